@@ -1,15 +1,15 @@
 """`tailcut plan` against real servers: predicted and measured capacity of throttled workers and replicas.
 
-    python benchmarks/plan.py [--model ranker] [--budget 30] [--share 0.35] [--seconds 2] [--rounds 3]
+    python benchmarks/plan.py [--model ranker] [--budget 30] [--share 0.35] [--seconds 4] [--rounds 5]
 
 The model is tuned for one CPU, as a user would. Then servers run in control groups with a CPU quota, so that a machine
 has room for several: one and two workers, reached directly, and one to four replicas behind haproxy where that is
 installed. The period of the quota is 100 ms, as in Kubernetes. A closed loop of 64 connections for each server finds
 the capacity; set-ups take turns, and each figure is the median of the rounds. The client and haproxy run outside the
-groups. Each is predicted twice: from the tune alone, and with the capacity of one throttled server, which is measured
-in the same turns, as with `--capacity`. Limit: 10 % with it.
+groups. Each is predicted twice: from the tune alone, and with the capacity of one throttled server that is reached in
+the same way, which is measured in the same turns, as with `--capacity`. Limit: 10 % with it.
 
-Needs a writable cgroup hierarchy (version 1 or 2) with the cpu controller. Takes about three minutes.
+Needs a writable cgroup hierarchy (version 1 or 2) with the cpu controller. Takes about six minutes.
 """
 
 import argparse
@@ -161,12 +161,13 @@ def measure(setup: SetUp, measured: Measured, args: argparse.Namespace) -> None:
         setup.measured.append(capacity(f"http://127.0.0.1:{port}", measured.profile, servers, args.seconds))
 
 
-def predict(measured: Measured, setups: list[SetUp], known: SetUp, share: float) -> None:
+def predict(measured: Measured, setups: list[SetUp], known: dict[bool, SetUp], share: float) -> None:
     """The capacities by the simulation, with as many requests in flight as the client keeps."""
     one = without_client(measured.service.configuration(measured.profile.settings, share))
     rate = simulate_closed(one, CONNECTIONS, ANSWERS).rate
-    scaled = simulate_closed(slowed(one, rate / statistics.median(known.measured)), CONNECTIONS, ANSWERS).rate
     for setup in setups:
+        slower = rate / statistics.median(known[setup.proxied].measured)
+        scaled = simulate_closed(slowed(one, slower), CONNECTIONS, ANSWERS).rate
         servers = setup.workers * setup.replicas
         setup.tuned, setup.predicted = rate * servers, scaled * servers
 
@@ -184,8 +185,8 @@ def main() -> int:
     parser.add_argument("--model", default="ranker")
     parser.add_argument("--budget", type=float, default=30.0, help="seconds of the tune")
     parser.add_argument("--share", type=float, default=0.35, help="cores of each server process")
-    parser.add_argument("--seconds", type=float, default=2.0)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=4.0)
+    parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
     with control_group("probe") as group:  # before any time is spent
         throttle(group, args.share)
@@ -195,15 +196,17 @@ def main() -> int:
         setups += [SetUp(f"{count} replicas", 1, count, proxied=True) for count in range(1, MOST_REPLICAS + 1)]
     else:
         print("haproxy is not installed: replicas are left out")
-    known = SetUp("one server", 1, 1, proxied=False)
+    known = {proxied: SetUp("one server", 1, 1, proxied=proxied) for proxied in {setup.proxied for setup in setups}}
     for _ in range(args.rounds):
-        for setup in (known, *setups):
+        for setup in (*known.values(), *setups):
             measure(setup, measured, args)
     predict(measured, setups, known, args.share)
     facts = fingerprint()
     print(f"{facts['cpu']}, {facts['usable_cpus']} CPUs; {args.share:g} of a core for each server process")
     print(f"profile: {measured.profile.settings.describe()}")
-    print(f"capacity of one server: {statistics.median(known.measured):,.0f}/s")
+    for proxied, setup in known.items():
+        way = "behind haproxy" if proxied else "reached directly"
+        print(f"capacity of one server {way}: {statistics.median(setup.measured):,.0f}/s")
     print(
         f"{'set-up':<12} {'by the tune':>12} {'error':>8} {'predicted/s':>12} {'measured/s':>12} {'error':>8}   rounds"
     )
