@@ -67,6 +67,20 @@ def test_a_worse_cosine_is_said() -> None:
     assert f"{found.worst:.6f}" in found.reason
 
 
+def test_the_largest_number_of_a_direction_is_no_class() -> None:
+    """Vectors of length 1, as encoders of text give them, are judged by their cosine; other rows are not."""
+    rng = np.random.default_rng(3)
+    vectors = [{"y": rng.normal(size=(4, 64)).astype(np.float32)} for _ in range(50)]
+    for one in vectors:
+        one["y"][:, :2] = 3.0  # the two largest, nearly alike
+    directions = [{"y": one["y"] / np.linalg.norm(one["y"], axis=1, keepdims=True)} for one in vectors]
+    found = compare(directions, nudged(directions, 0.01), 0.999)
+    assert (found.right, found.top1) == (True, None)
+    found = compare(vectors, nudged(vectors, 0.01), 0.999)
+    assert not found.right
+    assert "top-1 agreement" in found.reason
+
+
 def test_another_class_is_seen_where_the_cosine_is_high() -> None:
     """Two scores that are nearly alike may swap places: the agreement of the largest is checked too."""
     close = [{"y": np.array([[1.0, 1.0 + 1e-4, 0.0]], np.float32)}]

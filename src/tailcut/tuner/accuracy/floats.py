@@ -9,6 +9,7 @@ in any one row.
 An error within float32 rounding of the output's own scale is none: 0 beside 2e-10 passes.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,6 +19,7 @@ from tailcut.tuner.accuracy.spread import ROUNDING, Layout, Spread, rounding_in
 
 _OF_ROW = 1e-5  # of the largest magnitude in a row: what float32 rounding explains, and what ties
 _MOST_CLASSES = 100_000
+_LENGTH_ONE = 2e-3  # what rounding to 16 bits makes of it
 
 
 def is_float(array: np.ndarray) -> bool:
@@ -35,6 +37,7 @@ def measure_floats(name: str, pairs: Pairs, bound: Bound) -> Measured:
     measured, odd_rows = Measured(), []
     layout = Layout.of([expected for expected, _ in pairs])
     spread = Spread.of(layout, [expected for expected, _ in pairs])
+    scores = not _are_directions([expected for expected, _ in pairs])
     compared: list[_Rows] = []
     for request, (expected, got) in enumerate(pairs):
         if not expected.size:
@@ -46,7 +49,7 @@ def measure_floats(name: str, pairs: Pairs, bound: Bound) -> Measured:
             odd_rows.append(_odd(name, request, odd, a[odd], b[odd]))
             continue
         compared.append(rows)
-        if expected.ndim == 2 and 2 <= a.shape[1] <= _MOST_CLASSES:
+        if scores and expected.ndim == 2 and 2 <= a.shape[1] <= _MOST_CLASSES:
             _count_top1(measured, rows, rounding_of(expected))
     if layout.width == 1:
         _add_column_cosine(measured, compared, bound)
@@ -133,6 +136,15 @@ def _add_spread(measured: Measured, compared: list[_Rows], spread: Spread, bound
         words = f"root mean square error of {whole:.3f} of the output's spread (at most {bound.distance:.3f})"
         _, rows, row = worst
         measured.findings.append(rows.finding(row, "error to spread", words, whole / bound.distance))
+
+
+def _are_directions(arrays: Sequence[np.ndarray]) -> bool:
+    """Whether an output is vectors of length 1, as encoders give them: their largest number says nothing by itself."""
+    vectors = [array.astype(np.float64) for array in arrays if array.ndim == 2 and array.size]
+    return bool(vectors) and all(
+        np.allclose(np.linalg.norm(rows, axis=1), 1.0, atol=_LENGTH_ONE) and (rows < 0).any(axis=1).all()
+        for rows in vectors
+    )
 
 
 def _count_top1(measured: Measured, rows: _Rows, rounding: float) -> None:
