@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 import typer
+from tests.hidden import without
 
 from tailcut.cli import main as cli
 from tailcut.errors import UsageError
+from tailcut.models import digits_model
 
 SCRIPT = Path(sys.executable).with_name("tailcut")
 
@@ -163,6 +165,27 @@ def test_a_module_that_cannot_load_does_not_break_the_others(monkeypatch: pytest
     assert cli.main(["--help"]) == 0
     assert "not_there" not in capsys.readouterr().out
     assert cli.main(["not_there"]) == 2
+
+
+def test_a_missing_package_is_named(tmp_path: Path):
+    """In one line: the tuner simulates in compiled code, which needs numba."""
+    command = [
+        sys.executable,
+        "-m",
+        "tailcut",
+        "tune",
+        str(digits_model()),
+        "--budget",
+        "15s",
+        "-o",
+        str(tmp_path / "p.toml"),
+    ]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env=without(tmp_path / "hidden", "numba")
+    )
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == "tailcut: this needs the package numba, which is not installed here"
+    assert "Traceback" not in done.stderr
 
 
 def test_control_c_exits_130_without_a_traceback():

@@ -107,11 +107,20 @@ def main(arguments: Sequence[str]) -> int:
         return INTERRUPTED
     except SystemExit as error:  # typer's answer to a closed pipe
         return error.code if isinstance(error.code, int) else BUG
-    except Exception:  # noqa: BLE001  the last resort: a bug, with an exit code of its own
-        traceback.print_exc()
-        print("tailcut: this is a bug in Tailcut: please report it with the traceback above", file=sys.stderr)
-        return BUG
+    except Exception as error:  # noqa: BLE001  the last resort: a bug, with an exit code of its own
+        return _report(error)
     return code if isinstance(code, int) else DONE
+
+
+def _report(error: Exception) -> int:
+    """Say what was not foreseen: a package that is missing, or a bug."""
+    package = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    if package not in {"", "tailcut"}:
+        print(f"tailcut: this needs the package {package}, which is not installed here", file=sys.stderr)
+        return USER_MISTAKE
+    traceback.print_exc()
+    print("tailcut: this is a bug in Tailcut: please report it with the traceback above", file=sys.stderr)
+    return BUG
 
 
 def run() -> None:
