@@ -202,7 +202,8 @@ def test_a_client_that_does_not_read_is_dropped(tmp_path: Path) -> None:
     """After --write-timeout, with no more held for it than one full write buffer; the others are not held up."""
     flags = ["--write-timeout", "2s", "--write-rate", "1048576", "--uds", str(tmp_path / "socket"), "--no-auto"]
     perceptron([4, 8, 3], tmp_path / "mlp.onnx")
-    models = [f"{name}={tmp_path / 'mlp.onnx'}" for name in ("a" * 200 + str(number) for number in range(40))]
+    # Much to say of few models, so that a view is made each second.
+    models = [f"{name}={tmp_path / 'mlp.onnx'}" for name in ("a" * 6000 + str(number) for number in range(8))]
     with serving(tmp_path, *models, *flags) as server:
         with socket.socket(socket.AF_UNIX) as sock:  # whose buffers are small
             sock.connect(str(tmp_path / "socket"))
