@@ -107,7 +107,7 @@ def test_the_largest_batch_is_that_of_the_ensemble(tmp_path: Path) -> None:
     """Where it is the smaller one: no step computes more rows at a time; larger requests are answered in parts."""
     with loaded(tmp_path / "small", ENSEMBLE.replace("max_batch_size: 8", "max_batch_size: 2")).model as model:
         assert model.entry.max_batch_size == 2
-        assert [step.model.entry.max_batch_size for step in model.steps] == [2, 2]
+        assert [step.model.entry.max_batch_size for step in model.entry.steps] == [2, 2]
         assert np.array_equal(model.infer_sync(request())["TWICE"], 2 * request()["A"])
     with loaded(tmp_path / "large", ENSEMBLE.replace("max_batch_size: 8", "max_batch_size: 64")).model as model:
         assert model.entry.max_batch_size == 8
