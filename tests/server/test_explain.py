@@ -111,6 +111,7 @@ def without_others(target: Target) -> Tail:
     return explain(np.array(piece["records"], np.int64), events, max_batch_size=piece["max_batch_size"])
 
 
+@pytest.mark.serial
 def test_a_collector_at_work(profile: Path) -> None:
     """Full collections of a large heap are named, with the setting that ends them."""
     with harmed(profile, GARBAGE) as target:
@@ -119,6 +120,7 @@ def test_a_collector_at_work(profile: Path) -> None:
     assert found.coincided["gc"].events >= 3
 
 
+@pytest.mark.serial
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system binds no process to a CPU")
 def test_a_hog_on_the_same_core(profile: Path) -> None:
     """A process that computes on the server's only core is seen as waiting for a CPU."""
