@@ -125,6 +125,7 @@ def test_errors_are_a_no(bench: Bench, tmp_path: Path) -> None:
     assert validated("bench", done.stdout)["runs"][0]["errors"].keys() == {"503"}
 
 
+@pytest.mark.slow
 def test_a_search_names_its_rate_and_shows_its_curve(bench: Bench, server: Server) -> None:
     """--slo: the answer under `slo`, a curve sorted by rate, and exit 0 although probes above the rate failed."""
     done = bench(server.url, "--slo", "250ms", "--duration", "100ms", "--warmup", "20ms", "--wire", "raw", "--json")

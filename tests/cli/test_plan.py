@@ -27,6 +27,7 @@ def test_json(profile: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "simulating" in printed.err
 
 
+@pytest.mark.slow
 def test_a_trace_with_a_report(profile: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The autoscaler's course is in the object, and the page is written."""
     (tmp_path / "day.txt").write_text("0 100\n60 900\n120 100\n")

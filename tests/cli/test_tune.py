@@ -201,6 +201,7 @@ def test_the_report_stands_beside_it(tuned: tuple[dict, str], folder: Path) -> N
     assert "Requests are batched (rows independent)" in page
 
 
+@pytest.mark.slow
 def test_control_c_keeps_the_best_so_far(folder: Path) -> None:
     """An interrupted tune writes a profile that serves, says that it is not verified, and leaves with 130.
 

@@ -151,6 +151,7 @@ def test_a_client_that_never_opens_its_window(server: Server) -> None:
         client.closed()
 
 
+@pytest.mark.slow
 def test_a_client_that_never_reads(server: Server) -> None:
     """Answers that TCP does not take end the connection after the write timeout."""
     hello = h2.PREFACE + h2.settings(window=(1 << 31) - 1) + frame(h2.WINDOW, 0, 0, word(1 << 30))

@@ -94,6 +94,7 @@ def test_the_alerts_fire_on_a_real_fault(tmp_path: Path) -> None:
         assert server.stop() == 0
 
 
+@pytest.mark.slow
 def test_the_other_alerts_fire_on_real_faults(tmp_path: Path) -> None:
     """Deadlines that pass in a queue, requests that wait, failures, a hanging engine and a blocked event loop.
 
@@ -196,6 +197,7 @@ def await_alerts(address: str, names: set[str], server: Server) -> None:
         time.sleep(PAUSE_S)
 
 
+@pytest.mark.slow
 def test_the_alert_of_a_quota_fires(tmp_path: Path) -> None:
     """In a real control group that may use a tenth of a CPU, under load."""
     write_rules(tmp_path)

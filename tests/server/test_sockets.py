@@ -129,6 +129,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_a_server_is_replaced_under_load(models: Path, tmp_path: Path, workers: str) -> None:
     """A successor takes the port, the gRPC port and the Unix socket over, and the old server drains: nothing fails."""

@@ -370,6 +370,7 @@ def free_port() -> int:
         return int(taken.getsockname()[1])
 
 
+@pytest.mark.slow
 def test_several_workers_keep_their_connections(tmp_path: Path) -> None:
     """Over HTTP and gRPC, on every worker, when certificate and token are renewed, and not when a model is, too."""
     old, new, token = make_pair(tmp_path), make_pair(tmp_path, "new"), tmp_path / "token"

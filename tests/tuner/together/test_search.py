@@ -33,6 +33,7 @@ def test_a_joint_tune_says_how_long_a_complete_search_takes(tmp_path: Path) -> N
     assert not any("configurations" in line for line in said)
 
 
+@pytest.mark.slow
 def test_the_best_combination_whose_answers_are_right_is_kept(tmp_path: Path) -> None:
     """What answers wrongly once it is asked everything makes room for the next best, and ends no tune."""
     models = tuple(
