@@ -1,4 +1,4 @@
-"""Tells those that watch the server what happens, about once a second; nothing runs while nobody does.
+"""Tells those that watch the server what happens, about once a second; nothing runs without a watcher.
 
 A tick takes a snapshot of the counts, has a view made of it and the ones before, encodes that once, and hands the bytes
 to each watcher. What costs more than a moment (the doctor's checks read a hundred files) is done on a thread.
