@@ -150,9 +150,9 @@ def test_serve_deploy_takes_the_file(head: Head, tmp_path: Path) -> None:
 
     deploy(contents[0])
     end = time.monotonic() + LIMIT_S
-    while head.status()["m"]["status"] != "RUNNING":
-        assert head.status()["m"]["status"] == "DEPLOYING", head.status()
-        assert time.monotonic() < end, head.status()
+    while (found := head.status()["m"])["status"] != "RUNNING":
+        assert found["status"] == "DEPLOYING", found
+        assert time.monotonic() < end, found
     proxy, before = Proxy(port), replicas()
     assert len(before) == 1
     np.testing.assert_allclose(proxy.ask(), truths[0], rtol=1e-4, atol=1e-5)
