@@ -65,7 +65,12 @@ def test_a_measured_capacity_sets_the_scale() -> None:
     assert half.needed == pytest.approx(2 * before.needed, abs=1)
     assert half.models[0].lone_ms == pytest.approx(2 * before.models[0].lone_ms, rel=0.1)
     assert half.assumptions.capacity == promised / 2
-    assert any(note.startswith("CPU times are scaled") for note in half.assumptions.notes)
+    assert any(note.startswith("CPU times are scaled by 2.00") for note in half.assumptions.notes)
+    far = plan(limits=loose, capacity=promised / 5)
+    assert [any("far from what the tune" in note for note in one.assumptions.notes) for one in (same, far)] == [
+        False,
+        True,
+    ]
     assert (same.needed, before.assumptions.capacity) == (before.needed, None)
 
 

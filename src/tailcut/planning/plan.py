@@ -45,6 +45,7 @@ BUSIEST_S = 60.0  # of a recording: what the fixed number of replicas is planned
 _MONTH_H = 730.0
 _LEAST_LIMITS = 2  # times the limit that pass between two decisions of an autoscaler, at least
 _SHOWN_LOSSES = 3
+_FAR = 2.0  # a measured capacity from the simulated one: more than quotas and cold caches explain
 
 
 @dataclass(frozen=True)
@@ -217,9 +218,12 @@ def _configurations(wanted: Wanted) -> list[Configuration]:
     """Of one server: a worker has its share of a replica's cores."""
     cores = wanted.replica_cores / wanted.workers
     found = [one.service.configuration(one.profile.settings, cores) for one in wanted.models]
-    if wanted.capacity is None:
-        return found
-    return [slowed(one, capacity_of(one, wanted.workers) / wanted.capacity) for one in found]
+    return [slowed(one, _scale(one, wanted)) for one in found] if wanted.capacity else found
+
+
+def _scale(configuration: Configuration, wanted: Wanted) -> float:
+    """How much longer everything takes where a replica answers what was measured; 1 where nothing was."""
+    return capacity_of(configuration, wanted.workers) / wanted.capacity if wanted.capacity else 1.0
 
 
 def _checked_lone(name: str, configuration: Configuration, limit: Limit, seed: int) -> float:
@@ -339,6 +343,8 @@ def _assumptions(wanted: Wanted, replicas: int, found: Figures, faster: float) -
 def _notes(wanted: Wanted, replicas: int, faster: float) -> list[str]:
     """What holds of this plan, in words."""
     cores, workers, capacity = wanted.replica_cores, wanted.workers, wanted.capacity
+    first = wanted.models[0]
+    scale = _scale(first.service.configuration(first.profile.settings, cores / workers), wanted)
     known = (
         (True, "clients run on other machines, and the network adds what it added when the model was tuned"),
         (replicas > 1, "simulated: replicas are machines of their own, like the one that the model was tuned on"),
@@ -357,7 +363,14 @@ def _notes(wanted: Wanted, replicas: int, faster: float) -> list[str]:
             not all(one.service.exact for one in wanted.models),
             "service times were measured before the last changes of the engine's settings",
         ),
-        (capacity is not None, f"CPU times are scaled so that a replica answers at most {capacity or 0:g} requests/s"),
+        (
+            capacity is not None,
+            f"CPU times are scaled by {scale:.2f} so that a replica answers at most {capacity or 0:g} requests/s",
+        ),
+        (
+            not 1 / _FAR < scale < _FAR,
+            "that is far from what the tune measured: check --cores, and that the replica was saturated",
+        ),
         (faster > 1, f"a second stands for {faster:.3g} seconds of the recording, which has too many requests"),
         (wanted.recording is not None, "replicas are planned for the busiest minute of the recording"),
     )
