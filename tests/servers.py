@@ -9,11 +9,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import IO, Self
+
+from tests.launcher import Launched, launch
 
 TIMEOUT_S = 20.0
 _START_S = 180.0  # hundreds of models, beside other work
@@ -25,7 +27,7 @@ _FIRST_LOOK_S, _LAST_LOOK_S = 0.002, 0.05
 class Server:
     """A child process that is ready, and where it listens."""
 
-    process: subprocess.Popen
+    process: subprocess.Popen | Launched
     host: str
     port: int
     stderr: Path
@@ -66,9 +68,9 @@ def serving(
 ) -> Iterator[Server]:
     """Run `tailcut serve ARGUMENTS --port PORT --json` until the block ends; `env` is added to the environment."""
     stderr = folder / f"serve-{len(list(folder.iterdir()))}.log"
-    command = [sys.executable, "-m", "tailcut", "serve", *map(str, arguments), "--port", str(port), "--json"]
+    command = ["serve", *map(str, arguments), "--port", str(port), "--json"]
     with stderr.open("wb") as log:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=os.environ | (env or {}))
+        process = start(command, log, env or {})
     try:
         assert process.stdout is not None
         ready, _, _ = select.select([process.stdout], [], [], _START_S)
@@ -82,6 +84,14 @@ def serving(
         process.wait(TIMEOUT_S)
         if process.stdout is not None:
             process.stdout.close()
+
+
+def start(command: Sequence[str], stderr: IO[bytes], env: Mapping[str, str]) -> subprocess.Popen | Launched:
+    """Run `tailcut COMMAND`: at once where the environment is Tailcut's own, and else executed anew."""
+    if all(name.startswith("TAILCUT_") for name in env):
+        return launch(*command, stderr=stderr, env=os.environ | env)
+    program = [sys.executable, "-m", "tailcut", *command]
+    return subprocess.Popen(program, stdout=subprocess.PIPE, stderr=stderr, text=True, env=os.environ | env)
 
 
 def until(true: Callable[[], object], server: Server) -> None:
