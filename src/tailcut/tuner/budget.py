@@ -14,7 +14,7 @@ _EXPLAIN = _EXPLAIN_END - _REFINE_END
 _VERIFY = 1 - _EXPLAIN_END
 _LEAST_VERIFY, _MOST_VERIFY = 0.15, 0.45
 _WRAP_UP, _MOST_WRAP_UP_S = 0.05, 2.0
-_LATE = 0.06  # of the budget
+_LATE, _OVER = 0.06, 0.08  # of the budget
 _STARTING = 0.65  # of the time until the race ends, to start servers in
 _FEWEST_FINALISTS, _WANTED_FINALISTS = 2, 5
 _LEAST_RACE = 0.10  # of the budget, once the finalists run
@@ -133,6 +133,11 @@ class Plan:
     def latest(self) -> float:
         """When the verification ends even with few rounds, as soon as its percentiles are known."""
         return self.end + _LATE * self.budget_s
+
+    @property
+    def limit(self) -> float:
+        """When the verification ends whatever is known."""
+        return self.began + self.extra_s + (1 + _OVER) * self.budget_s
 
     def race_ended(self, now: float) -> None:
         """An exhaustive race took as long as it took: what comes after it has the time that it was planned to have."""
