@@ -1,6 +1,7 @@
 """The tuner's simulation against real servers: what it predicts of whole configurations, and what they do.
 
     python benchmarks/simulation.py [--models tiny,ranker,digits,encoder] [--configurations 10] [--rounds 7]
+                                    [--keep FILE] [--again FILE]
 
 Of each model, the engine is timed in process and the way in with an engine that computes nothing, as in a tune. Ten
 whole configurations, spread over the predicted ones, are served as a user would serve them and loaded by the compiled
@@ -9,14 +10,18 @@ capacity (predicted or measured, whichever is lower) for the p99. That is the me
 requests, so that the few milliseconds for which this machine does something else once or twice a second spoil a window
 and not the cell. Every cell is the median of the rounds; limits: rank correlation of 0.9, median error of 10 % for the
 capacity and 20 % for the p99.
+
+`--keep` stores what was measured; `--again` predicts all of it anew and measures nothing, so that two versions of the
+simulation (`PYTHONPATH`) are compared by the same measurements.
 """
 
 import argparse
+import pickle
 import statistics
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +35,7 @@ from tailcut.machine.fingerprint import fingerprint
 from tailcut.machine.quota import usable_cpus
 from tailcut.models import digits_model
 from tailcut.runtime.settings import Settings
-from tailcut.tuner.estimate import estimate_engines, typical
+from tailcut.tuner.estimate import EngineEstimate, estimate_engines, typical
 from tailcut.tuner.learning import facts_of, learn
 from tailcut.tuner.noise import Noise
 from tailcut.tuner.prediction import Parts, configurations
@@ -54,6 +59,7 @@ class Case:
     model: str
     settings: Settings
     configuration: Configuration
+    engine: EngineEstimate
     clients: int
     capacity: float  # requests/s with these clients
     rate: float = 0.0  # of the open loop
@@ -64,6 +70,12 @@ class Case:
     @property
     def measured(self) -> float:
         return statistics.median(self.capacities)
+
+    def predict(self, threads: int) -> None:
+        """Predict anew what was measured."""
+        self.configuration = replace(self.configuration, service=self.engine.service_times(threads))
+        self.capacity = simulate_closed(self.configuration, self.clients).rate
+        self.p99_ms = simulated_p99_ms(self.configuration, self.rate)
 
     def line(self) -> str:
         """Predicted and measured, beside each other."""
@@ -96,21 +108,28 @@ def cases_of(name: str, count: int, seconds: float) -> tuple[list[Case], Servers
     servers.keep()
     print(f"{name}: {len(known)} engine configurations in process; ways in: {ways}")
     parts = Parts(facts, ways, float(usable_cpus()), wanted.rows)
-    every = [(settings, one) for settings, one, _ in configurations(known, parts)]
-    return [_case(name, settings, one) for settings, one in _spread(every, count)], servers
+    every = list(configurations(known, parts))
+    return [_case(name, *one) for one in _spread(every, count)], servers
 
 
-def _spread(every: Sequence[tuple[Settings, Configuration]], count: int) -> Iterator[tuple[Settings, Configuration]]:
+Whole = tuple[Settings, Configuration, EngineEstimate]
+
+
+def _spread(every: Sequence[Whole], count: int) -> Iterator[Whole]:
     """From the least to the highest capacity, one of each engine and dispatch before a second one of any."""
-    ranked = sorted(every, key=lambda pair: saturation_rate(pair[1]))
+    ranked = sorted(every, key=lambda one: saturation_rate(one[1]))
     places = np.linspace(0, len(ranked) - 1, count).round().astype(int)
     return (ranked[place] for place in dict.fromkeys(places.tolist()))
 
 
-def _case(name: str, settings: Settings, configuration: Configuration) -> Case:
+def simulated_p99_ms(configuration: Configuration, rate: float) -> float:
+    return simulate(configuration, poisson_times(rate, 3 * SAMPLES / rate, 1)).percentile_ms(0.99)
+
+
+def _case(name: str, settings: Settings, configuration: Configuration, engine: EngineEstimate) -> Case:
     top = saturation_rate(configuration)
     clients = int(max(4, min(128, 0.2 * top, 2 * configuration.max_batch_size * configuration.instances)))
-    return Case(name, settings, configuration, clients, simulate_closed(configuration, clients).rate)
+    return Case(name, settings, configuration, engine, clients, simulate_closed(configuration, clients).rate)
 
 
 def measure(cases: Sequence[Case], servers: Servers, rounds: int) -> None:
@@ -128,8 +147,7 @@ def measure(cases: Sequence[Case], servers: Servers, rounds: int) -> None:
                 case.capacities.append(closed.rate_achieved)
         for case in group:
             case.rate = float(f"{LOAD * min(case.capacity, case.measured):.3g}")
-            times = poisson_times(case.rate, 3 * SAMPLES / case.rate, 1)
-            case.p99_ms = simulate(case.configuration, times).percentile_ms(0.99)
+            case.p99_ms = simulated_p99_ms(case.configuration, case.rate)
         for number in range(rounds):
             for case, arm in zip(group, arms, strict=True):
                 open_s = max(0.6, min(4.0, SAMPLES / case.rate))
@@ -165,10 +183,17 @@ def main() -> None:
     parser.add_argument("--configurations", type=int, default=10)
     parser.add_argument("--estimate", type=float, default=20.0, help="seconds of timing in process, per model")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--keep", type=Path, help="a file for what is measured")
+    parser.add_argument("--again", type=Path, help="such a file: its configurations are predicted anew")
     arguments = parser.parse_args()
     print(fingerprint())
     began, noise, cases = time.monotonic(), Noise(), []
-    for name in arguments.models.split(","):
+    if arguments.again is not None:
+        cases = pickle.loads(arguments.again.read_bytes())  # written by this program
+        for case in cases:
+            case.predict(usable_cpus())
+            print(case.line())
+    for name in [] if arguments.again is not None else arguments.models.split(","):
         found, servers = cases_of(name, arguments.configurations, arguments.estimate)
         noise.probe()
         try:
@@ -179,6 +204,8 @@ def main() -> None:
         print(f"{'predicted':>12s}{'measured':>10s} req/s{'predicted':>12s}{'measured':>10s} ms p99   settings")
         for case in found:
             print(case.line())
+        if arguments.keep is not None:
+            arguments.keep.write_bytes(pickle.dumps(cases))
     print(
         f"\n{'':14s}{'capacity: rank':>12s}{'median':>8s}{'worst':>10s}{'p99: rank':>12s}{'median':>10s}{'worst':>10s}"
     )

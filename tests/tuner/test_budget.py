@@ -17,7 +17,10 @@ def test_phases_follow_one_another_within_the_budget(budget: float) -> None:
 
 
 def test_short_budgets_quantise_nothing() -> None:
-    """An eighth of less than twenty seconds is too little to calibrate in."""
+    """An eighth of less than twenty seconds is too little to calibrate in; a slow model's verification takes of it."""
+    slow = Plan(0.0, 24.0)
+    slow.needs_verification_s(20.0)
+    assert slow.calibrate_s == 0.0 < Plan(0.0, 24.0).calibrate_s
     assert Plan(0.0, 19.0).calibrate_s == 0.0
     assert Plan(0.0, 20.0).calibrate_s == pytest.approx(2.4)
 
@@ -29,7 +32,17 @@ def test_a_slow_models_verification_comes_first() -> None:
     assert slow.race_until < plan.race_until
     slow.needs_verification_s(400.0)
     assert slow.explain_until >= 54.0
-    assert slow.verification_s(60.0) >= 400.0
+    assert slow.verification_s(60.0) == pytest.approx(44.0)
+
+
+@pytest.mark.parametrize("budget", [20.0, 60.0, 120.0])
+@pytest.mark.parametrize("late", [0.0, 0.1, 0.25])
+def test_a_verification_that_begins_late_keeps_the_budget(budget: float, late: float) -> None:
+    """Where the phases before it took longer than planned, it is shorter: the tune ends within 10 % of its budget."""
+    plan = Plan(0.0, budget)
+    plan.needs_verification_s(plan.most_verify_s)
+    begins = plan.explain_until + late * budget
+    assert begins + plan.verification_s(begins) <= 1.1 * budget
 
 
 def test_what_is_left_over_goes_to_the_verification() -> None:
@@ -48,10 +61,40 @@ def test_a_slow_model_is_expected_to_take_longer() -> None:
     assert 600.0 < plan.expected_s < 630.0
 
 
-@pytest.mark.parametrize(("start_s", "count"), [(0.1, 8), (0.8, 4), (30.0, 2)])
+@pytest.mark.parametrize(("start_s", "count"), [(0.1, 8), (1.2, 5), (30.0, 2)])
 def test_as_many_finalists_as_there_is_time_to_start(start_s: float, count: int) -> None:
     """All eight where servers start quickly; never less than two."""
     assert Plan(0.0, 30.0).finalists(8.0, start_s, 8) == count
+
+
+@pytest.mark.parametrize("start_s", [1.0, 2.0])
+def test_a_minute_is_enough_for_four_finalists(start_s: float) -> None:
+    """Whatever a quantised copy and a slow baseline take before: the engines are measured for less long."""
+    plan = Plan(0.0, 60.0)
+    began = 6.0 + plan.capacity_s + plan.calibrate_s
+    estimating_s = plan.estimating_s(began, start_s)
+    assert 4.0 < estimating_s <= plan.estimate_s
+    assert 4 <= plan.finalists(began + estimating_s + 1.0, start_s, 8) <= 5
+
+
+def test_engines_are_measured_as_long_as_usual_where_there_is_time() -> None:
+    """With two minutes, no server waits for a shorter measurement; with no time left, some is measured anyway."""
+    plan = Plan(0.0, 120.0)
+    assert plan.estimating_s(15.0, 1.0) == plan.estimate_s
+    assert plan.estimating_s(70.0, 1.0) == pytest.approx(0.08 * 120)
+
+
+def test_ways_are_measured_where_there_is_time() -> None:
+    """Two minutes are enough for a quick start; a minute that is half over is not."""
+    assert Plan(0.0, 120.0).can_measure_ways(40.0, 1.0)
+    assert not Plan(0.0, 60.0).can_measure_ways(28.0, 1.0)
+
+
+def test_finalists_that_start_late_race_all_the_same() -> None:
+    """A race has a tenth of the budget from when its servers run."""
+    plan = Plan(0.0, 60.0)
+    assert plan.race_ends(20.0) == plan.race_until
+    assert plan.race_ends(34.0) == pytest.approx(40.0)
 
 
 def test_after_an_exhaustive_race_the_rest_has_its_time() -> None:

@@ -1,6 +1,7 @@
 """Engine configurations measured in child processes: real engines, real models, and engines that refuse."""
 
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +18,14 @@ from tailcut.tuner.estimate import (
     EngineEstimate,
     EstimateError,
     Estimator,
+    Judging,
+    Wrong,
     _calls_in,
     _round,
     estimate_engines,
     typical,
 )
+from tailcut.tuner.estimator import pack
 
 CLASSIFIER = {
     "coefficients": [0.1] * 128,
@@ -78,6 +82,43 @@ def test_what_cannot_be_loaded_says_why(model: Path) -> None:
     assert len(good.sizes) >= 2
     assert good.paused_ns
     assert {id(one) for one in told} == {id(refused), id(good)}
+
+
+def test_what_is_known_is_told_at_once(model: Path) -> None:
+    """After the first size and after all sizes, not only when the phase ends."""
+    stored: list[int] = []
+    done: list[int] = []
+    estimate_engines(
+        model,
+        [EngineOptions(threads=1)],
+        [REQUEST],
+        seconds=0.5,
+        batched=True,
+        tell=lambda one: done.append(len(stored)),
+        store=lambda one: stored.append(len(one.sizes)),
+    )
+    first, last = stored
+    assert first == 1 < last
+    assert done == [2]
+
+
+@pytest.mark.parametrize("measured", [True, False])
+def test_of_a_kind_that_answers_wrongly_no_other_is_loaded(model: Path, measured: bool) -> None:
+    """One is asked; it is measured where it can be offered, and the others are left out with its reason."""
+    asked: list[int] = []
+
+    def judge(options: EngineOptions, answers: Sequence[Mapping[str, np.ndarray]]) -> Wrong | None:
+        asked.append(len(answers))
+        assert answers[0]["y"].shape == (1, 8)
+        return Wrong("too far off", measured)
+
+    choices = [EngineOptions(threads=1), *(EngineOptions(name="openvino", threads=count) for count in (1, 2))]
+    judging = Judging([pack(REQUEST)] * 3, judge, {("onnxruntime", "f32")})
+    found = estimate_engines(model, choices, [REQUEST], seconds=0.5, batched=False, judging=judging)
+    assert asked == [3]
+    errors = [one.error for one in found if one.options.name == "openvino"]
+    assert sorted(errors, key=str) == ([None, "too far off"] if measured else ["too far off"] * 2)
+    assert [one.error for one in found if one.options.name == "onnxruntime"] == [None]
 
 
 def test_a_model_without_a_batch_is_measured_as_it_is(model: Path) -> None:

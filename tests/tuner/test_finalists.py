@@ -50,6 +50,15 @@ def test_each_dispatch_has_its_best_in_the_race() -> None:
         assert (inline[0] in finalists([*others, *inline])) is there
 
 
+def test_two_finalists_are_computed_differently() -> None:
+    """The second is the best on another engine, or in another precision, unless that is hopeless."""
+    assert [one.settings.engine.name for one in finalists(many(), 2)] == ["onnxruntime", "openvino"]
+    one, quick = predicted(900.0), predicted(800.0, 0.1, engine={"threads": 1})
+    for rate, second in ((500.0, "bf16"), (100.0, "f32")):
+        half = predicted(rate, engine={"name": "openvino", "precision": "bf16"})
+        assert finalists([one, quick, half], 2)[1].settings.engine.precision == second
+
+
 def test_the_lone_request_has_its_own() -> None:
     """One that is slower under load and much quicker alone races, too."""
     quick = predicted(700.0, 0.01, batching={"max_batch_size": 2, "dispatch": "adaptive"})

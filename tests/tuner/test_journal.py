@@ -41,6 +41,23 @@ def test_an_estimate_comes_back_as_it_was(path: Path) -> None:
     assert (found.memory_bytes, found.load_s, found.batched) == (1 << 20, 0.25, True)
 
 
+def test_an_estimate_that_is_not_whole_is_measured_again(path: Path) -> None:
+    """What a killed tune knew of the first sizes is stored; the line of all sizes is the one that counts."""
+    journal = Journal(path, KEY)
+    journal.add_estimate(estimate(), whole=False)
+    assert Journal(path, KEY).estimates([ONE]) == []
+    journal.add_estimate(estimate())
+    assert len(Journal(path, KEY).estimates([ONE])) == 1
+    assert [json.loads(line).get("whole", True) for line in path.read_text().splitlines()] == [False, True]
+
+
+def test_a_way_in_that_was_not_measured_is_not_taken_over(path: Path) -> None:
+    """The usual costs stand in the file for the profile's evidence."""
+    Journal(path, KEY).add_way(BASELINE, WayIn(1, 2, 3, 4, 5), measured=False)
+    assert Journal(path, KEY).way(BASELINE) is None
+    assert json.loads(path.read_text())["receive_ns"] == 1
+
+
 def test_a_way_in_comes_back(path: Path) -> None:
     """Of the settings it was measured with, and of no others."""
     way = WayIn(1, 2, 3, 4, 5)

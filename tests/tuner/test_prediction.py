@@ -10,8 +10,8 @@ from tests.engines.models import perceptron
 from tailcut.engines import EngineOptions, open_engine
 from tailcut.spec import Rows
 from tailcut.tuner.estimate import EngineEstimate
-from tailcut.tuner.objective import Objective
-from tailcut.tuner.prediction import Parts, predict
+from tailcut.tuner.objective import Objective, ObjectiveKind
+from tailcut.tuner.prediction import Parts, predict, simulated
 from tailcut.tuner.simulate import WayIn, Ways
 from tailcut.tuner.space import Facts
 
@@ -46,6 +46,31 @@ def test_latency_and_cost_are_predicted_at_the_rate(parts: Parts) -> None:
         for one in predict([estimate()], parts, Objective(kind, limit_ms=50.0, rate=100.0)):
             assert 0.1 < one.p99_ms < 1.0
             assert one.cpu_us == pytest.approx(130, rel=0.15)
+
+
+@pytest.mark.parametrize("kind", ["goodput", "throughput"])
+def test_the_cost_of_a_request_is_that_of_its_batch(parts: Parts, kind: ObjectiveKind) -> None:
+    """Near its highest rate eight rows share a call of 180 us: a fraction of what a call of one row takes."""
+    found = {
+        one.settings.batching.max_batch_size: one.cpu_us
+        for one in predict([estimate()], parts, Objective(kind, limit_ms=20.0))
+        if one.settings.batching.dispatch == "inline"
+    }
+    assert found[1] == pytest.approx(130, rel=0.05)
+    assert found[8] < 0.5 * found[1]
+
+
+def test_more_requests_where_a_limit_is_long() -> None:
+    """Several limits' worth, so that a queue near saturation has the time to fill, and no more than are quick."""
+    assert [simulated(limit_ms, 50_000.0) for limit_ms in (1.0, 10.0, 100.0)] == [3000, 4000, 6000]
+
+
+def test_a_rare_slow_call_is_in_the_p99(parts: Parts) -> None:
+    """Two calls in a hundred that take 20 times as long are a lone request's p99, at a rate where none waits."""
+    slow = estimate()
+    slow.times_ns[1] = [np.array([110_000] * 98 + [2_200_000] * 2)]
+    one = next(iter(predict([slow], parts, Objective("latency", limit_ms=50.0, rate=5.0))))
+    assert one.p99_ms > 2.0
 
 
 def test_throughput_is_predicted_without_a_limit(parts: Parts) -> None:

@@ -1,6 +1,6 @@
 """A race on real servers: what is refused, what is kept, and what a looser bound would bring."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,18 +10,24 @@ from onnx import helper
 from tests.engines.models import masked_mean, perceptron, save, value
 from tests.tuner.results import INDEPENDENT, told
 
+from tailcut.lab.load import Target
+from tailcut.lab.trial import Arm
 from tailcut.report.html import render_tune_html
 from tailcut.spec import DType
 from tailcut.tuner.claims import carry
 from tailcut.tuner.events import Event, Phase
 from tailcut.tuner.finalists import Predicted
+from tailcut.tuner.heats import Entrant as HeatEntrant
+from tailcut.tuner.heats import Heats
 from tailcut.tuner.model_space import ModelSpace
 from tailcut.tuner.offers import offers_of
+from tailcut.tuner.racing import Entrant, Racing
 from tailcut.tuner.records import Outcome, Wanted
 from tailcut.tuner.result import evidence
 from tailcut.tuner.selection import Selection
 from tailcut.tuner.session import Session, open_session
 from tailcut.tuner.space import BASELINE, changed, serving_choices
+from tailcut.tuner.tie_break import Usage
 
 
 def opened(wanted: Wanted, tell: Callable[[Event], None] = lambda event: None) -> tuple[Session, Selection]:
@@ -181,3 +187,29 @@ def test_the_choice_among_equals_is_told_with_its_reason(tmp_path: Path) -> None
         assert {one.settings for one in tie.equals} == {quiet, twin}
         assert all(one.alone_ms > 0 and (one.cpu_us or 1) > 0 for one in tie.equals)
         assert any(isinstance(event, Phase) and tie.reason in event.text for event in told)
+
+
+def test_of_many_equals_only_as_many_are_counted_as_there_is_time_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The best of them: counting what a slow model takes lasts three seconds for each."""
+    session, selection = opened(Wanted(perceptron([16, 4], tmp_path / "m.onnx"), budget_s=120.0))
+    session.outcome.rate = 10.0
+    counted: list[int] = []
+
+    def usages(entrants: Sequence[Entrant], rate: float) -> list[Usage]:
+        counted.append(len(entrants))
+        return [Usage((1.0,) * 4, 100.0, None) for _ in entrants]
+
+    monkeypatch.setattr(Racing, "usages", lambda self, entrants, rate: usages(entrants, rate))
+    heats = Heats([HeatEntrant([100.0 + number / 10] * 4) for number in range(6)])
+    entrants = [
+        Entrant(changed(BASELINE, engine={"threads": number + 1}), Arm(Target("127.0.0.1", 1), []))
+        for number in range(6)
+    ]
+    selection._best(heats, entrants)
+    session.outcome.rate = 1000.0
+    selection._best(heats, entrants)
+    assert counted == [2, 4]
+    assert session.outcome.tie_break is not None
+    assert session.outcome.tie_break.equals[0].settings == entrants[5].settings

@@ -1,22 +1,25 @@
 """How a tune spends its time: pure arithmetic; `now` is an argument.
 
 Each phase has a share of the budget and an end; what a phase leaves over, the ones after it have. The verification is
-planned first: what it claims must hold, so a slow model's verification may take more than its share, and then the tune
-takes longer than asked.
+planned first: what it claims must hold, so a slow model's verification may take up to nearly half of the budget, and
+the search is as much shorter. Where the p99 takes longer than that, a p95 or the median is verified, in time.
 """
 
 from dataclasses import dataclass
 
 _ANSWERS, _CAPACITY, _ESTIMATE, _WAY, _CHECK = 0.06, 0.03, 0.20, 0.015, 0.01  # shares of the budget
 _CALIBRATE, _LEAST_CALIBRATE_S = 0.12, 2.4
-_RACE_END, _REFINE_END, _EXPLAIN_END = 0.55, 0.62, 0.75  # of the budget, counted from its beginning
+_RACE_END, _REFINE_END, _EXPLAIN_END = 0.58, 0.64, 0.75  # of the budget, counted from its beginning
 _EXPLAIN = _EXPLAIN_END - _REFINE_END
 _VERIFY = 1 - _EXPLAIN_END
 _LEAST_VERIFY, _MOST_VERIFY = 0.15, 0.45
 _WRAP_UP, _MOST_WRAP_UP_S = 0.05, 2.0
-_LATE = 0.06  # of the budget
-_STARTING = 0.6  # of the time until the race ends, to start servers in
-_FEWEST_FINALISTS = 2
+_LATE, _OVER = 0.06, 0.08  # of the budget
+_STARTING = 0.65  # of the time until the race ends, to start servers in
+_FEWEST_FINALISTS, _WANTED_FINALISTS = 2, 5
+_LEAST_RACE = 0.10  # of the budget, once the finalists run
+_LEAST_ESTIMATE = 0.08
+_USAGE = 0.04  # of the budget, to count what those take that are equal
 _FEWEST_ENGINES, _ENGINE_S = 3, 2.5
 _MOST_CAPACITY_S, _MOST_CHECK_S, _MOST_LAST_CHECK_S, _MOST_WAY_S, _MOST_REFINEMENT_S = 2.0, 1.5, 8.0, 2.0, 2.0
 
@@ -109,7 +112,7 @@ class Plan:
     def finalists(self, now: float, start_s: float, most: int) -> int:
         """How many configurations there is time to start; `start_s` is what one takes."""
         left_s = _STARTING * (self.race_until - now)
-        return max(_FEWEST_FINALISTS, min(most, int(left_s / max(start_s + self.check_s, 1e-9))))
+        return max(_FEWEST_FINALISTS, min(most, int(left_s / max(self._entering_s(start_s), 1e-9))))
 
     @property
     def most_verify_s(self) -> float:
@@ -131,6 +134,11 @@ class Plan:
         """When the verification ends even with few rounds, as soon as its percentiles are known."""
         return self.end + _LATE * self.budget_s
 
+    @property
+    def limit(self) -> float:
+        """When the verification ends whatever is known."""
+        return self.began + self.extra_s + (1 + _OVER) * self.budget_s
+
     def race_ended(self, now: float) -> None:
         """An exhaustive race took as long as it took: what comes after it has the time that it was planned to have."""
         self.extra_s += max(0.0, now - self.race_until)
@@ -148,18 +156,35 @@ class Plan:
     @property
     def estimate_s(self) -> float:
         """For the engine configurations, all together."""
-        return _ESTIMATE * self._search_s / (1 - _VERIFY)
+        return _ESTIMATE * self._whole_s
+
+    def estimating_s(self, now: float, start_s: float, then_s: float = 0.0) -> float:
+        """For those from now on: less of it where servers would have too little time to start before the race.
+
+        Args:
+            now: of the clock.
+            start_s: what a server takes to start.
+            then_s: what else there is to do before the race.
+        """
+        racing_s = _WANTED_FINALISTS * self._entering_s(start_s) / _STARTING
+        left_s = self.race_until - now - then_s - racing_s
+        return min(self.estimate_s, max(left_s, _LEAST_ESTIMATE * self._whole_s))
 
     @property
     def calibrate_s(self) -> float:
         """For a quantised copy of the model; 0 where the budget is too short for one."""
-        seconds = _CALIBRATE * self.budget_s
+        seconds = _CALIBRATE * self._whole_s
         return seconds if seconds >= _LEAST_CALIBRATE_S else 0.0
 
     @property
     def way_s(self) -> float:
         """For one probe of a way in."""
-        return min(_MOST_WAY_S, _WAY * self.budget_s)
+        return min(_MOST_WAY_S, _WAY * self._whole_s)
+
+    def can_measure_ways(self, now: float, start_s: float) -> bool:
+        """Whether the ways in can be measured, and as many servers as are wanted started before the race ends."""
+        racing_s = _WANTED_FINALISTS * self._entering_s(start_s) / _STARTING
+        return now + _WAYS * self.way_s + _WAY_SERVERS * start_s / 2 + racing_s <= self.race_until
 
     @property
     def check_s(self) -> float:
@@ -177,9 +202,18 @@ class Plan:
         return min(_MOST_REFINEMENT_S, 2 * _CHECK * self.budget_s)
 
     @property
+    def usage_s(self) -> float:
+        """To count what those take that are equal."""
+        return _USAGE * self.budget_s
+
+    @property
     def race_until(self) -> float:
         """When the race ends."""
         return self._at(_RACE_END)
+
+    def race_ends(self, now: float) -> float:
+        """When the race of finalists ends that are ready now: it has some time even where they started slowly."""
+        return max(self.race_until, now + _LEAST_RACE * self._whole_s)
 
     @property
     def refine_until(self) -> float:
@@ -199,11 +233,12 @@ class Plan:
     @property
     def explain_s(self) -> float:
         """How long that takes."""
-        return _EXPLAIN * self._search_s / (1 - _VERIFY)
+        return _EXPLAIN * self._whole_s
 
     def verification_s(self, now: float) -> float:
-        """What is left for the verification; never less than it needs."""
-        return max(self.end - now, self.needed_s, _LEAST_VERIFY * self.budget_s / 2)
+        """What is left for the verification: what it needs as far as the budget allows, and a little in any case."""
+        needed_s = min(self.needed_s, self.latest - now)
+        return max(self.end - now, needed_s, _LEAST_VERIFY * self.budget_s / 2)
 
     def spent_s(self, now: float) -> float:
         """Since the tune began."""
@@ -214,5 +249,14 @@ class Plan:
         """What is left for everything before the verification."""
         return self.budget_s - min(self.verify_s, self.most_verify_s)
 
+    @property
+    def _whole_s(self) -> float:
+        """The budget of which the search has its usual share: what its phases have shares of."""
+        return self._search_s / (1 - _VERIFY)
+
+    def _entering_s(self, start_s: float) -> float:
+        """What each finalist takes: it starts while the one before it is asked for its answers."""
+        return max(start_s, self.check_s)
+
     def _at(self, share: float) -> float:
-        return self.began + self.extra_s + share * self._search_s / (1 - _VERIFY)
+        return self.began + self.extra_s + share * self._whole_s

@@ -21,19 +21,20 @@ import numpy as np
 from tailcut.engines import EngineOptions
 from tailcut.errors import TailcutError
 from tailcut.runtime.thread_budget import spins
-from tailcut.tuner.estimator import Load, Loaded, Measure, Measured, pack, read, write
+from tailcut.tuner.estimator import Answered, Ask, Load, Loaded, Measure, Measured, Tensor, pack, read, unpack, write
 from tailcut.tuner.simulate import ServiceTimes
 
-QUANTILES = 16  # of the times of a size, equally likely
+QUANTILES = 64  # of the times of a size, equally likely: the last one is beyond the p99
 _LARGEST = 128
 _GAIN = 0.97  # of the time per row, that a size twice as large must reach to go on
 _SHORTEST_S = 0.02
-_MEASURING = 0.6  # of the time, however long loading took
-_LOADING = 0.7  # of the time, after which no more configurations are loaded
+_MEASURING = 0.4  # of the time, however long loading took
+_LOADING = 0.6  # of the time, after which no more configurations are loaded
 _FEWEST = 3  # configurations that are loaded in any case
 _SPINNING_S = 0.04  # that onnxruntime's threads go on after a call
 NO_TIME = "no time left to load it"
 _STOP_S = 5.0
+_ASKED_S = 0.5  # for the answers of an engine
 _LENGTHS = (0.5, 0.1, 0.9, 0.3, 0.7)  # quantiles of the data's requests by size, which are measured
 
 
@@ -85,6 +86,55 @@ class EngineEstimate:
         shares = (np.arange(QUANTILES) + 0.5) / QUANTILES
         rows = [np.quantile(np.concatenate(self.times_ns[size]), shares) for size in self.sizes]
         return ServiceTimes(np.array(self.sizes, np.int64), np.array(rows), self.options.threads or threads)
+
+
+@dataclass(slots=True)
+class Judging:
+    """Which engines answer wrongly: the first configuration of each engine and precision is asked.
+
+    Args:
+        requests: that it is asked.
+        judge: says of answers what is wrong with them, and whether the configuration is measured anyway; None where
+            they are right.
+        kinds: that are not asked: their answers are what others are compared with.
+        wrong: what was found.
+    """
+
+    requests: Sequence[list[Tensor]] = ()
+    judge: Callable[[EngineOptions, Sequence[Mapping[str, np.ndarray]]], "Wrong | None"] = lambda _, __: None
+    kinds: set[tuple[str, str]] = field(default_factory=set)
+    wrong: dict[tuple[str, str], str] = field(default_factory=dict)
+
+    def check(self, one: "Estimator") -> None:
+        """Ask a configuration that was loaded, where its kind is not known.
+
+        Raises:
+            EstimateError: it answers wrongly, or not at all, and need not be measured.
+        """
+        options = one.estimate.options
+        kind = (str(options.name), str(options.precision))
+        if kind in self.wrong:
+            raise EstimateError(self.wrong[kind])
+        if not self.requests or kind in self.kinds:
+            return
+        self.kinds.add(kind)
+        found = self.judge(options, one.answers(self.requests, _ASKED_S))
+        if found is not None:
+            self.wrong[kind] = found.reason
+            if not found.measured:
+                raise EstimateError(found.reason)
+
+    def reason(self, options: EngineOptions) -> str | None:
+        """Why a configuration need not be loaded."""
+        return self.wrong.get((str(options.name), str(options.precision)))
+
+
+@dataclass(frozen=True, slots=True)
+class Wrong:
+    """Answers that are not right: why, and whether their engine is measured so that it can be offered."""
+
+    reason: str
+    measured: bool
 
 
 class Estimator:
@@ -140,6 +190,14 @@ class Estimator:
             self.estimate.times_ns.setdefault(rows, []).append(times)
             self.estimate.cpu_ns[rows] = found.cpu_ns / max(1, len(times))
 
+    def answers(self, requests: Sequence[list[Tensor]], seconds: float) -> list[dict[str, np.ndarray]]:
+        """What the engine answers to the first of these, as many as it computes in so long."""
+        self._send(Ask(list(requests), seconds))
+        found = msgspec.msgpack.decode(self._receive(), type=Answered)
+        if found.error:
+            raise EstimateError(found.error)
+        return [unpack(one) for one in found.answers]
+
     def close(self) -> None:
         """End the child."""
         for pipe in (self._child.stdin, self._child.stdout):
@@ -189,6 +247,8 @@ def estimate_engines(  # noqa: PLR0913  rounds of one measurement
     independent: bool = False,
     copy_of: Callable[[EngineOptions], Path | None] = lambda _: None,
     tell: Callable[[EngineEstimate], None] = lambda _: None,
+    store: Callable[[EngineEstimate], None] = lambda _: None,
+    judging: Judging | None = None,
 ) -> list[EngineEstimate]:
     """Measure all configurations, for about so long; the best first, by rows per second and by a lone row.
 
@@ -201,22 +261,30 @@ def estimate_engines(  # noqa: PLR0913  rounds of one measurement
         independent: the user says that rows are independent, whatever an engine makes of the file.
         copy_of: the file that is loaded instead of the model; None where it is the model itself.
         tell: called with each configuration that is done.
+        store: called with each when its first size is known, and again when all its sizes are.
+        judging: asks one configuration of each kind for its answers; of a kind that is wrong no other one is measured.
     """
     began = time.monotonic()
     files = [copy_of(one) or model for one in choices]
     opened = partial(Estimator, requests=requests, independent=independent)
-    racing, estimates = _load_all(dict(zip(choices, files, strict=True)), opened, tell, began + _LOADING * seconds)
+    pairs, until = dict(zip(choices, files, strict=True)), began + _LOADING * seconds
+    racing, estimates = _load_all(pairs, opened, tell, until, judging or Judging())
     end = max(began + seconds, time.monotonic() + _MEASURING * seconds)
     try:
         sizes = [1]
         while racing and sizes:
             for size in sizes:
                 racing = _round(racing, size, end, tell)
+            if sizes == [1]:
+                for one in racing:
+                    store(one.estimate)
             largest = sizes[-1]
             grows = (
                 batched and largest < _LARGEST and any(one.estimate.batched and _pays(one.estimate) for one in racing)
             )
             sizes = [largest * 2] if grows and time.monotonic() < end else []
+        for one in racing:
+            store(one.estimate)
         keep = max(2, len(racing) // 2)
         ranked = sorted(racing, key=lambda one: -one.estimate.rows_per_s)[:keep]
         alone = sorted(racing, key=lambda one: one.estimate.low_ns(1))[:2]
@@ -238,6 +306,7 @@ def _load_all(
     opened: Callable[[Path, EngineOptions], Estimator],
     tell: Callable[[EngineEstimate], None],
     until: float,
+    judging: Judging,
 ) -> tuple[list[Estimator], list[EngineEstimate]]:
     """Load all, two at a time; an engine that cannot load the model at all is tried once.
 
@@ -249,8 +318,9 @@ def _load_all(
     estimates: list[EngineEstimate] = []
     for number, options in enumerate([*firsts, *(one for one in choices if one not in firsts)]):
         refused = [one.error for one in estimates if _unloadable(one) and _same_graph(one.options, options)]
-        if refused:
-            estimates.append(EngineEstimate(options, error=refused[0]))
+        wrong = judging.reason(options)
+        if refused or wrong:
+            estimates.append(EngineEstimate(options, error=refused[0] if refused else wrong))
             tell(estimates[-1])
             continue
         if number >= max(len(firsts), _FEWEST) and time.monotonic() > until:
@@ -260,8 +330,8 @@ def _load_all(
         racing.append(opened(choices[options], options))
         estimates.append(racing[-1].estimate)
         if number + 1 >= len(firsts) and len(racing) % 2 == 0:
-            racing = _loaded(racing, tell)
-    return _loaded(racing, tell), estimates
+            racing = _loaded(racing, tell, judging)
+    return _loaded(racing, tell, judging), estimates
 
 
 def _unloadable(estimate: EngineEstimate) -> bool:
@@ -274,12 +344,13 @@ def _same_graph(refused: EngineOptions, options: EngineOptions) -> bool:
     return refused.name == options.name and (whole or refused.precision == options.precision)
 
 
-def _loaded(racing: Sequence[Estimator], tell: Callable[[EngineEstimate], None]) -> list[Estimator]:
+def _loaded(racing: Sequence[Estimator], tell: Callable[[EngineEstimate], None], judging: Judging) -> list[Estimator]:
     kept = []
     for one in racing:
         try:
             if not one.estimate.load_s:
                 one.wait_loaded()
+                judging.check(one)
             kept.append(one)
         except EstimateError as error:
             one.estimate.error = str(error)

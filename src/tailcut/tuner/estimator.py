@@ -65,6 +65,20 @@ class Measure(msgspec.Struct, frozen=True, tag=True):
     paused: bool = False
 
 
+class Ask(msgspec.Struct, frozen=True, tag=True):
+    """Compute these requests, for about so many seconds, the first one in any case."""
+
+    requests: list[list[Tensor]]
+    seconds: float
+
+
+class Answered(msgspec.Struct, frozen=True, tag=True):
+    """The answers to the first of the requests; or what went wrong."""
+
+    answers: list[list[Tensor]] = []
+    error: str | None = None
+
+
 class Loaded(msgspec.Struct, frozen=True, tag=True):
     """The model is open, and whether its rows may share a call there; or why not."""
 
@@ -118,6 +132,14 @@ class _Bench:
         self._requests = [unpack(one) for one in job.requests]
         self._instances = job.instances
         self._calls: dict[int, list[Callable[[], object]]] = {}
+
+    def answer(self, job: Ask) -> Answered:
+        end, answers = time.monotonic() + job.seconds, []
+        for request in job.requests:
+            answers.append(pack(self._engine.run(unpack(request))))
+            if time.monotonic() > end:
+                break
+        return Answered(answers)
 
     def measure(self, job: Measure) -> Measured:
         calls = self._calls.get(job.rows)
@@ -206,8 +228,8 @@ def read(pipe: BinaryIO) -> bytes:
 def _work(source: BinaryIO, sink: BinaryIO) -> None:
     bench: _Bench | None = None
     while data := read(source):
-        job = msgspec.msgpack.decode(data, type=Load | Measure)
-        answer: Loaded | Measured
+        job = msgspec.msgpack.decode(data, type=Load | Measure | Ask)
+        answer: Loaded | Measured | Answered
         try:
             if isinstance(job, Load):
                 began = time.monotonic()
@@ -215,14 +237,27 @@ def _work(source: BinaryIO, sink: BinaryIO) -> None:
                 answer = Loaded(None, bench.batched, time.monotonic() - began, _memory_bytes())
             else:
                 assert bench is not None  # noqa: S101  the parent loads first
-                answer = bench.measure(job)
+                answer = bench.answer(job) if isinstance(job, Ask) else bench.measure(job)
         except (TailcutError, MemoryError) as error:
             told = str(error) or type(error).__name__
-            answer = Loaded(error=told) if isinstance(job, Load) else Measured(error=told)
+            failed = Loaded if isinstance(job, Load) else Answered if isinstance(job, Ask) else Measured
+            answer = failed(error=told)
         write(sink, answer)
 
 
-__all__: Sequence[str] = ("Load", "Loaded", "Measure", "Measured", "Tensor", "pack", "read", "unpack", "write")
+__all__: Sequence[str] = (
+    "Answered",
+    "Ask",
+    "Load",
+    "Loaded",
+    "Measure",
+    "Measured",
+    "Tensor",
+    "pack",
+    "read",
+    "unpack",
+    "write",
+)
 
 if __name__ == "__main__":
     with suppress(BrokenPipeError), open(0, "rb", closefd=False) as source, open(1, "wb", closefd=False) as sink:

@@ -13,7 +13,7 @@ from tailcut.runtime.settings import Settings
 FINALISTS = 8
 NEAR = 0.05  # configurations within it of the best are equal, and the shortest lone latency decides
 _SAME_ENGINE, _SAME_PRECISION, _SAME_DISPATCH = 1, 3, 3  # of the finalists
-_LONE = 2  # finalists that are there for the lone request
+_LONE, _LONE_OF = 2, 3  # finalists that are there for the lone request, and of how many one is
 _FRUGAL = 0.8  # of the CPU time of all that were chosen and are equal: a finalist that is there for taking so little
 _HOPE = 0.3  # of the best rank: what is predicted to be worse does not race for its kind's sake
 
@@ -49,18 +49,21 @@ def finalists(
 ) -> list[Predicted]:
     """The best by rank (more is better), a few of each kind, the best for a lone request, and the most frugal equal.
 
-    The best of each dispatch is among them: what a way in costs is one measurement, and a stall during it would keep
-    all configurations of that way out of the race.
+    The second is the best on another engine or in another precision: where only two can race, that is the difference
+    that a simulation knows least of. The best of each dispatch is among them: what a way in costs is one measurement,
+    and a stall during it would keep all configurations of that way out of the race.
     """
     own = kinds or kinds_of
     ranked = sorted(predicted, key=lambda one: (-rank(one), one.alone_ms))
-    firsts = {one.settings.batching.dispatch: one for one in reversed(ranked) if rank(one) >= _HOPE * rank(ranked[0])}
+    hopeful = [one for one in ranked if rank(one) >= _HOPE * rank(ranked[0])]
+    firsts = {one.settings.batching.dispatch: one for one in reversed(hopeful)}
+    other = [one for one in hopeful if _computed_by(one.settings) != _computed_by(ranked[0].settings)]
     chosen: list[Predicted] = []
     taken: Counter[object] = Counter()
-    for one in [*sorted(firsts.values(), key=ranked.index), *ranked]:
+    for one in [*ranked[:1], *other[:1], *sorted(firsts.values(), key=ranked.index), *ranked]:
         if one in chosen:
             continue
-        if len(chosen) == count - min(_LONE, count - 1):
+        if len(chosen) == count - min(_LONE, count // _LONE_OF):
             break
         if all(taken[key] < most for key, most in own(one.settings)):
             chosen.append(one)
@@ -94,6 +97,10 @@ def _beats(one: Predicted, other: Predicted) -> bool:
         (-one.memory_bytes, -other.memory_bytes),
     ]
     return all(mine >= its for mine, its in pairs) and any(mine > its for mine, its in pairs)
+
+
+def _computed_by(settings: Settings) -> tuple[str, str]:
+    return settings.engine.name, settings.engine.precision
 
 
 def kinds_of(settings: Settings) -> list[tuple[object, int]]:

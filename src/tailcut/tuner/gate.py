@@ -91,6 +91,29 @@ class Gate:
         plain = [one for one in self._questions.all if one.joined == 1 and not one.lengths]
         return plain[1::2]
 
+    def sample(self, count: int) -> list[Question]:
+        """So many of the requests as they are, spread over the data."""
+        plain = [one for one in self._questions.all if one.joined == 1 and not one.lengths]
+        return plain[:: max(1, len(plain) // count)][:count]
+
+    def judge_engine(
+        self, questions: Sequence[Question], answers: Sequence[Outputs], outputs: Sequence[str] = ()
+    ) -> Accuracy:
+        """Compare an engine's answers to the first of these questions, as `check` does.
+
+        Args:
+            questions: that it was asked.
+            answers: in the same order; no more than questions.
+            outputs: that it computes; none: all.
+        """
+        return compare(
+            [_only(one.answer, outputs) for one in questions[: len(answers)]],
+            answers,
+            self._bound,
+            metric=self._metric,
+            uncompared=frozenset(self.random_outputs),
+        )
+
     def judge(self, questions: Sequence[Question], answers: Sequence[Outputs]) -> Accuracy:
         """Compare answers to the first of these questions, more strictly than `check`, which asks more of them."""
         bound = self._bound
@@ -104,12 +127,14 @@ class Gate:
             uncompared=frozenset(self.random_outputs),
         )
 
-    def accepting(self, questions: Sequence[Question], answers: Sequence[Outputs]) -> float | None:
+    def accepting(
+        self, questions: Sequence[Question], answers: Sequence[Outputs], outputs: Sequence[str] = ()
+    ) -> float | None:
         """The strictest `--accuracy` of a few that accepts answers to the first of these questions, with a margin.
 
         None where even the loosest one does not, or where only a person can tell what the metric's value means.
         """
-        expected = [one.answer for one in questions[: len(answers)]]
+        expected = [_only(one.answer, outputs) for one in questions[: len(answers)]]
         return self._accepting(expected, answers)
 
     def advise(self, target: Target, settings: Settings, seconds: float, most_together: int) -> Advice | None:

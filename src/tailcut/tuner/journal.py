@@ -102,28 +102,34 @@ class Journal:
         finally:
             os.close(handle)
 
-    def add_estimate(self, estimate: EngineEstimate) -> None:
-        """Store one engine configuration's measurements, or why there are none."""
-        self.add("estimate", estimate.options, **_estimate_values(estimate))
+    def add_estimate(self, estimate: EngineEstimate, *, whole: bool = True) -> None:
+        """Store one engine configuration's measurements, or why there are none; the latest line of each counts.
+
+        Args:
+            estimate: what is known.
+            whole: all sizes were measured; else the configuration is measured again.
+        """
+        values = _estimate_values(estimate)
+        self.add("estimate", estimate.options, **values, **({} if whole else {"whole": False}))
 
     def estimates(self, choices: Sequence[EngineOptions]) -> list[EngineEstimate]:
         """The stored estimates of these configurations, the latest of each; none of those that failed."""
         found: dict[EngineOptions, EngineEstimate] = {}
         for line in self._of("estimate"):
             options = _converted(line["settings"], EngineOptions)
-            if options in choices and not line.get("error") and line.get("times_ns"):
+            if options in choices and not line.get("error") and line.get("times_ns") and line.get("whole", True):
                 found[options] = _estimate(options, line)
         return list(found.values())
 
-    def add_way(self, settings: Settings, way: WayIn) -> None:
-        """Store what the way in costs with these settings."""
-        self.add("way", settings, **asdict(way))
+    def add_way(self, settings: Settings, way: WayIn, *, measured: bool = True) -> None:
+        """Store what the way in costs with these settings; what was not measured is not taken over."""
+        self.add("way", settings, **asdict(way), **({} if measured else {"measured": False}))
 
     def way(self, settings: Settings) -> WayIn | None:
         """The latest stored way in with these settings."""
         found = None
         for line in self._of("way"):
-            if _converted(line["settings"], Settings) == settings:
+            if line.get("measured", True) and _converted(line["settings"], Settings) == settings:
                 found = WayIn(**{name: int(line[name]) for name in WayIn.__dataclass_fields__ if name in line})
         return found
 

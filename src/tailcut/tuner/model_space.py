@@ -5,12 +5,15 @@ a whole configuration would do in `prediction`.
 """
 
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import msgspec
+import numpy as np
 
+from tailcut.engines import EngineOptions
 from tailcut.engines.edits import benefits_from_int8
 from tailcut.engines.files import ENGINES_OF, FileKind, kind_of
 from tailcut.engines.graph import load_graph
@@ -23,13 +26,14 @@ from tailcut.spec import Rows
 from tailcut.tuner.budget import SearchSize, ways_s
 from tailcut.tuner.calibrate import CalibrationError, Copies, Copy, Material, copies_for
 from tailcut.tuner.converted import onnx_copy
-from tailcut.tuner.estimate import NO_TIME, EngineEstimate, estimate_engines, typical
+from tailcut.tuner.estimate import NO_TIME, EngineEstimate, Judging, Wrong, estimate_engines, typical
+from tailcut.tuner.estimator import pack
 from tailcut.tuner.events import Estimated, Phase
 from tailcut.tuner.finalists import Predicted, kinds_of
 from tailcut.tuner.learning import facts_of
 from tailcut.tuner.pixels import as_pixels
 from tailcut.tuner.prediction import Parts, configurations, predict
-from tailcut.tuner.records import Outcome, Rejected
+from tailcut.tuner.records import Outcome, Rejected, precision_of
 from tailcut.tuner.refinements import holds_weights_again, refinements
 from tailcut.tuner.result_records import Candidate, CandidateVerdict, RowsDecision
 from tailcut.tuner.session import Session
@@ -47,6 +51,7 @@ from tailcut.tuner.space import (
 )
 from tailcut.tuner.ways import (
     PROBED,
+    USUAL,
     measure_ways,
     measured_wiring,
     real_engines,
@@ -55,6 +60,8 @@ from tailcut.tuner.ways import (
 )
 
 _STATIC = "int8_static"
+_ASKED = 8  # requests, of an engine before it is measured
+_SLOW_CALL_NS = 5_000_000  # from here on, what a way in costs is hardly a hundredth
 
 
 class ModelSpace:
@@ -69,6 +76,7 @@ class ModelSpace:
         self._folder = tempfile.TemporaryDirectory(prefix="tailcut-")  # of the copies
         self.copies: dict[str, Copy] = {}
         self._ways: Ways | None = None
+        self._counted: set[EngineOptions] = set()  # configurations that the progress counts
         self.facts = facts_of(session.wanted, session.learned)
         self._convert()
         self.estimates: list[EngineEstimate] = []
@@ -210,6 +218,7 @@ class ModelSpace:
         if not missing:
             return known
         session.tell(Phase(f"measuring {len(missing)} engine configurations in process"))
+        seconds = session.plan.estimating_s(time.monotonic(), session.servers.start_s)
         requests = typical(session.requests, batched=session.spec.batched)
         if session.wanted.normalize is not None:
             requests = [as_pixels(session.wanted.normalize, session.spec, one) for one in requests]
@@ -217,18 +226,60 @@ class ModelSpace:
             session.wanted.model,
             missing,
             requests,
-            seconds=session.plan.estimate_s * len(missing) / len(choices),
+            seconds=min(seconds, session.plan.estimate_s * len(missing) / len(choices)),
             batched=session.spec.batched,
             independent=session.wanted.rows == "independent",
             copy_of=session.servers.copy_of,
             tell=self._told,
+            store=self._stored,
+            judging=self._judging(),
         )
 
+    def _judging(self) -> Judging:
+        """The requests that one configuration of each engine and precision is asked before it costs more time."""
+        session = self._session
+        if session.gate.blind:
+            return Judging()
+        questions = session.gate.sample(_ASKED)
+        inputs = [one.inputs for one in questions]
+        if session.wanted.normalize is not None:
+            inputs = [as_pixels(session.wanted.normalize, session.spec, one) for one in inputs]
+
+        def judge(options: EngineOptions, answers: Sequence[Mapping[str, np.ndarray]]) -> Wrong | None:
+            outputs = [dict(one) for one in answers]
+            found = session.gate.judge_engine(questions, outputs, options.outputs)
+            if found.right:
+                return None
+            reason = f"wrong answers: {found.reason}"
+            bound = session.gate.accepting(questions, outputs, options.outputs)
+            settings = changed(session.base, engine=msgspec.structs.asdict(options))
+            session.reject(settings, reason)
+            if bound is not None:
+                session.rejected[precision_of(settings)] = Rejected(settings, found, bound)
+            return Wrong(reason, measured=bound is not None)
+
+        # Copies in static int8 were judged when they were made.
+        known = {precision_of(session.base), *((name, _STATIC) for name in session.servers.copies)}
+        return Judging([pack(dict(one)) for one in inputs], judge, known)
+
+    def _stored(self, estimate: EngineEstimate) -> None:
+        first = estimate.options not in self._counted
+        if self._is_right(estimate):  # what is wrong is asked again by the next tune
+            self._session.journal.add_estimate(estimate, whole=not first)
+        if first:
+            self._counted.add(estimate.options)
+            self._session.tell(Estimated(1))
+
     def _told(self, estimate: EngineEstimate) -> None:
-        if estimate.error != NO_TIME:
+        if estimate.error != NO_TIME and self._is_right(estimate):
             self._session.journal.add_estimate(estimate)
         self._session.candidate("simd", estimate_entry(estimate))
-        self._session.tell(Estimated(1))
+        if estimate.options not in self._counted:
+            self._session.tell(Estimated(1))
+
+    def _is_right(self, estimate: EngineEstimate) -> bool:
+        kind = (str(estimate.options.name), str(estimate.options.precision))
+        return kind not in self._session.rejected or kind[1] == _STATIC
 
     def _find_wiring(self) -> None:
         """Measure which way requests travel the quickest, where there are several."""
@@ -257,6 +308,12 @@ class ModelSpace:
         if len(known) == len(settings) and len(slower) == len(names):
             session.tell(Phase(f"taking over what the way in costs from {session.journal.name}"))
             return Ways(known, slower)
+        slow = min(one.alone_ns for one in self.estimates if _is_known(one)) >= _SLOW_CALL_NS
+        if slow and not session.plan.can_measure_ways(time.monotonic(), session.servers.start_s):
+            session.tell(Phase("taking what a way in usually costs: the model's calls take far longer"))
+            for name, way in USUAL.items():
+                session.journal.add_way(settings[name], way, measured=False)
+            return Ways(USUAL, dict.fromkeys(names, 0))
         session.tell(Phase("measuring the way in, with an engine that computes nothing"))
         ways = measure_ways(session.servers, settings, session.plan.way_s, engines)
         session.servers.keep(session.base)
@@ -276,11 +333,10 @@ class ModelSpace:
         known = [one for one in estimates if _is_known(one)]
         if not known:
             raise UsageError("no engine configuration could be measured")
-        wrong = {one.settings.engine for one in session.rejected.values()}
         found = list(predict(known, self._parts(), session.outcome.objective))
         for one in session.rejected.values():
             one.predicted = [each for each in found if each.settings.engine == one.settings.engine]
-        predicted = [one for one in found if one.settings.engine not in wrong]
+        predicted = [one for one in found if precision_of(one.settings) not in session.rejected]
         allowed = session.allowed(predicted)
         left_out = len(predicted) - len(allowed)
         words = f", {left_out:,} left out: they need more memory than allowed" if left_out else ""

@@ -16,7 +16,8 @@ from tailcut.tuner.objective import Objective
 from tailcut.tuner.simulate import Configuration, Prediction, Ways, highest_rate, saturation_rate, simulate
 from tailcut.tuner.space import Facts, changed, serving_choices
 
-_SIMULATED = 3000  # requests of one simulation
+_SIMULATED, _MOST_SIMULATED = 3000, 6000  # requests of one simulation
+_LIMITS = 8  # worth of requests that it has at least: a queue near saturation takes some to fill
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,17 +74,22 @@ def _predicted(
     alone_ns = estimate.alone_ns + loop_ns + way.client_ns + way.client_pass_ns + way.outside_ns
     if configuration.dispatch == "worker":
         alone_ns += 2 * way.wake_ns
-    cpu_us = (estimate.cpu_ns[1] + loop_ns) / 1e3
-    p99_ms, capacity = float("inf"), 0.0
-    if objective.is_open:
-        times = poisson_times(objective.rate, _SIMULATED / objective.rate, 1)
-        prediction = simulate(configuration, times)
+    p99_ms = float("inf")
+    capacity = saturation_rate(configuration, _SIMULATED)
+    rate = highest_rate(configuration, objective.limit_ms, simulated(objective.limit_ms, capacity))
+    # What a request costs depends on how many share a batch: at the rate that the configuration is judged by.
+    judged = objective.rate if objective.is_open else capacity if objective.kind == "throughput" else rate
+    prediction = simulate(configuration, poisson_times(judged, _SIMULATED / judged, 1)) if judged else None
+    if prediction is not None and objective.is_open:
         p99_ms = prediction.percentile_ms(0.99)
-        cpu_us = _cpu_us(estimate, prediction)
-    elif objective.kind == "throughput":
-        capacity = saturation_rate(configuration, _SIMULATED)
-    rate = highest_rate(configuration, objective.limit_ms, _SIMULATED)
-    return Predicted(settings, rate, alone_ns / 1e6, cpu_us, estimate.memory_bytes, p99_ms, capacity)
+    cpu_us = (estimate.cpu_ns[1] + loop_ns) / 1e3 if prediction is None else _cpu_us(estimate, prediction)
+    kept = capacity if objective.kind == "throughput" else 0.0
+    return Predicted(settings, rate, alone_ns / 1e6, cpu_us, estimate.memory_bytes, p99_ms, kept)
+
+
+def simulated(limit_ms: float, capacity: float) -> int:
+    """How many requests a simulation has that finds the highest rate within a limit."""
+    return int(max(_SIMULATED, min(_MOST_SIMULATED, _LIMITS * limit_ms / 1e3 * capacity)))
 
 
 def _cpu_us(estimate: EngineEstimate, prediction: Prediction) -> float:

@@ -28,7 +28,7 @@ _JOINED_BYTES = 8 << 20
 _ANSWER_BYTES = 64 << 20  # kept, of all answers
 _CUTS = (0.5, 0.75, 0.3, 0.9)  # of a request's length, for a model with free dimensions whatever its settings
 _CUTS_ASKED = 8
-_OWN = 4  # times as long, for the data's own requests
+_OWN = 2  # times as long, for the data's own requests
 _TWICE = 3  # requests that the reference is asked two times
 
 
@@ -68,7 +68,7 @@ class Questions:
         open_reference: opens the bare model; called again for requests that a candidate's buckets call for.
         requests: the data's, at least one.
         seconds: for the answers, and again for those of each set of buckets; at least 8 are computed in any case, and
-            the data's own requests may take four times as long.
+            the data's own requests may take twice as long.
 
     Raises:
         TailcutError: the bare model refuses a request of the data.

@@ -102,7 +102,7 @@ class Racing:
         """What each takes alone and at a rate, measured in turns: the median of a lone connection, CPU and memory."""
         alone: list[list[float]] = [[] for _ in entrants]
         spent = [Spent() for _ in entrants]
-        length_s = max(LEAST_BLOCK_S, min(_COST_REQUESTS / max(rate, 1e-9), _MOST_COST_S))
+        length_s = _cost_block_s(rate)
         for number in range(FEWEST_HEATS + 1):
             for place, entrant in enumerate(entrants):
                 arm = entrant.arm
@@ -138,6 +138,15 @@ class Racing:
         self.noise.add_block(result, repeated=repeated)
         cpu_ns = None if cost is None or not result.answered else cost.cpu_ns / result.answered
         return self.objective.score_open(result, cpu_ns)
+
+
+def usage_s(rate: float) -> float:
+    """How long it takes to measure what one arm takes alone and at a rate."""
+    return (FEWEST_HEATS + 1) * (LEAST_BLOCK_S * 7 / 6 + _cost_block_s(rate))
+
+
+def _cost_block_s(rate: float) -> float:
+    return max(LEAST_BLOCK_S, min(_COST_REQUESTS / max(rate, 1e-9), _MOST_COST_S))
 
 
 def _median_us(cpu_ns: Sequence[float]) -> float | None:

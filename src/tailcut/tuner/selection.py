@@ -15,7 +15,7 @@ from tailcut.tuner.events import Best, Expected, Phase
 from tailcut.tuner.finalists import FINALISTS, NEAR, Predicted, finalists
 from tailcut.tuner.heats import Heats
 from tailcut.tuner.race import NOISE
-from tailcut.tuner.racing import Entrant, load_for
+from tailcut.tuner.racing import Entrant, load_for, usage_s
 from tailcut.tuner.records import Equal, Rejected, TieBreak, precision_of
 from tailcut.tuner.refinements import least_gain
 from tailcut.tuner.result_records import Candidate, CandidateVerdict
@@ -135,7 +135,7 @@ class Selection:
             outcome.settings = entrants[0].settings
             session.tell(Best(session.describe(outcome.settings), "as expected"))
         session.tell(Phase(f"racing {len(entrants)} finalists on the real server"))
-        until = session.plan.race_until
+        until = session.plan.race_ends(time.monotonic())
         if session.wanted.exhaustive:
             until = time.monotonic() + session.plan.refinement_s * len(entrants)
         heats = session.racing.heats(entrants, until)
@@ -165,6 +165,9 @@ class Selection:
         stays = [number for number in near if entrants[number].settings == session.wanted.previous]
         if stays:  # settings that are in use are not replaced by others that are equal
             return stays[0]
+        # As many as there is time to compare, the best of them.
+        best_first = sorted(near, key=lambda number: -heats.entrants[number].estimate)
+        near = best_first[: max(2, int(session.plan.usage_s / usage_s(session.outcome.rate)))]
         if len(near) == 1:
             return near[0]
         usages = session.racing.usages([entrants[number] for number in near], session.outcome.rate)
@@ -203,7 +206,7 @@ class Selection:
         session.reject(settings, reason)
         self._note_previous(settings, reason)
         kind = precision_of(settings)
-        if kind[1] == "f32":
+        if kind[1] == "f32" and (kind == precision_of(session.base) or settings.batching.padding is not None):
             return
         self._wrong.add(kind)
         if kind in session.rejected:
@@ -229,7 +232,10 @@ class Selection:
     def _thrifty(self, winner: Settings) -> Settings:
         """The winner, or what is as quick and takes clearly less of the machine."""
         for candidate in self._space.thrifty(winner):
-            if candidate not in self._session.outcome.raced and self._has_time() and self._saves(candidate, winner):
+            counting_s = 2 * usage_s(self._session.outcome.rate)
+            if candidate in self._session.outcome.raced or not self._has_time(counting_s):
+                continue
+            if self._saves(candidate, winner):
                 self._session.outcome.settings = winner = candidate
         return winner
 
@@ -255,9 +261,9 @@ class Selection:
         session.servers.keep(session.base, candidate if saves else winner)
         return saves
 
-    def _has_time(self) -> bool:
+    def _has_time(self, more_s: float = 0.0) -> bool:
         plan = self._session.plan
-        return time.monotonic() + self._session.servers.start_s + plan.refinement_s <= plan.refine_until
+        return time.monotonic() + self._session.servers.start_s + plan.refinement_s + more_s <= plan.refine_until
 
     def _refined(self, winner: Settings) -> Settings:
         session = self._session

@@ -23,6 +23,7 @@ from tailcut.tuner.traffic import Traffic
 
 LEAST_S = 15.0  # that both headlines take of a quick model
 _ROUNDS, _ROUND_S = 20, 1.5  # as planned; fewer and longer ones where each has less time than that
+_LEAST_ROUNDS = 3  # of a model so slow that more of them do not fit into the budget
 _FEWEST_ROUNDS, _MOST_ROUNDS = 8, 40  # where they take longer than planned, and where they do not
 _SELDOM = 5  # rounds from one closed block to the next, at most
 _HIGHEST_SHARE = 0.6  # of the verification: is left when the search for the highest rate ends
@@ -32,7 +33,7 @@ _DOWN = 0.5  # while no rate was within the limit: bursts of an open loop are ha
 _BACK_OFF = 0.85  # of the highest rate found: what one short run shows is partly luck
 _NEAR = 1.05
 _SPARE = 1.15  # more samples than the p99 needs
-_OPEN_SHARE, _CLOSED_SHARE = 0.6, 0.15  # of what is left
+_OPEN_SHARE, _MOST_OPEN, _CLOSED_SHARE = 0.6, 0.8, 0.15  # of what is left
 
 
 def verification_s(rate: float, arms: int, q: float = QUANTILES["p99"]) -> float:
@@ -55,7 +56,8 @@ def verify(outcome: Outcome, arms: Mapping[str, Arm], load: Load, plan: Plan, *,
     runs = {name: ArmRuns() for name in arms}
     left_s = plan.verification_s(time.monotonic())
     enough = samples_needed(QUANTILES[told_within(_NEAR * left_s, outcome.rate, len(arms))])
-    needed_s = _SPARE * enough / outcome.rate
+    needed_s = min(_SPARE * enough / outcome.rate, _MOST_OPEN * left_s / len(arms))
+    limit = max(plan.limit, time.monotonic() + left_s)
     rounds = max(_FEWEST_ROUNDS, min(_ROUNDS, int(left_s / _ROUND_S)))
     open_s = max(_OPEN_SHARE * left_s / len(arms), needed_s) / rounds
     # Closed blocks have a least length: where there is no time for one each round, there is one every few rounds.
@@ -75,6 +77,8 @@ def verify(outcome: Outcome, arms: Mapping[str, Arm], load: Load, plan: Plan, *,
         enough_known = min(len(run.latencies) for run in runs.values()) >= enough
         ends = 2 * now - began > plan.end and (enough_known or number + 1 >= rounds) and number + 1 >= _FEWEST_ROUNDS
         if ends or (enough_known and number >= 2 * every and 2 * now - began > plan.latest):
+            break
+        if 2 * now - began > limit and number + 1 >= _LEAST_ROUNDS:
             break
     outcome.noise.add_runs(traffic.runs)
     outcome.arms = runs

@@ -42,6 +42,11 @@ _RECEIVING = 0.4  # of the loop's time for a request: receiving; the rest is ans
 _WARM = 0.2
 _SLOW_CALL_NS = 1_000_000  # from here on, the noise of the engine's own time is larger than what caches cost
 _MOST = 2.0  # of the loop's time for a request: more than that is a stall
+# What the way in costs on the machine of docs/performance.md, where it is not measured.
+USUAL = {
+    "inline": WayIn(9_000, 14_000, 20_000, 0, 60_000, 12_000, 8_000, 10_000),
+    "worker": WayIn(9_000, 14_000, 25_000, 25_000, 60_000, 12_000, 8_000, 10_000),
+}
 _NEAR = 0.97  # of the quickest wiring's rate, that a plainer one has to reach
 
 
