@@ -50,11 +50,9 @@ def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 @contextmanager
 def started(*arguments: str) -> Iterator[subprocess.Popen[str]]:
     """The command, which ends with the block."""
-    with (
-        subprocess.Popen([*TOP, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=PLAIN) as it,
-        ended(it),
-    ):
-        yield it
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([*TOP, *arguments], env=PLAIN, **pipes) as process, ended(process):
+        yield process
 
 
 def latency(requests: int) -> Latency:
