@@ -215,6 +215,7 @@ CROSS_CUTTING = {
 }
 
 
+@functools.cache
 def modules() -> set[str]:
     """Each module and package, by its path below `src/tailcut` without the suffix."""
     files = {str(path.relative_to(SOURCE).with_suffix("")) for path in SOURCE.rglob("*.py")}
@@ -222,6 +223,7 @@ def modules() -> set[str]:
     return files | packages
 
 
+@functools.cache
 def files_of_tests() -> set[str]:
     """Each file of tests, by its path below `tests` without the suffix."""
     return {str(path.relative_to(TESTS).with_suffix("")) for path in TESTS.rglob("test_*.py")}

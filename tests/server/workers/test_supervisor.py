@@ -1,6 +1,7 @@
 """Several worker processes behind one socket: what the loss, the renewal and the end of them cost a client."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -91,8 +92,9 @@ def load(server: Server, pause_s: float = 0.0) -> Iterator[list[Clients]]:
 
 @pytest.fixture(scope="module")
 def fleet(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Two workers of one model, for tests that leave two; those that kill one, whose successor starts, are last."""
-    with serving(tmp_path_factory.mktemp("fleet"), models / "mlp.onnx", "--workers", "2") as server:
+    """Two workers, for tests that leave two; those that kill one, whose successor starts, are last."""
+    path = models / "mlp.onnx"
+    with serving(tmp_path_factory.mktemp("fleet"), path, f"counted={path}", "--workers", "2") as server:
         yield server
         assert server.stop() == 0
 
@@ -214,22 +216,24 @@ def test_metrics_are_the_sum_over_workers_and_never_go_back(fleet: Server) -> No
     """Whichever worker is asked, counters show all requests, also those of a worker that has been killed."""
 
     def answered() -> float:
-        return fleet.metric("nv_inference_request_success")
+        with fleet.connect() as wire:
+            text = wire.ask(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").body.decode()
+        (count,) = re.findall(r'^nv_inference_request_success\{model="counted".*\} (\S+)$', text, re.MULTILINE)
+        return float(count)
 
-    before = answered()
     for _ in range(10):
         with fleet.connect() as wire:
-            wire.ask(REQUEST)
-    until(lambda: answered() == before + 10, fleet)
+            wire.ask(raw_request("counted", ROW))
+    until(lambda: answered() == 10, fleet)
     victim = workers(fleet)[0]
     os.kill(victim, signal.SIGKILL)
     until(lambda: len(workers(fleet)) == 2 and victim not in workers(fleet), fleet)
-    assert [answered() for _ in range(4)] == [before + 10] * 4
+    assert [answered() for _ in range(4)] == [10] * 4
     accepted = [fleet.metric("tailcut_connections_accepted_total") for _ in range(10)]
     assert accepted == sorted(accepted)
     with fleet.connect() as wire:
-        stats = wire.ask(b"GET /v2/models/mlp/stats HTTP/1.1\r\nHost: x\r\n\r\n").json()
-    assert stats["model_stats"][0]["inference_count"] == before + 10
+        stats = wire.ask(b"GET /v2/models/counted/stats HTTP/1.1\r\nHost: x\r\n\r\n").json()
+    assert stats["model_stats"][0]["inference_count"] == 10
 
 
 def test_a_crash_loop_ends(models: Path, tmp_path: Path) -> None:
