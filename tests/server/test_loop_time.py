@@ -1,16 +1,23 @@
 """What a client makes the event loop do holds up nobody else: hostile inputs, beside a good client."""
 
+import asyncio
 import threading
+import time
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
+import uvloop
 from tests.effort import some
 from tests.server.beside import GoodClient, wait_beside_s
 from tests.server.hostile import ALL, Hostile, corpora, make_models
 from tests.server.sound import HEALTH
 from tests.server.workers.test_supervisor import LINUX
 from tests.servers import Server, raw_request, serving
+
+from tailcut.runtime.tracing.timeline import Events
+from tailcut.server.event_monitor import EventMonitor
+from tailcut.server.metrics import ServerCounts
 
 REQUEST = raw_request("mlp", np.arange(4, dtype=np.float32).tobytes())
 RATE = 200.0
@@ -62,3 +69,27 @@ def test_nobody_waits_for_a_hostile_client(server: Server, client: GoodClient) -
     assert server.metric("tailcut_loop_longest_stall_cpu_seconds") < 2 * limit_s
     with server.connect() as wire:
         assert wire.ask(HEALTH).status == 200
+
+
+def test_a_held_up_loop_is_seen() -> None:
+    """The metric is the time by which the loop was late for a timer, and how much of it the loop's thread computed."""
+    counts = ServerCounts()
+
+    async def run() -> None:
+        event_monitor = EventMonitor(asyncio.get_running_loop(), Events(), counts)
+        for work in (time.sleep, _compute):
+            work(0.1)
+            await asyncio.sleep(0.03)
+            if work is time.sleep:
+                assert counts.loop_stall_ns > 80_000_000
+                assert counts.loop_stall_cpu_ns < 80_000_000
+        event_monitor.close()
+
+    uvloop.run(run())
+    assert counts.loop_stall_cpu_ns > 60_000_000
+
+
+def _compute(seconds: float) -> None:
+    end = time.thread_time() + seconds
+    while time.thread_time() < end:
+        pass
