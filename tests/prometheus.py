@@ -17,7 +17,7 @@ from tests.servers import TIMEOUT_S
 INSTALLED = bool(shutil.which("prometheus") and shutil.which("promtool"))
 MISSING = "Prometheus is not installed: on Debian, apt install prometheus"
 _CONFIG = """
-global: {{scrape_interval: 500ms, evaluation_interval: 500ms}}
+global: {{scrape_interval: 100ms, evaluation_interval: 100ms}}
 rule_files: ["*.rules.yml"]
 scrape_configs:
   - job_name: tailcut

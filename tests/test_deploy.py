@@ -52,6 +52,7 @@ def test_systemd_finds_nothing_wrong_with_the_unit(name: str, tmp_path: Path) ->
 
 
 @pytest.mark.skipif(shutil.which("nginx") is None, reason="nginx is not installed: on Debian, apt install nginx-light")
+@pytest.mark.slow
 def test_a_server_behind_nginx_is_replaced_without_a_failed_request(tmp_path: Path) -> None:
     """One server stops, the other one answers, and the first returns with another model, under load throughout."""
     old, new = perceptron([4, 3], tmp_path / "mlp.onnx"), perceptron([4, 5], tmp_path / "mlp.new.onnx")

@@ -2,9 +2,14 @@
 
 `src/tailcut/a/b.py` is tested in `tests/a/test_b.py`, and so is the package `src/tailcut/a/b/`. What does not fit is in
 one of two tables: GROUPS for a file that tests several modules at once, CROSS_CUTTING, with the reason, for a file that
-tests no module but the whole.
+tests the whole. A module without a test of its name is in GROUPS, beside a file that imports it or starts the command
+that does; a package there stands for all its modules. Modules without any function are left out: they hold data, or
+hand on names.
 """
 
+import ast
+import functools
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,75 +17,130 @@ import pytest
 TESTS = Path(__file__).parent
 SOURCE = TESTS.parent / "src" / "tailcut"
 FOLDERS = {"engines/pytorch": "engines/torch", "ray_serve": "ray"}  # named so, they would be taken for the libraries
-# Packages and modules that decide without I/O: each of their modules has its own test, or is in a group.
-PURE = (
-    "batching",
-    "live",
-    "memory",
-    "planning",
-    "ray/forwarding",
-    "ray/haproxy",
-    "ray/plan",
-    "ray/policy",
-    "ray/resources",
-    "ray/scaling",
-    "runtime/admission",
-    "runtime/capacity",
-    "runtime/cuts",
-    "runtime/delivery",
-    "runtime/fit",
-    "runtime/in_flight",
-    "runtime/neighbours",
-    "runtime/profile",
-    "runtime/profile_file",
-    "runtime/request",
-    "runtime/rows",
-    "runtime/scheduler",
-    "runtime/settings",
-    "runtime/thread_budget",
-    "runtime/tracing",
-    "server/tracing/sampler",
-    "server/tracing/settings",
-    "stats",
-    "tuner/accuracy",
-    "tuner/budget",
-    "tuner/objective",
-    "tuner/race",
-    "tuner/space",
-    "wire",
-)
 GROUPS: dict[str, tuple[str, ...]] = {
+    "cli/serving/test_bare_models": ("cli/serving/models",),
+    "cli/test_bench": ("lab/scenarios",),
     "cli/test_bench_report": ("cli/bench", "report/bench_page"),
     "cli/test_bench_several": ("cli/bench", "lab/mix", "lab/data"),
-    "cli/test_top": ("cli/top", "lab/live", "report/live"),
+    "cli/test_ladder": ("report/ladder",),
     "cli/test_served_settings": ("cli/serve", "runtime/settings"),
+    "cli/test_stat": ("lab/command",),
+    "cli/test_top": ("cli/top", "lab/live", "report/live"),
+    "cli/test_tune": (
+        "cli/tune_compare",
+        "cli/tune_files",
+        "cli/tune_sources",
+        "cli/tune_wanted",
+        "tuner/compare",
+        "tuner/search",
+        "tuner/waterfall",
+    ),
     "client/test_clients": ("client/sync", "client/aio", "client/pool"),
     "client/test_forked_clients": ("client/sync", "client/aio"),
-    "client/test_several": ("client/members", "client/pool", "client/sync", "client/aio"),
     "client/test_messages": ("client/requests", "client/answers"),
-    "engines/test_engines": ("engines/onnxruntime", "engines/openvino", "engines/binding"),
+    "client/test_several": ("client/members", "client/pool", "client/sync", "client/aio"),
+    "converters/test_conversion": ("cli/convert",),
+    "engines/cuda/test_engine": ("engines/cuda/device",),
+    "engines/cuda/test_onnx": ("engines/cuda/provider",),
+    "engines/pytorch/test_engine": ("engines/torch/compiling", "engines/torch/package", "engines/torch/program"),
+    "engines/pytorch/test_rows": ("engines/torch/rows",),
+    "engines/rows/test_soundness": (
+        "engines/rows/analysis",
+        "engines/rows/arithmetic",
+        "engines/rows/constants",
+        "engines/rows/operation",
+        "engines/rows/signature",
+        "engines/rows/values",
+    ),
+    "engines/test_engines": (
+        "engines/binding",
+        "engines/onnxruntime",
+        "engines/openvino",
+        "engines/openvino_reference",
+    ),
     "engines/test_extensions": ("engines/onnxruntime",),
+    "engines/test_graph": ("engines/traits",),
     "engines/test_options": ("engines/base", "engines/onnxruntime", "engines/openvino"),
+    "engines/test_samples": ("engines/graph_hints", "engines/guesses"),
+    "engines/test_shape_check": ("engines/openvino_instance",),
     "engines/test_threads": ("engines/__init__",),
-    "engines/rows/test_soundness": ("engines/rows/analysis", "engines/rows/values", "engines/rows/operation"),
     "kernels/test_kernels": ("kernels/rows", "kernels/images", "kernels/reference", "kernels/jit", "kernels/precision"),
+    "kernels/test_load": ("lab/connection",),
+    "kernels/test_sockets": ("kernels/heads",),
+    "kernels/test_vectorization": ("kernels/advice",),
+    "lab/test_client": ("lab/compiled",),
+    "lab/test_instructions": ("lab/counted",),
+    "lab/test_lengths": ("lab/records",),
+    "lab/test_surroundings": ("lab/served_engine", "lab/session", "lab/workload"),
     "lab/test_truth": ("lab/client", "lab/arrivals"),
     "live/test_history": ("live/history", "live/counts"),
+    "machine/test_checks": ("machine/settings",),
+    "machine/test_gpu": ("machine/gpu_checks",),
     "memory/test_region": ("memory/anonymous",),
-    "pipelines/test_serving": ("pipelines/model", "pipelines/process", "pipelines/pool"),
-    "planning/test_cluster": ("kernels/cluster", "kernels/balancing"),
+    "pipelines/test_serving": (
+        "pipelines/calling",
+        "pipelines/child",
+        "pipelines/engine",
+        "pipelines/entry",
+        "pipelines/flow",
+        "pipelines/model",
+        "pipelines/pool",
+        "pipelines/process",
+        "pipelines/stage",
+        "pipelines/steps",
+    ),
+    "planning/test_cluster": ("kernels/balancing", "kernels/cluster", "kernels/queueing"),
     "planning/test_plan": ("planning/records",),
-    "report/test_pages": ("report/bench_page", "report/explain_page", "report/microbench_page", "report/markdown"),
+    "ray_serve/test_local": ("ray/installed", "ray/tracing"),
+    "report/test_charts": ("report/strips", "report/words"),
+    "report/test_pages": (
+        "report/bench_page",
+        "report/bench_words",
+        "report/explain",
+        "report/explain_page",
+        "report/markdown",
+        "report/microbench",
+        "report/microbench_page",
+        "report/tune_page",
+        "report/tune_words",
+    ),
+    "report/test_together_page": ("tuner/together/result_records",),
     "runtime/test_dependent": ("runtime/model", "runtime/rows"),
     "runtime/test_forked_models": ("runtime/model",),
+    "runtime/test_model": ("runtime/executors", "runtime/opening/source"),
     "runtime/test_other_files": ("runtime/model", "runtime/profile"),
+    "runtime/test_padding": ("runtime/inputs",),
     "runtime/test_profile_file": ("runtime/profile_schema",),
     "runtime/tracing/test_attribution": ("runtime/tracing/records",),
+    "server/fastpath/test_json": (
+        "kernels/sockets",
+        "server/fastpath/fastpath",
+        "server/fastpath/groups",
+        "server/fastpath/replies",
+        "server/fastpath/tables",
+    ),
+    "server/test_broadcast": ("server/about", "server/context"),
+    "server/test_crowd": ("server/listener", "server/state"),
+    "server/test_explain": ("lab/explain",),
+    "server/test_grpc": ("cli/logs", "server/grpc"),
+    "server/test_http": ("server/http", "server/metadata"),
+    "server/test_inference": ("server/exchange",),
+    "server/test_lifecycle": ("cli/serving/process", "server/app"),
+    "server/test_loop_time": ("server/event_monitor",),
+    "server/test_signals": ("cli/serving/messages", "cli/serving/needs"),
     "server/test_tracing": ("server/tracing/tracer", "server/tracing/spans", "server/tracing/export"),
-    "server/fastpath/test_json": ("server/fastpath/fastpath", "server/fastpath/tables", "kernels/sockets"),
+    "server/test_unload": ("server/repository", "server/served_model"),
+    "server/workers/test_supervisor": ("server/workers/fair_listener", "server/workers/process"),
     "stats/test_resampling": ("stats/bootstrap", "stats/regression", "stats/outliers", "stats/trend"),
     "stats/test_stats": ("stats/sample", "stats/rank", "stats/verdict"),
+    "test_models": ("spec",),
+    "triton/test_config": ("triton/answer",),
+    "triton/test_ensemble": ("triton/chain",),
+    "triton/test_library": ("cli/serving/model_repository",),
+    "triton/test_settings": ("triton/notes",),
     "triton/test_torch_models": ("triton/library", "triton/settings"),
+    "tuner/pipelines/test_search": ("tuner/pipelines/learning",),
+    "tuner/pipelines/test_space": ("tuner/pipelines/estimating",),
     "tuner/test_accuracy": (
         "tuner/accuracy/finding",
         "tuner/accuracy/floats",
@@ -90,6 +150,19 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "tuner/accuracy/ties",
         "tuner/accuracy/verdict",
     ),
+    "tuner/test_calibrate": ("tuner/calibrator", "tuner/model_space"),
+    "tuner/test_claims": ("tuner/records", "tuner/session", "tuner/verification"),
+    "tuner/test_estimate": ("tuner/estimator",),
+    "tuner/test_selection": ("tuner/result",),
+    "tuner/test_traffic": ("tuner/baseline",),
+    "tuner/test_ways": ("tuner/learning",),
+    "tuner/together/test_search": (
+        "tuner/survey",
+        "tuner/together/records",
+        "tuner/together/result",
+        "tuner/together/servers",
+    ),
+    "tuner/together/test_simulation": ("kernels/sharing",),
     "wire/grpc/test_codec": ("wire/grpc/messages",),
     "wire/http1/test_head": ("wire/http1/grammar",),
     "wire/http2/test_connection": ("wire/http2/fields", "wire/http2/send", "wire/http2/streams"),
@@ -120,17 +193,12 @@ CROSS_CUTTING = {
     # A real server, seen by its clients: named by what they see.
     "server/test_classes": "class names of a classifier",
     "server/test_clients_guide": "the programs of docs/guide/client.md",
-    "server/test_crowd": "more clients than there is room for",
     "server/test_dependent_rows": "models whose rows depend on each other",
     "server/test_engine_hang": "an engine that hangs",
-    "server/test_explain": "causes of a slow tail, found by name",
     "server/test_grpc_bounds": "limits for gRPC clients",
     "server/test_half_close": "clients that end their side of a connection",
     "server/test_host": "memory and disk that run out",
-    "server/test_inference": "right and wrong inference requests",
-    "server/test_lifecycle": "from start to stop",
     "server/test_live_page": "the page at /, in a browser",
-    "server/test_loop_time": "no client holds up the others",
     "server/test_model_repository": "Triton's layout, with NVIDIA's clients",
     "server/test_overload": "more requests than can be computed",
     "server/test_patience": "slow and silent clients",
@@ -139,16 +207,15 @@ CROSS_CUTTING = {
     "server/test_real_clients": "curl, requests, httpx and others",
     "server/test_receive": "where the kernel writes a body",
     "server/test_shared_cores": "several models on the same cores",
-    "server/test_signals": "SIGHUP, SIGUSR1, the address, the token",
     "server/test_single_rows": "a model with a fixed batch of 1",
     "server/test_splits": "every message, cut at every position",
     "server/test_tokens": "what needs the token",
     "server/test_tritonclient": "NVIDIA's Python client",
-    "server/test_unload": "models that are unloaded",
     "server/test_uploads": "bodies that stop half-way",
 }
 
 
+@functools.cache
 def modules() -> set[str]:
     """Each module and package, by its path below `src/tailcut` without the suffix."""
     files = {str(path.relative_to(SOURCE).with_suffix("")) for path in SOURCE.rglob("*.py")}
@@ -156,6 +223,7 @@ def modules() -> set[str]:
     return files | packages
 
 
+@functools.cache
 def files_of_tests() -> set[str]:
     """Each file of tests, by its path below `tests` without the suffix."""
     return {str(path.relative_to(TESTS).with_suffix("")) for path in TESTS.rglob("test_*.py")}
@@ -180,15 +248,83 @@ def test_the_tables_name_what_there_is() -> None:
     assert sorted({*GROUPS, *CROSS_CUTTING} - files_of_tests()) == []
     assert sorted({name for names in GROUPS.values() for name in names} - modules()) == []
     assert sorted(GROUPS.keys() & CROSS_CUTTING.keys()) == []
-    assert sorted(set(PURE) - modules()) == []
 
 
-def test_every_module_that_decides_purely_has_its_test() -> None:
+def test_every_module_has_its_test() -> None:
     """By its own name, or in a group."""
-    tested = {mirrored(test) for test in files_of_tests()} | {name for names in GROUPS.values() for name in names}
-    pure = {
-        name
-        for name in modules()
-        if any(name == part or name.startswith(f"{part}/") for part in PURE) and (SOURCE / f"{name}.py").is_file()
-    }
-    assert sorted(name for name in pure - tested if not name.endswith("__init__")) == []
+    tested = {mirrored(test) for test in files_of_tests()} | grouped()
+    assert sorted(name for name in modules() if computes(name) and name not in tested) == []
+
+
+@pytest.mark.parametrize("test", sorted(GROUPS))
+def test_a_group_tests_what_it_names(test: str) -> None:
+    """Its file, or what that imports, imports each module; or it starts a command, and the command does."""
+    reached = reached_from(test)
+    assert sorted(name for name in spread(GROUPS[test]) if name not in reached) == []
+
+
+def spread(names: tuple[str, ...]) -> set[str]:
+    """These modules, and those of the packages among them."""
+    computing = {name for name in modules() if computes(name)}
+    return {one for one in computing if any(one == name or one.startswith(f"{name}/") for name in names)}
+
+
+def grouped() -> set[str]:
+    return {one for names in GROUPS.values() for one in spread(names)}
+
+
+@functools.cache
+def computes(name: str) -> bool:
+    """Whether a module has a function; a package by itself has none."""
+    file = SOURCE / f"{name}.py"
+    if not file.is_file() or file.name == "__init__.py":
+        return False
+    return any(isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) for node in ast.walk(tree_of(file)))
+
+
+@functools.cache
+def tree_of(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
+def reached_from(test: str) -> set[str]:
+    """The modules that a file of tests imports, directly or not, those of its folder's fixtures included."""
+    left = [TESTS / f"{test}.py", (TESTS / test).parent / "conftest.py"]
+    seen: set[Path] = set()
+    while left:
+        file = left.pop()
+        if file not in seen and file.is_file():
+            seen.add(file)
+            left += imported_by(file)
+    return {str(file.relative_to(SOURCE).with_suffix("")) for file in seen if file.is_relative_to(SOURCE)}
+
+
+@functools.cache
+def imported_by(file: Path) -> tuple[Path, ...]:
+    """The files of `tailcut` and `tests` that a file imports anywhere, and those of the commands that it starts."""
+    found = {path for name in names_in(tree_of(file)) for path in files_of(name)}
+    if file == SOURCE / "cli" / "main.py" or '"tailcut"' in file.read_text(encoding="utf-8"):
+        found |= {path for path in (SOURCE / "cli").glob("*.py") if path.name != "__init__.py"}
+    return tuple(found)
+
+
+def names_in(tree: ast.Module) -> Iterator[str]:
+    """The dotted names that a file imports or starts; some are names inside a module."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (one.name for one in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+            yield node.module
+            yield from (f"{node.module}.{one.name}" for one in node.names)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith("tailcut."):
+            yield node.value  # of a process of its own, or imported late
+
+
+def files_of(name: str) -> list[Path]:
+    """Where a dotted name is a module or a package, its file."""
+    lead, _, rest = name.partition(".")
+    base = {"tailcut": SOURCE, "tests": TESTS}.get(lead)
+    if base is None:
+        return []
+    place = base.joinpath(*rest.split(".")) if rest else base
+    return [path for path in (place.with_suffix(".py"), place / "__init__.py") if path.is_file()]

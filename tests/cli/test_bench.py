@@ -80,25 +80,25 @@ def test_the_sweep_starts_with_the_capacity(bench: Bench, server: Server) -> Non
     assert shares == pytest.approx([0.1, 0.3, 0.5, 0.7, 0.8, 0.9], rel=0.01)
 
 
-def test_the_gate_passes_and_fails(server: Server, tmp_path: Path) -> None:
+def test_the_gate_passes_and_fails(bench: Bench, server: Server, tmp_path: Path) -> None:
     """Against a far slower result: exit 0. Against a far faster one, a regression: exit 1.
 
     So far that no noise of the machine comes near it.
     """
     first = tmp_path / "first.json"
-    assert bench_process(server.url, "--concurrency", "2", "--duration", "300ms", "-o", first).returncode == 0
+    assert bench(server.url, "--concurrency", "2", "--duration", "300ms", "-o", first).returncode == 0
     record = json.loads(first.read_text())
     slow, fast = tmp_path / "slow.json", tmp_path / "fast.json"
     for path, factor in ((slow, 100.0), (fast, 1 / 100)):
         run = record["runs"][0]
         faked = run | {"latencies_us": [value * factor for value in run["latencies_us"]]}
         path.write_text(json.dumps(record | {"runs": [faked]}))
-    passes = bench_process(server.url, "--concurrency", "2", "--duration", "300ms", "--against", slow, "--json")
+    passes = bench(server.url, "--concurrency", "2", "--duration", "300ms", "--against", slow, "--json")
     assert passes.returncode == 0
     (entry,) = validated("bench", passes.stdout)["comparison"]
     assert entry["run"] == 0
     assert entry["percentiles"]["p50"]["verdict"] == "better"
-    fails = bench_process(server.url, "--concurrency", "2", "--duration", "300ms", "--against", fast)
+    fails = bench(server.url, "--concurrency", "2", "--duration", "300ms", "--against", fast)
     assert fails.returncode == 1
     assert "run 1 p50:" in fails.stdout
     assert "worse" in fails.stdout

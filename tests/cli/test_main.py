@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import typer
 from tests.hidden import without
+from tests.processes import ended
 
 from tailcut.cli import main as cli
 from tailcut.errors import UsageError
@@ -192,7 +193,6 @@ def test_control_c_exits_130_without_a_traceback():
     """An interrupted command leaves with 130, the shell's code for SIGINT, and no traceback."""
     code = (
         "import sys, types, signal; from tailcut.cli import main as cli\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs without it\n"
         "def probe(): print('ready', flush=True); signal.pause()\n"
         "module = types.ModuleType('tailcut.cli.probe'); module.probe = probe\n"
         "module.__spec__ = types.SimpleNamespace(name='tailcut.cli.probe')\n"
@@ -200,9 +200,10 @@ def test_control_c_exits_130_without_a_traceback():
         "sys.argv = ['tailcut', 'probe']; cli.run()\n"
     )
     child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert child.stdout is not None
-    assert child.stdout.readline() == "ready\n"
-    child.send_signal(signal.SIGINT)
-    _, err = child.communicate(timeout=30)
+    with ended(child):
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ready\n"
+        child.send_signal(signal.SIGINT)
+        _, err = child.communicate(timeout=30)
     assert child.returncode == 130
     assert err == ""

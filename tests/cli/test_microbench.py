@@ -63,6 +63,7 @@ def test_the_table_says_what_was_found(folder: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("valgrind") is None, reason="valgrind is not installed")
+@pytest.mark.slow
 def test_instructions_are_counted(folder: Path) -> None:
     """With --instructions a sum of a thousand numbers takes some thousands of them."""
     done = microbench(folder, "mine:few", "--instructions", "--json", *QUICK)

@@ -9,6 +9,7 @@ import sys
 import pytest
 from tests.cli.test_main import SCRIPT, only_line, tailcut
 from tests.machine.sandbox import PERF_EVENT_OPEN, run_refused
+from tests.processes import ended
 from tests.schemas import validated
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="counters are Linux's")
@@ -56,13 +57,14 @@ def test_children_and_threads_count() -> None:
 
 def test_an_interrupted_command_is_still_shown() -> None:
     """Ctrl-C ends the command, as on any terminal; what it cost until then is shown, and Tailcut exits with 0."""
-    wait = "import signal, sys; print('ready', file=sys.stderr, flush=True); signal.pause()"
+    wait = "import signal, sys; signal.alarm(60); print('ready', file=sys.stderr, flush=True); signal.pause()"
     command = [str(SCRIPT), "stat", "--json", "--", sys.executable, "-c", wait]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    assert child.stderr is not None
-    assert child.stderr.readline() == "ready\n"
-    os.killpg(child.pid, signal.SIGINT)
-    out, _ = child.communicate(timeout=30)
+    with ended(child):
+        assert child.stderr is not None
+        assert child.stderr.readline() == "ready\n"
+        os.killpg(child.pid, signal.SIGINT)
+        out, _ = child.communicate(timeout=30)
     assert child.returncode == 0
     assert validated("stat", out)["exit_code"] in (-signal.SIGINT, 1)
 

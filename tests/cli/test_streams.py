@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from tests.engines.models import perceptron
+from tests.processes import ended
 from tests.servers import Server, serving
 
 import tailcut
@@ -20,7 +21,10 @@ def test_a_server_with_closed_streams_serves(tmp_path: Path, closed: str, number
     """Its first sockets take no standard stream's number, and it ends as any other."""
     perceptron([4, 8, 3], tmp_path / "mlp.onnx")
     command = f"exec {TAILCUT} serve mlp.onnx --port 0 --json --access-log --uds {tmp_path}/s {closed}"
-    with subprocess.Popen(["/bin/sh", "-c", command], cwd=tmp_path, stdout=subprocess.DEVNULL) as process:
+    with (
+        subprocess.Popen(["/bin/sh", "-c", command], cwd=tmp_path, stdout=subprocess.DEVNULL) as process,
+        ended(process),
+    ):
         with tailcut.Client(f"unix:{tmp_path}/s") as client:
             while not client.live():
                 with pytest.raises(subprocess.TimeoutExpired):
@@ -36,7 +40,7 @@ def test_a_server_outlives_whoever_reads_its_output(tmp_path: Path) -> None:
     model = perceptron([4, 8, 3], tmp_path / "mlp.onnx")
     command = [sys.executable, "-m", "tailcut", "serve", str(model), "--port", "0", "--json", "--access-log"]
     command += ["--uds", str(tmp_path / "s")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process, ended(process):
         assert process.stdout is not None
         while b'"port"' not in process.stdout.readline():
             pass

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from io import StringIO
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import pytest
 from rich.console import Console
 from tests.certificates import make_pair, needs_openssl
 from tests.engines.models import perceptron
+from tests.processes import ended
 from tests.schemas import validated
 from tests.servers import TIMEOUT_S, Server, raw_request, serving
 
@@ -45,8 +47,12 @@ def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def started(*arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen([*TOP, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=PLAIN)
+@contextmanager
+def started(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """The command, which ends with the block."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([*TOP, *arguments], env=PLAIN, **pipes) as process, ended(process):
+        yield process
 
 
 def latency(requests: int) -> Latency:
@@ -207,10 +213,7 @@ def test_json(server: Server) -> None:
     done = run(server.url, "--once", "--json")
     assert done.returncode == 0, done.stderr
     assert validated("top", done.stdout)["models"][0]["name"] == "mlp"
-    with (
-        subprocess.Popen([*TOP, server.url, "--json"], stdout=subprocess.PIPE, text=True) as process,
-        server.connect() as wire,
-    ):
+    with started(server.url, "--json") as process, server.connect() as wire:
         assert process.stdout is not None
         validated("top", process.stdout.readline())
         for _ in range(20):
@@ -226,7 +229,10 @@ def in_terminal(*arguments: str, columns: int, end: signal.Signals | None, **env
     """What the command writes to a terminal of so many columns, and its exit code; `end` once it has drawn twice."""
     ours, theirs = pty.openpty()
     variables = PLAIN | {"TERM": "xterm-256color", "COLUMNS": str(columns), "LINES": "30"} | environment
-    with subprocess.Popen([*TOP, *arguments], stdin=theirs, stdout=theirs, stderr=theirs, env=variables) as process:
+    with (
+        subprocess.Popen([*TOP, *arguments], stdin=theirs, stdout=theirs, stderr=theirs, env=variables) as process,
+        ended(process),
+    ):
         os.close(theirs)
         text = b""
         try:

@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 import pytest
 from tests.engines.models import perceptron
+from tests.processes import ended
 from tests.schemas import validated
 from tests.servers import serving
 
@@ -209,15 +210,14 @@ def test_control_c_keeps_the_best_so_far(folder: Path) -> None:
     """
     model = perceptron([16, 32, 4], folder / "a b% 模型?.onnx")
     command = [*TUNE, model.name, "--budget", "15s", "-o", "stopped.toml", "--report", "stopped.html", "--json"]
-    child = subprocess.Popen(  # in a session of its own, where SIGINT is not ignored as in a background job
-        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    assert child.stderr is not None
-    for line in child.stderr:
-        if line.startswith("racing"):
-            break
-    child.send_signal(signal.SIGINT)
-    out, err = child.communicate(timeout=60)
+    child = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with ended(child):
+        assert child.stderr is not None
+        for line in child.stderr:
+            if line.startswith("racing"):
+                break
+        child.send_signal(signal.SIGINT)
+        out, err = child.communicate(timeout=60)
     assert child.returncode == 130
     assert validated("tune", out)["verification"] is None
     assert "interrupted: the profile contains the best settings so far" in err

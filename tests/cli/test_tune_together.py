@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from tests.engines.models import perceptron
+from tests.processes import ended
 from tests.schemas import validated
 from tests.servers import serving
 
@@ -119,15 +120,14 @@ def test_the_report_shows_both_models(tuned: tuple[dict, str], folder: Path) -> 
 def test_control_c_keeps_the_best_so_far(folder: Path) -> None:
     """An interrupted joint tune of a trace writes both profiles, unverified, and leaves with 130."""
     command = [*TUNE, *BOTH, "--trace", "trace.txt", "--budget", "10s", "--report", "stopped.html"]
-    child = subprocess.Popen(
-        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    assert child.stderr is not None
-    for line in child.stderr:
-        if line.startswith("racing"):
-            break
-    child.send_signal(signal.SIGINT)
-    out, err = child.communicate(timeout=60)
+    child = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with ended(child):
+        assert child.stderr is not None
+        for line in child.stderr:
+            if line.startswith("racing"):
+                break
+        child.send_signal(signal.SIGINT)
+        out, err = child.communicate(timeout=60)
     assert child.returncode == 130, err
     assert "not verified" in out
     assert "interrupted: the profiles contain the best settings so far" in err

@@ -1,7 +1,6 @@
 """Both clients over TLS, with a token: what arrives, whom they trust, and what they say where they do not."""
 
 import os
-import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 from tests.certificates import Pair, make_pair, needs_openssl
 from tests.engines.models import identity
-from tests.servers import TIMEOUT_S, Server, serving
+from tests.servers import Server, serving
 
 import tailcut
 from tailcut.client import Hedge
@@ -142,8 +141,7 @@ def test_a_kept_connection_that_the_server_closes(make: type, pair: Pair, tmp_pa
             for _ in range(2):
                 assert np.array_equal(client.infer("small", {"x": SMALL})["y"], SMALL)
                 threading.Event().wait(0.8)
-        server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(TIMEOUT_S) == 0
+        assert server.stop() == 0
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks here")

@@ -228,6 +228,7 @@ def place() -> Iterator[Path]:
         yield Path(name)
 
 
+@pytest.mark.slow
 def test_a_pod_writes_only_where_a_volume_is(models: Path, tmp_path: Path, place: Path) -> None:
     """With everything else read-only, no rights and the manifest's user, it starts without a warning and answers."""
     pod = pod_of(manifest("kubernetes/deployment.yaml"))

@@ -8,9 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from tailcut.errors import EngineError, IllegalMoveError
+from tailcut.errors import EngineError
 from tailcut.pipelines.layout import Layout, rows_of, split_rows
-from tailcut.pipelines.life import MOVES, Life, backoff_s, move
 from tailcut.pipelines.tensors import parse_tensors
 
 ON_A_BUSY_MACHINE = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -88,22 +87,3 @@ def test_other_bytes_are_refused_or_read_within_their_region(data):
     region = np.frombuffer(data[: len(data) // 8 * 8], np.uint8)
     with suppress(EngineError):
         assert all(len(arrays) == 3 for arrays in LAYOUT.unpack(region).parts)
-
-
-@pytest.mark.parametrize("old", Life)
-@pytest.mark.parametrize("new", Life)
-def test_moves(old, new):
-    """Every cell of the table."""
-    if new in MOVES[old]:
-        assert move(old, new) is new
-    else:
-        with pytest.raises(IllegalMoveError):
-            move(old, new)
-
-
-def test_a_process_that_never_starts_is_tried_less_and_less():
-    """But never given up."""
-    waits = [backoff_s(failures) for failures in range(20)]
-    assert waits[0] == 0
-    assert waits == sorted(waits)
-    assert waits[-1] == 10

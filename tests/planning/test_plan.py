@@ -1,5 +1,6 @@
 """Whole plans."""
 
+import functools
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,13 +38,19 @@ def measured(name: str = "m", us: float = 4000.0, **engine: object) -> Measured:
 WANTED = Wanted([measured()], [1000.0], [Limit("p99", 15.0)], Poisson)
 
 
+@functools.cache
+def usual() -> PlanResult:
+    """The plan of WANTED, made once."""
+    return plan()
+
+
 def plan(**values: object) -> PlanResult:
     return make_plan(replace(WANTED, **values), lambda _: None)  # type: ignore[arg-type]
 
 
 def test_a_plan_meets_its_limit() -> None:
     """With its headroom, and no fewer replicas do."""
-    found = plan()
+    found = usual()
     assert found.predicted.within
     assert found.stressed.within
     assert found.stressed.rate == 1200
@@ -77,7 +84,7 @@ def test_a_measured_capacity_sets_the_scale() -> None:
 def test_losses_are_planned_for() -> None:
     """As many more replicas as may be lost: the limit is met without them."""
     found = plan(failures=2)
-    assert found.replicas == found.needed + 2 == plan().replicas + 2
+    assert found.replicas == found.needed + 2 == usual().replicas + 2
     lost = found.losses[1]
     assert (lost.lost, lost.replicas, lost.predicted.within) == (2, found.needed, True)
     assert lost.predicted.utilisation == pytest.approx(
@@ -87,7 +94,7 @@ def test_losses_are_planned_for() -> None:
 
 def test_one_replica_is_not_called_simulated() -> None:
     """Beyond one machine, the result is."""
-    one, several = plan(rates=[20.0]), plan()
+    one, several = plan(rates=[20.0]), usual()
     assert (one.replicas, one.assumptions.simulated) == (1, False)
     assert several.assumptions.simulated
     assert any(text.startswith("simulated:") for text in several.assumptions.notes)
@@ -134,22 +141,23 @@ def on_device(name: str, index: int) -> Measured:
 
 def test_devices_of_each_replica() -> None:
     """As many as its engines name: the second engine's, too, and one that models share once."""
-    found = plan(models=[measured(device="cuda")])
-    assert found.gpus == found.replicas
+    few = {"rates": [20.0], "failures": 1}
+    found = plan(models=[measured(device="cuda")], **few)
+    assert found.gpus == found.replicas == 2
     one = measured()
     second = SecondEngine(engine=EngineOptions(device="cuda"))
     settings = changed(one.profile.settings, batching={"second": second})
-    found = plan(models=[replace(one, profile=msgspec.structs.replace(one.profile, settings=settings))])
+    found = plan(models=[replace(one, profile=msgspec.structs.replace(one.profile, settings=settings))], **few)
     assert found.gpus == found.replicas
-    limits = [Limit("p99", 60.0)] * 2
+    few |= {"rates": [10.0, 5.0], "limits": [Limit("p99", 60.0)] * 2}
     for other, each in ((0, 1), (1, 2)):
-        found = plan(models=[on_device("a", 0), on_device("b", other)], rates=[300.0, 50.0], limits=limits)
+        found = plan(models=[on_device("a", 0), on_device("b", other)], **few)
         assert found.gpus == each * found.replicas
 
 
 def test_workers_of_all_replicas() -> None:
     """The processes that are needed together."""
-    assert plan().workers == plan().replicas
+    assert usual().workers == usual().replicas
     found = plan(workers=2)
     assert found.workers == 2 * found.replicas
 

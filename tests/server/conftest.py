@@ -1,6 +1,5 @@
 """One real server for the tests of this folder, and small models made on the spot."""
 
-import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -46,7 +45,7 @@ def sound(server: Server) -> Iterator[None]:
 
 
 @pytest.fixture
-def refusal(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Callable[..., str]]:
+def refusal(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
     """What `tailcut serve` says on stderr, native code included, to arguments that it must refuse with exit code 2.
 
     It runs in this process, so that nobody waits for another to start; what would really serve is never reached.
@@ -62,9 +61,4 @@ def refusal(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
         return err
 
     monkeypatch.setattr("tailcut.server.app.serve", never)
-    logger = logging.getLogger("tailcut")
-    handlers, level, propagate = [*logger.handlers], logger.level, logger.propagate
-    yield refused
-    logger.handlers[:] = handlers
-    logger.setLevel(level)
-    logger.propagate = propagate
+    return refused

@@ -218,29 +218,45 @@ def test_a_client_that_does_not_read_is_dropped(tmp_path: Path) -> None:
         assert server.stop() == 0
 
 
-def test_draining_ends_the_streams(tmp_path: Path) -> None:
-    """Each is told why; no new one begins, and the server does not wait for them."""
-    with serving(tmp_path, perceptron([4, 8, 3], tmp_path / "mlp.onnx"), "--drain", "1s") as server:
-        with watching(server) as stream:
-            stream.view()
-            server.process.send_signal(signal.SIGTERM)
-            assert stream.rest()[-1] == End(reason="stopping")
-            with server.connect() as wire:
-                answer = wire.ask(WATCH)
-            assert (answer.status, answer.json()["error"]) == (503, "the server is stopping")
-        assert server.process.wait(TIMEOUT_S) == 0
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server without the page, for three tests; the last of them stops it."""
+    folder = tmp_path_factory.mktemp("plain")
+    with serving(folder, perceptron([4, 8, 3], folder / "mlp.onnx"), "--no-ui", "--drain", "1s") as running:
+        yield running
 
 
-def test_sighup_goes_on_with_the_new_models(tmp_path: Path) -> None:
+def test_without_the_page(plain: Server) -> None:
+    """--no-ui: no page, and none in the document; the figures stay, as /metrics does."""
+    with plain.connect() as wire:
+        assert wire.ask(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").status == 404
+        paths = wire.ask(b"GET /v2/openapi.json HTTP/1.1\r\nHost: x\r\n\r\n").json()["paths"]
+        assert ("/" in paths, "/live" in paths) == (False, True)
+    with watching(plain) as stream:
+        assert isinstance(stream.next(), About)
+
+
+def test_sighup_goes_on_with_the_new_models(plain: Server) -> None:
     """A single process reads its models anew: its streams are told of them and go on."""
-    with serving(tmp_path, perceptron([4, 8, 3], tmp_path / "mlp.onnx")) as server, watching(server) as stream:
+    with watching(plain) as stream:
         stream.view()
-        perceptron([4, 16, 3], tmp_path / "mlp.onnx")
-        server.process.send_signal(signal.SIGHUP)
+        perceptron([4, 16, 3], plain.stderr.parent / "mlp.onnx")
+        plain.process.send_signal(signal.SIGHUP)
         while not isinstance(stream.next(), About):
             pass
         assert stream.view().models[0].name == "mlp"
-        assert server.stop() == 0
+
+
+def test_draining_ends_the_streams(plain: Server) -> None:
+    """Each is told why; no new one begins, and the server does not wait for them."""
+    with watching(plain) as stream:
+        stream.view()
+        plain.process.send_signal(signal.SIGTERM)
+        assert stream.rest()[-1] == End(reason="stopping")
+        with plain.connect() as wire:
+            answer = wire.ask(WATCH)
+        assert (answer.status, answer.json()["error"]) == (503, "the server is stopping")
+    assert plain.process.wait(TIMEOUT_S) == 0
 
 
 def test_another_token_ends_the_streams(tmp_path: Path) -> None:
@@ -263,18 +279,6 @@ def test_another_token_ends_the_streams(tmp_path: Path) -> None:
             assert stream.status == 401
         with watching(server, "Authorization: Bearer another") as stream:
             assert stream.status == 200
-        assert server.stop() == 0
-
-
-def test_without_the_page(tmp_path: Path) -> None:
-    """--no-ui: no page, and none in the document; the figures stay, as /metrics does."""
-    with serving(tmp_path, perceptron([4, 8, 3], tmp_path / "mlp.onnx"), "--no-ui") as server:
-        with server.connect() as wire:
-            assert wire.ask(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").status == 404
-            paths = wire.ask(b"GET /v2/openapi.json HTTP/1.1\r\nHost: x\r\n\r\n").json()["paths"]
-            assert ("/" in paths, "/live" in paths) == (False, True)
-        with watching(server) as stream:
-            assert isinstance(stream.next(), About)
         assert server.stop() == 0
 
 

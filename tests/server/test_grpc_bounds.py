@@ -4,7 +4,7 @@ import gzip
 import select
 import signal
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import grpc
@@ -151,14 +151,23 @@ def test_a_client_that_never_opens_its_window(server: Server) -> None:
         client.closed()
 
 
-@pytest.mark.slow
-def test_a_client_that_never_reads(server: Server) -> None:
-    """Answers that TCP does not take end the connection after the write timeout."""
+def test_a_client_that_never_reads(models: Path, tmp_path: Path) -> None:
+    """Answers that TCP does not take end the connection after the write timeout, and are not kept."""
     hello = h2.PREFACE + h2.settings(window=(1 << 31) - 1) + frame(h2.WINDOW, 0, 0, word(1 << 30))
     message = infer("big", np.zeros((20, 50_000), np.float32))
-    with Client(server.host, server.grpc_port or 0, hello) as client:
-        client.send(call(1, message), call(3, message))
-        until(lambda: server.metric("tailcut_connections") == 1, server)  # the one that asks
+    flags = ["--grpc-port", "0", "--write-timeout", "300ms", "--write-rate", "1048576"]
+    with serving(tmp_path, models / "big.onnx", *flags) as server:
+        with Client(server.host, server.grpc_port or 0, hello) as client:
+            client.send(*(call(stream, message) for stream in (1, 3, 5)))
+            until(lambda: server.metric("tailcut_connections") == 2, server)  # its own, and the one that asks
+            until(lambda: server.metric("tailcut_connections") == 1, server)
+            received = 0
+            with suppress(ConnectionResetError):
+                while piece := client.sock.recv(1 << 20):
+                    received += len(piece)
+            assert received < 3 * 4_000_000
+        until(lambda: server.metric("tailcut_rows_in_use") == server.metric("tailcut_body_buffer_bytes") == 0, server)
+        assert server.stop() == 0
 
 
 def test_a_message_that_does_not_arrive(client: Client) -> None:

@@ -264,6 +264,7 @@ def test_a_token_is_asked_for_and_kept_in_the_tab(browser: Browser, tmp_path: Pa
     browser.problems.clear()
 
 
+@pytest.mark.slow
 def test_a_server_that_stops_and_comes_back(browser: Browser, tmp_path: Path) -> None:
     """The page says so, tries again, and shows the seconds without figures as a gap."""
     perceptron([4, 8, 3], tmp_path / "mlp.onnx")

@@ -4,6 +4,7 @@ import asyncio
 import re
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -50,28 +51,36 @@ def slow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         assert running.stop() == 0
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_every_model_has_its_own_counts(tmp_path: Path, workers: int) -> None:
+@pytest.fixture(scope="module", params=[1, 2])
+def several(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Three models, a limit, and traces where there is what exports them; one worker, and two."""
+    folder = tmp_path_factory.mktemp("several")
+    path = perceptron([4, 8, 3], folder / "mlp.onnx")
+    options = ["--slo", "20ms", "--no-auto", "--workers", str(request.param)]
+    if find_spec("opentelemetry") is not None:
+        options += ["--otlp-endpoint", "http://127.0.0.1:1"]
+    with serving(folder, path, f"a={path}", f"b:3={path}", *options) as running:
+        yield running
+        assert running.stop() == 0
+
+
+def test_every_model_has_its_own_counts(several: Server) -> None:
     """Latency, its buckets around the limit, and batch sizes are told by model and version."""
-    path = perceptron([4, 8, 3], tmp_path / "mlp.onnx")
-    sources = [f"a={path}", f"b:3={path}"]
-    with serving(tmp_path, *sources, "--slo", "20ms", "--workers", str(workers)) as server:
-        with server.connect() as wire:
-            for model, times in (("a", 2), ("b", 5)):
-                for _ in range(times):
-                    assert wire.ask(raw_request(model, bytes(16))).status == 200
-            samples = scrape_over(wire)
-        for labels, times in (({"model": "a", "version": "1"}, 2), ({"model": "b", "version": "3"}, 5)):
-            assert of(samples, "tailcut_request_seconds_count", **labels) == times
-            assert of(samples, "tailcut_request_seconds_bucket", le="+Inf", **labels) == times
-            assert of(samples, "tailcut_request_seconds_sum", **labels) > 0
-            assert of(samples, "tailcut_batch_rows_sum", **labels) == times
-            assert of(samples, "tailcut_slo_seconds", **labels) == 0.02
-            within = of(samples, "tailcut_within_slo_total", **labels)
-            assert within == of(samples, "tailcut_request_seconds_bucket", le="0.02", **labels) <= times
-            bounds = {float(one.labels["le"]) for one in samples["tailcut_request_seconds_bucket"]}
-            assert bounds >= AROUND_20_MS
-        assert server.stop() == 0
+    with several.connect() as wire:
+        for model, times in (("a", 2), ("b", 5)):
+            for _ in range(times):
+                assert wire.ask(raw_request(model, bytes(16))).status == 200
+        samples = scrape_over(wire)
+    for labels, times in (({"model": "a", "version": "1"}, 2), ({"model": "b", "version": "3"}, 5)):
+        assert of(samples, "tailcut_request_seconds_count", **labels) == times
+        assert of(samples, "tailcut_request_seconds_bucket", le="+Inf", **labels) == times
+        assert of(samples, "tailcut_request_seconds_sum", **labels) > 0
+        assert of(samples, "tailcut_batch_rows_sum", **labels) == times
+        assert of(samples, "tailcut_slo_seconds", **labels) == 0.02
+        within = of(samples, "tailcut_within_slo_total", **labels)
+        assert within == of(samples, "tailcut_request_seconds_bucket", le="0.02", **labels) <= times
+        bounds = {float(one.labels["le"]) for one in samples["tailcut_request_seconds_bucket"]}
+        assert bounds >= AROUND_20_MS
 
 
 def test_without_a_limit_there_is_none(tmp_path: Path) -> None:
@@ -169,24 +178,20 @@ def series(text: bytes) -> set[str]:
     return {line.partition(" # ")[0].rpartition(" ")[0] for line in lines}
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_exemplars(tmp_path: Path, workers: int) -> None:
+def test_exemplars(several: Server) -> None:
     """The newest traced request of each bucket, of all workers, and only in OpenMetrics."""
     pytest.importorskip("opentelemetry.exporter.otlp.proto.http", reason="needs pip install 'tailcut[otel]'")
-    path = perceptron([4, 8, 3], tmp_path / "mlp.onnx")
-    options = ["--no-auto", "--workers", str(workers), "--otlp-endpoint", "http://127.0.0.1:1"]
-    with serving(tmp_path, path, *options) as server, server.connect() as wire:
+    with several.connect() as wire:
         for number in range(1, 21):
             trace = f"traceparent: 00-{number:032x}-{1:016x}-{'01' if number < 20 else '00'}"
             assert wire.ask(raw_request("mlp", bytes(16), trace)).status == 200
         head = b"GET /metrics HTTP/1.1\r\nHost: x\r\nAccept: application/openmetrics-text\r\n\r\n"
         families = {family.name: family for family in open_metrics_families(wire.ask(head).body.decode())}
         assert b"trace_id" not in wire.ask(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").body
-        assert server.stop() == 0
     for name in ("tailcut_request_seconds", "tailcut_batch_rows"):
         below = 0.0
         traces = []
-        for sample in families[name].samples:
+        for sample in (one for one in families[name].samples if one.labels["model"] == "mlp"):
             if sample.name.endswith("_bucket") and sample.exemplar is not None:
                 traces.append(int(sample.exemplar.labels["trace_id"], 16))
                 assert below <= sample.exemplar.value <= float(sample.labels["le"])

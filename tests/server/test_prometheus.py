@@ -69,7 +69,7 @@ def test_promtool_finds_nothing(command: list[str]) -> None:
 def write_rules(folder: Path) -> None:
     """The rules, of seconds instead of minutes."""
     rules = (FOLDER / "tailcut.rules.yml").read_text(encoding="utf-8")
-    (folder / "hasty.rules.yml").write_text(rules.replace("for: 1m", "for: 1s").replace("[1m]", "[5s]"))
+    (folder / "hasty.rules.yml").write_text(rules.replace("for: 1m", "for: 1s").replace("[1m]", "[2s]"))
 
 
 def firing(address: str) -> set[str]:
@@ -224,17 +224,26 @@ def guide_queries() -> list[str]:
     return [line.split("|", 2)[2].split("`")[1] for line in table.splitlines()]
 
 
-def test_every_query_of_the_guide_has_data(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def scraped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, str]]:
+    """A server with a limit, a pipeline and traces, and the address of a Prometheus that keeps exemplars."""
+    folder = tmp_path_factory.mktemp("scraped")
+    shutil.copy(FOLDER / "tailcut.rules.yml", folder)
+    shutil.copy(samples.__file__, folder / "samples.py")
+    path = perceptron([4, 3], folder / "mlp.onnx")
+    flags = ["--slo", "20ms", "--otlp-endpoint", "http://127.0.0.1:1"]
+    with (
+        serving(folder, path, f"traced={path}", f"{folder}/samples.py:numbers", *flags) as server,
+        prometheus(folder, server.address, "--enable-feature=exemplar-storage") as address,
+    ):
+        yield server, address
+
+
+def test_every_query_of_the_guide_has_data(scraped: tuple[Server, str]) -> None:
     """On a server with a limit and a pipeline, while requests are answered: numbers, and nothing that is none."""
     assert len(guide_queries()) > 10
-    shutil.copy(FOLDER / "tailcut.rules.yml", tmp_path)
-    shutil.copy(samples.__file__, tmp_path / "samples.py")
-    sources = [perceptron([4, 3], tmp_path / "mlp.onnx"), f"{tmp_path}/samples.py:numbers"]
-    with (
-        serving(tmp_path, *sources, "--slo", "20ms") as server,
-        prometheus(tmp_path, server.address) as address,
-        asking_for(server, "mlp", "numbers"),
-    ):
+    server, address = scraped
+    with asking_for(server, "mlp", "numbers"):
         end = time.monotonic() + WAIT_S
         while missing := [one for one in guide_queries() if not any(map(math.isfinite, values(address, one)))]:
             assert time.monotonic() < end, missing
@@ -243,25 +252,25 @@ def test_every_query_of_the_guide_has_data(tmp_path: Path) -> None:
         assert values(address, sizes) == [pytest.approx(1)]
 
 
-def test_exemplars_lead_from_a_histogram_to_a_trace(tmp_path: Path) -> None:
+def test_exemplars_lead_from_a_histogram_to_a_trace(scraped: tuple[Server, str]) -> None:
     """Prometheus scrapes OpenMetrics, stores the names that it has in plain text, and finds the trace of a request."""
     pytest.importorskip("opentelemetry.exporter.otlp.proto.http", reason="needs pip install 'tailcut[otel]'")
     trace = "4bf92f3577b34da6a3ce929d0e0e4736"
-    with serving(tmp_path, make_profile(tmp_path), "--otlp-endpoint", "http://127.0.0.1:1") as server:
-        with server.connect() as wire:
-            head = f"traceparent: 00-{trace}-00f067aa0ba902b7-01"
-            assert wire.ask(raw_request("slow", ONE, head)).status == 200
-        with prometheus(tmp_path, server.address, "--enable-feature=exemplar-storage") as address:
-            end = time.monotonic() + WAIT_S
-            while not (found := exemplars(address, "tailcut_request_seconds_bucket")):
-                assert time.monotonic() < end, (tmp_path / "prometheus.log").read_text()
-            names = {"nv_inference_request_success", "tailcut_http_replies_total", "tailcut_batch_rows_bucket"}
-            for name in names:
-                assert query(address, name), name
-            (target,) = query(address, "up")
-            assert target["value"][1] == "1"
+    server, address = scraped
+    with server.connect() as wire:
+        head = f"traceparent: 00-{trace}-00f067aa0ba902b7-01"
+        assert wire.ask(raw_request("traced", bytes(16), head)).status == 200
+    end = time.monotonic() + WAIT_S
+    while not (found := exemplars(address, "tailcut_request_seconds_bucket")):
+        assert time.monotonic() < end, (server.stderr.parent / "prometheus.log").read_text()
+        time.sleep(PAUSE_S)
+    names = {"nv_inference_request_success", "tailcut_http_replies_total", "tailcut_batch_rows_bucket"}
+    for name in names:
+        assert query(address, name), name
+    (target,) = query(address, "up")
+    assert target["value"][1] == "1"
     ((series),) = found
-    assert series["seriesLabels"]["model"] == "slow"
+    assert series["seriesLabels"]["model"] == "traced"
     (exemplar,) = series["exemplars"]
     assert exemplar["labels"] == {"trace_id": trace}
     bound = float(series["seriesLabels"]["le"])

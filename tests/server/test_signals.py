@@ -2,6 +2,7 @@
 
 import signal
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -106,31 +107,33 @@ def test_a_changed_model_is_accepted_where_it_has_the_same_signature(tmp_path: P
         assert server.stop() == 0
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_sigusr1_logs_a_line_of_counts(tmp_path: Path, workers: int) -> None:
-    """And nothing else happens."""
-    path = perceptron([4, 8, 3], tmp_path / "mlp.onnx")
-    with serving(tmp_path, path, "--workers", str(workers)) as server:
-        with server.connect() as wire:
-            assert wire.ask(raw_request("mlp", BODY)).status == 200
-            assert (
-                wire.ask(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").status == 200
-            )  # which publishes a worker's counts
-        server.process.send_signal(signal.SIGUSR1)
-        follow(server, "answers since the start: ")
+@pytest.fixture(scope="module", params=[1, 2])
+def everywhere(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server on all addresses, of one worker and of two."""
+    folder = tmp_path_factory.mktemp("everywhere")
+    path = perceptron([4, 8, 3], folder / "mlp.onnx")
+    with serving(folder, path, "--workers", str(request.param), "--host", "::") as server:
+        yield server
         assert server.stop() == 0
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_all_addresses_are_those_of_both_families(tmp_path: Path, workers: int) -> None:
+def test_all_addresses_are_those_of_both_families(everywhere: Server) -> None:
     """`--host ::` answers over IPv4 as well, and says so."""
-    path = perceptron([4, 8, 3], tmp_path / "mlp.onnx")
-    with serving(tmp_path, path, "--workers", str(workers), "--host", "::") as server:
-        for host in ("127.0.0.1", "::1"):
-            with Wire(socket.create_connection((host, server.port), TIMEOUT_S)) as wire:
-                assert wire.ask(raw_request("mlp", BODY)).status == 200
-        assert f"http://[::]:{server.port} (IPv6 and IPv4)" in server.stderr.read_text()
-        assert server.stop() == 0
+    for host in ("127.0.0.1", "::1"):
+        with Wire(socket.create_connection((host, everywhere.port), TIMEOUT_S)) as wire:
+            assert wire.ask(raw_request("mlp", BODY)).status == 200
+    assert f"http://[::]:{everywhere.port} (IPv6 and IPv4)" in everywhere.stderr.read_text()
+
+
+def test_sigusr1_logs_a_line_of_counts(everywhere: Server) -> None:
+    """And nothing else happens."""
+    with everywhere.connect() as wire:
+        assert wire.ask(raw_request("mlp", BODY)).status == 200
+        # Which publishes a worker's counts.
+        assert wire.ask(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").status == 200
+    everywhere.process.send_signal(signal.SIGUSR1)
+    follow(everywhere, "answers since the start: ")
+    assert outputs(everywhere) == 3
 
 
 def test_one_address_of_ipv6_is_of_that_family(tmp_path: Path) -> None:

@@ -415,7 +415,7 @@ def test_workers_export_their_own_and_flush_at_the_end(
     assert {span.resource["service.name"] for span in requests} == {"tailcut"}
 
 
-@pytest.mark.parametrize("status", [0, 503, 400])
+@pytest.mark.parametrize("status", [0, 503, pytest.param(400, marks=pytest.mark.slow)])
 def test_a_collector_that_takes_nothing(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int
 ) -> None:

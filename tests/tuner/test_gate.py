@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from tests.engines.models import Dims, images, masked_mean, perceptron, save, value
+from tests.servers import serving
 
 from tailcut.engines import open_engine
 from tailcut.engines.base import EngineOptions
+from tailcut.lab.load import Target
 from tailcut.lab.payload import infer_once
-from tailcut.lab.trial import ServedProfile
 from tailcut.runtime.profile import Profile
 from tailcut.runtime.settings import BatchingSettings, PaddedInput, PaddingSettings, Settings
 from tailcut.spec import DType
@@ -35,15 +36,17 @@ def gate(path: Path, requests: Requests, bound: float | None = 0.999) -> Gate:
 
 
 @contextmanager
-def served(path: Path, settings: Settings) -> Iterator[ServedProfile]:
-    with ServedProfile(Profile.of_model(path, settings, path.stem)) as server:
-        yield server
+def served(path: Path, settings: Settings) -> Iterator[Target]:
+    profile = path.with_suffix(".profile.toml")
+    Profile.of_model(path, settings, path.stem).save(profile)
+    with serving(path.parent, profile, "--no-auto", "--drain", "0s") as server:
+        yield Target(server.host, server.port)
 
 
 def judged(path: Path, requests: Requests, settings: Settings) -> Accuracy:
     checker = gate(path, requests)
-    with served(path, settings) as server:
-        return checker.check(server.target, settings, 1.5)
+    with served(path, settings) as target:
+        return checker.check(target, settings, 1.5)
 
 
 def judged_in_company(path: Path, requests: Requests, settings: Settings) -> Accuracy:
@@ -71,9 +74,9 @@ def test_a_server_that_mixes_rows_is_wrong_only_in_company(tmp_path: Path) -> No
     path = model(tmp_path / "m.onnx", nodes, {"x": (None, 4)}, {"y": (None, 4)})
     requests = vectors(4)
     settings = changed(PLAIN, batching={"bind": False, **FORCED})
-    with served(path, settings) as server:
+    with served(path, settings) as target:
         for request in requests[:4]:
-            np.testing.assert_allclose(infer_once(server.target, "m", request)["y"], np.ones((1, 4)))
+            np.testing.assert_allclose(infer_once(target, "m", request)["y"], np.ones((1, 4)))
     found = judged_in_company(path, requests, settings)
     assert not found.right
     assert found.reason.startswith("request ")
@@ -138,9 +141,9 @@ def test_a_right_server_passes_on_every_wire(tmp_path: Path) -> None:
     """Bound rows, requests of several rows, over the largest batch, alone and together: compared to rounding."""
     path = perceptron([4, 8, 3], tmp_path / "m.onnx")
     gates = [gate(path, vectors(4), bound) for bound in (0.999, None)]
-    with served(path, PLAIN) as server:
+    with served(path, PLAIN) as target:
         for wire, checker in itertools.product(("binary", "json", "raw"), gates):
-            found = checker.check(server.target, changed(PLAIN, io={"wire": wire}), 1.5)
+            found = checker.check(target, changed(PLAIN, io={"wire": wire}), 1.5)
             assert found.right, found.reason
             assert found.requests > 80
 
@@ -171,9 +174,9 @@ def test_regressors_labels_masks_and_strings_pass(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     path.write_bytes(helper.make_model(graph, opset_imports=opsets, ir_version=9).SerializeToString())
     checker = gate(path, vectors(4), None)
-    with served(path, PLAIN) as server:
+    with served(path, PLAIN) as target:
         for wire in ("binary", "json"):
-            found = checker.check(server.target, changed(PLAIN, io={"wire": wire}), 1.5)
+            found = checker.check(target, changed(PLAIN, io={"wire": wire}), 1.5)
             assert found.right, found.reason
             assert (found.top1, found.differing) == (1.0, 0.0)
 
@@ -191,8 +194,8 @@ def test_a_server_that_answers_an_error_is_wrong(tmp_path: Path) -> None:
     path = perceptron([4, 8, 3], tmp_path / "m.onnx")
     checker = gate(path, vectors(4))
     (tmp_path / "other").mkdir()
-    with served(perceptron([5, 8, 3], tmp_path / "other" / "m.onnx"), PLAIN) as server:
-        found = checker.check(server.target, PLAIN, 1.5)
+    with served(perceptron([5, 8, 3], tmp_path / "other" / "m.onnx"), PLAIN) as target:
+        found = checker.check(target, PLAIN, 1.5)
     assert not found.right
     assert "request 0, asked alone: the server answers 400: " in found.reason
 
@@ -203,9 +206,9 @@ def test_a_random_model_is_not_compared(tmp_path: Path) -> None:
     path = model(tmp_path / "m.onnx", nodes, {"x": (None, None)}, {"y": (None, None)})
     checker = gate(path, [{"x": np.ones((1, n), np.float32)} for n in (3, 6, 9)])
     assert (checker.blind, checker.random_outputs) == (True, ("y",))
-    with served(path, PLAIN) as server:
-        assert checker.check(server.target, PLAIN, 1.5).right
-        found = checker.check(server.target, padded(4, 8, 16, name="x"), 1.5)
+    with served(path, PLAIN) as target:
+        assert checker.check(target, PLAIN, 1.5).right
+        found = checker.check(target, padded(4, 8, 16, name="x"), 1.5)
     assert "the model is random" in found.reason
 
 
@@ -259,7 +262,7 @@ def test_a_whole_check_asks_every_request(tmp_path: Path) -> None:
     requests = vectors(4)
     requests[37]["x"][0, 2] = 1000.0
     checker = gate(right, requests)
-    with served(clipped, PLAIN) as server:
-        found = checker.check(server.target, PLAIN, 0.0, whole=True)
+    with served(clipped, PLAIN) as target:
+        found = checker.check(target, PLAIN, 0.0, whole=True)
     assert not found.right
     assert "request 37" in found.reason

@@ -1,7 +1,8 @@
 """Whatever a tune may keep answers right: alone, from twelve clients at once, with more rows than the largest batch.
 
 Models of tests/cases.py (all of them in `make test-all`), and one for each setting that none of them is offered, under
-settings that together have every value of the search space; many of them in one server, as in real life.
+settings that together have every value of the search space; many of them in one server, as in real life. `make test`
+asks openvino only with small changes of one configuration of each model.
 """
 
 from collections.abc import Iterator
@@ -62,7 +63,7 @@ def refined(tune: Tune, place: int) -> list[Settings]:
     return [tune.refined(several[place % len(several)]) for several in kinds.values()]
 
 
-@pytest.fixture(scope="module", params=["onnxruntime", "openvino", "refined"])
+@pytest.fixture(scope="module", params=["onnxruntime", pytest.param("openvino", marks=pytest.mark.slow), "refined"])
 def served(
     request: pytest.FixtureRequest, tunes: dict[str, Tune], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Served]:

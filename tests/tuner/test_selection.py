@@ -1,8 +1,9 @@
-"""A race on real servers: what is refused, what is kept, and what a looser bound would bring."""
+"""A race: what is refused, what is kept, and what a looser bound would bring; on real servers or as it was recorded."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,18 +14,22 @@ from tests.tuner.results import INDEPENDENT, told
 from tailcut.lab.load import Target
 from tailcut.lab.trial import Arm
 from tailcut.report.html import render_tune_html
+from tailcut.runtime.settings import Settings
 from tailcut.spec import DType
+from tailcut.tuner.accuracy import Accuracy
 from tailcut.tuner.claims import carry
 from tailcut.tuner.events import Event, Phase
 from tailcut.tuner.finalists import Predicted
+from tailcut.tuner.gate import Gate
 from tailcut.tuner.heats import Entrant as HeatEntrant
 from tailcut.tuner.heats import Heats
 from tailcut.tuner.model_space import ModelSpace
 from tailcut.tuner.offers import offers_of
-from tailcut.tuner.racing import Entrant, Racing
-from tailcut.tuner.records import Outcome, Wanted
+from tailcut.tuner.racing import FEWEST_HEATS, Entrant, Racing
+from tailcut.tuner.records import Equal, Outcome, Wanted
 from tailcut.tuner.result import evidence
 from tailcut.tuner.selection import Selection
+from tailcut.tuner.servers import Servers
 from tailcut.tuner.session import Session, open_session
 from tailcut.tuner.space import BASELINE, changed, serving_choices
 from tailcut.tuner.tie_break import Usage
@@ -35,7 +40,7 @@ def opened(wanted: Wanted, tell: Callable[[Event], None] = lambda event: None) -
     return session, Selection(session, ModelSpace(session))
 
 
-@pytest.mark.parametrize("minds_mask", [True, False])
+@pytest.mark.parametrize("minds_mask", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_padding_races_only_where_answers_stay_right(tmp_path: Path, minds_mask: bool) -> None:
     """A model that counts the filling answers wrongly when padded: its buckets are rejected before they race."""
     path = masked_mean(tmp_path / "m.onnx", minds_mask=minds_mask)
@@ -60,19 +65,53 @@ def test_padding_races_only_where_answers_stay_right(tmp_path: Path, minds_mask:
     assert minds_mask or won == plain
 
 
-def test_nothing_significant_does_not_select_the_baseline(tmp_path: Path) -> None:
-    """Where two finalists are alike one of them wins, and the settings are not the baseline's."""
-    path = perceptron([16, 32, 4], tmp_path / "m.onnx")
-    session = open_session(Wanted(path, slo_ms=50.0, budget_s=8.0), lambda event: None)
-    space = ModelSpace(session)
-    selection = Selection(session, space)
-    choices = list(serving_choices(space.facts, BASELINE.engine))[:2]
-    try:
-        carry(session)
-        won = selection.race(selection.chosen([Predicted(one, 1000.0, 1.0, 10.0, 0) for one in choices]))
-    finally:
-        session.servers.keep()
+@dataclass
+class Recorded:
+    """What takes the place of servers: what each configuration scored in every heat, and took where it was equal."""
+
+    scores: Mapping[Settings, float]
+    usages: Mapping[Settings, Usage] = field(default_factory=dict)
+    asked: list[Settings] = field(default_factory=list)
+
+    def heats(self, entrants: Sequence[Entrant]) -> Heats:
+        found = Heats.of(len(entrants))
+        for _ in range(FEWEST_HEATS):
+            found.add([self.scores[entrants[place].settings] for place in found.racing])
+        return found
+
+    def check(self, settings: Settings) -> Accuracy:
+        """Those without a score answer wrongly."""
+        self.asked.append(settings)
+        return Accuracy(right=settings in self.scores, reason="recorded")
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Recorded]:
+    def stand_in(*measurements: Mapping[Settings, object]) -> Recorded:
+        found = Recorded(*measurements)  # type: ignore[arg-type]
+        monkeypatch.setattr(Servers, "launch", lambda self, *settings: None)
+        monkeypatch.setattr(Servers, "arm", lambda self, settings: Arm(Target(), [], None))
+        monkeypatch.setattr(Servers, "of", lambda self, settings: SimpleNamespace(target=Target()))
+        monkeypatch.setattr(Gate, "advise", lambda *_: None)
+        monkeypatch.setattr(Session, "check", lambda self, settings, seconds, whole=False: found.check(settings))
+        monkeypatch.setattr(Racing, "heats", lambda self, entrants, until: found.heats(entrants))
+        monkeypatch.setattr(
+            Racing, "usages", lambda self, entrants, rate: [found.usages[one.settings] for one in entrants]
+        )
+        return found
+
+    return stand_in
+
+
+def test_nothing_significant_does_not_select_the_baseline(tmp_path: Path, recorded: Callable[..., Recorded]) -> None:
+    """Of two finalists that can hardly be told apart one wins, and the settings are not the baseline's."""
+    session, selection = opened(Wanted(perceptron([16, 32, 4], tmp_path / "m.onnx"), slo_ms=50.0, budget_s=8.0))
+    choices = list(serving_choices(ModelSpace(session).facts, BASELINE.engine))[:2]
+    assert session.base not in choices
+    recorded(dict(zip(choices, (1000.0, 1001.0), strict=True)), dict.fromkeys(choices, Usage((1.0, 1.0, 1.0))))
+    won = selection.race(selection.chosen([Predicted(one, 1000.0, 1.0, 10.0, 0) for one in choices]))
     assert won in choices
+    assert session.outcome.race_winner == session.outcome.settings == won
 
 
 def test_an_exhaustive_race_takes_the_whole_space(tmp_path: Path) -> None:
@@ -151,42 +190,67 @@ def test_a_precision_that_is_rejected_is_offered_and_the_advice_holds(tmp_path: 
         looser.servers.keep()
 
 
-def test_where_all_finalists_answer_wrongly_the_next_best_race(tmp_path: Path) -> None:
+def test_where_all_finalists_answer_wrongly_the_next_best_race(
+    tmp_path: Path, recorded: Callable[..., Recorded]
+) -> None:
     """The best by simulation are all int8, and too far off: the best float32 configuration is tried, not given up."""
     path = perceptron([64, 128, 8], tmp_path / "m.onnx")
-    data = {"x": np.random.default_rng(0).standard_normal((48, 64)).astype(np.float32)}
-    session, selection = opened(Wanted(path, data, rate=200.0, slo_ms=100.0, budget_s=10.0, bound=0.999999))
+    session, selection = opened(Wanted(path, slo_ms=100.0, budget_s=10.0))
     plain = changed(session.with_wire("binary"), engine={"threads": 1})
     wrong = [changed(plain, engine={"precision": "int8"}, batching={"max_batch_size": size}) for size in (4, 8, 16)]
     rates = {plain: 500.0} | dict(zip(wrong, (1000.0, 990.0, 980.0), strict=True))
-    try:
-        carry(session)
-        selection.chosen([Predicted(one, rate, 1.0, 10.0, 0) for one, rate in rates.items()])
-        assert selection.race(wrong[:2]) == plain
-    finally:
-        session.servers.keep()
+    measured = recorded({plain: 500.0})
+    selection.chosen([Predicted(one, rate, 1.0, 10.0, 0) for one, rate in rates.items()])
+    assert selection.race(wrong[:2]) == plain
     refused = [one.setting for rung in session.outcome.rungs for one in rung.candidates if one.verdict == "rejected"]
-    assert len(refused) == 2  # the third of the same engine and precision is not started
+    assert len(refused) == 2
+    assert wrong[2] not in measured.asked  # the third of the same engine and precision is not started
 
 
-def test_the_choice_among_equals_is_told_with_its_reason(tmp_path: Path) -> None:
-    """Two configurations that are alike are measured once more: alone, and for CPU and memory."""
+def test_where_all_answer_wrongly_the_baseline_stays(tmp_path: Path, recorded: Callable[..., Recorded]) -> None:
+    """Behind the plain wire; it is said."""
     told: list[Event] = []
-    path = perceptron([64, 1024, 1024, 8], tmp_path / "m.onnx")
+    session, selection = opened(Wanted(perceptron([4, 8], tmp_path / "m.onnx"), slo_ms=50.0, budget_s=8.0), told.append)
+    recorded({})
+    choice = changed(session.with_wire("binary"), engine={"precision": "int8"})
+    assert selection.race(selection.chosen([Predicted(choice, 1000.0, 1.0, 10.0, 0)])) == session.with_wire("binary")
+    assert any(isinstance(event, Phase) and "the baseline stays" in event.text for event in told)
+
+
+def test_the_choice_among_equals_is_told_with_its_reason(tmp_path: Path, recorded: Callable[..., Recorded]) -> None:
+    """Configurations that are alike are measured once more, and the one that takes clearly less CPU wins."""
+    told: list[Event] = []
+    path = perceptron([4, 8], tmp_path / "m.onnx")
     session, selection = opened(Wanted(path, slo_ms=500.0, budget_s=10.0), told.append)
     quiet = changed(session.with_wire("binary"), engine={"threads": 1, "spinning": False})
     twin = changed(quiet, memory={"gc_freeze": True})
+    slower = changed(quiet, engine={"threads": 2})
+    medians = (1.0, 1.0, 1.0, 1.0)
+    usages = {quiet: Usage(medians, cpu_us=50.0), twin: Usage(medians, cpu_us=100.0)}
+    recorded({twin: 1000.0, quiet: 990.0, slower: 800.0}, usages)
+    won = selection.race(selection.chosen([Predicted(one, 1000.0, 1.0, 10.0, 0) for one in (twin, quiet, slower)]))
+    assert won == quiet
+    tie = session.outcome.tie_break
+    assert tie is not None
+    assert tie.chosen == quiet
+    assert tie.equals == (Equal(twin, 1.0, 100.0, None), Equal(quiet, 1.0, 50.0, None))
+    assert "0.5 of the CPU" in tie.reason
+    assert any(isinstance(event, Phase) and tie.reason in event.text for event in told)
+
+
+@pytest.mark.slow
+def test_equals_are_measured_on_real_servers(tmp_path: Path) -> None:
+    """Two configurations that are alike: what each takes alone and at a rate is known, and one of them is chosen."""
+    session, _ = opened(Wanted(perceptron([64, 1024, 1024, 8], tmp_path / "m.onnx"), slo_ms=500.0, budget_s=10.0))
+    quiet = changed(session.with_wire("binary"), engine={"threads": 1, "spinning": False})
+    twin = changed(quiet, memory={"gc_freeze": True})
     try:
-        carry(session)
-        won = selection.race(selection.chosen([Predicted(one, 1000.0, 1.0, 10.0, 0) for one in (quiet, twin)]))
+        entrants = [Entrant(one, session.servers.arm(one)) for one in (quiet, twin)]
+        usages = session.racing.usages(entrants, 100.0)
     finally:
         session.servers.keep()
-    tie = session.outcome.tie_break
-    if tie is not None:  # a stall may tell them apart
-        assert tie.chosen == won
-        assert {one.settings for one in tie.equals} == {quiet, twin}
-        assert all(one.alone_ms > 0 and (one.cpu_us or 1) > 0 for one in tie.equals)
-        assert any(isinstance(event, Phase) and tie.reason in event.text for event in told)
+    assert len(usages) == 2
+    assert all(one.median_ms > 0 and (one.cpu_us or 1) > 0 and (one.memory_bytes or 1) > 0 for one in usages)
 
 
 def test_of_many_equals_only_as_many_are_counted_as_there_is_time_for(

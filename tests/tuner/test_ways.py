@@ -94,6 +94,7 @@ def test_the_plainest_of_equal_ways() -> None:
     assert best_wiring({raw: 100.0, near: 120.0, shared: 180.0}) == shared
 
 
+@pytest.mark.slow
 def test_what_real_servers_cost(tmp_path: Path) -> None:
     """Nanoseconds for each part, with an engine that computes nothing; only a worker thread has to be woken."""
     path = perceptron([16, 4], tmp_path / "m.onnx")

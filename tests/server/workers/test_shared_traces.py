@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -61,57 +62,72 @@ def send_to_all(server: Server) -> int:
     return sent
 
 
-def test_whoever_is_asked_answers_for_all(models: Path, tmp_path: Path) -> None:
-    """Two workers' requests add up in every answer; a third that follows a killed one adds to what that one left."""
-    with serving(tmp_path, models / "mlp.onnx", "--workers", "2") as server:
-        first = workers(server)
-        sent = send_to_all(server)
-        until(lambda: tail(server)["requests"] == sent, server)  # the last ones' records follow their answers
-        answers = [tail(server) for _ in range(8)]
-        assert {answer["requests"] for answer in answers} == {sent}
-        assert {one["process"] for one in answers[0]["processes"]} == set(first)
-        sent += kill_and_send(server, first[0])
-        until(lambda: tail(server)["requests"] == sent, server)
-        answers = [tail(server) for _ in range(8)]
-        assert {answer["requests"] for answer in answers} == {sent}
-        by_process = {one["process"]: one["requests"] for one in answers[0]["processes"]}
-        assert set(by_process) == {*first, *workers(server)}
-        assert sum(by_process.values()) == sent
+@pytest.fixture(scope="module")
+def fleet(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Two workers of three models, for tests that leave two workers."""
+    path = models / "mlp.onnx"
+    with serving(tmp_path_factory.mktemp("fleet"), path, f"a={path}", f"b={path}", "--workers", "2") as server:
+        yield server
         assert server.stop() == 0
 
 
-def test_a_trace_is_read_to_its_end_once(models: Path, tmp_path: Path) -> None:
+def test_whoever_is_asked_answers_for_all(fleet: Server) -> None:
+    """Two workers' requests add up in every answer; a third that follows a killed one adds to what that one left."""
+    first, sent = workers(fleet), tail(fleet)["requests"]
+    sent += send_to_all(fleet)
+    until(lambda: tail(fleet)["requests"] == sent, fleet)  # the last ones' records follow their answers
+    answers = [tail(fleet) for _ in range(8)]
+    assert {answer["requests"] for answer in answers} == {sent}
+    before = {one["process"] for one in answers[0]["processes"]}
+    assert before >= set(first)
+    sent += kill_and_send(fleet, first[0])
+    until(lambda: tail(fleet)["requests"] == sent, fleet)
+    answers = [tail(fleet) for _ in range(8)]
+    assert {answer["requests"] for answer in answers} == {sent}
+    by_process = {one["process"]: one["requests"] for one in answers[0]["processes"]}
+    assert set(by_process) == {*before, *workers(fleet)}
+    assert sum(by_process.values()) == sent
+
+
+def test_a_trace_is_read_to_its_end_once(fleet: Server) -> None:
     """Poll by poll, over workers that change: each request comes once, by its process, and none is missed."""
     seen: Counter[tuple[int, ...]] = Counter()
-    sent = 0
-    with serving(tmp_path, models / "mlp.onnx", "--workers", "2") as server:
-        before = send_to_all(server)
-        until(lambda: tail(server)["requests"] == before, server)
-        cursor = records_since(server, "-1")["next"]
-        for number in range(6):
-            if number == 3:
-                sent += kill_and_send(server, workers(server)[1])
-            send(server, 40)
-            sent += 40
-            while seen.total() < sent:
-                piece = records_since(server, cursor)
-                assert (piece["fields"], piece["missed"]) == (list(FIELDS), 0)
-                cursor = piece["next"]
-                seen.update(map(tuple, piece["records"]))
-        assert (len(seen), seen.total()) == (sent, sent)
-        assert len({record[-1] for record in seen}) == 3
-        assert len(records_since(server, "0")["records"]) == sent + before
-        assert server.stop() == 0
+    sent, before = 0, tail(fleet)["requests"]
+    before += send_to_all(fleet)
+    until(lambda: tail(fleet)["requests"] == before, fleet)
+    cursor = records_since(fleet, "-1")["next"]
+    for number in range(6):
+        if number == 3:
+            sent += kill_and_send(fleet, workers(fleet)[1])
+        send(fleet, 40)
+        sent += 40
+        while seen.total() < sent:
+            piece = records_since(fleet, cursor)
+            assert (piece["fields"], piece["missed"]) == (list(FIELDS), 0)
+            cursor = piece["next"]
+            seen.update(map(tuple, piece["records"]))
+    assert (len(seen), seen.total()) == (sent, sent)
+    assert len({record[-1] for record in seen}) == 3
+    assert len(records_since(fleet, "0")["records"]) == sent + before
 
 
-def test_the_command_tells_workers_apart(models: Path, tmp_path: Path) -> None:
+def test_two_models_keep_apart(fleet: Server) -> None:
+    """Each model of the command line has traces of its own at every worker."""
+    with fleet.connect() as wire:
+        for name, count in (("a", 3), ("b", 5)):
+            for _ in range(count):
+                assert wire.ask(raw_request(name, bytes(16))).status == 200
+        for name, count in (("a", 3), ("b", 5)):
+            answer = wire.ask(f"GET /v2/models/{name}/tail HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            assert answer.json()["requests"] == count
+
+
+def test_the_command_tells_workers_apart(fleet: Server) -> None:
     """Text, page and trace events of a service of two processes name both."""
-    with serving(tmp_path, models / "mlp.onnx", "--workers", "2") as server:
-        pids = set(workers(server))
-        send_to_all(server)
-        target = Target(port=server.port)
-        found = while_doing(lambda: send(server, 2000, 16), lambda: watch(target, "mlp", 1.2))
-        assert server.stop() == 0
+    pids = set(workers(fleet))
+    send_to_all(fleet)
+    target = Target(port=fleet.port)
+    found = while_doing(lambda: send(fleet, 2000, 16), lambda: watch(target, "mlp", 1.2))
     assert (found.missed, {one.process for one in found.processes}) == (0, pids)
     for written in (explain_markdown(found), render_explain_html(found)):
         assert all(f"process {pid}: " in written for pid in pids)
@@ -119,19 +135,6 @@ def test_the_command_tells_workers_apart(models: Path, tmp_path: Path) -> None:
     named = {event["pid"] for event in traced if event["name"] == "process_name"}
     assert named == {entry.process for entry in found.worst} == {event["pid"] for event in traced}
     assert named <= pids
-
-
-def test_two_models_keep_apart(models: Path, tmp_path: Path) -> None:
-    """Each model of the command line has traces of its own at every worker."""
-    with serving(tmp_path, f"a={models / 'mlp.onnx'}", f"b={models / 'mlp.onnx'}", "--workers", "2") as server:
-        with server.connect() as wire:
-            for name, count in (("a", 3), ("b", 5)):
-                for _ in range(count):
-                    assert wire.ask(raw_request(name, bytes(16))).status == 200
-            for name, count in (("a", 3), ("b", 5)):
-                answer = wire.ask(f"GET /v2/models/{name}/tail HTTP/1.1\r\nHost: x\r\n\r\n".encode())
-                assert answer.json()["requests"] == count
-        assert server.stop() == 0
 
 
 def test_places_do_not_touch() -> None:

@@ -1,12 +1,13 @@
 """Several worker processes behind one socket: what the loss, the renewal and the end of them cost a client."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -91,30 +92,19 @@ def load(server: Server, pause_s: float = 0.0) -> Iterator[list[Clients]]:
 
 @pytest.fixture(scope="module")
 def fleet(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Two workers that serve one model, for tests that leave two serving."""
-    with serving(tmp_path_factory.mktemp("fleet"), models / "mlp.onnx", "--workers", "2") as server:
+    """Two workers, for tests that leave two; those that kill one, whose successor starts, are last."""
+    path = models / "mlp.onnx"
+    with serving(tmp_path_factory.mktemp("fleet"), path, f"counted={path}", "--workers", "2") as server:
         yield server
         assert server.stop() == 0
 
 
 @pytest.fixture
 def own_fleet(models: Path, tmp_path: Path) -> Iterator[Server]:
-    """Two workers of one test's own."""
-    with serving(tmp_path, models / "mlp.onnx", "--workers", "2", "--drain", "300ms") as server:
+    """Two workers of one test's own, which listen on the Unix socket `s` of its folder, too."""
+    flags = ["--workers", "2", "--drain", "300ms", "--uds", str(tmp_path / "s")]
+    with serving(tmp_path, models / "mlp.onnx", *flags) as server:
         yield server
-
-
-def test_a_killed_worker_costs_its_own_requests_only(own_fleet: Server) -> None:
-    """SIGKILL under load: at most one request a connection is lost, none is answered wrongly, and two serve again."""
-    with load(own_fleet) as clients:
-        for _ in range(2):
-            victim = workers(own_fleet)[0]
-            os.kill(victim, signal.SIGKILL)
-            until(lambda victim=victim: len(workers(own_fleet)) == 2 and victim not in workers(own_fleet), own_fleet)
-    assert not any(client.wrong or client.refused for client in clients)
-    # The first request of a connection that the victim had just accepted is in flight there, too.
-    assert all(client.interrupted + client.unconnected <= 2 for client in clients)
-    assert own_fleet.stop() == 0
 
 
 def test_a_renewal_loses_nothing(fleet: Server) -> None:
@@ -137,14 +127,21 @@ def test_a_renewal_loses_nothing(fleet: Server) -> None:
     assert unready == []
 
 
-def test_sigterm_answers_everything(own_fleet: Server) -> None:
-    """SIGTERM under load: what was sent is answered; the supervisor exits with 0 and no worker is left."""
+def test_sigterm_answers_everything(own_fleet: Server, tmp_path: Path) -> None:
+    """SIGTERM under load: what was sent is answered; the supervisor exits with 0, and neither a worker nor the Unix
+    socket is left, on which they accept as well."""
+    for _ in range(4):
+        unix = socket.socket(socket.AF_UNIX)
+        unix.connect(str(tmp_path / "s"))
+        with Wire(unix) as wire:
+            assert wire.ask(REQUEST).status == 200
     with load(own_fleet) as clients:
         pids = workers(own_fleet)
         own_fleet.process.send_signal(signal.SIGTERM)
         assert own_fleet.process.wait(TIMEOUT_S) == 0
     assert not any(client.wrong or client.unconnected or client.interrupted for client in clients)
     assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+    assert not (tmp_path / "s").exists()
 
 
 def test_a_second_sigterm_exits_at_once(models: Path, tmp_path: Path) -> None:
@@ -163,17 +160,16 @@ def test_a_second_sigterm_exits_at_once(models: Path, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(usable_cpus() < 2, reason="one CPU has room for one worker")
 def test_a_profile_says_how_many_workers_there_are(models: Path, tmp_path: Path) -> None:
-    """What was measured with two is served with two, but for --workers, and for options that need one."""
+    """What was measured with two is served with two, but for options that need one."""
     path = tmp_path / "two.profile.toml"
     Profile.of_model(models / "mlp.onnx", Settings(io=IoSettings(workers=2)), "mlp").save(path)
     with serving(tmp_path, path) as server, server.connect() as wire:
         assert len(workers(server)) == 2
         assert wire.ask(REQUEST).status == 200
         assert server.stop() == 0
-    for alone in (["--workers", "1"], ["--allow-model-control"]):
-        with serving(tmp_path, path, *alone) as server:
-            assert workers(server) == []
-            assert server.stop() == 0
+    with serving(tmp_path, path, "--allow-model-control") as server:
+        assert workers(server) == []
+        assert server.stop() == 0
 
 
 def test_workers_die_with_their_supervisor(own_fleet: Server) -> None:
@@ -190,24 +186,6 @@ def test_workers_die_with_their_supervisor(own_fleet: Server) -> None:
         own_fleet.connect()
 
 
-def test_metrics_are_the_sum_over_workers_and_never_go_back(own_fleet: Server) -> None:
-    """Whichever worker is asked, counters show all requests, also those of a worker that has been killed."""
-    for _ in range(10):
-        with own_fleet.connect() as wire:
-            wire.ask(REQUEST)
-    until(lambda: own_fleet.metric("nv_inference_request_success") == 10, own_fleet)
-    victim = workers(own_fleet)[0]
-    os.kill(victim, signal.SIGKILL)
-    until(lambda: len(workers(own_fleet)) == 2 and victim not in workers(own_fleet), own_fleet)
-    seen = [own_fleet.metric("nv_inference_request_success") for _ in range(4)]
-    assert seen == [10] * 4
-    accepted = [own_fleet.metric("tailcut_connections_accepted_total") for _ in range(10)]
-    assert accepted == sorted(accepted)
-    with own_fleet.connect() as wire:
-        stats = wire.ask(b"GET /v2/models/mlp/stats HTTP/1.1\r\nHost: x\r\n\r\n").json()
-    assert stats["model_stats"][0]["inference_count"] == 10
-
-
 def test_connections_are_shared_fairly(fleet: Server) -> None:
     """Of 64 connections that come at once and stay, each of two workers has its part: a quarter at least."""
     wires = [fleet.connect() for _ in range(64)]
@@ -222,17 +200,53 @@ def test_connections_are_shared_fairly(fleet: Server) -> None:
         wire.sock.close()
 
 
+def test_a_killed_worker_costs_its_own_requests_only(fleet: Server) -> None:
+    """SIGKILL under load: at most one request a connection is lost, none is answered wrongly, and two serve again."""
+    with load(fleet) as clients:
+        for _ in range(2):
+            victim = workers(fleet)[0]
+            os.kill(victim, signal.SIGKILL)
+            until(lambda victim=victim: len(workers(fleet)) == 2 and victim not in workers(fleet), fleet)
+    assert not any(client.wrong or client.refused for client in clients)
+    # The first request of a connection that the victim had just accepted is in flight there, too.
+    assert all(client.interrupted + client.unconnected <= 2 for client in clients)
+
+
+def test_metrics_are_the_sum_over_workers_and_never_go_back(fleet: Server) -> None:
+    """Whichever worker is asked, counters show all requests, also those of a worker that has been killed."""
+
+    def answered() -> float:
+        with fleet.connect() as wire:
+            text = wire.ask(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").body.decode()
+        (count,) = re.findall(r'^nv_inference_request_success\{model="counted".*\} (\S+)$', text, re.MULTILINE)
+        return float(count)
+
+    for _ in range(10):
+        with fleet.connect() as wire:
+            wire.ask(raw_request("counted", ROW))
+    until(lambda: answered() == 10, fleet)
+    victim = workers(fleet)[0]
+    os.kill(victim, signal.SIGKILL)
+    until(lambda: len(workers(fleet)) == 2 and victim not in workers(fleet), fleet)
+    assert [answered() for _ in range(4)] == [10] * 4
+    accepted = [fleet.metric("tailcut_connections_accepted_total") for _ in range(10)]
+    assert accepted == sorted(accepted)
+    with fleet.connect() as wire:
+        stats = wire.ask(b"GET /v2/models/counted/stats HTTP/1.1\r\nHost: x\r\n\r\n").json()
+    assert stats["model_stats"][0]["inference_count"] == 10
+
+
 def test_a_crash_loop_ends(models: Path, tmp_path: Path) -> None:
     """Workers that cannot load any more are tried `--max-restarts` times; then all end, exit code 1, and it is said."""
     path = tmp_path / "gone.onnx"
     path.write_bytes((models / "mlp.onnx").read_bytes())
-    with serving(tmp_path, path, "--workers", "2", "--max-restarts", "3", "--drain", "0s") as server:
+    with serving(tmp_path, path, "--workers", "2", "--max-restarts", "2", "--drain", "0s") as server:
         path.unlink()
         os.kill(workers(server)[1], signal.SIGKILL)
         assert server.process.wait(TIMEOUT_S) == 1
         log = server.stderr.read_text()
     assert "ended (by SIGKILL): another starts now" in log
-    assert "ended 3 times in a row: giving up" in log
+    assert "ended 2 times in a row: giving up" in log
 
 
 def test_a_renewal_that_cannot_load_changes_nothing(models: Path, tmp_path: Path) -> None:
@@ -250,37 +264,21 @@ def test_a_renewal_that_cannot_load_changes_nothing(models: Path, tmp_path: Path
         assert server.stop() == 0
 
 
-def test_a_unix_socket_is_shared_and_removed(models: Path, tmp_path: Path) -> None:
-    """Workers accept on the Unix socket too; its file is gone when the supervisor is."""
-    uds = tmp_path / "s.sock"
-    with serving(tmp_path, models / "mlp.onnx", "--workers", "2", "--uds", str(uds)) as server:
-        for _ in range(4):
-            unix = socket.socket(socket.AF_UNIX)
-            unix.connect(str(uds))
-            with Wire(unix) as wire:
-                assert wire.ask(REQUEST).status == 200
-        assert server.stop() == 0
-    assert not uds.exists()
-
-
-def tailcut(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "tailcut", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-
-
-@pytest.mark.parametrize("fault", ["missing", "port", "count"])
-def test_mistakes_are_one_line(tmp_path: Path, fault: str) -> None:
-    """A model that cannot be loaded, a taken port and a bad number: exit 2 and one line, however many workers."""
-    model = perceptron([4, 3], tmp_path / "m.onnx")
+def test_mistakes_are_one_line(tmp_path: Path, mistake: Callable[..., str]) -> None:
+    """A taken port and a bad number: exit 2 and one line, however many workers."""
+    model = str(perceptron([4, 3], tmp_path / "m.onnx"))
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        arguments, word = {
-            "missing": ([tmp_path / "no.onnx", "--port", "0", "--workers", "3"], "no.onnx"),
-            "port": ([model, "--port", str(taken.getsockname()[1]), "--workers", "2"], "cannot listen"),
-            "count": ([model, "--port", "0", "--workers", "none"], "--workers"),
-        }[fault]
-        done = tailcut("serve", *arguments)
+        port = str(taken.getsockname()[1])
+        assert "cannot listen" in mistake(tmp_path, "serve", model, "--port", port, "--workers", "2")
+    assert "--workers" in mistake(tmp_path, "serve", model, "--port", "0", "--workers", "none")
+
+
+def test_a_model_that_no_worker_can_load_is_one_line(tmp_path: Path) -> None:
+    """Of three that try, and exit 2."""
+    command = [sys.executable, "-m", "tailcut", "serve", str(tmp_path / "no.onnx"), "--port", "0", "--workers", "3"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout) == (2, "")
-    assert word in done.stderr
+    assert "no.onnx" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
 
 

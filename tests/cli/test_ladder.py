@@ -1,0 +1,28 @@
+"""`tailcut ladder`: every setting, as a table and as JSON."""
+
+import pytest
+from tests.schemas import validated
+
+from tailcut.cli.main import main
+from tailcut.tuner.catalogue import CATALOGUE
+from tailcut.tuner.space import RUNG_FIELDS
+
+
+def test_the_table_has_every_setting(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Below its rung, in the order of the rungs, with its field."""
+    monkeypatch.setenv("COLUMNS", "400")
+    assert main(["ladder"]) == 0
+    text = capsys.readouterr().out
+    places = [text.index(f"{number}. {rung}") for number, rung in enumerate(RUNG_FIELDS, 1)]
+    assert places == sorted(places)
+    for one in CATALOGUE:
+        assert one.name in text
+        assert one.fields[0] in text
+
+
+def test_json(capsys: pytest.CaptureFixture[str]) -> None:
+    """One object, as the schema says, with the same settings."""
+    assert main(["ladder", "--json"]) == 0
+    found = validated("ladder", capsys.readouterr().out)
+    assert [rung["name"] for rung in found["rungs"]] == list(RUNG_FIELDS)
+    assert [one["name"] for rung in found["rungs"] for one in rung["settings"]] == [one.name for one in CATALOGUE]

@@ -1,0 +1,18 @@
+"""Messages of a stage's process."""
+
+import pytest
+
+from tailcut.pipelines.protocol import CALL, MOST_BYTES, REGION_BYTES, REPLY, Kind, grown
+
+
+@pytest.mark.parametrize(("size", "needed", "found"), [(8, 0, 8), (8, 8, 8), (8, 9, 16), (8, 33, 64)])
+def test_regions_grow_by_doubling(size: int, needed: int, found: int) -> None:
+    assert grown(size, needed) == found
+
+
+def test_records_carry_the_largest_batch() -> None:
+    """There and back."""
+    most = grown(REGION_BYTES, MOST_BYTES)
+    assert CALL.unpack(CALL.pack(MOST_BYTES, most, most)) == (MOST_BYTES, most, most)
+    for kind in Kind:
+        assert REPLY.unpack(REPLY.pack(kind, MOST_BYTES, most)) == (kind, MOST_BYTES, most)
