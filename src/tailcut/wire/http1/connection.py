@@ -42,23 +42,49 @@ class State(IntEnum):
     CLOSED = 9
 
 
-MOVES: dict[State, frozenset[State]] = {
-    State.IDLE: frozenset({State.HEAD, State.REQUEST, State.ANSWER, State.LINGER, State.CLOSED}),
-    State.HEAD: frozenset({State.IDLE, State.HEAD, State.REQUEST, State.ANSWER, State.LINGER, State.CLOSED}),
-    State.PART: frozenset({State.REQUEST, State.ANSWER, State.LINGER, State.CLOSED}),
-    State.CHUNKS: frozenset({State.ANSWER, State.LINGER, State.CLOSED}),
-    State.SKIP: frozenset({State.IDLE, State.LINGER, State.CLOSED}),
-    State.REQUEST: frozenset(
-        {State.PART, State.CHUNKS, State.BODY, State.SKIP, State.ANSWER, State.LINGER, State.CLOSED}
-    ),
-    State.BODY: frozenset({State.ANSWER, State.LINGER, State.CLOSED}),
-    State.ANSWER: frozenset({State.IDLE, State.SKIP, State.LINGER, State.CLOSED}),
-    State.LINGER: frozenset({State.CLOSED}),
-    State.CLOSED: frozenset(),
-}
-_ALLOWED = tuple(tuple(new in MOVES[old] for new in State) for old in State)
-_NOTHING = memoryview(b"")
+class Step(IntEnum):
+    """What takes a connection from one state to the next: what its bytes say, and what its reader does."""
+
+    BEGUN = 0  # a part of a head is here
+    BLANK = 1  # an empty line stands before a head, and nothing behind it
+    READ = 2  # a head is here, and its body is not, or not all of it
+    WHOLE = 3  # the last byte of a message is here
+    PARTIAL = 4  # so much of a body is here as the reader waits for
+    SKIPPED = 5  # the last byte of a refused body is here
+    WANTED = 6  # the reader has memory for the rest of a body
+    RECEIVED = 7  # the kernel wrote some of it there
+    AWAITED = 8  # the reader waits for so many bytes of a body
+    COLLECTED = 9  # a chunked body is to be collected
+    REFUSED = 10  # the reader refuses the message in hand
+    ANSWERED = 11  # the reader has answered it
+    RESUMED = 12  # messages were received elsewhere
+    OWED = 13  # the answer to the last one of those is owed
+    LAST = 14  # the last answer is on its way
+    CLOSE = 15
+
+
 _IDLE, _HEAD, _PART, _CHUNKS, _SKIP, _REQUEST, _BODY, _ANSWER, _LINGER, _CLOSED = State
+_OPEN = tuple(state for state in State if state < _LINGER)
+MOVES: dict[Step, dict[State, State]] = {
+    Step.BEGUN: {_IDLE: _HEAD, _HEAD: _HEAD},
+    Step.BLANK: {_IDLE: _IDLE, _HEAD: _IDLE},
+    Step.READ: {_IDLE: _REQUEST, _HEAD: _REQUEST},
+    Step.WHOLE: {_IDLE: _ANSWER, _HEAD: _ANSWER, _PART: _ANSWER, _CHUNKS: _ANSWER, _BODY: _ANSWER},
+    Step.PARTIAL: {_PART: _REQUEST},
+    Step.SKIPPED: {_SKIP: _IDLE},
+    Step.WANTED: {_REQUEST: _BODY},
+    Step.RECEIVED: {_BODY: _BODY},
+    Step.AWAITED: {_REQUEST: _PART},
+    Step.COLLECTED: {_REQUEST: _CHUNKS},
+    Step.REFUSED: {_REQUEST: _SKIP, _ANSWER: _IDLE},
+    Step.ANSWERED: {_ANSWER: _IDLE},
+    Step.RESUMED: {_IDLE: _IDLE},
+    Step.OWED: {_IDLE: _ANSWER},
+    Step.LAST: dict.fromkeys(_OPEN, _LINGER) | {_LINGER: _LINGER, _CLOSED: _CLOSED},
+    Step.CLOSE: dict.fromkeys(State, _CLOSED),
+}
+_WHOLE, _ANSWERED = MOVES[Step.WHOLE], MOVES[Step.ANSWERED]  # the steps of every message, looked up without a call
+_NOTHING = memoryview(b"")
 
 
 class Edition:
@@ -147,13 +173,14 @@ class Http1Connection(Generic[H]):
         self._empty_lines = 0  # since the last message
         self._chunked: ChunkedBody | None = None
 
-    def _move(self, state: State) -> None:
-        if not _ALLOWED[self.state][state]:
-            raise self._illegal(state)
-        self.state = state
+    def _move(self, step: Step) -> None:
+        try:
+            self.state = MOVES[step][self.state]
+        except KeyError:
+            raise self._illegal(step) from None
 
-    def _illegal(self, state: State) -> IllegalMoveError:
-        return IllegalMoveError(f"a connection cannot go from {self.state.name} to {state.name}")
+    def _illegal(self, step: Step) -> IllegalMoveError:
+        return IllegalMoveError(f"{step.name} is illegal for a connection in state {self.state.name}")
 
     # Bytes in, events out.
 
@@ -206,7 +233,7 @@ class Http1Connection(Generic[H]):
                 self._left -= skipped
                 if self._left:
                     return None
-                self._move(_IDLE)
+                self._move(Step.SKIPPED)
                 return self._next_head()
             if state is _PART:
                 return self._next_part()
@@ -230,7 +257,7 @@ class Http1Connection(Generic[H]):
             if end < 4:
                 if at < size:
                     check_partial(bytes(self._view[at:size]))
-                    self._move(_HEAD)
+                    self._move(Step.BEGUN)
                 return None
             head = bytes(self._view[at:end])
             if meaning is not None and meaning.edition.valid and meaning.fits(head):
@@ -244,11 +271,11 @@ class Http1Connection(Generic[H]):
         self._empty_lines = 0
         stop = end + meaning.length
         if stop <= size and not meaning.head.chunked:
-            self.state = _ANSWER  # from IDLE or HEAD, which MOVES allows
+            self.state = _WHOLE[self.state]
             self._at = stop
             self.is_read = stop == size and type(data) is bytearray
             return Request(meaning, self._view[end:stop], True)
-        self._move(_REQUEST)
+        self._move(Step.READ)
         self.is_read = False
         self._at = end
         self._left = stop - size
@@ -260,14 +287,14 @@ class Http1Connection(Generic[H]):
         It is no sign of life: no time limit begins anew.
         """
         if size - at == 1:
-            self._move(_HEAD)
+            self._move(Step.BEGUN)
             return False
         self._empty_lines += 1
         if data[at + 1] != 0x0A or self._empty_lines > _EMPTY_LINES:
             raise ProtocolError(400, "not an HTTP request")
         self._at = at + 2
-        if self._at == size and self.state is _HEAD:
-            self._move(_IDLE)
+        if self._at == size:
+            self._move(Step.BLANK)
         return True
 
     def _next_part(self) -> Body | None:
@@ -278,7 +305,7 @@ class Http1Connection(Generic[H]):
         begun = self._view[self._at : self._at + min(here, length)]
         whole = here >= length
         self._left = length - len(begun)
-        self._move(_ANSWER if whole else _REQUEST)
+        self._move(Step.WHOLE if whole else Step.PARTIAL)
         if whole:
             self._at += length
         return Body(begun, whole)
@@ -292,7 +319,7 @@ class Http1Connection(Generic[H]):
         if not chunked.done:
             return None
         self._chunked = None
-        self._move(_ANSWER)
+        self._move(Step.WHOLE)
         return Body(chunked.body, True)
 
     # What becomes of a body that is not all here.
@@ -302,25 +329,32 @@ class Http1Connection(Generic[H]):
 
         What is here of the body was in the last event, and counts as read.
         """
-        self._move(_BODY)
+        self._move(Step.WANTED)
         self._at = self._size
         return self._left
 
     def received(self, size: int) -> int:
-        """The kernel wrote so many bytes of the body into the reader's memory; returns how many are still wanted."""
+        """The kernel wrote so many bytes of the body into the reader's memory; returns how many are still wanted.
+
+        Raises:
+            IllegalMoveError: no body is wanted, or less of it.
+        """
+        self._move(Step.RECEIVED)
+        if not 0 <= size <= self._left:
+            raise IllegalMoveError(f"{size} bytes were received of {self._left} that are wanted")
         self._left -= size
         if not self._left:
-            self._move(_ANSWER)
+            self._move(Step.WHOLE)
         return self._left
 
     def waits_for(self, size: int) -> None:
         """Collect the body here, until so many bytes of it are: then a `Body` has what is here."""
-        self._move(_PART)
+        self._move(Step.AWAITED)
         self._need = size
 
     def chunks(self, limit_bytes: int) -> None:
         """Collect a chunked body here: a `Body` has it, or `Broken` says that it is over the limit."""
-        self._move(_CHUNKS)
+        self._move(Step.COLLECTED)
         self._chunked = ChunkedBody(limit_bytes)
 
     @property
@@ -333,18 +367,15 @@ class Http1Connection(Generic[H]):
 
         `last`: it is the last answer in any case.
         """
-        meaning = self.meaning
-        if meaning is None or last or self.closes or not _is_skippable(meaning.head):
+        meaning, closes = self.meaning, last or self.closes
+        has_rest = self.state is _REQUEST
+        self._move(Step.REFUSED)
+        too_much = has_rest and self._left > SKIP_BYTES
+        if meaning is None or closes or too_much or not _is_skippable(meaning.head):
             self.linger()
             return True
-        if self.state is _REQUEST:
-            if self._left > SKIP_BYTES:
-                self.linger()
-                return True
+        if has_rest:
             self._at = self._size
-            self._move(_SKIP)
-        else:
-            self._move(_IDLE)
         return False
 
     # The answer, and the end.
@@ -364,32 +395,30 @@ class Http1Connection(Generic[H]):
 
     def answered(self) -> None:
         """The message in hand has its answer: the next one may come."""
-        if self.state is not _ANSWER:
-            raise self._illegal(_IDLE)
-        self.state = _IDLE
+        try:
+            self.state = _ANSWERED[self.state]
+        except KeyError:
+            raise self._illegal(Step.ANSWERED) from None
 
     def resume(self, head: bytes) -> None:
         """Messages were received elsewhere, the last of them with this head, which is whole and good."""
+        self._move(Step.RESUMED)
         if head != self.head:
             self.meaning, self.head = self._interpret(head), head
 
     def owes(self) -> None:
         """A message that means what the last one did was received elsewhere, and its answer is owed."""
-        if self.state is not _IDLE:
-            raise self._illegal(_ANSWER)
-        self.state = _ANSWER
+        self._move(Step.OWED)
 
     def linger(self) -> None:
         """The last answer: discard what comes behind it."""
         self._drop()
-        if self.state < _LINGER:
-            self._move(_LINGER)
+        self._move(Step.LAST)
 
     def close(self) -> None:
         """Nothing more is read or written."""
         self._drop()
-        if self.state is not _CLOSED:
-            self._move(_CLOSED)
+        self._move(Step.CLOSE)
 
     def _drop(self) -> None:
         self.held = b""
