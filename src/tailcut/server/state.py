@@ -170,10 +170,6 @@ class ServerState:
             took_ns = time.monotonic_ns() - began_ns if began_ns else 0
             log_http(head, status, size, took_ns, trace_of_head(head_bytes))
 
-    def deadline(self, timeout_ns: int = 0, now_ns: int = 0) -> int:
-        """Until when an answer is wanted, in monotonic nanoseconds; counted from now where no moment is given."""
-        return (now_ns or time.monotonic_ns()) + (timeout_ns or self.deadline_ns)
-
     def rest_soon(self, entry: Entry) -> None:
         """Requests are being refused: read no more for a moment, so that they come in crowds.
 

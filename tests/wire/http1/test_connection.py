@@ -177,7 +177,7 @@ def test_every_split_gives_the_same_events(name: str) -> None:
 @pytest.mark.parametrize("name", CORPORA)
 def test_two_cuts_give_the_same_events(name: str) -> None:
     """The same for pairs of positions, drawn by chance."""
-    data, draw = CORPORA[name], random.Random(name)  # noqa: S311  not for secrets
+    data, draw = CORPORA[name], random.Random(name)
     for refuses, first in ways(data):
         whole = told([data], refuses=refuses, first=first)
         for _ in range(min(PAIRS, len(data) ** 2)):

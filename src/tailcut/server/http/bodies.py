@@ -3,8 +3,8 @@
 import numpy as np
 
 from tailcut.errors import InvalidInputError
+from tailcut.server.account import Account
 from tailcut.server.exchange import Exchange
-from tailcut.server.http.account import Account
 from tailcut.server.http.plan import Plan
 from tailcut.wire.http1.connection import Http1Connection
 from tailcut.wire.v2 import parse_lead, schedule_of

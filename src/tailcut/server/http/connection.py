@@ -6,11 +6,11 @@ their order, and bounds the time that a client may take; the parts that it holds
 """
 
 import asyncio
-import logging
 from functools import partial
 
 from tailcut.errors import TailcutError
-from tailcut.server.http.account import Account
+from tailcut.server.account import Account
+from tailcut.server.faults import fault
 from tailcut.server.http.bodies import BodyReceiver
 from tailcut.server.http.inference import Inference
 from tailcut.server.http.plan import NO_PLAN, Kind, Plan, find_plan
@@ -26,8 +26,6 @@ from tailcut.wire.http1.connection import LINGER_BYTES, Body, Broken, Http1Conne
 _HELD_BYTES = 64 * 1024  # pipelined behind a message in hand, before reading pauses
 _IDLE, _HEAD, _CHUNKS, _SKIP = State.IDLE, State.HEAD, State.CHUNKS, State.SKIP
 _ANSWER, _LINGER = State.ANSWER, State.LINGER
-
-_log = logging.getLogger("tailcut.http")
 
 
 class HttpConnection(asyncio.BufferedProtocol):
@@ -108,15 +106,15 @@ class HttpConnection(asyncio.BufferedProtocol):
                 self._receive_body(target, nbytes)
             else:
                 self._hear(self._wire.receive(self._state.receive, nbytes))
-        except Exception:  # noqa: BLE001  whatever one message does to us must cost its client only
-            self._give_up()
+        except Exception as error:  # noqa: BLE001  whatever one message does to us must cost its client only
+            self._give_up(error)
 
     def take_up(self, data: bytes) -> None:
         """The fast path received this, the beginning of a message."""
         try:
             self._hear(self._wire.receive(data, len(data)))
-        except Exception:  # noqa: BLE001  as in buffer_updated
-            self._give_up()
+        except Exception as error:  # noqa: BLE001  as in buffer_updated
+            self._give_up(error)
 
     def eof_received(self) -> bool:
         """The client sends nothing more: what it has asked for is answered, where it can still read.
@@ -218,8 +216,8 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._queued = False
         try:
             self._next()
-        except Exception:  # noqa: BLE001  as in buffer_updated
-            self._give_up()
+        except Exception as error:  # noqa: BLE001  as in buffer_updated
+            self._give_up(error)
 
     def _next(self) -> None:
         """Go on with what was pipelined behind the last message."""
@@ -364,9 +362,8 @@ class HttpConnection(asyncio.BufferedProtocol):
         """The framing is broken or out of time: one answer, and no more is understood on this connection."""
         self._last_word(refusal_reply(Refusal(status, message), close=True))
 
-    def _give_up(self) -> None:
-        _log.exception("a message was not understood")
-        self._refuse(500, "the server failed on this message")
+    def _give_up(self, error: Exception) -> None:
+        self._refuse(500, fault(error))
 
     def _last_word(self, answer: bytes) -> None:
         self._drop()

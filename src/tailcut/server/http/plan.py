@@ -10,11 +10,10 @@ from urllib.parse import unquote
 
 from tailcut.errors import InvalidInputError, NotFoundError, QueueFullError
 from tailcut.server.context import Context
-from tailcut.server.exchange import largest_body
 from tailcut.server.gathering import GATHERED_BYTES
 from tailcut.server.http.replies import Refusal
 from tailcut.server.http.routes import Handler, Route, find_route
-from tailcut.server.limits import QUESTION_BYTES, ServerLimits
+from tailcut.server.limits import QUESTION_BYTES, ServerLimits, largest_body
 from tailcut.server.served_model import ServedModel
 from tailcut.server.state import RECEIVE_BYTES, ServerState
 from tailcut.spec import DType
