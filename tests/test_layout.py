@@ -91,6 +91,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "tuner/accuracy/verdict",
     ),
     "wire/grpc/test_codec": ("wire/grpc/messages",),
+    "wire/http1/test_connection": ("wire/http1/events",),
     "wire/http1/test_head": ("wire/http1/grammar",),
     "wire/http2/test_connection": ("wire/http2/fields", "wire/http2/send", "wire/http2/streams"),
 }

@@ -17,7 +17,7 @@ from tailcut.server.log_queue import dropped_lines
 from tailcut.server.overload_log import OverloadLog
 from tailcut.server.step_runner import StepRunner
 from tailcut.server.tracing.tracer import Tracer
-from tailcut.wire.http1.connection import Edition
+from tailcut.wire.http1.events import Edition
 from tailcut.wire.http1.head import Head
 from tailcut.wire.http1.response import date_line
 from tailcut.wire.memo import BytesMemo

@@ -14,9 +14,11 @@ from tests.servers import json_request, raw_request
 from tests.wire.http1.test_head import BAD_CHUNKS, REFUSED
 
 from tailcut.errors import IllegalMoveError
-from tailcut.wire.http1.connection import MOVES, Body, Broken, Edition, Http1Connection, Request, State, Step
+from tailcut.wire.http1.connection import Http1Connection
+from tailcut.wire.http1.events import Body, Broken, Edition, Request
 from tailcut.wire.http1.head import Head, Outline, parse_head
 from tailcut.wire.http1.response import CONTINUE
+from tailcut.wire.http1.states import State
 
 GET = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n"
 CHUNKED = b"POST /c HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -192,29 +194,6 @@ def test_byte_by_byte(name: str) -> None:
     data = CORPORA[name]
     for first in (0, 3):
         assert told([data[at : at + 1] for at in range(len(data))], first=first) == told([data], first=first)
-
-
-@pytest.mark.parametrize("state", State)
-@pytest.mark.parametrize("step", Step)
-def test_every_cell(step: Step, state: State) -> None:
-    """A step that the table has is taken; any other raises, and changes nothing."""
-    wire = connection()
-    wire.state = state
-    if state in MOVES[step]:
-        wire._move(step)
-        assert wire.state is MOVES[step][state]
-    else:
-        with pytest.raises(IllegalMoveError, match=f"{step.name} is illegal for a connection in state {state.name}"):
-            wire._move(step)
-        assert wire.state is state
-
-
-def test_the_table_is_whole() -> None:
-    """Every step is in it, every state but the last can be left, and every one but the first be reached."""
-    assert set(MOVES) == set(Step)
-    moves = {(old, new) for cells in MOVES.values() for old, new in cells.items() if old is not new}
-    assert {old for old, _ in moves} == set(State) - {State.CLOSED}
-    assert {new for _, new in moves} == set(State)
 
 
 def in_state(state: State) -> Http1Connection[Plan]:

@@ -21,7 +21,9 @@ from tailcut.server.http.replies import Refusal, failure_reply, refusal_reply, r
 from tailcut.server.http.writer import AnswerWriter
 from tailcut.server.state import ServerState
 from tailcut.server.step_runner import LITTLE_BYTES
-from tailcut.wire.http1.connection import LINGER_BYTES, Body, Broken, Http1Connection, Request, State
+from tailcut.wire.http1.connection import LINGER_BYTES, Http1Connection
+from tailcut.wire.http1.events import Body, Broken, Request
+from tailcut.wire.http1.states import State
 
 _HELD_BYTES = 64 * 1024  # pipelined behind a message in hand, before reading pauses
 _IDLE, _HEAD, _CHUNKS, _SKIP = State.IDLE, State.HEAD, State.CHUNKS, State.SKIP

@@ -9,16 +9,15 @@ Nothing here knows what a head means: `interpret` says so, and a head that is li
 """
 
 from collections.abc import Callable
-from enum import IntEnum
-from typing import Generic, Protocol, TypeVar
-
-import msgspec
+from typing import Generic
 
 from tailcut.errors import IllegalMoveError
 from tailcut.wire.http1.chunked import ChunkedBody
+from tailcut.wire.http1.events import Body, Broken, H, Request
 from tailcut.wire.http1.grammar import ProtocolError
 from tailcut.wire.http1.head import Head, check_partial
 from tailcut.wire.http1.response import CONTINUE
+from tailcut.wire.http1.states import MOVES, State, Step, moved
 
 KEPT_HEAD_BYTES = 2048  # of longer heads nothing is kept behind their message
 SKIP_BYTES = 1 << 20  # of a refused body, read past so that the connection lives
@@ -27,109 +26,9 @@ _CR = 0x0D
 _EMPTY_LINES = 8  # before a request line: some clients send one behind a body
 
 
-class State(IntEnum):
-    """What the next bytes are."""
-
-    IDLE = 0  # the next message, of which nothing is here
-    HEAD = 1  # the rest of a head
-    PART = 2  # a body, of which the reader waits for so many bytes
-    CHUNKS = 3  # a chunked body
-    SKIP = 4  # the rest of a body that was refused
-    REQUEST = 5  # a body: the reader has its head, and says what becomes of it
-    BODY = 6  # a body, which the kernel writes into the reader's memory
-    ANSWER = 7  # behind a message that is whole: they wait until it is answered
-    LINGER = 8  # behind the last answer: they are discarded, so that it arrives
-    CLOSED = 9
-
-
-class Step(IntEnum):
-    """What takes a connection from one state to the next: what its bytes say, and what its reader does."""
-
-    BEGUN = 0  # a part of a head is here
-    BLANK = 1  # an empty line stands before a head, and nothing behind it
-    READ = 2  # a head is here, and its body is not, or not all of it
-    WHOLE = 3  # the last byte of a message is here
-    PARTIAL = 4  # so much of a body is here as the reader waits for
-    SKIPPED = 5  # the last byte of a refused body is here
-    WANTED = 6  # the reader has memory for the rest of a body
-    RECEIVED = 7  # the kernel wrote some of it there
-    AWAITED = 8  # the reader waits for so many bytes of a body
-    COLLECTED = 9  # a chunked body is to be collected
-    REFUSED = 10  # the reader refuses the message in hand
-    ANSWERED = 11  # the reader has answered it
-    RESUMED = 12  # messages were received elsewhere
-    OWED = 13  # the answer to the last one of those is owed
-    LAST = 14  # the last answer is on its way
-    CLOSE = 15
-
-
 _IDLE, _HEAD, _PART, _CHUNKS, _SKIP, _REQUEST, _BODY, _ANSWER, _LINGER, _CLOSED = State
-_OPEN = tuple(state for state in State if state < _LINGER)
-MOVES: dict[Step, dict[State, State]] = {
-    Step.BEGUN: {_IDLE: _HEAD, _HEAD: _HEAD},
-    Step.BLANK: {_IDLE: _IDLE, _HEAD: _IDLE},
-    Step.READ: {_IDLE: _REQUEST, _HEAD: _REQUEST},
-    Step.WHOLE: {_IDLE: _ANSWER, _HEAD: _ANSWER, _PART: _ANSWER, _CHUNKS: _ANSWER, _BODY: _ANSWER},
-    Step.PARTIAL: {_PART: _REQUEST},
-    Step.SKIPPED: {_SKIP: _IDLE},
-    Step.WANTED: {_REQUEST: _BODY},
-    Step.RECEIVED: {_BODY: _BODY},
-    Step.AWAITED: {_REQUEST: _PART},
-    Step.COLLECTED: {_REQUEST: _CHUNKS},
-    Step.REFUSED: {_REQUEST: _SKIP, _ANSWER: _IDLE},
-    Step.ANSWERED: {_ANSWER: _IDLE},
-    Step.RESUMED: {_IDLE: _IDLE},
-    Step.OWED: {_IDLE: _ANSWER},
-    Step.LAST: dict.fromkeys(_OPEN, _LINGER) | {_LINGER: _LINGER, _CLOSED: _CLOSED},
-    Step.CLOSE: dict.fromkeys(State, _CLOSED),
-}
-_WHOLE, _ANSWERED = MOVES[Step.WHOLE], MOVES[Step.ANSWERED]  # the steps of every message, looked up without a call
+_WHOLE, _ANSWERED = MOVES[Step.WHOLE], Step.ANSWERED  # the steps of every message
 _NOTHING = memoryview(b"")
-
-
-class Edition:
-    """What meanings depend on beside the bytes of a head; `valid` until that changes."""
-
-    __slots__ = ("valid",)
-
-    def __init__(self, *, valid: bool = True) -> None:
-        self.valid = valid
-
-
-class Meaning(Protocol):
-    """What a head means, as far as a connection is concerned."""
-
-    head: Head
-    length: int  # of the body; 0 where it is chunked
-    edition: Edition  # an equal head means the same while it is valid
-
-    def fits(self, head: bytes) -> bool:
-        """Whether another head is known to mean the same, as a quick look shows."""
-
-
-H = TypeVar("H", bound=Meaning)
-
-
-class Request(msgspec.Struct, Generic[H], gc=False):
-    """A head was read. `body` is what is here of the body: of a `whole` one all, and of a chunked one nothing."""
-
-    meaning: H
-    body: memoryview
-    whole: bool
-
-
-class Body(msgspec.Struct, gc=False):
-    """A body that was collected: `whole`, or as many bytes as the reader waited for and perhaps more."""
-
-    data: bytes | bytearray | memoryview
-    whole: bool
-
-
-class Broken(msgspec.Struct, gc=False):
-    """No more is understood on this connection: answer `status`, the last answer."""
-
-    status: int
-    message: str
 
 
 class Http1Connection(Generic[H]):
@@ -174,13 +73,7 @@ class Http1Connection(Generic[H]):
         self._chunked: ChunkedBody | None = None
 
     def _move(self, step: Step) -> None:
-        try:
-            self.state = MOVES[step][self.state]
-        except KeyError:
-            raise self._illegal(step) from None
-
-    def _illegal(self, step: Step) -> IllegalMoveError:
-        return IllegalMoveError(f"{step.name} is illegal for a connection in state {self.state.name}")
+        self.state = moved(self.state, step)
 
     # Bytes in, events out.
 
@@ -395,10 +288,7 @@ class Http1Connection(Generic[H]):
 
     def answered(self) -> None:
         """The message in hand has its answer: the next one may come."""
-        try:
-            self.state = _ANSWERED[self.state]
-        except KeyError:
-            raise self._illegal(Step.ANSWERED) from None
+        self.state = moved(self.state, _ANSWERED)
 
     def resume(self, head: bytes) -> None:
         """Messages were received elsewhere, the last of them with this head, which is whole and good."""
