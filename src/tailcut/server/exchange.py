@@ -17,10 +17,10 @@ from tailcut.errors import EngineError, InvalidInputError, TailcutError
 from tailcut.runtime.entry import Entry
 from tailcut.runtime.inputs import check_inputs, check_inputs_in_steps
 from tailcut.runtime.request import NO_LEASE, Batch, Request
-from tailcut.runtime.tracing.timeline import StepTrace
 from tailcut.server.faults import known
 from tailcut.server.gathering import Group
 from tailcut.server.served_model import ServedModel
+from tailcut.server.stage_times import StageTimes
 from tailcut.server.state import ServerState
 from tailcut.server.step_runner import Job
 from tailcut.server.tracing.records import Asked
@@ -82,9 +82,7 @@ class Exchange:
     _queued: Request | None = None
     _job: Job | None = None  # a large request is being read, or a large answer written
     _lease = NO_LEASE  # of rows for a body that is being received
-    _moments: tuple[int, ...] = ()  # of an answer that has not gone out, for the timeline
-    _batch_requests = 0  # the same, for a trace
-    _steps: tuple[StepTrace, ...] = ()
+    _times: StageTimes = None  # type: ignore[assignment]  # of an answer that has not gone out
 
     def __init__(self, state: ServerState, side: Side) -> None:
         self._state = state
@@ -266,7 +264,7 @@ class Exchange:
             side.failed(self._not_written(error))
             return
         if type(answer) is GeneratorType:
-            self._keep(request, batch, handed_ns, _now_ns(), request.count)
+            self._times = self._times_of(request, batch, handed_ns, 0, request.count)
             self._job = state.steps.start(answer, self._written)
             return
         self._answered(answer, request, batch, handed_ns, request.count)
@@ -306,26 +304,14 @@ class Exchange:
             if tracer is not None:
                 asked = side.sampled(tracer)
                 if asked is not None:
-                    self._keep(request, batch, handed_ns, encoded_ns, rows)
-                    self._trace(asked, written_ns)
+                    times = self._times_of(request, batch, handed_ns, encoded_ns, rows)
+                    times.trace(tracer, asked, self.served, written_ns)
         else:
-            self._keep(request, batch, handed_ns, encoded_ns, rows)
+            self._times = self._times_of(request, batch, handed_ns, encoded_ns, rows)
         side.go_on()
 
-    def _keep(self, request: Request, batch: Batch, handed_ns: int, encoded_ns: int, rows: int) -> None:
-        """When the request passed each stage, until its answer has gone out."""
-        moments = self.began_ns, request.ready_ns, batch.formed_ns, batch.began_ns, batch.ended_ns
-        self._moments = (*moments, handed_ns, encoded_ns, rows, batch.rows, self.length)
-        if self._state.tracer is not None:
-            self._batch_requests, self._steps = batch.requests, batch.steps
-
-    def _trace(self, asked: Asked | None, written_ns: int) -> None:
-        """Have a record kept of a sampled request whose answer has gone out."""
-        tracer = self._state.tracer
-        if tracer is not None and asked is not None:
-            *moments, count, rows, length = self._moments
-            size = rows, self._batch_requests
-            tracer.answered(asked, self.served, (*moments, written_ns), count, size, length, self._steps)
+    def _times_of(self, request: Request, batch: Batch, handed_ns: int, encoded_ns: int, rows: int) -> StageTimes:
+        return StageTimes.of(request, batch, self.began_ns, handed_ns, encoded_ns, rows, self.length)
 
     def fail(self, request: Request, error: TailcutError) -> None:
         """There will be no answer."""
@@ -368,8 +354,7 @@ class Exchange:
             self._side.failed(self._not_written(error))
             return
         self.answer = answer
-        moments = self._moments
-        self._moments = (*moments[:6], _now_ns(), *moments[7:])
+        self._times.encoded_ns = _now_ns()
         if self._side.answered():
             self.sent()
         self._side.go_on()
@@ -382,11 +367,13 @@ class Exchange:
 
     def sent(self, now_ns: int = 0) -> None:
         """The answer has gone out, at this moment or now: record when the request passed each stage."""
-        *moments, count, rows, length = self._moments
+        times, served, tracer = self._times, self.served, self._state.tracer
         written_ns = now_ns or _now_ns()
-        self.served.timeline.record(*moments, written_ns, count, rows, length, 200)
-        if self._state.tracer is not None:
-            self._trace(self._side.sampled(self._state.tracer), written_ns)
+        times.record(served, written_ns)
+        if tracer is not None:
+            asked = self._side.sampled(tracer)
+            if asked is not None:
+                times.trace(tracer, asked, served, written_ns)
 
     # The client has left.
 
