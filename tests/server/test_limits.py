@@ -1,29 +1,31 @@
-"""Bounds that follow from others, and from a model's inputs."""
+"""How large a body a model's requests can need, and how long a client may take to read an answer."""
 
 from types import SimpleNamespace
 
 from tailcut.server.limits import ServerLimits, largest_body
 from tailcut.spec import DType, ModelSpec, TensorSpec
 
-
-def entry(*inputs: TensorSpec, batched: bool = True) -> SimpleNamespace:
-    output = TensorSpec("y", DType.FP32, (None, 1) if batched else (1,))
-    return SimpleNamespace(spec=ModelSpec("m", inputs, (output,)), queue_rows=100)
+MOST = 64 << 20
 
 
-def test_the_largest_body_of_a_model() -> None:
-    """All its rows as JSON, and no more than is allowed at all."""
-    rows = TensorSpec("x", DType.FP32, (None, 50))
-    assert largest_body(entry(rows), 1 << 30) == 50 * 100 * 32 + (1 << 20)
-    assert largest_body(entry(rows, rows), 1 << 30) == 2 * 50 * 100 * 32 + (1 << 20)
-    assert largest_body(entry(rows), 1000) == 1000
-    assert largest_body(entry(TensorSpec("x", DType.FP32, (50,)), batched=False), 1 << 30) == 50 * 32 + (1 << 20)
+def of(*tensors: TensorSpec, rows: int = 1024) -> int:
+    spec = ModelSpec("m", tensors, tensors)
+    return largest_body(SimpleNamespace(spec=spec, queue_rows=rows), MOST)  # type: ignore[arg-type]
 
 
-def test_what_has_no_largest_body() -> None:
-    """Strings, and tensors of free sizes: the general bound is theirs."""
-    for tensor in (TensorSpec("x", DType.BYTES, (None, 1)), TensorSpec("x", DType.FP32, (None, None))):
-        assert largest_body(entry(tensor), 1 << 30) == 1 << 30
+def test_small_models_take_small_bodies() -> None:
+    """Every row that the queue can hold, 32 bytes a number, and a mebibyte around them."""
+    assert of(TensorSpec("x", DType.FP32, (None, 4))) == (1 << 20) + 1024 * 4 * 32
+    assert of(TensorSpec("x", DType.FP32, (3, 4)), rows=1024) == (1 << 20) + 12 * 32  # no batch: one row
+    two = [TensorSpec(name, DType.INT8, (None, 10)) for name in "ab"]
+    assert of(*two) == (1 << 20) + 1024 * 20 * 32
+
+
+def test_large_ones_and_those_of_any_size_have_the_servers_limit() -> None:
+    """Where the shapes bound nothing, --max-body does."""
+    assert of(TensorSpec("x", DType.FP32, (None, 3, 224, 224))) == MOST
+    assert of(TensorSpec("x", DType.FP32, (None, None))) == MOST
+    assert of(TensorSpec("x", DType.BYTES, (None, 1))) == MOST
 
 
 def test_time_to_read_an_answer() -> None:

@@ -17,7 +17,7 @@ from tailcut.server.http.plan import NO_PLAN, Kind, Plan, find_plan
 from tailcut.server.http.presence import WAITS_S, Presence, is_gone
 from tailcut.server.http.questions import Questions
 from tailcut.server.http.repeating import STEADY, Repeating
-from tailcut.server.http.replies import Refusal, failure_reply, refusal_reply, refused, retry_after
+from tailcut.server.http.replies import Refusal, failure_reply, refusal_reply, refused
 from tailcut.server.http.writer import AnswerWriter
 from tailcut.server.state import ServerState
 from tailcut.server.step_runner import LITTLE_BYTES
@@ -42,7 +42,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._inference = Inference(state, self._wire, self._writer, self._account, self._repeating, self)
         self._exchange = self._inference.exchange
         self._questions = Questions(state, self._writer, self)
-        self._bodies = BodyReceiver(self._wire, self._exchange, self._account)
+        self._bodies = BodyReceiver(self._wire, self._exchange, self._account, state.direct_bytes)
         self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set before any other callback
         self._view = state.receive_view
         self.paused = False  # the client does not read
@@ -203,7 +203,10 @@ class HttpConnection(asyncio.BufferedProtocol):
             if not self.paused:
                 self.due = 0.0
         elif state is _CHUNKS:
-            self._charge_chunks()
+            try:
+                self._bodies.charge_chunks()
+            except Refusal as refusal:
+                self._last_word(refusal_reply(refusal, close=True))
         elif wire.lingered > LINGER_BYTES:
             self.transport.abort()
 
@@ -267,26 +270,12 @@ class HttpConnection(asyncio.BufferedProtocol):
             self._begin_buffer(plan, begun)
 
     def _begin_buffer(self, plan: Plan, begun: memoryview) -> None:
-        """A body that must be collected first: bounded alone and together with all others."""
-        state, wire = self._state, self._wire
+        """A body that must be collected first."""
         try:
-            if plan.served is not None and plan.length <= plan.limit:
-                plan.served.entry.admit(1)
-        except TailcutError as error:
+            self._bodies.collect(plan, begun)
+        except (Refusal, TailcutError) as error:
             self.turn_away(error)
             return
-        if plan.length > plan.limit:
-            self.turn_away(Refusal(413, f"this path takes {plan.limit} bytes at most"))
-            return
-        if not self._account.has_room(plan.length):
-            self.turn_away(_too_many_bodies())
-            return
-        if plan.head.chunked:
-            wire.chunks(plan.limit)
-        elif plan.direct and plan.length >= state.direct_bytes:
-            wire.waits_for(plan.json_size or 0)
-        else:
-            self._bodies.into_buffer(plan.length, begun)
         self._expect_body()
 
     def _take(self, body: Body) -> None:
@@ -328,11 +317,6 @@ class HttpConnection(asyncio.BufferedProtocol):
             return
         self._use(self._plan, body)
         self._next()
-
-    def _charge_chunks(self) -> None:
-        self._account.charge(self._wire.collected - self._account.charged)
-        if not self._account.has_room():
-            self._last_word(refusal_reply(_too_many_bodies(), close=True))
 
     # What is done with a message that is here.
 
@@ -405,7 +389,3 @@ class HttpConnection(asyncio.BufferedProtocol):
     def _drop(self) -> None:
         self._exchange.cancel()
         self._bodies.drop()
-
-
-def _too_many_bodies() -> Refusal:
-    return Refusal(503, "too many bodies are arriving now", retry_after(1))
