@@ -28,6 +28,7 @@ PURE = (
     "runtime/capacity",
     "runtime/cuts",
     "runtime/delivery",
+    "runtime/dispatching",
     "runtime/fit",
     "runtime/in_flight",
     "runtime/neighbours",
