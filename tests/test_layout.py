@@ -5,6 +5,7 @@ one of two tables: GROUPS for a file that tests several modules at once, CROSS_C
 tests no module but the whole.
 """
 
+import re
 from pathlib import Path
 
 import pytest
@@ -150,6 +151,14 @@ CROSS_CUTTING = {
     "server/test_uploads": "bodies that stop half-way",
 }
 
+# What a package imports of a higher one by its name, so that import-linter does not see it: a user's words decide which
+# package is needed. `tailcut.Model.open` and `tailcut.Client` open several kinds of models and of servers; a
+# registration would have the higher package imported before it is known to be needed.
+UPWARD = {
+    ("runtime/model", "tailcut.pipelines.model"): "a path that ends in .py:NAME is a pipeline's",
+    ("client/directory", "tailcut.ray.membership"): "an address that begins with ray:// is an application's",
+}
+
 
 def modules() -> set[str]:
     """Each module and package, by its path below `src/tailcut` without the suffix."""
@@ -194,3 +203,14 @@ def test_every_module_that_decides_purely_has_its_test() -> None:
         if any(name == part or name.startswith(f"{part}/") for part in PURE) and (SOURCE / f"{name}.py").is_file()
     }
     assert sorted(name for name in pure - tested if not name.endswith("__init__")) == []
+
+
+def test_modules_of_ours_are_imported_by_name_only_where_there_is_a_reason() -> None:
+    """Apart from tables that load a package's own public names, or a command's."""
+    found = {
+        (str(path.relative_to(SOURCE).with_suffix("")), name)
+        for path in SOURCE.rglob("*.py")
+        for name in re.findall(r"""import_module\(\s*f?["'](tailcut\.[\w.]+)""", path.read_text(encoding="utf-8"))
+    }
+    upward = {(module, name) for module, name in found if module.split("/")[0] != name.split(".")[1]}
+    assert upward == set(UPWARD)
