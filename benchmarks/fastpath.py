@@ -25,7 +25,8 @@ from hot_path import REQUEST
 from reference_models import make
 
 from tailcut.engines.base import EngineOptions
-from tailcut.kernels import sockets
+from tailcut.kernels import answers, sockets
+from tailcut.kernels import socket_tables as columns
 from tailcut.runtime.model import Model
 from tailcut.runtime.profile import Profile
 from tailcut.runtime.settings import BatchingSettings, Settings
@@ -94,29 +95,28 @@ def bare_us(fast_path: FastPath, clients: list[socket.socket], request: bytes, a
         for client in clients:
             client.send(request)
         began = time.thread_time_ns()
-        count = sockets.look(
-            fast_path._poll_fd, 0, fast_path._events, fast_path._descriptors, fast_path._plans, fast_path._table, 0
-        )
-        fast_path._table[0, sockets.ADDRESS] = 0
-        fast_path._table[0, sockets.ROOM] = len(fast_path._events)
+        state = fast_path._connections.state
+        count = sockets.look(fast_path._poll_fd, 0, fast_path._events, state, fast_path._plans, fast_path._table, 0)
+        fast_path._table[0, columns.ADDRESS] = 0
+        fast_path._table[0, columns.ROOM] = len(fast_path._events)
         sockets.take(
             count,
             fast_path._events,
-            fast_path._descriptors,
+            state,
             fast_path._plans,
             fast_path._heads,
             fast_path._table,
             fast_path._members,
             fast_path._receive,
             fast_path._odd,
-            fast_path._own_heads,
+            fast_path._connections.own_heads,
             fast_path._head_table.fields,
             fast_path._head_table.grammar,
             fast_path._numbers,
         )
-        sockets.answer(
+        answers.answer(
             fast_path._members[0, :count],
-            fast_path._descriptors,
+            state,
             len(answer),
             fast_path._no_outputs,
             fast_path._answer,

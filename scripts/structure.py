@@ -9,29 +9,69 @@ Lines and modules; the files over 400 lines; the largest classes with their fiel
 import ast
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 SOURCE = Path(__file__).resolve().parents[1] / "src"
 LARGE = 400
+PACKAGES = ("server", "runtime")
+
+
+class Package(NamedTuple):
+    """The modules of a package, and the imports among them."""
+
+    modules: int
+    imports: int
+    levels: int
+    cycles: int
+
+
+class Class(NamedTuple):
+    """One class, by its file below src/tailcut, and its sizes."""
+
+    lines: int
+    fields: int
+    methods: int
+    file: str
+    name: str
+
+
+class Figures(NamedTuple):
+    """All that docs/architecture.md shows."""
+
+    lines: int
+    modules: int
+    large: dict[str, int]  # lines of the modules over LARGE
+    classes: list[Class]  # the largest first
+    packages: dict[str, Package]
+
+
+def figures() -> Figures:
+    """Count them."""
+    files = {_name(path): path for path in sorted(SOURCE.rglob("*.py"))}
+    sizes = {name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in files.items()}
+    trees = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in files.items()}
+    packages = {}
+    for package in PACKAGES:
+        graph = {name: _imports(name, trees[name], trees) for name in trees if name.startswith(f"tailcut.{package}.")}
+        graph = {name: {one for one in found if one in graph} for name, found in graph.items()}
+        packages[package] = Package(len(graph), sum(map(len, graph.values())), *_levels(graph))
+    large = sorted((name for name, size in sizes.items() if size > LARGE), key=lambda name: -sizes[name])
+    classes = sorted(_classes(trees), reverse=True)
+    return Figures(sum(sizes.values()), len(files), {name: sizes[name] for name in large}, classes, packages)
 
 
 def main() -> None:
     """All figures, as text."""
-    files = {_name(path): path for path in sorted(SOURCE.rglob("*.py"))}
-    sizes = {name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in files.items()}
-    trees = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in files.items()}
-    large = sorted((name for name, size in sizes.items() if size > LARGE), key=lambda name: -sizes[name])
-    print(f"{sum(sizes.values()):,} lines in {len(files)} modules, {len(large)} of more than {LARGE} lines:")
-    for name in large:
-        print(f"  {sizes[name]} {name}")
+    found = figures()
+    print(f"{found.lines:,} lines in {found.modules} modules, {len(found.large)} of more than {LARGE} lines:")
+    for name, size in found.large.items():
+        print(f"  {size} {name}")
     print("the largest classes: lines, fields, methods")
-    for lines, fields, methods, name in sorted(_classes(trees), reverse=True)[:5]:
-        print(f"  {lines} {fields} {methods} {name}")
-    for package in ("tailcut.server", "tailcut.runtime"):
-        graph = {name: _imports(name, trees[name], trees) for name in trees if name.startswith(f"{package}.")}
-        graph = {name: {one for one in found if one in graph} for name, found in graph.items()}
-        levels, cycles = _levels(graph)
-        count = sum(map(len, graph.values()))
-        print(f"{package}: {len(graph)} modules, {count} imports, {levels} levels, {cycles} cycles")
+    for one in found.classes[:5]:
+        print(f"  {one.lines} {one.fields} {one.methods} {one.file} {one.name}")
+    for name, package in found.packages.items():
+        levels = f"{package.levels} levels, {package.cycles} cycles"
+        print(f"tailcut.{name}: {package.modules} modules, {package.imports} imports, {levels}")
 
 
 def _name(path: Path) -> str:
@@ -39,7 +79,7 @@ def _name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def _classes(trees: dict[str, ast.Module]) -> Iterator[tuple[int, int, int, str]]:
+def _classes(trees: dict[str, ast.Module]) -> Iterator[Class]:
     for name, tree in trees.items():
         for node in (one for one in tree.body if isinstance(one, ast.ClassDef)):
             methods = [one for one in node.body if isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef)]
@@ -47,7 +87,8 @@ def _classes(trees: dict[str, ast.Module]) -> Iterator[tuple[int, int, int, str]
             for method in methods:
                 if method.name == "__init__":
                     fields |= set(_assigned(method))
-            yield (node.end_lineno or 0) - node.lineno + 1, len(fields), len(methods), f"{name}.{node.name}"
+            file = f"{name.removeprefix('tailcut.').replace('.', '/')}.py"
+            yield Class((node.end_lineno or 0) - node.lineno + 1, len(fields), len(methods), file, node.name)
 
 
 def _is_name(node: ast.expr) -> bool:

@@ -67,6 +67,15 @@ def serving(
     folder: Path, *arguments: str | Path, port: int = 0, env: Mapping[str, str] | None = None
 ) -> Iterator[Server]:
     """Run `tailcut serve ARGUMENTS --port PORT --json` until the block ends; `env` is added to the environment."""
+    with ready(folder, *arguments, port=port, env=env) as (server, _):
+        yield server
+
+
+@contextmanager
+def ready(
+    folder: Path, *arguments: str | Path, port: int = 0, env: Mapping[str, str] | None = None
+) -> Iterator[tuple[Server, str]]:
+    """As `serving`, with the line that the server has printed."""
     stderr = folder / f"serve-{len(list(folder.iterdir()))}.log"
     command = ["serve", *map(str, arguments), "--port", str(port), "--json"]
     with stderr.open("wb") as log:
@@ -77,7 +86,7 @@ def serving(
         line = process.stdout.readline() if ready else ""
         assert line, f"the server did not start: {stderr.read_text()}"
         address = json.loads(line)
-        yield Server(process, address["host"], address["port"], stderr, address["grpc_port"])
+        yield Server(process, address["host"], address["port"], stderr, address["grpc_port"]), line
     finally:
         if process.poll() is None:
             process.kill()

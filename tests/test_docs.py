@@ -1,5 +1,6 @@
 """The documents are true where a program can tell: links lead somewhere, floors and commands are those of the code."""
 
+import importlib.util
 import re
 import tomllib
 from pathlib import Path
@@ -21,6 +22,8 @@ def same(x):
 
 steps = Pipeline("steps", [same])
 """
+ARCHITECTURE = ROOT / "docs/architecture.md"
+SOURCE = ROOT / "src/tailcut"
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 
 
@@ -40,6 +43,84 @@ def test_the_architecture_shows_the_floors_that_are_enforced():
         layer.replace("tailcut.", "") for layer in next(one for one in contracts if one["type"] == "layers")["layers"]
     ]
     assert "\n".join(f"    {floor}" for floor in floors) in (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+
+
+def section(title: str) -> str:
+    """A section of docs/architecture.md."""
+    return ARCHITECTURE.read_text(encoding="utf-8").split(f"\n## {title}\n")[1].split("\n## ")[0]
+
+
+def modules_of(package: str) -> set[str]:
+    """The modules of a package, and its packages with a slash."""
+    folder = SOURCE / package
+    files = {path.stem for path in folder.glob("*.py")} - {"__init__"}
+    return files | {f"{path.parent.name}/" for path in folder.glob("*/__init__.py")}
+
+
+def test_the_architecture_draws_every_room_of_the_server():
+    """The list of rooms has each module of `server` once, and no other."""
+    lines = [line for line in section("Inside the server").splitlines() if line.startswith("    ")]
+    names = [name for line in lines for name in re.findall(r"[a-z_]+/?", re.split(r" {2,}", line.strip())[0])]
+    assert sorted(names) == sorted(modules_of("server"))
+
+
+def test_the_architecture_names_every_part_of_the_runtime():
+    """The table has each module of `runtime` once, and no other."""
+    rows = re.findall(r"^\| (`.*?) \|", section("Inside the runtime"), re.MULTILINE)
+    names = [name.removesuffix(".py") for row in rows for name in re.findall(r"`([\w/.]+)`", row)]
+    assert sorted(names) == sorted(modules_of("runtime"))
+
+
+def test_the_files_that_the_architecture_names_exist():
+    """From `src/tailcut` on, from the repository, or in the package that their section is about."""
+    homes = {"Inside the runtime": "runtime", "Inside the server": "server", "The path of a tune": "tuner"}
+    page = ARCHITECTURE.read_text(encoding="utf-8")
+    wrong = []
+    for part in page.split("\n## ")[1:]:
+        folders = [SOURCE, ROOT, SOURCE / homes.get(part.split("\n")[0], ""), SOURCE / "runtime", SOURCE / "cli"]
+        for name in re.findall(r"`([\w./]+(?:\.py|/))`", part):
+            wrong += [] if any((folder / name).exists() for folder in folders) else [name]
+        for name in re.findall(r"`((?:\w+/)+\w+)`", part):
+            exists = (SOURCE / name).exists() or (SOURCE / f"{name}.py").exists()
+            wrong += [] if exists else [name]
+    assert wrong == []
+
+
+def test_the_figures_of_the_architecture_are_those_of_the_code():
+    """Roughly, so that not every change has to touch the page; and the largest class is among those that it shows."""
+    spec = importlib.util.spec_from_file_location("structure", ROOT / "scripts/structure.py")
+    assert spec is not None
+    assert spec.loader is not None
+    structure = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(structure)
+    found, page = structure.figures(), ARCHITECTURE.read_text(encoding="utf-8")
+    near = pytest.approx
+    size = re.search(r"`src/` has ([\d,]+) lines in (\d+) modules, of which (\d+) have more than 400 lines", page)
+    assert size is not None
+    lines, modules, large = (int(number.replace(",", "")) for number in size.groups())
+    assert (lines, modules, large) == (
+        near(found.lines, 0.05),
+        near(found.modules, 0.05),
+        near(len(found.large), abs=3),
+    )
+    for name, package in found.packages.items():
+        row = re.search(
+            rf"^\| modules of `{name}`, .*\| (\d+), (\d+) \|\n\| levels \|.*\| (\d+), none \|$", page, re.MULTILINE
+        )
+        assert row is not None, name
+        counts = tuple(map(int, row.groups()))
+        assert counts == (near(package.modules, 0.05), near(package.imports, 0.05), near(package.levels, abs=1)), name
+        assert package.cycles == 0
+    rows = re.findall(r"^\| `([\w/]+\.py)` `(\w+)` \| (\d+) \| (\d+) \| (\d+) \|$", page, re.MULTILINE)
+    sizes = {(one.file, one.name): one for one in found.classes}
+    for file, name, lines, fields, methods in rows:
+        one = sizes[file, name]
+        assert (int(lines), int(fields), int(methods)) == (
+            near(one.lines, 0.1),
+            near(one.fields, 0.2),
+            near(one.methods, 0.2),
+        ), name
+    assert (found.classes[0].file, found.classes[0].name) in {(file, name) for file, name, *_ in rows}
 
 
 def test_every_command_is_in_the_reference():

@@ -1,4 +1,4 @@
-"""Compiled passes over real sockets: what is taken, what is left, and who is passed over."""
+"""Compiled passes over real sockets: what is taken, what is left, and what is passed over."""
 
 import select
 import socket
@@ -11,7 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tailcut.kernels import sockets
+from tailcut.kernels import heads, sockets
+from tailcut.kernels import socket_tables as columns
+from tailcut.kernels.libc import EVENT_WORDS
 from tailcut.server.fastpath.tables import HeadTable
 from tailcut.wire.http1.head import significant
 from tailcut.wire.trace_context import sampling_of
@@ -26,16 +28,16 @@ class Pass:
     def __init__(self, count: int) -> None:
         self.pairs = [socket.socketpair() for _ in range(count)]
         self.poll = select.epoll()
-        self.events = np.zeros((64, sockets.EVENT_WORDS), np.int32)
-        self.state = np.zeros((4096, sockets.STATES), np.int64)
-        self.plans = np.zeros((1, sockets.PLANS), np.int64)
-        self.plans[0, : sockets.BEFORE] = 0, len(HEAD), BODY, 0, 0, len(HEAD)
-        self.own_heads = np.zeros((4096, sockets.HEAD_MOST), np.uint8)
+        self.events = np.zeros((64, EVENT_WORDS), np.int32)
+        self.state = np.zeros((4096, columns.STATES), np.int64)
+        self.plans = np.zeros((1, columns.PLANS), np.int64)
+        self.plans[0, : columns.BEFORE] = 0, len(HEAD), BODY, 0, 0, len(HEAD)
+        self.own_heads = np.zeros((4096, columns.HEAD_MOST), np.uint8)
         self.heads = np.frombuffer(HEAD, np.uint8).copy()
-        self.table = np.zeros((1, sockets.TARGETS), np.int64)
-        self.table[0, sockets.ROW_BYTES] = BODY
+        self.table = np.zeros((1, columns.TARGETS), np.int64)
+        self.table[0, columns.ROW_BYTES] = BODY
         self.rows = np.zeros((64, BODY), np.uint8)
-        self.members = np.zeros((1, 64, sockets.MEMBERS), np.int64)
+        self.members = np.zeros((1, 64, columns.MEMBERS), np.int64)
         self.scratch = np.zeros(1024, np.uint8)
         self.odd = np.zeros((65, 2), np.int64)
         for number, (_, theirs) in enumerate(self.pairs):
@@ -49,8 +51,8 @@ class Pass:
         """One pass: the generations taken, and who was odd."""
         left = int(self.odd[64, 0])
         count = sockets.look(self.poll.fileno(), left, self.events, self.state, self.plans, self.table, 0)
-        self.table[0, sockets.ADDRESS] = self.rows.ctypes.data
-        self.table[0, sockets.ROOM] = room
+        self.table[0, columns.ADDRESS] = self.rows.ctypes.data
+        self.table[0, columns.ROOM] = room
         odds = sockets.take(
             count,
             self.events,
@@ -66,7 +68,7 @@ class Pass:
             np.zeros(256, np.uint8),
             np.zeros(64, np.float64),
         )
-        taken = int(self.table[0, sockets.TAKEN])
+        taken = int(self.table[0, columns.TAKEN])
         return self.members[0, :taken, 1].tolist(), self.odd[:odds].tolist()
 
     def close(self) -> None:
@@ -95,7 +97,7 @@ def test_whole_messages_stand_side_by_side(ten: Pass) -> None:
     assert (sorted(taken), odd) == ([3, 6, 8], [])
     for row, generation in enumerate(taken):
         assert ten.rows[row].tobytes() == body(generation - 1)
-        assert ten.state[ten.pairs[generation - 1][1].fileno(), sockets.PENDING] == 1
+        assert ten.state[ten.pairs[generation - 1][1].fileno(), columns.PENDING] == 1
 
 
 def test_nobody_is_heard_twice_before_all_have_been_heard(ten: Pass) -> None:
@@ -107,7 +109,7 @@ def test_nobody_is_heard_twice_before_all_have_been_heard(ten: Pass) -> None:
         taken, _ = ten.turn(ROOM)
         heard += taken
         for generation in taken:
-            ten.state[ten.pairs[generation - 1][1].fileno(), sockets.PENDING] = 0
+            ten.state[ten.pairs[generation - 1][1].fileno(), columns.PENDING] = 0
             ten.say(generation - 1, HEAD + body(generation - 1))
     assert sorted(heard[:10]) == list(range(1, 11))
 
@@ -137,66 +139,6 @@ def test_who_left_and_who_does_not_wait_are_odd_without_bytes(ten: Pass) -> None
     assert taken == []
     assert sorted(odd) == sorted([[ten.pairs[1][1].fileno(), 0], [ten.pairs[4][1].fileno(), 0]])
     assert ten.pairs[1][1].recv(100) == HEAD + body(1)
-
-
-def test_an_answer_goes_to_its_generation_only(ten: Pass) -> None:
-    """A descriptor that is another connection's by now gets nothing; the others get their own row."""
-    for number in range(3):
-        ten.say(number, HEAD + body(number))
-    taken, _ = ten.turn()
-    members = ten.members[0, : len(taken)].copy()
-    ten.state[ten.pairs[1][1].fileno(), sockets.GENERATION] = 99
-    outputs = np.array([[ten.rows.ctypes.data, BODY]], np.int64)
-    answer = np.zeros(1024, np.uint8)
-    answer[:2] = np.frombuffer(b"OK", np.uint8)
-    ring, trail = np.zeros((4, 13), np.int64), np.arange(9)
-    short = np.zeros((65, 2), np.int64)
-    assert sockets.answer(members, ten.state, 2, outputs, answer, ring, 3, trail, short) == 0
-    assert trail[0] == 2
-    for number in (0, 2):
-        assert ten.pairs[number][0].recv(100) == b"OK" + body(number)
-    ten.pairs[1][0].setblocking(False)
-    with pytest.raises(BlockingIOError):
-        ten.pairs[1][0].recv(1)
-    assert ring[[3, 0], 0].tolist() == members[[place for place in range(3) if members[place, 1] != 2], 2].tolist()
-    assert ring[[3, 0], 12].tolist() == [3, 4]
-    assert (ring[[1, 2]] == 0).all()
-
-
-def test_answers_of_lists_are_framed_one_by_one(ten: Pass) -> None:
-    """Length, frame and each output's own list; who has left takes its lists with it."""
-    for number in range(3):
-        ten.say(number, HEAD + body(number))
-    taken, _ = ten.turn()
-    members = ten.members[0, : len(taken)].copy()
-    ten.state[ten.pairs[1][1].fileno(), sockets.GENERATION] = 99
-    first = b"[%b]" % b",".join(b"[%d]" % 10**generation for generation in taken)
-    second = b"[%b]" % b",".join(b"[%d,null]" % generation for generation in taken)
-    parts = [b"\r\n\r\nA", b"B", b"C"]
-    answer = np.zeros(1024, np.uint8)
-    answer[:2] = np.frombuffer(b"OK", np.uint8)
-    short = np.zeros((65, 2), np.int64)
-    sent = sockets.answer_lists(
-        members,
-        ten.state,
-        2,
-        np.frombuffer(first + second, np.uint8),
-        np.array([1, len(first) + 1]),
-        np.frombuffer(b"".join(parts), np.uint8),
-        np.array([len(part) for part in parts]),
-        answer,
-        np.zeros((4, 13), np.int64),
-        3,
-        np.arange(9),
-        short,
-    )
-    assert sent == 0
-    for number in (0, 2):
-        text = b"A[%d]B[%d,null]C" % (10 ** (number + 1), number + 1)
-        assert ten.pairs[number][0].recv(100) == b"OK%d\r\n\r\n%b" % (len(text), text)
-    ten.pairs[1][0].setblocking(False)
-    with pytest.raises(BlockingIOError):
-        ten.pairs[1][0].recv(1)
 
 
 def test_looking_awake_ends_with_the_first_word_or_in_time(ten: Pass) -> None:
@@ -235,9 +177,9 @@ def test_compiled_code_reads_trace_contexts_as_python_does(data: st.DataObject) 
     table = HeadTable(1 << 16, 1 << 16, traces=True)
     known = np.frombuffer(significant(head), np.uint8)
     text, said = np.frombuffer(head, np.uint8), np.array([1, 7])
-    end = sockets.head_end(text, len(head), known, 0, len(known), table.fields, table.grammar, said)
+    end = heads.head_end(text, len(head), known, 0, len(known), table.fields, table.grammar, said)
     assert end == len(head)
     assert said[1] == sampling_of(head)
     off = HeadTable(1 << 16, 1 << 16)
-    sockets.head_end(text, len(head), known, 0, len(known), off.fields, off.grammar, said)
+    heads.head_end(text, len(head), known, 0, len(known), off.fields, off.grammar, said)
     assert said[1] == 0

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from tests.engines.models import perceptron
 from tests.ray_serve.load import WIDTH, truth
+from tests.schemas import validated
 
 pytestmark = [
     pytest.mark.ray,
@@ -146,7 +147,7 @@ def test_serve_deploy_takes_the_file(head: Head, tmp_path: Path) -> None:
         head.run("serve", "deploy", str(file), "--address", head.dashboard)
 
     def replicas() -> list[str]:
-        return json.loads(head.run("tailcut", "ray", "replicas", "m", "--json"))["replicas"]
+        return validated("ray replicas", head.run("tailcut", "ray", "replicas", "m", "--json"))["replicas"]
 
     deploy(contents[0])
     end = time.monotonic() + LIMIT_S

@@ -1,9 +1,33 @@
-"""How long a client may take to read."""
+"""How large a body a model's requests can need, and how long a client may take to read an answer."""
 
-from tailcut.server.limits import ServerLimits
+from types import SimpleNamespace
+
+from tailcut.server.limits import ServerLimits, largest_body
+from tailcut.spec import DType, ModelSpec, TensorSpec
+
+MOST = 64 << 20
 
 
-def test_a_large_answer_has_longer() -> None:
-    """The write timeout, and a second for each `write_rate` bytes."""
-    limits = ServerLimits(write_timeout_s=2.0, write_rate=1000)
-    assert (limits.write_s(0), limits.write_s(5000)) == (2.0, 7.0)
+def of(*tensors: TensorSpec, rows: int = 1024) -> int:
+    spec = ModelSpec("m", tensors, tensors)
+    return largest_body(SimpleNamespace(spec=spec, queue_rows=rows), MOST)  # type: ignore[arg-type]
+
+
+def test_small_models_take_small_bodies() -> None:
+    """Every row that the queue can hold, 32 bytes a number, and a mebibyte around them."""
+    assert of(TensorSpec("x", DType.FP32, (None, 4))) == (1 << 20) + 1024 * 4 * 32
+    assert of(TensorSpec("x", DType.FP32, (3, 4)), rows=1024) == (1 << 20) + 12 * 32  # no batch: one row
+    two = [TensorSpec(name, DType.INT8, (None, 10)) for name in "ab"]
+    assert of(*two) == (1 << 20) + 1024 * 20 * 32
+
+
+def test_large_ones_and_those_of_any_size_have_the_servers_limit() -> None:
+    """Where the shapes bound nothing, --max-body does."""
+    assert of(TensorSpec("x", DType.FP32, (None, 3, 224, 224))) == MOST
+    assert of(TensorSpec("x", DType.FP32, (None, None))) == MOST
+    assert of(TensorSpec("x", DType.BYTES, (None, 1))) == MOST
+
+
+def test_time_to_read_an_answer() -> None:
+    """A fixed part, and what its size needs at the least rate."""
+    assert ServerLimits(write_timeout_s=3.0, write_rate=1000).write_s(5000) == 8.0

@@ -4,9 +4,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import grpc
 import pytest
+from tests.server.test_grpc import method
 from tests.servers import Answer, Server, json_request, raw_request, serving
 from tests.soak.overload import make_profile
+
+from tailcut.wire.grpc.messages import MESSAGES
 
 BUSY = 64  # requests of a millisecond or more each, one at a time
 ONE = bytes(1024)
@@ -16,7 +20,7 @@ ONE = bytes(1024)
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A model that computes one row at a time, milliseconds each."""
     folder = tmp_path_factory.mktemp("overload")
-    with serving(folder, make_profile(folder)) as running:
+    with serving(folder, make_profile(folder), "--grpc-port", "0") as running:
         yield running
         assert running.stop() == 0
 
@@ -77,6 +81,26 @@ def test_what_cannot_be_in_time_is_refused_before_it_is_parsed(server: Server) -
     with busy(server):
         assert ask(server, request).status == 503
     assert ask(server, request).status == 400
+
+
+def test_a_large_message_that_cannot_be_in_time_is_refused_before_it_is_read(server: Server) -> None:
+    """Rubbish over gRPC is UNAVAILABLE while too much waits, and what is wrong with it when it would be computed."""
+    request = MESSAGES["ModelInferRequest"](model_name="slow", raw_input_contents=[bytes(1 << 20)])
+    hasty = MESSAGES["ModelInferRequest"]()
+    hasty.CopyFrom(request)
+    hasty.parameters["timeout"].int64_param = 100
+
+    def status(message: object) -> str:
+        with pytest.raises(grpc.RpcError) as failed:
+            infer(message)
+        return str(failed.value.code().name)
+
+    with grpc.insecure_channel(f"{server.host}:{server.grpc_port}") as channel:
+        infer = method(channel, "ModelInfer")
+        with busy(server):
+            assert status(hasty) == "UNAVAILABLE"
+            assert status(request) == "INVALID_ARGUMENT"
+        assert status(hasty) == "INVALID_ARGUMENT"
 
 
 def test_a_body_that_may_name_its_own_time_is_read_first(server: Server) -> None:

@@ -91,8 +91,9 @@ def replicas(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
     """List the addresses of an application's replicas; exit code 1 where none is ready."""
-    import orjson
+    import msgspec
 
+    from tailcut.cli.records import ReplicasResult
     from tailcut.client.directory import RAY
     from tailcut.ray.membership import Replicas
 
@@ -101,7 +102,7 @@ def replicas(
     directory.follow(lambda addresses: found.extend(_url(one.tls, str(one)) for one in addresses))
     directory.close()
     if json:
-        print(orjson.dumps({"replicas": found}).decode())
+        print(msgspec.json.encode(ReplicasResult(replicas=found)).decode())
     else:
         print("\n".join(found) or "no replica is ready")
     raise typer.Exit(0 if found else 1)

@@ -84,6 +84,12 @@ class ConvertResult(Record, frozen=True):
     rows: int
 
 
+class ReplicasResult(Record, frozen=True):
+    """`tailcut ray replicas --json`."""
+
+    replicas: list[str]  # URLs of those that take requests
+
+
 class DemoAccuracy(Record, frozen=True):
     """The share of held-out samples classified correctly."""
 

@@ -89,7 +89,7 @@ class SharedTensors:
         self._kept = kept
         self._idle: deque[_Slot] = deque()
         self._gone: deque[str] = deque()  # unlinked regions that the server has not been told of
-        self._outputs: dict[object, tuple[_Output, ...]] = {}
+        self._outputs: BytesMemo[object, tuple[_Output, ...] | None] = BytesMemo(_KEPT)
         self._closed = False
         sweep(prefix)
 
@@ -105,15 +105,13 @@ class SharedTensors:
             try:
                 outputs = yield from self._attempt(slot, call, described, data, known)
             except InvalidInputError:
-                self._outputs.pop(kind, None)
+                self._outputs.keep(kind, None)
                 outputs = yield from self._attempt(None, call, described, data, None)
                 known = _with_room(known, outputs)
         if known is None:
             known = tuple(_Output(name, _fixed_size(array)) for name, array in outputs.items())
-        if kind not in self._outputs:
-            if len(self._outputs) >= _KEPT:
-                self._outputs.clear()
-            self._outputs[kind] = known
+        if self._outputs.get(kind) is None:
+            self._outputs.keep(kind, known)
         return outputs
 
     def farewell(self) -> Steps:

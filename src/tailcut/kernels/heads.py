@@ -10,8 +10,9 @@ Importing this module loads numba. Its tables:
 import numpy as np
 from numba import njit
 
+from tailcut.kernels.socket_tables import HEAD_MOST
+
 NAME, VALUE, DIGIT = 1, 2, 4
-HEAD_MOST = 2048  # bytes of a head that is looked through field by field
 _LINES_MOST = 102  # with 100 fields
 _SPACE, _COLON, _CR, _LF = (ord(char) for char in " :\r\n")
 _LENGTH = np.frombuffer(b"content-length", np.uint8)

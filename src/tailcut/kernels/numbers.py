@@ -17,10 +17,10 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 from tailcut.kernels.cache import compiled
+from tailcut.kernels.socket_tables import MOST_DIMENSIONS
 
-__all__ = ["MOST_DIMENSIONS", "read"]
+__all__ = ["read"]
 
-MOST_DIMENSIONS = 8
 _LEAST, _MOST = -128, 127  # powers of ten in the table
 _EXACT = 22  # up to it, a power of ten is a double
 _DIGITS = 19  # as many fit into 64 bits

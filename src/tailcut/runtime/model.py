@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -138,12 +138,11 @@ class Model:
                 "path of its file, such as 'embed.py:pipeline', because its processes import it"
             )
         if isinstance(source, str) and is_pipeline(source):
-            # By name: pipelines are built on models, and not the other way round.
-            pipeline: Model = import_module("tailcut.pipelines.model").PipelineModel.open(source, limits=limits)
+            pipeline: Model = _pipelines().PipelineModel.open(source, limits=limits)
             return pipeline
         profile = source if isinstance(source, Profile) else open_profile(Path(source))
         if profile.is_of_pipeline:
-            tuned: Model = import_module("tailcut.pipelines.model").open_tuned(profile, limits=limits)
+            tuned: Model = _pipelines().open_tuned(profile, limits=limits)
             return tuned
         if trust:
             trust_file(Path(profile.model.path))
@@ -364,3 +363,8 @@ def measured_model(
         raise
     model.choice = opened.choice
     return model
+
+
+def _pipelines() -> Any:
+    """By name: pipelines are built on models, and not the other way round."""
+    return import_module("tailcut.pipelines.model")

@@ -13,13 +13,14 @@ import time
 from collections.abc import Iterable
 
 from tailcut.batching.forecast import Forecast
-from tailcut.batching.policy import Dispatch, Place, Queue, Wait, decide, place
+from tailcut.batching.policy import Dispatch, Place, Wait
 from tailcut.batching.queue import PriorityQueue
 from tailcut.batching.routing import Router
 from tailcut.errors import BatchLostError, DeadlineExceededError, QueueFullError, ReleasedError
 from tailcut.memory.slab import RowState
 from tailcut.runtime.admission import Admission
 from tailcut.runtime.capacity import instances_of, slab_for
+from tailcut.runtime.dispatching import Dispatching
 from tailcut.runtime.in_flight import InFlight
 from tailcut.runtime.limits import Limits
 from tailcut.runtime.request import Batch, Lease, Request, ResponseHandler, withdraw_one
@@ -27,7 +28,7 @@ from tailcut.runtime.settings import Settings
 from tailcut.runtime.statistics import ModelStatistics
 from tailcut.spec import ModelSpec
 
-_GAP_WEIGHT = 0.05  # of the newest gap between arrivals
+_LATE = "the deadline could not be met any more: the request was not computed"
 _LOOP, _WORKER = Place.LOOP, Place.WORKER
 _FREE, _FILLING, _READY = RowState.FREE, RowState.FILLING, RowState.READY
 
@@ -54,12 +55,10 @@ class Scheduler:
         self._admission = Admission(
             spec.name, self.forecast, self.queue_rows, limits.queue_rows, instances[0], self.slab is not None
         )
-        self._max_queue_delay_ns = batching.max_queue_delay_us * 1000
+        self._dispatching = Dispatching(self.dispatch, batching.max_queue_delay_us * 1000, self.forecast)
         self._lock = threading.Lock()
         self._queue: PriorityQueue[Request] = PriorityQueue()
         self._in_flight = InFlight(self.slab, self.forecast, self.router, self.counts)
-        self._last_arrival_ns = 0
-        self._gap_ns = 0.0
 
     def statistics(self) -> dict[str, int | float]:
         """Counts since the start (requests, rows, batches, failures, times in nanoseconds), and the queue as it is."""
@@ -176,7 +175,8 @@ class Scheduler:
             else:
                 slab.settle(row, lease.rows, filled)
             request.ready_ns = now = time.monotonic_ns()
-            if at_once and self._may_bypass(request):
+            alone = at_once and not (self._queue.rows or self._in_flight or self.paused)
+            if alone and self._dispatching.bypasses(filled, self._in_flight.usual_rows):
                 batch = Batch(self, [request], _LOOP)
                 self._in_flight.add(batch)
                 self.forecast.formed(request.key, filled, now, now)
@@ -262,7 +262,7 @@ class Scheduler:
             cost = self.forecast.cost if self.router is None else self.router.engines[engine_index].cost
             late = self._take_late(now_ns, int(cost.estimate_ns(cost.best(-(-self._queue.rows // idle)))))
             if self.router is None:
-                choice = self._decide(now_ns, idle)
+                choice = self._dispatching.decide(self._queue, now_ns, idle, self._in_flight.usual_rows)
             else:
                 choice = self.router.decide(engine_index, self._queue.rows, now_ns)
             if isinstance(choice, Dispatch) and (where is _WORKER or choice.where is where):
@@ -270,7 +270,7 @@ class Scheduler:
                 self._in_flight.add(batch)
                 self._in_flight.expect(batch, now_ns)
         if late:
-            _fail_late(late)
+            _fail(late, _LATE)
         return batch if batch is not None else choice if isinstance(choice, Wait) else None
 
     def finish(self, batch: Batch, *, all_here: bool = False) -> bool:
@@ -317,12 +317,10 @@ class Scheduler:
         now = time.monotonic_ns()
         with self._lock:
             hung, failed = self._in_flight.give_up(now - int(self.engine_timeout_s * 1e9))
-        for request in failed:
-            message = f"the engine did not answer within {self.engine_timeout_s:g} s: it was given up"
-            request.delivery.post_failure(request, DeadlineExceededError(message))
+        _fail(failed, f"the engine did not answer within {self.engine_timeout_s:g} s: it was given up")
         with self._lock:
             late = self._take_late(now)
-        _fail_late(late)
+        _fail(late, _LATE)
         return hung
 
     def close(self) -> bool:
@@ -349,26 +347,8 @@ class Scheduler:
 
     def _enqueue(self, request: Request) -> None:
         self._queue.append(request)
-        if self._max_queue_delay_ns:
-            gap = (request.ready_ns - self._last_arrival_ns) // request.requests
-            self._last_arrival_ns = request.ready_ns
-            self._gap_ns += _GAP_WEIGHT * (min(gap, 1_000_000_000) - self._gap_ns)
-
-    def _may_bypass(self, request: Request) -> bool:
-        """Whether a request is computed at once: nothing is before it, and it is worth one batch here."""
-        if self._queue.rows or self._in_flight or self._max_queue_delay_ns or self.paused:
-            return False
-        cost, rows = self.forecast.cost, request.count
-        if rows > cost.best(rows):
-            return False
-        return self.dispatch == "inline" or place(rows, self._in_flight.usual_rows, cost, self.dispatch) is _LOOP
-
-    def _decide(self, now_ns: int, idle: int) -> Dispatch | Wait | None:
-        head = self._queue.head()
-        if head is None:
-            return None
-        seen = Queue(self._queue.rows, head.ready_ns, self._gap_ns, idle, self._in_flight.usual_rows)
-        return decide(seen, now_ns, self.forecast.of(head.key), self._max_queue_delay_ns, self.dispatch)
+        if self._dispatching.max_queue_delay_ns:
+            self._dispatching.arrived(request)
 
     def _finish_apart(self, batch: Batch) -> bool:
         with self._lock:
@@ -414,7 +394,6 @@ class Scheduler:
         return ReleasedError(f"model {self.spec.name!r} was closed")
 
 
-def _fail_late(requests: Iterable[Request]) -> None:
+def _fail(requests: Iterable[Request], message: str) -> None:
     for request in requests:
-        message = "the deadline could not be met any more: the request was not computed"
         request.delivery.post_failure(request, DeadlineExceededError(message))

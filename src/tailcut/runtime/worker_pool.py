@@ -221,7 +221,9 @@ class WorkerPool:
 
 
 class Watchdog:
-    """Gives up engine calls that hang, and fails requests that waited too long, eight times in the engine's timeout.
+    """Gives up engine calls that hang, and fails requests that waited too long.
+
+    It looks eight times in the engine's timeout, and once a second at least.
 
     A thread of its own, because all others may be stuck: a worker in its engine, an inline model in the loop.
     """

@@ -8,28 +8,25 @@ and writes an answer; it hears of both through `Side`.
 import logging
 import time
 from collections.abc import Generator, Mapping, Sequence
-from math import prod
 from types import GeneratorType
 from typing import Any, Protocol
 
 import numpy as np
 
-from tailcut.errors import Code, EngineError, InvalidInputError, TailcutError
+from tailcut.errors import EngineError, InvalidInputError, TailcutError
 from tailcut.runtime.entry import Entry
 from tailcut.runtime.inputs import check_inputs, check_inputs_in_steps
 from tailcut.runtime.request import NO_LEASE, Batch, Request
-from tailcut.runtime.tracing.timeline import StepTrace
+from tailcut.server.faults import known
 from tailcut.server.gathering import Group
 from tailcut.server.served_model import ServedModel
+from tailcut.server.stage_times import StageTimes
 from tailcut.server.state import ServerState
 from tailcut.server.step_runner import Job
 from tailcut.server.tracing.records import Asked
 from tailcut.server.tracing.tracer import Tracer
-from tailcut.spec import DType
 from tailcut.wire.v2 import InferRequest, Schedule, schedule_of, shared_outputs
 
-_JSON_BYTES = 32  # of a number as JSON, with its comma and some white space
-_AROUND_BYTES = 1 << 20  # names, shapes, parameters and indentation around the numbers, generously
 _log = logging.getLogger("tailcut")
 _now_ns = time.monotonic_ns  # one name to look up, three times per request
 _NO_SCHEDULE = Schedule()
@@ -85,9 +82,7 @@ class Exchange:
     _queued: Request | None = None
     _job: Job | None = None  # a large request is being read, or a large answer written
     _lease = NO_LEASE  # of rows for a body that is being received
-    _moments: tuple[int, ...] = ()  # of an answer that has not gone out, for the timeline
-    _batch_requests = 0  # the same, for a trace
-    _steps: tuple[StepTrace, ...] = ()
+    _times: StageTimes = None  # type: ignore[assignment]  # of an answer that has not gone out
 
     def __init__(self, state: ServerState, side: Side) -> None:
         self._state = state
@@ -109,8 +104,7 @@ class Exchange:
             TailcutError: it is not admitted.
         """
         self.served, self.request = served, None
-        entry, delivery = served.model.entry, self._state.delivery
-        request = Request(self, delivery, rows, deadline_ns, schedule.priority)
+        entry, request = served.model.entry, self._request(rows, schedule, deadline_ns)
         if len(bodies) == 1:
             entry.submit(request, bodies[0])
         else:
@@ -119,8 +113,7 @@ class Exchange:
             for number, body in enumerate(bodies):
                 entry.slab.write(lease.row, body, number)  # type: ignore[union-attr]  # what is rows has one
             entry.settle(lease, rows, request)
-        self._queued = request
-        delivery.notify_soon(entry)
+        self._notify(entry, request)
 
     def submit_arrays(
         self, served: ServedModel, arrays: dict[str, np.ndarray], rows: int, schedule: Schedule, deadline_ns: int
@@ -130,11 +123,9 @@ class Exchange:
         Raises:
             TailcutError: they are not admitted.
         """
-        entry, delivery = self._entry(served), self._state.delivery
-        request = Request(self, delivery, rows, deadline_ns, schedule.priority)
+        entry, request = self._entry(served), self._request(rows, schedule, deadline_ns)
         entry.start(arrays, request)
-        self._queued = request
-        delivery.notify_soon(entry)
+        self._notify(entry, request)
 
     def submit(
         self, served: ServedModel, request: InferRequest, schedule: Schedule = _NO_SCHEDULE, left_ns: int = 0
@@ -180,7 +171,7 @@ class Exchange:
         entry = self._entry(served)
         arrays, rows = yield from check_inputs_in_steps(served.model.spec, request.inputs)
         schedule = schedule_of(request.parameters, schedule)
-        queued = Request(self, self._state.delivery, rows, self.deadline(schedule, left_ns), schedule.priority)
+        queued = self._request(rows, schedule, self.deadline(schedule, left_ns))
         yield from entry.start_in_steps(arrays, queued)
         self._queued = queued
         self.request = request
@@ -215,35 +206,48 @@ class Exchange:
         Raises:
             TailcutError: others came first meanwhile; the rows are given back.
         """
-        entry, delivery, schedule = self.served.entry, self._state.delivery, self.schedule
+        entry, schedule = self.served.entry, self.schedule
         lease, self._lease = self._lease, NO_LEASE
         deadline_ns = self.deadline(schedule)
-        request = Request(self, delivery, lease.rows, deadline_ns, schedule.priority)
+        request = self._request(lease.rows, schedule, deadline_ns)
         try:
             entry.admit(lease.rows, deadline_ns, schedule.priority)
         except TailcutError:
             entry.settle(lease, 0, None)
             raise
         entry.settle(lease, lease.rows, request)
+        self._notify(entry, request)
+
+    def _request(self, rows: int, schedule: Schedule, deadline_ns: int) -> Request:
+        return Request(self, self._state.delivery, rows, deadline_ns, schedule.priority)
+
+    def _notify(self, entry: Entry, request: Request) -> None:
+        """A request is in the queue: have it computed when this pass is over."""
         self._queued = request
-        delivery.notify_soon(entry)
+        self._state.delivery.notify_soon(entry)
 
     # What a request is told before it is read.
 
-    def deadline(self, schedule: Schedule, left_ns: int = 0) -> int:
-        """Until when its answer is wanted, in monotonic nanoseconds."""
+    def deadline(self, schedule: Schedule, left_ns: int = 0, since_ns: int = 0) -> int:
+        """Until when its answer is wanted, in monotonic nanoseconds.
+
+        Args:
+            schedule: of the request.
+            left_ns: what its client has left to wait; 0: no limit.
+            since_ns: from when its time counts; 0: from now on.
+        """
         timeout_ns = schedule.timeout_ns
         if not timeout_ns or 0 < left_ns < timeout_ns:
             timeout_ns = left_ns
-        return _now_ns() + (timeout_ns or self._state.deadline_ns)
+        return (since_ns or _now_ns()) + (timeout_ns or self._state.deadline_ns)
 
-    def precheck(self, entry: Entry, schedule: Schedule, *, names_its_time: bool) -> None:
+    def precheck(self, entry: Entry, schedule: Schedule, left_ns: int = 0, *, names_its_time: bool = False) -> None:
         """Refuse what will be refused before it is parsed, unless it may name a time of its own.
 
         Raises:
             QueueFullError: too much is waiting already, or the deadline cannot be met.
         """
-        entry.admit(1, 0 if names_its_time else self.deadline(schedule), schedule.priority)
+        entry.admit(1, 0 if names_its_time else self.deadline(schedule, left_ns), schedule.priority)
 
     # The engine has answered.
 
@@ -260,7 +264,7 @@ class Exchange:
             side.failed(self._not_written(error))
             return
         if type(answer) is GeneratorType:
-            self._keep(request, batch, handed_ns, _now_ns(), request.count)
+            self._times = self._times_of(request, batch, handed_ns, 0, request.count)
             self._job = state.steps.start(answer, self._written)
             return
         self._answered(answer, request, batch, handed_ns, request.count)
@@ -300,26 +304,14 @@ class Exchange:
             if tracer is not None:
                 asked = side.sampled(tracer)
                 if asked is not None:
-                    self._keep(request, batch, handed_ns, encoded_ns, rows)
-                    self._trace(asked, written_ns)
+                    times = self._times_of(request, batch, handed_ns, encoded_ns, rows)
+                    times.trace(tracer, asked, self.served, written_ns)
         else:
-            self._keep(request, batch, handed_ns, encoded_ns, rows)
+            self._times = self._times_of(request, batch, handed_ns, encoded_ns, rows)
         side.go_on()
 
-    def _keep(self, request: Request, batch: Batch, handed_ns: int, encoded_ns: int, rows: int) -> None:
-        """When the request passed each stage, until its answer has gone out."""
-        moments = self.began_ns, request.ready_ns, batch.formed_ns, batch.began_ns, batch.ended_ns
-        self._moments = (*moments, handed_ns, encoded_ns, rows, batch.rows, self.length)
-        if self._state.tracer is not None:
-            self._batch_requests, self._steps = batch.requests, batch.steps
-
-    def _trace(self, asked: Asked | None, written_ns: int) -> None:
-        """Have a record kept of a sampled request whose answer has gone out."""
-        tracer = self._state.tracer
-        if tracer is not None and asked is not None:
-            *moments, count, rows, length = self._moments
-            size = rows, self._batch_requests
-            tracer.answered(asked, self.served, (*moments, written_ns), count, size, length, self._steps)
+    def _times_of(self, request: Request, batch: Batch, handed_ns: int, encoded_ns: int, rows: int) -> StageTimes:
+        return StageTimes.of(request, batch, self.began_ns, handed_ns, encoded_ns, rows, self.length)
 
     def fail(self, request: Request, error: TailcutError) -> None:
         """There will be no answer."""
@@ -362,8 +354,7 @@ class Exchange:
             self._side.failed(self._not_written(error))
             return
         self.answer = answer
-        moments = self._moments
-        self._moments = (*moments[:6], _now_ns(), *moments[7:])
+        self._times.encoded_ns = _now_ns()
         if self._side.answered():
             self.sent()
         self._side.go_on()
@@ -376,11 +367,13 @@ class Exchange:
 
     def sent(self, now_ns: int = 0) -> None:
         """The answer has gone out, at this moment or now: record when the request passed each stage."""
-        *moments, count, rows, length = self._moments
+        times, served, tracer = self._times, self.served, self._state.tracer
         written_ns = now_ns or _now_ns()
-        self.served.timeline.record(*moments, written_ns, count, rows, length, 200)
-        if self._state.tracer is not None:
-            self._trace(self._side.sampled(self._state.tracer), written_ns)
+        times.record(served, written_ns)
+        if tracer is not None:
+            asked = self._side.sampled(tracer)
+            if asked is not None:
+                times.trace(tracer, asked, served, written_ns)
 
     # The client has left.
 
@@ -403,28 +396,3 @@ class Exchange:
         self.served = served
         self.request = None
         return served.entry
-
-
-def known(error: Exception) -> TailcutError:
-    """An error that a client can be told; what is a fault of ours goes to the log."""
-    if isinstance(error, TailcutError):
-        return error.without_frames()
-    _log.error("a message was not understood", exc_info=error)
-    return EngineError("the server failed on this message")
-
-
-def largest_body(entry: Entry, most: int) -> int:
-    """Bytes of the largest body that a model's requests can need, in any form; `most` where no shape bounds them."""
-    spec = entry.spec
-    numbers = 0
-    for tensor in spec.inputs:
-        shape = tensor.row_shape if spec.batched else tensor.shape
-        if tensor.dtype is DType.BYTES or None in shape:
-            return most
-        numbers += prod(dim for dim in shape if dim is not None)
-    return min(most, numbers * (entry.queue_rows if spec.batched else 1) * _JSON_BYTES + _AROUND_BYTES)
-
-
-def public_message(error: TailcutError) -> str:
-    """What a client is told: the engine's own words stay in the log."""
-    return "the model failed on this input" if error.code is Code.INTERNAL else str(error)

@@ -1,8 +1,14 @@
 """Every bound of the server, with its default. Nothing here is unlimited."""
 
 from dataclasses import dataclass
+from math import prod
+
+from tailcut.runtime.entry import Entry
+from tailcut.spec import DType
 
 QUESTION_BYTES = 64 * 1024  # the body of a question about the server
+_JSON_BYTES = 32  # of a number as JSON, with its comma and some white space
+_AROUND_BYTES = 1 << 20  # names, shapes, parameters and indentation around the numbers, generously
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,3 +31,15 @@ class ServerLimits:
     def write_s(self, size_bytes: int) -> float:
         """How long a client may take to read so much: in total, however its reading is spread."""
         return self.write_timeout_s + size_bytes / self.write_rate
+
+
+def largest_body(entry: Entry, most: int) -> int:
+    """Bytes of the largest body that a model's requests can need, in any form; `most` where no shape bounds them."""
+    spec = entry.spec
+    numbers = 0
+    for tensor in spec.inputs:
+        shape = tensor.row_shape if spec.batched else tensor.shape
+        if tensor.dtype is DType.BYTES or None in shape:
+            return most
+        numbers += prod(dim for dim in shape if dim is not None)
+    return min(most, numbers * (entry.queue_rows if spec.batched else 1) * _JSON_BYTES + _AROUND_BYTES)

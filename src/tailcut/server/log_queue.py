@@ -16,6 +16,8 @@ import threading
 import time
 from collections import deque
 
+from tailcut.wire.memo import BytesMemo
+
 _LINES = 4096  # that wait to be written
 _BURST = 64  # lines of one kind at once
 _PER_SECOND = 16  # and so many more each second
@@ -32,7 +34,7 @@ class LogQueue(logging.Handler):
         self._descriptor = _stderr() if descriptor is None else descriptor
         self._lines: deque[str] = deque()
         self._some = threading.Condition(threading.Lock())
-        self._kinds: dict[tuple[str, int], _Rate] = {}
+        self._kinds: BytesMemo[tuple[str, int], _Rate] = BytesMemo(_KINDS)
         self._closing = False
         self._busy = False  # lines are being written
         self._untold = 0  # dropped, and not spoken of yet
@@ -78,9 +80,7 @@ class LogQueue(logging.Handler):
         kind = (record.pathname, record.lineno)
         rate = self._kinds.get(kind)
         if rate is None:
-            if len(self._kinds) >= _KINDS:
-                self._kinds.clear()
-            rate = self._kinds[kind] = _Rate()
+            rate = self._kinds.keep(kind, _Rate())
         return rate.admits(time.monotonic())
 
     def _drop(self) -> None:

@@ -17,7 +17,7 @@ from tailcut.server.log_queue import dropped_lines
 from tailcut.server.overload_log import OverloadLog
 from tailcut.server.step_runner import StepRunner
 from tailcut.server.tracing.tracer import Tracer
-from tailcut.wire.http1.connection import Edition
+from tailcut.wire.http1.events import Edition
 from tailcut.wire.http1.head import Head
 from tailcut.wire.http1.response import date_line
 from tailcut.wire.memo import BytesMemo
@@ -169,10 +169,6 @@ class ServerState:
         if self.access:
             took_ns = time.monotonic_ns() - began_ns if began_ns else 0
             log_http(head, status, size, took_ns, trace_of_head(head_bytes))
-
-    def deadline(self, timeout_ns: int = 0, now_ns: int = 0) -> int:
-        """Until when an answer is wanted, in monotonic nanoseconds; counted from now where no moment is given."""
-        return (now_ns or time.monotonic_ns()) + (timeout_ns or self.deadline_ns)
 
     def rest_soon(self, entry: Entry) -> None:
         """Requests are being refused: read no more for a moment, so that they come in crowds.

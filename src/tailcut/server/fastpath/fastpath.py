@@ -20,9 +20,11 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from tailcut.errors import TailcutError
+from tailcut.kernels import socket_tables as columns
 from tailcut.runtime.request import Batch, Request
 from tailcut.server.fastpath import traces
-from tailcut.server.fastpath.groups import UNTRACED, FastConnection, Group
+from tailcut.server.fastpath.connections import FastConnection, FastConnections
+from tailcut.server.fastpath.groups import UNTRACED, Group, WaitingGroups
 from tailcut.server.http.plan import Plan
 from tailcut.server.http.replies import failure_reply
 from tailcut.spec import DType
@@ -40,7 +42,6 @@ _log = logging.getLogger("tailcut.http")
 _EVENTS = 64  # sockets heard in a pass
 _ANSWER_BYTES = 64 * 1024
 _HELD_S = 1.0  # for which the rest of a message may be missing
-_FILES = 1024  # descriptors that the table of states begins with
 
 
 def suits(served: "ServedModel") -> bool:
@@ -54,29 +55,26 @@ class FastPath:
     """All connections of a loop that take the fast path."""
 
     def __init__(self, state: "ServerState") -> None:
-        from tailcut.kernels import sockets  # noqa: PLC0415  numba takes a quarter of a second to load
+        from tailcut.kernels import answers, libc, sockets  # noqa: PLC0415  numba takes a quarter of a second to load
         from tailcut.server.fastpath.tables import HeadTable  # noqa: PLC0415  it loads them, too
 
-        self._code = sockets
+        self._look, self._take = sockets.look, sockets.take
+        self._send, self._send_lists = answers.answer, answers.answer_lists
         self._state = state
         self._poll = select.epoll()
         self._poll_fd = self._poll.fileno()
-        self._connections: dict[int, FastConnection] = {}  # by descriptor
-        self._late: dict[int, FastConnection] = {}  # by generation: returned with an answer on its way
-        self._groups: dict[Group, None] = {}
+        self._connections = FastConnections()
+        self._waiting = WaitingGroups()
         self._head_table = HeadTable(
             len(state.receive), _ANSWER_BYTES, state.deadline_ns, traces=state.tracer is not None
         )
         self._targets = self._head_table.targets
-        self._generation = 0
-        self._events = np.zeros((_EVENTS, sockets.EVENT_WORDS), np.int32)
-        self._descriptors = np.zeros((_FILES, sockets.STATES), np.int64)
-        self._own_heads = np.zeros((_FILES, sockets.HEAD_MOST), np.uint8)
+        self._events = np.zeros((_EVENTS, libc.EVENT_WORDS), np.int32)
         self._plans = self._head_table.plans
         self._heads = self._head_table.heads
         self._table = self._head_table.table
         self._cells = self._head_table.cells
-        self._members = np.zeros((len(self._table), _EVENTS, sockets.MEMBERS), np.int64)
+        self._members = np.zeros((len(self._table), _EVENTS, columns.MEMBERS), np.int64)
         self._numbers = np.zeros(len(state.receive) // 2, np.float64)  # of one list
         self._odd = np.zeros((_EVENTS + 1, 2), np.int64)
         self._left = 0  # of `_events`, for the next pass
@@ -125,7 +123,7 @@ class FastPath:
             return False
         if connection.transport.get_extra_info("ssl_object") is not None:  # what its socket brings is encrypted
             return False
-        number = self._head_table.number(plan, head, template, length) if len(head) <= self._code.HEAD_MOST else -1
+        number = self._head_table.number(plan, head, template, length) if len(head) <= columns.HEAD_MOST else -1
         transport = connection.transport
         if number < 0 or transport.get_write_buffer_size() or transport.is_closing():
             return False
@@ -134,55 +132,39 @@ class FastPath:
         if not self._lend(target, 1, time.monotonic_ns()):
             return False
         target.slab.write(target.lease.row, row)
-        while fd >= len(self._descriptors):
-            self._descriptors = np.concatenate([self._descriptors, np.zeros_like(self._descriptors)])
-            self._own_heads = np.concatenate([self._own_heads, np.zeros_like(self._own_heads)])
-        self._generation += 1
         now = time.monotonic_ns()
-        own_head = 0 if head == self._head_table.head(number) else len(head)
-        self._own_heads[fd, :own_head] = np.frombuffer(head[:own_head], np.uint8)
-        self._descriptors[fd] = self._generation, number, 1, now, own_head, 0
+        own_head = b"" if head == self._head_table.head(number) else head
+        generation = self._connections.add(connection, fd, number, own_head, now)
         transport.pause_reading()
         self._poll.register(fd, select.EPOLLIN)
-        connection.fd = fd
-        self._connections[fd] = connection
         self._state.context.counts.fast_path += 1
         tracer = self._state.tracer
         asked = None if tracer is None else tracer.of_head(head, plan.head.path)
-        members = np.array([[fd, self._generation, now, length, 0]], np.int64)
+        members = np.array([[fd, generation, now, length, 0]], np.int64)
         self._submit(target, members, UNTRACED if asked is None else {0: asked})
         self._state.delivery.notify_soon(target.entry)
         return True
 
     def leave(self, connection: FastConnection) -> None:
         """Give a connection back; what it is owed will be answered by itself."""
-        fd = connection.fd
-        connection.fd = -1
-        del self._connections[fd]
+        self._poll.unregister(connection.fd)
+        left = self._connections.remove(connection)
         self._state.context.counts.fast_path -= 1
-        self._poll.unregister(fd)
-        generation, _, pending, _, _, held = self._descriptors[fd].tolist()
-        head = self._head_of(fd)
-        self._descriptors[fd] = 0, -1, 0, 0, 0, 0
-        if pending:
-            self._late[generation] = connection
-            connection.returned(generation, head)
-        else:
-            connection.returned(None, head)
-        if held:
-            connection.take_up(self._own_heads[fd, :held].tobytes())
+        connection.returned(left.owed, left.head or self._head_table.head(left.plan))
+        if left.held:
+            connection.take_up(left.held)
         if not connection.transport.is_closing():
             connection.transport.resume_reading()
 
     def forget(self, generation: int) -> None:
         """A client that was owed an answer when it returned has left altogether."""
-        if self._late.pop(generation, None) is not None:
-            group, number = self._find(generation)
+        if self._connections.late.pop(generation, None) is not None:
+            group, number = self._waiting.find(generation)
             group.target.entry.withdraw(group, number)
 
     def dissolve(self) -> None:
         """Return all connections to the standard path, because plans may have changed; they may come again."""
-        for connection in list(self._connections.values()):
+        for connection in list(self._connections.here.values()):
             self.leave(connection)
         self._head_table.clear()
 
@@ -195,47 +177,45 @@ class FastPath:
 
     def busy(self, fd: int) -> bool:
         """Whether a connection here waits for an answer, or for the rest of its message."""
-        return bool(self._descriptors[fd, self._code.PENDING] or self._descriptors[fd, self._code.HELD])
-
-    def sweep(self, now_s: float) -> None:
-        """Give back those whose message has not become whole for a while: their time is limited there."""
-        held = self._descriptors[:, self._code.HELD] > 0
-        late = held & (self._descriptors[:, self._code.SEEN] < (now_s - _HELD_S) * 1e9)
-        for fd in np.flatnonzero(late).tolist():
-            self.leave(self._connections[fd])
+        return self._connections.busy(fd)
 
     def seen(self, fd: int) -> float:
         """When a connection here was last heard or answered, in the loop's seconds."""
-        return float(self._descriptors[fd, self._code.SEEN]) / 1e9
+        return self._connections.seen(fd)
+
+    def sweep(self, now_s: float) -> None:
+        """Give back those whose message has not become whole for a while: their time is limited there."""
+        for connection in self._connections.held_since(now_s - _HELD_S):
+            self.leave(connection)
 
     # A pass.
 
     def turn(self, until_ns: int = 0) -> None:
         """Receive from every connection that has sent something, or poll until one has; have what is ready computed."""
-        code, cells = self._code, self._cells
+        cells, connections = self._cells, self._connections
         try:
-            count = code.look(
-                self._poll_fd, self._left, self._events, self._descriptors, self._plans, self._table, until_ns
+            count = self._look(
+                self._poll_fd, self._left, self._events, connections.state, self._plans, self._table, until_ns
             )
             if count <= 0:
                 return
             now_ns = time.monotonic_ns()
             heard = []
             for target in self._targets:
-                if cells[target.at + code.WANTED]:
+                if cells[target.at + columns.WANTED]:
                     self._prepare(target, now_ns)
                     heard.append(target)
-            odds = code.take(
+            odds = self._take(
                 count,
                 self._events,
-                self._descriptors,
+                connections.state,
                 self._plans,
                 self._heads,
                 self._table,
                 self._members,
                 self._receive,
                 self._odd,
-                self._own_heads,
+                connections.own_heads,
                 self._head_table.fields,
                 self._head_table.grammar,
                 self._numbers,
@@ -249,14 +229,14 @@ class FastPath:
 
     def _prepare(self, target: "Target", now_ns: int) -> None:
         """Rows for the requests that need some, or the reason why they get none."""
-        code, cells, at = self._code, self._cells, target.at
-        if self._lend(target, cells[at + code.WANTED], now_ns):
+        cells, at = self._cells, target.at
+        if self._lend(target, cells[at + columns.WANTED], now_ns):
             lease = target.lease
-            cells[at + code.ADDRESS] = target.slab.addresses[0] + lease.row * cells[at + code.ROW_BYTES]
-            cells[at + code.ROOM] = lease.rows
+            cells[at + columns.ADDRESS] = target.slab.addresses[0] + lease.row * cells[at + columns.ROW_BYTES]
+            cells[at + columns.ROOM] = lease.rows
         else:
-            cells[at + code.ADDRESS] = 0
-            cells[at + code.ROOM] = _EVENTS
+            cells[at + columns.ADDRESS] = 0
+            cells[at + columns.ROOM] = _EVENTS
 
     def _lend(self, target: "Target", count: int, now_ns: int) -> bool:
         target.deadline_ns = deadline_ns = now_ns + target.time_ns
@@ -270,12 +250,12 @@ class FastPath:
 
     def _settle(self, heard: "list[Target]", odd: Sequence[Sequence[int]]) -> None:
         """Have those of this pass queued, or answered at once where all are here, and give the odd ones back."""
-        code, cells, delivery = self._code, self._cells, self._state.delivery
+        cells, delivery = self._cells, self._state.delivery
         alone = len(heard) == 1 and not odd and delivery.idle
         tracer = self._state.tracer
         notified = []
         for target in heard:
-            taken = cells[target.at + code.TAKEN]
+            taken = cells[target.at + columns.TAKEN]
             traced = UNTRACED
             if tracer is not None and not traces.skips(tracer, cells, target.at, taken):
                 traced = traces.find(tracer, self._members[target.number, :taken], self._head_of)
@@ -286,7 +266,7 @@ class FastPath:
             elif self._submit(target, self._members[target.number, :taken], traced, at_once=alone):
                 notified.append(target.entry)
         for fd, size in odd:
-            connection = self._connections.get(fd)
+            connection = self._connections.here.get(fd)
             if connection is not None:
                 self.leave(connection)
                 if size:
@@ -296,8 +276,8 @@ class FastPath:
 
     def _head_of(self, fd: int) -> bytes:
         """The last head of a connection here."""
-        _, plan, _, _, own_head, _ = self._descriptors[fd].tolist()
-        return self._own_heads[fd, :own_head].tobytes() or self._head_table.head(plan)
+        plan, own_head = self._connections.last_head(fd)
+        return own_head or self._head_table.head(plan)
 
     def _submit(
         self, target: "Target", members: np.ndarray, traced: "Mapping[int, Asked]", *, at_once: bool = False
@@ -313,7 +293,7 @@ class FastPath:
             return False
         if group.left:  # it waits: the next pass writes to where its members stand
             group.members = members.copy()
-            self._groups[group] = None
+            self._waiting.add(group)
         return notify
 
     def _refuse(self, target: "Target", taken: int, traced: "Mapping[int, Asked]") -> None:
@@ -325,17 +305,8 @@ class FastPath:
         self._state.rest_soon(target.entry)
         head = target.refusal
         self._answer_view[: len(head)] = head
-        shorts = self._code.answer(
-            members,
-            self._descriptors,
-            len(head),
-            self._no_outputs,
-            self._answer,
-            self._no_ring,
-            0,
-            self._trail,
-            self._odd,
-        )
+        buffers = self._answer, self._no_ring, 0, self._trail, self._odd
+        shorts = self._send(members, self._connections.state, len(head), self._no_outputs, *buffers)
         for place, sent in self._odd[:shorts].tolist():
             self._finish(int(members[place, 0]), head[sent:])
 
@@ -344,7 +315,7 @@ class FastPath:
     def answer(self, group: Group, request: Request, batch: Batch, index: int) -> None:  # noqa: C901  a call costs 0.1 us
         """Answer those of a request, each with its row of the batch's outputs."""
         handed_ns = time.monotonic_ns()
-        target, members, state = group.target, group.members, self._state
+        target, members, state, connections = group.target, group.members, self._state, self._connections
         first, count = batch.offsets[index], request.count
         if count != len(members):
             members = members[request.offset : request.offset + count]
@@ -362,36 +333,30 @@ class FastPath:
             cells, addresses = reply.cells, batch.addresses
             for place, column in enumerate(reply.columns):
                 cells[2 * place] = addresses[column] + first * cells[2 * place + 1]
-            shorts = self._code.answer(members, self._descriptors, size, reply.outputs, *buffers)
+            shorts = self._send(members, connections.state, size, reply.outputs, *buffers)
         else:
             lists, places = reply.write_lists(batch, first, count), reply.places
-            shorts = self._code.answer_lists(
-                members, self._descriptors, size, lists, places, reply.frame, reply.pieces, *buffers
+            shorts = self._send_lists(
+                members, connections.state, size, lists, places, reply.frame, reply.pieces, *buffers
             )
         written = trail[0]
         timeline.stamp += written
         state.context.counts.replies[200] += written + shorts
         served.latency.add(ended_ns - request.ready_ns, count)
         if group.traced and state.tracer is not None:
-            here = {place: asked for place, asked in group.traced.items() if self._is_waiting(group.members[place])}
+            waiting, fds = connections.is_waiting, group.members[:, :2].tolist()
+            here = {place: asked for place, asked in group.traced.items() if waiting(*fds[place])}
             traces.answered(state.tracer, served, (group.members, request, batch), here, moments, written)
         if shorts:
             self._finish_shorts(target, members, batch, first, moments, shorts)
-        if self._late:
+        if connections.late:
             for place, generation in enumerate(members[:, 1].tolist()):
-                connection = self._late.pop(generation, None)
+                connection = connections.late.pop(generation, None)
                 if connection is not None:
                     connection.answer_owed(reply.response(batch, first + place))
-        group.left -= count
-        if not group.left:
-            self._groups.pop(group, None)
+        self._waiting.told(group, count)
         if state.busy_poll_ns:
             state.stay_awake(ended_ns)
-
-    def _is_waiting(self, member: np.ndarray) -> bool:
-        """Whether a client has not left; of one that has, its connection has said so."""
-        fd, generation = member[:2].tolist()
-        return self._descriptors[fd, self._code.GENERATION] == generation or generation in self._late
 
     def _finish_shorts(  # noqa: PLR0913, PLR0917  as answer
         self,
@@ -412,26 +377,16 @@ class FastPath:
     def fail(self, group: Group, request: Request, error: TailcutError) -> None:
         """Tell the connections of a request, on the standard path, that there will be no answer."""
         for fd, generation, *_ in group.members[request.offset : request.offset + request.count].tolist():
-            if self._descriptors[fd, self._code.GENERATION] == generation:
-                self.leave(self._connections[fd])
-            connection = self._late.pop(generation, None)
+            if self._connections.is_here(fd, generation):
+                self.leave(self._connections.here[fd])
+            connection = self._connections.late.pop(generation, None)
             if connection is not None:
                 connection.failed(error)
-        group.left -= request.count
-        if not group.left:
-            self._groups.pop(group, None)
+        self._waiting.told(group, request.count)
 
     def _finish(self, fd: int, rest: bytes) -> None:
         """Give a connection back whose answer has not gone out as a whole."""
-        connection = self._connections[fd]
-        self._descriptors[fd, self._code.PENDING] = 0  # from here on the transport owes it the answer
+        connection = self._connections.here[fd]
+        self._connections.answered_elsewhere(fd)
         self.leave(connection)
         connection.transport.write(rest)
-
-    def _find(self, generation: int) -> tuple[Group, int]:
-        """Where a connection's request waits."""
-        for group in self._groups:
-            places = np.flatnonzero(group.members[:, 1] == generation)
-            if len(places):
-                return group, int(places[0])
-        raise LookupError(generation)

@@ -1,6 +1,5 @@
-"""What the fast path deals with: connections, and the requests of one pass that wait as one."""
+"""The requests of one pass over the fast path that wait as one."""
 
-import asyncio
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
@@ -9,35 +8,12 @@ import numpy as np
 
 from tailcut.errors import TailcutError
 from tailcut.runtime.request import Batch, Request
-from tailcut.wire.v2 import Response
 
 if TYPE_CHECKING:
     from tailcut.server.fastpath.tables import Target
     from tailcut.server.tracing.records import Asked
 
 UNTRACED: "Mapping[int, Asked]" = MappingProxyType({})
-
-
-class FastConnection(Protocol):
-    """A connection, as far as this way is concerned."""
-
-    transport: asyncio.Transport
-    fd: int  # of its socket while it is here, else -1
-
-    def returned(self, owed: int | None, head: bytes) -> None:
-        """It is here no more; `owed` names the answer that is on its way, for `FastPath.forget`; `head` is its last."""
-
-    def buffer_updated(self, nbytes: int) -> None:
-        """Bytes of it are in the shared receive buffer."""
-
-    def take_up(self, data: bytes) -> None:
-        """It has sent this, the beginning of a message."""
-
-    def answer_owed(self, answer: Response) -> None:
-        """The answer that it was waiting for when it returned."""
-
-    def failed(self, error: TailcutError) -> None:
-        """There will be none."""
 
 
 class Answerer(Protocol):
@@ -71,3 +47,34 @@ class Group:
     def fail(self, request: Request, error: TailcutError) -> None:
         """There will be no answer for those of the request."""
         self._fast_path.fail(self, request, error)
+
+
+class WaitingGroups:
+    """The groups that have not been told everything yet."""
+
+    __slots__ = ("_groups",)
+
+    def __init__(self) -> None:
+        self._groups: dict[Group, None] = {}
+
+    def add(self, group: Group) -> None:
+        """A group was queued; its members stand in memory of its own."""
+        self._groups[group] = None
+
+    def told(self, group: Group, count: int) -> None:
+        """So many of a group have their answer, or know that there is none."""
+        group.left -= count
+        if not group.left:
+            self._groups.pop(group, None)
+
+    def find(self, generation: int) -> tuple[Group, int]:
+        """Where a connection's request waits: its group, and its place there.
+
+        Raises:
+            LookupError: nowhere.
+        """
+        for group in self._groups:
+            places = np.flatnonzero(group.members[:, 1] == generation)
+            if len(places):
+                return group, int(places[0])
+        raise LookupError(generation)

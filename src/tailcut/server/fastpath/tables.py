@@ -1,6 +1,6 @@
 """What the fast path knows: heads by their bytes, and where the requests behind each of them go.
 
-The tables are those of `kernels/sockets.py`, which reads them; rows are only added, until all are forgotten at once.
+The tables are those of `kernels/socket_tables.py`; rows are only added, until all are forgotten at once.
 """
 
 import re
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tailcut.kernels import sockets
-from tailcut.kernels.numbers import MOST_DIMENSIONS
+from tailcut.kernels import socket_tables as columns
+from tailcut.kernels.heads import DIGIT, NAME, VALUE
 from tailcut.memory.slab import Slab
 from tailcut.runtime.entry import Entry
 from tailcut.runtime.request import NO_LEASE, Lease
@@ -65,9 +65,9 @@ class HeadTable:
         self._answer_bytes = answer_bytes
         self._time_ns = time_ns
         self.targets: list[Target] = []
-        self.plans = np.zeros((_PLANS, sockets.PLANS), np.int64)
+        self.plans = np.zeros((_PLANS, columns.PLANS), np.int64)
         self.heads = np.zeros(_HEADS_BYTES, np.uint8)
-        self.table = np.zeros((_TARGETS, sockets.TARGETS), np.int64)
+        self.table = np.zeros((_TARGETS, columns.TARGETS), np.int64)
         self.cells = self.table.data.cast("B").cast("q")  # a cell costs a tenth of what numpy takes for it
         self._heads_end = 0
         self._numbers: dict[tuple[bytes, bytes, bytes], int] = {}
@@ -91,7 +91,7 @@ class HeadTable:
         number, pieces = len(self._numbers), (head, part, template.before, template.behind)
         most = self._message_bytes - len(head)
         if form is not None:
-            most = min(plan.limit, AT_ONCE_BYTES, most) if len(form.dims) <= MOST_DIMENSIONS else 0
+            most = min(plan.limit, AT_ONCE_BYTES, most) if len(form.dims) <= columns.MOST_DIMENSIONS else 0
         ends = self._heads_end + sum(map(len, pieces))
         if number == _PLANS or ends > _HEADS_BYTES or length > most or template.rows != 1:
             return -1
@@ -104,8 +104,8 @@ class HeadTable:
             self.heads[self._heads_end : self._heads_end + len(piece)] = np.frombuffer(piece, np.uint8)
             self._heads_end += len(piece)
         row = self.plans[number]
-        row[: sockets.DIMS] = 0
-        row[: sockets.FORM] = (
+        row[: columns.DIMS] = 0
+        row[: columns.FORM] = (
             places[0],
             len(head),
             length,
@@ -115,23 +115,23 @@ class HeadTable:
             *_around(template, places),
         )
         if self._traces:
-            row[sockets.TRACE] = sampling_of(head)
+            row[columns.TRACE] = sampling_of(head)
         if form is not None:
-            row[sockets.FORM] = sockets.LIST32 if form.tensor.dtype is DType.FP32 else sockets.LIST64
-            row[sockets.BODY_MOST] = most
-            row[sockets.COUNT], row[sockets.LEVELS] = form.size, len(form.dims)
-            row[sockets.DIMS : sockets.DIMS + len(form.dims)] = form.dims
+            row[columns.FORM] = columns.LIST32 if form.tensor.dtype is DType.FP32 else columns.LIST64
+            row[columns.BODY_MOST] = most
+            row[columns.COUNT], row[columns.LEVELS] = form.size, len(form.dims)
+            row[columns.DIMS : columns.DIMS + len(form.dims)] = form.dims
         self._numbers[key] = number
         return number
 
     def head(self, number: int) -> bytes:
         """The head that a plan was first asked for with."""
-        start, size = self.plans[number, : sockets.BODY_BYTES].tolist()
+        start, size = self.plans[number, : columns.BODY_BYTES].tolist()
         return self.heads[start : start + size].tobytes()
 
     def target(self, number: int) -> Target:
         """Where requests of a plan go."""
-        return self.targets[int(self.plans[number, sockets.TARGET])]
+        return self.targets[int(self.plans[number, columns.TARGET])]
 
     def clear(self) -> None:
         """Forget everything: no answer may be on its way."""
@@ -152,10 +152,10 @@ class HeadTable:
         number = len(self.targets)
         if number == _TARGETS or reply.most_bytes + _HEAD_BYTES > self._answer_bytes:
             return None
-        at = number * sockets.TARGETS
+        at = number * columns.TARGETS
         time_ns = schedule.timeout_ns or self._time_ns
         target = Target(served, entry, slab, schedule, time_ns, schedule.priority, reply, at, number)
-        self.cells[at + sockets.ROW_BYTES] = slab.row_bytes[0]
+        self.cells[at + columns.ROW_BYTES] = slab.row_bytes[0]
         self.targets.append(target)
         return target
 
@@ -171,7 +171,7 @@ def _around(template: Template, places: list[int]) -> tuple[int, int, int, int]:
 
 
 def _fields() -> np.ndarray:
-    """The names of the fields that matter, as `sockets` wants them: uint8 [fields, 1 + longest name]."""
+    """The names of the fields that matter, as `kernels/heads.py` wants them: uint8 [fields, 1 + longest name]."""
     table = np.zeros((len(SIGNIFICANT), 1 + max(map(len, SIGNIFICANT))), np.uint8)
     for row, name in zip(table, sorted(SIGNIFICANT), strict=True):
         row[0] = len(name)
@@ -180,7 +180,7 @@ def _fields() -> np.ndarray:
 
 
 def _grammar(*, traces: bool) -> np.ndarray:
-    """What each byte may be part of, as `sockets` wants it: uint8 [256]."""
-    kinds = [(TOKEN, sockets.NAME), (TEXT, sockets.VALUE), *([(_DIGIT, sockets.DIGIT)] if traces else [])]
+    """What each byte may be part of, as `kernels/heads.py` wants it: uint8 [256]."""
+    kinds = [(TOKEN, NAME), (TEXT, VALUE), *([(_DIGIT, DIGIT)] if traces else [])]
     flags = [sum(flag for part, flag in kinds if re.fullmatch(part, bytes([byte]))) for byte in range(256)]
     return np.array(flags, np.uint8)

@@ -8,19 +8,19 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from tailcut.kernels.socket_tables import ROOTS, SAMPLED
 from tailcut.runtime.request import Batch, Request
 from tailcut.server.served_model import ServedModel
 from tailcut.server.tracing.records import Asked
 from tailcut.server.tracing.tracer import Tracer
 
-_SAMPLED, _ROOTS = 5, 6  # columns of `targets` in `kernels/sockets.py`, which is not loaded here
 _ENCODED, _WRITTEN = 6, 8  # in a record of the timeline: from, to
 
 
 def skips(tracer: Tracer, cells: memoryview, at: int, taken: int) -> bool:
     """Whether none of the `taken` requests of a target in this pass is sampled; its cells begin at `at`."""
-    roots = cells[at + _ROOTS]
-    if cells[at + _SAMPLED] or (roots != taken and not tracer.sampler.follows_caller):
+    roots = cells[at + ROOTS]
+    if cells[at + SAMPLED] or (roots != taken and not tracer.sampler.follows_caller):
         return False
     return tracer.sampler.skips(roots)
 

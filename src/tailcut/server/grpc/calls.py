@@ -12,10 +12,11 @@ from typing import Protocol
 
 from tailcut.errors import Code, QueueFullError, ReleasedError, TailcutError
 from tailcut.server.access_log import log_grpc, trace_of, with_trace
-from tailcut.server.exchange import largest_body, public_message
-from tailcut.server.grpc.account import Account
+from tailcut.server.account import Account
+from tailcut.server.faults import fault, public_message
 from tailcut.server.grpc.infer import Inference, sampled_call
 from tailcut.server.grpc.templates import Plans
+from tailcut.server.limits import largest_body
 from tailcut.server.served_model import ServedModel
 from tailcut.server.state import ServerState
 from tailcut.server.step_runner import Job
@@ -117,6 +118,25 @@ class Call(ABC):
         self._abandon()
         self.link.send(self, None, b"", error_end(status, message, retry_after_s, begun=self._begun))
 
+    def give_up(self, error: Exception) -> None:
+        """End with what `receive` raised, or another step with a message: whatever it is, it costs this call only."""
+        if isinstance(error, CallError):
+            self.fail(error, 1 if error.status is Status.UNAVAILABLE else None)
+        else:
+            self.fail(CallError(Status.INTERNAL, fault(error)))
+
+    def _hold(self, size: int) -> None:
+        """So many bytes of its messages are kept in buffers now.
+
+        Raises:
+            CallError: all connections together hold as much as they may.
+        """
+        account, more = self.link.account, size - self.charged
+        if more > 0 and not account.has_room(more):
+            raise CallError(Status.UNAVAILABLE, "too many messages are arriving now")
+        account.charge(more)
+        self.charged = size
+
     def _abandon(self) -> None:  # noqa: B027  most have nothing to give up
         """Give up what has been started."""
 
@@ -144,7 +164,7 @@ class Call(ABC):
             except StopIteration as end:
                 message: bytes | memoryview = end.value
                 return message
-            self.link.account.charge(self, messages.held)
+            self._hold(messages.held)
             yield
 
     def _inflate_done(self, message: bytes | memoryview | None, error: Exception | None) -> None:
@@ -154,11 +174,8 @@ class Call(ABC):
                 self._inflated(message or b"")
             except Exception as wrong:  # noqa: BLE001  whatever one message does to us must cost its client only
                 error = wrong
-        if isinstance(error, CallError):
-            self.fail(error, 1 if error.status is Status.UNAVAILABLE else None)
-        elif error is not None:
-            _log.error("a message was not understood", exc_info=error)
-            self.fail(CallError(Status.INTERNAL, "the server failed on this message"))
+        if error is not None:
+            self.give_up(error)
 
     @abstractmethod
     def _inflated(self, message: bytes | memoryview) -> None:
@@ -192,7 +209,7 @@ class Call(ABC):
         if self._job is not None:
             self._give_up_job()
         if self.charged:
-            self.link.account.charge(self, 0)
+            self._hold(0)
         self._tell(status, size, self.began_ns)
 
     def _tell(self, status: Status, size: int, began_ns: int) -> None:
@@ -247,7 +264,7 @@ class OneMessageCall(Call):
         if self._message is None and not messages.inflating:
             self._message = messages.take()
         if messages.inflating:
-            self.link.account.charge(self, messages.held)
+            self._hold(messages.held)
             if self._ended:
                 self.waits_since_ns = 0
             if self._job is None:
@@ -256,7 +273,7 @@ class OneMessageCall(Call):
         message = self._message
         if (message is not None and not messages.empty) or (message is None and self._ended):
             raise CallError(Status.UNIMPLEMENTED, "this call takes one message, whole")
-        self.link.account.charge(self, messages.held + (0 if message is None else len(message)))
+        self._hold(messages.held + (0 if message is None else len(message)))
         if self._ended and message is not None:
             self._message = None
             self.waits_since_ns = 0

@@ -4,13 +4,12 @@ Whatever the answers of one pass of the loop are, a connection writes them at on
 """
 
 import asyncio
-import logging
 import time
 from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-from tailcut.server.grpc.account import Account
+from tailcut.server.account import Account
 from tailcut.server.grpc.calls import Call
 from tailcut.server.grpc.infer import Inference
 from tailcut.server.grpc.infer_calls import StreamCall
@@ -20,7 +19,6 @@ from tailcut.wire.grpc.framing import ANSWER_END, ANSWER_HEAD, CALLS, CallError,
 from tailcut.wire.http2.connection import TURN_UNITS, Data, Http2Connection, Opened
 from tailcut.wire.http2.frames import Http2Error
 
-_log = logging.getLogger("tailcut.grpc")
 _SLICE_UNITS = 32  # read of a connection that has more to say, before others have their turn
 Maker = Callable[["GrpcConnection", int, CallHead], Call]
 
@@ -295,11 +293,8 @@ class GrpcConnection(asyncio.BufferedProtocol):
     def _feed(self, call: Call, data: bytes, size: int, *, ended: bool) -> None:
         try:
             call.receive(data, size, ended=ended)
-        except CallError as error:
-            call.fail(error, 1 if error.status is Status.UNAVAILABLE else None)
-        except Exception:  # noqa: BLE001  whatever one message does to us must cost its client only
-            _log.exception("a message was not understood")
-            call.fail(CallError(Status.INTERNAL, "the server failed on this message"))
+        except Exception as error:  # noqa: BLE001  whatever one message does to us must cost its client only
+            call.give_up(error)
         if call.waits_since_ns and not call.over:
             self._uploads[call] = None
         else:

@@ -16,12 +16,12 @@ from tailcut.server.grpc.templates import Known, Plan, Plans
 from tailcut.server.served_model import ServedModel
 from tailcut.server.tracing.records import Asked
 from tailcut.server.tracing.tracer import Tracer
-from tailcut.wire.grpc.codec import infer_response, large_answer, read_request
+from tailcut.wire.grpc.codec import infer_response, large_answer, plain_parameters, read_request
 from tailcut.wire.grpc.form import ArrayForm, Form, Lead, read_lead
 from tailcut.wire.grpc.framing import CallHead
 from tailcut.wire.grpc.messages import MESSAGES
 from tailcut.wire.grpc.steps import large_request, take_apart
-from tailcut.wire.v2 import InferRequest
+from tailcut.wire.v2 import InferRequest, schedule_of
 from tailcut.wire.v2.steps import AT_ONCE_BYTES
 
 _COPY_BYTES = 1 << 20  # into rows in one go
@@ -144,7 +144,7 @@ class Inference:
             raise InvalidInputError(_NO_REQUEST) from None
         self.id = message.id.encode()
         served = context.models.find(message.model_name, message.model_version)
-        served.entry.admit(1)
+        self._exchange.precheck(served.entry, schedule_of(plain_parameters(message.parameters)), left_ns)
         yield
         request = yield from large_request(served.model.spec, message, taken, context.regions)
         yield from self._exchange.checked_in_steps(served, request, left_ns=left_ns)

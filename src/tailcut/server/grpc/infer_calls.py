@@ -4,7 +4,7 @@ import time
 from collections import deque
 
 from tailcut.errors import TailcutError
-from tailcut.server.exchange import public_message
+from tailcut.server.faults import public_message
 from tailcut.server.grpc.calls import STATUS_OF, Call, Link, OneMessageCall
 from tailcut.server.grpc.infer import Inference
 from tailcut.wire.grpc.form import stream_answer
@@ -93,7 +93,7 @@ class StreamCall(Call):
         messages = self._collect(data)
         self._owed += size
         self._ended |= ended
-        self.link.account.charge(self, messages.held)
+        self._hold(messages.held)
         self.go_on()
 
     def go_on(self) -> None:
@@ -115,7 +115,7 @@ class StreamCall(Call):
                 return  # what the client sends meanwhile fills its window, and no more
             message = messages.take()
             if messages.inflating:
-                self.link.account.charge(self, messages.held)
+                self._hold(messages.held)
                 self._inflate(messages)
                 return
             if message is None:
@@ -127,7 +127,7 @@ class StreamCall(Call):
             self.link.later(self)
             return
         self.waits_since_ns = 0 if messages.empty else self.waits_since_ns or time.monotonic_ns()
-        self.link.account.charge(self, messages.held)
+        self._hold(messages.held)
         self.link.taken(self, self._owed)
         self._owed = 0
         if self._ended and not self._parts:
@@ -181,13 +181,13 @@ class StreamCall(Call):
         if not whole:
             raise CallError(Status.INTERNAL, "the last message is cut short")
         self.over = True
-        self.link.account.charge(self, 0)
+        self._hold(0)
         self.link.send(self, None if self._begun else ANSWER_HEAD, b"", ANSWER_END)
 
     def _leave(self, status: Status, size: int = 0) -> None:
         self.over = True
         self._give_up_job()
-        self.link.account.charge(self, 0)
+        self._hold(0)
 
     def _abandon(self) -> None:
         for part in self._parts:

@@ -1,11 +1,15 @@
-"""Where the rest of a body goes that is not all here: into rows of its model, or into a buffer of its own."""
+"""Where the rest of a body goes that is not all here: into rows of its model, or into a buffer of its own.
+
+What goes into a buffer is bounded, alone and together with what all other connections hold.
+"""
 
 import numpy as np
 
 from tailcut.errors import InvalidInputError
+from tailcut.server.account import Account
 from tailcut.server.exchange import Exchange
-from tailcut.server.http.account import Account
 from tailcut.server.http.plan import Plan
+from tailcut.server.http.replies import Refusal, retry_after
 from tailcut.wire.http1.connection import Http1Connection
 from tailcut.wire.v2 import parse_lead, schedule_of
 
@@ -13,12 +17,13 @@ from tailcut.wire.v2 import parse_lead, schedule_of
 class BodyReceiver:
     """Gives the kernel memory for the body in hand; its bytes come there without another copy."""
 
-    __slots__ = ("_account", "_body", "_exchange", "_wire", "target")
+    __slots__ = ("_account", "_body", "_direct_bytes", "_exchange", "_wire", "target")
 
-    def __init__(self, wire: Http1Connection[Plan], exchange: Exchange, account: Account) -> None:
+    def __init__(self, wire: Http1Connection[Plan], exchange: Exchange, account: Account, direct_bytes: int) -> None:
         self._wire = wire
         self._exchange = exchange
         self._account = account
+        self._direct_bytes = direct_bytes  # from this length on, a tensor behind JSON may go into rows
         self.target: memoryview | None = None  # where the next bytes go; None: not here
         self._body: np.ndarray | None = None  # of which that is a part; None: of rows
 
@@ -56,6 +61,38 @@ class BodyReceiver:
         self._exchange.request, self._exchange.schedule = direct.request, schedule
         return True
 
+    def collect(self, plan: Plan, begun: memoryview) -> None:
+        """Have the rest of a body collected: in chunks, up to the end of its JSON, or in a buffer.
+
+        Raises:
+            TailcutError: its model would refuse it.
+            Refusal: it is too long, or too many bodies are held.
+        """
+        wire = self._wire
+        if plan.served is not None and plan.length <= plan.limit:
+            plan.served.entry.admit(1)
+        if plan.length > plan.limit:
+            raise Refusal(413, f"this path takes {plan.limit} bytes at most")
+        if not self._account.has_room(plan.length):
+            raise _too_many()
+        if plan.head.chunked:
+            wire.chunks(plan.limit)
+        elif plan.direct and plan.length >= self._direct_bytes:
+            wire.waits_for(plan.json_size or 0)
+        else:
+            self.into_buffer(plan.length, begun)
+
+    def charge_chunks(self) -> None:
+        """Charge what the wire has collected of a chunked body.
+
+        Raises:
+            Refusal: all connections together hold more than they may.
+        """
+        account = self._account
+        account.charge(self._wire.collected - account.charged)
+        if not account.has_room():
+            raise _too_many()
+
     def into_buffer(self, length: int, begun: memoryview) -> None:
         """Have the rest of a body that has begun received into a buffer of its own, which is charged."""
         self._account.charge(length)
@@ -82,3 +119,7 @@ class BodyReceiver:
         """The message in hand is given up."""
         self.target = self._body = None
         self._account.release()
+
+
+def _too_many() -> Refusal:
+    return Refusal(503, "too many bodies are arriving now", retry_after(1))

@@ -6,28 +6,28 @@ their order, and bounds the time that a client may take; the parts that it holds
 """
 
 import asyncio
-import logging
 from functools import partial
 
 from tailcut.errors import TailcutError
-from tailcut.server.http.account import Account
+from tailcut.server.account import Account
+from tailcut.server.faults import fault
 from tailcut.server.http.bodies import BodyReceiver
 from tailcut.server.http.inference import Inference
 from tailcut.server.http.plan import NO_PLAN, Kind, Plan, find_plan
 from tailcut.server.http.presence import WAITS_S, Presence, is_gone
 from tailcut.server.http.questions import Questions
 from tailcut.server.http.repeating import STEADY, Repeating
-from tailcut.server.http.replies import Refusal, failure_reply, refusal_reply, refused, retry_after
+from tailcut.server.http.replies import Refusal, failure_reply, refusal_reply, refused
 from tailcut.server.http.writer import AnswerWriter
 from tailcut.server.state import ServerState
 from tailcut.server.step_runner import LITTLE_BYTES
-from tailcut.wire.http1.connection import LINGER_BYTES, Body, Broken, Http1Connection, Request, State
+from tailcut.wire.http1.connection import LINGER_BYTES, Http1Connection
+from tailcut.wire.http1.events import Body, Broken, Request
+from tailcut.wire.http1.states import State
 
 _HELD_BYTES = 64 * 1024  # pipelined behind a message in hand, before reading pauses
 _IDLE, _HEAD, _CHUNKS, _SKIP = State.IDLE, State.HEAD, State.CHUNKS, State.SKIP
 _ANSWER, _LINGER = State.ANSWER, State.LINGER
-
-_log = logging.getLogger("tailcut.http")
 
 
 class HttpConnection(asyncio.BufferedProtocol):
@@ -42,7 +42,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._inference = Inference(state, self._wire, self._writer, self._account, self._repeating, self)
         self._exchange = self._inference.exchange
         self._questions = Questions(state, self._writer, self)
-        self._bodies = BodyReceiver(self._wire, self._exchange, self._account)
+        self._bodies = BodyReceiver(self._wire, self._exchange, self._account, state.direct_bytes)
         self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set before any other callback
         self._view = state.receive_view
         self.paused = False  # the client does not read
@@ -108,15 +108,15 @@ class HttpConnection(asyncio.BufferedProtocol):
                 self._receive_body(target, nbytes)
             else:
                 self._hear(self._wire.receive(self._state.receive, nbytes))
-        except Exception:  # noqa: BLE001  whatever one message does to us must cost its client only
-            self._give_up()
+        except Exception as error:  # noqa: BLE001  whatever one message does to us must cost its client only
+            self._give_up(error)
 
     def take_up(self, data: bytes) -> None:
         """The fast path received this, the beginning of a message."""
         try:
             self._hear(self._wire.receive(data, len(data)))
-        except Exception:  # noqa: BLE001  as in buffer_updated
-            self._give_up()
+        except Exception as error:  # noqa: BLE001  as in buffer_updated
+            self._give_up(error)
 
     def eof_received(self) -> bool:
         """The client sends nothing more: what it has asked for is answered, where it can still read.
@@ -203,7 +203,10 @@ class HttpConnection(asyncio.BufferedProtocol):
             if not self.paused:
                 self.due = 0.0
         elif state is _CHUNKS:
-            self._charge_chunks()
+            try:
+                self._bodies.charge_chunks()
+            except Refusal as refusal:
+                self._last_word(refusal_reply(refusal, close=True))
         elif wire.lingered > LINGER_BYTES:
             self.transport.abort()
 
@@ -218,8 +221,8 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._queued = False
         try:
             self._next()
-        except Exception:  # noqa: BLE001  as in buffer_updated
-            self._give_up()
+        except Exception as error:  # noqa: BLE001  as in buffer_updated
+            self._give_up(error)
 
     def _next(self) -> None:
         """Go on with what was pipelined behind the last message."""
@@ -267,26 +270,12 @@ class HttpConnection(asyncio.BufferedProtocol):
             self._begin_buffer(plan, begun)
 
     def _begin_buffer(self, plan: Plan, begun: memoryview) -> None:
-        """A body that must be collected first: bounded alone and together with all others."""
-        state, wire = self._state, self._wire
+        """A body that must be collected first."""
         try:
-            if plan.served is not None and plan.length <= plan.limit:
-                plan.served.entry.admit(1)
-        except TailcutError as error:
+            self._bodies.collect(plan, begun)
+        except (Refusal, TailcutError) as error:
             self.turn_away(error)
             return
-        if plan.length > plan.limit:
-            self.turn_away(Refusal(413, f"this path takes {plan.limit} bytes at most"))
-            return
-        if not self._account.has_room(plan.length):
-            self.turn_away(_too_many_bodies())
-            return
-        if plan.head.chunked:
-            wire.chunks(plan.limit)
-        elif plan.direct and plan.length >= state.direct_bytes:
-            wire.waits_for(plan.json_size or 0)
-        else:
-            self._bodies.into_buffer(plan.length, begun)
         self._expect_body()
 
     def _take(self, body: Body) -> None:
@@ -329,11 +318,6 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._use(self._plan, body)
         self._next()
 
-    def _charge_chunks(self) -> None:
-        self._account.charge(self._wire.collected - self._account.charged)
-        if not self._account.has_room():
-            self._last_word(refusal_reply(_too_many_bodies(), close=True))
-
     # What is done with a message that is here.
 
     def _use(self, plan: Plan, body: memoryview) -> None:
@@ -364,9 +348,8 @@ class HttpConnection(asyncio.BufferedProtocol):
         """The framing is broken or out of time: one answer, and no more is understood on this connection."""
         self._last_word(refusal_reply(Refusal(status, message), close=True))
 
-    def _give_up(self) -> None:
-        _log.exception("a message was not understood")
-        self._refuse(500, "the server failed on this message")
+    def _give_up(self, error: Exception) -> None:
+        self._refuse(500, fault(error))
 
     def _last_word(self, answer: bytes) -> None:
         self._drop()
@@ -406,7 +389,3 @@ class HttpConnection(asyncio.BufferedProtocol):
     def _drop(self) -> None:
         self._exchange.cancel()
         self._bodies.drop()
-
-
-def _too_many_bodies() -> Refusal:
-    return Refusal(503, "too many bodies are arriving now", retry_after(1))

@@ -10,8 +10,8 @@ import numpy as np
 
 from tailcut.errors import QueueFullError, TailcutError
 from tailcut.runtime.request import Batch
+from tailcut.server.account import Account
 from tailcut.server.exchange import Exchange
-from tailcut.server.http.account import Account
 from tailcut.server.http.plan import Plan
 from tailcut.server.http.repeating import Repeating
 from tailcut.server.http.replies import Refusal
@@ -73,18 +73,24 @@ class Inference:
 
     def precheck_rows(self, plan: Plan) -> bool:
         """Whether rows may be received; else their client has been told why not."""
-        state, served, refusal = self._state, plan.of_model, plan.refusal
-        if refusal is not None and self._writer.began_ns < refusal.opens_ns:
-            served.entry.counts.refuse(1, refusal)
-            state.rest_soon(served.entry)
-            self._connection.turn_away(refusal)
+        if plan.refusal is not None and self._is_refused(plan, plan.refusal):
             return False
         try:
-            deadline_ns = state.deadline(plan.schedule.timeout_ns, self._writer.began_ns)
-            served.entry.admit(plan.rows, deadline_ns, plan.schedule.priority)
+            deadline_ns = self.exchange.deadline(plan.schedule, since_ns=self._writer.began_ns)
+            plan.of_model.entry.admit(plan.rows, deadline_ns, plan.schedule.priority)
         except TailcutError as error:
             self.turn_away_rows(plan, error)
             return False
+        return True
+
+    def _is_refused(self, plan: Plan, refusal: QueueFullError) -> bool:
+        """Whether an earlier refusal of this head's rows still stands; then its client has been told."""
+        if self._writer.began_ns >= refusal.opens_ns:
+            return False
+        entry = plan.of_model.entry
+        entry.counts.refuse(1, refusal)
+        self._state.rest_soon(entry)
+        self._connection.turn_away(refusal)
         return True
 
     def turn_away_rows(self, plan: Plan, error: TailcutError) -> None:
@@ -95,14 +101,11 @@ class Inference:
 
     def submit_rows(self, plan: Plan, body: memoryview) -> None:
         """A whole body of whole rows, copied once."""
-        state, served, schedule, refusal = self._state, plan.served, plan.schedule, plan.refusal
+        served, schedule = plan.served, plan.schedule
         assert served is not None  # noqa: S101  a plan for rows has a model
-        if refusal is not None and self._writer.began_ns < refusal.opens_ns:
-            served.entry.counts.refuse(1, refusal)
-            state.rest_soon(served.entry)
-            self._connection.turn_away(refusal)
+        if plan.refusal is not None and self._is_refused(plan, plan.refusal):
             return
-        deadline_ns = self._writer.began_ns + (schedule.timeout_ns or state.deadline_ns)
+        deadline_ns = self.exchange.deadline(schedule, 0, self._writer.began_ns)
         if plan.gathers:
             self.exchange.submit_row(served, bytes(body), schedule.priority, deadline_ns)
             return

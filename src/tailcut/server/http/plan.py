@@ -10,16 +10,16 @@ from urllib.parse import unquote
 
 from tailcut.errors import InvalidInputError, NotFoundError, QueueFullError
 from tailcut.server.context import Context
-from tailcut.server.exchange import largest_body
 from tailcut.server.gathering import GATHERED_BYTES
 from tailcut.server.http.replies import Refusal
 from tailcut.server.http.routes import Handler, Route, find_route
-from tailcut.server.limits import QUESTION_BYTES, ServerLimits
+from tailcut.server.limits import QUESTION_BYTES, ServerLimits, largest_body
 from tailcut.server.served_model import ServedModel
 from tailcut.server.state import RECEIVE_BYTES, ServerState
 from tailcut.spec import DType
 from tailcut.wire import trace_context
-from tailcut.wire.http1.connection import KEPT_HEAD_BYTES, Edition
+from tailcut.wire.http1.connection import KEPT_HEAD_BYTES
+from tailcut.wire.http1.events import Edition
 from tailcut.wire.http1.head import SIGNIFICANT, Head, Outline, parse_head, significant
 from tailcut.wire.http1.response import BINARY, OK, head
 from tailcut.wire.v2 import InferRequest, Schedule, encode_response, schedule_of

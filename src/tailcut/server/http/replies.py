@@ -7,7 +7,7 @@ from math import ceil
 import orjson
 
 from tailcut.errors import Code, QueueFullError, ReleasedError, TailcutError
-from tailcut.server.exchange import public_message
+from tailcut.server.faults import public_message
 from tailcut.wire.http1.response import BINARY, dated, head, reply
 
 STATUS_OF: Mapping[Code, int] = {

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from tailcut.errors import Code, TailcutError
 from tailcut.server.access_log import trace_of_head, with_trace
-from tailcut.server.exchange import public_message
+from tailcut.server.faults import public_message
 from tailcut.server.http.plan import NO_PLAN, Plan
 from tailcut.server.http.replies import failure_reply, response_head
 from tailcut.server.http.routes import find_route

@@ -9,16 +9,15 @@ Nothing here knows what a head means: `interpret` says so, and a head that is li
 """
 
 from collections.abc import Callable
-from enum import IntEnum
-from typing import Generic, Protocol, TypeVar
-
-import msgspec
+from typing import Generic
 
 from tailcut.errors import IllegalMoveError
 from tailcut.wire.http1.chunked import ChunkedBody
+from tailcut.wire.http1.events import Body, Broken, H, Request
 from tailcut.wire.http1.grammar import ProtocolError
 from tailcut.wire.http1.head import Head, check_partial
 from tailcut.wire.http1.response import CONTINUE
+from tailcut.wire.http1.states import MOVES, State, Step, moved
 
 KEPT_HEAD_BYTES = 2048  # of longer heads nothing is kept behind their message
 SKIP_BYTES = 1 << 20  # of a refused body, read past so that the connection lives
@@ -27,83 +26,9 @@ _CR = 0x0D
 _EMPTY_LINES = 8  # before a request line: some clients send one behind a body
 
 
-class State(IntEnum):
-    """What the next bytes are."""
-
-    IDLE = 0  # the next message, of which nothing is here
-    HEAD = 1  # the rest of a head
-    PART = 2  # a body, of which the reader waits for so many bytes
-    CHUNKS = 3  # a chunked body
-    SKIP = 4  # the rest of a body that was refused
-    REQUEST = 5  # a body: the reader has its head, and says what becomes of it
-    BODY = 6  # a body, which the kernel writes into the reader's memory
-    ANSWER = 7  # behind a message that is whole: they wait until it is answered
-    LINGER = 8  # behind the last answer: they are discarded, so that it arrives
-    CLOSED = 9
-
-
-MOVES: dict[State, frozenset[State]] = {
-    State.IDLE: frozenset({State.HEAD, State.REQUEST, State.ANSWER, State.LINGER, State.CLOSED}),
-    State.HEAD: frozenset({State.IDLE, State.HEAD, State.REQUEST, State.ANSWER, State.LINGER, State.CLOSED}),
-    State.PART: frozenset({State.REQUEST, State.ANSWER, State.LINGER, State.CLOSED}),
-    State.CHUNKS: frozenset({State.ANSWER, State.LINGER, State.CLOSED}),
-    State.SKIP: frozenset({State.IDLE, State.LINGER, State.CLOSED}),
-    State.REQUEST: frozenset(
-        {State.PART, State.CHUNKS, State.BODY, State.SKIP, State.ANSWER, State.LINGER, State.CLOSED}
-    ),
-    State.BODY: frozenset({State.ANSWER, State.LINGER, State.CLOSED}),
-    State.ANSWER: frozenset({State.IDLE, State.SKIP, State.LINGER, State.CLOSED}),
-    State.LINGER: frozenset({State.CLOSED}),
-    State.CLOSED: frozenset(),
-}
-_ALLOWED = tuple(tuple(new in MOVES[old] for new in State) for old in State)
-_NOTHING = memoryview(b"")
 _IDLE, _HEAD, _PART, _CHUNKS, _SKIP, _REQUEST, _BODY, _ANSWER, _LINGER, _CLOSED = State
-
-
-class Edition:
-    """What meanings depend on beside the bytes of a head; `valid` until that changes."""
-
-    __slots__ = ("valid",)
-
-    def __init__(self, *, valid: bool = True) -> None:
-        self.valid = valid
-
-
-class Meaning(Protocol):
-    """What a head means, as far as a connection is concerned."""
-
-    head: Head
-    length: int  # of the body; 0 where it is chunked
-    edition: Edition  # an equal head means the same while it is valid
-
-    def fits(self, head: bytes) -> bool:
-        """Whether another head is known to mean the same, as a quick look shows."""
-
-
-H = TypeVar("H", bound=Meaning)
-
-
-class Request(msgspec.Struct, Generic[H], gc=False):
-    """A head was read. `body` is what is here of the body: of a `whole` one all, and of a chunked one nothing."""
-
-    meaning: H
-    body: memoryview
-    whole: bool
-
-
-class Body(msgspec.Struct, gc=False):
-    """A body that was collected: `whole`, or as many bytes as the reader waited for and perhaps more."""
-
-    data: bytes | bytearray | memoryview
-    whole: bool
-
-
-class Broken(msgspec.Struct, gc=False):
-    """No more is understood on this connection: answer `status`, the last answer."""
-
-    status: int
-    message: str
+_WHOLE, _ANSWERED = MOVES[Step.WHOLE], Step.ANSWERED  # the steps of every message
+_NOTHING = memoryview(b"")
 
 
 class Http1Connection(Generic[H]):
@@ -147,13 +72,8 @@ class Http1Connection(Generic[H]):
         self._empty_lines = 0  # since the last message
         self._chunked: ChunkedBody | None = None
 
-    def _move(self, state: State) -> None:
-        if not _ALLOWED[self.state][state]:
-            raise self._illegal(state)
-        self.state = state
-
-    def _illegal(self, state: State) -> IllegalMoveError:
-        return IllegalMoveError(f"a connection cannot go from {self.state.name} to {state.name}")
+    def _move(self, step: Step) -> None:
+        self.state = moved(self.state, step)
 
     # Bytes in, events out.
 
@@ -206,7 +126,7 @@ class Http1Connection(Generic[H]):
                 self._left -= skipped
                 if self._left:
                     return None
-                self._move(_IDLE)
+                self._move(Step.SKIPPED)
                 return self._next_head()
             if state is _PART:
                 return self._next_part()
@@ -230,7 +150,7 @@ class Http1Connection(Generic[H]):
             if end < 4:
                 if at < size:
                     check_partial(bytes(self._view[at:size]))
-                    self._move(_HEAD)
+                    self._move(Step.BEGUN)
                 return None
             head = bytes(self._view[at:end])
             if meaning is not None and meaning.edition.valid and meaning.fits(head):
@@ -244,11 +164,11 @@ class Http1Connection(Generic[H]):
         self._empty_lines = 0
         stop = end + meaning.length
         if stop <= size and not meaning.head.chunked:
-            self.state = _ANSWER  # from IDLE or HEAD, which MOVES allows
+            self.state = _WHOLE[self.state]
             self._at = stop
             self.is_read = stop == size and type(data) is bytearray
             return Request(meaning, self._view[end:stop], True)
-        self._move(_REQUEST)
+        self._move(Step.READ)
         self.is_read = False
         self._at = end
         self._left = stop - size
@@ -260,14 +180,14 @@ class Http1Connection(Generic[H]):
         It is no sign of life: no time limit begins anew.
         """
         if size - at == 1:
-            self._move(_HEAD)
+            self._move(Step.BEGUN)
             return False
         self._empty_lines += 1
         if data[at + 1] != 0x0A or self._empty_lines > _EMPTY_LINES:
             raise ProtocolError(400, "not an HTTP request")
         self._at = at + 2
-        if self._at == size and self.state is _HEAD:
-            self._move(_IDLE)
+        if self._at == size:
+            self._move(Step.BLANK)
         return True
 
     def _next_part(self) -> Body | None:
@@ -278,7 +198,7 @@ class Http1Connection(Generic[H]):
         begun = self._view[self._at : self._at + min(here, length)]
         whole = here >= length
         self._left = length - len(begun)
-        self._move(_ANSWER if whole else _REQUEST)
+        self._move(Step.WHOLE if whole else Step.PARTIAL)
         if whole:
             self._at += length
         return Body(begun, whole)
@@ -292,7 +212,7 @@ class Http1Connection(Generic[H]):
         if not chunked.done:
             return None
         self._chunked = None
-        self._move(_ANSWER)
+        self._move(Step.WHOLE)
         return Body(chunked.body, True)
 
     # What becomes of a body that is not all here.
@@ -302,25 +222,32 @@ class Http1Connection(Generic[H]):
 
         What is here of the body was in the last event, and counts as read.
         """
-        self._move(_BODY)
+        self._move(Step.WANTED)
         self._at = self._size
         return self._left
 
     def received(self, size: int) -> int:
-        """The kernel wrote so many bytes of the body into the reader's memory; returns how many are still wanted."""
+        """The kernel wrote so many bytes of the body into the reader's memory; returns how many are still wanted.
+
+        Raises:
+            IllegalMoveError: no body is wanted, or less of it.
+        """
+        self._move(Step.RECEIVED)
+        if not 0 <= size <= self._left:
+            raise IllegalMoveError(f"{size} bytes were received of {self._left} that are wanted")
         self._left -= size
         if not self._left:
-            self._move(_ANSWER)
+            self._move(Step.WHOLE)
         return self._left
 
     def waits_for(self, size: int) -> None:
         """Collect the body here, until so many bytes of it are: then a `Body` has what is here."""
-        self._move(_PART)
+        self._move(Step.AWAITED)
         self._need = size
 
     def chunks(self, limit_bytes: int) -> None:
         """Collect a chunked body here: a `Body` has it, or `Broken` says that it is over the limit."""
-        self._move(_CHUNKS)
+        self._move(Step.COLLECTED)
         self._chunked = ChunkedBody(limit_bytes)
 
     @property
@@ -333,18 +260,15 @@ class Http1Connection(Generic[H]):
 
         `last`: it is the last answer in any case.
         """
-        meaning = self.meaning
-        if meaning is None or last or self.closes or not _is_skippable(meaning.head):
+        meaning, closes = self.meaning, last or self.closes
+        has_rest = self.state is _REQUEST
+        self._move(Step.REFUSED)
+        too_much = has_rest and self._left > SKIP_BYTES
+        if meaning is None or closes or too_much or not _is_skippable(meaning.head):
             self.linger()
             return True
-        if self.state is _REQUEST:
-            if self._left > SKIP_BYTES:
-                self.linger()
-                return True
+        if has_rest:
             self._at = self._size
-            self._move(_SKIP)
-        else:
-            self._move(_IDLE)
         return False
 
     # The answer, and the end.
@@ -364,32 +288,27 @@ class Http1Connection(Generic[H]):
 
     def answered(self) -> None:
         """The message in hand has its answer: the next one may come."""
-        if self.state is not _ANSWER:
-            raise self._illegal(_IDLE)
-        self.state = _IDLE
+        self.state = moved(self.state, _ANSWERED)
 
     def resume(self, head: bytes) -> None:
         """Messages were received elsewhere, the last of them with this head, which is whole and good."""
+        self._move(Step.RESUMED)
         if head != self.head:
             self.meaning, self.head = self._interpret(head), head
 
     def owes(self) -> None:
         """A message that means what the last one did was received elsewhere, and its answer is owed."""
-        if self.state is not _IDLE:
-            raise self._illegal(_ANSWER)
-        self.state = _ANSWER
+        self._move(Step.OWED)
 
     def linger(self) -> None:
         """The last answer: discard what comes behind it."""
         self._drop()
-        if self.state < _LINGER:
-            self._move(_LINGER)
+        self._move(Step.LAST)
 
     def close(self) -> None:
         """Nothing more is read or written."""
         self._drop()
-        if self.state is not _CLOSED:
-            self._move(_CLOSED)
+        self._move(Step.CLOSE)
 
     def _drop(self) -> None:
         self.held = b""

@@ -1,4 +1,4 @@
-"""What one connection holds in memory: bodies that arrive, and answers that its client does not read."""
+"""What one connection holds in memory: bodies and messages that arrive, and answers that its client does not read."""
 
 from tailcut.errors import QueueFullError
 from tailcut.server.limits import ServerLimits
@@ -13,7 +13,7 @@ class Account:
     def __init__(self, counts: ServerCounts, limits: ServerLimits) -> None:
         self._counts = counts
         self._limits = limits
-        self.charged = 0  # for bodies
+        self.charged = 0  # for bodies, or for the messages of all its calls
         self._unread = 0  # of answers
 
     def has_room(self, size: int = 0) -> bool:

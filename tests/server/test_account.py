@@ -3,7 +3,7 @@
 import pytest
 
 from tailcut.errors import QueueFullError
-from tailcut.server.http.account import Account
+from tailcut.server.account import Account
 from tailcut.server.limits import ServerLimits
 from tailcut.server.metrics import ServerCounts
 

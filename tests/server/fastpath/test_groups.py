@@ -1,0 +1,38 @@
+"""The requests of one pass that wait as one: how they are found, and when they are done."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tailcut.server.fastpath.groups import Group, WaitingGroups
+
+
+def group(*generations: int) -> Group:
+    members = np.array([[10 + generation, generation, 0, 0, 0] for generation in generations], np.int64)
+    anything: Any = None
+    return Group(anything, anything, members)
+
+
+def test_a_request_is_found_until_its_group_is_done() -> None:
+    """By the generation of its connection; a group may be answered in parts."""
+    waiting, first, second = WaitingGroups(), group(1, 2, 3), group(4, 5)
+    waiting.add(first)
+    waiting.add(second)
+    assert waiting.find(3) == (first, 2)
+    assert waiting.find(4) == (second, 0)
+    waiting.told(first, 2)
+    assert waiting.find(3) == (first, 2)
+    waiting.told(first, 1)
+    with pytest.raises(LookupError):
+        waiting.find(3)
+    assert waiting.find(5) == (second, 1)
+
+
+def test_what_was_answered_at_once_never_waited() -> None:
+    """It is done without having been added."""
+    waiting, one = WaitingGroups(), group(1, 2)
+    waiting.told(one, 2)
+    assert one.left == 0
+    with pytest.raises(LookupError):
+        waiting.find(1)
