@@ -8,8 +8,10 @@ import typer
 
 def schema(
     command: Annotated[
-        str,
-        typer.Argument(metavar="COMMAND", help="A command that has --json, such as tune or bench.", show_default=False),
+        list[str],
+        typer.Argument(
+            metavar="COMMAND", help="A command that has --json, such as tune or ray config.", show_default=False
+        ),
     ],
 ) -> None:
     """Print the JSON schema (draft 2020-12) of a command's --json output."""
@@ -17,9 +19,10 @@ def schema(
 
     from tailcut.errors import UsageError
 
-    if command not in SCHEMAS:
-        raise UsageError(f"no schema for {command!r}: the commands with --json output are {', '.join(SCHEMAS)}")
-    print(orjson.dumps(SCHEMAS[command](), option=orjson.OPT_INDENT_2).decode())
+    name = " ".join(command)
+    if name not in SCHEMAS:
+        raise UsageError(f"no schema for {name!r}: the commands with --json output are {', '.join(SCHEMAS)}")
+    print(orjson.dumps(SCHEMAS[name](), option=orjson.OPT_INDENT_2).decode())
 
 
 def _tune() -> dict[str, Any]:
@@ -57,4 +60,7 @@ SCHEMAS: dict[str, Callable[[], dict[str, Any]]] = {
     "vectorization": _of("tailcut.report.vectorization", "VectorizationResult"),
     "stat": _of("tailcut.cli.records", "StatResult"),
     "demo": _of("tailcut.cli.records", "DemoResult"),
+    "ray config": _of("tailcut.cli.records", "RayConfigResult"),
+    "ray replicas": _of("tailcut.cli.records", "RayReplicasResult"),
+    "ray haproxy": _of("tailcut.cli.records", "RayHaproxyResult"),
 }

@@ -44,13 +44,26 @@ def parse_limit(text: str, duration: Callable[[str], float]) -> Limit:
     name, equals, value = text.strip().partition("=")
     if not equals:
         raise UsageError(f"--slo: {text!r} has no percentile: write p99=10ms")
-    found = _PERCENTILE.match(name.strip())
-    if not found or float(found[1]) <= 0:
-        raise UsageError(f"--slo: unknown percentile {name.strip()!r}: write p50, p95, p99, p99.9 or another one")
+    check_percentile(name.strip(), "--slo")
     limit = Limit(name.strip(), duration(value) * 1e3)
     if limit.limit_ms <= 0:
         raise UsageError("--slo: the limit must be greater than 0")
     return limit
+
+
+def check_percentile(name: str, option: str) -> None:
+    """Check that a word is a percentile.
+
+    Args:
+        name: as the user wrote it.
+        option: that it was written for.
+
+    Raises:
+        UsageError: it is not p1 to p99.9999.
+    """
+    found = _PERCENTILE.match(name)
+    if not found or float(found[1]) <= 0:
+        raise UsageError(f"{option}: unknown percentile {name!r}: write p50, p95, p99, p99.9 or another one")
 
 
 def parse_rates(text: str) -> list[float]:
