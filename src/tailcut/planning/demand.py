@@ -14,6 +14,7 @@ from tailcut.errors import MissingFileError, UsageError
 from tailcut.lab.arrivals import Arrivals, Bursty, Constant, Poisson, Replayed, read_trace
 
 MOST_REQUESTS = 10_000_000  # of a recording that are simulated one by one
+_LEAST_RATE = 0.01  # requests per second: of fewer, a simulation lasts longer than its clock can count
 _PERCENTILE = re.compile(r"p(\d{1,2}(?:\.\d{1,4})?)\Z")
 _KINDS = ("poisson", "constant", "bursty")
 
@@ -70,7 +71,7 @@ def parse_rates(text: str) -> list[float]:
     """Requests per second from `5000` or `5000,200`.
 
     Raises:
-        UsageError: one is not a number greater than 0.
+        UsageError: one is not a number, or below 0.01.
     """
     rates = []
     for part in text.split(","):
@@ -78,8 +79,10 @@ def parse_rates(text: str) -> list[float]:
             rate = float(part)
         except ValueError:
             rate = 0.0
-        if not 0 < rate < float("inf"):
-            raise UsageError(f"--rate: {part.strip()!r} is not a rate: write requests per second, greater than 0")
+        if not _LEAST_RATE <= rate < float("inf"):
+            raise UsageError(
+                f"--rate: {part.strip()!r} is not a rate: write requests per second, at least {_LEAST_RATE:g}"
+            )
         rates.append(rate)
     return rates
 
