@@ -7,7 +7,9 @@ has room for several: one and two workers, reached directly, and one to four rep
 installed. The period of the quota is 100 ms, as in Kubernetes. A closed loop of 64 connections for each server finds
 the capacity; set-ups take turns, and each figure is the median of the rounds. The client and haproxy run outside the
 groups. Each is predicted twice: from the tune alone, and with the capacity of one throttled server that is reached in
-the same way, which is measured in the same turns, as with `--capacity`. Limit: 10 % with it.
+the same way, which is measured in the same turns, as with `--capacity`. Limit: 10 % with it. Beside it stands what
+`tailcut plan --capacity` itself has in its curve for so many replicas: the highest Poisson rate whose p99 is
+within a second.
 
 Needs a writable cgroup hierarchy (version 1 or 2) with the cpu controller. Takes about six minutes.
 """
@@ -31,16 +33,20 @@ sys.path.insert(0, str(Path(__file__).parent))
 from reference_models import make
 from serving import BUILD, first_line, running
 
+from tailcut.lab.arrivals import Poisson
 from tailcut.lab.client import closed_loop
 from tailcut.lab.describe import parse_target, served_samples, served_spec
 from tailcut.lab.payload import infer_payload
 from tailcut.machine.fingerprint import fingerprint
 from tailcut.planning.cluster import without_client
+from tailcut.planning.demand import Limit
 from tailcut.planning.measured import Measured, read_measured
+from tailcut.planning.plan import Wanted, make_plan
 from tailcut.runtime.profile import Profile
 from tailcut.tuner.simulate import simulate_closed, slowed
 
 LIMIT = 0.10
+LOOSE = Limit("p99", 1000.0)
 PERIOD_US = 100_000
 V1 = Path("/sys/fs/cgroup/cpu")  # where version 1 has the controller
 CONNECTIONS = 64  # for each server
@@ -58,6 +64,7 @@ class SetUp:
     proxied: bool
     tuned: float = 0.0  # predicted from the tune alone
     predicted: float = 0.0  # with one server's capacity
+    planned: float = 0.0  # by the curve of a plan
     measured: list[float] = field(default_factory=list)
 
     @property
@@ -170,6 +177,25 @@ def predict(measured: Measured, setups: list[SetUp], known: dict[bool, SetUp], s
         scaled = simulate_closed(slowed(one, slower), CONNECTIONS, ANSWERS).rate
         servers = setup.workers * setup.replicas
         setup.tuned, setup.predicted = rate * servers, scaled * servers
+        setup.planned = planned(measured, setup, statistics.median(known[setup.proxied].measured), share)
+
+
+def planned(measured: Measured, setup: SetUp, one: float, share: float) -> float:
+    """What `tailcut plan` has so many replicas carry, where one server was measured to answer so many requests."""
+    each = one * setup.workers
+    wanted = Wanted(
+        [measured],
+        [0.9 * each * setup.replicas],
+        [LOOSE],
+        Poisson,
+        headroom=0.0,
+        routing="least-loaded",
+        workers=setup.workers,
+        cores=share * setup.workers,
+        capacity=each,
+    )
+    curve = make_plan(wanted, lambda _: None).curve
+    return next(point.rate for point in curve if point.replicas == setup.replicas)
 
 
 def tuned(model: Path, budget_s: float) -> Path:
@@ -208,12 +234,14 @@ def main() -> int:
         way = "behind haproxy" if proxied else "reached directly"
         print(f"capacity of one server {way}: {statistics.median(setup.measured):,.0f}/s")
     print(
-        f"{'set-up':<12} {'by the tune':>12} {'error':>8} {'predicted/s':>12} {'measured/s':>12} {'error':>8}   rounds"
+        f"{'set-up':<12} {'by the tune':>12} {'error':>8} {'by a plan':>12} {'error':>8} "
+        f"{'predicted/s':>12} {'measured/s':>12} {'error':>8}   rounds"
     )
     for setup in setups:
         rounds = " ".join(f"{rate:,.0f}" for rate in setup.measured)
         median = statistics.median(setup.measured)
         alone = f"{setup.tuned:>12,.0f} {setup.tuned / median - 1:>+8.1%}"
+        alone += f" {setup.planned:>12,.0f} {setup.planned / median - 1:>+8.1%}"
         print(f"{setup.name:<12} {alone} {setup.predicted:>12,.0f} {median:>12,.0f} {setup.error:>+8.1%}   {rounds}")
     return 0 if all(abs(setup.error) <= LIMIT for setup in setups) else 1
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tailcut.cli.options import load_data, parse_bytes
+from tailcut.cli.options import indices_of, load_data, parse_bytes
 from tailcut.errors import UsageError
 from tailcut.lab.data import ONLY_INPUT
 
@@ -60,3 +60,15 @@ def test_what_is_no_amount_of_memory(text: str) -> None:
     """One line that shows how to write it."""
     with pytest.raises(UsageError, match="write 500MB"):
         parse_bytes(text)
+
+
+def test_indices() -> None:
+    """In the order in which they are written."""
+    assert (indices_of(None), indices_of("0"), indices_of("3, 1")) == ((), (0,), (3, 1))
+
+
+@pytest.mark.parametrize("text", ["", "a", "1,", "1,1", "-1"])
+def test_what_are_no_indices(text: str) -> None:
+    """Another form is refused."""
+    with pytest.raises(UsageError, match="are not indices of devices"):
+        indices_of(text)

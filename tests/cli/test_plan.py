@@ -50,6 +50,7 @@ def test_the_terminal(profile: Path, capsys: pytest.CaptureFixture[str]) -> None
     ("arguments", "message"),
     [
         (["--rate", "0", "--slo", "p99=5ms"], "--rate: '0' is not a rate"),
+        (["--rate", "1e-9", "--slo", "p99=5ms"], "--rate: '1e-9' is not a rate"),
         (["--rate", "5", "--slo", "q99=5ms"], "unknown percentile 'q99'"),
         (["--rate", "5", "--slo", "p99=90us"], "no number of replicas meets p99 within 0.09 ms: a lone request takes"),
         (["--slo", "p99=5ms"], "give the traffic: --rate, --trace, or both"),
@@ -57,6 +58,10 @@ def test_the_terminal(profile: Path, capsys: pytest.CaptureFixture[str]) -> None
         (["--rate", "5", "--slo", "p99=5ms,p99=6ms"], "2 limits for 1 profiles"),
         (["--rate", "5", "--slo", "p99=5ms", "--arrivals", "x"], "--arrivals: 'x' is unknown"),
         (["--rate", "5", "--slo", "p99=5ms", "--trace", "none.txt"], "none.txt: no such trace"),
+        (["--rate", "5", "--slo", "p99=5ms", "--autoscale", "queue=2"], "--autoscale needs --trace"),
+        (["--rate", "5", "--slo", "p99=5ms", "--capacity", "inf"], "--capacity: inf is not a number to plan with"),
+        (["--rate", "5", "--slo", "p99=5ms", "--price", "inf"], "--price: inf is not a number to plan with"),
+        (["--rate", "5", "--slo", "p99=5ms", "--price", "nan"], "Invalid value for '--price'"),
         (["--rate", "1e9", "--slo", "p99=5ms"], "1,000 replicas do not meet the limit"),
     ],
 )

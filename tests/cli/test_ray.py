@@ -1,14 +1,18 @@
 """`tailcut ray`, as far as it needs no Ray; the rest is in tests/ray_serve."""
 
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import yaml
+from tests.schemas import validated
 
 from tailcut.cli import main as cli
+from tailcut.client.requests import Address
 from tailcut.models import digits_model
 from tailcut.ray.application import make_plan
+from tailcut.ray.membership import Replicas as Members
 from tailcut.ray.plan import Replicas, read_plan, serve_config
 
 
@@ -28,6 +32,34 @@ def test_config_writes_the_plan_of_an_application(tmp_path: Path, capsys: pytest
     assert read_plan(application["args"]).sources == (f"named={model}",)
 
 
+def test_config_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same content, and nothing else on stdout."""
+    model, file = str(digits_model()), tmp_path / "serve.yaml"
+    assert cli.main(["ray", "config", model, "--name", "app", "-o", str(file), "--json"]) == 0
+    result = validated("ray config", capsys.readouterr().out)
+    assert result == {"name": "app", "file": str(file), "config": yaml.safe_load(file.read_text())}
+    assert cli.main(["ray", "config", model, "--name", "app", "--json"]) == 0
+    assert validated("ray config", capsys.readouterr().out) == result | {"file": None}
+
+
+def test_haproxy_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which replicas the written file has."""
+
+    class Listed:
+        def follow(self, changed: Callable[[Sequence[Address]], None]) -> None:
+            changed([Address("10.0.0.1", 1)])
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr(Members, "parse", lambda _: Listed())
+    file = tmp_path / "haproxy.cfg"
+    assert cli.main(["ray", "haproxy", "app", "--bind", "127.0.0.1:1", "-o", str(file), "--json"]) == 0
+    result = validated("ray haproxy", capsys.readouterr().out)
+    assert result == {"bind": "127.0.0.1:1", "file": str(file), "replicas": ["10.0.0.1:1"]}
+    assert "server r-10.0.0.1-1 10.0.0.1:1" in file.read_text()
+
+
 def test_config_of_models_on_demand(capsys: pytest.CaptureFixture[str]) -> None:
     """Each by its name; two of the same name cannot be told apart."""
     model = str(digits_model())
@@ -44,7 +76,13 @@ def test_config_of_models_on_demand(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["config", "none.onnx"], "none.onnx: no such model"),
         (["config", str(digits_model()), "--replicas", "many"], "'many' is neither a number nor a range"),
-        (["config", str(digits_model()), "--replicas", "3:1"], "replicas must be at least 0"),
+        (
+            ["config", str(digits_model()), "--replicas", "3:1"],
+            "at least 1 and at most MAX, not 3 to 1",
+        ),
+        (["config", str(digits_model()), "--replicas", "0:2"], "no request would start the first"),
+        (["config", str(digits_model()), str(digits_model())], "two models have the same name, digits"),
+        (["config", str(digits_model()), "--cpus", "inf"], "cpus must be at least 0, not inf"),
         (["config", str(digits_model()), "--slo", "p99=1ms"], "needs the tuned profile of one model"),
         (["config", str(digits_model()), "--slo", "1ms"], "no percentile"),
         (["haproxy", "a/b/c"], "ray://APP"),

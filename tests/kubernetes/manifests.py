@@ -3,6 +3,7 @@
 import os
 import re
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -67,9 +68,12 @@ class Container:
         """The status that a probe of the manifest gets; 0 where nothing listens."""
         get = self.spec[kind]["httpGet"]
         numbers = {port["containerPort"]: self.ports[port["name"]] for port in self.spec["ports"]}
-        url = f"http://127.0.0.1:{(numbers | self.ports)[get['port']]}{get['path']}"
+        scheme = get.get("scheme", "HTTP").lower()
+        url = f"{scheme}://127.0.0.1:{(numbers | self.ports)[get['port']]}{get['path']}"
+        limit_s = self.spec[kind].get("timeoutSeconds", 1) + TIMEOUT_S
+        any_certificate = ssl._create_unverified_context() if scheme == "https" else None  # as the kubelet does
         try:
-            with urllib.request.urlopen(url, timeout=self.spec[kind].get("timeoutSeconds", 1) + TIMEOUT_S) as answer:
+            with urllib.request.urlopen(url, timeout=limit_s, context=any_certificate) as answer:
                 return answer.status
         except urllib.error.HTTPError as error:
             return error.code

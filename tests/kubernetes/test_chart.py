@@ -3,13 +3,22 @@
 import copy
 import json
 import re
+import shutil
+import urllib.error
+import urllib.request
+from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
 import yaml
-from tests.kubernetes.manifests import DEPLOY, manifest, pod_of, seconds
+from tests.certificates import make_pair, needs_openssl
+from tests.engines.models import identity
+from tests.kubernetes.manifests import DEPLOY, manifest, pod_of, running, seconds
 from tests.kubernetes.schemas import validate
+from tests.servers import TIMEOUT_S
+
+from tailcut.spec import DType
 
 CHART = DEPLOY / "helm" / "tailcut"
 ALL = {
@@ -27,6 +36,7 @@ ALL = {
     "extraArgs": ["--queue=64", "--access-log"],
     "models": {"volume": {"nfs": {"server": "files", "path": "/models", "readOnly": True}}},
 }
+SCRAPED = {"enabled": True}
 CASES: dict[str, dict[str, Any]] = {
     "defaults": {},
     "hpa": {"autoscaling": {"kind": "hpa"}},
@@ -37,6 +47,12 @@ CASES: dict[str, dict[str, Any]] = {
         "podDisruptionBudget": {"enabled": False},
     },
     "all": ALL,
+    "TLS and a token": {"tls": {"secretName": "pair"}, "token": {"secretName": "token"}, "serviceMonitor": SCRAPED},
+    "public certificate, token for changes": {
+        "tls": {"secretName": "pair", "caKey": "", "serverName": "models.example"},
+        "token": {"secretName": "token", "key": "admin", "required": False},
+        "serviceMonitor": SCRAPED,
+    },
 }
 WRONG: dict[str, dict[str, Any]] = {
     "a part of a CPU": {"cpus": 1.5},
@@ -50,6 +66,9 @@ WRONG: dict[str, dict[str, Any]] = {
     "memory without a unit": {"memory": "2000"},
     "a second source": {"extraArgs": ["other.onnx"]},
     "a limit without a unit": {"slo": "20"},
+    "a certificate as text": {"tls": {"certificate": "..."}},
+    "a token as text": {"token": "secret"},
+    "a token without a key": {"token": {"key": ""}},
     "two volumes": {"models": {"volume": {"emptyDir": {}, "nfs": {}}}},
 }
 
@@ -89,11 +108,7 @@ def test_it_renders_the_plain_manifests() -> None:
     (container,) = pod_of(defaults["Deployment"])["containers"]
     assert container.pop("imagePullPolicy") == "IfNotPresent"
     assert defaults["Service"]["spec"].pop("type") == "ClusterIP"
-    plain = {
-        path.stem: manifest(f"kubernetes/{path.name}")
-        for path in (DEPLOY / "kubernetes").glob("*.yaml")
-        if path.stem != "prometheus-adapter"
-    }
+    plain = {path.stem: manifest(f"kubernetes/{path.name}") for path in (DEPLOY / "kubernetes").iterdir()}
     del plain["tune-job"]  # a step before a release
     assert len(plain) == 6
     for one in plain.values():
@@ -120,6 +135,66 @@ def test_the_grace_period_follows_the_drain() -> None:
     without = pod_of(rendered({"preStopSeconds": 0})["Deployment"])
     assert "lifecycle" not in without["containers"][0]  # Kubernetes 1.30 refuses a sleep of no time
     assert without["terminationGracePeriodSeconds"] == 45
+
+
+def test_secrets_are_mounted_and_used() -> None:
+    """By the server, the probes, the service and its monitor; without them, none of it is there."""
+    plain, secured = rendered({"serviceMonitor": SCRAPED}), rendered(CASES["TLS and a token"], "churn", "models")
+    pod = pod_of(secured["Deployment"])
+    (container,) = pod["containers"]
+    assert container["args"][-5:-1] == [
+        "--tls-cert=/etc/tailcut/tls/tls.crt",
+        "--tls-key=/etc/tailcut/tls/tls.key",
+        "--token-file=/etc/tailcut/token/token",
+        "--require-token",
+    ]
+    secrets = {one["name"]: one["secret"] for one in pod["volumes"] if "secret" in one}
+    assert secrets == {
+        "tls": {"secretName": "pair", "defaultMode": 0o440},
+        "token": {"secretName": "token", "defaultMode": 0o440},
+    }
+    mounts = {one["name"]: one for one in container["volumeMounts"]}
+    for name in ("tls", "token"):
+        assert mounts[name] == {"name": name, "mountPath": f"/etc/tailcut/{name}", "readOnly": True}
+    probes = ("startupProbe", "readinessProbe", "livenessProbe")
+    assert {container[name]["httpGet"]["scheme"] for name in probes} == {"HTTPS"}
+    assert [port.get("appProtocol") for port in secured["Service"]["spec"]["ports"]] == ["https", None]
+    (endpoint,) = secured["ServiceMonitor"]["spec"]["endpoints"]
+    assert endpoint["scheme"] == "https"
+    assert endpoint["tlsConfig"] == {
+        "serverName": "churn-tailcut.models.svc",
+        "ca": {"secret": {"name": "pair", "key": "ca.crt"}},
+    }
+    assert endpoint["authorization"] == {"type": "Bearer", "credentials": {"name": "token", "key": "token"}}
+    (other,) = rendered(CASES["public certificate, token for changes"])["ServiceMonitor"]["spec"]["endpoints"]
+    assert (other["tlsConfig"], "authorization" in other) == ({"serverName": "models.example"}, False)
+    text = json.dumps(plain)
+    assert [word for word in ("tls", "token-file", "scheme", "authorization", "secret") if word in text] == []
+
+
+@needs_openssl
+def test_a_pod_with_secrets_is_ready(tmp_path: Path) -> None:
+    """Its command as a process: the probes succeed over TLS without the token, and metrics need it."""
+    values = CASES["TLS and a token"] | {"source": "/models/m.onnx", "grpc": {"enabled": False}}
+    (container,) = pod_of(rendered(values)["Deployment"])["containers"]
+    paths = [one["mountPath"] for one in container["volumeMounts"]]
+    mounts = {path: tmp_path / path.replace("/", "-") for path in paths}
+    for folder in mounts.values():
+        folder.mkdir()
+    identity(DType.FP32, (None, 4), mounts["/models"] / "m.onnx")
+    pair = make_pair(tmp_path, "pair")
+    shutil.copy(pair.cert, mounts["/etc/tailcut/tls"] / "tls.crt")
+    shutil.copy(pair.key, mounts["/etc/tailcut/tls"] / "tls.key")
+    (mounts["/etc/tailcut/token"] / "token").write_text("open-sesame")
+    with running(container, mounts, tmp_path) as server:
+        server.wait_until_started()
+        assert [server.probe(kind) for kind in ("readinessProbe", "livenessProbe")] == [200, 200]
+        url = f"https://localhost:{server.ports['http']}/metrics"
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            urllib.request.urlopen(url, context=pair.client(), timeout=TIMEOUT_S)
+        request = urllib.request.Request(url, headers={"Authorization": "Bearer open-sesame"})
+        with urllib.request.urlopen(request, context=pair.client(), timeout=TIMEOUT_S) as answer:
+            assert b"tailcut_connections" in answer.read()
 
 
 def test_releases_have_names_of_their_own() -> None:
@@ -155,7 +230,7 @@ def test_every_value_is_used() -> None:
     """Each name of values.yaml is in a template, and each name in a template is in values.yaml."""
     templates = "".join(path.read_text(encoding="utf-8") for path in (CHART / "templates").iterdir())
     values = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
-    maps = {"image", "grpc", "service", "podDisruptionBudget", "autoscaling", "serviceMonitor", "models"}
+    maps = {name for name, value in values.items() if isinstance(value, dict) and value}
     names = {f"{name}.{one}" for name in maps for one in values[name]} | (set(values) - maps)
     used = {one.removesuffix(".") for one in re.findall(r"\.Values\.([\w.]+)", templates)}
     assert used == names

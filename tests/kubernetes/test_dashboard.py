@@ -37,7 +37,7 @@ def scaler_queries() -> list[str]:
 
 def adapter_queries() -> dict[str, str]:
     """By the metric's name for the autoscaler: the query, with what the adapter fills in for a pod."""
-    (values,) = documents(DEPLOY / "kubernetes" / "prometheus-adapter.yaml")
+    (values,) = documents(DEPLOY / "prometheus" / "adapter-values.yaml")
     found = {}
     for rule in values["rules"]["custom"]:
         series, _, _ = rule["seriesQuery"].partition("{")

@@ -18,13 +18,12 @@ from tests.kubernetes.manifests import (
     pod_of,
     seconds,
 )
-from tests.kubernetes.schemas import validate
+from tests.kubernetes.schemas import COMMITS, SHARED, validate, versions_of
 
 NAMES = [
     str(path.relative_to(DEPLOY))
     for folder in ("kubernetes", "kserve")
-    for path in sorted((DEPLOY / folder).glob("*.yaml"))
-    if path.name != "prometheus-adapter.yaml"  # values of another chart
+    for path in sorted((DEPLOY / folder).iterdir())  # all that `kubectl apply -f FOLDER` reads
 ]
 MANIFESTS = [
     pytest.param(one, id=f"{name}:{one['metadata']['name']}") for name in NAMES for one in documents(DEPLOY / name)
@@ -40,6 +39,27 @@ SERVICES = documents(DEPLOY / "kserve" / "inferenceservice.yaml")
 def test_a_manifest_is_valid(one: dict[str, Any]) -> None:
     """By the schema of its kind, with no field that the kind does not have."""
     validate(one)
+
+
+def test_the_guide_lists_what_is_validated() -> None:
+    """Each file with its kinds and the versions of their schemas, and no other."""
+    guide = (DEPLOY.parent / "docs" / "guide" / "kubernetes.md").read_text(encoding="utf-8")
+    table = guide.partition("| file | kind | API | schemas of |")[2].partition("\n\n")[0].splitlines()[2:]
+    found = [tuple(cell.strip().strip("`") for cell in line.strip("|").split("|")) for line in table]
+    plain = [(name, one["kind"], one["apiVersion"]) for name in NAMES for one in documents(DEPLOY / name)]
+    chart = []
+    for path in sorted((DEPLOY / "helm" / "tailcut" / "templates").glob("*.yaml")):
+        api, kind = re.findall(r"^(?:apiVersion|kind): (\S+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+        chart.append((f"helm/tailcut/templates/{path.name}", kind, api))
+    assert found == [(*one, versions_of(one[2])) for one in dict.fromkeys([*plain, *chart])]
+
+
+def test_the_commits_are_those_of_the_schemas() -> None:
+    """As the folder of schemas has them."""
+    if not (SHARED / "README.md").is_file():
+        pytest.skip("no ../shared/schemas: the schemas of custom resources are not here")
+    listed = (SHARED / "README.md").read_text(encoding="utf-8")
+    assert [one for one in COMMITS.values() if " ".join(one.split()[-2:]) not in listed] == []
 
 
 @pytest.mark.parametrize("fault", ["unknown field", "wrong type"])

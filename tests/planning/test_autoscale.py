@@ -1,5 +1,7 @@
 """An autoscaler's rules, and what they make of recorded traffic."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from tests.planning.test_cluster import fixed, single
@@ -7,7 +9,7 @@ from tests.planning.test_cluster import fixed, single
 from tailcut.cli.options import parse_duration
 from tailcut.errors import UsageError
 from tailcut.planning.autoscale import Rules, Window, parse_rules, simulate_autoscaler
-from tailcut.planning.cluster import Cluster
+from tailcut.planning.cluster import Cluster, simulate_cluster
 from tailcut.planning.demand import Limit, Recording
 
 LIMIT = Limit("p99", 50.0)
@@ -23,7 +25,33 @@ def traffic(*rates: float, each_s: float = 300.0) -> np.ndarray:
 def test_rules_are_those_of_a_horizontal_pod_autoscaler() -> None:
     """Replicas times metric over target, rounded up, within bounds; a tenth off is near enough."""
     rules = Rules("utilisation", 0.5, least=2, most=10)
-    assert [rules.desired(4, value) for value in (0.5, 0.54, 0.46, 0.6, 1.0, 0.1, 5.0)] == [4, 4, 4, 5, 8, 2, 10]
+    assert [rules.desired(4, 4, value) for value in (0.5, 0.54, 0.46, 0.6, 1.0, 0.1, 5.0)] == [4, 4, 4, 5, 8, 2, 10]
+
+
+def test_replicas_that_start_are_not_given_up() -> None:
+    """While the metric is near its target, and while they are enough for what it is above it."""
+    rules = Rules("utilisation", 0.5, least=1, most=20)
+    assert [rules.desired(2, 6, value) for value in (0.5, 0.54, 0.7, 1.5, 1.6, 2.0, 0.1)] == [6, 6, 6, 6, 6, 8, 1]
+
+
+def test_a_short_rise_gives_up_no_replica_that_starts() -> None:
+    """What was asked for during it is there after it, although what was there before is enough again."""
+    arrivals = traffic(*[60.0] * 4, 110.0, *[60.0] * 10, each_s=15.0)
+    rules = Rules(target=0.6, every_s=15.0, start_s=60.0, down_s=1.0, most=2)
+    found = simulate_autoscaler(CLUSTER, arrivals, rules, LIMIT)
+    assert max(one.replicas for one in found.moments) == 2
+
+
+@pytest.mark.parametrize("spinning", [0, 1])
+def test_the_target_is_of_the_cores_that_are_measured(spinning: int) -> None:
+    """With threads that spin, as by default, the cores that they leave: else the metric never reaches its target."""
+    cluster = Cluster(replace(single(fixed(10.0), cores=2.0), spinning=spinning))
+    overload = traffic(2000.0, each_s=20.0)
+    saturated = simulate_cluster(cluster, overload).utilisation
+    rules = Rules(start_s=10.0, down_s=60.0).resolved(20, saturated)
+    found = simulate_autoscaler(cluster, traffic(20.0, 400.0, each_s=120.0), rules, LIMIT)
+    assert found.moments[-1].replicas >= 5
+    assert found.moments[-1].missed < 40.0
 
 
 def test_replicas_are_removed_by_the_highest_desire_of_a_while() -> None:

@@ -48,7 +48,7 @@ def test_rates() -> None:
     assert parse_rates("5000") == [5000.0]
     assert parse_rates("5000, 0.5") == [5000.0, 0.5]
     for text in ("0", "-1", "inf", "nan", "x", "5,"):
-        with pytest.raises(UsageError, match="greater than 0"):
+        with pytest.raises(UsageError, match=r"at least 0\.01"):
             parse_rates(text)
 
 

@@ -92,6 +92,13 @@ def test_losses_are_planned_for() -> None:
     )
 
 
+def test_many_losses_are_few_simulations() -> None:
+    """The first three and the last one are shown."""
+    found = plan(failures=9, rates=[200.0])
+    assert [one.lost for one in found.losses] == [1, 2, 3, 9]
+    assert (found.losses[-1].replicas, found.losses[-1].predicted.within) == (found.needed, True)
+
+
 def test_one_replica_is_not_called_simulated() -> None:
     """Beyond one machine, the result is."""
     one, several = plan(rates=[20.0]), usual()
@@ -185,6 +192,14 @@ def test_a_recording_has_a_course() -> None:
     assert 0 < scaled.missed < scaled.requests
     assert max(one.replicas for one in scaled.course) > 1
     msgspec.json.encode(found)
+
+
+@pytest.mark.parametrize("rate", [1e-6, 1e-3])
+def test_a_recording_without_requests(rate: float) -> None:
+    """At so low a rate none is drawn: there is nothing to plan for."""
+    recording = Recording(np.array([0.0, 60.0]), np.array([0.0, 600.0]), replayed=False)
+    with pytest.raises(UsageError, match=r"--trace: .* requests in 60 s are too few to plan for"):
+        plan(recording=recording, rates=[rate], rules=Rules())
 
 
 def test_a_day_of_much_traffic(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from tests.engines.models import identity
 
 import tailcut.ray
 from tailcut.engines import EngineOptions
+from tailcut.engines.base import CudaOptions
 from tailcut.errors import MissingFileError, ProfileError, UsageError
 from tailcut.models import digits_model
 from tailcut.ray.application import make_plan
@@ -102,6 +103,61 @@ def test_files_that_are_not_there(tmp_path: Path) -> None:
         make_plan(tmp_path / "none.toml")
     with pytest.raises(UsageError, match="replicas must be"):
         make_plan(digits_model(), replicas=(3, 1))
+
+
+@pytest.mark.parametrize("source", [[], {}])
+def test_nothing_to_serve(source: list | dict) -> None:
+    """Is said in one line."""
+    with pytest.raises(UsageError, match="an application needs at least one"):
+        make_plan(source)
+
+
+def test_two_models_of_one_name(profile: Path) -> None:
+    """Cannot be told apart; two versions of a model can."""
+    with pytest.raises(UsageError, match="two models have the same name, digits: rename one with NAME=FILE"):
+        make_plan([profile, digits_model()])
+    with pytest.raises(UsageError, match="two models have the same name, a"):
+        make_plan([f"a={profile}", f"a={digits_model()}"])
+    assert len(make_plan([f"a:1={profile}", f"a:2={digits_model()}"]).sources) == 2
+
+
+@pytest.mark.parametrize("percentile", ["99", "p100", "p0", "", "pp99"])
+def test_no_percentile(profile: Path, percentile: str) -> None:
+    """By the rule of every --slo."""
+    with pytest.raises(UsageError, match="percentile: unknown percentile"):
+        make_plan(profile, limit_ms=10.0, percentile=percentile)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("limit_ms", 0.0),
+        ("limit_ms", float("nan")),
+        ("models_per_replica", 0),
+        ("drain_s", -1.0),
+        ("cpus", -1.0),
+        ("gpus", float("inf")),
+        ("memory_bytes", -1),
+        ("max_ongoing_requests", 0),
+        ("target_ongoing_requests", 0.0),
+        ("replicas", 0),
+        ("replicas", (0, 4)),
+    ],
+)
+def test_numbers_that_are_out_of_range(profile: Path, name: str, value: object) -> None:
+    """Are named, before anything is deployed."""
+    with pytest.raises(UsageError, match=f"{name} must be"):
+        make_plan(profile, **{name: value})
+
+
+def test_devices(tmp_path: Path) -> None:
+    """Those that the profiles of all models name: a replica has as many, and calls them by other indices."""
+    places = [tmp_path / f"{index}.profile.toml" for index in (3, 1)]
+    for place, index in zip(places, (3, 1), strict=True):
+        engine = EngineOptions(device="cuda", cuda=CudaOptions(index=index))
+        Profile.of_model(digits_model(), Settings(engine=engine)).save(place)
+    plan = make_plan({"a": places[0], "b": places[1]})
+    assert (plan.gpus, plan.devices) == (2.0, (1, 3))
 
 
 @pytest.mark.skipif(find_spec("ray") is not None, reason="Ray is installed")

@@ -140,10 +140,25 @@ def test_every_way_in_gives_the_same_answer(cluster: Any, models: list[Path]) ->
         np.testing.assert_allclose(np.reshape(output["data"], output["shape"]), expected, rtol=1e-4)
         with urllib.request.urlopen(f"{url}/ready", timeout=20) as answer:
             assert answer.status == 200
+        with urllib.request.urlopen(f"http://127.0.0.1:{proxy_port()}/app", timeout=20) as answer:
+            assert answer.url.endswith("/app/")  # redirected
+        with urllib.request.urlopen(f"http://127.0.0.1:{proxy_port()}/app/live", timeout=20) as answer:
+            assert answer.readline() == b"event: about\n"
+            watched = open_connections()
+        until(lambda: open_connections() < watched)
         with tailcut.Client("ray://app") as client:
             np.testing.assert_allclose(client.infer("m", {"x": x})["y"], expected, rtol=1e-4)
     with pytest.raises(NotFoundError, match="Ray Serve has no application 'gone'"):
         tailcut.Client("ray://gone")
+
+
+def open_connections() -> int:
+    """Of the only server of the application `app`."""
+    with tailcut.Client("ray://app") as client:
+        (server,) = client.servers
+    with urllib.request.urlopen(f"http://{server}/metrics", timeout=20) as answer:
+        lines = answer.read().decode().splitlines()
+    return next(int(float(line.split()[-1])) for line in lines if line.startswith("tailcut_connections "))
 
 
 def proxy_port() -> int:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tailcut.ray.forwarding import passed_on, request_target
+from tailcut.ray.forwarding import folder_of, passed_on, request_target
 
 
 @pytest.mark.parametrize(
@@ -18,6 +18,22 @@ from tailcut.ray.forwarding import passed_on, request_target
 def test_the_path_below_the_route(scope: dict, target: str) -> None:
     """Encoded again, with its query as it came."""
     assert request_target(scope) == target
+
+
+@pytest.mark.parametrize(
+    ("scope", "folder"),
+    [
+        ({"path": "/app", "root_path": "/app"}, "app/"),
+        ({"path": "", "root_path": "/app"}, "app/"),
+        ({"path": "/a/b c", "root_path": "/a/b c", "query_string": b"x=1"}, "b%20c/?x=1"),
+        ({"path": "/app/", "root_path": "/app"}, None),
+        ({"path": "/app/v2", "root_path": "/app"}, None),
+        ({"path": "/", "root_path": ""}, None),
+    ],
+)
+def test_a_route_without_its_slash(scope: dict, folder: str | None) -> None:
+    """Is sent to itself with one, below whatever prefix a proxy has taken away."""
+    assert folder_of(scope) == folder
 
 
 def test_what_belongs_to_a_connection_stays_there() -> None:

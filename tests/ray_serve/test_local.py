@@ -21,8 +21,8 @@ TRACE = f"00-{'ab' * 16}-{'12' * 8}-01"
 X = {"x": np.ones((1, 4), np.float32)}
 
 
-def log_of(folder: Path, capfd: pytest.CaptureFixture[str], use: Callable[[Any], Awaitable[None]]) -> list[Any]:
-    """What a server that logs each request has logged of those that `use` makes."""
+def run_with(folder: Path, use: Callable[[Any], Awaitable[None]]) -> None:
+    """Have a server used."""
     from tailcut.ray.local import LocalServer
 
     plan = Plan(sources=("m",), options=("--no-auto", "--access-log", "--log", "json"), drain_s=0.0)
@@ -37,6 +37,87 @@ def log_of(folder: Path, capfd: pytest.CaptureFixture[str], use: Callable[[Any],
         local.server._log.join(TIMEOUT_S)
 
     asyncio.run(run())
+
+
+class Caller:
+    """A client of Serve's proxy, as an ASGI application has it.
+
+    Args:
+        path: that it asks for, of an application at /app.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.status = 0
+        self.headers: dict[bytes, bytes] = {}
+        self.body = b""
+        self.begun = asyncio.Event()
+        self.gone = asyncio.Event()
+        self._scope = {"type": "http", "method": "GET", "path": path, "root_path": "/app", "headers": []}
+        self._asked = False
+
+    async def ask(self, local: Any) -> None:
+        """Ask, and receive the answer to its end."""
+        from starlette.requests import Request
+
+        answer = await local.answer(Request(self._scope, self._receive))
+        await answer(self._scope, self._receive, self._send)
+
+    async def _receive(self) -> dict[str, Any]:
+        if not self._asked:
+            self._asked = True
+            return {"type": "http.request", "body": b"", "more_body": False}
+        await self.gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def _send(self, message: Any) -> None:
+        if message["type"] == "http.response.start":
+            self.status, self.headers = message["status"], dict(message["headers"])
+        else:
+            self.body += message["body"]
+            if self.body:
+                self.begun.set()
+
+
+def test_server_sent_events(tmp_path: Path) -> None:
+    """Are handed on as they come; a watcher that leaves ends the server's answer as well."""
+
+    async def use(local: Any) -> None:
+        watcher = Caller("/app/live")
+        task = asyncio.create_task(watcher.ask(local))
+        await watcher.begun.wait()
+        assert (watcher.status, watcher.headers[b"content-type"]) == (200, b"text/event-stream")
+        assert watcher.body.startswith(b"event: about")
+        assert len(local._http.connector._acquired) == 1
+        watcher.gone.set()
+        await task
+        assert not local._http.connector._acquired
+        cancelled = Caller("/app/live")
+        task = asyncio.create_task(cancelled.ask(local))
+        await cancelled.begun.wait()
+        task.cancel()
+        await asyncio.wait([task])
+        assert not local._http.connector._acquired
+        page = Caller("/app/")
+        await page.ask(local)
+        assert (page.status, b"<title>" in page.body) == (200, True)
+
+    run_with(tmp_path, use)
+
+
+def test_the_route_without_a_slash(tmp_path: Path) -> None:
+    """Is redirected: links of the page are relative to it."""
+
+    async def use(local: Any) -> None:
+        caller = Caller("/app")
+        await caller.ask(local)
+        assert (caller.status, caller.headers[b"location"]) == (307, b"app/")
+
+    run_with(tmp_path, use)
+
+
+def log_of(folder: Path, capfd: pytest.CaptureFixture[str], use: Callable[[Any], Awaitable[None]]) -> list[Any]:
+    """What a server that logs each request has logged of those that `use` makes."""
+    run_with(folder, use)
     lines = [json.loads(line) for line in capfd.readouterr().err.splitlines() if line.startswith("{")]
     return [line for line in lines if line.get("path", "").endswith("/infer")]
 

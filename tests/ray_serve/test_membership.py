@@ -1,14 +1,19 @@
 """Names of applications, and addresses from what Serve's controller tells; a real Serve is asked in test_cluster."""
 
+import threading
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from types import SimpleNamespace
 
 import pytest
 
 import tailcut
 from tailcut.client.requests import Address
-from tailcut.errors import InvalidInputError, UsageError
-from tailcut.ray.membership import PUBLISHED, Name, addresses_of
+from tailcut.errors import InvalidInputError, UnreachableError, UsageError
+from tailcut.ray.membership import PUBLISHED, Name, addresses_of, connect
+
+needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="Ray Serve is not installed: make test-ray")
 
 
 @dataclass
@@ -41,6 +46,78 @@ def test_addresses_in_an_order_of_their_own() -> None:
     expected = (Address("127.0.0.1", 1), Address("10.0.0.2", 2, tls=True))
     assert addresses_of([first, *strangers, second]) == expected
     assert addresses_of([second, first]) == expected
+
+
+@needs_ray
+@pytest.mark.parametrize("error", ["GetTimeoutError", "RpcError", "RaySystemError"])
+def test_a_cluster_that_does_not_answer(error: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Is unreachable, and not an error of Ray's own."""
+    import ray
+
+    def get_actor(*_: object, **__: object) -> None:
+        raise getattr(ray.exceptions, error)("the control store is away")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray, "get_actor", get_actor)
+    with pytest.raises(UnreachableError, match=r"the Ray cluster does not answer: .*is away"):
+        connect()
+
+
+class Controller:
+    """Serve's, which is away at first.
+
+    Args:
+        answer: what it tells then.
+        away: how often it cannot be asked.
+    """
+
+    def __init__(self, answer: object, away: int = 0) -> None:
+        self.listen_for_change = self
+        self._answer, self._away = answer, away
+
+    def remote(self, *_: object) -> "Controller":
+        if self._away:
+            import ray
+
+            self._away -= 1
+            raise ray.exceptions.RaySystemError("away")
+        return self
+
+    def future(self) -> Future:
+        answer: Future = Future()
+        answer.set_result(self._answer)
+        return answer
+
+
+@needs_ray
+def test_following_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the cluster is away, and when it is back."""
+    import ray
+
+    from tailcut.ray import membership
+
+    replica = Replica({PUBLISHED: {"url": "http://10.0.0.1:1"}})
+    update = SimpleNamespace(snapshot_id=1, object_snapshot=SimpleNamespace(running_replicas=[replica]))
+    away, stopped, told = [1, 1], threading.Event(), []
+
+    def again(*_: object, **__: object) -> Controller:
+        if away:
+            away.pop()
+            raise ray.exceptions.GetTimeoutError("away")
+        return Controller({"key": update})
+
+    def changed(addresses: object) -> None:
+        told.append(addresses)
+        stopped.set()
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray, "get_actor", again)
+    monkeypatch.setattr(membership, "_AGAIN_S", 0.0)
+    watch = object.__new__(membership._Watch)
+    watch._changed, watch._stopped, watch._key, watch._snapshot = changed, stopped, "key", 0
+    watch._controller = Controller(None, away=9)
+    watch.run()
+    assert told == [(Address("10.0.0.1", 1),)]
 
 
 @pytest.mark.skipif(find_spec("ray") is not None, reason="Ray is installed")

@@ -20,7 +20,16 @@ def test_a_plan_survives_its_file() -> None:
         {"sources": ["a"], "multiplexed": {"b": "b"}},
         {"sources": ["a"], "other": 1},
         {"sources": ["a"], "replicas": {"least": 3, "most": 2}},
-        {"sources": ["a"], "replicas": {"least": 0, "most": 0}},
+        {"sources": ["a"], "replicas": {"least": 0, "most": 2}},
+        {"sources": ["a"], "replicas": {"least": -1, "most": 2}},
+        {"sources": ["a"], "replicas": {"window_s": 0.0}},
+        {"sources": ["a"], "models_per_replica": 0},
+        {"sources": ["a"], "drain_s": -1.0},
+        {"sources": ["a"], "cpus": -1.0},
+        {"sources": ["a"], "gpus": -1.0},
+        {"sources": ["a"], "memory_bytes": -1},
+        {"sources": ["a"], "carried": {"most_ongoing": 0}},
+        {"sources": ["a"], "carried": {"target_ongoing": 0.0}},
         {"sources": ["a"], "replicas": {"down_s": -1.0}},
     ],
 )
@@ -46,12 +55,12 @@ def test_a_range_of_replicas() -> None:
         memory_bytes=5,
         exclusive=True,
         carried=Carried(most_ongoing=9, target_ongoing=2.5),
-        replicas=Replicas(least=0, most=4, up_s=1.0, down_s=2.0, window_s=3.0),
+        replicas=Replicas(least=2, most=4, up_s=1.0, down_s=2.0, window_s=3.0),
     )
     options = deployment_options(plan)
     assert "num_replicas" not in options
     assert options["autoscaling_config"] == {
-        "min_replicas": 0,
+        "min_replicas": 2,
         "max_replicas": 4,
         "target_ongoing_requests": 2.5,
         "upscale_delay_s": 1.0,

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import time
 from collections.abc import Awaitable, Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,15 +23,16 @@ pytestmark = [
     pytest.mark.ray,
     pytest.mark.skipif(find_spec("ray") is None, reason="Ray Serve is not installed: make test-ray"),
 ]
+DRAIN_S = 20.0
 X = {"x": np.ones((1, WIDTH), np.float32)}
 
 
-def replica(folder: Path) -> Any:
+def replica(folder: Path, *options: str) -> Any:
     """One that has two models at most, and no CPUs of its own."""
     from tailcut.ray.replica import MultiplexedReplica
 
     named = {name: str(perceptron([WIDTH, 4, 3], folder / f"{name}.onnx")) for name in ("a", "b")}
-    plan = Plan(multiplexed=named, models_per_replica=2, options=("--no-auto",), drain_s=2.0)
+    plan = Plan(multiplexed=named, models_per_replica=2, options=("--no-auto", *options), drain_s=DRAIN_S)
     return MultiplexedReplica(msgspec.to_builtins(plan))
 
 
@@ -74,7 +76,7 @@ def test_one_server_that_is_not_ready_is_reason_enough(tmp_path: Path, monkeypat
     monkeypatch.setattr(module, "_end", lambda: None)
 
     async def run() -> None:
-        one = replica(tmp_path)
+        one = replica(tmp_path, "--drain", "2s")
         await one.check_health()
         _, second = await start(one, tmp_path)
         try:
@@ -84,5 +86,41 @@ def test_one_server_that_is_not_ready_is_reason_enough(tmp_path: Path, monkeypat
                 await asyncio.wait_for(always(one.check_health), TIMEOUT_S)
         finally:
             await one.drain()
+
+    asyncio.run(run())
+
+
+def test_a_model_makes_room_at_once(tmp_path: Path) -> None:
+    """Clients do not reach its server on their own, so none has to learn of its end; all servers stop together."""
+
+    async def run() -> None:
+        one = replica(tmp_path)
+        first, second = await start(one, tmp_path)
+        await asyncio.gather(first.infer(X), second.infer(X))
+        began = time.monotonic()
+        await getattr(first, "__del__")()  # noqa: B009  as Serve calls it
+        await one.drain()
+        assert time.monotonic() - began < DRAIN_S / 2
+        assert [local.server._process.returncode for local in (first, second)] == [0, 0]
+
+    asyncio.run(run())
+
+
+def test_a_call_in_flight_is_answered_first(tmp_path: Path) -> None:
+    """The server is told to stop when the last one has its answer."""
+
+    async def run() -> None:
+        one = replica(tmp_path)
+        first, second = await start(one, tmp_path)
+        os.kill(first.server.pid, signal.SIGSTOP)
+        call = asyncio.create_task(first.infer(X))
+        await asyncio.sleep(0)
+        stop = asyncio.create_task(getattr(first, "__del__")())  # noqa: B009  as above
+        await second.infer(X)
+        assert not first.server.draining
+        os.kill(first.server.pid, signal.SIGCONT)
+        assert (await call)["y"].shape == (1, 3)
+        await stop
+        await one.drain()
 
     asyncio.run(run())

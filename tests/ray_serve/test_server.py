@@ -63,6 +63,43 @@ def test_one_that_does_not_start_says_why(tmp_path: Path) -> None:
         asyncio.run(run())
 
 
+def test_an_end_at_the_start_is_an_error_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether it failed by itself or its start was given up: what ends the replica is not called."""
+    ended, held, began = threading.Event(), threading.Event(), threading.Event()
+    logs: list[threading.Thread] = []
+    wait = ReplicaServer._wait_until_ready
+
+    def late(server: ReplicaServer) -> None:  # its log has been read to the end before anything is known of the start
+        server._process.wait()
+        server._log.join(0.5)
+        wait(server)
+
+    def never(server: ReplicaServer) -> None:
+        logs.append(server._log)
+        began.set()
+        held.wait(TIMEOUT_S)
+
+    async def begin(model: Path) -> None:
+        await ReplicaServer.start([str(model)], ["--no-auto"], host="127.0.0.1", cpus=0, on_end=ended.set)
+
+    async def give_up(model: Path) -> None:
+        task = asyncio.create_task(begin(model))
+        assert await asyncio.to_thread(began.wait, TIMEOUT_S)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await asyncio.to_thread(logs[0].join, TIMEOUT_S)
+        held.set()
+
+    monkeypatch.setattr(ReplicaServer, "_wait_until_ready", late)
+    with pytest.raises(StartError, match=r"none\.onnx"):
+        asyncio.run(begin(tmp_path / "none.onnx"))
+    monkeypatch.setattr(ReplicaServer, "_wait_until_ready", never)
+    asyncio.run(give_up(identity(DType.FP32, (None, 4), tmp_path / "echo.onnx")))
+    assert not logs[0].is_alive()
+    assert not ended.is_set()
+
+
 def test_its_end_is_noticed(model: Path) -> None:
     """A replica without a server must not stay."""
 

@@ -6,8 +6,9 @@ import pytest
 
 from tailcut.engines.base import CudaOptions, EngineOptions
 from tailcut.errors import ProfileError
+from tailcut.runtime.pipeline_settings import PipelineSettings, StepModelSettings
 from tailcut.runtime.profile import Profile
-from tailcut.runtime.settings import BatchingSettings, Settings
+from tailcut.runtime.settings import BatchingSettings, SecondEngine, Settings
 
 
 @pytest.fixture
@@ -75,3 +76,20 @@ def test_settings_of_a_device_are_in_the_profile(model: Path, tmp_path: Path) ->
     for one in (settings, Settings()):
         Profile.of_model(model, one).save(tmp_path / "p.toml")
         assert Profile.load(tmp_path / "p.toml").settings == one
+
+
+def test_devices_by_other_indices() -> None:
+    """Of all engines that are on one; the others stay as they are."""
+
+    def engine(index: int, device: str = "cuda") -> EngineOptions:
+        return EngineOptions(device=device, cuda=CudaOptions(index=index))
+
+    def settings(*engines: EngineOptions) -> Settings:
+        models = (StepModelSettings(file="a", sha256="x", engine=engines[2]), StepModelSettings(file="b", sha256="x"))
+        batching = BatchingSettings(second=SecondEngine(engine=engines[1]))
+        return Settings(engine=engines[0], batching=batching, pipeline=PipelineSettings(models=models))
+
+    given = settings(engine(5), engine(2, "cpu"), engine(2))
+    assert given.devices == {2, 5}
+    assert given.among((2, 5)) == settings(engine(1), engine(2, "cpu"), engine(0))
+    assert Settings().among(()) == Settings()

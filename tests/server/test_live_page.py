@@ -46,11 +46,15 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     perceptron([4, 8, 3], folder / "mlp.onnx")
     two_in_two_out(folder / "pair.onnx")
     identity(DType.BYTES, (None, 2), folder / "text.onnx")
+    identity(DType.INT64, (None, 2), folder / "long.onnx")
+    identity(DType.UINT64, (None, 2), folder / "unsigned.onnx")
     shutil.copy(samples.__file__, folder / "samples.py")
     samples.write_model(folder / "twice.onnx")
     sources = [
         folder / "mlp.onnx",
         folder / "pair.onnx",
+        folder / "long.onnx",
+        folder / "unsigned.onnx",
         f"{NAME}={folder / 'text.onnx'}",
         f"{folder}/samples.py:pipeline",
     ]
@@ -125,7 +129,7 @@ def test_under_load(server: Server, browser: Browser) -> None:
         assert browser.run(STATE) == "watching"
         browser.until("document.querySelectorAll('#findings li').length > 5")
         browser.until("document.getElementById('settings').textContent.includes('batching.max_batch_size')")
-        assert browser.run("document.querySelectorAll('#models-table tbody tr').length") == 4
+        assert browser.run("document.querySelectorAll('#models-table tbody tr').length") == 6
         assert browser.run("document.querySelector('#models-table').textContent").count(NAME) == 1
 
 
@@ -171,6 +175,22 @@ def test_the_form_of_texts(server: Server, browser: Browser) -> None:
     assert '"first, <img src=x>", "second"' in send(browser)
     assert "curl" in browser.run("document.querySelector('#try details pre').textContent")
     assert browser.run("document.querySelectorAll('main img, main b > b').length") == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "numbers"),
+    [("long", "9007199254740993, -9223372036854775808"), ("unsigned", "18446744073709551615, 9007199254740993")],
+)
+def test_whole_numbers_are_exact(server: Server, browser: Browser, name: str, numbers: str) -> None:
+    """Also those that a script's own numbers would round."""
+    browser.open(server.url)
+    choose(browser, name)
+    browser.run(
+        f"(() => {{ const field = document.querySelector('#try textarea'); field.value = '{numbers}'; "
+        "field.dispatchEvent(new Event('input')); })()"
+    )
+    assert send(browser).startswith("200")
+    assert browser.run("document.querySelector('#try .output pre').textContent") == numbers
 
 
 def test_the_steps_of_a_pipeline(server: Server, browser: Browser) -> None:

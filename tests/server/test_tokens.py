@@ -11,11 +11,12 @@ import pytest
 from tests.engines.models import perceptron
 from tests.servers import Server, Wire, json_request, raw_request, serving
 
+from tailcut.server.http.page import live_page
 from tailcut.server.http.routes import _TABLE
 from tailcut.wire.grpc.messages import HEALTH, HEALTH_SERVICE, METHODS, SERVICE
 
 TOKEN = "Authorization: Bearer secret"
-OPEN_PATHS = {"/v2/health/live", "/v2/health/ready", "/"}  # health, and the page, which asks for the token
+OPEN_PATHS = {"/v2/health/live", "/v2/health/ready"}
 BODY = np.ones((1, 4), np.float32).tobytes()
 VALUE = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1.0, 2.0, 3.0, 4.0]}]}
 FAST = "tailcut_connections_express"
@@ -59,6 +60,26 @@ def test_every_route_but_open_ones_needs_the_token(server: Server) -> None:
         assert ask(wire, "GET", "/v2/models/mlp", TOKEN.replace("Bearer", "bearer")) == 200
         assert wire.ask(raw_request("mlp", BODY, TOKEN)).status == 200
         assert wire.ask(raw_request("mlp", BODY)).headers["www-authenticate"] == "Bearer"
+
+
+def test_the_page_asks_for_the_token(server: Server) -> None:
+    """Refused as all else, and the refusal is the page itself, with its policy: browsers show it."""
+    page, headers = live_page()
+    with server.connect() as wire:
+        refused = wire.ask(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        given = wire.ask(f"GET / HTTP/1.1\r\nHost: x\r\n{TOKEN}\r\n\r\n".encode())
+        assert [(one.status, one.body) for one in (refused, given)] == [(401, page), (200, page)]
+        assert (refused.headers["www-authenticate"], "www-authenticate" in given.headers) == ("Bearer", False)
+        for name, value in {**headers, "Content-Type": "text/html; charset=utf-8"}.items():
+            assert refused.headers[name.lower()] == given.headers[name.lower()] == value
+        document = wire.ask(f"GET /v2/openapi.json HTTP/1.1\r\nHost: x\r\n{TOKEN}\r\n\r\n".encode()).json()
+        assert set(document["paths"]["/"]["get"]["responses"]["401"]["content"]) == {"text/html"}
+        other = wire.ask(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
+        assert (other.status, other.json()["error"]) == (401, "this needs the server's token")
+    with server.connect() as wire:
+        wire.send(b"HEAD / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert wire.closed()
+        assert wire.pending().startswith(b"HTTP/1.1 401 ")
 
 
 def test_the_document_says_so(server: Server) -> None:

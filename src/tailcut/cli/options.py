@@ -46,6 +46,18 @@ def parse_duration(text: str) -> float:
     return float(match[1]) * _SECONDS[match[2]]
 
 
+def indices_of(text: str | None) -> tuple[int, ...]:
+    """Different indices from `0` or `1,3`; none from None.
+
+    Raises:
+        UsageError: the text has another form.
+    """
+    words = [] if text is None else [word.strip() for word in text.split(",")]
+    if len(set(words)) < len(words) or not all(word.isascii() and word.isdecimal() for word in words):
+        raise UsageError(f"{text!r} are not indices of devices: write 0 or 1,3")
+    return tuple(map(int, words))
+
+
 def parse_bytes(text: str) -> int:
     """Bytes in `500MB`, `2GB`, `512MiB`, `800kB`.
 

@@ -1,5 +1,6 @@
 """`tailcut plan`: how many replicas meet a limit at a rate, from the times that a tune measured."""
 
+import math
 import shlex
 import sys
 from enum import StrEnum
@@ -52,12 +53,13 @@ def plan(
         ),
     ] = None,
     autoscale: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="RULES",
-            help="With --trace: the autoscaler's utilisation=T or queue=T (its target), start, down, every, min, max.",
+            help="With --trace: the autoscaler's utilisation=T or queue=T (its target), start, down, every, min, max "
+            "(default: start=30s,down=5m,every=15s).",
         ),
-    ] = "start=30s,down=5m,every=15s",
+    ] = None,
     headroom: Annotated[
         float, typer.Option(help="Share of the rate that has to fit as well.", min=0.0, max=100.0)
     ] = 0.2,
@@ -97,10 +99,12 @@ def plan(
 
     rates = parse_rates(rate) if rate is not None else []
     limits = [parse_limit(part, parse_duration) for part in slo.split(",")]
-    make, rules = parse_arrivals(arrivals, parse_duration), parse_rules(autoscale, parse_duration)
+    make, rules = parse_arrivals(arrivals, parse_duration), parse_rules(autoscale or "", parse_duration)
     hedge_s = parse_duration(hedge) if hedge is not None else 0.0
     if not rates and trace is None:
         raise UsageError("give the traffic: --rate, --trace, or both")
+    if autoscale is not None and trace is None:
+        raise UsageError("--autoscale needs --trace: an autoscaler follows recorded traffic")
     if trace is not None and arrivals != "poisson":
         raise UsageError("--trace and --arrivals cannot be combined")
     models = [read_measured(path) for path in profiles]
@@ -138,10 +142,20 @@ def _check(wanted: "Wanted", *, chosen: bool) -> None:
     """Refuse what does not go together.
 
     Raises:
-        UsageError: another number of rates or limits than profiles, or several profiles with what one alone can have.
+        UsageError: a number without an end, another number of rates or limits than profiles, or several profiles with
+            what one alone can have.
     """
     from tailcut.errors import UsageError
 
+    numbers = {
+        "headroom": wanted.headroom,
+        "cores": wanted.cores,
+        "capacity": wanted.capacity,
+        "price": wanted.price,
+    }
+    for name, value in numbers.items():
+        if value is not None and not math.isfinite(value):
+            raise UsageError(f"--{name}: {value:g} is not a number to plan with")
     count = len(wanted.models)
     _check_names([one.profile.model.name for one in wanted.models])
     if len(wanted.rates) not in ({0, 1} if wanted.recording is not None else {count}):

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tailcut.client.requests import Address
     from tailcut.ray.plan import Replicas
 
 ray = typer.Typer(
@@ -47,10 +50,14 @@ def config(
     drain: Annotated[str, typer.Option(help="A replica that is to stop keeps serving this long.")] = "5s",
     token_file: Annotated[Path | None, typer.Option(help="File with a token that every request then needs.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
     """Write the file of an application for `serve deploy`, by the figures of its profile."""
+    import msgspec
+
     from tailcut.atomic import write_atomically
     from tailcut.cli.options import parse_duration
+    from tailcut.cli.records import RayConfigResult
     from tailcut.errors import UsageError
     from tailcut.planning.demand import parse_limit
     from tailcut.ray.application import make_plan
@@ -76,13 +83,17 @@ def config(
         drain_s=parse_duration(drain),
         token_file=token_file,
     )
-    content = serve_config(name or next(iter(named)), route, plan)
+    called = name or next(iter(named))
+    content = serve_config(called, route, plan)
     text = f"# tailcut ray config: deploy with `serve deploy FILE`\n{yaml.safe_dump(content, sort_keys=False)}"
-    if output is None:
-        print(text, end="")
-    else:
+    if output is not None:
         write_atomically(output, text)
         print(f"wrote {output}: deploy it with serve deploy {output}", file=sys.stderr)
+    if json:
+        result = RayConfigResult(called, None if output is None else str(output), content)
+        print(msgspec.json.encode(result).decode())
+    elif output is None:
+        print(text, end="")
 
 
 @ray.command()
@@ -93,7 +104,7 @@ def replicas(
     """List the addresses of an application's replicas; exit code 1 where none is ready."""
     import msgspec
 
-    from tailcut.cli.records import ReplicasResult
+    from tailcut.cli.records import RayReplicasResult
     from tailcut.client.directory import RAY
     from tailcut.ray.membership import Replicas
 
@@ -102,7 +113,7 @@ def replicas(
     directory.follow(lambda addresses: found.extend(_url(one.tls, str(one)) for one in addresses))
     directory.close()
     if json:
-        print(msgspec.json.encode(ReplicasResult(replicas=found)).decode())
+        print(msgspec.json.encode(RayReplicasResult(replicas=found)).decode())
     else:
         print("\n".join(found) or "no replica is ready")
     raise typer.Exit(0 if found else 1)
@@ -121,26 +132,41 @@ def haproxy(
         Path | None,
         typer.Option("--output", "-o", help="Write the configuration for the replicas as they are now, and end."),
     ] = None,
+    json: Annotated[
+        bool, typer.Option("--json", help="When haproxy runs or the file is written, print one JSON object.")
+    ] = False,
 ) -> None:
     """Run haproxy in front of an application's replicas, and reload it when they change."""
+    import msgspec
+
     from tailcut.atomic import write_atomically
+    from tailcut.cli.records import RayHaproxyResult
     from tailcut.client.directory import RAY
     from tailcut.ray.balancer import Balancer, find_haproxy
     from tailcut.ray.haproxy import Front, haproxy_config
     from tailcut.ray.membership import Replicas, connect
 
     trusted = "" if ca is None else str(ca.resolve())
+
+    def tell(addresses: "Sequence[Address]") -> None:
+        if json:
+            result = RayHaproxyResult(bind, None if output is None else str(output), list(map(str, addresses)))
+            print(msgspec.json.encode(result).decode(), flush=True)
+
     directory = Replicas.parse(f"{RAY}{application}")
     if output is not None:
         front = Front(bind, "/run/haproxy/tailcut.sock", threads, trusted)
-        directory.follow(lambda addresses: write_atomically(output, haproxy_config(addresses, front)))
+        found: list[Address] = []
+        directory.follow(found.extend)
         directory.close()
+        write_atomically(output, haproxy_config(found, front))
+        tell(found)
         return
     balancer = Balancer(find_haproxy(program), directory, bind, threads, trusted, _say)
     connect()  # before the signals: Ray takes them for itself
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: balancer.stop())
-    raise typer.Exit(balancer.run())
+    raise typer.Exit(balancer.run(tell))
 
 
 def _named(source: str) -> tuple[str, str]:

@@ -1,5 +1,7 @@
 """What commands print with --json where no other package has a record of it."""
 
+from typing import Any
+
 from tailcut.lab.records import Bounds, MachineFacts
 from tailcut.machine.finding import Check
 from tailcut.record import Record
@@ -84,12 +86,6 @@ class ConvertResult(Record, frozen=True):
     rows: int
 
 
-class ReplicasResult(Record, frozen=True):
-    """`tailcut ray replicas --json`."""
-
-    replicas: list[str]  # URLs of those that take requests
-
-
 class DemoAccuracy(Record, frozen=True):
     """The share of held-out samples classified correctly."""
 
@@ -126,3 +122,25 @@ class DemoResult(Record, frozen=True):
     tune: TuneResult
     profile: str
     report: str
+
+
+class RayConfigResult(Record, frozen=True):
+    """`tailcut ray config --json`."""
+
+    name: str  # of the application
+    file: str | None  # that was written
+    config: dict[str, Any]  # its content, as Serve names it
+
+
+class RayReplicasResult(Record, frozen=True):
+    """`tailcut ray replicas --json`."""
+
+    replicas: list[str]  # URLs of those that take requests
+
+
+class RayHaproxyResult(Record, frozen=True):
+    """`tailcut ray haproxy --json`: printed once, when haproxy runs, or with --output when the file is written."""
+
+    bind: str
+    file: str | None
+    replicas: list[str]  # HOST:PORT of those at that time

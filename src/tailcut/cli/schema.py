@@ -10,7 +10,7 @@ def schema(
     command: Annotated[
         list[str],
         typer.Argument(
-            metavar="COMMAND...", help="A command that has --json, such as tune or ray replicas.", show_default=False
+            metavar="COMMAND...", help="A command that has --json, such as tune or ray config.", show_default=False
         ),
     ],
 ) -> None:
@@ -60,5 +60,7 @@ SCHEMAS: dict[str, Callable[[], dict[str, Any]]] = {
     "vectorization": _of("tailcut.report.vectorization", "VectorizationResult"),
     "stat": _of("tailcut.cli.records", "StatResult"),
     "demo": _of("tailcut.cli.records", "DemoResult"),
-    "ray replicas": _of("tailcut.cli.records", "ReplicasResult"),
+    "ray config": _of("tailcut.cli.records", "RayConfigResult"),
+    "ray replicas": _of("tailcut.cli.records", "RayReplicasResult"),
+    "ray haproxy": _of("tailcut.cli.records", "RayHaproxyResult"),
 }

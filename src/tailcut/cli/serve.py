@@ -155,6 +155,13 @@ def serve(  # noqa: PLR0915  an option a line
     device: Annotated[
         DeviceChoice | None, typer.Option(help="Where models are computed (default: the profile's, else cpu).")
     ] = None,
+    cuda_devices: Annotated[
+        str | None,
+        typer.Option(
+            metavar="INDICES",
+            help="The visible CUDA devices, by the indices in profiles, such as 1,3 (default: their own).",
+        ),
+    ] = None,
     also_cpu: Annotated[
         AlsoCpuChoice | None,
         typer.Option(
@@ -199,7 +206,7 @@ def serve(  # noqa: PLR0915  an option a line
     import orjson
 
     from tailcut.cli.logs import log_to_stderr, logged_apart
-    from tailcut.cli.options import parse_duration
+    from tailcut.cli.options import indices_of, parse_duration
     from tailcut.cli.serving.bare_models import BareModels
     from tailcut.runtime.limits import Limits
     from tailcut.runtime.settings import IoSettings
@@ -247,7 +254,9 @@ def serve(  # noqa: PLR0915  an option a line
         group = worker_group(size, len(given), limits.drain_s, max_restarts, secrets)
         raise typer.Exit(run_supervisor(group, address, json=json))
     log_certificates(certificates, worker)
-    reader = SourceReader(worker, max_batch_size, batching, device, accept_model_change, also_cpu)
+    reader = SourceReader(
+        worker, max_batch_size, batching, device, accept_model_change, also_cpu, indices_of(cuda_devices)
+    )
     wished = Limits(queue_rows=queue, engine_timeout_s=parse_duration(engine_timeout))
     start = Start(model_repository, model_control_mode, load_model or [], repository_poll_secs, limit_ns)
     started = start_library(start, partial(wishes_of, reader, wished, measures=not no_auto))

@@ -31,7 +31,8 @@ class Rules:
     """An autoscaler's.
 
     Args:
-        metric: the mean of the cores' utilisation (0 to 1), or of requests in flight at each replica.
+        metric: the mean utilisation (0 to 1) of the cores that spinning threads leave, or of requests in flight at each
+            replica.
         target: of the metric; 0: for utilisation six tenths of what saturated replicas reach.
         every_s: between decisions.
         start_s: until a new replica takes requests.
@@ -57,12 +58,21 @@ class Rules:
         every_s, start_s, down_s = (value / factor for value in (self.every_s, self.start_s, self.down_s))
         return replace(self, every_s=every_s, start_s=start_s, down_s=down_s)
 
-    def desired(self, replicas: int, value: float) -> int:
-        """How many replicas the metric asks for."""
+    def desired(self, active: int, asked: int, value: float) -> int:
+        """How many replicas the metric asks for.
+
+        Replicas that start are counted as idle where more are needed than there are.
+
+        Args:
+            active: replicas that take requests.
+            asked: those, and those that start.
+            value: of the metric, of the active ones.
+        """
         ratio = value / self.target
-        if abs(ratio - 1) <= _TOLERANCE:
-            return replicas
-        return min(max(self.least, math.ceil(replicas * ratio - 1e-9)), self.most)
+        needed = active * ratio
+        if abs(ratio - 1) <= _TOLERANCE or (ratio > 1 and needed <= asked * (1 + _TOLERANCE)):
+            return asked
+        return min(max(self.least, math.ceil(needed - 1e-9)), self.most)
 
 
 @dataclass(slots=True)
@@ -158,7 +168,7 @@ class _ScaledCluster:
         self.state = balancing.new_state(
             len(arrivals), rules.most, rules.least, cluster.configuration.instances, hedged=cluster.hedge_ns > 0
         )
-        self._cores = cluster.configuration.cores
+        self._cores = cluster.configuration.free_cores
         self._starting: deque[float] = deque()  # when each is ready
         self._busy_ns = 0.0
         self.replica_s = 0.0
@@ -229,7 +239,7 @@ def simulate_autoscaler(cluster: Cluster, arrivals_ns: np.ndarray, rules: Rules,
         scaled.run(tick * rules.every_s, now_s)
         counts[tick] = scaled.active
         asked = scaled.asked
-        wanted = window.settled(now_s, asked, rules.desired(scaled.active, scaled.metric(rules.every_s)))
+        wanted = window.settled(now_s, asked, rules.desired(scaled.active, asked, scaled.metric(rules.every_s)))
         if wanted != asked:
             changes += 1
             scaled.change(now_s, wanted)

@@ -14,6 +14,7 @@ from tailcut.errors import MissingFileError, UsageError
 from tailcut.lab.arrivals import Arrivals, Bursty, Constant, Poisson, Replayed, read_trace
 
 MOST_REQUESTS = 10_000_000  # of a recording that are simulated one by one
+_LEAST_RATE = 0.01  # requests per second: of fewer, a simulation lasts longer than its clock can count
 _PERCENTILE = re.compile(r"p(\d{1,2}(?:\.\d{1,4})?)\Z")
 _KINDS = ("poisson", "constant", "bursty")
 
@@ -44,20 +45,33 @@ def parse_limit(text: str, duration: Callable[[str], float]) -> Limit:
     name, equals, value = text.strip().partition("=")
     if not equals:
         raise UsageError(f"--slo: {text!r} has no percentile: write p99=10ms")
-    found = _PERCENTILE.match(name.strip())
-    if not found or float(found[1]) <= 0:
-        raise UsageError(f"--slo: unknown percentile {name.strip()!r}: write p50, p95, p99, p99.9 or another one")
+    check_percentile(name.strip(), "--slo")
     limit = Limit(name.strip(), duration(value) * 1e3)
     if limit.limit_ms <= 0:
         raise UsageError("--slo: the limit must be greater than 0")
     return limit
 
 
+def check_percentile(name: str, option: str) -> None:
+    """Check that a word is a percentile.
+
+    Args:
+        name: as the user wrote it.
+        option: that it was written for.
+
+    Raises:
+        UsageError: it is not p1 to p99.9999.
+    """
+    found = _PERCENTILE.match(name)
+    if not found or float(found[1]) <= 0:
+        raise UsageError(f"{option}: unknown percentile {name!r}: write p50, p95, p99, p99.9 or another one")
+
+
 def parse_rates(text: str) -> list[float]:
     """Requests per second from `5000` or `5000,200`.
 
     Raises:
-        UsageError: one is not a number greater than 0.
+        UsageError: one is not a number, or below 0.01.
     """
     rates = []
     for part in text.split(","):
@@ -65,8 +79,10 @@ def parse_rates(text: str) -> list[float]:
             rate = float(part)
         except ValueError:
             rate = 0.0
-        if not 0 < rate < float("inf"):
-            raise UsageError(f"--rate: {part.strip()!r} is not a rate: write requests per second, greater than 0")
+        if not _LEAST_RATE <= rate < float("inf"):
+            raise UsageError(
+                f"--rate: {part.strip()!r} is not a rate: write requests per second, at least {_LEAST_RATE:g}"
+            )
         rates.append(rate)
     return rates
 

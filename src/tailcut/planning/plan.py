@@ -44,6 +44,7 @@ from tailcut.tuner.together.selection import spin_ns
 BUSIEST_S = 60.0  # of a recording: what the fixed number of replicas is planned for
 _MONTH_H = 730.0
 _LEAST_LIMITS = 2  # times the limit that pass between two decisions of an autoscaler, at least
+_LEAST_ARRIVALS = 2
 _SHOWN_LOSSES = 3
 _FAR = 2.0  # a measured capacity from the simulated one: more than quotas and cold caches explain
 
@@ -131,7 +132,7 @@ def make_plan(wanted: Wanted, tell: Callable[[str], None]) -> PlanResult:
     found = question.expect(replicas, rate)
     tell("simulating the curve of rate against replicas")
     curve = _curve(wanted, question, replicas, max(1.1 * headroom / needed, (needed == 1) * 0.7 * question.capacity))
-    counts = range(1, max(wanted.failures, _SHOWN_LOSSES) + 1)
+    counts = sorted({*range(1, _SHOWN_LOSSES + 1), wanted.failures} - {0})
     lost = losses(question.expect, replicas, rate, counts)
     course = None
     if wanted.rules is not None and question.arrivals_ns is not None:
@@ -201,17 +202,24 @@ def _recorded(wanted: Wanted, recording: Recording) -> tuple[float, np.ndarray]:
     """By how much the recording's time runs faster, and its arrivals, int64 ns.
 
     Raises:
-        UsageError: so much faster that the time between two decisions holds too few limits.
+        UsageError: so much faster that the time between two decisions holds too few limits; or nothing arrives.
     """
     rate = wanted.rates[0] if wanted.rates else None
     faster = recording.compression(rate)
+    asked = recording.length_s * (rate or recording.rate)
     every_s = wanted.rules.every_s if wanted.rules is not None else BUSIEST_S
     if faster > 1 and every_s / faster < _LEAST_LIMITS * wanted.limits[0].limit_ms / 1e3:
         raise UsageError(
-            f"--trace: {recording.length_s * (rate or recording.rate):,.0f} requests are too many to simulate with "
+            f"--trace: {asked:,.0f} requests are too many to simulate with "
             "this limit: give an hour of the recording, or a lower --rate"
         )
-    return faster, (recording if faster == 1 else recording.compressed(faster)).times(rate, wanted.seed)
+    arrivals_ns = (recording if faster == 1 else recording.compressed(faster)).times(rate, wanted.seed)
+    if len(arrivals_ns) < _LEAST_ARRIVALS:
+        raise UsageError(
+            f"--trace: {asked:.3g} requests in {recording.length_s:.4g} s are too few to plan for: "
+            "give a longer recording, or a higher --rate"
+        )
+    return faster, arrivals_ns
 
 
 def _configurations(wanted: Wanted) -> list[Configuration]:

@@ -1,6 +1,7 @@
 """From models to an application of Ray Serve: a plan by the profiles' figures, and the deployment that follows it."""
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import msgspec
 
 from tailcut.engines.file_hash import external_weights_hash, file_hash, model_hash
+from tailcut.engines.files import model_name
 from tailcut.errors import MissingFileError, TailcutError, UsageError
 from tailcut.ray.installed import need_ray
 from tailcut.ray.plan import DEPLOYMENT, Carried, Plan, Replicas, deployment_options, read_plan
@@ -118,7 +120,11 @@ def make_plan(  # noqa: PLR0913  as `deployment`
     named = {name: _place(one) for name, one in source.items()} if isinstance(source, Mapping) else {}
     listed = [source] if isinstance(source, str | Path) else [] if named else list(source)
     sources = tuple(map(_place, listed)) or tuple(named.values())
+    if not sources:
+        raise UsageError("name a profile, a model or a pipeline: an application needs at least one")
     profiles = [_profile(_path(one)) for one in sources]
+    if not named:
+        _check_names(list(map(_name, sources, profiles)))
     needs = together([_BARE if one is None else resources_of(one) for one in profiles])
     carried = _carried(sources, profiles, limit_ms, percentile)
     changes: dict[str, Any] = {}
@@ -142,6 +148,7 @@ def make_plan(  # noqa: PLR0913  as `deployment`
             drain_s=drain_s,
             options=tuple(options),
             token_file=None if token_file is None else str(Path(token_file).resolve()),
+            devices=tuple(sorted(needs.devices)),
         )
     except ValueError as error:
         if isinstance(error, TailcutError):
@@ -154,6 +161,23 @@ def _replicas(replicas: int | tuple[int, int] | Replicas) -> Replicas:
         return replicas
     least, most = (replicas, replicas) if isinstance(replicas, int) else replicas
     return Replicas(least=least, most=most)
+
+
+def _name(source: str, profile: Profile | None) -> str:
+    """The name that a source is served by, with its version where it has one."""
+    label, _, path = source.rpartition("=")
+    return label or (model_name(_file(path)) if profile is None else profile.model.name)
+
+
+def _check_names(names: Sequence[str]) -> None:
+    """Refuse two models of one name.
+
+    Raises:
+        UsageError: there are two.
+    """
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise UsageError(f"two models have the same name, {twice[0]}: rename one with NAME=FILE")
 
 
 def _place(source: Source) -> str:
@@ -207,15 +231,19 @@ def _carried(
     """What a replica carries: of one tuned model by its measurements, else by a guess.
 
     Raises:
-        UsageError: a limit is given, and nothing was measured; or it cannot be met.
+        UsageError: a limit is given, and nothing was measured; it cannot be met; or it or its percentile is none.
     """
+    from tailcut.planning.demand import Limit, check_percentile  # noqa: PLC0415
+
+    check_percentile(percentile, "percentile")
+    if limit_ms is not None and not 0 < limit_ms < math.inf:
+        raise UsageError(f"limit_ms must be greater than 0, not {limit_ms:g}")
     profile = profiles[0] if len(profiles) == 1 else None
     if profile is None or profile.is_of_pipeline or (limit_ms is None and "service" not in profile.evidence):
         if limit_ms is not None:
             raise UsageError("limit_ms needs the tuned profile of one model, whose measurements say what meets it")
         return Carried()
     # numba is loaded, which a replica does without.
-    from tailcut.planning.demand import Limit  # noqa: PLC0415
     from tailcut.planning.measured import read_measured  # noqa: PLC0415
     from tailcut.ray.scaling import carried_by, tuned_limit  # noqa: PLC0415
 

@@ -66,8 +66,11 @@ class Balancer:
         self._stopped = threading.Event()
         self._replicas: Sequence[Address] = ()
 
-    def run(self) -> int:
+    def run(self, ready: Callable[[Sequence[Address]], None] = lambda _: None) -> int:
         """Run until `stop` is called, or haproxy ends; the exit code.
+
+        Args:
+            ready: called with the replicas when haproxy has been started.
 
         Raises:
             UsageError: haproxy cannot listen, or refuses the configuration.
@@ -79,6 +82,7 @@ class Balancer:
             self._check()
             process = subprocess.Popen([self._program, "-W", "-db", "-f", str(self._config)], stdin=subprocess.DEVNULL)  # noqa: S603  the user's program
             self._say(f"haproxy listens on {self._front.bind} for {self._names()}")
+            ready(self._replicas)
             try:
                 while not self._stopped.is_set() and process.poll() is None:
                     if self._changed.wait(_SETTLE_S):

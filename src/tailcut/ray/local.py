@@ -1,25 +1,29 @@
 """A replica's server as its own process uses it: calls, requests that are handed on, counts, and its stop."""
 
+import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import numpy as np
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 from yarl import URL
 
 from tailcut.client.aio import AsyncClient
 from tailcut.errors import InvalidInputError
-from tailcut.ray.forwarding import passed_on, request_target
+from tailcut.ray.forwarding import folder_of, passed_on, request_target
 from tailcut.ray.plan import Plan
 from tailcut.ray.policy import Counts, ongoing, read_counts
 from tailcut.ray.server import ReplicaServer
 
 _STOP_S = 25.0  # after the drain: less than Serve waits for
 _MESSAGE = 200  # characters
+_EVENTS = "text/event-stream"  # of an answer without an end
 
 
 class LocalServer:
@@ -43,6 +47,9 @@ class LocalServer:
             timeout=aiohttp.ClientTimeout(total=None),
         )
         self._counts = Counts(time.monotonic(), 0.0, 0.0)
+        self._calls = 0  # in flight through this object
+        self._idle = asyncio.Event()
+        self._idle.set()
 
     @classmethod
     async def start(
@@ -51,7 +58,8 @@ class LocalServer:
         """Start a server of these sources, and wait until it is ready.
 
         Args:
-            plan: that it serves.
+            plan: that it serves. Models on demand are not told to clients, so that their servers need not wait for
+                clients to learn of their end.
             sources: of it.
             host: address that it listens on.
             on_end: called in another thread when it has ended without being told to.
@@ -60,7 +68,10 @@ class LocalServer:
         Raises:
             StartError: it did not start; the message is its own.
         """
-        options, token = ["--drain", f"{plan.drain_s:g}s", *plan.options], None
+        drain_s = 0.0 if plan.multiplexed else plan.drain_s
+        options, token = ["--drain", f"{drain_s:g}s", *plan.options], None
+        if plan.gpus and plan.devices:
+            options += ["--cuda-devices", ",".join(map(str, plan.devices))]
         if plan.token_file is not None:
             options += ["--require-token", "--token-file", plan.token_file]
             token = _token(Path(plan.token_file))
@@ -83,16 +94,29 @@ class LocalServer:
         if not model and len(names) > 1:
             raise InvalidInputError(f"name a model, as in infer(inputs, model=NAME): there are {', '.join(names)}")
         name = model or names[0]
-        return await self._client.infer(name, inputs, outputs=outputs, timeout_s=timeout_s, traceparent=traceparent)
+        with self._counted():
+            return await self._client.infer(name, inputs, outputs=outputs, timeout_s=timeout_s, traceparent=traceparent)
 
     async def answer(self, request: Request) -> Response:
-        """Hand a request on as it is, and the answer back."""
+        """Hand a request on as it is, and the answer back: server-sent events one by one, anything else as a whole."""
+        folder = folder_of(request.scope)
+        if folder is not None:
+            return RedirectResponse(folder)
+        with self._counted():
+            return await self._handed_on(request)
+
+    async def _handed_on(self, request: Request) -> Response:
         url = URL(f"http://localhost{request_target(request.scope)}", encoded=True)
         fields = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in passed_on(request.headers.raw)]
         body = await request.body()
-        async with self._http.request(request.method, url, headers=fields, data=body or None) as answer:
+        answer = await self._http.request(request.method, url, headers=fields, data=body or None)
+        own = [(name.lower(), value) for name, value in passed_on(answer.raw_headers)]
+        if answer.content_type == _EVENTS:
+            stream = _EventStream(answer)
+            stream.raw_headers = own
+            return stream
+        async with answer:
             response = Response(await answer.read(), answer.status)
-            own = [(name.lower(), value) for name, value in passed_on(answer.raw_headers)]
             response.raw_headers = [*response.raw_headers, *own]
             return response
 
@@ -113,14 +137,33 @@ class LocalServer:
         return ongoing(before, self._counts, self._plan.carried.rate, self._plan.carried.ongoing)
 
     async def stop(self) -> None:
-        """Have it answer what is in flight, and end."""
-        await self.server.stop(self._plan.drain_s + _STOP_S)
+        """Have it answer what is in flight, and end.
+
+        One that clients do not reach on their own ends as soon as the last call through this object is answered.
+        """
+        limit_s = self._plan.drain_s + _STOP_S
+        if self._plan.multiplexed:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._idle.wait(), limit_s)
+        await self.server.stop(limit_s)
         await self._client.close()
         await self._http.close()
 
     def published(self) -> dict[str, Any]:
         """What clients are told of it."""
         return {"url": self.server.url, "models": self.server.models}
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """Count a call as in flight."""
+        self._calls += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._calls -= 1
+            if not self._calls:
+                self._idle.set()
 
     async def _get(self, path: str) -> tuple[int, str]:
         """Status and body of a GET; 503 and nothing where the server was told to stop and does not answer any more."""
@@ -131,6 +174,27 @@ class LocalServer:
             if self.server.draining:
                 return 503, ""
             raise
+
+
+class _EventStream(StreamingResponse):  # type: ignore[misc]  # starlette comes with the extra
+    """Server-sent events as they come; the server's answer ends with its client's."""
+
+    def __init__(self, answer: aiohttp.ClientResponse) -> None:
+        super().__init__(_chunks(answer), answer.status)
+        self._answer = answer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._answer.close()
+
+
+async def _chunks(answer: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    with suppress(aiohttp.ClientError):  # the server has ended
+        async for chunk in answer.content.iter_any():
+            yield chunk
 
 
 def _token(path: Path) -> str:

@@ -124,9 +124,9 @@ class _Watch:
         """
         import ray  # noqa: PLC0415
 
-        # No ray.get: when the program ends, Ray ends a process that has a thread in there, with code 1.
-        future = self._controller.listen_for_change.remote({self._key: self._snapshot}).future()
         try:
+            # No ray.get: when the program ends, Ray ends a process that has a thread in there, with code 1.
+            future = self._controller.listen_for_change.remote({self._key: self._snapshot}).future()
             told = future.result(limit_s)
         except TimeoutError:
             return False
@@ -156,7 +156,7 @@ def connect() -> Any:
     """The controller of Serve on the cluster that this process is part of, or else joins as a driver.
 
     Raises:
-        UnreachableError: there is no Ray cluster, or Serve does not run on it.
+        UnreachableError: there is no Ray cluster, it does not answer, or Serve does not run on it.
         UsageError: Ray is not installed.
     """
     need_ray()
@@ -177,6 +177,8 @@ def connect() -> Any:
         raise UnreachableError(
             "Ray Serve does not run on this cluster: start an application with serve deploy FILE or serve run"
         ) from None
+    except (ray.exceptions.RayError, ConnectionError) as error:
+        raise UnreachableError(f"the Ray cluster does not answer: {error}") from None
 
 
 def _ask(method: Any, *arguments: object) -> Any:

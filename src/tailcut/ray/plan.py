@@ -17,10 +17,20 @@ _HTTP = {"host": "127.0.0.1", "port": 8000}  # of Serve's own proxies, which wou
 _SURGE_PERCENT = 25  # replicas that a rolling update may start before it stops others, rounded up
 
 
+def _check_at_least(name: str, value: float, least: int) -> None:
+    if not least <= value < math.inf:
+        raise ValueError(f"{name} must be at least {least}, not {value:g}")
+
+
+def _check_above_0(name: str, value: float) -> None:
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name} must be greater than 0, not {value:g}")
+
+
 class Replicas(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How many replicas there are, and when they become more or fewer."""
 
-    least: int = 1
+    least: int = 1  # 0 is refused: clients ask replicas directly, so that nothing would start the first one
     most: int = 1
     up_s: float = 10.0  # for how long more have to be needed
     down_s: float = 300.0  # for how long fewer have to be enough
@@ -28,10 +38,15 @@ class Replicas(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     def __post_init__(self) -> None:
         """Check the range."""
-        if not 0 <= self.least <= self.most or self.most < 1:
-            raise ValueError(f"replicas must be at least 0 and at most MAX, not {self.least} to {self.most}")
-        if min(self.up_s, self.down_s) < 0 or self.window_s <= 0:
-            raise ValueError("the times of the autoscaler must be 0 or more, and its window longer than that")
+        if self.least == 0:
+            raise ValueError(
+                "replicas must be at least 1: clients ask replicas directly, so that no request would start the first"
+            )
+        if not 1 <= self.least <= self.most:
+            raise ValueError(f"replicas must be at least 1 and at most MAX, not {self.least} to {self.most}")
+        for name, value in (("up_s", self.up_s), ("down_s", self.down_s)):
+            _check_at_least(name, value, 0)
+        _check_above_0("window_s", self.window_s)
 
     @property
     def fixed(self) -> bool:
@@ -47,6 +62,11 @@ class Carried(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     rate: float | None = None  # requests per second within the limit; None: not measured
     ongoing: float | None = None  # in flight at this rate, on average
     limit: str | None = None  # that all this is for, as p99=10ms
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        _check_at_least("max_ongoing_requests", self.most_ongoing, 1)
+        _check_above_0("target_ongoing_requests", self.target_ongoing)
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -65,6 +85,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         drain_s: for how long a server that is to stop accepts requests, so that clients learn of it.
         options: more options of `tailcut serve`.
         token_file: with the token that every request needs.
+        devices: indices of the CUDA devices that the profiles name, ascending. Ray leaves a replica as many devices as
+            it has GPUs, whose indices begin at 0.
     """
 
     sources: tuple[str, ...] = ()
@@ -81,11 +103,15 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     drain_s: float = 5.0
     options: tuple[str, ...] = ()
     token_file: str | None = None
+    devices: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        """Check that there is something to serve."""
+        """Check that there is something to serve, and the numbers."""
         if bool(self.sources) == bool(self.multiplexed):
             raise ValueError("an application has either sources or multiplexed models")
+        _check_at_least("models_per_replica", self.models_per_replica, 1)
+        for name in ("cpus", "gpus", "memory_bytes", "drain_s"):
+            _check_at_least(name, getattr(self, name), 0)
 
 
 def read_plan(values: dict[str, Any]) -> Plan:

@@ -142,8 +142,7 @@ class MultiplexedReplica:
 
     async def drain(self) -> None:
         """Stop all servers."""
-        for local in self._running.copy():
-            await local.stop()
+        await asyncio.gather(*(local.stop() for local in self._running))
 
     async def _start(self, model_id: str, source: str) -> LocalServer:
         # Its port is not published: which models are loaded, and where, is Serve's to decide.

@@ -42,6 +42,7 @@ class ReplicaServer:
         self._lines: deque[str] = deque(maxlen=_LAST_LINES)
         self._ready: dict[str, Any] = {}
         self.draining = False  # whether it was told to stop
+        self._settled = threading.Event()  # it is ready, or has not started, which an error tells
         self._log = threading.Thread(target=self._follow, name="tailcut-log", daemon=True)
         self._log.start()
 
@@ -74,6 +75,7 @@ class ReplicaServer:
         try:
             await asyncio.to_thread(server._wait_until_ready)
         except BaseException:
+            server._give_up()
             process.kill()
             shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -116,12 +118,18 @@ class ReplicaServer:
         line = _pipe(self._process.stdout).readline()
         if line:
             self._ready = orjson.loads(line)
+            self._settled.set()
             return
-        self.draining = True  # that it has ended is told by an error
+        self._give_up()
         self._process.wait()
         self._log.join()
         last = next((line for line in reversed(self._lines) if line), "it ended without a message")
         raise StartError(last)
+
+    def _give_up(self) -> None:
+        """Have its end be told by the error of its start alone."""
+        self.draining = True
+        self._settled.set()
 
     def _follow(self) -> None:
         """Print its log, and notice its end."""
@@ -129,6 +137,7 @@ class ReplicaServer:
             self._lines.append(line.decode(errors="replace").rstrip())
             sys.stderr.write(line.decode(errors="replace"))
         self._process.wait()
+        self._settled.wait()
         if not self.draining:
             self._on_end()
 

@@ -1,6 +1,6 @@
 """The settings of one model: all that the tuner may change and the server reads, and the limits of each value."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from math import prod
 from typing import Any, Literal
@@ -107,6 +107,31 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         if self.pipeline is not None:
             engines += [model.engine for model in self.pipeline.models if model.engine is not None]
         return frozenset(engine.cuda.index for engine in engines if engine.device == "cuda")
+
+    def among(self, devices: Sequence[int]) -> "Settings":
+        """The settings where the devices that they name are the only ones there: the first of these has index 0.
+
+        Args:
+            devices: indices of all that are named.
+        """
+
+        def moved(engine: EngineOptions) -> EngineOptions:
+            if engine.device != "cuda" or engine.cuda.index not in devices:
+                return engine
+            cuda = msgspec.structs.replace(engine.cuda, index=devices.index(engine.cuda.index))
+            return msgspec.structs.replace(engine, cuda=cuda)
+
+        second, pipeline = self.batching.second, self.pipeline
+        if second is not None:
+            second = msgspec.structs.replace(second, engine=moved(second.engine))
+        if pipeline is not None:
+            models = (
+                model if model.engine is None else msgspec.structs.replace(model, engine=moved(model.engine))
+                for model in pipeline.models
+            )
+            pipeline = msgspec.structs.replace(pipeline, models=tuple(models))
+        batching = msgspec.structs.replace(self.batching, second=second)
+        return msgspec.structs.replace(self, engine=moved(self.engine), batching=batching, pipeline=pipeline)
 
     def describe(self, base: "Settings | None" = None) -> str:
         """The settings that differ from `base` (default: the defaults), as `engine.threads=2 io.workers=2`.

@@ -31,8 +31,11 @@ _EVENTS = 256  # of each process, of which it is asked what coincided with slow 
 class Watcher(Protocol):
     """A client that watches."""
 
-    def send(self, event: bytes) -> None:
-        """Send one event, or leave it out where the client has not read the last one."""
+    def show(self, view: bytes) -> None:
+        """Send a view, or leave it out where the client has not read the last event."""
+
+    def tell(self, kind: str, event: bytes) -> None:
+        """Send an event of another kind, later where the client has not read the last one."""
 
     def end(self, event: bytes) -> None:
         """Send the last event and close."""
@@ -112,18 +115,20 @@ class Broadcast:
     def _show(self) -> None:
         if self._changed:  # told once a second, however many models are loaded
             self._look_for_models()
-            self._send(as_event(about(self._context)))
+            self._tell("about", as_event(about(self._context)))
         view = self._history.add(self._snapshot(), self._look)
         if view is not None:
-            self._send(as_event(view))
+            event = as_event(view)
+            for watcher in list(self._watchers):
+                watcher.show(event)
 
     def _look(self, key: Key) -> Looked:
         reader = self._readers.get(key)
         return Looked() if reader is None else reader.look(partial(self._context.events_since, most=_EVENTS))
 
-    def _send(self, event: bytes) -> None:
+    def _tell(self, kind: str, event: bytes) -> None:
         for watcher in list(self._watchers):
-            watcher.send(event)
+            watcher.tell(kind, event)
 
     def _end(self, record: End) -> None:
         event = as_event(record)
@@ -158,7 +163,7 @@ class Broadcast:
     async def _find(self) -> None:
         try:
             self._findings = as_event(await asyncio.to_thread(findings))
-            self._send(self._findings)
+            self._tell("findings", self._findings)
         except Exception:  # noqa: BLE001  a machine that is unlike any other: the page does without
             _log.exception("the machine could not be examined")
         finally:

@@ -6,8 +6,10 @@ import pytest
 from tests.engines.models import perceptron
 
 from tailcut.cli.serving.sources import Source, SourceReader, distinct_names, need_sources
+from tailcut.engines.base import CudaOptions, EngineOptions
 from tailcut.errors import UsageError
 from tailcut.runtime.profile import Profile
+from tailcut.runtime.settings import Settings
 
 
 @pytest.mark.parametrize(
@@ -72,3 +74,12 @@ def test_the_command_line_replaces_what_the_profile_says(tmp_path: Path) -> None
     read = SourceReader(None, 7, None, None, accept_model_change=False).read(source)
     assert (read.model.name, read.settings.batching.max_batch_size) == ("other", 7)
     assert read.settings.engine == stored.settings.engine
+
+
+def test_devices_by_the_indices_of_a_profile(tmp_path: Path) -> None:
+    """The second visible device is the one that the profile calls 3."""
+    path = perceptron([4, 8, 3], tmp_path / "m.onnx")
+    engine = EngineOptions(device="cuda", cuda=CudaOptions(index=3))
+    Profile.of_model(path, Settings(engine=engine)).save(tmp_path / "m.toml")
+    reader = SourceReader(None, None, None, None, accept_model_change=False, cuda_devices=(1, 3))
+    assert reader.read(Source(str(tmp_path / "m.toml"))).settings.devices == {1}

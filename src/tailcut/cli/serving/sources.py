@@ -157,6 +157,7 @@ class SourceReader:
         max_batch_size, batching, device: replace the profile's where they are not None.
         accept_model_change: take a model file with another content than its profile's.
         also_cpu: what the CPU computes beside a device.
+        cuda_devices: the visible CUDA devices, by the indices that profiles name them by; none: by their own.
     """
 
     worker: "Worker | None"
@@ -165,6 +166,7 @@ class SourceReader:
     device: DeviceChoice | None
     accept_model_change: bool
     also_cpu: AlsoCpuChoice | None = None
+    cuda_devices: Sequence[int] = ()
 
     def read(self, source: Source) -> "Profile":
         """The profile of a SOURCE as served alone.
@@ -183,6 +185,8 @@ class SourceReader:
 
         worker = self.worker
         profile = self._stored(source)
+        if self.cuda_devices:
+            profile = msgspec.structs.replace(profile, settings=profile.settings.among(self.cuda_devices))
         if self.device is not None:
             profile = _with_engine(profile, msgspec.structs.replace(profile.settings.engine, device=self.device.value))
         if self.also_cpu is not None:

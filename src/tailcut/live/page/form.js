@@ -2,6 +2,10 @@
 const FILLED = 64; // elements of an input up to which its values are written out
 const SHOWN = 120; // values of an output
 const isInteger = (datatype) => /^U?INT/.test(datatype);
+const isLong = (datatype) => /^U?INT64$/.test(datatype);
+
+// The value of a JSON text, with integers of 16 digits and more as texts: a script's number has 53 bits.
+const parseExactly = (text) => JSON.parse(text.replace(/"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?/g, (word) => (/^-?\d{16,}$/.test(word) ? `"${word}"` : word)));
 
 const example = (datatype, number) => {
   if (datatype === "BYTES") return JSON.stringify(`text ${number + 1}`);
@@ -81,13 +85,17 @@ const makeInput = (input, number, changed) => {
 
 const makeOutput = (output, classes) => {
   const flat = (output.data ?? []).flat(Infinity);
+  const long = isLong(output.datatype);
+  const exact = (item) => (typeof item === "string" && !long && output.datatype !== "BYTES" ? Number(item) : item);
   const value = (item) => (typeof item === "number" && !Number.isInteger(item) ? Number(item.toPrecision(7)) : item);
+  const shown = (item) => (long ? String(item) : JSON.stringify(value(exact(item))));
   const rest = flat.length > SHOWN ? `\n… and ${words.count(flat.length - SHOWN)} more` : "";
   const last = output.shape[output.shape.length - 1];
-  const best = classes && flat.length === last ? flat.indexOf(Math.max(...flat)) : -1;
+  const scores = flat.map((item) => (long ? BigInt(item) : exact(item)));
+  const best = classes && flat.length === last ? scores.reduce((top, score, place) => (score > scores[top] ? place : top), 0) : -1;
   return make("div", { className: "output" },
     make("h3", {}, make("code", {}, output.name), " ", make("small", {}, `${output.datatype} [${output.shape.join(", ")}]`)),
-    make("pre", { tabIndex: 0, "aria-label": `Values of ${output.name}` }, make("code", {}, flat.slice(0, SHOWN).map((item) => JSON.stringify(value(item))).join(", ") + rest)),
+    make("pre", { tabIndex: 0, "aria-label": `Values of ${output.name}` }, make("code", {}, flat.slice(0, SHOWN).map(shown).join(", ") + rest)),
     best >= 0 ? make("p", { className: "soft" }, `Highest: ${classes[best]}`) : null);
 };
 
@@ -137,7 +145,7 @@ const buildForm = async (form, path, ask, header) => {
       const answer = await ask(`${path}/infer`, { method: "POST", body: request, headers: { "Content-Type": "application/json" } });
       const text = await answer.text();
       const took = words.time(1e3 * (performance.now() - began));
-      const value = JSON.parse(text);
+      const value = parseExactly(text);
       if (!answer.ok) { wrong.textContent = `${answer.status}: ${value.error}`; return; }
       said.replaceChildren(make("span", { className: "badge good" }, String(answer.status)), `answered in ${took}, as this browser sees it`);
       outputs.replaceChildren(...value.outputs.map((output) => makeOutput(output, classes[output.name])));

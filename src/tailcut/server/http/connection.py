@@ -141,6 +141,8 @@ class HttpConnection(asyncio.BufferedProtocol):
         """The client reads again."""
         self.paused = False
         self._account.hold_unread(0)
+        if self._questions.watching is not None:
+            self._questions.watching.resume()
         if self._inference.unsent:
             self._inference.unsent = False
             self._exchange.sent()

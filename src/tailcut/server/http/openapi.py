@@ -41,6 +41,8 @@ def _operation(path: str, said: Said, security: list[dict[str, Any]] | None) -> 
         good["content"] = {kind: {"schema": _ref(said.answer)}}
     wrong = {"description": "An error, in one line", "content": {"application/json": {"schema": _ref("error")}}}
     responses = {"200": good, "4XX": wrong, "5XX": wrong}
+    if said.answer == "page" and security is not None:
+        responses["401"] = good | {"description": "The same page, which asks for the token"}
     if said.unready:
         responses["503"] = good | {"description": "Not ready"}
     operation: dict[str, Any] = {"summary": said.summary, "responses": responses}

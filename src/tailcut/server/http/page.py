@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 
+HTML = "text/html; charset=utf-8"
 _PART = re.compile(r"\{(\w+\.(?:css|js))\}")
 _INLINE = re.compile(r"<(style|script)>(.*?)</\1>", re.DOTALL)
 

@@ -11,6 +11,7 @@ from urllib.parse import unquote
 from tailcut.errors import InvalidInputError, NotFoundError, QueueFullError
 from tailcut.server.context import Context
 from tailcut.server.gathering import GATHERED_BYTES
+from tailcut.server.http.page import live_page
 from tailcut.server.http.replies import Refusal
 from tailcut.server.http.routes import Handler, Route, find_route
 from tailcut.server.limits import QUESTION_BYTES, ServerLimits, largest_body
@@ -141,7 +142,7 @@ def plan_for(request: Head, context: Context, limits: ServerLimits) -> Plan:
     """
     route = _find_route(request.path, context)
     if context.require_token and (route is None or not route.open):
-        _check_token(request, context)
+        _check_token(request, context, asks=route is not None and route.ui and request.method == b"GET")
     if route is None:
         raise Refusal(404, "no such path: /v2/openapi.json lists those of the Open Inference Protocol v2")
     method = request.method.decode("latin-1")
@@ -180,14 +181,21 @@ def _find_route(path: str, context: Context) -> Route | None:
     return None if route is not None and route.ui and not context.ui else route
 
 
-def _check_token(request: Head, context: Context) -> None:
+def _check_token(request: Head, context: Context, *, asks: bool = False) -> None:
     """Refuse a message that does not carry the server's token, where it has one.
+
+    Args:
+        request: head of the message.
+        context: of the server.
+        asks: whether the refusal is the page, which contains nothing about the server, and asks for the token.
 
     Raises:
         Refusal: 401.
     """
-    if not context.admits(request.headers.get(b"authorization", b"").decode("latin-1")):
-        raise Refusal(401, "this needs the server's token", {"WWW-Authenticate": "Bearer"})
+    if context.admits(request.headers.get(b"authorization", b"").decode("latin-1")):
+        return
+    page, headers = live_page() if asks else (None, {})
+    raise Refusal(401, "this needs the server's token", {"WWW-Authenticate": "Bearer", **headers}, page)
 
 
 def _refuse_other_sites(request: Head) -> None:

@@ -8,6 +8,7 @@ import orjson
 
 from tailcut.errors import Code, QueueFullError, ReleasedError, TailcutError
 from tailcut.server.faults import public_message
+from tailcut.server.http.page import HTML
 from tailcut.wire.http1.response import BINARY, dated, head, reply
 
 STATUS_OF: Mapping[Code, int] = {
@@ -22,13 +23,16 @@ STATUS_OF: Mapping[Code, int] = {
 
 
 class Refusal(Exception):  # noqa: N818  it is an answer
-    """What is answered instead of doing what was asked."""
+    """What is answered instead of doing what was asked: an error object, or a page where there is one."""
 
-    def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, status: int, message: str, headers: Mapping[str, str] | None = None, page: bytes | None = None
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.message = message
         self.headers = headers
+        self.page = page
 
 
 @lru_cache(1024)
@@ -56,6 +60,8 @@ def failure_reply(error: TailcutError, *, close: bool = False) -> bytes:
 
 def refusal_reply(refusal: Refusal, *, close: bool = False) -> bytes:
     """The answer to what is refused."""
+    if refusal.page is not None:
+        return reply(refusal.status, refusal.page, content_type=HTML, close=close, headers=refusal.headers)
     return error_reply(refusal.status, refusal.message, close=close, headers=refusal.headers)
 
 

@@ -23,7 +23,7 @@ from tailcut.runtime.tracing.timeline import read
 from tailcut.server import metadata
 from tailcut.server.context import Context
 from tailcut.server.http.openapi import Said, document
-from tailcut.server.http.page import live_page
+from tailcut.server.http.page import HTML, live_page
 from tailcut.server.metrics import METRICS_TYPE, OPEN_METRICS_TYPE, accepts_open_metrics, render
 from tailcut.wire.http1.response import EVENTS, reply
 
@@ -44,7 +44,7 @@ class Entry:
     admin: bool = False  # needs the token, where the server has one
     open: bool = False  # needs none, also where all others do
     watches: bool = False  # the handler's is the head of an answer that goes on until either side ends it
-    ui: bool = False  # --no-ui takes it away
+    ui: bool = False  # the page, which --no-ui takes away
     negotiates: bool = False  # the handler is given the Accept header
 
 
@@ -211,7 +211,7 @@ def _metrics(context: Context, accept: str) -> bytes:
 
 def _page(_context: Context) -> bytes:
     page, headers = live_page()
-    return reply(200, page, content_type="text/html; charset=utf-8", headers=headers)
+    return reply(200, page, content_type=HTML, headers=headers)
 
 
 def _live_stream(_context: Context) -> bytes:
@@ -270,7 +270,7 @@ _TABLE = [
         Said("Whether requests are wanted: 503 while draining", unready=True),
         open=True,
     ),
-    Entry("/", "GET", _page, Said("A page that shows the server while it serves", "page"), open=True, ui=True),
+    Entry("/", "GET", _page, Said("A page that shows the server while it serves", "page"), ui=True),
     Entry(
         PATH,
         "GET",

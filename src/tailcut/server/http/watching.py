@@ -16,14 +16,19 @@ class Connection(Protocol):
 
 
 class Watching:
-    """One watcher of a broadcast: what its client does not read in time is left out, and ends it by the write limit."""
+    """One watcher of a broadcast, which ends by the write limit where its client does not read.
 
-    __slots__ = ("_broadcast", "_connection", "_writer")
+    Views that it does not read in time are left out. Other events wait, the last one of each kind: none follows that
+    says the same.
+    """
+
+    __slots__ = ("_broadcast", "_connection", "_waiting", "_writer")
 
     def __init__(self, broadcast: Broadcast, writer: AnswerWriter, connection: Connection) -> None:
         self._broadcast = broadcast
         self._writer = writer
         self._connection = connection
+        self._waiting: dict[str, bytes] = {}  # events by their kinds
 
     def begin(self, head: bytes) -> None:
         """Join the watchers, and begin the answer.
@@ -34,10 +39,22 @@ class Watching:
         first = self._broadcast.join(self)
         self._writer.begin(head, first)
 
-    def send(self, event: bytes) -> None:
-        """Write an event, unless those before it wait for the client to read."""
+    def show(self, view: bytes) -> None:
+        """Write a view, unless events before it wait for the client to read."""
         if not self._connection.paused:
+            self._writer.go_on(view)
+
+    def tell(self, kind: str, event: bytes) -> None:
+        """Write another event; later, where events before it wait for the client to read."""
+        if self._connection.paused:
+            self._waiting[kind] = event
+        else:
             self._writer.go_on(event)
+
+    def resume(self) -> None:
+        """The client reads again."""
+        while self._waiting and not self._connection.paused:
+            self._writer.go_on(self._waiting.pop(next(iter(self._waiting))))
 
     def end(self, event: bytes) -> None:
         """Write the last event and close; at once where the client does not read."""
