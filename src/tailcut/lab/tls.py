@@ -4,18 +4,17 @@ import ssl
 from functools import cache
 from pathlib import Path
 
-from tailcut.errors import UsageError
+from tailcut.errors import InvalidInputError, UsageError
 from tailcut.lab.load import Target
+from tailcut.tls import client_context
 
 
 @cache
 def _context(ca: str | None) -> ssl.SSLContext:
     try:
-        return ssl.create_default_context(cafile=ca)
-    except ssl.SSLError:
-        raise UsageError(f"{ca}: not a file of certificates in PEM") from None
-    except OSError as error:
-        raise UsageError(f"{ca}: {error.strerror or error}") from None
+        return client_context(ca)
+    except InvalidInputError as error:
+        raise UsageError(str(error)) from None
 
 
 def tls_context(target: Target) -> ssl.SSLContext | None:

@@ -16,7 +16,7 @@ from tailcut.engines.files import ENGINES_OF, FileKind, kind_of
 from tailcut.engines.graph import load_graph
 from tailcut.engines.installed import is_installed
 from tailcut.errors import TailcutError, UsageError
-from tailcut.lab.payload import ask, encoded, model_path
+from tailcut.lab.payload import ask, encoded
 from tailcut.machine.quota import usable_cpus
 from tailcut.runtime.settings import Settings
 from tailcut.spec import Rows
@@ -53,6 +53,7 @@ from tailcut.tuner.ways import (
     way_settings,
     wiring_settings,
 )
+from tailcut.wire.v2.call import model_path
 
 _STATIC = "int8_static"
 
