@@ -477,7 +477,7 @@ def test_noise_and_what_changed_are_told() -> None:
     """How quiet the machine was, how many blocks were repeated, and what a profile that was checked again became."""
     for text in (render_tune_html(RETUNED), _shown(tune_summary(RETUNED)), tune_markdown(RETUNED)):
         assert "quiet for 98.7% of the time" in text
-        assert "x0.80 (0.64 to 0.88) of the profile before" in text
+        assert "x0.80 (0.64 to 0.88) of the previous profile's" in text
         assert "3 blocks repeated because the client was late, 1 of them still late" in text
         assert "engine.threads 1" in text
         assert "previous" in text

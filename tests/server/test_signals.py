@@ -43,7 +43,7 @@ def test_sighup_reads_everything_anew_and_loses_nothing(tmp_path: Path, workers:
             if workers > 1:
                 follow(server, "has a successor", workers)
             else:
-                follow(server, "mlp: loaded: another file than before")
+                follow(server, "mlp: loaded: file changed")
         assert wrong == []
         path.write_bytes(b"rubbish")
         if workers == 1:
@@ -86,7 +86,7 @@ def test_a_changed_model_is_refused_with_the_reason(tmp_path: Path) -> None:
         assert str(tmp_path) not in answer.json()["error"]
         tuned(tmp_path, outputs=5)
         server.process.send_signal(signal.SIGHUP)
-        follow(server, "mlp: loaded: another file than before")
+        follow(server, "mlp: loaded: file changed")
         assert outputs(server) == 5
         assert server.stop() == 0
 

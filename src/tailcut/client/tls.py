@@ -11,7 +11,7 @@ def tls_failure(address: object, error: OSError) -> UnreachableError | None:
         hint = "pass ca=FILE with the certificate of its authority"
         return UnreachableError(f"the certificate of {address} is not trusted: {error.verify_message}: {hint}")
     if isinstance(error, ssl.SSLError):
-        return UnreachableError(f"no TLS with {address}: {error.reason or error}")
+        return UnreachableError(f"the TLS handshake with {address} failed: {error.reason or error}")
     return None
 
 

@@ -38,7 +38,7 @@ def follow(target: Target, prefix: str = "") -> Iterator[Record]:
         except OSError as error:
             raise UnreachableError(f"the connection to {where} broke: {reason(error)}") from None
         except msgspec.DecodeError:
-            raise UsageError(f"{where}{path} sends what this version of Tailcut does not know") from None
+            raise UsageError(f"{where}{path} sends records that this version of Tailcut cannot read") from None
     finally:
         connection.close()
 
@@ -59,13 +59,13 @@ def _asked(target: Target, path: str, where: str) -> BlockingConnection:
         raise UsageError(f"no server answers at {where}: {reason(error)}") from None
     connection.close()
     if answer.status == 401:
-        raise UsageError(f"{where} needs its token: add --token-file FILE with the one of tailcut serve")
+        raise UsageError(f"{where} requires a token: add --token-file FILE with the server's token")
     message = ""
     with suppress(ValueError, AttributeError):
         message = f": {json.loads(answer.body).get('error')}"
     if answer.status == 503:
-        raise UsageError(f"{where} has no room{message}")
-    raise UsageError(f"{where}{path} answers {answer.status}{message}; the figures come from a server of Tailcut")
+        raise UsageError(f"{where} accepts no more viewers{message}")
+    raise UsageError(f"{where}{path} answers {answer.status}{message}: not a Tailcut server with a live stream")
 
 
 def _lines(pieces: Iterable[bytes]) -> Iterator[bytes]:

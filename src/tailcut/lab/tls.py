@@ -41,5 +41,5 @@ def reason(error: Exception) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not trusted ({error.verify_message}): add --ca FILE with that of its authority"
     if isinstance(error, ssl.SSLError):
-        return f"no TLS: {error.reason or error}"
+        return f"the TLS handshake failed: {error.reason or error}"
     return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__

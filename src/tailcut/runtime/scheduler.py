@@ -318,7 +318,7 @@ class Scheduler:
         with self._lock:
             hung, failed = self._in_flight.give_up(now - int(self.engine_timeout_s * 1e9))
         for request in failed:
-            message = f"the engine did not answer within {self.engine_timeout_s:g} s: it was given up"
+            message = f"the engine did not answer within {self.engine_timeout_s:g} s: the call was abandoned"
             request.delivery.post_failure(request, DeadlineExceededError(message))
         with self._lock:
             late = self._take_late(now)
@@ -416,5 +416,5 @@ class Scheduler:
 
 def _fail_late(requests: Iterable[Request]) -> None:
     for request in requests:
-        message = "the deadline could not be met any more: the request was not computed"
+        message = "the deadline could no longer be met: the request was not computed"
         request.delivery.post_failure(request, DeadlineExceededError(message))

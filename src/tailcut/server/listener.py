@@ -36,14 +36,14 @@ class Backoff:
     def begin(self, error: OSError) -> None:
         """Accepting pauses for a moment."""
         if not self._count:
-            _log.warning("not accepting for now: %s", error.strerror)
+            _log.warning("accepting connections is paused: %s", error.strerror)
         self._count += 1
         self._state.make_room(idle_s=_IDLE_S)
 
     def end(self) -> None:
         """Something was accepted."""
         if self._count:
-            _log.warning("accepting again after %d pauses", self._count)
+            _log.warning("accepting connections again after %d pauses", self._count)
             self._count = 0
 
 

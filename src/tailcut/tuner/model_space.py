@@ -205,7 +205,7 @@ class ModelSpace:
         known = [one for one in session.journal.estimates(choices) if one.options.precision != _STATIC]
         session.outcome.reused = len(known)
         if known:
-            session.tell(Phase(f"taking over {len(known)} of {len(choices)} estimates from {session.journal.name}"))
+            session.tell(Phase(f"reusing {len(known)} of {len(choices)} estimates from {session.journal.name}"))
             session.tell(Estimated(len(known)))
         missing = [options for options in choices if options not in [one.options for one in known]]
         if not missing:
@@ -239,11 +239,11 @@ class ModelSpace:
         settings = wiring_settings(self.facts)
         wiring = session.journal.wiring(settings)
         if wiring is None:
-            session.tell(Phase("measuring how requests travel: the wire, Unix sockets, shared memory"))
+            session.tell(Phase("measuring transports: encodings, Unix sockets, shared memory"))
             wiring = measured_wiring(session.servers, self.facts, session.plan.way_s)
             session.servers.keep(session.base)
             session.journal.add_wiring(settings, wiring)
-        session.tell(Phase(f"requests travel the quickest as {wiring.wire} over {wiring.socket}"))
+        session.tell(Phase(f"the fastest transport is {wiring.wire} over {wiring.socket}"))
         self.facts = replace(self.facts, wiring=wiring)
 
     def _measured_ways(self) -> Ways:
@@ -256,9 +256,9 @@ class ModelSpace:
         names = [str(one.options.name) for one in engines]
         slower = {name: found for name in names if (found := session.journal.engine_ns(name)) is not None}
         if len(known) == len(settings) and len(slower) == len(names):
-            session.tell(Phase(f"taking over what the way in costs from {session.journal.name}"))
+            session.tell(Phase(f"reusing the measured cost of receiving requests from {session.journal.name}"))
             return Ways(known, slower)
-        session.tell(Phase("measuring the way in, with an engine that computes nothing"))
+        session.tell(Phase("measuring the cost of receiving requests, with an engine that computes nothing"))
         ways = measure_ways(session.servers, settings, session.plan.way_s, engines)
         session.servers.keep(session.base)
         for name, way in ways.by_dispatch.items():

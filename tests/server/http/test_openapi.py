@@ -223,7 +223,7 @@ def test_the_name_of_the_scheme_has_no_case(server: Server, said: str) -> None:
 @pytest.mark.parametrize(
     ("path", "body", "words"),
     [
-        ("/v2/repository/models/mlp/load", {"parameters": {"config": "{}"}}, "parameters are not taken"),
+        ("/v2/repository/models/mlp/load", {"parameters": {"config": "{}"}}, "parameters are not supported"),
         ("/v2/repository/models/mlp/load", b"[1]", "a JSON object"),
         ("/v2/repository/models/mlp/load", b"\xff", "a JSON object"),
         ("/v2/systemsharedmemory/region/b/register", {"key": 1, "byte_size": 1}, "key (a string)"),

@@ -35,7 +35,7 @@ class Account:
         counts = self._counts
         if more > 0 and counts.buffered_bytes + more > self._limits.buffered_bytes:
             counts.bodies_refused += 1
-            raise CallError(Status.UNAVAILABLE, "too many messages are arriving now")
+            raise CallError(Status.UNAVAILABLE, "too many messages are being received")
         counts.buffered_bytes += more
         call.charged = size
 

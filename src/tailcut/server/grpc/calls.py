@@ -255,7 +255,7 @@ class OneMessageCall(Call):
             return
         message = self._message
         if (message is not None and not messages.empty) or (message is None and self._ended):
-            raise CallError(Status.UNIMPLEMENTED, "this call takes one message, whole")
+            raise CallError(Status.UNIMPLEMENTED, "this call takes exactly one complete message")
         self.link.account.charge(self, messages.held + (0 if message is None else len(message)))
         if self._ended and message is not None:
             self._message = None

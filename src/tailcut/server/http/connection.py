@@ -276,7 +276,7 @@ class HttpConnection(asyncio.BufferedProtocol):
             self.turn_away(error)
             return
         if plan.length > plan.limit:
-            self.turn_away(Refusal(413, f"this path takes {plan.limit} bytes at most"))
+            self.turn_away(Refusal(413, f"this path accepts at most {plan.limit} bytes"))
             return
         if not self._account.has_room(plan.length):
             self.turn_away(_too_many_bodies())
@@ -409,4 +409,4 @@ class HttpConnection(asyncio.BufferedProtocol):
 
 
 def _too_many_bodies() -> Refusal:
-    return Refusal(503, "too many bodies are arriving now", retry_after(1))
+    return Refusal(503, "too many request bodies are being received", retry_after(1))

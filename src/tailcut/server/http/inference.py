@@ -76,7 +76,7 @@ class Inference:
         state, served, refusal = self._state, plan.of_model, plan.refusal
         if refusal is not None and self._writer.began_ns < refusal.opens_ns:
             served.entry.counts.refuse(1, refusal)
-            state.rest_soon(served.entry)
+            state.pause_soon(served.entry)
             self._connection.turn_away(refusal)
             return False
         try:
@@ -99,7 +99,7 @@ class Inference:
         assert served is not None  # noqa: S101  a plan for rows has a model
         if refusal is not None and self._writer.began_ns < refusal.opens_ns:
             served.entry.counts.refuse(1, refusal)
-            state.rest_soon(served.entry)
+            state.pause_soon(served.entry)
             self._connection.turn_away(refusal)
             return
         deadline_ns = self._writer.began_ns + (schedule.timeout_ns or state.deadline_ns)
