@@ -57,7 +57,7 @@ def test_no_file_left_to_open(models: Path, tmp_path: Path) -> None:
         check_back(server, before)
         log = server.stderr.read_text()
         assert "accepting connections is paused" in log
-        assert "accepting again" in log
+        assert "accepting connections again" in log
         assert log.count("is paused") < 40  # a line for each time, not for each try
         assert server.stop() == 0
 
@@ -87,7 +87,7 @@ def test_no_file_left_to_a_worker(models: Path, tmp_path: Path) -> None:
         for _ in range(4):
             check_exact(server)
         log = server.stderr.read_text()
-        assert "accepting again" in log
+        assert "accepting connections again" in log
         assert 1 <= log.count("accepting connections is paused") < 40
         assert server.stop() == 0
 

@@ -105,7 +105,7 @@ def named(target: Target, causes: set[str], rows: tuple[int, ...] = (1,), rate: 
 
 def without_others(target: Target) -> Tail:
     """The verdict on the server's trace where it is not told that others had the CPUs meanwhile."""
-    piece = ask(target, "GET", "/v2/models/m/traces/0")
+    piece = ask(target, "GET", "/v2/models/m/trail/0")
     waits = {kind for kinds in KINDS["cpu_wait"].values() for kind in kinds}
     events = [event for event in (Event(*one) for one in piece["events"]) if event.kind not in waits]
     return explain(np.array(piece["records"], np.int64), events, max_batch_size=piece["max_batch_size"])
@@ -232,7 +232,7 @@ def test_a_cursor_that_is_none(server: Server) -> None:
     """A trace is read from a whole number on; anything else is told so."""
     with server.connect() as wire:
         for cursor in ("first", "--3", "1.", ".1", "1.-1", "9" * 18, "\u0663".encode().hex("%")):
-            answer = wire.ask(f"GET /v2/models/m/traces/{cursor} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            answer = wire.ask(f"GET /v2/models/m/trail/{cursor} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
             assert answer.status == 400
             assert b"whole number" in answer.body
         assert wire.ask(b"GET /v2/models/m/tail HTTP/1.1\r\nHost: x\r\n\r\n").status == 200

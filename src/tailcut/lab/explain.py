@@ -133,7 +133,7 @@ def _inside(target: Target, model: str) -> _Inside:
 
 def _poll(target: Target, model: str, cursor: str) -> dict[str, Any]:
     with suppress(KeyError, TypeError):
-        piece: dict[str, Any] = ask(target, "GET", f"{model_path(model)}/traces/{cursor}")
+        piece: dict[str, Any] = ask(target, "GET", f"{model_path(model)}/trail/{cursor}")
         if piece["fields"] == list(FIELDS):
             return piece
     raise UsageError(

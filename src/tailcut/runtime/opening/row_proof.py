@@ -113,7 +113,7 @@ class _Proof:
         fault = self._compare(range(count))
         if fault is not None:
             return fault
-        proven = f"{count} rows answer alike alone and together"
+        proven = f"{count} rows give the same outputs alone and together"
         if not self._has_time(_MANY):
             return RowEvidence(Rows.INDEPENDENT, f"{proven}; a row takes {self._row_s:.2g} s: no time for more")
         fault = self._compare([-1] * (_MANY - count) + [place for place in _ORDER if place < count])

@@ -292,7 +292,7 @@ _TABLE = [
     *_of_model("/stats", "GET", _statistics, Said("Counts and times", "statistics")),
     *_of_model("/tail", "GET", _tail, Said("Why the slowest of the last requests were slow", "object")),
     *_of_model(
-        "/traces/{cursor}",
+        "/trail/{cursor}",
         "GET",
         _timeline,
         Said("When requests passed each stage, from a sequence number on", "object"),
