@@ -42,6 +42,19 @@ def test_the_architecture_shows_the_floors_that_are_enforced():
     assert "\n".join(f"    {floor}" for floor in floors) in (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
 
 
+def test_every_decision_is_in_the_index():
+    """docs/decisions/README.md has a line with the title of each, and names the numbers that are not in use."""
+    index = (ROOT / "docs/decisions/README.md").read_text(encoding="utf-8")
+    pages = sorted((ROOT / "docs/decisions").glob("[0-9]*.md"))
+    numbers = [int(page.name[:3]) for page in pages]
+    listed, unused = index.split("## Numbers that are not in use")
+    for page in pages:
+        number, title = page.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ").split(": ", 1)
+        assert f"- [{number}]({page.name}) {title}\n" in listed
+    missing = {number for number in range(1, max(numbers)) if number not in numbers}
+    assert set(map(int, re.findall(r"\b\d{3}\b", unused.replace("(010-", "").replace("[010]", "")))) == missing
+
+
 def test_every_command_is_in_the_reference():
     """docs/reference/cli.md names every command."""
     page = (ROOT / "docs/reference/cli.md").read_text(encoding="utf-8")

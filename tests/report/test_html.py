@@ -469,7 +469,7 @@ def test_the_front_is_drawn_of_everything_that_was_estimated() -> None:
     rates = [point.y for point in front.points]
     assert rates == sorted(rates)
     assert all(point.size for series in chart.series if series.kind == "dots" for point in series.points)
-    assert "What there was to choose from" in render_tune_html(result())
+    assert "All configurations" in render_tune_html(result())
     assert tune_page.pareto_chart(replace(result(), estimated=[])) is None
 
 
