@@ -1,7 +1,7 @@
-"""Accepting connections: a listener that the loop reads, and that rests while the process can open no more files.
+"""Accepting connections: a listener that the loop reads, and that pauses while the process can open no more files.
 
 Ours rather than the loop's own server: when no file is left, libuv accepts and closes at once every connection that
-waits, and the clients see a reset. A listener that rests leaves them in the kernel's backlog, and they are served a
+waits, and the clients see a reset. A listener that pauses leaves them in the kernel's backlog, and they are served a
 moment later.
 """
 

@@ -79,7 +79,7 @@ def learn_pipeline(wanted: Wanted, answers_s: float, tell: Callable[[Event], Non
         if wanted.data is not None:
             raise
         raise UsageError(
-            f"{wanted.model}: it does not take made-up requests: give real ones with --data ({error})"
+            f"{wanted.model}: it does not accept generated requests: give real ones with --data ({error})"
         ) from None
     except BaseException:
         untuned.model.close()

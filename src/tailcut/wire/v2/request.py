@@ -185,8 +185,8 @@ def _parse_raw(spec: ModelSpec, body: memoryview) -> InferRequest:
         return InferRequest.raw(spec, {tensor.name: array})
     if len(free) > 1:
         raise InvalidInputError(
-            f"input {shown(tensor.name)}: {tensor.describe()} has several free dimensions, which cannot be told from "
-            "the length of a raw body: give its shape in a JSON head"
+            f"input {shown(tensor.name)}: {tensor.describe()} has several free dimensions, which do not follow "
+            "from the length of a raw body: give its shape in a JSON head"
         )
     unit = (tensor.dtype.itemsize or 1) * prod(dim for dim in dims if dim is not None)
     count = len(body) // unit if unit and free else 1
