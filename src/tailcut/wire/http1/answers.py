@@ -191,6 +191,7 @@ class AnswerCounter(AnswerReader):
     """
 
     _shared = bytearray(_COUNTER_ROOM_BYTES)
+    _whole: BytesMemo[bytes, Answer] = BytesMemo(_HEADS_KEPT)  # by their heads
 
     def __init__(self) -> None:
         super().__init__(self._shared)
@@ -205,8 +206,16 @@ class AnswerCounter(AnswerReader):
         return self._view
 
     def received(self, count: int) -> Answer | None:
-        """As `AnswerReader.received`."""
+        """As `AnswerReader.received`; an answer that comes whole behind a known head costs one look-up."""
+        raw = b""
+        if self._head is None and not self._filled:
+            raw = bytes(self._view[: self._room.find(b"\r\n\r\n", 0, count) + 4])
+            whole = self._whole.get(raw)
+            if whole is not None and whole.head.length == count - len(raw):
+                return whole
         answer = super().received(count)
+        if raw and answer is not None and answer.head.length == count - len(raw):
+            self._whole.keep(raw, answer)
         if self._filled:
             self._partial = bytes(self._view[: self._filled])
         return answer
