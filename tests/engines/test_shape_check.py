@@ -170,7 +170,7 @@ def test_a_size_that_stays_wrong_is_refused_in_one_line(tmp_path: Path) -> None:
     request, other = numbers(1, 3), numbers(1, 4)
     for compiled in (4, 4):  # the second time it is known
         with pytest.raises(
-            EngineError, match=r"^scaled: openvino 20\S+ .*x \[1, 3\] .*recompiled.*: use the engine onnx"
+            EngineError, match=r"^scaled: openvino 20\S+ .*x \[1, 3\].*recompiled.*: use the engine onnx"
         ):
             check.prove(instance, request, shapes_of(request))
         assert factory.compiled == compiled

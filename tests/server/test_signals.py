@@ -41,7 +41,7 @@ def test_sighup_reads_everything_anew_and_loses_nothing(tmp_path: Path, workers:
             server.process.send_signal(signal.SIGHUP)
             until(lambda: outputs(server) == 5, server)
             if workers > 1:
-                follow(server, "has a successor", workers)
+                follow(server, "was replaced", workers)
             else:
                 follow(server, "mlp: loaded: file changed")
         assert wrong == []

@@ -148,7 +148,9 @@ def retune_words(result: TuneResult) -> str:
     changed = ", ".join(f"{name} {before} -> {after}" for name, (before, after) in found.changed.items())
     checked = result.verification
     tail = ratio(checked.previous_p99_ratio) if checked and checked.previous_p99_ratio else ""
-    return f"changed from the previous profile: {changed}" + (f"; p99 {tail} compared with the previous profile" if tail else "")
+    return f"changed from the previous profile: {changed}" + (
+        f"; p99 {tail} compared with the previous profile" if tail else ""
+    )
 
 
 def tune_facts(result: TuneResult) -> list[tuple[str, str, str]]:

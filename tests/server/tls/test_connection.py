@@ -361,7 +361,7 @@ def test_a_renewal_loses_nothing(tmp_path: Path, workers: int) -> None:
         assert now() == second
         assert wrong == []
         assert server.stderr.read_text().count(words) == 1
-        assert "has a successor" not in server.stderr.read_text()
+        assert "was replaced" not in server.stderr.read_text()
         assert server.stop() == 0
 
 
