@@ -424,7 +424,7 @@ def test_several_workers_keep_their_connections(tmp_path: Path) -> None:
         assert {ask(wire, "second").status for wire in wires} == {200}
         token.write_text("third")
         perceptron([4, 8, 5], model)
-        renew("has a successor", 2)
+        renew("was replaced", 2)
         assert server.stderr.read_text().count("all workers are kept") == 2
         assert all(wire.closed() for wire in wires)
         assert server.stop() == 0
