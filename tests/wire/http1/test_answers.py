@@ -59,6 +59,8 @@ def test_a_stream_is_taken_as_it_comes() -> None:
         assert len(reader.taken()) == 100
     (answer,) = read(b"0\r\n\r\n", 1000, reader)
     assert answer.body == b""
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    assert len(read(head + 3000 * chunk + b"0\r\n\r\n", 1000, AnswerCounter())) == 1
 
 
 @pytest.mark.parametrize(
