@@ -163,7 +163,7 @@ def test_a_page_of_another_site_changes_nothing(server: Server, path: str, heade
     """403 for what a browser sends without asking, and the model answers on."""
     with server.connect() as wire:
         answer = ask(wire, "POST", path, {}, "Authorization: Bearer secret", *headers)
-        assert (answer.status, "another site" in answer.json()["error"]) == (403, True)
+        assert (answer.status, "other sites" in answer.json()["error"]) == (403, True)
         assert wire.ask(raw_request("mlp", bytes(16))).status == 200
 
 
