@@ -33,10 +33,11 @@ from tailcut.engines.base import EngineOptions
 from tailcut.lab.client import closed_loop
 from tailcut.lab.cost import watched
 from tailcut.lab.load import Target
-from tailcut.lab.payload import ask, infer_payload, model_path
+from tailcut.lab.payload import ask, infer_payload
 from tailcut.models import digits_model
 from tailcut.runtime.profile import Profile
 from tailcut.runtime.settings import BatchingSettings, Settings
+from tailcut.wire.v2.call import model_path
 
 FIXED, MEASURED, INLINE = "fixed", "measured", "inline"
 CONNECTIONS = {

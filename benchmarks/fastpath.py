@@ -122,7 +122,7 @@ def bare_us(fast_path: FastPath, clients: list[socket.socket], request: bytes, a
             fast_path._answer,
             fast_path._no_ring,
             0,
-            fast_path._trail,
+            fast_path._trace,
             fast_path._odd,
         )
         times.append(time.thread_time_ns() - began)

@@ -207,7 +207,7 @@ def check(url: str, name: str, model: Path) -> None:
         got = np.frombuffer(answer.read()[-expected.nbytes :], np.float32)
     cosine = float(got @ expected[0] / (np.linalg.norm(got) * np.linalg.norm(expected)))
     if cosine < 0.999:
-        raise SystemExit(f"{url} answers wrongly: cosine {cosine}")
+        raise SystemExit(f"{url} gives wrong answers: cosine {cosine}")
 
 
 def in_process(name: str, model: Path) -> dict[int, float]:

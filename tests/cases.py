@@ -334,7 +334,7 @@ def labels() -> Case:
     outputs = [_value("label", T.STRING, "n"), _value("scores", T.FLOAT, "n", 3)]
     model = _model(nodes, [_value("x", T.FLOAT, "n", 4)], outputs, {"w": _floats(1, 4, 3), "b": _floats(2, 3)})
     requests = [{"x": _floats(n, n, 4)} for n in (1, 3, 1, 9)]
-    return Case(model, requests, batched=True, openvino="it takes no strings")
+    return Case(model, requests, batched=True, openvino="it does not support strings")
 
 
 _MAKERS: tuple[Callable[[], Case], ...] = (

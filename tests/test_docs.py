@@ -123,6 +123,19 @@ def test_the_figures_of_the_architecture_are_those_of_the_code():
     assert (found.classes[0].file, found.classes[0].name) in {(file, name) for file, name, *_ in rows}
 
 
+def test_every_decision_is_in_the_index():
+    """docs/decisions/README.md has a line with the title of each, and names the numbers that are not in use."""
+    index = (ROOT / "docs/decisions/README.md").read_text(encoding="utf-8")
+    pages = sorted((ROOT / "docs/decisions").glob("[0-9]*.md"))
+    numbers = [int(page.name[:3]) for page in pages]
+    listed, unused = index.split("## Numbers that are not in use")
+    for page in pages:
+        number, title = page.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ").split(": ", 1)
+        assert f"- [{number}]({page.name}) {title}\n" in listed
+    missing = {number for number in range(1, max(numbers)) if number not in numbers}
+    assert set(map(int, re.findall(r"\b\d{3}\b", unused.replace("(010-", "").replace("[010]", "")))) == missing
+
+
 def test_every_command_is_in_the_reference():
     """docs/reference/cli.md names every command."""
     page = (ROOT / "docs/reference/cli.md").read_text(encoding="utf-8")

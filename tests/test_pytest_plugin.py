@@ -73,7 +73,7 @@ def test_results_of_all_workers_are_saved(project: pytest.Pytester, monkeypatch:
     project.makepyfile(test_more=TESTS.format(size=10), test_z="import os\n\ndef test_dies():\n    os._exit(1)\n")
     done = project.runpytest_subprocess(QUICK, "-n2", "--tailcut-save=main", "--max-worker-restart=1")
     done.assert_outcomes(passed=4, failed=1)
-    done.stdout.fnmatch_lines(["*workers measured beside each other*", "saved to .tailcut/main.json"])
+    done.stdout.fnmatch_lines(["*workers measured at the same time*", "saved to .tailcut/main.json"])
     record = json.loads((project.path / ".tailcut" / "main.json").read_text())
     names = {one["name"] for one in record["functions"]}
     assert names == {

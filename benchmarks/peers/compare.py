@@ -105,7 +105,7 @@ def wait_right(one: Contestant, child: subprocess.Popen, expected: np.ndarray) -
         raise RuntimeError("it gave no answer in a minute")
     cosine = float(got @ expected / (np.linalg.norm(got) * np.linalg.norm(expected)))
     if cosine < 0.999:
-        raise RuntimeError(f"it answers wrongly: cosine {cosine:.4f}")
+        raise RuntimeError(f"it gives wrong answers: cosine {cosine:.4f}")
 
 
 def watch_memory(pid: int, one: Contestant, stop: threading.Event) -> None:

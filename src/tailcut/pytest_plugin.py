@@ -144,7 +144,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--tailcut-compare", metavar="NAME", help=f"fail tests slower than this saved run: {where}")
     group.addoption("--tailcut-report", metavar="NAME.html", help="write an HTML report of the benchmarks")
     group.addoption(
-        "--tailcut-noise", type=float, default=_NOISE, metavar="SHARE", help="a change below it is none (%(default)s)"
+        "--tailcut-noise",
+        type=float,
+        default=_NOISE,
+        metavar="SHARE",
+        help="smaller changes count as noise (%(default)s)",
     )
     group.addoption(
         "--tailcut-seconds", type=float, default=_SECONDS, metavar="S", help="for each function (%(default)s)"
@@ -214,8 +218,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.write_line(line)
     if len(baselines.workers) > 1:
         terminalreporter.write_line(
-            f"{len(baselines.workers)} workers measured beside each other, and so each other: give benchmarks a run of "
-            "their own (-n 0)"
+            f"{len(baselines.workers)} workers measured at the same time and disturbed each other: "
+            "run benchmarks separately (-n 0)"
         )
     for word, path in (("saved to", baselines.save), ("report:", baselines.report)):
         if path is not None:

@@ -67,37 +67,37 @@ def test_far_deadlines_need_no_closer_look() -> None:
     assert forecast.is_near(10_000, waiting=80)
 
 
-def test_broken_promises_take_trust_and_kept_ones_give_it_back() -> None:
-    """A late answer costs 2 %, 300 in time give it back, and never more than half is taken or more than all given."""
+def test_broken_promises_widen_the_safety_margin_and_kept_ones_narrow_it() -> None:
+    """A late answer adds 2 %, 300 in time take it off again, and the margin is never over half or below none."""
     forecast = learned()
     forecast.told(0, 10_000, 10_001)
-    assert abs(forecast.trust - 0.98) < 1e-9
+    assert abs(forecast.safety_margin - 0.02) < 1e-9
     for _ in range(299):
         forecast.told(0, 10_000, 5_000)
-    assert forecast.trust < 1.0
+    assert forecast.safety_margin > 0.0
     for _ in range(10):
         forecast.told(0, 10_000, 5_000)
-    assert forecast.trust == 1.0
+    assert forecast.safety_margin == 0.0
     for _ in range(100):
         forecast.told(0, 10_000, 10_001)
-    assert forecast.trust == 0.5
+    assert forecast.safety_margin == 0.5
 
 
 def test_an_answer_at_the_last_moment_is_late() -> None:
     """It still has to reach the client: the last 2 % of the time given are not planned with."""
     forecast = learned()
     forecast.told(0, 10_000, 9_900)
-    assert forecast.trust < 1.0
+    assert forecast.safety_margin > 0.0
 
 
 def test_who_gave_less_time_than_a_batch_takes_was_promised_nothing() -> None:
     """It is let in by an idle model, which must prove what it can do: that it came too late says nothing."""
     forecast = learned()
     forecast.told(0, 100, 5_000)
-    assert forecast.trust == 1.0
+    assert forecast.safety_margin == 0.0
 
 
-def test_less_trust_shuts_the_door_earlier() -> None:
+def test_a_wider_safety_margin_refuses_earlier() -> None:
     """8 rows take 280 ns: 300 are time enough, and with a tenth of them kept back the door opens 10 later."""
     forecast = learned()
     assert forecast.opens_ns(1_300, 8, 1_000, busy=False) <= 1_000

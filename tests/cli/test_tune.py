@@ -112,7 +112,7 @@ def test_a_profile_is_checked_again(tuned: tuple[dict, str], folder: Path) -> No
     assert done.returncode == 0, done.stderr
     result = validated("tune", done.stdout)
     assert result["reused_estimates"] >= 3
-    assert "taking over" in done.stderr
+    assert "reusing" in done.stderr
     assert result["retune"]["before"] == Profile.load(folder / tuned[0]["profile"]).settings.describe()
     assert result["retune"]["wrong"] is None
     assert result["verification"]["previous"]["samples"] > 0

@@ -161,6 +161,17 @@ def test_an_answer_that_breaks_off_is_not_asked_for_again(make: type) -> None:
             assert len(found.requests) == 1
 
 
+def test_answers_without_a_length(make: type) -> None:
+    """One in chunks leaves the connection usable; one that ends with its connection is whole when that is closed."""
+    head, body = good(3.0).split(b"\r\n\r\n", 1)
+    fields = b"\r\n".join(line for line in head.split(b"\r\n") if not line.startswith(b"Content-Length"))
+    chunked = fields + b"\r\nTransfer-Encoding: chunked\r\n\r\n" + b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
+    until_closed = fields + b"\r\n\r\n" + body
+    with peer([chunked, good(), until_closed], [good(4.0)]) as found, make(found.url) as client:
+        assert [float(client.infer("m", X)["y"][0]) for _ in range(4)] == [3.0, 1.0, 3.0, 4.0]
+        assert found.connections == 2
+
+
 def test_the_deadline_holds(make: type) -> None:
     """No answer in time is an error of its own, and the connection is closed so that the server learns of it."""
     with peer([HOLD]) as found, make(found.url) as client:

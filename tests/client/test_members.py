@@ -1,4 +1,4 @@
-"""Which server is next, which rest, and what changes when servers come and go: no socket, no clock, given dice."""
+"""Which server is next, which are paused, and what changes: no socket, no clock, given dice."""
 
 from collections.abc import Callable, Iterator
 
@@ -44,7 +44,7 @@ def test_of_two_the_one_with_fewer_calls_is_asked() -> None:
     assert chosen(members, 0.9, 0.9) == B  # C has two now
 
 
-def test_a_refused_connection_is_enough_to_rest() -> None:
+def test_a_refused_connection_is_enough_for_a_pause() -> None:
     """For a second, then twice as long with each further one, up to half a minute; an answer ends that."""
     members: Members = Members([A, B], "x")
     fail(members, A, RefusedError("gone"), now=0.0)
@@ -54,10 +54,10 @@ def test_a_refused_connection_is_enough_to_rest() -> None:
     assert chosen(members, 0.0, 0.0, now=2.9) == B
     for _ in range(10):
         fail(members, A, RefusedError("gone"), now=10.0)
-    (resting,) = (one for one in members if one.address == A)
-    assert resting.rests_until == 40.0
-    members.learn(resting, None, 11.0)
-    assert (resting.rests, resting.rests_until) == (0, 0.0)
+    (paused,) = (one for one in members if one.address == A)
+    assert paused.paused_until == 40.0
+    members.learn(paused, None, 11.0)
+    assert (paused.pauses, paused.paused_until) == (0, 0.0)
 
 
 @pytest.mark.parametrize("error", [DeadlineExceededError("late"), EngineError("bad")])
@@ -83,7 +83,7 @@ def test_what_is_not_a_servers_fault_does_not_count(error: TailcutError) -> None
     assert chosen(members, 0.0, 0.0) == A
 
 
-def test_while_all_rest_the_first_to_wake_is_asked() -> None:
+def test_while_all_are_paused_the_first_to_return_is_asked() -> None:
     """A call is never failed for want of trying."""
     members: Members = Members([A, B], "x")
     fail(members, A, RefusedError("gone"), now=0.0)

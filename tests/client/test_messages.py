@@ -1,11 +1,12 @@
-"""Calls as bytes and answers from bytes, with the answers split at every position."""
+"""Calls as bytes, and answers as outputs and errors."""
 
 import numpy as np
 import pytest
-from tests.client.peers import good, reply
+from tests.client.peers import reply
+from tests.wire.http1.answering import read
 
-from tailcut.client.answers import Answer, AnswerReader, error_of, outputs_of
-from tailcut.client.requests import Address, Call, Encoder, model_path, trace_lines
+from tailcut.client.answers import error_of, outputs_of
+from tailcut.client.requests import Address, Call, Encoder, trace_lines
 from tailcut.errors import (
     DeadlineExceededError,
     EngineError,
@@ -14,30 +15,7 @@ from tailcut.errors import (
     QueueFullError,
     TailcutError,
     TooLargeError,
-    UnreachableError,
 )
-
-
-def read(data: bytes, step: int) -> list[Answer]:
-    """Answers from bytes that come in pieces of `step` at most."""
-    reader, answers = AnswerReader(), []
-    while data:
-        target = reader.target()
-        count = min(step, len(target), len(data))
-        target[:count] = data[:count]
-        data = data[count:]
-        answer = reader.received(count)
-        if answer is not None:
-            answers.append(answer)
-    return answers
-
-
-def test_an_answer_in_pieces() -> None:
-    """Two answers one after the other are the same however the bytes come, down to one at a time."""
-    data = good(2.5)
-    for step in range(1, len(data) + 1):
-        first, second = read(data, step) + read(data, step)
-        assert outputs_of(first)["y"] == outputs_of(second)["y"] == np.float32([2.5])
 
 
 def test_a_large_answer() -> None:
@@ -48,45 +26,6 @@ def test_a_large_answer() -> None:
     y = outputs_of(read(data, 60_000)[0])["y"]
     np.testing.assert_array_equal(y, values)
     y[0] = 7
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"SSH-2.0-OpenSSH\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999999\r\n\r\n",
-        b"x" * 40_000,
-        reply(200, b"{}") + b"more",
-    ],
-)
-def test_what_is_no_answer(data: bytes) -> None:
-    """Another protocol, another framing, an absurd length, an endless head, bytes behind the answer: all refused."""
-    with pytest.raises(UnreachableError):
-        read(data, len(data))
-
-
-@pytest.mark.parametrize(
-    "lead",
-    [
-        b"{",
-        b"{}",
-        b'{"outputs":[{"name":"y","datatype":"FP31","shape":[1],"parameters":{"binary_data_size":4}}]}',
-        b'{"outputs":[{"name":"y","datatype":"FP32","shape":[1000],"parameters":{"binary_data_size":4}}]}',
-        b'{"outputs":[{"name":"y","datatype":"FP32","shape":[1]}]}',
-    ],
-)
-def test_outputs_that_do_not_fit(lead: bytes) -> None:
-    """Outputs that are not described, or not by the bytes that came, raise no error but ours."""
-    (answer,) = read(reply(200, lead + bytes(4), f"Inference-Header-Content-Length: {len(lead)}"), 1000)
-    with pytest.raises(UnreachableError):
-        outputs_of(answer)
-
-
-def test_json_outputs() -> None:
-    """An answer without a binary part is read too."""
-    body = b'{"outputs":[{"name":"y","datatype":"INT8","shape":[2,1],"data":[1,2]}]}'
-    np.testing.assert_array_equal(outputs_of(read(reply(200, body), 1000)[0])["y"], np.int8([[1], [2]]))
 
 
 @pytest.mark.parametrize(
@@ -164,11 +103,6 @@ def test_a_dtype_without_a_name() -> None:
     """It is refused before anything is sent."""
     with pytest.raises(InvalidInputError, match=r"'x'.*complex128"):
         Encoder("127.0.0.1:8000").infer(Call("m", {"x": np.ones(1, np.complex128)}))
-
-
-def test_names_of_models_are_quoted() -> None:
-    """No name reaches another path."""
-    assert model_path("a/b c\r\n", "1/2") == "/v2/models/a%2Fb%20c%0D%0A/versions/1%2F2"
 
 
 def test_a_trace_context_stands_at_the_end_of_the_head() -> None:

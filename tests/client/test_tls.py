@@ -64,7 +64,7 @@ def test_without_the_right_token(make: type, secure: Server, pair: Pair) -> None
     """The server's own words; its health is open."""
     for token in (None, "wrong"):
         with make(url(secure), ca=pair.cert, token=token) as client:
-            with pytest.raises(TailcutError, match="this needs the server's token"):
+            with pytest.raises(TailcutError, match="this request requires the server's token"):
                 client.infer("small", {"x": SMALL})
             assert client.ready()
             assert not client.ready("small")

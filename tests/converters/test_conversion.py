@@ -57,7 +57,7 @@ def test_mistakes(tmp_path: Path) -> None:
     target = tmp_path / "m.onnx"
     for source, error, words in [
         (tmp_path / "nowhere.pkl", ModelFileError, "no such model file"),
-        (tmp_path / "m.csv", ModelFileError, "not a model that is converted"),
+        (tmp_path / "m.csv", ModelFileError, "cannot be converted: .pt2"),
         (tmp_path / "folder", ModelFileError, "without a config.json"),
     ]:
         with pytest.raises(error, match=words):

@@ -55,6 +55,6 @@ def test_nothing_in_a_program_is_unpickled(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "good.pt2") as good, zipfile.ZipFile(tmp_path / "bad.pt2", "w") as bad:
         for name in good.namelist():
             bad.writestr(name, bomb.getvalue() if "sample_inputs" in name else good.read(name))
-    with pytest.raises(UnsupportedError, match="its example inputs are no plain tensors"):
+    with pytest.raises(UnsupportedError, match="its example inputs are not plain tensors"):
         convert(tmp_path / "bad.pt2", tmp_path / "m.onnx")
     assert not (tmp_path / "ran").exists()

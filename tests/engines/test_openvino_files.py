@@ -67,7 +67,7 @@ def test_rows_are_unknown_without_a_graph_that_is_analysed(tmp_path: Path) -> No
     """A first axis that is free proves nothing; one that is fixed excludes a batch."""
     free = opened(as_ir(models.perceptron([4, 3], tmp_path / "free.onnx"))).spec
     fixed = opened(as_ir(models.no_batch(tmp_path / "fixed.onnx"))).spec
-    assert (free.rows, free.rows_reason) == (Rows.UNKNOWN, "nothing reads the rows in the graph of an OpenVINO IR")
+    assert (free.rows, free.rows_reason) == (Rows.UNKNOWN, "rows are not analysed in the graph of an OpenVINO IR")
     assert fixed.rows is Rows.DEPENDENT
 
 

@@ -27,10 +27,10 @@ def test_an_answer_goes_to_its_generation_only(ten: Pass) -> None:
     outputs = np.array([[ten.rows.ctypes.data, BODY]], np.int64)
     answer = np.zeros(1024, np.uint8)
     answer[:2] = np.frombuffer(b"OK", np.uint8)
-    ring, trail = np.zeros((4, 13), np.int64), np.arange(9)
+    ring, trace = np.zeros((4, 13), np.int64), np.arange(9)
     short = np.zeros((65, 2), np.int64)
-    assert answers.answer(members, ten.state, 2, outputs, answer, ring, 3, trail, short) == 0
-    assert trail[0] == 2
+    assert answers.answer(members, ten.state, 2, outputs, answer, ring, 3, trace, short) == 0
+    assert trace[0] == 2
     for number in (0, 2):
         assert ten.pairs[number][0].recv(100) == b"OK" + body(number)
     ten.pairs[1][0].setblocking(False)

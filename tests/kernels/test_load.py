@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from tailcut.lab.connection import read_answer_head
+from tailcut.errors import UnreachableError
+from tailcut.wire.http1.answers import read_head
 
 load = pytest.importorskip("tailcut.kernels.load")
 
@@ -16,6 +17,8 @@ HEADS = {
     "1.0 keeps": b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 3\r\n\r\n",
     "no body": b"HTTP/1.1 204 No Content\r\n\r\n",
     "not modified": b"HTTP/1.1 304 Not Modified\r\nDate: today\r\n\r\n",
+}
+FOREIGN = {
     "no HTTP": b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n\r\n",
     "no status": b"HTTP/1.1 abc OK\r\nContent-Length: 1\r\n\r\n",
 }
@@ -35,9 +38,16 @@ def read(head: bytes) -> list[int]:
 def test_a_head_is_read_as_the_python_client_reads_it(head: bytes) -> None:
     """Status, length of the body, and whether the server closes behind it."""
     status, length, closes, odd = read(head)
-    expected = read_answer_head(head)
-    assert (status, bool(closes), odd) == (expected.status, expected.closes, 0)
-    assert length == (expected.length if status else 0)
+    expected = read_head(head)
+    assert (status, length, bool(closes), odd) == (expected.status, expected.length, expected.closes, 0)
+
+
+@pytest.mark.parametrize("head", FOREIGN.values(), ids=FOREIGN)
+def test_a_head_that_is_not_one_of_http(head: bytes) -> None:
+    """The compiled loop says status 0 and closes, where the Python client's reader raises."""
+    assert read(head) == [0, 0, 1, 0]
+    with pytest.raises(UnreachableError):
+        read_head(head)
 
 
 @pytest.mark.parametrize("head", ODD.values(), ids=ODD)

@@ -146,10 +146,10 @@ def test_a_vectorised_loop():
         (total, VECTOR, "reorder floating-point", "fastmath={'reassoc'}"),
         (inverse, PAIR, "Early exit", "error_model='numpy'"),
         (pick, f"{VECTOR},int64[::1],{VECTOR}", "cannot identify array bounds", "aliasing"),
-        (exponential, PAIR, "taken apart", "SVML"),
-        (position_of_largest, VECTOR, "identified as reduction", "carried from turn to turn"),
-        (first_over, VECTOR, "early exit", "no break, return or raise"),
-        (running_total, PAIR, "", "hands to the next"),
+        (exponential, PAIR, "split up again", "SVML"),
+        (position_of_largest, VECTOR, "identified as reduction", "carried from iteration to iteration"),
+        (first_over, VECTOR, "early exit", "avoid break, return and raise"),
+        (running_total, PAIR, "", "passes to the next"),
         (recurrence, "float32[:]", "", "layout A"),
     ],
     ids=lambda value: getattr(value, "__name__", None),
@@ -167,7 +167,7 @@ def test_a_scalar_loop(function, signature: str, reason: str, advice: str):
 
 @pytest.mark.parametrize(
     ("function", "signature", "advice"),
-    [(tenth, PAIR, "float32 becomes float64"), (add, "int32[::1],int64[::1]", "64-bit integers")],
+    [(tenth, PAIR, "float32 is converted to float64"), (add, "int32[::1],int64[::1]", "64-bit integers")],
 )
 def test_a_loop_on_fewer_lanes_than_it_could_have(function, signature: str, advice: str):
     """A loop on vectors of wide elements is vectorised, and told how to narrow them."""

@@ -87,8 +87,8 @@ def test_what_is_refused(
         ([url, "--ca", str(tmp_path / "none.pem")], "none.pem: No such file or directory"),
         ([server.url, *ca], "--ca needs TLS"),
         ([server.url], "this port takes TLS only: use https://"),
-        ([url, *ca], "this needs the server's token"),
-        ([grpc_url, *ca], "UNAUTHENTICATED: this needs the server's token"),
+        ([url, *ca], "this request requires the server's token"),
+        ([grpc_url, *ca], "UNAUTHENTICATED: this request requires the server's token"),
         ([url, *ca, "--token-file", str(tmp_path / "ca")], "No such file or directory"),
     ]
     for arguments, words in cases:

@@ -185,7 +185,7 @@ def test_steal(tmp_path: Path, before: Ticks, after: Ticks, severity: Severity) 
 @pytest.mark.parametrize(
     ("gaps", "severity", "finding"),
     [
-        ((gap(0), gap(1, max_us=99)), OK, "left to us"),
+        ((gap(0), gap(1, max_us=99)), OK, "no other process takes"),
         ((gap(0), gap(1, max_us=400)), NOTE, "up to 400 us"),
         (
             (gap(0, max_us=4000, taken=3), gap(1, taken=4)),

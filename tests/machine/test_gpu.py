@@ -162,7 +162,12 @@ HEALTHY = replace(device(), numa_node=0, cpus=frozenset({0, 1}))
         (replace(HEALTHY, pcie=(4, 8)), "gpu_link", WARNING, "fewer lanes"),
         (HEALTHY, "gpu_link", OK, "PCIe 1 x16 of 5 x16"),
         (replace(HEALTHY, nvlinks=4), "gpu_link", OK, "4 NVLinks"),
-        (replace(HEALTHY, numa_node=1, cpus=frozenset({8})), "gpu_numa", WARNING, "none of our CPUs is near device 0"),
+        (
+            replace(HEALTHY, numa_node=1, cpus=frozenset({8})),
+            "gpu_numa",
+            WARNING,
+            "none of the usable CPUs is near device 0",
+        ),
         (HEALTHY, "gpu_numa", OK, "0 is on node 0"),
         (replace(HEALTHY, mig=True), "gpu_mig", NOTE, "CUDA_VISIBLE_DEVICES"),
         (replace(HEALTHY, processes=((7, "other", 1 << 20),)), "gpu_processes", WARNING, r"other (7) on 0, 1 MiB"),

@@ -105,7 +105,7 @@ def test_hardware_by_its_devices(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("event", "level", "words"),
     [
-        (CYCLES, 3, "no counters for users"),
+        (CYCLES, 3, "unprivileged users may not use counters"),
         (SWITCHES, 2, "inside the kernel"),
         (CYCLES, 2, "seccomp"),
         (SWITCHES, 1, "seccomp"),

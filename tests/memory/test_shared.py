@@ -194,7 +194,7 @@ def test_places_past_a_region_of_a_device_are_refused(cuda: SharedRegions, place
         ("d", b"x", 0, 1, "unregister it first"),
         ("f", b"x", 0, 1, "unregister it first"),
         ("", b"x", 0, 1, "unregister it first"),
-        ("n", b"x", 2, 1, "there is no CUDA memory here: there is no CUDA device 2"),
+        ("n", b"x", 2, 1, "CUDA shared memory is not available on this server: there is no CUDA device 2"),
         ("n", b"", 0, 1, "no memory of another process has this handle on device 0: CUDA_ERROR_INVALID_HANDLE"),
         ("n", b"x", 0, 2, "its memory has 1 bytes, not 2"),
         ("n", b"x", 0, 0, "1 or more"),
@@ -254,6 +254,6 @@ def test_memory_of_devices_needs_a_prefix_and_a_driver(tmp_path: Path, devices: 
     """Off is off for both kinds; without a driver, one line says so."""
     with pytest.raises(InvalidInputError, match="--shared-memory"):
         SharedRegions(None, tmp_path, devices.open).register_cuda("d", b"x", 0, 1)
-    with pytest.raises(InvalidInputError, match="there is no CUDA memory here"):
+    with pytest.raises(InvalidInputError, match="CUDA shared memory is not available on this server"):
         SharedRegions("mine", tmp_path).register_cuda("d", b"x", 0, 1)
     assert devices.opened == []

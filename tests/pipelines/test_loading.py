@@ -15,7 +15,7 @@ STAGE = '@stage(inputs={"x": "FP32"}, outputs={"y": "FP32"})\ndef f(x):\n    ret
     ("source", "message"),
     [
         ("pipeline = 1\n", "p.py: pipeline is a int, not a tailcut.Pipeline"),
-        ("other = 1\n", "p.py: has no variable 'pipeline'; it has no Pipeline at all"),
+        ("other = 1\n", "p.py: has no variable 'pipeline'; it has no Pipeline"),
         (HEAD + STAGE + "mine = Pipeline('p', [f])\n", "p.py: has no variable 'pipeline'; there is mine"),
         ("import os\nimport nothing_of_that_name\n", "p.py:2: ModuleNotFoundError: No module named"),
         ("x = 1\ndef f(:\n", "p.py:2: SyntaxError"),

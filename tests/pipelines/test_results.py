@@ -41,7 +41,7 @@ def test_strings_become_bytes(label):
         (np.ones((3, 3), np.float32), r"output 'y': expected FP32 \[-1, 2\], got \[3, 3\]"),
         (np.float32(1), r"for 3 rows, got \[\]"),
         ({"z": X}, "must return y, got z"),
-        ([[1], [1, 2], [3]], "got what makes no such array"),
+        ([[1], [1, 2], [3]], "got a value that cannot be converted"),
     ],
 )
 def test_what_is_wrong_is_named(value, message):

@@ -128,5 +128,5 @@ def test_a_port_that_is_taken() -> None:
 
 def test_a_program_that_is_not_there(tmp_path: Path) -> None:
     """Is named."""
-    with pytest.raises(UsageError, match=r"none: no program that can be run"):
+    with pytest.raises(UsageError, match=r"none: not an executable program"):
         find_haproxy(tmp_path / "none")

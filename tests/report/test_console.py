@@ -88,7 +88,7 @@ def test_a_comparison_names_what_is_worse_and_what_is_wrong() -> None:
     text = out.getvalue()
     assert "req/s at 16 in flight" in text
     assert "B.toml: worse p99 x1.40" in text
-    assert "C.toml answers wrongly: request 3: cosine 0.5" in text
+    assert "C.toml gives wrong answers: request 3: cosine 0.5" in text
     assert "x1.40 (1.12 to 1.54)" in text
     assert "D.toml: unchanged: the same settings as the first profile" in text
     assert text.count("the limit of 10 ms is missed") == 4

@@ -272,7 +272,7 @@ def test_the_headline_claims_what_the_interval_holds(case: TuneResult, words: st
     assert words in headline(case)[0]
     page = render_tune_html(case)
     assert words in page
-    assert ("may be luck" in page) == (words == "No proven gain")
+    assert ("may be chance" in page) == (words == "No proven gain")
 
 
 def test_names_are_text() -> None:
@@ -469,7 +469,7 @@ def test_the_front_is_drawn_of_everything_that_was_estimated() -> None:
     rates = [point.y for point in front.points]
     assert rates == sorted(rates)
     assert all(point.size for series in chart.series if series.kind == "dots" for point in series.points)
-    assert "What there was to choose from" in render_tune_html(result())
+    assert "All configurations" in render_tune_html(result())
     assert tune_page.pareto_chart(replace(result(), estimated=[])) is None
 
 
@@ -477,7 +477,7 @@ def test_noise_and_what_changed_are_told() -> None:
     """How quiet the machine was, how many blocks were repeated, and what a profile that was checked again became."""
     for text in (render_tune_html(RETUNED), _shown(tune_summary(RETUNED)), tune_markdown(RETUNED)):
         assert "quiet for 98.7% of the time" in text
-        assert "x0.80 (0.64 to 0.88) of the profile before" in text
+        assert "x0.80 (0.64 to 0.88) compared with the previous profile" in text
         assert "3 blocks repeated because the client was late, 1 of them still late" in text
         assert "engine.threads 1" in text
         assert "previous" in text

@@ -95,8 +95,8 @@ def test_a_gain_is_what_its_interval_holds(ratio: tuple[float, float, float] | N
     ("tuned", "words"),
     [
         ((True, True), "Every p99 is within its limit"),
-        ((True, None), "P99 against its limit: 1 of 2 too near to tell"),
-        ((False, None), "P99 against its limit: 1 of 2 over, 1 of 2 too near to tell"),
+        ((True, None), "P99 against its limit: 1 of 2 inconclusive"),
+        ((False, None), "P99 against its limit: 1 of 2 over, 1 of 2 inconclusive"),
     ],
 )
 def test_the_headline_is_about_the_limits(tuned: tuple[bool | None, bool | None], words: str) -> None:

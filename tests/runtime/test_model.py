@@ -390,9 +390,9 @@ def test_answers_that_come_too_late_shorten_the_queue(tmp_path: Path) -> None:
         request.ready_ns = late - 2_000_000_000
         model.entry.notify()
         assert model.statistics()["expired"] == 1
-        assert abs(model.entry.scheduler.forecast.trust - 0.98) < 1e-9
+        assert abs(model.entry.scheduler.forecast.safety_margin - 0.02) < 1e-9
         assert (model.infer_sync({"x": rows(4)}, timeout_s=10)["y"] == 4).all()
-        assert 0.98 < model.entry.scheduler.forecast.trust < 1.0
+        assert 0.0 < model.entry.scheduler.forecast.safety_margin < 0.02
 
 
 def test_a_model_whose_batch_is_fixed_at_one(tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def test_a_handler_that_raises_costs_no_other_its_answer(caplog: pytest.LogCaptu
     members[2].handler = None
     Batch(None, members).hand_out(here)
     assert here.completed == [(members[0], 0), (members[3], 3)]
-    assert "an answer could not be handed out" in caplog.text
+    assert "an answer could not be delivered" in caplog.text
 
 
 @pytest.mark.parametrize("neighbours", [True, False])

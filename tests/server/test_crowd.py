@@ -56,9 +56,9 @@ def test_no_file_left_to_open(models: Path, tmp_path: Path) -> None:
         check_exact(server)
         check_back(server, before)
         log = server.stderr.read_text()
-        assert "not accepting for now" in log
-        assert "accepting again" in log
-        assert log.count("not accepting") < 40  # a line for each time, not for each try
+        assert "accepting connections is paused" in log
+        assert "accepting connections again" in log
+        assert log.count("is paused") < 40  # a line for each time, not for each try
         assert server.stop() == 0
 
 
@@ -87,8 +87,8 @@ def test_no_file_left_to_a_worker(models: Path, tmp_path: Path) -> None:
         for _ in range(4):
             check_exact(server)
         log = server.stderr.read_text()
-        assert "accepting again" in log
-        assert 1 <= log.count("not accepting for now") < 40
+        assert "accepting connections again" in log
+        assert 1 <= log.count("accepting connections is paused") < 40
         assert server.stop() == 0
 
 

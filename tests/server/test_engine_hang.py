@@ -21,7 +21,7 @@ def test_a_hanging_engine_is_answered_with_504_and_replaced(tmp_path: Path) -> N
     ):
         answer = wire.ask(asked(1 << 40))
         assert answer.status == 504
-        assert answer.json()["error"] == "the engine did not answer within 1 s: it was given up"
+        assert answer.json()["error"] == "the engine did not answer within 1 s: the call was abandoned"
         answer = wire.ask(asked(3))
         assert answer.status == 200
         assert answer.json()["outputs"][0]["data"] == [1, 2, 3, 4]

@@ -383,7 +383,7 @@ def test_readiness_says_whether_the_model_was_warmed_up(server: Server, tmp_path
     with Model.open(path) as model:
         said = readiness(ServedModel(model, "odd"), ready=True)
     assert said | {"reason": ""} == {"name": "odd", "ready": True, "warmed_up": False, "reason": ""}
-    assert "accepts none of the requests made up for it (tried x [1, 16]" in said["reason"]
+    assert "accepts none of the generated requests (tried x [1, 16]" in said["reason"]
 
 
 def test_the_log_says_how_many_threads_compute_and_why(server: Server) -> None:

@@ -42,9 +42,9 @@ def test_sighup_reads_everything_anew_and_loses_nothing(tmp_path: Path, workers:
             server.process.send_signal(signal.SIGHUP)
             until(lambda: outputs(server) == 5, server)
             if workers > 1:
-                follow(server, "has a successor", workers)
+                follow(server, "was replaced", workers)
             else:
-                follow(server, "mlp: loaded: another file than before")
+                follow(server, "mlp: loaded: file changed")
         assert wrong == []
         path.write_bytes(b"rubbish")
         if workers == 1:
@@ -87,7 +87,7 @@ def test_a_changed_model_is_refused_with_the_reason(tmp_path: Path) -> None:
         assert str(tmp_path) not in answer.json()["error"]
         tuned(tmp_path, outputs=5)
         server.process.send_signal(signal.SIGHUP)
-        follow(server, "mlp: loaded: another file than before")
+        follow(server, "mlp: loaded: file changed")
         assert outputs(server) == 5
         assert server.stop() == 0
 

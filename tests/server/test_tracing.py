@@ -438,7 +438,7 @@ def test_a_collector_that_takes_nothing(
             assert server.stop() == 0
             assert time.monotonic() - began < 15
     assert len(lines) == 1, lines
-    assert lines[0].startswith("WARNING spans are dropped, the collector does not take them: ")
+    assert lines[0].startswith("WARNING dropping spans that the collector does not accept: ")
     assert "opentelemetry" not in server.stderr.read_text().replace(lines[0], "")
 
 

@@ -87,7 +87,7 @@ def test_a_model_that_changes_changes_its_ensembles(tmp_path: Path) -> None:
         ('"second" model', '"third" model', "step 'third' is not in the repository"),
         ('"second" model', '"both" model', "is an ensemble"),
         ('"second" model', '"bytes" model', r"expected INT8 \[-1, 16\], got INT32 \[-1, 16\]"),
-        ('value: "sum" } input', 'value: "product" } input', "'product' is no input of the ensemble"),
+        ('value: "sum" } input', 'value: "product" } input', "'product' is neither an input of the ensemble"),
         ('key: "INPUT1" value: "difference"', 'key: "INPUT9" value: "difference"', "lacks input 'INPUT1'"),
         ('key: "OUTPUT1" value: "difference"', 'key: "OUTPUT9" value: "difference"', "has no output 'OUTPUT9'"),
         ('value: "TWICE" }', 'value: "sum" }', "'sum' comes from two places"),
@@ -146,7 +146,7 @@ def test_fields_that_its_models_have_instead_are_said(tmp_path: Path, caplog: py
             "dims: 16 reshape { shape: 16 } }, {",
             "'A' of the ensemble has a reshape, which is not served",
         ),
-        ("dims: 16 }, {", "dims: 16 optional: true }, {", "input 'A' is optional, which is not served"),
+        ("dims: 16 }, {", "dims: 16 optional: true }, {", "input 'A' is optional, which is not supported"),
         (
             "ensemble_scheduling",
             "model_transaction_policy { decoupled: true } ensemble_scheduling",

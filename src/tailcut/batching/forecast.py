@@ -6,17 +6,17 @@ overload would be broken by as much.
 
 Still a forecast is a mean, and a queue that is let grow right up to the deadline breaks every second promise when the
 machine is a little slower than it was: measured at ten times the capacity, 8 % of what had been accepted. So a share of
-the time given is kept back. A broken promise takes 2 % from what the forecast is trusted with, a kept one gives a
-three-hundredth of that back. A shorter queue costs no goodput, as long as it is never empty.
+the time given is kept as a safety margin. A broken promise adds 2 % to the margin, a kept one takes a three-hundredth
+of that off it. A shorter queue costs no goodput, as long as it is never empty.
 """
 
 from tailcut.batching.cost import CostModel
 
 _WEIGHT = 0.05  # of the newest observation
 _IN_HAND = 0.02  # of the time given, for the answer's way to the client
-_BROKEN = 0.02  # of trust, for one broken promise
+_BROKEN = 0.02  # of the safety margin, for one broken promise
 _KEPT = _BROKEN / 300
-_LEAST_TRUST = 0.5
+_LARGEST_MARGIN = 0.5
 _PROMISED = 2  # batches: a request that gave less time was promised nothing
 
 
@@ -32,7 +32,7 @@ class Forecast:
         self.cost = CostModel(max_batch_size)  # over everything that computes
         self.costs: dict[object, CostModel] = {}  # of batches of a key, for keys that differ in cost
         self.between_ns = 0.0  # from a batch's end to the start of one that was waiting
-        self.trust = 1.0  # the share of the time to a deadline that may be planned with
+        self.safety_margin = 0.0  # the share of the time to a deadline that is not planned with
         self._max_batch = max_batch_size
         self._instances = instances
         self._expected_end_ns = 0.0  # of the batch formed last
@@ -63,17 +63,17 @@ class Forecast:
         if given_ns < _PROMISED * self.cost.limit_ns:
             return
         if now_ns > deadline_ns - _IN_HAND * given_ns:
-            self.trust = max(_LEAST_TRUST, self.trust - _BROKEN)
-        elif self.trust < 1.0:
-            self.trust = min(1.0, self.trust + _KEPT)
+            self.safety_margin = min(_LARGEST_MARGIN, self.safety_margin + _BROKEN)
+        elif self.safety_margin > 0.0:
+            self.safety_margin = max(0.0, self.safety_margin - _KEPT)
 
     def is_near(self, left_ns: int, waiting: int) -> bool:
         """Whether a deadline is worth a closer look: not while there is time for a full batch for each waiting row."""
-        return left_ns * self.trust < (2 + waiting) * (self.cost.limit_ns + self.between_ns)
+        return left_ns * (1 - self.safety_margin) < (2 + waiting) * (self.cost.limit_ns + self.between_ns)
 
     def opens_ns(self, deadline_ns: int, rows: int, now_ns: int, *, busy: bool) -> int:
         """From when on a request with the time left to `deadline_ns` can be promised the last of so many rows."""
-        return int(self.done_ns(rows, now_ns, busy=busy) - (deadline_ns - now_ns) * self.trust)
+        return int(self.done_ns(rows, now_ns, busy=busy) - (deadline_ns - now_ns) * (1 - self.safety_margin))
 
     def done_ns(self, rows: int, now_ns: int, *, busy: bool) -> float:
         """When so many rows will have been computed; `busy` when all instances are computing."""

@@ -61,9 +61,9 @@ def plan(
         ),
     ] = None,
     headroom: Annotated[
-        float, typer.Option(help="Share of the rate that has to fit as well.", min=0.0, max=100.0)
+        float, typer.Option(help="Headroom: additional share of the rate that must fit.", min=0.0, max=100.0)
     ] = 0.2,
-    failures: Annotated[int, typer.Option(help="Replicas that may be lost.", min=0, max=999)] = 0,
+    failures: Annotated[int, typer.Option(help="Number of replicas that may fail.", min=0, max=999)] = 0,
     routing: Annotated[
         RoutingChoice | None, typer.Option(help="How a replica is chosen (default: two-choices).")
     ] = None,
@@ -76,7 +76,7 @@ def plan(
     ] = None,
     capacity: Annotated[
         float | None,
-        typer.Option(help="Requests per second that one replica was measured to answer at most.", min=0.001),
+        typer.Option(help="Highest measured rate of one replica, in requests per second.", min=0.001),
     ] = None,
     price: Annotated[float | None, typer.Option(help="Price of one replica for an hour.", min=0.0)] = None,
     seed: Annotated[int, typer.Option(help="Seed of arrivals, service times and routing.", min=0)] = 0,

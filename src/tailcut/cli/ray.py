@@ -35,20 +35,20 @@ def config(
     route: Annotated[str, typer.Option(help="Path of the application at Serve's own proxy.")] = "/",
     slo: Annotated[
         str | None,
-        typer.Option(metavar="pN=DURATION", help="Limit that replicas are to meet (default: that of the tune)."),
+        typer.Option(metavar="pN=DURATION", help="Latency limit of the replicas (default: the tune's)."),
     ] = None,
     replicas: Annotated[
         str, typer.Option(metavar="N|MIN:MAX", help="Number of replicas, or a range for the autoscaler.")
     ] = "1",
     multiplex: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Load models on demand, at most N in a replica; NAME=FILE names them.", min=1),
+        typer.Option(metavar="N", help="Load models on demand, at most N per replica; NAME=FILE names them.", min=1),
     ] = None,
-    cpus: Annotated[float | None, typer.Option(help="CPUs of a replica (default: by the profile).", min=0.0)] = None,
-    gpus: Annotated[float | None, typer.Option(help="GPUs of a replica (default: by the profile).", min=0.0)] = None,
-    host: Annotated[str | None, typer.Option(help="Address that servers bind (default: the node's).")] = None,
-    drain: Annotated[str, typer.Option(help="A replica that is to stop keeps serving this long.")] = "5s",
-    token_file: Annotated[Path | None, typer.Option(help="File with a token that every request then needs.")] = None,
+    cpus: Annotated[float | None, typer.Option(help="CPUs per replica (default: from the profile).", min=0.0)] = None,
+    gpus: Annotated[float | None, typer.Option(help="GPUs per replica (default: from the profile).", min=0.0)] = None,
+    host: Annotated[str | None, typer.Option(help="Address that servers bind to (default: the node's).")] = None,
+    drain: Annotated[str, typer.Option(help="How long a stopping replica keeps serving.")] = "5s",
+    token_file: Annotated[Path | None, typer.Option(help="File with the token required for every request.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
@@ -66,7 +66,7 @@ def config(
     try:
         import yaml
     except ImportError:
-        raise UsageError("PyYAML is not installed, which comes with Ray: pip install 'tailcut[ray]'") from None
+        raise UsageError("PyYAML, which Ray includes, is not installed: pip install 'tailcut[ray]'") from None
     limit = None if slo is None else parse_limit(slo, parse_duration)
     named = dict(map(_named, sources))
     if multiplex is not None and len(named) < len(sources):
@@ -123,14 +123,15 @@ def replicas(
 def haproxy(
     application: Annotated[str, typer.Argument(metavar="APP", help="Application, or APP/DEPLOYMENT.")],
     bind: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where haproxy listens.")] = "127.0.0.1:8080",
-    threads: Annotated[int, typer.Option(help="Threads of haproxy.", min=1, max=64)] = 1,
-    ca: Annotated[Path | None, typer.Option(help="Certificates (PEM) to check replicas with TLS against.")] = None,
+    threads: Annotated[int, typer.Option(help="Number of haproxy threads.", min=1, max=64)] = 1,
+    ca: Annotated[Path | None, typer.Option(help="Certificates (PEM) to trust when replicas use TLS.")] = None,
     program: Annotated[
-        Path | None, typer.Option("--haproxy", metavar="FILE", help="The program (default: the system's, else Ray's).")
+        Path | None,
+        typer.Option("--haproxy", metavar="FILE", help="The haproxy program (default: the system's, otherwise Ray's)."),
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Write the configuration for the replicas as they are now, and end."),
+        typer.Option("--output", "-o", help="Write the configuration for the current replicas and exit."),
     ] = None,
     json: Annotated[
         bool, typer.Option("--json", help="When haproxy runs or the file is written, print one JSON object.")

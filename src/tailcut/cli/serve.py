@@ -64,10 +64,12 @@ def serve(  # noqa: PLR0915  an option a line
     ] = None,
     model_control_mode: Annotated[
         ControlMode,
-        typer.Option(help="Models of the repository: none: all at start; explicit: on request; poll: as files change."),
+        typer.Option(
+            help="When to load repository models: none (at start), explicit (on request), poll (as files change)."
+        ),
     ] = ControlMode.NONE,
     repository_poll_secs: Annotated[
-        float, typer.Option(help="Seconds between two looks at the repository, with mode poll.", min=0.1)
+        float, typer.Option(help="With mode poll: seconds between checks of the repository.", min=0.1)
     ] = 15.0,
     load_model: Annotated[
         list[str] | None,
@@ -77,9 +79,9 @@ def serve(  # noqa: PLR0915  an option a line
     ] = None,
     host: Annotated[str, typer.Option(help="Address to bind.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="TCP port; 0 takes any free one.", min=0, max=65535)] = 8000,
-    uds: Annotated[str | None, typer.Option(help="Listen on this Unix socket too.")] = None,
+    uds: Annotated[str | None, typer.Option(help="Also listen on this Unix socket.")] = None,
     grpc_port: Annotated[
-        int | None, typer.Option(help="Speak gRPC on this port too; 0 takes any free one.", min=0, max=65535)
+        int | None, typer.Option(help="Also serve gRPC on this port; 0 takes any free one.", min=0, max=65535)
     ] = None,
     reuse_port: Annotated[
         bool,
@@ -115,18 +117,21 @@ def serve(  # noqa: PLR0915  an option a line
         ),
     ] = False,
     slo: Annotated[
-        str | None, typer.Option(help="Latency to keep: metrics get buckets around it, and count what is within.")
+        str | None, typer.Option(help="Latency limit: metrics get buckets around it and count the requests within it.")
     ] = None,
     queue: Annotated[
-        int, typer.Option(help="Most rows queued or computing, per model and worker.", min=1, max=1_000_000)
+        int,
+        typer.Option(help="Maximum number of rows queued or computing, per model and worker.", min=1, max=1_000_000),
     ] = 1024,
     deadline: Annotated[str, typer.Option(help="Time limit for requests that set none.")] = "30s",
     engine_timeout: Annotated[str, typer.Option(help="Abandon an engine call after this long.")] = "30s",
     drain: Annotated[str, typer.Option(help="On SIGTERM, keep serving this long while readiness reports 503.")] = "5s",
-    max_body: Annotated[int, typer.Option(help="Largest request body, MiB.", min=1, max=65536)] = 64,
-    max_connections: Annotated[int, typer.Option(help="Most open connections.", min=1, max=1_000_000)] = 4096,
+    max_body: Annotated[int, typer.Option(help="Largest request body, in MiB.", min=1, max=65536)] = 64,
+    max_connections: Annotated[
+        int, typer.Option(help="Maximum number of open connections.", min=1, max=1_000_000)
+    ] = 4096,
     max_buffered: Annotated[
-        int, typer.Option(help="Most memory for bodies still being received, over all connections, MiB.", min=1)
+        int, typer.Option(help="Maximum memory for bodies still being received, over all connections, in MiB.", min=1)
     ] = 512,
     head_timeout: Annotated[str, typer.Option(help="Time to receive a request head, from its first byte.")] = "10s",
     body_timeout: Annotated[
@@ -134,26 +139,30 @@ def serve(  # noqa: PLR0915  an option a line
     ] = "30s",
     write_timeout: Annotated[str, typer.Option(help="Time for a client to read a response.")] = "30s",
     write_rate: Annotated[
-        int, typer.Option(help="Slowest client: KiB per second, in addition to --write-timeout.", min=1, max=1 << 30)
+        int,
+        typer.Option(
+            help="Slowest accepted client, in KiB per second, in addition to --write-timeout.", min=1, max=1 << 30
+        ),
     ] = 64,
-    idle_timeout: Annotated[str, typer.Option(help="Time between two requests of a connection.")] = "300s",
+    idle_timeout: Annotated[str, typer.Option(help="Time allowed between two requests on a connection.")] = "300s",
     token_file: Annotated[
         Path | None, typer.Option(help="File with the token required for requests that change the server.")
     ] = None,
     require_token: Annotated[
         bool,
-        typer.Option("--require-token", help="Require the token of every request except those about health."),
+        typer.Option("--require-token", help="Require the token for every request except health checks."),
     ] = False,
     tls_cert: Annotated[
         Path | None,
-        typer.Option(help="Certificate (PEM), with those that lead to its authority: the ports speak TLS only."),
+        typer.Option(help="Certificate chain (PEM): the ports then accept TLS only."),
     ] = None,
     tls_key: Annotated[Path | None, typer.Option(help="Its private key (PEM, not encrypted).")] = None,
     trust: Annotated[
-        bool, typer.Option("--trust", help="Load TorchScript, and PyTorch programs that could run code of their own.")
+        bool, typer.Option("--trust", help="Load TorchScript, and PyTorch programs that may execute arbitrary code.")
     ] = False,
     device: Annotated[
-        DeviceChoice | None, typer.Option(help="Where models are computed (default: the profile's, else cpu).")
+        DeviceChoice | None,
+        typer.Option(help="Device that computes the models (default: the profile's, otherwise cpu)."),
     ] = None,
     cuda_devices: Annotated[
         str | None,
@@ -165,11 +174,11 @@ def serve(  # noqa: PLR0915  an option a line
     also_cpu: Annotated[
         AlsoCpuChoice | None,
         typer.Option(
-            help="Load models on the CPU as well: route: each batch goes where it is expected to end first; "
+            help="Load models on the CPU as well: route: each batch goes where it is expected to finish first; "
             "fallback: only batches that the device failed to compute."
         ),
     ] = None,
-    no_ui: Annotated[bool, typer.Option("--no-ui", help="Serve no page at GET /.")] = False,
+    no_ui: Annotated[bool, typer.Option("--no-ui", help="Do not serve the live page at GET /.")] = False,
     access_log: Annotated[bool, typer.Option("--access-log", help="Log one line per request.")] = False,
     otlp_endpoint: Annotated[
         str | None,
@@ -181,7 +190,7 @@ def serve(  # noqa: PLR0915  an option a line
         float | None,
         typer.Option(
             metavar="SHARE",
-            help="Also trace this share (0 to 1) of the requests whose callers have not decided.",
+            help="Also trace this share (0 to 1) of the requests whose callers made no sampling decision.",
             min=0,
             max=1,
         ),

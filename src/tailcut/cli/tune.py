@@ -115,7 +115,7 @@ def tune(
     local: Annotated[
         bool, typer.Option("--local", help="Clients run on this machine and can use a Unix socket.")
     ] = False,
-    device: Annotated[DeviceChoice, typer.Option(help="Where the model is to be computed.")] = DeviceChoice.CPU,
+    device: Annotated[DeviceChoice, typer.Option(help="Device that computes the model.")] = DeviceChoice.CPU,
     batching: Annotated[
         BatchingChoice,
         typer.Option(help="Merge and split requests: on, off, or auto, where the model's rows are independent."),
@@ -134,7 +134,7 @@ def tune(
         bool, typer.Option("--compare", help="Compare profiles of one model with the first one given.")
     ] = False,
     trust: Annotated[
-        bool, typer.Option("--trust", help="Load TorchScript, and PyTorch programs that could run code of their own.")
+        bool, typer.Option("--trust", help="Load TorchScript, and PyTorch programs that may execute arbitrary code.")
     ] = False,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Profile to write (default: MODEL.profile.toml).")

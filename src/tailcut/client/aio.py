@@ -11,13 +11,15 @@ from typing import Any, Self, TypeVar
 
 import numpy as np
 
-from tailcut.client.answers import Answer, AnswerReader, error_of, outputs_of
+from tailcut.client.answers import error_of, outputs_of
 from tailcut.client.members import Member
 from tailcut.client.policy import RefusedError, Retries, StaleError, Tries
 from tailcut.client.pool import CONNECT_S, FAREWELL_S, GOOD, ONCE, Pool
-from tailcut.client.requests import Address, Call, Parts, Request, model_path, trace_lines
+from tailcut.client.requests import Address, Call, Request, trace_lines
 from tailcut.client.tls import tls_failure
 from tailcut.errors import DeadlineExceededError, ReleasedError, TailcutError, UnreachableError
+from tailcut.wire.http1.answers import Answer, AnswerReader
+from tailcut.wire.v2.call import Parts, model_path
 
 Result = TypeVar("Result")
 
@@ -77,7 +79,11 @@ class _Connection(asyncio.BufferedProtocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._transport = None
-        self._lost()
+        answer = self._reader.ended() if error is None else None
+        if answer is None:
+            self._lost()
+        else:
+            self._end(answer)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._reader.target()

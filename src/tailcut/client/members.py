@@ -1,12 +1,12 @@
-"""The servers that one client may ask: which is next, which rest, and what changes when servers come and go.
+"""The servers that one client may ask: which is next, which are paused, and what changes when servers come and go.
 
 No socket and no clock: the time and the dice are arguments.
 
 - *Power of two choices.* Of two servers drawn at random, the one with fewer of this client's calls in flight is asked
   (Mitzenmacher 2001). A server that is slow has more in flight, and so gets less.
-- *Outliers rest.* A server that refuses connections rests immediately, and one that fails several calls in a row after
-  the last of them: a second, and twice as long each time that it fails again, up to half a minute. The first good
-  answer ends this. While all rest, the one that may be asked again soonest is asked.
+- *Outliers are paused.* A server that refuses connections is paused immediately, and one that fails several calls in a
+  row after the last of them: for a second, and twice as long each time that it fails again, up to half a minute. The
+  first good answer ends this. While all are paused, the one whose pause ends first is asked.
 - *Members that leave* are not asked again; calls in flight end there. Their idle connections are closed.
 """
 
@@ -20,8 +20,8 @@ from tailcut.client.policy import RefusedError, StaleError
 from tailcut.client.requests import Address
 from tailcut.errors import DeadlineExceededError, EngineError, TailcutError, UnreachableError
 
-MOST_FAILURES = 5  # in a row, before a server rests
-_REST_S, _LONGEST_REST_S = 1.0, 30.0
+MOST_FAILURES = 5  # in a row, before a server is paused
+_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 30.0
 _FAULTS = (DeadlineExceededError, EngineError, UnreachableError)  # that count against a server
 
 
@@ -44,8 +44,8 @@ class Member(Generic[C]):
         idle: connections that are kept open, the last used in front.
         in_flight: calls of this client that it has.
         failures: calls that it failed in a row.
-        rests: how often it was left alone in a row.
-        rests_until: on the monotonic clock.
+        pauses: how often it was paused in a row.
+        paused_until: on the monotonic clock.
         gone: it is no longer a member.
     """
 
@@ -53,8 +53,8 @@ class Member(Generic[C]):
     idle: deque[C] = field(default_factory=deque)
     in_flight: int = 0
     failures: int = 0
-    rests: int = 0
-    rests_until: float = 0.0
+    pauses: int = 0
+    paused_until: float = 0.0
     gone: bool = False
 
 
@@ -135,13 +135,13 @@ class Members(Generic[C]):
         """Learn from an attempt that is over. The arguments are those of `ended`."""
         with self._lock:
             if error is None:
-                member.failures = member.rests = 0
-                member.rests_until = 0.0
+                member.failures = member.pauses = 0
+                member.paused_until = 0.0
             elif isinstance(error, _FAULTS) and not isinstance(error, StaleError):
                 member.failures += 1
                 if isinstance(error, RefusedError) or member.failures >= MOST_FAILURES:
-                    member.rests_until = now + min(_LONGEST_REST_S, _REST_S * 2**member.rests)
-                    member.rests += 1
+                    member.paused_until = now + min(_LONGEST_PAUSE_S, _PAUSE_S * 2**member.pauses)
+                    member.pauses += 1
                     member.failures = 0
 
     def abandoned(self, member: Member[C]) -> None:
@@ -157,8 +157,8 @@ class Members(Generic[C]):
             member.in_flight = 0
 
     def untried(self, tried: Collection[Member[C]], now: float) -> bool:
-        """Whether there is a server that a call has not been sent to, and that does not rest."""
-        return any(member not in tried and member.rests_until <= now for member in self._members)
+        """Whether there is a server that a call has not been sent to, and that is not paused."""
+        return any(member not in tried and member.paused_until <= now for member in self._members)
 
 
 def _better(
@@ -167,14 +167,14 @@ def _better(
     """Of two that are drawn, the one with fewer calls in flight."""
 
     def may_be_asked(member: Member[C]) -> bool:
-        return member.rests_until <= now and member not in tried
+        return member.paused_until <= now and member not in tried
 
     first, second = _two(members, draw)
     if not (may_be_asked(first) and may_be_asked(second)):
         fit = [member for member in members if may_be_asked(member)]
-        fit = fit or [member for member in members if member.rests_until <= now]
+        fit = fit or [member for member in members if member.paused_until <= now]
         if not fit:
-            return min(members, key=lambda member: member.rests_until)
+            return min(members, key=lambda member: member.paused_until)
         if len(fit) == 1:
             return fit[0]
         first, second = _two(fit, draw)

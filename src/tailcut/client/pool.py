@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 from weakref import WeakMethod, WeakSet, finalize
 
 from tailcut import forks
-from tailcut.client.answers import Answer
 from tailcut.client.directory import find_servers
 from tailcut.client.members import Member, Members
 from tailcut.client.policy import Hedge, HedgeClock, Retries, Tries
 from tailcut.client.requests import Address, Encoder
 from tailcut.client.shared import SharedTensors
-from tailcut.client.tls import client_context
 from tailcut.errors import InvalidInputError, ReleasedError, TailcutError
+from tailcut.tls import client_context
+from tailcut.wire.http1.answers import Answer
 
 if TYPE_CHECKING:
     import ssl

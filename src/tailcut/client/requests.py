@@ -8,18 +8,15 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 import numpy as np
-import orjson
 
 from tailcut.errors import InvalidInputError
-from tailcut.spec import DType
 from tailcut.wire.memo import BytesMemo
 from tailcut.wire.trace_context import read_context, written
-from tailcut.wire.v2.tensors import shown, to_bytes
+from tailcut.wire.v2.call import Described, Parts, binary_lead, describe, model_path
 
-Parts = list[bytes | memoryview]
 _HEADS_KEPT = 256
 _TOKEN = re.compile(r"[!-~]+")
 
@@ -92,16 +89,6 @@ class Request:
         return self.begun == self.answered
 
 
-@dataclass(frozen=True, slots=True)
-class Described:
-    """What a request says of an input; `size` is that of its bytes."""
-
-    name: str
-    dtype: DType
-    shape: tuple[int, ...]
-    size: int
-
-
 class Encoder:
     """Calls to one server, or to several alike, each with its token where there is one.
 
@@ -145,11 +132,7 @@ class Encoder:
         return with_trace([head, *data], call.trace)
 
     def _head(self, call: Call, described: Sequence[Described]) -> bytes:
-        inputs = [entry(one, {"binary_data_size": one.size}) for one in described]
-        request: dict[str, object] = {"inputs": inputs, "parameters": parameters_of(call)}
-        if call.outputs is not None:
-            request["outputs"] = [{"name": name, "parameters": {"binary_data": True}} for name in call.outputs]
-        lead = orjson.dumps(request)
+        lead = binary_lead(described, call.outputs, call.timeout_us)
         length = len(lead) + sum(one.size for one in described)
         lines = [
             f"POST {model_path(call.model, call.version)}/infer HTTP/1.1",
@@ -159,12 +142,6 @@ class Encoder:
             f"Content-Length: {length}",
         ]
         return "\r\n".join([*lines, "", ""]).encode("latin-1") + lead
-
-
-def model_path(model: str, version: str = "") -> str:
-    """The path of a model, whatever characters its name has."""
-    path = f"/v2/models/{quote(model, safe='')}"
-    return f"{path}/versions/{quote(version, safe='')}" if version else path
 
 
 def trace_lines(traceparent: str | None = None) -> bytes:
@@ -203,41 +180,3 @@ def with_trace(parts: Parts, lines: bytes) -> Parts:
     head = bytes(parts[0])
     at = head.index(b"\r\n\r\n") + 2
     return [head[:at] + lines + head[at:], *parts[1:]]
-
-
-def describe(inputs: Mapping[str, np.ndarray]) -> tuple[tuple[Described, ...], Parts]:
-    """What a request says of its inputs, and their bytes, which still are the arrays'.
-
-    Raises:
-        InvalidInputError: a dtype has no name in the protocol.
-    """
-    described, parts = [], Parts()
-    for name, value in inputs.items():
-        array = np.asarray(value)
-        if not array.dtype.isnative:
-            array = array.astype(array.dtype.newbyteorder("="))
-        try:
-            dtype = DType.of(array.dtype)
-        except KeyError:
-            raise InvalidInputError(f"input {shown(name)}: the protocol has no datatype for {array.dtype}") from None
-        data = _bytes_of(array, dtype)
-        described.append(Described(name, dtype, array.shape, len(data)))
-        parts.append(data)
-    return tuple(described), parts
-
-
-def entry(one: Described, parameters: Mapping[str, object]) -> dict[str, object]:
-    """An input as the JSON of a request has it."""
-    return {"name": one.name, "datatype": one.dtype.value, "shape": one.shape, "parameters": parameters}
-
-
-def parameters_of(call: Call) -> dict[str, object]:
-    """A request's own parameters."""
-    return {"binary_data_output": True} | ({"timeout": call.timeout_us} if call.timeout_us else {})
-
-
-def _bytes_of(array: np.ndarray, dtype: DType) -> bytes | memoryview:
-    if dtype is DType.BYTES or not array.size:
-        return to_bytes(array, dtype)
-    flat = np.ascontiguousarray(array).reshape(-1)
-    return flat.view(np.uint8).data

@@ -20,20 +20,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import orjson
 
-from tailcut.client.answers import Answer, outputs_of
-from tailcut.client.requests import (
-    Address,
-    Call,
-    Described,
-    Encoder,
-    Parts,
-    Request,
-    describe,
-    entry,
-    model_path,
-    with_trace,
-)
-from tailcut.client.requests import parameters_of as parameters
+from tailcut.client.answers import outputs_of
+from tailcut.client.requests import Address, Call, Encoder, Request, with_trace
 from tailcut.errors import (
     DeadlineExceededError,
     InvalidInputError,
@@ -43,7 +31,9 @@ from tailcut.errors import (
     UnsupportedError,
 )
 from tailcut.memory.region import OwnRegion, check_prefix, sweep
+from tailcut.wire.http1.answers import Answer
 from tailcut.wire.memo import BytesMemo
+from tailcut.wire.v2.call import Described, Parts, describe, entry, model_path, parameters
 
 Outputs = dict[str, np.ndarray]
 Talk = Generator[Request, Answer, Outputs]
@@ -222,7 +212,7 @@ class SharedTensors:
             said = _place(region, at, output.size) if output.size else {"binary_data": True}
             outputs.append({"name": output.name, "parameters": said})
             at += _aligned(output.size)
-        request: dict[str, object] = {"inputs": inputs, "parameters": parameters(call)}
+        request: dict[str, object] = {"inputs": inputs, "parameters": parameters(call.timeout_us)}
         if outputs:
             request["outputs"] = outputs
         return self._encoder.post(f"{model_path(call.model, call.version)}/infer", orjson.dumps(request))

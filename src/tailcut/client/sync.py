@@ -11,17 +11,19 @@ import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 
 import numpy as np
 
-from tailcut.client.answers import Answer, AnswerReader, error_of, outputs_of
+from tailcut.client.answers import error_of, outputs_of
 from tailcut.client.members import Member
 from tailcut.client.policy import RefusedError, Retries, StaleError, Tries
 from tailcut.client.pool import CONNECT_S, FAREWELL_S, GOOD, ONCE, Pool
-from tailcut.client.requests import Address, Call, Parts, Request, model_path, trace_lines
+from tailcut.client.requests import Address, Call, Request, trace_lines
 from tailcut.client.tls import tls_failure, wants_more
 from tailcut.errors import DeadlineExceededError, ReleasedError, TailcutError, UnreachableError
+from tailcut.wire.http1.answers import Answer, AnswerReader
+from tailcut.wire.v2.call import Parts, model_path
 
 if TYPE_CHECKING:
     import ssl
@@ -110,9 +112,13 @@ class _Connection:
         except OSError as error:
             if self._tls and wants_more(error):
                 return None
-            count = 0
-        if count:
-            return self._reader.received(count)
+            return self._broken()
+        answer = self._reader.received(count) if count else self._reader.ended()
+        if answer is not None or count:
+            return answer
+        return self._broken()
+
+    def _broken(self) -> NoReturn:
         if self.used and not self._reader.begun:
             raise StaleError(f"{self._address} closed a kept connection")
         raise UnreachableError(f"{self._address} closed the connection before the answer was complete")

@@ -106,8 +106,8 @@ def _loader(source: Path, *, trust: bool) -> Callable[[Path], Original]:
     }
     if suffix not in by_suffix:
         raise ModelFileError(
-            f"{source}: not a model that is converted: .pt2, .pkl, .joblib, XGBoost's .json and .ubj, LightGBM's text, "
-            "and Hugging Face folders are"
+            f"{source}: cannot be converted: .pt2, .pkl, .joblib, XGBoost's .json and .ubj, LightGBM's text and "
+            "Hugging Face folders can"
         )
     return by_suffix[suffix]
 

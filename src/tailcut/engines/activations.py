@@ -61,7 +61,7 @@ class Activation:
             UnsupportedError: one of them is infinite or NaN.
         """
         if not (math.isfinite(self.lowest) and math.isfinite(self.highest)):
-            raise UnsupportedError("a value inside the model is infinite or NaN, which int8 has no range for")
+            raise UnsupportedError("a value inside the model is infinite or NaN, which int8 cannot represent")
         counts, edges = np.histogram(np.concatenate(self.samples), _BINS, (self.lowest, self.highest))
         return Histogram(counts.astype(np.float64), (edges[:-1] + edges[1:]) / 2, self.lowest, self.highest)
 

@@ -26,9 +26,14 @@ def declared_spec(lines: tuple[str, ...], name: str) -> ModelSpec:
         tensors[match[1]].append(TensorSpec(match[2], DType(match[3]), shape))
     if not all(tensors.values()):
         raise UnsupportedError(
-            "a TorchScript file does not say its inputs and outputs: tune it with --data, whose arrays say them, serve "
-            "it from a model repository, whose config.pbtxt lists them, or set engine.signature in a profile"
+            "a TorchScript file does not declare its inputs and outputs: tune it with --data, whose arrays "
+            "define them, serve it from a model repository, whose config.pbtxt lists them, or set "
+            "engine.signature in a profile"
         )
     spec = ModelSpec(name, tuple(tensors["input"]), tuple(tensors["output"]))
-    rows = RowEvidence(Rows.UNKNOWN, "no rules read TorchScript") if spec.batchable else RowEvidence(Rows.DEPENDENT, "")
+    rows = (
+        RowEvidence(Rows.UNKNOWN, "the rows of TorchScript are not analysed")
+        if spec.batchable
+        else RowEvidence(Rows.DEPENDENT, "")
+    )
     return ModelSpec(name, spec.inputs, spec.outputs, rows.rows, rows.reason)

@@ -79,7 +79,9 @@ def whole_model(path: Path) -> onnx.ModelProto:
     try:
         _take_whole(model, path, external_files(model, path))
     except UnsupportedError:
-        raise UnsupportedError(f"{path}: with its weights it is larger than 2 GiB, which no quantiser takes") from None
+        raise UnsupportedError(
+            f"{path}: with its weights it is larger than 2 GiB, which is too large to quantise"
+        ) from None
     return model
 
 

@@ -181,7 +181,7 @@ def _read_other(path: Path, kind: FileKind, options: EngineOptions, name: str | 
 def _refuse_strings(path: Path, spec: ModelSpec, advice: str) -> None:
     for tensor in spec.inputs + spec.outputs:
         if tensor.dtype is DType.BYTES:
-            raise UnsupportedError(f"{path}: openvino takes no strings (tensor {tensor.name!r}): {advice}")
+            raise UnsupportedError(f"{path}: openvino does not support strings (tensor {tensor.name!r}): {advice}")
 
 
 def _is_free(spec: ModelSpec) -> bool:
@@ -196,7 +196,7 @@ def _compiler(model: Any, properties: dict[str, Any]) -> Callable[[], Any]:
         try:
             return core().compile_model(model, "CPU", properties)
         except RuntimeError as error:
-            raise EngineError(f"openvino cannot compile the model anew: {short(error)}") from None
+            raise EngineError(f"openvino cannot recompile the model: {short(error)}") from None
 
     return recompile
 
@@ -216,7 +216,7 @@ def _onnx_reference(path: Path, options: EngineOptions, spec: ModelSpec) -> Refe
     try:
         return Reference(OnnxRuntimeEngine(path, wanted, spec.name), "onnxruntime", "use the engine onnxruntime")
     except TailcutError as error:
-        _log.warning("%s: openvino's answers to new sizes are not checked: %s", spec.name, error)
+        _log.warning("%s: openvino's outputs for new sizes are not checked: %s", spec.name, error)
         return None
 
 

@@ -78,7 +78,7 @@ def spec_of(model: Any, path: Path, kind: FileKind, name: str | None) -> ModelSp
     inputs = [_tensor(port, tensor, path) for port, tensor in zip(model.inputs, names_of(model.inputs), strict=True)]
     outputs = [_tensor(port, tensor, path) for port, tensor in zip(model.outputs, names_of(model.outputs), strict=True)]
     spec = ModelSpec(name or model_name(path), tuple(inputs), tuple(outputs))
-    reason = f"nothing reads the rows in the graph of {kind.removesuffix(' (a directory)')}"
+    reason = f"rows are not analysed in the graph of {kind.removesuffix(' (a directory)')}"
     rows = (Rows.UNKNOWN, reason) if spec.batchable else (Rows.DEPENDENT, "")
     return ModelSpec(spec.name, spec.inputs, spec.outputs, *rows)
 

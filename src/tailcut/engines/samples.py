@@ -98,7 +98,7 @@ def find_samples(engine: Answering, *, seed: int = 0, budget_s: float = 10.0) ->
     if accepted is not None:
         return accepted
     raise UnsupportedError(
-        f"{spec.name}: the model accepts none of the requests made up for it (tried {_sizes_of(tried)}); "
+        f"{spec.name}: the model accepts none of the generated requests (tried {_sizes_of(tried)}); "
         f"the first one: {refusal}; give requests of your own with --data"
     )
 

@@ -122,7 +122,7 @@ class ShapeCheck:
             self._renew(instance, first)
             found = _answer(instance, inputs)
             if found is not None and self._is_right(instance, expected, found):
-                text = "%s: openvino %s did not answer requests of %s rightly until it was compiled anew: %s"
+                text = "%s: openvino %s gave wrong outputs for requests of %s until it was recompiled: %s"
                 _log.warning(text, self._name, version("openvino"), sizes, self._off(expected, wrong))
                 return found
             fresh += [] if found is None else [found]
@@ -132,8 +132,8 @@ class ShapeCheck:
             _log.warning(text, self._name, self._compared_with, self._off(expected, fresh[0]), sizes)
             return fresh[1]
         reason = (
-            f"{self._name}: openvino {version('openvino')} does not answer requests of {sizes} rightly, also when "
-            f"compiled anew ({self._off(expected, fresh[0] if fresh else None)}): {self._advice}"
+            f"{self._name}: openvino {version('openvino')} gives wrong outputs for requests of {sizes}, even when "
+            f"recompiled ({self._off(expected, fresh[0] if fresh else None)}): {self._advice}"
         )
         if len(self._refused) < _MOST_REFUSED:
             self._refused[shapes] = reason

@@ -20,7 +20,7 @@ _BY_REASON = {  # LLVM's remark, and what it means for Python that numba compile
         "or run the innermost loop along contiguous memory"
     ),
     r"could not determine number of loop iterations|early exit|uncountable": (
-        "the number of turns is not known beforehand: no break, return or raise inside; divide with "
+        "the number of iterations is not known beforehand: avoid break, return and raise inside; divide with "
         "@njit(error_model='numpy'), which raises nothing"
     ),
     r"control flow|substituted for a select|not understood": (
@@ -28,29 +28,30 @@ _BY_REASON = {  # LLVM's remark, and what it means for Python that numba compile
         "@njit(error_model='numpy')"
     ),
     r"could not be identified as (?:a )?reduction|used outside the loop": (
-        "a value carried from turn to turn that is no plain sum, product, minimum or maximum: split the loop in two, "
-        "or for floats allow @njit(fastmath={'reassoc', 'nnan', 'nsz'})"
+        "a value carried from iteration to iteration that is not a plain sum, product, minimum or maximum: "
+        "split the loop in two, or for floats allow @njit(fastmath={'reassoc', 'nnan', 'nsz'})"
     ),
     r"vectorization is not beneficial": (
-        "the compiler finds vectors slower: steps between elements are wide, or conversions dominate; run the "
+        "the compiler estimates that vectors are slower: elements are far apart, or conversions dominate; run the "
         "innermost loop along contiguous memory"
     ),
 }
 _WIDENS = (
-    "float32 becomes float64 on the way, half the lanes: a constant that float32 cannot hold exactly, or a float64 "
-    "mixed in; write np.float32(0.1), and convert beforehand"
+    "float32 is converted to float64, which halves the lanes: a constant that float32 cannot hold exactly, or a "
+    "float64 mixed in; write np.float32(0.1), and convert beforehand"
 )
 _WIDE_INTEGERS = (
     "computes in 64-bit integers: numba widens smaller ones, so cast each result back: np.int32(a[i] + b[i])"
 )
 _GATHERS = (
-    "elements are gathered from all over: where an index is not needed, run along contiguous memory (float32[:, ::1])"
+    "elements are gathered from scattered addresses: where an index is not needed, "
+    "run along contiguous memory (float32[:, ::1])"
 )
 _CALLS = (
-    "calls a function in each turn: inline it (@njit(inline='always')) or write it as arithmetic; exp, log, sin and "
-    "such have vector forms where Intel's SVML is installed (pip install intel-cmplr-lib-rt)"
+    "calls a function in each iteration: inline it (@njit(inline='always')) or write it as arithmetic; exp, log, sin "
+    "and such have vector forms where Intel's SVML is installed (pip install intel-cmplr-lib-rt)"
 )
-_CARRIED = "the compiler gives no reason; look for a value that one turn hands to the next"
+_CARRIED = "the compiler gives no reason; look for a value that one iteration passes to the next"
 _STRIDED = "an argument of layout A may have any strides: pass and declare a contiguous array (float32[::1])"
 
 

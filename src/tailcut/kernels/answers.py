@@ -24,7 +24,7 @@ def _deliver(  # noqa: PLR0913, PLR0917  as answer
     ring: np.ndarray,
     stamp: int,
     written: int,
-    trail: np.ndarray,
+    trace: np.ndarray,
     now: np.ndarray,
 ) -> int:
     """Send scratch[:size] and write record number `written` of this call; -1, or how much went out where not all."""
@@ -43,11 +43,11 @@ def _deliver(  # noqa: PLR0913, PLR0917  as answer
         record = ring[(stamp + written) & mask]
         record[0] = member[2]
         for j in range(5):
-            record[j + 1] = trail[j]
+            record[j + 1] = trace[j]
         record[6] = encoded
         record[7] = own[SEEN]
-        for j in range(5, trail.shape[0]):
-            record[j + 3] = trail[j]
+        for j in range(5, trace.shape[0]):
+            record[j + 3] = trace[j]
         record[last - 2] = member[3]
     return -1
 
@@ -73,7 +73,7 @@ def answer(  # noqa: PLR0913, PLR0917  one call a batch, and its tables
     scratch: np.ndarray,
     ring: np.ndarray,
     stamp: int,
-    trail: np.ndarray,
+    trace: np.ndarray,
     short: np.ndarray,
 ) -> int:
     """Send each member its answer: the head that `scratch` begins with, then its row of each output.
@@ -81,9 +81,9 @@ def answer(  # noqa: PLR0913, PLR0917  one call a batch, and its tables
     `outputs` holds the address of the first member's row and the bytes of a row. Members that have left are skipped.
     One that cannot take all of it now is written to `short`: the member's place and how many bytes went out; its answer
     stays pending. Of each answer that was sent, a record is written into `ring` (which may be empty), with the stamps
-    from `stamp` on in the last column: arrival, the five moments that `trail` begins with, when it was encoded, when it
-    was written, then what `trail` ends with, its last but one replaced by the body's length.
-    Returns how many are short, and in `trail[0]` how many answers were sent.
+    from `stamp` on in the last column: arrival, the five moments that `trace` begins with, when it was encoded, when it
+    was written, then what `trace` ends with, its last but one replaced by the body's length.
+    Returns how many are short, and in `trace[0]` how many answers were sent.
     """
     now = np.empty(2, np.int64)
     shorts = written = 0
@@ -96,7 +96,7 @@ def answer(  # noqa: PLR0913, PLR0917  one call a batch, and its tables
             length = outputs[j, 1]
             memcpy(scratch.ctypes.data + size, outputs[j, 0] + i * length, length)
             size += length
-        sent = _deliver(members[i], own, scratch, size, ring, stamp, written, trail, now)
+        sent = _deliver(members[i], own, scratch, size, ring, stamp, written, trace, now)
         if sent < 0:
             written += 1
         else:
@@ -104,7 +104,7 @@ def answer(  # noqa: PLR0913, PLR0917  one call a batch, and its tables
             shorts += 1
     clock_gettime(MONOTONIC, now.ctypes.data)
     _stamp(ring, stamp, written)
-    trail[0] = written
+    trace[0] = written
     return shorts
 
 
@@ -153,7 +153,7 @@ def answer_lists(  # noqa: PLR0913, PLR0917  one call a batch, and its tables
     scratch: np.ndarray,
     ring: np.ndarray,
     stamp: int,
-    trail: np.ndarray,
+    trace: np.ndarray,
     short: np.ndarray,
 ) -> int:
     """As `answer`, of JSON: behind the head comes its length, then the `pieces` of `frame` with a list between any two.
@@ -188,7 +188,7 @@ def answer_lists(  # noqa: PLR0913, PLR0917  one call a batch, and its tables
             places[j] += sizes[j] + 1
         if not here:
             continue
-        sent = _deliver(members[i], own, scratch, size, ring, stamp, written, trail, now)
+        sent = _deliver(members[i], own, scratch, size, ring, stamp, written, trace, now)
         if sent < 0:
             written += 1
         else:
@@ -196,5 +196,5 @@ def answer_lists(  # noqa: PLR0913, PLR0917  one call a batch, and its tables
             shorts += 1
     clock_gettime(MONOTONIC, now.ctypes.data)
     _stamp(ring, stamp, written)
-    trail[0] = written
+    trace[0] = written
     return shorts

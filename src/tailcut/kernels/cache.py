@@ -114,6 +114,6 @@ def _is_ours(folder: Path) -> bool:
 def _not_kept() -> None:
     """Say it once."""
     _log.warning(
-        "compiled kernels cannot be kept, so that each start compiles them anew: "
+        "compiled kernels cannot be kept, so that each start compiles them again: "
         "set NUMBA_CACHE_DIR to a folder that this user can write"
     )

@@ -8,7 +8,8 @@ the code.
 
 It reads what a load test has to know of an answer: the status, where its body ends (Content-Length), and whether the
 server closes behind it. An answer that is framed in another way (chunked, until the connection closes) ends the run
-with `ODD_ANSWER`; the Python client of `lab/client.py` understands those.
+with `ODD_ANSWER`; the Python client of `lab/client.py` understands those. This is a second reader of heads beside
+`wire/http1/answers.py`, because compiled code without the GIL cannot call Python; a test holds the two together.
 
 Tables are int64 unless said otherwise, and their columns are named below:
 

@@ -61,7 +61,7 @@ def parse_remarks(text: str) -> tuple[list[Remark], str]:
 def why_scalar(remarks: Sequence[Remark]) -> tuple[str, ...]:
     """The reasons among the remarks on one loop whose machine code is scalar; none where the compiler gives none."""
     if any(one.vectorized for one in remarks):
-        return ("vectorised at first, then taken apart again: its steps have no vector instruction",)
+        return ("vectorised at first, then split up again: its operations have no vector instruction",)
     told = dict.fromkeys(one.message.removeprefix(_FAILED).lstrip(": ") for one in remarks)
     return tuple(text for text in told if text and "interleaving" not in text)
 

@@ -73,7 +73,7 @@ def assert_vectorized(function: Callable[..., object], lanes: int = 8, signature
 def _remedy(function: object) -> str:
     if isinstance(function, Dispatcher):
         return "call it first, or pass signature='float32[::1],float32[::1]'"
-    return "it is no numba function, decorate it with @numba.njit"
+    return "it is not a numba function: decorate it with @numba.njit"
 
 
 def _reaches(analysis: Analysis, lanes: int) -> bool:
@@ -149,8 +149,8 @@ def _analyse(dispatcher: Any, arguments: Sequence[Any], *, reasons: bool) -> Ana
         kernels = kernel_loops(text, libraries)
         if not kernels:
             raise UnsupportedError(
-                f"{_name(dispatcher)}: the kernels of its prange loops were not found, so nothing "
-                "is known of them: have it read without parallel=True"
+                f"{_name(dispatcher)}: the kernels of its prange loops were not found, so they cannot be analysed: "
+                "compile it without parallel=True"
             )
         machine = [loop for loop in machine if not _starts_kernels(loop, own)] + kernels
     loops = match_loops(machine, own, lines)

@@ -1,8 +1,6 @@
 """Several requests in flight at once, and their whole answers: for checking what a server says rather than how fast."""
 
-import http.client
 import json
-import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -11,8 +9,9 @@ from typing import Self
 import numpy as np
 
 from tailcut.errors import TailcutError
+from tailcut.lab.blocking import BlockingConnection
 from tailcut.lab.load import Payload, Target
-from tailcut.lab.payload import connected_socket, decode_outputs
+from tailcut.wire.v2.outputs import decode_outputs
 
 _TIMEOUT_S = 120.0
 _SMALL_BYTES = 8 * 1024  # sent in one piece; of a larger one the last byte is sent when the others are there
@@ -36,7 +35,7 @@ class Burst:
 
     def __init__(self, target: Target) -> None:
         self._target = target
-        self._sockets: list[socket.socket | None] = []
+        self._connections: list[BlockingConnection | None] = []
 
     def __enter__(self) -> Self:
         return self
@@ -44,12 +43,12 @@ class Burst:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for number in range(len(self._sockets)):
+        for number in range(len(self._connections)):
             self._drop(number)
 
     def ask(self, payloads: Sequence[Payload]) -> list[Reply]:
         """Send all, then read all answers."""
-        self._sockets += [None] * (len(payloads) - len(self._sockets))
+        self._connections += [None] * (len(payloads) - len(self._connections))
         failed: dict[int, str] = {}
         for small in (False, True):
             for number, payload in enumerate(payloads):
@@ -68,40 +67,37 @@ class Burst:
         if number in failed:
             return
         try:
-            if self._sockets[number] is None:
-                self._sockets[number] = connected_socket(self._target, _TIMEOUT_S)
-            self._sockets[number].sendall(data)  # type: ignore[union-attr]  # it was set above
+            if self._connections[number] is None:
+                self._connections[number] = BlockingConnection(self._target, _TIMEOUT_S)
+            self._connections[number].send(data)  # type: ignore[union-attr]  # it was set above
         except OSError as error:
             self._drop(number)
             failed[number] = str(error) or type(error).__name__
 
     def _receive(self, number: int) -> Reply:
-        connection = self._sockets[number]
+        connection = self._connections[number]
         assert connection is not None  # noqa: S101  it was sent on
         try:
-            answer = http.client.HTTPResponse(connection, method="POST")
-            answer.begin()
-            content = answer.read()
-            if answer.will_close:
+            answer = connection.answer()
+            if answer.closes:
                 self._drop(number)
-        except (OSError, http.client.HTTPException) as error:
+        except OSError as error:
             self._drop(number)
             return Reply(0, {}, str(error) or type(error).__name__)
         if answer.status != 200:
-            return Reply(answer.status, {}, _error(content))
+            return Reply(answer.status, {}, _error(answer.body))
         try:
-            json_size = int(answer.headers.get("Inference-Header-Content-Length", len(content)))
-            return Reply(200, decode_outputs(json.loads(content[:json_size]), memoryview(content)[json_size:]))
-        except (ValueError, KeyError, TailcutError) as error:
+            return Reply(200, decode_outputs(answer.body, answer.head.json_size))
+        except TailcutError as error:
             return Reply(0, {}, f"the answer cannot be read: {error}")
 
     def _drop(self, number: int) -> None:
-        connection, self._sockets[number] = self._sockets[number], None
+        connection, self._connections[number] = self._connections[number], None
         if connection is not None:
             connection.close()
 
 
-def _error(content: bytes) -> str:
+def _error(content: bytearray) -> str:
     """The server's own words."""
     try:
         return str(json.loads(content)["error"])

@@ -17,8 +17,9 @@ from tailcut.engines.samples import Samples, find_samples, likely_samples
 from tailcut.errors import TailcutError, UsageError
 from tailcut.lab.data import arrays_of_inputs, has_request_axis, misfit, spread, whole_requests
 from tailcut.lab.load import Payload, Target
-from tailcut.lab.payload import ask, encode, infer_once, model_path
+from tailcut.lab.payload import ask, encode, infer_once
 from tailcut.spec import DType, ModelSpec, Rows, TensorSpec
+from tailcut.wire.v2.call import model_path
 
 _TLS = ("https", "grpcs")
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")

@@ -13,11 +13,12 @@ from msgspec import UNSET, UnsetType
 from tailcut.errors import UsageError
 from tailcut.lab.describe import served_models
 from tailcut.lab.load import Target
-from tailcut.lab.payload import ask, model_path
+from tailcut.lab.payload import ask
 from tailcut.lab.records import ExplainResult
 from tailcut.runtime.tracing.attribution import explain
 from tailcut.runtime.tracing.records import DevicePhase, StepTimes
 from tailcut.runtime.tracing.timeline import FIELDS, MARKS, STAGES, Event
+from tailcut.wire.v2.call import model_path
 
 _POLL_S = 0.25
 _MOST = 400_000  # requests kept; beyond it the oldest go

@@ -1,15 +1,15 @@
 """Follows the stream of a running server's figures: `GET /live`, record by record."""
 
-import http.client
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 
 import msgspec
 
 from tailcut.errors import UnreachableError, UsageError
+from tailcut.lab.blocking import BlockingConnection
 from tailcut.lab.load import Target
-from tailcut.lab.payload import BlockingConnection
+from tailcut.lab.payload import encode
 from tailcut.lab.tls import reason
 from tailcut.live.records import PATH, Record, from_data
 
@@ -27,39 +27,51 @@ def follow(target: Target, prefix: str = "") -> Iterator[Record]:
     """
     where = target.uds or target.authority
     path = prefix.rstrip("/") + PATH
-    connection = BlockingConnection(target)
+    connection = _asked(target, path, where)
     try:
-        answer = _ask(connection, target, path, where)
-        if connection.sock is not None:
-            connection.sock.settimeout(_SILENCE_S)
         try:
-            while line := answer.readline(_LINE_BYTES):
+            for line in _lines(connection.pieces(_SILENCE_S)):
                 if line.startswith(_DATA):
                     yield from_data(line[len(_DATA) :])
         except TimeoutError:
             raise UnreachableError(f"the server at {where} has sent nothing for {_SILENCE_S:g} s") from None
-        except (OSError, http.client.HTTPException) as error:
+        except OSError as error:
             raise UnreachableError(f"the connection to {where} broke: {reason(error)}") from None
         except msgspec.DecodeError:
-            raise UsageError(f"{where}{path} sends what this version of Tailcut does not know") from None
+            raise UsageError(f"{where}{path} sends records that this version of Tailcut cannot read") from None
     finally:
         connection.close()
 
 
-def _ask(connection: BlockingConnection, target: Target, path: str, where: str) -> http.client.HTTPResponse:
+def _asked(target: Target, path: str, where: str) -> BlockingConnection:
+    """A connection on which the stream has begun."""
+    connection = None
     try:
-        connection.request("GET", path, headers=target.fields)
-        answer = connection.getresponse()
-        if answer.status == 200 and answer.headers.get_content_type() == "text/event-stream":
-            return answer
-        content = answer.read(_LINE_BYTES)
-    except (OSError, http.client.HTTPException) as error:
+        connection = BlockingConnection(target)
+        connection.send(encode(target, "GET", path).request)
+        head = connection.head()
+        if head.status == 200 and head.content_type == "text/event-stream":
+            return connection
+        answer = connection.answer()
+    except OSError as error:
+        if connection is not None:
+            connection.close()
         raise UsageError(f"no server answers at {where}: {reason(error)}") from None
+    connection.close()
     if answer.status == 401:
-        raise UsageError(f"{where} needs its token: add --token-file FILE with the one of tailcut serve")
+        raise UsageError(f"{where} requires a token: add --token-file FILE with the server's token")
     message = ""
     with suppress(ValueError, AttributeError):
-        message = f": {json.loads(content).get('error')}"
+        message = f": {json.loads(answer.body).get('error')}"
     if answer.status == 503:
-        raise UsageError(f"{where} has no room{message}")
-    raise UsageError(f"{where}{path} answers {answer.status}{message}; the figures come from a server of Tailcut")
+        raise UsageError(f"{where} accepts no more viewers{message}")
+    raise UsageError(f"{where}{path} answers {answer.status}{message}: not a Tailcut server with a live stream")
+
+
+def _lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    rest = b""
+    for piece in pieces:
+        *lines, rest = (rest + piece).split(b"\n")
+        yield from lines
+        if len(rest) > _LINE_BYTES:
+            raise UnreachableError(f"a line of the stream is longer than {_LINE_BYTES} bytes")

@@ -175,7 +175,7 @@ def benchmark(  # noqa: PLR0913  a benchmark is its parameters
     functions = named(candidates)
     if not functions or seconds <= 0 or rounds < _FEWEST_ROUNDS or warmup_s < 0 or noise < 0:
         raise InvalidInputError(
-            f"a benchmark needs a function, some seconds, at least {_FEWEST_ROUNDS} rounds, and no negative figure"
+            f"a benchmark needs a function, some seconds, at least {_FEWEST_ROUNDS} rounds, and no negative numbers"
         )
     overhead = measure_overhead(clock)
     warmups = {name: _warm_up(function, overhead, clock, warmup_s) for name, function in functions.items()}

@@ -19,7 +19,7 @@ OFFLINE_SAMPLES = 24_576
 OFFLINE_ROWS = 32  # samples that one request carries: the query is cut up for the wire
 _OFFLINE_CONNECTIONS = 16
 _OFFLINE_PATIENCE_S = 600.0
-_NOTE = "MLPerf's definition, not an MLPerf result: shorter runs, no LoadGen, samples of your own or made up"
+_NOTE = "MLPerf's definition, not an MLPerf result: shorter runs, no LoadGen, your own or generated samples"
 
 
 def samples_per_query(scenario: Scenario) -> int:

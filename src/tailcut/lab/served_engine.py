@@ -6,7 +6,8 @@ from typing import TypeVar
 
 from tailcut.errors import TailcutError
 from tailcut.lab.load import Target
-from tailcut.lab.payload import ask, model_path
+from tailcut.lab.payload import ask
+from tailcut.wire.v2.call import model_path
 
 _Answer = TypeVar("_Answer")
 

@@ -145,7 +145,7 @@ class Session:
         result = self._costed(run)
         while self._grows and 2 * self._processes <= usable_cpus() and client_limits(result):
             self._processes *= 2
-            self._say(f"the client was at its limit: once more with {self._processes} client processes ...")
+            self._say(f"the client was at its limit: repeating with {self._processes} client processes ...")
             result = self._costed(run)
         self.results.append(result)
         return result

@@ -14,10 +14,9 @@ import orjson
 from tailcut.errors import TailcutError
 from tailcut.lab.client import OPEN_CONNECTIONS
 from tailcut.lab.load import Payload, Target
-from tailcut.lab.payload import ask, encode, infer_once, model_path
+from tailcut.lab.payload import ask, encode, infer_once
 from tailcut.memory.region import OwnRegion, sweep
-from tailcut.spec import DType
-from tailcut.wire.v2.tensors import to_bytes
+from tailcut.wire.v2.call import describe, entry, model_path
 
 _ALIGNED = 64
 _PAGE = 4096
@@ -64,21 +63,18 @@ class SharedLoad:
             TailcutError: its answers over shared memory are not those over the wire.
         """
         answers = [self._asked(model, inputs) for inputs in requests]
-        data = [[_bytes(array) for array in inputs.values()] for inputs in requests]
-        source = self._make(sum(_aligned(len(part)) for parts in data for part in parts))
+        data = [describe(inputs) for inputs in requests]
+        source = self._make(sum(_aligned(one.size) for described, _ in data for one in described))
         sizes = {name: max(_fixed_size(answer[name]) for answer in answers) for name in answers[0]}
         width = -(-max(1, sum(map(_aligned, sizes.values()))) // _PAGE) * _PAGE
         sink = self._make(width * OPEN_CONNECTIONS, reserve=False)
         payloads, at = [], 0
-        for inputs, parts in zip(requests, data, strict=True):
+        for described, parts in data:
             entries = []
-            for (name, array), part in zip(inputs.items(), parts, strict=True):
-                source.view[at : at + len(part)] = part
-                entries.append(
-                    {"name": name, "datatype": DType.of(array.dtype).value, "shape": list(array.shape)}
-                    | {"parameters": _place(source, at, len(part))}
-                )
-                at += _aligned(len(part))
+            for one, part in zip(described, parts, strict=True):
+                source.view[at : at + one.size] = part
+                entries.append(entry(one, _place(source, at, one.size)))
+                at += _aligned(one.size)
             places = [_outputs(sink, sizes, number * width) for number in range(OPEN_CONNECTIONS)]
             encoded = tuple(self._encode(model, entries, outputs) for outputs in places)
             payloads.append(Payload(encoded[0], places=encoded))
@@ -157,10 +153,6 @@ def _alike(got: np.ndarray, want: np.ndarray) -> bool:
     if want.dtype.kind in "fV":  # V: bfloat16
         return bool(np.allclose(got.astype(np.float64), want.astype(np.float64), 1e-2, 1e-3, equal_nan=True))
     return bool(np.array_equal(got, want))
-
-
-def _bytes(array: np.ndarray) -> bytes:
-    return to_bytes(array, DType.of(array.dtype))
 
 
 def _fixed_size(array: np.ndarray) -> int:

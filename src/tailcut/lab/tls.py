@@ -4,18 +4,17 @@ import ssl
 from functools import cache
 from pathlib import Path
 
-from tailcut.errors import UsageError
+from tailcut.errors import InvalidInputError, UsageError
 from tailcut.lab.load import Target
+from tailcut.tls import client_context
 
 
 @cache
 def _context(ca: str | None) -> ssl.SSLContext:
     try:
-        return ssl.create_default_context(cafile=ca)
-    except ssl.SSLError:
-        raise UsageError(f"{ca}: not a file of certificates in PEM") from None
-    except OSError as error:
-        raise UsageError(f"{ca}: {error.strerror or error}") from None
+        return client_context(ca)
+    except InvalidInputError as error:
+        raise UsageError(str(error)) from None
 
 
 def tls_context(target: Target) -> ssl.SSLContext | None:
@@ -42,5 +41,5 @@ def reason(error: Exception) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not trusted ({error.verify_message}): add --ca FILE with that of its authority"
     if isinstance(error, ssl.SSLError):
-        return f"no TLS: {error.reason or error}"
+        return f"the TLS handshake failed: {error.reason or error}"
     return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__

@@ -76,7 +76,7 @@ def throttling(facts: Facts, measured: Measured) -> Check:
         return Check("throttling", OK, "the quota has never stopped this control group")
     total_ms = max(facts.throttled_us, measured.after.throttled_us) / 1e3
     cost = f"{grown / 1e3:,.1f} ms of the last {measured.seconds:.1f} s; {total_ms:,.1f} ms since the group began"
-    finding = f"the quota stops this control group ({facts.throttled_times:,} times before we looked)"
+    finding = f"the quota stops this control group ({facts.throttled_times:,} times before the measurement)"
     remedy = f"docker update --cpus {len(facts.mask)} CONTAINER"
     return Check("throttling", FAULT if grown > 0 else WARNING, finding, remedy, cost)
 
@@ -85,7 +85,7 @@ def interrupts(facts: Facts, measured: Measured) -> Check:
     """A device's interrupts run on whichever core they are sent to."""
     found = measured.interrupts()
     if not found:
-        return Check("interrupts", OK, "no device interrupted our CPUs while we looked")
+        return Check("interrupts", OK, "no device interrupted the usable CPUs during the measurement")
     name, cpu, rate = found[0]
     total = sum(entry[2] for entry in found)
     cost = f"{total:,.0f} per second on the usable CPUs"
@@ -134,13 +134,15 @@ def steal(measured: Measured) -> Check:
     """Time in which a CPU of ours wanted to run, and the hypervisor ran another guest."""
     total = measured.after.total
     since_boot = measured.after.steal / total if total else 0.0
-    cost = f"{100 * measured.steal_share:.2f} % while we looked, {100 * since_boot:.2f} % since the start"
+    cost = f"{100 * measured.steal_share:.2f} % during the measurement, {100 * since_boot:.2f} % since the start"
     few = measured.after.steal - measured.before.steal < _FEW_TICKS
     worst = max(0.0 if few else measured.steal_share, since_boot)
     if worst < 0.005:
-        return Check("steal", OK, "the hypervisor takes next to nothing", cost=cost)
+        return Check("steal", OK, "the hypervisor takes almost no CPU time", cost=cost)
     remedy = "move to a host or instance type with dedicated cores"
-    return Check("steal", FAULT if worst > 0.05 else WARNING, "the hypervisor runs others on our CPUs", remedy, cost)
+    return Check(
+        "steal", FAULT if worst > 0.05 else WARNING, "the hypervisor runs other machines on these CPUs", remedy, cost
+    )
 
 
 def neighbours(measured: Measured) -> Check:
@@ -149,7 +151,7 @@ def neighbours(measured: Measured) -> Check:
     share = max(gaps.share for gaps in measured.gaps)
     cost = "; ".join(_stolen(gaps) for gaps in measured.gaps)
     if worst.max_us < 100 and share < 0.01:
-        return Check("neighbours", OK, "cores are left to us", cost=cost)
+        return Check("neighbours", OK, "no other process takes the cores", cost=cost)
     if worst.max_us < 1000 and share < 0.01:
         return Check("neighbours", NOTE, f"gaps of up to {worst.max_us:,.0f} us", cost=cost)
     taken = sum(gaps.taken or 0 for gaps in measured.gaps)
@@ -171,7 +173,7 @@ def isa(facts: Facts, reaches: tuple[Reach, ...]) -> Check:
     extra = [
         name for name in ("avx512_bf16", "avx512_vnni", "avx_vnni", "amx_bf16", "amx_int8", "bf16") if name in facts.isa
     ]
-    shown = " ".join([best or "none that we know", *extra])
+    shown = " ".join([best or "none found", *extra])
     told = "; ".join(f"{one.name}: {one.detail}" for one in reaches)
     short = [one.name for one in reaches if one.isa is not None and best is not None and _RANK[one.isa] < _RANK[best]]
     finding = f"{shown}{'; ' if told else ''}{told}"

@@ -197,7 +197,7 @@ _OF_USAGE: dict[str, Callable[[Any], int]] = {
 
 def no_turn(name: str) -> Missing:
     """An event that shared the processor's few counters with others, and was never on."""
-    return Missing(name, "it got no turn on the processor's counters", "count longer, or stop other profilers")
+    return Missing(name, "the processor's counters were in use by others", "count longer, or stop other profilers")
 
 
 class _Opened(threading.local):

@@ -53,11 +53,13 @@ def _clocks(devices: tuple[Device, ...]) -> Check:
     )
     if held:
         reasons = ", ".join(sorted({reason for one in held for reason in one.throttled}))
-        finding = f"held down on {_of(held)} by {reasons}; {told}"
+        finding = f"limited on {_of(held)} by {reasons}; {told}"
         return Check("gpu_clocks", WARNING, finding, "nvidia-smi -q -d PERFORMANCE,POWER,TEMPERATURE")
     top = max((one.max_clock or 0 for one in devices), default=0)
     remedy = f"sudo nvidia-smi -lgc {top},{top}" if top else None
-    return Check("gpu_clocks", NOTE, f"{told}: an idle device lowers its clock, and takes a while to raise it", remedy)
+    return Check(
+        "gpu_clocks", NOTE, f"{told}: an idle device lowers its clock and takes a while to raise it again", remedy
+    )
 
 
 def _links(devices: tuple[Device, ...]) -> Check:
@@ -83,7 +85,7 @@ def _nodes(devices: tuple[Device, ...], mask: tuple[int, ...]) -> Check:
     away = [one for one in known if one.cpus and mask and not one.cpus & set(mask)]
     if away:
         remedy = f"numactl --cpunodebind={away[0].numa_node} --membind={away[0].numa_node} tailcut serve ..."
-        return Check("gpu_numa", WARNING, f"{told}; none of our CPUs is near {_of(away)}", remedy)
+        return Check("gpu_numa", WARNING, f"{told}; none of the usable CPUs is near {_of(away)}", remedy)
     return Check("gpu_numa", OK, told)
 
 

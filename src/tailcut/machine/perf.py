@@ -137,17 +137,24 @@ def why_missing(event: Event, error: int) -> Missing:
     elif error in (errno.EMFILE, errno.ENFILE):
         reason, remedy = "no file descriptor is left for it", "raise the limit: ulimit -n 4096"
     elif event.kind != SOFTWARE and not has_hardware_counters():
-        reason = "this machine shows no hardware counters (a virtual machine without a virtual PMU)"
+        reason = "this machine exposes no hardware counters (a virtual machine without a virtual PMU)"
         remedy = "run on bare metal, or let the PMU through (QEMU: -cpu host,pmu=on)"
     else:
-        reason, remedy = f"this processor does not count it ({os.strerror(error)})", "none: another processor may"
+        reason, remedy = (
+            f"this processor does not count it ({os.strerror(error)})",
+            "none: only another processor can help",
+        )
     return Missing(event.name, reason, remedy)
 
 
 def why_forbidden(event: Event, level: int) -> tuple[str, str]:
     """Reason and remedy, from kernel.perf_event_paranoid: Debian's 3 forbids all, 2 what happens inside the kernel."""
     if level > 2 or (level == 2 and event.in_kernel):
-        what = "no counters for users" if level > 2 else "users may not count what happens inside the kernel"
+        what = (
+            "unprivileged users may not use counters"
+            if level > 2
+            else "users may not count what happens inside the kernel"
+        )
         return f"kernel.perf_event_paranoid is {level}: {what}", "sudo sysctl kernel.perf_event_paranoid=1"
     return (
         "perf_event_open is forbidden (by a container's seccomp filter)",

@@ -7,7 +7,7 @@ from tailcut.machine.finding import FAULT, NOTE, OK, WARNING, Check
 def governor(facts: Facts) -> Check:
     """A slow clock after each idle moment is the first request's latency."""
     if not facts.governors:
-        return Check("governor", NOTE, "not visible here: the host sets the frequency, or nothing does")
+        return Check("governor", NOTE, "not visible here: the host sets the frequency, if it is set at all")
     shown = ", ".join(facts.governors)
     if facts.governors == ("performance",):
         return Check("governor", OK, "performance: cores stay at full clock")
@@ -31,10 +31,10 @@ def turbo(facts: Facts) -> Check:
 def smt(facts: Facts) -> Check:
     """Two threads on one core share its execution units."""
     if not facts.siblings:
-        return Check("smt", OK, "no two of our CPUs are seen to share a core")
+        return Check("smt", OK, "no two of the usable CPUs share a core")
     pairs = " ".join("+".join(map(str, cpus)) for cpus in facts.siblings)
     first = ",".join(str(cpu) for cpu in facts.mask if all(cpu not in cpus[1:] for cpus in facts.siblings))
-    finding = f"our CPUs {pairs} share cores: work on one slows the other"
+    finding = f"CPUs {pairs} share cores: work on one slows the other"
     return Check("smt", NOTE, finding, f"taskset -c {first} COMMAND")
 
 
@@ -91,12 +91,17 @@ def isolated(facts: Facts) -> Check:
     """The scheduler does not spread threads over isolated cores."""
     inside = [cpu for cpu in facts.mask if cpu in facts.isolated]
     if len(inside) > 1:
-        finding = f"our CPUs {_list(inside)} are isolated: threads that are not pinned one by one pile up on the first"
+        finding = (
+            f"the usable CPUs {_list(inside)} are isolated: "
+            "threads that are not pinned individually all run on the first"
+        )
         return Check("isolated_cores", WARNING, finding, f"taskset -c {inside[0]} COMMAND")
     if facts.isolated and not inside:
-        finding = f"CPUs {_list(facts.isolated)} are isolated from the scheduler, and not ours"
+        finding = f"CPUs {_list(facts.isolated)} are isolated from the scheduler, and not usable here"
         return Check("isolated_cores", NOTE, finding, f"taskset -c {facts.isolated[0]} COMMAND")
-    return Check("isolated_cores", OK, "one isolated core, ours" if inside else "none: all CPUs are scheduled alike")
+    return Check(
+        "isolated_cores", OK, "one isolated core, usable here" if inside else "none: all CPUs are scheduled alike"
+    )
 
 
 def swap(facts: Facts) -> Check:
@@ -110,7 +115,9 @@ def swap(facts: Facts) -> Check:
     if not facts.swap_bytes:
         return Check("swappiness", OK, "there is no swap")
     if facts.swappiness is not None and facts.swappiness > 10:
-        finding = f"vm.swappiness is {facts.swappiness}, with swap: weights that rest for a while may leave memory"
+        finding = (
+            f"vm.swappiness is {facts.swappiness}, with swap: weights that are idle for a while may be swapped out"
+        )
         return Check("swappiness", WARNING, finding, remedy)
     return Check("swappiness", OK, f"vm.swappiness is {facts.swappiness}")
 
@@ -118,14 +125,14 @@ def swap(facts: Facts) -> Check:
 def virtualisation(facts: Facts) -> Check:
     """Inside a virtual machine, some causes cannot be seen or mended."""
     if not facts.hypervisor:
-        return Check("virtualisation", OK, "no hypervisor is seen")
+        return Check("virtualisation", OK, "no hypervisor was detected")
     return Check("virtualisation", NOTE, "a virtual machine: the host's governor, turbo and neighbours are hidden")
 
 
 def perf(facts: Facts) -> Check:
     """What the counters can tell about a tail."""
     if not facts.missing:
-        return Check("perf", OK, "every counter works")
+        return Check("perf", OK, "all counters work")
     reasons = {one.reason: one for one in facts.missing}
     names = {reason: [one.name for one in facts.missing if one.reason == reason] for reason in reasons}
     finding = "; ".join(f"{reason}: no {', '.join(missing)}" for reason, missing in names.items())

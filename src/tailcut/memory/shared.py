@@ -26,7 +26,7 @@ _REGIONS = 1024  # each holds a file open
 _LARGEST = 1 << 62
 _OFF = "shared memory is off: start the server with --shared-memory PREFIX"
 _TAKEN = "a region needs a name that is not registered yet: unregister it first"
-_NO_CUDA = "there is no CUDA memory here"
+_NO_CUDA = "CUDA shared memory is not available on this server"
 
 
 class Place(NamedTuple):

@@ -62,7 +62,7 @@ class Caller:
         together = not (self.stage.per_request or self.stage.fill)
         counts = [sum(rows)] if together else list(rows)
         if rows_of(found.parts) != counts:
-            raise EngineError(f"stage {self.stage.name!r}: its process wrote an answer of other rows")
+            raise EngineError(f"stage {self.stage.name!r}: its process returned outputs for other rows")
         return split_rows(found.parts[0], rows) if together and len(rows) > 1 else found.parts
 
 

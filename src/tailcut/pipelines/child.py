@@ -85,7 +85,7 @@ def _stage(path: str, index: int) -> Stage:
     steps = load_pipeline(parse_path(path)).steps
     step = steps[index] if index < len(steps) else None
     if not isinstance(step, Stage):
-        raise UsageError(f"{path}: step {index + 1} is no stage any more: restart the server")
+        raise UsageError(f"{path}: step {index + 1} is no longer a stage: restart the server")
     return step
 
 

@@ -118,7 +118,9 @@ class Flow:
         try:
             self._start(self._owner.steps[self._number])
         except InvalidInputError as error:  # of a shape that was left free: no fault of the client's
-            self._fail(EngineError(f"{self._owner.steps[self._number].title} was given what it does not take: {error}"))
+            self._fail(
+                EngineError(f"{self._owner.steps[self._number].title} received input that it does not accept: {error}")
+            )
         except TailcutError as error:
             self._fail(error)
 

@@ -116,7 +116,7 @@ class Layout:
                     word += rank + 1
                 parts.append(arrays)
         except (ValueError, IndexError, TypeError) as error:
-            raise EngineError(f"a stage's process wrote what cannot be read: {error}") from None
+            raise EngineError(f"a stage's process wrote an unreadable message: {error}") from None
         rows = head[_HEAD_WORDS : _HEAD_WORDS + requests]
         if self._fixed and count == requests == 1 and len(self._read) < _MOST_KNOWN:
             shapes = [array.shape for array in parts[0]]

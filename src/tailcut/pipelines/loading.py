@@ -36,7 +36,7 @@ def parse_path(text: str) -> PipelinePath:
     """
     file, _, attribute = text.rpartition(":")
     if not file.endswith(".py") or not attribute.isidentifier():
-        raise UsageError(f"{text!r} names no pipeline: write FILE.py:VARIABLE, such as embed.py:pipeline")
+        raise UsageError(f"{text!r} is not a pipeline: write FILE.py:VARIABLE, such as embed.py:pipeline")
     return PipelinePath(Path(file).absolute(), attribute)
 
 
@@ -50,7 +50,7 @@ def load_pipeline(path: PipelinePath) -> Pipeline:
     module = _execute(path.file)
     if not hasattr(module, path.attribute):
         found = [name for name, value in vars(module).items() if isinstance(value, Pipeline)]
-        there = f"there is {', '.join(found)}" if found else "it has no Pipeline at all"
+        there = f"there is {', '.join(found)}" if found else "it has no Pipeline"
         raise UsageError(f"{path.file}: has no variable {path.attribute!r}; {there}")
     pipeline = getattr(module, path.attribute)
     if not isinstance(pipeline, Pipeline):

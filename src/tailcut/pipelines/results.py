@@ -111,7 +111,7 @@ def _array(stage: Stage, tensor: TensorSpec, value: Any, rows: int) -> np.ndarra
         else:
             array = np.asarray(value, want)
     except (ValueError, TypeError, OverflowError):
-        raise EngineError(f"{where}: expected {tensor.describe()}, got what makes no such array") from None
+        raise EngineError(f"{where}: expected {tensor.describe()}, got a value that cannot be converted") from None
     if array.dtype != want and not (tensor.dtype is DType.BYTES and array.dtype.kind in "SUO"):
         raise EngineError(f"{where}: expected {tensor.dtype} ({want}), got {array.dtype}: convert it with .astype")
     if array.ndim != len(tensor.shape) or array.shape[:1] != (rows,):

@@ -112,7 +112,7 @@ def stage(  # noqa: PLR0913  the settings of a stage
         _check(title, "workers", workers, _MOST_WORKERS)
         _check(title, "max_batch_size", max_batch_size, _MOST_BATCH)
         if not isinstance(timeout_s, int | float) or not 0 < timeout_s <= 86400:
-            raise UsageError(f"stage {title!r}: timeout_s is {timeout_s!r}, must be over 0, and a day at most")
+            raise UsageError(f"stage {title!r}: timeout_s is {timeout_s!r}, must be greater than 0 and at most a day")
         if not all(isinstance(cpu, int) and cpu >= 0 for cpu in cpus):
             raise UsageError(f"stage {title!r}: cpus must be numbers of CPUs, not {list(cpus)!r}")
         takes = parse_tensors(title, "inputs", inputs)

@@ -128,7 +128,9 @@ def make_plan(wanted: Wanted, tell: Callable[[str], None]) -> PlanResult:
     needed = least_replicas(question.expect, headroom, question.capacity)
     replicas = needed + wanted.failures
     if replicas > MOST_REPLICAS:
-        raise UsageError(f"{needed:,} replicas and {wanted.failures:,} more are over the {MOST_REPLICAS:,} simulated")
+        raise UsageError(
+            f"{needed:,} replicas and {wanted.failures:,} more exceed the {MOST_REPLICAS:,} that can be simulated"
+        )
     found = question.expect(replicas, rate)
     tell("simulating the curve of rate against replicas")
     curve = _curve(wanted, question, replicas, max(1.1 * headroom / needed, (needed == 1) * 0.7 * question.capacity))

@@ -29,7 +29,7 @@ def find_haproxy(wanted: Path | None = None) -> str:
     """
     if wanted is not None:
         if not os.access(wanted, os.X_OK):
-            raise UsageError(f"{wanted}: no program that can be run")
+            raise UsageError(f"{wanted}: not an executable program")
         return str(wanted)
     found = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin:/usr/local/sbin")
     if found is not None:
@@ -116,7 +116,7 @@ class Balancer:
         command = [self._program, "-c", "-f", str(self._config)]
         found = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  as above
         if found.returncode:
-            raise UsageError(f"haproxy refuses the configuration: {' '.join(found.stderr.split())}")
+            raise UsageError(f"haproxy rejects the configuration: {' '.join(found.stderr.split())}")
 
     def _reload(self, process: "subprocess.Popen[bytes]") -> None:
         if not self._changed.is_set() or self._stopped.is_set():

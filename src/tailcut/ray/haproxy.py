@@ -75,7 +75,7 @@ def haproxy_config(replicas: Sequence[Address], front: Front) -> str:
 
 def _server(replica: Address, ca: str) -> str:
     if replica.tls and not ca:
-        raise UsageError(f"the replica {replica} has TLS: give the certificate of its authority, --ca FILE")
+        raise UsageError(f"the replica {replica} uses TLS: give the certificate of its authority, --ca FILE")
     name = f"r-{replica.host}-{replica.port}".replace(":", "-")
     tls = f" ssl verify required ca-file {ca}" if replica.tls else ""
     return f"    server {name} {replica}{tls}"

@@ -168,7 +168,7 @@ def connect() -> Any:
             ray.init(address="auto", log_to_driver=False, configure_logging=False)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise UnreachableError(
-                "no Ray cluster is reached from here: start one with ray start --head, or set RAY_ADDRESS, and "
+                "no Ray cluster can be reached from here: start one with ray start --head, or set RAY_ADDRESS, and "
                 f"RAY_AUTH_MODE=token where it needs a token ({error})"
             ) from None
     try:

@@ -29,7 +29,7 @@ _LOOPBACK = "127.0.0.1"
 
 def _end() -> None:
     """End this actor, so that Serve starts another one in its place."""
-    _log.error("the server of this replica has ended: the replica ends, too")
+    _log.error("the server exited; stopping the replica")
     os._exit(1)
 
 

@@ -4,7 +4,7 @@ from tailcut.tuner.result_records import AccuracyResult
 
 _FIGURES = (
     ("worst cosine with the float32 answers", "{:.6f}"),
-    ("rms error beside the output's spread", "{:.2%}"),
+    ("rms error relative to the output's spread", "{:.2%}"),
     ("top-1 agreement", "{:.4f}"),
     ("differing labels and mask elements", "{:.3%}"),
 )
@@ -25,8 +25,8 @@ def accuracy_figures(accuracy: AccuracyResult) -> list[tuple[str, str]]:
     ]
     shares = accuracy.labels_accuracy
     if shares:
-        found.append(("right on the labels, before", f"{shares['baseline']:.4f}"))
-        found.append(("right on the labels, tuned", f"{shares['tuned']:.4f}"))
+        found.append(("correct on the labels, before", f"{shares['baseline']:.4f}"))
+        found.append(("correct on the labels, tuned", f"{shares['tuned']:.4f}"))
     return found
 
 

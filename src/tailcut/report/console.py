@@ -141,7 +141,7 @@ def tune_summary(result: TuneResult) -> RenderableType:
             lines.append(f"[green]{escape(more)}[/]")
         notes = (tie_words(result), cost_words(result), memory_words(result))
         lines += [escape(words) for words in notes if words]
-    lines += [f"[cyan]not accepted, but quicker: {escape(words)}[/]" for words in offer_words(result)]
+    lines += [f"[cyan]faster, but not accepted: {escape(words)}[/]" for words in offer_words(result)]
     accuracy = result.accuracy
     if accuracy is not None:
         answers = "; ".join(f"{words} {figure}" for words, figure in accuracy_figures(accuracy))
@@ -178,13 +178,13 @@ def comparison_summary(record: ComparisonResult) -> RenderableType:
         )
         name = escape(one.profile)
         if one.wrong:
-            lines.append(f"[red]{name} answers wrongly: {escape(one.wrong)}[/]")
+            lines.append(f"[red]{name} gives wrong answers: {escape(one.wrong)}[/]")
         elif one.unchanged:
             lines.append(f"[dim]{name}: {UNCHANGED}: the same settings as the first profile[/]")
         elif one.verdict:
             lines.append(f"[{COLOURS[one.verdict]}]{name}: {one.verdict}[/] {escape(one.reason)}")
         if one.slo_met is not UNSET:
-            words = {True: "met", False: "missed", None: "too near to tell"}[one.slo_met]
+            words = {True: "met", False: "missed", None: "inconclusive"}[one.slo_met]
             lines.append(f"{name}: the limit of {record.objective.slo_ms:g} ms is {words}")
     noise = noise_words(record.noise)
     return Group(*lines, *([escape(noise)] if noise else []))
@@ -194,7 +194,7 @@ def headline(result: TuneResult, checked: Verification) -> str:
     """What was gained, in one honest sentence of rich markup."""
     tail = checked.tail_ratio
     if tail is None:
-        return "the samples are too few to tell the tail: raise --budget or --rate"
+        return "too few samples to measure the tail: raise --budget or --rate"
     if result.unchanged:
         said = f"{UNCHANGED}: {unchanged_words(result)} {tail.of} x{tail.point:.2f} of the baseline's"
     elif tail.high < 1:
@@ -211,7 +211,7 @@ def headline(result: TuneResult, checked: Verification) -> str:
         words = {
             True: "[green]inside the deadline[/]",
             False: "[red]over the deadline[/]",
-            None: "too near the deadline to tell",
+            None: "inconclusive: too close to the deadline",
         }
         said += f"; {words[checked.slo_met]} of {result.objective.slo_ms:g} ms"
     return said

@@ -28,7 +28,7 @@ def explain_view(found: ExplainResult) -> RenderableType:
     if found.device:
         lines.append(_table("calls to the device, us", DEVICE_HEADS, device_rows(found)))
     if found.missed:
-        lines.append(f"[yellow]{found.missed:,} more passed too fast to be read[/]")
+        lines.append(f"[yellow]{found.missed:,} more were overwritten before they could be read[/]")
     return Group(*lines)
 
 
@@ -56,7 +56,7 @@ def explain_markdown(found: ExplainResult) -> str:
         device = [" | ".join(row) for row in (DEVICE_HEADS, ("---", "---:", "---:"), *device_rows(found))]
         parts.append("\n".join(f"| {row} |" for row in device))
     if found.missed:
-        parts.append(f"{found.missed:,} more passed too fast to be read.")
+        parts.append(f"{found.missed:,} more were overwritten before they could be read.")
     return "\n\n".join(part for part in parts if part) + "\n"
 
 

@@ -16,7 +16,7 @@ STAGES = {  # in a request's order: what happens in it, and the tone of its part
     "queue": ("it waits in the queue", "c2"),
     "dispatch": ("a worker wakes", "c6"),
     "compute": ("the engine computes", "c1"),
-    "deliver": ("the loop gets to the answer", "c3"),
+    "deliver": ("the event loop handles the answer", "c3"),
     "encode": ("the answer is encoded", "c4"),
     "write": ("the client takes it", "c7"),
 }
@@ -102,9 +102,11 @@ def doubts(found: ExplainResult) -> tuple[str, ...]:
     """Why the page may not tell the whole truth."""
     lines = []
     if found.missed:
-        lines.append(f"{found.missed:,} more requests passed too fast to be read, and are not in these figures.")
+        lines.append(
+            f"{found.missed:,} more requests were overwritten before they could be read, and are not in these figures."
+        )
     if found.stages and found.total_us.p99 is None:
-        lines.append(f"{found.requests:,} requests are too few for a p99: look on for longer.")
+        lines.append(f"{found.requests:,} requests are too few for a p99: observe the server for longer.")
     return tuple(lines)
 
 

@@ -100,7 +100,7 @@ def tune_markdown(result: TuneResult) -> str:
         noise_words(result.noise),
     )
     parts += [plain(f"{words[0].upper()}{words[1:]}.") for words in notes if words]
-    parts += [plain(f"Not accepted, but quicker: {words}.") for words in offer_words(result)]
+    parts += [plain(f"Faster, but not accepted: {words}.") for words in offer_words(result)]
     parts.append(plain(rows_words(result)))
     if copy_words(result):
         parts.append(plain(copy_words(result)))

@@ -73,15 +73,15 @@ def doubts(record: MicrobenchResult) -> list[str]:
     functions = record.functions
     cut = [one.name for one in functions if one.warmup.steady is False]
     if cut:
-        found.append(f"{', '.join(cut)}: still changing when the warm-up was cut: give it more with --warmup")
+        found.append(f"{', '.join(cut)}: still changing when the warm-up ended: give it more with --warmup")
     moved = [one for one in functions if one.drift.significant and abs(one.drift.change) >= _DRIFT]
     if moved:
         words = ", ".join(f"{one.name} by {one.drift.change:+.1%}" for one in moved)
-        found.append(f"drifted from the first round to the last: {words}: ratios hold, times may not")
+        found.append(f"drifted from the first round to the last: {words}: ratios are reliable, times may not be")
     disturbed = [one for one in functions if one.outliers.total > _MANY_OUTLIERS * one.samples]
     if disturbed:
         words = ", ".join(f"{one.outliers.total} of {one.name}" for one in disturbed)
-        found.append(f"more than a tenth of the samples stand apart ({words}): something else runs on this machine")
+        found.append(f"more than a tenth of the samples are outliers ({words}): something else runs on this machine")
     return found
 
 

@@ -120,7 +120,7 @@ def price_words(found: PlanResult) -> str:
 
 
 def assumption_words(found: PlanResult) -> list[str]:
-    """What the figures rest on."""
+    """Assumptions."""
     own = found.assumptions
     hedge = "" if own.hedge_ms is None else f", hedged after {own.hedge_ms:g} ms ({100 * own.hedged_share:.2g} %)"
     return [f"arrivals: {own.arrivals}; routing: {own.routing}{hedge}", *own.notes]

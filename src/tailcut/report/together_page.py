@@ -17,7 +17,7 @@ ARM_WORDS = {
     "baseline": "every model with the engine's defaults, one call a request",
     "tuned": "the settings of the profiles",
 }
-_WITHIN = {True: "within", False: "over", None: "too near to tell"}
+_WITHIN = {True: "within", False: "over", None: "inconclusive"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ def gain_words(model: JointModel) -> str:
         return "not verified"
     found = checked.p99_ratio
     if found is None:
-        return "too few samples to tell p99: raise --budget"
+        return "too few samples to measure p99: raise --budget"
     if found.high < 1:
         spread = f"{1 / found.high:.2f} to {1 / max(found.low, 1e-9):.2f}, 99 % interval"
         return f"p99 is {1 / found.point:.2f} times shorter than with the defaults ({spread})"
@@ -123,7 +123,7 @@ def _limits_words(within: Sequence[bool | None]) -> str:
     if all(within):
         return "every p99 is within its limit"
     over, unclear = sum(one is False for one in within), sum(one is None for one in within)
-    parts = [f"{over} of {len(within)} over"] * bool(over) + [f"{unclear} of {len(within)} too near to tell"] * bool(
+    parts = [f"{over} of {len(within)} over"] * bool(over) + [f"{unclear} of {len(within)} inconclusive"] * bool(
         unclear
     )
     return f"p99 against its limit: {', '.join(parts)}"

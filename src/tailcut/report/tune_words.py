@@ -29,7 +29,7 @@ def headline(result: TuneResult) -> tuple[str, str]:
     if found is None:
         return (
             "Tail unknown",
-            f"{samples:,} samples cannot tell it: the p99 takes 459 in each arm. Raise the budget or the rate.",
+            f"{samples:,} samples are too few: the p99 needs 459 in each arm. Raise the budget or the rate.",
         )
     of = found.of
     size = f"{samples:,} requests in each arm"
@@ -46,7 +46,7 @@ def headline(result: TuneResult) -> tuple[str, str]:
             f"{of} got longer",
             f"x{found.point:.2f} of the baseline's ({bounds}). Do not use this profile; tune again.",
         )
-    return "No proven gain", f"{of} is x{found.point:.2f} of the baseline's ({bounds}): not to be told apart."
+    return "No proven gain", f"{of} is x{found.point:.2f} of the baseline's ({bounds}): inconclusive."
 
 
 def unchanged_words(result: TuneResult) -> str:
@@ -142,13 +142,15 @@ def retune_words(result: TuneResult) -> str:
     if not found:
         return ""
     if found.wrong:
-        return f"the profile that was checked again answers wrongly: {found.wrong}"
+        return f"the profile that was checked again gives wrong answers: {found.wrong}"
     if not found.changed:
         return "unchanged: the profile's settings are still the best"
     changed = ", ".join(f"{name} {before} -> {after}" for name, (before, after) in found.changed.items())
     checked = result.verification
     tail = ratio(checked.previous_p99_ratio) if checked and checked.previous_p99_ratio else ""
-    return f"changed against the profile before: {changed}" + (f"; p99 {tail} of the profile before" if tail else "")
+    return f"changed from the previous profile: {changed}" + (
+        f"; p99 {tail} compared with the previous profile" if tail else ""
+    )
 
 
 def tune_facts(result: TuneResult) -> list[tuple[str, str, str]]:
@@ -161,7 +163,7 @@ def tune_facts(result: TuneResult) -> list[tuple[str, str, str]]:
         found.insert(0, ("p99 to the reference", *_ratio_words(checked.reference_p99_ratio)))
     if result.objective.slo_ms:
         is_met = None if checked.slo_met is UNSET else checked.slo_met
-        met = {True: "met", False: "missed", None: "too near to tell"}[is_met]
+        met = {True: "met", False: "missed", None: "inconclusive"}[is_met]
         found.append((f"deadline of {result.objective.slo_ms:g} ms", met, "judged by the p99's interval"))
     accuracy = result.accuracy
     if accuracy:

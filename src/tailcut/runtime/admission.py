@@ -59,7 +59,7 @@ class Admission:
             message += f"the request takes {_duration(done_ns - ahead_ns)}, and "
         message += f"{_duration(ahead_ns)} of work is ahead"
         if done_ns < left_ns:
-            message += f", with a safety margin of {_rounded(100 * (1 - forecast.trust), 1)} %"
+            message += f", with a safety margin of {_rounded(100 * forecast.safety_margin, 1)} %"
         pause_s = _pause_s(min(opens_ns - now_ns, left_ns / 2))
         shut_ns = int(min(forecast.cost.limit_ns, _SHUT_NS))
         raise QueueFullError(message, pause_s, min(opens_ns, now_ns + shut_ns), late=True)

@@ -20,7 +20,7 @@ def fit_to_machine(profile: Profile, machine: Mapping[str, Any], usable_cpus: in
         if key in profile.machine and profile.machine[key] != machine.get(key)
     ]
     if differing:
-        warnings.append(f"{name}: measured on another machine ({'; '.join(differing)}): tune again to be sure")
+        warnings.append(f"{name}: measured on another machine ({'; '.join(differing)}): tune again for this machine")
     engine = profile.settings.engine
     threads = min(engine.threads, usable_cpus)
     instances = max(1, min(engine.instances, usable_cpus // max(threads, 1)))
@@ -33,7 +33,7 @@ def fit_to_machine(profile: Profile, machine: Mapping[str, Any], usable_cpus: in
         settings = msgspec.structs.replace(profile.settings, engine=engine)
         profile = msgspec.structs.replace(profile, settings=settings)
     if profile.settings.io.busy_poll_us and usable_cpus == 1:
-        warnings.append(f"{name}: the loop does not spin, because this process may use one CPU only")
+        warnings.append(f"{name}: busy polling is off, because this process may use only one CPU")
         settings = msgspec.structs.replace(
             profile.settings, io=msgspec.structs.replace(profile.settings.io, busy_poll_us=0)
         )

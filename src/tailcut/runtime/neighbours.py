@@ -24,7 +24,7 @@ def other_neighbours(profiles: Sequence[Profile]) -> list[str]:
         if differences:
             lines.append(
                 f"{profile.model.name}: measured together with {', '.join(measured.values())}, but served "
-                f"{' and '.join(differences)}: tune these models together to be sure"
+                f"{' and '.join(differences)}: retune these models together"
             )
     return lines
 

@@ -258,7 +258,7 @@ class Batch:
                 else:
                     request.handler.fail(request, self.error)
             except Exception:  # noqa: BLE001  one handler's fault must not cost the others of its batch their answers
-                _log.exception("an answer could not be handed out")
+                _log.exception("an answer could not be delivered")
 
 
 def move_rows(slab: Slab, batch: Batch, old: RowState, new: RowState) -> None:

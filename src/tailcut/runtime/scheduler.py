@@ -28,7 +28,7 @@ from tailcut.runtime.settings import Settings
 from tailcut.runtime.statistics import ModelStatistics
 from tailcut.spec import ModelSpec
 
-_LATE = "the deadline could not be met any more: the request was not computed"
+_LATE = "the deadline could no longer be met: the request was not computed"
 _LOOP, _WORKER = Place.LOOP, Place.WORKER
 _FREE, _FILLING, _READY = RowState.FREE, RowState.FILLING, RowState.READY
 
@@ -317,7 +317,7 @@ class Scheduler:
         now = time.monotonic_ns()
         with self._lock:
             hung, failed = self._in_flight.give_up(now - int(self.engine_timeout_s * 1e9))
-        _fail(failed, f"the engine did not answer within {self.engine_timeout_s:g} s: it was given up")
+        _fail(failed, f"the engine did not answer within {self.engine_timeout_s:g} s: the call was abandoned")
         with self._lock:
             late = self._take_late(now)
         _fail(late, _LATE)

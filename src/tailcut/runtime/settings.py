@@ -216,7 +216,7 @@ def _check_second(batching: BatchingSettings) -> None:
             "settings.batching.second with use = 'route' needs dispatch = 'worker' and max_queue_delay_us = 0"
         )
     if batching.padding is not None or second.engine.precision == "int8_static":
-        raise ValueError("settings.batching.second goes with neither padding nor precision int8_static")
+        raise ValueError("settings.batching.second cannot be combined with padding or precision int8_static")
 
 
 def _is_rising(buckets: tuple[int, ...]) -> bool:

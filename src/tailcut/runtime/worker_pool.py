@@ -174,7 +174,7 @@ class WorkerPool:
                 return
             engine = self._hung.pop(worker)
             unused = engine not in (*self._workers.values(), *self._hung.values(), self._first)
-        _log.warning("%s: an engine call that was given up has returned", worker.name)
+        _log.warning("%s: an abandoned engine call has returned", worker.name)
         if unused:
             engine.close()
         self._refill(self._first, worker.place)
@@ -203,7 +203,7 @@ class WorkerPool:
         try:
             engine = made_on(place, self._reopen)
         except TailcutError as error:
-            _log.error("no new engine: %s; going on with the old one", error)
+            _log.error("could not open a new engine: %s; continuing with the old one", error)
             engine = old
         self._add(self._make(engine), engine, place, coming=1)
 

@@ -35,7 +35,7 @@ class Account:
             QueueFullError: all connections together hold as much as they may.
         """
         if not self.has_room(size):
-            raise QueueFullError("too many bodies are arriving now")
+            raise QueueFullError("too many request bodies are being received")
         self.charge(size)
 
     def release(self) -> None:

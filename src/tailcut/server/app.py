@@ -283,7 +283,7 @@ class _Drain:
             self._stale = False
             if self._certificates is not None:
                 self._certificates.renew()
-            _log.info("reading every model anew")
+            _log.info("reloading all models")
             self._state.context.renew_token()
             await self._state.context.models.renew()
 

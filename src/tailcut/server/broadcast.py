@@ -70,7 +70,7 @@ class Broadcast:
         if self._over:
             raise QueueFullError("the server is stopping")
         if len(self._watchers) >= self._most:
-            raise QueueFullError(f"{self._most} clients watch already, which is the most per process", retry_after_s=5)
+            raise QueueFullError(f"{self._most} viewers are connected, the maximum per process", retry_after_s=5)
         first = as_event(about(self._context))
         if self._timer is None:
             self._begin()

@@ -50,7 +50,7 @@ class Context:
                     self.token = token
                     self.models.tell_changed()  # plans of requests with the old one would still be found
         except (TailcutError, OSError) as error:
-            _log.error("the token stays as it was: %s", error)
+            _log.error("keeping the old token: %s", error)
 
     def counted(self) -> tuple[ServerCounts, Iterable[Counted]]:
         """The counts of the whole service."""

@@ -327,7 +327,7 @@ class Exchange:
     def asked(self) -> InferRequest:
         """What was read, of a request that was more than rows."""
         if self.request is None:
-            raise InvalidInputError("a request that is nothing but rows asks for no outputs")
+            raise InvalidInputError("raw requests cannot select outputs")
         return self.request
 
     def outputs(self, batch: Batch, index: int, request: InferRequest) -> dict[str, np.ndarray]:

@@ -129,7 +129,7 @@ class Group:
             try:
                 member.complete_row(outputs, request, batch, handed_ns)
             except Exception:  # noqa: BLE001  one client's fault must not cost the others their answers
-                _log.exception("an answer could not be handed out")
+                _log.exception("an answer could not be delivered")
         self._gatherer.answered(batch.ended_ns)
 
     def fail(self, request: Request, error: TailcutError) -> None:
@@ -145,7 +145,7 @@ class Group:
             try:
                 tell(member)
             except Exception:  # noqa: BLE001  as in complete
-                _log.exception("an error could not be handed out")
+                _log.exception("an error could not be delivered")
 
 
 class RowGatherer:

@@ -1,7 +1,7 @@
-"""Accepting connections: a listener that the loop reads, and that rests while the process can open no more files.
+"""Accepting connections: a listener that the loop reads, and that pauses while the process can open no more files.
 
 Ours rather than the loop's own server: when no file is left, libuv accepts and closes at once every connection that
-waits, and the clients see a reset. A listener that rests leaves them in the kernel's backlog, and they are served a
+waits, and the clients see a reset. A listener that pauses leaves them in the kernel's backlog, and they are served a
 moment later.
 """
 
@@ -36,14 +36,14 @@ class Backoff:
     def begin(self, error: OSError) -> None:
         """Accepting pauses for a moment."""
         if not self._count:
-            _log.warning("not accepting for now: %s", error.strerror)
+            _log.warning("accepting connections is paused: %s", error.strerror)
         self._count += 1
         self._state.make_room(idle_s=_IDLE_S)
 
     def end(self) -> None:
         """Something was accepted."""
         if self._count:
-            _log.warning("accepting again after %d pauses", self._count)
+            _log.warning("accepting connections again after %d pauses", self._count)
             self._count = 0
 
 

@@ -167,7 +167,7 @@ class _Collector:
             grpc_replies.add_metric([code], count)
         yield grpc_replies
         yield GaugeMetricFamily("tailcut_connections", "Open connections", counts.connections)
-        fast_path = "Open connections that repeat themselves, and take the fast path"
+        fast_path = "Open connections on the fast path"
         yield GaugeMetricFamily("tailcut_connections_express", fast_path, counts.fast_path)
         yield CounterMetricFamily("tailcut_connections_accepted", "Connections since the start", counts.accepted)
         yield GaugeMetricFamily("tailcut_body_buffer_bytes", "Bodies in buffers of their own", counts.buffered_bytes)
@@ -189,7 +189,7 @@ class _Collector:
         yield CounterMetricFamily("tailcut_bodies_refused", refused, counts.bodies_refused)
         yield from _machine()
         yield from _device_use(self._devices)
-        said = "1 for what was decided of the model's rows: independent, dependent or unknown"
+        said = "1 for the model's row classification: independent, dependent or unknown"
         decided = GaugeMetricFamily("tailcut_model_rows_info", said, labels=["model", "version", "rows"])
         for (name, version), rows in self._rows.items():
             decided.add_metric([name, version, rows], 1)
@@ -211,8 +211,8 @@ class _Collector:
             "expired": CounterMetricFamily(
                 "tailcut_expired", "Requests whose deadline passed in the queue", labels=labels
             ),
-            "cancelled": CounterMetricFamily("tailcut_cancelled", "Requests whose client left", labels=labels),
-            "hung": CounterMetricFamily("tailcut_hung", "Batches given up because the engine hung", labels=labels),
+            "cancelled": CounterMetricFamily("tailcut_cancelled", "Requests whose client disconnected", labels=labels),
+            "hung": CounterMetricFamily("tailcut_hung", "Batches abandoned because the engine hung", labels=labels),
             "second": CounterMetricFamily(
                 "tailcut_second_engine_batches", "Batches routed to the second engine", labels=labels
             ),
@@ -237,11 +237,9 @@ class _Collector:
         gauges = {
             "queued": GaugeMetricFamily("nv_inference_pending_request_count", "Requests waiting", labels=labels),
             "queued_rows": GaugeMetricFamily("tailcut_queued_rows", "Rows waiting", labels=labels),
-            "rows_in_use": GaugeMetricFamily("tailcut_rows_in_use", "Slab rows lent", labels=labels),
+            "rows_in_use": GaugeMetricFamily("tailcut_rows_in_use", "Slab rows in use", labels=labels),
         }
-        age = GaugeMetricFamily(
-            "tailcut_queue_oldest_seconds", "How long the request that has waited longest has waited", labels=labels
-        )
+        age = GaugeMetricFamily("tailcut_queue_oldest_seconds", "Age of the oldest waiting request", labels=labels)
         for served in models:
             values = served.entry.statistics()
             values["request_ns"] = values["queue_ns"] + values["served_ns"]
@@ -276,7 +274,7 @@ class _Collector:
 def _device_use(devices: Sequence[DeviceUse]) -> Iterator[Metric]:
     """What CUDA devices do now, under Triton's names."""
     for name, text, value in (
-        ("nv_gpu_utilization", "Share of the last moments in which the device computed", "utilisation"),
+        ("nv_gpu_utilization", "Share of recent time in which the device computed", "utilisation"),
         ("nv_gpu_memory_used_bytes", "Memory in use, by all processes", "memory_used"),
         ("nv_gpu_memory_total_bytes", "Memory of the device", "memory_total"),
         ("nv_gpu_power_usage", "Power in watts", "power_w"),

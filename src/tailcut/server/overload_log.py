@@ -33,5 +33,5 @@ class OverloadLog:
             if refused > refused_before:
                 _log.warning("%s: refused %d requests: %s", served.name, refused - refused_before, served.model.refusal)
             if dropped > dropped_before:
-                text = "%s: dropped %d requests from the queue: their deadlines could not be met any more"
+                text = "%s: dropped %d requests from the queue: their deadlines could no longer be met"
                 _log.warning(text, served.name, dropped - dropped_before)

@@ -207,10 +207,10 @@ class ModelRepository:
         """Take a model out of service whose folder is gone."""
         self._failed.pop(name, None)
         gone = [served for served in self if served.name == name]
-        self._gone |= {(served.name, served.version): "its folder is gone" for served in gone}
+        self._gone |= {(served.name, served.version): "its folder was removed" for served in gone}
         self.tell_changed()
         for served in gone:
-            _log.info("%s: unloaded: its folder is gone", name)
+            _log.info("%s: unloaded: its folder was removed", name)
             await self._retire(served.model)
 
     async def renew(self) -> None:
@@ -230,14 +230,14 @@ class ModelRepository:
         """Load a model anew and log what came of it; why it could not be loaded, for a client, or nothing."""
         served = self._known[key]
         before = served.model.profile.model.sha256
-        after = "it stays unloaded" if key in self._gone else "the old version still answers"
+        after = "the model stays unloaded" if key in self._gone else "the old version still answers"
         try:
             await self._replace(key, reload)
         except (TailcutError, OSError) as error:
             _log.error("%s: not loaded: %s; %s", _title(key), " ".join(str(error).split()), after)
             return f"{_without_folders_of(served, error)}; {after}"
         same = self._known[key].model.profile.model.sha256 == before
-        _log.info("%s: loaded: %s", _title(key), "the file is as it was" if same else "another file than before")
+        _log.info("%s: loaded: %s", _title(key), "file unchanged" if same else "file changed")
         return ""
 
     def _share_soon(self) -> None:
@@ -258,7 +258,7 @@ class ModelRepository:
                 try:
                     await self._replace(key, partial(served.reload, models))
                 except (TailcutError, OSError) as error:
-                    _log.error("model %r could not be loaded anew: it keeps its threads: %s", served.name, error)
+                    _log.error("model %r could not be reloaded: it keeps its threads: %s", served.name, error)
                 else:
                     what = "spin" if wanted.spinning else "do not spin"
                     _log.info("%s: engine threads %s: models here: %d", served.name, what, models)
@@ -280,7 +280,7 @@ class ModelRepository:
     def _check_control(self) -> None:
         if not self._control:
             how = "--allow-model-control" if self._library is None else "--model-control-mode explicit"
-            raise InvalidInputError(f"models are not loaded or unloaded here: start with {how}")
+            raise InvalidInputError(f"loading and unloading models is disabled: start the server with {how}")
 
     def _keys(self, name: str, action: str) -> list[tuple[str, str]]:
         self._check_control()

@@ -143,7 +143,10 @@ def bound(address: Address, listeners: Sequence[Listener]) -> Address:
 def _listen(address: Address, port: int, what: str) -> Listener:
     host, shared = address.host, address.reuse_port
     if shared and port and _is_taken(host, port):
-        _log.info("another server has %s, too: new connections come here once this one is ready", authority(host, port))
+        _log.info(
+            "another server also listens on %s: new connections come here once this server is ready",
+            authority(host, port),
+        )
     try:
         sock = socket.create_server(
             (host, port),

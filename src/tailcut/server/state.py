@@ -26,7 +26,7 @@ RECEIVE_BYTES = 64 * 1024
 HEAD_BYTES = 2048
 _PLANS = 1024  # kept at most
 _SWEEP_S = 0.25
-_REST_NS = 2_000_000
+_PAUSE_NS = 2_000_000
 _LOOK_NS = 20_000  # where all take the fast path, it is polled for so long before the loop looks at everything else
 
 
@@ -97,7 +97,7 @@ class ServerState:
         self.busy_poll_ns = busy_poll_us * 1000
         self._spin_until_ns = 0
         self._spinning = False
-        self._resting = False
+        self._pausing = False
         self._collect = collect
         self.on_count: Callable[[int], None] | None = None  # told how many connections there are, at every change
         self._timer = self.loop.call_later(_SWEEP_S, self._sweep)
@@ -170,20 +170,20 @@ class ServerState:
             took_ns = time.monotonic_ns() - began_ns if began_ns else 0
             log_http(head, status, size, took_ns, trace_of_head(head_bytes))
 
-    def rest_soon(self, entry: Entry) -> None:
+    def pause_soon(self, entry: Entry) -> None:
         """Requests are being refused: read no more for a moment, so that they come in crowds.
 
         What a refusal costs is mostly waking up for it. On the core that the engine computes on, the reference machine
         spent 69 us on each and left 86 % of the peak at ten times the capacity; in crowds it is 35 us, and 95 %.
         """
-        if not self._resting and not self.busy_poll_ns:
-            self._resting = True
-            self.loop.call_soon(self._rest, entry)
+        if not self._pausing and not self.busy_poll_ns:
+            self._pausing = True
+            self.loop.call_soon(self._pause, entry)
 
-    def _rest(self, entry: Entry) -> None:
-        self._resting = False
+    def _pause(self, entry: Entry) -> None:
+        self._pausing = False
         if sum(1 for _ in self.context.models) == 1:  # another model's requests must not wait for this one's
-            time.sleep(min(_REST_NS, entry.waiting_ns() // 4) / 1e9)
+            time.sleep(min(_PAUSE_NS, entry.waiting_ns() // 4) / 1e9)
 
     def stay_awake(self, now_ns: int) -> None:
         """Poll the sockets for `busy_poll_ns` from now on: a client that asks again at once finds the loop awake.

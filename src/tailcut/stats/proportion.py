@@ -20,7 +20,7 @@ def is_above(count: int, total: int, share: float, confidence: float = CONFIDENC
         InvalidInputError: a share that is none, or a count outside 0 to total.
     """
     if not 0 < share < 1 or not 0 <= count <= total:
-        raise InvalidInputError(f"no {count} of {total} compare with a share of {share}")
+        raise InvalidInputError(f"cannot compare {count} of {total} with a share of {share}")
     if not count:
         return False
     numbers = np.arange(count)

@@ -69,7 +69,9 @@ def plan_steps(config: Any, steps: tuple[EnsembleStep, ...], specs: Sequence[Mod
         for name, outer in step.inputs.items():
             wanted = _named(step, "input", name, spec.inputs)
             if outer not in known:
-                raise UsageError(f"step {step.model!r}: {outer!r} is no input of the ensemble and no step's output")
+                raise UsageError(
+                    f"step {step.model!r}: {outer!r} is neither an input of the ensemble nor an output of a step"
+                )
             _fit(f"step {step.model!r}: input {name!r}", wanted, known[outer])
     for tensor in config.output:
         if tensor.name not in known:

@@ -153,7 +153,9 @@ def refuse(config: Any) -> None:
         raise UnsupportedError("a decoupled model is not served: each request has one answer")
     for tensor in config.input:
         if tensor.optional:
-            raise UnsupportedError(f"input {tensor.name!r} is optional, which is not served: every request has all")
+            raise UnsupportedError(
+                f"input {tensor.name!r} is optional, which is not supported: every request must have all inputs"
+            )
     for tensor in (*config.input, *config.output):
         if tensor.is_shape_tensor:
             raise UnsupportedError(f"tensor {tensor.name!r} is a shape tensor, which only TensorRT has")

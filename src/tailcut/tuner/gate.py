@@ -263,7 +263,7 @@ class Gate:
 
     def _judge(self, asked: Sequence[Asked], outputs: Sequence[str] = ()) -> Accuracy:
         if not asked:
-            return Accuracy(right=False, reason="no request was answered: each was refused for lack of room")
+            return Accuracy(right=False, reason="no request was answered: all were rejected because the queue was full")
         for one in asked:
             if one.reply.status != 200:
                 words = f"the server answers {one.reply.status or 'nothing'}: {one.reply.message}"

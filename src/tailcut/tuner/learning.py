@@ -76,13 +76,13 @@ def learn(wanted: Wanted, answers_s: float, tell: Callable[[Event], None]) -> Le
     finally:
         engine.close()
     tell(Phase(decision.describe()))
-    tell(Phase("computing the right answers"))
+    tell(Phase("computing the reference outputs"))
     questions = Questions(partial(_open_reference, wanted, spec), requests, answers_s)
     gate = Gate(questions, wanted.bound, wanted.metric, wanted.seed)
     if gate.random_outputs:
         names = ", ".join(map(repr, gate.random_outputs))
         rest = "only speed is tuned" if gate.blind else "they are not compared"
-        words = f"the model itself is random: asked the same twice, it answers {names} differently; {rest}"
+        words = f"the model itself is random: two identical requests gave different {names}; {rest}"
         tell(Phase(words))
     return Learned(spec, RowsDecision.of(decision), requests, gate)
 

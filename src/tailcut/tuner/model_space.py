@@ -19,7 +19,7 @@ from tailcut.engines.files import ENGINES_OF, FileKind, kind_of
 from tailcut.engines.graph import load_graph
 from tailcut.engines.installed import is_installed
 from tailcut.errors import TailcutError, UsageError
-from tailcut.lab.payload import ask, encoded, model_path
+from tailcut.lab.payload import ask, encoded
 from tailcut.machine.quota import usable_cpus
 from tailcut.runtime.settings import Settings
 from tailcut.spec import Rows
@@ -58,6 +58,7 @@ from tailcut.tuner.ways import (
     way_settings,
     wiring_settings,
 )
+from tailcut.wire.v2.call import model_path
 
 _STATIC = "int8_static"
 _ASKED = 8  # requests, of an engine before it is measured
@@ -212,7 +213,7 @@ class ModelSpace:
         known = [one for one in session.journal.estimates(choices) if one.options.precision != _STATIC]
         session.outcome.reused = len(known)
         if known:
-            session.tell(Phase(f"taking over {len(known)} of {len(choices)} estimates from {session.journal.name}"))
+            session.tell(Phase(f"reusing {len(known)} of {len(choices)} estimates from {session.journal.name}"))
             session.tell(Estimated(len(known)))
         missing = [options for options in choices if options not in [one.options for one in known]]
         if not missing:
@@ -289,11 +290,11 @@ class ModelSpace:
         settings = wiring_settings(self.facts)
         wiring = session.journal.wiring(settings)
         if wiring is None:
-            session.tell(Phase("measuring how requests travel: the wire, Unix sockets, shared memory"))
+            session.tell(Phase("measuring transports: encodings, Unix sockets, shared memory"))
             wiring = measured_wiring(session.servers, self.facts, session.plan.way_s)
             session.servers.keep(session.base)
             session.journal.add_wiring(settings, wiring)
-        session.tell(Phase(f"requests travel the quickest as {wiring.wire} over {wiring.socket}"))
+        session.tell(Phase(f"the fastest transport is {wiring.wire} over {wiring.socket}"))
         self.facts = replace(self.facts, wiring=wiring)
 
     def _measured_ways(self) -> Ways:
@@ -306,15 +307,15 @@ class ModelSpace:
         names = [str(one.options.name) for one in engines]
         slower = {name: found for name in names if (found := session.journal.engine_ns(name)) is not None}
         if len(known) == len(settings) and len(slower) == len(names):
-            session.tell(Phase(f"taking over what the way in costs from {session.journal.name}"))
+            session.tell(Phase(f"reusing the measured cost of receiving requests from {session.journal.name}"))
             return Ways(known, slower)
         slow = min(one.alone_ns for one in self.estimates if _is_known(one)) >= _SLOW_CALL_NS
         if slow and not session.plan.can_measure_ways(time.monotonic(), session.servers.start_s):
-            session.tell(Phase("taking what a way in usually costs: the model's calls take far longer"))
+            session.tell(Phase("assuming the usual cost of receiving requests: the model's calls take far longer"))
             for name, way in USUAL.items():
                 session.journal.add_way(settings[name], way, measured=False)
             return Ways(USUAL, dict.fromkeys(names, 0))
-        session.tell(Phase("measuring the way in, with an engine that computes nothing"))
+        session.tell(Phase("measuring the cost of receiving requests, with an engine that computes nothing"))
         ways = measure_ways(session.servers, settings, session.plan.way_s, engines)
         session.servers.keep(session.base)
         for name, way in ways.by_dispatch.items():

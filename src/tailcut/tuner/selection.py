@@ -102,9 +102,9 @@ class Selection:
             self._reject(winner, found)
         others = self._others(_FEWEST)
         if others:
-            session.tell(Phase("no finalist answers rightly: the next best race"))
+            session.tell(Phase("no finalist gives right answers: racing the next best"))
             return self.race(others)
-        session.tell(Phase("no finalist answers rightly, and there are no others: the baseline stays"))
+        session.tell(Phase("no finalist gives right answers, and there are no others: keeping the baseline"))
         return session.with_wire(session.plain_wire)
 
     def _others(self, count: int) -> list[Settings]:

@@ -73,7 +73,7 @@ HOSTILE: list[tuple[str, str, Callable[[Any], object], str]] = [
         "object",
         CONSTANTS,
         lambda c: c["config"].update(o={"path_name": "opaque_obj_0", "use_pickle": False}),
-        "constant 'o', which is no tensor",
+        "constant 'o', which is not a tensor",
     ),
     ("size", PROGRAM, lambda p: size_of(p).update(expr_str=CALL), "the size"),
     ("attribute", PROGRAM, lambda p: size_of(p).update(expr_str="Symbol('s77').__class__"), "the size"),
@@ -94,7 +94,7 @@ HOSTILE: list[tuple[str, str, Callable[[Any], object], str]] = [
         lambda p: tree_of(p).update(
             out_spec='[1, {"type": "builtins.dict", "context": "[{\\"__enum__\\": true, \\"fqn\\": \\"os:x\\"}]"}]'
         ),
-        "keys that are no plain values",
+        "keys that are not plain values",
     ),
 ]
 

@@ -80,8 +80,8 @@ def test_it_is_not_loaded_without_trust(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("signature", "message"),
     [
-        ((), "does not say its inputs and outputs"),
-        (("input x FP32 [-1, 4]",), "does not say its inputs and outputs"),
+        ((), "does not declare its inputs and outputs"),
+        (("input x FP32 [-1, 4]",), "does not declare its inputs and outputs"),
         (("input x FP33 [-1]", "output y FP32 [-1]"), "is not of the form"),
         (("x FP32 [-1]",), "is not of the form"),
     ],

@@ -183,7 +183,7 @@ def test_a_batch_that_the_engine_refuses(tmp_path: Path) -> None:
     path = save(tmp_path / "m.onnx", nodes, *ends, {"one": np.array([1, 4])})
     found = proof_of(path)
     assert found.rows is Rows.DEPENDENT
-    assert "refused" in found.reason
+    assert "rejected together" in found.reason
 
 
 def test_a_model_that_takes_nothing_made_up(tmp_path: Path) -> None:

@@ -163,7 +163,7 @@ def test_a_page_of_another_site_changes_nothing(server: Server, path: str, heade
     """403 for what a browser sends without asking, and the model answers on."""
     with server.connect() as wire:
         answer = ask(wire, "POST", path, {}, "Authorization: Bearer secret", *headers)
-        assert (answer.status, "another site" in answer.json()["error"]) == (403, True)
+        assert (answer.status, "other sites" in answer.json()["error"]) == (403, True)
         assert wire.ask(raw_request("mlp", bytes(16))).status == 200
 
 
@@ -223,7 +223,7 @@ def test_the_name_of_the_scheme_has_no_case(server: Server, said: str) -> None:
 @pytest.mark.parametrize(
     ("path", "body", "words"),
     [
-        ("/v2/repository/models/mlp/load", {"parameters": {"config": "{}"}}, "parameters are not taken"),
+        ("/v2/repository/models/mlp/load", {"parameters": {"config": "{}"}}, "parameters are not supported"),
         ("/v2/repository/models/mlp/load", b"[1]", "a JSON object"),
         ("/v2/repository/models/mlp/load", b"\xff", "a JSON object"),
         ("/v2/systemsharedmemory/region/b/register", {"key": 1, "byte_size": 1}, "key (a string)"),

@@ -361,7 +361,7 @@ def test_a_renewal_loses_nothing(tmp_path: Path, workers: int) -> None:
         assert now() == second
         assert wrong == []
         assert server.stderr.read_text().count(words) == 1
-        assert "has a successor" not in server.stderr.read_text()
+        assert "was replaced" not in server.stderr.read_text()
         assert server.stop() == 0
 
 
@@ -409,7 +409,7 @@ def test_several_workers_keep_their_connections(tmp_path: Path) -> None:
         shutil.copy(new.cert, old.cert)
         shutil.copy(new.key, old.key)
         token.write_text("second")
-        renew("every worker stays", 1)
+        renew("all workers are kept", 1)
         for wire in wires:
             until(lambda wire=wire: ask(wire, "first").status == 401, server)
             answer = ask(wire, "second")
@@ -420,12 +420,12 @@ def test_several_workers_keep_their_connections(tmp_path: Path) -> None:
         with connect(server, new.client()) as wire:
             assert ask(wire, "second").status == 200
         token.write_text("two words")
-        renew("the token stays as it was", 1)
+        renew("keeping the old token", 1)
         assert {ask(wire, "second").status for wire in wires} == {200}
         token.write_text("third")
         perceptron([4, 8, 5], model)
-        renew("has a successor", 2)
-        assert server.stderr.read_text().count("every worker stays") == 2
+        renew("was replaced", 2)
+        assert server.stderr.read_text().count("all workers are kept") == 2
         assert all(wire.closed() for wire in wires)
         assert server.stop() == 0
 

@@ -257,7 +257,7 @@ def test_a_renewal_that_cannot_load_changes_nothing(models: Path, tmp_path: Path
         before = workers(server)
         path.write_bytes(b"not a model")
         server.process.send_signal(signal.SIGHUP)
-        until(lambda: "the old ones go on serving" in server.stderr.read_text(), server)
+        until(lambda: "the old ones keep serving" in server.stderr.read_text(), server)
         with server.connect() as wire:
             assert wire.ask(REQUEST).status == 200
         assert workers(server) == before

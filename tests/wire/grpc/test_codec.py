@@ -119,7 +119,7 @@ def test_wrong_raw_contents() -> None:
     assert "expected 8 bytes" in refusal(spec, message(spec, bytes(8), bytes(7)))
     request = message(spec, bytes(8))
     request.inputs[1].contents.fp32_contents.extend([1, 2])
-    assert "cannot stand beside" in refusal(spec, request)
+    assert "cannot be combined" in refusal(spec, request)
 
 
 def test_the_rules_of_http_hold_here() -> None:

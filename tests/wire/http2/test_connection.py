@@ -187,7 +187,7 @@ ENDS_CONNECTION = {
     "reset of a wrong size": (request(1) + frame(h2.RST, 0, 1, bytes(3)), ErrorCode.FRAME_SIZE_ERROR),
     "settings of a stream": (frame(h2.SETTINGS, 0, 1), ErrorCode.PROTOCOL_ERROR),
     "settings of a wrong size": (frame(h2.SETTINGS, 0, 0, bytes(5)), ErrorCode.FRAME_SIZE_ERROR),
-    "an acknowledgement with settings": (frame(h2.SETTINGS, 1, 0, bytes(6)), ErrorCode.FRAME_SIZE_ERROR),
+    "a SETTINGS acknowledgement with settings": (frame(h2.SETTINGS, 1, 0, bytes(6)), ErrorCode.FRAME_SIZE_ERROR),
     "push that is neither on nor off": (h2.settings(push=2), ErrorCode.PROTOCOL_ERROR),
     "a window over 2^31-1": (h2.settings(window=1 << 31), ErrorCode.FLOW_CONTROL_ERROR),
     "frames too small": (h2.settings(frame=16383), ErrorCode.PROTOCOL_ERROR),

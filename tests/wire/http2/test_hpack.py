@@ -108,10 +108,10 @@ def test_hostile_blocks(blocks: Sequence[bytes]) -> None:
         (b"\x00\x01a\x7f\xff\xff\xff\xff\x0f", "too long"),
         (b"\x00\x05abc", "cut short"),
         (b"\x40", "cut short"),
-        (b"\x84\x20", "behind a field"),
+        (b"\x84\x20", "after a field"),
         (b"\x3f\xe2\x1f", "4097"),
         (b"\x20\x20\x20", "more than 2"),
-        (b"\x00\x81\xff\x00", "does not end"),
+        (b"\x00\x81\xff\x00", "invalid padding"),
     ],
 )
 def test_what_is_wrong_is_said(block: bytes, words: str) -> None:

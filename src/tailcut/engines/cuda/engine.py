@@ -62,7 +62,7 @@ class CudaEngine:
         try:
             self._module = self._on_device(program)
         except torch.cuda.OutOfMemoryError:
-            raise ModelFileError(f"{path}: the device's memory has no room for the model") from None
+            raise ModelFileError(f"{path}: the model does not fit into the device's memory") from None
         self._bucket_of = bucket_of(options.cuda.buckets)
         self._graphs: dict[GraphKey, Graph] = {}
         self._memory: dict[GraphKey, list[Any]] = {}  # that the graphs read

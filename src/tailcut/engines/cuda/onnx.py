@@ -79,7 +79,7 @@ class OnnxCudaEngine:
         self.hints, self.spec = read_hints(prepared.graph), read_spec(prepared.graph, path, name)
         for tensor in self.spec.inputs + self.spec.outputs:
             if tensor.dtype in {DType.BYTES, DType.BF16}:
-                raise UnsupportedError(f"{path}: device cuda takes no {tensor.dtype} tensors ({tensor.name!r})")
+                raise UnsupportedError(f"{path}: device cuda does not support {tensor.dtype} tensors ({tensor.name!r})")
         self._fixed = all(
             None not in (tensor.row_shape if self.spec.batchable else tensor.shape) for tensor in self.spec.outputs
         )

@@ -150,7 +150,7 @@ def _squeeze(operation: Operation) -> Value:
         if value.rows is not None:
             raise Mixes("drops the row axis where there is one row")
         if any(size.integer is None for size in value.sizes):
-            raise Unclear("drops axes of length 1, which cannot be told")
+            raise Unclear("drops axes of length 1, which cannot be determined")
         axes = tuple(axis for axis, size in enumerate(value.sizes) if size.integer == 1)
     gone = {axis_of(axis, value.rank) for axis in axes}
     if value.rows is not None and value.rows.axis in gone:

@@ -112,7 +112,7 @@ def check_archive(names: Sequence[str], read: Callable[[str], bytes]) -> None:
             if payload.get("use_pickle") is not False:
                 raise _refused(f"tensor {name!r} as a pickle", "save it with plain tensors as weights")
             if not str(payload.get("path_name", "")).startswith(prefix):
-                raise _refused(f"constant {name!r}, which is no tensor", "export it without custom objects")
+                raise _refused(f"constant {name!r}, which is not a tensor", "export it without custom objects")
     try:
         for item in _objects(json.loads(read(PROGRAM)), 0):
             _check_object(item)
@@ -129,7 +129,7 @@ def _check_names(names: Sequence[str]) -> None:
         if name.startswith("data/aotinductor/"):
             raise _refused("compiled code", "save the program by itself with torch.export.save")
         if not _KNOWN.fullmatch(name):
-            raise _refused(f"the file {name!r}", "save it anew with torch.export.save of PyTorch 2.9 or later")
+            raise _refused(f"the file {name!r}", "save it again with torch.export.save of PyTorch 2.9 or later")
 
 
 def _objects(value: Any, depth: int) -> Iterator[dict[str, Any]]:
@@ -182,7 +182,7 @@ def _check_tree(text: str) -> None:
             raise _refused(f"inputs or outputs of type {kind}", "export it with tensors, tuples and dicts of tensors")
         context = item.get("context")
         if isinstance(context, str) and any(True for _ in _objects(json.loads(context or "null"), 0)):
-            raise _refused("keys that are no plain values", "export it with text as keys")
+            raise _refused("keys that are not plain values", "export it with text as keys")
 
 
 def _refused(what: str, advice: str) -> UnsupportedError:

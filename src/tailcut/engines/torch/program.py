@@ -124,7 +124,7 @@ def _read(path: Path) -> Any:
 def _check(file: Any) -> None:
     with zipfile.ZipFile(file) as archive:
         if "version" in archive.namelist():
-            raise UnsupportedError("it is in a format of pickles: save it anew with PyTorch 2.9 or later")
+            raise UnsupportedError("it is in a format based on pickles: save it again with PyTorch 2.9 or later")
     file.seek(0)
     with _package.PT2ArchiveReader(file) as reader:
         check_archive(reader.get_file_names(), reader.read_bytes)
@@ -134,7 +134,7 @@ def _check(file: Any) -> None:
             torch.load(io.BytesIO(examples), weights_only=True)
         except Exception:  # noqa: BLE001  as in load_exported
             raise UnsupportedError(
-                "its example inputs are no plain tensors: export it with tensors, or trust the file (--trust)"
+                "its example inputs are not plain tensors: export it with tensors, or trust the file (--trust)"
             ) from None
 
 
@@ -216,7 +216,7 @@ def _user_inputs(signature: Any, path: Path) -> tuple[dict[str, int], dict[int, 
         elif kind == "TensorArgument":
             places[one.arg.name] = place
         else:
-            raise UnsupportedError(f"{path}: input {one.arg.name!r} is no tensor: export it with tensors alone")
+            raise UnsupportedError(f"{path}: input {one.arg.name!r} is not a tensor: export it with tensors only")
     return places, constants
 
 
@@ -273,7 +273,7 @@ def _rows(graph: Any, spec: ModelSpec, inputs: list[Any], outputs: Mapping[str, 
         return RowEvidence(Rows.DEPENDENT, "the program has no free first axis")
     firsts = {expression(node.meta["val"].shape[0]) for node in inputs}
     if len(firsts) != 1 or not isinstance(next(iter(firsts)), sympy.Symbol):
-        return RowEvidence(Rows.DEPENDENT, "the first axes of the inputs are not of one length")
+        return RowEvidence(Rows.DEPENDENT, "the first axes of the inputs differ in length")
     try:
         return RowAnalysis(firsts.pop()).run(graph, inputs, outputs)
     except (LookupError, TypeError, ValueError, AttributeError) as error:  # an operator called in a way of its own

@@ -209,7 +209,7 @@ def _line(kind: str, name: str, seen: Sequence[tuple[Any, tuple[int, ...]]]) -> 
     (dtype, shape), *_ = seen
     if dtype not in DTYPES or len({len(one) for _, one in seen}) > 1:
         raise UnsupportedError(
-            f"{kind} {name!r} is {dtype} with {len(shape)} axes, at times: a signature has no place for that"
+            f"{kind} {name!r} is {dtype} with {len(shape)} axes in some calls only, which a signature cannot express"
         )
     sizes = list(zip(*(one for _, one in seen), strict=True))
     dims = tuple(None if len(set(size)) > 1 else size[0] for size in sizes)

@@ -54,8 +54,8 @@ const makeInput = (input, number, changed) => {
       }
     }
     data.hidden = mode.value !== "own";
-    const form = input.datatype === "BYTES" ? "one text a line, or a JSON list" : "numbers with commas between, or a JSON list";
-    hint.textContent = `${words.count(count)} ${count === 1 ? "value" : "values"}${mode.value === "own" ? `: ${form}` : ", made when the request is sent"}`;
+    const form = input.datatype === "BYTES" ? "one text per line, or a JSON list" : "comma-separated numbers, or a JSON list";
+    hint.textContent = `${words.count(count)} ${count === 1 ? "value" : "values"}${mode.value === "own" ? `: ${form}` : ", generated when the request is sent"}`;
     changed();
   };
   data.addEventListener("input", () => { touched = true; changed(); });
@@ -105,7 +105,7 @@ const buildForm = async (form, path, ask, header) => {
   const said = make("p", { className: "answer", role: "status" });
   const outputs = make("div", { className: "outputs" });
   const wrong = make("p", { className: "error", role: "alert" });
-  form.replaceChildren(make("p", { className: "soft" }, "Reading the model’s metadata"));
+  form.replaceChildren(make("p", { className: "soft" }, "Loading the model’s metadata"));
   const found = await ask(path);
   const metadata = await found.json();
   if (form.dataset.path !== path) return; // another model was chosen meanwhile
@@ -114,12 +114,12 @@ const buildForm = async (form, path, ask, header) => {
     return;
   }
   const command = make("pre", { tabIndex: 0 }, make("code", {}));
-  const same = make("details", {}, make("summary", {}, "The same with curl"), command);
+  const same = make("details", {}, make("summary", {}, "The same request with curl"), command);
   let inputs = [];
   const body = () => `{"inputs":[${inputs.map((input) => input.json()).join(",")}]}`;
   const tellCommand = () => {
     if (inputs.length !== metadata.inputs.length) return;
-    let text = "Random and zero values are made here: write the values out to have them in the command.";
+    let text = "Random and zero values are generated here: enter your own values to include them in the command.";
     if (inputs.every((input) => input.isWritten())) {
       try {
         text = `curl${header()} '${new URL(`${path}/infer`, location.href)}' -d '${body().replaceAll("'", "'\\''")}'`;
@@ -147,7 +147,7 @@ const buildForm = async (form, path, ask, header) => {
       const took = words.time(1e3 * (performance.now() - began));
       const value = parseExactly(text);
       if (!answer.ok) { wrong.textContent = `${answer.status}: ${value.error}`; return; }
-      said.replaceChildren(make("span", { className: "badge good" }, String(answer.status)), `answered in ${took}, as this browser sees it`);
+      said.replaceChildren(make("span", { className: "badge good" }, String(answer.status)), `answered in ${took}, measured in this browser`);
       outputs.replaceChildren(...value.outputs.map((output) => makeOutput(output, classes[output.name])));
     } catch (error) {
       wrong.textContent = `No answer: ${error.message}`;

@@ -79,7 +79,7 @@
     ].filter(Boolean));
     const notes = [
       view.throttled_ms ? `The CPU quota stopped the server for ${words.time(1e3 * view.throttled_ms)} of the last second.` : "",
-      view.ready ? "" : "The server is not ready: it is starting or being drained.",
+      view.ready ? "" : "The server is not ready: it is starting or draining.",
       view.models_left_out ? `${view.models_left_out} further models had fewer requests, and are not shown.` : "",
     ].filter(Boolean);
     if (by("notes").textContent !== notes.join(" ")) by("notes").textContent = notes.join(" ");
@@ -162,7 +162,7 @@
     settle(by("memory"), ...[
       known?.rows ? fact("Rows in use", `${words.count(model?.rows_in_use ?? 0)} of ${words.count(known.rows * workers)}`, `now, ${words.bytes(known.memory_bytes * workers)} for requests and answers`) : null,
       fact("Connections", words.count(view.connections), `now, ${words.count(view.fast_path)} on the fast path`),
-      fact("Buffers", words.bytes(view.buffered_bytes), "now, bodies and answers under way"),
+      fact("Buffers", words.bytes(view.buffered_bytes), "now, bodies and responses in progress"),
       fact("Answers", replies.length ? replies.map(([status, count]) => `${words.count(count)} × ${status}`).join(", ") : "none", "last second, all models"),
     ].filter(Boolean));
   };
@@ -173,7 +173,7 @@
     by("settings-words").textContent = model.changed.length ? `${model.name} is served with ${model.changed.length} settings that differ from the defaults.` : `${model.name} is served with the defaults.`;
     const table = (pairs) => { const element = make("table", { className: "plain" }); element.append(make("tbody", {}, ...pairs.map(([name, value]) => make("tr", {}, make("th", { scope: "row" }, name), make("td", {}, value))))); return element; };
     const columns = make("div", { className: "columns" });
-    if (model.changed.length) columns.append(make("div", {}, make("h3", {}, "Not the default"), table(model.changed.map((name) => [name, model.settings[name]]))));
+    if (model.changed.length) columns.append(make("div", {}, make("h3", {}, "Changed from the default"), table(model.changed.map((name) => [name, model.settings[name]]))));
     if (Object.keys(model.facts).length) columns.append(make("div", {}, make("h3", {}, "Decided at the start"), table(Object.entries(model.facts).map(([name, value]) => [name.replaceAll("_", " "), value]))));
     by("settings").replaceChildren(columns, make("details", {}, make("summary", {}, "All settings"), table(Object.entries(model.settings))));
   };
@@ -231,7 +231,7 @@
       say("watching", record.ready ? "Serving" : "Not ready");
       show();
     },
-    end: (record) => say("waiting", { stopping: "The server is stopping", renewed: "The server is being renewed" }[record.reason] ?? "The server could not collect its figures: its log says why"),
+    end: (record) => say("waiting", { stopping: "The server is stopping", renewed: "The server is being reloaded" }[record.reason] ?? "The server could not collect its figures: its log says why"),
   };
 
   // The connection.
@@ -244,7 +244,7 @@
     if (by("state-text").textContent !== text) by("state-text").textContent = text;
   };
   const wantToken = (text) => {
-    say("waiting", "A token is needed");
+    say("waiting", "A token is required");
     by("figures").hidden = true;
     by("token-form").hidden = false;
     by("token-error").textContent = text;
@@ -287,11 +287,11 @@
         tries = 0;
         await events(answer.body, (record) => { if (stream === mine) take[record.event]?.(record); });
         pause_ms = RETRY_MS[0];
-        if (by("state").dataset.state === "watching") say("waiting", "The connection has ended: connecting again");
+        if (by("state").dataset.state === "watching") say("waiting", "The connection was closed: reconnecting");
       }
     } catch {
       if (mine.signal.aborted) return;
-      say("waiting", "No server answers: trying again");
+      say("waiting", "The server does not answer: retrying");
     } finally {
       if (stream === mine) stream = null;
     }

@@ -113,7 +113,7 @@ class _Proof:
         fault = self._compare(range(count))
         if fault is not None:
             return fault
-        proven = f"{count} rows answer alike alone and together"
+        proven = f"{count} rows give the same outputs alone and together"
         if not self._has_time(_MANY):
             return RowEvidence(Rows.INDEPENDENT, f"{proven}; a row takes {self._row_s:.2g} s: no time for more")
         fault = self._compare([-1] * (_MANY - count) + [place for place in _ORDER if place < count])
@@ -132,7 +132,7 @@ class _Proof:
                 answer = self._run(row)
             except TailcutError as error:
                 if not self._rows:
-                    return RowEvidence(Rows.UNKNOWN, f"a made-up row is refused: {error}")
+                    return RowEvidence(Rows.UNKNOWN, f"a generated row is rejected: {error}")
                 continue  # a magnitude that it refuses
             for name, array in answer.items():
                 if array.shape[:1] != (1,):
@@ -155,7 +155,7 @@ class _Proof:
         try:
             outputs = self._run(inputs)
         except TailcutError as error:
-            return _dependent(f"{len(places)} rows together are refused, and each of them alone is not: {error}")
+            return _dependent(f"{len(places)} rows are rejected together, but accepted one by one: {error}")
         for name, array in outputs.items():
             if array.shape[:1] != (len(places),):
                 return _dependent(f"output {name!r} has {_rows_of(array)} for {len(places)} rows of input")

@@ -82,8 +82,8 @@ class FastPath:
         self._receive = np.frombuffer(state.receive, np.uint8)
         self._answer = np.zeros(_ANSWER_BYTES, np.uint8)
         self._answer_view = self._answer.data
-        self._trail = np.zeros(9, np.int64)
-        self._trail_cells = self._trail.data
+        self._trace = np.zeros(9, np.int64)
+        self._trace_cells = self._trace.data
         self._no_ring = np.zeros((0, 0), np.int64)
         self._no_outputs = np.zeros((0, 2), np.int64)
         state.loop.add_reader(self._poll_fd, self.turn)
@@ -223,7 +223,7 @@ class FastPath:
             self._left = self._odd_cells[2 * _EVENTS]
             self._settle(heard, self._odd[:odds].tolist() if odds else ())
         except Exception:  # noqa: BLE001  whatever it is, the standard path serves all
-            _log.exception("the fast path failed: every request takes the ordinary path from now on")
+            _log.exception("the fast path failed: serving on the standard path from now on")
             self._state.fast_path = None
             self.close()
 
@@ -302,10 +302,10 @@ class FastPath:
         if tracer is not None:
             traces.refused(tracer, target.served, members, traced)
         self._state.context.counts.replies[503] += taken
-        self._state.rest_soon(target.entry)
+        self._state.pause_soon(target.entry)
         head = target.refusal
         self._answer_view[: len(head)] = head
-        buffers = self._answer, self._no_ring, 0, self._trail, self._odd
+        buffers = self._answer, self._no_ring, 0, self._trace, self._odd
         shorts = self._send(members, self._connections.state, len(head), self._no_outputs, *buffers)
         for place, sent in self._odd[:shorts].tolist():
             self._finish(int(members[place, 0]), head[sent:])
@@ -325,10 +325,10 @@ class FastPath:
         size = len(reply.head)
         self._answer_view[:size] = reply.head
         moments = request.ready_ns, batch.formed_ns, batch.began_ns, ended_ns, handed_ns
-        trail, timeline = self._trail_cells, served.timeline
-        trail[0], trail[1], trail[2], trail[3], trail[4] = moments
-        trail[5], trail[6], trail[7], trail[8] = 1, batch.rows, 0, 200
-        buffers = self._answer, timeline.table, timeline.stamp, self._trail, self._odd
+        trace, timeline = self._trace_cells, served.timeline
+        trace[0], trace[1], trace[2], trace[3], trace[4] = moments
+        trace[5], trace[6], trace[7], trace[8] = 1, batch.rows, 0, 200
+        buffers = self._answer, timeline.table, timeline.stamp, self._trace, self._odd
         if reply.frame is None or reply.pieces is None:
             cells, addresses = reply.cells, batch.addresses
             for place, column in enumerate(reply.columns):
@@ -339,7 +339,7 @@ class FastPath:
             shorts = self._send_lists(
                 members, connections.state, size, lists, places, reply.frame, reply.pieces, *buffers
             )
-        written = trail[0]
+        written = trace[0]
         timeline.stamp += written
         state.context.counts.replies[200] += written + shorts
         served.latency.add(ended_ns - request.ready_ns, count)

@@ -133,7 +133,7 @@ class Call(ABC):
         """
         account, more = self.link.account, size - self.charged
         if more > 0 and not account.has_room(more):
-            raise CallError(Status.UNAVAILABLE, "too many messages are arriving now")
+            raise CallError(Status.UNAVAILABLE, "too many messages are being received")
         account.charge(more)
         self.charged = size
 
@@ -272,7 +272,7 @@ class OneMessageCall(Call):
             return
         message = self._message
         if (message is not None and not messages.empty) or (message is None and self._ended):
-            raise CallError(Status.UNIMPLEMENTED, "this call takes one message, whole")
+            raise CallError(Status.UNIMPLEMENTED, "this call takes exactly one complete message")
         self._hold(messages.held + (0 if message is None else len(message)))
         if self._ended and message is not None:
             self._message = None

@@ -231,7 +231,7 @@ class GrpcConnection(asyncio.BufferedProtocol):
     def close(self) -> None:
         """End every call and the connection, after what has been written."""
         for call in list(self._calls.values()):
-            call.fail(CallError(Status.UNAVAILABLE, "the server closes this connection"))
+            call.fail(CallError(Status.UNAVAILABLE, "the server is closing this connection"))
         self._http2.go_away()
         self._lingers = True
         self.due = self.state.now + self.state.limits.write_s(self._transport.get_write_buffer_size())

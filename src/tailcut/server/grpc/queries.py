@@ -62,7 +62,9 @@ class Questions:
 
     async def _control(self, load: bool, request: Any) -> Mapping[str, Any]:  # noqa: FBT001  one of two calls
         if load and request.parameters:
-            raise InvalidInputError("a model is loaded as the command line named it: parameters are not taken")
+            raise InvalidInputError(
+                "models are loaded as the command line names them: load parameters are not supported"
+            )
         await (self._context.models.load if load else self._context.models.unload)(request.model_name)
         return {}
 

@@ -13,7 +13,7 @@ from tailcut.server.limits import QUESTION_BYTES
 from tailcut.wire.grpc.framing import CallError, CallHead, Status
 from tailcut.wire.grpc.messages import HEALTH
 
-REFUSED = "this needs the server's token"
+REFUSED = "this request requires the server's token"
 _log = logging.getLogger("tailcut.grpc")
 Handler = Callable[[Any], Awaitable[Any]]
 
@@ -34,7 +34,7 @@ class QuestionCall(OneMessageCall):
         try:
             request = self._request.FromString(bytes(message))
         except DecodeError:
-            self.fail(InvalidInputError(f"the message is no {self._request.DESCRIPTOR.name}"))
+            self.fail(InvalidInputError(f"not a valid {self._request.DESCRIPTOR.name}"))
             return
         self._task = self.link.state.loop.create_task(self._ask(request))
 
@@ -91,7 +91,7 @@ class WatchCall(OneMessageCall):
         try:
             self._service = HEALTH["HealthCheckRequest"].FromString(bytes(message)).service
         except DecodeError:
-            self.fail(InvalidInputError("the message is no HealthCheckRequest"))
+            self.fail(InvalidInputError("not a valid HealthCheckRequest"))
             return
         self._watchers.add(self)
         self.tell()

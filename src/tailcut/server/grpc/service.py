@@ -58,12 +58,12 @@ class GrpcServer:
         if context.require_token and plan.path not in _OPEN and not context.admits(plan.authorization):
             error = CallError(Status.UNAUTHENTICATED, REFUSED)
         elif error is None and make is not None and context.counts.buffered_bytes > self.state.limits.buffered_bytes:
-            error = CallError(Status.UNAVAILABLE, "too many messages are on their way")
+            error = CallError(Status.UNAVAILABLE, "too many messages in progress")
         if plan.refused is not None:
             return plan.refused
         if error is None and make is not None:
             return make
-        error = error or CallError(Status.UNIMPLEMENTED, "there is no such call")
+        error = error or CallError(Status.UNIMPLEMENTED, "unknown method")
         context.counts.grpc_replies[error.status.name] += 1
         return error_end(error.status, str(error), 1 if error.status is Status.UNAVAILABLE else None)
 
@@ -100,5 +100,5 @@ class GrpcServer:
     async def _check(self, request: Any) -> Any:
         status = self._status_of(request.service)
         if status == HEALTH["HealthCheckResponse"].SERVICE_UNKNOWN:
-            raise CallError(Status.NOT_FOUND, "no such service")
+            raise CallError(Status.NOT_FOUND, "unknown service")
         return HEALTH["HealthCheckResponse"](status=status)

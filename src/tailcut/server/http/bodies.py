@@ -122,4 +122,4 @@ class BodyReceiver:
 
 
 def _too_many() -> Refusal:
-    return Refusal(503, "too many bodies are arriving now", retry_after(1))
+    return Refusal(503, "too many request bodies are being received", retry_after(1))

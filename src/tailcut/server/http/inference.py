@@ -89,7 +89,7 @@ class Inference:
             return False
         entry = plan.of_model.entry
         entry.counts.refuse(1, refusal)
-        self._state.rest_soon(entry)
+        self._state.pause_soon(entry)
         self._connection.turn_away(refusal)
         return True
 

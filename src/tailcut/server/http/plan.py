@@ -79,7 +79,7 @@ class Plan:
     def of_model(self) -> ServedModel:
         """The model that the body is for; plans that are not questions have one."""
         if self.served is None:
-            raise NotFoundError("this path is not a model's")
+            raise NotFoundError("the path does not refer to a model")
         return self.served
 
     def fits(self, head: bytes) -> bool:
@@ -147,7 +147,7 @@ def plan_for(request: Head, context: Context, limits: ServerLimits) -> Plan:
         raise Refusal(404, "no such path: /v2/openapi.json lists those of the Open Inference Protocol v2")
     method = request.method.decode("latin-1")
     if method not in route.methods and not (method == "HEAD" and "GET" in route.methods):
-        raise Refusal(405, f"{method[:20]} is not for this path", {"Allow": ", ".join(route.methods)})
+        raise Refusal(405, f"{method[:20]} is not allowed for this path", {"Allow": ", ".join(route.methods)})
     if route.admin:
         _check_token(request, context)
         _refuse_other_sites(request)
@@ -195,7 +195,7 @@ def _check_token(request: Head, context: Context, *, asks: bool = False) -> None
     if context.admits(request.headers.get(b"authorization", b"").decode("latin-1")):
         return
     page, headers = live_page() if asks else (None, {})
-    raise Refusal(401, "this needs the server's token", {"WWW-Authenticate": "Bearer", **headers}, page)
+    raise Refusal(401, "this request requires the server's token", {"WWW-Authenticate": "Bearer", **headers}, page)
 
 
 def _refuse_other_sites(request: Head) -> None:
@@ -214,7 +214,7 @@ def _refuse_other_sites(request: Head) -> None:
     if context != b"same-origin" and (
         context != b"none" or not own
     ):  # behind a proxy, Host may be another than the page's
-        raise Refusal(403, "a page of another site must not change this server")
+        raise Refusal(403, "pages of other sites must not change this server")
 
 
 def _schedule(request: Head) -> Schedule:

@@ -17,7 +17,7 @@ from tailcut.wire.http1.connection import Http1Connection
 from tailcut.wire.v2 import Response
 from tailcut.wire.v2.template import Template, template_of
 
-_LONG_WAY = 64  # messages before one that came back from the fast path tries it again
+_RETRY_AFTER_MESSAGES = 64  # until a connection that left the fast path tries it again
 STEADY = 3  # messages in a row, and a client takes the fast path
 
 
@@ -74,7 +74,7 @@ class Repeating:
         before, found = self._before, template_of(spec, body, plan.json_size)
         self._before = found
         if found is None or (before is not None and (before.before, before.behind) != (found.before, found.behind)):
-            self._alike = -_LONG_WAY
+            self._alike = -_RETRY_AFTER_MESSAGES
             return False
         return before is not None and self._take(plan, found, row, len(body))
 
@@ -86,7 +86,7 @@ class Repeating:
             wire.repeats = 0
             wire.answered()
             return True
-        wire.repeats = self._alike = -_LONG_WAY
+        wire.repeats = self._alike = -_RETRY_AFTER_MESSAGES
         return False
 
     # While it is there.
@@ -119,7 +119,7 @@ class Repeating:
     def returned(self, owed: int | None, head: bytes) -> None:
         """It no longer takes the fast path; `owed` is the answer that is still on its way there, `head` its last."""
         self._wire.resume(head)
-        self._wire.repeats = self._alike = -_LONG_WAY
+        self._wire.repeats = self._alike = -_RETRY_AFTER_MESSAGES
         self._writer.idle_since = self._state.now
         if owed is not None:
             self._writer.began_ns = time.monotonic_ns()  # about: it has come since the last pass but one

@@ -130,7 +130,7 @@ def _timeline(context: Context, name: str, *rest: str) -> bytes:
     *version, cursor = rest
     served = context.served(name, *version)
     if not _CURSOR.fullmatch(cursor):
-        raise InvalidInputError("a trace is read from a whole number on: the `next` of the last answer")
+        raise InvalidInputError("the cursor must be a whole number: the `next` of the last answer")
     cursors = [-1] * len(served.all_timelines) if cursor[0] == "-" else [int(number) for number in cursor.split(".")]
     piece = read(served.all_timelines, cursors)
     return _json(metadata.timeline(served, piece, context.events_since))
@@ -144,7 +144,7 @@ def _index(context: Context, body: bytes) -> bytes:
 
 async def _load(context: Context, body: bytes, name: str) -> bytes:
     if _fields(body).get("parameters"):
-        raise InvalidInputError("a model is loaded as the command line named it: parameters are not taken")
+        raise InvalidInputError("models are loaded as the command line names them: load parameters are not supported")
     await context.models.load(name)
     return reply(200, b"")
 
@@ -254,20 +254,20 @@ def _of_regions(kind: str, register: Handler, unregister: Handler, status: Handl
             f"{root}/region/{{region}}/unregister",
             "POST",
             unregister,
-            Said("Forget a region", body="empty"),
+            Said("Unregister a region", body="empty"),
             admin=True,
         ),
-        Entry(f"{root}/unregister", "POST", unregister, Said("Forget all regions", body="empty"), admin=True),
+        Entry(f"{root}/unregister", "POST", unregister, Said("Unregister all regions", body="empty"), admin=True),
     ]
 
 
 _TABLE = [
-    Entry("/v2/health/live", "GET", _live, Said("Whether the process answers"), open=True),
+    Entry("/v2/health/live", "GET", _live, Said("Whether the process is alive"), open=True),
     Entry(
         "/v2/health/ready",
         "GET",
         _ready,
-        Said("Whether requests are wanted: 503 while draining", unready=True),
+        Said("Whether the server accepts requests: 503 while draining", unready=True),
         open=True,
     ),
     Entry("/", "GET", _page, Said("A page that shows the server while it serves", "page"), ui=True),
@@ -275,7 +275,7 @@ _TABLE = [
         PATH,
         "GET",
         _live_stream,
-        Said("What that page shows, as server-sent events, one a second", "events"),
+        Said("The data of that page as server-sent events, one per second", "events"),
         watches=True,
     ),
     Entry("/v2", "GET", _server, Said("Name, version and extensions", "server")),
@@ -283,17 +283,23 @@ _TABLE = [
     Entry("/v2/models/stats", "GET", _statistics, Said("Counts and times of all models", "statistics")),
     *_of_model("", "GET", _metadata, Said("Inputs and outputs", "metadata")),
     *_of_model(
-        "/ready", "GET", _model_ready, Said("Whether the model answers, warmed up or not", "readiness", unready=True)
+        "/ready",
+        "GET",
+        _model_ready,
+        Said("Whether the model is loaded, and whether it is warmed up", "readiness", unready=True),
     ),
     *_of_model("/config", "GET", _configuration, Said("Batching, instances and tensors", "configuration")),
     *_of_model("/stats", "GET", _statistics, Said("Counts and times", "statistics")),
     *_of_model("/tail", "GET", _tail, Said("Why the slowest of the last requests were slow", "object")),
     *_of_model(
-        "/trail/{cursor}", "GET", _timeline, Said("When requests passed each stage, from a number on", "object")
+        "/trail/{cursor}",
+        "GET",
+        _timeline,
+        Said("When requests passed each stage, from a sequence number on", "object"),
     ),
     *_of_model("/infer", "POST", None, Said("Inference", "answer", body="request")),
     Entry("/v2/repository/index", "POST", _index, Said("All models and their states", "index", body="ready")),
-    Entry("/v2/repository/models/{model}/load", "POST", _load, Said("Read a model anew", body="empty"), admin=True),
+    Entry("/v2/repository/models/{model}/load", "POST", _load, Said("Load a model again", body="empty"), admin=True),
     Entry("/v2/repository/models/{model}/unload", "POST", _unload, Said("Unload a model", body="empty"), admin=True),
     *_of_regions("system", _register, _unregister, _regions),
     *_of_regions("cuda", _register_cuda, _unregister_cuda, _cuda_regions),

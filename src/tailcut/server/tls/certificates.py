@@ -83,7 +83,7 @@ class Certificates:
         try:
             contexts = read_contexts(self.cert, self.key)
         except UsageError as error:
-            _log.error("the TLS certificate stays as it was: %s", error)
+            _log.error("keeping the old TLS certificate: %s", error)
             return False
         self.now = contexts
         if logs:

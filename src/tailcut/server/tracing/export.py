@@ -170,7 +170,7 @@ class _Counting(SpanExporter):  # type: ignore[misc]  # mypy runs without OpenTe
             if now_s - self._said_s < _SAY_AGAIN_S:
                 return
             self._said_s = now_s
-        _log.warning("spans are dropped, the collector does not take them: %s", why)
+        _log.warning("dropping spans that the collector does not accept: %s", why)
 
     def shutdown(self) -> None:
         """End a wait for another try, and export nothing more."""

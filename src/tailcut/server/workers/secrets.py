@@ -75,7 +75,7 @@ class Secrets:
                 self.read_token()
                 orders += TOKEN
         except (TailcutError, OSError) as error:
-            _log.error("the token stays as it was: %s", error)
+            _log.error("keeping the old token: %s", error)
             right = False
         if right:
             self._known = found

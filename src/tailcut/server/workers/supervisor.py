@@ -155,12 +155,12 @@ class _Supervisor:
     def _renew(self) -> None:
         secrets = self._group.secrets if self._announced else None
         if secrets is not None and secrets.changed_alone():
-            _log.info("no model has changed: every worker stays")
+            _log.info("no model has changed: all workers are kept")
             self._order(secrets.read())
             return
         if secrets is not None:
             secrets.note()
-        _log.info("renewing every worker, one after the other")
+        _log.info("replacing all workers, one after another")
         self._do(self._fleet.renew(self._now()))
 
     def _order(self, orders: bytes) -> None:
@@ -207,7 +207,7 @@ class _Supervisor:
                 case Do.START:
                     self._start(action.worker, action.post)
                 case Do.RETIRE:
-                    _log.info("worker %d has a successor and finishes", action.post)
+                    _log.info("worker %d was replaced and is finishing its requests", action.post)
                     self._signal(action.worker, signal.SIGHUP)
                 case Do.DRAIN:
                     self._signal(action.worker, self._drain_by)
@@ -234,7 +234,7 @@ class _Supervisor:
             case Do.ABANDON:
                 if self._group.secrets is not None:
                     self._group.secrets.forget()
-                _log.error("a new worker %d could not start: the old ones go on serving", action.post)
+                _log.error("a new worker %d could not start: the old ones keep serving", action.post)
             case Do.GIVE_UP:
                 limit = self._group.restart_policy.limit
                 _log.error("worker %d ended %d times in a row: giving up", action.post, limit)

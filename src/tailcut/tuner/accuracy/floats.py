@@ -190,5 +190,5 @@ def _first_odd(a: np.ndarray, b: np.ndarray) -> int | None:
 
 def _odd(name: str, request: int, row: int, a: np.ndarray, b: np.ndarray) -> Finding:
     unlike = (np.isfinite(a) != np.isfinite(b)) | (np.isnan(a) != np.isnan(b)) | (np.isinf(a) & (a != b))
-    words = "NaN or infinity stands elsewhere"
+    words = "NaN or infinity at other positions"
     return Finding(request, row, name, "finite", words, np.inf, **row_pair(a, b, unlike.astype(np.float64)))

@@ -71,7 +71,7 @@ def learn_pipeline(wanted: Wanted, answers_s: float, tell: Callable[[Event], Non
     try:
         requests = _requests(engine, wanted)
         tell(Phase(untuned.model.rows.describe()))
-        tell(Phase("computing the right answers: those of the untuned pipeline"))
+        tell(Phase("computing the reference outputs with the untuned pipeline"))
         questions = Questions(lambda: engine, requests, answers_s)
         inputs = walk(untuned.model, requests[:_WALKED])
     except TailcutError as error:
@@ -79,7 +79,7 @@ def learn_pipeline(wanted: Wanted, answers_s: float, tell: Callable[[Event], Non
         if wanted.data is not None:
             raise
         raise UsageError(
-            f"{wanted.model}: it does not take made-up requests: give real ones with --data ({error})"
+            f"{wanted.model}: it does not accept generated requests: give real ones with --data ({error})"
         ) from None
     except BaseException:
         untuned.model.close()
@@ -87,7 +87,7 @@ def learn_pipeline(wanted: Wanted, answers_s: float, tell: Callable[[Event], Non
     gate = Gate(questions, wanted.bound, wanted.metric, wanted.seed)
     if gate.random_outputs:
         names = ", ".join(map(repr, gate.random_outputs))
-        tell(Phase(f"the pipeline itself is random: asked the same twice, it answers {names} differently"))
+        tell(Phase(f"the pipeline itself is random: two identical requests gave different {names}"))
     rows = RowsDecision.of(untuned.model.rows)
     return Known(untuned.model, Learned(untuned.spec, rows, requests, gate), inputs)
 

@@ -212,7 +212,7 @@ class JointSearch:
         count = self._plan.finalists(time.monotonic(), self._servers.start_s, _FINALISTS)
         entrants = self._enter(racing(simulated, count, self._outcome.alone))
         if not entrants:
-            self._tell(Phase("no combination answers rightly: the engine's defaults stay"))
+            self._tell(Phase("no combination gives right answers: keeping the engine's defaults"))
             self._best = self._baseline
             return
         self._tell(Phase(f"racing {len(entrants)} combinations on the real server"))

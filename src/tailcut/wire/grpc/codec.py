@@ -156,7 +156,7 @@ def _read_inputs(spec: ModelSpec, message: Any, regions: SharedRegions, data: Da
         what = f"input {shown(tensor.name)}"
         place = place_of(parameters_of(entry, what), what)
         if entry["contents"] is not None and (place is not None or raw):
-            raise InvalidInputError(f"{what}: contents cannot stand beside raw_input_contents or shared memory")
+            raise InvalidInputError(f"{what}: contents cannot be combined with raw_input_contents or shared memory")
         if place is not None:
             check_size(tensor, shape, place.size)
             found[tensor.name] = from_bytes(tensor, shape, regions.read(place), 0, place.size)

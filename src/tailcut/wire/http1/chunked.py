@@ -40,6 +40,7 @@ class ChunkedBody:
         self._trailers = 0
         self._trailer_bytes = 0
         self._chunks = 0
+        self._taken = 0  # bytes
 
     def feed(self, data: bytes) -> bytes:
         """Take a piece; returns what stands behind the body's end (empty until `done`).
@@ -74,6 +75,12 @@ class ChunkedBody:
             self._take_line()
         return data[at:] if self.done else b""
 
+    def take(self) -> bytearray:
+        """Take the part of the body that is here, for bodies that are read as they come."""
+        part, self.body = self.body, bytearray()
+        self._taken += len(part)
+        return part
+
     def _take_whole(self, data: bytes, at: int) -> int:
         """Take a short chunk that is all here, in one step; returns what is behind it, or `at` where it is none."""
         match = _SMALL_CHUNK.match(data, at)
@@ -90,7 +97,7 @@ class ChunkedBody:
         self._chunks += 1
         if len(self.body) + size > self._limit:
             raise ProtocolError(413, f"the body is over the limit of {self._limit} bytes")
-        if self._chunks > _CHUNKS + len(self.body) // _CHUNK_BYTES:
+        if self._chunks > _CHUNKS + (self._taken + len(self.body)) // _CHUNK_BYTES:
             raise ProtocolError(413, f"the body has over {_CHUNKS} chunks of less than {_CHUNK_BYTES} bytes")
 
     def _take_line(self) -> None:

@@ -76,7 +76,7 @@ def check_partial(data: bytes) -> None:
     if space and len(target) > MAX_TARGET_BYTES:
         raise ProtocolError(414, f"the URL is over {MAX_TARGET_BYTES} bytes")
     if line_end >= 0 and line[-9:] not in _VERSIONS and _VERSION.search(line):
-        raise ProtocolError(505, "only HTTP/1.0 and HTTP/1.1 are spoken here: gRPC has a port of its own")
+        raise ProtocolError(505, "only HTTP/1.0 and HTTP/1.1 are supported here: gRPC has its own port")
     if len(data) > MAX_HEAD_BYTES:
         raise ProtocolError(431, f"the head is over {MAX_HEAD_BYTES} bytes")
     if data.count(b"\n") != data.count(b"\r\n") or b"\0" in data:
@@ -152,7 +152,7 @@ def parse_head(data: bytes) -> Head:
         raise ProtocolError(400, "the head is not valid HTTP") from None
     method = parser.get_method()
     if method == b"CONNECT":
-        raise ProtocolError(400, "tunnels are not offered")
+        raise ProtocolError(400, "CONNECT is not supported")
     if len(collector.fields) > MAX_HEADERS:
         raise ProtocolError(431, f"more than {MAX_HEADERS} headers")
     version = parser.get_http_version()
@@ -168,7 +168,7 @@ def _head(method: bytes, collector: _Collector, version: str) -> Head:
     length, chunked = _framing(collector.fields, version)
     expect = headers.get(b"expect")
     if expect is not None and expect.lower() != b"100-continue":
-        raise ProtocolError(417, "only Expect: 100-continue is understood")
+        raise ProtocolError(417, "only Expect: 100-continue is supported")
     connection = b",".join(value for name, value in collector.fields if name == b"connection")
     options = {option.strip().lower() for option in connection.split(b",")}
     keep_alive = b"close" not in options and (version == "1.1" or b"keep-alive" in options)
@@ -196,7 +196,7 @@ def _path(target: bytes) -> str:
 def _check_host(fields: list[tuple[bytes, bytes]], version: str) -> None:
     hosts = [value for name, value in fields if name == b"host"]
     if len(hosts) > 1 or (not hosts and version == "1.1"):
-        raise ProtocolError(400, "exactly one Host header is needed")
+        raise ProtocolError(400, "exactly one Host header is required")
     if hosts and not _HOST.match(hosts[0]):
         raise ProtocolError(400, "the Host header is not a host and port")
 
@@ -205,17 +205,17 @@ def _framing(fields: list[tuple[bytes, bytes]], version: str) -> tuple[int | Non
     lengths = [value for name, value in fields if name == b"content-length"]
     codings = [value for name, value in fields if name == b"transfer-encoding"]
     if lengths and codings:
-        raise ProtocolError(400, "Content-Length and Transfer-Encoding exclude each other")
+        raise ProtocolError(400, "Content-Length and Transfer-Encoding cannot be combined")
     if codings:
         if version == "1.0":
             raise ProtocolError(400, "HTTP/1.0 has no chunked bodies")
         if len(codings) != 1 or codings[0].lower() != b"chunked":
-            raise ProtocolError(501, "only the chunked transfer coding is understood")
+            raise ProtocolError(501, "only the chunked transfer coding is supported")
         return None, True
     if not lengths:
         return None, False
     if len(lengths) > 1 or not lengths[0].isdigit() or len(lengths[0]) > 19 or int(lengths[0]) >= 1 << 63:
-        raise ProtocolError(400, "Content-Length is not one plain number")
+        raise ProtocolError(400, "Content-Length is not a single number")
     if int(lengths[0]) > _MAX_LENGTH:
-        raise ProtocolError(413, "the body is larger than any that is taken")
+        raise ProtocolError(413, "Content-Length exceeds the maximum")
     return int(lengths[0]), False

@@ -145,7 +145,7 @@ class Http2Connection(Streams[H]):
         """How much of the preface stands at the start of these bytes."""
         said = data[:_PREFACE_BYTES]
         if not PREFACE.startswith(said):
-            raise Http2Error(ErrorCode.PROTOCOL_ERROR, "this is no HTTP/2 with prior knowledge")
+            raise Http2Error(ErrorCode.PROTOCOL_ERROR, "expected the HTTP/2 connection preface")
         if len(said) < _PREFACE_BYTES:
             return 0
         self._greeted = _PREFACE_BYTES
@@ -174,7 +174,7 @@ class Http2Connection(Streams[H]):
                     raise Http2Error(ErrorCode.PROTOCOL_ERROR, "the first frame must be SETTINGS")
                 self._greeted += 1
             if self._block is not None and kind != Kind.CONTINUATION:
-                raise Http2Error(ErrorCode.PROTOCOL_ERROR, "a header block goes on in CONTINUATION and nothing else")
+                raise Http2Error(ErrorCode.PROTOCOL_ERROR, "expected a CONTINUATION frame of the same header block")
             if flags == END_HEADERS and kind == _HEADERS and (stop := _data_behind(data, end, size, stream)):
                 self._on_request(stream & EVER_OPEN, data[at + HEAD_BYTES : end], data[end + HEAD_BYTES : stop])
                 at = stop
@@ -190,7 +190,7 @@ class Http2Connection(Streams[H]):
     def _on_request(self, stream: int, block: bytes, data: bytes) -> None:
         """HEADERS and the one frame of DATA that ends the request, as clients send small ones."""
         if not stream:
-            raise Http2Error(ErrorCode.PROTOCOL_ERROR, "HEADERS without a stream")
+            raise Http2Error(ErrorCode.PROTOCOL_ERROR, "HEADERS on stream 0")
         self._spent += 1
         if not self._header_block(0, stream, block, data):
             self._on_data(END_STREAM, stream, data)
@@ -243,7 +243,7 @@ class Http2Connection(Streams[H]):
 
     def _on_headers(self, flags: int, stream: int, payload: bytes) -> None:
         if not stream:
-            raise Http2Error(ErrorCode.PROTOCOL_ERROR, "HEADERS without a stream")
+            raise Http2Error(ErrorCode.PROTOCOL_ERROR, "HEADERS on stream 0")
         block = unpadded(flags, payload) if flags & PADDED else payload
         if flags & PRIORITY_FIELDS:
             if len(block) < 5:
@@ -256,7 +256,7 @@ class Http2Connection(Streams[H]):
 
     def _on_continuation(self, flags: int, stream: int, payload: bytes) -> None:
         if self._block is None or self._block[0] != stream:
-            raise Http2Error(ErrorCode.PROTOCOL_ERROR, "CONTINUATION of nothing")
+            raise Http2Error(ErrorCode.PROTOCOL_ERROR, "CONTINUATION without HEADERS")
         _, first_flags, block, count = self._block
         if count > _CONTINUATIONS or len(block) + len(payload) > BLOCK_BYTES:
             raise Http2Error(ErrorCode.ENHANCE_YOUR_CALM, "a header block that does not end")
@@ -323,13 +323,13 @@ class Http2Connection(Streams[H]):
     def _on_priority(self, _flags: int, stream: int, payload: bytes) -> None:
         self._chore()
         if not stream:
-            raise Http2Error(ErrorCode.PROTOCOL_ERROR, "PRIORITY without a stream")
+            raise Http2Error(ErrorCode.PROTOCOL_ERROR, "PRIORITY on stream 0")
         if len(payload) != 5:
-            raise Http2Error(ErrorCode.FRAME_SIZE_ERROR, "PRIORITY of a wrong size")
+            raise Http2Error(ErrorCode.FRAME_SIZE_ERROR, "PRIORITY with the wrong size")
 
     def _on_reset(self, _flags: int, stream: int, payload: bytes) -> None:
         if len(payload) != 4:
-            raise Http2Error(ErrorCode.FRAME_SIZE_ERROR, "RST_STREAM of a wrong size")
+            raise Http2Error(ErrorCode.FRAME_SIZE_ERROR, "RST_STREAM with the wrong size")
         self._known(stream)
         self._pay_reset()
         self._close(stream)
@@ -339,10 +339,10 @@ class Http2Connection(Streams[H]):
     def _on_settings(self, flags: int, stream: int, payload: bytes) -> None:
         self._chore()
         if stream:
-            raise Http2Error(ErrorCode.PROTOCOL_ERROR, "SETTINGS of a stream")
+            raise Http2Error(ErrorCode.PROTOCOL_ERROR, "SETTINGS on a stream other than 0")
         if flags & ACK:
             if payload:
-                raise Http2Error(ErrorCode.FRAME_SIZE_ERROR, "an acknowledgement with settings")
+                raise Http2Error(ErrorCode.FRAME_SIZE_ERROR, "a SETTINGS acknowledgement with settings")
             return
         settings = dict(read_settings(payload))  # the last word counts: a frame may hold thousands
         self.out.frame_bytes = settings.get(Setting.FRAME, self.out.frame_bytes)
@@ -352,14 +352,14 @@ class Http2Connection(Streams[H]):
         self.out.write(frame(Kind.SETTINGS, ACK, 0, b""))
 
     def _on_push(self, _flags: int, _stream: int, _payload: bytes) -> None:
-        raise Http2Error(ErrorCode.PROTOCOL_ERROR, "a client pushes nothing")
+        raise Http2Error(ErrorCode.PROTOCOL_ERROR, "clients must not send PUSH_PROMISE")
 
     def _on_ping(self, flags: int, stream: int, payload: bytes) -> None:
         self._chore()
         if stream:
-            raise Http2Error(ErrorCode.PROTOCOL_ERROR, "PING of a stream")
+            raise Http2Error(ErrorCode.PROTOCOL_ERROR, "PING on a stream other than 0")
         if len(payload) != 8:
-            raise Http2Error(ErrorCode.FRAME_SIZE_ERROR, "PING of a wrong size")
+            raise Http2Error(ErrorCode.FRAME_SIZE_ERROR, "PING with the wrong size")
         if not flags & ACK:
             self.out.write(frame(Kind.PING, ACK, 0, payload))
         elif payload == OUR_PING and self._winding:
@@ -368,18 +368,18 @@ class Http2Connection(Streams[H]):
     def _on_goaway(self, _flags: int, stream: int, payload: bytes) -> None:
         self._chore()
         if stream:
-            raise Http2Error(ErrorCode.PROTOCOL_ERROR, "GOAWAY of a stream")
+            raise Http2Error(ErrorCode.PROTOCOL_ERROR, "GOAWAY on a stream other than 0")
         if len(payload) < 8:
-            raise Http2Error(ErrorCode.FRAME_SIZE_ERROR, "GOAWAY of a wrong size")
+            raise Http2Error(ErrorCode.FRAME_SIZE_ERROR, "GOAWAY with the wrong size")
 
     def _on_window_update(self, _flags: int, stream: int, payload: bytes) -> None:
         self._chore()
         if len(payload) != 4:
-            raise Http2Error(ErrorCode.FRAME_SIZE_ERROR, "WINDOW_UPDATE of a wrong size")
+            raise Http2Error(ErrorCode.FRAME_SIZE_ERROR, "WINDOW_UPDATE with the wrong size")
         more = int.from_bytes(payload, "big") & WINDOW_LIMIT
         if not stream:
             if not more:
-                raise Http2Error(ErrorCode.PROTOCOL_ERROR, "WINDOW_UPDATE by nothing")
+                raise Http2Error(ErrorCode.PROTOCOL_ERROR, "WINDOW_UPDATE with an increment of 0")
             self.out.widen(more)
             return
         if stream not in self.out.windows:

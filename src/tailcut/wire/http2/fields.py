@@ -33,8 +33,8 @@ _LENGTH = b"content-length"
 _LENGTH_DIGITS = 18
 _DEFAULT_PORT = {b"http": b":80", b"https": b":443"}
 _KEY, _VARYING, _IGNORE = range(3)  # what a field's name makes of it
-_NO_ORDER = "pseudo-header fields come first, once, and are those of a request"
-_NO_VALUE = "a field's value has characters that none may have"
+_NO_ORDER = "pseudo-header fields must come first, appear once, and be those of a request"
+_NO_VALUE = "a field value has invalid characters"
 
 
 class MalformedError(Exception):
@@ -177,7 +177,7 @@ def check_request(fields: Sequence[Field]) -> None:
         if not _VALUE.fullmatch(value):
             raise MalformedError(_NO_VALUE)
     if not seen >= _NEEDED or (b":path", b"") in fields:
-        raise MalformedError("a request has a method, a scheme and a path")
+        raise MalformedError("a request needs a method, a scheme and a path")
     _check_host(fields)
 
 
@@ -207,14 +207,14 @@ def check_trailers(fields: Sequence[Field]) -> None:
 
 def _check_name(name: bytes, value: bytes) -> None:
     if not _NAME.fullmatch(name):
-        raise MalformedError("a field's name has characters that none may have")
+        raise MalformedError("a field name has invalid characters")
     if name in _OF_A_CONNECTION or (name == b"te" and value != b"trailers"):
-        raise MalformedError("a field of the connection itself has no place in HTTP/2")
+        raise MalformedError("connection-specific fields are not allowed")
 
 
 def _length(value: bytes, before: int) -> int:
     if not value.isdigit() or len(value) > _LENGTH_DIGITS or before not in {-1, int(value)}:
-        raise MalformedError("content-length is no number, or two of them")
+        raise MalformedError("content-length is invalid or repeated")
     return int(value)
 
 

@@ -97,7 +97,7 @@ def read_settings(payload: bytes) -> Iterator[tuple[int, int]]:
         Http2Error: the frame or a value breaks a rule.
     """
     if len(payload) % 6:
-        raise Http2Error(ErrorCode.FRAME_SIZE_ERROR, "SETTINGS of a wrong size")
+        raise Http2Error(ErrorCode.FRAME_SIZE_ERROR, "SETTINGS with the wrong size")
     if len(payload) > 6 * _SETTINGS:
         raise Http2Error(ErrorCode.ENHANCE_YOUR_CALM, f"more than {_SETTINGS} settings in a frame")
     for at in range(0, len(payload), 6):

@@ -141,7 +141,7 @@ class Decoder:
                     raise BlockError("a header block has a field of index 0")
             else:  # a literal, section 6.2: to be indexed, or not, or never
                 if first >> 5 == 1:
-                    raise BlockError("a header block changes the table's size behind a field")
+                    raise BlockError("a header block changes the table's size after a field")
                 mask = 0x3F if first >= 0x40 else 0x0F
                 index = first & mask
                 if index == mask:

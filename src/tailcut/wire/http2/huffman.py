@@ -39,7 +39,7 @@ class _Node(dict[int, "tuple[_Node, bytes]"]):
                 node = branch
                 continue
             if branch == END:
-                raise HuffmanError("the end of a string is spelt out")
+                raise HuffmanError("a string contains the EOS symbol")
             symbols.append(branch)
             node = _ROOT
         step = self[byte] = node, bytes(symbols)
@@ -57,7 +57,7 @@ def decode(data: bytes) -> bytes:
         node, symbols = node[byte]
         parts.append(symbols)
     if not node.may_end:
-        raise HuffmanError("a string does not end where its bytes do")
+        raise HuffmanError("a string has invalid padding")
     return b"".join(parts)
 
 

@@ -168,4 +168,4 @@ class Streams(Generic[H]):
 
     def _pay_reset(self) -> None:
         if not self._resets.pay(self._now):
-            raise Http2Error(ErrorCode.ENHANCE_YOUR_CALM, "too many requests that were given up")
+            raise Http2Error(ErrorCode.ENHANCE_YOUR_CALM, "too many cancelled requests")

@@ -130,7 +130,7 @@ def wanted_outputs(
         what = f"output {shown(tensor.name)}"
         own = parameters_of(entry, what)
         if own.get("classification"):
-            raise InvalidInputError(f"{what}: classification is not offered: take the scores and sort them")
+            raise InvalidInputError(f"{what}: classification is not supported: sort the scores yourself")
         flag = flag_of(own, "binary_data", what)
         wanted.append(WantedOutput(tensor.name, default if flag is None else flag, place_of(own, what)))
     return tuple(wanted)

@@ -118,7 +118,9 @@ def parse_request(
     if json_size == 0 and (len(view) or not spec.batched):  # no rows are a request where rows belong together
         return _parse_raw(spec, view)
     if not 0 <= json_size <= len(view):
-        raise InvalidInputError(f"the JSON head is said to have {json_size} bytes, but the body has {len(view)}")
+        raise InvalidInputError(
+            f"Inference-Header-Content-Length is {json_size}, but the body has only {len(view)} bytes"
+        )
     plan = _plan(spec, bytes(view[:json_size]))
     if plan.size != len(view) - json_size:
         raise InvalidInputError(
@@ -183,8 +185,8 @@ def _parse_raw(spec: ModelSpec, body: memoryview) -> InferRequest:
         return InferRequest.raw(spec, {tensor.name: array})
     if len(free) > 1:
         raise InvalidInputError(
-            f"input {shown(tensor.name)}: {tensor.describe()} has several free dimensions, which cannot be told from "
-            "the length of a raw body: give its shape in a JSON head"
+            f"input {shown(tensor.name)}: {tensor.describe()} has several free dimensions, which do not follow "
+            "from the length of a raw body: give its shape in a JSON head"
         )
     unit = (tensor.dtype.itemsize or 1) * prod(dim for dim in dims if dim is not None)
     count = len(body) // unit if unit and free else 1

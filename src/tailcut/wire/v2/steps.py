@@ -248,7 +248,7 @@ def _mismatch(tensor: TensorSpec, shape: tuple[int, ...], *, nested: bool) -> In
     if nested:
         return wrong_nesting(tensor, shape)
     return InvalidInputError(
-        f"input {shown(tensor.name)}: expected {prod(shape)} elements for {list(shape)}, got another number"
+        f"input {shown(tensor.name)}: expected {prod(shape)} elements for {list(shape)}, got a different number"
     )
 
 

@@ -1,0 +1,104 @@
+"""Inference requests of the Open Inference Protocol v2 as a client writes them: arrays in, bodies out. Pure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+import orjson
+
+from tailcut.errors import InvalidInputError
+from tailcut.spec import DType
+from tailcut.wire.v2.tensors import shown, to_bytes
+
+Parts = list[bytes | memoryview]
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """What a request says of an input; `size` is that of its bytes."""
+
+    name: str
+    dtype: DType
+    shape: tuple[int, ...]
+    size: int
+
+
+def model_path(model: str, version: str = "") -> str:
+    """The path of a model, whatever characters its name has."""
+    path = f"/v2/models/{quote(model, safe='')}"
+    return f"{path}/versions/{quote(version, safe='')}" if version else path
+
+
+def describe(inputs: Mapping[str, np.ndarray]) -> tuple[tuple[Described, ...], Parts]:
+    """What a request says of its inputs, and their bytes, which still are the arrays'.
+
+    Raises:
+        InvalidInputError: a dtype has no name in the protocol.
+    """
+    described, parts = [], Parts()
+    for name, value in inputs.items():
+        array = np.asarray(value)
+        if not array.dtype.isnative:
+            array = array.astype(array.dtype.newbyteorder("="))
+        dtype = _dtype_of(name, array)
+        data = _bytes_of(array, dtype)
+        described.append(Described(name, dtype, array.shape, len(data)))
+        parts.append(data)
+    return tuple(described), parts
+
+
+def entry(described: Described, parameters: Mapping[str, object]) -> dict[str, Any]:
+    """An input as the JSON of a request has it, with its bytes elsewhere."""
+    return _entry(described.name, described.dtype, described.shape) | {"parameters": parameters}
+
+
+def parameters(timeout_us: int = 0) -> dict[str, object]:
+    """The parameters of a request with binary outputs; `timeout_us` 0: the server's own timeout."""
+    return {"binary_data_output": True} | ({"timeout": timeout_us} if timeout_us else {})
+
+
+def binary_lead(described: Sequence[Described], outputs: Sequence[str] | None = None, timeout_us: int = 0) -> bytes:
+    """The JSON before the bytes of the inputs; the outputs, all of them or those named, come as bytes too."""
+    inputs = [entry(one, {"binary_data_size": one.size}) for one in described]
+    request: dict[str, object] = {"inputs": inputs, "parameters": parameters(timeout_us)}
+    if outputs is not None:
+        request["outputs"] = [{"name": name, "parameters": {"binary_data": True}} for name in outputs]
+    return orjson.dumps(request)
+
+
+def json_body(inputs: Mapping[str, np.ndarray]) -> bytes:
+    """A request that is JSON throughout; numbers are written as Python's, which is what most clients send.
+
+    Raises:
+        InvalidInputError: a dtype has no name in the protocol.
+    """
+    entries = [
+        _entry(name, _dtype_of(name, array), array.shape) | {"data": _values(array)} for name, array in inputs.items()
+    ]
+    return orjson.dumps({"inputs": entries})
+
+
+def _entry(name: str, dtype: DType, shape: tuple[int, ...]) -> dict[str, Any]:
+    return {"name": name, "datatype": dtype.value, "shape": shape}
+
+
+def _dtype_of(name: str, array: np.ndarray) -> DType:
+    try:
+        return DType.of(array.dtype)
+    except KeyError:
+        raise InvalidInputError(f"input {shown(name)}: the protocol has no datatype for {array.dtype}") from None
+
+
+def _values(array: np.ndarray) -> list[Any]:
+    if array.dtype == DType.BF16.numpy:
+        array = array.astype(np.float32)
+    return [item.decode() if isinstance(item, bytes) else item for item in array.reshape(-1).tolist()]
+
+
+def _bytes_of(array: np.ndarray, dtype: DType) -> bytes | memoryview:
+    if dtype is DType.BYTES or not array.size:
+        return to_bytes(array, dtype)
+    flat = np.ascontiguousarray(array).reshape(-1)
+    return flat.view(np.uint8).data
