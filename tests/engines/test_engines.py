@@ -123,7 +123,7 @@ def test_strings(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedError, match="'x' holds strings"):
         engine.bind({"x": x}, {"y": x.copy()})
     engine.close()
-    with pytest.raises(UnsupportedError, match=r"no strings.*'x'.*use onnxruntime"):
+    with pytest.raises(UnsupportedError, match=r"does not support strings.*'x'.*use onnxruntime"):
         open_engine(path, EngineOptions(name="openvino"))
 
 

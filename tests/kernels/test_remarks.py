@@ -33,7 +33,7 @@ def test_reasons():
     no, why = Remark("a.py", 1, "loop not vectorized"), Remark("a.py", 1, "loop not vectorized: because")
     assert why_scalar([no, why, why]) == ("because",)
     assert why_scalar([no]) == ()
-    assert "taken apart" in why_scalar([Remark("a.py", 1, "vectorized loop (vectorization width: 4)")])[0]
+    assert "split up" in why_scalar([Remark("a.py", 1, "vectorized loop (vectorization width: 4)")])[0]
 
 
 def test_collecting(capfd: pytest.CaptureFixture[str]):
