@@ -143,6 +143,8 @@ def retune_words(result: TuneResult) -> str:
         return ""
     if found.wrong:
         return f"the profile that was checked again answers wrongly: {found.wrong}"
+    if found.unserved:
+        return f"the profile that was checked again was not measured: {found.unserved}"
     if not found.changed:
         return "unchanged: the profile's settings are still the best"
     changed = ", ".join(f"{name} {before} -> {after}" for name, (before, after) in found.changed.items())

@@ -20,8 +20,8 @@ _ROUNDED_S = 5
 def arms_verified(session: Session) -> dict[str, Settings]:
     """What the verification measures: what is compared, and tuned; and the previous settings, checked again."""
     arms = session.compared | {"tuned": session.outcome.settings}
-    previous = session.wanted.previous
-    if previous is not None and not session.outcome.previous_wrong:
+    previous, outcome = session.wanted.previous_settings, session.outcome
+    if previous is not None and not (outcome.previous_wrong or outcome.previous_unserved):
         arms["previous"] = previous
     return arms
 

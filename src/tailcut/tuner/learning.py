@@ -124,7 +124,7 @@ def facts_of(wanted: Wanted, learned: Learned) -> Facts:
         lower_precision=wanted.data is not None and not learned.gate.blind and kind is not FileKind.SCRIPT,
         u8_input=wanted.normalize,
         outputs=wanted.outputs,
-        fixed_dims=wanted.fixed_dims,
+        fixed_dims=wanted.fixed,
         local=wanted.local,
         allocators=tuple(installed()),
         huge_heap=can_huge_heap(),
@@ -134,7 +134,7 @@ def facts_of(wanted: Wanted, learned: Learned) -> Facts:
         device=wanted.device,
         compiler=kind is not FileKind.SCRIPT and not missing_compiler(wanted.device),
         rows=wanted.rows,
-        signature=wanted.signature,
+        signature=wanted.declared,
     )
 
 
@@ -147,7 +147,7 @@ def _open_reference(wanted: Wanted, spec: ModelSpec) -> Engine:
 def _open(wanted: Wanted) -> Engine:
     """The model on the engine whose float32 answers are the right ones."""
     name: Any = default_engine(wanted.model)
-    options = EngineOptions(name=name, fixed_dims=wanted.fixed_dims, signature=wanted.signature)
+    options = EngineOptions(name=name, fixed_dims=wanted.fixed, signature=wanted.declared)
     return open_engine(wanted.model, options)
 
 
@@ -158,7 +158,7 @@ def with_signature(wanted: Wanted) -> Wanted:
         UsageError: the arrays of the data are not the module's inputs.
         TailcutError: the file is not trusted, cannot be loaded, or fails on the data.
     """
-    if kind_of(wanted.model) is not FileKind.SCRIPT or wanted.signature or wanted.data is None:
+    if kind_of(wanted.model) is not FileKind.SCRIPT or wanted.declared or wanted.data is None:
         return wanted
     require("torch")
     from tailcut.engines.torch.script import seen_signature  # noqa: PLC0415  2 s that only its users pay

@@ -53,7 +53,7 @@ def result(
         offers=[_offer(one, outcome.base) for one in outcome.offers],
         retune=_retune(outcome),
         accuracy=_accuracy(outcome, objective.metric),
-        quantized=None if outcome.copy is None else outcome.copy.record(),
+        quantized=outcome.copy,
         settings=outcome.settings,
         profile=None,
         report=None,
@@ -189,7 +189,8 @@ def _retune(outcome: Outcome) -> made.Retune | None:
     if previous is None:
         return None
     changed = _changes(previous, settings)
-    return made.Retune(previous.describe(), settings.describe(), changed, outcome.previous_wrong or None)
+    wrong, unserved = outcome.previous_wrong or None, outcome.previous_unserved or None
+    return made.Retune(previous.describe(), settings.describe(), changed, wrong, unserved)
 
 
 def _changes(before: Settings, after: Settings) -> dict[str, tuple[Any, Any]]:

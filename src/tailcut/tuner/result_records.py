@@ -239,7 +239,8 @@ class Retune(Record, frozen=True):
     before: str
     after: str
     changed: dict[str, tuple[Any, Any]]  # the value before and after
-    wrong: str | None
+    wrong: str | None  # what they answer wrongly
+    unserved: str | None = None  # why the settings of the profile could not be served
 
 
 class EqualConfiguration(Record, frozen=True):

@@ -66,7 +66,7 @@ class Selection:
             chosen = finalists(predicted, session.finalists(FINALISTS), objective.rank, self._space.kinds)
         self._predicted = {one.settings: one for one in predicted}
         settings = [one.settings for one in chosen]
-        previous = [] if session.wanted.previous is None else [session.wanted.previous]
+        previous = [] if session.wanted.previous_settings is None else [session.wanted.previous_settings]
         settings = list(dict.fromkeys([*settings, *self._space.anyway, *previous]))
         load = session.racing.load = load_for(objective, self._best_rate(chosen))
         if objective.kind == "throughput":
@@ -162,7 +162,7 @@ class Selection:
         session = self._session
         near = heats.near(NEAR)
         session.outcome.tie_break = None
-        stays = [number for number in near if entrants[number].settings == session.wanted.previous]
+        stays = [number for number in near if entrants[number].settings == session.wanted.previous_settings]
         if stays:  # settings that are in use are not replaced by others that are equal
             return stays[0]
         if len(near) == 1:
@@ -188,7 +188,8 @@ class Selection:
                 found = session.check(settings, session.plan.check_s)
             except TailcutError as error:
                 session.reject(settings, str(error))
-                self._note_previous(settings, str(error))
+                if settings == session.wanted.previous_settings:
+                    session.outcome.previous_unserved = str(error)
                 continue
             if found.right:
                 entrants.append(Entrant(settings, arm))
@@ -201,7 +202,8 @@ class Selection:
         session = self._session
         reason = f"wrong answers: {found.reason}"
         session.reject(settings, reason)
-        self._note_previous(settings, reason)
+        if settings == session.wanted.previous_settings:
+            session.outcome.previous_wrong = reason
         kind = precision_of(settings)
         if kind[1] == "f32":
             return
@@ -217,10 +219,6 @@ class Selection:
         if advice is not None:
             expected = [self._predicted[settings]] if settings in self._predicted else []
             session.rejected[kind] = Rejected(settings, advice.accuracy, advice.bound, expected)
-
-    def _note_previous(self, settings: Settings, reason: str) -> None:
-        if settings == self._session.wanted.previous:
-            self._session.outcome.previous_wrong = reason
 
     def refine(self, winner: Settings) -> Settings:
         """Small changes of the winner, each judged beside it on servers; those that look better stay."""

@@ -33,7 +33,7 @@ class Servers:
         spec: its signature.
         requests: what clients send.
         samples: kinds of requests in the data, with which servers warm up.
-        base: the profile of a pipeline as it is written; None for a model.
+        base: what every profile has but for its settings: that of a pipeline as it is written, or of one to compare.
     """
 
     def __init__(

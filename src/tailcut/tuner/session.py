@@ -139,15 +139,16 @@ def open_session(wanted: Wanted, tell: Callable[[Event], None]) -> Session:
         TailcutError: the model cannot be opened, or refuses a request of the data.
     """
     plan = plan_of(wanted)
-    wanted = with_signature(wanted)
+    wanted = with_signature(wanted.inherited())
     learned = learn(wanted, plan.answers_s, tell)
     spec, requests = learned.spec, learned.requests
-    samples = () if wanted.data is None else kinds_of(spec, requests)
+    own = () if wanted.previous is None else wanted.previous.samples
+    samples = own if wanted.data is None else kinds_of(spec, requests)
     batching = {"bind": False, "rows": wanted.rows}
     engine = {
         "name": default_engine(wanted.model),
-        "fixed_dims": wanted.fixed_dims,
-        "signature": wanted.signature,
+        "fixed_dims": wanted.fixed,
+        "signature": wanted.declared,
     }
     base = changed(BASELINE, engine=engine, batching=batching, io={"wire": "json"})
     return new_session(
@@ -187,7 +188,7 @@ def new_session(  # noqa: PLR0913  the parts that differ between a model and a p
     records = [RungRecord(name) for name in rungs]
     outcome = Outcome(learned.spec, base, objective.rate, records, learned.rows, objective, base)
     outcome.random_outputs = learned.gate.random_outputs
-    outcome.samples, outcome.previous = servers.samples, wanted.previous
+    outcome.samples, outcome.previous = servers.samples, wanted.previous_settings
     journal = Journal(wanted.journal, key, fresh=wanted.fresh)
     racing = Racing(objective, Load((1, 16), LEAST_BLOCK_S), outcome.noise, journal)
     session = Session(wanted, tell, plan, learned, base, servers, journal, outcome, racing, {"baseline": base})
