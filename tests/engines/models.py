@@ -51,7 +51,7 @@ def perceptron(widths: list[int], path: Path) -> Path:
 
 
 def quantised(path: Path, copy: Path) -> Path:
-    """A copy that passes for one in static int8, and answers as the model does: only an unused constant is quantised."""
+    """Write a copy that passes for one in static int8, and answers as the model does: an unused constant is int8."""
     model = onnx.load(path)
     weights = {"int8": np.zeros(1, np.int8), "scale": np.ones((), np.float32), "zero": np.zeros((), np.int8)}
     model.graph.initializer.extend(numpy_helper.from_array(one, name) for name, one in weights.items())

@@ -11,6 +11,7 @@ from tailcut.tuner.accuracy import labelled
 from tailcut.tuner.baseline import Baseline, measure_baseline
 from tailcut.tuner.budget import SearchSize, complete_s
 from tailcut.tuner.events import Phase
+from tailcut.tuner.pixels import as_pixels
 from tailcut.tuner.session import Session
 from tailcut.tuner.verification import LEAST_S, told_within, verification_s, verify
 
@@ -102,8 +103,9 @@ def _labels(session: Session, settings: dict[str, Settings]) -> dict[str, float]
     found: dict[str, float] = {}
     labels = session.wanted.labels
     for name in ("baseline", "tuned"):
-        target = session.servers.of(settings[name]).target
-        answers = [infer_once(target, session.spec.name, request) for request in session.requests]
+        target, fold = session.servers.of(settings[name]).target, settings[name].engine.u8_input
+        sent = session.requests if fold is None else [as_pixels(fold, session.spec, one) for one in session.requests]
+        answers = [infer_once(target, session.spec.name, request) for request in sent]
         share = None if labels is None else labelled(answers, labels)
         if share is None:
             return None

@@ -37,7 +37,7 @@ from tailcut.tuner.space import Facts
 
 Arrays = dict[str, np.ndarray]
 _MADE_UP = 64  # requests, where there are no data
-_MOST_REQUESTS = 2048  # of the data
+MOST_REQUESTS = 2048  # of the data
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,7 @@ def _requests(engine: Engine, wanted: Wanted) -> list[Arrays]:
         requests = [samples.make(samples.rows, wanted.seed + number) for number in range(_MADE_UP)]
     else:
         data = wanted.data if fold is None else as_floats(fold, spec, wanted.data)
-        requests = rows_of_data(spec, data, _MOST_REQUESTS)
+        requests = rows_of_data(spec, data, MOST_REQUESTS)
     if fold is None:
         return requests
     return [snapped(fold, spec, request, exactly=wanted.data is not None) for request in requests]

@@ -2,10 +2,11 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tailcut.engines.files import default_engine
 from tailcut.errors import UsageError
+from tailcut.lab.describe import labels_of_data
 from tailcut.lab.payload import Wire
 from tailcut.runtime.samples import kinds_of
 from tailcut.runtime.settings import Settings
@@ -17,7 +18,7 @@ from tailcut.tuner.events import CandidateDone, Event
 from tailcut.tuner.finalists import Predicted
 from tailcut.tuner.gate import Gate
 from tailcut.tuner.journal import Journal, Key
-from tailcut.tuner.learning import Arrays, Learned, learn, with_signature
+from tailcut.tuner.learning import MOST_REQUESTS, Arrays, Learned, learn, with_signature
 from tailcut.tuner.objective import Objective
 from tailcut.tuner.racing import LEAST_BLOCK_S, Load, Racing
 from tailcut.tuner.records import Outcome, Rejected, RungRecord, Wanted
@@ -184,6 +185,9 @@ def new_session(  # noqa: PLR0913  the parts that differ between a model and a p
         rungs: names, in order.
         reference: whether the baseline behind the plain wire is verified, too.
     """
+    if wanted.data is not None and wanted.labels is not None:
+        ordered = labels_of_data(learned.spec, wanted.data, wanted.labels, MOST_REQUESTS)
+        wanted = replace(wanted, labels=ordered)
     objective = Objective(wanted.kind, wanted.slo_ms or float("inf"), wanted.rate or 0.0)
     records = [RungRecord(name) for name in rungs]
     outcome = Outcome(learned.spec, base, objective.rate, records, learned.rows, objective, base)
