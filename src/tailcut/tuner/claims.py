@@ -4,7 +4,9 @@ import math
 import time
 from dataclasses import replace
 
+from tailcut.errors import TailcutError
 from tailcut.lab.payload import infer_once
+from tailcut.lab.trial import Arm
 from tailcut.machine.process import peak_bytes
 from tailcut.runtime.settings import Settings
 from tailcut.tuner.accuracy import labelled
@@ -81,7 +83,8 @@ def prove(session: Session) -> None:
     session.tell(Phase(f"verifying: {', '.join(names)} and {last} in turns, on fresh samples"))
     servers.keep(*settings.values())
     servers.launch(*settings.values())
-    arms = {name: servers.arm(one) for name, one in settings.items()}
+    arms = _served(session, settings)
+    settings |= {"tuned": outcome.settings}
     outcome.accuracy = session.check(outcome.settings, session.plan.last_check_s, whole=True)
     if outcome.wrong:
         return
@@ -97,6 +100,43 @@ def prove(session: Session) -> None:
         session.journal.add(
             "verified", settings[name], arm=name, samples=len(run.latencies), rate=outcome.rate, errors=run.errors
         )
+
+
+def _served(session: Session, settings: dict[str, Settings]) -> dict[str, Arm]:
+    """The running servers of all arms; where that of the tuned settings fails, of the next best that raced.
+
+    Raises:
+        TailcutError: the baseline's cannot be started.
+    """
+    arms: dict[str, Arm] = {}
+    for name, one in settings.items():
+        try:
+            arms[name] = session.servers.arm(one)
+        except TailcutError as error:
+            if name == "baseline":
+                raise
+            session.tell(Phase(f"{name}: {session.describe(one)} could not be served: {error}"))
+            if name == "tuned":
+                session.refused.add(one)
+                arms[name] = _next_best(session)
+            elif name == "previous":
+                session.outcome.previous_unserved = str(error)
+    return arms
+
+
+def _next_best(session: Session) -> Arm:
+    """A server of the best settings that raced and still start; in the end of the baseline's."""
+    outcome = session.outcome
+    ranked = sorted(outcome.raced, key=lambda one: outcome.raced[one], reverse=True)
+    for settings in [one for one in ranked if one not in session.refused]:
+        try:
+            arm = session.servers.arm(settings)
+        except TailcutError:
+            continue
+        outcome.settings = settings
+        return arm
+    outcome.settings = session.with_wire(session.plain_wire)
+    return session.servers.arm(outcome.settings)
 
 
 def _labels(session: Session, settings: dict[str, Settings]) -> dict[str, float] | None:

@@ -95,17 +95,34 @@ class Selection:
             winners += self._race_group(group)[: 2 if len(groups) > 1 else None]
         if len(groups) > 1 and winners:
             return self.race(winners)
-        for winner in winners:
-            found = session.check(winner, session.plan.check_s, whole=True)
-            if found.right:
+        for number, winner in enumerate(winners):
+            if self._is_right(winner):
                 return winner
-            self._reject(winner, found)
+            self._lead_with(next(iter(winners[number + 1 :]), None))
         others = self._others(_FEWEST)
         if others:
             session.tell(Phase("no finalist answers rightly: the next best race"))
             return self.race(others)
         session.tell(Phase("no finalist answers rightly, and there are no others: the baseline stays"))
         return session.with_wire(session.plain_wire)
+
+    def _is_right(self, winner: Settings) -> bool:
+        """Whether a server answers every question rightly."""
+        session = self._session
+        try:
+            found = session.check(winner, session.plan.check_s, whole=True)
+        except TailcutError as error:
+            session.reject(winner, str(error))
+            return False
+        if not found.right:
+            self._reject(winner, found)
+        return found.right
+
+    def _lead_with(self, settings: Settings | None) -> None:
+        """The leader was refused: the next one takes its place, which answered some questions rightly; or none does."""
+        outcome = self._session.outcome
+        outcome.race_winner, outcome.tie_break = settings, None
+        outcome.settings = settings or self._session.with_wire(self._session.plain_wire)
 
     def _others(self, count: int) -> list[Settings]:
         """The next best of the engines and precisions whose answers were not refused, at most so many."""
@@ -179,9 +196,14 @@ class Selection:
 
     def _enter(self, group: Sequence[Settings]) -> list[Entrant]:
         """Start servers, each while the one before it is asked for its answers; leave out those that are wrong."""
-        session, entrants = self._session, []
+        session = self._session
+        entrants: list[Entrant] = []
         self._entered.update(group)
         for number, settings in enumerate(group):
+            full = len(entrants) >= _FEWEST and not session.servers.room(1)
+            if full and settings != session.wanted.previous_settings:
+                session.tell(Phase(f"{session.describe(settings)} does not race: there is no memory for its server"))
+                continue
             session.servers.launch(settings, *group[number + 1 : number + 2])
             try:
                 arm = session.servers.arm(settings)

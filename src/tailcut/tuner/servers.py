@@ -15,6 +15,7 @@ from tailcut.lab.payload import Wire, encoded, infer_payload
 from tailcut.lab.shared import SharedLoad
 from tailcut.lab.trial import Arm, ServedProfile
 from tailcut.machine.process import peak_bytes
+from tailcut.machine.quota import free_bytes
 from tailcut.runtime.profile import Profile
 from tailcut.runtime.samples import SampleRequest
 from tailcut.runtime.settings import IoSettings, Settings
@@ -23,6 +24,7 @@ from tailcut.tuner.pixels import as_pixels
 from tailcut.tuner.space import changed
 
 _PAYLOADS = 32  # distinct requests sent in turn
+_FILLED = 0.8  # of the free memory, by servers
 
 
 class Servers:
@@ -112,6 +114,10 @@ class Servers:
         """How many of these have no server yet."""
         return len({_key(one) for one in settings} - set(self._running))
 
+    def room(self, most: int) -> int:
+        """How many more servers there is memory for, at most so many."""
+        return room_beside([server.pid for server in self._running.values()], most)
+
     def profile(self, settings: Settings) -> Profile:
         """A profile of the model, or the pipeline, with these settings."""
         if self._base is not None:
@@ -174,6 +180,15 @@ class Servers:
             for shared in [one for one in self._shared if one[0] == key]:
                 self._shared.pop(shared)[0].close()
             self._running.pop(key).stop()
+
+
+def room_beside(pids: Iterable[int | None], most: int) -> int:
+    """How many more servers there is memory for, each of the size of the largest of these, at most so many."""
+    sizes = [size for pid in pids if pid is not None and (size := peak_bytes(pid)) is not None]
+    free = free_bytes()
+    if not sizes or free is None:
+        return most
+    return min(most, int(_FILLED * free / max(sizes)))
 
 
 def _key(settings: Settings) -> Settings:

@@ -43,6 +43,7 @@ class Session:
         racing: runs heats by the objective.
         compared: what the verification measures beside the tuned settings, by name; the baseline first.
         rejected: what raced and answered wrongly, once for each engine and precision.
+        refused: what answered wrongly, or could not be served.
     """
 
     wanted: Wanted
@@ -56,6 +57,7 @@ class Session:
     racing: Racing
     compared: dict[str, Settings]
     rejected: dict[tuple[str, str], Rejected] = field(default_factory=dict)
+    refused: set[Settings] = field(default_factory=set)
 
     @property
     def spec(self) -> ModelSpec:
@@ -99,6 +101,7 @@ class Session:
 
     def reject(self, settings: Settings, reason: str) -> None:
         """Record that settings answer wrongly, or cannot be served."""
+        self.refused.add(settings)
         entry = Candidate.of(self.describe(settings), CandidateVerdict.REJECTED, reason)
         self.candidate(self.outcome.rungs[0].name, entry)
 

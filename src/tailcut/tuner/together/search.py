@@ -44,6 +44,7 @@ from tailcut.tuner.verification import LEAST_S
 
 _SURVEYS = 0.8  # of the budget, shared among the models' surveys, each of which ends at less than half of its part
 _FINALISTS = 5
+_FEWEST = 2  # combinations that race, whatever memory there is
 _SIMULATED, _FEWEST_SIMULATED, _MOST_SIMULATED = 3000, 300, 9000  # requests: all, of the rarest model, and at most
 _FEWEST_IN_BLOCK = 10  # requests of the rarest model
 _LEAST_BLOCK_S = 0.5
@@ -200,7 +201,6 @@ class JointSearch:
         cores = min(one.constraints.cpus or usable_cpus() for one in self._wanted.models)
         found = expected(lists, known, arrivals, self._limits_ms, float(cores))
         self._outcome.simulated, self._outcome.alone = found, tuple(one[0] for one in lists)
-        self._best = found[0].settings
         self._tell(Phase(f"simulated {len(found):,} combinations on {cores} shared cores"))
         self._tell(Estimated(len(found)))
         return found
@@ -234,8 +234,11 @@ class JointSearch:
 
     def _enter(self, chosen: Sequence[Combination]) -> list[Combination]:
         """Start a server for each; leave out those that do not start or answer wrongly."""
-        entrants = []
+        entrants: list[Combination] = []
         for combination in chosen:
+            if len(entrants) >= _FEWEST and not self._servers.room(1):
+                self._tell(Phase(f"{self._words(combination)} does not race: there is no memory for its server"))
+                continue
             try:
                 self._servers.of(combination)
                 found = [self._check(combination, number, self._plan.check_s) for number in range(len(combination))]
@@ -244,8 +247,9 @@ class JointSearch:
                 reason = str(error)
             if reason:
                 self._reject(combination, reason)
-            else:
-                entrants.append(combination)
+                continue
+            entrants.append(combination)
+            self._best = entrants[0]  # should the user stop here: the best by simulation that answers rightly
         return entrants
 
     def _reject(self, combination: Combination, reason: str) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from tailcut.lab.arrivals import Arrivals
 from tailcut.lab.together import Stream
 from tailcut.lab.trial import ServedProfile
-from tailcut.tuner.servers import Servers
+from tailcut.tuner.servers import Servers, room_beside
 from tailcut.tuner.together.selection import Combination
 
 
@@ -36,6 +36,10 @@ class JointServers:
             server.start()
             self._running[combination], self.start_s = server, time.monotonic() - began
         return self._running[combination]
+
+    def room(self, most: int) -> int:
+        """How many more servers there is memory for, at most so many."""
+        return room_beside([server.pid for server in self._running.values()], most)
 
     def streams(self, combination: Combination) -> list[Stream]:
         """What its models are sent, and when."""
