@@ -15,7 +15,7 @@ from tailcut.tuner.events import Best, Expected, Phase
 from tailcut.tuner.finalists import FINALISTS, NEAR, Predicted, finalists
 from tailcut.tuner.heats import Heats
 from tailcut.tuner.race import NOISE
-from tailcut.tuner.racing import Entrant, load_for
+from tailcut.tuner.racing import FEWEST_HEATS, Entrant, load_for
 from tailcut.tuner.records import Equal, Rejected, TieBreak, precision_of
 from tailcut.tuner.refinements import least_gain
 from tailcut.tuner.result_records import Candidate, CandidateVerdict
@@ -151,11 +151,13 @@ class Selection:
         if outcome.race_winner is None:  # the best by simulation that answers rightly, should the user stop here
             outcome.settings = entrants[0].settings
             session.tell(Best(session.describe(outcome.settings), "as expected"))
-        session.tell(Phase(f"racing {len(entrants)} finalists on the real server"))
-        until = session.plan.race_until
+        until, fewest = session.plan.race_until, FEWEST_HEATS
         if session.wanted.exhaustive:
             until = time.monotonic() + session.plan.refinement_s * len(entrants)
-        heats = session.racing.heats(entrants, until)
+        else:
+            entrants, fewest = self._in_time(entrants, until)
+        session.tell(Phase(f"racing {len(entrants)} finalists on the real server"))
+        heats = session.racing.heats(entrants, until, fewest)
         best = self._best(heats, entrants)
         for number, entrant in enumerate(heats.entrants):
             settings = entrants[number].settings
@@ -173,6 +175,16 @@ class Selection:
         session.tell(Best(session.describe(outcome.settings), score))
         session.servers.keep(session.base, *(entrants[number].settings for number in order[:2]))
         return [entrants[number].settings for number in order]
+
+    def _in_time(self, entrants: list[Entrant], until: float) -> tuple[list[Entrant], int]:
+        """Those that there is time to race, the best by simulation and what is checked again; and how many heats."""
+        session = self._session
+        count, fewest = session.racing.in_time(len(entrants), until)
+        kept = entrants[:count]
+        kept += [one for one in entrants[count:] if one.settings == session.wanted.previous_settings]
+        if len(kept) < len(entrants):
+            session.tell(Phase(f"{len(kept)} of {len(entrants)} finalists race: a heat of all takes too long"))
+        return kept, fewest
 
     def _best(self, heats: Heats, entrants: Sequence[Entrant]) -> int:
         """The leader, or of those that are equal the one that is chosen among equals."""
@@ -276,8 +288,9 @@ class Selection:
         return saves
 
     def _has_time(self) -> bool:
-        plan = self._session.plan
-        return time.monotonic() + self._session.servers.start_s + plan.refinement_s <= plan.refine_until
+        session, plan = self._session, self._session.plan
+        takes_s = session.servers.start_s + max(plan.refinement_s, FEWEST_HEATS * session.racing.heat_s(2))
+        return time.monotonic() + takes_s <= plan.refine_until
 
     def _refined(self, winner: Settings) -> Settings:
         session = self._session
@@ -295,10 +308,12 @@ class Selection:
     def is_better(self, candidate: Settings, winner: Settings, least: float = 1.0) -> bool:
         """Whether a candidate leads over the winner so far, and answers rightly; the other server is stopped."""
         session, plan = self._session, self._session.plan
+        self._costs = ""
+        if time.monotonic() + FEWEST_HEATS * session.racing.heat_s(2) > max(plan.refine_until, plan.rungs_until):
+            return False  # a slow model: fewer heats, or shorter ones, would tell nothing
         try:
             entrants = [Entrant(settings, session.servers.arm(settings)) for settings in (winner, candidate)]
         except TailcutError:
-            self._costs = ""
             return False
         heats = session.racing.heats(entrants, time.monotonic() + plan.refinement_s)
         better = heats.leader == 1
