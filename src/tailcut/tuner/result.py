@@ -11,7 +11,8 @@ from msgspec.structs import asdict, replace
 from tailcut.lab.records import Bounds, Interval, MachineFacts, bounds_of
 from tailcut.lab.trial import ArmRuns
 from tailcut.runtime.settings import Settings
-from tailcut.stats import Sample, paired_ratio_interval, percentile, percentile_interval, samples_needed
+from tailcut.stats import Sample, paired_ratio_interval, percentile, samples_needed
+from tailcut.stats.serial import serial_percentile_interval
 from tailcut.tuner import result_records as made
 from tailcut.tuner.accuracy import Accuracy
 from tailcut.tuner.finalists import pareto
@@ -231,7 +232,7 @@ def arm_record(run: ArmRuns, rate: float) -> made.ArmFigures:
     latencies = run.latencies
     return made.ArmFigures(
         **percentiles_ms(run),
-        p99_interval_ms=bounds_of(percentile_interval(Sample.of(latencies), 0.99)) if len(latencies) >= 2 else None,
+        p99_interval_ms=bounds_of(serial_percentile_interval(latencies, 0.99)),
         samples=len(latencies),
         throughput=round(float(np.mean(run.throughputs)), 2) if run.throughputs else None,
         rate_offered=rate,
