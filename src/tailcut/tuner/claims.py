@@ -3,8 +3,11 @@
 import math
 import time
 from dataclasses import replace
+from functools import partial
 
 from tailcut.errors import TailcutError
+from tailcut.lab.client import closed_loop
+from tailcut.lab.cost import watched
 from tailcut.lab.payload import infer_once
 from tailcut.lab.trial import Arm
 from tailcut.machine.process import peak_bytes
@@ -18,6 +21,7 @@ from tailcut.tuner.session import Session
 from tailcut.tuner.verification import LEAST_S, told_within, verification_s, verify
 
 _ROUNDED_S = 5
+_LOADED_S = 0.5  # with as many clients as raced
 
 
 def arms_verified(session: Session) -> dict[str, Settings]:
@@ -91,6 +95,8 @@ def prove(session: Session) -> None:
     if session.wanted.labels is not None:
         outcome.labels_accuracy = _labels(session, settings)
     verify(outcome, arms, session.racing.load, session.plan, seed=session.wanted.seed)
+    if session.wanted.constraints.cpus is not None:
+        outcome.cpus_used = _cpus_used(arms["tuned"], session.racing.load.clients[-1])
     for name, run in outcome.arms.items():
         outcome.noise.add_runs(run)
         pid = arms[name].pid
@@ -100,6 +106,14 @@ def prove(session: Session) -> None:
         session.journal.add(
             "verified", settings[name], arm=name, samples=len(run.latencies), rate=outcome.rate, errors=run.errors
         )
+
+
+def _cpus_used(arm: Arm, clients: int) -> float | None:
+    """How many CPUs a server keeps busy at its highest load; None where that is unknown."""
+    began = time.monotonic()
+    load = partial(closed_loop, arm.target, arm.payloads, concurrency=clients, duration_s=_LOADED_S)
+    _, cost = watched(arm.pid, load)
+    return None if cost is None else cost.cpu_ns / 1e9 / (time.monotonic() - began)
 
 
 def _served(session: Session, settings: dict[str, Settings]) -> dict[str, Arm]:

@@ -113,7 +113,7 @@ def facts_of(wanted: Wanted, learned: Learned) -> Facts:
     machine, mask, limited = topology(), affinity_mask(), quota().cpus is not None
     return Facts(
         learned.spec,
-        wanted.constraints.cpus or usable_cpus(),
+        wanted.constraints.cpus_of(usable_cpus()),
         os.cpu_count() or 1,
         isa_flags(),
         limited,

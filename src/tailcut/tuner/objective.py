@@ -94,6 +94,10 @@ class Constraints:
     memory_bytes: int | None = None
     cpus: int | None = None
 
+    def cpus_of(self, usable: int) -> int:
+        """How many of so many usable CPUs a server may use."""
+        return min(self.cpus or usable, usable)
+
     def allowed(self, predicted: Iterable[Predicted]) -> list[Predicted]:
         """The configurations whose estimated engine memory is within the limit."""
         limit = self.memory_bytes

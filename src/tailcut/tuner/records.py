@@ -171,6 +171,7 @@ class Outcome:
     capacity: float = 0.0  # of the baseline, requests per second
     clients: int = 16  # in flight in the closed loops of the verification
     memory_peaks: dict[str, int] = field(default_factory=dict)  # bytes, of each arm's server
+    cpus_used: float | None = None  # by the tuned server at its highest load, where their number is limited
     noise: Noise = field(default_factory=Noise)
     previous: Settings | None = None  # that were checked again
     previous_wrong: str = ""  # what they answer wrongly

@@ -20,6 +20,7 @@ from tailcut.tuner.race import QUANTILES, percentiles_ms, pooled, throughput_rat
 from tailcut.tuner.records import Offer, Outcome, precision_of
 
 _CURVE = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.975, 0.99, 0.995, 0.999, 0.9995, 0.9999)
+_ROUNDING = 1.05  # of CPUs: what is measured of them
 _SHOWN_ONLY = {"curve", "cost"}  # of an arm: not kept in the profile
 _NO_FIGURES = {"worst_rows", "reason"}  # of the accuracy, likewise
 _RATIOS = ("p99_ratio", "tail_ratio", "throughput_ratio", "cpu_ratio", "reference_p99_ratio", "highest_rate")
@@ -105,6 +106,9 @@ def _verification(outcome: Outcome, asked: made.ModelRequest) -> made.Verificati
         return Interval.rounded(pooled(tuned, runs[name], 0.99, asked.seed)) if enough else None
 
     speed, held = throughput_ratio(tuned, baseline), outcome.highest
+    used, engine = outcome.cpus_used, outcome.settings.engine
+    threads = engine.threads * engine.instances * outcome.settings.io.workers
+    confined = asked.cpus is not None and used is not None
     limited = asked.memory_bytes is not None and "tuned" in peaks
     return made.Verification(
         baseline=arms["baseline"],
@@ -118,6 +122,8 @@ def _verification(outcome: Outcome, asked: made.ModelRequest) -> made.Verificati
         clients=outcome.clients,
         cpu_ratio=_cpu_ratio(tuned, baseline),
         memory_within=peaks["tuned"] <= (asked.memory_bytes or 0) if limited else UNSET,
+        cpus_used=round(used or 0.0, 2) if confined else UNSET,
+        cpus_within=max(used or 0.0, threads) <= _ROUNDING * (asked.cpus or 0) if confined else UNSET,
         throughput_ratio=None if speed is None else Interval.rounded(speed),
         highest_rate=held
         and replace(held, tuned=round(held.tuned, 2), baseline=held.baseline and round(held.baseline, 2)),

@@ -222,6 +222,8 @@ class Verification(Record, frozen=True, kw_only=True):
     clients: int
     cpu_ratio: Interval | None
     memory_within: bool | UnsetType = UNSET
+    cpus_used: float | UnsetType = UNSET
+    cpus_within: bool | UnsetType = UNSET
     throughput_ratio: Interval | None
     highest_rate: HighestRate | None
     slo_met: bool | UnsetType | None = UNSET

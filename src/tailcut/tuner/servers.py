@@ -1,5 +1,6 @@
 """The servers that a tune has running: one for each configuration, as a user would start it."""
 
+import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -15,7 +16,7 @@ from tailcut.lab.payload import Wire, encoded, infer_payload
 from tailcut.lab.shared import SharedLoad
 from tailcut.lab.trial import Arm, ServedProfile
 from tailcut.machine.process import peak_bytes
-from tailcut.machine.quota import free_bytes
+from tailcut.machine.quota import affinity_mask, free_bytes, usable_cpus
 from tailcut.runtime.profile import Profile
 from tailcut.runtime.samples import SampleRequest
 from tailcut.runtime.settings import IoSettings, Settings
@@ -36,16 +37,20 @@ class Servers:
         requests: what clients send.
         samples: kinds of requests in the data, with which servers warm up.
         base: what every profile has but for its settings: that of a pipeline as it is written, or of one to compare.
+        cpus: that they run on; None for all that this process may use.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  what a profile and its clients are
         self,
         model: Path,
         spec: ModelSpec,
         requests: Sequence[Mapping[str, np.ndarray]],
         samples: tuple[SampleRequest, ...] = (),
+        *,
         base: Profile | None = None,
+        cpus: tuple[int, ...] | None = None,
     ) -> None:
+        self._cpus = cpus
         self.samples = samples
         self._base = base
         self._model = model
@@ -88,7 +93,7 @@ class Servers:
         """Have servers start while something else is done; `of` waits for them."""
         for key in map(_key, settings):
             if key not in self._running:
-                server = ServedProfile(self.profile(key))
+                server = ServedProfile(self.profile(key), cpus=self._cpus)
                 self._begun[key] = time.monotonic()
                 server.begin()
                 self._running[key] = server
@@ -180,6 +185,13 @@ class Servers:
             for shared in [one for one in self._shared if one[0] == key]:
                 self._shared.pop(shared)[0].close()
             self._running.pop(key).stop()
+
+
+def confined_to(cpus: int | None) -> tuple[int, ...] | None:
+    """The CPUs that servers run on which may use so many of those that this process may; None for all."""
+    if cpus is None or cpus >= usable_cpus() or not hasattr(os, "sched_setaffinity"):
+        return None
+    return tuple(sorted(affinity_mask())[:cpus])
 
 
 def room_beside(pids: Iterable[int | None], most: int) -> int:

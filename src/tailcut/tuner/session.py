@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from tailcut.engines.files import default_engine
 from tailcut.errors import UsageError
@@ -23,7 +24,7 @@ from tailcut.tuner.objective import Objective
 from tailcut.tuner.racing import LEAST_BLOCK_S, Load, Racing
 from tailcut.tuner.records import Outcome, Rejected, RungRecord, Wanted
 from tailcut.tuner.result_records import Candidate, CandidateVerdict
-from tailcut.tuner.servers import Servers
+from tailcut.tuner.servers import Servers, confined_to
 from tailcut.tuner.space import BASELINE, RUNG_FIELDS, changed
 
 
@@ -149,11 +150,14 @@ def open_session(wanted: Wanted, tell: Callable[[Event], None]) -> Session:
     own = () if wanted.previous is None else wanted.previous.samples
     samples = own if wanted.data is None else kinds_of(spec, requests)
     batching = {"bind": False, "rows": wanted.rows}
-    engine = {
+    engine: dict[str, Any] = {
         "name": default_engine(wanted.model),
         "fixed_dims": wanted.fixed,
         "signature": wanted.declared,
     }
+    confined = confined_to(wanted.constraints.cpus)
+    if confined is not None:
+        engine["threads"] = len(confined)  # the engine's own choice there; also where the profile is served
     base = changed(BASELINE, engine=engine, batching=batching, io={"wire": "json"})
     return new_session(
         wanted,
@@ -161,7 +165,7 @@ def open_session(wanted: Wanted, tell: Callable[[Event], None]) -> Session:
         plan,
         learned,
         base=base,
-        servers=Servers(wanted.model, spec, requests, samples),
+        servers=Servers(wanted.model, spec, requests, samples, cpus=confined),
         key=Key.of(wanted.model, typical(requests, batched=spec.batched), wanted.rows) if wanted.journal else None,
         rungs=tuple(RUNG_FIELDS),
         reference=True,

@@ -28,6 +28,7 @@ from tailcut.tuner.events import Expected as ExpectedTime
 from tailcut.tuner.objective import Objective
 from tailcut.tuner.racing import run_heats
 from tailcut.tuner.result_records import Candidate, described
+from tailcut.tuner.servers import confined_to
 from tailcut.tuner.survey import Survey, Surveyor
 from tailcut.tuner.together.records import JointOutcome, JointWanted, Side
 from tailcut.tuner.together.selection import (
@@ -133,7 +134,8 @@ class JointSearch:
             if arrivals.rate > survey.capacity:
                 carried = f"the engine's defaults carry {survey.capacity:,.3g} req/s of it alone"
                 self._tell(Phase(f"{survey.spec.name}: asked for {arrivals.rate:,.6g} req/s, and {carried}"))
-        self._servers = JointServers([one.servers for one in self._surveys], self._wanted.arrivals)
+        cpus = confined_to(self._wanted.models[0].constraints.cpus)
+        self._servers = JointServers([one.servers for one in self._surveys], self._wanted.arrivals, cpus)
         self._best = self._baseline
         self._outcome.sides = [
             Side(
@@ -198,7 +200,7 @@ class JointSearch:
             for survey, own in zip(self._surveys, self._wanted.arrivals, strict=True)
         ]
         known = [one.configurations for one in self._surveys]
-        cores = min(one.constraints.cpus or usable_cpus() for one in self._wanted.models)
+        cores = min(one.constraints.cpus_of(usable_cpus()) for one in self._wanted.models)
         found = expected(lists, known, arrivals, self._limits_ms, float(cores))
         self._outcome.simulated, self._outcome.alone = found, tuple(one[0] for one in lists)
         self._tell(Phase(f"simulated {len(found):,} combinations on {cores} shared cores"))

@@ -16,9 +16,13 @@ class JointServers:
     Args:
         models: profiles and requests of each model.
         arrivals: of each model, in the same order.
+        cpus: that they run on; None for all.
     """
 
-    def __init__(self, models: Sequence[Servers], arrivals: Sequence[Arrivals]) -> None:
+    def __init__(
+        self, models: Sequence[Servers], arrivals: Sequence[Arrivals], cpus: tuple[int, ...] | None = None
+    ) -> None:
+        self._cpus = cpus
         self._models = models
         self._arrivals = arrivals
         self._running: dict[Combination, ServedProfile] = {}
@@ -32,7 +36,7 @@ class JointServers:
         """
         if combination not in self._running:
             first, *others = [one.profile(settings) for one, settings in zip(self._models, combination, strict=True)]
-            server, began = ServedProfile(first, neighbours=others), time.monotonic()
+            server, began = ServedProfile(first, neighbours=others, cpus=self._cpus), time.monotonic()
             server.start()
             self._running[combination], self.start_s = server, time.monotonic() - began
         return self._running[combination]
