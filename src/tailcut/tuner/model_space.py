@@ -241,7 +241,9 @@ class ModelSpace:
 
     def _estimate(self) -> list[EngineEstimate]:
         session = self._session
-        choices = engine_choices(self.facts)[: session.plan.engines]
+        choices, whole = engine_choices(self.facts), session.wanted.exhaustive
+        longer = max(1.0, len(choices) / session.plan.engines) if whole else 1.0
+        choices = choices if whole else choices[: session.plan.engines]
         choices += [one.settings.engine for one in session.rejected.values()]
         # A copy in static int8 is quantised anew by each tune: what another one took says nothing of it.
         known = [one for one in session.journal.estimates(choices) if one.options.precision != _STATIC]
@@ -260,9 +262,10 @@ class ModelSpace:
             session.wanted.model,
             missing,
             requests,
-            seconds=session.plan.estimate_s * len(missing) / len(choices),
+            seconds=longer * session.plan.estimate_s * len(missing) / len(choices),
             batched=session.spec.batched,
             independent=session.wanted.rows == "independent",
+            whole=whole,
             copy_of=session.servers.copy_of,
             tell=self._told,
         )
