@@ -18,10 +18,10 @@ from tailcut.stats import Verdict, samples_needed
 from tailcut.tuner.accuracy import Accuracy
 from tailcut.tuner.baseline import Baseline, measure_baseline
 from tailcut.tuner.budget import Plan
-from tailcut.tuner.events import Event, Expected, Phase
+from tailcut.tuner.events import Event, Phase
 from tailcut.tuner.learning import learn
 from tailcut.tuner.noise import Noise
-from tailcut.tuner.race import Ratios, judged, ratios
+from tailcut.tuner.race import QUANTILES, Ratios, judged, known_within, ratios
 from tailcut.tuner.racing import LEAST_BLOCK_S
 from tailcut.tuner.records import Wanted
 from tailcut.tuner.result import arm_record, met
@@ -130,22 +130,25 @@ def _measure(found: Comparison, plan: Plan, tell: Callable[[Event], None]) -> No
     """Open and closed blocks in turns, until the time is over and each p99 is known."""
     arms, runs = [side.arm for side in found.sides], [side.runs for side in found.sides]
     baseline = found.baseline
-    needed_s = _SPARE * samples_needed(0.99) / baseline.rate
     left_s = max(0.0, plan.end - time.monotonic())
+    sample_s = _SPARE * len(arms) / baseline.rate  # one of each
+    tail = known_within(left_s, sample_s)
+    enough = samples_needed(QUANTILES[tail])
+    needed_s = _SPARE * enough / baseline.rate
     open_s = max(LEAST_BLOCK_S, max(_OPEN_SHARE * left_s / len(arms), needed_s) / _ROUNDS)
     closed_s = max(LEAST_BLOCK_S, (1 - _OPEN_SHARE) * left_s / len(arms) / _ROUNDS)
-    whole_s = plan.spent_s(time.monotonic()) + _ROUNDS * len(arms) * open_s
     tell(Phase(f"measuring {len(arms)} profiles in turns at {baseline.rate:,.6g} req/s"))
-    if whole_s > 1.1 * plan.budget_s:
-        tell(Expected(whole_s))
-        tell(Phase(f"the p99 of a model this slow takes about {whole_s:,.0f} s instead of {plan.budget_s:g} s"))
+    if tail != "p99":
+        p99_s = sample_s * samples_needed(0.99)
+        words = f"the p99 of a model this slow takes {p99_s:,.0f} s: within {plan.budget_s:g} s its {tail} is compared"
+        tell(Phase(f"{words} (a longer --budget for the p99, or a higher --rate)"))
     for number in range(_MOST_ROUNDS):
         began = time.monotonic()
         found.noise.probe()
         open_block(arms, runs, rate=baseline.rate, duration_s=open_s, seed=7000 + number)
         closed_block(arms, runs, concurrency=baseline.clients, duration_s=closed_s)
         now = time.monotonic()
-        known = min(len(run.latencies) for run in runs) >= samples_needed(0.99)
+        known = min(len(run.latencies) for run in runs) >= enough
         if 2 * now - began > plan.end and (known or number + 1 >= _ROUNDS) and number + 1 >= _FEWEST_ROUNDS:
             break
     for run in runs:

@@ -118,7 +118,7 @@ def _verification(outcome: Outcome, asked: made.ModelRequest) -> made.Verificati
         reference_p99_ratio=p99_ratio("reference") if "reference" in runs else None,
         p99_ratio=p99_ratio("baseline"),
         previous_p99_ratio=p99_ratio("previous") if "previous" in runs else UNSET,
-        tail_ratio=_tail_ratio(tuned, baseline, asked.seed),
+        tail_ratio=tail_ratio(tuned, baseline, asked.seed),
         clients=outcome.clients,
         cpu_ratio=_cpu_ratio(tuned, baseline),
         memory_within=peaks["tuned"] <= (asked.memory_bytes or 0) if limited else UNSET,
@@ -131,7 +131,7 @@ def _verification(outcome: Outcome, asked: made.ModelRequest) -> made.Verificati
     )
 
 
-def _tail_ratio(tuned: ArmRuns, baseline: ArmRuns, seed: int) -> made.TailRatio | None:
+def tail_ratio(tuned: ArmRuns, baseline: ArmRuns, seed: int) -> made.TailRatio | None:
     """The ratio of the percentile furthest in the tail that both samples can tell, and which one that is."""
     samples = min(len(tuned.latencies), len(baseline.latencies))
     for name, q in QUANTILES.items():

@@ -5,6 +5,7 @@ they would do in `simulation`. What is claimed comes from the verification: base
 one server, under the load of all models at once.
 """
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -26,7 +27,8 @@ from tailcut.tuner.claims import complete_search
 from tailcut.tuner.events import Best, CandidateDone, Estimated, Event, Phase
 from tailcut.tuner.events import Expected as ExpectedTime
 from tailcut.tuner.objective import Objective
-from tailcut.tuner.racing import run_heats
+from tailcut.tuner.race import QUANTILES, known_within
+from tailcut.tuner.racing import FEWEST_HEATS, run_heats
 from tailcut.tuner.result_records import Candidate, described
 from tailcut.tuner.servers import confined_to
 from tailcut.tuner.survey import Survey, Surveyor
@@ -55,6 +57,7 @@ _ROUNDS, _FEWEST_ROUNDS, _MOST_ROUNDS = 20, 6, 60
 _SPARE = 1.15  # more samples than a p99 needs
 _OVERRUN = 3.0  # of the time planned for the verification: it takes no longer
 _LEAST = 1e-9  # a score of 0 has no ratio
+_ARMS = 2  # of the verification
 
 
 class JointSearch:
@@ -75,6 +78,7 @@ class JointSearch:
         self._servers = JointServers((), ())
         self._outcome = JointOutcome([])
         self._best: Combination = ()
+        self._enough = samples_needed(0.99)  # of each model in each arm of the verification
         self._order: list[Combination] = []  # that raced, the best estimate first
 
     def run(self) -> JointOutcome:
@@ -103,14 +107,18 @@ class JointSearch:
         return self._outcome
 
     def _plan_verification(self) -> None:
-        plan = self._plan
-        plan.needs_verification_s(2 * _SPARE * samples_needed(0.99) / self._rarest)
-        if plan.expected_s > 1.1 * plan.budget_s:
-            self._tell(ExpectedTime(plan.expected_s))
+        """Leave the verification the time that its p99 takes, or else the percentile that it has time for."""
+        plan, sample_s = self._plan, _ARMS * _SPARE / self._rarest
+        p99_s = sample_s * samples_needed(0.99)
+        tail = known_within(plan.most_verify_s, sample_s)
+        self._enough = samples_needed(QUANTILES[tail])
+        plan.needs_verification_s(min(p99_s, plan.most_verify_s))
+        if tail != "p99":
+            budget_s = 10 * math.ceil(p99_s / plan.most_verify_s * plan.budget_s / 10)
             self._tell(
                 Phase(
-                    f"the p99 at {self._rarest:,.6g} req/s needs {plan.verify_s:,.0f} s of verification: the tune "
-                    f"takes about {plan.expected_s:,.0f} s instead of {plan.budget_s:g} s"
+                    f"the p99 at {self._rarest:,.6g} req/s takes {p99_s:,.0f} s to verify: within {plan.budget_s:g} s "
+                    f"the tune verifies its {tail} (--budget {budget_s}s for the p99)"
                 )
             )
 
@@ -211,20 +219,25 @@ class JointSearch:
 
     def _race(self, simulated: Sequence[Expected]) -> None:
         """The best combination on the real server, of those whose answers are right."""
-        count = self._plan.finalists(time.monotonic(), self._servers.start_s, _FINALISTS)
+        block_s = self._race_block_s
+        least_s = max(_LEAST_BLOCK_S, _FEWEST_IN_BLOCK / self._rarest)
+        left_s = max(0.0, self._plan.explain_until - time.monotonic())
+        start_s = self._servers.start_s or sum(one.start_s for one in self._surveyors)  # before the first one started
+        count = self._plan.finalists(time.monotonic(), start_s, _FINALISTS)
+        count = min(count, max(_FEWEST, int(left_s / (FEWEST_HEATS * least_s))))
         entrants = self._enter(racing(simulated, count, self._outcome.alone))
         if not entrants:
             self._tell(Phase("no combination answers rightly: the engine's defaults stay"))
             self._best = self._baseline
             return
         self._tell(Phase(f"racing {len(entrants)} combinations on the real server"))
-        block_s = self._race_block_s
-        least_s = max(_LEAST_BLOCK_S, _FEWEST_IN_BLOCK / self._rarest)
+        left_s = max(0.0, self._plan.explain_until - time.monotonic())
+        fewest = max(1, min(FEWEST_HEATS, int(left_s / (len(entrants) * least_s))))
 
         def heat(place: int, number: int, most_s: float) -> float:
             return self._score(self._block(entrants[place], max(least_s, min(block_s, most_s)), 2000 + number))
 
-        heats = run_heats(len(entrants), heat, self._outcome.noise, self._plan.explain_until)
+        heats = run_heats(len(entrants), heat, self._outcome.noise, self._plan.explain_until, fewest)
         self._best = entrants[heats.leader]
         scored = zip(entrants, heats.entrants, strict=True)
         others = sorted((one for one in scored if one[0] != self._best), key=lambda one: -one[1].estimate)
@@ -287,7 +300,7 @@ class JointSearch:
         self._servers.keep(*arms.values())
         for side in outcome.sides:
             side.runs = {name: ArmRuns() for name in arms}
-        left_s = max(plan.end - time.monotonic(), 2 * _SPARE * samples_needed(0.99) / self._rarest)
+        left_s = max(plan.end - time.monotonic(), len(arms) * _SPARE * self._enough / self._rarest)
         latest = time.monotonic() + _OVERRUN * left_s
         block_s = max(_LEAST_BLOCK_S, left_s / len(arms) / _ROUNDS)
         spent: dict[str, list[float]] = {name: [] for name in arms}
@@ -297,9 +310,7 @@ class JointSearch:
             for name, combination in arms.items():
                 spent[name].append(self._verify_block(name, combination, block_s, number))
             now = time.monotonic()
-            known = all(
-                len(run.latencies) >= samples_needed(0.99) for side in outcome.sides for run in side.runs.values()
-            )
+            known = all(len(run.latencies) >= self._enough for side in outcome.sides for run in side.runs.values())
             over = 2 * now - began > plan.end and number + 1 >= _FEWEST_ROUNDS
             # A server that cannot keep up takes much longer than planned to drain: its p99 then stays unknown.
             if (over and (known or number + 1 >= 2 * _ROUNDS)) or now > latest:
