@@ -32,6 +32,7 @@ _ROUNDS = 20  # as planned
 _FEWEST_ROUNDS, _MOST_ROUNDS = 6, 60
 _OPEN_SHARE = 0.7  # of the time of a round
 _SPARE = 1.15  # more samples than a p99 needs
+_LEAST_S = 3.0  # that a p99 is worth, whatever the budget has left
 _ASKED = 64  # questions in flight, at most
 
 
@@ -132,7 +133,7 @@ def _measure(found: Comparison, plan: Plan, tell: Callable[[Event], None]) -> No
     baseline = found.baseline
     left_s = max(0.0, plan.end - time.monotonic())
     sample_s = _SPARE * len(arms) / baseline.rate  # one of each
-    tail = known_within(left_s, sample_s)
+    tail = known_within(max(left_s, _LEAST_S), sample_s)
     enough = samples_needed(QUANTILES[tail])
     needed_s = _SPARE * enough / baseline.rate
     open_s = max(LEAST_BLOCK_S, max(_OPEN_SHARE * left_s / len(arms), needed_s) / _ROUNDS)
