@@ -30,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def tuned(folder: Path) -> tuple[dict, str]:
     """What a short joint tune prints on stdout, read, and on stderr."""
-    command = [*TUNE, *BOTH, "--rates", "300,200", "--slo", "200ms,400ms", "--budget", "10s", "--json"]
+    command = [*TUNE, *BOTH, "--rates", "300,200", "--slo", "200ms,400ms", "--budget", "12s", "--json"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr
     return validated("tune", done.stdout), done.stderr

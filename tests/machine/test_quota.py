@@ -6,7 +6,7 @@ import pytest
 from tests.machine.trees import plant
 
 from tailcut.machine import quota as module
-from tailcut.machine.quota import Quota, quota, throttled, usable_cpus, usable_cpus_and_why
+from tailcut.machine.quota import Quota, free_bytes, quota, throttled, usable_cpus, usable_cpus_and_why
 
 V1_GROUPS = "4:memory:/docker/abc\n3:cpu,cpuacct:/docker/abc\n1:name=systemd:/docker/abc\n0::/docker/abc"
 
@@ -139,3 +139,31 @@ def test_the_tightest_bound_is_named(
     monkeypatch.setattr(module, "affinity_mask", lambda: frozenset(range(counts[1])))
     root = plant(tmp_path / "cgroup", {"cpu.max": limit})
     assert usable_cpus_and_why(root, process(tmp_path, "0::/")).reason == reason
+
+
+def test_free_memory(tmp_path: Path) -> None:
+    """The least of what the groups leave, files' pages counted as free, and what the machine has; unknown without."""
+    own = plant(tmp_path / "proc/self", {"cgroup": "0::/pod/box"})
+    files = {
+        "pod/memory.max": "1000",
+        "pod/memory.current": "900",
+        "pod/memory.stat": "anon 400\nactive_file 200\ninactive_file 100",
+        "pod/box/memory.max": "max",
+        "pod/box/memory.current": "500",
+    }
+    root = plant(tmp_path / "cgroup", files)
+    assert free_bytes(root, own) == 400
+    plant(tmp_path / "proc", {"meminfo": "MemTotal: 9 kB\nMemAvailable: 0 kB"})
+    assert free_bytes(root, own) == 0
+    assert free_bytes(tmp_path / "none", tmp_path / "nothing/self") is None
+
+
+def test_free_memory_v1(tmp_path: Path) -> None:
+    """usage_in_bytes, and totals with the groups below."""
+    own = plant(tmp_path / "proc/self", {"cgroup": "4:memory:/box"})
+    files = {
+        "memory/box/memory.limit_in_bytes": "1000",
+        "memory/box/memory.usage_in_bytes": "800",
+        "memory/box/memory.stat": "active_file 1\ntotal_active_file 50\ntotal_inactive_file 50",
+    }
+    assert free_bytes(plant(tmp_path / "cgroup", files), own) == 300

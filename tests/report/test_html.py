@@ -550,7 +550,7 @@ def test_memory_over_the_limit_is_told() -> None:
         objective=replace(result().objective, memory_bytes=100_000_000),
         verification=replace(verification(8.0, 0.4), memory_within=False, tuned=tuned),
     )
-    assert tune_words.memory_words(found) == ("the tuned server's memory peaked at 150 MB: OVER the limit of 100 MB")
+    assert tune_words.limits_words(found) == ("the tuned server's memory peaked at 150 MB: OVER the limit of 100 MB")
 
 
 def _shown(what: Any) -> str:

@@ -12,7 +12,7 @@ from tailcut.report.html import render_together_html
 from tailcut.report.together_page import gain_words, headline, together_summary
 from tailcut.runtime.settings import Settings
 from tailcut.spec import Rows
-from tailcut.tuner.result_records import RowsDecision
+from tailcut.tuner.result_records import RowsDecision, TailRatio
 from tailcut.tuner.together.result_records import (
     Combination,
     JointArm,
@@ -152,3 +152,12 @@ def test_an_interrupted_tune_claims_nothing() -> None:
     found = replace(result(stopped, stopped), combinations=[], cpu_cores=None)
     assert headline(found)[0] == "Not verified"
     assert "Not verified" in render_together_html(found)
+
+
+def test_a_percentile_that_stands_for_p99_is_named() -> None:
+    """Where there are too few samples for it, the gain is that of the percentile furthest in the tail."""
+    found = model("a", None)
+    assert found.verification is not None
+    tail = TailRatio(point=0.5, low=0.4, high=0.6, of="p95")
+    told = gain_words(replace(found, verification=replace(found.verification, tail_ratio=tail)))
+    assert told.startswith("p95 is 2.00 times shorter than with the defaults (1.67 to 2.50, 99 % interval); too few")

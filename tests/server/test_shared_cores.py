@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from tests.engines.models import perceptron
@@ -15,7 +16,7 @@ from tailcut.engines.base import EngineOptions
 from tailcut.lab.load import Target
 from tailcut.lab.payload import ask
 from tailcut.machine.quota import usable_cpus
-from tailcut.runtime.profile import Profile
+from tailcut.runtime.profile import Neighbour, Profile, Together
 from tailcut.runtime.settings import Settings
 
 WAIT_S = 20.0
@@ -95,3 +96,26 @@ def test_a_profile_keeps_its_settings_and_the_log_says_what_they_cost(models: Pa
     assert config["name"] == "first"
     assert usable_cpus() < 2 or "first, second: engine threads spin after each call" in log
     assert usable_cpus() != 2 or "the profiles have 4 engine threads together, and this process may use 2 CPUs" in log
+
+
+def test_neighbours_are_checked_again_when_models_come_and_go(models: Path, tmp_path: Path) -> None:
+    """A profile that was measured beside another model: a line when that is unloaded, none when it is back."""
+    paths = {"first": models / "first.onnx", "second": perceptron([1024, 8], tmp_path / "second.onnx")}
+    profiles = {name: Profile.of_model(path, Settings(engine=EngineOptions(threads=1))) for name, path in paths.items()}
+    for name, other in (("first", "second"), ("second", "first")):
+        beside = Neighbour(name=other, sha256=profiles[other].model.sha256, rate=1.0, limit_ms=1.0)
+        together = Together(rate=1.0, limit_ms=1.0, neighbours=(beside,))
+        msgspec.structs.replace(profiles[name], together=together).save(tmp_path / f"{name}.toml")
+    sources = [tmp_path / f"{name}.toml" for name in profiles]
+    with serving(tmp_path, *sources, "--allow-model-control") as server:
+        target = Target(server.host, server.port)
+        assert "measured together" not in server.stderr.read_text()
+        for _ in range(2):
+            ask(target, "POST", "/v2/repository/models/second/unload")
+            logged(server, "first: measured together with second, but served without second")
+            ask(target, "POST", "/v2/repository/models/second/load")
+            ask(target, "POST", "/v2/repository/models/second/load")
+        server.stop()
+        log = server.stderr.read_text()
+    assert log.count("first: measured together with second, but served without second") == 2
+    assert "second: measured together" not in log

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from tailcut.stats import Sample, percentile_interval
-from tailcut.stats.serial import independent_points, serial_percentile_interval
+from tailcut.stats import Sample, is_above, percentile_interval
+from tailcut.stats.serial import independent_points, is_above_serially, serial_percentile_interval
 
 
 def waits(random: np.random.Generator, size: int, load: float) -> np.ndarray:
@@ -59,3 +59,24 @@ def test_too_few_are_unknown() -> None:
     """458 points know no p99."""
     assert serial_percentile_interval(np.arange(458), 0.99) is None
     assert serial_percentile_interval(np.arange(459), 0.99) is not None
+
+
+def test_late_answers_in_a_row_show_less() -> None:
+    """Two hundred of ten thousand show more than 1 % where they are spread out, and not as one stall."""
+    spread = np.zeros(10_000, bool)
+    spread[::50] = True
+    row = np.zeros(10_000, bool)
+    row[3000:3200] = True
+    assert is_above_serially(spread, 0.01)
+    assert not is_above_serially(row, 0.01)
+    assert is_above_serially(np.ones(100, bool), 0.01)
+    assert not is_above_serially(np.zeros(100, bool), 0.01)
+
+
+def test_a_rate_that_a_queue_carries_is_rarely_called_too_much() -> None:
+    """In 1 % of seeded runs; were answers independent, in many."""
+    random = np.random.default_rng(7)
+    truth = np.quantile(waits(random, 2_000_000, 0.7), 0.99)
+    runs = [waits(random, 4000, 0.7) > truth for _ in range(200)]
+    assert np.mean([is_above_serially(late, 0.01) for late in runs]) <= 0.05
+    assert np.mean([is_above(int(late.sum()), len(late), 0.01) for late in runs]) > 0.15

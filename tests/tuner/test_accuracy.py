@@ -335,8 +335,8 @@ def test_a_metric_is_loaded_from_the_current_folder(tmp_path: Path, monkeypatch:
 
 def test_labels() -> None:
     """The share of rows whose largest score stands at the label; outputs that are no scores have none."""
-    assert labelled([{"y": np.array([[0.1, 0.9]])}, {"y": np.array([[0.8, 0.2]])}], np.array([1, 1])) == 0.5
-    assert labelled([{"y": np.array([[0.1]])}], np.array([0])) is None
+    assert labelled([{"y": np.array([[0.1, 0.9]])}, {"y": np.array([[0.8, 0.2]])}], np.array([[1], [1]])) == 0.5
+    assert labelled([{"y": np.array([[0.1]])}], np.array([[0]])) is None
 
 
 @pytest.mark.parametrize(("text", "bound"), [("exact", None), ("0.999", 0.999), ("1", 1.0)])

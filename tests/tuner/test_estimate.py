@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,10 @@ from tailcut.tuner.estimate import (
     typical,
 )
 from tailcut.tuner.estimator import pack
+from tailcut.tuner.model_space import ModelSpace
+from tailcut.tuner.records import Wanted
+from tailcut.tuner.session import open_session
+from tailcut.tuner.space import engine_choices
 
 CLASSIFIER = {
     "coefficients": [0.1] * 128,
@@ -232,3 +237,21 @@ def test_a_stall_does_not_end_the_search_for_larger_batches() -> None:
         assert _round([one], rows, time.monotonic() + 60, lambda _: None) == [one]
     assert one.estimate.sizes == [1, 2, 4]
     assert one.estimate.low_ns(2) == 150
+
+
+def test_an_exhaustive_tune_measures_every_engine_configuration(tmp_path: Path) -> None:
+    """Whatever the budget says: a usual tune of so few seconds measures some of them."""
+    path = perceptron([16, 4], tmp_path / "m.onnx")
+    wanted = Wanted(path, budget_s=5.0)
+    for one in (wanted, replace(wanted, exhaustive=True)):
+        session = open_session(one, lambda event: None)
+        space = ModelSpace(session)
+        try:
+            found = space._estimate()
+        finally:
+            space.close()
+        choices = engine_choices(space.facts)
+        if one.exhaustive:
+            assert [each.error for each in found] == [None] * len(choices)
+        else:
+            assert len(found) < len(choices)

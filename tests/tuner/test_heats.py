@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tailcut.tuner.heats import Heats
+from tailcut.tuner.heats import NONE, Heats
 
 
 def race(means: list[float], *, heats: int = 12, noise: float = 0.1, seed: int = 0) -> Heats:
@@ -72,3 +72,11 @@ def test_each_arm_in_the_race_has_a_score() -> None:
     """A heat with a score too few is a fault."""
     with pytest.raises(ValueError, match="zip"):
         Heats.of(2).add([1.0])
+
+
+def test_arms_without_an_answer_are_not_equal() -> None:
+    """Their scores are alike, and say nothing."""
+    heats = Heats.of(2)
+    for _ in range(3):
+        heats.add([NONE, NONE])
+    assert heats.near(0.05) == [0]

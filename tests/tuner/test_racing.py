@@ -1,9 +1,22 @@
-"""The load of a race: connections and lengths of blocks."""
+"""The load of a race: connections and lengths of blocks, of slow models too."""
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 
 import pytest
 
+from tailcut.lab.load import Payload, Target
+from tailcut.lab.trial import Arm
+from tailcut.tuner.heats import NONE
+from tailcut.tuner.journal import Journal
+from tailcut.tuner.noise import Noise
 from tailcut.tuner.objective import Objective, ObjectiveKind
-from tailcut.tuner.racing import LEAST_BLOCK_S, load_for
+from tailcut.tuner.racing import LEAST_BLOCK_S, Entrant, Load, Racing, load_for
+from tailcut.tuner.space import BASELINE, changed
 
 
 @pytest.mark.parametrize(
@@ -21,3 +34,72 @@ def test_connections_follow_rate_and_limit(kind: ObjectiveKind, rate: float, cli
     load = load_for(Objective(kind, limit_ms=10.0), rate)
     assert load.clients == clients
     assert load.block_s >= LEAST_BLOCK_S
+
+
+@contextmanager
+def sleepers(*seconds: float) -> Iterator[list[Entrant]]:
+    """Servers that take so long to answer, as a slow model does."""
+
+    def handler(sleep_s: float) -> type[BaseHTTPRequestHandler]:
+        class Sleeper(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                time.sleep(sleep_s)
+                self.send_response(200)
+                self.send_header("content-length", "0")
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        return Sleeper
+
+    with ExitStack() as stack:
+        entrants = []
+        for place, sleep_s in enumerate(seconds):
+            server = stack.enter_context(ThreadingHTTPServer(("127.0.0.1", 0), handler(sleep_s)))
+            Thread(target=server.serve_forever, daemon=True).start()
+            stack.callback(server.shutdown)
+            target = Target("127.0.0.1", server.server_port)
+            payload = Payload(f"GET / HTTP/1.1\r\nHost: {target.authority}\r\n\r\n".encode())
+            settings = changed(BASELINE, batching={"max_batch_size": place + 1})
+            entrants.append(Entrant(settings, Arm(target, [payload])))
+        yield entrants
+
+
+def racing(kind: ObjectiveKind, rate: float) -> Racing:
+    objective = Objective(kind, limit_ms=2000.0, rate=4.0)
+    return Racing(objective, load_for(objective, rate), Noise(), Journal(None, None))
+
+
+@pytest.mark.parametrize("rate", [8.0, 40.0])
+def test_a_slow_model_is_selected_by_what_was_measured(rate: float) -> None:
+    """No time is left, and yet blocks have answers, also where far quicker ones were foreseen: the quick one wins."""
+    measured = replace(racing("goodput", rate), load=Load((1, 2), 6 / rate))
+    with sleepers(0.4, 0.25) as entrants:
+        heats = measured.heats(entrants, time.monotonic(), 1)
+        assert heats.leader == 1
+        assert heats.near(0.05) == [1]
+        assert heats.entrants[1].estimate > NONE
+        usages = measured.usages(entrants, 4.0)
+    assert [len(one.alone_ms) > 0 for one in usages] == [True, True]
+    assert 200 < usages[1].median_ms < usages[0].median_ms < 1000
+
+
+def test_open_blocks_have_requests_when_time_is_over() -> None:
+    """A block of the least length would often have none."""
+    measured = racing("latency", 8.0)
+    with sleepers(0.05, 0.01) as entrants:
+        assert measured.heats(entrants, time.monotonic(), 1).leader == 1
+
+
+def test_fewer_arms_race_where_a_heat_takes_long() -> None:
+    """Two at least, and as many heats as there is time for; arms of a quick model all race."""
+    now = time.monotonic()
+    slow = replace(racing("goodput", 8.0), load=Load((1, 2), 1.0))  # 2.4 s for one arm in one heat
+    assert slow.in_time(6, now + 30.0) == (4, 3)
+    assert slow.in_time(6, now + 10.0) == (2, 2)
+    assert slow.in_time(6, now - 5.0) == (2, 1)
+    assert slow.in_time(1, now - 5.0) == (1, 1)
+    assert racing("goodput", 1000.0).in_time(9, now + 30.0) == (9, 3)

@@ -14,6 +14,7 @@ from tests.tuner.results import INDEPENDENT, told
 from tailcut.lab.load import Target
 from tailcut.lab.trial import Arm
 from tailcut.report.html import render_tune_html
+from tailcut.runtime.profile import Profile
 from tailcut.runtime.settings import Settings
 from tailcut.spec import DType
 from tailcut.tuner.accuracy import Accuracy
@@ -122,11 +123,11 @@ def test_an_exhaustive_race_takes_the_whole_space(tmp_path: Path) -> None:
         Predicted(changed(BASELINE, batching={"max_batch_size": size}), 1000.0 - size, 1.0, 10.0, 0)
         for size in range(1, 131)
     ]
-    previous = changed(BASELINE, batching={"max_batch_size": 500})
+    previous = Profile.of_model(path, changed(BASELINE, batching={"max_batch_size": 500}))
     _, selection = opened(Wanted(path, budget_s=30.0, exhaustive=True, previous=previous), said.append)
     chosen = selection.chosen(predicted)
     assert chosen[:96] == [one.settings for one in predicted[:96]]
-    assert chosen[96:] == [previous]
+    assert chosen[96:] == [previous.settings]
     words = " / ".join(event.text for event in said if isinstance(event, Phase))
     assert "racing 96 configurations (the best by simulation of 130), in groups of 9: about" in words
     few = opened(Wanted(path, budget_s=30.0))[1].chosen(predicted)

@@ -7,13 +7,17 @@ import numpy as np
 import pytest
 from tests.engines.models import perceptron
 
+from tailcut.lab.load import Target
 from tailcut.lab.payload import infer_payload
 from tailcut.lab.trial import Arm, ArmRuns, ServedProfile, open_block
 from tailcut.runtime.profile import Profile
 from tailcut.runtime.settings import Settings
-from tailcut.tuner.baseline import measure_baseline
+from tailcut.stats.serial import serial_percentile_interval
+from tailcut.tuner.baseline import Baseline, measure_baseline
 from tailcut.tuner.space import BASELINE, changed
 from tailcut.tuner.traffic import Carried, Overload, Traffic
+
+KNOWN = Baseline(capacity=100.0, clients=16, rate=50.0, limit_ms=20.0)
 
 
 def latencies(rate: float, capacity: float, count: int, random: np.random.Generator) -> np.ndarray:
@@ -71,6 +75,46 @@ def test_the_rate_is_lowered_until_it_is_carried() -> None:
     assert patient.rate == 50.0
     assert patient.add(np.full(100, 1.0), errors=10)
     assert patient.rate == 40.0
+
+
+def queue(rate: float, capacity: float, count: int, random: np.random.Generator) -> np.ndarray:
+    """Times in ms in a queue of one server, where neighbours wait behind the same requests."""
+    gaps, work = random.exponential(1e3 / rate, count + 2000), random.exponential(1e3 / capacity, count + 2000)
+    walk = np.concatenate([[0.0], np.cumsum(work[:-1] - gaps[1:])])
+    return ((walk - np.minimum.accumulate(walk)) + work)[2000:]
+
+
+def test_near_the_highest_rate_nothing_is_claimed_of_answers_that_waited_together() -> None:
+    """Of rates that a queue does not carry hardly any is claimed; where it is asked for less, nearly all are."""
+    random = np.random.default_rng(1)
+    capacity, limit_ms = 1000.0, 20.0
+    highest = capacity - 1e3 / limit_ms * np.log(100)
+    claimed = {}
+    for share in (1.03, 0.5):
+        traffic = [Traffic(Arm(Target(), []), Arm(Target(), []), share * highest, KNOWN) for _ in range(100)]
+        for one in traffic:
+            one.runs.blocks = [queue(share * highest, capacity, 600, random) for _ in range(8)]
+        results = [one.result(ArmRuns()) for one in traffic]
+        claimed[share] = sum(one is not None and one.within for one in results)
+    assert claimed[1.03] <= 4
+    assert claimed[0.5] >= 90
+
+
+def test_a_rate_that_is_not_shown_to_be_carried_is_lowered_until_it_is() -> None:
+    """A few per cent below the highest rate the answers of a queue say too little."""
+    random = np.random.default_rng(2)
+    capacity, limit_ms = 1000.0, 20.0
+    highest = capacity - 1e3 / limit_ms * np.log(100)
+    shown = 0
+    for _ in range(50):
+        carried, blocks = Carried(limit_ms, 0.97 * highest), []
+        for _ in range(10):
+            blocks.append(queue(carried.rate, capacity, 800, random))
+            if carried.add(blocks[-1], 0):
+                blocks = []
+        interval = serial_percentile_interval(np.concatenate(blocks), 0.99) if blocks else None
+        shown += interval is not None and interval.high <= limit_ms
+    assert shown >= 35
 
 
 def arm(server: ServedProfile) -> Arm:

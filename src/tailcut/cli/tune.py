@@ -13,7 +13,7 @@ from tailcut.cli.tune_files import data_files, joint_files, tune_files
 from tailcut.cli.tune_one import tune_one
 from tailcut.cli.tune_sources import models_of, need_device, of_repository, refuse_for_pipelines, trust_model
 from tailcut.cli.tune_together import arrivals_of, limits_of, names_of, tune_together
-from tailcut.cli.tune_wanted import asked_of, fixed_of, wanted_of
+from tailcut.cli.tune_wanted import asked_of, cpus_of, fixed_of, wanted_of
 
 
 class WireChoice(StrEnum):
@@ -79,7 +79,10 @@ def tune(
     memory: Annotated[
         str | None, typer.Option(help="Exclude configurations whose engine needs more memory, such as 500MB.")
     ] = None,
-    cpus: Annotated[int | None, typer.Option(help="Size the search space to this many CPUs.", min=1)] = None,
+    cpus: Annotated[
+        int | None,
+        typer.Option(help="Use this many CPUs: the search is sized to them, and servers run on them.", min=1),
+    ] = None,
     budget: Annotated[
         str, typer.Option(help="Time to spend; if it is too short to verify p99, p95 or p50 is verified instead.")
     ] = "120s",
@@ -190,14 +193,14 @@ def tune(
     names = names_of(given) if together else []
     arrivals = arrivals_of(names, rates, trace) if together else []
     sources, rows = data_files(data or [], len(given)), SETTING_OF[batching.value]
-    limits = limits_of(slo, len(given))
+    limits, cpus_allowed = limits_of(slo, len(given)), cpus_of(cpus)
     each = [
         replace(
             wanted_of(model, source, rate, budget, accuracy, metric, wire.value, seed),
             rows=configured.batching.rows if rows == "auto" else rows,
             slo_ms=limit,
             objective=None if objective is None else objective.value,
-            constraints=Constraints(None if memory is None else parse_bytes(memory), cpus),
+            constraints=Constraints(None if memory is None else parse_bytes(memory), cpus_allowed),
             fresh=fresh,
             exhaustive=exhaustive,
             previous=previous,

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
-    from tailcut.runtime.settings import Settings
+    from tailcut.runtime.profile import Profile
     from tailcut.tuner.compare import Comparison
     from tailcut.tuner.records import Wanted
     from tailcut.tuner.result_records import ModelRequest
 
 
-def compare_profiles(wanted: "Wanted", profiles: dict[str, "Settings"], asked: "ModelRequest", *, json: bool) -> None:
+def compare_profiles(wanted: "Wanted", profiles: dict[str, "Profile"], asked: "ModelRequest", *, json: bool) -> None:
     """Measure, and print the comparison; exit code 1 where a profile is worse, or answers wrongly.
 
     Raises:

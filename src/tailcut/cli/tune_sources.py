@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from tailcut.runtime.profile import Profile
     from tailcut.runtime.settings import Settings
 
 
@@ -46,8 +47,8 @@ def of_repository(given: list[Path]) -> "tuple[list[Path], Settings]":
 
 def models_of(
     given: list[Path], retune: Path | None, *, compare: bool
-) -> tuple[list[Path], dict[str, "Settings"], "Settings | None"]:
-    """The models, the settings of the profiles to compare by name, and the settings to re-check."""
+) -> tuple[list[Path], dict[str, "Profile"], "Profile | None"]:
+    """The models, the profiles to compare by name, and the profile to re-check."""
     from tailcut.errors import UsageError
     from tailcut.runtime.profile import Profile
 
@@ -66,13 +67,13 @@ def models_of(
                 )
             if (profile.model.sha256, profile.model.weights) != (first.model.sha256, first.model.weights):
                 raise UsageError(f"{name} is for a different model than {given[0]}: compare profiles of one model")
-        return [Path(first.model.path)], {name: profile.settings for name, profile in profiles.items()}, None
+        return [Path(first.model.path)], profiles, None
     if retune is not None:
         if given:
             raise UsageError("--retune reads the model's path from the profile: leave out MODEL")
         profile = Profile.load(retune)
         profile.verify_model(retune.name)
-        return [Path(profile.model.path)], {}, profile.settings
+        return [Path(profile.model.path)], {}, profile
     if not given:
         raise UsageError("no MODEL given: name a model file, or several to tune them together")
     _need_tunable(given)

@@ -49,6 +49,19 @@ def wanted_of(
     )
 
 
+def cpus_of(asked: int | None) -> int | None:
+    """The CPUs of `--cpus`: no more than this process may use, which a line says."""
+    import sys
+
+    from tailcut.machine.quota import usable_cpus_and_why
+
+    usable = usable_cpus_and_why()
+    if asked is None or asked <= usable.count:
+        return asked
+    print(f"tailcut: --cpus {asked}: {usable.reason}: tuning for {usable.count}", file=sys.stderr)
+    return usable.count
+
+
 def fixed_of(text: str | None) -> tuple[str, ...]:
     """The dimensions of `--fix`.
 

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import orjson
@@ -15,6 +15,7 @@ ONLY_INPUT = ""  # the name of an array out of an .npy file, which has none: it 
 _LISTED = 12  # names in a message
 _FLOATS = {DType.FP16, DType.BF16, DType.FP32, DType.FP64}
 _log = logging.getLogger("tailcut")
+T = TypeVar("T")
 
 
 def read_jsonl(path: Path) -> dict[str, np.ndarray]:
@@ -91,7 +92,7 @@ def arrays_of_inputs(spec: ModelSpec, data: Mapping[str, np.ndarray], *, say: bo
     return arrays
 
 
-def spread(groups: Sequence[Sequence[dict[str, np.ndarray]]], limit: int) -> list[dict[str, np.ndarray]]:
+def spread(groups: Sequence[Sequence[T]], limit: int) -> list[T]:
     """The requests of several groups in one order, each group evenly over all of it, up to a limit.
 
     However much of the order is sent, each group has about its share. Groups of one size take turns, and those of one
@@ -104,7 +105,7 @@ def spread(groups: Sequence[Sequence[dict[str, np.ndarray]]], limit: int) -> lis
     return [request for _, request in places[:limit]]
 
 
-def _evenly(group: Sequence[dict[str, np.ndarray]], count: int) -> list[dict[str, np.ndarray]]:
+def _evenly(group: Sequence[T], count: int) -> list[T]:
     return [group[number * len(group) // count] for number in range(count)]
 
 

@@ -180,20 +180,50 @@ def rows_of_data(
     Raises:
         UsageError: an input is missing, or of another dtype or shape than the model takes, or there are too few rows.
     """
-    groups = _groups(spec, data)
-    if groups:
-        parts = [
-            _requests(
-                spec,
-                {t.name: data[key] for t in spec.inputs if (key := f"{t.name}/{group}") in data},
-                sys.maxsize,
-                rows=rows,
-                say=number == 0,
-            )
-            for number, group in enumerate(groups)
-        ]
-        return spread(parts, limit)
+    if _groups(spec, data):
+        return spread(_grouped(spec, data, rows=rows), limit)
     return _requests(spec, data, limit, rows=rows)
+
+
+def labels_of_data(spec: ModelSpec, data: Mapping[str, np.ndarray], labels: np.ndarray, limit: int) -> np.ndarray:
+    """The labels of the requests of one row that `rows_of_data` makes of a file, in their order: [requests, labels].
+
+    Args:
+        spec: the model's signature.
+        data: the arrays of the file.
+        labels: classes from 0, one for each request or each row of one, in the file's order, group after group.
+        limit: of the requests.
+
+    Raises:
+        UsageError: they are no whole numbers, or too few or too many.
+    """
+    groups = _grouped(spec, data, say=False) if _groups(spec, data) else [_requests(spec, data, sys.maxsize, say=False)]
+    total = sum(map(len, groups))
+    flat = labels.reshape(-1)
+    if flat.dtype.kind not in "iub" and not (flat.dtype.kind == "f" and np.array_equal(flat, np.rint(flat))):
+        raise UsageError(f"labels are classes, whole numbers from 0: those of the data are {flat.dtype}")
+    if not len(flat) or len(flat) % total:
+        raise UsageError(f"the data file has {len(flat)} labels for {total} requests: give one for each")
+    ends = np.cumsum([len(group) for group in groups]).tolist()
+    places = [range(end - len(group), end) for end, group in zip(ends, groups, strict=True)]
+    order = spread(places, limit) if _groups(spec, data) else places[0][:limit]
+    return flat.reshape(total, -1)[list(order)]
+
+
+def _grouped(
+    spec: ModelSpec, data: Mapping[str, np.ndarray], *, rows: int = 1, say: bool = True
+) -> list[list[dict[str, np.ndarray]]]:
+    """The requests of each group."""
+    return [
+        _requests(
+            spec,
+            {t.name: data[key] for t in spec.inputs if (key := f"{t.name}/{group}") in data},
+            sys.maxsize,
+            rows=rows,
+            say=say and number == 0,
+        )
+        for number, group in enumerate(_groups(spec, data))
+    ]
 
 
 def is_grouped(spec: ModelSpec, data: Mapping[str, np.ndarray]) -> bool:
@@ -207,7 +237,7 @@ def _groups(spec: ModelSpec, data: Mapping[str, np.ndarray]) -> list[str]:
 
 
 def _requests(
-    spec: ModelSpec, data: Mapping[str, np.ndarray], limit: int, *, rows: int, say: bool = True
+    spec: ModelSpec, data: Mapping[str, np.ndarray], limit: int, *, rows: int = 1, say: bool = True
 ) -> list[dict[str, np.ndarray]]:
     """The requests of arrays of one length."""
     arrays = arrays_of_inputs(spec, data, say=say)

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,7 @@ from tailcut.errors import TailcutError
 from tailcut.lab.client import closed_loop, open_loop
 from tailcut.lab.cost import Spent, watched
 from tailcut.lab.load import LoadResult, Payload, Target
+from tailcut.machine.affinity import pinned
 from tailcut.machine.process import ProcessCost
 from tailcut.runtime.profile import Profile
 
@@ -44,9 +46,18 @@ class ServedProfile:
         profile: written to a temporary file for the child; its model path must be absolute.
         arguments: more options of `tailcut serve`.
         neighbours: more profiles, of models that the same server serves.
+        cpus: that the child runs on; None for all that this process may use.
     """
 
-    def __init__(self, profile: Profile, arguments: Sequence[str] = (), *, neighbours: Sequence[Profile] = ()) -> None:
+    def __init__(
+        self,
+        profile: Profile,
+        arguments: Sequence[str] = (),
+        *,
+        neighbours: Sequence[Profile] = (),
+        cpus: tuple[int, ...] | None = None,
+    ) -> None:
+        self._cpus = cpus
         self.profile = profile
         self._profiles = (profile, *neighbours)
         self._arguments = arguments
@@ -95,7 +106,8 @@ class ServedProfile:
             command += ["--uds", str(folder / "socket")]
         if self.profile.settings.io.wire == "shared":
             command += ["--shared-memory", self.shared_prefix]
-        with (folder / "stderr").open("wb") as stderr:
+        confined = nullcontext() if self._cpus is None else pinned(self._cpus)  # the child inherits it
+        with (folder / "stderr").open("wb") as stderr, confined:
             # A session of its own: Ctrl-C in the terminal is for the tuner, which stops its children itself.
             self._child = subprocess.Popen(  # noqa: S603  our own interpreter; the hook makes one system call
                 command,

@@ -33,6 +33,17 @@ def quota(root: Path = CGROUP_ROOT, proc: Path = PROC) -> Quota:
     return Quota(min(cpus, default=None), min(memory, default=None))
 
 
+def free_bytes(root: Path = CGROUP_ROOT, proc: Path = PROC) -> int | None:
+    """Memory that may still be taken: what the machine has available, or a group's limit leaves; None if unknown.
+
+    What a group holds of files' pages counts as free: the kernel gives it up first.
+    """
+    found = [left for folder in _folders(root, proc) for left in _memory_left(folder)]
+    lines = _read(proc.parent / "meminfo").splitlines()
+    found += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+    return max(0, min(found)) if found else None
+
+
 @dataclass(frozen=True, slots=True)
 class UsableCpus:
     """How many CPUs a process may use, and what bounds them, for the user to read."""
@@ -107,6 +118,15 @@ def _memory_limit(folder: Path) -> Iterator[int]:
         limit = _number(folder / name)
         if limit is not None and 0 < limit < _NO_LIMIT:
             yield limit
+
+
+def _memory_left(folder: Path) -> Iterator[int]:
+    used = _number(folder / "memory.current")
+    used = _number(folder / "memory.usage_in_bytes") if used is None else used
+    stat = dict(line.split() for line in _read(folder / "memory.stat").splitlines() if len(line.split()) == 2)
+    cached = sum(int(stat.get(f"total_{name}", stat.get(name, 0))) for name in ("active_file", "inactive_file"))
+    for limit in _memory_limit(folder) if used is not None else ():
+        yield limit - (used or 0) + cached
 
 
 def _number(path: Path) -> int | None:

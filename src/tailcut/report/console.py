@@ -16,7 +16,7 @@ from tailcut.report.tune_words import (
     arm_title,
     copy_words,
     cost_words,
-    memory_words,
+    limits_words,
     more_traffic,
     noise_words,
     offer_words,
@@ -139,7 +139,7 @@ def tune_summary(result: TuneResult) -> RenderableType:
         more = more_traffic(result)
         if more:
             lines.append(f"[green]{escape(more)}[/]")
-        notes = (tie_words(result), cost_words(result), memory_words(result))
+        notes = (tie_words(result), cost_words(result), limits_words(result))
         lines += [escape(words) for words in notes if words]
     lines += [f"[cyan]faster, but not accepted: {escape(words)}[/]" for words in offer_words(result)]
     accuracy = result.accuracy

@@ -104,7 +104,7 @@ def render_tune_html(result: TuneResult) -> str:
                 tune_words.retune_words(result),
                 tune_words.tie_words(result),
                 tune_words.cost_words(result),
-                tune_words.memory_words(result),
+                tune_words.limits_words(result),
             )
             if words
         ],

@@ -18,7 +18,7 @@ from tailcut.report.tune_words import (
     copy_words,
     cost_words,
     headline,
-    memory_words,
+    limits_words,
     more_traffic,
     noise_words,
     offer_words,
@@ -96,7 +96,7 @@ def tune_markdown(result: TuneResult) -> str:
         retune_words(result),
         tie_words(result),
         cost_words(result),
-        memory_words(result),
+        limits_words(result),
         noise_words(result.noise),
     )
     parts += [plain(f"{words[0].upper()}{words[1:]}.") for words in notes if words]

@@ -61,15 +61,18 @@ def gain_words(model: JointModel) -> str:
     checked = model.verification
     if checked is None:
         return "not verified"
-    found = checked.p99_ratio
+    found, of, more = checked.p99_ratio, "p99", ""
+    if found is None and checked.tail_ratio is not None:
+        found, of = checked.tail_ratio, checked.tail_ratio.of
+        more = "; too few samples to tell p99: raise --budget"
     if found is None:
         return "too few samples to measure p99: raise --budget"
     if found.high < 1:
         spread = f"{1 / found.high:.2f} to {1 / max(found.low, 1e-9):.2f}, 99 % interval"
-        return f"p99 is {1 / found.point:.2f} times shorter than with the defaults ({spread})"
+        return f"{of} is {1 / found.point:.2f} times shorter than with the defaults ({spread}){more}"
     if found.low > 1:
-        return f"p99 got longer: {ratio(found)} of that with the defaults"
-    return f"p99 is {ratio(found)} of that with the defaults: inconclusive"
+        return f"{of} got longer: {ratio(found)} of that with the defaults{more}"
+    return f"{of} is {ratio(found)} of that with the defaults: inconclusive{more}"
 
 
 def limit_words(model: JointModel, arm: str) -> str:

@@ -115,14 +115,22 @@ def cost_words(result: TuneResult) -> str:
     return f"CPU time per request {ratio(checked.cpu_ratio)} of the baseline's"
 
 
-def memory_words(result: TuneResult) -> str:
-    """Whether the tuned server stayed within `--memory`; nothing where no limit was given."""
-    checked = result.verification
-    if checked is None or checked.memory_within is UNSET:
-        return ""
-    peak, limit = checked.tuned.memory_peak_bytes or 0, result.objective.memory_bytes or 0
-    word = "within" if checked.memory_within else "OVER"
-    return f"the tuned server's memory peaked at {peak / 1e6:,.0f} MB: {word} the limit of {limit / 1e6:,.0f} MB"
+def limits_words(result: TuneResult) -> str:
+    """Whether the tuned server stayed within `--memory` and `--cpus`; nothing where no limit was given."""
+    checked, words = result.verification, []
+    if checked is not None and checked.memory_within is not UNSET:
+        peak, limit = checked.tuned.memory_peak_bytes or 0, result.objective.memory_bytes or 0
+        word = "within" if checked.memory_within else "OVER"
+        words.append(
+            f"the tuned server's memory peaked at {peak / 1e6:,.0f} MB: {word} the limit of {limit / 1e6:,.0f} MB"
+        )
+    if checked is not None and checked.cpus_within is not UNSET:
+        word = "within" if checked.cpus_within else "OVER"
+        words.append(
+            f"the tuned server kept {checked.cpus_used:.2g} CPUs busy at its highest load: {word} the limit of "
+            f"{result.objective.cpus}"
+        )
+    return "; ".join(words)
 
 
 def noise_words(noise: NoiseResult | None) -> str:
@@ -143,6 +151,8 @@ def retune_words(result: TuneResult) -> str:
         return ""
     if found.wrong:
         return f"the profile that was checked again gives wrong answers: {found.wrong}"
+    if found.unserved:
+        return f"the profile that was checked again was not measured: {found.unserved}"
     if not found.changed:
         return "unchanged: the profile's settings are still the best"
     changed = ", ".join(f"{name} {before} -> {after}" for name, (before, after) in found.changed.items())

@@ -12,7 +12,7 @@ import msgspec
 
 from tailcut.engines import engine_threads
 from tailcut.engines.base import EngineOptions
-from tailcut.runtime.neighbours import measured_together
+from tailcut.runtime.neighbours import measured_together, other_neighbours
 from tailcut.runtime.profile import Profile
 
 
@@ -48,6 +48,11 @@ def conflicts(profiles: Sequence[Profile], cpus: int) -> list[str]:
     if polling:
         lines.append(f"{_names(polling)}: io.busy_poll_us keeps a CPU from the other models: set it to 0")
     return lines
+
+
+def mismatches(profiles: Sequence[Profile], cpus: int) -> list[str]:
+    """What a server with these models should warn of, a line each: other neighbours than measured, and conflicts."""
+    return [*other_neighbours(profiles), *conflicts(profiles, cpus)]
 
 
 def spins(engine: EngineOptions) -> bool:

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from tailcut.errors import InvalidInputError, NotFoundError, TailcutError
+from tailcut.machine.quota import usable_cpus
 from tailcut.runtime.model import Model
-from tailcut.runtime.thread_budget import beside_others
+from tailcut.runtime.thread_budget import beside_others, mismatches
 from tailcut.server.served_model import ServedModel
 
 _log = logging.getLogger("tailcut")
@@ -66,6 +67,7 @@ class ModelRepository:
         self._patience_s = patience_s
         self._turn = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._warned: Sequence[str] = self._mismatches()  # which were logged at the start
         self.changed: list[Callable[[], Any]] = []  # called when a model came or went
 
     def __iter__(self) -> Iterator[ServedModel]:
@@ -124,6 +126,7 @@ class ModelRepository:
             if self._library is not None:
                 self._check_control()
                 await self._load_from(self._library, name)
+                self._share_soon()
                 return
             keys = self._keys(name, "load")
             models = len({*keys, *(key for key in self._known if key not in self._gone)})
@@ -177,6 +180,8 @@ class ModelRepository:
                         continue
                     with suppress(InvalidInputError, NotFoundError):  # which is logged
                         await self._load_from(library, name)
+            if changes:
+                self._share_soon()
 
     async def _load_from(self, library: Library, name: str) -> None:
         """Have the versions that the library gives take the place of those there are."""
@@ -241,7 +246,10 @@ class ModelRepository:
         return ""
 
     def _share_soon(self) -> None:
-        """Have models loaded anew whose engine options depend on how many there are; no request waits for it."""
+        """Have models loaded anew whose engine options depend on how many there are, and say what does not go together.
+
+        No request waits for it.
+        """
         task = asyncio.get_running_loop().create_task(self._share())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -262,6 +270,18 @@ class ModelRepository:
                 else:
                     what = "spin" if wanted.spinning else "do not spin"
                     _log.info("%s: engine threads %s: models here: %d", served.name, what, models)
+            await self._warn()
+
+    async def _warn(self) -> None:
+        """Log what does not go together any more, now that models came or went."""
+        lines = await asyncio.to_thread(self._mismatches)
+        for line in lines:
+            if line not in self._warned:
+                _log.warning("%s", line)
+        self._warned = lines
+
+    def _mismatches(self) -> list[str]:
+        return mismatches([served.model.profile for served in self], usable_cpus())
 
     async def _replace(self, key: tuple[str, str], reload: Callable[[], Model]) -> None:
         model = await asyncio.to_thread(reload)

@@ -11,6 +11,7 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike
 
+from tailcut.stats.proportion import is_above
 from tailcut.stats.sample import CONFIDENCE, Interval, Sample, _ranks, percentile, samples_needed
 
 _BATCHES = 20
@@ -20,13 +21,16 @@ _STUDENT_SQUARED = (2.861 / 2.576) ** 2  # 20 batches know the variance so well:
 def independent_points(values: ArrayLike, q: float) -> float:
     """How many independent points know the q-percentile as well as these, in the order of time, do; at most all."""
     array = np.asarray(values, np.float64)
-    above = array > np.sort(array)[max(0, math.ceil(q * len(array)) - 1)]
-    share = float(above.mean())
-    if len(array) < 2 * _BATCHES or share in {0.0, 1.0}:
-        return float(len(array))
-    means = np.array([batch.mean() for batch in np.array_split(above, _BATCHES)])
-    inflation = float(means.var(ddof=1)) * len(array) / _BATCHES / (share * (1 - share)) * _STUDENT_SQUARED
-    return len(array) / max(1.0, inflation)
+    return _independent(array > np.sort(array)[max(0, math.ceil(q * len(array)) - 1)])
+
+
+def is_above_serially(late: ArrayLike, share: float, confidence: float = CONFIDENCE) -> bool:
+    """Whether these, in the order of time, show that the true share of late ones is larger: as `is_above`."""
+    array = np.asarray(late, bool)
+    if not array.any():
+        return False
+    alike = max(1, int(_independent(array)))
+    return is_above(min(alike, round(float(array.mean()) * alike)), alike, share, confidence)
 
 
 def serial_percentile_interval(values: ArrayLike, q: float, confidence: float = CONFIDENCE) -> Interval | None:
@@ -43,3 +47,13 @@ def serial_percentile_interval(values: ArrayLike, q: float, confidence: float = 
     bottom = int(low / alike * n)
     point = percentile(sample, q)
     return Interval(point, min(point, float(sample.values[bottom])), max(point, float(sample.values[top])))
+
+
+def _independent(above: np.ndarray) -> float:
+    """How many independent points know the share of true ones as well as these do."""
+    share = float(above.mean())
+    if len(above) < 2 * _BATCHES or share in {0.0, 1.0}:
+        return float(len(above))
+    means = np.array([batch.mean() for batch in np.array_split(above, _BATCHES)])
+    inflation = float(means.var(ddof=1)) * len(above) / _BATCHES / (share * (1 - share)) * _STUDENT_SQUARED
+    return len(above) / max(1.0, inflation)

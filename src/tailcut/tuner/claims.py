@@ -3,25 +3,32 @@
 import math
 import time
 from dataclasses import replace
+from functools import partial
 
+from tailcut.errors import TailcutError
+from tailcut.lab.client import closed_loop
+from tailcut.lab.cost import watched
 from tailcut.lab.payload import infer_once
+from tailcut.lab.trial import Arm
 from tailcut.machine.process import peak_bytes
 from tailcut.runtime.settings import Settings
 from tailcut.tuner.accuracy import labelled
 from tailcut.tuner.baseline import Baseline, measure_baseline
 from tailcut.tuner.budget import SearchSize, complete_s
 from tailcut.tuner.events import Phase
+from tailcut.tuner.pixels import as_pixels
 from tailcut.tuner.session import Session
 from tailcut.tuner.verification import LEAST_S, told_within, verification_s, verify
 
 _ROUNDED_S = 5
+_LOADED_S = 0.5  # with as many clients as raced
 
 
 def arms_verified(session: Session) -> dict[str, Settings]:
     """What the verification measures: what is compared, and tuned; and the previous settings, checked again."""
     arms = session.compared | {"tuned": session.outcome.settings}
-    previous = session.wanted.previous
-    if previous is not None and not session.outcome.previous_wrong:
+    previous, outcome = session.wanted.previous_settings, session.outcome
+    if previous is not None and not (outcome.previous_wrong or outcome.previous_unserved):
         arms["previous"] = previous
     return arms
 
@@ -80,13 +87,16 @@ def prove(session: Session) -> None:
     session.tell(Phase(f"verifying: {', '.join(names)} and {last} in turns, on fresh samples"))
     servers.keep(*settings.values())
     servers.launch(*settings.values())
-    arms = {name: servers.arm(one) for name, one in settings.items()}
+    arms = _served(session, settings)
+    settings |= {"tuned": outcome.settings}
     outcome.accuracy = session.check(outcome.settings, session.plan.last_check_s, whole=True)
     if outcome.wrong:
         return
     if session.wanted.labels is not None:
         outcome.labels_accuracy = _labels(session, settings)
     verify(outcome, arms, session.racing.load, session.plan, seed=session.wanted.seed)
+    if session.wanted.constraints.cpus is not None:
+        outcome.cpus_used = _cpus_used(arms["tuned"], session.racing.load.clients[-1])
     for name, run in outcome.arms.items():
         outcome.noise.add_runs(run)
         pid = arms[name].pid
@@ -98,12 +108,58 @@ def prove(session: Session) -> None:
         )
 
 
+def _cpus_used(arm: Arm, clients: int) -> float | None:
+    """How many CPUs a server keeps busy at its highest load; None where that is unknown."""
+    began = time.monotonic()
+    load = partial(closed_loop, arm.target, arm.payloads, concurrency=clients, duration_s=_LOADED_S)
+    _, cost = watched(arm.pid, load)
+    return None if cost is None else cost.cpu_ns / 1e9 / (time.monotonic() - began)
+
+
+def _served(session: Session, settings: dict[str, Settings]) -> dict[str, Arm]:
+    """The running servers of all arms; where that of the tuned settings fails, of the next best that raced.
+
+    Raises:
+        TailcutError: the baseline's cannot be started.
+    """
+    arms: dict[str, Arm] = {}
+    for name, one in settings.items():
+        try:
+            arms[name] = session.servers.arm(one)
+        except TailcutError as error:
+            if name == "baseline":
+                raise
+            session.tell(Phase(f"{name}: {session.describe(one)} could not be served: {error}"))
+            if name == "tuned":
+                session.refused.add(one)
+                arms[name] = _next_best(session)
+            elif name == "previous":
+                session.outcome.previous_unserved = str(error)
+    return arms
+
+
+def _next_best(session: Session) -> Arm:
+    """A server of the best settings that raced and still start; in the end of the baseline's."""
+    outcome = session.outcome
+    ranked = sorted(outcome.raced, key=lambda one: outcome.raced[one], reverse=True)
+    for settings in [one for one in ranked if one not in session.refused]:
+        try:
+            arm = session.servers.arm(settings)
+        except TailcutError:
+            continue
+        outcome.settings = settings
+        return arm
+    outcome.settings = session.with_wire(session.plain_wire)
+    return session.servers.arm(outcome.settings)
+
+
 def _labels(session: Session, settings: dict[str, Settings]) -> dict[str, float] | None:
     found: dict[str, float] = {}
     labels = session.wanted.labels
     for name in ("baseline", "tuned"):
-        target = session.servers.of(settings[name]).target
-        answers = [infer_once(target, session.spec.name, request) for request in session.requests]
+        target, fold = session.servers.of(settings[name]).target, settings[name].engine.u8_input
+        sent = session.requests if fold is None else [as_pixels(fold, session.spec, one) for one in session.requests]
+        answers = [infer_once(target, session.spec.name, request) for request in sent]
         share = None if labels is None else labelled(answers, labels)
         if share is None:
             return None

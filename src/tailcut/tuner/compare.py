@@ -11,16 +11,17 @@ from dataclasses import dataclass, field, replace
 import msgspec
 
 from tailcut.lab.records import Interval, MachineFacts
-from tailcut.lab.trial import ArmRuns, closed_block, open_block
+from tailcut.lab.trial import Arm, ArmRuns, closed_block, open_block
+from tailcut.runtime.profile import Profile
 from tailcut.runtime.settings import Settings
 from tailcut.stats import Verdict, samples_needed
 from tailcut.tuner.accuracy import Accuracy
 from tailcut.tuner.baseline import Baseline, measure_baseline
 from tailcut.tuner.budget import Plan
-from tailcut.tuner.events import Event, Expected, Phase
+from tailcut.tuner.events import Event, Phase
 from tailcut.tuner.learning import learn
 from tailcut.tuner.noise import Noise
-from tailcut.tuner.race import Ratios, judged, ratios
+from tailcut.tuner.race import QUANTILES, Ratios, judged, known_within, ratios
 from tailcut.tuner.racing import LEAST_BLOCK_S
 from tailcut.tuner.records import Wanted
 from tailcut.tuner.result import arm_record, met
@@ -31,6 +32,7 @@ _ROUNDS = 20  # as planned
 _FEWEST_ROUNDS, _MOST_ROUNDS = 6, 60
 _OPEN_SHARE = 0.7  # of the time of a round
 _SPARE = 1.15  # more samples than a p99 needs
+_LEAST_S = 3.0  # that a p99 is worth, whatever the budget has left
 _ASKED = 64  # questions in flight, at most
 
 
@@ -39,12 +41,27 @@ class Side:
     """One profile in a comparison."""
 
     name: str
-    settings: Settings
+    profile: Profile
+    servers: Servers  # its own one alone: two profiles of equal settings may run different copies of the model
     accuracy: Accuracy | None = None
     runs: ArmRuns = field(default_factory=ArmRuns)
     ratios: Ratios = field(default_factory=Ratios)  # to the first
     verdict: Verdict = Verdict.INDISTINCT
     reason: str = ""
+
+    @property
+    def settings(self) -> Settings:
+        """Those of the profile."""
+        return self.profile.settings
+
+    @property
+    def arm(self) -> Arm:
+        """Its running server, and what that is sent.
+
+        Raises:
+            ServeError: it does not start.
+        """
+        return self.servers.arm(self.settings)
 
     @property
     def wrong(self) -> bool:
@@ -67,37 +84,42 @@ class Comparison:
         return any(side.wrong for side in self.sides) or any(side.verdict is Verdict.WORSE for side in self.sides[1:])
 
 
-def compare(wanted: Wanted, profiles: Mapping[str, Settings], tell: Callable[[Event], None]) -> Comparison:
+def compare(wanted: Wanted, profiles: Mapping[str, Profile], tell: Callable[[Event], None]) -> Comparison:
     """Check and measure profiles of one model.
 
     Args:
         wanted: model, data, rate, limit and budget.
-        profiles: settings by name, at least two.
+        profiles: by name, at least two.
         tell: called with each event.
 
     Raises:
         TailcutError: a profile cannot be served, or the first answers nothing.
     """
     plan = Plan(time.monotonic() if wanted.began is None else wanted.began, wanted.budget_s)
-    engine = next(iter(profiles.values())).engine
-    wanted = replace(wanted, fixed=engine.fixed_dims, declared=engine.signature)
+    engines = [profile.settings.engine for profile in profiles.values()]
+    pixels = next((one.u8_input for one in engines if one.u8_input is not None), None)
+    wanted = replace(wanted, fixed=engines[0].fixed_dims, declared=engines[0].signature, normalize=pixels)
     learned = learn(wanted, plan.answers_s, tell)
-    servers = Servers(wanted.model, learned.spec, learned.requests)
-    sides = [Side(name, settings) for name, settings in profiles.items()]
+    sides = [
+        Side(name, profile, Servers(wanted.model, learned.spec, learned.requests, base=profile))
+        for name, profile in profiles.items()
+    ]
     try:
-        servers.launch(*profiles.values())
-        first = servers.arm(sides[0].settings)
+        for side in sides:
+            side.servers.launch(side.settings)
+        first = sides[0].arm
         tell(Phase(f"measuring what {sides[0].name} can carry"))
         baseline = measure_baseline(first, plan.capacity_s, rate=wanted.rate, limit_ms=wanted.slo_ms)
         found = Comparison(sides, baseline)
         tell(Phase(f"checking the answers of {len(sides)} profiles"))
         for side in sides:
-            target = servers.arm(side.settings).target
+            target = side.arm.target
             asked = max(4, min(_ASKED, int(2 * plan.check_s * baseline.capacity)))
             side.accuracy = learned.gate.check(target, side.settings, plan.last_check_s, asked)
-        _measure(found, servers, plan, tell)
+        _measure(found, plan, tell)
     finally:
-        servers.keep()
+        for side in sides:
+            side.servers.keep()
     for side in sides[1:]:
         side.ratios = ratios(side.runs, sides[0].runs, wanted.seed)
         side.verdict, side.reason = judged(side.ratios)
@@ -105,26 +127,29 @@ def compare(wanted: Wanted, profiles: Mapping[str, Settings], tell: Callable[[Ev
     return found
 
 
-def _measure(found: Comparison, servers: Servers, plan: Plan, tell: Callable[[Event], None]) -> None:
+def _measure(found: Comparison, plan: Plan, tell: Callable[[Event], None]) -> None:
     """Open and closed blocks in turns, until the time is over and each p99 is known."""
-    arms, runs = [servers.arm(side.settings) for side in found.sides], [side.runs for side in found.sides]
+    arms, runs = [side.arm for side in found.sides], [side.runs for side in found.sides]
     baseline = found.baseline
-    needed_s = _SPARE * samples_needed(0.99) / baseline.rate
     left_s = max(0.0, plan.end - time.monotonic())
+    sample_s = _SPARE * len(arms) / baseline.rate  # one of each
+    tail = known_within(max(left_s, _LEAST_S), sample_s)
+    enough = samples_needed(QUANTILES[tail])
+    needed_s = _SPARE * enough / baseline.rate
     open_s = max(LEAST_BLOCK_S, max(_OPEN_SHARE * left_s / len(arms), needed_s) / _ROUNDS)
     closed_s = max(LEAST_BLOCK_S, (1 - _OPEN_SHARE) * left_s / len(arms) / _ROUNDS)
-    whole_s = plan.spent_s(time.monotonic()) + _ROUNDS * len(arms) * open_s
     tell(Phase(f"measuring {len(arms)} profiles in turns at {baseline.rate:,.6g} req/s"))
-    if whole_s > 1.1 * plan.budget_s:
-        tell(Expected(whole_s))
-        tell(Phase(f"the p99 of a model this slow takes about {whole_s:,.0f} s instead of {plan.budget_s:g} s"))
+    if tail != "p99":
+        p99_s = sample_s * samples_needed(0.99)
+        words = f"the p99 of a model this slow takes {p99_s:,.0f} s: within {plan.budget_s:g} s its {tail} is compared"
+        tell(Phase(f"{words} (a longer --budget for the p99, or a higher --rate)"))
     for number in range(_MOST_ROUNDS):
         began = time.monotonic()
         found.noise.probe()
         open_block(arms, runs, rate=baseline.rate, duration_s=open_s, seed=7000 + number)
         closed_block(arms, runs, concurrency=baseline.clients, duration_s=closed_s)
         now = time.monotonic()
-        known = min(len(run.latencies) for run in runs) >= samples_needed(0.99)
+        known = min(len(run.latencies) for run in runs) >= enough
         if 2 * now - began > plan.end and (known or number + 1 >= _ROUNDS) and number + 1 >= _FEWEST_ROUNDS:
             break
     for run in runs:

@@ -5,6 +5,7 @@ the machine hits all of them alike; after each round the worse half is measured 
 thousands of times per second, so a tenth of a second says more here than ten through a served load.
 """
 
+import math
 import subprocess
 import sys
 import time
@@ -245,6 +246,7 @@ def estimate_engines(  # noqa: PLR0913  rounds of one measurement
     seconds: float,
     batched: bool,
     independent: bool = False,
+    whole: bool = False,
     copy_of: Callable[[EngineOptions], Path | None] = lambda _: None,
     tell: Callable[[EngineEstimate], None] = lambda _: None,
     store: Callable[[EngineEstimate], None] = lambda _: None,
@@ -259,6 +261,7 @@ def estimate_engines(  # noqa: PLR0913  rounds of one measurement
         seconds: for everything.
         batched: whether larger batches than the request's own are tried.
         independent: the user says that rows are independent, whatever an engine makes of the file.
+        whole: load every configuration, whatever it takes.
         copy_of: the file that is loaded instead of the model; None where it is the model itself.
         tell: called with each configuration that is done.
         store: called with each when its first size is known, and again when all its sizes are.
@@ -267,8 +270,8 @@ def estimate_engines(  # noqa: PLR0913  rounds of one measurement
     began = time.monotonic()
     files = [copy_of(one) or model for one in choices]
     opened = partial(Estimator, requests=requests, independent=independent)
-    pairs, until = dict(zip(choices, files, strict=True)), began + _LOADING * seconds
-    racing, estimates = _load_all(pairs, opened, tell, until, judging or Judging())
+    until = math.inf if whole else began + _LOADING * seconds
+    racing, estimates = _load_all(dict(zip(choices, files, strict=True)), opened, tell, until, judging or Judging())
     end = max(began + seconds, time.monotonic() + _MEASURING * seconds)
     try:
         sizes = [1]

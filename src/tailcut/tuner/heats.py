@@ -12,6 +12,7 @@ import numpy as np
 
 from tailcut.stats import Interval, paired_ratio_interval
 
+NONE = 1e-9  # the score of an arm that answered nothing: one of 0 would have no ratio
 _LOOK = 3  # heats before an arm may leave
 _PLAIN = 0.6  # of the leader's: leaves after two heats
 _CLEAR = 0.97  # the whole interval of the ratio to the leader below it: leaves
@@ -67,6 +68,8 @@ class Heats:
     def near(self, share: float) -> list[int]:
         """The arms whose estimate is within a share of the leader's, the leader first."""
         leader = self.leader
+        if self.entrants[leader].estimate <= NONE:  # no answers say nothing, least of all that arms are equal
+            return [leader]
         least = (1 - share) * self.entrants[leader].estimate
         others = [number for number in self.racing if number != leader and self.entrants[number].estimate >= least]
         return [leader, *others]

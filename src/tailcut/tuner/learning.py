@@ -37,7 +37,7 @@ from tailcut.tuner.space import Facts
 
 Arrays = dict[str, np.ndarray]
 _MADE_UP = 64  # requests, where there are no data
-_MOST_REQUESTS = 2048  # of the data
+MOST_REQUESTS = 2048  # of the data
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,7 @@ def _requests(engine: Engine, wanted: Wanted) -> list[Arrays]:
         requests = [samples.make(samples.rows, wanted.seed + number) for number in range(_MADE_UP)]
     else:
         data = wanted.data if fold is None else as_floats(fold, spec, wanted.data)
-        requests = rows_of_data(spec, data, _MOST_REQUESTS)
+        requests = rows_of_data(spec, data, MOST_REQUESTS)
     if fold is None:
         return requests
     return [snapped(fold, spec, request, exactly=wanted.data is not None) for request in requests]
@@ -113,7 +113,7 @@ def facts_of(wanted: Wanted, learned: Learned) -> Facts:
     machine, mask, limited = topology(), affinity_mask(), quota().cpus is not None
     return Facts(
         learned.spec,
-        wanted.constraints.cpus or usable_cpus(),
+        wanted.constraints.cpus_of(usable_cpus()),
         os.cpu_count() or 1,
         isa_flags(),
         limited,
@@ -124,7 +124,7 @@ def facts_of(wanted: Wanted, learned: Learned) -> Facts:
         lower_precision=wanted.data is not None and not learned.gate.blind and kind is not FileKind.SCRIPT,
         u8_input=wanted.normalize,
         outputs=wanted.outputs,
-        fixed_dims=wanted.fixed_dims,
+        fixed_dims=wanted.fixed,
         local=wanted.local,
         allocators=tuple(installed()),
         huge_heap=can_huge_heap(),
@@ -134,7 +134,7 @@ def facts_of(wanted: Wanted, learned: Learned) -> Facts:
         device=wanted.device,
         compiler=kind is not FileKind.SCRIPT and not missing_compiler(wanted.device),
         rows=wanted.rows,
-        signature=wanted.signature,
+        signature=wanted.declared,
     )
 
 
@@ -147,7 +147,7 @@ def _open_reference(wanted: Wanted, spec: ModelSpec) -> Engine:
 def _open(wanted: Wanted) -> Engine:
     """The model on the engine whose float32 answers are the right ones."""
     name: Any = default_engine(wanted.model)
-    options = EngineOptions(name=name, fixed_dims=wanted.fixed_dims, signature=wanted.signature)
+    options = EngineOptions(name=name, fixed_dims=wanted.fixed, signature=wanted.declared)
     return open_engine(wanted.model, options)
 
 
@@ -158,7 +158,7 @@ def with_signature(wanted: Wanted) -> Wanted:
         UsageError: the arrays of the data are not the module's inputs.
         TailcutError: the file is not trusted, cannot be loaded, or fails on the data.
     """
-    if kind_of(wanted.model) is not FileKind.SCRIPT or wanted.signature or wanted.data is None:
+    if kind_of(wanted.model) is not FileKind.SCRIPT or wanted.declared or wanted.data is None:
         return wanted
     require("torch")
     from tailcut.engines.torch.script import seen_signature  # noqa: PLC0415  2 s that only its users pay

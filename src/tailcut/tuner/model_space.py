@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 
 from tailcut.engines import EngineOptions
+from tailcut.engines.base import Form
 from tailcut.engines.edits import benefits_from_int8
 from tailcut.engines.files import ENGINES_OF, FileKind, kind_of
 from tailcut.engines.graph import load_graph
@@ -35,7 +36,7 @@ from tailcut.tuner.pixels import as_pixels
 from tailcut.tuner.prediction import Parts, configurations, predict
 from tailcut.tuner.records import Outcome, Rejected, precision_of
 from tailcut.tuner.refinements import holds_weights_again, refinements
-from tailcut.tuner.result_records import Candidate, CandidateVerdict, RowsDecision
+from tailcut.tuner.result_records import Candidate, CandidateVerdict, Quantized, RowsDecision
 from tailcut.tuner.session import Session
 from tailcut.tuner.simulate import Configuration, Ways
 from tailcut.tuner.space import (
@@ -80,6 +81,7 @@ class ModelSpace:
         self._counted: set[EngineOptions] = set()  # configurations that the progress counts
         self.facts = facts_of(session.wanted, session.learned)
         self._convert()
+        self._take_previous_copy()
         self.estimates: list[EngineEstimate] = []
 
     @property
@@ -91,7 +93,7 @@ class ModelSpace:
     def size(self) -> SearchSize:
         """How much of it is worth measuring in process."""
         session = self._session
-        copies = session.wanted.bound is not None and bool(copy_engines(self.facts))
+        copies = session.wanted.bound is not None and bool(self._unquantised)
         prepared_s = ways_s(session.servers.start_s) + (session.plan.calibrate_s if copies else 0.0)
         return SearchSize(len(engine_choices(self.facts)), prepared_s)
 
@@ -148,8 +150,10 @@ class ModelSpace:
         copy = self._session.servers.copy_of(outcome.settings.engine)
         if copy is not None:
             outcome.copy_bytes = copy.read_bytes()
-        if outcome.settings.engine.precision == _STATIC:
-            outcome.copy = self.copies[outcome.settings.engine.name]
+        engine = outcome.settings.engine
+        if engine.precision == _STATIC:
+            made = self.copies.get(engine.name)
+            outcome.copy = self._previous_record() if made is None else made.record()
 
     def close(self) -> None:
         """Remove the copies of the model."""
@@ -163,7 +167,7 @@ class ModelSpace:
     def calibrate(self) -> None:
         """Have copies of the model in static int8 written, where they may pay, to be measured with the rest."""
         session = self._session
-        seconds, engines = session.plan.calibrate_s, copy_engines(self.facts)
+        seconds, engines = session.plan.calibrate_s, self._unquantised
         if not (seconds and engines) or session.wanted.bound is None:
             return
         session.tell(Phase("quantising the model to static int8 with the data"))
@@ -176,8 +180,41 @@ class ModelSpace:
         copies = copies_for(material, engines, self.folder, seconds, lambda words: session.tell(Phase(words)))
         self.copies = copies.right
         self._note_wrong(copies, material)
-        session.servers.copies = {name: copy.path for name, copy in (copies.wrong | copies.right).items()}
-        self.facts = replace(self.facts, copies=frozenset(copy.engine for copy in copies.right.values()))
+        made = {name: copy.path for name, copy in (copies.wrong | copies.right).items()}
+        session.servers.copies = {**session.servers.copies, **made}
+        right = frozenset(copy.engine for copy in copies.right.values())
+        self.facts = replace(self.facts, copies=self.facts.copies | right)
+
+    @property
+    def _unquantised(self) -> list[Form]:
+        """The engines that a copy of the model in static int8 may pay for, and that have none yet."""
+        return [engine for engine in copy_engines(self.facts) if engine not in self._session.servers.copies]
+
+    def _take_previous_copy(self) -> None:
+        """The copy that a profile runs is what is checked again: a new one would be another model."""
+        previous, name = self._session.wanted.previous, self._previous_engine
+        if previous is None or previous.model.quantized is None or name is None:
+            return
+        self._session.servers.copies = {name: Path(previous.model.quantized.path)}
+        if name in copy_engines(self.facts):
+            self.facts = replace(self.facts, copies=frozenset({name}))
+
+    @property
+    def _previous_engine(self) -> Form | None:
+        """The engine of a profile that is checked again, where it runs a copy in static int8."""
+        settings = self._session.wanted.previous_settings
+        if settings is None or settings.engine.precision != _STATIC:
+            return None
+        return "openvino" if settings.engine.name == "openvino" else "onnxruntime"
+
+    def _previous_record(self) -> Quantized | None:
+        """What the profile that is checked again says of its copy."""
+        previous = self._session.wanted.previous
+        evidence = {} if previous is None else previous.evidence
+        try:
+            return msgspec.convert({"worst": None} | evidence.get("quantized", {}), Quantized)
+        except (msgspec.ValidationError, TypeError):
+            return None
 
     def _convert(self) -> None:
         """Have a PyTorch program written as ONNX, so that the engines of such models compete with PyTorch."""
@@ -185,8 +222,14 @@ class ModelSpace:
         if self.facts.device != "cpu" or kind_of(session.wanted.model) is not FileKind.PROGRAM:
             return
         others = [name for name in ENGINES_OF[FileKind.ONNX] if is_installed(name)]
+        previous = session.wanted.previous
+        own = None if previous is None else previous.model.converted
         try:
-            path = onnx_copy(session.wanted.model, self.folder, session.wanted.fixed_dims)
+            path = (
+                Path(own.path)
+                if own is not None
+                else onnx_copy(session.wanted.model, self.folder, session.wanted.fixed)
+            )
         except TailcutError as error:
             session.tell(Phase(f"onnxruntime and openvino are left out: {error}"))
             return
@@ -207,7 +250,9 @@ class ModelSpace:
 
     def _estimate(self) -> list[EngineEstimate]:
         session = self._session
-        choices = engine_choices(self.facts)[: session.plan.engines]
+        choices, whole = engine_choices(self.facts), session.wanted.exhaustive
+        longer = max(1.0, len(choices) / session.plan.engines) if whole else 1.0
+        choices = choices if whole else choices[: session.plan.engines]
         choices += [one.settings.engine for one in session.rejected.values()]
         # A copy in static int8 is quantised anew by each tune: what another one took says nothing of it.
         known = [one for one in session.journal.estimates(choices) if one.options.precision != _STATIC]
@@ -227,9 +272,10 @@ class ModelSpace:
             session.wanted.model,
             missing,
             requests,
-            seconds=min(seconds, session.plan.estimate_s * len(missing) / len(choices)),
+            seconds=min(longer * seconds, longer * session.plan.estimate_s * len(missing) / len(choices)),
             batched=session.spec.batched,
             independent=session.wanted.rows == "independent",
+            whole=whole,
             copy_of=session.servers.copy_of,
             tell=self._told,
             store=self._stored,

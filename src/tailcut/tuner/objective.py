@@ -11,12 +11,12 @@ import numpy as np
 
 from tailcut.lab.load import LoadResult
 from tailcut.tuner.finalists import Predicted
+from tailcut.tuner.heats import NONE
 
 ObjectiveKind = Literal["goodput", "latency", "throughput", "cost"]
 _WITHIN = 0.99  # share of the answers that must be within the limit
 _PENALTY = 0.9  # on the score of a closed block with more late answers than that
 _TOO_LATE = 0.01  # on the score of a cost whose p99 is over the limit
-_LEAST = 1e-9  # a score of 0 has no ratio
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Objective:
     def rank(self, predicted: Predicted) -> float:
         """What the simulation expects of a configuration."""
         if self.kind == "latency":
-            return 1e3 / max(predicted.p99_ms, _LEAST)
+            return 1e3 / max(predicted.p99_ms, NONE)
         if self.kind == "throughput":
             return predicted.capacity
         if self.kind == "cost":
@@ -53,9 +53,9 @@ class Objective:
     def score_closed(self, result: LoadResult) -> float:
         """Score one closed loop."""
         if self.kind == "throughput":
-            return max(result.rate_achieved, _LEAST)
+            return max(result.rate_achieved, NONE)
         within = int((result.latencies_ns <= self.limit_ms * 1e6).sum()) / result.duration_s
-        return max(within if within >= _WITHIN * result.rate_achieved else _PENALTY * within, _LEAST)
+        return max(within if within >= _WITHIN * result.rate_achieved else _PENALTY * within, NONE)
 
     def score_open(self, result: LoadResult, cpu_ns: float | None) -> float:
         """Score one open loop at the rate.
@@ -65,11 +65,11 @@ class Objective:
             cpu_ns: the server's CPU time per request; None where it is unknown.
         """
         if not result.samples or result.errors:
-            return _LEAST
+            return NONE
         p99_ms = float(np.quantile(result.latencies_ns, 0.99)) / 1e6
         if self.kind == "latency":
             return 1e3 / p99_ms
-        return self._cheap(cpu_ns, p99_ms) if cpu_ns else _LEAST
+        return self._cheap(cpu_ns, p99_ms) if cpu_ns else NONE
 
     def describe(self, score: float) -> str:
         """A score in words."""
@@ -83,7 +83,7 @@ class Objective:
         return f"{score:,.0f} answers/s within {self.limit_ms:.3g} ms"
 
     def _cheap(self, cpu_ns: float, p99_ms: float) -> float:
-        score = 1e9 / max(cpu_ns, _LEAST)
+        score = 1e9 / max(cpu_ns, NONE)
         return score if p99_ms <= self.limit_ms else _TOO_LATE * score
 
 
@@ -93,6 +93,10 @@ class Constraints:
 
     memory_bytes: int | None = None
     cpus: int | None = None
+
+    def cpus_of(self, usable: int) -> int:
+        """How many of so many usable CPUs a server may use."""
+        return min(self.cpus or usable, usable)
 
     def allowed(self, predicted: Iterable[Predicted]) -> list[Predicted]:
         """The configurations whose estimated engine memory is within the limit."""

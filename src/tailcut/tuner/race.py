@@ -27,6 +27,15 @@ NOISE = 0.02
 _LOOK = 5  # blocks, from which on pairs are compared one by one
 
 
+def known_within(seconds: float, sample_s: float) -> Percentile:
+    """The percentile furthest in the tail that so many seconds can tell, where one sample takes so long.
+
+    The median where even that takes longer.
+    """
+    *tails, median = QUANTILES
+    return next((name for name in tails if sample_s * samples_needed(QUANTILES[name]) <= seconds), median)
+
+
 @dataclass(frozen=True, slots=True)
 class Ratios:
     """New to old: of each percentile that the samples can tell, from the tail down, and of requests per second."""

@@ -14,7 +14,7 @@ from tailcut.lab.trial import Arm, watched_again
 from tailcut.machine.process import peak_bytes
 from tailcut.runtime.settings import Settings
 from tailcut.stats import samples_needed
-from tailcut.tuner.heats import Heats
+from tailcut.tuner.heats import NONE, Heats
 from tailcut.tuner.journal import Journal
 from tailcut.tuner.noise import Noise
 from tailcut.tuner.objective import Objective
@@ -22,11 +22,15 @@ from tailcut.tuner.tie_break import Usage
 
 FEWEST_HEATS = 3
 LEAST_BLOCK_S = 0.12
+_WARMED = 1.2  # a closed block with its warm-up
 _MOST_HEATS = 40
 _MOST_CLIENTS = 128
 _FILLED = 0.6  # of the limit: what those connections make of it
 _FULL_S = 0.5  # worth of requests in flight, where no limit counts
 _BLOCK_REQUESTS = 3  # of each connection, in a block
+_FEWEST_ARMS = 2  # that race, however slow they are
+_MOST_LONGER = 3  # times that a race is run again in blocks twice as long, because no arm answered anything
+_OPEN_REQUESTS = 12  # in an open block, at least
 _REPEATED = 0.25  # of the open blocks, at most
 _COST_REQUESTS, _MOST_COST_S = 40, 0.6  # of an open block in which the CPU time of equals is compared
 _OPEN_SPARE = 1.1  # more requests in an open block than its p95 needs
@@ -34,10 +38,15 @@ _OPEN_SPARE = 1.1  # more requests in an open block than its p95 needs
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Closed loops of so many connections, in blocks of so many seconds."""
+    """Closed loops of so many connections, in blocks of so many seconds: a few answers to each connection, at least."""
 
     clients: tuple[int, ...]
     block_s: float
+
+    @property
+    def alone_s(self) -> float:
+        """A block of one connection with as many answers, where an instance of two computes them."""
+        return min(self.block_s, 2 * self.block_s / self.clients[-1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +67,17 @@ def load_for(objective: Objective, rate: float) -> Load:
     return Load(tuple(sorted({max(1, most // 8), most})), block_s)
 
 
-def run_heats(count: int, score: Callable[[int, int, float], float], noise: Noise, until: float) -> Heats:
-    """Race so many arms until a time of the monotonic clock, but at least three heats.
+def run_heats(
+    count: int, score: Callable[[int, int, float], float], noise: Noise, until: float, fewest: int = FEWEST_HEATS
+) -> Heats:
+    """Race so many arms until a time of the monotonic clock, but at least a few heats.
 
     Args:
         count: of arms.
         score: of an arm's place, a heat's number, and the seconds that it may take at most; more is better.
         noise: probed before each heat.
         until: when the last heat should end.
+        fewest: heats, whatever they take.
     """
     heats = Heats.of(count)
     most_s = max(0.0, until - time.monotonic()) / (FEWEST_HEATS * count)
@@ -74,7 +86,7 @@ def run_heats(count: int, score: Callable[[int, int, float], float], noise: Nois
         noise.probe()
         heats.add([score(place, number, most_s) for place in heats.racing])
         took = time.monotonic() - began
-        if len(heats.racing) == 1 or (number + 1 >= FEWEST_HEATS and time.monotonic() + took > until):
+        if len(heats.racing) == 1 or (number + 1 >= fewest and time.monotonic() + took > until):
             break
     return heats
 
@@ -88,56 +100,87 @@ class Racing:
     noise: Noise
     journal: Journal
 
-    def heats(self, entrants: Sequence[Entrant], until: float) -> Heats:
-        """Race until a time of the monotonic clock, but at least three heats."""
+    def heat_s(self, arms: int) -> float:
+        """How long a heat of so many arms takes at least: no block is so short that a slow model answers nothing."""
+        if self.objective.is_open:
+            return arms * self._least_open_s
+        return arms * len(self.load.clients) * _WARMED * self.load.block_s
+
+    def in_time(self, arms: int, until: float) -> tuple[int, int]:
+        """How many of so many arms may race until a time of the monotonic clock, and in how many heats at least.
+
+        Of a slow model fewer arms race, and where these are still too many, in fewer heats.
+        """
+        left_s = max(0.0, until - time.monotonic())
+        fits = int(left_s / max(FEWEST_HEATS * self.heat_s(1), 1e-9))
+        arms = max(min(arms, _FEWEST_ARMS), min(arms, fits))
+        return arms, max(1, min(FEWEST_HEATS, int(left_s / max(self.heat_s(arms), 1e-9))))
+
+    def heats(self, entrants: Sequence[Entrant], until: float, fewest: int = FEWEST_HEATS) -> Heats:
+        """Race until a time of the monotonic clock, but at least a few heats; again where no arm answered anything."""
+        for _ in range(_MOST_LONGER):
+            found = self._heats(entrants, until, fewest)
+            if found.entrants[found.leader].estimate > NONE:
+                break
+            self.load = Load(self.load.clients, 2 * self.load.block_s)
+        return found
+
+    def _heats(self, entrants: Sequence[Entrant], until: float, fewest: int) -> Heats:
 
         def score(place: int, number: int, most_s: float) -> float:
             found = self._score(entrants[place].arm, number, most_s)
             self.journal.add("heat", entrants[place].settings, score=found, objective=self.objective.kind)
             return found
 
-        return run_heats(len(entrants), score, self.noise, until)
+        return run_heats(len(entrants), score, self.noise, until, fewest)
 
     def usages(self, entrants: Sequence[Entrant], rate: float) -> list[Usage]:
         """What each takes alone and at a rate, measured in turns: the median of a lone connection, CPU and memory."""
         alone: list[list[float]] = [[] for _ in entrants]
         spent = [Spent() for _ in entrants]
         length_s = _cost_block_s(rate)
+        alone_s = max(LEAST_BLOCK_S, self.load.alone_s)
         for number in range(FEWEST_HEATS + 1):
             for place, entrant in enumerate(entrants):
                 arm = entrant.arm
-                found = closed_loop(
-                    arm.target, arm.payloads, concurrency=1, duration_s=LEAST_BLOCK_S, warmup_s=LEAST_BLOCK_S / 6
-                )
+                found = closed_loop(arm.target, arm.payloads, concurrency=1, duration_s=alone_s, warmup_s=alone_s / 6)
                 if found.samples:
                     alone[place].append(float(np.median(found.latencies_ns)) / 1e6)
                 block = partial(open_loop, arm.target, arm.payloads, rate=rate, duration_s=length_s, seed=number)
                 spent[place].add(*watched(arm.pid, block))
+            if not all(alone):
+                alone_s *= 2  # slower than was foreseen
         return [
             Usage(tuple(medians), _median_us(cost.cpu_ns_by_block), _held_bytes(entrant.arm.pid))
             for entrant, medians, cost in zip(entrants, alone, spent, strict=True)
         ]
 
     def _score(self, arm: Arm, number: int, most_s: float) -> float:
-        """One heat of one arm; `most_s` bounds what a slow model's blocks take."""
+        """One heat of one arm; `most_s` bounds what an open block takes beyond the least."""
         if self.objective.is_open:
             return self._score_open(arm, number, most_s)
-        block_s = max(LEAST_BLOCK_S, min(self.load.block_s, most_s / len(self.load.clients)))
-        return max(self.objective.score_closed(self._closed(arm, clients, block_s)) for clients in self.load.clients)
+        closed = (self._closed(arm, clients, self.load.block_s) for clients in self.load.clients)
+        return max(map(self.objective.score_closed, closed))
 
     def _closed(self, arm: Arm, clients: int, block_s: float) -> LoadResult:
-        return closed_loop(arm.target, arm.payloads, concurrency=clients, duration_s=block_s, warmup_s=block_s / 5)
+        return closed_loop(
+            arm.target, arm.payloads, concurrency=clients, duration_s=block_s, warmup_s=(_WARMED - 1) * block_s
+        )
 
     def _score_open(self, arm: Arm, number: int, most_s: float) -> float:
         rate = self.objective.rate
         wanted_s = max(self.load.block_s, _OPEN_SPARE * samples_needed(0.95) / rate)
-        length_s = max(LEAST_BLOCK_S, min(wanted_s, most_s))
+        length_s = max(self._least_open_s, min(wanted_s, most_s))
         block = partial(open_loop, arm.target, arm.payloads, rate=rate, duration_s=length_s, seed=number)
         allowed = self.noise.repeated_blocks <= _REPEATED * len(self.noise.lateness_ns)
         result, cost, repeated = watched_again(arm.pid, block, allowed=allowed)
         self.noise.add_block(result, repeated=repeated)
         cpu_ns = None if cost is None or not result.answered else cost.cpu_ns / result.answered
         return self.objective.score_open(result, cpu_ns)
+
+    @property
+    def _least_open_s(self) -> float:
+        return max(LEAST_BLOCK_S, _OPEN_REQUESTS / max(self.objective.rate, 1e-9))
 
 
 def usage_s(rate: float) -> float:

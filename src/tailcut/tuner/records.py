@@ -1,7 +1,7 @@
 """What a tune is asked for, and what it comes to: the values that its parts hand to one another."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -10,16 +10,16 @@ import numpy as np
 
 from tailcut.engines.base import U8Input
 from tailcut.lab.trial import ArmRuns
+from tailcut.runtime.profile import Profile
 from tailcut.runtime.rows import RowsSetting
 from tailcut.runtime.samples import SampleRequest
 from tailcut.runtime.settings import Settings
 from tailcut.spec import ModelSpec
 from tailcut.tuner.accuracy import Accuracy, Metric
-from tailcut.tuner.calibrate import Copy
 from tailcut.tuner.finalists import Predicted
 from tailcut.tuner.noise import Noise
 from tailcut.tuner.objective import Constraints, Objective, ObjectiveKind
-from tailcut.tuner.result_records import Candidate, HighestRate, RowsDecision
+from tailcut.tuner.result_records import Candidate, HighestRate, Quantized, RowsDecision
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Wanted:
     journal: Path | None = None  # where estimates and trials are stored
     fresh: bool = False  # take nothing over from there
     exhaustive: bool = False  # race the whole product of the space
-    previous: Settings | None = None  # of a profile that is to be checked again
+    previous: Profile | None = None  # that is to be checked again
     normalize: U8Input | None = None  # clients may send pixels, which the model wants so
     outputs: tuple[str, ...] = ()  # that clients want; empty: all
     fixed: tuple[str, ...] = ()  # dimensions that always have the same size, as in `EngineOptions.fixed_dims`
@@ -51,15 +51,27 @@ class Wanted:
     declared: tuple[str, ...] = ()  # inputs and outputs of a file that does not say them, as `EngineOptions.signature`
     began: float | None = None  # on the monotonic clock; None: when the search begins
 
-    @property
-    def fixed_dims(self) -> tuple[str, ...]:
-        """Those that the user fixed, or else a profile that is checked again."""
-        return self.fixed or (self.previous.engine.fixed_dims if self.previous is not None else ())
+    def inherited(self) -> "Wanted":
+        """The same, with what the user leaves open as a profile that is checked again has it.
+
+        Its clients send pixels, or read some outputs, after this tune as well.
+        """
+        if self.previous is None:
+            return self
+        engine, rows = self.previous.settings.engine, self.previous.settings.batching.rows
+        return replace(
+            self,
+            rows=rows if self.rows == "auto" else self.rows,
+            normalize=self.normalize or engine.u8_input,
+            outputs=self.outputs or engine.outputs,
+            fixed=self.fixed or engine.fixed_dims,
+            declared=self.declared or engine.signature,
+        )
 
     @property
-    def signature(self) -> tuple[str, ...]:
-        """Inputs and outputs that were declared, or else those of a profile that is checked again."""
-        return self.declared or (self.previous.engine.signature if self.previous is not None else ())
+    def previous_settings(self) -> Settings | None:
+        """Of the profile that is to be checked again."""
+        return None if self.previous is None else self.previous.settings
 
     @property
     def kind(self) -> ObjectiveKind:
@@ -159,14 +171,16 @@ class Outcome:
     capacity: float = 0.0  # of the baseline, requests per second
     clients: int = 16  # in flight in the closed loops of the verification
     memory_peaks: dict[str, int] = field(default_factory=dict)  # bytes, of each arm's server
+    cpus_used: float | None = None  # by the tuned server at its highest load, where their number is limited
     noise: Noise = field(default_factory=Noise)
     previous: Settings | None = None  # that were checked again
     previous_wrong: str = ""  # what they answer wrongly
+    previous_unserved: str = ""  # why they could not be served, or asked
     arms: dict[str, ArmRuns] = field(default_factory=dict)
     highest: HighestRate | None = None
     accuracy: Accuracy | None = None
     labels_accuracy: dict[str, float] | None = None
-    copy: Copy | None = None  # of the model, in static int8, where the settings run one
+    copy: Quantized | None = None  # of the model, in static int8, where the settings run one
     copy_bytes: bytes = b""
     random_outputs: tuple[str, ...] = ()  # that the model itself draws at random, so that they were not compared
     samples: tuple[SampleRequest, ...] = ()  # kinds of requests in the data

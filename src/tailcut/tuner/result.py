@@ -11,7 +11,8 @@ from msgspec.structs import asdict, replace
 from tailcut.lab.records import Bounds, Interval, MachineFacts, bounds_of
 from tailcut.lab.trial import ArmRuns
 from tailcut.runtime.settings import Settings
-from tailcut.stats import Sample, paired_ratio_interval, percentile, percentile_interval, samples_needed
+from tailcut.stats import Sample, paired_ratio_interval, percentile, samples_needed
+from tailcut.stats.serial import serial_percentile_interval
 from tailcut.tuner import result_records as made
 from tailcut.tuner.accuracy import Accuracy
 from tailcut.tuner.finalists import pareto
@@ -19,6 +20,7 @@ from tailcut.tuner.race import QUANTILES, percentiles_ms, pooled, throughput_rat
 from tailcut.tuner.records import Offer, Outcome, precision_of
 
 _CURVE = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.975, 0.99, 0.995, 0.999, 0.9995, 0.9999)
+_ROUNDING = 1.05  # of CPUs: what is measured of them
 _SHOWN_ONLY = {"curve", "cost"}  # of an arm: not kept in the profile
 _NO_FIGURES = {"worst_rows", "reason"}  # of the accuracy, likewise
 _RATIOS = ("p99_ratio", "tail_ratio", "throughput_ratio", "cpu_ratio", "reference_p99_ratio", "highest_rate")
@@ -53,7 +55,7 @@ def result(
         offers=[_offer(one, outcome.base) for one in outcome.offers],
         retune=_retune(outcome),
         accuracy=_accuracy(outcome, objective.metric),
-        quantized=None if outcome.copy is None else outcome.copy.record(),
+        quantized=outcome.copy,
         settings=outcome.settings,
         profile=None,
         report=None,
@@ -104,6 +106,9 @@ def _verification(outcome: Outcome, asked: made.ModelRequest) -> made.Verificati
         return Interval.rounded(pooled(tuned, runs[name], 0.99, asked.seed)) if enough else None
 
     speed, held = throughput_ratio(tuned, baseline), outcome.highest
+    used, engine = outcome.cpus_used, outcome.settings.engine
+    threads = engine.threads * engine.instances * outcome.settings.io.workers
+    confined = asked.cpus is not None and used is not None
     limited = asked.memory_bytes is not None and "tuned" in peaks
     return made.Verification(
         baseline=arms["baseline"],
@@ -113,10 +118,12 @@ def _verification(outcome: Outcome, asked: made.ModelRequest) -> made.Verificati
         reference_p99_ratio=p99_ratio("reference") if "reference" in runs else None,
         p99_ratio=p99_ratio("baseline"),
         previous_p99_ratio=p99_ratio("previous") if "previous" in runs else UNSET,
-        tail_ratio=_tail_ratio(tuned, baseline, asked.seed),
+        tail_ratio=tail_ratio(tuned, baseline, asked.seed),
         clients=outcome.clients,
         cpu_ratio=_cpu_ratio(tuned, baseline),
         memory_within=peaks["tuned"] <= (asked.memory_bytes or 0) if limited else UNSET,
+        cpus_used=round(used or 0.0, 2) if confined else UNSET,
+        cpus_within=max(used or 0.0, threads) <= _ROUNDING * (asked.cpus or 0) if confined else UNSET,
         throughput_ratio=None if speed is None else Interval.rounded(speed),
         highest_rate=held
         and replace(held, tuned=round(held.tuned, 2), baseline=held.baseline and round(held.baseline, 2)),
@@ -124,7 +131,7 @@ def _verification(outcome: Outcome, asked: made.ModelRequest) -> made.Verificati
     )
 
 
-def _tail_ratio(tuned: ArmRuns, baseline: ArmRuns, seed: int) -> made.TailRatio | None:
+def tail_ratio(tuned: ArmRuns, baseline: ArmRuns, seed: int) -> made.TailRatio | None:
     """The ratio of the percentile furthest in the tail that both samples can tell, and which one that is."""
     samples = min(len(tuned.latencies), len(baseline.latencies))
     for name, q in QUANTILES.items():
@@ -189,7 +196,8 @@ def _retune(outcome: Outcome) -> made.Retune | None:
     if previous is None:
         return None
     changed = _changes(previous, settings)
-    return made.Retune(previous.describe(), settings.describe(), changed, outcome.previous_wrong or None)
+    wrong, unserved = outcome.previous_wrong or None, outcome.previous_unserved or None
+    return made.Retune(previous.describe(), settings.describe(), changed, wrong, unserved)
 
 
 def _changes(before: Settings, after: Settings) -> dict[str, tuple[Any, Any]]:
@@ -230,7 +238,7 @@ def arm_record(run: ArmRuns, rate: float) -> made.ArmFigures:
     latencies = run.latencies
     return made.ArmFigures(
         **percentiles_ms(run),
-        p99_interval_ms=bounds_of(percentile_interval(Sample.of(latencies), 0.99)) if len(latencies) >= 2 else None,
+        p99_interval_ms=bounds_of(serial_percentile_interval(latencies, 0.99)),
         samples=len(latencies),
         throughput=round(float(np.mean(run.throughputs)), 2) if run.throughputs else None,
         rate_offered=rate,

@@ -222,6 +222,8 @@ class Verification(Record, frozen=True, kw_only=True):
     clients: int
     cpu_ratio: Interval | None
     memory_within: bool | UnsetType = UNSET
+    cpus_used: float | UnsetType = UNSET
+    cpus_within: bool | UnsetType = UNSET
     throughput_ratio: Interval | None
     highest_rate: HighestRate | None
     slo_met: bool | UnsetType | None = UNSET
@@ -239,7 +241,8 @@ class Retune(Record, frozen=True):
     before: str
     after: str
     changed: dict[str, tuple[Any, Any]]  # the value before and after
-    wrong: str | None
+    wrong: str | None  # what they answer wrongly
+    unserved: str | None = None  # why the settings of the profile could not be served
 
 
 class EqualConfiguration(Record, frozen=True):

@@ -5,10 +5,12 @@ The order of the phases, and nothing else. What there is to choose from stands i
 it claims comes from the verification alone.
 """
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from tailcut.errors import TailcutError
 from tailcut.runtime.settings import Settings
 from tailcut.tuner.budget import SearchSize
 from tailcut.tuner.claims import announce, carry, prove
@@ -90,8 +92,9 @@ class Search:
                 session.plan.race_ended(time.monotonic())
             outcome.settings = self._selection.refine(winner)
             explain(session, space, self._selection.is_better)
-            outcome.rows = space.rows_of(outcome.settings)
+            self._note_rows()
             prove(session)
+            self._note_rows()  # of other settings, where the server of these did not start again
         except KeyboardInterrupt:
             outcome.interrupted = True
         finally:
@@ -102,6 +105,10 @@ class Search:
         outcome.offers = offers_of(session.rejected.values(), chosen, outcome.objective)
         outcome.took_s = session.plan.spent_s(time.monotonic())
         return outcome
+
+    def _note_rows(self) -> None:
+        with contextlib.suppress(TailcutError):  # a server that ended: the verification tries it again
+            self._session.outcome.rows = self._space.rows_of(self._session.outcome.settings)
 
 
 def tune_model(wanted: Wanted, tell: Callable[[Event], None]) -> Outcome:

@@ -15,7 +15,7 @@ from tailcut.tuner.events import Best, Expected, Phase
 from tailcut.tuner.finalists import FINALISTS, NEAR, Predicted, finalists
 from tailcut.tuner.heats import Heats
 from tailcut.tuner.race import NOISE
-from tailcut.tuner.racing import Entrant, load_for, usage_s
+from tailcut.tuner.racing import FEWEST_HEATS, Entrant, load_for, usage_s
 from tailcut.tuner.records import Equal, Rejected, TieBreak, precision_of
 from tailcut.tuner.refinements import least_gain
 from tailcut.tuner.result_records import Candidate, CandidateVerdict
@@ -66,7 +66,7 @@ class Selection:
             chosen = finalists(predicted, session.finalists(FINALISTS), objective.rank, self._space.kinds)
         self._predicted = {one.settings: one for one in predicted}
         settings = [one.settings for one in chosen]
-        previous = [] if session.wanted.previous is None else [session.wanted.previous]
+        previous = [] if session.wanted.previous_settings is None else [session.wanted.previous_settings]
         settings = list(dict.fromkeys([*settings, *self._space.anyway, *previous]))
         load = session.racing.load = load_for(objective, self._best_rate(chosen))
         if objective.kind == "throughput":
@@ -95,17 +95,34 @@ class Selection:
             winners += self._race_group(group)[: 2 if len(groups) > 1 else None]
         if len(groups) > 1 and winners:
             return self.race(winners)
-        for winner in winners:
-            found = session.check(winner, session.plan.check_s, whole=True)
-            if found.right:
+        for number, winner in enumerate(winners):
+            if self._is_right(winner):
                 return winner
-            self._reject(winner, found)
+            self._lead_with(next(iter(winners[number + 1 :]), None))
         others = self._others(_FEWEST)
         if others:
             session.tell(Phase("no finalist gives right answers: racing the next best"))
             return self.race(others)
         session.tell(Phase("no finalist gives right answers, and there are no others: keeping the baseline"))
         return session.with_wire(session.plain_wire)
+
+    def _is_right(self, winner: Settings) -> bool:
+        """Whether a server answers every question rightly."""
+        session = self._session
+        try:
+            found = session.check(winner, session.plan.check_s, whole=True)
+        except TailcutError as error:
+            session.reject(winner, str(error))
+            return False
+        if not found.right:
+            self._reject(winner, found)
+        return found.right
+
+    def _lead_with(self, settings: Settings | None) -> None:
+        """The leader was refused: the next one takes its place, which answered some questions rightly; or none does."""
+        outcome = self._session.outcome
+        outcome.race_winner, outcome.tie_break = settings, None
+        outcome.settings = settings or self._session.with_wire(self._session.plain_wire)
 
     def _others(self, count: int) -> list[Settings]:
         """The next best of the engines and precisions whose answers were not refused, at most so many."""
@@ -134,11 +151,13 @@ class Selection:
         if outcome.race_winner is None:  # the best by simulation that answers rightly, should the user stop here
             outcome.settings = entrants[0].settings
             session.tell(Best(session.describe(outcome.settings), "as expected"))
-        session.tell(Phase(f"racing {len(entrants)} finalists on the real server"))
-        until = session.plan.race_ends(time.monotonic())
+        until, fewest = session.plan.race_ends(time.monotonic()), FEWEST_HEATS
         if session.wanted.exhaustive:
             until = time.monotonic() + session.plan.refinement_s * len(entrants)
-        heats = session.racing.heats(entrants, until)
+        else:
+            entrants, fewest = self._in_time(entrants, until)
+        session.tell(Phase(f"racing {len(entrants)} finalists on the real server"))
+        heats = session.racing.heats(entrants, until, fewest)
         best = self._best(heats, entrants)
         for number, entrant in enumerate(heats.entrants):
             settings = entrants[number].settings
@@ -157,12 +176,22 @@ class Selection:
         session.servers.keep(session.base, *(entrants[number].settings for number in order[:2]))
         return [entrants[number].settings for number in order]
 
+    def _in_time(self, entrants: list[Entrant], until: float) -> tuple[list[Entrant], int]:
+        """Those that there is time to race, the best by simulation and what is checked again; and how many heats."""
+        session = self._session
+        count, fewest = session.racing.in_time(len(entrants), until)
+        kept = entrants[:count]
+        kept += [one for one in entrants[count:] if one.settings == session.wanted.previous_settings]
+        if len(kept) < len(entrants):
+            session.tell(Phase(f"{len(kept)} of {len(entrants)} finalists race: a heat of all takes too long"))
+        return kept, fewest
+
     def _best(self, heats: Heats, entrants: Sequence[Entrant]) -> int:
         """The leader, or of those that are equal the one that is chosen among equals."""
         session = self._session
         near = heats.near(NEAR)
         session.outcome.tie_break = None
-        stays = [number for number in near if entrants[number].settings == session.wanted.previous]
+        stays = [number for number in near if entrants[number].settings == session.wanted.previous_settings]
         if stays:  # settings that are in use are not replaced by others that are equal
             return stays[0]
         # As many as there is time to compare, the best of them.
@@ -182,16 +211,22 @@ class Selection:
 
     def _enter(self, group: Sequence[Settings]) -> list[Entrant]:
         """Start servers, each while the one before it is asked for its answers; leave out those that are wrong."""
-        session, entrants = self._session, []
+        session = self._session
+        entrants: list[Entrant] = []
         self._entered.update(group)
         for number, settings in enumerate(group):
+            full = len(entrants) >= _FEWEST and not session.servers.room(1)
+            if full and settings != session.wanted.previous_settings:
+                session.tell(Phase(f"{session.describe(settings)} does not race: there is no memory for its server"))
+                continue
             session.servers.launch(settings, *group[number + 1 : number + 2])
             try:
                 arm = session.servers.arm(settings)
                 found = session.check(settings, session.plan.check_s)
             except TailcutError as error:
                 session.reject(settings, str(error))
-                self._note_previous(settings, str(error))
+                if settings == session.wanted.previous_settings:
+                    session.outcome.previous_unserved = str(error)
                 continue
             if found.right:
                 entrants.append(Entrant(settings, arm))
@@ -204,7 +239,8 @@ class Selection:
         session = self._session
         reason = f"wrong answers: {found.reason}"
         session.reject(settings, reason)
-        self._note_previous(settings, reason)
+        if settings == session.wanted.previous_settings:
+            session.outcome.previous_wrong = reason
         kind = precision_of(settings)
         if kind[1] == "f32" and (kind == precision_of(session.base) or settings.batching.padding is not None):
             return
@@ -220,10 +256,6 @@ class Selection:
         if advice is not None:
             expected = [self._predicted[settings]] if settings in self._predicted else []
             session.rejected[kind] = Rejected(settings, advice.accuracy, advice.bound, expected)
-
-    def _note_previous(self, settings: Settings, reason: str) -> None:
-        if settings == self._session.wanted.previous:
-            self._session.outcome.previous_wrong = reason
 
     def refine(self, winner: Settings) -> Settings:
         """Small changes of the winner, each judged beside it on servers; those that look better stay."""
@@ -262,8 +294,9 @@ class Selection:
         return saves
 
     def _has_time(self, more_s: float = 0.0) -> bool:
-        plan = self._session.plan
-        return time.monotonic() + self._session.servers.start_s + plan.refinement_s + more_s <= plan.refine_until
+        session, plan = self._session, self._session.plan
+        takes_s = session.servers.start_s + max(plan.refinement_s, FEWEST_HEATS * session.racing.heat_s(2)) + more_s
+        return time.monotonic() + takes_s <= plan.refine_until
 
     def _refined(self, winner: Settings) -> Settings:
         session = self._session
@@ -281,10 +314,12 @@ class Selection:
     def is_better(self, candidate: Settings, winner: Settings, least: float = 1.0) -> bool:
         """Whether a candidate leads over the winner so far, and answers rightly; the other server is stopped."""
         session, plan = self._session, self._session.plan
+        self._costs = ""
+        if time.monotonic() + FEWEST_HEATS * session.racing.heat_s(2) > max(plan.refine_until, plan.rungs_until):
+            return False  # a slow model: fewer heats, or shorter ones, would tell nothing
         try:
             entrants = [Entrant(settings, session.servers.arm(settings)) for settings in (winner, candidate)]
         except TailcutError:
-            self._costs = ""
             return False
         heats = session.racing.heats(entrants, time.monotonic() + plan.refinement_s)
         better = heats.leader == 1

@@ -1,5 +1,6 @@
 """The servers that a tune has running: one for each configuration, as a user would start it."""
 
+import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -15,6 +16,7 @@ from tailcut.lab.payload import Wire, encoded, infer_payload
 from tailcut.lab.shared import SharedLoad
 from tailcut.lab.trial import Arm, ServedProfile
 from tailcut.machine.process import peak_bytes
+from tailcut.machine.quota import affinity_mask, free_bytes, usable_cpus
 from tailcut.runtime.profile import Profile
 from tailcut.runtime.samples import SampleRequest
 from tailcut.runtime.settings import IoSettings, Settings
@@ -23,6 +25,7 @@ from tailcut.tuner.pixels import as_pixels
 from tailcut.tuner.space import changed
 
 _PAYLOADS = 32  # distinct requests sent in turn
+_FILLED = 0.8  # of the free memory, by servers
 
 
 class Servers:
@@ -33,17 +36,21 @@ class Servers:
         spec: its signature.
         requests: what clients send.
         samples: kinds of requests in the data, with which servers warm up.
-        base: the profile of a pipeline as it is written; None for a model.
+        base: what every profile has but for its settings: that of a pipeline as it is written, or of one to compare.
+        cpus: that they run on; None for all that this process may use.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  what a profile and its clients are
         self,
         model: Path,
         spec: ModelSpec,
         requests: Sequence[Mapping[str, np.ndarray]],
         samples: tuple[SampleRequest, ...] = (),
+        *,
         base: Profile | None = None,
+        cpus: tuple[int, ...] | None = None,
     ) -> None:
+        self._cpus = cpus
         self.samples = samples
         self._base = base
         self._model = model
@@ -86,7 +93,7 @@ class Servers:
         """Have servers start while something else is done; `of` waits for them."""
         for key in map(_key, settings):
             if key not in self._running:
-                server = ServedProfile(self.profile(key))
+                server = ServedProfile(self.profile(key), cpus=self._cpus)
                 self._begun[key] = time.monotonic()
                 server.begin()
                 self._running[key] = server
@@ -111,6 +118,10 @@ class Servers:
     def count_new(self, settings: Iterable[Settings]) -> int:
         """How many of these have no server yet."""
         return len({_key(one) for one in settings} - set(self._running))
+
+    def room(self, most: int) -> int:
+        """How many more servers there is memory for, at most so many."""
+        return room_beside([server.pid for server in self._running.values()], most)
 
     def profile(self, settings: Settings) -> Profile:
         """A profile of the model, or the pipeline, with these settings."""
@@ -174,6 +185,22 @@ class Servers:
             for shared in [one for one in self._shared if one[0] == key]:
                 self._shared.pop(shared)[0].close()
             self._running.pop(key).stop()
+
+
+def confined_to(cpus: int | None) -> tuple[int, ...] | None:
+    """The CPUs that servers run on which may use so many of those that this process may; None for all."""
+    if cpus is None or cpus >= usable_cpus() or not hasattr(os, "sched_setaffinity"):
+        return None
+    return tuple(sorted(affinity_mask())[:cpus])
+
+
+def room_beside(pids: Iterable[int | None], most: int) -> int:
+    """How many more servers there is memory for, each of the size of the largest of these, at most so many."""
+    sizes = [size for pid in pids if pid is not None and (size := peak_bytes(pid)) is not None]
+    free = free_bytes()
+    if not sizes or free is None:
+        return most
+    return min(most, int(_FILLED * free / max(sizes)))
 
 
 def _key(settings: Settings) -> Settings:

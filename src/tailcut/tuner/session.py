@@ -2,10 +2,12 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from tailcut.engines.files import default_engine
 from tailcut.errors import UsageError
+from tailcut.lab.describe import labels_of_data
 from tailcut.lab.payload import Wire
 from tailcut.runtime.samples import kinds_of
 from tailcut.runtime.settings import Settings
@@ -17,12 +19,12 @@ from tailcut.tuner.events import CandidateDone, Event
 from tailcut.tuner.finalists import Predicted
 from tailcut.tuner.gate import Gate
 from tailcut.tuner.journal import Journal, Key
-from tailcut.tuner.learning import Arrays, Learned, learn, with_signature
+from tailcut.tuner.learning import MOST_REQUESTS, Arrays, Learned, learn, with_signature
 from tailcut.tuner.objective import Objective
 from tailcut.tuner.racing import LEAST_BLOCK_S, Load, Racing
 from tailcut.tuner.records import Outcome, Rejected, RungRecord, Wanted
 from tailcut.tuner.result_records import Candidate, CandidateVerdict
-from tailcut.tuner.servers import Servers
+from tailcut.tuner.servers import Servers, confined_to
 from tailcut.tuner.space import BASELINE, RUNG_FIELDS, changed
 
 
@@ -42,6 +44,7 @@ class Session:
         racing: runs heats by the objective.
         compared: what the verification measures beside the tuned settings, by name; the baseline first.
         rejected: what raced and answered wrongly, once for each engine and precision.
+        refused: what answered wrongly, or could not be served.
     """
 
     wanted: Wanted
@@ -55,6 +58,7 @@ class Session:
     racing: Racing
     compared: dict[str, Settings]
     rejected: dict[tuple[str, str], Rejected] = field(default_factory=dict)
+    refused: set[Settings] = field(default_factory=set)
 
     @property
     def spec(self) -> ModelSpec:
@@ -98,6 +102,7 @@ class Session:
 
     def reject(self, settings: Settings, reason: str) -> None:
         """Record that settings answer wrongly, or cannot be served."""
+        self.refused.add(settings)
         entry = Candidate.of(self.describe(settings), CandidateVerdict.REJECTED, reason)
         self.candidate(self.outcome.rungs[0].name, entry)
 
@@ -139,16 +144,20 @@ def open_session(wanted: Wanted, tell: Callable[[Event], None]) -> Session:
         TailcutError: the model cannot be opened, or refuses a request of the data.
     """
     plan = plan_of(wanted)
-    wanted = with_signature(wanted)
+    wanted = with_signature(wanted.inherited())
     learned = learn(wanted, plan.answers_s, tell)
     spec, requests = learned.spec, learned.requests
-    samples = () if wanted.data is None else kinds_of(spec, requests)
+    own = () if wanted.previous is None else wanted.previous.samples
+    samples = own if wanted.data is None else kinds_of(spec, requests)
     batching = {"bind": False, "rows": wanted.rows}
-    engine = {
+    engine: dict[str, Any] = {
         "name": default_engine(wanted.model),
-        "fixed_dims": wanted.fixed_dims,
-        "signature": wanted.signature,
+        "fixed_dims": wanted.fixed,
+        "signature": wanted.declared,
     }
+    confined = confined_to(wanted.constraints.cpus)
+    if confined is not None:
+        engine["threads"] = len(confined)  # the engine's own choice there; also where the profile is served
     base = changed(BASELINE, engine=engine, batching=batching, io={"wire": "json"})
     return new_session(
         wanted,
@@ -156,7 +165,7 @@ def open_session(wanted: Wanted, tell: Callable[[Event], None]) -> Session:
         plan,
         learned,
         base=base,
-        servers=Servers(wanted.model, spec, requests, samples),
+        servers=Servers(wanted.model, spec, requests, samples, cpus=confined),
         key=Key.of(wanted.model, typical(requests, batched=spec.batched), wanted.rows) if wanted.journal else None,
         rungs=tuple(RUNG_FIELDS),
         reference=True,
@@ -183,11 +192,14 @@ def new_session(  # noqa: PLR0913  the parts that differ between a model and a p
         rungs: names, in order.
         reference: whether the baseline behind the plain wire is verified, too.
     """
+    if wanted.data is not None and wanted.labels is not None:
+        ordered = labels_of_data(learned.spec, wanted.data, wanted.labels, MOST_REQUESTS)
+        wanted = replace(wanted, labels=ordered)
     objective = Objective(wanted.kind, wanted.slo_ms or float("inf"), wanted.rate or 0.0)
     records = [RungRecord(name) for name in rungs]
     outcome = Outcome(learned.spec, base, objective.rate, records, learned.rows, objective, base)
     outcome.random_outputs = learned.gate.random_outputs
-    outcome.samples, outcome.previous = servers.samples, wanted.previous
+    outcome.samples, outcome.previous = servers.samples, wanted.previous_settings
     journal = Journal(wanted.journal, key, fresh=wanted.fresh)
     racing = Racing(objective, Load((1, 16), LEAST_BLOCK_S), outcome.noise, journal)
     session = Session(wanted, tell, plan, learned, base, servers, journal, outcome, racing, {"baseline": base})

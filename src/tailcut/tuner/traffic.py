@@ -1,10 +1,10 @@
 """The same tail with more traffic: a rate that the tuned server carries, and one that is too much for the baseline.
 
 Both are shown on fresh samples, in short open loops of Poisson arrivals that take turns with the rest of the
-verification. The tuned server's rate is lowered by a fifth where it turns out to be too much, and its samples begin
-anew. The baseline is held against the limit at the rate of the verification, and above its capacity, at rates a fifth
-higher each time, until its p99 is shown to lie over the limit. What lies between the two rates is a gain that the
-machine's noise did not make: two servers that are alike show none.
+verification. The tuned server's rate is lowered by a fifth where it turns out to be too much, or too near to that to be
+shown, and its samples begin anew. The baseline is held against the limit at the rate of the verification, and above its
+capacity, at rates a fifth higher each time, until its p99 is shown to lie over the limit. What lies between the two
+rates is a gain that the machine's noise did not make: two servers that are alike show none.
 """
 
 import time
@@ -14,7 +14,8 @@ import numpy as np
 
 from tailcut.lab.records import bounds_of
 from tailcut.lab.trial import Arm, ArmRuns, open_block
-from tailcut.stats import Sample, is_above, percentile_interval, samples_needed
+from tailcut.stats import is_above, samples_needed
+from tailcut.stats.serial import is_above_serially, serial_percentile_interval
 from tailcut.tuner.baseline import Baseline
 from tailcut.tuner.result_records import HighestRate
 
@@ -24,6 +25,7 @@ _BASELINE_SAMPLES = 150  # of one block of the baseline: an overload shows in fe
 _LIMITS, _LONGEST_S = 20.0, 2.0  # a block lasts so many limits, so that a queue has time to grow
 _SHORTEST_S = 0.3
 _LATE = 0.01  # share of the answers that may be over the limit
+_PATIENCE = 3  # blocks at a rate, before it is asked whether they show enough
 _IN_A_ROW = 7  # blocks: by chance less than one time in a hundred
 
 
@@ -68,7 +70,10 @@ class Overload:
 
 
 class Carried:
-    """The rate that the tuned server is held at: lowered while its p99 there is shown to be over the limit. Pure.
+    """The rate that the tuned server is held at. Pure.
+
+    It is lowered where its p99 is shown to be over the limit; and where a few blocks did not show that it is within it,
+    because near the highest rate answers wait for one another and say little, while further down they soon say enough.
 
     Args:
         limit_ms: the limit.
@@ -78,17 +83,26 @@ class Carried:
     def __init__(self, limit_ms: float, rate: float) -> None:
         self.limit_ms = limit_ms
         self.rate = rate
-        self._late = self._asked = 0
+        self._blocks: list[np.ndarray] = []  # latencies at this rate
+        self._errors = 0
 
     def add(self, latencies_ms: np.ndarray, errors: int) -> bool:
         """Take in a block at `rate`; whether the next one is slower, and what was measured before counts no more."""
-        self._late += int((latencies_ms > self.limit_ms).sum()) + errors
-        self._asked += len(latencies_ms) + errors
-        if not is_above(self._late, self._asked, _LATE):
+        self._blocks.append(latencies_ms)
+        self._errors += errors
+        latencies = np.concatenate(self._blocks)
+        failing = is_above(self._errors, len(latencies) + self._errors, _LATE)
+        if not (failing or is_above_serially(latencies > self.limit_ms, _LATE) or self._is_unproven(latencies)):
             return False
         self.rate *= _DOWN
-        self._late = self._asked = 0
+        self._blocks, self._errors = [], 0
         return True
+
+    def _is_unproven(self, latencies: np.ndarray) -> bool:
+        if len(self._blocks) % _PATIENCE:
+            return False
+        interval = serial_percentile_interval(latencies, 0.99)
+        return interval is not None and interval.high > self.limit_ms
 
 
 class Traffic:
@@ -137,7 +151,7 @@ class Traffic:
         """
         if len(self.runs.latencies) < samples_needed(0.99):
             return None
-        interval = percentile_interval(Sample.of(self.runs.latencies), 0.99)
+        interval = serial_percentile_interval(self.runs.latencies, 0.99)
         bounds = bounds_of(interval)
         if interval is None or bounds is None:
             return None

@@ -3,6 +3,7 @@
 A rung that makes things worse leaves the winner.
 """
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -10,8 +11,9 @@ from typing import Protocol
 import msgspec
 import numpy as np
 
+from tailcut.errors import TailcutError
 from tailcut.lab.records import Interval
-from tailcut.lab.trial import ArmRuns, closed_block, open_block
+from tailcut.lab.trial import Arm, ArmRuns, closed_block, open_block
 from tailcut.runtime.settings import Settings
 from tailcut.tuner.budget import Plan
 from tailcut.tuner.events import CandidateDone, Phase, RungDone, RungStarted
@@ -24,6 +26,7 @@ from tailcut.tuner.session import Session
 _BLOCK_SAMPLES = 120  # of an open block: enough for a p99 of its own
 _LEAST_BLOCK_S = 0.12
 _FEWEST, _MOST = 3, 24  # rounds
+_ALONE = "not measured on its own"
 UNCHANGED = "unchanged: the winner has the baseline's settings of this rung"
 
 
@@ -48,11 +51,8 @@ def explain(session: Session, space: Rungs, is_better: Callable[[Settings, Setti
     session.tell(Phase("measuring what each rung does on the way to the winner"))
     base, outcome, servers = session.base, session.outcome, session.servers
     steps = [base, *space.steps(outcome.settings)]
-    starting_s = servers.start_s * servers.count_new(steps)
-    if time.monotonic() + starting_s > session.plan.rungs_until:
-        words = "not measured on its own: there was no time left"
-        if starting_s >= 1:
-            words = f"not measured on its own: starting the servers takes {starting_s:.0f} s, and the budget has less"
+    words = _unmeasurable(servers, steps, session.plan)
+    if words:
         for record in outcome.rungs:
             record.note = words
             session.tell(RungDone(record.name, None, words))
@@ -63,6 +63,8 @@ def explain(session: Session, space: Rungs, is_better: Callable[[Settings, Setti
         session.tell(RungStarted(record.name, 1))
         if before == after:
             record.note = UNCHANGED
+        elif before not in runs or after not in runs:
+            record.note = f"{_ALONE}: one of its two servers did not start"
         else:
             entry = effect(before, after, runs)
             session.journal.add("rung", after, rung=record.name, verdict=entry.verdict.value, reason=entry.reason)
@@ -77,14 +79,33 @@ def explain(session: Session, space: Rungs, is_better: Callable[[Settings, Setti
         session.tell(RungDone(record.name, " + ".join(record.kept) or None, record.note))
 
 
+def _unmeasurable(servers: Servers, steps: Sequence[Settings], plan: Plan) -> str:
+    """Why the servers of the steps cannot be started, in words; empty where they can."""
+    new = servers.count_new(steps)
+    starting_s = servers.start_s * new
+    if time.monotonic() + starting_s > plan.rungs_until:
+        if starting_s < 1:
+            return f"{_ALONE}: there was no time left"
+        return f"{_ALONE}: starting the servers takes {starting_s:.0f} s, and the budget has less"
+    room = servers.room(new)
+    return "" if room >= new else f"{_ALONE}: it takes {new} more servers, and there is memory for {room}"
+
+
 def waterfall(
     servers: Servers, steps: Sequence[Settings], outcome: Outcome, closed_s: float, plan: Plan
 ) -> dict[Settings, ArmRuns]:
-    """Open blocks at one rate and closed ones of all steps, in turns, as many as the plan has time for."""
+    """Open blocks at one rate and closed ones of all steps, in turns, as many as the plan has time for.
+
+    A step whose server does not start is left out.
+    """
     unique = list(dict.fromkeys(steps))
     servers.launch(*unique)
-    arms = [servers.arm(settings) for settings in unique]
-    runs = {settings: ArmRuns() for settings in unique}
+    started: dict[Settings, Arm] = {}
+    for settings in unique:
+        with contextlib.suppress(TailcutError):  # its rung stays unmeasured
+            started[settings] = servers.arm(settings)
+    arms = list(started.values())
+    runs = {settings: ArmRuns() for settings in started}
     until = plan.explain_until if time.monotonic() < plan.explain_until - plan.explain_s / 2 else plan.rungs_until
     share_s = max(0.0, until - time.monotonic()) / (2 * len(unique) * _FEWEST)
     open_s = max(_LEAST_BLOCK_S, min(_BLOCK_SAMPLES / outcome.rate, share_s))

@@ -7,7 +7,9 @@ import pytest
 from tests.engines.models import perceptron
 
 from tailcut.lab.arrivals import Poisson
+from tailcut.stats import samples_needed
 from tailcut.tuner.events import Event, Phase
+from tailcut.tuner.race import QUANTILES
 from tailcut.tuner.records import Wanted
 from tailcut.tuner.space import changed
 from tailcut.tuner.together.records import JointWanted
@@ -57,3 +59,16 @@ def test_the_best_combination_whose_answers_are_right_is_kept(tmp_path: Path) ->
         search._servers.keep()
         for surveyor in search._surveyors:
             surveyor.close()
+
+
+@pytest.mark.parametrize(("rate", "tail"), [(1.0, "p50"), (5.0, "p95"), (50.0, "p99")])
+def test_a_seldom_asked_model_is_verified_within_the_budget(tmp_path: Path, rate: float, tail: str) -> None:
+    """By the percentile that there is time for, which a line names: a p99 at one request per second takes long."""
+    said: list[str] = []
+    models = tuple(Wanted(tmp_path / f"{name}.onnx", slo_ms=50.0) for name in ("one", "two"))
+    wanted = JointWanted(models, (Poisson(200.0), Poisson(rate)), budget_s=120.0)
+    search = JointSearch(wanted, lambda event: said.append(getattr(event, "text", "")))
+    search._plan_verification()
+    assert search._plan.expected_s <= 1.01 * 120.0
+    assert search._enough == samples_needed(QUANTILES[tail])
+    assert said == [] if tail == "p99" else f"within 120 s the tune verifies its {tail} (--budget" in said[0]

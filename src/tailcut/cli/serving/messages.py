@@ -37,13 +37,12 @@ def log_rows(models: "Sequence[ServedModel]", worker: "Worker | None") -> None:
 def log_neighbours(profiles: "Sequence[Profile]", worker: "Worker | None") -> None:
     """Log a line for each profile that was measured beside other models, and for each conflict between profiles."""
     from tailcut.machine.quota import usable_cpus
-    from tailcut.runtime.neighbours import other_neighbours
-    from tailcut.runtime.thread_budget import conflicts
+    from tailcut.runtime.thread_budget import mismatches
 
     if worker is not None and worker.post:
         return
     cpus = usable_cpus() if worker is None else worker.cpus
-    for line in [*other_neighbours(profiles), *conflicts(profiles, cpus)]:
+    for line in mismatches(profiles, cpus):
         _log.warning("%s", line)
 
 

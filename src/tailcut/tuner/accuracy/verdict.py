@@ -142,11 +142,18 @@ def _by_metric(
 
 
 def labelled(outputs: Sequence[Outputs], labels: np.ndarray) -> float | None:
-    """The share of rows whose largest score stands at the label; None where no output looks like class scores."""
+    """The share of rows whose largest score stands at the label; None where no output looks like class scores.
+
+    Args:
+        outputs: of each request.
+        labels: [requests, labels]: one for all rows of a request, or one for each.
+    """
     scores = [
         next((array for array in one.values() if array.ndim == 2 and array.shape[1] > 1), None) for one in outputs
     ]
     if any(array is None for array in scores):
         return None
-    guesses = np.concatenate([array.argmax(axis=1) for array in scores if array is not None])
-    return float((guesses == labels[: len(guesses)]).mean())
+    guesses = [array.argmax(axis=1) for array in scores if array is not None]
+    if any(len(own) not in {1, len(guess)} for guess, own in zip(guesses, labels, strict=True)):
+        return None
+    return float(np.concatenate([guess == own for guess, own in zip(guesses, labels, strict=True)]).mean())

@@ -49,7 +49,7 @@ from tailcut.tuner.pipelines.ways import Around, Way
 from tailcut.tuner.records import Outcome, Wanted
 from tailcut.tuner.result_records import Candidate, CandidateVerdict, RowsDecision
 from tailcut.tuner.search import Search
-from tailcut.tuner.servers import Servers
+from tailcut.tuner.servers import Servers, confined_to
 from tailcut.tuner.session import Session, new_session, plan_of
 from tailcut.tuner.space import Facts, changed, engine_choices
 
@@ -88,7 +88,7 @@ class PipelineSpace:
             )
             for step, opened, inputs in zip(written, known.model.entry.steps, known.inputs, strict=True)
         ]
-        self._cpus = session.wanted.constraints.cpus or usable_cpus()
+        self._cpus = session.wanted.constraints.cpus_of(usable_cpus())
         self._alone_us: dict[str, float] = {}
 
     @property
@@ -277,7 +277,8 @@ def open_pipeline(wanted: Wanted, tell: Callable[[Event], None]) -> tuple[Sessio
     profile = untuned_profile(str(wanted.model))
     base = changed(profile.settings, io={"wire": "json" if wanted.wire == "json" else "binary"})
     learned = known.learned
-    servers = Servers(wanted.model, learned.spec, learned.requests, base=profile)
+    cpus = confined_to(wanted.constraints.cpus)
+    servers = Servers(wanted.model, learned.spec, learned.requests, base=profile, cpus=cpus)
     ref = profile.model
     hashes = " ".join(step.sha256 for step in steps_of(base) if isinstance(step, StepModelSettings))
     session = new_session(

@@ -10,7 +10,7 @@ from tailcut.lab.records import Interval, MachineFacts
 from tailcut.runtime.profile import Neighbour, Together
 from tailcut.stats import samples_needed
 from tailcut.tuner.race import pooled
-from tailcut.tuner.result import arm_record, known, met
+from tailcut.tuner.result import arm_record, known, met, tail_ratio
 from tailcut.tuner.together import result_records as made
 from tailcut.tuner.together.records import ARMS, JointOutcome, Side
 from tailcut.tuner.together.search import describe
@@ -82,6 +82,8 @@ def joint_evidence(found: made.JointResult, number: int) -> dict[str, Any]:
         kept |= {name: known(arm, _SHOWN_ONLY) for name, arm in checked.arms.items()}
         if checked.p99_ratio is not None:
             kept["p99_ratio"] = msgspec.to_builtins(checked.p99_ratio)
+        elif checked.tail_ratio is not None:
+            kept["tail_ratio"] = msgspec.to_builtins(checked.tail_ratio)
     return kept
 
 
@@ -115,7 +117,8 @@ def _verification(side: Side, seed: int) -> made.JointVerification | None:
     baseline, tuned = (made.JointArm(**asdict(arm), within=met(arm.p99_interval_ms, side.limit_ms)) for arm in arms)
     enough = min(baseline.samples, tuned.samples) >= samples_needed(0.99)
     ratio = pooled(side.runs["tuned"], side.runs["baseline"], 0.99, seed) if enough else None
-    return made.JointVerification(baseline, tuned, None if ratio is None else Interval.rounded(ratio))
+    tail = tail_ratio(side.runs["tuned"], side.runs["baseline"], seed)
+    return made.JointVerification(baseline, tuned, None if ratio is None else Interval.rounded(ratio), tail)
 
 
 def _finite(value: float) -> float | None:

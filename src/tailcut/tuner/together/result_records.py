@@ -5,7 +5,7 @@ from typing import Literal
 from tailcut.lab.records import Interval, MachineFacts
 from tailcut.record import Record
 from tailcut.runtime.settings import Settings
-from tailcut.tuner.result_records import ArmFigures, NoiseResult, Request, RowsDecision
+from tailcut.tuner.result_records import ArmFigures, NoiseResult, Request, RowsDecision, TailRatio
 
 
 class JointRequest(Request, frozen=True):
@@ -37,6 +37,7 @@ class JointVerification(Record, frozen=True):
     baseline: JointArm
     tuned: JointArm
     p99_ratio: Interval | None
+    tail_ratio: TailRatio | None = None  # of the percentile furthest in the tail that the samples can tell
 
     @property
     def arms(self) -> dict[str, JointArm]:

@@ -5,6 +5,7 @@ they would do in `simulation`. What is claimed comes from the verification: base
 one server, under the load of all models at once.
 """
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -26,8 +27,10 @@ from tailcut.tuner.claims import complete_search
 from tailcut.tuner.events import Best, CandidateDone, Estimated, Event, Phase
 from tailcut.tuner.events import Expected as ExpectedTime
 from tailcut.tuner.objective import Objective
-from tailcut.tuner.racing import run_heats
+from tailcut.tuner.race import QUANTILES, known_within
+from tailcut.tuner.racing import FEWEST_HEATS, run_heats
 from tailcut.tuner.result_records import Candidate, described
+from tailcut.tuner.servers import confined_to
 from tailcut.tuner.survey import Survey, Surveyor
 from tailcut.tuner.together.records import JointOutcome, JointWanted, Side
 from tailcut.tuner.together.selection import (
@@ -44,6 +47,7 @@ from tailcut.tuner.verification import LEAST_S
 
 _SURVEYS = 0.8  # of the budget, shared among the models' surveys, each of which ends at less than half of its part
 _FINALISTS = 5
+_FEWEST = 2  # combinations that race, whatever memory there is
 _SIMULATED, _FEWEST_SIMULATED, _MOST_SIMULATED = 3000, 300, 9000  # requests: all, of the rarest model, and at most
 _FEWEST_IN_BLOCK = 10  # requests of the rarest model
 _LEAST_BLOCK_S = 0.5
@@ -53,6 +57,7 @@ _ROUNDS, _FEWEST_ROUNDS, _MOST_ROUNDS = 20, 6, 60
 _SPARE = 1.15  # more samples than a p99 needs
 _OVERRUN = 3.0  # of the time planned for the verification: it takes no longer
 _LEAST = 1e-9  # a score of 0 has no ratio
+_ARMS = 2  # of the verification
 
 
 class JointSearch:
@@ -73,6 +78,7 @@ class JointSearch:
         self._servers = JointServers((), ())
         self._outcome = JointOutcome([])
         self._best: Combination = ()
+        self._enough = samples_needed(0.99)  # of each model in each arm of the verification
         self._order: list[Combination] = []  # that raced, the best estimate first
 
     def run(self) -> JointOutcome:
@@ -101,14 +107,18 @@ class JointSearch:
         return self._outcome
 
     def _plan_verification(self) -> None:
-        plan = self._plan
-        plan.needs_verification_s(2 * _SPARE * samples_needed(0.99) / self._rarest)
-        if plan.expected_s > 1.1 * plan.budget_s:
-            self._tell(ExpectedTime(plan.expected_s))
+        """Leave the verification the time that its p99 takes, or else the percentile that it has time for."""
+        plan, sample_s = self._plan, _ARMS * _SPARE / self._rarest
+        p99_s = sample_s * samples_needed(0.99)
+        tail = known_within(plan.most_verify_s, sample_s)
+        self._enough = samples_needed(QUANTILES[tail])
+        plan.needs_verification_s(min(p99_s, plan.most_verify_s))
+        if tail != "p99":
+            budget_s = 10 * math.ceil(p99_s / plan.most_verify_s * plan.budget_s / 10)
             self._tell(
                 Phase(
-                    f"the p99 at {self._rarest:,.6g} req/s needs {plan.verify_s:,.0f} s of verification: the tune "
-                    f"takes about {plan.expected_s:,.0f} s instead of {plan.budget_s:g} s"
+                    f"the p99 at {self._rarest:,.6g} req/s takes {p99_s:,.0f} s to verify: within {plan.budget_s:g} s "
+                    f"the tune verifies its {tail} (--budget {budget_s}s for the p99)"
                 )
             )
 
@@ -132,7 +142,8 @@ class JointSearch:
             if arrivals.rate > survey.capacity:
                 carried = f"the engine's defaults carry {survey.capacity:,.3g} req/s of it alone"
                 self._tell(Phase(f"{survey.spec.name}: asked for {arrivals.rate:,.6g} req/s, and {carried}"))
-        self._servers = JointServers([one.servers for one in self._surveys], self._wanted.arrivals)
+        cpus = confined_to(self._wanted.models[0].constraints.cpus)
+        self._servers = JointServers([one.servers for one in self._surveys], self._wanted.arrivals, cpus)
         self._best = self._baseline
         self._outcome.sides = [
             Side(
@@ -197,10 +208,9 @@ class JointSearch:
             for survey, own in zip(self._surveys, self._wanted.arrivals, strict=True)
         ]
         known = [one.configurations for one in self._surveys]
-        cores = min(one.constraints.cpus or usable_cpus() for one in self._wanted.models)
+        cores = min(one.constraints.cpus_of(usable_cpus()) for one in self._wanted.models)
         found = expected(lists, known, arrivals, self._limits_ms, float(cores))
         self._outcome.simulated, self._outcome.alone = found, tuple(one[0] for one in lists)
-        self._best = found[0].settings
         self._tell(Phase(f"simulated {len(found):,} combinations on {cores} shared cores"))
         self._tell(Estimated(len(found)))
         return found
@@ -209,20 +219,25 @@ class JointSearch:
 
     def _race(self, simulated: Sequence[Expected]) -> None:
         """The best combination on the real server, of those whose answers are right."""
-        count = self._plan.finalists(time.monotonic(), self._servers.start_s, _FINALISTS)
+        block_s = self._race_block_s
+        least_s = max(_LEAST_BLOCK_S, _FEWEST_IN_BLOCK / self._rarest)
+        left_s = max(0.0, self._plan.explain_until - time.monotonic())
+        start_s = self._servers.start_s or sum(one.start_s for one in self._surveyors)  # before the first one started
+        count = self._plan.finalists(time.monotonic(), start_s, _FINALISTS)
+        count = min(count, max(_FEWEST, int(left_s / (FEWEST_HEATS * least_s))))
         entrants = self._enter(racing(simulated, count, self._outcome.alone))
         if not entrants:
             self._tell(Phase("no combination gives right answers: keeping the engine's defaults"))
             self._best = self._baseline
             return
         self._tell(Phase(f"racing {len(entrants)} combinations on the real server"))
-        block_s = self._race_block_s
-        least_s = max(_LEAST_BLOCK_S, _FEWEST_IN_BLOCK / self._rarest)
+        left_s = max(0.0, self._plan.explain_until - time.monotonic())
+        fewest = max(1, min(FEWEST_HEATS, int(left_s / (len(entrants) * least_s))))
 
         def heat(place: int, number: int, most_s: float) -> float:
             return self._score(self._block(entrants[place], max(least_s, min(block_s, most_s)), 2000 + number))
 
-        heats = run_heats(len(entrants), heat, self._outcome.noise, self._plan.explain_until)
+        heats = run_heats(len(entrants), heat, self._outcome.noise, self._plan.explain_until, fewest)
         self._best = entrants[heats.leader]
         scored = zip(entrants, heats.entrants, strict=True)
         others = sorted((one for one in scored if one[0] != self._best), key=lambda one: -one[1].estimate)
@@ -234,8 +249,11 @@ class JointSearch:
 
     def _enter(self, chosen: Sequence[Combination]) -> list[Combination]:
         """Start a server for each; leave out those that do not start or answer wrongly."""
-        entrants = []
+        entrants: list[Combination] = []
         for combination in chosen:
+            if len(entrants) >= _FEWEST and not self._servers.room(1):
+                self._tell(Phase(f"{self._words(combination)} does not race: there is no memory for its server"))
+                continue
             try:
                 self._servers.of(combination)
                 found = [self._check(combination, number, self._plan.check_s) for number in range(len(combination))]
@@ -244,8 +262,9 @@ class JointSearch:
                 reason = str(error)
             if reason:
                 self._reject(combination, reason)
-            else:
-                entrants.append(combination)
+                continue
+            entrants.append(combination)
+            self._best = entrants[0]  # should the user stop here: the best by simulation that answers rightly
         return entrants
 
     def _reject(self, combination: Combination, reason: str) -> None:
@@ -281,7 +300,7 @@ class JointSearch:
         self._servers.keep(*arms.values())
         for side in outcome.sides:
             side.runs = {name: ArmRuns() for name in arms}
-        left_s = max(plan.end - time.monotonic(), 2 * _SPARE * samples_needed(0.99) / self._rarest)
+        left_s = max(plan.end - time.monotonic(), len(arms) * _SPARE * self._enough / self._rarest)
         latest = time.monotonic() + _OVERRUN * left_s
         block_s = max(_LEAST_BLOCK_S, left_s / len(arms) / _ROUNDS)
         spent: dict[str, list[float]] = {name: [] for name in arms}
@@ -291,9 +310,7 @@ class JointSearch:
             for name, combination in arms.items():
                 spent[name].append(self._verify_block(name, combination, block_s, number))
             now = time.monotonic()
-            known = all(
-                len(run.latencies) >= samples_needed(0.99) for side in outcome.sides for run in side.runs.values()
-            )
+            known = all(len(run.latencies) >= self._enough for side in outcome.sides for run in side.runs.values())
             over = 2 * now - began > plan.end and number + 1 >= _FEWEST_ROUNDS
             # A server that cannot keep up takes much longer than planned to drain: its p99 then stays unknown.
             if (over and (known or number + 1 >= 2 * _ROUNDS)) or now > latest:

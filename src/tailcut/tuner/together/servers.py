@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from tailcut.lab.arrivals import Arrivals
 from tailcut.lab.together import Stream
 from tailcut.lab.trial import ServedProfile
-from tailcut.tuner.servers import Servers
+from tailcut.tuner.servers import Servers, room_beside
 from tailcut.tuner.together.selection import Combination
 
 
@@ -16,9 +16,13 @@ class JointServers:
     Args:
         models: profiles and requests of each model.
         arrivals: of each model, in the same order.
+        cpus: that they run on; None for all.
     """
 
-    def __init__(self, models: Sequence[Servers], arrivals: Sequence[Arrivals]) -> None:
+    def __init__(
+        self, models: Sequence[Servers], arrivals: Sequence[Arrivals], cpus: tuple[int, ...] | None = None
+    ) -> None:
+        self._cpus = cpus
         self._models = models
         self._arrivals = arrivals
         self._running: dict[Combination, ServedProfile] = {}
@@ -32,10 +36,14 @@ class JointServers:
         """
         if combination not in self._running:
             first, *others = [one.profile(settings) for one, settings in zip(self._models, combination, strict=True)]
-            server, began = ServedProfile(first, neighbours=others), time.monotonic()
+            server, began = ServedProfile(first, neighbours=others, cpus=self._cpus), time.monotonic()
             server.start()
             self._running[combination], self.start_s = server, time.monotonic() - began
         return self._running[combination]
+
+    def room(self, most: int) -> int:
+        """How many more servers there is memory for, at most so many."""
+        return room_beside([server.pid for server in self._running.values()], most)
 
     def streams(self, combination: Combination) -> list[Stream]:
         """What its models are sent, and when."""

@@ -1,0 +1,81 @@
+"""Accuracy by labels: of the request that each belongs to, in the form that clients send."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.engines.models import masked_mean, perceptron
+
+from tailcut.engines import EngineOptions, open_engine
+from tailcut.engines.base import U8Input
+from tailcut.errors import UsageError
+from tailcut.lab.describe import labels_of_data, rows_of_data
+from tailcut.tuner.accuracy import labelled
+from tailcut.tuner.claims import prove
+from tailcut.tuner.records import Wanted
+from tailcut.tuner.session import open_session
+from tailcut.tuner.space import changed
+
+FOLD = U8Input(scale=(1 / 255,), offset=(-0.5,))
+
+
+def answers(path: Path, inputs: dict[str, np.ndarray]) -> np.ndarray:
+    engine = open_engine(path, EngineOptions(threads=1))
+    try:
+        return engine.run(inputs)["y"]
+    finally:
+        engine.close()
+
+
+def test_a_server_of_pixels_is_sent_pixels(tmp_path: Path) -> None:
+    """The labels are the model's own answers: both servers find nearly all of them, given as a column."""
+    path = perceptron([16, 4], tmp_path / "m.onnx")
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 16)).astype(np.uint8)
+    labels = answers(path, {"x": (pixels / 255 - 0.5).astype(np.float32)}).argmax(axis=1)[:, None]
+    wanted = Wanted(path, {"x": pixels}, labels, rate=200.0, slo_ms=100.0, budget_s=5.0, normalize=FOLD)
+    session = open_session(wanted, lambda event: None)
+    session.outcome.settings = changed(session.with_wire("binary"), engine={"u8_input": FOLD, "threads": 1})
+    session.outcome.rate, session.outcome.capacity = 200.0, 1000.0
+    try:
+        prove(session)
+    finally:
+        session.servers.keep()
+    found = session.outcome.labels_accuracy
+    assert found is not None
+    assert min(found["baseline"], found["tuned"]) > 0.95
+    assert session.outcome.arms
+
+
+def test_labels_follow_requests_of_several_lengths(tmp_path: Path) -> None:
+    """Groups are spread over one another; each request keeps its label."""
+    path = masked_mean(tmp_path / "m.onnx")
+    engine = open_engine(path, EngineOptions(threads=1))
+    spec = engine.spec
+    engine.close()
+    data = {"ids/0": np.full((6, 3), 1), "ids/1": np.full((2, 5), 2)}
+    data |= {name.replace("ids", "mask"): np.ones_like(ids) for name, ids in data.items()}
+    labels = np.array([1] * 6 + [2] * 2)
+    for limit in (8, 4):
+        requests = rows_of_data(spec, data, limit)
+        found = labels_of_data(spec, data, labels, limit)
+        assert [int(request["ids"].flat[0]) for request in requests] == found[:, 0].tolist()
+    with pytest.raises(UsageError, match="7 labels for 8 requests: give one for each"):
+        labels_of_data(spec, data, labels[:7], 8)
+    with pytest.raises(UsageError, match="whole numbers from 0"):
+        labels_of_data(spec, data, np.array(["a"] * 8), 8)
+
+
+def test_rows_of_one_request_have_a_label_each_or_one_for_all() -> None:
+    """Others say nothing."""
+    outputs = [{"y": np.eye(3)[:2]}, {"y": np.eye(3)[1:]}]
+    assert labelled(outputs, np.array([[0, 1], [1, 0]])) == 0.75
+    assert labelled(outputs, np.array([[0], [1]])) == 0.5
+    assert labelled(outputs, np.array([[0, 1, 2], [0, 1, 2]])) is None
+
+
+def test_too_few_labels_are_refused_before_anything_is_measured(tmp_path: Path) -> None:
+    """In one line that counts both."""
+    path = perceptron([16, 4], tmp_path / "m.onnx")
+    data = {"x": np.ones((8, 16), np.float32)}
+    with pytest.raises(UsageError, match="3 labels for 8 requests"):
+        open_session(Wanted(path, data, np.arange(3), budget_s=5.0), lambda event: None)
