@@ -67,6 +67,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "lab/test_truth": ("lab/client", "lab/arrivals"),
     "live/test_history": ("live/history", "live/counts"),
     "memory/test_region": ("memory/anonymous",),
+    "pipelines/test_faults": ("pipelines/forwarding", "pipelines/pool", "pipelines/process", "pipelines/child"),
     "pipelines/test_serving": ("pipelines/model", "pipelines/process", "pipelines/pool"),
     "planning/test_cluster": ("kernels/cluster", "kernels/balancing"),
     "planning/test_plan": ("planning/records",),
