@@ -24,6 +24,7 @@ from tailcut.server.step_runner import LITTLE_BYTES
 from tailcut.wire.http1.connection import LINGER_BYTES, Body, Broken, Http1Connection, Request, State
 
 _HELD_BYTES = 64 * 1024  # pipelined behind a message in hand, before reading pauses
+_RETRY_SHARE = 1 / 4  # of the deadline: before another try
 _IDLE, _HEAD, _CHUNKS, _SKIP = State.IDLE, State.HEAD, State.CHUNKS, State.SKIP
 _ANSWER, _LINGER = State.ANSWER, State.LINGER
 
@@ -279,7 +280,7 @@ class HttpConnection(asyncio.BufferedProtocol):
             self.turn_away(Refusal(413, f"this path takes {plan.limit} bytes at most"))
             return
         if not self._account.has_room(plan.length):
-            self.turn_away(_too_many_bodies())
+            self.turn_away(_too_many_bodies(self._state.limits.deadline_s))
             return
         if plan.head.chunked:
             wire.chunks(plan.limit)
@@ -332,7 +333,7 @@ class HttpConnection(asyncio.BufferedProtocol):
     def _charge_chunks(self) -> None:
         self._account.charge(self._wire.collected - self._account.charged)
         if not self._account.has_room():
-            self._last_word(refusal_reply(_too_many_bodies(), close=True))
+            self._last_word(refusal_reply(_too_many_bodies(self._state.limits.deadline_s), close=True))
 
     # What is done with a message that is here.
 
@@ -408,5 +409,6 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._bodies.drop()
 
 
-def _too_many_bodies() -> Refusal:
-    return Refusal(503, "too many bodies are arriving now", retry_after(1))
+def _too_many_bodies(deadline_s: float) -> Refusal:
+    """What is refused where the bodies that arrive take all of their memory; another try leaves time to answer it."""
+    return Refusal(503, "too many bodies are arriving now", retry_after(min(1.0, _RETRY_SHARE * deadline_s)))
