@@ -81,7 +81,13 @@ def test_the_last_stage_is_what_the_file_says(dockerfile: ModuleType, tmp_path: 
     assert (stage.root / "opt" / "tailcut" / "src" / "tailcut" / "__init__.py").is_file()
     assert not made.exists()
     assert list(stage.root.rglob("__pycache__")) == []
-    assert build._stages["build"].arguments == {"EXTRAS": "openvino,grpc"}
+    assert build._stages["build"].arguments == {"EXTRAS": "openvino,grpc", "PACKAGES": ""}
+
+
+def test_further_packages_are_installed_with_tailcut() -> None:
+    """By one pip install, which is held to the same versions, and as separate words."""
+    (install,) = [line for line in TEXT.splitlines() if "pip install" in line]
+    assert install.split()[-3:] == ['"/src[${EXTRAS}]"', "${PACKAGES}", "\\"]
 
 
 @pytest.mark.parametrize(

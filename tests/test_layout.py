@@ -80,6 +80,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "machine/test_checks": ("machine/settings",),
     "machine/test_gpu": ("machine/gpu_checks",),
     "memory/test_region": ("memory/anonymous",),
+    "pipelines/test_faults": ("pipelines/forwarding",),
     "pipelines/test_serving": (
         "pipelines/calling",
         "pipelines/child",

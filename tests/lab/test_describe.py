@@ -57,6 +57,7 @@ def test_addresses(url: str, target: Target, path: str) -> None:
         ("http://", "is not http://HOST:PORT"),
         ("http://192.0.2.1:80", "--allow-remote"),
         ("http://no-such-host.invalid", "no such host"),
+        ("embed.py:pipeline", "is a pipeline, .*: run tailcut serve embed.py:pipeline, then tailcut bench http://127"),
         (__file__, "is a file, not the address of a running server: run tailcut serve "),
     ],
 )

@@ -7,10 +7,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from tests.engines.models import perceptron
-from tests.servers import Server, serving
+from tests.servers import Server, json_request, serving
 
 from tailcut.engines.base import EngineOptions
 from tailcut.lab.arrivals import Constant
@@ -83,7 +84,7 @@ def test_what_a_server_says_of_its_engine(spinner: Server) -> None:
     """Threads, whether they spin, and the time of its calls; nothing of a model that it has not."""
     target = Target(spinner.host, spinner.port)
     engine = served_engine(target, "one")
-    assert (engine.threads, engine.spins) == (2, True)
+    assert (engine.threads, engine.spins) == ({"": 2}, True)
     before = computed_ns(target, "one")
     assert before is not None
     assert served_engine(target, "none").spins is None
@@ -124,6 +125,49 @@ def test_engine_threads_that_spin(spinner: Server) -> None:
     assert text is not None
     assert "the server's engine threads spin on " in text
     assert f"start it with `taskset -c {min(two)}`, or set `engine.spinning = false`" in text
+
+
+PIPELINE = """
+from tailcut import Pipeline, stage
+
+
+@stage(inputs={"text": "BYTES"}, outputs={"x": "FP32[512]"})
+def read(text):
+    import numpy as np
+    return np.ones((len(text), 512), np.float32)
+
+
+@stage(inputs={"y": "FP32[512]"}, outputs={"best": "INT64"}, threads=True)
+def best(y):
+    return y.argmax(axis=1)
+
+
+pipeline = Pipeline("p", [read, "one.profile.toml", best])
+"""
+
+
+def test_what_a_server_says_of_a_pipelines_engines(spinner: Server, tmp_path: Path) -> None:
+    """The threads of each step that it computes itself, whether a model's spin, and the time of each step's calls."""
+    folder = spinner.stderr.parent
+    (folder / "p.py").write_text(PIPELINE)
+    with serving(tmp_path, f"{folder}/p.py:pipeline", "--grpc-port", "0") as server:
+        target = Target(server.host, server.port)
+        engine = served_engine(target, "p")
+        assert (engine.threads, engine.spins) == ({"one": 2, "best": 1}, True)
+        grpc = Target(server.host, server.grpc_port or 0, grpc=True)
+        assert served_engine(grpc, "p") == engine
+        before = computed_ns(target, "p")
+        assert before is not None
+        with server.connect() as wire:
+            tensor = {"name": "text", "datatype": "BYTES", "shape": [1], "data": ["a"]}
+            assert wire.ask(json_request("p", {"inputs": [tensor]})).status == 200
+        after = computed_ns(target, "p")
+        assert after is not None
+        since = {step: ns - before[step] for step, ns in after.items()}
+        assert list(since) == ["read", "one", "best"]
+        assert min(since.values()) > 0
+        assert engine.in_calls_ns(since) == 2 * since["one"] + since["best"]
+        assert computed_ns(grpc, "p") is None
 
 
 @pytest.mark.serial

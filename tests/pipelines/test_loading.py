@@ -1,11 +1,14 @@
 """Every mistake of a new user is one line, with the file and the place."""
 
 import re
+import sys
+from importlib import import_module
 
 import pytest
 
 from tailcut import Model
 from tailcut.errors import MissingFileError, TailcutError, UsageError
+from tailcut.pipelines.loading import load_pipeline, parse_path
 
 HEAD = "from tailcut import Pipeline, stage\n\n\n"
 STAGE = '@stage(inputs={"x": "FP32"}, outputs={"y": "FP32"})\ndef f(x):\n    return x\n\n\n'
@@ -57,3 +60,53 @@ def test_a_stage_that_only_its_process_cannot_import(tmp_path):
     )
     with pytest.raises(UsageError, match=r"p\.py:3: AttributeError"):
         Model.open(f"{tmp_path}/p.py:pipeline")
+
+
+def factor_of(path):
+    """What its function multiplies by."""
+    return load_pipeline(parse_path(path)).steps[0](1.0)
+
+
+def test_what_a_file_imports_from_its_folder_is_loaded_anew_when_it_has_changed(tmp_path):
+    """Packages without a file too; what has not changed is not executed again, and what cannot be stays as it was."""
+    (tmp_path / "parts").mkdir()
+    helper, count = tmp_path / "parts" / "helper_of_loading.py", tmp_path / "count_of_loading.py"
+    count.write_text("import sys\nsys.loads_of_loading = getattr(sys, 'loads_of_loading', 0) + 1\n")
+    helper.write_text("FACTOR = 2\n")
+    (tmp_path / "p.py").write_text(
+        "import count_of_loading\nfrom parts import helper_of_loading\n"
+        + HEAD
+        + STAGE.replace("return x", "return x * helper_of_loading.FACTOR")
+        + "pipeline = Pipeline('p', [f])\n"
+    )
+    path = f"{tmp_path}/p.py:pipeline"
+    assert factor_of(path) == 2
+    assert factor_of(path) == 2
+    assert sys.loads_of_loading == 1
+    helper.write_text("FACTOR = 333\n")
+    assert factor_of(path) == 333
+    assert sys.loads_of_loading == 2
+    helper.write_text("FACTOR =\n")
+    with pytest.raises(UsageError, match="SyntaxError"):
+        load_pipeline(parse_path(path))
+    assert sys.modules["parts.helper_of_loading"].FACTOR == 333
+    helper.write_text("FACTOR = 4444\n")
+    assert factor_of(path) == 4444
+
+
+def test_modules_that_the_program_had_before_are_not_loaded_again(tmp_path, monkeypatch):
+    """They are its own: there is one of each."""
+    (tmp_path / "own_of_loading.py").write_text("FACTOR = 2\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    own = import_module("own_of_loading")
+    (tmp_path / "p.py").write_text(
+        "import own_of_loading\n"
+        + HEAD
+        + STAGE.replace("return x", "return x * own_of_loading.FACTOR")
+        + "pipeline = Pipeline('p', [f])\n"
+    )
+    path = f"{tmp_path}/p.py:pipeline"
+    assert factor_of(path) == 2
+    (tmp_path / "own_of_loading.py").write_text("FACTOR = 333\n")
+    assert factor_of(path) == 2
+    assert sys.modules["own_of_loading"] is own

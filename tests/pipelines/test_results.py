@@ -1,5 +1,7 @@
 """What a function returns is taken in every form that is clear, and refused in one line in every other."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -30,6 +32,88 @@ def test_strings_become_bytes(label):
     """Whatever kind of string they are."""
     ((_, got),) = run(TWO, lambda x: (X, label))
     assert got.tolist() == [b"a", b"b", b"c"]
+
+
+@pytest.mark.parametrize("fill", [None, {"label": b"-\0"}])
+def test_strings_of_a_list_keep_every_byte(fill):
+    """NULs at their end too, and beside longer ones; in lists, arrays of objects, and as filling."""
+    shape = "BYTES" if fill is None else "BYTES[-1]"
+    spec = {"inputs": {"x": "FP32[2]"}, "outputs": {"label": shape}} | ({} if fill is None else {"fill": fill})
+    items = [b"\x01\x00\x00", "b\0", b"\0"]
+    want = [b"\x01\x00\x00", b"b\0", b"\0"]
+    for label in (items, np.array(items, object)):
+        if fill is None:
+            ((got,),) = run(spec, lambda x, label=label: label)
+            assert got.tolist() == want
+        else:
+            ((got,),) = run(spec, lambda x, label=label: [[one] for one in label[:2]] + [list(label[1:])])
+            assert got.tolist() == [[want[0], b"-\0"], [want[1], b"-\0"], want[1:]]
+
+
+def test_a_long_string_costs_its_own_bytes():
+    """Not those of every row beside it."""
+    x = np.ones((500, 2), np.float32)
+    spec = {"inputs": {"x": "FP32[2]"}, "outputs": {"label": "BYTES"}}
+    tracemalloc.start()
+    try:
+        ((got,),) = run(spec, lambda x: ["a" * 1_000_000, *["b"] * 499], [(x,)])
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    finally:
+        tracemalloc.stop()
+    assert got[499] == b"b"
+
+
+@pytest.mark.parametrize(
+    ("output", "value", "got"),
+    [
+        ("INT64", [0.9, 1.0, 2.0], "float64"),
+        ("INT64", ["7", "8", "9"], "<U1"),
+        ("INT8", [1, 2, 300], "int64"),
+        ("UINT8", [1, 2, -1], "int64"),
+        ("FP32", [None, 1.0, 2.0], "object"),
+        ("FP32", ["1", "2", "3"], "<U1"),
+        ("BOOL", [0.5, 0.0, 1.0], "float64"),
+    ],
+)
+def test_numbers_of_a_list_are_of_the_declared_kind(output, value, got):
+    """None is cut, wrapped, or made of a text."""
+    spec = {"inputs": {"x": "FP32[2]"}, "outputs": {"y": output}}
+    with pytest.raises(EngineError, match=f"stage 's': output 'y': expected {output} .*, got {got}"):
+        run(spec, lambda x: value)
+
+
+@pytest.mark.parametrize(
+    ("output", "value"),
+    [
+        ("INT64", [1, 2, 3]),
+        ("UINT8", [0, 1, 255]),
+        ("INT64", [True, False, True]),
+        ("FP32", [1, 2, 3]),
+        ("FP16", [1.5, 2, np.float32(3)]),
+        ("BF16", [1.5, 2, float("inf")]),
+        ("BOOL", [True, False, np.False_]),
+    ],
+)
+def test_numbers_of_the_declared_kind_are_taken(output, value):
+    """Whole numbers as floats too."""
+    ((y,),) = run({"inputs": {"x": "FP32[2]"}, "outputs": {"y": output}}, lambda x: value)
+    assert y.tolist() == value
+
+
+def test_a_str_that_is_no_text_is_the_functions_fault():
+    """As every other result that cannot be sent, and not that of its client."""
+    with pytest.raises(EngineError, match="output 'label': a str has half of a surrogate pair"):
+        run(TWO, lambda x: (X, ["a", "\ud800", "b"]))
+
+
+@pytest.mark.parametrize(
+    ("output", "fill"),
+    [("INT64[-1]", "pad"), ("INT64[-1]", 0.5), ("UINT8[-1]", 256), ("BYTES[-1]", 0), ("FP32[-1]", [])],
+)
+def test_fill_is_of_the_outputs_dtype(output, fill):
+    """Which is found out when the file is read."""
+    with pytest.raises(UsageError, match=r"stage 's': fill of 'y' is .*, which is no"):
+        stage(inputs={"x": "FP32"}, outputs={"y": output}, fill={"y": fill}, name="s")(lambda x: x)
 
 
 @pytest.mark.parametrize(

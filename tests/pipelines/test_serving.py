@@ -15,9 +15,12 @@ import tritonclient.grpc
 import tritonclient.http
 from tritonclient.utils import InferenceServerException, shared_memory
 
+from tailcut.runtime.profile import Profile
+from tests.engines.models import perceptron
 from tests.pipelines.samples import truth
 from tests.servers import json_request, raw_request, serving, until
 
+NO_DEVICE = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
 WORDS = [b"alpha", b"be", b"\xff\x00\xfe", b"c" * 50]
 
 
@@ -289,3 +292,64 @@ def test_bench_loads_a_pipeline(server):
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["runs"][0]["errors"] == {}
+
+
+def score_profile(folder: Path, hidden: int, outputs: int = 3) -> None:
+    """A profile in the folder whose model has other weights with another number of hidden units."""
+    path = perceptron([4, hidden, outputs], folder / "score.onnx")
+    if not (folder / "score.profile.toml").exists():
+        Profile.of_model(path).with_signature().save(folder / "score.profile.toml")
+
+
+SCORED = """
+from tailcut import Pipeline, stage
+
+
+@stage(inputs={"y": "FP32[-1]"}, outputs={"best": "INT64"}, threads=True)
+def best(y):
+    return y.argmax(axis=1)
+
+
+pipeline = Pipeline("scored", ["score.profile.toml", best])
+"""
+
+
+def test_a_pipelines_model_that_has_changed_is_accepted_as_any(tmp_path):
+    """With --accept-model-change, which the refusal names, and the signature is compared."""
+    (tmp_path / "scored.py").write_text(SCORED)
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    score_profile(tmp_path, 8)
+    score_profile(tmp_path, 9)
+    source = f"{tmp_path}/scored.py:pipeline"
+    command = [sys.executable, "-m", "tailcut", "serve", source, "--port", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert "or serve it with --accept-model-change" in done.stderr
+    with serving(logs, source, "--accept-model-change") as server:
+        with server.connect() as wire:
+            row = {"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]}
+            assert wire.ask(json_request("scored", {"inputs": [row]})).status == 200
+        words = "score.onnx is not the file that score.profile.toml was measured on: its figures are not proven for it"
+        assert words in server.stderr.read_text()
+        score_profile(tmp_path, 8, outputs=5)
+        server.process.send_signal(signal.SIGHUP)
+        until(lambda: "its inputs and outputs are not those of the profile" in server.stderr.read_text(), server)
+
+
+def test_settings_of_the_command_line_are_those_of_a_pipelines_models(folder, tmp_path):
+    """The largest batch, fixed settings instead of measured ones, and the device."""
+    source = f"{folder}/samples.py:pipeline"
+    with serving(tmp_path, source, "--max-batch-size", "3", "--no-auto") as server:
+        with server.connect() as wire:
+            words = [f"{letter}" for letter in "abcdefg"]
+            assert wire.ask(text_request(*words)).status == 200
+            metrics = wire.ask(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").body.decode()
+        labels = 'model="texts",stage="twice",version="1"'
+        assert f"tailcut_stage_batch_rows_sum{{{labels}}} 7.0" in metrics
+        assert f"tailcut_stage_batch_rows_count{{{labels}}} 3.0" in metrics
+        assert "twice: threads=" not in server.stderr.read_text()
+    command = [sys.executable, "-m", "tailcut", "serve", source, "--device", "cuda", "--port", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=NO_DEVICE)
+    assert done.returncode == 2
+    assert "pipeline 'texts': device cuda: " in done.stderr

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from html import unescape
 
 import pytest
 from msgspec.structs import replace
@@ -135,6 +136,17 @@ def test_too_few_samples_and_a_late_client_are_doubted() -> None:
     for record in (few, late):
         assert "unknown" not in bench_markdown(record)
         assert ">unknown<" not in render_bench_html(record)
+
+
+def test_a_late_client_with_too_few_samples_is_told_both() -> None:
+    """There is no bound either, so the line says how long a run has to be; of many such runs, the slowest's."""
+    late = [run(rate, samples=100, late_ms=500.0) for rate in (100.0, 50.0, 200.0, 400.0)]
+    needs = "; a p99 needs 459 samples, and there are 100: use --duration "
+    record = bench(late[0])
+    for text in (render_bench_html(record), bench_markdown(record)):
+        assert f"so its percentiles would not be the server's{needs}6s" in unescape(text)
+    many, _ = bench_page.doubts(bench(*late))
+    assert many.endswith(f"{needs}11s")
 
 
 def test_a_search_says_what_is_unknown_of_each_rate() -> None:

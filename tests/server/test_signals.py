@@ -1,7 +1,10 @@
 """SIGHUP and SIGUSR1 with one worker and with two, and what else belongs to the process: its address and its token."""
 
+import os
 import signal
 import socket
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -57,6 +60,50 @@ def test_sighup_reads_everything_anew_and_loses_nothing(tmp_path: Path, workers:
         follow(server, unchanged)
         assert outputs(server) == 5
         assert server.stop() == 0
+
+
+SLOW = """
+import os, time
+from pathlib import Path
+from tailcut import Pipeline, stage
+
+Path(__file__).with_name("begun").write_text(f"{os.getpid()} ")
+while not Path(__file__).with_name("go").exists():
+    time.sleep(0.01)
+
+
+@stage(inputs={"x": "FP32"}, outputs={"y": "FP32"}, threads=True)
+def same(x):
+    return x
+
+
+pipeline = Pipeline("p", [same])
+"""
+
+
+def test_a_sighup_while_models_are_loaded_is_answered_afterwards(tmp_path: Path) -> None:
+    """What it asks for may have changed after it was read; it does not end the server either."""
+    (tmp_path / "p.py").write_text(SLOW)
+
+    def hang_up() -> None:
+        begun, end = tmp_path / "begun", time.monotonic() + TIMEOUT_S
+        while not (begun.exists() and begun.read_text().endswith(" ")) and time.monotonic() < end:
+            time.sleep(0.01)
+        os.kill(int(begun.read_text()), signal.SIGHUP)
+        (tmp_path / "go").touch()
+
+    thread = threading.Thread(target=hang_up)
+    thread.start()
+    try:
+        logs = tmp_path / "logs"
+        logs.mkdir()
+        with serving(logs, f"{tmp_path}/p.py:pipeline") as server:
+            follow(server, "reading every model anew")
+            follow(server, "p: loaded: the file is as it was")
+            assert server.stop() == 0
+    finally:
+        (tmp_path / "go").touch()
+        thread.join()
 
 
 def load_answer(server: Server) -> Answer:

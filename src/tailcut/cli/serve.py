@@ -22,7 +22,7 @@ from tailcut.cli.serving.needs import (
     read_token,
     tracing_settings,
 )
-from tailcut.cli.serving.process import apply_settings, ignore_signals, load_allocator, reserve_core, take_core
+from tailcut.cli.serving.process import EarlySignals, apply_settings, load_allocator, reserve_core, take_core
 from tailcut.cli.serving.readiness import tell_systemd
 from tailcut.cli.serving.sources import (
     Source,
@@ -229,7 +229,7 @@ def serve(  # noqa: PLR0915  an option a line
     worker = Worker.from_environment()  # pins this process before libraries that start threads are loaded
     log_to_stderr(log.value)
     faulthandler.enable()  # an engine that crashes the process leaves the threads' stacks on stderr
-    ignore_signals()
+    early = EarlySignals(worker)
     given = [Source.parse(text) for text in sources or []]
     if trust:
         trust_programs(given, model_repository)
@@ -277,6 +277,7 @@ def serve(  # noqa: PLR0915  an option a line
     reservation = reserve_core([profile.settings for profile in profiles])
     measured = BareModels.among([] if no_auto else given, max_batch_size, worker, alone=len(given) == 1)
     loader = ModelLoader.within_memory(reader.read, measured, wished, len(given))
+    loader = replace(loader, steps=reader.steps(measures=not no_auto))
     loader = replace(loader, cpus=None if reservation is None else reservation.others)
     named = [replace(model, latency=LatencyHistogram(limit_ns)) for model in loader.load_all(given, stored)]
     served = [*named, *started.models]
@@ -299,6 +300,7 @@ def serve(  # noqa: PLR0915  an option a line
         ui=not no_ui,
         tracing=tracing,
         reload=reload,
+        hung_up=early.hung_up,
         library=started.library,
         failed=started.failed,
         poll_s=started.poll_s,

@@ -18,6 +18,7 @@ from tailcut.errors import TailcutError, UsageError
 from tailcut.lab.data import arrays_of_inputs, has_request_axis, misfit, spread, whole_requests
 from tailcut.lab.load import Payload, Target
 from tailcut.lab.payload import ask, encode, infer_once
+from tailcut.runtime.profile import is_pipeline
 from tailcut.spec import DType, ModelSpec, Rows, TensorSpec
 from tailcut.wire.v2.call import model_path
 
@@ -39,11 +40,8 @@ def parse_url(url: str, *, allow_remote: bool = False) -> tuple[Target, str]:
     Raises:
         UsageError: not such an address, or not of this machine and `allow_remote` is off.
     """
-    if "://" not in url and Path(url).is_file():
-        raise UsageError(
-            f"{url} is a file, not the address of a running server: run tailcut serve {shlex.quote(url)}, then "
-            "the http:// address that it prints"
-        )
+    if "://" not in url:
+        _refuse_source(url)
     if url.startswith("http+unix://"):
         return _parse_socket(url.removeprefix("http+unix://"))
     if url.startswith(("grpc://", "grpcs://")) and urlsplit(url).path not in {"", "/"}:
@@ -70,6 +68,20 @@ def parse_url(url: str, *, allow_remote: bool = False) -> tuple[Target, str]:
             )
     path = parts.path + (f"?{parts.query}" if parts.query else "")
     return Target(parts.hostname, port, grpc=grpc, tls=tls), "" if path == "/" else path
+
+
+def _refuse_source(url: str) -> None:
+    """Say how to serve what has been named in place of a server's address.
+
+    Raises:
+        UsageError: it is a file or a pipeline.
+    """
+    kind = "a file" if Path(url).is_file() else "a pipeline" if is_pipeline(url) else ""
+    if kind:
+        raise UsageError(
+            f"{url} is {kind}, not the address of a running server: run tailcut serve {shlex.quote(url)}, then "
+            "tailcut bench http://127.0.0.1:8000, or the address that it prints"
+        )
 
 
 def _parse_socket(place: str) -> tuple[Target, str]:

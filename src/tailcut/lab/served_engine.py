@@ -1,7 +1,7 @@
 """What a server says of a model's engine: its threads, whether they spin, and how long its calls took so far."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from tailcut.errors import TailcutError
@@ -14,10 +14,18 @@ _Answer = TypeVar("_Answer")
 
 @dataclass(frozen=True, slots=True)
 class ServedEngine:
-    """How a model is computed; `spins` None where the server does not say, as servers other than Tailcut do not."""
+    """How a model is computed; `spins` None where the server does not say, as servers other than Tailcut do not.
 
-    threads: int = 1
+    Of a pipeline, `threads` are those of each step that the server computes itself, by name; of a model, there is one
+    step without a name.
+    """
+
+    threads: Mapping[str, int] = field(default_factory=lambda: {"": 1})
     spins: bool | None = None
+
+    def in_calls_ns(self, since: Mapping[str, int]) -> int:
+        """How long threads of the server were in calls that took so long, by step."""
+        return sum(ns * self.threads.get(step, 0) for step, ns in since.items())
 
 
 def served_engine(target: Target, model: str) -> ServedEngine:
@@ -34,22 +42,40 @@ def served_engine(target: Target, model: str) -> ServedEngine:
         return {name: value.string_value for name, value in parameters.items()}
 
     said = _or_none(by_grpc if target.grpc else by_http) or {}
-    threads, spins = said.get("engine_threads", ""), said.get("engine_spins")
-    return ServedEngine(int(threads) if threads.isdigit() else 1, None if spins is None else spins == "true")
+    spins = said.get("engine_spins")
+    return ServedEngine(_threads(said), None if spins is None else spins == "true")
 
 
-def computed_ns(target: Target, model: str) -> int | None:
-    """How long the engine's calls for a model have taken, in all; None where the server has no statistics."""
+def _threads(said: Mapping[str, str]) -> dict[str, int]:
+    steps = said.get("step_threads")
+    if steps is None:
+        threads = said.get("engine_threads", "")
+        return {"": int(threads) if threads.isdigit() else 1}
+    parts = [step.rpartition("=") for step in steps.split(",")]
+    return {name: int(threads) for name, _, threads in parts if threads.isdigit()}
 
-    def by_http() -> int:
+
+def computed_ns(target: Target, model: str) -> dict[str, int] | None:
+    """How long the calls for a model, or for each step of a pipeline, have taken; None where the server does not say.
+
+    gRPC's message has no place for steps, so of a pipeline nothing is known there.
+    """
+
+    def by_http() -> dict[str, int]:
         (entry,) = ask(target, "GET", model_path(model) + "/stats")["model_stats"][:1]
-        return sum(int(batch["compute_infer"]["ns"]) for batch in entry["batch_stats"])
+        steps = {stage["name"]: stage for stage in entry.get("stages", ())} or {"": entry}
+        return {
+            name: sum(int(batch["compute_infer"]["ns"]) for batch in step["batch_stats"])
+            for name, step in steps.items()
+        }
 
-    def by_grpc() -> int:
+    def by_grpc() -> dict[str, int] | None:
         from tailcut.lab.grpc_connection import ask_grpc  # noqa: PLC0415  grpc is heavy, and few load it
 
         entry = ask_grpc(target, "ModelStatistics", name=model).model_stats[0]
-        return sum(int(batch.compute_infer.ns) for batch in entry.batch_stats)
+        if entry.execution_count and not entry.batch_stats:
+            return None
+        return {"": sum(int(batch.compute_infer.ns) for batch in entry.batch_stats)}
 
     return _or_none(by_grpc if target.grpc else by_http)
 

@@ -62,19 +62,24 @@ class Surroundings:
         )
 
     def _server_use(
-        self, use: CpuUse, before: ProcessLook | None, after: ProcessLook | None, computed: dict[str, int]
+        self, use: CpuUse, before: ProcessLook | None, after: ProcessLook | None, computed: dict[str, dict[str, int]]
     ) -> ServerUse | None:
         if before is None or after is None or self._server is None:
             return None
         engines = {name: served_engine(self._target, name) for name in self._models}
-        since = {name: ns - computed[name] for name, ns in self._computed_ns().items() if name in computed}
+        since = {
+            name: {step: ns - computed[name].get(step, 0) for step, ns in steps.items()}
+            for name, steps in self._computed_ns().items()
+            if name in computed
+        }
         known = len(since) == len(self._models) > 0
-        says = [one.spins for one in engines.values() if one.spins is not None]
+        # Without the time of the calls of a pipeline's steps, what they compute would be taken for spinning.
+        says = [one.spins for one in engines.values() if one.spins is not None and (known or "" in one.threads)]
         allowed = [one.allowed for one in use.processes if one.pid in after.minor_faults]
         engine_ns, waited_ns = _beside_loops_ns(before, after)
         # In a call each thread wants to run all the time; where others left it less, so is its CPU time in the call.
         ran = engine_ns / max(1, engine_ns + waited_ns)
-        in_calls_ns = ran * sum(ns * engines[name].threads for name, ns in since.items())
+        in_calls_ns = ran * sum(engines[name].in_calls_ns(steps) for name, steps in since.items())
         return ServerUse(
             pid=self._server,
             cpus=after.since(before).cpu_ns / 1e9 / use.seconds,
@@ -84,8 +89,8 @@ class Surroundings:
             computing=in_calls_ns / 1e9 / use.seconds if known else None,
         )
 
-    def _computed_ns(self) -> dict[str, int]:
-        """How long each model has computed, as far as the server says; nothing of a server that is not here."""
+    def _computed_ns(self) -> dict[str, dict[str, int]]:
+        """How long each step of each model has computed, as far as a server that is here says."""
         if self._server is None:
             return {}
         found = {name: computed_ns(self._target, name) for name in self._models}

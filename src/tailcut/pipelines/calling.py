@@ -8,7 +8,7 @@ import numpy as np
 from tailcut.errors import EngineError, InvalidInputError, TailcutError
 from tailcut.pipelines.layout import Layout, Packed, Unpacked, rows_of, split_rows
 from tailcut.pipelines.protocol import Kind
-from tailcut.pipelines.results import call, call_filled
+from tailcut.pipelines.results import RefusedInputError, call, call_filled
 from tailcut.pipelines.stage import Stage
 
 _log = logging.getLogger("tailcut")
@@ -71,16 +71,17 @@ def refusal(stage: Stage, error: BaseException) -> tuple[Kind, str]:
 
     An exception's text may hold a part of the request, so it goes to the log alone.
     """
+    if isinstance(error, RefusedInputError):
+        return Kind.INVALID, str(error)
     if isinstance(error, InvalidInputError):
         return Kind.INVALID, f"stage {stage.name!r}: {error}"
     if isinstance(error, TailcutError):
         return Kind.FAILED, str(error)
-    if isinstance(error, ValueError):
-        return Kind.INVALID, f"stage {stage.name!r} refused the input: {type(error).__name__}"
     return Kind.FAILED, f"stage {stage.name!r} failed: {type(error).__name__}"
 
 
 def log_fault(stage: Stage, error: BaseException) -> None:
     """Write where a stage raised, for its author; what it refuses on purpose is no fault."""
-    if not isinstance(error, TailcutError):
-        _log.warning("stage %r raised", stage.name, exc_info=error)
+    fault = error.__cause__ if isinstance(error, RefusedInputError) else error
+    if not isinstance(fault, TailcutError):
+        _log.warning("stage %r raised", stage.name, exc_info=fault)

@@ -17,12 +17,12 @@ import numpy as np
 
 from tailcut.errors import TailcutError, UsageError
 from tailcut.pipelines.calling import Caller, log_fault, refusal
+from tailcut.pipelines.forwarding import LogSender
 from tailcut.pipelines.layout import Packed
 from tailcut.pipelines.loading import load_pipeline, parse_path
 from tailcut.pipelines.protocol import CALL, MOST_BYTES, REPLY, Kind, grown
 from tailcut.pipelines.stage import Stage
 
-_log = logging.getLogger("tailcut")
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _MESSAGE_BYTES = 4096
 
@@ -51,20 +51,21 @@ class Region:
 
 def main(arguments: Sequence[str]) -> int:
     """Serve one stage over an inherited socket, until the other side closes it."""
-    parent, path, index, control, inputs, outputs, cpu = arguments
+    parent, path, index, signature, control, inputs, outputs, logs, cpu = arguments
     if not _bound_to(int(parent)):
         return 1
     # A terminal signals the whole group, and systemd all processes of a unit: what the server drains is still computed.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    logging.basicConfig(format="%(levelname)s %(message)s", level=logging.INFO)
+    logging.basicConfig(handlers=[LogSender(socket.socket(fileno=int(logs)))], format="%(message)s", level=logging.INFO)
+    logging.captureWarnings(True)
     sock = socket.socket(fileno=int(control))
     results = Region(int(outputs))
     results.hold(os.fstat(int(outputs)).st_size)
     try:
         if cpu:
-            os.sched_setaffinity(0, {int(cpu)})
-        stage = _stage(path, int(index))
+            _pin(int(cpu))
+        stage = _stage(path, int(index), signature)
     except Exception as error:  # noqa: BLE001  whatever keeps this process from starting is the server's to report
         text = str(error) if isinstance(error, TailcutError) else f"{path}: {type(error).__name__}: {error}"
         _reply(sock, results, Kind.NOT_LOADED, text)
@@ -76,16 +77,25 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _stage(path: str, index: int) -> Stage:
+def _pin(cpu: int) -> None:
+    try:
+        os.sched_setaffinity(0, {cpu})
+    except (OSError, AttributeError) as error:
+        raise UsageError(f"cpus={cpu}: its process cannot be pinned to that CPU: {error}") from None
+
+
+def _stage(path: str, index: int, signature: str) -> Stage:
     """The step of that number in the pipeline at that path.
 
     Raises:
-        UsageError: the file has changed, and there is no such stage in it any more.
+        UsageError: the file has changed: there is no such stage any more, or it takes or gives something else.
     """
     steps = load_pipeline(parse_path(path)).steps
     step = steps[index] if index < len(steps) else None
     if not isinstance(step, Stage):
-        raise UsageError(f"{path}: step {index + 1} is no longer a stage: restart the server")
+        raise UsageError(f"{path}: step {index + 1} is no longer a stage: reload the server")
+    if step.signature != signature:
+        raise UsageError(f"{path}: other inputs, outputs or fill than the server has loaded: reload it")
     return step
 
 

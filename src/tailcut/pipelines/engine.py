@@ -81,7 +81,9 @@ class StageEngine:
 
     def _call_here(self, parts: Sequence[Sequence[np.ndarray]]) -> list[list[np.ndarray]]:
         try:
-            return self._caller.run([[_read_only(array) for array in arrays] for arrays in parts])
+            results = self._caller.run([[_read_only(array) for array in arrays] for arrays in parts])
+            # The function may keep what it returns, and write its next results there; what is of strings is a copy.
+            return [[array if array.dtype == object else array.copy() for array in arrays] for arrays in results]
         except BaseException as error:  # noqa: BLE001  whatever a function raises, sys.exit() too, costs its requests only
             log_fault(self._caller.stage, error)
             kind, message = refusal(self._caller.stage, error)

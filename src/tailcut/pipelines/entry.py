@@ -5,12 +5,14 @@ from collections.abc import Generator, Sequence
 
 import numpy as np
 
+from tailcut.engines.base import EngineOptions
 from tailcut.errors import QueueFullError, TailcutError
 from tailcut.pipelines.flow import Flow
 from tailcut.pipelines.statistics import PipelineStatistics
 from tailcut.pipelines.steps import OpenStep
 from tailcut.runtime.inputs import Arrays
 from tailcut.runtime.opening.warmup import WarmUp
+from tailcut.runtime.oversized import without_pauses
 from tailcut.runtime.request import Batch, Request
 from tailcut.runtime.tracing.records import DevicePhase, StepTimes
 from tailcut.spec import ModelSpec
@@ -45,24 +47,29 @@ class PipelineEntry:
         Raises:
             QueueFullError: too much is waiting already, or the deadline cannot be met.
         """
-        flow = Flow(self, arrays, request)
-        self._statistics.began()
-        self._flows[request] = flow
-        try:
-            flow.begin()
-        except TailcutError as error:
-            del self._flows[request]
-            self._statistics.refused(error)
-            raise
+        without_pauses(self._start(arrays, request, in_steps=False))
 
     def start_in_steps(self, arrays: Arrays, request: Request) -> Generator[None, None, None]:
-        """As `start`: what is large is copied by the first step's own thread.
+        """As `start`, with pauses while large arrays are copied into a model's rows; a stage's are copied elsewhere.
 
         Raises:
             QueueFullError: as in `start`.
         """
-        yield from ()
-        self.start(arrays, request)
+        return self._start(arrays, request, in_steps=True)
+
+    def _start(self, arrays: Arrays, request: Request, *, in_steps: bool) -> Generator[None, None, None]:
+        flow = Flow(self, arrays, request)
+        self._statistics.began()
+        self._flows[request] = flow
+        try:
+            yield from flow.begin(in_steps=in_steps)
+        except BaseException as error:  # the request is given up
+            if self._flows.pop(request, None) is not None:
+                if isinstance(error, TailcutError):
+                    self._statistics.refused(error)
+                else:
+                    self._statistics.cancelled()
+            raise
 
     def notify(self, until_ns: int = 0) -> bool:
         """Have what waits for the first step computed."""
@@ -74,9 +81,9 @@ class PipelineEntry:
         if flow is None:
             return
         self._statistics.cancelled()
-        step, under_way = flow.step, flow.cancel()
+        under_way = flow.cancel()
         if under_way is not None:
-            step.model.entry.cancel(under_way)
+            under_way.step.model.entry.cancel(under_way.request)
 
     def admit(self, rows: int, deadline_ns: int = 0, priority: int = 0, *, requests: int = 1) -> None:
         """Refuse what the first step has no room for.
@@ -156,6 +163,11 @@ class PipelineEntry:
             step.name: step.model.statistics() | {"restarts": 0 if step.engine is None else step.engine.restarts}
             for step in self.steps
         }
+
+    def step_engines(self) -> dict[str, EngineOptions | None]:
+        """The engine of each step that this process computes; None for a function on threads."""
+        here = [step for step in self.steps if step.engine is None or step.engine.stage.threads]
+        return {step.name: None if step.engine else step.model.profile.settings.engine for step in here}
 
     def describe_stages(self) -> str:
         """The stages as one line for the log."""

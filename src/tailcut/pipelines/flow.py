@@ -6,7 +6,8 @@ step. `StepDelivery` wakes the next step once for all requests of a batch.
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -60,6 +61,14 @@ class StepDelivery:
         request.handler.fail(request, error)
 
 
+@dataclass(frozen=True, slots=True)
+class UnderWay:
+    """A request in a step's queue or engine."""
+
+    step: OpenStep
+    request: Request
+
+
 class Flow:
     """A request between its first step and its answer. Its steps follow each other, so one thread at a time has it."""
 
@@ -83,13 +92,13 @@ class Flow:
         self._lock = threading.Lock()  # of `under_way` against a client that leaves
         self._began_ns = 0
         self.request = request
-        self.under_way: Request | None = None  # in the step's queue or engine
+        self.under_way: UnderWay | None = None
         self.computed = False  # the step that failed it had begun to compute it
         self.formed_ns = 0
         self.passed: list[StepTrace] = []  # of the steps that it has passed
 
-    def begin(self) -> None:
-        """Queue the first step.
+    def begin(self, *, in_steps: bool = False) -> Generator[None, None, None]:
+        """Queue the first step; with pauses while large arrays are copied, if asked for.
 
         Raises:
             QueueFullError: too much is waiting already, or the deadline cannot be met.
@@ -98,7 +107,7 @@ class Flow:
         step = self._owner.steps[0]
         given = self._given(step)
         rows = len(next(iter(given.values()))) if step.model.spec.batched else 1
-        self._queue(step, given, rows)  # checked already: they are the pipeline's own inputs
+        yield from self._begin(step, given, rows, in_steps=in_steps)  # checked: they are the pipeline's own inputs
 
     def complete(self, request: Request, batch: Batch, index: int) -> None:
         """A step has answered."""
@@ -129,7 +138,7 @@ class Flow:
         self.computed = request.running or any(part.running for part in request.parts)
         self._fail(error)
 
-    def cancel(self) -> Request | None:
+    def cancel(self) -> UnderWay | None:
         """The client left: the request that is to be taken back from the step, if there is one."""
         with self._lock:
             self.request.cancelled = True
@@ -140,26 +149,39 @@ class Flow:
         """Of each step: nanoseconds in its queue, and computing."""
         return [(step.began_ns - step.ready_ns, step.ended_ns - step.began_ns) for step in self.passed]
 
-    @property
-    def step(self) -> OpenStep:
-        """Where it is."""
-        return self._owner.steps[min(self._number, len(self._owner.steps) - 1)]
-
     def _start(self, step: OpenStep) -> None:
         self._queue(step, *check_inputs(step.model.spec, self._given(step)))
 
     def _given(self, step: OpenStep) -> dict[str, np.ndarray]:
         return {name: self._tensors[step.called(name)] for name in step.model.spec.input_names}
 
+    def _begin(self, step: OpenStep, arrays: Arrays, rows: int, *, in_steps: bool) -> Generator[None, None, None]:
+        entry = step.model.entry
+        if not in_steps or entry.slab is None:
+            self._queue(step, arrays, rows)
+            return
+        under_way = self._request(step, rows)
+        yield from entry.start_in_steps(arrays, under_way)
+        with self._lock:
+            if self._number:  # it has passed this step already
+                return
+            self.under_way = UnderWay(step, under_way)
+            gone = self.request.cancelled
+        if gone:
+            entry.cancel(under_way)
+
+    def _request(self, step: OpenStep, rows: int) -> Request:
+        count = 1 if step.whole_requests else rows
+        return Request(self, step.delivery, count, self.request.deadline_ns, self.request.priority)
+
     def _queue(self, step: OpenStep, arrays: Arrays, rows: int) -> None:
         request = self.request
         with self._lock:
             if request.cancelled:
                 return
-            count = 1 if step.whole_requests else rows
-            under_way = Request(self, step.delivery, count, request.deadline_ns, request.priority)
+            under_way = self._request(step, rows)
             step.model.entry.start(arrays, under_way)
-            self.under_way = under_way
+            self.under_way = UnderWay(step, under_way)
 
     def _answer(self, arrays: list[np.ndarray], ended_ns: int) -> None:
         batch = Batch(self._owner, [self.request])

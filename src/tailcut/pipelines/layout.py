@@ -112,7 +112,8 @@ class Layout:
                 arrays: list[np.ndarray] = []
                 for tensor in self._tensors:
                     rank = len(tensor.shape)
-                    arrays.append(_array(tensor, region, head[word : word + rank], head[word + rank]))
+                    shape = head[word : word + rank]
+                    arrays.append(_array(tensor, region, shape, head[word + rank]))
                     word += rank + 1
                 parts.append(arrays)
         except (ValueError, IndexError, TypeError) as error:
@@ -236,6 +237,8 @@ def _array(tensor: TensorSpec, region: np.ndarray, shape: list[int], at: int) ->
     size = tensor.dtype.itemsize
     if min(shape, default=0) < 0 or not 0 <= at <= region.size:
         raise ValueError("a size or a place is out of range")
+    if not tensor.accepts(tuple(shape)):
+        raise ValueError(f"{tensor.name!r} is {shape}, not {tensor.describe()}")
     if size is not None:
         return np.ndarray(shape, tensor.dtype.numpy, region, at)
     ends = np.cumsum(np.frombuffer(region[at : at + 8 * count].tobytes(), np.int64)).tolist()

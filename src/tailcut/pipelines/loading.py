@@ -8,6 +8,7 @@ import hashlib
 import sys
 import traceback
 from dataclasses import dataclass
+from importlib import invalidate_caches
 from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
@@ -15,6 +16,12 @@ from types import ModuleType
 
 from tailcut.errors import MissingFileError, UsageError
 from tailcut.pipelines.stage import Pipeline
+
+_PREFIX = "tailcut_pipeline_"
+_NOT_THEIRS = (_PREFIX, "tailcut.")
+_INSTALLED = ("/site-packages/", "/dist-packages/", "/lib/python", ".so")  # in the path of a module that is kept
+_own: dict[str, frozenset[str]] = {}  # by folder: modules of it that the program had before its first pipeline
+_versions: dict[str, dict[str, tuple[int, int] | None]] = {}  # by folder and module: its file, when it was loaded
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +69,7 @@ def load_pipeline(path: PipelinePath) -> Pipeline:
 def _execute(file: Path) -> ModuleType:
     if not file.is_file():
         raise MissingFileError(f"{file}: no such file")
-    name = f"tailcut_pipeline_{hashlib.sha256(str(file).encode()).hexdigest()[:16]}"
+    name = f"{_PREFIX}{hashlib.sha256(str(file).encode()).hexdigest()[:16]}"
     spec = spec_from_loader(name, _FreshLoader(name, str(file)))
     if spec is None:
         raise UsageError(f"{file}: cannot be imported")
@@ -70,6 +77,7 @@ def _execute(file: Path) -> ModuleType:
     folder = str(file.parent)
     if folder not in sys.path:
         sys.path.insert(0, folder)
+    dropped = _drop_changed(folder)
     before = sys.modules.get(name)
     sys.modules[name] = module  # dataclasses and typing look a function's module up there
     try:
@@ -77,8 +85,57 @@ def _execute(file: Path) -> ModuleType:
     except (Exception, SystemExit) as error:  # noqa: BLE001  whatever a user's file raises
         if before is not None:
             sys.modules[name] = before
+        sys.modules.update(dropped)
         raise UsageError(_one_line(file, error)) from None
+    _versions[folder] = {title: _version(one) for title, one in _modules_in(folder).items()}
     return module
+
+
+def _drop_changed(folder: str) -> dict[str, ModuleType]:
+    """Have the modules that pipelines of this folder have imported from it be imported anew where one has changed.
+
+    Those that were there before the first of its pipelines are the program's own, and stay. What is dropped is
+    returned; functions that are running keep it.
+    """
+    there = _modules_in(folder)
+    own = _own.setdefault(folder, frozenset(there))
+    imported = {title: module for title, module in there.items() if title not in own}
+    known = _versions.get(folder, {})
+    if all(known.get(title) == _version(module) for title, module in imported.items()):
+        return {}
+    invalidate_caches()
+    for title in imported:
+        del sys.modules[title]
+    return imported
+
+
+def _modules_in(folder: str) -> dict[str, ModuleType]:
+    """The modules of Python files in a folder, without installed packages and pipelines themselves."""
+    found = {}
+    for title, module in list(sys.modules.items()):
+        places = [getattr(module, "__file__", None)] if getattr(module, "__file__", None) else _paths(module)
+        inside = [place for place in places if isinstance(place, str) and place.startswith(f"{folder}/")]
+        installed = any(part in place for place in inside for part in _INSTALLED)
+        if inside and not installed and title != "__main__" and not title.startswith(_NOT_THEIRS):
+            found[title] = module
+    return found
+
+
+def _paths(module: ModuleType) -> list[object]:
+    """The folders of a package without a file."""
+    try:
+        return list(getattr(module, "__path__", ()))
+    except Exception:  # noqa: BLE001  some modules compute their attributes
+        return []
+
+
+def _version(module: ModuleType) -> tuple[int, int] | None:
+    """What tells that a module's file has changed; None of a package that has none."""
+    try:
+        status = Path(str(module.__file__)).stat() if getattr(module, "__file__", None) else None
+    except OSError:
+        return (0, 0)
+    return None if status is None else (status.st_mtime_ns, status.st_size)
 
 
 class _FreshLoader(SourceFileLoader):

@@ -1,7 +1,8 @@
 """A pipeline as a model: what `Model.open("embed.py:pipeline")` returns, and what a server serves."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Self
 
 import numpy as np
@@ -16,18 +17,17 @@ from tailcut.pipelines.loading import PipelinePath, load_pipeline, parse_path
 from tailcut.pipelines.plan import plan_pipeline
 from tailcut.pipelines.process import StagePlace
 from tailcut.pipelines.stage import Pipeline, Stage
-from tailcut.pipelines.steps import OpenStep, model_outline, open_model, open_stage, stage_outline
+from tailcut.pipelines.steps import OpenStep, StepOptions, model_outline, open_model, open_stage, stage_outline
 from tailcut.pipelines.tuned import with_settings
 from tailcut.runtime.calls import LibraryCalls
 from tailcut.runtime.limits import Limits
 from tailcut.runtime.model import Model
-from tailcut.runtime.pipeline_settings import PipelineSettings
 from tailcut.runtime.profile import ModelRef, Profile
 from tailcut.runtime.rows import RowDecision, read_signature
 from tailcut.runtime.settings import BatchingSettings, IoSettings, Settings
 from tailcut.spec import ModelSpec, RowEvidence
 
-_SLOWEST = 0.99
+OpenModel = Callable[[str | Path], Model]
 
 
 class PipelineModel:
@@ -107,7 +107,12 @@ class PipelineModel:
         return self.entry.refusal
 
 
-def open_tuned(profile: Profile, *, limits: Limits = Limits()) -> PipelineModel:  # noqa: B008  frozen
+def open_tuned(
+    profile: Profile,
+    *,
+    limits: Limits = Limits(),  # noqa: B008  frozen
+    options: StepOptions = StepOptions(),  # noqa: B008  frozen
+) -> PipelineModel:
     """As `PipelineModel.open`, with the settings of a profile that a tune wrote.
 
     Raises:
@@ -119,8 +124,13 @@ def open_tuned(profile: Profile, *, limits: Limits = Limits()) -> PipelineModel:
     if settings is not None:
         pipeline = with_settings(pipeline, path, settings)
     models: list[Model] = []
+
+    def open_step(step: str | Path) -> Model:
+        own = None if settings is None else settings.model(str(step))
+        return open_model(pipeline.name, path.file.parent / step, limits, options, own)
+
     try:
-        return PipelineModel(profile, _open_steps(pipeline, path, limits, models, settings))
+        return PipelineModel(profile, _open_steps(pipeline, path, limits, models, open_step))
     except BaseException:
         for model in models:
             model.close()
@@ -148,14 +158,13 @@ def _profile(pipeline: Pipeline, path: PipelinePath) -> Profile:
 
 
 def _open_steps(
-    pipeline: Pipeline, path: PipelinePath, limits: Limits, models: list[Model], settings: PipelineSettings | None
+    pipeline: Pipeline, path: PipelinePath, limits: Limits, models: list[Model], open_step: OpenModel
 ) -> list[OpenStep]:
     """Open the models, check that everything fits, and only then start processes; what is open is added to `models`."""
     named: dict[int, Model] = {}
     for index, step in enumerate(pipeline.steps):
         if not isinstance(step, Stage):
-            own = None if settings is None else settings.model(str(step))
-            named[index] = open_model(pipeline.name, path, step, limits, own)
+            named[index] = open_step(step)
             models.append(named[index])
     outlines = [
         stage_outline(step) if isinstance(step, Stage) else model_outline(named[index].spec)

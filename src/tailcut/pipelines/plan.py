@@ -34,7 +34,7 @@ def plan_pipeline(name: str, steps: Sequence[Step]) -> ModelSpec:
     titles: set[str] = set()
     for step in steps:
         if step.name in titles:
-            raise UsageError(f"pipeline {name!r}: two steps are called {step.name!r}: name one with @stage(name=...)")
+            raise UsageError(f"pipeline {name!r}: two steps are called {step.name!r}: {_advice(step, steps)}")
         titles.add(step.name)
         for tensor in step.inputs:
             _check(name, step, tensor, known)
@@ -44,6 +44,12 @@ def plan_pipeline(name: str, steps: Sequence[Step]) -> ModelSpec:
     if whole:
         rows, reason = Rows.DEPENDENT, f"the rows of {', '.join(whole)} are not independent"
     return ModelSpec(name, steps[0].inputs, steps[-1].outputs, rows, reason)
+
+
+def _advice(step: Step, steps: Sequence[Step]) -> str:
+    if any(one.kind == "stage" and one.name == step.name for one in steps):
+        return "name one with @stage(name=...)"
+    return f"a model is called as its file is, or as model.name in its profile: rename one, such as {step.name}-2.onnx"
 
 
 def _check(name: str, step: Step, wanted: TensorSpec, known: dict[str, tuple[TensorSpec, str]]) -> None:

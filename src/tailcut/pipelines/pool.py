@@ -23,7 +23,7 @@ class ProcessPool:
     """The processes of a stage.
 
     Raises:
-        UsageError: the first process cannot import the stage.
+        UsageError: one of the first processes cannot import the stage.
     """
 
     def __init__(self, place: StagePlace) -> None:
@@ -38,6 +38,8 @@ class ProcessPool:
         self._failures = 0
         self._closed = False
         self.restarts = 0
+        self._starting: StageProcess | None = None
+        self._begun = False  # all processes have been there
         self._first: queue.SimpleQueue[TailcutError | None] = queue.SimpleQueue()
         self._wanted = threading.Event()
         self._thread = threading.Thread(target=self._look_after, name=f"{self._name}-processes", daemon=True)
@@ -57,6 +59,8 @@ class ProcessPool:
         """Kill all processes. Calling it again does nothing."""
         with self._lock:
             self._closed = True
+            if self._starting is not None:
+                self._starting.interrupt()
             self._condition.notify_all()
         self._wanted.set()
         if self._thread is not threading.current_thread():
@@ -96,14 +100,12 @@ class ProcessPool:
         self._wanted.set()
 
     def _look_after(self) -> None:
-        begun = False
         try:
             while not self._closed:
                 self._wanted.clear()
                 started = [self._start(index, process) for index, process in self._missing()]
-                whole = all(started)
-                if whole and not begun:
-                    begun = True
+                if all(started) and not self._begun:
+                    self._begun = True
                     self._first.put(None)
                 self._wanted.wait(backoff_s(self._failures) or _BEAT_S)
         finally:
@@ -125,13 +127,19 @@ class ProcessPool:
         if old is not None:
             old.kill()
             _log.warning("stage %r: process %d has ended: starting another", self._name, old.pid)
+            if self._place.has_changed:
+                _log.warning("stage %r: its file has changed: the new process runs it as it is now", self._name)
         cpu = stage.cpus[index % len(stage.cpus)] if stage.cpus else None
         try:
-            process = StageProcess(self._place, cpu)
+            process = self._starting = StageProcess(self._place, cpu)
+            self._end_if_closed(process)
             process.wait_ready(_START_S)
         except (TailcutError, OSError) as error:
             self._failed(error)
             return False
+        finally:
+            with self._lock:
+                self._starting = None
         with self._lock:
             self.restarts += old is not None
             self._fault, self._failures = "", 0
@@ -140,11 +148,19 @@ class ProcessPool:
             self._condition.notify()
         return True
 
+    def _end_if_closed(self, process: StageProcess) -> None:
+        """End a process of which `close` did not know yet."""
+        if self._closed:
+            process.interrupt()
+
     def _failed(self, error: TailcutError | OSError) -> None:
-        if not self._failures and all(process is None for process in self._all):
-            self._first.put(error if isinstance(error, TailcutError) else EngineError(str(error)))
+        if self._closed:
+            return
+        told = error if isinstance(error, TailcutError) else EngineError(f"stage {self._name!r}: {error}")
+        if not self._begun:
+            self._first.put(told)
         else:
-            _log.error("stage %r: %s", self._name, error)
+            _log.error("%s", told)
         with self._lock:
             self._failures += 1
             self._fault = "" if any(one is not None and one.is_alive for one in self._all) else str(error)

@@ -9,20 +9,24 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from tailcut.engines.file_hash import file_hash
 from tailcut.errors import (
     BatchLostError,
     DeadlineExceededError,
     EngineError,
     InvalidInputError,
+    ModelFileError,
     TooLargeError,
     UsageError,
 )
 from tailcut.memory.anonymous import anonymous_file
 from tailcut.pipelines.calling import Caller
+from tailcut.pipelines.forwarding import log_from
 from tailcut.pipelines.layout import Parts, rows_of
 from tailcut.pipelines.life import Life, move
 from tailcut.pipelines.loading import PipelinePath
@@ -38,9 +42,19 @@ class StagePlace:
     path: PipelinePath
     index: int  # of the step in the pipeline
     caller: Caller = field(init=False)
+    sha256: str = field(init=False)  # of the file, when it was loaded
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "caller", Caller(self.stage))
+        object.__setattr__(self, "sha256", file_hash(self.path.file))
+
+    @property
+    def has_changed(self) -> bool:
+        """Whether the file is another one than when it was loaded."""
+        try:
+            return file_hash(self.path.file) != self.sha256
+        except ModelFileError:
+            return True
 
 
 class _Region:
@@ -72,23 +86,26 @@ class _Region:
 
 
 class StageProcess:
-    """One process of a stage. Its methods are for one thread at a time; `kill` is for any."""
+    """One process of a stage. Its methods are for one thread at a time; `interrupt` is for any."""
 
     def __init__(self, place: StagePlace, cpu: int | None = None) -> None:
         self._place = place
         self._life = Life.STARTING
         self._inputs, self._results = _Region(), _Region()
         self._sock, theirs = socket.socketpair()
-        inherited = (theirs.fileno(), self._inputs.descriptor, self._results.descriptor)
+        logs, their_logs = socket.socketpair()
+        inherited = (theirs.fileno(), self._inputs.descriptor, self._results.descriptor, their_logs.fileno())
         command = [sys.executable, "-m", "tailcut.pipelines.child", str(os.getpid()), str(place.path)]
-        command += [str(place.index), *map(str, inherited), "" if cpu is None else str(cpu)]
-        with theirs:
+        command += [str(place.index), place.stage.signature, *map(str, inherited), "" if cpu is None else str(cpu)]
+        with theirs, their_logs:
             self._process = subprocess.Popen(  # noqa: S603  this interpreter, and our own module
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=sys.stderr.fileno() if _has_stderr() else None,
                 pass_fds=inherited,
             )
+        name = place.stage.name
+        threading.Thread(target=log_from, args=(logs, name), name=f"{name}-log", daemon=True).start()
         self._patience_s = 0.0  # of the socket
 
     @property
@@ -122,7 +139,7 @@ class StageProcess:
             raise UsageError(f"stage {name!r}: its process ended while it started ({self._ending()})") from None
         if kind is not Kind.READY:
             self.kill()
-            raise UsageError(message)
+            raise UsageError(f"stage {name!r}: {message}")
         self._life = move(self._life, Life.IDLE)
 
     def call(self, parts: Parts) -> list[list[np.ndarray]]:
@@ -162,6 +179,10 @@ class StageProcess:
             raise EngineError(message)
         # One copy for the whole batch: the region is the next one's.
         return caller.unpack(self._results.data[: self._size].copy(), rows_of(parts))
+
+    def interrupt(self) -> None:
+        """End it now, from any thread: the one that waits for it finds it ended."""
+        self._process.kill()
 
     def kill(self) -> None:
         """End it now. Calling it again does nothing."""

@@ -5,17 +5,23 @@ from typing import Any
 
 import numpy as np
 
-from tailcut.errors import EngineError
+from tailcut.errors import EngineError, InvalidInputError, TailcutError
 from tailcut.pipelines.stage import Stage
+from tailcut.pipelines.tensors import as_dtype
 from tailcut.spec import DType, TensorSpec
 
 Arrays = Sequence[np.ndarray]
+
+
+class RefusedInputError(InvalidInputError):
+    """A stage's function raised a ValueError, which is its cause: of the input, as far as anything else knows."""
 
 
 def call(stage: Stage, inputs: Arrays) -> list[np.ndarray]:
     """Call a stage's function on the rows of its inputs, and check what it returns.
 
     Raises:
+        RefusedInputError: it raised a ValueError.
         EngineError: it returned something else than was declared; names the stage, the output, expected and got.
     """
     rows, values = len(inputs[0]), _each(stage, _call(stage, inputs))
@@ -61,8 +67,8 @@ def _filled(stage: Stage, tensor: TensorSpec, rows: list[Any]) -> np.ndarray:
         return _array(stage, tensor, _one_row(rows[0]), 1)
     one = [_array(stage, tensor, _one_row(row), 1)[0] for row in rows]
     shape = np.max([row.shape for row in one], axis=0)
-    fill: Any = stage.fill[tensor.name]
-    result = np.full((len(one), *shape), fill, tensor.dtype.numpy)
+    result = np.empty((len(one), *shape), tensor.dtype.numpy)
+    result.fill(stage.fill[tensor.name])
     for target, row in zip(result, one, strict=True):
         target[tuple(map(slice, row.shape))] = row
     return result
@@ -73,9 +79,14 @@ def _one_row(row: Any) -> Any:
 
 
 def _call(stage: Stage, inputs: Arrays) -> Any:
-    if stage.by_name:
-        return stage.function(**{tensor.name: array for tensor, array in zip(stage.inputs, inputs, strict=True)})
-    return stage.function(*inputs)
+    try:
+        if stage.by_name:
+            return stage.function(**{tensor.name: array for tensor, array in zip(stage.inputs, inputs, strict=True)})
+        return stage.function(*inputs)
+    except TailcutError:  # of which some are ValueErrors
+        raise
+    except ValueError as error:
+        raise RefusedInputError(f"stage {stage.name!r} refused the input: {type(error).__name__}") from error
 
 
 def _each(stage: Stage, result: Any) -> Sequence[Any]:
@@ -105,15 +116,7 @@ def _array(stage: Stage, tensor: TensorSpec, value: Any, rows: int) -> np.ndarra
     where = f"stage {stage.name!r}: output {tensor.name!r}"
     if value is None:
         raise EngineError(f"{where}: expected {tensor.describe()}, got None")
-    try:
-        if tensor.dtype is DType.BYTES or isinstance(value, np.ndarray | np.generic):
-            array = np.asarray(value)
-        else:
-            array = np.asarray(value, want)
-    except (ValueError, TypeError, OverflowError):
-        raise EngineError(f"{where}: expected {tensor.describe()}, got a value that cannot be converted") from None
-    if array.dtype != want and not (tensor.dtype is DType.BYTES and array.dtype.kind in "SUO"):
-        raise EngineError(f"{where}: expected {tensor.dtype} ({want}), got {array.dtype}: convert it with .astype")
+    array = _text(where, tensor, value) if tensor.dtype is DType.BYTES else _numbers(where, tensor, value)
     if array.ndim != len(tensor.shape) or array.shape[:1] != (rows,):
         expected = [rows, *(-1 if dim is None else dim for dim in tensor.row_shape)]
         raise EngineError(f"{where}: expected {expected} for {rows} rows, got {list(array.shape)}")
@@ -122,9 +125,33 @@ def _array(stage: Stage, tensor: TensorSpec, value: Any, rows: int) -> np.ndarra
     return _bytes(where, array) if tensor.dtype is DType.BYTES else np.ascontiguousarray(array)
 
 
+def _numbers(where: str, tensor: TensorSpec, value: Any) -> np.ndarray:
+    """An array of the declared dtype; numbers of a list become it where each is one of its kind and in its range."""
+    want = tensor.dtype.numpy
+    try:
+        found = np.asarray(value)
+        array = found if isinstance(value, np.ndarray | np.generic) else as_dtype(found, want)
+    except (ValueError, TypeError, OverflowError):
+        raise EngineError(f"{where}: expected {tensor.describe()}, got what makes no such array") from None
+    if array is None or array.dtype != want:
+        raise EngineError(f"{where}: expected {tensor.dtype} ({want}), got {found.dtype}: convert it with .astype")
+    return array
+
+
+def _text(where: str, tensor: TensorSpec, value: Any) -> np.ndarray:
+    """An array of strings, each by itself: numpy's own strings lose the NULs that they end with."""
+    array = np.asarray(value) if isinstance(value, np.ndarray | np.generic) else np.asarray(value, object)
+    if array.dtype.kind not in "SUO":
+        raise EngineError(f"{where}: expected {tensor.dtype} ({tensor.dtype.numpy}), got {array.dtype}")
+    return array
+
+
 def _bytes(where: str, array: np.ndarray) -> np.ndarray:
     """Elements as `bytes`."""
-    items = [item.encode() if isinstance(item, str) else item for item in array.reshape(-1).tolist()]
+    try:
+        items = [item.encode() if isinstance(item, str) else item for item in array.reshape(-1).tolist()]
+    except UnicodeEncodeError:
+        raise EngineError(f"{where}: a str has half of a surrogate pair, which is no text: return bytes") from None
     if not all(isinstance(item, bytes) for item in items):
         raise EngineError(f"{where}: expected str or bytes in each element")
     result = np.empty(len(items), object)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tailcut.errors import UsageError
-from tailcut.pipelines.tensors import parse_tensors
+from tailcut.pipelines.tensors import parse_fill, parse_tensors
 from tailcut.spec import TensorSpec
 
 Function = Callable[..., Any]
@@ -46,7 +46,7 @@ class Stage:
     timeout_s: float = 10.0
     threads: bool = False
     cpus: tuple[int, ...] = ()
-    fill: Mapping[str, float] = field(default_factory=dict)
+    fill: Mapping[str, Any] = field(default_factory=dict)
     max_queue_delay_us: int = 0
 
     @property
@@ -61,6 +61,12 @@ class Stage:
         Rows of several requests would be filled up to one length, and an answer would depend on its neighbours.
         """
         return self.whole_requests and not self.fill
+
+    @property
+    def signature(self) -> str:
+        """What a process must take and give to serve this stage."""
+        sides = [", ".join(f"{one.name!r}: {one.describe()}" for one in side) for side in (self.inputs, self.outputs)]
+        return f"{self.name}: {' -> '.join(sides)}, fill {sorted(self.fill.items())}"
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
         """Call the function itself, as a unit test of it does."""
@@ -77,7 +83,7 @@ def stage(  # noqa: PLR0913  the settings of a stage
     timeout_s: float = 10.0,
     threads: bool = False,
     cpus: Sequence[int] = (),
-    fill: Mapping[str, float] | None = None,
+    fill: Mapping[str, float | str | bytes] | None = None,
 ) -> Callable[[Function], Stage]:
     """Make a function a step of a pipeline.
 
@@ -117,9 +123,10 @@ def stage(  # noqa: PLR0913  the settings of a stage
             raise UsageError(f"stage {title!r}: cpus must be numbers of CPUs, not {list(cpus)!r}")
         takes = parse_tensors(title, "inputs", inputs)
         gives = parse_tensors(title, "outputs", outputs)
-        free = [tensor.name for tensor in gives if None in tensor.row_shape]
+        free = {tensor.name: tensor for tensor in gives if None in tensor.row_shape}
         if fill is not None and set(fill) != set(free):
-            raise UsageError(f"stage {title!r}: fill must have a value for each output of a free size: {free}")
+            raise UsageError(f"stage {title!r}: fill must have a value for each output of a free size: {[*free]}")
+        filling = {name: parse_fill(title, free[name], value) for name, value in (fill or {}).items()}
         by_name = _is_by_name(title, function, [tensor.name for tensor in takes])
         return Stage(
             function,
@@ -132,7 +139,7 @@ def stage(  # noqa: PLR0913  the settings of a stage
             float(timeout_s),
             threads,
             tuple(cpus),
-            dict(fill or {}),
+            filling,
         )
 
     return make

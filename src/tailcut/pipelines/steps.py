@@ -1,19 +1,22 @@
 """The steps of a pipeline, opened: a stage with its processes, or a model."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tailcut.engines.file_hash import file_hash
 from tailcut.errors import TailcutError, UsageError
 from tailcut.pipelines.engine import StageEngine
-from tailcut.pipelines.loading import PipelinePath
 from tailcut.pipelines.plan import Step
 from tailcut.pipelines.process import StagePlace
 from tailcut.pipelines.stage import Stage
 from tailcut.pipelines.tuned import step_profile
 from tailcut.runtime.limits import Limits
-from tailcut.runtime.model import Model
+from tailcut.runtime.model import Model, measured_model
+from tailcut.runtime.opening.defaults import Surroundings
+from tailcut.runtime.opening.measured import surroundings
+from tailcut.runtime.opening.source import is_profile, open_profile
 from tailcut.runtime.pipeline_settings import StepModelSettings
 from tailcut.runtime.profile import ModelRef, Profile
 from tailcut.runtime.request import Delivery
@@ -21,7 +24,56 @@ from tailcut.runtime.rows import RowDecision, read_signature
 from tailcut.runtime.settings import BatchingSettings, Settings
 from tailcut.spec import ModelSpec, RowEvidence, Rows
 
+_log = logging.getLogger("tailcut")
 _LENT_S = 40.0  # that a call may wait for a process, beside its own time
+
+
+@dataclass(frozen=True, slots=True)
+class StepOptions:
+    """How a pipeline's models are opened, where its opener has wishes of their own.
+
+    Args:
+        measures: settings of bare models are measured.
+        around: where they serve; None: as this process finds itself.
+        accept_model_change: take a model file with another content than its profile's.
+        adapt: makes of a model's profile the one that is served.
+    """
+
+    measures: bool = True
+    around: Surroundings | None = None
+    accept_model_change: bool = False
+    adapt: Callable[[Profile], Profile] | None = None
+
+    def open(self, file: Path, settings: StepModelSettings | None, limits: Limits) -> Model:
+        """Open a model's file, or its profile.
+
+        Raises:
+            TailcutError: as `Model.open`.
+        """
+        tuned = step_profile(file, settings)
+        profile = tuned or self._stored(file)
+        if self.adapt is not None:
+            profile = self.adapt(profile)
+        if self.measures and tuned is None and not is_profile(file):
+            model = measured_model(profile, self.around or surroundings(), limits=limits)
+            if model.choice is not None:
+                _log.info("%s: %s", model.spec.name, model.choice.line())
+            return model
+        model = Model.open(profile, limits=limits)
+        try:
+            profile.check_signature(model.spec)
+        except BaseException:
+            model.close()
+            raise
+        return model
+
+    def _stored(self, file: Path) -> Profile:
+        if not self.accept_model_change or not is_profile(file):
+            return open_profile(file)
+        profile, warning = Profile.load(file).accept_model(file.name)
+        if warning:
+            _log.warning("%s: %s", profile.model.name, warning)
+        return profile
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,18 +149,17 @@ def open_stage(place: StagePlace, limits: Limits) -> tuple[Model, StageEngine]:
 
 
 def open_model(
-    pipeline: str, path: PipelinePath, step: str | Path, limits: Limits, settings: StepModelSettings | None = None
+    pipeline: str, file: Path, limits: Limits, options: StepOptions, settings: StepModelSettings | None = None
 ) -> Model:
-    """Open a model of a pipeline, as a profile of the pipeline says; its path is relative to the pipeline's file.
+    """Open a model of a pipeline, as a profile of the pipeline says.
 
     Raises:
         TailcutError: as `Model.open`; the message names the pipeline.
     """
-    file = path.file.parent / step
     if file.suffix not in {".onnx", ".toml"}:
-        raise UsageError(f"pipeline {pipeline!r}: {step} is neither a profile (.toml) nor a model (.onnx)")
+        raise UsageError(f"pipeline {pipeline!r}: {file.name} is neither a profile (.toml) nor a model (.onnx)")
     try:
-        return Model.open(step_profile(file, settings) or file, limits=limits)
+        return options.open(file, settings, limits)
     except TailcutError as error:
         raise type(error)(f"pipeline {pipeline!r}: {error}") from None
 

@@ -2,6 +2,9 @@
 
 import re
 from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
 
 from tailcut.errors import UsageError
 from tailcut.spec import DType, TensorSpec
@@ -24,6 +27,39 @@ def parse_tensors(stage: str, side: str, wanted: Mapping[str, str]) -> tuple[Ten
     if not isinstance(wanted, Mapping) or not wanted:
         raise UsageError(f'stage {stage!r}: {side} must be a dict of tensors by name, such as {{"x": "FP32[4]"}}')
     return tuple(_parse(stage, name, text) for name, text in wanted.items())
+
+
+def as_dtype(found: np.ndarray, want: np.dtype) -> np.ndarray | None:
+    """Numbers whose dtype numpy chose, as another one; None where they are of another kind or out of its range.
+
+    Whole numbers are also floats; what is empty has no kind.
+    """
+    kinds = "bui" if want.kind in "ui" else "b" if want.kind == "b" else "buif"
+    if found.size and found.dtype.kind not in kinds:
+        return None
+    if found.size and want.kind in "ui":
+        limits = np.iinfo(want)
+        if int(found.min()) < limits.min or int(found.max()) > limits.max:
+            return None
+    return found.astype(want, copy=False)
+
+
+def parse_fill(stage: str, tensor: TensorSpec, value: object) -> Any:
+    """The value that shorter rows of an output are filled up with, as an element of its dtype.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if tensor.dtype is DType.BYTES:
+        fill: Any = value.encode(errors="surrogatepass") if isinstance(value, str) else value
+        fits = isinstance(fill, bytes)
+    else:
+        found = np.asarray(value)
+        one = as_dtype(found, tensor.dtype.numpy) if found.ndim == 0 else None
+        fits, fill = one is not None, None if one is None else one[()]
+    if not fits:
+        raise UsageError(f"stage {stage!r}: fill of {tensor.name!r} is {value!r}, which is no {tensor.dtype}")
+    return fill
 
 
 def _parse(stage: str, name: str, text: str) -> TensorSpec:

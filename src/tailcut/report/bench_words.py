@@ -65,10 +65,10 @@ def doubt(run: Run | CurvePoint) -> str:
         most = run.p99_at_most_ms
         bound = "" if most is None else f"{_at_most(most, most)}: "
         late = f"p99 {run.client_lateness_p99_ms} ms"
-        return f"{bound}the client itself fell behind its plan ({late}), so its percentiles would not be the server's"
+        behind = f"{bound}the client itself fell behind its plan ({late}), so its percentiles would not be the server's"
+        return behind if most is not None else f"{behind}{_too_few(run)}"
     if run.latency_ms.p99 is None:
-        advice = f": {_advice(run)}" if run.samples else ""
-        return f"a p99 needs {_NEEDED} samples, and there are {run.samples:,}{advice}"
+        return _too_few(run).removeprefix("; ") or f"a p99 needs {_NEEDED} samples"
     if isinstance(run, Run) and run.client_cpu > _BUSY * run.client_processes:
         return (
             f"the client kept {run.client_cpu:.2f} cores busy with {run.client_processes} of its processes, so "
@@ -84,7 +84,8 @@ def doubts(named: Sequence[tuple[str, Run | CurvePoint]]) -> list[str]:
     if len(late) > _SINGLY:
         behind_ms = [run.client_lateness_p99_ms for run in late]
         bounds = sorted(run.p99_at_most_ms for run in late if run.p99_at_most_ms is not None)
-        bound = f"; {_at_most(bounds[0], bounds[-1])}" if bounds else ""
+        longest = min((run for run in late if run.samples), key=lambda run: run.rate_achieved, default=late[0])
+        bound = f"; {_at_most(bounds[0], bounds[-1])}" if bounds else _too_few(longest)
         found.append(
             f"in {len(late)} of {len(named)} runs the client itself fell behind its plan (p99 {min(behind_ms)} to "
             f"{max(behind_ms)} ms), so their percentiles would not be the server's{bound}"
@@ -102,6 +103,14 @@ def _known_or_why(run: Run | CurvePoint, name: str, value: float | None, form: _
     if value is not None:
         return form(value)
     return "client late" if run.client_behind else f"needs {samples_needed(PERCENTILES[name]):,}"
+
+
+def _too_few(run: Run | CurvePoint) -> str:
+    """What a run lacks for a p99, or for a bound of it."""
+    if run.samples >= _NEEDED:
+        return ""
+    advice = f": {_advice(run)}" if run.samples else ""
+    return f"; a p99 needs {_NEEDED} samples, and there are {run.samples:,}{advice}"
 
 
 def _at_most(least_ms: float, most_ms: float) -> str:

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from tailcut.batching.policy import LOOP_NS, Place
-from tailcut.engines.base import Engine
+from tailcut.engines.base import Engine, EngineOptions
 from tailcut.engines.phases import Timed
 from tailcut.memory.slab import Slab
 from tailcut.runtime.inputs import Arrays, row_key
@@ -77,6 +77,9 @@ class Entry(Protocol):
 
     def stage_times(self) -> list[StepTimes]:
         """How long a pipeline's requests are in each stage; a model has none."""
+
+    def step_engines(self) -> dict[str, EngineOptions | None]:
+        """The engine of each step of a pipeline that this process computes, None for a function; a model has none."""
 
     def describe_stages(self) -> str:
         """A pipeline's stages as one line; a model has none."""
@@ -166,6 +169,10 @@ class ModelEntry:
     def stage_times(self) -> list[StepTimes]:
         """Nothing, likewise."""
         return []
+
+    def step_engines(self) -> dict[str, EngineOptions | None]:
+        """Nothing, likewise."""
+        return {}
 
     def describe_stages(self) -> str:
         """Nothing, likewise."""

@@ -71,6 +71,7 @@ class ServerOptions:
     failed: Mapping[str, str] = field(default_factory=dict)  # models of it that could not be loaded, and why
     poll_s: float = 0.0  # between two looks at it; 0: it is not looked at again
     reload: bool = False  # read pipelines anew when their Python files change
+    hung_up: Callable[[], bool] = lambda: False  # whether SIGHUP came before there was a server to answer it
 
     @property
     def models_change(self) -> bool:
@@ -156,6 +157,8 @@ async def _serve(
     event_monitor = EventMonitor(
         state.loop, events, context.counts
     )  # the time spent starting is not counted as a blocked loop
+    if options.hung_up():
+        drain.renew()
     SourceWatch(state.loop, _sources(models, options), drain.renew)
     repository.watch(options.poll_s)
     await drain.wait()

@@ -5,7 +5,7 @@ docs/reference/protocol.md names it.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple
 from functools import cache
 from importlib.metadata import version as installed_version
@@ -122,9 +122,17 @@ def facts(served: ServedModel) -> dict[str, str]:
 
 
 def engine(served: ServedModel) -> dict[str, str]:
-    """How many threads compute a call, and whether they spin between calls; nothing of a pipeline, which has steps."""
+    """How many threads compute a call, and whether they spin between calls.
+
+    For a pipeline, `step_threads` has the threads for each step that this process computes: two=2,four=1.
+    """
     if served.entry.stages():
-        return {}
+        steps = served.entry.step_engines()
+        threads = {name: 1 if one is None else engine_threads(one).count for name, one in steps.items()}
+        return {
+            "step_threads": ",".join(f"{name}={count}" for name, count in threads.items()),
+            "engine_spins": str(any(one is not None and spins(one) for one in steps.values())).lower(),
+        }
     options = served.model.profile.settings.engine
     return {"engine_threads": str(engine_threads(options).count), "engine_spins": str(spins(options)).lower()}
 
@@ -151,7 +159,8 @@ def statistics(served: Counted) -> dict[str, Any]:
     """The statistics extension's entry of one model. Times are nanoseconds, summed over requests."""
     counts = served.entry.statistics()
     requests = counts["requests"]
-    stages = [_stage(name, counts) for name, counts in served.entry.stages().items()]
+    batches = served.entry.stage_batches()
+    stages = [_stage(name, counts, batches.get(name, {})) for name, counts in served.entry.stages().items()]
     return ({"stages": stages} if stages else {}) | {
         "name": served.name,
         "version": served.version,
@@ -168,19 +177,23 @@ def statistics(served: Counted) -> dict[str, Any]:
             "cache_hit": _duration(0, 0),
             "cache_miss": _duration(0, 0),
         },
-        "batch_stats": [
-            {
-                "batch_size": rows,
-                "compute_input": _duration(batches, 0),
-                "compute_infer": _duration(batches, compute_ns),
-                "compute_output": _duration(batches, 0),
-            }
-            for rows, (batches, compute_ns) in sorted(served.entry.batches_by_rows().items())
-        ],
+        "batch_stats": _batch_stats(served.entry.batches_by_rows()),
     }
 
 
-def _stage(name: str, counts: dict[str, int | float]) -> dict[str, Any]:
+def _batch_stats(by_rows: Mapping[int, tuple[int, int]]) -> list[dict[str, Any]]:
+    return [
+        {
+            "batch_size": rows,
+            "compute_input": _duration(batches, 0),
+            "compute_infer": _duration(batches, compute_ns),
+            "compute_output": _duration(batches, 0),
+        }
+        for rows, (batches, compute_ns) in sorted(by_rows.items())
+    ]
+
+
+def _stage(name: str, counts: dict[str, int | float], by_rows: Mapping[int, tuple[int, int]]) -> dict[str, Any]:
     """The counts of one step of a pipeline; gRPC's message has no place for them."""
     requests = counts["requests"]
     return {
@@ -194,6 +207,7 @@ def _stage(name: str, counts: dict[str, int | float]) -> dict[str, Any]:
             "queue": _duration(requests, counts["queue_ns"]),
             "compute_infer": _duration(requests, counts["served_ns"]),
         },
+        "batch_stats": _batch_stats(by_rows),
     }
 
 

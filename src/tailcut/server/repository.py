@@ -7,12 +7,13 @@ what lies in the model repository that it named.
 import asyncio
 import logging
 import re
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from tailcut.errors import InvalidInputError, NotFoundError, TailcutError
 from tailcut.machine.quota import usable_cpus
@@ -22,6 +23,7 @@ from tailcut.server.served_model import ServedModel
 
 _log = logging.getLogger("tailcut")
 _IDLE_STEP_S = 0.01
+T = TypeVar("T")
 _FOLDERS = re.compile(r"\S*/(?=\S)")  # of a path
 
 
@@ -187,7 +189,7 @@ class ModelRepository:
         """Have the versions that the library gives take the place of those there are."""
         models = len({*(served.name for served in self), name})
         try:
-            loaded = await asyncio.to_thread(library.load, name, models)
+            loaded = await _load_apart(partial(library.load, name, models))
         except NotFoundError:
             raise NotFoundError(f"failed to load {name[:64]!r}: the model repository has no such model") from None
         except (TailcutError, OSError) as error:
@@ -284,7 +286,7 @@ class ModelRepository:
         return mismatches([served.model.profile for served in self], usable_cpus())
 
     async def _replace(self, key: tuple[str, str], reload: Callable[[], Model]) -> None:
-        model = await asyncio.to_thread(reload)
+        model = await _load_apart(reload)
         old = None if key in self._gone else self._known[key].model
         self._known[key] = replace(self._known[key], model=model)
         self._gone.pop(key, None)
@@ -326,6 +328,27 @@ class ModelRepository:
         with suppress(TimeoutError):
             await asyncio.wait_for(idle(), self._patience_s)
         await asyncio.to_thread(model.close)
+
+
+async def _load_apart(load: Callable[[], T]) -> T:
+    """What it returns, computed on a thread that the end of the server does not wait for."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def settle(outcome: Callable[[], None]) -> None:
+        if not future.done():
+            outcome()
+
+    def run() -> None:
+        try:
+            outcome = partial(future.set_result, load())
+        except BaseException as error:  # noqa: BLE001  it is raised where it is awaited
+            outcome = partial(future.set_exception, error)
+        with suppress(RuntimeError):  # the loop has been closed
+            loop.call_soon_threadsafe(settle, outcome)
+
+    threading.Thread(target=run, name="tailcut-load", daemon=True).start()
+    return await future
 
 
 def _title(key: tuple[str, str]) -> str:

@@ -40,7 +40,7 @@ class Receiver:
         assert event is not None
         self.counts = ServerCounts()
         account = Account(self.counts, ServerLimits(buffered_bytes=LIMIT - 100))
-        self.bodies = BodyReceiver(self.wire, SimpleNamespace(), account, 200)  # type: ignore[arg-type]
+        self.bodies = BodyReceiver(self.wire, SimpleNamespace(), account, 200, 30.0)  # type: ignore[arg-type]
         self.here = memoryview(here)
 
     def collect(self) -> None:

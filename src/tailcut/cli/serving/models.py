@@ -10,6 +10,7 @@ from tailcut.cli.serving.sources import Source, beside_others
 
 if TYPE_CHECKING:
     from tailcut.cli.serving.bare_models import BareModels
+    from tailcut.pipelines.steps import StepOptions
     from tailcut.runtime.limits import Limits
     from tailcut.runtime.model import Model
     from tailcut.runtime.profile import Profile
@@ -27,6 +28,7 @@ class ModelLoader:
         measured: the bare models whose settings are measured.
         limits: of each model.
         models: how many SOURCEs there are.
+        steps: how the models of pipelines are opened; None: as by themselves.
         cpus: that models are loaded on again; None where that is wherever this thread runs.
     """
 
@@ -34,6 +36,7 @@ class ModelLoader:
     measured: "BareModels"
     limits: "Limits"
     models: int
+    steps: "StepOptions | None" = None
     cpus: tuple[int, ...] | None = None
 
     @classmethod
@@ -82,10 +85,11 @@ class ModelLoader:
     def _load_pipeline(self, source: Source, profile: "Profile") -> "ServedModel":
         from tailcut.pipelines.loading import parse_path
         from tailcut.pipelines.model import open_tuned
+        from tailcut.pipelines.steps import StepOptions
         from tailcut.server.served_model import ServedModel
 
         def open_pipeline(profile: "Profile") -> "Model":
-            pipeline = open_tuned(profile, limits=self.limits)
+            pipeline = open_tuned(profile, limits=self.limits, options=self.steps or StepOptions())
             try:
                 profile.check_signature(pipeline.spec)
             except BaseException:

@@ -16,10 +16,24 @@ if TYPE_CHECKING:
 _log = logging.getLogger("tailcut")
 
 
-def ignore_signals() -> None:
-    """Ignore signals that have no meaning until the server is up, so that they do not end it."""
-    for number in (signal.SIGHUP, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
+class EarlySignals:
+    """Has no signal end the server before it is up that means something else to it then.
+
+    SIGHUP is remembered, and answered by reading everything anew once the server is up: files may have changed after
+    they were read. The supervisor of a worker answers it in its place.
+    """
+
+    def __init__(self, worker: "Worker | None") -> None:
+        self._hung_up = False
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        signal.signal(signal.SIGHUP, self._remember if worker is None else signal.SIG_IGN)
+
+    def hung_up(self) -> bool:
+        """Whether SIGHUP has come."""
+        return self._hung_up
+
+    def _remember(self, *_: object) -> None:
+        self._hung_up = True
 
 
 def load_allocator(sources: Sequence[Source], worker: "Worker | None") -> None:
@@ -41,6 +55,7 @@ def load_allocator(sources: Sequence[Source], worker: "Worker | None") -> None:
             hint = f"on Debian, apt install {PACKAGES[name]}"
             _log.warning("%s is not installed (%s): using the system's allocator", name, hint)
         elif not is_loaded(name) and not is_asked_for(library):
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a handler would not survive it
             restart(with_preloaded(library, os.environ))
         elif not is_loaded(name):
             _log.warning("the dynamic loader could not load %s: using the system's allocator", library)

@@ -10,6 +10,7 @@ from tailcut.cli.choices import AlsoCpuChoice, BatchingChoice, DeviceChoice
 
 if TYPE_CHECKING:
     from tailcut.engines.base import EngineOptions
+    from tailcut.pipelines.steps import StepOptions
     from tailcut.runtime.profile import Profile
     from tailcut.runtime.settings import Settings
     from tailcut.server.workers.process import Worker
@@ -177,6 +178,26 @@ class SourceReader:
         """
         import msgspec
 
+        profile = self._stored(source)
+        if not profile.is_of_pipeline:  # whose models are adapted one by one
+            profile = self.adapt(profile)
+        if source.name:
+            profile = msgspec.structs.replace(profile, model=msgspec.structs.replace(profile.model, name=source.name))
+        return profile
+
+    def steps(self, *, measures: bool) -> "StepOptions":
+        """How the models of pipelines are opened; `measures` says whether settings of bare ones are measured."""
+        from tailcut.pipelines.steps import StepOptions
+        from tailcut.runtime.opening.measured import surroundings
+
+        cpus = None if self.worker is None else self.worker.cpus
+        around = surroundings(cpus, max_batch_size=self.max_batch_size)
+        return StepOptions(measures, around, self.accept_model_change, self.adapt)
+
+    def adapt(self, profile: "Profile") -> "Profile":
+        """A model's profile with what the command line says of it, on this machine."""
+        import msgspec
+
         from tailcut.machine.fingerprint import fingerprint
         from tailcut.machine.quota import usable_cpus
         from tailcut.runtime.fit import fit_to_machine
@@ -184,7 +205,6 @@ class SourceReader:
         from tailcut.runtime.second import with_cpu
 
         worker = self.worker
-        profile = self._stored(source)
         if self.cuda_devices:
             profile = msgspec.structs.replace(profile, settings=profile.settings.among(self.cuda_devices))
         if self.device is not None:
@@ -200,8 +220,6 @@ class SourceReader:
         profile, warnings = fit_to_machine(profile, fingerprint(), worker.cpus if worker else usable_cpus())
         for warning in warnings if self._logs else []:
             _log.warning("%s", warning)
-        if source.name:
-            profile = msgspec.structs.replace(profile, model=msgspec.structs.replace(profile.model, name=source.name))
         if self.max_batch_size is not None:
             sized = msgspec.structs.replace(profile.settings.batching, max_batch_size=self.max_batch_size)
             settings = msgspec.structs.replace(profile.settings, batching=sized)

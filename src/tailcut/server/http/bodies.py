@@ -13,16 +13,21 @@ from tailcut.server.http.replies import Refusal, retry_after
 from tailcut.wire.http1.connection import Http1Connection
 from tailcut.wire.v2 import parse_lead, schedule_of
 
+_RETRY_SHARE = 1 / 4  # of the deadline: before another try
+
 
 class BodyReceiver:
     """Gives the kernel memory for the body in hand; its bytes come there without another copy."""
 
-    __slots__ = ("_account", "_body", "_direct_bytes", "_exchange", "_wire", "target")
+    __slots__ = ("_account", "_body", "_deadline_s", "_direct_bytes", "_exchange", "_wire", "target")
 
-    def __init__(self, wire: Http1Connection[Plan], exchange: Exchange, account: Account, direct_bytes: int) -> None:
+    def __init__(
+        self, wire: Http1Connection[Plan], exchange: Exchange, account: Account, direct_bytes: int, deadline_s: float
+    ) -> None:
         self._wire = wire
         self._exchange = exchange
         self._account = account
+        self._deadline_s = deadline_s
         self._direct_bytes = direct_bytes  # from this length on, a tensor behind JSON may go into rows
         self.target: memoryview | None = None  # where the next bytes go; None: not here
         self._body: np.ndarray | None = None  # of which that is a part; None: of rows
@@ -72,9 +77,9 @@ class BodyReceiver:
         if plan.served is not None and plan.length <= plan.limit:
             plan.served.entry.admit(1)
         if plan.length > plan.limit:
-            raise Refusal(413, f"this path takes {plan.limit} bytes at most")
+            raise Refusal(413, f"this path accepts at most {plan.limit} bytes")
         if not self._account.has_room(plan.length):
-            raise _too_many()
+            raise self._too_many()
         if plan.head.chunked:
             wire.chunks(plan.limit)
         elif plan.direct and plan.length >= self._direct_bytes:
@@ -91,7 +96,7 @@ class BodyReceiver:
         account = self._account
         account.charge(self._wire.collected - account.charged)
         if not account.has_room():
-            raise _too_many()
+            raise self._too_many()
 
     def into_buffer(self, length: int, begun: memoryview) -> None:
         """Have the rest of a body that has begun received into a buffer of its own, which is charged."""
@@ -120,6 +125,7 @@ class BodyReceiver:
         self.target = self._body = None
         self._account.release()
 
-
-def _too_many() -> Refusal:
-    return Refusal(503, "too many request bodies are being received", retry_after(1))
+    def _too_many(self) -> Refusal:
+        """What is refused where bodies take all of their memory; another try leaves time to answer it."""
+        pause = retry_after(min(1.0, _RETRY_SHARE * self._deadline_s))
+        return Refusal(503, "too many request bodies are being received", pause)

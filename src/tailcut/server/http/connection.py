@@ -42,7 +42,9 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._inference = Inference(state, self._wire, self._writer, self._account, self._repeating, self)
         self._exchange = self._inference.exchange
         self._questions = Questions(state, self._writer, self)
-        self._bodies = BodyReceiver(self._wire, self._exchange, self._account, state.direct_bytes)
+        self._bodies = BodyReceiver(
+            self._wire, self._exchange, self._account, state.direct_bytes, state.limits.deadline_s
+        )
         self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set before any other callback
         self._view = state.receive_view
         self.paused = False  # the client does not read

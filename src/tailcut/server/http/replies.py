@@ -11,6 +11,7 @@ from tailcut.server.faults import public_message
 from tailcut.server.http.page import HTML
 from tailcut.wire.http1.response import BINARY, dated, head, reply
 
+_UNLOADED_S = 0.1  # another version may answer already
 STATUS_OF: Mapping[Code, int] = {
     Code.INVALID: 400,
     Code.NOT_FOUND: 404,
@@ -52,7 +53,7 @@ def error_reply(status: int, message: str, *, close: bool = False, headers: Mapp
 def failure_reply(error: TailcutError, *, close: bool = False) -> bytes:
     """An error of ours; 503 says when to try again, 500 keeps the engine's words to the log."""
     if isinstance(error, ReleasedError):  # unloaded while its body was on the way
-        return error_reply(503, "the model was unloaded", close=close, headers=retry_after(1))
+        return error_reply(503, "the model was unloaded", close=close, headers=retry_after(_UNLOADED_S))
     if isinstance(error, QueueFullError):
         return _full_reply(str(error), error.retry_after_s, close)
     return error_reply(STATUS_OF[error.code], public_message(error), close=close)
