@@ -43,6 +43,7 @@ class PipelineEntry:
         """Queue the checked arrays of a request at the first step; the caller notifies.
 
         Raises:
+            InvalidInputError: the inputs of the first step differ in their number of rows, or have none.
             QueueFullError: too much is waiting already, or the deadline cannot be met.
         """
         flow = Flow(self, arrays, request)
@@ -50,7 +51,7 @@ class PipelineEntry:
         self._flows[request] = flow
         try:
             flow.begin()
-        except TailcutError as error:
+        except BaseException as error:
             del self._flows[request]
             self._statistics.refused(error)
             raise
