@@ -102,7 +102,7 @@ def test_rows_that_differ_are_refused_where_a_later_step_mixes_them(tmp_path: Pa
     with loaded(tmp_path, THEN_ACROSS).model as model:
         assert not model.spec.batched
         given = {name: np.full((count, 16), 3, np.int32) for name, count in zip("AB", rows, strict=True)}
-        with pytest.raises(InvalidInputError, match="number of rows: {'A': 4, 'B': |input 'A' has a batch of 0 rows"):
+        with pytest.raises(InvalidInputError, match=r"number of rows: {'A': 4, 'B': |input 'A' has a batch of 0 rows"):
             model.infer_sync(given)
         assert model.statistics()["computing"] == model.statistics()["rows_in_use"] == 0
         asked = request()

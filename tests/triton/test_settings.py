@@ -1,5 +1,6 @@
 """What the fields of a configuration mean here."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -113,6 +114,18 @@ def test_some_outputs() -> None:
     """Those that are not listed are not computed."""
     fewer = config(**{'{ name: "OUTPUT0" data_type: TYPE_INT32 dims: [ 16 ] },': ""})
     assert read_settings(fewer, spec(), "onnxruntime").settings.engine.outputs == ("OUTPUT1",)
+
+
+def test_an_output_that_is_not_listed_may_have_no_rows() -> None:
+    """Such as a loss: the batch is that of the outputs that are served."""
+    both = spec()
+    loss = replace(both, outputs=(both.outputs[0], TensorSpec("loss", DType.FP32, ())))
+    one = ',\n  { name: "OUTPUT1" data_type: TYPE_INT32 dims: [ 16 ] }'
+    found = read_settings(config(**{one: ""}), loss, "onnxruntime")
+    assert (found.settings.engine.outputs, found.max_batch_size) == (("OUTPUT0",), 8)
+    listed = config(**{one: ', { name: "loss" data_type: TYPE_FP32 dims: [ ] }'})
+    with pytest.raises(UnsupportedError, match="'loss' is FP32"):
+        read_settings(listed, loss, "onnxruntime")
 
 
 def test_warm_up_requests() -> None:

@@ -7,8 +7,8 @@ models) are refused.
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import msgspec
 
@@ -97,7 +97,7 @@ def read_settings(config: Any, spec: ModelSpec, engine: str, signature: tuple[st
         reshapes=tuple(_reshapes(config, spec, batched=batched)),
         fixed_dims=tuple(_fixed_dims(config, spec, batched=batched)),
     )
-    if batched and not spec.batchable:
+    if batched and not replace(spec, outputs=tuple(_kept(config, spec))).batchable:
         raise UnsupportedError(f"max_batch_size is {config.max_batch_size}, but a first axis of the model is fixed")
     options, fixed = _engine_settings(config, options)
     dynamic = config.dynamic_batching if config.HasField("dynamic_batching") else None
@@ -161,13 +161,19 @@ def refuse(config: Any) -> None:
 
 def _outputs(config: Any, spec: ModelSpec) -> tuple[str, ...]:
     """The outputs that are listed, where they are fewer than the model's."""
+    kept = tuple(tensor.name for tensor in _kept(config, spec))
+    return kept if len(kept) < len(spec.outputs) else ()
+
+
+def _kept(config: Any, spec: ModelSpec) -> Sequence[TensorSpec]:
+    """The model's outputs that are listed; all of them where none is."""
     listed = {tensor.name for tensor in config.output}
-    kept = tuple(name for name in spec.output_names if name in listed)
-    return kept if listed and len(kept) < len(spec.outputs) else ()
+    return [tensor for tensor in spec.outputs if tensor.name in listed] if listed else spec.outputs
 
 
-def _listed(config: Any, spec: ModelSpec) -> Iterator[tuple[Any, TensorSpec]]:
+def _listed(config: Any, spec: ModelSpec) -> Iterator[tuple[Literal["input", "output"], Any, TensorSpec]]:
     """Yield each tensor of the configuration with that of the model."""
+    kind: Literal["input", "output"]
     for kind, listed, there in (("input", config.input, spec.inputs), ("output", config.output, spec.outputs)):
         known = {tensor.name: tensor for tensor in there}
         for tensor in listed:
@@ -178,7 +184,7 @@ def _listed(config: Any, spec: ModelSpec) -> Iterator[tuple[Any, TensorSpec]]:
                 raise UnsupportedError(
                     f"{kind} {tensor.name!r} is {wanted.dtype} in the model and {_type_of(tensor)} in the configuration"
                 )
-            yield tensor, wanted
+            yield kind, tensor, wanted
         missing = [name for name in known if name not in {tensor.name for tensor in listed}]
         if kind == "input" and listed and missing:
             raise UnsupportedError(f"the configuration lists no input {missing[0]!r}, which the model needs")
@@ -191,10 +197,13 @@ def _type_of(tensor: Any) -> str:
 def _reshapes(config: Any, spec: ModelSpec, *, batched: bool) -> Iterator[Reshape]:
     """Yield how clients see tensors otherwise than the model, and check all others."""
     first = [-1] if batched else []
-    for tensor, known in _listed(config, spec):
+    shared = {*spec.input_names} & {*spec.output_names}
+    for kind, tensor, known in _listed(config, spec):
         dims = tuple(first + list(tensor.dims))
         if tensor.HasField("reshape"):
-            yield Reshape(name=tensor.name, client=dims, model=tuple(first + list(tensor.reshape.shape)))
+            shape = tuple(first + list(tensor.reshape.shape))
+            side: Literal["", "input", "output"] = kind if tensor.name in shared else ""
+            yield Reshape(name=tensor.name, client=dims, model=shape, side=side)
         elif len(dims) != len(known.shape) or any(
             dim != -1 and size not in {None, dim} for dim, size in zip(dims, known.shape, strict=True)
         ):
