@@ -254,7 +254,7 @@ def serve(  # noqa: PLR0915  an option a line
     stored = [reader.read(source) for source in given]
     profiles = [beside_others(profile, source, len(given)) for profile, source in zip(stored, given, strict=True)]
     names = distinct_names(stored, given)
-    log_neighbours(profiles, worker)
+    log_neighbours([*profiles, *started.given_profiles()], worker)
     apply_settings([profile.settings for profile in profiles], uds, shared_memory)
     reservation = reserve_core([profile.settings for profile in profiles])
     measured = BareModels.among([] if no_auto else given, max_batch_size, worker, alone=len(given) == 1)
@@ -289,7 +289,7 @@ def serve(  # noqa: PLR0915  an option a line
     def on_ready(address: Address) -> None:
         measured.log(named)
         log_rows(named, worker)
-        log_threads(named, worker)
+        log_threads(served, worker)
         if worker is not None:
             return
         _log.info("serving %s on %s", ", ".join(names) or "no model yet", where(address))
