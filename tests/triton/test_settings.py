@@ -49,12 +49,13 @@ def test_dynamic_batching() -> None:
     )
     assert found.settings.batching.rows == "independent"
     assert found.settings.batching.max_queue_delay_us == 100
-    assert found.queue_rows == 50
+    assert found.queue_rows == 50 * 8
     assert found.is_fixed
     fields = {note.split()[0] for note in found.notes}
     assert fields == {
         "preferred_batch_size",
         "preserve_ordering",
+        "max_queue_size",
         "default_priority_level",
         "timeouts",
         "priority_queue_policy",
@@ -140,6 +141,34 @@ def test_warm_up_requests() -> None:
     assert [array.shape for array in request.of(spec()).make(4, 0).values()] == [(4, 16), (4, 16)]
     assert any("input_data_file" in note for note in found.notes)
     assert any(note.startswith("count of model_warmup is not used: ") for note in found.notes)
+
+
+@pytest.mark.parametrize(
+    ("dims", "reads"),
+    [("16", 1), ("17", 0), ("[ 1, 16 ]", 0), ("-1", 0)],
+)
+def test_a_warm_up_request_that_does_not_fit_is_named(dims: str, reads: int) -> None:
+    """The configuration is at fault then, and the model is warmed up otherwise."""
+    inputs = " ".join(
+        f'inputs {{ key: "INPUT{place}" value {{ data_type: TYPE_INT32 dims: {dims} zero_data: true }} }}'
+        for place in (0, 1)
+    )
+    found = reading(f'model_warmup {{ name: "w" {inputs} }}')
+    assert len(found.samples) == reads
+    assert [note.split(" with dims ")[0] for note in found.notes] == [
+        "model_warmup 'w' is not used: the model does not take input 'INPUT0'"
+    ] * (1 - reads)
+
+
+def test_settings_of_the_engine_that_are_not_applied_are_named() -> None:
+    """A number that is a word, and a backend that does not read the file."""
+    streams = 'parameters { key: "NUM_STREAMS" value { string_value: "AUTO" } }'
+    [note] = reading(streams).notes
+    assert note == "parameter NUM_STREAMS 'AUTO' is not used: it is not a number; instance_group counts"
+    [note] = read_settings(config(), spec(), "openvino").notes
+    assert note == "platform or backend 'onnxruntime_onnx' is not used: openvino computes files of this kind"
+    accelerated = 'optimization { execution_accelerators { cpu_execution_accelerator { name: "openvino" } } }'
+    assert not read_settings(config(accelerated), spec(), "openvino").notes
 
 
 @pytest.mark.parametrize(

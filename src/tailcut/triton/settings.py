@@ -107,13 +107,15 @@ def read_settings(config: Any, spec: ModelSpec, engine: str, signature: tuple[st
         max_queue_delay_us=delay_us,
         rows=_rows(config, batched=batched, dynamic=dynamic is not None),
     )
+    samples, unfit = _samples(config, spec, batched=batched)
+    waiting = dynamic.default_queue_policy.max_queue_size if dynamic is not None else 0
     return Reading(
         Settings(engine=options, batching=batching),
-        tuple(_samples(config, spec, batched=batched)),
+        samples,
         config.max_batch_size or None,
-        dynamic.default_queue_policy.max_queue_size or None if dynamic is not None else None,
+        waiting * max(1, config.max_batch_size) or None,  # of requests, none of which has more rows
         fixed or bool(delay_us),
-        tuple(notes_of(config, {*_THREADS, *_INSTANCES, "enable_mem_arena"})),
+        (*notes_of(config, {*_THREADS, *_INSTANCES, "enable_mem_arena"}), *_notes_of_engine(config, engine), *unfit),
     )
 
 
@@ -243,18 +245,56 @@ def _engine_settings(config: Any, options: EngineOptions) -> tuple[EngineOptions
     return msgspec.structs.replace(options, **changes), fixed
 
 
-def _samples(config: Any, spec: ModelSpec, *, batched: bool) -> Iterator[SampleRequest]:
-    """Yield a request for each entry of model_warmup."""
+def _notes_of_engine(config: Any, engine: str) -> Iterator[str]:
+    """Yield a line for each of its settings that cannot be applied."""
+    wanted = config.backend or config.platform
+    accelerators = [one.name for one in config.optimization.execution_accelerators.cpu_execution_accelerator]
+    if wanted and _ENGINES.get(wanted) != engine and engine not in accelerators:
+        yield f"platform or backend {wanted!r} is not used: {engine} computes files of this kind"
+    for names, instead in ((_THREADS, "the engine has as many threads as CPUs"), (_INSTANCES, "instance_group counts")):
+        for name in names:
+            value = config.parameters[name].string_value if name in config.parameters else ""
+            if value and not value.isdecimal():
+                yield f"parameter {name} {value!r} is not used: it is not a number; {instead}"
+
+
+def _samples(config: Any, spec: ModelSpec, *, batched: bool) -> tuple[tuple[SampleRequest, ...], list[str]]:
+    """A request for each entry of model_warmup; a line for each that the model would refuse."""
     first = [ROWS] if batched else []
+    listed = {tensor.name: tensor for tensor in config.input}
+    samples, unfit = [], []
     for warmup in config.model_warmup:
         inputs = {}
+        rows = max(1, warmup.batch_size)
         for tensor in spec.inputs:
             given = warmup.inputs.get(tensor.name)
             if given is None:
                 raise UnsupportedError(f"model_warmup {warmup.name!r} has no input {tensor.name!r}")
-            shape = tuple(first + list(given.dims))
+            dims = list(given.dims)
+            if not _takes(listed.get(tensor.name), tensor, dims, [rows] if batched else []):
+                unfit.append(
+                    f"model_warmup {warmup.name!r} is not used: the model does not take input {tensor.name!r} "
+                    f"with dims {dims}; it is warmed up with other requests"
+                )
+                break
             values: Values = "numerals" if tensor.dtype is DType.BYTES else "constant"
             if given.random_data and values == "constant":
                 values = "normal" if tensor.dtype.numpy.kind == "f" else "integers"
+            shape = tuple(first + dims)
             inputs[tensor.name] = SampleInput(shape=shape, values=values, high=2 if values == "integers" else 1)
-        yield SampleRequest(inputs=inputs, rows=max(1, warmup.batch_size))
+        else:
+            samples.append(SampleRequest(inputs=inputs, rows=rows))
+    return tuple(samples), unfit
+
+
+def _takes(listed: Any | None, tensor: TensorSpec, dims: list[int], rows: list[int]) -> bool:
+    """Whether clients may send an input of these dims: by the configuration where it lists the input, and the model."""
+    if min(dims, default=0) < 0:
+        return False
+    if listed is not None:
+        wanted = list(listed.dims)
+        if len(dims) != len(wanted) or any(dim not in {-1, size} for dim, size in zip(wanted, dims, strict=True)):
+            return False
+        if listed.HasField("reshape"):
+            return True
+    return tensor.accepts((*rows, *dims))
