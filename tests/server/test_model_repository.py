@@ -114,6 +114,9 @@ def test_an_ensemble(client: tritonclient.http.InferenceServerClient, server: Se
         inputs[1].set_data_from_numpy(numbers + 5)
         with module.InferenceServerClient(address) as one:
             assert np.array_equal(one.infer("ensemble", inputs).as_numpy("TWICE"), 2 * numbers)
+    with tritonclient.grpc.InferenceServerClient(f"{server.host}:{server.grpc_port}") as grpc:
+        [counted] = grpc.get_inference_statistics("ensemble").model_stats
+        assert counted.inference_stats.success.count == 2
     config = client.get_model_config("ensemble")
     assert (config["platform"], config["max_batch_size"]) == ("ensemble", 8)
     assert [step["model_name"] for step in config["ensemble_scheduling"]["step"]] == ["simple", "simple"]
