@@ -85,7 +85,7 @@ test-all:
 
 test-torch: $(READY)
 	@$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[torch]'
-	@$(PYTEST) tests/engines/pytorch tests/engines/cuda tests/triton/test_torch_models.py tests/tuner/test_converted.py -n $(JOBS) --maxprocesses 4 --dist loadfile
+	@$(PYTEST) tests/engines/pytorch tests/engines/cuda tests/converters/test_torch_program.py tests/triton/test_torch_models.py tests/tuner/test_converted.py -n $(JOBS) --maxprocesses 4 --dist loadfile
 
 test-gpu: $(READY)
 	@$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[torch]'

@@ -45,6 +45,89 @@ def test_an_exported_program_becomes_onnx(tmp_path: Path) -> None:
     engine.close()
 
 
+def forward(torch: Any, kind: str) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+    """A function with the arguments and the keyword arguments that it is exported with."""
+    one, two = torch.arange(12.0).reshape(3, 4), torch.ones(3, 4)
+    return {
+        "keywords": (lambda x, *, y: x - 2 * y, (one,), {"y": two}),
+        "other order": (lambda x, y: x - 2 * y, (), {"y": two, "x": one}),
+        "a default": (lambda x, mask=None, y=None: x - 2 * y, (one, None, two), {}),
+        "a number": (lambda x, times: x * times, (one, 3), {}),
+        "a dict": (lambda both: both["b"] - 2 * both["a"], ({"b": one, "a": two},), {}),
+        "bfloat16 in": (lambda x: x.float() * 2, (one.bfloat16(),), {}),
+        "bfloat16 out": (lambda x: x.bfloat16(), (one,), {}),
+        "no tensors out": (lambda x: (x * 2, None, 3, x + 1), (one,), {}),
+        "an output called as an input": (lambda x: {"x": x + 1, "y": x * 2}, (one,), {}),
+    }[kind]
+
+
+FORMS = [
+    "keywords",
+    "other order",
+    "a default",
+    "a number",
+    "a dict",
+    "bfloat16 in",
+    "bfloat16 out",
+    "no tensors out",
+    "an output called as an input",
+]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", FORMS)
+def test_inputs_and_outputs_of_any_form(tmp_path: Path, kind: str) -> None:
+    """Of whatever form the engine serves, in the same order; outputs that are no tensors are left out."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("onnxscript")
+    function, arguments, named = forward(torch, kind)
+    module = torch.nn.Module()
+    module.forward = function
+    torch.export.save(torch.export.export(module, arguments, named), tmp_path / "m.pt2")
+    assert convert(tmp_path / "m.pt2", tmp_path / "m.onnx").right
+    theirs = open_engine(tmp_path / "m.pt2", EngineOptions(name="torch", threads=1))
+    mine = open_engine(tmp_path / "m.onnx", EngineOptions(threads=1))
+    assert mine.spec.inputs == theirs.spec.inputs
+    request = {one.name: np.full(one.shape, 7).astype(one.dtype.numpy) for one in mine.spec.inputs}
+    for own, other in zip(mine.run(request).values(), theirs.run(request).values(), strict=True):
+        assert np.array_equal(own, other)
+    mine.close()
+    theirs.close()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        (
+            lambda x: x * 2,
+            "its ONNX model is not written: onnxruntime cannot load it: Could not find",
+        ),
+        (
+            lambda x: x.float().sort().values,
+            "the original cannot compute the request that the ONNX model answers: broken",
+        ),
+    ],
+)
+def test_what_fails_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: Any, words: str) -> None:
+    """With the file that was to be converted; a tune then leaves the copy out. The second program fails by itself."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("onnxscript")
+    from tailcut.engines.torch import passes
+
+    def broken(*_: Any) -> None:
+        raise ValueError("broken")
+
+    module = torch.nn.Module()
+    module.forward = function
+    torch.export.save(torch.export.export(module, (torch.ones(3, 4).bfloat16(),)), tmp_path / "m.pt2")
+    monkeypatch.setattr(passes, "flat", lambda *_: broken)
+    with pytest.raises(UnsupportedError) as caught:
+        convert(tmp_path / "m.pt2", tmp_path / "m.onnx")
+    assert str(caught.value).startswith(f"{tmp_path / 'm.pt2'}: {words}")
+    assert not (tmp_path / "m.onnx").exists()
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_nothing_in_a_program_is_unpickled(tmp_path: Path) -> None:
     """PyTorch by itself would run the code of a pickle in the file's example inputs."""

@@ -45,6 +45,38 @@ def test_a_trusted_pickle_becomes_onnx(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("kind", "outputs"),
+    [
+        ("clusters", ["label", "scores"]),
+        ("outliers", ["label", "scores"]),
+        ("mixture", ["label", "probabilities"]),
+        ("several labels", ["label", "probabilities_0", "probabilities_1"]),
+    ],
+)
+def test_models_with_scores_of_their_own(tmp_path: Path, kind: str, outputs: list[str]) -> None:
+    """Distances to clusters, how far a row lies outside, and the probabilities of each of several labels."""
+    pytest.importorskip("skl2onnx")
+    joblib = pytest.importorskip("joblib")
+    linear = pytest.importorskip("sklearn.linear_model").LogisticRegression()
+    several = np.stack([CLASSES, CLASSES > 0], axis=1)
+    model = {
+        "clusters": lambda: pytest.importorskip("sklearn.cluster").KMeans(3, n_init=1, random_state=0).fit(ROWS),
+        "outliers": lambda: pytest.importorskip("sklearn.ensemble").IsolationForest(n_estimators=5).fit(ROWS),
+        "mixture": lambda: pytest.importorskip("sklearn.mixture").GaussianMixture(2, random_state=0).fit(ROWS),
+        "several labels": lambda: (
+            pytest.importorskip("sklearn.multioutput").MultiOutputClassifier(linear).fit(ROWS, several)
+        ),
+    }[kind]()
+    joblib.dump(model, tmp_path / "m.pkl")
+    assert convert(tmp_path / "m.pkl", tmp_path / "m.onnx", trust=True).right
+    engine = open_engine(tmp_path / "m.onnx", EngineOptions(threads=1))
+    assert list(engine.spec.output_names) == outputs
+    assert engine.spec.batchable
+    engine.close()
+
+
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("file", ["m.json", "m.ubj", "m.txt"])
 def test_their_own_formats_need_no_trust(tmp_path: Path, file: str) -> None:
     """Nothing is unpickled there."""

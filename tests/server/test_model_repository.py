@@ -1,5 +1,6 @@
 """A Triton model repository behind our server, asked by NVIDIA's own clients."""
 
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from tests.servers import Server, serving, until
 from tests.triton.repositories import add_and_subtract, add_model, example_repository, twice
 from tritonclient.utils import InferenceServerException
 
+from tailcut.engines.base import EngineOptions
 from tailcut.runtime.profile import Profile
 from tailcut.runtime.settings import BatchingSettings, Settings
 from tailcut.triton.library import newest_of
@@ -112,6 +114,9 @@ def test_an_ensemble(client: tritonclient.http.InferenceServerClient, server: Se
         inputs[1].set_data_from_numpy(numbers + 5)
         with module.InferenceServerClient(address) as one:
             assert np.array_equal(one.infer("ensemble", inputs).as_numpy("TWICE"), 2 * numbers)
+    with tritonclient.grpc.InferenceServerClient(f"{server.host}:{server.grpc_port}") as grpc:
+        [counted] = grpc.get_inference_statistics("ensemble").model_stats
+        assert counted.inference_stats.success.count == 2
     config = client.get_model_config("ensemble")
     assert (config["platform"], config["max_batch_size"]) == ("ensemble", 8)
     assert [step["model_name"] for step in config["ensemble_scheduling"]["step"]] == ["simple", "simple"]
@@ -176,7 +181,12 @@ def test_explicit_control(tmp_path: Path) -> None:
             {"name": "one", "version": "1", "state": "READY"},
             {"name": "two"},  # as Triton lists what was never loaded
         ]
+        with pytest.raises(InferenceServerException, match="failed to unload 'two': it is not loaded"):
+            client.unload_model("two")
+        with pytest.raises(InferenceServerException, match="'three': the model repository has no such model"):
+            client.unload_model("three")
         client.load_model("two")
+        until(lambda: "one: engine threads do not spin: models here: 2" in server.stderr.read_text(), server)
         assert client.is_model_ready("two")
         shutil.copytree(repository / "one" / "1", repository / "one" / "4")
         client.load_model("one")
@@ -189,6 +199,12 @@ def test_explicit_control(tmp_path: Path) -> None:
         with pytest.raises(InferenceServerException, match="failed to load 'two'"):
             client.load_model("two")
         assert client.is_model_ready("two")  # as it was
+        client.unload_model("two")
+        with pytest.raises(InferenceServerException, match="failed to load 'two'"):
+            client.load_model("two")
+        reasons = {one["name"]: one["reason"] for one in client.get_model_repository_index()}
+        assert reasons["one"] == "unloaded"
+        assert "not a model configuration" in reasons["two"]
         with pytest.raises(InferenceServerException, match="failed to load 'three'"):
             client.load_model("three")
         assert server.stop() == 0
@@ -235,6 +251,19 @@ def test_a_tuned_profile_is_served(tmp_path: Path, refusal: Callable[..., str]) 
     add_and_subtract(TensorProto.INT8, file)
     (repository / "one" / "config.pbtxt").unlink()
     assert "no model of it could be loaded" in refusal("--model-repository", repository)
+
+
+def test_profiles_that_take_each_other_the_cores_are_named(tmp_path: Path) -> None:
+    """As those of the command line are; and each model says how many threads it has."""
+    for name in ("one", "two", "three"):
+        file = add_model(tmp_path / "repository", name) / "1" / "model.onnx"
+        if name != "three":
+            Profile.of_model(file, Settings(engine=EngineOptions(threads=2))).save(file.with_name("model.profile.toml"))
+    with serving(tmp_path, "--model-repository", tmp_path / "repository", "--no-auto") as server:
+        server.stop()
+        log = server.stderr.read_text()
+    assert "one, two: engine threads spin after each call" in log or "two, one: engine threads spin after" in log
+    assert re.search(r"three: engine threads: \d+ .*they do not spin because other models are loaded", log)
 
 
 def test_mistakes_are_one_line(tmp_path: Path, refusal: Callable[..., str]) -> None:

@@ -4,7 +4,9 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper
 from tests.triton.repositories import add_model, twice
 
 from tailcut.errors import InvalidInputError, TailcutError, UsageError
@@ -60,6 +62,62 @@ def test_steps_in_any_order_and_outputs_of_any_step(tmp_path: Path) -> None:
         answer, asked = model.infer_sync(request()), request()
         assert np.array_equal(answer["FOUR"], 4 * asked["A"])
         assert np.array_equal(answer["SUM"], asked["A"] + asked["B"])
+
+
+ACROSS = """
+platform: "onnxruntime_onnx" max_batch_size: 8
+input [ { name: "X" data_type: TYPE_INT32 dims: 16 } ] output [ { name: "Y" data_type: TYPE_INT32 dims: 16 } ]
+"""
+THEN_ACROSS = """
+platform: "ensemble" max_batch_size: 8
+input [ { name: "A" data_type: TYPE_INT32 dims: 16 }, { name: "B" data_type: TYPE_INT32 dims: 16 } ]
+output [ { name: "MOST" data_type: TYPE_INT32 dims: 16 } ]
+ensemble_scheduling { step [
+  { model_name: "first"
+    input_map { key: "INPUT0" value: "A" } input_map { key: "INPUT1" value: "B" }
+    output_map { key: "OUTPUT0" value: "sum" } },
+  { model_name: "across" input_map { key: "X" value: "sum" } output_map { key: "Y" value: "MOST" } }
+] }
+"""
+
+
+def across_rows(path: Path) -> None:
+    """X [batch, 16] -> Y: what each column of X has beyond its smallest number, so that rows depend on each other."""
+    nodes = [
+        helper.make_node("ReduceMin", ["X", "first"], ["least"], keepdims=1),
+        helper.make_node("Sub", ["X", "least"], ["Y"]),
+    ]
+    ends = [[helper.make_tensor_value_info(name, TensorProto.INT32, ["batch", 16])] for name in ("X", "Y")]
+    first = helper.make_tensor("first", TensorProto.INT64, [1], [0])
+    graph = helper.make_graph(nodes, "across", *ends, initializer=[first])
+    path.parent.mkdir(parents=True)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
+
+
+@pytest.mark.parametrize("rows", [(4, 1), (4, 2), (0, 0)])
+def test_rows_that_differ_are_refused_where_a_later_step_mixes_them(tmp_path: Path, rows: tuple[int, int]) -> None:
+    """The ensemble itself has no rows then, but its first step has; what is refused leaves nothing behind."""
+    across_rows(tmp_path / "across" / "1" / "model.onnx")
+    (tmp_path / "across" / "config.pbtxt").write_text(ACROSS)
+    with loaded(tmp_path, THEN_ACROSS).model as model:
+        assert not model.spec.batched
+        given = {name: np.full((count, 16), 3, np.int32) for name, count in zip("AB", rows, strict=True)}
+        with pytest.raises(InvalidInputError, match=r"number of rows: {'A': 4, 'B': |input 'A' has a batch of 0 rows"):
+            model.infer_sync(given)
+        assert model.statistics()["computing"] == model.statistics()["rows_in_use"] == 0
+        asked = request()
+        total = asked["A"] + asked["B"]
+        assert np.array_equal(model.infer_sync(asked)["MOST"], total - total.min(axis=0))
+
+
+def test_a_step_that_cannot_begin_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever it raises: a model that is unloaded waits for all that has begun."""
+    with loaded(tmp_path, ENSEMBLE).model as model:
+        first = model.entry.steps[0].model.entry
+        monkeypatch.setattr(first, "start", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            model.infer_sync(request())
+        assert model.statistics()["computing"] == 0
 
 
 def test_free_dimensions_are_those_of_the_models(tmp_path: Path) -> None:

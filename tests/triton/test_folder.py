@@ -53,6 +53,18 @@ def test_a_configuration_for_another_model_is_refused(tmp_path: Path) -> None:
         ModelFolder.read(path)
 
 
+def test_a_linked_folder_has_the_name_of_the_link(tmp_path: Path) -> None:
+    """As the index has it, whatever the folder behind it is called; the folder itself may be named as `.`, too."""
+    repository = tmp_path / "models"
+    repository.mkdir()
+    (repository / "m").symlink_to(add_model(tmp_path, "m").rename(tmp_path / "m-v3"))
+    [(name, path)] = model_folders(repository).items()
+    assert name == ModelFolder.read(path).name == "m"
+    assert ModelFolder.read(add_model(tmp_path, "other") / "..").name == tmp_path.name
+    (path / "config.pbtxt").unlink()
+    assert ModelFolder.read(path).name == "m"
+
+
 def test_a_repository_lists_its_folders(tmp_path: Path) -> None:
     """Files and hidden folders are no models."""
     example_repository(tmp_path)
@@ -65,6 +77,19 @@ def test_a_repository_lists_its_folders(tmp_path: Path) -> None:
         model_folders(tmp_path / "nowhere")
     with pytest.raises(UsageError, match="not a model repository"):
         model_folders(tmp_path / "README")
+
+
+def test_changes_behind_a_link_are_seen(tmp_path: Path) -> None:
+    """Of a version's folder, too; a link to a folder above it is not followed for ever."""
+    path = add_model(tmp_path, "m", versions=(1, 2))
+    store = (path / "2").rename(tmp_path / "store")
+    (path / "2").symlink_to(store)
+    (path / "1" / "above").symlink_to(path)
+    before = state_of(path)
+    assert [name for name, *_ in before] == ["1/model.onnx", "2/model.onnx", "config.pbtxt"]
+    with (store / "model.onnx").open("ab") as file:
+        file.write(b"more")
+    assert state_of(path) != before
 
 
 def test_a_report_is_no_change(tmp_path: Path) -> None:

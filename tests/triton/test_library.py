@@ -13,9 +13,11 @@ from tailcut.cli.serving.sources import SourceReader
 from tailcut.engines.base import EngineOptions
 from tailcut.engines.cuda.provider import missing_provider
 from tailcut.errors import UnsupportedError, UsageError
-from tailcut.runtime.limits import Limits
+from tailcut.machine.quota import Quota
+from tailcut.runtime.limits import Limits, within_memory
 from tailcut.runtime.profile import ModelRef, Profile
 from tailcut.runtime.settings import BatchingSettings, Settings
+from tailcut.triton import library as library_module
 from tailcut.triton.library import Library, Wishes
 
 PROFILE = Profile(
@@ -67,3 +69,38 @@ def test_models_are_opened_so(tmp_path: Path) -> None:
     if missing_provider(ort.__version__, ort.get_available_providers()):
         with pytest.raises(UnsupportedError, match="device cuda: onnxruntime"):
             Library(tmp_path, Wishes(Limits(), measures=False, device="cuda")).load("simple", 1)
+
+
+def test_threads_spin_only_where_a_model_is_alone(tmp_path: Path) -> None:
+    """Those of a configuration, too; and again once it is alone."""
+    add_model(tmp_path, "simple", more="instance_group { count: 2 }")
+    library = Library(tmp_path, Wishes(Limits()))
+    for models in (1, 2):
+        [one] = library.load("simple", models)
+        with one.model as model:
+            assert model.profile.settings.engine.spinning == (models == 1)
+            assert model.profile.settings.engine.instances == 2
+        assert one.alone is not None
+        assert one.reload is not None
+        with one.reload(1) as again:
+            assert again.profile.settings.engine == one.alone
+
+
+def test_models_share_the_memory_of_a_container(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also with those that are not loaded yet; one warning says how much that leaves."""
+    monkeypatch.setattr(library_module, "quota", lambda: Quota(None, 256 << 20))
+    monkeypatch.setattr(library_module, "within_memory", lambda *given: seen.append(given) or within_memory(*given))
+    seen: list[Any] = []
+    for name in ("one", "two", "three", "four"):
+        add_model(tmp_path, name)
+    library = Library(tmp_path, Wishes(Limits(), measures=False))
+    for models in (1, 4, 40):
+        [one] = library.load("one", models)
+        one.model.close()
+    assert [models for _, _, models in seen] == [4, 4, 40]
+    assert caplog.messages == [
+        "the memory limit leaves only 16 MiB for the rows of each model",
+        "the memory limit leaves only 1 MiB for the rows of each model",
+    ]

@@ -1,5 +1,6 @@
 """What the fields of a configuration mean here."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -48,12 +49,13 @@ def test_dynamic_batching() -> None:
     )
     assert found.settings.batching.rows == "independent"
     assert found.settings.batching.max_queue_delay_us == 100
-    assert found.queue_rows == 50
+    assert found.queue_rows == 50 * 8
     assert found.is_fixed
     fields = {note.split()[0] for note in found.notes}
     assert fields == {
         "preferred_batch_size",
         "preserve_ordering",
+        "max_queue_size",
         "default_priority_level",
         "timeouts",
         "priority_queue_policy",
@@ -115,6 +117,18 @@ def test_some_outputs() -> None:
     assert read_settings(fewer, spec(), "onnxruntime").settings.engine.outputs == ("OUTPUT1",)
 
 
+def test_an_output_that_is_not_listed_may_have_no_rows() -> None:
+    """Such as a loss: the batch is that of the outputs that are served."""
+    both = spec()
+    loss = replace(both, outputs=(both.outputs[0], TensorSpec("loss", DType.FP32, ())))
+    one = ',\n  { name: "OUTPUT1" data_type: TYPE_INT32 dims: [ 16 ] }'
+    found = read_settings(config(**{one: ""}), loss, "onnxruntime")
+    assert (found.settings.engine.outputs, found.max_batch_size) == (("OUTPUT0",), 8)
+    listed = config(**{one: ', { name: "loss" data_type: TYPE_FP32 dims: [ ] }'})
+    with pytest.raises(UnsupportedError, match="'loss' is FP32"):
+        read_settings(listed, loss, "onnxruntime")
+
+
 def test_warm_up_requests() -> None:
     """Each entry is a kind of request that the model is warmed up with."""
     inputs = " ".join(
@@ -127,6 +141,34 @@ def test_warm_up_requests() -> None:
     assert [array.shape for array in request.of(spec()).make(4, 0).values()] == [(4, 16), (4, 16)]
     assert any("input_data_file" in note for note in found.notes)
     assert any(note.startswith("count of model_warmup is not used: ") for note in found.notes)
+
+
+@pytest.mark.parametrize(
+    ("dims", "reads"),
+    [("16", 1), ("17", 0), ("[ 1, 16 ]", 0), ("-1", 0)],
+)
+def test_a_warm_up_request_that_does_not_fit_is_named(dims: str, reads: int) -> None:
+    """The configuration is at fault then, and the model is warmed up otherwise."""
+    inputs = " ".join(
+        f'inputs {{ key: "INPUT{place}" value {{ data_type: TYPE_INT32 dims: {dims} zero_data: true }} }}'
+        for place in (0, 1)
+    )
+    found = reading(f'model_warmup {{ name: "w" {inputs} }}')
+    assert len(found.samples) == reads
+    assert [note.split(" with dims ")[0] for note in found.notes] == [
+        "model_warmup 'w' is not used: the model does not take input 'INPUT0'"
+    ] * (1 - reads)
+
+
+def test_settings_of_the_engine_that_are_not_applied_are_named() -> None:
+    """A number that is a word, and a backend that does not read the file."""
+    streams = 'parameters { key: "NUM_STREAMS" value { string_value: "AUTO" } }'
+    [note] = reading(streams).notes
+    assert note == "parameter NUM_STREAMS 'AUTO' is not used: it is not a number; instance_group counts"
+    [note] = read_settings(config(), spec(), "openvino").notes
+    assert note == "platform or backend 'onnxruntime_onnx' is not used: openvino computes files of this kind"
+    accelerated = 'optimization { execution_accelerators { cpu_execution_accelerator { name: "openvino" } } }'
+    assert not read_settings(config(accelerated), spec(), "openvino").notes
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,9 @@ import tritonclient.http as triton
 from tests.engines.pytorch import programs
 from tests.servers import serving
 
+from tailcut.runtime.limits import Limits
+from tailcut.triton.library import Library, Wishes
+
 torch = programs.torch
 CONFIG = """
 platform: "{platform}"
@@ -65,3 +68,39 @@ def test_torchscript_without_trust(repository: Path, tmp_path: Path) -> None:
             states = {one["name"]: one for one in client.get_model_repository_index()}
     assert states["script"]["state"] == "UNAVAILABLE"
     assert "TorchScript is code of its own" in states["script"]["reason"]
+
+
+SAME = """
+platform: "pytorch" max_batch_size: 8
+input [ { name: "x" data_type: TYPE_FP32 dims: [ 2, 4 ] reshape { shape: [ 8 ] } } ]
+output [ { name: "x" data_type: TYPE_FP32 dims: [ 8 ] } ]
+"""
+TWICE = """
+platform: "ensemble" max_batch_size: 8
+input [ { name: "given" data_type: TYPE_FP32 dims: [ 2, 4 ] } ]
+output [ { name: "doubled" data_type: TYPE_FP32 dims: [ 8 ] } ]
+ensemble_scheduling { step [
+  { model_name: "same" input_map { key: "x" value: "given" } output_map { key: "x" value: "doubled" } }
+] }
+"""
+
+
+class Doubled(torch.nn.Module):
+    """An input and an output of one name."""
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"x": x * 2}
+
+
+def test_an_input_and_an_output_of_one_name(tmp_path: Path) -> None:
+    """Each has its own reshape, and its own name in an ensemble."""
+    for name, text in (("same", SAME), ("twice", TWICE)):
+        (tmp_path / name / "1").mkdir(parents=True)
+        (tmp_path / name / "config.pbtxt").write_text(text)
+    programs.save(tmp_path / "same" / "1" / "model.pt2", Doubled(), (torch.randn(2, 8),), {"x": {0: programs.BATCH}})
+    library = Library(tmp_path, Wishes(Limits(), measures=False))
+    data = np.random.default_rng(0).standard_normal((3, 2, 4)).astype(np.float32)
+    for name, given, gives in (("same", "x", "x"), ("twice", "given", "doubled")):
+        [one] = library.load(name, 1)
+        with one.model as model:
+            assert np.array_equal(model.infer_sync({given: data})[gives], 2 * data.reshape(3, 8))

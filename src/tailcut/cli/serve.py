@@ -309,7 +309,7 @@ def serve(  # noqa: PLR0915  an option a line
     def on_ready(address: Address) -> None:
         measured.log(named)
         log_rows(named, worker)
-        log_threads(named, worker)
+        log_threads(served, worker)
         if worker is not None:
             return
         _log.info("serving %s on %s", ", ".join(names) or "no model yet", where(address))

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from tailcut.converters.hugging_face import load_folder
-from tailcut.converters.original import Original
+from tailcut.converters.original import Original, first_line
 from tailcut.converters.torch_program import load_program
 from tailcut.converters.trees import load_lightgbm, load_pickle, load_xgboost
 from tailcut.engines import EngineOptions, open_engine
@@ -21,7 +21,7 @@ from tailcut.errors import MissingModelFileError, ModelFileError, UnsupportedErr
 _log = logging.getLogger("tailcut")
 _ROWS = 64
 _MOST_FAR = 1e-3  # of floats, as a share of their norm
-_MOST_OTHER = 0.01  # of labels: a row between two thresholds may fall on the other side in float32
+_MOST_OTHER = 0.01  # of labels: a row between two thresholds may fall on the other side in float32; and of bfloat16
 _TRUST = "a pickle runs whatever code it holds when it is read: add --trust if you know who made this file"
 _PICKLES = {".pkl", ".pickle", ".joblib"}
 
@@ -113,7 +113,11 @@ def _loader(source: Path, *, trust: bool) -> Callable[[Path], Original]:
 
 
 def _compared(source: Path, target: Path, original: Original, written: Path) -> Conversion:
-    engine = open_engine(written, EngineOptions(), target.stem)
+    try:
+        engine = open_engine(written, EngineOptions(), target.stem)
+    except ModelFileError as error:
+        reason = str(error).removeprefix(f"{written}: ")
+        raise UnsupportedError(f"{source}: its ONNX model is not written: {reason}") from None
     try:
         samples = find_samples(engine)
         rows = _ROWS if engine.spec.batchable else samples.rows
@@ -121,7 +125,11 @@ def _compared(source: Path, target: Path, original: Original, written: Path) -> 
         found = engine.run(request)
     finally:
         engine.close()
-    expected = original.answer(request, list(found))
+    try:
+        expected = original.answer(request, list(found))
+    except Exception as error:  # noqa: BLE001  the libraries' errors share no base
+        what = "the original cannot compute the request that the ONNX model answers"
+        raise UnsupportedError(f"{source}: {what}: {first_line(error)}") from None
     if len(expected) != len(found):
         raise UnsupportedError(
             f"{source}: the original has {len(expected)} outputs and the ONNX model {len(found)}: not written"

@@ -6,7 +6,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,40 +14,75 @@ from tailcut.converters.original import Original, first_line, need
 from tailcut.engines.base import Arrays, EngineOptions
 from tailcut.errors import UnsupportedError
 
+if TYPE_CHECKING:
+    from tailcut.engines.torch.program import Program
+
+_log = logging.getLogger("tailcut")
 _INSTALL = "'tailcut[torch]'"
 
 
-class Program:
-    """A program that `torch.export` made."""
+class ExportedProgram:
+    """A program that `torch.export` made, with the inputs and outputs that it is served with."""
 
     what = "a PyTorch program"
 
-    def __init__(self, torch: Any, program: Any, outputs: Sequence[str]) -> None:
-        """`outputs` are the names that it is served with; none where some of its outputs are not served."""
+    def __init__(self, torch: Any, program: "Program") -> None:
+        from tailcut.engines.torch.passes import flat  # noqa: PLC0415  it imports torch
+
         self._torch = torch
         self._program = program
-        self._outputs = outputs
+        self._compute = flat(program.exported, program.outputs)
 
     def write(self, folder: Path) -> Path:
         """See `Original.write`."""
         need("onnxscript", _INSTALL)
         path = folder / "model.onnx"
-        names = list(self._outputs) or None
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), _quiet("torch.onnx"):
             warnings.simplefilter("ignore")
             try:
-                self._torch.onnx.export(self._program, (), dynamo=True, verbose=False, output_names=names).save(path)
+                exported = self._with_tensors_alone()
+                self._torch.onnx.export(exported, (), dynamo=True, verbose=False, output_names=self._names()).save(path)
             except Exception as error:  # noqa: BLE001  torch's errors share no base
                 raise UnsupportedError(f"torch.onnx cannot convert the program: {first_line(error)}") from None
         return path
 
     def answer(self, inputs: Arrays, outputs: Sequence[str]) -> list[np.ndarray]:
         """See `Original.answer`."""
-        tensors = [self._torch.from_numpy(array) for array in inputs.values()]
+        from tailcut.engines.torch.engine import as_array, as_tensor  # noqa: PLC0415  it imports torch
+
+        tensors = [as_tensor(np.require(array, requirements=["C", "W"])) for array in inputs.values()]
         with self._torch.inference_mode():
-            found = self._program.module(check_guards=False)(*tensors)  # guards are code
-        flat = self._torch.utils._pytree.tree_leaves(found)  # noqa: SLF001  no public name has it
-        return [one.numpy() for one in flat]
+            found = self._compute(*self._program.arguments(tensors))
+        return [as_array(spec, one) for spec, one in zip(self._program.spec.outputs, found, strict=True)]
+
+    def _with_tensors_alone(self) -> Any:
+        """The program without the outputs that are no tensors, which ONNX does not have and which are not served."""
+        exported, kept = self._program.exported, self._program.outputs
+        signature = exported.graph_signature
+        if len(kept) == len(signature.output_specs):
+            return exported
+        pytree = self._torch.utils._pytree  # noqa: SLF001  no public name has it
+        [end] = [node for node in exported.graph.nodes if node.op == "output"]
+        end.args = (tuple(end.args[0][place] for place in kept),)
+        signature.output_specs[:] = [signature.output_specs[place] for place in kept]
+        exported.module_call_graph[0].signature.out_spec = pytree.tree_structure(tuple(kept))
+        exported.graph.eliminate_dead_code()
+        exported.graph_module.recompile()
+        return exported
+
+    def _names(self) -> list[str]:
+        """The names of the outputs; another one where an input has it, which ONNX does not allow."""
+        spec = self._program.spec
+        taken, names = {*spec.input_names, *spec.output_names}, []
+        for name in spec.output_names:
+            own = name
+            while own in spec.input_names or (own != name and own in taken):
+                own += "_out"
+            if own != name:
+                _log.info("output %r is called %r in the ONNX file: an input has its name", name, own)
+            names.append(own)
+            taken.add(own)
+        return names
 
 
 def load_program(path: Path) -> Original:
@@ -61,10 +96,7 @@ def load_program(path: Path) -> Original:
     need("torch.onnx", _INSTALL)
     from tailcut.engines.torch.program import read_program  # noqa: PLC0415  it imports torch
 
-    program = read_program(path, EngineOptions(name="torch"))
-    spec = program.exported.call_spec.out_spec
-    whole = spec is None or len(program.outputs) == spec.num_leaves
-    return Program(torch, program.exported, program.spec.output_names if whole else ())
+    return ExportedProgram(torch, read_program(path, EngineOptions(name="torch")))
 
 
 @contextlib.contextmanager

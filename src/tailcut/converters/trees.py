@@ -11,6 +11,7 @@ from tailcut.engines.base import Arrays
 from tailcut.errors import ModelFileError, UnsupportedError
 
 _INSTALL = "'tailcut[convert]'"
+_TREES = {"ai.onnx.ml": 3}  # operators that all of skl2onnx's converters know
 
 
 class Tabular:
@@ -112,14 +113,41 @@ def load_lightgbm(path: Path) -> Original:
 def _sklearn(model: Any, what: str) -> Original:
     skl2onnx = need("skl2onnx", _INSTALL)
     types = need("skl2onnx.common.data_types", _INSTALL)
-    classifier = hasattr(model, "predict_proba")
+    base = need("sklearn.base", _INSTALL)
+    latest = need("skl2onnx.proto", _INSTALL).get_latest_tested_opset_version()
+    classifier = base.is_classifier(model) and hasattr(model, "predict_proba")
 
     def convert(features: int) -> Any:
         options = {id(model): {"zipmap": False}} if classifier else None
         kind = [("X", types.FloatTensorType([None, features]))]
-        return skl2onnx.convert_sklearn(model, initial_types=kind, options=options)
+        opsets = {"": latest, **_TREES}
+        found = skl2onnx.convert_sklearn(model, initial_types=kind, options=options, target_opset=opsets)
+        if isinstance(getattr(model, "classes_", None), list):  # of each of several labels
+            _spread(found.graph, list(map(len, model.classes_)))
+        return found
 
-    return Tabular(what, model.n_features_in_, convert, lambda rows: _asked(model, rows))
+    def answers(rows: np.ndarray) -> Sequence[np.ndarray]:
+        if base.is_clusterer(model) and hasattr(model, "transform"):
+            return [model.predict(rows), model.transform(rows)]
+        return _asked(model, rows)
+
+    return Tabular(what, model.n_features_in_, convert, answers)
+
+
+def _spread(graph: Any, classes: Sequence[int]) -> None:
+    """A list of probabilities becomes an output for each label, with so many classes: only tensors are served."""
+    made = {name: node for node in graph.node for name in node.output if node.op_type == "SequenceConstruct"}
+    for output in [one for one in graph.output if one.name in made]:
+        node = made[output.name]
+        graph.node.remove(node)
+        graph.output.remove(output)
+        for number, (tensor, size) in enumerate(zip(node.input, classes, strict=True)):
+            name = f"{output.name}_{number}"
+            graph.node.add(op_type="Identity", name=name, input=[tensor], output=[name])
+            found = graph.output.add(name=name).type.tensor_type
+            found.elem_type = output.type.sequence_type.elem_type.tensor_type.elem_type
+            found.shape.dim.add()
+            found.shape.dim.add(dim_value=size)
 
 
 def _xgboost(model: Any, what: str) -> Original:
@@ -154,10 +182,11 @@ def _lightgbm(model: Any, what: str) -> Original:
 
 
 def _asked(model: Any, rows: np.ndarray) -> Sequence[np.ndarray]:
-    """Label and probabilities, the prediction, or what a transformer makes of the rows."""
+    """Label and probabilities or scores, the prediction, or what a transformer makes of the rows."""
     if hasattr(model, "predict_proba"):
-        return [model.predict(rows), model.predict_proba(rows)]
-    if hasattr(model, "decision_function") and hasattr(model, "classes_"):
+        chances = model.predict_proba(rows)  # of several labels a list
+        return [model.predict(rows), *(chances if isinstance(chances, list) else [chances])]
+    if hasattr(model, "decision_function") and hasattr(model, "predict"):
         return [model.predict(rows), model.decision_function(rows)]
     return [model.predict(rows) if hasattr(model, "predict") else model.transform(rows)]
 

@@ -42,6 +42,7 @@ class Reshape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     name: str
     client: tuple[int, ...]
     model: tuple[int, ...]
+    side: Literal["", "input", "output"] = ""  # of the tensor, where an input and an output have that name
 
 
 class CudaOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

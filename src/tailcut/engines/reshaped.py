@@ -5,6 +5,7 @@ Model repositories ask for it (`reshape` in a configuration): a model that takes
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 
@@ -28,12 +29,14 @@ class ReshapedEngine:
 
     def __init__(self, engine: Engine, reshapes: Sequence[Reshape]) -> None:
         self._engine = engine
-        self._reshapes = {reshape.name: reshape for reshape in reshapes}
         spec = engine.spec
-        tensors = {tensor.name: tensor for tensor in spec.inputs + spec.outputs}
+        self._inputs = _of("input", spec.inputs, reshapes)
+        self._outputs = _of("output", spec.outputs, reshapes)
         for reshape in reshapes:
-            _check(reshape, tensors.get(reshape.name))
-        inputs, outputs = (tuple(map(self._seen, part)) for part in (spec.inputs, spec.outputs))
+            if reshape not in {*self._inputs.values(), *self._outputs.values()}:
+                raise UnsupportedError(f"reshape: the model has no {reshape.side or 'tensor'} {reshape.name!r}")
+        inputs = tuple(_seen(tensor, self._inputs) for tensor in spec.inputs)
+        outputs = tuple(_seen(tensor, self._outputs) for tensor in spec.outputs)
         self._spec = replace(spec, inputs=inputs, outputs=outputs)
         self.options = engine.options
         self.hints = self._hints()
@@ -55,47 +58,56 @@ class ReshapedEngine:
 
     def bind(self, inputs: Arrays, outputs: Arrays) -> Bound:
         """See `Engine.bind`."""
-        return self._engine.bind(self._as_model(inputs), self._as_model(outputs))
+        return self._engine.bind(_as_model(inputs, self._inputs), _as_model(outputs, self._outputs))
 
     def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
         """See `Engine.run`."""
-        outputs = self._engine.run(self._as_model(inputs))
-        return {name: self._reshaped(name, array, "client") for name, array in outputs.items()}
+        outputs = self._engine.run(_as_model(inputs, self._inputs))
+        return {name: _reshaped(array, self._outputs.get(name), "client") for name, array in outputs.items()}
 
     def close(self) -> None:
         """See `Engine.close`."""
         self._engine.close()
 
-    def _as_model(self, arrays: Arrays) -> Mapping[str, np.ndarray]:
-        return {name: self._reshaped(name, array, "model") for name, array in arrays.items()}
-
-    def _reshaped(self, name: str, array: np.ndarray, side: str) -> np.ndarray:
-        reshape = self._reshapes.get(name)
-        if reshape is None:
-            return array
-        wanted, given = (reshape.model, reshape.client) if side == "model" else (reshape.client, reshape.model)
-        sizes = iter([size for size, dim in zip(array.shape, given, strict=True) if dim == -1])
-        return array.reshape([next(sizes) if dim == -1 else dim for dim in wanted])
-
-    def _seen(self, tensor: TensorSpec) -> TensorSpec:
-        reshape = self._reshapes.get(tensor.name)
-        return tensor if reshape is None else replace(tensor, shape=_shape(reshape.client), classes=())
-
     def _hints(self) -> InputHints:
         """Those of the engine; what it knows of single axes is left out where the axes are others."""
         hints = self._engine.hints if isinstance(self._engine, Hinted) else InputHints()
-        own = {name: names for name, names in hints.names.items() if name not in self._reshapes}
-        sizes = {place: size for place, size in hints.sizes.items() if place[0] not in self._reshapes}
+        own = {name: names for name, names in hints.names.items() if name not in self._inputs}
+        sizes = {place: size for place, size in hints.sizes.items() if place[0] not in self._inputs}
         return InputHints(own, sizes, hints.below)
+
+
+def _of(side: str, tensors: Sequence[TensorSpec], reshapes: Sequence[Reshape]) -> dict[str, Reshape]:
+    """Those of the inputs, or of the outputs, by name."""
+    found = {reshape.name: reshape for reshape in reshapes if reshape.side in {"", side}}
+    for tensor in tensors:
+        if tensor.name in found:
+            _check(found[tensor.name], tensor)
+    return {tensor.name: found[tensor.name] for tensor in tensors if tensor.name in found}
+
+
+def _as_model(arrays: Arrays, reshapes: Mapping[str, Reshape]) -> dict[str, np.ndarray]:
+    return {name: _reshaped(array, reshapes.get(name), "model") for name, array in arrays.items()}
+
+
+def _reshaped(array: np.ndarray, reshape: Reshape | None, side: Literal["client", "model"]) -> np.ndarray:
+    if reshape is None:
+        return array
+    wanted, given = (reshape.model, reshape.client) if side == "model" else (reshape.client, reshape.model)
+    sizes = iter([size for size, dim in zip(array.shape, given, strict=True) if dim == -1])
+    return array.reshape([next(sizes) if dim == -1 else dim for dim in wanted])
+
+
+def _seen(tensor: TensorSpec, reshapes: Mapping[str, Reshape]) -> TensorSpec:
+    reshape = reshapes.get(tensor.name)
+    return tensor if reshape is None else replace(tensor, shape=_shape(reshape.client), classes=())
 
 
 def _shape(dims: Sequence[int]) -> Shape:
     return tuple(None if dim == -1 else dim for dim in dims)
 
 
-def _check(reshape: Reshape, tensor: TensorSpec | None) -> None:
-    if tensor is None:
-        raise UnsupportedError(f"reshape: the model has no tensor {reshape.name!r}")
+def _check(reshape: Reshape, tensor: TensorSpec) -> None:
     if tensor.shape != _shape(reshape.model):
         raise UnsupportedError(
             f"reshape: tensor {tensor.name!r} is {tensor.describe()} in the model, not {list(reshape.model)}"

@@ -45,6 +45,7 @@ class PipelineEntry:
         """Queue the checked arrays of a request at the first step; the caller notifies.
 
         Raises:
+            InvalidInputError: the inputs of the first step differ in their number of rows, or have none.
             QueueFullError: too much is waiting already, or the deadline cannot be met.
         """
         without_pauses(self._start(arrays, request, in_steps=False))

@@ -14,7 +14,7 @@ import numpy as np
 
 from tailcut.errors import EngineError, InvalidInputError, TailcutError
 from tailcut.pipelines.steps import OpenStep
-from tailcut.runtime.inputs import Arrays, check_inputs
+from tailcut.runtime.inputs import Arrays, check_inputs, row_count
 from tailcut.runtime.request import Batch, Notifiable, Request
 from tailcut.runtime.tracing.timeline import StepTrace
 from tailcut.spec import ModelSpec
@@ -101,13 +101,15 @@ class Flow:
         """Queue the first step; with pauses while large arrays are copied, if asked for.
 
         Raises:
+            InvalidInputError: its inputs differ in their number of rows, or have none.
             QueueFullError: too much is waiting already, or the deadline cannot be met.
         """
         self.request.ready_ns = time.monotonic_ns()
         step = self._owner.steps[0]
-        given = self._given(step)
-        rows = len(next(iter(given.values()))) if step.model.spec.batched else 1
-        yield from self._begin(step, given, rows, in_steps=in_steps)  # checked: they are the pipeline's own inputs
+        given = self._given(step)  # checked already but for their rows, which need not be the pipeline's
+        called = {step.input_called(name): array for name, array in given.items()}
+        rows = row_count(called) if step.model.spec.batched else 1
+        yield from self._begin(step, given, rows, in_steps=in_steps)
 
     def complete(self, request: Request, batch: Batch, index: int) -> None:
         """A step has answered."""
@@ -119,7 +121,7 @@ class Flow:
         arrays = batch.arrays(index)
         if step.model.entry.slab is not None:  # whose rows are others' soon
             arrays = [array.copy() for array in arrays]
-        self._tensors |= dict(zip(map(step.called, step.model.spec.output_names), arrays, strict=True))
+        self._tensors |= dict(zip(map(step.output_called, step.model.spec.output_names), arrays, strict=True))
         self._number += 1
         if self._number == len(self._owner.steps):
             self._answer([self._tensors[name] for name in self._owner.spec.output_names], batch.ended_ns)
@@ -153,7 +155,7 @@ class Flow:
         self._queue(step, *check_inputs(step.model.spec, self._given(step)))
 
     def _given(self, step: OpenStep) -> dict[str, np.ndarray]:
-        return {name: self._tensors[step.called(name)] for name in step.model.spec.input_names}
+        return {name: self._tensors[step.input_called(name)] for name in step.model.spec.input_names}
 
     def _begin(self, step: OpenStep, arrays: Arrays, rows: int, *, in_steps: bool) -> Generator[None, None, None]:
         entry = step.model.entry

@@ -132,7 +132,7 @@ def _numbers(where: str, tensor: TensorSpec, value: Any) -> np.ndarray:
         found = np.asarray(value)
         array = found if isinstance(value, np.ndarray | np.generic) else as_dtype(found, want)
     except (ValueError, TypeError, OverflowError):
-        raise EngineError(f"{where}: expected {tensor.describe()}, got what makes no such array") from None
+        raise EngineError(f"{where}: expected {tensor.describe()}, got a value that cannot be converted") from None
     if array is None or array.dtype != want:
         raise EngineError(f"{where}: expected {tensor.dtype} ({want}), got {found.dtype}: convert it with .astype")
     return array

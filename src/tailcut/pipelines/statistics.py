@@ -53,7 +53,7 @@ class PipelineStatistics:
         with self._lock:
             self._refuse(requests, error)
 
-    def refused(self, error: TailcutError) -> None:
+    def refused(self, error: BaseException) -> None:
         """The first step did not take it."""
         with self._lock:
             self.flowing -= 1

@@ -86,7 +86,7 @@ class OpenStep:
         whole_requests: whether a request counts as one row: its rows are computed together, whatever their number is.
         delivery: of its answers, to the step that follows.
         outline: its tensors, by their names in the pipeline.
-        names: what tensors of the model are called in the pipeline, where that is something else.
+        input_names, output_names: what tensors of the model are called in the pipeline, where that is something else.
     """
 
     model: Model
@@ -94,11 +94,16 @@ class OpenStep:
     whole_requests: bool
     delivery: Delivery
     outline: Step
-    names: Mapping[str, str] = field(default_factory=dict)
+    input_names: Mapping[str, str] = field(default_factory=dict)
+    output_names: Mapping[str, str] = field(default_factory=dict)
 
-    def called(self, name: str) -> str:
-        """What a tensor of the model is called in the pipeline."""
-        return self.names.get(name, name)
+    def input_called(self, name: str) -> str:
+        """What an input of the model is called in the pipeline."""
+        return self.input_names.get(name, name)
+
+    def output_called(self, name: str) -> str:
+        """What an output of the model is called in the pipeline."""
+        return self.output_names.get(name, name)
 
     @property
     def name(self) -> str:

@@ -40,14 +40,21 @@ def _check_names(spec: ModelSpec, inputs: Mapping[str, ArrayLike]) -> None:
 
 
 def _rows(spec: ModelSpec, arrays: Arrays) -> int:
-    if not spec.batched:
-        return 1
+    return row_count(arrays) if spec.batched else 1
+
+
+def row_count(arrays: Arrays) -> int:
+    """The number of rows of a batched model's inputs.
+
+    Raises:
+        InvalidInputError: they differ in it, or there are none.
+    """
     counts: dict[str, int] = {name: array.shape[0] for name, array in arrays.items()}
     rows = next(iter(counts.values()))
     if len(counts) > 1 and any(count != rows for count in counts.values()):
         raise InvalidInputError(f"inputs differ in their number of rows: {counts}")
     if rows == 0:
-        raise InvalidInputError(f"input {spec.input_names[0]!r} has a batch of 0 rows: expected at least 1")
+        raise InvalidInputError(f"input {next(iter(counts))!r} has a batch of 0 rows: expected at least 1")
     return rows
 
 

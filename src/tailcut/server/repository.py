@@ -128,9 +128,7 @@ class ModelRepository:
             if self._library is not None:
                 self._check_control()
                 await self._load_from(self._library, name)
-                self._share_soon()
-                return
-            keys = self._keys(name, "load")
+            keys = self._keys(name, "load") if self._library is None else []
             models = len({*keys, *(key for key in self._known if key not in self._gone)})
             for key in keys:
                 served = self._known[key]
@@ -195,13 +193,18 @@ class ModelRepository:
         except (TailcutError, OSError) as error:
             _log.error("%s: not loaded: %s", name, error)
             self._failed[name] = without_folders(error)
+            if not self.versions(name):
+                self._gone |= {key: self._failed[name] for key in self._gone if key[0] == name}
             raise InvalidInputError(f"failed to load {name[:64]!r}: {self._failed[name]}") from error
-        self._failed.pop(name, None)
+        failed = self._failed.pop(name, None)
+        self._gone |= {key: "unloaded" for key, reason in self._gone.items() if key[0] == name and reason == failed}
         old = {key: served for key, served in self._known.items() if key[0] == name and key not in self._gone}
         for served in loaded:
             key = (served.name, served.version)
             known = self._known.get(key, served)
-            self._known[key] = replace(known, model=served.model, config=served.config)
+            self._known[key] = replace(
+                known, model=served.model, config=served.config, reload=served.reload, alone=served.alone
+            )
             self._gone.pop(key, None)
         kept = {(served.name, served.version) for served in loaded}
         self._gone |= dict.fromkeys(old.keys() - kept, "unloaded")
@@ -229,6 +232,7 @@ class ModelRepository:
                 for name in dict.fromkeys(served.name for served in self):
                     with suppress(InvalidInputError, NotFoundError):  # which is logged
                         await self._load_from(self._library, name)
+                return
             for key, served in list(self._known.items()):
                 if served.reload is not None and key not in self._gone:
                     await self._try_replace(key, partial(served.reload, models))
@@ -307,6 +311,10 @@ class ModelRepository:
     def _keys(self, name: str, action: str) -> list[tuple[str, str]]:
         self._check_control()
         keys = [key for key in self._known if key[0] == name]
+        if not keys and self._library is not None:
+            there = name in self._library.names()
+            what = "it is not loaded" if there else "the model repository has no such model"
+            raise NotFoundError(f"failed to {action} {name[:64]!r}: {what}")
         if not keys:
             raise NotFoundError(
                 f"failed to {action} {name[:64]!r}: unknown model; only models of the command line can be loaded"

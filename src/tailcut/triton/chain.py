@@ -22,15 +22,22 @@ def as_one(
     """A pipeline of open models, whose tensors have the ensemble's names."""
     opened = []
     for index, (step, model, name) in enumerate(zip(steps, models, _names_of(steps), strict=True)):
-        names = {**step.inputs, **step.outputs}
         kept = [tensor for tensor in model.spec.outputs if tensor.name in step.outputs]
-        inputs = tuple(replace(tensor, name=names[tensor.name]) for tensor in model.spec.inputs)
-        outputs = tuple(replace(tensor, name=names[tensor.name]) for tensor in kept)
+        inputs = tuple(replace(tensor, name=step.inputs[tensor.name]) for tensor in model.spec.inputs)
+        outputs = tuple(replace(tensor, name=step.outputs[tensor.name]) for tensor in kept)
         unused = {tensor.name: f"{name}.{tensor.name}" for tensor in model.spec.outputs if tensor not in kept}
         delivery = StepDelivery(models[index + 1].entry if index + 1 < len(models) else None)
         outline = Step("model", name, inputs, outputs, model.spec.batched)
         opened.append(
-            OpenStep(model, None, whole_requests=False, delivery=delivery, outline=outline, names=names | unused)
+            OpenStep(
+                model,
+                None,
+                whole_requests=False,
+                delivery=delivery,
+                outline=outline,
+                input_names=step.inputs,
+                output_names={**step.outputs, **unused},
+            )
         )
     whole = [one.name for one in opened if not one.outline.independent]
     rows = Rows.DEPENDENT if whole else Rows.INDEPENDENT

@@ -1,5 +1,6 @@
 """The layout of a model repository: DIR/NAME/config.pbtxt and DIR/NAME/VERSION/model.onnx. Nothing is loaded here."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ class ModelFolder:
         from tailcut.triton.config import read_config  # noqa: PLC0415  protobuf is an extra
 
         config = read_config(path)
-        name = path.resolve().name
+        name = path.name if path.name not in {"", ".."} else path.resolve().name  # of a link its own, as in the index
         if config is not None and config.name and config.name != name:
             raise UsageError(f"{path / CONFIG_FILE}: is for a model {config.name!r}, but its folder is called {name!r}")
         return cls(name, path, config)
@@ -107,15 +108,29 @@ def is_model_folder(path: Path) -> bool:
 
 def state_of(folder: Path) -> tuple[tuple[str, int, int], ...]:
     """What changes when a model's files do: their names, sizes and times, without the reports that `tailcut` writes."""
-    files = sorted(file for file in folder.rglob("*") if file.is_file() and not _is_own(file.name))
     found = []
-    for file in files:
+    for file in sorted(_files(folder)):
         try:
             status = file.stat()
         except OSError:  # gone since
             continue
         found.append((str(file.relative_to(folder)), status.st_size, status.st_mtime_ns))
     return tuple(found)
+
+
+def _files(folder: Path, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[Path]:
+    """Yield the files in a folder, also behind links; a link to a folder `above` it is not followed."""
+    try:
+        status = folder.stat()
+        own = status.st_dev, status.st_ino
+        inside = [] if own in above else list(folder.iterdir())
+    except OSError:  # gone since, or not ours to read
+        return
+    for path in inside:
+        if path.is_dir():
+            yield from _files(path, above | {own})
+        elif path.is_file() and not _is_own(path.name):
+            yield path
 
 
 def _is_own(name: str) -> bool:

@@ -1,8 +1,9 @@
 """The models of a repository, opened on request, and what has changed there since the last check."""
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -12,14 +13,15 @@ from tailcut.engines import EngineOptions, open_engine
 from tailcut.engines.files import ENGINES_OF, FileKind, kind_of
 from tailcut.errors import MissingModelFileError, NotFoundError, TailcutError, UnsupportedError, UsageError
 from tailcut.machine.fingerprint import fingerprint
-from tailcut.machine.quota import usable_cpus
+from tailcut.machine.quota import quota, usable_cpus
 from tailcut.runtime.fit import fit_to_machine
-from tailcut.runtime.limits import Limits
+from tailcut.runtime.limits import Limits, within_memory
 from tailcut.runtime.model import Model, measured_model
 from tailcut.runtime.opening.measured import BUDGET_S, surroundings
 from tailcut.runtime.profile import Profile, with_batching
 from tailcut.runtime.rows import Batching
 from tailcut.runtime.second import with_cpu
+from tailcut.runtime.thread_budget import beside_others
 from tailcut.spec import ModelSpec
 from tailcut.triton.chain import as_one
 from tailcut.triton.config import as_dict, parse_config
@@ -29,6 +31,7 @@ from tailcut.triton.notes import notes_of_ensemble
 from tailcut.triton.settings import Reading, declared_signature, engine_of, read_settings, refuse
 
 _log = logging.getLogger("tailcut")
+_EXPECTED = 16  # models that share the memory where a repository has as many, however few are loaded
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +75,19 @@ class Wishes:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A model that is open, under its name and version, with its configuration as the file has it."""
+    """A model that is open, under its name and version, with its configuration as the file has it.
+
+    Args:
+        alone: the engine's options when no other model is loaded, where they depend on that.
+        reload: opens it once more, for so many models; None where nothing depends on their number.
+    """
 
     name: str
     version: str
     model: Model
     config: Mapping[str, Any]
+    alone: EngineOptions | None = None
+    reload: Callable[[int], Model] | None = None
 
 
 class Library:
@@ -94,6 +104,7 @@ class Library:
     def __init__(self, repository: Path, wishes: Wishes) -> None:
         self._repository = repository
         self._wishes = wishes
+        self._slab_bytes = wishes.limits.slab_bytes  # the least that a model has got
         self._seen = {name: state_of(path) for name, path in model_folders(repository).items()}
 
     def names(self) -> list[str]:
@@ -167,7 +178,7 @@ class Library:
             _log.info("%s: %s: %s", folder.name, CONFIG_FILE, note)
 
     def _open(self, folder: ModelFolder, version: int, models: int, wishes: Wishes) -> Loaded:
-        limits, tuned = wishes.limits, folder.profile(version)
+        limits, tuned = self._limits(models), folder.profile(version)
         profile, reading = profile_of(folder, version)
         self._say(folder, reading.notes)
         if tuned is not None:
@@ -175,8 +186,12 @@ class Library:
         profile = wishes.applied(profile)
         if reading.queue_rows is not None:
             limits = replace(limits, queue_rows=reading.queue_rows)
-        if tuned is not None or reading.is_fixed or not wishes.measures:
+        alone = reload = None
+        if tuned is not None:
             model = Model.open(profile, limits=limits)
+        elif reading.is_fixed or not wishes.measures:
+            alone, reload = profile.settings.engine, partial(_open_beside, profile, limits)
+            model = reload(models)
         else:
             sizes = [size for size in (reading.max_batch_size, wishes.max_batch_size) if size]
             around = surroundings(alone=models == 1, max_batch_size=min(sizes, default=None))
@@ -186,7 +201,19 @@ class Library:
         _log.info("%s: %s", folder.name, model.rows.describe())
         config = {} if folder.config is None else as_dict(folder.config)
         config["default_model_filename"] = config.get("default_model_filename") or folder.file(version).name
-        return Loaded(folder.name, str(version), model, config)
+        return Loaded(folder.name, str(version), model, config, alone, reload)
+
+    def _limits(self, models: int) -> Limits:
+        """Those of a model among so many, which share the memory that this process may use.
+
+        Where clients load models, some that are not there yet have a share as well.
+        """
+        known, limits = len(model_folders(self._repository)), self._wishes.limits
+        shared = within_memory(limits, quota().memory_bytes, max(models, min(known, _EXPECTED)))
+        if shared.slab_bytes < min(limits.slab_bytes, self._slab_bytes):
+            _log.warning("the memory limit leaves only %d MiB for the rows of each model", shared.slab_bytes >> 20)
+            self._slab_bytes = shared.slab_bytes
+        return shared
 
     def _tuned(self, path: Path, configured: Profile, reading: Reading) -> Profile:
         """A profile that was tuned, for clients that see the model as its configuration says."""
@@ -209,6 +236,13 @@ class Library:
         for warning in warnings:
             _log.warning("%s", warning)
         return profile
+
+
+def _open_beside(profile: Profile, limits: Limits, models: int) -> Model:
+    """Open a model among so many, none of whose threads spin where there are several."""
+    engine = beside_others(profile.settings.engine, models)
+    settings = msgspec.structs.replace(profile.settings, engine=engine)
+    return Model.open(msgspec.structs.replace(profile, settings=settings), limits=limits)
 
 
 def profile_of(folder: ModelFolder, version: int) -> tuple[Profile, Reading]:

@@ -34,7 +34,7 @@ def notes_of(config: Any, parameters: Collection[str]) -> Iterator[str]:
     yield from _notes_of_instances(config)
     yield from _notes_of_optimization(config.optimization)
     if config.HasField("dynamic_batching"):
-        yield from _notes_of_batching(config.dynamic_batching)
+        yield from _notes_of_batching(config.dynamic_batching, config.max_batch_size)
     yield from _notes_of_parameters(config, parameters)
     if any(warmup.count for warmup in config.model_warmup):
         yield "count of model_warmup is not used: each request is computed up to three times on each instance"
@@ -113,7 +113,7 @@ def _notes_of_optimization(policy: Any) -> Iterator[str]:
             yield f"{name} of optimization is not used: {instead}"
 
 
-def _notes_of_batching(policy: Any) -> Iterator[str]:
+def _notes_of_batching(policy: Any, most: int) -> Iterator[str]:
     if policy.preferred_batch_size:
         sizes = list(policy.preferred_batch_size)
         yield f"preferred_batch_size {sizes} is not used: a batch leaves when the learned cost of its size says so"
@@ -122,6 +122,9 @@ def _notes_of_batching(policy: Any) -> Iterator[str]:
     levels, default = policy.priority_levels, policy.default_priority_level
     if levels and default != levels:
         yield f"default_priority_level {default} is not used: requests without a priority have {_DEFAULT_PRIORITY}"
+    waiting = policy.default_queue_policy.max_queue_size
+    if waiting and most > 1:
+        yield f"max_queue_size {waiting} counts requests: here {waiting} x {most} rows may wait, in any requests"
     policies = [policy.default_queue_policy, *policy.priority_queue_policy.values()]
     if any(one.default_timeout_microseconds or one.timeout_action for one in policies):
         yield "timeouts of the queue policy are not used: a request has its own timeout, else the server's --deadline"

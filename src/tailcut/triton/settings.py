@@ -7,8 +7,8 @@ models) are refused.
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import msgspec
 
@@ -97,7 +97,7 @@ def read_settings(config: Any, spec: ModelSpec, engine: str, signature: tuple[st
         reshapes=tuple(_reshapes(config, spec, batched=batched)),
         fixed_dims=tuple(_fixed_dims(config, spec, batched=batched)),
     )
-    if batched and not spec.batchable:
+    if batched and not replace(spec, outputs=tuple(_kept(config, spec))).batchable:
         raise UnsupportedError(f"max_batch_size is {config.max_batch_size}, but a first axis of the model is fixed")
     options, fixed = _engine_settings(config, options)
     dynamic = config.dynamic_batching if config.HasField("dynamic_batching") else None
@@ -107,13 +107,15 @@ def read_settings(config: Any, spec: ModelSpec, engine: str, signature: tuple[st
         max_queue_delay_us=delay_us,
         rows=_rows(config, batched=batched, dynamic=dynamic is not None),
     )
+    samples, unfit = _samples(config, spec, batched=batched)
+    waiting = dynamic.default_queue_policy.max_queue_size if dynamic is not None else 0
     return Reading(
         Settings(engine=options, batching=batching),
-        tuple(_samples(config, spec, batched=batched)),
+        samples,
         config.max_batch_size or None,
-        dynamic.default_queue_policy.max_queue_size or None if dynamic is not None else None,
+        waiting * max(1, config.max_batch_size) or None,  # of requests, none of which has more rows
         fixed or bool(delay_us),
-        tuple(notes_of(config, {*_THREADS, *_INSTANCES, "enable_mem_arena"})),
+        (*notes_of(config, {*_THREADS, *_INSTANCES, "enable_mem_arena"}), *_notes_of_engine(config, engine), *unfit),
     )
 
 
@@ -163,13 +165,19 @@ def refuse(config: Any) -> None:
 
 def _outputs(config: Any, spec: ModelSpec) -> tuple[str, ...]:
     """The outputs that are listed, where they are fewer than the model's."""
+    kept = tuple(tensor.name for tensor in _kept(config, spec))
+    return kept if len(kept) < len(spec.outputs) else ()
+
+
+def _kept(config: Any, spec: ModelSpec) -> Sequence[TensorSpec]:
+    """The model's outputs that are listed; all of them where none is."""
     listed = {tensor.name for tensor in config.output}
-    kept = tuple(name for name in spec.output_names if name in listed)
-    return kept if listed and len(kept) < len(spec.outputs) else ()
+    return [tensor for tensor in spec.outputs if tensor.name in listed] if listed else spec.outputs
 
 
-def _listed(config: Any, spec: ModelSpec) -> Iterator[tuple[Any, TensorSpec]]:
+def _listed(config: Any, spec: ModelSpec) -> Iterator[tuple[Literal["input", "output"], Any, TensorSpec]]:
     """Yield each tensor of the configuration with that of the model."""
+    kind: Literal["input", "output"]
     for kind, listed, there in (("input", config.input, spec.inputs), ("output", config.output, spec.outputs)):
         known = {tensor.name: tensor for tensor in there}
         for tensor in listed:
@@ -180,7 +188,7 @@ def _listed(config: Any, spec: ModelSpec) -> Iterator[tuple[Any, TensorSpec]]:
                 raise UnsupportedError(
                     f"{kind} {tensor.name!r} is {wanted.dtype} in the model and {_type_of(tensor)} in the configuration"
                 )
-            yield tensor, wanted
+            yield kind, tensor, wanted
         missing = [name for name in known if name not in {tensor.name for tensor in listed}]
         if kind == "input" and listed and missing:
             raise UnsupportedError(f"the configuration lists no input {missing[0]!r}, which the model needs")
@@ -193,10 +201,13 @@ def _type_of(tensor: Any) -> str:
 def _reshapes(config: Any, spec: ModelSpec, *, batched: bool) -> Iterator[Reshape]:
     """Yield how clients see tensors otherwise than the model, and check all others."""
     first = [-1] if batched else []
-    for tensor, known in _listed(config, spec):
+    shared = {*spec.input_names} & {*spec.output_names}
+    for kind, tensor, known in _listed(config, spec):
         dims = tuple(first + list(tensor.dims))
         if tensor.HasField("reshape"):
-            yield Reshape(name=tensor.name, client=dims, model=tuple(first + list(tensor.reshape.shape)))
+            shape = tuple(first + list(tensor.reshape.shape))
+            side: Literal["", "input", "output"] = kind if tensor.name in shared else ""
+            yield Reshape(name=tensor.name, client=dims, model=shape, side=side)
         elif len(dims) != len(known.shape) or any(
             dim != -1 and size not in {None, dim} for dim, size in zip(dims, known.shape, strict=True)
         ):
@@ -236,18 +247,56 @@ def _engine_settings(config: Any, options: EngineOptions) -> tuple[EngineOptions
     return msgspec.structs.replace(options, **changes), fixed
 
 
-def _samples(config: Any, spec: ModelSpec, *, batched: bool) -> Iterator[SampleRequest]:
-    """Yield a request for each entry of model_warmup."""
+def _notes_of_engine(config: Any, engine: str) -> Iterator[str]:
+    """Yield a line for each of its settings that cannot be applied."""
+    wanted = config.backend or config.platform
+    accelerators = [one.name for one in config.optimization.execution_accelerators.cpu_execution_accelerator]
+    if wanted and _ENGINES.get(wanted) != engine and engine not in accelerators:
+        yield f"platform or backend {wanted!r} is not used: {engine} computes files of this kind"
+    for names, instead in ((_THREADS, "the engine has as many threads as CPUs"), (_INSTANCES, "instance_group counts")):
+        for name in names:
+            value = config.parameters[name].string_value if name in config.parameters else ""
+            if value and not value.isdecimal():
+                yield f"parameter {name} {value!r} is not used: it is not a number; {instead}"
+
+
+def _samples(config: Any, spec: ModelSpec, *, batched: bool) -> tuple[tuple[SampleRequest, ...], list[str]]:
+    """A request for each entry of model_warmup; a line for each that the model would refuse."""
     first = [ROWS] if batched else []
+    listed = {tensor.name: tensor for tensor in config.input}
+    samples, unfit = [], []
     for warmup in config.model_warmup:
         inputs = {}
+        rows = max(1, warmup.batch_size)
         for tensor in spec.inputs:
             given = warmup.inputs.get(tensor.name)
             if given is None:
                 raise UnsupportedError(f"model_warmup {warmup.name!r} has no input {tensor.name!r}")
-            shape = tuple(first + list(given.dims))
+            dims = list(given.dims)
+            if not _takes(listed.get(tensor.name), tensor, dims, [rows] if batched else []):
+                unfit.append(
+                    f"model_warmup {warmup.name!r} is not used: the model does not take input {tensor.name!r} "
+                    f"with dims {dims}; it is warmed up with other requests"
+                )
+                break
             values: Values = "numerals" if tensor.dtype is DType.BYTES else "constant"
             if given.random_data and values == "constant":
                 values = "normal" if tensor.dtype.numpy.kind == "f" else "integers"
+            shape = tuple(first + dims)
             inputs[tensor.name] = SampleInput(shape=shape, values=values, high=2 if values == "integers" else 1)
-        yield SampleRequest(inputs=inputs, rows=max(1, warmup.batch_size))
+        else:
+            samples.append(SampleRequest(inputs=inputs, rows=rows))
+    return tuple(samples), unfit
+
+
+def _takes(listed: Any | None, tensor: TensorSpec, dims: list[int], rows: list[int]) -> bool:
+    """Whether clients may send an input of these dims: by the configuration where it lists the input, and the model."""
+    if min(dims, default=0) < 0:
+        return False
+    if listed is not None:
+        wanted = list(listed.dims)
+        if len(dims) != len(wanted) or any(dim not in {-1, size} for dim, size in zip(wanted, dims, strict=True)):
+            return False
+        if listed.HasField("reshape"):
+            return True
+    return tensor.accepts((*rows, *dims))

@@ -51,7 +51,7 @@ def log_threads(served: "Sequence[ServedModel]", worker: "Worker | None") -> Non
     from tailcut.engines import engine_threads
 
     for item in served if worker is None or worker.post == 0 else []:
-        if item.sources is not None:
+        if item.entry.stages():
             _log.info("%s: %s", item.name, item.entry.describe_stages())
             continue
         options = item.model.profile.settings.engine

@@ -185,7 +185,7 @@ class CudaEngine:
         """The captured graph of a bucket; the first batch of a bucket captures it."""
         graph = self._graphs.get(key)
         if graph is None:
-            arguments = self._arguments(self._open(), memory)
+            arguments = self._open().arguments(memory)
             with self._capturing:
                 graph = self._captured(lambda: self._module(*arguments), self._pool(key.slot))
                 self._graphs[key] = graph
@@ -215,15 +215,6 @@ class CudaEngine:
                 results[:] = compute()
 
         return Graph(launch, results)
-
-    @staticmethod
-    def _arguments(program: Program, memory: Sequence[Any]) -> list[Any]:
-        arguments: list[Any] = [None] * (len(memory) + len(program.constants))
-        for place, tensor in zip(program.places, memory, strict=True):
-            arguments[place] = tensor
-        for place, value in program.constants.items():
-            arguments[place] = value
-        return arguments
 
     def _on_device(self, program: Program) -> Any:
         moved = program.exported

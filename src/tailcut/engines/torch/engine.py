@@ -65,7 +65,7 @@ class TorchEngine:
         """See `Engine.bind`."""
         program = self._open()
         check_arrays(self.spec, inputs, outputs)
-        ins = self._arguments(program, [as_tensor(inputs[tensor.name]) for tensor in self.spec.inputs])
+        ins = program.arguments([as_tensor(inputs[tensor.name]) for tensor in self.spec.inputs])
         outs = [as_tensor(outputs[tensor.name]) for tensor in self.spec.outputs]
         write, compute, names = self._write, self._call, self.spec.output_names
         keep = (dict(inputs), dict(outputs))
@@ -95,7 +95,7 @@ class TorchEngine:
         use_threads(self.options.threads)
         held = [np.require(inputs[tensor.name], requirements=["C", "W"]) for tensor in self.spec.inputs]
         # Made outside of inference mode, as in bind: compiled code is told apart by it, and would be compiled anew.
-        arguments = self._arguments(program, list(map(as_tensor, held)))
+        arguments = program.arguments(list(map(as_tensor, held)))
         try:
             with torch.inference_mode():
                 results = self._call(*arguments)
@@ -126,15 +126,6 @@ class TorchEngine:
             self._call = compiled_ahead(path, program, self.options) if ahead else compiled(module)
             for rows in first_sizes(self.spec):
                 self.run(samples.make(max(rows, samples.rows), seed=0))
-
-    def _arguments(self, program: Program, tensors: Sequence[Any]) -> list[Any]:
-        """All user inputs in the program's order, with those that are no tensors."""
-        arguments: list[Any] = [None] * (len(tensors) + len(program.constants))
-        for place, tensor in zip(program.places, tensors, strict=True):
-            arguments[place] = tensor
-        for place, value in program.constants.items():
-            arguments[place] = value
-        return arguments
 
     def _open(self) -> Program:
         if self._program is None:

@@ -5,7 +5,7 @@ import logging
 import threading
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,15 @@ class Program:
     outputs: tuple[int, ...]
     weight_bytes: int = 0
     endless: str = ""
+
+    def arguments(self, tensors: Sequence[Any]) -> list[Any]:
+        """All user inputs in the program's order: these tensors, in the order of the spec, and the constants."""
+        arguments: list[Any] = [None] * (len(tensors) + len(self.constants))
+        for place, tensor in zip(self.places, tensors, strict=True):
+            arguments[place] = tensor
+        for place, value in self.constants.items():
+            arguments[place] = value
+        return arguments
 
 
 def read_program(path: Path, options: EngineOptions, name: str | None = None) -> Program:

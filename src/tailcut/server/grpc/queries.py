@@ -10,6 +10,7 @@ from typing import Any
 from tailcut.errors import InvalidInputError
 from tailcut.server import metadata
 from tailcut.server.context import Context
+from tailcut.server.metrics import Counted
 from tailcut.wire.grpc.codec import message_of
 from tailcut.wire.grpc.messages import METHODS
 
@@ -48,11 +49,7 @@ class Questions:
             case "ModelConfig":
                 return {"config": metadata.configuration(context.models.find(request.name, request.version))}
             case "ModelStatistics":
-                return {
-                    "model_stats": [
-                        metadata.statistics(one) for one in context.counted_of(request.name, request.version)
-                    ]
-                }
+                return {"model_stats": list(map(_statistics, context.counted_of(request.name, request.version)))}
             case "RepositoryIndex":
                 models = context.models.index(ready=context.ready)
                 return {"models": [one for one in models if not request.ready or one.get("state") == "READY"]}
@@ -89,3 +86,8 @@ class Questions:
         register = self._context.regions.register_cuda
         await asyncio.to_thread(register, request.name, request.raw_handle, request.device_id, request.byte_size)
         return {}
+
+
+def _statistics(served: Counted) -> dict[str, Any]:
+    """Those of a model without the stages of a pipeline, which the message has no field for."""
+    return {name: value for name, value in metadata.statistics(served).items() if name != "stages"}

@@ -102,9 +102,9 @@ def walk(model: PipelineModel, requests: Sequence[Arrays]) -> list[list[Arrays]]
     for request in requests:
         tensors = dict(request)
         for given, step in zip(inputs, model.entry.steps, strict=True):
-            given.append({name: tensors[step.called(name)] for name in step.model.spec.input_names})
+            given.append({name: tensors[step.input_called(name)] for name in step.model.spec.input_names})
             answer = step.model.infer_sync(given[-1])
-            tensors |= {step.called(name): array for name, array in answer.items()}
+            tensors |= {step.output_called(name): array for name, array in answer.items()}
     return inputs
 
 
