@@ -52,8 +52,8 @@ class Note:
 
     __slots__ = ("log", "place")
 
-    def __init__(self, log: "Log", place: int) -> None:
-        self.log, self.place = log, place
+    def __init__(self, log: "Log", index: int) -> None:
+        self.log, self.place = log, index
 
     def complete(self, request: Request, batch: Batch, index: int) -> None:
         self.log.done[self.place] = time.perf_counter()
@@ -86,10 +86,10 @@ class Log:
         return (self.done - self.due)[~np.isnan(self.done)]
 
     def services(self) -> Services:
-        found: dict[int, list[float]] = {}
+        result: dict[int, list[float]] = {}
         for rows, took in self.batches:
-            found.setdefault(rows, []).append(took)
-        return {rows: np.array(took) for rows, took in sorted(found.items())}
+            result.setdefault(rows, []).append(took)
+        return {rows: np.array(took) for rows, took in sorted(result.items())}
 
 
 def offer(model: Model, rate: float, seconds: float, deadline_s: float = 0.0, seed: int = 1) -> Log:
@@ -102,15 +102,15 @@ def offer(model: Model, rate: float, seconds: float, deadline_s: float = 0.0, se
     due = time.perf_counter() + 0.05 + np.cumsum(gaps)
     log, home = Log(due), AnyThreadDelivery()
     x = {"x": np.random.default_rng(0).standard_normal((1, WIDTHS[0])).astype(np.float32)}
-    for place, when in enumerate(due):
+    for index, when in enumerate(due):
         while (left := when - time.perf_counter()) > 0:
             time.sleep(left - 5e-5 if left > 1e-4 else 0)
         deadline = 0
         if deadline_s:
-            log.due[place] = time.perf_counter()
+            log.due[index] = time.perf_counter()
             deadline = time.monotonic_ns() + int(deadline_s * 1e9)
         try:
-            model.entry.start(x, Request(Note(log, place), home, 1, deadline))
+            model.entry.start(x, Request(Note(log, index), home, 1, deadline))
         except QueueFullError:
             log.refused += 1
             log.end()
@@ -146,9 +146,9 @@ def simulate(
 def bound(due: np.ndarray, alone_s: float, row_s: float) -> np.ndarray:
     finished = 0.0
     latencies = np.empty(len(due))
-    for place, when in enumerate(due):
+    for index, when in enumerate(due):
         finished = max(finished, when) + row_s
-        latencies[place] = max(finished - when, alone_s)
+        latencies[index] = max(finished - when, alone_s)
     return latencies
 
 
@@ -166,7 +166,7 @@ def cost_of(model: Model, sizes: Sequence[int]) -> dict[int, float]:
             began = time.perf_counter()
             model.entry.executor.compute(batch)
             times[size].append(time.perf_counter() - began)
-    return {size: float(np.median(found)) for size, found in times.items()}
+    return {size: float(np.median(result)) for size, result in times.items()}
 
 
 def saturated(model: Model, seconds: float) -> float:

@@ -120,11 +120,11 @@ def rivals(engine: EngineOptions, seconds: float) -> tuple[float, float]:
     with (
         opened(wide(), engine, 16) as first,
         opened(wide(), engine, 4) as second,
-        Saturated(first) as one,
+        Saturated(first) as item,
         Saturated(second) as other,
     ):
         time.sleep(seconds)
-        return one.rate(), other.rate()
+        return item.rate(), other.rate()
 
 
 def main() -> None:
@@ -136,12 +136,12 @@ def main() -> None:
     two = EngineOptions(threads=2)
     instances = EngineOptions(threads=1, instances=2)
     cells = {"light alone": (two, False), "2 threads": (two, True), "2 instances": (instances, True)}
-    found: dict[str, list[tuple[np.ndarray, float]]] = {name: [] for name in cells}
+    result: dict[str, list[tuple[np.ndarray, float]]] = {name: [] for name in cells}
     for number in range(args.rounds):
         for name, (engine, busy) in cells.items():
-            found[name].append(beside(engine, busy=busy, seconds=args.seconds, seed=number))
+            result[name].append(beside(engine, busy=busy, seconds=args.seconds, seed=number))
     print(f"{'':28s}light p50 ms{'p99 ms (99 % interval)':>28s}   max ms   heavy rows/s (rounds)")
-    for name, runs in found.items():
+    for name, runs in result.items():
         joined = np.concatenate([latencies for latencies, _ in runs]) * 1e3
         p99 = serial_percentile_interval(joined, 0.99)
         tail = "unknown" if p99 is None else f"{p99.point:.2f} ({p99.low:.2f} to {p99.high:.2f})"
@@ -158,9 +158,9 @@ def main() -> None:
         for name, engine in pairs.items():
             rivalled[name].append(rivals(engine, args.seconds / 2))
     for name, runs in rivalled.items():
-        (one, other), low, high = np.median(runs, axis=0), np.min(runs, axis=0), np.max(runs, axis=0)
+        (item, other), low, high = np.median(runs, axis=0), np.min(runs, axis=0), np.max(runs, axis=0)
         print(
-            f"{name:28s}{one:9.0f} ({low[0]:.0f} to {high[0]:.0f}){other:10.0f} ({low[1]:.0f} to {high[1]:.0f})",
+            f"{name:28s}{item:9.0f} ({low[0]:.0f} to {high[0]:.0f}){other:10.0f} ({low[1]:.0f} to {high[1]:.0f})",
             flush=True,
         )
 

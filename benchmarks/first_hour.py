@@ -104,7 +104,7 @@ class Hour:
         self.run("git", "clone", "--quiet", ROOT, "tailcut")
         self.run(sys.executable, "-m", "venv", "venv")
         wanted = ["tailcut/[openvino,convert]", "tokenizers", "scikit-learn"]
-        self.run("venv/bin/pip", "install", "--quiet", *(f"./{one}" if "/" in one else one for one in wanted))
+        self.run("venv/bin/pip", "install", "--quiet", *(f"./{item}" if "/" in item else item for item in wanted))
         return self.run("venv/bin/tailcut", "--version")
 
     def doctor(self) -> str:
@@ -168,7 +168,7 @@ class Hour:
         ):
             unit = unit.replace(before, str(after))
         self.write("tailcut.service", unit)
-        said = self.run("systemd-analyze", "verify", "./tailcut.service") or "systemd-analyze verify: nothing to say"
+        text = self.run("systemd-analyze", "verify", "./tailcut.service") or "systemd-analyze verify: nothing to say"
         lines = dict(line.split("=", 1) for line in unit.splitlines() if "=" in line)
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
             notified.settimeout(int(lines["TimeoutStartSec"]))
@@ -184,7 +184,7 @@ class Hour:
                 server.terminate()
                 status = server.wait(int(lines["TimeoutStopSec"]))
         (self.folder / "notify").unlink()
-        return f"{said}\nits command was ready after {ready_s:.1f} s, answered, and ended with {status} on SIGTERM"
+        return f"{text}\nits command was ready after {ready_s:.1f} s, answered, and ended with {status} on SIGTERM"
 
     def monitor(self) -> str:
         """Prometheus with the rules: quiet without a fault, then an alert while the server is overloaded."""
@@ -312,7 +312,7 @@ def query(expression: str) -> list[str]:
     url = f"http://127.0.0.1:{PROMETHEUS}/api/v1/query?query={urllib.parse.quote(expression)}"
     try:
         with urllib.request.urlopen(url, timeout=10) as answer:
-            return [one["value"][1] for one in json.load(answer)["data"]["result"]]
+            return [item["value"][1] for item in json.load(answer)["data"]["result"]]
     except OSError:
         return []
 
@@ -321,7 +321,7 @@ def firing() -> set[str]:
     """The alerts that fire."""
     with urllib.request.urlopen(f"http://127.0.0.1:{PROMETHEUS}/api/v1/alerts", timeout=10) as answer:
         alerts = json.load(answer)["data"]["alerts"]
-    return {one["labels"]["alertname"] for one in alerts if one["state"] == "firing"}
+    return {alert["labels"]["alertname"] for alert in alerts if alert["state"] == "firing"}
 
 
 def wait(done: Callable[[], bool], seconds: float) -> None:

@@ -177,8 +177,8 @@ def prepared(count: int, *, changing: bool) -> list[bytes]:
     for number in range(count):
         more = [("grpc-timeout", "5000000u"), ("x-request-id", "none")]
         if changing:
-            said = uuid.UUID(bytes=random.bytes(16))
-            more = [("grpc-timeout", f"{random.integers(4_000_000, 5_000_000)}u"), ("x-request-id", str(said))]
+            text = uuid.UUID(bytes=random.bytes(16))
+            more = [("grpc-timeout", f"{random.integers(4_000_000, 5_000_000)}u"), ("x-request-id", str(text))]
         stream = 2 * number + 1
         block = encoder.encode(fixed + more)
         calls.append(frame(Kind.HEADERS, END_HEADERS, stream, block) + frame(Kind.DATA, END_STREAM, stream, body))

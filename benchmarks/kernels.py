@@ -39,8 +39,8 @@ def floats(*shape: int) -> np.ndarray:
 
 
 def case(title: str, kernel: Callable[..., None], *arguments: object, moved: tuple[np.ndarray, ...] = ()) -> Case:
-    arrays = moved or tuple(one for one in arguments if isinstance(one, np.ndarray))
-    return Case(title, kernel, arguments, sum(one.nbytes for one in arrays))
+    arrays = moved or tuple(argument for argument in arguments if isinstance(argument, np.ndarray))
+    return Case(title, kernel, arguments, sum(array.nbytes for array in arrays))
 
 
 def cases() -> list[Case]:
@@ -92,26 +92,26 @@ def main() -> None:
     print(f"{fingerprint()['cpu']}, one thread, numba for {numba_isa()}")
     print(f"memory, {LARGE_BYTES >> 20} MiB: copy {copy_gb_s():.1f} GB/s, triad {triad_gb_s():.1f} GB/s\n")
     print(f"{'kernel':<33} {'us':>8} {'GB/s':>6} {'numpy us':>9} {'faster':>7} {'copy us':>8} {'of copy':>8}")
-    for one in cases():
-        if chosen.only not in one.title:
+    for item in cases():
+        if chosen.only not in item.title:
             continue
-        ours, twin, copy = measure(one, chosen.seconds)
-        rate = one.moved_bytes / ours / 1e9
+        ours, twin, copy = measure(item, chosen.seconds)
+        rate = item.moved_bytes / ours / 1e9
         print(
-            f"{one.title:<33} {ours * 1e6:8.1f} {rate:6.1f} {twin * 1e6:9.1f} {twin / ours:6.1f}x {copy * 1e6:8.1f} "
+            f"{item.title:<33} {ours * 1e6:8.1f} {rate:6.1f} {twin * 1e6:9.1f} {twin / ours:6.1f}x {copy * 1e6:8.1f} "
             f"{copy / ours:8.0%}"
         )
 
 
-def measure(one: Case, length_s: float) -> tuple[float, float, float]:
+def measure(item: Case, length_s: float) -> tuple[float, float, float]:
     """Median seconds of kernel, twin and copy, taking turns."""
-    name = one.kernel.__name__
+    name = item.kernel.__name__
     twin = partition_rows if name == "top_k_rows" else getattr(reference, name)
-    source = np.ones(max(1, one.moved_bytes // 2), np.uint8)
+    source = np.ones(max(1, item.moved_bytes // 2), np.uint8)
     target = np.empty_like(source)
     calls = (
-        lambda: one.kernel(*one.arguments),
-        lambda: twin(*one.arguments),
+        lambda: item.kernel(*item.arguments),
+        lambda: twin(*item.arguments),
         lambda: np.copyto(target, source),
     )
     samples: list[list[float]] = [[], [], []]
@@ -127,9 +127,9 @@ def measure(one: Case, length_s: float) -> tuple[float, float, float]:
 def partition_rows(values: np.ndarray, out: np.ndarray, places: np.ndarray) -> None:
     """The k largest by numpy's fastest way, for the comparison: the twin in reference.py sorts whole rows."""
     k = out.shape[1]
-    found = np.argpartition(values, -k, axis=1)[:, -k:]
-    order = np.argsort(-np.take_along_axis(values, found, axis=1), axis=1)
-    places[:] = np.take_along_axis(found, order, axis=1)
+    result = np.argpartition(values, -k, axis=1)[:, -k:]
+    order = np.argsort(-np.take_along_axis(values, result, axis=1), axis=1)
+    places[:] = np.take_along_axis(result, order, axis=1)
     out[:] = np.take_along_axis(values, places, axis=1)
 
 

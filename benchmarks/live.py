@@ -198,11 +198,11 @@ def main() -> None:
             print(f"{name:34} {us:7.0f} us  {every_s:6.2f} s  {us / 1e6 / every_s:9.3%}  {size:6,} B", flush=True)
         if not options.pairs:
             return
-        one, several = [f"tiny={path}"], [f"tiny={path}", *(f"tiny{number}={path}" for number in range(9))]
+        item, several = [f"tiny={path}"], [f"tiny={path}", *(f"tiny{number}={path}" for number in range(9))]
         print(f"{'of a core':34} {'alone':>9} {'watched':>9}  {'cost':>8}")
         for name, sources, rate in (
-            ("idle, one model", one, 0.0),
-            (f"{options.rate:g} requests/s, one model", one, options.rate),
+            ("idle, one model", item, 0.0),
+            (f"{options.rate:g} requests/s, one model", item, options.rate),
             (f"{options.rate:g} requests/s, ten models", several, options.rate),
         ):
             run(name, sources, rate, options.pairs, options.seconds)

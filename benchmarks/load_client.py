@@ -200,14 +200,14 @@ def side_by_side(seconds: float, rounds: int) -> None:
             if analyzer and target is model and agrees(analyzer, target):
                 ways["perf_analyzer"] = lambda c, t=target: triton(analyzer, t, c, seconds)
             for connections in (1, 8):
-                found = {way: [] for way in ways}
+                result = {way: [] for way in ways}
                 for _ in range(rounds):
                     for way, run in ways.items():
                         try:
-                            found[way].append(run(connections))
+                            result[way].append(run(connections))
                         except RuntimeError as error:
                             print(f"  {way} gave up: {error}")
-                for way, runs in ((way, runs) for way, runs in found.items() if runs):
+                for way, runs in ((way, runs) for way, runs in result.items() if runs):
                     rate, p50 = (statistics.median(column) for column in zip(*runs, strict=True))
                     print(f"  {connections:>2d} in flight  {way:<15s}{rate:>10,.0f}/s{p50:>9,.0f} us", flush=True)
 
@@ -217,16 +217,16 @@ def own_limits(seconds: float) -> None:
     with running([sys.executable, "-c", ECHO, str(BODY_BYTES + 60)]) as echo:
         target = Target(port=int(first_line(echo)))
         payload = encode(target, "POST", "/", bytes(BODY_BYTES), {"Inference-Header-Content-Length": "0"})
-        one = closed_loop(target, [payload], concurrency=32, duration_s=seconds, warmup_s=0.2)
+        item = closed_loop(target, [payload], concurrency=32, duration_s=seconds, warmup_s=0.2)
         two, _ = ours(target, "/", 32, seconds, processes=2)
         print(
-            f"\nthe client's own limits: {one.rate_achieved:,.0f} requests/s closed, 32 in flight, with "
-            f"{one.client_cpu:.2f} cores busy; {two:,.0f} with two processes"
+            f"\nthe client's own limits: {item.rate_achieved:,.0f} requests/s closed, 32 in flight, with "
+            f"{item.client_cpu:.2f} cores busy; {two:,.0f} with two processes"
         )
         print(f"{'open loop':>14s}{'offered/s':>11s}{'achieved/s':>12s}{'late p99 us':>13s}   verdict")
         for make in (Constant, Poisson):
             for share in (0.05, 0.2, 0.4, 0.6, 0.8):
-                arrivals = make(share * one.rate_achieved)
+                arrivals = make(share * item.rate_achieved)
                 result = open_loop(target, [payload], rate=arrivals, duration_s=seconds, warmup_s=0.2)
                 word = "behind: it gives no percentile" if result.client_behind else "in time"
                 print(

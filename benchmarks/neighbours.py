@@ -112,23 +112,23 @@ def in_a_row(way: Way) -> None:
             timed(client, model)
 
             def run(client: Client = client, model: str = model, count: int = count) -> list[float]:
-                found = [timed(client, model) for _ in range(count)]
+                result = [timed(client, model) for _ in range(count)]
                 time.sleep(PAUSE_S)
-                return found
+                return result
 
-            found, cost = watched(way.servers[model].pid, run)
-        way.row_ms.setdefault(model, []).append(float(np.median(found)))
+            result, cost = watched(way.servers[model].pid, run)
+        way.row_ms.setdefault(model, []).append(float(np.median(result)))
         way.row_cpu_ms.setdefault(model, []).append(float("nan") if cost is None else cost.cpu_ns / 1e6 / count)
 
 
 def in_series(way: Way) -> None:
     with ExitStack() as stack:
         clients = {model: stack.enter_context(way.client(model)) for model in SHAPES}
-        found: dict[str, list[float]] = {model: [] for model in SHAPES}
+        result: dict[str, list[float]] = {model: [] for model in SHAPES}
         for _ in range(SERIES):
             for model, client in clients.items():
-                found[model].append(timed(client, model))
-    for model, times in found.items():
+                result[model].append(timed(client, model))
+    for model, times in result.items():
         way.series_ms.setdefault(model, []).append(float(np.median(times[1:])))
     time.sleep(PAUSE_S)
 
@@ -138,11 +138,11 @@ def under_load(server: ServedProfile, rates: dict[str, float], seconds: float, s
         Stream([infer_payload(server.target, model, request(model), "binary")], Poisson(rate))
         for model, rate in rates.items()
     ]
-    found = open_together(server.target, streams, duration_s=seconds, seed=seed, warmup_s=0.2)
-    for model, result in zip(rates, found, strict=True):
+    outcome = open_together(server.target, streams, duration_s=seconds, seed=seed, warmup_s=0.2)
+    for model, result in zip(rates, outcome, strict=True):
         if result.errors:
             raise SystemExit(f"{model}: {result.errors}")
-    return {model: result.latencies_ns / 1e6 for model, result in zip(rates, found, strict=True)}
+    return {model: result.latencies_ns / 1e6 for model, result in zip(rates, outcome, strict=True)}
 
 
 def spread(values: Sequence[float], digits: int = 2) -> str:
@@ -150,7 +150,7 @@ def spread(values: Sequence[float], digits: int = 2) -> str:
 
 
 def ratios(new: Sequence[float], old: Sequence[float]) -> str:
-    return "x" + spread([one / other for one, other in zip(new, old, strict=True)])
+    return "x" + spread([item / other for item, other in zip(new, old, strict=True)])
 
 
 def defaults(rounds: int) -> None:
@@ -212,7 +212,7 @@ def tuned(rounds: int) -> None:
         tune(folder, list(TUNED), "--rates", rates, "--slo", "20ms,20ms", "--budget", "20s")
         pairs["tuned together"] = [Profile.load(folder / f"{model}.profile.toml") for model in TUNED]
         pairs["server's defaults"] = [profile(model, len(SHAPES)) for model in TUNED]
-        found: dict[str, dict[str, list[np.ndarray]]] = {pair: {model: [] for model in TUNED} for pair in pairs}
+        result: dict[str, dict[str, list[np.ndarray]]] = {pair: {model: [] for model in TUNED} for pair in pairs}
         with ExitStack() as stack:
             servers = {
                 pair: stack.enter_context(ServedProfile(profiles[0], neighbours=profiles[1:]))
@@ -221,11 +221,11 @@ def tuned(rounds: int) -> None:
             for number in range(4 * rounds):
                 for pair, server in servers.items():
                     for model, times in under_load(server, TUNED, 1.0, 100 + number).items():
-                        found[pair][model].append(times)
+                        result[pair][model].append(times)
     print("\ntiny and ranker in one server, both under load in turns; binary wire")
     for (model, rate), (pair, profiles) in product(TUNED.items(), pairs.items()):
-        p50, p99 = np.quantile(np.concatenate(found[pair][model]), (0.5, 0.99))
-        words = next(one for one in profiles if one.model.name == model).settings.describe()
+        p50, p99 = np.quantile(np.concatenate(result[pair][model]), (0.5, 0.99))
+        words = next(item for item in profiles if item.model.name == model).settings.describe()
         print(f"{model:8s}{rate:5.0f}/s  {pair:18s}p50 {p50:7.2f}  p99 {p99:8.2f} ms  {words}")
 
 

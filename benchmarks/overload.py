@@ -161,18 +161,18 @@ def main() -> int:
         os.sched_setaffinity(0, set(cpus[1:]))
     deadline_s = parse_duration(args.deadline)
     with server(args.model, args.deadline, set(cpus[:1]) if apart else set(cpus)) as (target, pid):
-        one = [payload(args.model)]
+        item = [payload(args.model)]
         concurrency = PEAK[args.model]
         length_s = max(1.0, args.seconds / 10)
 
         def peak() -> float:
-            return closed_loop(target, one, concurrency=concurrency, duration_s=length_s, warmup_s=0.5).rate_achieved
+            return closed_loop(target, item, concurrency=concurrency, duration_s=length_s, warmup_s=0.5).rate_achieved
 
         first = peak()
-        open_loop(target, one, rate=args.times * first, duration_s=1.0)  # connections and buffers as they will be
+        open_loop(target, item, rate=args.times * first, duration_s=1.0)  # connections and buffers as they will be
         with watched(pid) as watch:
             loop_s, others_s = watch.threads()
-            result = open_loop(target, one, rate=args.times * first, duration_s=args.seconds)
+            result = open_loop(target, item, rate=args.times * first, duration_s=args.seconds)
             loop_s, others_s = (now - then for now, then in zip(watch.threads(), (loop_s, others_s), strict=True))
         held = report(result, (first, peak()), deadline_s, watch)
         line("server: its loop's thread, its other threads", f"{loop_s:.1f}, {others_s:.1f} s")

@@ -93,7 +93,7 @@ def limit(model: Model, wave: list[dict[str, np.ndarray]]) -> float:
     """Seconds of bound full batches, each bucket as often as the requests have it."""
     seconds = 0.0
     for bucket in model._padding.grid:
-        rows = sum(1 for one in wave if model._padding.place(one)[0] == bucket)
+        rows = sum(1 for item in wave if model._padding.place(item)[0] == bucket)
         executor = model.entry.executor
         assert isinstance(executor, PaddedExecutor)
         call = executor._call(bucket, BATCH)
@@ -122,11 +122,11 @@ def single_batches(path: Path) -> None:
             for count in (1, 4, 8):
                 times = np.empty((60, 2))
                 for turn in times:
-                    for place, executor in enumerate((loose, model.entry.executor)):
+                    for index, executor in enumerate((loose, model.entry.executor)):
                         batch = batch_of(model, count, bucket, random)
                         began = time.perf_counter()
                         executor.compute(batch)
-                        turn[place] = time.perf_counter() - began
+                        turn[index] = time.perf_counter() - began
                 plain, bound = np.median(times, axis=0) * 1e6
                 print(f"{bucket:6d}{count:6d}{plain:11.0f}{bound:13.0f}{np.median(times[:, 0] / times[:, 1]):8.2f}")
 
@@ -140,17 +140,17 @@ def measure(path: Path, requests: list[dict[str, np.ndarray]], rounds: int) -> N
         "loose": loose,
         "buckets": buckets,
     }
-    found: dict[str, list[float]] = {name: [] for name in [*models, "limit"]}
+    result: dict[str, list[float]] = {name: [] for name in [*models, "limit"]}
     for number in range(rounds + 1):
         for start in range(0, len(requests), WAVE):
             wave = requests[start : start + WAVE]
             times = {name: seconds_of(model, wave) for name, model in models.items()}
             times["limit"] = limit(buckets, wave)
             for name, took in times.items() if number else ():  # the first round binds what it meets
-                found[name].append(took)
+                result[name].append(took)
     print(f"{path.stem}: sentences of 8 to 96 tokens, {WAVE} at a time in batches of up to {BATCH}")
-    base = np.array(found["own length"])
-    for name, took in found.items():
+    base = np.array(result["own length"])
+    for name, took in result.items():
         ratio = median_ratio_interval(base, np.array(took))  # rows a second are the time turned over
         print(
             f"{name:12s}{WAVE / np.median(took):8.1f} rows/s{ratio.point:7.2f} ({ratio.low:.2f} to {ratio.high:.2f}) "

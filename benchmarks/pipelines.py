@@ -84,16 +84,16 @@ def stages(rounds: int) -> None:
         file.write_text(EMPTY)
         names = ("one", "two", "thread")
         models = {name: Model.open(f"{file}:{name}") for name in names}
-        found: dict[str, list[np.ndarray]] = {name: [] for name in names}
+        result: dict[str, list[np.ndarray]] = {name: [] for name in names}
         for _ in range(rounds):
             for name, model in models.items():
-                found[name].append(np.quantile(uvloop.run(calls(model)), (0.5, 0.99), axis=0))
+                result[name].append(np.quantile(uvloop.run(calls(model)), (0.5, 0.99), axis=0))
         for model in models.values():
             model.close()
-    for name, values in found.items():
+    for name, values in result.items():
         p50, cpu, p99 = (np.median([value[at] for value in values]) for at in ((0, 0), (0, 1), (1, 0)))
         print(f"{name:8} p50 {p50:7.1f} us   p99 {p99:8.1f} us   CPU of the loop {cpu:6.1f} us (median of rounds)")
-    more = np.median([b[0] - a[0] for a, b in zip(found["one"], found["two"], strict=True)], axis=0)
+    more = np.median([b[0] - a[0] for a, b in zip(result["one"], result["two"], strict=True)], axis=0)
     for what, value, limit in (("p50", more[0], LIMIT_P50_US), ("CPU of the loop", more[1], LIMIT_LOOP_US)):
         kept = "kept" if value <= limit else "over"
         print(f"a stage: {what} {value:.1f} us, limit {limit} us: {kept}")
@@ -138,14 +138,14 @@ def measure(server: Server, folder: Path, seconds: float) -> dict[int, tuple[flo
     try:
         wait(server)
         payload = encode(Target(port=PORT), "POST", server.path, server.body, {"Content-Type": server.content_type})
-        found = {}
+        outcome = {}
         for count in CONCURRENCY:
             result = closed_loop(Target(port=PORT), [payload], concurrency=count, duration_s=seconds, warmup_s=0.5)
             if result.errors or not result.samples:
                 raise SystemExit(f"{server.name}: {result.errors}")
             p50, p99 = np.quantile(result.latencies_ns, (0.5, 0.99)) / 1e6
-            found[count] = (result.rate_achieved, p50, p99)
-        return found
+            outcome[count] = (result.rate_achieved, p50, p99)
+        return outcome
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         try:
@@ -196,13 +196,13 @@ def peers(python: str, rounds: int, seconds: float, budget: str) -> None:
         folder = Path(shutil.copytree(ROOT / "examples" / "pipelines", Path(temporary) / "pipelines"))
         subprocess.run([python, str(folder / "make_models.py")], check=True)
         tune(python, folder, budget)
-        found: dict[str, list[dict[int, tuple[float, float, float]]]] = {}
+        result: dict[str, list[dict[int, tuple[float, float, float]]]] = {}
         for number in range(rounds):
             order = servers(python, folder)
             for server in order if number % 2 == 0 else reversed(order):
-                found.setdefault(server.name, []).append(measure(server, folder, seconds))
+                result.setdefault(server.name, []).append(measure(server, folder, seconds))
     for count in CONCURRENCY:
-        for name, values in found.items():
+        for name, values in result.items():
             rate, p50, p99 = (np.median([value[count][at] for value in values]) for at in range(3))
             print(f"{count:3} in flight: {name:14} {rate:8.0f} requests/s   p50 {p50:7.2f} ms   p99 {p99:7.2f} ms")
 

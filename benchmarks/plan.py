@@ -120,7 +120,7 @@ def haproxy(ports: list[int]) -> Iterator[int]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    backends = "\n".join(f"    server s{number} 127.0.0.1:{one}" for number, one in enumerate(ports))
+    backends = "\n".join(f"    server s{number} 127.0.0.1:{item}" for number, item in enumerate(ports))
     text = f"""
 defaults
     mode http
@@ -151,8 +151,8 @@ def capacity(url: str, profile: Profile, servers: int, seconds: float) -> float:
     target = parse_target(url)
     samples = served_samples(target, served_spec(target, name))
     payloads = [infer_payload(target, name, samples.make(samples.rows, seed), wire) for seed in range(8)]
-    found = closed_loop(target, payloads, concurrency=CONNECTIONS * servers, duration_s=seconds, warmup_s=0.3)
-    return found.rate_achieved
+    result = closed_loop(target, payloads, concurrency=CONNECTIONS * servers, duration_s=seconds, warmup_s=0.3)
+    return result.rate_achieved
 
 
 def measure(setup: SetUp, measured: Measured, args: argparse.Namespace) -> None:
@@ -170,19 +170,19 @@ def measure(setup: SetUp, measured: Measured, args: argparse.Namespace) -> None:
 
 def predict(measured: Measured, setups: list[SetUp], known: dict[bool, SetUp], share: float) -> None:
     """The capacities by the simulation, with as many requests in flight as the client keeps."""
-    one = without_client(measured.service.configuration(measured.profile.settings, share))
-    rate = simulate_closed(one, CONNECTIONS, ANSWERS).rate
+    item = without_client(measured.service.configuration(measured.profile.settings, share))
+    rate = simulate_closed(item, CONNECTIONS, ANSWERS).rate
     for setup in setups:
         slower = rate / statistics.median(known[setup.proxied].measured)
-        scaled = simulate_closed(slowed(one, slower), CONNECTIONS, ANSWERS).rate
+        scaled = simulate_closed(slowed(item, slower), CONNECTIONS, ANSWERS).rate
         servers = setup.workers * setup.replicas
         setup.tuned, setup.predicted = rate * servers, scaled * servers
         setup.planned = planned(measured, setup, statistics.median(known[setup.proxied].measured), share)
 
 
-def planned(measured: Measured, setup: SetUp, one: float, share: float) -> float:
+def planned(measured: Measured, setup: SetUp, item: float, share: float) -> float:
     """What `tailcut plan` has so many replicas carry, where one server was measured to answer so many requests."""
-    each = one * setup.workers
+    each = item * setup.workers
     wanted = Wanted(
         [measured],
         [0.9 * each * setup.replicas],

@@ -59,14 +59,14 @@ def main() -> None:
 
 def interleaved(ways: dict[str, Callable[[], object]], calls: int, samples: int) -> dict[str, list[float]]:
     """Nanoseconds a call, one sample of each way in turn."""
-    found: dict[str, list[float]] = {name: [] for name in ways}
+    result: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(samples):
         for name, way in ways.items():
             start = time.perf_counter_ns()
             for _ in range(calls):
                 way()
-            found[name].append((time.perf_counter_ns() - start) / calls)
-    return found
+            result[name].append((time.perf_counter_ns() - start) / calls)
+    return result
 
 
 def report(samples: dict[str, list[float]]) -> None:

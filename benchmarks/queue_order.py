@@ -58,9 +58,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=1024)
     rows = parser.parse_args().rows
-    plain = [Request(10**15 + place) for place in range(rows)]
-    mixed = [Request(10**15 + place, 1 + place % 3) for place in range(rows)]
-    backwards = [Request(10**15 - place) for place in range(rows)]
+    plain = [Request(10**15 + index) for index in range(rows)]
+    mixed = [Request(10**15 + index, 1 + index % 3) for index in range(rows)]
+    backwards = [Request(10**15 - index) for index in range(rows)]
     ways = {
         "a plain deque": (through_deque, plain),
         "queue, no priorities": (through_queue, plain),
@@ -73,8 +73,8 @@ def main() -> None:
             times[name].append(nanoseconds(way, requests))
     limit = statistics.median(times["a plain deque"])
     print(f"{rows} requests in, out in batches of {BATCH}; median of 100 turns")
-    for name, found in times.items():
-        middle = statistics.median(found)
+    for name, result in times.items():
+        middle = statistics.median(result)
         print(f"{name:28s}{middle:8.0f} ns a request{middle / limit:8.2f} of the deque")
 
 

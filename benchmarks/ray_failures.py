@@ -90,7 +90,7 @@ class Calls:
                 self.reasons.append(f"{self.now:.1f} s: {error!r}")
                 self.done.append((self.now, False))
                 continue
-            right = any(np.allclose(answer, one[at], rtol=1e-3, atol=1e-4) for one in self.truths)
+            right = any(np.allclose(answer, item[at], rtol=1e-3, atol=1e-4) for item in self.truths)
             self.wrong += not right
             self.done.append((self.now, right))
 
@@ -110,8 +110,8 @@ def truths(model: Path, inputs: np.ndarray) -> list[np.ndarray]:
 
 def listener(address: str) -> int:
     port = int(address.rpartition(":")[2])
-    found = (one for one in psutil.net_connections("tcp") if one.status == psutil.CONN_LISTEN)
-    return next(one.pid for one in found if one.laddr.port == port and one.pid)
+    result = (item for item in psutil.net_connections("tcp") if item.status == psutil.CONN_LISTEN)
+    return next(item.pid for item in result if item.laddr.port == port and item.pid)
 
 
 def story(cluster: Any, folder: Path, args: argparse.Namespace) -> tuple[Calls, list[tuple[float, str]]]:
@@ -143,7 +143,7 @@ def story(cluster: Any, folder: Path, args: argparse.Namespace) -> tuple[Calls, 
     deploy(versions[0])
     until(lambda: serve.status().applications["app"].status == "RUNNING", "the application")
     client = tailcut.Client("ray://app")
-    calls = Calls(client, [truths(one, inputs) for one in versions], inputs, args.rate)
+    calls = Calls(client, [truths(version, inputs) for version in versions], inputs, args.rate)
     events: list[tuple[float, str]] = []
 
     def happens(what: str) -> None:
@@ -197,7 +197,7 @@ def chart_of(calls: Calls) -> Chart:
             Point(float(at + BIN_S / 2), float(count / BIN_S), "", "") for at, count in zip(edges, counts, strict=False)
         )
         series.append(Series(name, tone, points[:-1]))
-    top = max(point.y for one in series for point in one.points)
+    top = max(point.y for item in series for point in item.points)
     return Chart(
         "goodput while replicas and nodes go",
         linear(0.0, end, "seconds", "{:g}".format),

@@ -75,7 +75,7 @@ class Entry:
     port: int
     path: str
     pids: list[int]
-    cells: dict[int, list[tuple[float, float]]] = field(default_factory=lambda: {one: [] for one in CONNECTIONS})
+    cells: dict[int, list[tuple[float, float]]] = field(default_factory=lambda: {item: [] for item in CONNECTIONS})
     cpu_us: list[float] = field(default_factory=list)
     failed: str = ""
 
@@ -129,7 +129,7 @@ def session(model: Path, profile: Path, mode: str, port: int) -> None:
         ports = {"hand": port, "tiny": port}
         if mode == "direct":
             groups = ray.get(_get_global_client()._controller.get_target_groups.remote())
-            ports = {one.app_name: one.targets[0].port for one in groups if one.targets}
+            ports = {group.app_name: group.targets[0].port for group in groups if group.targets}
         with tailcut.Client("ray://tiny") as client:
             own = int(client.servers[0].rpartition(":")[2])
             address = ray.get_runtime_context().gcs_address
@@ -215,12 +215,12 @@ def tree_cpu_s(pids: list[int]) -> float:
     for pid in pids:
         with suppress(psutil.NoSuchProcess):
             root = psutil.Process(pid)
-            for one in [root, *root.children(recursive=True)]:
-                if one.pid in seen:
+            for item in [root, *root.children(recursive=True)]:
+                if item.pid in seen:
                     continue
-                seen.add(one.pid)
+                seen.add(item.pid)
                 with suppress(psutil.NoSuchProcess):
-                    total += sum(one.cpu_times()[:2])
+                    total += sum(item.cpu_times()[:2])
     return total
 
 
@@ -231,18 +231,18 @@ def payload(path: str) -> Payload:
     return Payload("\r\n".join(lines).encode() + body)
 
 
-def measure(one: Entry, seconds: float) -> None:
-    target = Target("127.0.0.1", one.port)
+def measure(entry: Entry, seconds: float) -> None:
+    target = Target("127.0.0.1", entry.port)
     for connections in CONNECTIONS:
-        before, began = tree_cpu_s(one.pids), time.monotonic()
-        found = closed_loop(target, [payload(one.path)], concurrency=connections, duration_s=seconds, warmup_s=0.5)
-        spent, took = tree_cpu_s(one.pids) - before, time.monotonic() - began
-        if found.errors or not found.samples:
-            one.failed = f"{found.errors}"
+        before, began = tree_cpu_s(entry.pids), time.monotonic()
+        result = closed_loop(target, [payload(entry.path)], concurrency=connections, duration_s=seconds, warmup_s=0.5)
+        spent, took = tree_cpu_s(entry.pids) - before, time.monotonic() - began
+        if result.errors or not result.samples:
+            entry.failed = f"{result.errors}"
             return
-        one.cells[connections].append((float(np.median(found.latencies_ns)) / 1e3, found.rate_achieved))
+        entry.cells[connections].append((float(np.median(result.latencies_ns)) / 1e3, result.rate_achieved))
         if connections == CONNECTIONS[-1]:
-            one.cpu_us.append(spent / (found.rate_achieved * took) * 1e6)
+            entry.cpu_us.append(spent / (result.rate_achieved * took) * 1e6)
 
 
 @contextmanager
@@ -263,12 +263,12 @@ def balancer(ray_address: str) -> Iterator[tuple[int, int]]:
         process.wait(30)
 
 
-def check(one: Entry, model: Path) -> None:
+def check(entry: Entry, model: Path) -> None:
     """An answer that is wrong is not worth timing."""
     x = np.random.default_rng(0).standard_normal(LAYERS[MODEL][0]).astype(np.float32)
     expected = onnxruntime.InferenceSession(str(model)).run(None, {"x": x[None]})[0].ravel()
     headers = {"Inference-Header-Content-Length": "0", "Content-Type": "application/octet-stream"}
-    url = f"http://127.0.0.1:{one.port}{one.path}"
+    url = f"http://127.0.0.1:{entry.port}{entry.path}"
     request = urllib.request.Request(url, x.tobytes(), headers, method="POST")
     end = time.monotonic() + READY_S
     while True:
@@ -278,22 +278,22 @@ def check(one: Entry, model: Path) -> None:
             break
         except OSError as error:  # a proxy has not heard of the application yet
             if time.monotonic() > end:
-                raise SystemExit(f"{one.name}: {error}") from None
+                raise SystemExit(f"{entry.name}: {error}") from None
             time.sleep(0.5)
     np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-4)
 
 
-def entries(mode: str, found: dict, pid: int, alone: tuple[int, int], proxied: tuple[int, int] | None) -> list[Entry]:
+def entries(mode: str, result: dict, pid: int, alone: tuple[int, int], proxied: tuple[int, int] | None) -> list[Entry]:
     """The paths of one cluster, and Tailcut alone beside it."""
     names = {"proxy": "Serve's proxy", "haproxy": "Serve's HAProxy", "direct": "Serve's direct ingress"}
     infer = f"/v2/models/{MODEL}/infer"
-    hand, tiny = found["ports"]["hand"], found["ports"][MODEL]
+    hand, tiny = result["ports"]["hand"], result["ports"][MODEL]
     paths = [
         Entry(f"Ray Serve, {names[mode]}", hand, "/hand", [pid]),
         Entry(f"Tailcut, {names[mode]}", tiny, f"/{MODEL}{infer}", [pid]),
     ]
     if mode == "proxy":
-        paths.append(Entry("Tailcut, its own port", found["own"], infer, [pid]))
+        paths.append(Entry("Tailcut, its own port", result["own"], infer, [pid]))
         if proxied is not None:
             paths.append(Entry("Tailcut, `tailcut ray haproxy`", proxied[0], infer, [pid, proxied[1]]))
     return [*paths, Entry(ALONE, alone[0], infer, [alone[1]])]
@@ -304,15 +304,15 @@ def run_mode(mode: str, model: Path, profile: Path, args: argparse.Namespace) ->
     here = [sys.executable, __file__, "--session", mode, "--model", str(model), "--profile", str(profile)]
     serve = [sys.executable, "-m", "tailcut", "serve", str(profile), "--port", "0", "--json"]
     with child([*here, "--port", str(free_port())], VARIABLES | MODES[mode]) as cluster, child(serve, {}) as alone:
-        found, own = first_line(cluster), first_line(alone)
-        with balancer(found["address"]) if mode == "proxy" else nullcontext() as proxied:
-            paths = entries(mode, found, cluster.pid, (own["port"], alone.pid), proxied)
-            for one in paths:
-                check(one, model)
+        result, own = first_line(cluster), first_line(alone)
+        with balancer(result["address"]) if mode == "proxy" else nullcontext() as proxied:
+            paths = entries(mode, result, cluster.pid, (own["port"], alone.pid), proxied)
+            for path in paths:
+                check(path, model)
             for _ in range(args.rounds):
-                for one in paths:
-                    if not one.failed:
-                        measure(one, args.seconds)
+                for path in paths:
+                    if not path.failed:
+                        measure(path, args.seconds)
             if mode == "proxy":
                 cluster.stdin.write(f"{args.seconds}\n")
                 cluster.stdin.flush()
@@ -324,13 +324,13 @@ def run_mode(mode: str, model: Path, profile: Path, args: argparse.Namespace) ->
 def show(paths: list[Entry]) -> None:
     """Rows of Markdown, each beside Tailcut alone in the same cluster."""
     alone = paths[-1]
-    for one in paths:
-        if one.failed:
-            print(f"| {one.name} | failed: {one.failed} | | | |")
+    for path in paths:
+        if path.failed:
+            print(f"| {path.name} | failed: {path.failed} | | | |")
             continue
-        p50, rate = one.median(1, 0), one.median(32, 1)
+        p50, rate = path.median(1, 0), path.median(32, 1)
         print(
-            f"| {one.name} | {p50:,.0f} | {rate:,.0f} | {statistics.median(one.cpu_us):,.0f} "
+            f"| {path.name} | {p50:,.0f} | {rate:,.0f} | {statistics.median(path.cpu_us):,.0f} "
             f"| {rate / alone.median(32, 1):.2f} |"
         )
 

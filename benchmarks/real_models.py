@@ -85,7 +85,7 @@ def truth_of(path: Path, requests: Sequence[Feeds]) -> Answers:
 
 def _plain(value: object) -> np.ndarray:
     if isinstance(value, list) and value and isinstance(value[0], dict):
-        return np.array([list(one.values()) for one in value], np.float32)
+        return np.array([list(item.values()) for item in value], np.float32)
     return np.asarray(value)
 
 
@@ -114,13 +114,13 @@ def _magnitude(array: np.ndarray) -> float:
 def compare(truth: Answers, answers: Sequence[dict[str, np.ndarray] | Exception | None], rtol: float) -> str:
     """A cell: right, or how many answers are wrong and how the first one is."""
     faults = []
-    usual = {name: max(map(_magnitude, (one[name] for one in truth))) for name in truth[0]}
+    usual = {name: max(map(_magnitude, (item[name] for item in truth))) for name in truth[0]}
     for number, (want, got) in enumerate(zip(truth, answers, strict=True)):
         if not isinstance(got, dict):
             faults.append(f"request {number}: {got}")
             continue
-        told = [f"{name}: {text}" for name in want if (text := difference(want[name], got[name], rtol, usual[name]))]
-        faults += [f"request {number}, {text}" for text in told[:1]]
+        message = [f"{name}: {text}" for name in want if (text := difference(want[name], got[name], rtol, usual[name]))]
+        faults += [f"request {number}, {text}" for text in message[:1]]
     return "right" if not faults else f"WRONG ({len(faults)} of {len(truth)}; {faults[0]})"
 
 

@@ -103,13 +103,13 @@ def cases_of(name: str, count: int, seconds: float) -> tuple[list[Case], Servers
     estimates = estimate_engines(
         wanted.model, engine_choices(facts), requests, seconds=seconds, batched=learned.spec.batched
     )
-    known = [one for one in estimates if one.error is None and one.sizes]
+    known = [estimate for estimate in estimates if estimate.error is None and estimate.sizes]
     ways = measure_ways(servers, {kind: way_settings(facts, kind) for kind in PROBED}, 2.0, real_engines(known))
     servers.keep()
     print(f"{name}: {len(known)} engine configurations in process; ways in: {ways}")
     parts = Parts(facts, ways, float(usable_cpus()), wanted.rows)
     every = list(configurations(known, parts))
-    return [_case(name, *one) for one in _spread(every, count)], servers
+    return [_case(name, *item) for item in _spread(every, count)], servers
 
 
 Whole = tuple[Settings, Configuration, EngineEstimate]
@@ -117,9 +117,9 @@ Whole = tuple[Settings, Configuration, EngineEstimate]
 
 def _spread(every: Sequence[Whole], count: int) -> Iterator[Whole]:
     """From the least to the highest capacity, one of each engine and dispatch before a second one of any."""
-    ranked = sorted(every, key=lambda one: saturation_rate(one[1]))
+    ranked = sorted(every, key=lambda item: saturation_rate(item[1]))
     places = np.linspace(0, len(ranked) - 1, count).round().astype(int)
-    return (ranked[place] for place in dict.fromkeys(places.tolist()))
+    return (ranked[index] for index in dict.fromkeys(places.tolist()))
 
 
 def simulated_p99_ms(configuration: Configuration, rate: float) -> float:
@@ -155,7 +155,7 @@ def measure(cases: Sequence[Case], servers: Servers, rounds: int) -> None:
                     arm.target, arm.payloads, rate=case.rate, duration_s=open_s, seed=number, warmup_s=0.2
                 )
                 windows = np.array_split(opened.latencies_ns, max(1, opened.samples // WINDOW))
-                case.p99s_ms.append(float(np.median([np.quantile(one, 0.99) for one in windows])) / 1e6)
+                case.p99s_ms.append(float(np.median([np.quantile(window, 0.99) for window in windows])) / 1e6)
         servers.keep()
 
 
@@ -194,15 +194,15 @@ def main() -> None:
             case.predict(usable_cpus())
             print(case.line())
     for name in [] if arguments.again is not None else arguments.models.split(","):
-        found, servers = cases_of(name, arguments.configurations, arguments.estimate)
+        result, servers = cases_of(name, arguments.configurations, arguments.estimate)
         noise.probe()
         try:
-            measure(found, servers, arguments.rounds)
+            measure(result, servers, arguments.rounds)
         finally:
             servers.keep()
-        cases += found
+        cases += result
         print(f"{'predicted':>12s}{'measured':>10s} req/s{'predicted':>12s}{'measured':>10s} ms p99   settings")
-        for case in found:
+        for case in result:
             print(case.line())
         if arguments.keep is not None:
             arguments.keep.write_bytes(pickle.dumps(cases))

@@ -72,7 +72,7 @@ def requests_of(name: str, count: int) -> list[Feeds]:
         return [as_scene(random, SOURCES[name].make(random, number), low) for number in range(count)]
     if name == "encoder":
         ids = [random.integers(1, 4096, (1, (16, 32, 64)[number % 3])) for number in range(count)]
-        return [{"ids": one, "mask": np.ones_like(one)} for one in ids]
+        return [{"ids": item, "mask": np.ones_like(item)} for item in ids]
     if name in LAYERS:
         return [{"x": random.standard_normal((1, LAYERS[name][0]), np.float32)} for _ in range(count)]
     return [{"x": 4 * scene(random, 224, 224)[None] - 2} for _ in range(count)]
@@ -140,8 +140,8 @@ class Comparison:
                 own.append(time.perf_counter() - began)
         quick = [float(np.quantile(own, 0.25)) * 1e3 for own in times]
         return [
-            f"| {self.path.stem} | {engine} | {precision} | {one:.3g} | {one / quick[0]:.2f} | {words} | {in_float} |"
-            for (engine, precision, _, words, in_float), one in zip(self.rows, quick, strict=True)
+            f"| {self.path.stem} | {engine} | {precision} | {item:.3g} | {item / quick[0]:.2f} | {words} | {in_float} |"
+            for (engine, precision, _, words, in_float), item in zip(self.rows, quick, strict=True)
         ]
 
 

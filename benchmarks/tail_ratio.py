@@ -70,8 +70,8 @@ def peak_mib(pid: int) -> float:
 
 
 def cell(result: LoadResult, q: float) -> str:
-    found = serial_percentile_interval(result.latencies_ns / 1e6, q)
-    return "unknown" if found is None else f"{found.point:.3g} ({found.low:.3g} to {found.high:.3g})"
+    outcome = serial_percentile_interval(result.latencies_ns / 1e6, q)
+    return "unknown" if outcome is None else f"{outcome.point:.3g} ({outcome.low:.3g} to {outcome.high:.3g})"
 
 
 def measure(name: str, seconds: float, load: float) -> None:

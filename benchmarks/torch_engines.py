@@ -62,7 +62,7 @@ class Block(nn.Module):
 
 def resnet18() -> nn.Module:
     widths = [(64, 64, 1), (64, 64, 1), (64, 128, 2), (128, 128, 1), (128, 256, 2), (256, 256, 1), (256, 512, 2)]
-    blocks = [Block(*one) for one in [*widths, (512, 512, 1)]]
+    blocks = [Block(*item) for item in [*widths, (512, 512, 1)]]
     head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 1000)]
     return nn.Sequential(nn.Conv2d(3, 64, 7, 2, 3), nn.ReLU(), nn.MaxPool2d(3, 2, 1), *blocks, *head)
 
@@ -150,9 +150,9 @@ def main() -> None:
                 for call in calls:
                     call()
                 taken.append([timing.undisturbed_ns / 1e6 for timing in time_calls(calls, asked.seconds)])
-            for label, one, many in zip(engines, *taken, strict=True):
+            for label, item, many in zip(engines, *taken, strict=True):
                 ratios = [
-                    f"{value:.3g} | x{value / base[0]:.2f}" for value, base in zip((one, many), taken, strict=True)
+                    f"{value:.3g} | x{value / base[0]:.2f}" for value, base in zip((item, many), taken, strict=True)
                 ]
                 print(f"| {name} | {label} | {' | '.join(ratios)} |", flush=True)
             for engine in engines.values():

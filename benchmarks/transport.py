@@ -58,8 +58,8 @@ def serving(model: Path, uds: Path) -> Iterator[tuple[int, int]]:
     """The ports of HTTP and of gRPC."""
     command = [sys.executable, "-m", "tailcut", "serve", str(model), "--port", "0", "--json", "--uds", str(uds)]
     with running([*command, "--grpc-port", "0", "--shared-memory", PREFIX]) as child:
-        said = json.loads(first_line(child))
-        yield said["port"], said["grpc_port"]
+        text = json.loads(first_line(child))
+        yield text["port"], text["grpc_port"]
 
 
 def standard_library(port: int, x: np.ndarray) -> Way:
@@ -118,7 +118,7 @@ def ways(stack: ExitStack, ports: tuple[int, int], uds: Path, x: np.ndarray) -> 
     shared = stack.enter_context(tailcut.Client(f"unix:{uds}", shared_memory=PREFIX))
     tcp = stack.enter_context(tailcut.Client(f"http://127.0.0.1:{port}"))
     unix = stack.enter_context(tailcut.Client(f"unix:{uds}"))
-    found: dict[str, Way] = {
+    result: dict[str, Way] = {
         "Client, TCP": lambda: tcp.infer("m", {"x": x})["y"],
         "Client, Unix socket": lambda: unix.infer("m", {"x": x})["y"],
         "Client, shared memory": lambda: shared.infer("m", {"x": x})["y"],
@@ -130,8 +130,8 @@ def ways(stack: ExitStack, ports: tuple[int, int], uds: Path, x: np.ndarray) -> 
     }
     for name, url in (("AsyncClient, TCP", f"http://127.0.0.1:{port}"), ("AsyncClient, Unix socket", f"unix:{uds}")):
         runner = stack.enter_context(asyncio.Runner())
-        found[name] = in_loop(runner, tailcut.AsyncClient(url), x)
-    return found
+        result[name] = in_loop(runner, tailcut.AsyncClient(url), x)
+    return result
 
 
 def in_loop(runner: asyncio.Runner, client: tailcut.AsyncClient, x: np.ndarray) -> Way:
@@ -175,14 +175,14 @@ def measure(label: str, width: int, args: argparse.Namespace) -> None:
         floor = float(np.median(block(engine.bind({"x": x}, {"y": np.empty_like(x)}), 200)))
         engine.close()
         ports = stack.enter_context(serving(model, Path(folder) / "s.sock"))
-        found = ways(stack, ports, Path(folder) / "s.sock", x)
-        times: dict[str, list[float]] = {name: [] for name in found}
-        for name, way in found.items():
+        result = ways(stack, ports, Path(folder) / "s.sock", x)
+        times: dict[str, list[float]] = {name: [] for name in result}
+        for name, way in result.items():
             if not np.array_equal(way().reshape(-1), x.reshape(-1)):
                 raise SystemExit(f"{name} brings wrong numbers")
             block(way, args.calls // 4)
         for _ in range(args.rounds):
-            for name, way in found.items():
+            for name, way in result.items():
                 times[name] += block(way, args.calls)
     print(f"\n{label}: {x.nbytes} bytes there and back; the engine alone takes {floor:.0f} us")
     for name, values in times.items():

@@ -174,22 +174,22 @@ async def measure(url: str, rounds: int, seconds: float) -> None:
         print(f"the ensemble takes {told(more, '+.3f')} ms more than its two models one by one")
         print(f"two calls take {told(saved, '+.3f')} ms more than the ensemble")
         rate = LOAD * await capacity(asks["two calls"], seconds)
-        found: dict[str, list[float]] = {"ensemble": [], "two calls": []}
-        ratios, blocks = [], {name: [] for name in found}
+        result: dict[str, list[float]] = {"ensemble": [], "two calls": []}
+        ratios, blocks = [], {name: [] for name in result}
         for number in range(rounds):
-            part = {name: await paced(asks[name], rate, seconds, number) for name in found}
+            part = {name: await paced(asks[name], rate, seconds, number) for name in result}
             ratios.append(quantile(part["ensemble"], 0.99) / quantile(part["two calls"], 0.99))
             for name, values in part.items():
-                found[name] += values
+                result[name] += values
                 blocks[name].append(Sample.of(values))
     print(f"at {rate:.0f} requests/s, {LOAD:.0%} of what two calls get:")
-    for name, values in found.items():
+    for name, values in result.items():
         p99 = f"{quantile(values, 0.99):.1f}" if len(values) >= FEWEST_P99 else "unknown"
         print(f"  {name:9}  p50 {quantile(values, 0.5):6.2f} ms   p99 {p99:>6} ms   of {len(values)}")
-    if min(map(len, found.values())) >= FEWEST_P99:
+    if min(map(len, result.values())) >= FEWEST_P99:
         ratio = told(ratio_interval(blocks["ensemble"], blocks["two calls"], 0.99), ".2f")
         print(f"  p99 of the ensemble to that of two calls: x{ratio}, {rounds} rounds")
-    print("  round by round: " + ", ".join(f"x{one:.2f}" for one in ratios))
+    print("  round by round: " + ", ".join(f"x{ratio:.2f}" for ratio in ratios))
 
 
 def main() -> None:

@@ -65,9 +65,9 @@ def _inode(entry: Path) -> str:
 def spread(parent: int, port: int, count: int, into: list[list[int]]) -> None:
     """Wait until all connections are there, and note who has how many."""
     for _ in range(200):
-        found = connections(parent, port)
-        if sum(found) >= count:
-            into.append(sorted(found))
+        result = connections(parent, port)
+        if sum(result) >= count:
+            into.append(sorted(result))
             return
         time.sleep(0.01)
 
@@ -92,15 +92,15 @@ def measure(name: str, args: argparse.Namespace) -> None:
                     watch.join()
     print(f"\n{name}, {args.connections} connections")
     rates = {}
-    for workers, found in runs.items():
-        rates[workers], p50, p99 = (statistics.median(run[i] for run in found) for i in range(3))
-        failed = sum(run[3] for run in found)
+    for workers, result in runs.items():
+        rates[workers], p50, p99 = (statistics.median(run[i] for run in result) for i in range(3))
+        failed = sum(run[3] for run in result)
         print(
             f"{workers} worker{'s' if workers > 1 else ' '} {rates[workers]:>10,.0f} req/s  p50 {p50:>8,.0f} us  "
             f"p99 {p99:>8,.0f} us  {failed} failed"
         )
     print(f"2 workers / 1 worker: {rates[2] / rates[1]:.2f} of the rate")
-    most = max(max(one) / sum(one) for one in spreads)
+    most = max(max(item) / sum(item) for item in spreads)
     verdict = "under" if most <= LIMIT_SHARE else "OVER"
     print(f"connections {spreads}: at most {most:.0%} at one worker, {verdict} the limit of {LIMIT_SHARE:.0%}")
 

@@ -20,8 +20,8 @@ def builtin() -> int:
 
 
 def main() -> None:
-    found = benchmark([loop, builtin], seconds=0.2, warmup_s=0.1)
-    comparison = found.comparisons[0]
+    result = benchmark([loop, builtin], seconds=0.2, warmup_s=0.1)
+    comparison = result.comparisons[0]
     ratio = comparison.ratio
     print(
         f"built-in sum against a loop: x{ratio.point:.3f} ({ratio.low:.3f} to {ratio.high:.3f}): {comparison.verdict}"

@@ -117,7 +117,7 @@ class Build:
             case "COPY":
                 self._copy(stage, shlex.split(expanded.substitute(known)))
             case "ENV":
-                pairs = (one.partition("=") for one in shlex.split(expanded.substitute(known)))
+                pairs = (item.partition("=") for item in shlex.split(expanded.substitute(known)))
                 stage.environment |= {name: content for name, _, content in pairs}
             case "USER":
                 stage.user = expanded.substitute(known)

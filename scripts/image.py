@@ -62,14 +62,14 @@ def files(folder: Path) -> Iterator[Path]:
 
 def size_bytes(folder: Path) -> int:
     """Of all files below a folder, one that has several names once."""
-    sizes = {(found.st_dev, found.st_ino): found.st_size for found in (path.lstat() for path in files(folder))}
+    sizes = {(result.st_dev, result.st_ino): result.st_size for result in (path.lstat() for path in files(folder))}
     return sum(sizes.values())
 
 
 def tools(root: Path) -> list[str]:
     """Compilers, linkers and installers among the programs of a root."""
-    found = (path for path in files(root) if _TOOLS.fullmatch(path.name))
-    return sorted(f"/{path.relative_to(root)}" for path in found if path.is_symlink() or os.access(path, os.X_OK))
+    result = (path for path in files(root) if _TOOLS.fullmatch(path.name))
+    return sorted(f"/{path.relative_to(root)}" for path in result if path.is_symlink() or os.access(path, os.X_OK))
 
 
 @contextmanager
@@ -159,10 +159,10 @@ def _forget(*folders: Path) -> None:
 
 
 def _build_and_serve(options: argparse.Namespace, folder: Path) -> None:
-    build = Build(folder, options.mirror, dict(one.split("=", 1) for one in options.build_arg))
+    build = Build(folder, options.mirror, dict(item.split("=", 1) for item in options.build_arg))
     final = build.run(DOCKERFILE.read_text(encoding="utf-8"))
-    if found := tools(final.root):
-        raise SystemExit(f"in the image: {', '.join(found)}")
+    if result := tools(final.root):
+        raise SystemExit(f"in the image: {', '.join(result)}")
     (base_root,) = build.bases.values()
     parts = [size_bytes(base_root), size_bytes(final.root), size_bytes(final.root / ENVIRONMENT)]
     with _read_only(final, folder) as served:
@@ -171,7 +171,9 @@ def _build_and_serve(options: argparse.Namespace, folder: Path) -> None:
     base, total, environment = (round(part / 1e6) for part in parts)
     print(f"no compiler, no pip; served read-only as the user {final.user}; the answers are onnxruntime's")
     print(f"size: {total} MB (Debian {base}, Python {total - base - environment}, /{ENVIRONMENT} {environment})")
-    took_s, cpu_s = (statistics.median(each) for each in ([one.took_s for one in warm], [one.cpu_s for one in warm]))
+    took_s, cpu_s = (
+        statistics.median(each) for each in ([item.took_s for item in warm], [item.cpu_s for item in warm])
+    )
     print(f"start to ready, cold caches: {cold.took_s:.2f} s, CPU {cold.cpu_s:.2f} s")
     print(f"start to ready, warm caches: {took_s:.2f} s, CPU {cpu_s:.2f} s (medians of {len(warm)})")
     facts = fingerprint()

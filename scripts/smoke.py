@@ -98,16 +98,16 @@ def main() -> int:
 def _pythons() -> list[str]:
     """The running Python first, then one of each other version that starts."""
     own = f"{sys.version_info.major}.{sys.version_info.minor}"
-    found = [sys.executable]
+    result = [sys.executable]
     for version in VERSIONS:
         managed = sorted((Path.home() / ".pyenv" / "versions").glob(f"{version}.*/bin/python"))
         on_path = shutil.which(f"python{version}")
         for path in (on_path, *map(str, managed)) if version != own else ():
             # pyenv puts a shim into the path for each version, and lets only those that are selected run.
             if path is not None and _starts(path):
-                found.append(path)
+                result.append(path)
                 break
-    return found
+    return result
 
 
 def _starts(python: str) -> bool:

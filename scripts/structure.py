@@ -53,7 +53,7 @@ def figures() -> Figures:
     packages = {}
     for package in PACKAGES:
         graph = {name: _imports(name, trees[name], trees) for name in trees if name.startswith(f"tailcut.{package}.")}
-        graph = {name: {one for one in found if one in graph} for name, found in graph.items()}
+        graph = {name: {item for item in result if item in graph} for name, result in graph.items()}
         packages[package] = Package(len(graph), sum(map(len, graph.values())), *_levels(graph))
     large = sorted((name for name, size in sizes.items() if size > LARGE), key=lambda name: -sizes[name])
     classes = sorted(_classes(trees), reverse=True)
@@ -62,14 +62,14 @@ def figures() -> Figures:
 
 def main() -> None:
     """All figures, as text."""
-    found = figures()
-    print(f"{found.lines:,} lines in {found.modules} modules, {len(found.large)} of more than {LARGE} lines:")
-    for name, size in found.large.items():
+    result = figures()
+    print(f"{result.lines:,} lines in {result.modules} modules, {len(result.large)} of more than {LARGE} lines:")
+    for name, size in result.large.items():
         print(f"  {size} {name}")
     print("the largest classes: lines, fields, methods")
-    for one in found.classes[:5]:
-        print(f"  {one.lines} {one.fields} {one.methods} {one.file} {one.name}")
-    for name, package in found.packages.items():
+    for item in result.classes[:5]:
+        print(f"  {item.lines} {item.fields} {item.methods} {item.file} {item.name}")
+    for name, package in result.packages.items():
         levels = f"{package.levels} levels, {package.cycles} cycles"
         print(f"tailcut.{name}: {package.modules} modules, {package.imports} imports, {levels}")
 
@@ -81,9 +81,9 @@ def _name(path: Path) -> str:
 
 def _classes(trees: dict[str, ast.Module]) -> Iterator[Class]:
     for name, tree in trees.items():
-        for node in (one for one in tree.body if isinstance(one, ast.ClassDef)):
-            methods = [one for one in node.body if isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef)]
-            fields = {one.target.id for one in node.body if isinstance(one, ast.AnnAssign) and _is_name(one.target)}
+        for node in (item for item in tree.body if isinstance(item, ast.ClassDef)):
+            methods = [item for item in node.body if isinstance(item, ast.FunctionDef | ast.AsyncFunctionDef)]
+            fields = {item.target.id for item in node.body if isinstance(item, ast.AnnAssign) and _is_name(item.target)}
             for method in methods:
                 if method.name == "__init__":
                     fields |= set(_assigned(method))
@@ -104,17 +104,17 @@ def _assigned(function: ast.AST) -> Iterator[str]:
 
 def _imports(name: str, tree: ast.Module, modules: dict[str, ast.Module]) -> set[str]:
     """The modules of ours that a module imports when it is loaded or later, except for annotations only."""
-    found: set[str] = set()
+    result: set[str] = set()
     guarded = {id(inner) for node in ast.walk(tree) if _is_for_types(node) for inner in ast.walk(node)}
     for node in ast.walk(tree):
         if id(node) in guarded:
             continue
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            result |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             inner = {f"{node.module}.{alias.name}" for alias in node.names} & modules.keys()
-            found |= inner or {node.module}
-    return found & modules.keys() - {name}
+            result |= inner or {node.module}
+    return result & modules.keys() - {name}
 
 
 def _is_for_types(node: ast.AST) -> bool:

@@ -98,20 +98,20 @@ def main() -> int:
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
     missing = [name for name in EXAMPLES if not (asked.examples / name).is_file()]
-    found: dict[str, dict[str, str]] = {}
+    result: dict[str, dict[str, str]] = {}
     for kind in ("model", "ensemble"):
         with tempfile.TemporaryDirectory() as name, served(repository(Path(name), ensemble=kind == "ensemble")) as at:
-            found[kind] = {one: run(asked.examples / one, at) for one in EXAMPLES if one not in missing}
-    failed = [one for results in found.values() for one, reason in results.items() if reason]
+            result[kind] = {item: run(asked.examples / item, at) for item in EXAMPLES if item not in missing}
+    failed = [item for results in result.values() for item, reason in results.items() if reason]
     if asked.json:
-        print(json.dumps({"missing": missing, **found}))
+        print(json.dumps({"missing": missing, **result}))
         return bool(failed)
-    for kind, results in found.items():
+    for kind, results in result.items():
         print(f"`simple` is {'a' if kind == 'model' else 'an'} {kind}: {len(results)} examples")
-        for one, reason in results.items():
-            print(f"  {'pass' if not reason else 'FAIL'}  {one}{': ' if reason else ''}{reason}")
-    for one in missing:
-        print(f"not there: {one}")
+        for item, reason in results.items():
+            print(f"  {'pass' if not reason else 'FAIL'}  {item}{': ' if reason else ''}{reason}")
+    for item in missing:
+        print(f"not there: {item}")
     return bool(failed)
 
 

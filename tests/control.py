@@ -42,5 +42,5 @@ def beside() -> Iterator[Control]:
     try:
         yield control
     finally:
-        said, _ = process.communicate()
-        control.late_s = float(said)
+        text, _ = process.communicate()
+        control.late_s = float(text)

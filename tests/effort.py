@@ -18,4 +18,4 @@ def runs(count: int) -> int:
 
 def some(cases: Mapping[str, T]) -> dict[str, T]:
     """Those of `make test-all`: all of them; otherwise every third."""
-    return {name: case for place, (name, case) in enumerate(cases.items()) if THOROUGH or place % 3 == 0}
+    return {name: case for index, (name, case) in enumerate(cases.items()) if THOROUGH or index % 3 == 0}

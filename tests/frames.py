@@ -68,16 +68,16 @@ class Frame:
 
 def frames(data: bytes) -> list[Frame]:
     """The whole frames in these bytes."""
-    found, at = [], 0
+    result, at = [], 0
     while len(data) - at >= 9:
         size = int.from_bytes(data[at : at + 3], "big")
-        found.append(
+        result.append(
             Frame(
                 data[at + 3], data[at + 4], int.from_bytes(data[at + 5 : at + 9], "big"), data[at + 9 : at + 9 + size]
             )
         )
         at += 9 + size
-    return found
+    return result
 
 
 class Client:
@@ -112,21 +112,21 @@ class Client:
 
     def until(self, kind: int, stream: int = 0) -> Frame:
         """The next frame of that kind and stream."""
-        for one in self.frames():
-            if (one.kind, one.stream) == (kind, stream):
-                return one
+        for item in self.frames():
+            if (item.kind, item.stream) == (kind, stream):
+                return item
         raise ConnectionError("the server closed the connection")
 
     def status(self, stream: int) -> tuple[dict[str, str], bytes]:
         """The last fields of a stream, and the data before them."""
         data = b""
-        for one in self.frames():
-            if one.kind == HEADERS:
-                said = dict(self.decoder.decode(one.payload))
-                if one.stream == stream and one.flags & END_STREAM:
-                    return said, data
-            elif one.kind == DATA and one.stream == stream:
-                data += one.payload
+        for item in self.frames():
+            if item.kind == HEADERS:
+                text = dict(self.decoder.decode(item.payload))
+                if item.stream == stream and item.flags & END_STREAM:
+                    return text, data
+            elif item.kind == DATA and item.stream == stream:
+                data += item.payload
         raise ConnectionError("the server closed the connection")
 
     def closed(self) -> list[Frame]:

@@ -75,7 +75,7 @@ class Launched:
 def launch(*arguments: str | Path, stderr: IO[bytes], env: Mapping[str, str]) -> Launched:
     """Run `tailcut ARGUMENTS` with standard output on a pipe, in this process's working directory."""
     read, write = os.pipe()
-    order = {"run": [str(one) for one in arguments], "folder": str(Path.cwd()), "environment": dict(env)}
+    order = {"run": [str(argument) for argument in arguments], "folder": str(Path.cwd()), "environment": dict(env)}
     try:
         pid = _launcher().order(order, (write, stderr.fileno()))
     finally:

@@ -57,4 +57,4 @@ def query(address: str, expression: str) -> list[dict[str, Any]]:
 
 def values(address: str, expression: str) -> list[float]:
     """The number of each of these samples."""
-    return [float(one["value"][1]) for one in query(address, expression)]
+    return [float(item["value"][1]) for item in query(address, expression)]

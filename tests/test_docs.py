@@ -40,7 +40,8 @@ def test_the_architecture_shows_the_floors_that_are_enforced():
         "contracts"
     ]
     floors = [
-        layer.replace("tailcut.", "") for layer in next(one for one in contracts if one["type"] == "layers")["layers"]
+        layer.replace("tailcut.", "")
+        for layer in next(contract for contract in contracts if contract["type"] == "layers")["layers"]
     ]
     assert "\n".join(f"    {floor}" for floor in floors) in (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
 
@@ -93,17 +94,17 @@ def test_the_figures_of_the_architecture_are_those_of_the_code():
     assert spec.loader is not None
     structure = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(structure)
-    found, page = structure.figures(), ARCHITECTURE.read_text(encoding="utf-8")
+    result, page = structure.figures(), ARCHITECTURE.read_text(encoding="utf-8")
     near = pytest.approx
     size = re.search(r"`src/` has ([\d,]+) lines in (\d+) modules, of which (\d+) have more than 400 lines", page)
     assert size is not None
     lines, modules, large = (int(number.replace(",", "")) for number in size.groups())
     assert (lines, modules, large) == (
-        near(found.lines, 0.05),
-        near(found.modules, 0.05),
-        near(len(found.large), abs=3),
+        near(result.lines, 0.05),
+        near(result.modules, 0.05),
+        near(len(result.large), abs=3),
     )
-    for name, package in found.packages.items():
+    for name, package in result.packages.items():
         row = re.search(
             rf"^\| modules of `{name}`, .*\| (\d+), (\d+) \|\n\| levels \|.*\| (\d+), none \|$", page, re.MULTILINE
         )
@@ -112,15 +113,15 @@ def test_the_figures_of_the_architecture_are_those_of_the_code():
         assert counts == (near(package.modules, 0.05), near(package.imports, 0.05), near(package.levels, abs=1)), name
         assert package.cycles == 0
     rows = re.findall(r"^\| `([\w/]+\.py)` `(\w+)` \| (\d+) \| (\d+) \| (\d+) \|$", page, re.MULTILINE)
-    sizes = {(one.file, one.name): one for one in found.classes}
+    sizes = {(item.file, item.name): item for item in result.classes}
     for file, name, lines, fields, methods in rows:
-        one = sizes[file, name]
+        item = sizes[file, name]
         assert (int(lines), int(fields), int(methods)) == (
-            near(one.lines, 0.1),
-            near(one.fields, 0.2),
-            near(one.methods, 0.2),
+            near(item.lines, 0.1),
+            near(item.fields, 0.2),
+            near(item.methods, 0.2),
         ), name
-    assert (found.classes[0].file, found.classes[0].name) in {(file, name) for file, name, *_ in rows}
+    assert (result.classes[0].file, result.classes[0].name) in {(file, name) for file, name, *_ in rows}
 
 
 def test_every_decision_is_in_the_index():

@@ -17,7 +17,7 @@ from tailcut.kernels.vectorization import analyse
 from tailcut.lab import record
 from tests.engines.models import perceptron
 
-TREE = [one for _, one in inspect.getmembers(errors, inspect.isclass) if issubclass(one, TailcutError)]
+TREE = [item for _, item in inspect.getmembers(errors, inspect.isclass) if issubclass(item, TailcutError)]
 
 
 @pytest.mark.parametrize("error", TREE, ids=lambda error: error.__name__)

@@ -43,12 +43,12 @@ def image(dockerfile: ModuleType, monkeypatch: pytest.MonkeyPatch) -> ModuleType
 
 def test_it_reads_every_instruction(dockerfile: ModuleType) -> None:
     """Continued lines are one instruction, comments none; the last stage ends with its command."""
-    found = dockerfile.instructions(TEXT)
-    keywords = [keyword for keyword, _ in found]
+    result = dockerfile.instructions(TEXT)
+    keywords = [keyword for keyword, _ in result]
     assert keywords.count("FROM") == 2
-    assert [value for keyword, value in found if keyword == "RUN"][-1].endswith("/var/cache/tailcut")
-    assert found[-1] == ("CMD", '["serve", "--host", "0.0.0.0", "model.profile.toml"]')
-    assert not any("\\" in value or "#" in value for _, value in found)
+    assert [value for keyword, value in result if keyword == "RUN"][-1].endswith("/var/cache/tailcut")
+    assert result[-1] == ("CMD", '["serve", "--host", "0.0.0.0", "model.profile.toml"]')
+    assert not any("\\" in value or "#" in value for _, value in result)
 
 
 def test_what_is_copied_is_let_through(dockerfile: ModuleType) -> None:
@@ -141,7 +141,7 @@ def test_it_leaves_no_mount_and_no_process(number: signal.Signals, tmp_path: Pat
     environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "TMPDIR": str(folders)}
 
     def sleeping() -> int:
-        return sum(one.info["cmdline"] == ["sleep", seconds] for one in psutil.process_iter(["cmdline"]))
+        return sum(item.info["cmdline"] == ["sleep", seconds] for item in psutil.process_iter(["cmdline"]))
 
     def wait_for(count: int) -> None:
         end = time.monotonic() + 3 * TIMEOUT_S

@@ -284,11 +284,11 @@ def test_a_group_tests_what_it_names(test: str) -> None:
 def spread(names: tuple[str, ...]) -> set[str]:
     """These modules, and those of the packages among them."""
     computing = {name for name in modules() if computes(name)}
-    return {one for one in computing if any(one == name or one.startswith(f"{name}/") for name in names)}
+    return {item for item in computing if any(item == name or item.startswith(f"{name}/") for name in names)}
 
 
 def grouped() -> set[str]:
-    return {one for names in GROUPS.values() for one in spread(names)}
+    return {item for names in GROUPS.values() for item in spread(names)}
 
 
 @functools.cache
@@ -320,20 +320,20 @@ def reached_from(test: str) -> set[str]:
 @functools.cache
 def imported_by(file: Path) -> tuple[Path, ...]:
     """The files of `tailcut` and `tests` that a file imports anywhere, and those of the commands that it starts."""
-    found = {path for name in names_in(tree_of(file)) for path in files_of(name)}
+    result = {path for name in names_in(tree_of(file)) for path in files_of(name)}
     if file == SOURCE / "cli" / "main.py" or '"tailcut"' in file.read_text(encoding="utf-8"):
-        found |= {path for path in (SOURCE / "cli").glob("*.py") if path.name != "__init__.py"}
-    return tuple(found)
+        result |= {path for path in (SOURCE / "cli").glob("*.py") if path.name != "__init__.py"}
+    return tuple(result)
 
 
 def names_in(tree: ast.Module) -> Iterator[str]:
     """The dotted names that a file imports or starts; some are names inside a module."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from (one.name for one in node.names)
+            yield from (name.name for name in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module is not None:
             yield node.module
-            yield from (f"{node.module}.{one.name}" for one in node.names)
+            yield from (f"{node.module}.{name.name}" for name in node.names)
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith("tailcut."):
             yield node.value  # of a process of its own, or imported late
 
@@ -350,10 +350,10 @@ def files_of(name: str) -> list[Path]:
 
 def test_modules_of_ours_are_imported_by_name_only_where_there_is_a_reason() -> None:
     """Apart from tables that load a package's own public names, or a command's."""
-    found = {
+    result = {
         (str(path.relative_to(SOURCE).with_suffix("")), name)
         for path in SOURCE.rglob("*.py")
         for name in re.findall(r"""import_module\(\s*f?["'](tailcut\.[\w.]+)""", path.read_text(encoding="utf-8"))
     }
-    upward = {(module, name) for module, name in found if module.split("/")[0] != name.split(".")[1]}
+    upward = {(module, name) for module, name in result if module.split("/")[0] != name.split(".")[1]}
     assert upward == set(UPWARD)

@@ -56,7 +56,7 @@ def test_bench_and_explain_take_every_name(server: Server, name: str) -> None:
     """Both commands measure the model that is named."""
     bench = run("bench", server.url, "--model", name, "--duration", "0.3s", "--rate", "50", "--json")
     assert bench.returncode == 0, bench.stderr
-    assert [one["errors"] for one in json.loads(bench.stdout)["runs"]] == [{}]
+    assert [load["errors"] for load in json.loads(bench.stdout)["runs"]] == [{}]
     explain = run("explain", server.url, "--model", name, "--duration", "0.3s", "--json")
     assert "Traceback" not in explain.stderr
     assert explain.returncode == 0, explain.stderr

@@ -49,19 +49,19 @@ def test_save_then_compare(project: pytest.Pytester) -> None:
     saved = project.runpytest_subprocess(QUICK, "--tailcut-save=main")
     saved.assert_outcomes(passed=2)
     record = json.loads((project.path / ".tailcut" / "main.json").read_text())
-    names = [one["name"] for one in record["functions"]]
+    names = [item["name"] for item in record["functions"]]
     assert names == ["test_speed.py::test_sum", "test_speed.py::test_two sum", "test_speed.py::test_two max"]
     same = project.runpytest_subprocess(QUICK, "--tailcut-compare=main", "--tailcut-noise=4")
     same.assert_outcomes(passed=2)
     write(project, 10_000)
     slower = project.runpytest_subprocess(QUICK, "--tailcut-compare=main", "-k", "test_sum", "--tailcut-report=r.html")
     slower.assert_outcomes(failed=1, deselected=1)
-    said = slower.stdout.str()
-    ratio = re.search(r"test_speed.py::test_sum got slower: x([\d.]+) \([\d.]+ to [\d.]+\) of", said)
+    text = slower.stdout.str()
+    ratio = re.search(r"test_speed.py::test_sum got slower: x([\d.]+) \([\d.]+ to [\d.]+\) of", text)
     assert ratio
     assert float(ratio[1]) > 2
-    assert "main.json" in said
-    assert "Traceback" not in said
+    assert "main.json" in text
+    assert "Traceback" not in text
     assert "got slower" in (project.path / "r.html").read_text()
 
 
@@ -75,7 +75,7 @@ def test_results_of_all_workers_are_saved(project: pytest.Pytester, monkeypatch:
     done.assert_outcomes(passed=4, failed=1)
     done.stdout.fnmatch_lines(["*workers measured at the same time*", "saved to .tailcut/main.json"])
     record = json.loads((project.path / ".tailcut" / "main.json").read_text())
-    names = {one["name"] for one in record["functions"]}
+    names = {item["name"] for item in record["functions"]}
     assert names == {
         f"test_{file}.py::test_{end}" for file in ("speed", "more") for end in ("sum", "two sum", "two max")
     }

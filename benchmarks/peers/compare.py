@@ -68,19 +68,24 @@ def size_of(folder: Path) -> str:
 
 
 @contextmanager
-def serving(one: Contestant, expected: np.ndarray) -> Iterator[None]:
+def serving(contestant: Contestant, expected: np.ndarray) -> Iterator[None]:
     """The server, from its start to its first right answer, until its whole process tree is gone."""
     began = time.monotonic()
     with (BUILD / "peer.log").open("wb") as log:
         child = subprocess.Popen(
-            one.command, stdout=log, stderr=log, env=os.environ | one.variables, start_new_session=True, cwd=BUILD
+            contestant.command,
+            stdout=log,
+            stderr=log,
+            env=os.environ | contestant.variables,
+            start_new_session=True,
+            cwd=BUILD,
         )
     stop = threading.Event()
-    watcher = threading.Thread(target=watch_memory, args=(child.pid, one, stop))
+    watcher = threading.Thread(target=watch_memory, args=(child.pid, contestant, stop))
     watcher.start()
     try:
-        wait_right(one, child, expected)
-        one.cold_s.append(time.monotonic() - began)
+        wait_right(contestant, child, expected)
+        contestant.cold_s.append(time.monotonic() - began)
         yield
     finally:
         stop.set()
@@ -88,13 +93,15 @@ def serving(one: Contestant, expected: np.ndarray) -> Iterator[None]:
         end_tree(child)
 
 
-def wait_right(one: Contestant, child: subprocess.Popen, expected: np.ndarray) -> None:
+def wait_right(contestant: Contestant, child: subprocess.Popen, expected: np.ndarray) -> None:
     got = np.empty(0)
     for _ in range(1200):
         with suppress(OSError, ValueError, KeyError, IndexError):
-            request = urllib.request.Request(f"http://127.0.0.1:{one.port}{one.path}", one.body, one.headers)
+            request = urllib.request.Request(
+                f"http://127.0.0.1:{contestant.port}{contestant.path}", contestant.body, contestant.headers
+            )
             with urllib.request.urlopen(request, timeout=20) as answer:
-                got = one.answer(answer.read())
+                got = contestant.answer(answer.read())
             break
         if child.poll() is not None:
             raise RuntimeError(
@@ -108,7 +115,7 @@ def wait_right(one: Contestant, child: subprocess.Popen, expected: np.ndarray) -
         raise RuntimeError(f"it gives wrong answers: cosine {cosine:.4f}")
 
 
-def watch_memory(pid: int, one: Contestant, stop: threading.Event) -> None:
+def watch_memory(pid: int, contestant: Contestant, stop: threading.Event) -> None:
     while not stop.wait(0.25):
         total = 0
         with suppress(psutil.Error):
@@ -116,7 +123,7 @@ def watch_memory(pid: int, one: Contestant, stop: threading.Event) -> None:
             for process in [root, *root.children(recursive=True)]:
                 with suppress(psutil.Error):
                     total += process.memory_full_info().pss
-        one.memory_mb = max(one.memory_mb, total / 1e6)
+        contestant.memory_mb = max(contestant.memory_mb, total / 1e6)
 
 
 def end_tree(child: subprocess.Popen) -> None:
@@ -134,14 +141,14 @@ def end_tree(child: subprocess.Popen) -> None:
     child.wait()
 
 
-def wrk(one: Contestant, connections: int, seconds: float) -> tuple[float, float, float, int]:
+def wrk(contestant: Contestant, connections: int, seconds: float) -> tuple[float, float, float, int]:
     """Requests a second, p50 and p99 in microseconds, failed requests."""
     script, body = BUILD / "body.lua", BUILD / "body.bin"
     script.write_text(LUA)
-    body.write_bytes(one.body)
+    body.write_bytes(contestant.body)
     command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--timeout", "10s", "--latency", "-s", str(script)]
-    variables = {"BODY_FILE": str(body), "BODY_HEADERS": ";".join(f"{k}={v}" for k, v in one.headers.items())}
-    command.append(f"http://127.0.0.1:{one.port}{one.path}")
+    variables = {"BODY_FILE": str(body), "BODY_HEADERS": ";".join(f"{k}={v}" for k, v in contestant.headers.items())}
+    command.append(f"http://127.0.0.1:{contestant.port}{contestant.path}")
     out = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | variables).stdout
     rate = float(re.search(r"Requests/sec:\s+([\d.]+)", out)[1])
     failed = sum(int(number) for number in re.findall(r"Non-2xx or 3xx responses: (\d+)", out))
@@ -180,18 +187,19 @@ def engine_limits(name: str, model: Path) -> list[str]:
     return lines
 
 
-def row(one: Contestant) -> str:
-    if one.failed:
-        return f"| {one.label} | {one.failed[:120]} | | | | | | | | | | |"
+def row(contestant: Contestant) -> str:
+    if contestant.failed:
+        return f"| {contestant.label} | {contestant.failed[:120]} | | | | | | | | | | |"
     cells = []
     errors = 0
     for connections in CONNECTIONS:
-        runs = one.cells[connections]
+        runs = contestant.cells[connections]
         rate, p50, p99 = (statistics.median(run[i] for run in runs) for i in range(3))
         errors += sum(run[3] for run in runs)
         cells += [f"{p50:,.0f} / {p99:,.0f}", f"{rate:,.0f}"]
-    cold, memory = f"{statistics.median(one.cold_s):.2f}", f"{one.memory_mb:.0f}"
-    return f"| {one.label} | {' | '.join(cells)} | {errors} | {memory} | {cold} | {size_of(one.environment)} |"
+    cold, memory = f"{statistics.median(contestant.cold_s):.2f}", f"{contestant.memory_mb:.0f}"
+    size = size_of(contestant.environment)
+    return f"| {contestant.label} | {' | '.join(cells)} | {errors} | {memory} | {cold} | {size} |"
 
 
 def measure(name: str, args: argparse.Namespace) -> list[str]:
@@ -200,20 +208,20 @@ def measure(name: str, args: argparse.Namespace) -> list[str]:
     engine = open_engine(model, EngineOptions())
     expected = engine.run({"x": x})["y"][0]
     engine.close()
-    found = contestants(name, model, args.peers)
+    result = contestants(name, model, args.peers)
     for _ in range(args.rounds):
-        for one in [one for one in found if not one.failed]:
+        for item in [item for item in result if not item.failed]:
             try:
-                with serving(one, expected):
-                    wrk(one, 4, 1)
+                with serving(item, expected):
+                    wrk(item, 4, 1)
                     for connections in CONNECTIONS:
-                        one.cells.setdefault(connections, []).append(wrk(one, connections, args.seconds))
+                        item.cells.setdefault(connections, []).append(wrk(item, connections, args.seconds))
             except (RuntimeError, OSError, subprocess.SubprocessError, TypeError) as error:
-                one.failed = " ".join(str(error).split())
-            print(f"{name}: {row(one)}", file=sys.stderr, flush=True)
+                item.failed = " ".join(str(error).split())
+            print(f"{name}: {row(item)}", file=sys.stderr, flush=True)
     heads = " | ".join(f"{c} conn.: p50 / p99 us | req/s" for c in CONNECTIONS)
     lines = [f"\n## {name}\n", f"| server | {heads} | errors | peak MB | cold start s | installed |"]
-    return [*lines, "|---" * 12 + "|", *(row(one) for one in found), *engine_limits(name, model)]
+    return [*lines, "|---" * 12 + "|", *(row(item) for item in result), *engine_limits(name, model)]
 
 
 def names(text: str) -> list[str]:

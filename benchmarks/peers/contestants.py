@@ -78,8 +78,8 @@ def contestants(name: str, model: Path, peers: list[str]) -> list[Contestant]:
     serve = [str(home / "bin" / "tailcut"), "serve", str(profile), "--port", str(PORT)]
     raw = RAW | {"Inference-Header-Content-Length": "0"}
     infer = f"/v2/models/{name}/infer"
-    found = [Contestant("tailcut", home, serve, {}, infer, x.tobytes(), raw, tail_floats(model))]
-    return found + [of_peer(peer, tried, model, x) for peer in peers for tried in TRIES[peer]]
+    result = [Contestant("tailcut", home, serve, {}, infer, x.tobytes(), raw, tail_floats(model))]
+    return result + [of_peer(peer, tried, model, x) for peer in peers for tried in TRIES[peer]]
 
 
 def of_peer(peer: str, tried: tuple[int, int, int], model: Path, x: np.ndarray, port: int = PORT) -> Contestant:

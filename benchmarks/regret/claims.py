@@ -60,18 +60,18 @@ class SameSettings(ModelSpace):
         return []
 
 
-def claims(found: TuneResult) -> list[str]:
+def claims(outcome: TuneResult) -> list[str]:
     """What a result says was gained."""
-    checked = verification(found)
-    said = [headline(found)[0]] if checked.p99_ratio and checked.p99_ratio.high < 1 else []
-    return said + [words for words in [more_traffic(found)] if words]
+    checked = verification(outcome)
+    text = [headline(outcome)[0]] if checked.p99_ratio and checked.p99_ratio.high < 1 else []
+    return text + [words for words in [more_traffic(outcome)] if words]
 
 
-def verification(found: TuneResult) -> Verification:
+def verification(outcome: TuneResult) -> Verification:
     """What was measured on fresh samples."""
-    if found.verification is None:
-        raise SystemExit(f"{found.model.name}: the tune was not verified")
-    return found.verification
+    if outcome.verification is None:
+        raise SystemExit(f"{outcome.model.name}: the tune was not verified")
+    return outcome.verification
 
 
 def same(name: str, budget_s: float, seed: int) -> TuneResult:
@@ -113,12 +113,12 @@ def main() -> None:
     print(fingerprint())
     false = 0
     for number in range(arguments.same):
-        found = same("tiny", arguments.same_budget, number)
-        checked, said = verification(found), claims(found)
-        false += bool(said)
+        outcome = same("tiny", arguments.same_budget, number)
+        checked, text = verification(outcome), claims(outcome)
+        false += bool(text)
         print(
             f"A/A {number + 1}: p99 {interval(checked.p99_ratio)}, throughput "
-            f"{interval(checked.throughput_ratio)}, {'CLAIMS ' + '; '.join(said) if said else 'nothing claimed'}",
+            f"{interval(checked.throughput_ratio)}, {'CLAIMS ' + '; '.join(text) if text else 'nothing claimed'}",
             flush=True,
         )
     print(f"false claims: {false} of {arguments.same} (limit: 0)")
@@ -129,16 +129,16 @@ def main() -> None:
         for number in range(arguments.repeats):
             began = time.monotonic()
             model = model_path(arguments.model)
-            found, _ = tune(model, data, arguments.budget, Path(folder), "--fresh", "--seed", str(number))
-            checked = verification(found)
+            outcome, _ = tune(model, data, arguments.budget, Path(folder), "--fresh", "--seed", str(number))
+            checked = verification(outcome)
             tail, rate = checked.p99_ratio, checked.throughput_ratio
             worse += (tail is not None and tail.low > 1) or (rate is not None and rate.high < 1)
             tails += [1 / tail.point] if tail else []
             rates += [rate.point] if rate else []
-            more = more_traffic(found) or "no more traffic shown"
+            more = more_traffic(outcome) or "no more traffic shown"
             print(
                 f"{arguments.model} {number + 1}: p99 {interval(tail)}, throughput {interval(rate)}, "
-                f"{more}; {time.monotonic() - began:.0f} s; {found.winner}",
+                f"{more}; {time.monotonic() - began:.0f} s; {outcome.winner}",
                 flush=True,
             )
     for words, gains in (("p99 shorter by", tails), ("throughput", rates)):

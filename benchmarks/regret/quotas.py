@@ -71,14 +71,14 @@ def main() -> None:
         np.savez(data, **data_of(arguments.model))
         for cpus in map(float, arguments.quotas.split(",")):
             with quota(cpus) as group:
-                found = tune(group, model_path(arguments.model), data, arguments.budget, Path(folder) / "m.toml")
-            engine, checked = found.settings.engine, verification(found)
+                result = tune(group, model_path(arguments.model), data, arguments.budget, Path(folder) / "m.toml")
+            engine, checked = result.settings.engine, verification(result)
             threads = engine.threads * engine.instances
             kept = "keeps to the quota" if 0 < threads <= math.ceil(cpus) else "EXCEEDS the quota"
             print(
                 f"{cpus:g} CPUs: {threads} engine threads, {kept}; p99 {interval(checked.p99_ratio)}, throughput "
-                f"{interval(checked.throughput_ratio)}; {more_traffic(found) or 'no more traffic shown'}; "
-                f"{found.winner}",
+                f"{interval(checked.throughput_ratio)}; {more_traffic(result) or 'no more traffic shown'}; "
+                f"{result.winner}",
                 flush=True,
             )
 

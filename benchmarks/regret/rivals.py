@@ -65,14 +65,18 @@ def peers(name: str, model: Path) -> Iterator[dict[str, Arm]]:
     with ExitStack() as stack:
         arms = {}
         for number, tried in enumerate(TRIES[PEER]):
-            one = of_peer(PEER, tried, model, x, PORT + number)
-            stack.enter_context(compare.serving(one, expected))
-            arms[one.label] = Arm(Target(port=one.port), [payload(one)], None)
+            item = of_peer(PEER, tried, model, x, PORT + number)
+            stack.enter_context(compare.serving(item, expected))
+            arms[item.label] = Arm(Target(port=item.port), [payload(item)], None)
         yield arms
 
 
-def payload(one: Contestant) -> Payload:
+def payload(contestant: Contestant) -> Payload:
     """A request to a peer as the load client sends it."""
-    lines = [f"POST {one.path} HTTP/1.1", f"Host: 127.0.0.1:{one.port}", f"Content-Length: {len(one.body)}"]
-    lines += [f"{name}: {value}" for name, value in one.headers.items()]
-    return Payload("\r\n".join([*lines, "", ""]).encode() + one.body)
+    lines = [
+        f"POST {contestant.path} HTTP/1.1",
+        f"Host: 127.0.0.1:{contestant.port}",
+        f"Content-Length: {len(contestant.body)}",
+    ]
+    lines += [f"{name}: {value}" for name, value in contestant.headers.items()]
+    return Payload("\r\n".join([*lines, "", ""]).encode() + contestant.body)

@@ -87,7 +87,7 @@ def data_of(name: str) -> dict[str, np.ndarray]:
         requests = [{key: random.standard_normal((1, *SHAPES[name]), np.float32)} for _ in range(REQUESTS)]
     else:
         requests = [model_zoo.SOURCES[name].make(random, number) for number in range(REQUESTS)]
-    return {f"{key}/{number}": array for number, one in enumerate(requests) for key, array in one.items()}
+    return {f"{key}/{number}": array for number, item in enumerate(requests) for key, array in item.items()}
 
 
 def tune(model: Path, data: Path, budget: str, folder: Path, *options: str) -> tuple[TuneResult, float]:
@@ -120,14 +120,14 @@ def served(entries: list[Entry], servers: Servers, gate: Gate) -> dict[str, Arm]
     for entry in entries:
         try:
             arm = servers.arm(entry.settings)
-            found = gate.check(servers.of(entry.settings).target, entry.settings, 1.0)
+            result = gate.check(servers.of(entry.settings).target, entry.settings, 1.0)
         except TailcutError as error:
             print(f"    left out: {entry.name}: {error}")
             continue
-        if found.right:
+        if result.right:
             arms[entry.name] = arm
         else:
-            print(f"    left out: {entry.name}: {found.reason}")
+            print(f"    left out: {entry.name}: {result.reason}")
     return arms
 
 
@@ -140,12 +140,12 @@ def measure(entries: list[Entry], arms: Mapping[str, Arm], rate: float, limit_ms
             best = 0.0
             for count in counts:
                 seconds = max(0.25, min(CLOSED_MOST_S, 4 * count / rate))
-                found = closed_loop(
+                result = closed_loop(
                     arm.target, arm.payloads, concurrency=count, duration_s=seconds, warmup_s=seconds / 4
                 )
-                late = int((found.latencies_ns > limit_ms * 1e6).sum())
-                if late <= 0.01 * max(1, found.samples):
-                    best = max(best, (found.samples - late) / found.duration_s)
+                late = int((result.latencies_ns > limit_ms * 1e6).sum())
+                if late <= 0.01 * max(1, result.samples):
+                    best = max(best, (result.samples - late) / result.duration_s)
             entry.goodputs.append(best)
             seconds = max(0.5, min(4.0, 400 / rate))
             opened = open_loop(arm.target, arm.payloads, rate=rate, duration_s=seconds, seed=number, warmup_s=0.1)
@@ -161,11 +161,11 @@ def regret(name: str, arguments: argparse.Namespace, folder: Path) -> str:
     model, arrays = model_path(name), data_of(name)
     data = folder / f"{name}.npz"
     np.savez(data, **arrays)
-    found, took_s = tune(model, data, arguments.budget, folder)
+    result, took_s = tune(model, data, arguments.budget, folder)
     wanted = Wanted(model, arrays)
     learned = learn(wanted, 2.0, lambda _: None)
     facts = facts_of(wanted, learned)
-    profile = Profile.load(Path(found.profile or ""))
+    profile = Profile.load(Path(result.profile or ""))
     entries = [Entry("tuned", profile.settings), *(Entry(*pair) for pair in hands(facts))]
     entries.append(Entry("engine's defaults", changed(BASELINE, batching={"bind": False}, io={"wire": "json"})))
     servers = Servers(model, learned.spec, learned.requests)
@@ -184,20 +184,20 @@ def regret(name: str, arguments: argparse.Namespace, folder: Path) -> str:
             entries += [Entry(label, BASELINE) for label in peers]
             arms |= peers
         entries = [entry for entry in entries if entry.name in arms]
-        objective = found.objective
+        objective = result.objective
         measure(entries, arms, objective.rate, objective.limit_ms or math.inf, arguments.rounds)
-    return report(name, entries, found, took_s)
+    return report(name, entries, result, took_s)
 
 
-def report(name: str, entries: list[Entry], found: TuneResult, took_s: float) -> str:
+def report(name: str, entries: list[Entry], result: TuneResult, took_s: float) -> str:
     """The lines of one model, and its row of the table."""
     mine, base = entries[0], next(entry for entry in entries if entry.name == "engine's defaults")
-    objective = found.objective
+    objective = result.objective
     print(
         f"  {name}: limit {objective.limit_ms or 0:.3g} ms, {objective.rate:,.4g} req/s; "
         f"tuned: {mine.settings.describe()}"
     )
-    for entry in sorted(entries, key=lambda one: -statistics.median(one.goodputs)):
+    for entry in sorted(entries, key=lambda item: -statistics.median(item.goodputs)):
         print(
             f"    {statistics.median(entry.goodputs):>10,.0f} answers/s within the limit, "
             f"p99 {statistics.median(entry.p99s_ms):>8.3f} ms   {entry.name}"
@@ -206,10 +206,10 @@ def report(name: str, entries: list[Entry], found: TuneResult, took_s: float) ->
     p99 = 1 - min(ratio(mine.p99s_ms, entry.p99s_ms) for entry in entries)
     beside = ratio(mine.goodputs, base.goodputs)
     gain = 1 / beside if beside else math.inf
-    raced = sum(one.raced is not None for one in found.estimated)
+    raced = sum(item.raced is not None for item in result.estimated)
     return (
         f"{name:<12s}{goodput:>9.1%}{p99:>9.1%}{gain:>10.2f}x{ratio(base.p99s_ms, mine.p99s_ms):>9.2f}x"
-        f"{raced:>6d} of {len(found.estimated):<6,d}{took_s:>6.0f} s"
+        f"{raced:>6d} of {len(result.estimated):<6,d}{took_s:>6.0f} s"
     )
 
 

@@ -31,7 +31,7 @@ def main(tokenizer_file: str, model_file: str) -> None:
     by_length = defaultdict(list)
     for encoded in tokenizer.encode_batch(passages()):
         by_length[len(encoded.ids)].append(encoded.ids)
-    names = [one.name for one in onnx.load(model_file, load_external_data=False).graph.input]
+    names = [item.name for item in onnx.load(model_file, load_external_data=False).graph.input]
     arrays = {}
     for length, rows in by_length.items():
         ids = np.array(rows, np.int64)

@@ -17,8 +17,8 @@ def at_10(reference: list[dict[str, np.ndarray]], candidate: list[dict[str, np.n
     """The share of the ten passages nearest to each passage that the candidate's vectors find too."""
     want, got = vectors(reference), vectors(candidate)
     _, distinct = np.unique(want.round(4), axis=0, return_index=True)  # a request is sent several times
-    truth, found = neighbours(want[distinct]), neighbours(got[distinct])
-    return float(np.mean([np.isin(row, other).mean() for row, other in zip(found, truth, strict=True)]))
+    truth, result = neighbours(want[distinct]), neighbours(got[distinct])
+    return float(np.mean([np.isin(row, other).mean() for row, other in zip(result, truth, strict=True)]))
 
 
 def vectors(answers: list[dict[str, np.ndarray]]) -> np.ndarray:

@@ -52,20 +52,26 @@ class Baselines:
             except UsageError as error:
                 raise pytest.UsageError(f"--tailcut-compare: {error}") from None
 
-    def measured(self, name: str, found: "Benchmark") -> "MicrobenchResult":
+    def measured(self, name: str, result: "Benchmark") -> "MicrobenchResult":
         """What a test measured, as the record that its report carries, with the changes since the baseline."""
         from msgspec.structs import replace  # noqa: PLC0415
 
         from tailcut.lab.microbench_record import changes, microbench_record  # noqa: PLC0415
 
-        record = microbench_record(found, machine={}, command="pytest")
-        alone = len(found.functions) == 1
+        record = microbench_record(result, machine={}, command="pytest")
+        alone = len(result.functions) == 1
         record = replace(
             record,
-            functions=[replace(one, name=_name(name, one.name, alone=alone)) for one in record.functions],
+            functions=[
+                replace(function, name=_name(name, function.name, alone=alone)) for function in record.functions
+            ],
             comparisons=[
-                replace(one, name=_name(name, one.name, alone=False), to=_name(name, one.to, alone=False))
-                for one in record.comparisons
+                replace(
+                    comparison,
+                    name=_name(name, comparison.name, alone=False),
+                    to=_name(name, comparison.to, alone=False),
+                )
+                for comparison in record.comparisons
             ],
         )
         return replace(record, against=changes(record, self._earlier, self.noise)) if self._earlier else record
@@ -171,11 +177,11 @@ def tailcut_benchmark(request: pytest.FixtureRequest) -> "Callable[..., Benchmar
     ) -> "Benchmark":
         from tailcut.lab import benchmark  # noqa: PLC0415  sessions without benchmarks load no numpy for this
 
-        found = benchmark(candidates, seconds=baselines.seconds if seconds is None else seconds)
-        record = baselines.measured(request.node.nodeid, found)
+        result = benchmark(candidates, seconds=baselines.seconds if seconds is None else seconds)
+        record = baselines.measured(request.node.nodeid, result)
         request.node.stash.setdefault(_MEASURED, []).append(record)
         baselines.judge(record)
-        return found
+        return result
 
     return measure
 
@@ -208,9 +214,9 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 
     changed = {entry.name: entry for entry in baselines.against}
     terminalreporter.section("tailcut benchmarks: median of a call, 99 % interval")
-    for one in baselines.functions:
-        line = f"{one.name}  {nanoseconds(one.median_ns.point)} ({bounds(one.median_ns)})"
-        entry = changed.get(one.name)
+    for function in baselines.functions:
+        line = f"{function.name}  {nanoseconds(function.median_ns.point)} ({bounds(function.median_ns)})"
+        entry = changed.get(function.name)
         if entry is not None:
             line += f"  {ratio(entry.ratio)} of before: {entry.verdict}"
         elif baselines.compare is not None:

@@ -134,7 +134,7 @@ def test_any_order_of_calls_serves_by_rank_and_loses_nobody(steps: list[Item | i
         taken = queue.take(step)
         expected: list[Item] = []
         for item in model:
-            room = step - sum(one.count for one in expected)
+            room = step - sum(item.count for item in expected)
             if not expected or (item.key == expected[0].key and item.count <= room):
                 expected.append(item)
         assert taken == expected

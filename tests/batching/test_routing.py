@@ -140,22 +140,22 @@ def simulate(made: Router, ready: int, only: int | None = None) -> int:
     while ready or running:
         for engine in range(2) if only is None else (only,):
             while ready:
-                one = made.engines[engine]
+                item = made.engines[engine]
                 choice = (
                     made.decide(engine, ready, now)
                     if only is None
-                    else (Dispatch(one.cost.best(ready)) if len(one.ends) < one.instances else None)
+                    else (Dispatch(item.cost.best(ready)) if len(item.ends) < item.instances else None)
                 )
                 if not isinstance(choice, Dispatch):
                     break
                 rows = min(choice.rows, ready)
-                took = int(one.cost.estimate_ns(rows))
+                took = int(item.cost.estimate_ns(rows))
                 batch = (now + took, engine, len(running), ready)
                 made.formed(engine, batch, rows, now)
                 running.append((now + took, engine, batch, rows))
                 ready -= rows
         assert running, "all engines are idle, and none takes a row"
-        running.sort(key=lambda one: one[0])
+        running.sort(key=lambda item: item[0])
         end, engine, batch, rows = running.pop(0)
         now = max(now, end)
         made.ended(engine, batch, rows, 0, learn=False)

@@ -170,12 +170,12 @@ def test_scenarios(
     for duration in ("800ms", "2500ms", "10s"):  # until there are samples enough for the percentile
         done = bench(server.url, "--scenario", scenario, "--duration", duration, *more, "--json")
         assert done.returncode == 0
-        found = validated("bench", done.stdout)["scenario"]
-        if found["value"] is not None:
+        result = validated("bench", done.stdout)["scenario"]
+        if result["value"] is not None:
             break
-    assert (found["name"], found["metric"], found["samples_per_query"]) == (scenario, metric, rows)
-    assert found["value"] > 0
-    assert "not an MLPerf result" in found["note"]
+    assert (result["name"], result["metric"], result["samples_per_query"]) == (scenario, metric, rows)
+    assert result["value"] > 0
+    assert "not an MLPerf result" in result["note"]
 
 
 def test_the_server_scenario_needs_its_limit(bench: Bench, server: Server) -> None:

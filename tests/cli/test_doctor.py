@@ -39,14 +39,14 @@ def test_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One object with every check; exit code 1 exactly when one is a warning or a fault; no file is written."""
     monkeypatch.chdir(tmp_path)
     done = tailcut("doctor", "--json", "--probe", "100ms")
-    found = validated("doctor", done.stdout)
-    assert [check["name"] for check in found["checks"]] == NAMES
-    assert {check["severity"] for check in found["checks"]} <= set(Severity)
-    wrong = any(check["severity"] in ("warning", "fault") for check in found["checks"])
+    result = validated("doctor", done.stdout)
+    assert [check["name"] for check in result["checks"]] == NAMES
+    assert {check["severity"] for check in result["checks"]} <= set(Severity)
+    wrong = any(check["severity"] in ("warning", "fault") for check in result["checks"])
     assert done.returncode == int(wrong)
     assert done.stderr == ""
-    assert found["applied"] is None
-    assert found["machine"]["usable_cpus"] >= 1
+    assert result["applied"] is None
+    assert result["machine"]["usable_cpus"] >= 1
     assert list(tmp_path.iterdir()) == []
 
 
@@ -90,14 +90,14 @@ def test_a_real_quota_is_found(half_a_cpu: Path) -> None:
     for probe in ("300ms", "1s", "3s"):  # longer where others take so much that nothing is left to stop
         script = f"echo $$ > {half_a_cpu}/cgroup.procs; exec {SCRIPT} doctor --json --probe {probe}"
         done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, timeout=60, check=False)
-        found = {check["name"]: check for check in validated("doctor", done.stdout)["checks"]}
-        if found["throttling"]["severity"] == "fault":
+        result = {check["name"]: check for check in validated("doctor", done.stdout)["checks"]}
+        if result["throttling"]["severity"] == "fault":
             break
     assert done.returncode == 1
-    assert found["quota"]["severity"] == "warning"
-    assert "0.5 CPUs" in found["quota"]["finding"]
-    assert found["throttling"]["severity"] == "fault"
-    assert "the CPU quota stopped" in found["neighbours"]["finding"]
+    assert result["quota"]["severity"] == "warning"
+    assert "0.5 CPUs" in result["quota"]["finding"]
+    assert result["throttling"]["severity"] == "fault"
+    assert "the CPU quota stopped" in result["neighbours"]["finding"]
 
 
 @pytest.mark.parametrize("probe", ["0s", "2m", "soon"])

@@ -48,13 +48,13 @@ def test_a_server_under_load(folder: Path) -> None:
             ),
         )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    found = validated("explain", done.stdout)
-    assert list(found["stages"]) == list(STAGES)
-    assert found["model"] == "mlp"
-    assert found["cause"]["advice"] in found["verdict"]
+    result = validated("explain", done.stdout)
+    assert list(result["stages"]) == list(STAGES)
+    assert result["model"] == "mlp"
+    assert result["cause"]["advice"] in result["verdict"]
     assert json.loads((folder / "why.json").read_text())["traceEvents"]
     page = (folder / "why.html").read_text(encoding="utf-8")
-    assert found["cause"]["words"] in page
+    assert result["cause"]["words"] in page
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")

@@ -15,14 +15,14 @@ def test_the_table_has_every_setting(capsys: pytest.CaptureFixture[str], monkeyp
     text = capsys.readouterr().out
     places = [text.index(f"{number}. {rung}") for number, rung in enumerate(RUNG_FIELDS, 1)]
     assert places == sorted(places)
-    for one in CATALOGUE:
-        assert one.name in text
-        assert one.fields[0] in text
+    for item in CATALOGUE:
+        assert item.name in text
+        assert item.fields[0] in text
 
 
 def test_json(capsys: pytest.CaptureFixture[str]) -> None:
     """One object, as the schema says, with the same settings."""
     assert main(["ladder", "--json"]) == 0
-    found = validated("ladder", capsys.readouterr().out)
-    assert [rung["name"] for rung in found["rungs"]] == list(RUNG_FIELDS)
-    assert [one["name"] for rung in found["rungs"] for one in rung["settings"]] == [one.name for one in CATALOGUE]
+    result = validated("ladder", capsys.readouterr().out)
+    assert [rung["name"] for rung in result["rungs"]] == list(RUNG_FIELDS)
+    assert [item["name"] for rung in result["rungs"] for item in rung["settings"]] == [item.name for item in CATALOGUE]

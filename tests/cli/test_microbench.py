@@ -38,8 +38,8 @@ def test_two_functions_side_by_side(folder: Path) -> None:
     done = microbench(folder, "mine:few", "mine:many", "--json", *QUICK)
     assert done.returncode == 0, done.stderr
     record = validated("microbench", done.stdout)
-    assert [one["name"] for one in record["functions"]] == ["mine:few", "mine:many"]
-    assert [one["verdict"] for one in record["comparisons"]] == ["worse"]
+    assert [item["name"] for item in record["functions"]] == ["mine:few", "mine:many"]
+    assert [item["verdict"] for item in record["comparisons"]] == ["worse"]
     assert record["overhead_ns"]["clock"] > 0
     assert record["machine"]["cpu"]
 

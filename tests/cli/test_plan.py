@@ -19,11 +19,11 @@ def test_json(profile: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["plan", str(profile), "--rate", "30000", "--slo", "p99=5ms", "--failures", "1", "--json"]
     assert cli.main(arguments) == 0
     printed = capsys.readouterr()
-    found = validated("plan", printed.out)
-    assert found["replicas"] == found["needed"] + 1
-    assert found["predicted"]["p99_ms"] < 5
-    assert found["assumptions"]["routing"] == "two-choices"
-    assert found["models"][0]["measured_in"] == str(profile)
+    result = validated("plan", printed.out)
+    assert result["replicas"] == result["needed"] + 1
+    assert result["predicted"]["p99_ms"] < 5
+    assert result["assumptions"]["routing"] == "two-choices"
+    assert result["models"][0]["measured_in"] == str(profile)
     assert "simulating" in printed.err
 
 
@@ -34,9 +34,9 @@ def test_a_trace_with_a_report(profile: Path, tmp_path: Path, capsys: pytest.Cap
     page = tmp_path / "plan.html"
     arguments = ["plan", str(profile), "--trace", str(tmp_path / "day.txt"), "--slo", "p99=5ms", "--report", str(page)]
     assert cli.main([*arguments, "--autoscale", "queue=2,start=10s,every=5s", "--json"]) == 0
-    found = validated("plan", capsys.readouterr().out)
-    assert found["autoscaling"]["metric"] == "queue"
-    assert found["assumptions"]["arrivals"] == "trace"
+    result = validated("plan", capsys.readouterr().out)
+    assert result["autoscaling"]["metric"] == "queue"
+    assert result["assumptions"]["arrivals"] == "trace"
     assert "Replicas over time" in page.read_text()
 
 

@@ -47,7 +47,7 @@ def requests_of(name: str) -> list[Arrays]:
     if name in {"grown", "nodes"}:
         return [{"x": random.standard_normal((rows, 16)).astype(np.float32)} for rows in (1, 3, 11)]
     ids = [random.integers(0, 32, (rows, length)) for rows, length in ((1, 3), (2, 8), (11, 5), (1, 16), (1, 30))]
-    return [{"ids": one, "mask": np.ones_like(one)} for one in ids]
+    return [{"ids": item, "mask": np.ones_like(item)} for item in ids]
 
 
 def model_of(name: str, folder: Path) -> Path:
@@ -103,9 +103,9 @@ def test_a_profile_of_another_way_in_says_what_it_needs(tmp_path: Path) -> None:
     """It was measured over a Unix socket with tensors in shared memory, and is served over TCP."""
     profile = written(tmp_path, "grown", changed(Settings(), io={"wire": "shared", "socket": "unix"}))
     with serving(tmp_path, profile) as server:
-        said = server.stderr.read_text()
+        text = server.stderr.read_text()
         for option in ("--uds PATH", "--shared-memory PREFIX"):
-            assert f"add {option}" in said
+            assert f"add {option}" in text
     with serving(tmp_path, profile, "--shared-memory", "near", "--uds", tmp_path / "socket") as server:
         assert "add --" not in server.stderr.read_text()
         with Client(f"unix:{tmp_path / 'socket'}", shared_memory="near") as client:

@@ -32,11 +32,11 @@ def test_a_command_and_its_exit_code() -> None:
     done = tailcut("stat", "--json", "--", "sh", "-c", "echo of the command; exit 3")
     assert done.returncode == 0
     assert done.stderr == "of the command\n"
-    found = validated("stat", done.stdout)
-    assert found["exit_code"] == 3
-    assert found["command"] == ["sh", "-c", "echo of the command; exit 3"]
-    assert found["counts"]["wall_ns"] > 0
-    assert {name for name, value in found["counts"].items() if value is None} - {"ipc"} == set(found["missing"])
+    result = validated("stat", done.stdout)
+    assert result["exit_code"] == 3
+    assert result["command"] == ["sh", "-c", "echo of the command; exit 3"]
+    assert result["counts"]["wall_ns"] > 0
+    assert {name for name, value in result["counts"].items() if value is None} - {"ipc"} == set(result["missing"])
 
 
 def test_a_command_that_a_signal_ends() -> None:
@@ -97,8 +97,8 @@ def test_where_the_call_is_forbidden() -> None:
     program = "from tailcut.cli.main import run\nrun()"
     done = run_refused(errno.EPERM, program, "stat", "--json", "--", sys.executable, "-c", TOUCH)
     assert done.returncode == 0
-    found = validated("stat", done.stdout)
-    assert found["counts"]["page_faults"] >= 600
-    assert found["counts"]["cpu_ns"] > 0
-    assert found["counts"]["context_switches"] >= 0
-    assert set(found["missing"]) >= {"migrations", "cycles"}
+    result = validated("stat", done.stdout)
+    assert result["counts"]["page_faults"] >= 600
+    assert result["counts"]["cpu_ns"] > 0
+    assert result["counts"]["context_switches"] >= 0
+    assert set(result["missing"]) >= {"migrations", "cycles"}

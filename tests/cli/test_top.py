@@ -96,7 +96,7 @@ def process(number: int) -> ProcessView:
 
 def view(*models: ModelView, clock_s: float = 100.0, processes: int = 1) -> View:
     return View(
-        clock_s=clock_s, seconds=1.0, window_s=10.0, ready=True, rate=sum(one.rate for one in models), replies={},
+        clock_s=clock_s, seconds=1.0, window_s=10.0, ready=True, rate=sum(item.rate for item in models), replies={},
         grpc_replies={}, connections=12, fast_path=8, buffered_bytes=0, throttled_ms=0.0,
         processes=[process(number) for number in range(processes)],
         models=list(models), models_left_out=0,
@@ -145,10 +145,10 @@ def about(**changed: str) -> About:
     """What the server says of the model of `view`: so many rows, and settings."""
     names = {name.replace("_", "."): value for name, value in changed.items()}
     settings = {"engine.name": "onnxruntime"} | names
-    one = ModelAbout(
+    item = ModelAbout(
         name="churn", version="1", settings=settings, changed=list(names), facts={}, rows=512, memory_bytes=1 << 20
     )
-    return About(version="0", pid=7, slo_ms=None, queue_rows=None, models=[one], models_left_out=0)
+    return About(version="0", pid=7, slo_ms=None, queue_rows=None, models=[item], models_left_out=0)
 
 
 def test_rows_batches_and_settings() -> None:

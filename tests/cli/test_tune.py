@@ -64,10 +64,10 @@ def test_the_result_has_every_rung(tuned: tuple[dict, str]) -> None:
             }
             assert candidate["reason"]
             assert (candidate["cost"] is None) <= (candidate["samples"] == 0 or sys.platform != "linux")
-    assert sum(one["verdict"] == "estimated" for rung in result["rungs"] for one in rung["candidates"]) >= 3
+    assert sum(item["verdict"] == "estimated" for rung in result["rungs"] for item in rung["candidates"]) >= 3
     assert result["estimated"]
-    assert any(one["front"] for one in result["estimated"])
-    assert result["winner"] in {one["setting"] for one in result["estimated"] if one["raced"]}
+    assert any(item["front"] for item in result["estimated"])
+    assert result["winner"] in {item["setting"] for item in result["estimated"] if item["raced"]}
 
 
 def test_every_measurement_is_stored_beside_the_profile(tuned: tuple[dict, str], folder: Path) -> None:
@@ -141,11 +141,11 @@ def test_profiles_are_compared(tuned: tuple[dict, str], folder: Path) -> None:
     )
     assert done.returncode == 1, done.stderr
     record = validated("tune", done.stdout)
-    one, other = record["profiles"]
-    assert (one["right"], other["right"], record["worse"]) == (True, False, True)
-    assert one["samples"] >= 459
-    assert one["verdict"] is None
-    assert one["slo_met"] in {True, False, None}
+    item, other = record["profiles"]
+    assert (item["right"], other["right"], record["worse"]) == (True, False, True)
+    assert item["samples"] >= 459
+    assert item["verdict"] is None
+    assert item["slo_met"] in {True, False, None}
 
 
 def test_whether_requests_are_batched_is_told_with_its_reason(tuned: tuple[dict, str]) -> None:

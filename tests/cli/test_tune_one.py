@@ -33,7 +33,7 @@ def test_the_profile_can_be_planned_with(tmp_path: Path) -> None:
     outcome = Outcome(spec, Settings(engine=ENGINE), 100.0, [], rows=INDEPENDENT)
     write_result(outcome, Wanted(digits_model()), ASKED, files)
     files.journal.unlink()
-    found = read_measured(files.profile)
-    assert found.source == files.profile
-    assert np.median(found.service.quantiles_us) == 1.5
-    assert found.service.way_in["wake_ns"] == 4
+    result = read_measured(files.profile)
+    assert result.source == files.profile
+    assert np.median(result.service.quantiles_us) == 1.5
+    assert result.service.way_in["wake_ns"] == 4

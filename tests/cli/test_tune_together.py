@@ -40,21 +40,21 @@ def tuned(folder: Path) -> tuple[dict, str]:
 def test_both_models_are_verified_together(tuned: tuple[dict, str]) -> None:
     """Each has baseline and tuned at its own rate against its own limit, with right answers and a ratio."""
     result = tuned[0]
-    assert [one["name"] for one in result["models"]] == ["small", "wide"]
-    assert [(one["rate"], one["limit_ms"], one["slo_ms"]) for one in result["models"]] == [
+    assert [item["name"] for item in result["models"]] == ["small", "wide"]
+    assert [(item["rate"], item["limit_ms"], item["slo_ms"]) for item in result["models"]] == [
         (300.0, 200.0, 200.0),
         (200.0, 400.0, 400.0),
     ]
     assert result["verified"] is True
-    for one in result["models"]:
-        assert one["right"] is True
+    for item in result["models"]:
+        assert item["right"] is True
         for arm in ("baseline", "tuned"):
-            found = one["verification"][arm]
-            assert found["samples"] >= 459
-            assert found["errors"] == 0
-            assert found["rate_offered"] == one["rate"]
-            assert found["within"] in {True, False, None}
-        ratio = one["verification"]["p99_ratio"]
+            outcome = item["verification"][arm]
+            assert outcome["samples"] >= 459
+            assert outcome["errors"] == 0
+            assert outcome["rate_offered"] == item["rate"]
+            assert outcome["within"] in {True, False, None}
+        ratio = item["verification"]["p99_ratio"]
         assert ratio["low"] <= ratio["point"] <= ratio["high"]
     assert sys.platform != "linux" or all(share > 0 for share in result["cpu_cores"].values())
 
@@ -63,10 +63,10 @@ def test_both_models_are_verified_together(tuned: tuple[dict, str]) -> None:
 def test_the_race_was_of_simulated_combinations(tuned: tuple[dict, str]) -> None:
     """Those that raced are among the simulated ones, and so is what is best for each model alone."""
     result, story = tuned
-    raced = [one for one in result["combinations"] if one["raced"] is not None]
+    raced = [item for item in result["combinations"] if item["raced"] is not None]
     assert len(raced) >= 1
-    assert all(one["setting"].startswith("small: ") and "; wide: " in one["setting"] for one in raced)
-    assert sum(one["alone"] for one in result["combinations"]) == 1
+    assert all(item["setting"].startswith("small: ") and "; wide: " in item["setting"] for item in raced)
+    assert sum(item["alone"] for item in result["combinations"]) == 1
     assert result["simulated"] >= 4
     assert story.index("a complete search takes about") < story.index("combinations on")
     assert "small: measuring" in story
@@ -77,14 +77,14 @@ def test_the_race_was_of_simulated_combinations(tuned: tuple[dict, str]) -> None
 @pytest.mark.slow
 def test_each_profile_names_its_neighbour(tuned: tuple[dict, str], folder: Path) -> None:
     """With name, content, rate and limit, so that the server can tell other neighbours from those."""
-    small, wide = (Profile.load(folder / one["profile"]) for one in tuned[0]["models"])
+    small, wide = (Profile.load(folder / item["profile"]) for item in tuned[0]["models"])
     assert small.together is not None
     assert wide.together is not None
     (neighbour,) = small.together.neighbours
     assert (neighbour.name, neighbour.sha256) == ("wide", wide.model.sha256)
     assert (neighbour.rate, neighbour.limit_ms) == (200.0, 400.0)
     assert (small.together.rate, small.together.limit_ms) == (300.0, 200.0)
-    assert [one.name for one in wide.together.neighbours] == ["small"]
+    assert [neighbour.name for neighbour in wide.together.neighbours] == ["small"]
     assert small.evidence["verified"] is True
     assert small.evidence["tuned"]["samples"] >= 459
     assert small.evidence["service"]["sizes"][0] == 1
@@ -93,7 +93,7 @@ def test_each_profile_names_its_neighbour(tuned: tuple[dict, str], folder: Path)
 @pytest.mark.slow
 def test_the_server_warns_of_other_neighbours(tuned: tuple[dict, str], folder: Path, tmp_path: Path) -> None:
     """Nothing where both are served, under whatever name; one line where one is missing."""
-    small, wide = (folder / one["profile"] for one in tuned[0]["models"])
+    small, wide = (folder / item["profile"] for item in tuned[0]["models"])
     with serving(tmp_path, small, f"other={wide}") as server:
         with server.connect() as wire:
             assert wire.ask(b"GET /v2/models/other/ready HTTP/1.1\r\nHost: x\r\n\r\n").status == 200

@@ -44,7 +44,7 @@ def peer(*connections: Sequence[bytes]) -> Iterator[Peer]:
     """Listen; on the n-th connection, answer each request by the next of its entries, and close behind the last."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(TIMEOUT_S)
-        found = Peer(f"http://127.0.0.1:{listener.getsockname()[1]}")
+        result = Peer(f"http://127.0.0.1:{listener.getsockname()[1]}")
 
         def run() -> None:
             threads = []
@@ -53,8 +53,8 @@ def peer(*connections: Sequence[bytes]) -> Iterator[Peer]:
                     sock, _ = listener.accept()
                 except OSError:
                     break
-                found.connections += 1
-                threads.append(threading.Thread(target=_talk, args=(sock, answers, found)))
+                result.connections += 1
+                threads.append(threading.Thread(target=_talk, args=(sock, answers, result)))
                 threads[-1].start()
             for thread in threads:
                 thread.join(TIMEOUT_S)
@@ -62,25 +62,25 @@ def peer(*connections: Sequence[bytes]) -> Iterator[Peer]:
         thread = threading.Thread(target=run)
         thread.start()
         try:
-            yield found
+            yield result
         finally:
             listener.shutdown(socket.SHUT_RDWR)
             thread.join(TIMEOUT_S)
 
 
-def _talk(sock: socket.socket, answers: Sequence[bytes], found: Peer) -> None:
+def _talk(sock: socket.socket, answers: Sequence[bytes], result: Peer) -> None:
     with sock:
         sock.settimeout(TIMEOUT_S)
         for answer in answers:
             request = _read(sock)
             if not request:  # the client has left
-                found.gone.release()
+                result.gone.release()
                 return
-            found.requests.append(request)
+            result.requests.append(request)
             if answer == HOLD:
                 while sock.recv(1 << 16):
                     pass
-                found.gone.release()
+                result.gone.release()
                 return
             sock.sendall(answer)
 

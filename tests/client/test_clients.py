@@ -48,7 +48,7 @@ def test_dtypes_and_several_tensors(make: type, server: Server) -> None:
         half = np.array([[1.5, -2.25]], np.float16)
         np.testing.assert_array_equal(client.infer("half", {"x": half})["y"], half)
         inputs = client.metadata("pair")["inputs"]
-        arrays = {one["name"]: np.full([2, *one["shape"][1:]], 1, np.float32) for one in inputs}
+        arrays = {item["name"]: np.full([2, *item["shape"][1:]], 1, np.float32) for item in inputs}
         both = client.infer("pair", arrays)
         assert len(both) == 2
         name = list(both)[1]
@@ -118,47 +118,47 @@ def test_nobody_listens(make: type) -> None:
 
 def test_busy_and_then_not(make: type) -> None:
     """503 is tried again on the same connection until the limit, and not with other errors."""
-    with peer([BUSY, BUSY, good(3.0)]) as found, make(found.url) as client:
+    with peer([BUSY, BUSY, good(3.0)]) as result, make(result.url) as client:
         assert client.infer("m", X)["y"] == 3.0
-        assert (found.connections, len(found.requests)) == (1, 3)
-        assert len(set(found.requests)) == 1
-    with peer([BUSY, BUSY]) as found, make(found.url, retries=Retries(limit=1)) as client:
+        assert (result.connections, len(result.requests)) == (1, 3)
+        assert len(set(result.requests)) == 1
+    with peer([BUSY, BUSY]) as result, make(result.url, retries=Retries(limit=1)) as client:
         with pytest.raises(QueueFullError, match="full"):
             client.infer("m", X)
-        assert len(found.requests) == 2
-    with peer([reply(500, b'{"error": "no"}')]) as found, make(found.url) as client:
+        assert len(result.requests) == 2
+    with peer([reply(500, b'{"error": "no"}')]) as result, make(result.url) as client:
         with pytest.raises(tailcut.errors.EngineError):
             client.infer("m", X)
-        assert len(found.requests) == 1
+        assert len(result.requests) == 1
 
 
 def test_a_retry_that_would_be_late_is_not_waited_for(make: type) -> None:
     """A server that asks for a minute is not tried again within ten seconds: the error comes at once."""
     with (
-        peer([reply(503, b'{"error": "full"}', "Retry-After: 60")]) as found,
-        make(found.url, timeout_s=10.0) as client,
+        peer([reply(503, b'{"error": "full"}', "Retry-After: 60")]) as result,
+        make(result.url, timeout_s=10.0) as client,
     ):
         with pytest.raises(QueueFullError) as raised:
             client.infer("m", X)
         assert raised.value.retry_after_s == 60
-        assert len(found.requests) == 1
+        assert len(result.requests) == 1
 
 
 def test_a_stale_connection_is_replaced(make: type) -> None:
     """A kept connection that the server has closed costs nothing: the call goes over a new one."""
-    with peer([good(1.0)], [good(2.0)]) as found, make(found.url) as client:
+    with peer([good(1.0)], [good(2.0)]) as result, make(result.url) as client:
         assert client.infer("m", X)["y"] == 1.0
         assert client.infer("m", X)["y"] == 2.0
-        assert found.connections == 2
+        assert result.connections == 2
 
 
 def test_an_answer_that_breaks_off_is_not_asked_for_again(make: type) -> None:
     """On a new connection nobody knows what the server did: that is the caller's to decide."""
     for cut in (0, 10, len(good()) - 1):
-        with peer([good()[:cut]]) as found, make(found.url) as client:
+        with peer([good()[:cut]]) as result, make(result.url) as client:
             with pytest.raises(UnreachableError, match="closed the connection"):
                 client.infer("m", X)
-            assert len(found.requests) == 1
+            assert len(result.requests) == 1
 
 
 def test_answers_without_a_length(make: type) -> None:
@@ -167,36 +167,36 @@ def test_answers_without_a_length(make: type) -> None:
     fields = b"\r\n".join(line for line in head.split(b"\r\n") if not line.startswith(b"Content-Length"))
     chunked = fields + b"\r\nTransfer-Encoding: chunked\r\n\r\n" + b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
     until_closed = fields + b"\r\n\r\n" + body
-    with peer([chunked, good(), until_closed], [good(4.0)]) as found, make(found.url) as client:
+    with peer([chunked, good(), until_closed], [good(4.0)]) as result, make(result.url) as client:
         assert [float(client.infer("m", X)["y"][0]) for _ in range(4)] == [3.0, 1.0, 3.0, 4.0]
-        assert found.connections == 2
+        assert result.connections == 2
 
 
 def test_the_deadline_holds(make: type) -> None:
     """No answer in time is an error of its own, and the connection is closed so that the server learns of it."""
-    with peer([HOLD]) as found, make(found.url) as client:
+    with peer([HOLD]) as result, make(result.url) as client:
         with pytest.raises(DeadlineExceededError):
             client.infer("m", X, timeout_s=0.05)
-        assert found.gone.acquire(timeout=TIMEOUT_S)
-        assert b'"timeout":50000' in found.requests[0]
+        assert result.gone.acquire(timeout=TIMEOUT_S)
+        assert b'"timeout":50000' in result.requests[0]
 
 
 def test_connection_close_is_honoured(make: type) -> None:
     """After an answer that says so, the next call opens a connection of its own."""
     closing = good().replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n", 1)
-    with peer([closing, good()], [good()]) as found, make(found.url) as client:
+    with peer([closing, good()], [good()]) as result, make(result.url) as client:
         client.infer("m", X)
         client.infer("m", X)
-        assert found.connections == 2
+        assert result.connections == 2
 
 
 def test_the_first_answer_wins(make: type) -> None:
     """When the first copy hangs, a second goes out on another connection; the loser's connection is closed."""
-    with peer([HOLD], [good(2.0)]) as found:
-        with make(found.url, hedge=Hedge(after_s=0.01)) as client:
+    with peer([HOLD], [good(2.0)]) as result:
+        with make(result.url, hedge=Hedge(after_s=0.01)) as client:
             assert client.infer("m", X)["y"] == 2.0
-        assert found.gone.acquire(timeout=TIMEOUT_S)
-        assert len(found.requests) == 2
+        assert result.gone.acquire(timeout=TIMEOUT_S)
+        assert len(result.requests) == 2
 
 
 def test_a_refused_copy_does_not_end_the_first(make: type) -> None:
@@ -216,17 +216,17 @@ def test_a_refused_copy_does_not_end_the_first(make: type) -> None:
         def __iter__(self) -> Iterator[bytes]:
             return slow()
 
-    with peer(First(), Second()) as found, make(found.url, hedge=Hedge(after_s=0.01)) as client:
+    with peer(First(), Second()) as result, make(result.url, hedge=Hedge(after_s=0.01)) as client:
         assert client.infer("m", X)["y"] == 4.0
-        assert found.connections == 2
+        assert result.connections == 2
 
 
 def test_a_quick_call_is_not_sent_twice(make: type) -> None:
     """A hedge that is not due sends nothing."""
-    with peer([good(), good()]) as found, make(found.url, hedge=Hedge(after_s=TIMEOUT_S)) as client:
+    with peer([good(), good()]) as result, make(result.url, hedge=Hedge(after_s=TIMEOUT_S)) as client:
         client.infer("m", X)
         client.infer("m", X)
-        assert (found.connections, len(found.requests)) == (1, 2)
+        assert (result.connections, len(result.requests)) == (1, 2)
 
 
 def test_a_closed_client(make: type) -> None:
@@ -246,16 +246,16 @@ def test_a_cancelled_call_closes_its_connection() -> None:
     async def work(url: str) -> None:
         async with tailcut.AsyncClient(url) as client:
             task = asyncio.ensure_future(client.infer("m", X))
-            while not found.requests:  # noqa: ASYNC110  the peer is a thread
+            while not result.requests:  # noqa: ASYNC110  the peer is a thread
                 await asyncio.sleep(0)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
             assert (await client.infer("m", X))["y"] == 1.0
 
-    with peer([HOLD], [good()]) as found:
-        asyncio.run(work(found.url))
-        assert found.gone.acquire(timeout=TIMEOUT_S)
+    with peer([HOLD], [good()]) as result:
+        asyncio.run(work(result.url))
+        assert result.gone.acquire(timeout=TIMEOUT_S)
 
 
 def test_a_killed_worker_is_not_noticed(tmp_path: Path) -> None:

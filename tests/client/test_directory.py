@@ -9,15 +9,15 @@ from tailcut.errors import InvalidInputError
 
 def test_one_server_is_named_by_its_address() -> None:
     """In messages and in the Host header."""
-    found = find_servers("http://h:1")
-    assert (found.addresses, found.host, found.name, found.tls) == ((Address("h", 1),), "h:1", "h:1", False)
+    result = find_servers("http://h:1")
+    assert (result.addresses, result.host, result.name, result.tls) == ((Address("h", 1),), "h:1", "h:1", False)
 
 
 def test_several_servers_get_the_same_bytes() -> None:
     """Each is listed once, and the Host header is the same for all."""
-    found = find_servers(["http://h:1", "https://g:2", "h:1"])
-    assert found.addresses == (Address("h", 1), Address("g", 2, tls=True))
-    assert (found.host, found.name, found.tls) == ("tailcut", "h:1, g:2", True)
+    result = find_servers(["http://h:1", "https://g:2", "h:1"])
+    assert result.addresses == (Address("h", 1), Address("g", 2, tls=True))
+    assert (result.host, result.name, result.tls) == ("tailcut", "h:1, g:2", True)
 
 
 @pytest.mark.parametrize("wrong", [[], ["h:1", "ftp://x"], "ftp://x"])

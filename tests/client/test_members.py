@@ -29,7 +29,7 @@ def chosen(members: Members, *values: float, now: float = 0.0, tried: tuple[Memb
 
 
 def fail(members: Members, address: Address, error: TailcutError, now: float = 0.0) -> None:
-    member = next(one for one in members if one.address == address)
+    member = next(member for member in members if member.address == address)
     member.in_flight += 1
     members.ended(member, error, now)
 
@@ -54,7 +54,7 @@ def test_a_refused_connection_is_enough_for_a_pause() -> None:
     assert chosen(members, 0.0, 0.0, now=2.9) == B
     for _ in range(10):
         fail(members, A, RefusedError("gone"), now=10.0)
-    (paused,) = (one for one in members if one.address == A)
+    (paused,) = (member for member in members if member.address == A)
     assert paused.paused_until == 40.0
     members.learn(paused, None, 11.0)
     assert (paused.pauses, paused.paused_until) == (0, 0.0)
@@ -114,7 +114,7 @@ def test_members_come_and_go() -> None:
     assert members.addresses == (C, A)
     assert second.gone
     assert not first.gone
-    assert next(one for one in members if one.address == A).idle[0] is kept
+    assert next(member for member in members if member.address == A).idle[0] is kept
     members.ended(second, None, 0.0)
     assert second.in_flight == 0
 

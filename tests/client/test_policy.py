@@ -54,7 +54,7 @@ def test_a_fixed_hedge() -> None:
         due.append(clock.due_after())
         if due[-1] is not None:
             clock.sent_copy()
-    assert sum(one is not None for one in due) == 3
+    assert sum(item is not None for item in due) == 3
     assert set(due) == {0.5, None}
 
 

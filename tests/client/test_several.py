@@ -30,12 +30,12 @@ def closed_url() -> str:
 
 def test_a_server_that_is_gone_costs_no_error_and_no_pause(make: type) -> None:
     """Even without retries: nothing was sent, and another server is there."""
-    with peer([good(1.0)] * 6) as found:
-        urls = [closed_url(), found.url, closed_url()]
+    with peer([good(1.0)] * 6) as result:
+        urls = [closed_url(), result.url, closed_url()]
         with make(urls, retries=Retries(limit=0, pause_s=TIMEOUT_S, longest_s=TIMEOUT_S)) as client:
             for _ in range(6):
                 assert client.infer("m", X)["y"] == 1.0
-        assert len(found.requests) == 6
+        assert len(result.requests) == 6
 
 
 def test_a_busy_server_is_left_for_another_one_once(make: type) -> None:
@@ -55,7 +55,7 @@ def test_a_busy_server_is_left_for_another_one_once(make: type) -> None:
     ):
         with pytest.raises(QueueFullError):
             client.infer("m", X)
-        assert sum(len(one.requests) for one in (first, second, third)) == 2
+        assert sum(len(item.requests) for item in (first, second, third)) == 2
 
 
 def test_all_servers_are_gone(make: type) -> None:
@@ -111,7 +111,7 @@ def test_a_killed_server_is_not_noticed(tmp_path: Path) -> None:
         assert second.stop() == 0
     # A call whose connection was new when its server died is the caller's to repeat; all others are repeated.
     assert len(wrong) <= 4
-    assert all("closed the connection" in one for one in wrong)
+    assert all("closed the connection" in item for item in wrong)
 
 
 def wait_for(counts: "Counter[int]", more: int) -> None:
@@ -132,10 +132,10 @@ def test_servers_that_leave_are_asked_no_more(make: type) -> None:
             while not leaves.requests or not stays.requests:
                 client.infer("m", X)
             before = len(leaves.requests)
-            addresses = [one for one in inner._members.addresses if str(one.port) in stays.url]
-            told = threading.Thread(target=inner._replaced, args=(addresses,))
-            told.start()
-            told.join()
+            addresses = [address for address in inner._members.addresses if str(address.port) in stays.url]
+            message = threading.Thread(target=inner._replaced, args=(addresses,))
+            message.start()
+            message.join()
             assert client.infer("m", X)["y"] == 2.0
             assert inner.servers == (stays.url.removeprefix("http://"),)
         assert leaves.gone.acquire(timeout=TIMEOUT_S)
@@ -150,8 +150,8 @@ def test_calls_are_spread(tmp_path: Path) -> None:
         async with tailcut.AsyncClient(urls) as client:
             for _ in range(20):
                 x = [np.full((1, 4), number, np.float32) for number in range(10)]
-                answers = await asyncio.gather(*(client.infer("echo", {"x": one}) for one in x))
-                assert all((answer["y"] == one).all() for answer, one in zip(answers, x, strict=True))
+                answers = await asyncio.gather(*(client.infer("echo", {"x": item}) for item in x))
+                assert all((answer["y"] == item).all() for answer, item in zip(answers, x, strict=True))
 
     with serving(tmp_path, model) as first, serving(tmp_path, model) as second:
         asyncio.run(ask([first.url, second.url]))

@@ -80,13 +80,13 @@ def files(prefix: str = PREFIX) -> set[str]:
 def registered(server: Server) -> set[str]:
     with server.connect() as wire:
         answer = wire.ask(b"GET /v2/systemsharedmemory/status HTTP/1.1\r\nHost: x\r\n\r\n")
-    return {one["name"] for one in json.loads(answer.body)}
+    return {load["name"] for load in json.loads(answer.body)}
 
 
 def regions(requests: list[bytes]) -> list[str]:
     """Whose region each of some requests names as the place of its first input."""
-    bodies = [orjson.loads(one.partition(b"\r\n\r\n")[2]) for one in requests if b"/infer " in one]
-    return [one["inputs"][0]["parameters"]["shared_memory_region"] for one in bodies]
+    bodies = [orjson.loads(request.partition(b"\r\n\r\n")[2]) for request in requests if b"/infer " in request]
+    return [body["inputs"][0]["parameters"]["shared_memory_region"] for body in bodies]
 
 
 def test_answers_are_the_same_and_nothing_is_left(make: type, url: str, server: Server) -> None:
@@ -104,18 +104,18 @@ def test_answers_are_the_same_and_nothing_is_left(make: type, url: str, server: 
 
 def test_tensors_do_not_travel(make: type) -> None:
     """The first call of its kind gets its outputs in the body, to learn how large they are; later ones get a place."""
-    said = {"outputs": [{"name": "y", "datatype": "FP32", "shape": [1]}]}
-    said["outputs"][0]["parameters"] = {
+    text = {"outputs": [{"name": "y", "datatype": "FP32", "shape": [1]}]}
+    text["outputs"][0]["parameters"] = {
         "shared_memory_region": "r",
         "shared_memory_offset": 64,
         "shared_memory_byte_size": 4,
     }
-    with peer([TAKEN, good(3.0), reply(200, orjson.dumps(said)), TAKEN]) as found:
-        with make(found.url, shared_memory=PREFIX) as client:
+    with peer([TAKEN, good(3.0), reply(200, orjson.dumps(text)), TAKEN]) as result:
+        with make(result.url, shared_memory=PREFIX) as client:
             assert client.infer("m", X)["y"] == 3.0
             assert client.infer("m", X)["y"] == 0.0  # nobody wrote there
             (name,) = files()
-        register, first, second, unregister = found.requests
+        register, first, second, unregister = result.requests
         assert orjson.loads(register.partition(b"\r\n\r\n")[2]) == {"key": f"/{name}", "offset": 0, "byte_size": 65536}
         assert X["x"].tobytes() not in first + second
         place = {"shared_memory_region": name, "shared_memory_offset": 0, "shared_memory_byte_size": 16}
@@ -231,38 +231,38 @@ def test_a_server_that_takes_none_of_that_name(make: type, server: Server, tmp_p
 
 def test_a_call_out_of_time_gives_its_region_up(make: type) -> None:
     """The server may still read and write there, so the next call has another."""
-    with peer([TAKEN, HOLD], [TAKEN, TAKEN, good(2.0), TAKEN]) as found:
-        with make(found.url, shared_memory=PREFIX) as client:
+    with peer([TAKEN, HOLD], [TAKEN, TAKEN, good(2.0), TAKEN]) as result:
+        with make(result.url, shared_memory=PREFIX) as client:
             with pytest.raises(DeadlineExceededError):
                 client.infer("m", X, timeout_s=0.2)
             assert files() == set()
             assert client.infer("m", X)["y"] == 2.0
-        first, second = regions(found.requests)
+        first, second = regions(result.requests)
         assert first != second
-        assert f"/region/{first}/unregister".encode() in found.requests[2]
+        assert f"/region/{first}/unregister".encode() in result.requests[2]
 
 
 def test_a_copy_that_lost_gives_its_region_up(make: type) -> None:
     """It may be computed later, and its outputs must not land in another call's."""
-    with peer([TAKEN, HOLD], [good(2.0), TAKEN, TAKEN, BUSY, good(3.0), TAKEN]) as found:
-        with make(found.url, shared_memory=PREFIX, hedge=Hedge(after_s=0.2, share=0.1)) as client:
+    with peer([TAKEN, HOLD], [good(2.0), TAKEN, TAKEN, BUSY, good(3.0), TAKEN]) as result:
+        with make(result.url, shared_memory=PREFIX, hedge=Hedge(after_s=0.2, share=0.1)) as client:
             assert client.infer("m", X)["y"] == 2.0
             assert files() == set()
             assert client.infer("m", {"x": X["x"][:2]})["y"] == 3.0
             assert len(files()) == 1
-        one, copy, two, again = regions(found.requests)
-        assert one == copy != two == again
+        item, copy, two, again = regions(result.requests)
+        assert item == copy != two == again
 
 
 def test_a_server_that_is_gone(make: type) -> None:
     """The memory goes although nobody can be told."""
     with ExitStack() as stack:
-        with peer([TAKEN, good(2.0)]) as found:
-            client = stack.enter_context(make(found.url, shared_memory=PREFIX))
+        with peer([TAKEN, good(2.0)]) as result:
+            client = stack.enter_context(make(result.url, shared_memory=PREFIX))
             assert client.infer("m", X)["y"] == 2.0
         assert len(files()) == 1
     assert files() == set()
-    with make(found.url, shared_memory=PREFIX) as client:
+    with make(result.url, shared_memory=PREFIX) as client:
         with pytest.raises((UnreachableError, DeadlineExceededError)):
             client.infer("m", X, timeout_s=0.1)
         assert files() == set()
@@ -305,7 +305,7 @@ def test_the_server_says_what_it_holds(server: Server) -> None:
         place = {"shared_memory_region": name, "shared_memory_byte_size": 16}
         entry = {"name": "x", "datatype": "FP32", "shape": [1, 4], "parameters": place}
         with server.connect() as wire:
-            said = json.loads(wire.ask(json_request("mlp", {"inputs": [entry]})).body)["outputs"][0]["data"]
+            text = json.loads(wire.ask(json_request("mlp", {"inputs": [entry]})).body)["outputs"][0]["data"]
         np.testing.assert_array_almost_equal(
-            np.float32(said), client.infer("mlp", {"x": np.ones((1, 4), np.float32)})["y"].reshape(-1)
+            np.float32(text), client.infer("mlp", {"x": np.ones((1, 4), np.float32)})["y"].reshape(-1)
         )

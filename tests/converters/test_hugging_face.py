@@ -16,6 +16,6 @@ def test_a_folder_becomes_onnx(tmp_path: Path) -> None:
         vocab_size=100, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
     )
     transformers.BertForSequenceClassification(config).save_pretrained(tmp_path / "bert")
-    found = convert(tmp_path / "bert", tmp_path / "bert.onnx")
-    assert found.right
+    result = convert(tmp_path / "bert", tmp_path / "bert.onnx")
+    assert result.right
     assert (tmp_path / "bert.onnx").is_file()

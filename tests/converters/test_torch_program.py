@@ -47,17 +47,17 @@ def test_an_exported_program_becomes_onnx(tmp_path: Path) -> None:
 
 def forward(torch: Any, kind: str) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
     """A function with the arguments and the keyword arguments that it is exported with."""
-    one, two = torch.arange(12.0).reshape(3, 4), torch.ones(3, 4)
+    item, two = torch.arange(12.0).reshape(3, 4), torch.ones(3, 4)
     return {
-        "keywords": (lambda x, *, y: x - 2 * y, (one,), {"y": two}),
-        "other order": (lambda x, y: x - 2 * y, (), {"y": two, "x": one}),
-        "a default": (lambda x, mask=None, y=None: x - 2 * y, (one, None, two), {}),
-        "a number": (lambda x, times: x * times, (one, 3), {}),
-        "a dict": (lambda both: both["b"] - 2 * both["a"], ({"b": one, "a": two},), {}),
-        "bfloat16 in": (lambda x: x.float() * 2, (one.bfloat16(),), {}),
-        "bfloat16 out": (lambda x: x.bfloat16(), (one,), {}),
-        "no tensors out": (lambda x: (x * 2, None, 3, x + 1), (one,), {}),
-        "an output called as an input": (lambda x: {"x": x + 1, "y": x * 2}, (one,), {}),
+        "keywords": (lambda x, *, y: x - 2 * y, (item,), {"y": two}),
+        "other order": (lambda x, y: x - 2 * y, (), {"y": two, "x": item}),
+        "a default": (lambda x, mask=None, y=None: x - 2 * y, (item, None, two), {}),
+        "a number": (lambda x, times: x * times, (item, 3), {}),
+        "a dict": (lambda both: both["b"] - 2 * both["a"], ({"b": item, "a": two},), {}),
+        "bfloat16 in": (lambda x: x.float() * 2, (item.bfloat16(),), {}),
+        "bfloat16 out": (lambda x: x.bfloat16(), (item,), {}),
+        "no tensors out": (lambda x: (x * 2, None, 3, x + 1), (item,), {}),
+        "an output called as an input": (lambda x: {"x": x + 1, "y": x * 2}, (item,), {}),
     }[kind]
 
 
@@ -88,7 +88,7 @@ def test_inputs_and_outputs_of_any_form(tmp_path: Path, kind: str) -> None:
     theirs = open_engine(tmp_path / "m.pt2", EngineOptions(name="torch", threads=1))
     mine = open_engine(tmp_path / "m.onnx", EngineOptions(threads=1))
     assert mine.spec.inputs == theirs.spec.inputs
-    request = {one.name: np.full(one.shape, 7).astype(one.dtype.numpy) for one in mine.spec.inputs}
+    request = {item.name: np.full(item.shape, 7).astype(item.dtype.numpy) for item in mine.spec.inputs}
     for own, other in zip(mine.run(request).values(), theirs.run(request).values(), strict=True):
         assert np.array_equal(own, other)
     mine.close()

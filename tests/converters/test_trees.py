@@ -36,8 +36,8 @@ def test_a_trusted_pickle_becomes_onnx(tmp_path: Path, kind: str) -> None:
     pytest.importorskip("skl2onnx")
     model = fitted(kind)
     pytest.importorskip("joblib").dump(model, tmp_path / "m.joblib")
-    found = convert(tmp_path / "m.joblib", tmp_path / "m.onnx", trust=True)
-    assert found.right
+    result = convert(tmp_path / "m.joblib", tmp_path / "m.onnx", trust=True)
+    assert result.right
     engine = open_engine(tmp_path / "m.onnx", EngineOptions(threads=1))
     answer = next(iter(engine.run({engine.spec.inputs[0].name: ROWS}).values()))
     assert np.mean(np.abs(answer.reshape(-1) - model.predict(ROWS)) < 1e-3) > 0.98
@@ -96,6 +96,6 @@ def test_a_model_that_answers_otherwise_is_not_written(tmp_path: Path, monkeypat
     model = fitted("logistic")
     joblib.dump(model, tmp_path / "m.pkl")
     monkeypatch.setattr(type(model), "predict_proba", lambda self, rows: np.full((len(rows), 3), 1 / 3))
-    found = convert(tmp_path / "m.pkl", tmp_path / "m.onnx", trust=True)
-    assert not found.right
+    result = convert(tmp_path / "m.pkl", tmp_path / "m.onnx", trust=True)
+    assert not result.right
     assert not (tmp_path / "m.onnx").exists()

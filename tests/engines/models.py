@@ -15,7 +15,7 @@ Dims = tuple[int | str | None, ...]
 
 
 def value(name: str, dtype: DType, shape: Dims) -> onnx.ValueInfoProto:
-    dims = [("batch" if place == 0 else f"free{place}") if dim is None else dim for place, dim in enumerate(shape)]
+    dims = [("batch" if index == 0 else f"free{index}") if dim is None else dim for index, dim in enumerate(shape)]
     return helper.make_tensor_value_info(name, ONNX_TYPE[dtype], dims)
 
 
@@ -54,7 +54,7 @@ def quantised(path: Path, copy: Path) -> Path:
     """Write a copy that passes for one in static int8, and answers as the model does: an unused constant is int8."""
     model = onnx.load(path)
     weights = {"int8": np.zeros(1, np.int8), "scale": np.ones((), np.float32), "zero": np.zeros((), np.int8)}
-    model.graph.initializer.extend(numpy_helper.from_array(one, name) for name, one in weights.items())
+    model.graph.initializer.extend(numpy_helper.from_array(item, name) for name, item in weights.items())
     model.graph.node.append(helper.make_node("DequantizeLinear", list(weights), ["unused"]))
     onnx.save(model, copy)
     return copy

@@ -24,8 +24,8 @@ ONES = np.ones(4, np.float32)
         (np.zeros(4), np.full(4, 1e-9), 1e-3),  # rounding, beside a floor
     ],
 )
-def test_one_output(one: np.ndarray, other: np.ndarray, apart: float) -> None:
-    assert distance({"y": one}, {"y": other}) == pytest.approx(apart)
+def test_one_output(item: np.ndarray, other: np.ndarray, apart: float) -> None:
+    assert distance({"y": item}, {"y": other}) == pytest.approx(apart)
 
 
 def test_the_largest_of_all_outputs() -> None:

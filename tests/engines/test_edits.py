@@ -146,7 +146,7 @@ def test_u8_input_finds_the_channels(  # noqa: PLR0917  a case is its parameters
     fold = U8Input(scale=CHANNELS.scale, offset=CHANNELS.offset, channels=channels)
     opened = open_engine(path, EngineOptions(name=engine, threads=1, u8_input=fold))
     assert opened.spec.inputs[0].dtype is DType.UINT8
-    line = [-1 if place == axis else 1 for place in range(4)]
+    line = [-1 if index == axis else 1 for index in range(4)]
     scale, offset = (np.array(numbers, np.float32).reshape(line) for numbers in (fold.scale, fold.offset))
     got = opened.run({"x": images})["y"]
     assert got.dtype == dtype.numpy

@@ -321,17 +321,17 @@ def test_threads_call_at_once(load: Open, tmp_path: Path, instances: int) -> Non
     y, wanted = np.zeros((4, 3, 8), np.float32), [oracle(path, rows) for rows in x]
     turn, start, wrong = threading.Semaphore(instances), threading.Barrier(4), []
 
-    def work(place: int) -> None:
-        call = engine.bind({"x": x[place]}, {"y": y[place]})
+    def work(index: int) -> None:
+        call = engine.bind({"x": x[index]}, {"y": y[index]})
         start.wait()
         for _ in range(100):
             with turn:  # the promise is for `instances` calls at a time
-                y[place] = 0
+                y[index] = 0
                 call()
-                answers = y[place], engine.run({"x": x[place]})["y"]
-            wrong.extend(place for answer in answers if not np.allclose(answer, wanted[place], rtol=1e-3, atol=1e-3))
+                answers = y[index], engine.run({"x": x[index]})["y"]
+            wrong.extend(index for answer in answers if not np.allclose(answer, wanted[index], rtol=1e-3, atol=1e-3))
 
-    threads = [threading.Thread(target=work, args=(place,)) for place in range(4)]
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -24,8 +24,8 @@ def test_they_are_computed_where_the_package_is(tmp_path: Path) -> None:
     """Text in, text out."""
     pytest.importorskip("onnxruntime_extensions")
     engine = open_engine(upper(tmp_path / "upper.onnx"), EngineOptions(threads=1))
-    found = engine.run({"text": np.array(["ab", "c"], object)})["upper"]
-    assert found.tolist() == ["AB", "C"]
+    result = engine.run({"text": np.array(["ab", "c"], object)})["upper"]
+    assert result.tolist() == ["AB", "C"]
     engine.close()
 
 

@@ -341,12 +341,12 @@ def test_other_weights_are_another_model(tmp_path: Path) -> None:
     """A change in any tensor's first or last bytes changes the hash; a model without such files has none."""
     path = models.external_weights(tmp_path / "m.onnx")
     data = tmp_path / "m.onnx.data"
-    content, found = data.read_bytes(), {weights_hash(path)}
-    for place in (0, len(content) - 1):
-        data.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
-        found.add(weights_hash(path))
-    assert len(found) == 3
-    assert None not in found
+    content, result = data.read_bytes(), {weights_hash(path)}
+    for index in (0, len(content) - 1):
+        data.write_bytes(content[:index] + bytes([content[index] ^ 1]) + content[index + 1 :])
+        result.add(weights_hash(path))
+    assert len(result) == 3
+    assert None not in result
     assert weights_hash(models.perceptron([4, 2], tmp_path / "whole.onnx")) is None
 
 

@@ -16,8 +16,8 @@ def filled(values: Values, dtype: DType = DType.INT64, shape: tuple[int, ...] = 
 @pytest.mark.parametrize("dtype", [DType.FP16, DType.FP32, DType.INT32, DType.INT64])
 def test_dtype_and_rows(values: Values, dtype: DType) -> None:
     """The tensor's own, and as many rows as the request."""
-    found = filled(values, dtype, high=9)
-    assert (found.dtype, found.shape, found.flags.c_contiguous) == (dtype.numpy, (3, 5), True)
+    result = filled(values, dtype, high=9)
+    assert (result.dtype, result.shape, result.flags.c_contiguous) == (dtype.numpy, (3, 5), True)
 
 
 def test_what_stands_in_them() -> None:
@@ -33,6 +33,6 @@ def test_what_stands_in_them() -> None:
 @pytest.mark.parametrize(("values", "first"), [("text", "text 0"), ("numerals", "0")])
 def test_strings(values: Values, first: str) -> None:
     """Each another one."""
-    found = filled(values, DType.BYTES)
-    assert found[0, 0] == first
-    assert len(set(found.reshape(-1).tolist())) == 15
+    result = filled(values, DType.BYTES)
+    assert result[0, 0] == first
+    assert len(set(result.reshape(-1).tolist())) == 15

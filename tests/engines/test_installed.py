@@ -63,9 +63,9 @@ def test_without_onnxruntime_openvino_computes_onnx_models(tmp_path: Path) -> No
         str(dynamic_sequence(tmp_path / "s.onnx")),
     ]
     usual = run(without(tmp_path / "all"), "-c", ASK, *models)
-    found = run(without(tmp_path / "hidden", "onnxruntime"), "-c", ASK, *models)
+    result = run(without(tmp_path / "hidden", "onnxruntime"), "-c", ASK, *models)
     assert usual.stdout.count("onnxruntime ") == 3, usual.stderr
-    assert found.stdout == usual.stdout.replace("onnxruntime ", "openvino "), found.stderr
+    assert result.stdout == usual.stdout.replace("onnxruntime ", "openvino "), result.stderr
 
 
 @pytest.mark.parametrize(
@@ -123,6 +123,6 @@ def test_importing_tailcut_loads_no_engine() -> None:
         "print({name.partition('.')[0] for name in sys.modules}\n"
         "      & {'onnx', 'onnxruntime', 'openvino', 'numba', 'torch'} or '')"
     )
-    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
-    assert not found.stdout.strip()
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    assert not result.stdout.strip()
     assert callable(import_engine("onnxruntime"))

@@ -17,8 +17,8 @@ def test_zeros_of_the_right_shape(tmp_path: Path) -> None:
     engine = open_engine(perceptron([4, 8, 3], tmp_path / "m.onnx"), NONE)
     x = np.ones((5, 4), np.float32)
     (name,) = engine.spec.output_names
-    found = engine.run({engine.spec.input_names[0]: x})[name]
-    assert (found.shape, found.dtype, found.any()) == ((5, 3), np.float32, False)
+    result = engine.run({engine.spec.input_names[0]: x})[name]
+    assert (result.shape, result.dtype, result.any()) == ((5, 3), np.float32, False)
     y = np.ones((5, 3), np.float32)
     engine.bind({engine.spec.input_names[0]: x}, {name: y})()
     assert not y.any()

@@ -16,10 +16,10 @@ def test_medians_and_the_slowest() -> None:
     assert times.summary() == []
     for number in range(1000):
         times.record(10.0, 5.0, 900.0 if number % 100 == 0 else 100.0, 20.0)
-    found = {one["phase"]: (one["median_us"], one["slowest_us"], one["calls"]) for one in times.summary()}
-    assert list(found) == list(PHASES)
-    assert found["copy_in"] == (10.0, 10.0, 1000)
-    assert found["compute"] == (100.0, 900.0, 1000)
+    result = {item["phase"]: (item["median_us"], item["slowest_us"], item["calls"]) for item in times.summary()}
+    assert list(result) == list(PHASES)
+    assert result["copy_in"] == (10.0, 10.0, 1000)
+    assert result["compute"] == (100.0, 900.0, 1000)
 
 
 def test_only_the_newest_are_kept() -> None:
@@ -28,7 +28,7 @@ def test_only_the_newest_are_kept() -> None:
     times.record(1e9, 0, 0, 0)
     for _ in range(4096):
         times.record(1, 1, 1, 1)
-    assert {one["slowest_us"] for one in times.summary()} == {1.0}
+    assert {item["slowest_us"] for item in times.summary()} == {1.0}
 
 
 def test_an_engine_behind_other_shapes_has_them(tmp_path: Path) -> None:

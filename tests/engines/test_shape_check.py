@@ -80,9 +80,9 @@ def test_a_model_without_known_sizes_is_compiled_anew_when_its_first_size_spoile
         for length in (1, 2, 40, 40, 1, 64):
             request = numbers(1, length, 16)
             assert distance(truth.run(request), engine.run(request)) < 1e-4
-    told = [record.getMessage() for record in caplog.records]
-    assert len(told) <= 1  # none, once openvino has mended it
-    assert all("x [1, 40, 16]" in line and "recompiled" in line for line in told)
+    message = [record.getMessage() for record in caplog.records]
+    assert len(message) <= 1  # none, once openvino has mended it
+    assert all("x [1, 40, 16]" in line and "recompiled" in line for line in message)
     engine.close()
 
 
@@ -218,6 +218,6 @@ def lying(folder: Path) -> None:
         ([], [], 0.0),
     ],
 )
-def test_distance(expected: list[float], found: list[float], far: float) -> None:
+def test_distance(expected: list[float], result: list[float], far: float) -> None:
     """A share of the norm for floats, a share of the elements for integers, infinite where nothing can be compared."""
-    assert distance({"y": np.array(expected)}, {"y": np.array(found)}) == pytest.approx(far, rel=0.5)
+    assert distance({"y": np.array(expected)}, {"y": np.array(result)}) == pytest.approx(far, rel=0.5)

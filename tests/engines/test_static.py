@@ -41,18 +41,18 @@ def test_each_size_has_its_own(tmp_path: Path, name: str) -> None:
     plain = open_engine(opener.path, EngineOptions(threads=1))
     engine = StaticEngine(opener(opener.options), SIZES, opener)
     assert opener.fixed == [(), ("ids:1=4", "mask:1=4"), ("ids:1=8", "mask:1=8")]
-    assert [one.spec.inputs[0].shape for one in opener.engines] == [(None, None), (None, 4), (None, 8)]
+    assert [engine.spec.inputs[0].shape for engine in opener.engines] == [(None, None), (None, 4), (None, 8)]
     assert engine.spec.inputs[0].shape == (None, None)
     for length in (4, 5, 8, 4):
         for rows in (1, 3):
-            found, expected = engine.run(request(length, rows)), plain.run(request(length, rows))
+            result, expected = engine.run(request(length, rows)), plain.run(request(length, rows))
             for output, array in expected.items():
-                assert found[output].shape == array.shape
-                np.testing.assert_allclose(found[output], array, rtol=1e-4, atol=1e-5)
+                assert result[output].shape == array.shape
+                np.testing.assert_allclose(result[output], array, rtol=1e-4, atol=1e-5)
     engine.close()
-    for one in opener.engines:
+    for item in opener.engines:
         with pytest.raises(ReleasedError):
-            one.run(request(one.spec.inputs[0].shape[1] or 5))
+            item.run(request(item.spec.inputs[0].shape[1] or 5))
 
 
 def test_a_size_that_the_model_refuses(tmp_path: Path) -> None:

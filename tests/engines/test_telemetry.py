@@ -41,13 +41,13 @@ def lookups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "hook"
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(HOOK)
-    found = tmp_path / "lookups"
-    found.touch()
-    monkeypatch.setenv("LOOKUPS", str(found))
+    result = tmp_path / "lookups"
+    result.touch()
+    monkeypatch.setenv("LOOKUPS", str(result))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")]))
     for name in ("CI", "TF_BUILD", "JENKINS_URL"):  # openvino is silent where one is set
         monkeypatch.delenv(name, raising=False)
-    return found
+    return result
 
 
 def hosts(lookups: Path) -> set[str]:

@@ -167,14 +167,14 @@ def request(data: bytes) -> None:
 
 def _apart(events: list[Any]) -> list[object]:
     """The same with the data apart that came with its head."""
-    said: list[object] = []
+    text: list[object] = []
     for event in events:
         if isinstance(event, Opened) and event.size:
-            said.append(Opened(event.stream, event.head, False))
-            said.append(Data(event.stream, event.data, event.size, event.ended))
+            text.append(Opened(event.stream, event.head, False))
+            text.append(Data(event.stream, event.data, event.size, event.ended))
         else:
-            said.append(event)
-    return said
+            text.append(event)
+    return text
 
 
 def _converse(pieces: list[bytes]) -> tuple[list[object], bytes, object]:

@@ -36,7 +36,7 @@ def test_an_answer_goes_to_its_generation_only(ten: Pass) -> None:
     ten.pairs[1][0].setblocking(False)
     with pytest.raises(BlockingIOError):
         ten.pairs[1][0].recv(1)
-    assert ring[[3, 0], 0].tolist() == members[[place for place in range(3) if members[place, 1] != 2], 2].tolist()
+    assert ring[[3, 0], 0].tolist() == members[[index for index in range(3) if members[index, 1] != 2], 2].tolist()
     assert ring[[3, 0], 12].tolist() == [3, 4]
     assert (ring[[1, 2]] == 0).all()
 

@@ -76,8 +76,8 @@ def test_a_folder_that_others_can_write_is_not_used(
     assert cache.user_folder() is None
     cache._not_kept()
     # By record: of a logger that did not propagate before, pytest sees each twice.
-    said = {id(record) for record in caplog.records if "NUMBA_CACHE_DIR" in record.getMessage()}
-    assert len(said) == 1
+    text = {id(record) for record in caplog.records if "NUMBA_CACHE_DIR" in record.getMessage()}
+    assert len(text) == 1
 
 
 @pytest.mark.parametrize("place", ["beside", "user", "none"])

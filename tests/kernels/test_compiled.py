@@ -85,15 +85,15 @@ def test_several_threads_call_at_once() -> None:
     outs = [np.empty((64, 64), np.float32) for _ in range(8)]
     start = threading.Barrier(8)
 
-    def work(place: int) -> None:
+    def work(index: int) -> None:
         start.wait()
         for _ in range(20):
-            compiled.matmul_tiled(a * np.float32(place), a, outs[place])
+            compiled.matmul_tiled(a * np.float32(index), a, outs[index])
 
-    threads = [threading.Thread(target=work, args=(place,)) for place in range(8)]
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    for place, out in enumerate(outs):
-        np.testing.assert_allclose(out, a @ a * place, rtol=1e-3, atol=1e-3)
+    for index, out in enumerate(outs):
+        np.testing.assert_allclose(out, a @ a * index, rtol=1e-3, atol=1e-3)

@@ -29,9 +29,9 @@ ODD = {
 
 
 def read(head: bytes) -> list[int]:
-    found = np.zeros(4, np.int64)
-    load.read_head(np.frombuffer(head, np.uint8), len(head), found)
-    return found.tolist()
+    result = np.zeros(4, np.int64)
+    load.read_head(np.frombuffer(head, np.uint8), len(head), result)
+    return result.tolist()
 
 
 @pytest.mark.parametrize("head", HEADS.values(), ids=HEADS)

@@ -54,16 +54,27 @@ scale():
 def test_a_function_of_an_assembly():
     """A symbol's instructions are those up to its end, with the lines of its own file; others are unknown."""
     code = parse_assembly(ASSEMBLY, "nested")
-    assert [one.name for one in code] == ["xorl", "xorl", "jmp", "vaddps", "addq", "cmpq", "jne", "decq", "jne", "ret"]
-    assert [one.line for one in code] == [10, 11, 11, 0, 12, 12, 12, 11, 11, 11]
-    assert [one.target for one in code if one.jumps] == [5, 3, 1]
+    assert [item.name for item in code] == [
+        "xorl",
+        "xorl",
+        "jmp",
+        "vaddps",
+        "addq",
+        "cmpq",
+        "jne",
+        "decq",
+        "jne",
+        "ret",
+    ]
+    assert [item.line for item in code] == [10, 11, 11, 0, 12, 12, 12, 11, 11, 11]
+    assert [item.target for item in code if item.jumps] == [5, 3, 1]
     assert code[5].operands == "%rcx, %rdx"
 
 
 def test_a_call_through_a_register_is_named():
     """Where a register holds one function's address, a call through it is that function's; else it stays unknown."""
     text = "f:\n\tmovabsq\t$memset, %rax\n\tcallq\t*%rax\n\tcallq\t*%rbx\n"
-    assert [one.operands for one in parse_assembly(text, "f")] == ["$memset, %rax", "memset", "*%rbx"]
+    assert [item.operands for item in parse_assembly(text, "f")] == ["$memset, %rax", "memset", "*%rbx"]
 
 
 def test_an_unknown_symbol_has_no_instructions():
@@ -74,7 +85,7 @@ def test_an_unknown_symbol_has_no_instructions():
 def test_only_the_inner_loop_counts():
     """Of nested loops the innermost is found by its jumps, also where the test stands last."""
     loops = innermost_loops(parse_assembly(ASSEMBLY, "nested"))
-    assert [[one.name for one in loop.body] for loop in loops] == [["vaddps", "addq", "cmpq", "jne"]]
+    assert [[item.name for item in loop.body] for loop in loops] == [["vaddps", "addq", "cmpq", "jne"]]
     assert loops[0].lines == (12, 12, 12)
 
 
@@ -87,7 +98,7 @@ def test_code_without_a_loop():
 def test_a_disassembly():
     """objdump's addresses become places, its comments go, and a jump out of the function leads nowhere in it."""
     code = parse_disassembly(DUMP)
-    assert [(one.name, one.line, one.target) for one in code] == [
+    assert [(item.name, item.line, item.target) for item in code] == [
         ("xor", 2, None),
         ("vmulps", 3, None),
         ("add", 3, None),

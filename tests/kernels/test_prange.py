@@ -84,21 +84,21 @@ def line(text: str) -> int:
     return FUNCTIONS.splitlines().index(text) + 1
 
 
-def test_every_loop_of_a_function_is_there(found: dict[str, list]) -> None:
+def test_every_loop_of_a_function_is_there(result: dict[str, list]) -> None:
     """Loops over prange and between them, each once, at its own line; numba's loops over threads are left out."""
-    vectors, between, inner = found["two"]
+    vectors, between, inner = result["two"]
     assert vectors[:2] == [line("    for i in prange(a.shape[0]):"), True]
     assert vectors[2] >= 4
     assert between[:2] == [line("    for k in range(n):"), False]
     assert inner[:2] == [line("        while x > 1:"), False]
 
 
-def test_a_reduction_over_threads(found: dict[str, list]) -> None:
+def test_a_reduction_over_threads(result: dict[str, list]) -> None:
     """Where sums may be reordered the kernel is on vectors; where not, the inner loop is scalar and is said to be."""
-    assert [one[1] for one in found["dot"]] == [True]
-    assert [one[:2] for one in found["rows"]] == [[line("        for j in range(a.shape[1]):"), False]]
+    assert [item[1] for item in result["dot"]] == [True]
+    assert [item[:2] for item in result["rows"]] == [[line("        for j in range(a.shape[1]):"), False]]
 
 
-def test_array_expressions(found: dict[str, list]) -> None:
+def test_array_expressions(result: dict[str, list]) -> None:
     """They become kernels too, at their own line."""
-    assert [one[:2] for one in found["expression"]] == [[line("    return a * 2 + b"), True]]
+    assert [item[:2] for item in result["expression"]] == [[line("    return a * 2 + b"), True]]

@@ -20,7 +20,7 @@ remark: a.py:8:1: loop not vectorized
 def test_parse():
     """Each remark has its line; a reason of two lines is one; advice about pragmas goes; the rest stays."""
     remarks, rest = parse_remarks(PRINTED)
-    assert [(one.line, one.vectorized) for one in remarks] == [(7, True), (9, False), (8, False)]
+    assert [(remark.line, remark.vectorized) for remark in remarks] == [(7, True), (9, False), (8, False)]
     assert remarks[1].message == (
         "loop not vectorized: unsafe dependent memory operations in loop: Backward loop carried data dependence. "
         "Memory location is the same as accessed at a.py:9:1"
@@ -46,6 +46,6 @@ def test_collecting(capfd: pytest.CaptureFixture[str]):
     with compiler_remarks() as remarks:
         numba.njit(double).compile("void(float32[::1])")
         os.write(2, b"another library\n")
-    assert any(one.vectorized for one in remarks)
+    assert any(remark.vectorized for remark in remarks)
     numba.njit(double).compile("void(float64[::1])")
     assert capfd.readouterr().err == "another library\n"

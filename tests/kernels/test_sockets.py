@@ -119,13 +119,13 @@ def test_nobody_is_heard_twice_before_all_have_been_heard(ten: Pass) -> None:
     [b"HEAT" + body(0), HEAD + body(0)[1:], HEAD + body(0) + b"H"],
     ids=["another head", "too short", "too long"],
 )
-def test_anything_else_is_odd_and_its_bytes_are_kept(ten: Pass, said: bytes) -> None:
+def test_anything_else_is_odd_and_its_bytes_are_kept(ten: Pass, text: bytes) -> None:
     """Nothing of it is in a row; the others of the pass are heard in the next one."""
-    ten.say(3, said)
+    ten.say(3, text)
     taken, odd = ten.turn()
     assert taken == []
-    assert odd == [[ten.pairs[3][1].fileno(), len(said)]]
-    assert ten.scratch[: len(said)].tobytes() == said
+    assert odd == [[ten.pairs[3][1].fileno(), len(text)]]
+    assert ten.scratch[: len(text)].tobytes() == text
     assert not ten.rows.any()
 
 
@@ -163,8 +163,8 @@ def test_compiled_code_reads_trace_contexts_as_python_does(data: st.DataObject) 
     for _ in range(data.draw(st.integers(0, 2))):
         value = bytearray(GOOD)
         for _ in range(data.draw(st.integers(0, 3))):
-            place = data.draw(st.integers(0, len(value) - 1))
-            value[place] = data.draw(st.sampled_from(b"0123456789abcdefABF-gx/:@` \t"))
+            index = data.draw(st.integers(0, len(value) - 1))
+            value[index] = data.draw(st.sampled_from(b"0123456789abcdefABF-gx/:@` \t"))
         value[-1] = data.draw(st.sampled_from(b"0123456789abcdef"))
         version = data.draw(st.sampled_from([b"00", b"01", b"ff", b"cc"]))
         tail = data.draw(st.sampled_from([b"", b"-", b"-x", b"x", b" ", b"\t "]))
@@ -176,10 +176,10 @@ def test_compiled_code_reads_trace_contexts_as_python_does(data: st.DataObject) 
     head = b"\r\n".join([b"POST /x HTTP/1.1", b"Host: x", *lines, b"X: 1", b"", b""])
     table = HeadTable(1 << 16, 1 << 16, traces=True)
     known = np.frombuffer(significant(head), np.uint8)
-    text, said = np.frombuffer(head, np.uint8), np.array([1, 7])
-    end = heads.head_end(text, len(head), known, 0, len(known), table.fields, table.grammar, said)
+    text, output = np.frombuffer(head, np.uint8), np.array([1, 7])
+    end = heads.head_end(text, len(head), known, 0, len(known), table.fields, table.grammar, output)
     assert end == len(head)
-    assert said[1] == sampling_of(head)
+    assert output[1] == sampling_of(head)
     off = HeadTable(1 << 16, 1 << 16)
-    heads.head_end(text, len(head), known, 0, len(known), off.fields, off.grammar, said)
-    assert said[1] == 0
+    heads.head_end(text, len(head), known, 0, len(known), off.fields, off.grammar, output)
+    assert output[1] == 0

@@ -31,18 +31,18 @@ def recurrence(x):
 
 @numba.njit
 def total(x):
-    found = np.float32(0)
+    result = np.float32(0)
     for value in x:
-        found += value
-    return found
+        result += value
+    return result
 
 
 @numba.njit(fastmath={"reassoc"})
 def total_any_order(x):
-    found = np.float32(0)
+    result = np.float32(0)
     for i in range(len(x)):
-        found += x[i]
-    return found
+        result += x[i]
+    return result
 
 
 @numba.njit
@@ -88,11 +88,11 @@ def first_over(x):
 
 @numba.njit
 def running_total(x, out):
-    found = np.float32(0)
+    result = np.float32(0)
     i = 0
     while i < len(x):
-        found += x[i]
-        out[i] = found
+        result += x[i]
+        out[i] = result
         i += 1
 
 
@@ -220,8 +220,8 @@ def test_all_compiled_signatures_are_looked_at():
     scale(np.ones(4, np.float32))
     assert_vectorized(scale, lanes=4)
     scale(np.ones(4, np.float64))
-    assert [one.signature for one in analyse(scale)] == ["array(float32, 1d, C)", "array(float64, 1d, C)"]
-    lanes = [one.loops[0].loop.tally.lanes for one in analyse(scale, reasons=False)]
+    assert [item.signature for item in analyse(scale)] == ["array(float32, 1d, C)", "array(float64, 1d, C)"]
+    lanes = [item.loops[0].loop.tally.lanes for item in analyse(scale, reasons=False)]
     assert lanes[0] == 2 * lanes[1]
     with pytest.raises(AssertionError, match=f"do not run on {lanes[0]} lanes"):
         assert_vectorized(scale, lanes=lanes[0])

@@ -24,13 +24,13 @@ START_S = 120.0
 
 def documents(path: Path) -> list[dict[str, Any]]:
     """The manifests in one file."""
-    return [one for one in yaml.safe_load_all(path.read_text(encoding="utf-8")) if one is not None]
+    return [item for item in yaml.safe_load_all(path.read_text(encoding="utf-8")) if item is not None]
 
 
 def manifest(name: str) -> dict[str, Any]:
     """The only manifest in a file of `deploy/`."""
-    (one,) = documents(DEPLOY / name)
-    return one
+    (item,) = documents(DEPLOY / name)
+    return item
 
 
 def pod_of(deployment: dict[str, Any]) -> dict[str, Any]:
@@ -39,7 +39,7 @@ def pod_of(deployment: dict[str, Any]) -> dict[str, Any]:
 
 def seconds(arguments: list[str], option: str) -> float:
     """The duration that `--OPTION=` is given, in seconds."""
-    (text,) = [one.partition("=")[2] for one in arguments if one.startswith(f"{option}=")]
+    (text,) = [argument.partition("=")[2] for argument in arguments if argument.startswith(f"{option}=")]
     match = re.fullmatch(r"([\d.]+)(ms|s)", text)
     assert match, text
     return float(match[1]) * {"s": 1.0, "ms": 1e-3}[match[2]]
@@ -94,7 +94,7 @@ def environment_of_the_image() -> dict[str, str]:
     last = (DEPLOY / "Dockerfile").read_text(encoding="utf-8").rpartition("\nFROM ")[2]
     lines = re.search(r"^ENV ((?:.*\\\n)*.*)$", last, re.MULTILINE)
     assert lines
-    pairs = (one.partition("=") for one in lines[1].replace("\\\n", " ").split())
+    pairs = (item.partition("=") for item in lines[1].replace("\\\n", " ").split())
     return {name: value for name, _, value in pairs if name != "PATH"}
 
 
@@ -118,12 +118,12 @@ def running(
     for port in spec["ports"]:
         arguments = [re.sub(rf"(port=){port['containerPort']}$", rf"\g<1>{ports[port['name']]}", a) for a in arguments]
     mounted = re.compile(rf"(?:^|(?<==))({'|'.join(map(re.escape, mounts))})(?=/|$)")
-    arguments = [mounted.sub(lambda found: str(mounts[found[1]]), one) for one in arguments]
+    arguments = [mounted.sub(lambda result: str(mounts[result[1]]), argument) for argument in arguments]
     environment = {
-        name: mounted.sub(lambda found: str(mounts[found[1]]), value)
+        name: mounted.sub(lambda result: str(mounts[result[1]]), value)
         for name, value in environment_of_the_image().items()
     }
-    arguments = [one.replace("0.0.0.0", "127.0.0.1") for one in arguments]
+    arguments = [argument.replace("0.0.0.0", "127.0.0.1") for argument in arguments]
     log = folder / f"container-{len(list(folder.iterdir()))}.log"
     with log.open("wb") as stderr:
         process = subprocess.Popen(

@@ -64,8 +64,8 @@ def _close(schema: dict[str, Any]) -> None:
         schema.pop("type", None)
     if properties is not None and not schema.get("x-kubernetes-preserve-unknown-fields"):
         schema.setdefault("additionalProperties", False)
-    for one in (properties or {}).values():
-        _close(one)
+    for item in (properties or {}).values():
+        _close(item)
     for key in ("items", "additionalProperties"):
         if isinstance(schema.get(key), dict):
             _close(schema[key])

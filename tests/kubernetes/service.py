@@ -73,7 +73,9 @@ class Service:
 
     def opened_to(self, pod: Container, port: str = "", since_s: float = 0.0) -> int:
         """The number of connections that a pod was given."""
-        return sum(one.pod == pod.process.pid and port in {"", one.port} and one.at_s >= since_s for one in self.opened)
+        return sum(
+            item.pod == pod.process.pid and port in {"", item.port} and item.at_s >= since_s for item in self.opened
+        )
 
     async def _run(self) -> None:
         servers = []
@@ -84,8 +86,8 @@ class Service:
         self._started.set()
         while not self._over.is_set():
             pods = list(self._pods)
-            found = [await asyncio.to_thread(pod.probe, "readinessProbe") for pod in pods]
-            self.endpoints[:] = [pod for pod, status in zip(pods, found, strict=True) if status == 200]
+            result = [await asyncio.to_thread(pod.probe, "readinessProbe") for pod in pods]
+            self.endpoints[:] = [pod for pod, status in zip(pods, result, strict=True) if status == 200]
             await asyncio.sleep(PROBE_S)
         for server in servers:
             server.close()

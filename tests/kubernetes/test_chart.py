@@ -79,7 +79,7 @@ def rendered(values: dict[str, Any], release: str = "tailcut", namespace: str = 
     with chart.Chart.load(CHART) as loaded:
         texts = loaded.render(values, name=release, namespace=namespace)
     parsed = [yaml.safe_load(text) for name, text in texts.items() if name.endswith(".yaml")]
-    return {one["kind"]: one for one in parsed if one is not None}
+    return {item["kind"]: item for item in parsed if item is not None}
 
 
 def test_helm_finds_nothing() -> None:
@@ -87,7 +87,7 @@ def test_helm_finds_nothing() -> None:
     chart = pytest.importorskip("helm_python.chart", reason="not installed: pip install 'tailcut[kubernetes]'")
     report = chart.lint(CHART, strict=True)
     assert report["errors"] == []
-    assert [one["error"] for one in report["messages"]] == ["icon is recommended"]
+    assert [item["error"] for item in report["messages"]] == ["icon is recommended"]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -95,8 +95,8 @@ def test_what_it_renders_is_valid(case: str) -> None:
     """Every manifest, by the schema of its kind."""
     manifests = rendered(CASES[case], "churn", "models")
     assert {"Deployment", "Service"} <= set(manifests)
-    for one in manifests.values():
-        validate(one)
+    for item in manifests.values():
+        validate(item)
 
 
 def test_it_renders_the_plain_manifests() -> None:
@@ -111,10 +111,10 @@ def test_it_renders_the_plain_manifests() -> None:
     plain = {path.stem: manifest(f"kubernetes/{path.name}") for path in (DEPLOY / "kubernetes").iterdir()}
     del plain["tune-job"]  # a step before a release
     assert len(plain) == 6
-    for one in plain.values():
-        ours = (defaults | {kind: scaled[kind] for kind in ("ScaledObject", "HorizontalPodAutoscaler")})[one["kind"]]
-        assert ours["metadata"]["name"] == one["metadata"]["name"]
-        assert ours["spec"] == one["spec"]
+    for item in plain.values():
+        ours = (defaults | {kind: scaled[kind] for kind in ("ScaledObject", "HorizontalPodAutoscaler")})[item["kind"]]
+        assert ours["metadata"]["name"] == item["metadata"]["name"]
+        assert ours["spec"] == item["spec"]
 
 
 def test_an_autoscaler_has_the_number_of_pods_to_itself() -> None:
@@ -148,12 +148,12 @@ def test_secrets_are_mounted_and_used() -> None:
         "--token-file=/etc/tailcut/token/token",
         "--require-token",
     ]
-    secrets = {one["name"]: one["secret"] for one in pod["volumes"] if "secret" in one}
+    secrets = {item["name"]: item["secret"] for item in pod["volumes"] if "secret" in item}
     assert secrets == {
         "tls": {"secretName": "pair", "defaultMode": 0o440},
         "token": {"secretName": "token", "defaultMode": 0o440},
     }
-    mounts = {one["name"]: one for one in container["volumeMounts"]}
+    mounts = {item["name"]: item for item in container["volumeMounts"]}
     for name in ("tls", "token"):
         assert mounts[name] == {"name": name, "mountPath": f"/etc/tailcut/{name}", "readOnly": True}
     probes = ("startupProbe", "readinessProbe", "livenessProbe")
@@ -177,7 +177,7 @@ def test_a_pod_with_secrets_is_ready(tmp_path: Path) -> None:
     """Its command as a process: the probes succeed over TLS without the token, and metrics need it."""
     values = CASES["TLS and a token"] | {"source": "/models/m.onnx", "grpc": {"enabled": False}}
     (container,) = pod_of(rendered(values)["Deployment"])["containers"]
-    paths = [one["mountPath"] for one in container["volumeMounts"]]
+    paths = [item["mountPath"] for item in container["volumeMounts"]]
     mounts = {path: tmp_path / path.replace("/", "-") for path in paths}
     for folder in mounts.values():
         folder.mkdir()
@@ -231,6 +231,6 @@ def test_every_value_is_used() -> None:
     templates = "".join(path.read_text(encoding="utf-8") for path in (CHART / "templates").iterdir())
     values = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
     maps = {name for name, value in values.items() if isinstance(value, dict) and value}
-    names = {f"{name}.{one}" for name in maps for one in values[name]} | (set(values) - maps)
-    used = {one.removesuffix(".") for one in re.findall(r"\.Values\.([\w.]+)", templates)}
+    names = {f"{name}.{value}" for name in maps for value in values[name]} | (set(values) - maps)
+    used = {item.removesuffix(".") for item in re.findall(r"\.Values\.([\w.]+)", templates)}
     assert used == names

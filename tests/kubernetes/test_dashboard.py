@@ -38,12 +38,12 @@ def scaler_queries() -> list[str]:
 def adapter_queries() -> dict[str, str]:
     """By the metric's name for the autoscaler: the query, with what the adapter fills in for a pod."""
     (values,) = documents(DEPLOY / "prometheus" / "adapter-values.yaml")
-    found = {}
+    result = {}
     for rule in values["rules"]["custom"]:
         series, _, _ = rule["seriesQuery"].partition("{")
         query = rule["metricsQuery"].replace("<<.Series>>", series).replace("<<.GroupBy>>", "pod")
-        found[rule["name"]["as"]] = query.replace("<<.LabelMatchers>>", 'namespace="default",pod=~"tailcut-0"')
-    return found
+        result[rule["name"]["as"]] = query.replace("<<.LabelMatchers>>", 'namespace="default",pod=~"tailcut-0"')
+    return result
 
 
 def plain(query: str) -> str:
@@ -66,14 +66,14 @@ def scraped(server: Server) -> dict[str, set[str]]:
         assert wire.ask(raw_request("mlp", bytes(16))).status == 200
     with urllib.request.urlopen(f"{server.url}/metrics", timeout=TIMEOUT_S) as answer:
         text = answer.read().decode()
-    found: dict[str, set[str]] = {
+    result: dict[str, set[str]] = {
         name: set() for name in re.findall(r"^# TYPE (\w+) (?:counter|gauge)$", text, re.MULTILINE)
     }
     for name in re.findall(r"^# TYPE (\w+) histogram$", text, re.MULTILINE):
-        found |= {f"{name}_{part}": set() for part in ("bucket", "sum", "count")}
+        result |= {f"{name}_{part}": set() for part in ("bucket", "sum", "count")}
     for name, labels in re.findall(r"^([a-z]\w+)(?:\{(.*)\})? \S+$", text, re.MULTILINE):
-        found.setdefault(name, set()).update(re.findall(r'(\w+)="', labels))
-    return found
+        result.setdefault(name, set()).update(re.findall(r'(\w+)="', labels))
+    return result
 
 
 @pytest.mark.parametrize("query", [*panel_queries(), *scaler_queries()])
@@ -91,7 +91,7 @@ def test_every_metric_of_a_query_is_one_of_the_server(query: str, scraped: dict[
 def test_the_autoscaler_asks_for_what_the_adapter_offers() -> None:
     """The names of the HorizontalPodAutoscaler's metrics are those that the adapter's rules make."""
     metrics = manifest("kubernetes/horizontalpodautoscaler.yaml")["spec"]["metrics"]
-    assert {one["pods"]["metric"]["name"] for one in metrics} == set(adapter_queries())
+    assert {metric["pods"]["metric"]["name"] for metric in metrics} == set(adapter_queries())
 
 
 def test_panels_have_places_of_their_own() -> None:
@@ -127,10 +127,12 @@ def test_every_query_has_data(server: Server, tmp_path: Path) -> None:
             while not values(address, "rate(nv_inference_request_success[5s]) > 0"):
                 assert time.monotonic() < end, (tmp_path / "prometheus.log").read_text()
                 over.wait(0.1)
-            found = {query: values(address, plain(query)) for query in [*panel_queries(), *scaler_queries()]}
+            result = {query: values(address, plain(query)) for query in [*panel_queries(), *scaler_queries()]}
             busy, _ = (values(address, plain(query)) for query in adapter_queries().values())
     finally:
         over.set()
         client.join(TIMEOUT_S)
-    assert [query for query, numbers in found.items() if not numbers and not any(one in query for one in QUIET)] == []
+    assert [
+        query for query, numbers in result.items() if not numbers and not any(item in query for item in QUIET)
+    ] == []
     assert 0 < busy[0] <= 1

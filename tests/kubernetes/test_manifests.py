@@ -26,7 +26,9 @@ NAMES = [
     for path in sorted((DEPLOY / folder).iterdir())  # all that `kubectl apply -f FOLDER` reads
 ]
 MANIFESTS = [
-    pytest.param(one, id=f"{name}:{one['metadata']['name']}") for name in NAMES for one in documents(DEPLOY / name)
+    pytest.param(document, id=f"{name}:{document['metadata']['name']}")
+    for name in NAMES
+    for document in documents(DEPLOY / name)
 ]
 SPECS = {
     "kubernetes": lambda: pod_of(manifest("kubernetes/deployment.yaml"))["containers"][0],
@@ -36,22 +38,24 @@ SERVICES = documents(DEPLOY / "kserve" / "inferenceservice.yaml")
 
 
 @pytest.mark.parametrize("one", MANIFESTS)
-def test_a_manifest_is_valid(one: dict[str, Any]) -> None:
+def test_a_manifest_is_valid(item: dict[str, Any]) -> None:
     """By the schema of its kind, with no field that the kind does not have."""
-    validate(one)
+    validate(item)
 
 
 def test_the_guide_lists_what_is_validated() -> None:
     """Each file with its kinds and the versions of their schemas, and no other."""
     guide = (DEPLOY.parent / "docs" / "guide" / "kubernetes.md").read_text(encoding="utf-8")
     table = guide.partition("| file | kind | API | schemas of |")[2].partition("\n\n")[0].splitlines()[2:]
-    found = [tuple(cell.strip().strip("`") for cell in line.strip("|").split("|")) for line in table]
-    plain = [(name, one["kind"], one["apiVersion"]) for name in NAMES for one in documents(DEPLOY / name)]
+    result = [tuple(cell.strip().strip("`") for cell in line.strip("|").split("|")) for line in table]
+    plain = [
+        (name, document["kind"], document["apiVersion"]) for name in NAMES for document in documents(DEPLOY / name)
+    ]
     chart = []
     for path in sorted((DEPLOY / "helm" / "tailcut" / "templates").glob("*.yaml")):
         api, kind = re.findall(r"^(?:apiVersion|kind): (\S+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
         chart.append((f"helm/tailcut/templates/{path.name}", kind, api))
-    assert found == [(*one, versions_of(one[2])) for one in dict.fromkeys([*plain, *chart])]
+    assert result == [(*fromkey, versions_of(fromkey[2])) for fromkey in dict.fromkeys([*plain, *chart])]
 
 
 def test_the_commits_are_those_of_the_schemas() -> None:
@@ -59,7 +63,7 @@ def test_the_commits_are_those_of_the_schemas() -> None:
     if not (SHARED / "README.md").is_file():
         pytest.skip("no ../shared/schemas: the schemas of custom resources are not here")
     listed = (SHARED / "README.md").read_text(encoding="utf-8")
-    assert [one for one in COMMITS.values() if " ".join(one.split()[-2:]) not in listed] == []
+    assert [item for item in COMMITS.values() if " ".join(item.split()[-2:]) not in listed] == []
 
 
 @pytest.mark.parametrize("fault", ["unknown field", "wrong type"])
@@ -68,13 +72,13 @@ def test_the_commits_are_those_of_the_schemas() -> None:
 )
 def test_the_validation_finds_faults(name: str, fault: str) -> None:
     """A field that is misspelt, and a text where a list belongs."""
-    one = manifest(name)
+    item = manifest(name)
     if fault == "unknown field":
-        one["spec"]["replica"] = 2
+        item["spec"]["replica"] = 2
     else:
-        one["spec"]["triggers" if "scaled" in name else "containers" if "kserve" in name else "selector"] = "text"
+        item["spec"]["triggers" if "scaled" in name else "containers" if "kserve" in name else "selector"] = "text"
     with pytest.raises((AssertionError, jsonschema.ValidationError)):
-        validate(one)
+        validate(item)
 
 
 def test_the_guide_names_the_registry_in_every_file(tmp_path: Path) -> None:
@@ -107,7 +111,7 @@ def test_the_process_cannot_do_more_than_it_needs(kind: str) -> None:
     assert context["allowPrivilegeEscalation"] is False
     assert context["capabilities"] == {"drop": ["ALL"]}
     assert context["seccompProfile"] == {"type": "RuntimeDefault"}
-    mounts = {one["mountPath"] for one in spec["volumeMounts"]}
+    mounts = {item["mountPath"] for item in spec["volumeMounts"]}
     assert {value for name, value in environment_of_the_image().items() if value.startswith("/")} <= mounts
 
 
@@ -127,7 +131,7 @@ def test_the_grace_period_is_longer_than_the_drain(kind: str) -> None:
     periods = (
         [pod_of(manifest("kubernetes/deployment.yaml"))["terminationGracePeriodSeconds"]]
         if kind == "kubernetes"
-        else [one["spec"]["predictor"]["terminationGracePeriodSeconds"] for one in SERVICES]
+        else [item["spec"]["predictor"]["terminationGracePeriodSeconds"] for item in SERVICES]
     )
     hook_s = hook_seconds(spec)
     drain_s, deadline_s = seconds(spec["args"], "--drain"), seconds(spec["args"], "--deadline")
@@ -141,10 +145,10 @@ def test_the_grace_period_is_longer_than_the_drain(kind: str) -> None:
 def test_ports_and_probes_are_those_of_the_command(kind: str) -> None:
     """Each port that the command opens is declared, and probes ask for live and ready at the port of HTTP."""
     spec = SPECS[kind]()
-    opened = {int(one.partition("=")[2]) for one in spec["args"] if re.match(r"--(grpc-)?port=", one)}
+    opened = {int(item.partition("=")[2]) for item in spec["args"] if re.match(r"--(grpc-)?port=", item)}
     ports = {port["name"]: port["containerPort"] for port in spec["ports"]}
     assert set(ports.values()) == opened
-    (http,) = [int(one.partition("=")[2]) for one in spec["args"] if one.startswith("--port=")]
+    (http,) = [int(item.partition("=")[2]) for item in spec["args"] if item.startswith("--port=")]
     asked = {name: spec[name]["httpGet"] for name in ("startupProbe", "readinessProbe", "livenessProbe")}
     assert {ports.get(get["port"], get["port"]) for get in asked.values()} == {http}
     assert [get["path"] for get in asked.values()] == ["/v2/health/ready", "/v2/health/ready", "/v2/health/live"]
@@ -157,11 +161,11 @@ def test_a_tune_has_the_limits_that_serve() -> None:
     for field in ("image", "resources", "securityContext"):
         assert tune[field] == serve[field]
     assert tuning["securityContext"] == serving["securityContext"]
-    profiles = [one.partition("=")[2] for one in tune["args"] if one.startswith("--output=")]
-    assert profiles == [one for one in serve["args"] if one.endswith(".toml")]
-    paths = [one["mountPath"] for one in tune["volumeMounts"]]
-    assert paths == [one["mountPath"] for one in serve["volumeMounts"]]
-    assert not any(one.get("readOnly") for one in tune["volumeMounts"])
+    profiles = [item.partition("=")[2] for item in tune["args"] if item.startswith("--output=")]
+    assert profiles == [item for item in serve["args"] if item.endswith(".toml")]
+    paths = [item["mountPath"] for item in tune["volumeMounts"]]
+    assert paths == [item["mountPath"] for item in serve["volumeMounts"]]
+    assert not any(item.get("readOnly") for item in tune["volumeMounts"])
 
 
 def test_selectors_find_the_pods() -> None:
@@ -188,17 +192,17 @@ def test_both_autoscalers_want_the_same() -> None:
     keda = manifest("kubernetes/scaledobject.yaml")["spec"]
     assert (pods["minReplicas"], pods["maxReplicas"]) == (keda["minReplicaCount"], keda["maxReplicaCount"])
     assert pods["behavior"] == keda["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
-    wanted = [one["pods"]["target"]["averageValue"] for one in pods["metrics"]]
-    assert wanted == [one["metadata"]["threshold"] for one in keda["triggers"]]
+    wanted = [pod["pods"]["target"]["averageValue"] for pod in pods["metrics"]]
+    assert wanted == [item["metadata"]["threshold"] for item in keda["triggers"]]
 
 
-@pytest.mark.parametrize("service", SERVICES, ids=lambda one: one["metadata"]["name"])
+@pytest.mark.parametrize("service", SERVICES, ids=lambda item: item["metadata"]["name"])
 def test_an_inference_service_fits_the_runtime(service: dict[str, Any]) -> None:
     """It names the runtime, a format and a protocol of it; the source is in the place where KServe puts the files."""
     runtime = manifest("kserve/servingruntime.yaml")
     model = service["spec"]["predictor"]["model"]
     assert model["runtime"] == runtime["metadata"]["name"]
-    assert model["modelFormat"]["name"] in {one["name"] for one in runtime["spec"]["supportedModelFormats"]}
+    assert model["modelFormat"]["name"] in {item["name"] for item in runtime["spec"]["supportedModelFormats"]}
     assert model["protocolVersion"] in runtime["spec"]["protocolVersions"]
     name, _, path = model["args"][-1].rpartition("=")
     assert name in {service["metadata"]["name"], "--model-repository"}

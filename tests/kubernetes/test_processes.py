@@ -152,21 +152,21 @@ def test_a_rolling_restart_fails_no_request(models: Path, tmp_path: Path) -> Non
             assert len(service.endpoints) >= 2
             stops.append(stack.enter_context(_Stop(service, old, hook_s)))
         first, unaware = olds[0], stack.enter_context(Clients([olds[0]], 1))
-        told = stops[0].wait()
+        message = stops[0].wait()
         while first.probe("readinessProbe") != 503:
-            assert time.monotonic() < told + TIMEOUT_S
+            assert time.monotonic() < message + TIMEOUT_S
         assert first.probe("livenessProbe") == 200
         before = unaware.count(first)
-        while time.monotonic() < told + drain_s - 0.5:  # all that time, it makes new connections to it
+        while time.monotonic() < message + drain_s - 0.5:  # all that time, it makes new connections to it
             unaware.wait_for(first, 1)
         unaware.servers[:] = [service]
         assert unaware.count(first) > before + 100
 
         for old, stop in zip(olds, stops, strict=True):
-            told = stop.wait()
+            message = stop.wait()
             assert old.process.wait(grace_s) == 0
-            assert drain_s <= time.monotonic() - told < grace_s - hook_s
-            assert service.opened_to(old, since_s=told) == 0  # what had to connect anew did so elsewhere
+            assert drain_s <= time.monotonic() - message < grace_s - hook_s
+            assert service.opened_to(old, since_s=message) == 0  # what had to connect anew did so elsewhere
         clients.wait_for(service, 100)
         calls.wait_for(100)
         assert all(service.opened_to(new, "http") for new in news)
@@ -234,8 +234,8 @@ def test_a_pod_writes_only_where_a_volume_is(models: Path, tmp_path: Path, place
     pod = pod_of(manifest("kubernetes/deployment.yaml"))
     (spec,) = pod["containers"]
     assert spec["securityContext"]["readOnlyRootFilesystem"]
-    volumes = {one["name"]: one for one in pod["volumes"]}
-    empty = [one["mountPath"] for one in spec["volumeMounts"] if "emptyDir" in volumes[one["name"]]]
+    volumes = {item["name"]: item for item in pod["volumes"]}
+    empty = [item["mountPath"] for item in spec["volumeMounts"] if "emptyDir" in volumes[item["name"]]]
     assert sorted(empty) == ["/tmp", "/var/cache/tailcut"]
     user = pod["securityContext"]
     folders = {mount: place / mount.replace("/", "_") for mount in empty}
@@ -243,8 +243,8 @@ def test_a_pod_writes_only_where_a_volume_is(models: Path, tmp_path: Path, place
         folder.mkdir()
         shutil.chown(folder, user["runAsUser"], user["runAsGroup"])
     folders["/models"] = shutil.copytree(models, place / "models")
-    for one in (folders["/models"], *folders["/models"].iterdir()):
-        one.chmod(0o755)
+    for item in (folders["/models"], *folders["/models"].iterdir()):
+        item.chmod(0o755)
     settings = [f"CACHE={folders['/var/cache/tailcut']}", f"TMPDIR={folders['/tmp']}", f"USER_ID={user['runAsUser']}"]
     before = ["env", *settings, f"GROUP_ID={user['runAsGroup']}", "unshare", "--mount", "sh", "-c", CONFINED, "sh"]
     try:
@@ -325,7 +325,7 @@ def test_a_pod_over_its_memory_limit_is_restarted(models: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    "service", documents(DEPLOY / "kserve" / "inferenceservice.yaml"), ids=lambda one: one["metadata"]["name"]
+    "service", documents(DEPLOY / "kserve" / "inferenceservice.yaml"), ids=lambda item: item["metadata"]["name"]
 )
 def test_a_runtime_serves_what_an_inference_service_names(
     service: dict[str, Any], models: Path, tmp_path: Path

@@ -72,13 +72,13 @@ def test_a_server_in_this_process_has_no_cost_of_its_own() -> None:
 def test_every_answer_counts(server: Server, target: Target) -> None:
     """Refused requests and those of the warm-up were work for the server, and are counted with the rest."""
     payloads = [encode(target, "GET", "/nowhere")]
-    result, found = watched(
+    result, outcome = watched(
         server.process.pid, lambda: closed_loop(target, payloads, concurrency=1, duration_s=0.1, warmup_s=0.1)
     )
     assert result.samples == 0
     assert result.answered > sum(result.errors.values()) > 10
-    assert found is not None
-    assert found.cpu_ns > 0
+    assert outcome is not None
+    assert outcome.cpu_ns > 0
 
 
 @linux

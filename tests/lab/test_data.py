@@ -28,7 +28,7 @@ STATEFUL = spec(
 
 
 def shapes(model: ModelSpec, **arrays: np.ndarray) -> list[dict[str, tuple[int, ...]]]:
-    return [{name: array.shape for name, array in one.items()} for one in rows_of_data(model, arrays, 64)]
+    return [{name: array.shape for name, array in item.items()} for item in rows_of_data(model, arrays, 64)]
 
 
 def zeros(*shape: int) -> np.ndarray:
@@ -39,8 +39,8 @@ def test_rows_for_a_fixed_batch_of_one_are_requests() -> None:
     """Eight rows for an input of [1, 3] are eight requests of one row, up to the limit, in their order."""
     x = np.arange(24, dtype=np.float32).reshape(8, 3)
     requests = rows_of_data(ONE, {"x": x}, 64)
-    np.testing.assert_array_equal(np.concatenate([one["x"] for one in requests]), x)
-    assert [one["x"].shape for one in requests] == [(1, 3)] * 8
+    np.testing.assert_array_equal(np.concatenate([request["x"] for request in requests]), x)
+    assert [request["x"].shape for request in requests] == [(1, 3)] * 8
     assert len(rows_of_data(ONE, {"x": x}, 5)) == 5
     assert shapes(spec(TensorSpec("x", DType.FP32, (4, 3))), x=x) == [{"x": (4, 3)}] * 2
 
@@ -61,8 +61,8 @@ def test_a_batched_model_takes_whole_requests_too() -> None:
 
 def test_what_is_given_once_is_shared() -> None:
     """An input of exactly one request's shape goes into all of them; the shortest of the others decides how many."""
-    found = shapes(STATEFUL, x=zeros(8, 1, 5), state=zeros(2, 1, 4), rate=np.array(16000))
-    assert found == [{"x": (1, 5), "state": (2, 1, 4), "rate": ()}] * 8
+    result = shapes(STATEFUL, x=zeros(8, 1, 5), state=zeros(2, 1, 4), rate=np.array(16000))
+    assert result == [{"x": (1, 5), "state": (2, 1, 4), "rate": ()}] * 8
     assert len(shapes(STATEFUL, x=zeros(8, 5), state=zeros(3, 2, 1, 4), rate=np.zeros(9, np.int64))) == 3
 
 
@@ -138,13 +138,13 @@ def test_an_array_without_a_name() -> None:
 def test_groups_keep_their_proportions() -> None:
     """However much of the order is sent, a group has about its share; so it has where only some requests are kept."""
     arrays = {"x/short": zeros(90, 4, 3), "x/long": zeros(10, 9, 3)}
-    found = rows_of_data(POINTS, arrays, 1000)
-    assert len(found) == 100
+    result = rows_of_data(POINTS, arrays, 1000)
+    assert len(result) == 100
     for start in range(0, 100, 20):
-        assert sum(len(one["x"]) == 9 for one in found[start : start + 20]) == 2
+        assert sum(len(item["x"]) == 9 for item in result[start : start + 20]) == 2
     kept = rows_of_data(POINTS, arrays, 50)
     assert len(kept) == 50
-    assert sum(len(one["x"]) == 9 for one in kept) == pytest.approx(5, abs=1)
+    assert sum(len(item["x"]) == 9 for item in kept) == pytest.approx(5, abs=1)
 
 
 def test_a_row_without_its_batch_axis() -> None:
@@ -158,10 +158,10 @@ def test_a_request_a_line(tmp_path: Path) -> None:
     path = tmp_path / "d.jsonl"
     path.write_text('{"ids": [1, 2, 3], "text": "a"}\n\n{"text": ["b"], "ids": [[4]]}\n')
     model = spec(TensorSpec("ids", DType.INT32, (None, None)), TensorSpec("text", DType.BYTES, (None,)))
-    found = rows_of_data(model, read_jsonl(path), 64)
-    assert [one["ids"].tolist() for one in found] == [[[1, 2, 3]], [[4]]]
-    assert [one["text"].tolist() for one in found] == [["a"], ["b"]]
-    assert {one["ids"].dtype for one in found} == {np.dtype(np.int32)}
+    result = rows_of_data(model, read_jsonl(path), 64)
+    assert [item["ids"].tolist() for item in result] == [[[1, 2, 3]], [[4]]]
+    assert [item["text"].tolist() for item in result] == [["a"], ["b"]]
+    assert {item["ids"].dtype for item in result} == {np.dtype(np.int32)}
 
 
 @pytest.mark.parametrize(

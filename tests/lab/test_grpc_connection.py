@@ -24,9 +24,9 @@ from tailcut.lab.payload import infer_payload
 def both(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Target]]:
     """A server on HTTP and gRPC, and its gRPC address."""
     with serving(tmp_path_factory.mktemp("grpc"), models / "mlp.onnx", "--grpc-port", "0") as running:
-        said = re.search(r"gRPC on (127\.0\.0\.1:\d+)", running.stderr.read_text())
-        assert said
-        target, path = parse_url(f"grpc://{said[1]}")
+        text = re.search(r"gRPC on (127\.0\.0\.1:\d+)", running.stderr.read_text())
+        assert text
+        target, path = parse_url(f"grpc://{text[1]}")
         assert path == ""
         yield running, target
 

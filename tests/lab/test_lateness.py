@@ -16,7 +16,7 @@ def process(name: str, pid: int, cpus: float, allowed: frozenset[int] = TWO) -> 
 
 
 def use(*processes: ProcessUse, cpus: frozenset[int] = TWO, busy: float | None = None) -> CpuUse:
-    total = sum(one.cpus for one in processes) if busy is None else busy
+    total = sum(item.cpus for item in processes) if busy is None else busy
     return CpuUse(10.0, cpus, total, 0.0, 0, 0.0, processes)
 
 

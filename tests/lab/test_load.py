@@ -17,24 +17,24 @@ def result(outcomes: list[Outcome], mode: str = "open") -> LoadResult:
 
 def test_latency_counts_from_the_planned_time() -> None:
     """What a request waited before it was sent is in its latency, and not in its service time."""
-    found = result([outcome(planned=0, sent=30 * MS, done=31 * MS, free=30 * MS)])
-    assert found.latencies_ns.tolist() == [31 * MS]
-    assert found.service_ns.tolist() == [MS]
+    match = result([outcome(planned=0, sent=30 * MS, done=31 * MS, free=30 * MS)])
+    assert match.latencies_ns.tolist() == [31 * MS]
+    assert match.service_ns.tolist() == [MS]
 
 
 def test_waiting_for_a_connection_is_not_the_clients_lateness() -> None:
     """Only the time between `planned, with a connection free` and the send is the client's own."""
-    found = result([outcome(planned=0, sent=30 * MS, done=31 * MS, free=29 * MS)])
-    assert found.lateness_p99_ns == MS
+    match = result([outcome(planned=0, sent=30 * MS, done=31 * MS, free=29 * MS)])
+    assert match.lateness_p99_ns == MS
 
 
 def test_errors_are_counted_by_kind_and_have_no_latency() -> None:
     """Wrong statuses by number, broken connections and silence by name."""
     outcomes = [outcome(0, 0, MS), outcome(0, 0, MS, status=503), outcome(0, 0, MS, status=0)]
-    found = summarise(as_rows(outcomes), mode="open", duration_s=2.0, rate_offered=2.0, concurrency=1, unanswered=2)
-    assert found.errors == {"503": 1, "connection": 1, "timeout": 2}
-    assert found.samples == 1
-    assert found.rate_achieved == 0.5
+    match = summarise(as_rows(outcomes), mode="open", duration_s=2.0, rate_offered=2.0, concurrency=1, unanswered=2)
+    assert match.errors == {"503": 1, "connection": 1, "timeout": 2}
+    assert match.samples == 1
+    assert match.rate_achieved == 0.5
 
 
 @pytest.mark.parametrize(
@@ -55,14 +55,14 @@ def test_client_behind(late_ms: int, latency_ms: int, mode: str, behind: bool) -
 def test_a_client_that_never_rests_and_does_not_keep_up_is_behind(cpu: float, done: int, behind: bool) -> None:
     """Requests that queue up in a client at its limit are not the server's; a busy client that keeps up is well."""
     outcomes = [outcome(0, 30 * MS, 40 * MS, free=30 * MS)] * done
-    found = summarise(as_rows(outcomes), mode="open", duration_s=1.0, rate_offered=100.0, concurrency=4, client_cpu=cpu)
-    assert found.client_behind is behind
+    match = summarise(as_rows(outcomes), mode="open", duration_s=1.0, rate_offered=100.0, concurrency=4, client_cpu=cpu)
+    assert match.client_behind is behind
 
 
 def test_nothing_answered_is_a_result_too() -> None:
     """No samples, a rate of zero, and nothing said of the client."""
-    found = result([])
-    assert (found.samples, found.rate_achieved, found.client_behind) == (0, 0.0, False)
+    match = result([])
+    assert (match.samples, match.rate_achieved, match.client_behind) == (0, 0.0, False)
 
 
 @pytest.mark.parametrize(

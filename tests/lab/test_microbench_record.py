@@ -13,8 +13,8 @@ from tailcut.lab.records import MicrobenchResult, Overhead
 
 
 def record(seed: int = 0, scale: float = 1.0) -> MicrobenchResult:
-    found = pair(seed, DISTRIBUTIONS["normal, 2 %"], scale)
-    return microbench_record(found, machine={"cpu": "a processor"}, command="tailcut microbench")
+    result = pair(seed, DISTRIBUTIONS["normal, 2 %"], scale)
+    return microbench_record(result, machine={"cpu": "a processor"}, command="tailcut microbench")
 
 
 def test_a_record_comes_back_as_it_went(tmp_path: Path) -> None:
@@ -23,18 +23,18 @@ def test_a_record_comes_back_as_it_went(tmp_path: Path) -> None:
     saved = record()
     save_microbench(path, saved)
     assert msgspec.json.decode(path.read_bytes(), type=MicrobenchResult) == saved
-    (one, *_), (other, *_) = read_microbench(path).functions, saved.functions
-    assert (one.name, one.median_ns, one.samples_ns) == (other.name, other.median_ns, other.samples_ns)
+    (item, *_), (other, *_) = read_microbench(path).functions, saved.functions
+    assert (item.name, item.median_ns, item.samples_ns) == (other.name, other.median_ns, other.samples_ns)
 
 
 def test_a_record_holds_all_it_takes_to_doubt_it() -> None:
     """Every sample, its calls, the harness's own cost, and the interleaved comparison."""
-    found = record()
-    function = found.functions[0]
+    result = record()
+    function = result.functions[0]
     assert function.samples == len(function.samples_ns) == len(function.loops) == 101
     assert function.median_ns.low <= function.median_ns.point <= function.median_ns.high
-    assert found.overhead_ns == Overhead(clock=0.0, loop=0.0)  # a synthetic timer costs nothing
-    assert [one.name for one in found.comparisons] == ["new"]
+    assert result.overhead_ns == Overhead(clock=0.0, loop=0.0)  # a synthetic timer costs nothing
+    assert [comparison.name for comparison in result.comparisons] == ["new"]
 
 
 def test_a_change_between_runs_is_found() -> None:

@@ -71,21 +71,21 @@ def test_very_many_latencies_are_thinned() -> None:
 
 def test_alike_runs_are_indistinct() -> None:
     """Two runs of one distribution are not told apart, and nothing has regressed."""
-    found = compare(run_record(result(lognormal(1))), run_record(result(lognormal(2))))
-    assert set(found) == {"p50", "p95", "p99", "p99_9"}
-    assert {change.verdict for change in found.values()} == {"indistinct"}
-    assert not regressed(found)
+    outcome = compare(run_record(result(lognormal(1))), run_record(result(lognormal(2))))
+    assert set(outcome) == {"p50", "p95", "p99", "p99_9"}
+    assert {change.verdict for change in outcome.values()} == {"indistinct"}
+    assert not regressed(outcome)
 
 
 @pytest.mark.parametrize(("scale", "word"), [(1.5, "worse"), (0.6, "better")])
 def test_a_true_change_has_its_verdict(scale: float, word: str) -> None:
     """Half as slow again is worse, with the ratio inside its interval; much faster is better; only worse regresses."""
-    found = compare(run_record(result(lognormal(1, scale, 1000))), run_record(result(lognormal(2, size=1000))))
+    outcome = compare(run_record(result(lognormal(1, scale, 1000))), run_record(result(lognormal(2, size=1000))))
     for name in ("p50", "p95", "p99"):
-        assert found[name].verdict == word
-        assert found[name].ratio.low <= scale * 1.1
-        assert found[name].ratio.high >= scale * 0.9
-    assert regressed(found) == (word == "worse")
+        assert outcome[name].verdict == word
+        assert outcome[name].ratio.low <= scale * 1.1
+        assert outcome[name].ratio.high >= scale * 0.9
+    assert regressed(outcome) == (word == "worse")
 
 
 def test_percentiles_unknown_to_either_run_are_not_compared() -> None:

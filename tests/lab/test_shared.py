@@ -54,9 +54,9 @@ def test_every_request_is_answered_and_nothing_is_left(sharing: Server, place: T
     with SharedLoad(place, PREFIX) as shared:
         payloads = shared.payloads(model, inputs)
         assert len(files()) == 2
-        for payload, one in zip(payloads, inputs, strict=True):
+        for payload, item in zip(payloads, inputs, strict=True):
             assert len({*payload.places}) == len(payload.places) >= 512
-            assert all(array.tobytes() not in payload.request for array in one.values())
+            assert all(array.tobytes() not in payload.request for array in item.values())
         assert closed_loop(place, payloads, concurrency=4, duration_s=0.2).errors == {}
         result = open_loop(place, payloads, rate=100, duration_s=0.3)
         assert (result.errors, result.samples > 5) == ({}, True)

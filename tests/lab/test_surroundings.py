@@ -99,12 +99,12 @@ def test_engine_threads_that_spin(spinner: Server) -> None:
     """
     target = Target(spinner.host, spinner.port)
     work = [served_workload(target, name, None, "binary", 0, 1, None) for name in NAMES]
-    streams = [Stream(one.payloads, Constant(40.0)) for one in work]
+    streams = [Stream(item.payloads, Constant(40.0)) for item in work]
     with on_two_cpus() as two:
         results, seen = Surroundings(target, NAMES).observe(
             lambda: open_together(target, streams, duration_s=1.5, seed=0)
         )
-    assert [one.errors for one in results] == [{}, {}]
+    assert [result.errors for result in results] == [{}, {}]
     assert seen is not None
     assert seen.server is not None
     assert seen.server.pid == spinner.process.pid

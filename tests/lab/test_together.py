@@ -14,7 +14,7 @@ PAIR = {"a": np.ones((1, 2), np.float32), "b": np.ones((1, 3), np.float32)}
 
 def streams(target: Target, *arrivals: object) -> list[Stream]:
     mlp = infer_payload(target, "mlp", {"x": np.ones((1, 4), np.float32)}, "binary")
-    return [Stream([mlp], one) for one in arrivals]  # type: ignore[arg-type]
+    return [Stream([mlp], arrival) for arrival in arrivals]  # type: ignore[arg-type]
 
 
 def test_both_are_asked_at_their_rates(target: Target) -> None:
@@ -29,8 +29,8 @@ def test_both_are_asked_at_their_rates(target: Target) -> None:
 def test_recorded_models_have_one_window(target: Target) -> None:
     """What came together in the recording comes together again, whatever the seed."""
     recorded = Window(np.arange(10) / 10, 1.0)
-    found = open_together(target, streams(target, recorded, recorded), duration_s=0.5, seed=4)
-    assert found[0].samples == found[1].samples == 5
+    result = open_together(target, streams(target, recorded, recorded), duration_s=0.5, seed=4)
+    assert result[0].samples == result[1].samples == 5
 
 
 def test_a_stream_without_arrivals_holds_nobody_up(target: Target) -> None:

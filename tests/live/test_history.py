@@ -90,7 +90,7 @@ def test_each_process_has_its_own_time() -> None:
 
     view = view_of(at(10, 9.75), at(11, 11.0))  # 1.25 s of the other one's
     assert view.rate == view.models[0].rate == 1400.0
-    assert [one.rate for one in view.processes] == [1000.0, 400.0]
+    assert [item.rate for item in view.processes] == [1000.0, 400.0]
     assert view.models[0].second.requests == 1000
 
 

@@ -29,7 +29,7 @@ def test_each_request_is_read_once() -> None:
     looked = reader.look(nothing)
     assert looked.count == 100
     assert looked.times_ns.tolist() == [1000 * number for number in range(1, 101)]
-    assert [one.marks_us["written"] for one in looked.slow] == [110.0, 109.0, 108.0]
+    assert [item.marks_us["written"] for item in looked.slow] == [110.0, 109.0, 108.0]
     assert (reader.look(nothing).count, reader.look(nothing).slow) == (0, ())
 
 
@@ -40,7 +40,7 @@ def test_several_processes_are_read_as_one() -> None:
     answer(timelines[0], 10, 50)
     answer(timelines[1], 10, 70)
     looked = reader.look(nothing)
-    assert [one.marks_us["ended"] for one in looked.slow] == [70.0, 50.0]
+    assert [item.marks_us["ended"] for item in looked.slow] == [70.0, 50.0]
 
 
 @pytest.mark.parametrize("requests", [4096, 4097, 9000, 40_000])

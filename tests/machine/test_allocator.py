@@ -116,8 +116,8 @@ def test_an_allocator_that_is_not_installed(tmp_path: Path) -> None:
     if missing is None:
         pytest.skip("all of them are installed here")
     with serving(tmp_path, profile_with(tmp_path, allocator=missing)) as server:
-        said = server.stderr.read_text()
-    assert f"{missing} is not installed (on Debian, apt install {PACKAGES[missing]})" in said
+        text = server.stderr.read_text()
+    assert f"{missing} is not installed (on Debian, apt install {PACKAGES[missing]})" in text
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mallopt is glibc's")
@@ -131,10 +131,10 @@ def test_freed_memory_is_kept() -> None:
 def test_memory_settings_are_served(tmp_path: Path) -> None:
     """Locked rows and kept memory: the server starts and says nothing against it, or why it cannot."""
     with serving(tmp_path, profile_with(tmp_path, lock=True, keep_freed=True)) as server:
-        said = server.stderr.read_text()
+        text = server.stderr.read_text()
         status = Path(f"/proc/{server.process.pid}/status").read_text()
     locked = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmLck:"))
-    assert locked > 0 or "memory.lock has no effect" in said
+    assert locked > 0 or "memory.lock has no effect" in text
 
 
 def test_huge_pages_are_asked_for_beside_other_options() -> None:
@@ -150,12 +150,12 @@ def test_huge_pages_are_asked_for_beside_other_options() -> None:
 @pytest.mark.skipif(not can_huge_heap(), reason="this C library or kernel has no huge pages for a heap")
 def test_the_heap_has_huge_pages() -> None:
     """Large blocks that are written to lie in them: more of the 64 MiB than without."""
-    found = []
+    result = []
     for environment in (dict(os.environ), with_huge_heap(os.environ)):
         command = [sys.executable, "-c", HUGE]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
-        found.append(int(done.stdout))
-    assert found[1] > found[0] + 16 * 1024  # KiB
+        result.append(int(done.stdout))
+    assert result[1] > result[0] + 16 * 1024  # KiB
 
 
 @pytest.mark.skipif(not can_huge_heap(), reason="this C library or kernel has no huge pages for a heap")
@@ -165,5 +165,5 @@ def test_a_server_asks_for_huge_pages_under_its_heap(tmp_path: Path) -> None:
         pid = server.process.pid
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         assert len(children) >= 2
-        for one in (pid, *children):
-            assert b"GLIBC_TUNABLES=glibc.malloc.hugetlb=1" in Path(f"/proc/{one}/environ").read_bytes().split(b"\0")
+        for item in (pid, *children):
+            assert b"GLIBC_TUNABLES=glibc.malloc.hugetlb=1" in Path(f"/proc/{item}/environ").read_bytes().split(b"\0")

@@ -37,7 +37,10 @@ def test_made_up(tmp_path: Path) -> None:
     assert second is not None
     use = second.since(first)
     assert (use.seconds, use.busy, use.stolen) == (2.0, pytest.approx(2 * 90 / 200), pytest.approx(40 / 200))
-    assert [(one.pid, one.name, one.cpus) for one in use.processes] == [(7, "a (b) c", 0.5), (11, "a (b) c", 0.25)]
+    assert [(process.pid, process.name, process.cpus) for process in use.processes] == [
+        (7, "a (b) c", 0.5),
+        (11, "a (b) c", 0.25),
+    ]
     assert use.processes[0].allowed == {0, 1}
     assert (use.throttled_times, use.throttled_s) == (0, 0.0)
 
@@ -54,15 +57,15 @@ def test_a_process_that_runs_all_the_time() -> None:
         try:
             first = cpu_look()
             end = time.monotonic() + 20
-            found = []
-            while not found and time.monotonic() < end:
+            result = []
+            while not result and time.monotonic() < end:
                 time.sleep(0.1)  # time has to pass: that is what is measured
                 second = cpu_look()
                 assert first is not None
                 assert second is not None
-                found = [one for one in second.since(first).processes if one.pid == hog.pid]
+                result = [process for process in second.since(first).processes if process.pid == hog.pid]
         finally:
             hog.kill()
-    assert found
-    assert found[0].name.startswith("python")
-    assert found[0].allowed
+    assert result
+    assert result[0].name.startswith("python")
+    assert result[0].allowed

@@ -25,9 +25,9 @@ NO_PMU = Missing("cycles", "no hardware counters", "run on bare metal")
 
 
 def one(checks: tuple[Check, ...], name: str) -> Check:
-    found = [check for check in checks if check.name == name]
-    assert len(found) == 1
-    return found[0]
+    result = [check for check in checks if check.name == name]
+    assert len(result) == 1
+    return result[0]
 
 
 def test_nothing_is_wrong_on_a_good_machine(tmp_path: Path) -> None:
@@ -99,11 +99,11 @@ def test_settings(tmp_path: Path, case: tuple[str, dict[str, str | None], Severi
 def test_settings_alone(tmp_path: Path) -> None:
     """Without measurements, the checks that need none say the same."""
     facts = facts_of(tmp_path)
-    found = examine_settings(facts)
-    assert len(found) > 8
-    assert {check.name for check in found} & {"steal", "neighbours", "interrupts", "clock"} == set()
+    result = examine_settings(facts)
+    assert len(result) > 8
+    assert {check.name for check in result} & {"steal", "neighbours", "interrupts", "clock"} == set()
     whole = {check.name: check for check in examine(facts, measured())}
-    assert [check for check in found if check != whole[check.name]] == []
+    assert [check for check in result if check != whole[check.name]] == []
 
 
 def test_isolated_cores_of_others(tmp_path: Path) -> None:

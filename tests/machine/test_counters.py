@@ -144,9 +144,9 @@ def test_every_value_has_a_reason_or_a_number() -> None:
     assert set(values) == {field.name for field in fields(Counts)} - {"missing", "user_only"} | {"ipc"}
     assert json.loads(json.dumps(values)) == values
     nothing = {name for name, value in values.items() if value is None} - {"ipc"}
-    assert nothing == {one.name for one in c.missing}
-    assert all(one.reason and one.remedy for one in c.missing)
-    assert {one.name for one in counts_missing()} <= nothing
+    assert nothing == {item.name for item in c.missing}
+    assert all(item.reason and item.remedy for item in c.missing)
+    assert {item.name for item in counts_missing()} <= nothing
     assert (values["ipc"] is None) == (c.cycles is None or c.instructions is None)
 
 

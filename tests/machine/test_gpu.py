@@ -68,39 +68,39 @@ def report(**changes: str) -> str:
 
 
 def device(**changes: str) -> Device:
-    [found] = parse_report(report(**changes)).devices
-    return found
+    [result] = parse_report(report(**changes)).devices
+    return result
 
 
 def test_a_report() -> None:
     """Every field that it has; links, sizes and clocks as numbers."""
-    found = parse_report(report(processes=PROCESS, util="37 %"))
-    assert (found.driver, found.cuda, found.error) == ("550.54.15", "12.4", "")
-    [one] = found.devices
-    assert (one.name, one.bus, one.persistence, one.mig) == (
+    result = parse_report(report(processes=PROCESS, util="37 %"))
+    assert (result.driver, result.cuda, result.error) == ("550.54.15", "12.4", "")
+    [item] = result.devices
+    assert (item.name, item.bus, item.persistence, item.mig) == (
         "NVIDIA H100 80GB HBM3",
         "00000000:3b:00.0",
         True,
         False,
     )
-    assert (one.clock, one.max_clock, one.memory_clock, one.max_memory_clock) == (345, 1980, 2619, 2619)
-    assert (one.pcie, one.max_pcie) == ((1, 16), (5, 16))
-    assert (one.memory_bytes, one.used_bytes, one.utilisation) == (81559 << 20, 1 << 30, 37)
-    assert one.processes == ((4242, "python3", 512 << 20),)
-    assert one.throttled == ()
+    assert (item.clock, item.max_clock, item.memory_clock, item.max_memory_clock) == (345, 1980, 2619, 2619)
+    assert (item.pcie, item.max_pcie) == ((1, 16), (5, 16))
+    assert (item.memory_bytes, item.used_bytes, item.utilisation) == (81559 << 20, 1 << 30, 37)
+    assert item.processes == ((4242, "python3", 512 << 20),)
+    assert item.throttled == ()
 
 
 def test_an_older_driver_has_other_names() -> None:
     """The reasons of its clocks are the same, under the name that drivers before 535 have."""
-    one = device(reasons="clocks_throttle_reasons", prefix="clocks_throttle_reason_", hot="Active")
-    assert one.throttled == ("hw thermal slowdown",)
+    item = device(reasons="clocks_throttle_reasons", prefix="clocks_throttle_reason_", hot="Active")
+    assert item.throttled == ("hw thermal slowdown",)
 
 
 def test_what_a_device_does_not_report_is_unknown() -> None:
     """[N/A] and missing elements are None, never 0."""
-    one = device(persistence="[N/A]", mig="N/A", width="N/A", util="[N/A]", ecc="N/A")
-    assert (one.persistence, one.mig, one.utilisation, one.ecc_errors) == (None, None, None, None)
-    assert one.pcie == (1, None)
+    item = device(persistence="[N/A]", mig="N/A", width="N/A", util="[N/A]", ecc="N/A")
+    assert (item.persistence, item.mig, item.utilisation, item.ecc_errors) == (None, None, None, None)
+    assert item.pcie == (1, None)
     [bare] = parse_report("<nvidia_smi_log><gpu id='a'/></nvidia_smi_log>").devices
     assert bare == Device(index=0, name="", bus="a")
 
@@ -121,14 +121,14 @@ def test_the_place_of_a_device(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "numa_node").write_text("1\n")
     (folder / "local_cpulist").write_text("8-9,24\n")
-    found = read_devices(run(report()), tmp_path)
-    assert found is not None
-    [one] = found.devices
-    assert (one.numa_node, one.cpus, one.nvlinks) == (1, {8, 9, 24}, 2)
+    result = read_devices(run(report()), tmp_path)
+    assert result is not None
+    [item] = result.devices
+    assert (item.numa_node, item.cpus, item.nvlinks) == (1, {8, 9, 24}, 2)
     (folder / "numa_node").write_text("-1\n")
-    found = read_devices(run(report()), tmp_path)
-    assert found is not None
-    assert found.devices[0].numa_node is None
+    result = read_devices(run(report()), tmp_path)
+    assert result is not None
+    assert result.devices[0].numa_node is None
 
 
 def test_without_a_driver(tmp_path: Path) -> None:
@@ -176,9 +176,9 @@ HEALTHY = replace(device(), numa_node=0, cpus=frozenset({0, 1}))
         (HEALTHY, "gpu_memory", OK, "1,024 of 81,559 MiB used"),
     ],
 )
-def test_findings(one: Device, name: str, severity: str, words: str) -> None:
+def test_findings(item: Device, name: str, severity: str, words: str) -> None:
     """What is wrong is a warning with a command; what is right says what was seen."""
-    checks = {check.name: check for check in examine_devices(Devices("550", "12.4", (one,)), (0, 1), own=5)}
+    checks = {check.name: check for check in examine_devices(Devices("550", "12.4", (item,)), (0, 1), own=5)}
     assert checks[name].severity == severity
     assert words in checks[name].finding
     assert checks[name].remedy or severity in {OK, NOTE}
@@ -187,12 +187,12 @@ def test_findings(one: Device, name: str, severity: str, words: str) -> None:
 @pytest.mark.parametrize(("limit", "severity"), [(None, OK), (8 << 20, NOTE), (2 << 30, OK)])
 def test_locked_memory(limit: int | None, severity: str) -> None:
     """A small limit is said, with what to do in a container."""
-    checks = {one.name: one for one in examine_devices(Devices("550", "12.4", (HEALTHY,), "", limit))}
+    checks = {item.name: item for item in examine_devices(Devices("550", "12.4", (HEALTHY,), "", limit))}
     assert checks["gpu_pinned"].severity == severity
 
 
 def test_a_link_is_written_as_the_command_for_it() -> None:
     """A device away from our CPUs: numactl with its node."""
     far = replace(HEALTHY, numa_node=1, cpus=frozenset({8}))
-    [check] = [one for one in examine_devices(Devices("1", "1", (far,)), (0,)) if one.name == "gpu_numa"]
+    [check] = [item for item in examine_devices(Devices("1", "1", (far,)), (0,)) if item.name == "gpu_numa"]
     assert check.remedy == "numactl --cpunodebind=1 --membind=1 tailcut serve ..."

@@ -43,8 +43,8 @@ def test_nodes_that_may_be_used(there: Topology, allowed: set[int], usable: int,
 def test_instances_take_nodes_in_turns(nodes: int, instances: int, expected: tuple[int | None, ...]) -> None:
     """Fewer instances than nodes are not bound: each would leave nodes idle."""
     places = tuple(Place(number, (number,)) for number in range(nodes))
-    found = places_of_instances(places, instances)
-    assert tuple(None if place is None else place.node for place in found) == expected
+    result = places_of_instances(places, instances)
+    assert tuple(None if place is None else place.node for place in result) == expected
 
 
 @pytest.mark.parametrize(
@@ -53,8 +53,8 @@ def test_instances_take_nodes_in_turns(nodes: int, instances: int, expected: tup
 def test_launching_threads_are_on_the_node_of_their_device(node: int | None, expected: tuple[int | None, ...]) -> None:
     """All of them; none is bound where the node is unknown, or the mask leaves none of its CPUs."""
     places = tuple(Place(number, (number,)) for number in range(2))
-    found = places_near(places, node, 2)
-    assert tuple(None if place is None else place.node for place in found) == expected
+    result = places_near(places, node, 2)
+    assert tuple(None if place is None else place.node for place in result) == expected
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the system binds no threads")
@@ -64,11 +64,11 @@ def test_a_thread_that_settles_starts_threads_there() -> None:
     before = affinity_mask()
 
     def started() -> frozenset[int]:
-        found: list[frozenset[int]] = []
-        child = threading.Thread(target=lambda: found.append(affinity_mask()))
+        result: list[frozenset[int]] = []
+        child = threading.Thread(target=lambda: result.append(affinity_mask()))
         child.start()
         child.join()
-        return found[0]
+        return result[0]
 
     assert made_on(Place(0, (cpu,)), started) == {cpu}
     assert affinity_mask() == before
@@ -77,6 +77,6 @@ def test_a_thread_that_settles_starts_threads_there() -> None:
 
 def test_a_place_that_is_not_there_binds_nothing() -> None:
     """A container may forbid both: what is opened computes wherever it is."""
-    found = made_on(Place(900, (900,)), affinity_mask)
-    assert found == affinity_mask()
+    result = made_on(Place(900, (900,)), affinity_mask)
+    assert result == affinity_mask()
     settle(None)

@@ -51,7 +51,7 @@ def test_devices() -> None:
 
 def test_this_machine() -> None:
     """Without the package or a driver there is none; with both there is a device at least."""
-    found = open_nvml()
-    if found is None:
+    result = open_nvml()
+    if result is None:
         pytest.skip("no NVML here, which is the answer")
-    assert found.read()
+    assert result.read()

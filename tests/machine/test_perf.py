@@ -61,8 +61,8 @@ def test_files_are_given_back() -> None:
 def test_an_event_that_no_kernel_has() -> None:
     """An event that cannot be opened is missing by name, and the others of its group are still counted."""
     group = Group([CLOCK, Event("nonsense", SOFTWARE, 9999)])
-    assert [one.name for one in group.missing][-1] == "nonsense"
-    assert all(one.reason and one.remedy for one in group.missing)
+    assert [item.name for item in group.missing][-1] == "nonsense"
+    assert all(item.reason and item.remedy for item in group.missing)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the reasons are those of Linux")
@@ -123,5 +123,5 @@ def test_another_system(monkeypatch: pytest.MonkeyPatch) -> None:
     """Elsewhere than on Linux, every event is missing, with one reason."""
     monkeypatch.setattr(sys, "platform", "darwin")
     group = Group([CLOCK, CYCLES])
-    assert {one.reason for one in group.missing} == {"darwin has no perf_event_open"}
+    assert {item.reason for item in group.missing} == {"darwin has no perf_event_open"}
     assert group.decode(group.read()) == {}

@@ -33,9 +33,9 @@ def test_rates() -> None:
     """Steal is a share of CPU time, and interrupts are rates of what grew, busiest first."""
     before = Ticks(5, 100, {"1 a": {0: 10, 1: 0}, "2 b": {0: 7}}, 0)
     after = Ticks(25, 500, {"1 a": {0: 12, 1: 20}, "2 b": {0: 7}, "3 c": {1: 80}}, 0)
-    found = Measured(2.0, before, after, (), 40.0, None, 0.0)
-    assert found.steal_share == pytest.approx(0.05)
-    assert found.interrupts() == [("3 c", 1, 40.0), ("1 a", 1, 11.0)]
+    result = Measured(2.0, before, after, (), 40.0, None, 0.0)
+    assert result.steal_share == pytest.approx(0.05)
+    assert result.interrupts() == [("3 c", 1, 40.0), ("1 a", 1, 11.0)]
 
 
 @linux
@@ -59,9 +59,9 @@ def test_a_neighbour_is_found() -> None:
 def test_every_cpu_gets_its_share() -> None:
     """Each CPU of the mask is probed, the mask is as it was, and what else is measured is there."""
     mask = affinity_mask()
-    found = measure(tuple(sorted(mask)), 0.1)
-    assert [gaps.cpu for gaps in found.gaps] == sorted(mask)
+    result = measure(tuple(sorted(mask)), 0.1)
+    assert [gaps.cpu for gaps in result.gaps] == sorted(mask)
     assert affinity_mask() == mask
-    assert found.clock_ns > 0
-    assert found.block_us > 0
-    assert found.after.total >= found.before.total
+    assert result.clock_ns > 0
+    assert result.block_us > 0
+    assert result.after.total >= result.before.total

@@ -81,7 +81,7 @@ def test_names_are_taken_once_and_freed_often(regions: SharedRegions) -> None:
     """A second registration is refused; unregistering twice is not."""
     with pytest.raises(InvalidInputError, match="unregister it first"):
         regions.register("a", "mine_a", 0, 1)
-    assert [one.name for one in regions.status()] == ["a"]
+    assert [item.name for item in regions.status()] == ["a"]
     regions.unregister("a")
     regions.unregister("a")
     assert regions.status() == []
@@ -173,9 +173,9 @@ def cuda(tmp_path: Path, devices: Devices) -> SharedRegions:
 
 def test_bytes_of_a_device_come_and_go(cuda: SharedRegions, devices: Devices) -> None:
     """As those of a file: a copy in, and nothing beside the place is touched."""
-    found = cuda.read(Place("d", 5, 3))
+    result = cuda.read(Place("d", 5, 3))
     cuda.write(Place("d", 4, 4), b"\xff\xff")
-    assert bytes(found) == bytes([5, 6, 7])
+    assert bytes(result) == bytes([5, 6, 7])
     assert bytes(devices.opened[0].data) == bytes([0, 1, 2, 3, 255, 255, 6, 7, 8, 9])
 
 
@@ -207,8 +207,8 @@ def test_what_cannot_be_registered_on_a_device(  # noqa: PLR0917  a row of the t
     """A name that either kind has, no such device or memory, or a size that it does not have; nothing stays open."""
     with pytest.raises(InvalidInputError, match=words):
         cuda.register_cuda(name, handle, device, size)
-    assert [one.closed for one in devices.opened[1:]] == [1] * len(devices.opened[1:])
-    assert [one.name for one in cuda.status_cuda()] == ["d"]
+    assert [item.closed for item in devices.opened[1:]] == [1] * len(devices.opened[1:])
+    assert [item.name for item in cuda.status_cuda()] == ["d"]
 
 
 def test_a_name_of_a_device_is_taken_for_files_too(cuda: SharedRegions) -> None:
@@ -219,13 +219,13 @@ def test_a_name_of_a_device_is_taken_for_files_too(cuda: SharedRegions) -> None:
 
 def test_each_kind_has_its_own_status(cuda: SharedRegions, devices: Devices) -> None:
     """And forgets its own regions only."""
-    assert ([one.name for one in cuda.status()], [one.device for one in cuda.status_cuda("d")]) == (["f"], [1])
+    assert ([item.name for item in cuda.status()], [item.device for item in cuda.status_cuda("d")]) == (["f"], [1])
     with pytest.raises(NotFoundError):
         cuda.status("d")
     with pytest.raises(NotFoundError):
         cuda.status_cuda("f")
     cuda.unregister()
-    assert ([one.name for one in cuda.status_cuda()], devices.opened[0].closed) == (["d"], 0)
+    assert ([item.name for item in cuda.status_cuda()], devices.opened[0].closed) == (["d"], 0)
     cuda.unregister_cuda("f")
     cuda.unregister_cuda("d")
     cuda.unregister_cuda("d")
@@ -234,9 +234,9 @@ def test_each_kind_has_its_own_status(cuda: SharedRegions, devices: Devices) -> 
 
 def test_a_region_that_is_unregistered_in_use_fails_its_own_request(cuda: SharedRegions) -> None:
     """What was read is a copy; the answer has no place any more."""
-    found = cuda.read(Place("d", 0, 2))
+    result = cuda.read(Place("d", 0, 2))
     cuda.close()
-    assert bytes(found) == bytes([0, 1])
+    assert bytes(result) == bytes([0, 1])
     with pytest.raises(InvalidInputError, match="no region 'd' is registered"):
         cuda.write(Place("d", 2, 2), b"xx")
 

@@ -92,7 +92,7 @@ def test_a_client_that_leaves_is_taken_out_of_the_step_that_it_is_in(model, even
     looks = threading.Event()
     while second.statistics()["queued"] != 1 or second.statistics()["computing"] != 1:
         looks.wait(0.001)
-    waiting = next(one for one, flow in model.entry._flows.items() if not flow.under_way.request.running)
+    waiting = next(item for item, flow in model.entry._flows.items() if not flow.under_way.request.running)
     model.entry.cancel(waiting)
     event.set()
     settled(model, computing=0, queued=0)

@@ -70,11 +70,11 @@ def test_log_lines_of_a_stage_are_the_servers(tmp_path):
             assert wire.ask(ROW).status == 500
         until(lambda: "ZeroDivisionError" in server.stderr.read_text(), server)
         lines = [json.loads(line) for line in server.stderr.read_text().splitlines()]
-    found = {line["message"]: line["level"] for line in lines}
-    assert found["stage 'f': mine: imported"] == "info"
-    assert found["stage 'f': mine: called"] == "warning"
-    assert any("UserWarning: old" in message for message in found)
-    (raised,) = [message for message in found if message.startswith("stage 'f' raised")]
+    result = {line["message"]: line["level"] for line in lines}
+    assert result["stage 'f': mine: imported"] == "info"
+    assert result["stage 'f': mine: called"] == "warning"
+    assert any("UserWarning: old" in message for message in result)
+    (raised,) = [message for message in result if message.startswith("stage 'f' raised")]
     assert "p.py" in raised
     assert raised.endswith("ZeroDivisionError: division by zero")
 
@@ -145,8 +145,8 @@ def test_a_process_that_finds_another_stage_in_the_file_does_not_serve_it(tmp_pa
         other = STAGE.replace('"y": "FP32"', '"y": "FP32[3]"').replace("return x", "return x[:, None].repeat(3, 1)")
         written(tmp_path, HEAD, other, PIPELINE)
         os.kill(pid, signal.SIGKILL)
-        told = "p.py:pipeline: other inputs, outputs or fill than the server has loaded: reload it"
-        wait_for(lambda: told in caplog.text)
+        message = "p.py:pipeline: other inputs, outputs or fill than the server has loaded: reload it"
+        wait_for(lambda: message in caplog.text)
         with pytest.raises(EngineError, match="has no process"):
             model.infer_sync({"x": [1.0]})
         written(tmp_path, HEAD, STAGE.replace("return x", "return x + 2"), PIPELINE)

@@ -31,22 +31,22 @@ def written(packed):
     return LAYOUT.unpack(region)
 
 
-def assert_same(found, parts):
-    assert len(found) == len(parts)
-    for got, want in zip(found, parts, strict=True):
-        for one, other in zip(got, want, strict=True):
-            assert one.dtype == other.dtype
-            assert one.shape == other.shape
-            assert one.tolist() == other.tolist() if one.dtype == object else one.tobytes() == other.tobytes()
+def assert_same(result, parts):
+    assert len(result) == len(parts)
+    for got, want in zip(result, parts, strict=True):
+        for item, other in zip(got, want, strict=True):
+            assert item.dtype == other.dtype
+            assert item.shape == other.shape
+            assert item.tolist() == other.tolist() if item.dtype == object else item.tobytes() == other.tobytes()
 
 
 @ON_A_BUSY_MACHINE
 @given(st.lists(requests(), min_size=1, max_size=4))
 def test_there_and_back(parts):
     """Shapes, dtypes and every byte."""
-    found = written(LAYOUT.pack(parts))
-    assert_same(found.parts, parts)
-    assert found.rows == rows_of(parts)
+    result = written(LAYOUT.pack(parts))
+    assert_same(result.parts, parts)
+    assert result.rows == rows_of(parts)
 
 
 def test_requests_of_fixed_rows_are_found_again_whatever_came_before():
@@ -59,9 +59,9 @@ def test_requests_of_fixed_rows_are_found_again_whatever_came_before():
         packed = writer.pack_together(parts) if rows % 2 else writer.pack(parts)
         region = np.full(packed.size, 255, np.uint8)
         packed.write(region)
-        found = reader.unpack(region)
-        assert found.rows == [rows]
-        assert_same(found.parts, parts)
+        result = reader.unpack(region)
+        assert result.rows == [rows]
+        assert_same(result.parts, parts)
         with pytest.raises(EngineError):
             reader.unpack(region[:-64])
 
@@ -70,14 +70,14 @@ def test_requests_of_fixed_rows_are_found_again_whatever_came_before():
 @given(st.lists(requests(), min_size=1, max_size=4))
 def test_all_rows_together(parts):
     """One part, where the rows of all requests have the same sizes; which request has how many is told either way."""
-    found = written(LAYOUT.pack_together(parts))
-    assert found.rows == rows_of(parts)
+    result = written(LAYOUT.pack_together(parts))
+    assert result.rows == rows_of(parts)
     if len({arrays[0].shape[1] for arrays in parts}) > 1:
-        assert_same(found.parts, parts)
+        assert_same(result.parts, parts)
         return
-    assert_same(found.parts, [LAYOUT.together(parts)])
-    assert_same(split_rows(found.parts[0], found.rows), parts)
-    assert_same(written(LAYOUT.pack_together(found.parts, found.rows)).parts, found.parts)
+    assert_same(result.parts, [LAYOUT.together(parts)])
+    assert_same(split_rows(result.parts[0], result.rows), parts)
+    assert_same(written(LAYOUT.pack_together(result.parts, result.rows)).parts, result.parts)
 
 
 @ON_A_BUSY_MACHINE

@@ -109,9 +109,9 @@ def test_requests_share_calls_up_to_the_largest_batch(numbers):
 
 def test_a_pipeline_is_opened_by_its_path():
     """Its processes import it by that; the object itself is refused with what to write instead."""
-    one = stage(inputs={"x": "FP32"}, outputs={"y": "FP32"}, name="one")(lambda x: x)
+    item = stage(inputs={"x": "FP32"}, outputs={"y": "FP32"}, name="one")(lambda x: x)
     with pytest.raises(UsageError, match="not a Pipeline: a pipeline is opened by the path of its file"):
-        Model.open(Pipeline("p", [one]))
+        Model.open(Pipeline("p", [item]))
 
 
 def test_a_killed_process_is_replaced(numbers):

@@ -6,8 +6,8 @@ from tailcut.pipelines.protocol import CALL, MOST_BYTES, REGION_BYTES, REPLY, Ki
 
 
 @pytest.mark.parametrize(("size", "needed", "found"), [(8, 0, 8), (8, 8, 8), (8, 9, 16), (8, 33, 64)])
-def test_regions_grow_by_doubling(size: int, needed: int, found: int) -> None:
-    assert grown(size, needed) == found
+def test_regions_grow_by_doubling(size: int, needed: int, result: int) -> None:
+    assert grown(size, needed) == result
 
 
 def test_records_carry_the_largest_batch() -> None:

@@ -46,7 +46,7 @@ def test_strings_of_a_list_keep_every_byte(fill):
             ((got,),) = run(spec, lambda x, label=label: label)
             assert got.tolist() == want
         else:
-            ((got,),) = run(spec, lambda x, label=label: [[one] for one in label[:2]] + [list(label[1:])])
+            ((got,),) = run(spec, lambda x, label=label: [[item] for item in label[:2]] + [list(label[1:])])
             assert got.tolist() == [[want[0], b"-\0"], [want[1], b"-\0"], want[1:]]
 
 

@@ -104,12 +104,12 @@ def samples(server: Server) -> dict[str, float]:
     """Of the pipeline: values by name, and reason, outcome or stage."""
     with server.connect() as wire:
         text = wire.ask(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").body.decode()
-    found = {}
+    result = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
             labels = [sample.labels[name] for name in ("reason", "outcome", "stage") if name in sample.labels]
-            found[" ".join([sample.name, *labels])] = sample.value
-    return found
+            result[" ".join([sample.name, *labels])] = sample.value
+    return result
 
 
 def gained(before: dict[str, float], now: dict[str, float]) -> dict[str, float]:
@@ -141,13 +141,13 @@ def full(folder: Path, server: Server, step: str) -> Iterator[None]:
 
 def logged(server: Server) -> dict[str, int]:
     """The refusals that the log has told of, by the reason's first words."""
-    found: dict[str, int] = {}
+    result: dict[str, int] = {}
     log = _log(server)
-    told = re.findall(r"three: refused (\d+) requests: (model '\w+'|cannot|its deadline)", log)
-    assert len(told) == len(re.findall(r"has no room|cannot meet|has passed", log)), log  # and of no single request
-    for count, reason in told:
-        found[reason] = found.get(reason, 0) + int(count)
-    return found
+    message = re.findall(r"three: refused (\d+) requests: (model '\w+'|cannot|its deadline)", log)
+    assert len(message) == len(re.findall(r"has no room|cannot meet|has passed", log)), log  # and of no single request
+    for count, reason in message:
+        result[reason] = result.get(reason, 0) + int(count)
+    return result
 
 
 def _log(server: Server) -> str:
@@ -230,7 +230,7 @@ def test_a_first_step_without_room(folder: Path, server: Server) -> None:
 
         ways = [partial(ask, server, request()), partial(ask, server, request(space=1 << 17)), call]
         with full(folder, server, "quick"):
-            told = sum(logged(server).values())
+            message = sum(logged(server).values())
             for way in ways:
                 before = samples(server)
                 assert way() == 503
@@ -238,7 +238,7 @@ def test_a_first_step_without_room(folder: Path, server: Server) -> None:
                     "tailcut_refused_total queue_full": 1,
                     "tailcut_stage_refused_total quick": 1,
                 }
-            until(lambda: sum(logged(server).values()) == told + len(ways), server)
+            until(lambda: sum(logged(server).values()) == message + len(ways), server)
     assert logged(server)["model 'quick'"] == len(ways)
 
 

@@ -38,8 +38,8 @@ def test_a_short_rise_gives_up_no_replica_that_starts() -> None:
     """What was asked for during it is there after it, although what was there before is enough again."""
     arrivals = traffic(*[60.0] * 4, 110.0, *[60.0] * 10, each_s=15.0)
     rules = Rules(target=0.6, every_s=15.0, start_s=60.0, down_s=1.0, most=2)
-    found = simulate_autoscaler(CLUSTER, arrivals, rules, LIMIT)
-    assert max(one.replicas for one in found.moments) == 2
+    result = simulate_autoscaler(CLUSTER, arrivals, rules, LIMIT)
+    assert max(moment.replicas for moment in result.moments) == 2
 
 
 @pytest.mark.parametrize("spinning", [0, 1])
@@ -49,9 +49,9 @@ def test_the_target_is_of_the_cores_that_are_measured(spinning: int) -> None:
     overload = traffic(2000.0, each_s=20.0)
     saturated = simulate_cluster(cluster, overload).utilisation
     rules = Rules(start_s=10.0, down_s=60.0).resolved(20, saturated)
-    found = simulate_autoscaler(cluster, traffic(20.0, 400.0, each_s=120.0), rules, LIMIT)
-    assert found.moments[-1].replicas >= 5
-    assert found.moments[-1].missed < 40.0
+    result = simulate_autoscaler(cluster, traffic(20.0, 400.0, each_s=120.0), rules, LIMIT)
+    assert result.moments[-1].replicas >= 5
+    assert result.moments[-1].missed < 40.0
 
 
 def test_replicas_are_removed_by_the_highest_desire_of_a_while() -> None:
@@ -69,8 +69,8 @@ def test_rules_are_read() -> None:
     assert parse_rules("", parse_duration) == Rules()
     assert Rules().resolved(7, 0.5) == Rules(target=0.3, most=7)
     assert Rules(target=0.9, most=3).resolved(7, 0.5) == Rules(target=0.9, most=3)
-    found = parse_rules("queue=4, start=1m,down=10m,every=5s,min=2,max=20", parse_duration)
-    assert found == Rules("queue", 4.0, 5.0, 60.0, 600.0, 2, 20)
+    result = parse_rules("queue=4, start=1m,down=10m,every=5s,min=2,max=20", parse_duration)
+    assert result == Rules("queue", 4.0, 5.0, 60.0, 600.0, 2, 20)
     for text in (
         "foo=1",
         "utilisation=0",
@@ -90,16 +90,16 @@ def test_replicas_follow_the_traffic(metric: str) -> None:
     """Up after a rise, down after a fall, and every request is answered."""
     arrivals = traffic(40.0, 400.0, 40.0)
     rules = Rules(metric, 0.6, start_s=10.0, down_s=60.0, most=20)  # type: ignore[arg-type]
-    found = simulate_autoscaler(CLUSTER, arrivals, rules, LIMIT)
-    replicas = {one.at_s: one.replicas for one in found.moments}
+    result = simulate_autoscaler(CLUSTER, arrivals, rules, LIMIT)
+    replicas = {moment.at_s: moment.replicas for moment in result.moments}
     assert replicas[285.0] <= 2
     assert 6 <= replicas[585.0] <= 12
     assert replicas[885.0] <= 3
-    assert found.most <= 20
-    assert found.requests == len(arrivals)
-    assert 0 < found.missed < 0.35 * len(arrivals)
-    assert 285 <= max(found.moments, key=lambda one: one.missed).at_s <= 450
-    assert found.replica_hours < 0.7 * found.most * 900 / 3600
+    assert result.most <= 20
+    assert result.requests == len(arrivals)
+    assert 0 < result.missed < 0.35 * len(arrivals)
+    assert 285 <= max(result.moments, key=lambda item: item.missed).at_s <= 450
+    assert result.replica_hours < 0.7 * result.most * 900 / 3600
 
 
 def test_a_slow_start_misses_more() -> None:
@@ -114,7 +114,7 @@ def test_a_slow_start_misses_more() -> None:
 
 def test_no_rise_changes_nothing() -> None:
     """Level traffic on its own number of replicas: no change, and no request is late."""
-    found = simulate_autoscaler(CLUSTER, traffic(120.0), Rules(least=2, most=5, target=0.6), LIMIT)
-    assert (found.changes, found.most) == (0, 2)
-    assert found.missed < 0.01 * found.requests
-    assert found.replica_hours == pytest.approx(2 * 300 / 3600, rel=0.06)
+    result = simulate_autoscaler(CLUSTER, traffic(120.0), Rules(least=2, most=5, target=0.6), LIMIT)
+    assert (result.changes, result.most) == (0, 2)
+    assert result.missed < 0.01 * result.requests
+    assert result.replica_hours == pytest.approx(2 * 300 / 3600, rel=0.06)

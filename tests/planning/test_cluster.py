@@ -53,7 +53,7 @@ def test_better_routing_has_a_shorter_tail() -> None:
     arrivals = poisson(6400, 60_000)
     order: tuple[Routing, ...] = ("random", "round-robin", "two-choices", "least-loaded")
     service = single(exponential(1.0))
-    tails = [simulate_cluster(Cluster(service, 8, one), arrivals).prediction.percentile_ms(0.99) for one in order]
+    tails = [simulate_cluster(Cluster(service, 8, item), arrivals).prediction.percentile_ms(0.99) for item in order]
     assert tails == sorted(tails, reverse=True)
 
 
@@ -62,9 +62,9 @@ def test_better_routing_has_a_shorter_tail() -> None:
 def test_one_server_is_the_tuner_s(dispatch: str, rate: float) -> None:
     """Latencies of one server are those of the simulation that the tuner uses, with every cost and with batches."""
     service = fixed(0.4, 0.6, 0.9, 1.4)
-    one = Configuration(service, WAY, dispatch, max_batch_size=8, cores=4.0)  # type: ignore[arg-type]
+    item = Configuration(service, WAY, dispatch, max_batch_size=8, cores=4.0)  # type: ignore[arg-type]
     arrivals = poisson(rate, 40_000)
-    theirs, ours = simulate(one, arrivals), simulate_cluster(Cluster(one), arrivals).prediction
+    theirs, ours = simulate(item, arrivals), simulate_cluster(Cluster(item), arrivals).prediction
     for share in (0.5, 0.9, 0.99):
         assert ours.percentile_ms(share) == pytest.approx(theirs.percentile_ms(share), rel=0.04)
     assert ours.loop_busy_s == pytest.approx(theirs.loop_busy_s, rel=0.05)
@@ -73,29 +73,29 @@ def test_one_server_is_the_tuner_s(dispatch: str, rate: float) -> None:
 
 def test_shared_cores_are_the_tuner_s_too() -> None:
     """Where threads share cores, waits are drawn at random: the same within their noise."""
-    one = Configuration(fixed(0.4, 0.6, threads=2), WAY, max_batch_size=2, cores=1.5, instances=2)
+    item = Configuration(fixed(0.4, 0.6, threads=2), WAY, max_batch_size=2, cores=1.5, instances=2)
     arrivals = poisson(900, 60_000)
-    theirs, ours = simulate(one, arrivals), simulate_cluster(Cluster(one), arrivals).prediction
+    theirs, ours = simulate(item, arrivals), simulate_cluster(Cluster(item), arrivals).prediction
     for share in (0.5, 0.99):
         assert ours.percentile_ms(share) == pytest.approx(theirs.percentile_ms(share), rel=0.1)
 
 
 def test_a_lone_request_pays_for_each_part_of_its_way() -> None:
     """Received, woken for, computed, told, answered, and what lies outside, as in the tuner's simulation."""
-    one = Configuration(fixed(1.0), WAY, "worker")
+    item = Configuration(fixed(1.0), WAY, "worker")
     alone = np.array([0], np.int64)
-    found = simulate_cluster(Cluster(one, 3), alone).prediction
-    assert found.latencies_ns.tolist() == simulate(one, alone).latencies_ns.tolist()
+    result = simulate_cluster(Cluster(item, 3), alone).prediction
+    assert result.latencies_ns.tolist() == simulate(item, alone).latencies_ns.tolist()
 
 
 def test_hedging_cuts_a_tail_of_rare_stalls() -> None:
     """One in fifty calls takes 30 times as long: a second copy answers sooner, and few copies are sent."""
     times = np.full((1, 50), 1.0 * MS)
     times[0, -1] = 30 * MS
-    one = single(ServiceTimes(np.array([1]), times))
+    item = single(ServiceTimes(np.array([1]), times))
     arrivals = poisson(800, 40_000)
-    plain = simulate_cluster(Cluster(one, 8), arrivals)
-    hedged = simulate_cluster(Cluster(one, 8, hedge_ns=4 * MS), arrivals)
+    plain = simulate_cluster(Cluster(item, 8), arrivals)
+    hedged = simulate_cluster(Cluster(item, 8, hedge_ns=4 * MS), arrivals)
     assert plain.prediction.percentile_ms(0.99) > 25
     assert hedged.prediction.percentile_ms(0.99) < 8
     assert 0.015 < hedged.hedged / len(arrivals) < 0.06
@@ -104,11 +104,11 @@ def test_hedging_cuts_a_tail_of_rare_stalls() -> None:
 
 def test_a_full_queue_refuses() -> None:
     """More than is served, and room for ten: what is refused is counted, and the rest waits for ten at most."""
-    one = Configuration(fixed(1.0), FREE, max_batch_size=1, queue_rows=10)
-    found = simulate_cluster(Cluster(one, 2, "round-robin"), poisson(4000, 20_000))
-    assert found.prediction.refused == pytest.approx(10_000, rel=0.05)
-    assert found.prediction.latencies_ns.max() <= 12 * MS
-    assert found.utilisation == pytest.approx(0.5, abs=0.02)  # of two cores each, one computes
+    item = Configuration(fixed(1.0), FREE, max_batch_size=1, queue_rows=10)
+    result = simulate_cluster(Cluster(item, 2, "round-robin"), poisson(4000, 20_000))
+    assert result.prediction.refused == pytest.approx(10_000, rel=0.05)
+    assert result.prediction.latencies_ns.max() <= 12 * MS
+    assert result.utilisation == pytest.approx(0.5, abs=0.02)  # of two cores each, one computes
 
 
 def test_the_same_seed_is_the_same_run() -> None:

@@ -66,10 +66,10 @@ def test_arrival_times_are_replayed(tmp_path: Path) -> None:
     """As they are, or scaled to another rate with the same course."""
     path = tmp_path / "trace.txt"
     path.write_text("# seconds\n" + "\n".join(f"{value:.6f}" for value in np.linspace(5, 15, 1001)))
-    found = read_recording(path)
-    assert (found.length_s, found.replayed) == (pytest.approx(10.0), True)
-    assert found.times(None, 0)[:3] == pytest.approx([0, 10_000_000, 20_000_000], abs=2)
-    assert len(found.times(1000.0, 0)) == pytest.approx(10_000, rel=0.05)
+    result = read_recording(path)
+    assert (result.length_s, result.replayed) == (pytest.approx(10.0), True)
+    assert result.times(None, 0)[:3] == pytest.approx([0, 10_000_000, 20_000_000], abs=2)
+    assert len(result.times(1000.0, 0)) == pytest.approx(10_000, rel=0.05)
 
 
 def test_rates_over_time_are_drawn(tmp_path: Path) -> None:
@@ -128,10 +128,10 @@ def test_more_requests_than_can_be_simulated() -> None:
 def test_the_busiest_part() -> None:
     """The window with the most arrivals, from its first one on."""
     times = np.concatenate([np.arange(0, 100), np.arange(100, 110, 0.1), np.arange(110, 200)])
-    found = busiest((times * 1e9).astype(np.int64), 10.0)
-    assert len(found) == pytest.approx(100, abs=2)
-    assert found[0] == 0.0
-    assert found[-1] < 10.0
+    result = busiest((times * 1e9).astype(np.int64), 10.0)
+    assert len(result) == pytest.approx(100, abs=2)
+    assert result[0] == 0.0
+    assert result[-1] < 10.0
 
 
 def test_a_stretch_repeats_at_any_rate() -> None:

@@ -40,18 +40,18 @@ def write_journal(folder: Path) -> None:
 def test_the_evidence_comes_first(tmp_path: Path) -> None:
     """Whatever lies beside it."""
     write_journal(tmp_path)
-    found = read_measured(save(tmp_path, evidence={"service": SERVICE}))
-    assert found.service.quantiles_us == ((100.0,), (150.0,))
-    assert found.source == found.path
+    result = read_measured(save(tmp_path, evidence={"service": SERVICE}))
+    assert result.service.quantiles_us == ((100.0,), (150.0,))
+    assert result.source == result.path
 
 
 def test_an_older_profile_has_its_journal(tmp_path: Path) -> None:
     """With the cores of the machine that the profile records."""
     write_journal(tmp_path)
-    found = read_measured(save(tmp_path, machine={"usable_cpus": 3}))
-    assert found.service.cores == 3.0
-    assert np.median(found.service.quantiles_us) == pytest.approx(1.5, rel=0.01)
-    assert found.source.name == "digits.trials.jsonl"
+    result = read_measured(save(tmp_path, machine={"usable_cpus": 3}))
+    assert result.service.cores == 3.0
+    assert np.median(result.service.quantiles_us) == pytest.approx(1.5, rel=0.01)
+    assert result.source.name == "digits.trials.jsonl"
 
 
 def test_without_measurements_it_is_to_be_tuned_again(tmp_path: Path) -> None:

@@ -50,18 +50,18 @@ def plan(**values: object) -> PlanResult:
 
 def test_a_plan_meets_its_limit() -> None:
     """With its headroom, and no fewer replicas do."""
-    found = usual()
-    assert found.predicted.within
-    assert found.stressed.within
-    assert found.stressed.rate == 1200
-    assert found.replicas == found.needed
-    assert found.cores == 2 * found.replicas
-    assert found.gpus == 0
-    fewer = next(one.rate for one in found.curve if one.replicas == found.replicas - 1)
-    enough = next(one.rate for one in found.curve if one.replicas == found.replicas)
+    result = usual()
+    assert result.predicted.within
+    assert result.stressed.within
+    assert result.stressed.rate == 1200
+    assert result.replicas == result.needed
+    assert result.cores == 2 * result.replicas
+    assert result.gpus == 0
+    fewer = next(item.rate for item in result.curve if item.replicas == result.replicas - 1)
+    enough = next(item.rate for item in result.curve if item.replicas == result.replicas)
     assert fewer < 1.02 * 1200 <= 1.02 * enough * 1.02
-    assert [one.rate for one in found.curve] == sorted(one.rate for one in found.curve)
-    assert found.predicted.goodput == pytest.approx(1000, rel=0.01)
+    assert [item.rate for item in result.curve] == sorted(item.rate for item in result.curve)
+    assert result.predicted.goodput == pytest.approx(1000, rel=0.01)
 
 
 def test_a_measured_capacity_sets_the_scale() -> None:
@@ -74,7 +74,7 @@ def test_a_measured_capacity_sets_the_scale() -> None:
     assert half.assumptions.capacity == promised / 2
     assert any(note.startswith("CPU times are scaled by 2.00") for note in half.assumptions.notes)
     far = plan(limits=loose, capacity=promised / 5)
-    assert [any("far from what the tune" in note for note in one.assumptions.notes) for one in (same, far)] == [
+    assert [any("far from what the tune" in note for note in item.assumptions.notes) for item in (same, far)] == [
         False,
         True,
     ]
@@ -83,26 +83,26 @@ def test_a_measured_capacity_sets_the_scale() -> None:
 
 def test_losses_are_planned_for() -> None:
     """As many more replicas as may be lost: the limit is met without them."""
-    found = plan(failures=2)
-    assert found.replicas == found.needed + 2 == usual().replicas + 2
-    lost = found.losses[1]
-    assert (lost.lost, lost.replicas, lost.predicted.within) == (2, found.needed, True)
+    result = plan(failures=2)
+    assert result.replicas == result.needed + 2 == usual().replicas + 2
+    lost = result.losses[1]
+    assert (lost.lost, lost.replicas, lost.predicted.within) == (2, result.needed, True)
     assert lost.predicted.utilisation == pytest.approx(
-        found.predicted.utilisation * found.replicas / found.needed, rel=0.15
+        result.predicted.utilisation * result.replicas / result.needed, rel=0.15
     )
 
 
 def test_many_losses_are_few_simulations() -> None:
     """The first three and the last one are shown."""
-    found = plan(failures=9, rates=[200.0])
-    assert [one.lost for one in found.losses] == [1, 2, 3, 9]
-    assert (found.losses[-1].replicas, found.losses[-1].predicted.within) == (found.needed, True)
+    result = plan(failures=9, rates=[200.0])
+    assert [loss.lost for loss in result.losses] == [1, 2, 3, 9]
+    assert (result.losses[-1].replicas, result.losses[-1].predicted.within) == (result.needed, True)
 
 
 def test_one_replica_is_not_called_simulated() -> None:
     """Beyond one machine, the result is."""
-    one, several = plan(rates=[20.0]), usual()
-    assert (one.replicas, one.assumptions.simulated) == (1, False)
+    item, several = plan(rates=[20.0]), usual()
+    assert (item.replicas, item.assumptions.simulated) == (1, False)
     assert several.assumptions.simulated
     assert any(text.startswith("simulated:") for text in several.assumptions.notes)
 
@@ -115,30 +115,33 @@ def test_no_number_of_replicas() -> None:
 
 def test_price() -> None:
     """Of all replicas, and of a million answers."""
-    found = plan(price=0.5)
-    assert found.price is not None
-    assert found.price.per_hour == 0.5 * found.replicas
-    assert found.price.per_million == pytest.approx(found.price.per_hour / 3.6, rel=0.01)
+    result = plan(price=0.5)
+    assert result.price is not None
+    assert result.price.per_hour == 0.5 * result.replicas
+    assert result.price.per_million == pytest.approx(result.price.per_hour / 3.6, rel=0.01)
 
 
 def test_hedging_and_routing_are_said() -> None:
     """And how many requests were sent twice."""
-    found = plan(hedge_ms=4.0, routing="random", rates=[50.0], limits=[Limit("p99", 50.0)], failures=1)
-    assert (found.assumptions.routing, found.assumptions.hedge_ms) == ("random", 4.0)
-    assert found.assumptions.hedged_share > 0.9  # a lone request takes longer
+    result = plan(hedge_ms=4.0, routing="random", rates=[50.0], limits=[Limit("p99", 50.0)], failures=1)
+    assert (result.assumptions.routing, result.assumptions.hedge_ms) == ("random", 4.0)
+    assert result.assumptions.hedged_share > 0.9  # a lone request takes longer
 
 
 def test_several_models_on_shared_cores() -> None:
     """Each has its own rate, limit and figures."""
-    found = plan(
+    result = plan(
         models=[measured("a"), measured("b", 10_000.0)],
         rates=[300.0, 50.0],
         limits=[Limit("p99", 30.0), Limit("p99", 60.0)],
     )
-    assert [(one.name, one.rate, one.predicted.within) for one in found.models] == [("a", 300, True), ("b", 50, True)]
-    assert found.predicted.rate == 350
-    assert found.models[0].predicted.utilisation is None
-    assert found.assumptions.routing == "round-robin"
+    assert [(model.name, model.rate, model.predicted.within) for model in result.models] == [
+        ("a", 300, True),
+        ("b", 50, True),
+    ]
+    assert result.predicted.rate == 350
+    assert result.models[0].predicted.utilisation is None
+    assert result.assumptions.routing == "round-robin"
 
 
 def on_device(name: str, index: int) -> Measured:
@@ -149,32 +152,32 @@ def on_device(name: str, index: int) -> Measured:
 def test_devices_of_each_replica() -> None:
     """As many as its engines name: the second engine's, too, and one that models share once."""
     few = {"rates": [20.0], "failures": 1}
-    found = plan(models=[measured(device="cuda")], **few)
-    assert found.gpus == found.replicas == 2
-    one = measured()
+    result = plan(models=[measured(device="cuda")], **few)
+    assert result.gpus == result.replicas == 2
+    item = measured()
     second = SecondEngine(engine=EngineOptions(device="cuda"))
-    settings = changed(one.profile.settings, batching={"second": second})
-    found = plan(models=[replace(one, profile=msgspec.structs.replace(one.profile, settings=settings))], **few)
-    assert found.gpus == found.replicas
+    settings = changed(item.profile.settings, batching={"second": second})
+    result = plan(models=[replace(item, profile=msgspec.structs.replace(item.profile, settings=settings))], **few)
+    assert result.gpus == result.replicas
     few |= {"rates": [10.0, 5.0], "limits": [Limit("p99", 60.0)] * 2}
     for other, each in ((0, 1), (1, 2)):
-        found = plan(models=[on_device("a", 0), on_device("b", other)], **few)
-        assert found.gpus == each * found.replicas
+        result = plan(models=[on_device("a", 0), on_device("b", other)], **few)
+        assert result.gpus == each * result.replicas
 
 
 def test_workers_of_all_replicas() -> None:
     """The processes that are needed together."""
     assert usual().workers == usual().replicas
-    found = plan(workers=2)
-    assert found.workers == 2 * found.replicas
+    result = plan(workers=2)
+    assert result.workers == 2 * result.replicas
 
 
 def test_other_cores_are_said() -> None:
     """A replica of other cores than the tune had, and workers that divide them."""
-    found = plan(cores=4.0, workers=2)
-    assert found.cores == 4 * found.replicas
-    assert sum("which is not what the model was measured with" in text for text in found.assumptions.notes) == 1
-    assert sum("each of 2 workers has 2 cores" in text for text in found.assumptions.notes) == 1
+    result = plan(cores=4.0, workers=2)
+    assert result.cores == 4 * result.replicas
+    assert sum("which is not what the model was measured with" in text for text in result.assumptions.notes) == 1
+    assert sum("each of 2 workers has 2 cores" in text for text in result.assumptions.notes) == 1
 
 
 def test_a_recording_has_a_course() -> None:
@@ -182,16 +185,16 @@ def test_a_recording_has_a_course() -> None:
     edges = np.array([0.0, 400.0, 500.0, 900.0])
     load = np.concatenate([[0.0], np.cumsum(np.array([50.0, 600.0, 50.0]) * np.diff(edges))])
     recording = Recording(edges, load, replayed=False)
-    found = plan(recording=recording, rates=[], rules=Rules(start_s=5.0, down_s=30.0), headroom=0.0)
-    assert found.predicted.rate == pytest.approx(600, rel=0.1)
-    scaled = found.autoscaling
+    result = plan(recording=recording, rates=[], rules=Rules(start_s=5.0, down_s=30.0), headroom=0.0)
+    assert result.predicted.rate == pytest.approx(600, rel=0.1)
+    scaled = result.autoscaling
     assert scaled is not None
-    assert scaled.most == found.replicas
+    assert scaled.most == result.replicas
     assert scaled.replica_hours < scaled.fixed_replica_hours
     assert scaled.requests == pytest.approx(100_000, rel=0.02)
     assert 0 < scaled.missed < scaled.requests
-    assert max(one.replicas for one in scaled.course) > 1
-    msgspec.json.encode(found)
+    assert max(item.replicas for item in scaled.course) > 1
+    msgspec.json.encode(result)
 
 
 @pytest.mark.parametrize("rate", [1e-6, 1e-3])
@@ -209,16 +212,16 @@ def test_a_day_of_much_traffic(monkeypatch: pytest.MonkeyPatch) -> None:
     recording, rules = Recording(edges, load, replayed=False), Rules(every_s=10.0, start_s=20.0, down_s=60.0)
     whole = plan(recording=recording, rates=[], rules=rules)
     monkeypatch.setattr("tailcut.planning.demand.MOST_REQUESTS", 20_000)
-    found = plan(recording=recording, rates=[], rules=rules)
-    assert any("a second stands for 5 seconds" in text for text in found.assumptions.notes)
-    assert abs(found.replicas - whole.replicas) <= 1  # the busiest minute is drawn anew
-    one, other = found.autoscaling, whole.autoscaling
-    assert one is not None
+    result = plan(recording=recording, rates=[], rules=rules)
+    assert any("a second stands for 5 seconds" in text for text in result.assumptions.notes)
+    assert abs(result.replicas - whole.replicas) <= 1  # the busiest minute is drawn anew
+    item, other = result.autoscaling, whole.autoscaling
+    assert item is not None
     assert other is not None
-    assert one.requests == pytest.approx(other.requests, rel=0.03)
-    assert one.replica_hours == pytest.approx(other.replica_hours, rel=0.15)
-    assert one.missed_share == pytest.approx(other.missed_share, abs=0.1)
-    assert one.course[-1].at_s == pytest.approx(other.course[-1].at_s, abs=15)
+    assert item.requests == pytest.approx(other.requests, rel=0.03)
+    assert item.replica_hours == pytest.approx(other.replica_hours, rel=0.15)
+    assert item.missed_share == pytest.approx(other.missed_share, abs=0.1)
+    assert item.course[-1].at_s == pytest.approx(other.course[-1].at_s, abs=15)
     monkeypatch.setattr("tailcut.planning.demand.MOST_REQUESTS", 100)
     with pytest.raises(UsageError, match="too many to simulate with this limit"):
         plan(recording=recording, rates=[], rules=rules)

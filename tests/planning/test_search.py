@@ -73,10 +73,10 @@ def test_a_queue_with_a_formula() -> None:
 def test_figures() -> None:
     """Goodput is what is answered within the limit, utilisation that of the cores."""
     expect = expect_cluster(Cluster(single(fixed(1.0), cores=1.0), 1, "two-choices"), Load(Poisson, P99))
-    found = expect(4, 2000.0)
-    assert found.goodput == pytest.approx(2000, rel=0.01)
-    assert found.utilisation == pytest.approx(0.5, abs=0.02)
-    assert found.within
+    result = expect(4, 2000.0)
+    assert result.goodput == pytest.approx(2000, rel=0.01)
+    assert result.utilisation == pytest.approx(0.5, abs=0.02)
+    assert result.within
     over = expect(1, 2000.0)
     assert not over.within
     assert over.goodput < 1000
@@ -117,8 +117,8 @@ def test_a_lone_request() -> None:
 
 def test_losses_leave_a_replica() -> None:
     """What is left of three replicas: two, and one."""
-    found = losses(up_to(100.0), 3, 150.0, range(1, 4))
-    assert [(lost, one.within) for lost, one in found] == [(1, True), (2, False)]
+    result = losses(up_to(100.0), 3, 150.0, range(1, 4))
+    assert [(lost, item.within) for lost, item in result] == [(1, True), (2, False)]
 
 
 def test_points_of_the_curve() -> None:

@@ -31,11 +31,11 @@ def test_models_share_the_cores() -> None:
     expect, capacity = expect_together(tenants, 1.0), capacity_together(tenants)
     needed = least_replicas(expect, 1200.0, capacity)
     assert 3 <= needed <= 5  # two cores' work
-    found = expect(needed, 1200.0)
-    assert found.within
-    assert [one.within for one in found.parts] == [True, True]
-    assert [round(one.rate) for one in found.parts] == [1000, 200]
-    assert found.goodput == pytest.approx(1200, rel=0.02)
+    result = expect(needed, 1200.0)
+    assert result.within
+    assert [part.within for part in result.parts] == [True, True]
+    assert [round(part.rate) for part in result.parts] == [1000, 200]
+    assert result.goodput == pytest.approx(1200, rel=0.02)
     assert not expect(1, 1200.0).within
     assert highest_rate(expect, needed, capacity, 1200.0) >= 1170
 
@@ -46,6 +46,6 @@ def test_the_worst_model_s_latency_is_shown() -> None:
         Tenant(single(fixed(1.0), cores=2.0), QUICK, 10.0),
         Tenant(single(fixed(50.0), cores=2.0), SLOW, 1.0),
     ]
-    found = expect_together(tenants, 2.0)(2, 11.0)
-    assert found.at_ms == found.parts[1].at_ms
-    assert found.at_ms >= 50
+    result = expect_together(tenants, 2.0)(2, 11.0)
+    assert result.at_ms == result.parts[1].at_ms
+    assert result.at_ms >= 50

@@ -76,7 +76,7 @@ class Load:
                     self.failed.append(repr(error))
                 time.sleep(0.05)
                 continue
-            fits = [np.allclose(answer, one[at], rtol=1e-4, atol=1e-5) for one in self._truths]
+            fits = [np.allclose(answer, item[at], rtol=1e-4, atol=1e-5) for item in self._truths]
             with self._lock:
                 if any(fits):
                     self.right += 1

@@ -47,8 +47,8 @@ def balancing(directory: Listed) -> Iterator[tuple[str, list[str]]]:
     """The URL of a balancer in a thread, and what it says."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    said: list[str] = []
-    balancer = Balancer(find_haproxy(), directory, f"127.0.0.1:{port}", 1, "", said.append)
+    text: list[str] = []
+    balancer = Balancer(find_haproxy(), directory, f"127.0.0.1:{port}", 1, "", text.append)
     codes: list[int] = []
     thread = threading.Thread(target=lambda: codes.append(balancer.run()))
     thread.start()
@@ -59,7 +59,7 @@ def balancing(directory: Listed) -> Iterator[tuple[str, list[str]]]:
             while not client.ready():
                 assert time.monotonic() < end
                 time.sleep(0.05)
-        yield url, said
+        yield url, text
     finally:
         balancer.stop()
         thread.join(TIMEOUT_S)
@@ -95,7 +95,7 @@ def test_no_call_is_lost_while_servers_change(tmp_path: Path) -> None:
 
     with serving(tmp_path, model, "--drain", "0s") as first, serving(tmp_path, model) as second:
         directory = Listed(first)
-        with balancing(directory) as (url, said):
+        with balancing(directory) as (url, text):
             asking = threading.Thread(target=work, args=(url,))
             asking.start()
             more()
@@ -103,7 +103,7 @@ def test_no_call_is_lost_while_servers_change(tmp_path: Path) -> None:
             directory.take(first, second)
             wait_for(lambda: second.metric("nv_inference_request_success") > 10)
             directory.take(second)
-            wait_for(lambda: said[-1].endswith(f"for {second.address}"))
+            wait_for(lambda: text[-1].endswith(f"for {second.address}"))
             first.stop()
             more()
             stop.set()

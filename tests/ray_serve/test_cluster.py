@@ -230,9 +230,9 @@ def port_of(model: Path) -> int:
     import psutil
 
     return next(
-        int(one.laddr.port)
-        for one in psutil.net_connections("tcp")
-        if one.status == psutil.CONN_LISTEN and one.pid and f"a={model}" in psutil.Process(one.pid).cmdline()
+        int(item.laddr.port)
+        for item in psutil.net_connections("tcp")
+        if item.status == psutil.CONN_LISTEN and item.pid and f"a={model}" in psutil.Process(item.pid).cmdline()
     )
 
 
@@ -267,9 +267,9 @@ def listener(address: str) -> int:
 
     port = int(address.rpartition(":")[2])
     return next(
-        one.pid
-        for one in psutil.net_connections("tcp")
-        if one.status == psutil.CONN_LISTEN and one.laddr.port == port and one.pid
+        item.pid
+        for item in psutil.net_connections("tcp")
+        if item.status == psutil.CONN_LISTEN and item.laddr.port == port and item.pid
     )
 
 

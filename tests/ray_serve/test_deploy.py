@@ -58,7 +58,7 @@ class Head:
 def free_ports(count: int) -> list[int]:
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [one.getsockname()[1] for one in sockets]
+        return [item.getsockname()[1] for item in sockets]
 
 
 @contextmanager
@@ -151,9 +151,9 @@ def test_serve_deploy_takes_the_file(head: Head, tmp_path: Path) -> None:
 
     deploy(contents[0])
     end = time.monotonic() + LIMIT_S
-    while (found := head.status()["m"])["status"] != "RUNNING":
-        assert found["status"] == "DEPLOYING", found
-        assert time.monotonic() < end, found
+    while (result := head.status()["m"])["status"] != "RUNNING":
+        assert result["status"] == "DEPLOYING", result
+        assert time.monotonic() < end, result
     proxy, before = Proxy(port), replicas()
     assert len(before) == 1
     np.testing.assert_allclose(proxy.ask(), truths[0], rtol=1e-4, atol=1e-5)

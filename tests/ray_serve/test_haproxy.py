@@ -49,6 +49,6 @@ def test_haproxy_takes_it(tmp_path: Path, replicas: list[Address]) -> None:
     """Without a word of warning."""
     config = tmp_path / "haproxy.cfg"
     config.write_text(haproxy_config(replicas, Front("127.0.0.1:18080", str(tmp_path / "s.sock"))))
-    found = subprocess.run([PROGRAM, "-c", "-f", config], capture_output=True, text=True, check=False)
-    assert found.returncode == 0, found.stderr
-    assert "warning" not in found.stderr.lower()
+    result = subprocess.run([PROGRAM, "-c", "-f", config], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "warning" not in result.stderr.lower()

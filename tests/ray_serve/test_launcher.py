@@ -31,7 +31,7 @@ def test_each_takes_cpus_that_are_free(tmp_path: Path) -> None:
 
 def test_a_server_whose_replica_is_gone_does_not_start() -> None:
     """It ends before it becomes a server."""
-    found = subprocess.run(
+    result = subprocess.run(
         command(os.getpid() + (1 << 22), 0, ["no-such-model.onnx"]), capture_output=True, text=True, check=False
     )
-    assert (found.returncode, found.stdout, found.stderr) == (1, "", "")
+    assert (result.returncode, result.stdout, result.stderr) == (1, "", "")

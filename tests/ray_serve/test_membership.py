@@ -98,7 +98,7 @@ def test_following_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
 
     replica = Replica({PUBLISHED: {"url": "http://10.0.0.1:1"}})
     update = SimpleNamespace(snapshot_id=1, object_snapshot=SimpleNamespace(running_replicas=[replica]))
-    away, stopped, told = [1, 1], threading.Event(), []
+    away, stopped, message = [1, 1], threading.Event(), []
 
     def again(*_: object, **__: object) -> Controller:
         if away:
@@ -107,7 +107,7 @@ def test_following_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
         return Controller({"key": update})
 
     def changed(addresses: object) -> None:
-        told.append(addresses)
+        message.append(addresses)
         stopped.set()
 
     monkeypatch.setattr(ray, "is_initialized", lambda: True)
@@ -117,7 +117,7 @@ def test_following_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     watch._changed, watch._stopped, watch._key, watch._snapshot = changed, stopped, "key", 0
     watch._controller = Controller(None, away=9)
     watch.run()
-    assert told == [(Address("10.0.0.1", 1),)]
+    assert message == [(Address("10.0.0.1", 1),)]
 
 
 @pytest.mark.skipif(find_spec("ray") is not None, reason="Ray is installed")

@@ -36,9 +36,9 @@ def replica(folder: Path, *options: str) -> Any:
     return MultiplexedReplica(msgspec.to_builtins(plan))
 
 
-async def start(one: Any, folder: Path) -> list[Any]:
+async def start(item: Any, folder: Path) -> list[Any]:
     """Its servers, as Serve has it load them."""
-    return [await one._start(name, str(folder / f"{name}.onnx")) for name in ("a", "b")]
+    return [await item._start(name, str(folder / f"{name}.onnx")) for name in ("a", "b")]
 
 
 async def always(check: Callable[[], Awaitable[None]]) -> None:
@@ -51,20 +51,20 @@ def test_requests_in_flight_are_those_of_all_servers(tmp_path: Path) -> None:
     """Each of them counts; one that made room counts no more."""
 
     async def run() -> None:
-        one = replica(tmp_path)
-        assert await one.record_autoscaling_stats() == {METRIC: 0}
-        first, second = await start(one, tmp_path)
+        item = replica(tmp_path)
+        assert await item.record_autoscaling_stats() == {METRIC: 0}
+        first, second = await start(item, tmp_path)
         try:
             await first.infer(X)
-            assert (await one.record_autoscaling_stats())[METRIC] > 0
+            assert (await item.record_autoscaling_stats())[METRIC] > 0
             await second.infer(X)
-            assert (await one.record_autoscaling_stats())[METRIC] > 0
-            assert await one.record_autoscaling_stats() == {METRIC: 0}
+            assert (await item.record_autoscaling_stats())[METRIC] > 0
+            assert await item.record_autoscaling_stats() == {METRIC: 0}
             await getattr(second, "__del__")()  # noqa: B009  as Serve calls it
             await first.infer(X)
-            assert (await one.record_autoscaling_stats())[METRIC] > 0
+            assert (await item.record_autoscaling_stats())[METRIC] > 0
         finally:
-            await one.drain()
+            await item.drain()
 
     asyncio.run(run())
 
@@ -76,16 +76,16 @@ def test_one_server_that_is_not_ready_is_reason_enough(tmp_path: Path, monkeypat
     monkeypatch.setattr(module, "_end", lambda: None)
 
     async def run() -> None:
-        one = replica(tmp_path, "--drain", "2s")
-        await one.check_health()
-        _, second = await start(one, tmp_path)
+        item = replica(tmp_path, "--drain", "2s")
+        await item.check_health()
+        _, second = await start(item, tmp_path)
         try:
-            await one.check_health()
+            await item.check_health()
             os.kill(second.server.pid, signal.SIGTERM)  # its readiness is off while it drains
             with pytest.raises(RuntimeError, match="the server is not ready"):
-                await asyncio.wait_for(always(one.check_health), TIMEOUT_S)
+                await asyncio.wait_for(always(item.check_health), TIMEOUT_S)
         finally:
-            await one.drain()
+            await item.drain()
 
     asyncio.run(run())
 
@@ -94,12 +94,12 @@ def test_a_model_makes_room_at_once(tmp_path: Path) -> None:
     """Clients do not reach its server on their own, so none has to learn of its end; all servers stop together."""
 
     async def run() -> None:
-        one = replica(tmp_path)
-        first, second = await start(one, tmp_path)
+        item = replica(tmp_path)
+        first, second = await start(item, tmp_path)
         await asyncio.gather(first.infer(X), second.infer(X))
         began = time.monotonic()
         await getattr(first, "__del__")()  # noqa: B009  as Serve calls it
-        await one.drain()
+        await item.drain()
         assert time.monotonic() - began < DRAIN_S / 2
         assert [local.server._process.returncode for local in (first, second)] == [0, 0]
 
@@ -110,8 +110,8 @@ def test_a_call_in_flight_is_answered_first(tmp_path: Path) -> None:
     """The server is told to stop when the last one has its answer."""
 
     async def run() -> None:
-        one = replica(tmp_path)
-        first, second = await start(one, tmp_path)
+        item = replica(tmp_path)
+        first, second = await start(item, tmp_path)
         os.kill(first.server.pid, signal.SIGSTOP)
         call = asyncio.create_task(first.infer(X))
         await asyncio.sleep(0)
@@ -121,6 +121,6 @@ def test_a_call_in_flight_is_answered_first(tmp_path: Path) -> None:
         os.kill(first.server.pid, signal.SIGCONT)
         assert (await call)["y"].shape == (1, 3)
         await stop
-        await one.drain()
+        await item.drain()
 
     asyncio.run(run())

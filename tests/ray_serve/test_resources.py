@@ -66,8 +66,8 @@ def test_devices() -> None:
 
 def test_memory_is_what_the_tune_has_measured() -> None:
     """With Ray's own process; unknown where it was not measured."""
-    found = resources_of(profile(settings(), evidence={"tuned": {"memory_peak_bytes": GB}}))
-    assert found.memory_bytes == GB + REPLICA_BYTES
+    result = resources_of(profile(settings(), evidence={"tuned": {"memory_peak_bytes": GB}}))
+    assert result.memory_bytes == GB + REPLICA_BYTES
     assert resources_of(profile(settings())).memory_bytes == 0
     assert resources_of(profile(settings(), evidence={"tuned": {"memory_peak_bytes": "?"}})).memory_bytes == 0
 
@@ -89,9 +89,9 @@ def test_pinned_threads_need_a_node(given: Settings, exclusive: bool) -> None:
 def test_models_of_one_server() -> None:
     """Share its CPUs, its devices, and Ray's process; their memory adds up, where that of all is known."""
     none, first = frozenset[int](), frozenset({0})
-    one = Resources(2.0, none, GB + REPLICA_BYTES, exclusive=False)
+    item = Resources(2.0, none, GB + REPLICA_BYTES, exclusive=False)
     other = Resources(1.0, first, 2 * GB + REPLICA_BYTES, exclusive=True)
-    assert together([one, other]) == Resources(2.0, first, 3 * GB + REPLICA_BYTES, exclusive=True)
-    assert together([one, Resources(1.0, none, 0, exclusive=False)]).memory_bytes == 0
+    assert together([item, other]) == Resources(2.0, first, 3 * GB + REPLICA_BYTES, exclusive=True)
+    assert together([item, Resources(1.0, none, 0, exclusive=False)]).memory_bytes == 0
     assert together([other, Resources(1.0, frozenset({1}), 0, exclusive=False)]).gpus == 2
     assert together([other, other]).gpus == 1

@@ -28,14 +28,14 @@ def measured(evidence: dict | None = None, ms: float = 1.0) -> Measured:
 
 def test_figures_follow_from_the_highest_rate_within_the_limit() -> None:
     """One server with a fixed service time is M/D/1: p99 within 10 ms of 1 ms each at some 80 % of its capacity."""
-    found = carried_by(measured(), Limit("p99", 10.0))
-    assert found.rate is not None
-    assert found.ongoing is not None
-    assert 600 < found.rate < 950
-    assert 0.6 < found.ongoing < 5
-    assert found.target_ongoing == pytest.approx(0.7 * found.ongoing, rel=0.02)
-    assert found.most_ongoing == pytest.approx(found.rate * 0.01, abs=1.1)
-    assert found.limit == "p99=10ms"
+    result = carried_by(measured(), Limit("p99", 10.0))
+    assert result.rate is not None
+    assert result.ongoing is not None
+    assert 600 < result.rate < 950
+    assert 0.6 < result.ongoing < 5
+    assert result.target_ongoing == pytest.approx(0.7 * result.ongoing, rel=0.02)
+    assert result.most_ongoing == pytest.approx(result.rate * 0.01, abs=1.1)
+    assert result.limit == "p99=10ms"
 
 
 def test_a_tighter_limit_carries_less() -> None:

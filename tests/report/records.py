@@ -37,9 +37,9 @@ def run(rate: float, slower: float = 1.0, *, samples: int = 1000, late_ms: float
     )
 
 
-def point(one: Run, shown: Shown = Shown.UNCLEAR) -> CurvePoint:
+def point(item: Run, shown: Shown = Shown.UNCLEAR) -> CurvePoint:
     """The rate of a search that this run was made at."""
-    figures = {name: getattr(one, name) for name in CurvePoint.__struct_fields__ if name != "shown"}
+    figures = {name: getattr(item, name) for name in CurvePoint.__struct_fields__ if name != "shown"}
     return CurvePoint(**figures, shown=shown)
 
 
@@ -58,8 +58,8 @@ def bench(*runs: Run) -> BenchResult:
 def against(new: BenchResult, old: BenchResult) -> BenchResult:
     """A load test with its comparison, run by run."""
     entries = [
-        RunComparison(number, compare(one, other))
-        for number, (one, other) in enumerate(zip(new.runs, old.runs, strict=True))
+        RunComparison(number, compare(item, other))
+        for number, (item, other) in enumerate(zip(new.runs, old.runs, strict=True))
     ]
     return msgspec.structs.replace(new, comparison=entries)
 
@@ -68,8 +68,8 @@ def microbench(scales: dict[str, float], *, draw: str = "normal, 2 %") -> Microb
     """Functions whose calls take so many microseconds, on a synthetic timer."""
     timer = Timer(1)
     functions = {name: timer.function(DISTRIBUTIONS[draw], scale=scale / 1e3) for name, scale in scales.items()}
-    found = benchmark(functions, seconds=0.05, warmup_s=0.01, clock=timer.clock)
-    return microbench_record(found, machine=MACHINE, command="tailcut microbench m:f")
+    result = benchmark(functions, seconds=0.05, warmup_s=0.01, clock=timer.clock)
+    return microbench_record(result, machine=MACHINE, command="tailcut microbench m:f")
 
 
 RATES = (100.0, 500.0, 900.0)

@@ -161,7 +161,7 @@ def result(*, name: str = "ranker", p99: float | None = 8.0, gain: float | None 
         command=f"tailcut tune {name}.onnx",
         rows=RowsDecision(Rows.DEPENDENT, False, "Softmax over axis 0 mixes <rows>", "auto", {}),
         rungs=[
-            Rung("algorithmic", None, [candidate(*one) for one in verdicts], "engine.threads=2"),
+            Rung("algorithmic", None, [candidate(*verdict) for verdict in verdicts], "engine.threads=2"),
             Rung("layout", "the engine lays memory out by itself", [], None),
         ],
         estimated=[estimate(number) for number in range(1, 30)],
@@ -293,10 +293,10 @@ def browse(page: str, folder: Path, *flags: str) -> subprocess.CompletedProcess[
 def test_the_waterfall_shows_what_was_kept_and_why_the_rest_was_not() -> None:
     """The kept setting moves the level by its ratio; each dropped one is a ring with its reason."""
     first, second = tune_page.waterfall(result()).steps
-    assert [one.entry.verdict for one in first.kept] == ["better"]
+    assert [item.entry.verdict for item in first.kept] == ["better"]
     assert first.after < first.before == pytest.approx(second.before + first.before - first.after, abs=0.02)
     assert second.before == second.after == first.after
-    assert {one.css for one in first.dropped} == {"worse", "indistinct", "rejected"}
+    assert {item.css for item in first.dropped} == {"worse", "indistinct", "rejected"}
     assert len(first.ghosts) == 2  # what was rejected has no ratio, so no place
     assert first.untried == 1
     page = render_tune_html(result())
@@ -333,9 +333,9 @@ def probe(page: str, script: str) -> str:
 
 
 def title(done: subprocess.CompletedProcess[str]) -> str:
-    found = re.search(r"<title>(.*?)</title>", done.stdout)
-    assert found, done.stderr
-    return found[1]
+    outcome = re.search(r"<title>(.*?)</title>", done.stdout)
+    assert outcome, done.stderr
+    return outcome[1]
 
 
 @needs_chromium
@@ -518,8 +518,8 @@ def test_where_nothing_was_kept_every_report_says_unchanged() -> None:
 
 def test_a_choice_among_equals_and_offers_are_told() -> None:
     """With the reason, and with what to add to the command."""
-    found = replace(result(), tie_break=TIE, offers=[OFFER])
-    for text in (render_tune_html(found), _shown(tune_summary(found)), tune_markdown(found).replace("\\", "")):
+    outcome = replace(result(), tie_break=TIE, offers=[OFFER])
+    for text in (render_tune_html(outcome), _shown(tune_summary(outcome)), tune_markdown(outcome).replace("\\", "")):
         assert (
             "hosen among 2 that are equal: engine.spinning=False: equal within the noise; takes 0.3 of the CPU" in text
         )
@@ -529,15 +529,15 @@ def test_a_choice_among_equals_and_offers_are_told() -> None:
 def test_a_pipeline_has_no_reference() -> None:
     """Its baseline is the pipeline as it is written; its steps' settings are in the page."""
     steps = msgspec.convert({"stages": [{"name": "tokenize", "workers": 2}], "models": []}, PipelineSettings)
-    found = replace(
+    outcome = replace(
         result(),
         settings=replace(result().settings, pipeline=steps),
         verification=replace(verification(8.0, 0.4), reference=msgspec.UNSET, reference_p99_ratio=None),
     )
-    page = render_tune_html(found)
+    page = render_tune_html(outcome)
     assert "the pipeline as it is written" in page
     assert "tokenize" in page
-    for text in (page, _shown(tune_summary(found)), tune_markdown(found)):
+    for text in (page, _shown(tune_summary(outcome)), tune_markdown(outcome)):
         assert "to the reference" not in text
         assert "of the reference" not in text
 
@@ -545,12 +545,12 @@ def test_a_pipeline_has_no_reference() -> None:
 def test_memory_over_the_limit_is_told() -> None:
     """The tuned server's peak beside --memory."""
     tuned = replace(arm(8.0), memory_peak_bytes=150_000_000)
-    found = replace(
+    outcome = replace(
         result(),
         objective=replace(result().objective, memory_bytes=100_000_000),
         verification=replace(verification(8.0, 0.4), memory_within=False, tuned=tuned),
     )
-    assert tune_words.limits_words(found) == ("the tuned server's memory peaked at 150 MB: OVER the limit of 100 MB")
+    assert tune_words.limits_words(outcome) == ("the tuned server's memory peaked at 150 MB: OVER the limit of 100 MB")
 
 
 def _shown(what: Any) -> str:

@@ -33,9 +33,9 @@ from tailcut.report.words import load
 
 def test_a_single_run_is_its_p99() -> None:
     """The headline of one run is its p99, with the load it holds for."""
-    one = run(500.0)
-    page = bench_page.page(bench(one))
-    assert page.headline == f"p99 {one.latency_ms.p99:.3f} ms"
+    item = run(500.0)
+    page = bench_page.page(bench(item))
+    assert page.headline == f"p99 {item.latency_ms.p99:.3f} ms"
     assert "500/s offered" in page.lead
     assert page.rates is None
 
@@ -74,8 +74,8 @@ def test_a_search_for_the_highest_rate_is_its_answer() -> None:
     """The rate shown to keep the limit is the headline, and the limit is marked in the curve; or there is none."""
     shown = ("meets", "meets", "misses")
     points = [
-        replace(point(one, Shown(word)), p99_at_most_ms=9.5)
-        for one, word in zip(slower_bench().runs, shown, strict=True)
+        replace(point(item, Shown(word)), p99_at_most_ms=9.5)
+        for item, word in zip(slower_bench().runs, shown, strict=True)
     ]
     slo = SloResult(10.0, "p99", met=True, highest_rate=500.0, limited_by=Shown.MISSES, curve=points)
     record = replace(bench(*slower_bench().runs), slo=slo)
@@ -105,11 +105,11 @@ def test_a_scenario_shows_its_metric() -> None:
 
 def test_loads_are_named_by_what_they_are() -> None:
     """A closed loop by its requests in flight, other arrivals than Poisson by name, none at all as all at once."""
-    one = run(50.0)
-    assert load(replace(one, mode="closed", rate_offered=None)) == "8 in flight"
-    assert load(replace(one, arrivals="bursty")) == "50/s offered, bursty"
-    assert load(replace(one, mixed=True, model="m")) == "m: 50/s offered"
-    assert load(replace(one, rate_offered=None)) == "all at once"
+    item = run(50.0)
+    assert load(replace(item, mode="closed", rate_offered=None)) == "8 in flight"
+    assert load(replace(item, arrivals="bursty")) == "50/s offered, bursty"
+    assert load(replace(item, mixed=True, model="m")) == "m: 50/s offered"
+    assert load(replace(item, rate_offered=None)) == "all at once"
 
 
 def test_a_busy_client_is_doubted() -> None:
@@ -234,9 +234,9 @@ def test_pages_stay_below_two_megabytes() -> None:
 def test_counts_that_say_something_have_columns() -> None:
     """Page faults and IPC of a call are shown where there are some, in HTML and Markdown; rare counts are not."""
     record = microbench({"f": 5.0, "g": 6.0})
-    for one, faults in zip(record.functions, (12.0, 0.0), strict=True):
-        one.counts.clear()
-        one.counts.update({"page_faults": faults, "context_switches": 0.001, "ipc": 2.5})
+    for item, faults in zip(record.functions, (12.0, 0.0), strict=True):
+        item.counts.clear()
+        item.counts.update({"page_faults": faults, "context_switches": 0.001, "ipc": 2.5})
     assert dict(count_columns(record)) == {"IPC": ["2.5", "2.5"], "page faults": ["12", "0"]}
     page, text = render_microbench_html(record), microbench_markdown(record)
     assert ">Page faults</th>" in page

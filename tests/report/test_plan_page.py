@@ -13,18 +13,18 @@ from tailcut.report.html import render_plan_html
 from tailcut.report.plan_page import headline, page, plan_view
 
 
-def shown(found: object) -> str:
+def shown(result: object) -> str:
     console = Console(width=110, file=StringIO())
-    console.print(plan_view(found))  # type: ignore[arg-type]
+    console.print(plan_view(result))  # type: ignore[arg-type]
     return console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_the_terminal_shows_what_is_planned() -> None:
     """The number, the losses, the curve, and what it rests on."""
-    found = plan(failures=1, price=0.5)
-    text = shown(found)
-    assert text.startswith(f"{found.replicas} replicas, {found.cores:g} cores (simulated)\n")
-    assert f"p99 within 15 ms; {found.needed} are enough" in text
+    result = plan(failures=1, price=0.5)
+    text = shown(result)
+    assert text.startswith(f"{result.replicas} replicas, {result.cores:g} cores (simulated)\n")
+    assert f"p99 within 15 ms; {result.needed} are enough" in text
     assert "+20 %, 1 lost" in text
     assert "highest rate within the limit" in text
     assert "price: " in text
@@ -33,43 +33,43 @@ def test_the_terminal_shows_what_is_planned() -> None:
 
 def test_one_replica() -> None:
     """Is one machine, and not simulated beyond it; nothing may be lost."""
-    found = plan(rates=[20.0])
-    assert headline(found)[0] == "1 replica, 2 cores"
-    assert "no replica may be lost" in shown(found)
+    result = plan(rates=[20.0])
+    assert headline(result)[0] == "1 replica, 2 cores"
+    assert "no replica may be lost" in shown(result)
 
 
 def test_workers_and_devices() -> None:
     """Are counted over all replicas, where there are several."""
-    found = plan(rates=[20.0], workers=2, cores=2.0, models=[measured(device="cuda")])
-    assert headline(found)[0] == "1 replica, 2 workers, 2 cores, 1 GPU"
+    result = plan(rates=[20.0], workers=2, cores=2.0, models=[measured(device="cuda")])
+    assert headline(result)[0] == "1 replica, 2 workers, 2 cores, 1 GPU"
 
 
 def test_the_page_has_charts_and_escapes_names() -> None:
     """A model's name is text; the raw numbers are there to be saved."""
-    found = plan(models=[measured("<b>x</b>")])
-    html = render_plan_html(found)
+    result = plan(models=[measured("<b>x</b>")])
+    html = render_plan_html(result)
     assert "<b>x</b>" not in html
     assert "&lt;b&gt;x" in html
     assert "Rate against replicas" in html
-    assert page(found).scaling is None
+    assert page(result).scaling is None
 
 
 def test_the_page_of_a_recording() -> None:
     """Replicas, and missed requests, over time."""
     recording = Recording(np.array([0.0, 100.0, 200.0]), np.array([0.0, 5000.0, 30_000.0]), replayed=False)
-    found = plan(recording=recording, rates=[], rules=Rules())
-    values = page(found)
+    result = plan(recording=recording, rates=[], rules=Rules())
+    values = page(result)
     assert values.scaling is not None
     assert values.missed is not None
     assert "autoscaler (target 0." in values.scaling_words
-    assert "Requests per second over time" in render_plan_html(found)
+    assert "Requests per second over time" in render_plan_html(result)
 
 
 def test_several_models_and_another_percentile() -> None:
     """Each model has a line; a limit of another percentile has a column."""
     wanted = replace(WANTED, models=[measured("a"), measured("b")])
-    found = plan(models=wanted.models, rates=[50.0, 50.0], limits=[Limit("p95", 30.0)] * 2)
-    text = shown(found)
+    result = plan(models=wanted.models, rates=[50.0, 50.0], limits=[Limit("p95", 30.0)] * 2)
+    text = shown(result)
     assert "each model" in text
     assert "p95 ms" in text
-    assert "Each model" in render_plan_html(found)
+    assert "Each model" in render_plan_html(result)

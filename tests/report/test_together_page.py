@@ -70,7 +70,7 @@ def result(*models: JointModel) -> JointResult:
             Combination("never raced", [2.0, 3.0], score=1.0, raced=None, alone=False),
         ],
         rejected=[RejectedCombination("a: z; b: y", "wrong answers")],
-        verified=all(one.verification for one in models),
+        verified=all(item.verification for item in models),
         cpu_cores={"baseline": 0.9, "tuned": 0.25},
         noise=None,
         report="a+b.report.html",
@@ -101,7 +101,7 @@ def test_a_gain_is_what_its_interval_holds(ratio: tuple[float, float, float] | N
 )
 def test_the_headline_is_about_the_limits(tuned: tuple[bool | None, bool | None], words: str) -> None:
     """How many models are over their limits, with the tuned settings and with the defaults."""
-    models = [model(name, (0.2, 0.25, 0.5), tuned=one) for name, one in zip("ab", tuned, strict=True)]
+    models = [model(name, (0.2, 0.25, 0.5), tuned=item) for name, item in zip("ab", tuned, strict=True)]
     large, sentence = headline(result(*models))
     assert large == words
     assert "with the engine's defaults, p99 against its limit: 2 of 2 over" in sentence
@@ -149,15 +149,15 @@ def test_the_page_shows_what_raced_and_what_was_refused() -> None:
 def test_an_interrupted_tune_claims_nothing() -> None:
     """Neither the terminal nor the page."""
     stopped = replace(model("a", None), verification=None)
-    found = replace(result(stopped, stopped), combinations=[], cpu_cores=None)
-    assert headline(found)[0] == "Not verified"
-    assert "Not verified" in render_together_html(found)
+    outcome = replace(result(stopped, stopped), combinations=[], cpu_cores=None)
+    assert headline(outcome)[0] == "Not verified"
+    assert "Not verified" in render_together_html(outcome)
 
 
 def test_a_percentile_that_stands_for_p99_is_named() -> None:
     """Where there are too few samples for it, the gain is that of the percentile furthest in the tail."""
-    found = model("a", None)
-    assert found.verification is not None
+    outcome = model("a", None)
+    assert outcome.verification is not None
     tail = TailRatio(point=0.5, low=0.4, high=0.6, of="p95")
-    told = gain_words(replace(found, verification=replace(found.verification, tail_ratio=tail)))
-    assert told.startswith("p95 is 2.00 times shorter than with the defaults (1.67 to 2.50, 99 % interval); too few")
+    message = gain_words(replace(outcome, verification=replace(outcome.verification, tail_ratio=tail)))
+    assert message.startswith("p95 is 2.00 times shorter than with the defaults (1.67 to 2.50, 99 % interval); too few")

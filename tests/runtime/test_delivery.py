@@ -24,8 +24,8 @@ class Owner:
 class ResponseHandler:
     """Notes the thread on which it is told."""
 
-    def __init__(self, told: Callable[[], None]) -> None:
-        self._told = told
+    def __init__(self, message: Callable[[], None]) -> None:
+        self._told = message
         self.thread = 0
 
     def complete(self, request: Request, batch: Batch, index: int) -> None:

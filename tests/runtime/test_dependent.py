@@ -62,8 +62,8 @@ def test_every_answer_is_the_requests_own(tmp_path: Path, engine: str, name: str
                 start.wait()
                 try:
                     for turn in range(2 * len(case.requests)):
-                        place = (first + turn) % len(case.requests)
-                        check(model, case.requests[place], truths[place])
+                        index = (first + turn) % len(case.requests)
+                        check(model, case.requests[index], truths[index])
                 except BaseException as fault:  # noqa: BLE001  told by the test's own thread
                     faults.append(fault)
 

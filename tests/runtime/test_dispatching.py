@@ -28,8 +28,8 @@ def request(ready_us: int, rows: int = 1, requests: int = 1) -> Request:
 
 def queue(*requests: Request) -> PriorityQueue[Request]:
     made: PriorityQueue[Request] = PriorityQueue()
-    for one in requests:
-        made.append(one)
+    for item in requests:
+        made.append(item)
     return made
 
 

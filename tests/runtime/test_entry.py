@@ -35,9 +35,9 @@ class Doubling:
     def compute(self, batch: Batch) -> None:
         self.batches.append(batch.rows)
         given = (
-            [self._slab.inputs[0][one.row : one.row + one.count] for one in batch.members]
+            [self._slab.inputs[0][member.row : member.row + member.count] for member in batch.members]
             if self._slab is not None
-            else [one.arrays["x"] for one in batch.members]
+            else [member.arrays["x"] for member in batch.members]
         )
         batch.outputs = (np.concatenate(given) * 2,)
 

@@ -93,10 +93,10 @@ def test_parent_and_children_compute_at_once(path: Path, expected: list[np.ndarr
             failed: list[BaseException] = []
             threading.excepthook = lambda hook: failed.append(hook.exc_value)
             asking = [threading.Thread(target=check, args=(model, expected)) for _ in range(3)]
-            for one in asking:
-                one.start()
-            for one in asking:
-                one.join()
+            for item in asking:
+                item.start()
+            for item in asking:
+                item.join()
             assert not failed
             assert model.statistics()["requests"] == 3 * len(INPUTS)
             model.close()

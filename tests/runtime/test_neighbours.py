@@ -8,7 +8,7 @@ from tailcut.runtime.profile import ModelRef, Neighbour, Profile, Together
 
 def profile(name: str, *neighbours: str, content: str = "") -> Profile:
     """A profile of a model whose content is its name, measured beside others."""
-    others = tuple(Neighbour(name=one, sha256=one, rate=10.0, limit_ms=5.0) for one in neighbours)
+    others = tuple(Neighbour(name=neighbour, sha256=neighbour, rate=10.0, limit_ms=5.0) for neighbour in neighbours)
     together = Together(rate=10.0, limit_ms=5.0, neighbours=others) if neighbours else None
     return Profile(model=ModelRef(path=name, sha256=content or name, name=name), together=together)
 
@@ -34,6 +34,6 @@ def profile(name: str, *neighbours: str, content: str = "") -> Profile:
 )
 def test_one_line_for_each_profile_beside_others(profiles: list[Profile], lines: list[str]) -> None:
     """Names are the server's to give: models are known by their content."""
-    found = other_neighbours(profiles)
-    assert [line.partition(": tune")[0] for line in found] == lines
+    result = other_neighbours(profiles)
+    assert [line.partition(": tune")[0] for line in result] == lines
     assert measured_together(profiles) is (not lines and profiles[0].together is not None)

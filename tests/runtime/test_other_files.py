@@ -79,8 +79,8 @@ def test_they_are_served_side_by_side(tmp_path: Path) -> None:
             tensor = {"name": x, "datatype": "FP32", "shape": [5, 4], "data": truth["x"].reshape(-1).tolist()}
             answer = wire.ask(json_request(name, {"inputs": [tensor]}))
             assert answer.status == 200, answer.body
-            found = np.array(answer.json()["outputs"][0]["data"], np.float32).reshape(5, 3)
-            assert np.allclose(found, truth["y"], atol=1e-6)
+            result = np.array(answer.json()["outputs"][0]["data"], np.float32).reshape(5, 3)
+            assert np.allclose(result, truth["y"], atol=1e-6)
         config = wire.ask(b"GET /v2/models/mlp/config HTTP/1.1\r\nHost: x\r\n\r\n").json()
         assert config["backend"] == "openvino"
         assert server.stop() == 0

@@ -40,11 +40,11 @@ def test_rows_come_back_in_their_places(tmp_path: Path, way: tuple[str, int], ro
         np.testing.assert_array_equal(answer["total"], numbers.sum(axis=1, keepdims=True))
 
         async def several() -> list[dict[str, np.ndarray]]:
-            return await asyncio.gather(*(model.infer({"x": numbers + place}) for place in range(3)))
+            return await asyncio.gather(*(model.infer({"x": numbers + index}) for index in range(3)))
 
         if rows <= 1024 // 3:
-            for place, answer in enumerate(asyncio.run(several())):
-                np.testing.assert_array_equal(answer["double"], 2 * (numbers + place))
+            for index, answer in enumerate(asyncio.run(several())):
+                np.testing.assert_array_equal(answer["double"], 2 * (numbers + index))
     words = np.array([[f"word {number}".encode()] for number in range(rows)], object)
     with opened(identity(DType.BYTES, (None, None), tmp_path / "words.onnx"), way) as model:
         [same] = model.infer_sync({"x": words}).values()

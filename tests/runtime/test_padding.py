@@ -140,7 +140,9 @@ def test_a_profile_keeps_its_buckets(tmp_path: Path) -> None:
 
 
 def free_width(path: Path, nodes: list[onnx.NodeProto], outputs: dict[str, tuple], **weights: np.ndarray) -> Path:
-    ends = [[value(name, DType.FP32, dims) for name, dims in one.items()] for one in ({"x": (None, 2, None)}, outputs)]
+    ends = [
+        [value(name, DType.FP32, dims) for name, dims in item.items()] for item in ({"x": (None, 2, None)}, outputs)
+    ]
     return save(path, nodes, *ends, weights)
 
 

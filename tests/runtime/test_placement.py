@@ -31,8 +31,8 @@ def opened(path: Path) -> Model:
 
 def masks(name: str) -> list[set[int]]:
     """The CPUs of each worker thread of a model."""
-    workers = [one for one in threading.enumerate() if one.name.startswith(f"{name}-") and one.name[-1].isdigit()]
-    return [os.sched_getaffinity(one.native_id or 0) for one in workers]
+    workers = [item for item in threading.enumerate() if item.name.startswith(f"{name}-") and item.name[-1].isdigit()]
+    return [os.sched_getaffinity(worker.native_id or 0) for worker in workers]
 
 
 def check_answers(model: Model, path: Path) -> None:
@@ -58,8 +58,8 @@ def test_workers_are_bound_to_nodes_in_turns(tmp_path: Path, monkeypatch: pytest
 
 def test_one_node_binds_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The profile of a larger machine is served as if it did not ask."""
-    one = Topology(tuple(Core(0, (cpu,)) for cpu in CPUS), (), (Node(0, tuple(CPUS)),))
-    monkeypatch.setattr(placement, "topology", lambda: one)
+    item = Topology(tuple(Core(0, (cpu,)) for cpu in CPUS), (), (Node(0, tuple(CPUS)),))
+    monkeypatch.setattr(placement, "topology", lambda: item)
     path = perceptron([4, 8, 3], tmp_path / "plain.onnx")
     with opened(path) as model:
         assert all(mask == set(CPUS) for mask in masks("plain"))

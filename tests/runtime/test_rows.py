@@ -17,8 +17,8 @@ def spec_of(graph: Rows = INDEPENDENT, x: Shape = (None, 4), y: Shape = (None, 3
 
 
 def decided(graph: Rows, proof: Rows | None, user: RowsSetting = "auto") -> RowDecision:
-    found = None if proof is None else RowEvidence(proof, "the proof's reason")
-    return decide_rows(spec_of(graph), found, user)
+    result = None if proof is None else RowEvidence(proof, "the proof's reason")
+    return decide_rows(spec_of(graph), result, user)
 
 
 @pytest.mark.parametrize(
@@ -78,9 +78,9 @@ def test_what_its_shapes_rule_out_is_never_batched(x: Shape, y: Shape, words: li
 def test_names_of_axes_are_only_a_hint() -> None:
     """They are shown, and decide nothing."""
     for axis, shown in (("batch", "'batch'"), ("frames", "'frames'"), ("", "no name")):
-        found = read_signature(spec_of(UNKNOWN, axis=axis))
-        assert found.rows is UNKNOWN
-        assert shown in found.reason
+        result = read_signature(spec_of(UNKNOWN, axis=axis))
+        assert result.rows is UNKNOWN
+        assert shown in result.reason
 
 
 @pytest.mark.parametrize(

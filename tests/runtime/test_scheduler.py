@@ -90,8 +90,13 @@ def test_batches_are_formed_in_order_and_no_larger_than_allowed(counts: list[int
         assert under.finish(batch)
     assert formed == batches
     assert client.answered == requests
-    found = under.statistics()
-    assert (found["rows"], found["batches"], found["queued"], found["rows_in_use"]) == (sum(counts), len(batches), 0, 0)
+    result = under.statistics()
+    assert (result["rows"], result["batches"], result["queued"], result["rows_in_use"]) == (
+        sum(counts),
+        len(batches),
+        0,
+        0,
+    )
 
 
 @pytest.mark.parametrize(("lent", "filled"), [(1, 0), (3, 0), (3, 2), (3, 3)])

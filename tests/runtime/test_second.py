@@ -72,9 +72,9 @@ def batches(address: str) -> tuple[int, int]:
 
     with urllib.request.urlopen(f"http://{address}/metrics") as answer:
         lines = answer.read().decode().splitlines()
-    found = {line.split("{")[0]: float(line.rpartition(" ")[2]) for line in lines if "{" in line and "folded" in line}
-    second = int(found["tailcut_second_engine_batches_total"])
-    return int(found["nv_inference_exec_count"]) - second, second
+    result = {line.split("{")[0]: float(line.rpartition(" ")[2]) for line in lines if "{" in line and "folded" in line}
+    second = int(result["tailcut_second_engine_batches_total"])
+    return int(result["nv_inference_exec_count"]) - second, second
 
 
 def ask(client: triton.InferenceServerClient, truth: Model, seed: int) -> None:

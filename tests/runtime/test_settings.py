@@ -73,9 +73,9 @@ def test_settings_of_a_device_are_in_the_profile(model: Path, tmp_path: Path) ->
         conv_search="exhaustive",
     )
     settings = Settings(engine=EngineOptions(device="cuda", cuda=cuda))
-    for one in (settings, Settings()):
-        Profile.of_model(model, one).save(tmp_path / "p.toml")
-        assert Profile.load(tmp_path / "p.toml").settings == one
+    for item in (settings, Settings()):
+        Profile.of_model(model, item).save(tmp_path / "p.toml")
+        assert Profile.load(tmp_path / "p.toml").settings == item
 
 
 def test_devices_by_other_indices() -> None:

@@ -26,8 +26,8 @@ ONE = EngineOptions(threads=1)
 @pytest.mark.parametrize(("models", "spinning"), [(1, True), (2, False), (9, False)])
 def test_a_bare_model_spins_only_alone(models: int, spinning: bool) -> None:
     """Its threads stay: while its neighbours are idle it is as quick as alone."""
-    found = beside_others(EngineOptions(threads=4), models)
-    assert (found.threads, found.spinning) == (4, spinning)
+    result = beside_others(EngineOptions(threads=4), models)
+    assert (result.threads, result.spinning) == (4, spinning)
     assert beside_others(QUIET, models) == QUIET
 
 
@@ -65,9 +65,9 @@ def test_a_bare_model_spins_only_alone(models: int, spinning: bool) -> None:
 )
 def test_what_does_not_go_together_is_said(profiles: list[Profile], words: list[str]) -> None:
     """A line each, on two CPUs; profiles that were measured with just one another are left alone."""
-    found = conflicts(profiles, 2)
-    assert len(found) == len(words)
-    assert all(word in line for word, line in zip(words, found, strict=True))
+    result = conflicts(profiles, 2)
+    assert len(result) == len(words)
+    assert all(word in line for word, line in zip(words, result, strict=True))
 
 
 def test_a_pool_of_one_has_no_thread_to_spin() -> None:

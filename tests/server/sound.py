@@ -34,12 +34,12 @@ def usage(server: Server) -> dict[str, float]:
     with server.connect() as wire:
         wire.ask(HEALTH)  # by its answer, accepting this connection is over: that is a task of the loop, too
         text = wire.ask(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").body.decode()
-        found = dict.fromkeys(_GAUGES, 0.0) | {"files": float(server.open_files())}
+        result = dict.fromkeys(_GAUGES, 0.0) | {"files": float(server.open_files())}
     for line in text.splitlines():
         name, _, number = line.rpartition(" ")
-        if name.split("{")[0] in found:
-            found[name.split("{")[0]] += float(number)
-    return found
+        if name.split("{")[0] in result:
+            result[name.split("{")[0]] += float(number)
+    return result
 
 
 def check_back(server: Server, before: dict[str, float]) -> None:

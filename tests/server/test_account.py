@@ -11,14 +11,14 @@ from tailcut.server.metrics import ServerCounts
 def test_bodies_of_all_connections_share_one_limit() -> None:
     """What one holds the other cannot have, until it is released; a refusal is counted."""
     counts, limits = ServerCounts(), ServerLimits(buffered_bytes=100)
-    one, other = Account(counts, limits), Account(counts, limits)
-    one.charge(60)
+    item, other = Account(counts, limits), Account(counts, limits)
+    item.charge(60)
     assert other.has_room(40)
     assert not other.has_room(41)
     with pytest.raises(QueueFullError):
         other.charge_more(41)
     assert (counts.buffered_bytes, counts.bodies_refused) == (60, 2)
-    one.release()
+    item.release()
     other.charge_more(41)
     assert (counts.buffered_bytes, other.charged) == (41, 41)
 

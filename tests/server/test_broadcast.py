@@ -133,13 +133,13 @@ def test_records_of_a_stream(server: Server) -> None:
 
 def test_several_watchers_see_the_same(server: Server) -> None:
     """One view a second, made once, for all."""
-    with watching(server) as one, watching(server) as two:
-        first = one.view()
+    with watching(server) as item, watching(server) as two:
+        first = item.view()
         other = two.view()
         while other.clock_s < first.clock_s:
             other = two.view()
         while first.clock_s < other.clock_s:
-            first = one.view()
+            first = item.view()
         assert first == other
 
 
@@ -162,8 +162,8 @@ def test_watchers_are_bounded(server: Server) -> None:
         with watching(server) as stream:
             assert stream.status == 200
     finally:
-        for one in streams:
-            one.close()
+        for item in streams:
+            item.close()
 
 
 @pytest.mark.parametrize("path", ["/", "/live"])
@@ -359,12 +359,12 @@ def test_nothing_runs_while_nobody_watches() -> None:
 
     async def timers() -> list[bool]:
         broadcast = Broadcast(Context(ModelRepository([])), ServerLimits(), asyncio.get_running_loop())
-        one, two = Watcher(), Watcher()
+        item, two = Watcher(), Watcher()
         seen = [broadcast._timer is not None]
-        for client in (one, two):
+        for client in (item, two):
             broadcast.join(client)
             seen.append(broadcast._timer is not None)
-        for client in (one, one, two):
+        for client in (item, item, two):
             broadcast.leave(client)
             seen.append(broadcast._timer is not None)
         assert broadcast._looking is not None

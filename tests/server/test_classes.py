@@ -40,7 +40,7 @@ def test_the_classes_stand_in_the_metadata(server: Server, model: str, classes: 
     assert json.loads(client.get_model_config(model)["parameters"][key]["string_value"]) == classes
     client.close()
     grpc = Target("127.0.0.1", server.grpc_port, grpc=True)
-    assert [one.name for one in ask_grpc(grpc, "ModelMetadata", name=model).outputs] == ["output_label", OUTPUT]
+    assert [output.name for output in ask_grpc(grpc, "ModelMetadata", name=model).outputs] == ["output_label", OUTPUT]
     config = ask_grpc(grpc, "ModelConfig", name=model).config
     assert json.loads(config.parameters[key].string_value) == classes
 

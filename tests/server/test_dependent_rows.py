@@ -88,13 +88,13 @@ def raw(server: Server) -> Ask:
         if answer.status != 200:
             raise RefusedError(answer.body.decode())
         size = int(answer.headers["inference-header-content-length"])
-        found, at = {}, size
+        result, at = {}, size
         for output in json.loads(answer.body[:size])["outputs"]:
             length = output["parameters"]["binary_data_size"]
             array = np.frombuffer(answer.body[at : at + length], DType(output["datatype"]).numpy)
-            found[output["name"]] = array.reshape(output["shape"])
+            result[output["name"]] = array.reshape(output["shape"])
             at += length
-        return found
+        return result
 
     return ask
 
@@ -166,16 +166,16 @@ def test_what_was_decided_is_shown(served: tuple[Server, list]) -> None:
         rows = "independent" if batched else "dependent"
         (line,) = [line for line in log.splitlines() if f"{name}: rows " in line]
         config = http.get_model_config(name)
-        said = {key: value["string_value"] for key, value in config["parameters"].items()}
-        assert said["rows"] == rows
+        text = {key: value["string_value"] for key, value in config["parameters"].items()}
+        assert text["rows"] == rows
         assert f"rows {rows}, " in line
-        assert said["rows_reason"] in line
+        assert text["rows_reason"] in line
         assert config["max_batch_size"] == (4 if batched else 0)
         over = grpc.get_model_config(name).config
-        assert {key: value.string_value for key, value in over.parameters.items()} == said
+        assert {key: value.string_value for key, value in over.parameters.items()} == text
         assert over.max_batch_size == config["max_batch_size"]
         (statistics,) = http.get_inference_statistics(name)["model_stats"]
-        decided = {key: value for key, value in said.items() if key.startswith("rows")}
+        decided = {key: value for key, value in text.items() if key.startswith("rows")}
         assert {key: statistics[key] for key in decided} == decided
         assert grpc.get_inference_statistics(name).model_stats[0].name == name
         assert f'tailcut_model_rows_info{{model="{name}",rows="{rows}",version="1"}} 1.0' in metrics
@@ -263,5 +263,5 @@ def test_the_option_against_the_evidence(tmp_path: Path) -> None:
 def test_what_cannot_be_batched_is_refused(tmp_path: Path, refusal: Callable[..., str]) -> None:
     """`--batching on` for a model whose shapes rule it out: one line, exit code 2."""
     onnx.save(CASES["mean_of_all"].model, tmp_path / "m.onnx")
-    *_, said = refusal(tmp_path / "m.onnx", "--batching", "on").splitlines()
-    assert said.startswith("tailcut: model 'm' cannot be batched: output 'y' has no axes")
+    *_, text = refusal(tmp_path / "m.onnx", "--batching", "on").splitlines()
+    assert text.startswith("tailcut: model 'm' cannot be batched: output 'y' has no axes")

@@ -83,31 +83,31 @@ def load(target: Target, rows: tuple[int, ...] = (1,), rate: float = RATE) -> No
     """Open-loop requests of these numbers of rows, in turn."""
     random = np.random.default_rng(0)
     inputs = [{"x": random.standard_normal((count, 64)).astype(np.float32)} for count in rows]
-    payloads = [infer_payload(target, "m", one, "binary") for one in inputs]
+    payloads = [infer_payload(target, "m", item, "binary") for item in inputs]
     result = open_loop(target, payloads, rate=rate, duration_s=SECONDS)
     assert not result.errors
 
 
 def named(target: Target, causes: set[str], rows: tuple[int, ...] = (1,), rate: float = RATE) -> Tail:
     """Load the server until its verdict names one of the causes: three times at most, for others use the machine."""
-    found = None
+    result = None
     for _ in range(3):
         load(target, rows, rate)
         answer = ask(target, "GET", "/v2/models/m/tail")
         assert answer.pop("model") == "m"
-        found = msgspec.convert(answer, Tail)
-        if found.cause.name == "cpu_wait" and "cpu_wait" not in causes:
-            found = without_others(target)
-        if found.cause.name in causes:
-            return found
-    raise AssertionError(found)
+        result = msgspec.convert(answer, Tail)
+        if result.cause.name == "cpu_wait" and "cpu_wait" not in causes:
+            result = without_others(target)
+        if result.cause.name in causes:
+            return result
+    raise AssertionError(result)
 
 
 def without_others(target: Target) -> Tail:
     """The verdict on the server's trace where it is not told that others had the CPUs meanwhile."""
     piece = ask(target, "GET", "/v2/models/m/trail/0")
     waits = {kind for kinds in KINDS["cpu_wait"].values() for kind in kinds}
-    events = [event for event in (Event(*one) for one in piece["events"]) if event.kind not in waits]
+    events = [event for event in (Event(*item) for item in piece["events"]) if event.kind not in waits]
     return explain(np.array(piece["records"], np.int64), events, max_batch_size=piece["max_batch_size"])
 
 
@@ -115,9 +115,9 @@ def without_others(target: Target) -> Tail:
 def test_a_collector_at_work(profile: Path) -> None:
     """Full collections of a large heap are named, with the setting that ends them."""
     with harmed(profile, GARBAGE) as target:
-        found = named(target, {"gc"})
-    assert "memory.gc_freeze" in found.verdict
-    assert found.coincided["gc"].events >= 3
+        result = named(target, {"gc"})
+    assert "memory.gc_freeze" in result.verdict
+    assert result.coincided["gc"].events >= 3
 
 
 @pytest.mark.serial
@@ -219,11 +219,11 @@ def test_the_command_watches_a_running_server(server: Server) -> None:
     """Every request that passes meanwhile is in the result, by stages that add up, and as trace events."""
     target = target_of(server)
     assert only_model(target, None) == "m"
-    found = while_doing(lambda: load(target), lambda: watch(target, "m", SECONDS + 0.5))
-    assert found.requests > 0.7 * RATE * SECONDS
-    assert found.missed == 0
-    assert list(found.stages) == list(STAGES)
-    traced = trace_events(found)["traceEvents"]
+    result = while_doing(lambda: load(target), lambda: watch(target, "m", SECONDS + 0.5))
+    assert result.requests > 0.7 * RATE * SECONDS
+    assert result.missed == 0
+    assert list(result.stages) == list(STAGES)
+    traced = trace_events(result)["traceEvents"]
     assert {event["name"] for event in traced if event["ph"] == "X"} == set(STAGES)
     assert all(event["dur"] >= 0 for event in traced if event["ph"] == "X")
 

@@ -29,7 +29,7 @@ def test_what_a_client_can_be_told_is_no_fault(caplog: pytest.LogCaptureFixture)
     assert known(error) is error
     assert not caplog.records
     with caplog.at_level(logging.ERROR, "tailcut"):
-        told = known(KeyError("secret"))
-    assert isinstance(told, EngineError)
-    assert "secret" not in str(told)
+        message = known(KeyError("secret"))
+    assert isinstance(message, EngineError)
+    assert "secret" not in str(message)
     assert len(caplog.records) == 1

@@ -90,8 +90,8 @@ def test_each_gets_its_own_row(tmp_path: Path) -> None:
 def test_priorities_and_models_are_groups_of_their_own(tmp_path: Path) -> None:
     """What shares a group shares its model and its priority; the more urgent is computed first."""
     (tmp_path / "other").mkdir()
-    with echo(tmp_path, dispatch="inline") as one, echo(tmp_path / "other", dispatch="inline") as two:
-        models, members = [ServedModel(one, "one"), ServedModel(two, "two")], [Member() for _ in range(8)]
+    with echo(tmp_path, dispatch="inline") as item, echo(tmp_path / "other", dispatch="inline") as two:
+        models, members = [ServedModel(item, "one"), ServedModel(two, "two")], [Member() for _ in range(8)]
 
         async def use(rows: RowGatherer) -> None:
             groups = {
@@ -103,7 +103,7 @@ def test_priorities_and_models_are_groups_of_their_own(tmp_path: Path) -> None:
 
         on_a_loop(use)
         assert [member.said for member in members] == [[[row(number)]] for number in range(8)]
-        assert [model.statistics()["batches"] for model in (one, two)] == [1, 1]  # as before, priorities share it
+        assert [model.statistics()["batches"] for model in (item, two)] == [1, 1]  # as before, priorities share it
 
 
 def test_deadlines_that_are_far_apart_are_kept(tmp_path: Path) -> None:

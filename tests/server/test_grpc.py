@@ -151,9 +151,9 @@ def test_what_changes_the_server_needs_the_token(channel: grpc.Channel) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         method(channel, "RepositoryModelLoad")(request)
     assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
-    for said in ("Bearer secret", "bearer secret", "BEARER secret"):
+    for text in ("Bearer secret", "bearer secret", "BEARER secret"):
         with pytest.raises(grpc.RpcError) as caught:
-            method(channel, "RepositoryModelLoad")(request, metadata=[("authorization", said)])
+            method(channel, "RepositoryModelLoad")(request, metadata=[("authorization", text)])
         assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
 

@@ -55,8 +55,8 @@ def nothing_is_kept(request: pytest.FixtureRequest) -> Iterator[None]:
     until(lambda: server.metric("tailcut_rows_in_use") == server.metric("tailcut_body_buffer_bytes") == 0, server)
     with Client(server.host, server.grpc_port or 0) as client:
         client.send(call(1, infer("mlp", np.ones((1, 4), np.float32))))
-        said, data = client.status(1)
-        assert said["grpc-status"] == "0"
+        text, data = client.status(1)
+        assert text["grpc-status"] == "0"
         assert answer_of(data).model_name == "mlp"
 
 
@@ -102,7 +102,7 @@ def test_large_messages(patient: Server) -> None:
         for _ in range(3):
             assert call(request, timeout=20).raw_output_contents[0] == rows[:20].tobytes()
         answers = list(method(channel, "ModelStreamInfer")(iter([request] * 4), timeout=20))
-        assert [one.infer_response.raw_output_contents[0] == rows[:20].tobytes() for one in answers] == [True] * 4
+        assert [answer.infer_response.raw_output_contents[0] == rows[:20].tobytes() for answer in answers] == [True] * 4
 
 
 def test_compressed_by_grpcio(patient: Server) -> None:
@@ -134,12 +134,12 @@ def test_windows_of_a_few_bytes(patient: Server) -> None:
     with Client(patient.host, patient.grpc_port or 0, h2.PREFACE + h2.settings(window=3)) as client:
         client.send(call(1, infer("mlp", row)))
         data = b""
-        for one in client.frames():
-            if one.kind == h2.DATA:
-                data += one.payload
-                assert len(one.payload) <= 7
+        for item in client.frames():
+            if item.kind == h2.DATA:
+                data += item.payload
+                assert len(item.payload) <= 7
                 client.send(frame(h2.WINDOW, 0, 1, word(7)))
-            if one.kind == h2.HEADERS and one.flags & h2.END_STREAM:
+            if item.kind == h2.HEADERS and item.flags & h2.END_STREAM:
                 break
         assert len(data) == 5 + int.from_bytes(data[1:5], "big")
 
@@ -188,13 +188,13 @@ def test_a_frame_that_does_not_arrive(client: Client) -> None:
     client.send(call(1, infer("mlp", np.ones((1, 4), np.float32))))
     assert client.status(1)[0]["grpc-status"] == "0"
     client.send(h2.request(3, b"x")[:-5])
-    assert h2.GOAWAY not in {one.kind for one in client.closed()}
+    assert h2.GOAWAY not in {item.kind for item in client.closed()}
 
 
 def test_silence(server: Server) -> None:
     """Who does not say the preface goes after the head timeout; who has no call, after the idle timeout."""
     with Client(server.host, server.grpc_port or 0, b"") as client:
-        assert {one.kind for one in client.closed()} == {h2.SETTINGS, h2.WINDOW}
+        assert {item.kind for item in client.closed()} == {h2.SETTINGS, h2.WINDOW}
     with Client(server.host, server.grpc_port or 0) as client:
         assert client.closed()[-1].kind == h2.GOAWAY
 
@@ -215,8 +215,8 @@ def test_messages_of_all_connections_together(server: Server) -> None:
         first.send(frame(h2.HEADERS, h2.END_HEADERS, 1, INFER), frame(h2.DATA, 0, 1, prefixed(bytes(7 * MIB))[:100]))
         until(lambda: server.metric("tailcut_body_buffer_bytes") >= 7 * MIB, server)
         second.send(frame(h2.HEADERS, h2.END_HEADERS, 1, INFER), frame(h2.DATA, 0, 1, prefixed(bytes(2 * MIB))[:100]))
-        said = second.status(1)[0]
-        assert (said["grpc-status"], said["retry-after"]) == ("14", "1")
+        text = second.status(1)[0]
+        assert (text["grpc-status"], text["retry-after"]) == ("14", "1")
         first.send(frame(h2.RST, 0, 1, word(8)))
 
 
@@ -269,14 +269,14 @@ def test_streams_of_messages(patient: Server) -> None:
     with Client(patient.host, patient.grpc_port or 0) as client:
         client.send(frame(h2.WINDOW, 0, 0, word(1 << 30)), h2.settings(window=1 << 30))
         client.send(frame(h2.HEADERS, h2.END_HEADERS, 1, STREAM), data_frames(1, messages + b"\0"))
-        said, data = client.status(1)
-    assert said["grpc-status"] == "13"
+        text, data = client.status(1)
+    assert text["grpc-status"] == "13"
     answers, at = [], 0
     while at < len(data):
         size = int.from_bytes(data[at + 1 : at + 5], "big")
         answers.append(METHODS["ModelStreamInfer"][1].FromString(data[at + 5 : at + 5 + size]))
         at += 5 + size
-    assert [bool(one.error_message) for one in answers] == [number % 3 == 0 for number in range(3000)]
+    assert [bool(answer.error_message) for answer in answers] == [number % 3 == 0 for number in range(3000)]
 
 
 def test_what_is_no_grpc(client: Client, server: Server) -> None:

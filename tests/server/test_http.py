@@ -310,9 +310,9 @@ def test_several_rows_in_one_raw_body(server: Server) -> None:
             assert answer.status == 200, answer.body
             size = int(answer.headers["inference-header-content-length"])
             assert json.loads(answer.body[:size])["outputs"][0]["shape"] == [rows, 3]
-            one = wire.ask(raw_request("mlp", x[rows - 1 :].tobytes()))
+            item = wire.ask(raw_request("mlp", x[rows - 1 :].tobytes()))
             got = np.frombuffer(answer.body[size:], np.float32).reshape(rows, 3)
-            alone = np.frombuffer(one.body[int(one.headers["inference-header-content-length"]) :], np.float32)
+            alone = np.frombuffer(item.body[int(item.headers["inference-header-content-length"]) :], np.float32)
             np.testing.assert_allclose(got[-1], alone, rtol=1e-5, atol=1e-6)
 
 
@@ -353,9 +353,9 @@ def test_who_asks_to_be_closed_is_closed(server: Server, start: str, end: str) -
 
 def test_many_chunked_messages_at_once(server: Server) -> None:
     """A thousand of them in one piece are answered in order, without a stack as deep."""
-    one = head("Transfer-Encoding: chunked", start="GET /v2/health/live HTTP/1.1") + b"0\r\n\r\n"
+    item = head("Transfer-Encoding: chunked", start="GET /v2/health/live HTTP/1.1") + b"0\r\n\r\n"
     with server.connect() as wire:
-        wire.send(one * 1000)
+        wire.send(item * 1000)
         assert [wire.read().status for _ in range(1000)] == [200] * 1000
 
 
@@ -381,9 +381,9 @@ def test_readiness_says_whether_the_model_was_warmed_up(server: Server, tmp_path
     ends = [value("x", DType.FP32, (None, None))], [value("y", DType.FP32, (None, 77_777))]
     path = save(tmp_path / "odd.onnx", nodes, *ends, {"flat": np.array([-1, 77_777])})
     with Model.open(path) as model:
-        said = readiness(ServedModel(model, "odd"), ready=True)
-    assert said | {"reason": ""} == {"name": "odd", "ready": True, "warmed_up": False, "reason": ""}
-    assert "accepts none of the generated requests (tried x [1, 16]" in said["reason"]
+        text = readiness(ServedModel(model, "odd"), ready=True)
+    assert text | {"reason": ""} == {"name": "odd", "ready": True, "warmed_up": False, "reason": ""}
+    assert "accepts none of the generated requests (tried x [1, 16]" in text["reason"]
 
 
 def test_the_log_says_how_many_threads_compute_and_why(server: Server) -> None:

@@ -16,25 +16,25 @@ def test_bounds() -> None:
 @pytest.mark.parametrize(("took_ns", "within"), [(20_000_000, 1), (20_000_001, 0), (1, 1), (1 << 41, 0)])
 def test_what_is_within_the_limit(took_ns: int, within: int) -> None:
     """What took exactly the limit is; what is over every bound is counted, too."""
-    found = LatencyHistogram(20_000_000)
-    found.add(took_ns)
-    assert (sum(found.counts), found.total_ns, found.within_limit()) == (1, took_ns, within)
+    result = LatencyHistogram(20_000_000)
+    result.add(took_ns)
+    assert (sum(result.counts), result.total_ns, result.within_limit()) == (1, took_ns, within)
 
 
 def test_several_requests_of_one_batch() -> None:
     """Each took as long; without a limit all are within it."""
-    found = LatencyHistogram()
-    found.add(5000, 3)
-    assert (found.total_ns, found.within_limit()) == (15_000, 3)
-    assert found.counts[1] == 3
+    result = LatencyHistogram()
+    result.add(5000, 3)
+    assert (result.total_ns, result.within_limit()) == (15_000, 3)
+    assert result.counts[1] == 3
 
 
 def test_the_newest_exemplar_of_a_bucket_is_kept() -> None:
     """One for each bucket."""
-    found = LatencyHistogram()
+    result = LatencyHistogram()
     for at_s, value in ((1.0, 5000), (2.0, 6000), (3.0, 9000)):
-        found.note(Exemplar(at_s, value, "id"))
-    assert [one.at_s for one in found.exemplars.values()] == [2.0, 3.0]
+        result.note(Exemplar(at_s, value, "id"))
+    assert [exemplar.at_s for exemplar in result.exemplars.values()] == [2.0, 3.0]
 
 
 def test_buckets_add_up() -> None:

@@ -123,10 +123,10 @@ def test_bad_model_files(models: Path, tmp_path: Path, refusal: Callable[..., st
     }
     if fault in content:
         path.write_bytes(content[fault])
-    said = refusal(path)
-    assert path.name in said
-    assert len(said.strip().splitlines()) == 1
-    assert "Traceback" not in said
+    text = refusal(path)
+    assert path.name in text
+    assert len(text.strip().splitlines()) == 1
+    assert "Traceback" not in text
 
 
 @pytest.mark.parametrize(
@@ -151,9 +151,9 @@ def test_bad_profiles(tmp_path: Path, refusal: Callable[..., str], content: str,
     perceptron([4, 3], tmp_path / "m.onnx")
     path = tmp_path / "p.toml"
     path.write_text(content)
-    said = refusal(path)
-    assert reason in said
-    assert len(said.strip().splitlines()) == 1
+    text = refusal(path)
+    assert reason in text
+    assert len(text.strip().splitlines()) == 1
 
 
 def test_two_models_need_two_names(models: Path, refusal: Callable[..., str]) -> None:
@@ -168,13 +168,13 @@ def test_two_models_and_a_unix_socket(models: Path, tmp_path: Path) -> None:
         from tests.servers import Wire
 
         with server.connect() as wire:
-            one = wire.ask(raw_request("a", ROW))
+            item = wire.ask(raw_request("a", ROW))
         unix = socket.socket(socket.AF_UNIX)
         unix.connect(str(uds))
         with Wire(unix) as wire:
             other = wire.ask(raw_request("b", ROW))
-        assert one.status == other.status == 200
-        assert one.body[-12:] == other.body[-12:]
+        assert item.status == other.status == 200
+        assert item.body[-12:] == other.body[-12:]
         assert server.stop() == 0
     assert not uds.exists()
 

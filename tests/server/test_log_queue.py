@@ -61,11 +61,11 @@ def test_one_kind_is_limited_and_the_others_are_not(pipe: tuple[int, int]) -> No
         queue.handle(record(number, name="tailcut.access"))
     queue.close()
     lines = read_all(pipe[0]).splitlines()
-    told = [line for line in lines if "dropped" in line]
+    message = [line for line in lines if "dropped" in line]
     assert "line -1" in lines
     assert 900 < queue.dropped < 1000
-    assert sum(int(line.split()[0]) for line in told) == queue.dropped
-    assert len(lines) == 2001 - queue.dropped + len(told)
+    assert sum(int(line.split()[0]) for line in message) == queue.dropped
+    assert len(lines) == 2001 - queue.dropped + len(message)
 
 
 def test_nobody_reads(pipe: tuple[int, int]) -> None:
@@ -79,10 +79,10 @@ def test_nobody_reads(pipe: tuple[int, int]) -> None:
     while b"dropped" not in data.rpartition(b"\n")[0].rpartition(b"\n")[2]:
         data += os.read(pipe[0], 1 << 20)
     lines = data.decode().splitlines()
-    told = sum(int(line.split()[0]) for line in lines if "dropped" in line)
+    message = sum(int(line.split()[0]) for line in lines if "dropped" in line)
     queue.close()
     lines += read_all(pipe[0]).splitlines()
-    assert told == queue.dropped
+    assert message == queue.dropped
     assert len([line for line in lines if "dropped" not in line]) == count - queue.dropped
 
 

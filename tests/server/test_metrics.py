@@ -39,7 +39,7 @@ def scrape_over(wire: Wire) -> dict[str, list]:
 
 def of(samples: dict[str, list], name: str, **labels: str) -> float:
     """The sum of the samples that have these labels."""
-    return sum(one.value for one in samples[name] if labels.items() <= one.labels.items())
+    return sum(sample.value for sample in samples[name] if labels.items() <= sample.labels.items())
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def test_every_model_has_its_own_counts(several: Server) -> None:
         assert of(samples, "tailcut_slo_seconds", **labels) == 0.02
         within = of(samples, "tailcut_within_slo_total", **labels)
         assert within == of(samples, "tailcut_request_seconds_bucket", le="0.02", **labels) <= times
-        bounds = {float(one.labels["le"]) for one in samples["tailcut_request_seconds_bucket"]}
+        bounds = {float(sample.labels["le"]) for sample in samples["tailcut_request_seconds_bucket"]}
         assert bounds >= AROUND_20_MS
 
 
@@ -88,7 +88,7 @@ def test_without_a_limit_there_is_none(tmp_path: Path) -> None:
     with serving(tmp_path, perceptron([4, 8, 3], tmp_path / "mlp.onnx")) as server:
         samples = scrape(server)
         assert "tailcut_slo_seconds" not in samples
-        assert "0.02" not in {one.labels["le"] for one in samples["tailcut_request_seconds_bucket"]}
+        assert "0.02" not in {sample.labels["le"] for sample in samples["tailcut_request_seconds_bucket"]}
         assert server.stop() == 0
 
 
@@ -116,8 +116,8 @@ def test_every_metric_is_in_the_reference(slow: Server) -> None:
     with slow.connect() as wire:
         text = wire.ask(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").body.decode()
     served = {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE ")}
-    told = {line.split("`")[1] for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("| `")}
-    assert told == served
+    message = {line.split("`")[1] for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("| `")}
+    assert message == served
 
 
 def test_devices_have_tritons_names() -> None:
@@ -127,13 +127,13 @@ def test_devices_have_tritons_names() -> None:
     async def text(devices: list[DeviceUse]) -> str:
         return render(ServerCounts(), [], {}, devices).decode()
 
-    families = {one.name: one for one in text_string_to_metric_families(asyncio.run(text(uses)))}
-    found = {
+    families = {item.name: item for item in text_string_to_metric_families(asyncio.run(text(uses)))}
+    result = {
         name: {sample.labels["gpu_uuid"]: sample.value for sample in families[name].samples}
         for name in families
         if name.startswith("nv_gpu")
     }
-    assert found == {
+    assert result == {
         "nv_gpu_utilization": {"GPU-a": 0.37},
         "nv_gpu_memory_used_bytes": {"GPU-a": 1 << 30, "GPU-b": 0},
         "nv_gpu_memory_total_bytes": {"GPU-a": 80 << 30, "GPU-b": 80 << 30},
@@ -167,7 +167,7 @@ def test_open_metrics_where_a_scraper_accepts_it(slow: Server, accept: str, open
     assert answer.headers["content-type"].startswith(kind)
     assert answer.headers["vary"] == "Accept"
     assert series(answer.body) == series(plain.body)
-    assert any(one.startswith("nv_inference_request_success{") for one in series(plain.body))
+    assert any(item.startswith("nv_inference_request_success{") for item in series(plain.body))
     if opened:
         assert {family.type for family in open_metrics_families(answer.body.decode())} >= {"counter", "histogram"}
 
@@ -191,7 +191,7 @@ def test_exemplars(several: Server) -> None:
     for name in ("tailcut_request_seconds", "tailcut_batch_rows"):
         below = 0.0
         traces = []
-        for sample in (one for one in families[name].samples if one.labels["model"] == "mlp"):
+        for sample in (sample for sample in families[name].samples if sample.labels["model"] == "mlp"):
             if sample.name.endswith("_bucket") and sample.exemplar is not None:
                 traces.append(int(sample.exemplar.labels["trace_id"], 16))
                 assert below <= sample.exemplar.value <= float(sample.labels["le"])

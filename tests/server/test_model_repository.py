@@ -57,8 +57,8 @@ def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 @pytest.fixture(scope="module")
 def client(server: Server) -> Iterator[tritonclient.http.InferenceServerClient]:
-    with tritonclient.http.InferenceServerClient(server.address) as one:
-        yield one
+    with tritonclient.http.InferenceServerClient(server.address) as item:
+        yield item
 
 
 def request_for(kind: str) -> tuple[list[tritonclient.http.InferInput], list[np.ndarray], list[np.ndarray]]:
@@ -66,13 +66,13 @@ def request_for(kind: str) -> tuple[list[tritonclient.http.InferInput], list[np.
     numbers = [np.arange(16, dtype=np.int32).reshape(1, 16), np.ones((1, 16), np.int32)]
     truth = [numbers[0] + numbers[1], numbers[0] - numbers[1]]
     if kind == "BYTES":
-        words = [[str(one).encode() for one in array.reshape(-1)] for array in numbers]
-        numbers = [np.array(one, object).reshape(1, 16) for one in words]
+        words = [[str(item).encode() for item in array.reshape(-1)] for array in numbers]
+        numbers = [np.array(word, object).reshape(1, 16) for word in words]
     elif kind == "INT8":
         numbers = [array.astype(np.int8) for array in numbers]
     inputs = []
-    for place, array in enumerate(numbers):
-        inputs.append(tritonclient.http.InferInput(f"INPUT{place}", [1, 16], kind))
+    for index, array in enumerate(numbers):
+        inputs.append(tritonclient.http.InferInput(f"INPUT{index}", [1, 16], kind))
         inputs[-1].set_data_from_numpy(array)
     return inputs, numbers, truth
 
@@ -82,8 +82,8 @@ def test_the_examples_models_answer(client: tritonclient.http.InferenceServerCli
     """Sums and differences, of text as text."""
     inputs, _, truth = request_for(kind)
     answer = client.infer(name, inputs)
-    found = [answer.as_numpy(f"OUTPUT{place}").astype(np.int32) for place in (0, 1)]
-    assert all(np.array_equal(*pair) for pair in zip(found, truth, strict=True))
+    result = [answer.as_numpy(f"OUTPUT{place}").astype(np.int32) for place in (0, 1)]
+    assert all(np.array_equal(*pair) for pair in zip(result, truth, strict=True))
 
 
 def test_the_configuration_is_that_of_the_file(client: tritonclient.http.InferenceServerClient, server: Server) -> None:
@@ -95,7 +95,7 @@ def test_the_configuration_is_that_of_the_file(client: tritonclient.http.Inferen
     assert config["version_policy"] == {"latest": {"num_versions": 1}}
     bare = client.get_model_config("bare")
     assert bare["max_batch_size"] == 32
-    assert [one["name"] for one in bare["output"]] == ["OUTPUT0", "OUTPUT1"]
+    assert [item["name"] for item in bare["output"]] == ["OUTPUT0", "OUTPUT1"]
     with tritonclient.grpc.InferenceServerClient(f"{server.host}:{server.grpc_port}") as grpc:
         same = grpc.get_model_config("reshaped", as_json=True)["config"]
     assert same["dynamic_batching"]["preferred_batch_size"] == [4]
@@ -112,8 +112,8 @@ def test_an_ensemble(client: tritonclient.http.InferenceServerClient, server: Se
         inputs = [module.InferInput(name, [3, 16], "INT32") for name in ("A", "B")]
         inputs[0].set_data_from_numpy(numbers)
         inputs[1].set_data_from_numpy(numbers + 5)
-        with module.InferenceServerClient(address) as one:
-            assert np.array_equal(one.infer("ensemble", inputs).as_numpy("TWICE"), 2 * numbers)
+        with module.InferenceServerClient(address) as item:
+            assert np.array_equal(item.infer("ensemble", inputs).as_numpy("TWICE"), 2 * numbers)
     with tritonclient.grpc.InferenceServerClient(f"{server.host}:{server.grpc_port}") as grpc:
         [counted] = grpc.get_inference_statistics("ensemble").model_stats
         assert counted.inference_stats.success.count == 2
@@ -125,7 +125,7 @@ def test_an_ensemble(client: tritonclient.http.InferenceServerClient, server: Se
 def test_reshape(client: tritonclient.http.InferenceServerClient) -> None:
     """Clients see the shapes of the configuration, and only the outputs that it lists."""
     seen = client.get_model_metadata("reshaped")
-    assert [one["shape"] for one in seen["inputs"] + seen["outputs"]] == [[-1, 4, 4], [-1, 16], [-1, 2, 8]]
+    assert [item["shape"] for item in seen["inputs"] + seen["outputs"]] == [[-1, 4, 4], [-1, 16], [-1, 2, 8]]
     inputs = [
         tritonclient.http.InferInput("INPUT0", [2, 4, 4], "INT32"),
         tritonclient.http.InferInput("INPUT1", [2, 16], "INT32"),
@@ -140,7 +140,7 @@ def test_reshape(client: tritonclient.http.InferenceServerClient) -> None:
 
 def test_the_index_lists_every_folder(client: tritonclient.http.InferenceServerClient) -> None:
     """Also those that are not served, with the reason and without a path."""
-    index = {one["name"]: one for one in client.get_model_repository_index()}
+    index = {item["name"]: item for item in client.get_model_repository_index()}
     assert set(index) == {
         "bare", "empty", "ensemble", "other", "reshaped", "sequence", "simple", "simple_int8", "simple_string",
     }  # fmt: skip
@@ -149,7 +149,7 @@ def test_the_index_lists_every_folder(client: tritonclient.http.InferenceServerC
     assert index["sequence"]["state"] == "UNAVAILABLE"
     assert "requests of a sequence" in index["sequence"]["reason"]
     assert "'python' is not served" in index["other"]["reason"]
-    assert all("/tmp" not in one.get("reason", "") for one in index.values())
+    assert all("/tmp" not in item.get("reason", "") for item in index.values())
     assert index["simple"].keys() == {"name", "version", "state"}
     assert index["sequence"].keys() == {"name", "state", "reason"}
 
@@ -202,7 +202,7 @@ def test_explicit_control(tmp_path: Path) -> None:
         client.unload_model("two")
         with pytest.raises(InferenceServerException, match="failed to load 'two'"):
             client.load_model("two")
-        reasons = {one["name"]: one["reason"] for one in client.get_model_repository_index()}
+        reasons = {item["name"]: item["reason"] for item in client.get_model_repository_index()}
         assert reasons["one"] == "unloaded"
         assert "not a model configuration" in reasons["two"]
         with pytest.raises(InferenceServerException, match="failed to load 'three'"):

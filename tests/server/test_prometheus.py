@@ -73,7 +73,7 @@ def write_rules(folder: Path) -> None:
 
 
 def firing(address: str) -> set[str]:
-    return {one["metric"]["alertname"] for one in query(address, 'ALERTS{alertstate="firing"}')}
+    return {item["metric"]["alertname"] for item in query(address, 'ALERTS{alertstate="firing"}')}
 
 
 def test_the_alerts_fire_on_a_real_fault(tmp_path: Path) -> None:
@@ -245,7 +245,7 @@ def test_every_query_of_the_guide_has_data(scraped: tuple[Server, str]) -> None:
     server, address = scraped
     with asking_for(server, "mlp", "numbers"):
         end = time.monotonic() + WAIT_S
-        while missing := [one for one in guide_queries() if not any(map(math.isfinite, values(address, one)))]:
+        while missing := [item for item in guide_queries() if not any(map(math.isfinite, values(address, item)))]:
             assert time.monotonic() < end, missing
             time.sleep(PAUSE_S)
         sizes = 'rate(tailcut_stage_batch_rows_sum{stage="where"}[5m]) / rate(tailcut_stage_batch_rows_count[5m])'
@@ -261,7 +261,7 @@ def test_exemplars_lead_from_a_histogram_to_a_trace(scraped: tuple[Server, str])
         head = f"traceparent: 00-{trace}-00f067aa0ba902b7-01"
         assert wire.ask(raw_request("traced", bytes(16), head)).status == 200
     end = time.monotonic() + WAIT_S
-    while not (found := exemplars(address, "tailcut_request_seconds_bucket")):
+    while not (result := exemplars(address, "tailcut_request_seconds_bucket")):
         assert time.monotonic() < end, (server.stderr.parent / "prometheus.log").read_text()
         time.sleep(PAUSE_S)
     names = {"nv_inference_request_success", "tailcut_http_replies_total", "tailcut_batch_rows_bucket"}
@@ -269,7 +269,7 @@ def test_exemplars_lead_from_a_histogram_to_a_trace(scraped: tuple[Server, str])
         assert query(address, name), name
     (target,) = query(address, "up")
     assert target["value"][1] == "1"
-    ((series),) = found
+    ((series),) = result
     assert series["seriesLabels"]["model"] == "traced"
     (exemplar,) = series["exemplars"]
     assert exemplar["labels"] == {"trace_id": trace}

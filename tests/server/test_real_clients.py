@@ -103,8 +103,8 @@ def test_curl(server: Server, tmp_path: Path, version: str) -> None:
     if version != "--http1.0":  # which has no chunks
         asked.append([infer, *raw, "-H", "Transfer-Encoding: chunked", "--data-binary", f"@{tmp_path / 'row'}"])
     for arguments in asked:
-        told = ["--silent", "--max-time", "20", "--write-out", "[%{http_code} %{http_version}]"]
-        done = subprocess.run([str(CURL), version, *told, *arguments], capture_output=True, check=True)
+        message = ["--silent", "--max-time", "20", "--write-out", "[%{http_code} %{http_version}]"]
+        done = subprocess.run([str(CURL), version, *message, *arguments], capture_output=True, check=True)
         assert b"[200 1.1]" in done.stdout, done
         assert done.stdout.count(b"[200 1.1]") == sum(argument.startswith("http:") for argument in arguments)
         if "--data-binary" in arguments:

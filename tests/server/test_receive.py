@@ -131,8 +131,8 @@ def test_bodies_that_are_read_later_are_their_own(tmp_path: Path) -> None:
     with serving(tmp_path, path, "--max-batch-size", "8") as server, Burst(Target(server.host, server.port)) as burst:
         for wire in ("binary", "json"):
             inputs = [{"x": np.full((1 + 3 * number, 64), number, np.float32)} for number in range(40)]
-            payloads = [infer_payload(Target(server.host, server.port), "m", one, wire) for one in inputs]
+            payloads = [infer_payload(Target(server.host, server.port), "m", item, wire) for item in inputs]
             for _ in range(10):
-                for one, reply in zip(inputs, burst.ask(payloads), strict=True):
+                for item, reply in zip(inputs, burst.ask(payloads), strict=True):
                     assert reply.status == 200, reply.message
-                    assert np.array_equal(reply.outputs["y"], one["x"])
+                    assert np.array_equal(reply.outputs["y"], item["x"])

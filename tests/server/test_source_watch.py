@@ -23,13 +23,13 @@ def test_one_call_for_each_change(tmp_path: Path) -> None:
 
     async def calls() -> int:
         seen = 0
-        found = asyncio.Event()
-        SourceWatch(asyncio.get_running_loop(), [tmp_path], found.set)
+        result = asyncio.Event()
+        SourceWatch(asyncio.get_running_loop(), [tmp_path], result.set)
         path = tmp_path / "stage.py"
         for change in (path.touch, lambda: path.write_text("x"), path.unlink):
             change()
-            await asyncio.wait_for(found.wait(), 20)
-            found.clear()
+            await asyncio.wait_for(result.wait(), 20)
+            result.clear()
             seen += 1
         return seen
 

@@ -38,7 +38,7 @@ def test_a_record_is_in_the_order_of_its_fields() -> None:
 
 def test_a_trace_has_the_same() -> None:
     """With the requests of the batch, and the steps of a pipeline."""
-    told: list[tuple[object, ...]] = []
-    tracer = SimpleNamespace(answered=lambda *arguments: told.append(arguments))
+    message: list[tuple[object, ...]] = []
+    tracer = SimpleNamespace(answered=lambda *arguments: message.append(arguments))
     times().trace(tracer, "asked", "served", 80)
-    assert told == [("asked", "served", (10, 20, 30, 40, 50, 60, 70, 80), 2, (7, 3), 100, (STEP,))]
+    assert message == [("asked", "served", (10, 20, 30, 40, 50, 60, 70, 80), 2, (7, 3), 100, (STEP,))]

@@ -32,24 +32,24 @@ def test_jobs_take_turns_among_themselves_and_with_the_loop() -> None:
 
         def tick() -> None:
             log.append(".")
-            if not all(one.done() for one in done):
+            if not all(item.done() for item in done):
                 loop.call_soon(tick)
 
         loop.call_soon(tick)
         for future, name in zip(done, "ab", strict=True):
             runner.start(counting(40, log, name), lambda result, _error, future=future: future.set_result(result))
-        assert [await one for one in done] == ["a", "b"]
+        assert [await item for item in done] == ["a", "b"]
 
     uvloop.run(run())
-    said = "".join(log)
-    assert said.replace(".", "")[:10] == "ababababab"
-    assert said.count("a") == said.count("b") == 40
-    assert len([piece for piece in said.split(".") if piece]) > 10  # of 80 steps of a quarter of a turn each
+    text = "".join(log)
+    assert text.replace(".", "")[:10] == "ababababab"
+    assert text.count("a") == text.count("b") == 40
+    assert len([piece for piece in text.split(".") if piece]) > 10  # of 80 steps of a quarter of a turn each
 
 
 def test_an_error_is_told_and_a_job_that_is_given_up_ends() -> None:
     """What a generator raises goes to who started it; one that is cancelled sees it, and nobody is told."""
-    told: list[tuple[Any, Exception | None]] = []
+    message: list[tuple[Any, Exception | None]] = []
     ended: list[bool] = []
 
     def raising() -> Generator[None, None, None]:
@@ -66,10 +66,10 @@ def test_an_error_is_told_and_a_job_that_is_given_up_ends() -> None:
     async def run() -> None:
         runner = StepRunner(asyncio.get_running_loop())
         finished = asyncio.Event()
-        job = runner.start(endless(), lambda *said: told.append(said))
+        job = runner.start(endless(), lambda *text: message.append(text))
 
-        def done(*said: Any) -> None:
-            told.append(said)
+        def done(*text: Any) -> None:
+            message.append(text)
             job.cancel()
             finished.set()
 
@@ -78,7 +78,7 @@ def test_an_error_is_told_and_a_job_that_is_given_up_ends() -> None:
         await asyncio.sleep(0)
 
     uvloop.run(run())
-    assert [(result, str(error)) for result, error in told] == [(None, "wrong")]
+    assert [(result, str(error)) for result, error in message] == [(None, "wrong")]
     assert ended == [True]
 
 

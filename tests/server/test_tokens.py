@@ -68,7 +68,7 @@ def test_the_page_asks_for_the_token(server: Server) -> None:
     with server.connect() as wire:
         refused = wire.ask(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         given = wire.ask(f"GET / HTTP/1.1\r\nHost: x\r\n{TOKEN}\r\n\r\n".encode())
-        assert [(one.status, one.body) for one in (refused, given)] == [(401, page), (200, page)]
+        assert [(item.status, item.body) for item in (refused, given)] == [(401, page), (200, page)]
         assert (refused.headers["www-authenticate"], "www-authenticate" in given.headers) == ("Bearer", False)
         for name, value in {**headers, "Content-Type": "text/html; charset=utf-8"}.items():
             assert refused.headers[name.lower()] == given.headers[name.lower()] == value

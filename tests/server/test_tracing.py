@@ -160,7 +160,7 @@ def test_what_no_caller_samples_is_not_traced(server: Server, collector: Collect
             [],
             [skipped.field],
             [caller.field, caller.field],
-            *([f"traceparent: {one}"] for one in malformed),
+            *([f"traceparent: {item}"] for item in malformed),
         ):
             assert wire.ask(raw_request("mlp", ROW, "X: 1", *lines)).status == 200
             assert wire.ask(b"GET /metrics HTTP/1.1\r\nHost: x\r\n%b\r\n\r\n" % caller.field.encode()).status == 200
@@ -202,7 +202,7 @@ def test_the_fast_path_loses_none(server: Server, collector: Collector, form: st
             assert collector.batch(span).links == [span.key]
     assert len(collector.of(same.trace_id, 8)) == 8
     assert not {span.trace_id for span in collector.spans} & {
-        one.trace_id for one in callers if one.traceparent[-1] == "0"
+        caller.trace_id for caller in callers if caller.traceparent[-1] == "0"
     }
 
 
@@ -254,8 +254,8 @@ def test_a_call_over_grpc(server: Server, collector: Collector) -> None:
     named = {"rpc.system.name": "grpc", "rpc.method": span.name, "rpc.response.status_code": "OK"}
     assert span.attributes.items() >= (named | {"tailcut.model.name": "echo", "tailcut.rows": 1}).items()
     spans = collector.of(streaming.trace_id, 3)
-    assert {one.name for one in spans} == {"inference.GRPCInferenceService/ModelStreamInfer"}
-    assert sorted(one.attributes["rpc.response.status_code"] for one in spans) == ["NOT_FOUND", "OK", "OK"]
+    assert {span.name for span in spans} == {"inference.GRPCInferenceService/ModelStreamInfer"}
+    assert sorted(span.attributes["rpc.response.status_code"] for span in spans) == ["NOT_FOUND", "OK", "OK"]
 
 
 def over_grpc(server: Server, caller: Caller, request: Any) -> None:
@@ -309,9 +309,9 @@ def test_a_client_that_leaves_has_a_span(server: Server, collector: Collector) -
         wire.send(raw_request("slow", bytes(2048 * 4 * 32), caller.field) * 3)
         time.sleep(0)
     (span, *_) = collector.of(caller.trace_id)
-    lost = [one for one in collector.of(caller.trace_id) if one.attributes.get("error.type") == "ClientDisconnected"]
+    lost = [item for item in collector.of(caller.trace_id) if item.attributes.get("error.type") == "ClientDisconnected"]
     assert span.parent_id == caller.span_id
-    assert all("http.response.status_code" not in one.attributes for one in lost)
+    assert all("http.response.status_code" not in item.attributes for item in lost)
 
 
 def test_a_head_that_is_too_long_to_be_kept(server: Server, collector: Collector) -> None:

@@ -128,7 +128,7 @@ def test_statistics(client: Triton) -> None:
     client.infer("mlp", [client.input("x", np.ones((3, 4), np.float32), "FP32")])
     assert count() == before + 1
     stats = client.get_inference_statistics()["model_stats"]
-    assert {"mlp", "pair"} < {one["name"] for one in stats}
+    assert {"mlp", "pair"} < {stat["name"] for stat in stats}
 
 
 @pytest.mark.parametrize("dtype", DType)
@@ -183,7 +183,7 @@ def test_repository(client: Triton) -> None:
     tensor = client.input("x", np.ones((1, 2), np.int8), "INT8")
     client.unload_model("INT8")
     index = client.get_model_repository_index()
-    states = {one["name"]: one["state"] for one in (index if client.http else index["models"])}
+    states = {item["name"]: item["state"] for item in (index if client.http else index["models"])}
     assert (states["INT8"], states["mlp"]) == ("UNAVAILABLE", "READY")
     assert not client.is_model_ready("INT8")
     with pytest.raises(InferenceServerException, match="unknown model"):
@@ -206,7 +206,7 @@ def test_shared_memory(client: Triton) -> None:
         shared_memory.set_shared_memory_region(region, [values])
         client.register_system_shared_memory("io", key, 64)
         status = client.get_system_shared_memory_status()
-        assert [one["key"] for one in (status if client.http else status["regions"].values())] == [key]
+        assert [item["key"] for item in (status if client.http else status["regions"].values())] == [key]
         tensor = client.module.InferInput("x", [4, 2], "FP32")
         tensor.set_shared_memory("io", 32)
         wanted = client.module.InferRequestedOutput("y")

@@ -122,7 +122,7 @@ class _Client:
             if self._streams is None:
                 self._streams = await asyncio.open_connection(self._server.host, self._server.port)
                 self._steady = self._random.random() < 0.5
-            build, model, _ = KINDS[0] if self._steady else self._random.choices(KINDS, [one[2] for one in KINDS])[0]
+            build, model, _ = KINDS[0] if self._steady else self._random.choices(KINDS, [item[2] for item in KINDS])[0]
             size = 4 * WIDTHS[model] * (1 if self._steady else self._random.choice([1, 1, 1, 2, 5]))
             if self._random.random() < (0.1 if self._steady else 0.2):
                 await self._leave(build(model, CANARY * size), self._random.choice(LEAVES))
@@ -202,7 +202,7 @@ def mixed(server: Server, first: int, count: int, seed: int = 0) -> Tally:
         for number in range(first, first + count):
             numbers.put_nowait(number)
         watching = asyncio.create_task(_watch(server, tally))
-        await asyncio.gather(*[_Client(server, seed * 1000 + one, tally).run(numbers) for one in range(WORKERS)])
+        await asyncio.gather(*[_Client(server, seed * 1000 + item, tally).run(numbers) for item in range(WORKERS)])
         watching.cancel()
         return tally
 

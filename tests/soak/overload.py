@@ -87,4 +87,4 @@ def _spent_by_others_s(server: psutil.Process) -> float:
     """The CPU seconds of this machine that were neither the server's nor this process's."""
     times = psutil.cpu_times()
     mine = [psutil.Process().cpu_times(), server.cpu_times()]
-    return sum(times) - times.idle - getattr(times, "iowait", 0.0) - sum(one.user + one.system for one in mine)
+    return sum(times) - times.idle - getattr(times, "iowait", 0.0) - sum(item.user + item.system for item in mine)

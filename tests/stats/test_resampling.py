@@ -68,9 +68,9 @@ def test_a_line_is_found() -> None:
 
 def test_tukeys_fences() -> None:
     """With quartiles about 25 and 75, 160 is mild and 240 severe, and so on the low side; all are counted."""
-    found = outliers(Sample.of([*range(1, 100), 160, 240, -60, -140]))
-    assert (found.low_severe, found.low_mild, found.high_mild, found.high_severe) == (1, 1, 1, 1)
-    assert found.total == 4
+    result = outliers(Sample.of([*range(1, 100), 160, 240, -60, -140]))
+    assert (result.low_severe, result.low_mild, result.high_mild, result.high_severe) == (1, 1, 1, 1)
+    assert result.total == 4
     assert outliers(Sample.of([5.0] * 10)).total == 0
 
 

@@ -21,10 +21,10 @@ def test_intervals_of_a_queue_cover(load: float, size: int) -> None:
     serial = independent = 0
     for _ in range(400):
         sample = waits(random, size, load)
-        one, other = serial_percentile_interval(sample, 0.99), percentile_interval(Sample.of(sample), 0.99)
-        assert one is not None
+        item, other = serial_percentile_interval(sample, 0.99), percentile_interval(Sample.of(sample), 0.99)
+        assert item is not None
         assert other is not None
-        serial += one.low <= truth <= one.high
+        serial += item.low <= truth <= item.high
         independent += other.low <= truth <= other.high
     assert serial / 400 >= 0.95
     assert independent / 400 < 0.85
@@ -36,11 +36,11 @@ def test_independent_points_stay_independent() -> None:
     held, widths = 0, []
     for _ in range(300):
         points = random.exponential(size=3000)
-        one, other = serial_percentile_interval(points, 0.99), percentile_interval(Sample.of(points), 0.99)
-        assert one is not None
+        item, other = serial_percentile_interval(points, 0.99), percentile_interval(Sample.of(points), 0.99)
+        assert item is not None
         assert other is not None
-        held += one.low <= -np.log(0.01) <= one.high
-        widths.append((one.high - one.low) / (other.high - other.low))
+        held += item.low <= -np.log(0.01) <= item.high
+        widths.append((item.high - item.low) / (other.high - other.low))
     assert held / 300 >= 0.98
     assert np.mean(widths) < 1.5
 

@@ -79,15 +79,15 @@ def test_alike_is_not_told_apart() -> None:
 def test_a_true_difference_is_found() -> None:
     """A tail a quarter shorter is called better, whatever the machine's drift."""
     random = np.random.default_rng(2)
-    found = 0
+    result = 0
     for seed in range(20):
         drift = random.lognormal(sigma=0.1, size=8)
         ratio = ratio_interval(
             blocks(random, 0.75, drift, 200), blocks(random, 1.0, drift, 200), 0.99, resamples=300, seed=seed
         )
         assert ratio.low < 0.78
-        found += verdict(ratio) is Verdict.BETTER
-    assert found >= 18
+        result += verdict(ratio) is Verdict.BETTER
+    assert result >= 18
 
 
 def test_paired_ratio() -> None:

@@ -46,8 +46,8 @@ def add_and_subtract(kind: int, path: Path) -> Path:
     if kind != TensorProto.INT32:
         nodes = [helper.make_node("Cast", [name], [f"{name}_number"], to=TensorProto.INT32) for name in names]
         names = [f"{name}_number" for name in names]
-    for place, operator in enumerate(("Add", "Sub")):
-        end = f"OUTPUT{place}"
+    for index, operator in enumerate(("Add", "Sub")):
+        end = f"OUTPUT{index}"
         if kind == TensorProto.INT32:
             nodes.append(helper.make_node(operator, names, [end]))
         else:

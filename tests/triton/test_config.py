@@ -30,13 +30,13 @@ def test_numbers_are_numbers_and_enumerations_are_names() -> None:
         more='version_policy { specific { versions: [ 1, 3 ] } } parameters { key: "k" value { string_value: "v" } } '
         "dynamic_batching { priority_queue_policy { key: 2 value { max_queue_size: 5 } } }",
     )
-    found = as_dict(parse_config(text, "here"))
-    assert found["input"][0]["dims"] == [16]
-    assert found["input"][0]["data_type"] == "TYPE_INT32"
-    assert found["version_policy"] == {"specific": {"versions": [1, 3]}}
-    assert found["parameters"] == {"k": {"string_value": "v"}}
-    assert found["dynamic_batching"]["priority_queue_policy"]["2"]["max_queue_size"] == 5
-    assert "sequence_batching" not in found
+    result = as_dict(parse_config(text, "here"))
+    assert result["input"][0]["dims"] == [16]
+    assert result["input"][0]["data_type"] == "TYPE_INT32"
+    assert result["version_policy"] == {"specific": {"versions": [1, 3]}}
+    assert result["parameters"] == {"k": {"string_value": "v"}}
+    assert result["dynamic_batching"]["priority_queue_policy"]["2"]["max_queue_size"] == 5
+    assert "sequence_batching" not in result
 
 
 def test_what_the_file_leaves_open_comes_from_the_model() -> None:
@@ -47,7 +47,7 @@ def test_what_the_file_leaves_open_comes_from_the_model() -> None:
     file = as_dict(parse_config(CONFIG.format(name="m", kind="TYPE_INT8", more=""), "here"))
     both = completed(file, LIVE)
     assert both["max_batch_size"] == 8
-    assert [one["name"] for one in both["input"]] == ["INPUT0", "INPUT1"]
+    assert [item["name"] for item in both["input"]] == ["INPUT0", "INPUT1"]
     assert both["instance_group"] == [{"count": 1}]
     assert both["version_policy"] == {"latest": {"num_versions": 1}}
     assert "dynamic_batching" not in both
@@ -55,8 +55,8 @@ def test_what_the_file_leaves_open_comes_from_the_model() -> None:
 
 def test_an_ensemble_has_no_backend() -> None:
     """And no instances: its models have them."""
-    found = completed({"platform": "ensemble", "input": [{"name": "A"}]}, LIVE)
-    assert (found["backend"], found["instance_group"]) == ("", [])
+    result = completed({"platform": "ensemble", "input": [{"name": "A"}]}, LIVE)
+    assert (result["backend"], result["instance_group"]) == ("", [])
 
 
 @pytest.mark.parametrize(

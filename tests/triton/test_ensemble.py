@@ -33,14 +33,14 @@ def request() -> dict[str, np.ndarray]:
 
 def test_the_steps_are_computed_one_after_the_other(tmp_path: Path) -> None:
     """(a + b) + (a - b) is 2 a."""
-    one = loaded(tmp_path, ENSEMBLE)
-    with one.model as model:
+    item = loaded(tmp_path, ENSEMBLE)
+    with item.model as model:
         assert model.spec.input_names == ("A", "B")
         assert model.spec.batched
         answer = model.infer_sync(request())
         assert list(answer) == ["TWICE"]
         assert np.array_equal(answer["TWICE"], 2 * request()["A"])
-    assert one.config["platform"] == "ensemble"
+    assert item.config["platform"] == "ensemble"
 
 
 def test_steps_in_any_order_and_outputs_of_any_step(tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_fields_that_its_models_have_instead_are_said(tmp_path: Path, caplog: py
     text = ENSEMBLE.replace('"first" model_version: -1', '"first" model_namespace: "there" model_version: -1')
     text = text.replace("ensemble_scheduling {", "ensemble_scheduling { max_inflight_requests: 4")
     loaded(tmp_path, text + MORE).model.close()
-    notes = [one for one in caplog.messages if one.startswith("both: config.pbtxt: ")]
+    notes = [message for message in caplog.messages if message.startswith("both: config.pbtxt: ")]
     fields = {note.split(": ")[2].removesuffix(" is not used").removesuffix(" are not used") for note in notes}
     assert fields == {
         "instance_group",

@@ -56,15 +56,15 @@ def test_every_flag_of_the_command_line_is_a_wish() -> None:
     reader = SourceReader(
         None, 4, BatchingChoice.ON, DeviceChoice.CUDA, accept_model_change=False, also_cpu=AlsoCpuChoice.ROUTE
     )
-    found = wishes_of(reader, Limits(), measures=False)
-    assert found == Wishes(Limits(), "on", measures=False, device="cuda", also_cpu="route", max_batch_size=4)
+    result = wishes_of(reader, Limits(), measures=False)
+    assert result == Wishes(Limits(), "on", measures=False, device="cuda", also_cpu="route", max_batch_size=4)
 
 
 def test_models_are_opened_so(tmp_path: Path) -> None:
     """The largest batch in the model itself; a device that is not there is the reason why a model is not."""
     add_model(tmp_path, "simple")
-    [one] = Library(tmp_path, Wishes(Limits(), measures=False, max_batch_size=2)).load("simple", 1)
-    with one.model as model:
+    [item] = Library(tmp_path, Wishes(Limits(), measures=False, max_batch_size=2)).load("simple", 1)
+    with item.model as model:
         assert model.entry.max_batch_size == 2
     if missing_provider(ort.__version__, ort.get_available_providers()):
         with pytest.raises(UnsupportedError, match="device cuda: onnxruntime"):
@@ -76,14 +76,14 @@ def test_threads_spin_only_where_a_model_is_alone(tmp_path: Path) -> None:
     add_model(tmp_path, "simple", more="instance_group { count: 2 }")
     library = Library(tmp_path, Wishes(Limits()))
     for models in (1, 2):
-        [one] = library.load("simple", models)
-        with one.model as model:
+        [item] = library.load("simple", models)
+        with item.model as model:
             assert model.profile.settings.engine.spinning == (models == 1)
             assert model.profile.settings.engine.instances == 2
-        assert one.alone is not None
-        assert one.reload is not None
-        with one.reload(1) as again:
-            assert again.profile.settings.engine == one.alone
+        assert item.alone is not None
+        assert item.reload is not None
+        with item.reload(1) as again:
+            assert again.profile.settings.engine == item.alone
 
 
 def test_models_share_the_memory_of_a_container(
@@ -97,8 +97,8 @@ def test_models_share_the_memory_of_a_container(
         add_model(tmp_path, name)
     library = Library(tmp_path, Wishes(Limits(), measures=False))
     for models in (1, 4, 40):
-        [one] = library.load("one", models)
-        one.model.close()
+        [item] = library.load("one", models)
+        item.model.close()
     assert [models for _, _, models in seen] == [4, 4, 40]
     assert caplog.messages == [
         "the memory limit leaves only 16 MiB for the rows of each model",

@@ -34,24 +34,24 @@ def reading(more: str = "", **replaced: str) -> Reading:
 
 def test_a_plain_configuration() -> None:
     """It bounds the batch, leaves rows to the evidence, and has nothing to note."""
-    found = reading()
-    assert found.max_batch_size == found.settings.batching.max_batch_size == 8
-    assert found.settings.batching.rows == "auto"
-    assert (found.notes, found.is_fixed, found.queue_rows, found.samples) == ((), False, None, ())
+    result = reading()
+    assert result.max_batch_size == result.settings.batching.max_batch_size == 8
+    assert result.settings.batching.rows == "auto"
+    assert (result.notes, result.is_fixed, result.queue_rows, result.samples) == ((), False, None, ())
 
 
 def test_dynamic_batching() -> None:
     """It is the user's word that rows are independent; delay and queue are taken over, the rest is said."""
-    found = reading(
+    result = reading(
         "dynamic_batching { preferred_batch_size: [ 4, 8 ] max_queue_delay_microseconds: 100 preserve_ordering: true "
         "priority_levels: 2 default_priority_level: 1 default_queue_policy { max_queue_size: 50 "
         "default_timeout_microseconds: 9 allow_timeout_override: true } priority_queue_policy { key: 1 value {} } }"
     )
-    assert found.settings.batching.rows == "independent"
-    assert found.settings.batching.max_queue_delay_us == 100
-    assert found.queue_rows == 50 * 8
-    assert found.is_fixed
-    fields = {note.split()[0] for note in found.notes}
+    assert result.settings.batching.rows == "independent"
+    assert result.settings.batching.max_queue_delay_us == 100
+    assert result.queue_rows == 50 * 8
+    assert result.is_fixed
+    fields = {note.split()[0] for note in result.notes}
     assert fields == {
         "preferred_batch_size",
         "preserve_ordering",
@@ -66,23 +66,23 @@ def test_dynamic_batching() -> None:
 def test_without_a_batch_requests_run_whole() -> None:
     """max_batch_size 0: dims are whole shapes."""
     whole = config(**{"max_batch_size: 8": "max_batch_size: 0", "dims: [ 16 ]": "dims: [ -1, 16 ]"})
-    found = read_settings(whole, spec(), "onnxruntime")
-    assert (found.settings.batching.rows, found.max_batch_size) == ("dependent", None)
+    result = read_settings(whole, spec(), "onnxruntime")
+    assert (result.settings.batching.rows, result.max_batch_size) == ("dependent", None)
 
 
 def test_instances_threads_and_optimisation() -> None:
     """They are settings of the engine, and nothing is measured then."""
-    found = reading(
+    result = reading(
         "instance_group [ { count: 2 kind: KIND_CPU }, { kind: KIND_GPU gpus: [ 0 ] } ] "
         'parameters { key: "intra_op_thread_count" value { string_value: "3" } } '
         'parameters { key: "enable_mem_arena" value { string_value: "0" } } '
         'parameters { key: "mine" value { string_value: "x" } } optimization { graph { level: -1 } }'
     )
-    engine = found.settings.engine
+    engine = result.settings.engine
     assert (engine.instances, engine.threads, engine.arena, engine.graph) == (3, 3, False, "basic")
-    assert found.is_fixed
-    assert any("GPUs: computed where --device says" in note for note in found.notes)
-    assert any(note.startswith("parameters mine ") for note in found.notes)
+    assert result.is_fixed
+    assert any("GPUs: computed where --device says" in note for note in result.notes)
+    assert any(note.startswith("parameters mine ") for note in result.notes)
 
 
 def test_the_engine() -> None:
@@ -100,15 +100,15 @@ def test_reshape() -> None:
     """Clients see dims, the model its own shape."""
     text = "dims: [ 1 ] reshape { shape: [ ] }"
     flat = config(**{"dims: [ 16 ]": text})
-    found = read_settings(flat, spec(None), "onnxruntime").settings.engine.reshapes
-    assert found[0] == Reshape(name="INPUT0", client=(-1, 1), model=(-1,))
-    assert [one.name for one in found] == ["INPUT0", "INPUT1", "OUTPUT0", "OUTPUT1"]
+    result = read_settings(flat, spec(None), "onnxruntime").settings.engine.reshapes
+    assert result[0] == Reshape(name="INPUT0", client=(-1, 1), model=(-1,))
+    assert [item.name for item in result] == ["INPUT0", "INPUT1", "OUTPUT0", "OUTPUT1"]
 
 
 def test_free_dimensions_that_have_one_size_are_fixed() -> None:
     """Of inputs, by INPUT:AXIS."""
-    found = read_settings(config(), spec(None, None), "onnxruntime").settings.engine.fixed_dims
-    assert found == ("INPUT0:1=16", "INPUT1:1=16")
+    result = read_settings(config(), spec(None, None), "onnxruntime").settings.engine.fixed_dims
+    assert result == ("INPUT0:1=16", "INPUT1:1=16")
 
 
 def test_some_outputs() -> None:
@@ -121,10 +121,10 @@ def test_an_output_that_is_not_listed_may_have_no_rows() -> None:
     """Such as a loss: the batch is that of the outputs that are served."""
     both = spec()
     loss = replace(both, outputs=(both.outputs[0], TensorSpec("loss", DType.FP32, ())))
-    one = ',\n  { name: "OUTPUT1" data_type: TYPE_INT32 dims: [ 16 ] }'
-    found = read_settings(config(**{one: ""}), loss, "onnxruntime")
-    assert (found.settings.engine.outputs, found.max_batch_size) == (("OUTPUT0",), 8)
-    listed = config(**{one: ', { name: "loss" data_type: TYPE_FP32 dims: [ ] }'})
+    item = ',\n  { name: "OUTPUT1" data_type: TYPE_INT32 dims: [ 16 ] }'
+    result = read_settings(config(**{item: ""}), loss, "onnxruntime")
+    assert (result.settings.engine.outputs, result.max_batch_size) == (("OUTPUT0",), 8)
+    listed = config(**{item: ', { name: "loss" data_type: TYPE_FP32 dims: [ ] }'})
     with pytest.raises(UnsupportedError, match="'loss' is FP32"):
         read_settings(listed, loss, "onnxruntime")
 
@@ -132,15 +132,15 @@ def test_an_output_that_is_not_listed_may_have_no_rows() -> None:
 def test_warm_up_requests() -> None:
     """Each entry is a kind of request that the model is warmed up with."""
     inputs = " ".join(
-        f'inputs {{ key: "INPUT{place}" value {{ data_type: TYPE_INT32 dims: 16 {data} }} }}'
-        for place, data in enumerate(("zero_data: true", 'input_data_file: "f"'))
+        f'inputs {{ key: "INPUT{index}" value {{ data_type: TYPE_INT32 dims: 16 {data} }} }}'
+        for index, data in enumerate(("zero_data: true", 'input_data_file: "f"'))
     )
-    found = reading(f'model_warmup {{ name: "w" batch_size: 4 count: 3 {inputs} }}')
-    [request] = found.samples
+    result = reading(f'model_warmup {{ name: "w" batch_size: 4 count: 3 {inputs} }}')
+    [request] = result.samples
     assert request.rows == 4
     assert [array.shape for array in request.of(spec()).make(4, 0).values()] == [(4, 16), (4, 16)]
-    assert any("input_data_file" in note for note in found.notes)
-    assert any(note.startswith("count of model_warmup is not used: ") for note in found.notes)
+    assert any("input_data_file" in note for note in result.notes)
+    assert any(note.startswith("count of model_warmup is not used: ") for note in result.notes)
 
 
 @pytest.mark.parametrize(
@@ -153,9 +153,9 @@ def test_a_warm_up_request_that_does_not_fit_is_named(dims: str, reads: int) -> 
         f'inputs {{ key: "INPUT{place}" value {{ data_type: TYPE_INT32 dims: {dims} zero_data: true }} }}'
         for place in (0, 1)
     )
-    found = reading(f'model_warmup {{ name: "w" {inputs} }}')
-    assert len(found.samples) == reads
-    assert [note.split(" with dims ")[0] for note in found.notes] == [
+    result = reading(f'model_warmup {{ name: "w" {inputs} }}')
+    assert len(result.samples) == reads
+    assert [note.split(" with dims ")[0] for note in result.notes] == [
         "model_warmup 'w' is not used: the model does not take input 'INPUT0'"
     ] * (1 - reads)
 

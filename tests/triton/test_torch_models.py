@@ -65,7 +65,7 @@ def test_torchscript_without_trust(repository: Path, tmp_path: Path) -> None:
     with serving(tmp_path, "--model-repository", repository, "--no-auto") as server:
         assert ask(server.address, "program", "x", "output")
         with triton.InferenceServerClient(server.address) as client:
-            states = {one["name"]: one for one in client.get_model_repository_index()}
+            states = {item["name"]: item for item in client.get_model_repository_index()}
     assert states["script"]["state"] == "UNAVAILABLE"
     assert "TorchScript is code of its own" in states["script"]["reason"]
 
@@ -101,6 +101,6 @@ def test_an_input_and_an_output_of_one_name(tmp_path: Path) -> None:
     library = Library(tmp_path, Wishes(Limits(), measures=False))
     data = np.random.default_rng(0).standard_normal((3, 2, 4)).astype(np.float32)
     for name, given, gives in (("same", "x", "x"), ("twice", "given", "doubled")):
-        [one] = library.load(name, 1)
-        with one.model as model:
+        [item] = library.load(name, 1)
+        with item.model as model:
             assert np.array_equal(model.infer_sync({given: data})[gives], 2 * data.reshape(3, 8))

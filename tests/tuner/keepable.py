@@ -69,11 +69,11 @@ class Kept:
 
     def check(self, answers: Sequence[Answer]) -> None:
         """Each is that to the request alone, as near as the gate allows."""
-        truths = [self.truths[place] for place, _ in answers]
-        outputs = [found for _, found in answers]
+        truths = [self.truths[index] for index, _ in answers]
+        outputs = [result for _, result in answers]
         if self.settings.engine.precision == "f32":
-            for found, truth in zip(outputs, truths, strict=True):
-                check_same(found, truth)
+            for result, truth in zip(outputs, truths, strict=True):
+                check_same(result, truth)
         else:
             verdict = compare(truths, outputs, _NEAR)
             assert verdict.right, f"{self.name}, {self.settings.describe()}: {verdict.reason}"
@@ -82,8 +82,10 @@ class Kept:
 def check_alone(url: str, profiles: Sequence[Kept]) -> None:
     """Ask each of its requests by itself."""
     with Client(url) as client:
-        for one in profiles:
-            one.check([(place, client.infer(one.name, request)) for place, request in enumerate(one.requests)])
+        for profile in profiles:
+            profile.check(
+                [(index, client.infer(profile.name, request)) for index, request in enumerate(profile.requests)]
+            )
 
 
 def check_together(url: str, profiles: Sequence[Kept]) -> None:
@@ -93,16 +95,18 @@ def check_together(url: str, profiles: Sequence[Kept]) -> None:
     def ask(first: int) -> dict[str, list[Answer]]:
         answers: dict[str, list[Answer]] = {}
         with Client(url) as client:
-            for one in profiles:
+            for profile in profiles:
                 start.wait(60)
-                places = [(first + turn) % len(one.requests) for turn in range(_TURNS)]
-                answers[one.name] = [(place, client.infer(one.name, one.requests[place])) for place in places]
+                places = [(first + turn) % len(profile.requests) for turn in range(_TURNS)]
+                answers[profile.name] = [
+                    (index, client.infer(profile.name, profile.requests[index])) for index in places
+                ]
         return answers
 
     with ThreadPoolExecutor(CLIENTS) as pool:
-        found = list(pool.map(ask, range(CLIENTS)))
-    for one in profiles:
-        one.check([answer for answers in found for answer in answers[one.name]])
+        result = list(pool.map(ask, range(CLIENTS)))
+    for profile in profiles:
+        profile.check([answer for answers in result for answer in answers[profile.name]])
 
 
 def questions_of(case: Case) -> tuple[list[Arrays], list[Arrays]]:
@@ -176,9 +180,9 @@ def _many_rows(case: Case) -> Arrays:
     return {name: np.concatenate([array] * (_LARGEST_BATCH + 9)) for name, array in first.items()}
 
 
-def _differing(one: Settings, other: Settings) -> tuple[str, ...]:
+def _differing(settings: Settings, other: Settings) -> tuple[str, ...]:
     fields = [field for rung in RUNG_FIELDS.values() for field in rung]
-    return tuple(field for field in fields if attrgetter(field)(one) != attrgetter(field)(other))
+    return tuple(field for field in fields if attrgetter(field)(settings) != attrgetter(field)(other))
 
 
 def quantised(path: Path) -> Case:
@@ -211,19 +215,19 @@ def images(path: Path) -> Case:
     sizes = (1, 2, 1, 5, 1, 3)
     pixels = [random.integers(0, 256, (rows, 3, 8, 8)) for rows in sizes]
     (scale,), (offset,) = BYTES.scale, BYTES.offset
-    requests = [{"image": (one * scale + offset).astype(np.float32)} for one in pixels]
+    requests = [{"image": (item * scale + offset).astype(np.float32)} for item in pixels]
     return Case(onnx.load(convolution(path / "images.onnx")), requests, batched=True)
 
 
 def covering(choices: Iterable[Settings], traits: Callable[[Settings], Iterator[Hashable]]) -> list[Settings]:
     """Few of the settings that together have every trait, each taken for as many new ones as possible."""
-    left = {one: set(traits(one)) for one in choices}
+    left = {choice: set(traits(choice)) for choice in choices}
     chosen: list[Settings] = []
     while left:
-        best = max(left, key=lambda one: len(left[one]))
+        best = max(left, key=lambda item: len(left[item]))
         new = left.pop(best)
         chosen.append(best)
-        left = {one: rest for one, had in left.items() if (rest := had - new)}
+        left = {item: rest for item, had in left.items() if (rest := had - new)}
     return chosen
 
 

@@ -14,5 +14,5 @@ INDEPENDENT = RowsDecision(Rows.INDEPENDENT, batched=True, reason="", setting="a
 def told(outcome: Outcome) -> TuneResult:
     """The outcome as the command prints it."""
     model, asked = TunedModel.of(outcome.spec, "m", "m.onnx", "0"), replace(ASKED, slo_ms=None)
-    found = result(outcome, model=model, machine={}, objective=asked, command="tailcut tune")
-    return replace(found, profile="p", report="r")
+    match = result(outcome, model=model, machine={}, objective=asked, command="tailcut tune")
+    return replace(match, profile="p", report="r")

@@ -21,14 +21,15 @@ Answers = list[dict[str, np.ndarray]]
 def nudged(answers: Answers, by: float) -> Answers:
     noise = np.random.default_rng(1)
     return [
-        {name: (array + by * noise.standard_normal(array.shape)).astype(array.dtype) for name, array in one.items()}
-        for one in answers
+        {name: (array + by * noise.standard_normal(array.shape)).astype(array.dtype) for name, array in answer.items()}
+        for answer in answers
     ]
 
 
 def rounded(answers: Answers) -> Answers:
     return [
-        {name: array.astype(ml_dtypes.bfloat16).astype(np.float32) for name, array in one.items()} for one in answers
+        {name: array.astype(ml_dtypes.bfloat16).astype(np.float32) for name, array in answer.items()}
+        for answer in answers
     ]
 
 
@@ -39,11 +40,11 @@ def text(*labels: str | bytes) -> np.ndarray:
 @pytest.mark.parametrize("bound", [0.999, 1.0, None])
 def test_the_same_answers_are_right(bound: float | None) -> None:
     """Equal outputs pass any bound, with a cosine of one and full agreement."""
-    found = compare(SCORES, SCORES, bound)
-    assert found.right
-    assert found.worst == pytest.approx(1.0)
-    assert found.top1 == 1.0
-    assert found.rows == ()
+    result = compare(SCORES, SCORES, bound)
+    assert result.right
+    assert result.worst == pytest.approx(1.0)
+    assert result.top1 == 1.0
+    assert result.rows == ()
 
 
 def test_rounding_passes_exact_and_bf16_does_not() -> None:
@@ -51,81 +52,81 @@ def test_rounding_passes_exact_and_bf16_does_not() -> None:
     assert compare(SCORES, nudged(SCORES, 1e-7), None).right
     assert not compare(SCORES, rounded(SCORES), None).right
     assert compare(SCORES, rounded(SCORES), 0.999).right
-    shares = [{"p": np.exp(2 * one["y"]) / np.exp(2 * one["y"]).sum()} for one in SCORES]
+    shares = [{"p": np.exp(2 * item["y"]) / np.exp(2 * item["y"]).sum()} for item in SCORES]
     assert compare(shares, rounded(shares), 0.999).right
 
 
 def test_a_worse_cosine_is_said() -> None:
     """The worst row counts, and the reason names output and measure."""
-    found = compare([{"y": one["y"][:, None]} for one in SCORES], nudged(SCORES, 0.3), 0.999)
-    assert "another shape" in found.reason
-    wide = [{"y": one["y"].reshape(1, 2, 5)} for one in SCORES]
-    found = compare(wide, nudged(wide, 0.3), 0.999)
-    assert not found.right
-    assert found.reason.startswith("output 'y': cosine 0.")
-    assert found.worst is not None
-    assert f"{found.worst:.6f}" in found.reason
+    result = compare([{"y": item["y"][:, None]} for item in SCORES], nudged(SCORES, 0.3), 0.999)
+    assert "another shape" in result.reason
+    wide = [{"y": item["y"].reshape(1, 2, 5)} for item in SCORES]
+    result = compare(wide, nudged(wide, 0.3), 0.999)
+    assert not result.right
+    assert result.reason.startswith("output 'y': cosine 0.")
+    assert result.worst is not None
+    assert f"{result.worst:.6f}" in result.reason
 
 
 def test_the_largest_number_of_a_direction_is_no_class() -> None:
     """Vectors of length 1, as encoders of text give them, are judged by their cosine; other rows are not."""
     rng = np.random.default_rng(3)
     vectors = [{"y": rng.normal(size=(4, 64)).astype(np.float32)} for _ in range(50)]
-    for one in vectors:
-        one["y"][:, :2] = 3.5, 3.501  # the two largest, nearly alike
-    directions = [{"y": one["y"] / np.linalg.norm(one["y"], axis=1, keepdims=True)} for one in vectors]
-    found = compare(directions, nudged(directions, 0.0005), 0.999)
-    assert (found.right, found.top1) == (True, None)
-    found = compare(vectors, nudged(vectors, 0.01), 0.999)
-    assert not found.right
-    assert "top-1 agreement" in found.reason
+    for vector in vectors:
+        vector["y"][:, :2] = 3.5, 3.501  # the two largest, nearly alike
+    directions = [{"y": vector["y"] / np.linalg.norm(vector["y"], axis=1, keepdims=True)} for vector in vectors]
+    result = compare(directions, nudged(directions, 0.0005), 0.999)
+    assert (result.right, result.top1) == (True, None)
+    result = compare(vectors, nudged(vectors, 0.01), 0.999)
+    assert not result.right
+    assert "top-1 agreement" in result.reason
 
 
 def test_another_class_is_seen_where_the_cosine_is_high() -> None:
     """Two scores that are nearly alike may swap places: the agreement of the largest is checked too."""
     close = [{"y": np.array([[1.0, 1.0 + 1e-4, 0.0]], np.float32)}]
     swapped = [{"y": np.array([[1.0 + 1e-4, 1.0, 0.0]], np.float32)}]
-    found = compare(close, swapped, 0.999)
-    assert not found.right
-    assert "top-1 agreement 0.0000" in found.reason
+    result = compare(close, swapped, 0.999)
+    assert not result.right
+    assert "top-1 agreement 0.0000" in result.reason
 
 
 def test_largest_scores_that_tie_agree() -> None:
     """Two scores within float32 rounding of each other are both the largest."""
     tie = [{"y": np.array([[1.0, 1.0 + 1e-6, 0.0]], np.float32)}]
-    found = compare(tie, [{"y": np.array([[1.0 + 1e-6, 1.0, 0.0]], np.float32)}], 0.999)
-    assert (found.right, found.top1) == (True, 1.0)
+    result = compare(tie, [{"y": np.array([[1.0 + 1e-6, 1.0, 0.0]], np.float32)}], 0.999)
+    assert (result.right, result.top1) == (True, 1.0)
 
 
 def test_one_number_a_row_is_compared_down_the_column() -> None:
     """A regressor's single output has no direction of its own: a sign flip in one of many rows is no cosine of -1."""
-    one = [{"y": np.array([[value]], np.float32)} for value in (1.0, 2.0, 3.0, 1e-4)]
+    item = [{"y": np.array([[value]], np.float32)} for value in (1.0, 2.0, 3.0, 1e-4)]
     near = [{"y": np.array([[value]], np.float32)} for value in (1.0, 2.0, 3.0, -1e-4)]
-    assert compare(one, near, 0.999).right
-    far = [{"y": -array["y"]} for array in one]
-    assert not compare(one, far, 0.999).right
+    assert compare(item, near, 0.999).right
+    far = [{"y": -array["y"]} for array in item]
+    assert not compare(item, far, 0.999).right
 
 
 def test_a_regressor_is_judged_by_its_spread() -> None:
     """Off by a tenth of the answers' own spread is wrong, however small that is beside their mean."""
-    spread = float(np.std([one["y"] for one in REGRESSOR]))
-    shifted = [{"y": one["y"] + np.float32(0.1 * spread)} for one in REGRESSOR]
-    found = compare(REGRESSOR, shifted, 0.999)
-    assert found.worst is not None
-    assert found.worst > 0.99999
-    assert not found.right
-    assert found.spread == pytest.approx(0.1, rel=0.01)
-    assert "root mean square error of 0.100 of the output's spread (at most 0.045)" in found.reason
+    spread = float(np.std([item["y"] for item in REGRESSOR]))
+    shifted = [{"y": item["y"] + np.float32(0.1 * spread)} for item in REGRESSOR]
+    result = compare(REGRESSOR, shifted, 0.999)
+    assert result.worst is not None
+    assert result.worst > 0.99999
+    assert not result.right
+    assert result.spread == pytest.approx(0.1, rel=0.01)
+    assert "root mean square error of 0.100 of the output's spread (at most 0.045)" in result.reason
 
 
 def test_one_answer_off_by_a_tenth_of_the_spread() -> None:
     """A single one among many is wrong too, and the row says which."""
-    off = [dict(one) for one in REGRESSOR]
-    off[5]["y"] = off[5]["y"] + np.float32(0.1 * np.std([one["y"] for one in REGRESSOR]))
-    found = compare(REGRESSOR, off, 0.999)
-    assert not found.right
-    assert found.rows[0].request == 5
-    assert float(found.rows[0].got) - float(found.rows[0].expected) == pytest.approx(0.4, abs=0.1)
+    off = [dict(item) for item in REGRESSOR]
+    off[5]["y"] = off[5]["y"] + np.float32(0.1 * np.std([item["y"] for item in REGRESSOR]))
+    result = compare(REGRESSOR, off, 0.999)
+    assert not result.right
+    assert result.rows[0].request == 5
+    assert float(result.rows[0].got) - float(result.rows[0].expected) == pytest.approx(0.4, abs=0.1)
 
 
 def test_a_loss_of_precision_that_a_cosine_does_not_see() -> None:
@@ -134,29 +135,29 @@ def test_a_loss_of_precision_that_a_cosine_does_not_see() -> None:
     clean = random.standard_normal((256, 1))
     truth = 100 + clean + 0.94 * random.standard_normal((256, 1))
     wanted, got = 100 + clean, 100 + clean + 0.34 * random.standard_normal((256, 1))
-    r2 = [1 - ((truth - one) ** 2).sum() / ((truth - truth.mean()) ** 2).sum() for one in (wanted, got)]
+    r2 = [1 - ((truth - item) ** 2).sum() / ((truth - truth.mean()) ** 2).sum() for item in (wanted, got)]
     assert 0.03 < r2[0] - r2[1] < 0.12
-    found = compare(*([{"y": row[None].astype(np.float32)} for row in one] for one in (wanted, got)), 0.999)
-    assert found.worst is not None
-    assert found.worst > 0.9999
-    assert not found.right
+    result = compare(*([{"y": row[None].astype(np.float32)} for row in item] for item in (wanted, got)), 0.999)
+    assert result.worst is not None
+    assert result.worst > 0.9999
+    assert not result.right
 
 
 def test_each_column_of_a_few_has_its_own_spread() -> None:
     """A small unit beside a large one is not drowned by it."""
     random = np.random.default_rng(4)
     both = [{"y": (random.standard_normal((1, 2)) * [1000, 0.1]).astype(np.float32)} for _ in range(40)]
-    off = [{"y": one["y"] + np.array([[0, 0.02]], np.float32)} for one in both]
-    found = compare(both, off, 0.999)
-    assert not found.right
-    assert "spread" in found.reason
+    off = [{"y": item["y"] + np.array([[0, 0.02]], np.float32)} for item in both]
+    result = compare(both, off, 0.999)
+    assert not result.right
+    assert "spread" in result.reason
 
 
 def test_an_output_that_does_not_vary_is_compared_with_its_magnitude() -> None:
     """A constant has no spread: an error of a hundredth of it passes, of a tenth does not."""
     same = [{"y": np.full((1, 1), 7, np.float32)} for _ in range(20)]
-    assert compare(same, [{"y": one["y"] * np.float32(1.01)} for one in same], 0.999).right
-    assert not compare(same, [{"y": one["y"] * np.float32(1.1)} for one in same], 0.999).right
+    assert compare(same, [{"y": item["y"] * np.float32(1.01)} for item in same], 0.999).right
+    assert not compare(same, [{"y": item["y"] * np.float32(1.1)} for item in same], 0.999).right
 
 
 @pytest.mark.parametrize("bound", [0.999, None])
@@ -165,9 +166,9 @@ def test_nothing_beside_almost_nothing(bound: float | None) -> None:
     rows = [np.ones((1, 4)), np.zeros((1, 4)), np.ones((1, 4)) * 2]
     for kept in (rows, rows[1:2]):
         wanted = [{"y": row.astype(np.float32)} for row in kept]
-        assert compare(wanted, [{"y": one["y"] + np.float32(2e-10)} for one in wanted], bound).right
+        assert compare(wanted, [{"y": item["y"] + np.float32(2e-10)} for item in wanted], bound).right
     small = [{"y": np.full((1, 4), value, np.float32)} for value in (1e-9, 2e-9, 3e-9, 4e-9)]
-    assert not compare(small, [{"y": -one["y"]} for one in small], bound).right
+    assert not compare(small, [{"y": -item["y"]} for item in small], bound).right
 
 
 @pytest.mark.parametrize(
@@ -183,10 +184,10 @@ def test_nothing_beside_almost_nothing(bound: float | None) -> None:
 )
 def test_what_must_be_equal(expected: np.ndarray, actual: np.ndarray, words: str) -> None:
     """Integers, strings, shapes and dtypes are equal or wrong, whatever the bound; the output is named."""
-    found = compare([{"out": expected}], [{"out": actual}], 0.0)
-    assert not found.right
-    assert "'out'" in found.reason
-    assert words in found.reason
+    result = compare([{"out": expected}], [{"out": actual}], 0.0)
+    assert not result.right
+    assert "'out'" in result.reason
+    assert words in result.reason
 
 
 @pytest.mark.parametrize("bound", [0.999, None])
@@ -204,8 +205,8 @@ def test_rows_of_different_number_and_length() -> None:
     for shape in ((lambda n: (n, 6)), (lambda n: (1, n, 4)), (lambda n: (n,)), (lambda n: (1, n))):
         wanted = [{"y": random.standard_normal(shape(n)).astype(np.float32)} for n in (3, 1, 7, 12, 2)]
         assert compare(wanted, nudged(wanted, 1e-7), 0.999).right
-        found = compare(wanted, [{"y": one["y"][::-1].copy() * 2} for one in wanted], 0.999)
-        assert not found.right
+        result = compare(wanted, [{"y": item["y"][::-1].copy() * 2} for item in wanted], 0.999)
+        assert not result.right
 
 
 def test_strings_are_strings() -> None:
@@ -252,8 +253,8 @@ def test_masks_may_differ_at_their_threshold() -> None:
         wanted = [{"mask": mask.astype(kind)}]
         assert compare(wanted, [{"mask": few.astype(kind)}], 0.999).right
         assert not compare(wanted, [{"mask": few.astype(kind)}], None).right
-        found = compare(wanted, [{"mask": many.astype(kind)}], 0.999)
-        assert "of the row's elements differ (at most 0.10%)" in found.reason
+        result = compare(wanted, [{"mask": many.astype(kind)}], 0.999)
+        assert "of the row's elements differ (at most 0.10%)" in result.reason
     classes = RANDOM.integers(0, 20, (1, 64, 64))
     other = classes.copy()
     other[0, 0, 0] += 1
@@ -282,23 +283,23 @@ def test_the_worst_rows_are_kept_also_of_what_is_right() -> None:
     """Each row once, the worst first, at most five, with what was expected and what came."""
     off = nudged(SCORES, 1e-3)
     off[7]["y"] = off[7]["y"] + np.float32(0.02)
-    found = compare(SCORES, off, 0.999)
-    assert found.right
-    assert len(found.rows) == 5
-    assert found.rows[0].request == 7
-    assert [row.excess for row in found.rows] == sorted((row.excess for row in found.rows), reverse=True)
-    assert len({row.request for row in found.rows}) == 5
-    assert found.rows[0].expected.count("[") == 3
+    result = compare(SCORES, off, 0.999)
+    assert result.right
+    assert len(result.rows) == 5
+    assert result.rows[0].request == 7
+    assert [row.excess for row in result.rows] == sorted((row.excess for row in result.rows), reverse=True)
+    assert len({row.request for row in result.rows}) == 5
+    assert result.rows[0].expected.count("[") == 3
 
 
 def test_random_outputs_are_not_compared() -> None:
     """Of those only shape and dtype count; the others are compared as ever."""
-    noise = [{"noise": RANDOM.random((1, 3)), "y": one["y"]} for one in SCORES]
-    other = [{"noise": RANDOM.random((1, 3)), "y": one["y"]} for one in SCORES]
+    noise = [{"noise": RANDOM.random((1, 3)), "y": item["y"]} for item in SCORES]
+    other = [{"noise": RANDOM.random((1, 3)), "y": item["y"]} for item in SCORES]
     assert not compare(noise, other, 0.999).right
     assert compare(noise, other, 0.999, uncompared={"noise"}).right
-    assert not compare(noise, [one | {"y": -one["y"]} for one in other], 0.999, uncompared={"noise"}).right
-    assert not compare(noise, [one | {"noise": np.zeros((1, 4))} for one in other], 0.999, uncompared={"noise"}).right
+    assert not compare(noise, [item | {"y": -item["y"]} for item in other], 0.999, uncompared={"noise"}).right
+    assert not compare(noise, [item | {"noise": np.zeros((1, 4))} for item in other], 0.999, uncompared={"noise"}).right
 
 
 @pytest.mark.parametrize(
@@ -307,9 +308,9 @@ def test_random_outputs_are_not_compared() -> None:
 def test_a_metric_of_the_users_own_decides(function: Callable[[Answers, Answers], float], right: bool) -> None:
     """Its value takes the place of all built-in measures; shapes are its business, missing outputs are not."""
     other = [{"y": np.zeros((3, 1), np.float32)} for _ in SCORES]
-    found = compare(SCORES, other, 0.999, metric=Metric("m:f", function))
-    assert found.right is right
-    assert right or "m:f is" in found.reason
+    result = compare(SCORES, other, 0.999, metric=Metric("m:f", function))
+    assert result.right is right
+    assert right or "m:f is" in result.reason
     assert not compare(SCORES, [{} for _ in SCORES], 0.999, metric=Metric("m:f", function)).right
 
 

@@ -42,27 +42,27 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def calibrated(folder: Path) -> Iterator[tuple[ModelSpace, list[str]]]:
     """A space that has its copies, and what it told."""
-    told: list[str] = []
+    message: list[str] = []
 
     def tell(event: Event) -> None:
         if isinstance(event, Phase):
-            told.append(event.text)
+            message.append(event.text)
 
     space = ModelSpace(open_session(Wanted(folder / "digits.onnx", data={"image": images()}, budget_s=30.0), tell))
     space.calibrate()
-    yield space, told
+    yield space, message
     space.close()
 
 
 def test_both_engines_have_a_copy(calibrated: tuple[ModelSpace, list[str]]) -> None:
     """Each answers rightly on requests that its ranges do not come from, is told in a line, and is measured."""
-    space, told = calibrated
+    space, message = calibrated
     assert set(space.copies) == {"onnxruntime", "openvino"}
     for name, copy in space.copies.items():
         assert copy.accuracy.right
         assert copy.operators > len(copy.in_float)
-        assert any(line.startswith(f"static int8 for {name}: ") and "over 110 requests" in line for line in told)
-    measured = {(one.name, one.precision) for one in engine_choices(space.facts)}
+        assert any(line.startswith(f"static int8 for {name}: ") and "over 110 requests" in line for line in message)
+    measured = {(engine_choice.name, engine_choice.precision) for engine_choice in engine_choices(space.facts)}
     assert measured >= {("onnxruntime", "int8_static"), ("openvino", "int8_static")}
 
 
@@ -77,9 +77,9 @@ def test_what_was_measured_is_what_ships(
     outcome = Outcome(session.spec, changed(session.with_wire("binary"), engine=options), 1.0, [], INDEPENDENT)
     space.take(outcome)
     files = TuneFiles(folder / "d.profile.toml", folder / "d.report.html", folder / "d.trials.jsonl")
-    found = write_result(outcome, session.wanted, ASKED, files)
-    assert found.quantized is not None
-    assert found.quantized.engine == engine
+    result = write_result(outcome, session.wanted, ASKED, files)
+    assert result.quantized is not None
+    assert result.quantized.engine == engine
     for name in ("digits.onnx", "d.profile.toml", "d.int8.onnx"):
         shutil.copy(folder / name, tmp_path / name)
     profile = Profile.load(tmp_path / "d.profile.toml")
@@ -117,20 +117,20 @@ def test_operators_stay_in_float_until_answers_are_right(calibrated: tuple[Model
 
 def test_what_is_left_out_is_told_in_one_line(tmp_path: Path) -> None:
     """Too few requests to calibrate with, and a model that asks for exact answers is not calibrated at all."""
-    told: list[str] = []
+    message: list[str] = []
     path = perceptron([64, 32, 4], tmp_path / "m.onnx")
     data = {"x": np.random.default_rng(0).standard_normal((15, 64)).astype(np.float32)}
     wanted = Wanted(path, data=data, budget_s=30.0)
-    for one in (wanted, replace(wanted, bound=None), replace(wanted, budget_s=10.0), replace(wanted, data=None)):
-        space = ModelSpace(open_session(one, lambda event: told.append(getattr(event, "text", ""))))
-        told.clear()
+    for item in (wanted, replace(wanted, bound=None), replace(wanted, budget_s=10.0), replace(wanted, data=None)):
+        space = ModelSpace(open_session(item, lambda event: message.append(getattr(event, "text", ""))))
+        message.clear()
         space.calibrate()
         space.close()
         assert not space.copies
-        if one is wanted:
-            assert told[-1] == "static int8 is left out: it needs at least 16 requests in --data, and there are 15"
+        if item is wanted:
+            assert message[-1] == "static int8 is left out: it needs at least 16 requests in --data, and there are 15"
         else:
-            assert not told
+            assert not message
 
 
 def test_a_process_that_ends_costs_one_precision(calibrated: tuple[ModelSpace, list[str]], tmp_path: Path) -> None:

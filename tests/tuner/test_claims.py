@@ -19,20 +19,20 @@ from tailcut.tuner.space import changed
 
 def test_the_story_says_what_limits(tmp_path: Path) -> None:
     """Whether rows may be batched, what the baseline carries, the limit of its own tail, and how long all takes."""
-    said: list[Event] = []
-    session = open_session(Wanted(perceptron([16, 4], tmp_path / "m.onnx"), budget_s=6.0), said.append)
+    text: list[Event] = []
+    session = open_session(Wanted(perceptron([16, 4], tmp_path / "m.onnx"), budget_s=6.0), text.append)
     try:
-        found = carry(session)
-        announce(session, found, SearchSize(13))
+        result = carry(session)
+        announce(session, result, SearchSize(13))
     finally:
         session.servers.keep()
-    words = " / ".join(event.text for event in said if isinstance(event, Phase))
+    words = " / ".join(event.text for event in text if isinstance(event, Phase))
     assert "rows independent, batched" in words
     assert "the limit of p99 is" in words
     assert re.search(r"a complete search takes about \d+ s; --budget 6s tries less of it", words)
-    assert found.rate > 0
-    assert found.limit_ms > 0
-    assert session.outcome.objective.limit_ms == found.limit_ms
+    assert result.rate > 0
+    assert result.limit_ms > 0
+    assert session.outcome.objective.limit_ms == result.limit_ms
 
 
 def test_wrong_answers_at_the_end_are_not_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

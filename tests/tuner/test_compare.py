@@ -23,10 +23,10 @@ def test_each_profile_runs_its_own_copy_of_the_model(tmp_path: Path) -> None:
     wrong = quantised(perceptron([16, 8, 4], tmp_path / "other.onnx"), tmp_path / "wrong.onnx")
     plain = Profile.of_model(path)
     profiles = {name: plain.with_copy(copy, STATIC) for name, copy in (("right", right), ("wrong", wrong))}
-    found = compare(Wanted(path, rate=300.0, slo_ms=100.0, budget_s=5.0), profiles, lambda event: None)
-    assert [side.wrong for side in found.sides] == [False, True]
-    assert found.is_worse
-    assert all(len(side.runs.latencies) for side in found.sides)
+    result = compare(Wanted(path, rate=300.0, slo_ms=100.0, budget_s=5.0), profiles, lambda event: None)
+    assert [side.wrong for side in result.sides] == [False, True]
+    assert result.is_worse
+    assert all(len(side.runs.latencies) for side in result.sides)
 
 
 def test_pixels_are_what_a_profile_of_pixels_is_judged_by(tmp_path: Path) -> None:
@@ -36,8 +36,8 @@ def test_pixels_are_what_a_profile_of_pixels_is_judged_by(tmp_path: Path) -> Non
     pixels = changed(Settings(), engine={"u8_input": U8Input(**fold), "threads": 1})
     profiles = {"floats": Profile.of_model(path), "pixels": Profile.of_model(path, pixels)}
     data = {"x": np.random.default_rng(0).integers(0, 256, (64, 16)).astype(np.uint8)}
-    found = compare(Wanted(path, data, rate=300.0, slo_ms=100.0, budget_s=5.0), profiles, lambda event: None)
-    assert [side.wrong for side in found.sides] == [False, False]
+    result = compare(Wanted(path, data, rate=300.0, slo_ms=100.0, budget_s=5.0), profiles, lambda event: None)
+    assert [side.wrong for side in result.sides] == [False, False]
 
 
 def test_a_rate_too_low_for_a_p99_is_compared_by_what_there_is_time_for(tmp_path: Path) -> None:
@@ -47,8 +47,8 @@ def test_a_rate_too_low_for_a_p99_is_compared_by_what_there_is_time_for(tmp_path
         f"{size}": Profile.of_model(path, changed(Settings(), batching={"max_batch_size": size}, engine={"threads": 1}))
         for size in (1, 8)
     }
-    told: list[Event] = []
-    found = compare(Wanted(path, rate=8.0, slo_ms=100.0, budget_s=8.0), profiles, told.append)
-    assert any("within 8 s its p50 is compared" in event.text for event in told if isinstance(event, Phase))
-    assert found.took_s < 16
-    assert "p50" in found.sides[1].ratios.percentiles
+    message: list[Event] = []
+    result = compare(Wanted(path, rate=8.0, slo_ms=100.0, budget_s=8.0), profiles, message.append)
+    assert any("within 8 s its p50 is compared" in event.text for event in message if isinstance(event, Phase))
+    assert result.took_s < 16
+    assert "p50" in result.sides[1].ratios.percentiles

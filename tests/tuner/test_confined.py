@@ -42,19 +42,19 @@ def test_servers_run_on_the_cpus_that_are_allowed(tmp_path: Path) -> None:
     assert len(os.sched_getaffinity(0)) == usable_cpus()
     outcome = session.outcome
     asked = with_fields(ASKED, slo_ms=None, cpus=1)
-    found = result(
+    match = result(
         outcome,
         model=told(outcome).model,
         machine={},
         objective=asked,
         command="tailcut tune",
     )
-    assert found.verification is not None
-    assert 0 < found.verification.cpus_used <= 1.05
-    assert found.verification.cpus_within is True
-    assert limits_words(found).endswith("CPUs busy at its highest load: within the limit of 1")
+    assert match.verification is not None
+    assert 0 < match.verification.cpus_used <= 1.05
+    assert match.verification.cpus_within is True
+    assert limits_words(match).endswith("CPUs busy at its highest load: within the limit of 1")
     outcome.cpus_used = 1.5
-    over = result(outcome, model=found.model, machine={}, objective=asked, command="tailcut tune")
+    over = result(outcome, model=match.model, machine={}, objective=asked, command="tailcut tune")
     assert over.verification is not None
     assert over.verification.cpus_within is False
 

@@ -53,13 +53,13 @@ def answered(server: Server, count: int) -> np.ndarray:
 
 def offered(path: Path) -> tuple[set[str], list[str]]:
     """The engines that a tune of a program tries, and what it says."""
-    said: list[str] = []
+    text: list[str] = []
     session = open_session(
-        Wanted(path, data={"x": rows(64)}, budget_s=10.0), lambda event: said.append(getattr(event, "text", ""))
+        Wanted(path, data={"x": rows(64)}, budget_s=10.0), lambda event: text.append(getattr(event, "text", ""))
     )
     space = ModelSpace(session)
     try:
-        return {one.name for one in engine_choices(space.facts)}, said
+        return {engine_choice.name for engine_choice in engine_choices(space.facts)}, text
     finally:
         space.close()
 
@@ -71,13 +71,17 @@ def test_a_tune_measures_all_engines(folder: Path, tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
-    candidates = [one for rung in result["rungs"] for one in rung["candidates"]]
-    measured = [one["setting"] for one in candidates if one["verdict"] == "estimated"]
-    raced = [one["setting"] for one in candidates if one["verdict"] not in {"estimated", "skipped", "rejected"}]
+    candidates = [item for rung in result["rungs"] for item in rung["candidates"]]
+    measured = [candidate["setting"] for candidate in candidates if candidate["verdict"] == "estimated"]
+    raced = [
+        candidate["setting"]
+        for candidate in candidates
+        if candidate["verdict"] not in {"estimated", "skipped", "rejected"}
+    ]
     for name in ("engine.name=torch", "engine.name=openvino"):
-        assert any(name in one for one in measured)
-    assert any("engine.name" not in one for one in measured)  # onnxruntime, as a bare configuration has it
-    assert any(re.search("engine.name=(onnxruntime|openvino)", one) for one in raced)  # beside PyTorch, the baseline
+        assert any(name in item for item in measured)
+    assert any("engine.name" not in item for item in measured)  # onnxruntime, as a bare configuration has it
+    assert any(re.search("engine.name=(onnxruntime|openvino)", item) for item in raced)  # beside PyTorch, the baseline
     assert result["accuracy"]["right"]
     profile = Profile.load(folder / "mlp.profile.toml")
     assert profile.model.signature == ("input x FP32 [-1, 16]", "output output FP32 [-1, 4]")
@@ -89,17 +93,17 @@ def test_a_tune_measures_all_engines(folder: Path, tmp_path: Path) -> None:
 
 def test_the_engines_of_onnx_models_are_offered(folder: Path) -> None:
     """They are told, and PyTorch is offered beside them."""
-    names, said = offered(folder / "mlp.pt2")
+    names, text = offered(folder / "mlp.pt2")
     assert names == {"torch", "onnxruntime", "openvino"}
-    assert "converted the program to ONNX, for onnxruntime and openvino" in said
+    assert "converted the program to ONNX, for onnxruntime and openvino" in text
 
 
 def test_one_line_says_why_there_is_no_copy(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the library is missing that converts: PyTorch is tuned alone."""
     monkeypatch.setitem(sys.modules, "onnxscript", None)
-    names, said = offered(folder / "mlp.pt2")
+    names, text = offered(folder / "mlp.pt2")
     assert names == {"torch"}
-    (line,) = [one for one in said if "left out" in one]
+    (line,) = [item for item in text if "left out" in item]
     assert line.startswith("onnxruntime and openvino are left out: this conversion needs onnxscript: pip install")
 
 

@@ -25,9 +25,9 @@ def test_precisions(engine: str, lower: bool, precisions: set[str]) -> None:
     """Less than float32 only where data can show that answers stay right; plain float32 comes first."""
     first, *others = device_choices(EngineOptions(name=engine), lower=lower, convolutions=False)  # type: ignore[arg-type]
     assert (first.precision, first.instances, first.layout) == ("f32", 1, "blocked")
-    assert {one.precision for one in (first, *others)} == precisions
-    assert {one.device for one in (first, *others)} == {"cuda"}
-    assert {one.cuda.graphs for one in (first, *others)} == {True, False}
+    assert {item.precision for item in (first, *others)} == precisions
+    assert {item.device for item in (first, *others)} == {"cuda"}
+    assert {item.cuda.graphs for item in (first, *others)} == {True, False}
 
 
 @pytest.mark.parametrize(
@@ -45,20 +45,20 @@ def test_what_compiles_is_offered_last(engine: str, lower: bool, precisions: lis
     choices = list(device_choices(base, lower=lower, convolutions=True, compiler=True))
     assert choices[: len(without)] == without
     compiled = choices[len(without) :]
-    assert [one.precision for one in compiled] == precisions
-    assert all((one.device, one.compiler, one.cuda.graphs) == ("cuda", "inductor", True) for one in compiled)
-    assert not any(one.precision == "int8" for one in without)
+    assert [item.precision for item in compiled] == precisions
+    assert all((item.device, item.compiler, item.cuda.graphs) == ("cuda", "inductor", True) for item in compiled)
+    assert not any(item.precision == "int8" for item in without)
 
 
 def test_the_cpu_beside_a_device() -> None:
     """Each engine of the file's kind, and bfloat16 where it is allowed; a CPU is left to the loop and the launches."""
     first = EngineOptions(name="onnxruntime", device="cuda", precision="f16", outputs=("y",), fixed_dims=("n=4",))
-    found = list(second_engines(first, ("onnxruntime", "openvino"), cpus=8, bf16=True))
-    kinds = [(one.engine.name, one.engine.precision) for one in found]
+    result = list(second_engines(first, ("onnxruntime", "openvino"), cpus=8, bf16=True))
+    kinds = [(item.engine.name, item.engine.precision) for item in result]
     assert kinds == [("onnxruntime", "f32"), ("openvino", "f32"), ("openvino", "bf16")]
-    assert {one.use for one in found} == {"route"}
-    for one in found:
-        engine = one.engine
+    assert {item.use for item in result} == {"route"}
+    for item in result:
+        engine = item.engine
         assert (engine.device, engine.threads, engine.instances, engine.spinning) == ("cpu", 7, 1, False)
         assert (engine.outputs, engine.fixed_dims) == (first.outputs, first.fixed_dims)
     assert not list(second_engines(EngineOptions(), ("onnxruntime", "openvino"), cpus=8, bf16=True))
@@ -82,16 +82,20 @@ CPU = SecondEngine(engine=EngineOptions(threads=1))
 def test_a_second_engine_stays_where_it_is_valid(engine: dict, batching: dict, stays: bool) -> None:
     """Each rung is tried without the others, and every profile that is tried can be served."""
     settings = Settings(engine=EngineOptions(**engine), batching=BatchingSettings(second=CPU, **batching))
-    found = made_valid(settings)
-    check(found)
-    assert (found.batching.second == CPU) is stays
+    result = made_valid(settings)
+    check(result)
+    assert (result.batching.second == CPU) is stays
 
 
 def test_layouts_are_for_convolutions() -> None:
     """Nothing else has channels."""
-    layouts = {one.layout for one in device_choices(EngineOptions(), lower=False, convolutions=True)}
+    layouts = {
+        device_choice.layout for device_choice in device_choices(EngineOptions(), lower=False, convolutions=True)
+    }
     assert layouts == {"blocked", "channels_last"}
-    assert {one.layout for one in device_choices(EngineOptions(), lower=False, convolutions=False)} == {"blocked"}
+    assert {
+        device_choice.layout for device_choice in device_choices(EngineOptions(), lower=False, convolutions=False)
+    } == {"blocked"}
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ def spec(**shapes: tuple[int | None, ...]) -> ModelSpec:
 
 
 def requests(*shapes: dict[str, tuple[int, ...]]) -> list[dict[str, np.ndarray]]:
-    return [{name: np.zeros(shape, np.float32) for name, shape in one.items()} for one in shapes]
+    return [{name: np.zeros(shape, np.float32) for name, shape in item.items()} for item in shapes]
 
 
 def test_axes_of_equal_sizes_are_one_dimension() -> None:

@@ -53,13 +53,13 @@ def test_times_by_batch_size(model: Path) -> None:
         for rows in (1, 8):
             estimator.measure(rows, 0.02)
         estimator.measure(1, 0.02, paused=True)
-        found = estimator.estimate
-    assert found.sizes == [1, 8]
-    assert all(0 < found.low_ns(rows) <= found.median_ns(rows) for rows in found.sizes)
-    assert found.rows_per_s > 8 / found.median_ns(8) * 1e9 * 0.5
-    assert found.alone_ns > 0
-    assert found.memory_bytes > 10 << 20
-    service = found.service_times(threads=2)
+        result = estimator.estimate
+    assert result.sizes == [1, 8]
+    assert all(0 < result.low_ns(rows) <= result.median_ns(rows) for rows in result.sizes)
+    assert result.rows_per_s > 8 / result.median_ns(8) * 1e9 * 0.5
+    assert result.alone_ns > 0
+    assert result.memory_bytes > 10 << 20
+    service = result.service_times(threads=2)
     assert service.sizes.tolist() == [1, 8]
     assert service.threads == 1
     assert (np.diff(service.quantiles_ns, axis=1) >= 0).all()
@@ -70,23 +70,23 @@ def test_several_instances_are_called_at_once(model: Path) -> None:
     with Estimator(model, EngineOptions(threads=1, instances=2), [REQUEST]) as estimator:
         estimator.wait_loaded()
         estimator.measure(4, 0.02)
-        found = estimator.estimate
-    assert found.rows_per_s == pytest.approx(2 * 4 / found.low_ns(4) * 1e9)
+        result = estimator.estimate
+    assert result.rows_per_s == pytest.approx(2 * 4 / result.low_ns(4) * 1e9)
 
 
 def test_what_cannot_be_loaded_says_why(model: Path) -> None:
     """An engine that refuses is an estimate with an error, and costs the others nothing."""
-    told: list[EngineEstimate] = []
+    message: list[EngineEstimate] = []
     choices = [EngineOptions(precision="bf16"), EngineOptions(threads=1)]
     refused, good = sorted(
-        estimate_engines(model, choices, [REQUEST], seconds=1.0, batched=True, tell=told.append),
-        key=lambda one: one.error is None,
+        estimate_engines(model, choices, [REQUEST], seconds=1.0, batched=True, tell=message.append),
+        key=lambda item: item.error is None,
     )
     assert "bf16" in (refused.error or "")
     assert good.error is None
     assert len(good.sizes) >= 2
     assert good.paused_ns
-    assert {id(one) for one in told} == {id(refused), id(good)}
+    assert {id(item) for item in message} == {id(refused), id(good)}
 
 
 def test_what_is_known_is_told_at_once(model: Path) -> None:
@@ -99,8 +99,8 @@ def test_what_is_known_is_told_at_once(model: Path) -> None:
         [REQUEST],
         seconds=0.5,
         batched=True,
-        tell=lambda one: done.append(len(stored)),
-        store=lambda one: stored.append(len(one.sizes)),
+        tell=lambda item: done.append(len(stored)),
+        store=lambda item: stored.append(len(item.sizes)),
     )
     first, last = stored
     assert first == 1 < last
@@ -119,17 +119,17 @@ def test_of_a_kind_that_answers_wrongly_no_other_is_loaded(model: Path, measured
 
     choices = [EngineOptions(threads=1), *(EngineOptions(name="openvino", threads=count) for count in (1, 2))]
     judging = Judging([pack(REQUEST)] * 3, judge, {("onnxruntime", "f32")})
-    found = estimate_engines(model, choices, [REQUEST], seconds=0.5, batched=False, judging=judging)
+    result = estimate_engines(model, choices, [REQUEST], seconds=0.5, batched=False, judging=judging)
     assert asked == [3]
-    errors = [one.error for one in found if one.options.name == "openvino"]
+    errors = [item.error for item in result if item.options.name == "openvino"]
     assert sorted(errors, key=str) == ([None, "too far off"] if measured else ["too far off"] * 2)
-    assert [one.error for one in found if one.options.name == "onnxruntime"] == [None]
+    assert [item.error for item in result if item.options.name == "onnxruntime"] == [None]
 
 
 def test_a_model_without_a_batch_is_measured_as_it_is(model: Path) -> None:
     """Only the size of one request."""
-    (found,) = estimate_engines(model, [EngineOptions(threads=1)], [REQUEST], seconds=0.5, batched=False)
-    assert found.sizes == [1]
+    (result,) = estimate_engines(model, [EngineOptions(threads=1)], [REQUEST], seconds=0.5, batched=False)
+    assert result.sizes == [1]
 
 
 def test_the_users_word_on_rows_holds_for_the_measurements(tmp_path: Path) -> None:
@@ -140,11 +140,11 @@ def test_the_users_word_on_rows_holds_for_the_measurements(tmp_path: Path) -> No
     shape = [dim.dim_value or 1 for dim in x.type.tensor_type.shape.dim]
     request = {x.name: np.ones(shape, np.float32)}
     for independent in (False, True):
-        (found,) = estimate_engines(
+        (result,) = estimate_engines(
             path, [EngineOptions(threads=1)], [request], seconds=0.3, batched=True, independent=independent
         )
-        assert found.error is None
-        assert (found.batched, len(found.sizes) > 1) == (independent, independent)
+        assert result.error is None
+        assert (result.batched, len(result.sizes) > 1) == (independent, independent)
 
 
 def test_requests_of_different_lengths_are_computed_in_turn(tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_requests_of_different_lengths_are_computed_in_turn(tmp_path: Path) -> N
     )
     data = [{"x": np.ones((2, length, 512), np.float32)} for length in range(1, 101)]
     requests = typical(data, batched=True)
-    assert [one["x"].shape for one in requests] == [(1, length, 512) for length in (51, 11, 91, 31, 71)]
+    assert [request["x"].shape for request in requests] == [(1, length, 512) for length in (51, 11, 91, 31, 71)]
     assert typical(data[:1] * 3, batched=False) == data[:1]
     with Estimator(path, EngineOptions(threads=1), requests) as estimator:
         estimator.wait_loaded()
@@ -191,12 +191,12 @@ def test_an_engine_that_cannot_load_the_model_is_started_once(tmp_path: Path) ->
     onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=9), path)
     choices = [EngineOptions(name="openvino", threads=threads) for threads in (1, 2)] + [EngineOptions(threads=1)]
     began = time.monotonic()
-    found = estimate_engines(path, choices, [REQUEST], seconds=0.5, batched=True)
-    errors = [one.error for one in found if one.options.name == "openvino"]
+    result = estimate_engines(path, choices, [REQUEST], seconds=0.5, batched=True)
+    errors = [item.error for item in result if item.options.name == "openvino"]
     assert len(errors) == 2
     assert errors[0] == errors[1]
     assert "openvino cannot load it" in (errors[0] or "")
-    assert [one.error for one in found if one.options.name == "onnxruntime"] == [None]
+    assert [item.error for item in result if item.options.name == "onnxruntime"] == [None]
     assert time.monotonic() - began < 60
 
 
@@ -211,11 +211,11 @@ def test_a_size_is_measured_only_where_there_is_time_for_it(rows: int, seconds: 
 def test_what_there_is_no_time_to_load_is_left_out(model: Path) -> None:
     """With no time at all three configurations are measured, and the rest say why they are not."""
     choices = [EngineOptions(threads=1, instances=count) for count in (1, 2, 3, 4, 5)]
-    found = estimate_engines(model, choices, [REQUEST], seconds=0.0, batched=False)
-    measured = [one for one in found if one.error is None]
+    result = estimate_engines(model, choices, [REQUEST], seconds=0.0, batched=False)
+    measured = [item for item in result if item.error is None]
     assert len(measured) == 3
-    assert all(one.sizes == [1] for one in measured)
-    assert {one.error for one in found if one not in measured} == {NO_TIME}
+    assert all(item.sizes == [1] for item in measured)
+    assert {item.error for item in result if item not in measured} == {NO_TIME}
 
 
 class Scripted(Estimator):
@@ -232,26 +232,26 @@ class Scripted(Estimator):
 
 def test_a_stall_does_not_end_the_search_for_larger_batches() -> None:
     """A size that seems not to pay is timed once more; one that pays is not."""
-    one = Scripted({1: [100], 2: [900, 150], 4: [250]})
+    item = Scripted({1: [100], 2: [900, 150], 4: [250]})
     for rows in (1, 2, 4):
-        assert _round([one], rows, time.monotonic() + 60, lambda _: None) == [one]
-    assert one.estimate.sizes == [1, 2, 4]
-    assert one.estimate.low_ns(2) == 150
+        assert _round([item], rows, time.monotonic() + 60, lambda _: None) == [item]
+    assert item.estimate.sizes == [1, 2, 4]
+    assert item.estimate.low_ns(2) == 150
 
 
 def test_an_exhaustive_tune_measures_every_engine_configuration(tmp_path: Path) -> None:
     """Whatever the budget says: a usual tune of so few seconds measures some of them."""
     path = perceptron([16, 4], tmp_path / "m.onnx")
     wanted = Wanted(path, budget_s=5.0)
-    for one in (wanted, replace(wanted, exhaustive=True)):
-        session = open_session(one, lambda event: None)
+    for item in (wanted, replace(wanted, exhaustive=True)):
+        session = open_session(item, lambda event: None)
         space = ModelSpace(session)
         try:
-            found = space._estimate()
+            result = space._estimate()
         finally:
             space.close()
         choices = engine_choices(space.facts)
-        if one.exhaustive:
-            assert [each.error for each in found] == [None] * len(choices)
+        if item.exhaustive:
+            assert [each.error for each in result] == [None] * len(choices)
         else:
-            assert len(found) < len(choices)
+            assert len(result) < len(choices)

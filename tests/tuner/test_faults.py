@@ -28,8 +28,8 @@ WRONG = Accuracy(right=False, reason="far off")
 
 def opened(folder: Path, tell: list[Event] | None = None) -> Session:
     path = perceptron([16, 4], folder / "m.onnx")
-    told = [] if tell is None else tell
-    return open_session(Wanted(path, rate=300.0, slo_ms=100.0, budget_s=8.0), told.append)
+    message = [] if tell is None else tell
+    return open_session(Wanted(path, rate=300.0, slo_ms=100.0, budget_s=8.0), message.append)
 
 
 def alike(session: Session, count: int) -> list[Settings]:
@@ -117,14 +117,14 @@ def test_a_step_that_does_not_start_costs_its_own_rungs(tmp_path: Path) -> None:
         session.servers.keep()
     rungs = session.outcome.rungs
     assert rungs[0].candidates
-    assert all("one of its two servers did not start" in (one.note or "") for one in rungs[1:3])
-    assert [one.note for one in rungs[3:]] == [UNCHANGED] * 3
+    assert all("one of its two servers did not start" in (rung.note or "") for rung in rungs[1:3])
+    assert [rung.note for rung in rungs[3:]] == [UNCHANGED] * 3
 
 
 def test_tuned_settings_that_do_not_start_give_way_to_the_next_best(tmp_path: Path) -> None:
     """Of those that raced and were not refused; what is verified is what the profile gets."""
-    told: list[Event] = []
-    session = opened(tmp_path, told)
+    message: list[Event] = []
+    session = opened(tmp_path, message)
     broken, (refused, kept, slower) = of_no_copy(session), alike(session, 3)
     outcome = session.outcome
     outcome.settings = broken
@@ -137,13 +137,13 @@ def test_tuned_settings_that_do_not_start_give_way_to_the_next_best(tmp_path: Pa
         session.servers.keep()
     assert outcome.settings == kept
     assert len(outcome.arms["tuned"].latencies)
-    assert any("could not be served" in event.text for event in told if isinstance(event, Phase))
+    assert any("could not be served" in event.text for event in message if isinstance(event, Phase))
 
 
 def test_servers_run_beside_each_other_as_memory_allows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two race where there is none left, and rungs stay unmeasured; both say why."""
-    told: list[Event] = []
-    session = opened(tmp_path, told)
+    message: list[Event] = []
+    session = opened(tmp_path, message)
     choices = alike(session, 4)
     monkeypatch.setattr(servers_module, "free_bytes", lambda: 0)
     try:
@@ -154,5 +154,5 @@ def test_servers_run_beside_each_other_as_memory_allows(tmp_path: Path, monkeypa
     finally:
         session.servers.keep()
     assert set(session.outcome.raced) == set(choices[:2])
-    assert sum("no memory for its server" in event.text for event in told if isinstance(event, Phase)) == 2
-    assert all("memory for 0" in (one.note or "") for one in session.outcome.rungs)
+    assert sum("no memory for its server" in event.text for event in message if isinstance(event, Phase)) == 2
+    assert all("memory for 0" in (rung.note or "") for rung in session.outcome.rungs)

@@ -13,7 +13,7 @@ def predicted(rate: float, alone_ms: float = 1.0, **sections: dict) -> Predicted
 
 def many() -> list[Predicted]:
     """Three dispatches, seven sizes, four engines: larger batches a little better, inline best."""
-    found = []
+    result = []
     for engine, gain in (("onnxruntime", 1.0), ("openvino", 0.9)):
         for threads in (1, 2):
             for dispatch, share in (("inline", 1.0), ("adaptive", 0.8), ("worker", 0.7)):
@@ -21,27 +21,27 @@ def many() -> list[Predicted]:
                     rate = 1000 * gain * share * (1 + size / 1000) / threads
                     settings = {"engine": {"name": engine, "threads": threads}}
                     batching = {"dispatch": dispatch, "max_batch_size": size}
-                    found.append(predicted(rate, threads * share, batching=batching, **settings))
-    return found
+                    result.append(predicted(rate, threads * share, batching=batching, **settings))
+    return result
 
 
 def test_the_best_is_among_them() -> None:
     """First of all."""
     chosen = finalists(many())
-    assert chosen[0].rate == max(one.rate for one in many())
+    assert chosen[0].rate == max(item.rate for item in many())
     assert len(chosen) == FINALISTS
 
 
 def test_they_are_of_several_kinds() -> None:
     """Not eight batch sizes of one engine and dispatch."""
     chosen = finalists(many())
-    assert {one.settings.batching.dispatch for one in chosen} == {"inline", "adaptive", "worker"}
-    assert {one.settings.engine.name for one in chosen} == {"onnxruntime", "openvino"}
+    assert {item.settings.batching.dispatch for item in chosen} == {"inline", "adaptive", "worker"}
+    assert {item.settings.engine.name for item in chosen} == {"onnxruntime", "openvino"}
 
 
 def test_each_dispatch_has_its_best_in_the_race() -> None:
     """Also where the measurement of one way in made all of its configurations look poor, but not hopeless."""
-    others = [one for one in many() if one.settings.batching.dispatch != "inline"]
+    others = [item for item in many() if item.settings.batching.dispatch != "inline"]
     for share, there in ((0.4, True), (0.2, False)):
         inline = [
             predicted(share * others[0].rate, 9.0, batching={"dispatch": "inline", "max_batch_size": size})
@@ -52,11 +52,11 @@ def test_each_dispatch_has_its_best_in_the_race() -> None:
 
 def test_two_finalists_are_computed_differently() -> None:
     """The second is the best on another engine, or in another precision, unless that is hopeless."""
-    assert [one.settings.engine.name for one in finalists(many(), 2)] == ["onnxruntime", "openvino"]
-    one, quick = predicted(900.0), predicted(800.0, 0.1, engine={"threads": 1})
+    assert [finalist.settings.engine.name for finalist in finalists(many(), 2)] == ["onnxruntime", "openvino"]
+    item, quick = predicted(900.0), predicted(800.0, 0.1, engine={"threads": 1})
     for rate, second in ((500.0, "bf16"), (100.0, "f32")):
         half = predicted(rate, engine={"name": "openvino", "precision": "bf16"})
-        assert finalists([one, quick, half], 2)[1].settings.engine.precision == second
+        assert finalists([item, quick, half], 2)[1].settings.engine.precision == second
 
 
 def test_the_lone_request_has_its_own() -> None:
@@ -67,8 +67,8 @@ def test_the_lone_request_has_its_own() -> None:
 
 def test_few_are_all_taken() -> None:
     """Where there are less than eight, each races."""
-    one, other = predicted(1.0), predicted(2.0, batching={"max_batch_size": 2})
-    assert finalists([one, other]) == [other, one]
+    item, other = predicted(1.0), predicted(2.0, batching={"max_batch_size": 2})
+    assert finalists([item, other]) == [other, item]
     assert finalists([]) == []
 
 
@@ -80,8 +80,8 @@ def test_the_pareto_front() -> None:
 
 def test_the_most_frugal_equal_races() -> None:
     """One that is equal by the objective and takes clearly less CPU has a place; one that is worse has none."""
-    spinning = [replace(one, cpu_us=60_000.0) for one in many()]
-    best = max(one.rate for one in spinning)
+    spinning = [replace(item, cpu_us=60_000.0) for item in many()]
+    best = max(item.rate for item in spinning)
     quiet = replace(predicted(0.96 * best, 9.0, engine={"spinning": False}), cpu_us=15_000.0)
     assert quiet in finalists([*spinning, quiet])
     worse = replace(quiet, rate=0.6 * best)

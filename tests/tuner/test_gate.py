@@ -52,10 +52,10 @@ def judged(path: Path, requests: Requests, settings: Settings) -> Accuracy:
 def judged_in_company(path: Path, requests: Requests, settings: Settings) -> Accuracy:
     """The first refusal of three servers: one that a stall met while it warmed up may think batches do not pay."""
     for _ in range(3):
-        found = judged(path, requests, settings)
-        if not found.right:
+        result = judged(path, requests, settings)
+        if not result.right:
             break
-    return found
+    return result
 
 
 def vectors(*shape: int, count: int = 40) -> Requests:
@@ -64,7 +64,7 @@ def vectors(*shape: int, count: int = 40) -> Requests:
 
 
 def model(path: Path, nodes: list[Any], inputs: dict[str, Dims], outputs: dict[str, Dims], **weights: Any) -> Path:
-    ends = [[value(name, DType.FP32, dims) for name, dims in one.items()] for one in (inputs, outputs)]
+    ends = [[value(name, DType.FP32, dims) for name, dims in item.items()] for item in (inputs, outputs)]
     return save(path, nodes, *ends, {name: np.asarray(array) for name, array in weights.items()})
 
 
@@ -77,10 +77,10 @@ def test_a_server_that_mixes_rows_is_wrong_only_in_company(tmp_path: Path) -> No
     with served(path, settings) as target:
         for request in requests[:4]:
             np.testing.assert_allclose(infer_once(target, "m", request)["y"], np.ones((1, 4)))
-    found = judged_in_company(path, requests, settings)
-    assert not found.right
-    assert found.reason.startswith("request ")
-    assert "others: output 'y': " in found.reason or "joined" in found.reason
+    result = judged_in_company(path, requests, settings)
+    assert not result.right
+    assert result.reason.startswith("request ")
+    assert "others: output 'y': " in result.reason or "joined" in result.reason
 
 
 def sentences(*lengths: int) -> Requests:
@@ -98,9 +98,9 @@ def padded(*buckets: int, mask: float = 0.0, name: str = "ids") -> Settings:
 def test_padding_is_proven_between_the_buckets(tmp_path: Path, mask: float, right: bool) -> None:
     """All data stand at the buckets, where nothing is filled up; a wrong value of the mask shows at cut requests."""
     path = masked_mean(tmp_path / "m.onnx")
-    found = judged(path, sentences(5, 9, 16, 30) * 4, padded(5, 9, 16, 30, mask=mask))
-    assert found.right is right
-    assert right or "cut to length" in found.reason
+    result = judged(path, sentences(5, 9, 16, 30) * 4, padded(5, 9, 16, 30, mask=mask))
+    assert result.right is right
+    assert right or "cut to length" in result.reason
 
 
 def test_a_mean_without_a_mask_does_not_bear_padding(tmp_path: Path) -> None:
@@ -108,9 +108,9 @@ def test_a_mean_without_a_mask_does_not_bear_padding(tmp_path: Path) -> None:
     nodes = [helper.make_node("ReduceMean", ["x"], ["y"], axes=[1], keepdims=1)]
     path = model(tmp_path / "mean.onnx", nodes, {"x": (None, None)}, {"y": (None, 1)})
     requests = [{"x": np.random.default_rng(n).random((1, n), np.float32)} for n in (5, 9, 16, 30) * 2]
-    found = judged(path, requests, padded(5, 9, 16, 30, name="x"))
-    assert not found.right
-    assert "cut to length" in found.reason
+    result = judged(path, requests, padded(5, 9, 16, 30, name="x"))
+    assert not result.right
+    assert "cut to length" in result.reason
 
 
 @pytest.mark.parametrize(("layers", "right"), [(1, True), (2, False)])
@@ -124,17 +124,17 @@ def test_strided_outputs_are_cut_and_compared(tmp_path: Path, layers: int, right
     ends = {"x": (None, 2, "width")}, {"y": (None, 3, "steps")}
     path = model(tmp_path / "m.onnx", [first, last], *ends, **weights)
     requests = [{"x": random.random((1, 2, n), np.float32)} for n in (16, 24, 40, 64)]
-    found = judged(path, requests, padded(16, 24, 40, 64, name="x"))
-    assert found.right is right
-    assert "another shape" not in found.reason
+    result = judged(path, requests, padded(16, 24, 40, 64, name="x"))
+    assert result.right is right
+    assert "another shape" not in result.reason
 
 
 def test_buckets_without_a_length_between_them_are_not_proven(tmp_path: Path) -> None:
     """Requests of length 1 cannot be cut, so nothing shows what is filled up."""
     path = masked_mean(tmp_path / "m.onnx")
-    found = judged(path, sentences(1, 1, 1), padded(1, 2))
-    assert not found.right
-    assert "no request has a length between the buckets" in found.reason
+    result = judged(path, sentences(1, 1, 1), padded(1, 2))
+    assert not result.right
+    assert "no request has a length between the buckets" in result.reason
 
 
 def test_a_right_server_passes_on_every_wire(tmp_path: Path) -> None:
@@ -143,9 +143,9 @@ def test_a_right_server_passes_on_every_wire(tmp_path: Path) -> None:
     gates = [gate(path, vectors(4), bound) for bound in (0.999, None)]
     with served(path, PLAIN) as target:
         for wire, checker in itertools.product(("binary", "json", "raw"), gates):
-            found = checker.check(target, changed(PLAIN, io={"wire": wire}), 1.5)
-            assert found.right, found.reason
-            assert found.requests > 80
+            result = checker.check(target, changed(PLAIN, io={"wire": wire}), 1.5)
+            assert result.right, result.reason
+            assert result.requests > 80
 
 
 def test_regressors_labels_masks_and_strings_pass(tmp_path: Path) -> None:
@@ -176,17 +176,17 @@ def test_regressors_labels_masks_and_strings_pass(tmp_path: Path) -> None:
     checker = gate(path, vectors(4), None)
     with served(path, PLAIN) as target:
         for wire in ("binary", "json"):
-            found = checker.check(target, changed(PLAIN, io={"wire": wire}), 1.5)
-            assert found.right, found.reason
-            assert (found.top1, found.differing) == (1.0, 0.0)
+            result = checker.check(target, changed(PLAIN, io={"wire": wire}), 1.5)
+            assert result.right, result.reason
+            assert (result.top1, result.differing) == (1.0, 0.0)
 
 
 def test_nan_and_infinity_are_asked_in_binary(tmp_path: Path) -> None:
     """JSON has no word for them, so a profile for JSON clients is not refused for it."""
     nodes = [helper.make_node("Log", ["x"], ["y"])]
     path = model(tmp_path / "m.onnx", nodes, {"x": (None, 4)}, {"y": (None, 4)})
-    found = judged(path, vectors(4), changed(PLAIN, io={"wire": "json"}))
-    assert found.right, found.reason
+    result = judged(path, vectors(4), changed(PLAIN, io={"wire": "json"}))
+    assert result.right, result.reason
 
 
 def test_a_server_that_answers_an_error_is_wrong(tmp_path: Path) -> None:
@@ -195,9 +195,9 @@ def test_a_server_that_answers_an_error_is_wrong(tmp_path: Path) -> None:
     checker = gate(path, vectors(4))
     (tmp_path / "other").mkdir()
     with served(perceptron([5, 8, 3], tmp_path / "other" / "m.onnx"), PLAIN) as target:
-        found = checker.check(target, PLAIN, 1.5)
-    assert not found.right
-    assert "request 0, asked alone: the server answers 400: " in found.reason
+        result = checker.check(target, PLAIN, 1.5)
+    assert not result.right
+    assert "request 0, asked alone: the server answers 400: " in result.reason
 
 
 def test_a_random_model_is_not_compared(tmp_path: Path) -> None:
@@ -208,8 +208,8 @@ def test_a_random_model_is_not_compared(tmp_path: Path) -> None:
     assert (checker.blind, checker.random_outputs) == (True, ("y",))
     with served(path, PLAIN) as target:
         assert checker.check(target, PLAIN, 1.5).right
-        found = checker.check(target, padded(4, 8, 16, name="x"), 1.5)
-    assert "the model is random" in found.reason
+        result = checker.check(target, padded(4, 8, 16, name="x"), 1.5)
+    assert "the model is random" in result.reason
 
 
 @pytest.mark.parametrize("wrong", [False, True])
@@ -223,10 +223,10 @@ def test_padding_in_two_dimensions_is_judged(tmp_path: Path, wrong: bool) -> Non
     sizes = [(9, 20), (12, 14), (16, 31), (10, 25), (23, 12), (30, 40)]
     requests = [{"image": random.standard_normal((1, 2, *size)).astype(np.float32)} for size in sizes]
     padding = PaddingSettings(buckets=(16, 32), inputs=(PaddedInput(name="image"),), second_buckets=(16, 32, 64))
-    found = judged(path, requests, changed(PLAIN, batching={"padding": padding}))
-    assert found.right is not wrong, found.reason
+    result = judged(path, requests, changed(PLAIN, batching={"padding": padding}))
+    assert result.right is not wrong, result.reason
     if wrong:
-        assert "cosine" in found.reason or "error" in found.reason
+        assert "cosine" in result.reason or "error" in result.reason
 
 
 def test_dynamic_int8_is_refused_for_its_company(tmp_path: Path) -> None:
@@ -263,6 +263,6 @@ def test_a_whole_check_asks_every_request(tmp_path: Path) -> None:
     requests[37]["x"][0, 2] = 1000.0
     checker = gate(right, requests)
     with served(clipped, PLAIN) as target:
-        found = checker.check(target, PLAIN, 0.0, whole=True)
-    assert not found.right
-    assert "request 37" in found.reason
+        result = checker.check(target, PLAIN, 0.0, whole=True)
+    assert not result.right
+    assert "request 37" in result.reason

@@ -8,11 +8,11 @@ from tailcut.tuner.heats import NONE, Heats
 
 def race(means: list[float], *, heats: int = 12, noise: float = 0.1, seed: int = 0) -> Heats:
     random = np.random.default_rng(seed)
-    found = Heats.of(len(means))
+    result = Heats.of(len(means))
     for _ in range(heats):
         weather = random.lognormal(sigma=0.3)
-        found.add([means[arm] * weather * random.lognormal(sigma=noise) for arm in found.racing])
-    return found
+        result.add([means[arm] * weather * random.lognormal(sigma=noise) for arm in result.racing])
+    return result
 
 
 def test_the_best_estimate_wins() -> None:
@@ -23,9 +23,9 @@ def test_the_best_estimate_wins() -> None:
 
 def test_hopeless_arms_leave_early() -> None:
     """Half of the leader's rate is enough after two heats."""
-    found = race([100, 45, 98], heats=4)
-    assert found.racing == [0, 2]
-    assert len(found.entrants[1].scores) == 2
+    result = race([100, 45, 98], heats=4)
+    assert result.racing == [0, 2]
+    assert len(result.entrants[1].scores) == 2
 
 
 def test_the_best_hardly_ever_leaves() -> None:
@@ -43,29 +43,29 @@ def test_the_winner_is_near_the_best() -> None:
 
 def test_one_stalled_heat_does_not_count() -> None:
     """A machine that stood still in one arm's turn costs that arm nothing."""
-    found = Heats.of(2)
+    result = Heats.of(2)
     for number in range(9):
-        found.add([103.0 if number != 4 else 5.0, 100.0 + 2 * (number % 2)])
-    assert found.leader == 0
+        result.add([103.0 if number != 4 else 5.0, 100.0 + 2 * (number % 2)])
+    assert result.leader == 0
 
 
 def test_ratios_have_intervals_from_three_heats_on() -> None:
     """Before that there is none."""
-    found = Heats.of(2)
-    found.add([100, 50])
-    assert found.ratio(1, 0) is None
-    found = race([100, 100], heats=10, noise=0.02)
-    interval = found.ratio(1, 0)
+    result = Heats.of(2)
+    result.add([100, 50])
+    assert result.ratio(1, 0) is None
+    result = race([100, 100], heats=10, noise=0.02)
+    interval = result.ratio(1, 0)
     assert interval is not None
     assert interval.low < 1 < interval.high
 
 
 def test_near_ones_are_listed_behind_the_leader() -> None:
     """Those within a share of the best estimate."""
-    found = Heats.of(3)
+    result = Heats.of(3)
     for _ in range(2):
-        found.add([100, 97, 70])
-    assert found.near(0.05) == [0, 1]
+        result.add([100, 97, 70])
+    assert result.near(0.05) == [0, 1]
 
 
 def test_each_arm_in_the_race_has_a_score() -> None:

@@ -32,13 +32,13 @@ def path(tmp_path: Path) -> Path:
 def test_an_estimate_comes_back_as_it_was(path: Path) -> None:
     """Its times as quantiles, which say the same median; options without a line are not there."""
     Journal(path, KEY).add_estimate(estimate())
-    (found,) = Journal(path, KEY).estimates([ONE, TWO])
-    assert found.options == ONE
-    assert found.sizes == [1, 2]
-    assert found.median_ns(1) == pytest.approx(1500, rel=0.01)
-    assert found.alone_ns == 9000
-    assert found.cpu_ns == {1: 800, 2: 1200}
-    assert (found.memory_bytes, found.load_s, found.batched) == (1 << 20, 0.25, True)
+    (result,) = Journal(path, KEY).estimates([ONE, TWO])
+    assert result.options == ONE
+    assert result.sizes == [1, 2]
+    assert result.median_ns(1) == pytest.approx(1500, rel=0.01)
+    assert result.alone_ns == 9000
+    assert result.cpu_ns == {1: 800, 2: 1200}
+    assert (result.memory_bytes, result.load_s, result.batched) == (1 << 20, 0.25, True)
 
 
 def test_an_estimate_that_is_not_whole_is_measured_again(path: Path) -> None:
@@ -102,7 +102,7 @@ def test_a_killed_tune_leaves_a_file_that_reads(path: Path) -> None:
     journal = Journal(path, KEY)
     assert len(journal.estimates([ONE])) == 1
     journal.add_estimate(estimate(TWO))
-    assert {one.options for one in Journal(path, KEY).estimates([ONE, TWO])} == {ONE, TWO}
+    assert {item.options for item in Journal(path, KEY).estimates([ONE, TWO])} == {ONE, TWO}
 
 
 def test_lines_carry_their_key(path: Path) -> None:
@@ -123,10 +123,10 @@ def test_without_a_path_nothing_is_stored(tmp_path: Path) -> None:
 
 def test_the_key_of_a_model(tmp_path: Path) -> None:
     """The same twice; another with another model or other shapes."""
-    one, other = (perceptron([4, size], tmp_path / f"{size}.onnx") for size in (3, 5))
+    item, other = (perceptron([4, size], tmp_path / f"{size}.onnx") for size in (3, 5))
     request = {"x": np.zeros((1, 4), np.float32)}
-    key = Key.of(one, [request], "auto")
-    assert key == Key.of(one, [request], "auto")
+    key = Key.of(item, [request], "auto")
+    assert key == Key.of(item, [request], "auto")
     assert key.model != Key.of(other, [request], "auto").model
-    assert key.request != Key.of(one, [{"x": np.zeros((2, 4), np.float32)}], "auto").request
+    assert key.request != Key.of(item, [{"x": np.zeros((2, 4), np.float32)}], "auto").request
     assert "onnxruntime" in key.engines

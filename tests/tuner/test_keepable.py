@@ -52,15 +52,15 @@ def tunes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Tune]]
 
 def raced(tune: Tune, engine: str) -> list[Settings]:
     """What races, with all values of the space between them."""
-    return [one for one in covering(tune.offered(), traits_of) if one.engine.name == engine]
+    return [item for item in covering(tune.offered(), traits_of) if item.engine.name == engine]
 
 
-def refined(tune: Tune, place: int) -> list[Settings]:
+def refined(tune: Tune, index: int) -> list[Settings]:
     """With the small changes, one of each engine; another one for another place."""
     kinds: dict[str, list[Settings]] = {}
-    for one in covering(tune.offered(), traits_of):
-        kinds.setdefault(one.engine.name, []).append(one)
-    return [tune.refined(several[place % len(several)]) for several in kinds.values()]
+    for item in covering(tune.offered(), traits_of):
+        kinds.setdefault(item.engine.name, []).append(item)
+    return [tune.refined(several[index % len(several)]) for several in kinds.values()]
 
 
 @pytest.fixture(scope="module", params=["onnxruntime", pytest.param("openvino", marks=pytest.mark.slow), "refined"])
@@ -69,23 +69,23 @@ def served(
 ) -> Iterator[Served]:
     """A server of profiles of all models, and those that the accuracy gate lets pass."""
     offered = []
-    for place, tune in enumerate(tunes.values()):
-        chosen = refined(tune, place) if request.param == "refined" else raced(tune, request.param)
+    for index, tune in enumerate(tunes.values()):
+        chosen = refined(tune, index) if request.param == "refined" else raced(tune, request.param)
         offered += [tune.profile(settings, number) for number, settings in enumerate(chosen)]
-    with serving(tmp_path_factory.mktemp("server"), *(one.path for one in offered)) as server:
+    with serving(tmp_path_factory.mktemp("server"), *(item.path for item in offered)) as server:
         target = Target(server.host, server.port)
-        yield Served(server, offered, [one for one in offered if tunes[one.model].passes(one, target)])
+        yield Served(server, offered, [item for item in offered if tunes[item.model].passes(item, target)])
         assert server.stop() == 0
 
 
 def test_what_the_gate_refuses(served: Served) -> None:
     """Nothing in float32 that fills nothing up; of the rest not all, so that some of each is asked below."""
-    refused = [one for one in served.offered if one not in served.kept]
-    assert not [one.name for one in refused if one.exact]
-    padding = [{one.model for one in several if one.settings.batching.padding} for several in (refused, served.kept)]
+    refused = [item for item in served.offered if item not in served.kept]
+    assert not [item.name for item in refused if item.exact]
+    padding = [{item.model for item in several if item.settings.batching.padding} for several in (refused, served.kept)]
     assert padding[0] <= {"sentences"}  # no mask tells it what is filling
     assert padding[1] <= {"padded", "pictures"}
-    precisions = [{one.settings.engine.precision for one in several} for several in (served.offered, served.kept)]
+    precisions = [{item.settings.engine.precision for item in several} for several in (served.offered, served.kept)]
     assert precisions[0] == precisions[1]
 
 

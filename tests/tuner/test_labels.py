@@ -40,9 +40,9 @@ def test_a_server_of_pixels_is_sent_pixels(tmp_path: Path) -> None:
         prove(session)
     finally:
         session.servers.keep()
-    found = session.outcome.labels_accuracy
-    assert found is not None
-    assert min(found["baseline"], found["tuned"]) > 0.95
+    result = session.outcome.labels_accuracy
+    assert result is not None
+    assert min(result["baseline"], result["tuned"]) > 0.95
     assert session.outcome.arms
 
 
@@ -57,8 +57,8 @@ def test_labels_follow_requests_of_several_lengths(tmp_path: Path) -> None:
     labels = np.array([1] * 6 + [2] * 2)
     for limit in (8, 4):
         requests = rows_of_data(spec, data, limit)
-        found = labels_of_data(spec, data, labels, limit)
-        assert [int(request["ids"].flat[0]) for request in requests] == found[:, 0].tolist()
+        result = labels_of_data(spec, data, labels, limit)
+        assert [int(request["ids"].flat[0]) for request in requests] == result[:, 0].tolist()
     with pytest.raises(UsageError, match="7 labels for 8 requests: give one for each"):
         labels_of_data(spec, data, labels[:7], 8)
     with pytest.raises(UsageError, match="whole numbers from 0"):

@@ -42,21 +42,27 @@ def test_an_engine_that_answers_wrongly_is_not_predicted(model: Path, monkeypatc
     finally:
         session.servers.keep()
         space.close()
-    assert {one.settings.engine.precision for one in predicted} == {"f32"}
+    assert {item.settings.engine.precision for item in predicted} == {"f32"}
     ((kind, rejected),) = session.rejected.items()
     assert kind == ("onnxruntime", "int8")
     assert rejected.predicted
-    assert [one.options.threads for one in space.estimates if one.options.precision == "int8" and not one.error] == [1]
-    refused = [one for rung in session.outcome.rungs for one in rung.candidates if one.verdict == "rejected"]
-    assert all("wrong answers" in one.reason for one in refused)
+    assert [
+        estimate.options.threads
+        for estimate in space.estimates
+        if estimate.options.precision == "int8" and not estimate.error
+    ] == [1]
+    refused = [
+        candidate for rung in session.outcome.rungs for candidate in rung.candidates if candidate.verdict == "rejected"
+    ]
+    assert all("wrong answers" in item.reason for item in refused)
     assert len(refused) == 2
 
 
 def test_slow_calls_need_no_measured_ways(model: Path, tmp_path: Path) -> None:
     """Where a call takes ten milliseconds and time is short, usual costs do, and the profile's evidence has them."""
-    said: list[Event] = []
+    text: list[Event] = []
     journal = tmp_path / "m.trials.jsonl"
-    session = open_session(Wanted(model, budget_s=20.0, journal=journal), said.append)
+    session = open_session(Wanted(model, budget_s=20.0, journal=journal), text.append)
     space = ModelSpace(session)
     slow = EngineEstimate(EngineOptions(threads=1), {1: [np.full(9, 10_000_000)]}, cpu_ns={1: 1e7})
     session.journal.add_estimate(slow)
@@ -66,9 +72,9 @@ def test_slow_calls_need_no_measured_ways(model: Path, tmp_path: Path) -> None:
     space.close()
     assert dict(ways.by_dispatch) == USUAL
     assert not session.servers._running
-    assert any("what a way in usually costs" in event.text for event in said if isinstance(event, Phase))
+    assert any("what a way in usually costs" in event.text for event in text if isinstance(event, Phase))
     lines = lines_of(journal, session.servers.profile(BASELINE).model)
     settings = changed(BASELINE, engine={"threads": 1})
-    found = measured_service(lines, settings, 2.0)
-    assert found is not None
-    assert found.way_in["receive_ns"] == USUAL["worker"].receive_ns
+    result = measured_service(lines, settings, 2.0)
+    assert result is not None
+    assert result.way_in["receive_ns"] == USUAL["worker"].receive_ns

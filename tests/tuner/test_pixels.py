@@ -43,7 +43,7 @@ def test_pixels_come_back(tensor: TensorSpec, text: str) -> None:
     """Floats by torchvision's own formula are the pixels that they came from, whatever the layout."""
     fold, spec = parse_normalize(text), spec_of(tensor)
     pixels = np.random.default_rng(0).integers(0, 256, (5, *tensor.row_shape), np.uint8)
-    mean, deviation = (np.array([float(one) for one in part.split(",")], np.float32) for part in text.split("/"))
+    mean, deviation = (np.array([float(item) for item in part.split(",")], np.float32) for part in text.split("/"))
     around = (-1, 1, 1) if tensor is FIRST and len(mean) > 1 else (-1,)
     floats = (pixels / np.float32(255) - mean.reshape(around)) / deviation.reshape(around)
     np.testing.assert_array_equal(as_pixels(fold, spec, {"x": floats})["x"], pixels)
@@ -100,15 +100,15 @@ def test_a_tune_whose_clients_send_pixels(tmp_path: Path) -> None:
     command += ["--normalize", IMAGENET, "--outputs", "y", "--fix", "x:2=32,x:3=32", "--local"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=180, check=False)
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert found["settings"]["engine"]["outputs"] == ["y"]
-    assert found["settings"]["engine"]["u8_input"] is not None
-    assert found["accuracy"]["right"]
+    result = json.loads(done.stdout)
+    assert result["settings"]["engine"]["outputs"] == ["y"]
+    assert result["settings"]["engine"]["u8_input"] is not None
+    assert result["accuracy"]["right"]
     with serving(tmp_path, tmp_path / "m.profile.toml", "--uds", tmp_path / "socket") as server:
         client = triton.InferenceServerClient(server.address)
         metadata = client.get_model_metadata("m")
-        assert [(one["datatype"], one["shape"]) for one in metadata["inputs"]] == [("UINT8", [-1, 3, 32, 32])]
-        assert [one["name"] for one in metadata["outputs"]] == ["y"]
+        assert [(item["datatype"], item["shape"]) for item in metadata["inputs"]] == [("UINT8", [-1, 3, 32, 32])]
+        assert [item["name"] for item in metadata["outputs"]] == ["y"]
         asked = triton.InferInput("x", [4, 3, 32, 32], "UINT8")
         asked.set_data_from_numpy(pixels[:4])
         answer = client.infer("m", [asked]).as_numpy("y")

@@ -43,21 +43,21 @@ def estimate() -> EngineEstimate:
 def test_latency_and_cost_are_predicted_at_the_rate(parts: Parts) -> None:
     """At a low rate a request takes a call of one row, and its CPU time is the call's with the loop's."""
     for kind in ("latency", "cost"):
-        for one in predict([estimate()], parts, Objective(kind, limit_ms=50.0, rate=100.0)):
-            assert 0.1 < one.p99_ms < 1.0
-            assert one.cpu_us == pytest.approx(130, rel=0.15)
+        for item in predict([estimate()], parts, Objective(kind, limit_ms=50.0, rate=100.0)):
+            assert 0.1 < item.p99_ms < 1.0
+            assert item.cpu_us == pytest.approx(130, rel=0.15)
 
 
 @pytest.mark.parametrize("kind", ["goodput", "throughput"])
 def test_the_cost_of_a_request_is_that_of_its_batch(parts: Parts, kind: ObjectiveKind) -> None:
     """Near its highest rate eight rows share a call of 180 us: a fraction of what a call of one row takes."""
-    found = {
-        one.settings.batching.max_batch_size: one.cpu_us
-        for one in predict([estimate()], parts, Objective(kind, limit_ms=20.0))
-        if one.settings.batching.dispatch == "inline"
+    result = {
+        item.settings.batching.max_batch_size: item.cpu_us
+        for item in predict([estimate()], parts, Objective(kind, limit_ms=20.0))
+        if item.settings.batching.dispatch == "inline"
     }
-    assert found[1] == pytest.approx(130, rel=0.05)
-    assert found[8] < 0.5 * found[1]
+    assert result[1] == pytest.approx(130, rel=0.05)
+    assert result[8] < 0.5 * result[1]
 
 
 def test_more_requests_where_a_limit_is_long() -> None:
@@ -69,12 +69,12 @@ def test_a_rare_slow_call_is_in_the_p99(parts: Parts) -> None:
     """Two calls in a hundred that take 20 times as long are a lone request's p99, at a rate where none waits."""
     slow = estimate()
     slow.times_ns[1] = [np.array([110_000] * 98 + [2_200_000] * 2)]
-    one = next(iter(predict([slow], parts, Objective("latency", limit_ms=50.0, rate=5.0))))
-    assert one.p99_ms > 2.0
+    item = next(iter(predict([slow], parts, Objective("latency", limit_ms=50.0, rate=5.0))))
+    assert item.p99_ms > 2.0
 
 
 def test_throughput_is_predicted_without_a_limit(parts: Parts) -> None:
     """The capacity is that of a server that always has requests, and no less than the rate within a limit."""
-    for one in predict([estimate()], parts, Objective("throughput", limit_ms=5.0)):
-        assert one.capacity >= 0.95 * one.rate > 0
-        assert 5_000 < one.capacity < 60_000
+    for item in predict([estimate()], parts, Objective("throughput", limit_ms=5.0)):
+        assert item.capacity >= 0.95 * item.rate > 0
+        assert 5_000 < item.capacity < 60_000

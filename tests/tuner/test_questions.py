@@ -35,32 +35,32 @@ def sentences(*lengths: int) -> list[dict[str, np.ndarray]]:
 def test_requests_are_asked_as_they_are_and_joined(tmp_path: Path) -> None:
     """Up to 64 of the data, and some of 2 to 40 rows; the answer to each is the bare model's to it alone."""
     path = perceptron([4, 8, 3], tmp_path / "m.onnx")
-    found = questions(path, vectors(100))
-    assert len({one.source for one in found.all if one.joined == 1}) == 64
-    assert {one.joined for one in found.all} == {1, 2, 3, 7, 13, 40}
+    result = questions(path, vectors(100))
+    assert len({item.source for item in result.all if item.joined == 1}) == 64
+    assert {item.joined for item in result.all} == {1, 2, 3, 7, 13, 40}
     engine = open_engine(path, EngineOptions(threads=1))
-    for one in found.all:
-        assert len(one.inputs["x"]) == one.joined
-        np.testing.assert_array_equal(one.answer["y"], engine.run(one.inputs)["y"])
+    for item in result.all:
+        assert len(item.inputs["x"]) == item.joined
+        np.testing.assert_array_equal(item.answer["y"], engine.run(item.inputs)["y"])
 
 
 def test_time_that_is_spent_leaves_the_most_telling(tmp_path: Path) -> None:
     """Eight requests in any case, however slow the model."""
-    found = questions(perceptron([4, 8, 3], tmp_path / "m.onnx"), vectors(100), 0.0)
-    assert [one.source for one in found.all] == list(range(8))
+    result = questions(perceptron([4, 8, 3], tmp_path / "m.onnx"), vectors(100), 0.0)
+    assert [item.source for item in result.all] == list(range(8))
 
 
 def test_requests_are_cut_where_the_model_has_a_free_length(tmp_path: Path) -> None:
     """All inputs to the same length, whatever the settings; for buckets below, at and between them."""
-    found = questions(masked_mean(tmp_path / "m.onnx"), sentences(4, 8, 16, 16))
-    cut = [one for one in found.all if one.lengths]
+    result = questions(masked_mean(tmp_path / "m.onnx"), sentences(4, 8, 16, 16))
+    cut = [item for item in result.all if item.lengths]
     assert cut
-    assert all(one.inputs["ids"].shape == one.inputs["mask"].shape == (1, *one.lengths) for one in cut)
-    between = found.of(PADDING)[: -len(found.all)]
-    assert {1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 14, 15} == {length for one in between for length in one.lengths}
-    assert {one.joined for one in between} == {1, 2}
-    assert found.of(PADDING) == found.of(PADDING)
-    assert found.of(None) == found.all
+    assert all(item.inputs["ids"].shape == item.inputs["mask"].shape == (1, *item.lengths) for item in cut)
+    between = result.of(PADDING)[: -len(result.all)]
+    assert {1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 14, 15} == {length for item in between for length in item.lengths}
+    assert {item.joined for item in between} == {1, 2}
+    assert result.of(PADDING) == result.of(PADDING)
+    assert result.of(None) == result.all
 
 
 def test_a_length_that_the_bare_model_refuses_is_left_out(tmp_path: Path) -> None:
@@ -68,21 +68,21 @@ def test_a_length_that_the_bare_model_refuses_is_left_out(tmp_path: Path) -> Non
     nodes = [helper.make_node("Conv", ["x", "w"], ["y"], kernel_shape=[5])]
     ends = [value("x", DType.FP32, (None, 1, None))], [value("y", DType.FP32, (None, 1, "steps"))]
     path = save(tmp_path / "m.onnx", nodes, *ends, {"w": np.ones((1, 1, 5), np.float32)})
-    found = questions(path, [{"x": np.ones((1, 1, length), np.float32)} for length in (8, 16)])
+    result = questions(path, [{"x": np.ones((1, 1, length), np.float32)} for length in (8, 16)])
     padding = PaddingSettings(buckets=(8, 16), inputs=(PaddedInput(name="x"),))
-    assert min(one.lengths for one in found.of(padding) if one.lengths) == (6,)
+    assert min(item.lengths for item in result.of(padding) if item.lengths) == (6,)
 
 
 def test_two_dimensions_are_cut_each_by_itself(tmp_path: Path) -> None:
     """Height and width below, at and between the buckets of each; questions name both."""
     path = images(tmp_path / "m.onnx")
-    found = questions(path, [{"image": np.ones((1, 2, *size), np.float32)} for size in ((12, 20), (16, 24), (9, 31))])
+    result = questions(path, [{"image": np.ones((1, 2, *size), np.float32)} for size in ((12, 20), (16, 24), (9, 31))])
     padding = PaddingSettings(buckets=(8, 16), inputs=(PaddedInput(name="image"),), second_buckets=(16, 32))
-    between = found.of(padding)[: -len(found.all)]
-    assert {4, 7, 8, 9, 12} <= {one.lengths[0] for one in between}
-    assert {8, 15, 16, 17, 24} <= {one.lengths[1] for one in between}
-    assert all(one.inputs["image"].shape[2:] == one.lengths for one in between)
-    assert "cut to length 4 x " in " ".join(one.words for one in between)
+    between = result.of(padding)[: -len(result.all)]
+    assert {4, 7, 8, 9, 12} <= {item.lengths[0] for item in between}
+    assert {8, 15, 16, 17, 24} <= {item.lengths[1] for item in between}
+    assert all(item.inputs["image"].shape[2:] == item.lengths for item in between)
+    assert "cut to length 4 x " in " ".join(item.words for item in between)
 
 
 def test_a_request_of_the_data_that_the_model_refuses_is_an_error(tmp_path: Path) -> None:

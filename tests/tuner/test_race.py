@@ -21,11 +21,11 @@ def runs(scale: float, *, blocks: int = 12, size: int = 150, speed: float = 100.
 
 def test_a_shorter_tail_is_seen() -> None:
     """Half the latency is half of every percentile, and the interval says so."""
-    found = ratios(runs(0.5, seed=1), runs(1.0, seed=2))
-    assert list(found.percentiles) == ["p99", "p95", "p50"]
-    assert found.tail is not None
-    assert found.tail[0] == "p99"
-    assert all(interval.low < 0.5 < interval.high < 0.9 for interval in found.percentiles.values())
+    result = ratios(runs(0.5, seed=1), runs(1.0, seed=2))
+    assert list(result.percentiles) == ["p99", "p95", "p50"]
+    assert result.tail is not None
+    assert result.tail[0] == "p99"
+    assert all(interval.low < 0.5 < interval.high < 0.9 for interval in result.percentiles.values())
 
 
 def test_one_stalled_block_does_not_hide_it() -> None:
@@ -38,20 +38,20 @@ def test_one_stalled_block_does_not_hide_it() -> None:
 @pytest.mark.parametrize(("size", "known"), [(1, ["p50"]), (10, ["p95", "p50"]), (60, ["p99", "p95", "p50"])])
 def test_few_samples_tell_less(size: int, known: list[str]) -> None:
     """A percentile that the samples cannot tell is absent; short blocks are taken together."""
-    found = ratios(runs(0.5, size=size, seed=1), runs(1.0, size=size, seed=2))
-    assert list(found.percentiles) == known
-    assert found.percentiles["p50"].high < 0.95
+    result = ratios(runs(0.5, size=size, seed=1), runs(1.0, size=size, seed=2))
+    assert list(result.percentiles) == known
+    assert result.percentiles["p50"].high < 0.95
 
 
 def test_too_few_for_anything() -> None:
     """Six samples know no percentile."""
-    found = ratios(runs(1.0, blocks=3, size=2), runs(1.0, blocks=3, size=2))
-    assert found.tail is None
+    result = ratios(runs(1.0, blocks=3, size=2), runs(1.0, blocks=3, size=2))
+    assert result.tail is None
     assert percentiles_ms(runs(1.0, blocks=3, size=2)) == {"p50_ms": None, "p95_ms": None, "p99_ms": None}
 
 
 def test_throughput_turned_over() -> None:
     """Twice the requests per second is half the time a request."""
-    found = Ratios(throughput=Interval(2.0, 1.6, 2.5))
-    assert found.time_per_request == Interval(0.5, 0.4, 0.625)
+    result = Ratios(throughput=Interval(2.0, 1.6, 2.5))
+    assert result.time_per_request == Interval(0.5, 0.4, 0.625)
     assert Ratios().time_per_request is None

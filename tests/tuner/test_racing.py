@@ -57,13 +57,13 @@ def sleepers(*seconds: float) -> Iterator[list[Entrant]]:
 
     with ExitStack() as stack:
         entrants = []
-        for place, sleep_s in enumerate(seconds):
+        for index, sleep_s in enumerate(seconds):
             server = stack.enter_context(ThreadingHTTPServer(("127.0.0.1", 0), handler(sleep_s)))
             Thread(target=server.serve_forever, daemon=True).start()
             stack.callback(server.shutdown)
             target = Target("127.0.0.1", server.server_port)
             payload = Payload(f"GET / HTTP/1.1\r\nHost: {target.authority}\r\n\r\n".encode())
-            settings = changed(BASELINE, batching={"max_batch_size": place + 1})
+            settings = changed(BASELINE, batching={"max_batch_size": index + 1})
             entrants.append(Entrant(settings, Arm(target, [payload])))
         yield entrants
 
@@ -83,7 +83,7 @@ def test_a_slow_model_is_selected_by_what_was_measured(rate: float) -> None:
         assert heats.near(0.05) == [1]
         assert heats.entrants[1].estimate > NONE
         usages = measured.usages(entrants, 4.0)
-    assert [len(one.alone_ms) > 0 for one in usages] == [True, True]
+    assert [len(usage.alone_ms) > 0 for usage in usages] == [True, True]
     assert 200 < usages[1].median_ms < usages[0].median_ms < 1000
 
 

@@ -16,37 +16,37 @@ def facts(cpus: int = 2, **rest: object) -> Facts:
 
 
 def changes(known: Facts, winner: Settings) -> set[str]:
-    return {one.describe(winner) for one in refinements(known, winner)}
+    return {refinement.describe(winner) for refinement in refinements(known, winner)}
 
 
 def test_other_allocators_are_for_onnxruntime() -> None:
     """openvino ends a process that runs on one."""
     for name in ("onnxruntime", "openvino"):
-        found = refinements(facts(allocators=("jemalloc",)), changed(BASELINE, engine={"name": name}))
-        assert any(one.memory.allocator == "jemalloc" for one in found) is (name == "onnxruntime")
+        result = refinements(facts(allocators=("jemalloc",)), changed(BASELINE, engine={"name": name}))
+        assert any(item.memory.allocator == "jemalloc" for item in result) is (name == "onnxruntime")
 
 
 def test_refinements_change_one_thing() -> None:
     """Each differs from the winner, and pinning is left out under a quota."""
     winner = changed(BASELINE, engine={"threads": 2}, batching={"max_batch_size": 8})
-    found = refinements(facts(), winner)
-    assert winner not in found
-    assert len({one.describe(winner) for one in found}) == len(found)
-    assert any(one.engine.pinning for one in found)
-    assert not any(one.engine.pinning for one in refinements(facts(has_quota=True), winner))
+    result = refinements(facts(), winner)
+    assert winner not in result
+    assert len({item.describe(winner) for item in result}) == len(result)
+    assert any(item.engine.pinning for item in result)
+    assert not any(refinement.engine.pinning for refinement in refinements(facts(has_quota=True), winner))
 
 
 def test_a_core_for_the_event_loop_leaves_the_others_to_the_engine() -> None:
     """One thread fewer on two cores; nothing where the loop computes, has no second core, or has twins."""
     winner = changed(BASELINE, engine={"threads": 2})
-    found = next(one for one in refinements(facts(cores=2), winner) if one.io.own_core)
-    assert (found.engine.threads, found.engine.instances) == (1, 1)
+    result = next(refinement for refinement in refinements(facts(cores=2), winner) if refinement.io.own_core)
+    assert (result.engine.threads, result.engine.instances) == (1, 1)
     several = changed(BASELINE, engine={"threads": 2, "instances": 4})
-    found = next(one for one in refinements(facts(cpus=8, cores=8), several) if one.io.own_core)
-    assert (found.engine.threads, found.engine.instances) == (2, 3)
+    result = next(refinement for refinement in refinements(facts(cpus=8, cores=8), several) if refinement.io.own_core)
+    assert (result.engine.threads, result.engine.instances) == (2, 3)
     inline = changed(winner, batching={"dispatch": "inline"})
     for known, other in ((facts(cores=1), winner), (facts(cpus=1, cores=2), winner), (facts(cores=2), inline)):
-        assert not any(one.io.own_core for one in refinements(known, other))
+        assert not any(refinement.io.own_core for refinement in refinements(known, other))
 
 
 def test_nodes() -> None:
@@ -86,16 +86,20 @@ def test_the_cpu_helps_a_device() -> None:
     known = facts(cpus=8)
 
     def seconds(winner: Settings) -> list[Settings]:
-        return [one for one in refinements(known, winner) if one.batching.second != winner.batching.second]
+        return [
+            refinement
+            for refinement in refinements(known, winner)
+            if refinement.batching.second != winner.batching.second
+        ]
 
-    found = seconds(device)
-    assert [one.batching.second.engine.name for one in found if one.batching.second] == ["onnxruntime", "openvino"]
-    assert all(one.batching.second and one.batching.second.use == "route" for one in found)
-    assert not any(one.batching.max_queue_delay_us for one in found)
-    assert all(map(holds_weights_again, found))
-    for one in found:
-        check(one)
-        assert not seconds(one)
+    result = seconds(device)
+    assert [item.batching.second.engine.name for item in result if item.batching.second] == ["onnxruntime", "openvino"]
+    assert all(item.batching.second and item.batching.second.use == "route" for item in result)
+    assert not any(item.batching.max_queue_delay_us for item in result)
+    assert all(map(holds_weights_again, result))
+    for item in result:
+        check(item)
+        assert not seconds(item)
     for batching in ({"dispatch": "inline", "max_queue_delay_us": 0}, {"padding": PADDING}):
         assert not seconds(changed(device, batching=batching))
     assert not seconds(BASELINE)
@@ -121,10 +125,12 @@ def test_sizes_of_buckets_are_compiled_where_there_are_buckets() -> None:
 def test_the_fast_path_goes_where_it_gains_little() -> None:
     """It takes memory and time to start: it is dropped unless that costs more than a hundredth."""
     winner = changed(BASELINE, io={"wire": "raw"})
-    without = next(one for one in refinements(facts(), winner) if not one.io.fast_path)
+    without = next(refinement for refinement in refinements(facts(), winner) if not refinement.io.fast_path)
     assert least_gain(without, winner) < 1
-    assert all(least_gain(one, winner) > 1 for one in refinements(facts(), winner) if one.io.fast_path)
-    assert all(one.io.fast_path is False for one in refinements(facts(), without))
+    assert all(
+        least_gain(refinement, winner) > 1 for refinement in refinements(facts(), winner) if refinement.io.fast_path
+    )
+    assert all(refinement.io.fast_path is False for refinement in refinements(facts(), without))
 
 
 def test_huge_pages_under_the_heap_are_the_c_librarys() -> None:
@@ -137,8 +143,8 @@ def test_huge_pages_under_the_heap_are_the_c_librarys() -> None:
 
 def test_regions_of_shared_memory_are_one_processs() -> None:
     """No second worker process, and no bodies to receive into rows."""
-    found = refinements(facts(), changed(BASELINE, io={"wire": "shared"}))
-    assert all(one.io.workers == 1 for one in found)
+    result = refinements(facts(), changed(BASELINE, io={"wire": "shared"}))
+    assert all(item.io.workers == 1 for item in result)
 
 
 def test_what_holds_the_weights_again_is_known() -> None:
@@ -152,12 +158,14 @@ def test_what_holds_the_weights_again_is_known() -> None:
 def test_buckets_are_raced_where_lengths_differ() -> None:
     """The winner with each kind of buckets, in batches that are worth it; a winner that pads, without."""
     known = facts(places={"x": ((1, 0),)}, lengths=((3,), (7,), (12,), (16,)))
-    found = [one.batching for one in refinements(known, BASELINE) if one.batching.padding is not None]
-    assert [(one.padding.buckets, one.max_batch_size) for one in found if one.padding] == [
+    result = [
+        refinement.batching for refinement in refinements(known, BASELINE) if refinement.batching.padding is not None
+    ]
+    assert [(item.padding.buckets, item.max_batch_size) for item in result if item.padding] == [
         ((4, 8, 16), 8),
         ((3, 7, 12, 16), 8),
     ]
     winner = changed(BASELINE, batching={"padding": PADDING, "max_batch_size": 32}, engine={"static_buckets": True})
-    plain = next(one for one in refinements(known, winner) if one.batching.padding is None)
+    plain = next(refinement for refinement in refinements(known, winner) if refinement.batching.padding is None)
     assert not plain.engine.static_buckets
     assert plain.batching.max_batch_size == 32

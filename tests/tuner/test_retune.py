@@ -42,7 +42,7 @@ def test_its_own_copy_is_measured(tmp_path: Path, rows: int) -> None:
         space.calibrate()
         assert "onnxruntime" not in space.copies
         if rows:
-            assert any(one.precision == "int8_static" for one in engine_choices(space.facts))
+            assert any(engine_choice.precision == "int8_static" for engine_choice in engine_choices(space.facts))
         won = Selection(session, space).race([STATIC])
         assert won == STATIC
         assert not session.outcome.previous_wrong
@@ -67,7 +67,10 @@ def test_its_clients_stay_what_they_are(tmp_path: Path) -> None:
     session = open_session(Wanted(path, budget_s=5.0, previous=profile), lambda event: None)
     space = ModelSpace(session)
     space.close()
-    assert all((one.u8_input, one.outputs) == (fold, ("total",)) for one in engine_choices(space.facts))
+    assert all(
+        (engine_choice.u8_input, engine_choice.outputs) == (fold, ("total",))
+        for engine_choice in engine_choices(space.facts)
+    )
     assert session.base.batching.rows == "independent"
     steps = [value * 255 + 127.5 for request in session.requests for value in request["a"].ravel()]
     assert np.allclose(steps, np.rint(steps), atol=1e-2)
@@ -91,7 +94,7 @@ def test_what_cannot_be_served_is_not_called_wrong(tmp_path: Path) -> None:
     assert not outcome.previous_wrong
     assert outcome.previous_unserved
     assert "previous" not in arms_verified(session)
-    found = told(outcome)
-    assert found.retune is not None
-    assert (found.retune.wrong, found.retune.unserved) == (None, outcome.previous_unserved)
-    assert "was not measured" in retune_words(found)
+    result = told(outcome)
+    assert result.retune is not None
+    assert (result.retune.wrong, result.retune.unserved) == (None, outcome.previous_unserved)
+    assert "was not measured" in retune_words(result)

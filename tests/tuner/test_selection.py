@@ -51,16 +51,22 @@ def test_padding_races_only_where_answers_stay_right(tmp_path: Path, minds_mask:
     session = open_session(Wanted(path, data, rate=300.0, slo_ms=100.0, budget_s=12.0), lambda event: None)
     space = ModelSpace(session)
     selection = Selection(session, space)
-    choices = [one for one in serving_choices(space.facts, BASELINE.engine) if one.batching.dispatch == "worker"]
-    padded = next(one for one in choices if one.batching.padding)
-    plain = next(one for one in choices if not one.batching.padding)
+    choices = [
+        serving_choice
+        for serving_choice in serving_choices(space.facts, BASELINE.engine)
+        if serving_choice.batching.dispatch == "worker"
+    ]
+    padded = next(choice for choice in choices if choice.batching.padding)
+    plain = next(choice for choice in choices if not choice.batching.padding)
     try:
         carry(session)
-        won = selection.race(selection.chosen([Predicted(one, 300.0, 1.0, 10.0, 0) for one in (padded, plain)]))
+        won = selection.race(selection.chosen([Predicted(item, 300.0, 1.0, 10.0, 0) for item in (padded, plain)]))
     finally:
         session.servers.keep()
-    refused = [one for rung in session.outcome.rungs for one in rung.candidates if one.verdict == "rejected"]
-    assert [("wrong answers" in one.reason, "padding" in one.setting) for one in refused] == (
+    refused = [
+        candidate for rung in session.outcome.rungs for candidate in rung.candidates if candidate.verdict == "rejected"
+    ]
+    assert [("wrong answers" in item.reason, "padding" in item.setting) for item in refused] == (
         [] if minds_mask else [(True, True)]
     )
     assert minds_mask or won == plain
@@ -75,10 +81,10 @@ class Recorded:
     asked: list[Settings] = field(default_factory=list)
 
     def heats(self, entrants: Sequence[Entrant]) -> Heats:
-        found = Heats.of(len(entrants))
+        result = Heats.of(len(entrants))
         for _ in range(FEWEST_HEATS):
-            found.add([self.scores[entrants[place].settings] for place in found.racing])
-        return found
+            result.add([self.scores[entrants[index].settings] for index in result.racing])
+        return result
 
     def check(self, settings: Settings) -> Accuracy:
         """Those without a score answer wrongly."""
@@ -89,17 +95,17 @@ class Recorded:
 @pytest.fixture
 def recorded(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Recorded]:
     def stand_in(*measurements: Mapping[Settings, object]) -> Recorded:
-        found = Recorded(*measurements)  # type: ignore[arg-type]
+        result = Recorded(*measurements)  # type: ignore[arg-type]
         monkeypatch.setattr(Servers, "launch", lambda self, *settings: None)
         monkeypatch.setattr(Servers, "arm", lambda self, settings: Arm(Target(), [], None))
         monkeypatch.setattr(Servers, "of", lambda self, settings: SimpleNamespace(target=Target()))
         monkeypatch.setattr(Gate, "advise", lambda *_: None)
-        monkeypatch.setattr(Session, "check", lambda self, settings, seconds, whole=False: found.check(settings))
-        monkeypatch.setattr(Racing, "heats", lambda self, entrants, until: found.heats(entrants))
+        monkeypatch.setattr(Session, "check", lambda self, settings, seconds, whole=False: result.check(settings))
+        monkeypatch.setattr(Racing, "heats", lambda self, entrants, until: result.heats(entrants))
         monkeypatch.setattr(
-            Racing, "usages", lambda self, entrants, rate: [found.usages[one.settings] for one in entrants]
+            Racing, "usages", lambda self, entrants, rate: [result.usages[entrant.settings] for entrant in entrants]
         )
-        return found
+        return result
 
     return stand_in
 
@@ -110,25 +116,25 @@ def test_nothing_significant_does_not_select_the_baseline(tmp_path: Path, record
     choices = list(serving_choices(ModelSpace(session).facts, BASELINE.engine))[:2]
     assert session.base not in choices
     recorded(dict(zip(choices, (1000.0, 1001.0), strict=True)), dict.fromkeys(choices, Usage((1.0, 1.0, 1.0))))
-    won = selection.race(selection.chosen([Predicted(one, 1000.0, 1.0, 10.0, 0) for one in choices]))
+    won = selection.race(selection.chosen([Predicted(choice, 1000.0, 1.0, 10.0, 0) for choice in choices]))
     assert won in choices
     assert session.outcome.race_winner == session.outcome.settings == won
 
 
 def test_an_exhaustive_race_takes_the_whole_space(tmp_path: Path) -> None:
     """Everything that was simulated races, up to a limit that is said; a usual race takes a few."""
-    said: list[Event] = []
+    text: list[Event] = []
     path = perceptron([16, 4], tmp_path / "m.onnx")
     predicted = [
         Predicted(changed(BASELINE, batching={"max_batch_size": size}), 1000.0 - size, 1.0, 10.0, 0)
         for size in range(1, 131)
     ]
     previous = Profile.of_model(path, changed(BASELINE, batching={"max_batch_size": 500}))
-    _, selection = opened(Wanted(path, budget_s=30.0, exhaustive=True, previous=previous), said.append)
+    _, selection = opened(Wanted(path, budget_s=30.0, exhaustive=True, previous=previous), text.append)
     chosen = selection.chosen(predicted)
-    assert chosen[:96] == [one.settings for one in predicted[:96]]
+    assert chosen[:96] == [item.settings for item in predicted[:96]]
     assert chosen[96:] == [previous.settings]
-    words = " / ".join(event.text for event in said if isinstance(event, Phase))
+    words = " / ".join(event.text for event in text if isinstance(event, Phase))
     assert "racing 96 configurations (the best by simulation of 130), in groups of 9: about" in words
     few = opened(Wanted(path, budget_s=30.0))[1].chosen(predicted)
     assert 1 <= len(few) <= 8
@@ -156,12 +162,12 @@ def test_a_random_model_is_tuned_for_speed_only(tmp_path: Path) -> None:
     outcome = Outcome(session.spec, settings, 300.0, [], INDEPENDENT, accuracy=accuracy)
     outcome.random_outputs = session.gate.random_outputs
     assert outcome.wrong == ""
-    found = told(outcome)
-    assert found.accuracy is not None
-    assert found.accuracy.random_outputs == ["y"]
-    assert (found.accuracy.right, found.accuracy.worst) == (True, None)
-    assert evidence(found)["accuracy"]["random_outputs"] == ["y"]
-    assert "draws it at random: y." in render_tune_html(found)
+    result = told(outcome)
+    assert result.accuracy is not None
+    assert result.accuracy.random_outputs == ["y"]
+    assert (result.accuracy.right, result.accuracy.worst) == (True, None)
+    assert evidence(result)["accuracy"]["random_outputs"] == ["y"]
+    assert "draws it at random: y." in render_tune_html(result)
 
 
 def test_a_precision_that_is_rejected_is_offered_and_the_advice_holds(tmp_path: Path) -> None:
@@ -201,42 +207,49 @@ def test_where_all_finalists_answer_wrongly_the_next_best_race(
     wrong = [changed(plain, engine={"precision": "int8"}, batching={"max_batch_size": size}) for size in (4, 8, 16)]
     rates = {plain: 500.0} | dict(zip(wrong, (1000.0, 990.0, 980.0), strict=True))
     measured = recorded({plain: 500.0})
-    selection.chosen([Predicted(one, rate, 1.0, 10.0, 0) for one, rate in rates.items()])
+    selection.chosen([Predicted(item, rate, 1.0, 10.0, 0) for item, rate in rates.items()])
     assert selection.race(wrong[:2]) == plain
-    refused = [one.setting for rung in session.outcome.rungs for one in rung.candidates if one.verdict == "rejected"]
+    refused = [
+        candidate.setting
+        for rung in session.outcome.rungs
+        for candidate in rung.candidates
+        if candidate.verdict == "rejected"
+    ]
     assert len(refused) == 2
     assert wrong[2] not in measured.asked  # the third of the same engine and precision is not started
 
 
 def test_where_all_answer_wrongly_the_baseline_stays(tmp_path: Path, recorded: Callable[..., Recorded]) -> None:
     """Behind the plain wire; it is said."""
-    told: list[Event] = []
-    session, selection = opened(Wanted(perceptron([4, 8], tmp_path / "m.onnx"), slo_ms=50.0, budget_s=8.0), told.append)
+    message: list[Event] = []
+    session, selection = opened(
+        Wanted(perceptron([4, 8], tmp_path / "m.onnx"), slo_ms=50.0, budget_s=8.0), message.append
+    )
     recorded({})
     choice = changed(session.with_wire("binary"), engine={"precision": "int8"})
     assert selection.race(selection.chosen([Predicted(choice, 1000.0, 1.0, 10.0, 0)])) == session.with_wire("binary")
-    assert any(isinstance(event, Phase) and "the baseline stays" in event.text for event in told)
+    assert any(isinstance(event, Phase) and "the baseline stays" in event.text for event in message)
 
 
 def test_the_choice_among_equals_is_told_with_its_reason(tmp_path: Path, recorded: Callable[..., Recorded]) -> None:
     """Configurations that are alike are measured once more, and the one that takes clearly less CPU wins."""
-    told: list[Event] = []
+    message: list[Event] = []
     path = perceptron([4, 8], tmp_path / "m.onnx")
-    session, selection = opened(Wanted(path, slo_ms=500.0, budget_s=10.0), told.append)
+    session, selection = opened(Wanted(path, slo_ms=500.0, budget_s=10.0), message.append)
     quiet = changed(session.with_wire("binary"), engine={"threads": 1, "spinning": False})
     twin = changed(quiet, memory={"gc_freeze": True})
     slower = changed(quiet, engine={"threads": 2})
     medians = (1.0, 1.0, 1.0, 1.0)
     usages = {quiet: Usage(medians, cpu_us=50.0), twin: Usage(medians, cpu_us=100.0)}
     recorded({twin: 1000.0, quiet: 990.0, slower: 800.0}, usages)
-    won = selection.race(selection.chosen([Predicted(one, 1000.0, 1.0, 10.0, 0) for one in (twin, quiet, slower)]))
+    won = selection.race(selection.chosen([Predicted(item, 1000.0, 1.0, 10.0, 0) for item in (twin, quiet, slower)]))
     assert won == quiet
     tie = session.outcome.tie_break
     assert tie is not None
     assert tie.chosen == quiet
     assert tie.equals == (Equal(twin, 1.0, 100.0, None), Equal(quiet, 1.0, 50.0, None))
     assert "0.5 of the CPU" in tie.reason
-    assert any(isinstance(event, Phase) and tie.reason in event.text for event in told)
+    assert any(isinstance(event, Phase) and tie.reason in event.text for event in message)
 
 
 @pytest.mark.slow
@@ -246,12 +259,12 @@ def test_equals_are_measured_on_real_servers(tmp_path: Path) -> None:
     quiet = changed(session.with_wire("binary"), engine={"threads": 1, "spinning": False})
     twin = changed(quiet, memory={"gc_freeze": True})
     try:
-        entrants = [Entrant(one, session.servers.arm(one)) for one in (quiet, twin)]
+        entrants = [Entrant(item, session.servers.arm(item)) for item in (quiet, twin)]
         usages = session.racing.usages(entrants, 100.0)
     finally:
         session.servers.keep()
     assert len(usages) == 2
-    assert all(one.median_ms > 0 and (one.cpu_us or 1) > 0 and (one.memory_bytes or 1) > 0 for one in usages)
+    assert all(usage.median_ms > 0 and (usage.cpu_us or 1) > 0 and (usage.memory_bytes or 1) > 0 for usage in usages)
 
 
 def test_of_many_equals_only_as_many_are_counted_as_there_is_time_for(

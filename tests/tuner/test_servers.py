@@ -45,10 +45,10 @@ def test_one_server_is_asked_by_every_way(servers: Servers) -> None:
     before, pids, targets = regions(), set(), set()
     for wiring in wirings(FACTS):
         arm = servers.arm(settings, changed(settings, io={"wire": wiring.wire, "socket": wiring.socket}).io)
-        found = loaded(arm)
-        assert found.answered
-        assert not found.errors
-        assert all(bool(one.places) is (wiring.wire == "shared") for one in arm.payloads)
+        result = loaded(arm)
+        assert result.answered
+        assert not result.errors
+        assert all(bool(payload.places) is (wiring.wire == "shared") for payload in arm.payloads)
         pids.add(arm.pid)
         targets.add(arm.target.uds is None)
     assert len(pids) == 1
@@ -61,10 +61,10 @@ def test_one_server_is_asked_by_every_way(servers: Servers) -> None:
 @pytest.mark.skipif(not SHARED.is_dir(), reason="there is no /dev/shm")
 def test_how_requests_travel_is_measured(servers: Servers) -> None:
     """One of what clients may use; then what the way in costs is measured by that."""
-    found = measured_wiring(servers, FACTS, 0.3)
-    assert found in wirings(FACTS)
-    settings = way_settings(replace(FACTS, wiring=found), "worker")
-    assert (settings.io.wire, settings.io.socket) == (found.wire, found.socket)
+    result = measured_wiring(servers, FACTS, 0.3)
+    assert result in wirings(FACTS)
+    settings = way_settings(replace(FACTS, wiring=result), "worker")
+    assert (settings.io.wire, settings.io.socket) == (result.wire, result.socket)
     assert loaded(servers.arm(settings)).answered
 
 
@@ -76,9 +76,9 @@ def test_where_there_is_one_way_nothing_is_measured(servers: Servers) -> None:
 
 def test_what_a_change_costs_is_told(servers: Servers) -> None:
     """Start and memory of both servers, where both run."""
-    one, other = (changed(BASELINE, engine={"threads": 1}, io={"fast_path": fast}) for fast in (True, False))
-    for settings in (one, other):
+    item, other = (changed(BASELINE, engine={"threads": 1}, io={"fast_path": fast}) for fast in (True, False))
+    for settings in (item, other):
         servers.arm(settings)
-    words = servers.compared(other, one)
+    words = servers.compared(other, item)
     assert words.count("s to start and ") == 2
     assert " MB; before it " in words

@@ -41,33 +41,33 @@ def journal(tmp_path: Path, profile: Profile) -> Path:
 
 def test_the_evidence_has_the_measured_times(journal: Path, profile: Profile) -> None:
     """As quantiles in microseconds, with the way in of the profile's dispatch; a profile stores and loads it."""
-    found = msgspec.convert(service_evidence(journal, profile, 3)["service"], MeasuredService)
-    assert found.sizes == (1, 2)
-    assert np.median(found.quantiles_us, axis=1) == pytest.approx([1.5, 2.0], rel=0.01)
-    assert (found.threads, found.cores, found.exact, found.way_in["receive_ns"]) == (2, 3.0, True, 11)
-    assert found.way_in["engine_ns"] == 77
+    result = msgspec.convert(service_evidence(journal, profile, 3)["service"], MeasuredService)
+    assert result.sizes == (1, 2)
+    assert np.median(result.quantiles_us, axis=1) == pytest.approx([1.5, 2.0], rel=0.01)
+    assert (result.threads, result.cores, result.exact, result.way_in["receive_ns"]) == (2, 3.0, True, 11)
+    assert result.way_in["engine_ns"] == 77
     saved = journal.with_name("m.profile.toml")
     msgspec.structs.replace(profile, evidence=service_evidence(journal, profile, 3)).save(saved)
     again = msgspec.convert(Profile.load(saved).evidence["service"], MeasuredService)
-    assert again == found
+    assert again == result
 
 
 def test_a_configuration_has_the_profile_s_settings(journal: Path, profile: Profile) -> None:
     """Batch size, delay and dispatch are the profile's, times the measured ones."""
-    found = measured_service(lines_of(journal, profile.model), SETTINGS, 3.0)
-    assert found is not None
-    one = found.configuration(SETTINGS)
-    assert (one.max_batch_size, one.max_queue_delay_us, one.dispatch, one.cores) == (4, 500, "worker", 3.0)
-    assert one.service.medians_ns == pytest.approx([1500, 2000], rel=0.01)
-    assert found.configuration(SETTINGS, 1.0).cores == 1.0
+    result = measured_service(lines_of(journal, profile.model), SETTINGS, 3.0)
+    assert result is not None
+    item = result.configuration(SETTINGS)
+    assert (item.max_batch_size, item.max_queue_delay_us, item.dispatch, item.cores) == (4, 500, "worker", 3.0)
+    assert item.service.medians_ns == pytest.approx([1500, 2000], rel=0.01)
+    assert result.configuration(SETTINGS, 1.0).cores == 1.0
 
 
 def test_settings_that_were_refined_afterwards_have_nearly_the_same_times(journal: Path, profile: Profile) -> None:
     """Those that differ by an arena are taken, and it is said; those with other threads are not."""
     lines = lines_of(journal, profile.model)
-    found = measured_service(lines, changed(SETTINGS, engine={"arena": False}), 2.0)
-    assert found is not None
-    assert not found.exact
+    result = measured_service(lines, changed(SETTINGS, engine={"arena": False}), 2.0)
+    assert result is not None
+    assert not result.exact
     assert measured_service(lines, changed(SETTINGS, engine={"threads": 7}), 2.0) is None
 
 

@@ -27,25 +27,25 @@ from tailcut.tuner.simulate import (
 @pytest.mark.parametrize("load", [0.3, 0.6, 0.8])
 def test_m_d_1(load: float) -> None:
     """The mean time in a queue of fixed service is that of Pollaczek and Khinchine."""
-    found = simulate(single(fixed(1.0)), poisson(load * 1000, 400_000))
+    result = simulate(single(fixed(1.0)), poisson(load * 1000, 400_000))
     mean_ms = 1 + load / (2 * (1 - load))
-    assert found.latencies_ns.mean() / MS == pytest.approx(mean_ms, rel=0.03)
+    assert result.latencies_ns.mean() / MS == pytest.approx(mean_ms, rel=0.03)
 
 
 @pytest.mark.parametrize("load", [0.3, 0.6, 0.8])
 def test_m_m_1(load: float) -> None:
     """Time in a queue of exponential service is exponential: its mean and its p99."""
-    found = simulate(single(exponential(1.0)), poisson(load * 1000, 400_000))
+    result = simulate(single(exponential(1.0)), poisson(load * 1000, 400_000))
     mean_ms = 1 / (1 - load)
-    assert found.latencies_ns.mean() / MS == pytest.approx(mean_ms, rel=0.06)
-    assert found.percentile_ms(0.99) == pytest.approx(mean_ms * math.log(100), rel=0.08)
+    assert result.latencies_ns.mean() / MS == pytest.approx(mean_ms, rel=0.06)
+    assert result.percentile_ms(0.99) == pytest.approx(mean_ms * math.log(100), rel=0.08)
 
 
 def test_two_instances_share_a_queue() -> None:
     """M/M/2: the mean time by Erlang's formula."""
     load = 0.7
-    found = simulate(single(exponential(1.0), instances=2), poisson(load * 2000, 400_000))
-    assert found.latencies_ns.mean() / MS == pytest.approx(1 / (1 - load**2), rel=0.05)
+    result = simulate(single(exponential(1.0), instances=2), poisson(load * 2000, 400_000))
+    assert result.latencies_ns.mean() / MS == pytest.approx(1 / (1 - load**2), rel=0.05)
 
 
 def test_spinning_threads_keep_cores() -> None:
@@ -90,8 +90,8 @@ def test_the_slower_part_bounds_the_rate(dispatch: str, ms: float, batch_ns: int
     loop_ms, engine_ms = 4 * 0.002 + batch_ns / MS, 2 * ms  # of a batch of four
     bound = 4000 / (max(loop_ms, engine_ms) if dispatch == "worker" else loop_ms + engine_ms)
     way = WayIn(1000, 1000, batch_ns, 0, 0)
-    one = Configuration(fixed(ms, 1.5 * ms, 2 * ms), way, dispatch, max_batch_size=4)  # type: ignore[arg-type]
-    assert 0.8 * bound < saturation_rate(one) < 1.01 * bound
+    item = Configuration(fixed(ms, 1.5 * ms, 2 * ms), way, dispatch, max_batch_size=4)  # type: ignore[arg-type]
+    assert 0.8 * bound < saturation_rate(item) < 1.01 * bound
 
 
 @pytest.mark.parametrize("dispatch", ["inline", "worker"])
@@ -193,16 +193,16 @@ def test_the_highest_rate_within_a_limit() -> None:
 
 def test_a_closed_loop_obeys_littles_law() -> None:
     """Clients in flight are throughput times latency."""
-    found = simulate_closed(single(exponential(1.0)), clients=4, answers=20_000)
-    inside = found.rate * found.latencies_ns.mean() / 1e9
+    result = simulate_closed(single(exponential(1.0)), clients=4, answers=20_000)
+    inside = result.rate * result.latencies_ns.mean() / 1e9
     assert inside == pytest.approx(4, rel=0.15)
 
 
 def test_nothing_arrives() -> None:
     """An empty load has an empty answer."""
-    found = simulate(single(fixed(1.0)), np.empty(0, np.int64))
-    assert isinstance(found, Prediction)
-    assert (found.rate, found.refused, found.batches) == (0.0, 0, 0)
+    result = simulate(single(fixed(1.0)), np.empty(0, np.int64))
+    assert isinstance(result, Prediction)
+    assert (result.rate, result.refused, result.batches) == (0.0, 0, 0)
 
 
 def test_service_times_need_one_row_a_size() -> None:

@@ -73,42 +73,48 @@ def test_the_catalogue_explains_every_field() -> None:
 
 def test_engines_and_precisions() -> None:
     """Both engines with threads and instances that fit the CPUs; less than float32 only where it is allowed."""
-    kinds = {(one.name, one.precision) for one in engine_choices(facts())}
+    kinds = {(engine_choice.name, engine_choice.precision) for engine_choice in engine_choices(facts())}
     assert kinds == {("onnxruntime", "f32"), ("onnxruntime", "int8"), ("openvino", "f32"), ("openvino", "bf16")}
-    assert all(one.threads * one.instances <= 2 for one in engine_choices(facts()))
+    assert all(engine_choice.threads * engine_choice.instances <= 2 for engine_choice in engine_choices(facts()))
 
 
 def test_files_that_one_engine_computes_get_no_other() -> None:
     """What only openvino reads is measured there alone, in float32 and what the processor has, and never quantised."""
     only = facts(engines=("openvino",), quantizable=False)
-    assert {(one.name, one.precision) for one in engine_choices(only)} == {("openvino", "f32"), ("openvino", "bf16")}
+    assert {(engine_choice.name, engine_choice.precision) for engine_choice in engine_choices(only)} == {
+        ("openvino", "f32"),
+        ("openvino", "bf16"),
+    }
     assert copy_engines(only) == ()
-    exact = {one.precision for one in engine_choices(facts(lower_precision=False))}
+    exact = {engine_choice.precision for engine_choice in engine_choices(facts(lower_precision=False))}
     assert exact == {"f32"}
 
 
 def test_programs_compete_with_their_copy() -> None:
     """PyTorch, whose plain float32 comes first, and the engines of ONNX models; what takes long to load comes last."""
     several = ("torch", "onnxruntime", "openvino")
-    found = engine_choices(facts(engines=several, compiler=True, convolutions=False))
-    assert {one.name for one in found} == set(several)
-    assert (found[0].name, found[0].precision, found[0].compiler) == ("torch", "f32", "eager")
-    assert {one.name for one in found[:3]} == set(several)
-    compilers = [one.compiler for one in found]
+    result = engine_choices(facts(engines=several, compiler=True, convolutions=False))
+    assert {item.name for item in result} == set(several)
+    assert (result[0].name, result[0].precision, result[0].compiler) == ("torch", "f32", "eager")
+    assert {item.name for item in result[:3]} == set(several)
+    compilers = [item.compiler for item in result]
     assert "eager" not in compilers[compilers.index("aot_inductor") :]
-    ahead = {(one.precision, one.layout, one.u8_input) for one in found if one.compiler == "aot_inductor"}
+    ahead = {(item.precision, item.layout, item.u8_input) for item in result if item.compiler == "aot_inductor"}
     assert ahead == {("f32", "blocked", None)}
-    assert {one.precision for one in found if one.compiler == "inductor"} == {"f32", "bf16"}
+    assert {item.precision for item in result if item.compiler == "inductor"} == {"f32", "bf16"}
     pixels = engine_choices(facts(engines=several, compiler=True, u8_input=U8Input(scale=(1.0,), offset=(0.0,))))
-    assert {one.compiler for one in pixels} == {"eager", "inductor"}
-    assert {one.compiler for one in engine_choices(facts(engines=several))} == {"eager"}
+    assert {item.compiler for item in pixels} == {"eager", "inductor"}
+    assert {engine_choice.compiler for engine_choice in engine_choices(facts(engines=several))} == {"eager"}
 
 
 def test_static_int8_where_there_is_a_copy() -> None:
     """Of each engine with its copy; a copy may pay where int8 changes an operator, and only data can show it right."""
-    found = {(one.name, one.precision) for one in engine_choices(facts(copies=frozenset({"openvino"})))}
-    assert ("openvino", "int8_static") in found
-    assert ("onnxruntime", "int8_static") not in found
+    result = {
+        (engine_choice.name, engine_choice.precision)
+        for engine_choice in engine_choices(facts(copies=frozenset({"openvino"})))
+    }
+    assert ("openvino", "int8_static") in result
+    assert ("onnxruntime", "int8_static") not in result
     assert copy_engines(facts()) == ("onnxruntime", "openvino")
     assert copy_engines(facts(TEXT)) == ("onnxruntime",)
     assert copy_engines(facts(quantizable=False)) == copy_engines(facts(lower_precision=False)) == ()
@@ -116,10 +122,12 @@ def test_static_int8_where_there_is_a_copy() -> None:
 
 def test_facts_prune() -> None:
     """No bf16 without its instructions, no int8 without a gain, no strings on openvino, one thread on one CPU."""
-    assert "bf16" not in {one.precision for one in engine_choices(facts(isa=frozenset({"avx2"})))}
-    assert "int8" not in {one.precision for one in engine_choices(facts(quantizable=False))}
-    assert {one.name for one in engine_choices(facts(TEXT))} == {"onnxruntime"}
-    assert {(one.threads, one.instances) for one in engine_choices(facts(cpus=1))} == {(1, 1)}
+    assert "bf16" not in {engine_choice.precision for engine_choice in engine_choices(facts(isa=frozenset({"avx2"})))}
+    assert "int8" not in {engine_choice.precision for engine_choice in engine_choices(facts(quantizable=False))}
+    assert {engine_choice.name for engine_choice in engine_choices(facts(TEXT))} == {"onnxruntime"}
+    assert {(engine_choice.threads, engine_choice.instances) for engine_choice in engine_choices(facts(cpus=1))} == {
+        (1, 1)
+    }
 
 
 def test_batches_only_where_rows_are_independent() -> None:
@@ -127,15 +135,15 @@ def test_batches_only_where_rows_are_independent() -> None:
     engine = EngineOptions(threads=1)
     independent = list(serving_choices(facts(), engine))
     dependent = list(serving_choices(facts(rows=Rows.DEPENDENT), engine))
-    assert {one.batching.max_batch_size for one in independent} == {1, 4, 8, 16, 32, 64, 128}
-    assert {one.batching.max_batch_size for one in dependent} == {1}
-    assert {one.batching.dispatch for one in dependent} == {"inline", "adaptive", "worker"}
+    assert {item.batching.max_batch_size for item in independent} == {1, 4, 8, 16, 32, 64, 128}
+    assert {item.batching.max_batch_size for item in dependent} == {1}
+    assert {item.batching.dispatch for item in dependent} == {"inline", "adaptive", "worker"}
 
 
 def test_several_instances_need_workers() -> None:
     """Inline and adaptive dispatch compute on one thread."""
-    found = serving_choices(facts(), EngineOptions(threads=1, instances=2))
-    assert {one.batching.dispatch for one in found} == {"worker"}
+    result = serving_choices(facts(), EngineOptions(threads=1, instances=2))
+    assert {item.batching.dispatch for item in result} == {"worker"}
 
 
 def test_buckets_come_from_the_datas_lengths() -> None:
@@ -144,7 +152,7 @@ def test_buckets_come_from_the_datas_lengths() -> None:
     powers, quartiles = paddings_of(padded(IDS, MASK, FIXED, sizes=sizes))
     assert powers.buckets == (4, 8, 16, 32)
     assert quartiles.buckets == (5, 12, 30, 31)
-    assert [(one.name, one.value, one.dims) for one in powers.inputs] == [("ids", 0, ()), ("mask", 0, ())]
+    assert [(item.name, item.value, item.dims) for item in powers.inputs] == [("ids", 0, ()), ("mask", 0, ())]
     assert not powers.second_buckets
 
 
@@ -158,7 +166,7 @@ def test_buckets_of_two_dimensions() -> None:
     both = TensorSpec("both", DType.INT64, (None, None, None))
     sizes = [(3, 9, 9, 3), (5, 5, 5, 5), (2, 6, 6, 2)]
     powers, _ = paddings_of(padded(IDS, other, both, sizes=sizes))
-    assert [one.dims for one in powers.inputs] == [(), (2,), (2, 1)]
+    assert [item.dims for item in powers.inputs] == [(), (2,), (2, 1)]
 
 
 def test_equal_sizes_are_one_dimension() -> None:
@@ -166,7 +174,7 @@ def test_equal_sizes_are_one_dimension() -> None:
     pairs = TensorSpec("pairs", DType.INT64, (None, None, None))
     powers, _ = paddings_of(padded(IDS, pairs, sizes=[(3, 3, 3), (7, 7, 7)]))
     assert (powers.buckets, powers.second_buckets) == ((4, 8), ())
-    assert [one.dims for one in powers.inputs] == [(), (1, 1)]
+    assert [item.dims for item in powers.inputs] == [(), (1, 1)]
 
 
 def test_two_dimensions_have_few_buckets_each() -> None:
@@ -210,7 +218,7 @@ def test_how_requests_may_travel() -> None:
     assert wirings(facts(local=True)) == near
     assert wirings(facts(local=True, wire="binary")) == [Wiring("binary"), Wiring("binary", "unix")]
     assert wirings(facts(local=True, wire="json")) == [Wiring("json"), Wiring("json", "unix")]
-    assert {one.wire for one in wirings(facts(TEXT, local=True))} == {"binary"}
+    assert {wiring.wire for wiring in wirings(facts(TEXT, local=True))} == {"binary"}
 
 
 def test_what_was_measured_is_what_is_served() -> None:
@@ -224,15 +232,22 @@ def test_what_was_measured_is_what_is_served() -> None:
         (facts(wire="json"), ("json", "tcp", True)),
         (facts(IDS, wire="json"), ("json", "tcp", False)),
     ):
-        found = {(one.io.wire, one.io.socket, one.io.fast_path) for one in serving_choices(known, engine)}
-        assert found == {io}
+        result = {
+            (serving_choice.io.wire, serving_choice.io.socket, serving_choice.io.fast_path)
+            for serving_choice in serving_choices(known, engine)
+        }
+        assert result == {io}
 
 
 def test_nodes_have_an_instance_each() -> None:
     """Where there are several, and CPUs enough for that."""
-    shapes = {(one.threads, one.instances) for one in engine_choices(facts(cpus=24, nodes=4))}
+    shapes = {
+        (engine_choice.threads, engine_choice.instances) for engine_choice in engine_choices(facts(cpus=24, nodes=4))
+    }
     assert (6, 4) in shapes
-    assert (6, 4) not in {(one.threads, one.instances) for one in engine_choices(facts(cpus=24))}
+    assert (6, 4) not in {
+        (engine_choice.threads, engine_choice.instances) for engine_choice in engine_choices(facts(cpus=24))
+    }
 
 
 def test_rungs_add_up_to_the_winner() -> None:

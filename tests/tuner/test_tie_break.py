@@ -40,10 +40,10 @@ def usage(alone_ms: float, cpu_us: float | None = 100.0, mib: int | None = 300) 
         ([usage(2.0, None), usage(2.04, 10.0)], 0, "with about as much CPU and memory"),
     ],
 )
-def test_the_order_of_tie_breaks(usages: list[Usage], place: int, words: str) -> None:
+def test_the_order_of_tie_breaks(usages: list[Usage], index: int, words: str) -> None:
     """Median of a lone connection, then CPU, then memory; the reason names what decided."""
     choice = choose(usages)
-    assert choice.place == place
+    assert choice.place == index
     assert words in choice.reason
 
 

@@ -92,10 +92,10 @@ def test_near_the_highest_rate_nothing_is_claimed_of_answers_that_waited_togethe
     claimed = {}
     for share in (1.03, 0.5):
         traffic = [Traffic(Arm(Target(), []), Arm(Target(), []), share * highest, KNOWN) for _ in range(100)]
-        for one in traffic:
-            one.runs.blocks = [queue(share * highest, capacity, 600, random) for _ in range(8)]
-        results = [one.result(ArmRuns()) for one in traffic]
-        claimed[share] = sum(one is not None and one.within for one in results)
+        for item in traffic:
+            item.runs.blocks = [queue(share * highest, capacity, 600, random) for _ in range(8)]
+        results = [item.result(ArmRuns()) for item in traffic]
+        claimed[share] = sum(result is not None and result.within for result in results)
     assert claimed[1.03] <= 4
     assert claimed[0.5] >= 90
 
@@ -140,10 +140,10 @@ def test_two_servers(tmp_path: Path, alike: bool) -> None:
         for number in range(12):
             open_block([baseline], [verified], rate=limit.rate, duration_s=0.2, seed=number)
             traffic.measure(0.3, number, float("inf"))
-    found = traffic.result(verified)
+    result = traffic.result(verified)
     if alike:
-        assert found is None or found.baseline is None or found.baseline >= found.tuned or not found.within
+        assert result is None or result.baseline is None or result.baseline >= result.tuned or not result.within
     else:
-        assert found is not None
-        assert found.tuned <= highest
-        assert found.baseline is None or limit.rate <= found.baseline < found.tuned
+        assert result is not None
+        assert result.tuned <= highest
+        assert result.baseline is None or limit.rate <= result.baseline < result.tuned

@@ -19,8 +19,8 @@ def space(path: Path, rows: RowsSetting = "auto") -> ModelSpace:
     return ModelSpace(open_session(Wanted(path, budget_s=10.0, rows=rows), lambda event: None))
 
 
-def batches_offered(one: ModelSpace) -> bool:
-    return any(settings.batching.max_batch_size > 1 for settings in serving_choices(one.facts, BASELINE.engine))
+def batches_offered(item: ModelSpace) -> bool:
+    return any(settings.batching.max_batch_size > 1 for settings in serving_choices(item.facts, BASELINE.engine))
 
 
 def test_batches_are_offered_where_rows_are_independent(tmp_path: Path) -> None:
@@ -39,8 +39,8 @@ def test_batches_are_offered_where_rows_are_independent(tmp_path: Path) -> None:
 def test_the_users_word_is_in_every_profile(tmp_path: Path) -> None:
     """In the baseline as in the candidates, so that what is measured is what was asked for."""
     path = perceptron([8, 3], tmp_path / "m.onnx")
-    one = space(path, "dependent")
-    assert one._session.base.batching.rows == "dependent"
+    item = space(path, "dependent")
+    assert item._session.base.batching.rows == "dependent"
     onnx.save(CASES["mean_of_all"].model, path)
     with pytest.raises(UnsupportedError, match="cannot be batched"):
         space(path, "independent")
@@ -48,12 +48,12 @@ def test_the_users_word_is_in_every_profile(tmp_path: Path) -> None:
 
 def test_another_engine_is_asked_for_its_own_rows(tmp_path: Path) -> None:
     """Quantised to int8 the same model has dependent rows, and the result says so."""
-    one = space(perceptron([64, 32], tmp_path / "m.onnx"))
-    settings = changed(one._session.with_wire("binary"), engine={"precision": "int8"})
+    item = space(perceptron([64, 32], tmp_path / "m.onnx"))
+    settings = changed(item._session.with_wire("binary"), engine={"precision": "int8"})
     try:
-        rows = one.rows_of(settings)
+        rows = item.rows_of(settings)
     finally:
-        one._session.servers.keep()
+        item._session.servers.keep()
     assert (rows.rows, rows.batched) == ("dependent", False)
     assert "DynamicQuantizeLinear" in rows.reason
-    assert one.rows_of(one._session.with_wire("binary")).batched is True
+    assert item.rows_of(item._session.with_wire("binary")).batched is True

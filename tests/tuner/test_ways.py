@@ -54,8 +54,8 @@ def test_the_costs_come_back() -> None:
     inline = WayIn(2000, 3000, 25_000, wake_ns=0, outside_ns=20_000, pass_ns=30_000, **client)
     worker = WayIn(2800, 4200, 70_000, wake_ns=35_000, outside_ns=20_000, pass_ns=26_000, **client)
     first, second = known(inline, 1), known(worker, 2)
-    found = way_in(first, first), way_in(second, first)
-    for way, expected in zip(found, (inline, worker), strict=True):
+    result = way_in(first, first), way_in(second, first)
+    for way, expected in zip(result, (inline, worker), strict=True):
         assert asdict(way) == pytest.approx(asdict(expected), abs=2)
 
 

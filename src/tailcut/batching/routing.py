@@ -79,19 +79,19 @@ class Router:
         took = own.cost.estimate_ns(rows)
         if self._is_forgotten(own, rows):
             return Dispatch(rows)
-        others = [(number, one) for number, one in enumerate(self.engines) if one is not own]
-        before = sum(one.rows_before(ready, now_ns + took, now_ns, first=number < engine) for number, one in others)
+        others = [(number, item) for number, item in enumerate(self.engines) if item is not own]
+        before = sum(item.rows_before(ready, now_ns + took, now_ns, first=number < engine) for number, item in others)
         if before < ready:
             return Dispatch(own.cost.best(min(rows, ready - before)))
-        return Wait(max(now_ns + _LEAST_WAIT_NS, self._late_ns([one for _, one in others], ready, took, now_ns)))
+        return Wait(max(now_ns + _LEAST_WAIT_NS, self._late_ns([item for _, item in others], ready, took, now_ns)))
 
     def formed(self, engine: int, batch: object, rows: int, now_ns: int) -> None:
         """An engine computes a batch from now on."""
         own = self.engines[engine]
         own.ends[batch] = now_ns + own.cost.estimate_ns(rows)
         own.absent, own.passed = False, 0
-        for one in self.engines:
-            one.passed += one is not own
+        for item in self.engines:
+            item.passed += item is not own
 
     def ended(self, engine: int, batch: object, rows: int, took_ns: int, *, learn: bool) -> None:
         """A batch is back; one that failed (`learn` off) says nothing about the cost."""
@@ -108,16 +108,16 @@ class Router:
 
     def _late_ns(self, others: Sequence[RoutedEngine], ready: int, took: float, now_ns: int) -> int:
         """When the one that is expected to be first would be too late to be first."""
-        present = [one for one in others if not one.absent]
-        firsts = [(min(one.free_ns(now_ns)), one.cost.estimate_ns(one.cost.best(ready))) for one in present]
+        present = [other for other in others if not other.absent]
+        firsts = [(min(item.free_ns(now_ns)), item.cost.estimate_ns(item.cost.best(ready))) for item in present]
         return int(min((free + max(0.0, took - theirs) for free, theirs in firsts), default=now_ns + took))
 
     def _is_forgotten(self, own: RoutedEngine, rows: int) -> bool:
         if own.passed < _PROBE_EVERY:
             return False
-        theirs = min(one.cost.estimate_ns(rows) for one in self.engines if one is not own)
+        theirs = min(engine.cost.estimate_ns(rows) for engine in self.engines if engine is not own)
         return own.cost.estimate_ns(rows) <= _PROBE_COST * theirs
 
     @staticmethod
-    def _row_ns(one: RoutedEngine) -> float:
-        return one.cost.limit_ns / one.cost.limit / one.instances or inf
+    def _row_ns(engine: RoutedEngine) -> float:
+        return engine.cost.limit_ns / engine.cost.limit / engine.instances or inf

@@ -160,7 +160,7 @@ def bench(
     own = body is not None or bool(path)
     tensors = _form(wire, shared_memory, named, own=own)
     entries = _mix_entries(mix, model, clients, own=own)
-    found: _Found = (UNSET, UNSET)
+    outcome: _Found = (UNSET, UNSET)
     with ExitStack() as stack:
         shared = None if shared_memory is None else stack.enter_context(SharedLoad(place, shared_memory))
         asked = _Asked(place, wire, seed, samples_per_query(named) if named else 1, shared)
@@ -178,14 +178,14 @@ def bench(
                 Workload([raw_payload(place, path, body, header or [], expect)]) if own else asked.of(model, data or [])
             )
             session = Session(place, work, length_s, warmup_s, seed, clients, _say)
-            found = load.run(session)
+            outcome = load.run(session)
             results = session.results
     runs = [run_record(result) for result in results]
     record = BenchResult(
         target=target,
         runs=runs,
-        scenario=found[0],
-        slo=found[1],
+        scenario=outcome[0],
+        slo=outcome[1],
         machine=fingerprint(),
         command=f"tailcut {shlex.join(sys.argv[1:])}",
         seed=seed,
@@ -356,14 +356,14 @@ class _Asked:
         from tailcut.lab.describe import served_models
         from tailcut.lab.mix import check_served, data_by_model
 
-        files = data_by_model(data, [one.model for one in entries])
+        files = data_by_model(data, [entry.model for entry in entries])
         check_served(entries, served_models(self.target))
         return {
-            one.model: (
-                self.of(one.model, [files[one.model]] if one.model in files else []),
-                make(one.kind)(one.rate),
+            entry.model: (
+                self.of(entry.model, [files[entry.model]] if entry.model in files else []),
+                make(entry.kind)(entry.rate),
             )
-            for one in entries
+            for entry in entries
         }
 
 

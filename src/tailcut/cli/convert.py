@@ -30,20 +30,20 @@ def convert(
     from tailcut.cli.records import ConvertResult
     from tailcut.converters import convert as run
 
-    found = run(source, target, trust=trust)
-    apart = f"{found.distance:.2g} apart over {found.rows} rows (at most {found.limit:g})"
+    outcome = run(source, target, trust=trust)
+    apart = f"{outcome.distance:.2g} apart over {outcome.rows} rows (at most {outcome.limit:g})"
     if json:
         result = ConvertResult(
-            source=str(found.source),
-            target=str(found.target) if found.right else None,
-            what=found.what,
-            distance=found.distance,
-            limit=found.limit,
-            rows=found.rows,
+            source=str(outcome.source),
+            target=str(outcome.target) if outcome.right else None,
+            what=outcome.what,
+            distance=outcome.distance,
+            limit=outcome.limit,
+            rows=outcome.rows,
         )
         print(msgspec.json.encode(result).decode())
-    elif found.right:
-        print(f"{found.target}: {found.what}; its answers and those of the ONNX model are {apart}")
-    if not found.right:
+    elif outcome.right:
+        print(f"{outcome.target}: {outcome.what}; its answers and those of the ONNX model are {apart}")
+    if not outcome.right:
         print(f"tailcut: not written: the answers of the original and of the ONNX model are {apart}", file=sys.stderr)
         raise typer.Exit(1)

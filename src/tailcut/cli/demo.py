@@ -126,14 +126,14 @@ def _show_rungs(console: "Console", result: "TuneResult") -> None:
 
     table = _table("rung", "candidate", "p50 ms", "p95 ms", "p99 ms", "vs best so far", "verdict")
     for rung in result.rungs:
-        measured = [one for one in rung.candidates if one.verdict != "skipped"]
+        measured = [candidate for candidate in rung.candidates if candidate.verdict != "skipped"]
         heading = rung.name
-        for one in measured:
-            kept = one.setting in (rung.kept or "").split(" + ")
-            times = [_ms(value) for value in (one.p50_ms, one.p95_ms, one.p99_ms)]
-            ratio = f"{one.ratio_of} x{one.tail_ratio.point:.2f}" if one.tail_ratio else ""
-            verdict = "kept" if kept else one.verdict
-            table.add_row(heading, escape(one.setting), *times, ratio, verdict, style="green" if kept else None)
+        for item in measured:
+            kept = item.setting in (rung.kept or "").split(" + ")
+            times = [_ms(value) for value in (item.p50_ms, item.p95_ms, item.p99_ms)]
+            ratio = f"{item.ratio_of} x{item.tail_ratio.point:.2f}" if item.tail_ratio else ""
+            verdict = "kept" if kept else item.verdict
+            table.add_row(heading, escape(item.setting), *times, ratio, verdict, style="green" if kept else None)
             heading = ""
         untried = len(rung.candidates) - len(measured)
         if untried:

@@ -48,23 +48,23 @@ def explain(
     if length_s <= 0:
         raise UsageError("--duration must be greater than 0")
     if target.endswith(".toml"):
-        found = _of_profile(Path(target), length_s, rate)
+        result = _of_profile(Path(target), length_s, rate)
     else:
         if rate is not None:
             raise UsageError("--rate needs a PROFILE: a running server has traffic of its own")
         place = with_access(parse_target(target, allow_remote=allow_remote), ca, token_file)
-        found = watch(place, only_model(place, model), length_s)
-    found = msgspec.structs.replace(found, target=target)
+        result = watch(place, only_model(place, model), length_s)
+    result = msgspec.structs.replace(result, target=target)
     if report:
-        write_atomically(report, render_explain_html(found))
+        write_atomically(report, render_explain_html(result))
     if trace:
-        write_atomically(trace, orjson.dumps(trace_events(found)).decode())
+        write_atomically(trace, orjson.dumps(trace_events(result)).decode())
     if json:
-        print(msgspec.json.encode(found).decode())
+        print(msgspec.json.encode(result).decode())
     elif markdown:
-        print(explain_markdown(found), end="")
+        print(explain_markdown(result), end="")
     else:
-        Console().print(explain_view(found))
+        Console().print(explain_view(result))
 
 
 def _of_profile(path: Path, length_s: float, rate: float | None) -> "ExplainResult":

@@ -18,7 +18,9 @@ def ladder(
     from tailcut.tuner.space import RUNG_FIELDS
 
     if json:
-        rungs = [LadderRung(name=rung, settings=[one for one in CATALOGUE if one.rung == rung]) for rung in RUNG_FIELDS]
+        rungs = [
+            LadderRung(name=rung, settings=[item for item in CATALOGUE if item.rung == rung]) for rung in RUNG_FIELDS
+        ]
         print(msgspec.json.encode(LadderResult(rungs=rungs)).decode())
     else:
         Console().print(ladder_view(CATALOGUE))

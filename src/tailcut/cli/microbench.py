@@ -57,7 +57,7 @@ def microbench(  # noqa: C901  a step for each option
     callables = {name: load_function(name) for name in functions}
     record = _measure(callables, seconds_s, warmup_s, 0.01 if noise is None else noise, seed)
     if instructions:
-        record = replace(record, functions=[_counted(one) for one in record.functions])
+        record = replace(record, functions=[_counted(function) for function in record.functions])
     if earlier is not None:
         record = replace(record, against=changes(record, earlier, NOISE if noise is None else noise, seed=seed))
         if not record.against:
@@ -94,14 +94,14 @@ def load_function(name: str) -> Callable[[], Any]:
     from tailcut.errors import UsageError
     from tailcut.lab.functions import import_function
 
-    found = import_function(name)
+    result = import_function(name)
     try:
-        inspect.signature(found).bind()
+        inspect.signature(result).bind()
     except TypeError as error:
         raise UsageError(f"{name} cannot be called without arguments ({error}): wrap it in a function") from None
     except ValueError:
         pass  # a builtin without a signature
-    function: Callable[[], Any] = found
+    function: Callable[[], Any] = result
     return function
 
 
@@ -115,18 +115,18 @@ def _measure(
 
     print(f"measuring {', '.join(functions)} ...", file=sys.stderr)
     try:
-        found = benchmark(functions, seconds=seconds, warmup_s=warmup_s, noise=noise, seed=seed)
+        result = benchmark(functions, seconds=seconds, warmup_s=warmup_s, noise=noise, seed=seed)
     except TailcutError:
         raise
     except Exception as error:
         raise UsageError(f"a function raised while it was measured: {type(error).__name__}: {error}") from error
-    return microbench_record(found, machine=fingerprint(), command=f"tailcut {shlex.join(sys.argv[1:])}")
+    return microbench_record(result, machine=fingerprint(), command=f"tailcut {shlex.join(sys.argv[1:])}")
 
 
-def _counted(one: "FunctionResult") -> "FunctionResult":
+def _counted(item: "FunctionResult") -> "FunctionResult":
     from msgspec.structs import replace
 
     from tailcut.lab.instructions import count_instructions
 
-    print(f"counting the instructions of {one.name} ...", file=sys.stderr)
-    return replace(one, instructions=count_instructions(one.name))
+    print(f"counting the instructions of {item.name} ...", file=sys.stderr)
+    return replace(item, instructions=count_instructions(item.name))

@@ -129,13 +129,13 @@ def plan(
         f"tailcut {shlex.join(sys.argv[1:])}",
     )
     _check(wanted, chosen=routing is not None)
-    found = make_plan(wanted, _say)
+    result = make_plan(wanted, _say)
     if report:
-        write_atomically(report, render_plan_html(found))
+        write_atomically(report, render_plan_html(result))
     if json:
-        print(msgspec.json.encode(found).decode())
+        print(msgspec.json.encode(result).decode())
     else:
-        Console().print(plan_view(found))
+        Console().print(plan_view(result))
 
 
 def _check(wanted: "Wanted", *, chosen: bool) -> None:
@@ -157,7 +157,7 @@ def _check(wanted: "Wanted", *, chosen: bool) -> None:
         if value is not None and not math.isfinite(value):
             raise UsageError(f"--{name}: {value:g} is not a number to plan with")
     count = len(wanted.models)
-    _check_names([one.profile.model.name for one in wanted.models])
+    _check_names([model.profile.model.name for model in wanted.models])
     if len(wanted.rates) not in ({0, 1} if wanted.recording is not None else {count}):
         raise UsageError(f"--rate: {len(wanted.rates)} rates for {count} profiles: give one rate each, as 5000,200")
     if len(wanted.limits) != count:

@@ -108,15 +108,15 @@ def replicas(
     from tailcut.client.directory import RAY
     from tailcut.ray.membership import Replicas
 
-    found: list[str] = []
+    result: list[str] = []
     directory = Replicas.parse(f"{RAY}{application}")
-    directory.follow(lambda addresses: found.extend(_url(one.tls, str(one)) for one in addresses))
+    directory.follow(lambda addresses: result.extend(_url(address.tls, str(address)) for address in addresses))
     directory.close()
     if json:
-        print(msgspec.json.encode(RayReplicasResult(replicas=found)).decode())
+        print(msgspec.json.encode(RayReplicasResult(replicas=result)).decode())
     else:
-        print("\n".join(found) or "no replica is ready")
-    raise typer.Exit(0 if found else 1)
+        print("\n".join(result) or "no replica is ready")
+    raise typer.Exit(0 if result else 1)
 
 
 @ray.command()
@@ -157,11 +157,11 @@ def haproxy(
     directory = Replicas.parse(f"{RAY}{application}")
     if output is not None:
         front = Front(bind, "/run/haproxy/tailcut.sock", threads, trusted)
-        found: list[Address] = []
-        directory.follow(found.extend)
+        outcome: list[Address] = []
+        directory.follow(outcome.extend)
         directory.close()
-        write_atomically(output, haproxy_config(found, front))
-        tell(found)
+        write_atomically(output, haproxy_config(outcome, front))
+        tell(outcome)
         return
     balancer = Balancer(find_haproxy(program), directory, bind, threads, trusted, _say)
     connect()  # before the signals: Ray takes them for itself

@@ -41,28 +41,28 @@ def stat(
 
     from tailcut.lab.command import run_counted
 
-    found = run_counted(command, quiet=json)
+    result = run_counted(command, quiet=json)
     if json:
-        print(msgspec.json.encode(_record(command, found)).decode())
+        print(msgspec.json.encode(_record(command, result)).decode())
     else:
-        _show(command, found)
+        _show(command, result)
 
 
-def _record(command: list[str], found: "CommandCounts") -> "StatResult":
+def _record(command: list[str], result: "CommandCounts") -> "StatResult":
     from tailcut.cli.records import MissingCount, StatResult
 
     return StatResult(
         command=command,
-        exit_code=found.exit_code,
-        counts=found.counts.values(),
-        user_ns=found.user_ns,
-        system_ns=found.system_ns,
-        user_only=found.counts.user_only,
-        missing={one.name: MissingCount(reason=one.reason, remedy=one.remedy) for one in found.counts.missing},
+        exit_code=result.exit_code,
+        counts=result.counts.values(),
+        user_ns=result.user_ns,
+        system_ns=result.system_ns,
+        user_only=result.counts.user_only,
+        missing={item.name: MissingCount(reason=item.reason, remedy=item.remedy) for item in result.counts.missing},
     )
 
 
-def _show(command: list[str], found: "CommandCounts") -> None:
+def _show(command: list[str], result: "CommandCounts") -> None:
     import shlex
 
     from rich.console import Console
@@ -72,26 +72,26 @@ def _show(command: list[str], found: "CommandCounts") -> None:
     console = Console()
     if not console.is_terminal:
         console = Console(width=140)  # not a terminal: no width to fit, so nothing is cut off
-    values = found.counts.values()
+    values = result.counts.values()
     line = " ".join(shlex.join(command).split())
     table = Table(title=escape(line if len(line) <= _TITLE else f"{line[:_TITLE]} ..."))
     table.add_column("counted")
     table.add_column("", justify="right")
     table.add_column("")
-    table.add_row("wall time", f"{found.counts.wall_ns / 1e6:,.3f} ms", "")
+    table.add_row("wall time", f"{result.counts.wall_ns / 1e6:,.3f} ms", "")
     for name, (words, whole) in _WORDS.items():
         value = values[name]
         if value is not None:
             shown = f"{value / 1e6:,.3f} ms" if name == "cpu_ns" else f"{value:,}"
-            table.add_row(words, shown, _share(value, whole, values, found.counts.wall_ns))
-    if found.counts.ipc is not None:
-        table.add_row("instructions per cycle", f"{found.counts.ipc:.2f}", "")
-    table.add_row("user, system time", f"{found.user_ns / 1e6:,.3f}, {found.system_ns / 1e6:,.3f} ms", "")
-    table.add_row("exit code", _ending(found.exit_code), "")
+            table.add_row(words, shown, _share(value, whole, values, result.counts.wall_ns))
+    if result.counts.ipc is not None:
+        table.add_row("instructions per cycle", f"{result.counts.ipc:.2f}", "")
+    table.add_row("user, system time", f"{result.user_ns / 1e6:,.3f}, {result.system_ns / 1e6:,.3f} ms", "")
+    table.add_row("exit code", _ending(result.exit_code), "")
     console.print(table)
-    if found.counts.user_only:
+    if result.counts.user_only:
         console.print("[yellow]hardware counts cover user space only: counting the kernel is not permitted[/]")
-    for reason, remedy, names in _by_reason(found):
+    for reason, remedy, names in _by_reason(result):
         console.print(f"[yellow]not counted: {', '.join(names)}: {escape(reason)}[/]\n  remedy: {escape(remedy)}")
 
 
@@ -108,9 +108,9 @@ def _ending(code: int) -> str:
     return str(code) if code >= 0 else f"{code} ({signal.strsignal(-code) or 'unknown signal'})"
 
 
-def _by_reason(found: "CommandCounts") -> list[tuple[str, str, list[str]]]:
+def _by_reason(result: "CommandCounts") -> list[tuple[str, str, list[str]]]:
     """Missing counters grouped by reason: a machine without a PMU lacks eight of them."""
     groups: dict[tuple[str, str], list[str]] = {}
-    for one in found.counts.missing:
-        groups.setdefault((one.reason, one.remedy), []).append(one.name.replace("_", " "))
+    for item in result.counts.missing:
+        groups.setdefault((item.reason, item.remedy), []).append(item.name.replace("_", " "))
     return [(reason, remedy, names) for (reason, remedy), names in groups.items()]

@@ -220,7 +220,7 @@ def tune(
     asked = asked_of(wanted, accuracy, metric, normalize, outputs, fix, sources[0])
     if together:
         own = {"slo_ms": limits, "data": [str(source) if source else None for source in sources]}
-        loads = {"rates": [one.rate for one in arrivals], "trace": str(trace) if trace else None}
+        loads = {"rates": [arrival.rate for arrival in arrivals], "trace": str(trace) if trace else None}
         request = JointRequest(**asdict(asked) | own | loads)
         tune_together(each, arrivals, joint_files(given, names, report), request, json=json)
         return

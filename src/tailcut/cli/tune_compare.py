@@ -27,12 +27,12 @@ def compare_profiles(wanted: "Wanted", profiles: dict[str, "Profile"], asked: "M
     from tailcut.tuner.compare import compare, comparison_record
 
     with LadderView(wanted.budget_s) as view:
-        found: Comparison = compare(wanted, profiles, view)
+        result: Comparison = compare(wanted, profiles, view)
     command = f"tailcut {shlex.join(sys.argv[1:])}"
-    record = comparison_record(found, model=str(wanted.model), machine=fingerprint(), objective=asked, command=command)
+    record = comparison_record(result, model=str(wanted.model), machine=fingerprint(), objective=asked, command=command)
     if json:
         print(to_json(record))
     else:
         Console().print(comparison_summary(record))
-    if found.is_worse:
+    if result.is_worse:
         raise typer.Exit(1)

@@ -32,26 +32,26 @@ def tune_one(wanted: "Wanted", asked: "ModelRequest", files: TuneFiles, *, markd
     _show(outcome, write_result(outcome, wanted, asked, files), files, markdown=markdown, json=json)
 
 
-def _show(outcome: "Outcome", found: "TuneResult", files: TuneFiles, *, markdown: bool, json: bool) -> None:
+def _show(outcome: "Outcome", result: "TuneResult", files: TuneFiles, *, markdown: bool, json: bool) -> None:
     from rich.console import Console
 
     from tailcut.lab.records import to_json
 
     if json:
-        print(to_json(found))
+        print(to_json(result))
     if outcome.wrong:
         print(f"tailcut: no profile written: {' '.join(outcome.wrong.split())}", file=sys.stderr)
         raise typer.Exit(1)
     if markdown and not json:
         from tailcut.report.markdown import tune_markdown
 
-        print(tune_markdown(found))
+        print(tune_markdown(result))
     elif not json:
         from tailcut.engines.trust import is_trusted
         from tailcut.report.console import tune_summary
 
-        Console().print(tune_summary(found))
-        trust = " --trust" if is_trusted(Path(found.model.path)) else ""
+        Console().print(tune_summary(result))
+        trust = " --trust" if is_trusted(Path(result.model.path)) else ""
         print(f"serve it: tailcut serve {shlex.quote(str(files.profile))}{trust}")
     if outcome.interrupted:
         print("tailcut: interrupted: the profile contains the best settings so far", file=sys.stderr)
@@ -78,21 +78,21 @@ def write_result(outcome: "Outcome", wanted: "Wanted", asked: "ModelRequest", fi
     machine = fingerprint()
     model = TunedModel.of(outcome.spec, profile.model.name, str(wanted.model), profile.model.sha256)
     command = f"tailcut {shlex.join(sys.argv[1:])}"
-    found = result(outcome, model=model, machine=machine, objective=asked, command=command)
+    match = result(outcome, model=model, machine=machine, objective=asked, command=command)
     if outcome.wrong:
-        return found
-    found = msgspec.structs.replace(
-        found, profile=str(files.profile), report=str(files.report), trials=str(files.journal)
+        return match
+    match = msgspec.structs.replace(
+        match, profile=str(files.profile), report=str(files.report), trials=str(files.journal)
     )
     if outcome.copy_bytes:
         copy = copy_path(files.profile, outcome.copy_bytes, outcome.settings.engine.precision)
         write_atomically(copy, outcome.copy_bytes)
         profile = profile.with_copy(copy, outcome.settings)
-    kept = evidence(found) | service_evidence(files.journal, profile, wanted.constraints.cpus)
+    kept = evidence(match) | service_evidence(files.journal, profile, wanted.constraints.cpus)
     profile = msgspec.structs.replace(profile, samples=outcome.samples, machine=machine, evidence=kept)
     profile.save(files.profile)
-    write_atomically(files.report, render_tune_html(found))
-    return found
+    write_atomically(files.report, render_tune_html(match))
+    return match
 
 
 def _profile(outcome: "Outcome", wanted: "Wanted") -> "Profile":

@@ -111,18 +111,18 @@ def tune_together(
     from tailcut.tuner.together.search import JointSearch
 
     first = models[0]
-    own = tuple(replace(one, journal=_journal(file)) for one, file in zip(models, files.profiles, strict=True))
+    own = tuple(replace(item, journal=_journal(file)) for item, file in zip(models, files.profiles, strict=True))
     wanted = JointWanted(own, tuple(arrivals), first.budget_s, first.seed, first.began)
     with LadderView(first.budget_s) as view:
         outcome = JointSearch(wanted, view).run()
-    found = _write(outcome, asked, files)
+    result = _write(outcome, asked, files)
     if json:
-        print(to_json(found))
+        print(to_json(result))
     if outcome.wrong:
         print(f"tailcut: no profile written: {' '.join(outcome.wrong.split())}", file=sys.stderr)
         raise typer.Exit(1)
     if not json:
-        Console().print(together_summary(found))
+        Console().print(together_summary(result))
         print(f"serve them: tailcut serve {shlex.join(map(str, files.profiles))}")
     if outcome.interrupted:
         print("tailcut: interrupted: the profiles contain the best settings so far", file=sys.stderr)
@@ -141,13 +141,14 @@ def _write(outcome: "JointOutcome", asked: "JointRequest", files: JointFiles) ->
 
     machine = fingerprint()
     command = f"tailcut {shlex.join(sys.argv[1:])}"
-    found = joint_result(outcome, machine=machine, objective=asked, command=command)
+    result = joint_result(outcome, machine=machine, objective=asked, command=command)
     if outcome.wrong:
-        return found
+        return result
     models = [
-        msgspec.structs.replace(one, profile=str(file)) for one, file in zip(found.models, files.profiles, strict=True)
+        msgspec.structs.replace(item, profile=str(file))
+        for item, file in zip(result.models, files.profiles, strict=True)
     ]
-    found = msgspec.structs.replace(found, models=models, report=str(files.report))
+    result = msgspec.structs.replace(result, models=models, report=str(files.report))
     for number, (side, file) in enumerate(zip(outcome.sides, files.profiles, strict=True)):
         profile = side.profile.with_weights()
         if side.copy_bytes:
@@ -158,11 +159,11 @@ def _write(outcome: "JointOutcome", asked: "JointRequest", files: JointFiles) ->
             profile,
             together=together_of(outcome, number),
             machine=machine,
-            evidence=joint_evidence(found, number) | service_evidence(_journal(file), profile, asked.cpus),
+            evidence=joint_evidence(result, number) | service_evidence(_journal(file), profile, asked.cpus),
         )
         profile.save(file)
-    write_atomically(files.report, render_together_html(found))
-    return found
+    write_atomically(files.report, render_together_html(result))
+    return result
 
 
 def _journal(profile: Path) -> Path:

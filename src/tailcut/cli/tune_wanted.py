@@ -72,9 +72,9 @@ def fixed_of(text: str | None) -> tuple[str, ...]:
     from tailcut.errors import UnsupportedError, UsageError
 
     fixed = tuple(text.split(",")) if text else ()
-    for one in fixed:
+    for item in fixed:
         try:
-            parse_fixed_dim(one)
+            parse_fixed_dim(item)
         except UnsupportedError as error:
             raise UsageError(str(error).replace("fixed_dims", "--fix", 1)) from None
     return fixed

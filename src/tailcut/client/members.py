@@ -93,7 +93,7 @@ class Members(Generic[C]):
         with self._lock:
             known = {member.address: member for member in self._members}
             wanted = dict.fromkeys(addresses)
-            self._members = tuple(known.pop(one) if one in known else Member(one) for one in wanted)
+            self._members = tuple(known.pop(item) if item in known else Member(item) for item in wanted)
             unused: list[C] = []
             for member in known.values():
                 member.gone = True

@@ -133,7 +133,7 @@ class Encoder:
 
     def _head(self, call: Call, described: Sequence[Described]) -> bytes:
         lead = binary_lead(described, call.outputs, call.timeout_us)
-        length = len(lead) + sum(one.size for one in described)
+        length = len(lead) + sum(item.size for item in described)
         lines = [
             f"POST {model_path(call.model, call.version)}/infer HTTP/1.1",
             *self._fields,

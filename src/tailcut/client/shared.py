@@ -203,14 +203,14 @@ class SharedTensors:
         self, region: str, call: Call, described: Sequence[Described], known: Sequence[_Output] | None
     ) -> Parts:
         inputs, outputs, at = [], [], 0
-        for one in described:
-            inputs.append(entry(one, _place(region, at, one.size)))
-            at += _aligned(one.size)
+        for item in described:
+            inputs.append(entry(item, _place(region, at, item.size)))
+            at += _aligned(item.size)
         if known is None:
             outputs = [{"name": name, "parameters": {"binary_data": True}} for name in call.outputs or ()]
         for output in known or ():
-            said = _place(region, at, output.size) if output.size else {"binary_data": True}
-            outputs.append({"name": output.name, "parameters": said})
+            text = _place(region, at, output.size) if output.size else {"binary_data": True}
+            outputs.append({"name": output.name, "parameters": text})
             at += _aligned(output.size)
         request: dict[str, object] = {"inputs": inputs, "parameters": parameters(call.timeout_us)}
         if outputs:
@@ -227,7 +227,7 @@ def _aligned(size: int) -> int:
 
 
 def _room(described: Sequence[Described], known: Sequence[_Output] | None) -> int:
-    sizes = [one.size for one in described] + [one.size for one in known or ()]
+    sizes = [item.size for item in described] + [item.size for item in known or ()]
     return sum(_aligned(size) for size in sizes) or 1
 
 
@@ -237,6 +237,6 @@ def _fixed_size(array: np.ndarray) -> int:
 
 def _with_room(known: Sequence[_Output] | None, outputs: Outputs) -> tuple[_Output, ...] | None:
     """What was known of outputs, those that have outgrown their place without one; None where they are others now."""
-    if known is None or {one.name for one in known} != set(outputs):
+    if known is None or {item.name for item in known} != set(outputs):
         return None
-    return tuple(_Output(one.name, one.size if _fixed_size(outputs[one.name]) <= one.size else 0) for one in known)
+    return tuple(_Output(item.name, item.size if _fixed_size(outputs[item.name]) <= item.size else 0) for item in known)

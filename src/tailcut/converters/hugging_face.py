@@ -57,8 +57,8 @@ class Folder:
         """See `Original.answer`."""
         tensors = {name: self._torch.from_numpy(array) for name, array in inputs.items()}
         with self._torch.inference_mode():
-            found = self._model(**tensors)
-        return [found[name].numpy() for name in outputs if name in found]
+            result = self._model(**tensors)
+        return [result[name].numpy() for name in outputs if name in result]
 
 
 def load_folder(path: Path) -> Original:

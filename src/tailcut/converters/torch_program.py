@@ -52,8 +52,8 @@ class ExportedProgram:
 
         tensors = [as_tensor(np.require(array, requirements=["C", "W"])) for array in inputs.values()]
         with self._torch.inference_mode():
-            found = self._compute(*self._program.arguments(tensors))
-        return [as_array(spec, one) for spec, one in zip(self._program.spec.outputs, found, strict=True)]
+            result = self._compute(*self._program.arguments(tensors))
+        return [as_array(spec, item) for spec, item in zip(self._program.spec.outputs, result, strict=True)]
 
     def _with_tensors_alone(self) -> Any:
         """The program without the outputs that are no tensors, which ONNX does not have and which are not served."""
@@ -63,8 +63,8 @@ class ExportedProgram:
             return exported
         pytree = self._torch.utils._pytree  # noqa: SLF001  no public name has it
         [end] = [node for node in exported.graph.nodes if node.op == "output"]
-        end.args = (tuple(end.args[0][place] for place in kept),)
-        signature.output_specs[:] = [signature.output_specs[place] for place in kept]
+        end.args = (tuple(end.args[0][index] for index in kept),)
+        signature.output_specs[:] = [signature.output_specs[index] for index in kept]
         exported.module_call_graph[0].signature.out_spec = pytree.tree_structure(tuple(kept))
         exported.graph.eliminate_dead_code()
         exported.graph_module.recompile()
@@ -102,10 +102,10 @@ def load_program(path: Path) -> Original:
 @contextlib.contextmanager
 def _quiet(logger: str) -> Iterator[None]:
     """Without a logger's warnings, such as one for each operator of packages that are not installed."""
-    found = logging.getLogger(logger)
-    level = found.level
-    found.setLevel(logging.ERROR)
+    result = logging.getLogger(logger)
+    level = result.level
+    result.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        found.setLevel(level)
+        result.setLevel(level)

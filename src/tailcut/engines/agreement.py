@@ -7,23 +7,23 @@ from tailcut.engines.base import Arrays
 _FLOOR = 1e-6  # outputs whose root mean square is below it are measured against it: what differs there is rounding
 
 
-def distance(expected: Arrays, found: Arrays) -> float:
+def distance(expected: Arrays, result: Arrays) -> float:
     """The largest distance of any output: of floats, the norm of the difference as a share of the expected norm.
 
     Of integers and booleans, the share of elements that differ. Infinite for another shape, for another dtype, and
     where the one has a number and the other has none; 0 for two answers without elements.
     """
-    return max((_apart(array, found[name]) for name, array in expected.items()), default=0.0)
+    return max((_apart(array, result[name]) for name, array in expected.items()), default=0.0)
 
 
-def _apart(expected: np.ndarray, found: np.ndarray) -> float:
-    if expected.shape != found.shape or expected.dtype != found.dtype:
+def _apart(expected: np.ndarray, result: np.ndarray) -> float:
+    if expected.shape != result.shape or expected.dtype != result.dtype:
         return np.inf
     if expected.size == 0:
         return 0.0
     if expected.dtype.kind not in "fcV":
-        return float(np.mean(expected != found))
-    wide, other = expected.astype(np.float64), found.astype(np.float64)
+        return float(np.mean(expected != result))
+    wide, other = expected.astype(np.float64), result.astype(np.float64)
     known = np.isfinite(wide)
     if (known != np.isfinite(other)).any():
         return np.inf

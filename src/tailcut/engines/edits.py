@@ -94,23 +94,23 @@ def replace_zipmaps(model: onnx.ModelProto) -> bool:
     for entry in [entry for entry in model.metadata_props if is_classes(entry.key)]:
         model.metadata_props.remove(entry)  # these names are this function's own
     outputs = {value.name: value for value in graph.output if isinstance(value.name, str)}  # bytes: no UTF-8
-    found = False
+    result = False
     for node in graph.node:
         value = outputs.get(node.output[0]) if node.op_type == "ZipMap" else None
         classes = [] if value is None else _classes(node)
         if value is None or not classes:
             continue
-        found = True
+        result = True
         node.CopyFrom(helper.make_node("Identity", list(node.input), list(node.output), name=node.name))
         shape = [_first_dim(graph), len(classes)]
         value.CopyFrom(helper.make_tensor_value_info(value.name, TensorProto.FLOAT, shape))
         entry = model.metadata_props.add()
         entry.key, entry.value = CLASSES + value.name, json.dumps(classes, ensure_ascii=False)
-    if found:
+    if result:
         _free_labels(graph)
-    if found and not any(not entry.domain or entry.domain == "ai.onnx" for entry in model.opset_import):
+    if result and not any(not entry.domain or entry.domain == "ai.onnx" for entry in model.opset_import):
         model.opset_import.append(helper.make_opsetid("", 13))
-    return found
+    return result
 
 
 def keep_outputs(model: onnx.ModelProto, names: Sequence[str]) -> bool:
@@ -179,8 +179,8 @@ def _infer_outputs(model: onnx.ModelProto) -> None:
         inferred = onnx.shape_inference.infer_shapes(copy, data_prop=True)
     except Exception:  # noqa: BLE001  as in load_graph; the outputs stay as free as they were
         return
-    for value, found in zip(model.graph.output, inferred.graph.output, strict=True):
-        dims, known = value.type.tensor_type.shape.dim, found.type.tensor_type.shape.dim
+    for value, result in zip(model.graph.output, inferred.graph.output, strict=True):
+        dims, known = value.type.tensor_type.shape.dim, result.type.tensor_type.shape.dim
         if len(dims) != len(known):
             continue
         for dim, size in zip(dims, known, strict=True):
@@ -214,8 +214,8 @@ def take_u8(model: onnx.ModelProto, fold: U8Input) -> None:
         nodes.append(helper.make_node("Cast", [shifted], [done], to=kind))  # to float32: the engines drop it
     if not nodes:
         raise UnsupportedError("u8_input needs a model with a float32 or float16 input; this one has none")
-    for place, node in enumerate(nodes):
-        graph.node.insert(place, node)
+    for index, node in enumerate(nodes):
+        graph.node.insert(index, node)
 
 
 def constants_to_initializers(model: onnx.ModelProto) -> None:
@@ -237,7 +237,7 @@ def constants_to_initializers(model: onnx.ModelProto) -> None:
 
 def benefits_from_int8(model: onnx.ModelProto) -> bool:
     """Whether an operator of the graph multiplies by enough constant float32 weights for int8 to pay."""
-    sizes = {one.name: _elements(one) for one in model.graph.initializer}
+    sizes = {item.name: _elements(item) for item in model.graph.initializer}
     for node in model.graph.node:
         tensor = _constant(node)
         if tensor is not None:
@@ -320,9 +320,9 @@ def _too_large(path: Path) -> UnsupportedError:
 def _rename_uses(graph: onnx.GraphProto, old: str, new: str) -> None:
     """Have all nodes read `new` where they read `old`, those of subgraphs too."""
     for node in graph.node:
-        for place, used in enumerate(node.input):
+        for index, used in enumerate(node.input):
             if used == old:
-                node.input[place] = new
+                node.input[index] = new
         for attribute in node.attribute:
             for inner in [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]:
                 _rename_uses(inner, old, new)

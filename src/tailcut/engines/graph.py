@@ -164,8 +164,8 @@ def read_spec(model: onnx.ModelProto, path: Path, name: str | None) -> ModelSpec
     classes = {entry.key: tuple(json.loads(entry.value)) for entry in model.metadata_props if is_classes(entry.key)}
     tensors = [replace(_tensor(value, path), classes=classes.get(f"{CLASSES}{value.name}", ())) for value in outputs]
     spec = ModelSpec(spec_name, tuple(inputs), tuple(tensors))
-    found = analyse_rows(model) if spec.batchable else RowEvidence(Rows.DEPENDENT, "")
-    return replace(spec, rows=found.rows, rows_reason=found.reason)
+    result = analyse_rows(model) if spec.batchable else RowEvidence(Rows.DEPENDENT, "")
+    return replace(spec, rows=result.rows, rows_reason=result.reason)
 
 
 def short(error: BaseException, advice: str = "use onnxruntime") -> str:

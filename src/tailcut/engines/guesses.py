@@ -83,7 +83,7 @@ def _assignments(kinds: set[str]) -> Iterator[dict[str, int]]:
     ladders = [range(min(depth, len(_LADDERS[group[0]]))) for group in groups]
     for places in sorted(itertools.product(*ladders), key=lambda places: (sum(places), places)):
         chosen = zip(groups, places, strict=True)
-        yield {kind: _LADDERS[kind][place] for group, place in chosen for kind in group}
+        yield {kind: _LADDERS[kind][index] for group, index in chosen for kind in group}
 
 
 def _row_counts(spec: ModelSpec, hints: InputHints) -> tuple[int, ...]:
@@ -154,12 +154,12 @@ def _shape(tensor: TensorSpec, axes: _Axes, sizes: Mapping[str, int], hints: Inp
     )
 
 
-def _size(place: tuple[str, int], axes: _Axes, sizes: Mapping[str, int], hints: InputHints) -> int:
+def _size(index: tuple[str, int], axes: _Axes, sizes: Mapping[str, int], hints: InputHints) -> int:
     """The size of a free dimension, ROWS where it is the number of rows."""
-    if place in hints.sizes:
-        return hints.sizes[place]
-    total = _sum_of_names(_dim_name(hints, *place), axes, sizes, hints)
-    kind = axes[place]
+    if index in hints.sizes:
+        return hints.sizes[index]
+    total = _sum_of_names(_dim_name(hints, *index), axes, sizes, hints)
+    kind = axes[index]
     return total if total is not None else ROWS if kind is None else sizes[kind]
 
 

@@ -75,7 +75,7 @@ class OpenVinoEngine:
             if reference is not None:
                 self._check = ShapeCheck(self.spec.name, reference, recompile, options.precision)
             compiled_models = [compiled if not number else recompile() for number in range(count)]
-            instances = [Instance(one, self.spec, by_place=not onnx) for one in compiled_models]
+            instances = [Instance(compiled_model, self.spec, by_place=not onnx) for compiled_model in compiled_models]
         else:
             instances = [Instance(compiled, self.spec, by_place=not onnx) for _ in range(count)]
         for instance in instances:

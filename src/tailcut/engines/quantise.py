@@ -154,14 +154,14 @@ class Calibration:
 
     def _histograms(self) -> dict[str, Histogram]:
         if not self._found:
-            self._found = {name: one.histogram() for name, one in self._activations.items() if one.samples}
+            self._found = {name: item.histogram() for name, item in self._activations.items() if item.samples}
         return self._found
 
     def _ranges(self, method: Method) -> Any:
         from onnxruntime.quantization import CalibrationMethod, TensorsData  # noqa: PLC0415  as in write
 
         choose = CHOICES[method]
-        ends = {name: tuple(map(np.float32, choose(one))) for name, one in self._histograms().items()}
+        ends = {name: tuple(map(np.float32, choose(item))) for name, item in self._histograms().items()}
         return TensorsData(CalibrationMethod.MinMax, ends)
 
     def _without_shifts(self, in_float: Sequence[str], largest: int) -> onnx.ModelProto:
@@ -229,7 +229,7 @@ def _preprocessed(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
     from onnxruntime.quantization import quant_pre_process  # noqa: PLC0415  half a second, int8 only
 
     constants_to_initializers(model)
-    opset = next((one.version for one in model.opset_import if one.domain in {"", "ai.onnx"}), _LEAST_OPSET)
+    opset = next((item.version for item in model.opset_import if item.domain in {"", "ai.onnx"}), _LEAST_OPSET)
     if opset < _LEAST_OPSET:
         model = onnx.version_converter.convert_version(model, _LEAST_OPSET)
     source, done = folder / "float.onnx", folder / "preprocessed.onnx"
@@ -237,9 +237,9 @@ def _preprocessed(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
     quant_pre_process(str(source), str(done), skip_symbolic_shape=True)
     model = onnx.load(done)
     names: set[str] = set()
-    for place, node in enumerate(model.graph.node):
+    for index, node in enumerate(model.graph.node):
         if not node.name or node.name in names:
-            node.name = f"{node.op_type}_{place}"
+            node.name = f"{node.op_type}_{index}"
         names.add(node.name)
     return model
 
@@ -265,7 +265,7 @@ def shift_of(node: onnx.NodeProto, weight: np.ndarray, means: np.ndarray, larges
         means: of its input's channels.
         largest: the number in int8 that stands for the largest weight of a channel.
     """
-    attributes = {one.name: helper.get_attribute_value(one) for one in node.attribute}
+    attributes = {item.name: helper.get_attribute_value(item) for item in node.attribute}
     if node.op_type == "Gemm":
         if attributes.get("alpha", 1.0) != 1.0 or attributes.get("beta", 1.0) != 1.0 or attributes.get("transA"):
             return None

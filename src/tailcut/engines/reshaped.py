@@ -79,11 +79,11 @@ class ReshapedEngine:
 
 def _of(side: str, tensors: Sequence[TensorSpec], reshapes: Sequence[Reshape]) -> dict[str, Reshape]:
     """Those of the inputs, or of the outputs, by name."""
-    found = {reshape.name: reshape for reshape in reshapes if reshape.side in {"", side}}
+    result = {reshape.name: reshape for reshape in reshapes if reshape.side in {"", side}}
     for tensor in tensors:
-        if tensor.name in found:
-            _check(found[tensor.name], tensor)
-    return {tensor.name: found[tensor.name] for tensor in tensors if tensor.name in found}
+        if tensor.name in result:
+            _check(result[tensor.name], tensor)
+    return {tensor.name: result[tensor.name] for tensor in tensors if tensor.name in result}
 
 
 def _as_model(arrays: Arrays, reshapes: Mapping[str, Reshape]) -> dict[str, np.ndarray]:

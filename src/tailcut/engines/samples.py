@@ -125,8 +125,8 @@ def _sizes_of(tried: Sequence[Samples]) -> str:
     inputs = tried[0].spec.inputs
     names = [tensor.name for tensor in inputs if None in tensor.shape] or [tensor.name for tensor in inputs]
     shown = dict.fromkeys(
-        " ".join(f"{name} {[one.rows if dim == ROWS else dim for dim in one.inputs[name].shape]}" for name in names)
-        for one in tried
+        " ".join(f"{name} {[item.rows if dim == ROWS else dim for dim in item.inputs[name].shape]}" for name in names)
+        for item in tried
     )
     rest = len(shown) - _LISTED
     return ", ".join(list(shown)[:_LISTED]) + (f" and {rest} others" if rest > 0 else "")

@@ -97,11 +97,11 @@ class ShapeCheck:
         if shapes in self._refused:
             raise EngineError(self._refused[shapes])
         expected = self._reference.run(inputs)
-        found = _answer(instance, inputs)
-        if not self._random and not self._is_right(instance, expected, found):
-            found = self._compiled_anew(instance, inputs, shapes, expected, found)
-        if self._canary is None and found is not None:
-            self._canary = {name: np.array(array) for name, array in inputs.items()}, found
+        result = _answer(instance, inputs)
+        if not self._random and not self._is_right(instance, expected, result):
+            result = self._compiled_anew(instance, inputs, shapes, expected, result)
+        if self._canary is None and result is not None:
+            self._canary = {name: np.array(array) for name, array in inputs.items()}, result
         instance.learn(shapes)
 
     def recover(self, instance: Instance) -> None:
@@ -120,12 +120,12 @@ class ShapeCheck:
         fresh: list[Arrays] = []
         for first in (None, inputs):
             self._renew(instance, first)
-            found = _answer(instance, inputs)
-            if found is not None and self._is_right(instance, expected, found):
+            result = _answer(instance, inputs)
+            if result is not None and self._is_right(instance, expected, result):
                 text = "%s: openvino %s gave wrong outputs for requests of %s until it was recompiled: %s"
                 _log.warning(text, self._name, version("openvino"), sizes, self._off(expected, wrong))
-                return found
-            fresh += [] if found is None else [found]
+                return result
+            fresh += [] if result is None else [result]
         if len(fresh) == 2 and distance(*fresh) <= self._same and self._canary_holds(instance):
             self._tolerance = max(self._tolerance, 2 * distance(expected, fresh[0]))
             text = "%s: openvino's answers differ from those of %s (%s for %s): see what data says with `tailcut tune`"
@@ -140,15 +140,15 @@ class ShapeCheck:
         self._renew(instance, None)
         raise EngineError(reason)
 
-    def _is_right(self, instance: Instance, expected: Arrays, found: Arrays | None) -> bool:
-        return found is not None and distance(expected, found) <= self._tolerance and self._canary_holds(instance)
+    def _is_right(self, instance: Instance, expected: Arrays, result: Arrays | None) -> bool:
+        return result is not None and distance(expected, result) <= self._tolerance and self._canary_holds(instance)
 
     def _canary_holds(self, instance: Instance) -> bool:
         if self._canary is None:
             return True
         inputs, answer = self._canary
-        found = _answer(instance, inputs)
-        return found is not None and distance(answer, found) <= self._same
+        result = _answer(instance, inputs)
+        return result is not None and distance(answer, result) <= self._same
 
     def _renew(self, instance: Instance, first: Arrays | None) -> None:
         """Give the instance a fresh model, and this request before the canary."""
@@ -158,10 +158,10 @@ class ShapeCheck:
         if self._canary is not None and self._canary_holds(instance):
             instance.learn(shapes_of(self._canary[0]))
 
-    def _off(self, expected: Arrays, found: Arrays | None) -> str:
-        if found is None:
+    def _off(self, expected: Arrays, result: Arrays | None) -> str:
+        if result is None:
             return f"it failed, and {self._compared_with} did not"
-        off = distance(expected, found)
+        off = distance(expected, result)
         name = self._compared_with
         return f"another shape than that of {name}" if np.isinf(off) else f"off by {off:.1%} from {name}"
 

@@ -35,11 +35,11 @@ class StaticEngine:
         self.options = engine.options
         self._static: dict[Sizes, Engine] = {}
         with ExitStack() as opened:
-            for one in sizes:
-                static = open_again(_fixed(engine, one))
+            for size in sizes:
+                static = open_again(_fixed(engine, size))
                 opened.callback(static.close)
                 static.spec = replace(static.spec, rows=engine.spec.rows, rows_reason=engine.spec.rows_reason)
-                self._static[one] = static
+                self._static[size] = static
             opened.pop_all()
         if isinstance(engine, Interruptible):
             self.interrupt = self._interrupt

@@ -20,7 +20,7 @@ def trust(path: Path) -> None:
 def is_trusted(path: Path) -> bool:
     """Whether the user trusts it."""
     trusted, place = set(_files()), path.resolve()
-    return any(str(one) in trusted for one in (place, *place.parents))
+    return any(str(item) in trusted for item in (place, *place.parents))
 
 
 def _files() -> list[str]:

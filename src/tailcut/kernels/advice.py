@@ -59,22 +59,22 @@ def advise(counts: Tally | None, reasons: Sequence[str], *, strided: bool = Fals
     """What would help a loop, most certain first; `strided` says that an argument has no known layout."""
     if counts is None:
         return []
-    found = [
+    result = [
         text
         for pattern, text in _BY_REASON.items()
         if any(re.search(pattern, reason, re.IGNORECASE) for reason in reasons)
     ]
     slow = not counts.vectorized
     if counts.widens:
-        found.append(_WIDENS)
+        result.append(_WIDENS)
     elif counts.vectorized and counts.computes == "int" and counts.element_bits == 64:
-        found.append(_WIDE_INTEGERS)
+        result.append(_WIDE_INTEGERS)
     if counts.gathers:
-        found.append(_GATHERS)
+        result.append(_GATHERS)
     if slow and (counts.calls or any("call instruction" in reason for reason in reasons)):
-        found.append(_CALLS)
+        result.append(_CALLS)
     if strided and (slow or counts.gathers):
-        found.append(_STRIDED)
-    if slow and not found and not reasons:
-        found.append(_CARRIED)
-    return found
+        result.append(_STRIDED)
+    if slow and not result and not reasons:
+        result.append(_CARRIED)
+    return result

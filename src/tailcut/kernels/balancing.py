@@ -105,9 +105,9 @@ def seed_draws(seed: int) -> None:
 
 
 @_plain
-def put(tree: np.ndarray, place: int, value: int) -> None:
+def put(tree: np.ndarray, index: int, value: int) -> None:
     """Set a leaf of a tree of minima."""
-    at = tree.shape[0] // 2 + place
+    at = tree.shape[0] // 2 + index
     tree[at] = value
     at //= 2
     while at >= 1:
@@ -133,9 +133,9 @@ def least_of(tree: np.ndarray, fair: int) -> int:
 def activate(state: State, server: int) -> None:
     """Have a server take requests."""
     order, active = state.order, state.clock[ACTIVE]
-    for place in range(active, order.shape[0]):
-        if order[place] == server:
-            order[place], order[active] = order[active], order[place]
+    for index in range(active, order.shape[0]):
+        if order[index] == server:
+            order[index], order[active] = order[active], order[index]
             state.clock[ACTIVE] += 1
             put(state.loads, server, state.flying[server])
             return
@@ -145,9 +145,9 @@ def activate(state: State, server: int) -> None:
 def drain(state: State, server: int) -> None:
     """Have a server take no more requests; it answers those that it has."""
     order, last = state.order, state.clock[ACTIVE] - 1
-    for place in range(last + 1):
-        if order[place] == server:
-            order[place], order[last] = order[last], order[place]
+    for index in range(last + 1):
+        if order[index] == server:
+            order[index], order[last] = order[last], order[index]
             state.clock[ACTIVE] -= 1
             put(state.loads, server, FAR)
             return

@@ -77,13 +77,13 @@ _plain = compiled(_nrt=False)  # as in balancing.py
 @_plain
 def append(state: State, server: int, head: int, copy: int) -> None:
     """Put a copy at the end of a list of a server; `head` is its column, and that of its end follows."""
-    one = state.servers[server]
+    item = state.servers[server]
     state.following[copy] = -1
-    if one[head] < 0:
-        one[head] = copy
+    if item[head] < 0:
+        item[head] = copy
     else:
-        state.following[one[head + 1]] = copy
-    one[head + 1] = copy
+        state.following[item[head + 1]] = copy
+    item[head + 1] = copy
 
 
 @_plain
@@ -97,29 +97,29 @@ def send(state: State, server: int, copy: int, now: int) -> None:
 @_plain
 def loop_event(tables: Tables, state: State, server: int) -> int:
     """When the loop of a server has something to do."""
-    one = state.servers[server]
-    if one[PHASE] != _IDLE:
-        return one[FREE]  # type: ignore[no-any-return]
+    item = state.servers[server]
+    if item[PHASE] != _IDLE:
+        return item[FREE]  # type: ignore[no-any-return]
     at = FAR
-    if one[INBOX] >= 0:
-        at = max(one[FREE], state.came[one[INBOX]])
-    if one[DONE] >= 0:
-        done = state.finished[one[DONE]]
-        at = min(at, one[FREE] if one[FREE] > done else done + tables.costs[WAKE])
+    if item[INBOX] >= 0:
+        at = max(item[FREE], state.came[item[INBOX]])
+    if item[DONE] >= 0:
+        done = state.finished[item[DONE]]
+        at = min(at, item[FREE] if item[FREE] > done else done + tables.costs[WAKE])
     return at
 
 
 @_plain
 def take_event(tables: Tables, state: State, server: int) -> tuple[int, int]:
     """When an instance takes a batch, and which; FAR where there is none to take."""
-    one, at, which = state.servers[server], FAR, -1
-    if tables.shape[DISPATCH] == INLINE or one[WAITING] < 0:
+    item, at, which = state.servers[server], FAR, -1
+    if tables.shape[DISPATCH] == INLINE or item[WAITING] < 0:
         return at, which
-    ready = state.ready[one[WAITING]]
+    ready = state.ready[item[WAITING]]
     for slot in range(state.slots.shape[1]):
         if state.slots[server, slot, _JOB] < 0:
             since = state.slots[server, slot, _SINCE]
-            own = max(ready + tables.costs[WAKE] if ready > since else since, one[HELD])
+            own = max(ready + tables.costs[WAKE] if ready > since else since, item[HELD])
             if own < at:
                 at, which = own, slot
     return at, which
@@ -145,13 +145,13 @@ def plan_next(tables: Tables, state: State, server: int) -> None:
 @_plain
 def form(state: State, server: int, rows: int) -> int:
     """Take a batch from the requests that wait; its first copy."""
-    one = state.servers[server]
-    first = copy = one[WAITING]
+    item = state.servers[server]
+    first = copy = item[WAITING]
     for _ in range(rows - 1):
         copy = state.following[copy]
-    one[WAITING] = state.following[copy]
+    item[WAITING] = state.following[copy]
     state.following[copy] = -1
-    one[WAITS] -= rows
+    item[WAITS] -= rows
     state.rows[first] = rows
     state.means[server, 0] += ROWS_WEIGHT * (rows - state.means[server, 0])
     return first  # type: ignore[no-any-return]
@@ -187,92 +187,92 @@ def answer(  # noqa: PLR0913, PLR0917  numba takes them by position
 @_plain
 def receive(tables: Tables, state: State, server: int, now: int, slow: float) -> int:
     """Receive the request that came first; when that is done."""
-    one, count = state.servers[server], state.answered.shape[0]
-    copy = one[INBOX]
-    one[INBOX] = state.following[copy]
+    item, count = state.servers[server], state.answered.shape[0]
+    copy = item[INBOX]
+    item[INBOX] = state.following[copy]
     end = now + shared(tables.costs[RECEIVE], slow)
     state.totals[server, LOOP_NS] += (end - now) / slow
-    if one[WAITS] >= tables.shape[QUEUE]:
+    if item[WAITS] >= tables.shape[QUEUE]:
         if state.answered[copy % count] == FAR:
             state.answered[copy % count] = REFUSED
         fly(state, server, -1)
         return end
-    state.means[server, 1] += GAP_WEIGHT * (min(state.came[copy] - one[LAST], 1_000_000_000) - state.means[server, 1])
-    one[LAST] = state.came[copy]
+    state.means[server, 1] += GAP_WEIGHT * (min(state.came[copy] - item[LAST], 1_000_000_000) - state.means[server, 1])
+    item[LAST] = state.came[copy]
     state.ready[copy] = end
     append(state, server, WAITING, copy)
-    one[WAITS] += 1
+    item[WAITS] += 1
     return end
 
 
 @_plain
 def loop_step(tables: Tables, state: State, server: int, now: int) -> None:
     """One step of a server's loop: a pass begins, receives one request, answers one batch, or computes one."""
-    one = state.servers[server]
-    if one[LEAVING]:
-        fly(state, server, -one[LEAVING])
-        one[LEAVING] = 0
-    active = 1 + one[RUNNING] * tables.shape[THREADS]
+    item = state.servers[server]
+    if item[LEAVING]:
+        fly(state, server, -item[LEAVING])
+        item[LEAVING] = 0
+    active = 1 + item[RUNNING] * tables.shape[THREADS]
     slow = max(1.0, active / tables.cores)
-    if one[PHASE] == _IDLE:
-        one[FREE] = now + shared(tables.costs[PASS], slow)
-        state.totals[server, LOOP_NS] += (one[FREE] - now) / slow
-        one[PHASE] = _RECEIVING
+    if item[PHASE] == _IDLE:
+        item[FREE] = now + shared(tables.costs[PASS], slow)
+        state.totals[server, LOOP_NS] += (item[FREE] - now) / slow
+        item[PHASE] = _RECEIVING
         return
-    if one[PHASE] == _RECEIVING and one[INBOX] >= 0:
-        one[FREE] = receive(tables, state, server, now, slow)
+    if item[PHASE] == _RECEIVING and item[INBOX] >= 0:
+        item[FREE] = receive(tables, state, server, now, slow)
         return
-    if one[PHASE] != _COMPUTING and one[DONE] >= 0 and state.finished[one[DONE]] <= now:
-        batch = one[DONE]
-        one[DONE] = state.after[batch]
-        one[PHASE], one[FREE] = _ANSWERING, answer(tables, state, server, batch, now, slow)
+    if item[PHASE] != _COMPUTING and item[DONE] >= 0 and state.finished[item[DONE]] <= now:
+        batch = item[DONE]
+        item[DONE] = state.after[batch]
+        item[PHASE], item[FREE] = _ANSWERING, answer(tables, state, server, batch, now, slow)
         return
-    if one[WAITING] >= 0 and tables.shape[DISPATCH] != WORKER:
-        rows = batch_rows(one[WAITS], 1, tables.best)
-        short = one[RUNNING] == 0 and state.means[server, 0] <= FEW and tables.estimate[rows] <= tables.costs[HERE]
+    if item[WAITING] >= 0 and tables.shape[DISPATCH] != WORKER:
+        rows = batch_rows(item[WAITS], 1, tables.best)
+        short = item[RUNNING] == 0 and state.means[server, 0] <= FEW and tables.estimate[rows] <= tables.costs[HERE]
         if tables.shape[DISPATCH] == INLINE or short:
             first = form(state, server, rows)
             end = now + computed(tables, state, server, rows, active + tables.shape[THREADS] - 1)
-            one[PHASE], one[FREE] = _COMPUTING, answer(tables, state, server, first, end, slow)
+            item[PHASE], item[FREE] = _COMPUTING, answer(tables, state, server, first, end, slow)
             return
-    one[PHASE], one[FREE] = _IDLE, now
+    item[PHASE], item[FREE] = _IDLE, now
 
 
 @_plain
 def take_step(tables: Tables, state: State, server: int, slot: int, now: int) -> None:
     """An instance takes a batch, or the batch is held back."""
-    one, costs, best = state.servers[server], tables.costs, tables.best
-    ready, own = one[WAITS], state.slots[server, slot]
-    rows = batch_rows(ready, tables.shape[INSTANCES] - one[RUNNING], best)
-    oldest = state.ready[one[WAITING]]
+    item, costs, best = state.servers[server], tables.costs, tables.best
+    ready, own = item[WAITS], state.slots[server, slot]
+    rows = batch_rows(ready, tables.shape[INSTANCES] - item[RUNNING], best)
+    oldest = state.ready[item[WAITING]]
     until = held_until(ready, rows, oldest, state.means[server, 1], now, costs[DELAY], best, tables.estimate)
-    if until > now and until != one[HELD]:
-        one[HELD] = until
+    if until > now and until != item[HELD]:
+        item[HELD] = until
         return
-    one[HELD] = 0
+    item[HELD] = 0
     threads = tables.shape[THREADS]
-    active = one[RUNNING] * threads + (1 if one[FREE] > now else 0) + threads
+    active = item[RUNNING] * threads + (1 if item[FREE] > now else 0) + threads
     own[_JOB], own[_ROWS] = form(state, server, rows), rows
     own[_END] = now + computed(tables, state, server, rows, active)
-    one[RUNNING] += 1
+    item[RUNNING] += 1
 
 
 @_plain
 def step(tables: Tables, state: State, server: int, now: int) -> None:
     """What happens at a server at its next event."""
-    one = state.servers[server]
+    item = state.servers[server]
     end, which = end_event(state, server)
     if end == now:
         own = state.slots[server, which]
         batch = own[_JOB]
         state.finished[batch], state.after[batch] = now, -1
-        if one[DONE] < 0:
-            one[DONE] = batch
+        if item[DONE] < 0:
+            item[DONE] = batch
         else:
-            state.after[one[DONE_END]] = batch
-        one[DONE_END] = batch
+            state.after[item[DONE_END]] = batch
+        item[DONE_END] = batch
         own[_JOB], own[_SINCE] = -1, now
-        one[RUNNING] -= 1
+        item[RUNNING] -= 1
     elif loop_event(tables, state, server) == now:
         loop_step(tables, state, server, now)
     else:

@@ -94,18 +94,22 @@ def match_loops(
     """
     placed: dict[SourceLines, list[MachineLoop]] = {}
     others = []
-    for one in machine:
-        statement = _statement(one, statements, lines)
+    for item in machine:
+        statement = _statement(item, statements, lines)
         if statement is None:
-            others.append(one)
+            others.append(item)
         else:
-            placed.setdefault(statement, []).append(one)
-    nests = {one: [inner for inner in placed if inner != one and inner.first in one] for one in placed}
-    placed = {one: [loop for loop in group if not _detour(loop, nests[one])] for one, group in placed.items()}
+            placed.setdefault(statement, []).append(item)
+    nests = {item: [inner for inner in placed if inner != item and inner.first in item] for item in placed}
+    placed = {item: [loop for loop in group if not _detour(loop, nests[item])] for item, group in placed.items()}
     loops = [_loop(statement, group) for statement, group in placed.items() if group]
     loops += [_loop(_span(group), group) for group in _by_likeness(others)]
-    gone = [one for one in statements if one.innermost and one not in placed and not _unrolled(one, placed)]
-    loops += [Loop(one, None, 0) for one in gone]
+    gone = [
+        statement
+        for statement in statements
+        if statement.innermost and statement not in placed and not _unrolled(statement, placed)
+    ]
+    loops += [Loop(item, None, 0) for item in gone]
     return sorted(loops, key=lambda loop: loop.lines.first if loop.lines else 0)
 
 
@@ -114,17 +118,17 @@ def _detour(loop: MachineLoop, inner: Sequence[SourceLines]) -> bool:
     if not inner:
         return False
     counts = tally(loop.body)
-    return not (counts.packed or counts.scalar) or any(line in one for line in loop.lines for one in inner)
+    return not (counts.packed or counts.scalar) or any(line in item for line in loop.lines for item in inner)
 
 
-def _unrolled(lines: SourceLines, found: Iterable[SourceLines]) -> bool:
+def _unrolled(lines: SourceLines, result: Iterable[SourceLines]) -> bool:
     """An inner loop is part of a machine loop that counts for the statement around it."""
-    return any(lines.first in other for other in found)
+    return any(lines.first in other for other in result)
 
 
 def _loop(lines: SourceLines | None, group: Sequence[MachineLoop]) -> Loop:
-    tallies = [tally(one.body) for one in group]
-    best = max(tallies, key=lambda one: (one.vectorized, one.width_bits, one.packed + one.scalar))
+    tallies = [tally(item.body) for item in group]
+    best = max(tallies, key=lambda item: (item.vectorized, item.width_bits, item.packed + item.scalar))
     if best.copies and not (best.packed or best.scalar or best.calls):
         return Loop(lines, None, len(group))  # each turn of the loop around it is a call of memset or memcpy
     return Loop(lines, best, len(group))
@@ -136,8 +140,8 @@ def _statement(loop: MachineLoop, statements: Sequence[SourceLines], lines: rang
     if not own:
         return None
     line = own.most_common(1)[0][0]
-    around = [one for one in statements if line in one]
-    return min(around, key=lambda one: one.last - one.first) if around else SourceLines(line, line)
+    around = [statement for statement in statements if line in statement]
+    return min(around, key=lambda item: item.last - item.first) if around else SourceLines(line, line)
 
 
 def _span(group: Sequence[MachineLoop]) -> SourceLines | None:
@@ -147,7 +151,7 @@ def _span(group: Sequence[MachineLoop]) -> SourceLines | None:
 
 def _by_likeness(machine: Sequence[MachineLoop]) -> list[list[MachineLoop]]:
     groups: list[list[MachineLoop]] = []
-    for loop in sorted(machine, key=lambda one: not tally(one.body).vectorized):  # those on vectors first
+    for loop in sorted(machine, key=lambda item: not tally(item.body).vectorized):  # those on vectors first
         own = next((group for group in groups if _alike(loop, group)), None)
         if own is None:
             groups.append([loop])
@@ -157,7 +161,7 @@ def _by_likeness(machine: Sequence[MachineLoop]) -> list[list[MachineLoop]]:
 
 
 def _alike(loop: MachineLoop, group: Sequence[MachineLoop]) -> bool:
-    lines = {line for one in group for line in one.lines}
+    lines = {line for item in group for line in item.lines}
     if lines or loop.lines:
         return not lines.isdisjoint(loop.lines)
     first = group[0]

@@ -72,11 +72,11 @@ def parse_assembly(text: str, symbol: str) -> list[Instruction]:
 
 def _addresses(parsed: list[tuple[str, str, int]]) -> dict[str, str]:
     """What a call through a register calls, by its operand, where one function's address alone is put there."""
-    found: dict[str, set[str]] = {}
+    result: dict[str, set[str]] = {}
     for name, operands, _ in parsed:
         if name == "movabsq" and (match := _ADDRESS.match(operands)):
-            found.setdefault(f"*{match[2]}", set()).add(match[1])
-    return {operand: names.pop() for operand, names in found.items() if len(names) == 1}
+            result.setdefault(f"*{match[2]}", set()).add(match[1])
+    return {operand: names.pop() for operand, names in result.items() if len(names) == 1}
 
 
 def parse_disassembly(text: str) -> list[Instruction]:
@@ -126,7 +126,7 @@ def innermost_loops(code: list[Instruction]) -> list[MachineLoop]:
     inner = [body for header, body in bodies.items() if not any(other in body for other in bodies if other != header)]
     loops = sorted(sorted(body) for body in inner)
     return [
-        MachineLoop(tuple(code[place] for start in body for place in range(start, blocks[start].stop)))
+        MachineLoop(tuple(code[index] for start in body for index in range(start, blocks[start].stop)))
         for body in loops
     ]
 
@@ -138,8 +138,8 @@ class _Block:
 
 
 def _blocks(code: list[Instruction]) -> dict[int, _Block]:
-    starts = {0} | {one.target for one in code if one.target is not None}
-    starts |= {place + 1 for place, one in enumerate(code) if one.jumps or one.ends}
+    starts = {0} | {item.target for item in code if item.target is not None}
+    starts |= {index + 1 for index, item in enumerate(code) if item.jumps or item.ends}
     ordered = sorted(start for start in starts if start < len(code))
     blocks = {}
     for start, stop in pairwise([*ordered, len(code)]):

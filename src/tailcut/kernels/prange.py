@@ -37,7 +37,7 @@ def _loops_of_kernel(text: str, wrapper: str, libraries: Sequence[str]) -> Itera
     first = [loop for library in libraries for loop in innermost_loops(parse_assembly(library, kernel)) if loop.lines]
     for loop in innermost_loops(parse_assembly(text, wrapper)):
         line = _line(loop, first)
-        yield MachineLoop(tuple(replace(one, line=line) for one in loop.body))
+        yield MachineLoop(tuple(replace(item, line=line) for item in loop.body))
 
 
 def _line(loop: MachineLoop, first: Sequence[MachineLoop]) -> int:
@@ -45,5 +45,5 @@ def _line(loop: MachineLoop, first: Sequence[MachineLoop]) -> int:
     if not first:
         return 0
     wanted = operations(loop.body)
-    likest = max(first, key=lambda one: len(wanted & operations(one.body)) - len(wanted ^ operations(one.body)))
+    likest = max(first, key=lambda item: len(wanted & operations(item.body)) - len(wanted ^ operations(item.body)))
     return Counter(likest.lines).most_common(1)[0][0]

@@ -74,12 +74,12 @@ def top_k_rows(values: np.ndarray, out: np.ndarray, places: np.ndarray) -> None:
             largest = left[0]
             for j in range(width):
                 largest = larger(left[j], largest)
-            place = np.int32(width)
+            index = np.int32(width)
             for j in range(width):
                 here = np.int32(j) if left[j] == largest else np.int32(width)
-                place = np.int32(min(place, here))
-            out[i, rank], places[i, rank] = largest, place
-            left[place] = -np.inf
+                index = np.int32(min(index, here))
+            out[i, rank], places[i, rank] = largest, index
+            left[index] = -np.inf
 
 
 @kernel("float32[:,::1],int64[::1],float32[:,::1]")

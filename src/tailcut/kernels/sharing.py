@@ -113,10 +113,10 @@ def run(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917  one event loop, and 
                     loop_model = owner[loop_batch]
                     loop_left = float(answering(costs[loop_model], size[loop_batch]))
                     moved = True
-            for place in range(slots + kinds):
+            for index in range(slots + kinds):
                 # The loop itself computes for the models behind the slots, when it has nothing else to do.
-                here = place >= slots
-                m = place - slots if here else model_of[place]
+                here = index >= slots
+                m = index - slots if here else model_of[index]
                 table = best[m, : shapes[m, LARGEST] + 1]
                 ready = tail[m] - head[m]
                 if here:
@@ -129,16 +129,16 @@ def run(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917  one event loop, and 
                     if not mine:
                         continue
                 else:
-                    if flying[place] >= 0 or look_at[place] > now:
+                    if flying[index] >= 0 or look_at[index] > now:
                         continue
                     if ready == 0:
-                        look_at[place] = FAR
+                        look_at[index] = FAR
                         continue
                     rows = batch_rows(ready, shapes[m, INSTANCES] - running[m], table)
                     oldest = ready_at[queue[m, head[m]]]
                     until = held_until(ready, rows, oldest, gap[m], now, costs[m, DELAY], table, estimate[m])
                     if until > now:
-                        look_at[place] = until
+                        look_at[index] = until
                         continue
                 begin[batches], size[batches], owner[batches] = placed, rows, m
                 for _ in range(rows):
@@ -154,7 +154,7 @@ def run(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917  one event loop, and 
                 if here:
                     loop, loop_batch, loop_model, loop_left = _COMPUTING, batches, m, took
                 else:
-                    flying[place], left[place] = batches, took
+                    flying[index], left[index] = batches, took
                 running[m] += 1
                 batches += 1
                 moved = True
@@ -169,35 +169,35 @@ def run(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917  one event loop, and 
         if loop != _COMPUTING and loop_spins > now:
             active += 1
             following = min(following, loop_spins)
-        for place in range(slots):
-            m = model_of[place]
-            if flying[place] >= 0:
+        for index in range(slots):
+            m = model_of[index]
+            if flying[index] >= 0:
                 active += shapes[m, THREADS]
                 continue
-            if look_at[place] > now:
-                following = min(following, look_at[place])
-            if spins_until[place] > now:
+            if look_at[index] > now:
+                following = min(following, look_at[index])
+            if spins_until[index] > now:
                 active += shapes[m, THREADS] - 1
-                following = min(following, spins_until[place])
+                following = min(following, spins_until[index])
         speed = min(1.0, cores / max(active, 1))
         if loop != _IDLE:
             following = min(following, now + int(np.ceil(loop_left / speed)))
-        for place in range(slots):
-            if flying[place] >= 0:
-                following = min(following, now + int(np.ceil(left[place] / speed)))
+        for index in range(slots):
+            if flying[index] >= 0:
+                following = min(following, now + int(np.ceil(left[index] / speed)))
         passed = (following - now) * speed
         now = following
-        for place in range(slots):
-            if flying[place] < 0:
+        for index in range(slots):
+            if flying[index] < 0:
                 continue
-            left[place] -= passed
-            if left[place] <= _DONE_NS:
-                m = model_of[place]
-                posted[last] = flying[place]
-                seen_at[flying[place]] = now + (costs[m, WAKE] if loop == _IDLE else 0)
+            left[index] -= passed
+            if left[index] <= _DONE_NS:
+                m = model_of[index]
+                posted[last] = flying[index]
+                seen_at[flying[index]] = now + (costs[m, WAKE] if loop == _IDLE else 0)
                 last += 1
-                flying[place], look_at[place] = -1, now
-                spins_until[place] = now + (shapes[m, SPIN] if shapes[m, THREADS] > 1 else 0)
+                flying[index], look_at[index] = -1, now
+                spins_until[index] = now + (shapes[m, SPIN] if shapes[m, THREADS] > 1 else 0)
                 running[m] -= 1
         if loop == _IDLE:
             continue
@@ -223,18 +223,18 @@ def run(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917  one event loop, and 
             short = usual[m] <= FEW and estimate[m, rows] <= costs[m, HERE] and not running[m]
             if shapes[m, DISPATCH] == INLINE or (shapes[m, DISPATCH] == ADAPTIVE and short):
                 continue
-            for place in range(slots):
-                if model_of[place] == m and flying[place] < 0:
-                    look_at[place] = min(look_at[place], now + costs[m, WAKE])
+            for index in range(slots):
+                if model_of[index] == m and flying[index] < 0:
+                    look_at[index] = min(look_at[index], now + costs[m, WAKE])
         elif loop == _COMPUTING:
             running[m] -= 1
             loop = _ANSWERING
             loop_left = float(answering(costs[m], size[loop_batch]))
             if shapes[m, THREADS] > 1 and shapes[m, SPIN]:
                 loop_spins = now + shapes[m, SPIN]
-            for place in range(slots):  # what the loop does not compute any more is a worker's
-                if model_of[place] == m and shapes[m, DISPATCH] == ADAPTIVE and tail[m] > head[m]:
-                    look_at[place] = min(look_at[place], now + costs[m, WAKE])
+            for index in range(slots):  # what the loop does not compute any more is a worker's
+                if model_of[index] == m and shapes[m, DISPATCH] == ADAPTIVE and tail[m] > head[m]:
+                    look_at[index] = min(look_at[index], now + costs[m, WAKE])
         else:
             totals[m, LOOP_NS] += answering(costs[m], size[loop_batch])
             behind = size[loop_batch]

@@ -59,12 +59,12 @@ class Tally:
 
 def tally(body: Sequence[Instruction]) -> Tally:
     """Count a loop's instructions."""
-    names = [_bare(one.name) for one in body]
-    kinds = [_kind(name, one.operands) for name, one in zip(names, body, strict=True)]
-    packed = [(name, one) for name, one, kind in zip(names, body, kinds, strict=True) if kind == "packed"]
+    names = [_bare(item.name) for item in body]
+    kinds = [_kind(name, item.operands) for name, item in zip(names, body, strict=True)]
+    packed = [(name, item) for name, item, kind in zip(names, body, kinds, strict=True) if kind == "packed"]
     vector = {"packed", "scalar"}
     used = [name for name, kind in zip(names, kinds, strict=True) if kind in vector]
-    copies = sum(one.name.startswith("call") and bool(_COPY.match(one.operands)) for one in body)
+    copies = sum(item.name.startswith("call") and bool(_COPY.match(item.operands)) for item in body)
     computes, width_bits, element_bits = _shape(packed)
     return Tally(
         packed=len(packed),
@@ -73,7 +73,7 @@ def tally(body: Sequence[Instruction]) -> Tally:
         fma=sum(bool(_FUSED.match(name)) for name in used),
         gathers=sum(bool(_GATHER.match(name)) for name in used),
         scatters=sum(bool(_SCATTER.match(name)) for name in used),
-        calls=sum(one.name.startswith("call") for one in body) - copies,
+        calls=sum(item.name.startswith("call") for item in body) - copies,
         copies=copies,
         widens=sum(name in {"cvtps2pd", "cvtss2sd"} for name in used),
         width_bits=width_bits,
@@ -84,13 +84,13 @@ def tally(body: Sequence[Instruction]) -> Tally:
 
 def operations(body: Sequence[Instruction]) -> frozenset[str]:
     """What a loop computes, whether on vectors or not: `mul`, `add`, `fmadd`; moves and addresses left out."""
-    found = set()
-    for one in body:
-        name = _bare(one.name)
-        if _kind(name, one.operands) in {"packed", "scalar"} and not (_MOVE.match(name) or _ELEMENT_MOVE.match(name)):
+    result = set()
+    for item in body:
+        name = _bare(item.name)
+        if _kind(name, item.operands) in {"packed", "scalar"} and not (_MOVE.match(name) or _ELEMENT_MOVE.match(name)):
             name = _CONVERSION.sub(r"\1p\2", name)
-            found.add(re.sub(r"(?:\d{3})?[ps][sdh]\Z|[bwdq]\Z", "", name))
-    return frozenset(found)
+            result.add(re.sub(r"(?:\d{3})?[ps][sdh]\Z|[bwdq]\Z", "", name))
+    return frozenset(result)
 
 
 def _bare(name: str) -> str:
@@ -114,8 +114,8 @@ def _shape(packed: Sequence[tuple[str, Instruction]]) -> tuple[str, int, int]:
     floats: Counter[tuple[int, int]] = Counter()
     integers: Counter[tuple[int, int]] = Counter()
     moves: Counter[tuple[int, int]] = Counter()
-    for name, one in packed:
-        width = max(_WIDTH[match[1]] for match in _REGISTER.finditer(one.operands))
+    for name, item in packed:
+        width = max(_WIDTH[match[1]] for match in _REGISTER.finditer(item.operands))
         bits, is_float = _element(name)
         shapes = moves if _MOVE.match(name) else floats if is_float else integers
         shapes[width, bits] += 1

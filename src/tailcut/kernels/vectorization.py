@@ -64,10 +64,10 @@ def assert_vectorized(function: Callable[..., object], lanes: int = 8, signature
     """
     if signature is None and not getattr(function, "signatures", None):
         raise AssertionError(f"{_name(function)}: not compiled, so nothing can be verified: {_remedy(function)}")
-    missing = [one for one in analyse(function, signature, reasons=False) if not _reaches(one, lanes)]
+    missing = [item for item in analyse(function, signature, reasons=False) if not _reaches(item, lanes)]
     if missing:
-        explained = [one for one in analyse(function, signature) if not _reaches(one, lanes)]
-        raise AssertionError("\n".join(_complaint(one, lanes) for one in explained or missing))
+        explained = [item for item in analyse(function, signature) if not _reaches(item, lanes)]
+        raise AssertionError("\n".join(_complaint(item, lanes) for item in explained or missing))
 
 
 def _remedy(function: object) -> str:
@@ -78,12 +78,12 @@ def _remedy(function: object) -> str:
 
 def _reaches(analysis: Analysis, lanes: int) -> bool:
     counts = [facts.loop.tally for facts in analysis.loops if facts.loop.tally is not None]
-    return bool(counts) and all(one.lanes >= max(lanes, 2) for one in counts)
+    return bool(counts) and all(count.lanes >= max(lanes, 2) for count in counts)
 
 
 def _complaint(analysis: Analysis, lanes: int) -> str:
     head = f"{analysis.function}({analysis.signature})"
-    short = [one for one in analysis.loops if one.loop.tally is not None and one.loop.tally.lanes < max(lanes, 2)]
+    short = [item for item in analysis.loops if item.loop.tally is not None and item.loop.tally.lanes < max(lanes, 2)]
     if not short:
         return f"{head} has no loop in its machine code: there is nothing to vectorise"
     lines = [f"{head}: {len(short)} of {len(analysis.loops)} loops do not run on {lanes} lanes"]
@@ -155,8 +155,8 @@ def _analyse(dispatcher: Any, arguments: Sequence[Any], *, reasons: bool) -> Ana
         machine = [loop for loop in machine if not _starts_kernels(loop, own)] + kernels
     loops = match_loops(machine, own, lines)
     file = Path(dispatcher.py_func.__code__.co_filename).name
-    heard = [one for one in remarks if Path(one.file).name == file]
-    strided = any(isinstance(one, types.Array) and one.layout == "A" for one in arguments)
+    heard = [remark for remark in remarks if Path(remark.file).name == file]
+    strided = any(isinstance(argument, types.Array) and argument.layout == "A" for argument in arguments)
     facts = tuple(_facts(loop, source, own, heard, strided=strided) for loop in loops)
     return Analysis(_name(dispatcher), _types(arguments), facts)
 
@@ -192,7 +192,7 @@ def _compile_with_lines(dispatcher: Any, arguments: Sequence[Any]) -> tuple[str,
 
 
 def _types(arguments: Sequence[Any]) -> str:
-    return ", ".join(str(one) for one in arguments)
+    return ", ".join(str(argument) for argument in arguments)
 
 
 def _source(function: Callable[..., object]) -> tuple[dict[int, str], list[SourceLines]]:
@@ -202,7 +202,7 @@ def _source(function: Callable[..., object]) -> tuple[dict[int, str], list[Sourc
         loops = source_loops(textwrap.dedent("".join(lines)), first)
     except (OSError, TypeError, SyntaxError):
         return {}, []
-    return {first + place: line.rstrip() for place, line in enumerate(lines)}, loops
+    return {first + index: line.rstrip() for index, line in enumerate(lines)}, loops
 
 
 def _facts(
@@ -210,7 +210,7 @@ def _facts(
 ) -> LoopFacts:
     reasons: tuple[str, ...] = ()
     if loop.lines is not None and loop.tally is not None and not loop.vectorized:
-        reasons = why_scalar([one for one in remarks if _innermost(one.line, own) == loop.lines])
+        reasons = why_scalar([remark for remark in remarks if _innermost(remark.line, own) == loop.lines])
     text = [source.get(line, "") for line in range(loop.lines.first, loop.lines.last + 1)] if loop.lines else []
     return LoopFacts(
         loop, textwrap.dedent("\n".join(text)), reasons, tuple(advise(loop.tally, reasons, strided=strided))
@@ -219,8 +219,8 @@ def _facts(
 
 def _starts_kernels(loop: MachineLoop, own: Sequence[SourceLines]) -> bool:
     """Whether numba added it, to share a prange loop among threads or to put their results together."""
-    parallel = [one for one in own if one.parallel]
-    return not loop.lines or any(all(line in one for line in loop.lines) for one in parallel)
+    parallel = [item for item in own if item.parallel]
+    return not loop.lines or any(all(line in item for line in loop.lines) for item in parallel)
 
 
 def _innermost(line: int, own: Sequence[SourceLines]) -> SourceLines:

@@ -178,8 +178,8 @@ def read_trace_of_models(path: Path, models: Sequence[str]) -> list[Window]:
         at, _, name = line.strip().partition(" ")
         seconds.append(_trace_time(path, number, at, seconds[-1] if seconds else 0.0))
         if name.strip() not in own:
-            told = f"names no model {name.strip()[:64]!r}" if name.strip() else "names no model"
-            raise UsageError(f"{path}: line {number} {told}: write SECONDS NAME, with one of {', '.join(models)}")
+            message = f"names no model {name.strip()[:64]!r}" if name.strip() else "names no model"
+            raise UsageError(f"{path}: line {number} {message}: write SECONDS NAME, with one of {', '.join(models)}")
         own[name.strip()].append(seconds[-1])
     _check_trace(path, seconds)
     silent = [name for name, times in own.items() if not times]

@@ -58,8 +58,8 @@ def run_counted(command: Sequence[str], *, quiet: bool = False) -> CommandCounts
 def _counts(group: Group, usage: Any, wall_ns: int) -> Counts:
     """What the events say; what they do not, getrusage says where it knows it."""
     nothing = Reading(0, 0, 0)
-    found = {name: reading.since(nothing) for name, reading in group.decode(group.read()).items()}
-    missing = [no_turn(name) for name, value in found.items() if value is None]
+    result = {name: reading.since(nothing) for name, reading in group.decode(group.read()).items()}
+    missing = [no_turn(name) for name, value in result.items() if value is None]
     known = {
         "cpu_ns": round((usage.ru_utime + usage.ru_stime) * 1e9),
         "context_switches": usage.ru_nvcsw + usage.ru_nivcsw,
@@ -67,15 +67,15 @@ def _counts(group: Group, usage: Any, wall_ns: int) -> Counts:
         "major_faults": usage.ru_majflt,
     }
     for name, value in known.items():
-        if name not in found or (group.user_only and name == "page_faults"):
-            found[name] = value
-    missing += [one for one in group.missing if found.get(one.name) is None]
+        if name not in result or (group.user_only and name == "page_faults"):
+            result[name] = value
+    missing += [item for item in group.missing if result.get(item.name) is None]
     return Counts(
         wall_ns=wall_ns,
         involuntary_switches=usage.ru_nivcsw,
         user_only=group.user_only,
         missing=tuple(missing),
-        **found,
+        **result,
     )
 
 

@@ -41,7 +41,7 @@ class OddAnswerError(Exception):
 def suits(target: Target, payloads: Sequence[Payload]) -> bool:
     """Whether the compiled loop can send these requests there."""
     here = sys.platform.startswith("linux") and not target.grpc and not target.tls
-    return here and len({len(one.places) for one in payloads}) == 1
+    return here and len({len(payload.places) for payload in payloads}) == 1
 
 
 def prepare() -> None:
@@ -113,7 +113,7 @@ class _Loop:
         self._target = target
         self._times = np.array(times, np.int64)  # writable, as the compiled loop takes it
         self._requests, self._spans = _requests(payloads)
-        self._expects = np.array([(one.expect_status, one.length) for one in payloads], np.int64)
+        self._expects = np.array([(payload.expect_status, payload.length) for payload in payloads], np.int64)
         self._connections = np.zeros((limit, load.CONNECTIONS), np.int64)
         self._heads = np.empty((limit, load.HEAD_BYTES), np.uint8)
         self._slots = np.full(1024, -1, np.int64)
@@ -137,9 +137,9 @@ class _Loop:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for one in self._sockets:
-            if one is not None:
-                one.close()
+        for item in self._sockets:
+            if item is not None:
+                item.close()
         self._poll.close()
         os.close(self._timer)
 

@@ -31,10 +31,10 @@ _X86_64 = bytes.fromhex(
 def find(name: str) -> Any:
     """The object that `module:name` or `module:Class.name` names."""
     module, _, path = name.partition(":")
-    found: Any = import_module(module)
+    result: Any = import_module(module)
     for part in path.split("."):
-        found = getattr(found, part)
-    return found
+        result = getattr(result, part)
+    return result
 
 
 def main(target: str, setup: str, loops: int) -> None:

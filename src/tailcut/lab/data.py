@@ -101,7 +101,7 @@ def spread(groups: Sequence[Sequence[T]], limit: int) -> list[T]:
     kept = min(1.0, limit / max(1, sum(map(len, groups))))
     parts = [_evenly(group, max(1, round(kept * len(group)))) for group in groups]
     places = [((number + 0.5) / len(part), request) for part in parts for number, request in enumerate(part)]
-    places.sort(key=lambda one: one[0])  # stable
+    places.sort(key=lambda item: item[0])  # stable
     return [request for _, request in places[:limit]]
 
 

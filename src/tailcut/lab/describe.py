@@ -136,11 +136,13 @@ def served_spec(target: Target, model: str | None) -> ModelSpec:
     if target.grpc:
         from tailcut.lab.grpc_connection import ask_grpc  # noqa: PLC0415  grpc is heavy, and few load it
 
-        said = ask_grpc(target, "ModelMetadata", name=model)
+        text = ask_grpc(target, "ModelMetadata", name=model)
         rows = _rows(lambda: ask_grpc(target, "ModelConfig", name=model).config.max_batch_size)
         metadata = {
-            side: [{"name": one.name, "datatype": one.datatype, "shape": list(one.shape)} for one in tensors]
-            for side, tensors in (("inputs", said.inputs), ("outputs", said.outputs))
+            side: [
+                {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape)} for tensor in tensors
+            ]
+            for side, tensors in (("inputs", text.inputs), ("outputs", text.outputs))
         }
     else:
         metadata = ask(target, "GET", model_path(model))

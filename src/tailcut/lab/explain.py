@@ -57,10 +57,10 @@ def watch(target: Target, model: str, duration_s: float) -> ExplainResult:
         records.append(np.array(piece["records"], np.int64).reshape(-1, len(FIELDS)))
         events |= dict.fromkeys(Event(*event) for event in piece["events"])
     joined = np.concatenate(records)[-_MOST:] if records else np.empty((0, len(FIELDS)), np.int64)
-    found = explain(joined, list(events), max_batch_size=first["max_batch_size"])
+    result = explain(joined, list(events), max_batch_size=first["max_batch_size"])
     inside = _inside(target, model)
     return ExplainResult(
-        **msgspec.structs.asdict(found),
+        **msgspec.structs.asdict(result),
         target=target.uds or target.authority,
         model=model,
         duration_s=duration_s,
@@ -90,9 +90,9 @@ def while_doing(work: Callable[[], object], look: Callable[[], ExplainResult]) -
             raise errors[0]
 
 
-def trace_events(found: ExplainResult) -> dict[str, Any]:
+def trace_events(result: ExplainResult) -> dict[str, Any]:
     """The worst requests as trace-event JSON, which Perfetto and Chrome's tracing page open, by process."""
-    worst = found.worst or []
+    worst = result.worst or []
     traced = [_name("process_name", pid, 0, f"process {pid}") for pid in sorted({entry.process for entry in worst})]
     for number, entry in enumerate(worst, 1):
         start, pid = entry.start_ns / 1e3, entry.process

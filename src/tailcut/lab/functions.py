@@ -21,14 +21,14 @@ def import_function(name: str) -> Callable[..., Any]:
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))  # a script of one's own, as `python -m` would find it
     try:
-        found: Any = import_module(module_name)
+        result: Any = import_module(module_name)
     except Exception as error:
         raise UsageError(f"{module_name} cannot be imported: {type(error).__name__}: {error}") from error
     for part in path.split("."):
-        found = getattr(found, part, None)
-        if found is None:
+        result = getattr(result, part, None)
+        if result is None:
             raise UsageError(f"{module_name} has no {path}")
-    if not callable(found):
+    if not callable(result):
         raise UsageError(f"{name} is not a function")
-    function: Callable[..., Any] = found
+    function: Callable[..., Any] = result
     return function

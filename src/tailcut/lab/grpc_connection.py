@@ -67,11 +67,11 @@ def infer_once_grpc(target: Target, model: str, inputs: Mapping[str, np.ndarray]
     Raises:
         UsageError: no server listens there, or the call is refused.
     """
-    said = ask_grpc(target, "ModelInfer", **_fields(model, inputs))
+    text = ask_grpc(target, "ModelInfer", **_fields(model, inputs))
     outputs = {}
-    for one, raw in zip(said.outputs, said.raw_output_contents, strict=True):
-        tensor = TensorSpec(one.name, DType(one.datatype), tuple(one.shape))
-        outputs[one.name] = from_bytes(tensor, tuple(one.shape), memoryview(raw), 0, len(raw))
+    for item, raw in zip(text.outputs, text.raw_output_contents, strict=True):
+        tensor = TensorSpec(item.name, DType(item.datatype), tuple(item.shape))
+        outputs[item.name] = from_bytes(tensor, tuple(item.shape), memoryview(raw), 0, len(raw))
     return outputs
 
 
@@ -80,8 +80,8 @@ def shared_call(model: str, inputs: Sequence[Mapping[str, Any]], outputs: Sequen
     kinds = {str: "string_param", int: "int64_param", bool: "bool_param"}
     sides = [
         [
-            {**one, "parameters": {key: {kinds[type(value)]: value} for key, value in one["parameters"].items()}}
-            for one in side
+            {**item, "parameters": {key: {kinds[type(value)]: value} for key, value in item["parameters"].items()}}
+            for item in side
         ]
         for side in (inputs, outputs)
     ]

@@ -67,7 +67,7 @@ def cause(seen: Observation) -> str | None:
     if len(use.cpus) - use.busy > _ROOM:
         return _at_its_limit(seen)
     causes = [*_server(seen), *_others(seen), *_hidden(seen)]
-    causes.sort(key=lambda one: -one[0])
+    causes.sort(key=lambda item: -item[0])
     return "; ".join(text for _, text in causes[:_MOST]) or _at_its_limit(seen)
 
 
@@ -98,17 +98,17 @@ def _server(seen: Observation) -> list[tuple[float, str]]:
 def _others(seen: Observation) -> list[tuple[float, str]]:
     """Processes that are neither ours nor the server's, and may run where the client does."""
     known = seen.own | seen.server_processes
-    others = [one for one in seen.use.processes if one.pid not in known]
-    others = sorted((_here(one, seen.use.cpus) for one in others), key=lambda one: -one.cpus)
-    together = sum(one.cpus for one in others)
+    others = [process for process in seen.use.processes if process.pid not in known]
+    others = sorted((_here(other, seen.use.cpus) for other in others), key=lambda item: -item.cpus)
+    together = sum(other.cpus for other in others)
     if together <= _MATTERS:
         return []
-    named = [one for one in others if one.cpus > _MATTERS][:_MOST] or others[:1]
-    rest = sum(one.cpus > 0 for one in others) - len(named)
-    first, *more = [f"{one.name} (pid {one.pid})" for one in named]
+    named = [other for other in others if other.cpus > _MATTERS][:_MOST] or others[:1]
+    rest = sum(other.cpus > 0 for other in others) - len(named)
+    first, *more = [f"{item.name} (pid {item.pid})" for item in named]
     parts = [f"{first} uses {named[0].cpus:.2f} of {_cpus(len(seen.use.cpus))}"]
-    parts += [f"{name} {one.cpus:.2f}" for name, one in zip(more, named[1:], strict=True)]
-    left = together - sum(one.cpus for one in named)
+    parts += [f"{name} {item.cpus:.2f}" for name, item in zip(more, named[1:], strict=True)]
+    left = together - sum(item.cpus for item in named)
     parts += [f"{rest} others {left:.2f} together"] if left > _MATTERS else []
     them = "it" if len(parts) == 1 else "them"
     return [(together, f"{', '.join(parts)}: stop {them}, or give {them} other CPUs than the client's")]
@@ -116,7 +116,7 @@ def _others(seen: Observation) -> list[tuple[float, str]]:
 
 def _hidden(seen: Observation) -> list[tuple[float, str]]:
     """What the CPUs' totals know and no process that can be seen accounts for."""
-    known = sum(one.cpus for one in seen.use.processes)
+    known = sum(process.cpus for process in seen.use.processes)
     if seen.client_processes > 1:  # they have ended
         known += seen.client_cpu
     hidden = seen.use.busy - known

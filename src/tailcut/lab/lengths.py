@@ -45,7 +45,7 @@ def measure_of(spec: ModelSpec) -> Measure | None:
         behind = [axis for axis in free if axis > 0]
         if behind or (free and not spec.batched and tensor.dtype is not DType.BYTES):
             return Measure(tensor.name, behind[0] if behind else free[0])
-    return next((Measure(one.name, None) for one in spec.inputs if one.dtype is DType.BYTES), None)
+    return next((Measure(item.name, None) for item in spec.inputs if item.dtype is DType.BYTES), None)
 
 
 def lengths_record(

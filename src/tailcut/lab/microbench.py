@@ -135,16 +135,16 @@ class Benchmark:
     seed: int = 0
 
     def __getitem__(self, name: str) -> Measured:
-        return next(one for one in self.functions if one.name == name)
+        return next(function for function in self.functions if function.name == name)
 
     @cached_property
     def comparisons(self) -> tuple[Comparison, ...]:
         """Every other candidate against the first."""
         first, *others = self.functions
-        ratios = [median_ratio_interval(one.ns, first.ns, seed=self.seed) for one in others]
+        ratios = [median_ratio_interval(other.ns, first.ns, seed=self.seed) for other in others]
         return tuple(
-            Comparison(one.name, first.name, ratio, verdict(ratio, self.noise))
-            for one, ratio in zip(others, ratios, strict=True)
+            Comparison(item.name, first.name, ratio, verdict(ratio, self.noise))
+            for item, ratio in zip(others, ratios, strict=True)
         )
 
 
@@ -290,5 +290,5 @@ def _loops(calls: float, rounds: int) -> np.ndarray:
     if calls < 4:
         return np.full(rounds, max(1, round(calls)))
     shares = np.resize(_SPREAD, rounds)
-    found: np.ndarray = np.maximum(1, np.rint(np.minimum(calls, _MOST_LOOPS) * shares)).astype(int)
-    return found
+    result: np.ndarray = np.maximum(1, np.rint(np.minimum(calls, _MOST_LOOPS) * shares)).astype(int)
+    return result

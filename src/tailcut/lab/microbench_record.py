@@ -18,15 +18,15 @@ _BLOCKS = 10  # into which a stored series is cut: neighbours in time belong tog
 _COUNTED = ("page_faults", "context_switches", "instructions", "cycles", "branch_misses", "cache_misses", "dtlb_misses")
 
 
-def microbench_record(found: Benchmark, *, machine: Mapping[str, str | int | float], command: str) -> MicrobenchResult:
+def microbench_record(result: Benchmark, *, machine: Mapping[str, str | int | float], command: str) -> MicrobenchResult:
     """A benchmark as it is saved; times in nanoseconds a call, what is unknown is None."""
     return MicrobenchResult(
         kind="microbench",
-        functions=[_function(one) for one in found.functions],
-        comparisons=[_comparison(one) for one in found.comparisons],
-        overhead_ns=records.Overhead(round(found.overhead.clock_ns, 2), round(found.overhead.loop_ns, 3)),
-        noise=found.noise,
-        seed=found.seed,
+        functions=[_function(function) for function in result.functions],
+        comparisons=[_comparison(comparison) for comparison in result.comparisons],
+        overhead_ns=records.Overhead(round(result.overhead.clock_ns, 2), round(result.overhead.loop_ns, 3)),
+        noise=result.noise,
+        seed=result.seed,
         machine=dict(machine),
         command=command,
     )
@@ -63,15 +63,15 @@ def changes(
     The two runs were not interleaved, so what changed on the machine between them is in the ratio too: the noise
     threshold is wider than within one run.
     """
-    before = {one.name: one for one in old.functions}
-    found: list[FunctionChange] = []
-    for one in new.functions:
-        if one.name in before:
-            earlier = before[one.name]
-            ratio = ratio_interval(_blocks(one.samples_ns), _blocks(earlier.samples_ns), 0.5, seed=seed)
+    before = {function.name: function for function in old.functions}
+    result: list[FunctionChange] = []
+    for function in new.functions:
+        if function.name in before:
+            earlier = before[function.name]
+            ratio = ratio_interval(_blocks(function.samples_ns), _blocks(earlier.samples_ns), 0.5, seed=seed)
             entry = Interval.rounded(ratio), verdict(ratio, noise), earlier.median_ns.point
-            found.append(FunctionChange(one.name, *entry))
-    return found
+            result.append(FunctionChange(function.name, *entry))
+    return result
 
 
 def grew_slower(entries: Sequence[FunctionChange]) -> bool:
@@ -79,16 +79,16 @@ def grew_slower(entries: Sequence[FunctionChange]) -> bool:
     return any(entry.verdict is Verdict.WORSE for entry in entries)
 
 
-def _function(one: Measured) -> records.FunctionResult:
-    line, apart, sample = one.line, one.outliers, one.sample
+def _function(measured: Measured) -> records.FunctionResult:
+    line, apart, sample = measured.line, measured.outliers, measured.sample
     fences = [round(fence, 3) for fence in apart.fences]
     return records.FunctionResult(
-        name=one.name,
-        median_ns=Interval.rounded(one.median, 3),
+        name=measured.name,
+        median_ns=Interval.rounded(measured.median, 3),
         slope_ns=None if line is None else _slope(line),
         intercept_ns=None if line is None else round(line.intercept, 1),
         min_ns=round(float(sample.values[0]), 3),
-        p95_ns=None if one.p95 is None else Interval.rounded(one.p95, 3),
+        p95_ns=None if measured.p95 is None else Interval.rounded(measured.p95, 3),
         max_ns=round(float(sample.values[-1]), 3),
         spread=round((percentile(sample, 0.75) - percentile(sample, 0.25)) / sample.median, 5),
         outliers=records.Outliers(
@@ -98,12 +98,12 @@ def _function(one: Measured) -> records.FunctionResult:
             apart.high_severe,
             (fences[0], fences[1], fences[2], fences[3]),
         ),
-        drift=records.Drift(round(one.drift.change, 4), one.drift.significant),
-        warmup=records.Warmup(one.warmup.calls, one.warmup.steady),
-        counts=_counts(one),
+        drift=records.Drift(round(measured.drift.change, 4), measured.drift.significant),
+        warmup=records.Warmup(measured.warmup.calls, measured.warmup.steady),
+        counts=_counts(measured),
         samples=len(sample),
-        samples_ns=[round(value, 3) for value in one.ns.tolist()],
-        loops=one.loops.tolist(),
+        samples_ns=[round(value, 3) for value in measured.ns.tolist()],
+        loops=measured.loops.tolist(),
     )
 
 
@@ -112,19 +112,21 @@ def _slope(line: Line) -> records.Slope:
     return records.Slope(at.point, at.low, at.high, round(line.bend, 5))
 
 
-def _counts(one: Measured) -> dict[str, float]:
+def _counts(measured: Measured) -> dict[str, float]:
     """Counts of a call, on average over the longest loop; what this machine does not count is left out."""
-    if one.counts is None:
+    if measured.counts is None:
         return {}
-    calls = int(one.loops.max())
-    whole = one.counts.values()
+    calls = int(measured.loops.max())
+    whole = measured.counts.values()
     shares = {name: value / calls for name in _COUNTED if (value := whole[name]) is not None}
     ipc = {} if whole["ipc"] is None else {"ipc": round(whole["ipc"], 3)}
     return {name: float(f"{value:.4g}") for name, value in shares.items()} | ipc
 
 
-def _comparison(one: Comparison) -> records.FunctionComparison:
-    return records.FunctionComparison(one.name, one.to, Interval.rounded(one.ratio), one.verdict)
+def _comparison(comparison: Comparison) -> records.FunctionComparison:
+    return records.FunctionComparison(
+        comparison.name, comparison.to, Interval.rounded(comparison.ratio), comparison.verdict
+    )
 
 
 def _blocks(values: Sequence[float]) -> list[Sample]:

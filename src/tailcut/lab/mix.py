@@ -46,7 +46,7 @@ def parse_mix(text: str, kinds: Sequence[str]) -> list[MixEntry]:
             raise UsageError(f"--mix: {rate_text!r} is not the rate of {name}: {_FORM}") from None
         if not 0 < rate < float("inf"):
             raise UsageError(f"--mix: the rate of {name} must be greater than 0, and it is {rate_text}")
-        if any(one.model == name for one in entries):
+        if any(entry.model == name for entry in entries):
             raise UsageError(f"--mix names {name} twice: give one rate for each model")
         entries.append(MixEntry(name, rate, kind or None))
     return entries
@@ -58,9 +58,9 @@ def check_served(entries: Sequence[MixEntry], served: Sequence[str]) -> None:
     Raises:
         UsageError: it lacks one; names those that it has.
     """
-    for one in entries:
-        if one.model not in served:
-            raise UsageError(f"--mix: the server has no model {one.model!r}: it has {', '.join(served) or 'none'}")
+    for entry in entries:
+        if entry.model not in served:
+            raise UsageError(f"--mix: the server has no model {entry.model!r}: it has {', '.join(served) or 'none'}")
 
 
 def data_by_model(given: Sequence[str], models: Sequence[str]) -> dict[str, str]:
@@ -69,15 +69,15 @@ def data_by_model(given: Sequence[str], models: Sequence[str]) -> dict[str, str]
     Raises:
         UsageError: another form, a model twice, or one that is not in the mix.
     """
-    found: dict[str, str] = {}
-    for one in given:
-        name = next((model for model in models if one.startswith(f"{model}=")), None)
+    result: dict[str, str] = {}
+    for item in given:
+        name = next((model for model in models if item.startswith(f"{model}=")), None)
         if name is None:
-            raise UsageError(f"--data: {one!r} is not NAME=FILE with a model of --mix: {', '.join(models)}")
-        if name in found:
+            raise UsageError(f"--data: {item!r} is not NAME=FILE with a model of --mix: {', '.join(models)}")
+        if name in result:
             raise UsageError(f"--data gives {name} two files: give one for each model")
-        found[name] = one.removeprefix(f"{name}=")
-    return found
+        result[name] = item.removeprefix(f"{name}=")
+    return result
 
 
 def run_mix(  # noqa: PLR0913  a load test is its parameters

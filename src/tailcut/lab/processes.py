@@ -86,12 +86,13 @@ def share_closed(
 
 def _own_places(payloads: Sequence[Payload], number: int, processes: int) -> list[Payload]:
     """The payloads with that process's part of the places in shared memory."""
-    return [replace(one, places=one.places[number::processes]) for one in payloads]
+    return [replace(payload, places=payload.places[number::processes]) for payload in payloads]
 
 
 def _job(target: Target, payloads: Sequence[Payload], **rest: object) -> _Job:
     place = (target.host, target.port, target.uds, target.grpc, target.tls, target.ca, target.token)
-    return _Job(place, [(one.request, one.expect_status, one.places, one.length) for one in payloads], **rest)  # type: ignore[arg-type]
+    asked = [(payload.request, payload.expect_status, payload.places, payload.length) for payload in payloads]
+    return _Job(place, asked, **rest)  # type: ignore[arg-type]
 
 
 def _run(jobs: Sequence[_Job]) -> list[Gathered]:
@@ -120,15 +121,15 @@ def _found(child: subprocess.Popen[bytes]) -> _Found:
     rest = child.stdout.read()
     if not rest:
         raise TailcutError("a client process of the load test ended without a result")
-    found = msgspec.msgpack.decode(rest, type=_Found)
-    if found.mistake:
-        raise UsageError(found.mistake)
-    return found
+    result = msgspec.msgpack.decode(rest, type=_Found)
+    if result.mistake:
+        raise UsageError(result.mistake)
+    return result
 
 
-def _gathered(found: _Found) -> Gathered:
-    outcomes = np.frombuffer(found.outcomes, np.int64).reshape(-1, COLUMNS)
-    return Gathered(outcomes, found.unanswered, found.connections, found.cpu_s, found.start_ns)
+def _gathered(result: _Found) -> Gathered:
+    outcomes = np.frombuffer(result.outcomes, np.int64).reshape(-1, COLUMNS)
+    return Gathered(outcomes, result.unanswered, result.connections, result.cpu_s, result.start_ns)
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
@@ -152,7 +153,7 @@ def _work(source: BinaryIO, sink: BinaryIO) -> None:
     """The child's side: one job, one result."""
     job = msgspec.msgpack.decode(source.read(int.from_bytes(source.read(8))), type=_Job)
     target = Target(*job.target)
-    payloads = [Payload(*one) for one in job.requests]
+    payloads = [Payload(*request) for request in job.requests]
 
     def start() -> int:
         sink.write(_READY)
@@ -171,8 +172,8 @@ def _work(source: BinaryIO, sink: BinaryIO) -> None:
     except UsageError as error:
         sink.write(b"mistake\n" + msgspec.msgpack.encode(_Found(mistake=str(error))))
         return
-    found = _Found(got.outcomes.tobytes(), got.unanswered, got.connections, got.cpu_s, got.start_ns)
-    sink.write(msgspec.msgpack.encode(found))
+    result = _Found(got.outcomes.tobytes(), got.unanswered, got.connections, got.cpu_s, got.start_ns)
+    sink.write(msgspec.msgpack.encode(result))
 
 
 if __name__ == "__main__":

@@ -61,7 +61,7 @@ def compare(new: Run, old: Run | EarlierRun, noise: float = 0.05) -> dict[str, C
     The two runs were not interleaved, so what changed on the machine between them is in the ratio too: the noise
     threshold is wider than within one run.
     """
-    found: dict[str, Change] = {}
+    result: dict[str, Change] = {}
     sides = [np.asarray(run.latencies_us, float) for run in (new, old)]
     for name, q in PERCENTILES.items():
         unknown = None in {getattr(new.latency_ms, name), getattr(old.latency_ms, name)}
@@ -69,8 +69,8 @@ def compare(new: Run, old: Run | EarlierRun, noise: float = 0.05) -> dict[str, C
             continue
         new_blocks, old_blocks = (_blocks(side) for side in sides)
         ratio = ratio_interval(new_blocks, old_blocks, q)
-        found[name] = Change(Interval.rounded(ratio), verdict(ratio, noise))
-    return found
+        result[name] = Change(Interval.rounded(ratio), verdict(ratio, noise))
+    return result
 
 
 def regressed(comparison: Mapping[str, Change]) -> bool:

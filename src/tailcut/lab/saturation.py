@@ -75,7 +75,9 @@ class Saturation:
         elif shown is not Shown.CLIENT_BEHIND or self._late_tries(rate) >= _LATE_TRIES:
             self.high, self.limited_by = rate, shown
             if self.low is not None and rate <= self.low:  # what was believed did not repeat
-                self.low = max((one for one, seen in self.probes if seen is Shown.MEETS and one < rate), default=None)
+                self.low = max(
+                    (item for item, seen in self.probes if seen is Shown.MEETS and item < rate), default=None
+                )
 
     def _late_tries(self, rate: float) -> int:
         return sum(probe == (rate, Shown.CLIENT_BEHIND) for probe in self.probes)

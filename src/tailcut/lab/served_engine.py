@@ -41,15 +41,15 @@ def served_engine(target: Target, model: str) -> ServedEngine:
         parameters = ask_grpc(target, "ModelConfig", name=model).config.parameters
         return {name: value.string_value for name, value in parameters.items()}
 
-    said = _or_none(by_grpc if target.grpc else by_http) or {}
-    spins = said.get("engine_spins")
-    return ServedEngine(_threads(said), None if spins is None else spins == "true")
+    text = _or_none(by_grpc if target.grpc else by_http) or {}
+    spins = text.get("engine_spins")
+    return ServedEngine(_threads(text), None if spins is None else spins == "true")
 
 
-def _threads(said: Mapping[str, str]) -> dict[str, int]:
-    steps = said.get("step_threads")
+def _threads(text: Mapping[str, str]) -> dict[str, int]:
+    steps = text.get("step_threads")
     if steps is None:
-        threads = said.get("engine_threads", "")
+        threads = text.get("engine_threads", "")
         return {"": int(threads) if threads.isdigit() else 1}
     parts = [step.rpartition("=") for step in steps.split(",")]
     return {name: int(threads) for name, _, threads in parts if threads.isdigit()}

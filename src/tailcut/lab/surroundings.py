@@ -35,7 +35,7 @@ class Surroundings:
         """Make runs that last equally long; each with the cost per request of all of them, and why it was late."""
         results, seen = self.observe(load)
         because = None if seen is None else cause(seen)
-        return [replace(one, late_because=because if one.client_behind else None) for one in results]
+        return [replace(result, late_because=because if result.client_behind else None) for result in results]
 
     def observe(self, load: Callable[[], Sequence[LoadResult]]) -> tuple[list[LoadResult], Observation | None]:
         """Make runs; with their cost, and what was seen beside them: None where there is no /proc."""
@@ -45,9 +45,9 @@ class Surroundings:
         server_after, cpus_after = self._look(), cpu_look()
         spent = Spent()
         cost = server_after.since(server) if server is not None and server_after is not None else None
-        merged = replace(results[0], answered=sum(one.answered for one in results))
+        merged = replace(results[0], answered=sum(result.answered for result in results))
         spent.add(merged, cost if self._tcp_server is not None else None)
-        results = [replace(one, server_cost=spent.per_request()) for one in results]
+        results = [replace(result, server_cost=spent.per_request()) for result in results]
         if cpus is None or cpus_after is None:
             return results, None
         use = cpus_after.since(cpus)
@@ -57,8 +57,8 @@ class Surroundings:
             server_processes=frozenset(server_after.minor_faults if server_after is not None else ()),
             server=self._server_use(use, server, server_after, computed),
             quota_cpus=quota().cpus,
-            client_cpu=sum(one.client_cpu for one in results),
-            client_processes=max(one.processes for one in results),
+            client_cpu=sum(result.client_cpu for result in results),
+            client_processes=max(result.processes for result in results),
         )
 
     def _server_use(
@@ -74,8 +74,10 @@ class Surroundings:
         }
         known = len(since) == len(self._models) > 0
         # Without the time of the calls of a pipeline's steps, what they compute would be taken for spinning.
-        says = [one.spins for one in engines.values() if one.spins is not None and (known or "" in one.threads)]
-        allowed = [one.allowed for one in use.processes if one.pid in after.minor_faults]
+        says = [
+            engine.spins for engine in engines.values() if engine.spins is not None and (known or "" in engine.threads)
+        ]
+        allowed = [process.allowed for process in use.processes if process.pid in after.minor_faults]
         engine_ns, waited_ns = _beside_loops_ns(before, after)
         # In a call each thread wants to run all the time; where others left it less, so is its CPU time in the call.
         ran = engine_ns / max(1, engine_ns + waited_ns)
@@ -93,8 +95,8 @@ class Surroundings:
         """How long each step of each model has computed, as far as a server that is here says."""
         if self._server is None:
             return {}
-        found = {name: computed_ns(self._target, name) for name in self._models}
-        return {name: ns for name, ns in found.items() if ns is not None}
+        result = {name: computed_ns(self._target, name) for name in self._models}
+        return {name: ns for name, ns in result.items() if ns is not None}
 
     def _look(self) -> ProcessLook | None:
         try:

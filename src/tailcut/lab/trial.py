@@ -154,8 +154,8 @@ class ServedProfile:
         ready, _, _ = select.select([child.stdout], [], [], _START_S)
         line = child.stdout.readline() if ready else b""
         if not line:
-            said = log.read_text(errors="replace").strip().splitlines()
-            raise ServeError((said[-1] if said else "the server exited without a message").removeprefix("tailcut: "))
+            text = log.read_text(errors="replace").strip().splitlines()
+            raise ServeError((text[-1] if text else "the server exited without a message").removeprefix("tailcut: "))
         address: dict[str, Any] = json.loads(line)
         return Target(address["host"], address["port"], address["uds"])
 

@@ -73,7 +73,7 @@ class ProcessSnapshot:
 
     def models(self) -> dict[Key, ModelCounts]:
         """The counts of each model."""
-        return {(name, number): one for name, all_of in self.counts.models.items() for number, one in all_of.items()}
+        return {(name, number): item for name, all_of in self.counts.models.items() for number, item in all_of.items()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,8 +39,8 @@ class TraceReader:
         """What has been traced since the last look; `events_since` a moment tells which events coincided."""
         count = 0
         times, worst = [], []
-        for place, timeline in enumerate(self.timelines):
-            numbers, self._cursors[place] = timeline.sample(self._cursors[place], _LOOKED_AT)
+        for index, timeline in enumerate(self.timelines):
+            numbers, self._cursors[index] = timeline.sample(self._cursors[index], _LOOKED_AT)
             if not len(numbers):
                 continue
             count += len(numbers)

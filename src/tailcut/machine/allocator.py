@@ -69,7 +69,9 @@ def restart(environment: Mapping[str, str]) -> None:
 
 def with_huge_heap(environment: Mapping[str, str]) -> dict[str, str]:
     """An environment in which glibc asks for transparent huge pages under what it allocates."""
-    others = [one for one in environment.get(_TUNABLES, "").split(":") if one and not one.startswith(f"{_HUGE_HEAP}=")]
+    others = [
+        item for item in environment.get(_TUNABLES, "").split(":") if item and not item.startswith(f"{_HUGE_HEAP}=")
+    ]
     return {**environment, _TUNABLES: ":".join([*others, f"{_HUGE_HEAP}=1"])}
 
 

@@ -75,7 +75,7 @@ class CpuLook:
             stolen=(self.stolen_ticks - earlier.stolen_ticks) / total,
             throttled_times=self.throttled[0] - earlier.throttled[0],
             throttled_s=(self.throttled[1] - earlier.throttled[1]) / 1e6,
-            processes=tuple(sorted(uses, key=lambda one: -one.cpus)),
+            processes=tuple(sorted(uses, key=lambda item: -item.cpus)),
         )
 
 
@@ -105,15 +105,15 @@ def cpu_look(
 
 
 def _processes(proc: Path) -> dict[tuple[int, str, int], int]:
-    found = {}
+    result = {}
     for name in os.listdir(proc):  # noqa: PTH208  names, not paths: there may be thousands
         if name.isdigit():
             head, _, rest = _read(proc / name / "stat").rpartition(")")  # the name may hold spaces and brackets
             words = rest.split()
             if len(words) > _STARTED:
                 key = int(name), head.partition("(")[2], int(words[_STARTED])
-                found[key] = int(words[11]) + int(words[12])
-    return found
+                result[key] = int(words[11]) + int(words[12])
+    return result
 
 
 def _allowed(proc: Path, pid: int) -> frozenset[int]:

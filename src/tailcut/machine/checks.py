@@ -83,15 +83,15 @@ def throttling(facts: Facts, measured: Measured) -> Check:
 
 def interrupts(facts: Facts, measured: Measured) -> Check:
     """A device's interrupts run on whichever core they are sent to."""
-    found = measured.interrupts()
-    if not found:
+    result = measured.interrupts()
+    if not result:
         return Check("interrupts", OK, "no device interrupted the usable CPUs during the measurement")
-    name, cpu, rate = found[0]
-    total = sum(entry[2] for entry in found)
+    name, cpu, rate = result[0]
+    total = sum(entry[2] for entry in result)
     cost = f"{total:,.0f} per second on the usable CPUs"
     finding = f"most from {name.partition(' ')[2]} (interrupt {name.split()[0]}), {rate:,.0f} a second, on CPU {cpu}"
-    elsewhere = [one for one in facts.online if one != cpu and one not in facts.mask] or [
-        one for one in facts.mask if one != cpu
+    elsewhere = [item for item in facts.online if item != cpu and item not in facts.mask] or [
+        item for item in facts.mask if item != cpu
     ]
     if total < 1000 * len(facts.mask):
         return Check("interrupts", OK, finding, cost=cost)
@@ -174,9 +174,11 @@ def isa(facts: Facts, reaches: tuple[Reach, ...]) -> Check:
         name for name in ("avx512_bf16", "avx512_vnni", "avx_vnni", "amx_bf16", "amx_int8", "bf16") if name in facts.isa
     ]
     shown = " ".join([best or "none found", *extra])
-    told = "; ".join(f"{one.name}: {one.detail}" for one in reaches)
-    short = [one.name for one in reaches if one.isa is not None and best is not None and _RANK[one.isa] < _RANK[best]]
-    finding = f"{shown}{'; ' if told else ''}{told}"
+    message = "; ".join(f"{item.name}: {item.detail}" for item in reaches)
+    short = [
+        item.name for item in reaches if item.isa is not None and best is not None and _RANK[item.isa] < _RANK[best]
+    ]
+    finding = f"{shown}{'; ' if message else ''}{message}"
     if limits:
         words = ", ".join(f"{name}={value}" for name, value in limits.items())
         return Check("isa", WARNING, f"{finding}; limited by {words}", f"unset {' '.join(limits)}")

@@ -48,7 +48,7 @@ def places_of_instances(nodes: tuple[Place, ...], instances: int) -> tuple[Place
 
 def places_near(nodes: tuple[Place, ...], node: int | None, instances: int) -> tuple[Place | None, ...]:
     """The node of a device for the threads that launch there; None for all where it is unknown, or not among these."""
-    place = next((one for one in nodes if one.node == node), None)
+    place = next((item for item in nodes if item.node == node), None)
     return (place,) * instances
 
 

@@ -61,13 +61,13 @@ class Measured:
 
     def interrupts(self) -> list[tuple[str, int, float]]:
         """Device interrupts on our CPUs: name, the CPU that got most, and how many a second; busiest first."""
-        found = []
+        result = []
         for name, counts in self.after.interrupts.items():
             earlier = self.before.interrupts.get(name, {})
             grown = {cpu: count - earlier.get(cpu, 0) for cpu, count in counts.items()}
             if grown and sum(grown.values()) > 0:
-                found.append((name, max(grown, key=grown.__getitem__), sum(grown.values()) / self.seconds))
-        return sorted(found, key=lambda entry: -entry[2])
+                result.append((name, max(grown, key=grown.__getitem__), sum(grown.values()) / self.seconds))
+        return sorted(result, key=lambda entry: -entry[2])
 
 
 def measure(mask: tuple[int, ...], probe_s: float, root: Path = Path("/")) -> Measured:
@@ -90,7 +90,7 @@ def probe(cpu: int | None, seconds: float) -> Gaps:
 
 
 def _spin(cpu: int | None, seconds: float) -> Gaps:
-    found: list[int] = []
+    result: list[int] = []
     clock, limit = time.perf_counter_ns, _GAP_NS
     with counters() as counted:
         began = last = clock()
@@ -98,14 +98,14 @@ def _spin(cpu: int | None, seconds: float) -> Gaps:
         while last < end:
             now = clock()
             if now - last > limit:
-                found.append(now - last)
+                result.append(now - last)
             last = now
-    return gaps_of(found, cpu, (last - began) / 1e9, counted.involuntary_switches)
+    return gaps_of(result, cpu, (last - began) / 1e9, counted.involuntary_switches)
 
 
-def gaps_of(found: Iterable[int], cpu: int | None, seconds: float, taken: int | None) -> Gaps:
+def gaps_of(result: Iterable[int], cpu: int | None, seconds: float, taken: int | None) -> Gaps:
     """Summarise gaps in nanoseconds; the p99 is the smallest gap that 99 % of them do not exceed."""
-    ordered = sorted(found)
+    ordered = sorted(result)
     p99 = ordered[ceil(0.99 * len(ordered)) - 1] if ordered else 0
     return Gaps(
         cpu=cpu,
@@ -131,12 +131,12 @@ def _clock_cost() -> float:
 
 def _block_cost() -> tuple[int | None, float]:
     """Faults and microseconds of a large block, the best of three: what a temporary array costs each time."""
-    found: list[tuple[float, int | None]] = []
+    result: list[tuple[float, int | None]] = []
     for _ in range(4):
         with counters() as c:
             bytearray(_ARRAY_BYTES)
-        found.append((c.wall_ns / 1e3, c.page_faults))
+        result.append((c.wall_ns / 1e3, c.page_faults))
     block_us, faults = min(
-        found[1:], key=lambda entry: entry[0]
+        result[1:], key=lambda entry: entry[0]
     )  # the first may find memory that no other process has used yet
     return faults, block_us

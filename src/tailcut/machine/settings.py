@@ -133,10 +133,10 @@ def perf(facts: Facts) -> Check:
     """What the counters can tell about a tail."""
     if not facts.missing:
         return Check("perf", OK, "all counters work")
-    reasons = {one.reason: one for one in facts.missing}
-    names = {reason: [one.name for one in facts.missing if one.reason == reason] for reason in reasons}
+    reasons = {item.reason: item for item in facts.missing}
+    names = {reason: [item.name for item in facts.missing if item.reason == reason] for reason in reasons}
     finding = "; ".join(f"{reason}: no {', '.join(missing)}" for reason, missing in names.items())
-    return Check("perf", NOTE, finding, "; ".join(dict.fromkeys(one.remedy for one in reasons.values())))
+    return Check("perf", NOTE, finding, "; ".join(dict.fromkeys(reason.remedy for reason in reasons.values())))
 
 
 def threads(facts: Facts) -> Check:

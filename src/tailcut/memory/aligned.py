@@ -116,11 +116,11 @@ class AlignedMatrix:
         """Rows and columns."""
         return self.array.shape[0], self.array.shape[1]
 
-    def __getitem__(self, place: tuple[int, int]) -> float:
-        return float(self.array[place])
+    def __getitem__(self, index: tuple[int, int]) -> float:
+        return float(self.array[index])
 
-    def __setitem__(self, place: tuple[int, int], value: float) -> None:
-        self.array[place] = value
+    def __setitem__(self, index: tuple[int, int], value: float) -> None:
+        self.array[index] = value
 
     def __matmul__(self, other: "AlignedMatrix") -> "AlignedMatrix":
         return self.matmul(other)

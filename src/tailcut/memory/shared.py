@@ -303,10 +303,10 @@ class SharedRegions:
             raise InvalidInputError(_TAKEN)
 
     def _of(self, kind: type[Kind], name: str) -> list[Kind]:
-        found = [one for one in self._regions.values() if isinstance(one, kind) and name in {"", one.name}]
-        if name and not found:
+        result = [region for region in self._regions.values() if isinstance(region, kind) and name in {"", region.name}]
+        if name and not result:
             raise NotFoundError(f"no region {name[:64]!r} is registered")
-        return found
+        return result
 
     def _forget(self, kind: type[Region | CudaRegion], name: str) -> None:
         for region in list(self._regions.values()):

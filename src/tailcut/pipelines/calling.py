@@ -58,12 +58,12 @@ class Caller:
         Raises:
             EngineError: it is not what was asked for.
         """
-        found = self.outputs.unpack(region)
+        result = self.outputs.unpack(region)
         together = not (self.stage.per_request or self.stage.fill)
         counts = [sum(rows)] if together else list(rows)
-        if rows_of(found.parts) != counts:
+        if rows_of(result.parts) != counts:
             raise EngineError(f"stage {self.stage.name!r}: its process returned outputs for other rows")
-        return split_rows(found.parts[0], rows) if together and len(rows) > 1 else found.parts
+        return split_rows(result.parts[0], rows) if together and len(rows) > 1 else result.parts
 
 
 def refusal(stage: Stage, error: BaseException) -> tuple[Kind, str]:

@@ -87,8 +87,8 @@ class StageEngine:
         except BaseException as error:  # noqa: BLE001  whatever a function raises, sys.exit() too, costs its requests only
             log_fault(self._caller.stage, error)
             kind, message = refusal(self._caller.stage, error)
-            told: TailcutError = InvalidInputError(message) if kind is Kind.INVALID else EngineError(message)
-            raise told from None
+            note: TailcutError = InvalidInputError(message) if kind is Kind.INVALID else EngineError(message)
+            raise note from None
 
 
 def _read_only(array: np.ndarray) -> np.ndarray:

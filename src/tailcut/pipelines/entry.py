@@ -36,7 +36,7 @@ class PipelineEntry:
         self.max_batch_size = min(step.model.entry.max_batch_size for step in steps)
         self.queue_rows = steps[0].model.entry.queue_rows
         cold = [step.model.entry.warm_up for step in steps if step.engine is None]
-        reasons = [one.reason for one in cold if not one.warmed_up]
+        reasons = [item.reason for item in cold if not item.warmed_up]
         self.warm_up = WarmUp(not reasons, "; ".join(reasons))
         self._statistics = PipelineStatistics(len(steps))
         self._flows: dict[Request, Flow] = {}

@@ -156,12 +156,12 @@ class ProcessPool:
     def _failed(self, error: TailcutError | OSError) -> None:
         if self._closed:
             return
-        told = error if isinstance(error, TailcutError) else EngineError(f"stage {self._name!r}: {error}")
+        message = error if isinstance(error, TailcutError) else EngineError(f"stage {self._name!r}: {error}")
         if not self._begun:
-            self._first.put(told)
+            self._first.put(message)
         else:
-            _log.error("%s", told)
+            _log.error("%s", message)
         with self._lock:
             self._failures += 1
-            self._fault = "" if any(one is not None and one.is_alive for one in self._all) else str(error)
+            self._fault = "" if any(item is not None and item.is_alive for item in self._all) else str(error)
             self._condition.notify_all()

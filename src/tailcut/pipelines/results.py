@@ -65,11 +65,11 @@ def _filled(stage: Stage, tensor: TensorSpec, rows: list[Any]) -> np.ndarray:
     """The rows of one request in one array."""
     if len(rows) == 1:
         return _array(stage, tensor, _one_row(rows[0]), 1)
-    one = [_array(stage, tensor, _one_row(row), 1)[0] for row in rows]
-    shape = np.max([row.shape for row in one], axis=0)
-    result = np.empty((len(one), *shape), tensor.dtype.numpy)
+    item = [_array(stage, tensor, _one_row(row), 1)[0] for row in rows]
+    shape = np.max([row.shape for row in item], axis=0)
+    result = np.empty((len(item), *shape), tensor.dtype.numpy)
     result.fill(stage.fill[tensor.name])
-    for target, row in zip(result, one, strict=True):
+    for target, row in zip(result, item, strict=True):
         target[tuple(map(slice, row.shape))] = row
     return result
 
@@ -129,12 +129,12 @@ def _numbers(where: str, tensor: TensorSpec, value: Any) -> np.ndarray:
     """An array of the declared dtype; numbers of a list become it where each is one of its kind and in its range."""
     want = tensor.dtype.numpy
     try:
-        found = np.asarray(value)
-        array = found if isinstance(value, np.ndarray | np.generic) else as_dtype(found, want)
+        result = np.asarray(value)
+        array = result if isinstance(value, np.ndarray | np.generic) else as_dtype(result, want)
     except (ValueError, TypeError, OverflowError):
         raise EngineError(f"{where}: expected {tensor.describe()}, got a value that cannot be converted") from None
     if array is None or array.dtype != want:
-        raise EngineError(f"{where}: expected {tensor.dtype} ({want}), got {found.dtype}: convert it with .astype")
+        raise EngineError(f"{where}: expected {tensor.dtype} ({want}), got {result.dtype}: convert it with .astype")
     return array
 
 

@@ -65,7 +65,9 @@ class Stage:
     @property
     def signature(self) -> str:
         """What a process must take and give to serve this stage."""
-        sides = [", ".join(f"{one.name!r}: {one.describe()}" for one in side) for side in (self.inputs, self.outputs)]
+        sides = [
+            ", ".join(f"{item.name!r}: {item.describe()}" for item in side) for side in (self.inputs, self.outputs)
+        ]
         return f"{self.name}: {' -> '.join(sides)}, fill {sorted(self.fill.items())}"
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:

@@ -29,19 +29,19 @@ def parse_tensors(stage: str, side: str, wanted: Mapping[str, str]) -> tuple[Ten
     return tuple(_parse(stage, name, text) for name, text in wanted.items())
 
 
-def as_dtype(found: np.ndarray, want: np.dtype) -> np.ndarray | None:
+def as_dtype(result: np.ndarray, want: np.dtype) -> np.ndarray | None:
     """Numbers whose dtype numpy chose, as another one; None where they are of another kind or out of its range.
 
     Whole numbers are also floats; what is empty has no kind.
     """
     kinds = "bui" if want.kind in "ui" else "b" if want.kind == "b" else "buif"
-    if found.size and found.dtype.kind not in kinds:
+    if result.size and result.dtype.kind not in kinds:
         return None
-    if found.size and want.kind in "ui":
+    if result.size and want.kind in "ui":
         limits = np.iinfo(want)
-        if int(found.min()) < limits.min or int(found.max()) > limits.max:
+        if int(result.min()) < limits.min or int(result.max()) > limits.max:
             return None
-    return found.astype(want, copy=False)
+    return result.astype(want, copy=False)
 
 
 def parse_fill(stage: str, tensor: TensorSpec, value: object) -> Any:
@@ -54,9 +54,9 @@ def parse_fill(stage: str, tensor: TensorSpec, value: object) -> Any:
         fill: Any = value.encode(errors="surrogatepass") if isinstance(value, str) else value
         fits = isinstance(fill, bytes)
     else:
-        found = np.asarray(value)
-        one = as_dtype(found, tensor.dtype.numpy) if found.ndim == 0 else None
-        fits, fill = one is not None, None if one is None else one[()]
+        result = np.asarray(value)
+        item = as_dtype(result, tensor.dtype.numpy) if result.ndim == 0 else None
+        fits, fill = item is not None, None if item is None else item[()]
     if not fits:
         raise UsageError(f"stage {stage!r}: fill of {tensor.name!r} is {value!r}, which is no {tensor.dtype}")
     return fill

@@ -39,8 +39,8 @@ def with_settings(pipeline: Pipeline, path: PipelinePath, settings: PipelineSett
         ProfileError: the profile is for other stages or models.
     """
     stages = [step.name for step in pipeline.steps if isinstance(step, Stage)]
-    if stages != [one.name for one in settings.stages]:
-        theirs = ", ".join(one.name for one in settings.stages)
+    if stages != [stage.name for stage in settings.stages]:
+        theirs = ", ".join(stage.name for stage in settings.stages)
         raise ProfileError(f"{path}: its stages are {', '.join(stages)}, the profile has {theirs}: tune it again")
     for model in settings.models:
         if step_hash(path.file.parent / model.file) != model.sha256:

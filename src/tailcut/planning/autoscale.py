@@ -123,7 +123,7 @@ def parse_rules(text: str, duration: Callable[[str], float]) -> Rules:
         UsageError: an unknown name, or a value that is none.
     """
     values: dict[str, str] = {}
-    for part in filter(None, (one.strip() for one in text.split(","))):
+    for part in filter(None, (item.strip() for item in text.split(","))):
         name, _, value = part.partition("=")
         if name not in {"utilisation", "queue", "start", "down", "every", "min", "max"}:
             raise UsageError(

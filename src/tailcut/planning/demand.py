@@ -62,8 +62,8 @@ def check_percentile(name: str, option: str) -> None:
     Raises:
         UsageError: it is not p1 to p99.9999.
     """
-    found = _PERCENTILE.match(name)
-    if not found or float(found[1]) <= 0:
+    result = _PERCENTILE.match(name)
+    if not result or float(result[1]) <= 0:
         raise UsageError(f"{option}: unknown percentile {name!r}: write p50, p95, p99, p99.9 or another one")
 
 
@@ -230,5 +230,5 @@ def busiest(arrivals_ns: np.ndarray, window_s: float) -> np.ndarray:
     """
     ends = np.searchsorted(arrivals_ns, arrivals_ns + int(window_s * 1e9))
     first = int(np.argmax(ends - np.arange(len(arrivals_ns))))
-    found: np.ndarray = (arrivals_ns[first : ends[first]] - arrivals_ns[first]) / 1e9
-    return found
+    result: np.ndarray = (arrivals_ns[first : ends[first]] - arrivals_ns[first]) / 1e9
+    return result

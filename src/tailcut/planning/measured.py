@@ -46,9 +46,9 @@ def read_measured(path: Path) -> Measured:
     journal = path.with_name(f"{path.name.removesuffix('.toml').removesuffix('.profile')}.trials.jsonl")
     cores = profile.machine.get("usable_cpus")
     if isinstance(cores, int | float) and cores > 0:
-        found = measured_service(lines_of(journal, profile.model), profile.settings, float(cores))
-        if found is not None:
-            return Measured(path, profile, found, journal)
+        result = measured_service(lines_of(journal, profile.model), profile.settings, float(cores))
+        if result is not None:
+            return Measured(path, profile, result, journal)
     raise ProfileError(
         f"{path}: the profile has no service times, and neither has {journal.name} beside it: tune the model again "
         f"(tailcut tune {profile.model.path})"

@@ -90,7 +90,7 @@ class Wanted:
     @property
     def replica_cores(self) -> float:
         """Cores of a replica."""
-        return self.cores or max(one.service.cores for one in self.models)
+        return self.cores or max(model.service.cores for model in self.models)
 
     @property
     def together(self) -> bool:
@@ -131,7 +131,7 @@ def make_plan(wanted: Wanted, tell: Callable[[str], None]) -> PlanResult:
         raise UsageError(
             f"{needed:,} replicas and {wanted.failures:,} more exceed the {MOST_REPLICAS:,} that can be simulated"
         )
-    found = question.expect(replicas, rate)
+    result = question.expect(replicas, rate)
     tell("simulating the curve of rate against replicas")
     curve = _curve(wanted, question, replicas, max(1.1 * headroom / needed, (needed == 1) * 0.7 * question.capacity))
     counts = sorted({*range(1, _SHOWN_LOSSES + 1), wanted.failures} - {0})
@@ -146,21 +146,22 @@ def make_plan(wanted: Wanted, tell: Callable[[str], None]) -> PlanResult:
         fixed_hours = replicas * int(question.arrivals_ns[-1]) / 3.6e12
         course = _autoscaled(scaled, rules, fixed_hours, saturated, question.compression)
     return PlanResult(
-        models=_models(wanted, question, found),
+        models=_models(wanted, question, result),
         replicas=replicas,
         needed=needed,
         cores=replicas * wanted.replica_cores,
         workers=replicas * wanted.workers,
-        gpus=replicas * len(frozenset[int]().union(*(one.profile.settings.devices for one in wanted.models))),
-        predicted=_predicted(found),
+        gpus=replicas * len(frozenset[int]().union(*(model.profile.settings.devices for model in wanted.models))),
+        predicted=_predicted(result),
         stressed=_predicted(question.expect(needed, headroom)),
         curve=curve,
         losses=[
-            Loss(count, replicas - count, round(_in_flight(found, replicas), 2), _predicted(one)) for count, one in lost
+            Loss(count, replicas - count, round(_in_flight(result, replicas), 2), _predicted(item))
+            for count, item in lost
         ],
-        price=_price(wanted.price, replicas, found),
+        price=_price(wanted.price, replicas, result),
         autoscaling=course,
-        assumptions=_assumptions(wanted, replicas, found, question.compression),
+        assumptions=_assumptions(wanted, replicas, result, question.compression),
         command=wanted.command,
     )
 
@@ -183,8 +184,8 @@ def _question(wanted: Wanted) -> _Question:
         rates = [len(seconds) / length_s]
         make = partial(Stretch, seconds, length_s)
     lone = tuple(
-        _checked_lone(one.profile.model.name, configuration, limit, wanted.seed)
-        for one, configuration, limit in zip(wanted.models, configurations, wanted.limits, strict=True)
+        _checked_lone(item.profile.model.name, configuration, limit, wanted.seed)
+        for item, configuration, limit in zip(wanted.models, configurations, wanted.limits, strict=True)
     )
     cluster = Cluster(configurations[0], 1, wanted.routing, round(wanted.hedge_ms * 1e6))
     if not wanted.together:
@@ -193,8 +194,8 @@ def _question(wanted: Wanted) -> _Question:
             expect, rates[0], capacity_of(configurations[0], wanted.workers), lone, cluster, arrivals_ns, faster
         )
     tenants = [
-        Tenant(configuration, Load(make, limit, wanted.seed), rate, spin_ns(one.profile.settings.engine))
-        for one, configuration, limit, rate in zip(wanted.models, configurations, wanted.limits, rates, strict=True)
+        Tenant(configuration, Load(make, limit, wanted.seed), rate, spin_ns(item.profile.settings.engine))
+        for item, configuration, limit, rate in zip(wanted.models, configurations, wanted.limits, rates, strict=True)
     ]
     expect = expect_together(tenants, wanted.replica_cores)
     return _Question(expect, sum(rates), capacity_together(tenants), lone, cluster)
@@ -227,8 +228,8 @@ def _recorded(wanted: Wanted, recording: Recording) -> tuple[float, np.ndarray]:
 def _configurations(wanted: Wanted) -> list[Configuration]:
     """Of one server: a worker has its share of a replica's cores."""
     cores = wanted.replica_cores / wanted.workers
-    found = [one.service.configuration(one.profile.settings, cores) for one in wanted.models]
-    return [slowed(one, _scale(one, wanted)) for one in found] if wanted.capacity else found
+    result = [model.service.configuration(model.profile.settings, cores) for model in wanted.models]
+    return [slowed(item, _scale(item, wanted)) for item in result] if wanted.capacity else result
 
 
 def _scale(configuration: Configuration, wanted: Wanted) -> float:
@@ -255,48 +256,48 @@ def _finite(value: float, digits: int = 4) -> float | None:
     return round(float(value), digits) if np.isfinite(value) else None
 
 
-def _predicted(one: Figures) -> Predicted:
+def _predicted(figures: Figures) -> Predicted:
     return Predicted(
-        round(one.rate, 2),
-        _finite(one.p50_ms),
-        _finite(one.p99_ms),
-        _finite(one.at_ms),
-        round(float(one.goodput), 2),
-        _finite(one.utilisation),
-        one.within,
+        round(figures.rate, 2),
+        _finite(figures.p50_ms),
+        _finite(figures.p99_ms),
+        _finite(figures.at_ms),
+        round(float(figures.goodput), 2),
+        _finite(figures.utilisation),
+        figures.within,
     )
 
 
-def _in_flight(one: Figures, replicas: int) -> float:
+def _in_flight(figures: Figures, replicas: int) -> float:
     """Requests at one replica on average, by Little's law with the median for the mean."""
-    return one.rate / replicas * (one.p50_ms if np.isfinite(one.p50_ms) else 0.0) / 1e3
+    return figures.rate / replicas * (figures.p50_ms if np.isfinite(figures.p50_ms) else 0.0) / 1e3
 
 
-def _models(wanted: Wanted, question: _Question, found: Figures) -> list[PlannedModel]:
-    parts = found.parts or (found,)
+def _models(wanted: Wanted, question: _Question, result: Figures) -> list[PlannedModel]:
+    parts = result.parts or (result,)
     return [
         PlannedModel(
-            name=one.profile.model.name,
-            profile=str(one.path),
+            name=item.profile.model.name,
+            profile=str(item.path),
             rate=round(part.rate, 2),
             percentile=limit.percentile,
             limit_ms=limit.limit_ms,
             lone_ms=round(alone, 4),
-            threads=one.service.threads,
-            max_batch_size=one.profile.settings.batching.max_batch_size,
-            measured_in=str(one.source),
-            exact=one.service.exact,
+            threads=item.service.threads,
+            max_batch_size=item.profile.settings.batching.max_batch_size,
+            measured_in=str(item.source),
+            exact=item.service.exact,
             predicted=_predicted(part),
         )
-        for one, limit, alone, part in zip(wanted.models, wanted.limits, question.lone_ms, parts, strict=True)
+        for item, limit, alone, part in zip(wanted.models, wanted.limits, question.lone_ms, parts, strict=True)
     ]
 
 
-def _price(price: float | None, replicas: int, found: Figures) -> Price | None:
+def _price(price: float | None, replicas: int, result: Figures) -> Price | None:
     if price is None:
         return None
     hour = price * replicas
-    million = round(hour / (found.goodput * 3600) * 1e6, 4) if found.goodput else None
+    million = round(hour / (result.goodput * 3600) * 1e6, 4) if result.goodput else None
     return Price(price, round(hour, 4), round(hour * _MONTH_H, 2), million)
 
 
@@ -321,24 +322,24 @@ def _autoscaled(course: Course, rules: Rules, fixed_hours: float, saturated: flo
         changes=course.changes,
         course=[
             ScalingMoment(
-                round(one.at_s * faster, 3),
-                round(one.rate, 2),
-                round(one.replicas, 2),
-                None if one.at_ms is None else _finite(one.at_ms),
-                round(one.missed, 2),
+                round(moment.at_s * faster, 3),
+                round(moment.rate, 2),
+                round(moment.replicas, 2),
+                None if moment.at_ms is None else _finite(moment.at_ms),
+                round(moment.missed, 2),
             )
-            for one in course.moments
+            for moment in course.moments
         ],
     )
 
 
-def _assumptions(wanted: Wanted, replicas: int, found: Figures, faster: float) -> Assumptions:
+def _assumptions(wanted: Wanted, replicas: int, result: Figures, faster: float) -> Assumptions:
     return Assumptions(
         headroom=wanted.headroom,
         failures=wanted.failures,
         routing="round-robin" if wanted.together else wanted.routing,
         hedge_ms=wanted.hedge_ms or None,
-        hedged_share=round(found.hedged, 5),
+        hedged_share=round(result.hedged, 5),
         arrivals="trace" if wanted.recording is not None else wanted.arrivals_name,
         workers=wanted.workers,
         cores_per_replica=wanted.replica_cores,
@@ -363,14 +364,14 @@ def _notes(wanted: Wanted, replicas: int, faster: float) -> list[str]:
             f"more than {MOST_SIMULATED} servers: {MOST_SIMULATED} were simulated at the same load for each",
         ),
         (
-            {float(one.service.cores) for one in wanted.models} != {cores},
+            {float(model.service.cores) for model in wanted.models} != {cores},
             f"a replica has {cores:g} cores, which is not what the model was measured with",
         ),
         (workers > 1, f"each of {workers} workers has {cores / workers:g} cores of its own"),
         (wanted.hedge_ms > 0, "both copies of a hedged request are computed"),
         (wanted.together, "each replica serves all models, and gets its requests in turn"),
         (
-            not all(one.service.exact for one in wanted.models),
+            not all(model.service.exact for model in wanted.models),
             "service times were measured before the last changes of the engine's settings",
         ),
         (

@@ -116,8 +116,8 @@ def expect_cluster(cluster: Cluster, load: Load, workers: int = 1) -> Expect:
         own = rate * simulated / servers
         count = load.requests(own, simulated)
         arrivals = load.arrivals(own, count / own)
-        found = simulate_cluster(replace(cluster, servers=simulated), arrivals, load.seed, warmup=_WARMUP)
-        prediction, share = found.prediction, load.limit.share
+        result = simulate_cluster(replace(cluster, servers=simulated), arrivals, load.seed, warmup=_WARMUP)
+        prediction, share = result.prediction, load.limit.share
         at_ms = prediction.percentile_ms(share)
         return Figures(
             rate,
@@ -125,8 +125,8 @@ def expect_cluster(cluster: Cluster, load: Load, workers: int = 1) -> Expect:
             prediction.percentile_ms(0.99),
             at_ms,
             rate * answered_within(prediction, load.limit),
-            found.utilisation,
-            found.hedged / max(1, len(arrivals)),
+            result.utilisation,
+            result.hedged / max(1, len(arrivals)),
             at_ms <= load.limit.limit_ms,
         )
 

@@ -39,27 +39,29 @@ class Tenant:
 
 def expect_together(tenants: Sequence[Tenant], cores: float) -> Expect:
     """What replicas of all models do, by their number and the rate of all models together."""
-    members = [Member(without_client(one.configuration), one.spin_ns) for one in tenants]
-    planned, seed = sum(one.rate for one in tenants), tenants[0].load.seed
+    members = [Member(without_client(tenant.configuration), tenant.spin_ns) for tenant in tenants]
+    planned, seed = sum(tenant.rate for tenant in tenants), tenants[0].load.seed
 
     @cache
     def expect(replicas: int, rate: float) -> Figures:
         turns = min(replicas, MOST_SIMULATED)
-        own = [one.rate * rate / planned * turns / replicas for one in tenants]
-        wanted_s = max(one.load.requests(each, 1) * turns / each for one, each in zip(tenants, own, strict=True))
+        own = [tenant.rate * rate / planned * turns / replicas for tenant in tenants]
+        wanted_s = max(item.load.requests(each, 1) * turns / each for item, each in zip(tenants, own, strict=True))
         length_s = min(wanted_s, _MOST * turns / sum(own))
         arrivals = [
-            one.load.arrivals(each, length_s, number)[number % turns :: turns]
-            for number, (one, each) in enumerate(zip(tenants, own, strict=True))
+            item.load.arrivals(each, length_s, number)[number % turns :: turns]
+            for number, (item, each) in enumerate(zip(tenants, own, strict=True))
         ]
-        found = simulate_together(members, arrivals, cores, seed)
+        result = simulate_together(members, arrivals, cores, seed)
         parts = tuple(
-            _figures(one.load, prediction, each * replicas / turns)
-            for one, prediction, each in zip(tenants, found, own, strict=True)
+            _figures(item.load, prediction, each * replicas / turns)
+            for item, prediction, each in zip(tenants, result, own, strict=True)
         )
-        busy_s = sum(one.loop_busy_s + one.engine_cpu_s for one in found)
-        length_s = max([length_s, *(one.duration_s for one in found)])
-        return combined(parts, [one.load.limit.limit_ms for one in tenants], min(1.0, busy_s / (length_s * cores)))
+        busy_s = sum(item.loop_busy_s + item.engine_cpu_s for item in result)
+        length_s = max([length_s, *(item.duration_s for item in result)])
+        return combined(
+            parts, [tenant.load.limit.limit_ms for tenant in tenants], min(1.0, busy_s / (length_s * cores))
+        )
 
     return expect
 
@@ -68,22 +70,22 @@ def combined(parts: Sequence[Figures], limits_ms: Sequence[float], utilisation: 
     """The figures of all models: latencies of the one that is nearest to its limit or furthest over it."""
     worst = max(zip(parts, limits_ms, strict=True), key=lambda pair: pair[0].at_ms / pair[1])[0]
     return Figures(
-        sum(one.rate for one in parts),
+        sum(part.rate for part in parts),
         worst.p50_ms,
         worst.p99_ms,
         worst.at_ms,
-        sum(one.goodput for one in parts),
+        sum(part.goodput for part in parts),
         utilisation,
         0.0,
-        all(one.within for one in parts),
+        all(part.within for part in parts),
         tuple(parts),
     )
 
 
 def capacity_together(tenants: Sequence[Tenant]) -> float:
     """A rate of all models that one replica cannot serve: each alone has all cores, and may not use all of them."""
-    planned = sum(one.rate for one in tenants)
-    return _ABOVE / sum(one.rate / planned / capacity_of(one.configuration) for one in tenants)
+    planned = sum(tenant.rate for tenant in tenants)
+    return _ABOVE / sum(tenant.rate / planned / capacity_of(tenant.configuration) for tenant in tenants)
 
 
 def _figures(load: Load, prediction: Prediction, rate: float) -> Figures:

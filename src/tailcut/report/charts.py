@@ -38,7 +38,7 @@ class Scale:
 
     def at(self, value: float) -> float:
         """The place of a value, 0 to 1; what lies outside is at the edge."""
-        low, high, here = (self._warp(one) for one in (self.low, self.high, value))
+        low, high, here = (self._warp(item) for item in (self.low, self.high, value))
         return min(1.0, max(0.0, (here - low) / (high - low)))
 
     def _warp(self, value: float) -> float:

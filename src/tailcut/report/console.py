@@ -93,8 +93,8 @@ class LadderView:
             case CandidateDone(_, candidate):
                 self.console.print("  " + candidate_line(candidate))
             case RungDone(name, kept, note):
-                said = f"[green]kept {escape(kept)}[/]" if kept else f"[dim]{escape(note or UNCHANGED)}[/]"
-                self.console.print(f"  [bold]{name}[/]: {said}")
+                output = f"[green]kept {escape(kept)}[/]" if kept else f"[dim]{escape(note or UNCHANGED)}[/]"
+                self.console.print(f"  [bold]{name}[/]: {output}")
         if self._status is not None:
             self._status.update(self.progress(time.monotonic() - self._began))
 
@@ -126,15 +126,15 @@ def tune_summary(result: TuneResult) -> RenderableType:
         table = Table(title=f"verified at {result.objective.rate:,.6g} requests/s, latency in ms")
         for name in ("", "p50", "p95", "p99", "99 % interval", "samples", in_flight, "CPU a request"):
             table.add_column(name, justify="right" if name else "left")
-        for arm, found in checked.arms.items():
+        for arm, outcome in checked.arms.items():
             figures = [
-                fixed_milliseconds(found.p50_ms),
-                fixed_milliseconds(found.p95_ms),
-                fixed_milliseconds(found.p99_ms),
-                _spread(found),
+                fixed_milliseconds(outcome.p50_ms),
+                fixed_milliseconds(outcome.p95_ms),
+                fixed_milliseconds(outcome.p99_ms),
+                _spread(outcome),
             ]
-            speed = _speed(found)
-            table.add_row(arm_title(arm, result), *figures, f"{found.samples:,}", speed, cpu(found.cost))
+            speed = _speed(outcome)
+            table.add_row(arm_title(arm, result), *figures, f"{outcome.samples:,}", speed, cpu(outcome.cost))
         lines += [table, headline(result, checked)]
         more = more_traffic(result)
         if more:
@@ -165,26 +165,26 @@ def comparison_summary(record: ComparisonResult) -> RenderableType:
     for name in (*columns, "throughput ratio", "CPU a request"):
         table.add_column(name, justify="left" if name == "profile" else "right")
     lines: list[RenderableType] = [table]
-    for one in record.profiles:
+    for profile in record.profiles:
         table.add_row(
-            escape(one.profile),
-            fixed_milliseconds(one.p50_ms),
-            fixed_milliseconds(one.p99_ms),
-            _spread(one),
-            ratio(one.ratios.get("p99")) if one.verdict else "",
-            _speed(one),
-            ratio(one.throughput_ratio) if one.verdict else "",
-            cpu(one.cost),
+            escape(profile.profile),
+            fixed_milliseconds(profile.p50_ms),
+            fixed_milliseconds(profile.p99_ms),
+            _spread(profile),
+            ratio(profile.ratios.get("p99")) if profile.verdict else "",
+            _speed(profile),
+            ratio(profile.throughput_ratio) if profile.verdict else "",
+            cpu(profile.cost),
         )
-        name = escape(one.profile)
-        if one.wrong:
-            lines.append(f"[red]{name} gives wrong answers: {escape(one.wrong)}[/]")
-        elif one.unchanged:
+        name = escape(profile.profile)
+        if profile.wrong:
+            lines.append(f"[red]{name} gives wrong answers: {escape(profile.wrong)}[/]")
+        elif profile.unchanged:
             lines.append(f"[dim]{name}: {UNCHANGED}: the same settings as the first profile[/]")
-        elif one.verdict:
-            lines.append(f"[{COLOURS[one.verdict]}]{name}: {one.verdict}[/] {escape(one.reason)}")
-        if one.slo_met is not UNSET:
-            words = {True: "met", False: "missed", None: "inconclusive"}[one.slo_met]
+        elif profile.verdict:
+            lines.append(f"[{COLOURS[profile.verdict]}]{name}: {profile.verdict}[/] {escape(profile.reason)}")
+        if profile.slo_met is not UNSET:
+            words = {True: "met", False: "missed", None: "inconclusive"}[profile.slo_met]
             lines.append(f"{name}: the limit of {record.objective.slo_ms:g} ms is {words}")
     noise = noise_words(record.noise)
     return Group(*lines, *([escape(noise)] if noise else []))
@@ -196,25 +196,25 @@ def headline(result: TuneResult, checked: Verification) -> str:
     if tail is None:
         return "too few samples to measure the tail: raise --budget or --rate"
     if result.unchanged:
-        said = f"{UNCHANGED}: {unchanged_words(result)} {tail.of} x{tail.point:.2f} of the baseline's"
+        text = f"{UNCHANGED}: {unchanged_words(result)} {tail.of} x{tail.point:.2f} of the baseline's"
     elif tail.high < 1:
-        said = (
+        text = (
             f"[green]{tail.of} is {1 / tail.point:.2f} times shorter than the baseline's[/] "
             f"({1 / tail.high:.2f} to {1 / tail.low:.2f}, 99 % interval)"
         )
     else:
-        said = f"{tail.of} was not proven better: x{tail.point:.2f} ({tail.low:.2f} to {tail.high:.2f})"
+        text = f"{tail.of} was not proven better: x{tail.point:.2f} ({tail.low:.2f} to {tail.high:.2f})"
     against = checked.reference_p99_ratio
     if against is not None:
-        said += f"; x{against.point:.2f} of the reference's ({against.low:.2f} to {against.high:.2f})"
+        text += f"; x{against.point:.2f} of the reference's ({against.low:.2f} to {against.high:.2f})"
     if checked.slo_met is not UNSET:
         words = {
             True: "[green]inside the deadline[/]",
             False: "[red]over the deadline[/]",
             None: "inconclusive: too close to the deadline",
         }
-        said += f"; {words[checked.slo_met]} of {result.objective.slo_ms:g} ms"
-    return said
+        text += f"; {words[checked.slo_met]} of {result.objective.slo_ms:g} ms"
+    return text
 
 
 def _spread(arm: ArmFigures) -> str:

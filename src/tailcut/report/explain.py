@@ -17,18 +17,18 @@ DEVICE_HEADS = ("phase", "median", "slowest 1 %")
 STEP_HEADS = ("step", "median in queue", "median computing", "slowest 1 % in queue", "slowest 1 % computing")
 
 
-def explain_view(found: ExplainResult) -> RenderableType:
+def explain_view(result: ExplainResult) -> RenderableType:
     """The verdict, the stages and what coincided."""
-    lines: list[RenderableType] = [f"[bold]{escape(found.verdict)}[/]"]
-    if found.stages:
-        lines.append(_table(f"{found.requests:,} requests in {found.duration_s:g} s", HEADS, stage_rows(found)))
-        lines += [escape(line) for line in (*process_lines(found), *coincided_lines(found))]
-    if found.steps:
-        lines.append(_table("steps of the pipeline, us", STEP_HEADS, step_rows(found)))
-    if found.device:
-        lines.append(_table("calls to the device, us", DEVICE_HEADS, device_rows(found)))
-    if found.missed:
-        lines.append(f"[yellow]{found.missed:,} more were overwritten before they could be read[/]")
+    lines: list[RenderableType] = [f"[bold]{escape(result.verdict)}[/]"]
+    if result.stages:
+        lines.append(_table(f"{result.requests:,} requests in {result.duration_s:g} s", HEADS, stage_rows(result)))
+        lines += [escape(line) for line in (*process_lines(result), *coincided_lines(result))]
+    if result.steps:
+        lines.append(_table("steps of the pipeline, us", STEP_HEADS, step_rows(result)))
+    if result.device:
+        lines.append(_table("calls to the device, us", DEVICE_HEADS, device_rows(result)))
+    if result.missed:
+        lines.append(f"[yellow]{result.missed:,} more were overwritten before they could be read[/]")
     return Group(*lines)
 
 
@@ -42,33 +42,33 @@ def _table(title: str, heads: Sequence[str], rows: Iterable[tuple[str, ...]]) ->
     return table
 
 
-def explain_markdown(found: ExplainResult) -> str:
+def explain_markdown(result: ExplainResult) -> str:
     """The same for a pull request."""
-    parts = [f"### {plain(found.model)}: {found.verdict}"]
-    if found.stages:
-        rows = [" | ".join(row) for row in (HEADS, ("---", "---:", "---:", "---:"), *stage_rows(found))]
-        lines = (*process_lines(found), *coincided_lines(found))
+    parts = [f"### {plain(result.model)}: {result.verdict}"]
+    if result.stages:
+        rows = [" | ".join(row) for row in (HEADS, ("---", "---:", "---:", "---:"), *stage_rows(result))]
+        lines = (*process_lines(result), *coincided_lines(result))
         parts += ["\n".join(f"| {row} |" for row in rows), "\n".join(f"- {line}" for line in lines)]
-    if found.steps:
-        steps = [" | ".join(row) for row in (STEP_HEADS, ("---", "---:", "---:", "---:", "---:"), *step_rows(found))]
+    if result.steps:
+        steps = [" | ".join(row) for row in (STEP_HEADS, ("---", "---:", "---:", "---:", "---:"), *step_rows(result))]
         parts.append("\n".join(f"| {row} |" for row in steps))
-    if found.device:
-        device = [" | ".join(row) for row in (DEVICE_HEADS, ("---", "---:", "---:"), *device_rows(found))]
+    if result.device:
+        device = [" | ".join(row) for row in (DEVICE_HEADS, ("---", "---:", "---:"), *device_rows(result))]
         parts.append("\n".join(f"| {row} |" for row in device))
-    if found.missed:
-        parts.append(f"{found.missed:,} more were overwritten before they could be read.")
+    if result.missed:
+        parts.append(f"{result.missed:,} more were overwritten before they could be read.")
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def stage_rows(found: ExplainResult) -> list[tuple[str, str, str, str]]:
+def stage_rows(result: ExplainResult) -> list[tuple[str, str, str, str]]:
     """A row for each stage: its name, the median requests' time, the slowest ones', and its share."""
     return [
         (name, count(stage.median_us), count(stage.slowest_us), f"{100 * stage.share:.0f} %")
-        for name, stage in (found.stages or {}).items()
+        for name, stage in (result.stages or {}).items()
     ]
 
 
-def step_rows(found: ExplainResult) -> list[tuple[str, ...]]:
+def step_rows(result: ExplainResult) -> list[tuple[str, ...]]:
     """A row for each step of a pipeline: its name, and the time in its queue and in its calls."""
     return [
         (
@@ -78,18 +78,20 @@ def step_rows(found: ExplainResult) -> list[tuple[str, ...]]:
             count(step.slowest_queue_us),
             count(step.slowest_compute_us),
         )
-        for step in found.steps or []
+        for step in result.steps or []
     ]
 
 
-def device_rows(found: ExplainResult) -> list[tuple[str, ...]]:
+def device_rows(result: ExplainResult) -> list[tuple[str, ...]]:
     """A row for each phase of the calls to a device: its name, the median, and the slowest calls' time."""
-    return [(one.phase.replace("_", " "), count(one.median_us), count(one.slowest_us)) for one in found.device or []]
+    return [
+        (item.phase.replace("_", " "), count(item.median_us), count(item.slowest_us)) for item in result.device or []
+    ]
 
 
-def process_lines(found: ExplainResult) -> list[str]:
+def process_lines(result: ExplainResult) -> list[str]:
     """What each process answered, where there are several."""
-    processes = found.processes or []
+    processes = result.processes or []
     return [
         f"process {item.process}: {count(item.requests)} requests, {count(item.slowest)} of the slowest; "
         f"p50 {_time(item.total_us.p50)}, p99 {_time(item.total_us.p99)}"
@@ -102,13 +104,13 @@ def _time(us: float | None) -> str:
     return "unknown" if us is None else nanoseconds(us * 1e3)
 
 
-def coincided_lines(found: ExplainResult) -> list[str]:
+def coincided_lines(result: ExplainResult) -> list[str]:
     """What else happened to the process, in words."""
     return [
         f"{coincidence(name)}: {entry.events} times, up to {entry.longest_us / 1e3:,.3g} ms; it overlapped "
         f"{100 * entry.slowest_hit:.0f} % of the slowest requests and {100 * entry.median_hit:.0f} % of those "
         "around the median"
-        for name, entry in (found.coincided or {}).items()
+        for name, entry in (result.coincided or {}).items()
     ]
 
 

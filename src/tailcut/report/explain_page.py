@@ -69,44 +69,44 @@ class ExplainPage:
     figures: tuple[tuple[str, ...], ...]
 
 
-def page(found: ExplainResult) -> ExplainPage:
+def page(result: ExplainResult) -> ExplainPage:
     """Read what `tailcut explain` found."""
-    stages, worst = found.stages or {}, found.worst or []
-    head, lead = headline(found)
+    stages, worst = result.stages or {}, result.worst or []
+    head, lead = headline(result)
     return ExplainPage(
         head,
         lead,
-        _facts(found),
-        doubts(found),
+        _facts(result),
+        doubts(result),
         tuple((name, words, tone) for name, (words, tone) in STAGES.items()),
         _bars([_mean(name, stages, time) for name, time in _MEANS]) if stages else None,
-        tuple(stage_rows(found)) if stages else (),
-        tuple(process_lines(found)),
-        tuple(coincided_lines(found)),
-        _bars([_one(entry, several=len(found.processes or []) > 1) for entry in worst]) if worst else None,
+        tuple(stage_rows(result)) if stages else (),
+        tuple(process_lines(result)),
+        tuple(coincided_lines(result)),
+        _bars([_one(entry, several=len(result.processes or []) > 1) for entry in worst]) if worst else None,
         tuple(_figures(entry) for entry in worst),
     )
 
 
-def headline(found: ExplainResult) -> tuple[str, str]:
+def headline(result: ExplainResult) -> tuple[str, str]:
     """The cause with its share, and what to do about it."""
-    cause = found.cause
+    cause = result.cause
     if not cause:
-        return "No tail to explain", f"{found.verdict}."
-    above = nanoseconds((found.above_median_us or 0.0) * 1e3)
+        return "No tail to explain", f"{result.verdict}."
+    above = nanoseconds((result.above_median_us or 0.0) * 1e3)
     lead = f"The slowest one per cent took {above} longer than the median request. What to do: {cause.advice}."
     return f"{100 * cause.share:.0f} % is {cause.words}", lead
 
 
-def doubts(found: ExplainResult) -> tuple[str, ...]:
+def doubts(result: ExplainResult) -> tuple[str, ...]:
     """Why the page may not tell the whole truth."""
     lines = []
-    if found.missed:
+    if result.missed:
         lines.append(
-            f"{found.missed:,} more requests were overwritten before they could be read, and are not in these figures."
+            f"{result.missed:,} more requests were overwritten before they could be read, and are not in these figures."
         )
-    if found.stages and found.total_us.p99 is None:
-        lines.append(f"{found.requests:,} requests are too few for a p99: observe the server for longer.")
+    if result.stages and result.total_us.p99 is None:
+        lines.append(f"{result.requests:,} requests are too few for a p99: observe the server for longer.")
     return tuple(lines)
 
 
@@ -117,12 +117,12 @@ _MEANS: tuple[tuple[str, Callable[[StageTimes], float]], ...] = (
 _Stages = list[tuple[str, float]]  # names and microseconds, in order
 
 
-def _facts(found: ExplainResult) -> tuple[tuple[str, str, str], ...]:
-    total = found.total_us
+def _facts(result: ExplainResult) -> tuple[tuple[str, str, str], ...]:
+    total = result.total_us
     values = [("p50", total.p50), ("p99", total.p99), ("longest", total.max)]
-    looked = f"in {found.duration_s:g} s"
+    looked = f"in {result.duration_s:g} s"
     return (
-        ("requests", count(found.requests), looked),
+        ("requests", count(result.requests), looked),
         *((name, "unknown" if value is None else nanoseconds(value * 1e3), "") for name, value in values),
     )
 

@@ -165,7 +165,7 @@ def render_microbench_html(record: MicrobenchResult) -> str:
     return render("microbench.html.j2", raw, record=record, page=microbench_page.page(record))
 
 
-def render_explain_html(found: ExplainResult) -> str:
+def render_explain_html(result: ExplainResult) -> str:
     """The page of an explained tail.
 
     Args:
@@ -173,18 +173,18 @@ def render_explain_html(found: ExplainResult) -> str:
     """
     return render(
         "explain.html.j2",
-        msgspec.to_builtins(found),
-        found=found,
-        page=explain_page.page(found),
+        msgspec.to_builtins(result),
+        found=result,
+        page=explain_page.page(result),
         heads=HEADS,
-        command=f"tailcut explain {found.target}",
+        command=f"tailcut explain {result.target}",
     )
 
 
-def render_plan_html(found: PlanResult) -> str:
+def render_plan_html(result: PlanResult) -> str:
     """The page of a capacity plan.
 
     Args:
         found: what `tailcut plan --json` prints.
     """
-    return render("plan.html.j2", msgspec.to_builtins(found), found=found, page=plan_page.page(found))
+    return render("plan.html.j2", msgspec.to_builtins(result), found=result, page=plan_page.page(result))

@@ -13,12 +13,14 @@ from tailcut.tuner.catalogue import Setting
 def ladder_view(catalogue: Sequence[Setting]) -> RenderableType:
     """The settings in the order of their rungs."""
     blocks: list[RenderableType] = []
-    for number, (rung, settings) in enumerate(groupby(catalogue, key=lambda one: one.rung), 1):
+    for number, (rung, settings) in enumerate(groupby(catalogue, key=lambda item: item.rung), 1):
         table = Table(title=f"{number}. {rung}", title_justify="left", show_lines=True, expand=True)
         for heading, share in (("setting", 3), ("values", 3), ("needs", 3), ("helps", 3), ("hurts", 3)):
             table.add_column(heading, ratio=share)
-        for one in settings:
-            name = f"[bold]{escape(one.name)}[/]\n[dim]{escape(' '.join(one.fields))}[/]"
-            table.add_row(name, *(escape(words) for words in (one.values, one.needs, one.helps, one.hurts)))
+        for setting in settings:
+            name = f"[bold]{escape(setting.name)}[/]\n[dim]{escape(' '.join(setting.fields))}[/]"
+            table.add_row(
+                name, *(escape(words) for words in (setting.values, setting.needs, setting.helps, setting.hurts))
+            )
         blocks.append(table)
     return Group(*blocks)

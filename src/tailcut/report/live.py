@@ -41,8 +41,8 @@ class Screen:
         self.view = view
         begin = view.clock_s - _KEPT_S
         self.rates = [entry for entry in [*self.rates, (view.clock_s, view.rate)] if entry[0] > begin]
-        found = [*self.slow, *((model.name, one) for model in view.models for one in model.slow)]
-        kept = [entry for entry in found if entry[1].start_ns / 1e9 > begin]
+        result = [*self.slow, *((model.name, item) for model in view.models for item in model.slow)]
+        kept = [entry for entry in result if entry[1].start_ns / 1e9 > begin]
         self.slow = sorted(kept, key=lambda entry: -entry[1].marks_us["written"])[:_SLOW]
 
 
@@ -123,7 +123,9 @@ def _totals(view: View) -> str:
 
 def _row_lines(screen: Screen, view: View) -> list[Text]:
     """For each model the rows that wait and that are in use, and how large its batches were."""
-    known = {(one.name, one.version): one.rows for one in screen.about.models} if screen.about is not None else {}
+    known = (
+        {(model.name, model.version): model.rows for model in screen.about.models} if screen.about is not None else {}
+    )
     lines = []
     for model in view.models[:_MODELS]:
         rows = known.get((model.name, model.version))
@@ -140,8 +142,8 @@ def _sizes(model: ModelView) -> list[str]:
         ranges: dict[tuple[int, int], int] = {}
         for (rows, _), batches in sizes.items():
             most = 1 << max(0, rows - 1).bit_length()
-            place = (most // 2 + 1, most) if most > 1 else (rows, rows)
-            ranges[place] = ranges.get(place, 0) + batches
+            index = (most // 2 + 1, most) if most > 1 else (rows, rows)
+            ranges[index] = ranges.get(index, 0) + batches
         sizes = ranges
     total = sum(sizes.values())
     shares = [f"{_rows(*size)} {100 * batches / total:.0f} %" for size, batches in sorted(sizes.items())]
@@ -157,7 +159,7 @@ def _rows(first: int, last: int) -> str:
 def _setting_lines(screen: Screen) -> list[Text]:
     """For each model the settings that differ from the defaults."""
     models = screen.about.models[:_MODELS] if screen.about is not None else []
-    changed = [(one.name, [f"{name}={one.settings[name]}" for name in one.changed]) for one in models]
+    changed = [(model.name, [f"{name}={model.settings[name]}" for name in model.changed]) for model in models]
     return [Text(f"settings of {name}: {', '.join(settings) or 'defaults'}") for name, settings in changed]
 
 
@@ -182,9 +184,9 @@ def _history(rates: Sequence[tuple[float, float]], now_s: float, width: int) -> 
     seconds = max(5, min(60, width - len(label)))
     cells = [" "] * seconds
     for clock_s, rate in rates:
-        place = seconds - 1 - round(now_s - clock_s)
-        if 0 <= place < seconds:
-            cells[place] = _BARS[max(1, round(rate / most * (len(_BARS) - 1)))] if rate else _BARS[1]
+        index = seconds - 1 - round(now_s - clock_s)
+        if 0 <= index < seconds:
+            cells[index] = _BARS[max(1, round(rate / most * (len(_BARS) - 1)))] if rate else _BARS[1]
     return Text("".join(cells) + label, no_wrap=True, overflow="crop")
 
 
@@ -221,15 +223,16 @@ def _lost(model: ModelView) -> int:
     return model.failed + model.refused + model.expired
 
 
-def _slow_line(name: str, one: SlowRequest, now_s: float) -> str:
-    marks = [one.marks_us[mark] for mark in MARKS]
+def _slow_line(name: str, request: SlowRequest, now_s: float) -> str:
+    marks = [request.marks_us[mark] for mark in MARKS]
     spent = sorted(
         ((end - begin, stage) for stage, (begin, end) in zip(STAGES, pairwise(marks), strict=True)), reverse=True
     )
     stages = ", ".join(f"{stage} {_time(us)}" for us, stage in spent[:2] if us > 0)
-    events = f", with {', '.join(kind.replace('_', ' ') for kind in one.coincided)}" if one.coincided else ""
-    ago = max(0, round(now_s - one.start_ns / 1e9))
-    return f"  {_time(marks[-1]):>9}  {ago:>2} s ago  {name}: {stages}; {one.rows} of {one.batch_rows} rows{events}"
+    events = f", with {', '.join(kind.replace('_', ' ') for kind in request.coincided)}" if request.coincided else ""
+    ago = max(0, round(now_s - request.start_ns / 1e9))
+    rows = f"{request.rows} of {request.batch_rows} rows"
+    return f"  {_time(marks[-1]):>9}  {ago:>2} s ago  {name}: {stages}; {rows}{events}"
 
 
 _MODEL_COLUMNS = (
@@ -254,9 +257,9 @@ _STEP_COLUMNS = (
     _Column("restarts", lambda step: count(step.restarts), 76),
 )
 _PROCESS_COLUMNS = (
-    _Column("process", lambda one: str(one.pid)),
-    _Column("req/s", lambda one: count(one.rate)),
-    _Column("connections", lambda one: count(one.connections), 50),
-    _Column("CPUs", lambda one: "-" if one.cpus is None else f"{one.cpus:.2f}"),
-    _Column("memory", lambda one: "-" if one.memory_bytes is None else f"{one.memory_bytes / (1 << 20):,.0f} MiB"),
+    _Column("process", lambda item: str(item.pid)),
+    _Column("req/s", lambda item: count(item.rate)),
+    _Column("connections", lambda item: count(item.connections), 50),
+    _Column("CPUs", lambda item: "-" if item.cpus is None else f"{item.cpus:.2f}"),
+    _Column("memory", lambda item: "-" if item.memory_bytes is None else f"{item.memory_bytes / (1 << 20):,.0f} MiB"),
 )

@@ -78,9 +78,9 @@ def tune_markdown(result: TuneResult) -> str:
     rungs = [
         [
             step.name,
-            " <br> ".join(_code(one.entry.setting) for one in step.kept) or UNCHANGED,
+            " <br> ".join(_code(item.entry.setting) for item in step.kept) or UNCHANGED,
             str(len(step.dropped)),
-            plain(" / ".join(one.short for one in step.kept) or step.note),
+            plain(" / ".join(item.short for item in step.kept) or step.note),
         ]
         for step in waterfall(result).steps
     ]
@@ -88,8 +88,8 @@ def tune_markdown(result: TuneResult) -> str:
     accuracy = result.accuracy
     if accuracy:
         figures = "; ".join(f"{words} {figure}" for words, figure in accuracy_figures(accuracy))
-        said = [plain(f"Answers to {accuracy.requests:,} requests: {figures}.") if figures else ""]
-        parts += [words for words in (*said, plain(random_words(accuracy))) if words]
+        text = [plain(f"Answers to {accuracy.requests:,} requests: {figures}.") if figures else ""]
+        parts += [words for words in (*text, plain(random_words(accuracy))) if words]
         if accuracy.worst_rows:
             parts.append(_worst_rows(accuracy.worst_rows))
     notes = (
@@ -153,7 +153,10 @@ def bench_markdown(record: BenchResult) -> str:
         cells = [[part.lengths, count(part.samples), *part.figures] for part in lengths]
         parts += [plain(f"{text}."), _table(["length", "samples", "p50 ms", "p95 ms", "p99 ms"], cells)]
     if page.changes:
-        changed = [[one.run, one.name, ratio(one.ratio), _verdict(one.verdict, one.verdict)] for one in page.changes]
+        changed = [
+            [change.run, change.name, ratio(change.ratio), _verdict(change.verdict, change.verdict)]
+            for change in page.changes
+        ]
         parts.append(_table(["load", "percentile", "to the earlier result", "verdict"], changed))
     parts += [f"> {plain(line)}" for line in page.doubts]
     parts.append(_details(record.command, record.machine))
@@ -169,17 +172,22 @@ def microbench_markdown(record: MicrobenchResult) -> str:
     title, sentence = microbench_page.headline(record)
     counted = count_columns(record)
     rows = [
-        [_code(one.name), nanoseconds(one.median_ns.point), bounds(one.median_ns)]
-        + [nanoseconds(None if one.p95_ns is None else one.p95_ns.point), str(one.samples), outlier_words(one.outliers)]
+        [_code(item.name), nanoseconds(item.median_ns.point), bounds(item.median_ns)]
+        + [
+            nanoseconds(None if item.p95_ns is None else item.p95_ns.point),
+            str(item.samples),
+            outlier_words(item.outliers),
+        ]
         + [words[number] for _, words in counted]
-        for number, one in enumerate(record.functions)
+        for number, item in enumerate(record.functions)
     ]
     heads = ["function", "median", "99 % interval", "p95", "samples", "outliers", *(title for title, _ in counted)]
     parts = [f"### {plain(title)}", plain(sentence), _table(heads, rows)]
     changes = microbench_page.page(record).changes
     if changes:
         compared = [
-            [_code(one.name), plain(one.to), ratio(one.ratio, 3), _verdict(one.verdict, one.words)] for one in changes
+            [_code(change.name), plain(change.to), ratio(change.ratio, 3), _verdict(change.verdict, change.words)]
+            for change in changes
         ]
         parts.append(_table(["function", "to", "ratio of times", "verdict"], compared))
     parts += [f"> {plain(line)}" for line in doubts(record)]
@@ -188,7 +196,7 @@ def microbench_markdown(record: MicrobenchResult) -> str:
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    figures = [all(_FIGURE.match(row[place]) for row in rows) for place in range(len(heads))]
+    figures = [all(_FIGURE.match(row[index]) for row in rows) for index in range(len(heads))]
     rule = "|".join("---:" if right else "---" for right in figures)
     lines = [f"| {' | '.join(heads)} |", f"|{rule}|"]
     return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])

@@ -34,20 +34,20 @@ def microbench_table(record: MicrobenchResult) -> None:
     counted = count_columns(record)
     for title, _ in counted:
         table.add_column(title, justify="right")
-    for number, one in enumerate(record.functions):
-        slope, p95 = one.slope_ns, one.p95_ns
-        row = [escape(one.name), nanoseconds(one.median_ns.point), bounds(one.median_ns)]
-        row += ["one call each" if slope is None else nanoseconds(slope.point), nanoseconds(one.min_ns)]
-        row += [nanoseconds(None if p95 is None else p95.point), f"{one.samples}", outlier_words(one.outliers)]
+    for number, item in enumerate(record.functions):
+        slope, p95 = item.slope_ns, item.p95_ns
+        row = [escape(item.name), nanoseconds(item.median_ns.point), bounds(item.median_ns)]
+        row += ["one call each" if slope is None else nanoseconds(slope.point), nanoseconds(item.min_ns)]
+        row += [nanoseconds(None if p95 is None else p95.point), f"{item.samples}", outlier_words(item.outliers)]
         table.add_row(*row, *(words[number] for _, words in counted))
     console.print(table)
     for beside in record.comparisons:
-        said = f"{ratio(beside.ratio, 3)}: {_said(beside.verdict)}"
-        console.print(f"{escape(beside.name)} against {escape(beside.to)}: {said}")
+        text = f"{ratio(beside.ratio, 3)}: {_said(beside.verdict)}"
+        console.print(f"{escape(beside.name)} against {escape(beside.to)}: {text}")
     for change in record.against or ():
         saved = nanoseconds(change.before_ns)
-        said = f"{ratio(change.ratio, 3)}: {_said(change.verdict)}"
-        console.print(f"{escape(change.name)} against the saved {saved}: {said}")
+        text = f"{ratio(change.ratio, 3)}: {_said(change.verdict)}"
+        console.print(f"{escape(change.name)} against the saved {saved}: {text}")
     for line in doubts(record):
         console.print(f"[yellow]{escape(line)}[/]")
     console.print(f"[dim]{harness_words(record)}[/]")
@@ -56,33 +56,33 @@ def microbench_table(record: MicrobenchResult) -> None:
 def count_columns(record: MicrobenchResult) -> list[tuple[str, list[str]]]:
     """Titles and cells of what was counted in a call: callgrind's instructions, and the counts that say something."""
     functions = record.functions
-    found = []
-    retired = [None if one.instructions is UNSET else one.instructions for one in functions]
+    result = []
+    retired = [None if function.instructions is UNSET else function.instructions for function in functions]
     if any(number is not None for number in retired):
-        found.append(("instructions", [count(number) for number in retired]))
+        result.append(("instructions", [count(number) for number in retired]))
     for name, title, least in _COUNTS:
-        values = [one.counts.get(name) for one in functions]
+        values = [function.counts.get(name) for function in functions]
         if any(value is not None and value >= least for value in values):
-            found.append((title, [count(value) for value in values]))
-    return found
+            result.append((title, [count(value) for value in values]))
+    return result
 
 
 def doubts(record: MicrobenchResult) -> list[str]:
     """What a careful reader would ask before believing the figures, in a line each."""
-    found = []
+    result = []
     functions = record.functions
-    cut = [one.name for one in functions if one.warmup.steady is False]
+    cut = [function.name for function in functions if function.warmup.steady is False]
     if cut:
-        found.append(f"{', '.join(cut)}: still changing when the warm-up ended: give it more with --warmup")
-    moved = [one for one in functions if one.drift.significant and abs(one.drift.change) >= _DRIFT]
+        result.append(f"{', '.join(cut)}: still changing when the warm-up ended: give it more with --warmup")
+    moved = [function for function in functions if function.drift.significant and abs(function.drift.change) >= _DRIFT]
     if moved:
-        words = ", ".join(f"{one.name} by {one.drift.change:+.1%}" for one in moved)
-        found.append(f"drifted from the first round to the last: {words}: ratios are reliable, times may not be")
-    disturbed = [one for one in functions if one.outliers.total > _MANY_OUTLIERS * one.samples]
+        words = ", ".join(f"{item.name} by {item.drift.change:+.1%}" for item in moved)
+        result.append(f"drifted from the first round to the last: {words}: ratios are reliable, times may not be")
+    disturbed = [function for function in functions if function.outliers.total > _MANY_OUTLIERS * function.samples]
     if disturbed:
-        words = ", ".join(f"{one.outliers.total} of {one.name}" for one in disturbed)
-        found.append(f"more than a tenth of the samples are outliers ({words}): something else runs on this machine")
-    return found
+        words = ", ".join(f"{item.outliers.total} of {item.name}" for item in disturbed)
+        result.append(f"more than a tenth of the samples are outliers ({words}): something else runs on this machine")
+    return result
 
 
 def harness_words(record: MicrobenchResult) -> str:

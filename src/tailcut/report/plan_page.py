@@ -31,78 +31,80 @@ class PlanPage:
     assumptions: tuple[str, ...]
 
 
-def plan_view(found: PlanResult) -> RenderableType:
+def plan_view(result: PlanResult) -> RenderableType:
     """The number of replicas, what they do and what is left when one is lost, the curve, and what it rests on."""
-    head, lead = headline(found)
+    head, lead = headline(result)
     lines: list[RenderableType] = [f"[bold]{escape(head)}[/]", escape(lead)]
-    lines.append(_table("", heads(found), situation_rows(found)))
-    if len(found.models) > 1:
-        rows = [(one.name, f"{count(one.rate)}/s", *_latency_words(one.predicted)) for one in found.models]
+    lines.append(_table("", heads(result), situation_rows(result)))
+    if len(result.models) > 1:
+        rows = [(model.name, f"{count(model.rate)}/s", *_latency_words(model.predicted)) for model in result.models]
         lines.append(_table("each model", ("model", "rate", "p99 ms", "limit's percentile ms"), rows))
-    points = [(f"{one.replicas:,}", f"{one.cores:g}", count(one.rate)) for one in found.curve]
+    points = [(f"{item.replicas:,}", f"{item.cores:g}", count(item.rate)) for item in result.curve]
     lines.append(_table("highest rate within the limit", ("replicas", "cores", "requests/s"), points))
     lines += [
-        escape(text) for text in (loss_words(found), scaling_words(found.autoscaling), price_words(found)) if text
+        escape(text) for text in (loss_words(result), scaling_words(result.autoscaling), price_words(result)) if text
     ]
-    lines += [f"[dim]{escape(text)}[/]" for text in assumption_words(found)]
+    lines += [f"[dim]{escape(text)}[/]" for text in assumption_words(result)]
     return Group(*lines)
 
 
-def headline(found: PlanResult) -> tuple[str, str]:
+def headline(result: PlanResult) -> tuple[str, str]:
     """The number of replicas, and for what."""
     limits = ", ".join(
-        f"{one.name} {one.percentile} within {one.limit_ms:g} ms"
-        if len(found.models) > 1
-        else f"{one.percentile} within {one.limit_ms:g} ms"
-        for one in found.models
+        f"{model.name} {model.percentile} within {model.limit_ms:g} ms"
+        if len(result.models) > 1
+        else f"{model.percentile} within {model.limit_ms:g} ms"
+        for model in result.models
     )
-    spare = found.replicas - found.needed
-    what = f"{found.replicas:,} replica{'s' if found.replicas > 1 else ''}"
-    what += f", {found.workers:,} workers" if found.assumptions.workers > 1 else ""
-    what += f", {found.cores:g} cores"
-    what += f", {found.gpus} GPU{'s' if found.gpus > 1 else ''}" if found.gpus else ""
-    rest = f"; {found.needed:,} are enough" if spare else ""
-    head = f"{what}{' (simulated)' if found.assumptions.simulated else ''}"
-    rate = f"{count(found.predicted.rate)} requests/s and {100 * found.assumptions.headroom:g} % headroom"
+    spare = result.replicas - result.needed
+    what = f"{result.replicas:,} replica{'s' if result.replicas > 1 else ''}"
+    what += f", {result.workers:,} workers" if result.assumptions.workers > 1 else ""
+    what += f", {result.cores:g} cores"
+    what += f", {result.gpus} GPU{'s' if result.gpus > 1 else ''}" if result.gpus else ""
+    rest = f"; {result.needed:,} are enough" if spare else ""
+    head = f"{what}{' (simulated)' if result.assumptions.simulated else ''}"
+    rate = f"{count(result.predicted.rate)} requests/s and {100 * result.assumptions.headroom:g} % headroom"
     return head, f"for {rate}, {limits}{rest}"
 
 
-def heads(found: PlanResult) -> tuple[str, ...]:
+def heads(result: PlanResult) -> tuple[str, ...]:
     """Of the table of situations."""
-    percentile = found.models[0].percentile if len({one.percentile for one in found.models}) == 1 else "percentile"
+    percentile = (
+        result.models[0].percentile if len({model.percentile for model in result.models}) == 1 else "percentile"
+    )
     own = () if percentile == "p99" else (f"{percentile} ms",)
     return ("", "replicas", "requests/s", "p50 ms", "p99 ms", *own, "goodput", "busy", "limit")
 
 
-def situation_rows(found: PlanResult) -> list[tuple[str, ...]]:
+def situation_rows(result: PlanResult) -> list[tuple[str, ...]]:
     """As planned, under stress, and with replicas lost."""
-    wide = len(heads(found)) == 9
-    rows = [_row("planned", found.replicas, found.predicted, wide=wide)]
-    spare = found.replicas - found.needed
-    stress = f"+{100 * found.assumptions.headroom:g} %" + (f", {spare} lost" if spare else "")
-    rows.append(_row(stress, found.needed, found.stressed, wide=wide))
-    return rows + [_row(f"{one.lost} lost", one.replicas, one.predicted, wide=wide) for one in found.losses]
+    wide = len(heads(result)) == 9
+    rows = [_row("planned", result.replicas, result.predicted, wide=wide)]
+    spare = result.replicas - result.needed
+    stress = f"+{100 * result.assumptions.headroom:g} %" + (f", {spare} lost" if spare else "")
+    rows.append(_row(stress, result.needed, result.stressed, wide=wide))
+    return rows + [_row(f"{loss.lost} lost", loss.replicas, loss.predicted, wide=wide) for loss in result.losses]
 
 
-def loss_words(found: PlanResult) -> str:
+def loss_words(result: PlanResult) -> str:
     """What goes with a replica that is lost."""
-    if not found.losses:
+    if not result.losses:
         return "no replica may be lost: add --failures 1"
-    return f"a replica that is lost takes the requests that it has with it: {found.losses[0].in_flight:.3g} on average"
+    return f"a replica that is lost takes the requests that it has with it: {result.losses[0].in_flight:.3g} on average"
 
 
-def scaling_words(found: Autoscaled | None) -> str:
+def scaling_words(result: Autoscaled | None) -> str:
     """What the autoscaler made of the recording."""
-    if found is None:
+    if result is None:
         return ""
-    saved = 1 - found.replica_hours / found.fixed_replica_hours if found.fixed_replica_hours else 0.0
-    unreached = found.metric == "utilisation" and found.target >= found.saturated
-    words = f"; a replica's cores are never more than {100 * found.saturated:.0f} % busy: lower the target" * unreached
-    target = f"{found.target:g} {'of the cores' if found.metric == 'utilisation' else 'requests in flight'}"
+    saved = 1 - result.replica_hours / result.fixed_replica_hours if result.fixed_replica_hours else 0.0
+    unreached = result.metric == "utilisation" and result.target >= result.saturated
+    words = f"; a replica's cores are never more than {100 * result.saturated:.0f} % busy: lower the target" * unreached
+    target = f"{result.target:g} {'of the cores' if result.metric == 'utilisation' else 'requests in flight'}"
     return (
-        f"autoscaler (target {target}): {found.missed:,} of {found.requests:,} requests missed the limit "
-        f"({100 * found.missed_share:.3g} %); {found.replica_hours:,.4g} replica hours, {_than(saved)} than with "
-        f"a fixed number; at most {found.highest} replicas, {found.changes} changes{words}"
+        f"autoscaler (target {target}): {result.missed:,} of {result.requests:,} requests missed the limit "
+        f"({100 * result.missed_share:.3g} %); {result.replica_hours:,.4g} replica hours, {_than(saved)} than with "
+        f"a fixed number; at most {result.highest} replicas, {result.changes} changes{words}"
     )
 
 
@@ -110,78 +112,82 @@ def _than(saved: float) -> str:
     return f"{100 * abs(saved):.0f} % {'fewer' if saved >= 0 else 'more'}"
 
 
-def price_words(found: PlanResult) -> str:
+def price_words(result: PlanResult) -> str:
     """What the replicas cost."""
-    price = found.price
+    price = result.price
     if price is None:
         return ""
     million = "" if price.per_million is None else f", {price.per_million:,.4g} per million requests"
     return f"price: {price.per_hour:,.4g} per hour, {price.per_month:,.6g} per month{million}"
 
 
-def assumption_words(found: PlanResult) -> list[str]:
+def assumption_words(result: PlanResult) -> list[str]:
     """Assumptions."""
-    own = found.assumptions
+    own = result.assumptions
     hedge = "" if own.hedge_ms is None else f", hedged after {own.hedge_ms:g} ms ({100 * own.hedged_share:.2g} %)"
     return [f"arrivals: {own.arrivals}; routing: {own.routing}{hedge}", *own.notes]
 
 
-def page(found: PlanResult) -> PlanPage:
+def page(result: PlanResult) -> PlanPage:
     """Everything that the page of a plan shows."""
-    head, lead = headline(found)
-    own = found.predicted
+    head, lead = headline(result)
+    own = result.predicted
     facts = (
         ("p99", f"{milliseconds(own.p99_ms)} ms", "as planned"),
         ("goodput", f"{count(own.goodput)}/s", "answers within the limit"),
         ("busy", _share(own.utilisation), "of the cores, as planned"),
-        ("a lone request", f"{milliseconds(max(one.lone_ms for one in found.models))} ms", "the limit's percentile"),
+        (
+            "a lone request",
+            f"{milliseconds(max(model.lone_ms for model in result.models))} ms",
+            "the limit's percentile",
+        ),
     )
     return PlanPage(
         head,
         f"{lead[0].upper()}{lead[1:]}.",
         facts,
-        tuple(situation_rows(found)),
-        heads(found),
-        _curve(found),
-        *_scaling(found.autoscaling),
-        scaling_words(found.autoscaling),
-        (loss_words(found), *filter(None, [price_words(found)]), *assumption_words(found)),
+        tuple(situation_rows(result)),
+        heads(result),
+        _curve(result),
+        *_scaling(result.autoscaling),
+        scaling_words(result.autoscaling),
+        (loss_words(result), *filter(None, [price_words(result)]), *assumption_words(result)),
     )
 
 
-def _curve(found: PlanResult) -> Chart | None:
-    if len(found.curve) < 2:
+def _curve(result: PlanResult) -> Chart | None:
+    if len(result.curve) < 2:
         return None
     points = tuple(
-        Point(one.replicas, one.rate, f"{one.replicas:,} replicas", f"{count(one.rate)} requests/s")
-        for one in found.curve
+        Point(item.replicas, item.rate, f"{item.replicas:,} replicas", f"{count(item.rate)} requests/s")
+        for item in result.curve
     )
-    highest = max(*(one.rate for one in found.curve), found.stressed.rate)
+    highest = max(*(item.rate for item in result.curve), result.stressed.rate)
     return Chart(
         "Highest rate within the limit by number of replicas",
-        linear(0, found.curve[-1].replicas, "replicas", lambda value: f"{value:g}"),
+        linear(0, result.curve[-1].replicas, "replicas", lambda value: f"{value:g}"),
         linear(0, 1.05 * highest, "requests per second", count),
         (Series("within the limit", "c1", points),),
-        Tick(found.predicted.rate, "planned rate"),
+        Tick(result.predicted.rate, "planned rate"),
     )
 
 
-def _scaling(found: Autoscaled | None) -> tuple[Chart | None, Chart | None]:
+def _scaling(result: Autoscaled | None) -> tuple[Chart | None, Chart | None]:
     """Replicas, and requests with those that were missed, over time."""
-    if found is None or len(found.course) < 2:
+    if result is None or len(result.course) < 2:
         return None, None
-    end_h = found.course[-1].at_s / 3600
+    end_h = result.course[-1].at_s / 3600
     hours = linear(0, end_h, "hours", lambda value: f"{value:g}")
-    moments = [(one.at_s / 3600, f"{one.at_s / 3600:.2f} h", one) for one in _thinned(found.course)]
-    replicas = tuple(Point(x, one.replicas, key, f"{one.replicas:.3g} replicas", _SMALL) for x, key, one in moments)
-    arrived = tuple(Point(x, one.rate, key, f"{count(one.rate)}/s arrive", _SMALL) for x, key, one in moments)
-    missed = tuple(Point(x, one.missed, key, f"{count(one.missed)}/s missed", _SMALL) for x, key, one in moments)
-    most = max(one.rate for one in found.course)
+    moments = [(item.at_s / 3600, f"{item.at_s / 3600:.2f} h", item) for item in _thinned(result.course)]
+    replicas = tuple(Point(x, item.replicas, key, f"{item.replicas:.3g} replicas", _SMALL) for x, key, item in moments)
+    arrived = tuple(Point(x, item.rate, key, f"{count(item.rate)}/s arrive", _SMALL) for x, key, item in moments)
+    missed = tuple(Point(x, item.missed, key, f"{count(item.missed)}/s missed", _SMALL) for x, key, item in moments)
+    most = max(item.rate for item in result.course)
     return (
         Chart(
             "Replicas over time",
             hours,
-            linear(0, found.highest + 1, "replicas", lambda value: f"{value:g}"),
+            linear(0, result.highest + 1, "replicas", lambda value: f"{value:g}"),
             (Series("replicas", "c1", replicas),),
         ),
         Chart(
@@ -200,23 +206,29 @@ def _thinned(course: Sequence[ScalingMoment]) -> list[ScalingMoment]:
     return [
         ScalingMoment(
             group[0].at_s,
-            sum(one.rate for one in group) / len(group),
-            sum(one.replicas for one in group) / len(group),
+            sum(item.rate for item in group) / len(group),
+            sum(item.replicas for item in group) / len(group),
             None,
-            sum(one.missed for one in group) / len(group),
+            sum(item.missed for item in group) / len(group),
         )
         for group in groups
     ]
 
 
-def _row(name: str, replicas: int, one: Predicted, *, wide: bool) -> tuple[str, ...]:
-    own = (milliseconds(one.at_ms) if one.at_ms is not None else "refused",) if wide else ()
-    figures = (_ms(one.p50_ms), _ms(one.p99_ms), *own, f"{count(one.goodput)}/s", _share(one.utilisation))
-    return (name, f"{replicas:,}", count(one.rate), *figures, "met" if one.within else "missed")
+def _row(name: str, replicas: int, predicted: Predicted, *, wide: bool) -> tuple[str, ...]:
+    own = (milliseconds(predicted.at_ms) if predicted.at_ms is not None else "refused",) if wide else ()
+    figures = (
+        _ms(predicted.p50_ms),
+        _ms(predicted.p99_ms),
+        *own,
+        f"{count(predicted.goodput)}/s",
+        _share(predicted.utilisation),
+    )
+    return (name, f"{replicas:,}", count(predicted.rate), *figures, "met" if predicted.within else "missed")
 
 
-def _latency_words(one: Predicted) -> tuple[str, str]:
-    return _ms(one.p99_ms), _ms(one.at_ms)
+def _latency_words(predicted: Predicted) -> tuple[str, str]:
+    return _ms(predicted.p99_ms), _ms(predicted.at_ms)
 
 
 def _ms(value: float | None) -> str:

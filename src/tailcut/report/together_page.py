@@ -34,26 +34,26 @@ def model_parts(result: JointResult) -> list[ModelPart]:
     """Each model with its gain, its limit and its strips."""
     return [
         ModelPart(
-            one,
-            gain_words(one),
-            tuple((arm, arm_title(arm, one), limit_words(one, arm)) for arm in ARM_WORDS),
-            _strips(one),
+            model,
+            gain_words(model),
+            tuple((arm, arm_title(arm, model), limit_words(model, arm)) for arm in ARM_WORDS),
+            _strips(model),
         )
-        for one in result.models
+        for model in result.models
     ]
 
 
 def headline(result: JointResult) -> tuple[str, str]:
     """What the tuned models do together, in a few large words and a sentence."""
-    names = ", ".join(one.name for one in result.models)
-    checked = [one.verification for one in result.models if one.verification is not None]
+    names = ", ".join(model.name for model in result.models)
+    checked = [model.verification for model in result.models if model.verification is not None]
     if len(checked) < len(result.models):
         return "Not verified", "The tune was interrupted. The profiles hold the best settings found until then."
-    if all(one.unchanged for one in result.models):
+    if all(model.unchanged for model in result.models):
         return UNCHANGED.capitalize(), "Nothing was better than the engine's defaults: the profiles hold them."
-    before = _limits_words([one.baseline.within for one in checked])
+    before = _limits_words([item.baseline.within for item in checked])
     sentence = f"{names} in one server, all under load at the same time; with the engine's defaults, {before}."
-    return _limits_words([one.tuned.within for one in checked]).capitalize(), sentence
+    return _limits_words([item.tuned.within for item in checked]).capitalize(), sentence
 
 
 def gain_words(model: JointModel) -> str:
@@ -61,26 +61,26 @@ def gain_words(model: JointModel) -> str:
     checked = model.verification
     if checked is None:
         return "not verified"
-    found, of, more = checked.p99_ratio, "p99", ""
-    if found is None and checked.tail_ratio is not None:
-        found, of = checked.tail_ratio, checked.tail_ratio.of
+    result, of, more = checked.p99_ratio, "p99", ""
+    if result is None and checked.tail_ratio is not None:
+        result, of = checked.tail_ratio, checked.tail_ratio.of
         more = "; too few samples to tell p99: raise --budget"
-    if found is None:
+    if result is None:
         return "too few samples to measure p99: raise --budget"
-    if found.high < 1:
-        spread = f"{1 / found.high:.2f} to {1 / max(found.low, 1e-9):.2f}, 99 % interval"
-        return f"{of} is {1 / found.point:.2f} times shorter than with the defaults ({spread}){more}"
-    if found.low > 1:
-        return f"{of} got longer: {ratio(found)} of that with the defaults{more}"
-    return f"{of} is {ratio(found)} of that with the defaults: inconclusive{more}"
+    if result.high < 1:
+        spread = f"{1 / result.high:.2f} to {1 / max(result.low, 1e-9):.2f}, 99 % interval"
+        return f"{of} is {1 / result.point:.2f} times shorter than with the defaults ({spread}){more}"
+    if result.low > 1:
+        return f"{of} got longer: {ratio(result)} of that with the defaults{more}"
+    return f"{of} is {ratio(result)} of that with the defaults: inconclusive{more}"
 
 
 def limit_words(model: JointModel, arm: str) -> str:
     """One arm's p99 against the limit."""
     if model.verification is None or model.limit_ms is None:
         return "unknown"
-    found = model.verification.arms[arm]
-    return f"p99 {milliseconds(found.p99_ms)} ms, {_WITHIN[found.within]}"
+    result = model.verification.arms[arm]
+    return f"p99 {milliseconds(result.p99_ms)} ms, {_WITHIN[result.within]}"
 
 
 def together_summary(result: JointResult) -> RenderableType:
@@ -115,17 +115,17 @@ def _table(model: JointModel, checked: JointVerification) -> Table:
     table = Table(title=escape(f"{model.name} at {model.rate:,.6g} requests/s, {limit}"))
     for name in ("", "p50", "p95", "p99", "99 % interval", "limit", "samples"):
         table.add_column(name, justify="right" if name else "left")
-    for arm, found in checked.arms.items():
-        figures = [milliseconds(value) for value in (found.p50_ms, found.p95_ms, found.p99_ms)]
-        spread = milliseconds_between(found.p99_interval_ms)
-        table.add_row(arm_title(arm, model), *figures, spread, _WITHIN[found.within], f"{found.samples:,}")
+    for arm, result in checked.arms.items():
+        figures = [milliseconds(value) for value in (result.p50_ms, result.p95_ms, result.p99_ms)]
+        spread = milliseconds_between(result.p99_interval_ms)
+        table.add_row(arm_title(arm, model), *figures, spread, _WITHIN[result.within], f"{result.samples:,}")
     return table
 
 
 def _limits_words(within: Sequence[bool | None]) -> str:
     if all(within):
         return "every p99 is within its limit"
-    over, unclear = sum(one is False for one in within), sum(one is None for one in within)
+    over, unclear = sum(item is False for item in within), sum(item is None for item in within)
     parts = [f"{over} of {len(within)} over"] * bool(over) + [f"{unclear} of {len(within)} inconclusive"] * bool(
         unclear
     )

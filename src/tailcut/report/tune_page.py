@@ -66,17 +66,17 @@ class Step:
     @property
     def dropped(self) -> tuple[Tried, ...]:
         """Those that were tried and went."""
-        return tuple(one for one in self.tried if one.css not in {"kept", "skipped", "estimated"})
+        return tuple(item for item in self.tried if item.css not in {"kept", "skipped", "estimated"})
 
     @property
     def estimated(self) -> tuple[Tried, ...]:
         """Those that were measured in process only."""
-        return tuple(one for one in self.tried if one.css == "estimated")
+        return tuple(item for item in self.tried if item.css == "estimated")
 
     @property
     def untried(self) -> int:
         """Those that the budget left no time for."""
-        return sum(one.css == "skipped" for one in self.tried)
+        return sum(item.css == "skipped" for item in self.tried)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,50 +120,51 @@ def pareto_chart(result: TuneResult) -> Chart | None:
 
     The line joins those that no other beats in both; raced ones and the winner are marked; a dot's size is the memory.
     """
-    found = [one for one in result.estimated if one.rate > 0 and one.alone_ms > 0]
-    if len(found) < 2:
+    outcome = [item for item in result.estimated if item.rate > 0 and item.alone_ms > 0]
+    if len(outcome) < 2:
         return None
-    most = max(one.memory_bytes for one in found) or 1
+    most = max(item.memory_bytes for item in outcome) or 1
     winner = result.winner
 
     def points(chosen: Sequence[Estimate]) -> tuple[Point, ...]:
         return tuple(
-            Point(one.alone_ms, one.rate, one.setting or "defaults", _estimate_words(one), _radius(one, most))
-            for one in chosen
+            Point(item.alone_ms, item.rate, item.setting or "defaults", _estimate_words(item), _radius(item, most))
+            for item in chosen
         )
 
-    raced = [one for one in found if one.raced is not None]
-    front = _front(found)
-    line = tuple(Point(one.alone_ms, one.rate, "", "") for one in front)
+    raced = [item for item in outcome if item.raced is not None]
+    front = _front(outcome)
+    line = tuple(Point(item.alone_ms, item.rate, "", "") for item in front)
     series = [
-        Series("estimated", "c5", points([one for one in found if one.raced is None]), "dots"),
+        Series("estimated", "c5", points([item for item in outcome if item.raced is None]), "dots"),
         Series("the front", "c1", line, "fit"),
-        Series("raced on the server", "c2", points([one for one in raced if one.setting != winner]), "dots"),
-        Series("the winner", "c3", points([one for one in raced if one.setting == winner]), "dots"),
+        Series("raced on the server", "c2", points([item for item in raced if item.setting != winner]), "dots"),
+        Series("the winner", "c3", points([item for item in raced if item.setting == winner]), "dots"),
     ]
-    x = span([one.alone_ms for one in found], "median of a lone request", round_milliseconds)
-    y = span([one.rate for one in found], "requests/s within the limit", count)
+    x = span([item.alone_ms for item in outcome], "median of a lone request", round_milliseconds)
+    y = span([item.rate for item in outcome], "requests/s within the limit", count)
     label = "Rate within the limit against the latency of a lone request, for every configuration that was simulated"
-    return Chart(label, x, y, tuple(one for one in series if one.points), hover="point")
+    return Chart(label, x, y, tuple(item for item in series if item.points), hover="point")
 
 
-def _front(found: Sequence[Estimate]) -> list[Estimate]:
+def _front(result: Sequence[Estimate]) -> list[Estimate]:
     """Those that no other beats in rate and lone latency at once, by latency."""
     front: list[Estimate] = []
-    for one in sorted(found, key=lambda each: (each.alone_ms, -each.rate)):
-        if not front or one.rate > front[-1].rate:
-            front.append(one)
+    for item in sorted(result, key=lambda each: (each.alone_ms, -each.rate)):
+        if not front or item.rate > front[-1].rate:
+            front.append(item)
     return front
 
 
-def _radius(one: Estimate, most: float) -> float:
+def _radius(estimate: Estimate, most: float) -> float:
     """In proportion to the root of the memory, so that areas compare."""
-    return round(2.0 + 5.0 * math.sqrt(one.memory_bytes / most), 1)
+    return round(2.0 + 5.0 * math.sqrt(estimate.memory_bytes / most), 1)
 
 
-def _estimate_words(one: Estimate) -> str:
-    words = f"{count(one.rate)} requests/s, {milliseconds(one.alone_ms)} ms alone, {one.cpu_us:,.0f} us of CPU"
-    return f"{words}, {one.memory_bytes / 1e6:,.0f} MB"
+def _estimate_words(estimate: Estimate) -> str:
+    alone = f"{milliseconds(estimate.alone_ms)} ms alone"
+    words = f"{count(estimate.rate)} requests/s, {alone}, {estimate.cpu_us:,.0f} us of CPU"
+    return f"{words}, {estimate.memory_bytes / 1e6:,.0f} MB"
 
 
 def waterfall(result: TuneResult) -> Waterfall:
@@ -176,19 +177,19 @@ def waterfall(result: TuneResult) -> Waterfall:
         for entry in rung.candidates:
             stays = entry.verdict in _STEPS and entry.setting in names
             names = [name for name in names if not stays or name != entry.setting]
-            one = _tried(entry, stays=stays)
-            tried.append(one)
+            item = _tried(entry, stays=stays)
+            tried.append(item)
             if stays:
-                kept.append(one)
+                kept.append(item)
                 level *= entry.tail_ratio.point if entry.tail_ratio else 1.0
             elif entry.tail_ratio:
-                ghosts.append((level * entry.tail_ratio.point, one.css))
+                ghosts.append((level * entry.tail_ratio.point, item.css))
         raw.append(_Climbed(number, rung, before, level, tuple(kept), tuple(tried), tuple(ghosts)))
     return _placed(raw)
 
 
 def _placed(raw: Sequence[_Climbed]) -> Waterfall:
-    levels = [1.0, *(level for one in raw for level in (one.after, *(ghost for ghost, _ in one.ghosts)))]
+    levels = [1.0, *(level for item in raw for level in (item.after, *(ghost for ghost, _ in item.ghosts)))]
     low, high = min(*levels, 1 / _FINEST) / 1.1, max(*levels, _FINEST) * 1.1
 
     def place(value: float) -> float:
@@ -196,17 +197,19 @@ def _placed(raw: Sequence[_Climbed]) -> Waterfall:
 
     steps = tuple(
         Step(
-            one.number,
-            one.rung.name,
-            one.rung.note or UNCHANGED,
-            one.kept,
-            one.tried,
-            place(one.before),
-            place(one.after),
-            tuple(Mark(place(level), css) for level, css in one.ghosts),
-            "" if not one.kept or abs(one.after / one.before - 1) < 0.005 else f"p99 x{one.after / one.before:.2f}",
+            item.number,
+            item.rung.name,
+            item.rung.note or UNCHANGED,
+            item.kept,
+            item.tried,
+            place(item.before),
+            place(item.after),
+            tuple(Mark(place(level), css) for level, css in item.ghosts),
+            ""
+            if not item.kept or abs(item.after / item.before - 1) < 0.005
+            else f"p99 x{item.after / item.before:.2f}",
         )
-        for one in raw
+        for item in raw
     )
     ticks = tuple(Mark(place(value), text=f"x{value:g}") for value in _MARKS if low <= value <= high)
     return Waterfall(steps, ticks)
@@ -214,13 +217,13 @@ def _placed(raw: Sequence[_Climbed]) -> Waterfall:
 
 def _tried(entry: Candidate, *, stays: bool) -> Tried:
     css = "kept" if stays else entry.verdict.value
-    found = entry.tail_ratio
-    if css in {"rejected", "skipped", "estimated", "raced"} or found is None:
+    result = entry.tail_ratio
+    if css in {"rejected", "skipped", "estimated", "raced"} or result is None:
         short = entry.reason
     elif css == "better":
         short = entry.reason.rpartition("not kept: ")[2]
     elif stays:
         short = entry.reason
     else:
-        short = f"{entry.ratio_of} {ratio(found)}"
-    return Tried(entry, css, VERDICT_WORDS[css], short, ratio_bar(found))
+        short = f"{entry.ratio_of} {ratio(result)}"
+    return Tried(entry, css, VERDICT_WORDS[css], short, ratio_bar(result))

@@ -25,28 +25,28 @@ def headline(result: TuneResult) -> tuple[str, str]:
         return "Not verified", "The tune was interrupted. The profile holds the best settings found until then."
     if result.unchanged:
         return "Unchanged", unchanged_words(result)
-    found, samples = checked.tail_ratio, checked.tuned.samples
-    if found is None:
+    outcome, samples = checked.tail_ratio, checked.tuned.samples
+    if outcome is None:
         return (
             "Tail unknown",
             f"{samples:,} samples are too few: the p99 needs 459 in each arm. Raise the budget or the rate.",
         )
-    of = found.of
+    of = outcome.of
     size = f"{samples:,} requests in each arm"
-    bounds = f"99 % interval x{found.low:.2f} to x{found.high:.2f}, {size}"
-    if found.high < 1:
-        gain = f"99 % interval {_times(found.high)} to {_times(found.low)}, {size}"
+    bounds = f"99 % interval x{outcome.low:.2f} to x{outcome.high:.2f}, {size}"
+    if outcome.high < 1:
+        gain = f"99 % interval {_times(outcome.high)} to {_times(outcome.low)}, {size}"
         rate = f"{result.objective.rate:,.6g} per second"
         return (
-            f"{of} {_times(found.point)} shorter",
+            f"{of} {_times(outcome.point)} shorter",
             f"than the baseline at the same offered rate of {rate} ({gain}).",
         )
-    if found.low > 1:
+    if outcome.low > 1:
         return (
             f"{of} got longer",
-            f"x{found.point:.2f} of the baseline's ({bounds}). Do not use this profile; tune again.",
+            f"x{outcome.point:.2f} of the baseline's ({bounds}). Do not use this profile; tune again.",
         )
-    return "No proven gain", f"{of} is x{found.point:.2f} of the baseline's ({bounds}): inconclusive."
+    return "No proven gain", f"{of} is x{outcome.point:.2f} of the baseline's ({bounds}): inconclusive."
 
 
 def unchanged_words(result: TuneResult) -> str:
@@ -79,7 +79,7 @@ def tie_words(result: TuneResult) -> str:
 
 def offer_words(result: TuneResult) -> list[str]:
     """What a looser `--accuracy` would bring, a line for each offer."""
-    return [_offer_words(one) for one in result.offers]
+    return [_offer_words(offer) for offer in result.offers]
 
 
 def _offer_words(offer: OfferResult) -> str:
@@ -95,15 +95,15 @@ def _offer_words(offer: OfferResult) -> str:
 def more_traffic(result: TuneResult) -> str:
     """The second headline: the same tail with more traffic; empty where it was not shown."""
     checked = result.verification
-    found = None if checked is None else checked.highest_rate
-    if not found or not found.within or found.baseline is None or found.tuned <= found.baseline:
+    outcome = None if checked is None else checked.highest_rate
+    if not outcome or not outcome.within or outcome.baseline is None or outcome.tuned <= outcome.baseline:
         return ""
-    times = found.tuned / found.baseline
-    low, high = found.p99_interval_ms
+    times = outcome.tuned / outcome.baseline
+    low, high = outcome.p99_interval_ms
     return (
-        f"{times:.2f} times the traffic within the same tail: {found.tuned:,.0f} requests/s with a p99 of {low:.3g} "
-        f"to {high:.3g} ms ({found.samples:,} requests); the limit is {found.limit_ms:.3g} ms, and the baseline "
-        f"is over it at {found.baseline:,.6g}"
+        f"{times:.2f} times the traffic within the same tail: {outcome.tuned:,.0f} requests/s with a p99 of {low:.3g} "
+        f"to {high:.3g} ms ({outcome.samples:,} requests); the limit is {outcome.limit_ms:.3g} ms, and the baseline "
+        f"is over it at {outcome.baseline:,.6g}"
     )
 
 
@@ -146,16 +146,16 @@ def noise_words(noise: NoiseResult | None) -> str:
 
 def retune_words(result: TuneResult) -> str:
     """What changed against the profile that was checked again; nothing where there is none."""
-    found = result.retune
-    if not found:
+    outcome = result.retune
+    if not outcome:
         return ""
-    if found.wrong:
-        return f"the profile that was checked again gives wrong answers: {found.wrong}"
-    if found.unserved:
-        return f"the profile that was checked again was not measured: {found.unserved}"
-    if not found.changed:
+    if outcome.wrong:
+        return f"the profile that was checked again gives wrong answers: {outcome.wrong}"
+    if outcome.unserved:
+        return f"the profile that was checked again was not measured: {outcome.unserved}"
+    if not outcome.changed:
         return "unchanged: the profile's settings are still the best"
-    changed = ", ".join(f"{name} {before} -> {after}" for name, (before, after) in found.changed.items())
+    changed = ", ".join(f"{name} {before} -> {after}" for name, (before, after) in outcome.changed.items())
     checked = result.verification
     tail = ratio(checked.previous_p99_ratio) if checked and checked.previous_p99_ratio else ""
     return f"changed from the previous profile: {changed}" + (
@@ -168,19 +168,19 @@ def tune_facts(result: TuneResult) -> list[tuple[str, str, str]]:
     checked = result.verification
     if checked is None:
         return []
-    found = [("throughput to the baseline", *_ratio_words(checked.throughput_ratio))]
+    outcome = [("throughput to the baseline", *_ratio_words(checked.throughput_ratio))]
     if checked.reference:
-        found.insert(0, ("p99 to the reference", *_ratio_words(checked.reference_p99_ratio)))
+        outcome.insert(0, ("p99 to the reference", *_ratio_words(checked.reference_p99_ratio)))
     if result.objective.slo_ms:
         is_met = None if checked.slo_met is UNSET else checked.slo_met
         met = {True: "met", False: "missed", None: "inconclusive"}[is_met]
-        found.append((f"deadline of {result.objective.slo_ms:g} ms", met, "judged by the p99's interval"))
+        outcome.append((f"deadline of {result.objective.slo_ms:g} ms", met, "judged by the p99's interval"))
     accuracy = result.accuracy
     if accuracy:
         figures = accuracy_figures(accuracy)
         words, figure = figures[0] if figures else (random_words(accuracy), "not compared")
-        found.append(("answers", figure, words))
-    return found
+        outcome.append(("answers", figure, words))
+    return outcome
 
 
 def rows_words(result: TuneResult) -> str:
@@ -200,10 +200,10 @@ def copy_words(result: TuneResult) -> str:
     return f"A copy in static int8 runs: {kept}, ranges by {copy.method} over {copy.requests} requests of the data."
 
 
-def _ratio_words(found: Interval | None) -> tuple[str, str]:
-    if found is None:
+def _ratio_words(result: Interval | None) -> tuple[str, str]:
+    if result is None:
         return "unknown", "too few samples"
-    return f"x{found.point:.2f}", f"{found.low:.2f} to {found.high:.2f}"
+    return f"x{result.point:.2f}", f"{result.low:.2f} to {result.high:.2f}"
 
 
 def _times(value: float) -> str:

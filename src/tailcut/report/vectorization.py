@@ -62,15 +62,15 @@ def vectorization_record(target: str, isa: str | None, analyses: Sequence[Analys
     return VectorizationResult(
         target=target,
         isa=isa,
-        vectorized=all(one.vectorized for one in analyses),
+        vectorized=all(item.vectorized for item in analyses),
         signatures=[
             SignatureResult(
-                function=one.function,
-                signature=one.signature,
-                vectorized=one.vectorized,
-                loops=[_loop(facts) for facts in one.loops],
+                function=item.function,
+                signature=item.signature,
+                vectorized=item.vectorized,
+                loops=[_loop(facts) for facts in item.loops],
             )
-            for one in analyses
+            for item in analyses
         ],
     )
 
@@ -111,13 +111,13 @@ def _element(counts: Tally) -> str:
 def vectorization_text(record: VectorizationResult) -> str:
     """The result as text."""
     lines = []
-    for one in record.signatures:
-        lines.append(f"{one.function}({one.signature})" if one.signature else one.function)
+    for signature in record.signatures:
+        lines.append(f"{signature.function}({signature.signature})" if signature.signature else signature.function)
         if record.isa:
             lines[-1] += f", compiled by numba for {record.isa}"
-        if not one.loops:
+        if not signature.loops:
             lines.append(f"{_INDENT}no loop in the machine code: nothing to vectorise")
-        for loop in one.loops:
+        for loop in signature.loops:
             lines += ["", *_loop_text(loop)]
         lines.append("")
     return "\n".join(lines).rstrip()

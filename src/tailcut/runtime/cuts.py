@@ -39,10 +39,10 @@ class Cut:
 def probe_lengths(buckets: Iterable[int]) -> list[int]:
     """Lengths at which sizes are compared, ascending: powers of two, buckets, their neighbours, and some between."""
     ends = sorted({0, *buckets})
-    found = {1 << power for power in range(ends[-1].bit_length())}
+    result = {1 << power for power in range(ends[-1].bit_length())}
     for low, high in pairwise(ends):
-        found |= {high, high - 1, (low + high) // 2}
-    return sorted(length for length in found if length >= 1)
+        result |= {high, high - 1, (low + high) // 2}
+    return sorted(length for length in result if length >= 1)
 
 
 def learn_cut(axis: int, size_at: Callable[[int], int], lengths: list[int]) -> Cut | None:

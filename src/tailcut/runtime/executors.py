@@ -55,13 +55,13 @@ class RowExecutor(_Executor):
     def compute(self, batch: Batch) -> None:
         """Fill `batch.outputs` with views of the output rows."""
         if batch.start >= 0:
-            place = (batch.start, batch.rows)
-            found = self._bound.get(place)
-            if found is None:
+            index = (batch.start, batch.rows)
+            result = self._bound.get(index)
+            if result is None:
                 if len(self._bound) >= _BOUND_LIMIT:
                     self._bound.clear()
-                found = self._bound[place] = self._bind(self._slab, *place)
-            call, batch.outputs, batch.addresses = found
+                result = self._bound[index] = self._bind(self._slab, *index)
+            call, batch.outputs, batch.addresses = result
             call()
         else:
             call, outputs, _ = self._gather(batch)
@@ -82,10 +82,10 @@ class RowExecutor(_Executor):
                 length = request.count * size
                 start = request.row * size
                 target[offset * size : offset * size + length] = source[start : start + length]
-        found = self._scratch_bound.get(batch.rows)
-        if found is None:
-            found = self._scratch_bound[batch.rows] = self._bind(self._scratch, 0, batch.rows)
-        return found
+        result = self._scratch_bound.get(batch.rows)
+        if result is None:
+            result = self._scratch_bound[batch.rows] = self._bind(self._scratch, 0, batch.rows)
+        return result
 
     def _bind(self, slab: Slab, start: int, rows: int) -> tuple[Bound, _Outputs, tuple[int, ...]]:
         spec = self._engine.spec

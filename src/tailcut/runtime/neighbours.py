@@ -14,8 +14,8 @@ def other_neighbours(profiles: Sequence[Profile]) -> list[str]:
     for number, profile in enumerate(profiles):
         if profile.together is None:
             continue
-        measured = {one.sha256: one.name for one in profile.together.neighbours}
-        served = {one.model.sha256: one.model.name for place, one in enumerate(profiles) if place != number}
+        measured = {neighbour.sha256: neighbour.name for neighbour in profile.together.neighbours}
+        served = {item.model.sha256: item.model.name for index, item in enumerate(profiles) if index != number}
         missing = [name for content, name in measured.items() if content not in served]
         added = [name for content, name in served.items() if content not in measured]
         differences = [
@@ -31,4 +31,4 @@ def other_neighbours(profiles: Sequence[Profile]) -> list[str]:
 
 def measured_together(profiles: Sequence[Profile]) -> bool:
     """Whether these profiles, all of them, were measured with just one another."""
-    return all(one.together is not None for one in profiles) and not other_neighbours(profiles)
+    return all(profile.together is not None for profile in profiles) and not other_neighbours(profiles)

@@ -49,11 +49,11 @@ class PipelineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 
     def stage(self, name: str) -> StageSettings | None:
         """The settings of a stage."""
-        return next((one for one in self.stages if one.name == name), None)
+        return next((stage for stage in self.stages if stage.name == name), None)
 
     def model(self, file: str) -> StepModelSettings | None:
         """The settings of a model."""
-        return next((one for one in self.models if one.file == file), None)
+        return next((model for model in self.models if model.file == file), None)
 
     def describe(self, base: "PipelineSettings | None" = None) -> str:
         """What differs from other settings (default: from the defaults), as `tokenize.workers=2 m.onnx.threads=1`."""
@@ -72,8 +72,8 @@ class PipelineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         return " ".join(words)
 
 
-def _differing(name: str, one: msgspec.Struct, other: msgspec.Struct) -> list[str]:
-    mine, theirs = msgspec.to_builtins(one), msgspec.to_builtins(other)
+def _differing(name: str, struct: msgspec.Struct, other: msgspec.Struct) -> list[str]:
+    mine, theirs = msgspec.to_builtins(struct), msgspec.to_builtins(other)
     return [f"{name}.{key}={_brief(value)}" for key, value in mine.items() if value != theirs[key]]
 
 

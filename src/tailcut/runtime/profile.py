@@ -47,8 +47,8 @@ class ModelRef(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     @property
     def copies(self) -> dict[str, CopyRef]:
         """Those that there are, by the name of their field."""
-        found = {"quantized": self.quantized, "converted": self.converted}
-        return {name: copy for name, copy in found.items() if copy is not None}
+        result = {"quantized": self.quantized, "converted": self.converted}
+        return {name: copy for name, copy in result.items() if copy is not None}
 
 
 class Neighbour(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -162,8 +162,8 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         Raises:
             ModelFileError: a file cannot be read.
         """
-        found = external_weights_hash(Path(self.model.path))
-        return msgspec.structs.replace(self, model=msgspec.structs.replace(self.model, weights=found))
+        result = external_weights_hash(Path(self.model.path))
+        return msgspec.structs.replace(self, model=msgspec.structs.replace(self.model, weights=result))
 
     def with_signature(self) -> "Profile":
         """The profile with the inputs and outputs that it serves, which another file must have to replace the model.
@@ -231,9 +231,9 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         """
         if self.model.signature and spec.signature != self.model.signature:
             lost = ", ".join(set(self.model.signature) - set(spec.signature)) or "the same in another order"
-            found = ", ".join(set(spec.signature) - set(self.model.signature)) or "the same in another order"
+            result = ", ".join(set(spec.signature) - set(self.model.signature)) or "the same in another order"
             raise ProfileError(
-                f"{self.model.path}: its inputs and outputs are not those of the profile: {found} instead of {lost}"
+                f"{self.model.path}: its inputs and outputs are not those of the profile: {result} instead of {lost}"
             )
 
     def _changed(self) -> str:

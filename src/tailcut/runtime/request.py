@@ -264,7 +264,7 @@ class Batch:
 def move_rows(slab: Slab, batch: Batch, old: RowState, new: RowState) -> None:
     """Move all rows of a batch; those of clients that left meanwhile only ever go to FREE, from where they stand."""
     members = batch.members
-    lost = members[0].cancelled if len(members) == 1 else any([one.cancelled for one in members])  # noqa: C419  quick
+    lost = members[0].cancelled if len(members) == 1 else any([member.cancelled for member in members])  # noqa: C419  quick
     if batch.start >= 0 and not lost:
         slab.move(batch.start, batch.rows, old, new)
         return

@@ -84,7 +84,7 @@ def decide_rows(spec: ModelSpec, proof: RowEvidence | None, user: RowsSetting = 
     graph = RowEvidence(spec.rows, spec.rows_reason)
     if user == "dependent":
         return RowDecision(Rows.DEPENDENT, "batching was turned off by the user", user, signature, graph, proof)
-    negative = next((found for found in (proof, graph) if found is not None and found.rows is Rows.DEPENDENT), None)
+    negative = next((result for result in (proof, graph) if result is not None and result.rows is Rows.DEPENDENT), None)
     if user == "independent":
         warning = "" if negative is None else f"batched as asked, although answers may be wrong: {negative.reason}"
         return RowDecision(

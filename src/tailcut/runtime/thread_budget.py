@@ -31,20 +31,20 @@ def conflicts(profiles: Sequence[Profile], cpus: int) -> list[str]:
     if len(profiles) < 2 or measured_together(profiles):
         return []
     lines = []
-    own = [one for one in profiles if one.settings.engine.threads]
-    threads = sum(one.settings.engine.threads * one.settings.engine.instances for one in own)
+    own = [profile for profile in profiles if profile.settings.engine.threads]
+    threads = sum(item.settings.engine.threads * item.settings.engine.instances for item in own)
     if threads > cpus and len(own) > 1:
         lines.append(
             f"{_names(own)}: the profiles have {threads} engine threads together, and this process may use "
             f"{cpus} CPUs: tune these models together"
         )
-    spinning = [one for one in profiles if spins(one.settings.engine)]
+    spinning = [profile for profile in profiles if spins(profile.settings.engine)]
     if spinning:
         lines.append(
             f"{_names(spinning)}: engine threads spin after each call and keep CPUs from the other models: set "
             "engine.spinning = false, or tune these models together"
         )
-    polling = [one for one in profiles if one.settings.io.busy_poll_us]
+    polling = [profile for profile in profiles if profile.settings.io.busy_poll_us]
     if polling:
         lines.append(f"{_names(polling)}: io.busy_poll_us keeps a CPU from the other models: set it to 0")
     return lines
@@ -66,4 +66,4 @@ def spinning_threads(engine: EngineOptions) -> int:
 
 
 def _names(profiles: Sequence[Profile]) -> str:
-    return ", ".join(one.model.name for one in profiles)
+    return ", ".join(profile.model.name for profile in profiles)

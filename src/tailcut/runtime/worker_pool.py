@@ -152,7 +152,7 @@ class WorkerPool:
             if batch in self._back:
                 self._back.remove(batch)
                 return
-            worker = next((one for one in self._workers if one.thread == thread), None)
+            worker = next((worker for worker in self._workers if worker.thread == thread), None)
             if worker is None:  # computed on the caller's own thread
                 _interrupt(self._first, thread)
                 return
@@ -168,7 +168,7 @@ class WorkerPool:
     def returned(self, batch: Batch) -> None:
         """On the worker's own thread: the engine has come back with a batch that was given up."""
         with self._lock:
-            worker = next((one for one in self._hung if one.thread == batch.thread), None)
+            worker = next((item for item in self._hung if item.thread == batch.thread), None)
             if worker is None:  # before it could be replaced: it works on
                 self._back.add(batch)
                 return
@@ -190,7 +190,7 @@ class WorkerPool:
             if not worker.ended(_PATIENCE_S):
                 _interrupt(engine, worker.thread)
         lost = [engine for worker, engine in workers.items() if not worker.ended(_PATIENCE_S)]
-        for engine in {id(one): one for one in (self._first, *workers.values())}.values():
+        for engine in {id(item): item for item in (self._first, *workers.values())}.values():
             if engine not in lost:
                 engine.close()
 

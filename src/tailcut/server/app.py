@@ -119,7 +119,7 @@ async def _serve(
         require_token=options.require_token,
         read_token=options.read_token,
         ui=options.ui,
-        nvml=open_nvml() if any(one.model.profile.settings.engine.device == "cuda" for one in models) else None,
+        nvml=open_nvml() if any(model.model.profile.settings.engine.device == "cuda" for model in models) else None,
     )
     context.events = (events,) if worker is None else worker.traces.events
     context.processes = partial(_alone, context)  # a worker's report puts all of them in its place
@@ -209,7 +209,7 @@ def _open_memory(handle: bytes, index: int) -> DeviceMemory:
 
 def _sources(models: Sequence[ServedModel], options: ServerOptions) -> list[Path]:
     """The folders whose Python files are watched."""
-    return [one.sources for one in models if options.reload and one.sources is not None]
+    return [model.sources for model in models if options.reload and model.sources is not None]
 
 
 class _Drain:

@@ -37,7 +37,7 @@ class Context:
 
     def devices(self) -> list[DeviceUse]:
         """What the CUDA devices do now, where a model is on one."""
-        if self.nvml is None or all(one.model.profile.settings.engine.device == "cpu" for one in self.models):
+        if self.nvml is None or all(model.model.profile.settings.engine.device == "cpu" for model in self.models):
             return []
         return self.nvml.read()
 
@@ -87,5 +87,5 @@ class Context:
         Raises:
             NotFoundError: there is no such model.
         """
-        wanted = {(one.name, one.version) for one in ([self.models.find(name, version)] if name else self.models)}
-        return [one for one in self.counted()[1] if (one.name, one.version) in wanted]
+        wanted = {(item.name, item.version) for item in ([self.models.find(name, version)] if name else self.models)}
+        return [item for item in self.counted()[1] if (item.name, item.version) in wanted]

@@ -117,15 +117,17 @@ class Group:
         sizes = [len(blob) // count for blob in blobs]
         only = blobs[0] if len(blobs) == 1 else None
         size = sizes[0]
-        for place in range(count):
-            member = members[start + place]
+        for position in range(count):
+            member = members[start + position]
             if member is None:
                 continue
-            members[start + place] = None
+            members[start + position] = None
             if only is not None:
-                outputs = [only[place * size : (place + 1) * size]]
+                outputs = [only[position * size : (position + 1) * size]]
             else:
-                outputs = [blob[place * size : (place + 1) * size] for blob, size in zip(blobs, sizes, strict=True)]
+                outputs = [
+                    blob[position * size : (position + 1) * size] for blob, size in zip(blobs, sizes, strict=True)
+                ]
             try:
                 member.complete_row(outputs, request, batch, handed_ns)
             except Exception:  # noqa: BLE001  one client's fault must not cost the others their answers

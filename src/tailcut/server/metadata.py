@@ -128,10 +128,10 @@ def engine(served: ServedModel) -> dict[str, str]:
     """
     if served.entry.stages():
         steps = served.entry.step_engines()
-        threads = {name: 1 if one is None else engine_threads(one).count for name, one in steps.items()}
+        threads = {name: 1 if item is None else engine_threads(item).count for name, item in steps.items()}
         return {
             "step_threads": ",".join(f"{name}={count}" for name, count in threads.items()),
-            "engine_spins": str(any(one is not None and spins(one) for one in steps.values())).lower(),
+            "engine_spins": str(any(step is not None and spins(step) for step in steps.values())).lower(),
         }
     options = served.model.profile.settings.engine
     return {"engine_threads": str(engine_threads(options).count), "engine_spins": str(spins(options)).lower()}

@@ -189,8 +189,8 @@ class _Collector:
         yield CounterMetricFamily("tailcut_bodies_refused", refused, counts.bodies_refused)
         yield from _machine()
         yield from _device_use(self._devices)
-        said = "1 for the model's row classification: independent, dependent or unknown"
-        decided = GaugeMetricFamily("tailcut_model_rows_info", said, labels=["model", "version", "rows"])
+        text = "1 for the model's row classification: independent, dependent or unknown"
+        decided = GaugeMetricFamily("tailcut_model_rows_info", text, labels=["model", "version", "rows"])
         for (name, version), rows in self._rows.items():
             decided.add_metric([name, version, rows], 1)
         yield decided
@@ -280,7 +280,7 @@ def _device_use(devices: Sequence[DeviceUse]) -> Iterator[Metric]:
         ("nv_gpu_power_usage", "Power in watts", "power_w"),
     ):
         family = GaugeMetricFamily(name, text, labels=["gpu_uuid"])
-        known = [(one.uuid, getattr(one, value)) for one in devices]
+        known = [(device.uuid, getattr(device, value)) for device in devices]
         for uuid, number in known:
             if number is not None:
                 family.add_metric([uuid], number)
@@ -331,7 +331,7 @@ def _distributions(models: Sequence[Counted]) -> Iterator[Metric]:
             by_rows = served.entry.batches_by_rows()
             sizes = _batch_sizes(by_rows)
             rows_in_all = sum(rows * count for rows, (count, _) in by_rows.items())
-            of_batches = {index: one for index, one in served.batch_exemplars.items() if sizes[index]}
+            of_batches = {index: item for index, item in served.batch_exemplars.items() if sizes[index]}
             batches.add_metric(where, _with_exemplars(cumulative(_BATCH_ROWS, sizes), of_batches, 1), rows_in_all)
     yield from (latency, limit, within, batches)
 

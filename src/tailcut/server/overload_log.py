@@ -25,11 +25,11 @@ class OverloadLog:
         if now < self._next:
             return
         self._next = now + _EVERY_S
-        told, self._told = self._told, {}
+        message, self._told = self._told, {}
         for served in models:
             counts = served.model.statistics()
             self._told[served.model] = refused, dropped = int(counts["refused"]), int(counts["expired"])
-            refused_before, dropped_before = told.get(served.model, (0, 0))
+            refused_before, dropped_before = message.get(served.model, (0, 0))
             if refused > refused_before:
                 _log.warning("%s: refused %d requests: %s", served.name, refused - refused_before, served.model.refusal)
             if dropped > dropped_before:

@@ -96,10 +96,10 @@ class Listener:
         self.remove_file()
         self.sock.close()
 
-    def _steer(self, place: int) -> None:
+    def _steer(self, index: int) -> None:
         """Have the kernel give new connections of this port to the server at that place of its list."""
         if sys.platform.startswith("linux"):
-            _set_program(self.sock, _SO_ATTACH_REUSEPORT_CBPF, struct.pack("HBBI", 0x06, 0, 0, place), 1)
+            _set_program(self.sock, _SO_ATTACH_REUSEPORT_CBPF, struct.pack("HBBI", 0x06, 0, 0, index), 1)
 
 
 def open_listeners(address: Address) -> list[Listener]:

@@ -28,11 +28,11 @@ class SourceWatch:
             loop.call_later(_LOOK_S, self._look)
 
     def _look(self) -> None:
-        found = stamps(self._folders)
-        if found != self._known:
-            names = sorted({file.name for file, _ in found.items() ^ self._known.items()})
+        result = stamps(self._folders)
+        if result != self._known:
+            names = sorted({file.name for file, _ in result.items() ^ self._known.items()})
             _log.info("%s changed: reloading", ", ".join(names))
-            self._known = found
+            self._known = result
             self._changed()
         self._loop.call_later(_LOOK_S, self._look)
 

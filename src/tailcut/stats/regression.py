@@ -49,6 +49,6 @@ def fit_line(x: np.ndarray, y: np.ndarray, *, seed: int = 0) -> Line:
     slope = bootstrap_interval(rows, slopes, seed=seed)
     middles = medians(rows.T)
     intercept = float(middles[0] - slope.point * places[0])
-    said = intercept + slope.point * places[1:-1]
-    bend = float(np.mean(middles[1:-1] / said)) - 1 if len(said) and (said > 0).all() else 0.0
+    text = intercept + slope.point * places[1:-1]
+    bend = float(np.mean(middles[1:-1] / text)) - 1 if len(text) and (text > 0).all() else 0.0
     return Line(slope, intercept, bend)

@@ -38,7 +38,7 @@ def notes_of(config: Any, parameters: Collection[str]) -> Iterator[str]:
     yield from _notes_of_parameters(config, parameters)
     if any(warmup.count for warmup in config.model_warmup):
         yield "count of model_warmup is not used: each request is computed up to three times on each instance"
-    if any(one.input_data_file for warmup in config.model_warmup for one in warmup.inputs.values()):
+    if any(item.input_data_file for warmup in config.model_warmup for item in warmup.inputs.values()):
         yield "input_data_file of model_warmup is not read: zeros are sent"
 
 
@@ -97,8 +97,8 @@ def _notes_of_instances(config: Any) -> Iterator[str]:
 
 def _notes_of_optimization(policy: Any) -> Iterator[str]:
     accelerators = policy.execution_accelerators
-    others = [one.name for one in accelerators.cpu_execution_accelerator if one.name != "openvino"]
-    others += [one.name for one in accelerators.gpu_execution_accelerator]
+    others = [item.name for item in accelerators.cpu_execution_accelerator if item.name != "openvino"]
+    others += [item.name for item in accelerators.gpu_execution_accelerator]
     if others:
         yield f"execution_accelerators {', '.join(others)} are not used: the engine computes as it is"
     for name, instead in (
@@ -126,9 +126,9 @@ def _notes_of_batching(policy: Any, most: int) -> Iterator[str]:
     if waiting and most > 1:
         yield f"max_queue_size {waiting} counts requests: here {waiting} x {most} rows may wait, in any requests"
     policies = [policy.default_queue_policy, *policy.priority_queue_policy.values()]
-    if any(one.default_timeout_microseconds or one.timeout_action for one in policies):
+    if any(policy.default_timeout_microseconds or policy.timeout_action for policy in policies):
         yield "timeouts of the queue policy are not used: a request has its own timeout, else the server's --deadline"
-    if any(one.allow_timeout_override for one in policies):
+    if any(policy.allow_timeout_override for policy in policies):
         yield "allow_timeout_override is not used: a request's own timeout always counts"
     if policy.priority_queue_policy:
         yield "priority_queue_policy is not used: all priorities share one bounded queue"

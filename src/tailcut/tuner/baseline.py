@@ -60,11 +60,11 @@ def measure_baseline(arm: Arm, seconds: float, *, rate: float | None, limit_ms: 
 def _closed(arm: Arm, clients: int, seconds: float) -> LoadResult:
     """A closed loop; longer where a request takes longer than that."""
     while True:
-        found = closed_loop(arm.target, arm.payloads, concurrency=clients, duration_s=seconds, warmup_s=seconds / 4)
-        if found.samples >= _FEWEST_ANSWERS:
-            return found
-        if found.errors or seconds > _LONGEST_S:
-            raise UsageError(f"no request to the baseline succeeded: {found.errors or 'none came in time'}")
+        result = closed_loop(arm.target, arm.payloads, concurrency=clients, duration_s=seconds, warmup_s=seconds / 4)
+        if result.samples >= _FEWEST_ANSWERS:
+            return result
+        if result.errors or seconds > _LONGEST_S:
+            raise UsageError(f"no request to the baseline succeeded: {result.errors or 'none came in time'}")
         seconds *= 2
 
 

@@ -83,7 +83,7 @@ class Material:
         rest = rest[:: -(-len(rest) // MOST)]
         sizes = np.cumsum([sum(array.nbytes for array in request.values()) for request in rest])
         rest = rest[: max(FEWEST // 2, int((sizes <= MOST_BYTES).sum()))]
-        held = [one.inputs for one in questions]
+        held = [question.inputs for question in questions]
         return cls(model, rest, held, partial(gate.judge, questions), partial(gate.accepting, questions))
 
 
@@ -203,10 +203,10 @@ class Calibrator:
 
     def start(self) -> Started:
         """Have the ranges taken."""
-        found = self._ask(self._job, Started)
-        if found.error:
-            raise CalibrationError(found.error)
-        return found
+        result = self._ask(self._job, Started)
+        if result.error:
+            raise CalibrationError(result.error)
+        return result
 
     @property
     def left_s(self) -> float:
@@ -243,11 +243,11 @@ class Calibrator:
         """One copy, whether its answers are right or not."""
         self._attempts += 1
         path = self._folder / f"{engine}.{self._attempts}.onnx"
-        found = self._ask(Attempt(engine, method, level, str(path), self._answer_s), Attempted)
-        if found.error:
-            raise CalibrationError(found.error)
-        answers = [unpack(answer) for answer in found.answers]
-        in_float, accuracy = tuple(found.in_float), self._judge(answers)
+        result = self._ask(Attempt(engine, method, level, str(path), self._answer_s), Attempted)
+        if result.error:
+            raise CalibrationError(result.error)
+        answers = [unpack(answer) for answer in result.answers]
+        in_float, accuracy = tuple(result.in_float), self._judge(answers)
         return Copy(path, engine, method, started.requests, started.operators, in_float, accuracy, answers)
 
     def _ask(self, job: Start | Attempt, kind: type[_Answer]) -> _Answer:

@@ -119,8 +119,8 @@ def _work(source: int, sink: int) -> None:
                     assert calibration is not None  # noqa: S101  the parent starts first
                     answer = _attempt(calibration, held_out, job)
             except (TailcutError, MemoryError, OSError) as error:
-                told = str(error) or type(error).__name__
-                answer = Started(error=told) if isinstance(job, Start) else Attempted(error=told)
+                message = str(error) or type(error).__name__
+                answer = Started(error=message) if isinstance(job, Start) else Attempted(error=message)
             write(answers, answer)
 
 

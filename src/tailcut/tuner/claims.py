@@ -33,7 +33,7 @@ def arms_verified(session: Session) -> dict[str, Settings]:
     return arms
 
 
-def announce(session: Session, found: Baseline, size: SearchSize) -> None:
+def announce(session: Session, result: Baseline, size: SearchSize) -> None:
     """Say how long a complete search takes, and leave the verification the time that its p99 takes.
 
     Args:
@@ -42,18 +42,18 @@ def announce(session: Session, found: Baseline, size: SearchSize) -> None:
         size: what is worth measuring in process.
     """
     plan, arms = session.plan, len(arms_verified(session))
-    needed_s = verification_s(found.rate, arms)
+    needed_s = verification_s(result.rate, arms)
     plan.needs_verification_s(min(needed_s, plan.most_verify_s))
-    rest_s = complete_s(size, len(session.outcome.rungs), session.servers.start_s, found.capacity)
+    rest_s = complete_s(size, len(session.outcome.rungs), session.servers.start_s, result.capacity)
     whole_s = plan.spent_s(time.monotonic()) + rest_s + max(needed_s, LEAST_S)
     session.tell(complete_search(whole_s, plan.budget_s))
     if needed_s > plan.most_verify_s:
-        told = told_within(plan.most_verify_s, found.rate, arms)
+        message = told_within(plan.most_verify_s, result.rate, arms)
         budget_s = 10 * math.ceil(needed_s / plan.most_verify_s * plan.budget_s / 10)
         session.tell(
             Phase(
                 f"the p99 of a model this slow takes {needed_s:,.0f} s to verify: within {plan.budget_s:g} s the "
-                f"tune verifies its {told} (--budget {budget_s}s for the p99, or a higher --rate)"
+                f"tune verifies its {message} (--budget {budget_s}s for the p99, or a higher --rate)"
             )
         )
 
@@ -70,14 +70,14 @@ def carry(session: Session) -> Baseline:
     session.tell(Phase("measuring what the baseline can carry"))
     wanted, plan, outcome = session.wanted, session.plan, session.outcome
     arm = session.servers.arm(session.base)
-    found = measure_baseline(arm, plan.capacity_s, rate=wanted.rate, limit_ms=wanted.slo_ms)
-    outcome.capacity, outcome.rate, outcome.clients = found.capacity, found.rate, found.clients
-    outcome.objective = replace(outcome.objective, limit_ms=found.limit_ms, rate=found.rate)
+    result = measure_baseline(arm, plan.capacity_s, rate=wanted.rate, limit_ms=wanted.slo_ms)
+    outcome.capacity, outcome.rate, outcome.clients = result.capacity, result.rate, result.clients
+    outcome.objective = replace(outcome.objective, limit_ms=result.limit_ms, rate=result.rate)
     session.racing.objective = outcome.objective
-    capacity = f"{found.capacity:,.3g}" if found.capacity < 100 else f"{found.capacity:,.0f}"
-    own = "" if wanted.slo_ms else f", its own at {found.rate:,.6g} req/s"
-    session.tell(Phase(f"the baseline carries {capacity} req/s; the limit of p99 is {found.limit_ms:.3g} ms{own}"))
-    return found
+    capacity = f"{result.capacity:,.3g}" if result.capacity < 100 else f"{result.capacity:,.0f}"
+    own = "" if wanted.slo_ms else f", its own at {result.rate:,.6g} req/s"
+    session.tell(Phase(f"the baseline carries {capacity} req/s; the limit of p99 is {result.limit_ms:.3g} ms{own}"))
+    return result
 
 
 def prove(session: Session) -> None:
@@ -123,15 +123,15 @@ def _served(session: Session, settings: dict[str, Settings]) -> dict[str, Arm]:
         TailcutError: the baseline's cannot be started.
     """
     arms: dict[str, Arm] = {}
-    for name, one in settings.items():
+    for name, item in settings.items():
         try:
-            arms[name] = session.servers.arm(one)
+            arms[name] = session.servers.arm(item)
         except TailcutError as error:
             if name == "baseline":
                 raise
-            session.tell(Phase(f"{name}: {session.describe(one)} could not be served: {error}"))
+            session.tell(Phase(f"{name}: {session.describe(item)} could not be served: {error}"))
             if name == "tuned":
-                session.refused.add(one)
+                session.refused.add(item)
                 arms[name] = _next_best(session)
             elif name == "previous":
                 session.outcome.previous_unserved = str(error)
@@ -141,8 +141,8 @@ def _served(session: Session, settings: dict[str, Settings]) -> dict[str, Arm]:
 def _next_best(session: Session) -> Arm:
     """A server of the best settings that raced and still start; in the end of the baseline's."""
     outcome = session.outcome
-    ranked = sorted(outcome.raced, key=lambda one: outcome.raced[one], reverse=True)
-    for settings in [one for one in ranked if one not in session.refused]:
+    ranked = sorted(outcome.raced, key=lambda item: outcome.raced[item], reverse=True)
+    for settings in [item for item in ranked if item not in session.refused]:
         try:
             arm = session.servers.arm(settings)
         except TailcutError:
@@ -154,14 +154,18 @@ def _next_best(session: Session) -> Arm:
 
 
 def _labels(session: Session, settings: dict[str, Settings]) -> dict[str, float] | None:
-    found: dict[str, float] = {}
+    result: dict[str, float] = {}
     labels = session.wanted.labels
     for name in ("baseline", "tuned"):
         target, fold = session.servers.of(settings[name]).target, settings[name].engine.u8_input
-        sent = session.requests if fold is None else [as_pixels(fold, session.spec, one) for one in session.requests]
+        sent = (
+            session.requests
+            if fold is None
+            else [as_pixels(fold, session.spec, request) for request in session.requests]
+        )
         answers = [infer_once(target, session.spec.name, request) for request in sent]
         share = None if labels is None else labelled(answers, labels)
         if share is None:
             return None
-        found[name] = share
-    return found
+        result[name] = share
+    return result

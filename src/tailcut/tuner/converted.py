@@ -15,12 +15,14 @@ def onnx_copy(model: Path, folder: Path, fixed_dims: tuple[str, ...]) -> Path:
         TailcutError: a library is missing, or there is no ONNX model with the same inputs, outputs and answers.
     """
     path = folder / "converted.onnx"
-    found = convert(model, path)
-    if not found.right:
-        raise UnsupportedError(f"converted to ONNX, its answers are off by {found.distance:.2g}, not {found.limit:g}")
+    result = convert(model, path)
+    if not result.right:
+        raise UnsupportedError(f"converted to ONNX, its answers are off by {result.distance:.2g}, not {result.limit:g}")
     if list(folder.glob(f"{path.name}?*")):
         raise UnsupportedError("converted to ONNX, it has more weights than one file holds")
-    mine, theirs = (read_signature(one, EngineOptions(fixed_dims=fixed_dims), None).signature for one in (model, path))
+    mine, theirs = (
+        read_signature(item, EngineOptions(fixed_dims=fixed_dims), None).signature for item in (model, path)
+    )
     if mine != theirs:
         others = ", ".join(set(theirs) - set(mine)) or "the same in another order"
         raise UnsupportedError(f"converted to ONNX, it has other inputs and outputs: {others}")

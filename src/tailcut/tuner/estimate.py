@@ -106,24 +106,24 @@ class Judging:
     kinds: set[tuple[str, str]] = field(default_factory=set)
     wrong: dict[tuple[str, str], str] = field(default_factory=dict)
 
-    def check(self, one: "Estimator") -> None:
+    def check(self, estimator: "Estimator") -> None:
         """Ask a configuration that was loaded, where its kind is not known.
 
         Raises:
             EstimateError: it answers wrongly, or not at all, and need not be measured.
         """
-        options = one.estimate.options
+        options = estimator.estimate.options
         kind = (str(options.name), str(options.precision))
         if kind in self.wrong:
             raise EstimateError(self.wrong[kind])
         if not self.requests or kind in self.kinds:
             return
         self.kinds.add(kind)
-        found = self.judge(options, one.answers(self.requests, _ASKED_S))
-        if found is not None:
-            self.wrong[kind] = found.reason
-            if not found.measured:
-                raise EstimateError(found.reason)
+        result = self.judge(options, estimator.answers(self.requests, _ASKED_S))
+        if result is not None:
+            self.wrong[kind] = result.reason
+            if not result.measured:
+                raise EstimateError(result.reason)
 
     def reason(self, options: EngineOptions) -> str | None:
         """Why a configuration need not be loaded."""
@@ -159,7 +159,7 @@ class Estimator:
         self._child = subprocess.Popen(  # noqa: S603  our own interpreter and module
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )
-        sent = [pack(dict(one)) for one in requests]
+        sent = [pack(dict(request)) for request in requests]
         self.estimate.requests = len(sent)
         self._send(Load(str(model.resolve()), options, sent, max(1, options.instances), independent))
 
@@ -171,33 +171,33 @@ class Estimator:
 
     def wait_loaded(self) -> None:
         """Wait until the model is open."""
-        found = msgspec.msgpack.decode(self._receive(), type=Loaded)
-        if found.error:
-            raise EstimateError(found.error)
-        self.estimate.load_s, self.estimate.memory_bytes = found.load_s, found.memory_bytes
-        self.estimate.batched = found.batched
+        result = msgspec.msgpack.decode(self._receive(), type=Loaded)
+        if result.error:
+            raise EstimateError(result.error)
+        self.estimate.load_s, self.estimate.memory_bytes = result.load_s, result.memory_bytes
+        self.estimate.batched = result.batched
 
     def measure(self, rows: int, seconds: float, *, fewest: int = 3, paused: bool = False) -> None:
         """Have one size timed, `fewest` times at least, and keep what was found."""
         self._send(Measure(rows, seconds, fewest, paused))
-        found = msgspec.msgpack.decode(self._receive(), type=Measured)
-        if found.error:
-            raise EstimateError(found.error)
-        times = np.frombuffer(found.times_ns, np.int64)
-        self.estimate.memory_bytes = max(self.estimate.memory_bytes, found.memory_bytes)
+        result = msgspec.msgpack.decode(self._receive(), type=Measured)
+        if result.error:
+            raise EstimateError(result.error)
+        times = np.frombuffer(result.times_ns, np.int64)
+        self.estimate.memory_bytes = max(self.estimate.memory_bytes, result.memory_bytes)
         if paused:
             self.estimate.paused_ns.append(times)
         else:
             self.estimate.times_ns.setdefault(rows, []).append(times)
-            self.estimate.cpu_ns[rows] = found.cpu_ns / max(1, len(times))
+            self.estimate.cpu_ns[rows] = result.cpu_ns / max(1, len(times))
 
     def answers(self, requests: Sequence[list[Tensor]], seconds: float) -> list[dict[str, np.ndarray]]:
         """What the engine answers to the first of these, as many as it computes in so long."""
         self._send(Ask(list(requests), seconds))
-        found = msgspec.msgpack.decode(self._receive(), type=Answered)
-        if found.error:
-            raise EstimateError(found.error)
-        return [unpack(one) for one in found.answers]
+        result = msgspec.msgpack.decode(self._receive(), type=Answered)
+        if result.error:
+            raise EstimateError(result.error)
+        return [unpack(answer) for answer in result.answers]
 
     def close(self) -> None:
         """End the child."""
@@ -231,10 +231,10 @@ def typical(requests: Sequence[Mapping[str, np.ndarray]], *, batched: bool) -> l
         requests: the data's.
         batched: one row of each is taken, whose copies fill the batches.
     """
-    rows = [{name: array[:1] if batched else array for name, array in one.items()} for one in requests]
-    if len({tuple(array.shape for array in one.values()) for one in rows}) == 1:
+    rows = [{name: array[:1] if batched else array for name, array in request.items()} for request in requests]
+    if len({tuple(array.shape for array in row.values()) for row in rows}) == 1:
         return rows[:1]
-    ranked = sorted(rows, key=lambda one: sum(array.size for array in one.values()))
+    ranked = sorted(rows, key=lambda item: sum(array.size for array in item.values()))
     return [ranked[int(share * len(ranked))] for share in _LENGTHS]
 
 
@@ -268,7 +268,7 @@ def estimate_engines(  # noqa: PLR0913  rounds of one measurement
         judging: asks one configuration of each kind for its answers; of a kind that is wrong no other one is measured.
     """
     began = time.monotonic()
-    files = [copy_of(one) or model for one in choices]
+    files = [copy_of(choice) or model for choice in choices]
     opened = partial(Estimator, requests=requests, independent=independent)
     until = math.inf if whole else began + _LOADING * seconds
     racing, estimates = _load_all(dict(zip(choices, files, strict=True)), opened, tell, until, judging or Judging())
@@ -279,29 +279,31 @@ def estimate_engines(  # noqa: PLR0913  rounds of one measurement
             for size in sizes:
                 racing = _round(racing, size, end, tell)
             if sizes == [1]:
-                for one in racing:
-                    store(one.estimate)
+                for item in racing:
+                    store(item.estimate)
             largest = sizes[-1]
             grows = (
-                batched and largest < _LARGEST and any(one.estimate.batched and _pays(one.estimate) for one in racing)
+                batched
+                and largest < _LARGEST
+                and any(item.estimate.batched and _pays(item.estimate) for item in racing)
             )
             sizes = [largest * 2] if grows and time.monotonic() < end else []
-        for one in racing:
-            store(one.estimate)
+        for item in racing:
+            store(item.estimate)
         keep = max(2, len(racing) // 2)
-        ranked = sorted(racing, key=lambda one: -one.estimate.rows_per_s)[:keep]
-        alone = sorted(racing, key=lambda one: one.estimate.low_ns(1))[:2]
-        racing = [one for one in racing if one in ranked or one in alone or not _done(one, tell)]
+        ranked = sorted(racing, key=lambda item: -item.estimate.rows_per_s)[:keep]
+        alone = sorted(racing, key=lambda item: item.estimate.low_ns(1))[:2]
+        racing = [item for item in racing if item in ranked or item in alone or not _done(item, tell)]
         while time.monotonic() < end and racing:
-            measured = [_measure(one, 1, end, paused=True) for one in racing]
+            measured = [_measure(item, 1, end, paused=True) for item in racing]
             for size in racing[0].estimate.sizes:
-                measured += [_measure(one, size, end) for one in racing if size in one.estimate.times_ns]
+                measured += [_measure(item, size, end) for item in racing if size in item.estimate.times_ns]
             if not any(measured):
                 break
     finally:
-        for one in racing:
-            _done(one, tell)
-    return sorted(estimates, key=lambda one: -one.rows_per_s)
+        for item in racing:
+            _done(item, tell)
+    return sorted(estimates, key=lambda item: -item.rows_per_s)
 
 
 def _load_all(
@@ -319,8 +321,10 @@ def _load_all(
     firsts = [next(options for options in choices if options.name == name) for name in names]
     racing: list[Estimator] = []
     estimates: list[EngineEstimate] = []
-    for number, options in enumerate([*firsts, *(one for one in choices if one not in firsts)]):
-        refused = [one.error for one in estimates if _unloadable(one) and _same_graph(one.options, options)]
+    for number, options in enumerate([*firsts, *(choice for choice in choices if choice not in firsts)]):
+        refused = [
+            estimate.error for estimate in estimates if _unloadable(estimate) and _same_graph(estimate.options, options)
+        ]
         wrong = judging.reason(options)
         if refused or wrong:
             estimates.append(EngineEstimate(options, error=refused[0] if refused else wrong))
@@ -349,15 +353,15 @@ def _same_graph(refused: EngineOptions, options: EngineOptions) -> bool:
 
 def _loaded(racing: Sequence[Estimator], tell: Callable[[EngineEstimate], None], judging: Judging) -> list[Estimator]:
     kept = []
-    for one in racing:
+    for item in racing:
         try:
-            if not one.estimate.load_s:
-                one.wait_loaded()
-                judging.check(one)
-            kept.append(one)
+            if not item.estimate.load_s:
+                item.wait_loaded()
+                judging.check(item)
+            kept.append(item)
         except EstimateError as error:
-            one.estimate.error = str(error)
-            _done(one, tell)
+            item.estimate.error = str(error)
+            _done(item, tell)
     return kept
 
 
@@ -366,33 +370,33 @@ def _round(
 ) -> list[Estimator]:
     """Each measures one size once; what fails there is out, unless smaller sizes went well."""
     kept = []
-    for one in racing:
-        if rows > 1 and not (one.estimate.batched and _pays(one.estimate)):
-            kept.append(one)
+    for item in racing:
+        if rows > 1 and not (item.estimate.batched and _pays(item.estimate)):
+            kept.append(item)
             continue
-        fewest = _calls_in(one.estimate, rows, end - time.monotonic())
+        fewest = _calls_in(item.estimate, rows, end - time.monotonic())
         if not fewest:
-            kept.append(one)
+            kept.append(item)
             continue
         try:
             seconds = max(_SHORTEST_S, min(0.1, (end - time.monotonic()) / (12 * len(racing))))
-            _run(one, rows, seconds, fewest)
-            if not _pays(one.estimate) and _calls_in(one.estimate, rows, end - time.monotonic()):
-                _run(one, rows, seconds, fewest)  # a stall in a single run must not end the search for larger batches
-            kept.append(one)
+            _run(item, rows, seconds, fewest)
+            if not _pays(item.estimate) and _calls_in(item.estimate, rows, end - time.monotonic()):
+                _run(item, rows, seconds, fewest)  # a stall in a single run must not end the search for larger batches
+            kept.append(item)
         except EstimateError as error:
             if rows > 1:
-                kept.append(one)
+                kept.append(item)
             else:
-                one.estimate.error = str(error)
-                _done(one, tell)
+                item.estimate.error = str(error)
+                _done(item, tell)
     return kept
 
 
-def _run(one: Estimator, rows: int, seconds: float, fewest: int, *, paused: bool = False) -> None:
+def _run(estimator: Estimator, rows: int, seconds: float, fewest: int, *, paused: bool = False) -> None:
     """Time one size, and wait until the engine's threads have stopped spinning: others are measured next."""
-    one.measure(rows, seconds, fewest=fewest, paused=paused)
-    if spins(one.estimate.options):
+    estimator.measure(rows, seconds, fewest=fewest, paused=paused)
+    if spins(estimator.estimate.options):
         time.sleep(_SPINNING_S)
 
 
@@ -418,15 +422,15 @@ def _pays(estimate: EngineEstimate) -> bool:
     return estimate.low_ns(last) / last <= _GAIN * estimate.low_ns(before) / before
 
 
-def _measure(one: Estimator, rows: int, end: float, *, paused: bool = False) -> bool:
+def _measure(estimator: Estimator, rows: int, end: float, *, paused: bool = False) -> bool:
     """Time one size once more; whether there was time for it."""
-    fewest = _calls_in(one.estimate, rows, end - time.monotonic())
+    fewest = _calls_in(estimator.estimate, rows, end - time.monotonic())
     if fewest:
-        _run(one, rows, 2 * _SHORTEST_S, fewest, paused=paused)
+        _run(estimator, rows, 2 * _SHORTEST_S, fewest, paused=paused)
     return fewest > 0
 
 
-def _done(one: Estimator, tell: Callable[[EngineEstimate], None]) -> bool:
-    one.close()
-    tell(one.estimate)
+def _done(estimator: Estimator, tell: Callable[[EngineEstimate], None]) -> bool:
+    estimator.close()
+    tell(estimator.estimate)
     return True

@@ -129,7 +129,7 @@ class _Bench:
         if job.independent and self._engine.spec.batchable:
             self._engine.spec = replace(self._engine.spec, rows=Rows.INDEPENDENT)
         self.batched = self._engine.spec.batched
-        self._requests = [unpack(one) for one in job.requests]
+        self._requests = [unpack(request) for request in job.requests]
         self._instances = job.instances
         self._calls: dict[int, list[Callable[[], object]]] = {}
 
@@ -163,7 +163,7 @@ class _Bench:
             for thread in threads:
                 thread.join()
         cpu = time.process_time_ns() - cpu - sum(others)
-        everything = np.array([one for own in times for one in own], np.int64)
+        everything = np.array([item for own in times for item in own], np.int64)
         return Measured(everything.tobytes(), cpu, _memory_bytes())
 
     def _call(self, rows: int) -> Callable[[], object]:
@@ -239,9 +239,9 @@ def _work(source: BinaryIO, sink: BinaryIO) -> None:
                 assert bench is not None  # noqa: S101  the parent loads first
                 answer = bench.answer(job) if isinstance(job, Ask) else bench.measure(job)
         except (TailcutError, MemoryError) as error:
-            told = str(error) or type(error).__name__
+            message = str(error) or type(error).__name__
             failed = Loaded if isinstance(job, Load) else Answered if isinstance(job, Ask) else Measured
-            answer = failed(error=told)
+            answer = failed(error=message)
         write(sink, answer)
 
 

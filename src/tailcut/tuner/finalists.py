@@ -44,7 +44,7 @@ class Predicted:
 def finalists(
     predicted: Iterable[Predicted],
     count: int = FINALISTS,
-    rank: Callable[[Predicted], float] = lambda one: one.rate,
+    rank: Callable[[Predicted], float] = lambda item: item.rate,
     kinds: Callable[[Settings], list[tuple[object, int]]] | None = None,
 ) -> list[Predicted]:
     """The best by rank (more is better), a few of each kind, the best for a lone request, and the most frugal equal.
@@ -54,47 +54,47 @@ def finalists(
     and a stall during it would keep all configurations of that way out of the race.
     """
     own = kinds or kinds_of
-    ranked = sorted(predicted, key=lambda one: (-rank(one), one.alone_ms))
-    hopeful = [one for one in ranked if rank(one) >= _HOPE * rank(ranked[0])]
-    firsts = {one.settings.batching.dispatch: one for one in reversed(hopeful)}
-    other = [one for one in hopeful if _computed_by(one.settings) != _computed_by(ranked[0].settings)]
+    ranked = sorted(predicted, key=lambda item: (-rank(item), item.alone_ms))
+    hopeful = [item for item in ranked if rank(item) >= _HOPE * rank(ranked[0])]
+    firsts = {item.settings.batching.dispatch: item for item in reversed(hopeful)}
+    other = [item for item in hopeful if _computed_by(item.settings) != _computed_by(ranked[0].settings)]
     chosen: list[Predicted] = []
     taken: Counter[object] = Counter()
-    for one in [*ranked[:1], *other[:1], *sorted(firsts.values(), key=ranked.index), *ranked]:
-        if one in chosen:
+    for item in [*ranked[:1], *other[:1], *sorted(firsts.values(), key=ranked.index), *ranked]:
+        if item in chosen:
             continue
         if len(chosen) == count - min(_LONE, count // _LONE_OF):
             break
-        if all(taken[key] < most for key, most in own(one.settings)):
-            chosen.append(one)
-            taken.update(key for key, _ in own(one.settings))
-    equal = [one for one in ranked if rank(one) >= (1 - NEAR) * rank(ranked[0])]
+        if all(taken[key] < most for key, most in own(item.settings)):
+            chosen.append(item)
+            taken.update(key for key, _ in own(item.settings))
+    equal = [item for item in ranked if rank(item) >= (1 - NEAR) * rank(ranked[0])]
     if count > len(chosen) + 1 and equal:
-        frugal = min(equal, key=lambda one: one.cpu_us)
+        frugal = min(equal, key=lambda item: item.cpu_us)
         if frugal not in chosen and all(
-            frugal.cpu_us <= _FRUGAL * one.cpu_us for one in chosen if one in equal and one.cpu_us
+            frugal.cpu_us <= _FRUGAL * item.cpu_us for item in chosen if item in equal and item.cpu_us
         ):
             chosen.append(frugal)
-    near = [one for one in ranked if one not in chosen and rank(one) >= 0.5 * rank(ranked[0])]
-    chosen += sorted(near, key=lambda one: one.alone_ms)[: count - len(chosen)]
+    near = [item for item in ranked if item not in chosen and rank(item) >= 0.5 * rank(ranked[0])]
+    chosen += sorted(near, key=lambda item: item.alone_ms)[: count - len(chosen)]
     return chosen
 
 
 def pareto(predicted: Sequence[Predicted]) -> list[Predicted]:
     """Those that no other beats in rate, lone latency, CPU and memory at once."""
     front: list[Predicted] = []
-    for one in sorted(predicted, key=lambda each: -each.rate):
-        if not any(_beats(other, one) for other in front):
-            front.append(one)
+    for item in sorted(predicted, key=lambda each: -each.rate):
+        if not any(_beats(other, item) for other in front):
+            front.append(item)
     return front
 
 
-def _beats(one: Predicted, other: Predicted) -> bool:
+def _beats(predicted: Predicted, other: Predicted) -> bool:
     pairs = [
-        (one.rate, other.rate),
-        (-one.alone_ms, -other.alone_ms),
-        (-one.cpu_us, -other.cpu_us),
-        (-one.memory_bytes, -other.memory_bytes),
+        (predicted.rate, other.rate),
+        (-predicted.alone_ms, -other.alone_ms),
+        (-predicted.cpu_us, -other.cpu_us),
+        (-predicted.memory_bytes, -other.memory_bytes),
     ]
     return all(mine >= its for mine, its in pairs) and any(mine > its for mine, its in pairs)
 

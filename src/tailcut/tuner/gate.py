@@ -72,7 +72,7 @@ class Gate:
         self._seed = seed
         self._payloads: dict[tuple[int, Wire, U8Input | None], Payload] = {}
         if metric is not None:
-            metric.check([one.answer for one in questions.all], 1.0 if bound is None else bound)
+            metric.check([item.answer for item in questions.all], 1.0 if bound is None else bound)
 
     @property
     def random_outputs(self) -> tuple[str, ...]:
@@ -88,12 +88,12 @@ class Gate:
 
     def held_out(self) -> list[Question]:
         """Every second question of a request as it is, which a quantised copy is judged by and not made from."""
-        plain = [one for one in self._questions.all if one.joined == 1 and not one.lengths]
+        plain = [item for item in self._questions.all if item.joined == 1 and not item.lengths]
         return plain[1::2]
 
     def sample(self, count: int) -> list[Question]:
         """So many of the requests as they are, spread over the data."""
-        plain = [one for one in self._questions.all if one.joined == 1 and not one.lengths]
+        plain = [item for item in self._questions.all if item.joined == 1 and not item.lengths]
         return plain[:: max(1, len(plain) // count)][:count]
 
     def judge_engine(
@@ -107,7 +107,7 @@ class Gate:
             outputs: that it computes; none: all.
         """
         return compare(
-            [_only(one.answer, outputs) for one in questions[: len(answers)]],
+            [_only(question.answer, outputs) for question in questions[: len(answers)]],
             answers,
             self._bound,
             metric=self._metric,
@@ -120,7 +120,7 @@ class Gate:
         if bound is not None and self._metric is None:
             bound = 1 - _STRICTER * (1 - bound)
         return compare(
-            [one.answer for one in questions[: len(answers)]],
+            [question.answer for question in questions[: len(answers)]],
             answers,
             bound,
             metric=self._metric,
@@ -134,7 +134,7 @@ class Gate:
 
         None where even the loosest one does not, or where only a person can tell what the metric's value means.
         """
-        expected = [_only(one.answer, outputs) for one in questions[: len(answers)]]
+        expected = [_only(question.answer, outputs) for question in questions[: len(answers)]]
         return self._accepting(expected, answers)
 
     def advise(self, target: Target, settings: Settings, seconds: float, most_together: int) -> Advice | None:
@@ -144,10 +144,10 @@ class Gate:
         """
         questions = self._questions.of(settings.batching.padding)
         asked = self._answers(target, questions, settings, seconds, most_together, whole=True)
-        if not asked or any(one.reply.status != 200 for one in asked):
+        if not asked or any(item.reply.status != 200 for item in asked):
             return None
-        expected = [_only(one.question.answer, settings.engine.outputs) for one in asked]
-        bound = self._accepting(expected, [one.reply.outputs for one in asked])
+        expected = [_only(item.question.answer, settings.engine.outputs) for item in asked]
+        bound = self._accepting(expected, [item.reply.outputs for item in asked])
         return None if bound is None else Advice(self._judge(asked, settings.engine.outputs), bound)
 
     def _accepting(self, expected: Sequence[Outputs], answers: Sequence[Outputs]) -> float | None:
@@ -157,8 +157,8 @@ class Gate:
             return compare(expected, answers, strict, metric=self._metric, uncompared=uncompared).right
 
         looser = [bound for bound in _ADVISED if self._bound is None or bound < self._bound]
-        place = bisect_left(looser, x=True, key=accepts)  # the strictest first: what one accepts, all after it do
-        return looser[place] if place < len(looser) else None
+        index = bisect_left(looser, x=True, key=accepts)  # the strictest first: what one accepts, all after it do
+        return looser[index] if index < len(looser) else None
 
     def check(
         self,
@@ -209,7 +209,7 @@ class Gate:
         places = padded_places(self._questions.spec, padding)
         if places is None:
             return False
-        several = [lengths for one in questions if (lengths := lengths_of(places, one.inputs)) is not None]
+        several = [lengths for question in questions if (lengths := lengths_of(places, question.inputs)) is not None]
         return all(
             any(lengths[number] < buckets[-1] and lengths[number] not in buckets for lengths in several)
             for number, buckets in enumerate(padding.dimensions)
@@ -264,24 +264,24 @@ class Gate:
     def _judge(self, asked: Sequence[Asked], outputs: Sequence[str] = ()) -> Accuracy:
         if not asked:
             return Accuracy(right=False, reason="no request was answered: all were rejected because the queue was full")
-        for one in asked:
-            if one.reply.status != 200:
-                words = f"the server answers {one.reply.status or 'nothing'}: {one.reply.message}"
-                row = Finding(one.question.source, 0, "", "status", words, np.inf, asked=one.words)
-                return Accuracy(right=False, reason=f"{one.words}: {words}", requests=len(asked), rows=(row,))
-        found = compare(
-            [_only(one.question.answer, outputs) for one in asked],
-            [one.reply.outputs for one in asked],
+        for item in asked:
+            if item.reply.status != 200:
+                words = f"the server answers {item.reply.status or 'nothing'}: {item.reply.message}"
+                row = Finding(item.question.source, 0, "", "status", words, np.inf, asked=item.words)
+                return Accuracy(right=False, reason=f"{item.words}: {words}", requests=len(asked), rows=(row,))
+        result = compare(
+            [_only(item.question.answer, outputs) for item in asked],
+            [item.reply.outputs for item in asked],
             self._bound,
             metric=self._metric,
             uncompared=frozenset(self.random_outputs),
         )
         rows = tuple(
             replace(row, request=asked[row.request].question.source, asked=asked[row.request].words)
-            for row in found.rows
+            for row in result.rows
         )
-        reason = f"{rows[0].asked}: {rows[0].where}" if rows and not found.right else found.reason
-        return replace(found, rows=rows, reason=reason)
+        reason = f"{rows[0].asked}: {rows[0].where}" if rows and not result.right else result.reason
+        return replace(result, rows=rows, reason=reason)
 
 
 def _only(answer: Outputs, names: Sequence[str]) -> Outputs:

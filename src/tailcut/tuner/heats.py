@@ -79,12 +79,12 @@ class Heats:
             return True
         if len(entrant.scores) < _LOOK:
             return False
-        found = _ratio(entrant, leader)
-        return found is not None and found.high < _CLEAR
+        result = _ratio(entrant, leader)
+        return result is not None and result.high < _CLEAR
 
 
-def _ratio(one: Entrant, other: Entrant) -> Interval | None:
-    both = min(len(one.scores), len(other.scores))
-    if both < _LOOK or not all(one.scores[:both] + other.scores[:both]):
+def _ratio(entrant: Entrant, other: Entrant) -> Interval | None:
+    both = min(len(entrant.scores), len(other.scores))
+    if both < _LOOK or not all(entrant.scores[:both] + other.scores[:both]):
         return None
-    return paired_ratio_interval(one.scores[:both], other.scores[:both])
+    return paired_ratio_interval(entrant.scores[:both], other.scores[:both])

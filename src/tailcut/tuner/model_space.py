@@ -119,7 +119,11 @@ class ModelSpace:
     def refinements(self, winner: Settings) -> list[Settings]:
         """Small changes of a configuration that only the real server can judge."""
         limited = self._session.wanted.constraints.memory_bytes is not None
-        return [one for one in refinements(self.facts, winner) if not (limited and holds_weights_again(one))]
+        return [
+            refinement
+            for refinement in refinements(self.facts, winner)
+            if not (limited and holds_weights_again(refinement))
+        ]
 
     def thrifty(self, winner: Settings) -> list[Settings]:
         """The winner without spinning threads: they take whole cores, and often win nothing that can be measured."""
@@ -161,8 +165,8 @@ class ModelSpace:
 
     def configurations(self) -> Mapping[Settings, Configuration]:
         """What the simulation takes, by settings."""
-        known = [one for one in self.estimates if _is_known(one)]
-        return {settings: found for settings, found, _ in configurations(known, self._parts())}
+        known = [estimate for estimate in self.estimates if _is_known(estimate)]
+        return {settings: result for settings, result, _ in configurations(known, self._parts())}
 
     def calibrate(self) -> None:
         """Have copies of the model in static int8 written, where they may pay, to be measured with the rest."""
@@ -244,7 +248,9 @@ class ModelSpace:
             bound = material.accepting(copy.answers)
             if bound is not None:
                 facts = replace(self.facts, copies=frozenset({copy.engine}))
-                options = next(one for one in engine_choices(facts) if one.precision == _STATIC)
+                options = next(
+                    engine_choice for engine_choice in engine_choices(facts) if engine_choice.precision == _STATIC
+                )
                 settings = msgspec.structs.replace(self._session.base, engine=options)
                 self._session.rejected[copy.engine, _STATIC] = Rejected(settings, copy.accuracy, bound)
 
@@ -253,21 +259,21 @@ class ModelSpace:
         choices, whole = engine_choices(self.facts), session.wanted.exhaustive
         longer = max(1.0, len(choices) / session.plan.engines) if whole else 1.0
         choices = choices if whole else choices[: session.plan.engines]
-        choices += [one.settings.engine for one in session.rejected.values()]
+        choices += [item.settings.engine for item in session.rejected.values()]
         # A copy in static int8 is quantised anew by each tune: what another one took says nothing of it.
-        known = [one for one in session.journal.estimates(choices) if one.options.precision != _STATIC]
+        known = [estimate for estimate in session.journal.estimates(choices) if estimate.options.precision != _STATIC]
         session.outcome.reused = len(known)
         if known:
             session.tell(Phase(f"reusing {len(known)} of {len(choices)} estimates from {session.journal.name}"))
             session.tell(Estimated(len(known)))
-        missing = [options for options in choices if options not in [one.options for one in known]]
+        missing = [options for options in choices if options not in [item.options for item in known]]
         if not missing:
             return known
         session.tell(Phase(f"measuring {len(missing)} engine configurations in process"))
         seconds = session.plan.estimating_s(time.monotonic(), session.servers.start_s)
         requests = typical(session.requests, batched=session.spec.batched)
         if session.wanted.normalize is not None:
-            requests = [as_pixels(session.wanted.normalize, session.spec, one) for one in requests]
+            requests = [as_pixels(session.wanted.normalize, session.spec, request) for request in requests]
         return known + estimate_engines(
             session.wanted.model,
             missing,
@@ -288,26 +294,26 @@ class ModelSpace:
         if session.gate.blind:
             return Judging()
         questions = session.gate.sample(_ASKED)
-        inputs = [one.inputs for one in questions]
+        inputs = [question.inputs for question in questions]
         if session.wanted.normalize is not None:
-            inputs = [as_pixels(session.wanted.normalize, session.spec, one) for one in inputs]
+            inputs = [as_pixels(session.wanted.normalize, session.spec, item) for item in inputs]
 
         def judge(options: EngineOptions, answers: Sequence[Mapping[str, np.ndarray]]) -> Wrong | None:
-            outputs = [dict(one) for one in answers]
-            found = session.gate.judge_engine(questions, outputs, options.outputs)
-            if found.right:
+            outputs = [dict(answer) for answer in answers]
+            result = session.gate.judge_engine(questions, outputs, options.outputs)
+            if result.right:
                 return None
-            reason = f"wrong answers: {found.reason}"
+            reason = f"wrong answers: {result.reason}"
             bound = session.gate.accepting(questions, outputs, options.outputs)
             settings = changed(session.base, engine=msgspec.structs.asdict(options))
             session.reject(settings, reason)
             if bound is not None:
-                session.rejected[precision_of(settings)] = Rejected(settings, found, bound)
+                session.rejected[precision_of(settings)] = Rejected(settings, result, bound)
             return Wrong(reason, measured=bound is not None)
 
         # Copies in static int8 were judged when they were made.
         known = {precision_of(session.base), *((name, _STATIC) for name in session.servers.copies)}
-        return Judging([pack(dict(one)) for one in inputs], judge, known)
+        return Judging([pack(dict(item)) for item in inputs], judge, known)
 
     def _stored(self, estimate: EngineEstimate) -> None:
         first = estimate.options not in self._counted
@@ -348,14 +354,14 @@ class ModelSpace:
         self._find_wiring()
         session = self._session
         settings = {name: way_settings(self.facts, name) for name in PROBED}
-        engines = real_engines([one for one in self.estimates if _is_known(one)])
-        known = {name: way for name, one in settings.items() if (way := session.journal.way(one)) is not None}
-        names = [str(one.options.name) for one in engines]
-        slower = {name: found for name in names if (found := session.journal.engine_ns(name)) is not None}
+        engines = real_engines([estimate for estimate in self.estimates if _is_known(estimate)])
+        known = {name: way for name, item in settings.items() if (way := session.journal.way(item)) is not None}
+        names = [str(engine.options.name) for engine in engines]
+        slower = {name: result for name in names if (result := session.journal.engine_ns(name)) is not None}
         if len(known) == len(settings) and len(slower) == len(names):
             session.tell(Phase(f"reusing the measured cost of receiving requests from {session.journal.name}"))
             return Ways(known, slower)
-        slow = min(one.alone_ns for one in self.estimates if _is_known(one)) >= _SLOW_CALL_NS
+        slow = min(estimate.alone_ns for estimate in self.estimates if _is_known(estimate)) >= _SLOW_CALL_NS
         if slow and not session.plan.can_measure_ways(time.monotonic(), session.servers.start_s):
             session.tell(Phase("assuming the usual cost of receiving requests: the model's calls take far longer"))
             for name, way in USUAL.items():
@@ -366,8 +372,8 @@ class ModelSpace:
         session.servers.keep(session.base)
         for name, way in ways.by_dispatch.items():
             session.journal.add_way(settings[name], way)
-        for one in engines:
-            session.journal.add_engine_ns(one.options, ways.engine_ns[one.options.name])
+        for engine in engines:
+            session.journal.add_engine_ns(engine.options, ways.engine_ns[engine.options.name])
         return ways
 
     def _parts(self) -> Parts:
@@ -377,13 +383,13 @@ class ModelSpace:
 
     def _predict(self, estimates: Sequence[EngineEstimate]) -> list[Predicted]:
         session = self._session
-        known = [one for one in estimates if _is_known(one)]
+        known = [estimate for estimate in estimates if _is_known(estimate)]
         if not known:
             raise UsageError("no engine configuration could be measured")
-        found = list(predict(known, self._parts(), session.outcome.objective))
-        for one in session.rejected.values():
-            one.predicted = [each for each in found if each.settings.engine == one.settings.engine]
-        predicted = [one for one in found if precision_of(one.settings) not in session.rejected]
+        result = list(predict(known, self._parts(), session.outcome.objective))
+        for item in session.rejected.values():
+            item.predicted = [each for each in result if each.settings.engine == item.settings.engine]
+        predicted = [item for item in result if precision_of(item.settings) not in session.rejected]
         allowed = session.allowed(predicted)
         left_out = len(predicted) - len(allowed)
         words = f", {left_out:,} left out: they need more memory than allowed" if left_out else ""

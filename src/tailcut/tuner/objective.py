@@ -101,4 +101,4 @@ class Constraints:
     def allowed(self, predicted: Iterable[Predicted]) -> list[Predicted]:
         """The configurations whose estimated engine memory is within the limit."""
         limit = self.memory_bytes
-        return [one for one in predicted if limit is None or one.memory_bytes <= limit]
+        return [item for item in predicted if limit is None or item.memory_bytes <= limit]

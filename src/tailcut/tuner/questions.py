@@ -45,12 +45,12 @@ class Question:
     @property
     def words(self) -> str:
         """What to call it."""
-        said = f"request {self.source}"
+        text = f"request {self.source}"
         if self.joined > 1:
-            said += f" joined with {self.joined - 1} more"
+            text += f" joined with {self.joined - 1} more"
         if self.lengths:
-            said += f" cut to length {' x '.join(map(str, self.lengths))}"
-        return said
+            text += f" cut to length {' x '.join(map(str, self.lengths))}"
+        return text
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,13 +117,13 @@ class Questions:
         own = {number: lengths_of(places, request) for number, request in enumerate(self._requests)}
         turn = 0
         for lengths in _wanted_lengths(padding.dimensions):
-            longer = [number for number, one in own.items() if one is not None and _is_longer(one, lengths)]
-            chosen = [longer[(turn + place) % len(longer)] for place in range(2)] if longer else []
+            longer = [number for number, item in own.items() if item is not None and _is_longer(item, lengths)]
+            chosen = [longer[(turn + index) % len(longer)] for index in range(2)] if longer else []
             turn += 2
             cut = [_cut(places, self._requests[number], lengths) for number in chosen]
             if cut:
                 yield _Plan(cut[0], chosen[0], 1, lengths)
-                if len({tuple(array.shape[1:] for array in one.values()) for one in cut}) == 1:
+                if len({tuple(array.shape[1:] for array in item.values()) for item in cut}) == 1:
                     yield _Plan(_join(cut), chosen[0], 2, lengths)
 
 
@@ -166,7 +166,7 @@ def _random_outputs(engine: Engine, requests: Sequence[Arrays]) -> frozenset[str
     return frozenset(
         name
         for name in engine.spec.output_names
-        if not compare([{name: one[name]} for one in first], [{name: one[name]} for one in second], None).right
+        if not compare([{name: item[name]} for item in first], [{name: item[name]} for item in second], None).right
     )
 
 
@@ -178,7 +178,7 @@ def _joins(requests: Sequence[Arrays]) -> Iterator[_Plan]:
     start = 0
     for count in _JOINED:
         for members in groups.values():
-            chosen = [members[(start + place) % len(members)] for place in range(count)]
+            chosen = [members[(start + index) % len(members)] for index in range(count)]
             start += count
             one_bytes = sum(array.nbytes for array in requests[chosen[0]].values())
             if count == 2 or one_bytes * count <= _JOINED_BYTES:
@@ -201,17 +201,17 @@ def _cuts(places: Places | None, requests: Sequence[Arrays]) -> Iterator[_Plan]:
 
 
 def _is_longer(own: Lengths, lengths: Lengths) -> bool:
-    return own != lengths and all(one >= length for one, length in zip(own, lengths, strict=True))
+    return own != lengths and all(item >= length for item, length in zip(own, lengths, strict=True))
 
 
 def _cut(places: Places, request: Arrays, lengths: Lengths) -> Arrays:
-    found = dict(request)
+    result = dict(request)
     for name, axes in places.items():
         array = request[name]
         for axis, dimension in axes:
             array = array[(slice(None),) * axis + (slice(lengths[dimension]),)]
-        found[name] = np.ascontiguousarray(array)
-    return found
+        result[name] = np.ascontiguousarray(array)
+    return result
 
 
 def _wanted_lengths(dimensions: Sequence[Sequence[int]]) -> list[Lengths]:

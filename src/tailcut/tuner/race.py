@@ -57,23 +57,23 @@ class Ratios:
 
 def ratios(new: ArmRuns, old: ArmRuns, seed: int = 0) -> Ratios:
     """Compare what two arms' blocks brought so far."""
-    found = {}
+    result = {}
     for name, q in QUANTILES.items():
         if min(len(new.latencies), len(old.latencies)) >= samples_needed(q):
-            found[name] = _paired(new, old, q) or pooled(new, old, q, seed)
-    return Ratios(found, throughput_ratio(new, old))
+            result[name] = _paired(new, old, q) or pooled(new, old, q, seed)
+    return Ratios(result, throughput_ratio(new, old))
 
 
-def judged(found: Ratios) -> tuple[Verdict, str]:
+def judged(result: Ratios) -> tuple[Verdict, str]:
     """A verdict on tail and throughput together, and its figures in words."""
     verdicts, words = [], []
-    if found.tail is not None:
-        of, tail = found.tail
+    if result.tail is not None:
+        of, tail = result.tail
         verdicts.append(verdict(tail, NOISE))
         words.append(f"{of} x{tail.point:.2f} ({tail.low:.2f} to {tail.high:.2f})")
-    if found.throughput is not None and found.time_per_request is not None:
-        speed = found.throughput
-        verdicts.append(verdict(found.time_per_request, NOISE))
+    if result.throughput is not None and result.time_per_request is not None:
+        speed = result.throughput
+        verdicts.append(verdict(result.time_per_request, NOISE))
         words.append(f"throughput x{speed.point:.2f} ({speed.low:.2f} to {speed.high:.2f})")
     better, worse = Verdict.BETTER in verdicts, Verdict.WORSE in verdicts
     word = Verdict.INDISTINCT if better == worse else Verdict.BETTER if better else Verdict.WORSE
@@ -100,11 +100,11 @@ def throughput_ratio(new: ArmRuns, old: ArmRuns) -> Interval | None:
 
 def percentiles_ms(run: ArmRuns) -> dict[str, float | None]:
     """p50, p95 and p99 where the sample can tell them."""
-    found: dict[str, float | None] = {}
+    result: dict[str, float | None] = {}
     for name, q in reversed(QUANTILES.items()):
         known = len(run.latencies) >= samples_needed(q)
-        found[f"{name}_ms"] = round(percentile(Sample.of(run.latencies), q), 4) if known else None
-    return found
+        result[f"{name}_ms"] = round(percentile(Sample.of(run.latencies), q), 4) if known else None
+    return result
 
 
 def _paired(new: ArmRuns, old: ArmRuns, q: float) -> Interval | None:

@@ -119,18 +119,18 @@ class Racing:
     def heats(self, entrants: Sequence[Entrant], until: float, fewest: int = FEWEST_HEATS) -> Heats:
         """Race until a time of the monotonic clock, but at least a few heats; again where no arm answered anything."""
         for _ in range(_MOST_LONGER):
-            found = self._heats(entrants, until, fewest)
-            if found.entrants[found.leader].estimate > NONE:
+            result = self._heats(entrants, until, fewest)
+            if result.entrants[result.leader].estimate > NONE:
                 break
             self.load = Load(self.load.clients, 2 * self.load.block_s)
-        return found
+        return result
 
     def _heats(self, entrants: Sequence[Entrant], until: float, fewest: int) -> Heats:
 
-        def score(place: int, number: int, most_s: float) -> float:
-            found = self._score(entrants[place].arm, number, most_s)
-            self.journal.add("heat", entrants[place].settings, score=found, objective=self.objective.kind)
-            return found
+        def score(index: int, number: int, most_s: float) -> float:
+            result = self._score(entrants[index].arm, number, most_s)
+            self.journal.add("heat", entrants[index].settings, score=result, objective=self.objective.kind)
+            return result
 
         return run_heats(len(entrants), score, self.noise, until, fewest)
 
@@ -141,13 +141,13 @@ class Racing:
         length_s = _cost_block_s(rate)
         alone_s = max(LEAST_BLOCK_S, self.load.alone_s)
         for number in range(FEWEST_HEATS + 1):
-            for place, entrant in enumerate(entrants):
+            for index, entrant in enumerate(entrants):
                 arm = entrant.arm
-                found = closed_loop(arm.target, arm.payloads, concurrency=1, duration_s=alone_s, warmup_s=alone_s / 6)
-                if found.samples:
-                    alone[place].append(float(np.median(found.latencies_ns)) / 1e6)
+                result = closed_loop(arm.target, arm.payloads, concurrency=1, duration_s=alone_s, warmup_s=alone_s / 6)
+                if result.samples:
+                    alone[index].append(float(np.median(result.latencies_ns)) / 1e6)
                 block = partial(open_loop, arm.target, arm.payloads, rate=rate, duration_s=length_s, seed=number)
-                spent[place].add(*watched(arm.pid, block))
+                spent[index].add(*watched(arm.pid, block))
             if not all(alone):
                 alone_s *= 2  # slower than was foreseen
         return [

@@ -213,6 +213,6 @@ def precision_of(settings: Settings) -> tuple[str, str]:
     """Engine and precision; of a pipeline those of its first model in a lower precision."""
     engines = [settings.engine]
     if settings.pipeline is not None:
-        engines = [one.engine for one in settings.pipeline.models if one.engine is not None] or engines
-    engine = next((one for one in engines if one.precision != "f32"), engines[0])
+        engines = [model.engine for model in settings.pipeline.models if model.engine is not None] or engines
+    engine = next((engine for engine in engines if engine.precision != "f32"), engines[0])
     return engine.name, engine.precision

@@ -44,7 +44,9 @@ def result(
         ),
         command=command,
         rows=outcome.rows,
-        rungs=[made.Rung(one.name, one.note, one.candidates, " + ".join(one.kept) or None) for one in outcome.rungs],
+        rungs=[
+            made.Rung(rung.name, rung.note, rung.candidates, " + ".join(rung.kept) or None) for rung in outcome.rungs
+        ],
         estimated=_estimated(outcome),
         winner=None if outcome.race_winner is None else outcome.race_winner.describe(),
         reused_estimates=outcome.reused,
@@ -52,7 +54,7 @@ def result(
         verification=_verification(outcome, objective),
         unchanged=outcome.unchanged,
         tie_break=_tie_break(outcome),
-        offers=[_offer(one, outcome.base) for one in outcome.offers],
+        offers=[_offer(offer, outcome.base) for offer in outcome.offers],
         retune=_retune(outcome),
         accuracy=_accuracy(outcome, objective.metric),
         quantized=outcome.copy,
@@ -63,25 +65,25 @@ def result(
     )
 
 
-def evidence(found: made.TuneResult) -> dict[str, Any]:
+def evidence(outcome: made.TuneResult) -> dict[str, Any]:
     """What the profile file keeps of a result: figures, not samples."""
-    checked = found.verification
+    checked = outcome.verification
     kept: dict[str, Any] = {
-        "command": found.command,
-        "seed": found.objective.seed,
+        "command": outcome.command,
+        "seed": outcome.objective.seed,
         "verified": checked is not None,
-        "rate_offered": found.objective.rate,
-        **({} if found.objective.limit_ms is None else {"limit_ms": found.objective.limit_ms}),
-        "rows": msgspec.to_builtins(found.rows),
-        "kept": [rung.kept for rung in found.rungs if rung.kept],
+        "rate_offered": outcome.objective.rate,
+        **({} if outcome.objective.limit_ms is None else {"limit_ms": outcome.objective.limit_ms}),
+        "rows": msgspec.to_builtins(outcome.rows),
+        "kept": [rung.kept for rung in outcome.rungs if rung.kept],
     }
     if checked is not None:
         kept |= {name: known(checked.arms.get(name), _SHOWN_ONLY) for name in ("baseline", "reference", "tuned")}
         kept |= known({name: msgspec.to_builtins(getattr(checked, name)) for name in _RATIOS})
-    if found.quantized is not None:
-        kept["quantized"] = known(found.quantized)
-    if found.accuracy is not None:
-        kept["accuracy"] = known(found.accuracy, _NO_FIGURES)
+    if outcome.quantized is not None:
+        kept["quantized"] = known(outcome.quantized)
+    if outcome.accuracy is not None:
+        kept["accuracy"] = known(outcome.accuracy, _NO_FIGURES)
     return kept
 
 
@@ -162,19 +164,19 @@ def _tie_break(outcome: Outcome) -> made.TieBreakResult | None:
         return None
     equals = [
         made.EqualConfiguration(
-            setting=one.settings.describe(outcome.base),
-            alone_ms=_rounded(one.alone_ms),
-            cpu_us=_rounded(one.cpu_us, 2),
-            memory_bytes=one.memory_bytes,
+            setting=equal.settings.describe(outcome.base),
+            alone_ms=_rounded(equal.alone_ms),
+            cpu_us=_rounded(equal.cpu_us, 2),
+            memory_bytes=equal.memory_bytes,
         )
-        for one in tie.equals
+        for equal in tie.equals
     ]
     return made.TieBreakResult(tie.chosen.describe(outcome.base), tie.reason, equals)
 
 
 def _offer(offer: Offer, base: Settings) -> made.OfferResult:
     """What a looser `--accuracy` would bring."""
-    found, (engine, precision) = offer.accuracy, precision_of(offer.settings)
+    outcome, (engine, precision) = offer.accuracy, precision_of(offer.settings)
     return made.OfferResult(
         setting=offer.settings.describe(base),
         engine=engine,
@@ -182,12 +184,12 @@ def _offer(offer: Offer, base: Settings) -> made.OfferResult:
         p50_ratio=round(offer.p50_ratio, 3),
         rate_ratio=round(offer.rate_ratio, 3),
         accuracy=offer.bound,
-        **_measures(found),
+        **_measures(outcome),
     )
 
 
-def _measures(found: Accuracy) -> dict[str, float | None]:
-    return {name: _rounded(getattr(found, name)) for name in ("worst", "top1", "spread", "differing", "value")}
+def _measures(outcome: Accuracy) -> dict[str, float | None]:
+    return {name: _rounded(getattr(outcome, name)) for name in ("worst", "top1", "spread", "differing", "value")}
 
 
 def _retune(outcome: Outcome) -> made.Retune | None:
@@ -210,7 +212,9 @@ def _flat(settings: Settings) -> dict[str, Any]:
     """Every setting by its name; those of a pipeline's steps by the step's."""
     sections = msgspec.to_builtins(settings)
     pipeline = sections.pop("pipeline") or {"stages": [], "models": []}
-    sections |= {one["name"]: one for one in pipeline["stages"]} | {one["file"]: one for one in pipeline["models"]}
+    sections |= {item["name"]: item for item in pipeline["stages"]} | {
+        item["file"]: item for item in pipeline["models"]
+    }
     return {f"{section}.{name}": value for section, values in sections.items() for name, value in values.items()}
 
 
@@ -221,15 +225,15 @@ def _estimated(outcome: Outcome) -> list[made.Estimate]:
     raced = {settings.describe(): score for settings, score in outcome.raced.items()}
     return [
         made.Estimate(
-            setting=one.settings.describe(),
-            rate=round(one.rate, 2),
-            alone_ms=round(one.alone_ms, 4),
-            cpu_us=round(one.cpu_us, 2),
-            memory_bytes=one.memory_bytes,
-            front=one in front,
-            raced=_rounded(raced.get(one.settings.describe())),
+            setting=item.settings.describe(),
+            rate=round(item.rate, 2),
+            alone_ms=round(item.alone_ms, 4),
+            cpu_us=round(item.cpu_us, 2),
+            memory_bytes=item.memory_bytes,
+            front=item in front,
+            raced=_rounded(raced.get(item.settings.describe())),
         )
-        for one in ranked
+        for item in ranked
     ]
 
 
@@ -261,13 +265,13 @@ def _curve(latencies: np.ndarray) -> list[tuple[float, float]]:
 def _accuracy(outcome: Outcome, metric: str | None) -> made.AccuracyResult | None:
     if outcome.accuracy is None:
         return None
-    found = outcome.accuracy
+    match = outcome.accuracy
     return made.AccuracyResult(
         metric=metric or "built-in",
-        right=found.right,
-        reason=found.reason,
-        requests=found.requests,
-        **_measures(found),
+        right=match.right,
+        reason=match.reason,
+        requests=match.requests,
+        **_measures(match),
         labels_accuracy=outcome.labels_accuracy,
         random_outputs=list(outcome.random_outputs),
         worst_rows=[
@@ -281,7 +285,7 @@ def _accuracy(outcome: Outcome, metric: str | None) -> made.AccuracyResult | Non
                 expected=row.expected,
                 got=row.got,
             )
-            for row in found.rows
+            for row in match.rows
         ],
     )
 

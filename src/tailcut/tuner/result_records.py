@@ -92,11 +92,11 @@ class RowsDecision(Record, frozen=True):
     evidence: dict[str, RowsEvidence]
 
     @classmethod
-    def of(cls, found: RowDecision) -> Self:
+    def of(cls, result: RowDecision) -> Self:
         """The decision, with the sources that were asked."""
-        sources = {"signature": found.signature, "graph": found.graph, "proof": found.proof}
-        evidence = {name: RowsEvidence(one.rows, one.reason) for name, one in sources.items() if one is not None}
-        return cls(found.rows, found.batched, found.reason, found.user, evidence)
+        sources = {"signature": result.signature, "graph": result.graph, "proof": result.proof}
+        evidence = {name: RowsEvidence(item.rows, item.reason) for name, item in sources.items() if item is not None}
+        return cls(result.rows, result.batched, result.reason, result.user, evidence)
 
 
 class CandidateVerdict(StrEnum):

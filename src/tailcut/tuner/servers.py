@@ -117,7 +117,7 @@ class Servers:
 
     def count_new(self, settings: Iterable[Settings]) -> int:
         """How many of these have no server yet."""
-        return len({_key(one) for one in settings} - set(self._running))
+        return len({_key(setting) for setting in settings} - set(self._running))
 
     def room(self, most: int) -> int:
         """How many more servers there is memory for, at most so many."""
@@ -144,7 +144,7 @@ class Servers:
         key = (encoded(wire), fold, settings.io.socket)
         if key not in self._payloads:
             self._payloads[key] = [
-                infer_payload(target, self._spec.name, one, encoded(wire)) for one in self._sent(fold)
+                infer_payload(target, self._spec.name, item, encoded(wire)) for item in self._sent(fold)
             ]
         return self._payloads[key]
 
@@ -175,14 +175,14 @@ class Servers:
         return Arm(target, self._shared[key][1], server.pid)
 
     def _sent(self, fold: U8Input | None) -> Sequence[Mapping[str, np.ndarray]]:
-        return self._requests if fold is None else [as_pixels(fold, self._spec, one) for one in self._requests]
+        return self._requests if fold is None else [as_pixels(fold, self._spec, request) for request in self._requests]
 
     def keep(self, *settings: Settings) -> None:
         """Stop all others."""
-        keys = {_key(one) for one in settings}
+        keys = {_key(setting) for setting in settings}
         for key in [key for key in self._running if key not in keys]:
             self._launched.discard(key)
-            for shared in [one for one in self._shared if one[0] == key]:
+            for shared in [item for item in self._shared if item[0] == key]:
                 self._shared.pop(shared)[0].close()
             self._running.pop(key).stop()
 

@@ -91,13 +91,13 @@ class Session:
     @property
     def racing_rung(self) -> str:
         """The rung that whole configurations are listed under which raced."""
-        names = [one.name for one in self.outcome.rungs]
+        names = [rung.name for rung in self.outcome.rungs]
         return "parallelism" if "parallelism" in names else names[0]
 
     def candidate(self, rung: str, entry: Candidate, *, kept: bool = False) -> None:
         """Record a verdict, and tell it."""
         if not kept:
-            next(one for one in self.outcome.rungs if one.name == rung).candidates.append(entry)
+            next(item for item in self.outcome.rungs if item.name == rung).candidates.append(entry)
         self.tell(CandidateDone(rung, entry))
 
     def reject(self, settings: Settings, reason: str) -> None:
@@ -127,7 +127,7 @@ class Session:
         """
         allowed = self.wanted.constraints.allowed(predicted)
         if not allowed:
-            least = min(one.memory_bytes for one in predicted) / 1e6
+            least = min(item.memory_bytes for item in predicted) / 1e6
             raise UsageError(f"--memory: the smallest configuration needs about {least:,.0f} MB: allow more")
         return allowed
 

@@ -155,8 +155,8 @@ def engine_choices(facts: Facts) -> list[EngineOptions]:
         for name, precision in kinds
     ]
     torch = list(_torch_choices(facts, shapes)) if "torch" in facts.engines else []
-    groups.insert(0, [one for one in torch if one.compiler == "eager"])
-    compiled = [one for one in torch if one.compiler != "eager"]
+    groups.insert(0, [item for item in torch if item.compiler == "eager"])
+    compiled = [item for item in torch if item.compiler != "eager"]
     return [options for turn in zip_longest(*groups) for options in turn if options is not None] + compiled
 
 
@@ -243,17 +243,17 @@ def wirings(facts: Facts) -> list[Wiring]:
     """How requests may travel, the plainest first."""
     raw = facts.wire == "any" and len(facts.spec.inputs) == 1 and facts.spec.fixed_rows
     wire: Wire = "json" if facts.wire == "json" else "raw" if raw else "binary"
-    found = [Wiring(wire)]
+    result = [Wiring(wire)]
     if facts.local:
-        found.append(Wiring(wire, "unix"))
+        result.append(Wiring(wire, "unix"))
         if facts.wire == "any" and not _has_text(facts):
-            found += [Wiring("shared"), Wiring("shared", "unix")]
-    return found
+            result += [Wiring("shared"), Wiring("shared", "unix")]
+    return result
 
 
 def quickest(facts: Facts) -> Wiring:
     """The measured one; before that, the last that needs no shared memory."""
-    return facts.wiring or [one for one in wirings(facts) if one.wire != "shared"][-1]
+    return facts.wiring or [wiring for wiring in wirings(facts) if wiring.wire != "shared"][-1]
 
 
 def quickest_wire(facts: Facts) -> Wire:

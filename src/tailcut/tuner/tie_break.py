@@ -59,24 +59,24 @@ def choose(usages: Sequence[Usage]) -> Choice:
     """
     if len(usages) == 1:
         return Choice(0, "")
-    shortest = min(range(len(usages)), key=lambda place: (usages[place].median_ms, place))
-    equal = [place for place in range(len(usages)) if _is_same(usages[place], usages[shortest])]
+    shortest = min(range(len(usages)), key=lambda index: (usages[index].median_ms, index))
+    equal = [index for index in range(len(usages)) if _is_same(usages[index], usages[shortest])]
     others = len(usages) - 1
     within = f"within {SAME:.0%} of the best"
     if len(equal) == 1:
-        second = sorted(one.median_ms for one in usages)[1]
+        second = sorted(usage.median_ms for usage in usages)[1]
         ratio = usages[shortest].median_ms / second if second else 1.0
         return Choice(shortest, f"{within}, as {_count(others)}; p50 at one connection x{ratio:.2f} of the next")
     pool, words = equal, []
     for what, amounts, worth in (
-        ("takes {:.2g} of the CPU", [one.cpu_us for one in usages], 0.0),
-        ("holds {:.2g} of the memory", [one.memory_bytes for one in usages], _LEAST_BYTES),
+        ("takes {:.2g} of the CPU", [usage.cpu_us for usage in usages], 0.0),
+        ("holds {:.2g} of the memory", [usage.memory_bytes for usage in usages], _LEAST_BYTES),
     ):
         frugal = _frugal(pool, amounts, worth)
         if frugal is not None:
             pool, share = frugal
             words.append(what.format(share))
-    chosen = min(pool, key=lambda place: (usages[place].median_ms, place))
+    chosen = min(pool, key=lambda index: (usages[index].median_ms, index))
     if not words:
         return Choice(chosen, f"{within}, as {_count(others)}, with about as much CPU and memory")
     return Choice(chosen, f"equal within the noise; {' and '.join(words)}")
@@ -84,7 +84,7 @@ def choose(usages: Sequence[Usage]) -> Choice:
 
 def _frugal(pool: Sequence[int], amounts: Sequence[float | None], worth: float) -> tuple[list[int], float] | None:
     """Those that take about the least, and that as a share of the most; None where all are alike or one is unknown."""
-    known = {place: amount for place in pool if (amount := amounts[place]) is not None}
+    known = {index: amount for index in pool if (amount := amounts[index]) is not None}
     if len(known) < len(pool):
         return None
     least, most = min(known.values()), max(known.values())
@@ -93,17 +93,17 @@ def _frugal(pool: Sequence[int], amounts: Sequence[float | None], worth: float) 
     return [place for place, amount in known.items() if amount * _CLEARLY <= least], least / most
 
 
-def _is_same(one: Usage, shortest: Usage) -> bool:
+def _is_same(usage: Usage, shortest: Usage) -> bool:
     """Whether a median is not clearly longer than the shortest one."""
-    if one is shortest or one.median_ms <= (1 + SAME) * shortest.median_ms:
+    if usage is shortest or usage.median_ms <= (1 + SAME) * shortest.median_ms:
         return True
-    found = _ratio(one, shortest)
-    return found is not None and found.low <= 1 and one.median_ms <= (1 + _UNSURE) * shortest.median_ms
+    result = _ratio(usage, shortest)
+    return result is not None and result.low <= 1 and usage.median_ms <= (1 + _UNSURE) * shortest.median_ms
 
 
-def _ratio(one: Usage, other: Usage) -> Interval | None:
+def _ratio(usage: Usage, other: Usage) -> Interval | None:
     try:
-        return paired_ratio_interval(one.alone_ms, other.alone_ms)
+        return paired_ratio_interval(usage.alone_ms, other.alone_ms)
     except InvalidInputError:
         return None
 

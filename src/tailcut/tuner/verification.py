@@ -87,8 +87,8 @@ def verify(outcome: Outcome, arms: Mapping[str, Arm], load: Load, plan: Plan, *,
 
 def _highest_rate(arm: Arm, load: Load, limit_ms: float, plan: Plan) -> float:
     """A rate that the tuned server should carry within the limit; 0 where none was found in time."""
-    found = closed_loop(arm.target, arm.payloads, concurrency=load.clients[-1], duration_s=0.4, warmup_s=0.1)
-    low, high = 0.0, found.rate_achieved
+    result = closed_loop(arm.target, arm.payloads, concurrency=load.clients[-1], duration_s=0.4, warmup_s=0.1)
+    low, high = 0.0, result.rate_achieved
     for number in range(_STEPS):
         rate = (low * high) ** 0.5 if low else high * (0.9 if not number else _DOWN)
         length_s = max(0.3, _SPARE * samples_needed(0.99) / max(rate, 1e-9))

@@ -128,16 +128,16 @@ def waterfall(
 def effect(before: Settings, after: Settings, runs: dict[Settings, ArmRuns]) -> Candidate:
     """One step's record: its own percentiles, its ratios to the step before with their intervals, and a verdict."""
     new = runs[after]
-    found = ratios(new, runs[before])
-    of, tail = found.tail or (None, None)
+    result = ratios(new, runs[before])
+    of, tail = result.tail or (None, None)
     tail_ratio = None if tail is None else Interval.rounded(tail)
-    word, reason = judged(found)
+    word, reason = judged(result)
     return Candidate(
         setting=after.describe(before),
         **percentiles_ms(new),
         throughput=round(float(np.mean(new.throughputs)), 2) if new.throughputs else None,
         p99_ratio=tail_ratio if of == "p99" else None,
-        throughput_ratio=None if found.throughput is None else Interval.rounded(found.throughput),
+        throughput_ratio=None if result.throughput is None else Interval.rounded(result.throughput),
         tail_ratio=tail_ratio,
         ratio_of=of,
         samples=len(new.latencies),

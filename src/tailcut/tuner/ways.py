@@ -108,10 +108,12 @@ class RealEngine:
 def real_engines(estimates: Sequence[EngineEstimate]) -> list[RealEngine]:
     """Of each engine the quickest call on one thread; none where it takes so long that caches are no matter."""
     best: dict[str, EngineEstimate] = {}
-    for one in estimates:
-        if one.options.threads == one.options.instances == 1 and 1 in one.times_ns:
-            best[one.options.name] = min(best.get(one.options.name, one), one, key=lambda each: each.low_ns(1))
-    return [RealEngine(one.options, one.median_ns(1)) for one in best.values() if one.low_ns(1) <= _SLOW_CALL_NS]
+    for estimate in estimates:
+        if estimate.options.threads == estimate.options.instances == 1 and 1 in estimate.times_ns:
+            best[estimate.options.name] = min(
+                best.get(estimate.options.name, estimate), estimate, key=lambda each: each.low_ns(1)
+            )
+    return [RealEngine(item.options, item.median_ns(1)) for item in best.values() if item.low_ns(1) <= _SLOW_CALL_NS]
 
 
 def _client_ns(load: LoadResult) -> float:
@@ -121,8 +123,8 @@ def _client_ns(load: LoadResult) -> float:
 def probe(arm: Arm, single: Arm, seconds: float) -> Probe:
     """Load a server of the empty engine with one connection, then with many, and one without batches with many."""
     third = seconds / 3
-    one = partial(closed_loop, arm.target, arm.payloads, concurrency=1, duration_s=third, warmup_s=_WARM * third)
-    alone, cost = watched(arm.pid, one)
+    item = partial(closed_loop, arm.target, arm.payloads, concurrency=1, duration_s=third, warmup_s=_WARM * third)
+    alone, cost = watched(arm.pid, item)
     return Probe(alone, cost, _crowd(arm, third), _crowd(single, third))
 
 
@@ -178,9 +180,9 @@ def way_settings(facts: Facts, dispatch: str) -> Settings:
 def wiring_settings(facts: Facts) -> Settings:
     """What the server runs that is asked by every way: it takes all of them."""
     several = wirings(facts)
-    wire = next((one.wire for one in several if one.wire == "shared"), several[0].wire)
+    wire = next((item.wire for item in several if item.wire == "shared"), several[0].wire)
     settings = _over(Wiring(wire, several[-1].socket), facts, "inline")
-    return changed(settings, io={"fast_path": any(is_fast(facts, one.wire) for one in several)})
+    return changed(settings, io={"fast_path": any(is_fast(facts, item.wire) for item in several)})
 
 
 def measured_wiring(servers: Servers, facts: Facts, seconds: float) -> Wiring:
@@ -230,14 +232,14 @@ def measure_ways(
         seconds: for each dispatch.
         engines: that compute the model.
     """
-    single = {name: changed(one, batching={"max_batch_size": 1}) for name, one in settings.items()}
-    computed = {one: msgspec.structs.replace(single["inline"], engine=one.options) for one in engines}
+    single = {name: changed(item, batching={"max_batch_size": 1}) for name, item in settings.items()}
+    computed = {engine: msgspec.structs.replace(single["inline"], engine=engine.options) for engine in engines}
     servers.launch(*settings.values(), *single.values(), *computed.values())
     arms = {name: (servers.arm(settings[name]), servers.arm(single[name])) for name in settings}
     probes = {name: probe(*pair, seconds) for name, pair in arms.items()}
     inline = probes["inline"]
     slower = {
-        str(one.options.name): disturbance_ns(_crowd(servers.arm(each), seconds / 3), inline, one.call_ns)
-        for one, each in computed.items()
+        str(item.options.name): disturbance_ns(_crowd(servers.arm(each), seconds / 3), inline, item.call_ns)
+        for item, each in computed.items()
     }
-    return Ways({name: way_in(found, inline) for name, found in probes.items()}, slower)
+    return Ways({name: way_in(result, inline) for name, result in probes.items()}, slower)

@@ -23,8 +23,8 @@ def test_the_server_measures_bare_models_unless_told_otherwise(tmp_path: Path) -
             logs.append(server.stderr.read_text())
             assert server.stop() == 0
     assert [log.count("small: threads=1 dispatch=inline max_batch_size=") for log in logs] == [0, 1]
-    told = [config["parameters"].get("defaults", {}).get("string_value", "") for config in configurations]
-    assert [text.startswith("threads=1 dispatch=inline max_batch_size=") for text in told] == [False, True]
+    message = [config["parameters"].get("defaults", {}).get("string_value", "") for config in configurations]
+    assert [text.startswith("threads=1 dispatch=inline max_batch_size=") for text in message] == [False, True]
     assert configurations[0]["max_batch_size"] == 32
 
 

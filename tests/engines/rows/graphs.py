@@ -115,9 +115,9 @@ def rows_are_alone(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> bool
             together = _run(session, feeds, order)
         except Exception:  # noqa: BLE001  it took one row, and does not take several
             return False
-        for place, found in enumerate(together):
-            if found.shape[:1] != (len(order),) or not all(
-                _same(found[at], alone[row][place][0]) for at, row in enumerate(order)
+        for index, result in enumerate(together):
+            if result.shape[:1] != (len(order),) or not all(
+                _same(result[at], alone[row][index][0]) for at, row in enumerate(order)
             ):
                 return False
     return True

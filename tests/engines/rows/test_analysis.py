@@ -37,11 +37,11 @@ X = "(float[N, 4] x) => (float y)"
         ("(float[N, 4] x) => (float y)", "y = Relu(w)", "output 'y' does not follow the rows"),
     ],
 )
-def test_the_reason_names_what_it_is(signature: str, body: str, said: str) -> None:
+def test_the_reason_names_what_it_is(signature: str, body: str, text: str) -> None:
     """A dependent model's reason is one line that names the tensor or the operator."""
     evidence = analyse_rows(build(Case(NO, signature, body, weights={"w": (3, 4)})))
     assert evidence.rows is NO
-    assert said in evidence.reason
+    assert text in evidence.reason
 
 
 def test_a_scalar_input_has_no_first_axis() -> None:

@@ -168,7 +168,7 @@ def test_microsoft(case: Case) -> None:
 
 def test_an_unknown_operator_is_unknown() -> None:
     """An operator of a known domain without a rule, and one of an unknown domain, are unknown by name."""
-    for body, said in (("y = com.microsoft.Sampling(x)", "Sampling"), ("y = other.Thing(x)", "'other'")):
+    for body, text in (("y = com.microsoft.Sampling(x)", "Sampling"), ("y = other.Thing(x)", "'other'")):
         evidence = analyse_rows(build(Case(UNKNOWN, X, body)))
         assert evidence.rows is UNKNOWN
-        assert said in evidence.reason
+        assert text in evidence.reason

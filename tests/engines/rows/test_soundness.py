@@ -157,15 +157,15 @@ def engine_says(model: onnx.ModelProto) -> bool | None:
 @pytest.mark.parametrize("seed", range(8))
 def test_independent_means_independent(seed: int) -> None:
     """Of random graphs that run, each one that the analysis calls independent answers a row as it does alone."""
-    found = dict.fromkeys(Rows, 0)
-    for place in range(GRAPHS):
-        case = Composer(1000 * seed + place).case()
+    result = dict.fromkeys(Rows, 0)
+    for index in range(GRAPHS):
+        case = Composer(1000 * seed + index).case()
         model = pruned(build(case))
         alone = engine_says(model)
         if alone is None:
             continue
         evidence = analyse_rows(model)
-        found[evidence.rows] += 1
+        result[evidence.rows] += 1
         assert alone or evidence.rows is not Rows.INDEPENDENT, case.body
-    assert found[Rows.INDEPENDENT] > 0
-    assert found[Rows.DEPENDENT] > 0
+    assert result[Rows.INDEPENDENT] > 0
+    assert result[Rows.DEPENDENT] > 0

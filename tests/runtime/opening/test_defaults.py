@@ -130,9 +130,9 @@ def test_more_threads_are_chosen_where_they_help(
     one_ns: tuple[float, float], other_ns: tuple[float, float], better: bool
 ) -> None:
     """A lone client's latency and a batch beside a busy event loop count alike; long calls need only be no slower."""
-    one = Estimate(1, spinning=False, call_ns={1: one_ns[0]}, busy_ns={8: one_ns[1]})
+    item = Estimate(1, spinning=False, call_ns={1: one_ns[0]}, busy_ns={8: one_ns[1]})
     other = Estimate(2, spinning=False, call_ns={1: other_ns[0]}, busy_ns={8: other_ns[1]})
-    assert compare(one, other).better == better
+    assert compare(item, other).better == better
 
 
 @pytest.mark.parametrize(
@@ -146,17 +146,17 @@ def test_long_calls_are_judged_by_their_cpu_time_where_other_processes_disturb(
     cpu_ns: tuple[float, float], better: bool
 ) -> None:
     """Two threads on cores that others use look slower than one; the CPU time tells what they do when left alone."""
-    one = Estimate(1, spinning=False, call_ns={1: 49 * MS}, busy_ns={1: 60 * MS}, cpu_ns=cpu_ns[0])
+    item = Estimate(1, spinning=False, call_ns={1: 49 * MS}, busy_ns={1: 60 * MS}, cpu_ns=cpu_ns[0])
     other = Estimate(2, spinning=False, call_ns={1: 73 * MS}, busy_ns={1: 90 * MS}, cpu_ns=cpu_ns[1])
-    assert compare(one, other).better == better
+    assert compare(item, other).better == better
 
 
 @pytest.mark.parametrize(("other_ns", "better"), [(2.4 * MS, True), (3.3 * MS, False)])
 def test_threads_of_requests_that_share_no_call_compete_with_instances(other_ns: float, better: bool) -> None:
     """Four threads for one request must beat four requests on a thread each, as far as a lone client gains by them."""
-    found = compare(Estimate(1, False, {1: 6 * MS}), Estimate(4, False, {1: other_ns}))
-    assert found.crowded == pytest.approx(4 * found.alone)
-    assert found.better == better
+    result = compare(Estimate(1, False, {1: 6 * MS}), Estimate(4, False, {1: other_ns}))
+    assert result.crowded == pytest.approx(4 * result.alone)
+    assert result.better == better
 
 
 def test_spinning_must_be_clearly_faster() -> None:
@@ -177,8 +177,8 @@ def test_comparisons_go_on_until_they_agree() -> None:
     assert is_clear([good, good, good])
     assert not is_clear([good, bad, good, good])
     assert middle([good, bad, good, good]) == good
-    one, other = Estimate(1, False, {1: MS}), Estimate(2, True, {1: MS})
-    assert describe_comparison(one, other, good).startswith("2 threads spinning beside 1 asleep: x0.60 of the time")
+    item, other = Estimate(1, False, {1: MS}), Estimate(2, True, {1: MS})
+    assert describe_comparison(item, other, good).startswith("2 threads spinning beside 1 asleep: x0.60 of the time")
 
 
 def test_sizes_are_those_that_memory_and_the_user_allow() -> None:

@@ -143,7 +143,7 @@ def test_the_sessions_compared_are_closed_but_one(tmp_path: Path, monkeypatch: p
         nonlocal most
         engine = open_engine(*arguments)  # type: ignore[arg-type]
         opened.append(engine)
-        most = max(most, sum(one._session is not None for one in opened))
+        most = max(most, sum(item._session is not None for item in opened))
         return engine
 
     monkeypatch.setattr(measured, "open_engine", watched)
@@ -190,11 +190,11 @@ def test_a_model_that_is_slow_is_not_measured(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(measured, "time_calls", None)
     monkeypatch.setattr(measured, "time_sizes", None)
     profile = Profile.of_model(perceptron([16, 32, 4], tmp_path / "m.onnx"), SAFE_SETTINGS)
-    found = measured.find_samples
+    result = measured.find_samples
 
     def find_slowly(*arguments: object, **options: object) -> object:
         threading.Event().wait(0.05)
-        return found(*arguments, **options)  # type: ignore[arg-type]
+        return result(*arguments, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(measured, "find_samples", find_slowly)
     with measured_model(profile, Surroundings(cpus=2, threads=2), budget_s=0.04) as model:

@@ -92,7 +92,7 @@ def test_sums_that_nearly_cancel() -> None:
     """What is left is mostly rounding, in another order of summing other rounding: it moves by itself."""
 
     def cancelling(x: np.ndarray) -> np.ndarray:
-        a, b, c, d = (x[:, place : place + 1] for place in range(4))
+        a, b, c, d = (x[:, index : index + 1] for index in range(4))
         total = ((a + b) + c) + d if len(x) == 1 else ((d + c) + b) + a
         return total - (a + c + b + d) + np.float32(3e-5) * a
 
@@ -104,7 +104,7 @@ def test_rounding_that_whole_numbers_lead_to() -> None:
     table = np.random.default_rng(3).standard_normal((2, 4)).astype(np.float32)
 
     def looked_up(ids: np.ndarray) -> list[np.ndarray]:
-        return [table[ids[:, place], place : place + 1][:, 0][:, None] for place in range(4)]
+        return [table[ids[:, index], index : index + 1][:, 0][:, None] for index in range(4)]
 
     def cancelling(ids: np.ndarray) -> np.ndarray:
         a, b, c, d = looked_up(ids)
@@ -126,14 +126,14 @@ def test_every_output_is_judged(tmp_path: Path) -> None:
 
     def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         x = inputs["x"]
-        a, b, c, d = (x[:, place : place + 1] for place in range(4))
+        a, b, c, d = (x[:, index : index + 1] for index in range(4))
         total = ((a + b) + c) + d if len(x) == 1 else ((d + c) + b) + a
         return {"y": total - (a + c + b + d) + np.float32(3e-5) * a, "z": x[:, :1] - x[:, :1].mean(dtype=np.float32)}
 
     engine.run = run  # type: ignore[method-assign]
-    found = prove_rows(engine, 10.0)
-    assert found.rows is Rows.DEPENDENT
-    assert "'z'" in found.reason
+    result = prove_rows(engine, 10.0)
+    assert result.rows is Rows.DEPENDENT
+    assert "'z'" in result.reason
 
 
 def test_ties_that_rounding_breaks() -> None:
@@ -171,9 +171,9 @@ def test_a_row_too_many() -> None:
 def test_a_model_that_is_random() -> None:
     """It answers one request in two ways, so nothing can be shown of its rows."""
     random = np.random.default_rng(0)
-    found = prove_rows(Numbers(lambda x: random.standard_normal((len(x), 1))), 10.0)
-    assert found.rows is Rows.DEPENDENT
-    assert "two calls" in found.reason
+    result = prove_rows(Numbers(lambda x: random.standard_normal((len(x), 1))), 10.0)
+    assert result.rows is Rows.DEPENDENT
+    assert "two calls" in result.reason
 
 
 def test_a_batch_that_the_engine_refuses(tmp_path: Path) -> None:
@@ -181,9 +181,9 @@ def test_a_batch_that_the_engine_refuses(tmp_path: Path) -> None:
     nodes = [helper.make_node("Reshape", ["x", "one"], ["y"])]
     ends = [value("x", DType.FP32, (None, 4))], [value("y", DType.FP32, (None, 4))]
     path = save(tmp_path / "m.onnx", nodes, *ends, {"one": np.array([1, 4])})
-    found = proof_of(path)
-    assert found.rows is Rows.DEPENDENT
-    assert "rejected together" in found.reason
+    result = proof_of(path)
+    assert result.rows is Rows.DEPENDENT
+    assert "rejected together" in result.reason
 
 
 def test_a_model_that_takes_nothing_made_up(tmp_path: Path) -> None:
@@ -191,9 +191,9 @@ def test_a_model_that_takes_nothing_made_up(tmp_path: Path) -> None:
     ten, table = np.array(-1000), np.arange(5, dtype=np.float32)
     nodes = [helper.make_node("Add", ["x", "ten"], ["i"]), helper.make_node("Gather", ["table", "i"], ["y"])]
     ends = [value("x", DType.INT64, (None, 1))], [value("y", DType.FP32, (None, 1))]
-    found = proof_of(save(tmp_path / "m.onnx", nodes, *ends, {"table": table, "ten": ten}))
-    assert found.rows is Rows.UNKNOWN
-    assert found.reason
+    result = proof_of(save(tmp_path / "m.onnx", nodes, *ends, {"table": table, "ten": ten}))
+    assert result.rows is Rows.UNKNOWN
+    assert result.reason
 
 
 def test_a_slow_model_is_proven_with_fewer_steps(monkeypatch: pytest.MonkeyPatch) -> None:

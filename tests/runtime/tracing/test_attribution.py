@@ -37,18 +37,18 @@ def traced(count: int = 2000, *, every: int = 50, compute_us: float = 200, **slo
 )
 def test_a_stage_is_named(stage: str, words: str) -> None:
     """The stage in which slow requests lost their time, with its share and advice."""
-    found = explain(traced(**{stage: 5000}))
-    assert found.cause.name == stage
-    assert found.cause.share > 0.95
-    assert words in found.verdict
-    assert found.stages[stage].slowest_us > 5000 > found.stages[stage].median_us
+    result = explain(traced(**{stage: 5000}))
+    assert result.cause.name == stage
+    assert result.cause.share > 0.95
+    assert words in result.verdict
+    assert result.stages[stage].slowest_us > 5000 > result.stages[stage].median_us
 
 
 def test_shares_add_up() -> None:
     """The stages' shares of the time above the median are all of it."""
-    found = explain(traced(queue=3000, compute=1000))
-    assert sum(stage.share for stage in found.stages.values()) == pytest.approx(1.0, abs=0.01)
-    assert found.total_us.p50 < found.total_us.p99
+    result = explain(traced(queue=3000, compute=1000))
+    assert sum(stage.share for stage in result.stages.values()) == pytest.approx(1.0, abs=0.01)
+    assert result.total_us.p50 < result.total_us.p99
 
 
 @pytest.mark.parametrize("kind", ["gc", "throttled", "loop_stall", "page_fault"])
@@ -57,10 +57,10 @@ def test_what_coincided_is_named(kind: str) -> None:
     records = traced(deliver=8000)
     slow = records[::50]
     events = [Event(kind, int(row[0]) + MS, int(row[0]) + 8 * MS, 7 * MS) for row in slow]
-    found = explain(records, events)
-    assert found.cause.name == kind
-    assert found.coincided[kind].slowest_hit == 1.0
-    assert found.worst[0].coincided == [kind]
+    result = explain(records, events)
+    assert result.cause.name == kind
+    assert result.coincided[kind].slowest_hit == 1.0
+    assert result.worst[0].coincided == [kind]
 
 
 @pytest.mark.parametrize(("kind", "stage"), [("engine_wait", "compute"), ("loop_wait", "deliver")])
@@ -116,9 +116,9 @@ def test_queueing_behind_large_batches() -> None:
         big[3], big[4], big[9] = ready - MS, ready + 6 * MS, 32
         records[number + 1] = big
         records[number + 1, 0] = records[number + 1, 7] - 300 * US
-    found = explain(records, max_batch_size=32)
-    assert found.cause.name == "queue"
-    assert "queueing behind batches of 32: lower max_batch_size to 8" in found.verdict
+    result = explain(records, max_batch_size=32)
+    assert result.cause.name == "queue"
+    assert "queueing behind batches of 32: lower max_batch_size to 8" in result.verdict
 
 
 def test_queueing_for_want_of_capacity() -> None:
@@ -139,10 +139,10 @@ def test_larger_batches_that_compute_longer() -> None:
 @pytest.mark.parametrize("count", [0, 1, 49])
 def test_too_few(count: int) -> None:
     """Under fifty requests there is no tail, and no percentile is made up."""
-    found = explain(traced(2000)[:count])
-    assert "too few" in found.verdict
-    assert found.total_us.p99 is None
-    assert found.cause is UNSET
+    result = explain(traced(2000)[:count])
+    assert "too few" in result.verdict
+    assert result.total_us.p99 is None
+    assert result.cause is UNSET
 
 
 def test_the_worst_are_shown_one_by_one() -> None:
@@ -173,17 +173,17 @@ def test_an_event_costs_its_own_process_only() -> None:
 
 def test_two_engines_half_busy_are_not_one_that_is_full() -> None:
     """Capacity is looked at process by process: their engines compute beside each other."""
-    one = traced(queue=6000, compute_us=500)
-    both = np.concatenate([of_process(one, 7), of_process(one, 8)])
+    item = traced(queue=6000, compute_us=500)
+    both = np.concatenate([of_process(item, 7), of_process(item, 8)])
     assert "bursts" in explain(both).verdict
 
 
 def test_a_tail_of_one_process_is_told() -> None:
     """Each process's part of the slowest stands beside its part of all; a lopsided tail is in the verdict."""
-    found = explain(np.concatenate([of_process(traced(compute=9000), 7), of_process(traced(every=9999), 8)]))
-    assert [(one.process, one.requests, one.slowest) for one in found.processes] == [
+    result = explain(np.concatenate([of_process(traced(compute=9000), 7), of_process(traced(every=9999), 8)]))
+    assert [(process.process, process.requests, process.slowest) for process in result.processes] == [
         (7, 2000, 40),
         (8, 2000, 0),
     ]
-    assert "100 % of the slowest are of process 7, which answered 50 % of all" in found.verdict
+    assert "100 % of the slowest are of process 7, which answered 50 % of all" in result.verdict
     assert "process" not in explain(traced(compute=9000)).verdict

@@ -8,7 +8,7 @@ from tailcut.runtime.tracing.timeline import EVENTS, MARKS, STAGES, WRITTEN, Eve
 
 def fill(timeline: Timeline, numbers: range) -> None:
     for number in numbers:
-        timeline.record(*(number * 100 + place for place in range(WRITTEN)))
+        timeline.record(*(number * 100 + index for index in range(WRITTEN)))
 
 
 def test_records_come_back_in_order() -> None:
@@ -16,31 +16,31 @@ def test_records_come_back_in_order() -> None:
     timeline = Timeline(8)
     fill(timeline, range(5))
     piece = read([timeline])
-    assert piece.records.tolist() == [[*(n * 100 + place for place in range(WRITTEN)), os.getpid()] for n in range(5)]
+    assert piece.records.tolist() == [[*(n * 100 + index for index in range(WRITTEN)), os.getpid()] for n in range(5)]
     assert (piece.next, piece.missed) == ((5,), 0)
 
 
 def test_a_reader_goes_on_where_it_stopped() -> None:
     """From a cursor for each timeline on; what was overwritten meanwhile is counted; a missing cursor is 0."""
-    one, other = Timeline(4), Timeline(8)
-    fill(one, range(3))
-    cursors = read([one, other]).next
+    item, other = Timeline(4), Timeline(8)
+    fill(item, range(3))
+    cursors = read([item, other]).next
     assert cursors == (3, 0)
-    fill(one, range(3, 10))
+    fill(item, range(3, 10))
     fill(other, range(20, 22))
-    piece = read([one, other], cursors[:1])
+    piece = read([item, other], cursors[:1])
     assert piece.records[:, 0].tolist() == [700, 800, 900, 2000, 2100]
     assert (piece.next, piece.missed) == ((10, 2), 4)
-    again = read([one, other], piece.next)
+    again = read([item, other], piece.next)
     assert (len(again.records), again.missed) == (0, 0)
 
 
 def test_several_timelines_are_read_by_the_time_of_the_answer() -> None:
     """Of several writers too, the newest records are the last."""
-    one, other = Timeline(8), Timeline(8)
-    fill(one, range(0, 6, 2))
+    item, other = Timeline(8), Timeline(8)
+    fill(item, range(0, 6, 2))
     fill(other, range(1, 6, 2))
-    assert read([one, other]).records[:, 0].tolist() == [0, 100, 200, 300, 400, 500]
+    assert read([item, other]).records[:, 0].tolist() == [0, 100, 200, 300, 400, 500]
 
 
 def test_from_now_on() -> None:

@@ -31,23 +31,23 @@ def test_a_descriptor_is_another_connections_later() -> None:
 
 def test_who_is_owed_nothing_leaves_nothing() -> None:
     """Its row is free at once; a row that is free has no plan, so that nothing is read for it."""
-    connections, one = FastConnections(), connection()
-    connections.add(one, 9, 0, b"", 5)
+    connections, item = FastConnections(), connection()
+    connections.add(item, 9, 0, b"", 5)
     assert connections.busy(9)
     connections.answered_elsewhere(9)
     assert not connections.busy(9)
-    assert connections.remove(one).owed is None
+    assert connections.remove(item).owed is None
     assert connections.late == {}
     assert (connections.state[9, GENERATION], connections.state[9, PLAN]) == (0, -1)
 
 
 def test_heads_and_beginnings_are_given_back() -> None:
     """The last head where it is the connection's own, or what is held of a message; compiled code writes either."""
-    connections, one = FastConnections(), connection()
-    connections.add(one, 4, 2, b"HEAD", 5)
+    connections, item = FastConnections(), connection()
+    connections.add(item, 4, 2, b"HEAD", 5)
     assert connections.last_head(4) == (2, b"HEAD")
     connections.state[4, [PENDING, HELD]] = 0, 2
-    left = connections.remove(one)
+    left = connections.remove(item)
     assert (left.plan, left.head, left.held) == (2, b"HEAD", b"HE")
 
 

@@ -165,22 +165,22 @@ def test_everyone_gets_their_own_answer(echo: Path, dispatch: str) -> None:
 
 
 @pytest.mark.parametrize("said", ["question", "json", "two at once", "other head"])
-def test_who_says_something_else_is_understood(echo: Path, said: str) -> None:
+def test_who_says_something_else_is_understood(echo: Path, text: str) -> None:
     """A question, JSON, two messages at once, another head: each is answered, in order, and the way back is open."""
 
     async def story(state: ServerState) -> None:
         client = await Client(state).connect()
         await client.settle()
         row = client.row()
-        if said == "question":
+        if text == "question":
             await client.send(READY)
             assert (await client.read())[0] == 200
-        elif said == "json":
+        elif text == "json":
             values = np.frombuffer(row, np.float32).tolist()
             entry = {"name": "x", "datatype": "FP32", "shape": [1, WIDTH], "data": values}
             await client.send(json_request("echo", {"inputs": [entry]}))
             assert (await client.read())[0] == 200
-        elif said == "two at once":
+        elif text == "two at once":
             other = client.row()
             await client.send(client.request(row) + client.request(other))
             assert (await client.read())[2].endswith(row)

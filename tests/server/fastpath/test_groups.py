@@ -31,8 +31,8 @@ def test_a_request_is_found_until_its_group_is_done() -> None:
 
 def test_what_was_answered_at_once_never_waited() -> None:
     """It is done without having been added."""
-    waiting, one = WaitingGroups(), group(1, 2)
-    waiting.told(one, 2)
-    assert one.left == 0
+    waiting, item = WaitingGroups(), group(1, 2)
+    waiting.told(item, 2)
+    assert item.left == 0
     with pytest.raises(LookupError):
         waiting.find(1)

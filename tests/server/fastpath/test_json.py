@@ -195,8 +195,8 @@ def test_lengths_are_read_as_strictly(echo: Path, length: str) -> None:
     async def story(state: ServerState, *clients: Client) -> None:
         await settle(state, *clients)
         head, _, body = json_request("echo", GOOD).partition(b"\r\n\r\n")
-        said = f"Content-Length: {length.format(len(body))}".encode()
-        await same(re.sub(rb"Content-Length: \d+", said, head) + b"\r\n\r\n" + body, *clients)
+        text = f"Content-Length: {length.format(len(body))}".encode()
+        await same(re.sub(rb"Content-Length: \d+", text, head) + b"\r\n\r\n" + body, *clients)
 
     beside(story, echo)
 

@@ -63,7 +63,7 @@ def test_a_record_for_each_sampled_request(echo: Path, dispatch: str) -> None:
                 await client.send(request(client, number, sampled=number % 4 == 0))
                 assert (await client.read())[0] == 200
 
-        await asyncio.gather(*(talk(client, 1000 * place) for place, client in enumerate(clients, 1)))
+        await asyncio.gather(*(talk(client, 1000 * index) for index, client in enumerate(clients, 1)))
         assert state.context.counts.fast_path == 10
         await asyncio.sleep(0)
         stored = {tuple(row[: len(MARKS)]) for row in state.context.served("echo").timeline.copy()[0].tolist()}
@@ -72,7 +72,7 @@ def test_a_record_for_each_sampled_request(echo: Path, dispatch: str) -> None:
             client.close()
 
     running(story, echo, dispatch=dispatch, tracer=tracing(records, Sampling(1.0)))
-    wanted = [1000 * place + number for place in range(1, 11) for number in range(0, 40, 4)]
+    wanted = [1000 * index + number for index in range(1, 11) for number in range(0, 40, 4)]
     assert records.traces(Answer) == wanted
     assert records.traces(Failure) == []
     assert {record.asked.target for record in records.all} == {"/v2/models/echo/infer"}
@@ -87,10 +87,10 @@ def test_a_share_of_those_without_a_context(echo: Path, follows: bool) -> None:
     async def story(state: ServerState) -> None:
         clients = [await Client(state, number).connect() for number in range(5)]
         for turn in range(1, 41):
-            for place, client in enumerate(clients):
+            for index, client in enumerate(clients):
                 high = (1 << 63) * (turn % 2)  # of the id's low half: taken where it is 0
                 await client.send(
-                    request(client, high + turn, sampled=False) if place == 0 else client.request(client.row())
+                    request(client, high + turn, sampled=False) if index == 0 else client.request(client.row())
                 )
             for client in clients:
                 assert (await client.read())[0] == 200

@@ -242,11 +242,12 @@ def test_every_request_is_counted_and_has_its_trace(controlled: Server) -> None:
         streamed = list(method(channel, "ModelStreamInfer")(iter([PAIR] * 5)))
     assert [after - was for after, was in zip(map(controlled.metric, names), before, strict=True)] == [10, 10]
     (answer,) = whole
-    for one in streamed:
-        assert one.infer_response.parameters.pop("triton_final_response").bool_param
-        assert one.infer_response == Response.FromString(answer)
+    for item in streamed:
+        assert item.infer_response.parameters.pop("triton_final_response").bool_param
+        assert item.infer_response == Response.FromString(answer)
     assert (
-        np.frombuffer(one.infer_response.raw_output_contents[0], np.float32).tolist() == (2 * ROWS + 1).ravel().tolist()
+        np.frombuffer(item.infer_response.raw_output_contents[0], np.float32).tolist()
+        == (2 * ROWS + 1).ravel().tolist()
     )
     with controlled.connect() as wire:
         tail = json.loads(wire.ask(b"GET /v2/models/pair/tail HTTP/1.1\r\nHost: x\r\n\r\n").body)

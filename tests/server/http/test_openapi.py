@@ -138,12 +138,12 @@ def test_what_is_not_ready_says_so(tmp_path: Path) -> None:
                 if answer.status != 200:
                     break
             assert answer.status == 503
-            told = paths[path.replace("mlp", "{model}")]["get"]["responses"]["503"]
+            message = paths[path.replace("mlp", "{model}")]["get"]["responses"]["503"]
             if path == "/v2/health/ready":
-                assert (answer.body, "content" in told) == (b"", False)
+                assert (answer.body, "content" in message) == (b"", False)
             else:
                 assert answer.json() == {"name": "mlp", "ready": False, "warmed_up": True}
-                assert told["content"]["application/json"]["schema"]["$ref"].endswith("/readiness")
+                assert message["content"]["application/json"]["schema"]["$ref"].endswith("/readiness")
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ def test_every_route_is_in_the_document(server: Server) -> None:
 def test_what_changes_the_server_needs_the_token(server: Server) -> None:
     """401 before anything is done, and the connection lives on."""
     with server.connect() as wire:
-        for said in (
+        for text in (
             "",
             "Bearer wrong",
             "secret",
@@ -207,17 +207,17 @@ def test_what_changes_the_server_needs_the_token(server: Server) -> None:
             "Basic secret",
             "Bearer Secret",
         ):
-            headers = [f"Authorization: {said}"] if said else []
+            headers = [f"Authorization: {text}"] if text else []
             answer = ask(wire, "POST", "/v2/repository/models/mlp/unload", {}, *headers)
             assert (answer.status, answer.headers["www-authenticate"]) == (401, "Bearer")
         assert ask(wire, "GET", "/v2/models/mlp/ready").status == 200
 
 
 @pytest.mark.parametrize("said", ["Bearer secret", "bearer secret", "BEARER  secret", "bEARER secret \t"])
-def test_the_name_of_the_scheme_has_no_case(server: Server, said: str) -> None:
+def test_the_name_of_the_scheme_has_no_case(server: Server, text: str) -> None:
     """RFC 9110 section 11.1, and as many spaces before the token as a client likes."""
     with server.connect() as wire:
-        assert ask(wire, "POST", "/v2/systemsharedmemory/unregister", {}, f"Authorization: {said}").status == 200
+        assert ask(wire, "POST", "/v2/systemsharedmemory/unregister", {}, f"Authorization: {text}").status == 200
 
 
 @pytest.mark.parametrize(

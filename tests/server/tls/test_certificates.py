@@ -75,16 +75,16 @@ def test_what_is_refused(refusal: Callable[..., str], folder: Path, pair: Pair, 
     """Exit code 2 and one line, which names the file; no password is asked for."""
     make, words = WRONG[name]
     cert, key = make(pair, folder)
-    said = refusal(perceptron([4, 8, 3], folder / "mlp.onnx"), "--tls-cert", cert, "--tls-key", key)
-    assert words in said
-    assert str(folder) in said
-    assert len(said.splitlines()) == 1
+    text = refusal(perceptron([4, 8, 3], folder / "mlp.onnx"), "--tls-cert", cert, "--tls-key", key)
+    assert words in text
+    assert str(folder) in text
+    assert len(text.splitlines()) == 1
 
 
 @pytest.mark.parametrize("flag", ["--tls-cert", "--tls-key"])
 def test_one_alone_is_refused(refusal: Callable[..., str], folder: Path, pair: Pair, flag: str) -> None:
-    said = refusal(perceptron([4, 8, 3], folder / "mlp.onnx"), flag, pair.cert)
-    assert "TLS needs both --tls-cert FILE and --tls-key FILE" in said
+    text = refusal(perceptron([4, 8, 3], folder / "mlp.onnx"), flag, pair.cert)
+    assert "TLS needs both --tls-cert FILE and --tls-key FILE" in text
 
 
 @pytest.mark.parametrize("rsa", [False, True])
@@ -94,10 +94,10 @@ def test_its_time_is_as_openssl_says(tmp_path: Path, rsa: bool) -> None:
         pair = make_pair(tmp_path, "long", days=days, rsa=rsa)
         contexts = read_contexts(pair.cert, pair.key)
         lines = openssl("x509", "-in", pair.cert, "-noout", "-dates").splitlines()
-        said = [
+        text = [
             datetime.strptime(line.partition("=")[2], "%b %d %H:%M:%S %Y GMT").replace(tzinfo=UTC) for line in lines
         ]
-        assert [contexts.valid_from, contexts.valid_until] == said
+        assert [contexts.valid_from, contexts.valid_until] == text
 
 
 def test_what_is_warned_of(pair: Pair) -> None:
@@ -126,7 +126,7 @@ def test_an_expired_one_is_served_with_a_warning(tmp_path: Path) -> None:
     pair = make_pair(tmp_path, days=-1)
     pair.key.chmod(0o644)
     with serving(tmp_path, perceptron([4, 8, 3], tmp_path / "mlp.onnx"), *pair.flags) as server:
-        said = server.stderr.read_text()
-        assert f"WARNING {pair.cert}: the certificate expired on 20" in said
-        assert "every user on this machine can read this key" in said
+        text = server.stderr.read_text()
+        assert f"WARNING {pair.cert}: the certificate expired on 20" in text
+        assert "every user on this machine can read this key" in text
         assert server.stop() == 0

@@ -145,7 +145,7 @@ def test_grpcio(server: Server, pair: Pair) -> None:
     with grpc.secure_channel(f"localhost:{server.grpc_port}", credentials) as channel:
         infer = channel.unary_unary(f"/{SERVICE}/ModelInfer")
         answers = [call.result(TIMEOUT_S) for call in [infer.future(message) for _ in range(20)]]
-    outputs = {METHODS["ModelInfer"][1].FromString(one).raw_output_contents[0] for one in answers}
+    outputs = {METHODS["ModelInfer"][1].FromString(answer).raw_output_contents[0] for answer in answers}
     assert outputs == {BIG.tobytes()}
 
 
@@ -325,9 +325,9 @@ def test_the_fast_path_is_not_for_it(server: Server, pair: Pair) -> None:
 def serial(wire: Wire) -> str:
     """Which certificate a connection began with."""
     assert isinstance(wire.sock, ssl.SSLSocket)
-    found = wire.sock.getpeercert()
-    assert found is not None
-    return str(found["serialNumber"])
+    result = wire.sock.getpeercert()
+    assert result is not None
+    return str(result["serialNumber"])
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -37,7 +37,7 @@ def test_gaps_are_as_long_as_chance_has_them() -> None:
     """The next one traced follows directly with the share's own probability."""
     sampler = Sampler(Sampling(0.25), random.Random(3).random)
     picks = [sampler.takes(None) for _ in range(40_000)]
-    pairs = sum(one and other for one, other in itertools.pairwise(picks))
+    pairs = sum(item and other for item, other in itertools.pairwise(picks))
     assert abs(pairs / sum(picks) - 0.25) < 0.02
 
 

@@ -17,17 +17,17 @@ def scoreboard() -> Iterator[Scoreboard]:
 
 def test_add_up() -> None:
     """Numbers are added by name, lists element by element, dictionaries likewise; a missing name counts nothing."""
-    one = {"a": 1, "list": [1, 2], "inner": {"x": 0.5}}
+    item = {"a": 1, "list": [1, 2], "inner": {"x": 0.5}}
     two = {"a": 10, "list": [10, 20], "inner": {"x": 1, "y": 2}, "new": 3}
-    assert add_up(one, two) == {"a": 11, "list": [11, 22], "inner": {"x": 1.5, "y": 2}, "new": 3}
+    assert add_up(item, two) == {"a": 11, "list": [11, 22], "inner": {"x": 1.5, "y": 2}, "new": 3}
     assert add_up() == {}
 
 
 def test_the_latest_exemplar_of_each_bucket() -> None:
     """They are not added up: of each bucket that any worker has one for, the latest stays."""
-    one = {"exemplars": {"3": [10.5, 100, "a"], "4": [11.0, 200, "b"]}}
+    item = {"exemplars": {"3": [10.5, 100, "a"], "4": [11.0, 200, "b"]}}
     two = {"exemplars": {"3": [10.75, 90, "c"], "5": [9.0, 400, "d"]}}
-    assert add_up(one, two, {}) == {"exemplars": {"3": [10.75, 90, "c"], "4": [11.0, 200, "b"], "5": [9.0, 400, "d"]}}
+    assert add_up(item, two, {}) == {"exemplars": {"3": [10.75, 90, "c"], "4": [11.0, 200, "b"], "5": [9.0, 400, "d"]}}
 
 
 def test_what_was_true_of_the_moment_does_not_last() -> None:
@@ -109,5 +109,5 @@ def test_the_workers_that_are_there(scoreboard: Scoreboard) -> None:
     ]
     assert scoreboard.totals() == {"accepted": 11, "at_ns": 9}
     scoreboard.fold(1)
-    assert [one.pid for one in scoreboard.occupants()] == [77]
+    assert [occupant.pid for occupant in scoreboard.occupants()] == [77]
     assert scoreboard.totals() == {"accepted": 11, "at_ns": 7}

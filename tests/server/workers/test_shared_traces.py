@@ -56,7 +56,7 @@ def send_to_all(server: Server) -> int:
         nonlocal sent
         send(server, 16)
         sent += 16
-        return set(workers(server)) <= {one["process"] for one in tail(server).get("processes", ())}
+        return set(workers(server)) <= {item["process"] for item in tail(server).get("processes", ())}
 
     until(have_all, server)
     return sent
@@ -78,13 +78,13 @@ def test_whoever_is_asked_answers_for_all(fleet: Server) -> None:
     until(lambda: tail(fleet)["requests"] == sent, fleet)  # the last ones' records follow their answers
     answers = [tail(fleet) for _ in range(8)]
     assert {answer["requests"] for answer in answers} == {sent}
-    before = {one["process"] for one in answers[0]["processes"]}
+    before = {answer["process"] for answer in answers[0]["processes"]}
     assert before >= set(first)
     sent += kill_and_send(fleet, first[0])
     until(lambda: tail(fleet)["requests"] == sent, fleet)
     answers = [tail(fleet) for _ in range(8)]
     assert {answer["requests"] for answer in answers} == {sent}
-    by_process = {one["process"]: one["requests"] for one in answers[0]["processes"]}
+    by_process = {answer["process"]: answer["requests"] for answer in answers[0]["processes"]}
     assert set(by_process) == {*before, *workers(fleet)}
     assert sum(by_process.values()) == sent
 
@@ -127,13 +127,13 @@ def test_the_command_tells_workers_apart(fleet: Server) -> None:
     pids = set(workers(fleet))
     send_to_all(fleet)
     target = Target(port=fleet.port)
-    found = while_doing(lambda: send(fleet, 2000, 16), lambda: watch(target, "mlp", 1.2))
-    assert (found.missed, {one.process for one in found.processes}) == (0, pids)
-    for written in (explain_markdown(found), render_explain_html(found)):
+    result = while_doing(lambda: send(fleet, 2000, 16), lambda: watch(target, "mlp", 1.2))
+    assert (result.missed, {process.process for process in result.processes}) == (0, pids)
+    for written in (explain_markdown(result), render_explain_html(result)):
         assert all(f"process {pid}: " in written for pid in pids)
-    traced = trace_events(found)["traceEvents"]
+    traced = trace_events(result)["traceEvents"]
     named = {event["pid"] for event in traced if event["name"] == "process_name"}
-    assert named == {entry.process for entry in found.worst} == {event["pid"] for event in traced}
+    assert named == {entry.process for entry in result.worst} == {event["pid"] for event in traced}
     assert named <= pids
 
 
@@ -141,11 +141,11 @@ def test_places_do_not_touch() -> None:
     """What is written at one place, of one model, is in that ring alone, and every worker reads it there."""
     region = TraceRegion.make(3, 2)
     opened = [region.open(place) for place in (1, 2, 3)]
-    for place, traces in enumerate(opened, 1):
-        traces.own_events.add("gc", place, 2 * place)
+    for index, traces in enumerate(opened, 1):
+        traces.own_events.add("gc", index, 2 * index)
         for model, timelines in enumerate(traces.timelines):
             for number in range(100):
-                timelines[traces.own].record(*[1000 * place + 10 * model] * 11, number)
+                timelines[traces.own].record(*[1000 * index + 10 * model] * 11, number)
     for traces in opened:
         assert [events.since(0)[0].start_ns for events in traces.events] == [1, 2, 3]
         for model, timelines in enumerate(traces.timelines):

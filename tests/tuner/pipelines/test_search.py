@@ -54,14 +54,14 @@ def test_every_step_is_a_rung(tuned: tuple[dict, str]) -> None:
     """Estimated in process, raced as whole configurations, explained step by step, and verified against the untuned."""
     result, story = tuned
     assert [rung["name"] for rung in result["rungs"]] == ["tokenize", "twice.onnx", "add_up"]
-    estimated = [one["verdict"] for rung in result["rungs"] for one in rung["candidates"]].count("estimated")
+    estimated = [item["verdict"] for rung in result["rungs"] for item in rung["candidates"]].count("estimated")
     assert estimated >= 3
-    assert sum(one["raced"] is not None for one in result["estimated"]) >= 1
+    assert sum(item["raced"] is not None for item in result["estimated"]) >= 1
     assert set(result["verification"]) >= {"baseline", "tuned", "highest_rate", "p99_ratio"}
     assert result["verification"]["baseline"]["errors"] == result["verification"]["tuned"]["errors"] == 0
     assert result["accuracy"]["right"]
     assert "a complete search takes about" in story
-    assert [one["name"] for one in result["settings"]["pipeline"]["stages"]] == ["tokenize", "add_up"]
+    assert [item["name"] for item in result["settings"]["pipeline"]["stages"]] == ["tokenize", "add_up"]
 
 
 @pytest.mark.slow

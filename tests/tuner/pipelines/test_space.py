@@ -33,11 +33,11 @@ def written(name: str = "tokenize", **arguments: object) -> Stage:
 
 
 def estimate(**options: object) -> EngineEstimate:
-    found = EngineEstimate(EngineOptions(**options), batched=True)  # type: ignore[arg-type]
+    result = EngineEstimate(EngineOptions(**options), batched=True)  # type: ignore[arg-type]
     for size in (1, 2, 4):
-        found.times_ns[size] = [np.full(9, 1e6 * size**0.5)]
-        found.cpu_ns[size] = 1e6 * size**0.5
-    return found
+        result.times_ns[size] = [np.full(9, 1e6 * size**0.5)]
+        result.cpu_ns[size] = 1e6 * size**0.5
+    return result
 
 
 def test_a_stage_may_have_more_processes_and_other_batches() -> None:
@@ -67,25 +67,25 @@ def test_configurations_are_whole() -> None:
         "tokenize": stage_ways(written(), TIMES, 2),
         "m.onnx": model_ways(MODEL, [estimate(threads=1)]),
     }
-    found = list(configurations(base, ways, AROUND))
-    assert len({one.settings for one in found}) == len(found) >= 2
-    assert all(one.settings.pipeline and one.settings.pipeline.models[0].engine for one in found)
-    best = max(found, key=lambda one: one.rate)
+    result = list(configurations(base, ways, AROUND))
+    assert len({item.settings for item in result}) == len(result) >= 2
+    assert all(item.settings.pipeline and item.settings.pipeline.models[0].engine for item in result)
+    best = max(result, key=lambda item: item.rate)
     assert "tokenize.workers=2" in best.settings.describe(base)
     assert "m.onnx.threads=1" in best.settings.describe(base)
     assert with_step_of(base, best.settings, "tokenize").describe(base) == " ".join(
         word for word in best.settings.describe(base).split() if word.startswith("tokenize.")
     )
-    assert len({kinds_of(one.settings)[0] for one in found}) == 2  # one process, and two
+    assert len({kinds_of(item.settings)[0] for item in result}) == 2  # one process, and two
 
 
 def test_small_changes_and_thrifty_ones() -> None:
     """A delay for a stage that batches, pinned processes where there is no quota, and one process less."""
     stages = (StageSettings(name="tokenize", workers=2),)
     winner = Settings(pipeline=PipelineSettings(stages=stages, models=(MODEL,)))
-    words = [one.describe(winner) for one in refinements(winner, {"tokenize": 1000.0}, [written()], 4, 4)]
+    words = [refinement.describe(winner) for refinement in refinements(winner, {"tokenize": 1000.0}, [written()], 4, 4)]
     assert words == ["tokenize.max_queue_delay_us=500", "tokenize.cpus=3,2"]
     threads = refinements(winner, {"tokenize": 1.0}, [written(threads=True)], 4, 4)
-    assert [one.describe(winner) for one in threads] == ["tokenize.workers=3"]
+    assert [thread.describe(winner) for thread in threads] == ["tokenize.workers=3"]
     assert {way.settings.workers for way in stage_ways(written(threads=True), TIMES, 4)} == {1}  # type: ignore[union-attr]
-    assert [one.describe(winner) for one in thrifty(winner)] == ["tokenize.workers=1"]
+    assert [item.describe(winner) for item in thrifty(winner)] == ["tokenize.workers=1"]

@@ -51,5 +51,5 @@ def test_what_is_beaten_in_everything_is_left_out() -> None:
     good, wasteful = way("a", {1: 1.0}), way("a", {1: 1.0}, mib=99)
     many = way("a", {1: 1.0}, workers=2)
     alone = way("a", {1: 0.8}, mib=20)
-    assert {id(one) for one in shortlist([good, wasteful, many, alone], 8)} == {id(good), id(many), id(alone)}
-    assert [id(one) for one in shortlist([good, many, alone], 2)] == [id(alone), id(many)]
+    assert {id(item) for item in shortlist([good, wasteful, many, alone], 8)} == {id(good), id(many), id(alone)}
+    assert [id(item) for item in shortlist([good, many, alone], 2)] == [id(alone), id(many)]

@@ -18,11 +18,11 @@ from tailcut.tuner.together.search import JointSearch
 
 def test_a_joint_tune_says_how_long_a_complete_search_takes(tmp_path: Path) -> None:
     """Once the baseline of each model was measured, and before any engine is."""
-    said: list[str] = []
+    text: list[str] = []
 
     def tell(event: Event) -> None:
         if isinstance(event, Phase):
-            said.append(event.text)
+            text.append(event.text)
             if event.text.startswith("a complete search"):
                 raise KeyboardInterrupt
 
@@ -30,9 +30,9 @@ def test_a_joint_tune_says_how_long_a_complete_search_takes(tmp_path: Path) -> N
     wanted = JointWanted(models, (Poisson(200.0), Poisson(100.0)), budget_s=6.0)
     with pytest.raises(KeyboardInterrupt):
         JointSearch(wanted, tell).run()
-    assert re.fullmatch(r"a complete search takes about \d+ s; --budget 6s tries less of it", said[-1])
-    assert [line.split(":")[0] for line in said if "the baseline carries" in line] == ["one", "two"]
-    assert not any("configurations" in line for line in said)
+    assert re.fullmatch(r"a complete search takes about \d+ s; --budget 6s tries less of it", text[-1])
+    assert [line.split(":")[0] for line in text if "the baseline carries" in line] == ["one", "two"]
+    assert not any("configurations" in line for line in text)
 
 
 @pytest.mark.slow
@@ -45,14 +45,14 @@ def test_the_best_combination_whose_answers_are_right_is_kept(tmp_path: Path) ->
     search = JointSearch(JointWanted(models, (Poisson(200.0), Poisson(100.0)), budget_s=4.0), lambda _: None)
     try:
         search._survey()
-        one, two = search._baseline
-        wrong, right = (changed(one, engine=engine) for engine in ({"precision": "int8"}, {"threads": 1}))
+        item, two = search._baseline
+        wrong, right = (changed(item, engine=engine) for engine in ({"precision": "int8"}, {"threads": 1}))
         search._order = [(wrong, two), (right, two)]
         search._settle()
         assert search._best == (right, two)
         assert [combination for combination, _ in search._outcome.rejected] == [(wrong, two)]
         assert not search._outcome.wrong
-        search._order = [(wrong, two), (one, wrong)]
+        search._order = [(wrong, two), (item, wrong)]
         search._settle()
         assert search._best == search._baseline
     finally:
@@ -64,11 +64,11 @@ def test_the_best_combination_whose_answers_are_right_is_kept(tmp_path: Path) ->
 @pytest.mark.parametrize(("rate", "tail"), [(1.0, "p50"), (5.0, "p95"), (50.0, "p99")])
 def test_a_seldom_asked_model_is_verified_within_the_budget(tmp_path: Path, rate: float, tail: str) -> None:
     """By the percentile that there is time for, which a line names: a p99 at one request per second takes long."""
-    said: list[str] = []
+    text: list[str] = []
     models = tuple(Wanted(tmp_path / f"{name}.onnx", slo_ms=50.0) for name in ("one", "two"))
     wanted = JointWanted(models, (Poisson(200.0), Poisson(rate)), budget_s=120.0)
-    search = JointSearch(wanted, lambda event: said.append(getattr(event, "text", "")))
+    search = JointSearch(wanted, lambda event: text.append(getattr(event, "text", "")))
     search._plan_verification()
     assert search._plan.expected_s <= 1.01 * 120.0
     assert search._enough == samples_needed(QUANTILES[tail])
-    assert said == [] if tail == "p99" else f"within 120 s the tune verifies its {tail} (--budget" in said[0]
+    assert text == [] if tail == "p99" else f"within 120 s the tune verifies its {tail} (--budget" in text[0]

@@ -15,8 +15,8 @@ def settings(threads: int, *, spinning: bool = False, size: int = 1) -> object:
     return changed(BASELINE, engine={"threads": threads, "spinning": spinning}, batching={"max_batch_size": size})
 
 
-def rank(one: Predicted) -> float:
-    return one.rate
+def rank(predicted: Predicted) -> float:
+    return predicted.rate
 
 
 def test_the_score_is_of_the_model_that_is_worst_off() -> None:
@@ -52,15 +52,15 @@ def test_every_combination_is_simulated() -> None:
     slow = ServiceTimes(np.array([1]), np.array([[20_000_000.0]]), 2)
     lists = [[settings(2, spinning=True), settings(2)], [settings(2)]]
     known = [
-        {one: Configuration(service, FREE, max_batch_size=1) for one in lists[0]},
-        {one: Configuration(slow, FREE, max_batch_size=1) for one in lists[1]},
+        {item: Configuration(service, FREE, max_batch_size=1) for item in lists[0]},
+        {item: Configuration(slow, FREE, max_batch_size=1) for item in lists[1]},
     ]
     random = np.random.default_rng(0)
     arrivals = [np.cumsum(random.exponential(1e9 / rate, 400)).astype(np.int64) for rate in (100, 20)]
-    found = expected(lists, known, arrivals, [10.0, 100.0], 2.0)
-    assert [one.settings[0].engine.spinning for one in found] == [False, True]
-    assert found[0].score > found[1].score
-    assert found[0].score == pytest.approx(score(found[0].p99_ms, [10.0, 100.0]))
+    result = expected(lists, known, arrivals, [10.0, 100.0], 2.0)
+    assert [item.settings[0].engine.spinning for item in result] == [False, True]
+    assert result[0].score > result[1].score
+    assert result[0].score == pytest.approx(score(result[0].p99_ms, [10.0, 100.0]))
 
 
 def test_different_shapes_race_and_the_best_alone() -> None:
@@ -91,6 +91,6 @@ def test_long_calls_leave_the_loop_to_the_neighbours() -> None:
     ]
     random = np.random.default_rng(1)
     arrivals = [np.cumsum(random.exponential(1e9 / rate, 1000)).astype(np.int64) for rate in (40, 10)]
-    found = expected([[settings(1)], [inline, settings(1)]], known, arrivals, [50.0, 500.0], 2.0)
-    assert [one.settings[1].batching.dispatch for one in found] == ["worker", "inline"]
-    assert found[0].score > 2 * found[1].score
+    result = expected([[settings(1)], [inline, settings(1)]], known, arrivals, [50.0, 500.0], 2.0)
+    assert [item.settings[1].batching.dispatch for item in result] == ["worker", "inline"]
+    assert result[0].score > 2 * result[1].score

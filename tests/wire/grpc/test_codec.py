@@ -157,12 +157,12 @@ def test_whatever_a_message_holds(data: st.DataObject) -> None:
     try:
         read = read_request(spec, request, OFF)
     except InvalidInputError as error:
-        told = str(error)
+        note = str(error)
     else:
-        told = ""
+        note = ""
         assert list(read.inputs) == list(spec.input_names)
         assert all(array.dtype == dtype.numpy for array in read.inputs.values())
-    assert SECRET not in told
+    assert SECRET not in note
 
 
 def test_parameters_arrive_as_plain_values() -> None:

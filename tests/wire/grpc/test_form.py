@@ -85,7 +85,7 @@ def check_same(spec: ModelSpec, form: Form, data: bytes) -> bool:
     assert pieces == [array.tobytes() for array in request.inputs.values()]
     assert {array.shape[0] for array in request.inputs.values()} == {form.rows}
     arrays = outputs_for(spec, form.rows)
-    contents = [arrays[spec.output_names[place]].tobytes() for place, _ in form.outputs]
+    contents = [arrays[spec.output_names[index]].tobytes() for index, _ in form.outputs]
     for final in (False, True):
         response = infer_response(spec, "7", request, arrays, final=final)
         answer = form.answer(lead.id, contents, final=final)
@@ -109,9 +109,9 @@ def test_the_next_message_is_recognised(spec: ModelSpec, fields: dict[str, str])
         for number, data in enumerate(message.raw_input_contents):
             message.raw_input_contents[number] = bytes(len(data))
         data = message.SerializeToString()
-        found = read_lead(data)
-        assert found is not None
-        assert found.key == lead.key
+        result = read_lead(data)
+        assert result is not None
+        assert result.key == lead.key
         assert check_same(spec, form, data)
 
 
@@ -192,12 +192,12 @@ def test_arrays_are_those_of_the_whole_message(
     assert form.fits(data, lead.end)
     assert not form.fits(data + b"a", lead.end)
     assert form.rows == rows
-    found = form.inputs(data, lead.end)
-    assert list(found) == ["ids", "x"]
+    result = form.inputs(data, lead.end)
+    assert list(result) == ["ids", "x"]
     for key, array in request.inputs.items():
-        assert (found[key].dtype, found[key].shape) == (array.dtype, array.shape)
-        assert np.array_equal(found[key], array)
-        assert found[key].flags.aligned
+        assert (result[key].dtype, result[key].shape) == (array.dtype, array.shape)
+        assert np.array_equal(result[key], array)
+        assert result[key].flags.aligned
     for shape in ((2, 4), (0, 4), (2, 4)):
         outputs = [np.ones(shape, np.float32), np.array([3])]
         for final in (False, True):
@@ -276,13 +276,13 @@ def test_another_tail_is_not_of_the_form(tail: bytes) -> None:
 def fields_of(message: Any) -> list[bytes]:
     """Each of its top-level fields by itself; in any order they parse as the same, but for what is repeated."""
     parts = [Request(**{name: getattr(message, name)}) for name in ("model_name", "model_version", "id")]
-    parts += [Request(inputs=[one]) for one in message.inputs]
-    parts += [Request(outputs=[one]) for one in message.outputs]
+    parts += [Request(inputs=[item]) for item in message.inputs]
+    parts += [Request(outputs=[output]) for output in message.outputs]
     for name, value in message.parameters.items():
         part = Request()
         part.parameters[name].CopyFrom(value)
         parts.append(part)
-    parts += [Request(raw_input_contents=[one]) for one in message.raw_input_contents]
+    parts += [Request(raw_input_contents=[item]) for item in message.raw_input_contents]
     return [part.SerializeToString() for part in parts]
 
 
@@ -356,8 +356,8 @@ def test_known_by_its_bytes_or_read_whole_a_message_means_the_same(data: st.Data
     if lead is None or form is None or not form.fits(first, lead.end):
         return
     for second in [first, *data.draw(st.lists(mutants(spec, message), min_size=1, max_size=4))]:
-        found = read_lead(second)
-        if found is not None and found.key == lead.key:
+        result = read_lead(second)
+        if result is not None and result.key == lead.key:
             check_same(spec, form, second)
 
 
@@ -378,10 +378,10 @@ def test_a_whole_message_is_known_by_its_bytes(name: str) -> None:
                 continue
             alike += 1
             if whole.id(other).isascii():
-                found = read_lead(other[5:])
-                assert found is not None
-                assert (found.key, found.id) == (lead.key, whole.id(other))
-                assert form.fits(other[5:], found.end)
-                assert whole.body(other) == other[5 + found.end + form.pieces[0].start :]
+                result = read_lead(other[5:])
+                assert result is not None
+                assert (result.key, result.id) == (lead.key, whole.id(other))
+                assert form.fits(other[5:], result.end)
+                assert whole.body(other) == other[5 + result.end + form.pieces[0].start :]
                 assert other[:5] == sent[:5]
     assert alike > 8 * form.pieces[0].end - 8 * form.pieces[0].start

@@ -38,15 +38,15 @@ def test_a_call() -> None:
     ("said", "timeout_ns"),
     [("1H", 3600 * 10**9), ("2M", 120 * 10**9), ("3S", 3 * 10**9), ("4m", 4 * 10**6), ("5u", 5000), ("0n", 1)],
 )
-def test_timeouts(said: str, timeout_ns: int) -> None:
+def test_timeouts(text: str, timeout_ns: int) -> None:
     """Every unit; one that has passed already is the shortest there is, not none."""
-    assert read(grpc_timeout=said).timeout_ns == timeout_ns
+    assert read(grpc_timeout=text).timeout_ns == timeout_ns
 
 
 @pytest.mark.parametrize("said", ["1", "S", "-1S", "123456789S", "1s", "1 S", ""])
-def test_timeouts_that_are_none(said: str) -> None:
+def test_timeouts_that_are_none(text: str) -> None:
     """The call is answered with what is wrong."""
-    error = read(grpc_timeout=said).error
+    error = read(grpc_timeout=text).error
     assert error is not None
     assert error.status is Status.INVALID_ARGUMENT
 
@@ -78,10 +78,10 @@ def test_blocks_of_answers() -> None:
         "grpc-accept-encoding": "identity,deflate,gzip",
     }
     assert dict(decode(ANSWER_END)) == {"grpc-status": "0"}
-    said = dict(decode(error_end(Status.UNAVAILABLE, "full: 100 %, é", 3)))
-    assert said[":status"] == "200"
-    assert (said["grpc-status"], said["retry-after"]) == ("14", "3")
-    assert said["grpc-message"] == "full: 100 %25, %C3%A9"
+    text = dict(decode(error_end(Status.UNAVAILABLE, "full: 100 %, é", 3)))
+    assert text[":status"] == "200"
+    assert (text["grpc-status"], text["retry-after"]) == ("14", "3")
+    assert text["grpc-message"] == "full: 100 %25, %C3%A9"
     assert ":status" not in dict(decode(error_end(Status.INTERNAL, "x", begun=True)))
     assert len(error_end(Status.INTERNAL, "\U0001f600" * 5000)) < 16384
 
@@ -97,12 +97,12 @@ def test_messages_in_pieces() -> None:
     """Cut anywhere, the messages are the same; an empty one is one too."""
     data = b"".join(prefixed(message) for message in (b"one", b"", b"three" * 100))
     for step in (1, 3, 7, 1000):
-        messages, found = Messages(1000, b"identity"), []
+        messages, result = Messages(1000, b"identity"), []
         for at in range(0, len(data), step):
             messages.feed(data[at : at + step])
             while (message := messages.take()) is not None:
-                found.append(message)
-        assert found == [b"one", b"", b"three" * 100]
+                result.append(message)
+        assert result == [b"one", b"", b"three" * 100]
         assert messages.empty
         assert messages.held == 0
 

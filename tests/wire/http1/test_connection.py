@@ -183,9 +183,9 @@ def test_two_cuts_give_the_same_events(name: str) -> None:
     for refuses, first in ways(data):
         whole = told([data], refuses=refuses, first=first)
         for _ in range(min(PAIRS, len(data) ** 2)):
-            one, two = sorted(draw.choices(range(len(data)), k=2))
-            pieces = [piece for piece in (data[:one], data[one:two], data[two:]) if piece]
-            assert told(pieces, refuses=refuses, first=first) == whole, (one, two, refuses, first)
+            item, two = sorted(draw.choices(range(len(data)), k=2))
+            pieces = [piece for piece in (data[:item], data[item:two], data[two:]) if piece]
+            assert told(pieces, refuses=refuses, first=first) == whole, (item, two, refuses, first)
 
 
 @pytest.mark.parametrize("name", [name for name, data in CORPORA.items() if len(data) < 1000])

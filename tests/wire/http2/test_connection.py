@@ -49,9 +49,9 @@ CONVERSATION = b"".join(
 )
 
 
-def connection(*said: bytes) -> Http2Connection[tuple[tuple[bytes, bytes], ...]]:
+def connection(*text: bytes) -> Http2Connection[tuple[tuple[bytes, bytes], ...]]:
     made = Http2Connection(ALL)
-    made.receive(HELLO + b"".join(said), 0.0)
+    made.receive(HELLO + b"".join(text), 0.0)
     while made.pending:
         made.receive(b"", 0.0)
     made.take()
@@ -60,16 +60,16 @@ def connection(*said: bytes) -> Http2Connection[tuple[tuple[bytes, bytes], ...]]
 
 def apart(events: Sequence[object]) -> list[object]:
     """The same with the data apart that came with its head: how they come depends on where the bytes were cut."""
-    said: list[object] = []
+    text: list[object] = []
     for event in events:
         if isinstance(event, Opened) and event.size:
-            said += [
+            text += [
                 Opened(event.stream, event.head, False),
                 Data(event.stream, event.data, event.size, event.ended),
             ]
         else:
-            said.append(event)
-    return said
+            text.append(event)
+    return text
 
 
 def paths(events: Sequence[object]) -> list[bytes]:
@@ -93,10 +93,10 @@ def test_a_conversation() -> None:
     events = made.receive(CONVERSATION, 0.0)
     assert paths(events) == [b"/a", b"/b", b"/a"]
     assert [(e.stream, e.ended) for e in events if isinstance(e, Opened)] == [(1, True), (3, False), (5, False)]
-    said = [(e.stream, e.data, e.ended) for e in apart(events) if isinstance(e, Data)]
-    assert said == [(1, b"one", True), (3, b"two", False), (3, b"", True)]
+    text = [(e.stream, e.data, e.ended) for e in apart(events) if isinstance(e, Data)]
+    assert text == [(1, b"one", True), (3, b"two", False), (3, b"", True)]
     assert [(e.stream, e.code) for e in events if isinstance(e, Reset)] == [(5, 8)]
-    kinds = [(one.kind, one.flags) for one in frames(made.take())]
+    kinds = [(item.kind, item.flags) for item in frames(made.take())]
     assert kinds == [(h2.SETTINGS, 0), (h2.WINDOW, 0), (h2.SETTINGS, 1), (h2.PING, 1)]
 
 
@@ -129,7 +129,7 @@ def test_a_message_with_its_head() -> None:
     for stream in range(1, 2 * STREAMS + 1, 2):  # each is open, as it has no answer
         made.receive(request(stream, b"x"), 0.0)
     assert made.receive(request(2 * STREAMS + 1, b"x") + request(2 * STREAMS + 3, b"y"), 0.0) == []
-    assert [one.code for one in frames(made.take()) if one.kind == h2.RST] == [ErrorCode.REFUSED_STREAM] * 2
+    assert [item.code for item in frames(made.take()) if item.kind == h2.RST] == [ErrorCode.REFUSED_STREAM] * 2
 
 
 @pytest.mark.parametrize("size", [1, 16384])
@@ -141,7 +141,7 @@ def test_the_connections_window_opens_as_messages_come(size: int) -> None:
         assert sent - given <= CONNECTION_WINDOW
         made.receive(request(stream, bytes(size)), float(stream))
         made.send(stream, b"\x88", b"", b"\x88")
-        given += sum(int.from_bytes(one.payload, "big") for one in frames(made.take()) if one.kind == h2.WINDOW)
+        given += sum(int.from_bytes(item.payload, "big") for item in frames(made.take()) if item.kind == h2.WINDOW)
     assert given if size > 1 else not given
 
 
@@ -273,7 +273,7 @@ def test_what_ends_a_stream(name: str) -> None:
     data, code = ENDS_STREAM[name]
     made = connection()
     events = made.receive(data, 0.0)
-    assert [(one.stream, one.code) for one in frames(made.take()) if one.kind == h2.RST] == [(1, code)]
+    assert [(item.stream, item.code) for item in frames(made.take()) if item.kind == h2.RST] == [(1, code)]
     opened = any(isinstance(event, Opened) for event in events)
     assert [event for event in events if isinstance(event, Reset)] == ([Reset(1, code)] if opened else [])
     assert paths(made.receive(frame(h2.DATA, 0, 1, b"late") * opened + request(7, b"x"), 0.0)) == [b"/a"]
@@ -313,17 +313,17 @@ def test_answers_fit_the_windows() -> None:
     made.send(1, head, b"0123456789abc", end)
     made.send(3, head, b"xyz", end)
     sent = frames(made.take())
-    assert [(one.kind, one.stream) for one in sent] == [(1, 1), (0, 1), (1, 3), (0, 3), (1, 3)]
+    assert [(item.kind, item.stream) for item in sent] == [(1, 1), (0, 1), (1, 3), (0, 3), (1, 3)]
     assert sent[1].payload == b"01234"
     assert made.out.waiting_bytes == 8
     made.receive(frame(h2.WINDOW, 0, 1, word(1)), 0.0)
-    assert [one.payload for one in frames(made.take())] == [b"5"]
+    assert [item.payload for item in frames(made.take())] == [b"5"]
     made.receive(h2.settings(window=1), 0.0)  # the stream has less than nothing now
     made.receive(frame(h2.WINDOW, 0, 1, word(4)), 0.0)
-    assert [one.kind for one in frames(made.take())] == [h2.SETTINGS]
+    assert [item.kind for item in frames(made.take())] == [h2.SETTINGS]
     made.receive(frame(h2.WINDOW, 0, 1, word(100)), 0.0)
     rest = frames(made.take())
-    assert [(one.kind, one.flags, one.payload) for one in rest] == [(0, 0, b"6789abc"), (1, 5, end)]
+    assert [(item.kind, item.flags, item.payload) for item in rest] == [(0, 0, b"6789abc"), (1, 5, end)]
     assert made.out.waiting_bytes == 0
 
 
@@ -334,7 +334,7 @@ def test_answers_share_the_connections_window() -> None:
         made.send(stream, None, bytes(100_000), b"\x88")
     made.take()
     made.receive(frame(h2.WINDOW, 0, 0, word(1 << 20)), 0.0)
-    order = [one.stream for one in frames(made.take()) if one.kind == h2.DATA]
+    order = [item.stream for item in frames(made.take()) if item.kind == h2.DATA]
     assert order[:4] == [1, 3, 1, 3]
     assert made.out.waiting_bytes == 0
     assert not made.out.windows
@@ -348,7 +348,7 @@ def test_a_stopped_connection_holds_answers() -> None:
     assert (made.take(), made.out.waiting_bytes) == (b"", 4)
     made.out.stopped = False
     made.out.pump()
-    assert [one.payload for one in frames(made.take())] == [b"data", b"\x88"]
+    assert [item.payload for item in frames(made.take())] == [b"data", b"\x88"]
 
 
 def test_windows_are_given_back() -> None:
@@ -358,7 +358,7 @@ def test_windows_are_given_back() -> None:
     for _ in range(CONNECTION_WINDOW // 16384 + 10):
         for event in made.receive(piece, 0.0):
             made.taken(1, event.size)
-    updates = [(one.stream, int.from_bytes(one.payload, "big")) for one in frames(made.take())]
+    updates = [(item.stream, int.from_bytes(item.payload, "big")) for item in frames(made.take())]
     assert {stream for stream, _ in updates} == {0, 1}
     assert sum(size for stream, size in updates if stream == 0) >= CONNECTION_WINDOW // 2
 
@@ -374,7 +374,7 @@ def test_an_answer_before_the_end_of_its_request() -> None:
     """The client is told that nobody listens; what it had sent by then is ignored, and the connection lives on."""
     made = connection(OPEN)
     made.send(1, None, b"", b"\x88")
-    assert [(one.kind, one.code) for one in frames(made.take())][-1] == (h2.RST, ErrorCode.NO_ERROR)
+    assert [(item.kind, item.code) for item in frames(made.take())][-1] == (h2.RST, ErrorCode.NO_ERROR)
     assert made.receive(frame(h2.DATA, 0, 1, bytes(100)) * 3 + frame(h2.DATA, END_STREAM, 1, b""), 0.0) == []
     assert made.take() == b""
 
@@ -383,7 +383,7 @@ def test_too_many_streams() -> None:
     """The one over the limit is refused, and may come again when another is answered."""
     made = connection(*[request(1 + 2 * number) for number in range(STREAMS)])
     assert made.receive(request(9001), 0.0) == []
-    assert [(one.kind, one.code) for one in frames(made.take())] == [(h2.RST, ErrorCode.REFUSED_STREAM)]
+    assert [(item.kind, item.code) for item in frames(made.take())] == [(h2.RST, ErrorCode.REFUSED_STREAM)]
     made.send(1, None, b"", b"\x88")
     assert paths(made.receive(request(9003), 0.0)) == [b"/a"]
 
@@ -543,10 +543,10 @@ def test_large_answers_go_out_in_bursts() -> None:
     got, bursts = {1: b"", 3: b""}, []
     while True:
         more = made.out.more
-        sent = [one for one in frames(made.take()) if one.kind == h2.DATA]
-        bursts.append(sum(len(one.payload) for one in sent))
-        for one in sent:
-            got[one.stream] += one.payload
+        sent = [item for item in frames(made.take()) if item.kind == h2.DATA]
+        bursts.append(sum(len(item.payload) for item in sent))
+        for item in sent:
+            got[item.stream] += item.payload
         if not more:
             break
         made.out.pump()

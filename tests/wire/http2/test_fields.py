@@ -88,9 +88,9 @@ def test_a_request_id_and_a_deadline_leave_the_plan_as_it_is() -> None:
     for number in range(1000):
         fields = h2.fields(grpc_timeout=f"{number}m", x_request_id=str(uuid.uuid4()))
         sent = fields if number % 2 else [hpack.NeverIndexedHeaderTuple(*field) for field in fields]
-        (one, timeout), _ = blocks.request(encoder.encode(sent))
+        (item, timeout), _ = blocks.request(encoder.encode(sent))
         assert timeout == b"%dm" % number
-        heads.append(one)
+        heads.append(item)
     assert len(made) == 1
     assert len(set(heads)) == 1
 

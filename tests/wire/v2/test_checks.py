@@ -60,10 +60,10 @@ def triton_result(response: Response) -> triton.InferResult:
     return triton.InferenceServerClient.parse_response_body(body, header_length=response.json_size)
 
 
-def same_bits(one: np.ndarray, other: np.ndarray) -> bool:
-    if one.dtype == object:
-        return one.shape == other.shape and one.tolist() == other.tolist()
-    return one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
+def same_bits(item: np.ndarray, other: np.ndarray) -> bool:
+    if item.dtype == object:
+        return item.shape == other.shape and item.tolist() == other.tolist()
+    return item.dtype == other.dtype and item.shape == other.shape and item.tobytes() == other.tobytes()
 
 
 @pytest.mark.parametrize("dtype", list(DType))

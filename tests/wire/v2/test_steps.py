@@ -80,8 +80,8 @@ def test_strings() -> None:
     for data, shape in ((words, [len(words)]), ([words, words], [2, len(words)])):
         given_spec = spec(DType.BYTES, *[None] * len(shape))
         request, _ = finish(request_in_steps(given_spec, body(data, shape, "BYTES"), None, OFF))
-        found = [item.decode() for item in request.inputs["x"].reshape(-1)]
-        assert found == words * len(shape)
+        result = [item.decode() for item in request.inputs["x"].reshape(-1)]
+        assert result == words * len(shape)
 
 
 def test_binary_strings_and_data_beside_them() -> None:

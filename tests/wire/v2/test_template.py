@@ -22,18 +22,18 @@ AROUND = '{"id":"q","inputs":[{"name":"x","datatype":"FP32","shape":[1,3],"data"
 
 def test_any_list_between_the_parts_is_the_same_request() -> None:
     """What is read of another list behind the same bytes differs in its numbers alone."""
-    found = template_of(SPEC, (AROUND % "[1, 2.5, 3]").encode(), None)
-    assert found is not None
-    assert (found.before + b"[1, 2.5, 3]" + found.behind).decode() == AROUND % "[1, 2.5, 3]"
-    assert found.form.size == 3
-    other = parse_request(SPEC, found.before + b"[[7,8,9]]" + found.behind, None)
+    result = template_of(SPEC, (AROUND % "[1, 2.5, 3]").encode(), None)
+    assert result is not None
+    assert (result.before + b"[1, 2.5, 3]" + result.behind).decode() == AROUND % "[1, 2.5, 3]"
+    assert result.form.size == 3
+    other = parse_request(SPEC, result.before + b"[[7,8,9]]" + result.behind, None)
     assert other.inputs["x"].tolist() == [[7, 8, 9]]
     assert (other.id, other.outputs, other.parameters) == (
-        found.request.id,
-        found.request.outputs,
-        found.request.parameters,
+        result.request.id,
+        result.request.outputs,
+        result.request.parameters,
     )
-    assert (found.rows, found.request.inputs) == (1, {})
+    assert (result.rows, result.request.inputs) == (1, {})
 
 
 @pytest.mark.parametrize(
@@ -62,8 +62,8 @@ def test_rows_behind_a_json_head_have_one() -> None:
     """The JSON is all that stands before them."""
     entry = '{"name":"x","datatype":"FP32","shape":[2,3],"parameters":{"binary_data_size":24}}'
     head = f'{{"inputs":[{entry}]}}'.encode()
-    found = template_of(SPEC, head + bytes(24), len(head))
-    assert found == Template(found.request, 2, head)
+    result = template_of(SPEC, head + bytes(24), len(head))
+    assert result == Template(result.request, 2, head)
     assert template_of(SPEC, head + bytes(20), len(head)) is None
 
 
@@ -81,11 +81,11 @@ def test_a_frame_and_lists_are_the_answer(order: tuple[str, ...]) -> None:
     dtypes = {tensor.name: tensor.dtype for tensor in OUTPUTS}
     lists = [rows_as_lists(arrays[name], dtypes[name])[1:-1].replace(b"],[", b"]|[").split(b"|") for name in order]
     for row in range(2):
-        one = {name: array[row : row + 1] for name, array in arrays.items()}
+        item = {name: array[row : row + 1] for name, array in arrays.items()}
         parts = [frame[0]]
         for number, behind in enumerate(frame[1:]):
             parts += (lists[number][row], behind)
-        assert b"".join(parts) == b"".join(encode_response(SPEC, "1", request, one).body_parts)
+        assert b"".join(parts) == b"".join(encode_response(SPEC, "1", request, item).body_parts)
 
 
 def test_binary_answers_have_no_frame() -> None:

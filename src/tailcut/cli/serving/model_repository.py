@@ -47,15 +47,15 @@ class ServedLibrary:
 
         return [
             ServedModel(
-                one.model,
-                one.name,
-                one.version,
-                one.reload,
-                one.alone,
-                config=one.config,
+                item.model,
+                item.name,
+                item.version,
+                item.reload,
+                item.alone,
+                config=item.config,
                 latency=LatencyHistogram(self.limit_ns),
             )
-            for one in self.library.load(name, models)
+            for item in self.library.load(name, models)
         ]
 
 

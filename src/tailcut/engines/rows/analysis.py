@@ -92,8 +92,8 @@ def _verdict(outputs: Iterable[Tensor], count: int) -> RowEvidence:
 
 def _worst(spoiled: Iterable[Spoiled]) -> Spoiled | None:
     """The first that certainly mixes rows, or the first at all."""
-    found = list(spoiled)
-    return next((one for one in found if one.verdict is Rows.DEPENDENT), found[0] if found else None)
+    result = list(spoiled)
+    return next((item for item in result if item.verdict is Rows.DEPENDENT), result[0] if result else None)
 
 
 @dataclass(slots=True)
@@ -118,19 +118,19 @@ class _Walk:
 
     def _follow(self, node: onnx.NodeProto) -> None:
         answers = self._answers(node)
-        for place, name in enumerate(node.output):
-            if name and place < len(answers):
-                self.tensors[name] = answers[place]
+        for index, name in enumerate(node.output):
+            if name and index < len(answers):
+                self.tensors[name] = answers[index]
             elif name:
                 self.tensors[name] = Spoiled(Rows.UNKNOWN, f"{_label(node)} has an output that is not followed")
 
     def _answers(self, node: onnx.NodeProto) -> list[Tensor]:
         """One tensor for each output of the node."""
-        found = [self.tensors.get(name) for name in (*filter(None, node.input), *_captured(node))]
+        result = [self.tensors.get(name) for name in (*filter(None, node.input), *_captured(node))]
         everywhere = len(node.output)
-        if None in found:
+        if None in result:
             return [_spoiled(node, Rows.UNKNOWN, "uses a tensor that the graph has not computed")] * everywhere
-        spoiled = _worst(tensor for tensor in found if isinstance(tensor, Spoiled))
+        spoiled = _worst(tensor for tensor in result if isinstance(tensor, Spoiled))
         if spoiled is not None:
             return [spoiled] * everywhere
         try:
@@ -138,7 +138,7 @@ class _Walk:
         except Mixes as reason:
             return [_spoiled(node, Rows.DEPENDENT, reason.why, reason.where)] * everywhere
         except Exception as reason:  # noqa: BLE001  a malformed node may break a rule anywhere
-            if not isinstance(reason, Foreign) and all(map(_row_free, found)):
+            if not isinstance(reason, Foreign) and all(map(_row_free, result)):
                 return [Value(None)] * everywhere  # whatever it computes, it is the same for any rows
             why = reason.why if isinstance(reason, Unclear) else "cannot be followed"
             return [_spoiled(node, Rows.UNKNOWN, why)] * everywhere
@@ -261,15 +261,15 @@ def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
     """Attributes as Python values; tensors as arrays, large or external ones as values of their shape."""
     attributes = {}
     for attribute in node.attribute:
-        found = helper.get_attribute_value(attribute)
+        result = helper.get_attribute_value(attribute)
         if attribute.type == AttributeProto.TENSOR:
-            small = found.data_location != TensorProto.EXTERNAL and prod(found.dims) <= ITEMS
-            found = numpy_helper.to_array(found) if small else initializer(found)
+            small = result.data_location != TensorProto.EXTERNAL and prod(result.dims) <= ITEMS
+            result = numpy_helper.to_array(result) if small else initializer(result)
         elif attribute.type == AttributeProto.STRING:
-            found = found.decode(errors="replace")
+            result = result.decode(errors="replace")
         elif attribute.type == AttributeProto.STRINGS:
-            found = [text.decode(errors="replace") for text in found]
-        attributes[attribute.name] = found
+            result = [text.decode(errors="replace") for text in result]
+        attributes[attribute.name] = result
     return attributes
 
 
@@ -297,5 +297,5 @@ def _needed(graph: onnx.GraphProto) -> set[str]:
         needed.add(name)
         maker = makers.get(name)
         if maker is not None:
-            open_names += [*(one for one in maker.input if one), *_captured(maker)]
+            open_names += [*(item for item in maker.input if item), *_captured(maker)]
     return needed

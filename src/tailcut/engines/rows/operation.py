@@ -21,19 +21,19 @@ class Operation:
     outputs: tuple[str, ...]
     opset: int
 
-    def value(self, place: int) -> Value | None:
+    def value(self, index: int) -> Value | None:
         """An input, or None where it is left out."""
-        return self.inputs[place] if place < len(self.inputs) else None
+        return self.inputs[index] if index < len(self.inputs) else None
 
-    def need(self, place: int) -> Value:
+    def need(self, index: int) -> Value:
         """An input that must be there.
 
         Raises:
             Unclear: it is not.
         """
-        value = self.value(place)
+        value = self.value(index)
         if value is None:
-            raise Unclear(f"has no input {place}")
+            raise Unclear(f"has no input {index}")
         return value
 
     @property
@@ -41,13 +41,13 @@ class Operation:
         """The inputs that are not left out."""
         return tuple(value for value in self.inputs if value is not None)
 
-    def items(self, place: int, what: str) -> Sizes:
+    def items(self, index: int, what: str) -> Sizes:
         """The elements of a small integer input.
 
         Raises:
             Unclear: they cannot be followed.
         """
-        value = self.need(place)
+        value = self.need(index)
         if value.items is None:
             raise Unclear(f"takes {what} from a tensor whose elements cannot be followed")
         return tuple(value.items.flat)
@@ -59,8 +59,8 @@ class Operation:
             Unclear: the input's elements are not known integers.
         """
         if name in self.attributes:
-            found = self.attributes[name]
-            return tuple(found) if isinstance(found, Sequence) else (int(found),)
+            result = self.attributes[name]
+            return tuple(result) if isinstance(result, Sequence) else (int(result),)
         if place is None or self.value(place) is None:
             return None
         numbers = [item.integer for item in self.items(place, name)]
@@ -72,9 +72,9 @@ class Operation:
         """An integer attribute."""
         return int(self.attributes.get(name, default))
 
-    def flag(self, place: int) -> bool | None:
+    def flag(self, index: int) -> bool | None:
         """Whether a scalar input is true; False where it is left out, None where it cannot be known."""
-        value = self.value(place)
+        value = self.value(index)
         if value is None:
             return False
         known = None if value.items is None or value.items.size != 1 else value.items.flat[0].number
@@ -122,12 +122,12 @@ def axis_of(axis: int, rank: int) -> int:
 
 def together(values: Sequence[Value], axis: int) -> RowAxis | None:
     """The one row axis of several tensors of which all that have rows have them on `axis`; None where none has."""
-    found = {value.rows for value in values if value.rows is not None}
-    if not found:
+    result = {value.rows for value in values if value.rows is not None}
+    if not result:
         return None
-    if len(found) > 1:
+    if len(result) > 1:
         raise Unclear("has inputs whose rows lie on different axes")
-    rows = found.pop()
+    rows = result.pop()
     if rows.axis != axis:
         raise Unclear(f"has rows on axis {rows.axis} instead of {axis}")
     return rows

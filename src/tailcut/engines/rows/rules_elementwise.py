@@ -27,9 +27,9 @@ def elementwise(operation: Operation) -> Value:
 
 def _computed(operation: Operation) -> Value:
     values = operation.given
-    found = _elements(operation.kind, values)
-    if found is not None:
-        return found
+    result = _elements(operation.kind, values)
+    if result is not None:
+        return result
     if any(value.numbered for value in values):
         return _positions(operation)
     if any(value.counts for value in values):
@@ -48,11 +48,11 @@ def _elements(kind: str, values: tuple[Value, ...]) -> Value | None:
     real = any(value.real for value in values)
     arithmetic = (REAL if real else WHOLE)[kind]
     results = np.empty(columns[0].shape, object)
-    for place in np.ndindex(results.shape):
-        result = arithmetic(tuple(column[place] for column in columns))
+    for index in np.ndindex(results.shape):
+        result = arithmetic(tuple(column[index] for column in columns))
         if result is None:
             return None
-        results[place] = result
+        results[index] = result
     return known(results, real=real and kind not in TRUTH)
 
 

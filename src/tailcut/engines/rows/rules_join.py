@@ -19,16 +19,16 @@ def _concat(operation: Operation) -> Value:
     if any(value.counts for value in values):
         raise Mixes("computes with the number of rows")
     leads = _leading(values, axis)
-    found = {value.rows for value in values}
-    if None in found and len(found) > 1:
+    result = {value.rows for value in values}
+    if None in result and len(result) > 1:
         raise Mixes("joins rows with a fixed number of rows")
     rows = values[0].rows
     size = sum((value.sizes[axis] for value in values), start=ZERO)
     if rows is not None and rows.axis == axis:
         rows = _stacked(values, axis)
-    elif len(found) > 1:
+    elif len(result) > 1:
         raise Mixes("joins rows that lie in another order")
-    shape = tuple(size if place == axis else one for place, one in enumerate(values[0].sizes))
+    shape = tuple(size if index == axis else item for index, item in enumerate(values[0].sizes))
     return Value(shape, rows, leads=leads)
 
 
@@ -101,16 +101,16 @@ def _piece(value: Value, axis: int, start: Size, end: Size) -> Value:
     length = end - start
     if length.integer is not None and length.integer < 0:
         length = ZERO
-    shape = tuple(length if place == axis else size for place, size in enumerate(value.sizes))
+    shape = tuple(length if index == axis else size for index, size in enumerate(value.sizes))
     return replace(value, shape=shape, rows=rows, items=None)
 
 
 def _slice(operation: Operation) -> Value:
     value = operation.need(0)
     bounds: list[Sizes] = []
-    for place, name in enumerate(("starts", "ends"), start=1):
+    for index, name in enumerate(("starts", "ends"), start=1):
         fixed = operation.attributes.get(name)
-        bounds.append(operation.items(place, name) if fixed is None else tuple(number(item) for item in fixed))
+        bounds.append(operation.items(index, name) if fixed is None else tuple(number(item) for item in fixed))
     starts, ends = bounds
     axes = operation.ints("axes", 3) or tuple(range(len(starts)))
     steps = operation.ints("steps", 4) or (1,) * len(starts)
@@ -157,7 +157,7 @@ def _cut(value: Value, axis: int, start: Size, end: Size, step: int) -> Value:
     length = _stepped(first, last, size, step)
     if length is None:
         length = opaque("cut", size, start, end, number(step))
-    shape = tuple(length if place == axis else one for place, one in enumerate(value.sizes))
+    shape = tuple(length if index == axis else item for index, item in enumerate(value.sizes))
     return replace(value, shape=shape, items=None)
 
 
@@ -204,8 +204,8 @@ def _pad(operation: Operation) -> Value:
     axes = operation.ints("axes", 3)
     places = range(value.rank) if axes is None else [axis_of(axis, value.rank) for axis in axes]
     shape, count = list(value.sizes), len(pads) // 2
-    for place, axis in enumerate(places):
-        before, behind = pads[place], pads[place + count]
+    for index, axis in enumerate(places):
+        before, behind = pads[index], pads[index + count]
         if value.rows is not None and axis == value.rows.axis and not (before == behind == ZERO):
             raise Mixes("adds rows")
         if before.rows or behind.rows:

@@ -103,9 +103,9 @@ def _reshape(operation: Operation) -> Value:
     else:
         items = operation.items(1, "its target shape")
     target: list[Size | None] = []
-    for place, size in enumerate(items):
+    for index, size in enumerate(items):
         if size.integer == 0 and not operation.integer("allowzero", 0):
-            target.append(value.sizes[place])
+            target.append(value.sizes[index])
         else:
             target.append(None if size.integer == -1 else size)
     if value.items is not None:
@@ -175,8 +175,8 @@ def _unsqueeze(operation: Operation) -> Value:
         raise Unclear("adds an axis behind index tuples")
     old = [axis for axis in range(rank) if axis not in new]
     shape = [ONE] * rank
-    for place, axis in enumerate(old):
-        shape[axis] = value.sizes[place]
+    for index, axis in enumerate(old):
+        shape[axis] = value.sizes[index]
     rows = value.rows and value.rows.at(old[value.rows.axis])
     return replace(value, shape=tuple(shape), rows=rows)
 
@@ -254,7 +254,7 @@ def _size(operation: Operation) -> Value:
 
 
 def _range(operation: Operation) -> Value:
-    (start,), (limit,), (delta,) = (operation.items(place, "its limits") for place in range(3))
+    (start,), (limit,), (delta,) = (operation.items(index, "its limits") for index in range(3))
     real = operation.need(0).real
     if delta.integer is None or not (start.whole and limit.whole) or (real and (start.rows or limit.rows)):
         raise Mixes("counts the rows") if start.rows or limit.rows else Unclear("counts in broken steps")
@@ -264,7 +264,7 @@ def _range(operation: Operation) -> Value:
     if not (count.rows or start.rows):
         length, first = count.integer, start.integer
         if length is not None and first is not None and 0 <= length <= ITEMS:
-            return vector([number(first + delta.integer * place) for place in range(length)], real=real)
+            return vector([number(first + delta.integer * index) for index in range(length)], real=real)
         return Value((count,), below=limit if start.natural and delta.integer > 0 else None)
     return _row_numbers(start, count, delta)
 

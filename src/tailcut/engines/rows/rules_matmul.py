@@ -19,10 +19,10 @@ def multiplied(a: Value, b: Value) -> Value:
     result = broadcast(left, right)
     shape, rows = list(result.sizes), result.rows
     # Without the axes that a vector was given: the last one for b, the last but one for a.
-    for given, place in ((one_b, len(shape) - 1), (one_a, len(shape) - 2)):
+    for given, index in ((one_b, len(shape) - 1), (one_a, len(shape) - 2)):
         if given:
-            del shape[place]
-            rows = rows.at(rows.axis - 1) if rows is not None and rows.axis > place else rows
+            del shape[index]
+            rows = rows.at(rows.axis - 1) if rows is not None and rows.axis > index else rows
     return Value(tuple(shape), rows)
 
 
@@ -81,13 +81,13 @@ def _einsum(operation: Operation) -> Value:
         return Value(tuple(sizes[letter] for letter in right))
     if len(rows) > 1:
         raise Mixes("combines rows with other rows")
-    ((letter, found),) = rows.items()
-    if any(letter in term and not _as_rows(value, term.index(letter), found) for term, value in terms):
+    ((letter, result),) = rows.items()
+    if any(letter in term and not _as_rows(value, term.index(letter), result) for term, value in terms):
         raise Mixes("aligns the rows with another axis")
     if letter not in right:
         raise Mixes("sums over the rows")
-    shape = tuple(found.size if one == letter else sizes[one] for one in right)
-    return Value(shape, found.at(right.index(letter)))
+    shape = tuple(result.size if item == letter else sizes[item] for item in right)
+    return Value(shape, result.at(right.index(letter)))
 
 
 def _as_rows(value: Value, axis: int, rows: RowAxis) -> bool:

@@ -54,7 +54,7 @@ def _skip_normalization(operation: Operation) -> list[Value]:
 def _embed(operation: Operation) -> list[Value]:
     """Ids, segments, tables, gamma, beta, mask, positions; outputs the embedding, the mask's sum and the plain sum."""
     ids, table = operation.need(0), operation.need(2)
-    parameters = [operation.need(place) for place in range(2, 7) if operation.value(place) is not None]
+    parameters = [operation.need(index) for index in range(2, 7) if operation.value(index) is not None]
     if any(value.rows is not None for value in parameters):
         raise Unclear("takes a parameter from the rows")
     rows = same_rows(operation, {0: 0, 1: 0, 7: 0})
@@ -141,25 +141,25 @@ def _qlinear_pool(operation: Operation) -> Value:
     rows = batch_rows(value)
     last = operation.integer("channels_last", 0)
     spatial = range(1, value.rank - 1) if last else range(2, value.rank)
-    one = operation.kind == "QLinearGlobalAveragePool"
+    item = operation.kind == "QLinearGlobalAveragePool"
     shape = [
-        (ONE if one else operation.unknown(axis)) if axis in spatial else size for axis, size in enumerate(value.sizes)
+        (ONE if item else operation.unknown(axis)) if axis in spatial else size for axis, size in enumerate(value.sizes)
     ]
     return Value(tuple(shape), rows)
 
 
 def _qlinear_concat(operation: Operation) -> Value:
     """The result's scale and zero point, then each tensor with its own two."""
-    parts = [operation.need(place) for place in range(2, len(operation.inputs), 3)]
-    others = [value for place, value in enumerate(operation.inputs) if place < 2 or place % 3 != 2]
+    parts = [operation.need(index) for index in range(2, len(operation.inputs), 3)]
+    others = [value for index, value in enumerate(operation.inputs) if index < 2 or index % 3 != 2]
     if any(value is not None and value.rows is not None for value in others):
         raise Unclear("takes a parameter from the rows")
     axis = axis_of(operation.integer("axis", 1), parts[0].rank)
-    found = {part.rows for part in parts}
-    if len(found) > 1 or any(rows is not None and rows.axis == axis for rows in found):
+    result = {part.rows for part in parts}
+    if len(result) > 1 or any(rows is not None and rows.axis == axis for rows in result):
         raise Mixes("joins rows with other rows")
     width: Size = sum((part.sizes[axis] for part in parts), start=ZERO)
-    shape = tuple(width if place == axis else size for place, size in enumerate(parts[0].sizes))
+    shape = tuple(width if index == axis else size for index, size in enumerate(parts[0].sizes))
     return Value(shape, parts[0].rows)
 
 

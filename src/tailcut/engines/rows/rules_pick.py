@@ -13,9 +13,9 @@ def _gather(operation: Operation) -> Value:
     if value.items is not None and indices.items is not None:
         places = [index.integer for index in indices.items.flat if index.integer is not None]
         if len(places) == indices.items.size:
-            found = np.take(value.items, np.array(places, np.intp), axis)
+            result = np.take(value.items, np.array(places, np.intp), axis)
             shape = (*value.items.shape[:axis], *indices.items.shape, *value.items.shape[axis + 1 :])
-            return known(found.reshape(shape), real=value.real)
+            return known(result.reshape(shape), real=value.real)
     value, indices = value.untracked, indices.untracked
     sizes = (*value.sizes[:axis], *indices.sizes, *value.sizes[axis + 1 :])
     if value.rows is not None and value.rows.axis == axis:
@@ -57,12 +57,12 @@ def _scatter_elements(operation: Operation) -> Value:
 
 def _aligned(values: tuple[Value, ...], axis: int) -> RowAxis | None:
     """The row axis that all share beside `axis`; None where none has rows."""
-    found = {value.rows for value in values}
-    if found == {None}:
+    result = {value.rows for value in values}
+    if result == {None}:
         return None
-    if len(found) > 1:
+    if len(result) > 1:
         raise Mixes("picks elements across rows")
-    rows = found.pop()
+    rows = result.pop()
     if rows is not None and rows.axis == axis:
         raise Mixes(f"picks elements by number along the row axis {axis}")
     return rows

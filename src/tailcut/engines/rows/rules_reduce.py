@@ -47,7 +47,7 @@ def _reduced_items(operation: Operation, value: Value, over: tuple[int, ...], *,
     kept = [axis for axis in range(value.rank) if axis not in over]
     shape = [value.items.shape[axis] for axis in kept]
     columns = value.items.transpose(*kept, *over).reshape(*shape, -1)
-    folded = array([reduce(fold, columns[place]) for place in np.ndindex(*shape)]).reshape(shape)
+    folded = array([reduce(fold, columns[index]) for index in np.ndindex(*shape)]).reshape(shape)
     return known(np.expand_dims(folded, over) if keep else folded, real=value.real)
 
 
@@ -105,7 +105,7 @@ def _top_k(operation: Operation) -> list[Value]:
         raise Mixes("mixes the rows", f"over axis {axis}")
     if k.rows:
         raise Mixes("computes with the number of rows")
-    shape: Sizes = tuple(k if place == axis else size for place, size in enumerate(value.sizes))
+    shape: Sizes = tuple(k if index == axis else size for index, size in enumerate(value.sizes))
     return [Value(shape, value.rows), Value(shape, value.rows, below=value.sizes[axis])]
 
 

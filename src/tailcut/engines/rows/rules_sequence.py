@@ -14,15 +14,15 @@ def same_rows(operation: Operation, axes: dict[int, int]) -> RowAxis | None:
         Mixes: one has them elsewhere, grouped differently, or one has a fixed number of rows.
     """
     given = {place: value for place in axes if (value := operation.value(place)) is not None}
-    found = next((value.rows for value in given.values() if value.rows is not None), None)
-    if found is None:
+    result = next((value.rows for value in given.values() if value.rows is not None), None)
+    if result is None:
         return None
-    for place, value in given.items():
+    for index, value in given.items():
         if value.rows is None:
             raise Mixes("works for a fixed number of rows only")
-        if value.rows != found.at(axes[place]):
+        if value.rows != result.at(axes[index]):
             raise Mixes("mixes the rows", f"over axis {value.rows.axis}")
-    return found
+    return result
 
 
 def without_rows(operation: Operation, places: Sequence[int]) -> None:

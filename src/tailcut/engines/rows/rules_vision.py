@@ -21,21 +21,21 @@ def batch_rows(value: Value, *, channels: bool = False) -> RowAxis | None:
     return rows
 
 
-def _window(operation: Operation, size: Size, place: int, kernel: Size, count: int) -> Size:
+def _window(operation: Operation, size: Size, index: int, kernel: Size, count: int) -> Size:
     """The length of a spatial axis after a window has moved over it; unknown sizes are kept as functions of the old."""
     strides = operation.ints("strides", None) or (1,) * count
     dilations = operation.ints("dilations", None) or (1,) * count
     pads = operation.ints("pads", None) or (0,) * (2 * count)
     same = str(operation.attributes.get("auto_pad", "NOTSET"))
-    stride = number(strides[place])
+    stride = number(strides[index])
     if same.startswith("SAME"):
         return floor_divide(size + stride - ONE, stride)
-    covered = (kernel - ONE) * number(dilations[place]) + ONE
-    span = size + number(pads[place] + pads[place + count]) - covered
+    covered = (kernel - ONE) * number(dilations[index]) + ONE
+    span = size + number(pads[index] + pads[index + count]) - covered
     if operation.integer("ceil_mode", 0):
-        return operation.unknown(place + 2)
+        return operation.unknown(index + 2)
     if span.integer is not None:
-        return number(span.integer // strides[place] + 1)
+        return number(span.integer // strides[index] + 1)
     return span + ONE if stride == ONE else operation.derived(span, stride)
 
 
@@ -50,7 +50,7 @@ def convolved(operation: Operation, value: Value, weight: Value) -> Value:
     rows = batch_rows(value)
     spatial = value.sizes[2:]
     sizes = (
-        _window(operation, size, place, weight.sizes[place + 2], len(spatial)) for place, size in enumerate(spatial)
+        _window(operation, size, index, weight.sizes[index + 2], len(spatial)) for index, size in enumerate(spatial)
     )
     return Value((value.sizes[0], weight.sizes[0], *sizes), rows)
 
@@ -78,13 +78,13 @@ def _conv_transpose(operation: Operation) -> Value:
     channels = weight.sizes[1] * number(operation.integer("group", 1))
     fixed = operation.ints("output_shape", None)
     sizes: list[Size] = []
-    for place, size in enumerate(value.sizes[2:]):
-        covered = (weight.sizes[place + 2] - ONE) * number(dilations[place]) + ONE
-        grown = (size - ONE) * number(strides[place]) + covered
-        length = grown + number(extra[place] - pads[place] - pads[place + count])
+    for index, size in enumerate(value.sizes[2:]):
+        covered = (weight.sizes[index + 2] - ONE) * number(dilations[index]) + ONE
+        grown = (size - ONE) * number(strides[index]) + covered
+        length = grown + number(extra[index] - pads[index] - pads[index + count])
         if str(operation.attributes.get("auto_pad", "NOTSET")) != "NOTSET":
-            length = operation.unknown(place + 2)
-        sizes.append(number(fixed[place - count]) if fixed else length)
+            length = operation.unknown(index + 2)
+        sizes.append(number(fixed[index - count]) if fixed else length)
     return Value((value.sizes[0], channels, *sizes), rows)
 
 
@@ -105,8 +105,8 @@ def _pool(operation: Operation) -> list[Value | Spoiled]:
     rows = batch_rows(value, channels=True)
     kernel = operation.ints("kernel_shape", None) or ()
     sizes = (
-        _window(operation, size, place, number(kernel[place]), len(kernel))
-        for place, size in enumerate(value.sizes[2:])
+        _window(operation, size, index, number(kernel[index]), len(kernel))
+        for index, size in enumerate(value.sizes[2:])
     )
     result = Value((*value.sizes[:2], *sizes), rows)
     if rows is None:
@@ -143,7 +143,7 @@ def _layer_normalization(operation: Operation) -> list[Value]:
     if value.rows is not None and value.rows.axis >= axis:
         raise Mixes("mixes the rows", f"over axis {value.rows.axis}")
     parameters_without_rows(operation, 1)
-    inner = tuple(size if place < axis else ONE for place, size in enumerate(value.sizes))
+    inner = tuple(size if index < axis else ONE for index, size in enumerate(value.sizes))
     return [Value(value.sizes, value.rows), Value(inner, value.rows), Value(inner, value.rows)]
 
 

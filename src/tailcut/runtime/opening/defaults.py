@@ -183,7 +183,7 @@ class Comparison:
         return sqrt(self.alone * self.crowded) <= self.enough
 
 
-def compare(one: Estimate, other: Estimate) -> Comparison:
+def compare(estimate: Estimate, other: Estimate) -> Comparison:
     """Compare an estimate with another, which has more threads or spins.
 
     Many clients are stood for by the largest batch beside a busy thread, which is the event loop. Where requests share
@@ -193,37 +193,37 @@ def compare(one: Estimate, other: Estimate) -> Comparison:
     slowest of them. So more threads are also judged by the CPU time: no faster than if all of them computed all the
     time, but not slower because of others either; and they need only be no worse.
     """
-    long = other.threads > one.threads and one.call_ns[1] >= LONG_NS
-    cpu = other.cpu_ns / one.cpu_ns if long and one.cpu_ns and other.cpu_ns else inf
-    alone = min(other.call_ns[1] / one.call_ns[1], cpu * one.threads / other.threads)
-    if one.busy_ns and other.busy_ns:
-        rows = max(one.busy_ns)
-        crowded = min(other.busy_ns[rows] / one.busy_ns[rows], cpu)
+    long = other.threads > estimate.threads and estimate.call_ns[1] >= LONG_NS
+    cpu = other.cpu_ns / estimate.cpu_ns if long and estimate.cpu_ns and other.cpu_ns else inf
+    alone = min(other.call_ns[1] / estimate.call_ns[1], cpu * estimate.threads / other.threads)
+    if estimate.busy_ns and other.busy_ns:
+        rows = max(estimate.busy_ns)
+        crowded = min(other.busy_ns[rows] / estimate.busy_ns[rows], cpu)
     else:
-        crowded = alone * other.threads / one.threads
+        crowded = alone * other.threads / estimate.threads
     return Comparison(alone, crowded, 1.0 if long else _BETTER)
 
 
 def is_clear(comparisons: Sequence[Comparison]) -> bool:
     """Whether comparisons of the same two, one after another, agree so far that no more are wanted."""
-    return len(comparisons) >= _AGREEING and len({one.better for one in comparisons}) == 1
+    return len(comparisons) >= _AGREEING and len({comparison.better for comparison in comparisons}) == 1
 
 
 def middle(comparisons: Sequence[Comparison]) -> Comparison:
     """The median of several comparisons of the same two."""
     return Comparison(
-        median(one.alone for one in comparisons),
-        median(one.crowded for one in comparisons),
-        median(one.enough for one in comparisons),
+        median(comparison.alone for comparison in comparisons),
+        median(comparison.crowded for comparison in comparisons),
+        median(comparison.enough for comparison in comparisons),
     )
 
 
-def describe_comparison(one: Estimate, other: Estimate, found: Comparison) -> str:
+def describe_comparison(estimate: Estimate, other: Estimate, result: Comparison) -> str:
     """What the second took of the first's time, for a lone client and for many."""
     spins, asleep = (" spinning", " asleep") if other.spinning else ("", "")
     return (
-        f"{other.threads} threads{spins} beside {one.threads}{asleep}: "
-        f"x{found.alone:.2f} of the time for one client, x{found.crowded:.2f} for many"
+        f"{other.threads} threads{spins} beside {estimate.threads}{asleep}: "
+        f"x{result.alone:.2f} of the time for one client, x{result.crowded:.2f} for many"
     )
 
 
@@ -293,8 +293,8 @@ def _inline_batch(facts: Facts, call_ns: Mapping[int, float], around: Surroundin
 def _takes(call_ns: Mapping[int, float], largest: int) -> str:
     """The times of one row and of the largest batch measured within `largest`."""
     rows = max(size for size in call_ns if size <= largest)
-    one = f"1 row takes {_time(call_ns[1])}"
-    return one if rows == 1 else f"{one}, {rows} take {_time(call_ns[rows])}"
+    item = f"1 row takes {_time(call_ns[1])}"
+    return item if rows == 1 else f"{item}, {rows} take {_time(call_ns[rows])}"
 
 
 def _time(took_ns: float) -> str:

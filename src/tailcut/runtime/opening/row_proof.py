@@ -124,10 +124,10 @@ class _Proof:
     def _compute_alone(self) -> RowEvidence | None:
         """Each row alone, and the first twice: a model that answers one request in two ways proves nothing."""
         spec = self._spec
-        for place, magnitude in enumerate(_MAGNITUDES):
+        for index, magnitude in enumerate(_MAGNITUDES):
             if self._rows and not self._has_time(3 * len(self._rows)):
                 break
-            row = _scaled(spec, self._samples.make(1, self._seed + place), magnitude)
+            row = _scaled(spec, self._samples.make(1, self._seed + index), magnitude)
             try:
                 answer = self._run(row)
             except TailcutError as error:
@@ -148,9 +148,9 @@ class _Proof:
         """Compute these rows in one batch (-1: any other row) and compare each with its own answer."""
         fill = 1000
         parts: list[Arrays] = []
-        for place in places:
-            parts.append(self._rows[place] if place >= 0 else self._samples.make(1, self._seed + fill))
-            fill += place < 0
+        for index in places:
+            parts.append(self._rows[index] if index >= 0 else self._samples.make(1, self._seed + fill))
+            fill += index < 0
         inputs = {name: np.concatenate([part[name] for part in parts]) for name in self._spec.input_names}
         try:
             outputs = self._run(inputs)
@@ -159,13 +159,13 @@ class _Proof:
         for name, array in outputs.items():
             if array.shape[:1] != (len(places),):
                 return _dependent(f"output {name!r} has {_rows_of(array)} for {len(places)} rows of input")
-        for at, place in enumerate(places):
-            if place < 0:
+        for at, index in enumerate(places):
+            if index < 0:
                 continue
-            for found in self._differences(self._alone[place], outputs, at):
-                if not self._is_rounding(place, found, len(places)):
-                    by = f" by {found.by:.2g} of its magnitude" if 0 < found.by < float("inf") else ""
-                    return _dependent(f"output {found.output!r} of a row {found.what} with {len(places)} rows{by}")
+            for result in self._differences(self._alone[index], outputs, at):
+                if not self._is_rounding(index, result, len(places)):
+                    by = f" by {result.by:.2g} of its magnitude" if 0 < result.by < float("inf") else ""
+                    return _dependent(f"output {result.output!r} of a row {result.what} with {len(places)} rows{by}")
         return None
 
     def _differences(self, alone: Outputs, together: Outputs, at: int) -> Iterator[_Difference]:
@@ -183,25 +183,25 @@ class _Proof:
                 if by > self._tolerance:
                     yield _Difference(name, "changes", by)
 
-    def _is_rounding(self, place: int, found: _Difference, rows: int) -> bool:
+    def _is_rounding(self, index: int, result: _Difference, rows: int) -> bool:
         """Whether the row's answer moves about as much where nothing but rounding can have moved it."""
-        want = self._alone[place][found.output]
+        want = self._alone[index][result.output]
         try:
-            others = list(self._disturbed_answers(place, found.output))
-            if found.elements is not None:
+            others = list(self._disturbed_answers(index, result.output))
+            if result.elements is not None:
                 changed = [other != want for other in others if other.shape == want.shape]
-                return bool(changed) and bool((np.any(changed, axis=0) | ~found.elements).all())
-            copies = self._run({name: np.repeat(array, rows, axis=0) for name, array in self._rows[place].items()})
+                return bool(changed) and bool((np.any(changed, axis=0) | ~result.elements).all())
+            copies = self._run({name: np.repeat(array, rows, axis=0) for name, array in self._rows[index].items()})
         except TailcutError:
             return False
         moved = [_distance(want, other) for other in others]
-        apart = [_distance(want, copies[found.output][at : at + 1]) for at in range(rows)]
+        apart = [_distance(want, copies[result.output][at : at + 1]) for at in range(rows)]
         most = max([by for by in moved if by < float("inf")] + [by for by in apart if by <= _SMALL], default=0.0)
-        return found.by <= _AMPLIFIED * most
+        return result.by <= _AMPLIFIED * most
 
-    def _disturbed_answers(self, place: int, output: str) -> Iterator[np.ndarray]:
+    def _disturbed_answers(self, index: int, output: str) -> Iterator[np.ndarray]:
         """One output of a row alone, its floating inputs off by a few units in the last place; nothing without such."""
-        row = self._rows[place]
+        row = self._rows[index]
         random = np.random.default_rng(self._seed)
         for _ in range(_DISTURBED if any(map(_is_float, row.values())) else 0):
             yield self._run(_disturbed(self._spec, row, random))[output]

@@ -86,14 +86,14 @@ def explain(records: np.ndarray, events: Sequence[Event] = (), *, max_batch_size
 def _cause(
     records: np.ndarray, slow: np.ndarray, usual: np.ndarray, coincided: Mapping[str, Coincidence], max_batch_size: int
 ) -> Cause:
-    found = {name: entry.share for name, entry in coincided.items()}
+    result = {name: entry.share for name, entry in coincided.items()}
     for name in ("throttled", "gc"):
         # Threads that a quota stops wait for a CPU all the while, and those that a collection held up wake together and
         # wait for one: it is the same time, counted twice.
-        if found.get(name, 0.0) >= _STOPPED:
-            found[name] = max(found[name], found.pop("cpu_wait", 0.0))
-    most = max(found.values(), default=0.0)
-    for name, share in found.items():  # the more telling first: a collection stalls the loop too
+        if result.get(name, 0.0) >= _STOPPED:
+            result[name] = max(result[name], result.pop("cpu_wait", 0.0))
+    most = max(result.values(), default=0.0)
+    for name, share in result.items():  # the more telling first: a collection stalls the loop too
         if share >= max(_NAMED, _NEAR * most):
             words, advice = COINCIDENCES[name]
             return Cause(name, share, words, advice)
@@ -127,11 +127,11 @@ def _stage_words(
 
 def _queue_words(records: np.ndarray, slow: np.ndarray, max_batch_size: int) -> tuple[str, str]:
     batches = {process: _batches(records[of_it]) for process, of_it in _by_process(records)}
-    computed = sum(float((one.ended - one.began).sum()) for one in batches.values())
-    spans = sum(int(one.ended.max() - one.began.min()) for one in batches.values())
+    computed = sum(float((batch.ended - batch.began).sum()) for batch in batches.values())
+    spans = sum(int(batch.ended.max() - batch.began.min()) for batch in batches.values())
     busy = min(1.0, computed / max(1, spans))
-    typical = int(np.median(np.concatenate([one.rows for one in batches.values()])))
-    ahead = [_rows_ahead(one, batches[int(one[_COLUMN["process"]])]) for one in slow[:_LOOKED_AT]]
+    typical = int(np.median(np.concatenate([batch.rows for batch in batches.values()])))
+    ahead = [_rows_ahead(item, batches[int(item[_COLUMN["process"]])]) for item in slow[:_LOOKED_AT]]
     largest = int(np.median(ahead or [typical]))
     if largest > max(2 * typical, 1):
         return f"queueing behind batches of {largest}", _lower_to(max(1, largest // 4))
@@ -192,13 +192,13 @@ def _one_sided(processes: Sequence[ProcessShare]) -> str:
     return ""
 
 
-def _rows_ahead(one: np.ndarray, batches: _Batches) -> int:
+def _rows_ahead(item: np.ndarray, batches: _Batches) -> int:
     """The size of the batch that kept a request waiting longest, in its own process."""
     began, ended, rows = batches.began, batches.ended, batches.rows
-    ready, own = int(one[_COLUMN["ready"]]), int(one[_COLUMN["began"]])
-    place = slice(*np.searchsorted(began, [ready - int((ended - began).max()), own]))
-    shared = np.minimum(ended[place], own) - np.maximum(began[place], ready)
-    return int(rows[place][shared.argmax()]) if len(shared) and shared.max() > 0 else int(one[_COLUMN["batch_rows"]])
+    ready, own = int(item[_COLUMN["ready"]]), int(item[_COLUMN["began"]])
+    index = slice(*np.searchsorted(began, [ready - int((ended - began).max()), own]))
+    shared = np.minimum(ended[index], own) - np.maximum(began[index], ready)
+    return int(rows[index][shared.argmax()]) if len(shared) and shared.max() > 0 else int(item[_COLUMN["batch_rows"]])
 
 
 def _lower_to(rows: int) -> str:
@@ -206,7 +206,7 @@ def _lower_to(rows: int) -> str:
 
 
 def _coincidences(slow: np.ndarray, usual: np.ndarray, events: Sequence[Event]) -> dict[str, Coincidence]:
-    found: dict[str, Coincidence] = {}
+    result: dict[str, Coincidence] = {}
     above_us = float(np.mean(_total_us(slow)) - np.mean(_total_us(usual)))
     for name in COINCIDENCES:
         kinds = KINDS.get(name, {_SERVING: (name,)})
@@ -215,24 +215,24 @@ def _coincidences(slow: np.ndarray, usual: np.ndarray, events: Sequence[Event]) 
             continue
         hit, spent = _overlap(slow, mine, kinds)
         usual_hit, usual_spent = _overlap(usual, mine, kinds)
-        found[name] = Coincidence(
+        result[name] = Coincidence(
             events=len(mine),
             longest_us=round(max(event.amount_ns for event in mine) / 1e3, 1),
             slowest_hit=round(hit, 3),
             median_hit=round(usual_hit, 3),
             share=round(min(1.0, max(0.0, (spent - usual_spent) / max(above_us, 1e-9))), 3),
         )
-    return found
+    return result
 
 
 def _overlap(records: np.ndarray, events: Sequence[Event], kinds: _Kinds) -> tuple[float, float]:
     """The share of requests that an event of their process overlapped, and the mean microseconds it may have cost."""
     cost = np.zeros(len(records))
     for process, of_it in _by_process(records):
-        own = [one for one in events if one.process == process]
+        own = [event for event in events if event.process == process]
         for span, names in kinds.items():
             begin, finish = (records[of_it, _COLUMN[mark]][:, None] for mark in span)
-            spent = [_spent(begin, finish, [one for one in own if one.kind == name]) for name in names]
+            spent = [_spent(begin, finish, [item for item in own if item.kind == name]) for name in names]
             cost[of_it] += np.max(spent, axis=0)  # two threads that wait at a time keep a request no longer than one
     return float((cost > 0).mean()), float(cost.mean()) / 1e3
 
@@ -241,7 +241,7 @@ def _spent(begin: np.ndarray, finish: np.ndarray, events: Sequence[Event]) -> np
     """What events of one kind may have cost each request between two of its moments, nanoseconds."""
     if not events:
         return np.zeros(len(begin))
-    start, end, amount = np.array([(one.start_ns, one.end_ns, one.amount_ns) for one in events], np.int64).T
+    start, end, amount = np.array([(event.start_ns, event.end_ns, event.amount_ns) for event in events], np.int64).T
     spent: np.ndarray = np.clip(np.minimum(finish, end) - np.maximum(begin, start), 0, amount).sum(axis=1)
     return spent
 

@@ -89,9 +89,9 @@ class Ring:
         first = min(max(cursor, end - self._mask + min(_MARGIN, self._mask // 2), 0), end)
         return np.arange(first, end, max(1, -(-(end - first) // most))), end
 
-    def column(self, numbers: np.ndarray, place: int) -> np.ndarray:
+    def column(self, numbers: np.ndarray, index: int) -> np.ndarray:
         """One integer of each of these records."""
-        values: np.ndarray = self.table[numbers & self._mask, place]
+        values: np.ndarray = self.table[numbers & self._mask, index]
         return values
 
     def rows(self, numbers: np.ndarray) -> np.ndarray:

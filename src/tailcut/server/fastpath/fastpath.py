@@ -331,8 +331,8 @@ class FastPath:
         buffers = self._answer, timeline.table, timeline.stamp, self._trace, self._odd
         if reply.frame is None or reply.pieces is None:
             cells, addresses = reply.cells, batch.addresses
-            for place, column in enumerate(reply.columns):
-                cells[2 * place] = addresses[column] + first * cells[2 * place + 1]
+            for position, column in enumerate(reply.columns):
+                cells[2 * position] = addresses[column] + first * cells[2 * position + 1]
             shorts = self._send(members, connections.state, size, reply.outputs, *buffers)
         else:
             lists, places = reply.write_lists(batch, first, count), reply.places
@@ -345,15 +345,15 @@ class FastPath:
         served.latency.add(ended_ns - request.ready_ns, count)
         if group.traced and state.tracer is not None:
             waiting, fds = connections.is_waiting, group.members[:, :2].tolist()
-            here = {place: asked for place, asked in group.traced.items() if waiting(*fds[place])}
+            here = {index: asked for index, asked in group.traced.items() if waiting(*fds[index])}
             traces.answered(state.tracer, served, (group.members, request, batch), here, moments, written)
         if shorts:
             self._finish_shorts(target, members, batch, first, moments, shorts)
         if connections.late:
-            for place, generation in enumerate(members[:, 1].tolist()):
+            for position, generation in enumerate(members[:, 1].tolist()):
                 connection = connections.late.pop(generation, None)
                 if connection is not None:
-                    connection.answer_owed(reply.response(batch, first + place))
+                    connection.answer_owed(reply.response(batch, first + position))
         self._waiting.told(group, count)
         if state.busy_poll_ns:
             state.stay_awake(ended_ns)
@@ -368,9 +368,9 @@ class FastPath:
         shorts: int,
     ) -> None:
         """Leave the answers that could not be sent at once to the transports."""
-        for place, sent in self._odd[:shorts].tolist():
-            fd, _, arrival_ns, length, _ = members[place].tolist()
-            self._finish(fd, target.reply.whole(batch, first + place)[sent:])
+        for index, sent in self._odd[:shorts].tolist():
+            fd, _, arrival_ns, length, _ = members[index].tolist()
+            self._finish(fd, target.reply.whole(batch, first + index)[sent:])
             now = time.monotonic_ns()
             target.served.timeline.record(arrival_ns, *moments, now, now, 1, batch.rows, length, 200)
 

@@ -75,11 +75,11 @@ class Reply:
         tensors = self.served.model.spec.outputs
         parts = []
         at = 1
-        for place, column in enumerate(self.columns):
+        for index, column in enumerate(self.columns):
             array = batch.outputs[column]
             if count != batch.rows:
                 array = array[first : first + count]
-            self.places[place] = at
+            self.places[index] = at
             parts.append(rows_as_lists(array, tensors[column].dtype))
             at += len(parts[-1])
         return np.frombuffer(parts[0] if len(parts) == 1 else b"".join(parts), np.uint8)

@@ -28,7 +28,7 @@ def skips(tracer: Tracer, cells: memoryview, at: int, taken: int) -> bool:
 def find(tracer: Tracer, members: np.ndarray, head_of: Callable[[int], bytes]) -> dict[int, Asked]:
     """Those of the requests of this pass that are sampled, by their place; `head_of` gives a descriptor's last head."""
     traced = {}
-    for place, (fd, _, _, _, trace) in enumerate(members.tolist()):
+    for index, (fd, _, _, _, trace) in enumerate(members.tolist()):
         if trace < 0 and tracer.sampler.follows_caller:
             continue
         if not trace and not tracer.sampler.takes_root():
@@ -37,7 +37,7 @@ def find(tracer: Tracer, members: np.ndarray, head_of: Callable[[int], bytes]) -
         path = head.split(b" ", 2)[1].partition(b"?")[0].decode("latin-1")
         asked = tracer.of_head(head, path) if trace else tracer.of_root(path)
         if asked is not None:
-            traced[place] = asked
+            traced[index] = asked
     return traced
 
 
@@ -68,10 +68,10 @@ def answered(  # noqa: PLR0913, PLR0917  a request and all that is known of it
     members, request, batch = computed
     table, end = served.timeline.table, served.timeline.stamp
     records = table[np.arange(end - written, end) & (len(table) - 1)]
-    for place, asked in traced.items():
-        if not 0 <= place - request.offset < request.count:
+    for index, asked in traced.items():
+        if not 0 <= index - request.offset < request.count:
             continue
-        _, _, arrival_ns, length, _ = members[place].tolist()
+        _, _, arrival_ns, length, _ = members[index].tolist()
         own = records[records[:, 0] == arrival_ns, _ENCODED:_WRITTEN].tolist()
         sent = own[0] if own else [time.monotonic_ns()] * 2  # the transport sends the rest of it
         tracer.answered(asked, served, (arrival_ns, *moments, *sent), 1, (batch.rows, batch.requests), length)

@@ -171,7 +171,7 @@ class Inference:
         """A ModelInferResponse."""
         form = self._form
         assert isinstance(form, Form)  # noqa: S101  of what was submitted as a row
-        return form.answer(self.id, [outputs[place] for place, _ in form.outputs], final=self._final)
+        return form.answer(self.id, [outputs[index] for index, _ in form.outputs], final=self._final)
 
     def submitted(self) -> None:
         """A large request has been read: nothing of it is kept here."""

@@ -26,8 +26,8 @@ class Questions:
         answer = METHODS[name][1].DESCRIPTOR.name
 
         async def ask(request: Any) -> Any:
-            said = self._said(name, request)
-            return message_of(answer, await said if isinstance(said, Awaitable) else said)
+            text = self._said(name, request)
+            return message_of(answer, await text if isinstance(text, Awaitable) else text)
 
         return ask
 
@@ -52,7 +52,7 @@ class Questions:
                 return {"model_stats": list(map(_statistics, context.counted_of(request.name, request.version)))}
             case "RepositoryIndex":
                 models = context.models.index(ready=context.ready)
-                return {"models": [one for one in models if not request.ready or one.get("state") == "READY"]}
+                return {"models": [model for model in models if not request.ready or model.get("state") == "READY"]}
             case "RepositoryModelLoad" | "RepositoryModelUnload":
                 return self._control(name == "RepositoryModelLoad", request)
         return self._shared(name, request)
@@ -69,13 +69,15 @@ class Questions:
         regions = self._context.regions
         match name:
             case "SystemSharedMemoryStatus":
-                return {"regions": {one.name: metadata.region(one) for one in regions.status(request.name)}}
+                return {"regions": {item.name: metadata.region(item) for item in regions.status(request.name)}}
             case "SystemSharedMemoryRegister":
                 regions.register(request.name, request.key, request.offset, request.byte_size)
             case "SystemSharedMemoryUnregister":
                 regions.unregister(request.name)
             case "CudaSharedMemoryStatus":
-                return {"regions": {one.name: metadata.cuda_region(one) for one in regions.status_cuda(request.name)}}
+                return {
+                    "regions": {item.name: metadata.cuda_region(item) for item in regions.status_cuda(request.name)}
+                }
             case "CudaSharedMemoryRegister":
                 return self._register_cuda(request)
             case "CudaSharedMemoryUnregister":

@@ -71,12 +71,12 @@ class Repeating:
 
     def take(self, plan: Plan, spec: ModelSpec, body: bytes, row: memoryview) -> bool:
         """Take the fast path with a body that was read as `row`, where the one before was the same but for its data."""
-        before, found = self._before, template_of(spec, body, plan.json_size)
-        self._before = found
-        if found is None or (before is not None and (before.before, before.behind) != (found.before, found.behind)):
+        before, result = self._before, template_of(spec, body, plan.json_size)
+        self._before = result
+        if result is None or (before is not None and (before.before, before.behind) != (result.before, result.behind)):
             self._alike = -_RETRY_AFTER_MESSAGES
             return False
-        return before is not None and self._take(plan, found, row, len(body))
+        return before is not None and self._take(plan, result, row, len(body))
 
     def _take(self, plan: Plan, template: Template, row: memoryview, length: int) -> bool:
         wire, fast_path = self._wire, self._state.fast_path

@@ -110,8 +110,8 @@ def _configuration(context: Context, name: str, version: str = "") -> bytes:
 def _statistics(context: Context, name: str = "", version: str = "") -> bytes:
     # gRPC's message has no place for what is said of rows: there it is in the configuration.
     entries = [
-        metadata.statistics(one) | metadata.rows(context.models.find(one.name, one.version))
-        for one in context.counted_of(name, version)
+        metadata.statistics(item) | metadata.rows(context.models.find(item.name, item.version))
+        for item in context.counted_of(name, version)
     ]
     return _json({"model_stats": entries})
 
@@ -120,8 +120,8 @@ def _tail(context: Context, name: str, version: str = "") -> bytes:
     served = context.served(name, version)
     records = read(served.all_timelines).records
     events = context.events_since(int(records[:, 0].min())) if len(records) else []
-    found = explain(records, events, max_batch_size=served.entry.max_batch_size)
-    answer = msgspec.to_builtins(found) | {"model": served.name}
+    result = explain(records, events, max_batch_size=served.entry.max_batch_size)
+    answer = msgspec.to_builtins(result) | {"model": served.name}
     more = {"steps": served.entry.stage_times(), "device": served.entry.device_times()}
     return _json(answer | {name: msgspec.to_builtins(rows) for name, rows in more.items() if rows})
 
@@ -139,7 +139,7 @@ def _timeline(context: Context, name: str, *rest: str) -> bytes:
 def _index(context: Context, body: bytes) -> bytes:
     models = context.models.index(ready=context.ready)
     wanted = _fields(body).get("ready") is True
-    return _json([one for one in models if not wanted or one.get("state") == "READY"])
+    return _json([model for model in models if not wanted or model.get("state") == "READY"])
 
 
 async def _load(context: Context, body: bytes, name: str) -> bytes:
@@ -156,7 +156,7 @@ async def _unload(context: Context, body: bytes, name: str) -> bytes:
 
 
 def _regions(context: Context, name: str = "") -> bytes:
-    return _json([metadata.region(one) for one in context.regions.status(name)])
+    return _json([metadata.region(item) for item in context.regions.status(name)])
 
 
 def _register(context: Context, body: bytes, name: str) -> bytes:
@@ -177,7 +177,7 @@ def _unregister(context: Context, body: bytes, name: str = "") -> bytes:
 
 
 def _cuda_regions(context: Context, name: str = "") -> bytes:
-    return _json([metadata.cuda_region(one) for one in context.regions.status_cuda(name)])
+    return _json([metadata.cuda_region(item) for item in context.regions.status_cuda(name)])
 
 
 async def _register_cuda(context: Context, body: bytes, name: str) -> bytes:
@@ -232,10 +232,10 @@ def _openapi_reply(*, always: bool, ui: bool) -> bytes:
     return _json(document(paths, metadata.version(), always=always))
 
 
-def _of_model(path: str, method: str, handler: Handler | None, said: Said) -> list[Entry]:
+def _of_model(path: str, method: str, handler: Handler | None, text: Said) -> list[Entry]:
     """A path below a model, and the same below one of its versions."""
     roots = ("/v2/models/{model}", "/v2/models/{model}/versions/{version}")
-    return [Entry(root + path, method, handler, said) for root in roots]
+    return [Entry(root + path, method, handler, text) for root in roots]
 
 
 def _of_regions(kind: str, register: Handler, unregister: Handler, status: Handler) -> list[Entry]:

@@ -98,13 +98,13 @@ def read_contexts(cert: Path, key: Path) -> Contexts:
     Raises:
         UsageError: as `Certificates.read`.
     """
-    found = _PEM.search(_text(cert, "certificate"))
-    if found is None:
+    result = _PEM.search(_text(cert, "certificate"))
+    if result is None:
         raise UsageError(f"{cert}: not a certificate in PEM (-----BEGIN CERTIFICATE-----)")
     if "PRIVATE KEY-----" not in _text(key, "key"):
         raise UsageError(f"{key}: not a private key in PEM (-----BEGIN PRIVATE KEY-----)")
     try:
-        valid_from, valid_until = validity(ssl.PEM_cert_to_DER_cert(found[0]))
+        valid_from, valid_until = validity(ssl.PEM_cert_to_DER_cert(result[0]))
     except (ValueError, IndexError):
         raise UsageError(f"{cert}: the certificate is damaged") from None
     return Contexts(_context(cert, key, HTTP), _context(cert, key, GRPC), valid_from, valid_until)

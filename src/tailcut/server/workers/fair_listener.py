@@ -26,14 +26,14 @@ class FairAcceptor:
         state: ServerState,
         listener: socket.socket,
         scoreboard: Scoreboard,
-        place: int,
+        index: int,
         protocol: Callable[[], asyncio.BaseProtocol],
     ) -> None:
         self._protocol = protocol
         self._loop = state.loop
         self._listener = listener
         self._scoreboard = scoreboard
-        self._place = place
+        self._place = index
         self._gave_way = 0
         self._open = True
         self._backoff = Backoff(state)

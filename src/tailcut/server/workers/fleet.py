@@ -142,7 +142,7 @@ class Fleet:
                 if other.state is State.EMPTY and other.due is None:
                     other.due = now
             actions += self.tick(now)
-            if all(one.state is State.SERVING for one in self._posts):
+            if all(post.state is State.SERVING for post in self._posts):
                 self._announced = True
                 actions.append(Action(Do.ANNOUNCE))
         return [*_real(actions), *self._renew_next(now)]

@@ -78,10 +78,10 @@ class Worker:
 
         None where no supervisor started it.
         """
-        told = os.environ.pop(ENVIRONMENT, None)
-        if told is None:
+        message = os.environ.pop(ENVIRONMENT, None)
+        if message is None:
             return None
-        assignment = msgspec.json.decode(told, type=Assignment)
+        assignment = msgspec.json.decode(message, type=Assignment)
         _die_with(assignment.parent)
         for descriptor in (*assignment.listeners, assignment.control, assignment.scoreboard, assignment.traces):
             os.set_inheritable(descriptor, False)
@@ -166,7 +166,10 @@ class Worker:
 
     def _processes(self, context: Context) -> list[ProcessSnapshot]:
         self.publish(context)
-        return [ProcessSnapshot(one.pid, one.post, counts_of(one.counts)) for one in self._scoreboard.occupants()]
+        return [
+            ProcessSnapshot(occupant.pid, occupant.post, counts_of(occupant.counts))
+            for occupant in self._scoreboard.occupants()
+        ]
 
     def _publish_often(self, context: Context, loop: asyncio.AbstractEventLoop) -> None:
         self.publish(context)
@@ -212,8 +215,8 @@ def as_counts(context: Context) -> Counts:
         counts: Counts = dict(served.entry.statistics())
         counts["by_rows"] = {str(rows): list(pair) for rows, pair in served.entry.batches_by_rows().items()}
         counts["latency"] = {str(index): count for index, count in enumerate(served.latency.counts) if count}
-        counts["exemplars"] = {str(index): list(one) for index, one in served.latency.exemplars.items()}
-        counts["batch_exemplars"] = {str(index): list(one) for index, one in served.batch_exemplars.items()}
+        counts["exemplars"] = {str(index): list(item) for index, item in served.latency.exemplars.items()}
+        counts["batch_exemplars"] = {str(index): list(item) for index, item in served.batch_exemplars.items()}
         counts["latency_ns"], counts["limit_ns"] = served.latency.total_ns, served.latency.limit_ns
         counts["stages"] = served.entry.stages()
         counts["stage_batches"] = {stage: _rounded(sizes) for stage, sizes in served.entry.stage_batches().items()}
@@ -253,7 +256,7 @@ def _latency(counts: dict[str, Any]) -> LatencyHistogram:
 
 
 def _exemplars(published: dict[str, Any]) -> dict[int, Exemplar]:
-    return {int(index): Exemplar(*one) for index, one in published.items()}
+    return {int(index): Exemplar(*item) for index, item in published.items()}
 
 
 def _die_with(parent: int) -> None:

@@ -65,8 +65,8 @@ class Scoreboard:
     def make(cls, places: int) -> "Scoreboard":
         """A fresh region with every place empty."""
         scoreboard = cls(anonymous_file((places + 1) * _PLACE_BYTES), places)
-        for place in range(1, places + 1):
-            scoreboard.leave(place)
+        for index in range(1, places + 1):
+            scoreboard.leave(index)
         return scoreboard
 
     def close(self) -> None:
@@ -77,38 +77,38 @@ class Scoreboard:
 
     # Connections.
 
-    def hold(self, place: int, connections: int) -> None:
+    def hold(self, index: int, connections: int) -> None:
         """Say how many connections a place has; it accepts."""
-        self._words[_word(place, _CONNECTIONS)] = connections
+        self._words[_word(index, _CONNECTIONS)] = connections
 
-    def connections(self, place: int) -> int:
+    def connections(self, index: int) -> int:
         """How many connections a place has."""
-        return self._words[_word(place, _CONNECTIONS)]
+        return self._words[_word(index, _CONNECTIONS)]
 
-    def leave(self, place: int) -> None:
+    def leave(self, index: int) -> None:
         """Say that a place accepts no more."""
-        self._words[_word(place, _CONNECTIONS)] = _ABSENT
+        self._words[_word(index, _CONNECTIONS)] = _ABSENT
 
     def least(self) -> int:
         """The smallest number of connections of any place that accepts; 0 where none does."""
-        counts = [self._words[_word(place, _CONNECTIONS)] for place in range(1, self.places + 1)]
+        counts = [self._words[_word(index, _CONNECTIONS)] for index in range(1, self.places + 1)]
         return min((count for count in counts if count != _ABSENT), default=0)
 
     # Counts.
 
-    def occupy(self, place: int, pid: int, post: int) -> None:
+    def occupy(self, index: int, pid: int, post: int) -> None:
         """Say which process is at a place, and at which post."""
-        self._words[_word(place, _OWNER)] = pid << _POST_BITS | post
+        self._words[_word(index, _OWNER)] = pid << _POST_BITS | post
 
     def occupants(self) -> Iterator[Occupant]:
         """The workers that have published their counts and are still there."""
-        for place in range(1, self.places + 1):
-            owner = self._words[_word(place, _OWNER)]
-            counts = self._read(place) if owner else {}
+        for index in range(1, self.places + 1):
+            owner = self._words[_word(index, _OWNER)]
+            counts = self._read(index) if owner else {}
             if counts:
                 yield Occupant(owner >> _POST_BITS, owner & ((1 << _POST_BITS) - 1), counts)
 
-    def publish(self, place: int, counts: Counts) -> None:
+    def publish(self, index: int, counts: Counts) -> None:
         """Write a place's snapshot.
 
         Raises:
@@ -117,31 +117,31 @@ class Scoreboard:
         data = orjson.dumps(counts, option=orjson.OPT_NON_STR_KEYS)
         if len(data) > _PLACE_BYTES - _HEAD_BYTES - _LENGTHS.size:
             raise TooLargeError(f"the counts of a worker take {len(data)} bytes, over the {_PLACE_BYTES} of its place")
-        at = place * _PLACE_BYTES + _HEAD_BYTES
+        at = index * _PLACE_BYTES + _HEAD_BYTES
         self._map[at : at + _LENGTHS.size + len(data)] = _LENGTHS.pack(len(data), zlib.crc32(data)) + data
 
-    def fold(self, place: int) -> None:
+    def fold(self, index: int) -> None:
         """Move what a place's worker has counted to the first place, and empty it; only its supervisor may."""
         self._words[_FOLDS] += 1  # odd: readers wait
-        past = add_up(self._read(0), lasting(self._read(place)))
+        past = add_up(self._read(0), lasting(self._read(index)))
         self.publish(0, past)
-        at = place * _PLACE_BYTES + _HEAD_BYTES
+        at = index * _PLACE_BYTES + _HEAD_BYTES
         self._map[at : at + _LENGTHS.size] = bytes(_LENGTHS.size)
-        self._words[_word(place, _OWNER)] = 0
-        self.leave(place)
+        self._words[_word(index, _OWNER)] = 0
+        self.leave(index)
         self._words[_FOLDS] += 1
 
     def totals(self) -> Counts:
         """The counts of all workers, those that are gone included."""
         for _ in range(_TRIES):
             folds = self._words[_FOLDS]
-            counts = [self._read(place) for place in range(self.places + 1)]
+            counts = [self._read(index) for index in range(self.places + 1)]
             if folds % 2 == 0 and folds == self._words[_FOLDS]:
                 break
         return add_up(*counts)
 
-    def _read(self, place: int) -> Counts:
-        at = place * _PLACE_BYTES + _HEAD_BYTES
+    def _read(self, index: int) -> Counts:
+        at = index * _PLACE_BYTES + _HEAD_BYTES
         for _ in range(_TRIES):
             size, checksum = _LENGTHS.unpack_from(self._map, at)
             data = self._map[at + _LENGTHS.size : at + _LENGTHS.size + min(size, _PLACE_BYTES)]
@@ -183,5 +183,5 @@ def lasting(counts: Counts) -> Counts:
     }
 
 
-def _word(place: int, word: int) -> int:
-    return place * _PLACE_BYTES // 8 + word
+def _word(index: int, word: int) -> int:
+    return index * _PLACE_BYTES // 8 + word

@@ -38,8 +38,8 @@ class TraceRegion:
         memory = memoryview(mmap.mmap(self.descriptor, self.places * _room(self.models)))
         events: list[Events] = []
         timelines: list[list[Timeline]] = [[] for _ in range(self.models)]
-        for place in range(self.places):
-            at = place * _room(self.models)
+        for index in range(self.places):
+            at = index * _room(self.models)
             events.append(Events(memory[at : at + Events.room()]))
             at += Events.room()
             for of_model in timelines:

@@ -177,9 +177,9 @@ class _Supervisor:
     def _ready(self, worker: int) -> None:
         child = self._children[worker]
         self._loop.remove_reader(child.control)
-        said = child.control.recv(_LONGEST_REPORT)
-        if said:  # else it has ended: its signal comes
-            report = msgspec.json.decode(said, type=Report)
+        text = child.control.recv(_LONGEST_REPORT)
+        if text:  # else it has ended: its signal comes
+            report = msgspec.json.decode(text, type=Report)
             self._models = report.models
             self._choices |= report.choices  # the workers that start after the first do as it does
             self._do(self._fleet.ready(worker, self._now()))

@@ -78,10 +78,12 @@ def row_pair(expected: np.ndarray, got: np.ndarray, error: np.ndarray) -> dict[s
         expected, got, error: flat and equally long; `error` says which elements to show.
     """
     places = np.sort(np.argsort(-error, kind="stable")[:_SHOWN])
-    one = len(expected) == 1
+    item = len(expected) == 1
 
     def shown(row: np.ndarray) -> str:
-        return " ".join(element(row[place]) if one else f"[{place}] {element(row[place])}" for place in places.tolist())
+        return " ".join(
+            element(row[index]) if item else f"[{index}] {element(row[index])}" for index in places.tolist()
+        )
 
     return {"expected": shown(expected), "got": shown(got)}
 

@@ -60,7 +60,7 @@ def measure_floats(name: str, pairs: Pairs, bound: Bound) -> Measured:
     _add_spread(measured, compared, spread, bound)
     if bound.exact:  # the figures are for the report; only rounding is judged
         floor = ROUNDING * spread.typical
-        measured.findings = [found for rows in compared if (found := _beyond_rounding(rows, floor))]
+        measured.findings = [result for rows in compared if (result := _beyond_rounding(rows, floor))]
     measured.findings += odd_rows
     return measured
 
@@ -107,7 +107,7 @@ def _add_column_cosine(measured: Measured, compared: list[_Rows], bound: Bound) 
     worst = 1.0 if np.array_equal(a, b) else float(min(1.0, a @ b / length)) if length else 0.0
     measured.cosine = worst
     if worst < 1.0:
-        rows = max(compared, key=lambda one: float(one.error.max()))
+        rows = max(compared, key=lambda item: float(item.error.max()))
         words = f"cosine {worst:.6f} of the whole column (at least {bound.value})"
         row = int(rows.error[:, 0].argmax())
         measured.findings.append(rows.finding(row, "cosine", words, (1.0 - worst) / bound.cosine_slack))
@@ -167,7 +167,8 @@ def _judge_top1(measured: Measured, bound: Bound) -> None:
     excess = (1 - agreed / total) / bound.cosine_slack
     words = f"top-1 agreement {agreed / total:.4f} (at least {bound.value})"
     measured.findings = [
-        replace(found, words=words, excess=excess) if found.measure == "top-1" else found for found in measured.findings
+        replace(result, words=words, excess=excess) if result.measure == "top-1" else result
+        for result in measured.findings
     ]
 
 

@@ -49,12 +49,12 @@ def measure_labels(name: str, pairs: Pairs, bound: Bound, scores: Sequence[Pairs
     if not any(map(np.any, unlike)):
         return measured
     if not bound.exact:
-        for one in scores:
-            tied = tied_labels(pairs, unlike, one) or tied_places(pairs, unlike, one)
+        for score in scores:
+            tied = tied_labels(pairs, unlike, score) or tied_places(pairs, unlike, score)
             if tied is not None:
                 unlike = [wrong & ~tie for wrong, tie in zip(unlike, tied, strict=True)]
     total = sum(expected.size for expected, _ in pairs)
-    differing = sum(int(np.count_nonzero(one)) for one in unlike)
+    differing = sum(int(np.count_nonzero(item)) for item in unlike)
     measured.differing = differing / total
     may_differ = not bound.exact and _is_mask([expected for expected, _ in pairs])
     for request, ((expected, got), wrong) in enumerate(zip(pairs, unlike, strict=True)):

@@ -31,14 +31,14 @@ class Metric:
             UsageError: the function raised, or returned something else.
         """
         try:
-            found = self.function([dict(one) for one in reference], [dict(one) for one in candidate])
+            result = self.function([dict(item) for item in reference], [dict(item) for item in candidate])
         except Exception as error:
             raise UsageError(f"--metric {self.name} raised {type(error).__name__}: {error}") from error
-        if isinstance(found, np.ndarray) and found.ndim == 0:
-            found = found[()]
-        if not isinstance(found, bool | int | float | np.bool_ | np.integer | np.floating):
-            raise UsageError(f"--metric {self.name} returned {type(found).__name__}: return a float or a bool")
-        return float(found)
+        if isinstance(result, np.ndarray) and result.ndim == 0:
+            result = result[()]
+        if not isinstance(result, bool | int | float | np.bool_ | np.integer | np.floating):
+            raise UsageError(f"--metric {self.name} returned {type(result).__name__}: return a float or a bool")
+        return float(result)
 
     def check(self, reference: Sequence[Any], least: float) -> None:
         """Try the function on the reference itself, before any time is spent.

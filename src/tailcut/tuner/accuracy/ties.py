@@ -33,12 +33,12 @@ def tied_labels(pairs: Pairs, unlike: Masks, scores: Pairs) -> Masks | None:
         return None
     tied = []
     for (_, got), wrong, rows in zip(pairs, unlike, by_class, strict=True):
-        found = np.zeros(got.size, bool)
+        result = np.zeros(got.size, bool)
         named = got.reshape(-1)
         places = np.flatnonzero(wrong.reshape(-1))
-        for place, tie in zip(places.tolist(), _ties(rows[places]), strict=True):
-            found[place] = any(labels.get(class_) == named[place] for class_ in np.flatnonzero(tie).tolist())
-        tied.append(found.reshape(got.shape))
+        for index, tie in zip(places.tolist(), _ties(rows[places]), strict=True):
+            result[index] = any(labels.get(class_) == named[index] for class_ in np.flatnonzero(tie).tolist())
+        tied.append(result.reshape(got.shape))
     return tied
 
 
@@ -131,11 +131,11 @@ def _tied_row(
     if not ((steps <= 0).all() or (steps >= 0).all()):
         return None
     tie = rounding * float(np.abs(values).max(initial=0))
-    found = np.zeros(len(expected), bool)
+    result = np.zeros(len(expected), bool)
     if not wrong.any() or len(set(got.tolist())) < len(got):
-        return found
-    places = {name: place for place, name in enumerate(expected.tolist())}
-    for place in np.flatnonzero(wrong).tolist():
-        partner = places.get(got[place], len(expected) - 1)  # a name from beyond ties with the last one shown
-        found[place] = abs(values[place] - values[partner]) <= tie and abs(values[place] - other[place]) <= tie
-    return found
+        return result
+    places = {name: index for index, name in enumerate(expected.tolist())}
+    for index in np.flatnonzero(wrong).tolist():
+        partner = places.get(got[index], len(expected) - 1)  # a name from beyond ties with the last one shown
+        result[index] = abs(values[index] - values[partner]) <= tie and abs(values[index] - other[index]) <= tie
+    return result

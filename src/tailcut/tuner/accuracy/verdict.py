@@ -71,13 +71,13 @@ def compare(
         metric: measures in place of all built-in ones.
         uncompared: outputs of which only shape and dtype count, because the model draws them at random.
     """
-    names = list(dict.fromkeys(name for one in reference for name in one))
+    names = list(dict.fromkeys(name for item in reference for name in item))
     for request, (want, got) in enumerate(zip(reference, candidate, strict=True)):
         for name in names:
             fault = _other_form(want[name], got.get(name), shapes=metric is None)
             if fault:
-                found = Finding(request, 0, name, "form", fault, np.inf)
-                return Accuracy(right=False, reason=found.where, requests=len(reference), rows=(found,))
+                result = Finding(request, 0, name, "form", fault, np.inf)
+                return Accuracy(right=False, reason=result.where, requests=len(reference), rows=(result,))
     if metric is not None:
         return _by_metric(metric, reference, candidate, bound)
     measured = _measured(reference, candidate, [name for name in names if name not in uncompared], Bound(bound))
@@ -100,24 +100,24 @@ def _measured(
     pairs: dict[str, Pairs] = {
         name: [(want[name], got[name]) for want, got in zip(reference, candidate, strict=True)] for name in names
     }
-    floats = {name: one for name, one in pairs.items() if one and is_float(one[0][0])}
-    measured = [measure_floats(name, one, bound) for name, one in floats.items()]
-    rest = {name: one for name, one in pairs.items() if one and name not in floats}
-    return measured + [measure_labels(name, one, bound, list(floats.values())) for name, one in rest.items()]
+    floats = {name: item for name, item in pairs.items() if item and is_float(item[0][0])}
+    measured = [measure_floats(name, item, bound) for name, item in floats.items()]
+    rest = {name: item for name, item in pairs.items() if item and name not in floats}
+    return measured + [measure_labels(name, item, bound, list(floats.values())) for name, item in rest.items()]
 
 
 def _verdict(measured: Sequence[Measured], requests: int) -> Accuracy:
-    findings = sorted((found for one in measured for found in one.findings), key=lambda found: -found.excess)
+    findings = sorted((result for item in measured for result in item.findings), key=lambda result: -result.excess)
     wrong = bool(findings) and findings[0].excess > 1 + _SLACK
-    agreed, total = (sum(one.top1[place] for one in measured) for place in (0, 1))
+    agreed, total = (sum(item.top1[index] for item in measured) for index in (0, 1))
     return Accuracy(
         right=not wrong,
         reason=findings[0].where if wrong else "right",
         requests=requests,
-        worst=min((one.cosine for one in measured if one.cosine is not None), default=None),
+        worst=min((item.cosine for item in measured if item.cosine is not None), default=None),
         top1=agreed / total if total else None,
-        spread=max((one.spread for one in measured if one.spread is not None), default=None),
-        differing=max((one.differing for one in measured if one.differing is not None), default=None),
+        spread=max((item.spread for item in measured if item.spread is not None), default=None),
+        differing=max((item.differing for item in measured if item.differing is not None), default=None),
         rows=_worst_rows(findings),
     )
 
@@ -125,9 +125,9 @@ def _verdict(measured: Sequence[Measured], requests: int) -> Accuracy:
 def _worst_rows(findings: Sequence[Finding]) -> tuple[Finding, ...]:
     """The first of each row, the worst rows first."""
     rows: dict[tuple[int, int, str], Finding] = {}
-    for found in findings:
-        if found.excess > 0:
-            rows.setdefault((found.request, found.row, found.output), found)
+    for result in findings:
+        if result.excess > 0:
+            rows.setdefault((result.request, result.row, result.output), result)
     return tuple(rows.values())[:_SHOWN]
 
 
@@ -149,7 +149,7 @@ def labelled(outputs: Sequence[Outputs], labels: np.ndarray) -> float | None:
         labels: [requests, labels]: one for all rows of a request, or one for each.
     """
     scores = [
-        next((array for array in one.values() if array.ndim == 2 and array.shape[1] > 1), None) for one in outputs
+        next((array for array in output.values() if array.ndim == 2 and array.shape[1] > 1), None) for output in outputs
     ]
     if any(array is None for array in scores):
         return None

@@ -63,9 +63,9 @@ def time_stage(engine: StageEngine, requests: Sequence[Arrays], seconds: float) 
 
 def alike(requests: Sequence[Arrays]) -> list[Arrays]:
     """Those of the most frequent shapes: a server has no others in one batch."""
-    shapes = [tuple(array.shape for array in one.values()) for one in requests]
+    shapes = [tuple(array.shape for array in request.values()) for request in requests]
     usual = max(shapes, key=shapes.count)
-    return [one for one, shape in zip(requests, shapes, strict=True) if shape == usual]
+    return [item for item, shape in zip(requests, shapes, strict=True) if shape == usual]
 
 
 def _timed(call: Callable[[], object], seconds: float) -> tuple[float, float]:

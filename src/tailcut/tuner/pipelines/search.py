@@ -137,10 +137,10 @@ class PipelineSpace:
 
     def steps(self, winner: Settings) -> list[Settings]:
         """The pipeline as it is written with the winner's settings of its steps, one step more in each."""
-        found = [self._session.with_wire(encoded(winner.io.wire))]
+        result = [self._session.with_wire(encoded(winner.io.wire))]
         for step in self._steps:
-            found.append(with_step_of(found[-1], winner, step.name))
-        return found[1:]
+            result.append(with_step_of(result[-1], winner, step.name))
+        return result[1:]
 
     def without(self, winner: Settings, rung: str) -> Settings:
         """The winner with one step as it is written."""
@@ -211,7 +211,7 @@ class PipelineSpace:
         journal = Journal(session.wanted.journal, key, fresh=session.wanted.fresh)
         known = journal.estimates(choices)
         session.outcome.reused += len(known)
-        missing = [one for one in choices if one not in [each.options for each in known]]
+        missing = [choice for choice in choices if choice not in [each.options for each in known]]
 
         def told(estimate: EngineEstimate) -> None:
             journal.add_estimate(estimate)

@@ -78,16 +78,16 @@ def configurations(base: Settings, ways: Mapping[str, Sequence[Way]], around: Ar
     most = max(_FEWEST_WAYS, int(_COMBINED ** (1 / max(1, len(ways)))))
     for combined in product(*(shortlist(each, most) for each in ways.values())):
         settings = with_steps(base, [way.settings for way in combined])
-        found = expect(combined, around)
+        result = expect(combined, around)
         yield Predicted(
-            settings, found.rate, found.alone_ms, found.cpu_us, found.memory_bytes, found.p99_ms, found.capacity
+            settings, result.rate, result.alone_ms, result.cpu_us, result.memory_bytes, result.p99_ms, result.capacity
         )
 
 
 def with_steps(base: Settings, steps: Sequence[StageSettings | StepModelSettings]) -> Settings:
     """The settings of a pipeline with those of all its steps."""
-    stages = tuple(one for one in steps if isinstance(one, StageSettings))
-    models = tuple(dict.fromkeys(one for one in steps if isinstance(one, StepModelSettings)))
+    stages = tuple(step for step in steps if isinstance(step, StageSettings))
+    models = tuple(dict.fromkeys(step for step in steps if isinstance(step, StepModelSettings)))
     return msgspec.structs.replace(base, pipeline=PipelineSettings(stages=stages, models=models))
 
 
@@ -111,8 +111,8 @@ def with_step_of(settings: Settings, other: Settings, name: str) -> Settings:
 def kinds_of(settings: Settings) -> list[tuple[object, int]]:
     """Which finalists are alike, and how many of them may race."""
     pipeline = settings.pipeline or PipelineSettings()
-    engines = tuple((one.file, one.engine) for one in pipeline.models)
-    return [((tuple(one.workers for one in pipeline.stages), engines), _SAME_STEPS), (engines, _SAME_ENGINES)]
+    engines = tuple((model.file, model.engine) for model in pipeline.models)
+    return [((tuple(stage.workers for stage in pipeline.stages), engines), _SAME_STEPS), (engines, _SAME_ENGINES)]
 
 
 def refinements(
@@ -127,24 +127,24 @@ def refinements(
         cpus: that processes may be pinned to; 0: none are.
         usable: CPUs that there are.
     """
-    found = []
+    result = []
     pipeline = winner.pipeline or PipelineSettings()
     for own, stage in zip(pipeline.stages, stages, strict=True):
         delay_us = round(_DELAY * alone_us[own.name])
         if own.max_batch_size > 1 and delay_us >= _LEAST_DELAY_US and not own.max_queue_delay_us:
-            found.append(_with_stage(winner, msgspec.structs.replace(own, max_queue_delay_us=delay_us)))
+            result.append(_with_stage(winner, msgspec.structs.replace(own, max_queue_delay_us=delay_us)))
         if not stage.threads and cpus > 1 and not own.cpus:
             pinned = tuple(cpus - 1 - number for number in range(min(own.workers, cpus)))
-            found.append(_with_stage(winner, msgspec.structs.replace(own, cpus=pinned)))
+            result.append(_with_stage(winner, msgspec.structs.replace(own, cpus=pinned)))
         if stage.threads and own.workers < usable:
-            found.append(_with_stage(winner, msgspec.structs.replace(own, workers=own.workers + 1)))
-    return found
+            result.append(_with_stage(winner, msgspec.structs.replace(own, workers=own.workers + 1)))
+    return result
 
 
 def thrifty(winner: Settings) -> list[Settings]:
     """One process less in each stage, and models whose threads do not spin."""
     pipeline = winner.pipeline or PipelineSettings()
-    found = [
+    result = [
         _with_stage(winner, msgspec.structs.replace(own, workers=own.workers - 1))
         for own in pipeline.stages
         if own.workers > 1
@@ -154,8 +154,8 @@ def thrifty(winner: Settings) -> list[Settings]:
         if engine is not None and engine.name == "onnxruntime" and engine.spinning and engine.threads != 1:
             quiet = msgspec.structs.replace(model, engine=msgspec.structs.replace(engine, spinning=False))
             steps = [quiet if step == model else step for step in steps_of(winner)]
-            found.append(with_steps(winner, steps))
-    return found
+            result.append(with_steps(winner, steps))
+    return result
 
 
 def _with_stage(settings: Settings, stage: StageSettings) -> Settings:

@@ -116,17 +116,17 @@ def expect(ways: Sequence[Way], around: Around) -> Expected:
 def shortlist(ways: Sequence[Way], most: int) -> list[Way]:
     """Those that no other beats in rate, CPU time and a lone call with no more memory; the quickest of them."""
     kept: list[Way] = []
-    for way in sorted(ways, key=lambda one: (-one.best_rate, one.alone_ns, one.memory_bytes)):
+    for way in sorted(ways, key=lambda item: (-item.best_rate, item.alone_ns, item.memory_bytes)):
         if not any(_beats(other, way) for other in kept):
             kept.append(way)
-    alone = sorted(kept, key=lambda one: one.alone_ns)[: max(1, most // 4)]
+    alone = sorted(kept, key=lambda item: item.alone_ns)[: max(1, most // 4)]
     return list(dict.fromkeys([*alone, *kept]))[:most]
 
 
-def _beats(one: Way, other: Way) -> bool:
+def _beats(way: Way, other: Way) -> bool:
     return (
-        one.best_rate >= other.best_rate
-        and one.alone_ns <= other.alone_ns
-        and one.least_cpu_ns <= other.least_cpu_ns
-        and one.memory_bytes <= other.memory_bytes
+        way.best_rate >= other.best_rate
+        and way.alone_ns <= other.alone_ns
+        and way.least_cpu_ns <= other.least_cpu_ns
+        and way.memory_bytes <= other.memory_bytes
     )

@@ -34,14 +34,14 @@ def joint_result(
         simulated=len(outcome.simulated),
         combinations=[
             made.Combination(
-                setting=describe(names, one.settings),
-                p99_ms=[_finite(value) for value in one.p99_ms],
-                score=round(one.score, 4),
-                raced=_rounded(outcome.raced.get(one.settings)),
-                alone=one.settings == outcome.alone,
+                setting=describe(names, item.settings),
+                p99_ms=[_finite(value) for value in item.p99_ms],
+                score=round(item.score, 4),
+                raced=_rounded(outcome.raced.get(item.settings)),
+                alone=item.settings == outcome.alone,
             )
-            for number, one in enumerate(outcome.simulated)
-            if number < _MOST_SIMULATED or one.settings in outcome.raced
+            for number, item in enumerate(outcome.simulated)
+            if number < _MOST_SIMULATED or item.settings in outcome.raced
         ],
         rejected=[made.RejectedCombination(describe(names, settings), reason) for settings, reason in outcome.rejected],
         verified=all(side.runs for side in outcome.sides),
@@ -61,19 +61,19 @@ def together_of(outcome: JointOutcome, number: int) -> Together:
             rate=round(side.arrivals.rate, 6),
             limit_ms=round(side.limit_ms, 6),
         )
-        for place, side in enumerate(outcome.sides)
-        if place != number
+        for index, side in enumerate(outcome.sides)
+        if index != number
     ]
     return Together(rate=round(own.arrivals.rate, 6), limit_ms=round(own.limit_ms, 6), neighbours=tuple(others))
 
 
-def joint_evidence(found: made.JointResult, number: int) -> dict[str, Any]:
+def joint_evidence(result: made.JointResult, number: int) -> dict[str, Any]:
     """What one model's profile keeps of a result: its own figures, not samples."""
-    own = found.models[number]
+    own = result.models[number]
     checked = own.verification
     kept: dict[str, Any] = {
-        "command": found.command,
-        "seed": found.objective.seed,
+        "command": result.command,
+        "seed": result.objective.seed,
         "verified": checked is not None,
         "rate_offered": own.rate,
         "rows": msgspec.to_builtins(own.rows),

@@ -72,7 +72,7 @@ class JointSearch:
         self._wanted = wanted
         self._tell = tell
         self._plan = Plan(time.monotonic() if wanted.began is None else wanted.began, wanted.budget_s)
-        self._rarest = min(one.rate for one in wanted.arrivals)
+        self._rarest = min(arrival.rate for arrival in wanted.arrivals)
         self._surveyors: list[Surveyor] = []
         self._surveys: list[Survey] = []
         self._servers = JointServers((), ())
@@ -128,9 +128,9 @@ class JointSearch:
         All are opened first, because what is wrong with one should not be found after minutes.
         """
         budget_s = _SURVEYS * self._wanted.budget_s / len(self._wanted.models)
-        for one, arrivals in zip(self._wanted.models, self._wanted.arrivals, strict=True):
-            own = replace(one, rate=arrivals.rate, objective="latency", budget_s=budget_s, began=None)
-            self._surveyors.append(Surveyor(own, _Named(model_name(one.model), self._tell)))
+        for item, arrivals in zip(self._wanted.models, self._wanted.arrivals, strict=True):
+            own = replace(item, rate=arrivals.rate, objective="latency", budget_s=budget_s, began=None)
+            self._surveyors.append(Surveyor(own, _Named(model_name(item.model), self._tell)))
         for surveyor in self._surveyors:
             surveyor.carry()
         self._tell(complete_search(self._complete_s(), self._plan.budget_s))
@@ -143,29 +143,29 @@ class JointSearch:
                 carried = f"the engine's defaults carry {survey.capacity:,.3g} req/s of it alone"
                 self._tell(Phase(f"{survey.spec.name}: asked for {arrivals.rate:,.6g} req/s, and {carried}"))
         cpus = confined_to(self._wanted.models[0].constraints.cpus)
-        self._servers = JointServers([one.servers for one in self._surveys], self._wanted.arrivals, cpus)
+        self._servers = JointServers([survey.servers for survey in self._surveys], self._wanted.arrivals, cpus)
         self._best = self._baseline
         self._outcome.sides = [
             Side(
                 survey.spec.name,
                 arrivals,
-                one.slo_ms or float("inf"),
-                one.slo_ms,
+                item.slo_ms or float("inf"),
+                item.slo_ms,
                 described(survey.spec.inputs),
                 described(survey.spec.outputs),
                 survey.rows,
                 survey.baseline,
                 survey.servers.profile(survey.baseline),
             )
-            for survey, one, arrivals in zip(self._surveys, self._wanted.models, self._wanted.arrivals, strict=True)
+            for survey, item, arrivals in zip(self._surveys, self._wanted.models, self._wanted.arrivals, strict=True)
         ]
 
     def _complete_s(self) -> float:
         """How long this tune takes where nothing is left out: what it has taken, and what is still to be done."""
         models = self._surveyors
-        limits_s = 0.0 if all(one.slo_ms for one in self._wanted.models) else self._limit_block_s
-        race_s = joint_race_s(_FINALISTS, len(models), sum(one.start_s for one in models), self._race_block_s)
-        surveys_s = sum(one.complete_s for one in models)
+        limits_s = 0.0 if all(model.slo_ms for model in self._wanted.models) else self._limit_block_s
+        race_s = joint_race_s(_FINALISTS, len(models), sum(model.start_s for model in models), self._race_block_s)
+        surveys_s = sum(model.complete_s for model in models)
         verify_s = max(self._plan.needed_s, LEAST_S)
         return self._plan.spent_s(time.monotonic()) + surveys_s + limits_s + race_s + verify_s
 
@@ -180,7 +180,7 @@ class JointSearch:
 
     @property
     def _baseline(self) -> Combination:
-        return tuple(one.baseline for one in self._surveys)
+        return tuple(survey.baseline for survey in self._surveys)
 
     @property
     def _limits_ms(self) -> list[float]:
@@ -191,29 +191,29 @@ class JointSearch:
         if all(side.slo_ms for side in self._outcome.sides):
             return
         self._tell(Phase("measuring all models together with the engine's defaults"))
-        found = self._block(self._baseline, self._limit_block_s, 1)
-        for side, result in zip(self._outcome.sides, found, strict=True):
+        outcome = self._block(self._baseline, self._limit_block_s, 1)
+        for side, result in zip(self._outcome.sides, outcome, strict=True):
             side.limit_ms = side.slo_ms or _limit_ms(result, side.name)
         words = ", ".join(f"{side.name} {side.limit_ms:.3g} ms" for side in self._outcome.sides)
         self._tell(Phase(f"the limits of p99 are {words}"))
 
     def _simulate(self) -> list[Expected]:
         """Every combination of the models' short lists on shared cores."""
-        rate = sum(one.rate for one in self._wanted.arrivals)
+        rate = sum(arrival.rate for arrival in self._wanted.arrivals)
         length_s = min(max(_FEWEST_SIMULATED / self._rarest, _SIMULATED / rate), _MOST_SIMULATED / rate)
-        arrivals = [one.times(length_s, 100 + number) for number, one in enumerate(self._wanted.arrivals)]
+        arrivals = [item.times(length_s, 100 + number) for number, item in enumerate(self._wanted.arrivals)]
         count = list_length(len(self._surveys))
         lists = [
             shortlist(survey.predicted, count, Objective("latency", rate=own.rate).rank)
             for survey, own in zip(self._surveys, self._wanted.arrivals, strict=True)
         ]
-        known = [one.configurations for one in self._surveys]
-        cores = min(one.constraints.cpus_of(usable_cpus()) for one in self._wanted.models)
-        found = expected(lists, known, arrivals, self._limits_ms, float(cores))
-        self._outcome.simulated, self._outcome.alone = found, tuple(one[0] for one in lists)
-        self._tell(Phase(f"simulated {len(found):,} combinations on {cores} shared cores"))
-        self._tell(Estimated(len(found)))
-        return found
+        known = [survey.configurations for survey in self._surveys]
+        cores = min(model.constraints.cpus_of(usable_cpus()) for model in self._wanted.models)
+        result = expected(lists, known, arrivals, self._limits_ms, float(cores))
+        self._outcome.simulated, self._outcome.alone = result, tuple(item[0] for item in lists)
+        self._tell(Phase(f"simulated {len(result):,} combinations on {cores} shared cores"))
+        self._tell(Estimated(len(result)))
+        return result
 
     # On real servers.
 
@@ -222,7 +222,9 @@ class JointSearch:
         block_s = self._race_block_s
         least_s = max(_LEAST_BLOCK_S, _FEWEST_IN_BLOCK / self._rarest)
         left_s = max(0.0, self._plan.explain_until - time.monotonic())
-        start_s = self._servers.start_s or sum(one.start_s for one in self._surveyors)  # before the first one started
+        start_s = self._servers.start_s or sum(
+            surveyor.start_s for surveyor in self._surveyors
+        )  # before the first one started
         count = self._plan.finalists(time.monotonic(), start_s, _FINALISTS)
         count = min(count, max(_FEWEST, int(left_s / (FEWEST_HEATS * least_s))))
         entrants = self._enter(racing(simulated, count, self._outcome.alone))
@@ -234,13 +236,13 @@ class JointSearch:
         left_s = max(0.0, self._plan.explain_until - time.monotonic())
         fewest = max(1, min(FEWEST_HEATS, int(left_s / (len(entrants) * least_s))))
 
-        def heat(place: int, number: int, most_s: float) -> float:
-            return self._score(self._block(entrants[place], max(least_s, min(block_s, most_s)), 2000 + number))
+        def heat(index: int, number: int, most_s: float) -> float:
+            return self._score(self._block(entrants[index], max(least_s, min(block_s, most_s)), 2000 + number))
 
         heats = run_heats(len(entrants), heat, self._outcome.noise, self._plan.explain_until, fewest)
         self._best = entrants[heats.leader]
         scored = zip(entrants, heats.entrants, strict=True)
-        others = sorted((one for one in scored if one[0] != self._best), key=lambda one: -one[1].estimate)
+        others = sorted((item for item in scored if item[0] != self._best), key=lambda item: -item[1].estimate)
         self._order = [self._best, *(combination for combination, _ in others)]
         for combination, entrant in zip(entrants, heats.entrants, strict=True):
             self._outcome.raced[combination] = entrant.estimate
@@ -256,8 +258,8 @@ class JointSearch:
                 continue
             try:
                 self._servers.of(combination)
-                found = [self._check(combination, number, self._plan.check_s) for number in range(len(combination))]
-                reason = next((f"wrong answers: {one.reason}" for one in found if not one.right), "")
+                result = [self._check(combination, number, self._plan.check_s) for number in range(len(combination))]
+                reason = next((f"wrong answers: {item.reason}" for item in result if not item.right), "")
             except TailcutError as error:
                 reason = str(error)
             if reason:
@@ -339,7 +341,7 @@ class JointSearch:
     def _score(self, results: Sequence[LoadResult]) -> float:
         if any(result.errors or not result.samples for result in results):
             return _LEAST
-        return score([float(np.quantile(one.latencies_ns, 0.99)) / 1e6 for one in results], self._limits_ms)
+        return score([float(np.quantile(result.latencies_ns, 0.99)) / 1e6 for result in results], self._limits_ms)
 
     # What is told, and kept.
 
@@ -381,9 +383,11 @@ def describe(names: Sequence[str], combination: Sequence[Settings]) -> str:
     return "; ".join(parts)
 
 
-def _fits(found: float) -> str:
+def _fits(result: float) -> str:
     """A score in words."""
-    return f"p99 x{1 / found:.2f} of the limit, of the model that is worst off" if found > _LEAST else "requests failed"
+    return (
+        f"p99 x{1 / result:.2f} of the limit, of the model that is worst off" if result > _LEAST else "requests failed"
+    )
 
 
 def _limit_ms(result: LoadResult, name: str) -> float:

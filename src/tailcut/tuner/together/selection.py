@@ -43,12 +43,12 @@ def shortlist(
     predicted: Sequence[Predicted], count: int, rank: Callable[[Predicted], float], keep: Sequence[Settings] = ()
 ) -> list[Settings]:
     """The best of a model for each shape, the best of several kinds, and those to keep in any case."""
-    ranked = sorted(predicted, key=lambda one: (-rank(one), one.alone_ms))
+    ranked = sorted(predicted, key=lambda item: (-rank(item), item.alone_ms))
     shapes: dict[object, Settings] = {}
-    for one in ranked:
-        shapes.setdefault(_shape(one.settings), one.settings)
-    chosen = [*keep, *(one.settings for one in ranked[:1]), *shapes.values()]
-    chosen += [one.settings for one in finalists(predicted, count, rank)]
+    for item in ranked:
+        shapes.setdefault(_shape(item.settings), item.settings)
+    chosen = [*keep, *(item.settings for item in ranked[:1]), *shapes.values()]
+    chosen += [finalist.settings for finalist in finalists(predicted, count, rank)]
     return list(dict.fromkeys(chosen))[: max(count, len(keep) + 1)]
 
 
@@ -73,24 +73,26 @@ def expected(
         limits_ms: of each model's p99.
         cores: that all share.
     """
-    found = []
+    result = []
     for settings in product(*lists):
-        members = [Member(known[one], spin_ns(one.engine)) for one, known in zip(settings, configurations, strict=True)]
+        members = [
+            Member(known[item], spin_ns(item.engine)) for item, known in zip(settings, configurations, strict=True)
+        ]
         predictions = simulate_together(members, arrivals_ns, cores)
-        p99_ms = tuple(_p99_ms(one) for one in predictions)
-        found.append(Expected(settings, p99_ms, score(p99_ms, limits_ms)))
-    return sorted(found, key=lambda one: -one.score)
+        p99_ms = tuple(_p99_ms(prediction) for prediction in predictions)
+        result.append(Expected(settings, p99_ms, score(p99_ms, limits_ms)))
+    return sorted(result, key=lambda item: -item.score)
 
 
 def racing(simulated: Iterable[Expected], count: int, alone: Combination) -> list[Combination]:
     """The best combinations of different engines and threads, and the one of what is best for each model alone."""
     chosen: list[Combination] = []
     shapes: set[tuple[object, ...]] = set()
-    for one in simulated:
-        shape = tuple((settings.engine, settings.batching.dispatch) for settings in one.settings)
+    for item in simulated:
+        shape = tuple((settings.engine, settings.batching.dispatch) for settings in item.settings)
         if shape not in shapes and len(chosen) < count - 1:
             shapes.add(shape)
-            chosen.append(one.settings)
+            chosen.append(item.settings)
     return list(dict.fromkeys([*chosen, alone]))
 
 

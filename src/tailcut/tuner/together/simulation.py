@@ -33,7 +33,7 @@ def simulate_together(
         cores: that all of them share with the event loop.
         seed: of the service times that are drawn.
     """
-    counts = [len(one) for one in arrivals_ns]
+    counts = [len(item) for item in arrivals_ns]
     models = np.repeat(np.arange(len(members)), counts)
     times = np.concatenate([*arrivals_ns, np.empty(0, np.int64)]).astype(np.int64)
     order = np.argsort(times, kind="stable")
@@ -46,22 +46,22 @@ def simulate_together(
 
 def _tables(members: Sequence[Member]) -> tuple[np.ndarray, ...]:
     """Costs, shapes, sizes, times, best and estimate of `sharing.run`: a row for each model."""
-    tables = [worth_taking(one.configuration.service, one.configuration.max_batch_size) for one in members]
-    services = [one.configuration.service for one in members]
+    tables = [worth_taking(member.configuration.service, member.configuration.max_batch_size) for member in members]
+    services = [member.configuration.service for member in members]
     count, largest = len(members), max(len(best) for best, _ in tables)
     most, draws = (
-        max(len(one.sizes) for one in services),
-        np.lcm.reduce([one.quantiles_ns.shape[1] for one in services]),
+        max(len(service.sizes) for service in services),
+        np.lcm.reduce([service.quantiles_ns.shape[1] for service in services]),
     )
-    costs = np.array([costs_of(one.configuration) for one in members])
+    costs = np.array([costs_of(member.configuration) for member in members])
     shapes = np.zeros((count, sharing.SHAPES), np.int64)
     sizes, times = np.ones((count, most), np.int64), np.zeros((count, most, draws))
     best, estimate = np.zeros((count, largest), np.int64), np.zeros((count, largest))
-    for number, (one, (own_best, own_estimate)) in enumerate(zip(members, tables, strict=True)):
-        configuration, service = one.configuration, one.configuration.service
+    for number, (item, (own_best, own_estimate)) in enumerate(zip(members, tables, strict=True)):
+        configuration, service = item.configuration, item.configuration.service
         shapes[number, sharing.DISPATCH] = DISPATCH[configuration.dispatch]
         shapes[number, sharing.INSTANCES] = configuration.instances
-        shapes[number, sharing.THREADS], shapes[number, sharing.SPIN] = service.threads, one.spin_ns
+        shapes[number, sharing.THREADS], shapes[number, sharing.SPIN] = service.threads, item.spin_ns
         shapes[number, sharing.LARGEST] = configuration.max_batch_size
         shapes[number, sharing.SIZES], shapes[number, sharing.QUEUE] = len(service.sizes), configuration.queue_rows
         sizes[number, : len(service.sizes)] = service.sizes

@@ -54,8 +54,8 @@ def read_request(spec: ModelSpec, message: Any, regions: SharedRegions, data: Da
     """
     parameters = plain_parameters(message.parameters)
     asked = [
-        {"name": one.name, "parameters": plain_parameters(one.parameters)}
-        for one in message.outputs[: len(spec.outputs) + 1]  # more than there are: one of these is wrong
+        {"name": output.name, "parameters": plain_parameters(output.parameters)}
+        for output in message.outputs[: len(spec.outputs) + 1]  # more than there are: one of these is wrong
     ]
     return InferRequest(
         message.id or None,
@@ -140,15 +140,15 @@ def plain_parameters(parameters: Any) -> dict[str, Any]:
 def _read_inputs(spec: ModelSpec, message: Any, regions: SharedRegions, data: Data) -> dict[str, np.ndarray]:
     entries = [
         {
-            "name": one.name,
-            "datatype": one.datatype,
-            "shape": list(one.shape),
-            "parameters": plain_parameters(one.parameters),
-            "contents": one.contents if one.HasField("contents") else data.lists.get(index),
+            "name": item.name,
+            "datatype": item.datatype,
+            "shape": list(item.shape),
+            "parameters": plain_parameters(item.parameters),
+            "contents": item.contents if item.HasField("contents") else data.lists.get(index),
         }
-        for index, one in enumerate(message.inputs[: len(spec.inputs) + 1])
+        for index, item in enumerate(message.inputs[: len(spec.inputs) + 1])
     ]
-    found: dict[str, np.ndarray] = {}
+    result: dict[str, np.ndarray] = {}
     raw = data.raw
     used = 0
     for entry, tensor in known_entries(entries, {tensor.name: tensor for tensor in spec.inputs}, "input"):
@@ -159,23 +159,25 @@ def _read_inputs(spec: ModelSpec, message: Any, regions: SharedRegions, data: Da
             raise InvalidInputError(f"{what}: contents cannot be combined with raw_input_contents or shared memory")
         if place is not None:
             check_size(tensor, shape, place.size)
-            found[tensor.name] = from_bytes(tensor, shape, regions.read(place), 0, place.size)
+            result[tensor.name] = from_bytes(tensor, shape, regions.read(place), 0, place.size)
         elif raw:
             if used == len(raw):
                 raise InvalidInputError(f"{what}: raw_input_contents has no element for it, it has {len(raw)}")
             view = memoryview(raw[used])
             check_size(tensor, shape, len(view))
             strings_read = data.strings.get(used)
-            found[tensor.name] = from_bytes(tensor, shape, view, 0, len(view)) if strings_read is None else strings_read
+            result[tensor.name] = (
+                from_bytes(tensor, shape, view, 0, len(view)) if strings_read is None else strings_read
+            )
             used += 1
         elif isinstance(entry["contents"], np.ndarray):
-            found[tensor.name] = entry["contents"]
+            result[tensor.name] = entry["contents"]
         else:
-            found[tensor.name] = _from_contents(tensor, shape, entry["contents"])
+            result[tensor.name] = _from_contents(tensor, shape, entry["contents"])
     if used != len(raw):
         raise InvalidInputError(f"raw_input_contents has {len(raw)} elements, but {used} inputs need one")
-    check_present(spec, {name: array.shape for name, array in found.items()})
-    return {name: found[name] for name in spec.input_names}
+    check_present(spec, {name: array.shape for name, array in result.items()})
+    return {name: result[name] for name in spec.input_names}
 
 
 def _from_contents(tensor: TensorSpec, shape: tuple[int, ...], contents: Any) -> np.ndarray:
@@ -183,7 +185,7 @@ def _from_contents(tensor: TensorSpec, shape: tuple[int, ...], contents: Any) ->
     name, field = shown(tensor.name), FIELD_OF.get(tensor.dtype)
     if field is None:
         raise InvalidInputError(f"input {name}: {tensor.dtype} has no typed contents: send raw_input_contents")
-    filled = [] if contents is None else [one.name for one, _ in contents.ListFields()]
+    filled = [] if contents is None else [item.name for item, _ in contents.ListFields()]
     if filled not in ([field], []):
         raise InvalidInputError(f"input {name}: expected {field} for {tensor.dtype}, got {', '.join(filled)}")
     flat = getattr(contents, field) if filled else ()

@@ -107,10 +107,10 @@ class Form(NamedTuple):
         response = _Response()
         outputs: list[tuple[int, bytes]] = []
         for wanted in request.outputs:
-            place = spec.output_names.index(wanted.name)
-            tensor = spec.outputs[place]
+            index = spec.output_names.index(wanted.name)
+            tensor = spec.outputs[index]
             response.outputs.add(name=wanted.name, datatype=tensor.dtype.value, shape=(rows, *tensor.row_shape))
-            outputs.append((place, _mark(_RAW_OUTPUT, rows * (tensor.row_bytes or 0))))
+            outputs.append((index, _mark(_RAW_OUTPUT, rows * (tensor.row_bytes or 0))))
         before_id = _Response(model_name=spec.name, model_version=version).SerializeToString()
         behind_id = response.SerializeToString()
         before = before_id + behind_id + (outputs[0][1] if outputs else b"")
@@ -182,7 +182,9 @@ class ArrayForm(NamedTuple):
     @classmethod
     def of(cls, spec: ModelSpec, version: str, message: Any, request: InferRequest) -> Self | None:
         """As `Form.of`."""
-        strings = any(spec.outputs[spec.output_names.index(one.name)].dtype is DType.BYTES for one in request.outputs)
+        strings = any(
+            spec.outputs[spec.output_names.index(output.name)].dtype is DType.BYTES for output in request.outputs
+        )
         if strings or not _has_all_in_itself(spec, message, request):
             return None
         pieces, size = _pieces(spec, message)
@@ -195,7 +197,7 @@ class ArrayForm(NamedTuple):
             schedule_of(request.parameters),
             tuple((tensor.name, tensor.dtype.numpy, shapes[tensor.name]) for tensor in spec.inputs),
             _Response(model_name=spec.name, model_version=version).SerializeToString(),
-            tuple((place, spec.outputs[place].name, spec.outputs[place].dtype.value) for place in places),
+            tuple((index, spec.outputs[index].name, spec.outputs[index].dtype.value) for index in places),
             BytesMemo(_SHAPES),
         )
 
@@ -205,15 +207,15 @@ class ArrayForm(NamedTuple):
 
     def inputs(self, message: bytes, lead_end: int) -> dict[str, np.ndarray]:
         """The tensors of a message that fits: views of its bytes, or copies where those are not aligned."""
-        found: dict[str, np.ndarray] = {}
+        result: dict[str, np.ndarray] = {}
         for (name, dtype, shape), piece in zip(self.tensors, self.pieces, strict=True):
             array: np.ndarray = np.ndarray(shape, dtype, message, lead_end + piece.start)
-            found[name] = array if array.flags.aligned else array.copy()
-        return found
+            result[name] = array if array.flags.aligned else array.copy()
+        return result
 
     def answer(self, request_id: bytes, arrays: Sequence[np.ndarray], *, final: bool = False) -> bytes:
         """The ModelInferResponse with these outputs of the model, all of them in its own order."""
-        wanted = [arrays[place] for place, _, _ in self.outputs]
+        wanted = [arrays[index] for index, _, _ in self.outputs]
         shapes = tuple([array.shape for array in wanted])
         behind_id = self.behind_ids.get(shapes)
         if behind_id is None:

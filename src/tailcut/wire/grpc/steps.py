@@ -114,14 +114,14 @@ def large_request(spec: ModelSpec, message: Any, taken: Taken, regions: SharedRe
         else:
             arrays[index] = np.empty(0)  # what is wrong with it is said below
     strings: dict[int, np.ndarray] = {}
-    for place, data in enumerate(taken.raw[: len(message.inputs)]):
-        entry = message.inputs[place]
+    for position, data in enumerate(taken.raw[: len(message.inputs)]):
+        entry = message.inputs[position]
         tensor = by_name.get(entry.name)
         shape = tuple(entry.shape)
         whole = len(message.inputs) == len(taken.raw)
         if whole and tensor is not None and tensor.dtype is DType.BYTES and tensor.accepts(shape) and min(shape) >= 0:
             check_size(tensor, shape, len(data))
-            strings[place] = yield from strings_in_steps(tensor, shape, data)
+            strings[position] = yield from strings_in_steps(tensor, shape, data)
     yield
     return read_request(spec, message, regions, Data(taken.raw, arrays, strings))
 

@@ -143,10 +143,10 @@ class Http2Connection(Streams[H]):
 
     def _greet(self, data: bytes) -> int:
         """How much of the preface stands at the start of these bytes."""
-        said = data[:_PREFACE_BYTES]
-        if not PREFACE.startswith(said):
+        text = data[:_PREFACE_BYTES]
+        if not PREFACE.startswith(text):
             raise Http2Error(ErrorCode.PROTOCOL_ERROR, "expected the HTTP/2 connection preface")
-        if len(said) < _PREFACE_BYTES:
+        if len(text) < _PREFACE_BYTES:
             return 0
         self._greeted = _PREFACE_BYTES
         return _PREFACE_BYTES

@@ -102,9 +102,9 @@ class HeaderBlocks(Generic[H]):
         """
         decoder = self._decoder
         before = decoder.edition
-        found = self._known.get(block)
-        if found is not None and self._edition == before:
-            return found
+        result = self._known.get(block)
+        if result is not None and self._edition == before:
+            return result
         meaning = self._read(self.decode(block))
         if before == decoder.edition:
             if self._edition != before:
@@ -130,8 +130,8 @@ class HeaderBlocks(Generic[H]):
         key: list[Field] = []
         varying: dict[bytes, bytes] = {}
         length = -1
-        for one in fields:
-            name, value = one
+        for item in fields:
+            name, value = item
             role = role_of(name)
             if role is None:
                 if name == _LENGTH:
@@ -141,7 +141,7 @@ class HeaderBlocks(Generic[H]):
                 if role is None:
                     role = reading.role(name)
             if role == _KEY:
-                key.append(one)
+                key.append(item)
                 continue
             if not value.isalnum() and not _VALUE.fullmatch(value):
                 raise MalformedError(_NO_VALUE)

@@ -59,17 +59,17 @@ def known_entries(
     """The entries of `inputs` or `outputs`, each with its tensor: objects with a known name, none repeated."""
     if not isinstance(entries, list):
         raise InvalidInputError(f"{what}s must be a list of objects, got {kind_of(entries)}")
-    found: dict[str, dict[str, Any]] = {}
+    result: dict[str, dict[str, Any]] = {}
     for entry in entries:
         if not isinstance(entry, dict):
             raise InvalidInputError(f"{what}s must be a list of objects, got {kind_of(entry)} in it")
         name = entry.get("name")
         if not isinstance(name, str) or name not in known:
             raise InvalidInputError(f"unknown {what} {shown(name)}: the model has {', '.join(known)}")
-        if name in found:
+        if name in result:
             raise InvalidInputError(f"{what} {shown(name)} is repeated")
-        found[name] = entry
-    return [(entry, known[name]) for name, entry in found.items()]
+        result[name] = entry
+    return [(entry, known[name]) for name, entry in result.items()]
 
 
 def input_shape(spec: ModelSpec, tensor: TensorSpec, entry: dict[str, Any]) -> tuple[int, ...]:

@@ -128,10 +128,10 @@ def parse_request(
         )
     if not plan.slices and not plan.shared:
         return InferRequest(plan.id, plan.ready, plan.outputs, plan.parameters)
-    found = plan.ready | {piece.tensor.name: _at(spec, piece, view, json_size + piece.offset) for piece in plan.slices}
+    result = plan.ready | {piece.tensor.name: _at(spec, piece, view, json_size + piece.offset) for piece in plan.slices}
     for tensor, shape, place in plan.shared:
-        found[tensor.name] = from_bytes(tensor, shape, regions.read(place), 0, place.size)
-    inputs = found if len(found) == 1 else {name: found[name] for name in spec.input_names}
+        result[tensor.name] = from_bytes(tensor, shape, regions.read(place), 0, place.size)
+    inputs = result if len(result) == 1 else {name: result[name] for name in spec.input_names}
     return InferRequest(plan.id, inputs, plan.outputs, plan.parameters)
 
 
@@ -201,10 +201,10 @@ def _parse_raw(spec: ModelSpec, body: memoryview) -> InferRequest:
 
 def _read_lists(spec: ModelSpec, text: bytes) -> InferRequest | None:
     """The request in a text whose inputs are all lists of numbers; None for any other, and for what is wrong."""
-    found = take_lists(text)
-    if found is None:
+    result = take_lists(text)
+    if result is None:
         return None
-    rest, spans = found
+    rest, spans = result
     key = (id(spec), rest)
     plan = _list_plans.get(key)
     if plan is None:

@@ -218,5 +218,5 @@ def json_answer(spec: ModelSpec, version: str, request: InferRequest) -> dict[st
 def shared_parameters(place: Place, array: np.ndarray, dtype: DType) -> dict[str, Any]:
     """What an answer says of an output that was put into shared memory: where, and how many bytes it has."""
     size = array.nbytes if dtype is not DType.BYTES else len(to_bytes(array, dtype))
-    said: dict[str, Any] = {"shared_memory_region": place.region, "shared_memory_byte_size": size}
-    return said | ({"shared_memory_offset": place.offset} if place.offset else {})
+    text: dict[str, Any] = {"shared_memory_region": place.region, "shared_memory_byte_size": size}
+    return text | ({"shared_memory_offset": place.offset} if place.offset else {})

@@ -84,21 +84,21 @@ def request_in_steps(
     binary = sum(source for _, source in sources if isinstance(source, int))
     if binary != len(view) - size:
         raise InvalidInputError(f"binary sizes add up to {binary} bytes, but {len(view) - size} follow the JSON head")
-    found: dict[str, np.ndarray] = {}
+    result: dict[str, np.ndarray] = {}
     at = size
     for tensor, place in sources:
         yield
         shape = shapes[tensor.name]
         if isinstance(place, Span):
-            found[tensor.name] = yield from _list_in_steps(tensor, shape, text[place.start : place.end])
+            result[tensor.name] = yield from _list_in_steps(tensor, shape, text[place.start : place.end])
         elif isinstance(place, Place):
-            found[tensor.name] = from_bytes(tensor, shape, regions.read(place), 0, place.size)
+            result[tensor.name] = from_bytes(tensor, shape, regions.read(place), 0, place.size)
         elif isinstance(place, int):
-            found[tensor.name] = yield from _binary_in_steps(spec, tensor, shape, view[at : at + place])
+            result[tensor.name] = yield from _binary_in_steps(spec, tensor, shape, view[at : at + place])
             at += place
         else:
-            found[tensor.name] = from_json(tensor, shape, place)
-    return InferRequest(id_of(root), {name: found[name] for name in spec.input_names}, outputs, parameters)
+            result[tensor.name] = from_json(tensor, shape, place)
+    return InferRequest(id_of(root), {name: result[name] for name in spec.input_names}, outputs, parameters)
 
 
 def _binary_in_steps(
@@ -356,9 +356,9 @@ def _cut_strings(text: memoryview, at: int, window: bytes, quote: int) -> Steps[
     return at + _comma(-1 if 0 <= quote < comma else comma)
 
 
-def _comma(place: int) -> int:
-    if place < 0:
+def _comma(index: int) -> int:
+    if index < 0:
         raise InvalidInputError(
             f"the request is not valid JSON: no comma in {STEP_BYTES} bytes, or between two strings"
         )
-    return place
+    return index

@@ -45,10 +45,10 @@ def template_of(spec: ModelSpec, body: bytes, json_size: int | None) -> Template
     if json_size is not None:
         lead = parse_lead(spec, body[:json_size], len(body) - json_size)
         return Template(lead.request, lead.rows, body[:json_size]) if lead is not None else None
-    found = take_lists(body)
-    if found is None:
+    result = take_lists(body)
+    if result is None:
         return None
-    rest, spans = found
+    rest, spans = result
     plan = list_plan(spec, rest, len(spans)) if len(spans) == 1 else None
     if plan is None or plan.forms[0].tensor.dtype not in COMPILED:
         return None
