@@ -129,6 +129,7 @@ CROSS_CUTTING = {
     "server/test_host": "memory and disk that run out",
     "server/test_inference": "right and wrong inference requests",
     "server/test_lifecycle": "from start to stop",
+    "server/test_lost_device": "a device that computes nothing more in the process",
     "server/test_live_page": "the page at /, in a browser",
     "server/test_loop_time": "no client holds up the others",
     "server/test_model_repository": "Triton's layout, with NVIDIA's clients",
