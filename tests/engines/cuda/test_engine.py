@@ -26,6 +26,7 @@ if find_spec("torch"):  # without it, the tests are collected all the same, and 
 
     from tailcut.engines.cuda.device import Cuda, NotCapturedError, StandIn, missing, products_in
     from tailcut.engines.cuda.engine import _MOST_SHAPES, CudaEngine
+    from tailcut.engines.cuda.staging import State
 
 
 @pytest.fixture(autouse=True)
@@ -311,6 +312,25 @@ def test_nothing_is_asked_of_a_device_that_captures(tmp_path: Path) -> None:
     assert not device.disturbed.is_set()
     assert engine._captures
     assert other._captures
+
+
+def test_what_is_computed_before_a_capture_waits_for_the_input(tmp_path: Path) -> None:
+    """The memory of a new bucket holds anything until then; an index in it could end the device."""
+    asked: list[str] = []
+
+    class Noting(StandIn):
+        def enqueue(self, state: State, events: dict[State, Any], step: Any) -> None:
+            asked.append(state.name)
+            super().enqueue(state, events, step)
+
+        def capture(self, compute: Any, pool: Any = None) -> Any:
+            asked.append("capture")
+            return super().capture(compute, pool)
+
+    path = programs.indexing(tmp_path / "index.pt2")
+    engine = CudaEngine(path, EngineOptions(name="torch", device="cuda"), device=Noting())
+    engine.run({"x": np.ones((2, 1), np.int64)})
+    assert asked == ["COPYING_IN", "COMPUTING", "capture", "COMPUTING", "COPYING_OUT"]
 
 
 def guarded_recover(engine: "CudaEngine", failed: list[str]) -> None:
