@@ -207,6 +207,7 @@ CROSS_CUTTING = {
     "server/test_grpc_bounds": "limits for gRPC clients",
     "server/test_half_close": "clients that end their side of a connection",
     "server/test_host": "memory and disk that run out",
+    "server/test_lost_device": "a device that computes nothing more in the process",
     "server/test_live_page": "the page at /, in a browser",
     "server/test_model_repository": "Triton's layout, with NVIDIA's clients",
     "server/test_overload": "more requests than can be computed",

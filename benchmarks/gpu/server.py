@@ -25,6 +25,32 @@ from tailcut.runtime.settings import Settings
 
 FEWEST_P99 = 459
 SENDERS = 16
+# Answers at once with as many rows of zeros as came in; by the lengths of a row in bytes. It computes nothing, so what
+# its clients see is their own limit.
+ECHO = """
+import asyncio, sys, uvloop
+ROW_IN, ROW_OUT = int(sys.argv[1]), int(sys.argv[2])
+HEAD = "HTTP/1.1 200 OK\\r\\nInference-Header-Content-Length: 0\\r\\nContent-Length: %d\\r\\n\\r\\n"
+class Echo(asyncio.Protocol):
+    def connection_made(self, transport): self.transport, self.head, self.left = transport, b"", -1
+    def data_received(self, data):
+        if self.left < 0:
+            self.head += data
+            head, end, rest = self.head.partition(b"\\r\\n\\r\\n")
+            if not end: return
+            lines = head.lower().split(b"\\r\\n")
+            self.size = int(next(line[15:] for line in lines if line.startswith(b"content-length:")))
+            self.head, self.left, data = b"", self.size, rest
+        self.left -= len(data)
+        if self.left <= 0:
+            self.left, size = -1, ROW_OUT * (self.size // ROW_IN)
+            self.transport.write((HEAD % size).encode() + bytes(size))
+async def main():
+    server = await asyncio.get_running_loop().create_server(Echo, "127.0.0.1", 0)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
+uvloop.run(main())
+"""
 Place = tuple[str, int]
 
 
@@ -111,6 +137,39 @@ def serve(net: Net, settings: Settings, seconds: float, *, region: bool) -> Serv
                 raise RuntimeError("the server did not start")
             address = json.loads(ready)
             return ask((address["host"], address["port"]), net, seconds, region=region)
+        finally:
+            process.terminate()
+
+
+@dataclass(frozen=True)
+class Floor:
+    """What the same clients see of an echo: no server shows them more rows, or sooner."""
+
+    batch_rows_per_s: float
+    single_rows_per_s: float
+    row_us: float
+
+
+def floor(net: Net, seconds: float) -> Floor:
+    """Ask an echo, in a process of its own, as a server is asked.
+
+    Raises:
+        RuntimeError: it did not start.
+    """
+    sizes = [str(one[:1].nbytes) for one in (net.x, net.truth)]
+    with subprocess.Popen([sys.executable, "-c", ECHO, *sizes], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            ready = process.stdout.readline()
+            if not ready:
+                raise RuntimeError("the echo did not start")
+            place, row = ("127.0.0.1", int(ready)), net.x[:1]
+            connection = http.client.HTTPConnection(*place)
+            return Floor(
+                clients(place, net.x, 4, seconds),
+                clients(place, row, SENDERS, seconds),
+                median_us(lambda: call(connection, row) and None, seconds),
+            )
         finally:
             process.terminate()
 

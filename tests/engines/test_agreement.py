@@ -9,7 +9,7 @@ ONES = np.ones(4, np.float32)
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "apart"),
+    ("item", "other", "apart"),
     [
         (ONES, ONES, 0.0),
         (ONES, 1.5 * ONES, 0.5),

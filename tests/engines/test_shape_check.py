@@ -205,7 +205,7 @@ def lying(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("expected", "found", "far"),
+    ("expected", "result", "far"),
     [
         ([1.0, 2.0], [1.0, 2.0], 0.0),
         ([3.0, 4.0], [3.0, 9.0], 1.0),

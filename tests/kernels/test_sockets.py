@@ -115,7 +115,7 @@ def test_nobody_is_heard_twice_before_all_have_been_heard(ten: Pass) -> None:
 
 
 @pytest.mark.parametrize(
-    "said",
+    "text",
     [b"HEAT" + body(0), HEAD + body(0)[1:], HEAD + body(0) + b"H"],
     ids=["another head", "too short", "too long"],
 )

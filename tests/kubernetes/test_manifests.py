@@ -37,7 +37,7 @@ SPECS = {
 SERVICES = documents(DEPLOY / "kserve" / "inferenceservice.yaml")
 
 
-@pytest.mark.parametrize("one", MANIFESTS)
+@pytest.mark.parametrize("item", MANIFESTS)
 def test_a_manifest_is_valid(item: dict[str, Any]) -> None:
     """By the schema of its kind, with no field that the kind does not have."""
     validate(item)

@@ -153,7 +153,7 @@ HEALTHY = replace(device(), numa_node=0, cpus=frozenset({0, 1}))
 
 
 @pytest.mark.parametrize(
-    ("one", "name", "severity", "words"),
+    ("item", "name", "severity", "words"),
     [
         (replace(HEALTHY, persistence=False), "gpu_persistence", WARNING, "off on device 0"),
         (HEALTHY, "gpu_persistence", OK, "on"),

@@ -5,7 +5,7 @@ import pytest
 from tailcut.pipelines.protocol import CALL, MOST_BYTES, REGION_BYTES, REPLY, Kind, grown
 
 
-@pytest.mark.parametrize(("size", "needed", "found"), [(8, 0, 8), (8, 8, 8), (8, 9, 16), (8, 33, 64)])
+@pytest.mark.parametrize(("size", "needed", "result"), [(8, 0, 8), (8, 8, 8), (8, 9, 16), (8, 33, 64)])
 def test_regions_grow_by_doubling(size: int, needed: int, result: int) -> None:
     assert grown(size, needed) == result
 

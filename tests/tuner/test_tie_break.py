@@ -14,7 +14,7 @@ def usage(alone_ms: float, cpu_us: float | None = 100.0, mib: int | None = 300) 
 
 
 @pytest.mark.parametrize(
-    ("usages", "place", "words"),
+    ("usages", "index", "words"),
     [
         ([usage(2.0)], 0, ""),
         # The shortest p50, where it is clear: not the one that takes least.

@@ -52,7 +52,7 @@ class ExportedProgram:
 
         tensors = [as_tensor(np.require(array, requirements=["C", "W"])) for array in inputs.values()]
         with self._torch.inference_mode():
-            result = self._compute(*self._program.arguments(tensors))
+            result = self._compute(*self._program.arguments.all(tensors))
         return [as_array(spec, item) for spec, item in zip(self._program.spec.outputs, result, strict=True)]
 
     def _with_tensors_alone(self) -> Any:

@@ -13,11 +13,13 @@ class InputHints:
         names: by input, the symbolic name of each axis, None where an axis has a size or no name.
         sizes: by input and axis, the size that the weights require.
         below: by input, the number that its integers, which are indices, stay below.
+        from_end: inputs whose negative indices count from the end, as Python's do; others have none.
     """
 
     names: Mapping[str, tuple[str | None, ...]] = field(default_factory=dict)
     sizes: Mapping[tuple[str, int], int] = field(default_factory=dict)
     below: Mapping[str, int] = field(default_factory=dict)
+    from_end: frozenset[str] = frozenset()
 
 
 @runtime_checkable

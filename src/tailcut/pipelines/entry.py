@@ -100,6 +100,11 @@ class PipelineEntry:
             raise
 
     @property
+    def is_lost(self) -> bool:
+        """Whether a step computes nothing more in this process."""
+        return any(step.model.entry.is_lost for step in self.steps)
+
+    @property
     def waiting_rows(self) -> int:
         """Rows that wait for the first step."""
         return self.steps[0].model.entry.waiting_rows

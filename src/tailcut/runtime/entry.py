@@ -56,6 +56,10 @@ class Entry(Protocol):
         """Counted by the model; refusals that the server knows of before asking are added by it."""
 
     @property
+    def is_lost(self) -> bool:
+        """Whether it computes nothing more in this process, because its device is lost."""
+
+    @property
     def waiting_rows(self) -> int:
         """Rows that wait for an engine now."""
 
@@ -152,6 +156,11 @@ class ModelEntry:
         self.warm_up = WarmUp(warmed_up=False)
         self._wake = wake
         self._padding = padding
+
+    @property
+    def is_lost(self) -> bool:
+        """See `Entry.is_lost`."""
+        return self.counts.is_lost
 
     @property
     def waiting_rows(self) -> int:

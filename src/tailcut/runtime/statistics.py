@@ -3,7 +3,7 @@
 import time
 from dataclasses import dataclass, field
 
-from tailcut.errors import QueueFullError
+from tailcut.errors import DeviceLostError, QueueFullError
 from tailcut.runtime.request import Batch
 
 
@@ -30,6 +30,7 @@ class ModelStatistics:
     last_ms: int = 0  # when the newest answer was there, since 1970
     by_rows: dict[int, tuple[int, int]] = field(default_factory=dict)  # rows of a batch -> batches, engine time
     refusal: str = ""  # why the newest refused request was refused
+    is_lost: bool = False  # its device computes nothing more in this process, and no other engine does
 
     def refuse(self, requests: int, error: QueueFullError) -> None:
         """Count requests that were refused before they were queued."""
@@ -45,6 +46,7 @@ class ModelStatistics:
         took = batch.ended_ns - batch.began_ns
         self.compute_ns += took
         if batch.error is not None:
+            self.is_lost = self.is_lost or isinstance(batch.error, DeviceLostError)
             self.failed += batch.requests
             self.failed_ns += sum((batch.ended_ns - request.ready_ns) * request.requests for request in batch.members)
             return
@@ -62,4 +64,4 @@ class ModelStatistics:
 
     def as_dict(self) -> dict[str, int | float]:
         """A copy of the plain numbers by name."""
-        return {name: getattr(self, name) for name in self.__slots__ if name not in {"by_rows", "refusal"}}
+        return {name: getattr(self, name) for name in self.__slots__ if name not in {"by_rows", "refusal", "is_lost"}}

@@ -140,7 +140,7 @@ class Broadcast:
         context = self._context
         return Snapshot(
             at_ns=time.monotonic_ns(),
-            ready=context.ready,
+            ready=context.is_ready,
             throttled_us=throttled()[1] if self._limited else 0,
             processes=tuple(_with_usage(process) for process in context.processes()),
         )

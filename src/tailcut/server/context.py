@@ -26,7 +26,7 @@ class Context:
     regions: SharedRegions = field(default_factory=SharedRegions)
     counts: ServerCounts = field(default_factory=ServerCounts)
     events: Sequence[Events] = ()  # of every process that serves
-    ready: bool = False
+    ready: bool = False  # from the start's end until it drains
     token: str | None = None
     require_token: bool = False  # of every request but those about the server's health
     read_token: Callable[[], str] | None = None  # anew
@@ -34,6 +34,16 @@ class Context:
     ui: bool = True  # whether there is a page at /
     processes: Callable[[], list[ProcessSnapshot]] = list  # what each process that serves has counted by now
     everywhere: Callable[[], tuple[ServerCounts, Iterable[Counted]]] | None = None  # over all workers, if there are any
+
+    @property
+    def is_live(self) -> bool:
+        """Whether a restart would not help: no model's device is lost to the process."""
+        return not any(one.entry.is_lost for one in self.models)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether requests are wanted: all models are loaded and compute, and the server does not drain."""
+        return self.ready and self.is_live
 
     def devices(self) -> list[DeviceUse]:
         """What the CUDA devices do now, where a model is on one."""
@@ -78,7 +88,7 @@ class Context:
     def model_ready(self, name: str, version: str = "") -> bool:
         """Whether that model is there and the server is ready."""
         with suppress(NotFoundError):
-            return self.models.find(name, version) is not None and self.ready
+            return self.ready and not self.models.find(name, version).entry.is_lost
         return False
 
     def counted_of(self, name: str = "", version: str = "") -> list[Counted]:

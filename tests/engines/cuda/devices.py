@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from tailcut.engines.cuda.device import Graph, StandIn
+from tailcut.engines.cuda.device import Graph, NotCapturedError, StandIn
 from tailcut.engines.cuda.faults import device_error
 from tailcut.engines.cuda.staging import State
+from tailcut.engines.cuda.turns import CaptureGate
 
 
 class Counting(StandIn):
@@ -59,6 +60,57 @@ class Failing(StandIn):
     def recover(self) -> None:
         if self.lost:
             raise device_error(RuntimeError(self.text), "PyTorch")
+
+
+class Strict(StandIn):
+    """A device that captures as CUDA does: whatever is asked of it meanwhile fails, and spoils the capture."""
+
+    gate = CaptureGate()
+
+    def __init__(self) -> None:
+        self.capturing, self.disturbed = threading.Event(), threading.Event()
+        self.slow = False
+
+    def capture(self, compute: Callable[[], Sequence[Any]], pool: Any = None) -> Graph:
+        if self.capturing.is_set():
+            raise NotCapturedError("another capture is under way")
+        self.capturing.set()
+        try:
+            if self.slow and self.disturbed.wait(0.3):
+                raise NotCapturedError("operation failed due to a previous error during capture")
+            return super().capture(compute, pool)
+        finally:
+            self.capturing.clear()
+
+    def _disturb(self) -> None:
+        if self.capturing.is_set():
+            self.disturbed.set()
+            raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
+
+    def enqueue(self, state: State, events: dict[State, Any], step: Callable[[], None]) -> None:
+        self._disturb()
+        super().enqueue(state, events, step)
+
+    def recover(self) -> None:
+        self._disturb()
+
+
+class Small(StandIn):
+    """A device that has room for the graphs of so many shapes."""
+
+    def __init__(self, room: int) -> None:
+        self.room, self.given_back = room, 0
+        self.graphs: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def capture(self, compute: Callable[[], Sequence[Any]], pool: Any = None) -> Graph:
+        if len(self.graphs) >= self.room:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        graph = super().capture(compute, pool)
+        self.graphs.add(graph.replay)
+        return graph
+
+    def give_back(self) -> None:
+        self.given_back += 1
 
 
 class Watched(StandIn):

@@ -55,9 +55,10 @@ def test_it_needs_no_other_engine(tmp_path: Path) -> None:
     } <= labels
     assert done.stdout.count("\nthrough the server") == 3
     assert "batches that the second engine computed" in done.stdout
+    assert done.stdout.count("\n- of an echo, the same clients see") == 3
     assert len(re.findall(r"^- bytes (?:in|out): .* of the bus$", done.stdout, re.MULTILINE)) == 6
     _, goals = done.stdout.split("\ngoals (")
-    assert len(re.findall(r"^- .*: (?:met|missed)$", goals, re.MULTILINE)) == 5
+    assert len(re.findall(r"^- .*: (?:met|missed|not told: .*)$", goals, re.MULTILINE)) == 5
     assert "- answers against float32 on the CPU: met" in goals
 
 
@@ -94,14 +95,20 @@ def test_goals_have_verdicts(benchmark: ModuleType, capsys: pytest.CaptureFixtur
     report.share("there", 0.85)
     report.extra("here", 99)
     report.extra("there", 101)
+    report.share("by slow clients", 0.85, 0.89)
+    report.share("by quick clients", 0.85, 0.95)
+    report.extra("by a slow client", 150, 120)
+    report.extra("by a quick client", 99, 90)
     report.answer("right", 1e-4, 1e-3)
     report.answer("wrong", float("nan"), 1e-3)
     report.answer("far", 0.1, 1e-3)
     report.end("a device")
     lines = capsys.readouterr().out.splitlines()
     assert [line.rsplit(": ", 1)[1] for line in lines if line.startswith("- ")] == [
-        *("missed", "met", "missed", "met", "missed")
+        *("missed", "met", "missed", "met", "missed"),
+        *("these clients miss it with an echo, too", "missed", "these clients miss it with an echo, too", "met"),
     ]
+    assert any("by slow clients: 0.85 of the graph alone (goal: 0.9; an echo: 0.89): not told" in one for one in lines)
     assert [line for line in lines if line.startswith("wrong: ")] == [
         "wrong: wrong: off by nan, at most 1e-03",
         "wrong: far: off by 1.0e-01, at most 1e-03",

@@ -21,11 +21,12 @@ from tailcut.runtime.settings import BatchingSettings, SecondEngine, Settings
 
 if find_spec("torch"):  # without it, the tests are collected all the same, and skipped
     import torch
-    from tests.engines.cuda.devices import Counting, Failing, Watched
+    from tests.engines.cuda.devices import Counting, Failing, Small, Strict, Watched
     from tests.engines.pytorch import programs
 
-    from tailcut.engines.cuda.device import Cuda, NotCapturedError, StandIn, missing
+    from tailcut.engines.cuda.device import Cuda, NotCapturedError, StandIn, missing, products_in
     from tailcut.engines.cuda.engine import _MOST_SHAPES, CudaEngine
+    from tailcut.engines.cuda.staging import State
 
 
 @pytest.fixture(autouse=True)
@@ -238,13 +239,177 @@ def test_an_error_of_any_kind_fails_one_batch(tmp_path: Path, where: str, kind: 
 
 
 def test_a_program_that_fails_on_a_request_computes_the_next(tmp_path: Path) -> None:
-    """An index out of bounds is an IndexError of PyTorch's on the CPU."""
-    path = programs.indexing(tmp_path / "index.pt2")
+    """An index that it computes itself is known to be out of bounds only there: an IndexError on the CPU."""
+    path = programs.indexing(tmp_path / "index.pt2", shift=1)
     engine = CudaEngine(path, EngineOptions(name="torch", device="cuda"), device=StandIn())
     for _ in range(3):
-        with pytest.raises(EngineError, match="index 9 is out of bounds"):
+        with pytest.raises(EngineError, match="index 10 is out of bounds"):
             engine.run({"x": np.full((2, 1), 9)})
-        assert engine.run({"x": np.full((2, 1), 1)})["output"].tolist() == [[1.0], [1.0]]
+        assert engine.run({"x": np.full((2, 1), 1)})["output"].tolist() == [[2.0], [2.0]]
+
+
+@pytest.mark.parametrize("wrong", [4, -5, 1 << 40])
+def test_an_index_out_of_bounds_never_gets_to_the_device(tmp_path: Path, wrong: int) -> None:
+    """It would end the device for the process; the message has none of the values, and other requests are answered."""
+    path = programs.indexing(tmp_path / "index.pt2")
+    options = EngineOptions(name="torch", device="cuda")
+    device = Watched()
+    device.both = threading.Barrier(1)
+    engine = CudaEngine(path, options, device=device)
+    with pytest.raises(EngineError, match=r"^input 'x' has an index out of bounds: they are -4 to 3$"):
+        engine.run({"x": np.array([[1], [wrong]])})
+    assert device.most == 0
+    assert engine.run({"x": np.array([[3], [-4]])})["output"].tolist() == [[3.0], [0.0]]
+    settings = Settings(engine=options, batching=BatchingSettings(max_batch_size=4, rows="independent"))
+    with Model(Profile.of_model(path, settings), engine, Limits()) as model:
+        answers: list[Any] = [None] * 12
+
+        def ask(at: int) -> None:
+            try:
+                answers[at] = float(model.infer_sync({"x": np.array([[wrong if at == 5 else 2]])})["output"][0, 0])
+            except EngineError as error:
+                answers[at] = str(error)
+
+        threads = [threading.Thread(target=ask, args=(at,)) for at in range(12)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert "out of bounds" in answers.pop(5)
+    assert answers == [2.0] * 11
+
+
+def test_nothing_is_asked_of_a_device_that_captures(tmp_path: Path) -> None:
+    """Batches of other engines wait for the end of a capture, and so does waiting for the whole device."""
+    path = programs.perceptron(tmp_path / "mlp.pt2", 8, 16, 3)
+    device = Strict()
+    options = EngineOptions(name="torch", device="cuda", instances=2)
+    engine, other = (CudaEngine(path, options, device=device) for _ in range(2))
+    for _ in range(6):
+        engine.run({"x": rows(2)})
+        other.run({"x": rows(2)})
+    truths = {count: expected(engine, tmp_path, rows(count)) for count in (1, 2, 7, 13)}
+    device.slow = True
+    failed: list[str] = []
+
+    def guarded(one: "CudaEngine", count: int) -> None:
+        try:
+            answer = one.run({"x": rows(count)})["output"]
+            assert np.allclose(answer, truths[count], atol=1e-4)
+        except (AssertionError, EngineError) as error:
+            failed.append(str(error))
+
+    capture = threading.Thread(target=guarded, args=(engine, 7))
+    capture.start()
+    assert device.capturing.wait(10)
+    beside = [threading.Thread(target=guarded, args=(one, count)) for one in (engine, other) for count in (2, 1, 13)]
+    beside.append(threading.Thread(target=lambda: guarded_recover(other, failed)))
+    for thread in beside:
+        thread.start()
+    for thread in (capture, *beside):
+        thread.join()
+    assert not failed
+    assert not device.disturbed.is_set()
+    assert engine._captures
+    assert other._captures
+
+
+def test_what_is_computed_before_a_capture_waits_for_the_input(tmp_path: Path) -> None:
+    """The memory of a new bucket holds anything until then; an index in it could end the device."""
+    asked: list[str] = []
+
+    class Noting(StandIn):
+        def enqueue(self, state: State, events: dict[State, Any], step: Any) -> None:
+            asked.append(state.name)
+            super().enqueue(state, events, step)
+
+        def capture(self, compute: Any, pool: Any = None) -> Any:
+            asked.append("capture")
+            return super().capture(compute, pool)
+
+    path = programs.indexing(tmp_path / "index.pt2")
+    engine = CudaEngine(path, EngineOptions(name="torch", device="cuda"), device=Noting())
+    engine.run({"x": np.ones((2, 1), np.int64)})
+    assert asked == ["COPYING_IN", "COMPUTING", "capture", "COMPUTING", "COPYING_OUT"]
+
+
+def guarded_recover(engine: "CudaEngine", failed: list[str]) -> None:
+    """What an engine does after a batch that failed."""
+    try:
+        slot = engine._slots.get()
+        engine._recover(slot, RuntimeError("a program's error"))
+        engine._slots.put(slot)
+    except EngineError as error:
+        failed.append(str(error))
+
+
+def test_batches_go_on_while_another_model_is_compiled(tmp_path: Path) -> None:
+    """Captured graphs and new sizes, which are captured by a batch after it."""
+    path = programs.perceptron(tmp_path / "mlp.pt2", 8, 16, 3)
+    options = EngineOptions(name="torch", device="cuda", cuda=CudaOptions(slots=1))
+    device = StandIn()
+    engine = CudaEngine(path, options, device=device)
+    engine.run({"x": rows(2)})
+    with products_in(tf32=False), device.gate.warming():
+        ended: list[np.ndarray] = []
+        for count in (2, 5):
+            thread = threading.Thread(target=lambda n=count: ended.append(engine.run({"x": rows(n)})["output"]))
+            thread.start()
+            thread.join(20)
+            assert np.allclose(ended[-1], expected(engine, tmp_path, rows(count)), atol=1e-4)
+        assert len(ended) == 2
+        assert len(engine._graphs) == 1
+    engine.run({"x": rows(5)})
+    assert len(engine._graphs) == 2
+    assert all(graph.captured for graph in engine._graphs.values())
+
+
+def test_a_full_device_drops_the_graphs_of_other_shapes(tmp_path: Path) -> None:
+    """And tries the batch again, once; in every slot that is free."""
+    path = programs.perceptron(tmp_path / "mlp.pt2", 8, 16, 3)
+    device = Small(room=5)
+    options = EngineOptions(name="torch", device="cuda", instances=2, cuda=CudaOptions(buckets="off"))
+    engine = CudaEngine(path, options, device=device)
+    for count in (*range(1, 20), 3, 1):
+        answer = engine.run({"x": rows(count)})["output"]
+        assert np.allclose(answer, expected(engine, tmp_path, rows(count)), atol=1e-4)
+        gc.collect(0)
+    assert device.given_back
+    device.room = 0
+    for _ in range(2):
+        with pytest.raises(EngineError, match="the device's memory is full"):
+            engine.run({"x": rows(30)})
+    device.room = 9
+    engine.run({"x": rows(30)})
+
+
+@pytest.mark.parametrize(("precision", "most"), [("f32", 4.5), ("bf16", 2.5), ("int8", 1.5)])
+def test_weights_are_held_once(tmp_path: Path, precision: Any, most: float) -> None:
+    """In the precision of the engine; what the file had is gone, and its bytes per weight with it."""
+    path = programs.perceptron(tmp_path / "mlp.pt2", 512, 512, 512)
+    gc.collect()
+    before = tensor_bytes()
+    engine = CudaEngine(path, EngineOptions(name="torch", device="cuda", precision=precision), device=StandIn())
+    gc.collect()
+    assert tensor_bytes() - before < most * 2 * 512 * 512
+    engine.close()
+
+
+def tensor_bytes() -> int:
+    storages = {}
+    for one in gc.get_objects():
+        if type(one) in {torch.Tensor, torch.nn.Parameter}:
+            storages[one.untyped_storage().data_ptr()] = one.untyped_storage().nbytes()
+    return sum(storages.values())
+
+
+def test_a_large_batch_is_computed(tmp_path: Path) -> None:
+    """As large as a profile may have it."""
+    path = programs.perceptron(tmp_path / "mlp.pt2", 8, 3)
+    engine = CudaEngine(path, EngineOptions(name="torch", device="cuda"), device=StandIn())
+    for count in (1025, 65536):
+        answer = engine.run({"x": rows(count)})["output"]
+        assert np.allclose(answer, expected(engine, tmp_path, rows(count)), atol=1e-4)
 
 
 def test_a_lost_device_fails_every_batch(tmp_path: Path) -> None:
@@ -266,9 +431,10 @@ def test_the_cpu_computes_what_the_device_could_not(tmp_path: Path) -> None:
     illegal = "CUDA error: an illegal memory access was encountered"
     for device, rescued in ((Failing("replay", FULL), 1), (Failing("replay", illegal, lost=True), 3)):
         device.left = 0
+        tries = 1 if device.lost else 2  # a full device is tried again without the graphs of other shapes
         engine = CudaEngine(path, options, device=device)
         with Model(Profile.of_model(path, settings), engine, Limits()) as model:
-            device.left = 1
+            device.left = tries
             for _ in range(3):
                 answer = model.infer_sync({"x": rows(1)})["output"]
                 assert np.allclose(answer, expected(engine, tmp_path, rows(1)), atol=1e-5)

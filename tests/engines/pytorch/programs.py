@@ -40,10 +40,11 @@ def perceptron(path: Path, *sizes: int) -> Path:
     return save(path, Function(net), (torch.randn(2, sizes[0]),), {"x": {0: BATCH}})
 
 
-def indexing(path: Path) -> Path:
-    """A program that has an answer for the numbers 0 to 3 alone."""
+def indexing(path: Path, shift: int = 0) -> Path:
+    """A program that has an answer for the numbers -4 to 3 alone, which it adds `shift` to."""
     table = torch.arange(4.0)
-    return save(path, Function(lambda x: table[x]), (torch.ones(3, 1, dtype=torch.long),), {"x": {0: BATCH}})
+    pick = Function(lambda x: table[x + shift] if shift else table[x])
+    return save(path, pick, (torch.ones(3, 1, dtype=torch.long),), {"x": {0: BATCH}})
 
 
 def wide(path: Path) -> Path:

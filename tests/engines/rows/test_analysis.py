@@ -21,7 +21,7 @@ X = "(float[N, 4] x) => (float y)"
 
 
 @pytest.mark.parametrize(
-    ("signature", "body", "said"),
+    ("signature", "body", "text"),
     [
         ("(float[1, 4] x) => (float[1, 4] y)", "y = Relu(x)", "the first axis of input 'x' has the fixed length 1"),
         ("(float[N, 4] x) => (float[8, 4] y)", "y = Relu(x)", "the first axis of output 'y' has the fixed length 8"),

@@ -164,7 +164,7 @@ def test_everyone_gets_their_own_answer(echo: Path, dispatch: str) -> None:
     running(story, echo, dispatch=dispatch)
 
 
-@pytest.mark.parametrize("said", ["question", "json", "two at once", "other head"])
+@pytest.mark.parametrize("text", ["question", "json", "two at once", "other head"])
 def test_who_says_something_else_is_understood(echo: Path, text: str) -> None:
     """A question, JSON, two messages at once, another head: each is answered, in order, and the way back is open."""
 

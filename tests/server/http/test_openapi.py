@@ -213,7 +213,7 @@ def test_what_changes_the_server_needs_the_token(server: Server) -> None:
         assert ask(wire, "GET", "/v2/models/mlp/ready").status == 200
 
 
-@pytest.mark.parametrize("said", ["Bearer secret", "bearer secret", "BEARER  secret", "bEARER secret \t"])
+@pytest.mark.parametrize("text", ["Bearer secret", "bearer secret", "BEARER  secret", "bEARER secret \t"])
 def test_the_name_of_the_scheme_has_no_case(server: Server, text: str) -> None:
     """RFC 9110 section 11.1, and as many spaces before the token as a client likes."""
     with server.connect() as wire:

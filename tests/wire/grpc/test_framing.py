@@ -35,7 +35,7 @@ def test_a_call() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "timeout_ns"),
+    ("text", "timeout_ns"),
     [("1H", 3600 * 10**9), ("2M", 120 * 10**9), ("3S", 3 * 10**9), ("4m", 4 * 10**6), ("5u", 5000), ("0n", 1)],
 )
 def test_timeouts(text: str, timeout_ns: int) -> None:
@@ -43,7 +43,7 @@ def test_timeouts(text: str, timeout_ns: int) -> None:
     assert read(grpc_timeout=text).timeout_ns == timeout_ns
 
 
-@pytest.mark.parametrize("said", ["1", "S", "-1S", "123456789S", "1s", "1 S", ""])
+@pytest.mark.parametrize("text", ["1", "S", "-1S", "123456789S", "1s", "1 S", ""])
 def test_timeouts_that_are_none(text: str) -> None:
     """The call is answered with what is wrong."""
     error = read(grpc_timeout=text).error

@@ -1,9 +1,9 @@
 """What the engine asks of a device: copies, graphs and waiting, on streams of their own."""
 
-import threading
+import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Protocol
@@ -14,12 +14,11 @@ import torch
 from tailcut.engines.cuda.faults import Fault, device_error, fault_of, first_line
 from tailcut.engines.cuda.pinned import PinnedMemory
 from tailcut.engines.cuda.staging import WAITS, State
+from tailcut.engines.cuda.turns import CaptureGate, Switch
 from tailcut.errors import UnsupportedError
 
 Step = Callable[[], None]
 _ORDER = (State.FREE, State.COPYING_IN, State.COMPUTING, State.COPYING_OUT)
-_SWITCH = threading.Lock()
-_WARM_UP = 3  # calls before a graph is captured, as PyTorch's documentation has it
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,19 +29,36 @@ class Graph:
         replay: the call.
         results: the tensors that it writes.
         pool: of the device's memory, which it computes in; None: it takes memory anew each time.
+        captured: whether replaying launches all operators at once, with the kernels that were chosen then.
     """
 
     replay: Step
     results: Sequence[Any]
     pool: Any = None
+    captured: bool = True
 
 
 def _register(address: int, size_bytes: int) -> bool:
-    return int(torch.cuda.cudart().cudaHostRegister(address, size_bytes, 0)) == 0
+    """Whether CUDA registered it; where it did not, no later launch is blamed for that."""
+    if int(torch.cuda.cudart().cudaHostRegister(address, size_bytes, 0)) == 0:
+        return True
+    _clear_error()
+    return False
+
+
+def _clear_error() -> None:
+    """Forget the last error of this thread, which PyTorch raises after the next launch of any kernel.
+
+    Its binding of the runtime leaves it set (`C10_CUDA_ERROR_HANDLED`) and has no `cudaGetLastError`, but the check
+    after a launch calls that before it raises (`c10_cuda_check_implementation`). So a launch is made for it.
+    """
+    with contextlib.suppress(RuntimeError):
+        torch.ones(1, device="cuda")
 
 
 def _unregister(address: int) -> None:
-    torch.cuda.cudart().cudaHostUnregister(address)  # refused where the device is lost: then all of it is
+    if int(torch.cuda.cudart().cudaHostUnregister(address)) != 0:  # where the device is lost: then all of it is
+        _clear_error()
 
 
 _PINNED = PinnedMemory(_register, _unregister)
@@ -56,15 +72,16 @@ class Device(Protocol):
     """A place to compute; steps given to it begin in order of their waits, and may not have ended on return."""
 
     name: torch.device
+    gate: CaptureGate  # that its callers pass: of all engines in the process, as PyTorch has one capture at a time
 
     def enqueue(self, state: State, events: dict[State, Any], step: Step) -> None:
         """Have a step run on the stream of its state, after the event that `WAITS` names; leave its own event."""
 
     def capture(self, compute: Callable[[], Sequence[Any]], pool: Any = None) -> Graph:
-        """What computes again what `compute` did.
+        """What computes again what `compute` did; nothing else may be launched meanwhile.
 
         Args:
-            compute: a batch.
+            compute: a batch, computed on the stream of `COMPUTING` before: what it does once must be done.
             pool: of an earlier graph, never computed at the same time, whose memory this one shares; None: its own.
 
         Raises:
@@ -103,6 +120,8 @@ class Device(Protocol):
 class Cuda:
     """A CUDA device."""
 
+    gate = CaptureGate()
+
     def __init__(self, index: int = 0) -> None:
         reason = missing(index)
         if reason:
@@ -124,9 +143,6 @@ class Cuda:
     def capture(self, compute: Callable[[], Sequence[Any]], pool: Any = None) -> Graph:
         """See `Device.capture`."""
         stream = self._streams[State.COMPUTING]
-        with torch.cuda.stream(stream):
-            for _ in range(_WARM_UP):
-                compute()
         stream.synchronize()
         graph = torch.cuda.CUDAGraph()
         try:
@@ -185,6 +201,7 @@ class StandIn:
     """The CPU in a device's place: every step runs at once."""
 
     name = torch.device("cpu")
+    gate = CaptureGate()
 
     def enqueue(self, state: State, events: dict[State, Any], step: Step) -> None:
         """See `Device.enqueue`."""
@@ -232,20 +249,29 @@ class StandIn:
         """See `Device.recover`."""
 
 
-@contextmanager
-def products_in(*, tf32: bool) -> Iterator[None]:
+_BEFORE: list[bool] = []  # products, convolutions
+
+
+def _set_tf32(on: bool) -> None:  # noqa: FBT001  the value itself
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    _BEFORE[:] = matmul.allow_tf32, cudnn.allow_tf32
+    matmul.allow_tf32 = cudnn.allow_tf32 = on
+
+
+def _reset_tf32() -> None:
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = _BEFORE
+
+
+_TF32 = Switch(_set_tf32, _reset_tf32)
+
+
+def products_in(*, tf32: bool) -> AbstractContextManager[None]:
     """Have float32 products and convolutions that are launched or captured meanwhile multiply in tf32, or not.
 
-    PyTorch has one switch for the process, which is off for products and on for convolutions, so it is held.
+    PyTorch has one switch for the process, which is off for products and on for convolutions. Models that want the
+    same hold it together; tf32 and float32 wait for each other, also while one is compiled.
     """
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    with _SWITCH:
-        before = matmul.allow_tf32, cudnn.allow_tf32
-        matmul.allow_tf32 = cudnn.allow_tf32 = tf32
-        try:
-            yield
-        finally:
-            matmul.allow_tf32, cudnn.allow_tf32 = before
+    return _TF32.held(value=tf32)
 
 
 def missing(index: int = 0) -> str:

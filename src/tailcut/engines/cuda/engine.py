@@ -7,9 +7,9 @@ each other only where they share a slot.
 
 import logging
 import queue
-import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,8 @@ from tailcut.engines.base import Arrays, Bound, EngineOptions
 from tailcut.engines.binding import check_arrays
 from tailcut.engines.compilers import need_compiler
 from tailcut.engines.cuda.buckets import GraphKey, bucket_of
-from tailcut.engines.cuda.device import Cuda, Device, Graph, NotCapturedError, products_in
-from tailcut.engines.cuda.faults import device_error
+from tailcut.engines.cuda.device import Cuda, Device, Graph, NotCapturedError, Step, products_in
+from tailcut.engines.cuda.faults import Fault, device_error, fault_of
 from tailcut.engines.cuda.staging import Slot, State
 from tailcut.engines.files import FileKind, kind_of
 from tailcut.engines.phases import PhaseTimes
@@ -29,12 +29,14 @@ from tailcut.engines.samples import find_samples
 from tailcut.engines.torch import passes
 from tailcut.engines.torch.compiling import compiled, compiling, first_sizes
 from tailcut.engines.torch.engine import as_array, as_tensor, use_threads
-from tailcut.engines.torch.program import Program, read_program
+from tailcut.engines.torch.indices import check_indices
+from tailcut.engines.torch.program import Arguments, Program, read_program
 from tailcut.errors import ModelFileError, ReleasedError, TailcutError, UnsupportedError
 
 _log = logging.getLogger("tailcut")
 _LOWER = {"bf16": torch.bfloat16, "f16": torch.float16}
 _MOST_SHAPES = 64  # that a slot has memory and graphs for
+_WARM_UP = 3  # calls before a graph is captured, as PyTorch's documentation has it
 
 
 class CudaEngine:
@@ -58,7 +60,7 @@ class CudaEngine:
         self.options = options
         program = read_program(path, options, name)
         self.spec, self.hints = program.spec, program.hints
-        self._program: Program | None = program
+        self._arguments: Arguments | None = program.arguments
         try:
             self._module = self._on_device(program)
         except torch.cuda.OutOfMemoryError:
@@ -67,7 +69,7 @@ class CudaEngine:
         self._graphs: dict[GraphKey, Graph] = {}
         self._memory: dict[GraphKey, list[Any]] = {}  # that the graphs read
         self._captures = options.cuda.graphs
-        self._capturing = threading.Lock()
+        self._tf32 = options.precision == "tf32"
         self._slots: queue.SimpleQueue[Slot] = queue.SimpleQueue()
         for number in range(options.cuda.slots or max(options.instances, 1) + 1):
             self._slots.put(Slot(number))
@@ -78,8 +80,9 @@ class CudaEngine:
         """See `Engine.bind`."""
         self._open()
         check_arrays(self.spec, inputs, outputs)
-        for array in (*inputs.values(), *outputs.values()) if self.options.cuda.pinned else ():
-            self._device.pin(array)
+        with self._device.gate.launching():
+            for array in (*inputs.values(), *outputs.values()) if self.options.cuda.pinned else ():
+                self._device.pin(array)
         ins = [as_tensor(inputs[tensor.name]) for tensor in self.spec.inputs]
         outs = [as_tensor(outputs[tensor.name]) for tensor in self.spec.outputs]
         keep = (dict(inputs), dict(outputs))
@@ -99,11 +102,12 @@ class CudaEngine:
 
     def close(self) -> None:
         """See `Engine.close`."""
-        self._program = None
+        self._arguments = None
         self._graphs.clear()
         self._memory.clear()
         self._module = None
-        self._device.unpin()
+        with self._device.gate.launching():
+            self._device.unpin()
 
     def _compile(self, path: Path) -> None:
         """Compile, and have it done before the first request; what is compiled is captured like what is not.
@@ -123,48 +127,100 @@ class CudaEngine:
     def _compute(self, ins: Sequence[Any], outs: Sequence[Any] | None) -> Sequence[Any]:
         """One batch; its outputs are copied into `outs`, or into fresh memory where there is none."""
         self._open()
+        check_indices(self.spec, self.hints, ins)  # one out of bounds would end the device for this process
         use_threads(self.options.threads)  # another count than when it was compiled would compile it anew
         slot = self._slots.get()
         try:
             with torch.inference_mode():
-                return self._staged(slot, ins, outs)
-        except Exception as error:  # programs raise errors of all kinds
-            if slot.state is not State.FREE:
-                slot.lose()
-            elif isinstance(error, TailcutError):
-                raise  # the device was given nothing
-            self._device.recover()
-            if isinstance(error, TailcutError):
-                raise
-            raise device_error(error, "PyTorch") from None
+                try:
+                    return self._staged(slot, ins, outs)
+                except Exception as error:  # noqa: BLE001  programs raise errors of all kinds
+                    self._recover(slot, error)
+                    if fault_of(str(error)) is not Fault.FULL or not self._make_room(slot, self._key(slot, ins)):
+                        raise self._named(error) from None
+                try:
+                    return self._staged(slot, ins, outs)
+                except Exception as error:  # noqa: BLE001  as above
+                    self._recover(slot, error)
+                    raise self._named(error) from None
         finally:
             if slot.state is State.LOST:
                 slot.move(State.FREE)
             self._slots.put(slot)
 
-    def _staged(self, slot: Slot, ins: Sequence[Any], outs: Sequence[Any] | None) -> Sequence[Any]:
+    def _recover(self, slot: Slot, error: Exception) -> None:
+        """Have the slot be free again after a failure, unless the device is lost."""
+        if slot.state is State.FREE:
+            if isinstance(error, TailcutError):
+                return  # the device was given nothing
+        else:
+            slot.lose()
+        with self._device.gate.launching():
+            self._device.recover()
+        if slot.state is State.LOST:
+            slot.move(State.FREE)
+
+    @staticmethod
+    def _named(error: Exception) -> TailcutError:
+        return error if isinstance(error, TailcutError) else device_error(error, "PyTorch")
+
+    def _make_room(self, slot: Slot, kept: GraphKey) -> bool:
+        """Give back what other shapes have in this slot and in those that are free; whether there was any."""
+        slots = [slot]
+        with suppress(queue.Empty):
+            while True:
+                slots.append(self._slots.get_nowait())
+        there = False
+        for one in slots:
+            for key in [key for key in list(self._memory) if key.slot == one.number and key != kept]:
+                self._forget(one, key)
+                there = True
+        for one in slots[1:]:
+            self._slots.put(one)
+        if there:
+            with self._device.gate.launching():
+                self._device.give_back()
+        return there
+
+    def _forget(self, slot: Slot, key: GraphKey) -> None:
+        """Drop the memory and the graph of a bucket, in a slot that is taken."""
+        self._memory.pop(key, None)
+        self._graphs.pop(key, None)
+        slot.filled.pop(key, None)
+
+    def _key(self, slot: Slot, ins: Sequence[Any]) -> GraphKey:
         rows = len(ins[0]) if self.spec.batched else 0
         shapes = tuple((self._bucket_of(rows), *one.shape[1:]) if rows else tuple(one.shape) for one in ins)
-        key = GraphKey(slot.number, shapes)
+        return GraphKey(slot.number, shapes)
+
+    def _enqueue(self, state: State, events: dict[State, Any], step: Step) -> None:
+        with self._device.gate.launching():
+            self._device.enqueue(state, events, step)
+
+    def _staged(self, slot: Slot, ins: Sequence[Any], outs: Sequence[Any] | None) -> Sequence[Any]:
+        rows = len(ins[0]) if self.spec.batched else 0
+        key = self._key(slot, ins)
         memory = self._input(slot, key, ins)
         events: dict[State, Any] = {}
         end = slot.stale(key, rows)
         began = time.perf_counter_ns()
         slot.move(State.COPYING_IN)
-        self._device.enqueue(State.COPYING_IN, events, lambda: _fill(memory, ins, rows, end))
+        self._enqueue(State.COPYING_IN, events, lambda: _fill(memory, ins, rows, end))
         slot.move(State.COMPUTING)
-        graph = self._graph(key, memory)
-        self._device.enqueue(State.COMPUTING, events, graph.replay)
+        graph = self._graph(key, memory, events)
+        with nullcontext() if graph.captured else products_in(tf32=self._tf32):
+            self._enqueue(State.COMPUTING, events, graph.replay)
         slot.move(State.COPYING_OUT)
         kept = [result[:rows] if rows else result for result in graph.results]
         targets = outs or [torch.empty(one.shape, dtype=one.dtype) for one in kept]
-        self._device.enqueue(State.COPYING_OUT, events, lambda: _copy(targets, kept))
+        self._enqueue(State.COPYING_OUT, events, lambda: _copy(targets, kept))
         launch_us = (time.perf_counter_ns() - began) / 1e3
         self._device.wait(events)
         copy_in_us, compute_us, copy_out_us = self._device.elapsed_us(events)
         self.phases.record(copy_in_us, launch_us, compute_us, copy_out_us)
         if not self.options.cuda.caching:
-            self._device.give_back()
+            with self._device.gate.launching():
+                self._device.give_back()
         slot.move(State.FREE)
         return targets
 
@@ -174,21 +230,24 @@ class CudaEngine:
         if memory is None:
             mine = [one for one in list(self._memory) if one.slot == slot.number]
             for one in mine if len(mine) >= _MOST_SHAPES else ():
-                self._memory.pop(one, None)
-                self._graphs.pop(one, None)
-                slot.filled.pop(one, None)
-            memory = [self._device.zeros(shape, one.dtype) for one, shape in zip(ins, key.shapes, strict=True)]
+                self._forget(slot, one)
+            with self._device.gate.launching():
+                memory = [self._device.zeros(shape, one.dtype) for one, shape in zip(ins, key.shapes, strict=True)]
             self._memory[key] = memory
         return memory
 
-    def _graph(self, key: GraphKey, memory: Sequence[Any]) -> Graph:
-        """The captured graph of a bucket; the first batch of a bucket captures it."""
+    def _graph(self, key: GraphKey, memory: Sequence[Any], events: dict[State, Any]) -> Graph:
+        """The captured graph of a bucket; the first batch of a bucket captures it, unless something is compiled."""
         graph = self._graphs.get(key)
+        if graph is not None:
+            return graph
+        arguments = self._open().all(memory)
+        if self._captures and not self._device.gate.is_warming:
+            graph = self._captured(lambda: self._module(*arguments), self._pool(key.slot), events)
         if graph is None:
-            arguments = self._open().arguments(memory)
-            with self._capturing:
-                graph = self._captured(lambda: self._module(*arguments), self._pool(key.slot))
-                self._graphs[key] = graph
+            graph = _uncaptured(lambda: self._module(*arguments))
+        if graph.captured or not self._captures:
+            self._graphs[key] = graph
         return graph
 
     def _pool(self, slot: int) -> Any:
@@ -197,24 +256,23 @@ class CudaEngine:
             return None
         return next((self._graphs[key].pool for key in list(self._graphs) if key.slot == slot), None)
 
-    def _captured(self, compute: Callable[[], Sequence[Any]], pool: Any) -> Graph:
-        """A graph, or what launches operator after operator; the kernels are those of the precision."""
-        tf32 = self.options.precision == "tf32"
-        if self._captures:
+    def _captured(self, compute: Callable[[], Sequence[Any]], pool: Any, events: dict[State, Any]) -> Graph | None:
+        """A graph with kernels of the precision; None where it cannot be captured, or not now."""
+        gate = self._device.gate
+        with products_in(tf32=self._tf32):
+            # Compiling takes minutes; what only launches is waited for like any launch.
+            with gate.warming() if self.options.compiler == "inductor" else gate.launching():
+                self._device.enqueue(State.COMPUTING, events, lambda: _repeat(compute))
             try:
-                with products_in(tf32=tf32):
-                    return self._device.capture(compute, pool)
+                with gate.capturing() as alone:
+                    if alone:
+                        return self._device.capture(compute, pool)
             except NotCapturedError as error:
                 self._captures = False
-                self._device.recover()
+                with gate.launching():
+                    self._device.recover()
                 _log.warning("%s: computed without CUDA graphs: %s", self.spec.name, error)
-        results: list[Any] = []
-
-        def launch() -> None:
-            with products_in(tf32=tf32):
-                results[:] = compute()
-
-        return Graph(launch, results)
+        return None
 
     def _on_device(self, program: Program) -> Any:
         moved = program.exported
@@ -233,10 +291,25 @@ class CudaEngine:
             module = passes.weights_in_int8(module)
         return module
 
-    def _open(self) -> Program:
-        if self._program is None:
+    def _open(self) -> Arguments:
+        if self._arguments is None:
             raise ReleasedError("the engine was closed")
-        return self._program
+        return self._arguments
+
+
+def _repeat(compute: Callable[[], Sequence[Any]]) -> None:
+    for _ in range(_WARM_UP):
+        compute()
+
+
+def _uncaptured(compute: Callable[[], Sequence[Any]]) -> Graph:
+    """What launches operator after operator."""
+    results: list[Any] = []
+
+    def launch() -> None:
+        results[:] = compute()
+
+    return Graph(launch, results, captured=False)
 
 
 def _fill(memory: Sequence[Any], ins: Sequence[Any], rows: int, end: int) -> None:

@@ -4,10 +4,10 @@ Several slots overlap: while one computes, another's input is copied, and a thir
 its kind, and streams run side by side, so order between them exists only where an event is waited for.
 """
 
+import sys
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
-from tailcut.engines.cuda.buckets import LARGEST
 from tailcut.errors import ReleasedError
 
 
@@ -64,7 +64,7 @@ class Slot:
     def lose(self) -> None:
         """A step failed: all that the slot's memory holds is stale."""
         self.move(State.LOST)
-        self.filled = dict.fromkeys(self.filled, LARGEST)
+        self.filled = dict.fromkeys(self.filled, sys.maxsize)
 
     def stale(self, bucket: object, rows: int) -> int:
         """Remember so many rows; the end of what an earlier batch left behind them, at least `rows`."""

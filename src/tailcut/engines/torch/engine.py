@@ -28,7 +28,7 @@ from tailcut.engines.samples import find_samples
 from tailcut.engines.torch import passes
 from tailcut.engines.torch.compiling import compiled, compiling, first_sizes
 from tailcut.engines.torch.package import compiled_ahead
-from tailcut.engines.torch.program import Program, read_program, short
+from tailcut.engines.torch.program import Arguments, Program, read_program, short
 from tailcut.errors import EngineError, ReleasedError, TailcutError, UnsupportedError
 from tailcut.machine.fingerprint import isa_flags
 from tailcut.spec import DType, TensorSpec
@@ -48,7 +48,7 @@ class TorchEngine:
         use_threads(self.options.threads)
         program = read_program(path, options, name)
         self.spec, self.hints = program.spec, program.hints
-        self._program: Program | None = program
+        self._arguments: Arguments | None = program.arguments
         module = passes.flat(program.exported, program.outputs)
         if options.u8_input is not None:
             module = passes.pixels(module, options.u8_input)
@@ -63,15 +63,15 @@ class TorchEngine:
 
     def bind(self, inputs: Arrays, outputs: Arrays) -> Bound:
         """See `Engine.bind`."""
-        program = self._open()
+        arguments = self._open()
         check_arrays(self.spec, inputs, outputs)
-        ins = program.arguments([as_tensor(inputs[tensor.name]) for tensor in self.spec.inputs])
+        ins = arguments.all([as_tensor(inputs[tensor.name]) for tensor in self.spec.inputs])
         outs = [as_tensor(outputs[tensor.name]) for tensor in self.spec.outputs]
         write, compute, names = self._write, self._call, self.spec.output_names
         keep = (dict(inputs), dict(outputs))
 
         def call(_keep: object = keep) -> None:
-            if self._program is None:
+            if self._arguments is None:
                 raise ReleasedError("the engine was closed")
             use_threads(self.options.threads)
             try:
@@ -91,11 +91,11 @@ class TorchEngine:
 
     def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
         """See `Engine.run`."""
-        program = self._open()
+        every = self._open()
         use_threads(self.options.threads)
         held = [np.require(inputs[tensor.name], requirements=["C", "W"]) for tensor in self.spec.inputs]
         # Made outside of inference mode, as in bind: compiled code is told apart by it, and would be compiled anew.
-        arguments = program.arguments(list(map(as_tensor, held)))
+        arguments = every.all(list(map(as_tensor, held)))
         try:
             with torch.inference_mode():
                 results = self._call(*arguments)
@@ -108,7 +108,7 @@ class TorchEngine:
 
     def close(self) -> None:
         """See `Engine.close`."""
-        self._program = None
+        self._arguments = None
         self._write = None
         self._call = _closed
 
@@ -127,10 +127,10 @@ class TorchEngine:
             for rows in first_sizes(self.spec):
                 self.run(samples.make(max(rows, samples.rows), seed=0))
 
-    def _open(self) -> Program:
-        if self._program is None:
+    def _open(self) -> Arguments:
+        if self._arguments is None:
             raise ReleasedError("the engine was closed")
-        return self._program
+        return self._arguments
 
 
 def _check_options(options: EngineOptions) -> None:

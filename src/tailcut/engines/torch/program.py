@@ -19,6 +19,7 @@ from tailcut.engines.base import EngineOptions, parse_fixed_dim
 from tailcut.engines.files import ENGINES_OF, FileKind, kind_of, model_name
 from tailcut.engines.hints import InputHints
 from tailcut.engines.torch.archive import EXAMPLES, check_archive
+from tailcut.engines.torch.indices import index_bounds
 from tailcut.engines.torch.rows.analysis import RowAnalysis
 from tailcut.engines.torch.rows.nodes import expression
 from tailcut.engines.trust import is_trusted
@@ -46,6 +47,28 @@ _READING = threading.Lock()  # PyTorch's reader keeps what it reads in a global,
 
 
 @dataclass(frozen=True, slots=True)
+class Arguments:
+    """What a program is called with.
+
+    Args:
+        places: of each input of the spec, among the program's user inputs.
+        constants: the other user inputs, by place.
+    """
+
+    places: tuple[int, ...]
+    constants: Mapping[int, Any]
+
+    def all(self, tensors: Sequence[Any]) -> list[Any]:
+        """All user inputs in the program's order, with those that are no tensors."""
+        arguments: list[Any] = [None] * (len(self.places) + len(self.constants))
+        for place, tensor in zip(self.places, tensors, strict=True):
+            arguments[place] = tensor
+        for place, value in self.constants.items():
+            arguments[place] = value
+        return arguments
+
+
+@dataclass(frozen=True, slots=True)
 class Program:
     """A program that was read, and what is known of it.
 
@@ -53,8 +76,7 @@ class Program:
         exported: as `torch.export.load` gives it.
         spec: its inputs and outputs, and what its graph says of the rows.
         hints: of its inputs.
-        places: of each input of the spec, among the program's user inputs.
-        constants: the other user inputs, by place.
+        arguments: of its calls; an engine keeps these alone, because `exported` holds the weights as they were read.
         outputs: of each output of the spec, the place among the program's outputs.
         weight_bytes: of its parameters, buffers and constants.
         endless: an operator that may run as long as a request's values say; "" where there is none.
@@ -63,20 +85,10 @@ class Program:
     exported: Any
     spec: ModelSpec
     hints: InputHints
-    places: tuple[int, ...]
-    constants: Mapping[int, Any]
+    arguments: Arguments
     outputs: tuple[int, ...]
     weight_bytes: int = 0
     endless: str = ""
-
-    def arguments(self, tensors: Sequence[Any]) -> list[Any]:
-        """All user inputs in the program's order: these tensors, in the order of the spec, and the constants."""
-        arguments: list[Any] = [None] * (len(tensors) + len(self.constants))
-        for place, tensor in zip(self.places, tensors, strict=True):
-            arguments[place] = tensor
-        for place, value in self.constants.items():
-            arguments[place] = value
-        return arguments
 
 
 def read_program(path: Path, options: EngineOptions, name: str | None = None) -> Program:
@@ -175,8 +187,7 @@ def _described(exported: Any, path: Path, options: EngineOptions, name: str | No
         exported,
         replace(_as_sent(spec, options), rows=found.rows, rows_reason=found.reason),
         _hints(spec, list(inputs.values())),
-        tuple(places.values()),
-        constants,
+        Arguments(tuple(places.values()), constants),
         tuple(place for place, _ in kept.values()),
         sum(tensor.nbytes for tensor in weights if isinstance(tensor, torch.Tensor)),
         next(iter(_ENDLESS & operators), ""),
@@ -295,18 +306,5 @@ def _hints(spec: ModelSpec, nodes: list[Any]) -> InputHints:
         tensor.name: tuple(None if isinstance(dim, int) else str(expression(dim)) for dim in node.meta["val"].shape)
         for tensor, node in zip(spec.inputs, nodes, strict=True)
     }
-    below: dict[str, int] = {}
-    for tensor, node in zip(spec.inputs, nodes, strict=True):
-        for user in _readers(node):
-            if str(user.target).startswith("aten.embedding") and isinstance(user.args[0].meta["val"].shape[0], int):
-                size = user.args[0].meta["val"].shape[0]
-                below[tensor.name] = min(size, below.get(tensor.name, size))
-    return InputHints(names, {}, below)
-
-
-def _readers(node: Any) -> Iterator[Any]:
-    """Yield what reads an input, also behind operators that keep its elements."""
-    for user in node.users:
-        yield user
-        if str(user.target).partition(".")[2].partition(".")[0] in {"to", "_to_copy", "view", "reshape", "clone"}:
-            yield from _readers(user)
+    by_name = {tensor.name: node for tensor, node in zip(spec.inputs, nodes, strict=True)}
+    return InputHints(names, {}, *index_bounds(by_name))

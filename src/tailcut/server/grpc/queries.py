@@ -35,9 +35,9 @@ class Questions:
         context = self._context
         match name:
             case "ServerLive":
-                return {"live": True}
+                return {"live": context.is_live}
             case "ServerReady":
-                return {"ready": context.ready}
+                return {"ready": context.is_ready}
             case "ModelReady":
                 return {"ready": context.model_ready(request.name, request.version)}
             case "ServerMetadata":

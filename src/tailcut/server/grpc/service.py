@@ -95,7 +95,8 @@ class GrpcServer:
         status = HEALTH["HealthCheckResponse"]
         if service not in {"", SERVICE}:
             return int(status.SERVICE_UNKNOWN)
-        return int(status.NOT_SERVING if self._draining else status.SERVING)
+        serving = not self._draining and self.state.context.is_live
+        return int(status.SERVING if serving else status.NOT_SERVING)
 
     async def _check(self, request: Any) -> Any:
         status = self._status_of(request.service)

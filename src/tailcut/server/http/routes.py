@@ -83,12 +83,12 @@ def _fields(body: bytes) -> dict[str, Any]:
     return value
 
 
-def _live(_context: Context) -> bytes:
-    return reply(200, b"")
+def _live(context: Context) -> bytes:
+    return reply(200 if context.is_live else 503, b"")
 
 
 def _ready(context: Context) -> bytes:
-    return reply(200 if context.ready else 503, b"")
+    return reply(200 if context.is_ready else 503, b"")
 
 
 def _server(_context: Context) -> bytes:
@@ -96,7 +96,9 @@ def _server(_context: Context) -> bytes:
 
 
 def _model_ready(context: Context, name: str, version: str = "") -> bytes:
-    return _json(metadata.readiness(context.served(name, version), ready=context.ready), 200 if context.ready else 503)
+    served = context.served(name, version)
+    ready = context.ready and not served.entry.is_lost
+    return _json(metadata.readiness(served, ready=ready), 200 if ready else 503)
 
 
 def _metadata(context: Context, name: str, version: str = "") -> bytes:
@@ -262,12 +264,18 @@ def _of_regions(kind: str, register: Handler, unregister: Handler, status: Handl
 
 
 _TABLE = [
-    Entry("/v2/health/live", "GET", _live, Said("Whether the process is alive"), open=True),
+    Entry(
+        "/v2/health/live",
+        "GET",
+        _live,
+        Said("Whether the process is alive and can compute: 503 once a device is lost to it", unready=True),
+        open=True,
+    ),
     Entry(
         "/v2/health/ready",
         "GET",
         _ready,
-        Said("Whether the server accepts requests: 503 while draining", unready=True),
+        Said("Whether the server accepts requests: 503 while draining, and once a device is lost", unready=True),
         open=True,
     ),
     Entry("/", "GET", _page, Said("A page that shows the server while it serves", "page"), ui=True),
