@@ -69,7 +69,7 @@ UNPROVEN = """
 - the constants of programs that `torch.export` moved to the device, and the answers of f32, tf32, bf16, f16, int8,
   channels-last and uint8 there, with and without graphs;
 - each setting of `engine.cuda` on and off: that copying in, computing and copying out overlap, what pinned rows gain,
-  and that graphs which share their memory answer rightly and take less of it;
+  and that graphs which share their memory give the right outputs and take less of it;
 - torch.compile on the device: its kernels in Triton, captured for each bucket, with each precision, and how long
   compiling takes;
 - whether int8 weights are faster than bfloat16, and from which size on;

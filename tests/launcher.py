@@ -2,12 +2,14 @@
 
 A command started here is a process of its own, with its own descriptors, working directory and environment, like one
 that is executed; only the imports were done before it. What the interpreter or the C library reads when a program is
-executed, such as LD_PRELOAD, needs `subprocess` instead.
+executed, such as LD_PRELOAD, and what a child inherits of the process that starts it, such as a control group, needs
+`subprocess` instead.
 """
 
 import functools
 import json
 import os
+import resource
 import select
 import signal
 import socket
@@ -77,16 +79,29 @@ def launch(*arguments: str | Path, stderr: IO[bytes], env: Mapping[str, str]) ->
     read, write = os.pipe()
     order = {"run": [str(argument) for argument in arguments], "folder": str(Path.cwd()), "environment": dict(env)}
     try:
-        pid = _launcher().order(order, (write, stderr.fileno()))
+        pid = launcher().order(order, (write, stderr.fileno()))
     finally:
         os.close(write)
-    return Launched(_launcher(), pid, os.fdopen(read, encoding="utf-8"))
+    return Launched(launcher(), pid, os.fdopen(read, encoding="utf-8"))
+
+
+def inherits_the_same() -> bool:
+    """Whether a command that is started here inherits what one inherits that this process executes."""
+    return launcher().inherited == _inherited()
+
+
+def _inherited() -> tuple[object, ...]:
+    limits = [
+        resource.getrlimit(limit) for limit in (resource.RLIMIT_NOFILE, resource.RLIMIT_AS, resource.RLIMIT_FSIZE)
+    ]
+    return Path("/proc/self/cgroup").read_text(encoding="utf-8"), os.sched_getaffinity(0), limits
 
 
 class _Launcher:
     """The process that has imported everything, and the socket that it takes orders from."""
 
     def __init__(self) -> None:
+        self.inherited = _inherited()
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._lock = threading.Lock()
         with theirs:
@@ -101,7 +116,8 @@ class _Launcher:
 
 
 @functools.cache
-def _launcher() -> _Launcher:
+def launcher() -> _Launcher:
+    """The one launcher of this process, which begins to import at the first call."""
     return _Launcher()
 
 

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Self
 
-from tests.launcher import Launched, launch
+from tests.launcher import Launched, inherits_the_same, launch, launcher
 
+launcher()  # before a test gives its children a control group
 TIMEOUT_S = 20.0
 _START_S = 180.0  # hundreds of models, beside other work
 _PATIENCE_S = 60.0
@@ -97,7 +98,7 @@ def ready(
 
 def start(command: Sequence[str], stderr: IO[bytes], env: Mapping[str, str]) -> subprocess.Popen | Launched:
     """Run `tailcut COMMAND`: at once where the environment is Tailcut's own, and else executed anew."""
-    if all(name.startswith("TAILCUT_") for name in env):
+    if all(name.startswith("TAILCUT_") for name in env) and inherits_the_same():
         return launch(*command, stderr=stderr, env=os.environ | env)
     program = [sys.executable, "-m", "tailcut", *command]
     return subprocess.Popen(program, stdout=subprocess.PIPE, stderr=stderr, text=True, env=os.environ | env)

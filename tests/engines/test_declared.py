@@ -31,5 +31,5 @@ def test_a_line_of_another_form(line: str) -> None:
 
 @pytest.mark.parametrize("lines", [(), LINES[:2], LINES[2:]])
 def test_no_inputs_or_no_outputs(lines: tuple[str, ...]) -> None:
-    with pytest.raises(UnsupportedError, match="does not say its inputs and outputs"):
+    with pytest.raises(UnsupportedError, match="does not declare its inputs and outputs"):
         declared_spec(lines, "m")

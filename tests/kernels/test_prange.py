@@ -69,7 +69,7 @@ print(json.dumps(found))
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list]:
+def result(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list]:
     """Of each function, its loops: first line, whether on vectors, lanes."""
     folder: Path = tmp_path_factory.mktemp("prange")
     (folder / "parallel.py").write_text(FUNCTIONS)

@@ -30,7 +30,7 @@ def test_one_line_for_each_replica() -> None:
 def test_replicas_with_tls_are_checked() -> None:
     """Against a file that has to be named."""
     secure = [Address("h", 1, tls=True)]
-    with pytest.raises(UsageError, match=r"h:1 has TLS.*--ca FILE"):
+    with pytest.raises(UsageError, match=r"h:1 uses TLS.*--ca FILE"):
         haproxy_config(secure, Front("127.0.0.1:80", "/s.sock"))
     text = haproxy_config(secure, Front("127.0.0.1:80", "/s.sock", ca="/ca.pem"))
     assert "server r-h-1 h:1 ssl verify required ca-file /ca.pem" in text

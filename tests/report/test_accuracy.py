@@ -19,7 +19,7 @@ def test_only_what_is_known_is_said() -> None:
     """Nothing of a model without any measure."""
     assert figures() == []
     assert figures(top1=0.5, spread=0.0123) == [
-        ("rms error beside the output's spread", "1.23%"),
+        ("rms error relative to the output's spread", "1.23%"),
         ("top-1 agreement", "0.5000"),
     ]
 

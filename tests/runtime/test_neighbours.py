@@ -35,5 +35,5 @@ def profile(name: str, *neighbours: str, content: str = "") -> Profile:
 def test_one_line_for_each_profile_beside_others(profiles: list[Profile], lines: list[str]) -> None:
     """Names are the server's to give: models are known by their content."""
     result = other_neighbours(profiles)
-    assert [line.partition(": tune")[0] for line in result] == lines
+    assert [line.removesuffix(": retune these models together") for line in result] == lines
     assert measured_together(profiles) is (not lines and profiles[0].together is not None)

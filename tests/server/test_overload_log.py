@@ -36,7 +36,7 @@ def test_only_what_is_new_is_logged_once_a_second(caplog: pytest.LogCaptureFixtu
     log.look([served], 2.0)
     assert caplog.messages == [
         "m: refused 1 requests: no room",
-        "m: dropped 2 requests from the queue: their deadlines could not be met any more",
+        "m: dropped 2 requests from the queue: their deadlines could no longer be met",
     ]
     caplog.clear()
     log.look([served], 9.0)

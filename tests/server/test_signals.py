@@ -98,8 +98,8 @@ def test_a_sighup_while_models_are_loaded_is_answered_afterwards(tmp_path: Path)
         logs = tmp_path / "logs"
         logs.mkdir()
         with serving(logs, f"{tmp_path}/p.py:pipeline") as server:
-            follow(server, "reading every model anew")
-            follow(server, "p: loaded: the file is as it was")
+            follow(server, "reloading all models")
+            follow(server, "p: loaded: file unchanged")
             assert server.stop() == 0
     finally:
         (tmp_path / "go").touch()

@@ -75,7 +75,7 @@ def test_the_page_asks_for_the_token(server: Server) -> None:
         document = wire.ask(f"GET /v2/openapi.json HTTP/1.1\r\nHost: x\r\n{TOKEN}\r\n\r\n".encode()).json()
         assert set(document["paths"]["/"]["get"]["responses"]["401"]["content"]) == {"text/html"}
         other = wire.ask(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
-        assert (other.status, other.json()["error"]) == (401, "this needs the server's token")
+        assert (other.status, other.json()["error"]) == (401, "this request requires the server's token")
     with server.connect() as wire:
         wire.send(b"HEAD / HTTP/1.1\r\nHost: x\r\n\r\n")
         assert wire.closed()

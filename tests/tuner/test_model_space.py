@@ -72,7 +72,7 @@ def test_slow_calls_need_no_measured_ways(model: Path, tmp_path: Path) -> None:
     space.close()
     assert dict(ways.by_dispatch) == USUAL
     assert not session.servers._running
-    assert any("what a way in usually costs" in event.text for event in text if isinstance(event, Phase))
+    assert any("the usual cost of receiving requests" in event.text for event in text if isinstance(event, Phase))
     lines = lines_of(journal, session.servers.profile(BASELINE).model)
     settings = changed(BASELINE, engine={"threads": 1})
     result = measured_service(lines, settings, 2.0)

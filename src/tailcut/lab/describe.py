@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 
 from tailcut.engines.samples import Samples, find_samples, likely_samples
-from tailcut.errors import TailcutError, UsageError
+from tailcut.errors import TailcutError, UnreachableError, UsageError
 from tailcut.lab.data import arrays_of_inputs, has_request_axis, misfit, spread, whole_requests
 from tailcut.lab.load import Payload, Target
 from tailcut.lab.payload import ask, encode, infer_once
@@ -178,7 +178,7 @@ class _Served:
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         try:
             return infer_once(self._target, self.spec.name, inputs)
-        except (ValueError, LookupError, TypeError):  # a 200 in a form of the server's own: not refused
+        except (UnreachableError, ValueError, LookupError, TypeError):  # a 200 in another format: not refused
             return {}
 
 

@@ -15,6 +15,7 @@ _VERIFY = 1 - _EXPLAIN_END
 _LEAST_VERIFY, _MOST_VERIFY = 0.15, 0.45
 _WRAP_UP, _MOST_WRAP_UP_S = 0.05, 2.0
 _LATE, _OVER = 0.06, 0.08  # of the budget
+MOMENT_S = 2.5  # that a short budget may be exceeded by, for a p99
 _STARTING = 0.65  # of the time until the race ends, to start servers in
 _FEWEST_FINALISTS, _WANTED_FINALISTS = 2, 5
 _LEAST_RACE = 0.10  # of the budget, once the finalists run
@@ -236,8 +237,11 @@ class Plan:
         return _EXPLAIN * self._whole_s
 
     def verification_s(self, now: float) -> float:
-        """What is left for the verification: what it needs as far as the budget allows, and a little in any case."""
-        needed_s = min(self.needed_s, self.latest - now)
+        """What is left for the verification: what it needs as far as the budget allows, and a little in any case.
+
+        A p99 that is known after a moment is worth that moment even when a short budget is spent.
+        """
+        needed_s = min(self.needed_s, max(self.latest - now, MOMENT_S))
         return max(self.end - now, needed_s, _LEAST_VERIFY * self.budget_s / 2)
 
     def spent_s(self, now: float) -> float:

@@ -14,7 +14,7 @@ from tailcut.lab.client import closed_loop, open_loop
 from tailcut.lab.trial import Arm, ArmRuns, closed_block, open_block
 from tailcut.stats import samples_needed
 from tailcut.tuner.baseline import Baseline
-from tailcut.tuner.budget import Plan
+from tailcut.tuner.budget import MOMENT_S, Plan
 from tailcut.tuner.race import QUANTILES
 from tailcut.tuner.racing import LEAST_BLOCK_S, Load
 from tailcut.tuner.records import Outcome
@@ -57,7 +57,7 @@ def verify(outcome: Outcome, arms: Mapping[str, Arm], load: Load, plan: Plan, *,
     left_s = plan.verification_s(time.monotonic())
     enough = samples_needed(QUANTILES[told_within(_NEAR * left_s, outcome.rate, len(arms))])
     needed_s = min(_SPARE * enough / outcome.rate, _MOST_OPEN * left_s / len(arms))
-    limit = max(plan.limit, time.monotonic() + left_s)
+    limit = max(plan.limit, time.monotonic() + left_s + MOMENT_S)
     rounds = max(_FEWEST_ROUNDS, min(_ROUNDS, int(left_s / _ROUND_S)))
     open_s = max(_OPEN_SHARE * left_s / len(arms), needed_s) / rounds
     # Closed blocks have a least length: where there is no time for one each round, there is one every few rounds.
