@@ -32,7 +32,7 @@ from serving import BUILD, first_line, running
 from tailcut.engines.base import EngineOptions
 from tailcut.lab.client import closed_loop
 from tailcut.lab.cost import watched
-from tailcut.lab.load import Target
+from tailcut.lab.load import LoadTarget
 from tailcut.lab.payload import ask, infer_payload
 from tailcut.models import digits_model
 from tailcut.runtime.profile import Profile
@@ -89,7 +89,7 @@ def inputs_of(name: str) -> dict[str, np.ndarray]:
 
 
 @contextmanager
-def serving(label: str, model: Path) -> Iterator[tuple[Target, int]]:
+def serving(label: str, model: Path) -> Iterator[tuple[LoadTarget, int]]:
     """A contestant's server: its address, and its process. Prints how long it took, and what it chose."""
     source = [str(model)]
     if label == FIXED:
@@ -102,10 +102,10 @@ def serving(label: str, model: Path) -> Iterator[tuple[Target, int]]:
     with running([sys.executable, "-m", "tailcut", "serve", *source, "--port", "0", "--json"]) as child:
         address = json.loads(first_line(child))
         print(f"  {label}: start {time.monotonic() - began:.2f} s", flush=True)
-        yield Target(address["host"], address["port"]), child.pid
+        yield LoadTarget(address["host"], address["port"]), child.pid
 
 
-def turn(target: Target, pid: int, name: str, connections: int) -> tuple[float, float, np.ndarray]:
+def turn(target: LoadTarget, pid: int, name: str, connections: int) -> tuple[float, float, np.ndarray]:
     """Requests a second, CPU microseconds of a request, and latencies; none may fail."""
     inputs = inputs_of(name)
     payloads = [infer_payload(target, name, inputs, "raw" if len(inputs) == 1 else "binary")]
@@ -138,7 +138,7 @@ def measure(name: str, end: float) -> None:
     show(cells, CONNECTIONS[name])
 
 
-def chosen(target: Target, name: str) -> str:
+def chosen(target: LoadTarget, name: str) -> str:
     """The choice of the measured defaults, as the server tells it."""
     return ask(target, "GET", f"{model_path(name)}/config")["parameters"]["defaults"]["string_value"]
 

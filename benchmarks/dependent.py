@@ -29,7 +29,7 @@ from serving import BUILD, first_line, running
 from tailcut.engines.base import EngineOptions
 from tailcut.lab.client import closed_loop
 from tailcut.lab.cost import watched
-from tailcut.lab.load import Target
+from tailcut.lab.load import LoadTarget
 from tailcut.lab.payload import infer_payload
 from tailcut.machine.quota import usable_cpus
 from tailcut.runtime.profile import Profile
@@ -55,11 +55,11 @@ def serving(model: Path, dispatch: str, batching: str) -> Iterator[tuple[dict, i
         yield json.loads(first_line(child)), child.pid
 
 
-def target_of(address: dict, wire: str) -> Target:
-    return Target(address["host"], address["grpc_port"] if wire == "grpc" else address["port"], grpc=wire == "grpc")
+def target_of(address: dict, wire: str) -> LoadTarget:
+    return LoadTarget(address["host"], address["grpc_port"] if wire == "grpc" else address["port"], grpc=wire == "grpc")
 
 
-def load(target: Target, pid: int, wire: str, name: str, size: tuple[int, float]) -> Cell:
+def load(target: LoadTarget, pid: int, wire: str, name: str, size: tuple[int, float]) -> Cell:
     """Requests a second, p50 in microseconds, and the server's CPU microseconds for a request."""
     connections, seconds = size
     x = np.random.default_rng(0).standard_normal((1, LAYERS[name][0])).astype(np.float32)

@@ -39,7 +39,7 @@ from gpu.server import FEWEST_P99, Floor, Net, Served, floor, quantile, serve
 from gpu.strategies import FIRST, Bench, Measured, Strategy, program, strategies, where_is
 
 from tailcut.engines import EngineOptions
-from tailcut.engines.cuda.device import Cuda, Device, StandIn
+from tailcut.engines.cuda.device import ComputeDevice, Cuda, StandIn
 from tailcut.errors import TailcutError
 from tailcut.runtime.settings import BatchingSettings, SecondEngine, Settings
 
@@ -268,7 +268,7 @@ def main() -> None:
     asked = parser.parse_args()
     report = Report(asked.deadline)
     try:
-        device: Device = Cuda() if asked.device == "cuda" else StandIn()
+        device: ComputeDevice = Cuda() if asked.device == "cuda" else StandIn()
     except TailcutError as error:
         print(f"{error}\n\nNot proven on a device:{UNPROVEN}", end="")
         return

@@ -43,7 +43,7 @@ from tailcut.runtime.profile import Profile
 from tailcut.runtime.settings import BatchingSettings, Settings
 from tailcut.wire.grpc.framing import prefixed
 from tailcut.wire.grpc.messages import METHODS, SERVICE
-from tailcut.wire.http2.frames import END_HEADERS, END_STREAM, HEAD_BYTES, PREFACE, Kind, Setting, frame, word
+from tailcut.wire.http2.frames import END_HEADERS, END_STREAM, HEAD_BYTES, PREFACE, FrameType, SettingId, frame, word
 
 CONCURRENCY = (1, 32)
 PREPARED = 8000  # calls
@@ -156,8 +156,12 @@ def infer_message() -> Any:
 
 def hello() -> bytes:
     """What a client begins with; its windows are wide open."""
-    window = Setting.WINDOW.to_bytes(2, "big") + word(WIDE_OPEN)
-    return PREFACE + frame(Kind.SETTINGS, 0, 0, window) + frame(Kind.WINDOW_UPDATE, 0, 0, word(WIDE_OPEN - 65535))
+    window = SettingId.WINDOW.to_bytes(2, "big") + word(WIDE_OPEN)
+    return (
+        PREFACE
+        + frame(FrameType.SETTINGS, 0, 0, window)
+        + frame(FrameType.WINDOW_UPDATE, 0, 0, word(WIDE_OPEN - 65535))
+    )
 
 
 def prepared(count: int, *, changing: bool) -> list[bytes]:
@@ -181,7 +185,9 @@ def prepared(count: int, *, changing: bool) -> list[bytes]:
             more = [("grpc-timeout", f"{random.integers(4_000_000, 5_000_000)}u"), ("x-request-id", str(text))]
         stream = 2 * number + 1
         block = encoder.encode(fixed + more)
-        calls.append(frame(Kind.HEADERS, END_HEADERS, stream, block) + frame(Kind.DATA, END_STREAM, stream, body))
+        calls.append(
+            frame(FrameType.HEADERS, END_HEADERS, stream, block) + frame(FrameType.DATA, END_STREAM, stream, body)
+        )
     return calls
 
 
@@ -205,10 +211,10 @@ class PreparedCalls(asyncio.Protocol):
             end = at + HEAD_BYTES + int.from_bytes(data[at : at + 3], "big")
             if end > len(data):
                 break
-            if data[at + 3] in {Kind.RST_STREAM, Kind.GOAWAY}:
+            if data[at + 3] in {FrameType.RST_STREAM, FrameType.GOAWAY}:
                 self.ended.set_exception(SystemExit("a call was refused"))
                 return
-            ended += data[at + 3] == Kind.HEADERS and data[at + 4] & END_STREAM
+            ended += data[at + 3] == FrameType.HEADERS and data[at + 4] & END_STREAM
             at = end
         self._rest = data[at:]
         self._missing -= ended

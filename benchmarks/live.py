@@ -32,7 +32,7 @@ from serving import first_line, running
 from tailcut import Model
 from tailcut.lab.arrivals import Constant
 from tailcut.lab.client import open_loop
-from tailcut.lab.load import Target
+from tailcut.lab.load import LoadTarget
 from tailcut.lab.payload import infer_payload
 from tailcut.live.pace import EVERY_S
 from tailcut.live.pace import SHARE as LIMIT
@@ -162,7 +162,7 @@ def run(name: str, sources: list[str], rate: float, pairs: int, seconds: float) 
     """One line of the table."""
     with serving(sources) as (pid, port):
         length_s = pairs * (2 * seconds + 2.0) + 3.0
-        target = Target(port=port)
+        target = LoadTarget(port=port)
         model = sources[0].partition("=")[0]
         row = {"x": np.zeros((1, 64), np.float32)}
         payload = infer_payload(target, model, row, "binary")

@@ -30,9 +30,9 @@ from serving import ECHO, first_line, micros, running
 
 from tailcut.lab.arrivals import Constant, Poisson
 from tailcut.lab.client import closed_loop, open_loop
-from tailcut.lab.load import Target
+from tailcut.lab.load import LoadTarget
 from tailcut.lab.payload import encode
-from tailcut.lab.session import Session
+from tailcut.lab.session import LoadSession
 from tailcut.lab.workload import Workload
 from tailcut.machine.fingerprint import fingerprint
 from tailcut.models import digits_model
@@ -79,7 +79,7 @@ def queue(seconds: float) -> None:
     print(f"{'load':>5s}{'samples':>9s}{'p50':>8s}{'formula':>9s}{'p99':>8s}{'formula':>9s}   99 % interval of the p99")
     for load in (0.5, 0.6, 0.7):
         with running([sys.executable, "-c", QUEUE, str(SERVICE_S)]) as child:
-            target = Target(port=int(first_line(child)))
+            target = LoadTarget(port=int(first_line(child)))
             result = open_loop(
                 target,
                 [encode(target, "POST", "/")],
@@ -115,9 +115,9 @@ def wrk(url: str, connections: int, seconds: float) -> tuple[float, float]:
     return float(re.search(r"Requests/sec:\s+([\d.]+)", out)[1]), micros(out, "50%")
 
 
-def ours(target: Target, path: str, connections: int, seconds: float, processes: int = 1) -> tuple[float, float]:
+def ours(target: LoadTarget, path: str, connections: int, seconds: float, processes: int = 1) -> tuple[float, float]:
     payload = encode(target, "POST", path, bytes(BODY_BYTES), {"Inference-Header-Content-Length": "0"})
-    result = Session(target, Workload([payload]), seconds, 0.2, processes=processes).closed(connections)
+    result = LoadSession(target, Workload([payload]), seconds, 0.2, processes=processes).closed(connections)
     if result.errors:
         raise SystemExit(f"the server answers {result.errors}")
     return result.rate_achieved, float(np.median(result.latencies_ns)) / 1e3
@@ -155,7 +155,7 @@ def library(binary: Path) -> dict[str, str]:
     return {"LD_LIBRARY_PATH": str(binary.parent)}
 
 
-def triton(binary: Path, target: Target, connections: int, seconds: float) -> tuple[float, float]:
+def triton(binary: Path, target: LoadTarget, connections: int, seconds: float) -> tuple[float, float]:
     """perf_analyzer's requests a second and p50 in microseconds, in its own binary form of requests."""
     table = BUILD / "perf_analyzer.csv"
     table.unlink(missing_ok=True)
@@ -172,7 +172,7 @@ def triton(binary: Path, target: Target, connections: int, seconds: float) -> tu
     return float(row["Inferences/Second"]), float(row["p50 latency"])
 
 
-def agrees(binary: Path, target: Target) -> bool:
+def agrees(binary: Path, target: LoadTarget) -> bool:
     """Whether perf_analyzer can measure this server; a line says why not."""
     try:
         triton(binary, target, 1, 0.5)
@@ -187,8 +187,8 @@ def side_by_side(seconds: float, rounds: int) -> None:
     analyzer = perf_analyzer()
     serve = [sys.executable, "-m", "tailcut", "serve", str(digits_model()), "--port", "0", "--json"]
     with running([sys.executable, "-c", ECHO, str(BODY_BYTES + 60)]) as echo, running(serve) as served:
-        bare = Target(port=int(first_line(echo)))
-        model = Target(port=json.loads(first_line(served))["port"])
+        bare = LoadTarget(port=int(first_line(echo)))
+        model = LoadTarget(port=json.loads(first_line(served))["port"])
         path = "/v2/models/digits/infer"
         for name, target, place in (("bare echo", bare, "/"), ("tailcut serve, digits", model, path)):
             print(f"\n{name}: requests a second and p50 in us; medians of {rounds} turns")
@@ -215,7 +215,7 @@ def side_by_side(seconds: float, rounds: int) -> None:
 def own_limits(seconds: float) -> None:
     """What one client process, and two, can do against the bare echo."""
     with running([sys.executable, "-c", ECHO, str(BODY_BYTES + 60)]) as echo:
-        target = Target(port=int(first_line(echo)))
+        target = LoadTarget(port=int(first_line(echo)))
         payload = encode(target, "POST", "/", bytes(BODY_BYTES), {"Inference-Header-Content-Length": "0"})
         item = closed_loop(target, [payload], concurrency=32, duration_s=seconds, warmup_s=0.2)
         two, _ = ours(target, "/", 32, seconds, processes=2)

@@ -32,7 +32,7 @@ from serving import BUILD, first_line, running
 from tailcut.cli.options import parse_duration
 from tailcut.engines.base import EngineOptions
 from tailcut.lab.client import closed_loop, open_loop
-from tailcut.lab.load import LoadResult, Payload, Target
+from tailcut.lab.load import LoadResult, LoadTarget, Payload
 from tailcut.runtime.profile import Profile
 from tailcut.runtime.settings import BatchingSettings, Settings
 
@@ -87,7 +87,7 @@ def watched(pid: int) -> Iterator[Watch]:
 
 
 @contextmanager
-def server(name: str, deadline: str, cpus: set[int]) -> Iterator[tuple[Target, int]]:
+def server(name: str, deadline: str, cpus: set[int]) -> Iterator[tuple[LoadTarget, int]]:
     """A serving process that may run on these processors."""
     folder = BUILD / "models"
     folder.mkdir(parents=True, exist_ok=True)
@@ -104,7 +104,7 @@ def server(name: str, deadline: str, cpus: set[int]) -> Iterator[tuple[Target, i
     with running(command) as child:
         address = json.loads(first_line(child))
         os.sched_setaffinity(0, mine)
-        yield Target(address["host"], address["port"]), child.pid
+        yield LoadTarget(address["host"], address["port"]), child.pid
 
 
 def payload(name: str) -> Payload:

@@ -32,7 +32,7 @@ import uvloop
 
 from tailcut import Model
 from tailcut.lab.client import closed_loop
-from tailcut.lab.load import Target
+from tailcut.lab.load import LoadTarget
 from tailcut.lab.payload import encode, infer_payload
 
 ROOT = Path(__file__).parent.parent
@@ -101,7 +101,7 @@ def stages(rounds: int) -> None:
 
 def servers(python: str, folder: Path) -> list[Server]:
     tools = Path(python).parent
-    target = Target(port=PORT)
+    target = LoadTarget(port=PORT)
     text = b"the dog and the cat sat on the train"
     own = infer_payload(target, "embed", {"text": np.array([text], object)}, "binary").request
     head, _, body = own.partition(b"\r\n\r\n")
@@ -137,10 +137,10 @@ def measure(server: Server, folder: Path, seconds: float) -> dict[int, tuple[flo
         process = subprocess.Popen(server.command, env=variables, stdout=log, stderr=log, start_new_session=True)
     try:
         wait(server)
-        payload = encode(Target(port=PORT), "POST", server.path, server.body, {"Content-Type": server.content_type})
+        payload = encode(LoadTarget(port=PORT), "POST", server.path, server.body, {"Content-Type": server.content_type})
         outcome = {}
         for count in CONCURRENCY:
-            result = closed_loop(Target(port=PORT), [payload], concurrency=count, duration_s=seconds, warmup_s=0.5)
+            result = closed_loop(LoadTarget(port=PORT), [payload], concurrency=count, duration_s=seconds, warmup_s=0.5)
             if result.errors or not result.samples:
                 raise SystemExit(f"{server.name}: {result.errors}")
             p50, p99 = np.quantile(result.latencies_ns, (0.5, 0.99)) / 1e6

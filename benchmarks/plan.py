@@ -40,8 +40,8 @@ from tailcut.lab.payload import infer_payload
 from tailcut.machine.fingerprint import fingerprint
 from tailcut.planning.cluster import without_client
 from tailcut.planning.demand import Limit
-from tailcut.planning.measured import Measured, read_measured
-from tailcut.planning.plan import Wanted, make_plan
+from tailcut.planning.measured import MeasuredProfile, read_measured
+from tailcut.planning.plan import PlanRequest, make_plan
 from tailcut.runtime.profile import Profile
 from tailcut.tuner.simulate import simulate_closed, slowed
 
@@ -155,7 +155,7 @@ def capacity(url: str, profile: Profile, servers: int, seconds: float) -> float:
     return result.rate_achieved
 
 
-def measure(setup: SetUp, measured: Measured, args: argparse.Namespace) -> None:
+def measure(setup: SetUp, measured: MeasuredProfile, args: argparse.Namespace) -> None:
     """One round."""
     with ExitStack() as stack:
         cores = args.share * setup.workers
@@ -168,7 +168,7 @@ def measure(setup: SetUp, measured: Measured, args: argparse.Namespace) -> None:
         setup.measured.append(capacity(f"http://127.0.0.1:{port}", measured.profile, servers, args.seconds))
 
 
-def predict(measured: Measured, setups: list[SetUp], known: dict[bool, SetUp], share: float) -> None:
+def predict(measured: MeasuredProfile, setups: list[SetUp], known: dict[bool, SetUp], share: float) -> None:
     """The capacities by the simulation, with as many requests in flight as the client keeps."""
     item = without_client(measured.service.configuration(measured.profile.settings, share))
     rate = simulate_closed(item, CONNECTIONS, ANSWERS).rate
@@ -180,10 +180,10 @@ def predict(measured: Measured, setups: list[SetUp], known: dict[bool, SetUp], s
         setup.planned = planned(measured, setup, statistics.median(known[setup.proxied].measured), share)
 
 
-def planned(measured: Measured, setup: SetUp, item: float, share: float) -> float:
+def planned(measured: MeasuredProfile, setup: SetUp, item: float, share: float) -> float:
     """What `tailcut plan` has so many replicas carry, where one server was measured to answer so many requests."""
     each = item * setup.workers
-    wanted = Wanted(
+    wanted = PlanRequest(
         [measured],
         [0.9 * each * setup.replicas],
         [LOOSE],

@@ -123,7 +123,7 @@ def story(cluster: Any, folder: Path, args: argparse.Namespace) -> tuple[Calls, 
 
     import tailcut
     from tailcut.ray.application import make_plan
-    from tailcut.ray.plan import Carried, Replicas, serve_config
+    from tailcut.ray.plan import CarriedLoad, Replicas, serve_config
 
     widths = LAYERS[MODEL]
     versions = [perceptron(folder / f"{MODEL}.{n}.onnx", (widths[0], 256 + n, *widths[2:])) for n in range(2)]
@@ -135,7 +135,7 @@ def story(cluster: Any, folder: Path, args: argparse.Namespace) -> tuple[Calls, 
         model.write_bytes(version.read_bytes())
         made = make_plan(model, replicas=scaled, cpus=2.0, drain_s=1.0, host="127.0.0.1", options=("--no-auto",))
         # As if a replica carried six tenths of the load: two are enough for it, and not for twice as much.
-        plan = msgspec.structs.replace(made, carried=Carried(rate=0.6 * args.rate, ongoing=1.0, target_ongoing=1.0))
+        plan = msgspec.structs.replace(made, carried=CarriedLoad(rate=0.6 * args.rate, ongoing=1.0, target_ongoing=1.0))
         content = serve_config("app", "/", plan)
         text = yaml.safe_dump(content)
         _get_global_client().deploy_apps(ServeDeploySchema.model_validate(yaml.safe_load(text)))

@@ -43,7 +43,7 @@ from serving import BUILD
 
 from tailcut.engines.base import EngineOptions
 from tailcut.lab.client import closed_loop
-from tailcut.lab.load import Payload, Target
+from tailcut.lab.load import LoadTarget, Payload
 from tailcut.machine.fingerprint import fingerprint
 from tailcut.runtime.profile import Profile
 from tailcut.runtime.settings import BatchingSettings, Settings
@@ -232,7 +232,7 @@ def payload(path: str) -> Payload:
 
 
 def measure(entry: Entry, seconds: float) -> None:
-    target = Target("127.0.0.1", entry.port)
+    target = LoadTarget("127.0.0.1", entry.port)
     for connections in CONNECTIONS:
         before, began = tree_cpu_s(entry.pids), time.monotonic()
         result = closed_loop(target, [payload(entry.path)], concurrency=connections, duration_s=seconds, warmup_s=0.5)

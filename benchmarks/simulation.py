@@ -38,9 +38,9 @@ from tailcut.runtime.settings import Settings
 from tailcut.tuner.estimate import EngineEstimate, estimate_engines, typical
 from tailcut.tuner.learning import facts_of, learn
 from tailcut.tuner.noise import Noise
-from tailcut.tuner.prediction import Parts, configurations
-from tailcut.tuner.records import Wanted
-from tailcut.tuner.servers import Servers
+from tailcut.tuner.prediction import PredictionParts, configurations
+from tailcut.tuner.records import TuneRequest
+from tailcut.tuner.servers import TrialServers
 from tailcut.tuner.simulate import Configuration, saturation_rate, simulate, simulate_closed
 from tailcut.tuner.space import engine_choices
 from tailcut.tuner.ways import PROBED, measure_ways, real_engines, way_settings
@@ -93,12 +93,12 @@ def model_path(name: str) -> Path:
     return digits_model() if name == "digits" else make(name, BUILD / "models")
 
 
-def cases_of(name: str, count: int, seconds: float) -> tuple[list[Case], Servers]:
+def cases_of(name: str, count: int, seconds: float) -> tuple[list[Case], TrialServers]:
     """Measure the parts of one model, and choose configurations from the worst to the best."""
-    wanted = Wanted(model_path(name))
+    wanted = TuneRequest(model_path(name))
     learned = learn(wanted, 1.0, lambda _: None)
     facts = facts_of(wanted, learned)
-    servers = Servers(wanted.model, learned.spec, learned.requests)
+    servers = TrialServers(wanted.model, learned.spec, learned.requests)
     requests = typical(learned.requests, batched=learned.spec.batched)
     estimates = estimate_engines(
         wanted.model, engine_choices(facts), requests, seconds=seconds, batched=learned.spec.batched
@@ -107,7 +107,7 @@ def cases_of(name: str, count: int, seconds: float) -> tuple[list[Case], Servers
     ways = measure_ways(servers, {kind: way_settings(facts, kind) for kind in PROBED}, 2.0, real_engines(known))
     servers.keep()
     print(f"{name}: {len(known)} engine configurations in process; ways in: {ways}")
-    parts = Parts(facts, ways, float(usable_cpus()), wanted.rows)
+    parts = PredictionParts(facts, ways, float(usable_cpus()), wanted.rows)
     every = list(configurations(known, parts))
     return [_case(name, *item) for item in _spread(every, count)], servers
 
@@ -132,7 +132,7 @@ def _case(name: str, settings: Settings, configuration: Configuration, engine: E
     return Case(name, settings, configuration, engine, clients, simulate_closed(configuration, clients).rate)
 
 
-def measure(cases: Sequence[Case], servers: Servers, rounds: int) -> None:
+def measure(cases: Sequence[Case], servers: TrialServers, rounds: int) -> None:
     """All configurations of one model in turns, a few servers at a time."""
     for start in range(0, len(cases), 5):
         group = cases[start : start + 5]

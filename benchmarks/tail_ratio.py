@@ -26,7 +26,7 @@ from serving import BUILD, DISPATCH, ENGINES, first_line, running
 
 from tailcut.engines.base import EngineOptions
 from tailcut.lab.client import closed_loop, open_loop
-from tailcut.lab.load import LoadResult, Payload, Target
+from tailcut.lab.load import LoadResult, LoadTarget, Payload
 from tailcut.lab.payload import infer_payload
 from tailcut.runtime.profile import Profile
 from tailcut.runtime.settings import BatchingSettings, IoSettings, Settings
@@ -56,12 +56,12 @@ def inputs_of(name: str) -> dict[str, np.ndarray]:
 
 
 @contextmanager
-def server(name: str) -> Iterator[tuple[Target, int]]:
+def server(name: str) -> Iterator[tuple[LoadTarget, int]]:
     profile = BUILD / f"{name}.tail.profile.toml"
     Profile.of_model(make(name, BUILD / "models"), settings_of(name)).save(profile)
     with running([sys.executable, "-m", "tailcut", "serve", str(profile), "--port", "0", "--json"]) as child:
         address = json.loads(first_line(child))
-        yield Target(address["host"], address["port"]), child.pid
+        yield LoadTarget(address["host"], address["port"]), child.pid
 
 
 def peak_mib(pid: int) -> float:

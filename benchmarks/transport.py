@@ -33,7 +33,7 @@ import tailcut
 from tailcut.engines import open_engine
 from tailcut.engines.base import EngineOptions
 from tailcut.lab.grpc_connection import grpc_payload
-from tailcut.lab.load import Target
+from tailcut.lab.load import LoadTarget
 from tailcut.lab.payload import infer_payload
 from tailcut.machine.fingerprint import fingerprint
 from tailcut.stats import Sample, percentile_interval
@@ -92,7 +92,7 @@ def triton(port: int, x: np.ndarray) -> Way:
 def plain(port: int, x: np.ndarray, wire: str) -> Way:
     """A request that is encoded already; the answer's last bytes, as they come."""
     connection = http.client.HTTPConnection("127.0.0.1", port)
-    head, _, body = infer_payload(Target(port=port), "m", {"x": x}, wire).request.partition(b"\r\n\r\n")
+    head, _, body = infer_payload(LoadTarget(port=port), "m", {"x": x}, wire).request.partition(b"\r\n\r\n")
     headers = dict(line.split(": ", 1) for line in head.decode().split("\r\n")[1:])
 
     def call() -> np.ndarray:

@@ -10,7 +10,7 @@ import pytest
 
 import tailcut
 from tailcut.lab.describe import served_models, served_spec
-from tailcut.lab.load import Target
+from tailcut.lab.load import LoadTarget
 from tailcut.lab.payload import infer_once
 from tests.engines.models import perceptron
 from tests.servers import Server, serving
@@ -30,8 +30,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture
-def target(server: Server) -> Target:
-    return Target("127.0.0.1", server.port)
+def target(server: Server) -> LoadTarget:
+    return LoadTarget("127.0.0.1", server.port)
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -40,14 +40,14 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("name", [*NAMES, "file name"])
-def test_every_name_is_asked_by_every_client(server: Server, target: Target, name: str) -> None:
+def test_every_name_is_asked_by_every_client(server: Server, target: LoadTarget, name: str) -> None:
     """The load client, the blocking client and gRPC reach the model under its own name."""
     assert name in served_models(target)
     assert served_spec(target, name).name == name
     wanted = infer_once(target, name, {"x": ROWS})["y"]
     with tailcut.Client(server.url) as client:
         np.testing.assert_array_equal(client.infer(name, {"x": ROWS})["y"], wanted)
-    grpc = Target("127.0.0.1", server.grpc_port, grpc=True)
+    grpc = LoadTarget("127.0.0.1", server.grpc_port, grpc=True)
     assert served_spec(grpc, name).inputs == served_spec(target, name).inputs
 
 

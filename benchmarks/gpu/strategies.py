@@ -14,7 +14,7 @@ from gpu.server import median_us, off_by, rate
 
 from tailcut.engines import EngineOptions
 from tailcut.engines.base import CudaOptions, U8Input
-from tailcut.engines.cuda.device import Device
+from tailcut.engines.cuda.device import ComputeDevice
 from tailcut.engines.cuda.engine import CudaEngine
 from tailcut.machine.cuda_driver import driver
 from tailcut.machine.gpu import node_of_bus
@@ -109,7 +109,7 @@ def program(folder: Path, *, small: bool) -> tuple[Path, tuple[int, ...]]:
 class Bench:
     """The program on a device, and what is asked of it."""
 
-    def __init__(self, path: Path, device: Device, seconds: float, batch: int, shape: tuple[int, ...]) -> None:
+    def __init__(self, path: Path, device: ComputeDevice, seconds: float, batch: int, shape: tuple[int, ...]) -> None:
         self.path, self.device, self.seconds, self.batch = path, device, seconds, batch
         self.odd = 5 * batch // 8 + 1
         random = np.random.default_rng(0)
@@ -200,7 +200,7 @@ class Bench:
             torch.cuda.synchronize()
 
 
-def where_is(device: Device) -> str:
+def where_is(device: ComputeDevice) -> str:
     """The node of the device's bus, in words."""
     if device.name.type == "cpu":
         return "no device"

@@ -9,7 +9,7 @@ import numpy as np
 
 from tailcut.engines import open_engine
 from tailcut.engines.base import EngineOptions
-from tailcut.lab.load import Target
+from tailcut.lab.load import LoadTarget
 from tailcut.lab.payload import infer_payload
 from tailcut.runtime.profile import Profile
 from tailcut.runtime.settings import BatchingSettings, IoSettings, Settings
@@ -122,7 +122,7 @@ def of_peer(peer: str, tried: tuple[int, int, int], model: Path, x: np.ndarray, 
         variables["PYTHONPATH"] = str(HERE)
     elif peer == "pytriton":
         path = "/v2/models/model/infer"
-        whole = infer_payload(Target(port=port), "model", {"x": x}, "binary").request
+        whole = infer_payload(LoadTarget(port=port), "model", {"x": x}, "binary").request
         lead, _, body = whole.partition(b"\r\n\r\n")
         lines = dict(line.split(": ", 1) for line in lead.decode().split("\r\n")[1:])
         headers = {key: lines[key] for key in ("Content-Type", "Inference-Header-Content-Length")}

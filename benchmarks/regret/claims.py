@@ -20,14 +20,14 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from run import data_of, model_path, tune
 
-from tailcut.lab.records import Interval
+from tailcut.lab.records import IntervalRecord
 from tailcut.machine.fingerprint import fingerprint
 from tailcut.report.tune_words import headline, more_traffic
 from tailcut.runtime.settings import Settings
 from tailcut.tuner.budget import SearchSize
-from tailcut.tuner.finalists import Predicted
+from tailcut.tuner.finalists import PredictedConfiguration
 from tailcut.tuner.model_space import ModelSpace
-from tailcut.tuner.records import Wanted
+from tailcut.tuner.records import TuneRequest
 from tailcut.tuner.result import result
 from tailcut.tuner.result_records import ModelRequest, TunedModel, TuneResult, Verification
 from tailcut.tuner.search import Search
@@ -45,11 +45,11 @@ class SameSettings(ModelSpace):
         """Nothing is measured in process."""
         return SearchSize(0)
 
-    def predicted(self) -> list[Predicted]:
+    def predicted(self) -> list[PredictedConfiguration]:
         """The baseline, several times."""
         base = self._session.base
         equal = [changed(base, io={"direct_bytes": base.io.direct_bytes + number}) for number in range(1, EQUAL + 1)]
-        return [Predicted(settings, 100.0, 1.0, 100.0, 0) for settings in equal]
+        return [PredictedConfiguration(settings, 100.0, 1.0, 100.0, 0) for settings in equal]
 
     def refinements(self, winner: Settings) -> list[Settings]:
         """None."""
@@ -75,7 +75,7 @@ def verification(outcome: TuneResult) -> Verification:
 
 
 def same(name: str, budget_s: float, seed: int) -> TuneResult:
-    wanted = Wanted(model_path(name), budget_s=budget_s, seed=seed, wire="json")
+    wanted = TuneRequest(model_path(name), budget_s=budget_s, seed=seed, wire="json")
     session = open_session(wanted, lambda _: None)
     outcome = Search(session, SameSettings(session)).run()
     model = TunedModel.of(outcome.spec, name, str(wanted.model), "")
@@ -98,7 +98,7 @@ def same(name: str, budget_s: float, seed: int) -> TuneResult:
     return result(outcome, model=model, machine=fingerprint(), objective=asked, command="")
 
 
-def interval(ratio: Interval | None) -> str:
+def interval(ratio: IntervalRecord | None) -> str:
     return "unknown" if ratio is None else f"x{ratio.point:.3f} ({ratio.low:.3f} to {ratio.high:.3f})"
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from tailcut.engines.base import EngineOptions
 from tailcut.runtime.settings import BatchingSettings, IoSettings, Settings
-from tailcut.tuner.space import BF16_FLAGS, Facts, quickest_wire
+from tailcut.tuner.space import BF16_FLAGS, SpaceFacts, quickest_wire
 
 # Engine, precision, threads, instances, dispatch, largest batch; spinning is off where threads share the machine.
 _HANDS = (
@@ -21,7 +21,7 @@ _HANDS = (
 )
 
 
-def hands(facts: Facts) -> Iterator[tuple[str, Settings]]:
+def hands(facts: SpaceFacts) -> Iterator[tuple[str, Settings]]:
     """The profiles by name; what the machine cannot do is done in float32, and a dependent model has batches of one."""
     for engine, precision, threads, instances, dispatch, largest in _HANDS:
         exact = precision == "bf16" and not BF16_FLAGS & facts.isa

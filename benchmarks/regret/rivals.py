@@ -20,15 +20,15 @@ from contestants import BUILD, PORT, SHAPES, TRIES, Contestant, of_peer
 
 from tailcut.engines import open_engine
 from tailcut.engines.base import EngineOptions
-from tailcut.lab.load import Payload, Target
+from tailcut.lab.load import LoadTarget, Payload
 from tailcut.lab.trial import Arm
 from tailcut.runtime.settings import BatchingSettings, IoSettings, Settings
-from tailcut.tuner.space import Facts, quickest_wire
+from tailcut.tuner.space import SpaceFacts, quickest_wire
 
 PEER = "mosec"
 
 
-def hints(model: Path, facts: Facts) -> Iterator[tuple[str, Settings]]:
+def hints(model: Path, facts: SpaceFacts) -> Iterator[tuple[str, Settings]]:
     """What openvino chooses for each hint, by name."""
     if any(tensor.dtype == "BYTES" for tensor in facts.spec.inputs + facts.spec.outputs):
         return
@@ -67,7 +67,7 @@ def peers(name: str, model: Path) -> Iterator[dict[str, Arm]]:
         for number, tried in enumerate(TRIES[PEER]):
             item = of_peer(PEER, tried, model, x, PORT + number)
             stack.enter_context(compare.serving(item, expected))
-            arms[item.label] = Arm(Target(port=item.port), [payload(item)], None)
+            arms[item.label] = Arm(LoadTarget(port=item.port), [payload(item)], None)
         yield arms
 
 

@@ -44,9 +44,9 @@ from tailcut.runtime.settings import Settings
 from tailcut.tuner.gate import Gate
 from tailcut.tuner.learning import facts_of, learn
 from tailcut.tuner.noise import Noise
-from tailcut.tuner.records import Wanted
+from tailcut.tuner.records import TuneRequest
 from tailcut.tuner.result_records import TuneResult
-from tailcut.tuner.servers import Servers
+from tailcut.tuner.servers import TrialServers
 from tailcut.tuner.space import BASELINE, changed
 
 BUILD = Path(__file__).parent.parent.parent / "build"
@@ -114,7 +114,7 @@ def hog(*, wanted: bool) -> Iterator[None]:
             child.wait()
 
 
-def served(entries: list[Entry], servers: Servers, gate: Gate) -> dict[str, Arm]:
+def served(entries: list[Entry], servers: TrialServers, gate: Gate) -> dict[str, Arm]:
     """Running servers of those whose answers are right, by name; the others are named with the reason."""
     arms = {}
     for entry in entries:
@@ -162,13 +162,13 @@ def regret(name: str, arguments: argparse.Namespace, folder: Path) -> str:
     data = folder / f"{name}.npz"
     np.savez(data, **arrays)
     result, took_s = tune(model, data, arguments.budget, folder)
-    wanted = Wanted(model, arrays)
+    wanted = TuneRequest(model, arrays)
     learned = learn(wanted, 2.0, lambda _: None)
     facts = facts_of(wanted, learned)
     profile = Profile.load(Path(result.profile or ""))
     entries = [Entry("tuned", profile.settings), *(Entry(*pair) for pair in hands(facts))]
     entries.append(Entry("engine's defaults", changed(BASELINE, batching={"bind": False}, io={"wire": "json"})))
-    servers = Servers(model, learned.spec, learned.requests)
+    servers = TrialServers(model, learned.spec, learned.requests)
     if profile.model.quantized is not None:
         servers.copies = {profile.settings.engine.name: Path(profile.model.quantized.path)}
     if arguments.rivals:

@@ -15,7 +15,7 @@ from tests.servers import serving
 
 from tailcut.lab.client import open_loop
 from tailcut.lab.explain import while_doing
-from tailcut.lab.load import Target
+from tailcut.lab.load import LoadTarget
 from tailcut.lab.payload import infer_payload
 from tailcut.runtime.profile import Profile
 from tailcut.runtime.tracing.timeline import STAGES
@@ -38,7 +38,7 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_a_server_under_load(folder: Path) -> None:
     """One JSON object with the stages, a page that opens, and trace events of the worst requests."""
     with serving(folder, folder / "mlp.toml") as server:
-        target = Target(port=server.port)
+        target = LoadTarget(port=server.port)
         payload = infer_payload(target, "mlp", {"x": np.zeros((1, 16), np.float32)}, "binary")
         done = while_doing(
             lambda: open_loop(target, [payload], rate=300, duration_s=3.0),

@@ -9,10 +9,10 @@ import yaml
 from tests.schemas import validated
 
 from tailcut.cli import main as cli
-from tailcut.client.requests import Address
+from tailcut.client.requests import ServerAddress
 from tailcut.models import digits_model
 from tailcut.ray.application import make_plan
-from tailcut.ray.membership import Replicas as Members
+from tailcut.ray.membership import ReplicaDirectory as Members
 from tailcut.ray.plan import Replicas, read_plan, serve_config
 
 
@@ -46,8 +46,8 @@ def test_haproxy_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str], mon
     """Which replicas the written file has."""
 
     class Listed:
-        def follow(self, changed: Callable[[Sequence[Address]], None]) -> None:
-            changed([Address("10.0.0.1", 1)])
+        def follow(self, changed: Callable[[Sequence[ServerAddress]], None]) -> None:
+            changed([ServerAddress("10.0.0.1", 1)])
 
         def close(self) -> None:
             pass

@@ -14,7 +14,7 @@ from tailcut import converters
 from tailcut.cli import main as cli
 from tailcut.cli.ray import ray
 from tailcut.cli.schema import SCHEMAS
-from tailcut.client.requests import Address
+from tailcut.client.requests import ServerAddress
 from tailcut.ray import membership
 
 COMMANDS = [*cli.COMMANDS, *(f"ray {command.callback.__name__}" for command in ray.registered_commands)]
@@ -82,12 +82,12 @@ def test_ray_replicas(count: int, monkeypatch: pytest.MonkeyPatch, capsys: pytes
             return cls()
 
         def follow(self, changed) -> None:
-            changed([Address.parse(f"http://10.0.0.{number}:8000") for number in range(1, 1 + count)])
+            changed([ServerAddress.parse(f"http://10.0.0.{number}:8000") for number in range(1, 1 + count)])
 
         def close(self) -> None:
             pass
 
-    monkeypatch.setattr(membership, "Replicas", Replicas)
+    monkeypatch.setattr(membership, "ReplicaDirectory", Replicas)
     assert cli.main(["ray", "replicas", "app", "--json"]) == (0 if count else 1)
     urls = [f"http://10.0.0.{number}:8000" for number in range(1, 1 + count)]
     assert validated("ray replicas", capsys.readouterr().out) == {"replicas": urls}

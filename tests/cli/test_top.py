@@ -22,7 +22,7 @@ from tests.processes import ended
 from tests.schemas import validated
 from tests.servers import TIMEOUT_S, Server, raw_request, serving
 
-from tailcut.live.records import About, Finding, Latency, ModelAbout, ModelView, ProcessView, StepView, View
+from tailcut.live.records import About, DoctorFinding, Latency, ModelAbout, ModelView, ProcessView, StepView, View
 from tailcut.report.live import Screen, live_lines, live_screen
 from tailcut.runtime.tracing.records import SlowRequest
 from tailcut.runtime.tracing.timeline import MARKS
@@ -114,7 +114,7 @@ def test_it_fits_any_width(width: int) -> None:
     """No line is longer; rate, p50 and p99 are there from 40 columns on."""
     screen = Screen(
         "tailcut top 127.0.0.1:8000",
-        findings=[Finding(name="governor", severity="warning", finding="slow", remedy=None)],
+        findings=[DoctorFinding(name="governor", severity="warning", finding="slow", remedy=None)],
     )
     steps = [StepView(name="tokenize", rate=1.0, queue_us=None, compute_us=5.0, queued=0, failed=0, restarts=0)]
     for second in range(90):

@@ -16,7 +16,7 @@ from tailcut.runtime.profile import Profile
 from tailcut.runtime.settings import Settings
 from tailcut.tuner.estimate import EngineEstimate
 from tailcut.tuner.journal import Journal, Key
-from tailcut.tuner.records import Outcome, Wanted
+from tailcut.tuner.records import TuneOutcome, TuneRequest
 from tailcut.tuner.simulate import WayIn
 from tailcut.tuner.space import BASELINE
 
@@ -30,8 +30,8 @@ def test_the_profile_can_be_planned_with(tmp_path: Path) -> None:
     journal.add_estimate(EngineEstimate(ENGINE, {1: [np.arange(1000, 2000)]}, [], {1: 800.0}))
     journal.add_way(BASELINE, WayIn(1, 2, 3, 4, 5))
     spec = read_signature(digits_model(), ENGINE, "digits")
-    outcome = Outcome(spec, Settings(engine=ENGINE), 100.0, [], rows=INDEPENDENT)
-    write_result(outcome, Wanted(digits_model()), ASKED, files)
+    outcome = TuneOutcome(spec, Settings(engine=ENGINE), 100.0, [], rows=INDEPENDENT)
+    write_result(outcome, TuneRequest(digits_model()), ASKED, files)
     files.journal.unlink()
     result = read_measured(files.profile)
     assert result.source == files.profile

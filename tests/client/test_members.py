@@ -4,12 +4,12 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tailcut.client.members import MOST_FAILURES, Member, Members
+from tailcut.client.members import MOST_FAILURES, Members, ServerMember
 from tailcut.client.policy import RefusedError, StaleError
-from tailcut.client.requests import Address
+from tailcut.client.requests import ServerAddress
 from tailcut.errors import DeadlineExceededError, EngineError, InvalidInputError, QueueFullError, TailcutError
 
-A, B, C = (Address("h", port) for port in (1, 2, 3))
+A, B, C = (ServerAddress("h", port) for port in (1, 2, 3))
 
 
 class Closed:
@@ -23,12 +23,12 @@ def dice(*values: float) -> Callable[[], float]:
     return lambda: next(given)
 
 
-def chosen(members: Members, *values: float, now: float = 0.0, tried: tuple[Member, ...] = ()) -> Address:
+def chosen(members: Members, *values: float, now: float = 0.0, tried: tuple[ServerMember, ...] = ()) -> ServerAddress:
     """Who is asked; the call stays in flight."""
     return members.choose(now, dice(*values), tried).address
 
 
-def fail(members: Members, address: Address, error: TailcutError, now: float = 0.0) -> None:
+def fail(members: Members, address: ServerAddress, error: TailcutError, now: float = 0.0) -> None:
     member = next(member for member in members if member.address == address)
     member.in_flight += 1
     members.ended(member, error, now)

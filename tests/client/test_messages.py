@@ -6,7 +6,7 @@ from tests.client.peers import reply
 from tests.wire.http1.answering import read
 
 from tailcut.client.answers import error_of, outputs_of
-from tailcut.client.requests import Address, Call, Encoder, trace_lines
+from tailcut.client.requests import Encoder, InferenceCall, ServerAddress, trace_lines
 from tailcut.errors import (
     DeadlineExceededError,
     EngineError,
@@ -56,42 +56,42 @@ def test_errors(status: int, kind: type) -> None:
 @pytest.mark.parametrize(
     ("url", "address"),
     [
-        ("http://h:1", Address("h", 1)),
-        ("h:1", Address("h", 1)),
-        ("https://h:1", Address("h", 1, tls=True)),
-        ("https://h", Address("h", 443, tls=True)),
-        ("http://h/", Address("h", 80)),
-        ("http://[::1]:9", Address("::1", 9)),
-        ("unix:/a/b", Address(uds="/a/b")),
+        ("http://h:1", ServerAddress("h", 1)),
+        ("h:1", ServerAddress("h", 1)),
+        ("https://h:1", ServerAddress("h", 1, tls=True)),
+        ("https://h", ServerAddress("h", 443, tls=True)),
+        ("http://h/", ServerAddress("h", 80)),
+        ("http://[::1]:9", ServerAddress("::1", 9)),
+        ("unix:/a/b", ServerAddress(uds="/a/b")),
     ],
 )
-def test_addresses(url: str, address: Address) -> None:
+def test_addresses(url: str, address: ServerAddress) -> None:
     """Host and port with or without the scheme, with TLS, IPv6, or a Unix socket's path."""
-    assert Address.parse(url) == address
+    assert ServerAddress.parse(url) == address
 
 
 @pytest.mark.parametrize("url", ["ftp://h:1", "http://", "http://h:port", "http://h:1/path", "http://h:99999", ""])
 def test_bad_addresses(url: str) -> None:
     """What is none is told how to write one."""
     with pytest.raises(InvalidInputError, match="HOST:PORT"):
-        Address.parse(url)
+        ServerAddress.parse(url)
 
 
 def test_arrays_are_sent_as_they_stand() -> None:
     """A contiguous array is not copied; any other is sent in row-major order, little-endian."""
     encoder = Encoder("127.0.0.1:8000")
     x = np.arange(6, dtype=np.float32).reshape(2, 3)
-    parts = encoder.infer(Call("m", {"x": x}))
+    parts = encoder.infer(InferenceCall("m", {"x": x}))
     assert np.shares_memory(np.frombuffer(parts[1], np.uint8), x)
     for other in (np.asfortranarray(x), x.astype(">f4"), np.repeat(x, 2, 1)[:, ::2]):
-        again = encoder.infer(Call("m", {"x": other}))
+        again = encoder.infer(InferenceCall("m", {"x": other}))
         assert bytes(again[1]) == x.tobytes()
         assert again[0] == parts[0]
 
 
 def test_strings_there_and_back() -> None:
     """Text and bytes are sent behind their lengths; a BYTES output comes back as bytes."""
-    parts = Encoder("127.0.0.1:8000").infer(Call("m", {"x": np.array([["a", "\u00fc"]], object)}))
+    parts = Encoder("127.0.0.1:8000").infer(InferenceCall("m", {"x": np.array([["a", "\u00fc"]], object)}))
     sent = bytes(parts[1])
     assert sent == b"\x01\0\0\0a\x02\0\0\0\xc3\xbc"
     lead = b'{"outputs":[{"name":"y","datatype":"BYTES","shape":[1,2],"parameters":{"binary_data_size":11}}]}'
@@ -102,18 +102,18 @@ def test_strings_there_and_back() -> None:
 def test_a_dtype_without_a_name() -> None:
     """It is refused before anything is sent."""
     with pytest.raises(InvalidInputError, match=r"'x'.*complex128"):
-        Encoder("127.0.0.1:8000").infer(Call("m", {"x": np.ones(1, np.complex128)}))
+        Encoder("127.0.0.1:8000").infer(InferenceCall("m", {"x": np.ones(1, np.complex128)}))
 
 
 def test_a_trace_context_stands_at_the_end_of_the_head() -> None:
     """Of the one call that it is for: the head that is kept has none."""
     trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
-    encoder, inputs = Encoder(Address()), {"x": np.float32([[1, 2]])}
-    plain = encoder.infer(Call("m", inputs))
-    traced = encoder.infer(Call("m", inputs, trace=trace_lines(trace)))
+    encoder, inputs = Encoder(ServerAddress()), {"x": np.float32([[1, 2]])}
+    plain = encoder.infer(InferenceCall("m", inputs))
+    traced = encoder.infer(InferenceCall("m", inputs, trace=trace_lines(trace)))
     assert b"".join(traced) == b"".join(plain).replace(b"\r\n\r\n", f"\r\ntraceparent: {trace}\r\n\r\n".encode(), 1)
-    assert encoder.infer(Call("m", inputs))[0] == plain[0]
-    assert b"".join(encoder.infer(Call("m", inputs, trace=trace_lines()))) == b"".join(plain)
+    assert encoder.infer(InferenceCall("m", inputs))[0] == plain[0]
+    assert b"".join(encoder.infer(InferenceCall("m", inputs, trace=trace_lines()))) == b"".join(plain)
     for wrong in ("", "00-1", trace.upper(), f"{trace}\r\nX: 1", "\u00e9"):
         with pytest.raises(InvalidInputError, match="not a W3C traceparent"):
             trace_lines(wrong)

@@ -24,7 +24,7 @@ from tailcut.wire.grpc.messages import MESSAGES
 from tailcut.wire.http1.chunked import ChunkedBody
 from tailcut.wire.http1.grammar import ProtocolError
 from tailcut.wire.http1.head import check_partial, parse_head, significant
-from tailcut.wire.http2.connection import Data, Http2Connection, Opened
+from tailcut.wire.http2.connection import Http2Connection, StreamData, StreamOpened
 from tailcut.wire.http2.frames import Http2Error
 from tailcut.wire.v2 import InferRequest, encode_response, lists, parse_lead, parse_request, schedule_of
 
@@ -169,9 +169,9 @@ def _apart(events: list[Any]) -> list[object]:
     """The same with the data apart that came with its head."""
     text: list[object] = []
     for event in events:
-        if isinstance(event, Opened) and event.size:
-            text.append(Opened(event.stream, event.head, False))
-            text.append(Data(event.stream, event.data, event.size, event.ended))
+        if isinstance(event, StreamOpened) and event.size:
+            text.append(StreamOpened(event.stream, event.head, False))
+            text.append(StreamData(event.stream, event.data, event.size, event.ended))
         else:
             text.append(event)
     return text
@@ -202,9 +202,9 @@ def http2(data: bytes) -> None:
     messages = Messages(LIMIT, b"gzip")
     try:
         for event in _apart(made.receive(data, 0.0)):
-            if isinstance(event, Opened) and event.head.error is not None:
+            if isinstance(event, StreamOpened) and event.head.error is not None:
                 made.send(event.stream, None, b"", error_end(event.head.error.status, str(event.head.error)))
-            elif isinstance(event, Data):
+            elif isinstance(event, StreamData):
                 made.taken(event.stream, event.size)
                 messages.feed(event.data)
                 while messages.take() is not None:

@@ -7,7 +7,7 @@ import pytest
 from tests.engines.models import perceptron, two_in_two_out
 from tests.servers import Server, serving
 
-from tailcut.lab.load import Target
+from tailcut.lab.load import LoadTarget
 
 
 @pytest.fixture(scope="session")
@@ -30,10 +30,10 @@ def server(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
 
 
 @pytest.fixture
-def target(server: Server) -> Target:
-    return Target(server.host, server.port)
+def target(server: Server) -> LoadTarget:
+    return LoadTarget(server.host, server.port)
 
 
 @pytest.fixture
-def unix_target(server: Server) -> Target:
-    return Target(uds=str(server.stderr.parent / "socket"))
+def unix_target(server: Server) -> LoadTarget:
+    return LoadTarget(uds=str(server.stderr.parent / "socket"))

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 
-from tailcut.lab.load import Target
+from tailcut.lab.load import LoadTarget
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 Script = Callable[[int, asyncio.StreamWriter], Awaitable[None]]
@@ -18,7 +18,7 @@ async def answer_ok(number: int, writer: asyncio.StreamWriter) -> None:
 
 
 @contextmanager
-def scripted(script: Script) -> Iterator[Target]:
+def scripted(script: Script) -> Iterator[LoadTarget]:
     """A server in a thread: each request, numbered from 0 as they come in, is left to the script."""
     loop = asyncio.new_event_loop()
     port: Future[int] = Future()
@@ -50,7 +50,7 @@ def scripted(script: Script) -> Iterator[Target]:
     thread = threading.Thread(target=loop.run_until_complete, args=(task,))
     thread.start()
     try:
-        yield Target("127.0.0.1", port.result(10))
+        yield LoadTarget("127.0.0.1", port.result(10))
     finally:
         loop.call_soon_threadsafe(task.cancel)
         thread.join()

@@ -12,8 +12,8 @@ from tailcut.lab.arrivals import (
     Bursty,
     Constant,
     Poisson,
+    RecordingWindow,
     Replayed,
-    Window,
     plan,
     poisson_times,
     read_trace,
@@ -136,7 +136,7 @@ def test_a_trace_of_several_models_has_one_window_for_all(tmp_path: Path) -> Non
         assert (len(times_a), len(times_b)) == (6, 2)
         assert np.allclose(np.diff(times_b), 4.0, atol=1e-6)
         assert any(np.isclose(times_b[1] - times_a, 0.5, atol=1e-6))
-    starts = {Window(np.array([0.0]), 1.0).times(1.0, seed).tolist()[0] for seed in range(9)}
+    starts = {RecordingWindow(np.array([0.0]), 1.0).times(1.0, seed).tolist()[0] for seed in range(9)}
     assert len(starts) == 9
 
 

@@ -5,11 +5,11 @@ from tests.lab.scripted import scripted
 from tests.servers import Server
 
 from tailcut.lab.burst import Burst
-from tailcut.lab.load import Target
+from tailcut.lab.load import LoadTarget
 from tailcut.lab.payload import encode, infer_once, infer_payload
 
 
-def test_each_request_gets_its_own_answer(target: Target) -> None:
+def test_each_request_gets_its_own_answer(target: LoadTarget) -> None:
     """Different requests at once, small and large, in three forms, and again on the same connections."""
     random = np.random.default_rng(0)
     requests = [{"x": random.standard_normal((rows, 4)).astype(np.float32)} for rows in (1, 3, 260, 1, 5, 200)]
@@ -22,7 +22,7 @@ def test_each_request_gets_its_own_answer(target: Target) -> None:
                 np.testing.assert_allclose(reply.outputs["y"], expected, rtol=1e-5, atol=1e-6)
 
 
-def test_what_arrives_together_is_computed_together(server: Server, target: Target) -> None:
+def test_what_arrives_together_is_computed_together(server: Server, target: LoadTarget) -> None:
     """The server makes fewer batches of one burst than it has requests."""
     random = np.random.default_rng(1)
     requests = [{"x": random.standard_normal((1, 4)).astype(np.float32)} for _ in range(32)]
@@ -35,7 +35,7 @@ def test_what_arrives_together_is_computed_together(server: Server, target: Targ
         assert server.metric("tailcut_batches_total") - before < 8 * 32
 
 
-def test_a_refusal_is_the_servers_own_words(target: Target) -> None:
+def test_a_refusal_is_the_servers_own_words(target: LoadTarget) -> None:
     """Beside good answers, which it does not cost anything."""
     good = infer_payload(target, "mlp", {"x": np.ones((1, 4), np.float32)}, "binary")
     wrong = infer_payload(target, "mlp", {"x": np.ones((1, 5), np.float32)}, "binary")

@@ -14,7 +14,7 @@ from tailcut.errors import UsageError
 from tailcut.lab import client, compiled
 from tailcut.lab.arrivals import Constant, poisson_times
 from tailcut.lab.client import closed_loop, open_loop
-from tailcut.lab.load import LoadResult, Payload, Target
+from tailcut.lab.load import LoadResult, LoadTarget, Payload
 from tailcut.lab.payload import encode
 
 STALL_S = 0.3
@@ -30,11 +30,11 @@ def loops(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> st
     return request.param
 
 
-def requests(target: Target) -> list[Payload]:
+def requests(target: LoadTarget) -> list[Payload]:
     return [encode(target, "POST", "/", bytes(size)) for size in (0, 10, 5000)]
 
 
-def closed_until(samples: int, target: Target, payloads: list[Payload], concurrency: int) -> LoadResult:
+def closed_until(samples: int, target: LoadTarget, payloads: list[Payload], concurrency: int) -> LoadResult:
     """A closed loop for as long as it takes to have so many answers, or errors, on a busy machine."""
     for duration_s in (0.1, 0.5, 3.0):
         result = closed_loop(target, payloads, concurrency=concurrency, duration_s=duration_s)
@@ -201,7 +201,7 @@ def test_nobody_there_is_a_users_mistake(run: partial) -> None:
     """One line that names the address."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-    target = Target("127.0.0.1", port)
+    target = LoadTarget("127.0.0.1", port)
     with pytest.raises(UsageError, match=f"no server listens at 127.0.0.1:{port}"):
         run(target, requests(target))
 

@@ -11,7 +11,7 @@ from tests.servers import Server
 
 from tailcut.lab.client import closed_loop
 from tailcut.lab.cost import Spent, server_process, watched
-from tailcut.lab.load import LoadResult, Target, as_rows, summarise
+from tailcut.lab.load import LoadResult, LoadTarget, as_rows, summarise
 from tailcut.lab.payload import encode
 from tailcut.lab.records import Cost
 from tailcut.machine.process import ProcessCost
@@ -53,13 +53,13 @@ def test_nothing_answered_costs_nothing_known() -> None:
 
 
 @linux
-def test_a_server_is_found_by_its_port(server: Server, target: Target, unix_target: Target) -> None:
+def test_a_server_is_found_by_its_port(server: Server, target: LoadTarget, unix_target: LoadTarget) -> None:
     """A port of this machine has its process; a Unix socket, another machine and a closed port have none."""
     assert server_process(target) == server.process.pid
     assert server_process(replace(target, host="localhost")) == server.process.pid
     assert server_process(unix_target) is None
-    assert server_process(Target("192.0.2.1", server.port)) is None
-    assert server_process(Target("127.0.0.1", 1)) is None
+    assert server_process(LoadTarget("192.0.2.1", server.port)) is None
+    assert server_process(LoadTarget("127.0.0.1", 1)) is None
 
 
 def test_a_server_in_this_process_has_no_cost_of_its_own() -> None:
@@ -69,7 +69,7 @@ def test_a_server_in_this_process_has_no_cost_of_its_own() -> None:
 
 
 @linux
-def test_every_answer_counts(server: Server, target: Target) -> None:
+def test_every_answer_counts(server: Server, target: LoadTarget) -> None:
     """Refused requests and those of the warm-up were work for the server, and are counted with the rest."""
     payloads = [encode(target, "GET", "/nowhere")]
     result, outcome = watched(

@@ -16,7 +16,7 @@ from tailcut.lab.describe import (
     served_samples,
     served_spec,
 )
-from tailcut.lab.load import Target
+from tailcut.lab.load import LoadTarget
 from tailcut.lab.payload import infer_once
 from tailcut.spec import DType, ModelSpec, TensorSpec
 
@@ -34,16 +34,16 @@ SPEC = ModelSpec(
 @pytest.mark.parametrize(
     ("url", "target", "path"),
     [
-        ("http://127.0.0.1:9000", Target("127.0.0.1", 9000), ""),
-        ("127.0.0.1:9000", Target("127.0.0.1", 9000), ""),
-        ("http://localhost/", Target("localhost", 80), ""),
-        ("http://[::1]:9000/a/b?c=d", Target("::1", 9000), "/a/b?c=d"),
-        ("http+unix:///run/a b", Target(uds="/run/a b"), ""),
-        ("http+unix://%2Frun%2Fa%20b", Target(uds="/run/a b"), ""),
-        ("http+unix://%2Frun%2Fa/infer", Target(uds="/run/a"), "/infer"),
+        ("http://127.0.0.1:9000", LoadTarget("127.0.0.1", 9000), ""),
+        ("127.0.0.1:9000", LoadTarget("127.0.0.1", 9000), ""),
+        ("http://localhost/", LoadTarget("localhost", 80), ""),
+        ("http://[::1]:9000/a/b?c=d", LoadTarget("::1", 9000), "/a/b?c=d"),
+        ("http+unix:///run/a b", LoadTarget(uds="/run/a b"), ""),
+        ("http+unix://%2Frun%2Fa%20b", LoadTarget(uds="/run/a b"), ""),
+        ("http+unix://%2Frun%2Fa/infer", LoadTarget(uds="/run/a"), "/infer"),
     ],
 )
-def test_addresses(url: str, target: Target, path: str) -> None:
+def test_addresses(url: str, target: LoadTarget, path: str) -> None:
     """Hosts with and without port and scheme, IPv6, and Unix sockets plain or percent-encoded; the path behind."""
     assert parse_url(url) == (target, path)
     assert parse_target(url) == target
@@ -69,10 +69,10 @@ def test_addresses_that_are_none(url: str, words: str) -> None:
 
 def test_another_machine_only_when_allowed() -> None:
     """Load goes to this machine unless the user says that it may leave."""
-    assert parse_target("http://192.0.2.1:80", allow_remote=True) == Target("192.0.2.1", 80)
+    assert parse_target("http://192.0.2.1:80", allow_remote=True) == LoadTarget("192.0.2.1", 80)
 
 
-def test_a_server_describes_its_models(target: Target) -> None:
+def test_a_server_describes_its_models(target: LoadTarget) -> None:
     """Names, and the signature of one with its free dimensions."""
     assert sorted(served_models(target)) == ["mlp", "pair"]
     spec = served_spec(target, "mlp")
@@ -81,14 +81,14 @@ def test_a_server_describes_its_models(target: Target) -> None:
     )
 
 
-def test_several_models_need_a_name(target: Target) -> None:
+def test_several_models_need_a_name(target: LoadTarget) -> None:
     """The refusal lists them."""
     with pytest.raises(UsageError, match=r"2 models \(.*mlp.*\): name one with --model"):
         served_spec(target, None)
 
 
 @pytest.mark.parametrize("model", ["mlp", "pair"])
-def test_made_up_requests_are_taken(target: Target, model: str) -> None:
+def test_made_up_requests_are_taken(target: LoadTarget, model: str) -> None:
     """What is found by asking is what the server of that model accepts, for any number of rows."""
     spec = served_spec(target, model)
     samples = served_samples(target, spec)
@@ -148,7 +148,7 @@ def test_any_request_of_any_server(tmp_path: Path) -> None:
     """A file's bytes as they are, the headers given, and the status that counts as good."""
     body = tmp_path / "body"
     body.write_bytes(b"\0\r\n")
-    target = Target("127.0.0.1", 80)
+    target = LoadTarget("127.0.0.1", 80)
     payload = raw_payload(target, "/p?q=1", body, ["X-A: b", "X-C:d"], 202)
     assert payload.request == (
         b"POST /p?q=1 HTTP/1.1\r\nHost: 127.0.0.1:80\r\nContent-Length: 3\r\nX-A: b\r\nX-C: d\r\n\r\n\0\r\n"
@@ -161,10 +161,10 @@ def test_any_request_of_any_server(tmp_path: Path) -> None:
 def test_headers_that_are_none(header: str) -> None:
     """A header cannot smuggle in another line."""
     with pytest.raises(UsageError, match="is not a header"):
-        raw_payload(Target(), "/", None, [header], 200)
+        raw_payload(LoadTarget(), "/", None, [header], 200)
 
 
 def test_a_body_that_is_not_there(tmp_path: Path) -> None:
     """The message names the file."""
     with pytest.raises(UsageError, match=r"none: No such file"):
-        raw_payload(Target(), "/", tmp_path / "none", [], 200)
+        raw_payload(LoadTarget(), "/", tmp_path / "none", [], 200)

@@ -16,12 +16,12 @@ from tailcut.lab.arrivals import poisson_times
 from tailcut.lab.client import closed_loop, open_loop
 from tailcut.lab.describe import parse_url, served_models, served_spec
 from tailcut.lab.grpc_connection import grpc_payload
-from tailcut.lab.load import Target
+from tailcut.lab.load import LoadTarget
 from tailcut.lab.payload import infer_payload
 
 
 @pytest.fixture(scope="module")
-def both(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Target]]:
+def both(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, LoadTarget]]:
     """A server on HTTP and gRPC, and its gRPC address."""
     with serving(tmp_path_factory.mktemp("grpc"), models / "mlp.onnx", "--grpc-port", "0") as running:
         text = re.search(r"gRPC on (127\.0\.0\.1:\d+)", running.stderr.read_text())
@@ -31,15 +31,15 @@ def both(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tup
         yield running, target
 
 
-def test_the_server_describes_itself_alike(both: tuple[Server, Target]) -> None:
+def test_the_server_describes_itself_alike(both: tuple[Server, LoadTarget]) -> None:
     """Names and signatures are the same over gRPC as over HTTP."""
     server, target = both
-    http = Target(server.host, server.port)
+    http = LoadTarget(server.host, server.port)
     assert served_models(target) == served_models(http) == ["mlp"]
     assert served_spec(target, None) == served_spec(http, None)
 
 
-def test_both_loops_over_grpc(both: tuple[Server, Target]) -> None:
+def test_both_loops_over_grpc(both: tuple[Server, LoadTarget]) -> None:
     """Every planned call is answered, and a closed loop keeps its channels busy."""
     _, target = both
     payload = infer_payload(target, "mlp", likely_samples(served_spec(target, None)).make(1, 1), "binary")
@@ -51,7 +51,7 @@ def test_both_loops_over_grpc(both: tuple[Server, Target]) -> None:
     assert closed.samples > 10
 
 
-def test_refusals_have_the_status_of_http(both: tuple[Server, Target]) -> None:
+def test_refusals_have_the_status_of_http(both: tuple[Server, LoadTarget]) -> None:
     """A model that is not there is a 404, whatever the wire."""
     _, target = both
     payload = grpc_payload("nope", likely_samples(served_spec(target, None)).make(1, 1))
@@ -60,14 +60,14 @@ def test_refusals_have_the_status_of_http(both: tuple[Server, Target]) -> None:
     assert result.errors.keys() == {"404"}
 
 
-def test_one_form_of_tensors(both: tuple[Server, Target]) -> None:
+def test_one_form_of_tensors(both: tuple[Server, LoadTarget]) -> None:
     """JSON and raw bodies are HTTP's."""
     _, target = both
     with pytest.raises(UsageError, match="leave out --wire"):
         infer_payload(target, "mlp", likely_samples(served_spec(target, None)).make(1, 1), "json")
 
 
-def test_bench_over_grpc_in_two_processes(both: tuple[Server, Target]) -> None:
+def test_bench_over_grpc_in_two_processes(both: tuple[Server, LoadTarget]) -> None:
     """The command takes a grpc:// target like any other."""
     _, target = both
     script = Path(sys.executable).with_name("tailcut")

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from tailcut.lab.lengths import Measure, lengths_record, measure_of
+from tailcut.lab.lengths import LengthMeasure, lengths_record, measure_of
 from tailcut.lab.records import LengthLatencies
 from tailcut.spec import DType, ModelSpec, Rows, TensorSpec
 
-IDS = Measure("ids", 1)
+IDS = LengthMeasure("ids", 1)
 
 
 def spec(*inputs: TensorSpec, rows: Rows = Rows.INDEPENDENT) -> ModelSpec:
@@ -20,14 +20,14 @@ def spec(*inputs: TensorSpec, rows: Rows = Rows.INDEPENDENT) -> ModelSpec:
         (spec(TensorSpec("ids", DType.INT64, (None, None)), TensorSpec("mask", DType.INT64, (None, None))), IDS),
         (spec(TensorSpec("x", DType.FP32, (None, 3)), TensorSpec("ids", DType.INT64, (None, None))), IDS),
         (spec(TensorSpec("x", DType.FP32, (None, 3))), None),
-        (spec(TensorSpec("x", DType.FP32, (None, 3)), rows=Rows.DEPENDENT), Measure("x", 0)),
-        (spec(TensorSpec("x", DType.FP32, (None, None)), rows=Rows.DEPENDENT), Measure("x", 1)),
-        (spec(TensorSpec("text", DType.BYTES, (None,))), Measure("text", None)),
-        (spec(TensorSpec("text", DType.BYTES, (None,)), rows=Rows.UNKNOWN), Measure("text", None)),
+        (spec(TensorSpec("x", DType.FP32, (None, 3)), rows=Rows.DEPENDENT), LengthMeasure("x", 0)),
+        (spec(TensorSpec("x", DType.FP32, (None, None)), rows=Rows.DEPENDENT), LengthMeasure("x", 1)),
+        (spec(TensorSpec("text", DType.BYTES, (None,))), LengthMeasure("text", None)),
+        (spec(TensorSpec("text", DType.BYTES, (None,)), rows=Rows.UNKNOWN), LengthMeasure("text", None)),
         (spec(TensorSpec("x", DType.FP32, (4, 3))), None),
     ],
 )
-def test_what_a_models_length_is(model: ModelSpec, measure: Measure | None) -> None:
+def test_what_a_models_length_is(model: ModelSpec, measure: LengthMeasure | None) -> None:
     """The first free axis beside the batch; else the bytes of strings; else nothing."""
     assert measure_of(model) == measure
 
@@ -36,8 +36,8 @@ def test_the_length_of_a_request() -> None:
     """Elements along an axis, or bytes as they are sent."""
     assert IDS.of({"ids": np.zeros((1, 7))}) == 7
     text = np.array([["ä", b"bc"]], object)
-    assert Measure("text", None).of({"text": text}) == 4
-    assert (IDS.unit, Measure("text", None).unit) == ("elements", "bytes")
+    assert LengthMeasure("text", None).of({"text": text}) == 4
+    assert (IDS.unit, LengthMeasure("text", None).unit) == ("elements", "bytes")
 
 
 def test_percentiles_by_quarter() -> None:

@@ -2,16 +2,16 @@
 
 import pytest
 
-from tailcut.lab.load import LoadResult, Outcome, Target, as_rows, summarise
+from tailcut.lab.load import LoadResult, LoadTarget, RequestOutcome, as_rows, summarise
 
 MS = 1_000_000
 
 
-def outcome(planned: int, sent: int, done: int, *, free: int = 0, status: int = 200) -> Outcome:
-    return Outcome(planned, free, sent, done, status, expected=status == 200)
+def outcome(planned: int, sent: int, done: int, *, free: int = 0, status: int = 200) -> RequestOutcome:
+    return RequestOutcome(planned, free, sent, done, status, expected=status == 200)
 
 
-def result(outcomes: list[Outcome], mode: str = "open") -> LoadResult:
+def result(outcomes: list[RequestOutcome], mode: str = "open") -> LoadResult:
     return summarise(as_rows(outcomes), mode=mode, duration_s=2.0, rate_offered=100.0, concurrency=4)
 
 
@@ -67,8 +67,12 @@ def test_nothing_answered_is_a_result_too() -> None:
 
 @pytest.mark.parametrize(
     ("target", "authority"),
-    [(Target("::1", 80), "[::1]:80"), (Target("localhost", 9), "localhost:9"), (Target(uds="/run/x"), "localhost")],
+    [
+        (LoadTarget("::1", 80), "[::1]:80"),
+        (LoadTarget("localhost", 9), "localhost:9"),
+        (LoadTarget(uds="/run/x"), "localhost"),
+    ],
 )
-def test_authority(target: Target, authority: str) -> None:
+def test_authority(target: LoadTarget, authority: str) -> None:
     """What stands in the Host header."""
     assert target.authority == authority

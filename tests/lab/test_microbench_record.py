@@ -9,7 +9,7 @@ from benchmarks.microbench_truth import DISTRIBUTIONS, pair
 
 from tailcut.errors import UsageError
 from tailcut.lab.microbench_record import changes, grew_slower, microbench_record, read_microbench, save_microbench
-from tailcut.lab.records import MicrobenchResult, Overhead
+from tailcut.lab.records import MicrobenchResult, OverheadRecord
 
 
 def record(seed: int = 0, scale: float = 1.0) -> MicrobenchResult:
@@ -33,7 +33,7 @@ def test_a_record_holds_all_it_takes_to_doubt_it() -> None:
     function = result.functions[0]
     assert function.samples == len(function.samples_ns) == len(function.loops) == 101
     assert function.median_ns.low <= function.median_ns.point <= function.median_ns.high
-    assert result.overhead_ns == Overhead(clock=0.0, loop=0.0)  # a synthetic timer costs nothing
+    assert result.overhead_ns == OverheadRecord(clock=0.0, loop=0.0)  # a synthetic timer costs nothing
     assert [comparison.name for comparison in result.comparisons] == ["new"]
 
 

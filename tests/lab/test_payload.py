@@ -7,14 +7,14 @@ from tests.servers import Server
 
 from tailcut.errors import TailcutError, UsageError
 from tailcut.lab.client import closed_loop
-from tailcut.lab.load import Target
+from tailcut.lab.load import LoadTarget
 from tailcut.lab.payload import ask, encode, infer_once, infer_payload
 
 PAIR = {"a": np.ones((1, 4), np.float32), "b": np.zeros((1, 4), np.float32)}
 
 
 @pytest.mark.parametrize("wire", ["binary", "json", "raw"])
-def test_each_wire_is_answered(target: Target, wire: str) -> None:
+def test_each_wire_is_answered(target: LoadTarget, wire: str) -> None:
     """JSON, binary and raw requests of one model are all answered with 200."""
     payload = infer_payload(target, "mlp", {"x": np.ones((2, 4), np.float32)}, wire)
     result = closed_loop(target, [payload], concurrency=1, duration_s=0.1)
@@ -22,7 +22,7 @@ def test_each_wire_is_answered(target: Target, wire: str) -> None:
     assert result.samples > 0
 
 
-def test_the_unix_socket_answers_like_the_port(target: Target, unix_target: Target) -> None:
+def test_the_unix_socket_answers_like_the_port(target: LoadTarget, unix_target: LoadTarget) -> None:
     """The same outputs, and load goes over either."""
     x = {"x": np.arange(4, dtype=np.float32)[None]}
     np.testing.assert_array_equal(infer_once(target, "mlp", x)["y"], infer_once(unix_target, "mlp", x)["y"])
@@ -31,22 +31,22 @@ def test_the_unix_socket_answers_like_the_port(target: Target, unix_target: Targ
     assert result.samples > 0
 
 
-def test_a_raw_body_holds_one_input(target: Target) -> None:
+def test_a_raw_body_holds_one_input(target: LoadTarget) -> None:
     """Two inputs cannot go raw, and the message names what can be used instead."""
     with pytest.raises(UsageError, match="--wire binary or json"):
         infer_payload(target, "pair", PAIR, "raw")
 
 
-def test_encode_writes_the_head_once(target: Target) -> None:
+def test_encode_writes_the_head_once(target: LoadTarget) -> None:
     """Method, path, length and headers, an empty line, then the body as it is."""
-    payload = encode(Target("127.0.0.1", 80), "PUT", "/a?b=c", b"\r\n\0", {"X-Key": "v"})
+    payload = encode(LoadTarget("127.0.0.1", 80), "PUT", "/a?b=c", b"\r\n\0", {"X-Key": "v"})
     assert payload.request == (
         b"PUT /a?b=c HTTP/1.1\r\nHost: 127.0.0.1:80\r\nContent-Length: 3\r\nX-Key: v\r\n\r\n\r\n\0"
     )
     assert payload.expect_status == 200
 
 
-def test_ask_says_what_went_wrong(server: Server, target: Target) -> None:
+def test_ask_says_what_went_wrong(server: Server, target: LoadTarget) -> None:
     """A refusal in the server's own words; silence and other talk by their names."""
     with pytest.raises(UsageError, match=r"answers 404: .*nope"):
         ask(target, "GET", "/v2/models/nope")
@@ -60,7 +60,7 @@ def test_ask_says_what_went_wrong(server: Server, target: Target) -> None:
         ask(rude, "POST", "/")
 
 
-def test_infer_once_repeats_the_servers_refusal(target: Target) -> None:
+def test_infer_once_repeats_the_servers_refusal(target: LoadTarget) -> None:
     """A wrong shape comes back as an error with the server's message."""
     with pytest.raises(TailcutError, match="answers 400"):
         infer_once(target, "mlp", {"x": np.ones((1, 5), np.float32)})

@@ -9,7 +9,7 @@ from tests.lab.scripted import answer_ok, scripted
 
 from tailcut.errors import UsageError
 from tailcut.lab.arrivals import Poisson, poisson_times
-from tailcut.lab.load import PLANNED, Target, closed_result, open_result
+from tailcut.lab.load import PLANNED, LoadTarget, closed_result, open_result
 from tailcut.lab.payload import encode
 from tailcut.lab.processes import share_closed, share_open
 
@@ -59,7 +59,7 @@ def test_a_mistake_in_a_child_is_the_parents() -> None:
     """Nobody listening is one error of the user's, and no process is left behind."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-    target = Target("127.0.0.1", port)
+    target = LoadTarget("127.0.0.1", port)
     share = partial(share_closed, concurrency=4, length_s=0.2, processes=2)
     with pytest.raises(UsageError, match="no server listens"):
         share(target, [encode(target, "POST", "/")])

@@ -14,7 +14,7 @@ from tests.servers import Server, json_request, serving
 from tailcut.errors import UsageError
 from tailcut.lab.client import closed_loop, open_loop
 from tailcut.lab.describe import served_samples, served_spec
-from tailcut.lab.load import EXPECTED, Target
+from tailcut.lab.load import EXPECTED, LoadTarget
 from tailcut.lab.processes import share_closed
 from tailcut.lab.shared import SharedLoad
 
@@ -32,9 +32,9 @@ def sharing(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 @pytest.fixture(params=["http", "grpc"])
-def place(request: pytest.FixtureRequest, sharing: Server) -> Target:
+def place(request: pytest.FixtureRequest, sharing: Server) -> LoadTarget:
     grpc = request.param == "grpc"
-    return Target(sharing.host, sharing.grpc_port if grpc else sharing.port, grpc=grpc)
+    return LoadTarget(sharing.host, sharing.grpc_port if grpc else sharing.port, grpc=grpc)
 
 
 def files() -> list[str]:
@@ -47,7 +47,7 @@ def registered(server: Server) -> bytes:
 
 
 @pytest.mark.parametrize("model", ["mlp", "pair"])
-def test_every_request_is_answered_and_nothing_is_left(sharing: Server, place: Target, model: str) -> None:
+def test_every_request_is_answered_and_nothing_is_left(sharing: Server, place: LoadTarget, model: str) -> None:
     """Two regions while it runs, none after; no tensor is in a request, and connections have places of their own."""
     samples = served_samples(place, served_spec(place, model))
     inputs = [samples.make(1, seed) for seed in range(3)]
@@ -65,7 +65,7 @@ def test_every_request_is_answered_and_nothing_is_left(sharing: Server, place: T
     assert (files(), registered(sharing)) == ([], b"[]")
 
 
-def test_a_server_that_takes_none(target: Target) -> None:
+def test_a_server_that_takes_none(target: LoadTarget) -> None:
     """One line that says what to do, and nothing is left."""
     with pytest.raises(UsageError, match="start the server with --shared-memory"), SharedLoad(target, PREFIX) as shared:
         shared.payloads("mlp", [{"x": np.zeros((1, 4), np.float32)}])

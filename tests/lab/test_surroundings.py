@@ -16,9 +16,9 @@ from tests.servers import Server, json_request, serving
 from tailcut.engines.base import EngineOptions
 from tailcut.lab.arrivals import Constant
 from tailcut.lab.lateness import cause
-from tailcut.lab.load import Target
+from tailcut.lab.load import LoadTarget
 from tailcut.lab.served_engine import computed_ns, served_engine
-from tailcut.lab.surroundings import Surroundings
+from tailcut.lab.surroundings import SurroundingsMonitor
 from tailcut.lab.together import Stream, open_together
 from tailcut.lab.workload import served_workload
 from tailcut.machine.busy import ProcessUse
@@ -82,7 +82,7 @@ def spinner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 def test_what_a_server_says_of_its_engine(spinner: Server) -> None:
     """Threads, whether they spin, and the time of its calls; nothing of a model that it has not."""
-    target = Target(spinner.host, spinner.port)
+    target = LoadTarget(spinner.host, spinner.port)
     engine = served_engine(target, "one")
     assert (engine.threads, engine.spins) == ({"": 2}, True)
     before = computed_ns(target, "one")
@@ -97,11 +97,11 @@ def test_engine_threads_that_spin(spinner: Server) -> None:
 
     Only the server is taken from what was seen, as if it had both CPUs: other programs on the machine take their share.
     """
-    target = Target(spinner.host, spinner.port)
+    target = LoadTarget(spinner.host, spinner.port)
     work = [served_workload(target, name, None, "binary", 0, 1, None) for name in NAMES]
     streams = [Stream(item.payloads, Constant(40.0)) for item in work]
     with on_two_cpus() as two:
-        results, seen = Surroundings(target, NAMES).observe(
+        results, seen = SurroundingsMonitor(target, NAMES).observe(
             lambda: open_together(target, streams, duration_s=1.5, seed=0)
         )
     assert [result.errors for result in results] == [{}, {}]
@@ -151,10 +151,10 @@ def test_what_a_server_says_of_a_pipelines_engines(spinner: Server, tmp_path: Pa
     folder = spinner.stderr.parent
     (folder / "p.py").write_text(PIPELINE)
     with serving(tmp_path, f"{folder}/p.py:pipeline", "--grpc-port", "0") as server:
-        target = Target(server.host, server.port)
+        target = LoadTarget(server.host, server.port)
         engine = served_engine(target, "p")
         assert (engine.threads, engine.spins) == ({"one": 2, "best": 1}, True)
-        grpc = Target(server.host, server.grpc_port or 0, grpc=True)
+        grpc = LoadTarget(server.host, server.grpc_port or 0, grpc=True)
         assert served_engine(grpc, "p") == engine
         before = computed_ns(target, "p")
         assert before is not None

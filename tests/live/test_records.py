@@ -3,11 +3,11 @@
 import msgspec
 import pytest
 
-from tailcut.live.records import About, End, Finding, Findings, Record, as_event, from_data
+from tailcut.live.records import About, DoctorFinding, End, Findings, Record, as_event, from_data
 
 RECORDS: list[Record] = [
     End(reason="stopping"),
-    Findings(checks=[Finding(name="a", severity="note", finding="x\ny\u2028<b>", remedy=None)]),
+    Findings(checks=[DoctorFinding(name="a", severity="note", finding="x\ny\u2028<b>", remedy=None)]),
     About(version="1", pid=4, slo_ms=None, queue_rows=None, models=[], models_left_out=0),
 ]
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tailcut.live.traces import TraceReader
-from tailcut.runtime.tracing.timeline import Event, Timeline
+from tailcut.runtime.tracing.timeline import ProcessEvent, Timeline
 
 
 def answer(timeline: Timeline, begin_us: int, computed_us: int, *, written_us: int | None = None) -> None:
@@ -14,7 +14,7 @@ def answer(timeline: Timeline, begin_us: int, computed_us: int, *, written_us: i
     timeline.record(begin, begin, begin, begin, ended, ended, ended, written, 1, 4, 64, 200)
 
 
-def nothing(_since_ns: int) -> list[Event]:
+def nothing(_since_ns: int) -> list[ProcessEvent]:
     return []
 
 
@@ -67,9 +67,12 @@ def test_what_coincided_is_named() -> None:
     process = reader.timelines[0].copy()[0][0, -1]
     asked = []
 
-    def events(since_ns: int) -> list[Event]:
+    def events(since_ns: int) -> list[ProcessEvent]:
         asked.append(since_ns)
-        return [Event("gc", 120_000, 130_000, 10_000, int(process)), Event("throttled", 0, 90_000, 1, int(process))]
+        return [
+            ProcessEvent("gc", 120_000, 130_000, 10_000, int(process)),
+            ProcessEvent("throttled", 0, 90_000, 1, int(process)),
+        ]
 
     assert reader.look(events).slow[0].coincided == ["gc"]
     assert asked == [100_000]

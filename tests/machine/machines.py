@@ -4,9 +4,9 @@ from pathlib import Path
 
 from tests.machine.trees import cpu_files, plant
 
-from tailcut.machine.facts import Facts, Ticks, collect
+from tailcut.machine.facts import MachineFacts, Ticks, collect
 from tailcut.machine.perf import Missing
-from tailcut.machine.probe import Gaps, Measured
+from tailcut.machine.probe import Gaps, ProbeResult
 
 CPUS = range(4)
 SYSTEM = "sys/devices/system"
@@ -51,7 +51,7 @@ def facts_of(
     mask: tuple[int, ...] = tuple(CPUS),
     environment: dict[str, str] | None = None,
     missing: tuple[Missing, ...] = (),
-) -> Facts:
+) -> MachineFacts:
     """The good machine with some files changed, or gone where the text is None."""
     files = {name: text for name, text in (GOOD | (spoiled or {})).items() if text is not None}
     return collect(plant(tmp_path, files), environment=environment or {}, mask=frozenset(mask), missing=missing)
@@ -64,11 +64,11 @@ def measured(
     gaps: tuple[Gaps, ...] | None = None,
     clock_ns: float = 40.0,
     block_faults: int | None = 0,
-) -> Measured:
+) -> ProbeResult:
     """A second on a quiet machine."""
     quiet = Ticks(0, 1000, {}, 0)
     spins = gaps or tuple(gap(cpu) for cpu in CPUS)
-    return Measured(1.0, before or quiet, after or Ticks(0, 1400, {}, 0), spins, clock_ns, block_faults, 900.0)
+    return ProbeResult(1.0, before or quiet, after or Ticks(0, 1400, {}, 0), spins, clock_ns, block_faults, 900.0)
 
 
 def gap(cpu: int | None = 0, *, stolen_us: float = 40.0, max_us: float = 8.0, taken: int | None = 0) -> Gaps:

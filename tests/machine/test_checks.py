@@ -11,7 +11,7 @@ from tailcut.machine.checks import Reach, examine, examine_settings, something_w
 from tailcut.machine.facts import Ticks
 from tailcut.machine.finding import FAULT, NOTE, OK, WARNING, Check, Severity
 from tailcut.machine.perf import Missing
-from tailcut.machine.probe import Measured
+from tailcut.machine.probe import ProbeResult
 
 SIBLINGS: dict[str, str | None] = {
     f"{SYSTEM}/cpu/cpu{cpu}/topology/thread_siblings_list": f"{cpu - cpu % 2}-{cpu - cpu % 2 + 1}" for cpu in CPUS
@@ -280,5 +280,5 @@ def test_wrong_is_a_warning_or_worse() -> None:
 def test_a_bare_tree(tmp_path: Path) -> None:
     """A machine that shows nothing at all is examined too, and nothing is invented."""
     facts = facts_of(tmp_path, dict.fromkeys(GOOD), mask=(0,))
-    checks = examine(facts, Measured(1.0, Ticks(0, 0, {}, 0), Ticks(0, 0, {}, 0), (gap(None),), 40.0, None, 0.0))
+    checks = examine(facts, ProbeResult(1.0, Ticks(0, 0, {}, 0), Ticks(0, 0, {}, 0), (gap(None),), 40.0, None, 0.0))
     assert not something_wrong(checks)

@@ -14,7 +14,7 @@ from tests.machine.sandbox import PERF_EVENT_OPEN, run_refused
 
 from tailcut import counters
 from tailcut.errors import InvalidInputError
-from tailcut.machine.counters import Counts, counts_missing
+from tailcut.machine.counters import CounterValues, counts_missing
 from tailcut.machine.perf import paranoid
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="counters per thread are Linux's")
@@ -141,7 +141,7 @@ def test_every_value_has_a_reason_or_a_number() -> None:
     with counters() as c:
         sum(range(1000))
     values = c.values()
-    assert set(values) == {field.name for field in fields(Counts)} - {"missing", "user_only"} | {"ipc"}
+    assert set(values) == {field.name for field in fields(CounterValues)} - {"missing", "user_only"} | {"ipc"}
     assert json.loads(json.dumps(values)) == values
     nothing = {name for name, value in values.items() if value is None} - {"ipc"}
     assert nothing == {item.name for item in c.missing}
@@ -152,9 +152,9 @@ def test_every_value_has_a_reason_or_a_number() -> None:
 
 def test_ipc() -> None:
     """Instructions per cycle need both, and a cycle."""
-    assert Counts(wall_ns=1, cycles=4, instructions=10).ipc == 2.5
-    assert Counts(wall_ns=1, cycles=0, instructions=10).ipc is None
-    assert Counts(wall_ns=1, cycles=4).ipc is None
+    assert CounterValues(wall_ns=1, cycles=4, instructions=10).ipc == 2.5
+    assert CounterValues(wall_ns=1, cycles=0, instructions=10).ipc is None
+    assert CounterValues(wall_ns=1, cycles=4).ipc is None
 
 
 def test_before_its_end() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tailcut.machine.finding import NOTE, OK, WARNING
-from tailcut.machine.gpu import Device, Devices, parse_links, parse_report, read_devices
+from tailcut.machine.gpu import Devices, GpuDevice, parse_links, parse_report, read_devices
 from tailcut.machine.gpu_checks import examine_devices
 
 GPU = """
@@ -67,7 +67,7 @@ def report(**changes: str) -> str:
     )
 
 
-def device(**changes: str) -> Device:
+def device(**changes: str) -> GpuDevice:
     [result] = parse_report(report(**changes)).devices
     return result
 
@@ -102,7 +102,7 @@ def test_what_a_device_does_not_report_is_unknown() -> None:
     assert (item.persistence, item.mig, item.utilisation, item.ecc_errors) == (None, None, None, None)
     assert item.pcie == (1, None)
     [bare] = parse_report("<nvidia_smi_log><gpu id='a'/></nvidia_smi_log>").devices
-    assert bare == Device(index=0, name="", bus="a")
+    assert bare == GpuDevice(index=0, name="", bus="a")
 
 
 def test_links() -> None:
@@ -176,7 +176,7 @@ HEALTHY = replace(device(), numa_node=0, cpus=frozenset({0, 1}))
         (HEALTHY, "gpu_memory", OK, "1,024 of 81,559 MiB used"),
     ],
 )
-def test_findings(item: Device, name: str, severity: str, words: str) -> None:
+def test_findings(item: GpuDevice, name: str, severity: str, words: str) -> None:
     """What is wrong is a warning with a command; what is right says what was seen."""
     checks = {check.name: check for check in examine_devices(Devices("550", "12.4", (item,)), (0, 1), own=5)}
     assert checks[name].severity == severity

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from tailcut.machine.nodes import Place, made_on, places_near, places_of_instances, settle, usable_nodes
+from tailcut.machine.nodes import NumaNode, made_on, places_near, places_of_instances, settle, usable_nodes
 from tailcut.machine.quota import affinity_mask
 from tailcut.machine.topology import Core, Node, Topology
 
@@ -23,15 +23,17 @@ NO_CPUS = machine((0, 1), ())  # a node of memory alone
     ("there", "allowed", "usable", "expected"),
     [
         (ONE, range(4), 4, ()),
-        (TWO, range(4), 4, (Place(0, (0, 2)), Place(1, (1, 3)))),
-        (TWO, {0, 1, 3}, 3, (Place(0, (0,)), Place(1, (1, 3)))),
+        (TWO, range(4), 4, (NumaNode(0, (0, 2)), NumaNode(1, (1, 3)))),
+        (TWO, {0, 1, 3}, 3, (NumaNode(0, (0,)), NumaNode(1, (1, 3)))),
         (TWO, {0, 2}, 2, ()),  # the mask leaves one of them
         (TWO, range(4), 2, ()),  # a quota
-        (FOUR, {2, 3, 6, 7}, 4, (Place(1, (2, 3)), Place(3, (6, 7)))),
+        (FOUR, {2, 3, 6, 7}, 4, (NumaNode(1, (2, 3)), NumaNode(3, (6, 7)))),
         (NO_CPUS, range(2), 2, ()),
     ],
 )
-def test_nodes_that_may_be_used(there: Topology, allowed: set[int], usable: int, expected: tuple[Place, ...]) -> None:
+def test_nodes_that_may_be_used(
+    there: Topology, allowed: set[int], usable: int, expected: tuple[NumaNode, ...]
+) -> None:
     """Those with CPUs of the mask, where that leaves a choice and no quota limits."""
     assert usable_nodes(there, allowed, usable) == expected
 
@@ -42,7 +44,7 @@ def test_nodes_that_may_be_used(there: Topology, allowed: set[int], usable: int,
 )
 def test_instances_take_nodes_in_turns(nodes: int, instances: int, expected: tuple[int | None, ...]) -> None:
     """Fewer instances than nodes are not bound: each would leave nodes idle."""
-    places = tuple(Place(number, (number,)) for number in range(nodes))
+    places = tuple(NumaNode(number, (number,)) for number in range(nodes))
     result = places_of_instances(places, instances)
     assert tuple(None if place is None else place.node for place in result) == expected
 
@@ -52,7 +54,7 @@ def test_instances_take_nodes_in_turns(nodes: int, instances: int, expected: tup
 )
 def test_launching_threads_are_on_the_node_of_their_device(node: int | None, expected: tuple[int | None, ...]) -> None:
     """All of them; none is bound where the node is unknown, or the mask leaves none of its CPUs."""
-    places = tuple(Place(number, (number,)) for number in range(2))
+    places = tuple(NumaNode(number, (number,)) for number in range(2))
     result = places_near(places, node, 2)
     assert tuple(None if place is None else place.node for place in result) == expected
 
@@ -70,13 +72,13 @@ def test_a_thread_that_settles_starts_threads_there() -> None:
         child.join()
         return result[0]
 
-    assert made_on(Place(0, (cpu,)), started) == {cpu}
+    assert made_on(NumaNode(0, (cpu,)), started) == {cpu}
     assert affinity_mask() == before
     assert made_on(None, threading.get_ident) == threading.get_ident()
 
 
 def test_a_place_that_is_not_there_binds_nothing() -> None:
     """A container may forbid both: what is opened computes wherever it is."""
-    result = made_on(Place(900, (900,)), affinity_mask)
+    result = made_on(NumaNode(900, (900,)), affinity_mask)
     assert result == affinity_mask()
     settle(None)

@@ -8,32 +8,41 @@ import pytest
 from tests.machine.trees import plant
 
 from tailcut.machine import perf
-from tailcut.machine.perf import CACHE, HARDWARE, SOFTWARE, Event, Group, Reading, why_forbidden, why_missing
+from tailcut.machine.perf import (
+    CACHE,
+    HARDWARE,
+    SOFTWARE,
+    CounterEvent,
+    CounterGroup,
+    CounterReading,
+    why_forbidden,
+    why_missing,
+)
 
-FAULTS = Event("page_faults", SOFTWARE, 2)
-CLOCK = Event("cpu_ns", SOFTWARE, 1)
-CYCLES = Event("cycles", HARDWARE, 0)
-SWITCHES = Event("context_switches", SOFTWARE, 3, in_kernel=True)
+FAULTS = CounterEvent("page_faults", SOFTWARE, 2)
+CLOCK = CounterEvent("cpu_ns", SOFTWARE, 1)
+CYCLES = CounterEvent("cycles", HARDWARE, 0)
+SWITCHES = CounterEvent("context_switches", SOFTWARE, 3, in_kernel=True)
 
 
 @pytest.mark.parametrize(
     ("earlier", "later", "counted"),
     [
-        (Reading(10, 100, 100), Reading(30, 200, 200), 20),
-        (Reading(10, 100, 100), Reading(30, 200, 150), 40),
-        (Reading(0, 0, 0), Reading(1000, 4000, 1000), 4000),
-        (Reading(10, 100, 50), Reading(10, 200, 50), None),
-        (Reading(7, 100, 100), Reading(7, 100, 100), 0),
+        (CounterReading(10, 100, 100), CounterReading(30, 200, 200), 20),
+        (CounterReading(10, 100, 100), CounterReading(30, 200, 150), 40),
+        (CounterReading(0, 0, 0), CounterReading(1000, 4000, 1000), 4000),
+        (CounterReading(10, 100, 50), CounterReading(10, 200, 50), None),
+        (CounterReading(7, 100, 100), CounterReading(7, 100, 100), 0),
     ],
 )
-def test_turns(earlier: Reading, later: Reading, counted: int | None) -> None:
+def test_turns(earlier: CounterReading, later: CounterReading, counted: int | None) -> None:
     """A count is scaled by the share of the time in which its event ran; without any turn it is unknown, not 0."""
     assert later.since(earlier) == counted
 
 
 def test_a_group_is_read_at_once() -> None:
     """The events of a group come in one read, by their names, and only grow."""
-    group = Group([CLOCK, FAULTS])
+    group = CounterGroup([CLOCK, FAULTS])
     if group.missing:
         pytest.skip(group.missing[0].reason)
     before = group.decode(group.read())
@@ -53,14 +62,14 @@ def test_files_are_given_back() -> None:
     """A group's file descriptors are closed with it."""
     files = Path("/proc/self/fd")
     before = len(list(files.iterdir()))
-    group = Group([CLOCK, FAULTS])
+    group = CounterGroup([CLOCK, FAULTS])
     del group
     assert len(list(files.iterdir())) == before
 
 
 def test_an_event_that_no_kernel_has() -> None:
     """An event that cannot be opened is missing by name, and the others of its group are still counted."""
-    group = Group([CLOCK, Event("nonsense", SOFTWARE, 9999)])
+    group = CounterGroup([CLOCK, CounterEvent("nonsense", SOFTWARE, 9999)])
     assert [item.name for item in group.missing][-1] == "nonsense"
     assert all(item.reason and item.remedy for item in group.missing)
 
@@ -88,9 +97,9 @@ def test_no_hardware_counters(monkeypatch: pytest.MonkeyPatch, kind: int, error:
     """A machine without a PMU is told apart from a processor that lacks one event."""
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(perf, "has_hardware_counters", lambda: False)
-    assert "no hardware counters" in why_missing(Event("x", kind, 0), error).reason
+    assert "no hardware counters" in why_missing(CounterEvent("x", kind, 0), error).reason
     monkeypatch.setattr(perf, "has_hardware_counters", lambda: True)
-    assert "this processor does not count it" in why_missing(Event("x", kind, 0), error).reason
+    assert "this processor does not count it" in why_missing(CounterEvent("x", kind, 0), error).reason
 
 
 def test_hardware_by_its_devices(tmp_path: Path) -> None:
@@ -112,7 +121,7 @@ def test_hardware_by_its_devices(tmp_path: Path) -> None:
         (CYCLES, -1, "seccomp"),
     ],
 )
-def test_paranoid(event: Event, level: int, words: str) -> None:
+def test_paranoid(event: CounterEvent, level: int, words: str) -> None:
     """The level explains a refusal where it can; where the level would allow it, a sandbox must be the cause."""
     reason, remedy = why_forbidden(event, level)
     assert words in reason
@@ -122,6 +131,6 @@ def test_paranoid(event: Event, level: int, words: str) -> None:
 def test_another_system(monkeypatch: pytest.MonkeyPatch) -> None:
     """Elsewhere than on Linux, every event is missing, with one reason."""
     monkeypatch.setattr(sys, "platform", "darwin")
-    group = Group([CLOCK, CYCLES])
+    group = CounterGroup([CLOCK, CYCLES])
     assert {item.reason for item in group.missing} == {"darwin has no perf_event_open"}
     assert group.decode(group.read()) == {}

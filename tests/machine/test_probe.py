@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from tailcut.machine.facts import Ticks
-from tailcut.machine.probe import Measured, gaps_of, measure, probe
+from tailcut.machine.probe import ProbeResult, gaps_of, measure, probe
 from tailcut.machine.quota import affinity_mask
 
 HOG = """
@@ -33,7 +33,7 @@ def test_rates() -> None:
     """Steal is a share of CPU time, and interrupts are rates of what grew, busiest first."""
     before = Ticks(5, 100, {"1 a": {0: 10, 1: 0}, "2 b": {0: 7}}, 0)
     after = Ticks(25, 500, {"1 a": {0: 12, 1: 20}, "2 b": {0: 7}, "3 c": {1: 80}}, 0)
-    result = Measured(2.0, before, after, (), 40.0, None, 0.0)
+    result = ProbeResult(2.0, before, after, (), 40.0, None, 0.0)
     assert result.steal_share == pytest.approx(0.05)
     assert result.interrupts() == [("3 c", 1, 40.0), ("1 a", 1, 11.0)]
 

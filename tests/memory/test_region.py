@@ -12,7 +12,7 @@ from tests.forked import fork, succeeded
 
 from tailcut.errors import CapacityError, InvalidInputError, UnsupportedError
 from tailcut.memory.region import OwnRegion, check_prefix, sweep
-from tailcut.memory.shared import Place, SharedRegions
+from tailcut.memory.shared import RegionSlice, SharedRegions
 
 KILLED = """
 import sys
@@ -29,8 +29,8 @@ def test_what_is_written_here_is_read_there(tmp_path: Path) -> None:
     region, server = OwnRegion("/mine-", 5000, folder=tmp_path), SharedRegions("mine-", tmp_path)
     server.register("io", region.key, 0, region.size)
     region.view[100:104] = b"here"
-    assert bytes(server.read(Place("io", 100, 4))) == b"here"
-    server.write(Place("io", 4000, 5), b"there")
+    assert bytes(server.read(RegionSlice("io", 100, 4))) == b"here"
+    server.write(RegionSlice("io", 4000, 5), b"there")
     assert bytes(region.view[4000:4005]) == b"there"
     server.unregister()
     region.close()

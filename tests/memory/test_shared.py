@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tailcut.errors import InvalidInputError, NotFoundError, UnsupportedError
-from tailcut.memory.shared import Place, SharedRegions
+from tailcut.memory.shared import RegionSlice, SharedRegions
 
 
 @pytest.fixture
@@ -22,13 +22,15 @@ def regions(tmp_path: Path) -> Iterator[SharedRegions]:
 
 def test_bytes_come_and_go_at_their_offsets(regions: SharedRegions, tmp_path: Path) -> None:
     """Offsets add up, and nothing beside the place is touched."""
-    assert bytes(regions.read(Place("a", 5, 3))) == bytes([15, 16, 17])
-    regions.write(Place("a", 0, 4), b"\xff\xff")
+    assert bytes(regions.read(RegionSlice("a", 5, 3))) == bytes([15, 16, 17])
+    regions.write(RegionSlice("a", 0, 4), b"\xff\xff")
     assert (tmp_path / "mine_a").read_bytes()[9:13] == bytes([9, 255, 255, 12])
 
 
-@pytest.mark.parametrize("place", [Place("a", 0, 91), Place("a", 90, 1), Place("a", -1, 1), Place("b", 0, 1)])
-def test_places_outside_are_refused(regions: SharedRegions, place: Place) -> None:
+@pytest.mark.parametrize(
+    "place", [RegionSlice("a", 0, 91), RegionSlice("a", 90, 1), RegionSlice("a", -1, 1), RegionSlice("b", 0, 1)]
+)
+def test_places_outside_are_refused(regions: SharedRegions, place: RegionSlice) -> None:
     """Past the end, before the start, or of a region that nobody registered."""
     with pytest.raises(InvalidInputError, match="region"):
         regions.read(place)
@@ -39,17 +41,17 @@ def test_places_outside_are_refused(regions: SharedRegions, place: Place) -> Non
 def test_data_larger_than_their_place_are_refused(regions: SharedRegions) -> None:
     """Nothing is written over what comes behind."""
     with pytest.raises(InvalidInputError, match="has 3 bytes, its place 2"):
-        regions.write(Place("a", 0, 2), b"abc")
+        regions.write(RegionSlice("a", 0, 2), b"abc")
 
 
 def test_a_region_that_shrinks_is_found_at_its_next_use(regions: SharedRegions, tmp_path: Path) -> None:
     """An error, and no signal; and a write does not grow it again."""
     os.truncate(tmp_path / "mine_a", 50)
-    assert len(regions.read(Place("a", 0, 40))) == 40
+    assert len(regions.read(RegionSlice("a", 0, 40))) == 40
     with pytest.raises(InvalidInputError, match="smaller"):
-        regions.read(Place("a", 0, 41))
+        regions.read(RegionSlice("a", 0, 41))
     with pytest.raises(InvalidInputError, match="smaller"):
-        regions.write(Place("a", 30, 20), b"x" * 20)
+        regions.write(RegionSlice("a", 30, 20), b"x" * 20)
     assert (tmp_path / "mine_a").stat().st_size == 50
 
 
@@ -57,7 +59,7 @@ def test_a_region_that_is_deleted_is_found_at_its_next_use(regions: SharedRegion
     """Its memory would live on with us; nobody else could see what is written there."""
     (tmp_path / "mine_a").unlink()
     with pytest.raises(InvalidInputError, match="deleted"):
-        regions.read(Place("a", 0, 1))
+        regions.read(RegionSlice("a", 0, 1))
 
 
 @pytest.mark.parametrize("key", ["other", "/", "mine/../secret", "../mine", "mine_missing", "mine\0", "mine_link", ""])
@@ -95,7 +97,7 @@ def test_without_a_prefix_shared_memory_is_off(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="--shared-memory"):
         off.register("a", "mine", 0, 1)
     with pytest.raises(InvalidInputError, match="--shared-memory"):
-        off.read(Place("a", 0, 1))
+        off.read(RegionSlice("a", 0, 1))
 
 
 def test_files_are_given_back(tmp_path: Path) -> None:
@@ -173,14 +175,14 @@ def cuda(tmp_path: Path, devices: Devices) -> SharedRegions:
 
 def test_bytes_of_a_device_come_and_go(cuda: SharedRegions, devices: Devices) -> None:
     """As those of a file: a copy in, and nothing beside the place is touched."""
-    result = cuda.read(Place("d", 5, 3))
-    cuda.write(Place("d", 4, 4), b"\xff\xff")
+    result = cuda.read(RegionSlice("d", 5, 3))
+    cuda.write(RegionSlice("d", 4, 4), b"\xff\xff")
     assert bytes(result) == bytes([5, 6, 7])
     assert bytes(devices.opened[0].data) == bytes([0, 1, 2, 3, 255, 255, 6, 7, 8, 9])
 
 
-@pytest.mark.parametrize("place", [Place("d", 0, 9), Place("d", 8, 1), Place("d", -1, 1)])
-def test_places_past_a_region_of_a_device_are_refused(cuda: SharedRegions, place: Place) -> None:
+@pytest.mark.parametrize("place", [RegionSlice("d", 0, 9), RegionSlice("d", 8, 1), RegionSlice("d", -1, 1)])
+def test_places_past_a_region_of_a_device_are_refused(cuda: SharedRegions, place: RegionSlice) -> None:
     """By what was registered, not by what the allocation has."""
     with pytest.raises(InvalidInputError, match="has 8 bytes"):
         cuda.read(place)
@@ -234,20 +236,20 @@ def test_each_kind_has_its_own_status(cuda: SharedRegions, devices: Devices) -> 
 
 def test_a_region_that_is_unregistered_in_use_fails_its_own_request(cuda: SharedRegions) -> None:
     """What was read is a copy; the answer has no place any more."""
-    result = cuda.read(Place("d", 0, 2))
+    result = cuda.read(RegionSlice("d", 0, 2))
     cuda.close()
     assert bytes(result) == bytes([0, 1])
     with pytest.raises(InvalidInputError, match="no region 'd' is registered"):
-        cuda.write(Place("d", 2, 2), b"xx")
+        cuda.write(RegionSlice("d", 2, 2), b"xx")
 
 
 def test_a_device_that_refuses_a_copy_fails_its_request(cuda: SharedRegions, devices: Devices) -> None:
     """In one line that names the region."""
     devices.opened[0].lost = True
     with pytest.raises(InvalidInputError, match=r"region 'd' cannot be read from its device: CUDA_ERROR"):
-        cuda.read(Place("d", 0, 1))
+        cuda.read(RegionSlice("d", 0, 1))
     with pytest.raises(InvalidInputError, match=r"region 'd' cannot be written on its device: CUDA_ERROR"):
-        cuda.write(Place("d", 0, 1), b"x")
+        cuda.write(RegionSlice("d", 0, 1), b"x")
 
 
 def test_memory_of_devices_needs_a_prefix_and_a_driver(tmp_path: Path, devices: Devices) -> None:

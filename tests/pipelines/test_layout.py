@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from tailcut.errors import EngineError
-from tailcut.pipelines.layout import Layout, rows_of, split_rows
+from tailcut.pipelines.layout import TensorLayout, rows_of, split_rows
 from tailcut.pipelines.tensors import parse_tensors
 
 ON_A_BUSY_MACHINE = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-LAYOUT = Layout(parse_tensors("s", "inputs", {"x": "FP32[-1]", "text": "BYTES", "flag": "BOOL[2]"}))
+LAYOUT = TensorLayout(parse_tensors("s", "inputs", {"x": "FP32[-1]", "text": "BYTES", "flag": "BOOL[2]"}))
 
 
 @st.composite
@@ -52,7 +52,7 @@ def test_there_and_back(parts):
 def test_requests_of_fixed_rows_are_found_again_whatever_came_before():
     """Heads of single requests are remembered by the number of rows: each request has its own bytes and no others'."""
     tensors = parse_tensors("s", "inputs", {"x": "FP32[3]", "flag": "BOOL"})
-    writer, reader = Layout(tensors), Layout(tensors)
+    writer, reader = TensorLayout(tensors), TensorLayout(tensors)
     random = np.random.default_rng(0)
     for rows in [1, 2, 1, 2, 5, 1, 2] * 3 + list(range(1, 300)) + [1, 299, 2]:
         parts = [[random.random((rows, 3)).astype(np.float32)[:, ::-1], random.random(rows) > 0.5]]

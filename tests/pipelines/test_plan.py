@@ -4,13 +4,15 @@ import pytest
 
 from tailcut import Pipeline, stage
 from tailcut.errors import UsageError
-from tailcut.pipelines.plan import Step, plan_pipeline
+from tailcut.pipelines.plan import PipelineStep, plan_pipeline
 from tailcut.pipelines.tensors import parse_tensors
 from tailcut.spec import Rows
 
 
 def step(name, inputs, outputs, *, kind="stage", independent=True):
-    return Step(kind, name, parse_tensors(name, "inputs", inputs), parse_tensors(name, "outputs", outputs), independent)
+    return PipelineStep(
+        kind, name, parse_tensors(name, "inputs", inputs), parse_tensors(name, "outputs", outputs), independent
+    )
 
 
 FIRST = step("first", {"a": "FP32[-1]", "b": "BYTES"}, {"c": "FP32[4]"})

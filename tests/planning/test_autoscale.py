@@ -8,7 +8,7 @@ from tests.planning.test_cluster import fixed, single
 
 from tailcut.cli.options import parse_duration
 from tailcut.errors import UsageError
-from tailcut.planning.autoscale import Rules, Window, parse_rules, simulate_autoscaler
+from tailcut.planning.autoscale import Rules, StabilisationWindow, parse_rules, simulate_autoscaler
 from tailcut.planning.cluster import Cluster, simulate_cluster
 from tailcut.planning.demand import Limit, Recording
 
@@ -56,7 +56,7 @@ def test_the_target_is_of_the_cores_that_are_measured(spinning: int) -> None:
 
 def test_replicas_are_removed_by_the_highest_desire_of_a_while() -> None:
     """A short pause removes none; a rise counts at once."""
-    window = Window(60.0)
+    window = StabilisationWindow(60.0)
     assert window.settled(0.0, 5, 5) == 5
     assert window.settled(30.0, 5, 2) == 5
     assert window.settled(59.0, 5, 8) == 8

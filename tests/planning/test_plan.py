@@ -15,8 +15,8 @@ from tailcut.lab.arrivals import Poisson
 from tailcut.models import digits_model
 from tailcut.planning.autoscale import Rules
 from tailcut.planning.demand import Limit, Recording
-from tailcut.planning.measured import Measured
-from tailcut.planning.plan import Wanted, make_plan
+from tailcut.planning.measured import MeasuredProfile
+from tailcut.planning.plan import PlanRequest, make_plan
 from tailcut.planning.records import PlanResult
 from tailcut.planning.search import capacity_of
 from tailcut.runtime.profile import Profile
@@ -27,15 +27,15 @@ from tailcut.tuner.space import changed
 WAY = {"receive_ns": 9000, "answer_ns": 14_000, "batch_ns": 20_000, "wake_ns": 25_000, "outside_ns": 60_000}
 
 
-def measured(name: str = "m", us: float = 4000.0, **engine: object) -> Measured:
+def measured(name: str = "m", us: float = 4000.0, **engine: object) -> MeasuredProfile:
     """A model whose batch of one takes so long, and of two half more."""
     settings = changed(Settings(), batching={"max_batch_size": 2}, engine={"threads": 1} | engine)
     profile = Profile.of_model(digits_model(), settings, name)
     service = MeasuredService(sizes=(1, 2), quantiles_us=((us,), (1.5 * us,)), threads=1, cores=2.0, way_in=WAY)
-    return Measured(Path(f"{name}.profile.toml"), profile, service, Path(f"{name}.profile.toml"))
+    return MeasuredProfile(Path(f"{name}.profile.toml"), profile, service, Path(f"{name}.profile.toml"))
 
 
-WANTED = Wanted([measured()], [1000.0], [Limit("p99", 15.0)], Poisson)
+WANTED = PlanRequest([measured()], [1000.0], [Limit("p99", 15.0)], Poisson)
 
 
 @functools.cache
@@ -144,7 +144,7 @@ def test_several_models_on_shared_cores() -> None:
     assert result.assumptions.routing == "round-robin"
 
 
-def on_device(name: str, index: int) -> Measured:
+def on_device(name: str, index: int) -> MeasuredProfile:
     """A model whose engine is on this device."""
     return measured(name, device="cuda", cuda=CudaOptions(index=index))
 

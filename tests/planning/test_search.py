@@ -11,7 +11,7 @@ from tailcut.planning.cluster import Cluster
 from tailcut.planning.demand import Limit
 from tailcut.planning.search import (
     Figures,
-    Load,
+    PlannedLoad,
     capacity_of,
     curve_points,
     expect_cluster,
@@ -64,7 +64,7 @@ def test_the_highest_rate(guess: float) -> None:
 def test_a_queue_with_a_formula() -> None:
     """M/M/1 at random: p99 is ln(100) / (mu - lambda), so the rate within 10 ms is mu - 460.5 for each server."""
     service = single(exponential(1.0))
-    expect = expect_cluster(Cluster(service, 1, "random"), Load(Poisson, P99))
+    expect = expect_cluster(Cluster(service, 1, "random"), PlannedLoad(Poisson, P99))
     carried = 1000 - math.log(100) / 0.010
     assert highest_rate(expect, 4, capacity_of(service), 2500.0) == pytest.approx(4 * carried, rel=0.05)
     assert least_replicas(expect, 5.6 * carried, capacity_of(service)) == 6
@@ -72,7 +72,7 @@ def test_a_queue_with_a_formula() -> None:
 
 def test_figures() -> None:
     """Goodput is what is answered within the limit, utilisation that of the cores."""
-    expect = expect_cluster(Cluster(single(fixed(1.0), cores=1.0), 1, "two-choices"), Load(Poisson, P99))
+    expect = expect_cluster(Cluster(single(fixed(1.0), cores=1.0), 1, "two-choices"), PlannedLoad(Poisson, P99))
     result = expect(4, 2000.0)
     assert result.goodput == pytest.approx(2000, rel=0.01)
     assert result.utilisation == pytest.approx(0.5, abs=0.02)
@@ -84,13 +84,13 @@ def test_figures() -> None:
 
 def test_workers_divide_a_replica() -> None:
     """Two processes a replica carry what two replicas do."""
-    cluster, load = Cluster(single(fixed(1.0), cores=1.0)), Load(Poisson, P99)
+    cluster, load = Cluster(single(fixed(1.0), cores=1.0)), PlannedLoad(Poisson, P99)
     assert expect_cluster(cluster, load, 2)(3, 4000.0).p99_ms == expect_cluster(cluster, load)(6, 4000.0).p99_ms
 
 
 def test_very_many_replicas_are_as_64() -> None:
     """At the same load for each: the time is what is simulated for 64."""
-    expect = expect_cluster(Cluster(single(exponential(1.0)), 1, "two-choices"), Load(Poisson, P99))
+    expect = expect_cluster(Cluster(single(exponential(1.0)), 1, "two-choices"), PlannedLoad(Poisson, P99))
     few, many = expect(64, 64 * 700.0), expect(1000, 1000 * 700.0)
     assert many.p99_ms == pytest.approx(few.p99_ms, rel=0.01)
     assert many.goodput == pytest.approx(700_000, rel=0.01)
@@ -99,11 +99,11 @@ def test_very_many_replicas_are_as_64() -> None:
 def test_bursts_need_more() -> None:
     """The rate within a limit is lower with bursts; their mean is the one asked for."""
     service = single(exponential(1.0))
-    bursty = Load(lambda rate: Bursty(rate, 5.0, 0.2), P99)
+    bursty = PlannedLoad(lambda rate: Bursty(rate, 5.0, 0.2), P99)
     expect = expect_cluster(Cluster(service), bursty)
     assert expect(2, 300.0).goodput == pytest.approx(300, rel=0.02)
     capacity = capacity_of(service)
-    plain = expect_cluster(Cluster(service), Load(Poisson, P99))
+    plain = expect_cluster(Cluster(service), PlannedLoad(Poisson, P99))
     assert highest_rate(expect, 2, capacity, 500.0) < 0.8 * highest_rate(plain, 2, capacity, 1000.0)
     arrivals = bursty.arrivals(1000.0, 40.0)
     assert len(arrivals) / (arrivals[-1] / 1e9) == pytest.approx(1000, rel=0.02)

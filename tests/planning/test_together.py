@@ -6,10 +6,10 @@ from tests.planning.test_cluster import fixed, single
 from tailcut.lab.arrivals import Poisson
 from tailcut.planning.cluster import Cluster
 from tailcut.planning.demand import Limit
-from tailcut.planning.search import Load, expect_cluster, highest_rate, least_replicas
+from tailcut.planning.search import PlannedLoad, expect_cluster, highest_rate, least_replicas
 from tailcut.planning.together import Tenant, capacity_together, expect_together
 
-QUICK, SLOW = Load(Poisson, Limit("p99", 10.0)), Load(Poisson, Limit("p99", 60.0))
+QUICK, SLOW = PlannedLoad(Poisson, Limit("p99", 10.0)), PlannedLoad(Poisson, Limit("p99", 60.0))
 
 
 def test_one_model_is_as_alone() -> None:

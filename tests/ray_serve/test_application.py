@@ -13,7 +13,7 @@ from tailcut.engines.base import CudaOptions
 from tailcut.errors import MissingFileError, ProfileError, UsageError
 from tailcut.models import digits_model
 from tailcut.ray.application import make_plan
-from tailcut.ray.plan import Carried, Replicas
+from tailcut.ray.plan import CarriedLoad, Replicas
 from tailcut.runtime.profile import Profile
 from tailcut.runtime.settings import BatchingSettings, Settings
 from tailcut.spec import DType
@@ -65,7 +65,7 @@ def test_a_bare_model_is_not_measured(monkeypatch: pytest.MonkeyPatch, tmp_path:
     monkeypatch.chdir(tmp_path)
     plan = make_plan("digits=m.onnx")
     assert plan.sources == (f"digits={tmp_path.resolve()}/m.onnx",)
-    assert plan.carried == Carried()
+    assert plan.carried == CarriedLoad()
     assert (plan.cpus, plan.memory_bytes) == (1.0, 0)
     with pytest.raises(UsageError, match="needs the tuned profile of one model"):
         make_plan("m.onnx", limit_ms=5.0)

@@ -14,7 +14,7 @@ from tests.engines.models import identity
 from tests.servers import TIMEOUT_S, Server, serving
 
 import tailcut
-from tailcut.client.requests import Address
+from tailcut.client.requests import ServerAddress
 from tailcut.errors import UsageError
 from tailcut.ray.balancer import Balancer, find_haproxy
 from tailcut.spec import DType
@@ -28,15 +28,15 @@ class Listed:
 
     def __init__(self, *servers: Server) -> None:
         self._servers = servers
-        self._changed: Callable[[Sequence[Address]], None] = lambda _: None
+        self._changed: Callable[[Sequence[ServerAddress]], None] = lambda _: None
         self.closed = False
 
-    def follow(self, changed: Callable[[Sequence[Address]], None]) -> None:
+    def follow(self, changed: Callable[[Sequence[ServerAddress]], None]) -> None:
         self._changed = changed
         self.take(*self._servers)
 
     def take(self, *servers: Server) -> None:
-        self._changed([Address(server.host, server.port) for server in servers])
+        self._changed([ServerAddress(server.host, server.port) for server in servers])
 
     def close(self) -> None:
         self.closed = True

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from tailcut.client.requests import Address
+from tailcut.client.requests import ServerAddress
 from tailcut.errors import UsageError
 from tailcut.ray.haproxy import Front, haproxy_config
 
-REPLICAS = [Address("127.0.0.1", 4001), Address("10.0.0.2", 4002), Address("fd00::1", 4003)]
+REPLICAS = [ServerAddress("127.0.0.1", 4001), ServerAddress("10.0.0.2", 4002), ServerAddress("fd00::1", 4003)]
 PROGRAM = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin")
 
 
@@ -29,7 +29,7 @@ def test_one_line_for_each_replica() -> None:
 
 def test_replicas_with_tls_are_checked() -> None:
     """Against a file that has to be named."""
-    secure = [Address("h", 1, tls=True)]
+    secure = [ServerAddress("h", 1, tls=True)]
     with pytest.raises(UsageError, match=r"h:1 uses TLS.*--ca FILE"):
         haproxy_config(secure, Front("127.0.0.1:80", "/s.sock"))
     text = haproxy_config(secure, Front("127.0.0.1:80", "/s.sock", ca="/ca.pem"))
@@ -45,7 +45,7 @@ def test_nothing_else_comes_into_the_file(bind: str) -> None:
 
 @pytest.mark.skipif(PROGRAM is None, reason="haproxy is not installed")
 @pytest.mark.parametrize("replicas", [[], REPLICAS], ids=["none", "some"])
-def test_haproxy_takes_it(tmp_path: Path, replicas: list[Address]) -> None:
+def test_haproxy_takes_it(tmp_path: Path, replicas: list[ServerAddress]) -> None:
     """Without a word of warning."""
     config = tmp_path / "haproxy.cfg"
     config.write_text(haproxy_config(replicas, Front("127.0.0.1:18080", str(tmp_path / "s.sock"))))

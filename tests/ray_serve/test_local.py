@@ -13,7 +13,7 @@ from tests.engines.models import perceptron
 from tests.servers import TIMEOUT_S
 
 from tailcut.errors import InvalidInputError
-from tailcut.ray.plan import Plan
+from tailcut.ray.plan import ApplicationPlan
 from tailcut.ray.tracing import traceparent
 
 pytestmark = pytest.mark.skipif(find_spec("starlette") is None, reason="Ray Serve is not installed: make test-ray")
@@ -25,7 +25,7 @@ def run_with(folder: Path, use: Callable[[Any], Awaitable[None]]) -> None:
     """Have a server used."""
     from tailcut.ray.local import LocalServer
 
-    plan = Plan(sources=("m",), options=("--no-auto", "--access-log", "--log", "json"), drain_s=0.0)
+    plan = ApplicationPlan(sources=("m",), options=("--no-auto", "--access-log", "--log", "json"), drain_s=0.0)
 
     async def run() -> None:
         source = f"m={perceptron([4, 8, 3], folder / 'm.onnx')}"

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 import tailcut
-from tailcut.client.requests import Address
+from tailcut.client.requests import ServerAddress
 from tailcut.errors import InvalidInputError, UnreachableError, UsageError
 from tailcut.ray.membership import PUBLISHED, Name, addresses_of, connect
 
@@ -43,7 +43,7 @@ def test_addresses_in_an_order_of_their_own() -> None:
     first = Replica({PUBLISHED: {"url": "http://127.0.0.1:1", "models": ["m"]}})
     second = Replica({PUBLISHED: {"url": "https://10.0.0.2:2"}})
     strangers = [Replica(), Replica({"other": 1}), Replica({PUBLISHED: "x"})]
-    expected = (Address("127.0.0.1", 1), Address("10.0.0.2", 2, tls=True))
+    expected = (ServerAddress("127.0.0.1", 1), ServerAddress("10.0.0.2", 2, tls=True))
     assert addresses_of([first, *strangers, second]) == expected
     assert addresses_of([second, first]) == expected
 
@@ -117,7 +117,7 @@ def test_following_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     watch._changed, watch._stopped, watch._key, watch._snapshot = changed, stopped, "key", 0
     watch._controller = Controller(None, away=9)
     watch.run()
-    assert message == [(Address("10.0.0.1", 1),)]
+    assert message == [(ServerAddress("10.0.0.1", 1),)]
 
 
 @pytest.mark.skipif(find_spec("ray") is not None, reason="Ray is installed")

@@ -4,12 +4,14 @@ import msgspec
 import pytest
 
 from tailcut.errors import UsageError
-from tailcut.ray.plan import Carried, Plan, Replicas, deployment_options, read_plan, serve_config
+from tailcut.ray.plan import ApplicationPlan, CarriedLoad, Replicas, deployment_options, read_plan, serve_config
 
 
 def test_a_plan_survives_its_file() -> None:
     """What is written as builtin types is read as the same plan."""
-    plan = Plan(sources=("/m.toml",), carried=Carried(rate=10.0), replicas=Replicas(least=1, most=3), options=("--x",))
+    plan = ApplicationPlan(
+        sources=("/m.toml",), carried=CarriedLoad(rate=10.0), replicas=Replicas(least=1, most=3), options=("--x",)
+    )
     assert read_plan(msgspec.to_builtins(plan)) == plan
 
 
@@ -41,7 +43,7 @@ def test_what_is_no_plan(values: dict) -> None:
 
 def test_a_fixed_number_of_replicas() -> None:
     """Needs no autoscaler; unknown memory is not asked for."""
-    options = deployment_options(Plan(sources=("a",), cpus=2.0, replicas=Replicas(least=2, most=2)))
+    options = deployment_options(ApplicationPlan(sources=("a",), cpus=2.0, replicas=Replicas(least=2, most=2)))
     assert options["num_replicas"] == 2
     assert "autoscaling_config" not in options
     assert options["ray_actor_options"] == {"num_cpus": 2.0, "num_gpus": 0.0}
@@ -50,11 +52,11 @@ def test_a_fixed_number_of_replicas() -> None:
 
 def test_a_range_of_replicas() -> None:
     """Is scaled by our policy on the target of the plan."""
-    plan = Plan(
+    plan = ApplicationPlan(
         sources=("a",),
         memory_bytes=5,
         exclusive=True,
-        carried=Carried(most_ongoing=9, target_ongoing=2.5),
+        carried=CarriedLoad(most_ongoing=9, target_ongoing=2.5),
         replicas=Replicas(least=2, most=4, up_s=1.0, down_s=2.0, window_s=3.0),
     )
     options = deployment_options(plan)
@@ -75,13 +77,13 @@ def test_a_range_of_replicas() -> None:
 
 def test_serve_waits_longer_than_a_drain() -> None:
     """Else it would kill a replica that still answers."""
-    plan = Plan(sources=("a",), drain_s=60.0)
+    plan = ApplicationPlan(sources=("a",), drain_s=60.0)
     assert deployment_options(plan)["graceful_shutdown_timeout_s"] >= 60 + 25
 
 
 def test_the_file_has_all_of_it() -> None:
     """The plan as arguments, and the options of the deployment where a user looks for them."""
-    plan = Plan(sources=("/m.toml",), revision="1")
+    plan = ApplicationPlan(sources=("/m.toml",), revision="1")
     content = serve_config("m", "/m", plan)
     assert content["http_options"]["host"] == "127.0.0.1"
     (application,) = content["applications"]

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tailcut.ray.policy import METRIC, Counts, ongoing, read_counts, replicas
+from tailcut.ray.policy import METRIC, AnswerCounts, ongoing, read_counts, replicas
 
 METRICS = """
 # TYPE nv_inference_request_success counter
@@ -20,23 +20,23 @@ tailcut_queued_rows{model="a",version="1"} 3.0
 
 def test_counts_of_all_models_are_added() -> None:
     """As `GET /metrics` has them."""
-    assert read_counts(METRICS, 5.0) == Counts(5.0, 120.0, 2.0)
+    assert read_counts(METRICS, 5.0) == AnswerCounts(5.0, 120.0, 2.0)
 
 
 @pytest.mark.parametrize(
     ("now", "rate", "at_rate", "expected"),
     [
-        (Counts(2.0, 10.0, 8.0), None, None, 4.0),  # 8 s of requests in 2 s
-        (Counts(2.0, 1000.0, 0.2), None, None, 0.1),
-        (Counts(2.0, 1000.0, 0.2), 1000.0, 3.0, 1.5),  # half of the rate at which 3 are in flight
-        (Counts(2.0, 10.0, 8.0), 1000.0, 3.0, 4.0),
-        (Counts(0.0, 10.0, 8.0), None, None, 0.0),  # no time has passed
-        (Counts(2.0, -1.0, 8.0), None, None, 0.0),  # the server counts anew
+        (AnswerCounts(2.0, 10.0, 8.0), None, None, 4.0),  # 8 s of requests in 2 s
+        (AnswerCounts(2.0, 1000.0, 0.2), None, None, 0.1),
+        (AnswerCounts(2.0, 1000.0, 0.2), 1000.0, 3.0, 1.5),  # half of the rate at which 3 are in flight
+        (AnswerCounts(2.0, 10.0, 8.0), 1000.0, 3.0, 4.0),
+        (AnswerCounts(0.0, 10.0, 8.0), None, None, 0.0),  # no time has passed
+        (AnswerCounts(2.0, -1.0, 8.0), None, None, 0.0),  # the server counts anew
     ],
 )
-def test_requests_in_flight(now: Counts, rate: float | None, at_rate: float | None, expected: float) -> None:
+def test_requests_in_flight(now: AnswerCounts, rate: float | None, at_rate: float | None, expected: float) -> None:
     """By the time spent in the server, or by the rate where that says more."""
-    assert ongoing(Counts(0.0, 0.0, 0.0), now, rate, at_rate) == pytest.approx(expected)
+    assert ongoing(AnswerCounts(0.0, 0.0, 0.0), now, rate, at_rate) == pytest.approx(expected)
 
 
 @dataclass

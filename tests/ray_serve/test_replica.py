@@ -16,7 +16,7 @@ from tests.engines.models import perceptron
 from tests.ray_serve.load import WIDTH
 from tests.servers import TIMEOUT_S
 
-from tailcut.ray.plan import Plan
+from tailcut.ray.plan import ApplicationPlan
 from tailcut.ray.policy import METRIC
 
 pytestmark = [
@@ -32,7 +32,7 @@ def replica(folder: Path, *options: str) -> Any:
     from tailcut.ray.replica import MultiplexedReplica
 
     named = {name: str(perceptron([WIDTH, 4, 3], folder / f"{name}.onnx")) for name in ("a", "b")}
-    plan = Plan(multiplexed=named, models_per_replica=2, options=("--no-auto", *options), drain_s=DRAIN_S)
+    plan = ApplicationPlan(multiplexed=named, models_per_replica=2, options=("--no-auto", *options), drain_s=DRAIN_S)
     return MultiplexedReplica(msgspec.to_builtins(plan))
 
 

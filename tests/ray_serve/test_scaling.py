@@ -9,7 +9,7 @@ from tailcut.engines import EngineOptions
 from tailcut.errors import UsageError
 from tailcut.models import digits_model
 from tailcut.planning.demand import Limit
-from tailcut.planning.measured import Measured
+from tailcut.planning.measured import MeasuredProfile
 from tailcut.ray.scaling import carried_by, tuned_limit
 from tailcut.runtime.profile import Profile
 from tailcut.runtime.settings import Settings
@@ -18,12 +18,12 @@ from tailcut.tuner.service import MeasuredService
 WAY = {"wake_ns": 5_000}
 
 
-def measured(evidence: dict | None = None, ms: float = 1.0) -> Measured:
+def measured(evidence: dict | None = None, ms: float = 1.0) -> MeasuredProfile:
     """A model that computes one row at a time, in so many milliseconds."""
     service = MeasuredService(sizes=(1,), quantiles_us=((1000.0 * ms,),), threads=1, cores=2.0, way_in=WAY)
     profile = Profile.of_model(digits_model(), Settings(engine=EngineOptions(threads=1)))
     profile = msgspec.structs.replace(profile, evidence=evidence or {})
-    return Measured(Path("m.toml"), profile, service, Path("m.toml"))
+    return MeasuredProfile(Path("m.toml"), profile, service, Path("m.toml"))
 
 
 def test_figures_follow_from_the_highest_rate_within_the_limit() -> None:

@@ -10,10 +10,10 @@ from tailcut.lab import benchmark
 from tailcut.lab.load import LoadResult
 from tailcut.lab.microbench_record import microbench_record
 from tailcut.lab.record import compare, run_record
-from tailcut.lab.records import BenchResult, CurvePoint, ExplainResult, MicrobenchResult, Run, RunComparison
+from tailcut.lab.records import BenchResult, ExplainResult, MicrobenchResult, Run, RunComparison, SearchPoint
 from tailcut.lab.saturation import Shown
 from tailcut.runtime.tracing.attribution import explain
-from tailcut.runtime.tracing.timeline import Event
+from tailcut.runtime.tracing.timeline import ProcessEvent
 
 MACHINE = {"cpu": "a <b>processor</b>", "cpus": 2, "usable_cpus": 2, "python": "CPython 3.11"}
 
@@ -37,10 +37,10 @@ def run(rate: float, slower: float = 1.0, *, samples: int = 1000, late_ms: float
     )
 
 
-def point(item: Run, shown: Shown = Shown.UNCLEAR) -> CurvePoint:
+def point(item: Run, shown: Shown = Shown.UNCLEAR) -> SearchPoint:
     """The rate of a search that this run was made at."""
-    figures = {name: getattr(item, name) for name in CurvePoint.__struct_fields__ if name != "shown"}
-    return CurvePoint(**figures, shown=shown)
+    figures = {name: getattr(item, name) for name in SearchPoint.__struct_fields__ if name != "shown"}
+    return SearchPoint(**figures, shown=shown)
 
 
 def bench(*runs: Run) -> BenchResult:
@@ -97,6 +97,8 @@ def explained(requests: int = 1000, processes: tuple[int, ...] = (41,)) -> Expla
     marks = np.cumsum(np.column_stack([np.arange(requests) * 50_000_000 + 1, stages]), axis=1)
     records = np.column_stack([marks, np.tile([1, 4, 256, 200], (requests, 1)), np.resize(processes, requests)])
     records = records.astype(np.int64)
-    events = [Event("gc", start, start + 20_000_000, 20_000_000, processes[0]) for start in records[::100, 1].tolist()]
+    events = [
+        ProcessEvent("gc", start, start + 20_000_000, 20_000_000, processes[0]) for start in records[::100, 1].tolist()
+    ]
     tail = msgspec.structs.asdict(explain(records, events, max_batch_size=8))
     return ExplainResult(**tail, target="http://127.0.0.1:8000", model="m<b>", duration_s=50.0, missed=0)

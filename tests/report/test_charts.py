@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tailcut.lab.records import Interval
+from tailcut.lab.records import IntervalRecord
 from tailcut.report.charts import (
     Chart,
     Point,
@@ -17,7 +17,7 @@ from tailcut.report.charts import (
     percentile_chart,
     span,
 )
-from tailcut.report.strips import Arm, ratio_bar, strips
+from tailcut.report.strips import ArmStrip, ratio_bar, strips
 from tailcut.report.words import nanoseconds, round_milliseconds
 
 
@@ -103,7 +103,7 @@ def test_a_density_has_its_hill_where_the_values_are() -> None:
 def test_a_strip_goes_from_the_fastest_to_the_tail() -> None:
     """Parts join without gaps, the median and the p99 are marked, and the deadline has its place."""
     points = [(0.0, 1.0), (0.1, 2.0), (0.25, 3.0), (0.5, 4.0), (0.75, 5.0), (0.9, 6.0), (0.99, 10.0), (0.999, 20.0)]
-    drawn = strips([Arm("a", "c1", "", points, {"p99": 10.0, "p99.9": None})], 15.0)
+    drawn = strips([ArmStrip("a", "c1", "", points, {"p99": 10.0, "p99.9": None})], 15.0)
     assert drawn is not None
     assert drawn.rule is not None
     row = drawn.rows[0]
@@ -116,10 +116,10 @@ def test_a_strip_goes_from_the_fastest_to_the_tail() -> None:
 
 def test_a_ratio_has_one_in_the_middle() -> None:
     """Half and double lie as far from the middle; beyond the reach is the edge."""
-    bar = ratio_bar(Interval(1.0, 0.5, 2.0))
+    bar = ratio_bar(IntervalRecord(1.0, 0.5, 2.0))
     assert bar is not None
     assert (bar.point, bar.low, bar.high) == (50, 25, 75)
-    cut = ratio_bar(Interval(1.0, 0.001, 99.0))
+    cut = ratio_bar(IntervalRecord(1.0, 0.001, 99.0))
     assert cut is not None
     assert cut.high == 100
     assert ratio_bar(None) is None

@@ -9,7 +9,7 @@ from tests.report.test_html import ASKED, figures, ratio
 from tailcut.report.console import LadderView, comparison_summary
 from tailcut.runtime.settings import Settings
 from tailcut.stats import Verdict
-from tailcut.tuner.events import Best, Estimated, Expected, Phase, RungStarted
+from tailcut.tuner.events import Best, Estimated, ExpectedTime, Phase, RungStarted
 from tailcut.tuner.result_records import ComparedProfile, ComparisonResult
 
 
@@ -38,7 +38,7 @@ def test_progress_has_phase_estimates_the_best_and_the_time_left() -> None:
 def test_a_slow_models_time_left_is_the_expected_one() -> None:
     """And never less than nothing."""
     shown, _ = view(terminal=True)
-    shown(Expected(600.0))
+    shown(ExpectedTime(600.0))
     assert "500 s left" in shown.progress(100.0)
     assert "0 s left" in shown.progress(700.0)
 

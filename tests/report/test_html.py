@@ -16,7 +16,7 @@ from rich.console import Console
 from tests.browser import CHROMIUM, FLAGS, needs_chromium
 from tests.report.records import explained, slower_bench, two_functions
 
-from tailcut.lab.records import Cost, Interval
+from tailcut.lab.records import Cost, IntervalRecord
 from tailcut.report import tune_page, tune_words
 from tailcut.report.console import tune_summary
 from tailcut.report.html import (
@@ -33,7 +33,7 @@ from tailcut.tuner.result_records import (
     AccuracyResult,
     Candidate,
     EqualConfiguration,
-    Estimate,
+    EstimateRecord,
     ModelRequest,
     NoiseResult,
     OfferResult,
@@ -84,8 +84,8 @@ def arm(p99: float | None) -> VerifiedArm:
     return VerifiedArm(**figures(p99), memory_peak_bytes=None)
 
 
-def ratio(point: float) -> Interval:
-    return Interval(point, point * 0.8, point * 1.1)
+def ratio(point: float) -> IntervalRecord:
+    return IntervalRecord(point, point * 0.8, point * 1.1)
 
 
 def candidate(verdict: str, point: float | None) -> Candidate:
@@ -103,9 +103,9 @@ def candidate(verdict: str, point: float | None) -> Candidate:
     )
 
 
-def estimate(number: int) -> Estimate:
+def estimate(number: int) -> EstimateRecord:
     """A configuration that was simulated: larger batches carry more, and take longer alone."""
-    return Estimate(
+    return EstimateRecord(
         setting=f"batching.max_batch_size={number}",
         rate=100.0 * number * (0.5 if number % 3 else 1.0),
         alone_ms=0.1 * number,

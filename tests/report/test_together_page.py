@@ -7,7 +7,7 @@ from msgspec.structs import asdict, replace
 from rich.console import Console
 from tests.report.test_html import ASKED, figures
 
-from tailcut.lab.records import Interval
+from tailcut.lab.records import IntervalRecord
 from tailcut.report.html import render_together_html
 from tailcut.report.together_page import gain_words, headline, together_summary
 from tailcut.runtime.settings import Settings
@@ -34,7 +34,7 @@ def arm(p99_ms: float, *, within: bool | None) -> JointArm:
 
 def model(name: str, ratio: tuple[float, float, float] | None, *, tuned: bool | None = True) -> JointModel:
     low, point, high = ratio or (0.0, 0.0, 0.0)
-    interval = Interval(point, low, high) if ratio else None
+    interval = IntervalRecord(point, low, high) if ratio else None
     return JointModel(
         name=name,
         path=f"{name}.onnx",

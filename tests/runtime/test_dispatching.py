@@ -3,7 +3,7 @@
 import pytest
 
 from tailcut.batching.forecast import Forecast
-from tailcut.batching.policy import Dispatch, DispatchKind, Place, Wait
+from tailcut.batching.policy import Dispatch, DispatchKind, DispatchPlace, Wait
 from tailcut.batching.queue import PriorityQueue
 from tailcut.runtime.dispatching import Dispatching
 from tailcut.runtime.request import Request
@@ -42,8 +42,8 @@ def test_what_waits_leaves_at_once_where_nothing_is_held_back() -> None:
     """Two idle engines share it."""
     dispatching = Dispatching("worker", 0, learned((1, 100), (8, 200)))
     waiting = queue(*(request(number) for number in range(4)))
-    assert dispatching.decide(waiting, 10 * US, 1, 1.0) == Dispatch(4, Place.WORKER)
-    assert dispatching.decide(waiting, 10 * US, 2, 1.0) == Dispatch(2, Place.WORKER)
+    assert dispatching.decide(waiting, 10 * US, 1, 1.0) == Dispatch(4, DispatchPlace.WORKER)
+    assert dispatching.decide(waiting, 10 * US, 2, 1.0) == Dispatch(2, DispatchPlace.WORKER)
 
 
 def test_a_batch_is_held_back_while_requests_come_quickly() -> None:

@@ -13,7 +13,7 @@ from tailcut.engines import open_engine
 from tailcut.engines.base import CudaOptions, EngineOptions
 from tailcut.machine.cuda_driver import Driver
 from tailcut.machine.gpu import node_of_bus
-from tailcut.machine.nodes import Place, made_on
+from tailcut.machine.nodes import NumaNode, made_on
 from tailcut.machine.quota import affinity_mask
 from tailcut.machine.topology import Core, Node, Topology
 from tailcut.runtime import placement
@@ -82,7 +82,7 @@ def test_what_launches_is_on_the_node_of_the_device(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(placement, "topology", lambda: two)
     monkeypatch.setattr(placement, "driver", lambda: stand_in)
     monkeypatch.setattr(placement, "node_of_bus", lambda bus: node_of_bus(bus, tmp_path))
-    near = Place(1, (CPUS[1],))
+    near = NumaNode(1, (CPUS[1],))
     assert placement.instance_places(device_settings(0)) == (near, near)
     assert placement.instance_places(device_settings(1)) == (None, None)  # the kernel does not say
     assert placement.instance_places(device_settings(2)) == (None, None)  # there is no such device

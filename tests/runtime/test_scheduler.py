@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 
-from tailcut.batching.policy import Place
+from tailcut.batching.policy import DispatchPlace
 from tailcut.errors import BatchLostError, DeadlineExceededError, EngineError, QueueFullError, ReleasedError
 from tailcut.memory.slab import RowState
 from tailcut.runtime.limits import Limits
@@ -148,7 +148,7 @@ def test_a_lone_request_may_bypass_the_queue(dispatch: str, busy: bool, bypasses
     batch = under.settle(under.lend(1), 1, request, at_once=True)
     assert (batch is not None) is bypasses
     if batch is not None:
-        assert (batch.place, under.computing) == (Place.LOOP, 1)
+        assert (batch.place, under.computing) == (DispatchPlace.LOOP, 1)
         Engine().run(batch)
         assert under.finish(batch)
         assert (client.answered, client.posted) == ([request], [])

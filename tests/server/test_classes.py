@@ -10,7 +10,7 @@ from tests.engines.models import zipmap
 from tests.servers import Server, serving
 
 from tailcut.lab.grpc_connection import ask_grpc
-from tailcut.lab.load import Target
+from tailcut.lab.load import LoadTarget
 
 LABELS = ["setosa", "versicolor", "vîrginica"]
 OUTPUT = "output_probability"
@@ -39,7 +39,7 @@ def test_the_classes_stand_in_the_metadata(server: Server, model: str, classes: 
     key = f"classes.{OUTPUT}"
     assert json.loads(client.get_model_config(model)["parameters"][key]["string_value"]) == classes
     client.close()
-    grpc = Target("127.0.0.1", server.grpc_port, grpc=True)
+    grpc = LoadTarget("127.0.0.1", server.grpc_port, grpc=True)
     assert [output.name for output in ask_grpc(grpc, "ModelMetadata", name=model).outputs] == ["output_label", OUTPUT]
     config = ask_grpc(grpc, "ModelConfig", name=model).config
     assert json.loads(config.parameters[key].string_value) == classes

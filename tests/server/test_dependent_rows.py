@@ -17,7 +17,7 @@ from tests.servers import Server, json_request, raw_request, serving
 
 from tailcut.engines.base import EngineOptions
 from tailcut.lab.describe import served_spec
-from tailcut.lab.load import Target
+from tailcut.lab.load import LoadTarget
 from tailcut.runtime.profile import Profile
 from tailcut.runtime.settings import BatchingSettings, Settings
 from tailcut.spec import DType, Rows
@@ -184,7 +184,7 @@ def test_what_was_decided_is_shown(served: tuple[Server, list]) -> None:
 def test_a_client_learns_whether_a_model_is_batched(served: tuple[Server, list]) -> None:
     """From the configuration: shapes do not tell."""
     server, names = served
-    for target in (Target(server.host, server.port), Target(server.host, server.grpc_port or 0, grpc=True)):
+    for target in (LoadTarget(server.host, server.port), LoadTarget(server.host, server.grpc_port or 0, grpc=True)):
         for name in ("softmax_over_rows", "unnamed_axes"):
             assert name in names
             spec = served_spec(target, name)
@@ -245,7 +245,7 @@ def test_the_option_is_for_all_models(tmp_path: Path) -> None:
     sources = [perceptron([4, 3], tmp_path / f"{name}.onnx") for name in ("one", "two")]
     with serving(tmp_path, *sources, "--batching", "off") as server:
         for name in ("one", "two"):
-            spec = served_spec(Target(server.host, server.port), name)
+            spec = served_spec(LoadTarget(server.host, server.port), name)
             assert spec.rows is Rows.DEPENDENT
         log = server.stderr.read_text()
         assert log.count("turned off by the user") == 2
@@ -255,7 +255,7 @@ def test_the_option_against_the_evidence(tmp_path: Path) -> None:
     """`--batching on` is obeyed with one warning."""
     onnx.save(CASES["quantised_together"].model, tmp_path / "m.onnx")
     with serving(tmp_path, tmp_path / "m.onnx", "--batching", "on") as server:
-        assert served_spec(Target(server.host, server.port), "m").batched
+        assert served_spec(LoadTarget(server.host, server.port), "m").batched
         log = server.stderr.read_text()
         assert log.count("answers may be wrong") == 1
 

@@ -21,13 +21,13 @@ from tests.servers import Server, serving
 from tailcut.engines.base import EngineOptions
 from tailcut.lab.client import open_loop
 from tailcut.lab.explain import only_model, trace_events, watch, while_doing
-from tailcut.lab.load import Target
+from tailcut.lab.load import LoadTarget
 from tailcut.lab.payload import ask, infer_payload
 from tailcut.runtime.profile import Profile
 from tailcut.runtime.settings import BatchingSettings, Settings
 from tailcut.runtime.tracing.attribution import KINDS, explain
 from tailcut.runtime.tracing.records import Tail
-from tailcut.runtime.tracing.timeline import STAGES, Event
+from tailcut.runtime.tracing.timeline import STAGES, ProcessEvent
 
 RATE, SECONDS = 250, 2.0
 GARBAGE = """
@@ -63,23 +63,23 @@ def server(profile: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 @contextmanager
-def harmed(profile: Path, program: str, **how: object) -> Iterator[Target]:
+def harmed(profile: Path, program: str, **how: object) -> Iterator[LoadTarget]:
     """`tailcut serve` with a program of ours in the same process."""
     command = [sys.executable, "-c", f"{program}\nimport sys\n{SERVE}", "serve", str(profile), "--port", "0", "--json"]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, **how)
     try:
         assert child.stdout is not None
-        yield Target(port=json.loads(child.stdout.readline())["port"])
+        yield LoadTarget(port=json.loads(child.stdout.readline())["port"])
     finally:
         child.send_signal(signal.SIGINT)
         child.wait(20)
 
 
-def target_of(server: Server) -> Target:
-    return Target(port=server.port)
+def target_of(server: Server) -> LoadTarget:
+    return LoadTarget(port=server.port)
 
 
-def load(target: Target, rows: tuple[int, ...] = (1,), rate: float = RATE) -> None:
+def load(target: LoadTarget, rows: tuple[int, ...] = (1,), rate: float = RATE) -> None:
     """Open-loop requests of these numbers of rows, in turn."""
     random = np.random.default_rng(0)
     inputs = [{"x": random.standard_normal((count, 64)).astype(np.float32)} for count in rows]
@@ -88,7 +88,7 @@ def load(target: Target, rows: tuple[int, ...] = (1,), rate: float = RATE) -> No
     assert not result.errors
 
 
-def named(target: Target, causes: set[str], rows: tuple[int, ...] = (1,), rate: float = RATE) -> Tail:
+def named(target: LoadTarget, causes: set[str], rows: tuple[int, ...] = (1,), rate: float = RATE) -> Tail:
     """Load the server until its verdict names one of the causes: three times at most, for others use the machine."""
     result = None
     for _ in range(3):
@@ -103,11 +103,11 @@ def named(target: Target, causes: set[str], rows: tuple[int, ...] = (1,), rate: 
     raise AssertionError(result)
 
 
-def without_others(target: Target) -> Tail:
+def without_others(target: LoadTarget) -> Tail:
     """The verdict on the server's trace where it is not told that others had the CPUs meanwhile."""
     piece = ask(target, "GET", "/v2/models/m/trail/0")
     waits = {kind for kinds in KINDS["cpu_wait"].values() for kind in kinds}
-    events = [event for event in (Event(*item) for item in piece["events"]) if event.kind not in waits]
+    events = [event for event in (ProcessEvent(*item) for item in piece["events"]) if event.kind not in waits]
     return explain(np.array(piece["records"], np.int64), events, max_batch_size=piece["max_batch_size"])
 
 

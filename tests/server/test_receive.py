@@ -14,7 +14,7 @@ from tests.engines.models import identity
 from tests.servers import raw_request, serving
 
 from tailcut.lab.burst import Burst
-from tailcut.lab.load import Target
+from tailcut.lab.load import LoadTarget
 from tailcut.lab.payload import infer_payload
 from tailcut.runtime.model import Model
 from tailcut.server.context import Context
@@ -128,10 +128,13 @@ def test_requests_leave_nothing_in_the_allocator(models: Path) -> None:
 def test_bodies_that_are_read_later_are_their_own(tmp_path: Path) -> None:
     """Forty clients at once, with bodies that fill much of the buffer that all are received into."""
     path = identity(DType.FP32, (None, 64), tmp_path / "m.onnx")
-    with serving(tmp_path, path, "--max-batch-size", "8") as server, Burst(Target(server.host, server.port)) as burst:
+    with (
+        serving(tmp_path, path, "--max-batch-size", "8") as server,
+        Burst(LoadTarget(server.host, server.port)) as burst,
+    ):
         for wire in ("binary", "json"):
             inputs = [{"x": np.full((1 + 3 * number, 64), number, np.float32)} for number in range(40)]
-            payloads = [infer_payload(Target(server.host, server.port), "m", item, wire) for item in inputs]
+            payloads = [infer_payload(LoadTarget(server.host, server.port), "m", item, wire) for item in inputs]
             for _ in range(10):
                 for item, reply in zip(inputs, burst.ask(payloads), strict=True):
                     assert reply.status == 200, reply.message

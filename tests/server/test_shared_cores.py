@@ -13,7 +13,7 @@ from tests.servers import Server, serving
 
 from tailcut.client.sync import Client
 from tailcut.engines.base import EngineOptions
-from tailcut.lab.load import Target
+from tailcut.lab.load import LoadTarget
 from tailcut.lab.payload import ask
 from tailcut.machine.quota import usable_cpus
 from tailcut.runtime.profile import Neighbour, Profile, Together
@@ -56,7 +56,7 @@ def cpu_s(server: Server) -> float:
 
 def test_threads_spin_only_while_a_model_is_alone(server: Server) -> None:
     """Both sleep beside each other; the one that stays spins when the other goes, and sleeps when it is back."""
-    target = Target(server.host, server.port)
+    target = LoadTarget(server.host, server.port)
     for name in ("first", "second"):
         assert "they do not spin because other models are loaded" in logged(server, f"{name}: engine threads: ")
     with Client(server.url) as client:
@@ -90,7 +90,7 @@ def test_a_profile_keeps_its_settings_and_the_log_says_what_they_cost(models: Pa
         settings = Settings(engine=EngineOptions(threads=2))
         Profile.of_model(models / f"{name}.onnx", settings).save(tmp_path / f"{name}.toml")
     with serving(tmp_path, tmp_path / "first.toml", tmp_path / "second.toml") as server:
-        config = ask(Target(server.host, server.port), "GET", "/v2/models/first/config")
+        config = ask(LoadTarget(server.host, server.port), "GET", "/v2/models/first/config")
         server.stop()
         log = server.stderr.read_text()
     assert config["name"] == "first"
@@ -108,7 +108,7 @@ def test_neighbours_are_checked_again_when_models_come_and_go(models: Path, tmp_
         msgspec.structs.replace(profiles[name], together=together).save(tmp_path / f"{name}.toml")
     sources = [tmp_path / f"{name}.toml" for name in profiles]
     with serving(tmp_path, *sources, "--allow-model-control") as server:
-        target = Target(server.host, server.port)
+        target = LoadTarget(server.host, server.port)
         assert "measured together" not in server.stderr.read_text()
         for _ in range(2):
             ask(target, "POST", "/v2/repository/models/second/unload")

@@ -3,15 +3,15 @@
 from types import SimpleNamespace
 
 from tailcut.runtime.tracing.timeline import FIELDS, StepTrace, Timeline
-from tailcut.server.stage_times import StageTimes
+from tailcut.server.stage_times import AnswerTimes
 
 STEP = StepTrace("embed", 1, 2, 3, 4, 5, 6)
 
 
-def times() -> StageTimes:
+def times() -> AnswerTimes:
     request = SimpleNamespace(ready_ns=20)
     batch = SimpleNamespace(formed_ns=30, began_ns=40, ended_ns=50, rows=7, requests=3, steps=(STEP,))
-    return StageTimes.of(request, batch, 10, 60, 70, 2, 100)
+    return AnswerTimes.of(request, batch, 10, 60, 70, 2, 100)
 
 
 def test_a_record_is_in_the_order_of_its_fields() -> None:

@@ -15,7 +15,7 @@ from tests.servers import Server, raw_request
 
 from tailcut.engines.base import EngineOptions
 from tailcut.lab.client import closed_loop, open_loop
-from tailcut.lab.load import Payload, Target
+from tailcut.lab.load import LoadTarget, Payload
 from tailcut.runtime.profile import Profile
 from tailcut.runtime.settings import BatchingSettings, Settings
 from tailcut.spec import DType
@@ -55,7 +55,7 @@ class Overload:
 
 def overload(server: Server, seconds: float, times: float = 10.0) -> Overload:
     """Find the capacity with a few connections, offer a multiple of it with an open loop, and find it again."""
-    target = Target(server.host, server.port)
+    target = LoadTarget(server.host, server.port)
     payload = Payload(raw_request("slow", bytes(1024)))
 
     def capacity() -> float:

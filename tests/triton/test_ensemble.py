@@ -11,12 +11,12 @@ from tests.triton.repositories import add_model, twice
 
 from tailcut.errors import InvalidInputError, TailcutError, UsageError
 from tailcut.runtime.limits import Limits
-from tailcut.triton.library import Library, Loaded, Wishes
+from tailcut.triton.library import Library, LoadedModel, Wishes
 
 ENSEMBLE = twice("first", "second")
 
 
-def loaded(folder: Path, text: str) -> Loaded:
+def loaded(folder: Path, text: str) -> LoadedModel:
     add_model(folder, "first")
     add_model(folder, "second")
     add_model(folder, "bytes", kind="simple_int8")

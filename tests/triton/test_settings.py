@@ -10,7 +10,7 @@ from tailcut.engines.base import Reshape
 from tailcut.errors import UnsupportedError
 from tailcut.spec import DType, ModelSpec, TensorSpec
 from tailcut.triton.config import parse_config
-from tailcut.triton.settings import Reading, engine_of, read_settings
+from tailcut.triton.settings import ConfigReading, engine_of, read_settings
 
 BOTH = ("onnxruntime", "openvino")
 
@@ -28,7 +28,7 @@ def config(more: str = "", **replaced: str) -> Any:
     return parse_config(text, "here")
 
 
-def reading(more: str = "", **replaced: str) -> Reading:
+def reading(more: str = "", **replaced: str) -> ConfigReading:
     return read_settings(config(more, **replaced), spec(), "onnxruntime")
 
 

@@ -21,14 +21,14 @@ from tests.engines.models import images as pictures_model
 
 from tailcut import Client
 from tailcut.engines.base import U8Input
-from tailcut.lab.load import Target
+from tailcut.lab.load import LoadTarget
 from tailcut.runtime.profile import Profile
 from tailcut.runtime.settings import Settings
 from tailcut.tuner.accuracy import compare
 from tailcut.tuner.gate import Gate
 from tailcut.tuner.model_space import ModelSpace
 from tailcut.tuner.pixels import as_pixels
-from tailcut.tuner.records import Wanted
+from tailcut.tuner.records import TuneRequest
 from tailcut.tuner.refinements import refinements
 from tailcut.tuner.session import open_session
 from tailcut.tuner.space import RUNG_FIELDS, engine_choices, serving_choices, with_fields
@@ -125,7 +125,7 @@ class Tune:
         self._folder = folder
         self._model = folder / f"{name}.onnx"
         onnx.save(case.model, self._model)
-        wanted = Wanted(self._model, data_of(case), budget_s=_BUDGET_S, normalize=normalize)
+        wanted = TuneRequest(self._model, data_of(case), budget_s=_BUDGET_S, normalize=normalize)
         self._session = open_session(wanted, lambda event: None)
         self._space = ModelSpace(self._session)
         self._space.calibrate()
@@ -163,7 +163,7 @@ class Tune:
             requests = [as_pixels(fold, self._session.spec, request) for request in requests]
         return Kept(self._name, name, path, settings, requests, self._truths)
 
-    def passes(self, kept: Kept, target: Target) -> bool:
+    def passes(self, kept: Kept, target: LoadTarget) -> bool:
         """Whether the accuracy gate lets one of its profiles pass."""
         questions = copy.copy(self._session.gate._questions)  # the tune's own, asked under this name
         questions.spec = replace(questions.spec, name=kept.name)

@@ -2,14 +2,14 @@
 
 import pytest
 
-from tailcut.tuner.budget import Plan, SearchSize, complete_s, joint_race_s
+from tailcut.tuner.budget import SearchSize, TimePlan, complete_s, joint_race_s
 from tailcut.tuner.verification import told_within, verification_s
 
 
 @pytest.mark.parametrize("budget", [5.0, 30.0, 120.0, 600.0])
 def test_phases_follow_one_another_within_the_budget(budget: float) -> None:
     """Race, refinement, rungs, then a quarter for the verification."""
-    plan = Plan(1000.0, budget)
+    plan = TimePlan(1000.0, budget)
     assert 1000 < plan.race_until < plan.refine_until < plan.explain_until <= 1000 + 0.76 * budget
     assert plan.verification_s(plan.explain_until) >= 0.2 * budget
     before = plan.answers_s + plan.capacity_s + plan.calibrate_s + plan.estimate_s + 3 * plan.way_s
@@ -18,16 +18,16 @@ def test_phases_follow_one_another_within_the_budget(budget: float) -> None:
 
 def test_short_budgets_quantise_nothing() -> None:
     """An eighth of less than twenty seconds is too little to calibrate in; a slow model's verification takes of it."""
-    slow = Plan(0.0, 24.0)
+    slow = TimePlan(0.0, 24.0)
     slow.needs_verification_s(20.0)
-    assert slow.calibrate_s == 0.0 < Plan(0.0, 24.0).calibrate_s
-    assert Plan(0.0, 19.0).calibrate_s == 0.0
-    assert Plan(0.0, 20.0).calibrate_s == pytest.approx(2.4)
+    assert slow.calibrate_s == 0.0 < TimePlan(0.0, 24.0).calibrate_s
+    assert TimePlan(0.0, 19.0).calibrate_s == 0.0
+    assert TimePlan(0.0, 20.0).calibrate_s == pytest.approx(2.4)
 
 
 def test_a_slow_models_verification_comes_first() -> None:
     """What its p99 takes is taken from the search, but never more than nearly half."""
-    plan, slow = Plan(0.0, 100.0), Plan(0.0, 100.0)
+    plan, slow = TimePlan(0.0, 100.0), TimePlan(0.0, 100.0)
     slow.needs_verification_s(40.0)
     assert slow.race_until < plan.race_until
     slow.needs_verification_s(400.0)
@@ -39,7 +39,7 @@ def test_a_slow_models_verification_comes_first() -> None:
 @pytest.mark.parametrize("late", [0.0, 0.1, 0.25])
 def test_a_verification_that_begins_late_keeps_the_budget(budget: float, late: float) -> None:
     """Where the phases before it took longer than planned, it is shorter: the tune ends within 10 % of its budget."""
-    plan = Plan(0.0, budget)
+    plan = TimePlan(0.0, budget)
     plan.needs_verification_s(plan.most_verify_s)
     begins = plan.explain_until + late * budget
     assert begins + plan.verification_s(begins) <= 1.1 * budget
@@ -47,7 +47,7 @@ def test_a_verification_that_begins_late_keeps_the_budget(budget: float, late: f
 
 def test_what_is_left_over_goes_to_the_verification() -> None:
     """A search that ends early leaves its time to the samples."""
-    plan = Plan(0.0, 100.0)
+    plan = TimePlan(0.0, 100.0)
     assert plan.verification_s(40.0) == plan.end - 40.0
     assert 95.0 <= plan.end < 100.0
     assert plan.spent_s(40.0) == 40.0
@@ -55,7 +55,7 @@ def test_what_is_left_over_goes_to_the_verification() -> None:
 
 def test_a_slow_model_is_expected_to_take_longer() -> None:
     """The estimate is the budget, unless the verification needs more than the search leaves it."""
-    plan = Plan(0.0, 30.0)
+    plan = TimePlan(0.0, 30.0)
     assert plan.expected_s == pytest.approx(30.0)
     plan.needs_verification_s(600.0)
     assert 600.0 < plan.expected_s < 630.0
@@ -64,13 +64,13 @@ def test_a_slow_model_is_expected_to_take_longer() -> None:
 @pytest.mark.parametrize(("start_s", "count"), [(0.1, 8), (1.2, 5), (30.0, 2)])
 def test_as_many_finalists_as_there_is_time_to_start(start_s: float, count: int) -> None:
     """All eight where servers start quickly; never less than two."""
-    assert Plan(0.0, 30.0).finalists(8.0, start_s, 8) == count
+    assert TimePlan(0.0, 30.0).finalists(8.0, start_s, 8) == count
 
 
 @pytest.mark.parametrize("start_s", [1.0, 2.0])
 def test_a_minute_is_enough_for_four_finalists(start_s: float) -> None:
     """Whatever a quantised copy and a slow baseline take before: the engines are measured for less long."""
-    plan = Plan(0.0, 60.0)
+    plan = TimePlan(0.0, 60.0)
     began = 6.0 + plan.capacity_s + plan.calibrate_s
     estimating_s = plan.estimating_s(began, start_s)
     assert 4.0 < estimating_s <= plan.estimate_s
@@ -79,27 +79,27 @@ def test_a_minute_is_enough_for_four_finalists(start_s: float) -> None:
 
 def test_engines_are_measured_as_long_as_usual_where_there_is_time() -> None:
     """With two minutes, no server waits for a shorter measurement; with no time left, some is measured anyway."""
-    plan = Plan(0.0, 120.0)
+    plan = TimePlan(0.0, 120.0)
     assert plan.estimating_s(15.0, 1.0) == plan.estimate_s
     assert plan.estimating_s(70.0, 1.0) == pytest.approx(0.08 * 120)
 
 
 def test_ways_are_measured_where_there_is_time() -> None:
     """Two minutes are enough for a quick start; a minute that is half over is not."""
-    assert Plan(0.0, 120.0).can_measure_ways(40.0, 1.0)
-    assert not Plan(0.0, 60.0).can_measure_ways(28.0, 1.0)
+    assert TimePlan(0.0, 120.0).can_measure_ways(40.0, 1.0)
+    assert not TimePlan(0.0, 60.0).can_measure_ways(28.0, 1.0)
 
 
 def test_finalists_that_start_late_race_all_the_same() -> None:
     """A race has a tenth of the budget from when its servers run."""
-    plan = Plan(0.0, 60.0)
+    plan = TimePlan(0.0, 60.0)
     assert plan.race_ends(20.0) == plan.race_until
     assert plan.race_ends(34.0) == pytest.approx(40.0)
 
 
 def test_after_an_exhaustive_race_the_rest_has_its_time() -> None:
     """The ends of the phases after it move; one that ended in time moves nothing."""
-    plan = Plan(0.0, 100.0)
+    plan = TimePlan(0.0, 100.0)
     end, race_until = plan.end, plan.race_until
     plan.race_ended(race_until - 1.0)
     assert plan.end == end
@@ -114,7 +114,7 @@ def test_what_a_slow_model_can_be_verified_by() -> None:
     assert told_within(60.0, 1000.0, 3) == "p99"
     assert told_within(60.0, 10.0, 3) == "p95"
     assert told_within(1.0, 10.0, 3) == "p50"
-    plan = Plan(0.0, 60.0)
+    plan = TimePlan(0.0, 60.0)
     plan.needs_verification_s(min(verification_s(10.0, 3), plan.most_verify_s))
     assert plan.expected_s == pytest.approx(60.0)
 

@@ -22,7 +22,7 @@ from tailcut.tuner.accuracy import Accuracy
 from tailcut.tuner.calibrate import CalibrationError, Calibrator, Material
 from tailcut.tuner.events import Event, Phase
 from tailcut.tuner.model_space import ModelSpace
-from tailcut.tuner.records import Outcome, Wanted
+from tailcut.tuner.records import TuneOutcome, TuneRequest
 from tailcut.tuner.session import open_session
 from tailcut.tuner.space import changed, engine_choices
 
@@ -48,7 +48,7 @@ def calibrated(folder: Path) -> Iterator[tuple[ModelSpace, list[str]]]:
         if isinstance(event, Phase):
             message.append(event.text)
 
-    space = ModelSpace(open_session(Wanted(folder / "digits.onnx", data={"image": images()}, budget_s=30.0), tell))
+    space = ModelSpace(open_session(TuneRequest(folder / "digits.onnx", data={"image": images()}, budget_s=30.0), tell))
     space.calibrate()
     yield space, message
     space.close()
@@ -74,7 +74,7 @@ def test_what_was_measured_is_what_ships(
     space, _ = calibrated
     options = {"name": engine, "precision": "int8_static", "threads": 1}
     session = space._session
-    outcome = Outcome(session.spec, changed(session.with_wire("binary"), engine=options), 1.0, [], INDEPENDENT)
+    outcome = TuneOutcome(session.spec, changed(session.with_wire("binary"), engine=options), 1.0, [], INDEPENDENT)
     space.take(outcome)
     files = TuneFiles(folder / "d.profile.toml", folder / "d.report.html", folder / "d.trials.jsonl")
     result = write_result(outcome, session.wanted, ASKED, files)
@@ -120,7 +120,7 @@ def test_what_is_left_out_is_told_in_one_line(tmp_path: Path) -> None:
     message: list[str] = []
     path = perceptron([64, 32, 4], tmp_path / "m.onnx")
     data = {"x": np.random.default_rng(0).standard_normal((15, 64)).astype(np.float32)}
-    wanted = Wanted(path, data=data, budget_s=30.0)
+    wanted = TuneRequest(path, data=data, budget_s=30.0)
     for item in (wanted, replace(wanted, bound=None), replace(wanted, budget_s=10.0), replace(wanted, data=None)):
         space = ModelSpace(open_session(item, lambda event: message.append(getattr(event, "text", ""))))
         message.clear()

@@ -12,7 +12,7 @@ from tailcut.tuner.accuracy import Accuracy
 from tailcut.tuner.budget import SearchSize
 from tailcut.tuner.claims import announce, carry, prove
 from tailcut.tuner.events import Event, Phase
-from tailcut.tuner.records import Wanted
+from tailcut.tuner.records import TuneRequest
 from tailcut.tuner.session import open_session
 from tailcut.tuner.space import changed
 
@@ -20,7 +20,7 @@ from tailcut.tuner.space import changed
 def test_the_story_says_what_limits(tmp_path: Path) -> None:
     """Whether rows may be batched, what the baseline carries, the limit of its own tail, and how long all takes."""
     text: list[Event] = []
-    session = open_session(Wanted(perceptron([16, 4], tmp_path / "m.onnx"), budget_s=6.0), text.append)
+    session = open_session(TuneRequest(perceptron([16, 4], tmp_path / "m.onnx"), budget_s=6.0), text.append)
     try:
         result = carry(session)
         announce(session, result, SearchSize(13))
@@ -38,7 +38,7 @@ def test_the_story_says_what_limits(tmp_path: Path) -> None:
 def test_wrong_answers_at_the_end_are_not_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The verification ends with them; the one line names the settings and the request."""
     path = perceptron([4, 8, 3], tmp_path / "m.onnx")
-    session = open_session(Wanted(path, {"x": np.ones((8, 4), np.float32)}, budget_s=10.0), lambda event: None)
+    session = open_session(TuneRequest(path, {"x": np.ones((8, 4), np.float32)}, budget_s=10.0), lambda event: None)
     settings = changed(session.with_wire("binary"), batching={"max_batch_size": 4})
     outcome = session.outcome
     outcome.settings = settings

@@ -10,7 +10,7 @@ from tailcut.runtime.profile import Profile
 from tailcut.runtime.settings import Settings
 from tailcut.tuner.compare import compare
 from tailcut.tuner.events import Event, Phase
-from tailcut.tuner.records import Wanted
+from tailcut.tuner.records import TuneRequest
 from tailcut.tuner.space import changed
 
 STATIC = changed(Settings(), engine={"precision": "int8_static", "threads": 1})
@@ -23,7 +23,7 @@ def test_each_profile_runs_its_own_copy_of_the_model(tmp_path: Path) -> None:
     wrong = quantised(perceptron([16, 8, 4], tmp_path / "other.onnx"), tmp_path / "wrong.onnx")
     plain = Profile.of_model(path)
     profiles = {name: plain.with_copy(copy, STATIC) for name, copy in (("right", right), ("wrong", wrong))}
-    result = compare(Wanted(path, rate=300.0, slo_ms=100.0, budget_s=5.0), profiles, lambda event: None)
+    result = compare(TuneRequest(path, rate=300.0, slo_ms=100.0, budget_s=5.0), profiles, lambda event: None)
     assert [side.wrong for side in result.sides] == [False, True]
     assert result.is_worse
     assert all(len(side.runs.latencies) for side in result.sides)
@@ -36,7 +36,7 @@ def test_pixels_are_what_a_profile_of_pixels_is_judged_by(tmp_path: Path) -> Non
     pixels = changed(Settings(), engine={"u8_input": U8Input(**fold), "threads": 1})
     profiles = {"floats": Profile.of_model(path), "pixels": Profile.of_model(path, pixels)}
     data = {"x": np.random.default_rng(0).integers(0, 256, (64, 16)).astype(np.uint8)}
-    result = compare(Wanted(path, data, rate=300.0, slo_ms=100.0, budget_s=5.0), profiles, lambda event: None)
+    result = compare(TuneRequest(path, data, rate=300.0, slo_ms=100.0, budget_s=5.0), profiles, lambda event: None)
     assert [side.wrong for side in result.sides] == [False, False]
 
 
@@ -48,7 +48,7 @@ def test_a_rate_too_low_for_a_p99_is_compared_by_what_there_is_time_for(tmp_path
         for size in (1, 8)
     }
     message: list[Event] = []
-    result = compare(Wanted(path, rate=8.0, slo_ms=100.0, budget_s=8.0), profiles, message.append)
+    result = compare(TuneRequest(path, rate=8.0, slo_ms=100.0, budget_s=8.0), profiles, message.append)
     assert any("within 8 s its p50 is compared" in event.text for event in message if isinstance(event, Phase))
     assert result.took_s < 16
     assert "p50" in result.sides[1].ratios.percentiles

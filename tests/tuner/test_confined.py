@@ -14,7 +14,7 @@ from tailcut.machine.quota import usable_cpus
 from tailcut.report.tune_words import limits_words
 from tailcut.tuner.claims import carry, prove
 from tailcut.tuner.objective import Constraints
-from tailcut.tuner.records import Wanted
+from tailcut.tuner.records import TuneRequest
 from tailcut.tuner.result import result
 from tailcut.tuner.servers import confined_to
 from tailcut.tuner.session import open_session
@@ -27,7 +27,7 @@ from tailcut.tuner.space import changed
 def test_servers_run_on_the_cpus_that_are_allowed(tmp_path: Path) -> None:
     """Those of the baseline and of the winner; the baseline, which stays where all else fails, has one thread."""
     path = perceptron([16, 64, 4], tmp_path / "m.onnx")
-    wanted = Wanted(path, rate=300.0, slo_ms=100.0, budget_s=5.0, constraints=Constraints(cpus=1))
+    wanted = TuneRequest(path, rate=300.0, slo_ms=100.0, budget_s=5.0, constraints=Constraints(cpus=1))
     session = open_session(wanted, lambda event: None)
     session.outcome.settings = changed(session.with_wire("binary"), batching={"max_batch_size": 8})
     assert session.base.engine.threads == 1

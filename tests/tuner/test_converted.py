@@ -18,7 +18,7 @@ from tailcut.runtime.profile import Profile
 from tailcut.runtime.settings import Settings
 from tailcut.tuner.converted import onnx_copy
 from tailcut.tuner.model_space import ModelSpace
-from tailcut.tuner.records import Wanted
+from tailcut.tuner.records import TuneRequest
 from tailcut.tuner.session import open_session
 from tailcut.tuner.space import engine_choices
 
@@ -55,7 +55,7 @@ def offered(path: Path) -> tuple[set[str], list[str]]:
     """The engines that a tune of a program tries, and what it says."""
     text: list[str] = []
     session = open_session(
-        Wanted(path, data={"x": rows(64)}, budget_s=10.0), lambda event: text.append(getattr(event, "text", ""))
+        TuneRequest(path, data={"x": rows(64)}, budget_s=10.0), lambda event: text.append(getattr(event, "text", ""))
     )
     space = ModelSpace(session)
     try:

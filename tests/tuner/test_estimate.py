@@ -28,7 +28,7 @@ from tailcut.tuner.estimate import (
 )
 from tailcut.tuner.estimator import pack
 from tailcut.tuner.model_space import ModelSpace
-from tailcut.tuner.records import Wanted
+from tailcut.tuner.records import TuneRequest
 from tailcut.tuner.session import open_session
 from tailcut.tuner.space import engine_choices
 
@@ -242,7 +242,7 @@ def test_a_stall_does_not_end_the_search_for_larger_batches() -> None:
 def test_an_exhaustive_tune_measures_every_engine_configuration(tmp_path: Path) -> None:
     """Whatever the budget says: a usual tune of so few seconds measures some of them."""
     path = perceptron([16, 4], tmp_path / "m.onnx")
-    wanted = Wanted(path, budget_s=5.0)
+    wanted = TuneRequest(path, budget_s=5.0)
     for item in (wanted, replace(wanted, exhaustive=True)):
         session = open_session(item, lambda event: None)
         space = ModelSpace(session)

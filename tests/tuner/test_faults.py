@@ -11,13 +11,13 @@ from tailcut.lab.arrivals import Poisson
 from tailcut.runtime.settings import Settings
 from tailcut.tuner import servers as servers_module
 from tailcut.tuner.accuracy import Accuracy
-from tailcut.tuner.budget import Plan
+from tailcut.tuner.budget import TimePlan
 from tailcut.tuner.claims import carry, prove
 from tailcut.tuner.events import Event, Phase
 from tailcut.tuner.model_space import ModelSpace
-from tailcut.tuner.records import TieBreak, Wanted
+from tailcut.tuner.records import TieBreak, TuneRequest
 from tailcut.tuner.selection import Selection
-from tailcut.tuner.session import Session, open_session
+from tailcut.tuner.session import TuneSession, open_session
 from tailcut.tuner.space import changed
 from tailcut.tuner.together.records import JointWanted
 from tailcut.tuner.together.search import JointSearch
@@ -26,19 +26,19 @@ from tailcut.tuner.waterfall import UNCHANGED, explain
 WRONG = Accuracy(right=False, reason="far off")
 
 
-def opened(folder: Path, tell: list[Event] | None = None) -> Session:
+def opened(folder: Path, tell: list[Event] | None = None) -> TuneSession:
     path = perceptron([16, 4], folder / "m.onnx")
     message = [] if tell is None else tell
-    return open_session(Wanted(path, rate=300.0, slo_ms=100.0, budget_s=8.0), message.append)
+    return open_session(TuneRequest(path, rate=300.0, slo_ms=100.0, budget_s=8.0), message.append)
 
 
-def alike(session: Session, count: int) -> list[Settings]:
+def alike(session: TuneSession, count: int) -> list[Settings]:
     """So many configurations that all start."""
     plain = changed(session.with_wire("binary"), engine={"threads": 1})
     return [changed(plain, batching={"max_batch_size": 2**number}) for number in range(count)]
 
 
-def of_no_copy(session: Session) -> Settings:
+def of_no_copy(session: TuneSession) -> Settings:
     """Settings whose server does not start: there is no copy in static int8."""
     return changed(session.with_wire("binary"), engine={"precision": "int8_static", "threads": 1})
 
@@ -59,7 +59,7 @@ def test_a_leader_that_was_refused_is_not_kept(tmp_path: Path, monkeypatch: pyte
         session.outcome.tie_break = TieBreak(settings, "equal", ())
         return WRONG
 
-    monkeypatch.setattr(Session, "check", lambda _, settings, seconds, **more: strict(settings, seconds, **more))
+    monkeypatch.setattr(TuneSession, "check", lambda _, settings, seconds, **more: strict(settings, seconds, **more))
     try:
         carry(session)
         if stopped:
@@ -84,7 +84,7 @@ def test_no_combination_is_kept_before_it_was_checked(tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     wanted = JointWanted(
-        tuple(Wanted(path, slo_ms=50.0) for path in paths), (Poisson(50.0), Poisson(50.0)), budget_s=6.0
+        tuple(TuneRequest(path, slo_ms=50.0) for path in paths), (Poisson(50.0), Poisson(50.0)), budget_s=6.0
     )
     outcome = JointSearch(wanted, tell).run()
     assert outcome.interrupted
@@ -111,7 +111,7 @@ def test_a_step_that_does_not_start_costs_its_own_rungs(tmp_path: Path) -> None:
     session.outcome.settings = first
     try:
         carry(session)
-        session.plan = Plan(time.monotonic(), 12.0)
+        session.plan = TimePlan(time.monotonic(), 12.0)
         explain(session, Steps([first, of_no_copy(session), first, first, first, first]), lambda *_: False)
     finally:
         session.servers.keep()
@@ -149,7 +149,7 @@ def test_servers_run_beside_each_other_as_memory_allows(tmp_path: Path, monkeypa
     try:
         carry(session)
         session.outcome.settings = Selection(session, ModelSpace(session)).race(choices)
-        session.plan = Plan(time.monotonic(), 60.0)
+        session.plan = TimePlan(time.monotonic(), 60.0)
         explain(session, Steps(alike(session, 6)), lambda *_: False)
     finally:
         session.servers.keep()

@@ -3,15 +3,15 @@
 from dataclasses import replace
 
 from tailcut.runtime.settings import Settings
-from tailcut.tuner.finalists import FINALISTS, Predicted, finalists, pareto
+from tailcut.tuner.finalists import FINALISTS, PredictedConfiguration, finalists, pareto
 from tailcut.tuner.space import changed
 
 
-def predicted(rate: float, alone_ms: float = 1.0, **sections: dict) -> Predicted:
-    return Predicted(changed(Settings(), **sections), rate, alone_ms, 10.0, 1 << 20)
+def predicted(rate: float, alone_ms: float = 1.0, **sections: dict) -> PredictedConfiguration:
+    return PredictedConfiguration(changed(Settings(), **sections), rate, alone_ms, 10.0, 1 << 20)
 
 
-def many() -> list[Predicted]:
+def many() -> list[PredictedConfiguration]:
     """Three dispatches, seven sizes, four engines: larger batches a little better, inline best."""
     result = []
     for engine, gain in (("onnxruntime", 1.0), ("openvino", 0.9)):

@@ -15,14 +15,14 @@ from tests.servers import serving
 
 from tailcut.engines import open_engine
 from tailcut.engines.base import EngineOptions
-from tailcut.lab.load import Target
+from tailcut.lab.load import LoadTarget
 from tailcut.lab.payload import infer_once
 from tailcut.runtime.profile import Profile
 from tailcut.runtime.settings import BatchingSettings, PaddedInput, PaddingSettings, Settings
 from tailcut.spec import DType
 from tailcut.tuner.accuracy import Accuracy
 from tailcut.tuner.gate import Gate
-from tailcut.tuner.questions import Questions
+from tailcut.tuner.questions import ReferenceQuestions
 from tailcut.tuner.space import changed
 
 PLAIN = Settings(engine=EngineOptions(threads=1), batching=BatchingSettings(max_batch_size=8))
@@ -32,15 +32,15 @@ Requests = list[dict[str, np.ndarray]]
 
 
 def gate(path: Path, requests: Requests, bound: float | None = 0.999) -> Gate:
-    return Gate(Questions(partial(open_engine, path, EngineOptions(threads=1)), requests, 10.0), bound)
+    return Gate(ReferenceQuestions(partial(open_engine, path, EngineOptions(threads=1)), requests, 10.0), bound)
 
 
 @contextmanager
-def served(path: Path, settings: Settings) -> Iterator[Target]:
+def served(path: Path, settings: Settings) -> Iterator[LoadTarget]:
     profile = path.with_suffix(".profile.toml")
     Profile.of_model(path, settings, path.stem).save(profile)
     with serving(path.parent, profile, "--no-auto", "--drain", "0s") as server:
-        yield Target(server.host, server.port)
+        yield LoadTarget(server.host, server.port)
 
 
 def judged(path: Path, requests: Requests, settings: Settings) -> Accuracy:

@@ -26,7 +26,7 @@ from tests.tuner.keepable import (
     traits_of,
 )
 
-from tailcut.lab.load import Target
+from tailcut.lab.load import LoadTarget
 from tailcut.runtime.settings import Settings
 
 
@@ -73,7 +73,7 @@ def served(
         chosen = refined(tune, index) if request.param == "refined" else raced(tune, request.param)
         offered += [tune.profile(settings, number) for number, settings in enumerate(chosen)]
     with serving(tmp_path_factory.mktemp("server"), *(item.path for item in offered)) as server:
-        target = Target(server.host, server.port)
+        target = LoadTarget(server.host, server.port)
         yield Served(server, offered, [item for item in offered if tunes[item.model].passes(item, target)])
         assert server.stop() == 0
 

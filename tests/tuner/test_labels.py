@@ -12,7 +12,7 @@ from tailcut.errors import UsageError
 from tailcut.lab.describe import labels_of_data, rows_of_data
 from tailcut.tuner.accuracy import labelled
 from tailcut.tuner.claims import prove
-from tailcut.tuner.records import Wanted
+from tailcut.tuner.records import TuneRequest
 from tailcut.tuner.session import open_session
 from tailcut.tuner.space import changed
 
@@ -32,7 +32,7 @@ def test_a_server_of_pixels_is_sent_pixels(tmp_path: Path) -> None:
     path = perceptron([16, 4], tmp_path / "m.onnx")
     pixels = np.random.default_rng(0).integers(0, 256, (64, 16)).astype(np.uint8)
     labels = answers(path, {"x": (pixels / 255 - 0.5).astype(np.float32)}).argmax(axis=1)[:, None]
-    wanted = Wanted(path, {"x": pixels}, labels, rate=200.0, slo_ms=100.0, budget_s=5.0, normalize=FOLD)
+    wanted = TuneRequest(path, {"x": pixels}, labels, rate=200.0, slo_ms=100.0, budget_s=5.0, normalize=FOLD)
     session = open_session(wanted, lambda event: None)
     session.outcome.settings = changed(session.with_wire("binary"), engine={"u8_input": FOLD, "threads": 1})
     session.outcome.rate, session.outcome.capacity = 200.0, 1000.0
@@ -78,4 +78,4 @@ def test_too_few_labels_are_refused_before_anything_is_measured(tmp_path: Path) 
     path = perceptron([16, 4], tmp_path / "m.onnx")
     data = {"x": np.ones((8, 16), np.float32)}
     with pytest.raises(UsageError, match="3 labels for 8 requests"):
-        open_session(Wanted(path, data, np.arange(3), budget_s=5.0), lambda event: None)
+        open_session(TuneRequest(path, data, np.arange(3), budget_s=5.0), lambda event: None)

@@ -7,13 +7,13 @@ import pytest
 from tests.engines.models import perceptron
 
 from tailcut.engines import EngineOptions
-from tailcut.tuner.budget import Plan
+from tailcut.tuner.budget import TimePlan
 from tailcut.tuner.estimate import EngineEstimate
 from tailcut.tuner.events import Event, Phase
 from tailcut.tuner.gate import Gate
 from tailcut.tuner.journal import lines_of
 from tailcut.tuner.model_space import ModelSpace
-from tailcut.tuner.records import Wanted
+from tailcut.tuner.records import TuneRequest
 from tailcut.tuner.service import measured_service
 from tailcut.tuner.session import open_session
 from tailcut.tuner.simulate import Ways
@@ -29,7 +29,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_an_engine_that_answers_wrongly_is_not_predicted(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One configuration of it is measured, to be offered; no way to serve it is among the predicted ones."""
     data = {"x": np.random.default_rng(0).standard_normal((48, 64)).astype(np.float32)}
-    session = open_session(Wanted(model, data, rate=200.0, slo_ms=50.0, budget_s=20.0), lambda event: None)
+    session = open_session(TuneRequest(model, data, rate=200.0, slo_ms=50.0, budget_s=20.0), lambda event: None)
     space = ModelSpace(session)
     choices = [EngineOptions(threads=1), *(EngineOptions(precision="int8", threads=count) for count in (1, 2))]
     monkeypatch.setattr("tailcut.tuner.model_space.engine_choices", lambda facts: choices)
@@ -62,12 +62,12 @@ def test_slow_calls_need_no_measured_ways(model: Path, tmp_path: Path) -> None:
     """Where a call takes ten milliseconds and time is short, usual costs do, and the profile's evidence has them."""
     text: list[Event] = []
     journal = tmp_path / "m.trials.jsonl"
-    session = open_session(Wanted(model, budget_s=20.0, journal=journal), text.append)
+    session = open_session(TuneRequest(model, budget_s=20.0, journal=journal), text.append)
     space = ModelSpace(session)
     slow = EngineEstimate(EngineOptions(threads=1), {1: [np.full(9, 10_000_000)]}, cpu_ns={1: 1e7})
     session.journal.add_estimate(slow)
     space.estimates = [slow]
-    session.plan = Plan(session.plan.began - 12.0, 20.0)
+    session.plan = TimePlan(session.plan.began - 12.0, 20.0)
     ways = space._measured_ways()
     space.close()
     assert dict(ways.by_dispatch) == USUAL

@@ -5,16 +5,16 @@ import pytest
 
 from tailcut.lab.load import LoadResult
 from tailcut.runtime.settings import Settings
-from tailcut.tuner.finalists import Predicted, finalists
+from tailcut.tuner.finalists import PredictedConfiguration, finalists
 from tailcut.tuner.objective import Constraints, Objective, ObjectiveKind
 from tailcut.tuner.space import changed
 
 
-def predicted(size: int, **values: float) -> Predicted:
+def predicted(size: int, **values: float) -> PredictedConfiguration:
     settings = changed(Settings(), batching={"max_batch_size": size})
     memory = int(values.pop("memory", 1 << 20))
     known = {"rate": 100.0, "alone_ms": 1.0, "cpu_us": 10.0, "p99_ms": 5.0, "capacity": 200.0} | values
-    return Predicted(settings=settings, memory_bytes=memory, **known)
+    return PredictedConfiguration(settings=settings, memory_bytes=memory, **known)
 
 
 def result(mode: str, latencies_ms: list[float], errors: int = 0) -> LoadResult:
@@ -42,7 +42,7 @@ LATE = predicted(5, cpu_us=1.0, p99_ms=50.0)
 @pytest.mark.parametrize(
     ("kind", "first"), [("goodput", RATE), ("latency", QUICK), ("throughput", FULL), ("cost", CHEAP)]
 )
-def test_each_objective_has_its_own_best(kind: ObjectiveKind, first: Predicted) -> None:
+def test_each_objective_has_its_own_best(kind: ObjectiveKind, first: PredictedConfiguration) -> None:
     """By rate within the limit, p99, capacity, or CPU time; of the last, none whose p99 is over the limit."""
     objective = Objective(kind, limit_ms=10.0, rate=50.0)
     everything = [RATE, QUICK, FULL, CHEAP, LATE]

@@ -6,23 +6,23 @@ from tailcut.report.tune_words import offer_words
 from tailcut.runtime.settings import Settings
 from tailcut.spec import ModelSpec
 from tailcut.tuner.accuracy import Accuracy
-from tailcut.tuner.finalists import Predicted
+from tailcut.tuner.finalists import PredictedConfiguration
 from tailcut.tuner.objective import Objective
 from tailcut.tuner.offers import offers_of
-from tailcut.tuner.records import Offer, Outcome, Rejected
+from tailcut.tuner.records import Offer, Rejected, TuneOutcome
 from tailcut.tuner.space import changed
 
 INT8 = changed(Settings(), engine={"precision": "int8"})
-TUNED = Predicted(Settings(), 1000.0, 2.0, 10.0, 0)
+TUNED = PredictedConfiguration(Settings(), 1000.0, 2.0, 10.0, 0)
 
 
-def rejected(*predicted: Predicted) -> Rejected:
+def rejected(*predicted: PredictedConfiguration) -> Rejected:
     return Rejected(INT8, Accuracy(right=False, reason="far off", worst=0.977), 0.97, predicted)
 
 
 def test_the_best_way_to_serve_it_is_offered() -> None:
     """With the ratios to the tuned settings, and the bound that accepts it."""
-    ways = [Predicted(INT8, rate, alone, 10.0, 0) for rate, alone in ((1500.0, 1.4), (2000.0, 1.1))]
+    ways = [PredictedConfiguration(INT8, rate, alone, 10.0, 0) for rate, alone in ((1500.0, 1.4), (2000.0, 1.1))]
     (offer,) = offers_of([rejected(*ways)], TUNED, Objective())
     assert (offer.settings, offer.bound) == (INT8, 0.97)
     assert (offer.p50_ratio, offer.rate_ratio) == (0.55, 2.0)
@@ -30,14 +30,14 @@ def test_the_best_way_to_serve_it_is_offered() -> None:
 
 def test_what_is_not_quicker_is_not_offered() -> None:
     """Nor what was not estimated, nor anything where the tuned settings were not."""
-    slow = rejected(Predicted(INT8, 1010.0, 1.96, 10.0, 0))
+    slow = rejected(PredictedConfiguration(INT8, 1010.0, 1.96, 10.0, 0))
     assert offers_of([slow, rejected()], TUNED, Objective()) == []
-    assert offers_of([rejected(Predicted(INT8, 9000.0, 0.1, 10.0, 0))], None, Objective()) == []
+    assert offers_of([rejected(PredictedConfiguration(INT8, 9000.0, 0.1, 10.0, 0))], None, Objective()) == []
 
 
 def test_it_is_one_line_in_every_report() -> None:
     """Precision, speed, accuracy, and what to add to the command."""
-    outcome = Outcome(ModelSpec("m", (), ()), Settings(), 100.0, [], INDEPENDENT)
+    outcome = TuneOutcome(ModelSpec("m", (), ()), Settings(), 100.0, [], INDEPENDENT)
     outcome.offers = [Offer(INT8, Accuracy(right=False, reason="", worst=0.9771), 0.97, 0.55, 1.9)]
     assert offer_words(told(outcome)) == [
         "int8 (onnxruntime): p50 x0.55, rate x1.90, cosine 0.9771; accept with --accuracy 0.97"

@@ -11,18 +11,18 @@ from tailcut.engines import EngineOptions, open_engine
 from tailcut.spec import Rows
 from tailcut.tuner.estimate import EngineEstimate
 from tailcut.tuner.objective import Objective, ObjectiveKind
-from tailcut.tuner.prediction import Parts, predict, simulated
+from tailcut.tuner.prediction import PredictionParts, predict, simulated
 from tailcut.tuner.simulate import WayIn, Ways
-from tailcut.tuner.space import Facts
+from tailcut.tuner.space import SpaceFacts
 
 
 @pytest.fixture
-def parts(tmp_path: Path) -> Parts:
+def parts(tmp_path: Path) -> PredictionParts:
     engine = open_engine(perceptron([4, 3], tmp_path / "m.onnx"), EngineOptions())
     way = WayIn(5_000, 5_000, 10_000, 20_000, 30_000)
-    facts = Facts(replace(engine.spec, rows=Rows.INDEPENDENT), 2, 2, frozenset())
+    facts = SpaceFacts(replace(engine.spec, rows=Rows.INDEPENDENT), 2, 2, frozenset())
     engine.close()
-    return Parts(facts, Ways(dict.fromkeys(("inline", "worker"), way)), 1.0, "auto")
+    return PredictionParts(facts, Ways(dict.fromkeys(("inline", "worker"), way)), 1.0, "auto")
 
 
 def estimate() -> EngineEstimate:
@@ -40,7 +40,7 @@ def estimate() -> EngineEstimate:
     )
 
 
-def test_latency_and_cost_are_predicted_at_the_rate(parts: Parts) -> None:
+def test_latency_and_cost_are_predicted_at_the_rate(parts: PredictionParts) -> None:
     """At a low rate a request takes a call of one row, and its CPU time is the call's with the loop's."""
     for kind in ("latency", "cost"):
         for item in predict([estimate()], parts, Objective(kind, limit_ms=50.0, rate=100.0)):
@@ -49,7 +49,7 @@ def test_latency_and_cost_are_predicted_at_the_rate(parts: Parts) -> None:
 
 
 @pytest.mark.parametrize("kind", ["goodput", "throughput"])
-def test_the_cost_of_a_request_is_that_of_its_batch(parts: Parts, kind: ObjectiveKind) -> None:
+def test_the_cost_of_a_request_is_that_of_its_batch(parts: PredictionParts, kind: ObjectiveKind) -> None:
     """Near its highest rate eight rows share a call of 180 us: a fraction of what a call of one row takes."""
     result = {
         item.settings.batching.max_batch_size: item.cpu_us
@@ -65,7 +65,7 @@ def test_more_requests_where_a_limit_is_long() -> None:
     assert [simulated(limit_ms, 50_000.0) for limit_ms in (1.0, 10.0, 100.0)] == [3000, 4000, 6000]
 
 
-def test_a_rare_slow_call_is_in_the_p99(parts: Parts) -> None:
+def test_a_rare_slow_call_is_in_the_p99(parts: PredictionParts) -> None:
     """Two calls in a hundred that take 20 times as long are a lone request's p99, at a rate where none waits."""
     slow = estimate()
     slow.times_ns[1] = [np.array([110_000] * 98 + [2_200_000] * 2)]
@@ -73,7 +73,7 @@ def test_a_rare_slow_call_is_in_the_p99(parts: Parts) -> None:
     assert item.p99_ms > 2.0
 
 
-def test_throughput_is_predicted_without_a_limit(parts: Parts) -> None:
+def test_throughput_is_predicted_without_a_limit(parts: PredictionParts) -> None:
     """The capacity is that of a server that always has requests, and no less than the rate within a limit."""
     for item in predict([estimate()], parts, Objective("throughput", limit_ms=5.0)):
         assert item.capacity >= 0.95 * item.rate > 0

@@ -13,13 +13,13 @@ from tailcut.engines.base import EngineOptions
 from tailcut.errors import EngineError
 from tailcut.runtime.settings import PaddedInput, PaddingSettings
 from tailcut.spec import DType
-from tailcut.tuner.questions import Questions
+from tailcut.tuner.questions import ReferenceQuestions
 
 PADDING = PaddingSettings(buckets=(4, 8, 16), inputs=(PaddedInput(name="ids"), PaddedInput(name="mask")))
 
 
-def questions(path: Path, requests: list[dict[str, np.ndarray]], seconds: float = 10.0) -> Questions:
-    return Questions(partial(open_engine, path, EngineOptions(threads=1)), requests, seconds)
+def questions(path: Path, requests: list[dict[str, np.ndarray]], seconds: float = 10.0) -> ReferenceQuestions:
+    return ReferenceQuestions(partial(open_engine, path, EngineOptions(threads=1)), requests, seconds)
 
 
 def vectors(count: int) -> list[dict[str, np.ndarray]]:

@@ -9,13 +9,13 @@ from threading import Thread
 
 import pytest
 
-from tailcut.lab.load import Payload, Target
+from tailcut.lab.load import LoadTarget, Payload
 from tailcut.lab.trial import Arm
 from tailcut.tuner.heats import NONE
 from tailcut.tuner.journal import Journal
 from tailcut.tuner.noise import Noise
 from tailcut.tuner.objective import Objective, ObjectiveKind
-from tailcut.tuner.racing import LEAST_BLOCK_S, Entrant, Load, Racing, load_for
+from tailcut.tuner.racing import LEAST_BLOCK_S, RaceEntrant, RaceLoad, Racing, load_for
 from tailcut.tuner.space import BASELINE, changed
 
 
@@ -37,7 +37,7 @@ def test_connections_follow_rate_and_limit(kind: ObjectiveKind, rate: float, cli
 
 
 @contextmanager
-def sleepers(*seconds: float) -> Iterator[list[Entrant]]:
+def sleepers(*seconds: float) -> Iterator[list[RaceEntrant]]:
     """Servers that take so long to answer, as a slow model does."""
 
     def handler(sleep_s: float) -> type[BaseHTTPRequestHandler]:
@@ -61,10 +61,10 @@ def sleepers(*seconds: float) -> Iterator[list[Entrant]]:
             server = stack.enter_context(ThreadingHTTPServer(("127.0.0.1", 0), handler(sleep_s)))
             Thread(target=server.serve_forever, daemon=True).start()
             stack.callback(server.shutdown)
-            target = Target("127.0.0.1", server.server_port)
+            target = LoadTarget("127.0.0.1", server.server_port)
             payload = Payload(f"GET / HTTP/1.1\r\nHost: {target.authority}\r\n\r\n".encode())
             settings = changed(BASELINE, batching={"max_batch_size": index + 1})
-            entrants.append(Entrant(settings, Arm(target, [payload])))
+            entrants.append(RaceEntrant(settings, Arm(target, [payload])))
         yield entrants
 
 
@@ -76,7 +76,7 @@ def racing(kind: ObjectiveKind, rate: float) -> Racing:
 @pytest.mark.parametrize("rate", [8.0, 40.0])
 def test_a_slow_model_is_selected_by_what_was_measured(rate: float) -> None:
     """No time is left, and yet blocks have answers, also where far quicker ones were foreseen: the quick one wins."""
-    measured = replace(racing("goodput", rate), load=Load((1, 2), 6 / rate))
+    measured = replace(racing("goodput", rate), load=RaceLoad((1, 2), 6 / rate))
     with sleepers(0.4, 0.25) as entrants:
         heats = measured.heats(entrants, time.monotonic(), 1)
         assert heats.leader == 1
@@ -97,7 +97,7 @@ def test_open_blocks_have_requests_when_time_is_over() -> None:
 def test_fewer_arms_race_where_a_heat_takes_long() -> None:
     """Two at least, and as many heats as there is time for; arms of a quick model all race."""
     now = time.monotonic()
-    slow = replace(racing("goodput", 8.0), load=Load((1, 2), 1.0))  # 2.4 s for one arm in one heat
+    slow = replace(racing("goodput", 8.0), load=RaceLoad((1, 2), 1.0))  # 2.4 s for one arm in one heat
     assert slow.in_time(6, now + 30.0) == (4, 3)
     assert slow.in_time(6, now + 10.0) == (2, 2)
     assert slow.in_time(6, now - 5.0) == (2, 1)

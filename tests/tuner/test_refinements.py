@@ -4,18 +4,18 @@ from tailcut.engines.base import CudaOptions
 from tailcut.runtime.settings import PaddedInput, PaddingSettings, Settings, check
 from tailcut.spec import DType, ModelSpec, Rows, TensorSpec
 from tailcut.tuner.refinements import holds_weights_again, least_gain, refinements
-from tailcut.tuner.space import BASELINE, Facts, changed
+from tailcut.tuner.space import BASELINE, SpaceFacts, changed
 
 FIXED = TensorSpec("x", DType.FP32, (None, 4))
 PADDING = PaddingSettings(buckets=(4, 8), inputs=(PaddedInput(name="x"),))
 
 
-def facts(cpus: int = 2, **rest: object) -> Facts:
+def facts(cpus: int = 2, **rest: object) -> SpaceFacts:
     spec = ModelSpec("m", (FIXED,), (TensorSpec("y", DType.FP32, (None, 8)),), Rows.INDEPENDENT)
-    return Facts(spec, cpus, 8, frozenset(), **rest)  # type: ignore[arg-type]
+    return SpaceFacts(spec, cpus, 8, frozenset(), **rest)  # type: ignore[arg-type]
 
 
-def changes(known: Facts, winner: Settings) -> set[str]:
+def changes(known: SpaceFacts, winner: Settings) -> set[str]:
     return {refinement.describe(winner) for refinement in refinements(known, winner)}
 
 

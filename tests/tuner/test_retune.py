@@ -14,7 +14,7 @@ from tailcut.runtime.profile import Profile
 from tailcut.runtime.settings import Settings
 from tailcut.tuner.claims import arms_verified, carry
 from tailcut.tuner.model_space import ModelSpace
-from tailcut.tuner.records import Wanted
+from tailcut.tuner.records import TuneRequest
 from tailcut.tuner.selection import Selection
 from tailcut.tuner.session import open_session
 from tailcut.tuner.space import changed, engine_choices
@@ -35,7 +35,7 @@ def test_its_own_copy_is_measured(tmp_path: Path, rows: int) -> None:
     """With data or without it: the copy races, it answers rightly, and the new profile has it with its figures."""
     path, profile = of_copy(tmp_path)
     data = {"x": np.random.default_rng(0).standard_normal((rows, 64)).astype(np.float32)} if rows else None
-    session = open_session(Wanted(path, data, slo_ms=100.0, budget_s=20.0, previous=profile), lambda event: None)
+    session = open_session(TuneRequest(path, data, slo_ms=100.0, budget_s=20.0, previous=profile), lambda event: None)
     space = ModelSpace(session)
     try:
         carry(session)
@@ -64,7 +64,7 @@ def test_its_clients_stay_what_they_are(tmp_path: Path) -> None:
         Settings(), engine={"u8_input": fold, "outputs": ("total",)}, batching={"rows": "independent", "bind": False}
     )
     profile = Profile.of_model(path, settings)
-    session = open_session(Wanted(path, budget_s=5.0, previous=profile), lambda event: None)
+    session = open_session(TuneRequest(path, budget_s=5.0, previous=profile), lambda event: None)
     space = ModelSpace(session)
     space.close()
     assert all(
@@ -74,14 +74,14 @@ def test_its_clients_stay_what_they_are(tmp_path: Path) -> None:
     assert session.base.batching.rows == "independent"
     steps = [value * 255 + 127.5 for request in session.requests for value in request["a"].ravel()]
     assert np.allclose(steps, np.rint(steps), atol=1e-2)
-    other = Wanted(path, previous=profile, outputs=("difference",)).inherited()
+    other = TuneRequest(path, previous=profile, outputs=("difference",)).inherited()
     assert other.outputs == ("difference",)
 
 
 def test_what_cannot_be_served_is_not_called_wrong(tmp_path: Path) -> None:
     """The reason is kept apart, and the settings are not verified."""
     path, profile = of_copy(tmp_path)
-    session = open_session(Wanted(path, slo_ms=100.0, budget_s=5.0, previous=profile), lambda event: None)
+    session = open_session(TuneRequest(path, slo_ms=100.0, budget_s=5.0, previous=profile), lambda event: None)
     space = ModelSpace(session)
     (tmp_path / "m.int8.onnx").write_bytes(b"no model")
     try:

@@ -11,7 +11,7 @@ from onnx import helper
 from tests.engines.models import masked_mean, perceptron, save, value
 from tests.tuner.results import INDEPENDENT, told
 
-from tailcut.lab.load import Target
+from tailcut.lab.load import LoadTarget
 from tailcut.lab.trial import Arm
 from tailcut.report.html import render_tune_html
 from tailcut.runtime.profile import Profile
@@ -20,23 +20,22 @@ from tailcut.spec import DType
 from tailcut.tuner.accuracy import Accuracy
 from tailcut.tuner.claims import carry
 from tailcut.tuner.events import Event, Phase
-from tailcut.tuner.finalists import Predicted
+from tailcut.tuner.finalists import PredictedConfiguration
 from tailcut.tuner.gate import Gate
-from tailcut.tuner.heats import Entrant as HeatEntrant
-from tailcut.tuner.heats import Heats
+from tailcut.tuner.heats import Heats, HeatScores
 from tailcut.tuner.model_space import ModelSpace
 from tailcut.tuner.offers import offers_of
-from tailcut.tuner.racing import FEWEST_HEATS, Entrant, Racing
-from tailcut.tuner.records import Equal, Outcome, Wanted
+from tailcut.tuner.racing import FEWEST_HEATS, RaceEntrant, Racing
+from tailcut.tuner.records import Equal, TuneOutcome, TuneRequest
 from tailcut.tuner.result import evidence
 from tailcut.tuner.selection import Selection
-from tailcut.tuner.servers import Servers
-from tailcut.tuner.session import Session, open_session
+from tailcut.tuner.servers import TrialServers
+from tailcut.tuner.session import TuneSession, open_session
 from tailcut.tuner.space import BASELINE, changed, serving_choices
-from tailcut.tuner.tie_break import Usage
+from tailcut.tuner.tie_break import MeasuredUsage
 
 
-def opened(wanted: Wanted, tell: Callable[[Event], None] = lambda event: None) -> tuple[Session, Selection]:
+def opened(wanted: TuneRequest, tell: Callable[[Event], None] = lambda event: None) -> tuple[TuneSession, Selection]:
     session = open_session(wanted, tell)
     return session, Selection(session, ModelSpace(session))
 
@@ -48,7 +47,7 @@ def test_padding_races_only_where_answers_stay_right(tmp_path: Path, minds_mask:
     random = np.random.default_rng(0)
     data = {f"ids/{length}": random.integers(1, 32, (4, length)) for length in (3, 7, 12, 19)}
     data |= {name.replace("ids", "mask"): np.ones_like(ids) for name, ids in data.items()}
-    session = open_session(Wanted(path, data, rate=300.0, slo_ms=100.0, budget_s=12.0), lambda event: None)
+    session = open_session(TuneRequest(path, data, rate=300.0, slo_ms=100.0, budget_s=12.0), lambda event: None)
     space = ModelSpace(session)
     selection = Selection(session, space)
     choices = [
@@ -60,7 +59,9 @@ def test_padding_races_only_where_answers_stay_right(tmp_path: Path, minds_mask:
     plain = next(choice for choice in choices if not choice.batching.padding)
     try:
         carry(session)
-        won = selection.race(selection.chosen([Predicted(item, 300.0, 1.0, 10.0, 0) for item in (padded, plain)]))
+        won = selection.race(
+            selection.chosen([PredictedConfiguration(item, 300.0, 1.0, 10.0, 0) for item in (padded, plain)])
+        )
     finally:
         session.servers.keep()
     refused = [
@@ -77,10 +78,10 @@ class Recorded:
     """What takes the place of servers: what each configuration scored in every heat, and took where it was equal."""
 
     scores: Mapping[Settings, float]
-    usages: Mapping[Settings, Usage] = field(default_factory=dict)
+    usages: Mapping[Settings, MeasuredUsage] = field(default_factory=dict)
     asked: list[Settings] = field(default_factory=list)
 
-    def heats(self, entrants: Sequence[Entrant]) -> Heats:
+    def heats(self, entrants: Sequence[RaceEntrant]) -> Heats:
         result = Heats.of(len(entrants))
         for _ in range(FEWEST_HEATS):
             result.add([self.scores[entrants[index].settings] for index in result.racing])
@@ -96,11 +97,11 @@ class Recorded:
 def recorded(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Recorded]:
     def stand_in(*measurements: Mapping[Settings, object]) -> Recorded:
         result = Recorded(*measurements)  # type: ignore[arg-type]
-        monkeypatch.setattr(Servers, "launch", lambda self, *settings: None)
-        monkeypatch.setattr(Servers, "arm", lambda self, settings: Arm(Target(), [], None))
-        monkeypatch.setattr(Servers, "of", lambda self, settings: SimpleNamespace(target=Target()))
+        monkeypatch.setattr(TrialServers, "launch", lambda self, *settings: None)
+        monkeypatch.setattr(TrialServers, "arm", lambda self, settings: Arm(LoadTarget(), [], None))
+        monkeypatch.setattr(TrialServers, "of", lambda self, settings: SimpleNamespace(target=LoadTarget()))
         monkeypatch.setattr(Gate, "advise", lambda *_: None)
-        monkeypatch.setattr(Session, "check", lambda self, settings, seconds, whole=False: result.check(settings))
+        monkeypatch.setattr(TuneSession, "check", lambda self, settings, seconds, whole=False: result.check(settings))
         monkeypatch.setattr(Racing, "heats", lambda self, entrants, until, fewest: result.heats(entrants))
         monkeypatch.setattr(
             Racing, "usages", lambda self, entrants, rate: [result.usages[entrant.settings] for entrant in entrants]
@@ -112,11 +113,11 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Recorded]:
 
 def test_nothing_significant_does_not_select_the_baseline(tmp_path: Path, recorded: Callable[..., Recorded]) -> None:
     """Of two finalists that can hardly be told apart one wins, and the settings are not the baseline's."""
-    session, selection = opened(Wanted(perceptron([16, 32, 4], tmp_path / "m.onnx"), slo_ms=50.0, budget_s=8.0))
+    session, selection = opened(TuneRequest(perceptron([16, 32, 4], tmp_path / "m.onnx"), slo_ms=50.0, budget_s=8.0))
     choices = list(serving_choices(ModelSpace(session).facts, BASELINE.engine))[:2]
     assert session.base not in choices
-    recorded(dict(zip(choices, (1000.0, 1001.0), strict=True)), dict.fromkeys(choices, Usage((1.0, 1.0, 1.0))))
-    won = selection.race(selection.chosen([Predicted(choice, 1000.0, 1.0, 10.0, 0) for choice in choices]))
+    recorded(dict(zip(choices, (1000.0, 1001.0), strict=True)), dict.fromkeys(choices, MeasuredUsage((1.0, 1.0, 1.0))))
+    won = selection.race(selection.chosen([PredictedConfiguration(choice, 1000.0, 1.0, 10.0, 0) for choice in choices]))
     assert won in choices
     assert session.outcome.race_winner == session.outcome.settings == won
 
@@ -126,17 +127,17 @@ def test_an_exhaustive_race_takes_the_whole_space(tmp_path: Path) -> None:
     text: list[Event] = []
     path = perceptron([16, 4], tmp_path / "m.onnx")
     predicted = [
-        Predicted(changed(BASELINE, batching={"max_batch_size": size}), 1000.0 - size, 1.0, 10.0, 0)
+        PredictedConfiguration(changed(BASELINE, batching={"max_batch_size": size}), 1000.0 - size, 1.0, 10.0, 0)
         for size in range(1, 131)
     ]
     previous = Profile.of_model(path, changed(BASELINE, batching={"max_batch_size": 500}))
-    _, selection = opened(Wanted(path, budget_s=30.0, exhaustive=True, previous=previous), text.append)
+    _, selection = opened(TuneRequest(path, budget_s=30.0, exhaustive=True, previous=previous), text.append)
     chosen = selection.chosen(predicted)
     assert chosen[:96] == [item.settings for item in predicted[:96]]
     assert chosen[96:] == [previous.settings]
     words = " / ".join(event.text for event in text if isinstance(event, Phase))
     assert "racing 96 configurations (the best by simulation of 130), in groups of 9: about" in words
-    few = opened(Wanted(path, budget_s=30.0))[1].chosen(predicted)
+    few = opened(TuneRequest(path, budget_s=30.0))[1].chosen(predicted)
     assert 1 <= len(few) <= 8
 
 
@@ -147,7 +148,7 @@ def test_a_random_model_is_tuned_for_speed_only(tmp_path: Path) -> None:
     events: list[Event] = []
     data = {"x": np.ones((32, 4), np.float32)}
     path = save(tmp_path / "m.onnx", nodes, *ends)
-    session = open_session(Wanted(path, data, slo_ms=100.0, budget_s=10.0), events.append)
+    session = open_session(TuneRequest(path, data, slo_ms=100.0, budget_s=10.0), events.append)
     space = ModelSpace(session)
     try:
         carry(session)
@@ -159,7 +160,7 @@ def test_a_random_model_is_tuned_for_speed_only(tmp_path: Path) -> None:
     assert won == settings
     assert not space.facts.lower_precision
     assert sum("the model itself is random" in event.text for event in events if isinstance(event, Phase)) == 1
-    outcome = Outcome(session.spec, settings, 300.0, [], INDEPENDENT, accuracy=accuracy)
+    outcome = TuneOutcome(session.spec, settings, 300.0, [], INDEPENDENT, accuracy=accuracy)
     outcome.random_outputs = session.gate.random_outputs
     assert outcome.wrong == ""
     result = told(outcome)
@@ -174,11 +175,11 @@ def test_a_precision_that_is_rejected_is_offered_and_the_advice_holds(tmp_path: 
     """Int8 is too far off for a strict bound; with the bound that the offer names the same server is accepted."""
     path = perceptron([64, 128, 8], tmp_path / "m.onnx")
     data = {"x": np.random.default_rng(0).standard_normal((48, 64)).astype(np.float32)}
-    wanted = Wanted(path, data, rate=200.0, slo_ms=100.0, budget_s=10.0, bound=0.999999)
+    wanted = TuneRequest(path, data, rate=200.0, slo_ms=100.0, budget_s=10.0, bound=0.999999)
     session, selection = opened(wanted)
     plain = session.with_wire("binary")
     int8 = changed(plain, engine={"precision": "int8", "threads": 1})
-    ways = [Predicted(plain, 900.0, 2.0, 10.0, 0), Predicted(int8, 1000.0, 1.1, 10.0, 0)]
+    ways = [PredictedConfiguration(plain, 900.0, 2.0, 10.0, 0), PredictedConfiguration(int8, 1000.0, 1.1, 10.0, 0)]
     try:
         carry(session)
         assert selection.race(selection.chosen(ways)) == plain
@@ -202,12 +203,12 @@ def test_where_all_finalists_answer_wrongly_the_next_best_race(
 ) -> None:
     """The best by simulation are all int8, and too far off: the best float32 configuration is tried, not given up."""
     path = perceptron([64, 128, 8], tmp_path / "m.onnx")
-    session, selection = opened(Wanted(path, slo_ms=100.0, budget_s=10.0))
+    session, selection = opened(TuneRequest(path, slo_ms=100.0, budget_s=10.0))
     plain = changed(session.with_wire("binary"), engine={"threads": 1})
     wrong = [changed(plain, engine={"precision": "int8"}, batching={"max_batch_size": size}) for size in (4, 8, 16)]
     rates = {plain: 500.0} | dict(zip(wrong, (1000.0, 990.0, 980.0), strict=True))
     measured = recorded({plain: 500.0})
-    selection.chosen([Predicted(item, rate, 1.0, 10.0, 0) for item, rate in rates.items()])
+    selection.chosen([PredictedConfiguration(item, rate, 1.0, 10.0, 0) for item, rate in rates.items()])
     assert selection.race(wrong[:2]) == plain
     refused = [
         candidate.setting
@@ -223,11 +224,13 @@ def test_where_all_answer_wrongly_the_baseline_stays(tmp_path: Path, recorded: C
     """Behind the plain wire; it is said."""
     message: list[Event] = []
     session, selection = opened(
-        Wanted(perceptron([4, 8], tmp_path / "m.onnx"), slo_ms=50.0, budget_s=8.0), message.append
+        TuneRequest(perceptron([4, 8], tmp_path / "m.onnx"), slo_ms=50.0, budget_s=8.0), message.append
     )
     recorded({})
     choice = changed(session.with_wire("binary"), engine={"precision": "int8"})
-    assert selection.race(selection.chosen([Predicted(choice, 1000.0, 1.0, 10.0, 0)])) == session.with_wire("binary")
+    assert selection.race(
+        selection.chosen([PredictedConfiguration(choice, 1000.0, 1.0, 10.0, 0)])
+    ) == session.with_wire("binary")
     assert any(isinstance(event, Phase) and "keeping the baseline" in event.text for event in message)
 
 
@@ -235,14 +238,16 @@ def test_the_choice_among_equals_is_told_with_its_reason(tmp_path: Path, recorde
     """Configurations that are alike are measured once more, and the one that takes clearly less CPU wins."""
     message: list[Event] = []
     path = perceptron([4, 8], tmp_path / "m.onnx")
-    session, selection = opened(Wanted(path, slo_ms=500.0, budget_s=60.0), message.append)
+    session, selection = opened(TuneRequest(path, slo_ms=500.0, budget_s=60.0), message.append)
     quiet = changed(session.with_wire("binary"), engine={"threads": 1, "spinning": False})
     twin = changed(quiet, memory={"gc_freeze": True})
     slower = changed(quiet, engine={"threads": 2})
     medians = (1.0, 1.0, 1.0, 1.0)
-    usages = {quiet: Usage(medians, cpu_us=50.0), twin: Usage(medians, cpu_us=100.0)}
+    usages = {quiet: MeasuredUsage(medians, cpu_us=50.0), twin: MeasuredUsage(medians, cpu_us=100.0)}
     recorded({twin: 1000.0, quiet: 990.0, slower: 800.0}, usages)
-    won = selection.race(selection.chosen([Predicted(item, 1000.0, 1.0, 10.0, 0) for item in (twin, quiet, slower)]))
+    won = selection.race(
+        selection.chosen([PredictedConfiguration(item, 1000.0, 1.0, 10.0, 0) for item in (twin, quiet, slower)])
+    )
     assert won == quiet
     tie = session.outcome.tie_break
     assert tie is not None
@@ -255,11 +260,11 @@ def test_the_choice_among_equals_is_told_with_its_reason(tmp_path: Path, recorde
 @pytest.mark.slow
 def test_equals_are_measured_on_real_servers(tmp_path: Path) -> None:
     """Two configurations that are alike: what each takes alone and at a rate is known, and one of them is chosen."""
-    session, _ = opened(Wanted(perceptron([64, 1024, 1024, 8], tmp_path / "m.onnx"), slo_ms=500.0, budget_s=10.0))
+    session, _ = opened(TuneRequest(perceptron([64, 1024, 1024, 8], tmp_path / "m.onnx"), slo_ms=500.0, budget_s=10.0))
     quiet = changed(session.with_wire("binary"), engine={"threads": 1, "spinning": False})
     twin = changed(quiet, memory={"gc_freeze": True})
     try:
-        entrants = [Entrant(item, session.servers.arm(item)) for item in (quiet, twin)]
+        entrants = [RaceEntrant(item, session.servers.arm(item)) for item in (quiet, twin)]
         usages = session.racing.usages(entrants, 100.0)
     finally:
         session.servers.keep()
@@ -271,18 +276,18 @@ def test_of_many_equals_only_as_many_are_counted_as_there_is_time_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The best of them: counting what a slow model takes lasts three seconds for each."""
-    session, selection = opened(Wanted(perceptron([16, 4], tmp_path / "m.onnx"), budget_s=120.0))
+    session, selection = opened(TuneRequest(perceptron([16, 4], tmp_path / "m.onnx"), budget_s=120.0))
     session.outcome.rate = 10.0
     counted: list[int] = []
 
-    def usages(entrants: Sequence[Entrant], rate: float) -> list[Usage]:
+    def usages(entrants: Sequence[RaceEntrant], rate: float) -> list[MeasuredUsage]:
         counted.append(len(entrants))
-        return [Usage((1.0,) * 4, 100.0, None) for _ in entrants]
+        return [MeasuredUsage((1.0,) * 4, 100.0, None) for _ in entrants]
 
     monkeypatch.setattr(Racing, "usages", lambda self, entrants, rate: usages(entrants, rate))
-    heats = Heats([HeatEntrant([100.0 + number / 10] * 4) for number in range(6)])
+    heats = Heats([HeatScores([100.0 + number / 10] * 4) for number in range(6)])
     entrants = [
-        Entrant(changed(BASELINE, engine={"threads": number + 1}), Arm(Target("127.0.0.1", 1), []))
+        RaceEntrant(changed(BASELINE, engine={"threads": number + 1}), Arm(LoadTarget("127.0.0.1", 1), []))
         for number in range(6)
     ]
     selection._best(heats, entrants)

@@ -12,20 +12,20 @@ from tailcut.lab.client import closed_loop
 from tailcut.lab.load import LoadResult
 from tailcut.lab.trial import Arm
 from tailcut.spec import DType, ModelSpec, TensorSpec
-from tailcut.tuner.servers import Servers
-from tailcut.tuner.space import BASELINE, Facts, Wiring, changed, wirings
+from tailcut.tuner.servers import TrialServers
+from tailcut.tuner.space import BASELINE, SpaceFacts, Wiring, changed, wirings
 from tailcut.tuner.ways import measured_wiring, way_settings
 
 SPEC = ModelSpec("near", (TensorSpec("x", DType.FP32, (None, 16)),), (TensorSpec("y", DType.FP32, (None, 3)),))
-FACTS = Facts(SPEC, 2, 2, frozenset(), local=True)
+FACTS = SpaceFacts(SPEC, 2, 2, frozenset(), local=True)
 SHARED = Path("/dev/shm")
 
 
 @pytest.fixture
-def servers(tmp_path: Path) -> Iterator[Servers]:
+def servers(tmp_path: Path) -> Iterator[TrialServers]:
     random = np.random.default_rng(0)
     requests = [{"x": random.standard_normal((1, 16)).astype(np.float32)} for _ in range(8)]
-    made = Servers(perceptron([16, 8, 3], tmp_path / "near.onnx"), SPEC, requests)
+    made = TrialServers(perceptron([16, 8, 3], tmp_path / "near.onnx"), SPEC, requests)
     yield made
     made.keep()
 
@@ -39,7 +39,7 @@ def loaded(arm: Arm) -> LoadResult:
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="there is no /dev/shm")
-def test_one_server_is_asked_by_every_way(servers: Servers) -> None:
+def test_one_server_is_asked_by_every_way(servers: TrialServers) -> None:
     """TCP and a Unix socket, bodies and shared memory: each is answered, and the regions go with the server."""
     settings = changed(BASELINE, engine={"threads": 1}, io={"wire": "shared", "socket": "unix"})
     before, pids, targets = regions(), set(), set()
@@ -59,7 +59,7 @@ def test_one_server_is_asked_by_every_way(servers: Servers) -> None:
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="there is no /dev/shm")
-def test_how_requests_travel_is_measured(servers: Servers) -> None:
+def test_how_requests_travel_is_measured(servers: TrialServers) -> None:
     """One of what clients may use; then what the way in costs is measured by that."""
     result = measured_wiring(servers, FACTS, 0.3)
     assert result in wirings(FACTS)
@@ -68,13 +68,13 @@ def test_how_requests_travel_is_measured(servers: Servers) -> None:
     assert loaded(servers.arm(settings)).answered
 
 
-def test_where_there_is_one_way_nothing_is_measured(servers: Servers) -> None:
+def test_where_there_is_one_way_nothing_is_measured(servers: TrialServers) -> None:
     """No server is started for it."""
     assert measured_wiring(servers, replace(FACTS, local=False), 60.0) == Wiring("raw")
     assert not servers.start_s
 
 
-def test_what_a_change_costs_is_told(servers: Servers) -> None:
+def test_what_a_change_costs_is_told(servers: TrialServers) -> None:
     """Start and memory of both servers, where both run."""
     item, other = (changed(BASELINE, engine={"threads": 1}, io={"fast_path": fast}) for fast in (True, False))
     for settings in (item, other):

@@ -12,7 +12,7 @@ from tailcut.tuner.dimensions import data_lengths, learned_places
 from tailcut.tuner.space import (
     BASELINE,
     RUNG_FIELDS,
-    Facts,
+    SpaceFacts,
     Wiring,
     changed,
     copy_engines,
@@ -35,12 +35,12 @@ TEXT = TensorSpec("text", DType.BYTES, (None,))
 BF16 = frozenset({"avx512_bf16"})
 
 
-def facts(*inputs: TensorSpec, cpus: int = 2, rows: Rows = Rows.INDEPENDENT, **rest: object) -> Facts:
+def facts(*inputs: TensorSpec, cpus: int = 2, rows: Rows = Rows.INDEPENDENT, **rest: object) -> SpaceFacts:
     isa = rest.pop("isa", BF16)
-    return Facts(ModelSpec("m", inputs or (FIXED,), (MEAN,), rows), cpus, 8, isa, **rest)  # type: ignore[arg-type]
+    return SpaceFacts(ModelSpec("m", inputs or (FIXED,), (MEAN,), rows), cpus, 8, isa, **rest)  # type: ignore[arg-type]
 
 
-def padded(*inputs: TensorSpec, sizes: list[tuple[int, ...]], rows: Rows = Rows.INDEPENDENT) -> Facts:
+def padded(*inputs: TensorSpec, sizes: list[tuple[int, ...]], rows: Rows = Rows.INDEPENDENT) -> SpaceFacts:
     """Facts of data whose free dimensions have these sizes, taken in the order of the inputs' axes."""
     spec = ModelSpec("m", inputs, (MEAN,), rows)
     requests = []

@@ -2,15 +2,15 @@
 
 import pytest
 
-from tailcut.tuner.tie_break import Usage, choose
+from tailcut.tuner.tie_break import MeasuredUsage, choose
 
 MIB = 1 << 20
 
 
-def usage(alone_ms: float, cpu_us: float | None = 100.0, mib: int | None = 300) -> Usage:
+def usage(alone_ms: float, cpu_us: float | None = 100.0, mib: int | None = 300) -> MeasuredUsage:
     """Four rounds that agree to a thousandth."""
     rounds = tuple(alone_ms * (1 + number / 1000) for number in range(4))
-    return Usage(rounds, cpu_us, None if mib is None else mib * MIB)
+    return MeasuredUsage(rounds, cpu_us, None if mib is None else mib * MIB)
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def usage(alone_ms: float, cpu_us: float | None = 100.0, mib: int | None = 300) 
         ([usage(2.0, None), usage(2.04, 10.0)], 0, "with about as much CPU and memory"),
     ],
 )
-def test_the_order_of_tie_breaks(usages: list[Usage], index: int, words: str) -> None:
+def test_the_order_of_tie_breaks(usages: list[MeasuredUsage], index: int, words: str) -> None:
     """Median of a lone connection, then CPU, then memory; the reason names what decided."""
     choice = choose(usages)
     assert choice.place == index
@@ -49,9 +49,9 @@ def test_the_order_of_tie_breaks(usages: list[Usage], index: int, words: str) ->
 
 def test_noise_is_no_difference() -> None:
     """Medians that their rounds do not tell apart are equal, up to 15 %; those that they do are not."""
-    noisy = Usage((1.6, 2.6, 2.25, 2.25), 10.0, 0)
-    assert choose([Usage((2.0, 2.1, 1.9, 2.1), 60.0, 0), noisy]).place == 1
-    steady = Usage((2.25, 2.26, 2.25, 2.25), 10.0, 0)
-    assert choose([Usage((2.0, 2.01, 2.0, 2.0), 60.0, 0), steady]).place == 0
-    far = Usage((1.0, 9.0, 2.6, 2.6), 10.0, 0)
-    assert choose([Usage((2.0, 2.1, 1.9, 2.1), 60.0, 0), far]).place == 0
+    noisy = MeasuredUsage((1.6, 2.6, 2.25, 2.25), 10.0, 0)
+    assert choose([MeasuredUsage((2.0, 2.1, 1.9, 2.1), 60.0, 0), noisy]).place == 1
+    steady = MeasuredUsage((2.25, 2.26, 2.25, 2.25), 10.0, 0)
+    assert choose([MeasuredUsage((2.0, 2.01, 2.0, 2.0), 60.0, 0), steady]).place == 0
+    far = MeasuredUsage((1.0, 9.0, 2.6, 2.6), 10.0, 0)
+    assert choose([MeasuredUsage((2.0, 2.1, 1.9, 2.1), 60.0, 0), far]).place == 0

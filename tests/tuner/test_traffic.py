@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tests.engines.models import perceptron
 
-from tailcut.lab.load import Target
+from tailcut.lab.load import LoadTarget
 from tailcut.lab.payload import infer_payload
 from tailcut.lab.trial import Arm, ArmRuns, ServedProfile, open_block
 from tailcut.runtime.profile import Profile
@@ -15,7 +15,7 @@ from tailcut.runtime.settings import Settings
 from tailcut.stats.serial import serial_percentile_interval
 from tailcut.tuner.baseline import Baseline, measure_baseline
 from tailcut.tuner.space import BASELINE, changed
-from tailcut.tuner.traffic import Carried, Overload, Traffic
+from tailcut.tuner.traffic import CarriedRate, Overload, Traffic
 
 KNOWN = Baseline(capacity=100.0, clients=16, rate=50.0, limit_ms=20.0)
 
@@ -66,11 +66,11 @@ def test_the_rate_is_lowered_until_it_is_carried() -> None:
     random = np.random.default_rng(0)
     capacity, limit_ms = 1000.0, 20.0
     highest = capacity - 1e3 / limit_ms * np.log(100)  # the rate whose p99 is the limit
-    carried = Carried(limit_ms, 950.0)
+    carried = CarriedRate(limit_ms, 950.0)
     for _ in range(40):
         carried.add(latencies(carried.rate, capacity, 400, random), 0)
     assert 0.75 * highest <= carried.rate <= highest
-    patient = Carried(10.0, 50.0)
+    patient = CarriedRate(10.0, 50.0)
     assert not patient.add(np.array([1.0] * 19 + [50.0]), 0)
     assert patient.rate == 50.0
     assert patient.add(np.full(100, 1.0), errors=10)
@@ -91,7 +91,7 @@ def test_near_the_highest_rate_nothing_is_claimed_of_answers_that_waited_togethe
     highest = capacity - 1e3 / limit_ms * np.log(100)
     claimed = {}
     for share in (1.03, 0.5):
-        traffic = [Traffic(Arm(Target(), []), Arm(Target(), []), share * highest, KNOWN) for _ in range(100)]
+        traffic = [Traffic(Arm(LoadTarget(), []), Arm(LoadTarget(), []), share * highest, KNOWN) for _ in range(100)]
         for item in traffic:
             item.runs.blocks = [queue(share * highest, capacity, 600, random) for _ in range(8)]
         results = [item.result(ArmRuns()) for item in traffic]
@@ -107,7 +107,7 @@ def test_a_rate_that_is_not_shown_to_be_carried_is_lowered_until_it_is() -> None
     highest = capacity - 1e3 / limit_ms * np.log(100)
     shown = 0
     for _ in range(50):
-        carried, blocks = Carried(limit_ms, 0.97 * highest), []
+        carried, blocks = CarriedRate(limit_ms, 0.97 * highest), []
         for _ in range(10):
             blocks.append(queue(carried.rate, capacity, 800, random))
             if carried.add(blocks[-1], 0):

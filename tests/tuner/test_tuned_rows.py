@@ -10,13 +10,13 @@ from tests.engines.models import perceptron
 from tailcut.errors import UnsupportedError
 from tailcut.runtime.rows import RowsSetting
 from tailcut.tuner.model_space import ModelSpace
-from tailcut.tuner.records import Wanted
+from tailcut.tuner.records import TuneRequest
 from tailcut.tuner.session import open_session
 from tailcut.tuner.space import BASELINE, changed, serving_choices
 
 
 def space(path: Path, rows: RowsSetting = "auto") -> ModelSpace:
-    return ModelSpace(open_session(Wanted(path, budget_s=10.0, rows=rows), lambda event: None))
+    return ModelSpace(open_session(TuneRequest(path, budget_s=10.0, rows=rows), lambda event: None))
 
 
 def batches_offered(item: ModelSpace) -> bool:

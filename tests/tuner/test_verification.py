@@ -8,10 +8,10 @@ import pytest
 
 from tailcut.lab.trial import Arm, ArmRuns
 from tailcut.tuner import verification
-from tailcut.tuner.budget import Plan
+from tailcut.tuner.budget import TimePlan
 from tailcut.tuner.noise import Noise
 from tailcut.tuner.objective import Objective
-from tailcut.tuner.racing import Load
+from tailcut.tuner.racing import RaceLoad
 
 
 class Clock:
@@ -34,7 +34,7 @@ def test_a_slow_model_is_verified_within_the_budget(
     monkeypatch: pytest.MonkeyPatch, rate: float, drain_s: float
 ) -> None:
     """However slow: a model of which not even a median can be known, and one whose closed blocks take long to end."""
-    plan, clock = Plan(0.0, 60.0), Clock(33.0)
+    plan, clock = TimePlan(0.0, 60.0), Clock(33.0)
 
     def opened(arms: list[Arm], runs: list[ArmRuns], *, rate: float, duration_s: float, seed: int) -> None:
         for run in runs:
@@ -53,5 +53,5 @@ def test_a_slow_model_is_verified_within_the_budget(
     )
     plan.needs_verification_s(min(verification.verification_s(rate, 3), plan.most_verify_s))
     arms: Any = {name: SimpleNamespace(pid=None) for name in ("baseline", "reference", "tuned")}
-    verification.verify(outcome, arms, Load((1, 2), 0.2), plan, seed=1)
+    verification.verify(outcome, arms, RaceLoad((1, 2), 0.2), plan, seed=1)
     assert 50.0 < clock.now <= 66.0

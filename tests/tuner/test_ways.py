@@ -12,8 +12,8 @@ from tailcut.lab.load import LoadResult
 from tailcut.machine.process import ProcessCost
 from tailcut.tuner.estimate import EngineEstimate
 from tailcut.tuner.learning import facts_of, learn
-from tailcut.tuner.records import Wanted
-from tailcut.tuner.servers import Servers
+from tailcut.tuner.records import TuneRequest
+from tailcut.tuner.servers import TrialServers
 from tailcut.tuner.simulate import WayIn
 from tailcut.tuner.space import Wiring
 from tailcut.tuner.ways import (
@@ -98,9 +98,9 @@ def test_the_plainest_of_equal_ways() -> None:
 def test_what_real_servers_cost(tmp_path: Path) -> None:
     """Nanoseconds for each part, with an engine that computes nothing; only a worker thread has to be woken."""
     path = perceptron([16, 4], tmp_path / "m.onnx")
-    learned = learn(Wanted(path), 1.0, lambda event: None)
-    facts = facts_of(Wanted(path), learned)
-    servers = Servers(path, learned.spec, learned.requests)
+    learned = learn(TuneRequest(path), 1.0, lambda event: None)
+    facts = facts_of(TuneRequest(path), learned)
+    servers = TrialServers(path, learned.spec, learned.requests)
     settings = {kind: way_settings(facts, kind) for kind in PROBED}
     try:
         ways = measure_ways(servers, settings, 0.9, [RealEngine(EngineOptions(threads=1), 5000.0)])

@@ -19,7 +19,7 @@ LOOP_NS = 500_000  # adaptive dispatch: the longest time for which the loop is k
 _FEW_ROWS = 2.5  # likewise: the usual size of a batch while there are few clients
 
 
-class Place(Enum):
+class DispatchPlace(Enum):
     """Where a batch is computed."""
 
     LOOP = auto()  # on the thread that notifies the model
@@ -40,7 +40,7 @@ class Dispatch(NamedTuple):
     """Compute this many rows now."""
 
     rows: int
-    where: Place = Place.WORKER
+    where: DispatchPlace = DispatchPlace.WORKER
 
 
 class Wait(NamedTuple):
@@ -66,9 +66,11 @@ def decide(
     return Dispatch(rows, place(queue.ready, queue.usual_rows, cost, dispatch))
 
 
-def place(ready: int, usual_rows: float, cost: CostModel, dispatch: DispatchKind) -> Place:
+def place(ready: int, usual_rows: float, cost: CostModel, dispatch: DispatchKind) -> DispatchPlace:
     """Where a batch of what is ready is computed."""
     if dispatch == "inline":
-        return Place.LOOP
+        return DispatchPlace.LOOP
     few = dispatch == "adaptive" and usual_rows <= _FEW_ROWS
-    return Place.LOOP if few and cost.estimate_ns(min(ready, cost.sizes[-1])) <= LOOP_NS else Place.WORKER
+    return (
+        DispatchPlace.LOOP if few and cost.estimate_ns(min(ready, cost.sizes[-1])) <= LOOP_NS else DispatchPlace.WORKER
+    )

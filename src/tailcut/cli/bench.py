@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from msgspec import UnsetType
 
     from tailcut.lab.arrivals import Arrivals
-    from tailcut.lab.load import Target
+    from tailcut.lab.load import LoadTarget
     from tailcut.lab.mix import MixEntry
     from tailcut.lab.records import BenchResult, EarlierRun, Run, RunComparison, Scenario, ScenarioResult, SloResult
-    from tailcut.lab.session import Session
+    from tailcut.lab.session import LoadSession
     from tailcut.lab.shared import SharedLoad
     from tailcut.lab.workload import Workload
 
@@ -39,7 +39,7 @@ class Wire(StrEnum):
     RAW = "raw"
 
 
-class Kind(StrEnum):
+class ArrivalProcess(StrEnum):
     """The arrival process of an open loop."""
 
     POISSON = "poisson"
@@ -66,7 +66,9 @@ def bench(
     ],
     model: Annotated[str | None, typer.Option(help="Model to test; required if the server has several.")] = None,
     rate: Annotated[float | None, typer.Option(help="Open loop: requests per second.", min=0.01)] = None,
-    arrivals: Annotated[Kind, typer.Option(help="Open loop: distribution of arrivals.")] = Kind.POISSON,
+    arrivals: Annotated[
+        ArrivalProcess, typer.Option(help="Open loop: distribution of arrivals.")
+    ] = ArrivalProcess.POISSON,
     burst_factor: Annotated[float, typer.Option(help="Bursty: rate within a burst, in mean rates (at most 10).")] = 5.0,
     burst_length: Annotated[str, typer.Option(help="Bursty: mean length of a burst.")] = "200ms",
     trace: Annotated[
@@ -133,7 +135,7 @@ def bench(
     from tailcut.lab.record import read_record, run_record
     from tailcut.lab.records import BenchResult, Scenario
     from tailcut.lab.scenarios import samples_per_query
-    from tailcut.lab.session import Session
+    from tailcut.lab.session import LoadSession
     from tailcut.lab.shared import SharedLoad
     from tailcut.lab.workload import Workload
     from tailcut.machine.fingerprint import fingerprint
@@ -167,7 +169,9 @@ def bench(
         if entries:
             results = run_mix(
                 place,
-                asked.of_mix(entries, data or [], lambda kind: make(arrivals if kind is None else Kind(kind))),
+                asked.of_mix(
+                    entries, data or [], lambda kind: make(arrivals if kind is None else ArrivalProcess(kind))
+                ),
                 duration_s=length_s,
                 warmup_s=warmup_s,
                 seed=seed,
@@ -177,7 +181,7 @@ def bench(
             work = (
                 Workload([raw_payload(place, path, body, header or [], expect)]) if own else asked.of(model, data or [])
             )
-            session = Session(place, work, length_s, warmup_s, seed, clients, _say)
+            session = LoadSession(place, work, length_s, warmup_s, seed, clients, _say)
             outcome = load.run(session)
             results = session.results
     runs = [run_record(result) for result in results]
@@ -211,7 +215,7 @@ class _Load:
     samples: int
     concurrency: list[int]
 
-    def run(self, session: "Session") -> "_Found":
+    def run(self, session: "LoadSession") -> "_Found":
         """Make the runs; returns what else there is to tell of them."""
         from msgspec import UNSET
 
@@ -250,13 +254,13 @@ def _check_exclusive(**given: object) -> None:
         raise UsageError(f"{' and '.join(named[:-1])} can only be combined with --scenario server")
 
 
-def _maker(kind: Kind, factor: float, length_s: float) -> "Callable[[float], Arrivals]":
+def _maker(kind: ArrivalProcess, factor: float, length_s: float) -> "Callable[[float], Arrivals]":
     from tailcut.lab.arrivals import Bursty, Constant, Poisson
 
-    if kind is Kind.BURSTY:
+    if kind is ArrivalProcess.BURSTY:
         Bursty(1.0, factor, length_s)  # raises for impossible parameters before any load is sent
         return lambda rate: Bursty(rate, factor, length_s)
-    return Constant if kind is Kind.CONSTANT else Poisson
+    return Constant if kind is ArrivalProcess.CONSTANT else Poisson
 
 
 def _process_count(text: str) -> int | None:
@@ -329,7 +333,7 @@ def _form(wire: Wire, shared_memory: str | None, scenario: "Scenario | None", *,
 class _Asked:
     """How served models are asked."""
 
-    target: "Target"
+    target: "LoadTarget"
     wire: Wire
     seed: int
     rows: int
@@ -378,7 +382,7 @@ def _mix_entries(mix: str | None, model: str | None, clients: int | None, *, own
         raise UsageError("--mix names the models itself: leave out --model, --body and URL paths")
     if clients != 1:
         raise UsageError("--mix sends each model's requests from a thread of its own: leave out --processes")
-    return parse_mix(mix, [*Kind])
+    return parse_mix(mix, [*ArrivalProcess])
 
 
 def _say(text: str) -> None:

@@ -13,7 +13,7 @@ from tailcut.errors import MissingFileError, UsageError
 from tailcut.lab.data import ONLY_INPUT, read_jsonl
 
 if TYPE_CHECKING:
-    from tailcut.lab.load import Target
+    from tailcut.lab.load import LoadTarget
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(us|ms|s|m|h)?\Z")
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, None: 1.0}
@@ -22,7 +22,7 @@ _BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*([kKMG]i?B)\Z")
 _UNITS = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
 
 
-def with_access(target: "Target", ca: Path | None, token_file: Path | None) -> "Target":
+def with_access(target: "LoadTarget", ca: Path | None, token_file: Path | None) -> "LoadTarget":
     """A target with the file of certificates to trust, and with the token of a file.
 
     Raises:

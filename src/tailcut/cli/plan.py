@@ -12,7 +12,7 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tailcut.planning.plan import Wanted
+    from tailcut.planning.plan import PlanRequest
 
 MOST_MODELS = 8
 
@@ -93,7 +93,7 @@ def plan(
     from tailcut.planning.autoscale import parse_rules
     from tailcut.planning.demand import parse_arrivals, parse_limit, parse_rates, read_recording
     from tailcut.planning.measured import read_measured
-    from tailcut.planning.plan import Wanted, make_plan
+    from tailcut.planning.plan import PlanRequest, make_plan
     from tailcut.report.html import render_plan_html
     from tailcut.report.plan_page import plan_view
 
@@ -109,7 +109,7 @@ def plan(
         raise UsageError("--trace and --arrivals cannot be combined")
     models = [read_measured(path) for path in profiles]
     counted = workers or models[0].profile.settings.io.workers
-    wanted = Wanted(
+    wanted = PlanRequest(
         models,
         rates,
         limits * len(models) if len(limits) == 1 else limits,
@@ -138,7 +138,7 @@ def plan(
         Console().print(plan_view(result))
 
 
-def _check(wanted: "Wanted", *, chosen: bool) -> None:
+def _check(wanted: "PlanRequest", *, chosen: bool) -> None:
     """Refuse what does not go together.
 
     Raises:

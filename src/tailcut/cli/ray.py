@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tailcut.client.requests import Address
+    from tailcut.client.requests import ServerAddress
     from tailcut.ray.plan import Replicas
 
 ray = typer.Typer(
@@ -46,7 +46,7 @@ def config(
     ] = None,
     cpus: Annotated[float | None, typer.Option(help="CPUs per replica (default: from the profile).", min=0.0)] = None,
     gpus: Annotated[float | None, typer.Option(help="GPUs per replica (default: from the profile).", min=0.0)] = None,
-    host: Annotated[str | None, typer.Option(help="Address that servers bind to (default: the node's).")] = None,
+    host: Annotated[str | None, typer.Option(help="ServerAddress that servers bind to (default: the node's).")] = None,
     drain: Annotated[str, typer.Option(help="How long a stopping replica keeps serving.")] = "5s",
     token_file: Annotated[Path | None, typer.Option(help="File with the token required for every request.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file.")] = None,
@@ -106,10 +106,10 @@ def replicas(
 
     from tailcut.cli.records import RayReplicasResult
     from tailcut.client.directory import RAY
-    from tailcut.ray.membership import Replicas
+    from tailcut.ray.membership import ReplicaDirectory
 
     result: list[str] = []
-    directory = Replicas.parse(f"{RAY}{application}")
+    directory = ReplicaDirectory.parse(f"{RAY}{application}")
     directory.follow(lambda addresses: result.extend(_url(address.tls, str(address)) for address in addresses))
     directory.close()
     if json:
@@ -145,19 +145,19 @@ def haproxy(
     from tailcut.client.directory import RAY
     from tailcut.ray.balancer import Balancer, find_haproxy
     from tailcut.ray.haproxy import Front, haproxy_config
-    from tailcut.ray.membership import Replicas, connect
+    from tailcut.ray.membership import ReplicaDirectory, connect
 
     trusted = "" if ca is None else str(ca.resolve())
 
-    def tell(addresses: "Sequence[Address]") -> None:
+    def tell(addresses: "Sequence[ServerAddress]") -> None:
         if json:
             result = RayHaproxyResult(bind, None if output is None else str(output), list(map(str, addresses)))
             print(msgspec.json.encode(result).decode(), flush=True)
 
-    directory = Replicas.parse(f"{RAY}{application}")
+    directory = ReplicaDirectory.parse(f"{RAY}{application}")
     if output is not None:
         front = Front(bind, "/run/haproxy/tailcut.sock", threads, trusted)
-        outcome: list[Address] = []
+        outcome: list[ServerAddress] = []
         directory.follow(outcome.extend)
         directory.close()
         write_atomically(output, haproxy_config(outcome, front))

@@ -5,7 +5,7 @@ from typing import Any
 from tailcut.lab.records import Bounds, MachineFacts
 from tailcut.machine.finding import Check
 from tailcut.record import Record
-from tailcut.tuner.catalogue import Setting
+from tailcut.tuner.catalogue import CatalogueSetting
 from tailcut.tuner.result_records import TuneResult
 
 
@@ -28,7 +28,7 @@ class LadderRung(Record, frozen=True):
     """The settings of one rung."""
 
     name: str
-    settings: list[Setting]
+    settings: list[CatalogueSetting]
 
 
 class LadderResult(Record, frozen=True):

@@ -12,7 +12,7 @@ import typer
 
 from tailcut.cli.choices import AlsoCpuChoice, BatchingChoice, DeviceChoice
 from tailcut.cli.serving.messages import log_neighbours, log_rows, log_threads, where
-from tailcut.cli.serving.model_repository import ControlMode, Start, start_library, wishes_of
+from tailcut.cli.serving.model_repository import ControlMode, RepositoryStart, start_library, wishes_of
 from tailcut.cli.serving.models import ModelLoader
 from tailcut.cli.serving.needs import (
     check_needs,
@@ -77,7 +77,7 @@ def serve(  # noqa: PLR0915  an option a line
             metavar="NAME", help="With mode explicit, load this model at start; * for all.", show_default=False
         ),
     ] = None,
-    host: Annotated[str, typer.Option(help="Address to bind.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="ListenAddress to bind.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="TCP port; 0 takes any free one.", min=0, max=65535)] = 8000,
     uds: Annotated[str | None, typer.Option(help="Also listen on this Unix socket.")] = None,
     grpc_port: Annotated[
@@ -223,10 +223,10 @@ def serve(  # noqa: PLR0915  an option a line
     from tailcut.server.app import serve as run_server
     from tailcut.server.latency import LatencyHistogram
     from tailcut.server.limits import ServerLimits
-    from tailcut.server.sockets import Address
-    from tailcut.server.workers.process import Worker
+    from tailcut.server.sockets import ListenAddress
+    from tailcut.server.workers.process import WorkerProcess
 
-    worker = Worker.from_environment()  # pins this process before libraries that start threads are loaded
+    worker = WorkerProcess.from_environment()  # pins this process before libraries that start threads are loaded
     log_to_stderr(log.value)
     faulthandler.enable()  # an engine that crashes the process leaves the threads' stacks on stderr
     early = EarlySignals(worker)
@@ -252,7 +252,7 @@ def serve(  # noqa: PLR0915  an option a line
     )
     certificates = read_certificates(tls_cert, tls_key)
     tracing = tracing_settings(otlp_endpoint, trace_sample, worker)
-    address = Address(host, port, uds, grpc_port, tls=certificates is not None, reuse_port=reuse_port)
+    address = ListenAddress(host, port, uds, grpc_port, tls=certificates is not None, reuse_port=reuse_port)
     alone = shared_memory is not None or allow_model_control or reload or grpc_port == 0
     alone = alone or model_repository is not None
     limit_ns = 0 if slo is None else latency_limit_ns(slo)
@@ -267,7 +267,7 @@ def serve(  # noqa: PLR0915  an option a line
         worker, max_batch_size, batching, device, accept_model_change, also_cpu, indices_of(cuda_devices)
     )
     wished = Limits(queue_rows=queue, engine_timeout_s=parse_duration(engine_timeout))
-    start = Start(model_repository, model_control_mode, load_model or [], repository_poll_secs, limit_ns)
+    start = RepositoryStart(model_repository, model_control_mode, load_model or [], repository_poll_secs, limit_ns)
     started = start_library(start, partial(wishes_of, reader, wished, measures=not no_auto))
     stored = [reader.read(source) for source in given]
     profiles = [beside_others(profile, source, len(given)) for profile, source in zip(stored, given, strict=True)]
@@ -306,7 +306,7 @@ def serve(  # noqa: PLR0915  an option a line
         poll_s=started.poll_s,
     )
 
-    def on_ready(address: Address) -> None:
+    def on_ready(address: ListenAddress) -> None:
         measured.log(named)
         log_rows(named, worker)
         log_threads(served, worker)

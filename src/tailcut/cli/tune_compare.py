@@ -8,12 +8,14 @@ import typer
 
 if TYPE_CHECKING:
     from tailcut.runtime.profile import Profile
-    from tailcut.tuner.compare import Comparison
-    from tailcut.tuner.records import Wanted
+    from tailcut.tuner.compare import ProfileComparison
+    from tailcut.tuner.records import TuneRequest
     from tailcut.tuner.result_records import ModelRequest
 
 
-def compare_profiles(wanted: "Wanted", profiles: dict[str, "Profile"], asked: "ModelRequest", *, json: bool) -> None:
+def compare_profiles(
+    wanted: "TuneRequest", profiles: dict[str, "Profile"], asked: "ModelRequest", *, json: bool
+) -> None:
     """Measure, and print the comparison; exit code 1 where a profile is worse, or answers wrongly.
 
     Raises:
@@ -27,7 +29,7 @@ def compare_profiles(wanted: "Wanted", profiles: dict[str, "Profile"], asked: "M
     from tailcut.tuner.compare import compare, comparison_record
 
     with LadderView(wanted.budget_s) as view:
-        result: Comparison = compare(wanted, profiles, view)
+        result: ProfileComparison = compare(wanted, profiles, view)
     command = f"tailcut {shlex.join(sys.argv[1:])}"
     record = comparison_record(result, model=str(wanted.model), machine=fingerprint(), objective=asked, command=command)
     if json:

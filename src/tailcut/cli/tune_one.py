@@ -12,11 +12,11 @@ from tailcut.cli.tune_files import TuneFiles
 
 if TYPE_CHECKING:
     from tailcut.runtime.profile import Profile
-    from tailcut.tuner.records import Outcome, Wanted
+    from tailcut.tuner.records import TuneOutcome, TuneRequest
     from tailcut.tuner.result_records import ModelRequest, TuneResult
 
 
-def tune_one(wanted: "Wanted", asked: "ModelRequest", files: TuneFiles, *, markdown: bool, json: bool) -> None:
+def tune_one(wanted: "TuneRequest", asked: "ModelRequest", files: TuneFiles, *, markdown: bool, json: bool) -> None:
     """Tune, write the profile and the report, and print the result.
 
     Raises:
@@ -32,7 +32,7 @@ def tune_one(wanted: "Wanted", asked: "ModelRequest", files: TuneFiles, *, markd
     _show(outcome, write_result(outcome, wanted, asked, files), files, markdown=markdown, json=json)
 
 
-def _show(outcome: "Outcome", result: "TuneResult", files: TuneFiles, *, markdown: bool, json: bool) -> None:
+def _show(outcome: "TuneOutcome", result: "TuneResult", files: TuneFiles, *, markdown: bool, json: bool) -> None:
     from rich.console import Console
 
     from tailcut.lab.records import to_json
@@ -58,7 +58,9 @@ def _show(outcome: "Outcome", result: "TuneResult", files: TuneFiles, *, markdow
         raise typer.Exit(INTERRUPTED)
 
 
-def write_result(outcome: "Outcome", wanted: "Wanted", asked: "ModelRequest", files: TuneFiles) -> "TuneResult":
+def write_result(
+    outcome: "TuneOutcome", wanted: "TuneRequest", asked: "ModelRequest", files: TuneFiles
+) -> "TuneResult":
     """Write profile and report, unless answers were wrong; the result as the command prints it.
 
     Raises:
@@ -95,7 +97,7 @@ def write_result(outcome: "Outcome", wanted: "Wanted", asked: "ModelRequest", fi
     return match
 
 
-def _profile(outcome: "Outcome", wanted: "Wanted") -> "Profile":
+def _profile(outcome: "TuneOutcome", wanted: "TuneRequest") -> "Profile":
     """The profile of the model or the pipeline with the settings that were found, its hashes and its signature."""
     import msgspec
 

@@ -13,7 +13,7 @@ from tailcut.cli.main import INTERRUPTED
 
 if TYPE_CHECKING:
     from tailcut.lab.arrivals import Arrivals
-    from tailcut.tuner.records import Wanted
+    from tailcut.tuner.records import TuneRequest
     from tailcut.tuner.together.records import JointOutcome
     from tailcut.tuner.together.result_records import JointRequest, JointResult
 
@@ -94,7 +94,7 @@ def count(number: int, what: str) -> str:
 
 
 def tune_together(
-    models: Sequence["Wanted"],
+    models: Sequence["TuneRequest"],
     arrivals: "Sequence[Arrivals]",
     files: JointFiles,
     asked: "JointRequest",

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tailcut.tuner.records import Wanted
+    from tailcut.tuner.records import TuneRequest
     from tailcut.tuner.result_records import ModelRequest
 
 
@@ -17,7 +17,7 @@ def wanted_of(
     metric: str | None,
     wire: Any,
     seed: int,
-) -> "Wanted":
+) -> "TuneRequest":
     """What the tuner is asked for; the data are read.
 
     Raises:
@@ -26,7 +26,7 @@ def wanted_of(
     from tailcut.cli.options import load_data, parse_duration
     from tailcut.errors import UsageError
     from tailcut.tuner.accuracy import load_metric, parse_bound
-    from tailcut.tuner.records import Wanted
+    from tailcut.tuner.records import TuneRequest
 
     arrays = load_data(data) if data else None
     labels = arrays.pop("labels", None) if arrays else None
@@ -36,7 +36,7 @@ def wanted_of(
     bound = parse_bound(accuracy)
     if metric is not None and bound is None:
         raise UsageError("--metric needs a number as --accuracy, such as 0.999")
-    return Wanted(
+    return TuneRequest(
         model=model,
         data=arrays,
         labels=labels,
@@ -81,7 +81,7 @@ def fixed_of(text: str | None) -> tuple[str, ...]:
 
 
 def asked_of(
-    wanted: "Wanted",
+    wanted: "TuneRequest",
     accuracy: str,
     metric: str | None,
     normalize: str | None,

@@ -12,34 +12,34 @@ from typing import Any, Self, TypeVar
 import numpy as np
 
 from tailcut.client.answers import error_of, outputs_of
-from tailcut.client.members import Member
+from tailcut.client.members import ServerMember
 from tailcut.client.policy import RefusedError, Retries, StaleError, Tries
 from tailcut.client.pool import CONNECT_S, FAREWELL_S, GOOD, ONCE, Pool
-from tailcut.client.requests import Address, Call, Request, trace_lines
+from tailcut.client.requests import InferenceCall, OutgoingRequest, ServerAddress, trace_lines
 from tailcut.client.tls import tls_failure
 from tailcut.errors import DeadlineExceededError, ReleasedError, TailcutError, UnreachableError
-from tailcut.wire.http1.answers import Answer, AnswerReader
+from tailcut.wire.http1.answers import AnswerReader, HttpAnswer
 from tailcut.wire.v2.call import Parts, model_path
 
 Result = TypeVar("Result")
 
 
-class _Connection(asyncio.BufferedProtocol):
+class _AsyncConnection(asyncio.BufferedProtocol):
     """One request at a time; its answer, or why there is none, ends the future."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: ServerAddress) -> None:
         self._address = address
         self._reader = AnswerReader()
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
-        self._answer: asyncio.Future[Answer] | None = None
+        self._answer: asyncio.Future[HttpAnswer] | None = None
         self.used = False  # by a call before this one
 
     @property
     def alive(self) -> bool:
         return self._transport is not None
 
-    def ask(self, parts: Parts) -> asyncio.Future[Answer]:
+    def ask(self, parts: Parts) -> asyncio.Future[HttpAnswer]:
         """Send a request."""
         self._answer = asyncio.get_running_loop().create_future()
         if self._transport is None:
@@ -110,17 +110,17 @@ class _Connection(asyncio.BufferedProtocol):
         else:
             self._end(UnreachableError(f"{self._address} closed the connection before the answer was complete"))
 
-    def _end(self, result: Answer | TailcutError) -> None:
+    def _end(self, result: HttpAnswer | TailcutError) -> None:
         future, self._answer = self._answer, None
         if future is None or future.done():
             return
-        if isinstance(result, Answer):
+        if isinstance(result, HttpAnswer):
             future.set_result(result)
         else:
             future.set_exception(result)
 
 
-class AsyncClient(Pool[_Connection]):
+class AsyncClient(Pool[_AsyncConnection]):
     """The asyncio client, for one event loop. Use it in an `async with` block, or call `close`."""
 
     async def infer(  # noqa: PLR0913  all but the first two by name
@@ -138,11 +138,13 @@ class AsyncClient(Pool[_Connection]):
         The arrays must not change before the answer is there. Otherwise as `Client.infer`.
         """
         seconds = self._timeout_s if timeout_s is None else timeout_s
-        call = Call(model, inputs, version, outputs, max(1, int(seconds * 1e6)), trace_lines(traceparent))
+        call = InferenceCall(model, inputs, version, outputs, max(1, int(seconds * 1e6)), trace_lines(traceparent))
         if self._shared is not None:
             self._check_open()
             return await self._carry(self._shared.infer(call), seconds, self._retries)
-        return outputs_of(await self._ask(Request(self._encoder.infer(call)), self._until(seconds), self._retries))
+        return outputs_of(
+            await self._ask(OutgoingRequest(self._encoder.infer(call)), self._until(seconds), self._retries)
+        )
 
     async def metadata(self, model: str = "", version: str = "") -> dict[str, Any]:
         """What the server says of a model (inputs, outputs, versions), or of itself. Raises as `Client.metadata`."""
@@ -183,14 +185,16 @@ class AsyncClient(Pool[_Connection]):
             return False
         return True
 
-    async def _get(self, path: str, retries: Retries) -> Answer:
-        return await self._ask(Request(self._encoder.get(path)), self._until(self._timeout_s), retries)
+    async def _get(self, path: str, retries: Retries) -> HttpAnswer:
+        return await self._ask(OutgoingRequest(self._encoder.get(path)), self._until(self._timeout_s), retries)
 
     @staticmethod
     def _until(seconds: float) -> float:
         return asyncio.get_running_loop().time() + seconds
 
-    async def _carry(self, talk: Generator[Request, Answer, Result], seconds: float, retries: Retries) -> Result:
+    async def _carry(
+        self, talk: Generator[OutgoingRequest, HttpAnswer, Result], seconds: float, retries: Retries
+    ) -> Result:
         """Send what a call over shared memory wants sent, one request after the other."""
         deadline = self._until(seconds)
         try:
@@ -206,7 +210,7 @@ class AsyncClient(Pool[_Connection]):
             result: Result = done.value
             return result
 
-    async def _ask(self, request: Request, deadline: float, retries: Retries) -> Answer:
+    async def _ask(self, request: OutgoingRequest, deadline: float, retries: Retries) -> HttpAnswer:
         self._check_open()
         loop = asyncio.get_running_loop()
         tries = Tries(retries)
@@ -231,7 +235,7 @@ class AsyncClient(Pool[_Connection]):
                 self._members.learn(member, late, loop.time())
             raise late from None
 
-    async def _try(self, request: Request, tries: Tries) -> Answer:
+    async def _try(self, request: OutgoingRequest, tries: Tries) -> HttpAnswer:
         if self._clock is None:
             return await self._exchange(request, tries)
         due_s, began = self._clock.due_after(), asyncio.get_running_loop().time()
@@ -249,7 +253,7 @@ class AsyncClient(Pool[_Connection]):
         self._clock.took(asyncio.get_running_loop().time() - began)
         return answer
 
-    async def _exchange(self, request: Request, tries: Tries) -> Answer:
+    async def _exchange(self, request: OutgoingRequest, tries: Tries) -> HttpAnswer:
         """One request and its answer on a kept connection to one of the servers, or on a new one."""
         loop = asyncio.get_running_loop()
         member = self._choose(loop.time(), tries)
@@ -264,7 +268,9 @@ class AsyncClient(Pool[_Connection]):
         self._members.ended(member, error_of(answer), loop.time())
         return answer
 
-    async def _asked(self, member: Member[_Connection], request: Request, *, fresh: bool) -> Answer:
+    async def _asked(
+        self, member: ServerMember[_AsyncConnection], request: OutgoingRequest, *, fresh: bool
+    ) -> HttpAnswer:
         connection = None if fresh else _take(member)
         if connection is None:
             connection = await self._connect(member)
@@ -278,7 +284,7 @@ class AsyncClient(Pool[_Connection]):
         self._put_back(member, connection, answer)
         return answer
 
-    async def _connect(self, member: Member[_Connection]) -> _Connection:
+    async def _connect(self, member: ServerMember[_AsyncConnection]) -> _AsyncConnection:
         """A new connection; to one of several servers only for as long as leaves time to ask another one."""
         address = member.address
         try:
@@ -294,22 +300,22 @@ class AsyncClient(Pool[_Connection]):
         self._open.add(connection)
         return connection
 
-    async def _opened(self, address: Address) -> _Connection:
+    async def _opened(self, address: ServerAddress) -> _AsyncConnection:
         loop = asyncio.get_running_loop()
         if address.uds is not None:
-            _, connection = await loop.create_unix_connection(lambda: _Connection(address), address.uds)
+            _, connection = await loop.create_unix_connection(lambda: _AsyncConnection(address), address.uds)
         else:
             _, connection = await loop.create_connection(
-                lambda: _Connection(address), address.host, address.port, ssl=self._context(address)
+                lambda: _AsyncConnection(address), address.host, address.port, ssl=self._context(address)
             )
         return connection
 
-    def _drop(self, connections: Sequence[_Connection]) -> None:
+    def _drop(self, connections: Sequence[_AsyncConnection]) -> None:
         for connection in connections:
             connection.close_soon()
 
 
-def _take(member: Member[_Connection]) -> _Connection | None:
+def _take(member: ServerMember[_AsyncConnection]) -> _AsyncConnection | None:
     """A kept connection that the server has not closed."""
     while member.idle:
         connection = member.idle.pop()
@@ -318,7 +324,7 @@ def _take(member: Member[_Connection]) -> _Connection | None:
     return None
 
 
-async def _first_answer(running: set[asyncio.Task[Answer]]) -> Answer:
+async def _first_answer(running: set[asyncio.Task[HttpAnswer]]) -> HttpAnswer:
     """The first good answer; a refusal or a broken connection counts only when no other is left to wait for."""
     left = set(running)
     while True:

@@ -14,7 +14,7 @@ from tailcut.errors import (
     TailcutError,
     TooLargeError,
 )
-from tailcut.wire.http1.answers import Answer
+from tailcut.wire.http1.answers import HttpAnswer
 from tailcut.wire.v2.outputs import decode_outputs
 
 _ERRORS: Mapping[int, type[TailcutError]] = {
@@ -27,7 +27,7 @@ _ERRORS: Mapping[int, type[TailcutError]] = {
 }
 
 
-def error_of(answer: Answer) -> TailcutError | None:
+def error_of(answer: HttpAnswer) -> TailcutError | None:
     """The error that an answer stands for, with the server's own words; None for a good one."""
     if answer.status == 200:
         return None
@@ -42,7 +42,7 @@ def error_of(answer: Answer) -> TailcutError | None:
     return _ERRORS.get(answer.status, TailcutError)(message)
 
 
-def outputs_of(answer: Answer, memory: memoryview | None = None) -> dict[str, np.ndarray]:
+def outputs_of(answer: HttpAnswer, memory: memoryview | None = None) -> dict[str, np.ndarray]:
     """The outputs by name, as `decode_outputs` has them; `memory` is the region that the request named.
 
     Raises:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Protocol
 
-from tailcut.client.requests import Address
+from tailcut.client.requests import ServerAddress
 from tailcut.errors import InvalidInputError
 
 RAY = "ray://"
@@ -14,7 +14,7 @@ RAY = "ray://"
 class Directory(Protocol):
     """Knows the servers of a name, and says when they change."""
 
-    def follow(self, changed: Callable[[Sequence[Address]], None]) -> None:
+    def follow(self, changed: Callable[[Sequence[ServerAddress]], None]) -> None:
         """Call `changed` with the servers as they are now, before this returns, and from any thread when they change.
 
         Raises:
@@ -26,7 +26,7 @@ class Directory(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Servers:
+class ListedServers:
     """What a user wrote.
 
     Args:
@@ -36,7 +36,7 @@ class Servers:
     """
 
     name: str
-    addresses: tuple[Address, ...]
+    addresses: tuple[ServerAddress, ...]
     directory: Directory | None = None
 
     @property
@@ -53,7 +53,7 @@ class Servers:
         return any(address.tls for address in self.addresses)
 
 
-def find_servers(url: str | Sequence[str]) -> Servers:
+def find_servers(url: str | Sequence[str]) -> ListedServers:
     """Read one URL, several, or `ray://APP` and `ray://APP/DEPLOYMENT`.
 
     Raises:
@@ -62,10 +62,10 @@ def find_servers(url: str | Sequence[str]) -> Servers:
     """
     if isinstance(url, str) and url.startswith(RAY):
         # By name: Ray Serve's side is built on clients, and not the other way round.
-        directory: Directory = import_module("tailcut.ray.membership").Replicas.parse(url)
-        return Servers(url, (), directory)
+        directory: Directory = import_module("tailcut.ray.membership").ReplicaDirectory.parse(url)
+        return ListedServers(url, (), directory)
     urls = [url] if isinstance(url, str) else list(url)
     if not urls:
         raise InvalidInputError("a client needs the URL of a server")
-    addresses = tuple(dict.fromkeys(map(Address.parse, urls)))
-    return Servers(", ".join(map(str, addresses)), addresses)
+    addresses = tuple(dict.fromkeys(map(ServerAddress.parse, urls)))
+    return ListedServers(", ".join(map(str, addresses)), addresses)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
 from tailcut.client.policy import RefusedError, StaleError
-from tailcut.client.requests import Address
+from tailcut.client.requests import ServerAddress
 from tailcut.errors import DeadlineExceededError, EngineError, TailcutError, UnreachableError
 
 MOST_FAILURES = 5  # in a row, before a server is paused
@@ -36,7 +36,7 @@ C = TypeVar("C", bound=Closable)
 
 
 @dataclass(eq=False, slots=True)
-class Member(Generic[C]):
+class ServerMember(Generic[C]):
     """One server.
 
     Args:
@@ -49,7 +49,7 @@ class Member(Generic[C]):
         gone: it is no longer a member.
     """
 
-    address: Address
+    address: ServerAddress
     idle: deque[C] = field(default_factory=deque)
     in_flight: int = 0
     failures: int = 0
@@ -66,25 +66,27 @@ class Members(Generic[C]):
         name: what they are called together, for messages.
     """
 
-    def __init__(self, addresses: Iterable[Address], name: str) -> None:
+    def __init__(self, addresses: Iterable[ServerAddress], name: str) -> None:
         self.name = name
-        self._members: tuple[Member[C], ...] = tuple(Member(address) for address in dict.fromkeys(addresses))
+        self._members: tuple[ServerMember[C], ...] = tuple(
+            ServerMember(address) for address in dict.fromkeys(addresses)
+        )
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
         """How many there are."""
         return len(self._members)
 
-    def __iter__(self) -> Iterator[Member[C]]:
+    def __iter__(self) -> Iterator[ServerMember[C]]:
         """All of them as they are now."""
         return iter(self._members)
 
     @property
-    def addresses(self) -> tuple[Address, ...]:
+    def addresses(self) -> tuple[ServerAddress, ...]:
         """Of all of them as they are now."""
         return tuple(member.address for member in self._members)
 
-    def update(self, addresses: Iterable[Address]) -> list[C]:
+    def update(self, addresses: Iterable[ServerAddress]) -> list[C]:
         """Take these servers from now on; those that stay keep their connections and what is known of them.
 
         Returns:
@@ -93,7 +95,7 @@ class Members(Generic[C]):
         with self._lock:
             known = {member.address: member for member in self._members}
             wanted = dict.fromkeys(addresses)
-            self._members = tuple(known.pop(item) if item in known else Member(item) for item in wanted)
+            self._members = tuple(known.pop(item) if item in known else ServerMember(item) for item in wanted)
             unused: list[C] = []
             for member in known.values():
                 member.gone = True
@@ -101,7 +103,7 @@ class Members(Generic[C]):
                     unused.append(member.idle.pop())
             return unused
 
-    def choose(self, now: float, draw: Callable[[], float], tried: Collection[Member[C]] = ()) -> Member[C]:
+    def choose(self, now: float, draw: Callable[[], float], tried: Collection[ServerMember[C]] = ()) -> ServerMember[C]:
         """The server for the next attempt of a call, which counts as in flight there until `ended`.
 
         Args:
@@ -120,7 +122,7 @@ class Members(Generic[C]):
             member.in_flight += 1
             return member
 
-    def ended(self, member: Member[C], error: TailcutError | None, now: float) -> None:
+    def ended(self, member: ServerMember[C], error: TailcutError | None, now: float) -> None:
         """An attempt is over; learn from it.
 
         Args:
@@ -131,7 +133,7 @@ class Members(Generic[C]):
         self.abandoned(member)
         self.learn(member, error, now)
 
-    def learn(self, member: Member[C], error: TailcutError | None, now: float) -> None:
+    def learn(self, member: ServerMember[C], error: TailcutError | None, now: float) -> None:
         """Learn from an attempt that is over. The arguments are those of `ended`."""
         with self._lock:
             if error is None:
@@ -144,7 +146,7 @@ class Members(Generic[C]):
                     member.pauses += 1
                     member.failures = 0
 
-    def abandoned(self, member: Member[C]) -> None:
+    def abandoned(self, member: ServerMember[C]) -> None:
         """An attempt was given up, which says nothing about the server."""
         with self._lock:
             member.in_flight -= 1
@@ -156,17 +158,17 @@ class Members(Generic[C]):
             member.idle.clear()
             member.in_flight = 0
 
-    def untried(self, tried: Collection[Member[C]], now: float) -> bool:
+    def untried(self, tried: Collection[ServerMember[C]], now: float) -> bool:
         """Whether there is a server that a call has not been sent to, and that is not paused."""
         return any(member not in tried and member.paused_until <= now for member in self._members)
 
 
 def _better(
-    members: Sequence[Member[C]], now: float, draw: Callable[[], float], tried: Collection[Member[C]]
-) -> Member[C]:
+    members: Sequence[ServerMember[C]], now: float, draw: Callable[[], float], tried: Collection[ServerMember[C]]
+) -> ServerMember[C]:
     """Of two that are drawn, the one with fewer calls in flight."""
 
-    def may_be_asked(member: Member[C]) -> bool:
+    def may_be_asked(member: ServerMember[C]) -> bool:
         return member.paused_until <= now and member not in tried
 
     first, second = _two(members, draw)
@@ -181,7 +183,7 @@ def _better(
     return second if second.in_flight < first.in_flight else first
 
 
-def _two(members: Sequence[Member[C]], draw: Callable[[], float]) -> tuple[Member[C], Member[C]]:
+def _two(members: Sequence[ServerMember[C]], draw: Callable[[], float]) -> tuple[ServerMember[C], ServerMember[C]]:
     """Two different ones at random."""
     first = int(draw() * len(members))
     second = int(draw() * (len(members) - 1))

@@ -8,13 +8,13 @@ from weakref import WeakMethod, WeakSet, finalize
 
 from tailcut import forks
 from tailcut.client.directory import find_servers
-from tailcut.client.members import Member, Members
+from tailcut.client.members import Members, ServerMember
 from tailcut.client.policy import Hedge, HedgeClock, Retries, Tries
-from tailcut.client.requests import Address, Encoder
+from tailcut.client.requests import Encoder, ServerAddress
 from tailcut.client.shared import SharedTensors
 from tailcut.errors import InvalidInputError, ReleasedError, TailcutError
 from tailcut.tls import client_context
-from tailcut.wire.http1.answers import Answer
+from tailcut.wire.http1.answers import HttpAnswer
 
 if TYPE_CHECKING:
     import ssl
@@ -25,7 +25,7 @@ CONNECT_S = 1.0  # to one of several servers: then another one is asked
 ONCE = Retries(limit=0)
 
 
-class _Connection(Protocol):
+class _PooledConnection(Protocol):
     used: bool  # by a call before this one
 
     def close(self) -> None:
@@ -35,7 +35,7 @@ class _Connection(Protocol):
         """Let go of the socket in a forked child, without a word to the server or to an event loop."""
 
 
-C = TypeVar("C", bound=_Connection)
+C = TypeVar("C", bound=_PooledConnection)
 
 
 class Pool(Generic[C]):
@@ -120,7 +120,7 @@ class Pool(Generic[C]):
         if self._closed:
             raise ReleasedError("this client is closed")
 
-    def _choose(self, now: float, tries: Tries) -> Member[C]:
+    def _choose(self, now: float, tries: Tries) -> ServerMember[C]:
         """The server of the next attempt of a call, or of its second copy."""
         member = self._members.choose(now, random.random, tries.tried)
         tries.tried.append(member)
@@ -131,21 +131,21 @@ class Pool(Generic[C]):
         elsewhere = self._members.untried(tries.tried, now)
         return tries.pause_after(error, deadline - now, random.random(), elsewhere=elsewhere)  # noqa: S311  dice
 
-    def _context(self, address: Address) -> "ssl.SSLContext | None":
+    def _context(self, address: ServerAddress) -> "ssl.SSLContext | None":
         """What checks the certificate of a server; None where it speaks plain HTTP."""
         if address.tls and self._tls is None:  # one that a directory has found
             ca, verify = self._certificates
             self._tls = client_context(ca, verify=verify)
         return self._tls if address.tls else None
 
-    def _put_back(self, member: Member[C], connection: C, answer: Answer) -> None:
+    def _put_back(self, member: ServerMember[C], connection: C, answer: HttpAnswer) -> None:
         if answer.closes or self._closed or member.gone or len(member.idle) >= self._kept:
             connection.close()
         else:
             connection.used = True
             member.idle.append(connection)
 
-    def _replaced(self, addresses: Sequence[Address]) -> None:
+    def _replaced(self, addresses: Sequence[ServerAddress]) -> None:
         """Take other servers from now on."""
         self._drop(self._members.update(addresses))
 
@@ -169,7 +169,7 @@ class _Changed:
     def __init__(self, pool: "Pool[C]") -> None:
         self._replaced = WeakMethod(pool._replaced)  # noqa: SLF001  its own part
 
-    def __call__(self, addresses: Sequence[Address]) -> None:
+    def __call__(self, addresses: Sequence[ServerAddress]) -> None:
         replaced = self._replaced()
         if replaced is not None:
             replaced(addresses)

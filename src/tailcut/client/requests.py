@@ -22,7 +22,7 @@ _TOKEN = re.compile(r"[!-~]+")
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
+class ServerAddress:
     """A server: host and port, or the path of its Unix socket."""
 
     host: str = "127.0.0.1"
@@ -31,7 +31,7 @@ class Address:
     tls: bool = False
 
     @classmethod
-    def parse(cls, url: str) -> "Address":
+    def parse(cls, url: str) -> "ServerAddress":
         """`http://HOST:PORT`, `https://HOST:PORT`, `HOST:PORT`, or `unix:PATH`.
 
         Raises:
@@ -64,7 +64,7 @@ class Address:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class InferenceCall:
     """What one inference is about."""
 
     model: str
@@ -76,7 +76,7 @@ class Call:
 
 
 @dataclass(slots=True)
-class Request:
+class OutgoingRequest:
     """What is to be sent, and how often it was."""
 
     parts: Parts
@@ -117,7 +117,7 @@ class Encoder:
         lines = [f"POST {path} HTTP/1.1", *self._fields, "Content-Type: application/json"]
         return ["\r\n".join([*lines, f"Content-Length: {len(body)}", "", ""]).encode("latin-1") + body]
 
-    def infer(self, call: Call) -> Parts:
+    def infer(self, call: InferenceCall) -> Parts:
         """An inference in the binary form both ways: one head, then each input's bytes, which still are the arrays'.
 
         Raises:
@@ -131,7 +131,7 @@ class Encoder:
             head = self._heads.keep(key, self._head(call, described))
         return with_trace([head, *data], call.trace)
 
-    def _head(self, call: Call, described: Sequence[Described]) -> bytes:
+    def _head(self, call: InferenceCall, described: Sequence[Described]) -> bytes:
         lead = binary_lead(described, call.outputs, call.timeout_us)
         length = len(lead) + sum(item.size for item in described)
         lines = [

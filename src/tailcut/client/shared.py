@@ -21,7 +21,7 @@ import numpy as np
 import orjson
 
 from tailcut.client.answers import outputs_of
-from tailcut.client.requests import Address, Call, Encoder, Request, with_trace
+from tailcut.client.requests import Encoder, InferenceCall, OutgoingRequest, ServerAddress, with_trace
 from tailcut.errors import (
     DeadlineExceededError,
     InvalidInputError,
@@ -31,13 +31,13 @@ from tailcut.errors import (
     UnsupportedError,
 )
 from tailcut.memory.region import OwnRegion, check_prefix, sweep
-from tailcut.wire.http1.answers import Answer
+from tailcut.wire.http1.answers import HttpAnswer
 from tailcut.wire.memo import BytesMemo
 from tailcut.wire.v2.call import Described, Parts, describe, entry, model_path, parameters
 
 Outputs = dict[str, np.ndarray]
-Talk = Generator[Request, Answer, Outputs]
-Steps = Generator[Request, Answer, None]
+Talk = Generator[OutgoingRequest, HttpAnswer, Outputs]
+Steps = Generator[OutgoingRequest, HttpAnswer, None]
 
 _ALIGNED = 64
 _SMALLEST = 64 * 1024
@@ -72,7 +72,7 @@ class SharedTensors:
         kept: regions that are kept at most while they are unused.
     """
 
-    def __init__(self, address: Address, encoder: Encoder, prefix: str, kept: int) -> None:
+    def __init__(self, address: ServerAddress, encoder: Encoder, prefix: str, kept: int) -> None:
         self._address = address
         self._encoder = encoder
         self._prefix = check_prefix(prefix)
@@ -83,7 +83,7 @@ class SharedTensors:
         self._closed = False
         sweep(prefix)
 
-    def infer(self, call: Call) -> Talk:
+    def infer(self, call: InferenceCall) -> Talk:
         """One inference."""
         described, data = describe(call.inputs)
         kind = (call.model, call.version, None if call.outputs is None else tuple(call.outputs), described)
@@ -119,14 +119,14 @@ class SharedTensors:
     def _attempt(
         self,
         slot: _Slot | None,
-        call: Call,
+        call: InferenceCall,
         described: tuple[Described, ...],
         data: Sequence[bytes | memoryview],
         known: tuple[_Output, ...] | None,
     ) -> Talk:
         if slot is None:
             slot = yield from self._make(_room(described, known))
-        request, good = Request([]), False
+        request, good = OutgoingRequest([]), False
         try:
             at = 0
             for part in data:
@@ -157,12 +157,12 @@ class SharedTensors:
         self._retire(slot)
         return None
 
-    def _make(self, size: int) -> Generator[Request, Answer, _Slot]:
+    def _make(self, size: int) -> Generator[OutgoingRequest, HttpAnswer, _Slot]:
         yield from self._unregister()
         region = OwnRegion(self._prefix, max(_SMALLEST, 1 << (size - 1).bit_length()))
         try:
             body = orjson.dumps({"key": region.key, "offset": 0, "byte_size": region.size})
-            yield Request(self._encoder.post(f"{_ROOT}/region/{region.name}/register", body))
+            yield OutgoingRequest(self._encoder.post(f"{_ROOT}/region/{region.name}/register", body))
         except BaseException as error:
             region.close()
             if not isinstance(error, TailcutError) or isinstance(error, _NOT_ITS_FAULT):
@@ -183,14 +183,14 @@ class SharedTensors:
             except IndexError:  # another thread was quicker
                 return
             try:
-                yield Request(self._encoder.post(f"{_ROOT}/region/{name}/unregister", b""))
+                yield OutgoingRequest(self._encoder.post(f"{_ROOT}/region/{name}/unregister", b""))
             except _NOT_ITS_FAULT:
                 raise
             except TailcutError:  # the server knows it no longer
                 continue
 
     def _encoded(
-        self, slot: _Slot, call: Call, described: tuple[Described, ...], known: tuple[_Output, ...] | None
+        self, slot: _Slot, call: InferenceCall, described: tuple[Described, ...], known: tuple[_Output, ...] | None
     ) -> Parts:
         names = None if call.outputs is None else tuple(call.outputs)
         key = (call.model, call.version, call.timeout_us, names, described, known)
@@ -200,7 +200,7 @@ class SharedTensors:
         return kept
 
     def _encode(
-        self, region: str, call: Call, described: Sequence[Described], known: Sequence[_Output] | None
+        self, region: str, call: InferenceCall, described: Sequence[Described], known: Sequence[_Output] | None
     ) -> Parts:
         inputs, outputs, at = [], [], 0
         for item in described:

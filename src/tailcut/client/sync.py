@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 import numpy as np
 
 from tailcut.client.answers import error_of, outputs_of
-from tailcut.client.members import Member
+from tailcut.client.members import ServerMember
 from tailcut.client.policy import RefusedError, Retries, StaleError, Tries
 from tailcut.client.pool import CONNECT_S, FAREWELL_S, GOOD, ONCE, Pool
-from tailcut.client.requests import Address, Call, Request, trace_lines
+from tailcut.client.requests import InferenceCall, OutgoingRequest, ServerAddress, trace_lines
 from tailcut.client.tls import tls_failure, wants_more
 from tailcut.errors import DeadlineExceededError, ReleasedError, TailcutError, UnreachableError
-from tailcut.wire.http1.answers import Answer, AnswerReader
+from tailcut.wire.http1.answers import AnswerReader, HttpAnswer
 from tailcut.wire.v2.call import Parts, model_path
 
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ Result = TypeVar("Result")
 _JOIN_BYTES = 64 * 1024
 
 
-class _Connection:
-    def __init__(self, address: Address, limit_s: float, tls: "ssl.SSLContext | None") -> None:
+class _SyncConnection:
+    def __init__(self, address: ServerAddress, limit_s: float, tls: "ssl.SSLContext | None") -> None:
         self._tls = tls is not None
         try:
             if address.uds is not None:
@@ -89,19 +89,19 @@ class _Connection:
         """Whether bytes have come that are no longer the kernel's."""
         return self._tls and self._socket.pending() > 0  # type: ignore[attr-defined]  # a socket of TLS has it
 
-    def receive_now(self) -> Answer | None:
+    def receive_now(self) -> HttpAnswer | None:
         """Receive what is here without waiting; the answer when it is complete."""
         self._socket.settimeout(0.0)
         return self.receive_some()
 
-    def receive(self, deadline: float) -> Answer:
+    def receive(self, deadline: float) -> HttpAnswer:
         while True:
             self._socket.settimeout(_left(deadline))
             answer = self.receive_some()
             if answer is not None:
                 return answer
 
-    def receive_some(self) -> Answer | None:
+    def receive_some(self) -> HttpAnswer | None:
         """Receive once; the answer when it is complete."""
         try:
             count = self._socket.recv_into(self._reader.target())
@@ -129,7 +129,7 @@ class _Connection:
     abandon = close  # which says nothing to the server while the parent has the socket open
 
 
-class Client(Pool[_Connection]):
+class Client(Pool[_SyncConnection]):
     """The blocking client; any number of threads may share one. Use it in a `with` block, or call `close`."""
 
     def infer(  # noqa: PLR0913  all but the first two by name
@@ -160,11 +160,11 @@ class Client(Pool[_Connection]):
         """
         seconds = self._timeout_s if timeout_s is None else timeout_s
         deadline = time.monotonic() + seconds
-        call = Call(model, inputs, version, outputs, max(1, int(seconds * 1e6)), trace_lines(traceparent))
+        call = InferenceCall(model, inputs, version, outputs, max(1, int(seconds * 1e6)), trace_lines(traceparent))
         if self._shared is not None:
             self._check_open()
             return self._carry(self._shared.infer(call), deadline, self._retries)
-        return outputs_of(self._ask(Request(self._encoder.infer(call)), deadline, self._retries))
+        return outputs_of(self._ask(OutgoingRequest(self._encoder.infer(call)), deadline, self._retries))
 
     def metadata(self, model: str = "", version: str = "") -> dict[str, Any]:
         """What the server says of a model (inputs, outputs, versions), or of itself where none is named.
@@ -209,10 +209,10 @@ class Client(Pool[_Connection]):
             return False
         return True
 
-    def _get(self, path: str, retries: Retries) -> Answer:
-        return self._ask(Request(self._encoder.get(path)), time.monotonic() + self._timeout_s, retries)
+    def _get(self, path: str, retries: Retries) -> HttpAnswer:
+        return self._ask(OutgoingRequest(self._encoder.get(path)), time.monotonic() + self._timeout_s, retries)
 
-    def _carry(self, talk: Generator[Request, Answer, Result], deadline: float, retries: Retries) -> Result:
+    def _carry(self, talk: Generator[OutgoingRequest, HttpAnswer, Result], deadline: float, retries: Retries) -> Result:
         """Send what a call over shared memory wants sent, one request after the other."""
         try:
             request = next(talk)
@@ -227,7 +227,7 @@ class Client(Pool[_Connection]):
             result: Result = done.value
             return result
 
-    def _ask(self, request: Request, deadline: float, retries: Retries) -> Answer:
+    def _ask(self, request: OutgoingRequest, deadline: float, retries: Retries) -> HttpAnswer:
         self._check_open()
         tries = Tries(retries)
         while True:
@@ -242,7 +242,7 @@ class Client(Pool[_Connection]):
             if pause:
                 time.sleep(pause)
 
-    def _try(self, request: Request, deadline: float, tries: Tries) -> Answer:
+    def _try(self, request: OutgoingRequest, deadline: float, tries: Tries) -> HttpAnswer:
         due_s = None if self._clock is None else self._clock.due_after()
         began = time.monotonic()
         running = [self._begin(request, deadline, tries)]
@@ -268,7 +268,7 @@ class Client(Pool[_Connection]):
             self._clock.took(now - began)
         return answer
 
-    def _begin(self, request: Request, deadline: float, tries: Tries) -> "_Attempt":
+    def _begin(self, request: OutgoingRequest, deadline: float, tries: Tries) -> "_Attempt":
         """A connection with the request on its way."""
         member = self._choose(time.monotonic(), tries)
         try:
@@ -285,7 +285,7 @@ class Client(Pool[_Connection]):
             raise
         return _Attempt(member, connection)
 
-    def _connected(self, member: Member[_Connection], deadline: float, tries: Tries) -> _Connection:
+    def _connected(self, member: ServerMember[_SyncConnection], deadline: float, tries: Tries) -> _SyncConnection:
         """A kept connection, or a new one."""
         if not tries.fresh:
             with suppress(IndexError):  # another thread may be faster
@@ -293,7 +293,7 @@ class Client(Pool[_Connection]):
         left_s = _left(deadline)
         several = len(self._members) > 1
         try:
-            connection = _Connection(
+            connection = _SyncConnection(
                 member.address, min(left_s, CONNECT_S) if several else left_s, self._context(member.address)
             )
         except DeadlineExceededError as error:
@@ -303,13 +303,13 @@ class Client(Pool[_Connection]):
         self._open.add(connection)
         return connection
 
-    def _send_copy(self, running: "list[_Attempt]", request: Request, deadline: float, tries: Tries) -> None:
+    def _send_copy(self, running: "list[_Attempt]", request: OutgoingRequest, deadline: float, tries: Tries) -> None:
         if self._clock is not None:
             self._clock.sent_copy()
         with suppress(RefusedError):  # then the first is waited for
             running.append(self._begin(request, deadline, tries))
 
-    def _first_answer(self, running: "list[_Attempt]", deadline: float) -> "tuple[_Attempt, Answer]":
+    def _first_answer(self, running: "list[_Attempt]", deadline: float) -> "tuple[_Attempt, HttpAnswer]":
         """The first good answer; a refusal or a broken connection counts only when no other is left to wait for."""
         while True:
             readable = _readable(running, deadline)
@@ -335,7 +335,7 @@ class Client(Pool[_Connection]):
         attempt.connection.close()
         self._forget(attempt.member, error)
 
-    def _forget(self, member: Member[_Connection], error: BaseException | None) -> None:
+    def _forget(self, member: ServerMember[_SyncConnection], error: BaseException | None) -> None:
         """An attempt has no answer: because of an error, or because it is no longer awaited."""
         if isinstance(error, TailcutError):
             self._members.ended(member, error, time.monotonic())
@@ -347,8 +347,8 @@ class Client(Pool[_Connection]):
 class _Attempt:
     """A request on its way to a server."""
 
-    member: Member[_Connection]
-    connection: _Connection
+    member: ServerMember[_SyncConnection]
+    connection: _SyncConnection
 
     def fileno(self) -> int:
         return self.connection.fileno()

@@ -15,7 +15,7 @@ from tailcut.engines.base import Arrays, EngineOptions
 from tailcut.errors import UnsupportedError
 
 if TYPE_CHECKING:
-    from tailcut.engines.torch.program import Program
+    from tailcut.engines.torch.program import TorchProgram
 
 _log = logging.getLogger("tailcut")
 _INSTALL = "'tailcut[torch]'"
@@ -26,7 +26,7 @@ class ExportedProgram:
 
     what = "a PyTorch program"
 
-    def __init__(self, torch: Any, program: "Program") -> None:
+    def __init__(self, torch: Any, program: "TorchProgram") -> None:
         from tailcut.engines.torch.passes import flat  # noqa: PLC0415  it imports torch
 
         self._torch = torch

@@ -23,7 +23,7 @@ _FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorP
 
 
 @dataclass(frozen=True, slots=True)
-class _Source:
+class _ElementSource:
     """A tensor whose elements are those of an input; `axes` maps its axes to the input's, () where that is lost."""
 
     name: str
@@ -34,13 +34,15 @@ class _Source:
 def read_hints(model: onnx.ModelProto) -> InputHints:
     """The hints of a graph; one that cannot be followed gives fewer of them, never an error."""
     weights: dict[str, tuple[int, ...]] = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
-    sources: dict[str, _Source] = {}
+    sources: dict[str, _ElementSource] = {}
     names: dict[str, tuple[str | None, ...]] = {}
     for value in model.graph.input:
         if value.name not in weights:
             kind = value.type.tensor_type
             names[value.name] = tuple(dim.dim_param or None for dim in kind.shape.dim)
-            sources[value.name] = _Source(value.name, tuple(range(len(kind.shape.dim))), kind.elem_type in _FLOATS)
+            sources[value.name] = _ElementSource(
+                value.name, tuple(range(len(kind.shape.dim))), kind.elem_type in _FLOATS
+            )
     sizes: dict[tuple[str, int], int] = {}
     below: dict[str, int] = {}
     for node in model.graph.node:
@@ -57,7 +59,7 @@ def read_hints(model: onnx.ModelProto) -> InputHints:
     return InputHints(names, sizes, below)
 
 
-def _passed_on(node: onnx.NodeProto, sources: Mapping[str, _Source], weights: _Shapes) -> _Source | None:
+def _passed_on(node: onnx.NodeProto, sources: Mapping[str, _ElementSource], weights: _Shapes) -> _ElementSource | None:
     """The input whose elements a node's output has, where it has an input's."""
     source = sources.get(node.input[0])
     if node.op_type in _SCALING and len(node.input) == 2:
@@ -70,12 +72,12 @@ def _passed_on(node: onnx.NodeProto, sources: Mapping[str, _Source], weights: _S
     if node.op_type == "Transpose":
         perm = _attribute(node, "perm") or tuple(reversed(range(len(source.axes))))
         whole = sorted(perm) == list(range(len(source.axes)))
-        return _Source(source.name, tuple(source.axes[axis] for axis in perm) if whole else (), source.scalable)
-    return _Source(source.name, (), source.scalable) if node.op_type in _RESHAPING else None
+        return _ElementSource(source.name, tuple(source.axes[axis] for axis in perm) if whole else (), source.scalable)
+    return _ElementSource(source.name, (), source.scalable) if node.op_type in _RESHAPING else None
 
 
 def _required(
-    node: onnx.NodeProto, sources: Mapping[str, _Source], weights: _Shapes
+    node: onnx.NodeProto, sources: Mapping[str, _ElementSource], weights: _Shapes
 ) -> Iterator[tuple[tuple[str, int], int]]:
     """Yield ((input, axis), size) for each axis that the node's weights give a size to."""
     source, weight = sources.get(node.input[0]), weights.get(node.input[1]) if len(node.input) > 1 else None
@@ -95,7 +97,9 @@ def _required(
         yield (source.name, source.axes[2]), weight[2]
 
 
-def _bounded(node: onnx.NodeProto, sources: Mapping[str, _Source], weights: _Shapes) -> Iterator[tuple[str, int]]:
+def _bounded(
+    node: onnx.NodeProto, sources: Mapping[str, _ElementSource], weights: _Shapes
+) -> Iterator[tuple[str, int]]:
     """Yield (input, entries) where a Gather takes from a table of weights by an input's integers."""
     table = weights.get(node.input[0]) if node.op_type == "Gather" and len(node.input) == 2 else None
     axis = _attribute(node, "axis") or 0

@@ -149,7 +149,7 @@ class OpenVinoEngine:
 
 
 @dataclass(frozen=True, slots=True)
-class _Source:
+class _ModelSource:
     """A model that is read and not compiled, and what is known of it."""
 
     model: Any
@@ -157,7 +157,7 @@ class _Source:
     hints: InputHints
 
 
-def _read_onnx(path: Path, options: EngineOptions, name: str | None) -> _Source:
+def _read_onnx(path: Path, options: EngineOptions, name: str | None) -> _ModelSource:
     prepared = prepare(path, options)
     hints, spec, source = read_hints(prepared.graph), read_spec(prepared.graph, path, name), prepared.source
     del prepared  # the graph, before the engine makes its own
@@ -168,14 +168,14 @@ def _read_onnx(path: Path, options: EngineOptions, name: str | None) -> _Source:
         model = reader.convert(reader.load(BytesIO(source) if isinstance(source, bytes) else str(source)))
     except Exception as error:  # noqa: BLE001  openvino raises plain RuntimeErrors
         raise ModelFileError(f"{path}: openvino cannot load it: {short(error)}") from None
-    return _Source(model, spec, hints)
+    return _ModelSource(model, spec, hints)
 
 
-def _read_other(path: Path, kind: FileKind, options: EngineOptions, name: str | None) -> _Source:
+def _read_other(path: Path, kind: FileKind, options: EngineOptions, name: str | None) -> _ModelSource:
     model = read_file(path, kind, options)
     spec = spec_of(model, path, kind, name)
     _refuse_strings(path, spec, "convert the model to ONNX, and use onnxruntime")
-    return _Source(model, spec, InputHints())
+    return _ModelSource(model, spec, InputHints())
 
 
 def _refuse_strings(path: Path, spec: ModelSpec, advice: str) -> None:

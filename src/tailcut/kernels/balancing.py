@@ -15,13 +15,13 @@ from tailcut.kernels.queueing import FAR
 RANDOM, ROUND_ROBIN, LEAST_LOADED, TWO_CHOICES = range(4)
 DISPATCH, INSTANCES, THREADS, QUEUE, ROUTING, HEDGE = range(6)  # of `Tables.shape`
 SHAPES = 6
-NOW, ROUTED, TIMER, TURN, ACTIVE, HEDGED = range(6)  # of `State.clock`
+NOW, ROUTED, TIMER, TURN, ACTIVE, HEDGED = range(6)  # of `BalancingState.clock`
 # Of a server: what its loop does, until when; answers that leave then; batches that compute; until when a batch is held
 # back; when the last request came; and lists of requests and of batches that are done, by their first request.
 PHASE, FREE, LEAVING, RUNNING, HELD, LAST = range(6)
 INBOX, INBOX_END, WAITING, WAITING_END, WAITS, DONE, DONE_END = range(6, 13)
 FIELDS = 13
-LOOP_NS, ENGINE_NS, BATCHES = range(3)  # of `State.totals`
+LOOP_NS, ENGINE_NS, BATCHES = range(3)  # of `BalancingState.totals`
 
 # Nothing here allocates, and counting references to this many arrays at each call took four fifths of the time.
 _plain = compiled(_nrt=False)
@@ -44,7 +44,7 @@ class Tables(NamedTuple):
     cores: float
 
 
-class State(NamedTuple):
+class BalancingState(NamedTuple):
     """A simulation at a time; made by `new_state`. Copies of requests are numbered: hedges behind all requests."""
 
     clock: np.ndarray  # int64
@@ -66,13 +66,13 @@ class State(NamedTuple):
     totals: np.ndarray  # float64 [servers, 3]: CPU ns of the loop, of the engine, and batches
 
 
-def new_state(requests: int, servers: int, active: int, instances: int, *, hedged: bool) -> State:
+def new_state(requests: int, servers: int, active: int, instances: int, *, hedged: bool) -> BalancingState:
     """Before the first arrival: `active` of the servers take requests."""
     wide = 1
     while wide < servers:
         wide *= 2
     copies = requests * (2 if hedged else 1)
-    state = State(
+    state = BalancingState(
         np.zeros(6, np.int64),
         np.arange(servers),
         np.full(2 * wide, FAR, np.int64),
@@ -130,7 +130,7 @@ def least_of(tree: np.ndarray, fair: int) -> int:
 
 
 @_plain
-def activate(state: State, server: int) -> None:
+def activate(state: BalancingState, server: int) -> None:
     """Have a server take requests."""
     order, active = state.order, state.clock[ACTIVE]
     for index in range(active, order.shape[0]):
@@ -142,7 +142,7 @@ def activate(state: State, server: int) -> None:
 
 
 @_plain
-def drain(state: State, server: int) -> None:
+def drain(state: BalancingState, server: int) -> None:
     """Have a server take no more requests; it answers those that it has."""
     order, last = state.order, state.clock[ACTIVE] - 1
     for index in range(last + 1):
@@ -154,7 +154,7 @@ def drain(state: State, server: int) -> None:
 
 
 @_plain
-def drawn(state: State, other_than: int) -> int:
+def drawn(state: BalancingState, other_than: int) -> int:
     """A server at random, another than this one where there is another."""
     active = state.clock[ACTIVE]
     server = state.order[np.random.randint(active)] if active > 1 else state.order[0]  # noqa: NPY002  numba's
@@ -164,7 +164,7 @@ def drawn(state: State, other_than: int) -> int:
 
 
 @_plain
-def routed(state: State, routing: int, other_than: int) -> int:
+def routed(state: BalancingState, routing: int, other_than: int) -> int:
     """The server of a request: of a hedge, another than the first copy's."""
     active = state.clock[ACTIVE]
     if active == 1:
@@ -190,23 +190,23 @@ def routed(state: State, routing: int, other_than: int) -> int:
 
 
 @_plain
-def fly(state: State, server: int, change: int) -> None:
+def fly(state: BalancingState, server: int, change: int) -> None:
     """Count requests in flight."""
     state.flying[server] += change
     if state.loads[state.loads.shape[0] // 2 + server] < FAR:
         put(state.loads, server, state.flying[server])
 
 
-def active_of(state: State) -> int:
+def active_of(state: BalancingState) -> int:
     """Servers that take requests."""
     return int(state.clock[ACTIVE])
 
 
-def hedged_of(state: State) -> int:
+def hedged_of(state: BalancingState) -> int:
     """Requests that were sent a second time."""
     return int(state.clock[HEDGED])
 
 
-def drained_at(state: State) -> int:
+def drained_at(state: BalancingState) -> int:
     """When the last step was simulated."""
     return int(state.clock[NOW])

@@ -38,7 +38,7 @@ from tailcut.kernels.balancing import (
     TIMER,
     WAITING,
     WAITS,
-    State,
+    BalancingState,
     Tables,
     fly,
     least_of,
@@ -75,7 +75,7 @@ _plain = compiled(_nrt=False)  # as in balancing.py
 
 
 @_plain
-def append(state: State, server: int, head: int, copy: int) -> None:
+def append(state: BalancingState, server: int, head: int, copy: int) -> None:
     """Put a copy at the end of a list of a server; `head` is its column, and that of its end follows."""
     item = state.servers[server]
     state.following[copy] = -1
@@ -87,7 +87,7 @@ def append(state: State, server: int, head: int, copy: int) -> None:
 
 
 @_plain
-def send(state: State, server: int, copy: int, now: int) -> None:
+def send(state: BalancingState, server: int, copy: int, now: int) -> None:
     """Have a copy arrive at a server."""
     state.server[copy], state.came[copy] = server, now
     append(state, server, INBOX, copy)
@@ -95,7 +95,7 @@ def send(state: State, server: int, copy: int, now: int) -> None:
 
 
 @_plain
-def loop_event(tables: Tables, state: State, server: int) -> int:
+def loop_event(tables: Tables, state: BalancingState, server: int) -> int:
     """When the loop of a server has something to do."""
     item = state.servers[server]
     if item[PHASE] != _IDLE:
@@ -110,7 +110,7 @@ def loop_event(tables: Tables, state: State, server: int) -> int:
 
 
 @_plain
-def take_event(tables: Tables, state: State, server: int) -> tuple[int, int]:
+def take_event(tables: Tables, state: BalancingState, server: int) -> tuple[int, int]:
     """When an instance takes a batch, and which; FAR where there is none to take."""
     item, at, which = state.servers[server], FAR, -1
     if tables.shape[DISPATCH] == INLINE or item[WAITING] < 0:
@@ -126,7 +126,7 @@ def take_event(tables: Tables, state: State, server: int) -> tuple[int, int]:
 
 
 @_plain
-def end_event(state: State, server: int) -> tuple[int, int]:
+def end_event(state: BalancingState, server: int) -> tuple[int, int]:
     """When an instance ends its batch, and which."""
     at, which = FAR, -1
     for slot in range(state.slots.shape[1]):
@@ -136,14 +136,14 @@ def end_event(state: State, server: int) -> tuple[int, int]:
 
 
 @_plain
-def plan_next(tables: Tables, state: State, server: int) -> None:
+def plan_next(tables: Tables, state: BalancingState, server: int) -> None:
     """Enter a server's next event."""
     at = min(loop_event(tables, state, server), take_event(tables, state, server)[0], end_event(state, server)[0])
     put(state.events, server, at)
 
 
 @_plain
-def form(state: State, server: int, rows: int) -> int:
+def form(state: BalancingState, server: int, rows: int) -> int:
     """Take a batch from the requests that wait; its first copy."""
     item = state.servers[server]
     first = copy = item[WAITING]
@@ -158,7 +158,7 @@ def form(state: State, server: int, rows: int) -> int:
 
 
 @_plain
-def computed(tables: Tables, state: State, server: int, rows: int, active: int) -> int:
+def computed(tables: Tables, state: BalancingState, server: int, rows: int, active: int) -> int:
     """How long a batch computes, beside so many active threads with its own."""
     took = service(rows, tables.sizes, tables.times, np.random.randint(tables.times.shape[1]))  # noqa: NPY002  numba's
     state.totals[server, ENGINE_NS] += took * tables.shape[THREADS]
@@ -168,7 +168,7 @@ def computed(tables: Tables, state: State, server: int, rows: int, active: int) 
 
 @_plain
 def answer(  # noqa: PLR0913, PLR0917  numba takes them by position
-    tables: Tables, state: State, server: int, first: int, began: int, slow: float
+    tables: Tables, state: BalancingState, server: int, first: int, began: int, slow: float
 ) -> int:
     """Write a batch's answers one after the other from `began` on; when the last one is written."""
     now, copy, count = began + shared(tables.costs[BATCH], slow), first, state.answered.shape[0]
@@ -185,7 +185,7 @@ def answer(  # noqa: PLR0913, PLR0917  numba takes them by position
 
 
 @_plain
-def receive(tables: Tables, state: State, server: int, now: int, slow: float) -> int:
+def receive(tables: Tables, state: BalancingState, server: int, now: int, slow: float) -> int:
     """Receive the request that came first; when that is done."""
     item, count = state.servers[server], state.answered.shape[0]
     copy = item[INBOX]
@@ -206,7 +206,7 @@ def receive(tables: Tables, state: State, server: int, now: int, slow: float) ->
 
 
 @_plain
-def loop_step(tables: Tables, state: State, server: int, now: int) -> None:
+def loop_step(tables: Tables, state: BalancingState, server: int, now: int) -> None:
     """One step of a server's loop: a pass begins, receives one request, answers one batch, or computes one."""
     item = state.servers[server]
     if item[LEAVING]:
@@ -239,7 +239,7 @@ def loop_step(tables: Tables, state: State, server: int, now: int) -> None:
 
 
 @_plain
-def take_step(tables: Tables, state: State, server: int, slot: int, now: int) -> None:
+def take_step(tables: Tables, state: BalancingState, server: int, slot: int, now: int) -> None:
     """An instance takes a batch, or the batch is held back."""
     item, costs, best = state.servers[server], tables.costs, tables.best
     ready, own = item[WAITS], state.slots[server, slot]
@@ -258,7 +258,7 @@ def take_step(tables: Tables, state: State, server: int, slot: int, now: int) ->
 
 
 @_plain
-def step(tables: Tables, state: State, server: int, now: int) -> None:
+def step(tables: Tables, state: BalancingState, server: int, now: int) -> None:
     """What happens at a server at its next event."""
     item = state.servers[server]
     end, which = end_event(state, server)
@@ -281,7 +281,7 @@ def step(tables: Tables, state: State, server: int, now: int) -> None:
 
 
 @_plain
-def advance(tables: Tables, state: State, arrivals: np.ndarray, until: int) -> None:
+def advance(tables: Tables, state: BalancingState, arrivals: np.ndarray, until: int) -> None:
     """Simulate what happens before `until` (ns), for arrivals at these times (int64 ns, ascending)."""
     count, clock, hedge = arrivals.shape[0], state.clock, tables.shape[HEDGE]
     while True:

@@ -116,7 +116,7 @@ class Replayed:
 
 
 @dataclass(frozen=True)
-class Window:
+class RecordingWindow:
     """Recorded arrivals of one model among several, in seconds of a recording that is `length_s` long.
 
     A run takes a window of the recording, which goes on at its beginning; the seed says where it starts. Models with
@@ -166,7 +166,7 @@ def read_trace(path: Path) -> Replayed:
     return Replayed(np.asarray(seconds) - seconds[0])
 
 
-def read_trace_of_models(path: Path, models: Sequence[str]) -> list[Window]:
+def read_trace_of_models(path: Path, models: Sequence[str]) -> list[RecordingWindow]:
     """A file of an arrival time and a model's name a line, as windows in the order of the models.
 
     Raises:
@@ -186,7 +186,7 @@ def read_trace_of_models(path: Path, models: Sequence[str]) -> list[Window]:
     if silent:
         raise UsageError(f"{path}: no arrivals for {', '.join(silent)}: leave the model out, or add arrivals for it")
     length_s = Replayed(np.asarray(seconds) - seconds[0]).length_s
-    return [Window(np.asarray(own[name]) - seconds[0], length_s) for name in models]
+    return [RecordingWindow(np.asarray(own[name]) - seconds[0], length_s) for name in models]
 
 
 def _trace_lines(path: Path) -> Iterator[tuple[int, str]]:

@@ -4,9 +4,9 @@ import socket
 from collections.abc import Iterator
 
 from tailcut.errors import UnreachableError
-from tailcut.lab.load import Target
+from tailcut.lab.load import LoadTarget
 from tailcut.lab.tls import tls_context
-from tailcut.wire.http1.answers import Answer, AnswerHead, AnswerReader
+from tailcut.wire.http1.answers import AnswerHead, AnswerReader, HttpAnswer
 
 
 class BlockingConnection:
@@ -24,10 +24,10 @@ class BlockingConnection:
         UsageError: the file of trusted certificates cannot be read, or has none.
     """
 
-    def __init__(self, target: Target, timeout_s: float = 30.0) -> None:
+    def __init__(self, target: LoadTarget, timeout_s: float = 30.0) -> None:
         self._socket = _connected(target, timeout_s)
         self._reader = AnswerReader()
-        self._answer: Answer | None = None
+        self._answer: HttpAnswer | None = None
 
     def send(self, data: bytes) -> None:
         """Send a request, or a part of one."""
@@ -42,7 +42,7 @@ class BlockingConnection:
                 return head
             self._receive()
 
-    def answer(self) -> Answer:
+    def answer(self) -> HttpAnswer:
         """The whole answer."""
         while self._answer is None:
             self._receive()
@@ -67,7 +67,7 @@ class BlockingConnection:
             raise UnreachableError("the server closed the connection before the answer was complete")
 
 
-def _connected(target: Target, timeout_s: float) -> socket.socket:
+def _connected(target: LoadTarget, timeout_s: float) -> socket.socket:
     if not target.uds:
         connection = socket.create_connection((target.host, target.port), timeout_s)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

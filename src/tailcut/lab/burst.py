@@ -10,7 +10,7 @@ import numpy as np
 
 from tailcut.errors import TailcutError
 from tailcut.lab.blocking import BlockingConnection
-from tailcut.lab.load import Payload, Target
+from tailcut.lab.load import LoadTarget, Payload
 from tailcut.wire.v2.outputs import decode_outputs
 
 _TIMEOUT_S = 120.0
@@ -18,7 +18,7 @@ _SMALL_BYTES = 8 * 1024  # sent in one piece; of a larger one the last byte is s
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class BurstAnswer:
     """The answer to one request; `status` 0 where the connection broke."""
 
     status: int
@@ -33,7 +33,7 @@ class Burst:
     calls open the connections; later ones use them again, as a client with a pool does.
     """
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: LoadTarget) -> None:
         self._target = target
         self._connections: list[BlockingConnection | None] = []
 
@@ -46,7 +46,7 @@ class Burst:
         for number in range(len(self._connections)):
             self._drop(number)
 
-    def ask(self, payloads: Sequence[Payload]) -> list[Reply]:
+    def ask(self, payloads: Sequence[Payload]) -> list[BurstAnswer]:
         """Send all, then read all answers."""
         self._connections += [None] * (len(payloads) - len(self._connections))
         failed: dict[int, str] = {}
@@ -59,7 +59,7 @@ class Burst:
             if len(payload.request) > _SMALL_BYTES:
                 self._send(number, payload.request[-1:], failed)
         return [
-            Reply(0, {}, failed[number]) if number in failed else self._receive(number)
+            BurstAnswer(0, {}, failed[number]) if number in failed else self._receive(number)
             for number in range(len(payloads))
         ]
 
@@ -74,7 +74,7 @@ class Burst:
             self._drop(number)
             failed[number] = str(error) or type(error).__name__
 
-    def _receive(self, number: int) -> Reply:
+    def _receive(self, number: int) -> BurstAnswer:
         connection = self._connections[number]
         assert connection is not None  # noqa: S101  it was sent on
         try:
@@ -83,13 +83,13 @@ class Burst:
                 self._drop(number)
         except OSError as error:
             self._drop(number)
-            return Reply(0, {}, str(error) or type(error).__name__)
+            return BurstAnswer(0, {}, str(error) or type(error).__name__)
         if answer.status != 200:
-            return Reply(answer.status, {}, _error(answer.body))
+            return BurstAnswer(answer.status, {}, _error(answer.body))
         try:
-            return Reply(200, decode_outputs(answer.body, answer.head.json_size))
+            return BurstAnswer(200, decode_outputs(answer.body, answer.head.json_size))
         except TailcutError as error:
-            return Reply(0, {}, f"the answer cannot be read: {error}")
+            return BurstAnswer(0, {}, f"the answer cannot be read: {error}")
 
     def _drop(self, number: int) -> None:
         connection, self._connections[number] = self._connections[number], None

@@ -16,7 +16,16 @@ import uvloop
 from tailcut.lab import compiled
 from tailcut.lab.arrivals import Arrivals, Poisson, plan
 from tailcut.lab.connection import Carrier, connect
-from tailcut.lab.load import Gathered, LoadResult, Outcome, Payload, Target, as_rows, closed_result, open_result
+from tailcut.lab.load import (
+    Gathered,
+    LoadResult,
+    LoadTarget,
+    Payload,
+    RequestOutcome,
+    as_rows,
+    closed_result,
+    open_result,
+)
 from tailcut.lab.timer import loop_timer
 from tailcut.machine.waiting import runnable_s
 
@@ -31,7 +40,7 @@ def soon() -> int:
 
 
 def open_loop(  # noqa: PLR0913  a load test is its parameters
-    target: Target,
+    target: LoadTarget,
     payloads: Sequence[Payload],
     *,
     rate: float | Arrivals,
@@ -61,7 +70,7 @@ def open_loop(  # noqa: PLR0913  a load test is its parameters
 
 
 def closed_loop(
-    target: Target, payloads: Sequence[Payload], *, concurrency: int, duration_s: float, warmup_s: float = 0.0
+    target: LoadTarget, payloads: Sequence[Payload], *, concurrency: int, duration_s: float, warmup_s: float = 0.0
 ) -> LoadResult:
     """Keep `concurrency` requests in flight: each answer sends the next; blocks until it is over.
 
@@ -73,7 +82,7 @@ def closed_loop(
 
 
 def gather_open(  # noqa: PLR0913  a load test is its parameters
-    target: Target,
+    target: LoadTarget,
     payloads: Sequence[Payload],
     times: np.ndarray,
     *,
@@ -94,7 +103,7 @@ def gather_open(  # noqa: PLR0913  a load test is its parameters
 
 
 def gather_closed(
-    target: Target,
+    target: LoadTarget,
     payloads: Sequence[Payload],
     *,
     concurrency: int,
@@ -125,12 +134,12 @@ def without_collections() -> Iterator[None]:
 
 
 class _Closed:
-    def __init__(self, target: Target, payloads: Sequence[Payload]) -> None:
+    def __init__(self, target: LoadTarget, payloads: Sequence[Payload]) -> None:
         self._target = target
         self._payloads = payloads
         self._sent = 0
         self._end_ns = 0
-        self._outcomes: list[Outcome] = []
+        self._outcomes: list[RequestOutcome] = []
         self._busy = 0
         self._idle = asyncio.Event()
 
@@ -154,7 +163,7 @@ class _Closed:
         self._sent += 1
         connection.send(payload, now, now)
 
-    def _done(self, connection: Carrier, outcome: Outcome) -> None:
+    def _done(self, connection: Carrier, outcome: RequestOutcome) -> None:
         self._outcomes.append(outcome)
         if outcome.done_ns >= self._end_ns:
             self._rest()
@@ -177,7 +186,7 @@ class _Closed:
 
 
 class _Open:
-    def __init__(self, target: Target, payloads: Sequence[Payload], times: np.ndarray, limit: int) -> None:
+    def __init__(self, target: LoadTarget, payloads: Sequence[Payload], times: np.ndarray, limit: int) -> None:
         self._target = target
         self._payloads = payloads
         self._times: list[int] = times.tolist()
@@ -186,7 +195,7 @@ class _Open:
         self._free: list[tuple[Carrier, int]] = []  # with the time each came free
         self._waiting: deque[tuple[int, int]] = deque()  # request numbers and planned times without a connection
         self._open = 0
-        self._outcomes: list[Outcome] = []
+        self._outcomes: list[RequestOutcome] = []
         self._over = asyncio.Event()
         self._start_ns = 0
         self._tasks: set[asyncio.Task[Carrier]] = set()
@@ -246,11 +255,11 @@ class _Open:
                 number, planned = self._waiting.popleft()
                 length = self._payloads[number % len(self._payloads)].length
                 now = time.monotonic_ns()
-                self._record(Outcome(planned, planned, planned, now, 0, expected=False, length=length))
+                self._record(RequestOutcome(planned, planned, planned, now, 0, expected=False, length=length))
             return
         self._reuse(task.result(), time.monotonic_ns())
 
-    def _done(self, connection: Carrier, outcome: Outcome) -> None:
+    def _done(self, connection: Carrier, outcome: RequestOutcome) -> None:
         if connection.alive:
             self._reuse(connection, outcome.done_ns)
         else:
@@ -266,7 +275,7 @@ class _Open:
         else:
             self._free.append((connection, now))
 
-    def _record(self, outcome: Outcome) -> None:
+    def _record(self, outcome: RequestOutcome) -> None:
         self._outcomes.append(outcome)
         if len(self._outcomes) == len(self._times):
             self._over.set()

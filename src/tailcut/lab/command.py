@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from tailcut.errors import UsageError
-from tailcut.machine.counters import Counts, command_group, no_turn
-from tailcut.machine.perf import Group, Reading
+from tailcut.machine.counters import CounterValues, command_group, no_turn
+from tailcut.machine.perf import CounterGroup, CounterReading
 
 
 @dataclass(frozen=True, slots=True)
 class CommandCounts:
     """What a program cost, and how it ended: `exit_code` is minus the signal's number where a signal ended it."""
 
-    counts: Counts
+    counts: CounterValues
     exit_code: int
     user_ns: int
     system_ns: int
@@ -55,9 +55,9 @@ def run_counted(command: Sequence[str], *, quiet: bool = False) -> CommandCounts
     )
 
 
-def _counts(group: Group, usage: Any, wall_ns: int) -> Counts:
+def _counts(group: CounterGroup, usage: Any, wall_ns: int) -> CounterValues:
     """What the events say; what they do not, getrusage says where it knows it."""
-    nothing = Reading(0, 0, 0)
+    nothing = CounterReading(0, 0, 0)
     result = {name: reading.since(nothing) for name, reading in group.decode(group.read()).items()}
     missing = [no_turn(name) for name, value in result.items() if value is None]
     known = {
@@ -70,7 +70,7 @@ def _counts(group: Group, usage: Any, wall_ns: int) -> Counts:
         if name not in result or (group.user_only and name == "page_faults"):
             result[name] = value
     missing += [item for item in group.missing if result.get(item.name) is None]
-    return Counts(
+    return CounterValues(
         wall_ns=wall_ns,
         involuntary_switches=usage.ru_nivcsw,
         user_only=group.user_only,

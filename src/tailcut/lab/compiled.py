@@ -18,7 +18,7 @@ from typing import Self
 import numpy as np
 
 from tailcut.errors import UsageError
-from tailcut.lab.load import Gathered, Outcome, Payload, Target, as_rows
+from tailcut.lab.load import Gathered, LoadTarget, Payload, RequestOutcome, as_rows
 from tailcut.machine.quota import usable_cpus
 from tailcut.machine.waiting import runnable_s
 
@@ -38,7 +38,7 @@ class OddAnswerError(Exception):
     """The server frames its answers in a way that only the Python client reads."""
 
 
-def suits(target: Target, payloads: Sequence[Payload]) -> bool:
+def suits(target: LoadTarget, payloads: Sequence[Payload]) -> bool:
     """Whether the compiled loop can send these requests there."""
     here = sys.platform.startswith("linux") and not target.grpc and not target.tls
     return here and len({len(payload.places) for payload in payloads}) == 1
@@ -51,7 +51,7 @@ def prepare() -> None:
 
 
 def gather_open(  # noqa: PLR0913  a load test is its parameters
-    target: Target,
+    target: LoadTarget,
     payloads: Sequence[Payload],
     times: np.ndarray,
     *,
@@ -79,7 +79,7 @@ def gather_open(  # noqa: PLR0913  a load test is its parameters
 
 
 def gather_closed(  # noqa: PLR0913  as above
-    target: Target,
+    target: LoadTarget,
     payloads: Sequence[Payload],
     *,
     concurrency: int,
@@ -106,7 +106,7 @@ def gather_closed(  # noqa: PLR0913  as above
 class _Loop:
     """The tables of one run, and the sockets behind them."""
 
-    def __init__(self, target: Target, payloads: Sequence[Payload], limit: int, times: np.ndarray) -> None:
+    def __init__(self, target: LoadTarget, payloads: Sequence[Payload], limit: int, times: np.ndarray) -> None:
         from tailcut.kernels import load  # noqa: PLC0415  numba, which only this loop needs
 
         self._load = load
@@ -240,7 +240,9 @@ class _Loop:
             except UsageError:
                 planned = start_ns + int(self._times[cursor[load.SENT]])
                 length = int(self._expects[cursor[load.SENT] % len(self._expects), 1])
-                failed = Outcome(planned, planned, planned, time.monotonic_ns(), 0, expected=False, length=length)
+                failed = RequestOutcome(
+                    planned, planned, planned, time.monotonic_ns(), 0, expected=False, length=length
+                )
                 self._outcomes[cursor[load.RECORDED]] = as_rows([failed])[0]
                 cursor[load.RECORDED] += 1
                 cursor[load.SENT] += 1
@@ -286,7 +288,7 @@ def _requests(payloads: Sequence[Payload]) -> tuple[np.ndarray, np.ndarray]:
     return np.frombuffer(bytearray(b"".join(parts)), np.uint8), spans
 
 
-def _open(target: Target) -> socket.socket:
+def _open(target: LoadTarget) -> socket.socket:
     own = None
     try:
         if target.uds:

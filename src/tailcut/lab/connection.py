@@ -12,7 +12,7 @@ from functools import partial
 from typing import Protocol
 
 from tailcut.errors import UnreachableError, UsageError
-from tailcut.lab.load import Outcome, Payload, Target
+from tailcut.lab.load import LoadTarget, Payload, RequestOutcome
 from tailcut.lab.tls import reason, tls_context
 from tailcut.wire.http1.answers import AnswerCounter
 
@@ -31,7 +31,7 @@ class Carrier(Protocol):
         """Break off; nothing more is told."""
 
 
-async def connect(target: Target, on_done: Callable[[Carrier, Outcome], None]) -> Carrier:
+async def connect(target: LoadTarget, on_done: Callable[[Carrier, RequestOutcome], None]) -> Carrier:
     """A connection to the target that calls `on_done` with the outcome of each request.
 
     Raises:
@@ -42,7 +42,7 @@ async def connect(target: Target, on_done: Callable[[Carrier, Outcome], None]) -
 
         return await connect_grpc(target, on_done)
     loop = asyncio.get_running_loop()
-    make = partial(Connection, on_done)
+    make = partial(LoadConnection, on_done)
     try:
         if target.uds:
             _, connection = await loop.create_unix_connection(make, target.uds)
@@ -53,12 +53,12 @@ async def connect(target: Target, on_done: Callable[[Carrier, Outcome], None]) -
     return connection
 
 
-class Connection(asyncio.BufferedProtocol):
+class LoadConnection(asyncio.BufferedProtocol):
     """One request at a time: send, then count the answer's bytes in."""
 
     _numbers = itertools.count()
 
-    def __init__(self, on_done: Callable[[Carrier, Outcome], None]) -> None:
+    def __init__(self, on_done: Callable[[Carrier, RequestOutcome], None]) -> None:
         self._on_done = on_done
         self._number = next(self._numbers)
         self._transport: asyncio.Transport | None = None
@@ -130,4 +130,6 @@ class Connection(asyncio.BufferedProtocol):
             return
         planned, free, sent = self._times
         done = time.monotonic_ns()
-        self._on_done(self, Outcome(planned, free, sent, done, status, status == payload.expect_status, payload.length))
+        self._on_done(
+            self, RequestOutcome(planned, free, sent, done, status, status == payload.expect_status, payload.length)
+        )

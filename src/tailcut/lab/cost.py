@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from tailcut.errors import NotFoundError
-from tailcut.lab.load import LoadResult, Target
+from tailcut.lab.load import LoadResult, LoadTarget
 from tailcut.lab.records import Cost
 from tailcut.machine.process import ProcessCost, ProcessLook, listening_process, look
 
@@ -58,7 +58,7 @@ def watched(pid: int | None, run: Callable[[], _Load]) -> tuple[_Load, ProcessCo
     return result, None if before is None or after is None else after.since(before)
 
 
-def server_process(target: Target) -> int | None:
+def server_process(target: LoadTarget) -> int | None:
     """The process behind a port of this machine; None for any other target, and for a server in this very process."""
     if target.uds or not _is_here(target):
         return None
@@ -73,7 +73,7 @@ def _look(pid: int | None) -> ProcessLook | None:
         return None
 
 
-def _is_here(target: Target) -> bool:
+def _is_here(target: LoadTarget) -> bool:
     try:
         address = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)[0][4][0]
     except OSError:

@@ -16,7 +16,7 @@ import numpy as np
 from tailcut.engines.samples import Samples, find_samples, likely_samples
 from tailcut.errors import TailcutError, UnreachableError, UsageError
 from tailcut.lab.data import arrays_of_inputs, has_request_axis, misfit, spread, whole_requests
-from tailcut.lab.load import Payload, Target
+from tailcut.lab.load import LoadTarget, Payload
 from tailcut.lab.payload import ask, encode, infer_once
 from tailcut.runtime.profile import is_pipeline
 from tailcut.spec import DType, ModelSpec, Rows, TensorSpec
@@ -26,12 +26,12 @@ _TLS = ("https", "grpcs")
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
 
 
-def parse_target(url: str, *, allow_remote: bool = False) -> Target:
+def parse_target(url: str, *, allow_remote: bool = False) -> LoadTarget:
     """The address of `parse_url` alone."""
     return parse_url(url, allow_remote=allow_remote)[0]
 
 
-def parse_url(url: str, *, allow_remote: bool = False) -> tuple[Target, str]:
+def parse_url(url: str, *, allow_remote: bool = False) -> tuple[LoadTarget, str]:
     """An address and the path behind it, empty for a v2 server as a whole.
 
     `http://HOST:PORT`, `grpc://HOST:PORT` and `http+unix://PATH`, the socket's path percent-encoded or plain;
@@ -67,7 +67,7 @@ def parse_url(url: str, *, allow_remote: bool = False) -> tuple[Target, str]:
                 f"{parts.hostname} is not this machine: add --allow-remote if you are allowed to send load there"
             )
     path = parts.path + (f"?{parts.query}" if parts.query else "")
-    return Target(parts.hostname, port, grpc=grpc, tls=tls), "" if path == "/" else path
+    return LoadTarget(parts.hostname, port, grpc=grpc, tls=tls), "" if path == "/" else path
 
 
 def _refuse_source(url: str) -> None:
@@ -84,14 +84,14 @@ def _refuse_source(url: str) -> None:
         )
 
 
-def _parse_socket(place: str) -> tuple[Target, str]:
+def _parse_socket(place: str) -> tuple[LoadTarget, str]:
     if place.startswith("/"):
-        return Target(uds=unquote(place)), ""
+        return LoadTarget(uds=unquote(place)), ""
     socket_path, slash, path = place.partition("/")
-    return Target(uds=unquote(socket_path)), slash + path if path else ""
+    return LoadTarget(uds=unquote(socket_path)), slash + path if path else ""
 
 
-def raw_payload(target: Target, path: str, body: Path | None, headers: Sequence[str], expect: int) -> Payload:
+def raw_payload(target: LoadTarget, path: str, body: Path | None, headers: Sequence[str], expect: int) -> Payload:
     """A request of any server: POST with the file's bytes, GET without a file.
 
     Raises:
@@ -113,7 +113,7 @@ def raw_payload(target: Target, path: str, body: Path | None, headers: Sequence[
     return Payload(request, expect)
 
 
-def served_models(target: Target) -> list[str]:
+def served_models(target: LoadTarget) -> list[str]:
     """Names of the server's models."""
     if target.grpc:
         from tailcut.lab.grpc_connection import ask_grpc  # noqa: PLC0415  grpc is heavy, and few load it
@@ -122,7 +122,7 @@ def served_models(target: Target) -> list[str]:
     return [entry["name"] for entry in ask(target, "POST", "/v2/repository/index") or []]
 
 
-def served_spec(target: Target, model: str | None) -> ModelSpec:
+def served_spec(target: LoadTarget, model: str | None) -> ModelSpec:
     """The signature of a model; of the only one where none is named.
 
     Raises:
@@ -159,7 +159,7 @@ def _rows(max_batch_size: Callable[[], Any]) -> Rows:
         return Rows.UNKNOWN
 
 
-def served_samples(target: Target, spec: ModelSpec) -> Samples:
+def served_samples(target: LoadTarget, spec: ModelSpec) -> Samples:
     """Requests that a served model accepts, found by asking it; over gRPC the likely ones, untried.
 
     Raises:
@@ -171,7 +171,7 @@ def served_samples(target: Target, spec: ModelSpec) -> Samples:
 class _Served:
     """A served model, asked one request at a time."""
 
-    def __init__(self, target: Target, spec: ModelSpec) -> None:
+    def __init__(self, target: LoadTarget, spec: ModelSpec) -> None:
         self.spec = spec
         self._target = target
 

@@ -12,19 +12,19 @@ from msgspec import UNSET, UnsetType
 
 from tailcut.errors import UsageError
 from tailcut.lab.describe import served_models
-from tailcut.lab.load import Target
+from tailcut.lab.load import LoadTarget
 from tailcut.lab.payload import ask
 from tailcut.lab.records import ExplainResult
 from tailcut.runtime.tracing.attribution import explain
 from tailcut.runtime.tracing.records import DevicePhase, StepTimes
-from tailcut.runtime.tracing.timeline import FIELDS, MARKS, STAGES, Event
+from tailcut.runtime.tracing.timeline import FIELDS, MARKS, STAGES, ProcessEvent
 from tailcut.wire.v2.call import model_path
 
 _POLL_S = 0.25
 _MOST = 400_000  # requests kept; beyond it the oldest go
 
 
-def only_model(target: Target, model: str | None) -> str:
+def only_model(target: LoadTarget, model: str | None) -> str:
     """The model named, or the server's only one.
 
     Raises:
@@ -39,14 +39,14 @@ def only_model(target: Target, model: str | None) -> str:
     return model
 
 
-def watch(target: Target, model: str, duration_s: float) -> ExplainResult:
+def watch(target: LoadTarget, model: str, duration_s: float) -> ExplainResult:
     """Collect the traces of all requests that pass in `duration_s`, then explain the slowest.
 
     Raises:
         UsageError: the server does not answer, or keeps no traces.
     """
     records: list[np.ndarray] = []
-    events: dict[Event, None] = {}
+    events: dict[ProcessEvent, None] = {}
     first = _poll(target, model, "-1")
     cursor, missed = first["next"], 0
     end = time.monotonic() + duration_s
@@ -55,7 +55,7 @@ def watch(target: Target, model: str, duration_s: float) -> ExplainResult:
         piece = _poll(target, model, cursor)
         cursor, missed = piece["next"], missed + piece["missed"]
         records.append(np.array(piece["records"], np.int64).reshape(-1, len(FIELDS)))
-        events |= dict.fromkeys(Event(*event) for event in piece["events"])
+        events |= dict.fromkeys(ProcessEvent(*event) for event in piece["events"])
     joined = np.concatenate(records)[-_MOST:] if records else np.empty((0, len(FIELDS)), np.int64)
     result = explain(joined, list(events), max_batch_size=first["max_batch_size"])
     inside = _inside(target, model)
@@ -125,13 +125,13 @@ class _Inside(msgspec.Struct, frozen=True):
     device: list[DevicePhase] | UnsetType = UNSET
 
 
-def _inside(target: Target, model: str) -> _Inside:
+def _inside(target: LoadTarget, model: str) -> _Inside:
     with suppress(msgspec.ValidationError):
         return msgspec.convert(ask(target, "GET", f"{model_path(model)}/tail"), _Inside)
     return _Inside()
 
 
-def _poll(target: Target, model: str, cursor: str) -> dict[str, Any]:
+def _poll(target: LoadTarget, model: str, cursor: str) -> dict[str, Any]:
     with suppress(KeyError, TypeError):
         piece: dict[str, Any] = ask(target, "GET", f"{model_path(model)}/trail/{cursor}")
         if piece["fields"] == list(FIELDS):

@@ -15,7 +15,7 @@ import grpc.aio
 import numpy as np
 
 from tailcut.errors import UsageError
-from tailcut.lab.load import Outcome, Payload, Target
+from tailcut.lab.load import LoadTarget, Payload, RequestOutcome
 from tailcut.lab.tls import trusted_certificates
 from tailcut.spec import DType, TensorSpec
 from tailcut.wire.grpc.messages import MESSAGES, METHODS, SERVICE
@@ -39,7 +39,7 @@ _HTTP_STATUS = {
 }
 
 
-def ask_grpc(target: Target, method: str, **fields: object) -> Any:
+def ask_grpc(target: LoadTarget, method: str, **fields: object) -> Any:
     """One blocking call; the answer's message.
 
     Raises:
@@ -61,7 +61,7 @@ def grpc_payload(model: str, inputs: Mapping[str, np.ndarray]) -> Payload:
     return Payload(MESSAGES["ModelInferRequest"](**_fields(model, inputs)).SerializeToString())
 
 
-def infer_once_grpc(target: Target, model: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def infer_once_grpc(target: LoadTarget, model: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """One inference: the outputs by name.
 
     Raises:
@@ -90,7 +90,7 @@ def shared_call(model: str, inputs: Sequence[Mapping[str, Any]], outputs: Sequen
     return encoded
 
 
-def call_once(target: Target, request: bytes) -> None:
+def call_once(target: LoadTarget, request: bytes) -> None:
     """Send an encoded ModelInfer call.
 
     Raises:
@@ -109,7 +109,9 @@ def _fields(model: str, inputs: Mapping[str, np.ndarray]) -> dict[str, Any]:
     return {"model_name": model, "inputs": entries, "raw_input_contents": raw}
 
 
-async def connect_grpc(target: Target, on_done: Callable[["GrpcConnection", Outcome], None]) -> "GrpcConnection":
+async def connect_grpc(
+    target: LoadTarget, on_done: Callable[["GrpcLoadConnection", RequestOutcome], None]
+) -> "GrpcLoadConnection":
     """A channel to the target that is ready.
 
     Raises:
@@ -123,10 +125,10 @@ async def connect_grpc(target: Target, on_done: Callable[["GrpcConnection", Outc
             raise UsageError(f"no gRPC server listens at {target.authority}")
         await channel.wait_for_state_change(state)
         state = channel.get_state(try_to_connect=True)
-    return GrpcConnection(channel, on_done, tuple(target.fields.items()))
+    return GrpcLoadConnection(channel, on_done, tuple(target.fields.items()))
 
 
-def _channel(module: Any, target: Target) -> Any:
+def _channel(module: Any, target: LoadTarget) -> Any:
     """A channel of grpc or grpc.aio to the target.
 
     Raises:
@@ -138,7 +140,7 @@ def _channel(module: Any, target: Target) -> Any:
     return module.secure_channel(target.authority, credentials, options=_OPTIONS)
 
 
-class GrpcConnection:
+class GrpcLoadConnection:
     """One call at a time. It is always alive: a channel connects again by itself."""
 
     alive = True
@@ -147,7 +149,7 @@ class GrpcConnection:
     def __init__(
         self,
         channel: grpc.aio.Channel,
-        on_done: Callable[["GrpcConnection", Outcome], None],
+        on_done: Callable[["GrpcLoadConnection", RequestOutcome], None],
         metadata: tuple[tuple[str, str], ...] = (),
     ) -> None:
         self._metadata = metadata
@@ -176,4 +178,4 @@ class GrpcConnection:
             status = _HTTP_STATUS.get(error.code(), 500)
         done = time.monotonic_ns()
         expected = status == payload.expect_status
-        self._on_done(self, Outcome(planned, free, sent, done, status, expected, payload.length))
+        self._on_done(self, RequestOutcome(planned, free, sent, done, status, expected, payload.length))

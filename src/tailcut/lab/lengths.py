@@ -15,7 +15,7 @@ _QUANTILES = {"p25": 0.25, "p50": 0.5, "p75": 0.75, "p99": 0.99}
 
 
 @dataclass(frozen=True, slots=True)
-class Measure:
+class LengthMeasure:
     """What the length of a model's requests is: the size of an axis of an input, or the bytes of its strings."""
 
     input: str
@@ -34,7 +34,7 @@ class Measure:
         return sum(len(item.encode() if isinstance(item, str) else item) for item in array.reshape(-1).tolist())
 
 
-def measure_of(spec: ModelSpec) -> Measure | None:
+def measure_of(spec: ModelSpec) -> LengthMeasure | None:
     """How the requests of a model are measured: None where every request has the same size.
 
     The first free axis beside the batch, else the bytes of the first input of strings. A model that is not known to be
@@ -44,12 +44,12 @@ def measure_of(spec: ModelSpec) -> Measure | None:
         free = [axis for axis, dim in enumerate(tensor.shape) if dim is None]
         behind = [axis for axis in free if axis > 0]
         if behind or (free and not spec.batched and tensor.dtype is not DType.BYTES):
-            return Measure(tensor.name, behind[0] if behind else free[0])
-    return next((Measure(item.name, None) for item in spec.inputs if item.dtype is DType.BYTES), None)
+            return LengthMeasure(tensor.name, behind[0] if behind else free[0])
+    return next((LengthMeasure(item.name, None) for item in spec.inputs if item.dtype is DType.BYTES), None)
 
 
 def lengths_record(
-    measure: Measure | None, lengths: np.ndarray | None, latencies_ns: np.ndarray, *, known: bool
+    measure: LengthMeasure | None, lengths: np.ndarray | None, latencies_ns: np.ndarray, *, known: bool
 ) -> Lengths | None:
     """The lengths that were sent, and the latency of each quarter of them; None where there are none.
 

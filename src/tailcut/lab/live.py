@@ -8,7 +8,7 @@ import msgspec
 
 from tailcut.errors import UnreachableError, UsageError
 from tailcut.lab.blocking import BlockingConnection
-from tailcut.lab.load import Target
+from tailcut.lab.load import LoadTarget
 from tailcut.lab.payload import encode
 from tailcut.lab.tls import reason
 from tailcut.live.records import PATH, Record, from_data
@@ -18,7 +18,7 @@ _LINE_BYTES = 16 << 20
 _DATA = b"data: "
 
 
-def follow(target: Target, prefix: str = "") -> Iterator[Record]:
+def follow(target: LoadTarget, prefix: str = "") -> Iterator[Record]:
     """The records of a server until its stream ends; `prefix` is the path that a proxy has the server under.
 
     Raises:
@@ -43,7 +43,7 @@ def follow(target: Target, prefix: str = "") -> Iterator[Record]:
         connection.close()
 
 
-def _asked(target: Target, path: str, where: str) -> BlockingConnection:
+def _asked(target: LoadTarget, path: str, where: str) -> BlockingConnection:
     """A connection on which the stream has begun."""
     connection = None
     try:

@@ -11,7 +11,7 @@ from dataclasses import astuple, dataclass, field
 import numpy as np
 
 from tailcut.lab.arrivals import Arrivals
-from tailcut.lab.lengths import Measure
+from tailcut.lab.lengths import LengthMeasure
 from tailcut.lab.records import Cost, Mode
 
 BEHIND_NS = 2_000_000
@@ -22,7 +22,7 @@ NO_LENGTH = -1  # of a request whose input has one possible size
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class LoadTarget:
     """A server's address; over a Unix socket where `uds` is a path. `ca` is a file of certificates to trust."""
 
     host: str = "127.0.0.1"
@@ -76,7 +76,7 @@ class Payload:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class RequestOutcome:
     """What a connection tells of one request; times in monotonic nanoseconds, `status` 0 when the connection broke."""
 
     planned_ns: int
@@ -92,7 +92,7 @@ PLANNED, FREE, SENT, DONE, STATUS, EXPECTED, LENGTH = range(7)  # columns of out
 COLUMNS = 7
 
 
-def as_rows(outcomes: Sequence[Outcome]) -> np.ndarray:
+def as_rows(outcomes: Sequence[RequestOutcome]) -> np.ndarray:
     """Outcomes as int64 [requests, 7], a column for each field."""
     return np.array([astuple(outcome) for outcome in outcomes], np.int64).reshape(-1, COLUMNS)
 
@@ -127,7 +127,7 @@ class LoadResult:
     answered: int = 0  # requests of the warm-up and failed ones too: all that the server had work with
     server_cost: Cost | None = None
     lengths: np.ndarray | None = None  # of the inputs, in the order of `latencies_ns`; None where they have none
-    measure: Measure | None = None  # what the lengths are
+    measure: LengthMeasure | None = None  # what the lengths are
     model: str | None = None  # that was asked; None where the requests are of the user's own form
     mixed: bool = False  # whether other models were asked at the same time
     late_because: str | None = None  # why the client was late, where it was and that is known: see lab/lateness.py

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from tailcut.errors import InvalidInputError
-from tailcut.machine.counters import Counts, counters
+from tailcut.machine.counters import CounterValues, counters
 from tailcut.stats import (
     Interval,
     Line,
@@ -68,14 +68,14 @@ class Warmup:
 
 
 @dataclass(frozen=True)
-class Measured:
+class FunctionSamples:
     """One function's samples in the order of time: how long each took, less the harness, and its number of calls."""
 
     name: str
     totals_ns: np.ndarray
     loops: np.ndarray
     warmup: Warmup
-    counts: Counts | None = None  # of one more loop, the longest, after the rounds
+    counts: CounterValues | None = None  # of one more loop, the longest, after the rounds
     seed: int = 0
 
     @cached_property
@@ -116,7 +116,7 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class CandidateComparison:
     """One candidate against the first: the ratio of its time, less is better, and what that proves."""
 
     name: str
@@ -129,21 +129,21 @@ class Comparison:
 class Benchmark:
     """What a benchmark found, by candidate in the order they were given."""
 
-    functions: tuple[Measured, ...]
+    functions: tuple[FunctionSamples, ...]
     overhead: Overhead
     noise: float
     seed: int = 0
 
-    def __getitem__(self, name: str) -> Measured:
+    def __getitem__(self, name: str) -> FunctionSamples:
         return next(function for function in self.functions if function.name == name)
 
     @cached_property
-    def comparisons(self) -> tuple[Comparison, ...]:
+    def comparisons(self) -> tuple[CandidateComparison, ...]:
         """Every other candidate against the first."""
         first, *others = self.functions
         ratios = [median_ratio_interval(other.ns, first.ns, seed=self.seed) for other in others]
         return tuple(
-            Comparison(item.name, first.name, ratio, verdict(ratio, self.noise))
+            CandidateComparison(item.name, first.name, ratio, verdict(ratio, self.noise))
             for item, ratio in zip(others, ratios, strict=True)
         )
 
@@ -194,7 +194,7 @@ def benchmark(  # noqa: PLR0913  a benchmark is its parameters
         for name in random.permutation(list(functions)).tolist():
             totals[name][number] = _timed(functions[name], int(loops[name][number]), clock)
     measured = [
-        Measured(
+        FunctionSamples(
             name,
             _net(totals[name], loops[name], overhead, name),
             loops[name],
@@ -244,7 +244,7 @@ def _timed_nothing(loops: int, clock: Clock) -> float:
     return clock() - start
 
 
-def _counted(function: Function, calls: int) -> Counts:
+def _counted(function: Function, calls: int) -> CounterValues:
     """What the processor and the kernel count in a loop of calls, the loop's own few instructions among them."""
     with counters() as region:
         for _ in repeat(None, calls):

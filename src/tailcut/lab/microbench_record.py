@@ -9,8 +9,8 @@ import numpy as np
 from tailcut.atomic import write_atomically
 from tailcut.errors import MissingFileError, UsageError
 from tailcut.lab import records
-from tailcut.lab.microbench import Benchmark, Comparison, Measured
-from tailcut.lab.records import EarlierMicrobench, FunctionChange, Interval, MicrobenchResult, to_json
+from tailcut.lab.microbench import Benchmark, CandidateComparison, FunctionSamples
+from tailcut.lab.records import EarlierMicrobench, FunctionChange, IntervalRecord, MicrobenchResult, to_json
 from tailcut.stats import Line, Sample, Verdict, percentile, ratio_interval, verdict
 
 NOISE = 0.05  # between two runs: memory lies elsewhere, the machine had another hour
@@ -24,7 +24,7 @@ def microbench_record(result: Benchmark, *, machine: Mapping[str, str | int | fl
         kind="microbench",
         functions=[_function(function) for function in result.functions],
         comparisons=[_comparison(comparison) for comparison in result.comparisons],
-        overhead_ns=records.Overhead(round(result.overhead.clock_ns, 2), round(result.overhead.loop_ns, 3)),
+        overhead_ns=records.OverheadRecord(round(result.overhead.clock_ns, 2), round(result.overhead.loop_ns, 3)),
         noise=result.noise,
         seed=result.seed,
         machine=dict(machine),
@@ -69,7 +69,7 @@ def changes(
         if function.name in before:
             earlier = before[function.name]
             ratio = ratio_interval(_blocks(function.samples_ns), _blocks(earlier.samples_ns), 0.5, seed=seed)
-            entry = Interval.rounded(ratio), verdict(ratio, noise), earlier.median_ns.point
+            entry = IntervalRecord.rounded(ratio), verdict(ratio, noise), earlier.median_ns.point
             result.append(FunctionChange(function.name, *entry))
     return result
 
@@ -79,19 +79,19 @@ def grew_slower(entries: Sequence[FunctionChange]) -> bool:
     return any(entry.verdict is Verdict.WORSE for entry in entries)
 
 
-def _function(measured: Measured) -> records.FunctionResult:
+def _function(measured: FunctionSamples) -> records.FunctionResult:
     line, apart, sample = measured.line, measured.outliers, measured.sample
     fences = [round(fence, 3) for fence in apart.fences]
     return records.FunctionResult(
         name=measured.name,
-        median_ns=Interval.rounded(measured.median, 3),
+        median_ns=IntervalRecord.rounded(measured.median, 3),
         slope_ns=None if line is None else _slope(line),
         intercept_ns=None if line is None else round(line.intercept, 1),
         min_ns=round(float(sample.values[0]), 3),
-        p95_ns=None if measured.p95 is None else Interval.rounded(measured.p95, 3),
+        p95_ns=None if measured.p95 is None else IntervalRecord.rounded(measured.p95, 3),
         max_ns=round(float(sample.values[-1]), 3),
         spread=round((percentile(sample, 0.75) - percentile(sample, 0.25)) / sample.median, 5),
-        outliers=records.Outliers(
+        outliers=records.OutlierRecord(
             apart.low_severe,
             apart.low_mild,
             apart.high_mild,
@@ -99,7 +99,7 @@ def _function(measured: Measured) -> records.FunctionResult:
             (fences[0], fences[1], fences[2], fences[3]),
         ),
         drift=records.Drift(round(measured.drift.change, 4), measured.drift.significant),
-        warmup=records.Warmup(measured.warmup.calls, measured.warmup.steady),
+        warmup=records.WarmupRecord(measured.warmup.calls, measured.warmup.steady),
         counts=_counts(measured),
         samples=len(sample),
         samples_ns=[round(value, 3) for value in measured.ns.tolist()],
@@ -108,11 +108,11 @@ def _function(measured: Measured) -> records.FunctionResult:
 
 
 def _slope(line: Line) -> records.Slope:
-    at = Interval.rounded(line.slope, 3)
+    at = IntervalRecord.rounded(line.slope, 3)
     return records.Slope(at.point, at.low, at.high, round(line.bend, 5))
 
 
-def _counts(measured: Measured) -> dict[str, float]:
+def _counts(measured: FunctionSamples) -> dict[str, float]:
     """Counts of a call, on average over the longest loop; what this machine does not count is left out."""
     if measured.counts is None:
         return {}
@@ -123,9 +123,9 @@ def _counts(measured: Measured) -> dict[str, float]:
     return {name: float(f"{value:.4g}") for name, value in shares.items()} | ipc
 
 
-def _comparison(comparison: Comparison) -> records.FunctionComparison:
+def _comparison(comparison: CandidateComparison) -> records.FunctionComparison:
     return records.FunctionComparison(
-        comparison.name, comparison.to, Interval.rounded(comparison.ratio), comparison.verdict
+        comparison.name, comparison.to, IntervalRecord.rounded(comparison.ratio), comparison.verdict
     )
 
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from tailcut.errors import UsageError
 from tailcut.lab.arrivals import Arrivals
-from tailcut.lab.load import LoadResult, Target
-from tailcut.lab.surroundings import Surroundings
+from tailcut.lab.load import LoadResult, LoadTarget
+from tailcut.lab.surroundings import SurroundingsMonitor
 from tailcut.lab.together import Stream, open_together
 from tailcut.lab.workload import Workload
 
@@ -81,7 +81,7 @@ def data_by_model(given: Sequence[str], models: Sequence[str]) -> dict[str, str]
 
 
 def run_mix(  # noqa: PLR0913  a load test is its parameters
-    target: Target,
+    target: LoadTarget,
     entries: Mapping[str, tuple[Workload, Arrivals]],
     *,
     duration_s: float,
@@ -106,7 +106,7 @@ def run_mix(  # noqa: PLR0913  a load test is its parameters
     ]
     say(f"open loops at once, {', '.join(loads)} for {duration_s:g} s ...")
     streams = [Stream(workload.payloads, arrivals) for workload, arrivals in entries.values()]
-    results = Surroundings(target, list(entries)).run(
+    results = SurroundingsMonitor(target, list(entries)).run(
         lambda: open_together(target, streams, duration_s=duration_s, seed=seed, warmup_s=warmup_s)
     )
     mixed = len(entries) > 1

@@ -8,9 +8,9 @@ import orjson
 
 from tailcut.errors import TailcutError, UsageError
 from tailcut.lab.blocking import BlockingConnection
-from tailcut.lab.load import Payload, Target
+from tailcut.lab.load import LoadTarget, Payload
 from tailcut.lab.tls import reason
-from tailcut.wire.http1.answers import Answer
+from tailcut.wire.http1.answers import HttpAnswer
 from tailcut.wire.v2.call import binary_lead, describe, json_body, model_path
 from tailcut.wire.v2.outputs import decode_outputs
 
@@ -22,7 +22,7 @@ def encoded(wire: Literal["json", "binary", "raw", "shared"]) -> Wire:
     return "binary" if wire == "shared" else wire
 
 
-def infer_payload(target: Target, model: str, inputs: Mapping[str, np.ndarray], wire: Wire) -> Payload:
+def infer_payload(target: LoadTarget, model: str, inputs: Mapping[str, np.ndarray], wire: Wire) -> Payload:
     """One inference request as bytes: JSON both ways, v2 binary both ways, or the bare bytes of the only input.
 
     Raises:
@@ -48,7 +48,7 @@ def infer_payload(target: Target, model: str, inputs: Mapping[str, np.ndarray], 
 
 
 def encode(
-    target: Target, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None
+    target: LoadTarget, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None
 ) -> Payload:
     """Any request as bytes."""
     lines = [f"{method} {path} HTTP/1.1", f"Host: {target.authority}", f"Content-Length: {len(body)}"]
@@ -56,7 +56,7 @@ def encode(
     return Payload("\r\n".join([*lines, "", ""]).encode("latin-1") + body)
 
 
-def ask(target: Target, method: str, path: str, body: bytes = b"") -> Any:
+def ask(target: LoadTarget, method: str, path: str, body: bytes = b"") -> Any:
     """One JSON exchange.
 
     Raises:
@@ -77,7 +77,7 @@ def ask(target: Target, method: str, path: str, body: bytes = b"") -> Any:
     return value
 
 
-def infer_once(target: Target, model: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def infer_once(target: LoadTarget, model: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """One inference over the binary wire: the outputs by name.
 
     Raises:
@@ -93,7 +93,7 @@ def infer_once(target: Target, model: str, inputs: Mapping[str, np.ndarray]) -> 
     return decode_outputs(answer.body, answer.head.json_size)
 
 
-def _asked(target: Target, payload: Payload) -> Answer:
+def _asked(target: LoadTarget, payload: Payload) -> HttpAnswer:
     connection = BlockingConnection(target)
     try:
         connection.send(payload.request)

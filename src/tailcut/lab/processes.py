@@ -18,7 +18,7 @@ import numpy as np
 
 from tailcut.errors import TailcutError, UsageError
 from tailcut.lab.client import OPEN_CONNECTIONS, gather_closed, gather_open
-from tailcut.lab.load import COLUMNS, Gathered, Payload, Target
+from tailcut.lab.load import COLUMNS, Gathered, LoadTarget, Payload
 
 _READY = b"ready\n"
 _LEAD_NS = 20_000_000  # from the word to the start: every process has read it by then
@@ -38,7 +38,7 @@ class _Job(msgspec.Struct):
 
 
 class _Found(msgspec.Struct):
-    """What it brings back; `outcomes` are rows of int64, a column for each field of `Outcome`."""
+    """What it brings back; `outcomes` are rows of int64, a column for each field of `RequestOutcome`."""
 
     outcomes: bytes = b""
     unanswered: int = 0
@@ -49,7 +49,12 @@ class _Found(msgspec.Struct):
 
 
 def share_open(
-    target: Target, payloads: Sequence[Payload], times: np.ndarray, *, processes: int, patience_s: float | None = None
+    target: LoadTarget,
+    payloads: Sequence[Payload],
+    times: np.ndarray,
+    *,
+    processes: int,
+    patience_s: float | None = None,
 ) -> list[Gathered]:
     """`gather_open` in several processes, each with its part of the plan.
 
@@ -67,7 +72,7 @@ def share_open(
 
 
 def share_closed(
-    target: Target, payloads: Sequence[Payload], *, concurrency: int, length_s: float, processes: int
+    target: LoadTarget, payloads: Sequence[Payload], *, concurrency: int, length_s: float, processes: int
 ) -> list[Gathered]:
     """`gather_closed` in several processes, each with its part of the connections.
 
@@ -89,7 +94,7 @@ def _own_places(payloads: Sequence[Payload], number: int, processes: int) -> lis
     return [replace(payload, places=payload.places[number::processes]) for payload in payloads]
 
 
-def _job(target: Target, payloads: Sequence[Payload], **rest: object) -> _Job:
+def _job(target: LoadTarget, payloads: Sequence[Payload], **rest: object) -> _Job:
     place = (target.host, target.port, target.uds, target.grpc, target.tls, target.ca, target.token)
     asked = [(payload.request, payload.expect_status, payload.places, payload.length) for payload in payloads]
     return _Job(place, asked, **rest)  # type: ignore[arg-type]
@@ -152,7 +157,7 @@ def _write(pipe: IO[bytes] | None, data: bytes) -> None:
 def _work(source: BinaryIO, sink: BinaryIO) -> None:
     """The child's side: one job, one result."""
     job = msgspec.msgpack.decode(source.read(int.from_bytes(source.read(8))), type=_Job)
-    target = Target(*job.target)
+    target = LoadTarget(*job.target)
     payloads = [Payload(*request) for request in job.requests]
 
     def start() -> int:

@@ -9,7 +9,7 @@ import numpy as np
 from tailcut.errors import MissingFileError, UsageError
 from tailcut.lab.lengths import lengths_record
 from tailcut.lab.load import LoadResult
-from tailcut.lab.records import Change, EarlierResult, EarlierRun, Interval, Latencies, Run, bounds_of
+from tailcut.lab.records import EarlierResult, EarlierRun, IntervalRecord, Latencies, PercentileChange, Run, bounds_of
 from tailcut.stats import Sample, Verdict, percentile, ratio_interval, samples_needed, verdict
 from tailcut.stats.serial import serial_percentile_interval
 
@@ -55,13 +55,13 @@ def run_record(result: LoadResult) -> Run:
     )
 
 
-def compare(new: Run, old: Run | EarlierRun, noise: float = 0.05) -> dict[str, Change]:
+def compare(new: Run, old: Run | EarlierRun, noise: float = 0.05) -> dict[str, PercentileChange]:
     """Per percentile, the ratio of two runs, new to old, and the verdict; percentiles unknown to either are left out.
 
     The two runs were not interleaved, so what changed on the machine between them is in the ratio too: the noise
     threshold is wider than within one run.
     """
-    result: dict[str, Change] = {}
+    result: dict[str, PercentileChange] = {}
     sides = [np.asarray(run.latencies_us, float) for run in (new, old)]
     for name, q in PERCENTILES.items():
         unknown = None in {getattr(new.latency_ms, name), getattr(old.latency_ms, name)}
@@ -69,11 +69,11 @@ def compare(new: Run, old: Run | EarlierRun, noise: float = 0.05) -> dict[str, C
             continue
         new_blocks, old_blocks = (_blocks(side) for side in sides)
         ratio = ratio_interval(new_blocks, old_blocks, q)
-        result[name] = Change(Interval.rounded(ratio), verdict(ratio, noise))
+        result[name] = PercentileChange(IntervalRecord.rounded(ratio), verdict(ratio, noise))
     return result
 
 
-def regressed(comparison: Mapping[str, Change]) -> bool:
+def regressed(comparison: Mapping[str, PercentileChange]) -> bool:
     """Whether any percentile got worse."""
     return any(change.verdict is Verdict.WORSE for change in comparison.values())
 

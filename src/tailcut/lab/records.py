@@ -21,7 +21,7 @@ Bounds = tuple[float, float]
 Mode = Literal["open", "closed"]
 
 
-class Interval(Record, frozen=True):
+class IntervalRecord(Record, frozen=True):
     """An estimate with the bounds of its 99 % confidence interval."""
 
     point: float
@@ -121,7 +121,7 @@ class Run(Record, frozen=True):
     latencies_us: list[float]  # in order of their planned times
 
 
-class CurvePoint(Record, frozen=True):
+class SearchPoint(Record, frozen=True):
     """One rate of a search for the highest rate within a limit."""
 
     rate_offered: float
@@ -150,7 +150,7 @@ class SloResult(Record, frozen=True):
     met: bool
     highest_rate: float | None
     limited_by: Shown | None
-    curve: list[CurvePoint]
+    curve: list[SearchPoint]
 
 
 class Scenario(StrEnum):
@@ -173,10 +173,10 @@ class ScenarioResult(Record, frozen=True):
     interval: Bounds | None
 
 
-class Change(Record, frozen=True):
+class PercentileChange(Record, frozen=True):
     """The ratio of one percentile, new to old."""
 
-    ratio: Interval
+    ratio: IntervalRecord
     verdict: Verdict
 
 
@@ -184,7 +184,7 @@ class RunComparison(Record, frozen=True):
     """One run compared with the matching run of an earlier result."""
 
     run: int  # index into `runs`
-    percentiles: dict[str, Change]
+    percentiles: dict[str, PercentileChange]
 
 
 class BenchResult(Record, frozen=True, kw_only=True):
@@ -219,13 +219,13 @@ class EarlierResult(msgspec.Struct, frozen=True):
     runs: list[EarlierRun]
 
 
-class Slope(Interval, frozen=True):
+class Slope(IntervalRecord, frozen=True):
     """The time of a call from the line through samples of several lengths; `bend` is its curvature."""
 
     bend: float
 
 
-class Outliers(Record, frozen=True):
+class OutlierRecord(Record, frozen=True):
     """How many samples lie outside Tukey's fences."""
 
     low_severe: int
@@ -247,7 +247,7 @@ class Drift(Record, frozen=True):
     significant: bool
 
 
-class Warmup(Record, frozen=True):
+class WarmupRecord(Record, frozen=True):
     """How many calls the warm-up made, and whether the time was stable at its end."""
 
     calls: int
@@ -258,16 +258,16 @@ class FunctionResult(Record, frozen=True):
     """One function of a micro-benchmark; nanoseconds per call."""
 
     name: str
-    median_ns: Interval
+    median_ns: IntervalRecord
     slope_ns: Slope | None
     intercept_ns: float | None
     min_ns: float
-    p95_ns: Interval | None
+    p95_ns: IntervalRecord | None
     max_ns: float
     spread: float  # interquartile range over the median
-    outliers: Outliers
+    outliers: OutlierRecord
     drift: Drift
-    warmup: Warmup
+    warmup: WarmupRecord
     counts: dict[str, float]  # per call; counters that this machine lacks are left out
     samples: int
     samples_ns: list[float]
@@ -280,7 +280,7 @@ class FunctionComparison(Record, frozen=True):
 
     name: str
     to: str
-    ratio: Interval
+    ratio: IntervalRecord
     verdict: Verdict
 
 
@@ -288,12 +288,12 @@ class FunctionChange(Record, frozen=True):
     """The ratio of a function's median to the median in an earlier result."""
 
     name: str
-    ratio: Interval
+    ratio: IntervalRecord
     verdict: Verdict
     before_ns: float
 
 
-class Overhead(Record, frozen=True):
+class OverheadRecord(Record, frozen=True):
     """What measuring itself costs, in nanoseconds."""
 
     clock: float
@@ -306,7 +306,7 @@ class MicrobenchResult(Record, frozen=True):
     kind: Literal["microbench"]
     functions: list[FunctionResult]
     comparisons: list[FunctionComparison]
-    overhead_ns: Overhead
+    overhead_ns: OverheadRecord
     noise: float
     seed: int
     machine: MachineFacts
@@ -321,7 +321,7 @@ class EarlierFunction(msgspec.Struct, frozen=True):
     """What a function is compared by, of a result that any version saved."""
 
     name: str
-    median_ns: Interval
+    median_ns: IntervalRecord
     samples_ns: _Samples
 
 

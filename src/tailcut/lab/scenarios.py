@@ -12,7 +12,7 @@ from msgspec import UNSET, UnsetType
 from tailcut.errors import UsageError
 from tailcut.lab.arrivals import Arrivals, Poisson
 from tailcut.lab.records import Bounds, Scenario, ScenarioResult, SloResult, bounds_of
-from tailcut.lab.session import Session
+from tailcut.lab.session import LoadSession
 from tailcut.stats.serial import serial_percentile_interval
 
 OFFLINE_SAMPLES = 24_576
@@ -28,7 +28,7 @@ def samples_per_query(scenario: Scenario) -> int:
 
 
 def run_scenario(
-    session: Session,
+    session: LoadSession,
     scenario: Scenario,
     *,
     slo_ms: float | None = None,

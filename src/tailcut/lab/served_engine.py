@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from tailcut.errors import TailcutError
-from tailcut.lab.load import Target
+from tailcut.lab.load import LoadTarget
 from tailcut.lab.payload import ask
 from tailcut.wire.v2.call import model_path
 
@@ -28,7 +28,7 @@ class ServedEngine:
         return sum(ns * self.threads.get(step, 0) for step, ns in since.items())
 
 
-def served_engine(target: Target, model: str) -> ServedEngine:
+def served_engine(target: LoadTarget, model: str) -> ServedEngine:
     """Read the model's configuration."""
 
     def by_http() -> dict[str, str]:
@@ -55,7 +55,7 @@ def _threads(text: Mapping[str, str]) -> dict[str, int]:
     return {name: int(threads) for name, _, threads in parts if threads.isdigit()}
 
 
-def computed_ns(target: Target, model: str) -> dict[str, int] | None:
+def computed_ns(target: LoadTarget, model: str) -> dict[str, int] | None:
     """How long the calls for a model, or for each step of a pipeline, have taken; None where the server does not say.
 
     gRPC's message has no place for steps, so of a pipeline nothing is known there.

@@ -7,12 +7,12 @@ import numpy as np
 
 from tailcut.lab.arrivals import Arrivals, Poisson, plan
 from tailcut.lab.client import gather_closed, gather_open
-from tailcut.lab.load import DONE, LoadResult, Target, closed_result, open_result
+from tailcut.lab.load import DONE, LoadResult, LoadTarget, closed_result, open_result
 from tailcut.lab.processes import share_closed, share_open
 from tailcut.lab.record import run_record
-from tailcut.lab.records import CurvePoint, SloResult
+from tailcut.lab.records import SearchPoint, SloResult
 from tailcut.lab.saturation import Shown, judge, saturate
-from tailcut.lab.surroundings import Surroundings
+from tailcut.lab.surroundings import SurroundingsMonitor
 from tailcut.lab.workload import Workload
 from tailcut.machine.quota import usable_cpus
 from tailcut.stats.serial import serial_percentile_interval
@@ -24,7 +24,7 @@ _CAPACITY_CONCURRENCY = 32
 _CAPACITY_S = 2.0
 
 
-class Session:
+class LoadSession:
     """Runs of one load test.
 
     Args:
@@ -38,7 +38,7 @@ class Session:
 
     def __init__(  # noqa: PLR0913, PLR0917  a load test is its parameters
         self,
-        target: Target,
+        target: LoadTarget,
         workload: Workload,
         duration_s: float,
         warmup_s: float,
@@ -55,7 +55,7 @@ class Session:
         self._processes = processes or 1
         self._grows = processes is None
         self._say = say
-        self._surroundings = Surroundings(target, [workload.model] if workload.model else [])
+        self._surroundings = SurroundingsMonitor(target, [workload.model] if workload.model else [])
         self.results: list[LoadResult] = []
 
     def open(self, arrivals: Arrivals, *, duration_s: float | None = None, seed: int | None = None) -> LoadResult:
@@ -124,7 +124,7 @@ class Session:
     def saturate(self, make: Callable[[float], Arrivals], slo_ms: float) -> SloResult:
         """The highest rate whose p99 stays within a limit, and the latency at every rate that was tried."""
         capacity = self.closed(_CAPACITY_CONCURRENCY, duration_s=min(_CAPACITY_S, self._duration_s)).rate_achieved
-        curve: list[CurvePoint] = []
+        curve: list[SearchPoint] = []
 
         def probe(rate: float) -> Shown:
             needed_s = min(_LONGEST_PROBE_S, _PROBE_SAMPLES / rate)
@@ -166,7 +166,7 @@ def _shown(result: LoadResult, slo_ms: float) -> Shown:
     return judge(p99, slo_ms, errors=sum(result.errors.values()), client_behind=result.client_behind)
 
 
-def _curve_point(result: LoadResult, shown: Shown) -> CurvePoint:
+def _curve_point(result: LoadResult, shown: Shown) -> SearchPoint:
     run = run_record(result)  # `p99_at_most_ms` is true of the server even when the client was late
-    figures = {name: getattr(run, name) for name in CurvePoint.__struct_fields__ if name != "shown"}
-    return CurvePoint(**figures, shown=shown)
+    figures = {name: getattr(run, name) for name in SearchPoint.__struct_fields__ if name != "shown"}
+    return SearchPoint(**figures, shown=shown)

@@ -13,7 +13,7 @@ import orjson
 
 from tailcut.errors import TailcutError
 from tailcut.lab.client import OPEN_CONNECTIONS
-from tailcut.lab.load import Payload, Target
+from tailcut.lab.load import LoadTarget, Payload
 from tailcut.lab.payload import ask, encode, infer_once
 from tailcut.memory.region import OwnRegion, sweep
 from tailcut.wire.v2.call import describe, entry, model_path
@@ -33,7 +33,7 @@ class SharedLoad:
         prefix: what their names begin with.
     """
 
-    def __init__(self, target: Target, prefix: str) -> None:
+    def __init__(self, target: LoadTarget, prefix: str) -> None:
         self._target = target
         self._prefix = prefix
         self._regions: list[OwnRegion] = []

@@ -10,14 +10,14 @@ from dataclasses import replace
 from tailcut.errors import NotFoundError
 from tailcut.lab.cost import Spent, server_process
 from tailcut.lab.lateness import Observation, ServerUse, cause
-from tailcut.lab.load import LoadResult, Target
+from tailcut.lab.load import LoadResult, LoadTarget
 from tailcut.lab.served_engine import computed_ns, served_engine
 from tailcut.machine.busy import CpuUse, cpu_look
 from tailcut.machine.process import ProcessLook, ThreadLook, descendants, look, socket_process
 from tailcut.machine.quota import quota
 
 
-class Surroundings:
+class SurroundingsMonitor:
     """Looks around during the runs against one server.
 
     Args:
@@ -25,7 +25,7 @@ class Surroundings:
         models: of its models, those that are asked; none where it speaks another protocol.
     """
 
-    def __init__(self, target: Target, models: Sequence[str]) -> None:
+    def __init__(self, target: LoadTarget, models: Sequence[str]) -> None:
         self._target = target
         self._models = models
         self._tcp_server = server_process(target)

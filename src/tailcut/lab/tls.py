@@ -5,7 +5,7 @@ from functools import cache
 from pathlib import Path
 
 from tailcut.errors import InvalidInputError, UsageError
-from tailcut.lab.load import Target
+from tailcut.lab.load import LoadTarget
 from tailcut.tls import client_context
 
 
@@ -17,7 +17,7 @@ def _context(ca: str | None) -> ssl.SSLContext:
         raise UsageError(str(error)) from None
 
 
-def tls_context(target: Target) -> ssl.SSLContext | None:
+def tls_context(target: LoadTarget) -> ssl.SSLContext | None:
     """What checks the server's certificate and name; None where it speaks no TLS.
 
     Raises:
@@ -26,7 +26,7 @@ def tls_context(target: Target) -> ssl.SSLContext | None:
     return _context(target.ca) if target.tls else None
 
 
-def trusted_certificates(target: Target) -> bytes | None:
+def trusted_certificates(target: LoadTarget) -> bytes | None:
     """The content of the file of trusted certificates; None: the system's authorities.
 
     Raises:

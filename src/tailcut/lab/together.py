@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from tailcut.lab import compiled
-from tailcut.lab.arrivals import Arrivals, Window, plan
+from tailcut.lab.arrivals import Arrivals, RecordingWindow, plan
 from tailcut.lab.client import gather_open, without_collections
-from tailcut.lab.load import Gathered, LoadResult, Payload, Target, open_result
+from tailcut.lab.load import Gathered, LoadResult, LoadTarget, Payload, open_result
 
 _LEAD_NS = 5_000_000  # from the moment that all are ready to the start
 _READY_S = 30.0
@@ -26,7 +26,7 @@ class Stream:
 
 
 def open_together(
-    target: Target, streams: Sequence[Stream], *, duration_s: float, seed: int, warmup_s: float = 0.0
+    target: LoadTarget, streams: Sequence[Stream], *, duration_s: float, seed: int, warmup_s: float = 0.0
 ) -> list[LoadResult]:
     """Send each stream at its planned times, all from one start on; blocks until every answer is there.
 
@@ -84,7 +84,7 @@ class _Start:
         self._at = time.monotonic_ns() + _LEAD_NS
 
 
-def _gather(target: Target, stream: Stream, times: np.ndarray, start: _Start) -> Gathered:
+def _gather(target: LoadTarget, stream: Stream, times: np.ndarray, start: _Start) -> Gathered:
     try:
         return gather_open(target, stream.payloads, times, start=start)
     except BaseException:
@@ -94,4 +94,4 @@ def _gather(target: Target, stream: Stream, times: np.ndarray, start: _Start) ->
 
 def _seed(arrivals: Arrivals, seed: int, number: int, count: int) -> int:
     """Independent draws for each stream; one window of a recording for all."""
-    return seed if isinstance(arrivals, Window) else seed * count + number
+    return seed if isinstance(arrivals, RecordingWindow) else seed * count + number

@@ -24,7 +24,7 @@ import numpy as np
 from tailcut.errors import TailcutError
 from tailcut.lab.client import closed_loop, open_loop
 from tailcut.lab.cost import Spent, watched
-from tailcut.lab.load import LoadResult, Payload, Target
+from tailcut.lab.load import LoadResult, LoadTarget, Payload
 from tailcut.machine.affinity import pinned
 from tailcut.machine.process import ProcessCost
 from tailcut.runtime.profile import Profile
@@ -63,7 +63,7 @@ class ServedProfile:
         self._arguments = arguments
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._child: subprocess.Popen[bytes] | None = None
-        self.target = Target()
+        self.target = LoadTarget()
 
     def __enter__(self) -> Self:
         self.start()
@@ -147,7 +147,7 @@ class ServedProfile:
             self._folder.cleanup()
             self._folder = None
 
-    def _wait_ready(self, log: Path) -> Target:
+    def _wait_ready(self, log: Path) -> LoadTarget:
         child = self._child
         assert child is not None  # noqa: S101  called right after it was made
         assert child.stdout is not None  # noqa: S101  it has a pipe
@@ -157,14 +157,14 @@ class ServedProfile:
             text = log.read_text(errors="replace").strip().splitlines()
             raise ServeError((text[-1] if text else "the server exited without a message").removeprefix("tailcut: "))
         address: dict[str, Any] = json.loads(line)
-        return Target(address["host"], address["port"], address["uds"])
+        return LoadTarget(address["host"], address["port"], address["uds"])
 
 
 @dataclass(frozen=True, slots=True)
 class Arm:
     """One side of a comparison: where its server listens, and what it is sent."""
 
-    target: Target
+    target: LoadTarget
     payloads: Sequence[Payload]
     pid: int | None = None  # of its server, where the cost is wanted
 

@@ -7,8 +7,8 @@ import numpy as np
 
 from tailcut.errors import UsageError
 from tailcut.lab.describe import is_grouped, rows_of_data, served_samples, served_spec
-from tailcut.lab.lengths import Measure, measure_of
-from tailcut.lab.load import LoadResult, Payload, Target
+from tailcut.lab.lengths import LengthMeasure, measure_of
+from tailcut.lab.load import LoadResult, LoadTarget, Payload
 from tailcut.lab.payload import Wire, infer_payload
 from tailcut.lab.shared import SharedLoad
 
@@ -24,7 +24,7 @@ class Workload:
 
     payloads: Sequence[Payload]
     model: str | None = None
-    measure: Measure | None = None
+    measure: LengthMeasure | None = None
 
     def labelled(self, result: LoadResult, *, mixed: bool = False) -> LoadResult:
         """A result with what it is of; `mixed` if other models were asked at the same time."""
@@ -32,7 +32,7 @@ class Workload:
 
 
 def served_workload(  # noqa: PLR0913, PLR0917  what a request is made of
-    target: Target,
+    target: LoadTarget,
     model: str | None,
     data: Mapping[str, np.ndarray] | None,
     wire: Wire,

@@ -126,7 +126,7 @@ class About(_Value, frozen=True, tag="about", tag_field="event"):
     models_left_out: int
 
 
-class Finding(_Value, frozen=True):
+class DoctorFinding(_Value, frozen=True):
     """What `tailcut doctor` would say of a setting of the machine."""
 
     name: str
@@ -138,7 +138,7 @@ class Finding(_Value, frozen=True):
 class Findings(_Value, frozen=True, tag="findings", tag_field="event"):
     """The doctor's checks that need no measurement."""
 
-    checks: list[Finding]
+    checks: list[DoctorFinding]
 
 
 class End(_Value, frozen=True, tag="end", tag_field="event"):

@@ -11,7 +11,7 @@ import numpy as np
 
 from tailcut.runtime.tracing.attribution import slow_request
 from tailcut.runtime.tracing.records import SlowRequest
-from tailcut.runtime.tracing.timeline import MARKS, Event, Timeline
+from tailcut.runtime.tracing.timeline import MARKS, ProcessEvent, Timeline
 
 _LOOKED_AT = 4096  # requests of one process, at most
 _TIMES = 256
@@ -35,7 +35,7 @@ class TraceReader:
         self.timelines = timelines
         self._cursors = [timeline.end for timeline in timelines]
 
-    def look(self, events_since: Callable[[int], Sequence[Event]]) -> Looked:
+    def look(self, events_since: Callable[[int], Sequence[ProcessEvent]]) -> Looked:
         """What has been traced since the last look; `events_since` a moment tells which events coincided."""
         count = 0
         times, worst = [], []

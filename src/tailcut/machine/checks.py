@@ -8,9 +8,9 @@ starting it. A problem that can be fixed from user space has its environment var
 from dataclasses import dataclass
 
 from tailcut.machine import settings
-from tailcut.machine.facts import ISA_VARIABLES, Facts
+from tailcut.machine.facts import ISA_VARIABLES, MachineFacts
 from tailcut.machine.finding import FAULT, NOTE, OK, WARNING, Check
-from tailcut.machine.probe import Gaps, Measured
+from tailcut.machine.probe import Gaps, ProbeResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class Reach:
     detail: str
 
 
-def examine(facts: Facts, measured: Measured, reaches: tuple[Reach, ...] = ()) -> tuple[Check, ...]:
+def examine(facts: MachineFacts, measured: ProbeResult, reaches: tuple[Reach, ...] = ()) -> tuple[Check, ...]:
     """Every finding, in the order in which a user meets them: processor, container, memory, clock, neighbours."""
     return (
         settings.governor(facts),
@@ -47,7 +47,7 @@ def examine(facts: Facts, measured: Measured, reaches: tuple[Reach, ...] = ()) -
     )
 
 
-def examine_settings(facts: Facts) -> tuple[Check, ...]:
+def examine_settings(facts: MachineFacts) -> tuple[Check, ...]:
     """The findings that follow from facts alone, without a measurement that would disturb what runs here."""
     return (
         settings.governor(facts),
@@ -69,7 +69,7 @@ def something_wrong(checks: tuple[Check, ...]) -> bool:
     return any(check.severity in (WARNING, FAULT) for check in checks)
 
 
-def throttling(facts: Facts, measured: Measured) -> Check:
+def throttling(facts: MachineFacts, measured: ProbeResult) -> Check:
     """Being stopped is up to a tenth of a second in one piece."""
     grown = measured.after.throttled_us - measured.before.throttled_us
     if not facts.throttled_times and grown <= 0:
@@ -81,7 +81,7 @@ def throttling(facts: Facts, measured: Measured) -> Check:
     return Check("throttling", FAULT if grown > 0 else WARNING, finding, remedy, cost)
 
 
-def interrupts(facts: Facts, measured: Measured) -> Check:
+def interrupts(facts: MachineFacts, measured: ProbeResult) -> Check:
     """A device's interrupts run on whichever core they are sent to."""
     result = measured.interrupts()
     if not result:
@@ -100,7 +100,7 @@ def interrupts(facts: Facts, measured: Measured) -> Check:
     return Check("interrupts", WARNING, finding, remedy, cost)
 
 
-def allocator(facts: Facts, measured: Measured) -> Check:
+def allocator(facts: MachineFacts, measured: ProbeResult) -> Check:
     """The C library gives large blocks back at once, and the next request faults them in again."""
     if facts.allocator not in ("glibc", "unknown"):
         return Check("allocator", OK, facts.allocator)
@@ -117,7 +117,7 @@ def allocator(facts: Facts, measured: Measured) -> Check:
     return Check("allocator", NOTE, finding, remedy, cost, variables)
 
 
-def clock(facts: Facts, measured: Measured) -> Check:
+def clock(facts: MachineFacts, measured: ProbeResult) -> Check:
     """A clock that is a system call costs a microsecond at each reading."""
     cost = f"{measured.clock_ns:.0f} ns a reading"
     if facts.clock is None:
@@ -130,7 +130,7 @@ def clock(facts: Facts, measured: Measured) -> Check:
     return Check("clock", OK, facts.clock, cost=cost)
 
 
-def steal(measured: Measured) -> Check:
+def steal(measured: ProbeResult) -> Check:
     """Time in which a CPU of ours wanted to run, and the hypervisor ran another guest."""
     total = measured.after.total
     since_boot = measured.after.steal / total if total else 0.0
@@ -145,7 +145,7 @@ def steal(measured: Measured) -> Check:
     )
 
 
-def neighbours(measured: Measured) -> Check:
+def neighbours(measured: ProbeResult) -> Check:
     """What a spinning thread did not get, though it wanted nothing but to run."""
     worst = max(measured.gaps, key=lambda gaps: gaps.max_us)
     share = max(gaps.share for gaps in measured.gaps)
@@ -166,7 +166,7 @@ def neighbours(measured: Measured) -> Check:
     return Check("neighbours", FAULT if share > 0.2 else WARNING, finding, remedy, cost)
 
 
-def isa(facts: Facts, reaches: tuple[Reach, ...]) -> Check:
+def isa(facts: MachineFacts, reaches: tuple[Reach, ...]) -> Check:
     """Which vector instructions are there, and whether what computes uses them."""
     best = widest(facts.isa)
     limits = {name: facts.environment[name] for name in ISA_VARIABLES if name in facts.environment}

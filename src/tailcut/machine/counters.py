@@ -20,31 +20,31 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from tailcut.errors import InvalidInputError
-from tailcut.machine.perf import CACHE, HARDWARE, SOFTWARE, Event, Group, Missing
+from tailcut.machine.perf import CACHE, HARDWARE, SOFTWARE, CounterEvent, CounterGroup, Missing
 
 _MISS = 1 << 16  # of a cache event: result miss, operation read
-_MIGRATIONS = Event("migrations", SOFTWARE, 4, in_kernel=True)
+_MIGRATIONS = CounterEvent("migrations", SOFTWARE, 4, in_kernel=True)
 # Small groups: most processors have four to six counters, and a group that does not fit never runs.
 _CORE = (
-    Event("cycles", HARDWARE, 0),
-    Event("instructions", HARDWARE, 1),
-    Event("branches", HARDWARE, 4),
-    Event("branch_misses", HARDWARE, 5),
+    CounterEvent("cycles", HARDWARE, 0),
+    CounterEvent("instructions", HARDWARE, 1),
+    CounterEvent("branches", HARDWARE, 4),
+    CounterEvent("branch_misses", HARDWARE, 5),
 )
-_CACHE = (Event("cache_references", HARDWARE, 2), Event("cache_misses", HARDWARE, 3))
-_MEMORY = (Event("l1d_misses", CACHE, 0 | _MISS), Event("dtlb_misses", CACHE, 3 | _MISS))
+_CACHE = (CounterEvent("cache_references", HARDWARE, 2), CounterEvent("cache_misses", HARDWARE, 3))
+_MEMORY = (CounterEvent("l1d_misses", CACHE, 0 | _MISS), CounterEvent("dtlb_misses", CACHE, 3 | _MISS))
 _GROUPS = ((_MIGRATIONS,), _MEMORY, _CACHE, _CORE)  # the last is read closest to the code
 _OF_A_COMMAND = (
-    Event("cpu_ns", SOFTWARE, 1),
-    Event("context_switches", SOFTWARE, 3, in_kernel=True),
-    Event("page_faults", SOFTWARE, 2),
-    Event("major_faults", SOFTWARE, 6),
+    CounterEvent("cpu_ns", SOFTWARE, 1),
+    CounterEvent("context_switches", SOFTWARE, 3, in_kernel=True),
+    CounterEvent("page_faults", SOFTWARE, 2),
+    CounterEvent("major_faults", SOFTWARE, 6),
     *(event for group in _GROUPS for event in group),
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Counts:
+class CounterValues:
     """What was counted; None for what this machine does not count, with the reason in `missing`."""
 
     wall_ns: int
@@ -77,13 +77,13 @@ class Counts:
         return named | {"ipc": self.ipc}
 
 
-_NAMES = frozenset({*(field.name for field in fields(Counts)), "ipc", "values"})
+_NAMES = frozenset({*(field.name for field in fields(CounterValues)), "ipc", "values"})
 
 
-class Region:
+class CountedRegion:
     """A stretch of code to count; may be entered again, and then holds the counts of the last time.
 
-    After its block it has every field of `Counts`, and all of them as `counts`.
+    After its block it has every field of `CounterValues`, and all of them as `counts`.
     """
 
     __slots__ = ("_after", "_before", "_groups", "_thread")
@@ -91,7 +91,7 @@ class Region:
     def __init__(self) -> None:
         self._before: _Moment | None = None
         self._after: _Moment | None = None
-        self._groups: tuple[Group, ...] = ()
+        self._groups: tuple[CounterGroup, ...] = ()
         self._thread = 0
 
     def __enter__(self) -> Self:
@@ -108,7 +108,7 @@ class Region:
         self._after = _leaving(self._groups)
 
     @property
-    def counts(self) -> Counts:
+    def counts(self) -> CounterValues:
         """What the block cost; worked out when it is asked for, so that leaving the block stays cheap.
 
         Raises:
@@ -125,14 +125,14 @@ class Region:
         return getattr(self.counts, name)
 
 
-def counters() -> Region:
-    """A `with` block whose cost in the calling thread is counted; see `Counts` for the names."""
-    return Region()
+def counters() -> CountedRegion:
+    """A `with` block whose cost in the calling thread is counted; see `CounterValues` for the names."""
+    return CountedRegion()
 
 
-def command_group() -> Group:
-    """Events that begin in the next program which a child of this thread executes; see `Group`."""
-    return Group(_OF_A_COMMAND, command=True)
+def command_group() -> CounterGroup:
+    """Events that begin in the next program which a child of this thread executes; see `CounterGroup`."""
+    return CounterGroup(_OF_A_COMMAND, command=True)
 
 
 def counts_missing() -> tuple[Missing, ...]:
@@ -152,7 +152,7 @@ class _Moment(NamedTuple):  # a dataclass takes a microsecond longer to make, tw
 _WHOSE: int | None = getattr(resource, "RUSAGE_THREAD", None)  # not on macOS
 
 
-def _entering(groups: tuple[Group, ...]) -> _Moment:
+def _entering(groups: tuple[CounterGroup, ...]) -> _Moment:
     """Read the processor's counters last and the clock after them: what we do ourselves counts least."""
     usage = None if _WHOSE is None else resource.getrusage(_WHOSE)
     raw = [group.read() for group in groups]
@@ -160,14 +160,14 @@ def _entering(groups: tuple[Group, ...]) -> _Moment:
     return _Moment(time.perf_counter_ns(), cpu_ns, usage, raw)
 
 
-def _leaving(groups: tuple[Group, ...]) -> _Moment:
+def _leaving(groups: tuple[CounterGroup, ...]) -> _Moment:
     """The mirror of entering."""
     wall_ns, cpu_ns = time.perf_counter_ns(), time.thread_time_ns()
     raw = [group.read() for group in reversed(groups)][::-1]
     return _Moment(wall_ns, cpu_ns, None if _WHOSE is None else resource.getrusage(_WHOSE), raw)
 
 
-def _difference(before: _Moment, after: _Moment, groups: tuple[Group, ...]) -> Counts:
+def _difference(before: _Moment, after: _Moment, groups: tuple[CounterGroup, ...]) -> CounterValues:
     result: dict[str, int | None] = {}
     for group, earlier, later in zip(groups, before.raw, after.raw, strict=True):
         began, ended = group.decode(earlier), group.decode(later)
@@ -178,7 +178,7 @@ def _difference(before: _Moment, after: _Moment, groups: tuple[Group, ...]) -> C
         missing += [Missing(name, "this system counts it for processes only", "run on Linux") for name in _OF_USAGE]
     else:
         result |= {name: int(count(after.usage) - count(before.usage)) for name, count in _OF_USAGE.items()}
-    return Counts(
+    return CounterValues(
         wall_ns=after.wall_ns - before.wall_ns,
         cpu_ns=after.cpu_ns - before.cpu_ns,
         user_only=any(group.user_only for group in groups),
@@ -203,15 +203,15 @@ def no_turn(name: str) -> Missing:
 class _Opened(threading.local):
     """A thread's events; they are closed with the thread, and opened anew in a forked child."""
 
-    groups: tuple[Group, ...] = ()
+    groups: tuple[CounterGroup, ...] = ()
     process = 0
 
 
 _opened_here = _Opened()
 
 
-def _opened() -> tuple[Group, ...]:
+def _opened() -> tuple[CounterGroup, ...]:
     if _opened_here.process != os.getpid():
-        _opened_here.groups = tuple(Group(events) for events in _GROUPS)
+        _opened_here.groups = tuple(CounterGroup(events) for events in _GROUPS)
         _opened_here.process = os.getpid()
     return _opened_here.groups

@@ -36,7 +36,7 @@ ISA_VARIABLES = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
+class MachineFacts:
     """The machine and this process's place on it."""
 
     online: tuple[int, ...]
@@ -82,14 +82,14 @@ def collect(
     environment: Mapping[str, str] = os.environ,
     mask: frozenset[int] | None = None,
     missing: tuple[Missing, ...] = (),
-) -> Facts:
+) -> MachineFacts:
     """Read everything once; a few milliseconds."""
     proc, sys, system = root / "proc", root / "sys", root / "sys/devices/system"
     machine, allowed = topology(system), affinity_mask() if mask is None else mask
     limit = quota(sys / "fs/cgroup", proc / "self").cpus
     times, micros = throttled(sys / "fs/cgroup", proc / "self")
     shared = [tuple(cpu for cpu in core.cpus if cpu in allowed) for core in machine.cores]
-    return Facts(
+    return MachineFacts(
         online=machine.cpus,
         mask=tuple(sorted(allowed)),
         usable=max(1, min([len(allowed), len(machine.cpus), *([] if limit is None else [int(limit)])])),

@@ -19,7 +19,7 @@ _PROBE_S = 20.0  # a driver without persistence takes seconds to wake a device
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Device:
+class GpuDevice:
     """One device. Clocks are MHz, memory bytes, links generations and lanes.
 
     Args:
@@ -58,7 +58,7 @@ class Devices:
 
     driver: str = ""
     cuda: str = ""
-    devices: tuple[Device, ...] = ()
+    devices: tuple[GpuDevice, ...] = ()
     error: str = ""  # what the program said instead
     locked_limit: int | None = None  # bytes; None: no limit
 
@@ -114,14 +114,14 @@ def parse_links(text: str) -> dict[int, int]:
     return result
 
 
-def _device(index: int, element: ET.Element) -> Device:
+def _device(index: int, element: ET.Element) -> GpuDevice:
     clocks, most = element.find("clocks"), element.find("max_clocks")
     link = element.find("pci/pci_gpu_link_info")
     memory = element.find("fb_memory_usage")
     reasons = element.find("clocks_event_reasons")
     if reasons is None:
         reasons = element.find("clocks_throttle_reasons")  # as drivers before 535 call them
-    return Device(
+    return GpuDevice(
         index=index,
         name=_text(element, "product_name"),
         uuid=_text(element, "uuid"),
@@ -164,7 +164,7 @@ def _reasons(element: ET.Element | None) -> tuple[str, ...]:
     return tuple(name.replace("_", " ") for name in names if name not in harmless)
 
 
-def _placed(device: Device, links: int, sysfs: Path) -> Device:
+def _placed(device: GpuDevice, links: int, sysfs: Path) -> GpuDevice:
     """The device with its links and its node."""
     cpus = frozenset(parse_cpu_list(_read(_folder(device.bus, sysfs) / "local_cpulist")))
     return replace(device, nvlinks=links, numa_node=node_of_bus(device.bus, sysfs), cpus=cpus)

@@ -1,7 +1,7 @@
 """The doctor's checks of CUDA devices. Pure, and in words only: nothing about a device is changed."""
 
 from tailcut.machine.finding import NOTE, OK, WARNING, Check
-from tailcut.machine.gpu import Device, Devices
+from tailcut.machine.gpu import Devices, GpuDevice
 
 _MIN_LOCKED = 1 << 30  # bytes: rows of a large model
 _LISTED = 3  # processes named at most
@@ -34,7 +34,7 @@ def examine_devices(result: Devices | None, mask: tuple[int, ...] = (), own: int
     )
 
 
-def _persistence(devices: tuple[Device, ...]) -> Check:
+def _persistence(devices: tuple[GpuDevice, ...]) -> Check:
     """Without it, the driver is unloaded when no process has the device open, and the next one waits for seconds."""
     off = [device for device in devices if device.persistence is False]
     if not off:
@@ -43,7 +43,7 @@ def _persistence(devices: tuple[Device, ...]) -> Check:
     return Check("gpu_persistence", WARNING, finding, "sudo nvidia-smi -pm 1")
 
 
-def _clocks(devices: tuple[Device, ...]) -> Check:
+def _clocks(devices: tuple[GpuDevice, ...]) -> Check:
     """A clock that changes makes latencies that change; read only, because setting it is the user's."""
     held = [device for device in devices if device.throttled]
     message = "; ".join(
@@ -62,7 +62,7 @@ def _clocks(devices: tuple[Device, ...]) -> Check:
     )
 
 
-def _links(devices: tuple[Device, ...]) -> Check:
+def _links(devices: tuple[GpuDevice, ...]) -> Check:
     """How fast rows reach a device. A link saves power while it is idle: its width tells, its generation does not."""
     message = "; ".join(
         f"{device.index}: PCIe {_or(device.pcie[0])} x{_or(device.pcie[1])}"
@@ -79,7 +79,7 @@ def _links(devices: tuple[Device, ...]) -> Check:
     return Check("gpu_link", OK, message)
 
 
-def _nodes(devices: tuple[Device, ...], mask: tuple[int, ...]) -> Check:
+def _nodes(devices: tuple[GpuDevice, ...], mask: tuple[int, ...]) -> Check:
     """Copies from the memory of another node cross the link between the processors."""
     known = [device for device in devices if device.numa_node is not None]
     if not known:
@@ -92,7 +92,7 @@ def _nodes(devices: tuple[Device, ...], mask: tuple[int, ...]) -> Check:
     return Check("gpu_numa", OK, message)
 
 
-def _mig(devices: tuple[Device, ...]) -> Check:
+def _mig(devices: tuple[GpuDevice, ...]) -> Check:
     """A device in parts: each has a part of the cores and of the memory."""
     on = [device for device in devices if device.mig]
     if on:
@@ -100,7 +100,7 @@ def _mig(devices: tuple[Device, ...]) -> Check:
     return Check("gpu_mig", OK, "off")
 
 
-def _neighbours(devices: tuple[Device, ...], own: int) -> Check:
+def _neighbours(devices: tuple[GpuDevice, ...], own: int) -> Check:
     """Kernels of two processes take turns on a device."""
     others = [(device.index, *process) for device in devices for process in device.processes if process[0] != own]
     if not others:
@@ -114,7 +114,7 @@ def _neighbours(devices: tuple[Device, ...], own: int) -> Check:
     return Check("gpu_processes", WARNING, f"{listed}{more}", "give each service a device of its own", cost)
 
 
-def _memory(devices: tuple[Device, ...]) -> Check:
+def _memory(devices: tuple[GpuDevice, ...]) -> Check:
     """What is left, and whether it is sound."""
     message = "; ".join(
         f"{device.index}: {(device.used_bytes or 0) >> 20:,} of {device.memory_bytes >> 20:,} MiB used"
@@ -138,7 +138,7 @@ def _locked(limit: int | None) -> Check:
     return Check("gpu_pinned", NOTE, finding, "docker run --ulimit memlock=-1 ..., or ulimit -l unlimited")
 
 
-def _of(devices: list[Device]) -> str:
+def _of(devices: list[GpuDevice]) -> str:
     return "device " + ", ".join(str(device.index) for device in devices)
 
 

@@ -18,14 +18,14 @@ Made = TypeVar("Made")
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class NumaNode:
     """A node, and those of its CPUs that may be used."""
 
     node: int
     cpus: tuple[int, ...]
 
 
-def usable_nodes(machine: Topology, allowed: Collection[int], usable: int) -> tuple[Place, ...]:
+def usable_nodes(machine: Topology, allowed: Collection[int], usable: int) -> tuple[NumaNode, ...]:
     """The nodes whose CPUs may be used; none where there is no choice. Pure.
 
     Args:
@@ -34,25 +34,25 @@ def usable_nodes(machine: Topology, allowed: Collection[int], usable: int) -> tu
         usable: `usable_cpus()`. Fewer than allowed: a quota limits, and then nothing is bound, because the kernel hands
             out the quota's time on whichever CPUs it likes.
     """
-    places = [Place(node.number, tuple(cpu for cpu in node.cpus if cpu in allowed)) for node in machine.nodes]
+    places = [NumaNode(node.number, tuple(cpu for cpu in node.cpus if cpu in allowed)) for node in machine.nodes]
     places = [place for place in places if place.cpus]
     return tuple(places) if len(places) > 1 and usable >= len(allowed) else ()
 
 
-def places_of_instances(nodes: tuple[Place, ...], instances: int) -> tuple[Place | None, ...]:
+def places_of_instances(nodes: tuple[NumaNode, ...], instances: int) -> tuple[NumaNode | None, ...]:
     """A node for each instance, in turns; None for all where nodes are no choice or outnumber the instances. Pure."""
     if len(nodes) < 2 or instances < len(nodes):
         return (None,) * instances
     return tuple(nodes[number % len(nodes)] for number in range(instances))
 
 
-def places_near(nodes: tuple[Place, ...], node: int | None, instances: int) -> tuple[Place | None, ...]:
+def places_near(nodes: tuple[NumaNode, ...], node: int | None, instances: int) -> tuple[NumaNode | None, ...]:
     """The node of a device for the threads that launch there; None for all where it is unknown, or not among these."""
     place = next((item for item in nodes if item.node == node), None)
     return (place,) * instances
 
 
-def settle(place: Place | None) -> None:
+def settle(place: NumaNode | None) -> None:
     """Bind the calling thread, and the memory that it takes from now on; a container may forbid either."""
     if place is None:
         return
@@ -62,7 +62,7 @@ def settle(place: Place | None) -> None:
         bind_memory(place.node)
 
 
-def made_on(place: Place | None, make: Callable[[], Made]) -> Made:
+def made_on(place: NumaNode | None, make: Callable[[], Made]) -> Made:
     """What `make` makes, called by a thread of that node."""
     if place is None:
         return make()

@@ -24,7 +24,7 @@ HARDWARE, SOFTWARE, CACHE = 0, 1, 3  # linux/perf_event.h
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class CounterEvent:
     """One thing that the kernel or the processor counts."""
 
     name: str
@@ -43,14 +43,14 @@ class Missing:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class CounterReading:
     """An event's value so far, and the nanoseconds it was enabled and really ran."""
 
     value: int
     enabled_ns: int
     running_ns: int
 
-    def since(self, earlier: "Reading") -> int | None:
+    def since(self, earlier: "CounterReading") -> int | None:
         """What was counted since then, scaled up where events took turns; None when it never got a turn."""
         value, running = self.value - earlier.value, self.running_ns - earlier.running_ns
         enabled = self.enabled_ns - earlier.enabled_ns
@@ -59,10 +59,10 @@ class Reading:
         return value if running >= enabled else round(value * enabled / running)
 
 
-class Group:
+class CounterGroup:
     """Events that are scheduled and read together, of the calling thread; the first that opens leads."""
 
-    def __init__(self, events: Iterable[Event], *, command: bool = False) -> None:
+    def __init__(self, events: Iterable[CounterEvent], *, command: bool = False) -> None:
         """Open what opens; `missing` has the others.
 
         With `command`, nothing is counted here: the events begin in the next program that a child of this thread
@@ -91,15 +91,15 @@ class Group:
         """The values so far as the kernel hands them out: cheap to take, to be understood by `decode` later."""
         return b"".join([os.read(number, self._size) for number in self._leaders])
 
-    def decode(self, raw: bytes) -> dict[str, Reading]:
+    def decode(self, raw: bytes) -> dict[str, CounterReading]:
         """What `read` took, by the events' names."""
         if self._alone:
             values = struct.iter_unpack("=QQQ", raw)
-            return {name: Reading(*value) for name, value in zip(self._files, values, strict=True)}
+            return {name: CounterReading(*value) for name, value in zip(self._files, values, strict=True)}
         if not raw:
             return {}
         _, enabled, running, *counts = struct.unpack(f"={len(raw) // 8}Q", raw)
-        return {name: Reading(count, enabled, running) for name, count in zip(self._files, counts, strict=True)}
+        return {name: CounterReading(count, enabled, running) for name, count in zip(self._files, counts, strict=True)}
 
     def close(self) -> None:
         """Give the file descriptors back; again is nothing."""
@@ -110,7 +110,7 @@ class Group:
     __del__ = close
 
 
-def _open(event: Event, leader: int, *, kernel: bool, command: bool) -> int:
+def _open(event: CounterEvent, leader: int, *, kernel: bool, command: bool) -> int:
     """A file descriptor, or the negative errno."""
     number = _SYSCALL.get(os.uname().machine)
     if not sys.platform.startswith("linux") or number is None:
@@ -125,7 +125,7 @@ def _open(event: Event, leader: int, *, kernel: bool, command: bool) -> int:
     return opened if opened >= 0 else -ctypes.get_errno()
 
 
-def why_missing(event: Event, error: int) -> Missing:
+def why_missing(event: CounterEvent, error: int) -> Missing:
     """Why an event cannot be had, from the error of the call."""
     if not sys.platform.startswith("linux"):
         reason, remedy = f"{sys.platform} has no perf_event_open", "run on Linux"
@@ -147,7 +147,7 @@ def why_missing(event: Event, error: int) -> Missing:
     return Missing(event.name, reason, remedy)
 
 
-def why_forbidden(event: Event, level: int) -> tuple[str, str]:
+def why_forbidden(event: CounterEvent, level: int) -> tuple[str, str]:
     """Reason and remedy, from kernel.perf_event_paranoid: Debian's 3 forbids all, 2 what happens inside the kernel."""
     if level > 2 or (level == 2 and event.in_kernel):
         what = (

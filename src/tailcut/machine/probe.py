@@ -42,7 +42,7 @@ class Gaps:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class ProbeResult:
     """What was measured in a bounded time."""
 
     seconds: float
@@ -70,7 +70,7 @@ class Measured:
         return sorted(result, key=lambda entry: -entry[2])
 
 
-def measure(mask: tuple[int, ...], probe_s: float, root: Path = Path("/")) -> Measured:
+def measure(mask: tuple[int, ...], probe_s: float, root: Path = Path("/")) -> ProbeResult:
     """Probe every CPU of the mask for an equal share of `probe_s`."""
     before, began = ticks(mask, root), time.perf_counter()
     pinning = hasattr(os, "sched_setaffinity")
@@ -78,7 +78,7 @@ def measure(mask: tuple[int, ...], probe_s: float, root: Path = Path("/")) -> Me
     seconds = time.perf_counter() - began
     after = ticks(mask, root)
     faults, block_us = _block_cost()
-    return Measured(seconds, before, after, gaps, _clock_cost(), faults, block_us)
+    return ProbeResult(seconds, before, after, gaps, _clock_cost(), faults, block_us)
 
 
 def probe(cpu: int | None, seconds: float) -> Gaps:

@@ -92,14 +92,14 @@ def look(pid: int, *, children: bool = True, proc: Path = PROC) -> ProcessLook:
 
 
 @dataclass(frozen=True, slots=True)
-class Usage:
+class ProcessUsage:
     """What a process holds and has used, as one file of /proc says."""
 
     cpu_ns: int  # since it began, in steps of 10 ms
     memory_bytes: int  # resident
 
 
-def usage(pid: int, proc: Path = PROC) -> Usage | None:
+def usage(pid: int, proc: Path = PROC) -> ProcessUsage | None:
     """Read a process's CPU time and memory (stat in proc(5)); None where there is no such process or no /proc."""
     try:
         descriptor = os.open(f"{proc}/{pid}/stat", os.O_RDONLY)  # a third of the time that a Path takes
@@ -112,7 +112,9 @@ def usage(pid: int, proc: Path = PROC) -> Usage | None:
     if len(words) < 22:
         return None
     ticks = int(words[11]) + int(words[12])
-    return Usage(ticks * (1_000_000_000 // os.sysconf("SC_CLK_TCK")), int(words[21]) * os.sysconf("SC_PAGE_SIZE"))
+    return ProcessUsage(
+        ticks * (1_000_000_000 // os.sysconf("SC_CLK_TCK")), int(words[21]) * os.sysconf("SC_PAGE_SIZE")
+    )
 
 
 def peak_bytes(pid: int, proc: Path = PROC) -> int | None:

@@ -1,10 +1,10 @@
 """Checks of how the machine and the process are set up: each uses facts alone, and measures nothing."""
 
-from tailcut.machine.facts import THREAD_VARIABLES, Facts
+from tailcut.machine.facts import THREAD_VARIABLES, MachineFacts
 from tailcut.machine.finding import FAULT, NOTE, OK, WARNING, Check
 
 
-def governor(facts: Facts) -> Check:
+def governor(facts: MachineFacts) -> Check:
     """A slow clock after each idle moment is the first request's latency."""
     if not facts.governors:
         return Check("governor", NOTE, "not visible here: the host sets the frequency, if it is set at all")
@@ -15,7 +15,7 @@ def governor(facts: Facts) -> Check:
     return Check("governor", WARNING, f"{shown}: cores slow down when idle and speed up late", remedy)
 
 
-def turbo(facts: Facts) -> Check:
+def turbo(facts: MachineFacts) -> Check:
     """Turbo is fast and not steady: comparisons see the temperature too."""
     if facts.turbo is None:
         return Check("turbo", NOTE, "not visible here: the host decides")
@@ -28,7 +28,7 @@ def turbo(facts: Facts) -> Check:
     return Check("turbo", NOTE, "on: fast, but the clock depends on load and heat; switch it off to compare", remedy)
 
 
-def smt(facts: Facts) -> Check:
+def smt(facts: MachineFacts) -> Check:
     """Two threads on one core share its execution units."""
     if not facts.siblings:
         return Check("smt", OK, "no two of the usable CPUs share a core")
@@ -38,7 +38,7 @@ def smt(facts: Facts) -> Check:
     return Check("smt", NOTE, finding, f"taskset -c {first} COMMAND")
 
 
-def numa(facts: Facts) -> Check:
+def numa(facts: MachineFacts) -> Check:
     """The kernel unmaps pages to see which processes fault on them."""
     if facts.nodes < 2:
         return Check("numa_balancing", OK, "one NUMA node: nothing to balance")
@@ -48,7 +48,7 @@ def numa(facts: Facts) -> Check:
     return Check("numa_balancing", OK, f"off, with {facts.nodes} nodes")
 
 
-def huge_pages(facts: Facts) -> Check:
+def huge_pages(facts: MachineFacts) -> Check:
     """Huge pages save misses; making one inside a request costs a stall."""
     name, path = "transparent_huge_pages", "/sys/kernel/mm/transparent_hugepage"
     if facts.thp is None:
@@ -62,7 +62,7 @@ def huge_pages(facts: Facts) -> Check:
     return Check(name, OK, f"{facts.thp}, compaction {facts.thp_defrag or 'unknown'}")
 
 
-def quota(facts: Facts) -> Check:
+def quota(facts: MachineFacts) -> Check:
     """A quota is paid back in stalls."""
     limit = facts.quota_cpus
     if limit is None:
@@ -77,7 +77,7 @@ def quota(facts: Facts) -> Check:
     return Check("quota", OK, f"{limit:g} CPUs, no fewer than the mask has")
 
 
-def cpuset(facts: Facts) -> Check:
+def cpuset(facts: MachineFacts) -> Check:
     """Which CPUs are ours, and whether they lie together."""
     shown = f"{len(facts.mask)} of {len(facts.online)} CPUs"
     if len(facts.mask_nodes) > 1:
@@ -87,7 +87,7 @@ def cpuset(facts: Facts) -> Check:
     return Check("cpuset", OK, f"{shown} may be used")
 
 
-def isolated(facts: Facts) -> Check:
+def isolated(facts: MachineFacts) -> Check:
     """The scheduler does not spread threads over isolated cores."""
     inside = [cpu for cpu in facts.mask if cpu in facts.isolated]
     if len(inside) > 1:
@@ -104,7 +104,7 @@ def isolated(facts: Facts) -> Check:
     )
 
 
-def swap(facts: Facts) -> Check:
+def swap(facts: MachineFacts) -> Check:
     """A page that was swapped out comes back at a disk's speed."""
     remedy = "sudo sysctl vm.swappiness=1"
     if facts.swapped_bytes:
@@ -122,14 +122,14 @@ def swap(facts: Facts) -> Check:
     return Check("swappiness", OK, f"vm.swappiness is {facts.swappiness}")
 
 
-def virtualisation(facts: Facts) -> Check:
+def virtualisation(facts: MachineFacts) -> Check:
     """Inside a virtual machine, some causes cannot be seen or mended."""
     if not facts.hypervisor:
         return Check("virtualisation", OK, "no hypervisor was detected")
     return Check("virtualisation", NOTE, "a virtual machine: the host's governor, turbo and neighbours are hidden")
 
 
-def perf(facts: Facts) -> Check:
+def perf(facts: MachineFacts) -> Check:
     """What the counters can tell about a tail."""
     if not facts.missing:
         return Check("perf", OK, "all counters work")
@@ -139,7 +139,7 @@ def perf(facts: Facts) -> Check:
     return Check("perf", NOTE, finding, "; ".join(dict.fromkeys(reason.remedy for reason in reasons.values())))
 
 
-def threads(facts: Facts) -> Check:
+def threads(facts: MachineFacts) -> Check:
     """More threads than cores take turns, and each turn waits for the slowest."""
     set_to = {name: facts.environment[name] for name in THREAD_VARIABLES if name in facts.environment}
     wrong = {name: value for name, value in set_to.items() if not _within(value, facts.usable)}

@@ -29,7 +29,7 @@ _TAKEN = "a region needs a name that is not registered yet: unregister it first"
 _NO_CUDA = "CUDA shared memory is not available on this server"
 
 
-class Place(NamedTuple):
+class RegionSlice(NamedTuple):
     """Some bytes of a registered region; `offset` counts from the region's own start."""
 
     region: str
@@ -38,7 +38,7 @@ class Place(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Region:
+class SharedRegion:
     """A registered region: bytes `offset` to `offset + size` of the file that shm_open(3) calls `key`."""
 
     name: str
@@ -159,7 +159,7 @@ class CudaRegion:
         self.memory.close()
 
 
-Kind = TypeVar("Kind", Region, CudaRegion)
+Kind = TypeVar("Kind", SharedRegion, CudaRegion)
 OpenMemory = Callable[[bytes, int], DeviceMemory]  # of a handle, on the device of that number
 
 
@@ -178,7 +178,7 @@ class SharedRegions:
         self._prefix = prefix
         self._folder = folder
         self._open_memory = open_memory
-        self._regions: dict[str, Region | CudaRegion] = {}
+        self._regions: dict[str, SharedRegion | CudaRegion] = {}
 
     def register(self, name: str, key: str, offset: int, size: int) -> None:
         """Open the region and check its size; a name that is taken is refused. Regions that were deleted are forgotten.
@@ -196,7 +196,7 @@ class SharedRegions:
             file = os.open(self._folder / plain, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
         except (OSError, ValueError):
             raise InvalidInputError("no shared memory with that key exists, or this server may not open it") from None
-        self._add(Region(name, key, offset, size, file))
+        self._add(SharedRegion(name, key, offset, size, file))
 
     def register_cuda(self, name: str, handle: bytes, device: int, size: int) -> None:
         """Open memory of a client on a device. May be called on any thread: a device may take seconds to wake.
@@ -231,7 +231,7 @@ class SharedRegions:
 
     def unregister(self, name: str = "") -> None:
         """Forget a region, or all of them; one that is not registered is forgotten already."""
-        self._forget(Region, name)
+        self._forget(SharedRegion, name)
 
     def unregister_cuda(self, name: str = "") -> None:
         """As `unregister`, for regions on devices."""
@@ -242,19 +242,19 @@ class SharedRegions:
         self.unregister()
         self.unregister_cuda()
 
-    def status(self, name: str = "") -> list[Region]:
+    def status(self, name: str = "") -> list[SharedRegion]:
         """The registered regions, or the one of that name.
 
         Raises:
             NotFoundError: there is none of that name.
         """
-        return self._of(Region, name)
+        return self._of(SharedRegion, name)
 
     def status_cuda(self, name: str = "") -> list[CudaRegion]:
         """As `status`, for regions on devices."""
         return self._of(CudaRegion, name)
 
-    def read(self, place: Place) -> memoryview:
+    def read(self, place: RegionSlice) -> memoryview:
         """A copy of some bytes of a region.
 
         Raises:
@@ -265,7 +265,7 @@ class SharedRegions:
         region.read(place.offset, buffer)
         return buffer.toreadonly()
 
-    def write(self, place: Place, data: bytes | memoryview) -> None:
+    def write(self, place: RegionSlice, data: bytes | memoryview) -> None:
         """Put bytes at the start of a place.
 
         Raises:
@@ -291,7 +291,7 @@ class SharedRegions:
         if len(self._regions) >= _REGIONS:
             raise InvalidInputError(f"{_REGIONS} regions are registered: unregister one first")
 
-    def _add(self, region: Region | CudaRegion) -> None:
+    def _add(self, region: SharedRegion | CudaRegion) -> None:
         """Register what is open, unless it is too small, or another thread has taken the name."""
         try:
             region.check(region.size)
@@ -308,7 +308,7 @@ class SharedRegions:
             raise NotFoundError(f"no region {name[:64]!r} is registered")
         return result
 
-    def _forget(self, kind: type[Region | CudaRegion], name: str) -> None:
+    def _forget(self, kind: type[SharedRegion | CudaRegion], name: str) -> None:
         for region in list(self._regions.values()):
             if isinstance(region, kind) and name in {"", region.name}:
                 del self._regions[region.name]
@@ -320,7 +320,7 @@ class SharedRegions:
             if region.is_gone:
                 self.unregister(region.name)
 
-    def _find(self, place: Place) -> Region | CudaRegion:
+    def _find(self, place: RegionSlice) -> SharedRegion | CudaRegion:
         region = self._regions.get(place.region)
         if region is None:
             raise InvalidInputError(

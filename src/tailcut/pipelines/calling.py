@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from tailcut.errors import EngineError, InvalidInputError, TailcutError
-from tailcut.pipelines.layout import Layout, Packed, Unpacked, rows_of, split_rows
-from tailcut.pipelines.protocol import Kind
+from tailcut.pipelines.layout import Packed, TensorLayout, Unpacked, rows_of, split_rows
+from tailcut.pipelines.protocol import ReplyKind
 from tailcut.pipelines.results import RefusedInputError, call, call_filled
 from tailcut.pipelines.stage import Stage
 
@@ -19,8 +19,8 @@ class Caller:
 
     def __init__(self, stage: Stage) -> None:
         self.stage = stage
-        self.inputs = Layout(stage.inputs)
-        self.outputs = Layout(stage.outputs)
+        self.inputs = TensorLayout(stage.inputs)
+        self.outputs = TensorLayout(stage.outputs)
 
     def run(self, parts: Sequence[Sequence[np.ndarray]]) -> list[list[np.ndarray]]:
         """The outputs of each request.
@@ -66,18 +66,18 @@ class Caller:
         return split_rows(result.parts[0], rows) if together and len(rows) > 1 else result.parts
 
 
-def refusal(stage: Stage, error: BaseException) -> tuple[Kind, str]:
+def refusal(stage: Stage, error: BaseException) -> tuple[ReplyKind, str]:
     """What a failed call tells the client: the author's own message, or the kind of error without what it says.
 
     An exception's text may hold a part of the request, so it goes to the log alone.
     """
     if isinstance(error, RefusedInputError):
-        return Kind.INVALID, str(error)
+        return ReplyKind.INVALID, str(error)
     if isinstance(error, InvalidInputError):
-        return Kind.INVALID, f"stage {stage.name!r}: {error}"
+        return ReplyKind.INVALID, f"stage {stage.name!r}: {error}"
     if isinstance(error, TailcutError):
-        return Kind.FAILED, str(error)
-    return Kind.FAILED, f"stage {stage.name!r} failed: {type(error).__name__}"
+        return ReplyKind.FAILED, str(error)
+    return ReplyKind.FAILED, f"stage {stage.name!r} failed: {type(error).__name__}"
 
 
 def log_fault(stage: Stage, error: BaseException) -> None:

@@ -20,14 +20,14 @@ from tailcut.pipelines.calling import Caller, log_fault, refusal
 from tailcut.pipelines.forwarding import LogSender
 from tailcut.pipelines.layout import Packed
 from tailcut.pipelines.loading import load_pipeline, parse_path
-from tailcut.pipelines.protocol import CALL, MOST_BYTES, REPLY, Kind, grown
+from tailcut.pipelines.protocol import CALL, MOST_BYTES, REPLY, ReplyKind, grown
 from tailcut.pipelines.stage import Stage
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _MESSAGE_BYTES = 4096
 
 
-class Region:
+class MappedRegion:
     """A shared file as one array of bytes, mapped anew when it has grown."""
 
     def __init__(self, descriptor: int) -> None:
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str]) -> int:
     logging.basicConfig(handlers=[LogSender(socket.socket(fileno=int(logs)))], format="%(message)s", level=logging.INFO)
     logging.captureWarnings(True)
     sock = socket.socket(fileno=int(control))
-    results = Region(int(outputs))
+    results = MappedRegion(int(outputs))
     results.hold(os.fstat(int(outputs)).st_size)
     try:
         if cpu:
@@ -68,12 +68,12 @@ def main(arguments: Sequence[str]) -> int:
         stage = _stage(path, int(index), signature)
     except Exception as error:  # noqa: BLE001  whatever keeps this process from starting is the server's to report
         text = str(error) if isinstance(error, TailcutError) else f"{path}: {type(error).__name__}: {error}"
-        _reply(sock, results, Kind.NOT_LOADED, text)
+        _reply(sock, results, ReplyKind.NOT_LOADED, text)
         return 1
     gc.collect()
     gc.freeze()  # what the import left: it is never walked again
-    sock.sendall(REPLY.pack(Kind.READY, 0, results.data.size))
-    _serve(sock, Caller(stage), Region(int(inputs)), results)
+    sock.sendall(REPLY.pack(ReplyKind.READY, 0, results.data.size))
+    _serve(sock, Caller(stage), MappedRegion(int(inputs)), results)
     return 0
 
 
@@ -99,7 +99,7 @@ def _stage(path: str, index: int, signature: str) -> Stage:
     return step
 
 
-def _serve(sock: socket.socket, caller: Caller, inputs: Region, results: Region) -> None:
+def _serve(sock: socket.socket, caller: Caller, inputs: MappedRegion, results: MappedRegion) -> None:
     while True:
         record = sock.recv(CALL.size, socket.MSG_WAITALL)
         if len(record) < CALL.size:
@@ -115,7 +115,7 @@ def _serve(sock: socket.socket, caller: Caller, inputs: Region, results: Region)
             log_fault(caller.stage, error)
             _reply(sock, results, *refusal(caller.stage, error))
         else:
-            sock.sendall(REPLY.pack(Kind.DONE, packed.size, results.data.size))
+            sock.sendall(REPLY.pack(ReplyKind.DONE, packed.size, results.data.size))
 
 
 def _check_size(stage: Stage, packed: Packed) -> None:
@@ -123,7 +123,7 @@ def _check_size(stage: Stage, packed: Packed) -> None:
         raise UsageError(f"stage {stage.name!r} returned {packed.size} bytes, over {MOST_BYTES}")
 
 
-def _reply(sock: socket.socket, results: Region, kind: Kind, message: str) -> None:
+def _reply(sock: socket.socket, results: MappedRegion, kind: ReplyKind, message: str) -> None:
     data = message.encode(errors="replace")[:_MESSAGE_BYTES]
     region = results.grow(len(data))
     region[: len(data)] = np.frombuffer(data, np.uint8)

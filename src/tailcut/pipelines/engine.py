@@ -9,7 +9,7 @@ from tailcut.errors import EngineError, InvalidInputError, TailcutError, Unsuppo
 from tailcut.pipelines.calling import log_fault, refusal
 from tailcut.pipelines.pool import ProcessPool
 from tailcut.pipelines.process import NotSentError, StagePlace
-from tailcut.pipelines.protocol import Kind
+from tailcut.pipelines.protocol import ReplyKind
 from tailcut.spec import ModelSpec, Rows
 
 
@@ -87,7 +87,7 @@ class StageEngine:
         except BaseException as error:  # noqa: BLE001  whatever a function raises, sys.exit() too, costs its requests only
             log_fault(self._caller.stage, error)
             kind, message = refusal(self._caller.stage, error)
-            note: TailcutError = InvalidInputError(message) if kind is Kind.INVALID else EngineError(message)
+            note: TailcutError = InvalidInputError(message) if kind is ReplyKind.INVALID else EngineError(message)
             raise note from None
 
 

@@ -20,7 +20,7 @@ from tailcut.runtime.tracing.timeline import StepTrace
 from tailcut.spec import ModelSpec
 
 
-class Owner(Protocol):
+class FlowOwner(Protocol):
     """The pipeline, as far as a request on its way is concerned."""
 
     spec: ModelSpec
@@ -85,7 +85,7 @@ class Flow:
         "under_way",
     )
 
-    def __init__(self, owner: Owner, arrays: Arrays, request: Request) -> None:
+    def __init__(self, owner: FlowOwner, arrays: Arrays, request: Request) -> None:
         self._owner = owner
         self._tensors: dict[str, np.ndarray] = dict(arrays)
         self._number = 0

@@ -52,7 +52,7 @@ class _Known:
     shapes: list[tuple[int, ...]]
 
 
-class Layout:
+class TensorLayout:
     """Packs the arrays of these tensors into bytes, and finds them there again.
 
     Most calls carry one request, and its head depends on the number of rows alone where these have a fixed size: it is

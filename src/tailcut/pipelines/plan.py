@@ -8,7 +8,7 @@ from tailcut.spec import ModelSpec, Rows, TensorSpec
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class PipelineStep:
     """A stage or a model, as far as its tensors are concerned; `kind` is the word for it in messages."""
 
     kind: str
@@ -23,7 +23,7 @@ class Step:
         return f"{self.kind} {self.name!r}"
 
 
-def plan_pipeline(name: str, steps: Sequence[Step]) -> ModelSpec:
+def plan_pipeline(name: str, steps: Sequence[PipelineStep]) -> ModelSpec:
     """What the pipeline takes and gives; its rows are independent where those of all its steps are.
 
     Raises:
@@ -46,13 +46,13 @@ def plan_pipeline(name: str, steps: Sequence[Step]) -> ModelSpec:
     return ModelSpec(name, steps[0].inputs, steps[-1].outputs, rows, reason)
 
 
-def _advice(step: Step, steps: Sequence[Step]) -> str:
+def _advice(step: PipelineStep, steps: Sequence[PipelineStep]) -> str:
     if any(item.kind == "stage" and item.name == step.name for item in steps):
         return "name one with @stage(name=...)"
     return f"a model is called as its file is, or as model.name in its profile: rename one, such as {step.name}-2.onnx"
 
 
-def _check(name: str, step: Step, wanted: TensorSpec, known: dict[str, tuple[TensorSpec, str]]) -> None:
+def _check(name: str, step: PipelineStep, wanted: TensorSpec, known: dict[str, tuple[TensorSpec, str]]) -> None:
     where = f"pipeline {name!r}: {step.title}: input {wanted.name!r}"
     if wanted.name not in known:
         raise UsageError(f"{where} ({wanted.describe()}) comes from no step before it; there is {', '.join(known)}")

@@ -30,7 +30,7 @@ from tailcut.pipelines.forwarding import log_from
 from tailcut.pipelines.layout import Parts, rows_of
 from tailcut.pipelines.life import Life, move
 from tailcut.pipelines.loading import PipelinePath
-from tailcut.pipelines.protocol import CALL, MOST_BYTES, REGION_BYTES, REPLY, Kind, grown
+from tailcut.pipelines.protocol import CALL, MOST_BYTES, REGION_BYTES, REPLY, ReplyKind, grown
 from tailcut.pipelines.stage import Stage
 
 
@@ -137,7 +137,7 @@ class StageProcess:
             raise UsageError(f"stage {name!r}: its process was not ready within {timeout_s:g} s") from None
         except ConnectionError:
             raise UsageError(f"stage {name!r}: its process ended while it started ({self._ending()})") from None
-        if kind is not Kind.READY:
+        if kind is not ReplyKind.READY:
             self.kill()
             raise UsageError(f"stage {name!r}: {message}")
         self._life = move(self._life, Life.IDLE)
@@ -173,9 +173,9 @@ class StageProcess:
         except ConnectionError:
             raise BatchLostError(f"stage {stage.name!r}: its process ended in a call ({self._ending()})") from None
         self._life = move(self._life, Life.IDLE)
-        if kind is Kind.INVALID:
+        if kind is ReplyKind.INVALID:
             raise InvalidInputError(message)
-        if kind is not Kind.DONE:
+        if kind is not ReplyKind.DONE:
             raise EngineError(message)
         # One copy for the whole batch: the region is the next one's.
         return caller.unpack(self._results.data[: self._size].copy(), rows_of(parts))
@@ -195,7 +195,7 @@ class StageProcess:
         self._inputs.close()
         self._results.close()
 
-    def _receive(self, timeout_s: float) -> tuple[Kind, str]:
+    def _receive(self, timeout_s: float) -> tuple[ReplyKind, str]:
         """The next reply, and its message.
 
         Raises:
@@ -214,9 +214,9 @@ class StageProcess:
         if len(record) < REPLY.size:
             raise ConnectionResetError
         number, self._size, region_bytes = REPLY.unpack(record)
-        kind = Kind(number)
+        kind = ReplyKind(number)
         data = self._results.hold(region_bytes)
-        if kind in {Kind.READY, Kind.DONE}:
+        if kind in {ReplyKind.READY, ReplyKind.DONE}:
             return kind, ""
         return kind, data[: self._size].tobytes().decode(errors="replace")
 

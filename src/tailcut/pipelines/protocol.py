@@ -9,7 +9,7 @@ REGION_BYTES = 1 << 20  # of each region at the start; it grows by doubling
 MOST_BYTES = 2 << 30  # of one batch or its results
 
 
-class Kind(IntEnum):
+class ReplyKind(IntEnum):
     """What a reply says."""
 
     READY = 0  # the stage's file has been imported

@@ -8,13 +8,13 @@ from pathlib import Path
 from tailcut.engines.file_hash import file_hash
 from tailcut.errors import TailcutError, UsageError
 from tailcut.pipelines.engine import StageEngine
-from tailcut.pipelines.plan import Step
+from tailcut.pipelines.plan import PipelineStep
 from tailcut.pipelines.process import StagePlace
 from tailcut.pipelines.stage import Stage
 from tailcut.pipelines.tuned import step_profile
 from tailcut.runtime.limits import Limits
 from tailcut.runtime.model import Model, measured_model
-from tailcut.runtime.opening.defaults import Surroundings
+from tailcut.runtime.opening.defaults import ServingPlace
 from tailcut.runtime.opening.measured import surroundings
 from tailcut.runtime.opening.source import is_profile, open_profile
 from tailcut.runtime.pipeline_settings import StepModelSettings
@@ -40,7 +40,7 @@ class StepOptions:
     """
 
     measures: bool = True
-    around: Surroundings | None = None
+    around: ServingPlace | None = None
     accept_model_change: bool = False
     adapt: Callable[[Profile], Profile] | None = None
 
@@ -93,7 +93,7 @@ class OpenStep:
     engine: StageEngine | None
     whole_requests: bool
     delivery: Delivery
-    outline: Step
+    outline: PipelineStep
     input_names: Mapping[str, str] = field(default_factory=dict)
     output_names: Mapping[str, str] = field(default_factory=dict)
 
@@ -169,11 +169,11 @@ def open_model(
         raise type(error)(f"pipeline {pipeline!r}: {error}") from None
 
 
-def stage_outline(stage: Stage) -> Step:
+def stage_outline(stage: Stage) -> PipelineStep:
     """A stage's tensors, for the plan."""
-    return Step("stage", stage.name, stage.inputs, stage.outputs)
+    return PipelineStep("stage", stage.name, stage.inputs, stage.outputs)
 
 
-def model_outline(spec: ModelSpec) -> Step:
+def model_outline(spec: ModelSpec) -> PipelineStep:
     """A model's tensors, for the plan."""
-    return Step("model", spec.name, spec.inputs, spec.outputs, spec.batched)
+    return PipelineStep("model", spec.name, spec.inputs, spec.outputs, spec.batched)

@@ -76,7 +76,7 @@ class Rules:
 
 
 @dataclass(slots=True)
-class Window:
+class StabilisationWindow:
     """The desires of a while, of which the highest counts when replicas are removed."""
 
     length_s: float
@@ -231,7 +231,7 @@ def simulate_autoscaler(cluster: Cluster, arrivals_ns: np.ndarray, rules: Rules,
         seed: of service times and routing.
     """
     scaled = _ScaledCluster(replace(cluster, servers=rules.most), arrivals_ns, rules, seed)
-    window, changes, most = Window(rules.down_s), 0, rules.least
+    window, changes, most = StabilisationWindow(rules.down_s), 0, rules.least
     ticks = max(1, math.ceil(int(arrivals_ns[-1]) / 1e9 / rules.every_s))
     counts = np.zeros(ticks)
     for tick in range(ticks):

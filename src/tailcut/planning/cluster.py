@@ -89,7 +89,7 @@ def simulate_cluster(
     return outcome(state, arrivals, round(warmup * len(arrivals)), cluster.servers * configuration.free_cores)
 
 
-def outcome(state: balancing.State, arrivals: np.ndarray, first: int, cores: float) -> ClusterPrediction:
+def outcome(state: balancing.BalancingState, arrivals: np.ndarray, first: int, cores: float) -> ClusterPrediction:
     """What a simulation that has ended found for the requests from `first` on.
 
     Args:

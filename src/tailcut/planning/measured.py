@@ -12,7 +12,7 @@ from tailcut.tuner.service import MeasuredService, measured_service
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class MeasuredProfile:
     """A profile with the measurements of its configuration.
 
     Args:
@@ -28,7 +28,7 @@ class Measured:
     source: Path
 
 
-def read_measured(path: Path) -> Measured:
+def read_measured(path: Path) -> MeasuredProfile:
     """Read a profile and its measurements.
 
     Raises:
@@ -40,7 +40,7 @@ def read_measured(path: Path) -> Measured:
     kept = profile.evidence.get("service")
     if kept is not None:
         try:
-            return Measured(path, profile, msgspec.convert(kept, MeasuredService), path)
+            return MeasuredProfile(path, profile, msgspec.convert(kept, MeasuredService), path)
         except msgspec.ValidationError as error:
             raise ProfileError(f"{path}: evidence.service is not valid: {error}: tune the model again") from None
     journal = path.with_name(f"{path.name.removesuffix('.toml').removesuffix('.profile')}.trials.jsonl")
@@ -48,7 +48,7 @@ def read_measured(path: Path) -> Measured:
     if isinstance(cores, int | float) and cores > 0:
         result = measured_service(lines_of(journal, profile.model), profile.settings, float(cores))
         if result is not None:
-            return Measured(path, profile, result, journal)
+            return MeasuredProfile(path, profile, result, journal)
     raise ProfileError(
         f"{path}: the profile has no service times, and neither has {journal.name} beside it: tune the model again "
         f"(tailcut tune {profile.model.path})"

@@ -11,15 +11,15 @@ from tailcut.lab.arrivals import Arrivals
 from tailcut.planning.autoscale import Course, Rules, simulate_autoscaler
 from tailcut.planning.cluster import Cluster, Routing
 from tailcut.planning.demand import Limit, Recording, Stretch, busiest
-from tailcut.planning.measured import Measured
+from tailcut.planning.measured import MeasuredProfile
 from tailcut.planning.records import (
     Assumptions,
     Autoscaled,
-    CurvePoint,
+    CapacityPoint,
     Loss,
+    PlannedFigures,
     PlannedModel,
     PlanResult,
-    Predicted,
     Price,
     ScalingMoment,
 )
@@ -28,7 +28,7 @@ from tailcut.planning.search import (
     MOST_SIMULATED,
     Expect,
     Figures,
-    Load,
+    PlannedLoad,
     capacity_of,
     curve_points,
     expect_cluster,
@@ -50,7 +50,7 @@ _FAR = 2.0  # a measured capacity from the simulated one: more than quotas and c
 
 
 @dataclass(frozen=True)
-class Wanted:
+class PlanRequest:
     """What the user asked for.
 
     Args:
@@ -69,7 +69,7 @@ class Wanted:
         price: of a replica for an hour.
     """
 
-    models: Sequence[Measured]
+    models: Sequence[MeasuredProfile]
     rates: Sequence[float]
     limits: Sequence[Limit]
     arrivals: Callable[[float], Arrivals]
@@ -111,7 +111,7 @@ class _Question:
     compression: float = 1.0  # of its time
 
 
-def make_plan(wanted: Wanted, tell: Callable[[str], None]) -> PlanResult:
+def make_plan(wanted: PlanRequest, tell: Callable[[str], None]) -> PlanResult:
     """Plan.
 
     Args:
@@ -166,15 +166,15 @@ def make_plan(wanted: Wanted, tell: Callable[[str], None]) -> PlanResult:
     )
 
 
-def _curve(wanted: Wanted, question: _Question, replicas: int, each: float) -> list[CurvePoint]:
+def _curve(wanted: PlanRequest, question: _Question, replicas: int, each: float) -> list[CapacityPoint]:
     """The highest rates, around the planned number; `each` is what a replica carries by a guess."""
     rates = {
         count: highest_rate(question.expect, count, question.capacity, each * count) for count in curve_points(replicas)
     }
-    return [CurvePoint(count, count * wanted.replica_cores, round(float(rate), 2)) for count, rate in rates.items()]
+    return [CapacityPoint(count, count * wanted.replica_cores, round(float(rate), 2)) for count, rate in rates.items()]
 
 
-def _question(wanted: Wanted) -> _Question:
+def _question(wanted: PlanRequest) -> _Question:
     configurations = _configurations(wanted)
     arrivals_ns, make, rates, faster = None, wanted.arrivals, list(wanted.rates), 1.0
     if wanted.recording is not None:
@@ -189,19 +189,19 @@ def _question(wanted: Wanted) -> _Question:
     )
     cluster = Cluster(configurations[0], 1, wanted.routing, round(wanted.hedge_ms * 1e6))
     if not wanted.together:
-        expect = expect_cluster(cluster, Load(make, wanted.limits[0], wanted.seed), wanted.workers)
+        expect = expect_cluster(cluster, PlannedLoad(make, wanted.limits[0], wanted.seed), wanted.workers)
         return _Question(
             expect, rates[0], capacity_of(configurations[0], wanted.workers), lone, cluster, arrivals_ns, faster
         )
     tenants = [
-        Tenant(configuration, Load(make, limit, wanted.seed), rate, spin_ns(item.profile.settings.engine))
+        Tenant(configuration, PlannedLoad(make, limit, wanted.seed), rate, spin_ns(item.profile.settings.engine))
         for item, configuration, limit, rate in zip(wanted.models, configurations, wanted.limits, rates, strict=True)
     ]
     expect = expect_together(tenants, wanted.replica_cores)
     return _Question(expect, sum(rates), capacity_together(tenants), lone, cluster)
 
 
-def _recorded(wanted: Wanted, recording: Recording) -> tuple[float, np.ndarray]:
+def _recorded(wanted: PlanRequest, recording: Recording) -> tuple[float, np.ndarray]:
     """By how much the recording's time runs faster, and its arrivals, int64 ns.
 
     Raises:
@@ -225,14 +225,14 @@ def _recorded(wanted: Wanted, recording: Recording) -> tuple[float, np.ndarray]:
     return faster, arrivals_ns
 
 
-def _configurations(wanted: Wanted) -> list[Configuration]:
+def _configurations(wanted: PlanRequest) -> list[Configuration]:
     """Of one server: a worker has its share of a replica's cores."""
     cores = wanted.replica_cores / wanted.workers
     result = [model.service.configuration(model.profile.settings, cores) for model in wanted.models]
     return [slowed(item, _scale(item, wanted)) for item in result] if wanted.capacity else result
 
 
-def _scale(configuration: Configuration, wanted: Wanted) -> float:
+def _scale(configuration: Configuration, wanted: PlanRequest) -> float:
     """How much longer everything takes where a replica answers what was measured; 1 where nothing was."""
     return capacity_of(configuration, wanted.workers) / wanted.capacity if wanted.capacity else 1.0
 
@@ -256,8 +256,8 @@ def _finite(value: float, digits: int = 4) -> float | None:
     return round(float(value), digits) if np.isfinite(value) else None
 
 
-def _predicted(figures: Figures) -> Predicted:
-    return Predicted(
+def _predicted(figures: Figures) -> PlannedFigures:
+    return PlannedFigures(
         round(figures.rate, 2),
         _finite(figures.p50_ms),
         _finite(figures.p99_ms),
@@ -273,7 +273,7 @@ def _in_flight(figures: Figures, replicas: int) -> float:
     return figures.rate / replicas * (figures.p50_ms if np.isfinite(figures.p50_ms) else 0.0) / 1e3
 
 
-def _models(wanted: Wanted, question: _Question, result: Figures) -> list[PlannedModel]:
+def _models(wanted: PlanRequest, question: _Question, result: Figures) -> list[PlannedModel]:
     parts = result.parts or (result,)
     return [
         PlannedModel(
@@ -333,7 +333,7 @@ def _autoscaled(course: Course, rules: Rules, fixed_hours: float, saturated: flo
     )
 
 
-def _assumptions(wanted: Wanted, replicas: int, result: Figures, faster: float) -> Assumptions:
+def _assumptions(wanted: PlanRequest, replicas: int, result: Figures, faster: float) -> Assumptions:
     return Assumptions(
         headroom=wanted.headroom,
         failures=wanted.failures,
@@ -351,7 +351,7 @@ def _assumptions(wanted: Wanted, replicas: int, result: Figures, faster: float) 
     )
 
 
-def _notes(wanted: Wanted, replicas: int, faster: float) -> list[str]:
+def _notes(wanted: PlanRequest, replicas: int, faster: float) -> list[str]:
     """What holds of this plan, in words."""
     cores, workers, capacity = wanted.replica_cores, wanted.workers, wanted.capacity
     first = wanted.models[0]

@@ -6,7 +6,7 @@ A key that is None is null in the JSON: it was not asked for, or its value is un
 from tailcut.record import Record
 
 
-class Predicted(Record, frozen=True):
+class PlannedFigures(Record, frozen=True):
     """What is expected at a rate."""
 
     rate: float  # requests per second
@@ -31,10 +31,10 @@ class PlannedModel(Record, frozen=True):
     max_batch_size: int
     measured_in: str  # the file with the service times
     exact: bool  # false: measured before the last changes of the engine's settings
-    predicted: Predicted
+    predicted: PlannedFigures
 
 
-class CurvePoint(Record, frozen=True):
+class CapacityPoint(Record, frozen=True):
     """The highest rate at which so many replicas meet the limit."""
 
     replicas: int
@@ -48,7 +48,7 @@ class Loss(Record, frozen=True):
     lost: int
     replicas: int
     in_flight: float  # mean number of requests that go with each lost replica
-    predicted: Predicted
+    predicted: PlannedFigures
 
 
 class Price(Record, frozen=True):
@@ -119,9 +119,9 @@ class PlanResult(Record, frozen=True):
     workers: int  # server processes of all replicas
     cores: float
     gpus: int
-    predicted: Predicted  # of all models together: latencies of the one nearest to its limit, or furthest over it
-    stressed: Predicted  # at the rate with headroom, with as many replicas lost as may be
-    curve: list[CurvePoint]
+    predicted: PlannedFigures  # of all models together: latencies of the one nearest to its limit, or furthest over it
+    stressed: PlannedFigures  # at the rate with headroom, with as many replicas lost as may be
+    curve: list[CapacityPoint]
     losses: list[Loss]
     price: Price | None
     autoscaling: Autoscaled | None

@@ -60,7 +60,7 @@ Expect = Callable[[int, float], Figures]  # of so many replicas, at so many requ
 
 
 @dataclass(frozen=True)
-class Load:
+class PlannedLoad:
     """What one model is asked.
 
     Args:
@@ -100,7 +100,7 @@ class Load:
         return self.make(1.0).name in {"bursty", "trace"}
 
 
-def expect_cluster(cluster: Cluster, load: Load, workers: int = 1) -> Expect:
+def expect_cluster(cluster: Cluster, load: PlannedLoad, workers: int = 1) -> Expect:
     """What replicas of one model do, each of them `workers` servers; what was asked once is not simulated again.
 
     Args:

@@ -11,9 +11,9 @@ from functools import cache
 import numpy as np
 
 from tailcut.planning.cluster import without_client
-from tailcut.planning.search import MOST_SIMULATED, Expect, Figures, Load, answered_within, capacity_of
+from tailcut.planning.search import MOST_SIMULATED, Expect, Figures, PlannedLoad, answered_within, capacity_of
 from tailcut.tuner.simulate import Configuration, Prediction
-from tailcut.tuner.together.simulation import Member, simulate_together
+from tailcut.tuner.together.simulation import CoTenant, simulate_together
 
 _MOST = 120_000  # requests of one replica
 _WARMUP = 0.1
@@ -32,14 +32,14 @@ class Tenant:
     """
 
     configuration: Configuration
-    load: Load
+    load: PlannedLoad
     rate: float
     spin_ns: int = 0
 
 
 def expect_together(tenants: Sequence[Tenant], cores: float) -> Expect:
     """What replicas of all models do, by their number and the rate of all models together."""
-    members = [Member(without_client(tenant.configuration), tenant.spin_ns) for tenant in tenants]
+    members = [CoTenant(without_client(tenant.configuration), tenant.spin_ns) for tenant in tenants]
     planned, seed = sum(tenant.rate for tenant in tenants), tenants[0].load.seed
 
     @cache
@@ -88,7 +88,7 @@ def capacity_together(tenants: Sequence[Tenant]) -> float:
     return _ABOVE / sum(tenant.rate / planned / capacity_of(tenant.configuration) for tenant in tenants)
 
 
-def _figures(load: Load, prediction: Prediction, rate: float) -> Figures:
+def _figures(load: PlannedLoad, prediction: Prediction, rate: float) -> Figures:
     counted = prediction.latencies_ns[round(_WARMUP * len(prediction.latencies_ns)) :]
     own = Prediction(counted, prediction.refused, prediction.duration_s * (1 - _WARMUP), 0.0, 0.0, prediction.batches)
     at_ms = own.percentile_ms(load.limit.share)

@@ -12,7 +12,7 @@ from tailcut.engines.file_hash import external_weights_hash, file_hash, model_ha
 from tailcut.engines.files import model_name
 from tailcut.errors import MissingFileError, TailcutError, UsageError
 from tailcut.ray.installed import need_ray
-from tailcut.ray.plan import DEPLOYMENT, Carried, Plan, Replicas, deployment_options, read_plan
+from tailcut.ray.plan import DEPLOYMENT, ApplicationPlan, CarriedLoad, Replicas, deployment_options, read_plan
 from tailcut.ray.resources import Resources, resources_of, together
 from tailcut.runtime.opening.source import is_profile
 from tailcut.runtime.profile import Profile, is_pipeline
@@ -115,7 +115,7 @@ def make_plan(  # noqa: PLR0913  as `deployment`
     drain_s: float = 5.0,
     options: Sequence[str] = (),
     token_file: Source | None = None,
-) -> Plan:
+) -> ApplicationPlan:
     """The plan of an application. Arguments and errors are those of `deployment`; Ray need not be installed."""
     named = {name: _place(item) for name, item in source.items()} if isinstance(source, Mapping) else {}
     listed = [source] if isinstance(source, str | Path) else [] if named else list(source)
@@ -133,7 +133,7 @@ def make_plan(  # noqa: PLR0913  as `deployment`
     if target_ongoing_requests is not None:
         changes["target_ongoing"] = target_ongoing_requests
     try:
-        return Plan(
+        return ApplicationPlan(
             sources=() if named else sources,
             multiplexed=named,
             models_per_replica=models_per_replica,
@@ -227,7 +227,7 @@ def _file(source: str) -> Path:
 
 def _carried(
     sources: Sequence[str], profiles: Sequence[Profile | None], limit_ms: float | None, percentile: str
-) -> Carried:
+) -> CarriedLoad:
     """What a replica carries: of one tuned model by its measurements, else by a guess.
 
     Raises:
@@ -242,11 +242,11 @@ def _carried(
     if profile is None or profile.is_of_pipeline or (limit_ms is None and "service" not in profile.evidence):
         if limit_ms is not None:
             raise UsageError("limit_ms needs the tuned profile of one model, whose measurements say what meets it")
-        return Carried()
+        return CarriedLoad()
     # numba is loaded, which a replica does without.
     from tailcut.planning.measured import read_measured  # noqa: PLC0415
     from tailcut.ray.scaling import carried_by, tuned_limit  # noqa: PLC0415
 
     measured = read_measured(Path(_path(sources[0])))
     limit = tuned_limit(measured) if limit_ms is None else Limit(percentile, limit_ms)
-    return Carried() if limit is None else carried_by(measured, limit)
+    return CarriedLoad() if limit is None else carried_by(measured, limit)

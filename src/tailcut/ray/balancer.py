@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tailcut.atomic import write_atomically
 from tailcut.client.directory import Directory
-from tailcut.client.requests import Address
+from tailcut.client.requests import ServerAddress
 from tailcut.errors import UsageError
 from tailcut.ray.haproxy import Front, haproxy_config
 
@@ -64,9 +64,9 @@ class Balancer:
         self._say = say
         self._changed = threading.Event()
         self._stopped = threading.Event()
-        self._replicas: Sequence[Address] = ()
+        self._replicas: Sequence[ServerAddress] = ()
 
-    def run(self, ready: Callable[[Sequence[Address]], None] = lambda _: None) -> int:
+    def run(self, ready: Callable[[Sequence[ServerAddress]], None] = lambda _: None) -> int:
         """Run until `stop` is called, or haproxy ends; the exit code.
 
         Args:
@@ -101,7 +101,7 @@ class Balancer:
         """End haproxy when it has answered what it has. A signal handler may call it."""
         self._stopped.set()
 
-    def _take(self, replicas: Sequence[Address]) -> None:
+    def _take(self, replicas: Sequence[ServerAddress]) -> None:
         self._replicas = replicas
         self._changed.set()
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tailcut.client.requests import Address
+from tailcut.client.requests import ServerAddress
 from tailcut.errors import UsageError
 
 
@@ -30,7 +30,7 @@ class Front:
                 raise UsageError(f"{value!r} cannot stand in haproxy's configuration: it has spaces or quotes")
 
 
-def haproxy_config(replicas: Sequence[Address], front: Front) -> str:
+def haproxy_config(replicas: Sequence[ServerAddress], front: Front) -> str:
     """The configuration for these replicas.
 
     Each request goes to the less loaded of two replicas drawn at random. One that is refused, or whose connection is
@@ -73,7 +73,7 @@ def haproxy_config(replicas: Sequence[Address], front: Front) -> str:
     return "\n".join([*lines, ""])
 
 
-def _server(replica: Address, ca: str) -> str:
+def _server(replica: ServerAddress, ca: str) -> str:
     if replica.tls and not ca:
         raise UsageError(f"the replica {replica} uses TLS: give the certificate of its authority, --ca FILE")
     name = f"r-{replica.host}-{replica.port}".replace(":", "-")

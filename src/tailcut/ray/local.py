@@ -17,8 +17,8 @@ from yarl import URL
 from tailcut.client.aio import AsyncClient
 from tailcut.errors import InvalidInputError
 from tailcut.ray.forwarding import folder_of, passed_on, request_target
-from tailcut.ray.plan import Plan
-from tailcut.ray.policy import Counts, ongoing, read_counts
+from tailcut.ray.plan import ApplicationPlan
+from tailcut.ray.policy import AnswerCounts, ongoing, read_counts
 from tailcut.ray.server import ReplicaServer
 
 _STOP_S = 25.0  # after the drain: less than Serve waits for
@@ -35,7 +35,7 @@ class LocalServer:
         token: that its requests need; None: they need none.
     """
 
-    def __init__(self, server: ReplicaServer, plan: Plan, token: str | None) -> None:
+    def __init__(self, server: ReplicaServer, plan: ApplicationPlan, token: str | None) -> None:
         self.server = server
         self._plan = plan
         self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
@@ -46,14 +46,14 @@ class LocalServer:
             skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
             timeout=aiohttp.ClientTimeout(total=None),
         )
-        self._counts = Counts(time.monotonic(), 0.0, 0.0)
+        self._counts = AnswerCounts(time.monotonic(), 0.0, 0.0)
         self._calls = 0  # in flight through this object
         self._idle = asyncio.Event()
         self._idle.set()
 
     @classmethod
     async def start(
-        cls, plan: Plan, sources: Sequence[str], host: str, on_end: Callable[[], None], cpus: int
+        cls, plan: ApplicationPlan, sources: Sequence[str], host: str, on_end: Callable[[], None], cpus: int
     ) -> "LocalServer":
         """Start a server of these sources, and wait until it is ready.
 

@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from tailcut.client.directory import RAY
-from tailcut.client.requests import Address
+from tailcut.client.requests import ServerAddress
 from tailcut.errors import InvalidInputError, NotFoundError, TailcutError, UnreachableError
 from tailcut.ray.installed import need_ray
 
@@ -22,7 +22,7 @@ _POLL_S = 90.0  # longer than the controller holds an answer back
 _AGAIN_S = 0.5
 _FIRST_S = 10.0  # for the first answer; there is none before an application has had a replica
 
-Changed = Callable[[Sequence[Address]], None]
+Changed = Callable[[Sequence[ServerAddress]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Name:
         return f"{RAY}{self.application}/{self.deployment}" if self.deployment else f"{RAY}{self.application}"
 
 
-def addresses_of(replicas: Iterable[Any]) -> tuple[Address, ...]:
+def addresses_of(replicas: Iterable[Any]) -> tuple[ServerAddress, ...]:
     """The addresses of replicas, in an order that does not depend on theirs; of others than Tailcut's there is none.
 
     Args:
@@ -59,10 +59,10 @@ def addresses_of(replicas: Iterable[Any]) -> tuple[Address, ...]:
     """
     message = [replica.replica_metadata.get(PUBLISHED) for replica in replicas]
     urls = sorted({item["url"] for item in message if isinstance(item, dict) and "url" in item})
-    return tuple(map(Address.parse, urls))
+    return tuple(map(ServerAddress.parse, urls))
 
 
-class Replicas:
+class ReplicaDirectory:
     """The replicas of an application, as a client's directory."""
 
     def __init__(self, name: Name) -> None:
@@ -71,7 +71,7 @@ class Replicas:
         self._stopped = threading.Event()
 
     @classmethod
-    def parse(cls, url: str) -> "Replicas":
+    def parse(cls, url: str) -> "ReplicaDirectory":
         """The replicas of `ray://APP` or `ray://APP/DEPLOYMENT`.
 
         Raises:

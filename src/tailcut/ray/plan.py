@@ -54,7 +54,7 @@ class Replicas(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return self.least == self.most
 
 
-class Carried(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class CarriedLoad(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What one replica carries."""
 
     most_ongoing: int = 64  # requests that Serve sends to a replica before the first of them is answered
@@ -69,7 +69,7 @@ class Carried(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         _check_above_0("target_ongoing_requests", self.target_ongoing)
 
 
-class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ApplicationPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An application of Ray Serve.
 
     Args:
@@ -97,7 +97,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     gpus: float = 0.0
     memory_bytes: int = 0
     exclusive: bool = False
-    carried: Carried = Carried()
+    carried: CarriedLoad = CarriedLoad()
     replicas: Replicas = Replicas()
     host: str | None = None
     drain_s: float = 5.0
@@ -114,19 +114,19 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             _check_at_least(name, getattr(self, name), 0)
 
 
-def read_plan(values: dict[str, Any]) -> Plan:
+def read_plan(values: dict[str, Any]) -> ApplicationPlan:
     """A plan from the `args` of an application in a YAML file.
 
     Raises:
         UsageError: they are not what `tailcut ray config` writes.
     """
     try:
-        return msgspec.convert(values, Plan)
+        return msgspec.convert(values, ApplicationPlan)
     except (msgspec.ValidationError, ValueError) as error:
         raise UsageError(f"args of tailcut.ray:build: {error}: write them with tailcut ray config") from None
 
 
-def deployment_options(plan: Plan) -> dict[str, Any]:
+def deployment_options(plan: ApplicationPlan) -> dict[str, Any]:
     """The options of the deployment, as `serve.deployment` and a YAML file take them."""
     resources: dict[str, Any] = {"num_cpus": plan.cpus, "num_gpus": plan.gpus}
     if plan.memory_bytes:
@@ -157,7 +157,7 @@ def deployment_options(plan: Plan) -> dict[str, Any]:
     return options
 
 
-def serve_config(name: str, route: str, plan: Plan) -> dict[str, Any]:
+def serve_config(name: str, route: str, plan: ApplicationPlan) -> dict[str, Any]:
     """The content of a file for `serve deploy`, with one application.
 
     Args:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 METRIC = "tailcut_ongoing"
 
 
-class Counts(NamedTuple):
+class AnswerCounts(NamedTuple):
     """What a server has counted until a time: answered requests, and their time in it."""
 
     at_s: float
@@ -17,17 +17,17 @@ class Counts(NamedTuple):
     seconds: float
 
 
-def read_counts(text: str, at_s: float) -> Counts:
+def read_counts(text: str, at_s: float) -> AnswerCounts:
     """The counts of all models of a server from what it answers to GET /metrics."""
     sums = {"nv_inference_request_success": 0.0, "nv_inference_request_duration_us": 0.0}
     for line in text.splitlines():
         name, _, rest = line.partition("{")
         if name in sums:
             sums[name] += float(rest.rpartition(" ")[2])
-    return Counts(at_s, sums["nv_inference_request_success"], sums["nv_inference_request_duration_us"] / 1e6)
+    return AnswerCounts(at_s, sums["nv_inference_request_success"], sums["nv_inference_request_duration_us"] / 1e6)
 
 
-def ongoing(before: Counts, now: Counts, rate: float | None, at_rate: float | None) -> float:
+def ongoing(before: AnswerCounts, now: AnswerCounts, rate: float | None, at_rate: float | None) -> float:
     """Requests in flight at a server, averaged over the time between two counts.
 
     By Little's law it is the time that requests spent in the server, per time that passed. A server that computes on

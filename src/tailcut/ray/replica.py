@@ -20,7 +20,7 @@ from starlette.responses import JSONResponse, Response
 from tailcut.errors import NotFoundError
 from tailcut.ray.local import LocalServer
 from tailcut.ray.membership import PUBLISHED
-from tailcut.ray.plan import Plan, read_plan
+from tailcut.ray.plan import ApplicationPlan, read_plan
 from tailcut.ray.policy import METRIC
 
 _log = logging.getLogger("ray.serve")
@@ -37,7 +37,7 @@ class Replica:
     """Serves the models of a plan, each replica all of them. Ray Serve calls it.
 
     Args:
-        values: a `Plan`, as builtin types.
+        values: a `ApplicationPlan`, as builtin types.
     """
 
     async def __init__(self, values: dict[str, Any]) -> None:  # type: ignore[misc]  # Serve awaits it
@@ -96,7 +96,7 @@ class MultiplexedReplica:
     """Loads the model that a request names, and keeps the models that were used last. Ray Serve calls it.
 
     Args:
-        values: a `Plan`, as builtin types.
+        values: a `ApplicationPlan`, as builtin types.
     """
 
     def __init__(self, values: dict[str, Any]) -> None:
@@ -164,6 +164,6 @@ class MultiplexedReplica:
         return name
 
 
-def replica_class(plan: Plan) -> type:
+def replica_class(plan: ApplicationPlan) -> type:
     """The class of the deployment."""
     return MultiplexedReplica if plan.multiplexed else Replica

@@ -11,9 +11,9 @@ from tailcut.errors import UsageError
 from tailcut.lab.arrivals import Poisson
 from tailcut.planning.cluster import Cluster
 from tailcut.planning.demand import Limit
-from tailcut.planning.measured import Measured
-from tailcut.planning.search import Load, capacity_of, expect_cluster, highest_rate, lone_ms
-from tailcut.ray.plan import Carried
+from tailcut.planning.measured import MeasuredProfile
+from tailcut.planning.search import PlannedLoad, capacity_of, expect_cluster, highest_rate, lone_ms
+from tailcut.ray.plan import CarriedLoad
 
 _FULL = 0.7  # of what a replica carries: what is in flight when another one is to start
 _FIRST = 0.7  # of the capacity: where the search begins
@@ -21,7 +21,7 @@ _ALLOW_MORE = "allow more (limit_ms, or --slo)"
 _MOST = 1024  # rows that a server queues by default
 
 
-def carried_by(measured: Measured, limit: Limit) -> Carried:
+def carried_by(measured: MeasuredProfile, limit: Limit) -> CarriedLoad:
     """What one replica of a tuned profile carries.
 
     Raises:
@@ -37,14 +37,14 @@ def carried_by(measured: Measured, limit: Limit) -> Carried:
             f"takes {alone_ms:.4g} ms: {_ALLOW_MORE}, or tune for latency"
         )
     capacity = capacity_of(configuration, workers)
-    expect = expect_cluster(Cluster(configuration), Load(Poisson, limit), workers)
+    expect = expect_cluster(Cluster(configuration), PlannedLoad(Poisson, limit), workers)
     rate = highest_rate(expect, 1, capacity, _FIRST * capacity)
     if not rate:
         raise UsageError(
             f"{profile.model.name}: no rate meets {limit.percentile} within {limit.limit_ms:.4g} ms: {_ALLOW_MORE}"
         )
     ongoing = rate * expect(1, rate).p50_ms / 1e3
-    return Carried(
+    return CarriedLoad(
         most_ongoing=min(_MOST, max(1, math.ceil(rate * limit.limit_ms / 1e3))),
         target_ongoing=_rounded(_FULL * ongoing),
         rate=_rounded(rate),
@@ -53,7 +53,7 @@ def carried_by(measured: Measured, limit: Limit) -> Carried:
     )
 
 
-def tuned_limit(measured: Measured) -> Limit | None:
+def tuned_limit(measured: MeasuredProfile) -> Limit | None:
     """The limit that the tune held p99 to; None where the profile does not record it."""
     value = measured.profile.evidence.get("limit_ms")
     return Limit("p99", float(value)) if isinstance(value, int | float) and value > 0 else None

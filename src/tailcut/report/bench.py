@@ -7,7 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from tailcut.lab.record import PERCENTILES
-from tailcut.lab.records import BenchResult, CurvePoint, Lengths, Run, RunComparison, ScenarioResult, SloResult
+from tailcut.lab.records import BenchResult, Lengths, Run, RunComparison, ScenarioResult, SearchPoint, SloResult
 from tailcut.report.bench_words import (
     doubt,
     doubts,
@@ -61,7 +61,7 @@ def _runs(console: Console, record: BenchResult) -> None:
     _late_causes(console, [run for run in record.runs if run.client_behind or run.late_because])
 
 
-def _late_causes(console: Console, late: Sequence[Run | CurvePoint]) -> None:
+def _late_causes(console: Console, late: Sequence[Run | SearchPoint]) -> None:
     for text in late_causes(late):
         console.print(f"[yellow]{escape(text)}[/]")
 

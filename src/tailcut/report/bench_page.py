@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tailcut.lab.records import BenchResult, CurvePoint, Interval, Lengths, Run, SloResult
+from tailcut.lab.records import BenchResult, IntervalRecord, Lengths, Run, SearchPoint, SloResult
 from tailcut.lab.saturation import Shown
 from tailcut.report import bench_words
 from tailcut.report.bench_words import length_figures, percentile_words, scenario_value, unknown_headline
@@ -20,7 +20,7 @@ from tailcut.report.charts import (
     logarithmic,
     percentile_chart,
 )
-from tailcut.report.strips import Arm, Bar, Strips, ratio_bar, reach_of, strips
+from tailcut.report.strips import ArmStrip, Bar, Strips, ratio_bar, reach_of, strips
 from tailcut.report.words import (
     count,
     length_range,
@@ -44,12 +44,12 @@ _RATE_LINES = (("p50", "c5"), ("p95", "c3"), ("p99", "c1"))
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class PercentileRow:
     """A percentile of a run against the earlier one."""
 
     run: str
     name: str
-    ratio: Interval
+    ratio: IntervalRecord
     verdict: str
     bar: Bar | None
 
@@ -74,7 +74,7 @@ class BenchPage:
     curves: Chart | None
     rates: Chart | None
     facts: tuple[tuple[str, str, str], ...]
-    changes: tuple[Change, ...]
+    changes: tuple[PercentileRow, ...]
     doubts: tuple[str, ...]
     costs: bool  # whether any run has one
     tried: tuple[tuple[str, ...], ...]  # of a search: rate, p99, at most, what that shows, lateness, client CPU
@@ -92,7 +92,10 @@ def page(record: BenchResult) -> BenchPage:
         lead,
         tuple(runs),
         strips(
-            [Arm(words, tone, f"{run.samples:,} samples", points, _figures(run)) for words, tone, run, points in shown]
+            [
+                ArmStrip(words, tone, f"{run.samples:,} samples", points, _figures(run))
+                for words, tone, run, points in shown
+            ]
         ),
         percentile_chart(
             [(words, tone, [(q, value) for q, value in points if q >= 0.25]) for words, tone, _, points in shown],
@@ -114,7 +117,7 @@ def page(record: BenchResult) -> BenchPage:
     )
 
 
-def headline(record: BenchResult, changes: Sequence[Change]) -> tuple[str, str]:
+def headline(record: BenchResult, changes: Sequence[PercentileRow]) -> tuple[str, str]:
     """The p99, or the change where an earlier result is compared with; never more than was measured."""
     runs, place = record.runs, f"{record.target} ({record.transport})"
     if record.slo:
@@ -214,7 +217,7 @@ def _spread(entries: list[_Drawn]) -> list[_Drawn]:
 def _rates(record: BenchResult) -> Chart | None:
     """Latency against offered rate, where there are three open runs or more; with the limit of a search."""
     slo = record.slo
-    runs: Sequence[Run | CurvePoint] = slo.curve if slo else [run for run in record.runs if run.mode == "open"]
+    runs: Sequence[Run | SearchPoint] = slo.curve if slo else [run for run in record.runs if run.mode == "open"]
     swept = sorted(
         ((run.rate_offered, run.latency_ms) for run in runs if run.rate_offered and run.latency_ms.p50 is not None),
         key=lambda item: item[0],
@@ -241,7 +244,7 @@ def _rates(record: BenchResult) -> Chart | None:
     return Chart("Latency against the offered rate", x, y, kept, rule)
 
 
-def _changes(record: BenchResult) -> tuple[Change, ...]:
+def _changes(record: BenchResult) -> tuple[PercentileRow, ...]:
     entries = [
         (load(record.runs[entry.run]), name, result)
         for entry in record.comparison or ()
@@ -249,6 +252,6 @@ def _changes(record: BenchResult) -> tuple[Change, ...]:
     ]
     reach = reach_of([result.ratio for _, _, result in entries]) if entries else 1.0
     return tuple(
-        Change(run, name.replace("_", "."), result.ratio, result.verdict, ratio_bar(result.ratio, reach))
+        PercentileRow(run, name.replace("_", "."), result.ratio, result.verdict, ratio_bar(result.ratio, reach))
         for run, name, result in entries
     )

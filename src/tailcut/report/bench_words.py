@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from math import ceil
 
 from tailcut.lab.record import PERCENTILES
-from tailcut.lab.records import CurvePoint, Lengths, Run, ScenarioResult
+from tailcut.lab.records import Lengths, Run, ScenarioResult, SearchPoint
 from tailcut.report.words import milliseconds
 from tailcut.stats import samples_needed
 
@@ -16,12 +16,12 @@ _SINGLY = 3  # late runs are told one by one; more of them in one line
 _Form = Callable[[float], str]
 
 
-def percentile_words(run: Run | CurvePoint, name: str, form: _Form = milliseconds) -> str:
+def percentile_words(run: Run | SearchPoint, name: str, form: _Form = milliseconds) -> str:
     """A percentile of a run, or why there is none."""
     return _known_or_why(run, name, getattr(run.latency_ms, name), form)
 
 
-def interval_words(run: Run | CurvePoint, form: _Form = milliseconds, to: str = " to ") -> str:
+def interval_words(run: Run | SearchPoint, form: _Form = milliseconds, to: str = " to ") -> str:
     """The interval of a run's p99, or the bound of a late client's; without either, the p99 says why."""
     if run.p99_interval_ms is not None:
         return to.join(map(form, run.p99_interval_ms))
@@ -59,7 +59,7 @@ def unknown_headline(runs: Sequence[Run]) -> str:
     return f"p99 needs {_NEEDED} samples{advice}"
 
 
-def doubt(run: Run | CurvePoint) -> str:
+def doubt(run: Run | SearchPoint) -> str:
     """Why a run's percentiles are unknown, or may not be the server's; nothing where they are."""
     if run.client_behind:
         most = run.p99_at_most_ms
@@ -77,7 +77,7 @@ def doubt(run: Run | CurvePoint) -> str:
     return ""
 
 
-def doubts(named: Sequence[tuple[str, Run | CurvePoint]]) -> list[str]:
+def doubts(named: Sequence[tuple[str, Run | SearchPoint]]) -> list[str]:
     """The doubts of several runs, each after its name; of many late ones in one line."""
     late = [run for _, run in named if run.client_behind]
     result = []
@@ -94,18 +94,18 @@ def doubts(named: Sequence[tuple[str, Run | CurvePoint]]) -> list[str]:
     return result + [f"{name}: {words}" for name, run in named if (words := doubt(run))]
 
 
-def late_causes(late: Sequence[Run | CurvePoint]) -> list[str]:
+def late_causes(late: Sequence[Run | SearchPoint]) -> list[str]:
     """Each cause once why the client was late."""
     return [f"the client was late: {text}" for text in dict.fromkeys(run.late_because or LATE_ADVICE for run in late)]
 
 
-def _known_or_why(run: Run | CurvePoint, name: str, value: float | None, form: _Form) -> str:
+def _known_or_why(run: Run | SearchPoint, name: str, value: float | None, form: _Form) -> str:
     if value is not None:
         return form(value)
     return "client late" if run.client_behind else f"needs {samples_needed(PERCENTILES[name]):,}"
 
 
-def _too_few(run: Run | CurvePoint) -> str:
+def _too_few(run: Run | SearchPoint) -> str:
     """What a run lacks for a p99, or for a bound of it."""
     if run.samples >= _NEEDED:
         return ""
@@ -118,7 +118,7 @@ def _at_most(least_ms: float, most_ms: float) -> str:
     return f"p99 at most {high if low == high else f'{low} to {high}'} ms, client lateness included"
 
 
-def _advice(run: Run | CurvePoint) -> str:
+def _advice(run: Run | SearchPoint) -> str:
     """How to get enough samples for a p99, at the rate that this run had."""
     if isinstance(run, Run) and run.mode == "open" and run.rate_offered is None:
         return "use more --samples"

@@ -32,7 +32,7 @@ from tailcut.tuner.events import (
     CandidateStarted,
     Estimated,
     Event,
-    Expected,
+    ExpectedTime,
     Phase,
     RungDone,
     RungStarted,
@@ -83,7 +83,7 @@ class LadderView:
                 self._estimated += count
             case Best(setting, score):
                 self._best = f"{setting}, {score}"
-            case Expected(seconds):
+            case ExpectedTime(seconds):
                 self._whole_s = seconds
             case RungStarted(name, candidates):
                 self._phase = name

@@ -25,7 +25,7 @@ _NAMED_SHARE = 0.2  # of a request, from which a stage is written beside its bar
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class StagePart:
     """A stage in a bar, in per cent of its width."""
 
     tone: str
@@ -41,7 +41,7 @@ class StageBar:
     name: str
     note: str
     figures: tuple[tuple[str, str], ...]
-    parts: tuple[Part, ...]
+    parts: tuple[StagePart, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +161,7 @@ def _bar(scale: Scale, name: str, note: str, times: _Stages) -> StageBar:
         words = nanoseconds(time * 1e3)
         at, end = 100 * scale.at(begin), 100 * scale.at(begin + time)
         if end - at >= _LEAST_WIDTH:
-            parts.append(Part(STAGES[stage][1], round(at, 2), round(end - at, 2), f"{stage} {words}"))
+            parts.append(StagePart(STAGES[stage][1], round(at, 2), round(end - at, 2), f"{stage} {words}"))
         if whole and time / whole >= _NAMED_SHARE:
             figures.append((stage, words))
         begin += time

@@ -7,10 +7,10 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from tailcut.tuner.catalogue import Setting
+from tailcut.tuner.catalogue import CatalogueSetting
 
 
-def ladder_view(catalogue: Sequence[Setting]) -> RenderableType:
+def ladder_view(catalogue: Sequence[CatalogueSetting]) -> RenderableType:
     """The settings in the order of their rungs."""
     blocks: list[RenderableType] = []
     for number, (rung, settings) in enumerate(groupby(catalogue, key=lambda item: item.rung), 1):

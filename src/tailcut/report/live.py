@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from tailcut.live.records import About, Finding, ModelView, View
+from tailcut.live.records import About, DoctorFinding, ModelView, View
 from tailcut.report.words import count, nanoseconds
 from tailcut.runtime.tracing.records import SlowRequest
 from tailcut.runtime.tracing.timeline import MARKS, STAGES
@@ -31,7 +31,7 @@ class Screen:
 
     title: str
     about: About | None = None
-    findings: Sequence[Finding] = ()
+    findings: Sequence[DoctorFinding] = ()
     view: View | None = None
     rates: list[tuple[float, float]] = field(default_factory=list)  # clock and rate, of the last minute
     slow: list[tuple[str, SlowRequest]] = field(default_factory=list)  # with the model's name

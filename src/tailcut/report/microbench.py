@@ -5,7 +5,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from tailcut.lab.records import MicrobenchResult, Outliers
+from tailcut.lab.records import MicrobenchResult, OutlierRecord
 from tailcut.report.words import bounds, count, nanoseconds, ratio
 
 _COLOURS = {"better": "green", "worse": "red", "indistinct": "dim"}
@@ -94,7 +94,7 @@ def harness_words(record: MicrobenchResult) -> str:
     )
 
 
-def outlier_words(apart: Outliers) -> str:
+def outlier_words(apart: OutlierRecord) -> str:
     """How many samples stand apart, and how far."""
     severe, total = apart.low_severe + apart.high_severe, apart.total
     return "none" if not total else f"{total} mild" if not severe else f"{total}, {severe} severe"

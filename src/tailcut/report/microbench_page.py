@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tailcut.lab.records import FunctionResult, Interval, MicrobenchResult
+from tailcut.lab.records import FunctionResult, IntervalRecord, MicrobenchResult
 from tailcut.report.charts import TONES, Chart, Point, Scale, Series, density, linear, span
 from tailcut.report.microbench import count_columns, doubts, harness_words, verdict_words
 from tailcut.report.strips import Bar, ratio_bar, reach_of
@@ -16,12 +16,12 @@ _DOTS = 480  # in a chart, all functions together: more cannot be told apart, an
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class RatioRow:
     """A ratio of two times, and what it proves."""
 
     name: str
     to: str
-    ratio: Interval
+    ratio: IntervalRecord
     verdict: str
     words: str
     bar: Bar | None
@@ -39,7 +39,7 @@ class MicrobenchPage:
     distribution: Chart
     history: Chart
     lines: Chart | None
-    changes: tuple[Change, ...]
+    changes: tuple[RatioRow, ...]
     doubts: tuple[str, ...]
     harness: str
 
@@ -168,7 +168,7 @@ def _few(values: np.ndarray, functions: int) -> list[tuple[int, float]]:
     return [(index, float(values[index])) for index in sorted(places)]
 
 
-def _changes(record: MicrobenchResult) -> tuple[Change, ...]:
+def _changes(record: MicrobenchResult) -> tuple[RatioRow, ...]:
     entries = [
         (comparison.name, comparison.to, comparison.ratio, comparison.verdict) for comparison in record.comparisons
     ]
@@ -178,6 +178,6 @@ def _changes(record: MicrobenchResult) -> tuple[Change, ...]:
     ]
     reach = reach_of([ratio for _, _, ratio, _ in entries], least=1.03) if entries else 1.0
     return tuple(
-        Change(name, to, ratio, verdict, verdict_words(verdict), ratio_bar(ratio, reach))
+        RatioRow(name, to, ratio, verdict, verdict_words(verdict), ratio_bar(ratio, reach))
         for name, to, ratio, verdict in entries
     )

@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from tailcut.planning.records import Autoscaled, PlanResult, Predicted, ScalingMoment
+from tailcut.planning.records import Autoscaled, PlannedFigures, PlanResult, ScalingMoment
 from tailcut.report.charts import Chart, Point, Series, Tick, linear
 from tailcut.report.words import count, milliseconds
 
@@ -215,7 +215,7 @@ def _thinned(course: Sequence[ScalingMoment]) -> list[ScalingMoment]:
     ]
 
 
-def _row(name: str, replicas: int, predicted: Predicted, *, wide: bool) -> tuple[str, ...]:
+def _row(name: str, replicas: int, predicted: PlannedFigures, *, wide: bool) -> tuple[str, ...]:
     own = (milliseconds(predicted.at_ms) if predicted.at_ms is not None else "refused",) if wide else ()
     figures = (
         _ms(predicted.p50_ms),
@@ -227,7 +227,7 @@ def _row(name: str, replicas: int, predicted: Predicted, *, wide: bool) -> tuple
     return (name, f"{replicas:,}", count(predicted.rate), *figures, "met" if predicted.within else "missed")
 
 
-def _latency_words(predicted: Predicted) -> tuple[str, str]:
+def _latency_words(predicted: PlannedFigures) -> tuple[str, str]:
     return _ms(predicted.p99_ms), _ms(predicted.at_ms)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from tailcut.lab.records import Interval
+from tailcut.lab.records import IntervalRecord
 from tailcut.report.charts import Scale, Tick, logarithmic
 from tailcut.report.words import milliseconds, round_milliseconds
 
@@ -19,7 +19,7 @@ _LEAST_WIDTH = 0.25
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class StripPart:
     """A piece of a strip."""
 
     at: float
@@ -44,12 +44,12 @@ class Strip:
     tone: str
     note: str
     figures: tuple[tuple[str, str], ...]
-    parts: tuple[Part, ...]
+    parts: tuple[StripPart, ...]
     marks: tuple[Mark, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Arm:
+class ArmStrip:
     """One run to draw: pairs of a quantile and its milliseconds, and the figures to write."""
 
     name: str
@@ -77,7 +77,7 @@ class Strips:
     rule: Mark | None
 
 
-def strips(arms: Sequence[Arm], deadline_ms: float | None = None) -> Strips | None:
+def strips(arms: Sequence[ArmStrip], deadline_ms: float | None = None) -> Strips | None:
     """Strips of several runs on one logarithmic axis, the deadline across all; None where no run has a curve."""
     arms = [arm for arm in arms if len(arm.curve) >= 2]
     if not arms:
@@ -89,7 +89,7 @@ def strips(arms: Sequence[Arm], deadline_ms: float | None = None) -> Strips | No
     return Strips(tuple(_strip(scale, arm) for arm in arms), ticks, rule)
 
 
-def ratio_bar(ratio: Interval | None, reach: float = 4.0) -> Bar | None:
+def ratio_bar(ratio: IntervalRecord | None, reach: float = 4.0) -> Bar | None:
     """A ratio's interval on a track from 1/reach to reach; what lies beyond is cut at the edge."""
     if ratio is None:
         return None
@@ -100,21 +100,21 @@ def ratio_bar(ratio: Interval | None, reach: float = 4.0) -> Bar | None:
     return Bar(place(ratio.low), place(ratio.high), place(ratio.point))
 
 
-def reach_of(ratios: Sequence[Interval], least: float = 1.1) -> float:
+def reach_of(ratios: Sequence[IntervalRecord], least: float = 1.1) -> float:
     """A reach that holds all these ratios' intervals."""
     ends = [max(ratio.high, 1 / max(ratio.low, 1e-3)) for ratio in ratios]
     return min(20.0, max([least, *(math.pow(end, 1.15) for end in ends)]))
 
 
-def _strip(scale: Scale, arm: Arm) -> Strip:
+def _strip(scale: Scale, arm: ArmStrip) -> Strip:
     known = dict(arm.curve)
-    parts: list[Part] = []
+    parts: list[StripPart] = []
     for (low, left), (high, right) in pairwise(known.items()):
         opacity = next(solid for depth, solid in _SOLIDITY if abs((low + high) / 2 - 0.5) <= depth)
         start, end = _percent(scale, left), _percent(scale, right)
         if parts and parts[-1].opacity == opacity:
             start = parts.pop().at  # one part instead of two with a seam
-        parts.append(Part(start, round(max(_LEAST_WIDTH, end - start), 2), opacity))
+        parts.append(StripPart(start, round(max(_LEAST_WIDTH, end - start), 2), opacity))
     marks = tuple(Mark(_percent(scale, known[q]), css) for q, css in ((0.5, "middle"), (0.99, "tail")) if q in known)
     words = tuple((term, _figure(value)) for term, value in arm.figures.items())
     return Strip(arm.name, arm.tone, arm.note, words, tuple(parts), marks)

@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from tailcut.report.strips import Arm, Strips, strips
+from tailcut.report.strips import ArmStrip, Strips, strips
 from tailcut.report.tune_page import figures_of
 from tailcut.report.tune_words import NOTHING_KEPT, UNCHANGED, arm_title, noise_words
 from tailcut.report.words import milliseconds, milliseconds_between, ratio
@@ -138,6 +138,7 @@ def _strips(model: JointModel) -> Strips | None:
         return None
     words = ARM_WORDS | ({"tuned": NOTHING_KEPT} if model.unchanged else {})
     arms = [
-        Arm(arm_title(name, model), name, words[name], arm.curve, figures_of(arm)) for name, arm in checked.arms.items()
+        ArmStrip(arm_title(name, model), name, words[name], arm.curve, figures_of(arm))
+        for name, arm in checked.arms.items()
     ]
     return strips(arms, model.limit_ms)

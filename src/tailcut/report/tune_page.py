@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tailcut.report.charts import Chart, Point, Series, Tick, percentile_chart, span
-from tailcut.report.strips import Arm, Bar, Mark, Strips, ratio_bar, strips
+from tailcut.report.strips import ArmStrip, Bar, Mark, Strips, ratio_bar, strips
 from tailcut.report.tune_words import UNCHANGED, arm_title, arm_words
 from tailcut.report.words import count, milliseconds, ratio, round_milliseconds, with_unit
-from tailcut.tuner.result_records import ArmFigures, Candidate, Estimate, Rung, TuneResult
+from tailcut.tuner.result_records import ArmFigures, Candidate, EstimateRecord, Rung, TuneResult
 
 VERDICT_WORDS = {
     "kept": "kept",
@@ -50,7 +50,7 @@ class _Climbed:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class RungStep:
     """One rung: where p99 stood before and after it, and where each dropped candidate would have put it."""
 
     number: int
@@ -83,7 +83,7 @@ class Step:
 class Waterfall:
     """The rungs in their order, on one axis of ratios to where the climb began."""
 
-    steps: tuple[Step, ...]
+    steps: tuple[RungStep, ...]
     ticks: tuple[Mark, ...]
 
 
@@ -99,7 +99,7 @@ def before_after(result: TuneResult) -> tuple[Strips | None, Chart | None]:
         return None, None
     deadline = result.objective.slo_ms
     arms = [
-        Arm(
+        ArmStrip(
             arm_title(name, result),
             name,
             arm_words(name, result),
@@ -126,7 +126,7 @@ def pareto_chart(result: TuneResult) -> Chart | None:
     most = max(item.memory_bytes for item in outcome) or 1
     winner = result.winner
 
-    def points(chosen: Sequence[Estimate]) -> tuple[Point, ...]:
+    def points(chosen: Sequence[EstimateRecord]) -> tuple[Point, ...]:
         return tuple(
             Point(item.alone_ms, item.rate, item.setting or "defaults", _estimate_words(item), _radius(item, most))
             for item in chosen
@@ -147,21 +147,21 @@ def pareto_chart(result: TuneResult) -> Chart | None:
     return Chart(label, x, y, tuple(item for item in series if item.points), hover="point")
 
 
-def _front(result: Sequence[Estimate]) -> list[Estimate]:
+def _front(result: Sequence[EstimateRecord]) -> list[EstimateRecord]:
     """Those that no other beats in rate and lone latency at once, by latency."""
-    front: list[Estimate] = []
+    front: list[EstimateRecord] = []
     for item in sorted(result, key=lambda each: (each.alone_ms, -each.rate)):
         if not front or item.rate > front[-1].rate:
             front.append(item)
     return front
 
 
-def _radius(estimate: Estimate, most: float) -> float:
+def _radius(estimate: EstimateRecord, most: float) -> float:
     """In proportion to the root of the memory, so that areas compare."""
     return round(2.0 + 5.0 * math.sqrt(estimate.memory_bytes / most), 1)
 
 
-def _estimate_words(estimate: Estimate) -> str:
+def _estimate_words(estimate: EstimateRecord) -> str:
     alone = f"{milliseconds(estimate.alone_ms)} ms alone"
     words = f"{count(estimate.rate)} requests/s, {alone}, {estimate.cpu_us:,.0f} us of CPU"
     return f"{words}, {estimate.memory_bytes / 1e6:,.0f} MB"
@@ -196,7 +196,7 @@ def _placed(raw: Sequence[_Climbed]) -> Waterfall:
         return round(100 * min(1.0, max(0.0, math.log(value / low) / math.log(high / low))), 2)
 
     steps = tuple(
-        Step(
+        RungStep(
             item.number,
             item.rung.name,
             item.rung.note or UNCHANGED,

@@ -2,7 +2,7 @@
 
 from msgspec import UNSET
 
-from tailcut.lab.records import Interval
+from tailcut.lab.records import IntervalRecord
 from tailcut.report.accuracy import accuracy_figures, random_words
 from tailcut.report.words import ratio
 from tailcut.tuner.result_records import NoiseResult, OfferResult, TuneResult
@@ -200,7 +200,7 @@ def copy_words(result: TuneResult) -> str:
     return f"A copy in static int8 runs: {kept}, ranges by {copy.method} over {copy.requests} requests of the data."
 
 
-def _ratio_words(result: Interval | None) -> tuple[str, str]:
+def _ratio_words(result: IntervalRecord | None) -> tuple[str, str]:
     if result is None:
         return "unknown", "too few samples"
     return f"x{result.point:.2f}", f"{result.low:.2f} to {result.high:.2f}"

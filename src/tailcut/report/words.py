@@ -1,6 +1,6 @@
 """Figures as every report writes them; what is unknown is said to be."""
 
-from tailcut.lab.records import Bounds, Cost, CurvePoint, Interval, LengthQuartile, Lengths, Run
+from tailcut.lab.records import Bounds, Cost, IntervalRecord, LengthQuartile, Lengths, Run, SearchPoint
 
 _TIMES = ((1e9, "s"), (1e6, "ms"), (1e3, "us"), (1.0, "ns"))
 COST_TITLES = ("Server CPU a request", "Ready without a core", "Switches", "Page faults")
@@ -46,14 +46,14 @@ def count(value: float | None) -> str:
     return "unknown" if value is None else f"{value:,.0f}" if value >= 100 else f"{value:,.4g}"
 
 
-def ratio(value: Interval | None, digits: int = 2) -> str:
+def ratio(value: IntervalRecord | None, digits: int = 2) -> str:
     """A ratio with its interval."""
     if value is None:
         return "unknown"
     return f"x{value.point:.{digits}f} ({value.low:.{digits}f} to {value.high:.{digits}f})"
 
 
-def bounds(interval: Interval | None) -> str:
+def bounds(interval: IntervalRecord | None) -> str:
     """An interval of nanoseconds, without its point."""
     return "unknown" if interval is None else f"{nanoseconds(interval.low)} to {nanoseconds(interval.high)}"
 
@@ -69,7 +69,7 @@ def load(run: Run, form: str = ",.6g") -> str:
     return f"{model}{run.rate_offered:{form}}/s offered{kind}"
 
 
-def own_figures(run: Run | CurvePoint) -> list[str]:
+def own_figures(run: Run | SearchPoint) -> list[str]:
     """What a run says of its client: lateness in ms at p99, which a closed loop has not, and the CPUs that it took."""
     is_closed = isinstance(run, Run) and run.mode == "closed"
     return ["-" if is_closed else f"{run.client_lateness_p99_ms:.3f}", f"{run.client_cpu:.2f}"]

@@ -16,7 +16,7 @@ from tailcut.spec import ModelSpec
 _ANY_THREAD = AnyThreadDelivery()
 
 
-class Entry(Protocol):
+class CallEntry(Protocol):
     """What a call needs of the entry that it comes in by."""
 
     @property
@@ -36,7 +36,7 @@ class Entry(Protocol):
 class LibraryCalls:
     """Calls of one entry, from any number of threads and event loops. Thread-safe."""
 
-    def __init__(self, entry: Entry) -> None:
+    def __init__(self, entry: CallEntry) -> None:
         self._entry = entry
         self._deliveries: dict[asyncio.AbstractEventLoop, LoopDelivery] = {}
 

@@ -1,7 +1,7 @@
 """What the batching policy is asked about one model: when what waits leaves, and where it is computed. Pure."""
 
 from tailcut.batching.forecast import Forecast
-from tailcut.batching.policy import Dispatch, DispatchKind, Place, Queue, Wait, decide, place
+from tailcut.batching.policy import Dispatch, DispatchKind, DispatchPlace, Queue, Wait, decide, place
 from tailcut.batching.queue import PriorityQueue
 from tailcut.runtime.request import Request
 
@@ -38,7 +38,7 @@ class Dispatching:
         cost = self._forecast.cost
         if self.max_queue_delay_ns or rows > cost.best(rows):
             return False
-        return self.kind == "inline" or place(rows, usual_rows, cost, self.kind) is Place.LOOP
+        return self.kind == "inline" or place(rows, usual_rows, cost, self.kind) is DispatchPlace.LOOP
 
     def decide(
         self, queue: PriorityQueue[Request], now_ns: int, idle: int, usual_rows: float

@@ -1,6 +1,7 @@
 """The entry of a model: requests come in as arrays or as filled rows, and are computed when it is notified.
 
-`Entry` is all that a server needs of a model while it serves; anything that has it can be served in a model's place.
+`ServedEntry` is all that a server needs of a model while it serves; anything that has it can be served in place of a
+model.
 """
 
 import time
@@ -10,7 +11,7 @@ from typing import Protocol
 import msgspec
 import numpy as np
 
-from tailcut.batching.policy import LOOP_NS, Place
+from tailcut.batching.policy import LOOP_NS, DispatchPlace
 from tailcut.engines.base import Engine, EngineOptions
 from tailcut.engines.phases import Timed
 from tailcut.memory.slab import Slab
@@ -28,7 +29,7 @@ _STEP_BYTES = 256 * 1024  # copied between two pauses
 _FORK_WAIT_S, _FORK_LOOK_S = 0.25, 0.0005  # for batches to end before a fork
 
 
-class Entry(Protocol):
+class ServedEntry(Protocol):
     """What a server needs of a model while it serves.
 
     A request comes in by `start`, as checked arrays, or, where there is a slab, by `lend` and `settle`, in rows that
@@ -159,7 +160,7 @@ class ModelEntry:
 
     @property
     def is_lost(self) -> bool:
-        """See `Entry.is_lost`."""
+        """See `ServedEntry.is_lost`."""
         return self.counts.is_lost
 
     @property
@@ -277,7 +278,7 @@ class ModelEntry:
         # Adaptive: one batch; where each request is one, as many as the loop's time holds.
         end_ns = 0 if not adaptive or self.spec.batched else time.monotonic_ns() + LOOP_NS
         while True:
-            batch = scheduler.next_batch(time.monotonic_ns(), Place.LOOP)
+            batch = scheduler.next_batch(time.monotonic_ns(), DispatchPlace.LOOP)
             if not isinstance(batch, Batch):
                 break
             self.executor.run(batch)

@@ -29,11 +29,11 @@ from tailcut.runtime.calls import LibraryCalls
 from tailcut.runtime.entry import ModelEntry
 from tailcut.runtime.executors import ArrayExecutor, FallbackExecutor, PaddedExecutor, RowExecutor
 from tailcut.runtime.limits import Limits
-from tailcut.runtime.opening.defaults import Choice, Surroundings
+from tailcut.runtime.opening.defaults import DefaultChoice, ServingPlace
 from tailcut.runtime.opening.measured import BUDGET_S, open_measured, surroundings
 from tailcut.runtime.opening.row_proof import settle_rows
 from tailcut.runtime.opening.source import is_profile, known_samples, open_profile
-from tailcut.runtime.opening.warmup import Step, WarmUp, WarmUpPlan, warm_up
+from tailcut.runtime.opening.warmup import WarmUp, WarmUpPlan, WarmupStep, warm_up
 from tailcut.runtime.padding import Padding, plan_padding
 from tailcut.runtime.placement import instance_places
 from tailcut.runtime.profile import Profile, is_pipeline, with_batching
@@ -72,7 +72,7 @@ class Model:
         self.rows = settle_rows(engine, profile.settings.batching.rows, limits, known) if rows is None else rows
         self.spec = engine.spec
         self.profile = profile
-        self.choice: Choice | None = None  # the settings, where they were chosen by measuring
+        self.choice: DefaultChoice | None = None  # the settings, where they were chosen by measuring
         self._limits = limits
         self._scheduler = scheduler = Scheduler(self.spec, profile.settings, limits)
         self._padding = self._plan_padding(engine)
@@ -298,7 +298,7 @@ class Model:
             return []
         executors = [self._executor(engine) for _ in range(second.engine.instances)]
         cost = scheduler.router.engines[1].cost
-        steps = [Step(rows, (cost,), scheduler.slab) for rows in cost.sizes]
+        steps = [WarmupStep(rows, (cost,), scheduler.slab) for rows in cost.sizes]
         warm_up(scheduler, engine, executors, WarmUpPlan(steps, self.profile.samples, left_s))
         pool = WorkerPool(scheduler, engine, partial(self._reopen_second, second), self._executor, engine_index=1)
         scheduler.lead()
@@ -315,12 +315,12 @@ class Model:
         for pool in self._pools:
             pool.wake()
 
-    def _warm_up_steps(self) -> list[Step]:
+    def _warm_up_steps(self) -> list[WarmupStep]:
         forecast, router = self._scheduler.forecast, self._scheduler.router
         cost = forecast.cost if router is None else router.engines[0].cost
         if self._padding is None:
-            return [Step(rows, (cost,), self._scheduler.slab) for rows in cost.sizes]
-        steps: list[Step] = []
+            return [WarmupStep(rows, (cost,), self._scheduler.slab) for rows in cost.sizes]
+        steps: list[WarmupStep] = []
         buckets = self._padding.grid
         for bucket in buckets:
             costs = [forecast.costs[bucket]]
@@ -328,7 +328,7 @@ class Model:
                 costs.append(cost)  # what a row costs before its length is known
             for rows in cost.sizes:
                 shapes = {t.name: self._padding.shape(t, rows, bucket.sizes) for t in self.spec.inputs}
-                steps.append(Step(rows, tuple(costs), None, bucket, shapes))
+                steps.append(WarmupStep(rows, tuple(costs), None, bucket, shapes))
         return steps
 
     def _reopen(self) -> Engine:
@@ -342,7 +342,7 @@ class Model:
 
 def measured_model(
     profile: Profile,
-    around: Surroundings,
+    around: ServingPlace,
     *,
     limits: Limits = Limits(),  # noqa: B008  frozen
     budget_s: float = BUDGET_S,

@@ -35,7 +35,7 @@ class Intake(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class RowRange:
     """Neighbouring rows of a request that make one part."""
 
     start: int
@@ -43,7 +43,7 @@ class Piece:
     arrays: Arrays
 
 
-class Parts:
+class PartCollector:
     """Collects the answers to the parts; the first failure is the failure of the whole.
 
     Args:
@@ -52,7 +52,7 @@ class Parts:
         rest: parts that are still to be queued, one for each that is answered, in order.
     """
 
-    def __init__(self, whole: Request, intake: Intake, rest: Iterator[Piece] = iter(())) -> None:  # noqa: B008
+    def __init__(self, whole: Request, intake: Intake, rest: Iterator[RowRange] = iter(())) -> None:  # noqa: B008
         self._whole = whole
         self._intake = intake
         self._scheduler = intake.scheduler
@@ -63,7 +63,7 @@ class Parts:
         self._ended = False
         self._lock = threading.Lock()  # of all above: parts may be answered on several threads
 
-    def request(self, piece: Piece) -> Request:
+    def request(self, piece: RowRange) -> Request:
         """One part, still to be queued."""
         whole = self._whole
         return Request(self, whole.delivery, piece.rows, whole.deadline_ns, whole.priority)
@@ -151,7 +151,7 @@ def split_in_steps(intake: Intake, arrays: Arrays, whole: Request, step_bytes: i
     whole.ready_ns = time.monotonic_ns()
     pieces = _pieces(arrays, whole.count, scheduler.max_batch_size)
     if scheduler.slab is None:
-        parts = Parts(whole, intake, pieces)
+        parts = PartCollector(whole, intake, pieces)
         scheduler.postpone(whole, whole.count)
         try:
             for _ in range(_AT_A_TIME * scheduler.instances):
@@ -160,7 +160,7 @@ def split_in_steps(intake: Intake, arrays: Arrays, whole: Request, step_bytes: i
             scheduler.cancel(whole)
             raise
         return
-    parts = Parts(whole, intake)
+    parts = PartCollector(whole, intake)
     filled: list[tuple[Lease, Request, int]] = []
     try:
         for piece in pieces:
@@ -187,7 +187,7 @@ def without_pauses(steps: Generator[None, None, T]) -> T:
             return result
 
 
-def _pieces(arrays: Arrays, rows: int, step: int) -> Iterator[Piece]:
+def _pieces(arrays: Arrays, rows: int, step: int) -> Iterator[RowRange]:
     for start in range(0, rows, step):
         piece = {name: array[start : start + step] for name, array in arrays.items()}
-        yield Piece(start, min(step, rows - start), piece)
+        yield RowRange(start, min(step, rows - start), piece)

@@ -3,13 +3,13 @@
 from tailcut.errors import UnsupportedError
 from tailcut.machine.cuda_driver import CudaCallError, driver
 from tailcut.machine.gpu import node_of_bus
-from tailcut.machine.nodes import Place, places_near, places_of_instances, usable_nodes
+from tailcut.machine.nodes import NumaNode, places_near, places_of_instances, usable_nodes
 from tailcut.machine.quota import affinity_mask, usable_cpus
 from tailcut.machine.topology import topology
 from tailcut.runtime.settings import Settings
 
 
-def instance_places(settings: Settings) -> tuple[Place | None, ...]:
+def instance_places(settings: Settings) -> tuple[NumaNode | None, ...]:
     """The node of each instance; None where it is not bound."""
     instances = settings.engine.instances if settings.batching.dispatch != "inline" else 1
     nodes = usable_nodes(topology(), affinity_mask(), usable_cpus()) if settings.engine.numa else ()

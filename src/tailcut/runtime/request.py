@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from tailcut.batching.policy import Place
+from tailcut.batching.policy import DispatchPlace
 from tailcut.batching.queue import PriorityQueue
 from tailcut.errors import TailcutError
 from tailcut.memory.slab import RowState, Slab
@@ -64,7 +64,7 @@ class Executor(Protocol):
         """Fill `batch.outputs` only; what the engine raises is raised."""
 
 
-class Owner(Protocol):
+class BatchOwner(Protocol):
     """The scheduler that a batch belongs to."""
 
     def delivered(self, batch: "Batch") -> None:
@@ -180,7 +180,11 @@ class Batch:
     )
 
     def __init__(
-        self, owner: Owner, members: list[Request], place: Place = Place.WORKER, engine_index: int = 0
+        self,
+        owner: BatchOwner,
+        members: list[Request],
+        place: DispatchPlace = DispatchPlace.WORKER,
+        engine_index: int = 0,
     ) -> None:
         self.owner = owner
         self.members = members

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable
 
 from tailcut.batching.forecast import Forecast
-from tailcut.batching.policy import Dispatch, Place, Wait
+from tailcut.batching.policy import Dispatch, DispatchPlace, Wait
 from tailcut.batching.queue import PriorityQueue
 from tailcut.batching.routing import Router
 from tailcut.errors import BatchLostError, DeadlineExceededError, QueueFullError, ReleasedError
@@ -29,7 +29,7 @@ from tailcut.runtime.statistics import ModelStatistics
 from tailcut.spec import ModelSpec
 
 _LATE = "the deadline could no longer be met: the request was not computed"
-_LOOP, _WORKER = Place.LOOP, Place.WORKER
+_LOOP, _WORKER = DispatchPlace.LOOP, DispatchPlace.WORKER
 _FREE, _FILLING, _READY = RowState.FREE, RowState.FILLING, RowState.READY
 
 
@@ -245,7 +245,7 @@ class Scheduler:
 
     # Batches are formed, run by the caller, and finished.
 
-    def next_batch(self, now_ns: int, where: Place = _WORKER, engine_index: int = 0) -> Batch | Wait | None:
+    def next_batch(self, now_ns: int, where: DispatchPlace = _WORKER, engine_index: int = 0) -> Batch | Wait | None:
         """Form the batch that the policy asks for; the caller must run and finish it.
 
         A worker computes whatever is ready; with several engines, what its own is expected to end first.

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 
 from tailcut.engines.base import Engine, Interruptible
 from tailcut.errors import TailcutError
-from tailcut.machine.nodes import Place, made_on, settle
+from tailcut.machine.nodes import NumaNode, made_on, settle
 from tailcut.runtime.request import Batch, Executor
 from tailcut.runtime.scheduler import Scheduler
 
@@ -26,7 +26,7 @@ _LOOKS = 8  # of the watchdog, in the time after which a call counts as hung
 _SLOWEST_LOOK_S = 1.0
 
 
-class Worker:
+class EngineWorker:
     """One thread with an executor of its own, of one engine; `returned` is told of batches that had been given up."""
 
     def __init__(  # noqa: PLR0913  what a thread is started with
@@ -37,7 +37,7 @@ class Worker:
         name: str,
         engine_index: int = 0,
         *,
-        place: Place | None = None,
+        place: NumaNode | None = None,
     ) -> None:
         self.name = name
         self.place = place  # the node that it is bound to
@@ -120,15 +120,15 @@ class WorkerPool:
         self._reopen = reopen
         self._make = make
         self._lock = threading.Lock()
-        self._workers: dict[Worker, Engine] = {}
-        self._hung: dict[Worker, Engine] = {}
+        self._workers: dict[EngineWorker, Engine] = {}
+        self._hung: dict[EngineWorker, Engine] = {}
         self._back: set[Batch] = set()  # given up, and returned before their worker was replaced
         self._hired = 0
         self._wanted = 0
         self._coming = 0  # their engine is being loaded
         self._closed = False
 
-    def hire(self, executor: Executor, engine: Engine | None = None, place: Place | None = None) -> None:
+    def hire(self, executor: Executor, engine: Engine | None = None, place: NumaNode | None = None) -> None:
         """One worker more, from the start; on an engine of its node, where it has one."""
         self._wanted += 1
         self._add(executor, engine or self._first, place)
@@ -194,7 +194,7 @@ class WorkerPool:
             if engine not in lost:
                 engine.close()
 
-    def _refill(self, old: Engine, place: Place | None) -> None:
+    def _refill(self, old: Engine, place: NumaNode | None) -> None:
         """Bring the pool back to strength; on the old engine where a new one cannot be had."""
         with self._lock:
             if self._closed or len(self._workers) + self._coming >= self._wanted:
@@ -207,7 +207,7 @@ class WorkerPool:
             engine = old
         self._add(self._make(engine), engine, place, coming=1)
 
-    def _add(self, executor: Executor, engine: Engine, place: Place | None, *, coming: int = 0) -> None:
+    def _add(self, executor: Executor, engine: Engine, place: NumaNode | None, *, coming: int = 0) -> None:
         with self._lock:
             self._coming -= coming
             if self._closed:
@@ -215,7 +215,7 @@ class WorkerPool:
             self._hired += 1
             number = f"{self._hired - 1}" if not self._engine_index else f"second-{self._hired - 1}"
             name = f"{engine.spec.name}-{number}"
-            worker = Worker(self._scheduler, executor, self.returned, name, self._engine_index, place=place)
+            worker = EngineWorker(self._scheduler, executor, self.returned, name, self._engine_index, place=place)
             self._workers[worker] = engine
         worker.wake()
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from tailcut.live.records import MOST_MODELS, About, Finding, Findings, ModelAbout
+from tailcut.live.records import MOST_MODELS, About, DoctorFinding, Findings, ModelAbout
 from tailcut.machine.checks import examine_settings
 from tailcut.machine.facts import collect
 from tailcut.machine.quota import affinity_mask
@@ -39,7 +39,7 @@ def findings() -> Findings:
     checks = examine_settings(collect(mask=_mask()))
     return Findings(
         checks=[
-            Finding(name=check.name, severity=check.severity.value, finding=check.finding, remedy=check.remedy)
+            DoctorFinding(name=check.name, severity=check.severity.value, finding=check.finding, remedy=check.remedy)
             for check in checks
         ]
     )

@@ -25,9 +25,9 @@ from tailcut.server.fastpath.fastpath import FastPath, suits
 from tailcut.server.http.connection import HttpConnection
 from tailcut.server.limits import ServerLimits
 from tailcut.server.listener import Acceptor
-from tailcut.server.repository import Library, ModelRepository
+from tailcut.server.repository import ModelRepository, ModelSource
 from tailcut.server.served_model import ServedModel
-from tailcut.server.sockets import Address, Listener, bound, fit_files, open_listeners, take_over
+from tailcut.server.sockets import ListenAddress, Listener, bound, fit_files, open_listeners, take_over
 from tailcut.server.source_watch import SourceWatch
 from tailcut.server.state import ServerState
 from tailcut.server.tls.certificates import GRPC, HTTP, Certificates
@@ -35,7 +35,7 @@ from tailcut.server.tls.connection import TlsDoor
 from tailcut.server.tracing.sampler import Sampler
 from tailcut.server.tracing.settings import TracingSettings
 from tailcut.server.tracing.tracer import Tracer
-from tailcut.server.workers.process import Worker, as_counts
+from tailcut.server.workers.process import WorkerProcess, as_counts
 from tailcut.server.workers.secrets import CERTIFICATE, TOKEN
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ _NEWCOMER_S = 0.5  # the connection accepted last has this long to send its requ
 class ServerOptions:
     """What the command line may set."""
 
-    address: Address = field(default_factory=Address)
+    address: ListenAddress = field(default_factory=ListenAddress)
     limits: ServerLimits = field(default_factory=ServerLimits)
     direct_bytes: int = 65536
     busy_poll_us: int = 0
@@ -67,7 +67,7 @@ class ServerOptions:
     access_log: bool = False
     ui: bool = True  # a page at /
     tracing: TracingSettings | None = None
-    library: Library | None = None  # a model repository
+    library: ModelSource | None = None  # a model repository
     failed: Mapping[str, str] = field(default_factory=dict)  # models of it that could not be loaded, and why
     poll_s: float = 0.0  # between two looks at it; 0: it is not looked at again
     reload: bool = False  # read pipelines anew when their Python files change
@@ -89,8 +89,8 @@ class Door(Protocol):
 def serve(
     models: Sequence[ServedModel],
     options: ServerOptions,
-    on_ready: Callable[[Address], None],
-    worker: Worker | None = None,
+    on_ready: Callable[[ListenAddress], None],
+    worker: WorkerProcess | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT; returns when everything in flight has been answered.
 
@@ -106,7 +106,10 @@ def serve(
 
 
 async def _serve(
-    models: Sequence[ServedModel], options: ServerOptions, on_ready: Callable[[Address], None], worker: Worker | None
+    models: Sequence[ServedModel],
+    options: ServerOptions,
+    on_ready: Callable[[ListenAddress], None],
+    worker: WorkerProcess | None,
 ) -> None:
     events = Events()
     if worker is not None:
@@ -183,7 +186,7 @@ def _doors(
     return [Acceptor(state, listener, protocol) for listener, protocol in zip(listeners, protocols, strict=True)]
 
 
-def _be_ready(context: Context, worker: Worker | None, certificates: Certificates | None) -> None:
+def _be_ready(context: Context, worker: WorkerProcess | None, certificates: Certificates | None) -> None:
     metadata.version()  # reads files, which no request should wait for later
     context.ready = True
     if worker is not None:
@@ -219,7 +222,7 @@ class _Drain:
         self,
         state: ServerState,
         doors: Sequence[Door],
-        worker: Worker | None,
+        worker: WorkerProcess | None,
         grpc: "GrpcServer | None" = None,
         certificates: Certificates | None = None,
     ) -> None:
@@ -330,7 +333,9 @@ def _repository(models: Sequence[ServedModel], options: ServerOptions) -> ModelR
     )
 
 
-def _equip(state: ServerState, options: ServerOptions, models: Sequence[ServedModel], worker: Worker | None) -> None:
+def _equip(
+    state: ServerState, options: ServerOptions, models: Sequence[ServedModel], worker: WorkerProcess | None
+) -> None:
     """Make what only some servers have: a tracer, and a fast path, which needs to know of it."""
     state.tracer = _tracer(state, options, worker)
     # An access log has a line to write for each request.
@@ -345,7 +350,7 @@ async def _export_last(state: ServerState) -> None:
         state.tracer.count(state.context.counts)
 
 
-def _tracer(state: ServerState, options: ServerOptions, worker: Worker | None) -> Tracer | None:
+def _tracer(state: ServerState, options: ServerOptions, worker: WorkerProcess | None) -> Tracer | None:
     if options.tracing is None:
         return None
     from tailcut.server.tracing.export import SpanExport  # noqa: PLC0415  OpenTelemetry's SDK is an extra

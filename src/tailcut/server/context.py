@@ -10,7 +10,7 @@ from tailcut.errors import NotFoundError, TailcutError
 from tailcut.live.counts import ProcessSnapshot
 from tailcut.machine.nvml import DeviceUse, Nvml
 from tailcut.memory.shared import SharedRegions
-from tailcut.runtime.tracing.timeline import EVENTS_KEPT, Event, Events
+from tailcut.runtime.tracing.timeline import EVENTS_KEPT, Events, ProcessEvent
 from tailcut.server.metrics import Counted, ServerCounts
 from tailcut.server.repository import ModelRepository
 from tailcut.server.served_model import ServedModel
@@ -66,7 +66,7 @@ class Context:
         """The counts of the whole service."""
         return (self.counts, self.models) if self.everywhere is None else self.everywhere()
 
-    def events_since(self, start_ns: int, most: int = EVENTS_KEPT) -> list[Event]:
+    def events_since(self, start_ns: int, most: int = EVENTS_KEPT) -> list[ProcessEvent]:
         """What happened to any process that serves, and ended after a moment: of each, the last `most` events."""
         return [event for events in self.events for event in events.since(start_ns, most)]
 

@@ -2,7 +2,7 @@
 
 What both protocols have in common is here and nowhere else: validation against the model, the schedule, the deadline,
 admission, shared memory, the counts, and the record of when a request passed which stage. A protocol reads a request
-and writes an answer; it hears of both through `Side`.
+and writes an answer; it hears of both through `ExchangeSide`.
 """
 
 import logging
@@ -14,16 +14,16 @@ from typing import Any, Protocol
 import numpy as np
 
 from tailcut.errors import EngineError, InvalidInputError, TailcutError
-from tailcut.runtime.entry import Entry
+from tailcut.runtime.entry import ServedEntry
 from tailcut.runtime.inputs import check_inputs, check_inputs_in_steps
 from tailcut.runtime.request import NO_LEASE, Batch, Request
 from tailcut.server.faults import known
-from tailcut.server.gathering import Group
+from tailcut.server.gathering import PassGroup
 from tailcut.server.served_model import ServedModel
-from tailcut.server.stage_times import StageTimes
+from tailcut.server.stage_times import AnswerTimes
 from tailcut.server.state import ServerState
 from tailcut.server.step_runner import Job
-from tailcut.server.tracing.records import Asked
+from tailcut.server.tracing.records import TracedRequest
 from tailcut.server.tracing.tracer import Tracer
 from tailcut.wire.v2 import InferRequest, Schedule, schedule_of, shared_outputs
 
@@ -32,7 +32,7 @@ _now_ns = time.monotonic_ns  # one name to look up, three times per request
 _NO_SCHEDULE = Schedule()
 
 
-class Side(Protocol):
+class ExchangeSide(Protocol):
     """The protocol's side of an exchange: a connection over HTTP, a request over gRPC."""
 
     def encode(self, batch: Batch, index: int) -> Any:
@@ -48,7 +48,7 @@ class Side(Protocol):
     def submitted(self) -> None:
         """A request that was read in steps is in the queue."""
 
-    def sampled(self, tracer: Tracer) -> Asked | None:
+    def sampled(self, tracer: Tracer) -> TracedRequest | None:
         """What the request in hand is to its tracer; None where it is not sampled."""
 
     def answered(self) -> bool:
@@ -67,7 +67,7 @@ class Side(Protocol):
 class Exchange:
     """The inference in hand of one connection, or of one call: begun once for each request, by one of `submit*`.
 
-    It handles the response of its request: `Side.answered` or `Side.failed` is called once for each that was begun,
+    It handles the response of its request: `answered` or `failed` of its side is called once for each that was begun,
     never from inside `submit*`, and not after `cancel`.
     """
 
@@ -78,13 +78,13 @@ class Exchange:
     began_ns = 0  # when the request had its head
     length = 0  # of its body, where its head gives that
     answer: Any = None
-    _group: Group | None = None  # that a request of one row is in
+    _group: PassGroup | None = None  # that a request of one row is in
     _queued: Request | None = None
     _job: Job | None = None  # a large request is being read, or a large answer written
     _lease = NO_LEASE  # of rows for a body that is being received
-    _times: StageTimes = None  # type: ignore[assignment]  # of an answer that has not gone out
+    _times: AnswerTimes = None  # type: ignore[assignment]  # of an answer that has not gone out
 
-    def __init__(self, state: ServerState, side: Side) -> None:
+    def __init__(self, state: ServerState, side: ExchangeSide) -> None:
         self._state = state
         self._side = side
 
@@ -221,7 +221,7 @@ class Exchange:
     def _request(self, rows: int, schedule: Schedule, deadline_ns: int) -> Request:
         return Request(self, self._state.delivery, rows, deadline_ns, schedule.priority)
 
-    def _notify(self, entry: Entry, request: Request) -> None:
+    def _notify(self, entry: ServedEntry, request: Request) -> None:
         """A request is in the queue: have it computed when this pass is over."""
         self._queued = request
         self._state.delivery.notify_soon(entry)
@@ -241,7 +241,9 @@ class Exchange:
             timeout_ns = left_ns
         return (since_ns or _now_ns()) + (timeout_ns or self._state.deadline_ns)
 
-    def precheck(self, entry: Entry, schedule: Schedule, left_ns: int = 0, *, names_its_time: bool = False) -> None:
+    def precheck(
+        self, entry: ServedEntry, schedule: Schedule, left_ns: int = 0, *, names_its_time: bool = False
+    ) -> None:
         """Refuse what will be refused before it is parsed, unless it may name a time of its own.
 
         Raises:
@@ -310,8 +312,8 @@ class Exchange:
             self._times = self._times_of(request, batch, handed_ns, encoded_ns, rows)
         side.go_on()
 
-    def _times_of(self, request: Request, batch: Batch, handed_ns: int, encoded_ns: int, rows: int) -> StageTimes:
-        return StageTimes.of(request, batch, self.began_ns, handed_ns, encoded_ns, rows, self.length)
+    def _times_of(self, request: Request, batch: Batch, handed_ns: int, encoded_ns: int, rows: int) -> AnswerTimes:
+        return AnswerTimes.of(request, batch, self.began_ns, handed_ns, encoded_ns, rows, self.length)
 
     def fail(self, request: Request, error: TailcutError) -> None:
         """There will be no answer."""
@@ -331,7 +333,7 @@ class Exchange:
         return self.request
 
     def outputs(self, batch: Batch, index: int, request: InferRequest) -> dict[str, np.ndarray]:
-        """The answer's arrays, by name, for the time of `Side.encode`; those for shared memory have been written there.
+        """The answer's arrays, by name, while `ExchangeSide.encode` runs; those for shared memory are written.
 
         Raises:
             InvalidInputError: a region is gone, or too small.
@@ -392,7 +394,7 @@ class Exchange:
             self._group.withdraw(self)
             self._group = None
 
-    def _entry(self, served: ServedModel) -> Entry:
+    def _entry(self, served: ServedModel) -> ServedEntry:
         self.served = served
         self.request = None
         return served.entry

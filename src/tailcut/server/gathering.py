@@ -26,7 +26,7 @@ _log = logging.getLogger("tailcut")
 _now_ns = time.monotonic_ns
 
 
-class Member(Protocol):
+class GatheredRequest(Protocol):
     """One of the requests. Each is told one thing, once, unless it is withdrawn before."""
 
     def complete_row(self, outputs: list[bytes], request: Request, batch: Batch, handed_ns: int) -> None:
@@ -39,7 +39,7 @@ class Member(Protocol):
         """There will be no answer."""
 
 
-class Group:
+class PassGroup:
     """The requests of one pass for one model and with one priority; the handler of what they are queued as."""
 
     __slots__ = ("_bodies", "_deadlines_ns", "_entry", "_gatherer", "_members", "_most", "priority", "served")
@@ -50,18 +50,18 @@ class Group:
         self._most = entry.max_batch_size
         self.served = served
         self.priority = priority
-        self._members: list[Member | None] = []  # None: it has been told, or withdrawn
+        self._members: list[GatheredRequest | None] = []  # None: it has been told, or withdrawn
         self._bodies: list[bytes] = []  # of each; none once they are queued
         self._deadlines_ns: list[int] = []
 
-    def add(self, member: Member, body: bytes, deadline_ns: int) -> bool:
+    def add(self, member: GatheredRequest, body: bytes, deadline_ns: int) -> bool:
         """Take one more; whether that is the last one: they are as many as the largest batch."""
         self._bodies.append(body)
         self._deadlines_ns.append(deadline_ns)
         self._members.append(member)
         return len(self._members) == self._most
 
-    def withdraw(self, member: Member) -> None:
+    def withdraw(self, member: GatheredRequest) -> None:
         """The client of one of them left."""
         number = self._members.index(member)
         self._members[number] = None
@@ -139,7 +139,7 @@ class Group:
         start = request.offset
         self._tell(start, start + request.count, methodcaller("fail", request, error))
 
-    def _tell(self, start: int, end: int, tell: Callable[[Member], None]) -> None:
+    def _tell(self, start: int, end: int, tell: Callable[[GatheredRequest], None]) -> None:
         for number in range(start, end):
             member, self._members[number] = self._members[number], None
             if member is None:
@@ -161,10 +161,12 @@ class RowGatherer:
     def __init__(self, delivery: LoopDelivery, answered: Callable[[int], None]) -> None:
         self.delivery = delivery
         self.answered = answered
-        self._open: dict[tuple[int, int], Group] = {}  # by its model's identity, and its priority
-        self._last: Group | None = None  # of them
+        self._open: dict[tuple[int, int], PassGroup] = {}  # by its model's identity, and its priority
+        self._last: PassGroup | None = None  # of them
 
-    def add(self, member: Member, served: ServedModel, body: bytes, priority: int, deadline_ns: int) -> Group:
+    def add(
+        self, member: GatheredRequest, served: ServedModel, body: bytes, priority: int, deadline_ns: int
+    ) -> PassGroup:
         """Gather a request: the bytes of its row of its model's only input. Returns where it can be withdrawn.
 
         It is told what becomes of it, never from inside this call.
@@ -176,18 +178,18 @@ class RowGatherer:
             self.close(group)
         return group
 
-    def close(self, group: Group) -> None:
+    def close(self, group: PassGroup) -> None:
         """It takes no more."""
         if self._open.get(key := (id(group.served), group.priority)) is group:
             del self._open[key]
         if self._last is group:
             self._last = None
 
-    def _find(self, served: ServedModel, priority: int) -> Group:
+    def _find(self, served: ServedModel, priority: int) -> PassGroup:
         key = id(served), priority
         group = self._open.get(key)
         if group is None:
-            group = self._open[key] = Group(self, served, priority)
+            group = self._open[key] = PassGroup(self, served, priority)
             self.delivery.gather(group.queue, served.entry)
         self._last = group
         return group

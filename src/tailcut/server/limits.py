@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from math import prod
 
-from tailcut.runtime.entry import Entry
+from tailcut.runtime.entry import ServedEntry
 from tailcut.spec import DType
 
 QUESTION_BYTES = 64 * 1024  # the body of a question about the server
@@ -33,7 +33,7 @@ class ServerLimits:
         return self.write_timeout_s + size_bytes / self.write_rate
 
 
-def largest_body(entry: Entry, most: int) -> int:
+def largest_body(entry: ServedEntry, most: int) -> int:
     """Bytes of the largest body that a model's requests can need, in any form; `most` where no shape bounds them."""
     spec = entry.spec
     numbers = 0

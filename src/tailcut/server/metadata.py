@@ -14,10 +14,10 @@ from typing import Any
 import orjson
 
 from tailcut.engines import engine_threads
-from tailcut.memory.shared import CudaRegion, Region
+from tailcut.memory.shared import CudaRegion, SharedRegion
 from tailcut.runtime.settings import Settings
 from tailcut.runtime.thread_budget import spins
-from tailcut.runtime.tracing.timeline import FIELDS, Event, Piece
+from tailcut.runtime.tracing.timeline import FIELDS, ProcessEvent, RecordSlice
 from tailcut.server.metrics import Counted
 from tailcut.server.repository import ModelRepository
 from tailcut.server.served_model import ServedModel
@@ -41,7 +41,9 @@ def server() -> dict[str, Any]:
     return server_metadata(version())
 
 
-def timeline(served: ServedModel, piece: Piece, events_since: Callable[[int], list[Event]]) -> dict[str, Any]:
+def timeline(
+    served: ServedModel, piece: RecordSlice, events_since: Callable[[int], list[ProcessEvent]]
+) -> dict[str, Any]:
     """The requests that a reader has read from their traces, where to read on, and what happened since."""
     records = piece.records[-_TIMELINE_MOST:]
     begun = int(records[:, 0].min()) if len(records) else time.monotonic_ns()
@@ -211,7 +213,7 @@ def _stage(name: str, counts: dict[str, int | float], by_rows: Mapping[int, tupl
     }
 
 
-def region(known: Region) -> dict[str, Any]:
+def region(known: SharedRegion) -> dict[str, Any]:
     """The shared-memory extension's entry of one region."""
     return {"name": known.name, "key": known.key, "offset": known.offset, "byte_size": known.size}
 

@@ -106,7 +106,7 @@ def render(
     `rows` is what was decided of each model's rows, by its name and version.
     """
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Collector(counts, models, rows, devices, open_metrics=open_metrics))
+    registry.register(_MetricsCollector(counts, models, rows, devices, open_metrics=open_metrics))
     if open_metrics:
         text: bytes = openmetrics_text(registry)  # type: ignore[no-untyped-call]
         return text
@@ -135,7 +135,7 @@ def _as_unknown(metric: Metric) -> Metric:
     return family
 
 
-class _Collector:
+class _MetricsCollector:
     def __init__(
         self,
         counts: ServerCounts,

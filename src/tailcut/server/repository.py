@@ -27,7 +27,7 @@ T = TypeVar("T")
 _FOLDERS = re.compile(r"\S*/(?=\S)")  # of a path
 
 
-class Library(Protocol):
+class ModelSource(Protocol):
     """Where models come from by their names, beside those of the command line."""
 
     def names(self) -> Sequence[str]:
@@ -57,7 +57,7 @@ class ModelRepository:
         *,
         control: bool = False,
         patience_s: float = 30.0,
-        library: Library | None = None,
+        library: ModelSource | None = None,
         failed: Mapping[str, str] | None = None,
     ) -> None:
         self._library = library
@@ -165,7 +165,7 @@ class ModelRepository:
         if self._watching is not None:
             self._watching.cancel()
 
-    async def _poll(self, library: Library, period_s: float) -> None:
+    async def _poll(self, library: ModelSource, period_s: float) -> None:
         while True:
             await asyncio.sleep(period_s)
             try:
@@ -183,7 +183,7 @@ class ModelRepository:
             if changes:
                 self._share_soon()
 
-    async def _load_from(self, library: Library, name: str) -> None:
+    async def _load_from(self, library: ModelSource, name: str) -> None:
         """Have the versions that the library gives take the place of those there are."""
         models = len({*(served.name for served in self), name})
         try:

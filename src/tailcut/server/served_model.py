@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tailcut.engines.base import EngineOptions
-from tailcut.runtime.entry import Entry
+from tailcut.runtime.entry import ServedEntry
 from tailcut.runtime.model import Model
 from tailcut.runtime.tracing.timeline import Timeline
 from tailcut.server.latency import Exemplar, LatencyHistogram
@@ -41,7 +41,7 @@ class ServedModel:
     timelines: tuple[Timeline, ...] = ()  # of all workers, where there are several
 
     @property
-    def entry(self) -> Entry:
+    def entry(self) -> ServedEntry:
         """Where its requests come in."""
         return self.model.entry
 

@@ -34,7 +34,7 @@ _OTHER_FILES = 64  # listeners, the loop's own, models, and those that are opene
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
+class ListenAddress:
     """Where to listen: a host and port (0: any free one), and a Unix socket and a gRPC port where asked for."""
 
     host: str = "127.0.0.1"
@@ -102,7 +102,7 @@ class Listener:
             _set_program(self.sock, _SO_ATTACH_REUSEPORT_CBPF, struct.pack("HBBI", 0x06, 0, 0, index), 1)
 
 
-def open_listeners(address: Address) -> list[Listener]:
+def open_listeners(address: ListenAddress) -> list[Listener]:
     """Listen on the address: TCP, then the Unix socket where there is one, then gRPC where there is.
 
     With `reuse_port`, a server that has the address already gets the new connections until `take_over`.
@@ -134,13 +134,13 @@ def port_of(listener: Listener) -> int:
     return int(listener.sock.getsockname()[1])
 
 
-def bound(address: Address, listeners: Sequence[Listener]) -> Address:
+def bound(address: ListenAddress, listeners: Sequence[Listener]) -> ListenAddress:
     """The address with the ports that were free."""
     grpc_port = None if address.grpc_port is None else port_of(listeners[-1])
     return replace(address, port=port_of(listeners[0]), grpc_port=grpc_port)
 
 
-def _listen(address: Address, port: int, what: str) -> Listener:
+def _listen(address: ListenAddress, port: int, what: str) -> Listener:
     host, shared = address.host, address.reuse_port
     if shared and port and _is_taken(host, port):
         _log.info(

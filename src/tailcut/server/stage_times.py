@@ -5,11 +5,11 @@ import msgspec
 from tailcut.runtime.request import Batch, Request
 from tailcut.runtime.tracing.timeline import StepTrace
 from tailcut.server.served_model import ServedModel
-from tailcut.server.tracing.records import Asked
+from tailcut.server.tracing.records import TracedRequest
 from tailcut.server.tracing.tracer import Tracer
 
 
-class StageTimes(msgspec.Struct, gc=False):
+class AnswerTimes(msgspec.Struct, gc=False):
     """Moments in monotonic nanoseconds, in the order of the stages, and the sizes of what was computed."""
 
     began_ns: int
@@ -28,7 +28,7 @@ class StageTimes(msgspec.Struct, gc=False):
     @classmethod
     def of(  # noqa: PLR0913, PLR0917  one answer, and what only its exchange knows
         cls, request: Request, batch: Batch, began_ns: int, handed_ns: int, encoded_ns: int, rows: int, length: int
-    ) -> "StageTimes":
+    ) -> "AnswerTimes":
         """Those of a request of so many rows that is answered by a batch."""
         return cls(
             began_ns,
@@ -49,7 +49,7 @@ class StageTimes(msgspec.Struct, gc=False):
         """The answer has gone out: write the record of its model's timeline."""
         served.timeline.record(*self._moments(), written_ns, self.rows, self.batch_rows, self.length, 200)
 
-    def trace(self, tracer: Tracer, asked: Asked, served: ServedModel, written_ns: int) -> None:
+    def trace(self, tracer: Tracer, asked: TracedRequest, served: ServedModel, written_ns: int) -> None:
         """The answer to a sampled request has gone out: keep its record for the tracer."""
         size = self.batch_rows, self.batch_requests
         tracer.answered(asked, served, (*self._moments(), written_ns), self.rows, size, self.length, self.steps)

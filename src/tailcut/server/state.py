@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from tailcut.runtime.delivery import LoopDelivery
-from tailcut.runtime.entry import Entry
+from tailcut.runtime.entry import ServedEntry
 from tailcut.server.access_log import log_http, trace_of_head
 from tailcut.server.broadcast import Broadcast
 from tailcut.server.context import Context
@@ -30,7 +30,7 @@ _PAUSE_NS = 2_000_000
 _LOOK_NS = 20_000  # where all take the fast path, it is polled for so long before the loop looks at everything else
 
 
-class Member(Protocol):
+class OpenConnection(Protocol):
     """A connection, as far as the shared state is concerned."""
 
     due: float
@@ -45,7 +45,7 @@ class Member(Protocol):
     def close(self) -> None: ...  # noqa: D102
 
 
-class FastPath(Protocol):
+class FastPathEntry(Protocol):
     """Where connections go that repeat themselves (`fastpath/`), as far as the others know it."""
 
     def turn(self, until_ns: int = 0) -> None: ...  # noqa: D102  said there
@@ -92,8 +92,8 @@ class ServerState:
         self.date = b""  # the header line of every answer, another object each second
         self._second = 0
         self._read_clock()
-        self.members: dict[Member, None] = {}  # ordered by arrival
-        self._idlest: list[tuple[float, Member]] = []  # the next to make room, the one idle longest last
+        self.members: dict[OpenConnection, None] = {}  # ordered by arrival
+        self._idlest: list[tuple[float, OpenConnection]] = []  # the next to make room, the one idle longest last
         self.busy_poll_ns = busy_poll_us * 1000
         self._spin_until_ns = 0
         self._spinning = False
@@ -103,7 +103,7 @@ class ServerState:
         self._timer = self.loop.call_later(_SWEEP_S, self._sweep)
         self._overload = OverloadLog()
         self.broadcast = Broadcast(context, limits, self.loop)
-        self.fast_path: FastPath | None = None
+        self.fast_path: FastPathEntry | None = None
         self.tracer: Tracer | None = None  # where requests are traced
         self.edition = Edition()  # of the plans: another one when the models have changed, which plans name
         context.models.changed.append(self._forget_plans)
@@ -122,7 +122,7 @@ class ServerState:
         if self.fast_path is not None:
             self.fast_path.dissolve()
 
-    def enter(self, member: Member) -> None:
+    def enter(self, member: OpenConnection) -> None:
         """A connection came; over the limit the one idle longest makes room."""
         counts = self.context.counts
         counts.accepted += 1
@@ -133,7 +133,7 @@ class ServerState:
         if counts.connections > self.limits.connections and not self.make_room(member):
             member.close()
 
-    def make_room(self, newcomer: Member | None = None, *, idle_s: float = 0.0) -> bool:
+    def make_room(self, newcomer: OpenConnection | None = None, *, idle_s: float = 0.0) -> bool:
         """Close the connection that has been idle longest, `idle_s` at least; whether there was one."""
         latest = self.now - idle_s
         if not self._idlest:  # looked for once for many newcomers: a look costs a millisecond at 4,096 connections
@@ -153,7 +153,7 @@ class ServerState:
         """Whether a new connection has not sent anything yet."""
         return any(member.fresh for member in self.members)
 
-    def leave(self, member: Member) -> None:
+    def leave(self, member: OpenConnection) -> None:
         """A connection is gone."""
         if self.members.pop(member, self) is None:
             self.context.counts.connections -= 1
@@ -170,7 +170,7 @@ class ServerState:
             took_ns = time.monotonic_ns() - began_ns if began_ns else 0
             log_http(head, status, size, took_ns, trace_of_head(head_bytes))
 
-    def pause_soon(self, entry: Entry) -> None:
+    def pause_soon(self, entry: ServedEntry) -> None:
         """Requests are being refused: read no more for a moment, so that they come in crowds.
 
         What a refusal costs is mostly waking up for it. On the core that the engine computes on, the reference machine
@@ -180,7 +180,7 @@ class ServerState:
             self._pausing = True
             self.loop.call_soon(self._pause, entry)
 
-    def _pause(self, entry: Entry) -> None:
+    def _pause(self, entry: ServedEntry) -> None:
         self._pausing = False
         if sum(1 for _ in self.context.models) == 1:  # another model's requests must not wait for this one's
             time.sleep(min(_PAUSE_NS, entry.waiting_ns() // 4) / 1e9)

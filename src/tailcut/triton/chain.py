@@ -6,7 +6,7 @@ from dataclasses import replace
 from tailcut.engines.file_hash import file_hash
 from tailcut.pipelines.flow import StepDelivery
 from tailcut.pipelines.model import PipelineModel
-from tailcut.pipelines.plan import Step
+from tailcut.pipelines.plan import PipelineStep
 from tailcut.pipelines.steps import OpenStep
 from tailcut.runtime.model import Model
 from tailcut.runtime.profile import ModelRef, Profile
@@ -27,7 +27,7 @@ def as_one(
         outputs = tuple(replace(tensor, name=step.outputs[tensor.name]) for tensor in kept)
         unused = {tensor.name: f"{name}.{tensor.name}" for tensor in model.spec.outputs if tensor not in kept}
         delivery = StepDelivery(models[index + 1].entry if index + 1 < len(models) else None)
-        outline = Step("model", name, inputs, outputs, model.spec.batched)
+        outline = PipelineStep("model", name, inputs, outputs, model.spec.batched)
         opened.append(
             OpenStep(
                 model,

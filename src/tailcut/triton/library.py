@@ -28,7 +28,7 @@ from tailcut.triton.config import as_dict, parse_config
 from tailcut.triton.ensemble import EnsembleStep, plan_steps, read_steps
 from tailcut.triton.folder import CONFIG_FILE, ModelFolder, model_folders, state_of
 from tailcut.triton.notes import notes_of_ensemble
-from tailcut.triton.settings import Reading, declared_signature, engine_of, read_settings, refuse
+from tailcut.triton.settings import ConfigReading, declared_signature, engine_of, read_settings, refuse
 
 _log = logging.getLogger("tailcut")
 _EXPECTED = 16  # models that share the memory where a repository has as many, however few are loaded
@@ -74,7 +74,7 @@ class Wishes:
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
+class LoadedModel:
     """A model that is open, under its name and version, with its configuration as the file has it.
 
     Args:
@@ -121,7 +121,7 @@ class Library:
         others = {name: path for name, path in folders.items() if name not in changed} if changed else {}
         return changed | gone | {name: True for name, path in others.items() if _steps_of(path) & changed.keys()}
 
-    def load(self, name: str, models: int) -> list[Loaded]:
+    def load(self, name: str, models: int) -> list[LoadedModel]:
         """Open all versions of a model that its policy has served, among so many models.
 
         Raises:
@@ -137,7 +137,7 @@ class Library:
         versions = folder.versions()
         if not versions:
             raise MissingModelFileError(f"{path}: has no version to serve: put the model into {path.name}/1")
-        loaded: list[Loaded] = []
+        loaded: list[LoadedModel] = []
         try:
             loaded += (self._open(folder, version, models * len(versions), self._wishes) for version in versions)
         except BaseException:
@@ -146,7 +146,7 @@ class Library:
             raise
         return loaded
 
-    def _open_ensemble(self, folder: ModelFolder, models: int) -> Loaded:
+    def _open_ensemble(self, folder: ModelFolder, models: int) -> LoadedModel:
         """The models of an ensemble's steps, one after the other, as one model; they are its own."""
         folders, config = model_folders(self._repository), cast("Any", folder.config)
         try:
@@ -170,14 +170,14 @@ class Library:
             raise
         _log.info("%s: %s", folder.name, model.rows.describe())
         version = str((folder.versions() or [1])[-1])
-        return Loaded(folder.name, version, cast("Model", model), as_dict(config))
+        return LoadedModel(folder.name, version, cast("Model", model), as_dict(config))
 
     @staticmethod
     def _say(folder: ModelFolder, notes: Iterable[str]) -> None:
         for note in notes:
             _log.info("%s: %s: %s", folder.name, CONFIG_FILE, note)
 
-    def _open(self, folder: ModelFolder, version: int, models: int, wishes: Wishes) -> Loaded:
+    def _open(self, folder: ModelFolder, version: int, models: int, wishes: Wishes) -> LoadedModel:
         limits, tuned = self._limits(models), folder.profile(version)
         profile, reading = profile_of(folder, version)
         self._say(folder, reading.notes)
@@ -201,7 +201,7 @@ class Library:
         _log.info("%s: %s", folder.name, model.rows.describe())
         config = {} if folder.config is None else as_dict(folder.config)
         config["default_model_filename"] = config.get("default_model_filename") or folder.file(version).name
-        return Loaded(folder.name, str(version), model, config, alone, reload)
+        return LoadedModel(folder.name, str(version), model, config, alone, reload)
 
     def _limits(self, models: int) -> Limits:
         """Those of a model among so many, which share the memory that this process may use.
@@ -215,7 +215,7 @@ class Library:
             self._slab_bytes = shared.slab_bytes
         return shared
 
-    def _tuned(self, path: Path, configured: Profile, reading: Reading) -> Profile:
+    def _tuned(self, path: Path, configured: Profile, reading: ConfigReading) -> Profile:
         """A profile that was tuned, for clients that see the model as its configuration says."""
         profile = Profile.load(path)
         profile.verify_model()
@@ -245,7 +245,7 @@ def _open_beside(profile: Profile, limits: Limits, models: int) -> Model:
     return Model.open(msgspec.structs.replace(profile, settings=settings), limits=limits)
 
 
-def profile_of(folder: ModelFolder, version: int) -> tuple[Profile, Reading]:
+def profile_of(folder: ModelFolder, version: int) -> tuple[Profile, ConfigReading]:
     """What a model's configuration says of a version, as a profile; what it says beside that.
 
     Raises:
@@ -287,7 +287,7 @@ def _seen(inner: ModelFolder, version: int) -> ModelSpec:
     return signature(Path(profile.model.path), profile.settings.engine)
 
 
-def newest_of(path: Path) -> tuple[Path, Reading]:
+def newest_of(path: Path) -> tuple[Path, ConfigReading]:
     """The file of the newest version of a model's folder, and what its configuration says of it.
 
     Raises:

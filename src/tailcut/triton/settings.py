@@ -38,7 +38,7 @@ _TEXT = {DType.BYTES: "STRING"}
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class ConfigReading:
     """What a configuration says.
 
     Args:
@@ -76,7 +76,7 @@ def engine_of(config: Any, able: Sequence[str]) -> str:
     return name if name in able else able[0]
 
 
-def read_settings(config: Any, spec: ModelSpec, engine: str, signature: tuple[str, ...] = ()) -> Reading:
+def read_settings(config: Any, spec: ModelSpec, engine: str, signature: tuple[str, ...] = ()) -> ConfigReading:
     """The settings for a model.
 
     Args:
@@ -109,7 +109,7 @@ def read_settings(config: Any, spec: ModelSpec, engine: str, signature: tuple[st
     )
     samples, unfit = _samples(config, spec, batched=batched)
     waiting = dynamic.default_queue_policy.max_queue_size if dynamic is not None else 0
-    return Reading(
+    return ConfigReading(
         Settings(engine=options, batching=batching),
         samples,
         config.max_batch_size or None,

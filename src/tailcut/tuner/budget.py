@@ -87,7 +87,7 @@ def ways_s(start_s: float) -> float:
 
 
 @dataclass(slots=True)
-class Plan:
+class TimePlan:
     """The phases of one tune; times are seconds of a monotonic clock."""
 
     began: float

@@ -24,7 +24,7 @@ from tailcut.engines.activations import METHODS, Method
 from tailcut.engines.base import Form
 from tailcut.errors import TailcutError
 from tailcut.tuner.accuracy import Accuracy, Outputs
-from tailcut.tuner.calibrator import LEVELS, Attempt, Attempted, Start, Started
+from tailcut.tuner.calibrator import LEVELS, Attempt, Attempted, CalibrationStarted, StartCalibration
 from tailcut.tuner.estimator import pack, read, unpack, write
 from tailcut.tuner.gate import Gate
 from tailcut.tuner.result_records import Quantized
@@ -39,7 +39,7 @@ _ANSWERING = 0.05  # of the time, for the answers of one attempt
 _ENOUGH = (False, 0.5)  # right, with half of the error that is allowed: no other method is tried
 _NAMED = 3  # operators in a message
 _STOP_S = 5.0
-_Answer = TypeVar("_Answer", Started, Attempted)
+_Answer = TypeVar("_Answer", CalibrationStarted, Attempted)
 
 
 class CalibrationError(TailcutError):
@@ -177,7 +177,7 @@ class Calibrator:
         self._child = subprocess.Popen(  # noqa: S603  our own interpreter and module
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )
-        self._job = Start(
+        self._job = StartCalibration(
             str(material.model.parent.resolve() / material.model.name),  # as Profile.of_model names it
             self._scratch.name,
             [pack(dict(request)) for request in material.requests],
@@ -201,9 +201,9 @@ class Calibrator:
             self._child.wait()
         self._scratch.cleanup()
 
-    def start(self) -> Started:
+    def start(self) -> CalibrationStarted:
         """Have the ranges taken."""
-        result = self._ask(self._job, Started)
+        result = self._ask(self._job, CalibrationStarted)
         if result.error:
             raise CalibrationError(result.error)
         return result
@@ -213,7 +213,7 @@ class Calibrator:
         """What is left of the time."""
         return max(0.0, self._end - time.monotonic())
 
-    def copy_for(self, engine: Form, started: Started, seconds: float) -> Copy:
+    def copy_for(self, engine: Form, started: CalibrationStarted, seconds: float) -> Copy:
         """The first copy that answers rightly, all operators in int8 if that is possible.
 
         Raises:
@@ -239,7 +239,7 @@ class Calibrator:
             raise CalibrationError(f"{best.accuracy.reason} with {kept}{hurry}", best)
         return best
 
-    def attempt(self, engine: Form, method: Method, level: int, started: Started) -> Copy:
+    def attempt(self, engine: Form, method: Method, level: int, started: CalibrationStarted) -> Copy:
         """One copy, whether its answers are right or not."""
         self._attempts += 1
         path = self._folder / f"{engine}.{self._attempts}.onnx"
@@ -250,7 +250,7 @@ class Calibrator:
         in_float, accuracy = tuple(result.in_float), self._judge(answers)
         return Copy(path, engine, method, started.requests, started.operators, in_float, accuracy, answers)
 
-    def _ask(self, job: Start | Attempt, kind: type[_Answer]) -> _Answer:
+    def _ask(self, job: StartCalibration | Attempt, kind: type[_Answer]) -> _Answer:
         try:
             write(cast(BinaryIO, self._child.stdin), job)
             data = read(cast(BinaryIO, self._child.stdout))

@@ -31,7 +31,7 @@ _FEWEST_COLLECTED = 8
 _FEWEST_ANSWERED = 4
 
 
-class Start(msgspec.Struct, frozen=True, tag=True):
+class StartCalibration(msgspec.Struct, frozen=True, tag=True):
     """Take requests into the ranges for so long, eight at least; the first job. Intermediate files lie in `folder`."""
 
     path: str
@@ -51,7 +51,7 @@ class Attempt(msgspec.Struct, frozen=True, tag=True):
     seconds: float
 
 
-class Started(msgspec.Struct, frozen=True, tag=True):
+class CalibrationStarted(msgspec.Struct, frozen=True, tag=True):
     """How many requests were taken in, and how many operators there are to quantise; or why not."""
 
     error: str | None = None
@@ -67,7 +67,7 @@ class Attempted(msgspec.Struct, frozen=True, tag=True):
     answers: list[list[Tensor]] = []
 
 
-def _start(job: Start) -> Calibration:
+def _start(job: StartCalibration) -> Calibration:
     calibration = Calibration(Path(job.path), Path(job.folder))
     end = time.monotonic() + job.seconds
     for request in job.requests:
@@ -108,19 +108,21 @@ def _work(source: int, sink: int) -> None:
     held_out: list[list[Tensor]] = []
     with open(source, "rb", closefd=False) as jobs, open(sink, "wb") as answers:
         while data := read(jobs):
-            job = msgspec.msgpack.decode(data, type=Start | Attempt)
-            answer: Started | Attempted
+            job = msgspec.msgpack.decode(data, type=StartCalibration | Attempt)
+            answer: CalibrationStarted | Attempted
             try:
-                if isinstance(job, Start):
+                if isinstance(job, StartCalibration):
                     held_out = job.held_out
                     calibration = _start(job)
-                    answer = Started(None, calibration.requests, len(calibration.operators))
+                    answer = CalibrationStarted(None, calibration.requests, len(calibration.operators))
                 else:
                     assert calibration is not None  # noqa: S101  the parent starts first
                     answer = _attempt(calibration, held_out, job)
             except (TailcutError, MemoryError, OSError) as error:
                 message = str(error) or type(error).__name__
-                answer = Started(error=message) if isinstance(job, Start) else Attempted(error=message)
+                answer = (
+                    CalibrationStarted(error=message) if isinstance(job, StartCalibration) else Attempted(error=message)
+                )
             write(answers, answer)
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Setting:
+class CatalogueSetting:
     """One setting, as the catalogue explains it; `fields` are its places in the profile."""
 
     name: str
@@ -22,8 +22,8 @@ _GUIDE_ORT = "onnxruntime, performance tuning"
 _GUIDE_OV = "openvino, optimising inference"
 _GUIDE_TORCH = "PyTorch, performance tuning guide"
 _GUIDE_CUDA_GRAPHS = "PyTorch, CUDA semantics: CUDA graphs; onnxruntime, CUDA execution provider"
-CATALOGUE: tuple[Setting, ...] = (
-    Setting(
+CATALOGUE: tuple[CatalogueSetting, ...] = (
+    CatalogueSetting(
         "batch size",
         "algorithmic",
         ("batching.max_batch_size",),
@@ -33,7 +33,7 @@ CATALOGUE: tuple[Setting, ...] = (
         "a larger batch takes as long per row as a smaller one",
         "measured: rows per second by batch size",
     ),
-    Setting(
+    CatalogueSetting(
         "queue delay",
         "algorithmic",
         ("batching.max_queue_delay_us",),
@@ -43,7 +43,7 @@ CATALOGUE: tuple[Setting, ...] = (
         "a lone request waits in vain",
         "simulated from the measured times",
     ),
-    Setting(
+    CatalogueSetting(
         "bound rows",
         "algorithmic",
         ("batching.bind",),
@@ -53,7 +53,7 @@ CATALOGUE: tuple[Setting, ...] = (
         "never seen",
         "measured",
     ),
-    Setting(
+    CatalogueSetting(
         "padding buckets",
         "algorithmic",
         ("batching.padding",),
@@ -63,7 +63,7 @@ CATALOGUE: tuple[Setting, ...] = (
         "much of a bucket is padding; a model without a mask gives wrong answers, and is rejected",
         "measured, and checked by the accuracy gate",
     ),
-    Setting(
+    CatalogueSetting(
         "CUDA graphs",
         "algorithmic",
         ("engine.cuda.graphs",),
@@ -73,7 +73,7 @@ CATALOGUE: tuple[Setting, ...] = (
         "memory for each bucket of each staging slot",
         _GUIDE_CUDA_GRAPHS,
     ),
-    Setting(
+    CatalogueSetting(
         "CUDA buckets",
         "algorithmic",
         ("engine.cuda.buckets",),
@@ -83,7 +83,7 @@ CATALOGUE: tuple[Setting, ...] = (
         "auto: up to half of a bucket is filled up, and computed in vain. off: a graph for each size",
         _GUIDE_CUDA_GRAPHS,
     ),
-    Setting(
+    CatalogueSetting(
         "search for convolutions",
         "algorithmic",
         ("engine.cuda.conv_search",),
@@ -93,7 +93,7 @@ CATALOGUE: tuple[Setting, ...] = (
         "exhaustive: the first batch of each bucket takes long",
         "onnxruntime, CUDA execution provider",
     ),
-    Setting(
+    CatalogueSetting(
         "graph level",
         "algorithmic",
         ("engine.graph",),
@@ -103,7 +103,7 @@ CATALOGUE: tuple[Setting, ...] = (
         "a bug in the optimiser: set basic or off in the profile",
         _GUIDE_ORT,
     ),
-    Setting(
+    CatalogueSetting(
         "outputs",
         "algorithmic",
         ("engine.outputs",),
@@ -113,7 +113,7 @@ CATALOGUE: tuple[Setting, ...] = (
         "clients cannot request the other outputs",
         "onnxruntime, pruning of unused nodes",
     ),
-    Setting(
+    CatalogueSetting(
         "fixed dimensions",
         "algorithmic",
         ("engine.fixed_dims",),
@@ -123,7 +123,7 @@ CATALOGUE: tuple[Setting, ...] = (
         "requests of another size are refused",
         "onnxruntime, free dimension override",
     ),
-    Setting(
+    CatalogueSetting(
         "layout",
         "layout",
         ("engine.layout",),
@@ -133,7 +133,7 @@ CATALOGUE: tuple[Setting, ...] = (
         "few channels: the conversion costs more than it saves",
         _GUIDE_ORT,
     ),
-    Setting(
+    CatalogueSetting(
         "pre-packing",
         "layout",
         ("engine.prepack",),
@@ -143,7 +143,7 @@ CATALOGUE: tuple[Setting, ...] = (
         "memory: weights are kept twice",
         _GUIDE_ORT,
     ),
-    Setting(
+    CatalogueSetting(
         "uint8 input",
         "layout",
         ("engine.u8_input",),
@@ -153,7 +153,7 @@ CATALOGUE: tuple[Setting, ...] = (
         "clients must send uint8",
         "docs/reference/profile.md",
     ),
-    Setting(
+    CatalogueSetting(
         "static buckets",
         "layout",
         ("engine.static_buckets",),
@@ -163,7 +163,7 @@ CATALOGUE: tuple[Setting, ...] = (
         "each bucket holds the weights again, and takes as long to load; large models gain nothing",
         _DECISION,
     ),
-    Setting(
+    CatalogueSetting(
         "channels last",
         "layout",
         ("engine.layout",),
@@ -173,7 +173,7 @@ CATALOGUE: tuple[Setting, ...] = (
         "programs that reshape images between convolutions",
         _GUIDE_TORCH,
     ),
-    Setting(
+    CatalogueSetting(
         "threads and instances",
         "parallelism",
         ("engine.threads", "engine.instances"),
@@ -183,7 +183,7 @@ CATALOGUE: tuple[Setting, ...] = (
         "more threads than CPUs, or than a call has work for",
         _GUIDE_OV,
     ),
-    Setting(
+    CatalogueSetting(
         "spinning",
         "parallelism",
         ("engine.spinning",),
@@ -193,7 +193,7 @@ CATALOGUE: tuple[Setting, ...] = (
         "other work needs the CPUs: the event loop, a client, another model",
         _GUIDE_ORT,
     ),
-    Setting(
+    CatalogueSetting(
         "spinning time",
         "parallelism",
         ("engine.spin_us",),
@@ -203,7 +203,7 @@ CATALOGUE: tuple[Setting, ...] = (
         "longer than the usual gap: a core is busy without benefit",
         _GUIDE_ORT,
     ),
-    Setting(
+    CatalogueSetting(
         "pinning",
         "parallelism",
         ("engine.pinning",),
@@ -213,7 +213,7 @@ CATALOGUE: tuple[Setting, ...] = (
         "other processes share the cores",
         _GUIDE_OV,
     ),
-    Setting(
+    CatalogueSetting(
         "NUMA nodes",
         "parallelism",
         ("engine.numa",),
@@ -223,7 +223,7 @@ CATALOGUE: tuple[Setting, ...] = (
         "each node holds the weights again",
         "set_mempolicy(2)",
     ),
-    Setting(
+    CatalogueSetting(
         "staging slots",
         "parallelism",
         ("engine.cuda.slots",),
@@ -233,7 +233,7 @@ CATALOGUE: tuple[Setting, ...] = (
         "device memory for the batches of each slot, and graphs for each",
         "CUDA C++ best practices guide, asynchronous and overlapping transfers with computation",
     ),
-    Setting(
+    CatalogueSetting(
         "own core",
         "parallelism",
         ("io.own_core",),
@@ -243,7 +243,7 @@ CATALOGUE: tuple[Setting, ...] = (
         "few cores: the engine lacks the one that the loop leaves idle",
         "sched_setaffinity(2)",
     ),
-    Setting(
+    CatalogueSetting(
         "dispatch",
         "parallelism",
         ("batching.dispatch",),
@@ -253,7 +253,7 @@ CATALOGUE: tuple[Setting, ...] = (
         "inline: a long call blocks the event loop",
         "simulated from the measured times",
     ),
-    Setting(
+    CatalogueSetting(
         "second engine",
         "parallelism",
         ("batching.second",),
@@ -263,7 +263,7 @@ CATALOGUE: tuple[Setting, ...] = (
         "memory: the model is loaded twice; answers of two engines differ in their last digits",
         "docs/decisions/056-two-engines.md",
     ),
-    Setting(
+    CatalogueSetting(
         "busy polling",
         "parallelism",
         ("io.busy_poll_us",),
@@ -273,7 +273,7 @@ CATALOGUE: tuple[Setting, ...] = (
         "a core is kept busy",
         "measured",
     ),
-    Setting(
+    CatalogueSetting(
         "worker processes",
         "parallelism",
         ("io.workers",),
@@ -283,7 +283,7 @@ CATALOGUE: tuple[Setting, ...] = (
         "batches are smaller; each process holds the weights",
         "measured",
     ),
-    Setting(
+    CatalogueSetting(
         "engine and precision",
         "simd",
         ("engine.name", "engine.precision"),
@@ -296,7 +296,7 @@ CATALOGUE: tuple[Setting, ...] = (
         "wrong outputs: the accuracy gate rejects them; a static copy keeps the most sensitive operators in float",
         _GUIDE_OV,
     ),
-    Setting(
+    CatalogueSetting(
         "compiler",
         "simd",
         ("engine.compiler",),
@@ -306,7 +306,7 @@ CATALOGUE: tuple[Setting, ...] = (
         "up to minutes to load; a call has a fixed cost, which short programs feel",
         _GUIDE_TORCH,
     ),
-    Setting(
+    CatalogueSetting(
         "device",
         "simd",
         ("engine.device", "engine.cuda.index"),
@@ -317,7 +317,7 @@ CATALOGUE: tuple[Setting, ...] = (
         "small ones: copies and launches take longer than they save",
         _GUIDE_TORCH,
     ),
-    Setting(
+    CatalogueSetting(
         "engine arena",
         "allocation",
         ("engine.arena",),
@@ -327,7 +327,7 @@ CATALOGUE: tuple[Setting, ...] = (
         "memory is never returned",
         _GUIDE_ORT,
     ),
-    Setting(
+    CatalogueSetting(
         "growth of the arena",
         "allocation",
         ("engine.arena_growth",),
@@ -337,7 +337,7 @@ CATALOGUE: tuple[Setting, ...] = (
         "calls of many sizes: pieces do not fit later calls (31 to 80 MB for sentences on MiniLM); sessions share it",
         _DECISION,
     ),
-    Setting(
+    CatalogueSetting(
         "pinned memory",
         "allocation",
         ("engine.cuda.pinned",),
@@ -347,7 +347,7 @@ CATALOGUE: tuple[Setting, ...] = (
         "a tight limit on locked memory (ulimit -l); registering takes time at the start",
         "CUDA C++ best practices guide, pinned memory",
     ),
-    Setting(
+    CatalogueSetting(
         "memory of CUDA graphs",
         "allocation",
         ("engine.cuda.graph_memory",),
@@ -357,7 +357,7 @@ CATALOGUE: tuple[Setting, ...] = (
         "never seen",
         _GUIDE_CUDA_GRAPHS,
     ),
-    Setting(
+    CatalogueSetting(
         "caching on the device",
         "allocation",
         ("engine.cuda.caching",),
@@ -367,7 +367,7 @@ CATALOGUE: tuple[Setting, ...] = (
         "off: giving memory back waits for all that is computed",
         "PyTorch, CUDA semantics: memory management",
     ),
-    Setting(
+    CatalogueSetting(
         "memory limit on the device",
         "allocation",
         ("engine.cuda.memory_limit_mb",),
@@ -377,7 +377,7 @@ CATALOGUE: tuple[Setting, ...] = (
         "a batch that does not fit fails",
         "onnxruntime, CUDA execution provider",
     ),
-    Setting(
+    CatalogueSetting(
         "memory of the rows",
         "allocation",
         ("memory.huge_pages", "memory.prefault", "memory.lock"),
@@ -387,7 +387,7 @@ CATALOGUE: tuple[Setting, ...] = (
         "memory is allocated at the start",
         "Linux, transparent huge pages",
     ),
-    Setting(
+    CatalogueSetting(
         "allocator",
         "allocation",
         ("memory.allocator", "memory.keep_freed", "memory.huge_heap"),
@@ -397,7 +397,7 @@ CATALOGUE: tuple[Setting, ...] = (
         "more memory is kept; with huge pages, up to 2 MiB for each piece",
         "mallopt(3); glibc's tunables; the allocators' own documentation",
     ),
-    Setting(
+    CatalogueSetting(
         "garbage collector",
         "allocation",
         ("memory.gc_freeze",),
@@ -407,7 +407,7 @@ CATALOGUE: tuple[Setting, ...] = (
         "garbage is kept until a pause",
         "Python, gc.freeze",
     ),
-    Setting(
+    CatalogueSetting(
         "wire",
         "io",
         ("io.wire",),
@@ -417,7 +417,7 @@ CATALOGUE: tuple[Setting, ...] = (
         "clients that support only JSON; shared memory: small tensors, whose request is longer than they are",
         "Open Inference Protocol: binary tensor data, system shared memory; measured",
     ),
-    Setting(
+    CatalogueSetting(
         "socket",
         "io",
         ("io.socket",),
@@ -428,7 +428,7 @@ CATALOGUE: tuple[Setting, ...] = (
         "unix(7). Not offered: TCP_QUICKACK (x1.19 a round trip: a system call each) and SO_BUSY_POLL (x1.00: a "
         "loopback device has no queue to poll; a network card's driver may)",
     ),
-    Setting(
+    CatalogueSetting(
         "receiving into rows",
         "io",
         ("io.direct_bytes",),
@@ -438,7 +438,7 @@ CATALOGUE: tuple[Setting, ...] = (
         "small bodies: one extra system call",
         "measured",
     ),
-    Setting(
+    CatalogueSetting(
         "fast path",
         "io",
         ("io.fast_path",),

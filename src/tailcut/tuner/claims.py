@@ -17,14 +17,14 @@ from tailcut.tuner.baseline import Baseline, measure_baseline
 from tailcut.tuner.budget import SearchSize, complete_s
 from tailcut.tuner.events import Phase
 from tailcut.tuner.pixels import as_pixels
-from tailcut.tuner.session import Session
+from tailcut.tuner.session import TuneSession
 from tailcut.tuner.verification import LEAST_S, told_within, verification_s, verify
 
 _ROUNDED_S = 5
 _LOADED_S = 0.5  # with as many clients as raced
 
 
-def arms_verified(session: Session) -> dict[str, Settings]:
+def arms_verified(session: TuneSession) -> dict[str, Settings]:
     """What the verification measures: what is compared, and tuned; and the previous settings, checked again."""
     arms = session.compared | {"tuned": session.outcome.settings}
     previous, outcome = session.wanted.previous_settings, session.outcome
@@ -33,7 +33,7 @@ def arms_verified(session: Session) -> dict[str, Settings]:
     return arms
 
 
-def announce(session: Session, result: Baseline, size: SearchSize) -> None:
+def announce(session: TuneSession, result: Baseline, size: SearchSize) -> None:
     """Say how long a complete search takes, and leave the verification the time that its p99 takes.
 
     Args:
@@ -65,7 +65,7 @@ def complete_search(whole_s: float, budget_s: float) -> Phase:
     return Phase(f"a complete search takes about {rounded_s:,} s; --budget {budget_s:g}s{less}")
 
 
-def carry(session: Session) -> Baseline:
+def carry(session: TuneSession) -> Baseline:
     """Measure what the baseline carries, and the limit that all others are held to."""
     session.tell(Phase("measuring what the baseline can carry"))
     wanted, plan, outcome = session.wanted, session.plan, session.outcome
@@ -80,7 +80,7 @@ def carry(session: Session) -> Baseline:
     return result
 
 
-def prove(session: Session) -> None:
+def prove(session: TuneSession) -> None:
     """What is claimed: from fresh samples of the tuned settings and what they are compared with."""
     settings, outcome, servers = arms_verified(session), session.outcome, session.servers
     *names, last = settings
@@ -116,7 +116,7 @@ def _cpus_used(arm: Arm, clients: int) -> float | None:
     return None if cost is None else cost.cpu_ns / 1e9 / (time.monotonic() - began)
 
 
-def _served(session: Session, settings: dict[str, Settings]) -> dict[str, Arm]:
+def _served(session: TuneSession, settings: dict[str, Settings]) -> dict[str, Arm]:
     """The running servers of all arms; where that of the tuned settings fails, of the next best that raced.
 
     Raises:
@@ -138,7 +138,7 @@ def _served(session: Session, settings: dict[str, Settings]) -> dict[str, Arm]:
     return arms
 
 
-def _next_best(session: Session) -> Arm:
+def _next_best(session: TuneSession) -> Arm:
     """A server of the best settings that raced and still start; in the end of the baseline's."""
     outcome = session.outcome
     ranked = sorted(outcome.raced, key=lambda item: outcome.raced[item], reverse=True)
@@ -153,7 +153,7 @@ def _next_best(session: Session) -> Arm:
     return session.servers.arm(outcome.settings)
 
 
-def _labels(session: Session, settings: dict[str, Settings]) -> dict[str, float] | None:
+def _labels(session: TuneSession, settings: dict[str, Settings]) -> dict[str, float] | None:
     result: dict[str, float] = {}
     labels = session.wanted.labels
     for name in ("baseline", "tuned"):

@@ -10,23 +10,23 @@ from dataclasses import dataclass, field, replace
 
 import msgspec
 
-from tailcut.lab.records import Interval, MachineFacts
+from tailcut.lab.records import IntervalRecord, MachineFacts
 from tailcut.lab.trial import Arm, ArmRuns, closed_block, open_block
 from tailcut.runtime.profile import Profile
 from tailcut.runtime.settings import Settings
 from tailcut.stats import Verdict, samples_needed
 from tailcut.tuner.accuracy import Accuracy
 from tailcut.tuner.baseline import Baseline, measure_baseline
-from tailcut.tuner.budget import Plan
+from tailcut.tuner.budget import TimePlan
 from tailcut.tuner.events import Event, Phase
 from tailcut.tuner.learning import learn
 from tailcut.tuner.noise import Noise
 from tailcut.tuner.race import QUANTILES, Ratios, judged, known_within, ratios
 from tailcut.tuner.racing import LEAST_BLOCK_S
-from tailcut.tuner.records import Wanted
+from tailcut.tuner.records import TuneRequest
 from tailcut.tuner.result import arm_record, met
 from tailcut.tuner.result_records import ComparedProfile, ComparisonResult, ModelRequest
-from tailcut.tuner.servers import Servers
+from tailcut.tuner.servers import TrialServers
 
 _ROUNDS = 20  # as planned
 _FEWEST_ROUNDS, _MOST_ROUNDS = 6, 60
@@ -37,12 +37,12 @@ _ASKED = 64  # questions in flight, at most
 
 
 @dataclass(slots=True)
-class Side:
+class ComparisonSide:
     """One profile in a comparison."""
 
     name: str
     profile: Profile
-    servers: Servers  # its own one alone: two profiles of equal settings may run different copies of the model
+    servers: TrialServers  # its own one alone: two profiles of equal settings may run different copies of the model
     accuracy: Accuracy | None = None
     runs: ArmRuns = field(default_factory=ArmRuns)
     ratios: Ratios = field(default_factory=Ratios)  # to the first
@@ -70,10 +70,10 @@ class Side:
 
 
 @dataclass(slots=True)
-class Comparison:
+class ProfileComparison:
     """What came of it; the first side is what the others are compared with."""
 
-    sides: list[Side]
+    sides: list[ComparisonSide]
     baseline: Baseline
     noise: Noise = field(default_factory=Noise)
     took_s: float = 0.0
@@ -84,7 +84,7 @@ class Comparison:
         return any(side.wrong for side in self.sides) or any(side.verdict is Verdict.WORSE for side in self.sides[1:])
 
 
-def compare(wanted: Wanted, profiles: Mapping[str, Profile], tell: Callable[[Event], None]) -> Comparison:
+def compare(wanted: TuneRequest, profiles: Mapping[str, Profile], tell: Callable[[Event], None]) -> ProfileComparison:
     """Check and measure profiles of one model.
 
     Args:
@@ -95,13 +95,13 @@ def compare(wanted: Wanted, profiles: Mapping[str, Profile], tell: Callable[[Eve
     Raises:
         TailcutError: a profile cannot be served, or the first answers nothing.
     """
-    plan = Plan(time.monotonic() if wanted.began is None else wanted.began, wanted.budget_s)
+    plan = TimePlan(time.monotonic() if wanted.began is None else wanted.began, wanted.budget_s)
     engines = [profile.settings.engine for profile in profiles.values()]
     pixels = next((engine.u8_input for engine in engines if engine.u8_input is not None), None)
     wanted = replace(wanted, fixed=engines[0].fixed_dims, declared=engines[0].signature, normalize=pixels)
     learned = learn(wanted, plan.answers_s, tell)
     sides = [
-        Side(name, profile, Servers(wanted.model, learned.spec, learned.requests, base=profile))
+        ComparisonSide(name, profile, TrialServers(wanted.model, learned.spec, learned.requests, base=profile))
         for name, profile in profiles.items()
     ]
     try:
@@ -110,7 +110,7 @@ def compare(wanted: Wanted, profiles: Mapping[str, Profile], tell: Callable[[Eve
         first = sides[0].arm
         tell(Phase(f"measuring what {sides[0].name} can carry"))
         baseline = measure_baseline(first, plan.capacity_s, rate=wanted.rate, limit_ms=wanted.slo_ms)
-        result = Comparison(sides, baseline)
+        result = ProfileComparison(sides, baseline)
         tell(Phase(f"checking the answers of {len(sides)} profiles"))
         for side in sides:
             target = side.arm.target
@@ -127,7 +127,7 @@ def compare(wanted: Wanted, profiles: Mapping[str, Profile], tell: Callable[[Eve
     return result
 
 
-def _measure(result: Comparison, plan: Plan, tell: Callable[[Event], None]) -> None:
+def _measure(result: ProfileComparison, plan: TimePlan, tell: Callable[[Event], None]) -> None:
     """Open and closed blocks in turns, until the time is over and each p99 is known."""
     arms, runs = [side.arm for side in result.sides], [side.runs for side in result.sides]
     baseline = result.baseline
@@ -157,7 +157,7 @@ def _measure(result: Comparison, plan: Plan, tell: Callable[[Event], None]) -> N
 
 
 def comparison_record(
-    result: Comparison, *, model: str, machine: MachineFacts, objective: ModelRequest, command: str
+    result: ProfileComparison, *, model: str, machine: MachineFacts, objective: ModelRequest, command: str
 ) -> ComparisonResult:
     """What `tailcut tune --compare --json` prints."""
     return ComparisonResult(
@@ -174,7 +174,7 @@ def comparison_record(
     )
 
 
-def _side_record(side: Side, result: Comparison, slo_ms: float | None) -> ComparedProfile:
+def _side_record(side: ComparisonSide, result: ProfileComparison, slo_ms: float | None) -> ComparedProfile:
     is_first = side is result.sides[0]
     arm, speed = arm_record(side.runs, result.baseline.rate), side.ratios.throughput
     return ComparedProfile(
@@ -185,8 +185,8 @@ def _side_record(side: Side, result: Comparison, slo_ms: float | None) -> Compar
         right=None if side.accuracy is None else side.accuracy.right,
         wrong=side.accuracy.reason if side.accuracy is not None and side.wrong else None,
         unchanged=not is_first and side.settings == result.sides[0].settings,
-        ratios={name: Interval.rounded(ratio) for name, ratio in side.ratios.percentiles.items()},
-        throughput_ratio=None if speed is None else Interval.rounded(speed),
+        ratios={name: IntervalRecord.rounded(ratio) for name, ratio in side.ratios.percentiles.items()},
+        throughput_ratio=None if speed is None else IntervalRecord.rounded(speed),
         verdict=None if is_first else side.verdict,
         reason="" if is_first else side.reason,
         slo_met=msgspec.UNSET if slo_ms is None else met(arm.p99_interval_ms, slo_ms),

@@ -22,7 +22,19 @@ import numpy as np
 from tailcut.engines import EngineOptions
 from tailcut.errors import TailcutError
 from tailcut.runtime.thread_budget import spins
-from tailcut.tuner.estimator import Answered, Ask, Load, Loaded, Measure, Measured, Tensor, pack, read, unpack, write
+from tailcut.tuner.estimator import (
+    Answered,
+    Ask,
+    CallTimes,
+    LoadModel,
+    MeasureCalls,
+    ModelLoaded,
+    Tensor,
+    pack,
+    read,
+    unpack,
+    write,
+)
 from tailcut.tuner.simulate import ServiceTimes
 
 QUANTILES = 64  # of the times of a size, equally likely: the last one is beyond the p99
@@ -153,7 +165,7 @@ class Estimator:
         *,
         independent: bool = False,
     ) -> None:
-        """`model` is the file that the engine loads; `requests` are computed in turn; `independent` as in `Load`."""
+        """`model` is the file that the engine loads; `requests` are computed in turn."""
         self.estimate = EngineEstimate(options)
         command = [sys.executable, "-m", "tailcut.tuner.estimator"]
         self._child = subprocess.Popen(  # noqa: S603  our own interpreter and module
@@ -161,7 +173,7 @@ class Estimator:
         )
         sent = [pack(dict(request)) for request in requests]
         self.estimate.requests = len(sent)
-        self._send(Load(str(model.resolve()), options, sent, max(1, options.instances), independent))
+        self._send(LoadModel(str(model.resolve()), options, sent, max(1, options.instances), independent))
 
     def __enter__(self) -> Self:
         return self
@@ -171,7 +183,7 @@ class Estimator:
 
     def wait_loaded(self) -> None:
         """Wait until the model is open."""
-        result = msgspec.msgpack.decode(self._receive(), type=Loaded)
+        result = msgspec.msgpack.decode(self._receive(), type=ModelLoaded)
         if result.error:
             raise EstimateError(result.error)
         self.estimate.load_s, self.estimate.memory_bytes = result.load_s, result.memory_bytes
@@ -179,8 +191,8 @@ class Estimator:
 
     def measure(self, rows: int, seconds: float, *, fewest: int = 3, paused: bool = False) -> None:
         """Have one size timed, `fewest` times at least, and keep what was found."""
-        self._send(Measure(rows, seconds, fewest, paused))
-        result = msgspec.msgpack.decode(self._receive(), type=Measured)
+        self._send(MeasureCalls(rows, seconds, fewest, paused))
+        result = msgspec.msgpack.decode(self._receive(), type=CallTimes)
         if result.error:
             raise EstimateError(result.error)
         times = np.frombuffer(result.times_ns, np.int64)

@@ -40,7 +40,7 @@ class Tensor(msgspec.Struct, frozen=True):
     data: bytes | list[str]
 
 
-class Load(msgspec.Struct, frozen=True, tag=True):
+class LoadModel(msgspec.Struct, frozen=True, tag=True):
     """Open the model; the first job. Several requests, where they differ in length, are computed in turn.
 
     `independent`: the user says that rows are, whatever the file says of them.
@@ -53,7 +53,7 @@ class Load(msgspec.Struct, frozen=True, tag=True):
     independent: bool = False
 
 
-class Measure(msgspec.Struct, frozen=True, tag=True):
+class MeasureCalls(msgspec.Struct, frozen=True, tag=True):
     """Call the engine with so many rows, on all instances at once, for so long; `paused`: with rests in between.
 
     Each call has the rows of one request; `fewest` calls are made in any case.
@@ -79,7 +79,7 @@ class Answered(msgspec.Struct, frozen=True, tag=True):
     error: str | None = None
 
 
-class Loaded(msgspec.Struct, frozen=True, tag=True):
+class ModelLoaded(msgspec.Struct, frozen=True, tag=True):
     """The model is open, and whether its rows may share a call there; or why not."""
 
     error: str | None = None
@@ -88,7 +88,7 @@ class Loaded(msgspec.Struct, frozen=True, tag=True):
     memory_bytes: int = 0
 
 
-class Measured(msgspec.Struct, frozen=True, tag=True):
+class CallTimes(msgspec.Struct, frozen=True, tag=True):
     """How long the calls took (int64 nanoseconds), and the CPU time of all of them together; or what went wrong."""
 
     times_ns: bytes = b""
@@ -124,7 +124,7 @@ def _array(tensor: Tensor) -> np.ndarray:
 class _Bench:
     """An open engine, and the calls of each batch size."""
 
-    def __init__(self, job: Load) -> None:
+    def __init__(self, job: LoadModel) -> None:
         self._engine: Engine = open_engine(Path(job.path), job.options)
         if job.independent and self._engine.spec.batchable:
             self._engine.spec = replace(self._engine.spec, rows=Rows.INDEPENDENT)
@@ -141,7 +141,7 @@ class _Bench:
                 break
         return Answered(answers)
 
-    def measure(self, job: Measure) -> Measured:
+    def measure(self, job: MeasureCalls) -> CallTimes:
         calls = self._calls.get(job.rows)
         if calls is None:
             calls = self._calls[job.rows] = [self._call(job.rows) for _ in range(self._instances)]
@@ -164,7 +164,7 @@ class _Bench:
                 thread.join()
         cpu = time.process_time_ns() - cpu - sum(others)
         everything = np.array([item for own in times for item in own], np.int64)
-        return Measured(everything.tobytes(), cpu, _memory_bytes())
+        return CallTimes(everything.tobytes(), cpu, _memory_bytes())
 
     def _call(self, rows: int) -> Callable[[], object]:
         calls = [
@@ -188,7 +188,7 @@ class _Bench:
         return np.concatenate([array] * -(-rows // max(1, len(array))))[:rows]
 
 
-def _time(call: Callable[[], object], job: Measure, times: list[int], others: list[int]) -> None:
+def _time(call: Callable[[], object], job: MeasureCalls, times: list[int], others: list[int]) -> None:
     """Call it again and again; `others` are the CPU nanoseconds of what stands between the calls."""
     clock, own = time.monotonic_ns, time.thread_time_ns
     end = clock() + int(job.seconds * 1e9)
@@ -228,19 +228,19 @@ def read(pipe: BinaryIO) -> bytes:
 def _work(source: BinaryIO, sink: BinaryIO) -> None:
     bench: _Bench | None = None
     while data := read(source):
-        job = msgspec.msgpack.decode(data, type=Load | Measure | Ask)
-        answer: Loaded | Measured | Answered
+        job = msgspec.msgpack.decode(data, type=LoadModel | MeasureCalls | Ask)
+        answer: ModelLoaded | CallTimes | Answered
         try:
-            if isinstance(job, Load):
+            if isinstance(job, LoadModel):
                 began = time.monotonic()
                 bench = _Bench(job)
-                answer = Loaded(None, bench.batched, time.monotonic() - began, _memory_bytes())
+                answer = ModelLoaded(None, bench.batched, time.monotonic() - began, _memory_bytes())
             else:
                 assert bench is not None  # noqa: S101  the parent loads first
                 answer = bench.answer(job) if isinstance(job, Ask) else bench.measure(job)
         except (TailcutError, MemoryError) as error:
             message = str(error) or type(error).__name__
-            failed = Loaded if isinstance(job, Load) else Answered if isinstance(job, Ask) else Measured
+            failed = ModelLoaded if isinstance(job, LoadModel) else Answered if isinstance(job, Ask) else CallTimes
             answer = failed(error=message)
         write(sink, answer)
 
@@ -248,10 +248,10 @@ def _work(source: BinaryIO, sink: BinaryIO) -> None:
 __all__: Sequence[str] = (
     "Answered",
     "Ask",
-    "Load",
-    "Loaded",
-    "Measure",
-    "Measured",
+    "CallTimes",
+    "LoadModel",
+    "MeasureCalls",
+    "ModelLoaded",
     "Tensor",
     "pack",
     "read",

@@ -61,10 +61,10 @@ class Best:
 
 
 @dataclass(frozen=True, slots=True)
-class Expected:
+class ExpectedTime:
     """How long the whole tune is expected to take, where that is not the budget."""
 
     seconds: float
 
 
-Event = Phase | Estimated | Best | Expected | RungStarted | CandidateStarted | CandidateDone | RungDone
+Event = Phase | Estimated | Best | ExpectedTime | RungStarted | CandidateStarted | CandidateDone | RungDone

@@ -19,7 +19,7 @@ _HOPE = 0.3  # of the best rank: what is predicted to be worse does not race for
 
 
 @dataclass(frozen=True, slots=True)
-class Predicted:
+class PredictedConfiguration:
     """A whole configuration, and what the simulation expects of it.
 
     Args:
@@ -42,11 +42,11 @@ class Predicted:
 
 
 def finalists(
-    predicted: Iterable[Predicted],
+    predicted: Iterable[PredictedConfiguration],
     count: int = FINALISTS,
-    rank: Callable[[Predicted], float] = lambda item: item.rate,
+    rank: Callable[[PredictedConfiguration], float] = lambda item: item.rate,
     kinds: Callable[[Settings], list[tuple[object, int]]] | None = None,
-) -> list[Predicted]:
+) -> list[PredictedConfiguration]:
     """The best by rank (more is better), a few of each kind, the best for a lone request, and the most frugal equal.
 
     The second is the best on another engine or in another precision: where only two can race, that is the difference
@@ -58,7 +58,7 @@ def finalists(
     hopeful = [item for item in ranked if rank(item) >= _HOPE * rank(ranked[0])]
     firsts = {item.settings.batching.dispatch: item for item in reversed(hopeful)}
     other = [item for item in hopeful if _computed_by(item.settings) != _computed_by(ranked[0].settings)]
-    chosen: list[Predicted] = []
+    chosen: list[PredictedConfiguration] = []
     taken: Counter[object] = Counter()
     for item in [*ranked[:1], *other[:1], *sorted(firsts.values(), key=ranked.index), *ranked]:
         if item in chosen:
@@ -80,16 +80,16 @@ def finalists(
     return chosen
 
 
-def pareto(predicted: Sequence[Predicted]) -> list[Predicted]:
+def pareto(predicted: Sequence[PredictedConfiguration]) -> list[PredictedConfiguration]:
     """Those that no other beats in rate, lone latency, CPU and memory at once."""
-    front: list[Predicted] = []
+    front: list[PredictedConfiguration] = []
     for item in sorted(predicted, key=lambda each: -each.rate):
         if not any(_beats(other, item) for other in front):
             front.append(item)
     return front
 
 
-def _beats(predicted: Predicted, other: Predicted) -> bool:
+def _beats(predicted: PredictedConfiguration, other: PredictedConfiguration) -> bool:
     pairs = [
         (predicted.rate, other.rate),
         (-predicted.alone_ms, -other.alone_ms),

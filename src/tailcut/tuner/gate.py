@@ -14,15 +14,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tailcut.engines.base import U8Input
-from tailcut.lab.burst import Burst, Reply
-from tailcut.lab.load import Payload, Target
+from tailcut.lab.burst import Burst, BurstAnswer
+from tailcut.lab.load import LoadTarget, Payload
 from tailcut.lab.payload import Wire, encoded, infer_payload
 from tailcut.runtime.padding import lengths_of
 from tailcut.runtime.settings import PaddingSettings, Settings
 from tailcut.spec import DType
-from tailcut.tuner.accuracy import Accuracy, Finding, Metric, Outputs, compare
+from tailcut.tuner.accuracy import Accuracy, Metric, Outputs, RowFinding, compare
 from tailcut.tuner.pixels import as_pixels
-from tailcut.tuner.questions import Question, Questions, padded_places
+from tailcut.tuner.questions import Question, ReferenceQuestions, padded_places
 
 _ALONE = 8  # questions asked alone, on one connection
 _FEWEST_TOGETHER, _MOST_TOGETHER = 16, 64
@@ -34,12 +34,12 @@ _JSON_BYTES = 1 << 20  # larger requests are asked in binary, whatever the clien
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class AskedQuestion:
     """A question as it was asked, and what came back."""
 
     question: Question
     company: int  # requests in flight with it
-    reply: Reply
+    reply: BurstAnswer
 
     @property
     def words(self) -> str:
@@ -65,7 +65,9 @@ class Gate:
         seed: of the order in which questions are asked.
     """
 
-    def __init__(self, questions: Questions, bound: float | None, metric: Metric | None = None, seed: int = 0) -> None:
+    def __init__(
+        self, questions: ReferenceQuestions, bound: float | None, metric: Metric | None = None, seed: int = 0
+    ) -> None:
         self._questions = questions
         self._bound = bound
         self._metric = metric
@@ -137,7 +139,7 @@ class Gate:
         expected = [_only(question.answer, outputs) for question in questions[: len(answers)]]
         return self._accepting(expected, answers)
 
-    def advise(self, target: Target, settings: Settings, seconds: float, most_together: int) -> Advice | None:
+    def advise(self, target: LoadTarget, settings: Settings, seconds: float, most_together: int) -> Advice | None:
         """Ask a server whose answers are not accepted every question, and find out which `--accuracy` would do.
 
         None where none would: the server fails, answers in another form, or too far off.
@@ -162,7 +164,7 @@ class Gate:
 
     def check(
         self,
-        target: Target,
+        target: LoadTarget,
         settings: Settings,
         seconds: float,
         most_together: int = _MOST_TOGETHER,
@@ -188,17 +190,17 @@ class Gate:
 
     def _answers(  # noqa: PLR0913  as in check
         self,
-        target: Target,
+        target: LoadTarget,
         questions: Sequence[Question],
         settings: Settings,
         seconds: float,
         most_together: int,
         *,
         whole: bool,
-    ) -> list[Asked]:
+    ) -> list[AskedQuestion]:
         usual = 2 * settings.batching.max_batch_size * settings.engine.instances
         together = min(max(_FEWEST_TOGETHER, usual), _MOST_TOGETHER, most_together)
-        asked: list[Asked] = []
+        asked: list[AskedQuestion] = []
         with Burst(target) as burst:
             for group in self._groups(questions, together, seconds, whole=whole):
                 asked += self._ask(burst, target, group, settings)
@@ -234,7 +236,9 @@ class Gate:
                     return
                 yield mixed[start : start + together]
 
-    def _ask(self, burst: Burst, target: Target, group: Sequence[Question], settings: Settings) -> list[Asked]:
+    def _ask(
+        self, burst: Burst, target: LoadTarget, group: Sequence[Question], settings: Settings
+    ) -> list[AskedQuestion]:
         payloads = [self._payload(target, question, settings) for question in group]
         asked = []
         for question, payload, reply in zip(group, payloads, burst.ask(payloads), strict=True):
@@ -242,10 +246,10 @@ class Gate:
             if last.status in _LATER:
                 company, last = 0, burst.ask([payload])[0]
             if last.status not in _LATER - {504}:
-                asked.append(Asked(question, company, last))
+                asked.append(AskedQuestion(question, company, last))
         return asked
 
-    def _payload(self, target: Target, question: Question, settings: Settings) -> Payload:
+    def _payload(self, target: LoadTarget, question: Question, settings: Settings) -> Payload:
         # Shared memory carries what binary bodies do, and a load that is sent over it begins by comparing both.
         wire, fold = encoded(settings.io.wire), settings.engine.u8_input
         if (wire == "json" and not _fits_json(question)) or (wire == "raw" and not self._is_raw()):
@@ -261,13 +265,13 @@ class Gate:
         spec = self._questions.spec
         return len(spec.inputs) == 1 and spec.fixed_rows
 
-    def _judge(self, asked: Sequence[Asked], outputs: Sequence[str] = ()) -> Accuracy:
+    def _judge(self, asked: Sequence[AskedQuestion], outputs: Sequence[str] = ()) -> Accuracy:
         if not asked:
             return Accuracy(right=False, reason="no request was answered: all were rejected because the queue was full")
         for item in asked:
             if item.reply.status != 200:
                 words = f"the server answers {item.reply.status or 'nothing'}: {item.reply.message}"
-                row = Finding(item.question.source, 0, "", "status", words, np.inf, asked=item.words)
+                row = RowFinding(item.question.source, 0, "", "status", words, np.inf, asked=item.words)
                 return Accuracy(right=False, reason=f"{item.words}: {words}", requests=len(asked), rows=(row,))
         result = compare(
             [_only(item.question.answer, outputs) for item in asked],

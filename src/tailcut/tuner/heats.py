@@ -19,7 +19,7 @@ _CLEAR = 0.97  # the whole interval of the ratio to the leader below it: leaves
 
 
 @dataclass(slots=True)
-class Entrant:
+class HeatScores:
     """What one arm brought, heat by heat: more is better."""
 
     scores: list[float] = field(default_factory=list)
@@ -35,12 +35,12 @@ class Entrant:
 class Heats:
     """The entrants of a race, in the order of its arms."""
 
-    entrants: list[Entrant]
+    entrants: list[HeatScores]
 
     @classmethod
     def of(cls, count: int) -> "Heats":
         """A race of so many arms."""
-        return cls([Entrant() for _ in range(count)])
+        return cls([HeatScores() for _ in range(count)])
 
     @property
     def racing(self) -> list[int]:
@@ -74,7 +74,7 @@ class Heats:
         others = [number for number in self.racing if number != leader and self.entrants[number].estimate >= least]
         return [leader, *others]
 
-    def _is_out(self, entrant: Entrant, leader: Entrant) -> bool:
+    def _is_out(self, entrant: HeatScores, leader: HeatScores) -> bool:
         if len(entrant.scores) == 2 and entrant.estimate < _PLAIN * leader.estimate:
             return True
         if len(entrant.scores) < _LOOK:
@@ -83,7 +83,7 @@ class Heats:
         return result is not None and result.high < _CLEAR
 
 
-def _ratio(entrant: Entrant, other: Entrant) -> Interval | None:
+def _ratio(entrant: HeatScores, other: HeatScores) -> Interval | None:
     both = min(len(entrant.scores), len(other.scores))
     if both < _LOOK or not all(entrant.scores[:both] + other.scores[:both]):
         return None

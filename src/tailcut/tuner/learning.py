@@ -30,10 +30,10 @@ from tailcut.tuner.dimensions import data_lengths, learned_places
 from tailcut.tuner.events import Event, Phase
 from tailcut.tuner.gate import Gate
 from tailcut.tuner.pixels import as_floats, is_pixels, snapped
-from tailcut.tuner.questions import Questions
-from tailcut.tuner.records import Wanted
+from tailcut.tuner.questions import ReferenceQuestions
+from tailcut.tuner.records import TuneRequest
 from tailcut.tuner.result_records import RowsDecision
-from tailcut.tuner.space import Facts
+from tailcut.tuner.space import SpaceFacts
 
 Arrays = dict[str, np.ndarray]
 _MADE_UP = 64  # requests, where there are no data
@@ -50,7 +50,7 @@ class Learned:
     gate: Gate
 
 
-def learn(wanted: Wanted, answers_s: float, tell: Callable[[Event], None]) -> Learned:
+def learn(wanted: TuneRequest, answers_s: float, tell: Callable[[Event], None]) -> Learned:
     """Open the bare model, decide whether its rows are independent, and compute the right answers.
 
     Args:
@@ -77,7 +77,7 @@ def learn(wanted: Wanted, answers_s: float, tell: Callable[[Event], None]) -> Le
         engine.close()
     tell(Phase(decision.describe()))
     tell(Phase("computing the reference outputs"))
-    questions = Questions(partial(_open_reference, wanted, spec), requests, answers_s)
+    questions = ReferenceQuestions(partial(_open_reference, wanted, spec), requests, answers_s)
     gate = Gate(questions, wanted.bound, wanted.metric, wanted.seed)
     if gate.random_outputs:
         names = ", ".join(map(repr, gate.random_outputs))
@@ -87,7 +87,7 @@ def learn(wanted: Wanted, answers_s: float, tell: Callable[[Event], None]) -> Le
     return Learned(spec, RowsDecision.of(decision), requests, gate)
 
 
-def _requests(engine: Engine, wanted: Wanted) -> list[Arrays]:
+def _requests(engine: Engine, wanted: TuneRequest) -> list[Arrays]:
     """Those of the data, or made-up ones; where clients may send pixels, only what pixels stand for."""
     spec, fold = engine.spec, wanted.normalize
     if fold is not None and not any(map(is_pixels, spec.inputs)):
@@ -106,12 +106,12 @@ def _requests(engine: Engine, wanted: Wanted) -> list[Arrays]:
     return [snapped(fold, spec, request, exactly=wanted.data is not None) for request in requests]
 
 
-def facts_of(wanted: Wanted, learned: Learned) -> Facts:
+def facts_of(wanted: TuneRequest, learned: Learned) -> SpaceFacts:
     """What decides which settings make sense for this model on this machine."""
     kind = kind_of(wanted.model)
     places = learned_places(learned.spec, learned.requests)
     machine, mask, limited = topology(), affinity_mask(), quota().cpus is not None
-    return Facts(
+    return SpaceFacts(
         learned.spec,
         wanted.constraints.cpus_of(usable_cpus()),
         os.cpu_count() or 1,
@@ -138,20 +138,20 @@ def facts_of(wanted: Wanted, learned: Learned) -> Facts:
     )
 
 
-def _open_reference(wanted: Wanted, spec: ModelSpec) -> Engine:
+def _open_reference(wanted: TuneRequest, spec: ModelSpec) -> Engine:
     engine = _open(wanted)
     engine.spec = replace(engine.spec, rows=spec.rows, rows_reason=spec.rows_reason)
     return engine
 
 
-def _open(wanted: Wanted) -> Engine:
+def _open(wanted: TuneRequest) -> Engine:
     """The model on the engine whose float32 answers are the right ones."""
     name: Any = default_engine(wanted.model)
     options = EngineOptions(name=name, fixed_dims=wanted.fixed, signature=wanted.declared)
     return open_engine(wanted.model, options)
 
 
-def with_signature(wanted: Wanted) -> Wanted:
+def with_signature(wanted: TuneRequest) -> TuneRequest:
     """What is wanted, with the signature of a file that does not say its own, as calls with the data show it.
 
     Raises:

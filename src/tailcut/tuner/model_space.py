@@ -30,14 +30,14 @@ from tailcut.tuner.converted import onnx_copy
 from tailcut.tuner.estimate import NO_TIME, EngineEstimate, Judging, Wrong, estimate_engines, typical
 from tailcut.tuner.estimator import pack
 from tailcut.tuner.events import Estimated, Phase
-from tailcut.tuner.finalists import Predicted, kinds_of
+from tailcut.tuner.finalists import PredictedConfiguration, kinds_of
 from tailcut.tuner.learning import facts_of
 from tailcut.tuner.pixels import as_pixels
-from tailcut.tuner.prediction import Parts, configurations, predict
-from tailcut.tuner.records import Outcome, Rejected, precision_of
+from tailcut.tuner.prediction import PredictionParts, configurations, predict
+from tailcut.tuner.records import Rejected, TuneOutcome, precision_of
 from tailcut.tuner.refinements import holds_weights_again, refinements
 from tailcut.tuner.result_records import Candidate, CandidateVerdict, Quantized, RowsDecision
-from tailcut.tuner.session import Session
+from tailcut.tuner.session import TuneSession
 from tailcut.tuner.simulate import Configuration, Ways
 from tailcut.tuner.space import (
     BASELINE,
@@ -73,7 +73,7 @@ class ModelSpace:
         session: of the tune; the baseline's server runs.
     """
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: TuneSession) -> None:
         self._session = session
         self._folder = tempfile.TemporaryDirectory(prefix="tailcut-")  # of the copies
         self.copies: dict[str, Copy] = {}
@@ -106,7 +106,7 @@ class ModelSpace:
         """Which finalists are alike, and how many of them may race."""
         return kinds_of(settings)
 
-    def predicted(self) -> list[Predicted]:
+    def predicted(self) -> list[PredictedConfiguration]:
         """Everything that is allowed, with what the simulation expects of it.
 
         Raises:
@@ -149,7 +149,7 @@ class ModelSpace:
         batched = rows == Rows.INDEPENDENT
         return msgspec.structs.replace(session.learned.rows, rows=Rows(rows), batched=batched, reason=reason)
 
-    def take(self, outcome: Outcome) -> None:
+    def take(self, outcome: TuneOutcome) -> None:
         """Keep the copy that the outcome's settings run, before its folder goes."""
         copy = self._session.servers.copy_of(outcome.settings.engine)
         if copy is not None:
@@ -376,12 +376,12 @@ class ModelSpace:
             session.journal.add_engine_ns(engine.options, ways.engine_ns[engine.options.name])
         return ways
 
-    def _parts(self) -> Parts:
+    def _parts(self) -> PredictionParts:
         if self._ways is None:
             self._ways = self._measured_ways()
-        return Parts(self.facts, self._ways, float(usable_cpus()), self._session.wanted.rows)
+        return PredictionParts(self.facts, self._ways, float(usable_cpus()), self._session.wanted.rows)
 
-    def _predict(self, estimates: Sequence[EngineEstimate]) -> list[Predicted]:
+    def _predict(self, estimates: Sequence[EngineEstimate]) -> list[PredictedConfiguration]:
         session = self._session
         known = [estimate for estimate in estimates if _is_known(estimate)]
         if not known:

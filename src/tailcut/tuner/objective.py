@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from tailcut.lab.load import LoadResult
-from tailcut.tuner.finalists import Predicted
+from tailcut.tuner.finalists import PredictedConfiguration
 from tailcut.tuner.heats import NONE
 
 ObjectiveKind = Literal["goodput", "latency", "throughput", "cost"]
@@ -40,7 +40,7 @@ class Objective:
         """Whether configurations are judged by open loops at the rate, rather than by closed loops."""
         return self.kind in {"latency", "cost"}
 
-    def rank(self, predicted: Predicted) -> float:
+    def rank(self, predicted: PredictedConfiguration) -> float:
         """What the simulation expects of a configuration."""
         if self.kind == "latency":
             return 1e3 / max(predicted.p99_ms, NONE)
@@ -98,7 +98,7 @@ class Constraints:
         """How many of so many usable CPUs a server may use."""
         return min(self.cpus or usable, usable)
 
-    def allowed(self, predicted: Iterable[Predicted]) -> list[Predicted]:
+    def allowed(self, predicted: Iterable[PredictedConfiguration]) -> list[PredictedConfiguration]:
         """The configurations whose estimated engine memory is within the limit."""
         limit = self.memory_bytes
         return [item for item in predicted if limit is None or item.memory_bytes <= limit]

@@ -2,14 +2,14 @@
 
 from collections.abc import Iterable, Sequence
 
-from tailcut.tuner.finalists import Predicted
+from tailcut.tuner.finalists import PredictedConfiguration
 from tailcut.tuner.objective import Objective
 from tailcut.tuner.records import Offer, Rejected
 
 _GAIN = 0.95  # of the tuned settings' median, or of the time per request, that an offer is worth making for
 
 
-def offers_of(rejected: Iterable[Rejected], tuned: Predicted | None, objective: Objective) -> list[Offer]:
+def offers_of(rejected: Iterable[Rejected], tuned: PredictedConfiguration | None, objective: Objective) -> list[Offer]:
     """The offers that are expected to be quicker than the tuned settings, the quickest first.
 
     Args:
@@ -30,5 +30,5 @@ def offers_of(rejected: Iterable[Rejected], tuned: Predicted | None, objective: 
     return sorted(offers, key=lambda offer: offer.p50_ratio)
 
 
-def _best(predicted: Sequence[Predicted], objective: Objective) -> Predicted | None:
+def _best(predicted: Sequence[PredictedConfiguration], objective: Objective) -> PredictedConfiguration | None:
     return max(predicted, key=objective.rank, default=None)

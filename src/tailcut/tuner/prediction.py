@@ -11,17 +11,17 @@ from tailcut.runtime.settings import Settings
 from tailcut.runtime.thread_budget import spinning_threads
 from tailcut.spec import Rows
 from tailcut.tuner.estimate import EngineEstimate
-from tailcut.tuner.finalists import Predicted
+from tailcut.tuner.finalists import PredictedConfiguration
 from tailcut.tuner.objective import Objective
 from tailcut.tuner.simulate import Configuration, Prediction, Ways, highest_rate, saturation_rate, simulate
-from tailcut.tuner.space import Facts, changed, serving_choices
+from tailcut.tuner.space import SpaceFacts, changed, serving_choices
 
 _SIMULATED, _MOST_SIMULATED = 3000, 6000  # requests of one simulation
 _LIMITS = 8  # worth of requests that it has at least: a queue near saturation takes some to fill
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class PredictionParts:
     """What was measured, and for what it is put together.
 
     Args:
@@ -31,20 +31,22 @@ class Parts:
         rows: of every profile that is tried.
     """
 
-    facts: Facts
+    facts: SpaceFacts
     ways: Ways
     cores: float
     rows: RowsSetting
 
 
-def predict(estimates: Sequence[EngineEstimate], parts: Parts, objective: Objective) -> Iterator[Predicted]:
+def predict(
+    estimates: Sequence[EngineEstimate], parts: PredictionParts, objective: Objective
+) -> Iterator[PredictedConfiguration]:
     """Yield every way to serve the estimated engines, with what the simulation expects of it."""
     for settings, configuration, estimate in configurations(estimates, parts):
         yield _predicted(settings, configuration, estimate, objective)
 
 
 def configurations(
-    estimates: Sequence[EngineEstimate], parts: Parts
+    estimates: Sequence[EngineEstimate], parts: PredictionParts
 ) -> Iterator[tuple[Settings, Configuration, EngineEstimate]]:
     """Yield every way to serve the estimated engines: as settings, as the simulation takes it, and its engine."""
     alone = replace(parts.facts.spec, rows=Rows.DEPENDENT)
@@ -68,7 +70,7 @@ def configurations(
 
 def _predicted(
     settings: Settings, configuration: Configuration, estimate: EngineEstimate, objective: Objective
-) -> Predicted:
+) -> PredictedConfiguration:
     way = configuration.way_in
     loop_ns = way.alone_ns(configuration.dispatch)
     alone_ns = estimate.alone_ns + loop_ns + way.client_ns + way.client_pass_ns + way.outside_ns
@@ -84,7 +86,7 @@ def _predicted(
         p99_ms = prediction.percentile_ms(0.99)
     cpu_us = (estimate.cpu_ns[1] + loop_ns) / 1e3 if prediction is None else _cpu_us(estimate, prediction)
     kept = capacity if objective.kind == "throughput" else 0.0
-    return Predicted(settings, rate, alone_ns / 1e6, cpu_us, estimate.memory_bytes, p99_ms, kept)
+    return PredictedConfiguration(settings, rate, alone_ns / 1e6, cpu_us, estimate.memory_bytes, p99_ms, kept)
 
 
 def simulated(limit_ms: float, capacity: float) -> int:

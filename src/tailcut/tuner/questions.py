@@ -54,14 +54,14 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
-class _Plan:
+class _AskPlan:
     inputs: Arrays
     source: int
     joined: int = 1
     lengths: Lengths = ()
 
 
-class Questions:
+class ReferenceQuestions:
     """What a candidate is asked, with the answers that it must give.
 
     Args:
@@ -100,16 +100,16 @@ class Questions:
                 engine.close()
         return self._between[padding] + self.all
 
-    def _plans(self) -> Iterator[_Plan]:
+    def _plans(self) -> Iterator[_AskPlan]:
         """The most telling ones first, for models so slow that time ends before all are answered."""
-        singles = iter([_Plan(request, number) for number, request in enumerate(self._requests[:_MOST])])
+        singles = iter([_AskPlan(request, number) for number, request in enumerate(self._requests[:_MOST])])
         yield from itertools.islice(singles, _FEWEST)
         joined = _joins(self._requests[:_MOST]) if self.spec.batched else iter(())
         cuts = itertools.islice(_cuts(learned_places(self.spec, self._requests), self._requests), _CUTS_ASKED)
         for several in itertools.zip_longest(joined, cuts, singles):
             yield from (plan for plan in several if plan is not None)
 
-    def _below_at_and_between(self, padding: PaddingSettings) -> Iterator[_Plan]:
+    def _below_at_and_between(self, padding: PaddingSettings) -> Iterator[_AskPlan]:
         """Requests cut to each bucket, its neighbours and lengths inside each gap: alone, and two as one of two."""
         places = padded_places(self.spec, padding)
         if places is None:
@@ -122,9 +122,9 @@ class Questions:
             turn += 2
             cut = [_cut(places, self._requests[number], lengths) for number in chosen]
             if cut:
-                yield _Plan(cut[0], chosen[0], 1, lengths)
+                yield _AskPlan(cut[0], chosen[0], 1, lengths)
                 if len({tuple(array.shape[1:] for array in item.values()) for item in cut}) == 1:
-                    yield _Plan(_join(cut), chosen[0], 2, lengths)
+                    yield _AskPlan(_join(cut), chosen[0], 2, lengths)
 
 
 def padded_places(spec: ModelSpec, padding: PaddingSettings) -> Places | None:
@@ -135,7 +135,7 @@ def padded_places(spec: ModelSpec, padding: PaddingSettings) -> Places | None:
         return None
 
 
-def _answered(engine: Engine, plans: Iterable[_Plan], seconds: float, *, least: int) -> list[Question]:
+def _answered(engine: Engine, plans: Iterable[_AskPlan], seconds: float, *, least: int) -> list[Question]:
     """Have them answered, until the time or the memory for answers is spent; what the model refuses is left out.
 
     Raises:
@@ -170,7 +170,7 @@ def _random_outputs(engine: Engine, requests: Sequence[Arrays]) -> frozenset[str
     )
 
 
-def _joins(requests: Sequence[Arrays]) -> Iterator[_Plan]:
+def _joins(requests: Sequence[Arrays]) -> Iterator[_AskPlan]:
     """Requests of several rows, made of neighbours that have the same shape behind the first axis."""
     groups: dict[object, list[int]] = {}
     for number, request in enumerate(requests):
@@ -182,14 +182,14 @@ def _joins(requests: Sequence[Arrays]) -> Iterator[_Plan]:
             start += count
             one_bytes = sum(array.nbytes for array in requests[chosen[0]].values())
             if count == 2 or one_bytes * count <= _JOINED_BYTES:
-                yield _Plan(_join([requests[number] for number in chosen]), chosen[0], count)
+                yield _AskPlan(_join([requests[number] for number in chosen]), chosen[0], count)
 
 
 def _join(requests: Sequence[Arrays]) -> Arrays:
     return {name: np.concatenate([request[name] for request in requests]) for name in requests[0]}
 
 
-def _cuts(places: Places | None, requests: Sequence[Arrays]) -> Iterator[_Plan]:
+def _cuts(places: Places | None, requests: Sequence[Arrays]) -> Iterator[_AskPlan]:
     """Requests cut to shares of their own lengths."""
     if places is None:
         return
@@ -197,7 +197,7 @@ def _cuts(places: Places | None, requests: Sequence[Arrays]) -> Iterator[_Plan]:
         own = lengths_of(places, request)
         lengths = () if own is None else tuple(int(share * length) for length in own)
         if own is not None and min(lengths) >= 1 and _is_longer(own, lengths):
-            yield _Plan(_cut(places, request, lengths), number, 1, lengths)
+            yield _AskPlan(_cut(places, request, lengths), number, 1, lengths)
 
 
 def _is_longer(own: Lengths, lengths: Lengths) -> bool:

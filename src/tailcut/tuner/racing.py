@@ -18,7 +18,7 @@ from tailcut.tuner.heats import NONE, Heats
 from tailcut.tuner.journal import Journal
 from tailcut.tuner.noise import Noise
 from tailcut.tuner.objective import Objective
-from tailcut.tuner.tie_break import Usage
+from tailcut.tuner.tie_break import MeasuredUsage
 
 FEWEST_HEATS = 3
 LEAST_BLOCK_S = 0.12
@@ -37,7 +37,7 @@ _OPEN_SPARE = 1.1  # more requests in an open block than its p95 needs
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class RaceLoad:
     """Closed loops of so many connections, in blocks of so many seconds: a few answers to each connection, at least."""
 
     clients: tuple[int, ...]
@@ -50,21 +50,21 @@ class Load:
 
 
 @dataclass(frozen=True, slots=True)
-class Entrant:
+class RaceEntrant:
     """A configuration in a race, and its running server."""
 
     settings: Settings
     arm: Arm
 
 
-def load_for(objective: Objective, rate: float) -> Load:
+def load_for(objective: Objective, rate: float) -> RaceLoad:
     """Connections that bring a server of this rate to the limit, and an eighth of them; many where no limit counts."""
     if objective.kind == "throughput":
         most = int(max(2, min(_MOST_CLIENTS, _FULL_S * rate)))
     else:
         most = int(max(2, min(_MOST_CLIENTS, _FILLED * rate * objective.limit_ms / 1e3)))
     block_s = max(LEAST_BLOCK_S, _BLOCK_REQUESTS * most / max(rate, 1e-9))
-    return Load(tuple(sorted({max(1, most // 8), most})), block_s)
+    return RaceLoad(tuple(sorted({max(1, most // 8), most})), block_s)
 
 
 def run_heats(
@@ -96,7 +96,7 @@ class Racing:
     """Runs heats by one objective, with one load; every score is stored as it comes."""
 
     objective: Objective
-    load: Load
+    load: RaceLoad
     noise: Noise
     journal: Journal
 
@@ -116,16 +116,16 @@ class Racing:
         arms = max(min(arms, _FEWEST_ARMS), min(arms, fits))
         return arms, max(1, min(FEWEST_HEATS, int(left_s / max(self.heat_s(arms), 1e-9))))
 
-    def heats(self, entrants: Sequence[Entrant], until: float, fewest: int = FEWEST_HEATS) -> Heats:
+    def heats(self, entrants: Sequence[RaceEntrant], until: float, fewest: int = FEWEST_HEATS) -> Heats:
         """Race until a time of the monotonic clock, but at least a few heats; again where no arm answered anything."""
         for _ in range(_MOST_LONGER):
             result = self._heats(entrants, until, fewest)
             if result.entrants[result.leader].estimate > NONE:
                 break
-            self.load = Load(self.load.clients, 2 * self.load.block_s)
+            self.load = RaceLoad(self.load.clients, 2 * self.load.block_s)
         return result
 
-    def _heats(self, entrants: Sequence[Entrant], until: float, fewest: int) -> Heats:
+    def _heats(self, entrants: Sequence[RaceEntrant], until: float, fewest: int) -> Heats:
 
         def score(index: int, number: int, most_s: float) -> float:
             result = self._score(entrants[index].arm, number, most_s)
@@ -134,7 +134,7 @@ class Racing:
 
         return run_heats(len(entrants), score, self.noise, until, fewest)
 
-    def usages(self, entrants: Sequence[Entrant], rate: float) -> list[Usage]:
+    def usages(self, entrants: Sequence[RaceEntrant], rate: float) -> list[MeasuredUsage]:
         """What each takes alone and at a rate, measured in turns: the median of a lone connection, CPU and memory."""
         alone: list[list[float]] = [[] for _ in entrants]
         spent = [Spent() for _ in entrants]
@@ -151,7 +151,7 @@ class Racing:
             if not all(alone):
                 alone_s *= 2  # slower than was foreseen
         return [
-            Usage(tuple(medians), _median_us(cost.cpu_ns_by_block), _held_bytes(entrant.arm.pid))
+            MeasuredUsage(tuple(medians), _median_us(cost.cpu_ns_by_block), _held_bytes(entrant.arm.pid))
             for entrant, medians, cost in zip(entrants, alone, spent, strict=True)
         ]
 

@@ -16,14 +16,14 @@ from tailcut.runtime.samples import SampleRequest
 from tailcut.runtime.settings import Settings
 from tailcut.spec import ModelSpec
 from tailcut.tuner.accuracy import Accuracy, Metric
-from tailcut.tuner.finalists import Predicted
+from tailcut.tuner.finalists import PredictedConfiguration
 from tailcut.tuner.noise import Noise
 from tailcut.tuner.objective import Constraints, Objective, ObjectiveKind
 from tailcut.tuner.result_records import Candidate, HighestRate, Quantized, RowsDecision
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class TuneRequest:
     """What the user asked for."""
 
     model: Path
@@ -51,7 +51,7 @@ class Wanted:
     declared: tuple[str, ...] = ()  # inputs and outputs of a file that does not say them, as `EngineOptions.signature`
     began: float | None = None  # on the monotonic clock; None: when the search begins
 
-    def inherited(self) -> "Wanted":
+    def inherited(self) -> "TuneRequest":
         """The same, with what the user leaves open as a profile that is checked again has it.
 
         Its clients send pixels, or read some outputs, after this tune as well.
@@ -105,7 +105,7 @@ class Rejected:
     settings: Settings
     accuracy: Accuracy
     bound: float
-    predicted: Sequence[Predicted] = ()
+    predicted: Sequence[PredictedConfiguration] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +152,7 @@ class TieBreak:
 
 
 @dataclass(slots=True)
-class Outcome:
+class TuneOutcome:
     """Everything a tune found, for the result and the profile."""
 
     spec: ModelSpec
@@ -164,7 +164,7 @@ class Outcome:
     base: Settings = field(default_factory=Settings)  # of the baseline
     tie_break: TieBreak | None = None  # where several were equal by the objective
     offers: Sequence[Offer] = ()  # what a looser bound would bring
-    estimated: Sequence[Predicted] = ()
+    estimated: Sequence[PredictedConfiguration] = ()
     raced: dict[Settings, float] = field(default_factory=dict)  # scores on the real server
     race_winner: Settings | None = None  # before refinements
     reused: int = 0  # estimates that an earlier tune left

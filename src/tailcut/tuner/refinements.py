@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from tailcut.runtime.settings import Settings
 from tailcut.tuner.devices import second_engines
-from tailcut.tuner.space import BF16_FLAGS, Facts, changed, paddings_of
+from tailcut.tuner.space import BF16_FLAGS, SpaceFacts, changed, paddings_of
 
 _LEAST_PADDED = 8  # rows of a batch, for which requests are filled up
 _BUSY_POLL_US = 100
@@ -19,7 +19,7 @@ _SMALL_ROW = 4096  # bytes
 _GAINING, _SPARING = 1.01, 0.99  # of the winner's score, that a change has to reach
 
 
-def refinements(facts: Facts, winner: Settings) -> list[Settings]:
+def refinements(facts: SpaceFacts, winner: Settings) -> list[Settings]:
     """Small changes of a configuration that only the real server can judge."""
     changes = [
         *_of_batches(facts, winner),
@@ -31,7 +31,7 @@ def refinements(facts: Facts, winner: Settings) -> list[Settings]:
     return [settings for settings in dict.fromkeys(changes) if settings != winner]
 
 
-def _of_batches(facts: Facts, winner: Settings) -> Iterator[Settings]:
+def _of_batches(facts: SpaceFacts, winner: Settings) -> Iterator[Settings]:
     """Yield buckets, which the simulation cannot judge: it knows of no requests that may not share a batch."""
     if winner.batching.padding is not None:
         yield changed(winner, batching={"padding": None}, engine={"static_buckets": False})
@@ -41,7 +41,7 @@ def _of_batches(facts: Facts, winner: Settings) -> Iterator[Settings]:
         yield changed(winner, batching={"padding": padding, "max_batch_size": size})
 
 
-def _of_loop(facts: Facts, winner: Settings) -> Iterator[Settings]:
+def _of_loop(facts: SpaceFacts, winner: Settings) -> Iterator[Settings]:
     """Yield changes of what the event loop does, and of how many there are."""
     cpus, engine, spec = facts.usable_cpus, winner.engine, facts.spec
     yield changed(winner, memory={"gc_freeze": True})
@@ -68,7 +68,7 @@ def _of_loop(facts: Facts, winner: Settings) -> Iterator[Settings]:
         yield changed(winner, io={"direct_bytes": limit})
 
 
-def _of_engine(facts: Facts, winner: Settings) -> Iterator[Settings]:
+def _of_engine(facts: SpaceFacts, winner: Settings) -> Iterator[Settings]:
     """Yield changes of how the engine computes."""
     cpus, engine = facts.usable_cpus, winner.engine
     if winner.batching.padding is not None:
@@ -91,7 +91,7 @@ def _of_engine(facts: Facts, winner: Settings) -> Iterator[Settings]:
         yield changed(winner, engine={"numa": True})
 
 
-def _of_device(facts: Facts, winner: Settings) -> Iterator[Settings]:
+def _of_device(facts: SpaceFacts, winner: Settings) -> Iterator[Settings]:
     """Yield batches that are not filled up, and the CPU's engines beside that of a device."""
     batching, cuda = winner.batching, winner.engine.cuda
     if winner.engine.device == "cuda" and batching.max_batch_size > 1 and cuda.buckets != "off":
@@ -103,7 +103,7 @@ def _of_device(facts: Facts, winner: Settings) -> Iterator[Settings]:
         yield changed(winner, batching={"second": second, "max_queue_delay_us": 0})
 
 
-def _of_memory(facts: Facts, winner: Settings) -> Iterator[Settings]:
+def _of_memory(facts: SpaceFacts, winner: Settings) -> Iterator[Settings]:
     """Yield changes of where rows and everything else are allocated."""
     spec, bound = facts.spec, facts.spec.fixed_rows and winner.batching.bind
     if bound:

@@ -8,7 +8,7 @@ import numpy as np
 from msgspec import UNSET
 from msgspec.structs import asdict, replace
 
-from tailcut.lab.records import Bounds, Interval, MachineFacts, bounds_of
+from tailcut.lab.records import Bounds, IntervalRecord, MachineFacts, bounds_of
 from tailcut.lab.trial import ArmRuns
 from tailcut.runtime.settings import Settings
 from tailcut.stats import Sample, paired_ratio_interval, percentile, samples_needed
@@ -17,7 +17,7 @@ from tailcut.tuner import result_records as made
 from tailcut.tuner.accuracy import Accuracy
 from tailcut.tuner.finalists import pareto
 from tailcut.tuner.race import QUANTILES, percentiles_ms, pooled, throughput_ratio
-from tailcut.tuner.records import Offer, Outcome, precision_of
+from tailcut.tuner.records import Offer, TuneOutcome, precision_of
 
 _CURVE = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.975, 0.99, 0.995, 0.999, 0.9995, 0.9999)
 _ROUNDING = 1.05  # of CPUs: what is measured of them
@@ -27,7 +27,7 @@ _RATIOS = ("p99_ratio", "tail_ratio", "throughput_ratio", "cpu_ratio", "referenc
 
 
 def result(
-    outcome: Outcome, *, model: made.TunedModel, machine: MachineFacts, objective: made.ModelRequest, command: str
+    outcome: TuneOutcome, *, model: made.TunedModel, machine: MachineFacts, objective: made.ModelRequest, command: str
 ) -> made.TuneResult:
     """What `tailcut tune --json` prints; what is unknown is None."""
     return made.TuneResult(
@@ -93,7 +93,7 @@ def known(record: object, but: Collection[str] = ()) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name not in but and value is not None}
 
 
-def _verification(outcome: Outcome, asked: made.ModelRequest) -> made.Verification | None:
+def _verification(outcome: TuneOutcome, asked: made.ModelRequest) -> made.Verification | None:
     if not outcome.arms:
         return None
     runs, peaks = outcome.arms, outcome.memory_peaks
@@ -103,9 +103,9 @@ def _verification(outcome: Outcome, asked: made.ModelRequest) -> made.Verificati
         for name, run in runs.items()
     }
 
-    def p99_ratio(name: str) -> Interval | None:
+    def p99_ratio(name: str) -> IntervalRecord | None:
         enough = min(len(tuned.latencies), len(runs[name].latencies)) >= samples_needed(0.99)
-        return Interval.rounded(pooled(tuned, runs[name], 0.99, asked.seed)) if enough else None
+        return IntervalRecord.rounded(pooled(tuned, runs[name], 0.99, asked.seed)) if enough else None
 
     speed, held = throughput_ratio(tuned, baseline), outcome.highest
     used, engine = outcome.cpus_used, outcome.settings.engine
@@ -126,7 +126,7 @@ def _verification(outcome: Outcome, asked: made.ModelRequest) -> made.Verificati
         memory_within=peaks["tuned"] <= (asked.memory_bytes or 0) if limited else UNSET,
         cpus_used=round(used or 0.0, 2) if confined else UNSET,
         cpus_within=max(used or 0.0, threads) <= _ROUNDING * (asked.cpus or 0) if confined else UNSET,
-        throughput_ratio=None if speed is None else Interval.rounded(speed),
+        throughput_ratio=None if speed is None else IntervalRecord.rounded(speed),
         highest_rate=held
         and replace(held, tuned=round(held.tuned, 2), baseline=held.baseline and round(held.baseline, 2)),
         slo_met=UNSET if asked.slo_ms is None else met(arms["tuned"].p99_interval_ms, asked.slo_ms),
@@ -138,7 +138,7 @@ def tail_ratio(tuned: ArmRuns, baseline: ArmRuns, seed: int) -> made.TailRatio |
     samples = min(len(tuned.latencies), len(baseline.latencies))
     for name, q in QUANTILES.items():
         if samples >= samples_needed(q):
-            return made.TailRatio(**asdict(Interval.rounded(pooled(tuned, baseline, q, seed))), of=name)
+            return made.TailRatio(**asdict(IntervalRecord.rounded(pooled(tuned, baseline, q, seed))), of=name)
     return None
 
 
@@ -149,15 +149,15 @@ def met(bounds: Bounds | None, limit: float) -> bool | None:
     return bounds[1] <= limit
 
 
-def _cpu_ratio(tuned: ArmRuns, baseline: ArmRuns) -> Interval | None:
+def _cpu_ratio(tuned: ArmRuns, baseline: ArmRuns) -> IntervalRecord | None:
     """The server's CPU time per request to the baseline's, block by block; None where it is unknown."""
     costs = [run.spent.cpu_ns_by_block for run in (tuned, baseline)]
     if min(map(len, costs)) < 3 or len(costs[0]) != len(costs[1]) or not all(costs[0] + costs[1]):
         return None
-    return Interval.rounded(paired_ratio_interval(costs[0], costs[1]))
+    return IntervalRecord.rounded(paired_ratio_interval(costs[0], costs[1]))
 
 
-def _tie_break(outcome: Outcome) -> made.TieBreakResult | None:
+def _tie_break(outcome: TuneOutcome) -> made.TieBreakResult | None:
     """Why one of several configurations was chosen that were equal by the objective; None where there was no tie."""
     tie = outcome.tie_break
     if tie is None:
@@ -192,7 +192,7 @@ def _measures(outcome: Accuracy) -> dict[str, float | None]:
     return {name: _rounded(getattr(outcome, name)) for name in ("worst", "top1", "spread", "differing", "value")}
 
 
-def _retune(outcome: Outcome) -> made.Retune | None:
+def _retune(outcome: TuneOutcome) -> made.Retune | None:
     """What changed against the profile that was checked again; None where there is none."""
     previous, settings = outcome.previous, outcome.settings
     if previous is None:
@@ -218,13 +218,13 @@ def _flat(settings: Settings) -> dict[str, Any]:
     return {f"{section}.{name}": value for section, values in sections.items() for name, value in values.items()}
 
 
-def _estimated(outcome: Outcome) -> list[made.Estimate]:
+def _estimated(outcome: TuneOutcome) -> list[made.EstimateRecord]:
     """Every configuration that was simulated, the best by the objective first."""
     front = pareto(outcome.estimated)
     ranked = sorted(outcome.estimated, key=outcome.objective.rank, reverse=True)
     raced = {settings.describe(): score for settings, score in outcome.raced.items()}
     return [
-        made.Estimate(
+        made.EstimateRecord(
             setting=item.settings.describe(),
             rate=round(item.rate, 2),
             alone_ms=round(item.alone_ms, 4),
@@ -262,7 +262,7 @@ def _curve(latencies: np.ndarray) -> list[tuple[float, float]]:
     return [(q, round(percentile(sample, q), 4)) for q in _CURVE if (1 - q) * len(sample) >= 3]
 
 
-def _accuracy(outcome: Outcome, metric: str | None) -> made.AccuracyResult | None:
+def _accuracy(outcome: TuneOutcome, metric: str | None) -> made.AccuracyResult | None:
     if outcome.accuracy is None:
         return None
     match = outcome.accuracy

@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 
 from msgspec import UNSET, UnsetType
 
-from tailcut.lab.records import Bounds, Cost, Interval, MachineFacts
+from tailcut.lab.records import Bounds, Cost, IntervalRecord, MachineFacts
 from tailcut.record import Record
 from tailcut.runtime.rows import RowDecision, RowsSetting
 from tailcut.runtime.settings import Settings
@@ -40,7 +40,7 @@ def described(tensors: Sequence[TensorSpec]) -> list[str]:
     return [f"{tensor.name} {tensor.describe()}" for tensor in tensors]
 
 
-class Request(Record, frozen=True):
+class TuneOptions(Record, frozen=True):
     """The options of the command line that all kinds of tune have."""
 
     memory_bytes: int | None
@@ -57,7 +57,7 @@ class Request(Record, frozen=True):
     seed: int
 
 
-class ModelRequest(Request, frozen=True):
+class ModelRequest(TuneOptions, frozen=True):
     """The options of a tune of one model."""
 
     slo_ms: float | None
@@ -119,9 +119,9 @@ class Candidate(Record, frozen=True):
     p95_ms: float | None
     p99_ms: float | None
     throughput: float | None
-    p99_ratio: Interval | None
-    throughput_ratio: Interval | None
-    tail_ratio: Interval | None
+    p99_ratio: IntervalRecord | None
+    throughput_ratio: IntervalRecord | None
+    tail_ratio: IntervalRecord | None
     ratio_of: Percentile | None
     samples: int
     cost: Cost | None
@@ -145,7 +145,7 @@ class Rung(Record, frozen=True):
     kept: str | None
 
 
-class Estimate(Record, frozen=True):
+class EstimateRecord(Record, frozen=True):
     """One simulated configuration."""
 
     setting: str
@@ -191,7 +191,7 @@ class VerifiedArm(ArmFigures, frozen=True):
     memory_peak_bytes: int | None
 
 
-class TailRatio(Interval, frozen=True):
+class TailRatio(IntervalRecord, frozen=True):
     """The ratio of the percentile furthest in the tail that is known on both sides."""
 
     of: Percentile
@@ -215,16 +215,16 @@ class Verification(Record, frozen=True, kw_only=True):
     reference: VerifiedArm | UnsetType = UNSET  # of a pipeline there is none
     tuned: VerifiedArm
     previous: VerifiedArm | UnsetType = UNSET
-    reference_p99_ratio: Interval | None
-    p99_ratio: Interval | None
-    previous_p99_ratio: Interval | UnsetType | None = UNSET
+    reference_p99_ratio: IntervalRecord | None
+    p99_ratio: IntervalRecord | None
+    previous_p99_ratio: IntervalRecord | UnsetType | None = UNSET
     tail_ratio: TailRatio | None
     clients: int
-    cpu_ratio: Interval | None
+    cpu_ratio: IntervalRecord | None
     memory_within: bool | UnsetType = UNSET
     cpus_used: float | UnsetType = UNSET
     cpus_within: bool | UnsetType = UNSET
-    throughput_ratio: Interval | None
+    throughput_ratio: IntervalRecord | None
     highest_rate: HighestRate | None
     slo_met: bool | UnsetType | None = UNSET
 
@@ -328,7 +328,7 @@ class TuneResult(Record, frozen=True):
     command: str
     rows: RowsDecision
     rungs: list[Rung]
-    estimated: list[Estimate]
+    estimated: list[EstimateRecord]
     winner: str | None
     reused_estimates: int
     noise: NoiseResult | None
@@ -354,8 +354,8 @@ class ComparedProfile(ArmFigures, frozen=True):
     right: bool | None
     wrong: str | None
     unchanged: bool  # the same settings as the first profile
-    ratios: dict[str, Interval]
-    throughput_ratio: Interval | None
+    ratios: dict[str, IntervalRecord]
+    throughput_ratio: IntervalRecord | None
     verdict: Verdict | None
     reason: str
     slo_met: bool | UnsetType | None = UNSET

@@ -15,13 +15,13 @@ from tailcut.runtime.settings import Settings
 from tailcut.tuner.budget import SearchSize
 from tailcut.tuner.claims import announce, carry, prove
 from tailcut.tuner.events import Event
-from tailcut.tuner.finalists import Predicted
+from tailcut.tuner.finalists import PredictedConfiguration
 from tailcut.tuner.model_space import ModelSpace
 from tailcut.tuner.offers import offers_of
-from tailcut.tuner.records import Outcome, Wanted
+from tailcut.tuner.records import TuneOutcome, TuneRequest
 from tailcut.tuner.result_records import RowsDecision
 from tailcut.tuner.selection import Selection
-from tailcut.tuner.session import Session, open_session
+from tailcut.tuner.session import TuneSession, open_session
 from tailcut.tuner.waterfall import explain
 
 
@@ -39,7 +39,7 @@ class Space(Protocol):
     def kinds(self, settings: Settings) -> list[tuple[object, int]]:
         """Which finalists are alike, and how many of them may race."""
 
-    def predicted(self) -> list[Predicted]:
+    def predicted(self) -> list[PredictedConfiguration]:
         """Everything that is allowed, with what is expected of it."""
 
     def refinements(self, winner: Settings) -> Sequence[Settings]:
@@ -57,7 +57,7 @@ class Space(Protocol):
     def rows_of(self, settings: Settings) -> RowsDecision:
         """What was decided of the rows with these settings."""
 
-    def take(self, outcome: Outcome) -> None:
+    def take(self, outcome: TuneOutcome) -> None:
         """Keep the files that the outcome's settings need."""
 
     def close(self) -> None:
@@ -72,12 +72,12 @@ class Search:
         space: what there is to choose from.
     """
 
-    def __init__(self, session: Session, space: Space) -> None:
+    def __init__(self, session: TuneSession, space: Space) -> None:
         self._session = session
         self._space = space
         self._selection = Selection(session, space)
 
-    def run(self) -> Outcome:
+    def run(self) -> TuneOutcome:
         """Search, then verify; Ctrl-C at any time ends with the best so far, unverified.
 
         Raises:
@@ -111,7 +111,7 @@ class Search:
             self._session.outcome.rows = self._space.rows_of(self._session.outcome.settings)
 
 
-def tune_model(wanted: Wanted, tell: Callable[[Event], None]) -> Outcome:
+def tune_model(wanted: TuneRequest, tell: Callable[[Event], None]) -> TuneOutcome:
     """Tune one model.
 
     Args:

@@ -11,15 +11,15 @@ from typing import Protocol
 from tailcut.errors import TailcutError
 from tailcut.runtime.settings import Settings
 from tailcut.tuner.accuracy import Accuracy
-from tailcut.tuner.events import Best, Expected, Phase
-from tailcut.tuner.finalists import FINALISTS, NEAR, Predicted, finalists
+from tailcut.tuner.events import Best, ExpectedTime, Phase
+from tailcut.tuner.finalists import FINALISTS, NEAR, PredictedConfiguration, finalists
 from tailcut.tuner.heats import Heats
 from tailcut.tuner.race import NOISE
-from tailcut.tuner.racing import FEWEST_HEATS, Entrant, load_for, usage_s
+from tailcut.tuner.racing import FEWEST_HEATS, RaceEntrant, load_for, usage_s
 from tailcut.tuner.records import Equal, Rejected, TieBreak, precision_of
 from tailcut.tuner.refinements import least_gain
 from tailcut.tuner.result_records import Candidate, CandidateVerdict
-from tailcut.tuner.session import Session
+from tailcut.tuner.session import TuneSession
 from tailcut.tuner.tie_break import choose
 
 _EXHAUSTIVE = 96  # configurations at most
@@ -48,15 +48,15 @@ class Refining(Protocol):
 class Selection:
     """The race of one tune."""
 
-    def __init__(self, session: Session, space: Refining) -> None:
+    def __init__(self, session: TuneSession, space: Refining) -> None:
         self._session = session
         self._space = space
-        self._predicted: dict[Settings, Predicted] = {}
+        self._predicted: dict[Settings, PredictedConfiguration] = {}
         self._entered: set[Settings] = set()
         self._wrong: set[tuple[str, str]] = set()  # engines and precisions whose answers were refused
         self._costs = ""  # of the change that was judged last, in words
 
-    def chosen(self, predicted: Sequence[Predicted]) -> list[Settings]:
+    def chosen(self, predicted: Sequence[PredictedConfiguration]) -> list[Settings]:
         """The finalists, as many as there is time to start; all of a small space where that is asked for."""
         session, objective = self._session, self._session.outcome.objective
         if session.wanted.exhaustive:
@@ -79,9 +79,9 @@ class Selection:
         takes_s = count * (session.servers.start_s + plan.check_s + 2 * plan.refinement_s)
         words = f"in groups of {_GROUP}: about {takes_s:,.0f} s, whatever --budget says"
         session.tell(Phase(f"racing {count} configurations{cut}, {words}"))
-        session.tell(Expected(plan.budget_s + takes_s))
+        session.tell(ExpectedTime(plan.budget_s + takes_s))
 
-    def _best_rate(self, chosen: Sequence[Predicted]) -> float:
+    def _best_rate(self, chosen: Sequence[PredictedConfiguration]) -> float:
         if self._session.outcome.objective.is_open:
             return self._session.outcome.capacity
         return max((max(item.rate, item.capacity) for item in chosen), default=0.0)
@@ -178,7 +178,7 @@ class Selection:
         session.servers.keep(session.base, *(entrants[number].settings for number in order[:2]))
         return [entrants[number].settings for number in order]
 
-    def _in_time(self, entrants: list[Entrant], until: float) -> tuple[list[Entrant], int]:
+    def _in_time(self, entrants: list[RaceEntrant], until: float) -> tuple[list[RaceEntrant], int]:
         """Those that there is time to race, the best by simulation and what is checked again; and how many heats."""
         session = self._session
         count, fewest = session.racing.in_time(len(entrants), until)
@@ -188,7 +188,7 @@ class Selection:
             session.tell(Phase(f"{len(kept)} of {len(entrants)} finalists race: a heat of all takes too long"))
         return kept, fewest
 
-    def _best(self, heats: Heats, entrants: Sequence[Entrant]) -> int:
+    def _best(self, heats: Heats, entrants: Sequence[RaceEntrant]) -> int:
         """The leader, or of those that are equal the one that is chosen among equals."""
         session = self._session
         near = heats.near(NEAR)
@@ -211,10 +211,10 @@ class Selection:
         session.tell(Phase(f"{len(near)} are equal: {words}: {choice.reason}"))
         return best
 
-    def _enter(self, group: Sequence[Settings]) -> list[Entrant]:
+    def _enter(self, group: Sequence[Settings]) -> list[RaceEntrant]:
         """Start servers, each while the one before it is asked for its answers; leave out those that are wrong."""
         session = self._session
-        entrants: list[Entrant] = []
+        entrants: list[RaceEntrant] = []
         self._entered.update(group)
         for number, settings in enumerate(group):
             full = len(entrants) >= _FEWEST and not session.servers.room(1)
@@ -231,7 +231,7 @@ class Selection:
                     session.outcome.previous_unserved = str(error)
                 continue
             if result.right:
-                entrants.append(Entrant(settings, arm))
+                entrants.append(RaceEntrant(settings, arm))
             else:
                 self._reject(settings, result)
         return entrants
@@ -277,7 +277,7 @@ class Selection:
         """Whether a candidate is equal to the winner within the noise, and chosen among the two."""
         session = self._session
         try:
-            entrants = [Entrant(settings, session.servers.arm(settings)) for settings in (winner, candidate)]
+            entrants = [RaceEntrant(settings, session.servers.arm(settings)) for settings in (winner, candidate)]
         except TailcutError:
             return False
         heats = session.racing.heats(entrants, time.monotonic() + session.plan.refinement_s)
@@ -320,7 +320,7 @@ class Selection:
         if time.monotonic() + FEWEST_HEATS * session.racing.heat_s(2) > max(plan.refine_until, plan.rungs_until):
             return False  # a slow model: fewer heats, or shorter ones, would tell nothing
         try:
-            entrants = [Entrant(settings, session.servers.arm(settings)) for settings in (winner, candidate)]
+            entrants = [RaceEntrant(settings, session.servers.arm(settings)) for settings in (winner, candidate)]
         except TailcutError:
             return False
         heats = session.racing.heats(entrants, time.monotonic() + plan.refinement_s)

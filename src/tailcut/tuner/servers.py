@@ -11,7 +11,7 @@ import numpy as np
 
 from tailcut.engines.base import EngineOptions, U8Input
 from tailcut.engines.files import ENGINES_OF, FileKind
-from tailcut.lab.load import Payload, Target
+from tailcut.lab.load import LoadTarget, Payload
 from tailcut.lab.payload import Wire, encoded, infer_payload
 from tailcut.lab.shared import SharedLoad
 from tailcut.lab.trial import Arm, ServedProfile
@@ -28,7 +28,7 @@ _PAYLOADS = 32  # distinct requests sent in turn
 _FILLED = 0.8  # of the free memory, by servers
 
 
-class Servers:
+class TrialServers:
     """Started when they are first wanted, and stopped when they are not.
 
     Args:
@@ -138,7 +138,7 @@ class Servers:
             return self.copies.get(engine.name)
         return self.converted if engine.name in ENGINES_OF[FileKind.ONNX] else None
 
-    def payloads(self, target: Target, settings: Settings) -> list[Payload]:
+    def payloads(self, target: LoadTarget, settings: Settings) -> list[Payload]:
         """What a server of these settings is sent; encoded once for all of them, whose addresses no server looks at."""
         wire, fold = settings.io.wire, settings.engine.u8_input
         key = (encoded(wire), fold, settings.io.socket)

@@ -13,23 +13,23 @@ from tailcut.runtime.samples import kinds_of
 from tailcut.runtime.settings import Settings
 from tailcut.spec import ModelSpec
 from tailcut.tuner.accuracy import Accuracy
-from tailcut.tuner.budget import Plan
+from tailcut.tuner.budget import TimePlan
 from tailcut.tuner.estimate import typical
 from tailcut.tuner.events import CandidateDone, Event
-from tailcut.tuner.finalists import Predicted
+from tailcut.tuner.finalists import PredictedConfiguration
 from tailcut.tuner.gate import Gate
 from tailcut.tuner.journal import Journal, Key
 from tailcut.tuner.learning import MOST_REQUESTS, Arrays, Learned, learn, with_signature
 from tailcut.tuner.objective import Objective
-from tailcut.tuner.racing import LEAST_BLOCK_S, Load, Racing
-from tailcut.tuner.records import Outcome, Rejected, RungRecord, Wanted
+from tailcut.tuner.racing import LEAST_BLOCK_S, RaceLoad, Racing
+from tailcut.tuner.records import Rejected, RungRecord, TuneOutcome, TuneRequest
 from tailcut.tuner.result_records import Candidate, CandidateVerdict
-from tailcut.tuner.servers import Servers, confined_to
+from tailcut.tuner.servers import TrialServers, confined_to
 from tailcut.tuner.space import BASELINE, RUNG_FIELDS, changed
 
 
 @dataclass(slots=True)
-class Session:
+class TuneSession:
     """One tune.
 
     Args:
@@ -47,14 +47,14 @@ class Session:
         refused: what answered wrongly, or could not be served.
     """
 
-    wanted: Wanted
+    wanted: TuneRequest
     tell: Callable[[Event], None]
-    plan: Plan
+    plan: TimePlan
     learned: Learned
     base: Settings
-    servers: Servers
+    servers: TrialServers
     journal: Journal
-    outcome: Outcome
+    outcome: TuneOutcome
     racing: Racing
     compared: dict[str, Settings]
     rejected: dict[tuple[str, str], Rejected] = field(default_factory=dict)
@@ -119,7 +119,7 @@ class Session:
         """Of so many, how many there is time to start."""
         return self.plan.finalists(time.monotonic(), self.servers.start_s, count)
 
-    def allowed(self, predicted: Sequence[Predicted]) -> list[Predicted]:
+    def allowed(self, predicted: Sequence[PredictedConfiguration]) -> list[PredictedConfiguration]:
         """The configurations that the user's limits allow.
 
         Raises:
@@ -132,12 +132,12 @@ class Session:
         return allowed
 
 
-def plan_of(wanted: Wanted) -> Plan:
+def plan_of(wanted: TuneRequest) -> TimePlan:
     """The plan of a tune that begins now, or began when the user called it."""
-    return Plan(time.monotonic() if wanted.began is None else wanted.began, wanted.budget_s)
+    return TimePlan(time.monotonic() if wanted.began is None else wanted.began, wanted.budget_s)
 
 
-def open_session(wanted: Wanted, tell: Callable[[Event], None]) -> Session:
+def open_session(wanted: TuneRequest, tell: Callable[[Event], None]) -> TuneSession:
     """Learn what is to be known of a model before anything is measured.
 
     Raises:
@@ -165,7 +165,7 @@ def open_session(wanted: Wanted, tell: Callable[[Event], None]) -> Session:
         plan,
         learned,
         base=base,
-        servers=Servers(wanted.model, spec, requests, samples, cpus=confined),
+        servers=TrialServers(wanted.model, spec, requests, samples, cpus=confined),
         key=Key.of(wanted.model, typical(requests, batched=spec.batched), wanted.rows) if wanted.journal else None,
         rungs=tuple(RUNG_FIELDS),
         reference=True,
@@ -173,21 +173,21 @@ def open_session(wanted: Wanted, tell: Callable[[Event], None]) -> Session:
 
 
 def new_session(  # noqa: PLR0913  the parts that differ between a model and a pipeline
-    wanted: Wanted,
+    wanted: TuneRequest,
     tell: Callable[[Event], None],
-    plan: Plan,
+    plan: TimePlan,
     learned: Learned,
     *,
     base: Settings,
-    servers: Servers,
+    servers: TrialServers,
     key: Key | None,
     rungs: Sequence[str],
     reference: bool,
-) -> Session:
+) -> TuneSession:
     """A session with nothing measured yet.
 
     Args:
-        wanted, tell, plan, learned, base, servers: as in `Session`.
+        wanted, tell, plan, learned, base, servers: as in `TuneSession`.
         key: of the journal's lines; None where nothing is stored.
         rungs: names, in order.
         reference: whether the baseline behind the plain wire is verified, too.
@@ -197,12 +197,12 @@ def new_session(  # noqa: PLR0913  the parts that differ between a model and a p
         wanted = replace(wanted, labels=ordered)
     objective = Objective(wanted.kind, wanted.slo_ms or float("inf"), wanted.rate or 0.0)
     records = [RungRecord(name) for name in rungs]
-    outcome = Outcome(learned.spec, base, objective.rate, records, learned.rows, objective, base)
+    outcome = TuneOutcome(learned.spec, base, objective.rate, records, learned.rows, objective, base)
     outcome.random_outputs = learned.gate.random_outputs
     outcome.samples, outcome.previous = servers.samples, wanted.previous_settings
     journal = Journal(wanted.journal, key, fresh=wanted.fresh)
-    racing = Racing(objective, Load((1, 16), LEAST_BLOCK_S), outcome.noise, journal)
-    session = Session(wanted, tell, plan, learned, base, servers, journal, outcome, racing, {"baseline": base})
+    racing = Racing(objective, RaceLoad((1, 16), LEAST_BLOCK_S), outcome.noise, journal)
+    session = TuneSession(wanted, tell, plan, learned, base, servers, journal, outcome, racing, {"baseline": base})
     if reference:
         session.compared["reference"] = session.with_wire(session.plain_wire)
     return session

@@ -42,7 +42,7 @@ class Wiring:
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class SpaceFacts:
     """What decides whether a value makes sense.
 
     Args:
@@ -115,7 +115,7 @@ def _replaced(struct: Any, field: str, value: Any) -> Any:
     return msgspec.structs.replace(struct, **{name: _replaced(getattr(struct, name), rest, value) if rest else value})
 
 
-def engine_choices(facts: Facts) -> list[EngineOptions]:
+def engine_choices(facts: SpaceFacts) -> list[EngineOptions]:
     """Engines, precisions, threads and instances: what is measured in process; each kind's first ones come first."""
     if facts.device == "cuda":
         base = EngineOptions(
@@ -160,7 +160,7 @@ def engine_choices(facts: Facts) -> list[EngineOptions]:
     return [options for turn in zip_longest(*groups) for options in turn if options is not None] + compiled
 
 
-def _torch_choices(facts: Facts, shapes: list[tuple[int, int]]) -> Iterator[EngineOptions]:
+def _torch_choices(facts: SpaceFacts, shapes: list[tuple[int, int]]) -> Iterator[EngineOptions]:
     """Yield what PyTorch offers; what is compiled takes up to minutes to load, so it is tried with few threads."""
     precisions = ["f32"] + (["bf16"] if facts.lower_precision and BF16_FLAGS & facts.isa else [])
     layouts = ["blocked"] + (["channels_last"] if facts.convolutions else [])
@@ -187,7 +187,7 @@ def _torch_choices(facts: Facts, shapes: list[tuple[int, int]]) -> Iterator[Engi
         )
 
 
-def copy_engines(facts: Facts) -> tuple[Form, ...]:
+def copy_engines(facts: SpaceFacts) -> tuple[Form, ...]:
     """The engines that a copy of the model in static int8 may pay for."""
     if not (facts.lower_precision and facts.quantizable) or "onnxruntime" not in facts.engines:  # it quantises
         return ()
@@ -195,11 +195,11 @@ def copy_engines(facts: Facts) -> tuple[Form, ...]:
     return ("onnxruntime", "openvino") if both else ("onnxruntime",)
 
 
-def _has_text(facts: Facts) -> bool:
+def _has_text(facts: SpaceFacts) -> bool:
     return any(tensor.dtype is DType.BYTES for tensor in facts.spec.inputs + facts.spec.outputs)
 
 
-def _thread_shapes(facts: Facts) -> list[tuple[int, int]]:
+def _thread_shapes(facts: SpaceFacts) -> list[tuple[int, int]]:
     """Threads and instances that fit into the usable CPUs: one of one, of all, of all but one, and all of one."""
     cpus = facts.usable_cpus
     shapes = [(1, 1)]
@@ -214,7 +214,7 @@ def _thread_shapes(facts: Facts) -> list[tuple[int, int]]:
     return shapes
 
 
-def serving_choices(facts: Facts, engine: EngineOptions, alone_us: float = 0.0) -> Iterator[Settings]:
+def serving_choices(facts: SpaceFacts, engine: EngineOptions, alone_us: float = 0.0) -> Iterator[Settings]:
     """Ways to serve an engine configuration: dispatch, batch size and delay, rows bound, clients on the quickest wire.
 
     Args:
@@ -239,7 +239,7 @@ def serving_choices(facts: Facts, engine: EngineOptions, alone_us: float = 0.0) 
                 yield changed(base, batching={"dispatch": dispatch, "max_batch_size": size, "padding": padding})
 
 
-def wirings(facts: Facts) -> list[Wiring]:
+def wirings(facts: SpaceFacts) -> list[Wiring]:
     """How requests may travel, the plainest first."""
     raw = facts.wire == "any" and len(facts.spec.inputs) == 1 and facts.spec.fixed_rows
     wire: Wire = "json" if facts.wire == "json" else "raw" if raw else "binary"
@@ -251,17 +251,17 @@ def wirings(facts: Facts) -> list[Wiring]:
     return result
 
 
-def quickest(facts: Facts) -> Wiring:
+def quickest(facts: SpaceFacts) -> Wiring:
     """The measured one; before that, the last that needs no shared memory."""
     return facts.wiring or [wiring for wiring in wirings(facts) if wiring.wire != "shared"][-1]
 
 
-def quickest_wire(facts: Facts) -> Wire:
+def quickest_wire(facts: SpaceFacts) -> Wire:
     """The wire that costs the server least, of those that clients may speak."""
     return quickest(facts).wire
 
 
-def is_fast(facts: Facts, wire: Wire) -> bool:
+def is_fast(facts: SpaceFacts, wire: Wire) -> bool:
     """Whether compiled code can serve these clients: rows of one input, or lists of floats in JSON."""
     inputs = facts.spec.inputs
     rows = facts.spec.fixed_rows and len(inputs) == 1 and inputs[0].dtype is not DType.BOOL
@@ -269,7 +269,7 @@ def is_fast(facts: Facts, wire: Wire) -> bool:
     return wire != "shared" and (rows or (wire == "json" and floats))
 
 
-def paddings_of(facts: Facts) -> list[PaddingSettings]:
+def paddings_of(facts: SpaceFacts) -> list[PaddingSettings]:
     """Buckets by powers of two and by the quartiles of the data's lengths; the accuracy gate tells which are right."""
     if not facts.spec.batched or not facts.places or len(set(facts.lengths)) < 2 or _has_text(facts):
         return []

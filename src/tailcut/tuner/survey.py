@@ -6,15 +6,15 @@ from dataclasses import dataclass
 
 from tailcut.runtime.settings import Settings
 from tailcut.spec import ModelSpec
-from tailcut.tuner.budget import Plan, estimating_s
+from tailcut.tuner.budget import TimePlan, estimating_s
 from tailcut.tuner.claims import carry
 from tailcut.tuner.events import Event
-from tailcut.tuner.finalists import Predicted
+from tailcut.tuner.finalists import PredictedConfiguration
 from tailcut.tuner.gate import Gate
 from tailcut.tuner.model_space import ModelSpace
-from tailcut.tuner.records import Wanted
+from tailcut.tuner.records import TuneRequest
 from tailcut.tuner.result_records import RowsDecision
-from tailcut.tuner.servers import Servers
+from tailcut.tuner.servers import TrialServers
 from tailcut.tuner.session import open_session
 from tailcut.tuner.simulate import Configuration
 
@@ -36,17 +36,17 @@ class Survey:
     spec: ModelSpec
     rows: RowsDecision
     gate: Gate
-    servers: Servers
+    servers: TrialServers
     baseline: Settings
     capacity: float
-    predicted: Sequence[Predicted]
+    predicted: Sequence[PredictedConfiguration]
     configurations: Mapping[Settings, Configuration]
 
 
 class Surveyor:
     """Measures one of several models by itself, before they race together."""
 
-    def __init__(self, wanted: Wanted, tell: Callable[[Event], None]) -> None:
+    def __init__(self, wanted: TuneRequest, tell: Callable[[Event], None]) -> None:
         """Open the model.
 
         Raises:
@@ -63,7 +63,9 @@ class Surveyor:
             TailcutError: the baseline itself cannot be served.
         """
         session = self._session
-        session.plan = Plan(time.monotonic(), session.wanted.budget_s)  # others may have been measured since the start
+        session.plan = TimePlan(
+            time.monotonic(), session.wanted.budget_s
+        )  # others may have been measured since the start
         carry(session)
         self._spent_s = session.plan.spent_s(time.monotonic())
         session.servers.keep()
@@ -81,7 +83,7 @@ class Surveyor:
     def survey(self) -> Survey:
         """Measure the engines, and simulate; call `close` when the servers are not needed any more."""
         session, space = self._session, self._space
-        session.plan = Plan(time.monotonic() - self._spent_s, session.wanted.budget_s)
+        session.plan = TimePlan(time.monotonic() - self._spent_s, session.wanted.budget_s)
         predicted = space.predicted()
         return Survey(
             session.spec,

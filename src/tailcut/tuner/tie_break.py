@@ -19,7 +19,7 @@ _LEAST_BYTES = 32 << 20  # that are worth a choice
 
 
 @dataclass(frozen=True, slots=True)
-class Usage:
+class MeasuredUsage:
     """What one configuration was measured to take.
 
     Args:
@@ -44,21 +44,21 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class TieBreakChoice:
     """The place of what was chosen, and why."""
 
     place: int
     reason: str
 
 
-def choose(usages: Sequence[Usage]) -> Choice:
+def choose(usages: Sequence[MeasuredUsage]) -> TieBreakChoice:
     """Choose one of configurations that are equal by the objective, the leader first.
 
     Args:
         usages: of at least one.
     """
     if len(usages) == 1:
-        return Choice(0, "")
+        return TieBreakChoice(0, "")
     shortest = min(range(len(usages)), key=lambda index: (usages[index].median_ms, index))
     equal = [index for index in range(len(usages)) if _is_same(usages[index], usages[shortest])]
     others = len(usages) - 1
@@ -66,7 +66,9 @@ def choose(usages: Sequence[Usage]) -> Choice:
     if len(equal) == 1:
         second = sorted(usage.median_ms for usage in usages)[1]
         ratio = usages[shortest].median_ms / second if second else 1.0
-        return Choice(shortest, f"{within}, as {_count(others)}; p50 at one connection x{ratio:.2f} of the next")
+        return TieBreakChoice(
+            shortest, f"{within}, as {_count(others)}; p50 at one connection x{ratio:.2f} of the next"
+        )
     pool, words = equal, []
     for what, amounts, worth in (
         ("takes {:.2g} of the CPU", [usage.cpu_us for usage in usages], 0.0),
@@ -78,8 +80,8 @@ def choose(usages: Sequence[Usage]) -> Choice:
             words.append(what.format(share))
     chosen = min(pool, key=lambda index: (usages[index].median_ms, index))
     if not words:
-        return Choice(chosen, f"{within}, as {_count(others)}, with about as much CPU and memory")
-    return Choice(chosen, f"equal within the noise; {' and '.join(words)}")
+        return TieBreakChoice(chosen, f"{within}, as {_count(others)}, with about as much CPU and memory")
+    return TieBreakChoice(chosen, f"equal within the noise; {' and '.join(words)}")
 
 
 def _frugal(pool: Sequence[int], amounts: Sequence[float | None], worth: float) -> tuple[list[int], float] | None:
@@ -93,7 +95,7 @@ def _frugal(pool: Sequence[int], amounts: Sequence[float | None], worth: float) 
     return [place for place, amount in known.items() if amount * _CLEARLY <= least], least / most
 
 
-def _is_same(usage: Usage, shortest: Usage) -> bool:
+def _is_same(usage: MeasuredUsage, shortest: MeasuredUsage) -> bool:
     """Whether a median is not clearly longer than the shortest one."""
     if usage is shortest or usage.median_ms <= (1 + SAME) * shortest.median_ms:
         return True
@@ -101,7 +103,7 @@ def _is_same(usage: Usage, shortest: Usage) -> bool:
     return result is not None and result.low <= 1 and usage.median_ms <= (1 + _UNSURE) * shortest.median_ms
 
 
-def _ratio(usage: Usage, other: Usage) -> Interval | None:
+def _ratio(usage: MeasuredUsage, other: MeasuredUsage) -> Interval | None:
     try:
         return paired_ratio_interval(usage.alone_ms, other.alone_ms)
     except InvalidInputError:

@@ -69,7 +69,7 @@ class Overload:
         return late > _LATE * (len(latencies_ms) + errors)
 
 
-class Carried:
+class CarriedRate:
     """The rate that the tuned server is held at. Pure.
 
     It is lowered where its p99 is shown to be over the limit; and where a few blocks did not show that it is within it,
@@ -117,7 +117,7 @@ class Traffic:
     def __init__(self, tuned: Arm, baseline: Arm, highest: float, known: Baseline) -> None:
         self.runs = ArmRuns()  # of the tuned server, at its rate
         self._tuned, self._baseline, self._least = tuned, baseline, known.rate
-        self._carried = Carried(known.limit_ms, highest)
+        self._carried = CarriedRate(known.limit_ms, highest)
         self._overload = Overload(known.limit_ms, known.rate, known.capacity)
 
     def measure(self, seconds: float, seed: int, until: float, *, tuned: bool = True) -> None:

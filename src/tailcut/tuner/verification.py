@@ -14,10 +14,10 @@ from tailcut.lab.client import closed_loop, open_loop
 from tailcut.lab.trial import Arm, ArmRuns, closed_block, open_block
 from tailcut.stats import samples_needed
 from tailcut.tuner.baseline import Baseline
-from tailcut.tuner.budget import MOMENT_S, Plan
+from tailcut.tuner.budget import MOMENT_S, TimePlan
 from tailcut.tuner.race import QUANTILES
-from tailcut.tuner.racing import LEAST_BLOCK_S, Load
-from tailcut.tuner.records import Outcome
+from tailcut.tuner.racing import LEAST_BLOCK_S, RaceLoad
+from tailcut.tuner.records import TuneOutcome
 from tailcut.tuner.result_records import Percentile
 from tailcut.tuner.traffic import Traffic
 
@@ -47,7 +47,7 @@ def told_within(seconds: float, rate: float, arms: int) -> Percentile:
     return next((name for name in tails if verification_s(rate, arms, QUANTILES[name]) <= seconds), median)
 
 
-def verify(outcome: Outcome, arms: Mapping[str, Arm], load: Load, plan: Plan, *, seed: int) -> None:
+def verify(outcome: TuneOutcome, arms: Mapping[str, Arm], load: RaceLoad, plan: TimePlan, *, seed: int) -> None:
     """Fill the outcome's arms and its highest rate: all arms at the outcome's rate, in turns."""
     limit_ms = outcome.objective.limit_ms
     highest = _highest_rate(arms["tuned"], load, limit_ms, plan)
@@ -85,7 +85,7 @@ def verify(outcome: Outcome, arms: Mapping[str, Arm], load: Load, plan: Plan, *,
     outcome.highest = traffic.result(runs["baseline"])
 
 
-def _highest_rate(arm: Arm, load: Load, limit_ms: float, plan: Plan) -> float:
+def _highest_rate(arm: Arm, load: RaceLoad, limit_ms: float, plan: TimePlan) -> float:
     """A rate that the tuned server should carry within the limit; 0 where none was found in time."""
     result = closed_loop(arm.target, arm.payloads, concurrency=load.clients[-1], duration_s=0.4, warmup_s=0.1)
     low, high = 0.0, result.rate_achieved

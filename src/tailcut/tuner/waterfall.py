@@ -12,16 +12,16 @@ import msgspec
 import numpy as np
 
 from tailcut.errors import TailcutError
-from tailcut.lab.records import Interval
+from tailcut.lab.records import IntervalRecord
 from tailcut.lab.trial import Arm, ArmRuns, closed_block, open_block
 from tailcut.runtime.settings import Settings
-from tailcut.tuner.budget import Plan
+from tailcut.tuner.budget import TimePlan
 from tailcut.tuner.events import CandidateDone, Phase, RungDone, RungStarted
 from tailcut.tuner.race import judged, percentiles_ms, ratios
-from tailcut.tuner.records import Outcome
+from tailcut.tuner.records import TuneOutcome
 from tailcut.tuner.result_records import Candidate, CandidateVerdict
-from tailcut.tuner.servers import Servers
-from tailcut.tuner.session import Session
+from tailcut.tuner.servers import TrialServers
+from tailcut.tuner.session import TuneSession
 
 _BLOCK_SAMPLES = 120  # of an open block: enough for a p99 of its own
 _LEAST_BLOCK_S = 0.12
@@ -40,7 +40,7 @@ class Rungs(Protocol):
         """The winner with the baseline's settings of one rung."""
 
 
-def explain(session: Session, space: Rungs, is_better: Callable[[Settings, Settings], bool]) -> None:
+def explain(session: TuneSession, space: Rungs, is_better: Callable[[Settings, Settings], bool]) -> None:
     """Measure what each rung does on the way to the winner; one that makes things worse leaves it.
 
     Args:
@@ -79,7 +79,7 @@ def explain(session: Session, space: Rungs, is_better: Callable[[Settings, Setti
         session.tell(RungDone(record.name, " + ".join(record.kept) or None, record.note))
 
 
-def _unmeasurable(servers: Servers, steps: Sequence[Settings], plan: Plan) -> str:
+def _unmeasurable(servers: TrialServers, steps: Sequence[Settings], plan: TimePlan) -> str:
     """Why the servers of the steps cannot be started, in words; empty where they can."""
     new = servers.count_new(steps)
     starting_s = servers.start_s * new
@@ -92,7 +92,7 @@ def _unmeasurable(servers: Servers, steps: Sequence[Settings], plan: Plan) -> st
 
 
 def waterfall(
-    servers: Servers, steps: Sequence[Settings], outcome: Outcome, closed_s: float, plan: Plan
+    servers: TrialServers, steps: Sequence[Settings], outcome: TuneOutcome, closed_s: float, plan: TimePlan
 ) -> dict[Settings, ArmRuns]:
     """Open blocks at one rate and closed ones of all steps, in turns, as many as the plan has time for.
 
@@ -130,14 +130,14 @@ def effect(before: Settings, after: Settings, runs: dict[Settings, ArmRuns]) -> 
     new = runs[after]
     result = ratios(new, runs[before])
     of, tail = result.tail or (None, None)
-    tail_ratio = None if tail is None else Interval.rounded(tail)
+    tail_ratio = None if tail is None else IntervalRecord.rounded(tail)
     word, reason = judged(result)
     return Candidate(
         setting=after.describe(before),
         **percentiles_ms(new),
         throughput=round(float(np.mean(new.throughputs)), 2) if new.throughputs else None,
         p99_ratio=tail_ratio if of == "p99" else None,
-        throughput_ratio=None if result.throughput is None else Interval.rounded(result.throughput),
+        throughput_ratio=None if result.throughput is None else IntervalRecord.rounded(result.throughput),
         tail_ratio=tail_ratio,
         ratio_of=of,
         samples=len(new.latencies),

@@ -31,9 +31,9 @@ from tailcut.lab.trial import Arm
 from tailcut.machine.process import ProcessCost
 from tailcut.runtime.settings import Settings
 from tailcut.tuner.estimate import EngineEstimate
-from tailcut.tuner.servers import Servers
+from tailcut.tuner.servers import TrialServers
 from tailcut.tuner.simulate import WayIn, Ways
-from tailcut.tuner.space import BASELINE, BATCH_SIZES, Facts, Wiring, changed, is_fast, quickest, wirings
+from tailcut.tuner.space import BASELINE, BATCH_SIZES, SpaceFacts, Wiring, changed, is_fast, quickest, wirings
 
 PROBED = ("inline", "worker")  # dispatches that are measured
 MANY = 64  # connections that keep the loop busy
@@ -172,12 +172,12 @@ def _single_and_pass(probe: Probe, passes: int) -> tuple[float, float]:
     return single, max(0.0, probe.alone_cpu_ns - single) / passes
 
 
-def way_settings(facts: Facts, dispatch: str) -> Settings:
+def way_settings(facts: SpaceFacts, dispatch: str) -> Settings:
     """What the server of a probe runs: the empty engine behind the quickest wire, with room for the largest batch."""
     return _over(quickest(facts), facts, dispatch)
 
 
-def wiring_settings(facts: Facts) -> Settings:
+def wiring_settings(facts: SpaceFacts) -> Settings:
     """What the server runs that is asked by every way: it takes all of them."""
     several = wirings(facts)
     wire = next((item.wire for item in several if item.wire == "shared"), several[0].wire)
@@ -185,7 +185,7 @@ def wiring_settings(facts: Facts) -> Settings:
     return changed(settings, io={"fast_path": any(is_fast(facts, item.wire) for item in several)})
 
 
-def measured_wiring(servers: Servers, facts: Facts, seconds: float) -> Wiring:
+def measured_wiring(servers: TrialServers, facts: SpaceFacts, seconds: float) -> Wiring:
     """The quickest way for requests to travel; nothing is measured where there is one only.
 
     Each is asked by many connections and by one, for a third of the time each.
@@ -213,7 +213,7 @@ def best_wiring(scores: Mapping[Wiring, float]) -> Wiring:
     return next(wiring for wiring, score in scores.items() if score >= _NEAR * most)
 
 
-def _over(wiring: Wiring, facts: Facts, dispatch: str) -> Settings:
+def _over(wiring: Wiring, facts: SpaceFacts, dispatch: str) -> Settings:
     batching = {"bind": facts.spec.fixed_rows, "max_batch_size": BATCH_SIZES[-1], "dispatch": dispatch}
     batching |= {"rows": facts.rows}
     engine = {"name": "none", "fixed_dims": facts.fixed_dims, "signature": facts.signature}
@@ -222,7 +222,7 @@ def _over(wiring: Wiring, facts: Facts, dispatch: str) -> Settings:
 
 
 def measure_ways(
-    servers: Servers, settings: Mapping[str, Settings], seconds: float, engines: Sequence[RealEngine] = ()
+    servers: TrialServers, settings: Mapping[str, Settings], seconds: float, engines: Sequence[RealEngine] = ()
 ) -> Ways:
     """Probe the servers of these settings, by dispatch, for so long each; `inline` has to be among them.
 

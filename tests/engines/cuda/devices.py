@@ -11,7 +11,7 @@ import torch
 
 from tailcut.engines.cuda.device import Graph, NotCapturedError, StandIn
 from tailcut.engines.cuda.faults import device_error
-from tailcut.engines.cuda.staging import State
+from tailcut.engines.cuda.staging import SlotState
 from tailcut.engines.cuda.turns import CaptureGate
 
 
@@ -49,12 +49,12 @@ class Failing(StandIn):
         self._fail("capture")
         return super().capture(compute, pool)
 
-    def enqueue(self, state: State, events: dict[State, Any], step: Callable[[], None]) -> None:
-        if state is State.COMPUTING:
+    def enqueue(self, state: SlotState, events: dict[SlotState, Any], step: Callable[[], None]) -> None:
+        if state is SlotState.COMPUTING:
             self._fail("replay")
         super().enqueue(state, events, step)
 
-    def wait(self, events: dict[State, Any]) -> None:
+    def wait(self, events: dict[SlotState, Any]) -> None:
         self._fail("wait")
 
     def recover(self) -> None:
@@ -87,7 +87,7 @@ class Strict(StandIn):
             self.disturbed.set()
             raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
 
-    def enqueue(self, state: State, events: dict[State, Any], step: Callable[[], None]) -> None:
+    def enqueue(self, state: SlotState, events: dict[SlotState, Any], step: Callable[[], None]) -> None:
         self._disturb()
         super().enqueue(state, events, step)
 
@@ -121,13 +121,13 @@ class Watched(StandIn):
         self.pools: list[Any] = []
         self.both = threading.Barrier(2)
 
-    def enqueue(self, state: State, events: dict[State, Any], step: Callable[[], None]) -> None:
-        if state is State.COPYING_IN:
+    def enqueue(self, state: SlotState, events: dict[SlotState, Any], step: Callable[[], None]) -> None:
+        if state is SlotState.COPYING_IN:
             self.there += 1
             self.most = max(self.most, self.there)
         super().enqueue(state, events, step)
 
-    def wait(self, events: dict[State, Any]) -> None:
+    def wait(self, events: dict[SlotState, Any]) -> None:
         with contextlib.suppress(threading.BrokenBarrierError):
             self.both.wait(0.2)  # for another batch, where one can come
         self.there -= 1

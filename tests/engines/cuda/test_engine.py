@@ -26,7 +26,7 @@ if find_spec("torch"):  # without it, the tests are collected all the same, and 
 
     from tailcut.engines.cuda.device import Cuda, NotCapturedError, StandIn, missing, products_in
     from tailcut.engines.cuda.engine import _MOST_SHAPES, CudaEngine
-    from tailcut.engines.cuda.staging import State
+    from tailcut.engines.cuda.staging import SlotState
 
 
 @pytest.fixture(autouse=True)
@@ -319,7 +319,7 @@ def test_what_is_computed_before_a_capture_waits_for_the_input(tmp_path: Path) -
     asked: list[str] = []
 
     class Noting(StandIn):
-        def enqueue(self, state: State, events: dict[State, Any], step: Any) -> None:
+        def enqueue(self, state: SlotState, events: dict[SlotState, Any], step: Any) -> None:
             asked.append(state.name)
             super().enqueue(state, events, step)
 

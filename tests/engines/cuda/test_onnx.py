@@ -12,7 +12,7 @@ from tests.engines import models
 
 from tailcut.engines import EngineOptions, open_engine
 from tailcut.engines.base import CudaOptions, U8Input
-from tailcut.engines.cuda.onnx import STAND_IN, OnnxCudaEngine, Place
+from tailcut.engines.cuda.onnx import STAND_IN, OnnxCudaEngine, Placement
 from tailcut.engines.cuda.provider import PROVIDER, missing_provider, provider_options
 from tailcut.errors import DeviceError, InvalidInputError, ReleasedError, UnsupportedError
 
@@ -29,15 +29,15 @@ def no_device(path: Path) -> str:
 
 
 @pytest.fixture(params=["stand-in", pytest.param("cuda", marks=pytest.mark.gpu)])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Placement:
     reason = no_device(models.perceptron([4, 3], tmp_path / "probe.onnx")) if request.param == "cuda" else ""
     if reason:
         pytest.skip(reason)
-    return Place() if request.param == "cuda" else STAND_IN
+    return Placement() if request.param == "cuda" else STAND_IN
 
 
 @pytest.fixture
-def engine(place: Place, tmp_path: Path) -> Iterator[OnnxCudaEngine]:
+def engine(place: Placement, tmp_path: Path) -> Iterator[OnnxCudaEngine]:
     opened = OnnxCudaEngine(models.perceptron([8, 16, 3], tmp_path / "mlp.onnx"), CUDA, place=place)
     yield opened
     opened.close()
@@ -70,7 +70,7 @@ def test_answers_are_those_of_the_cpu(engine: OnnxCudaEngine, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("buckets", ["off", (3, 6)])
-def test_buckets_are_those_of_the_settings(place: Place, tmp_path: Path, buckets: Any) -> None:
+def test_buckets_are_those_of_the_settings(place: Placement, tmp_path: Path, buckets: Any) -> None:
     """None, or sizes of one's own: memory is bound for these, and the answers are the same."""
     path = models.perceptron([8, 16, 3], tmp_path / "mlp.onnx")
     engine = OnnxCudaEngine(path, EngineOptions(device="cuda", cuda=CudaOptions(buckets=buckets)), place=place)
@@ -97,7 +97,7 @@ def test_each_thread_has_memory_of_its_own(engine: OnnxCudaEngine, tmp_path: Pat
     assert not wrong
 
 
-def test_outputs_without_a_size_come_as_they_are(place: Place, tmp_path: Path) -> None:
+def test_outputs_without_a_size_come_as_they_are(place: Placement, tmp_path: Path) -> None:
     """They are computed without bound memory."""
     engine = OnnxCudaEngine(models.dynamic_sequence(tmp_path / "sequence.onnx"), CUDA, place=place)
     x = np.ones((2, 5), np.float32)
@@ -106,7 +106,7 @@ def test_outputs_without_a_size_come_as_they_are(place: Place, tmp_path: Path) -
     assert np.array_equal(outputs["total"], [[5], [5]])
 
 
-def test_pixels_are_normalised_where_the_model_is(place: Place, tmp_path: Path) -> None:
+def test_pixels_are_normalised_where_the_model_is(place: Placement, tmp_path: Path) -> None:
     """A quarter of the bytes is copied, and the answers are those of the floats."""
     path = models.convolution(tmp_path / "convolution.onnx")
     fold = U8Input(scale=(1 / 255,), offset=(-0.5,))
@@ -119,7 +119,7 @@ def test_pixels_are_normalised_where_the_model_is(place: Place, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("precision", ["f16", "tf32"])
-def test_lower_precision_is_near(place: Place, tmp_path: Path, precision: Any) -> None:
+def test_lower_precision_is_near(place: Placement, tmp_path: Path, precision: Any) -> None:
     """Half floats inside, and float32 at both ends."""
     path = models.perceptron([8, 16, 3], tmp_path / "mlp.onnx")
     engine = OnnxCudaEngine(path, EngineOptions(device="cuda", precision=precision), place=place)

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tailcut.engines.cuda.staging import MOVES, WAITS, Slot, State
+from tailcut.engines.cuda.staging import MOVES, WAITS, Slot, SlotState
 from tailcut.errors import ReleasedError
 
 
-@pytest.mark.parametrize(("start", "to"), list(product(State, State)), ids=lambda state: state.name)
-def test_every_move(start: State, to: State) -> None:
+@pytest.mark.parametrize(("start", "to"), list(product(SlotState, SlotState)), ids=lambda state: state.name)
+def test_every_move(start: SlotState, to: SlotState) -> None:
     """Those of the table are made, and all others raise and change nothing."""
     slot = Slot(3, start)
     if to in MOVES[start]:
@@ -25,9 +25,9 @@ def test_every_move(start: State, to: State) -> None:
 
 def test_a_step_waits_for_the_one_before_it() -> None:
     """The chain of waits is the way through the table, and begins without one."""
-    way = [State.COPYING_IN, State.COMPUTING, State.COPYING_OUT]
+    way = [SlotState.COPYING_IN, SlotState.COMPUTING, SlotState.COPYING_OUT]
     assert [WAITS[state] for state in way] == [None, *way[:-1]]
-    assert all(to in MOVES[start] for start, to in zip([State.FREE, *way], [*way, State.FREE], strict=True))
+    assert all(to in MOVES[start] for start, to in zip([SlotState.FREE, *way], [*way, SlotState.FREE], strict=True))
 
 
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(1, 16)), max_size=30))
@@ -46,9 +46,9 @@ def test_what_a_failed_step_left_is_stale() -> None:
     """All of it, in each bucket: which of its copies and zeros arrived is unknown."""
     slot = Slot(0)
     slot.stale("a", 8)
-    slot.move(State.COPYING_IN)
+    slot.move(SlotState.COPYING_IN)
     slot.stale("a", 3)
     slot.lose()
-    slot.move(State.FREE)
+    slot.move(SlotState.FREE)
     assert slot.stale("a", 2) >= 8
     assert slot.stale("a", 1) == 2

@@ -18,7 +18,7 @@ from tailcut.runtime.profile import Profile
 from tailcut.runtime.settings import BatchingSettings, Settings
 from tailcut.spec import Rows
 from tailcut.tuner.model_space import ModelSpace
-from tailcut.tuner.records import Wanted
+from tailcut.tuner.records import TuneRequest
 from tailcut.tuner.session import open_session
 from tailcut.tuner.space import engine_choices
 from tailcut.tuner.ways import way_settings
@@ -207,7 +207,9 @@ def test_it_is_tuned_with_data(tmp_path: Path) -> None:
     """Everything that is tried computes the signature that the data showed, eagerly and in float32."""
     path = saved(tmp_path / "two.pt", Two())
     trust(path)
-    wanted = Wanted(path, {"": np.random.default_rng(0).standard_normal((32, 4))}, budget_s=10.0, rows="independent")
+    wanted = TuneRequest(
+        path, {"": np.random.default_rng(0).standard_normal((32, 4))}, budget_s=10.0, rows="independent"
+    )
     session = open_session(wanted, lambda event: None)
     space = ModelSpace(session)
     signature = (SIGNATURE[0], "output output_0 FP32 [-1, 4]", "output output_1 FP32 [-1, 1]")

@@ -15,7 +15,7 @@ from tailcut.engines import open_engine
 from tailcut.errors import EngineError
 from tailcut.runtime.model import Model, measured_model
 from tailcut.runtime.opening import measured
-from tailcut.runtime.opening.defaults import LEAST_BATCH, SAFE_SETTINGS, Surroundings
+from tailcut.runtime.opening.defaults import LEAST_BATCH, SAFE_SETTINGS, ServingPlace
 from tailcut.runtime.profile import Profile, with_batching
 from tailcut.spec import DType
 
@@ -104,7 +104,7 @@ def test_requests_that_share_no_call_are_computed_by_several_instances(tmp_path:
     """As many as there are cores, on one session; each answers for itself."""
     profile = with_batching(Profile.of_model(perceptron([16, 32, 4], tmp_path / "m.onnx"), SAFE_SETTINGS), "off")
     x = np.random.default_rng(0).standard_normal((40, 5, 16)).astype(np.float32)
-    with measured_model(profile, Surroundings(cpus=3, threads=3)) as model:
+    with measured_model(profile, ServingPlace(cpus=3, threads=3)) as model:
         assert model.profile.settings.engine.instances == 3
         with ThreadPoolExecutor(8) as threads:
             answers = list(threads.map(lambda rows: model.infer_sync({"x": rows})["y"], x))
@@ -149,7 +149,7 @@ def test_the_sessions_compared_are_closed_but_one(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(measured, "open_engine", watched)
     monkeypatch.setattr(measured, "PARALLEL_NS", 0)
     profile = Profile.of_model(perceptron([16, 32, 4], tmp_path / "small.onnx"), SAFE_SETTINGS)
-    with measured_model(profile, Surroundings(cpus=4, threads=2)) as model:
+    with measured_model(profile, ServingPlace(cpus=4, threads=2)) as model:
         alive = [engine for engine in opened if engine._session is not None]
         assert [engine.options for engine in alive] == [model.profile.settings.engine]
     assert len(opened) >= 2
@@ -168,7 +168,7 @@ def test_a_model_that_is_slow_to_load_is_loaded_once(tmp_path: Path, monkeypatch
     monkeypatch.setattr(measured, "_LOAD_SHARE", 0.0)
     monkeypatch.setattr(measured, "_SMALL_BYTES", 0)
     profile = Profile.of_model(perceptron([16, 32, 4], tmp_path / "small.onnx"), SAFE_SETTINGS)
-    with measured_model(profile, Surroundings(cpus=2, threads=2)) as model:
+    with measured_model(profile, ServingPlace(cpus=2, threads=2)) as model:
         assert model.profile.settings.engine.threads == 2
     assert len(opened) == 1
 
@@ -178,10 +178,10 @@ def test_measuring_keeps_to_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(measured, "PARALLEL_NS", 0)
     monkeypatch.setattr(measured, "is_clear", lambda _: False)
     profile = Profile.of_model(perceptron([256, 1024, 10], tmp_path / "m.onnx"), SAFE_SETTINGS)
-    with measured_model(profile, Surroundings(cpus=2, threads=2)):
+    with measured_model(profile, ServingPlace(cpus=2, threads=2)):
         pass  # what only the first one does: imports
     began = time.process_time()
-    with measured_model(profile, Surroundings(cpus=2, threads=2), budget_s=0.4):
+    with measured_model(profile, ServingPlace(cpus=2, threads=2), budget_s=0.4):
         assert time.process_time() - began < 3.0
 
 
@@ -197,7 +197,7 @@ def test_a_model_that_is_slow_is_not_measured(tmp_path: Path, monkeypatch: pytes
         return result(*arguments, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(measured, "find_samples", find_slowly)
-    with measured_model(profile, Surroundings(cpus=2, threads=2), budget_s=0.04) as model:
+    with measured_model(profile, ServingPlace(cpus=2, threads=2), budget_s=0.04) as model:
         settings = model.profile.settings
         assert (settings.engine.threads, settings.batching.dispatch) == (2, "worker")
         assert settings.batching.max_batch_size == LEAST_BATCH

@@ -5,7 +5,7 @@ import pytest
 from msgspec import UNSET
 
 from tailcut.runtime.tracing.attribution import explain
-from tailcut.runtime.tracing.timeline import MARKS, STAGES, Event
+from tailcut.runtime.tracing.timeline import MARKS, STAGES, ProcessEvent
 
 US, MS = 1000, 1_000_000
 USUAL_US = {"receive": 20, "queue": 30, "dispatch": 10, "compute": 200, "deliver": 15, "encode": 5, "write": 10}
@@ -56,7 +56,7 @@ def test_what_coincided_is_named(kind: str) -> None:
     """An event over the slow requests, and not over the others, is the cause before the stage it fell into."""
     records = traced(deliver=8000)
     slow = records[::50]
-    events = [Event(kind, int(row[0]) + MS, int(row[0]) + 8 * MS, 7 * MS) for row in slow]
+    events = [ProcessEvent(kind, int(row[0]) + MS, int(row[0]) + 8 * MS, 7 * MS) for row in slow]
     result = explain(records, events)
     assert result.cause.name == kind
     assert result.coincided[kind].slowest_hit == 1.0
@@ -68,9 +68,9 @@ def test_waiting_for_a_cpu_counts_where_it_was_needed(kind: str, stage: str) -> 
     """A worker's wait explains computing, the loop's wait what follows it; neither explains the other."""
     records = traced(**{stage: 8000})
     spans = [(int(row[0]) + MS, int(row[0]) + 8 * MS) for row in records[::50]]
-    assert explain(records, [Event(kind, *span, 7 * MS) for span in spans]).cause.name == "cpu_wait"
+    assert explain(records, [ProcessEvent(kind, *span, 7 * MS) for span in spans]).cause.name == "cpu_wait"
     other = "loop_wait" if kind == "engine_wait" else "engine_wait"
-    assert explain(records, [Event(other, *span, 7 * MS) for span in spans]).cause.name == stage
+    assert explain(records, [ProcessEvent(other, *span, 7 * MS) for span in spans]).cause.name == stage
 
 
 @pytest.mark.parametrize("kind", ["engine_wait", "loop_wait"])
@@ -78,14 +78,16 @@ def test_waiting_for_a_cpu_explains_a_queue(kind: str) -> None:
     """A worker that does not come, and a loop that does not get to wake it."""
     records = traced(queue=8000)
     spans = [(int(row[0]) + MS, int(row[0]) + 8 * MS) for row in records[::50]]
-    assert explain(records, [Event(kind, *span, 7 * MS) for span in spans]).cause.name == "cpu_wait"
+    assert explain(records, [ProcessEvent(kind, *span, 7 * MS) for span in spans]).cause.name == "cpu_wait"
 
 
 def test_a_quota_is_named_before_the_waiting_that_it_makes() -> None:
     """Threads that a quota stops wait for a CPU all the while: the quota is the cause, with all of their time."""
     records = traced(compute=8000)
     spans = [(int(row[0]) + MS, int(row[0]) + 8 * MS) for row in records[::50]]
-    events = [Event("engine_wait", *span, 7 * MS) for span in spans] + [Event("throttled", *s, 3 * MS) for s in spans]
+    events = [ProcessEvent("engine_wait", *span, 7 * MS) for span in spans] + [
+        ProcessEvent("throttled", *s, 3 * MS) for s in spans
+    ]
     cause = explain(records, events).cause
     assert cause.name == "throttled"
     assert cause.share > 0.7
@@ -94,7 +96,7 @@ def test_a_quota_is_named_before_the_waiting_that_it_makes() -> None:
 def test_what_happens_all_the_time_explains_nothing() -> None:
     """Events that overlap the median requests as much as the slow ones are not the cause."""
     records = traced(compute=5000)
-    events = [Event("loop_stall", int(row[0]), int(row[0]) + MS, 100 * US) for row in records]
+    events = [ProcessEvent("loop_stall", int(row[0]), int(row[0]) + MS, 100 * US) for row in records]
     assert explain(records, events).cause.name == "compute"
 
 
@@ -102,7 +104,7 @@ def test_a_collection_is_named_before_the_stall_that_it_makes() -> None:
     """Of two events over the same requests the more telling one is named."""
     records = traced(deliver=8000)
     spans = [(int(row[0]), int(row[0]) + 8 * MS) for row in records[::50]]
-    events = [Event(kind, *span, 8 * MS) for span in spans for kind in ("loop_stall", "gc")]
+    events = [ProcessEvent(kind, *span, 8 * MS) for span in spans for kind in ("loop_stall", "gc")]
     assert explain(records, events).cause.name == "gc"
 
 
@@ -165,8 +167,8 @@ def test_an_event_costs_its_own_process_only() -> None:
     """What stopped one worker explains nothing of another's slow requests at the same moments."""
     records = of_process(traced(deliver=8000), 7)
     spans = [(int(row[0]) + MS, int(row[0]) + 8 * MS, 7 * MS) for row in records[::50]]
-    mine = explain(records, [Event("gc", *span, 7) for span in spans])
-    others = explain(records, [Event("gc", *span, 8) for span in spans])
+    mine = explain(records, [ProcessEvent("gc", *span, 7) for span in spans])
+    others = explain(records, [ProcessEvent("gc", *span, 8) for span in spans])
     assert (mine.cause.name, others.cause.name) == ("gc", "deliver")
     assert (mine.worst[0].coincided, others.worst[0].coincided) == (["gc"], [])
 

@@ -3,7 +3,7 @@
 import os
 
 from tailcut.runtime.tracing.attribution import COINCIDENCES, KINDS
-from tailcut.runtime.tracing.timeline import EVENTS, MARKS, STAGES, WRITTEN, Event, Events, Timeline, read
+from tailcut.runtime.tracing.timeline import EVENTS, MARKS, STAGES, WRITTEN, Events, ProcessEvent, Timeline, read
 
 
 def fill(timeline: Timeline, numbers: range) -> None:
@@ -61,7 +61,10 @@ def test_events_are_found_by_their_end() -> None:
     events = Events()
     events.add("gc", 10, 20)
     events.add("loop_wait", 15, 30, 5)
-    assert events.since(0) == [Event("gc", 10, 20, 10, os.getpid()), Event("loop_wait", 15, 30, 5, os.getpid())]
+    assert events.since(0) == [
+        ProcessEvent("gc", 10, 20, 10, os.getpid()),
+        ProcessEvent("loop_wait", 15, 30, 5, os.getpid()),
+    ]
     assert [event.kind for event in events.since(20)] == ["loop_wait"]
 
 

@@ -5,13 +5,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tailcut.server.fastpath.groups import Group, WaitingGroups
+from tailcut.server.fastpath.groups import TargetGroup, WaitingGroups
 
 
-def group(*generations: int) -> Group:
+def group(*generations: int) -> TargetGroup:
     members = np.array([[10 + generation, generation, 0, 0, 0] for generation in generations], np.int64)
     anything: Any = None
-    return Group(anything, anything, members)
+    return TargetGroup(anything, anything, members)
 
 
 def test_a_request_is_found_until_its_group_is_done() -> None:

@@ -12,7 +12,7 @@ from tests.servers import raw_request
 from tailcut.runtime.tracing.timeline import MARKS
 from tailcut.server.metrics import ServerCounts
 from tailcut.server.state import ServerState
-from tailcut.server.tracing.records import Answer, Failure, Record
+from tailcut.server.tracing.records import Failure, Record, TracedAnswer
 from tailcut.server.tracing.sampler import Sampler
 from tailcut.server.tracing.settings import Sampling
 from tailcut.server.tracing.tracer import Tracer
@@ -67,13 +67,13 @@ def test_a_record_for_each_sampled_request(echo: Path, dispatch: str) -> None:
         assert state.context.counts.fast_path == 10
         await asyncio.sleep(0)
         stored = {tuple(row[: len(MARKS)]) for row in state.context.served("echo").timeline.copy()[0].tolist()}
-        assert {record.moments for record in records.all if isinstance(record, Answer)} <= stored
+        assert {record.moments for record in records.all if isinstance(record, TracedAnswer)} <= stored
         for client in clients:
             client.close()
 
     running(story, echo, dispatch=dispatch, tracer=tracing(records, Sampling(1.0)))
     wanted = [1000 * index + number for index in range(1, 11) for number in range(0, 40, 4)]
-    assert records.traces(Answer) == wanted
+    assert records.traces(TracedAnswer) == wanted
     assert records.traces(Failure) == []
     assert {record.asked.target for record in records.all} == {"/v2/models/echo/infer"}
 
@@ -169,7 +169,7 @@ def test_clients_that_leave_or_hurry(echo: Path) -> None:
         hasty.close()
 
     running(story, echo, dispatch="worker", tracer=tracing(records, Sampling()))
-    assert records.traces(Answer) == [2]
+    assert records.traces(TracedAnswer) == [2]
     assert records.traces(Failure) == [1]
     (failure,) = [record for record in records.all if isinstance(record, Failure)]
     assert (failure.status, failure.kind) == (0, "ClientDisconnected")

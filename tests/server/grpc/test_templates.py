@@ -18,7 +18,7 @@ from tailcut.runtime.model import Model
 from tailcut.runtime.profile import Profile
 from tailcut.runtime.settings import BatchingSettings, Settings
 from tailcut.server.context import Context
-from tailcut.server.grpc.infer import Inference
+from tailcut.server.grpc.infer import GrpcInference
 from tailcut.server.grpc.templates import Plans
 from tailcut.server.limits import ServerLimits
 from tailcut.server.repository import ModelRepository
@@ -85,7 +85,7 @@ EXTRA = {"a field behind": b"\x0a\x04pair", "unknown": b"\x4a\x01a", "an id behi
 async def said(plans: Plans, data: bytes, *, final: bool = False) -> bytes | str:
     """The answer to a message, or the error."""
     done = asyncio.get_running_loop().create_future()
-    inference = Inference(plans, CallHead(CallPlan("/s/m")), 1, done.set_result, final=final)
+    inference = GrpcInference(plans, CallHead(CallPlan("/s/m")), 1, done.set_result, final=final)
     try:
         inference.begin(data, 0)
     except TailcutError as error:
@@ -97,7 +97,7 @@ async def said(plans: Plans, data: bytes, *, final: bool = False) -> bytes | str
 async def said_at_once(plans: Plans, data: bytes) -> bytes | str | None:
     """The same of a message that is like the last one of its length; None of any other."""
     done, sent = asyncio.get_running_loop().create_future(), prefixed(data)
-    inference, known = Inference(plans, CallHead(CallPlan("/s/m")), 1, done.set_result), plans.known(len(sent))
+    inference, known = GrpcInference(plans, CallHead(CallPlan("/s/m")), 1, done.set_result), plans.known(len(sent))
     if known is None or not inference.begin_known(sent, known, 0):
         return None
     await asyncio.wait_for(done, 20)

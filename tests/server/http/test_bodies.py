@@ -14,7 +14,7 @@ from tailcut.server.metrics import ServerCounts
 from tailcut.wire.http1.connection import Http1Connection
 from tailcut.wire.http1.events import Edition
 from tailcut.wire.http1.head import parse_head
-from tailcut.wire.http1.states import State
+from tailcut.wire.http1.states import ConnectionState
 
 LIMIT = 1000
 
@@ -53,7 +53,7 @@ def test_a_buffer_has_what_is_here_and_what_comes() -> None:
     receiver.collect()
     bodies = receiver.bodies
     assert bodies.target is not None
-    assert (receiver.wire.state, receiver.counts.buffered_bytes, len(bodies.target)) == (State.BODY, 10, 6)
+    assert (receiver.wire.state, receiver.counts.buffered_bytes, len(bodies.target)) == (ConnectionState.BODY, 10, 6)
     for part, whole in ((b"efg", False), (b"hij", True)):
         target = bodies.target
         assert target is not None
@@ -68,13 +68,13 @@ def test_a_buffer_has_what_is_here_and_what_comes() -> None:
 @pytest.mark.parametrize(
     ("framing", "direct", "state"),
     [
-        ("Transfer-Encoding: chunked", False, State.CHUNKS),
-        ("Content-Length: 200", True, State.PART),
-        ("Content-Length: 199", True, State.BODY),
-        ("Content-Length: 200", False, State.BODY),
+        ("Transfer-Encoding: chunked", False, ConnectionState.CHUNKS),
+        ("Content-Length: 200", True, ConnectionState.PART),
+        ("Content-Length: 199", True, ConnectionState.BODY),
+        ("Content-Length: 200", False, ConnectionState.BODY),
     ],
 )
-def test_the_way_of_a_body(framing: str, direct: bool, state: State) -> None:
+def test_the_way_of_a_body(framing: str, direct: bool, state: ConnectionState) -> None:
     """By how it is framed, its length, and whether a tensor stands behind its JSON."""
     receiver = Receiver(framing, direct=direct)
     receiver.collect()
@@ -89,7 +89,7 @@ def test_what_is_too_long_is_refused_before_it_is_kept() -> None:
         with pytest.raises(Refusal) as refused:
             receiver.collect()
         assert (refused.value.status, receiver.counts.buffered_bytes) == (status, held)
-        assert receiver.wire.state is State.REQUEST
+        assert receiver.wire.state is ConnectionState.REQUEST
 
 
 def test_what_its_model_would_refuse_is_not_kept() -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from tailcut.errors import IllegalMoveError
-from tailcut.server.workers.fleet import MOVES, Action, Do, Event, Fleet, RestartPolicy, State
+from tailcut.server.workers.fleet import MOVES, Action, Do, Fleet, RestartPolicy, WorkerEvent, WorkerState
 
 PATIENCE = RestartPolicy(limit=4, pause_s=1.0, longest_s=3.0, stable_s=100.0)
 
@@ -21,9 +21,9 @@ def kinds(actions: list[Action]) -> list[Do]:
     return [action.do for action in actions]
 
 
-@pytest.mark.parametrize("state", State)
-@pytest.mark.parametrize("event", Event)
-def test_every_cell(state: State, event: Event) -> None:
+@pytest.mark.parametrize("state", WorkerState)
+@pytest.mark.parametrize("event", WorkerEvent)
+def test_every_cell(state: WorkerState, event: WorkerEvent) -> None:
     """A move of the table leads where it says; any other raises and changes nothing."""
     fleet = Fleet(1, PATIENCE)
     post = fleet._posts[0]

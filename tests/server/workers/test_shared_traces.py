@@ -12,7 +12,7 @@ from tests.server.workers.test_supervisor import REQUEST, workers
 from tests.servers import Server, raw_request, serving, until
 
 from tailcut.lab.explain import trace_events, watch, while_doing
-from tailcut.lab.load import Target
+from tailcut.lab.load import LoadTarget
 from tailcut.report.explain import explain_markdown
 from tailcut.report.html import render_explain_html
 from tailcut.runtime.tracing.timeline import FIELDS
@@ -126,7 +126,7 @@ def test_the_command_tells_workers_apart(fleet: Server) -> None:
     """Text, page and trace events of a service of two processes name both."""
     pids = set(workers(fleet))
     send_to_all(fleet)
-    target = Target(port=fleet.port)
+    target = LoadTarget(port=fleet.port)
     result = while_doing(lambda: send(fleet, 2000, 16), lambda: watch(target, "mlp", 1.2))
     assert (result.missed, {process.process for process in result.processes}) == (0, pids)
     for written in (explain_markdown(result), render_explain_html(result)):

@@ -7,7 +7,7 @@ from tailcut.pipelines.stage import Stage, stage
 from tailcut.runtime.pipeline_settings import PipelineSettings, StageSettings, StepModelSettings
 from tailcut.runtime.settings import Settings
 from tailcut.tuner.estimate import EngineEstimate
-from tailcut.tuner.pipelines.estimating import StageTimes
+from tailcut.tuner.pipelines.estimating import StageCallTimes
 from tailcut.tuner.pipelines.space import (
     configurations,
     kinds_of,
@@ -19,7 +19,7 @@ from tailcut.tuner.pipelines.space import (
 )
 from tailcut.tuner.pipelines.ways import Around
 
-TIMES = StageTimes({1: 1e6, 2: 1.2e6, 4: 1.5e6, 8: 2e6}, {1: 1e6, 2: 1.2e6, 4: 1.5e6, 8: 2e6}, 40 << 20)
+TIMES = StageCallTimes({1: 1e6, 2: 1.2e6, 4: 1.5e6, 8: 2e6}, {1: 1e6, 2: 1.2e6, 4: 1.5e6, 8: 2e6}, 40 << 20)
 MODEL = StepModelSettings(file="m.onnx", sha256="0")
 AROUND = Around(4.0, 1e5, 100.0, 0.0)
 

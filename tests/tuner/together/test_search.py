@@ -10,7 +10,7 @@ from tailcut.lab.arrivals import Poisson
 from tailcut.stats import samples_needed
 from tailcut.tuner.events import Event, Phase
 from tailcut.tuner.race import QUANTILES
-from tailcut.tuner.records import Wanted
+from tailcut.tuner.records import TuneRequest
 from tailcut.tuner.space import changed
 from tailcut.tuner.together.records import JointWanted
 from tailcut.tuner.together.search import JointSearch
@@ -26,7 +26,7 @@ def test_a_joint_tune_says_how_long_a_complete_search_takes(tmp_path: Path) -> N
             if event.text.startswith("a complete search"):
                 raise KeyboardInterrupt
 
-    models = tuple(Wanted(perceptron([16, 4], tmp_path / f"{name}.onnx"), budget_s=6.0) for name in ("one", "two"))
+    models = tuple(TuneRequest(perceptron([16, 4], tmp_path / f"{name}.onnx"), budget_s=6.0) for name in ("one", "two"))
     wanted = JointWanted(models, (Poisson(200.0), Poisson(100.0)), budget_s=6.0)
     with pytest.raises(KeyboardInterrupt):
         JointSearch(wanted, tell).run()
@@ -39,7 +39,7 @@ def test_a_joint_tune_says_how_long_a_complete_search_takes(tmp_path: Path) -> N
 def test_the_best_combination_whose_answers_are_right_is_kept(tmp_path: Path) -> None:
     """What answers wrongly once it is asked everything makes room for the next best, and ends no tune."""
     models = tuple(
-        Wanted(perceptron([64, 32, 8], tmp_path / f"{name}.onnx"), budget_s=4.0, slo_ms=50.0, bound=None)
+        TuneRequest(perceptron([64, 32, 8], tmp_path / f"{name}.onnx"), budget_s=4.0, slo_ms=50.0, bound=None)
         for name in ("one", "two")
     )
     search = JointSearch(JointWanted(models, (Poisson(200.0), Poisson(100.0)), budget_s=4.0), lambda _: None)
@@ -65,7 +65,7 @@ def test_the_best_combination_whose_answers_are_right_is_kept(tmp_path: Path) ->
 def test_a_seldom_asked_model_is_verified_within_the_budget(tmp_path: Path, rate: float, tail: str) -> None:
     """By the percentile that there is time for, which a line names: a p99 at one request per second takes long."""
     text: list[str] = []
-    models = tuple(Wanted(tmp_path / f"{name}.onnx", slo_ms=50.0) for name in ("one", "two"))
+    models = tuple(TuneRequest(tmp_path / f"{name}.onnx", slo_ms=50.0) for name in ("one", "two"))
     wanted = JointWanted(models, (Poisson(200.0), Poisson(rate)), budget_s=120.0)
     search = JointSearch(wanted, lambda event: text.append(getattr(event, "text", "")))
     search._plan_verification()

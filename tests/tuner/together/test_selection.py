@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from tailcut.tuner.finalists import Predicted
+from tailcut.tuner.finalists import PredictedConfiguration
 from tailcut.tuner.simulate import Configuration, ServiceTimes, WayIn
 from tailcut.tuner.space import BASELINE, changed
-from tailcut.tuner.together.selection import Expected, expected, list_length, racing, score, shortlist
+from tailcut.tuner.together.selection import ExpectedCombination, expected, list_length, racing, score, shortlist
 
 FREE = WayIn(0, 0, 0, 0, 0)
 
@@ -15,7 +15,7 @@ def settings(threads: int, *, spinning: bool = False, size: int = 1) -> object:
     return changed(BASELINE, engine={"threads": threads, "spinning": spinning}, batching={"max_batch_size": size})
 
 
-def rank(predicted: Predicted) -> float:
+def rank(predicted: PredictedConfiguration) -> float:
     return predicted.rate
 
 
@@ -28,10 +28,16 @@ def test_the_score_is_of_the_model_that_is_worst_off() -> None:
 
 def test_a_short_list_has_every_shape() -> None:
     """Eight sizes of the best shape do not crowd out those that are better beside others: fewer threads, a worker."""
-    predicted = [Predicted(settings(2, spinning=True, size=size), 1000.0 + size, 1.0, 1.0, 0) for size in range(1, 9)]
-    predicted += [Predicted(settings(1), 400.0, 1.0, 1.0, 0), Predicted(settings(2), 500.0, 1.0, 1.0, 0)]
+    predicted = [
+        PredictedConfiguration(settings(2, spinning=True, size=size), 1000.0 + size, 1.0, 1.0, 0)
+        for size in range(1, 9)
+    ]
+    predicted += [
+        PredictedConfiguration(settings(1), 400.0, 1.0, 1.0, 0),
+        PredictedConfiguration(settings(2), 500.0, 1.0, 1.0, 0),
+    ]
     inline = changed(settings(1), batching={"dispatch": "inline"})
-    predicted.append(Predicted(inline, 450.0, 1.0, 1.0, 0))
+    predicted.append(PredictedConfiguration(inline, 450.0, 1.0, 1.0, 0))
     chosen = shortlist(predicted, 5, rank)
     assert chosen[0] == settings(2, spinning=True, size=8)
     assert {settings(1), settings(2), inline} <= set(chosen)
@@ -67,7 +73,7 @@ def test_different_shapes_race_and_the_best_alone() -> None:
     """One of each engine and dispatch, the best first, and what is best for each model by itself, once."""
     alone = (settings(2, spinning=True), settings(2, spinning=True))
     simulated = [
-        Expected((settings(1, size=size), settings(threads)), (1.0, 1.0), 3.0 - size / 10 - threads)
+        ExpectedCombination((settings(1, size=size), settings(threads)), (1.0, 1.0), 3.0 - size / 10 - threads)
         for threads in (1, 2)
         for size in (1, 4)
     ]

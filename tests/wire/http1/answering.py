@@ -1,9 +1,9 @@
 """Answers read from bytes that come in pieces."""
 
-from tailcut.wire.http1.answers import Answer, AnswerReader
+from tailcut.wire.http1.answers import AnswerReader, HttpAnswer
 
 
-def read(data: bytes, step: int, reader: AnswerReader | None = None) -> list[Answer]:
+def read(data: bytes, step: int, reader: AnswerReader | None = None) -> list[HttpAnswer]:
     """Answers from bytes that come in pieces of `step` at most."""
     reader, answers = reader or AnswerReader(), []
     while data:

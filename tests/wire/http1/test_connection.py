@@ -15,10 +15,10 @@ from tests.wire.http1.test_head import BAD_CHUNKS, REFUSED
 
 from tailcut.errors import IllegalMoveError
 from tailcut.wire.http1.connection import Http1Connection
-from tailcut.wire.http1.events import Body, Broken, Edition, Request
+from tailcut.wire.http1.events import Body, Broken, Edition, RequestReceived
 from tailcut.wire.http1.head import Head, Outline, parse_head
 from tailcut.wire.http1.response import CONTINUE
-from tailcut.wire.http1.states import State
+from tailcut.wire.http1.states import ConnectionState
 
 GET = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n"
 CHUNKED = b"POST /c HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -63,7 +63,7 @@ class Reader:
         self.filled = 0
 
     def hear(self, data: bytes) -> None:
-        if self.wire.state is State.BODY:
+        if self.wire.state is ConnectionState.BODY:
             count = min(len(data), len(self.body) - self.filled)
             self.body[self.filled : self.filled + count] = data[:count]
             self.filled += count
@@ -88,7 +88,7 @@ class Reader:
                 self.begin(event)
         wire.hold()
 
-    def begin(self, event: Request[Plan]) -> None:
+    def begin(self, event: RequestReceived[Plan]) -> None:
         plan, wire = event.meaning, self.wire
         self.told.append((plan.head.method, plan.head.path))
         if self.refuses and (plan.length or plan.head.chunked):
@@ -124,7 +124,11 @@ def told(pieces: Iterable[bytes], *, refuses: bool = False, first: int = 0) -> l
     reader = Reader(refuses=refuses, first=first)
     for piece in pieces:
         reader.hear(piece)
-        while reader.wire.held and reader.wire.state <= State.SKIP and reader.wire.state is not State.HEAD:
+        while (
+            reader.wire.held
+            and reader.wire.state <= ConnectionState.SKIP
+            and reader.wire.state is not ConnectionState.HEAD
+        ):
             before = len(reader.wire.held)
             reader.wire.receive(b"", 0)
             reader.read()
@@ -196,51 +200,59 @@ def test_byte_by_byte(name: str) -> None:
         assert told([data[at : at + 1] for at in range(len(data))], first=first) == told([data], first=first)
 
 
-def in_state(state: State) -> Http1Connection[Plan]:
+def in_state(state: ConnectionState) -> Http1Connection[Plan]:
     """A connection that has come there by the bytes of a client and the calls of its reader."""
     wire = connection()
     head = raw_request("m", bytes(100))[:-90]
-    data = {State.IDLE: b"", State.HEAD: GET[:9], State.ANSWER: GET, State.LINGER: b"?", State.CLOSED: b""}.get(
-        state, CHUNKED if state is State.CHUNKS else head
-    )
+    data = {
+        ConnectionState.IDLE: b"",
+        ConnectionState.HEAD: GET[:9],
+        ConnectionState.ANSWER: GET,
+        ConnectionState.LINGER: b"?",
+        ConnectionState.CLOSED: b"",
+    }.get(state, CHUNKED if state is ConnectionState.CHUNKS else head)
     wire.receive(data, len(data))
     wire.next_event()
     match state:
-        case State.PART:
+        case ConnectionState.PART:
             wire.waits_for(50)
-        case State.CHUNKS:
+        case ConnectionState.CHUNKS:
             wire.chunks(LIMIT)
-        case State.SKIP:
+        case ConnectionState.SKIP:
             wire.refuse()
-        case State.BODY:
+        case ConnectionState.BODY:
             assert wire.wants() == 90
-        case State.CLOSED:
+        case ConnectionState.CLOSED:
             wire.close()
     wire.hold()
     assert wire.state is state
     return wire
 
 
-EVERYWHERE = frozenset(State)
+EVERYWHERE = frozenset(ConnectionState)
 CALLS = {
-    "wants": (lambda wire: wire.wants(), {State.REQUEST: State.BODY}),
-    "received, a part": (lambda wire: wire.received(5), {State.BODY: State.BODY}),
-    "received, the rest": (lambda wire: wire.received(90), {State.BODY: State.ANSWER}),
-    "waits_for": (lambda wire: wire.waits_for(9), {State.REQUEST: State.PART}),
-    "chunks": (lambda wire: wire.chunks(9), {State.REQUEST: State.CHUNKS}),
-    "refuse": (lambda wire: wire.refuse(), {State.REQUEST: State.SKIP, State.ANSWER: State.IDLE}),
+    "wants": (lambda wire: wire.wants(), {ConnectionState.REQUEST: ConnectionState.BODY}),
+    "received, a part": (lambda wire: wire.received(5), {ConnectionState.BODY: ConnectionState.BODY}),
+    "received, the rest": (lambda wire: wire.received(90), {ConnectionState.BODY: ConnectionState.ANSWER}),
+    "waits_for": (lambda wire: wire.waits_for(9), {ConnectionState.REQUEST: ConnectionState.PART}),
+    "chunks": (lambda wire: wire.chunks(9), {ConnectionState.REQUEST: ConnectionState.CHUNKS}),
+    "refuse": (
+        lambda wire: wire.refuse(),
+        {ConnectionState.REQUEST: ConnectionState.SKIP, ConnectionState.ANSWER: ConnectionState.IDLE},
+    ),
     "refuse, the last": (
         lambda wire: wire.refuse(last=True),
-        dict.fromkeys((State.REQUEST, State.ANSWER), State.LINGER),
+        dict.fromkeys((ConnectionState.REQUEST, ConnectionState.ANSWER), ConnectionState.LINGER),
     ),
-    "answered": (lambda wire: wire.answered(), {State.ANSWER: State.IDLE}),
-    "resume": (lambda wire: wire.resume(GET), {State.IDLE: State.IDLE}),
-    "owes": (lambda wire: wire.owes(), {State.IDLE: State.ANSWER}),
+    "answered": (lambda wire: wire.answered(), {ConnectionState.ANSWER: ConnectionState.IDLE}),
+    "resume": (lambda wire: wire.resume(GET), {ConnectionState.IDLE: ConnectionState.IDLE}),
+    "owes": (lambda wire: wire.owes(), {ConnectionState.IDLE: ConnectionState.ANSWER}),
     "linger": (
         lambda wire: wire.linger(),
-        dict.fromkeys(EVERYWHERE - {State.CLOSED}, State.LINGER) | {State.CLOSED: State.CLOSED},
+        dict.fromkeys(EVERYWHERE - {ConnectionState.CLOSED}, ConnectionState.LINGER)
+        | {ConnectionState.CLOSED: ConnectionState.CLOSED},
     ),
-    "close": (lambda wire: wire.close(), dict.fromkeys(EVERYWHERE, State.CLOSED)),
+    "close": (lambda wire: wire.close(), dict.fromkeys(EVERYWHERE, ConnectionState.CLOSED)),
 }
 NO_CALLS = {"next_event", "receive", "hold"}  # which take bytes in any state, and are tested by them
 
@@ -251,9 +263,9 @@ def test_every_call_is_in_the_table() -> None:
     assert methods - NO_CALLS == {name.partition(",")[0] for name in CALLS}
 
 
-@pytest.mark.parametrize("state", State)
+@pytest.mark.parametrize("state", ConnectionState)
 @pytest.mark.parametrize("name", CALLS)
-def test_every_call_in_every_state(state: State, name: str) -> None:
+def test_every_call_in_every_state(state: ConnectionState, name: str) -> None:
     """What a reader says at the wrong time raises, and the connection is as it was."""
     call, moves = CALLS[name]
     wire = in_state(state)
@@ -270,7 +282,7 @@ def test_every_call_in_every_state(state: State, name: str) -> None:
 @pytest.mark.parametrize("size", [-1, 91])
 def test_no_more_is_received_than_is_wanted(size: int) -> None:
     """Nor less than nothing: the count of what is left is never wrong."""
-    wire = in_state(State.BODY)
+    wire = in_state(ConnectionState.BODY)
     with pytest.raises(IllegalMoveError, match=f"{size} bytes were received of 90 that are wanted"):
         wire.received(size)
     assert wire.received(90) == 0
@@ -278,17 +290,17 @@ def test_no_more_is_received_than_is_wanted(size: int) -> None:
 
 def test_the_last_answer_is_the_end_from_everywhere() -> None:
     """Nothing is understood behind it, and how much was discarded is counted; closing goes from there too."""
-    for state in State:
+    for state in ConnectionState:
         wire = in_state(state)
-        if state is not State.CLOSED:
+        if state is not ConnectionState.CLOSED:
             wire.linger()
-            assert wire.state is State.LINGER
+            assert wire.state is ConnectionState.LINGER
         wire.receive(GET, len(GET))
         assert not wire.unread
         assert wire.hold() == 0
         assert wire.lingered == len(GET)
         wire.close()
-        assert wire.state is State.CLOSED
+        assert wire.state is ConnectionState.CLOSED
 
 
 def test_a_head_like_the_one_before_means_the_same() -> None:
@@ -305,7 +317,7 @@ def test_a_head_like_the_one_before_means_the_same() -> None:
     def ask(data: bytes) -> Plan:
         wire.receive(data, len(data))
         event = wire.next_event()
-        assert isinstance(event, Request)
+        assert isinstance(event, RequestReceived)
         wire.answered()
         return event.meaning
 
@@ -343,7 +355,7 @@ def test_a_head_with_another_id_means_the_same() -> None:
             assert wire.next_event() is None
             wire.hold()
             wire.receive(head[at:], len(head) - at)
-            assert isinstance(wire.next_event(), Request)
+            assert isinstance(wire.next_event(), RequestReceived)
             assert wire.head == head
             wire.hold()
             wire.answered()
@@ -359,7 +371,7 @@ def test_pipelined_messages_wait_for_the_answer() -> None:
     """One message is in hand; what stands behind it is held, and read when it has its answer."""
     wire = connection()
     wire.receive(GET * 3, len(GET) * 3)
-    assert isinstance(wire.next_event(), Request)
+    assert isinstance(wire.next_event(), RequestReceived)
     assert not wire.unread
     assert wire.next_event() is None
     assert wire.hold() == 2 * len(GET)
@@ -368,7 +380,7 @@ def test_pipelined_messages_wait_for_the_answer() -> None:
     for left in (2, 1, 0):
         wire.answered()
         wire.receive(b"", 0)
-        assert isinstance(wire.next_event(), Request)
+        assert isinstance(wire.next_event(), RequestReceived)
         assert wire.hold() == left * len(GET)
 
 
@@ -379,13 +391,13 @@ def test_permission_is_given_where_it_is_waited_for() -> None:
         data = raw_request("m", bytes(16), line)[:-16]
         wire.receive(data, len(data))
         event = wire.next_event()
-        assert isinstance(event, Request)
+        assert isinstance(event, RequestReceived)
         assert not event.whole
         assert wire.interim == interim
         assert wire.wants() == 16
         assert wire.received(10) == 6
         assert wire.received(6) == 0
-        assert wire.state is State.ANSWER
+        assert wire.state is ConnectionState.ANSWER
 
 
 def test_a_refused_body_is_skipped_where_its_end_is_near() -> None:
@@ -400,9 +412,9 @@ def test_a_refused_body_is_skipped_where_its_end_is_near() -> None:
     ):
         wire = connection()
         wire.receive(data, len(data))
-        assert isinstance(wire.next_event(), Request)
+        assert isinstance(wire.next_event(), RequestReceived)
         assert wire.refuse() is last
-        assert (wire.state is State.LINGER) is last
+        assert (wire.state is ConnectionState.LINGER) is last
         wire.hold()
     wire = connection()
     wire.receive(GET, len(GET))
@@ -431,10 +443,10 @@ def test_a_chunked_body_is_bounded() -> None:
     for data, collected in ((CHUNKED, 0), (b"6\r\nabcdef\r\n", 6), (b"5\r\n", 6)):
         wire.receive(data, len(data))
         event = wire.next_event()
-        if isinstance(event, Request):
+        if isinstance(event, RequestReceived):
             wire.chunks(10)
         wire.hold()
         assert wire.collected == (0 if isinstance(event, Broken) else collected)
     assert isinstance(event, Broken)
     assert event.status == 413
-    assert wire.state is State.LINGER
+    assert wire.state is ConnectionState.LINGER

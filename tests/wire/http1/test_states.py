@@ -3,12 +3,12 @@
 import pytest
 
 from tailcut.errors import IllegalMoveError
-from tailcut.wire.http1.states import MOVES, State, Step, moved
+from tailcut.wire.http1.states import MOVES, ConnectionState, Step, moved
 
 
-@pytest.mark.parametrize("state", State)
+@pytest.mark.parametrize("state", ConnectionState)
 @pytest.mark.parametrize("step", Step)
-def test_every_cell(step: Step, state: State) -> None:
+def test_every_cell(step: Step, state: ConnectionState) -> None:
     """A step that the table has leads where it says; any other raises, and names both."""
     if state in MOVES[step]:
         assert moved(state, step) is MOVES[step][state]
@@ -21,11 +21,15 @@ def test_the_table_is_whole() -> None:
     """Every step is in it, every state but the last can be left, and every one be reached."""
     assert set(MOVES) == set(Step)
     moves = {(old, new) for cells in MOVES.values() for old, new in cells.items() if old is not new}
-    assert {old for old, _ in moves} == set(State) - {State.CLOSED}
-    assert {new for _, new in moves} == set(State)
+    assert {old for old, _ in moves} == set(ConnectionState) - {ConnectionState.CLOSED}
+    assert {new for _, new in moves} == set(ConnectionState)
 
 
 def test_no_state_leads_out_of_the_end() -> None:
     """Behind the last answer nothing but the end comes, and behind that nothing."""
-    ends = {(old, new) for cells in MOVES.values() for old, new in cells.items() if old >= State.LINGER}
-    assert ends == {(State.LINGER, State.LINGER), (State.LINGER, State.CLOSED), (State.CLOSED, State.CLOSED)}
+    ends = {(old, new) for cells in MOVES.values() for old, new in cells.items() if old >= ConnectionState.LINGER}
+    assert ends == {
+        (ConnectionState.LINGER, ConnectionState.LINGER),
+        (ConnectionState.LINGER, ConnectionState.CLOSED),
+        (ConnectionState.CLOSED, ConnectionState.CLOSED),
+    }

@@ -14,15 +14,15 @@ from tailcut.wire.http2.connection import (
     CONNECTION_WINDOW,
     STREAM_WINDOW,
     STREAMS,
-    Data,
     Http2Connection,
-    Opened,
     Reset,
+    StreamData,
+    StreamOpened,
 )
-from tailcut.wire.http2.fields import BLOCK_BYTES, Reading, encode_fields
+from tailcut.wire.http2.fields import BLOCK_BYTES, FieldReading, encode_fields
 from tailcut.wire.http2.frames import ErrorCode, Http2Error
 
-ALL = Reading(tuple, lambda plan, _: plan)
+ALL = FieldReading(tuple, lambda plan, _: plan)
 ENCODER = hpack.Encoder()  # indexes what it sends, so that the blocks depend on each other
 BLOCKS = [ENCODER.encode(h2.fields("/a")), ENCODER.encode(h2.fields("/b", grpc_timeout="1S"))]
 OPEN5 = frame(h2.HEADERS, END_HEADERS, 5, PLAIN)
@@ -62,10 +62,10 @@ def apart(events: Sequence[object]) -> list[object]:
     """The same with the data apart that came with its head: how they come depends on where the bytes were cut."""
     text: list[object] = []
     for event in events:
-        if isinstance(event, Opened) and event.size:
+        if isinstance(event, StreamOpened) and event.size:
             text += [
-                Opened(event.stream, event.head, False),
-                Data(event.stream, event.data, event.size, event.ended),
+                StreamOpened(event.stream, event.head, False),
+                StreamData(event.stream, event.data, event.size, event.ended),
             ]
         else:
             text.append(event)
@@ -73,7 +73,7 @@ def apart(events: Sequence[object]) -> list[object]:
 
 
 def paths(events: Sequence[object]) -> list[bytes]:
-    return [dict(event.head)[b":path"] for event in events if isinstance(event, Opened)]
+    return [dict(event.head)[b":path"] for event in events if isinstance(event, StreamOpened)]
 
 
 def refused(data: bytes, made: Http2Connection | None = None) -> ErrorCode:
@@ -92,8 +92,8 @@ def test_a_conversation() -> None:
     made = Http2Connection(ALL)
     events = made.receive(CONVERSATION, 0.0)
     assert paths(events) == [b"/a", b"/b", b"/a"]
-    assert [(e.stream, e.ended) for e in events if isinstance(e, Opened)] == [(1, True), (3, False), (5, False)]
-    text = [(e.stream, e.data, e.ended) for e in apart(events) if isinstance(e, Data)]
+    assert [(e.stream, e.ended) for e in events if isinstance(e, StreamOpened)] == [(1, True), (3, False), (5, False)]
+    text = [(e.stream, e.data, e.ended) for e in apart(events) if isinstance(e, StreamData)]
     assert text == [(1, b"one", True), (3, b"two", False), (3, b"", True)]
     assert [(e.stream, e.code) for e in events if isinstance(e, Reset)] == [(5, 8)]
     kinds = [(item.kind, item.flags) for item in frames(made.take())]
@@ -117,14 +117,14 @@ def test_a_message_with_its_head() -> None:
     """What comes in one frame right behind its head is told with it, and counted like any other."""
     made = connection()
     (event,) = made.receive(request(1, b"one"), 0.0)
-    assert event == Opened(1, event.head, True, b"one", 3)
+    assert event == StreamOpened(1, event.head, True, b"one", 3)
     length = PLAIN + h2.literal(("content-length", "3"))
     (event,) = made.receive(request(3, b"two", length), 0.0)
-    assert event == Opened(3, event.head, True, b"two", 3)
+    assert event == StreamOpened(3, event.head, True, b"two", 3)
     opened, data = made.receive(OPEN5 + frame(h2.DATA, END_STREAM | PADDED, 5, b"\2abc\0\0"), 0.0)
-    assert (opened.ended, data) == (False, Data(5, b"abc", 6, True))
+    assert (opened.ended, data) == (False, StreamData(5, b"abc", 6, True))
     opened, data = made.receive(frame(h2.HEADERS, END_HEADERS, 7, PLAIN) + frame(h2.DATA, 0, 7, b"abc"), 0.0)
-    assert (opened.ended, data) == (False, Data(7, b"abc", 3, False))
+    assert (opened.ended, data) == (False, StreamData(7, b"abc", 3, False))
     made = connection()
     for stream in range(1, 2 * STREAMS + 1, 2):  # each is open, as it has no answer
         made.receive(request(stream, b"x"), 0.0)
@@ -274,7 +274,7 @@ def test_what_ends_a_stream(name: str) -> None:
     made = connection()
     events = made.receive(data, 0.0)
     assert [(item.stream, item.code) for item in frames(made.take()) if item.kind == h2.RST] == [(1, code)]
-    opened = any(isinstance(event, Opened) for event in events)
+    opened = any(isinstance(event, StreamOpened) for event in events)
     assert [event for event in events if isinstance(event, Reset)] == ([Reset(1, code)] if opened else [])
     assert paths(made.receive(frame(h2.DATA, 0, 1, b"late") * opened + request(7, b"x"), 0.0)) == [b"/a"]
 

@@ -9,18 +9,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests import frames as h2
 
-from tailcut.wire.http2.fields import Field, HeaderBlocks, MalformedError, Reading, check_request
+from tailcut.wire.http2.fields import Field, FieldReading, HeaderBlocks, MalformedError, check_request
 
 Head = tuple[tuple[Field, ...], dict[bytes, bytes]]
 
 
-def reading() -> Reading[Head]:
+def reading() -> FieldReading[Head]:
     """Of one field beside those of HTTP/2, with one that varies."""
 
     def head(plan: Sequence[Field], varying: Mapping[bytes, bytes]) -> Head:
         return tuple(plan), dict(varying)
 
-    return Reading(tuple, head, frozenset({b"content-type"}), frozenset({b"grpc-timeout"}))
+    return FieldReading(tuple, head, frozenset({b"content-type"}), frozenset({b"grpc-timeout"}))
 
 
 SHARED = reading()  # by all examples, so that each finds plans of others
@@ -82,7 +82,9 @@ def test_a_request_id_and_a_deadline_leave_the_plan_as_it_is() -> None:
         return object()
 
     names = frozenset({b"content-type", b"user-agent", b"accept"})
-    read = Reading(plan, lambda plan, varying: (plan, varying[b"grpc-timeout"]), names, frozenset({b"grpc-timeout"}))
+    read = FieldReading(
+        plan, lambda plan, varying: (plan, varying[b"grpc-timeout"]), names, frozenset({b"grpc-timeout"})
+    )
     encoder, blocks = hpack.Encoder(), HeaderBlocks(read)
     heads = []
     for number in range(1000):

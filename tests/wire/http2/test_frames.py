@@ -6,9 +6,9 @@ from tailcut.wire.http2.frames import (
     PADDED,
     Budget,
     ErrorCode,
+    FrameType,
     Http2Error,
-    Kind,
-    Setting,
+    SettingId,
     frame,
     read_settings,
     unpadded,
@@ -23,12 +23,14 @@ def setting(key: int, value: int) -> bytes:
 @pytest.mark.parametrize(
     ("kind", "flags", "stream", "payload", "head"),
     [
-        (Kind.SETTINGS, 0, 0, b"", "000000 04 00 00000000"),
-        (Kind.DATA, 1, 3, b"abc", "000003 00 01 00000003"),
-        (Kind.HEADERS, 4, 2**31 - 1, bytes(16384), "004000 01 04 7fffffff"),
+        (FrameType.SETTINGS, 0, 0, b"", "000000 04 00 00000000"),
+        (FrameType.DATA, 1, 3, b"abc", "000003 00 01 00000003"),
+        (FrameType.HEADERS, 4, 2**31 - 1, bytes(16384), "004000 01 04 7fffffff"),
     ],
 )
-def test_a_frame_is_its_head_and_its_payload(kind: Kind, flags: int, stream: int, payload: bytes, head: str) -> None:
+def test_a_frame_is_its_head_and_its_payload(
+    kind: FrameType, flags: int, stream: int, payload: bytes, head: str
+) -> None:
     """Length in 24 bits, kind, flags, and the stream in 31."""
     assert frame(kind, flags, stream, payload) == bytes.fromhex(head) + payload
 
@@ -59,14 +61,14 @@ def test_padding_is_taken_off(flags: int, payload: bytes, inside: bytes | None) 
     ("payload", "code"),
     [
         (b"", None),
-        (setting(Setting.WINDOW, 2**31 - 1) + setting(Setting.FRAME, 16384) + setting(99, 2**32 - 1), None),
-        (setting(Setting.PUSH, 0) * 64, None),
+        (setting(SettingId.WINDOW, 2**31 - 1) + setting(SettingId.FRAME, 16384) + setting(99, 2**32 - 1), None),
+        (setting(SettingId.PUSH, 0) * 64, None),
         (bytes(5), ErrorCode.FRAME_SIZE_ERROR),
-        (setting(Setting.PUSH, 0) * 65, ErrorCode.ENHANCE_YOUR_CALM),
-        (setting(Setting.PUSH, 2), ErrorCode.PROTOCOL_ERROR),
-        (setting(Setting.WINDOW, 2**31), ErrorCode.FLOW_CONTROL_ERROR),
-        (setting(Setting.FRAME, 16383), ErrorCode.PROTOCOL_ERROR),
-        (setting(Setting.FRAME, 2**24), ErrorCode.PROTOCOL_ERROR),
+        (setting(SettingId.PUSH, 0) * 65, ErrorCode.ENHANCE_YOUR_CALM),
+        (setting(SettingId.PUSH, 2), ErrorCode.PROTOCOL_ERROR),
+        (setting(SettingId.WINDOW, 2**31), ErrorCode.FLOW_CONTROL_ERROR),
+        (setting(SettingId.FRAME, 16383), ErrorCode.PROTOCOL_ERROR),
+        (setting(SettingId.FRAME, 2**24), ErrorCode.PROTOCOL_ERROR),
     ],
 )
 def test_settings_within_their_ranges_are_read(payload: bytes, code: ErrorCode | None) -> None:

@@ -15,10 +15,10 @@ from tailcut.cli.serving.sources import Source
 if TYPE_CHECKING:
     from tailcut.runtime.limits import Limits
     from tailcut.runtime.model import Model
-    from tailcut.runtime.opening.defaults import Choice, Surroundings
+    from tailcut.runtime.opening.defaults import DefaultChoice, ServingPlace
     from tailcut.runtime.profile import Profile
     from tailcut.server.served_model import ServedModel
-    from tailcut.server.workers.process import Worker
+    from tailcut.server.workers.process import WorkerProcess
 
 _log = logging.getLogger("tailcut")
 
@@ -39,7 +39,7 @@ class BareModels:
         known: earlier choices by the hash of the model file; these are not logged again.
     """
 
-    def __init__(self, sources: Sequence[Source], around: "Surroundings", known: "Mapping[str, Choice]") -> None:
+    def __init__(self, sources: Sequence[Source], around: "ServingPlace", known: "Mapping[str, DefaultChoice]") -> None:
         self._sources = frozenset(sources)
         self._around = around
         self._known = dict(known)
@@ -48,7 +48,7 @@ class BareModels:
 
     @classmethod
     def among(
-        cls, sources: Sequence[Source], max_batch_size: int | None, worker: "Worker | None", *, alone: bool
+        cls, sources: Sequence[Source], max_batch_size: int | None, worker: "WorkerProcess | None", *, alone: bool
     ) -> "BareModels":
         """The bare models among the SOURCEs of a command line."""
         from tailcut.runtime.opening.measured import surroundings

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tailcut.runtime.profile import Profile
     from tailcut.server.served_model import ServedModel
-    from tailcut.server.sockets import Address
-    from tailcut.server.workers.process import Worker
+    from tailcut.server.sockets import ListenAddress
+    from tailcut.server.workers.process import WorkerProcess
 
 _log = logging.getLogger("tailcut")
 
 
-def where(address: "Address") -> str:
+def where(address: "ListenAddress") -> str:
     """Where the server listens, for a log line."""
     from tailcut.server.sockets import authority, both_families
 
@@ -28,13 +28,13 @@ def where(address: "Address") -> str:
     )
 
 
-def log_rows(models: "Sequence[ServedModel]", worker: "Worker | None") -> None:
+def log_rows(models: "Sequence[ServedModel]", worker: "WorkerProcess | None") -> None:
     """Log one line per model, from the first worker only: whether its requests are batched, and why."""
     for served in models if worker is None or worker.post == 0 else []:
         _log.info("%s: %s", served.name, served.model.rows.describe())
 
 
-def log_neighbours(profiles: "Sequence[Profile]", worker: "Worker | None") -> None:
+def log_neighbours(profiles: "Sequence[Profile]", worker: "WorkerProcess | None") -> None:
     """Log a line for each profile that was measured beside other models, and for each conflict between profiles."""
     from tailcut.machine.quota import usable_cpus
     from tailcut.runtime.thread_budget import mismatches
@@ -46,7 +46,7 @@ def log_neighbours(profiles: "Sequence[Profile]", worker: "Worker | None") -> No
         _log.warning("%s", line)
 
 
-def log_threads(served: "Sequence[ServedModel]", worker: "Worker | None") -> None:
+def log_threads(served: "Sequence[ServedModel]", worker: "WorkerProcess | None") -> None:
     """Log one line, from the first process only, per model whose settings leave the number of threads open."""
     from tailcut.engines import engine_threads
 

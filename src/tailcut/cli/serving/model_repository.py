@@ -33,7 +33,7 @@ class ServedLibrary:
     limit_ns: int = 0
 
     def names(self) -> list[str]:
-        """See `tailcut.server.repository.Library`."""
+        """See `tailcut.server.repository.ModelSource`."""
         return self.library.names()
 
     def changes(self) -> Mapping[str, bool]:
@@ -60,7 +60,7 @@ class ServedLibrary:
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
+class RepositoryStart:
     """What the command line says of a repository.
 
     Args:
@@ -79,7 +79,7 @@ class Start:
 
 
 @dataclass(frozen=True, slots=True)
-class Started:
+class RepositoryStarted:
     """What is served at the start, and what could not be loaded, with the reasons."""
 
     library: ServedLibrary | None = None
@@ -94,7 +94,7 @@ class Started:
         return [model.profile for model in models if model.choice is None]
 
 
-def start_library(start: Start, wishes: "Callable[[], Wishes]") -> Started:
+def start_library(start: RepositoryStart, wishes: "Callable[[], Wishes]") -> RepositoryStarted:
     """Load the models that are to be there at the start: all of them, or with mode explicit those that are named.
 
     Args:
@@ -107,7 +107,7 @@ def start_library(start: Start, wishes: "Callable[[], Wishes]") -> Started:
     from tailcut.errors import TailcutError, UsageError
 
     if start.repository is None:
-        return Started()
+        return RepositoryStarted()
     _need_protobuf()
     from tailcut.server.repository import without_folders
     from tailcut.triton.library import Library
@@ -125,7 +125,7 @@ def start_library(start: Start, wishes: "Callable[[], Wishes]") -> Started:
     if not models and start.mode is ControlMode.NONE:
         raise UsageError(f"{start.repository}: no model of it could be loaded")
     poll_s = start.poll_s if start.mode is ControlMode.POLL else 0.0
-    return Started(library, models, failed, start.mode is ControlMode.EXPLICIT, poll_s)
+    return RepositoryStarted(library, models, failed, start.mode is ControlMode.EXPLICIT, poll_s)
 
 
 def wishes_of(reader: "SourceReader", limits: "Limits", *, measures: bool) -> "Wishes":
@@ -142,7 +142,7 @@ def wishes_of(reader: "SourceReader", limits: "Limits", *, measures: bool) -> "W
     )
 
 
-def _names(start: Start, there: list[str]) -> list[str]:
+def _names(start: RepositoryStart, there: list[str]) -> list[str]:
     from tailcut.errors import UsageError
 
     if start.wanted and start.mode is not ControlMode.EXPLICIT:

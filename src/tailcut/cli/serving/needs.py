@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tailcut.server.tls.certificates import Certificates
     from tailcut.server.tracing.settings import TracingSettings
-    from tailcut.server.workers.process import Worker
+    from tailcut.server.workers.process import WorkerProcess
 
 _log = logging.getLogger("tailcut")
 
@@ -73,7 +73,7 @@ def read_certificates(cert: Path | None, key: Path | None) -> "Certificates | No
     return Certificates.read(cert, key)
 
 
-def log_certificates(certificates: "Certificates | None", worker: "Worker | None") -> None:
+def log_certificates(certificates: "Certificates | None", worker: "WorkerProcess | None") -> None:
     """Log what is wrong with a certificate that can be used; of several workers, the first one does."""
     if certificates is not None and (worker is None or worker.post == 0):
         certificates.warn()
@@ -112,7 +112,9 @@ def need_grpc() -> None:
         raise UsageError("--grpc-port needs gRPC, which is not installed: pip install 'tailcut[grpc]'")
 
 
-def tracing_settings(endpoint: str | None, share: float | None, worker: "Worker | None") -> "TracingSettings | None":
+def tracing_settings(
+    endpoint: str | None, share: float | None, worker: "WorkerProcess | None"
+) -> "TracingSettings | None":
     """What `--otlp-endpoint`, `--trace-sample` and OpenTelemetry's variables ask for; None where there is no tracing.
 
     Raises:

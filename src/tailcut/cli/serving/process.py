@@ -11,7 +11,7 @@ from tailcut.cli.serving.sources import Source
 if TYPE_CHECKING:
     from tailcut.machine.reserve import Reservation
     from tailcut.runtime.settings import Settings
-    from tailcut.server.workers.process import Worker
+    from tailcut.server.workers.process import WorkerProcess
 
 _log = logging.getLogger("tailcut")
 
@@ -23,7 +23,7 @@ class EarlySignals:
     they were read. The supervisor of a worker answers it in its place.
     """
 
-    def __init__(self, worker: "Worker | None") -> None:
+    def __init__(self, worker: "WorkerProcess | None") -> None:
         self._hung_up = False
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
         signal.signal(signal.SIGHUP, self._remember if worker is None else signal.SIG_IGN)
@@ -36,7 +36,7 @@ class EarlySignals:
         self._hung_up = True
 
 
-def load_allocator(sources: Sequence[Source], worker: "Worker | None") -> None:
+def load_allocator(sources: Sequence[Source], worker: "WorkerProcess | None") -> None:
     """Restart the process on the allocator that a profile names, if it is installed and not loaded yet.
 
     Worker processes inherit it from the supervisor. With openvino, only the system's allocator works.

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from tailcut.pipelines.steps import StepOptions
     from tailcut.runtime.profile import Profile
     from tailcut.runtime.settings import Settings
-    from tailcut.server.workers.process import Worker
+    from tailcut.server.workers.process import WorkerProcess
 
 _log = logging.getLogger("tailcut")
 
@@ -161,7 +161,7 @@ class SourceReader:
         cuda_devices: the visible CUDA devices, by the indices that profiles name them by; none: by their own.
     """
 
-    worker: "Worker | None"
+    worker: "WorkerProcess | None"
     max_batch_size: int | None
     batching: BatchingChoice | None
     device: DeviceChoice | None

@@ -14,7 +14,7 @@ from tailcut.cli.serving.readiness import tell_systemd
 from tailcut.cli.serving.sources import Source, files_of
 
 if TYPE_CHECKING:
-    from tailcut.server.sockets import Address
+    from tailcut.server.sockets import ListenAddress
     from tailcut.server.tls.certificates import Certificates
     from tailcut.server.workers.secrets import Secrets
     from tailcut.server.workers.supervisor import WorkerGroup
@@ -92,14 +92,14 @@ def worker_group(
     return WorkerGroup(size, command, models, drain_s, RestartPolicy(limit=max_restarts), secrets)
 
 
-def run_supervisor(group: "WorkerGroup", address: "Address", *, json: bool) -> int:
+def run_supervisor(group: "WorkerGroup", address: "ListenAddress", *, json: bool) -> int:
     """Supervise the workers until they have stopped; returns the exit code."""
     import orjson
 
     from tailcut.cli.logs import logged_apart
     from tailcut.server.workers.supervisor import supervise
 
-    def on_ready(bound: "Address", models: list[dict[str, str]]) -> None:
+    def on_ready(bound: "ListenAddress", models: list[dict[str, str]]) -> None:
         names = ", ".join(model["name"] for model in models)
         _log.info("serving %s on %s with %d workers", names, where(bound), group.size)
         lines.flush()

@@ -13,12 +13,12 @@ import torch
 
 from tailcut.engines.cuda.faults import Fault, device_error, fault_of, first_line
 from tailcut.engines.cuda.pinned import PinnedMemory
-from tailcut.engines.cuda.staging import WAITS, State
+from tailcut.engines.cuda.staging import WAITS, SlotState
 from tailcut.engines.cuda.turns import CaptureGate, Switch
 from tailcut.errors import UnsupportedError
 
 Step = Callable[[], None]
-_ORDER = (State.FREE, State.COPYING_IN, State.COMPUTING, State.COPYING_OUT)
+_ORDER = (SlotState.FREE, SlotState.COPYING_IN, SlotState.COMPUTING, SlotState.COPYING_OUT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +68,13 @@ class NotCapturedError(Exception):
     """What was computed just before cannot be captured, such as an operator that waits for the device."""
 
 
-class Device(Protocol):
+class ComputeDevice(Protocol):
     """A place to compute; steps given to it begin in order of their waits, and may not have ended on return."""
 
     name: torch.device
     gate: CaptureGate  # that its callers pass: of all engines in the process, as PyTorch has one capture at a time
 
-    def enqueue(self, state: State, events: dict[State, Any], step: Step) -> None:
+    def enqueue(self, state: SlotState, events: dict[SlotState, Any], step: Step) -> None:
         """Have a step run on the stream of its state, after the event that `WAITS` names; leave its own event."""
 
     def capture(self, compute: Callable[[], Sequence[Any]], pool: Any = None) -> Graph:
@@ -88,10 +88,10 @@ class Device(Protocol):
             NotCapturedError: it computes, but cannot be captured.
         """
 
-    def wait(self, events: dict[State, Any]) -> None:
+    def wait(self, events: dict[SlotState, Any]) -> None:
         """Wait until the output has arrived."""
 
-    def elapsed_us(self, events: dict[State, Any]) -> tuple[float, float, float]:
+    def elapsed_us(self, events: dict[SlotState, Any]) -> tuple[float, float, float]:
         """Of what has been waited for: the time of copying in, computing and copying out, by the device's own clock.
 
         Each begins where the step before it has ended, so waiting for a stream that is busy counts.
@@ -129,20 +129,20 @@ class Cuda:
         self.name = torch.device("cuda", index)
         self._streams = {state: torch.cuda.Stream(self.name) for state in WAITS}
 
-    def enqueue(self, state: State, events: dict[State, Any], step: Step) -> None:
-        """See `Device.enqueue`."""
+    def enqueue(self, state: SlotState, events: dict[SlotState, Any], step: Step) -> None:
+        """See `ComputeDevice.enqueue`."""
         stream, before = self._streams[state], WAITS[state]
         with torch.cuda.stream(stream):
             if before is None:
-                self._mark(events, State.FREE, stream)
+                self._mark(events, SlotState.FREE, stream)
             else:
                 stream.wait_event(events[before])
             step()
             self._mark(events, state, stream)
 
     def capture(self, compute: Callable[[], Sequence[Any]], pool: Any = None) -> Graph:
-        """See `Device.capture`."""
-        stream = self._streams[State.COMPUTING]
+        """See `ComputeDevice.capture`."""
+        stream = self._streams[SlotState.COMPUTING]
         stream.synchronize()
         graph = torch.cuda.CUDAGraph()
         try:
@@ -157,34 +157,34 @@ class Cuda:
             raise NotCapturedError(first_line(error.__context__ or error)) from None
         return Graph(graph.replay, results, graph.pool())
 
-    def wait(self, events: dict[State, Any]) -> None:
-        """See `Device.wait`."""
-        events[State.COPYING_OUT].synchronize()
+    def wait(self, events: dict[SlotState, Any]) -> None:
+        """See `ComputeDevice.wait`."""
+        events[SlotState.COPYING_OUT].synchronize()
 
-    def elapsed_us(self, events: dict[State, Any]) -> tuple[float, float, float]:
-        """See `Device.elapsed_us`."""
+    def elapsed_us(self, events: dict[SlotState, Any]) -> tuple[float, float, float]:
+        """See `ComputeDevice.elapsed_us`."""
         first, second, third = (1e3 * events[before].elapsed_time(events[after]) for before, after in pairwise(_ORDER))
         return first, second, third
 
     def zeros(self, shape: tuple[int, ...], dtype: Any) -> Any:
-        """See `Device.zeros`; zeroed on the stream that input is copied on, so that no zero arrives after it."""
-        with torch.cuda.stream(self._streams[State.COPYING_IN]):
+        """See `ComputeDevice.zeros`; zeroed on the stream that input is copied on, so that no zero arrives after it."""
+        with torch.cuda.stream(self._streams[SlotState.COPYING_IN]):
             return torch.zeros(shape, dtype=dtype, device=self.name)
 
     def pin(self, array: np.ndarray) -> None:
-        """See `Device.pin`; where it is refused, copies take a detour."""
+        """See `ComputeDevice.pin`; where it is refused, copies take a detour."""
         _PINNED.hold(array, self)
 
     def unpin(self) -> None:
-        """See `Device.unpin`."""
+        """See `ComputeDevice.unpin`."""
         _PINNED.release(self)
 
     def give_back(self) -> None:
-        """See `Device.give_back`."""
+        """See `ComputeDevice.give_back`."""
         torch.cuda.empty_cache()
 
     def recover(self) -> None:
-        """See `Device.recover`."""
+        """See `ComputeDevice.recover`."""
         try:
             torch.cuda.synchronize(self.name)
             torch.cuda.empty_cache()
@@ -192,7 +192,7 @@ class Cuda:
             raise device_error(error, "PyTorch") from None
 
     @staticmethod
-    def _mark(events: dict[State, Any], state: State, stream: Any) -> None:
+    def _mark(events: dict[SlotState, Any], state: SlotState, stream: Any) -> None:
         event = events[state] = torch.cuda.Event(enable_timing=True)
         event.record(stream)
 
@@ -203,18 +203,18 @@ class StandIn:
     name = torch.device("cpu")
     gate = CaptureGate()
 
-    def enqueue(self, state: State, events: dict[State, Any], step: Step) -> None:
-        """See `Device.enqueue`."""
+    def enqueue(self, state: SlotState, events: dict[SlotState, Any], step: Step) -> None:
+        """See `ComputeDevice.enqueue`."""
         before = WAITS[state]
         if before is not None:
             assert before in events  # noqa: S101  what a stream would wait for
         else:
-            events[State.FREE] = time.perf_counter_ns()
+            events[SlotState.FREE] = time.perf_counter_ns()
         step()
         events[state] = time.perf_counter_ns()
 
     def capture(self, compute: Callable[[], Sequence[Any]], pool: Any = None) -> Graph:
-        """See `Device.capture`."""
+        """See `ComputeDevice.capture`."""
         results = list(compute())
 
         def replay() -> None:
@@ -224,29 +224,29 @@ class StandIn:
 
         return Graph(replay, results, pool or object())
 
-    def wait(self, events: dict[State, Any]) -> None:
-        """See `Device.wait`."""
+    def wait(self, events: dict[SlotState, Any]) -> None:
+        """See `ComputeDevice.wait`."""
 
-    def elapsed_us(self, events: dict[State, Any]) -> tuple[float, float, float]:
-        """See `Device.elapsed_us`."""
+    def elapsed_us(self, events: dict[SlotState, Any]) -> tuple[float, float, float]:
+        """See `ComputeDevice.elapsed_us`."""
         first, second, third = ((events[after] - events[before]) / 1e3 for before, after in pairwise(_ORDER))
         return first, second, third
 
     def zeros(self, shape: tuple[int, ...], dtype: Any) -> Any:
-        """See `Device.zeros`."""
+        """See `ComputeDevice.zeros`."""
         return torch.zeros(shape, dtype=dtype)
 
     def pin(self, array: np.ndarray) -> None:
-        """See `Device.pin`."""
+        """See `ComputeDevice.pin`."""
 
     def unpin(self) -> None:
-        """See `Device.unpin`."""
+        """See `ComputeDevice.unpin`."""
 
     def give_back(self) -> None:
-        """See `Device.give_back`."""
+        """See `ComputeDevice.give_back`."""
 
     def recover(self) -> None:
-        """See `Device.recover`."""
+        """See `ComputeDevice.recover`."""
 
 
 _BEFORE: list[bool] = []  # products, convolutions

@@ -20,9 +20,9 @@ from tailcut.engines.base import Arrays, Bound, EngineOptions
 from tailcut.engines.binding import check_arrays
 from tailcut.engines.compilers import need_compiler
 from tailcut.engines.cuda.buckets import GraphKey, bucket_of
-from tailcut.engines.cuda.device import Cuda, Device, Graph, NotCapturedError, Step, products_in
+from tailcut.engines.cuda.device import ComputeDevice, Cuda, Graph, NotCapturedError, Step, products_in
 from tailcut.engines.cuda.faults import Fault, device_error, fault_of
-from tailcut.engines.cuda.staging import Slot, State
+from tailcut.engines.cuda.staging import Slot, SlotState
 from tailcut.engines.files import FileKind, kind_of
 from tailcut.engines.phases import PhaseTimes
 from tailcut.engines.samples import find_samples
@@ -30,7 +30,7 @@ from tailcut.engines.torch import passes
 from tailcut.engines.torch.compiling import compiled, compiling, first_sizes
 from tailcut.engines.torch.engine import as_array, as_tensor, use_threads
 from tailcut.engines.torch.indices import check_indices
-from tailcut.engines.torch.program import Arguments, Program, read_program
+from tailcut.engines.torch.program import Arguments, TorchProgram, read_program
 from tailcut.errors import ModelFileError, ReleasedError, TailcutError, UnsupportedError
 
 _log = logging.getLogger("tailcut")
@@ -43,7 +43,7 @@ class CudaEngine:
     """A program with its parameters on a device."""
 
     def __init__(
-        self, path: Path, options: EngineOptions, name: str | None = None, device: Device | None = None
+        self, path: Path, options: EngineOptions, name: str | None = None, device: ComputeDevice | None = None
     ) -> None:
         if options.precision not in {"f32", "tf32", "int8", *_LOWER}:
             raise UnsupportedError(
@@ -144,21 +144,21 @@ class CudaEngine:
                     self._recover(slot, error)
                     raise self._named(error) from None
         finally:
-            if slot.state is State.LOST:
-                slot.move(State.FREE)
+            if slot.state is SlotState.LOST:
+                slot.move(SlotState.FREE)
             self._slots.put(slot)
 
     def _recover(self, slot: Slot, error: Exception) -> None:
         """Have the slot be free again after a failure, unless the device is lost."""
-        if slot.state is State.FREE:
+        if slot.state is SlotState.FREE:
             if isinstance(error, TailcutError):
                 return  # the device was given nothing
         else:
             slot.lose()
         with self._device.gate.launching():
             self._device.recover()
-        if slot.state is State.LOST:
-            slot.move(State.FREE)
+        if slot.state is SlotState.LOST:
+            slot.move(SlotState.FREE)
 
     @staticmethod
     def _named(error: Exception) -> TailcutError:
@@ -193,7 +193,7 @@ class CudaEngine:
         shapes = tuple((self._bucket_of(rows), *one.shape[1:]) if rows else tuple(one.shape) for one in ins)
         return GraphKey(slot.number, shapes)
 
-    def _enqueue(self, state: State, events: dict[State, Any], step: Step) -> None:
+    def _enqueue(self, state: SlotState, events: dict[SlotState, Any], step: Step) -> None:
         with self._device.gate.launching():
             self._device.enqueue(state, events, step)
 
@@ -201,19 +201,19 @@ class CudaEngine:
         rows = len(ins[0]) if self.spec.batched else 0
         key = self._key(slot, ins)
         memory = self._input(slot, key, ins)
-        events: dict[State, Any] = {}
+        events: dict[SlotState, Any] = {}
         end = slot.stale(key, rows)
         began = time.perf_counter_ns()
-        slot.move(State.COPYING_IN)
-        self._enqueue(State.COPYING_IN, events, lambda: _fill(memory, ins, rows, end))
-        slot.move(State.COMPUTING)
+        slot.move(SlotState.COPYING_IN)
+        self._enqueue(SlotState.COPYING_IN, events, lambda: _fill(memory, ins, rows, end))
+        slot.move(SlotState.COMPUTING)
         graph = self._graph(key, memory, events)
         with nullcontext() if graph.captured else products_in(tf32=self._tf32):
-            self._enqueue(State.COMPUTING, events, graph.replay)
-        slot.move(State.COPYING_OUT)
+            self._enqueue(SlotState.COMPUTING, events, graph.replay)
+        slot.move(SlotState.COPYING_OUT)
         kept = [result[:rows] if rows else result for result in graph.results]
         targets = outs or [torch.empty(one.shape, dtype=one.dtype) for one in kept]
-        self._enqueue(State.COPYING_OUT, events, lambda: _copy(targets, kept))
+        self._enqueue(SlotState.COPYING_OUT, events, lambda: _copy(targets, kept))
         launch_us = (time.perf_counter_ns() - began) / 1e3
         self._device.wait(events)
         copy_in_us, compute_us, copy_out_us = self._device.elapsed_us(events)
@@ -221,7 +221,7 @@ class CudaEngine:
         if not self.options.cuda.caching:
             with self._device.gate.launching():
                 self._device.give_back()
-        slot.move(State.FREE)
+        slot.move(SlotState.FREE)
         return targets
 
     def _input(self, slot: Slot, key: GraphKey, ins: Sequence[Any]) -> list[Any]:
@@ -236,7 +236,7 @@ class CudaEngine:
             self._memory[key] = memory
         return memory
 
-    def _graph(self, key: GraphKey, memory: Sequence[Any], events: dict[State, Any]) -> Graph:
+    def _graph(self, key: GraphKey, memory: Sequence[Any], events: dict[SlotState, Any]) -> Graph:
         """The captured graph of a bucket; the first batch of a bucket captures it, unless something is compiled."""
         graph = self._graphs.get(key)
         if graph is not None:
@@ -256,13 +256,13 @@ class CudaEngine:
             return None
         return next((self._graphs[key].pool for key in list(self._graphs) if key.slot == slot), None)
 
-    def _captured(self, compute: Callable[[], Sequence[Any]], pool: Any, events: dict[State, Any]) -> Graph | None:
+    def _captured(self, compute: Callable[[], Sequence[Any]], pool: Any, events: dict[SlotState, Any]) -> Graph | None:
         """A graph with kernels of the precision; None where it cannot be captured, or not now."""
         gate = self._device.gate
         with products_in(tf32=self._tf32):
             # Compiling takes minutes; what only launches is waited for like any launch.
             with gate.warming() if self.options.compiler == "inductor" else gate.launching():
-                self._device.enqueue(State.COMPUTING, events, lambda: _repeat(compute))
+                self._device.enqueue(SlotState.COMPUTING, events, lambda: _repeat(compute))
             try:
                 with gate.capturing() as alone:
                     if alone:
@@ -274,7 +274,7 @@ class CudaEngine:
                 _log.warning("%s: computed without CUDA graphs: %s", self.spec.name, error)
         return None
 
-    def _on_device(self, program: Program) -> Any:
+    def _on_device(self, program: TorchProgram) -> Any:
         moved = program.exported
         if self._device.name.type != "cpu":
             from torch.export.passes import move_to_device_pass  # noqa: PLC0415  only with a device

@@ -42,14 +42,14 @@ _LEVELS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Placement:
     """Where a session computes: the provider, and where its tensors are."""
 
     provider: str = PROVIDER
     memory: str = "cuda"
 
 
-STAND_IN = Place("CPUExecutionProvider", "cpu")  # in a device's place: all but the provider itself is the same
+STAND_IN = Placement("CPUExecutionProvider", "cpu")  # in a device's place: all but the provider itself is the same
 
 
 @dataclass(slots=True)
@@ -67,13 +67,15 @@ class _Binding:
 class OnnxCudaEngine:
     """One session; its bound calls may run from any number of threads."""
 
-    def __init__(self, path: Path, options: EngineOptions, name: str | None = None, place: Place | None = None) -> None:
+    def __init__(
+        self, path: Path, options: EngineOptions, name: str | None = None, place: Placement | None = None
+    ) -> None:
         check_options(options)
         if place is None:
             reason = missing_provider(ort.__version__, ort.get_available_providers())
             if reason:
                 raise UnsupportedError(reason)
-        self._place = place or Place()
+        self._place = place or Placement()
         self.options = options
         prepared = prepare(path, options)
         self.hints, self.spec = read_hints(prepared.graph), read_spec(prepared.graph, path, name)

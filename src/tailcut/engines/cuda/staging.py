@@ -11,7 +11,7 @@ from enum import Enum, auto
 from tailcut.errors import ReleasedError
 
 
-class State(Enum):
+class SlotState(Enum):
     """What a slot is doing."""
 
     FREE = auto()
@@ -21,20 +21,20 @@ class State(Enum):
     LOST = auto()  # a step failed: what its memory holds, and whether the device still uses it, is unknown
 
 
-MOVES: dict[State, frozenset[State]] = {
-    State.FREE: frozenset({State.COPYING_IN}),
-    State.COPYING_IN: frozenset({State.COMPUTING, State.LOST}),
-    State.COMPUTING: frozenset({State.COPYING_OUT, State.LOST}),
-    State.COPYING_OUT: frozenset({State.FREE, State.LOST}),
-    State.LOST: frozenset({State.FREE}),  # after the device was waited for
+MOVES: dict[SlotState, frozenset[SlotState]] = {
+    SlotState.FREE: frozenset({SlotState.COPYING_IN}),
+    SlotState.COPYING_IN: frozenset({SlotState.COMPUTING, SlotState.LOST}),
+    SlotState.COMPUTING: frozenset({SlotState.COPYING_OUT, SlotState.LOST}),
+    SlotState.COPYING_OUT: frozenset({SlotState.FREE, SlotState.LOST}),
+    SlotState.LOST: frozenset({SlotState.FREE}),  # after the device was waited for
 }
 
 # The state before a step, whose event the step's stream has to wait for. Input waits for the slot's last output: the
 # host has seen its end by then, because a slot is taken only when it is free.
-WAITS: dict[State, State | None] = {
-    State.COPYING_IN: None,
-    State.COMPUTING: State.COPYING_IN,
-    State.COPYING_OUT: State.COMPUTING,
+WAITS: dict[SlotState, SlotState | None] = {
+    SlotState.COPYING_IN: None,
+    SlotState.COMPUTING: SlotState.COPYING_IN,
+    SlotState.COPYING_OUT: SlotState.COMPUTING,
 }
 
 
@@ -48,10 +48,10 @@ class Slot:
     """
 
     number: int
-    state: State = State.FREE
+    state: SlotState = SlotState.FREE
     filled: dict[object, int] = field(default_factory=dict)
 
-    def move(self, to: State) -> None:
+    def move(self, to: SlotState) -> None:
         """Change the state.
 
         Raises:
@@ -63,7 +63,7 @@ class Slot:
 
     def lose(self) -> None:
         """A step failed: all that the slot's memory holds is stale."""
-        self.move(State.LOST)
+        self.move(SlotState.LOST)
         self.filled = dict.fromkeys(self.filled, sys.maxsize)
 
     def stale(self, bucket: object, rows: int) -> int:

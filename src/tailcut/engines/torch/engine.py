@@ -28,7 +28,7 @@ from tailcut.engines.samples import find_samples
 from tailcut.engines.torch import passes
 from tailcut.engines.torch.compiling import compiled, compiling, first_sizes
 from tailcut.engines.torch.package import compiled_ahead
-from tailcut.engines.torch.program import Arguments, Program, read_program, short
+from tailcut.engines.torch.program import Arguments, TorchProgram, read_program, short
 from tailcut.errors import EngineError, ReleasedError, TailcutError, UnsupportedError
 from tailcut.machine.fingerprint import isa_flags
 from tailcut.spec import DType, TensorSpec
@@ -112,7 +112,7 @@ class TorchEngine:
         self._write = None
         self._call = _closed
 
-    def _compile(self, path: Path, program: Program, module: Any) -> None:
+    def _compile(self, path: Path, program: TorchProgram, module: Any) -> None:
         """Compile, and have it done before the first request.
 
         Raises:

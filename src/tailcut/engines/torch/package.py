@@ -16,14 +16,14 @@ from torch.export.pt2_archive import _package
 from torch.utils import _pytree
 
 from tailcut.engines.base import EngineOptions
-from tailcut.engines.torch.program import Program
+from tailcut.engines.torch.program import TorchProgram
 from tailcut.errors import UnsupportedError
 from tailcut.machine.fingerprint import isa_flags
 
 _log = logging.getLogger("tailcut")
 
 
-def compiled_ahead(path: Path, program: Program, options: EngineOptions) -> Callable[..., Sequence[Any]]:
+def compiled_ahead(path: Path, program: TorchProgram, options: EngineOptions) -> Callable[..., Sequence[Any]]:
     """The program as a compiled library, which takes the program's inputs in order and returns its outputs.
 
     Raises:

@@ -69,7 +69,7 @@ class Arguments:
 
 
 @dataclass(frozen=True, slots=True)
-class Program:
+class TorchProgram:
     """A program that was read, and what is known of it.
 
     Args:
@@ -91,7 +91,7 @@ class Program:
     endless: str = ""
 
 
-def read_program(path: Path, options: EngineOptions, name: str | None = None) -> Program:
+def read_program(path: Path, options: EngineOptions, name: str | None = None) -> TorchProgram:
     """Read a program, and nothing that could run code of its own.
 
     Raises:
@@ -159,7 +159,7 @@ def _check(file: Any) -> None:
             ) from None
 
 
-def _described(exported: Any, path: Path, options: EngineOptions, name: str | None) -> Program:
+def _described(exported: Any, path: Path, options: EngineOptions, name: str | None) -> TorchProgram:
     signature = exported.graph_signature
     changed = [*signature.buffers_to_mutate.values(), *signature.user_inputs_to_mutate.values()]
     changed += [signature.inputs_to_buffers.get(name, name) for name in _changed(exported.graph)]
@@ -183,7 +183,7 @@ def _described(exported: Any, path: Path, options: EngineOptions, name: str | No
     found = _rows(exported.graph, spec, list(inputs.values()), {label: node for label, (_, node) in kept.items()})
     weights = [*exported.state_dict.values(), *exported.constants.values()]
     operators = {str(node.target) for node in exported.graph.nodes}
-    return Program(
+    return TorchProgram(
         exported,
         replace(_as_sent(spec, options), rows=found.rows, rows_reason=found.reason),
         _hints(spec, list(inputs.values())),

@@ -39,7 +39,7 @@ _INLINE_NEAR_BEST = 1.5  # times the least time per row, of a batch that compute
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class ServingPlace:
     """Where a model is to serve.
 
     Args:
@@ -58,7 +58,7 @@ class Surroundings:
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class ModelFacts:
     """What is known of a model without a clock.
 
     Args:
@@ -77,7 +77,7 @@ class Facts:
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
+class ConfigurationEstimate:
     """What a configuration of an engine takes.
 
     Args:
@@ -94,7 +94,7 @@ class Estimate:
     cpu_ns: float = 0.0
 
 
-class Choice(msgspec.Struct, frozen=True, kw_only=True):
+class DefaultChoice(msgspec.Struct, frozen=True, kw_only=True):
     """The settings that are chosen, and why."""
 
     threads: int
@@ -105,7 +105,7 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
 
     @classmethod
-    def of(cls, settings: Settings, reason: str) -> "Choice":
+    def of(cls, settings: Settings, reason: str) -> "DefaultChoice":
         """What these settings have in their place."""
         engine, batching = settings.engine, settings.batching
         return cls(
@@ -117,7 +117,7 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
             reason=reason,
         )
 
-    def within(self, around: Surroundings) -> "Choice":
+    def within(self, around: ServingPlace) -> "DefaultChoice":
         """The same with no more threads than there are here."""
         threads = min(self.threads, around.threads)
         instances = max(1, min(self.instances, around.threads // max(1, threads)))
@@ -145,7 +145,7 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.describe()}: {self.reason}"
 
 
-def choose(facts: Facts, best: Estimate, around: Surroundings) -> Choice:
+def choose(facts: ModelFacts, best: ConfigurationEstimate, around: ServingPlace) -> DefaultChoice:
     """Dispatch, instances and the largest batch for the engine configuration that was found best."""
     dispatch, largest, reason = _choose_dispatch(facts, best.call_ns, around)
     instances = 1
@@ -153,7 +153,7 @@ def choose(facts: Facts, best: Estimate, around: Surroundings) -> Choice:
         instances = max(1, around.threads // best.threads)
     if instances > 1:
         reason += f"; requests share no call, so {instances} are computed at a time"
-    return Choice(
+    return DefaultChoice(
         threads=best.threads,
         spinning=best.spinning,
         dispatch=dispatch,
@@ -164,7 +164,7 @@ def choose(facts: Facts, best: Estimate, around: Surroundings) -> Choice:
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class TimeComparison:
     """How much longer the second of two configurations takes, and which mean of both counts as better.
 
     Args:
@@ -183,7 +183,7 @@ class Comparison:
         return sqrt(self.alone * self.crowded) <= self.enough
 
 
-def compare(estimate: Estimate, other: Estimate) -> Comparison:
+def compare(estimate: ConfigurationEstimate, other: ConfigurationEstimate) -> TimeComparison:
     """Compare an estimate with another, which has more threads or spins.
 
     Many clients are stood for by the largest batch beside a busy thread, which is the event loop. Where requests share
@@ -201,24 +201,24 @@ def compare(estimate: Estimate, other: Estimate) -> Comparison:
         crowded = min(other.busy_ns[rows] / estimate.busy_ns[rows], cpu)
     else:
         crowded = alone * other.threads / estimate.threads
-    return Comparison(alone, crowded, 1.0 if long else _BETTER)
+    return TimeComparison(alone, crowded, 1.0 if long else _BETTER)
 
 
-def is_clear(comparisons: Sequence[Comparison]) -> bool:
+def is_clear(comparisons: Sequence[TimeComparison]) -> bool:
     """Whether comparisons of the same two, one after another, agree so far that no more are wanted."""
     return len(comparisons) >= _AGREEING and len({comparison.better for comparison in comparisons}) == 1
 
 
-def middle(comparisons: Sequence[Comparison]) -> Comparison:
+def middle(comparisons: Sequence[TimeComparison]) -> TimeComparison:
     """The median of several comparisons of the same two."""
-    return Comparison(
+    return TimeComparison(
         median(comparison.alone for comparison in comparisons),
         median(comparison.crowded for comparison in comparisons),
         median(comparison.enough for comparison in comparisons),
     )
 
 
-def describe_comparison(estimate: Estimate, other: Estimate, result: Comparison) -> str:
+def describe_comparison(estimate: ConfigurationEstimate, other: ConfigurationEstimate, result: TimeComparison) -> str:
     """What the second took of the first's time, for a lone client and for many."""
     spins, asleep = (" spinning", " asleep") if other.spinning else ("", "")
     return (
@@ -227,12 +227,12 @@ def describe_comparison(estimate: Estimate, other: Estimate, result: Comparison)
     )
 
 
-def may_spin(around: Surroundings) -> bool:
+def may_spin(around: ServingPlace) -> bool:
     """Whether threads that spin between calls leave a core to the event loop, and take none from anything else."""
     return around.alone and around.cpus > 2 and not around.quota
 
 
-def sizes_to_try(facts: Facts, around: Surroundings) -> list[int]:
+def sizes_to_try(facts: ModelFacts, around: ServingPlace) -> list[int]:
     """Batch sizes to measure, ascending; one row where the time of a call does not follow from its rows."""
     if not (facts.timed and facts.batched):
         return [1]
@@ -241,7 +241,7 @@ def sizes_to_try(facts: Facts, around: Surroundings) -> list[int]:
 
 
 def _choose_dispatch(
-    facts: Facts, call_ns: Mapping[int, float], around: Surroundings
+    facts: ModelFacts, call_ns: Mapping[int, float], around: ServingPlace
 ) -> tuple[Literal["worker", "inline", "adaptive"], int, str]:
     usual = around.max_batch_size or SAFE_SETTINGS.batching.max_batch_size
     if not facts.timed:
@@ -258,7 +258,7 @@ def _choose_dispatch(
     return "worker", largest, f"{_takes(call_ns, largest)}: {reason}"
 
 
-def _choose_batch(facts: Facts, call_ns: Mapping[int, float], around: Surroundings) -> int:
+def _choose_batch(facts: ModelFacts, call_ns: Mapping[int, float], around: ServingPlace) -> int:
     """The smallest size that takes about the least time per row, or a larger one where that was the last measured.
 
     It is a bound: which size within it is worth taking, the cost model learns while serving.
@@ -275,7 +275,7 @@ def _choose_batch(facts: Facts, call_ns: Mapping[int, float], around: Surroundin
     return min(facts.most_rows, LARGEST_BATCH, max(USUAL_BATCH if quick else LEAST_BATCH, bound))
 
 
-def _inline_batch(facts: Facts, call_ns: Mapping[int, float], around: Surroundings, largest: int) -> int:
+def _inline_batch(facts: ModelFacts, call_ns: Mapping[int, float], around: ServingPlace, largest: int) -> int:
     """The largest batch that computes inline; 0 where none does that is worth it."""
     bound = INLINE_NS if around.alone else INLINE_AMONG_OTHERS_NS
     short = [size for size, took_ns in call_ns.items() if size <= largest and took_ns <= bound]

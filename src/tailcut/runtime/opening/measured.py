@@ -24,11 +24,11 @@ from tailcut.runtime.limits import Limits
 from tailcut.runtime.opening.defaults import (
     PARALLEL_NS,
     USUAL_BATCH,
-    Choice,
-    Comparison,
-    Estimate,
-    Facts,
-    Surroundings,
+    ConfigurationEstimate,
+    DefaultChoice,
+    ModelFacts,
+    ServingPlace,
+    TimeComparison,
     choose,
     compare,
     describe_comparison,
@@ -55,7 +55,7 @@ _COMPARED_NS = 20_000_000  # a batch that is compared takes no longer, unless a 
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
+class OpenedEngine:
     """A loaded engine with the profile that it is to serve, and what was decided of the model's rows and its settings.
 
     Where nothing could be measured, the profile is as it was given, and the choice says why.
@@ -64,17 +64,17 @@ class Opened:
     profile: Profile
     engine: Engine
     rows: RowDecision
-    choice: Choice
+    choice: DefaultChoice
 
 
-def surroundings(cpus: int | None = None, *, alone: bool = True, max_batch_size: int | None = None) -> Surroundings:
+def surroundings(cpus: int | None = None, *, alone: bool = True, max_batch_size: int | None = None) -> ServingPlace:
     """Of this process, which may use so many CPUs: where none are named, all that the machine lets it use."""
     cpus = cpus or usable_cpus()
     threads = max(1, min(cpus, cores_of(topology(), affinity_mask())))
-    return Surroundings(cpus, threads, alone, quota().cpus is not None, max_batch_size)
+    return ServingPlace(cpus, threads, alone, quota().cpus is not None, max_batch_size)
 
 
-def open_measured(profile: Profile, limits: Limits, around: Surroundings, budget_s: float = BUDGET_S) -> Opened:
+def open_measured(profile: Profile, limits: Limits, around: ServingPlace, budget_s: float = BUDGET_S) -> OpenedEngine:
     """Load a bare model, and choose threads, instances, spinning, dispatch and the largest batch by measuring.
 
     Args:
@@ -107,12 +107,12 @@ def open_measured(profile: Profile, limits: Limits, around: Surroundings, budget
             choice = _choose(sessions, facts, around, times)
         except (TailcutError, MemoryError) as error:  # what cannot be measured may be served all the same
             sessions.open(base.engine)
-            choice = Choice.of(base, f"fixed settings, because nothing could be measured: {error}")
-            return Opened(profile, sessions.engine, rows, choice)
+            choice = DefaultChoice.of(base, f"fixed settings, because nothing could be measured: {error}")
+            return OpenedEngine(profile, sessions.engine, rows, choice)
     except BaseException:
         sessions.close()
         raise
-    return Opened(msgspec.structs.replace(profile, settings=choice.apply(base)), sessions.engine, rows, choice)
+    return OpenedEngine(msgspec.structs.replace(profile, settings=choice.apply(base)), sessions.engine, rows, choice)
 
 
 def _samples(engine: Engine, budget_s: float) -> tuple[Samples | None, str, float]:
@@ -188,16 +188,16 @@ class _Times:
     compared: Sequence[str] = ()
 
 
-def _choose(sessions: _Sessions, facts: Facts, around: Surroundings, times: _Times) -> Choice:
+def _choose(sessions: _Sessions, facts: ModelFacts, around: ServingPlace, times: _Times) -> DefaultChoice:
     """The settings for the session that was kept."""
     options = sessions.engine.options
-    choice = choose(facts, Estimate(options.threads, options.spinning, times.call_ns), around)
+    choice = choose(facts, ConfigurationEstimate(options.threads, options.spinning, times.call_ns), around)
     return msgspec.structs.replace(choice, reason="; ".join([choice.reason, *times.compared]))
 
 
-def _facts(spec: ModelSpec, traits: Traits, limits: Limits) -> Facts:
+def _facts(spec: ModelSpec, traits: Traits, limits: Limits) -> ModelFacts:
     row_bytes = sum(tensor.row_bytes or 0 for tensor in spec.inputs + spec.outputs)
-    return Facts(
+    return ModelFacts(
         batched=spec.batched,
         timed=spec.fixed_rows or _is_static(spec),
         most_rows=max(1, limits.slab_bytes // max(1, 2 * row_bytes)),  # a slab holds two batches
@@ -216,7 +216,7 @@ class _Race:
         self._load_s = _LOAD_SHARE * budget_s
         self._end = time.monotonic() + budget_s - self._share_s
 
-    def run(self, facts: Facts, traits: Traits, around: Surroundings) -> _Times:
+    def run(self, facts: ModelFacts, traits: Traits, around: ServingPlace) -> _Times:
         """Have the session that suits, and time it by batch size.
 
         Raises:
@@ -229,7 +229,7 @@ class _Race:
         sizes = sizes_to_try(facts, around)
         return _Times(time_sizes(self._sessions.engine, self._samples, sizes, self._share_s), compared)
 
-    def _compare(self, probe: Timing, traits: Traits, around: Surroundings) -> list[str]:
+    def _compare(self, probe: Timing, traits: Traits, around: ServingPlace) -> list[str]:
         """Have the session that suits; what was compared."""
         sessions = self._sessions
         if around.threads == 1 or sessions.load_s > self._load_s:
@@ -258,7 +258,7 @@ class _Race:
 
     def _prefer(self, pair: tuple[Engine, Engine], rows: int) -> str:
         """Time two engines again and again, until it is clear which is better, and keep that one; what was found."""
-        outcome: list[Comparison] = []
+        outcome: list[TimeComparison] = []
         while not outcome or (not is_clear(outcome) and time.monotonic() + self._share_s < self._end):
             item, other = self._estimate(pair, rows)
             outcome.append(compare(item, other))
@@ -266,7 +266,7 @@ class _Race:
         self._sessions.keep(pair[result.better])
         return describe_comparison(item, other, result)
 
-    def _estimate(self, engines: Sequence[Engine], rows: int) -> list[Estimate]:
+    def _estimate(self, engines: Sequence[Engine], rows: int) -> list[ConfigurationEstimate]:
         """One row on the machine as it is, and so many rows (0: none) beside a busy thread, on each engine in turns."""
         idle = time_calls([call_of_rows(engine, self._samples, 1) for engine in engines], self._share_s / 2)
         busy: list[dict[int, float]] = [{} for _ in engines]
@@ -275,7 +275,9 @@ class _Race:
             with busy_thread() as clock:
                 busy = [{rows: timing.undisturbed_ns} for timing in time_calls(calls, self._share_s / 2, clock)]
         return [
-            Estimate(engine.options.threads, engine.options.spinning, {1: alone.undisturbed_ns}, beside, alone.cpu_ns)
+            ConfigurationEstimate(
+                engine.options.threads, engine.options.spinning, {1: alone.undisturbed_ns}, beside, alone.cpu_ns
+            )
             for engine, alone, beside in zip(engines, idle, busy, strict=True)
         ]
 

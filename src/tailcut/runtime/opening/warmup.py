@@ -22,7 +22,7 @@ from tailcut.errors import TailcutError
 from tailcut.memory.slab import Slab
 from tailcut.runtime.delivery import AnyThreadDelivery, EventHandler
 from tailcut.runtime.padding import Bucket
-from tailcut.runtime.request import Batch, Executor, Owner, Request
+from tailcut.runtime.request import Batch, BatchOwner, Executor, Request
 from tailcut.runtime.samples import SampleRequest
 
 _log = logging.getLogger("tailcut")
@@ -31,7 +31,7 @@ _SEED = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class WarmupStep:
     """One thing to compute: so many rows, in row 0 and behind of a slab, or as loose arrays."""
 
     rows: int
@@ -45,7 +45,7 @@ class Step:
 class WarmUpPlan:
     """What to compute, with which kinds of requests (none: they are made up), and how long that may take."""
 
-    steps: Sequence[Step]
+    steps: Sequence[WarmupStep]
     requests: Sequence[SampleRequest]
     budget_s: float
 
@@ -58,7 +58,7 @@ class WarmUp:
     reason: str = ""
 
 
-def warm_up(owner: Owner, engine: Engine, executors: Sequence[Executor], plan: WarmUpPlan) -> WarmUp:
+def warm_up(owner: BatchOwner, engine: Engine, executors: Sequence[Executor], plan: WarmUpPlan) -> WarmUp:
     """Compute all steps on all executors, small ones first, until the time is over."""
     deadline = time.monotonic_ns() + int(plan.budget_s * 1e9)
     name = engine.spec.name
@@ -77,7 +77,11 @@ def warm_up(owner: Owner, engine: Engine, executors: Sequence[Executor], plan: W
 
 
 def _compute(
-    owner: Owner, samples: Sequence[Samples], executors: Sequence[Executor], steps: Sequence[Step], deadline: int
+    owner: BatchOwner,
+    samples: Sequence[Samples],
+    executors: Sequence[Executor],
+    steps: Sequence[WarmupStep],
+    deadline: int,
 ) -> None:
     """Compute the steps with the first samples, and then once with each of the others.
 
@@ -97,10 +101,10 @@ def _compute(
         if steps[0].slab is None and steps[0].bucket is None:
             for other in samples[1:]:
                 if time.monotonic_ns() < deadline:
-                    executor.compute(Batch(owner, [_request(other, Step(1, ()))]))
+                    executor.compute(Batch(owner, [_request(other, WarmupStep(1, ()))]))
 
 
-def _best_of_three(owner: Owner, request: Request, executor: Executor) -> int:
+def _best_of_three(owner: BatchOwner, request: Request, executor: Executor) -> int:
     took: list[int] = []
     while len(took) < 3 and sum(took) < _REPEAT_NS:
         batch = Batch(owner, [request])
@@ -110,7 +114,7 @@ def _best_of_three(owner: Owner, request: Request, executor: Executor) -> int:
     return min(took)
 
 
-def _request(samples: Samples, step: Step) -> Request:
+def _request(samples: Samples, step: WarmupStep) -> Request:
     spec = samples.spec
     request = Request(EventHandler(), AnyThreadDelivery(), step.rows)
     if step.bucket is not None:

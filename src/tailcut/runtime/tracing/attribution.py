@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tailcut.runtime.tracing.records import Cause, Coincidence, ProcessShare, SlowRequest, StageTimes, Tail, Totals
-from tailcut.runtime.tracing.timeline import FIELDS, MARKS, STAGES, Event
+from tailcut.runtime.tracing.timeline import FIELDS, MARKS, STAGES, ProcessEvent
 from tailcut.stats import Sample, percentile, samples_needed
 
 SLOW_SHARE = 0.01
@@ -46,7 +46,7 @@ KINDS = {
 _SERVING = ("ready", "written")  # what happened to us while the client was still sending cost it nothing
 
 
-def explain(records: np.ndarray, events: Sequence[Event] = (), *, max_batch_size: int = 1) -> Tail:
+def explain(records: np.ndarray, events: Sequence[ProcessEvent] = (), *, max_batch_size: int = 1) -> Tail:
     """What the slowest requests spent their time on, and why.
 
     Args:
@@ -205,7 +205,7 @@ def _lower_to(rows: int) -> str:
     return f"lower max_batch_size to {rows}"
 
 
-def _coincidences(slow: np.ndarray, usual: np.ndarray, events: Sequence[Event]) -> dict[str, Coincidence]:
+def _coincidences(slow: np.ndarray, usual: np.ndarray, events: Sequence[ProcessEvent]) -> dict[str, Coincidence]:
     result: dict[str, Coincidence] = {}
     above_us = float(np.mean(_total_us(slow)) - np.mean(_total_us(usual)))
     for name in COINCIDENCES:
@@ -225,7 +225,7 @@ def _coincidences(slow: np.ndarray, usual: np.ndarray, events: Sequence[Event]) 
     return result
 
 
-def _overlap(records: np.ndarray, events: Sequence[Event], kinds: _Kinds) -> tuple[float, float]:
+def _overlap(records: np.ndarray, events: Sequence[ProcessEvent], kinds: _Kinds) -> tuple[float, float]:
     """The share of requests that an event of their process overlapped, and the mean microseconds it may have cost."""
     cost = np.zeros(len(records))
     for process, of_it in _by_process(records):
@@ -237,7 +237,7 @@ def _overlap(records: np.ndarray, events: Sequence[Event], kinds: _Kinds) -> tup
     return float((cost > 0).mean()), float(cost.mean()) / 1e3
 
 
-def _spent(begin: np.ndarray, finish: np.ndarray, events: Sequence[Event]) -> np.ndarray:
+def _spent(begin: np.ndarray, finish: np.ndarray, events: Sequence[ProcessEvent]) -> np.ndarray:
     """What events of one kind may have cost each request between two of its moments, nanoseconds."""
     if not events:
         return np.zeros(len(begin))
@@ -246,7 +246,7 @@ def _spent(begin: np.ndarray, finish: np.ndarray, events: Sequence[Event]) -> np
     return spent
 
 
-def slow_request(row: np.ndarray, events: Sequence[Event]) -> SlowRequest:
+def slow_request(row: np.ndarray, events: Sequence[ProcessEvent]) -> SlowRequest:
     """One request with its moments in microseconds from its own start, and the kinds of events that it overlapped.
 
     Args:

@@ -24,7 +24,7 @@ REQUESTS_KEPT, EVENTS_KEPT = 1 << 15, 1 << 12
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class ProcessEvent:
     """Something that happened to a process: what, from when to when, how much of that time it took, and to which."""
 
     kind: str
@@ -47,7 +47,7 @@ class StepTrace(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class RecordSlice:
     """Records from a reader's cursors on: `missed` were overwritten before they were read."""
 
     records: np.ndarray  # int64 [count, FIELDS]
@@ -67,7 +67,7 @@ class Timeline(Ring):
         return Ring.size_bytes(WRITTEN, capacity)
 
 
-def read(timelines: Sequence[Timeline], cursors: Sequence[int] = ()) -> Piece:
+def read(timelines: Sequence[Timeline], cursors: Sequence[int] = ()) -> RecordSlice:
     """A copy of what several timelines hold from a cursor each on, in the order in which the answers were written.
 
     A cursor that is missing is 0; one below 0 stands for what comes from now on.
@@ -84,7 +84,7 @@ def read(timelines: Sequence[Timeline], cursors: Sequence[int] = ()) -> Piece:
     joined = np.concatenate(parts)
     if len(timelines) > 1:
         joined = joined[np.argsort(joined[:, len(MARKS) - 1], kind="stable")]
-    return Piece(joined, tuple(ends), missed)
+    return RecordSlice(joined, tuple(ends), missed)
 
 
 class Events:
@@ -103,7 +103,7 @@ class Events:
         amount = end_ns - start_ns if amount_ns is None else amount_ns
         self._ring.record(EVENTS.index(kind), start_ns, end_ns, amount)
 
-    def since(self, start_ns: int, most: int = EVENTS_KEPT) -> list[Event]:
+    def since(self, start_ns: int, most: int = EVENTS_KEPT) -> list[ProcessEvent]:
         """Those of the last `most` that ended after a moment."""
         records, _ = self._ring.copy(0 if most >= EVENTS_KEPT else self._ring.end - most)
-        return [Event(EVENTS[kind], *rest) for kind, *rest in records[records[:, 2] > start_ns].tolist()]
+        return [ProcessEvent(EVENTS[kind], *rest) for kind, *rest in records[records[:, 2] > start_ns].tolist()]

@@ -24,8 +24,8 @@ from tailcut.kernels import socket_tables as columns
 from tailcut.runtime.request import Batch, Request
 from tailcut.server.fastpath import traces
 from tailcut.server.fastpath.connections import FastConnection, FastConnections
-from tailcut.server.fastpath.groups import UNTRACED, Group, WaitingGroups
-from tailcut.server.http.plan import Plan
+from tailcut.server.fastpath.groups import UNTRACED, TargetGroup, WaitingGroups
+from tailcut.server.http.plan import RequestPlan
 from tailcut.server.http.replies import failure_reply
 from tailcut.spec import DType
 from tailcut.wire.http1.response import dated
@@ -33,10 +33,10 @@ from tailcut.wire.v2 import lists
 from tailcut.wire.v2.template import Template
 
 if TYPE_CHECKING:
-    from tailcut.server.fastpath.tables import Target
+    from tailcut.server.fastpath.tables import RowTarget
     from tailcut.server.served_model import ServedModel
     from tailcut.server.state import ServerState
-    from tailcut.server.tracing.records import Asked
+    from tailcut.server.tracing.records import TracedRequest
 
 _log = logging.getLogger("tailcut.http")
 _EVENTS = 64  # sockets heard in a pass
@@ -107,7 +107,13 @@ class FastPath:
     # Coming and going.
 
     def join(  # noqa: PLR0913, PLR0917  a whole request, and what is known of it
-        self, connection: FastConnection, plan: Plan, head: bytes, template: Template, row: memoryview, length: int
+        self,
+        connection: FastConnection,
+        plan: RequestPlan,
+        head: bytes,
+        template: Template,
+        row: memoryview,
+        length: int,
     ) -> bool:
         """Take over a connection together with the request that it has just sent; False where it cannot come.
 
@@ -227,7 +233,7 @@ class FastPath:
             self._state.fast_path = None
             self.close()
 
-    def _prepare(self, target: "Target", now_ns: int) -> None:
+    def _prepare(self, target: "RowTarget", now_ns: int) -> None:
         """Rows for the requests that need some, or the reason why they get none."""
         cells, at = self._cells, target.at
         if self._lend(target, cells[at + columns.WANTED], now_ns):
@@ -238,7 +244,7 @@ class FastPath:
             cells[at + columns.ADDRESS] = 0
             cells[at + columns.ROOM] = _EVENTS
 
-    def _lend(self, target: "Target", count: int, now_ns: int) -> bool:
+    def _lend(self, target: "RowTarget", count: int, now_ns: int) -> bool:
         target.deadline_ns = deadline_ns = now_ns + target.time_ns
         try:
             target.lease = target.entry.lend(count, deadline_ns, target.priority, some=True)
@@ -248,7 +254,7 @@ class FastPath:
         target.refusal = b""
         return True
 
-    def _settle(self, heard: "list[Target]", odd: Sequence[Sequence[int]]) -> None:
+    def _settle(self, heard: "list[RowTarget]", odd: Sequence[Sequence[int]]) -> None:
         """Have those of this pass queued, or answered at once where all are here, and give the odd ones back."""
         cells, delivery = self._cells, self._state.delivery
         alone = len(heard) == 1 and not odd and delivery.idle
@@ -280,11 +286,11 @@ class FastPath:
         return own_head or self._head_table.head(plan)
 
     def _submit(
-        self, target: "Target", members: np.ndarray, traced: "Mapping[int, Asked]", *, at_once: bool = False
+        self, target: "RowTarget", members: np.ndarray, traced: "Mapping[int, TracedRequest]", *, at_once: bool = False
     ) -> bool:
         """Queue the requests of this pass, or answer them at once; whether to notify the model."""
         taken = len(members)
-        group = Group(self, target, members, traced)
+        group = TargetGroup(self, target, members, traced)
         request = Request(group, self._state.delivery, taken, target.deadline_ns, target.priority, taken)
         try:
             notify = target.entry.settle(target.lease, taken, request, at_once=at_once)
@@ -296,7 +302,7 @@ class FastPath:
             self._waiting.add(group)
         return notify
 
-    def _refuse(self, target: "Target", taken: int, traced: "Mapping[int, Asked]") -> None:
+    def _refuse(self, target: "RowTarget", taken: int, traced: "Mapping[int, TracedRequest]") -> None:
         members = self._members[target.number, :taken].copy()
         tracer = self._state.tracer
         if tracer is not None:
@@ -312,7 +318,7 @@ class FastPath:
 
     # The way back.
 
-    def answer(self, group: Group, request: Request, batch: Batch, index: int) -> None:  # noqa: C901  a call costs 0.1 us
+    def answer(self, group: TargetGroup, request: Request, batch: Batch, index: int) -> None:  # noqa: C901  a call costs 0.1 us
         """Answer those of a request, each with its row of the batch's outputs."""
         handed_ns = time.monotonic_ns()
         target, members, state, connections = group.target, group.members, self._state, self._connections
@@ -360,7 +366,7 @@ class FastPath:
 
     def _finish_shorts(  # noqa: PLR0913, PLR0917  as answer
         self,
-        target: "Target",
+        target: "RowTarget",
         members: np.ndarray,
         batch: Batch,
         first: int,
@@ -374,7 +380,7 @@ class FastPath:
             now = time.monotonic_ns()
             target.served.timeline.record(arrival_ns, *moments, now, now, 1, batch.rows, length, 200)
 
-    def fail(self, group: Group, request: Request, error: TailcutError) -> None:
+    def fail(self, group: TargetGroup, request: Request, error: TailcutError) -> None:
         """Tell the connections of a request, on the standard path, that there will be no answer."""
         for fd, generation, *_ in group.members[request.offset : request.offset + request.count].tolist():
             if self._connections.is_here(fd, generation):

@@ -10,29 +10,33 @@ from tailcut.errors import TailcutError
 from tailcut.runtime.request import Batch, Request
 
 if TYPE_CHECKING:
-    from tailcut.server.fastpath.tables import Target
-    from tailcut.server.tracing.records import Asked
+    from tailcut.server.fastpath.tables import RowTarget
+    from tailcut.server.tracing.records import TracedRequest
 
-UNTRACED: "Mapping[int, Asked]" = MappingProxyType({})
+UNTRACED: "Mapping[int, TracedRequest]" = MappingProxyType({})
 
 
 class Answerer(Protocol):
     """The fast path, as far as its groups are concerned."""
 
-    def answer(self, group: "Group", request: Request, batch: Batch, index: int) -> None:
+    def answer(self, group: "TargetGroup", request: Request, batch: Batch, index: int) -> None:
         """Answer those of a request, each with its row of the batch's outputs."""
 
-    def fail(self, group: "Group", request: Request, error: TailcutError) -> None:
+    def fail(self, group: "TargetGroup", request: Request, error: TailcutError) -> None:
         """Tell the connections of a request that there will be no answer."""
 
 
-class Group:
+class TargetGroup:
     """The requests of one pass for one target; handler of the requests that they wait as."""
 
     __slots__ = ("_fast_path", "left", "members", "target", "traced")
 
     def __init__(
-        self, fast_path: Answerer, target: "Target", members: np.ndarray, traced: "Mapping[int, Asked]" = UNTRACED
+        self,
+        fast_path: Answerer,
+        target: "RowTarget",
+        members: np.ndarray,
+        traced: "Mapping[int, TracedRequest]" = UNTRACED,
     ) -> None:
         self._fast_path = fast_path
         self.target = target
@@ -55,19 +59,19 @@ class WaitingGroups:
     __slots__ = ("_groups",)
 
     def __init__(self) -> None:
-        self._groups: dict[Group, None] = {}
+        self._groups: dict[TargetGroup, None] = {}
 
-    def add(self, group: Group) -> None:
+    def add(self, group: TargetGroup) -> None:
         """A group was queued; its members stand in memory of its own."""
         self._groups[group] = None
 
-    def told(self, group: Group, count: int) -> None:
+    def told(self, group: TargetGroup, count: int) -> None:
         """So many of a group have their answer, or know that there is none."""
         group.left -= count
         if not group.left:
             self._groups.pop(group, None)
 
-    def find(self, generation: int) -> tuple[Group, int]:
+    def find(self, generation: int) -> tuple[TargetGroup, int]:
         """Where a connection's request waits: its group, and its place there.
 
         Raises:

@@ -15,7 +15,7 @@ _NUMBER_BYTES = 32  # of a number as JSON, with its comma
 
 
 @dataclass(slots=True, eq=False)
-class Reply:
+class ReplyForm:
     """Answers to requests that ask for the same outputs: raw bytes throughout, or JSON throughout.
 
     The head is kept as of `date`. Of raw outputs it holds all that stands before them. Of JSON it ends before the
@@ -36,7 +36,7 @@ class Reply:
     date: bytes = b""
 
     @classmethod
-    def to(cls, served: ServedModel, request: InferRequest) -> "Reply | None":
+    def to(cls, served: ServedModel, request: InferRequest) -> "ReplyForm | None":
         """The form of the answers to requests like this one; None where it is a mixture, or partly elsewhere."""
         spec = served.model.spec
         names = [wanted.name for wanted in request.outputs]
@@ -59,7 +59,7 @@ class Reply:
         rest = response_head(size, response.json_size, b"", close=False)[len(OK) :] + response.body_parts[0]
         return cls(served, request, columns, rest, len(rest) + size, outputs, cells, places)
 
-    def is_like(self, other: "Reply") -> bool:
+    def is_like(self, other: "ReplyForm") -> bool:
         """Whether the answers to both have the same form."""
         same = (
             (self.frame is None) is (other.frame is None) and self.rest == other.rest and self.columns == other.columns

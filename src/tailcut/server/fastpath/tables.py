@@ -11,10 +11,10 @@ import numpy as np
 from tailcut.kernels import socket_tables as columns
 from tailcut.kernels.heads import DIGIT, NAME, VALUE
 from tailcut.memory.slab import Slab
-from tailcut.runtime.entry import Entry
+from tailcut.runtime.entry import ServedEntry
 from tailcut.runtime.request import NO_LEASE, Lease
-from tailcut.server.fastpath.replies import Reply
-from tailcut.server.http.plan import Plan
+from tailcut.server.fastpath.replies import ReplyForm
+from tailcut.server.http.plan import RequestPlan
 from tailcut.server.served_model import ServedModel
 from tailcut.spec import DType
 from tailcut.wire.http1.grammar import TEXT, TOKEN
@@ -33,16 +33,16 @@ _LENGTH = re.compile(rb"\r\n(?i:content-length):[^\r]*\r\n")
 
 
 @dataclass(slots=True, eq=False)
-class Target:
+class RowTarget:
     """Where requests of one kind go: a model's rows, under one schedule, with answers of one form."""
 
     served: ServedModel
-    entry: Entry
+    entry: ServedEntry
     slab: Slab
     schedule: Schedule
     time_ns: int  # for an answer
     priority: int
-    reply: Reply
+    reply: ReplyForm
     at: int  # of its cells
     number: int
     refusal: bytes = b""  # what those of this pass are told instead
@@ -64,7 +64,7 @@ class HeadTable:
         self._message_bytes = message_bytes
         self._answer_bytes = answer_bytes
         self._time_ns = time_ns
-        self.targets: list[Target] = []
+        self.targets: list[RowTarget] = []
         self.plans = np.zeros((_PLANS, columns.PLANS), np.int64)
         self.heads = np.zeros(_HEADS_BYTES, np.uint8)
         self.table = np.zeros((_TARGETS, columns.TARGETS), np.int64)
@@ -75,7 +75,7 @@ class HeadTable:
         self.grammar = _grammar(traces=traces)
         self._traces = traces
 
-    def number(self, plan: Plan, head: bytes, template: Template, length: int) -> int:
+    def number(self, plan: RequestPlan, head: bytes, template: Template, length: int) -> int:
         """The number of what a head and a body of this length mean, given at its first use.
 
         -1 where it cannot take the fast path.
@@ -129,7 +129,7 @@ class HeadTable:
         start, size = self.plans[number, : columns.BODY_BYTES].tolist()
         return self.heads[start : start + size].tobytes()
 
-    def target(self, number: int) -> Target:
+    def target(self, number: int) -> RowTarget:
         """Where requests of a plan go."""
         return self.targets[int(self.plans[number, columns.TARGET])]
 
@@ -139,10 +139,10 @@ class HeadTable:
         self.targets.clear()
         self._heads_end = 0
 
-    def _target(self, plan: Plan, template: Template) -> Target | None:
+    def _target(self, plan: RequestPlan, template: Template) -> RowTarget | None:
         served, request = plan.of_model, template.request
         entry, slab = served.entry, served.entry.slab
-        reply = Reply.to(served, request) if slab is not None else None
+        reply = ReplyForm.to(served, request) if slab is not None else None
         if slab is None or reply is None:
             return None
         schedule = schedule_of(request.parameters, plan.schedule)
@@ -154,7 +154,7 @@ class HeadTable:
             return None
         at = number * columns.TARGETS
         time_ns = schedule.timeout_ns or self._time_ns
-        target = Target(served, entry, slab, schedule, time_ns, schedule.priority, reply, at, number)
+        target = RowTarget(served, entry, slab, schedule, time_ns, schedule.priority, reply, at, number)
         self.cells[at + columns.ROW_BYTES] = slab.row_bytes[0]
         self.targets.append(target)
         return target

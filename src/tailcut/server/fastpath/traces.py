@@ -11,7 +11,7 @@ import numpy as np
 from tailcut.kernels.socket_tables import ROOTS, SAMPLED
 from tailcut.runtime.request import Batch, Request
 from tailcut.server.served_model import ServedModel
-from tailcut.server.tracing.records import Asked
+from tailcut.server.tracing.records import TracedRequest
 from tailcut.server.tracing.tracer import Tracer
 
 _ENCODED, _WRITTEN = 6, 8  # in a record of the timeline: from, to
@@ -25,7 +25,7 @@ def skips(tracer: Tracer, cells: memoryview, at: int, taken: int) -> bool:
     return tracer.sampler.skips(roots)
 
 
-def find(tracer: Tracer, members: np.ndarray, head_of: Callable[[int], bytes]) -> dict[int, Asked]:
+def find(tracer: Tracer, members: np.ndarray, head_of: Callable[[int], bytes]) -> dict[int, TracedRequest]:
     """Those of the requests of this pass that are sampled, by their place; `head_of` gives a descriptor's last head."""
     traced = {}
     for index, (fd, _, _, _, trace) in enumerate(members.tolist()):
@@ -41,7 +41,7 @@ def find(tracer: Tracer, members: np.ndarray, head_of: Callable[[int], bytes]) -
     return traced
 
 
-def refused(tracer: Tracer, served: ServedModel, members: np.ndarray, traced: Mapping[int, Asked]) -> None:
+def refused(tracer: Tracer, served: ServedModel, members: np.ndarray, traced: Mapping[int, TracedRequest]) -> None:
     """Keep the records of those that are sampled: they have been answered 503."""
     for place, asked in traced.items():
         tracer.failed(asked, served, int(members[place, 2]), status=503, kind="QueueFullError")
@@ -51,7 +51,7 @@ def answered(  # noqa: PLR0913, PLR0917  a request and all that is known of it
     tracer: Tracer,
     served: ServedModel,
     computed: tuple[np.ndarray, Request, Batch],
-    traced: Mapping[int, Asked],
+    traced: Mapping[int, TracedRequest],
     moments: tuple[int, ...],
     written: int,
 ) -> None:

@@ -14,7 +14,7 @@ from tailcut.errors import Code, QueueFullError, ReleasedError, TailcutError
 from tailcut.server.access_log import log_grpc, trace_of, with_trace
 from tailcut.server.account import Account
 from tailcut.server.faults import fault, public_message
-from tailcut.server.grpc.infer import Inference, sampled_call
+from tailcut.server.grpc.infer import GrpcInference, sampled_call
 from tailcut.server.grpc.templates import Plans
 from tailcut.server.limits import largest_body
 from tailcut.server.served_model import ServedModel
@@ -52,15 +52,17 @@ class Link(Protocol):
     plans: Plans
     account: Account
 
-    def send(self, call: "Call", head: bytes | None, data: bytes | memoryview, end: bytes | None = None) -> None: ...  # noqa: D102
-    def waits(self, call: "Call") -> bool: ...  # noqa: D102
-    def later(self, call: "Call") -> None: ...  # noqa: D102
-    def taken(self, call: "Call", size: int) -> None: ...  # noqa: D102
-    def answer(self, call: "Call", message: bytes, inference: Inference) -> None: ...  # noqa: D102
-    def record(self, inference: Inference) -> None: ...  # noqa: D102
+    def send(  # noqa: D102
+        self, call: "GrpcCall", head: bytes | None, data: bytes | memoryview, end: bytes | None = None
+    ) -> None: ...
+    def waits(self, call: "GrpcCall") -> bool: ...  # noqa: D102
+    def later(self, call: "GrpcCall") -> None: ...  # noqa: D102
+    def taken(self, call: "GrpcCall", size: int) -> None: ...  # noqa: D102
+    def answer(self, call: "GrpcCall", message: bytes, inference: GrpcInference) -> None: ...  # noqa: D102
+    def record(self, inference: GrpcInference) -> None: ...  # noqa: D102
 
 
-class Call(ABC):
+class GrpcCall(ABC):
     """What all calls have in common: messages in, and an end."""
 
     charged = 0  # bytes of the server's buffers that are this call's
@@ -234,7 +236,7 @@ class Call(ABC):
         return timeout_ns and max(1, timeout_ns - (time.monotonic_ns() - self.began_ns))
 
 
-class OneMessageCall(Call):
+class OneMessageCall(GrpcCall):
     """A call of which the request is one message."""
 
     _message: bytes | memoryview | None = None

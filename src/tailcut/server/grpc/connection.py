@@ -10,17 +10,17 @@ from collections.abc import Callable
 from typing import Protocol
 
 from tailcut.server.account import Account
-from tailcut.server.grpc.calls import Call
-from tailcut.server.grpc.infer import Inference
+from tailcut.server.grpc.calls import GrpcCall
+from tailcut.server.grpc.infer import GrpcInference
 from tailcut.server.grpc.infer_calls import StreamCall
 from tailcut.server.grpc.templates import Plans
 from tailcut.server.state import ServerState
 from tailcut.wire.grpc.framing import ANSWER_END, ANSWER_HEAD, CALLS, CallError, CallHead, Status, prefixed
-from tailcut.wire.http2.connection import TURN_UNITS, Data, Http2Connection, Opened
+from tailcut.wire.http2.connection import TURN_UNITS, Http2Connection, StreamData, StreamOpened
 from tailcut.wire.http2.frames import Http2Error
 
 _SLICE_UNITS = 32  # read of a connection that has more to say, before others have their turn
-Maker = Callable[["GrpcConnection", int, CallHead], Call]
+Maker = Callable[["GrpcConnection", int, CallHead], GrpcCall]
 
 
 class Service(Protocol):
@@ -45,10 +45,10 @@ class GrpcConnection(asyncio.BufferedProtocol):
         self._service = service
         self._http2 = Http2Connection(CALLS)
         self._transport: asyncio.Transport = None  # type: ignore[assignment]  # set before any other callback
-        self._calls: dict[int, Call] = {}
+        self._calls: dict[int, GrpcCall] = {}
         self._streams: set[StreamCall] = set()  # those of them that may have more to do after every write
-        self._uploads: dict[Call, None] = {}  # those whose message is on its way
-        self._sent: list[Inference] = []  # whose answers go out with the next write
+        self._uploads: dict[GrpcCall, None] = {}  # those whose message is on its way
+        self._sent: list[GrpcInference] = []  # whose answers go out with the next write
         self.account = Account(state.context.counts, state.limits)
         self._flushing = False  # as soon as this pass of the loop is over
         self._lingers = False
@@ -127,9 +127,9 @@ class GrpcConnection(asyncio.BufferedProtocol):
             self._linger()
             return False
         for event in events:
-            if type(event) is Opened:
+            if type(event) is StreamOpened:
                 self._open(event)
-            elif type(event) is Data:
+            elif type(event) is StreamData:
                 call = self._calls.get(event.stream)
                 if call is not None:
                     self._feed(call, event.data, event.size, ended=event.ended)
@@ -240,7 +240,7 @@ class GrpcConnection(asyncio.BufferedProtocol):
 
     # What calls call.
 
-    def send(self, call: Call, head: bytes | None, data: bytes | memoryview, end: bytes | None = None) -> None:
+    def send(self, call: GrpcCall, head: bytes | None, data: bytes | memoryview, end: bytes | None = None) -> None:
         """Send on a call's stream; `end` is the block that ends it."""
         if end is not None:
             self._forget(call)
@@ -248,7 +248,7 @@ class GrpcConnection(asyncio.BufferedProtocol):
             self._http2.send(call.stream, head, data, end)
         self._flush_soon()
 
-    def waits(self, call: Call) -> bool:
+    def waits(self, call: GrpcCall) -> bool:
         """Whether the client has not made room for what a call has sent already."""
         return self._http2.out.waits(call.stream)
 
@@ -257,26 +257,26 @@ class GrpcConnection(asyncio.BufferedProtocol):
         self._waiting.append(call)
         self._go_on_soon(begun=False)
 
-    def taken(self, call: Call, size: int) -> None:
+    def taken(self, call: GrpcCall, size: int) -> None:
         """The client may send so many bytes more of a call."""
         if size:
             self._http2.taken(call.stream, size)
             self._flush_soon()
 
-    def answer(self, call: Call, message: bytes, inference: Inference) -> None:
+    def answer(self, call: GrpcCall, message: bytes, inference: GrpcInference) -> None:
         """Send the only message of a call's answer, and end it."""
         self._forget(call)
         self._http2.send(call.stream, ANSWER_HEAD, prefixed(message), ANSWER_END)
         self._sent.append(inference)
         self._flush_soon()
 
-    def record(self, inference: Inference) -> None:
+    def record(self, inference: GrpcInference) -> None:
         """The answer to an inference goes out with the next write."""
         self._sent.append(inference)
 
     # Calls and writes.
 
-    def _open(self, opened: Opened[CallHead]) -> None:
+    def _open(self, opened: StreamOpened[CallHead]) -> None:
         head, stream = opened.head, opened.stream
         make = self._service.maker(head)
         if isinstance(make, bytes):
@@ -290,7 +290,7 @@ class GrpcConnection(asyncio.BufferedProtocol):
         else:
             self._uploads[call] = None
 
-    def _feed(self, call: Call, data: bytes, size: int, *, ended: bool) -> None:
+    def _feed(self, call: GrpcCall, data: bytes, size: int, *, ended: bool) -> None:
         try:
             call.receive(data, size, ended=ended)
         except Exception as error:  # noqa: BLE001  whatever one message does to us must cost its client only
@@ -300,7 +300,7 @@ class GrpcConnection(asyncio.BufferedProtocol):
         else:
             self._uploads.pop(call, None)
 
-    def _forget(self, call: Call) -> None:
+    def _forget(self, call: GrpcCall) -> None:
         self._calls.pop(call.stream, None)
         self._uploads.pop(call, None)
         if type(call) is StreamCall:

@@ -12,12 +12,12 @@ from google.protobuf.message import DecodeError
 from tailcut.errors import InvalidInputError, TailcutError
 from tailcut.runtime.request import Batch
 from tailcut.server.exchange import Exchange
-from tailcut.server.grpc.templates import Known, Plan, Plans
+from tailcut.server.grpc.templates import LeadPlan, MessageTemplate, Plans
 from tailcut.server.served_model import ServedModel
-from tailcut.server.tracing.records import Asked
+from tailcut.server.tracing.records import TracedRequest
 from tailcut.server.tracing.tracer import Tracer
 from tailcut.wire.grpc.codec import infer_response, large_answer, plain_parameters, read_request
-from tailcut.wire.grpc.form import ArrayForm, Form, Lead, read_lead
+from tailcut.wire.grpc.form import ArrayForm, Form, MessageLead, read_lead
 from tailcut.wire.grpc.framing import CallHead
 from tailcut.wire.grpc.messages import MESSAGES
 from tailcut.wire.grpc.steps import large_request, take_apart
@@ -29,7 +29,7 @@ _NO_REQUEST = "not a valid ModelInferRequest"
 _read = MESSAGES["ModelInferRequest"].FromString
 
 
-class Inference:
+class GrpcInference:
     """The side of its exchange; `done` is called once there is an answer or an error, never from inside `begin`."""
 
     id = b""
@@ -42,7 +42,7 @@ class Inference:
         plans: Plans,
         head: CallHead,
         began_ns: int,
-        done: Callable[["Inference"], None],
+        done: Callable[["GrpcInference"], None],
         *,
         final: bool = False,
     ) -> None:
@@ -63,7 +63,7 @@ class Inference:
         """When the request had arrived, or begun to."""
         return self._exchange.began_ns
 
-    def begin_known(self, data: bytes, known: Known, left_ns: int) -> bool:
+    def begin_known(self, data: bytes, known: MessageTemplate, left_ns: int) -> bool:
         """Queue a request that arrived as a whole, behind its prefix, if it is like the known one."""
         whole, plan = known
         if not whole.is_like(data):
@@ -76,7 +76,7 @@ class Inference:
         self._submit_row(plan, whole.body(data), left_ns)
         return True
 
-    def _submit_row(self, plan: Plan, body: bytes, left_ns: int) -> None:
+    def _submit_row(self, plan: LeadPlan, body: bytes, left_ns: int) -> None:
         """Queue a request that is one row, with those of other calls."""
         self._form = form = plan.form
         exchange, schedule = self._exchange, form.schedule
@@ -102,7 +102,7 @@ class Inference:
                 return
         self._read(data, lead, left_ns)
 
-    def _submit(self, plan: Plan, data: bytes, lead_end: int, left_ns: int) -> None:
+    def _submit(self, plan: LeadPlan, data: bytes, lead_end: int, left_ns: int) -> None:
         """Queue a request of a known form."""
         served, form, gathers = plan
         exchange, schedule = self._exchange, form.schedule
@@ -120,7 +120,7 @@ class Inference:
             served, form.rows, [body[piece.start : piece.end] for piece in form.pieces], schedule, deadline_ns
         )
 
-    def _read(self, data: bytes, lead: Lead | None, left_ns: int) -> None:
+    def _read(self, data: bytes, lead: MessageLead | None, left_ns: int) -> None:
         """Read a request as a message, and queue it."""
         context = self._plans.state.context
         try:
@@ -176,7 +176,7 @@ class Inference:
     def submitted(self) -> None:
         """A large request has been read: nothing of it is kept here."""
 
-    def sampled(self, tracer: Tracer) -> Asked | None:
+    def sampled(self, tracer: Tracer) -> TracedRequest | None:
         """The call, where it is sampled."""
         return sampled_call(tracer, self._head)
 
@@ -207,7 +207,7 @@ class Inference:
         self._exchange.cancel()
 
 
-def sampled_call(tracer: Tracer, head: CallHead) -> Asked | None:
+def sampled_call(tracer: Tracer, head: CallHead) -> TracedRequest | None:
     """A call, where it is sampled."""
     return tracer.of_call(head.plan.path[1:], head.traceparent, head.tracestate)
 

@@ -5,8 +5,8 @@ from collections import deque
 
 from tailcut.errors import TailcutError
 from tailcut.server.faults import public_message
-from tailcut.server.grpc.calls import STATUS_OF, Call, Link, OneMessageCall
-from tailcut.server.grpc.infer import Inference
+from tailcut.server.grpc.calls import STATUS_OF, GrpcCall, Link, OneMessageCall
+from tailcut.server.grpc.infer import GrpcInference
 from tailcut.wire.grpc.form import stream_answer
 from tailcut.wire.grpc.framing import ANSWER_END, ANSWER_HEAD, CallError, CallHead, Status
 from tailcut.wire.grpc.messages import MESSAGES
@@ -17,7 +17,7 @@ _IN_HAND = 64  # of one stream: read ahead, so that they share batches
 class InferCall(OneMessageCall):
     """ModelInfer."""
 
-    _inference: Inference | None = None
+    _inference: GrpcInference | None = None
     infers = True
 
     def receive(self, data: bytes, size: int, *, ended: bool) -> None:
@@ -28,7 +28,7 @@ class InferCall(OneMessageCall):
         """
         known = self.link.plans.known(len(data)) if ended and self._messages is None else None
         if known is not None:
-            inference = Inference(self.link.plans, self._head, self.began_ns, self._done)
+            inference = GrpcInference(self.link.plans, self._head, self.began_ns, self._done)
             if inference.begin_known(data, known, self._head.timeout_ns):
                 self._inference = inference
                 self.waits_since_ns = 0
@@ -36,14 +36,14 @@ class InferCall(OneMessageCall):
         super().receive(data, size, ended=ended)
 
     def _start(self, message: bytes | memoryview) -> None:
-        self._inference = inference = Inference(self.link.plans, self._head, self.began_ns, self._done)
+        self._inference = inference = GrpcInference(self.link.plans, self._head, self.began_ns, self._done)
         try:
             inference.begin(message, self._left_ns())
         except TailcutError as error:
             self._inference, self._served = None, inference.served
             self.fail(error)
 
-    def _done(self, inference: Inference) -> None:
+    def _done(self, inference: GrpcInference) -> None:
         self._inference, self._served = None, inference.served
         if self.over:
             return
@@ -65,7 +65,7 @@ class InferCall(OneMessageCall):
             self._inference = None
 
 
-class StreamCall(Call):
+class StreamCall(GrpcCall):
     """ModelStreamInfer: answers in the order of the requests; a request that fails costs only itself."""
 
     infers = True
@@ -73,7 +73,7 @@ class StreamCall(Call):
     def __init__(self, link: Link, stream: int, head: CallHead, name: str) -> None:
         super().__init__(link, stream, head, name)
         self.waits_since_ns = 0  # between its messages, for as long as the client likes
-        self._parts: deque[Inference] = deque()
+        self._parts: deque[GrpcInference] = deque()
         self._owed = 0  # bytes that the client may not send again yet
         self._ended = False
         self.stalled = False  # it goes on once its client has made room for answers, or some are there
@@ -143,14 +143,14 @@ class StreamCall(Call):
         self._waits = False
 
     def _begin(self, message: bytes | memoryview) -> None:
-        inference = Inference(self.link.plans, self._head, time.monotonic_ns(), self._done, final=True)
+        inference = GrpcInference(self.link.plans, self._head, time.monotonic_ns(), self._done, final=True)
         self._parts.append(inference)
         try:
             inference.begin(message, self._left_ns())
         except TailcutError as error:
             inference.error = error.without_frames()
 
-    def _done(self, _inference: Inference) -> None:
+    def _done(self, _inference: GrpcInference) -> None:
         try:
             self.go_on()
         except CallError as error:

@@ -15,7 +15,7 @@ from tailcut.wire.grpc.codec import message_of
 from tailcut.wire.grpc.messages import METHODS
 
 
-class Questions:
+class GrpcQueries:
     """The calls that compute nothing, each a message in and a message out."""
 
     def __init__(self, context: Context) -> None:

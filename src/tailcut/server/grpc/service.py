@@ -9,7 +9,7 @@ from typing import Any
 
 from tailcut.server.grpc.connection import GrpcConnection, Maker
 from tailcut.server.grpc.infer_calls import InferCall, StreamCall
-from tailcut.server.grpc.queries import Questions
+from tailcut.server.grpc.queries import GrpcQueries
 from tailcut.server.grpc.query_calls import REFUSED, AdminCall, QuestionCall, WatchCall
 from tailcut.server.grpc.templates import Plans
 from tailcut.server.state import ServerState
@@ -89,7 +89,7 @@ class GrpcServer:
         if name == "ModelInfer":
             return partial(InferCall, name=name)
         kind = AdminCall if name in _ADMIN else QuestionCall
-        return partial(kind, name=name, handler=Questions(self.state.context).of(name), request=request)
+        return partial(kind, name=name, handler=GrpcQueries(self.state.context).of(name), request=request)
 
     def _status_of(self, service: str) -> int:
         status = HEALTH["HealthCheckResponse"]

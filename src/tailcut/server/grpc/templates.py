@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from tailcut.server.gathering import GATHERED_BYTES
 from tailcut.server.served_model import ServedModel
 from tailcut.server.state import ServerState
-from tailcut.wire.grpc.form import ArrayForm, Form, Lead, Whole
+from tailcut.wire.grpc.form import ArrayForm, Form, MessageLead, Whole
 from tailcut.wire.grpc.framing import PREFIX_BYTES
 from tailcut.wire.memo import BytesMemo
 from tailcut.wire.v2 import InferRequest
@@ -20,7 +20,7 @@ _NOTED = 256  # until the models change
 _SEEN = 4096  # leads that came once, as their hashes
 
 
-class Plan(NamedTuple):
+class LeadPlan(NamedTuple):
     """Whom requests with one lead are for, and their form."""
 
     served: ServedModel
@@ -28,11 +28,11 @@ class Plan(NamedTuple):
     gathers: bool  # they are one small row, which is queued with those of other calls
 
 
-class Known(NamedTuple):
+class MessageTemplate(NamedTuple):
     """A message that the next one is probably like, but for its id and its only tensor."""
 
     whole: Whole
-    plan: Plan
+    plan: LeadPlan
 
 
 class Plans:
@@ -40,16 +40,16 @@ class Plans:
 
     def __init__(self, state: ServerState) -> None:
         self.state = state
-        self._plans: BytesMemo[bytes, Plan] = BytesMemo(_PLANS)
+        self._plans: BytesMemo[bytes, LeadPlan] = BytesMemo(_PLANS)
         self._seen: BytesMemo[int, bool] = BytesMemo(_SEEN)
         self.find = self._plans.get
-        self._known: dict[int, Known] = {}  # of the messages that gather, the last one of each length
+        self._known: dict[int, MessageTemplate] = {}  # of the messages that gather, the last one of each length
         self._noted = 0
         self.known = self._known.get
         state.context.models.changed.append(self._forget)
 
     def learn(  # noqa: PLR0913, PLR0917  a message and all that was read from it
-        self, data: bytes, lead: Lead, served: ServedModel, message: Any, request: InferRequest, rows: int
+        self, data: bytes, lead: MessageLead, served: ServedModel, message: Any, request: InferRequest, rows: int
     ) -> None:
         """The message `data` with this lead was read as `request`, of so many rows, and nothing is wrong with it.
 
@@ -67,16 +67,16 @@ class Plans:
         form = (Form if in_rows else ArrayForm).of(model.spec, served.version, message, request)
         if form is not None and form.fits(data, lead.end):
             gathers = rows == len(form.pieces) == 1 and in_rows and form.size <= GATHERED_BYTES
-            self._plans.keep(key, Plan(served, form, gathers))
+            self._plans.keep(key, LeadPlan(served, form, gathers))
 
-    def note(self, data: bytes, lead: Lead, plan: Plan) -> None:
+    def note(self, data: bytes, lead: MessageLead, plan: LeadPlan) -> None:
         """A message was found by its lead: the next one of its length is probably like it.
 
         Not where too many are unlike each other, which costs more than it saves.
         """
         if plan.gathers and isinstance(plan.form, Form) and self._noted < _NOTED:
             self._noted += 1
-            self._known[PREFIX_BYTES + len(data)] = Known(Whole.of(data, lead, plan.form), plan)
+            self._known[PREFIX_BYTES + len(data)] = MessageTemplate(Whole.of(data, lead, plan.form), plan)
 
     def _forget(self) -> None:
         self._plans.clear()

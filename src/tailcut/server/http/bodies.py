@@ -8,7 +8,7 @@ import numpy as np
 from tailcut.errors import InvalidInputError
 from tailcut.server.account import Account
 from tailcut.server.exchange import Exchange
-from tailcut.server.http.plan import Plan
+from tailcut.server.http.plan import RequestPlan
 from tailcut.server.http.replies import Refusal, retry_after
 from tailcut.wire.http1.connection import Http1Connection
 from tailcut.wire.v2 import parse_lead, schedule_of
@@ -22,7 +22,12 @@ class BodyReceiver:
     __slots__ = ("_account", "_body", "_deadline_s", "_direct_bytes", "_exchange", "_wire", "target")
 
     def __init__(
-        self, wire: Http1Connection[Plan], exchange: Exchange, account: Account, direct_bytes: int, deadline_s: float
+        self,
+        wire: Http1Connection[RequestPlan],
+        exchange: Exchange,
+        account: Account,
+        direct_bytes: int,
+        deadline_s: float,
     ) -> None:
         self._wire = wire
         self._exchange = exchange
@@ -32,7 +37,7 @@ class BodyReceiver:
         self.target: memoryview | None = None  # where the next bytes go; None: not here
         self._body: np.ndarray | None = None  # of which that is a part; None: of rows
 
-    def into_rows(self, plan: Plan, rows: int, begun: memoryview, size: int) -> bool:
+    def into_rows(self, plan: RequestPlan, rows: int, begun: memoryview, size: int) -> bool:
         """Have the rest of the `size` bytes of rows received where the engine reads them; not while rows are scarce.
 
         Raises:
@@ -46,7 +51,7 @@ class BodyReceiver:
         self.target = memory[len(begun) :]
         return True
 
-    def into_rows_behind(self, plan: Plan, data: memoryview) -> bool:
+    def into_rows_behind(self, plan: RequestPlan, data: memoryview) -> bool:
         """The same for a tensor behind its JSON, which is the beginning of `data`, and says how many rows it has.
 
         Raises:
@@ -66,7 +71,7 @@ class BodyReceiver:
         self._exchange.request, self._exchange.schedule = direct.request, schedule
         return True
 
-    def collect(self, plan: Plan, begun: memoryview) -> None:
+    def collect(self, plan: RequestPlan, begun: memoryview) -> None:
         """Have the rest of a body collected: in chunks, up to the end of its JSON, or in a buffer.
 
         Raises:

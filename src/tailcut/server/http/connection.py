@@ -12,22 +12,22 @@ from tailcut.errors import TailcutError
 from tailcut.server.account import Account
 from tailcut.server.faults import fault
 from tailcut.server.http.bodies import BodyReceiver
-from tailcut.server.http.inference import Inference
-from tailcut.server.http.plan import NO_PLAN, Kind, Plan, find_plan
+from tailcut.server.http.inference import HttpInference
+from tailcut.server.http.plan import NO_PLAN, RequestKind, RequestPlan, find_plan
 from tailcut.server.http.presence import WAITS_S, Presence, is_gone
-from tailcut.server.http.questions import Questions
+from tailcut.server.http.questions import HttpQueries
 from tailcut.server.http.repeating import STEADY, Repeating
 from tailcut.server.http.replies import Refusal, failure_reply, refusal_reply, refused
 from tailcut.server.http.writer import AnswerWriter
 from tailcut.server.state import ServerState
 from tailcut.server.step_runner import LITTLE_BYTES
 from tailcut.wire.http1.connection import LINGER_BYTES, Http1Connection
-from tailcut.wire.http1.events import Body, Broken, Request
-from tailcut.wire.http1.states import State
+from tailcut.wire.http1.events import Body, Broken, RequestReceived
+from tailcut.wire.http1.states import ConnectionState
 
 _HELD_BYTES = 64 * 1024  # pipelined behind a message in hand, before reading pauses
-_IDLE, _HEAD, _CHUNKS, _SKIP = State.IDLE, State.HEAD, State.CHUNKS, State.SKIP
-_ANSWER, _LINGER = State.ANSWER, State.LINGER
+_IDLE, _HEAD, _CHUNKS, _SKIP = ConnectionState.IDLE, ConnectionState.HEAD, ConnectionState.CHUNKS, ConnectionState.SKIP
+_ANSWER, _LINGER = ConnectionState.ANSWER, ConnectionState.LINGER
 
 
 class HttpConnection(asyncio.BufferedProtocol):
@@ -35,13 +35,13 @@ class HttpConnection(asyncio.BufferedProtocol):
 
     def __init__(self, state: ServerState) -> None:
         self._state = state
-        self._wire: Http1Connection[Plan] = Http1Connection(partial(find_plan, state))
+        self._wire: Http1Connection[RequestPlan] = Http1Connection(partial(find_plan, state))
         self._account = Account(state.context.counts, state.limits)
         self._writer = AnswerWriter(state, self._wire)
         self._repeating = Repeating(state, self._wire, self._writer, self)
-        self._inference = Inference(state, self._wire, self._writer, self._account, self._repeating, self)
+        self._inference = HttpInference(state, self._wire, self._writer, self._account, self._repeating, self)
         self._exchange = self._inference.exchange
-        self._questions = Questions(state, self._writer, self)
+        self._questions = HttpQueries(state, self._writer, self)
         self._bodies = BodyReceiver(
             self._wire, self._exchange, self._account, state.direct_bytes, state.limits.deadline_s
         )
@@ -73,7 +73,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         return self._wire.meaning is None and self._writer.idle_since > self._state.now - 1
 
     @property
-    def _plan(self) -> Plan:
+    def _plan(self) -> RequestPlan:
         """Of the message in hand, or of the last one."""
         return self._wire.meaning or NO_PLAN
 
@@ -178,7 +178,7 @@ class HttpConnection(asyncio.BufferedProtocol):
             if event is None:
                 break
             read = True
-            if type(event) is Request:
+            if type(event) is RequestReceived:
                 self._begin(event.meaning, event.body, whole=event.whole)
             elif type(event) is Body:
                 self._take(event)
@@ -241,13 +241,13 @@ class HttpConnection(asyncio.BufferedProtocol):
         if not self._wire.ended:
             self.transport.resume_reading()
 
-    def _begin(self, plan: Plan, body: memoryview, *, whole: bool) -> None:
+    def _begin(self, plan: RequestPlan, body: memoryview, *, whole: bool) -> None:
         """A message whose head was read, with what is here of its body."""
         self._view = self._state.receive_view
         self._exchange.began_ns = self._writer.began_ns = self._state.steps.now_ns
         self._exchange.length = plan.length
         self.due = 0.0
-        if plan.kind is Kind.ROWS:
+        if plan.kind is RequestKind.ROWS:
             if not whole:
                 self._begin_rows(plan, body)
                 return
@@ -259,7 +259,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         else:
             self._begin_buffer(plan, body)
 
-    def _begin_rows(self, plan: Plan, begun: memoryview) -> None:
+    def _begin_rows(self, plan: RequestPlan, begun: memoryview) -> None:
         """Rows of which not all is here: received into rows or, when short, into a buffer."""
         if not self._inference.precheck_rows(plan):  # what cannot be computed in time is not received either
             return
@@ -273,7 +273,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         else:
             self._begin_buffer(plan, begun)
 
-    def _begin_buffer(self, plan: Plan, begun: memoryview) -> None:
+    def _begin_buffer(self, plan: RequestPlan, begun: memoryview) -> None:
         """A body that must be collected first."""
         try:
             self._bodies.collect(plan, begun)
@@ -324,15 +324,15 @@ class HttpConnection(asyncio.BufferedProtocol):
 
     # What is done with a message that is here.
 
-    def _use(self, plan: Plan, body: memoryview) -> None:
-        if plan.kind is Kind.ANSWER:
+    def _use(self, plan: RequestPlan, body: memoryview) -> None:
+        if plan.kind is RequestKind.ANSWER:
             self._questions.answer(plan, bytes(body))
-        elif plan.kind is Kind.ROWS:
+        elif plan.kind is RequestKind.ROWS:
             self._submit_rows(plan, body)
         else:
             self._inference.submit(plan, body)
 
-    def _submit_rows(self, plan: Plan, body: memoryview) -> None:
+    def _submit_rows(self, plan: RequestPlan, body: memoryview) -> None:
         steady = self._wire.repeats >= STEADY and self._state.fast_path is not None
         if not (steady and self._repeating.take_rows(plan, body)):
             self._inference.submit_rows(plan, body)

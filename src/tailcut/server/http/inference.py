@@ -12,13 +12,13 @@ from tailcut.errors import QueueFullError, TailcutError
 from tailcut.runtime.request import Batch
 from tailcut.server.account import Account
 from tailcut.server.exchange import Exchange
-from tailcut.server.http.plan import Plan
+from tailcut.server.http.plan import RequestPlan
 from tailcut.server.http.repeating import Repeating
 from tailcut.server.http.replies import Refusal
 from tailcut.server.http.writer import AnswerWriter
 from tailcut.server.state import ServerState
 from tailcut.server.step_runner import LITTLE_BYTES
-from tailcut.server.tracing.records import Asked
+from tailcut.server.tracing.records import TracedRequest
 from tailcut.server.tracing.tracer import Tracer
 from tailcut.wire.http1.connection import Http1Connection
 from tailcut.wire.inflate import WBITS, inflate_in_steps
@@ -30,7 +30,7 @@ from tailcut.wire.v2.tensors import STEP_STRINGS
 _LOOK_BYTES = 256 * 1024  # looked through between two pauses
 
 
-class Connection(Protocol):
+class InferenceConnection(Protocol):
     """The connection, as far as its inferences are concerned."""
 
     paused: bool  # its client does not read
@@ -46,7 +46,7 @@ class Connection(Protocol):
         """Close after what has been written."""
 
 
-class Inference:
+class HttpInference:
     """Begins inferences, and is told of their answers."""
 
     __slots__ = ("_account", "_connection", "_repeating", "_state", "_wire", "_writer", "exchange", "unsent")
@@ -54,11 +54,11 @@ class Inference:
     def __init__(  # noqa: PLR0913, PLR0917  the parts of a connection
         self,
         state: ServerState,
-        wire: Http1Connection[Plan],
+        wire: Http1Connection[RequestPlan],
         writer: AnswerWriter,
         account: Account,
         repeating: Repeating,
-        connection: Connection,
+        connection: InferenceConnection,
     ) -> None:
         self._state = state
         self._wire = wire
@@ -71,7 +71,7 @@ class Inference:
 
     # Requests.
 
-    def precheck_rows(self, plan: Plan) -> bool:
+    def precheck_rows(self, plan: RequestPlan) -> bool:
         """Whether rows may be received; else their client has been told why not."""
         if plan.refusal is not None and self._is_refused(plan, plan.refusal):
             return False
@@ -83,7 +83,7 @@ class Inference:
             return False
         return True
 
-    def _is_refused(self, plan: Plan, refusal: QueueFullError) -> bool:
+    def _is_refused(self, plan: RequestPlan, refusal: QueueFullError) -> bool:
         """Whether an earlier refusal of this head's rows still stands; then its client has been told."""
         if self._writer.began_ns >= refusal.opens_ns:
             return False
@@ -93,13 +93,13 @@ class Inference:
         self._connection.turn_away(refusal)
         return True
 
-    def turn_away_rows(self, plan: Plan, error: TailcutError) -> None:
+    def turn_away_rows(self, plan: RequestPlan, error: TailcutError) -> None:
         """Refuse rows; a refusal that stands for a while is every other client's with this head, too."""
         if isinstance(error, QueueFullError):
             plan.refusal = error.without_frames()
         self._connection.turn_away(error)
 
-    def submit_rows(self, plan: Plan, body: memoryview) -> None:
+    def submit_rows(self, plan: RequestPlan, body: memoryview) -> None:
         """A whole body of whole rows, copied once."""
         served, schedule = plan.served, plan.schedule
         assert served is not None  # noqa: S101  a plan for rows has a model
@@ -121,7 +121,7 @@ class Inference:
         except TailcutError as error:
             self._fail(error)
 
-    def submit(self, plan: Plan, body: memoryview) -> None:
+    def submit(self, plan: RequestPlan, body: memoryview) -> None:
         """Parse a whole body, check it against the model and queue it."""
         served, state, exchange = plan.of_model, self._state, self.exchange
         large = len(body) > AT_ONCE_BYTES or plan.encoding is not None or not state.steps.has_time()
@@ -143,13 +143,13 @@ class Inference:
         except TailcutError as error:
             self._fail(error)
 
-    def _leaves(self, plan: Plan, body: memoryview, request: InferRequest) -> bool:
+    def _leaves(self, plan: RequestPlan, body: memoryview, request: InferRequest) -> bool:
         """Whether its client takes the fast path, together with this request."""
         (array,) = request.inputs.values()
         row = array.reshape(-1).view(np.uint8).data
         return self._repeating.take(plan, plan.of_model.model.spec, bytes(body), row)
 
-    def _read_in_steps(self, plan: Plan, body: bytearray | memoryview) -> Generator[None, None, None]:
+    def _read_in_steps(self, plan: RequestPlan, body: bytearray | memoryview) -> Generator[None, None, None]:
         """As `submit`, for a body that is large, or of unknown size."""
         served, state = plan.of_model, self._state
         if plan.encoding:
@@ -187,7 +187,7 @@ class Inference:
         """A large body has been read."""
         self._account.release()
 
-    def sampled(self, tracer: Tracer) -> Asked | None:
+    def sampled(self, tracer: Tracer) -> TracedRequest | None:
         """The request in hand, where it is sampled."""
         return self._writer.sampled(tracer)
 

@@ -30,7 +30,7 @@ _OUTLINES = 64  # of one plan: what learning them costs at most, and what they t
 _NEVER = Edition(valid=False)  # of a plan that is for one message
 
 
-class Kind(Enum):
+class RequestKind(Enum):
     """What the connection does once the head is read."""
 
     ANSWER = "answer"  # a small question about the server; its body is read and ignored
@@ -39,10 +39,10 @@ class Kind(Enum):
 
 
 @dataclass(slots=True)
-class Plan:
+class RequestPlan:
     """What to do with a message."""
 
-    kind: Kind
+    kind: RequestKind
     head: Head
     length: int  # of the body; 0 while unknown (chunked)
     handler: Handler | None = None
@@ -100,10 +100,10 @@ class Plan:
         self.reply_head, self.reply_head_close = start + self.reply_rest, start + self.reply_rest_close
 
 
-NO_PLAN = Plan(Kind.ANSWER, Head(b"", "", True, None, False, False, {}), 0)
+NO_PLAN = RequestPlan(RequestKind.ANSWER, Head(b"", "", True, None, False, False, {}), 0)
 
 
-def find_plan(state: ServerState, head_bytes: bytes) -> Plan:
+def find_plan(state: ServerState, head_bytes: bytes) -> RequestPlan:
     """The plan for a head: a known one where all that matters is as before, else it is parsed and planned.
 
     Raises:
@@ -114,7 +114,7 @@ def find_plan(state: ServerState, head_bytes: bytes) -> Plan:
         unlike_others.trace = trace_context.fields_of(head_bytes)
         return unlike_others
     key = significant(head_bytes)
-    plan: Plan | None = state.plans.get(key)
+    plan: RequestPlan | None = state.plans.get(key)
     if plan is None:
         plan = _planned(state, head_bytes)
         if plan.why is None and not plan.head.expects_continue:
@@ -125,16 +125,16 @@ def find_plan(state: ServerState, head_bytes: bytes) -> Plan:
     return plan
 
 
-def _planned(state: ServerState, head_bytes: bytes) -> Plan:
+def _planned(state: ServerState, head_bytes: bytes) -> RequestPlan:
     head = parse_head(head_bytes)
     head = replace(head, headers={name: head.headers[name] for name in SIGNIFICANT & head.headers.keys()})
     try:
         return plan_for(head, state.context, state.limits)
     except Refusal as refusal:
-        return Plan(Kind.ANSWER, head, head.content_length or 0, why=refusal.with_traceback(None))
+        return RequestPlan(RequestKind.ANSWER, head, head.content_length or 0, why=refusal.with_traceback(None))
 
 
-def plan_for(request: Head, context: Context, limits: ServerLimits) -> Plan:
+def plan_for(request: Head, context: Context, limits: ServerLimits) -> RequestPlan:
     """What to do with a message of this head.
 
     Raises:
@@ -157,11 +157,13 @@ def plan_for(request: Head, context: Context, limits: ServerLimits) -> Plan:
     encoding = request.headers.get(b"content-encoding", b"identity").decode("latin-1").lower()
     if encoding not in {"identity", "gzip", "deflate"}:
         raise Refusal(415, "Content-Encoding must be gzip, deflate or identity")
-    plan = Plan(Kind.ANSWER, request, length, route.handler, encoding=None if encoding == "identity" else encoding)
+    plan = RequestPlan(
+        RequestKind.ANSWER, request, length, route.handler, encoding=None if encoding == "identity" else encoding
+    )
     plan.arguments = tuple(unquote(argument) for argument in route.arguments)
     plan.takes_body, plan.watches, plan.negotiates = route.takes_body, route.watches, route.negotiates
     if route.infers:
-        plan.kind = Kind.INFER
+        plan.kind = RequestKind.INFER
         try:
             plan.served = context.served(*plan.arguments)
         except NotFoundError as error:
@@ -241,7 +243,7 @@ def _json_size(request: Head, *, inflated: bool) -> int | None:
     return size
 
 
-def _plan_rows(plan: Plan) -> None:
+def _plan_rows(plan: RequestPlan) -> None:
     served = plan.served
     if served is None or plan.encoding or plan.head.chunked:
         return
@@ -257,7 +259,7 @@ def _plan_rows(plan: Plan) -> None:
     rows = plan.length // slab.row_bytes[0]
     if rows > served.entry.max_batch_size:
         return
-    plan.kind, plan.rows = Kind.ROWS, rows
+    plan.kind, plan.rows = RequestKind.ROWS, rows
     plan.gathers = rows == 1 and plan.length <= GATHERED_BYTES
     request = InferRequest.raw(spec)
     outputs = {tensor.name: array[:rows] for tensor, array in zip(spec.outputs, slab.outputs, strict=True)}

@@ -5,7 +5,7 @@ from collections.abc import Awaitable
 from typing import Protocol
 
 from tailcut.errors import TailcutError
-from tailcut.server.http.plan import Plan
+from tailcut.server.http.plan import RequestPlan
 from tailcut.server.http.replies import Refusal, refused
 from tailcut.server.http.watching import Watching
 from tailcut.server.http.writer import AnswerWriter
@@ -15,7 +15,7 @@ from tailcut.wire.http1.head import accept_of
 from tailcut.wire.inflate import WBITS, inflate
 
 
-class Connection(Protocol):
+class QueryConnection(Protocol):
     """The connection, as far as its questions are concerned."""
 
     paused: bool
@@ -27,19 +27,19 @@ class Connection(Protocol):
         """Close after what has been written."""
 
 
-class Questions:
+class HttpQueries:
     """Answers the questions of one connection."""
 
     __slots__ = ("_connection", "_state", "_work", "_writer", "watching")
 
-    def __init__(self, state: ServerState, writer: AnswerWriter, connection: Connection) -> None:
+    def __init__(self, state: ServerState, writer: AnswerWriter, connection: QueryConnection) -> None:
         self._state = state
         self._writer = writer
         self._connection = connection
         self._work: asyncio.Task[None] | None = None  # an answer that takes a while
         self.watching: Watching | None = None  # an answer that has no end
 
-    def answer(self, plan: Plan, body: bytes) -> None:
+    def answer(self, plan: RequestPlan, body: bytes) -> None:
         """Answer a question whose whole body is here."""
         try:
             if plan.encoding:
@@ -73,7 +73,7 @@ class Questions:
         if self.watching is not None:
             self.watching.leave()
 
-    async def _answer_later(self, plan: Plan, coming: Awaitable[bytes]) -> None:
+    async def _answer_later(self, plan: RequestPlan, coming: Awaitable[bytes]) -> None:
         """The answer of work that takes a while: it goes on where the client leaves."""
         try:
             answer = await coming
@@ -83,6 +83,6 @@ class Questions:
             self._tell(plan, answer)
             self._connection.go_on()
 
-    def _tell(self, plan: Plan, answer: bytes) -> None:
+    def _tell(self, plan: RequestPlan, answer: bytes) -> None:
         if self._writer.tell(plan, answer):
             self._connection.close()

@@ -9,7 +9,7 @@ import time
 from typing import Protocol
 
 from tailcut.errors import TailcutError
-from tailcut.server.http.plan import Plan
+from tailcut.server.http.plan import RequestPlan
 from tailcut.server.http.writer import AnswerWriter
 from tailcut.server.state import ServerState
 from tailcut.spec import ModelSpec
@@ -21,7 +21,7 @@ _RETRY_AFTER_MESSAGES = 64  # until a connection that left the fast path tries i
 STEADY = 3  # messages in a row, and a client takes the fast path
 
 
-class Connection(Protocol):
+class RepeatingConnection(Protocol):
     """The connection, as far as this is concerned."""
 
     def buffer_updated(self, nbytes: int) -> None:
@@ -46,7 +46,11 @@ class Repeating:
     __slots__ = ("_alike", "_before", "_connection", "_owed", "_state", "_wire", "_writer", "fd", "transport")
 
     def __init__(
-        self, state: ServerState, wire: Http1Connection[Plan], writer: AnswerWriter, connection: Connection
+        self,
+        state: ServerState,
+        wire: Http1Connection[RequestPlan],
+        writer: AnswerWriter,
+        connection: RepeatingConnection,
     ) -> None:
         self._state = state
         self._wire = wire
@@ -60,7 +64,7 @@ class Repeating:
 
     # Going.
 
-    def take_rows(self, plan: Plan, body: memoryview) -> bool:
+    def take_rows(self, plan: RequestPlan, body: memoryview) -> bool:
         """Take the fast path with a whole body of rows, whose head has come often enough: STEADY times."""
         return self._take(plan, Template.raw(plan.of_model.model.spec), body, plan.length)
 
@@ -69,7 +73,7 @@ class Repeating:
         self._alike += 1
         return self._alike > STEADY and self._state.fast_path is not None
 
-    def take(self, plan: Plan, spec: ModelSpec, body: bytes, row: memoryview) -> bool:
+    def take(self, plan: RequestPlan, spec: ModelSpec, body: bytes, row: memoryview) -> bool:
         """Take the fast path with a body that was read as `row`, where the one before was the same but for its data."""
         before, result = self._before, template_of(spec, body, plan.json_size)
         self._before = result
@@ -78,7 +82,7 @@ class Repeating:
             return False
         return before is not None and self._take(plan, result, row, len(body))
 
-    def _take(self, plan: Plan, template: Template, row: memoryview, length: int) -> bool:
+    def _take(self, plan: RequestPlan, template: Template, row: memoryview, length: int) -> bool:
         wire, fast_path = self._wire, self._state.fast_path
         if fast_path is None or wire.ended or wire.more:
             return False

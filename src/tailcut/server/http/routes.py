@@ -34,7 +34,7 @@ Handler = Callable[..., bytes | Awaitable[bytes]]
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class RouteEntry:
     """A path of the table; `handler` is None where the body is for a model."""
 
     path: str
@@ -234,61 +234,61 @@ def _openapi_reply(*, always: bool, ui: bool) -> bytes:
     return _json(document(paths, metadata.version(), always=always))
 
 
-def _of_model(path: str, method: str, handler: Handler | None, text: Said) -> list[Entry]:
+def _of_model(path: str, method: str, handler: Handler | None, text: Said) -> list[RouteEntry]:
     """A path below a model, and the same below one of its versions."""
     roots = ("/v2/models/{model}", "/v2/models/{model}/versions/{version}")
-    return [Entry(root + path, method, handler, text) for root in roots]
+    return [RouteEntry(root + path, method, handler, text) for root in roots]
 
 
-def _of_regions(kind: str, register: Handler, unregister: Handler, status: Handler) -> list[Entry]:
+def _of_regions(kind: str, register: Handler, unregister: Handler, status: Handler) -> list[RouteEntry]:
     root, prefix = f"/v2/{kind}sharedmemory", "" if kind == "system" else f"{kind}_"
     return [
-        Entry(f"{root}/status", "GET", status, Said("All registered regions", f"{prefix}regions")),
-        Entry(f"{root}/region/{{region}}/status", "GET", status, Said("One region", f"{prefix}regions")),
-        Entry(
+        RouteEntry(f"{root}/status", "GET", status, Said("All registered regions", f"{prefix}regions")),
+        RouteEntry(f"{root}/region/{{region}}/status", "GET", status, Said("One region", f"{prefix}regions")),
+        RouteEntry(
             f"{root}/region/{{region}}/register",
             "POST",
             register,
             Said("Register a region", body=f"{prefix}register"),
             admin=True,
         ),
-        Entry(
+        RouteEntry(
             f"{root}/region/{{region}}/unregister",
             "POST",
             unregister,
             Said("Unregister a region", body="empty"),
             admin=True,
         ),
-        Entry(f"{root}/unregister", "POST", unregister, Said("Unregister all regions", body="empty"), admin=True),
+        RouteEntry(f"{root}/unregister", "POST", unregister, Said("Unregister all regions", body="empty"), admin=True),
     ]
 
 
 _TABLE = [
-    Entry(
+    RouteEntry(
         "/v2/health/live",
         "GET",
         _live,
         Said("Whether the process is alive and can compute: 503 once a device is lost to it", unready=True),
         open=True,
     ),
-    Entry(
+    RouteEntry(
         "/v2/health/ready",
         "GET",
         _ready,
         Said("Whether the server accepts requests: 503 while draining, and once a device is lost", unready=True),
         open=True,
     ),
-    Entry("/", "GET", _page, Said("A page that shows the server while it serves", "page"), ui=True),
-    Entry(
+    RouteEntry("/", "GET", _page, Said("A page that shows the server while it serves", "page"), ui=True),
+    RouteEntry(
         PATH,
         "GET",
         _live_stream,
         Said("The data of that page as server-sent events, one per second", "events"),
         watches=True,
     ),
-    Entry("/v2", "GET", _server, Said("Name, version and extensions", "server")),
-    Entry("/v2/openapi.json", "GET", _openapi, Said("This document", "object")),
-    Entry("/v2/models/stats", "GET", _statistics, Said("Counts and times of all models", "statistics")),
+    RouteEntry("/v2", "GET", _server, Said("Name, version and extensions", "server")),
+    RouteEntry("/v2/openapi.json", "GET", _openapi, Said("This document", "object")),
+    RouteEntry("/v2/models/stats", "GET", _statistics, Said("Counts and times of all models", "statistics")),
     *_of_model("", "GET", _metadata, Said("Inputs and outputs", "metadata")),
     *_of_model(
         "/ready",
@@ -306,15 +306,19 @@ _TABLE = [
         Said("When requests passed each stage, from a sequence number on", "object"),
     ),
     *_of_model("/infer", "POST", None, Said("Inference", "answer", body="request")),
-    Entry("/v2/repository/index", "POST", _index, Said("All models and their states", "index", body="ready")),
-    Entry("/v2/repository/models/{model}/load", "POST", _load, Said("Load a model again", body="empty"), admin=True),
-    Entry("/v2/repository/models/{model}/unload", "POST", _unload, Said("Unload a model", body="empty"), admin=True),
+    RouteEntry("/v2/repository/index", "POST", _index, Said("All models and their states", "index", body="ready")),
+    RouteEntry(
+        "/v2/repository/models/{model}/load", "POST", _load, Said("Load a model again", body="empty"), admin=True
+    ),
+    RouteEntry(
+        "/v2/repository/models/{model}/unload", "POST", _unload, Said("Unload a model", body="empty"), admin=True
+    ),
     *_of_regions("system", _register, _unregister, _regions),
     *_of_regions("cuda", _register_cuda, _unregister_cuda, _cuda_regions),
-    Entry("/metrics", "GET", _metrics, Said("The same numbers for Prometheus", "text"), negotiates=True),
+    RouteEntry("/metrics", "GET", _metrics, Said("The same numbers for Prometheus", "text"), negotiates=True),
 ]
 # By the number of parts; a variable part is None, and the table's order puts words before it.
-_PATTERNS: dict[int, list[tuple[list[str | None], Entry]]] = {}
+_PATTERNS: dict[int, list[tuple[list[str | None], RouteEntry]]] = {}
 for _entry in _TABLE:
     _parts = [None if part.startswith("{") else part for part in _entry.path.split("/")]
     _PATTERNS.setdefault(len(_parts), []).append((_parts, _entry))

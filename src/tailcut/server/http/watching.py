@@ -6,7 +6,7 @@ from tailcut.server.broadcast import Broadcast
 from tailcut.server.http.writer import AnswerWriter
 
 
-class Connection(Protocol):
+class StreamConnection(Protocol):
     """The connection, as far as its stream is concerned."""
 
     paused: bool
@@ -24,7 +24,7 @@ class Watching:
 
     __slots__ = ("_broadcast", "_connection", "_waiting", "_writer")
 
-    def __init__(self, broadcast: Broadcast, writer: AnswerWriter, connection: Connection) -> None:
+    def __init__(self, broadcast: Broadcast, writer: AnswerWriter, connection: StreamConnection) -> None:
         self._broadcast = broadcast
         self._writer = writer
         self._connection = connection

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from tailcut.errors import Code, TailcutError
 from tailcut.server.access_log import trace_of_head, with_trace
 from tailcut.server.faults import public_message
-from tailcut.server.http.plan import NO_PLAN, Plan
+from tailcut.server.http.plan import NO_PLAN, RequestPlan
 from tailcut.server.http.replies import failure_reply, response_head
 from tailcut.server.http.routes import find_route
 from tailcut.server.state import ServerState
-from tailcut.server.tracing.records import Asked
+from tailcut.server.tracing.records import TracedRequest
 from tailcut.server.tracing.tracer import Tracer
 from tailcut.wire.http1.connection import Http1Connection
 from tailcut.wire.http1.response import CLOSE, END, dated
@@ -26,7 +26,7 @@ class AnswerWriter:
 
     __slots__ = ("_state", "_unsampled", "_wire", "began_ns", "idle_since", "transport")
 
-    def __init__(self, state: ServerState, wire: Http1Connection[Plan]) -> None:
+    def __init__(self, state: ServerState, wire: Http1Connection[RequestPlan]) -> None:
         self._state = state
         self._wire = wire
         self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set before anything is answered
@@ -61,7 +61,7 @@ class AnswerWriter:
         state.context.counts.replies[200] += 1
         return closing
 
-    def tell(self, plan: Plan, answer: bytes) -> bool:
+    def tell(self, plan: RequestPlan, answer: bytes) -> bool:
         """Write the answer to a question."""
         if plan.head.method == b"HEAD":
             answer = answer[: answer.index(END) + len(END)]
@@ -99,7 +99,7 @@ class AnswerWriter:
         if not self.transport.is_closing():
             self.transport.write(answer)
 
-    def sampled(self, tracer: Tracer) -> Asked | None:
+    def sampled(self, tracer: Tracer) -> TracedRequest | None:
         """The message in hand, or answered last, where it is sampled."""
         plan = self._wire.meaning or NO_PLAN
         head = self._wire.head or plan.trace

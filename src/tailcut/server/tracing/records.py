@@ -22,7 +22,7 @@ class Origin(NamedTuple):
     state: str = ""  # `tracestate`
 
 
-class Asked(NamedTuple):
+class TracedRequest(NamedTuple):
     """A sampled request: what was asked for; `target` is the path over HTTP, and the method's full name over gRPC."""
 
     origin: Origin
@@ -30,10 +30,10 @@ class Asked(NamedTuple):
     target: str
 
 
-class Answer(NamedTuple):
+class TracedAnswer(NamedTuple):
     """A request that has its answer. Moments are monotonic nanoseconds, in the order of `timeline.MARKS`."""
 
-    asked: Asked
+    asked: TracedRequest
     model: str
     version: str
     moments: tuple[int, ...]
@@ -47,7 +47,7 @@ class Answer(NamedTuple):
 class Failure(NamedTuple):
     """A request without an answer: refused, failed, or its client left. Moments are monotonic nanoseconds."""
 
-    asked: Asked
+    asked: TracedRequest
     model: str  # empty where none was found
     version: str
     began_ns: int
@@ -57,4 +57,4 @@ class Failure(NamedTuple):
     message: str = ""  # as the client was told
 
 
-Record = Answer | Failure
+Record = TracedAnswer | Failure

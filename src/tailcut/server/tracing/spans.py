@@ -25,7 +25,7 @@ from opentelemetry.trace import (
 )
 
 from tailcut.runtime.tracing.timeline import MARKS, StepTrace
-from tailcut.server.tracing.records import Answer, Failure, Origin, Protocol, Record
+from tailcut.server.tracing.records import Failure, Origin, Protocol, Record, TracedAnswer
 from tailcut.server.tracing.tracer import new_span_id, new_trace_id
 
 SETTLED_S = 1.0  # after its last answer, a batch has all of its requests
@@ -66,7 +66,7 @@ class GivenIds(IdGenerator):  # type: ignore[misc]  # mypy runs without OpenTele
 
 
 @dataclass(slots=True)
-class Batch:
+class BatchSpan:
     """A batch whose requests are still coming in."""
 
     name: str
@@ -91,7 +91,7 @@ class SpanBuilder:
         self._tracer = tracer
         self._ids = ids
         self._scheme = scheme
-        self._batches: dict[tuple[str, str, str, int], Batch] = {}
+        self._batches: dict[tuple[str, str, str, int], BatchSpan] = {}
         self._wall_ns = 0  # of the moment 0 of the monotonic clock
 
     @property
@@ -109,19 +109,19 @@ class SpanBuilder:
             return 1
         return self._answer(record)
 
-    def settled(self, now_ns: int, *, all_of_them: bool = False) -> list[Batch]:
+    def settled(self, now_ns: int, *, all_of_them: bool = False) -> list[BatchSpan]:
         """The batches that have had all of their requests; they are forgotten."""
         before_ns = now_ns - int(SETTLED_S * 1e9)
         done = [key for key, batch in self._batches.items() if all_of_them or batch.touched_ns <= before_ns]
         return [self._batches.pop(key) for key in done]
 
-    def build_batch(self, batch: Batch) -> None:
+    def build_batch(self, batch: BatchSpan) -> None:
         """Build the span of a batch."""
         attributes = batch.attributes | {"tailcut.batch.sampled_requests": len(batch.links)}
         span = self._start(batch.name, batch.origin, SpanKind.INTERNAL, batch.began_ns, attributes, batch.links)
         self._end(span, batch.ended_ns)
 
-    def _answer(self, record: Answer) -> int:
+    def _answer(self, record: TracedAnswer) -> int:
         asked, moments = record.asked, record.moments
         attributes = self._named(asked.protocol, asked.target, record.model, record.version)
         attributes |= {
@@ -152,7 +152,7 @@ class SpanBuilder:
         self._end(span, moments[-1])
         return 1 + len(record.steps)
 
-    def _step(self, record: Answer, step: StepTrace) -> None:
+    def _step(self, record: TracedAnswer, step: StepTrace) -> None:
         """Build the span of one step, as a child of its request's."""
         origin = record.asked.origin
         batch = self._batch(record, step)
@@ -197,11 +197,11 @@ class SpanBuilder:
             named |= {"rpc.system.name": "grpc", "rpc.method": target}
         return named | ({"tailcut.model.name": model, "tailcut.model.version": version} if model else {})
 
-    def _batch_of(self, record: Answer) -> Batch:
+    def _batch_of(self, record: TracedAnswer) -> BatchSpan:
         _, ready, formed, began, ended, *_ = record.moments
         return self._batch(record, StepTrace("", ready, formed, began, ended, record.batch_rows, record.batch_requests))
 
-    def _batch(self, record: Answer, step: StepTrace) -> Batch:
+    def _batch(self, record: TracedAnswer, step: StepTrace) -> BatchSpan:
         """The batch of a request, or of one step of it: known by the moment at which it was formed."""
         key = (record.model, record.version, step.step, step.formed_ns)
         batch = self._batches.get(key)
@@ -215,7 +215,7 @@ class SpanBuilder:
             if step.step:
                 attributes["tailcut.step"] = step.step
             name, origin = f"batch {step.step or record.model}", Origin(new_trace_id(), new_span_id())
-            batch = self._batches[key] = Batch(name, origin, step.began_ns, step.ended_ns, attributes)
+            batch = self._batches[key] = BatchSpan(name, origin, step.began_ns, step.ended_ns, attributes)
         batch.touched_ns = time.monotonic_ns()
         return batch
 
@@ -256,11 +256,11 @@ def _parent(origin: Origin, *, is_remote: bool) -> SpanContext:
     return SpanContext(int(origin.trace_id, 16), int(origin.parent_id, 16), is_remote, _SAMPLED, state)
 
 
-def _link_to(batch: Batch) -> Link:
+def _link_to(batch: BatchSpan) -> Link:
     return Link(_context(batch.origin), {"tailcut.batch.rows": batch.attributes["tailcut.batch.rows"]})
 
 
-def _of_batch(batch: Batch) -> _Attributes:
+def _of_batch(batch: BatchSpan) -> _Attributes:
     """What a request says of its batch."""
     return {
         "tailcut.batch.rows": batch.attributes["tailcut.batch.rows"],

@@ -9,7 +9,7 @@ from tailcut.runtime.tracing.timeline import StepTrace
 from tailcut.server.latency import Exemplar
 from tailcut.server.metrics import ServerCounts, batch_bucket
 from tailcut.server.served_model import ServedModel
-from tailcut.server.tracing.records import Answer, Asked, Failure, Origin, Protocol, Record
+from tailcut.server.tracing.records import Failure, Origin, Protocol, Record, TracedAnswer, TracedRequest
 from tailcut.server.tracing.sampler import Sampler
 from tailcut.wire.trace_context import TraceContext, may_be_sampled, of_head, read_context
 
@@ -43,27 +43,27 @@ class Tracer:
 
     # Is a request sampled? None where it is not.
 
-    def of_head(self, head: bytes, path: str) -> Asked | None:
+    def of_head(self, head: bytes, path: str) -> TracedRequest | None:
         """A request over HTTP, by the bytes of its head."""
         if self.sampler.only_sampled and not may_be_sampled(head):
             return None
         context = of_head(head)
-        return Asked(_origin(context), Protocol.HTTP, path) if self.sampler.takes(context) else None
+        return TracedRequest(_origin(context), Protocol.HTTP, path) if self.sampler.takes(context) else None
 
-    def of_root(self, path: str) -> Asked:
+    def of_root(self, path: str) -> TracedRequest:
         """A request over HTTP without a context, which the sampler takes."""
-        return Asked(_origin(None), Protocol.HTTP, path)
+        return TracedRequest(_origin(None), Protocol.HTTP, path)
 
-    def of_call(self, method: str, traceparent: bytes, tracestate: bytes) -> Asked | None:
+    def of_call(self, method: str, traceparent: bytes, tracestate: bytes) -> TracedRequest | None:
         """A call over gRPC, by its metadata."""
         context = read_context(traceparent, [tracestate] if tracestate else ()) if traceparent else None
-        return Asked(_origin(context), Protocol.GRPC, method) if self.sampler.takes(context) else None
+        return TracedRequest(_origin(context), Protocol.GRPC, method) if self.sampler.takes(context) else None
 
     # What became of it.
 
     def answered(  # noqa: PLR0913, PLR0917  a record
         self,
-        asked: Asked,
+        asked: TracedRequest,
         served: ServedModel,
         moments: tuple[int, ...],
         rows: int,
@@ -75,11 +75,11 @@ class Tracer:
         now_s, trace = time.time(), asked.origin.trace_id
         served.latency.note(Exemplar(now_s, moments[_ENDED] - moments[_READY], trace))
         served.batch_exemplars[batch_bucket(batch[0])] = Exemplar(now_s, batch[0], trace)
-        self._keep(Answer(asked, served.name, served.version, moments, rows, *batch, body_bytes, steps))
+        self._keep(TracedAnswer(asked, served.name, served.version, moments, rows, *batch, body_bytes, steps))
 
     def failed(  # noqa: PLR0913  a record
         self,
-        asked: Asked,
+        asked: TracedRequest,
         served: ServedModel | None,
         began_ns: int,
         *,

@@ -18,7 +18,7 @@ from enum import Enum, auto
 from tailcut.errors import IllegalMoveError
 
 
-class State(Enum):
+class WorkerState(Enum):
     """A post's state."""
 
     EMPTY = auto()  # no process; one is to start when it is due
@@ -27,7 +27,7 @@ class State(Enum):
     RENEWING = auto()  # one serves, and its successor loads
 
 
-class Event(Enum):
+class WorkerEvent(Enum):
     """What happens at a post."""
 
     DUE = auto()
@@ -51,15 +51,15 @@ class Do(Enum):
     EXIT = auto()  # no worker is left: end with `code`
 
 
-MOVES: dict[tuple[State, Event], tuple[State, Do]] = {
-    (State.EMPTY, Event.DUE): (State.LOADING, Do.START),
-    (State.LOADING, Event.READY): (State.SERVING, Do.NOTHING),
-    (State.LOADING, Event.LOADER_LOST): (State.EMPTY, Do.FAIL),
-    (State.SERVING, Event.SERVER_LOST): (State.EMPTY, Do.FAIL),
-    (State.SERVING, Event.RENEW): (State.RENEWING, Do.START),
-    (State.RENEWING, Event.READY): (State.SERVING, Do.RETIRE),
-    (State.RENEWING, Event.LOADER_LOST): (State.SERVING, Do.ABANDON),
-    (State.RENEWING, Event.SERVER_LOST): (State.LOADING, Do.NOTHING),
+MOVES: dict[tuple[WorkerState, WorkerEvent], tuple[WorkerState, Do]] = {
+    (WorkerState.EMPTY, WorkerEvent.DUE): (WorkerState.LOADING, Do.START),
+    (WorkerState.LOADING, WorkerEvent.READY): (WorkerState.SERVING, Do.NOTHING),
+    (WorkerState.LOADING, WorkerEvent.LOADER_LOST): (WorkerState.EMPTY, Do.FAIL),
+    (WorkerState.SERVING, WorkerEvent.SERVER_LOST): (WorkerState.EMPTY, Do.FAIL),
+    (WorkerState.SERVING, WorkerEvent.RENEW): (WorkerState.RENEWING, Do.START),
+    (WorkerState.RENEWING, WorkerEvent.READY): (WorkerState.SERVING, Do.RETIRE),
+    (WorkerState.RENEWING, WorkerEvent.LOADER_LOST): (WorkerState.SERVING, Do.ABANDON),
+    (WorkerState.RENEWING, WorkerEvent.SERVER_LOST): (WorkerState.LOADING, Do.NOTHING),
 }
 
 
@@ -91,7 +91,7 @@ class Action:
 @dataclass(slots=True)
 class _Post:
     number: int
-    state: State = State.EMPTY
+    state: WorkerState = WorkerState.EMPTY
     due: float | None = None  # EMPTY: when a process is to start; None: not yet known
     serving: int = -1
     loading: int = -1
@@ -129,20 +129,20 @@ class Fleet:
     def tick(self, now: float) -> list[Action]:
         """Start the workers that are due."""
         due = [post for post in self._posts if post.due is not None and post.due <= now]
-        return [self._move(post, Event.DUE, now) for post in due]
+        return [self._move(post, WorkerEvent.DUE, now) for post in due]
 
     def ready(self, worker: int, now: float) -> list[Action]:
         """A worker has loaded and accepts."""
         if self._stopping or worker not in self._workers:
             return []
         post = self._posts[self._workers[worker]]
-        actions = [self._move(post, Event.READY, now)]
+        actions = [self._move(post, WorkerEvent.READY, now)]
         if not self._announced:
             for other in self._posts:
-                if other.state is State.EMPTY and other.due is None:
+                if other.state is WorkerState.EMPTY and other.due is None:
                     other.due = now
             actions += self.tick(now)
-            if all(post.state is State.SERVING for post in self._posts):
+            if all(post.state is WorkerState.SERVING for post in self._posts):
                 self._announced = True
                 actions.append(Action(Do.ANNOUNCE))
         return [*_real(actions), *self._renew_next(now)]
@@ -159,7 +159,7 @@ class Fleet:
             return []
         if not self._announced:
             return self.stop(now, code=code if code > 0 else 1)
-        event = Event.LOADER_LOST if worker == post.loading else Event.SERVER_LOST
+        event = WorkerEvent.LOADER_LOST if worker == post.loading else WorkerEvent.SERVER_LOST
         actions = _real([self._move(post, event, now)])
         if post.losses >= self.restart_policy.limit:
             return [Action(Do.GIVE_UP, post=post.number), *self.stop(now, code=1)]
@@ -185,15 +185,15 @@ class Fleet:
 
     def _renew_next(self, now: float) -> list[Action]:
         # A worker that loads now may have read what was there before, so it is waited for and renewed in its turn.
-        if self._leaving >= 0 or any(post.state in {State.RENEWING, State.LOADING} for post in self._posts):
+        if self._leaving >= 0 or any(post.state in {WorkerState.RENEWING, WorkerState.LOADING} for post in self._posts):
             return []
         while self._to_renew:
             post = self._posts[self._to_renew.popleft()]
-            if post.state is State.SERVING:  # one that starts later reads what is there by then
-                return [self._move(post, Event.RENEW, now)]
+            if post.state is WorkerState.SERVING:  # one that starts later reads what is there by then
+                return [self._move(post, WorkerEvent.RENEW, now)]
         return []
 
-    def _move(self, post: _Post, event: Event, now: float) -> Action:
+    def _move(self, post: _Post, event: WorkerEvent, now: float) -> Action:
         try:
             state, do = MOVES[post.state, event]
         except KeyError:
@@ -201,26 +201,26 @@ class Fleet:
         action = Action(do, post=post.number)
         post.due = None
         match event:
-            case Event.DUE | Event.RENEW:
+            case WorkerEvent.DUE | WorkerEvent.RENEW:
                 post.loading = self._next
                 self._next += 1
                 self._workers[post.loading] = post.number
                 action = Action(do, post.loading, post.number)
-            case Event.READY:
+            case WorkerEvent.READY:
                 action = Action(do, post.serving, post.number)
                 if do is Do.RETIRE:
                     self._leaving = post.serving
                 post.serving, post.loading, post.since = post.loading, -1, now
-            case Event.SERVER_LOST:
+            case WorkerEvent.SERVER_LOST:
                 post.losses = 1 if now - post.since >= self.restart_policy.stable_s else post.losses + 1
                 post.serving = -1
-            case Event.LOADER_LOST:
+            case WorkerEvent.LOADER_LOST:
                 post.losses += do is Do.FAIL
                 post.loading = -1
                 if do is Do.ABANDON:
                     self._to_renew.clear()
         post.state = state
-        if state is State.EMPTY:
+        if state is WorkerState.EMPTY:
             pause = self.restart_policy.pause(post.losses)
             post.due = now + pause
             action = Action(do, post=post.number, seconds=pause)

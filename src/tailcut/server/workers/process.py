@@ -17,7 +17,7 @@ import msgspec
 from tailcut.errors import TailcutError
 from tailcut.live.counts import ProcessSnapshot, counts_of
 from tailcut.machine.affinity import bind_memory, pin_thread
-from tailcut.runtime.opening.defaults import Choice
+from tailcut.runtime.opening.defaults import DefaultChoice
 from tailcut.server.context import Context
 from tailcut.server.latency import Exemplar, LatencyHistogram
 from tailcut.server.metrics import Counted, ServerCounts
@@ -48,17 +48,19 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     cpus: int
     pin: tuple[int, ...] = ()
     node: int | None = None
-    choices: dict[str, Choice] = {}  # the settings that an earlier worker chose for bare models, by the file's hash
+    choices: dict[
+        str, DefaultChoice
+    ] = {}  # the settings that an earlier worker chose for bare models, by the file's hash
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     """What a worker says when it is ready: its models, and the settings that it has for bare ones."""
 
     models: list[dict[str, str]]
-    choices: dict[str, Choice]
+    choices: dict[str, DefaultChoice]
 
 
-class Worker:
+class WorkerProcess:
     """One worker among several; made before anything that starts threads or takes much memory."""
 
     def __init__(self, assignment: Assignment) -> None:
@@ -73,7 +75,7 @@ class Worker:
         self.choices = assignment.choices
 
     @classmethod
-    def from_environment(cls) -> "Worker | None":
+    def from_environment(cls) -> "WorkerProcess | None":
         """Take the place that a supervisor gave this process: bound to its parent's life, its CPUs and its node.
 
         None where no supervisor started it.

@@ -26,9 +26,9 @@ import msgspec
 from tailcut.machine.quota import affinity_mask, usable_cpus
 from tailcut.machine.shares import Share, shares
 from tailcut.machine.topology import topology
-from tailcut.runtime.opening.defaults import Choice
+from tailcut.runtime.opening.defaults import DefaultChoice
 from tailcut.server.limits import ServerLimits
-from tailcut.server.sockets import Address, Listener, bound, fit_files, open_listeners, take_over
+from tailcut.server.sockets import ListenAddress, Listener, bound, fit_files, open_listeners, take_over
 from tailcut.server.workers.fleet import Action, Do, Fleet, RestartPolicy
 from tailcut.server.workers.process import ENVIRONMENT, Assignment, Report, as_counted
 from tailcut.server.workers.scoreboard import Scoreboard
@@ -56,7 +56,7 @@ class WorkerGroup:
     secrets: Secrets | None = None
 
 
-def supervise(group: WorkerGroup, address: Address, on_ready: Callable[[Address, Models], None]) -> int:
+def supervise(group: WorkerGroup, address: ListenAddress, on_ready: Callable[[ListenAddress, Models], None]) -> int:
     """Run the workers until SIGTERM or SIGINT; returns the exit code.
 
     `on_ready` is called once, when all of them serve, with the address and the models as a worker names them.
@@ -111,7 +111,7 @@ class _Supervisor:
         self._free = list(range(scoreboard.places, 0, -1))  # places on the scoreboard; the smallest is taken first
         self._timer: asyncio.TimerHandle | None = None
         self._models: Models = []
-        self._choices: dict[str, Choice] = {}  # settings of bare models, by the file's hash
+        self._choices: dict[str, DefaultChoice] = {}  # settings of bare models, by the file's hash
         self._announced = False
         self._stopping = False
         self._drain_by = signal.SIGTERM  # or SIGINT, on which a worker accepts no longer

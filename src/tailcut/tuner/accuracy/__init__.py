@@ -4,8 +4,8 @@
 the user brings.
 """
 
-from tailcut.tuner.accuracy.finding import Finding
+from tailcut.tuner.accuracy.finding import RowFinding
 from tailcut.tuner.accuracy.metric import Metric, load_metric
 from tailcut.tuner.accuracy.verdict import EXACT, Accuracy, Outputs, compare, labelled, parse_bound
 
-__all__ = ["EXACT", "Accuracy", "Finding", "Metric", "Outputs", "compare", "labelled", "load_metric", "parse_bound"]
+__all__ = ["EXACT", "Accuracy", "Metric", "Outputs", "RowFinding", "compare", "labelled", "load_metric", "parse_bound"]

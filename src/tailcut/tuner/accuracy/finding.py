@@ -11,7 +11,7 @@ _TEXT = 24  # characters of a string
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class RowFinding:
     """One row of one answer beside the reference row.
 
     `excess` is the error as a share of what the bound allows: over 1 is wrong.
@@ -61,10 +61,10 @@ class Bound:
 
 
 @dataclass(slots=True)
-class Measured:
+class OutputErrors:
     """What one output came to: the worst row of each request by each measure, and the figures over all of them."""
 
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[RowFinding] = field(default_factory=list)
     cosine: float | None = None  # the worst
     top1: tuple[int, int] = (0, 0)  # rows that agree, rows compared
     spread: float | None = None  # error as a share of the output's spread, root mean square

@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tailcut.tuner.accuracy.finding import Bound, Finding, Measured, Pairs, row_pair
-from tailcut.tuner.accuracy.spread import ROUNDING, Layout, Spread, rounding_in
+from tailcut.tuner.accuracy.finding import Bound, OutputErrors, Pairs, RowFinding, row_pair
+from tailcut.tuner.accuracy.spread import ROUNDING, RowLayout, Spread, rounding_in
 
 _OF_ROW = 1e-5  # of the largest magnitude in a row: what float32 rounding explains, and what ties
 _MOST_CLASSES = 100_000
@@ -32,10 +32,10 @@ def rounding_of(array: np.ndarray) -> float:
     return max(_OF_ROW, rounding_in(array.dtype))
 
 
-def measure_floats(name: str, pairs: Pairs, bound: Bound) -> Measured:
+def measure_floats(name: str, pairs: Pairs, bound: Bound) -> OutputErrors:
     """Compare one floating output over all requests."""
-    measured, odd_rows = Measured(), []
-    layout = Layout.of([expected for expected, _ in pairs])
+    measured, odd_rows = OutputErrors(), []
+    layout = RowLayout.of([expected for expected, _ in pairs])
     spread = Spread.of(layout, [expected for expected, _ in pairs])
     scores = not _are_directions([expected for expected, _ in pairs])
     compared: list[_Rows] = []
@@ -79,12 +79,12 @@ class _Rows:
         """Absolute."""
         return np.asarray(np.abs(self.b - self.a))
 
-    def finding(self, row: int, measure: str, words: str, excess: float) -> Finding:
+    def finding(self, row: int, measure: str, words: str, excess: float) -> RowFinding:
         shown = row_pair(self.a[row], self.b[row], np.abs(self.b[row] - self.a[row]))
-        return Finding(self.request, row, self.name, measure, words, excess, **shown)
+        return RowFinding(self.request, row, self.name, measure, words, excess, **shown)
 
 
-def _add_cosine(measured: Measured, rows: _Rows, floor: float, bound: Bound) -> None:
+def _add_cosine(measured: OutputErrors, rows: _Rows, floor: float, bound: Bound) -> None:
     """The worst row's. A row that is off by rounding of the output's scale has no angle worth measuring."""
     lengths = np.linalg.norm(rows.a, axis=1) * np.linalg.norm(rows.b, axis=1)
     cosines = (rows.a * rows.b).sum(axis=1) / np.where(lengths == 0, 1.0, lengths)
@@ -98,7 +98,7 @@ def _add_cosine(measured: Measured, rows: _Rows, floor: float, bound: Bound) -> 
         measured.findings.append(rows.finding(row, "cosine", words, (1.0 - worst) / bound.cosine_slack))
 
 
-def _add_column_cosine(measured: Measured, compared: list[_Rows], bound: Bound) -> None:
+def _add_column_cosine(measured: OutputErrors, compared: list[_Rows], bound: Bound) -> None:
     """One number a row has no direction, but the column of all rows has; it is charged to the row furthest off."""
     if not compared:
         return
@@ -113,7 +113,7 @@ def _add_column_cosine(measured: Measured, compared: list[_Rows], bound: Bound) 
         measured.findings.append(rows.finding(row, "cosine", words, (1.0 - worst) / bound.cosine_slack))
 
 
-def _add_spread(measured: Measured, compared: list[_Rows], spread: Spread, bound: Bound) -> None:
+def _add_spread(measured: OutputErrors, compared: list[_Rows], spread: Spread, bound: Bound) -> None:
     """Each request's worst row, and the root mean square over all rows, which is charged to the worst row of all."""
     worst: tuple[float, _Rows, int] | None = None
     squares: np.ndarray | float = 0.0
@@ -147,7 +147,7 @@ def _are_directions(arrays: Sequence[np.ndarray]) -> bool:
     )
 
 
-def _count_top1(measured: Measured, rows: _Rows, rounding: float) -> None:
+def _count_top1(measured: OutputErrors, rows: _Rows, rounding: float) -> None:
     """Count rows whose largest score stands in the same place, or in one that ties with it within rounding."""
     chosen = rows.b.argmax(axis=1)
     best = rows.a.max(axis=1)
@@ -160,7 +160,7 @@ def _count_top1(measured: Measured, rows: _Rows, rounding: float) -> None:
         measured.findings.append(rows.finding(row, "top-1", "", 0.0))
 
 
-def _judge_top1(measured: Measured, bound: Bound) -> None:
+def _judge_top1(measured: OutputErrors, bound: Bound) -> None:
     agreed, total = measured.top1
     if agreed == total:
         return
@@ -172,7 +172,7 @@ def _judge_top1(measured: Measured, bound: Bound) -> None:
     ]
 
 
-def _beyond_rounding(rows: _Rows, floor: float) -> Finding | None:
+def _beyond_rounding(rows: _Rows, floor: float) -> RowFinding | None:
     allowed = _OF_ROW * np.abs(rows.a).max(axis=1, keepdims=True, initial=0) + floor
     excess = (rows.error / allowed).max(axis=1)
     row = int(excess.argmax())
@@ -189,7 +189,7 @@ def _first_odd(a: np.ndarray, b: np.ndarray) -> int | None:
     return None if rows.all() else int(rows.argmin())
 
 
-def _odd(name: str, request: int, row: int, a: np.ndarray, b: np.ndarray) -> Finding:
+def _odd(name: str, request: int, row: int, a: np.ndarray, b: np.ndarray) -> RowFinding:
     unlike = (np.isfinite(a) != np.isfinite(b)) | (np.isnan(a) != np.isnan(b)) | (np.isinf(a) & (a != b))
     words = "NaN or infinity at other positions"
-    return Finding(request, row, name, "finite", words, np.inf, **row_pair(a, b, unlike.astype(np.float64)))
+    return RowFinding(request, row, name, "finite", words, np.inf, **row_pair(a, b, unlike.astype(np.float64)))

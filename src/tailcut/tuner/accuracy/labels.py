@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tailcut.tuner.accuracy.finding import Bound, Finding, Measured, Pairs, row_pair
+from tailcut.tuner.accuracy.finding import Bound, OutputErrors, Pairs, RowFinding, row_pair
 from tailcut.tuner.accuracy.ties import tied_labels, tied_places
 
 _MASKS: tuple[set[object], ...] = ({0, 1}, {0, 255})
@@ -33,7 +33,7 @@ def is_text(array: np.ndarray) -> bool:
     return array.dtype.kind in "OSU"
 
 
-def measure_labels(name: str, pairs: Pairs, bound: Bound, scores: Sequence[Pairs]) -> Measured:
+def measure_labels(name: str, pairs: Pairs, bound: Bound, scores: Sequence[Pairs]) -> OutputErrors:
     """Compare one output of integers, booleans or strings over all requests.
 
     Args:
@@ -42,7 +42,7 @@ def measure_labels(name: str, pairs: Pairs, bound: Bound, scores: Sequence[Pairs
         bound: the share that may differ in a mask is what it lacks to 1; exact allows nothing.
         scores: the floating outputs of the model, each as expected and got for each request.
     """
-    measured = Measured(differing=0.0)
+    measured = OutputErrors(differing=0.0)
     if is_text(pairs[0][0]):
         pairs = [(as_text(expected), as_text(got)) for expected, got in pairs]
     unlike = [np.asarray(expected != got) for expected, got in pairs]
@@ -69,7 +69,7 @@ def measure_labels(name: str, pairs: Pairs, bound: Bound, scores: Sequence[Pairs
 
 def _mask_finding(
     name: str, request: int, arrays: tuple[np.ndarray, np.ndarray, np.ndarray], differing: float, bound: Bound
-) -> Finding:
+) -> RowFinding:
     """The worst row of a mask: one element or the bound's share may differ, and in all rows together the share."""
     wrong = arrays[2]
     rows = wrong.reshape(wrong.shape[0] if wrong.ndim else 1, -1)
@@ -85,12 +85,12 @@ def _mask_finding(
 
 def _finding(
     name: str, request: int, arrays: tuple[np.ndarray, np.ndarray, np.ndarray], words: str, excess: float
-) -> Finding:
+) -> RowFinding:
     expected, got, wrong = (array.reshape(array.shape[0] if array.ndim else 1, -1) for array in arrays)
     row = int(wrong.sum(axis=1).argmax())
     shown = row_pair(expected[row], got[row], wrong[row].astype(np.float64))
     measure = "equal" if words == "differs" else "differing elements"
-    return Finding(request, row, name, measure, words, excess, **shown)
+    return RowFinding(request, row, name, measure, words, excess, **shown)
 
 
 def _is_mask(arrays: Sequence[np.ndarray]) -> bool:

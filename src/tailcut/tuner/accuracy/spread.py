@@ -18,14 +18,14 @@ def rounding_in(dtype: np.dtype) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class RowLayout:
     """How the arrays of one output are read as rows."""
 
     vector: bool  # one row, although it has one dimension: as long in every request, and longer than 1
     width: int  # numbers in a row; 0 where it differs from request to request
 
     @classmethod
-    def of(cls, arrays: Sequence[np.ndarray]) -> "Layout":
+    def of(cls, arrays: Sequence[np.ndarray]) -> "RowLayout":
         """The layout that all arrays of an output share."""
         shapes = {array.shape for array in arrays}
         vector = len(shapes) == 1 and all(len(shape) == 1 and shape[0] > 1 for shape in shapes)
@@ -57,7 +57,7 @@ class Spread:
     typical: float  # the largest magnitude in a row, in the median over those that are not 0
 
     @classmethod
-    def of(cls, layout: Layout, arrays: Sequence[np.ndarray]) -> "Spread":
+    def of(cls, layout: RowLayout, arrays: Sequence[np.ndarray]) -> "Spread":
         """The spread of a reference output over all requests."""
         rows = [_finite(layout.rows(array)) for array in arrays if array.size]
         maxima = np.concatenate([np.abs(part).max(axis=1) for part in rows]) if rows else np.empty(0)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tailcut.errors import UsageError
-from tailcut.tuner.accuracy.finding import Bound, Finding, Measured, Pairs
+from tailcut.tuner.accuracy.finding import Bound, OutputErrors, Pairs, RowFinding
 from tailcut.tuner.accuracy.floats import is_float, measure_floats
 from tailcut.tuner.accuracy.labels import is_text, measure_labels
 from tailcut.tuner.accuracy.metric import Metric
@@ -30,10 +30,10 @@ class Accuracy:
     spread: float | None = None  # the largest root mean square error beside an output's spread over the data
     differing: float | None = None  # the largest share of differing elements of integers, booleans and strings
     value: float | None = None  # of the user's metric
-    rows: tuple[Finding, ...] = ()  # the worst first
+    rows: tuple[RowFinding, ...] = ()  # the worst first
 
     @property
-    def wrong_row(self) -> Finding | None:
+    def wrong_row(self) -> RowFinding | None:
         """The row that shows best what is wrong."""
         return self.rows[0] if self.rows and not self.right else None
 
@@ -76,7 +76,7 @@ def compare(
         for name in names:
             fault = _other_form(want[name], got.get(name), shapes=metric is None)
             if fault:
-                result = Finding(request, 0, name, "form", fault, np.inf)
+                result = RowFinding(request, 0, name, "form", fault, np.inf)
                 return Accuracy(right=False, reason=result.where, requests=len(reference), rows=(result,))
     if metric is not None:
         return _by_metric(metric, reference, candidate, bound)
@@ -96,7 +96,7 @@ def _other_form(expected: np.ndarray, got: np.ndarray | None, *, shapes: bool) -
 
 def _measured(
     reference: Sequence[Outputs], candidate: Sequence[Outputs], names: Sequence[str], bound: Bound
-) -> list[Measured]:
+) -> list[OutputErrors]:
     pairs: dict[str, Pairs] = {
         name: [(want[name], got[name]) for want, got in zip(reference, candidate, strict=True)] for name in names
     }
@@ -106,7 +106,7 @@ def _measured(
     return measured + [measure_labels(name, item, bound, list(floats.values())) for name, item in rest.items()]
 
 
-def _verdict(measured: Sequence[Measured], requests: int) -> Accuracy:
+def _verdict(measured: Sequence[OutputErrors], requests: int) -> Accuracy:
     findings = sorted((result for item in measured for result in item.findings), key=lambda result: -result.excess)
     wrong = bool(findings) and findings[0].excess > 1 + _SLACK
     agreed, total = (sum(item.top1[index] for item in measured) for index in (0, 1))
@@ -122,9 +122,9 @@ def _verdict(measured: Sequence[Measured], requests: int) -> Accuracy:
     )
 
 
-def _worst_rows(findings: Sequence[Finding]) -> tuple[Finding, ...]:
+def _worst_rows(findings: Sequence[RowFinding]) -> tuple[RowFinding, ...]:
     """The first of each row, the worst rows first."""
-    rows: dict[tuple[int, int, str], Finding] = {}
+    rows: dict[tuple[int, int, str], RowFinding] = {}
     for result in findings:
         if result.excess > 0:
             rows.setdefault((result.request, result.row, result.output), result)

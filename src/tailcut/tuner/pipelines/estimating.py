@@ -19,7 +19,7 @@ _LONGEST_S = 0.5  # of a call, after which no larger one is tried
 
 
 @dataclass(frozen=True, slots=True)
-class StageTimes:
+class StageCallTimes:
     """Of one stage: times of a call and its CPU time by size in ns, and the memory of one of its processes."""
 
     times_ns: dict[int, float]
@@ -27,7 +27,7 @@ class StageTimes:
     memory_bytes: int
 
 
-def time_stage(engine: StageEngine, requests: Sequence[Arrays], seconds: float) -> StageTimes:
+def time_stage(engine: StageEngine, requests: Sequence[Arrays], seconds: float) -> StageCallTimes:
     """Call a stage with more and more requests at a time.
 
     Args:
@@ -58,7 +58,7 @@ def time_stage(engine: StageEngine, requests: Sequence[Arrays], seconds: float) 
             break
         size *= 2
     peaks = [peak for pid in engine.pids[:1] if (peak := peak_bytes(pid)) is not None]
-    return StageTimes(times, cpu, sum(peaks))
+    return StageCallTimes(times, cpu, sum(peaks))
 
 
 def alike(requests: Sequence[Arrays]) -> list[Arrays]:

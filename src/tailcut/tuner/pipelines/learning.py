@@ -14,8 +14,8 @@ from tailcut.pipelines.model import PipelineModel
 from tailcut.tuner.events import Event, Phase
 from tailcut.tuner.gate import Gate
 from tailcut.tuner.learning import Arrays, Learned
-from tailcut.tuner.questions import Questions
-from tailcut.tuner.records import Wanted
+from tailcut.tuner.questions import ReferenceQuestions
+from tailcut.tuner.records import TuneRequest
 from tailcut.tuner.result_records import RowsDecision
 
 _MADE_UP = 64  # requests, where there are no data
@@ -39,7 +39,7 @@ class Untuned:
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class OpenPipeline:
     """A pipeline that is open.
 
     Args:
@@ -53,7 +53,7 @@ class Known:
     inputs: list[list[Arrays]]
 
 
-def learn_pipeline(wanted: Wanted, answers_s: float, tell: Callable[[Event], None]) -> Known:
+def learn_pipeline(wanted: TuneRequest, answers_s: float, tell: Callable[[Event], None]) -> OpenPipeline:
     """Open a pipeline, and compute the right answers: those that it gives untuned.
 
     Args:
@@ -72,7 +72,7 @@ def learn_pipeline(wanted: Wanted, answers_s: float, tell: Callable[[Event], Non
         requests = _requests(engine, wanted)
         tell(Phase(untuned.model.rows.describe()))
         tell(Phase("computing the reference outputs with the untuned pipeline"))
-        questions = Questions(lambda: engine, requests, answers_s)
+        questions = ReferenceQuestions(lambda: engine, requests, answers_s)
         inputs = walk(untuned.model, requests[:_WALKED])
     except TailcutError as error:
         untuned.model.close()
@@ -89,7 +89,7 @@ def learn_pipeline(wanted: Wanted, answers_s: float, tell: Callable[[Event], Non
         names = ", ".join(map(repr, gate.random_outputs))
         tell(Phase(f"the pipeline itself is random: two identical requests gave different {names}"))
     rows = RowsDecision.of(untuned.model.rows)
-    return Known(untuned.model, Learned(untuned.spec, rows, requests, gate), inputs)
+    return OpenPipeline(untuned.model, Learned(untuned.spec, rows, requests, gate), inputs)
 
 
 def walk(model: PipelineModel, requests: Sequence[Arrays]) -> list[list[Arrays]]:
@@ -108,7 +108,7 @@ def walk(model: PipelineModel, requests: Sequence[Arrays]) -> list[list[Arrays]]
     return inputs
 
 
-def _requests(engine: Engine, wanted: Wanted) -> list[Arrays]:
+def _requests(engine: Engine, wanted: TuneRequest) -> list[Arrays]:
     if wanted.data is not None:
         return rows_of_data(engine.spec, wanted.data, _MOST_REQUESTS)
     samples = likely_samples(engine.spec)  # tried once: each refusal of a function would be a traceback in the log

@@ -29,12 +29,12 @@ from tailcut.runtime.settings import Settings
 from tailcut.tuner.budget import SearchSize
 from tailcut.tuner.estimate import EngineEstimate, estimate_engines, typical
 from tailcut.tuner.events import Estimated, Event, Phase
-from tailcut.tuner.finalists import Predicted
+from tailcut.tuner.finalists import PredictedConfiguration
 from tailcut.tuner.journal import Journal, Key
 from tailcut.tuner.learning import Arrays
 from tailcut.tuner.model_space import estimate_entry
-from tailcut.tuner.pipelines.estimating import StageTimes, alike, time_stage
-from tailcut.tuner.pipelines.learning import Known, learn_pipeline
+from tailcut.tuner.pipelines.estimating import StageCallTimes, alike, time_stage
+from tailcut.tuner.pipelines.learning import OpenPipeline, learn_pipeline
 from tailcut.tuner.pipelines.space import (
     configurations,
     kinds_of,
@@ -46,12 +46,12 @@ from tailcut.tuner.pipelines.space import (
     with_step_of,
 )
 from tailcut.tuner.pipelines.ways import Around, Way
-from tailcut.tuner.records import Outcome, Wanted
+from tailcut.tuner.records import TuneOutcome, TuneRequest
 from tailcut.tuner.result_records import Candidate, CandidateVerdict, RowsDecision
 from tailcut.tuner.search import Search
-from tailcut.tuner.servers import Servers, confined_to
-from tailcut.tuner.session import Session, new_session, plan_of
-from tailcut.tuner.space import Facts, changed, engine_choices
+from tailcut.tuner.servers import TrialServers, confined_to
+from tailcut.tuner.session import TuneSession, new_session, plan_of
+from tailcut.tuner.space import SpaceFacts, changed, engine_choices
 
 _LONE_CALLS = 12  # of the whole pipeline, to learn what is between its steps
 _STAGES = 0.4  # of the time for estimates; the rest is for engines
@@ -72,9 +72,9 @@ class _Step:
 class PipelineSpace:
     """The configurations of one pipeline."""
 
-    def __init__(self, session: Session, known: Known) -> None:
+    def __init__(self, session: TuneSession, known: OpenPipeline) -> None:
         self._session = session
-        self._known: Known | None = known
+        self._known: OpenPipeline | None = known
         self._path = parse_path(str(session.wanted.model))
         pipeline = session.base.pipeline
         written = load_pipeline(self._path).steps
@@ -106,7 +106,7 @@ class PipelineSpace:
         """The pipeline as it is written, which is not given up for an estimate."""
         return [self._session.with_wire(self._session.plain_wire)]
 
-    def predicted(self) -> list[Predicted]:
+    def predicted(self) -> list[PredictedConfiguration]:
         """Everything that is allowed, with what is expected of it.
 
         Raises:
@@ -150,7 +150,7 @@ class PipelineSpace:
         """What was decided of the rows: that of the untuned pipeline, as its steps say it."""
         return self._session.learned.rows
 
-    def take(self, outcome: Outcome) -> None:
+    def take(self, outcome: TuneOutcome) -> None:
         """A pipeline has no files of its own."""
 
     def close(self) -> None:
@@ -178,17 +178,17 @@ class PipelineSpace:
             raise UsageError(f"{step.model.file}: no engine configuration could be measured")
         return ways
 
-    def _stage_times(self, engine: StageEngine, inputs: Sequence[Arrays], seconds: float) -> StageTimes:
+    def _stage_times(self, engine: StageEngine, inputs: Sequence[Arrays], seconds: float) -> StageCallTimes:
         journal, name = self._session.journal, engine.stage.name
         stored = journal.stage(name)
         if stored is not None:
             self._session.outcome.reused += 1
-            return StageTimes(*stored)
+            return StageCallTimes(*stored)
         times = time_stage(engine, alike(inputs), seconds)
         journal.add_stage(name, times.times_ns, times.cpu_ns, times.memory_bytes)
         return times
 
-    def _told(self, name: str, times: StageTimes) -> None:
+    def _told(self, name: str, times: StageCallTimes) -> None:
         size = min(times.times_ns, key=lambda rows: times.times_ns[rows] / rows)
         words = (
             f"{size / times.times_ns[size] * 1e9:,.0f} rows/s in one process, {times.times_ns[1] / 1e3:,.0f} us alone"
@@ -225,7 +225,7 @@ class PipelineSpace:
 
     def _choices(self, step: _Step, file: Path) -> list[EngineOptions]:
         kind = kind_of(file)
-        facts = Facts(
+        facts = SpaceFacts(
             step.opened.model.spec,
             self._cpus,
             os.cpu_count() or 1,
@@ -251,7 +251,7 @@ class PipelineSpace:
         return max(0.0, float(np.median(taken)) - steps_ns)
 
 
-def tune_pipeline(wanted: Wanted, tell: Callable[[Event], None]) -> Outcome:
+def tune_pipeline(wanted: TuneRequest, tell: Callable[[Event], None]) -> TuneOutcome:
     """Tune a pipeline, FILE.py:VARIABLE.
 
     Args:
@@ -266,7 +266,7 @@ def tune_pipeline(wanted: Wanted, tell: Callable[[Event], None]) -> Outcome:
     return Search(session, PipelineSpace(session, known)).run()
 
 
-def open_pipeline(wanted: Wanted, tell: Callable[[Event], None]) -> tuple[Session, Known]:
+def open_pipeline(wanted: TuneRequest, tell: Callable[[Event], None]) -> tuple[TuneSession, OpenPipeline]:
     """Learn what is to be known of a pipeline before anything is measured.
 
     Raises:
@@ -278,7 +278,7 @@ def open_pipeline(wanted: Wanted, tell: Callable[[Event], None]) -> tuple[Sessio
     base = changed(profile.settings, io={"wire": "json" if wanted.wire == "json" else "binary"})
     learned = known.learned
     cpus = confined_to(wanted.constraints.cpus)
-    servers = Servers(wanted.model, learned.spec, learned.requests, base=profile, cpus=cpus)
+    servers = TrialServers(wanted.model, learned.spec, learned.requests, base=profile, cpus=cpus)
     ref = profile.model
     hashes = " ".join(step.sha256 for step in steps_of(base) if isinstance(step, StepModelSettings))
     session = new_session(

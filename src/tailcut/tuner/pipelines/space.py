@@ -9,8 +9,8 @@ from tailcut.pipelines.stage import Stage
 from tailcut.runtime.pipeline_settings import PipelineSettings, StageSettings, StepModelSettings
 from tailcut.runtime.settings import Settings
 from tailcut.tuner.estimate import EngineEstimate
-from tailcut.tuner.finalists import Predicted
-from tailcut.tuner.pipelines.estimating import StageTimes
+from tailcut.tuner.finalists import PredictedConfiguration
+from tailcut.tuner.pipelines.estimating import StageCallTimes
 from tailcut.tuner.pipelines.ways import Around, Way, expect, shortlist
 
 _SIZES = (1, 4, 8, 16, 32, 64, 128)
@@ -21,7 +21,7 @@ _LEAST_DELAY_US = 20
 _SAME_STEPS, _SAME_ENGINES = 2, 4  # finalists with the same processes and engines; with the same engines
 
 
-def stage_ways(stage: Stage, times: StageTimes, cpus: int) -> list[Way]:
+def stage_ways(stage: Stage, times: StageCallTimes, cpus: int) -> list[Way]:
     """Every number of processes with every batch size: those of the stage as it is written first.
 
     Threads share the interpreter, so what more of them bring is left to the real server.
@@ -67,7 +67,9 @@ def model_ways(model: StepModelSettings, estimates: Sequence[EngineEstimate], fi
     return ways
 
 
-def configurations(base: Settings, ways: Mapping[str, Sequence[Way]], around: Around) -> Iterator[Predicted]:
+def configurations(
+    base: Settings, ways: Mapping[str, Sequence[Way]], around: Around
+) -> Iterator[PredictedConfiguration]:
     """Yield whole configurations with what is expected of them.
 
     Args:
@@ -79,7 +81,7 @@ def configurations(base: Settings, ways: Mapping[str, Sequence[Way]], around: Ar
     for combined in product(*(shortlist(each, most) for each in ways.values())):
         settings = with_steps(base, [way.settings for way in combined])
         result = expect(combined, around)
-        yield Predicted(
+        yield PredictedConfiguration(
             settings, result.rate, result.alone_ms, result.cpu_us, result.memory_bytes, result.p99_ms, result.capacity
         )
 

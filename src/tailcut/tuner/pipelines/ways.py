@@ -79,8 +79,8 @@ class Around:
 
 
 @dataclass(frozen=True, slots=True)
-class Expected:
-    """What a pipeline is expected to do; as in `Predicted`."""
+class ExpectedPipeline:
+    """What a pipeline is expected to do; as in `PredictedConfiguration`."""
 
     rate: float
     capacity: float
@@ -90,7 +90,7 @@ class Expected:
     memory_bytes: int
 
 
-def expect(ways: Sequence[Way], around: Around) -> Expected:
+def expect(ways: Sequence[Way], around: Around) -> ExpectedPipeline:
     """What a pipeline whose steps run in these ways is expected to do."""
     alone_ns = sum(way.alone_ns for way in ways) + around.hand_over_ns
     rates = {}
@@ -103,7 +103,7 @@ def expect(ways: Sequence[Way], around: Around) -> Expected:
     capacity = max(rates.values())
     within = [rate for took_ns, rate in rates.items() if took_ns <= around.limit_ms * 1e6]
     load = around.rate / capacity
-    return Expected(
+    return ExpectedPipeline(
         rate=max(within, default=_HOPELESS * min(rates.values())),
         capacity=capacity,
         alone_ms=alone_ns / 1e6,

@@ -9,9 +9,9 @@ from tailcut.runtime.profile import Profile
 from tailcut.runtime.settings import Settings
 from tailcut.tuner.accuracy import Accuracy
 from tailcut.tuner.noise import Noise
-from tailcut.tuner.records import Wanted, with_wire
+from tailcut.tuner.records import TuneRequest, with_wire
 from tailcut.tuner.result_records import RowsDecision
-from tailcut.tuner.together.selection import Combination, Expected
+from tailcut.tuner.together.selection import Combination, ExpectedCombination
 
 ARMS = ("baseline", "tuned")
 
@@ -28,7 +28,7 @@ class JointWanted:
         began: on the monotonic clock; None: when the search begins.
     """
 
-    models: tuple[Wanted, ...]
+    models: tuple[TuneRequest, ...]
     arrivals: tuple[Arrivals, ...]
     budget_s: float = 120.0
     seed: int = 0
@@ -36,7 +36,7 @@ class JointWanted:
 
 
 @dataclass(slots=True)
-class Side:
+class JointSide:
     """One model in a joint tune, and what was found of it."""
 
     name: str
@@ -72,8 +72,8 @@ class Side:
 class JointOutcome:
     """Everything a joint tune found."""
 
-    sides: list[Side]
-    simulated: Sequence[Expected] = ()
+    sides: list[JointSide]
+    simulated: Sequence[ExpectedCombination] = ()
     raced: dict[Combination, float] = field(default_factory=dict)  # scores on the real server
     alone: Combination = ()  # of what is best for each model by itself
     rejected: list[tuple[Combination, str]] = field(default_factory=list)  # and why

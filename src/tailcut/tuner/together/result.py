@@ -6,13 +6,13 @@ import msgspec
 import numpy as np
 from msgspec.structs import asdict
 
-from tailcut.lab.records import Interval, MachineFacts
+from tailcut.lab.records import IntervalRecord, MachineFacts
 from tailcut.runtime.profile import Neighbour, Together
 from tailcut.stats import samples_needed
 from tailcut.tuner.race import pooled
 from tailcut.tuner.result import arm_record, known, met, tail_ratio
 from tailcut.tuner.together import result_records as made
-from tailcut.tuner.together.records import ARMS, JointOutcome, Side
+from tailcut.tuner.together.records import ARMS, JointOutcome, JointSide
 from tailcut.tuner.together.search import describe
 
 _SHOWN_ONLY = {"curve", "cost", "throughput"}  # of an arm: not kept in the profile
@@ -87,7 +87,7 @@ def joint_evidence(result: made.JointResult, number: int) -> dict[str, Any]:
     return kept
 
 
-def _model(side: Side, seed: int) -> made.JointModel:
+def _model(side: JointSide, seed: int) -> made.JointModel:
     profile = side.profile
     return made.JointModel(
         name=side.name,
@@ -110,7 +110,7 @@ def _model(side: Side, seed: int) -> made.JointModel:
     )
 
 
-def _verification(side: Side, seed: int) -> made.JointVerification | None:
+def _verification(side: JointSide, seed: int) -> made.JointVerification | None:
     if not side.runs:
         return None
     arms = [arm_record(side.runs[arm], side.arrivals.rate) for arm in ARMS]
@@ -118,7 +118,7 @@ def _verification(side: Side, seed: int) -> made.JointVerification | None:
     enough = min(baseline.samples, tuned.samples) >= samples_needed(0.99)
     ratio = pooled(side.runs["tuned"], side.runs["baseline"], 0.99, seed) if enough else None
     tail = tail_ratio(side.runs["tuned"], side.runs["baseline"], seed)
-    return made.JointVerification(baseline, tuned, None if ratio is None else Interval.rounded(ratio), tail)
+    return made.JointVerification(baseline, tuned, None if ratio is None else IntervalRecord.rounded(ratio), tail)
 
 
 def _finite(value: float) -> float | None:

@@ -2,13 +2,13 @@
 
 from typing import Literal
 
-from tailcut.lab.records import Interval, MachineFacts
+from tailcut.lab.records import IntervalRecord, MachineFacts
 from tailcut.record import Record
 from tailcut.runtime.settings import Settings
-from tailcut.tuner.result_records import ArmFigures, NoiseResult, Request, RowsDecision, TailRatio
+from tailcut.tuner.result_records import ArmFigures, NoiseResult, RowsDecision, TailRatio, TuneOptions
 
 
-class JointRequest(Request, frozen=True):
+class JointRequest(TuneOptions, frozen=True):
     """The options of a tune of several models."""
 
     slo_ms: list[float | None]
@@ -36,7 +36,7 @@ class JointVerification(Record, frozen=True):
 
     baseline: JointArm
     tuned: JointArm
-    p99_ratio: Interval | None
+    p99_ratio: IntervalRecord | None
     tail_ratio: TailRatio | None = None  # of the percentile furthest in the tail that the samples can tell
 
     @property

@@ -22,20 +22,19 @@ from tailcut.machine.quota import usable_cpus
 from tailcut.runtime.settings import Settings
 from tailcut.stats import Sample, percentile, samples_needed
 from tailcut.tuner.accuracy import Accuracy
-from tailcut.tuner.budget import Plan, joint_race_s
+from tailcut.tuner.budget import TimePlan, joint_race_s
 from tailcut.tuner.claims import complete_search
-from tailcut.tuner.events import Best, CandidateDone, Estimated, Event, Phase
-from tailcut.tuner.events import Expected as ExpectedTime
+from tailcut.tuner.events import Best, CandidateDone, Estimated, Event, ExpectedTime, Phase
 from tailcut.tuner.objective import Objective
 from tailcut.tuner.race import QUANTILES, known_within
 from tailcut.tuner.racing import FEWEST_HEATS, run_heats
 from tailcut.tuner.result_records import Candidate, described
 from tailcut.tuner.servers import confined_to
 from tailcut.tuner.survey import Survey, Surveyor
-from tailcut.tuner.together.records import JointOutcome, JointWanted, Side
+from tailcut.tuner.together.records import JointOutcome, JointSide, JointWanted
 from tailcut.tuner.together.selection import (
     Combination,
-    Expected,
+    ExpectedCombination,
     expected,
     list_length,
     racing,
@@ -71,7 +70,7 @@ class JointSearch:
     def __init__(self, wanted: JointWanted, tell: Callable[[Event], None]) -> None:
         self._wanted = wanted
         self._tell = tell
-        self._plan = Plan(time.monotonic() if wanted.began is None else wanted.began, wanted.budget_s)
+        self._plan = TimePlan(time.monotonic() if wanted.began is None else wanted.began, wanted.budget_s)
         self._rarest = min(arrival.rate for arrival in wanted.arrivals)
         self._surveyors: list[Surveyor] = []
         self._surveys: list[Survey] = []
@@ -146,7 +145,7 @@ class JointSearch:
         self._servers = JointServers([survey.servers for survey in self._surveys], self._wanted.arrivals, cpus)
         self._best = self._baseline
         self._outcome.sides = [
-            Side(
+            JointSide(
                 survey.spec.name,
                 arrivals,
                 item.slo_ms or float("inf"),
@@ -197,7 +196,7 @@ class JointSearch:
         words = ", ".join(f"{side.name} {side.limit_ms:.3g} ms" for side in self._outcome.sides)
         self._tell(Phase(f"the limits of p99 are {words}"))
 
-    def _simulate(self) -> list[Expected]:
+    def _simulate(self) -> list[ExpectedCombination]:
         """Every combination of the models' short lists on shared cores."""
         rate = sum(arrival.rate for arrival in self._wanted.arrivals)
         length_s = min(max(_FEWEST_SIMULATED / self._rarest, _SIMULATED / rate), _MOST_SIMULATED / rate)
@@ -217,7 +216,7 @@ class JointSearch:
 
     # On real servers.
 
-    def _race(self, simulated: Sequence[Expected]) -> None:
+    def _race(self, simulated: Sequence[ExpectedCombination]) -> None:
         """The best combination on the real server, of those whose answers are right."""
         block_s = self._race_block_s
         least_s = max(_LEAST_BLOCK_S, _FEWEST_IN_BLOCK / self._rarest)

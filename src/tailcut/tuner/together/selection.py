@@ -14,9 +14,9 @@ import numpy as np
 
 from tailcut.engines.base import EngineOptions
 from tailcut.runtime.settings import Settings
-from tailcut.tuner.finalists import Predicted, finalists
+from tailcut.tuner.finalists import PredictedConfiguration, finalists
 from tailcut.tuner.simulate import Configuration, Prediction
-from tailcut.tuner.together.simulation import Member, simulate_together
+from tailcut.tuner.together.simulation import CoTenant, simulate_together
 
 MOST_COMBINATIONS = 256
 SPIN_NS = 40_000_000  # after a call of onnxruntime a spinning thread used so much CPU time before it slept
@@ -26,7 +26,7 @@ Combination = tuple[Settings, ...]  # the settings of each model, in the models'
 
 
 @dataclass(frozen=True, slots=True)
-class Expected:
+class ExpectedCombination:
     """A combination, and what the simulation expects: the p99 of each model in ms, and the score that follows."""
 
     settings: Combination
@@ -40,7 +40,10 @@ def score(p99_ms: Sequence[float], limits_ms: Sequence[float]) -> float:
 
 
 def shortlist(
-    predicted: Sequence[Predicted], count: int, rank: Callable[[Predicted], float], keep: Sequence[Settings] = ()
+    predicted: Sequence[PredictedConfiguration],
+    count: int,
+    rank: Callable[[PredictedConfiguration], float],
+    keep: Sequence[Settings] = (),
 ) -> list[Settings]:
     """The best of a model for each shape, the best of several kinds, and those to keep in any case."""
     ranked = sorted(predicted, key=lambda item: (-rank(item), item.alone_ms))
@@ -63,7 +66,7 @@ def expected(
     arrivals_ns: Sequence[np.ndarray],
     limits_ms: Sequence[float],
     cores: float,
-) -> list[Expected]:
+) -> list[ExpectedCombination]:
     """Simulate every combination of the short lists; the best first.
 
     Args:
@@ -76,15 +79,15 @@ def expected(
     result = []
     for settings in product(*lists):
         members = [
-            Member(known[item], spin_ns(item.engine)) for item, known in zip(settings, configurations, strict=True)
+            CoTenant(known[item], spin_ns(item.engine)) for item, known in zip(settings, configurations, strict=True)
         ]
         predictions = simulate_together(members, arrivals_ns, cores)
         p99_ms = tuple(_p99_ms(prediction) for prediction in predictions)
-        result.append(Expected(settings, p99_ms, score(p99_ms, limits_ms)))
+        result.append(ExpectedCombination(settings, p99_ms, score(p99_ms, limits_ms)))
     return sorted(result, key=lambda item: -item.score)
 
 
-def racing(simulated: Iterable[Expected], count: int, alone: Combination) -> list[Combination]:
+def racing(simulated: Iterable[ExpectedCombination], count: int, alone: Combination) -> list[Combination]:
     """The best combinations of different engines and threads, and the one of what is best for each model alone."""
     chosen: list[Combination] = []
     shapes: set[tuple[object, ...]] = set()

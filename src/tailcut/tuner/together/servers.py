@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from tailcut.lab.arrivals import Arrivals
 from tailcut.lab.together import Stream
 from tailcut.lab.trial import ServedProfile
-from tailcut.tuner.servers import Servers, room_beside
+from tailcut.tuner.servers import TrialServers, room_beside
 from tailcut.tuner.together.selection import Combination
 
 
@@ -20,7 +20,7 @@ class JointServers:
     """
 
     def __init__(
-        self, models: Sequence[Servers], arrivals: Sequence[Arrivals], cpus: tuple[int, ...] | None = None
+        self, models: Sequence[TrialServers], arrivals: Sequence[Arrivals], cpus: tuple[int, ...] | None = None
     ) -> None:
         self._cpus = cpus
         self._models = models

@@ -10,7 +10,7 @@ from tailcut.tuner.simulate import DISPATCH, Configuration, Prediction, costs_of
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class CoTenant:
     """One model's configuration among others.
 
     Args:
@@ -23,7 +23,7 @@ class Member:
 
 
 def simulate_together(
-    members: Sequence[Member], arrivals_ns: Sequence[np.ndarray], cores: float, seed: int = 0
+    members: Sequence[CoTenant], arrivals_ns: Sequence[np.ndarray], cores: float, seed: int = 0
 ) -> list[Prediction]:
     """Have the requests of each model, arriving at these times (int64 ns, ascending), served on shared cores.
 
@@ -44,7 +44,7 @@ def simulate_together(
     return [_prediction(due, latencies, models == number, totals[number]) for number in range(len(members))]
 
 
-def _tables(members: Sequence[Member]) -> tuple[np.ndarray, ...]:
+def _tables(members: Sequence[CoTenant]) -> tuple[np.ndarray, ...]:
     """Costs, shapes, sizes, times, best and estimate of `sharing.run`: a row for each model."""
     tables = [worth_taking(member.configuration.service, member.configuration.max_batch_size) for member in members]
     services = [member.configuration.service for member in members]

@@ -36,7 +36,7 @@ FIELD_OF: dict[DType, str] = {
 }
 
 
-class Data(NamedTuple):
+class TensorData(NamedTuple):
     """Tensors' data that are not in their message any more: raw ones in order, lists and raw strings as arrays."""
 
     raw: Sequence[bytes | memoryview]
@@ -44,7 +44,7 @@ class Data(NamedTuple):
     strings: Mapping[int, np.ndarray]  # by the index of their raw element
 
 
-def read_request(spec: ModelSpec, message: Any, regions: SharedRegions, data: Data | None = None) -> InferRequest:
+def read_request(spec: ModelSpec, message: Any, regions: SharedRegions, data: TensorData | None = None) -> InferRequest:
     """The request in a ModelInferRequest; arrays are read-only, and may be views of the message's own bytes.
 
     `data` are those that were taken out of it.
@@ -59,7 +59,7 @@ def read_request(spec: ModelSpec, message: Any, regions: SharedRegions, data: Da
     ]
     return InferRequest(
         message.id or None,
-        _read_inputs(spec, message, regions, data or Data(message.raw_input_contents, {}, {})),
+        _read_inputs(spec, message, regions, data or TensorData(message.raw_input_contents, {}, {})),
         wanted_outputs(spec, asked, parameters, binary=True),
         parameters,
     )
@@ -137,7 +137,7 @@ def plain_parameters(parameters: Any) -> dict[str, Any]:
     return plain
 
 
-def _read_inputs(spec: ModelSpec, message: Any, regions: SharedRegions, data: Data) -> dict[str, np.ndarray]:
+def _read_inputs(spec: ModelSpec, message: Any, regions: SharedRegions, data: TensorData) -> dict[str, np.ndarray]:
     entries = [
         {
             "name": item.name,

@@ -35,7 +35,7 @@ _SHORT = 0x80  # a length below it is one byte
 _SHAPES = 64  # of the outputs of one form, whose heads are kept
 
 
-class Lead(NamedTuple):
+class MessageLead(NamedTuple):
     """A message's fields before its tensors without the id; the id; and where the tensors begin."""
 
     key: bytes
@@ -44,7 +44,7 @@ class Lead(NamedTuple):
     id_at: int = 0  # where the field of the id stands, if there is one
 
 
-def read_lead(message: bytes) -> Lead | None:
+def read_lead(message: bytes) -> MessageLead | None:
     """The lead of a ModelInferRequest; None where there are no raw tensors, or it is not as clients write it."""
     at = id_at = id_end = 0
     try:
@@ -68,12 +68,12 @@ def read_lead(message: bytes) -> Lead | None:
     except IndexError:
         return None
     if not id_end:
-        return Lead(message[:at], b"", at)
+        return MessageLead(message[:at], b"", at)
     name = message[id_at + 2 : id_end]
-    return Lead(message[:id_at] + message[id_end:at], name, at, id_at) if name.isascii() else None
+    return MessageLead(message[:id_at] + message[id_end:at], name, at, id_at) if name.isascii() else None
 
 
-class Piece(NamedTuple):
+class RawTensorSpan(NamedTuple):
     """A raw tensor of a request: `mark` stands before it, at `at`; its bytes are `start` to `end`, behind the lead."""
 
     mark: bytes
@@ -86,7 +86,7 @@ class Form(NamedTuple):
     """What requests with one lead have in common, and their answers."""
 
     size: int  # of what is behind the lead
-    pieces: tuple[Piece, ...]  # in the order of the model's inputs
+    pieces: tuple[RawTensorSpan, ...]  # in the order of the model's inputs
     rows: int
     schedule: Schedule
     before_id: bytes  # of an answer
@@ -144,7 +144,7 @@ class Whole(NamedTuple):
     behind: bytes  # the id, up to the tensor's bytes
 
     @classmethod
-    def of(cls, message: bytes, lead: Lead, form: Form) -> Self:
+    def of(cls, message: bytes, lead: MessageLead, form: Form) -> Self:
         """That of a message which has this lead, and behind it one tensor of this form."""
         mark, prefix = form.pieces[0].mark, b"\0" + len(message).to_bytes(4, "big")
         if not lead.id:
@@ -171,7 +171,7 @@ class ArrayForm(NamedTuple):
     """As `Form`, for a model whose engine is given arrays: what its outputs are as large as is known by each answer."""
 
     size: int
-    pieces: tuple[Piece, ...]
+    pieces: tuple[RawTensorSpan, ...]
     rows: int  # 1 for a model without a batch
     schedule: Schedule
     tensors: tuple[tuple[str, np.dtype, tuple[int, ...]], ...]  # the model's inputs, in its own order
@@ -241,19 +241,19 @@ def _has_all_in_itself(spec: ModelSpec, message: Any, request: InferRequest) -> 
     return plain and raw and all(wanted.place is None for wanted in request.outputs)
 
 
-def _pieces(spec: ModelSpec, message: Any) -> tuple[tuple[Piece, ...], int]:
+def _pieces(spec: ModelSpec, message: Any) -> tuple[tuple[RawTensorSpan, ...], int]:
     """Where the inputs lie behind a message's lead, in the model's own order; and how many bytes are there."""
-    pieces: dict[str, Piece] = {}
+    pieces: dict[str, RawTensorSpan] = {}
     at = 0
     for entry, data in zip(message.inputs, message.raw_input_contents, strict=True):
         mark = _mark(_RAW, len(data))
         start = at + len(mark)
-        pieces[entry.name] = Piece(mark, at, start, start + len(data))
+        pieces[entry.name] = RawTensorSpan(mark, at, start, start + len(data))
         at = start + len(data)
     return tuple(pieces[name] for name in spec.input_names), at
 
 
-def _fits(size: int, pieces: Sequence[Piece], message: bytes, lead_end: int) -> bool:
+def _fits(size: int, pieces: Sequence[RawTensorSpan], message: bytes, lead_end: int) -> bool:
     if len(message) != lead_end + size:
         return False
     for piece in pieces:  # noqa: SIM110  mostly one, which a generator would cost half a microsecond more

@@ -13,7 +13,7 @@ from urllib.parse import quote
 import msgspec
 
 from tailcut.errors import InvalidInputError, TooLargeError
-from tailcut.wire.http2.fields import Field, Reading, encode_fields
+from tailcut.wire.http2.fields import Field, FieldReading, encode_fields
 from tailcut.wire.inflate import inflate_in_steps
 
 PREFIX_BYTES = 5
@@ -116,7 +116,7 @@ def call_head(plan: CallPlan, varying: Mapping[bytes, bytes]) -> CallHead:
     return CallHead(plan, int(digits) * unit_ns or 1, *trace, plan.error)
 
 
-CALLS = Reading(
+CALLS = FieldReading(
     plan_call,
     call_head,
     names=frozenset({b"content-type", b"grpc-encoding", b"authorization"}),

@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError
 from tailcut.errors import InvalidInputError
 from tailcut.memory.shared import SharedRegions
 from tailcut.spec import DType, ModelSpec, TensorSpec
-from tailcut.wire.grpc.codec import FIELD_OF, Data, numbers_of, read_request, varint
+from tailcut.wire.grpc.codec import FIELD_OF, TensorData, numbers_of, read_request, varint
 from tailcut.wire.grpc.messages import MESSAGES
 from tailcut.wire.v2.request import InferRequest
 from tailcut.wire.v2.steps import STEP_BYTES, Steps
@@ -123,7 +123,7 @@ def large_request(spec: ModelSpec, message: Any, taken: Taken, regions: SharedRe
             check_size(tensor, shape, len(data))
             strings[position] = yield from strings_in_steps(tensor, shape, data)
     yield
-    return read_request(spec, message, regions, Data(taken.raw, arrays, strings))
+    return read_request(spec, message, regions, TensorData(taken.raw, arrays, strings))
 
 
 def _list_in_steps(tensor: TensorSpec, shape: tuple[int, ...], data: memoryview) -> Steps[np.ndarray]:

@@ -48,7 +48,7 @@ class AnswerHead:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class HttpAnswer:
     """A complete answer."""
 
     head: AnswerHead
@@ -106,7 +106,7 @@ class AnswerReader:
         """Where the next bytes are to be received to."""
         return self._rest or self._view[self._filled :]
 
-    def received(self, count: int) -> Answer | None:
+    def received(self, count: int) -> HttpAnswer | None:
         """Take note of `count` bytes in the target; the answer when it is complete.
 
         Raises:
@@ -135,7 +135,7 @@ class AnswerReader:
             self._chunks = ChunkedBody(_LARGEST_UNSIZED_BODY)
         return self._begin(head, came)
 
-    def ended(self) -> Answer | None:
+    def ended(self) -> HttpAnswer | None:
         """The server closed the connection: the answer that this completes, or None where there is none."""
         unsized = self._head is not None and self._head.length is None and self._chunks is None
         return self._complete() if unsized else None
@@ -147,7 +147,7 @@ class AnswerReader:
         body, self._body = self._body, bytearray()
         return body
 
-    def _begin(self, head: AnswerHead, came: memoryview) -> Answer | None:
+    def _begin(self, head: AnswerHead, came: memoryview) -> HttpAnswer | None:
         """Take the head, and the bytes behind it."""
         if head.length is None:
             return self._more(came)
@@ -158,7 +158,7 @@ class AnswerReader:
         self._rest = memoryview(self._body)[len(came) :]
         return None if self._rest else self._complete()
 
-    def _more(self, data: memoryview) -> Answer | None:
+    def _more(self, data: memoryview) -> HttpAnswer | None:
         """Take bytes of a body without a known length."""
         if self._chunks is None:
             if len(self._body) + len(data) > _LARGEST_UNSIZED_BODY:
@@ -176,11 +176,11 @@ class AnswerReader:
         self._body = self._chunks.body
         return self._complete()
 
-    def _complete(self) -> Answer:
+    def _complete(self) -> HttpAnswer:
         head, body = self._head, self._body
         assert head is not None  # noqa: S101  its callers have it
         self._head, self._body, self._rest, self._chunks = None, bytearray(), memoryview(b""), None
-        return Answer(head, body)
+        return HttpAnswer(head, body)
 
 
 class AnswerCounter(AnswerReader):
@@ -191,7 +191,7 @@ class AnswerCounter(AnswerReader):
     """
 
     _shared = bytearray(_COUNTER_ROOM_BYTES)
-    _whole: BytesMemo[bytes, Answer] = BytesMemo(_HEADS_KEPT)  # by their heads
+    _whole: BytesMemo[bytes, HttpAnswer] = BytesMemo(_HEADS_KEPT)  # by their heads
 
     def __init__(self) -> None:
         super().__init__(self._shared)
@@ -205,7 +205,7 @@ class AnswerCounter(AnswerReader):
             return self._view[self._filled :]
         return self._view
 
-    def received(self, count: int) -> Answer | None:
+    def received(self, count: int) -> HttpAnswer | None:
         """As `AnswerReader.received`; an answer that comes whole behind a known head costs one look-up."""
         raw = b""
         if self._head is None and not self._filled:
@@ -220,11 +220,11 @@ class AnswerCounter(AnswerReader):
             self._partial = bytes(self._view[: self._filled])
         return answer
 
-    def _begin(self, head: AnswerHead, came: memoryview) -> Answer | None:
+    def _begin(self, head: AnswerHead, came: memoryview) -> HttpAnswer | None:
         self._left = _NEVER if head.length is None else head.length
         return self._more(came)
 
-    def _more(self, data: memoryview) -> Answer | None:
+    def _more(self, data: memoryview) -> HttpAnswer | None:
         if self._chunks is not None:
             answer = super()._more(data)
             if answer is None:
@@ -233,7 +233,7 @@ class AnswerCounter(AnswerReader):
         self._left -= len(data)
         return None if self._left > 0 else self._complete()
 
-    def _complete(self) -> Answer:
+    def _complete(self) -> HttpAnswer:
         self._body = bytearray()
         return super()._complete()
 

@@ -13,11 +13,11 @@ from typing import Generic
 
 from tailcut.errors import IllegalMoveError
 from tailcut.wire.http1.chunked import ChunkedBody
-from tailcut.wire.http1.events import Body, Broken, H, Request
+from tailcut.wire.http1.events import Body, Broken, H, RequestReceived
 from tailcut.wire.http1.grammar import ProtocolError
 from tailcut.wire.http1.head import Head, check_partial
 from tailcut.wire.http1.response import CONTINUE
-from tailcut.wire.http1.states import MOVES, State, Step, moved
+from tailcut.wire.http1.states import MOVES, ConnectionState, Step, moved
 
 KEPT_HEAD_BYTES = 2048  # of longer heads nothing is kept behind their message
 SKIP_BYTES = 1 << 20  # of a refused body, read past so that the connection lives
@@ -26,7 +26,7 @@ _CR = 0x0D
 _EMPTY_LINES = 8  # before a request line: some clients send one behind a body
 
 
-_IDLE, _HEAD, _PART, _CHUNKS, _SKIP, _REQUEST, _BODY, _ANSWER, _LINGER, _CLOSED = State
+_IDLE, _HEAD, _PART, _CHUNKS, _SKIP, _REQUEST, _BODY, _ANSWER, _LINGER, _CLOSED = ConnectionState
 _WHOLE, _ANSWERED = MOVES[Step.WHOLE], Step.ANSWERED  # the steps of every message
 _NOTHING = memoryview(b"")
 
@@ -56,7 +56,7 @@ class Http1Connection(Generic[H]):
 
     def __init__(self, interpret: Callable[[bytes], H]) -> None:
         self._interpret = interpret
-        self.state: State = _IDLE
+        self.state: ConnectionState = _IDLE
         self.meaning: H | None = None  # of the message in hand, or of the last one
         self.head = b""  # its bytes; none where they are many
         self.repeats = 0  # messages in a row whose head meant what that of the one before did
@@ -114,7 +114,7 @@ class Http1Connection(Generic[H]):
             self._data, self._view = b"", _NOTHING
         return len(self.held)
 
-    def next_event(self) -> Request[H] | Body | Broken | None:
+    def next_event(self) -> RequestReceived[H] | Body | Broken | None:
         """What the bytes say that have not been read; None where they say nothing yet."""
         state = self.state
         try:
@@ -135,7 +135,7 @@ class Http1Connection(Generic[H]):
             self.linger()
             return Broken(error.status, error.message)
 
-    def _next_head(self) -> Request[H] | None:
+    def _next_head(self) -> RequestReceived[H] | None:
         data, at, size = self._data, self._at, self._size
         meaning, head = self.meaning, self.head
         end = at + len(head)
@@ -167,12 +167,12 @@ class Http1Connection(Generic[H]):
             self.state = _WHOLE[self.state]
             self._at = stop
             self.is_read = stop == size and type(data) is bytearray
-            return Request(meaning, self._view[end:stop], True)
+            return RequestReceived(meaning, self._view[end:stop], True)
         self._move(Step.READ)
         self.is_read = False
         self._at = end
         self._left = stop - size
-        return Request(meaning, self._view[end : end if meaning.head.chunked else size], False)
+        return RequestReceived(meaning, self._view[end : end if meaning.head.chunked else size], False)
 
     def _skip_empty_line(self, data: bytes | bytearray, at: int, size: int) -> bool:
         """Read past an empty line before a request line, as RFC 9112 section 2.2 asks; whether it is whole.

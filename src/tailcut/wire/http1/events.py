@@ -30,7 +30,7 @@ class Meaning(Protocol):
 H = TypeVar("H", bound=Meaning)
 
 
-class Request(msgspec.Struct, Generic[H], gc=False):
+class RequestReceived(msgspec.Struct, Generic[H], gc=False):
     """A head was read. `body` is what is here of the body: of a `whole` one all, and of a chunked one nothing."""
 
     meaning: H

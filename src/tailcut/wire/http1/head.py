@@ -50,7 +50,7 @@ class Head:
     interim: bool = False  # whether 1xx may come before the answer: not over HTTP/1.0
 
 
-class _Collector:
+class _FieldCollector:
     def __init__(self) -> None:
         self.target = b""
         self.fields: list[tuple[bytes, bytes]] = []
@@ -141,7 +141,7 @@ def parse_head(data: bytes) -> Head:
         line, end, fields = data.partition(b"\r\n")
         # No part of a value (RFC 9112 section 5.1). The parser leaves out what stands before one, and only that.
         data = line + end + _BEHIND_VALUES.sub(b"\r\n", fields)
-    collector = _Collector()
+    collector = _FieldCollector()
     parser = httptools.HttpRequestParser(collector)
     try:
         parser.feed_data(data)
@@ -161,7 +161,7 @@ def parse_head(data: bytes) -> Head:
     return _head(method, collector, version)
 
 
-def _head(method: bytes, collector: _Collector, version: str) -> Head:
+def _head(method: bytes, collector: _FieldCollector, version: str) -> Head:
     headers = dict(collector.fields)
     names = [name for name, _ in collector.fields]
     _check_host(collector.fields, version)

@@ -5,7 +5,7 @@ from enum import IntEnum
 from tailcut.errors import IllegalMoveError
 
 
-class State(IntEnum):
+class ConnectionState(IntEnum):
     """What the next bytes are."""
 
     IDLE = 0  # the next message, of which nothing is here
@@ -41,9 +41,9 @@ class Step(IntEnum):
     CLOSE = 15
 
 
-_IDLE, _HEAD, _PART, _CHUNKS, _SKIP, _REQUEST, _BODY, _ANSWER, _LINGER, _CLOSED = State
-_OPEN = tuple(state for state in State if state < _LINGER)
-MOVES: dict[Step, dict[State, State]] = {
+_IDLE, _HEAD, _PART, _CHUNKS, _SKIP, _REQUEST, _BODY, _ANSWER, _LINGER, _CLOSED = ConnectionState
+_OPEN = tuple(state for state in ConnectionState if state < _LINGER)
+MOVES: dict[Step, dict[ConnectionState, ConnectionState]] = {
     Step.BEGUN: {_IDLE: _HEAD, _HEAD: _HEAD},
     Step.BLANK: {_IDLE: _IDLE, _HEAD: _IDLE},
     Step.READ: {_IDLE: _REQUEST, _HEAD: _REQUEST},
@@ -59,11 +59,11 @@ MOVES: dict[Step, dict[State, State]] = {
     Step.RESUMED: {_IDLE: _IDLE},
     Step.OWED: {_IDLE: _ANSWER},
     Step.LAST: dict.fromkeys(_OPEN, _LINGER) | {_LINGER: _LINGER, _CLOSED: _CLOSED},
-    Step.CLOSE: dict.fromkeys(State, _CLOSED),
+    Step.CLOSE: dict.fromkeys(ConnectionState, _CLOSED),
 }
 
 
-def moved(state: State, step: Step) -> State:
+def moved(state: ConnectionState, step: Step) -> ConnectionState:
     """The state behind a step.
 
     Raises:

@@ -15,10 +15,10 @@ from tailcut.wire.http2.fields import (
     BLOCK_BYTES,
     BlockError,
     Field,
+    FieldReading,
     H,
     HeaderBlocks,
     MalformedError,
-    Reading,
     TooManyFieldsError,
     check_trailers,
 )
@@ -33,9 +33,9 @@ from tailcut.wire.http2.frames import (
     PRIORITY_FIELDS,
     WINDOW_LIMIT,
     ErrorCode,
+    FrameType,
     Http2Error,
-    Kind,
-    Setting,
+    SettingId,
     frame,
     read_settings,
     unpadded,
@@ -47,14 +47,23 @@ from tailcut.wire.http2.streams import (
     OUR_PING,
     STREAM_WINDOW,
     STREAMS,
-    Data,
     Incoming,
-    Opened,
     Reset,
+    StreamData,
+    StreamOpened,
     Streams,
 )
 
-__all__ = ["CONNECTION_WINDOW", "STREAMS", "STREAM_WINDOW", "TURN_UNITS", "Data", "Http2Connection", "Opened", "Reset"]
+__all__ = [
+    "CONNECTION_WINDOW",
+    "STREAMS",
+    "STREAM_WINDOW",
+    "TURN_UNITS",
+    "Http2Connection",
+    "Reset",
+    "StreamData",
+    "StreamOpened",
+]
 
 TURN_UNITS = 256  # of 3 us: what is done for one client before `receive` returns and others may have their turn
 _CALL_UNITS = 8  # of a request, which the reader of the events has to queue
@@ -63,14 +72,14 @@ _IDLE_WINDOW = 65535  # what both sides begin with
 _CHORES_EARNED = 8  # by a frame that carries a request: clients measure the line, and open windows, as they use it
 _PREFACE_BYTES = len(PREFACE)
 _HEAD = Struct(">HBBBI")
-_HEADERS = int(Kind.HEADERS)  # plain, as in the table of handlers
-_ENDS = int(Kind.DATA) << 8 | END_STREAM  # kind and flags
+_HEADERS = int(FrameType.HEADERS)  # plain, as in the table of handlers
+_ENDS = int(FrameType.DATA) << 8 | END_STREAM  # kind and flags
 
 
 class Http2Connection(Streams[H]):
-    """One connection; `reading` makes of a request's fields the head that `Opened` carries."""
+    """One connection; `reading` makes of a request's fields the head that `StreamOpened` carries."""
 
-    def __init__(self, reading: Reading[H]) -> None:
+    def __init__(self, reading: FieldReading[H]) -> None:
         super().__init__()
         self.partial_since = 0.0  # when the frame began to arrive that is not whole yet; 0: there is none
         self._blocks = HeaderBlocks(reading)
@@ -82,29 +91,29 @@ class Http2Connection(Streams[H]):
         self._owed = 0
         self._block: tuple[int, int, bytearray, int] | None = None  # a header block in pieces: stream, flags, and count
         handlers: dict[int, Callable[[int, int, bytes], None]] = {
-            Kind.DATA: self._on_data,
-            Kind.HEADERS: self._on_headers,
-            Kind.PRIORITY: self._on_priority,
-            Kind.RST_STREAM: self._on_reset,
-            Kind.SETTINGS: self._on_settings,
-            Kind.PUSH_PROMISE: self._on_push,
-            Kind.PING: self._on_ping,
-            Kind.GOAWAY: self._on_goaway,
-            Kind.WINDOW_UPDATE: self._on_window_update,
-            Kind.CONTINUATION: self._on_continuation,
+            FrameType.DATA: self._on_data,
+            FrameType.HEADERS: self._on_headers,
+            FrameType.PRIORITY: self._on_priority,
+            FrameType.RST_STREAM: self._on_reset,
+            FrameType.SETTINGS: self._on_settings,
+            FrameType.PUSH_PROMISE: self._on_push,
+            FrameType.PING: self._on_ping,
+            FrameType.GOAWAY: self._on_goaway,
+            FrameType.WINDOW_UPDATE: self._on_window_update,
+            FrameType.CONTINUATION: self._on_continuation,
         }
         self._handlers = {int(kind): handler for kind, handler in handlers.items()}  # plain numbers are found sooner
-        settings = ((Setting.STREAMS, STREAMS), (Setting.WINDOW, STREAM_WINDOW), (Setting.FIELDS, BLOCK_BYTES))
+        settings = ((SettingId.STREAMS, STREAMS), (SettingId.WINDOW, STREAM_WINDOW), (SettingId.FIELDS, BLOCK_BYTES))
         parts = b"".join(key.to_bytes(2, "big") + word(value) for key, value in settings)
-        self.out.write(frame(Kind.SETTINGS, 0, 0, parts))
-        self.out.write(frame(Kind.WINDOW_UPDATE, 0, 0, word(CONNECTION_WINDOW - _IDLE_WINDOW)))
+        self.out.write(frame(FrameType.SETTINGS, 0, 0, parts))
+        self.out.write(frame(FrameType.WINDOW_UPDATE, 0, 0, word(CONNECTION_WINDOW - _IDLE_WINDOW)))
 
     @property
     def greeted(self) -> bool:
         """Whether the client has said the preface and its settings."""
         return self._greeted > _PREFACE_BYTES
 
-    def receive(self, data: bytes, now: float, units: int = TURN_UNITS) -> list["Opened[H] | Data | Reset"]:
+    def receive(self, data: bytes, now: float, units: int = TURN_UNITS) -> list["StreamOpened[H] | StreamData | Reset"]:
         """What these bytes bring; `now` in seconds, on any clock that only goes forward.
 
         A call does so many `units` of work, 3 us each: with none, it keeps the bytes. Where `pending` is true
@@ -170,10 +179,10 @@ class Http2Connection(Streams[H]):
                 break
             self._spent += 1
             if self._greeted == _PREFACE_BYTES:
-                if kind != Kind.SETTINGS or flags & ACK:
+                if kind != FrameType.SETTINGS or flags & ACK:
                     raise Http2Error(ErrorCode.PROTOCOL_ERROR, "the first frame must be SETTINGS")
                 self._greeted += 1
-            if self._block is not None and kind != Kind.CONTINUATION:
+            if self._block is not None and kind != FrameType.CONTINUATION:
                 raise Http2Error(ErrorCode.PROTOCOL_ERROR, "expected a CONTINUATION frame of the same header block")
             if flags == END_HEADERS and kind == _HEADERS and (stop := _data_behind(data, end, size, stream)):
                 self._on_request(stream & EVER_OPEN, data[at + HEAD_BYTES : end], data[end + HEAD_BYTES : stop])
@@ -219,7 +228,7 @@ class Http2Connection(Streams[H]):
             self._chore()
         if data:
             self._chores.earn(_CHORES_EARNED)
-        self._events.append(Data(stream, data, size, ended))
+        self._events.append(StreamData(stream, data, size, ended))
 
     def _fill_window(self, size: int) -> None:
         """So many bytes of data came; the connection's window is opened anew, before it is full."""
@@ -228,7 +237,7 @@ class Http2Connection(Streams[H]):
             raise Http2Error(ErrorCode.FLOW_CONTROL_ERROR, "more data than the connection's window")
         self._owed += size
         if self._owed >= CONNECTION_WINDOW // 2:
-            self.out.write(frame(Kind.WINDOW_UPDATE, 0, 0, word(self._owed)))
+            self.out.write(frame(FrameType.WINDOW_UPDATE, 0, 0, word(self._owed)))
             self._window += self._owed
             self._owed = 0
 
@@ -292,12 +301,12 @@ class Http2Connection(Streams[H]):
         if data is not None and length in {-1, len(data)}:
             self._chores.earn(2 * _CHORES_EARNED if data else _CHORES_EARNED)
             self._fill_window(len(data))
-            self._events.append(Opened(stream, head, True, data, len(data)))
+            self._events.append(StreamOpened(stream, head, True, data, len(data)))
             return True
         self._chores.earn(_CHORES_EARNED)
         if not ended:
             self._incoming[stream] = Incoming(length)
-        self._events.append(Opened(stream, head, ended))
+        self._events.append(StreamOpened(stream, head, ended))
         return False
 
     def _trailers(self, stream: int, fields: Sequence[Field], *, ended: bool) -> None:
@@ -318,7 +327,7 @@ class Http2Connection(Streams[H]):
             self._spoil(stream, ErrorCode.PROTOCOL_ERROR)
             return
         del self._incoming[stream]
-        self._events.append(Data(stream, b"", 0, ended=True))
+        self._events.append(StreamData(stream, b"", 0, ended=True))
 
     def _on_priority(self, _flags: int, stream: int, payload: bytes) -> None:
         self._chore()
@@ -345,11 +354,11 @@ class Http2Connection(Streams[H]):
                 raise Http2Error(ErrorCode.FRAME_SIZE_ERROR, "a SETTINGS acknowledgement with settings")
             return
         settings = dict(read_settings(payload))  # the last word counts: a frame may hold thousands
-        self.out.frame_bytes = settings.get(Setting.FRAME, self.out.frame_bytes)
-        if Setting.WINDOW in settings:
+        self.out.frame_bytes = settings.get(SettingId.FRAME, self.out.frame_bytes)
+        if SettingId.WINDOW in settings:
             self._spent += len(self.out.windows) >> 4
-            self.out.set_window(settings[Setting.WINDOW])
-        self.out.write(frame(Kind.SETTINGS, ACK, 0, b""))
+            self.out.set_window(settings[SettingId.WINDOW])
+        self.out.write(frame(FrameType.SETTINGS, ACK, 0, b""))
 
     def _on_push(self, _flags: int, _stream: int, _payload: bytes) -> None:
         raise Http2Error(ErrorCode.PROTOCOL_ERROR, "clients must not send PUSH_PROMISE")
@@ -361,7 +370,7 @@ class Http2Connection(Streams[H]):
         if len(payload) != 8:
             raise Http2Error(ErrorCode.FRAME_SIZE_ERROR, "PING with the wrong size")
         if not flags & ACK:
-            self.out.write(frame(Kind.PING, ACK, 0, payload))
+            self.out.write(frame(FrameType.PING, ACK, 0, payload))
         elif payload == OUR_PING and self._winding:
             self.go_away()
 

@@ -15,7 +15,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from tailcut.wire.http2.hpack import BlockError, Decoder, Field, TooManyFieldsError
 from tailcut.wire.memo import BytesMemo
 
-__all__ = ["BLOCK_BYTES", "BlockError", "Field", "HeaderBlocks", "MalformedError", "Reading", "TooManyFieldsError"]
+__all__ = ["BLOCK_BYTES", "BlockError", "Field", "FieldReading", "HeaderBlocks", "MalformedError", "TooManyFieldsError"]
 
 H = TypeVar("H")  # what a request's fields mean to the caller
 
@@ -41,7 +41,7 @@ class MalformedError(Exception):
     """The fields of one request break a rule of RFC 9113 section 8: its stream ends, the others go on."""
 
 
-class _Plan(NamedTuple):
+class _FieldPlan(NamedTuple):
     """What has been made of the fields that a plan depends on; the first `pseudo` of them are pseudo-header fields."""
 
     made: Any
@@ -49,7 +49,7 @@ class _Plan(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Reading(Generic[H]):
+class FieldReading(Generic[H]):
     """What a request's fields mean, for all connections that are read so.
 
     Args:
@@ -64,7 +64,7 @@ class Reading(Generic[H]):
     names: frozenset[bytes] | None = None
     varying: frozenset[bytes] = frozenset()
     roles: dict[bytes, int] = field(init=False, repr=False)
-    plans: BytesMemo[tuple[Field, ...], _Plan] = field(init=False, repr=False)
+    plans: BytesMemo[tuple[Field, ...], _FieldPlan] = field(init=False, repr=False)
     ignored: BytesMemo[bytes, int] = field(init=False, repr=False)  # names that are well formed
 
     def __post_init__(self) -> None:
@@ -86,7 +86,7 @@ class Reading(Generic[H]):
 class HeaderBlocks(Generic[H]):
     """The blocks of one connection, in the order they came."""
 
-    def __init__(self, reading: Reading[H]) -> None:
+    def __init__(self, reading: FieldReading[H]) -> None:
         self._reading = reading
         self._decoder = Decoder(BLOCK_BYTES)
         self._edition = 0
@@ -151,7 +151,7 @@ class HeaderBlocks(Generic[H]):
         if plan is None:
             check_request(fields)
             self.decoded += len(fields)
-            plan = _Plan(reading.plan(key), sum(name[:1] == b":" for name, _ in key))
+            plan = _FieldPlan(reading.plan(key), sum(name[:1] == b":" for name, _ in key))
             reading.plans.keep(tuple(key), plan, sum(len(name) + len(value) for name, value in key))
         elif fields[plan.pseudo - 1] is not key[plan.pseudo - 1]:
             raise MalformedError(_NO_ORDER)

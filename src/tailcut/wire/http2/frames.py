@@ -16,7 +16,7 @@ _SETTINGS = 64  # entries of one frame: RFC 9113 defines seven
 _HEAD = Struct(">HBBBI")
 
 
-class Kind(IntEnum):
+class FrameType(IntEnum):
     """Section 6."""
 
     DATA = 0
@@ -31,7 +31,7 @@ class Kind(IntEnum):
     CONTINUATION = 9
 
 
-class Setting(IntEnum):
+class SettingId(IntEnum):
     """Section 6.5.2, as far as a server without pushes and tables of its own has to know."""
 
     PUSH = 2
@@ -102,9 +102,9 @@ def read_settings(payload: bytes) -> Iterator[tuple[int, int]]:
         raise Http2Error(ErrorCode.ENHANCE_YOUR_CALM, f"more than {_SETTINGS} settings in a frame")
     for at in range(0, len(payload), 6):
         key, value = int.from_bytes(payload[at : at + 2], "big"), int.from_bytes(payload[at + 2 : at + 6], "big")
-        if key == Setting.WINDOW and value > WINDOW_LIMIT:
+        if key == SettingId.WINDOW and value > WINDOW_LIMIT:
             raise Http2Error(ErrorCode.FLOW_CONTROL_ERROR, "a window over 2^31-1")
-        if (key == Setting.PUSH and value > 1) or (key == Setting.FRAME and not FRAME_BYTES <= value < 1 << 24):
+        if (key == SettingId.PUSH and value > 1) or (key == SettingId.FRAME and not FRAME_BYTES <= value < 1 << 24):
             raise Http2Error(ErrorCode.PROTOCOL_ERROR, "a setting out of its range")
         yield key, value
 

@@ -8,13 +8,16 @@ from tailcut.wire.http2.frames import (
     FRAME_BYTES,
     WINDOW_LIMIT,
     ErrorCode,
+    FrameType,
     Http2Error,
-    Kind,
     frame,
     word,
 )
 
-_DATA, _HEADERS = int(Kind.DATA), int(Kind.HEADERS)  # a look-up in an enum takes 80 ns, and an answer has three
+_DATA, _HEADERS = (
+    int(FrameType.DATA),
+    int(FrameType.HEADERS),
+)  # a look-up in an enum takes 80 ns, and an answer has three
 _LAST_HEADERS = _HEADERS << 8 | END_HEADERS | END_STREAM  # kind and flags
 _DATA_EARNED = 16  # frames that a client sends for one of ours, generously: it opens windows and measures the line
 _WORTH_BYTES = 1024  # a smaller frame of ours earns nothing, unless it is the last: windows may be opened by bytes
@@ -129,7 +132,7 @@ class Outlet:
         """Once a stream has sent everything, tell the client that the rest of its request is not wanted."""
         waiting = self._waiting.get(stream)
         if waiting is None:
-            self._out.append(frame(Kind.RST_STREAM, 0, stream, word(ErrorCode.NO_ERROR)))
+            self._out.append(frame(FrameType.RST_STREAM, 0, stream, word(ErrorCode.NO_ERROR)))
         else:
             waiting.reset = True
 
@@ -152,7 +155,7 @@ class Outlet:
         size = max(0, min(left, self.frame_bytes, _OUR_FRAME_BYTES, self._window, self.windows[stream]))
         if size:
             parts = len(waiting.parts)
-            self._out.append(frame(Kind.DATA, 0, stream, _cut(waiting, size)))
+            self._out.append(frame(FrameType.DATA, 0, stream, _cut(waiting, size)))
             self._burst += max(size, _PART_BYTES * (parts - len(waiting.parts)))
             self._window -= size
             self.windows[stream] -= size
@@ -162,10 +165,10 @@ class Outlet:
         if size == left:
             del self._waiting[stream]
             if waiting.trailers is not None:
-                self._out.append(frame(Kind.HEADERS, END_HEADERS | END_STREAM, stream, waiting.trailers))
+                self._out.append(frame(FrameType.HEADERS, END_HEADERS | END_STREAM, stream, waiting.trailers))
                 del self.windows[stream]
             if waiting.reset:
-                self._out.append(frame(Kind.RST_STREAM, 0, stream, word(ErrorCode.NO_ERROR)))
+                self._out.append(frame(FrameType.RST_STREAM, 0, stream, word(ErrorCode.NO_ERROR)))
         return size > 0
 
     # What the client allows.

@@ -8,7 +8,7 @@ from typing import Generic
 import msgspec
 
 from tailcut.wire.http2.fields import H
-from tailcut.wire.http2.frames import Budget, ErrorCode, Http2Error, Kind, frame, word
+from tailcut.wire.http2.frames import Budget, ErrorCode, FrameType, Http2Error, frame, word
 from tailcut.wire.http2.send import Outlet
 
 STREAMS = 1024  # open at once, for each connection
@@ -22,7 +22,7 @@ _RESETS = 1024, 256  # streams that a client may open and reset: at once, and ea
 _CHORES = 1024, 256  # frames that carry no request
 
 
-class Opened(msgspec.Struct, Generic[H], gc=False):
+class StreamOpened(msgspec.Struct, Generic[H], gc=False):
     """A request began; `ended` where nothing follows: it has no data, or what came in one frame right behind its head.
 
     Such data took `size` of its window.
@@ -35,7 +35,7 @@ class Opened(msgspec.Struct, Generic[H], gc=False):
     size: int = 0
 
 
-class Data(msgspec.Struct, gc=False):
+class StreamData(msgspec.Struct, gc=False):
     """Bytes of a request; they took `size` of its window, which `taken` gives back. `ended`: they are the last."""
 
     stream: int
@@ -71,7 +71,7 @@ class Streams(Generic[H]):
         self.failed = False
         self._incoming: dict[int, Incoming] = {}  # of those streams that may send more
         self._dismissed: dict[int, None] = {}  # answered or reset by us while the client sends: its rest is ignored
-        self._events: list[Opened[H] | Data | Reset] = []
+        self._events: list[StreamOpened[H] | StreamData | Reset] = []
         self._resets = Budget(*_RESETS)
         self._chores = Budget(*_CHORES)
         self._now = 0.0
@@ -94,7 +94,7 @@ class Streams(Generic[H]):
             return
         incoming.owed += size
         if incoming.owed >= STREAM_WINDOW // 2:
-            self.out.write(frame(Kind.WINDOW_UPDATE, 0, stream, word(incoming.owed)))
+            self.out.write(frame(FrameType.WINDOW_UPDATE, 0, stream, word(incoming.owed)))
             incoming.window += incoming.owed
             incoming.owed = 0
 
@@ -114,30 +114,30 @@ class Streams(Generic[H]):
         """End a stream at once."""
         if stream in self.out.windows:
             self._close(stream)
-            self.out.write(frame(Kind.RST_STREAM, 0, stream, word(code)))
+            self.out.write(frame(FrameType.RST_STREAM, 0, stream, word(code)))
 
     def ping(self) -> None:
         """Ask whether the client is there."""
-        self.out.write(frame(Kind.PING, 0, 0, OUR_PING))
+        self.out.write(frame(FrameType.PING, 0, 0, OUR_PING))
 
     def wind_down(self) -> None:
         """Ask the client to open no more streams; once it has heard that, none but those are served."""
         if not self._winding:
             self._winding = True
-            self.out.write(frame(Kind.GOAWAY, 0, 0, word(EVER_OPEN) + word(ErrorCode.NO_ERROR)))
+            self.out.write(frame(FrameType.GOAWAY, 0, 0, word(EVER_OPEN) + word(ErrorCode.NO_ERROR)))
             self.ping()
 
     def go_away(self, code: ErrorCode = ErrorCode.NO_ERROR) -> None:
         """Tell the client which streams are served still."""
         if self._final == EVER_OPEN:
             self._final = self.last_stream
-            self.out.write(frame(Kind.GOAWAY, 0, 0, word(self._final) + word(code)))
+            self.out.write(frame(FrameType.GOAWAY, 0, 0, word(self._final) + word(code)))
 
     # What breaks a rule, and what ends.
 
     def _fail(self, code: ErrorCode) -> None:
         self.failed = True
-        self.out.write(frame(Kind.GOAWAY, 0, 0, word(self.last_stream) + word(code)))
+        self.out.write(frame(FrameType.GOAWAY, 0, 0, word(self.last_stream) + word(code)))
 
     def _close(self, stream: int) -> None:
         self._dismiss(stream, ended=self._incoming.pop(stream, None) is None)
@@ -154,7 +154,7 @@ class Streams(Generic[H]):
         self._pay_reset()
         was_open = stream in self.out.windows
         self._close(stream)
-        self.out.write(frame(Kind.RST_STREAM, 0, stream, word(code)))
+        self.out.write(frame(FrameType.RST_STREAM, 0, stream, word(code)))
         if was_open:
             self._events.append(Reset(stream, code))
 

@@ -9,7 +9,7 @@ from math import prod
 from typing import Any, NamedTuple
 
 from tailcut.errors import InvalidInputError
-from tailcut.memory.shared import Place
+from tailcut.memory.shared import RegionSlice
 from tailcut.spec import ModelSpec, TensorSpec
 from tailcut.wire.v2.tensors import shown
 
@@ -24,7 +24,7 @@ class WantedOutput(NamedTuple):
 
     name: str
     binary: bool
-    place: Place | None = None
+    place: RegionSlice | None = None
 
 
 class Schedule(NamedTuple):
@@ -103,7 +103,7 @@ def check_present(spec: ModelSpec, shapes: Mapping[str, tuple[int, ...]]) -> Non
         raise InvalidInputError(f"inputs differ in their batch size: {[shape[0] for shape in shapes.values()]}")
 
 
-def place_of(parameters: Mapping[str, Any], what: str) -> Place | None:
+def place_of(parameters: Mapping[str, Any], what: str) -> RegionSlice | None:
     """Where in shared memory a tensor lies, or None where it is not there."""
     region, offset, size = (parameters.get(name) for name in _PLACE)
     if region is None:
@@ -114,7 +114,7 @@ def place_of(parameters: Mapping[str, Any], what: str) -> Place | None:
     for name, value in zip(_PLACE[1:], (offset, size), strict=True):
         if type(value) is not int or not 0 <= value <= _LARGEST:
             raise InvalidInputError(f"{what}: {name} must be a number of bytes, got {kind_of(value)}")
-    return Place(region, offset, size)  # type: ignore[arg-type]  # checked in the loop
+    return RegionSlice(region, offset, size)  # type: ignore[arg-type]  # checked in the loop
 
 
 def wanted_outputs(

@@ -16,7 +16,7 @@ _FOREIGN = "the server's answer does not follow the protocol"
 
 
 @dataclass(frozen=True, slots=True)
-class _Slice:
+class _OutputSlice:
     tensor: TensorSpec
     shape: tuple[int, ...]
     offset: int
@@ -24,7 +24,7 @@ class _Slice:
     shared: bool = False  # in shared memory, from whose start `offset` counts
 
 
-_layouts: BytesMemo[bytes, tuple[_Slice, ...]] = BytesMemo(_KEPT)
+_layouts: BytesMemo[bytes, tuple[_OutputSlice, ...]] = BytesMemo(_KEPT)
 
 
 def decode_outputs(
@@ -67,7 +67,7 @@ def _outputs_array(output: Any, placed: dict[str, np.ndarray]) -> np.ndarray:
     return array.reshape(output["shape"])
 
 
-def _layout(described: Any) -> tuple[_Slice, ...]:
+def _layout(described: Any) -> tuple[_OutputSlice, ...]:
     """Where the outputs are whose values are not in the JSON itself."""
     parts, offset = [], 0
     for output in described:
@@ -77,14 +77,14 @@ def _layout(described: Any) -> tuple[_Slice, ...]:
         tensor = TensorSpec(output["name"], DType(output["datatype"]), shape)
         if "shared_memory_region" in text:
             place = text.get("shared_memory_offset", 0)
-            parts.append(_Slice(tensor, shape, place, text["shared_memory_byte_size"], shared=True))
+            parts.append(_OutputSlice(tensor, shape, place, text["shared_memory_byte_size"], shared=True))
         else:
-            parts.append(_Slice(tensor, shape, offset, text["binary_data_size"]))
+            parts.append(_OutputSlice(tensor, shape, offset, text["binary_data_size"]))
             offset += text["binary_data_size"]
     return tuple(parts)
 
 
-def _array(part: _Slice, body: memoryview, memory: memoryview | None) -> np.ndarray:
+def _array(part: _OutputSlice, body: memoryview, memory: memoryview | None) -> np.ndarray:
     if not part.shared:
         return from_bytes(part.tensor, part.shape, body, part.offset, part.size)
     if memory is None:

@@ -15,7 +15,7 @@ import numpy as np
 import orjson
 
 from tailcut.errors import InvalidInputError
-from tailcut.memory.shared import Place, SharedRegions
+from tailcut.memory.shared import RegionSlice, SharedRegions
 from tailcut.spec import DType, ModelSpec, TensorSpec
 from tailcut.wire.memo import BytesMemo
 from tailcut.wire.v2.checks import (
@@ -50,7 +50,7 @@ class InferRequest(msgspec.Struct, frozen=True, eq=False):
         return cls(None, dict(inputs or {}), tuple(WantedOutput(name, True) for name in spec.output_names), {})
 
 
-class _Slice(NamedTuple):
+class _InputSlice(NamedTuple):
     """Where a binary input lies: `offset` counts from the end of the JSON head."""
 
     tensor: TensorSpec
@@ -64,13 +64,13 @@ class _Shared(NamedTuple):
 
     tensor: TensorSpec
     shape: tuple[int, ...]
-    place: Place
+    place: RegionSlice
 
 
-class _Plan(msgspec.Struct, frozen=True, eq=False):
+class _ReadPlan(msgspec.Struct, frozen=True, eq=False):
     spec: ModelSpec  # held, so that its id() stays its own while the plan is kept
     id: str | None
-    slices: tuple[_Slice, ...]
+    slices: tuple[_InputSlice, ...]
     shared: tuple[_Shared, ...]
     ready: dict[str, np.ndarray]  # inputs whose data stood in the JSON
     size: int  # of all binary data
@@ -88,7 +88,7 @@ class ListPlan(msgspec.Struct, frozen=True, eq=False):
     parameters: dict[str, Any]
 
 
-_plans: BytesMemo[tuple[int, bytes], _Plan] = BytesMemo(_PLANS_KEPT, _PLANNED_HEAD_BYTES)
+_plans: BytesMemo[tuple[int, bytes], _ReadPlan] = BytesMemo(_PLANS_KEPT, _PLANNED_HEAD_BYTES)
 _list_plans: BytesMemo[tuple[int, bytes], ListPlan] = BytesMemo(_PLANS_KEPT)
 
 
@@ -135,14 +135,14 @@ def parse_request(
     return InferRequest(plan.id, inputs, plan.outputs, plan.parameters)
 
 
-class Lead(NamedTuple):
+class RequestLead(NamedTuple):
     """A request whose only tensor, `rows` rows of raw elements, follows its JSON; `request.inputs` is empty."""
 
     request: InferRequest
     rows: int
 
 
-def parse_lead(spec: ModelSpec, head: bytes, size: int) -> Lead | None:
+def parse_lead(spec: ModelSpec, head: bytes, size: int) -> RequestLead | None:
     """What the JSON of a binary body says before its tensor has arrived, where that may go to its rows unseen.
 
     None where the `size` bytes behind the JSON need a look first, or are wrong: `parse_request` says why.
@@ -156,10 +156,10 @@ def parse_lead(spec: ModelSpec, head: bytes, size: int) -> Lead | None:
     piece = plan.slices[0]
     if piece.tensor.dtype in {DType.BOOL, DType.BYTES}:  # not every byte is a value of these
         return None
-    return Lead(InferRequest(plan.id, {}, plan.outputs, plan.parameters), piece.shape[0] if spec.batched else 1)
+    return RequestLead(InferRequest(plan.id, {}, plan.outputs, plan.parameters), piece.shape[0] if spec.batched else 1)
 
 
-def _at(spec: ModelSpec, piece: _Slice, body: memoryview, offset: int) -> np.ndarray:
+def _at(spec: ModelSpec, piece: _InputSlice, body: memoryview, offset: int) -> np.ndarray:
     array = from_bytes(piece.tensor, piece.shape, body, offset, piece.size)
     if not spec.fixed_rows and not array.flags.aligned:
         array = array.copy()
@@ -196,7 +196,7 @@ def _parse_raw(spec: ModelSpec, body: memoryview) -> InferRequest:
             f"input {shown(tensor.name)}: expected {of} bytes for {tensor.describe()}, got {len(body)}"
         )
     shape = tuple(count if dim is None else dim for dim in dims)
-    return InferRequest.raw(spec, {tensor.name: _at(spec, _Slice(tensor, shape, 0, len(body)), body, 0)})
+    return InferRequest.raw(spec, {tensor.name: _at(spec, _InputSlice(tensor, shape, 0, len(body)), body, 0)})
 
 
 def _read_lists(spec: ModelSpec, text: bytes) -> InferRequest | None:
@@ -245,7 +245,7 @@ def list_plan(spec: ModelSpec, rest: bytes, lists: int) -> ListPlan | None:
     return ListPlan(spec, request_id, tuple(forms[name] for name in spec.input_names), outputs, parameters)
 
 
-def _plan(spec: ModelSpec, head: bytes) -> _Plan:
+def _plan(spec: ModelSpec, head: bytes) -> _ReadPlan:
     key = (id(spec), head)
     plan = _plans.get(key)
     if plan is not None:
@@ -284,12 +284,12 @@ def id_of(root: Mapping[str, Any]) -> str | None:
     return request_id
 
 
-def _read_head(spec: ModelSpec, head: bytes) -> _Plan:
+def _read_head(spec: ModelSpec, head: bytes) -> _ReadPlan:
     root = read_root(head)
     request_id = id_of(root)
     parameters = parameters_of(root, "the request")
     slices, shared, ready = _read_inputs(spec, root.get("inputs"))
-    return _Plan(
+    return _ReadPlan(
         spec=spec,
         id=request_id,
         slices=slices,
@@ -303,9 +303,9 @@ def _read_head(spec: ModelSpec, head: bytes) -> _Plan:
 
 def _read_inputs(
     spec: ModelSpec, entries: object
-) -> tuple[tuple[_Slice, ...], tuple[_Shared, ...], dict[str, np.ndarray]]:
+) -> tuple[tuple[_InputSlice, ...], tuple[_Shared, ...], dict[str, np.ndarray]]:
     shapes: dict[str, tuple[int, ...]] = {}
-    slices: list[_Slice] = []
+    slices: list[_InputSlice] = []
     shared: list[_Shared] = []
     ready: dict[str, np.ndarray] = {}
     offset = 0
@@ -314,19 +314,19 @@ def _read_inputs(
         source = source_of(tensor, entry)
         if source is None:
             ready[tensor.name] = from_json(tensor, shape, entry["data"])
-        elif isinstance(source, Place):
+        elif isinstance(source, RegionSlice):
             check_size(tensor, shape, source.size)
             shared.append(_Shared(tensor, shape, source))
         else:
             check_size(tensor, shape, source)
-            slices.append(_Slice(tensor, shape, offset, source))
+            slices.append(_InputSlice(tensor, shape, offset, source))
             offset += source
     check_present(spec, shapes)
     whole = not slices and not shared
     return tuple(slices), tuple(shared), {name: ready[name] for name in spec.input_names} if whole else ready
 
 
-def source_of(tensor: TensorSpec, entry: dict[str, Any]) -> int | Place | None:
+def source_of(tensor: TensorSpec, entry: dict[str, Any]) -> int | RegionSlice | None:
     """Where an input's data are: so many bytes in the binary part, in shared memory, or (None) in the JSON."""
     name = shown(tensor.name)
     parameters = parameters_of(entry, f"input {name}")

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 import orjson
 
-from tailcut.memory.shared import Place
+from tailcut.memory.shared import RegionSlice
 from tailcut.spec import DType, ModelSpec, TensorSpec
 from tailcut.wire.memo import BytesMemo
 from tailcut.wire.v2.checks import WantedOutput
@@ -34,7 +34,7 @@ class Response(msgspec.Struct, frozen=True, eq=False):
     json_size: int | None
 
 
-class _Head(msgspec.Struct, frozen=True, eq=False):
+class _ResponseHead(msgspec.Struct, frozen=True, eq=False):
     spec: ModelSpec  # held, so that its id() stays its own while the head is kept
     before_id: bytes
     after_id: bytes  # up to the first list of data, where the outputs are JSON
@@ -43,7 +43,7 @@ class _Head(msgspec.Struct, frozen=True, eq=False):
 
 
 _Key = tuple[int, str, tuple[WantedOutput, ...], tuple[tuple[int, ...], ...]]
-_heads: BytesMemo[_Key, _Head] = BytesMemo(_HEADS_KEPT)
+_heads: BytesMemo[_Key, _ResponseHead] = BytesMemo(_HEADS_KEPT)
 
 
 def encode_response(
@@ -81,7 +81,7 @@ def encode_response(
 
 def shared_outputs(
     spec: ModelSpec, request: InferRequest, outputs: Mapping[str, np.ndarray]
-) -> list[tuple[Place, bytes | memoryview]]:
+) -> list[tuple[RegionSlice, bytes | memoryview]]:
     """The outputs that belong into shared memory, each with its bytes: the caller writes them first.
 
     The bytes may be views of the outputs: a copy of 600 KB here cost a call over shared memory 0.6 ms.
@@ -141,14 +141,14 @@ def _tensors(spec: ModelSpec, request: InferRequest) -> list[TensorSpec]:
     return [known[wanted.name] for wanted in request.outputs]
 
 
-def _make_head(spec: ModelSpec, version: str, tensors: list[TensorSpec], arrays: list[np.ndarray]) -> _Head:
+def _make_head(spec: ModelSpec, version: str, tensors: list[TensorSpec], arrays: list[np.ndarray]) -> _ResponseHead:
     entries = [
         _entry(tensor, array) | {"parameters": {"binary_data_size": array.nbytes}}
         for tensor, array in zip(tensors, arrays, strict=True)
     ]
     before = orjson.dumps({"model_name": spec.name, "model_version": version})[:-1] + b","
     after = orjson.dumps({"outputs": entries})[1:]
-    return _Head(spec, before, after, before + after)
+    return _ResponseHead(spec, before, after, before + after)
 
 
 def json_frame(
@@ -160,13 +160,15 @@ def json_frame(
     return (_begin(kept, request.id), *kept.between)
 
 
-def _begin(head: _Head, request_id: str | None) -> bytes:
+def _begin(head: _ResponseHead, request_id: str | None) -> bytes:
     if request_id is None:
         return head.without_id
     return b"".join((head.before_id, b'"id":', orjson.dumps(request_id), b",", head.after_id))
 
 
-def _make_json_head(spec: ModelSpec, version: str, tensors: list[TensorSpec], arrays: list[np.ndarray]) -> _Head:
+def _make_json_head(
+    spec: ModelSpec, version: str, tensors: list[TensorSpec], arrays: list[np.ndarray]
+) -> _ResponseHead:
     entries = [
         _entry(tensor, array) | {"data": f"{MARK}{number}"}
         for number, (tensor, array) in enumerate(zip(tensors, arrays, strict=True))
@@ -177,7 +179,7 @@ def _make_json_head(spec: ModelSpec, version: str, tensors: list[TensorSpec], ar
     for number in range(len(entries)):
         piece, _, rest = rest.partition(f'"{MARK}{number}"'.encode())
         pieces.append(piece)
-    return _Head(spec, before, pieces[0], before + pieces[0], (*pieces[1:], rest))
+    return _ResponseHead(spec, before, pieces[0], before + pieces[0], (*pieces[1:], rest))
 
 
 def _entry(tensor: TensorSpec, array: np.ndarray) -> dict[str, Any]:
@@ -215,7 +217,7 @@ def json_answer(spec: ModelSpec, version: str, request: InferRequest) -> dict[st
     return _answer(spec, version, request, entries)
 
 
-def shared_parameters(place: Place, array: np.ndarray, dtype: DType) -> dict[str, Any]:
+def shared_parameters(place: RegionSlice, array: np.ndarray, dtype: DType) -> dict[str, Any]:
     """What an answer says of an output that was put into shared memory: where, and how many bytes it has."""
     size = array.nbytes if dtype is not DType.BYTES else len(to_bytes(array, dtype))
     text: dict[str, Any] = {"shared_memory_region": place.region, "shared_memory_byte_size": size}

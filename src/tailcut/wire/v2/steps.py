@@ -16,7 +16,7 @@ import numpy as np
 import orjson
 
 from tailcut.errors import InvalidInputError
-from tailcut.memory.shared import Place, SharedRegions
+from tailcut.memory.shared import RegionSlice, SharedRegions
 from tailcut.spec import DType, ModelSpec, TensorSpec
 from tailcut.wire.v2.checks import check_present, input_shape, known_entries, parameters_of, wanted_outputs
 from tailcut.wire.v2.lists import MARK, Span, mark_number, read_numbers
@@ -70,14 +70,14 @@ def request_in_steps(
     root = read_root(rest)
     parameters = parameters_of(root, "the request")
     shapes: dict[str, tuple[int, ...]] = {}
-    sources: list[tuple[TensorSpec, int | Place | Span | list[Any]]] = []
+    sources: list[tuple[TensorSpec, int | RegionSlice | Span | list[Any]]] = []
     for entry, tensor in known_entries(root.get("inputs"), {tensor.name: tensor for tensor in spec.inputs}, "input"):
         shape = shapes[tensor.name] = input_shape(spec, tensor, entry)
         source = source_of(tensor, entry)
         if source is None:
             sources.append((tensor, _span_of(entry["data"], spans)))
         else:
-            check_size(tensor, shape, source.size if isinstance(source, Place) else source)
+            check_size(tensor, shape, source.size if isinstance(source, RegionSlice) else source)
             sources.append((tensor, source))
     check_present(spec, shapes)
     outputs = wanted_outputs(spec, root.get("outputs"), parameters)
@@ -91,7 +91,7 @@ def request_in_steps(
         shape = shapes[tensor.name]
         if isinstance(place, Span):
             result[tensor.name] = yield from _list_in_steps(tensor, shape, text[place.start : place.end])
-        elif isinstance(place, Place):
+        elif isinstance(place, RegionSlice):
             result[tensor.name] = from_bytes(tensor, shape, regions.read(place), 0, place.size)
         elif isinstance(place, int):
             result[tensor.name] = yield from _binary_in_steps(spec, tensor, shape, view[at : at + place])
