@@ -38,11 +38,11 @@ LEARN = """
 import sys
 from pathlib import Path
 from tailcut.tuner.learning import facts_of, learn
-from tailcut.tuner.records import Wanted
+from tailcut.tuner.records import TuneRequest
 from tailcut.tuner.space import copy_engines, engine_choices
 from dataclasses import replace
 
-wanted = Wanted(Path(sys.argv[1]))
+wanted = TuneRequest(Path(sys.argv[1]))
 learned = learn(wanted, 1.0, lambda event: print(getattr(event, "text", event)))
 facts = replace(facts_of(wanted, learned), lower_precision=True, quantizable=True)
 print(sorted({one.name for one in engine_choices(facts)}), copy_engines(facts))

@@ -37,18 +37,19 @@ from tailcut.lab.arrivals import Constant
 from tailcut.lab.client import open_loop
 from tailcut.lab.describe import parse_target
 from tailcut.lab.lateness import cause
-from tailcut.lab.session import Session
-from tailcut.lab.surroundings import Surroundings
+from tailcut.lab.session import LoadSession
+from tailcut.lab.surroundings import SurroundingsMonitor
 from tailcut.lab.workload import served_workload
 url, model, cpu, hog = sys.argv[1:]
 compiled.prepare()
 target, at = parse_target(url), Constant(20.0)
 work = served_workload(target, model, None, "binary", 0, 1, None)
-session = Session(target, work, 1.0, 0.1)
+session = LoadSession(target, work, 1.0, 0.1)
 os.sched_setaffinity(0, {int(cpu)})
 os.nice(19)
 run = session.open(at)
-_, seen = Surroundings(target, [model]).observe(lambda: [open_loop(target, work.payloads, rate=at, duration_s=1.0)])
+monitor = SurroundingsMonitor(target, [model])
+_, seen = monitor.observe(lambda: [open_loop(target, work.payloads, rate=at, duration_s=1.0)])
 found = tuple(replace(one, cpus=0.9) for one in seen.use.processes if one.pid == int(hog))
 alone = replace(seen, use=replace(seen.use, busy=1.0, processes=found, stolen=0.0, throttled_s=0.0))
 print(json.dumps([run.client_behind, run.late_because, cause(alone)]))

@@ -202,10 +202,11 @@ def test_where_the_call_is_forbidden(error: int) -> None:
 
 USER_ONLY = """
 import os
-from tailcut.machine.perf import SOFTWARE, Event, Group
+from tailcut.machine.perf import SOFTWARE, CounterEvent, CounterGroup
 os.setgid(65534)
 os.setuid(65534)
-group = Group([Event("page_faults", SOFTWARE, 2), Event("context_switches", SOFTWARE, 3, in_kernel=True)])
+events = [CounterEvent("page_faults", SOFTWARE, 2), CounterEvent("context_switches", SOFTWARE, 3, in_kernel=True)]
+group = CounterGroup(events)
 before = group.decode(group.read())
 memory = bytearray(1 << 20)
 after = group.decode(group.read())
