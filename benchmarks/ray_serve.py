@@ -9,7 +9,8 @@ medians of the rounds, and CPU per request is the time of all processes of the c
 share as well) with 32 connections. A Ray cluster of its own, in child processes, has the paths that need other
 environment variables: Serve's proxy; Serve's HAProxy (`RAY_SERVE_ENABLE_HA_PROXY=1`); direct ingress
 (`RAY_SERVE_ENABLE_DIRECT_INGRESS=1`). Tailcut alone is measured in each of them, while that cluster is idle, and the
-ratio in the last column is of the same cluster.
+ratio in the last column is of the same cluster. Calls from Python are made by the cluster's own driver, one after the
+other and then from 32 threads, so their CPU includes the client's; `Client("http://")` to Tailcut alone is beside them.
 
 `Ray Serve` is an onnxruntime deployment written by hand with documented settings: one session with one thread,
 `max_ongoing_requests` of 256, no access log.
@@ -26,12 +27,12 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -63,6 +64,7 @@ MODES = {
     "direct": {"RAY_SERVE_ENABLE_DIRECT_INGRESS": "1"},
 }
 ALONE = "Tailcut alone"
+CLIENT, HANDLE = '`Client("ray://")`', "`handle.infer.remote`"
 CONNECTIONS = (1, 32)
 READY_S = 120.0
 
@@ -135,23 +137,20 @@ def session(model: Path, profile: Path, mode: str, port: int) -> None:
             address = ray.get_runtime_context().gcs_address
             print(json.dumps({"ports": ports, "own": own, "address": address}), flush=True)
             handle = serve.get_app_handle("tiny")
+            x = {"x": np.zeros((1, LAYERS[MODEL][0]), np.float32)}
+            calls = {CLIENT: lambda: client.infer(MODEL, x), HANDLE: lambda: handle.infer.remote(x).result()}
             for line in sys.stdin:
-                print(json.dumps(python_calls(client, handle, float(line))), flush=True)
+                way, url, seconds = json.loads(line)
+                with tailcut.Client(url) if url else nullcontext() as alone:
+                    call = calls[way] if alone is None else partial(alone.infer, MODEL, x)
+                    print(json.dumps(timed_threads(call, seconds)), flush=True)
     finally:
         serve.shutdown()
         ray.shutdown()
 
 
-def python_calls(client: Any, handle: Any, seconds: float) -> dict[str, tuple[float, float]]:
-    """p50 of calls one after the other, and calls per second with 32 at a time: of the client, and of a handle."""
-    x = {"x": np.zeros((1, LAYERS[MODEL][0]), np.float32)}
-    return {
-        'Client("ray://")': timed_threads(lambda: client.infer(MODEL, x), seconds),
-        "handle.infer.remote": timed_threads(lambda: handle.infer.remote(x).result(), seconds),
-    }
-
-
-def timed_threads(call: object, seconds: float) -> tuple[float, float]:
+def timed_threads(call: Callable[[], object], seconds: float) -> tuple[float, float, int]:
+    """The p50 of calls one after the other in microseconds, calls per second of 32 threads, and all of both."""
     took: list[float] = []
     end = time.perf_counter() + seconds
     while time.perf_counter() < end:
@@ -171,7 +170,7 @@ def timed_threads(call: object, seconds: float) -> tuple[float, float]:
         thread.start()
     for thread in threads:
         thread.join()
-    return statistics.median(took) * 1e6, sum(counts) / seconds
+    return statistics.median(took) * 1e6, sum(counts) / seconds, sum(counts) + len(took)
 
 
 # The part that measures.
@@ -314,10 +313,17 @@ def run_mode(mode: str, model: Path, profile: Path, args: argparse.Namespace) ->
                     if not path.failed:
                         measure(path, args.seconds)
             if mode == "proxy":
-                cluster.stdin.write(f"{args.seconds}\n")
-                cluster.stdin.flush()
-                for name, (p50_us, rate) in json.loads(cluster.stdout.readline()).items():
-                    print(f"in Python, {name}: p50 {p50_us:,.0f} us, {rate:,.0f} calls/s with 32 threads")
+                for way, url, pids in (
+                    (CLIENT, "", [cluster.pid]),
+                    (HANDLE, "", [cluster.pid]),
+                    ('`Client("http://")`, Tailcut alone', f"http://127.0.0.1:{own['port']}", [cluster.pid, alone.pid]),
+                ):
+                    before = tree_cpu_s(pids)
+                    cluster.stdin.write(f"{json.dumps([way, url, args.seconds])}\n")
+                    cluster.stdin.flush()
+                    p50_us, rate, calls = json.loads(cluster.stdout.readline())
+                    cpu_us = (tree_cpu_s(pids) - before) / calls * 1e6
+                    print(f"| in Python, {way} | {p50_us:,.0f} | {rate:,.0f} | {cpu_us:,.0f}, client's included | |")
     return paths
 
 

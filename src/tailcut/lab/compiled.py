@@ -10,6 +10,7 @@ import os
 import select
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
@@ -31,6 +32,7 @@ _FIRST_REQUESTS = 4  # of each of these
 _AT_ONCE = 2  # opened before answers are looked at again: each takes some 30 us
 _FIRST_ROWS = 1 << 16
 _SPIN_NS = 60_000  # before a planned send, where the client has a core to itself: sleepers wake so late
+_COMPILES_S = 1.5  # loading takes less
 _SPIN_SHARED_NS = 20_000  # where it shares its cores with the server
 
 
@@ -48,6 +50,24 @@ def prepare() -> None:
     """Compile the loop, or load it: a second that must not pass while a server is looked at."""
     if sys.platform.startswith("linux"):
         from tailcut.kernels import load  # noqa: F401, PLC0415  numba, which only this loop needs
+
+
+def prepare_servers() -> None:
+    """As `prepare`, and the fast path of servers that this process will start: on a new machine that takes ten seconds.
+
+    One line on standard error says so where something is really compiled.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    slow = threading.Timer(_COMPILES_S, print, ["compiling the load generator and the fast path, once on this machine"])
+    slow.kwargs = {"file": sys.stderr, "flush": True}
+    slow.daemon = True
+    slow.start()
+    try:
+        prepare()
+        from tailcut.kernels import answers, sockets  # noqa: F401, PLC0415  as above
+    finally:
+        slow.cancel()
 
 
 def gather_open(  # noqa: PLR0913  a load test is its parameters
