@@ -79,19 +79,19 @@ class Router:
         took = own.cost.estimate_ns(rows)
         if self._is_forgotten(own, rows):
             return Dispatch(rows)
-        others = [(number, item) for number, item in enumerate(self.engines) if item is not own]
-        before = sum(item.rows_before(ready, now_ns + took, now_ns, first=number < engine) for number, item in others)
+        others = [(number, other) for number, other in enumerate(self.engines) if other is not own]
+        before = sum(other.rows_before(ready, now_ns + took, now_ns, first=number < engine) for number, other in others)
         if before < ready:
             return Dispatch(own.cost.best(min(rows, ready - before)))
-        return Wait(max(now_ns + _LEAST_WAIT_NS, self._late_ns([item for _, item in others], ready, took, now_ns)))
+        return Wait(max(now_ns + _LEAST_WAIT_NS, self._late_ns([other for _, other in others], ready, took, now_ns)))
 
     def formed(self, engine: int, batch: object, rows: int, now_ns: int) -> None:
         """An engine computes a batch from now on."""
         own = self.engines[engine]
         own.ends[batch] = now_ns + own.cost.estimate_ns(rows)
         own.absent, own.passed = False, 0
-        for item in self.engines:
-            item.passed += item is not own
+        for other in self.engines:
+            other.passed += other is not own
 
     def ended(self, engine: int, batch: object, rows: int, took_ns: int, *, learn: bool) -> None:
         """A batch is back; one that failed (`learn` off) says nothing about the cost."""
@@ -109,7 +109,7 @@ class Router:
     def _late_ns(self, others: Sequence[RoutedEngine], ready: int, took: float, now_ns: int) -> int:
         """When the one that is expected to be first would be too late to be first."""
         present = [other for other in others if not other.absent]
-        firsts = [(min(item.free_ns(now_ns)), item.cost.estimate_ns(item.cost.best(ready))) for item in present]
+        firsts = [(min(other.free_ns(now_ns)), other.cost.estimate_ns(other.cost.best(ready))) for other in present]
         return int(min((free + max(0.0, took - theirs) for free, theirs in firsts), default=now_ns + took))
 
     def _is_forgotten(self, own: RoutedEngine, rows: int) -> bool:

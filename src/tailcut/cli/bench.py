@@ -157,18 +157,18 @@ def bench(
     length_s, warmup_s, clients = parse_duration(duration), parse_duration(warmup), _process_count(processes)
     if length_s <= 0:
         raise UsageError("--duration must be greater than 0")
-    place, path = parse_url(target, allow_remote=allow_remote)
-    place = with_access(place, ca, token_file)
+    load_target, path = parse_url(target, allow_remote=allow_remote)
+    load_target = with_access(load_target, ca, token_file)
     own = body is not None or bool(path)
     tensors = _form(wire, shared_memory, named, own=own)
     entries = _mix_entries(mix, model, clients, own=own)
     outcome: _Found = (UNSET, UNSET)
     with ExitStack() as stack:
-        shared = None if shared_memory is None else stack.enter_context(SharedLoad(place, shared_memory))
-        asked = _Asked(place, wire, seed, samples_per_query(named) if named else 1, shared)
+        shared = None if shared_memory is None else stack.enter_context(SharedLoad(load_target, shared_memory))
+        asked = _Asked(load_target, wire, seed, samples_per_query(named) if named else 1, shared)
         if entries:
             results = run_mix(
-                place,
+                load_target,
                 asked.of_mix(
                     entries, data or [], lambda kind: make(arrivals if kind is None else ArrivalProcess(kind))
                 ),
@@ -179,9 +179,11 @@ def bench(
             )
         else:
             work = (
-                Workload([raw_payload(place, path, body, header or [], expect)]) if own else asked.of(model, data or [])
+                Workload([raw_payload(load_target, path, body, header or [], expect)])
+                if own
+                else asked.of(model, data or [])
             )
-            session = LoadSession(place, work, length_s, warmup_s, seed, clients, _say)
+            session = LoadSession(load_target, work, length_s, warmup_s, seed, clients, _say)
             outcome = load.run(session)
             results = session.results
     runs = [run_record(result) for result in results]
@@ -193,7 +195,7 @@ def bench(
         machine=fingerprint(),
         command=f"tailcut {shlex.join(sys.argv[1:])}",
         seed=seed,
-        transport=f"{place.transport}, {tensors}",
+        transport=f"{load_target.transport}, {tensors}",
         comparison=UNSET if earlier is None else _compare(runs, earlier.runs),
     )
     _write(record, output=output, report=report)

@@ -30,20 +30,20 @@ def convert(
     from tailcut.cli.records import ConvertResult
     from tailcut.converters import convert as run
 
-    outcome = run(source, target, trust=trust)
-    apart = f"{outcome.distance:.2g} apart over {outcome.rows} rows (at most {outcome.limit:g})"
+    conversion = run(source, target, trust=trust)
+    apart = f"{conversion.distance:.2g} apart over {conversion.rows} rows (at most {conversion.limit:g})"
     if json:
         result = ConvertResult(
-            source=str(outcome.source),
-            target=str(outcome.target) if outcome.right else None,
-            what=outcome.what,
-            distance=outcome.distance,
-            limit=outcome.limit,
-            rows=outcome.rows,
+            source=str(conversion.source),
+            target=str(conversion.target) if conversion.right else None,
+            what=conversion.what,
+            distance=conversion.distance,
+            limit=conversion.limit,
+            rows=conversion.rows,
         )
         print(msgspec.json.encode(result).decode())
-    elif outcome.right:
-        print(f"{outcome.target}: {outcome.what}; its answers and those of the ONNX model are {apart}")
-    if not outcome.right:
+    elif conversion.right:
+        print(f"{conversion.target}: {conversion.what}; its answers and those of the ONNX model are {apart}")
+    if not conversion.right:
         print(f"tailcut: not written: the answers of the original and of the ONNX model are {apart}", file=sys.stderr)
         raise typer.Exit(1)

@@ -128,12 +128,12 @@ def _show_rungs(console: "Console", result: "TuneResult") -> None:
     for rung in result.rungs:
         measured = [candidate for candidate in rung.candidates if candidate.verdict != "skipped"]
         heading = rung.name
-        for item in measured:
-            kept = item.setting in (rung.kept or "").split(" + ")
-            times = [_ms(value) for value in (item.p50_ms, item.p95_ms, item.p99_ms)]
-            ratio = f"{item.ratio_of} x{item.tail_ratio.point:.2f}" if item.tail_ratio else ""
-            verdict = "kept" if kept else item.verdict
-            table.add_row(heading, escape(item.setting), *times, ratio, verdict, style="green" if kept else None)
+        for candidate in measured:
+            kept = candidate.setting in (rung.kept or "").split(" + ")
+            times = [_ms(value) for value in (candidate.p50_ms, candidate.p95_ms, candidate.p99_ms)]
+            ratio = f"{candidate.ratio_of} x{candidate.tail_ratio.point:.2f}" if candidate.tail_ratio else ""
+            verdict = "kept" if kept else candidate.verdict
+            table.add_row(heading, escape(candidate.setting), *times, ratio, verdict, style="green" if kept else None)
             heading = ""
         untried = len(rung.candidates) - len(measured)
         if untried:

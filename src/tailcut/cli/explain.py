@@ -52,8 +52,8 @@ def explain(
     else:
         if rate is not None:
             raise UsageError("--rate needs a PROFILE: a running server has traffic of its own")
-        place = with_access(parse_target(target, allow_remote=allow_remote), ca, token_file)
-        result = watch(place, only_model(place, model), length_s)
+        load_target = with_access(parse_target(target, allow_remote=allow_remote), ca, token_file)
+        result = watch(load_target, only_model(load_target, model), length_s)
     result = msgspec.structs.replace(result, target=target)
     if report:
         write_atomically(report, render_explain_html(result))

@@ -19,7 +19,8 @@ def ladder(
 
     if json:
         rungs = [
-            LadderRung(name=rung, settings=[item for item in CATALOGUE if item.rung == rung]) for rung in RUNG_FIELDS
+            LadderRung(name=rung, settings=[setting for setting in CATALOGUE if setting.rung == rung])
+            for rung in RUNG_FIELDS
         ]
         print(msgspec.json.encode(LadderResult(rungs=rungs)).decode())
     else:

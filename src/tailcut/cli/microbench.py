@@ -94,14 +94,14 @@ def load_function(name: str) -> Callable[[], Any]:
     from tailcut.errors import UsageError
     from tailcut.lab.functions import import_function
 
-    result = import_function(name)
+    imported = import_function(name)
     try:
-        inspect.signature(result).bind()
+        inspect.signature(imported).bind()
     except TypeError as error:
         raise UsageError(f"{name} cannot be called without arguments ({error}): wrap it in a function") from None
     except ValueError:
         pass  # a builtin without a signature
-    function: Callable[[], Any] = result
+    function: Callable[[], Any] = imported
     return function
 
 
@@ -123,10 +123,10 @@ def _measure(
     return microbench_record(result, machine=fingerprint(), command=f"tailcut {shlex.join(sys.argv[1:])}")
 
 
-def _counted(item: "FunctionResult") -> "FunctionResult":
+def _counted(function: "FunctionResult") -> "FunctionResult":
     from msgspec.structs import replace
 
     from tailcut.lab.instructions import count_instructions
 
-    print(f"counting the instructions of {item.name} ...", file=sys.stderr)
-    return replace(item, instructions=count_instructions(item.name))
+    print(f"counting the instructions of {function.name} ...", file=sys.stderr)
+    return replace(function, instructions=count_instructions(function.name))

@@ -108,15 +108,15 @@ def replicas(
     from tailcut.client.directory import RAY
     from tailcut.ray.membership import ReplicaDirectory
 
-    result: list[str] = []
+    urls: list[str] = []
     directory = ReplicaDirectory.parse(f"{RAY}{application}")
-    directory.follow(lambda addresses: result.extend(_url(address.tls, str(address)) for address in addresses))
+    directory.follow(lambda addresses: urls.extend(_url(address.tls, str(address)) for address in addresses))
     directory.close()
     if json:
-        print(msgspec.json.encode(RayReplicasResult(replicas=result)).decode())
+        print(msgspec.json.encode(RayReplicasResult(replicas=urls)).decode())
     else:
-        print("\n".join(result) or "no replica is ready")
-    raise typer.Exit(0 if result else 1)
+        print("\n".join(urls) or "no replica is ready")
+    raise typer.Exit(0 if urls else 1)
 
 
 @ray.command()
@@ -157,11 +157,11 @@ def haproxy(
     directory = ReplicaDirectory.parse(f"{RAY}{application}")
     if output is not None:
         front = Front(bind, "/run/haproxy/tailcut.sock", threads, trusted)
-        outcome: list[ServerAddress] = []
-        directory.follow(outcome.extend)
+        replicas: list[ServerAddress] = []
+        directory.follow(replicas.extend)
         directory.close()
-        write_atomically(output, haproxy_config(outcome, front))
-        tell(outcome)
+        write_atomically(output, haproxy_config(replicas, front))
+        tell(replicas)
         return
     balancer = Balancer(find_haproxy(program), directory, bind, threads, trusted, _say)
     connect()  # before the signals: Ray takes them for itself

@@ -58,7 +58,10 @@ def _record(command: list[str], result: "CommandCounts") -> "StatResult":
         user_ns=result.user_ns,
         system_ns=result.system_ns,
         user_only=result.counts.user_only,
-        missing={item.name: MissingCount(reason=item.reason, remedy=item.remedy) for item in result.counts.missing},
+        missing={
+            counter.name: MissingCount(reason=counter.reason, remedy=counter.remedy)
+            for counter in result.counts.missing
+        },
     )
 
 
@@ -111,6 +114,6 @@ def _ending(code: int) -> str:
 def _by_reason(result: "CommandCounts") -> list[tuple[str, str, list[str]]]:
     """Missing counters grouped by reason: a machine without a PMU lacks eight of them."""
     groups: dict[tuple[str, str], list[str]] = {}
-    for item in result.counts.missing:
-        groups.setdefault((item.reason, item.remedy), []).append(item.name.replace("_", " "))
+    for counter in result.counts.missing:
+        groups.setdefault((counter.reason, counter.remedy), []).append(counter.name.replace("_", " "))
     return [(reason, remedy, names) for (reason, remedy), names in groups.items()]

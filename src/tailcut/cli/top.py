@@ -34,17 +34,17 @@ def top(
     from tailcut.live.records import End
     from tailcut.report.live import Screen
 
-    place, prefix = parse_url(target, allow_remote=True)
-    if place.grpc:
+    load_target, prefix = parse_url(target, allow_remote=True)
+    if load_target.grpc:
         raise UsageError(f"{target!r} is not http://HOST:PORT: the figures come over HTTP")
-    place = with_access(place, ca, token_file)
-    screen = Screen(f"tailcut top {place.uds or place.authority}{prefix.rstrip('/')}")
+    load_target = with_access(load_target, ca, token_file)
+    screen = Screen(f"tailcut top {load_target.uds or load_target.authority}{prefix.rstrip('/')}")
     reason = ""
     try:
         with _output(screen, once=once, json=json) as show:
             while not reason or reason == "renewed":
                 reason = "lost"
-                for record in follow(place, prefix):
+                for record in follow(load_target, prefix):
                     if isinstance(record, End):
                         reason = record.reason
                     elif _take(record, screen, show) and once:

@@ -29,12 +29,14 @@ def compare_profiles(
     from tailcut.tuner.compare import compare, comparison_record
 
     with LadderView(wanted.budget_s) as view:
-        result: ProfileComparison = compare(wanted, profiles, view)
+        comparison: ProfileComparison = compare(wanted, profiles, view)
     command = f"tailcut {shlex.join(sys.argv[1:])}"
-    record = comparison_record(result, model=str(wanted.model), machine=fingerprint(), objective=asked, command=command)
+    record = comparison_record(
+        comparison, model=str(wanted.model), machine=fingerprint(), objective=asked, command=command
+    )
     if json:
         print(to_json(record))
     else:
         Console().print(comparison_summary(record))
-    if result.is_worse:
+    if comparison.is_worse:
         raise typer.Exit(1)

@@ -80,21 +80,21 @@ def write_result(
     machine = fingerprint()
     model = TunedModel.of(outcome.spec, profile.model.name, str(wanted.model), profile.model.sha256)
     command = f"tailcut {shlex.join(sys.argv[1:])}"
-    match = result(outcome, model=model, machine=machine, objective=asked, command=command)
+    record = result(outcome, model=model, machine=machine, objective=asked, command=command)
     if outcome.wrong:
-        return match
-    match = msgspec.structs.replace(
-        match, profile=str(files.profile), report=str(files.report), trials=str(files.journal)
+        return record
+    record = msgspec.structs.replace(
+        record, profile=str(files.profile), report=str(files.report), trials=str(files.journal)
     )
     if outcome.copy_bytes:
         copy = copy_path(files.profile, outcome.copy_bytes, outcome.settings.engine.precision)
         write_atomically(copy, outcome.copy_bytes)
         profile = profile.with_copy(copy, outcome.settings)
-    kept = evidence(match) | service_evidence(files.journal, profile, wanted.constraints.cpus)
+    kept = evidence(record) | service_evidence(files.journal, profile, wanted.constraints.cpus)
     profile = msgspec.structs.replace(profile, samples=outcome.samples, machine=machine, evidence=kept)
     profile.save(files.profile)
-    write_atomically(files.report, render_tune_html(match))
-    return match
+    write_atomically(files.report, render_tune_html(record))
+    return record
 
 
 def _profile(outcome: "TuneOutcome", wanted: "TuneRequest") -> "Profile":

@@ -111,7 +111,7 @@ def tune_together(
     from tailcut.tuner.together.search import JointSearch
 
     first = models[0]
-    own = tuple(replace(item, journal=_journal(file)) for item, file in zip(models, files.profiles, strict=True))
+    own = tuple(replace(model, journal=_journal(file)) for model, file in zip(models, files.profiles, strict=True))
     wanted = JointWanted(own, tuple(arrivals), first.budget_s, first.seed, first.began)
     with LadderView(first.budget_s) as view:
         outcome = JointSearch(wanted, view).run()
@@ -145,8 +145,8 @@ def _write(outcome: "JointOutcome", asked: "JointRequest", files: JointFiles) ->
     if outcome.wrong:
         return result
     models = [
-        msgspec.structs.replace(item, profile=str(file))
-        for item, file in zip(result.models, files.profiles, strict=True)
+        msgspec.structs.replace(model, profile=str(file))
+        for model, file in zip(result.models, files.profiles, strict=True)
     ]
     result = msgspec.structs.replace(result, models=models, report=str(files.report))
     for number, (side, file) in enumerate(zip(outcome.sides, files.profiles, strict=True)):

@@ -72,9 +72,9 @@ def fixed_of(text: str | None) -> tuple[str, ...]:
     from tailcut.errors import UnsupportedError, UsageError
 
     fixed = tuple(text.split(",")) if text else ()
-    for item in fixed:
+    for dim in fixed:
         try:
-            parse_fixed_dim(item)
+            parse_fixed_dim(dim)
         except UnsupportedError as error:
             raise UsageError(str(error).replace("fixed_dims", "--fix", 1)) from None
     return fixed

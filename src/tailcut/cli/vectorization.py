@@ -25,13 +25,13 @@ def vectorization(
     from tailcut.errors import UsageError
     from tailcut.report.vectorization import vectorization_record, vectorization_text
 
-    place, _, name = target.rpartition(":")
-    if not place or not name:
+    source, _, name = target.rpartition(":")
+    if not source or not name:
         raise UsageError(f"{target!r} is not a function: write MODULE:FUNCTION, FILE.py:FUNCTION or ./LIB.so:SYMBOL")
-    if _is_machine_code(Path(place)):
-        isa, analyses = None, _of_library(Path(place), name, signature)
+    if _is_machine_code(Path(source)):
+        isa, analyses = None, _of_library(Path(source), name, signature)
     else:
-        isa, analyses = _of_numba(place, name, signature)
+        isa, analyses = _of_numba(source, name, signature)
     record = vectorization_record(target, isa, analyses)
     print(msgspec.json.encode(record).decode() if json else vectorization_text(record))
     if not record.vectorized:
@@ -54,49 +54,49 @@ def _of_library(path: Path, symbol: str, signature: str | None) -> "list[Analysi
     return [analyse_symbol(path, symbol)]
 
 
-def _of_numba(place: str, name: str, signature: str | None) -> "tuple[str, list[Analysis]]":
+def _of_numba(source: str, name: str, signature: str | None) -> "tuple[str, list[Analysis]]":
     from tailcut.errors import UsageError
 
     try:
         from tailcut.kernels.vectorization import analyse, numba_isa
     except ImportError as error:
         raise UsageError(f"numba cannot be loaded: {error}") from None
-    module = _load(place)
+    module = _load(source)
     try:
         function: Any = module
         for part in name.split("."):
             function = getattr(function, part)
     except AttributeError:
-        raise UsageError(f"{place} has no function {name!r}") from None
+        raise UsageError(f"{source} has no function {name!r}") from None
     nothing_compiled = hasattr(function, "py_func") and not function.signatures
     if nothing_compiled and signature is None:
         raise UsageError(
-            f"{place}:{name} has not been compiled yet: "
+            f"{source}:{name} has not been compiled yet: "
             "pass argument types with --signature, such as 'float32[::1],float32[::1]'"
         )
     return numba_isa(), analyse(function, signature)
 
 
-def _load(place: str) -> Any:
+def _load(source: str) -> Any:
     """Import a module by name or file; the current folder comes first, as with `python -m`."""
     import contextlib
     from importlib import import_module
 
     from tailcut.errors import UsageError
 
-    is_file = place.endswith(".py")
-    if is_file and not Path(place).is_file():
-        raise UsageError(f"{place}: no such file")
-    sys.path.insert(0, str(Path(place).parent.resolve()) if is_file else str(Path.cwd()))
-    module = Path(place).stem if is_file else place
+    is_file = source.endswith(".py")
+    if is_file and not Path(source).is_file():
+        raise UsageError(f"{source}: no such file")
+    sys.path.insert(0, str(Path(source).parent.resolve()) if is_file else str(Path.cwd()))
+    module = Path(source).stem if is_file else source
     try:
         with contextlib.redirect_stdout(sys.stderr):  # output of the module's import is not part of the result
             return import_module(module)
     except ModuleNotFoundError as error:
-        if error.name is not None and f"{place}.".startswith(f"{error.name}."):
+        if error.name is not None and f"{source}.".startswith(f"{error.name}."):
             raise UsageError(
                 f"no module named {error.name!r} in the current folder or among the installed packages"
             ) from None
-        raise UsageError(f"{place} cannot be imported: {error}") from None
+        raise UsageError(f"{source} cannot be imported: {error}") from None
     except (Exception, SystemExit) as error:  # noqa: BLE001  a user's module may raise anything
-        raise UsageError(f"{place} cannot be imported: {type(error).__name__}: {error}") from None
+        raise UsageError(f"{source} cannot be imported: {type(error).__name__}: {error}") from None

@@ -95,7 +95,9 @@ class Members(Generic[C]):
         with self._lock:
             known = {member.address: member for member in self._members}
             wanted = dict.fromkeys(addresses)
-            self._members = tuple(known.pop(item) if item in known else ServerMember(item) for item in wanted)
+            self._members = tuple(
+                known.pop(address) if address in known else ServerMember(address) for address in wanted
+            )
             unused: list[C] = []
             for member in known.values():
                 member.gone = True

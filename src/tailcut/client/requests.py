@@ -133,7 +133,7 @@ class Encoder:
 
     def _head(self, call: InferenceCall, described: Sequence[Described]) -> bytes:
         lead = binary_lead(described, call.outputs, call.timeout_us)
-        length = len(lead) + sum(item.size for item in described)
+        length = len(lead) + sum(tensor.size for tensor in described)
         lines = [
             f"POST {model_path(call.model, call.version)}/infer HTTP/1.1",
             *self._fields,

@@ -203,14 +203,14 @@ class SharedTensors:
         self, region: str, call: InferenceCall, described: Sequence[Described], known: Sequence[_Output] | None
     ) -> Parts:
         inputs, outputs, at = [], [], 0
-        for item in described:
-            inputs.append(entry(item, _place(region, at, item.size)))
-            at += _aligned(item.size)
+        for tensor in described:
+            inputs.append(entry(tensor, _place(region, at, tensor.size)))
+            at += _aligned(tensor.size)
         if known is None:
             outputs = [{"name": name, "parameters": {"binary_data": True}} for name in call.outputs or ()]
         for output in known or ():
-            text = _place(region, at, output.size) if output.size else {"binary_data": True}
-            outputs.append({"name": output.name, "parameters": text})
+            placement = _place(region, at, output.size) if output.size else {"binary_data": True}
+            outputs.append({"name": output.name, "parameters": placement})
             at += _aligned(output.size)
         request: dict[str, object] = {"inputs": inputs, "parameters": parameters(call.timeout_us)}
         if outputs:
@@ -227,7 +227,7 @@ def _aligned(size: int) -> int:
 
 
 def _room(described: Sequence[Described], known: Sequence[_Output] | None) -> int:
-    sizes = [item.size for item in described] + [item.size for item in known or ()]
+    sizes = [tensor.size for tensor in described] + [tensor.size for tensor in known or ()]
     return sum(_aligned(size) for size in sizes) or 1
 
 
@@ -237,6 +237,8 @@ def _fixed_size(array: np.ndarray) -> int:
 
 def _with_room(known: Sequence[_Output] | None, outputs: Outputs) -> tuple[_Output, ...] | None:
     """What was known of outputs, those that have outgrown their place without one; None where they are others now."""
-    if known is None or {item.name for item in known} != set(outputs):
+    if known is None or {output.name for output in known} != set(outputs):
         return None
-    return tuple(_Output(item.name, item.size if _fixed_size(outputs[item.name]) <= item.size else 0) for item in known)
+    return tuple(
+        _Output(output.name, output.size if _fixed_size(outputs[output.name]) <= output.size else 0) for output in known
+    )

@@ -74,10 +74,10 @@ def convert(source: Path, target: Path, *, trust: bool = False) -> Conversion:
     with tempfile.TemporaryDirectory(prefix="tailcut-") as name:
         folder = Path(name)
         written = original.write(folder)
-        result = _compared(source, target, original, written)
-        if result.right:
+        conversion = _compared(source, target, original, written)
+        if conversion.right:
             _move(written, target)
-    return result
+    return conversion
 
 
 def _loader(source: Path, *, trust: bool) -> Callable[[Path], Original]:
@@ -122,20 +122,20 @@ def _compared(source: Path, target: Path, original: Original, written: Path) -> 
         samples = find_samples(engine)
         rows = _ROWS if engine.spec.batchable else samples.rows
         request = samples.make(rows, seed=0)
-        result = engine.run(request)
+        outputs = engine.run(request)
     finally:
         engine.close()
     try:
-        expected = original.answer(request, list(result))
+        expected = original.answer(request, list(outputs))
     except Exception as error:  # noqa: BLE001  the libraries' errors share no base
         what = "the original cannot compute the request that the ONNX model answers"
         raise UnsupportedError(f"{source}: {what}: {first_line(error)}") from None
-    if len(expected) != len(result):
+    if len(expected) != len(outputs):
         raise UnsupportedError(
-            f"{source}: the original has {len(expected)} outputs and the ONNX model {len(result)}: not written"
+            f"{source}: the original has {len(expected)} outputs and the ONNX model {len(outputs)}: not written"
         )
     worst, limit = 0.0, _MOST_FAR
-    for (name, array), truth in zip(result.items(), expected, strict=True):
+    for (name, array), truth in zip(outputs.items(), expected, strict=True):
         floats = array.dtype.kind == "f"
         allowed = _MOST_FAR if floats else _MOST_OTHER
         apart = distance({name: _like(truth, array)}, {name: array})

@@ -52,8 +52,8 @@ class ExportedProgram:
 
         tensors = [as_tensor(np.require(array, requirements=["C", "W"])) for array in inputs.values()]
         with self._torch.inference_mode():
-            result = self._compute(*self._program.arguments.all(tensors))
-        return [as_array(spec, item) for spec, item in zip(self._program.spec.outputs, result, strict=True)]
+            outputs = self._compute(*self._program.arguments.all(tensors))
+        return [as_array(spec, output) for spec, output in zip(self._program.spec.outputs, outputs, strict=True)]
 
     def _with_tensors_alone(self) -> Any:
         """The program without the outputs that are no tensors, which ONNX does not have and which are not served."""
@@ -102,10 +102,10 @@ def load_program(path: Path) -> Original:
 @contextlib.contextmanager
 def _quiet(logger: str) -> Iterator[None]:
     """Without a logger's warnings, such as one for each operator of packages that are not installed."""
-    result = logging.getLogger(logger)
-    level = result.level
-    result.setLevel(logging.ERROR)
+    log = logging.getLogger(logger)
+    level = log.level
+    log.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        result.setLevel(level)
+        log.setLevel(level)

@@ -49,8 +49,8 @@ class Tabular:
     def answer(self, inputs: Arrays, outputs: Sequence[str]) -> list[np.ndarray]:
         """See `Original.answer`."""
         [rows] = inputs.values()
-        result = [np.asarray(answer) for answer in self._answers(rows)]
-        return result[-len(outputs) :] if len(outputs) < len(result) else result
+        answers = [np.asarray(answer) for answer in self._answers(rows)]
+        return answers[-len(outputs) :] if len(outputs) < len(answers) else answers
 
 
 def load_pickle(path: Path) -> Original:
@@ -121,10 +121,10 @@ def _sklearn(model: Any, what: str) -> Original:
         options = {id(model): {"zipmap": False}} if classifier else None
         kind = [("X", types.FloatTensorType([None, features]))]
         opsets = {"": latest, **_TREES}
-        result = skl2onnx.convert_sklearn(model, initial_types=kind, options=options, target_opset=opsets)
+        onnx_model = skl2onnx.convert_sklearn(model, initial_types=kind, options=options, target_opset=opsets)
         if isinstance(getattr(model, "classes_", None), list):  # of each of several labels
-            _spread(result.graph, list(map(len, model.classes_)))
-        return result
+            _spread(onnx_model.graph, list(map(len, model.classes_)))
+        return onnx_model
 
     def answers(rows: np.ndarray) -> Sequence[np.ndarray]:
         if base.is_clusterer(model) and hasattr(model, "transform"):
@@ -137,17 +137,17 @@ def _sklearn(model: Any, what: str) -> Original:
 def _spread(graph: Any, classes: Sequence[int]) -> None:
     """A list of probabilities becomes an output for each label, with so many classes: only tensors are served."""
     made = {name: node for node in graph.node for name in node.output if node.op_type == "SequenceConstruct"}
-    for output in [item for item in graph.output if item.name in made]:
+    for output in [output for output in graph.output if output.name in made]:
         node = made[output.name]
         graph.node.remove(node)
         graph.output.remove(output)
         for number, (tensor, size) in enumerate(zip(node.input, classes, strict=True)):
             name = f"{output.name}_{number}"
             graph.node.add(op_type="Identity", name=name, input=[tensor], output=[name])
-            result = graph.output.add(name=name).type.tensor_type
-            result.elem_type = output.type.sequence_type.elem_type.tensor_type.elem_type
-            result.shape.dim.add()
-            result.shape.dim.add(dim_value=size)
+            tensor_type = graph.output.add(name=name).type.tensor_type
+            tensor_type.elem_type = output.type.sequence_type.elem_type.tensor_type.elem_type
+            tensor_type.shape.dim.add()
+            tensor_type.shape.dim.add(dim_value=size)
 
 
 def _xgboost(model: Any, what: str) -> Original:

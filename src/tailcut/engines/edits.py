@@ -94,23 +94,23 @@ def replace_zipmaps(model: onnx.ModelProto) -> bool:
     for entry in [entry for entry in model.metadata_props if is_classes(entry.key)]:
         model.metadata_props.remove(entry)  # these names are this function's own
     outputs = {value.name: value for value in graph.output if isinstance(value.name, str)}  # bytes: no UTF-8
-    result = False
+    replaced = False
     for node in graph.node:
         value = outputs.get(node.output[0]) if node.op_type == "ZipMap" else None
         classes = [] if value is None else _classes(node)
         if value is None or not classes:
             continue
-        result = True
+        replaced = True
         node.CopyFrom(helper.make_node("Identity", list(node.input), list(node.output), name=node.name))
         shape = [_first_dim(graph), len(classes)]
         value.CopyFrom(helper.make_tensor_value_info(value.name, TensorProto.FLOAT, shape))
         entry = model.metadata_props.add()
         entry.key, entry.value = CLASSES + value.name, json.dumps(classes, ensure_ascii=False)
-    if result:
+    if replaced:
         _free_labels(graph)
-    if result and not any(not entry.domain or entry.domain == "ai.onnx" for entry in model.opset_import):
+    if replaced and not any(not entry.domain or entry.domain == "ai.onnx" for entry in model.opset_import):
         model.opset_import.append(helper.make_opsetid("", 13))
-    return result
+    return replaced
 
 
 def keep_outputs(model: onnx.ModelProto, names: Sequence[str]) -> bool:
@@ -145,19 +145,19 @@ def fix_dims(model: onnx.ModelProto, fixed: Sequence[str]) -> bool:
     axes = [
         (f"{value.name}:{axis}", dim) for value in inputs for axis, dim in enumerate(value.type.tensor_type.shape.dim)
     ]
-    free = [dim.dim_param or place for place, dim in axes if not dim.HasField("dim_value")]
+    free = [dim.dim_param or dimension for dimension, dim in axes if not dim.HasField("dim_value")]
     for name in sizes:
-        if not any(name in {place, dim.dim_param} for place, dim in axes):
+        if not any(name in {dimension, dim.dim_param} for dimension, dim in axes):
             there = (
                 f"its free dimensions are {', '.join(dict.fromkeys(free))}" if free else "all of its sizes are fixed"
             )
             raise UnsupportedError(f"fixed_dims: no input of the model has a dimension {name!r}: {there}")
-    for place, dim in axes:
-        size = sizes.get(place)
+    for dimension, dim in axes:
+        size = sizes.get(dimension)
         if size is None:
             continue
         if dim.HasField("dim_value") and dim.dim_value != size:
-            raise UnsupportedError(f"fixed_dims: {place} is {dim.dim_value} in the model, and cannot be {size}")
+            raise UnsupportedError(f"fixed_dims: {dimension} is {dim.dim_value} in the model, and cannot be {size}")
         if dim.dim_param:
             sizes.setdefault(dim.dim_param, size)  # one name is one size, wherever it stands
         dim.dim_value = size
@@ -179,8 +179,8 @@ def _infer_outputs(model: onnx.ModelProto) -> None:
         inferred = onnx.shape_inference.infer_shapes(copy, data_prop=True)
     except Exception:  # noqa: BLE001  as in load_graph; the outputs stay as free as they were
         return
-    for value, result in zip(model.graph.output, inferred.graph.output, strict=True):
-        dims, known = value.type.tensor_type.shape.dim, result.type.tensor_type.shape.dim
+    for value, inferred_value in zip(model.graph.output, inferred.graph.output, strict=True):
+        dims, known = value.type.tensor_type.shape.dim, inferred_value.type.tensor_type.shape.dim
         if len(dims) != len(known):
             continue
         for dim, size in zip(dims, known, strict=True):
@@ -237,7 +237,7 @@ def constants_to_initializers(model: onnx.ModelProto) -> None:
 
 def benefits_from_int8(model: onnx.ModelProto) -> bool:
     """Whether an operator of the graph multiplies by enough constant float32 weights for int8 to pay."""
-    sizes = {item.name: _elements(item) for item in model.graph.initializer}
+    sizes = {tensor.name: _elements(tensor) for tensor in model.graph.initializer}
     for node in model.graph.node:
         tensor = _constant(node)
         if tensor is not None:
@@ -294,12 +294,12 @@ def _take_in_weights(model: onnx.ModelProto, path: Path, files: Mapping[str, Pat
     """Copy external weights into the model, in place."""
     size = 0
     for tensor in external_tensors(model):
-        place = place_of(tensor)
-        file = files[place.get("location", "")]
+        location = place_of(tensor)
+        file = files[location.get("location", "")]
         try:
             with file.open("rb") as weights:
-                weights.seek(int(place.get("offset", "0")))
-                data = weights.read(int(place.get("length", "-1")))
+                weights.seek(int(location.get("offset", "0")))
+                data = weights.read(int(location.get("length", "-1")))
         except OSError as error:
             raise ModelFileError(f"{file}: cannot be read: {error.strerror}") from None
         size += len(data)

@@ -276,7 +276,7 @@ def _of_folder(path: Path) -> str:
     graphs = [graph for graph in graphs if graph.is_file()]
     if not graphs:
         places = [path / folder for folder in _GRAPH_FOLDERS] + [path / "1"]  # 1: a version in Triton's layout
-        graphs = sorted(file for place in places for file in place.glob("*.onnx") if file.is_file())
+        graphs = sorted(file for folder in places for file in folder.glob("*.onnx") if file.is_file())
     if graphs:
         more = f" (or {len(graphs) - 1} more)" if len(graphs) > _LISTED else ""
         return f"{what}, not an ONNX model: name {' or '.join(map(str, graphs[:_LISTED]))}{more}"
@@ -339,15 +339,15 @@ def _store(path: Path) -> Path | None:
     return None if blobs is None or blobs.is_symlink() else blobs.resolve()
 
 
-def check_size(path: Path, file: Path, place: dict[str, str]) -> None:
+def check_size(path: Path, file: Path, location: dict[str, str]) -> None:
     """A weights file is as long as a tensor's place in it says.
 
     Raises:
         ModelFileError: it is cut short.
     """
-    offset, length, size = place.get("offset", "0"), place.get("length", "0"), file.stat().st_size
+    offset, length, size = location.get("offset", "0"), location.get("length", "0"), file.stat().st_size
     if not (offset.isdigit() and length.isdigit() and int(offset) + int(length) <= size):
-        name = place.get("location", "")
+        name = location.get("location", "")
         raise ModelFileError(f"{path}: its external weights file {name!r} is cut short: it has {size} bytes")
 
 

@@ -97,8 +97,8 @@ def load_graph(path: Path) -> onnx.ModelProto:
         raise not_onnx(path)
     files = external_files(model, path)
     for tensor in external_tensors(model):
-        place = place_of(tensor)
-        check_size(path, files[place.get("location", "")], place)
+        location = place_of(tensor)
+        check_size(path, files[location.get("location", "")], location)
     return model
 
 
@@ -137,9 +137,9 @@ def weights_hash(path: Path) -> str | None:
     files = external_files(model, path)
     pieces = []
     for tensor in external_tensors(model):
-        place = place_of(tensor)
-        file, offset = files[place.get("location", "")], int(place.get("offset", "0"))
-        pieces.append((file, offset, int(place.get("length", file.stat().st_size - offset))))
+        location = place_of(tensor)
+        file, offset = files[location.get("location", "")], int(location.get("offset", "0"))
+        pieces.append((file, offset, int(location.get("length", file.stat().st_size - offset))))
     try:
         return sampled_hash(pieces) if pieces else None
     except OSError as error:
@@ -164,8 +164,8 @@ def read_spec(model: onnx.ModelProto, path: Path, name: str | None) -> ModelSpec
     classes = {entry.key: tuple(json.loads(entry.value)) for entry in model.metadata_props if is_classes(entry.key)}
     tensors = [replace(_tensor(value, path), classes=classes.get(f"{CLASSES}{value.name}", ())) for value in outputs]
     spec = ModelSpec(spec_name, tuple(inputs), tuple(tensors))
-    result = analyse_rows(model) if spec.batchable else RowEvidence(Rows.DEPENDENT, "")
-    return replace(spec, rows=result.rows, rows_reason=result.reason)
+    evidence = analyse_rows(model) if spec.batchable else RowEvidence(Rows.DEPENDENT, "")
+    return replace(spec, rows=evidence.rows, rows_reason=evidence.reason)
 
 
 def short(error: BaseException, advice: str = "use onnxruntime") -> str:

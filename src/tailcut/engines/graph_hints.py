@@ -49,8 +49,8 @@ def read_hints(model: onnx.ModelProto) -> InputHints:
         if node.op_type == "Constant" and node.output:
             weights[node.output[0]] = _constant_shape(node)
         elif node.input and node.output:
-            for place, size in _required(node, sources, weights):
-                sizes.setdefault(place, size)
+            for dimension, size in _required(node, sources, weights):
+                sizes.setdefault(dimension, size)
             for name, bound in _bounded(node, sources, weights):
                 below[name] = min(bound, below.get(name, bound))
             passed = _passed_on(node, sources, weights)

@@ -154,19 +154,19 @@ def _shape(tensor: TensorSpec, axes: _Axes, sizes: Mapping[str, int], hints: Inp
     )
 
 
-def _size(index: tuple[str, int], axes: _Axes, sizes: Mapping[str, int], hints: InputHints) -> int:
+def _size(dimension: tuple[str, int], axes: _Axes, sizes: Mapping[str, int], hints: InputHints) -> int:
     """The size of a free dimension, ROWS where it is the number of rows."""
-    if index in hints.sizes:
-        return hints.sizes[index]
-    total = _sum_of_names(_dim_name(hints, *index), axes, sizes, hints)
-    kind = axes[index]
+    if dimension in hints.sizes:
+        return hints.sizes[dimension]
+    total = _sum_of_names(_dim_name(hints, *dimension), axes, sizes, hints)
+    kind = axes[dimension]
     return total if total is not None else ROWS if kind is None else sizes[kind]
 
 
 def _sum_of_names(name: str | None, axes: _Axes, sizes: Mapping[str, int], hints: InputHints) -> int | None:
     """The size of a dimension that is named as a sum of others: `past_sequence_length + sequence_length`."""
     parts = [part.strip() for part in (name or "").split("+")]
-    by_name = {_dim_name(hints, *place): kind for place, kind in axes.items()}
+    by_name = {_dim_name(hints, *dimension): kind for dimension, kind in axes.items()}
     terms = [int(part) if part.isdecimal() else sizes.get(by_name.get(part) or "", ROWS) for part in parts]
     return sum(terms) if len(parts) > 1 and ROWS not in terms else None
 

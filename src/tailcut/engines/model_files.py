@@ -32,8 +32,8 @@ def model_files(path: Path) -> list[Path]:
 def _external_names(path: Path) -> Iterator[str]:
     """The names of external weights files that an ONNX file has in it."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        for result in _LOCATION.finditer(data):
-            start = result.end()
+        for match in _LOCATION.finditer(data):
+            start = match.end()
             length = data[start] if start < len(data) else 0
             if length & _MORE and start + 1 < len(data):
                 start += 1

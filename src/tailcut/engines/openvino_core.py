@@ -17,8 +17,8 @@ _CORES: dict[int, ov.Core] = {}  # by process: a forked child has none of the th
 
 def core() -> ov.Core:
     """The core of this process."""
-    result = _CORES.get(os.getpid())
-    if result is None:  # of two threads that come at once, both get the one that was kept; the other has loaded nothing
-        result = _CORES.setdefault(os.getpid(), ov.Core())
-        keep_for_good(result)
-    return result
+    loaded = _CORES.get(os.getpid())
+    if loaded is None:  # of two threads that come at once, both get the one that was kept; the other has loaded nothing
+        loaded = _CORES.setdefault(os.getpid(), ov.Core())
+        keep_for_good(loaded)
+    return loaded

@@ -88,7 +88,9 @@ def names_of(ports: Sequence[Any]) -> list[str]:
     taken: list[str] = []
     for number, port in enumerate(ports):
         known = sorted(port.names, key=lambda name: (name != port.node.friendly_name, len(name), name))
-        name = next((item.removesuffix(":0") for item in known if item.removesuffix(":0") not in taken), "")
+        name = next(
+            (candidate.removesuffix(":0") for candidate in known if candidate.removesuffix(":0") not in taken), ""
+        )
         taken.append(name or f"tensor_{number}")
     return taken
 
@@ -136,13 +138,13 @@ def _fix_dims(model: Any, fixed: Sequence[str], path: Path) -> None:
         if not shape.rank.is_dynamic
         for axis in range(len(shape))
     }
-    for index, size in map(parse_fixed_dim, fixed):
-        if index not in places:
-            raise UnsupportedError(f"fixed_dims: no input has a dimension {index!r}: it has {', '.join(places)}")
-        name, axis = places[index]
+    for dimension, size in map(parse_fixed_dim, fixed):
+        if dimension not in places:
+            raise UnsupportedError(f"fixed_dims: no input has a dimension {dimension!r}: it has {', '.join(places)}")
+        name, axis = places[dimension]
         if not shapes[name][axis].is_dynamic and shapes[name][axis].get_length() != size:
             known = shapes[name][axis].get_length()
-            raise UnsupportedError(f"fixed_dims: {index} is {known} in the model, and cannot be {size}")
+            raise UnsupportedError(f"fixed_dims: {dimension} is {known} in the model, and cannot be {size}")
         shapes[name][axis] = ov.Dimension(size)
     try:
         model.reshape({port: shapes[name] for name, port in zip(names, model.inputs, strict=True)})

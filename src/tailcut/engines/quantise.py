@@ -79,7 +79,7 @@ class Calibration:
         with self._quantiser():
             self._session, self._names = _with_activations(self._float, folder)
         self._activations = {name: Activation() for name in self._names}
-        self._found: dict[str, Histogram] = {}
+        self._taken: dict[str, Histogram] = {}
         self._random = np.random.default_rng(0)
         self.requests = 0
 
@@ -98,7 +98,7 @@ class Calibration:
             arrays = self._session.run(self._names, dict(request))
         for name, array in zip(self._names, arrays, strict=True):
             self._activations[name].add(array, self._random)
-        self._found.clear()
+        self._taken.clear()
         self.requests += 1
 
     def most_sensitive(self) -> list[str]:
@@ -153,15 +153,17 @@ class Calibration:
             quantizer.model.save_model_to_file(str(out))
 
     def _histograms(self) -> dict[str, Histogram]:
-        if not self._found:
-            self._found = {name: item.histogram() for name, item in self._activations.items() if item.samples}
-        return self._found
+        if not self._taken:
+            self._taken = {
+                name: activation.histogram() for name, activation in self._activations.items() if activation.samples
+            }
+        return self._taken
 
     def _ranges(self, method: Method) -> Any:
         from onnxruntime.quantization import CalibrationMethod, TensorsData  # noqa: PLC0415  as in write
 
         choose = CHOICES[method]
-        ends = {name: tuple(map(np.float32, choose(item))) for name, item in self._histograms().items()}
+        ends = {name: tuple(map(np.float32, choose(histogram))) for name, histogram in self._histograms().items()}
         return TensorsData(CalibrationMethod.MinMax, ends)
 
     def _without_shifts(self, in_float: Sequence[str], largest: int) -> onnx.ModelProto:
@@ -229,7 +231,7 @@ def _preprocessed(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
     from onnxruntime.quantization import quant_pre_process  # noqa: PLC0415  half a second, int8 only
 
     constants_to_initializers(model)
-    opset = next((item.version for item in model.opset_import if item.domain in {"", "ai.onnx"}), _LEAST_OPSET)
+    opset = next((entry.version for entry in model.opset_import if entry.domain in {"", "ai.onnx"}), _LEAST_OPSET)
     if opset < _LEAST_OPSET:
         model = onnx.version_converter.convert_version(model, _LEAST_OPSET)
     source, done = folder / "float.onnx", folder / "preprocessed.onnx"
@@ -265,7 +267,7 @@ def shift_of(node: onnx.NodeProto, weight: np.ndarray, means: np.ndarray, larges
         means: of its input's channels.
         largest: the number in int8 that stands for the largest weight of a channel.
     """
-    attributes = {item.name: helper.get_attribute_value(item) for item in node.attribute}
+    attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
     if node.op_type == "Gemm":
         if attributes.get("alpha", 1.0) != 1.0 or attributes.get("beta", 1.0) != 1.0 or attributes.get("transA"):
             return None

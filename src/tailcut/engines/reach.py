@@ -25,8 +25,8 @@ def _openvino() -> Reach:
     import_openvino()
     from tailcut.engines.openvino_core import core  # noqa: PLC0415  half a second, and only where it is asked for
 
-    result = core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    numbers = [name for name in result if name in ("FP32", "FP16", "BF16", "INT8")]
+    capabilities = core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    numbers = [name for name in capabilities if name in ("FP32", "FP16", "BF16", "INT8")]
     return Reach("openvino", None, f"{version('openvino')} computes fast in {' '.join(sorted(numbers))}")
 
 

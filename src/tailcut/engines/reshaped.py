@@ -73,17 +73,17 @@ class ReshapedEngine:
         """Those of the engine; what it knows of single axes is left out where the axes are others."""
         hints = self._engine.hints if isinstance(self._engine, Hinted) else InputHints()
         own = {name: names for name, names in hints.names.items() if name not in self._inputs}
-        sizes = {place: size for place, size in hints.sizes.items() if place[0] not in self._inputs}
+        sizes = {dimension: size for dimension, size in hints.sizes.items() if dimension[0] not in self._inputs}
         return InputHints(own, sizes, hints.below)
 
 
 def _of(side: str, tensors: Sequence[TensorSpec], reshapes: Sequence[Reshape]) -> dict[str, Reshape]:
     """Those of the inputs, or of the outputs, by name."""
-    result = {reshape.name: reshape for reshape in reshapes if reshape.side in {"", side}}
+    by_name = {reshape.name: reshape for reshape in reshapes if reshape.side in {"", side}}
     for tensor in tensors:
-        if tensor.name in result:
-            _check(result[tensor.name], tensor)
-    return {tensor.name: result[tensor.name] for tensor in tensors if tensor.name in result}
+        if tensor.name in by_name:
+            _check(by_name[tensor.name], tensor)
+    return {tensor.name: by_name[tensor.name] for tensor in tensors if tensor.name in by_name}
 
 
 def _as_model(arrays: Arrays, reshapes: Mapping[str, Reshape]) -> dict[str, np.ndarray]:

@@ -125,8 +125,10 @@ def _sizes_of(tried: Sequence[Samples]) -> str:
     inputs = tried[0].spec.inputs
     names = [tensor.name for tensor in inputs if None in tensor.shape] or [tensor.name for tensor in inputs]
     shown = dict.fromkeys(
-        " ".join(f"{name} {[item.rows if dim == ROWS else dim for dim in item.inputs[name].shape]}" for name in names)
-        for item in tried
+        " ".join(
+            f"{name} {[samples.rows if dim == ROWS else dim for dim in samples.inputs[name].shape]}" for name in names
+        )
+        for samples in tried
     )
     rest = len(shown) - _LISTED
     return ", ".join(list(shown)[:_LISTED]) + (f" and {rest} others" if rest > 0 else "")

@@ -19,8 +19,8 @@ def trust(path: Path) -> None:
 
 def is_trusted(path: Path) -> bool:
     """Whether the user trusts it."""
-    trusted, place = set(_files()), path.resolve()
-    return any(str(item) in trusted for item in (place, *place.parents))
+    trusted, resolved = set(_files()), path.resolve()
+    return any(str(folder) in trusted for folder in (resolved, *resolved.parents))
 
 
 def _files() -> list[str]:

@@ -59,22 +59,22 @@ def advise(counts: Tally | None, reasons: Sequence[str], *, strided: bool = Fals
     """What would help a loop, most certain first; `strided` says that an argument has no known layout."""
     if counts is None:
         return []
-    result = [
+    advice = [
         text
         for pattern, text in _BY_REASON.items()
         if any(re.search(pattern, reason, re.IGNORECASE) for reason in reasons)
     ]
     slow = not counts.vectorized
     if counts.widens:
-        result.append(_WIDENS)
+        advice.append(_WIDENS)
     elif counts.vectorized and counts.computes == "int" and counts.element_bits == 64:
-        result.append(_WIDE_INTEGERS)
+        advice.append(_WIDE_INTEGERS)
     if counts.gathers:
-        result.append(_GATHERS)
+        advice.append(_GATHERS)
     if slow and (counts.calls or any("call instruction" in reason for reason in reasons)):
-        result.append(_CALLS)
+        advice.append(_CALLS)
     if strided and (slow or counts.gathers):
-        result.append(_STRIDED)
-    if slow and not result and not reasons:
-        result.append(_CARRIED)
-    return result
+        advice.append(_STRIDED)
+    if slow and not advice and not reasons:
+        advice.append(_CARRIED)
+    return advice

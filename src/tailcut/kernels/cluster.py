@@ -77,13 +77,13 @@ _plain = compiled(_nrt=False)  # as in balancing.py
 @_plain
 def append(state: BalancingState, server: int, head: int, copy: int) -> None:
     """Put a copy at the end of a list of a server; `head` is its column, and that of its end follows."""
-    item = state.servers[server]
+    server_row = state.servers[server]
     state.following[copy] = -1
-    if item[head] < 0:
-        item[head] = copy
+    if server_row[head] < 0:
+        server_row[head] = copy
     else:
-        state.following[item[head + 1]] = copy
-    item[head + 1] = copy
+        state.following[server_row[head + 1]] = copy
+    server_row[head + 1] = copy
 
 
 @_plain
@@ -97,29 +97,29 @@ def send(state: BalancingState, server: int, copy: int, now: int) -> None:
 @_plain
 def loop_event(tables: Tables, state: BalancingState, server: int) -> int:
     """When the loop of a server has something to do."""
-    item = state.servers[server]
-    if item[PHASE] != _IDLE:
-        return item[FREE]  # type: ignore[no-any-return]
+    server_row = state.servers[server]
+    if server_row[PHASE] != _IDLE:
+        return server_row[FREE]  # type: ignore[no-any-return]
     at = FAR
-    if item[INBOX] >= 0:
-        at = max(item[FREE], state.came[item[INBOX]])
-    if item[DONE] >= 0:
-        done = state.finished[item[DONE]]
-        at = min(at, item[FREE] if item[FREE] > done else done + tables.costs[WAKE])
+    if server_row[INBOX] >= 0:
+        at = max(server_row[FREE], state.came[server_row[INBOX]])
+    if server_row[DONE] >= 0:
+        done = state.finished[server_row[DONE]]
+        at = min(at, server_row[FREE] if server_row[FREE] > done else done + tables.costs[WAKE])
     return at
 
 
 @_plain
 def take_event(tables: Tables, state: BalancingState, server: int) -> tuple[int, int]:
     """When an instance takes a batch, and which; FAR where there is none to take."""
-    item, at, which = state.servers[server], FAR, -1
-    if tables.shape[DISPATCH] == INLINE or item[WAITING] < 0:
+    server_row, at, which = state.servers[server], FAR, -1
+    if tables.shape[DISPATCH] == INLINE or server_row[WAITING] < 0:
         return at, which
-    ready = state.ready[item[WAITING]]
+    ready = state.ready[server_row[WAITING]]
     for slot in range(state.slots.shape[1]):
         if state.slots[server, slot, _JOB] < 0:
             since = state.slots[server, slot, _SINCE]
-            own = max(ready + tables.costs[WAKE] if ready > since else since, item[HELD])
+            own = max(ready + tables.costs[WAKE] if ready > since else since, server_row[HELD])
             if own < at:
                 at, which = own, slot
     return at, which
@@ -145,13 +145,13 @@ def plan_next(tables: Tables, state: BalancingState, server: int) -> None:
 @_plain
 def form(state: BalancingState, server: int, rows: int) -> int:
     """Take a batch from the requests that wait; its first copy."""
-    item = state.servers[server]
-    first = copy = item[WAITING]
+    server_row = state.servers[server]
+    first = copy = server_row[WAITING]
     for _ in range(rows - 1):
         copy = state.following[copy]
-    item[WAITING] = state.following[copy]
+    server_row[WAITING] = state.following[copy]
     state.following[copy] = -1
-    item[WAITS] -= rows
+    server_row[WAITS] -= rows
     state.rows[first] = rows
     state.means[server, 0] += ROWS_WEIGHT * (rows - state.means[server, 0])
     return first  # type: ignore[no-any-return]
@@ -187,92 +187,96 @@ def answer(  # noqa: PLR0913, PLR0917  numba takes them by position
 @_plain
 def receive(tables: Tables, state: BalancingState, server: int, now: int, slow: float) -> int:
     """Receive the request that came first; when that is done."""
-    item, count = state.servers[server], state.answered.shape[0]
-    copy = item[INBOX]
-    item[INBOX] = state.following[copy]
+    server_row, count = state.servers[server], state.answered.shape[0]
+    copy = server_row[INBOX]
+    server_row[INBOX] = state.following[copy]
     end = now + shared(tables.costs[RECEIVE], slow)
     state.totals[server, LOOP_NS] += (end - now) / slow
-    if item[WAITS] >= tables.shape[QUEUE]:
+    if server_row[WAITS] >= tables.shape[QUEUE]:
         if state.answered[copy % count] == FAR:
             state.answered[copy % count] = REFUSED
         fly(state, server, -1)
         return end
-    state.means[server, 1] += GAP_WEIGHT * (min(state.came[copy] - item[LAST], 1_000_000_000) - state.means[server, 1])
-    item[LAST] = state.came[copy]
+    state.means[server, 1] += GAP_WEIGHT * (
+        min(state.came[copy] - server_row[LAST], 1_000_000_000) - state.means[server, 1]
+    )
+    server_row[LAST] = state.came[copy]
     state.ready[copy] = end
     append(state, server, WAITING, copy)
-    item[WAITS] += 1
+    server_row[WAITS] += 1
     return end
 
 
 @_plain
 def loop_step(tables: Tables, state: BalancingState, server: int, now: int) -> None:
     """One step of a server's loop: a pass begins, receives one request, answers one batch, or computes one."""
-    item = state.servers[server]
-    if item[LEAVING]:
-        fly(state, server, -item[LEAVING])
-        item[LEAVING] = 0
-    active = 1 + item[RUNNING] * tables.shape[THREADS]
+    server_row = state.servers[server]
+    if server_row[LEAVING]:
+        fly(state, server, -server_row[LEAVING])
+        server_row[LEAVING] = 0
+    active = 1 + server_row[RUNNING] * tables.shape[THREADS]
     slow = max(1.0, active / tables.cores)
-    if item[PHASE] == _IDLE:
-        item[FREE] = now + shared(tables.costs[PASS], slow)
-        state.totals[server, LOOP_NS] += (item[FREE] - now) / slow
-        item[PHASE] = _RECEIVING
+    if server_row[PHASE] == _IDLE:
+        server_row[FREE] = now + shared(tables.costs[PASS], slow)
+        state.totals[server, LOOP_NS] += (server_row[FREE] - now) / slow
+        server_row[PHASE] = _RECEIVING
         return
-    if item[PHASE] == _RECEIVING and item[INBOX] >= 0:
-        item[FREE] = receive(tables, state, server, now, slow)
+    if server_row[PHASE] == _RECEIVING and server_row[INBOX] >= 0:
+        server_row[FREE] = receive(tables, state, server, now, slow)
         return
-    if item[PHASE] != _COMPUTING and item[DONE] >= 0 and state.finished[item[DONE]] <= now:
-        batch = item[DONE]
-        item[DONE] = state.after[batch]
-        item[PHASE], item[FREE] = _ANSWERING, answer(tables, state, server, batch, now, slow)
+    if server_row[PHASE] != _COMPUTING and server_row[DONE] >= 0 and state.finished[server_row[DONE]] <= now:
+        batch = server_row[DONE]
+        server_row[DONE] = state.after[batch]
+        server_row[PHASE], server_row[FREE] = _ANSWERING, answer(tables, state, server, batch, now, slow)
         return
-    if item[WAITING] >= 0 and tables.shape[DISPATCH] != WORKER:
-        rows = batch_rows(item[WAITS], 1, tables.best)
-        short = item[RUNNING] == 0 and state.means[server, 0] <= FEW and tables.estimate[rows] <= tables.costs[HERE]
+    if server_row[WAITING] >= 0 and tables.shape[DISPATCH] != WORKER:
+        rows = batch_rows(server_row[WAITS], 1, tables.best)
+        short = (
+            server_row[RUNNING] == 0 and state.means[server, 0] <= FEW and tables.estimate[rows] <= tables.costs[HERE]
+        )
         if tables.shape[DISPATCH] == INLINE or short:
             first = form(state, server, rows)
             end = now + computed(tables, state, server, rows, active + tables.shape[THREADS] - 1)
-            item[PHASE], item[FREE] = _COMPUTING, answer(tables, state, server, first, end, slow)
+            server_row[PHASE], server_row[FREE] = _COMPUTING, answer(tables, state, server, first, end, slow)
             return
-    item[PHASE], item[FREE] = _IDLE, now
+    server_row[PHASE], server_row[FREE] = _IDLE, now
 
 
 @_plain
 def take_step(tables: Tables, state: BalancingState, server: int, slot: int, now: int) -> None:
     """An instance takes a batch, or the batch is held back."""
-    item, costs, best = state.servers[server], tables.costs, tables.best
-    ready, own = item[WAITS], state.slots[server, slot]
-    rows = batch_rows(ready, tables.shape[INSTANCES] - item[RUNNING], best)
-    oldest = state.ready[item[WAITING]]
+    server_row, costs, best = state.servers[server], tables.costs, tables.best
+    ready, own = server_row[WAITS], state.slots[server, slot]
+    rows = batch_rows(ready, tables.shape[INSTANCES] - server_row[RUNNING], best)
+    oldest = state.ready[server_row[WAITING]]
     until = held_until(ready, rows, oldest, state.means[server, 1], now, costs[DELAY], best, tables.estimate)
-    if until > now and until != item[HELD]:
-        item[HELD] = until
+    if until > now and until != server_row[HELD]:
+        server_row[HELD] = until
         return
-    item[HELD] = 0
+    server_row[HELD] = 0
     threads = tables.shape[THREADS]
-    active = item[RUNNING] * threads + (1 if item[FREE] > now else 0) + threads
+    active = server_row[RUNNING] * threads + (1 if server_row[FREE] > now else 0) + threads
     own[_JOB], own[_ROWS] = form(state, server, rows), rows
     own[_END] = now + computed(tables, state, server, rows, active)
-    item[RUNNING] += 1
+    server_row[RUNNING] += 1
 
 
 @_plain
 def step(tables: Tables, state: BalancingState, server: int, now: int) -> None:
     """What happens at a server at its next event."""
-    item = state.servers[server]
+    server_row = state.servers[server]
     end, which = end_event(state, server)
     if end == now:
         own = state.slots[server, which]
         batch = own[_JOB]
         state.finished[batch], state.after[batch] = now, -1
-        if item[DONE] < 0:
-            item[DONE] = batch
+        if server_row[DONE] < 0:
+            server_row[DONE] = batch
         else:
-            state.after[item[DONE_END]] = batch
-        item[DONE_END] = batch
+            state.after[server_row[DONE_END]] = batch
+        server_row[DONE_END] = batch
         own[_JOB], own[_SINCE] = -1, now
-        item[RUNNING] -= 1
+        server_row[RUNNING] -= 1
     elif loop_event(tables, state, server) == now:
         loop_step(tables, state, server, now)
     else:

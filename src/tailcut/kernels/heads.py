@@ -124,7 +124,7 @@ def head_end(  # noqa: C901, PLR0912, PLR0913, PLR0917  one loop over the lines
     any other field does not pass. Where `length[0]` is 0, just one Content-Length more must stand between them, and
     `length[0]` is what it says then. `length[1]` becomes what its only `traceparent` says, as `_trace_in` has it.
     """
-    message = length[0] != 0
+    has_length = length[0] != 0
     length[1] = traces = 0
     size = min(size, HEAD_MOST)
     at = start
@@ -139,7 +139,7 @@ def head_end(  # noqa: C901, PLR0912, PLR0913, PLR0917  one loop over the lines
             i += same
             at += same
             if at == stop:
-                return i if message else -1
+                return i if has_length else -1
         elif lines == 0:
             return -1
         else:
@@ -150,9 +150,9 @@ def head_end(  # noqa: C901, PLR0912, PLR0913, PLR0917  one loop over the lines
                 return -1
             if _is_listed(text, begin, i, fields):
                 length_here = _length_in(text, size, begin, i)
-                if message or length_here < 0:
+                if has_length or length_here < 0:
                     return -1
-                message = True
+                has_length = True
                 length[0] = length_here
             traced = _is_trace(text, begin, i)
             i += 1

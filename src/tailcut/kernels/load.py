@@ -112,22 +112,22 @@ def _says_close(data: np.ndarray, at: int, end: int, closes: bool) -> bool:  # n
 
 
 @_plain
-def read_head(data: np.ndarray, end: int, result: np.ndarray) -> None:
-    """Read an answer's head, data[:end] with its empty line: status, length, closes, odd into `found`.
+def read_head(data: np.ndarray, end: int, fields: np.ndarray) -> None:
+    """Read an answer's head, data[:end] with its empty line: status, length, closes, odd into `fields`.
 
     What is no HTTP/1 has the status 0. `odd` says that the body does not end by Content-Length.
     """
-    result[:] = 0
+    fields[:] = 0
     if end < 16 or not _begins(data, 0, end, _HTTP):
-        result[2] = 1
+        fields[2] = 1
         return
     status = 0
     for i in range(9, 12):
         if data[i] < 48 or data[i] > 57:
-            result[2] = 1
+            fields[2] = 1
             return
         status = status * 10 + data[i] - 48
-    result[0] = status
+    fields[0] = status
     closes = data[7] == 48  # HTTP/1.0
     length = -1
     at = 12
@@ -139,13 +139,13 @@ def read_head(data: np.ndarray, end: int, result: np.ndarray) -> None:
         if _begins(data, at, end, _LENGTH):
             length = _whole_number(data, at + _LENGTH.shape[0], end)
         elif _begins(data, at, end, _CODING):
-            result[3] = 1
+            fields[3] = 1
         elif _begins(data, at, end, _CONNECTION):
             closes = _says_close(data, at + _CONNECTION.shape[0], end, closes)
-    result[1] = max(length, 0)
-    result[2] = closes
+    fields[1] = max(length, 0)
+    fields[2] = closes
     if length < 0 and status not in (204, 304):
-        result[3] = 1
+        fields[3] = 1
 
 
 @_plain
@@ -177,7 +177,7 @@ def _record(own: np.ndarray, done: int, status: int, expects: np.ndarray, result
 
 
 @_plain
-def _receive(own: np.ndarray, slot: int, heads: np.ndarray, scratch: np.ndarray, result: np.ndarray) -> int:  # noqa: C901, PLR0911, PLR0912  one loop over what a socket has
+def _receive(own: np.ndarray, slot: int, heads: np.ndarray, scratch: np.ndarray, fields: np.ndarray) -> int:  # noqa: C901, PLR0911, PLR0912  one loop over what a socket has
     """Receive what is there; says what is known of the answer now."""
     room = scratch.shape[0]
     while True:
@@ -200,12 +200,12 @@ def _receive(own: np.ndarray, slot: int, heads: np.ndarray, scratch: np.ndarray,
                 memcpy(heads[slot].ctypes.data, scratch.ctypes.data, size)
                 own[HELD] = size
             else:
-                read_head(scratch, end, result)
-                if result[3]:
+                read_head(scratch, end, fields)
+                if fields[3]:
                     return ODD
                 own[HELD] = 0
-                own[STATUS], own[CLOSES] = result[0], result[2]
-                own[LEFT] = max(0, result[1] - (size - end))
+                own[STATUS], own[CLOSES] = fields[0], fields[2]
+                own[LEFT] = max(0, fields[1] - (size - end))
         else:
             own[LEFT] = max(0, own[LEFT] - got)
         if own[LEFT] == 0:
@@ -287,7 +287,7 @@ def _take(  # noqa: PLR0913, PLR0917  the tables of drive
     heads: np.ndarray,
     scratch: np.ndarray,
     room: np.ndarray,
-    result: np.ndarray,
+    fields: np.ndarray,
 ) -> int:
     """See to one connection that has something to tell; OVER where nothing is left to Python."""
     own = connections[slot]
@@ -296,7 +296,7 @@ def _take(  # noqa: PLR0913, PLR0917  the tables of drive
     waiting = own[STATE] == WAITING
     if waiting:
         _send_rest(own, slot, spans, requests)
-    answer = _receive(own, slot, heads, scratch, result)
+    answer = _receive(own, slot, heads, scratch, fields)
     if answer == ODD:
         return ODD_ANSWER
     if answer == PART:
@@ -342,7 +342,7 @@ def drive(  # noqa: C901, PLR0913, PLR0917  one call a time slice, and its table
     events: np.ndarray,
 ) -> int:
     """Send what is due and count answers in; returns why it stopped, one of `OVER` to `ODD_ANSWER`."""
-    room, spec, result = np.empty(2, np.int64), np.empty(4, np.int64), np.empty(4, np.int64)
+    room, spec, fields = np.empty(2, np.int64), np.empty(4, np.int64), np.empty(4, np.int64)
     while True:
         now = _now(room)
         if times.shape[0]:
@@ -361,7 +361,7 @@ def drive(  # noqa: C901, PLR0913, PLR0917  one call a time slice, and its table
             slot = slots[events[i, EVENT_DATA]]
             if slot < 0:
                 continue  # the timer
-            message = _take(
+            outcome = _take(
                 slot,
                 events[i, 0],
                 connections,
@@ -374,9 +374,9 @@ def drive(  # noqa: C901, PLR0913, PLR0917  one call a time slice, and its table
                 heads,
                 scratch,
                 room,
-                result,
+                fields,
             )
-            reason = max(reason, message)
+            reason = max(reason, outcome)
         if reason != OVER:
             return reason
         if due == 0 and cursor[FREE] == 0:

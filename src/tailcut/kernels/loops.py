@@ -94,14 +94,17 @@ def match_loops(
     """
     placed: dict[SourceLines, list[MachineLoop]] = {}
     others = []
-    for item in machine:
-        statement = _statement(item, statements, lines)
+    for loop in machine:
+        statement = _statement(loop, statements, lines)
         if statement is None:
-            others.append(item)
+            others.append(loop)
         else:
-            placed.setdefault(statement, []).append(item)
-    nests = {item: [inner for inner in placed if inner != item and inner.first in item] for item in placed}
-    placed = {item: [loop for loop in group if not _detour(loop, nests[item])] for item, group in placed.items()}
+            placed.setdefault(statement, []).append(loop)
+    nests = {outer: [inner for inner in placed if inner != outer and inner.first in outer] for outer in placed}
+    placed = {
+        statement: [loop for loop in group if not _detour(loop, nests[statement])]
+        for statement, group in placed.items()
+    }
     loops = [_loop(statement, group) for statement, group in placed.items() if group]
     loops += [_loop(_span(group), group) for group in _by_likeness(others)]
     gone = [
@@ -109,7 +112,7 @@ def match_loops(
         for statement in statements
         if statement.innermost and statement not in placed and not _unrolled(statement, placed)
     ]
-    loops += [Loop(item, None, 0) for item in gone]
+    loops += [Loop(statement, None, 0) for statement in gone]
     return sorted(loops, key=lambda loop: loop.lines.first if loop.lines else 0)
 
 
@@ -118,17 +121,17 @@ def _detour(loop: MachineLoop, inner: Sequence[SourceLines]) -> bool:
     if not inner:
         return False
     counts = tally(loop.body)
-    return not (counts.packed or counts.scalar) or any(line in item for line in loop.lines for item in inner)
+    return not (counts.packed or counts.scalar) or any(line in nested for line in loop.lines for nested in inner)
 
 
-def _unrolled(lines: SourceLines, result: Iterable[SourceLines]) -> bool:
+def _unrolled(lines: SourceLines, placed: Iterable[SourceLines]) -> bool:
     """An inner loop is part of a machine loop that counts for the statement around it."""
-    return any(lines.first in other for other in result)
+    return any(lines.first in other for other in placed)
 
 
 def _loop(lines: SourceLines | None, group: Sequence[MachineLoop]) -> Loop:
-    tallies = [tally(item.body) for item in group]
-    best = max(tallies, key=lambda item: (item.vectorized, item.width_bits, item.packed + item.scalar))
+    tallies = [tally(loop.body) for loop in group]
+    best = max(tallies, key=lambda counts: (counts.vectorized, counts.width_bits, counts.packed + counts.scalar))
     if best.copies and not (best.packed or best.scalar or best.calls):
         return Loop(lines, None, len(group))  # each turn of the loop around it is a call of memset or memcpy
     return Loop(lines, best, len(group))

@@ -51,9 +51,9 @@ def parse_assembly(text: str, symbol: str) -> list[Instruction]:
     for line in lines:
         if line.lstrip().startswith((".cfi_endproc", ".size")):
             break
-        if place := _GAS_LINE.match(line):
-            own_file = own_file or place[1]
-            source_line = int(place[2]) if place[1] == own_file else 0
+        if match := _GAS_LINE.match(line):
+            own_file = own_file or match[1]
+            source_line = int(match[2]) if match[1] == own_file else 0
         elif label := _GAS_LABEL.match(line):
             labels[label[1]] = len(parsed)
         elif (code := line.split("#")[0].strip()) and not code.startswith("."):
@@ -72,11 +72,11 @@ def parse_assembly(text: str, symbol: str) -> list[Instruction]:
 
 def _addresses(parsed: list[tuple[str, str, int]]) -> dict[str, str]:
     """What a call through a register calls, by its operand, where one function's address alone is put there."""
-    result: dict[str, set[str]] = {}
+    names_by_operand: dict[str, set[str]] = {}
     for name, operands, _ in parsed:
         if name == "movabsq" and (match := _ADDRESS.match(operands)):
-            result.setdefault(f"*{match[2]}", set()).add(match[1])
-    return {operand: names.pop() for operand, names in result.items() if len(names) == 1}
+            names_by_operand.setdefault(f"*{match[2]}", set()).add(match[1])
+    return {operand: names.pop() for operand, names in names_by_operand.items() if len(names) == 1}
 
 
 def parse_disassembly(text: str) -> list[Instruction]:
@@ -88,8 +88,8 @@ def parse_disassembly(text: str) -> list[Instruction]:
         if code := _DUMP_CODE.match(line):
             places[int(code[1], 16)] = len(parsed)
             parsed.append((*_split(code[2].split("#")[0].strip()), source_line))
-        elif place := _DUMP_LINE.match(line):
-            source_line = int(place[1])
+        elif match := _DUMP_LINE.match(line):
+            source_line = int(match[1])
     return [Instruction(*code, _dump_target(code, places)) for code in parsed]
 
 
@@ -138,8 +138,8 @@ class _Block:
 
 
 def _blocks(code: list[Instruction]) -> dict[int, _Block]:
-    starts = {0} | {item.target for item in code if item.target is not None}
-    starts |= {index + 1 for index, item in enumerate(code) if item.jumps or item.ends}
+    starts = {0} | {instruction.target for instruction in code if instruction.target is not None}
+    starts |= {index + 1 for index, instruction in enumerate(code) if instruction.jumps or instruction.ends}
     ordered = sorted(start for start in starts if start < len(code))
     blocks = {}
     for start, stop in pairwise([*ordered, len(code)]):

@@ -48,7 +48,7 @@ _FIVES = np.array([_first_bits(power) for power in range(_LEAST, _MOST + 1)], np
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def _high(context: Any, item: Any, other: Any) -> Any:  # noqa: ARG001  numba's protocol
+def _high(context: Any, value: Any, other: Any) -> Any:  # noqa: ARG001  numba's protocol
     """The upper 64 bits of a product of two uint64."""
 
     def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:

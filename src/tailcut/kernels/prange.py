@@ -37,7 +37,7 @@ def _loops_of_kernel(text: str, wrapper: str, libraries: Sequence[str]) -> Itera
     first = [loop for library in libraries for loop in innermost_loops(parse_assembly(library, kernel)) if loop.lines]
     for loop in innermost_loops(parse_assembly(text, wrapper)):
         line = _line(loop, first)
-        yield MachineLoop(tuple(replace(item, line=line) for item in loop.body))
+        yield MachineLoop(tuple(replace(instruction, line=line) for instruction in loop.body))
 
 
 def _line(loop: MachineLoop, first: Sequence[MachineLoop]) -> int:

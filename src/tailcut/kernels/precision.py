@@ -18,10 +18,10 @@ def float32_to_bf16(values: np.ndarray, out: np.ndarray) -> None:
     """Write the upper halves of float32 [n], rounded to the nearest, ties to even; NaN stays NaN."""
     bits = values.view(np.uint32)
     for i in range(len(bits)):
-        item = bits[i]
-        rounded = np.uint32(item + np.uint32(0x7FFF) + np.uint32(np.uint32(item >> np.uint32(16)) & np.uint32(1)))
-        quiet = np.uint32(item | np.uint32(0x400000))  # the lower half alone may be what makes it a NaN
-        is_nan = np.uint32(item & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000)
+        raw = bits[i]
+        rounded = np.uint32(raw + np.uint32(0x7FFF) + np.uint32(np.uint32(raw >> np.uint32(16)) & np.uint32(1)))
+        quiet = np.uint32(raw | np.uint32(0x400000))  # the lower half alone may be what makes it a NaN
+        is_nan = np.uint32(raw & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000)
         out[i] = np.uint16((quiet if is_nan else rounded) >> np.uint32(16))
 
 
@@ -63,9 +63,9 @@ def f16_to_float32(values: np.ndarray, out: np.ndarray) -> None:
         normal = np.uint32(size + np.uint32(0x38000000))  # exponent plus 112
         small = as_bits(as_float32(np.uint32(size + np.uint32(0x38800000))) - as_float32(np.uint32(0x38800000)))
         large = np.uint32(normal + np.uint32(0x38000000))
-        item = small if exponent == np.uint32(0) else normal
-        item = large if exponent == np.uint32(0x0F800000) else item
-        bits[i] = np.uint32(item | np.uint32(np.uint32(values[i] & np.uint16(0x8000)) << np.uint32(16)))
+        converted = small if exponent == np.uint32(0) else normal
+        converted = large if exponent == np.uint32(0x0F800000) else converted
+        bits[i] = np.uint32(converted | np.uint32(np.uint32(values[i] & np.uint16(0x8000)) << np.uint32(16)))
 
 
 @kernel("float32[:,::1],float32[::1],int32[::1],int8[:,::1]", fastmath=frozenset())

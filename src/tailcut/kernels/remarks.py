@@ -62,8 +62,8 @@ def why_scalar(remarks: Sequence[Remark]) -> tuple[str, ...]:
     """The reasons among the remarks on one loop whose machine code is scalar; none where the compiler gives none."""
     if any(remark.vectorized for remark in remarks):
         return ("vectorised at first, then split up again: its operations have no vector instruction",)
-    message = dict.fromkeys(remark.message.removeprefix(_FAILED).lstrip(": ") for remark in remarks)
-    return tuple(text for text in message if text and "interleaving" not in text)
+    messages = dict.fromkeys(remark.message.removeprefix(_FAILED).lstrip(": ") for remark in remarks)
+    return tuple(text for text in messages if text and "interleaving" not in text)
 
 
 def _clean(message: str) -> str:
@@ -90,8 +90,8 @@ def compiler_remarks() -> Iterator[list[Remark]]:
             os.dup2(kept, 2)
             os.close(kept)
             collected.seek(0)
-            result, rest = parse_remarks(collected.read().decode(errors="replace"))
-            remarks.extend(result)
+            parsed, rest = parse_remarks(collected.read().decode(errors="replace"))
+            remarks.extend(parsed)
             sys.stderr.write(rest)
 
 

@@ -59,12 +59,16 @@ class Tally:
 
 def tally(body: Sequence[Instruction]) -> Tally:
     """Count a loop's instructions."""
-    names = [_bare(item.name) for item in body]
-    kinds = [_kind(name, item.operands) for name, item in zip(names, body, strict=True)]
-    packed = [(name, item) for name, item, kind in zip(names, body, kinds, strict=True) if kind == "packed"]
+    names = [_bare(instruction.name) for instruction in body]
+    kinds = [_kind(name, instruction.operands) for name, instruction in zip(names, body, strict=True)]
+    packed = [
+        (name, instruction) for name, instruction, kind in zip(names, body, kinds, strict=True) if kind == "packed"
+    ]
     vector = {"packed", "scalar"}
     used = [name for name, kind in zip(names, kinds, strict=True) if kind in vector]
-    copies = sum(item.name.startswith("call") and bool(_COPY.match(item.operands)) for item in body)
+    copies = sum(
+        instruction.name.startswith("call") and bool(_COPY.match(instruction.operands)) for instruction in body
+    )
     computes, width_bits, element_bits = _shape(packed)
     return Tally(
         packed=len(packed),
@@ -73,7 +77,7 @@ def tally(body: Sequence[Instruction]) -> Tally:
         fma=sum(bool(_FUSED.match(name)) for name in used),
         gathers=sum(bool(_GATHER.match(name)) for name in used),
         scatters=sum(bool(_SCATTER.match(name)) for name in used),
-        calls=sum(item.name.startswith("call") for item in body) - copies,
+        calls=sum(instruction.name.startswith("call") for instruction in body) - copies,
         copies=copies,
         widens=sum(name in {"cvtps2pd", "cvtss2sd"} for name in used),
         width_bits=width_bits,
@@ -85,9 +89,11 @@ def tally(body: Sequence[Instruction]) -> Tally:
 def operations(body: Sequence[Instruction]) -> frozenset[str]:
     """What a loop computes, whether on vectors or not: `mul`, `add`, `fmadd`; moves and addresses left out."""
     result = set()
-    for item in body:
-        name = _bare(item.name)
-        if _kind(name, item.operands) in {"packed", "scalar"} and not (_MOVE.match(name) or _ELEMENT_MOVE.match(name)):
+    for instruction in body:
+        name = _bare(instruction.name)
+        if _kind(name, instruction.operands) in {"packed", "scalar"} and not (
+            _MOVE.match(name) or _ELEMENT_MOVE.match(name)
+        ):
             name = _CONVERSION.sub(r"\1p\2", name)
             result.add(re.sub(r"(?:\d{3})?[ps][sdh]\Z|[bwdq]\Z", "", name))
     return frozenset(result)
@@ -114,8 +120,8 @@ def _shape(packed: Sequence[tuple[str, Instruction]]) -> tuple[str, int, int]:
     floats: Counter[tuple[int, int]] = Counter()
     integers: Counter[tuple[int, int]] = Counter()
     moves: Counter[tuple[int, int]] = Counter()
-    for name, item in packed:
-        width = max(_WIDTH[match[1]] for match in _REGISTER.finditer(item.operands))
+    for name, instruction in packed:
+        width = max(_WIDTH[match[1]] for match in _REGISTER.finditer(instruction.operands))
         bits, is_float = _element(name)
         shapes = moves if _MOVE.match(name) else floats if is_float else integers
         shapes[width, bits] += 1

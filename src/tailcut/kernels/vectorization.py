@@ -64,10 +64,10 @@ def assert_vectorized(function: Callable[..., object], lanes: int = 8, signature
     """
     if signature is None and not getattr(function, "signatures", None):
         raise AssertionError(f"{_name(function)}: not compiled, so nothing can be verified: {_remedy(function)}")
-    missing = [item for item in analyse(function, signature, reasons=False) if not _reaches(item, lanes)]
+    missing = [analysis for analysis in analyse(function, signature, reasons=False) if not _reaches(analysis, lanes)]
     if missing:
-        explained = [item for item in analyse(function, signature) if not _reaches(item, lanes)]
-        raise AssertionError("\n".join(_complaint(item, lanes) for item in explained or missing))
+        explained = [analysis for analysis in analyse(function, signature) if not _reaches(analysis, lanes)]
+        raise AssertionError("\n".join(_complaint(analysis, lanes) for analysis in explained or missing))
 
 
 def _remedy(function: object) -> str:
@@ -83,7 +83,9 @@ def _reaches(analysis: Analysis, lanes: int) -> bool:
 
 def _complaint(analysis: Analysis, lanes: int) -> str:
     head = f"{analysis.function}({analysis.signature})"
-    short = [item for item in analysis.loops if item.loop.tally is not None and item.loop.tally.lanes < max(lanes, 2)]
+    short = [
+        facts for facts in analysis.loops if facts.loop.tally is not None and facts.loop.tally.lanes < max(lanes, 2)
+    ]
     if not short:
         return f"{head} has no loop in its machine code: there is nothing to vectorise"
     lines = [f"{head}: {len(short)} of {len(analysis.loops)} loops do not run on {lanes} lanes"]
@@ -219,8 +221,8 @@ def _facts(
 
 def _starts_kernels(loop: MachineLoop, own: Sequence[SourceLines]) -> bool:
     """Whether numba added it, to share a prange loop among threads or to put their results together."""
-    parallel = [item for item in own if item.parallel]
-    return not loop.lines or any(all(line in item for line in loop.lines) for item in parallel)
+    parallel = [statement for statement in own if statement.parallel]
+    return not loop.lines or any(all(line in statement for line in loop.lines) for statement in parallel)
 
 
 def _innermost(line: int, own: Sequence[SourceLines]) -> SourceLines:

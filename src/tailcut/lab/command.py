@@ -58,8 +58,8 @@ def run_counted(command: Sequence[str], *, quiet: bool = False) -> CommandCounts
 def _counts(group: CounterGroup, usage: Any, wall_ns: int) -> CounterValues:
     """What the events say; what they do not, getrusage says where it knows it."""
     nothing = CounterReading(0, 0, 0)
-    result = {name: reading.since(nothing) for name, reading in group.decode(group.read()).items()}
-    missing = [no_turn(name) for name, value in result.items() if value is None]
+    counted = {name: reading.since(nothing) for name, reading in group.decode(group.read()).items()}
+    missing = [no_turn(name) for name, value in counted.items() if value is None]
     known = {
         "cpu_ns": round((usage.ru_utime + usage.ru_stime) * 1e9),
         "context_switches": usage.ru_nvcsw + usage.ru_nivcsw,
@@ -67,15 +67,15 @@ def _counts(group: CounterGroup, usage: Any, wall_ns: int) -> CounterValues:
         "major_faults": usage.ru_majflt,
     }
     for name, value in known.items():
-        if name not in result or (group.user_only and name == "page_faults"):
-            result[name] = value
-    missing += [item for item in group.missing if result.get(item.name) is None]
+        if name not in counted or (group.user_only and name == "page_faults"):
+            counted[name] = value
+    missing += [counter for counter in group.missing if counted.get(counter.name) is None]
     return CounterValues(
         wall_ns=wall_ns,
         involuntary_switches=usage.ru_nivcsw,
         user_only=group.user_only,
         missing=tuple(missing),
-        **result,
+        **counted,
     )
 
 

@@ -157,9 +157,9 @@ class _Loop:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for item in self._sockets:
-            if item is not None:
-                item.close()
+        for sock in self._sockets:
+            if sock is not None:
+                sock.close()
         self._poll.close()
         os.close(self._timer)
 

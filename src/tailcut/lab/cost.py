@@ -42,12 +42,12 @@ class Spent:
         """The cost of a request; None where it is unknown, or nothing was answered."""
         if not self.whole or not self.requests or not self.costs:
             return None
-        result: dict[str, float | None] = {}
+        fields: dict[str, float | None] = {}
         for name in self.costs[0].values():
             values = [cost.values()[name] for cost in self.costs]
             known = [value for value in values if value is not None]
-            result[name] = round(sum(known) / self.requests, 3) if len(known) == len(values) else None
-        return Cost(**result)
+            fields[name] = round(sum(known) / self.requests, 3) if len(known) == len(values) else None
+        return Cost(**fields)
 
 
 def watched(pid: int | None, run: Callable[[], _Load]) -> tuple[_Load, ProcessCost | None]:

@@ -31,10 +31,10 @@ _X86_64 = bytes.fromhex(
 def find(name: str) -> Any:
     """The object that `module:name` or `module:Class.name` names."""
     module, _, path = name.partition(":")
-    result: Any = import_module(module)
+    target: Any = import_module(module)
     for part in path.split("."):
-        result = getattr(result, part)
-    return result
+        target = getattr(target, part)
+    return target
 
 
 def main(target: str, setup: str, loops: int) -> None:

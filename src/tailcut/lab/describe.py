@@ -84,10 +84,10 @@ def _refuse_source(url: str) -> None:
         )
 
 
-def _parse_socket(place: str) -> tuple[LoadTarget, str]:
-    if place.startswith("/"):
-        return LoadTarget(uds=unquote(place)), ""
-    socket_path, slash, path = place.partition("/")
+def _parse_socket(address: str) -> tuple[LoadTarget, str]:
+    if address.startswith("/"):
+        return LoadTarget(uds=unquote(address)), ""
+    socket_path, slash, path = address.partition("/")
     return LoadTarget(uds=unquote(socket_path)), slash + path if path else ""
 
 
@@ -136,13 +136,13 @@ def served_spec(target: LoadTarget, model: str | None) -> ModelSpec:
     if target.grpc:
         from tailcut.lab.grpc_connection import ask_grpc  # noqa: PLC0415  grpc is heavy, and few load it
 
-        text = ask_grpc(target, "ModelMetadata", name=model)
+        response = ask_grpc(target, "ModelMetadata", name=model)
         rows = _rows(lambda: ask_grpc(target, "ModelConfig", name=model).config.max_batch_size)
         metadata = {
             side: [
                 {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape)} for tensor in tensors
             ]
-            for side, tensors in (("inputs", text.inputs), ("outputs", text.outputs))
+            for side, tensors in (("inputs", response.inputs), ("outputs", response.outputs))
         }
     else:
         metadata = ask(target, "GET", model_path(model))

@@ -21,14 +21,14 @@ def import_function(name: str) -> Callable[..., Any]:
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))  # a script of one's own, as `python -m` would find it
     try:
-        result: Any = import_module(module_name)
+        value: Any = import_module(module_name)
     except Exception as error:
         raise UsageError(f"{module_name} cannot be imported: {type(error).__name__}: {error}") from error
     for part in path.split("."):
-        result = getattr(result, part, None)
-        if result is None:
+        value = getattr(value, part, None)
+        if value is None:
             raise UsageError(f"{module_name} has no {path}")
-    if not callable(result):
+    if not callable(value):
         raise UsageError(f"{name} is not a function")
-    function: Callable[..., Any] = result
+    function: Callable[..., Any] = value
     return function

@@ -67,11 +67,11 @@ def infer_once_grpc(target: LoadTarget, model: str, inputs: Mapping[str, np.ndar
     Raises:
         UsageError: no server listens there, or the call is refused.
     """
-    text = ask_grpc(target, "ModelInfer", **_fields(model, inputs))
+    response = ask_grpc(target, "ModelInfer", **_fields(model, inputs))
     outputs = {}
-    for item, raw in zip(text.outputs, text.raw_output_contents, strict=True):
-        tensor = TensorSpec(item.name, DType(item.datatype), tuple(item.shape))
-        outputs[item.name] = from_bytes(tensor, tuple(item.shape), memoryview(raw), 0, len(raw))
+    for output, raw in zip(response.outputs, response.raw_output_contents, strict=True):
+        tensor = TensorSpec(output.name, DType(output.datatype), tuple(output.shape))
+        outputs[output.name] = from_bytes(tensor, tuple(output.shape), memoryview(raw), 0, len(raw))
     return outputs
 
 
@@ -80,8 +80,8 @@ def shared_call(model: str, inputs: Sequence[Mapping[str, Any]], outputs: Sequen
     kinds = {str: "string_param", int: "int64_param", bool: "bool_param"}
     sides = [
         [
-            {**item, "parameters": {key: {kinds[type(value)]: value} for key, value in item["parameters"].items()}}
-            for item in side
+            {**entry, "parameters": {key: {kinds[type(value)]: value} for key, value in entry["parameters"].items()}}
+            for entry in side
         ]
         for side in (inputs, outputs)
     ]

@@ -91,8 +91,8 @@ def _callgrind(options: list[str], command: list[str], timeout_s: float) -> None
             f"{command[0]} did not finish within {timeout_s:g} s under callgrind: count fewer calls"
         ) from None
     if done.returncode != 0:
-        text = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith("==")]
-        last = text[-1].strip() if text else f"exit code {done.returncode}"
+        lines = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith("==")]
+        last = lines[-1].strip() if lines else f"exit code {done.returncode}"
         raise UsageError(f"{command[-3] if 'tailcut.lab.counted' in command else command[0]} failed: {last}")
 
 

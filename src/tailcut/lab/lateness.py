@@ -99,16 +99,16 @@ def _others(seen: Observation) -> list[tuple[float, str]]:
     """Processes that are neither ours nor the server's, and may run where the client does."""
     known = seen.own | seen.server_processes
     others = [process for process in seen.use.processes if process.pid not in known]
-    others = sorted((_here(other, seen.use.cpus) for other in others), key=lambda item: -item.cpus)
+    others = sorted((_here(other, seen.use.cpus) for other in others), key=lambda process: -process.cpus)
     together = sum(other.cpus for other in others)
     if together <= _MATTERS:
         return []
     named = [other for other in others if other.cpus > _MATTERS][:_MOST] or others[:1]
     rest = sum(other.cpus > 0 for other in others) - len(named)
-    first, *more = [f"{item.name} (pid {item.pid})" for item in named]
+    first, *more = [f"{process.name} (pid {process.pid})" for process in named]
     parts = [f"{first} uses {named[0].cpus:.2f} of {_cpus(len(seen.use.cpus))}"]
-    parts += [f"{name} {item.cpus:.2f}" for name, item in zip(more, named[1:], strict=True)]
-    left = together - sum(item.cpus for item in named)
+    parts += [f"{name} {process.cpus:.2f}" for name, process in zip(more, named[1:], strict=True)]
+    left = together - sum(process.cpus for process in named)
     parts += [f"{rest} others {left:.2f} together"] if left > _MATTERS else []
     them = "it" if len(parts) == 1 else "them"
     return [(together, f"{', '.join(parts)}: stop {them}, or give {them} other CPUs than the client's")]

@@ -45,7 +45,7 @@ def measure_of(spec: ModelSpec) -> LengthMeasure | None:
         behind = [axis for axis in free if axis > 0]
         if behind or (free and not spec.batched and tensor.dtype is not DType.BYTES):
             return LengthMeasure(tensor.name, behind[0] if behind else free[0])
-    return next((LengthMeasure(item.name, None) for item in spec.inputs if item.dtype is DType.BYTES), None)
+    return next((LengthMeasure(tensor.name, None) for tensor in spec.inputs if tensor.dtype is DType.BYTES), None)
 
 
 def lengths_record(

@@ -143,8 +143,8 @@ class Benchmark:
         first, *others = self.functions
         ratios = [median_ratio_interval(other.ns, first.ns, seed=self.seed) for other in others]
         return tuple(
-            CandidateComparison(item.name, first.name, ratio, verdict(ratio, self.noise))
-            for item, ratio in zip(others, ratios, strict=True)
+            CandidateComparison(other.name, first.name, ratio, verdict(ratio, self.noise))
+            for other, ratio in zip(others, ratios, strict=True)
         )
 
 

@@ -69,15 +69,15 @@ def data_by_model(given: Sequence[str], models: Sequence[str]) -> dict[str, str]
     Raises:
         UsageError: another form, a model twice, or one that is not in the mix.
     """
-    result: dict[str, str] = {}
-    for item in given:
-        name = next((model for model in models if item.startswith(f"{model}=")), None)
+    files: dict[str, str] = {}
+    for argument in given:
+        name = next((model for model in models if argument.startswith(f"{model}=")), None)
         if name is None:
-            raise UsageError(f"--data: {item!r} is not NAME=FILE with a model of --mix: {', '.join(models)}")
-        if name in result:
+            raise UsageError(f"--data: {argument!r} is not NAME=FILE with a model of --mix: {', '.join(models)}")
+        if name in files:
             raise UsageError(f"--data gives {name} two files: give one for each model")
-        result[name] = item.removeprefix(f"{name}=")
-    return result
+        files[name] = argument.removeprefix(f"{name}=")
+    return files
 
 
 def run_mix(  # noqa: PLR0913  a load test is its parameters

@@ -95,9 +95,9 @@ def _own_places(payloads: Sequence[Payload], number: int, processes: int) -> lis
 
 
 def _job(target: LoadTarget, payloads: Sequence[Payload], **rest: object) -> _Job:
-    place = (target.host, target.port, target.uds, target.grpc, target.tls, target.ca, target.token)
+    address = (target.host, target.port, target.uds, target.grpc, target.tls, target.ca, target.token)
     asked = [(payload.request, payload.expect_status, payload.places, payload.length) for payload in payloads]
-    return _Job(place, asked, **rest)  # type: ignore[arg-type]
+    return _Job(address, asked, **rest)  # type: ignore[arg-type]
 
 
 def _run(jobs: Sequence[_Job]) -> list[Gathered]:
@@ -126,15 +126,15 @@ def _found(child: subprocess.Popen[bytes]) -> _Found:
     rest = child.stdout.read()
     if not rest:
         raise TailcutError("a client process of the load test ended without a result")
-    result = msgspec.msgpack.decode(rest, type=_Found)
-    if result.mistake:
-        raise UsageError(result.mistake)
-    return result
+    outcome = msgspec.msgpack.decode(rest, type=_Found)
+    if outcome.mistake:
+        raise UsageError(outcome.mistake)
+    return outcome
 
 
-def _gathered(result: _Found) -> Gathered:
-    outcomes = np.frombuffer(result.outcomes, np.int64).reshape(-1, COLUMNS)
-    return Gathered(outcomes, result.unanswered, result.connections, result.cpu_s, result.start_ns)
+def _gathered(outcome: _Found) -> Gathered:
+    outcomes = np.frombuffer(outcome.outcomes, np.int64).reshape(-1, COLUMNS)
+    return Gathered(outcomes, outcome.unanswered, outcome.connections, outcome.cpu_s, outcome.start_ns)
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
@@ -177,8 +177,8 @@ def _work(source: BinaryIO, sink: BinaryIO) -> None:
     except UsageError as error:
         sink.write(b"mistake\n" + msgspec.msgpack.encode(_Found(mistake=str(error))))
         return
-    result = _Found(got.outcomes.tobytes(), got.unanswered, got.connections, got.cpu_s, got.start_ns)
-    sink.write(msgspec.msgpack.encode(result))
+    outcome = _Found(got.outcomes.tobytes(), got.unanswered, got.connections, got.cpu_s, got.start_ns)
+    sink.write(msgspec.msgpack.encode(outcome))
 
 
 if __name__ == "__main__":

@@ -61,7 +61,7 @@ def compare(new: Run, old: Run | EarlierRun, noise: float = 0.05) -> dict[str, P
     The two runs were not interleaved, so what changed on the machine between them is in the ratio too: the noise
     threshold is wider than within one run.
     """
-    result: dict[str, PercentileChange] = {}
+    changes: dict[str, PercentileChange] = {}
     sides = [np.asarray(run.latencies_us, float) for run in (new, old)]
     for name, q in PERCENTILES.items():
         unknown = None in {getattr(new.latency_ms, name), getattr(old.latency_ms, name)}
@@ -69,8 +69,8 @@ def compare(new: Run, old: Run | EarlierRun, noise: float = 0.05) -> dict[str, P
             continue
         new_blocks, old_blocks = (_blocks(side) for side in sides)
         ratio = ratio_interval(new_blocks, old_blocks, q)
-        result[name] = PercentileChange(IntervalRecord.rounded(ratio), verdict(ratio, noise))
-    return result
+        changes[name] = PercentileChange(IntervalRecord.rounded(ratio), verdict(ratio, noise))
+    return changes
 
 
 def regressed(comparison: Mapping[str, PercentileChange]) -> bool:

@@ -76,7 +76,7 @@ class Saturation:
             self.high, self.limited_by = rate, shown
             if self.low is not None and rate <= self.low:  # what was believed did not repeat
                 self.low = max(
-                    (item for item, seen in self.probes if seen is Shown.MEETS and item < rate), default=None
+                    (probed for probed, seen in self.probes if seen is Shown.MEETS and probed < rate), default=None
                 )
 
     def _late_tries(self, rate: float) -> int:

@@ -41,15 +41,15 @@ def served_engine(target: LoadTarget, model: str) -> ServedEngine:
         parameters = ask_grpc(target, "ModelConfig", name=model).config.parameters
         return {name: value.string_value for name, value in parameters.items()}
 
-    text = _or_none(by_grpc if target.grpc else by_http) or {}
-    spins = text.get("engine_spins")
-    return ServedEngine(_threads(text), None if spins is None else spins == "true")
+    metadata = _or_none(by_grpc if target.grpc else by_http) or {}
+    spins = metadata.get("engine_spins")
+    return ServedEngine(_threads(metadata), None if spins is None else spins == "true")
 
 
-def _threads(text: Mapping[str, str]) -> dict[str, int]:
-    steps = text.get("step_threads")
+def _threads(metadata: Mapping[str, str]) -> dict[str, int]:
+    steps = metadata.get("step_threads")
     if steps is None:
-        threads = text.get("engine_threads", "")
+        threads = metadata.get("engine_threads", "")
         return {"": int(threads) if threads.isdigit() else 1}
     parts = [step.rpartition("=") for step in steps.split(",")]
     return {name: int(threads) for name, _, threads in parts if threads.isdigit()}

@@ -64,17 +64,17 @@ class SharedLoad:
         """
         answers = [self._asked(model, inputs) for inputs in requests]
         data = [describe(inputs) for inputs in requests]
-        source = self._make(sum(_aligned(item.size) for described, _ in data for item in described))
+        source = self._make(sum(_aligned(tensor.size) for described, _ in data for tensor in described))
         sizes = {name: max(_fixed_size(answer[name]) for answer in answers) for name in answers[0]}
         width = -(-max(1, sum(map(_aligned, sizes.values()))) // _PAGE) * _PAGE
         sink = self._make(width * OPEN_CONNECTIONS, reserve=False)
         payloads, at = [], 0
         for described, parts in data:
             entries = []
-            for item, part in zip(described, parts, strict=True):
-                source.view[at : at + item.size] = part
-                entries.append(entry(item, _place(source, at, item.size)))
-                at += _aligned(item.size)
+            for tensor, part in zip(described, parts, strict=True):
+                source.view[at : at + tensor.size] = part
+                entries.append(entry(tensor, _place(source, at, tensor.size)))
+                at += _aligned(tensor.size)
             places = [_outputs(sink, sizes, number * width) for number in range(OPEN_CONNECTIONS)]
             encoded = tuple(self._encode(model, entries, outputs) for outputs in places)
             payloads.append(Payload(encoded[0], places=encoded))
@@ -137,8 +137,8 @@ def _outputs(sink: OwnRegion, sizes: Mapping[str, int], start: int) -> list[dict
     """The outputs of a request, with places; strings, whose sizes change, come in the answer."""
     entries: list[dict[str, Any]] = []
     for name, size in sizes.items():
-        text = _place(sink, start, size) if size else {"binary_data": True}
-        entries.append({"name": name, "parameters": text})
+        placement = _place(sink, start, size) if size else {"binary_data": True}
+        entries.append({"name": name, "parameters": placement})
         start += _aligned(size)
     return entries
 

@@ -44,25 +44,27 @@ def open_together(
     """
     compiled.prepare()
     times = [
-        plan(item.arrivals, warmup_s, duration_s, _seed(item.arrivals, seed, number, len(streams)))
-        for number, item in enumerate(streams)
+        plan(stream.arrivals, warmup_s, duration_s, _seed(stream.arrivals, seed, number, len(streams)))
+        for number, stream in enumerate(streams)
     ]
     starts = _Start(len(streams))
     with without_collections(), ThreadPoolExecutor(len(streams)) as threads:
-        waiting = [threads.submit(_gather, target, item, due, starts) for item, due in zip(streams, times, strict=True)]
+        waiting = [
+            threads.submit(_gather, target, stream, due, starts) for stream, due in zip(streams, times, strict=True)
+        ]
         gathered = _results(waiting)
     return [
-        open_result([part], item.arrivals, due, warmup_s=warmup_s, duration_s=duration_s)
-        for part, item, due in zip(gathered, streams, times, strict=True)
+        open_result([part], stream.arrivals, due, warmup_s=warmup_s, duration_s=duration_s)
+        for part, stream, due in zip(gathered, streams, times, strict=True)
     ]
 
 
 def _results(waiting: "Sequence[Future[Gathered]]") -> list[Gathered]:
     """What all found; else the first error that is not about having waited for another."""
-    errors = [error for item in waiting if (error := item.exception()) is not None]
-    for error in sorted(errors, key=lambda item: isinstance(item, threading.BrokenBarrierError)):
+    errors = [error for future in waiting if (error := future.exception()) is not None]
+    for error in sorted(errors, key=lambda error: isinstance(error, threading.BrokenBarrierError)):
         raise error
-    return [item.result() for item in waiting]
+    return [future.result() for future in waiting]
 
 
 class _Start:

@@ -154,8 +154,8 @@ class ServedProfile:
         ready, _, _ = select.select([child.stdout], [], [], _START_S)
         line = child.stdout.readline() if ready else b""
         if not line:
-            text = log.read_text(errors="replace").strip().splitlines()
-            raise ServeError((text[-1] if text else "the server exited without a message").removeprefix("tailcut: "))
+            lines = log.read_text(errors="replace").strip().splitlines()
+            raise ServeError((lines[-1] if lines else "the server exited without a message").removeprefix("tailcut: "))
         address: dict[str, Any] = json.loads(line)
         return LoadTarget(address["host"], address["port"], address["uds"])
 

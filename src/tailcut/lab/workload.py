@@ -62,7 +62,7 @@ def served_workload(  # noqa: PLR0913, PLR0917  what a request is made of
         inputs = [samples.make(max(rows, samples.rows), seed + number) for number in range(_MADE_UP)]
     elif is_grouped(spec, data) and shared is None:
         inputs = rows_of_data(spec, data, _MIXED_PAYLOADS, rows=rows)
-        size = sum(array.nbytes for item in inputs for array in item.values())
+        size = sum(array.nbytes for request in inputs for array in request.values())
         if size > _MIXED_BYTES:
             inputs = rows_of_data(spec, data, max(1, len(inputs) * _MIXED_BYTES // size), rows=rows)
     elif is_grouped(spec, data):
@@ -73,7 +73,9 @@ def served_workload(  # noqa: PLR0913, PLR0917  what a request is made of
     if shared is not None:
         payloads = shared.payloads(spec.name, inputs)
     else:
-        payloads = [infer_payload(target, spec.name, item, wire) for item in inputs]
+        payloads = [infer_payload(target, spec.name, request, wire) for request in inputs]
     if measure is not None:
-        payloads = [replace(payload, length=measure.of(item)) for payload, item in zip(payloads, inputs, strict=True)]
+        payloads = [
+            replace(payload, length=measure.of(request)) for payload, request in zip(payloads, inputs, strict=True)
+        ]
     return Workload(payloads, spec.name, measure)

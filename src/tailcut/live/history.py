@@ -63,7 +63,7 @@ class History:
         keys = dict.fromkeys(key for process in snapshot.processes for key in process.models())
         busiest = sorted(keys, key=lambda key: -_total(last.get(key, []), "requests"))[:MOST_MODELS]
         looked = {key: look(key) for key in busiest if _total(last.get(key, []), "requests")}
-        self._times.append({key: item.times_ns for key, item in looked.items()})
+        self._times.append({key: traces.times_ns for key, traces in looked.items()})
         models = [self._model_view(key, last.get(key, []), recent.get(key, []), looked.get(key)) for key in busiest]
         totals = [process.counts.server for process in snapshot.processes]
         return View(
@@ -84,10 +84,10 @@ class History:
         )
 
     def _latency(self, grown: Sequence[Grown], times_ns: np.ndarray) -> Latency:
-        if all(item.now.latency == item.before.latency for item in grown):
+        if all(growth.now.latency == growth.before.latency for growth in grown):
             return NO_REQUESTS
         limit_ns = grown[0].now.limit_ns
-        counts = summed([since(item.now.latency, item.before.latency) for item in grown])
+        counts = summed([since(growth.now.latency, growth.before.latency) for growth in grown])
         return latency(counts, self._bounds(limit_ns), times_ns, limit_ns=limit_ns)
 
     def _model_view(
@@ -97,7 +97,7 @@ class History:
         times = [times[key] for times in self._times if key in times]
         requests, batches = _total(grown, "requests"), _total(grown, "batches")
         slow = list(seen.slow)
-        written = max((item.marks_us["written"] for item in slow), default=None)
+        written = max((request.marks_us["written"] for request in slow), default=None)
         return ModelView(
             name=key[0],
             version=key[1],
@@ -112,11 +112,11 @@ class History:
             late=_total(grown, "late"),
             batches=batches,
             batch_rows=_total(grown, "rows") / batches if batches else None,
-            batch_sizes=dict(sorted(summed([_batch_sizes(item) for item in grown]).items())),
+            batch_sizes=dict(sorted(summed([_batch_sizes(growth) for growth in grown]).items())),
             queued=_now(grown, "queued"),
             queued_rows=_now(grown, "queued_rows"),
             computing=_now(grown, "computing"),
-            oldest_us=max((item.now.oldest_ns / 1e3 for item in grown), default=0.0),
+            oldest_us=max((growth.now.oldest_ns / 1e3 for growth in grown), default=0.0),
             rows_in_use=_now(grown, "rows_in_use"),
             queue_us=_total(grown, "queue_ns") / requests / 1e3 if requests else None,
             compute_us=_total(grown, "compute_ns") / batches / 1e3 if batches else None,
@@ -179,12 +179,14 @@ def _batch_sizes(grown: Grown) -> dict[int, int]:
 
 def _steps(grown: Sequence[Grown]) -> list[StepView]:
     """Each step of a pipeline, over all processes."""
-    names = dict.fromkeys(name for item in grown for name in item.now.stages)
-    return [_step(name, [item for item in grown if name in item.now.stages]) for name in names]
+    names = dict.fromkeys(name for growth in grown for name in growth.now.stages)
+    return [_step(name, [growth for growth in grown if name in growth.now.stages]) for name in names]
 
 
 def _step(name: str, grown: Sequence[Grown]) -> StepView:
-    pairs = [(item.now.stages[name], item.before.stages.get(name, StepCounts()), item.seconds) for item in grown]
+    pairs = [
+        (growth.now.stages[name], growth.before.stages.get(name, StepCounts()), growth.seconds) for growth in grown
+    ]
 
     def total(field: str) -> int:
         return sum(max(0, getattr(now, field) - getattr(before, field)) for now, before, _ in pairs)
@@ -202,12 +204,12 @@ def _step(name: str, grown: Sequence[Grown]) -> StepView:
 
 
 def _rate(grown: Sequence[Grown], name: str) -> float:
-    return sum(item.count(name) / item.seconds for item in grown)
+    return sum(growth.count(name) / growth.seconds for growth in grown)
 
 
 def _total(grown: Sequence[Grown], name: str) -> int:
-    return sum(item.count(name) for item in grown)
+    return sum(growth.count(name) for growth in grown)
 
 
 def _now(grown: Sequence[Grown], name: str) -> int:
-    return sum(int(getattr(item.now, name)) for item in grown)
+    return sum(int(getattr(growth.now, name)) for growth in grown)

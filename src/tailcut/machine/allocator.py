@@ -70,7 +70,9 @@ def restart(environment: Mapping[str, str]) -> None:
 def with_huge_heap(environment: Mapping[str, str]) -> dict[str, str]:
     """An environment in which glibc asks for transparent huge pages under what it allocates."""
     others = [
-        item for item in environment.get(_TUNABLES, "").split(":") if item and not item.startswith(f"{_HUGE_HEAP}=")
+        tunable
+        for tunable in environment.get(_TUNABLES, "").split(":")
+        if tunable and not tunable.startswith(f"{_HUGE_HEAP}=")
     ]
     return {**environment, _TUNABLES: ":".join([*others, f"{_HUGE_HEAP}=1"])}
 

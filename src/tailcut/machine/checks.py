@@ -83,20 +83,20 @@ def throttling(facts: MachineFacts, measured: ProbeResult) -> Check:
 
 def interrupts(facts: MachineFacts, measured: ProbeResult) -> Check:
     """A device's interrupts run on whichever core they are sent to."""
-    result = measured.interrupts()
-    if not result:
+    rates = measured.interrupts()
+    if not rates:
         return Check("interrupts", OK, "no device interrupted the usable CPUs during the measurement")
-    name, cpu, rate = result[0]
-    total = sum(entry[2] for entry in result)
+    name, cpu, rate = rates[0]
+    total = sum(entry[2] for entry in rates)
     cost = f"{total:,.0f} per second on the usable CPUs"
     finding = f"most from {name.partition(' ')[2]} (interrupt {name.split()[0]}), {rate:,.0f} a second, on CPU {cpu}"
-    elsewhere = [item for item in facts.online if item != cpu and item not in facts.mask] or [
-        item for item in facts.mask if item != cpu
+    elsewhere = [other for other in facts.online if other != cpu and other not in facts.mask] or [
+        other for other in facts.mask if other != cpu
     ]
     if total < 1000 * len(facts.mask):
         return Check("interrupts", OK, finding, cost=cost)
-    place = f"/proc/irq/{name.split()[0]}/smp_affinity_list"
-    remedy = f"echo {elsewhere[0]} | sudo tee {place}" if elsewhere else None
+    path = f"/proc/irq/{name.split()[0]}/smp_affinity_list"
+    remedy = f"echo {elsewhere[0]} | sudo tee {path}" if elsewhere else None
     return Check("interrupts", WARNING, finding, remedy, cost)
 
 
@@ -174,11 +174,11 @@ def isa(facts: MachineFacts, reaches: tuple[Reach, ...]) -> Check:
         name for name in ("avx512_bf16", "avx512_vnni", "avx_vnni", "amx_bf16", "amx_int8", "bf16") if name in facts.isa
     ]
     shown = " ".join([best or "none found", *extra])
-    message = "; ".join(f"{item.name}: {item.detail}" for item in reaches)
+    details = "; ".join(f"{reach.name}: {reach.detail}" for reach in reaches)
     short = [
-        item.name for item in reaches if item.isa is not None and best is not None and _RANK[item.isa] < _RANK[best]
+        reach.name for reach in reaches if reach.isa is not None and best is not None and _RANK[reach.isa] < _RANK[best]
     ]
-    finding = f"{shown}{'; ' if message else ''}{message}"
+    finding = f"{shown}{'; ' if details else ''}{details}"
     if limits:
         words = ", ".join(f"{name}={value}" for name, value in limits.items())
         return Check("isa", WARNING, f"{finding}; limited by {words}", f"unset {' '.join(limits)}")

@@ -168,22 +168,22 @@ def _leaving(groups: tuple[CounterGroup, ...]) -> _Moment:
 
 
 def _difference(before: _Moment, after: _Moment, groups: tuple[CounterGroup, ...]) -> CounterValues:
-    result: dict[str, int | None] = {}
+    counts: dict[str, int | None] = {}
     for group, earlier, later in zip(groups, before.raw, after.raw, strict=True):
         began, ended = group.decode(earlier), group.decode(later)
-        result |= {name: reading.since(began[name]) for name, reading in ended.items()}
-    missing = [item for group in groups for item in group.missing]
-    missing += [no_turn(name) for name, value in result.items() if value is None]
+        counts |= {name: reading.since(began[name]) for name, reading in ended.items()}
+    missing = [counter for group in groups for counter in group.missing]
+    missing += [no_turn(name) for name, value in counts.items() if value is None]
     if before.usage is None:
         missing += [Missing(name, "this system counts it for processes only", "run on Linux") for name in _OF_USAGE]
     else:
-        result |= {name: int(count(after.usage) - count(before.usage)) for name, count in _OF_USAGE.items()}
+        counts |= {name: int(count(after.usage) - count(before.usage)) for name, count in _OF_USAGE.items()}
     return CounterValues(
         wall_ns=after.wall_ns - before.wall_ns,
         cpu_ns=after.cpu_ns - before.cpu_ns,
         user_only=any(group.user_only for group in groups),
         missing=tuple(missing),
-        **result,
+        **counts,
     )
 
 

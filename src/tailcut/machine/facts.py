@@ -133,15 +133,15 @@ def _interrupts(root: Path, mask: tuple[int, ...]) -> dict[str, dict[int, int]]:
     """Of /proc/interrupts, the numbered lines: those of devices, which can be sent elsewhere."""
     lines = _read(root / "proc/interrupts").splitlines()
     cpus = [int(word[3:]) for word in lines[0].split() if word[3:].isdigit()] if lines else []
-    result: dict[str, dict[int, int]] = {}
+    interrupts: dict[str, dict[int, int]] = {}
     for line in lines[1:]:
         number, _, rest = line.partition(":")
         words = rest.split()
         if number.strip().isdigit() and len(words) >= len(cpus):
             name = f"{number.strip()} {words[-1]}"
             counts = {cpu: int(word) for cpu, word in zip(cpus, words, strict=False) if word.isdigit()}
-            result[name] = {cpu: count for cpu, count in counts.items() if cpu in mask}
-    return result
+            interrupts[name] = {cpu: count for cpu, count in counts.items() if cpu in mask}
+    return interrupts
 
 
 def _governors(system: Path, cpus: tuple[int, ...]) -> tuple[str, ...]:

@@ -79,15 +79,15 @@ def read_devices(run: Callable[[Sequence[str]], str] | None = None, sysfs: Path 
         return None
     except ValueError as error:
         return Devices(error=str(error), locked_limit=limit)
-    result = parse_report(report)
+    devices = parse_report(report)
     links = {}
-    if result.devices:
+    if devices.devices:
         try:
             links = parse_links(run(("nvidia-smi", "nvlink", "--status")))
         except (OSError, ValueError):  # devices without NVLink
             links = {}
-    placed = tuple(_placed(device, links.get(device.index, 0), sysfs) for device in result.devices)
-    return Devices(result.driver, result.cuda, placed, result.error, limit)
+    placed = tuple(_placed(device, links.get(device.index, 0), sysfs) for device in devices.devices)
+    return Devices(devices.driver, devices.cuda, placed, devices.error, limit)
 
 
 def parse_report(text: str) -> Devices:
@@ -102,16 +102,16 @@ def parse_report(text: str) -> Devices:
 
 def parse_links(text: str) -> dict[int, int]:
     """Of `nvidia-smi nvlink --status`: the active links of each device."""
-    result: dict[int, int] = {}
+    links: dict[int, int] = {}
     index = -1
     for line in text.splitlines():
         word, _, rest = line.strip().partition(" ")
         if word == "GPU" and rest.partition(":")[0].isdigit():
             index = int(rest.partition(":")[0])
-            result[index] = 0
+            links[index] = 0
         elif word == "Link" and index >= 0 and "GB/s" in rest:
-            result[index] += 1
-    return result
+            links[index] += 1
+    return links
 
 
 def _device(index: int, element: ET.Element) -> GpuDevice:
@@ -142,7 +142,7 @@ def _device(index: int, element: ET.Element) -> GpuDevice:
         used_bytes=_mib(_text(memory, "used")),
         utilisation=_number(_text(element, "utilization/gpu_util")),
         ecc_errors=_number(_text(element, "ecc_errors/volatile/dram_uncorrectable")),
-        processes=tuple(_process(item) for item in element.findall("processes/process_info")),
+        processes=tuple(_process(entry) for entry in element.findall("processes/process_info")),
     )
 
 
@@ -159,7 +159,7 @@ def _reasons(element: ET.Element | None) -> tuple[str, ...]:
     if element is None:
         return ()
     harmless = ("gpu_idle", "applications_clocks_setting", "sync_boost", "display_clocks_setting")
-    active = [item.tag for item in element if (item.text or "").strip() == "Active"]
+    active = [child.tag for child in element if (child.text or "").strip() == "Active"]
     names = [tag.partition("reason_")[2] or tag for tag in active]
     return tuple(name.replace("_", " ") for name in names if name not in harmless)
 
@@ -193,8 +193,8 @@ def _output(command: Sequence[str]) -> str:
 
 
 def _text(element: ET.Element | None, path: str) -> str:
-    result = "" if element is None else (element.findtext(path) or "").strip()
-    return "" if result in {"N/A", "[N/A]", "[Not Supported]", "Unknown Error"} else result
+    text = "" if element is None else (element.findtext(path) or "").strip()
+    return "" if text in {"N/A", "[N/A]", "[Not Supported]", "Unknown Error"} else text
 
 
 def _number(text: str) -> int | None:

@@ -7,30 +7,30 @@ _MIN_LOCKED = 1 << 30  # bytes: rows of a large model
 _LISTED = 3  # processes named at most
 
 
-def examine_devices(result: Devices | None, mask: tuple[int, ...] = (), own: int = 0) -> tuple[Check, ...]:
+def examine_devices(report: Devices | None, mask: tuple[int, ...] = (), own: int = 0) -> tuple[Check, ...]:
     """A finding for each question, over all devices; none where there is no driver's program.
 
     Args:
-        found: what was read.
+        report: what was read.
         mask: CPUs that this process may use.
         own: this process's id, which is no neighbour.
     """
-    if result is None:
+    if report is None:
         return ()
-    if not result.devices:
-        reason = result.error or "no device"
+    if not report.devices:
+        reason = report.error or "no device"
         return (Check("gpu", WARNING, f"nvidia-smi is installed, but: {reason}", "sudo dmesg | grep -i nvrm"),)
-    names = ", ".join(f"{device.index}: {device.name}" for device in result.devices)
+    names = ", ".join(f"{device.index}: {device.name}" for device in report.devices)
     return (
-        Check("gpu", OK, f"{names}; driver {result.driver}, CUDA {result.cuda}"),
-        _persistence(result.devices),
-        _clocks(result.devices),
-        _links(result.devices),
-        _nodes(result.devices, mask),
-        _mig(result.devices),
-        _neighbours(result.devices, own),
-        _memory(result.devices),
-        _locked(result.locked_limit),
+        Check("gpu", OK, f"{names}; driver {report.driver}, CUDA {report.cuda}"),
+        _persistence(report.devices),
+        _clocks(report.devices),
+        _links(report.devices),
+        _nodes(report.devices, mask),
+        _mig(report.devices),
+        _neighbours(report.devices, own),
+        _memory(report.devices),
+        _locked(report.locked_limit),
     )
 
 
@@ -46,25 +46,25 @@ def _persistence(devices: tuple[GpuDevice, ...]) -> Check:
 def _clocks(devices: tuple[GpuDevice, ...]) -> Check:
     """A clock that changes makes latencies that change; read only, because setting it is the user's."""
     held = [device for device in devices if device.throttled]
-    message = "; ".join(
+    clocks = "; ".join(
         f"{device.index}: {_or(device.clock)} of {_or(device.max_clock)} MHz, memory {_or(device.memory_clock)} of "
         f"{_or(device.max_memory_clock)}"
         for device in devices
     )
     if held:
-        reasons = ", ".join(sorted({reason for item in held for reason in item.throttled}))
-        finding = f"limited on {_of(held)} by {reasons}; {message}"
+        reasons = ", ".join(sorted({reason for device in held for reason in device.throttled}))
+        finding = f"limited on {_of(held)} by {reasons}; {clocks}"
         return Check("gpu_clocks", WARNING, finding, "nvidia-smi -q -d PERFORMANCE,POWER,TEMPERATURE")
     top = max((device.max_clock or 0 for device in devices), default=0)
     remedy = f"sudo nvidia-smi -lgc {top},{top}" if top else None
     return Check(
-        "gpu_clocks", NOTE, f"{message}: an idle device lowers its clock and takes a while to raise it again", remedy
+        "gpu_clocks", NOTE, f"{clocks}: an idle device lowers its clock and takes a while to raise it again", remedy
     )
 
 
 def _links(devices: tuple[GpuDevice, ...]) -> Check:
     """How fast rows reach a device. A link saves power while it is idle: its width tells, its generation does not."""
-    message = "; ".join(
+    links = "; ".join(
         f"{device.index}: PCIe {_or(device.pcie[0])} x{_or(device.pcie[1])}"
         f" of {_or(device.max_pcie[0])} x{_or(device.max_pcie[1])}"
         + (f", {device.nvlinks} NVLinks" if device.nvlinks else "")
@@ -74,9 +74,9 @@ def _links(devices: tuple[GpuDevice, ...]) -> Check:
         device for device in devices if device.pcie[1] and device.max_pcie[1] and device.pcie[1] < device.max_pcie[1]
     ]
     if narrow:
-        finding = f"{_of(narrow)} has fewer lanes than it could; {message}"
+        finding = f"{_of(narrow)} has fewer lanes than it could; {links}"
         return Check("gpu_link", WARNING, finding, "move the card to a slot with all lanes, and look at risers")
-    return Check("gpu_link", OK, message)
+    return Check("gpu_link", OK, links)
 
 
 def _nodes(devices: tuple[GpuDevice, ...], mask: tuple[int, ...]) -> Check:
@@ -84,12 +84,12 @@ def _nodes(devices: tuple[GpuDevice, ...], mask: tuple[int, ...]) -> Check:
     known = [device for device in devices if device.numa_node is not None]
     if not known:
         return Check("gpu_numa", OK, "one node, or the kernel does not say to which one the devices belong")
-    message = ", ".join(f"{item.index} is on node {item.numa_node}" for item in known)
-    away = [item for item in known if item.cpus and mask and not item.cpus & set(mask)]
+    nodes = ", ".join(f"{device.index} is on node {device.numa_node}" for device in known)
+    away = [device for device in known if device.cpus and mask and not device.cpus & set(mask)]
     if away:
         remedy = f"numactl --cpunodebind={away[0].numa_node} --membind={away[0].numa_node} tailcut serve ..."
-        return Check("gpu_numa", WARNING, f"{message}; none of the usable CPUs is near {_of(away)}", remedy)
-    return Check("gpu_numa", OK, message)
+        return Check("gpu_numa", WARNING, f"{nodes}; none of the usable CPUs is near {_of(away)}", remedy)
+    return Check("gpu_numa", OK, nodes)
 
 
 def _mig(devices: tuple[GpuDevice, ...]) -> Check:
@@ -116,16 +116,16 @@ def _neighbours(devices: tuple[GpuDevice, ...], own: int) -> Check:
 
 def _memory(devices: tuple[GpuDevice, ...]) -> Check:
     """What is left, and whether it is sound."""
-    message = "; ".join(
+    used = "; ".join(
         f"{device.index}: {(device.used_bytes or 0) >> 20:,} of {device.memory_bytes >> 20:,} MiB used"
         for device in devices
         if device.memory_bytes
     )
     bad = [device for device in devices if device.ecc_errors]
     if bad:
-        finding = f"{message or 'unknown'}; uncorrected errors on {_of(bad)} since the driver was loaded"
+        finding = f"{used or 'unknown'}; uncorrected errors on {_of(bad)} since the driver was loaded"
         return Check("gpu_memory", WARNING, finding, "nvidia-smi -q -d ECC")
-    return Check("gpu_memory", OK, message or "not reported")
+    return Check("gpu_memory", OK, used or "not reported")
 
 
 def _locked(limit: int | None) -> Check:

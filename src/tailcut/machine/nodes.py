@@ -35,7 +35,7 @@ def usable_nodes(machine: Topology, allowed: Collection[int], usable: int) -> tu
             out the quota's time on whichever CPUs it likes.
     """
     places = [NumaNode(node.number, tuple(cpu for cpu in node.cpus if cpu in allowed)) for node in machine.nodes]
-    places = [place for place in places if place.cpus]
+    places = [node for node in places if node.cpus]
     return tuple(places) if len(places) > 1 and usable >= len(allowed) else ()
 
 
@@ -48,23 +48,23 @@ def places_of_instances(nodes: tuple[NumaNode, ...], instances: int) -> tuple[Nu
 
 def places_near(nodes: tuple[NumaNode, ...], node: int | None, instances: int) -> tuple[NumaNode | None, ...]:
     """The node of a device for the threads that launch there; None for all where it is unknown, or not among these."""
-    place = next((item for item in nodes if item.node == node), None)
-    return (place,) * instances
+    near = next((candidate for candidate in nodes if candidate.node == node), None)
+    return (near,) * instances
 
 
-def settle(place: NumaNode | None) -> None:
+def settle(node: NumaNode | None) -> None:
     """Bind the calling thread, and the memory that it takes from now on; a container may forbid either."""
-    if place is None:
+    if node is None:
         return
     with suppress(TailcutError):
-        pin_thread(place.cpus)
+        pin_thread(node.cpus)
     with suppress(TailcutError):
-        bind_memory(place.node)
+        bind_memory(node.node)
 
 
-def made_on(place: NumaNode | None, make: Callable[[], Made]) -> Made:
+def made_on(node: NumaNode | None, make: Callable[[], Made]) -> Made:
     """What `make` makes, called by a thread of that node."""
-    if place is None:
+    if node is None:
         return make()
-    with ThreadPoolExecutor(1, initializer=settle, initargs=(place,)) as pool:
+    with ThreadPoolExecutor(1, initializer=settle, initargs=(node,)) as pool:
         return pool.submit(make).result()

@@ -128,15 +128,15 @@ def peak_bytes(pid: int, proc: Path = PROC) -> int | None:
 
 def descendants(pid: int, proc: Path = PROC) -> tuple[int, ...]:
     """Children and theirs, as /proc/PID/task/TID/children lists them (CONFIG_PROC_CHILDREN); none where it does not."""
-    result: list[int] = []
+    pids: list[int] = []
     waiting = [pid]
     while waiting:
         for task in _entries(proc / str(waiting.pop()) / "task"):
             children = [int(word) for word in _read(task / "children").split() if word.isdigit()]
-            fresh = [child for child in children if child not in result]
-            result += fresh
+            fresh = [child for child in children if child not in pids]
+            pids += fresh
             waiting += fresh
-    return tuple(result)
+    return tuple(pids)
 
 
 def listening_process(port: int, proc: Path = PROC) -> int | None:

@@ -38,10 +38,10 @@ def free_bytes(root: Path = CGROUP_ROOT, proc: Path = PROC) -> int | None:
 
     What a group holds of files' pages counts as free: the kernel gives it up first.
     """
-    result = [left for folder in _folders(root, proc) for left in _memory_left(folder)]
+    free = [left for folder in _folders(root, proc) for left in _memory_left(folder)]
     lines = _read(proc.parent / "meminfo").splitlines()
-    result += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
-    return max(0, min(result)) if result else None
+    free += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+    return max(0, min(free)) if free else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -133,10 +133,10 @@ def perf(facts: MachineFacts) -> Check:
     """What the counters can tell about a tail."""
     if not facts.missing:
         return Check("perf", OK, "all counters work")
-    reasons = {item.reason: item for item in facts.missing}
-    names = {reason: [item.name for item in facts.missing if item.reason == reason] for reason in reasons}
+    reasons = {counter.reason: counter for counter in facts.missing}
+    names = {reason: [counter.name for counter in facts.missing if counter.reason == reason] for reason in reasons}
     finding = "; ".join(f"{reason}: no {', '.join(missing)}" for reason, missing in names.items())
-    return Check("perf", NOTE, finding, "; ".join(dict.fromkeys(reason.remedy for reason in reasons.values())))
+    return Check("perf", NOTE, finding, "; ".join(dict.fromkeys(counter.remedy for counter in reasons.values())))
 
 
 def threads(facts: MachineFacts) -> Check:

@@ -84,25 +84,25 @@ def parse_cpu_list(text: str) -> tuple[int, ...]:
 
 
 def _cores(root: Path, online: tuple[int, ...]) -> tuple[Core, ...]:
-    result: dict[tuple[int, ...], Core] = {}
+    cores: dict[tuple[int, ...], Core] = {}
     for cpu in online:
         folder = root / "cpu" / f"cpu{cpu}" / "topology"
         listed = parse_cpu_list(_read(folder / "thread_siblings_list") or _read(folder / "core_cpus_list"))
         cpus = tuple(sibling for sibling in listed if sibling in online) or (cpu,)
         package = _read(folder / "physical_package_id").strip()
-        result.setdefault(cpus, Core(int(package) if package.isdigit() else 0, cpus))
-    return tuple(result.values())
+        cores.setdefault(cpus, Core(int(package) if package.isdigit() else 0, cpus))
+    return tuple(cores.values())
 
 
 def _caches(root: Path, online: tuple[int, ...]) -> tuple[Cache, ...]:
-    result: dict[Cache, None] = {}
+    caches: dict[Cache, None] = {}
     for cpu in online:
         for index in sorted((root / "cpu" / f"cpu{cpu}" / "cache").glob("index[0-9]*")):
             level = _read(index / "level").strip()
             if level.isdigit():
                 cpus = parse_cpu_list(_read(index / "shared_cpu_list")) or (cpu,)
-                result[Cache(int(level), _read(index / "type").strip(), _size(_read(index / "size")), cpus)] = None
-    return tuple(result)
+                caches[Cache(int(level), _read(index / "type").strip(), _size(_read(index / "size")), cpus)] = None
+    return tuple(caches)
 
 
 def _nodes(root: Path, online: tuple[int, ...]) -> tuple[Node, ...]:

@@ -254,28 +254,28 @@ class SharedRegions:
         """As `status`, for regions on devices."""
         return self._of(CudaRegion, name)
 
-    def read(self, place: RegionSlice) -> memoryview:
+    def read(self, region_slice: RegionSlice) -> memoryview:
         """A copy of some bytes of a region.
 
         Raises:
             InvalidInputError: unknown region, bytes past its end, or the memory has been shrunk or deleted.
         """
-        region = self._find(place)
-        buffer = np.empty(place.size, np.uint8).data  # aligned, unlike a bytearray
-        region.read(place.offset, buffer)
+        region = self._find(region_slice)
+        buffer = np.empty(region_slice.size, np.uint8).data  # aligned, unlike a bytearray
+        region.read(region_slice.offset, buffer)
         return buffer.toreadonly()
 
-    def write(self, place: RegionSlice, data: bytes | memoryview) -> None:
-        """Put bytes at the start of a place.
+    def write(self, region_slice: RegionSlice, data: bytes | memoryview) -> None:
+        """Put bytes at the start of a slice of a region.
 
         Raises:
             InvalidInputError: as for `read`, or the data are larger than the place.
         """
-        if len(data) > place.size:
+        if len(data) > region_slice.size:
             raise InvalidInputError(
-                f"region {place.region[:64]!r}: the output has {len(data)} bytes, its place {place.size}"
+                f"region {region_slice.region[:64]!r}: the output has {len(data)} bytes, its place {region_slice.size}"
             )
-        self._find(place).write(place.offset, memoryview(data))
+        self._find(region_slice).write(region_slice.offset, memoryview(data))
 
     def _check_new(self, name: str) -> None:
         """Check that a region of this name may be registered.
@@ -303,10 +303,12 @@ class SharedRegions:
             raise InvalidInputError(_TAKEN)
 
     def _of(self, kind: type[Kind], name: str) -> list[Kind]:
-        result = [region for region in self._regions.values() if isinstance(region, kind) and name in {"", region.name}]
-        if name and not result:
+        regions = [
+            region for region in self._regions.values() if isinstance(region, kind) and name in {"", region.name}
+        ]
+        if name and not regions:
             raise NotFoundError(f"no region {name[:64]!r} is registered")
-        return result
+        return regions
 
     def _forget(self, kind: type[SharedRegion | CudaRegion], name: str) -> None:
         for region in list(self._regions.values()):
@@ -320,15 +322,18 @@ class SharedRegions:
             if region.is_gone:
                 self.unregister(region.name)
 
-    def _find(self, place: RegionSlice) -> SharedRegion | CudaRegion:
-        region = self._regions.get(place.region)
+    def _find(self, region_slice: RegionSlice) -> SharedRegion | CudaRegion:
+        region = self._regions.get(region_slice.region)
         if region is None:
             raise InvalidInputError(
-                _OFF if self._prefix is None else f"no region {place.region[:64]!r} is registered: register it first"
+                _OFF
+                if self._prefix is None
+                else f"no region {region_slice.region[:64]!r} is registered: register it first"
             )
-        if place.offset < 0 or place.size < 0 or place.offset + place.size > region.size:
+        if region_slice.offset < 0 or region_slice.size < 0 or region_slice.offset + region_slice.size > region.size:
             raise InvalidInputError(
-                f"region {region.name[:64]!r} has {region.size} bytes: {place.size} at {place.offset} are past its end"
+                f"region {region.name[:64]!r} has {region.size} bytes: "
+                f"{region_slice.size} at {region_slice.offset} are past its end"
             )
-        region.check(place.offset + place.size)
+        region.check(region_slice.offset + region_slice.size)
         return region

@@ -164,8 +164,8 @@ class Slab:
             self.in_use -= count
             self._free |= ((1 << count) - 1) << row
             generations = self._generations
-            for item in range(row, end):
-                generations[item] += 1
+            for index in range(row, end):
+                generations[index] += 1
 
     def state(self, row: int) -> RowState:
         """The state of one row."""

@@ -20,13 +20,13 @@ class StageEngine:
         UsageError: no process can import the stage.
     """
 
-    def __init__(self, place: StagePlace) -> None:
-        stage = place.stage
+    def __init__(self, stage_place: StagePlace) -> None:
+        stage = stage_place.stage
         self.spec = ModelSpec(stage.name, stage.inputs, stage.outputs, Rows.INDEPENDENT, "a stage's rows are")
         self.options = EngineOptions(name="none", instances=stage.workers, threads=1)
         self.stage = stage
-        self._caller = place.caller
-        self._pool = None if stage.threads else ProcessPool(place)
+        self._caller = stage_place.caller
+        self._pool = None if stage.threads else ProcessPool(stage_place)
 
     @property
     def pids(self) -> list[int]:
@@ -87,8 +87,8 @@ class StageEngine:
         except BaseException as error:  # noqa: BLE001  whatever a function raises, sys.exit() too, costs its requests only
             log_fault(self._caller.stage, error)
             kind, message = refusal(self._caller.stage, error)
-            note: TailcutError = InvalidInputError(message) if kind is ReplyKind.INVALID else EngineError(message)
-            raise note from None
+            fault: TailcutError = InvalidInputError(message) if kind is ReplyKind.INVALID else EngineError(message)
+            raise fault from None
 
 
 def _read_only(array: np.ndarray) -> np.ndarray:

@@ -36,7 +36,7 @@ class PipelineEntry:
         self.max_batch_size = min(step.model.entry.max_batch_size for step in steps)
         self.queue_rows = steps[0].model.entry.queue_rows
         cold = [step.model.entry.warm_up for step in steps if step.engine is None]
-        reasons = [item.reason for item in cold if not item.warmed_up]
+        reasons = [warm_up.reason for warm_up in cold if not warm_up.warmed_up]
         self.warm_up = WarmUp(not reasons, "; ".join(reasons))
         self._statistics = PipelineStatistics(len(steps))
         self._flows: dict[Request, Flow] = {}

@@ -56,8 +56,8 @@ def load_pipeline(path: PipelinePath) -> Pipeline:
     """
     module = _execute(path.file)
     if not hasattr(module, path.attribute):
-        result = [name for name, value in vars(module).items() if isinstance(value, Pipeline)]
-        there = f"there is {', '.join(result)}" if result else "it has no Pipeline"
+        names = [name for name, value in vars(module).items() if isinstance(value, Pipeline)]
+        there = f"there is {', '.join(names)}" if names else "it has no Pipeline"
         raise UsageError(f"{path.file}: has no variable {path.attribute!r}; {there}")
     pipeline = getattr(module, path.attribute)
     if not isinstance(pipeline, Pipeline):
@@ -87,7 +87,7 @@ def _execute(file: Path) -> ModuleType:
             sys.modules[name] = before
         sys.modules.update(dropped)
         raise UsageError(_one_line(file, error)) from None
-    _versions[folder] = {title: _version(item) for title, item in _modules_in(folder).items()}
+    _versions[folder] = {title: _version(module) for title, module in _modules_in(folder).items()}
     return module
 
 
@@ -111,14 +111,14 @@ def _drop_changed(folder: str) -> dict[str, ModuleType]:
 
 def _modules_in(folder: str) -> dict[str, ModuleType]:
     """The modules of Python files in a folder, without installed packages and pipelines themselves."""
-    result = {}
+    modules = {}
     for title, module in list(sys.modules.items()):
         places = [getattr(module, "__file__", None)] if getattr(module, "__file__", None) else _paths(module)
-        inside = [place for place in places if isinstance(place, str) and place.startswith(f"{folder}/")]
-        installed = any(part in place for place in inside for part in _INSTALLED)
+        inside = [path for path in places if isinstance(path, str) and path.startswith(f"{folder}/")]
+        installed = any(part in path for path in inside for part in _INSTALLED)
         if inside and not installed and title != "__main__" and not title.startswith(_NOT_THEIRS):
-            result[title] = module
-    return result
+            modules[title] = module
+    return modules
 
 
 def _paths(module: ModuleType) -> list[object]:

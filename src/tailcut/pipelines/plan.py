@@ -47,7 +47,7 @@ def plan_pipeline(name: str, steps: Sequence[PipelineStep]) -> ModelSpec:
 
 
 def _advice(step: PipelineStep, steps: Sequence[PipelineStep]) -> str:
-    if any(item.kind == "stage" and item.name == step.name for item in steps):
+    if any(other.kind == "stage" and other.name == step.name for other in steps):
         return "name one with @stage(name=...)"
     return f"a model is called as its file is, or as model.name in its profile: rename one, such as {step.name}-2.onnx"
 
@@ -56,7 +56,7 @@ def _check(name: str, step: PipelineStep, wanted: TensorSpec, known: dict[str, t
     where = f"pipeline {name!r}: {step.title}: input {wanted.name!r}"
     if wanted.name not in known:
         raise UsageError(f"{where} ({wanted.describe()}) comes from no step before it; there is {', '.join(known)}")
-    result, source = known[wanted.name]
-    fits = result.dtype is wanted.dtype and len(result.shape) == len(wanted.shape)
-    if not fits or not all(a is None or b is None or a == b for a, b in zip(result.shape, wanted.shape, strict=True)):
-        raise UsageError(f"{where}: expected {wanted.describe()}, got {result.describe()} from {source}")
+    given, source = known[wanted.name]
+    fits = given.dtype is wanted.dtype and len(given.shape) == len(wanted.shape)
+    if not fits or not all(a is None or b is None or a == b for a, b in zip(given.shape, wanted.shape, strict=True)):
+        raise UsageError(f"{where}: expected {wanted.describe()}, got {given.describe()} from {source}")

@@ -26,13 +26,13 @@ class ProcessPool:
         UsageError: one of the first processes cannot import the stage.
     """
 
-    def __init__(self, place: StagePlace) -> None:
-        self._place = place
-        self._name = place.stage.name
+    def __init__(self, stage_place: StagePlace) -> None:
+        self._place = stage_place
+        self._name = stage_place.stage.name
         self._lock = threading.Lock()
         self._condition = threading.Condition(self._lock)
         self._idle: list[StageProcess] = []
-        self._all: list[StageProcess | None] = [None] * place.stage.workers
+        self._all: list[StageProcess | None] = [None] * stage_place.stage.workers
         self._lent: set[StageProcess] = set()  # whose end is seen by the thread that has them
         self._fault = ""  # why the last start failed
         self._failures = 0
@@ -156,12 +156,12 @@ class ProcessPool:
     def _failed(self, error: TailcutError | OSError) -> None:
         if self._closed:
             return
-        message = error if isinstance(error, TailcutError) else EngineError(f"stage {self._name!r}: {error}")
+        fault = error if isinstance(error, TailcutError) else EngineError(f"stage {self._name!r}: {error}")
         if not self._begun:
-            self._first.put(message)
+            self._first.put(fault)
         else:
-            _log.error("%s", message)
+            _log.error("%s", fault)
         with self._lock:
             self._failures += 1
-            self._fault = "" if any(item is not None and item.is_alive for item in self._all) else str(error)
+            self._fault = "" if any(process is not None and process.is_alive for process in self._all) else str(error)
             self._condition.notify_all()

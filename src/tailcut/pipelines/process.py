@@ -88,15 +88,20 @@ class _Region:
 class StageProcess:
     """One process of a stage. Its methods are for one thread at a time; `interrupt` is for any."""
 
-    def __init__(self, place: StagePlace, cpu: int | None = None) -> None:
-        self._place = place
+    def __init__(self, stage_place: StagePlace, cpu: int | None = None) -> None:
+        self._place = stage_place
         self._life = Life.STARTING
         self._inputs, self._results = _Region(), _Region()
         self._sock, theirs = socket.socketpair()
         logs, their_logs = socket.socketpair()
         inherited = (theirs.fileno(), self._inputs.descriptor, self._results.descriptor, their_logs.fileno())
-        command = [sys.executable, "-m", "tailcut.pipelines.child", str(os.getpid()), str(place.path)]
-        command += [str(place.index), place.stage.signature, *map(str, inherited), "" if cpu is None else str(cpu)]
+        command = [sys.executable, "-m", "tailcut.pipelines.child", str(os.getpid()), str(stage_place.path)]
+        command += [
+            str(stage_place.index),
+            stage_place.stage.signature,
+            *map(str, inherited),
+            "" if cpu is None else str(cpu),
+        ]
         with theirs, their_logs:
             self._process = subprocess.Popen(  # noqa: S603  this interpreter, and our own module
                 command,
@@ -104,7 +109,7 @@ class StageProcess:
                 stdout=sys.stderr.fileno() if _has_stderr() else None,
                 pass_fds=inherited,
             )
-        name = place.stage.name
+        name = stage_place.stage.name
         threading.Thread(target=log_from, args=(logs, name), name=f"{name}-log", daemon=True).start()
         self._patience_s = 0.0  # of the socket
 

@@ -65,13 +65,13 @@ def _filled(stage: Stage, tensor: TensorSpec, rows: list[Any]) -> np.ndarray:
     """The rows of one request in one array."""
     if len(rows) == 1:
         return _array(stage, tensor, _one_row(rows[0]), 1)
-    item = [_array(stage, tensor, _one_row(row), 1)[0] for row in rows]
-    shape = np.max([row.shape for row in item], axis=0)
-    result = np.empty((len(item), *shape), tensor.dtype.numpy)
-    result.fill(stage.fill[tensor.name])
-    for target, row in zip(result, item, strict=True):
+    arrays = [_array(stage, tensor, _one_row(row), 1)[0] for row in rows]
+    shape = np.max([row.shape for row in arrays], axis=0)
+    filled = np.empty((len(arrays), *shape), tensor.dtype.numpy)
+    filled.fill(stage.fill[tensor.name])
+    for target, row in zip(filled, arrays, strict=True):
         target[tuple(map(slice, row.shape))] = row
-    return result
+    return filled
 
 
 def _one_row(row: Any) -> Any:

@@ -66,7 +66,8 @@ class Stage:
     def signature(self) -> str:
         """What a process must take and give to serve this stage."""
         sides = [
-            ", ".join(f"{item.name!r}: {item.describe()}" for item in side) for side in (self.inputs, self.outputs)
+            ", ".join(f"{tensor.name!r}: {tensor.describe()}" for tensor in side)
+            for side in (self.inputs, self.outputs)
         ]
         return f"{self.name}: {' -> '.join(sides)}, fill {sorted(self.fill.items())}"
 

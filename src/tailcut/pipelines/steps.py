@@ -125,14 +125,14 @@ class OpenStep:
         return f"{self.name} ({kind}: {stage.workers}, at most {stage.max_batch_size} {unit})"
 
 
-def open_stage(place: StagePlace, limits: Limits) -> tuple[Model, StageEngine]:
+def open_stage(stage_place: StagePlace, limits: Limits) -> tuple[Model, StageEngine]:
     """Start a stage's processes.
 
     Raises:
         UsageError: they cannot import it.
     """
-    stage = place.stage
-    engine = StageEngine(place)
+    stage = stage_place.stage
+    engine = StageEngine(stage_place)
     # A process is killed when its time is over; only threads are left to the watchdog.
     patience_s = stage.timeout_s if stage.threads else max(limits.engine_timeout_s, stage.timeout_s + _LENT_S)
     batching = BatchingSettings(
@@ -141,7 +141,7 @@ def open_stage(place: StagePlace, limits: Limits) -> tuple[Model, StageEngine]:
         bind=False,
         rows="independent",
     )
-    ref = ModelRef(path=str(place.path.file), sha256=file_hash(place.path.file), name=stage.name)
+    ref = ModelRef(path=str(stage_place.path.file), sha256=file_hash(stage_place.path.file), name=stage.name)
     profile = Profile(model=ref, settings=Settings(engine=engine.options, batching=batching))
     why = RowEvidence(Rows.INDEPENDENT, "a stage's rows are independent")
     decision = RowDecision(Rows.INDEPENDENT, why.reason, "independent", read_signature(engine.spec), why)

@@ -29,19 +29,19 @@ def parse_tensors(stage: str, side: str, wanted: Mapping[str, str]) -> tuple[Ten
     return tuple(_parse(stage, name, text) for name, text in wanted.items())
 
 
-def as_dtype(result: np.ndarray, want: np.dtype) -> np.ndarray | None:
+def as_dtype(array: np.ndarray, want: np.dtype) -> np.ndarray | None:
     """Numbers whose dtype numpy chose, as another one; None where they are of another kind or out of its range.
 
     Whole numbers are also floats; what is empty has no kind.
     """
     kinds = "bui" if want.kind in "ui" else "b" if want.kind == "b" else "buif"
-    if result.size and result.dtype.kind not in kinds:
+    if array.size and array.dtype.kind not in kinds:
         return None
-    if result.size and want.kind in "ui":
+    if array.size and want.kind in "ui":
         limits = np.iinfo(want)
-        if int(result.min()) < limits.min or int(result.max()) > limits.max:
+        if int(array.min()) < limits.min or int(array.max()) > limits.max:
             return None
-    return result.astype(want, copy=False)
+    return array.astype(want, copy=False)
 
 
 def parse_fill(stage: str, tensor: TensorSpec, value: object) -> Any:
@@ -54,9 +54,9 @@ def parse_fill(stage: str, tensor: TensorSpec, value: object) -> Any:
         fill: Any = value.encode(errors="surrogatepass") if isinstance(value, str) else value
         fits = isinstance(fill, bytes)
     else:
-        result = np.asarray(value)
-        item = as_dtype(result, tensor.dtype.numpy) if result.ndim == 0 else None
-        fits, fill = item is not None, None if item is None else item[()]
+        array = np.asarray(value)
+        number = as_dtype(array, tensor.dtype.numpy) if array.ndim == 0 else None
+        fits, fill = number is not None, None if number is None else number[()]
     if not fits:
         raise UsageError(f"stage {stage!r}: fill of {tensor.name!r} is {value!r}, which is no {tensor.dtype}")
     return fill

@@ -62,8 +62,8 @@ def check_percentile(name: str, option: str) -> None:
     Raises:
         UsageError: it is not p1 to p99.9999.
     """
-    result = _PERCENTILE.match(name)
-    if not result or float(result[1]) <= 0:
+    match = _PERCENTILE.match(name)
+    if not match or float(match[1]) <= 0:
         raise UsageError(f"{option}: unknown percentile {name!r}: write p50, p95, p99, p99.9 or another one")
 
 

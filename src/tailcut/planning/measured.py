@@ -46,9 +46,9 @@ def read_measured(path: Path) -> MeasuredProfile:
     journal = path.with_name(f"{path.name.removesuffix('.toml').removesuffix('.profile')}.trials.jsonl")
     cores = profile.machine.get("usable_cpus")
     if isinstance(cores, int | float) and cores > 0:
-        result = measured_service(lines_of(journal, profile.model), profile.settings, float(cores))
-        if result is not None:
-            return MeasuredProfile(path, profile, result, journal)
+        service = measured_service(lines_of(journal, profile.model), profile.settings, float(cores))
+        if service is not None:
+            return MeasuredProfile(path, profile, service, journal)
     raise ProfileError(
         f"{path}: the profile has no service times, and neither has {journal.name} beside it: tune the model again "
         f"(tailcut tune {profile.model.path})"

@@ -131,7 +131,7 @@ def make_plan(wanted: PlanRequest, tell: Callable[[str], None]) -> PlanResult:
         raise UsageError(
             f"{needed:,} replicas and {wanted.failures:,} more exceed the {MOST_REPLICAS:,} that can be simulated"
         )
-    result = question.expect(replicas, rate)
+    figures = question.expect(replicas, rate)
     tell("simulating the curve of rate against replicas")
     curve = _curve(wanted, question, replicas, max(1.1 * headroom / needed, (needed == 1) * 0.7 * question.capacity))
     counts = sorted({*range(1, _SHOWN_LOSSES + 1), wanted.failures} - {0})
@@ -146,22 +146,22 @@ def make_plan(wanted: PlanRequest, tell: Callable[[str], None]) -> PlanResult:
         fixed_hours = replicas * int(question.arrivals_ns[-1]) / 3.6e12
         course = _autoscaled(scaled, rules, fixed_hours, saturated, question.compression)
     return PlanResult(
-        models=_models(wanted, question, result),
+        models=_models(wanted, question, figures),
         replicas=replicas,
         needed=needed,
         cores=replicas * wanted.replica_cores,
         workers=replicas * wanted.workers,
         gpus=replicas * len(frozenset[int]().union(*(model.profile.settings.devices for model in wanted.models))),
-        predicted=_predicted(result),
+        predicted=_predicted(figures),
         stressed=_predicted(question.expect(needed, headroom)),
         curve=curve,
         losses=[
-            Loss(count, replicas - count, round(_in_flight(result, replicas), 2), _predicted(item))
-            for count, item in lost
+            Loss(count, replicas - count, round(_in_flight(figures, replicas), 2), _predicted(lost_figures))
+            for count, lost_figures in lost
         ],
-        price=_price(wanted.price, replicas, result),
+        price=_price(wanted.price, replicas, figures),
         autoscaling=course,
-        assumptions=_assumptions(wanted, replicas, result, question.compression),
+        assumptions=_assumptions(wanted, replicas, figures, question.compression),
         command=wanted.command,
     )
 
@@ -184,8 +184,8 @@ def _question(wanted: PlanRequest) -> _Question:
         rates = [len(seconds) / length_s]
         make = partial(Stretch, seconds, length_s)
     lone = tuple(
-        _checked_lone(item.profile.model.name, configuration, limit, wanted.seed)
-        for item, configuration, limit in zip(wanted.models, configurations, wanted.limits, strict=True)
+        _checked_lone(model.profile.model.name, configuration, limit, wanted.seed)
+        for model, configuration, limit in zip(wanted.models, configurations, wanted.limits, strict=True)
     )
     cluster = Cluster(configurations[0], 1, wanted.routing, round(wanted.hedge_ms * 1e6))
     if not wanted.together:
@@ -194,8 +194,8 @@ def _question(wanted: PlanRequest) -> _Question:
             expect, rates[0], capacity_of(configurations[0], wanted.workers), lone, cluster, arrivals_ns, faster
         )
     tenants = [
-        Tenant(configuration, PlannedLoad(make, limit, wanted.seed), rate, spin_ns(item.profile.settings.engine))
-        for item, configuration, limit, rate in zip(wanted.models, configurations, wanted.limits, rates, strict=True)
+        Tenant(configuration, PlannedLoad(make, limit, wanted.seed), rate, spin_ns(model.profile.settings.engine))
+        for model, configuration, limit, rate in zip(wanted.models, configurations, wanted.limits, rates, strict=True)
     ]
     expect = expect_together(tenants, wanted.replica_cores)
     return _Question(expect, sum(rates), capacity_together(tenants), lone, cluster)
@@ -228,8 +228,12 @@ def _recorded(wanted: PlanRequest, recording: Recording) -> tuple[float, np.ndar
 def _configurations(wanted: PlanRequest) -> list[Configuration]:
     """Of one server: a worker has its share of a replica's cores."""
     cores = wanted.replica_cores / wanted.workers
-    result = [model.service.configuration(model.profile.settings, cores) for model in wanted.models]
-    return [slowed(item, _scale(item, wanted)) for item in result] if wanted.capacity else result
+    configurations = [model.service.configuration(model.profile.settings, cores) for model in wanted.models]
+    return (
+        [slowed(configuration, _scale(configuration, wanted)) for configuration in configurations]
+        if wanted.capacity
+        else configurations
+    )
 
 
 def _scale(configuration: Configuration, wanted: PlanRequest) -> float:
@@ -273,31 +277,31 @@ def _in_flight(figures: Figures, replicas: int) -> float:
     return figures.rate / replicas * (figures.p50_ms if np.isfinite(figures.p50_ms) else 0.0) / 1e3
 
 
-def _models(wanted: PlanRequest, question: _Question, result: Figures) -> list[PlannedModel]:
-    parts = result.parts or (result,)
+def _models(wanted: PlanRequest, question: _Question, figures: Figures) -> list[PlannedModel]:
+    parts = figures.parts or (figures,)
     return [
         PlannedModel(
-            name=item.profile.model.name,
-            profile=str(item.path),
+            name=model.profile.model.name,
+            profile=str(model.path),
             rate=round(part.rate, 2),
             percentile=limit.percentile,
             limit_ms=limit.limit_ms,
             lone_ms=round(alone, 4),
-            threads=item.service.threads,
-            max_batch_size=item.profile.settings.batching.max_batch_size,
-            measured_in=str(item.source),
-            exact=item.service.exact,
+            threads=model.service.threads,
+            max_batch_size=model.profile.settings.batching.max_batch_size,
+            measured_in=str(model.source),
+            exact=model.service.exact,
             predicted=_predicted(part),
         )
-        for item, limit, alone, part in zip(wanted.models, wanted.limits, question.lone_ms, parts, strict=True)
+        for model, limit, alone, part in zip(wanted.models, wanted.limits, question.lone_ms, parts, strict=True)
     ]
 
 
-def _price(price: float | None, replicas: int, result: Figures) -> Price | None:
+def _price(price: float | None, replicas: int, figures: Figures) -> Price | None:
     if price is None:
         return None
     hour = price * replicas
-    million = round(hour / (result.goodput * 3600) * 1e6, 4) if result.goodput else None
+    million = round(hour / (figures.goodput * 3600) * 1e6, 4) if figures.goodput else None
     return Price(price, round(hour, 4), round(hour * _MONTH_H, 2), million)
 
 
@@ -333,13 +337,13 @@ def _autoscaled(course: Course, rules: Rules, fixed_hours: float, saturated: flo
     )
 
 
-def _assumptions(wanted: PlanRequest, replicas: int, result: Figures, faster: float) -> Assumptions:
+def _assumptions(wanted: PlanRequest, replicas: int, figures: Figures, faster: float) -> Assumptions:
     return Assumptions(
         headroom=wanted.headroom,
         failures=wanted.failures,
         routing="round-robin" if wanted.together else wanted.routing,
         hedge_ms=wanted.hedge_ms or None,
-        hedged_share=round(result.hedged, 5),
+        hedged_share=round(figures.hedged, 5),
         arrivals="trace" if wanted.recording is not None else wanted.arrivals_name,
         workers=wanted.workers,
         cores_per_replica=wanted.replica_cores,

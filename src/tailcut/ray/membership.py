@@ -57,8 +57,8 @@ def addresses_of(replicas: Iterable[Any]) -> tuple[ServerAddress, ...]:
     Args:
         replicas: as the controller tells of them; `replica_metadata` is what each published.
     """
-    message = [replica.replica_metadata.get(PUBLISHED) for replica in replicas]
-    urls = sorted({item["url"] for item in message if isinstance(item, dict) and "url" in item})
+    metadata = [replica.replica_metadata.get(PUBLISHED) for replica in replicas]
+    urls = sorted({entry["url"] for entry in metadata if isinstance(entry, dict) and "url" in entry})
     return tuple(map(ServerAddress.parse, urls))
 
 
@@ -127,14 +127,14 @@ class _Watch:
         try:
             # No ray.get: when the program ends, Ray ends a process that has a thread in there, with code 1.
             future = self._controller.listen_for_change.remote({self._key: self._snapshot}).future()
-            message = future.result(limit_s)
+            answer = future.result(limit_s)
         except TimeoutError:
             return False
         except (ray.exceptions.RayError, ConnectionError) as error:
             raise UnreachableError(f"the controller of Ray Serve does not answer: {error}") from None
-        if not isinstance(message, dict) or self._key not in message:  # nothing has changed
+        if not isinstance(answer, dict) or self._key not in answer:  # nothing has changed
             return False
-        update = message[self._key]
+        update = answer[self._key]
         self._snapshot = update.snapshot_id
         self._changed(addresses_of(update.object_snapshot.running_replicas))
         return True
@@ -203,16 +203,16 @@ def _ingress(controller: Any, application: str) -> str:
     """
     deployment = _ask(controller.get_ingress_deployment_name, application)
     if deployment is None:
-        known = sorted({item.app_name for item in _ask(controller.list_deployment_ids)})
+        known = sorted({other.app_name for other in _ask(controller.list_deployment_ids)})
         has = f"it has {', '.join(known)}" if known else "it has none"
         raise NotFoundError(f"Ray Serve has no application {application!r}: {has}")
     return str(deployment)
 
 
 def _check_deployment(controller: Any, identity: Any) -> None:
-    known = [item for item in _ask(controller.list_deployment_ids) if item.app_name == identity.app_name]
+    known = [other for other in _ask(controller.list_deployment_ids) if other.app_name == identity.app_name]
     if identity not in known:
-        names = ", ".join(sorted(item.name for item in known)) or "none"
+        names = ", ".join(sorted(other.name for other in known)) or "none"
         raise NotFoundError(
             f"the application {identity.app_name!r} of Ray Serve has no deployment {identity.name!r}: it has {names}"
         )

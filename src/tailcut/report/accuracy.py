@@ -16,18 +16,18 @@ def accuracy_figures(accuracy: AccuracyResult) -> list[tuple[str, str]]:
     Args:
         accuracy: that key of what `tailcut tune --json` prints.
     """
-    result = []
+    figures = []
     if accuracy.value is not None:
-        result.append((accuracy.metric, f"{accuracy.value:.6g}"))
+        figures.append((accuracy.metric, f"{accuracy.value:.6g}"))
     values = (accuracy.worst, accuracy.spread, accuracy.top1, accuracy.differing)
-    result += [
+    figures += [
         (words, form.format(value)) for value, (words, form) in zip(values, _FIGURES, strict=True) if value is not None
     ]
     shares = accuracy.labels_accuracy
     if shares:
-        result.append(("correct on the labels, before", f"{shares['baseline']:.4f}"))
-        result.append(("correct on the labels, tuned", f"{shares['tuned']:.4f}"))
-    return result
+        figures.append(("correct on the labels, before", f"{shares['baseline']:.4f}"))
+        figures.append(("correct on the labels, tuned", f"{shares['tuned']:.4f}"))
+    return figures
 
 
 def random_words(accuracy: AccuracyResult) -> str:

@@ -119,11 +119,11 @@ def page(record: BenchResult) -> BenchPage:
 
 def headline(record: BenchResult, changes: Sequence[PercentileRow]) -> tuple[str, str]:
     """The p99, or the change where an earlier result is compared with; never more than was measured."""
-    runs, place = record.runs, f"{record.target} ({record.transport})"
+    runs, server = record.runs, f"{record.target} ({record.transport})"
     if record.slo:
-        return _answer(record.slo, place)
+        return _answer(record.slo, server)
     failed = sum(sum(run.errors.values()) for run in runs)
-    lead = f"{sum(run.samples for run in runs):,} requests answered by {place}"
+    lead = f"{sum(run.samples for run in runs):,} requests answered by {server}"
     lead += f", {failed:,} failed." if failed else ", none failed."
     if changes:
         worse = sum(change.verdict == "worse" for change in changes)
@@ -164,7 +164,7 @@ def _tried(slo: SloResult | None) -> tuple[tuple[str, ...], ...]:
             point.shown,
             *own_figures(point),
         )
-        for point in sorted(slo.curve if slo else (), key=lambda item: item.rate_offered)
+        for point in sorted(slo.curve if slo else (), key=lambda point: point.rate_offered)
     )
 
 
@@ -175,12 +175,14 @@ def _length_rows(run: Run, lengths: Lengths) -> tuple[LengthRow, ...]:
 
 def _facts(record: BenchResult) -> tuple[tuple[str, str, str], ...]:
     """A named scenario's metric."""
-    result = record.scenario
-    if not result:
+    scenario = record.scenario
+    if not scenario:
         return ()
-    ends = result.interval
+    ends = scenario.interval
     spread = "" if ends is None else f"99 % interval {ends[0]:,.4g} to {ends[1]:,.4g}; "
-    return ((f"{result.name}: {result.metric}", scenario_value(result, "{:,.4g}".format), f"{spread}{result.note}"),)
+    return (
+        (f"{scenario.name}: {scenario.metric}", scenario_value(scenario, "{:,.4g}".format), f"{spread}{scenario.note}"),
+    )
 
 
 def doubts(record: BenchResult) -> list[str]:
@@ -220,7 +222,7 @@ def _rates(record: BenchResult) -> Chart | None:
     runs: Sequence[Run | SearchPoint] = slo.curve if slo else [run for run in record.runs if run.mode == "open"]
     swept = sorted(
         ((run.rate_offered, run.latency_ms) for run in runs if run.rate_offered and run.latency_ms.p50 is not None),
-        key=lambda item: item[0],
+        key=lambda line: line[0],
     )
     if len(swept) < 3:
         return None
@@ -236,9 +238,9 @@ def _rates(record: BenchResult) -> Chart | None:
         )
         for name, tone in _RATE_LINES
     ]
-    kept = tuple(item for item in series if item.points)
+    kept = tuple(line for line in series if line.points)
     rule = Tick(slo.slo_ms, f"limit {slo.slo_ms:g} ms") if slo else None
-    values = [point.y for item in kept for point in item.points] + ([rule.value] if rule else [])
+    values = [point.y for line in kept for point in line.points] + ([rule.value] if rule else [])
     x = linear(0, swept[-1][0] * 1.04, "requests per second, offered", lambda rate: f"{rate:,.6g}")
     y = logarithmic(min(values) / 1.25, max(values) * 1.25, "latency", round_milliseconds)
     return Chart("Latency against the offered rate", x, y, kept, rule)

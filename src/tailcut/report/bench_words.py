@@ -80,18 +80,18 @@ def doubt(run: Run | SearchPoint) -> str:
 def doubts(named: Sequence[tuple[str, Run | SearchPoint]]) -> list[str]:
     """The doubts of several runs, each after its name; of many late ones in one line."""
     late = [run for _, run in named if run.client_behind]
-    result = []
+    lines = []
     if len(late) > _SINGLY:
         behind_ms = [run.client_lateness_p99_ms for run in late]
         bounds = sorted(run.p99_at_most_ms for run in late if run.p99_at_most_ms is not None)
         longest = min((run for run in late if run.samples), key=lambda run: run.rate_achieved, default=late[0])
         bound = f"; {_at_most(bounds[0], bounds[-1])}" if bounds else _too_few(longest)
-        result.append(
+        lines.append(
             f"in {len(late)} of {len(named)} runs the client itself fell behind its plan (p99 {min(behind_ms)} to "
             f"{max(behind_ms)} ms), so their percentiles would not be the server's{bound}"
         )
         named = [(name, run) for name, run in named if not run.client_behind]
-    return result + [f"{name}: {words}" for name, run in named if (words := doubt(run))]
+    return lines + [f"{name}: {words}" for name, run in named if (words := doubt(run))]
 
 
 def late_causes(late: Sequence[Run | SearchPoint]) -> list[str]:

@@ -38,7 +38,7 @@ class Scale:
 
     def at(self, value: float) -> float:
         """The place of a value, 0 to 1; what lies outside is at the edge."""
-        low, high, here = (self._warp(item) for item in (self.low, self.high, value))
+        low, high, here = (self._warp(bound) for bound in (self.low, self.high, value))
         return min(1.0, max(0.0, (here - low) / (high - low)))
 
     def _warp(self, value: float) -> float:
@@ -237,7 +237,7 @@ def _draw(chart: Chart, css: str, width: int, height: int, left: int) -> Drawing
 def _apart(ticks: list[tuple[float, str]]) -> tuple[tuple[float, str], ...]:
     """Leave out texts that would touch their neighbour, the rarest first: from the right."""
     kept: list[tuple[float, str]] = []
-    for place, text in reversed(ticks):
-        if not kept or kept[-1][0] - place >= max(_TICK_SPACE * 0.6, 4.2 * (len(text) + len(kept[-1][1]))):
-            kept.append((place, text))
+    for position, text in reversed(ticks):
+        if not kept or kept[-1][0] - position >= max(_TICK_SPACE * 0.6, 4.2 * (len(text) + len(kept[-1][1]))):
+            kept.append((position, text))
     return tuple(reversed(kept))

@@ -85,7 +85,8 @@ def step_rows(result: ExplainResult) -> list[tuple[str, ...]]:
 def device_rows(result: ExplainResult) -> list[tuple[str, ...]]:
     """A row for each phase of the calls to a device: its name, the median, and the slowest calls' time."""
     return [
-        (item.phase.replace("_", " "), count(item.median_us), count(item.slowest_us)) for item in result.device or []
+        (phase.phase.replace("_", " "), count(phase.median_us), count(phase.slowest_us))
+        for phase in result.device or []
     ]
 
 
@@ -93,9 +94,9 @@ def process_lines(result: ExplainResult) -> list[str]:
     """What each process answered, where there are several."""
     processes = result.processes or []
     return [
-        f"process {item.process}: {count(item.requests)} requests, {count(item.slowest)} of the slowest; "
-        f"p50 {_time(item.total_us.p50)}, p99 {_time(item.total_us.p99)}"
-        for item in processes
+        f"process {process.process}: {count(process.requests)} requests, {count(process.slowest)} of the slowest; "
+        f"p50 {_time(process.total_us.p50)}, p99 {_time(process.total_us.p99)}"
+        for process in processes
         if len(processes) > 1
     ]
 

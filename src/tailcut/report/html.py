@@ -169,12 +169,12 @@ def render_explain_html(result: ExplainResult) -> str:
     """The page of an explained tail.
 
     Args:
-        found: what `tailcut explain --json` prints.
+        result: what `tailcut explain --json` prints.
     """
     return render(
         "explain.html.j2",
         msgspec.to_builtins(result),
-        found=result,
+        result=result,
         page=explain_page.page(result),
         heads=HEADS,
         command=f"tailcut explain {result.target}",
@@ -185,6 +185,6 @@ def render_plan_html(result: PlanResult) -> str:
     """The page of a capacity plan.
 
     Args:
-        found: what `tailcut plan --json` prints.
+        result: what `tailcut plan --json` prints.
     """
-    return render("plan.html.j2", msgspec.to_builtins(result), found=result, page=plan_page.page(result))
+    return render("plan.html.j2", msgspec.to_builtins(result), result=result, page=plan_page.page(result))

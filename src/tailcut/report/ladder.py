@@ -13,7 +13,7 @@ from tailcut.tuner.catalogue import CatalogueSetting
 def ladder_view(catalogue: Sequence[CatalogueSetting]) -> RenderableType:
     """The settings in the order of their rungs."""
     blocks: list[RenderableType] = []
-    for number, (rung, settings) in enumerate(groupby(catalogue, key=lambda item: item.rung), 1):
+    for number, (rung, settings) in enumerate(groupby(catalogue, key=lambda setting: setting.rung), 1):
         table = Table(title=f"{number}. {rung}", title_justify="left", show_lines=True, expand=True)
         for heading, share in (("setting", 3), ("values", 3), ("needs", 3), ("helps", 3), ("hurts", 3)):
             table.add_column(heading, ratio=share)

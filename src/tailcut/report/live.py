@@ -41,8 +41,8 @@ class Screen:
         self.view = view
         begin = view.clock_s - _KEPT_S
         self.rates = [entry for entry in [*self.rates, (view.clock_s, view.rate)] if entry[0] > begin]
-        result = [*self.slow, *((model.name, item) for model in view.models for item in model.slow)]
-        kept = [entry for entry in result if entry[1].start_ns / 1e9 > begin]
+        requests = [*self.slow, *((model.name, request) for model in view.models for request in model.slow)]
+        kept = [entry for entry in requests if entry[1].start_ns / 1e9 > begin]
         self.slow = sorted(kept, key=lambda entry: -entry[1].marks_us["written"])[:_SLOW]
 
 
@@ -142,8 +142,8 @@ def _sizes(model: ModelView) -> list[str]:
         ranges: dict[tuple[int, int], int] = {}
         for (rows, _), batches in sizes.items():
             most = 1 << max(0, rows - 1).bit_length()
-            index = (most // 2 + 1, most) if most > 1 else (rows, rows)
-            ranges[index] = ranges.get(index, 0) + batches
+            bounds = (most // 2 + 1, most) if most > 1 else (rows, rows)
+            ranges[bounds] = ranges.get(bounds, 0) + batches
         sizes = ranges
     total = sum(sizes.values())
     shares = [f"{_rows(*size)} {100 * batches / total:.0f} %" for size, batches in sorted(sizes.items())]
@@ -257,9 +257,12 @@ _STEP_COLUMNS = (
     _Column("restarts", lambda step: count(step.restarts), 76),
 )
 _PROCESS_COLUMNS = (
-    _Column("process", lambda item: str(item.pid)),
-    _Column("req/s", lambda item: count(item.rate)),
-    _Column("connections", lambda item: count(item.connections), 50),
-    _Column("CPUs", lambda item: "-" if item.cpus is None else f"{item.cpus:.2f}"),
-    _Column("memory", lambda item: "-" if item.memory_bytes is None else f"{item.memory_bytes / (1 << 20):,.0f} MiB"),
+    _Column("process", lambda process: str(process.pid)),
+    _Column("req/s", lambda process: count(process.rate)),
+    _Column("connections", lambda process: count(process.connections), 50),
+    _Column("CPUs", lambda process: "-" if process.cpus is None else f"{process.cpus:.2f}"),
+    _Column(
+        "memory",
+        lambda process: "-" if process.memory_bytes is None else f"{process.memory_bytes / (1 << 20):,.0f} MiB",
+    ),
 )

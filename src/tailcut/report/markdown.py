@@ -78,9 +78,9 @@ def tune_markdown(result: TuneResult) -> str:
     rungs = [
         [
             step.name,
-            " <br> ".join(_code(item.entry.setting) for item in step.kept) or UNCHANGED,
+            " <br> ".join(_code(candidate.entry.setting) for candidate in step.kept) or UNCHANGED,
             str(len(step.dropped)),
-            plain(" / ".join(item.short for item in step.kept) or step.note),
+            plain(" / ".join(candidate.short for candidate in step.kept) or step.note),
         ]
         for step in waterfall(result).steps
     ]
@@ -88,8 +88,8 @@ def tune_markdown(result: TuneResult) -> str:
     accuracy = result.accuracy
     if accuracy:
         figures = "; ".join(f"{words} {figure}" for words, figure in accuracy_figures(accuracy))
-        text = [plain(f"Answers to {accuracy.requests:,} requests: {figures}.") if figures else ""]
-        parts += [words for words in (*text, plain(random_words(accuracy))) if words]
+        sentences = [plain(f"Answers to {accuracy.requests:,} requests: {figures}.") if figures else ""]
+        parts += [words for words in (*sentences, plain(random_words(accuracy))) if words]
         if accuracy.worst_rows:
             parts.append(_worst_rows(accuracy.worst_rows))
     notes = (
@@ -172,14 +172,14 @@ def microbench_markdown(record: MicrobenchResult) -> str:
     title, sentence = microbench_page.headline(record)
     counted = count_columns(record)
     rows = [
-        [_code(item.name), nanoseconds(item.median_ns.point), bounds(item.median_ns)]
+        [_code(function.name), nanoseconds(function.median_ns.point), bounds(function.median_ns)]
         + [
-            nanoseconds(None if item.p95_ns is None else item.p95_ns.point),
-            str(item.samples),
-            outlier_words(item.outliers),
+            nanoseconds(None if function.p95_ns is None else function.p95_ns.point),
+            str(function.samples),
+            outlier_words(function.outliers),
         ]
         + [words[number] for _, words in counted]
-        for number, item in enumerate(record.functions)
+        for number, function in enumerate(record.functions)
     ]
     heads = ["function", "median", "99 % interval", "p95", "samples", "outliers", *(title for title, _ in counted)]
     parts = [f"### {plain(title)}", plain(sentence), _table(heads, rows)]

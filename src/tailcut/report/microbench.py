@@ -34,19 +34,23 @@ def microbench_table(record: MicrobenchResult) -> None:
     counted = count_columns(record)
     for title, _ in counted:
         table.add_column(title, justify="right")
-    for number, item in enumerate(record.functions):
-        slope, p95 = item.slope_ns, item.p95_ns
-        row = [escape(item.name), nanoseconds(item.median_ns.point), bounds(item.median_ns)]
-        row += ["one call each" if slope is None else nanoseconds(slope.point), nanoseconds(item.min_ns)]
-        row += [nanoseconds(None if p95 is None else p95.point), f"{item.samples}", outlier_words(item.outliers)]
+    for number, function in enumerate(record.functions):
+        slope, p95 = function.slope_ns, function.p95_ns
+        row = [escape(function.name), nanoseconds(function.median_ns.point), bounds(function.median_ns)]
+        row += ["one call each" if slope is None else nanoseconds(slope.point), nanoseconds(function.min_ns)]
+        row += [
+            nanoseconds(None if p95 is None else p95.point),
+            f"{function.samples}",
+            outlier_words(function.outliers),
+        ]
         table.add_row(*row, *(words[number] for _, words in counted))
     console.print(table)
     for beside in record.comparisons:
-        text = f"{ratio(beside.ratio, 3)}: {_said(beside.verdict)}"
+        text = f"{ratio(beside.ratio, 3)}: {_verdict_words(beside.verdict)}"
         console.print(f"{escape(beside.name)} against {escape(beside.to)}: {text}")
     for change in record.against or ():
         saved = nanoseconds(change.before_ns)
-        text = f"{ratio(change.ratio, 3)}: {_said(change.verdict)}"
+        text = f"{ratio(change.ratio, 3)}: {_verdict_words(change.verdict)}"
         console.print(f"{escape(change.name)} against the saved {saved}: {text}")
     for line in doubts(record):
         console.print(f"[yellow]{escape(line)}[/]")
@@ -56,15 +60,15 @@ def microbench_table(record: MicrobenchResult) -> None:
 def count_columns(record: MicrobenchResult) -> list[tuple[str, list[str]]]:
     """Titles and cells of what was counted in a call: callgrind's instructions, and the counts that say something."""
     functions = record.functions
-    result = []
+    columns = []
     retired = [None if function.instructions is UNSET else function.instructions for function in functions]
     if any(number is not None for number in retired):
-        result.append(("instructions", [count(number) for number in retired]))
+        columns.append(("instructions", [count(number) for number in retired]))
     for name, title, least in _COUNTS:
         values = [function.counts.get(name) for function in functions]
         if any(value is not None and value >= least for value in values):
-            result.append((title, [count(value) for value in values]))
-    return result
+            columns.append((title, [count(value) for value in values]))
+    return columns
 
 
 def doubts(record: MicrobenchResult) -> list[str]:
@@ -76,11 +80,11 @@ def doubts(record: MicrobenchResult) -> list[str]:
         result.append(f"{', '.join(cut)}: still changing when the warm-up ended: give it more with --warmup")
     moved = [function for function in functions if function.drift.significant and abs(function.drift.change) >= _DRIFT]
     if moved:
-        words = ", ".join(f"{item.name} by {item.drift.change:+.1%}" for item in moved)
+        words = ", ".join(f"{function.name} by {function.drift.change:+.1%}" for function in moved)
         result.append(f"drifted from the first round to the last: {words}: ratios are reliable, times may not be")
     disturbed = [function for function in functions if function.outliers.total > _MANY_OUTLIERS * function.samples]
     if disturbed:
-        words = ", ".join(f"{item.outliers.total} of {item.name}" for item in disturbed)
+        words = ", ".join(f"{function.outliers.total} of {function.name}" for function in disturbed)
         result.append(f"more than a tenth of the samples are outliers ({words}): something else runs on this machine")
     return result
 
@@ -105,5 +109,5 @@ def verdict_words(verdict: str) -> str:
     return _WORDS[verdict]
 
 
-def _said(verdict: str) -> str:
+def _verdict_words(verdict: str) -> str:
     return f"[{_COLOURS[verdict]}]{_WORDS[verdict]}[/]"

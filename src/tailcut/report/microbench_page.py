@@ -46,11 +46,11 @@ class MicrobenchPage:
 
 def page(record: MicrobenchResult) -> MicrobenchPage:
     """Read a record of `tailcut microbench`."""
-    functions = [(TONES[number % len(TONES)], item) for number, item in enumerate(record.functions)]
+    functions = [(TONES[number % len(TONES)], function) for number, function in enumerate(record.functions)]
     changes = _changes(record)
     head, lead = headline(record)
     drawn = functions[:_DRAWN]
-    scale = span([value for _, item in drawn for value in item.samples_ns], "time of a call", nanoseconds)
+    scale = span([value for _, function in drawn for value in function.samples_ns], "time of a call", nanoseconds)
     return MicrobenchPage(
         head,
         lead,
@@ -69,24 +69,25 @@ def page(record: MicrobenchResult) -> MicrobenchPage:
 def headline(record: MicrobenchResult) -> tuple[str, str]:
     """The time of the only function, the winner of several, or what changed since the saved run."""
     against, comparisons, functions = (record.against or []), record.comparisons, record.functions
-    slower = [item for item in against if item.verdict == "worse"]
+    slower = [change for change in against if change.verdict == "worse"]
     if slower:
         first = f"{slower[0].name} got slower" if len(slower) == 1 else f"{len(slower)} functions got slower"
         return first, f"Of {len(against)} compared with the saved run; the whole 99 % interval lies beyond the noise."
     if len(functions) == 1:
-        item = functions[0]
+        function = functions[0]
         return (
-            f"{nanoseconds(item.median_ns.point)} a call",
-            f"{item.name}: median of {item.samples} samples, 99 % interval {bounds(item.median_ns)}.",
+            f"{nanoseconds(function.median_ns.point)} a call",
+            f"{function.name}: median of {function.samples} samples, 99 % interval {bounds(function.median_ns)}.",
         )
     better = sorted(
-        (comparison for comparison in comparisons if comparison.verdict == "better"), key=lambda item: item.ratio.point
+        (comparison for comparison in comparisons if comparison.verdict == "better"),
+        key=lambda comparison: comparison.ratio.point,
     )
     if better:
-        result = better[0].ratio
+        gain = better[0].ratio
         return (
-            f"{better[0].name} is {1 / result.point:.3g} times faster",
-            f"than {better[0].to} (99 % interval {1 / result.high:.3g} to {1 / result.low:.3g}), in turns.",
+            f"{better[0].name} is {1 / gain.point:.3g} times faster",
+            f"than {better[0].to} (99 % interval {1 / gain.high:.3g} to {1 / gain.low:.3g}), in turns.",
         )
     if comparisons and all(comparison.verdict == "worse" for comparison in comparisons):
         return (
@@ -98,35 +99,35 @@ def headline(record: MicrobenchResult) -> tuple[str, str]:
 
 def _distribution(functions: Sequence[tuple[str, FunctionResult]], scale: Scale) -> Chart:
     series: list[Series] = []
-    for number, (tone, item) in enumerate(functions):
-        values = np.asarray(item.samples_ns, float)
+    for number, (tone, function) in enumerate(functions):
+        values = np.asarray(function.samples_ns, float)
         hill = density(values, scale)
-        series.append(Series(item.name, tone, tuple(Point(x, 0.12 + 0.88 * y, "", "") for x, y in hill), "area"))
+        series.append(Series(function.name, tone, tuple(Point(x, 0.12 + 0.88 * y, "", "") for x, y in hill), "area"))
         height = 0.02 + 0.08 * (number + 0.5) / len(functions)
         dots = [
-            Point(value, height, f"sample {place + 1}", nanoseconds(value))
-            for place, value in _few(values, len(functions))
+            Point(value, height, f"sample {index + 1}", nanoseconds(value))
+            for index, value in _few(values, len(functions))
         ]
-        series.append(Series(item.name, tone, tuple(dots), "dots"))
+        series.append(Series(function.name, tone, tuple(dots), "dots"))
     y = linear(0, 1.02, "density", str, ticks=())
     return Chart("How the samples of each function are distributed", scale, y, tuple(series), hover="point")
 
 
 def _history(functions: Sequence[tuple[str, FunctionResult]]) -> Chart:
     """Every sample in the order of time: drift and disturbances show here first."""
-    values = [value for _, item in functions for value in item.samples_ns]
-    rounds = max(item.samples for _, item in functions)
+    values = [value for _, function in functions for value in function.samples_ns]
+    rounds = max(function.samples for _, function in functions)
     series = tuple(
         Series(
-            item.name,
+            function.name,
             tone,
             tuple(
-                Point(place + 1, value, f"round {place + 1}", nanoseconds(value))
-                for place, value in _few(np.asarray(item.samples_ns, float), len(functions))
+                Point(index + 1, value, f"round {index + 1}", nanoseconds(value))
+                for index, value in _few(np.asarray(function.samples_ns, float), len(functions))
             ),
             "dots",
         )
-        for tone, item in functions
+        for tone, function in functions
     )
     x = linear(1, rounds, "round", lambda value: f"{value:.0f}")
     return Chart("Samples in the order of time", x, span(values, "time", nanoseconds), series, hover="point")
@@ -136,19 +137,19 @@ def _lines(functions: Sequence[tuple[str, FunctionResult]]) -> Chart | None:
     """Whole times of samples against their calls, in shares of each function's longest loop, with the fitted lines."""
     series: list[Series] = []
     highest = 0.0
-    for tone, item in functions:
-        if item.slope_ns is None or item.intercept_ns is None:
+    for tone, function in functions:
+        if function.slope_ns is None or function.intercept_ns is None:
             continue
-        loops, ns = np.asarray(item.loops, float), np.asarray(item.samples_ns, float)
+        loops, ns = np.asarray(function.loops, float), np.asarray(function.samples_ns, float)
         totals, most = loops * ns, loops.max()
         highest = max(highest, float(totals.max()))
         dots = [
             Point(loops[index] / most, totals[index], f"{loops[index]:,.0f} calls", nanoseconds(totals[index]))
             for index, _ in _few(ns, len(functions))
         ]
-        line = [(share, item.intercept_ns + item.slope_ns.point * share * most) for share in (0.0, 1.0)]
-        series.append(Series(item.name, tone, tuple(Point(x, max(0.0, y), "", "") for x, y in line), "fit"))
-        series.append(Series(item.name, tone, tuple(dots), "dots"))
+        line = [(share, function.intercept_ns + function.slope_ns.point * share * most) for share in (0.0, 1.0)]
+        series.append(Series(function.name, tone, tuple(Point(x, max(0.0, y), "", "") for x, y in line), "fit"))
+        series.append(Series(function.name, tone, tuple(dots), "dots"))
     if not series:
         return None
     x = linear(
@@ -173,8 +174,8 @@ def _changes(record: MicrobenchResult) -> tuple[RatioRow, ...]:
         (comparison.name, comparison.to, comparison.ratio, comparison.verdict) for comparison in record.comparisons
     ]
     entries += [
-        (item.name, f"the saved {nanoseconds(item.before_ns)}", item.ratio, item.verdict)
-        for item in record.against or ()
+        (change.name, f"the saved {nanoseconds(change.before_ns)}", change.ratio, change.verdict)
+        for change in record.against or ()
     ]
     reach = reach_of([ratio for _, _, ratio, _ in entries], least=1.03) if entries else 1.0
     return tuple(

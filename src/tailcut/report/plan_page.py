@@ -39,7 +39,7 @@ def plan_view(result: PlanResult) -> RenderableType:
     if len(result.models) > 1:
         rows = [(model.name, f"{count(model.rate)}/s", *_latency_words(model.predicted)) for model in result.models]
         lines.append(_table("each model", ("model", "rate", "p99 ms", "limit's percentile ms"), rows))
-    points = [(f"{item.replicas:,}", f"{item.cores:g}", count(item.rate)) for item in result.curve]
+    points = [(f"{point.replicas:,}", f"{point.cores:g}", count(point.rate)) for point in result.curve]
     lines.append(_table("highest rate within the limit", ("replicas", "cores", "requests/s"), points))
     lines += [
         escape(text) for text in (loss_words(result), scaling_words(result.autoscaling), price_words(result)) if text
@@ -159,10 +159,10 @@ def _curve(result: PlanResult) -> Chart | None:
     if len(result.curve) < 2:
         return None
     points = tuple(
-        Point(item.replicas, item.rate, f"{item.replicas:,} replicas", f"{count(item.rate)} requests/s")
-        for item in result.curve
+        Point(point.replicas, point.rate, f"{point.replicas:,} replicas", f"{count(point.rate)} requests/s")
+        for point in result.curve
     )
-    highest = max(*(item.rate for item in result.curve), result.stressed.rate)
+    highest = max(*(point.rate for point in result.curve), result.stressed.rate)
     return Chart(
         "Highest rate within the limit by number of replicas",
         linear(0, result.curve[-1].replicas, "replicas", lambda value: f"{value:g}"),
@@ -178,11 +178,15 @@ def _scaling(result: Autoscaled | None) -> tuple[Chart | None, Chart | None]:
         return None, None
     end_h = result.course[-1].at_s / 3600
     hours = linear(0, end_h, "hours", lambda value: f"{value:g}")
-    moments = [(item.at_s / 3600, f"{item.at_s / 3600:.2f} h", item) for item in _thinned(result.course)]
-    replicas = tuple(Point(x, item.replicas, key, f"{item.replicas:.3g} replicas", _SMALL) for x, key, item in moments)
-    arrived = tuple(Point(x, item.rate, key, f"{count(item.rate)}/s arrive", _SMALL) for x, key, item in moments)
-    missed = tuple(Point(x, item.missed, key, f"{count(item.missed)}/s missed", _SMALL) for x, key, item in moments)
-    most = max(item.rate for item in result.course)
+    moments = [(moment.at_s / 3600, f"{moment.at_s / 3600:.2f} h", moment) for moment in _thinned(result.course)]
+    replicas = tuple(
+        Point(x, moment.replicas, key, f"{moment.replicas:.3g} replicas", _SMALL) for x, key, moment in moments
+    )
+    arrived = tuple(Point(x, moment.rate, key, f"{count(moment.rate)}/s arrive", _SMALL) for x, key, moment in moments)
+    missed = tuple(
+        Point(x, moment.missed, key, f"{count(moment.missed)}/s missed", _SMALL) for x, key, moment in moments
+    )
+    most = max(moment.rate for moment in result.course)
     return (
         Chart(
             "Replicas over time",
@@ -206,10 +210,10 @@ def _thinned(course: Sequence[ScalingMoment]) -> list[ScalingMoment]:
     return [
         ScalingMoment(
             group[0].at_s,
-            sum(item.rate for item in group) / len(group),
-            sum(item.replicas for item in group) / len(group),
+            sum(moment.rate for moment in group) / len(group),
+            sum(moment.replicas for moment in group) / len(group),
             None,
-            sum(item.missed for item in group) / len(group),
+            sum(moment.missed for moment in group) / len(group),
         )
         for group in groups
     ]

@@ -94,10 +94,10 @@ def ratio_bar(ratio: IntervalRecord | None, reach: float = 4.0) -> Bar | None:
     if ratio is None:
         return None
 
-    def place(value: float) -> float:
+    def position(value: float) -> float:
         return round(100 * min(1.0, max(0.0, 0.5 + math.log(max(value, 1e-9), reach * reach))), 1)
 
-    return Bar(place(ratio.low), place(ratio.high), place(ratio.point))
+    return Bar(position(ratio.low), position(ratio.high), position(ratio.point))
 
 
 def reach_of(ratios: Sequence[IntervalRecord], least: float = 1.1) -> float:

@@ -51,9 +51,9 @@ def headline(result: JointResult) -> tuple[str, str]:
         return "Not verified", "The tune was interrupted. The profiles hold the best settings found until then."
     if all(model.unchanged for model in result.models):
         return UNCHANGED.capitalize(), "Nothing was better than the engine's defaults: the profiles hold them."
-    before = _limits_words([item.baseline.within for item in checked])
+    before = _limits_words([verification.baseline.within for verification in checked])
     sentence = f"{names} in one server, all under load at the same time; with the engine's defaults, {before}."
-    return _limits_words([item.tuned.within for item in checked]).capitalize(), sentence
+    return _limits_words([verification.tuned.within for verification in checked]).capitalize(), sentence
 
 
 def gain_words(model: JointModel) -> str:
@@ -61,18 +61,18 @@ def gain_words(model: JointModel) -> str:
     checked = model.verification
     if checked is None:
         return "not verified"
-    result, of, more = checked.p99_ratio, "p99", ""
-    if result is None and checked.tail_ratio is not None:
-        result, of = checked.tail_ratio, checked.tail_ratio.of
+    interval, of, more = checked.p99_ratio, "p99", ""
+    if interval is None and checked.tail_ratio is not None:
+        interval, of = checked.tail_ratio, checked.tail_ratio.of
         more = "; too few samples to tell p99: raise --budget"
-    if result is None:
+    if interval is None:
         return "too few samples to measure p99: raise --budget"
-    if result.high < 1:
-        spread = f"{1 / result.high:.2f} to {1 / max(result.low, 1e-9):.2f}, 99 % interval"
-        return f"{of} is {1 / result.point:.2f} times shorter than with the defaults ({spread}){more}"
-    if result.low > 1:
-        return f"{of} got longer: {ratio(result)} of that with the defaults{more}"
-    return f"{of} is {ratio(result)} of that with the defaults: inconclusive{more}"
+    if interval.high < 1:
+        spread = f"{1 / interval.high:.2f} to {1 / max(interval.low, 1e-9):.2f}, 99 % interval"
+        return f"{of} is {1 / interval.point:.2f} times shorter than with the defaults ({spread}){more}"
+    if interval.low > 1:
+        return f"{of} got longer: {ratio(interval)} of that with the defaults{more}"
+    return f"{of} is {ratio(interval)} of that with the defaults: inconclusive{more}"
 
 
 def limit_words(model: JointModel, arm: str) -> str:
@@ -125,7 +125,7 @@ def _table(model: JointModel, checked: JointVerification) -> Table:
 def _limits_words(within: Sequence[bool | None]) -> str:
     if all(within):
         return "every p99 is within its limit"
-    over, unclear = sum(item is False for item in within), sum(item is None for item in within)
+    over, unclear = sum(met is False for met in within), sum(met is None for met in within)
     parts = [f"{over} of {len(within)} over"] * bool(over) + [f"{unclear} of {len(within)} inconclusive"] * bool(
         unclear
     )

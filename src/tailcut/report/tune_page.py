@@ -66,17 +66,17 @@ class RungStep:
     @property
     def dropped(self) -> tuple[Tried, ...]:
         """Those that were tried and went."""
-        return tuple(item for item in self.tried if item.css not in {"kept", "skipped", "estimated"})
+        return tuple(candidate for candidate in self.tried if candidate.css not in {"kept", "skipped", "estimated"})
 
     @property
     def estimated(self) -> tuple[Tried, ...]:
         """Those that were measured in process only."""
-        return tuple(item for item in self.tried if item.css == "estimated")
+        return tuple(candidate for candidate in self.tried if candidate.css == "estimated")
 
     @property
     def untried(self) -> int:
         """Those that the budget left no time for."""
-        return sum(item.css == "skipped" for item in self.tried)
+        return sum(candidate.css == "skipped" for candidate in self.tried)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,39 +120,47 @@ def pareto_chart(result: TuneResult) -> Chart | None:
 
     The line joins those that no other beats in both; raced ones and the winner are marked; a dot's size is the memory.
     """
-    outcome = [item for item in result.estimated if item.rate > 0 and item.alone_ms > 0]
-    if len(outcome) < 2:
+    estimates = [estimate for estimate in result.estimated if estimate.rate > 0 and estimate.alone_ms > 0]
+    if len(estimates) < 2:
         return None
-    most = max(item.memory_bytes for item in outcome) or 1
+    most = max(estimate.memory_bytes for estimate in estimates) or 1
     winner = result.winner
 
     def points(chosen: Sequence[EstimateRecord]) -> tuple[Point, ...]:
         return tuple(
-            Point(item.alone_ms, item.rate, item.setting or "defaults", _estimate_words(item), _radius(item, most))
-            for item in chosen
+            Point(
+                estimate.alone_ms,
+                estimate.rate,
+                estimate.setting or "defaults",
+                _estimate_words(estimate),
+                _radius(estimate, most),
+            )
+            for estimate in chosen
         )
 
-    raced = [item for item in outcome if item.raced is not None]
-    front = _front(outcome)
-    line = tuple(Point(item.alone_ms, item.rate, "", "") for item in front)
+    raced = [estimate for estimate in estimates if estimate.raced is not None]
+    front = _front(estimates)
+    line = tuple(Point(estimate.alone_ms, estimate.rate, "", "") for estimate in front)
     series = [
-        Series("estimated", "c5", points([item for item in outcome if item.raced is None]), "dots"),
+        Series("estimated", "c5", points([estimate for estimate in estimates if estimate.raced is None]), "dots"),
         Series("the front", "c1", line, "fit"),
-        Series("raced on the server", "c2", points([item for item in raced if item.setting != winner]), "dots"),
-        Series("the winner", "c3", points([item for item in raced if item.setting == winner]), "dots"),
+        Series(
+            "raced on the server", "c2", points([estimate for estimate in raced if estimate.setting != winner]), "dots"
+        ),
+        Series("the winner", "c3", points([estimate for estimate in raced if estimate.setting == winner]), "dots"),
     ]
-    x = span([item.alone_ms for item in outcome], "median of a lone request", round_milliseconds)
-    y = span([item.rate for item in outcome], "requests/s within the limit", count)
+    x = span([estimate.alone_ms for estimate in estimates], "median of a lone request", round_milliseconds)
+    y = span([estimate.rate for estimate in estimates], "requests/s within the limit", count)
     label = "Rate within the limit against the latency of a lone request, for every configuration that was simulated"
-    return Chart(label, x, y, tuple(item for item in series if item.points), hover="point")
+    return Chart(label, x, y, tuple(shown for shown in series if shown.points), hover="point")
 
 
-def _front(result: Sequence[EstimateRecord]) -> list[EstimateRecord]:
+def _front(estimates: Sequence[EstimateRecord]) -> list[EstimateRecord]:
     """Those that no other beats in rate and lone latency at once, by latency."""
     front: list[EstimateRecord] = []
-    for item in sorted(result, key=lambda each: (each.alone_ms, -each.rate)):
-        if not front or item.rate > front[-1].rate:
-            front.append(item)
+    for estimate in sorted(estimates, key=lambda each: (each.alone_ms, -each.rate)):
+        if not front or estimate.rate > front[-1].rate:
+            front.append(estimate)
     return front
 
 
@@ -177,53 +185,53 @@ def waterfall(result: TuneResult) -> Waterfall:
         for entry in rung.candidates:
             stays = entry.verdict in _STEPS and entry.setting in names
             names = [name for name in names if not stays or name != entry.setting]
-            item = _tried(entry, stays=stays)
-            tried.append(item)
+            attempt = _tried(entry, stays=stays)
+            tried.append(attempt)
             if stays:
-                kept.append(item)
+                kept.append(attempt)
                 level *= entry.tail_ratio.point if entry.tail_ratio else 1.0
             elif entry.tail_ratio:
-                ghosts.append((level * entry.tail_ratio.point, item.css))
+                ghosts.append((level * entry.tail_ratio.point, attempt.css))
         raw.append(_Climbed(number, rung, before, level, tuple(kept), tuple(tried), tuple(ghosts)))
     return _placed(raw)
 
 
 def _placed(raw: Sequence[_Climbed]) -> Waterfall:
-    levels = [1.0, *(level for item in raw for level in (item.after, *(ghost for ghost, _ in item.ghosts)))]
+    levels = [1.0, *(level for climbed in raw for level in (climbed.after, *(ghost for ghost, _ in climbed.ghosts)))]
     low, high = min(*levels, 1 / _FINEST) / 1.1, max(*levels, _FINEST) * 1.1
 
-    def place(value: float) -> float:
+    def position(value: float) -> float:
         return round(100 * min(1.0, max(0.0, math.log(value / low) / math.log(high / low))), 2)
 
     steps = tuple(
         RungStep(
-            item.number,
-            item.rung.name,
-            item.rung.note or UNCHANGED,
-            item.kept,
-            item.tried,
-            place(item.before),
-            place(item.after),
-            tuple(Mark(place(level), css) for level, css in item.ghosts),
+            climbed.number,
+            climbed.rung.name,
+            climbed.rung.note or UNCHANGED,
+            climbed.kept,
+            climbed.tried,
+            position(climbed.before),
+            position(climbed.after),
+            tuple(Mark(position(level), css) for level, css in climbed.ghosts),
             ""
-            if not item.kept or abs(item.after / item.before - 1) < 0.005
-            else f"p99 x{item.after / item.before:.2f}",
+            if not climbed.kept or abs(climbed.after / climbed.before - 1) < 0.005
+            else f"p99 x{climbed.after / climbed.before:.2f}",
         )
-        for item in raw
+        for climbed in raw
     )
-    ticks = tuple(Mark(place(value), text=f"x{value:g}") for value in _MARKS if low <= value <= high)
+    ticks = tuple(Mark(position(value), text=f"x{value:g}") for value in _MARKS if low <= value <= high)
     return Waterfall(steps, ticks)
 
 
 def _tried(entry: Candidate, *, stays: bool) -> Tried:
     css = "kept" if stays else entry.verdict.value
-    result = entry.tail_ratio
-    if css in {"rejected", "skipped", "estimated", "raced"} or result is None:
+    interval = entry.tail_ratio
+    if css in {"rejected", "skipped", "estimated", "raced"} or interval is None:
         short = entry.reason
     elif css == "better":
         short = entry.reason.rpartition("not kept: ")[2]
     elif stays:
         short = entry.reason
     else:
-        short = f"{entry.ratio_of} {ratio(result)}"
-    return Tried(entry, css, VERDICT_WORDS[css], short, ratio_bar(result))
+        short = f"{entry.ratio_of} {ratio(interval)}"
+    return Tried(entry, css, VERDICT_WORDS[css], short, ratio_bar(interval))

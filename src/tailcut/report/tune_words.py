@@ -25,28 +25,28 @@ def headline(result: TuneResult) -> tuple[str, str]:
         return "Not verified", "The tune was interrupted. The profile holds the best settings found until then."
     if result.unchanged:
         return "Unchanged", unchanged_words(result)
-    outcome, samples = checked.tail_ratio, checked.tuned.samples
-    if outcome is None:
+    tail, samples = checked.tail_ratio, checked.tuned.samples
+    if tail is None:
         return (
             "Tail unknown",
             f"{samples:,} samples are too few: the p99 needs 459 in each arm. Raise the budget or the rate.",
         )
-    of = outcome.of
+    of = tail.of
     size = f"{samples:,} requests in each arm"
-    bounds = f"99 % interval x{outcome.low:.2f} to x{outcome.high:.2f}, {size}"
-    if outcome.high < 1:
-        gain = f"99 % interval {_times(outcome.high)} to {_times(outcome.low)}, {size}"
+    bounds = f"99 % interval x{tail.low:.2f} to x{tail.high:.2f}, {size}"
+    if tail.high < 1:
+        gain = f"99 % interval {_times(tail.high)} to {_times(tail.low)}, {size}"
         rate = f"{result.objective.rate:,.6g} per second"
         return (
-            f"{of} {_times(outcome.point)} shorter",
+            f"{of} {_times(tail.point)} shorter",
             f"than the baseline at the same offered rate of {rate} ({gain}).",
         )
-    if outcome.low > 1:
+    if tail.low > 1:
         return (
             f"{of} got longer",
-            f"x{outcome.point:.2f} of the baseline's ({bounds}). Do not use this profile; tune again.",
+            f"x{tail.point:.2f} of the baseline's ({bounds}). Do not use this profile; tune again.",
         )
-    return "No proven gain", f"{of} is x{outcome.point:.2f} of the baseline's ({bounds}): inconclusive."
+    return "No proven gain", f"{of} is x{tail.point:.2f} of the baseline's ({bounds}): inconclusive."
 
 
 def unchanged_words(result: TuneResult) -> str:
@@ -95,15 +95,15 @@ def _offer_words(offer: OfferResult) -> str:
 def more_traffic(result: TuneResult) -> str:
     """The second headline: the same tail with more traffic; empty where it was not shown."""
     checked = result.verification
-    outcome = None if checked is None else checked.highest_rate
-    if not outcome or not outcome.within or outcome.baseline is None or outcome.tuned <= outcome.baseline:
+    highest = None if checked is None else checked.highest_rate
+    if not highest or not highest.within or highest.baseline is None or highest.tuned <= highest.baseline:
         return ""
-    times = outcome.tuned / outcome.baseline
-    low, high = outcome.p99_interval_ms
+    times = highest.tuned / highest.baseline
+    low, high = highest.p99_interval_ms
     return (
-        f"{times:.2f} times the traffic within the same tail: {outcome.tuned:,.0f} requests/s with a p99 of {low:.3g} "
-        f"to {high:.3g} ms ({outcome.samples:,} requests); the limit is {outcome.limit_ms:.3g} ms, and the baseline "
-        f"is over it at {outcome.baseline:,.6g}"
+        f"{times:.2f} times the traffic within the same tail: {highest.tuned:,.0f} requests/s with a p99 of {low:.3g} "
+        f"to {high:.3g} ms ({highest.samples:,} requests); the limit is {highest.limit_ms:.3g} ms, and the baseline "
+        f"is over it at {highest.baseline:,.6g}"
     )
 
 
@@ -146,16 +146,16 @@ def noise_words(noise: NoiseResult | None) -> str:
 
 def retune_words(result: TuneResult) -> str:
     """What changed against the profile that was checked again; nothing where there is none."""
-    outcome = result.retune
-    if not outcome:
+    retune = result.retune
+    if not retune:
         return ""
-    if outcome.wrong:
-        return f"the profile that was checked again gives wrong answers: {outcome.wrong}"
-    if outcome.unserved:
-        return f"the profile that was checked again was not measured: {outcome.unserved}"
-    if not outcome.changed:
+    if retune.wrong:
+        return f"the profile that was checked again gives wrong answers: {retune.wrong}"
+    if retune.unserved:
+        return f"the profile that was checked again was not measured: {retune.unserved}"
+    if not retune.changed:
         return "unchanged: the profile's settings are still the best"
-    changed = ", ".join(f"{name} {before} -> {after}" for name, (before, after) in outcome.changed.items())
+    changed = ", ".join(f"{name} {before} -> {after}" for name, (before, after) in retune.changed.items())
     checked = result.verification
     tail = ratio(checked.previous_p99_ratio) if checked and checked.previous_p99_ratio else ""
     return f"changed from the previous profile: {changed}" + (
@@ -168,19 +168,19 @@ def tune_facts(result: TuneResult) -> list[tuple[str, str, str]]:
     checked = result.verification
     if checked is None:
         return []
-    outcome = [("throughput to the baseline", *_ratio_words(checked.throughput_ratio))]
+    facts = [("throughput to the baseline", *_ratio_words(checked.throughput_ratio))]
     if checked.reference:
-        outcome.insert(0, ("p99 to the reference", *_ratio_words(checked.reference_p99_ratio)))
+        facts.insert(0, ("p99 to the reference", *_ratio_words(checked.reference_p99_ratio)))
     if result.objective.slo_ms:
         is_met = None if checked.slo_met is UNSET else checked.slo_met
         met = {True: "met", False: "missed", None: "inconclusive"}[is_met]
-        outcome.append((f"deadline of {result.objective.slo_ms:g} ms", met, "judged by the p99's interval"))
+        facts.append((f"deadline of {result.objective.slo_ms:g} ms", met, "judged by the p99's interval"))
     accuracy = result.accuracy
     if accuracy:
         figures = accuracy_figures(accuracy)
         words, figure = figures[0] if figures else (random_words(accuracy), "not compared")
-        outcome.append(("answers", figure, words))
-    return outcome
+        facts.append(("answers", figure, words))
+    return facts
 
 
 def rows_words(result: TuneResult) -> str:
@@ -200,10 +200,10 @@ def copy_words(result: TuneResult) -> str:
     return f"A copy in static int8 runs: {kept}, ranges by {copy.method} over {copy.requests} requests of the data."
 
 
-def _ratio_words(result: IntervalRecord | None) -> tuple[str, str]:
-    if result is None:
+def _ratio_words(interval: IntervalRecord | None) -> tuple[str, str]:
+    if interval is None:
         return "unknown", "too few samples"
-    return f"x{result.point:.2f}", f"{result.low:.2f} to {result.high:.2f}"
+    return f"x{interval.point:.2f}", f"{interval.low:.2f} to {interval.high:.2f}"
 
 
 def _times(value: float) -> str:

@@ -62,15 +62,15 @@ def vectorization_record(target: str, isa: str | None, analyses: Sequence[Analys
     return VectorizationResult(
         target=target,
         isa=isa,
-        vectorized=all(item.vectorized for item in analyses),
+        vectorized=all(analysis.vectorized for analysis in analyses),
         signatures=[
             SignatureResult(
-                function=item.function,
-                signature=item.signature,
-                vectorized=item.vectorized,
-                loops=[_loop(facts) for facts in item.loops],
+                function=analysis.function,
+                signature=analysis.signature,
+                vectorized=analysis.vectorized,
+                loops=[_loop(facts) for facts in analysis.loops],
             )
-            for item in analyses
+            for analysis in analyses
         ],
     )
 

@@ -39,10 +39,10 @@ class Cut:
 def probe_lengths(buckets: Iterable[int]) -> list[int]:
     """Lengths at which sizes are compared, ascending: powers of two, buckets, their neighbours, and some between."""
     ends = sorted({0, *buckets})
-    result = {1 << power for power in range(ends[-1].bit_length())}
+    lengths = {1 << power for power in range(ends[-1].bit_length())}
     for low, high in pairwise(ends):
-        result |= {high, high - 1, (low + high) // 2}
-    return sorted(length for length in result if length >= 1)
+        lengths |= {high, high - 1, (low + high) // 2}
+    return sorted(length for length in lengths if length >= 1)
 
 
 def learn_cut(axis: int, size_at: Callable[[int], int], lengths: list[int]) -> Cut | None:

@@ -55,13 +55,13 @@ class RowExecutor(_Executor):
     def compute(self, batch: Batch) -> None:
         """Fill `batch.outputs` with views of the output rows."""
         if batch.start >= 0:
-            index = (batch.start, batch.rows)
-            result = self._bound.get(index)
-            if result is None:
+            key = (batch.start, batch.rows)
+            bound = self._bound.get(key)
+            if bound is None:
                 if len(self._bound) >= _BOUND_LIMIT:
                     self._bound.clear()
-                result = self._bound[index] = self._bind(self._slab, *index)
-            call, batch.outputs, batch.addresses = result
+                bound = self._bound[key] = self._bind(self._slab, *key)
+            call, batch.outputs, batch.addresses = bound
             call()
         else:
             call, outputs, _ = self._gather(batch)
@@ -82,10 +82,10 @@ class RowExecutor(_Executor):
                 length = request.count * size
                 start = request.row * size
                 target[offset * size : offset * size + length] = source[start : start + length]
-        result = self._scratch_bound.get(batch.rows)
-        if result is None:
-            result = self._scratch_bound[batch.rows] = self._bind(self._scratch, 0, batch.rows)
-        return result
+        bound = self._scratch_bound.get(batch.rows)
+        if bound is None:
+            bound = self._scratch_bound[batch.rows] = self._bind(self._scratch, 0, batch.rows)
+        return bound
 
     def _bind(self, slab: Slab, start: int, rows: int) -> tuple[Bound, _Outputs, tuple[int, ...]]:
         spec = self._engine.spec

@@ -82,8 +82,8 @@ class Model:
         self._turn = threading.Lock()  # with the second engine, for what the first one's device cannot compute
         engine = self._engine = self._for_buckets(engine)
         places = instance_places(profile.settings)
-        engines = {place: engine if place == places[0] else made_on(place, self._reopen) for place in places}
-        executors = [self._first_executor(engines[index]) for index in places]
+        engines = {node: engine if node == places[0] else made_on(node, self._reopen) for node in places}
+        executors = [self._first_executor(engines[node]) for node in places]
         left_s = max(0.0, limits.warm_up_s - (time.monotonic() - began))
         plan = WarmUpPlan(self._warm_up_steps(), profile.samples, left_s)
         made_up = not isinstance(engine, RequestEngine)  # whose functions may refuse inputs that no client has sent
@@ -95,8 +95,8 @@ class Model:
         self.entry.warm_up = warmed_up
         self.entry.engine = engine
         self._calls = LibraryCalls(self.entry)
-        for executor, index in () if scheduler.dispatch == "inline" else zip(executors, places, strict=True):
-            self._pool.hire(executor, engines[index], index)
+        for executor, node in () if scheduler.dispatch == "inline" else zip(executors, places, strict=True):
+            self._pool.hire(executor, engines[node], node)
         self._watchdog = Watchdog(scheduler, self._pools)
         self._inherited = False  # in a forked child, from a parent that had it open
         self._opening = threading.Lock()

@@ -15,7 +15,7 @@ def other_neighbours(profiles: Sequence[Profile]) -> list[str]:
         if profile.together is None:
             continue
         measured = {neighbour.sha256: neighbour.name for neighbour in profile.together.neighbours}
-        served = {item.model.sha256: item.model.name for index, item in enumerate(profiles) if index != number}
+        served = {other.model.sha256: other.model.name for index, other in enumerate(profiles) if index != number}
         missing = [name for content, name in measured.items() if content not in served]
         added = [name for content, name in served.items() if content not in measured]
         differences = [

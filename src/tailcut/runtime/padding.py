@@ -94,7 +94,7 @@ def places_of(spec: ModelSpec, settings: PaddingSettings) -> Places:
     Raises:
         UnsupportedError: the settings do not fit the model's inputs; says why.
     """
-    padded = {item.name: item for item in settings.inputs}
+    padded = {padding.name: padding for padding in settings.inputs}
     unknown = set(padded) - set(spec.input_names)
     if unknown:
         raise UnsupportedError(f"padding: the model has no input {min(unknown)!r}")
@@ -103,10 +103,10 @@ def places_of(spec: ModelSpec, settings: PaddingSettings) -> Places:
     places: dict[str, tuple[tuple[int, int], ...]] = {}
     for tensor in spec.inputs:
         free = [axis for axis, dim in enumerate(tensor.shape) if axis and dim is None]
-        item = padded.get(tensor.name)
-        if item is not None:
-            _check_value(tensor, item.value)
-            places[tensor.name] = _dimensions(tensor.name, free, item.dims, len(settings.dimensions))
+        own = padded.get(tensor.name)
+        if own is not None:
+            _check_value(tensor, own.value)
+            places[tensor.name] = _dimensions(tensor.name, free, own.dims, len(settings.dimensions))
         elif free or tensor.dtype is DType.BYTES:
             raise UnsupportedError(f"padding: input {tensor.name!r} has no fixed size and is not padded: name it too")
     followed = {dimension for axes in places.values() for _, dimension in axes}
@@ -134,7 +134,7 @@ def plan_padding(engine: Engine, settings: PaddingSettings) -> Padding:
     """
     spec, dimensions = engine.spec, settings.dimensions
     places = places_of(spec, settings)
-    values = {item.name: item.value for item in settings.inputs}
+    values = {own.name: own.value for own in settings.inputs}
     nothing: tuple[tuple[Cut, ...], ...] = ((),) * len(spec.outputs)
     return _with_cuts(engine, Padding(spec, dimensions, places, values, nothing, (1,) * len(dimensions)))
 

@@ -47,8 +47,8 @@ class ModelRef(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     @property
     def copies(self) -> dict[str, CopyRef]:
         """Those that there are, by the name of their field."""
-        result = {"quantized": self.quantized, "converted": self.converted}
-        return {name: copy for name, copy in result.items() if copy is not None}
+        copies = {"quantized": self.quantized, "converted": self.converted}
+        return {name: copy for name, copy in copies.items() if copy is not None}
 
 
 class Neighbour(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -89,8 +89,8 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             ModelFileError: the file is missing, unreadable, empty, or of a kind that is not loaded.
         """
         # The last link stays: external weights lie beside it, as in the snapshots of a Hugging Face cache.
-        place = path.parent.resolve() / path.name
-        ref = ModelRef(path=str(place), sha256=model_hash(path), name=name or model_name(path))
+        resolved = path.parent.resolve() / path.name
+        ref = ModelRef(path=str(resolved), sha256=model_hash(path), name=name or model_name(path))
         settings, engines = settings or Settings(), ENGINES_OF[kind_of(path)]
         if settings.engine.name not in (*engines[1:], "none"):
             name_of_engine: Any = default_engine(path)
@@ -117,12 +117,12 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             raise ProfileError(f"{path}: not a valid profile: {_NO_COPY}")
         return profile.with_paths(lambda name: str((path.parent / name).parent.resolve() / Path(name).name))
 
-    def with_paths(self, place: Callable[[str], str]) -> "Profile":
-        """The profile with the paths of its model files replaced by what `place` makes of them."""
+    def with_paths(self, relocate: Callable[[str], str]) -> "Profile":
+        """The profile with the paths of its model files replaced by what `relocate` makes of them."""
         copies = {
-            name: msgspec.structs.replace(copy, path=place(copy.path)) for name, copy in self.model.copies.items()
+            name: msgspec.structs.replace(copy, path=relocate(copy.path)) for name, copy in self.model.copies.items()
         }
-        model: ModelRef = msgspec.structs.replace(self.model, path=place(self.model.path), **copies)
+        model: ModelRef = msgspec.structs.replace(self.model, path=relocate(self.model.path), **copies)
         return msgspec.structs.replace(self, model=model)
 
     def with_copy(self, path: Path, settings: Settings) -> "Profile":
@@ -252,11 +252,11 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         """
         folder = path.resolve().parent
 
-        def place(name: str) -> str:
+        def relocate(name: str) -> str:
             inside = Path(name).is_absolute() and Path(name).is_relative_to(folder)
             return str(Path(name).relative_to(folder)) if inside else name
 
-        raw = msgspec.to_builtins(self.with_paths(place))
+        raw = msgspec.to_builtins(self.with_paths(relocate))
         if not self.samples:
             del raw["samples"]
         if not self.model.signature:

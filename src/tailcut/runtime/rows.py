@@ -84,7 +84,9 @@ def decide_rows(spec: ModelSpec, proof: RowEvidence | None, user: RowsSetting = 
     graph = RowEvidence(spec.rows, spec.rows_reason)
     if user == "dependent":
         return RowDecision(Rows.DEPENDENT, "batching was turned off by the user", user, signature, graph, proof)
-    negative = next((result for result in (proof, graph) if result is not None and result.rows is Rows.DEPENDENT), None)
+    negative = next(
+        (evidence for evidence in (proof, graph) if evidence is not None and evidence.rows is Rows.DEPENDENT), None
+    )
     if user == "independent":
         warning = "" if negative is None else f"batched as asked, although answers may be wrong: {negative.reason}"
         return RowDecision(

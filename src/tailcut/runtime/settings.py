@@ -194,10 +194,10 @@ def check(settings: Settings) -> None:
         raise ValueError("settings.batching.dispatch = 'adaptive' needs engine.instances = 1")
     for name, (value, low, high) in limits.items():
         if not low <= value <= high:
-            message = (
+            shown = (
                 value if abs(value) < _LARGEST_INT else "far too large"
             )  # Python does not write any number of digits
-            raise ValueError(f"settings.{name} is {message}, must be {low} to {high}")
+            raise ValueError(f"settings.{name} is {shown}, must be {low} to {high}")
 
 
 def _check_buckets(settings: Settings) -> None:

@@ -32,7 +32,7 @@ def conflicts(profiles: Sequence[Profile], cpus: int) -> list[str]:
         return []
     lines = []
     own = [profile for profile in profiles if profile.settings.engine.threads]
-    threads = sum(item.settings.engine.threads * item.settings.engine.instances for item in own)
+    threads = sum(profile.settings.engine.threads * profile.settings.engine.instances for profile in own)
     if threads > cpus and len(own) > 1:
         lines.append(
             f"{_names(own)}: the profiles have {threads} engine threads together, and this process may use "

@@ -128,10 +128,10 @@ class WorkerPool:
         self._coming = 0  # their engine is being loaded
         self._closed = False
 
-    def hire(self, executor: Executor, engine: Engine | None = None, place: NumaNode | None = None) -> None:
+    def hire(self, executor: Executor, engine: Engine | None = None, node: NumaNode | None = None) -> None:
         """One worker more, from the start; on an engine of its node, where it has one."""
         self._wanted += 1
-        self._add(executor, engine or self._first, place)
+        self._add(executor, engine or self._first, node)
 
     @property
     def size(self) -> int:
@@ -168,7 +168,7 @@ class WorkerPool:
     def returned(self, batch: Batch) -> None:
         """On the worker's own thread: the engine has come back with a batch that was given up."""
         with self._lock:
-            worker = next((item for item in self._hung if item.thread == batch.thread), None)
+            worker = next((hung for hung in self._hung if hung.thread == batch.thread), None)
             if worker is None:  # before it could be replaced: it works on
                 self._back.add(batch)
                 return
@@ -190,24 +190,24 @@ class WorkerPool:
             if not worker.ended(_PATIENCE_S):
                 _interrupt(engine, worker.thread)
         lost = [engine for worker, engine in workers.items() if not worker.ended(_PATIENCE_S)]
-        for engine in {id(item): item for item in (self._first, *workers.values())}.values():
+        for engine in {id(engine): engine for engine in (self._first, *workers.values())}.values():
             if engine not in lost:
                 engine.close()
 
-    def _refill(self, old: Engine, place: NumaNode | None) -> None:
+    def _refill(self, old: Engine, node: NumaNode | None) -> None:
         """Bring the pool back to strength; on the old engine where a new one cannot be had."""
         with self._lock:
             if self._closed or len(self._workers) + self._coming >= self._wanted:
                 return
             self._coming += 1
         try:
-            engine = made_on(place, self._reopen)
+            engine = made_on(node, self._reopen)
         except TailcutError as error:
             _log.error("could not open a new engine: %s; continuing with the old one", error)
             engine = old
-        self._add(self._make(engine), engine, place, coming=1)
+        self._add(self._make(engine), engine, node, coming=1)
 
-    def _add(self, executor: Executor, engine: Engine, place: NumaNode | None, *, coming: int = 0) -> None:
+    def _add(self, executor: Executor, engine: Engine, node: NumaNode | None, *, coming: int = 0) -> None:
         with self._lock:
             self._coming -= coming
             if self._closed:
@@ -215,7 +215,7 @@ class WorkerPool:
             self._hired += 1
             number = f"{self._hired - 1}" if not self._engine_index else f"second-{self._hired - 1}"
             name = f"{engine.spec.name}-{number}"
-            worker = EngineWorker(self._scheduler, executor, self.returned, name, self._engine_index, place=place)
+            worker = EngineWorker(self._scheduler, executor, self.returned, name, self._engine_index, place=node)
             self._workers[worker] = engine
         worker.wake()
 

@@ -40,7 +40,7 @@ def log_grpc(call: str, status: str, size: int, took_ns: int, trace: dict[str, s
     _line({"method": "gRPC", "path": call, "status": status, "bytes": size}, took_ns, trace)
 
 
-def _line(output: dict[str, str | int], took_ns: int, trace: dict[str, str]) -> None:
+def _line(entry: dict[str, str | int], took_ns: int, trace: dict[str, str]) -> None:
     micros = took_ns // 1000
-    text = f"{output['method']} {output['path']} {output['status']} {output['bytes']} bytes {micros} us"
-    _log.info("%s", with_trace(text, trace), extra={"fields": output | {"us": micros} | trace})
+    text = f"{entry['method']} {entry['path']} {entry['status']} {entry['bytes']} bytes {micros} us"
+    _log.info("%s", with_trace(text, trace), extra={"fields": entry | {"us": micros} | trace})

@@ -38,7 +38,7 @@ class Context:
     @property
     def is_live(self) -> bool:
         """Whether a restart would not help: no model's device is lost to the process."""
-        return not any(one.entry.is_lost for one in self.models)
+        return not any(model.entry.is_lost for model in self.models)
 
     @property
     def is_ready(self) -> bool:
@@ -97,5 +97,5 @@ class Context:
         Raises:
             NotFoundError: there is no such model.
         """
-        wanted = {(item.name, item.version) for item in ([self.models.find(name, version)] if name else self.models)}
-        return [item for item in self.counted()[1] if (item.name, item.version) in wanted]
+        wanted = {(model.name, model.version) for model in ([self.models.find(name, version)] if name else self.models)}
+        return [counted for counted in self.counted()[1] if (counted.name, counted.version) in wanted]

@@ -340,8 +340,8 @@ class Exchange:
         """
         spec = self.served.model.spec
         arrays = dict(zip(spec.output_names, batch.arrays(index), strict=True))
-        for place, data in shared_outputs(spec, request, arrays):
-            self._state.context.regions.write(place, data)
+        for region_slice, data in shared_outputs(spec, request, arrays):
+            self._state.context.regions.write(region_slice, data)
         return arrays
 
     def owned(self, request: InferRequest, outputs: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:

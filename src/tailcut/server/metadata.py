@@ -130,7 +130,7 @@ def engine(served: ServedModel) -> dict[str, str]:
     """
     if served.entry.stages():
         steps = served.entry.step_engines()
-        threads = {name: 1 if item is None else engine_threads(item).count for name, item in steps.items()}
+        threads = {name: 1 if options is None else engine_threads(options).count for name, options in steps.items()}
         return {
             "step_threads": ",".join(f"{name}={count}" for name, count in threads.items()),
             "engine_spins": str(any(step is not None and spins(step) for step in steps.values())).lower(),

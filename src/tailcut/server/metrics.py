@@ -331,7 +331,7 @@ def _distributions(models: Sequence[Counted]) -> Iterator[Metric]:
             by_rows = served.entry.batches_by_rows()
             sizes = _batch_sizes(by_rows)
             rows_in_all = sum(rows * count for rows, (count, _) in by_rows.items())
-            of_batches = {index: item for index, item in served.batch_exemplars.items() if sizes[index]}
+            of_batches = {index: exemplar for index, exemplar in served.batch_exemplars.items() if sizes[index]}
             batches.add_metric(where, _with_exemplars(cumulative(_BATCH_ROWS, sizes), of_batches, 1), rows_in_all)
     yield from (latency, limit, within, batches)
 

@@ -17,7 +17,7 @@ class OverloadLog:
     """Remembers what it has told of each model."""
 
     def __init__(self) -> None:
-        self._told: dict[Model, tuple[int, int]] = {}
+        self._counts: dict[Model, tuple[int, int]] = {}
         self._next = 0.0
 
     def look(self, models: Iterable[ServedModel], now: float) -> None:
@@ -25,11 +25,11 @@ class OverloadLog:
         if now < self._next:
             return
         self._next = now + _EVERY_S
-        message, self._told = self._told, {}
+        before, self._counts = self._counts, {}
         for served in models:
             counts = served.model.statistics()
-            self._told[served.model] = refused, dropped = int(counts["refused"]), int(counts["expired"])
-            refused_before, dropped_before = message.get(served.model, (0, 0))
+            self._counts[served.model] = refused, dropped = int(counts["refused"]), int(counts["expired"])
+            refused_before, dropped_before = before.get(served.model, (0, 0))
             if refused > refused_before:
                 _log.warning("%s: refused %d requests: %s", served.name, refused - refused_before, served.model.refusal)
             if dropped > dropped_before:

@@ -28,11 +28,11 @@ class SourceWatch:
             loop.call_later(_LOOK_S, self._look)
 
     def _look(self) -> None:
-        result = stamps(self._folders)
-        if result != self._known:
-            names = sorted({file.name for file, _ in result.items() ^ self._known.items()})
+        current = stamps(self._folders)
+        if current != self._known:
+            names = sorted({file.name for file, _ in current.items() ^ self._known.items()})
             _log.info("%s changed: reloading", ", ".join(names))
-            self._known = result
+            self._known = current
             self._changed()
         self._loop.call_later(_LOOK_S, self._look)
 

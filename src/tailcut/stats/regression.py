@@ -39,7 +39,7 @@ def fit_line(x: np.ndarray, y: np.ndarray, *, seed: int = 0) -> Line:
     places, counts = np.unique(x, return_counts=True)
     if len(places) < 2 or len(x) != len(y) or counts.min() < 5:
         raise InvalidInputError("a line needs at least five points at each of two places or more")
-    rows = np.column_stack([y[x == place][: counts.min()] for place in places])
+    rows = np.column_stack([y[x == position][: counts.min()] for position in places])
     run = float(places[-1] - places[0])
 
     def slopes(draws: np.ndarray) -> np.ndarray:
@@ -49,6 +49,6 @@ def fit_line(x: np.ndarray, y: np.ndarray, *, seed: int = 0) -> Line:
     slope = bootstrap_interval(rows, slopes, seed=seed)
     middles = medians(rows.T)
     intercept = float(middles[0] - slope.point * places[0])
-    text = intercept + slope.point * places[1:-1]
-    bend = float(np.mean(middles[1:-1] / text)) - 1 if len(text) and (text > 0).all() else 0.0
+    fitted = intercept + slope.point * places[1:-1]
+    bend = float(np.mean(middles[1:-1] / fitted)) - 1 if len(fitted) and (fitted > 0).all() else 0.0
     return Line(slope, intercept, bend)

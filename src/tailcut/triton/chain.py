@@ -39,7 +39,7 @@ def as_one(
                 output_names={**step.outputs, **unused},
             )
         )
-    whole = [item.name for item in opened if not item.outline.independent]
+    whole = [model.name for model in opened if not model.outline.independent]
     rows = Rows.DEPENDENT if whole else Rows.INDEPENDENT
     reason = f"the rows of {', '.join(whole)} are not" if whole else "every step's rows are independent"
     spec = ModelSpec(folder.name, plan.inputs, plan.outputs, rows, reason)

@@ -118,11 +118,11 @@ def _named(step: EnsembleStep, kind: str, name: str, tensors: tuple[TensorSpec, 
     raise UsageError(f"step {step.model!r}: the model has no {kind} {name!r}")
 
 
-def _fit(where: str, wanted: TensorSpec, result: TensorSpec) -> None:
-    sizes = zip(wanted.shape, result.shape, strict=False)
-    same = wanted.dtype is result.dtype and len(wanted.shape) == len(result.shape)
+def _fit(where: str, wanted: TensorSpec, given: TensorSpec) -> None:
+    sizes = zip(wanted.shape, given.shape, strict=False)
+    same = wanted.dtype is given.dtype and len(wanted.shape) == len(given.shape)
     if not same or not all(None in pair or pair[0] == pair[1] for pair in sizes):
-        raise UsageError(f"{where}: expected {wanted.describe()}, got {result.describe()}")
+        raise UsageError(f"{where}: expected {wanted.describe()}, got {given.describe()}")
 
 
 def _in_order(config: Any, steps: tuple[EnsembleStep, ...]) -> tuple[int, ...]:

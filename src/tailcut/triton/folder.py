@@ -108,14 +108,14 @@ def is_model_folder(path: Path) -> bool:
 
 def state_of(folder: Path) -> tuple[tuple[str, int, int], ...]:
     """What changes when a model's files do: their names, sizes and times, without the reports that `tailcut` writes."""
-    result = []
+    files = []
     for file in sorted(_files(folder)):
         try:
             status = file.stat()
         except OSError:  # gone since
             continue
-        result.append((str(file.relative_to(folder)), status.st_size, status.st_mtime_ns))
-    return tuple(result)
+        files.append((str(file.relative_to(folder)), status.st_size, status.st_mtime_ns))
+    return tuple(files)
 
 
 def _files(folder: Path, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[Path]:

@@ -141,8 +141,8 @@ class Library:
         try:
             loaded += (self._open(folder, version, models * len(versions), self._wishes) for version in versions)
         except BaseException:
-            for item in loaded:
-                item.model.close()
+            for entry in loaded:
+                entry.model.close()
             raise
         return loaded
 
@@ -153,7 +153,7 @@ class Library:
             refuse(config)
             steps = read_steps(config)
             inner = [_inner(step, folders) for step in steps]
-            plan = plan_steps(config, steps, [_seen(*item) for item in inner])
+            plan = plan_steps(config, steps, [_seen(*pair) for pair in inner])
         except (UsageError, UnsupportedError) as error:
             raise type(error)(f"{folder.path / CONFIG_FILE}: {error}") from None
         self._say(folder, notes_of_ensemble(config))
@@ -165,8 +165,8 @@ class Library:
             opened.extend(self._open(*inner[index], models * len(steps), wishes).model for index in plan.order)
             model = as_one(folder, [steps[index] for index in plan.order], opened, plan)
         except BaseException:
-            for item in opened:
-                item.close()
+            for step_model in opened:
+                step_model.close()
             raise
         _log.info("%s: %s", folder.name, model.rows.describe())
         version = str((folder.versions() or [1])[-1])

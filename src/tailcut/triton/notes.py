@@ -38,7 +38,7 @@ def notes_of(config: Any, parameters: Collection[str]) -> Iterator[str]:
     yield from _notes_of_parameters(config, parameters)
     if any(warmup.count for warmup in config.model_warmup):
         yield "count of model_warmup is not used: each request is computed up to three times on each instance"
-    if any(item.input_data_file for warmup in config.model_warmup for item in warmup.inputs.values()):
+    if any(tensor.input_data_file for warmup in config.model_warmup for tensor in warmup.inputs.values()):
         yield "input_data_file of model_warmup is not read: zeros are sent"
 
 
@@ -97,8 +97,10 @@ def _notes_of_instances(config: Any) -> Iterator[str]:
 
 def _notes_of_optimization(policy: Any) -> Iterator[str]:
     accelerators = policy.execution_accelerators
-    others = [item.name for item in accelerators.cpu_execution_accelerator if item.name != "openvino"]
-    others += [item.name for item in accelerators.gpu_execution_accelerator]
+    others = [
+        accelerator.name for accelerator in accelerators.cpu_execution_accelerator if accelerator.name != "openvino"
+    ]
+    others += [accelerator.name for accelerator in accelerators.gpu_execution_accelerator]
     if others:
         yield f"execution_accelerators {', '.join(others)} are not used: the engine computes as it is"
     for name, instead in (

@@ -64,7 +64,9 @@ def engine_of(config: Any, able: Sequence[str]) -> str:
     Raises:
         UnsupportedError: the configuration names a backend that is not here.
     """
-    accelerators = [item.name for item in config.optimization.execution_accelerators.cpu_execution_accelerator]
+    accelerators = [
+        accelerator.name for accelerator in config.optimization.execution_accelerators.cpu_execution_accelerator
+    ]
     if "openvino" in accelerators and "openvino" in able:
         return "openvino"
     wanted = config.backend or config.platform
@@ -250,7 +252,9 @@ def _engine_settings(config: Any, options: EngineOptions) -> tuple[EngineOptions
 def _notes_of_engine(config: Any, engine: str) -> Iterator[str]:
     """Yield a line for each of its settings that cannot be applied."""
     wanted = config.backend or config.platform
-    accelerators = [item.name for item in config.optimization.execution_accelerators.cpu_execution_accelerator]
+    accelerators = [
+        accelerator.name for accelerator in config.optimization.execution_accelerators.cpu_execution_accelerator
+    ]
     if wanted and _ENGINES.get(wanted) != engine and engine not in accelerators:
         yield f"platform or backend {wanted!r} is not used: {engine} computes files of this kind"
     for names, instead in ((_THREADS, "the engine has as many threads as CPUs"), (_INSTANCES, "instance_group counts")):

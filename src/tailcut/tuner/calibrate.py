@@ -203,10 +203,10 @@ class Calibrator:
 
     def start(self) -> CalibrationStarted:
         """Have the ranges taken."""
-        result = self._ask(self._job, CalibrationStarted)
-        if result.error:
-            raise CalibrationError(result.error)
-        return result
+        started = self._ask(self._job, CalibrationStarted)
+        if started.error:
+            raise CalibrationError(started.error)
+        return started
 
     @property
     def left_s(self) -> float:
@@ -243,11 +243,11 @@ class Calibrator:
         """One copy, whether its answers are right or not."""
         self._attempts += 1
         path = self._folder / f"{engine}.{self._attempts}.onnx"
-        result = self._ask(Attempt(engine, method, level, str(path), self._answer_s), Attempted)
-        if result.error:
-            raise CalibrationError(result.error)
-        answers = [unpack(answer) for answer in result.answers]
-        in_float, accuracy = tuple(result.in_float), self._judge(answers)
+        attempted = self._ask(Attempt(engine, method, level, str(path), self._answer_s), Attempted)
+        if attempted.error:
+            raise CalibrationError(attempted.error)
+        answers = [unpack(answer) for answer in attempted.answers]
+        in_float, accuracy = tuple(attempted.in_float), self._judge(answers)
         return Copy(path, engine, method, started.requests, started.operators, in_float, accuracy, answers)
 
     def _ask(self, job: StartCalibration | Attempt, kind: type[_Answer]) -> _Answer:

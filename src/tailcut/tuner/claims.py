@@ -33,27 +33,27 @@ def arms_verified(session: TuneSession) -> dict[str, Settings]:
     return arms
 
 
-def announce(session: TuneSession, result: Baseline, size: SearchSize) -> None:
+def announce(session: TuneSession, baseline: Baseline, size: SearchSize) -> None:
     """Say how long a complete search takes, and leave the verification the time that its p99 takes.
 
     Args:
         session: of the tune.
-        found: what the baseline carries.
+        baseline: what the baseline carries.
         size: what is worth measuring in process.
     """
     plan, arms = session.plan, len(arms_verified(session))
-    needed_s = verification_s(result.rate, arms)
+    needed_s = verification_s(baseline.rate, arms)
     plan.needs_verification_s(min(needed_s, plan.most_verify_s))
-    rest_s = complete_s(size, len(session.outcome.rungs), session.servers.start_s, result.capacity)
+    rest_s = complete_s(size, len(session.outcome.rungs), session.servers.start_s, baseline.capacity)
     whole_s = plan.spent_s(time.monotonic()) + rest_s + max(needed_s, LEAST_S)
     session.tell(complete_search(whole_s, plan.budget_s))
     if needed_s > plan.most_verify_s:
-        message = told_within(plan.most_verify_s, result.rate, arms)
+        claims = told_within(plan.most_verify_s, baseline.rate, arms)
         budget_s = 10 * math.ceil(needed_s / plan.most_verify_s * plan.budget_s / 10)
         session.tell(
             Phase(
                 f"the p99 of a model this slow takes {needed_s:,.0f} s to verify: within {plan.budget_s:g} s the "
-                f"tune verifies its {message} (--budget {budget_s}s for the p99, or a higher --rate)"
+                f"tune verifies its {claims} (--budget {budget_s}s for the p99, or a higher --rate)"
             )
         )
 
@@ -70,14 +70,14 @@ def carry(session: TuneSession) -> Baseline:
     session.tell(Phase("measuring what the baseline can carry"))
     wanted, plan, outcome = session.wanted, session.plan, session.outcome
     arm = session.servers.arm(session.base)
-    result = measure_baseline(arm, plan.capacity_s, rate=wanted.rate, limit_ms=wanted.slo_ms)
-    outcome.capacity, outcome.rate, outcome.clients = result.capacity, result.rate, result.clients
-    outcome.objective = replace(outcome.objective, limit_ms=result.limit_ms, rate=result.rate)
+    baseline = measure_baseline(arm, plan.capacity_s, rate=wanted.rate, limit_ms=wanted.slo_ms)
+    outcome.capacity, outcome.rate, outcome.clients = baseline.capacity, baseline.rate, baseline.clients
+    outcome.objective = replace(outcome.objective, limit_ms=baseline.limit_ms, rate=baseline.rate)
     session.racing.objective = outcome.objective
-    capacity = f"{result.capacity:,.3g}" if result.capacity < 100 else f"{result.capacity:,.0f}"
-    own = "" if wanted.slo_ms else f", its own at {result.rate:,.6g} req/s"
-    session.tell(Phase(f"the baseline carries {capacity} req/s; the limit of p99 is {result.limit_ms:.3g} ms{own}"))
-    return result
+    capacity = f"{baseline.capacity:,.3g}" if baseline.capacity < 100 else f"{baseline.capacity:,.0f}"
+    own = "" if wanted.slo_ms else f", its own at {baseline.rate:,.6g} req/s"
+    session.tell(Phase(f"the baseline carries {capacity} req/s; the limit of p99 is {baseline.limit_ms:.3g} ms{own}"))
+    return baseline
 
 
 def prove(session: TuneSession) -> None:
@@ -123,15 +123,15 @@ def _served(session: TuneSession, settings: dict[str, Settings]) -> dict[str, Ar
         TailcutError: the baseline's cannot be started.
     """
     arms: dict[str, Arm] = {}
-    for name, item in settings.items():
+    for name, own_settings in settings.items():
         try:
-            arms[name] = session.servers.arm(item)
+            arms[name] = session.servers.arm(own_settings)
         except TailcutError as error:
             if name == "baseline":
                 raise
-            session.tell(Phase(f"{name}: {session.describe(item)} could not be served: {error}"))
+            session.tell(Phase(f"{name}: {session.describe(own_settings)} could not be served: {error}"))
             if name == "tuned":
-                session.refused.add(item)
+                session.refused.add(own_settings)
                 arms[name] = _next_best(session)
             elif name == "previous":
                 session.outcome.previous_unserved = str(error)
@@ -142,7 +142,7 @@ def _next_best(session: TuneSession) -> Arm:
     """A server of the best settings that raced and still start; in the end of the baseline's."""
     outcome = session.outcome
     ranked = sorted(outcome.raced, key=lambda item: outcome.raced[item], reverse=True)
-    for settings in [item for item in ranked if item not in session.refused]:
+    for settings in [entrant for entrant in ranked if entrant not in session.refused]:
         try:
             arm = session.servers.arm(settings)
         except TailcutError:
@@ -154,7 +154,7 @@ def _next_best(session: TuneSession) -> Arm:
 
 
 def _labels(session: TuneSession, settings: dict[str, Settings]) -> dict[str, float] | None:
-    result: dict[str, float] = {}
+    shares: dict[str, float] = {}
     labels = session.wanted.labels
     for name in ("baseline", "tuned"):
         target, fold = session.servers.of(settings[name]).target, settings[name].engine.u8_input
@@ -167,5 +167,5 @@ def _labels(session: TuneSession, settings: dict[str, Settings]) -> dict[str, fl
         share = None if labels is None else labelled(answers, labels)
         if share is None:
             return None
-        result[name] = share
-    return result
+        shares[name] = share
+    return shares

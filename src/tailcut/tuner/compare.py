@@ -110,27 +110,27 @@ def compare(wanted: TuneRequest, profiles: Mapping[str, Profile], tell: Callable
         first = sides[0].arm
         tell(Phase(f"measuring what {sides[0].name} can carry"))
         baseline = measure_baseline(first, plan.capacity_s, rate=wanted.rate, limit_ms=wanted.slo_ms)
-        result = ProfileComparison(sides, baseline)
+        comparison = ProfileComparison(sides, baseline)
         tell(Phase(f"checking the answers of {len(sides)} profiles"))
         for side in sides:
             target = side.arm.target
             asked = max(4, min(_ASKED, int(2 * plan.check_s * baseline.capacity)))
             side.accuracy = learned.gate.check(target, side.settings, plan.last_check_s, asked)
-        _measure(result, plan, tell)
+        _measure(comparison, plan, tell)
     finally:
         for side in sides:
             side.servers.keep()
     for side in sides[1:]:
         side.ratios = ratios(side.runs, sides[0].runs, wanted.seed)
         side.verdict, side.reason = judged(side.ratios)
-    result.took_s = plan.spent_s(time.monotonic())
-    return result
+    comparison.took_s = plan.spent_s(time.monotonic())
+    return comparison
 
 
-def _measure(result: ProfileComparison, plan: TimePlan, tell: Callable[[Event], None]) -> None:
+def _measure(comparison: ProfileComparison, plan: TimePlan, tell: Callable[[Event], None]) -> None:
     """Open and closed blocks in turns, until the time is over and each p99 is known."""
-    arms, runs = [side.arm for side in result.sides], [side.runs for side in result.sides]
-    baseline = result.baseline
+    arms, runs = [side.arm for side in comparison.sides], [side.runs for side in comparison.sides]
+    baseline = comparison.baseline
     left_s = max(0.0, plan.end - time.monotonic())
     sample_s = _SPARE * len(arms) / baseline.rate  # one of each
     tail = known_within(max(left_s, _LEAST_S), sample_s)
@@ -145,7 +145,7 @@ def _measure(result: ProfileComparison, plan: TimePlan, tell: Callable[[Event], 
         tell(Phase(f"{words} (a longer --budget for the p99, or a higher --rate)"))
     for number in range(_MOST_ROUNDS):
         began = time.monotonic()
-        result.noise.probe()
+        comparison.noise.probe()
         open_block(arms, runs, rate=baseline.rate, duration_s=open_s, seed=7000 + number)
         closed_block(arms, runs, concurrency=baseline.clients, duration_s=closed_s)
         now = time.monotonic()
@@ -153,11 +153,11 @@ def _measure(result: ProfileComparison, plan: TimePlan, tell: Callable[[Event], 
         if 2 * now - began > plan.end and (known or number + 1 >= _ROUNDS) and number + 1 >= _FEWEST_ROUNDS:
             break
     for run in runs:
-        result.noise.add_runs(run)
+        comparison.noise.add_runs(run)
 
 
 def comparison_record(
-    result: ProfileComparison, *, model: str, machine: MachineFacts, objective: ModelRequest, command: str
+    comparison: ProfileComparison, *, model: str, machine: MachineFacts, objective: ModelRequest, command: str
 ) -> ComparisonResult:
     """What `tailcut tune --compare --json` prints."""
     return ComparisonResult(
@@ -165,18 +165,18 @@ def comparison_record(
         machine=machine,
         objective=objective,
         command=command,
-        rate=result.baseline.rate,
-        clients=result.baseline.clients,
-        took_s=round(result.took_s, 1),
-        noise=result.noise.record(),
-        worse=result.is_worse,
-        profiles=[_side_record(side, result, objective.slo_ms) for side in result.sides],
+        rate=comparison.baseline.rate,
+        clients=comparison.baseline.clients,
+        took_s=round(comparison.took_s, 1),
+        noise=comparison.noise.record(),
+        worse=comparison.is_worse,
+        profiles=[_side_record(side, comparison, objective.slo_ms) for side in comparison.sides],
     )
 
 
-def _side_record(side: ComparisonSide, result: ProfileComparison, slo_ms: float | None) -> ComparedProfile:
-    is_first = side is result.sides[0]
-    arm, speed = arm_record(side.runs, result.baseline.rate), side.ratios.throughput
+def _side_record(side: ComparisonSide, comparison: ProfileComparison, slo_ms: float | None) -> ComparedProfile:
+    is_first = side is comparison.sides[0]
+    arm, speed = arm_record(side.runs, comparison.baseline.rate), side.ratios.throughput
     return ComparedProfile(
         **msgspec.structs.asdict(arm),
         profile=side.name,
@@ -184,7 +184,7 @@ def _side_record(side: ComparisonSide, result: ProfileComparison, slo_ms: float 
         settings=side.settings,
         right=None if side.accuracy is None else side.accuracy.right,
         wrong=side.accuracy.reason if side.accuracy is not None and side.wrong else None,
-        unchanged=not is_first and side.settings == result.sides[0].settings,
+        unchanged=not is_first and side.settings == comparison.sides[0].settings,
         ratios={name: IntervalRecord.rounded(ratio) for name, ratio in side.ratios.percentiles.items()},
         throughput_ratio=None if speed is None else IntervalRecord.rounded(speed),
         verdict=None if is_first else side.verdict,

@@ -15,13 +15,15 @@ def onnx_copy(model: Path, folder: Path, fixed_dims: tuple[str, ...]) -> Path:
         TailcutError: a library is missing, or there is no ONNX model with the same inputs, outputs and answers.
     """
     path = folder / "converted.onnx"
-    result = convert(model, path)
-    if not result.right:
-        raise UnsupportedError(f"converted to ONNX, its answers are off by {result.distance:.2g}, not {result.limit:g}")
+    conversion = convert(model, path)
+    if not conversion.right:
+        raise UnsupportedError(
+            f"converted to ONNX, its answers are off by {conversion.distance:.2g}, not {conversion.limit:g}"
+        )
     if list(folder.glob(f"{path.name}?*")):
         raise UnsupportedError("converted to ONNX, it has more weights than one file holds")
     mine, theirs = (
-        read_signature(item, EngineOptions(fixed_dims=fixed_dims), None).signature for item in (model, path)
+        read_signature(file, EngineOptions(fixed_dims=fixed_dims), None).signature for file in (model, path)
     )
     if mine != theirs:
         others = ", ".join(set(theirs) - set(mine)) or "the same in another order"

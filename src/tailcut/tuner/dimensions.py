@@ -23,7 +23,7 @@ def learned_places(spec: ModelSpec, requests: Sequence[Arrays]) -> Places | None
     for tensor in spec.inputs:
         free = [axis for axis, dim in enumerate(tensor.shape) if axis and dim is None]
         own = [tuple(request[tensor.name].shape[axis] for request in requests) for axis in free]
-        dimensions = [sizes.setdefault(item, len(sizes)) for item in own]
+        dimensions = [sizes.setdefault(size, len(sizes)) for size in own]
         if free:
             places[tensor.name] = tuple(zip(free, dimensions, strict=True))
     return places if 1 <= len(sizes) <= _MOST else None
@@ -33,5 +33,5 @@ def data_lengths(places: Places | None, requests: Sequence[Arrays]) -> tuple[Len
     """How long each request is along each dimension."""
     if places is None:
         return ()
-    result = (lengths_of(places, request) for request in requests)
-    return tuple(lengths for lengths in result if lengths is not None)
+    known = (lengths_of(places, request) for request in requests)
+    return tuple(lengths for lengths in known if lengths is not None)

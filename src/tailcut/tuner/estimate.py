@@ -131,11 +131,11 @@ class Judging:
         if not self.requests or kind in self.kinds:
             return
         self.kinds.add(kind)
-        result = self.judge(options, estimator.answers(self.requests, _ASKED_S))
-        if result is not None:
-            self.wrong[kind] = result.reason
-            if not result.measured:
-                raise EstimateError(result.reason)
+        accuracy = self.judge(options, estimator.answers(self.requests, _ASKED_S))
+        if accuracy is not None:
+            self.wrong[kind] = accuracy.reason
+            if not accuracy.measured:
+                raise EstimateError(accuracy.reason)
 
     def reason(self, options: EngineOptions) -> str | None:
         """Why a configuration need not be loaded."""
@@ -183,33 +183,33 @@ class Estimator:
 
     def wait_loaded(self) -> None:
         """Wait until the model is open."""
-        result = msgspec.msgpack.decode(self._receive(), type=ModelLoaded)
-        if result.error:
-            raise EstimateError(result.error)
-        self.estimate.load_s, self.estimate.memory_bytes = result.load_s, result.memory_bytes
-        self.estimate.batched = result.batched
+        loaded = msgspec.msgpack.decode(self._receive(), type=ModelLoaded)
+        if loaded.error:
+            raise EstimateError(loaded.error)
+        self.estimate.load_s, self.estimate.memory_bytes = loaded.load_s, loaded.memory_bytes
+        self.estimate.batched = loaded.batched
 
     def measure(self, rows: int, seconds: float, *, fewest: int = 3, paused: bool = False) -> None:
         """Have one size timed, `fewest` times at least, and keep what was found."""
         self._send(MeasureCalls(rows, seconds, fewest, paused))
-        result = msgspec.msgpack.decode(self._receive(), type=CallTimes)
-        if result.error:
-            raise EstimateError(result.error)
-        times = np.frombuffer(result.times_ns, np.int64)
-        self.estimate.memory_bytes = max(self.estimate.memory_bytes, result.memory_bytes)
+        timed = msgspec.msgpack.decode(self._receive(), type=CallTimes)
+        if timed.error:
+            raise EstimateError(timed.error)
+        times = np.frombuffer(timed.times_ns, np.int64)
+        self.estimate.memory_bytes = max(self.estimate.memory_bytes, timed.memory_bytes)
         if paused:
             self.estimate.paused_ns.append(times)
         else:
             self.estimate.times_ns.setdefault(rows, []).append(times)
-            self.estimate.cpu_ns[rows] = result.cpu_ns / max(1, len(times))
+            self.estimate.cpu_ns[rows] = timed.cpu_ns / max(1, len(times))
 
     def answers(self, requests: Sequence[list[Tensor]], seconds: float) -> list[dict[str, np.ndarray]]:
         """What the engine answers to the first of these, as many as it computes in so long."""
         self._send(Ask(list(requests), seconds))
-        result = msgspec.msgpack.decode(self._receive(), type=Answered)
-        if result.error:
-            raise EstimateError(result.error)
-        return [unpack(answer) for answer in result.answers]
+        answered = msgspec.msgpack.decode(self._receive(), type=Answered)
+        if answered.error:
+            raise EstimateError(answered.error)
+        return [unpack(answer) for answer in answered.answers]
 
     def close(self) -> None:
         """End the child."""
@@ -291,31 +291,35 @@ def estimate_engines(  # noqa: PLR0913  rounds of one measurement
             for size in sizes:
                 racing = _round(racing, size, end, tell)
             if sizes == [1]:
-                for item in racing:
-                    store(item.estimate)
+                for estimator in racing:
+                    store(estimator.estimate)
             largest = sizes[-1]
             grows = (
                 batched
                 and largest < _LARGEST
-                and any(item.estimate.batched and _pays(item.estimate) for item in racing)
+                and any(estimator.estimate.batched and _pays(estimator.estimate) for estimator in racing)
             )
             sizes = [largest * 2] if grows and time.monotonic() < end else []
-        for item in racing:
-            store(item.estimate)
+        for estimator in racing:
+            store(estimator.estimate)
         keep = max(2, len(racing) // 2)
-        ranked = sorted(racing, key=lambda item: -item.estimate.rows_per_s)[:keep]
-        alone = sorted(racing, key=lambda item: item.estimate.low_ns(1))[:2]
-        racing = [item for item in racing if item in ranked or item in alone or not _done(item, tell)]
+        ranked = sorted(racing, key=lambda estimator: -estimator.estimate.rows_per_s)[:keep]
+        alone = sorted(racing, key=lambda estimator: estimator.estimate.low_ns(1))[:2]
+        racing = [
+            estimator for estimator in racing if estimator in ranked or estimator in alone or not _done(estimator, tell)
+        ]
         while time.monotonic() < end and racing:
-            measured = [_measure(item, 1, end, paused=True) for item in racing]
+            measured = [_measure(estimator, 1, end, paused=True) for estimator in racing]
             for size in racing[0].estimate.sizes:
-                measured += [_measure(item, size, end) for item in racing if size in item.estimate.times_ns]
+                measured += [
+                    _measure(estimator, size, end) for estimator in racing if size in estimator.estimate.times_ns
+                ]
             if not any(measured):
                 break
     finally:
-        for item in racing:
-            _done(item, tell)
-    return sorted(estimates, key=lambda item: -item.rows_per_s)
+        for estimator in racing:
+            _done(estimator, tell)
+    return sorted(estimates, key=lambda estimate: -estimate.rows_per_s)
 
 
 def _load_all(
@@ -365,15 +369,15 @@ def _same_graph(refused: EngineOptions, options: EngineOptions) -> bool:
 
 def _loaded(racing: Sequence[Estimator], tell: Callable[[EngineEstimate], None], judging: Judging) -> list[Estimator]:
     kept = []
-    for item in racing:
+    for estimator in racing:
         try:
-            if not item.estimate.load_s:
-                item.wait_loaded()
-                judging.check(item)
-            kept.append(item)
+            if not estimator.estimate.load_s:
+                estimator.wait_loaded()
+                judging.check(estimator)
+            kept.append(estimator)
         except EstimateError as error:
-            item.estimate.error = str(error)
-            _done(item, tell)
+            estimator.estimate.error = str(error)
+            _done(estimator, tell)
     return kept
 
 
@@ -382,26 +386,28 @@ def _round(
 ) -> list[Estimator]:
     """Each measures one size once; what fails there is out, unless smaller sizes went well."""
     kept = []
-    for item in racing:
-        if rows > 1 and not (item.estimate.batched and _pays(item.estimate)):
-            kept.append(item)
+    for estimator in racing:
+        if rows > 1 and not (estimator.estimate.batched and _pays(estimator.estimate)):
+            kept.append(estimator)
             continue
-        fewest = _calls_in(item.estimate, rows, end - time.monotonic())
+        fewest = _calls_in(estimator.estimate, rows, end - time.monotonic())
         if not fewest:
-            kept.append(item)
+            kept.append(estimator)
             continue
         try:
             seconds = max(_SHORTEST_S, min(0.1, (end - time.monotonic()) / (12 * len(racing))))
-            _run(item, rows, seconds, fewest)
-            if not _pays(item.estimate) and _calls_in(item.estimate, rows, end - time.monotonic()):
-                _run(item, rows, seconds, fewest)  # a stall in a single run must not end the search for larger batches
-            kept.append(item)
+            _run(estimator, rows, seconds, fewest)
+            if not _pays(estimator.estimate) and _calls_in(estimator.estimate, rows, end - time.monotonic()):
+                _run(
+                    estimator, rows, seconds, fewest
+                )  # a stall in a single run must not end the search for larger batches
+            kept.append(estimator)
         except EstimateError as error:
             if rows > 1:
-                kept.append(item)
+                kept.append(estimator)
             else:
-                item.estimate.error = str(error)
-                _done(item, tell)
+                estimator.estimate.error = str(error)
+                _done(estimator, tell)
     return kept
 
 

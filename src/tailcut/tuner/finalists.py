@@ -44,7 +44,7 @@ class PredictedConfiguration:
 def finalists(
     predicted: Iterable[PredictedConfiguration],
     count: int = FINALISTS,
-    rank: Callable[[PredictedConfiguration], float] = lambda item: item.rate,
+    rank: Callable[[PredictedConfiguration], float] = lambda candidate: candidate.rate,
     kinds: Callable[[Settings], list[tuple[object, int]]] | None = None,
 ) -> list[PredictedConfiguration]:
     """The best by rank (more is better), a few of each kind, the best for a lone request, and the most frugal equal.
@@ -54,38 +54,40 @@ def finalists(
     and a stall during it would keep all configurations of that way out of the race.
     """
     own = kinds or kinds_of
-    ranked = sorted(predicted, key=lambda item: (-rank(item), item.alone_ms))
-    hopeful = [item for item in ranked if rank(item) >= _HOPE * rank(ranked[0])]
-    firsts = {item.settings.batching.dispatch: item for item in reversed(hopeful)}
-    other = [item for item in hopeful if _computed_by(item.settings) != _computed_by(ranked[0].settings)]
+    ranked = sorted(predicted, key=lambda candidate: (-rank(candidate), candidate.alone_ms))
+    hopeful = [candidate for candidate in ranked if rank(candidate) >= _HOPE * rank(ranked[0])]
+    firsts = {candidate.settings.batching.dispatch: candidate for candidate in reversed(hopeful)}
+    other = [candidate for candidate in hopeful if _computed_by(candidate.settings) != _computed_by(ranked[0].settings)]
     chosen: list[PredictedConfiguration] = []
     taken: Counter[object] = Counter()
-    for item in [*ranked[:1], *other[:1], *sorted(firsts.values(), key=ranked.index), *ranked]:
-        if item in chosen:
+    for candidate in [*ranked[:1], *other[:1], *sorted(firsts.values(), key=ranked.index), *ranked]:
+        if candidate in chosen:
             continue
         if len(chosen) == count - min(_LONE, count // _LONE_OF):
             break
-        if all(taken[key] < most for key, most in own(item.settings)):
-            chosen.append(item)
-            taken.update(key for key, _ in own(item.settings))
-    equal = [item for item in ranked if rank(item) >= (1 - NEAR) * rank(ranked[0])]
+        if all(taken[key] < most for key, most in own(candidate.settings)):
+            chosen.append(candidate)
+            taken.update(key for key, _ in own(candidate.settings))
+    equal = [candidate for candidate in ranked if rank(candidate) >= (1 - NEAR) * rank(ranked[0])]
     if count > len(chosen) + 1 and equal:
-        frugal = min(equal, key=lambda item: item.cpu_us)
+        frugal = min(equal, key=lambda candidate: candidate.cpu_us)
         if frugal not in chosen and all(
-            frugal.cpu_us <= _FRUGAL * item.cpu_us for item in chosen if item in equal and item.cpu_us
+            frugal.cpu_us <= _FRUGAL * candidate.cpu_us
+            for candidate in chosen
+            if candidate in equal and candidate.cpu_us
         ):
             chosen.append(frugal)
-    near = [item for item in ranked if item not in chosen and rank(item) >= 0.5 * rank(ranked[0])]
-    chosen += sorted(near, key=lambda item: item.alone_ms)[: count - len(chosen)]
+    near = [candidate for candidate in ranked if candidate not in chosen and rank(candidate) >= 0.5 * rank(ranked[0])]
+    chosen += sorted(near, key=lambda candidate: candidate.alone_ms)[: count - len(chosen)]
     return chosen
 
 
 def pareto(predicted: Sequence[PredictedConfiguration]) -> list[PredictedConfiguration]:
     """Those that no other beats in rate, lone latency, CPU and memory at once."""
     front: list[PredictedConfiguration] = []
-    for item in sorted(predicted, key=lambda each: -each.rate):
-        if not any(_beats(other, item) for other in front):
-            front.append(item)
+    for candidate in sorted(predicted, key=lambda each: -each.rate):
+        if not any(_beats(other, candidate) for other in front):
+            front.append(candidate)
     return front
 
 

@@ -74,7 +74,7 @@ class Gate:
         self._seed = seed
         self._payloads: dict[tuple[int, Wire, U8Input | None], Payload] = {}
         if metric is not None:
-            metric.check([item.answer for item in questions.all], 1.0 if bound is None else bound)
+            metric.check([question.answer for question in questions.all], 1.0 if bound is None else bound)
 
     @property
     def random_outputs(self) -> tuple[str, ...]:
@@ -90,12 +90,12 @@ class Gate:
 
     def held_out(self) -> list[Question]:
         """Every second question of a request as it is, which a quantised copy is judged by and not made from."""
-        plain = [item for item in self._questions.all if item.joined == 1 and not item.lengths]
+        plain = [question for question in self._questions.all if question.joined == 1 and not question.lengths]
         return plain[1::2]
 
     def sample(self, count: int) -> list[Question]:
         """So many of the requests as they are, spread over the data."""
-        plain = [item for item in self._questions.all if item.joined == 1 and not item.lengths]
+        plain = [question for question in self._questions.all if question.joined == 1 and not question.lengths]
         return plain[:: max(1, len(plain) // count)][:count]
 
     def judge_engine(
@@ -146,10 +146,10 @@ class Gate:
         """
         questions = self._questions.of(settings.batching.padding)
         asked = self._answers(target, questions, settings, seconds, most_together, whole=True)
-        if not asked or any(item.reply.status != 200 for item in asked):
+        if not asked or any(answered.reply.status != 200 for answered in asked):
             return None
-        expected = [_only(item.question.answer, settings.engine.outputs) for item in asked]
-        bound = self._accepting(expected, [item.reply.outputs for item in asked])
+        expected = [_only(answered.question.answer, settings.engine.outputs) for answered in asked]
+        bound = self._accepting(expected, [answered.reply.outputs for answered in asked])
         return None if bound is None else Advice(self._judge(asked, settings.engine.outputs), bound)
 
     def _accepting(self, expected: Sequence[Outputs], answers: Sequence[Outputs]) -> float | None:
@@ -268,24 +268,24 @@ class Gate:
     def _judge(self, asked: Sequence[AskedQuestion], outputs: Sequence[str] = ()) -> Accuracy:
         if not asked:
             return Accuracy(right=False, reason="no request was answered: all were rejected because the queue was full")
-        for item in asked:
-            if item.reply.status != 200:
-                words = f"the server answers {item.reply.status or 'nothing'}: {item.reply.message}"
-                row = RowFinding(item.question.source, 0, "", "status", words, np.inf, asked=item.words)
-                return Accuracy(right=False, reason=f"{item.words}: {words}", requests=len(asked), rows=(row,))
-        result = compare(
-            [_only(item.question.answer, outputs) for item in asked],
-            [item.reply.outputs for item in asked],
+        for answered in asked:
+            if answered.reply.status != 200:
+                words = f"the server answers {answered.reply.status or 'nothing'}: {answered.reply.message}"
+                row = RowFinding(answered.question.source, 0, "", "status", words, np.inf, asked=answered.words)
+                return Accuracy(right=False, reason=f"{answered.words}: {words}", requests=len(asked), rows=(row,))
+        accuracy = compare(
+            [_only(answered.question.answer, outputs) for answered in asked],
+            [answered.reply.outputs for answered in asked],
             self._bound,
             metric=self._metric,
             uncompared=frozenset(self.random_outputs),
         )
         rows = tuple(
             replace(row, request=asked[row.request].question.source, asked=asked[row.request].words)
-            for row in result.rows
+            for row in accuracy.rows
         )
-        reason = f"{rows[0].asked}: {rows[0].where}" if rows and not result.right else result.reason
-        return replace(result, rows=rows, reason=reason)
+        reason = f"{rows[0].asked}: {rows[0].where}" if rows and not accuracy.right else accuracy.reason
+        return replace(accuracy, rows=rows, reason=reason)
 
 
 def _only(answer: Outputs, names: Sequence[str]) -> Outputs:

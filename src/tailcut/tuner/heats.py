@@ -79,8 +79,8 @@ class Heats:
             return True
         if len(entrant.scores) < _LOOK:
             return False
-        result = _ratio(entrant, leader)
-        return result is not None and result.high < _CLEAR
+        interval = _ratio(entrant, leader)
+        return interval is not None and interval.high < _CLEAR
 
 
 def _ratio(entrant: HeatScores, other: HeatScores) -> Interval | None:

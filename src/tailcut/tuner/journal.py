@@ -114,12 +114,12 @@ class Journal:
 
     def estimates(self, choices: Sequence[EngineOptions]) -> list[EngineEstimate]:
         """The stored estimates of these configurations, the latest of each; none of those that failed."""
-        result: dict[EngineOptions, EngineEstimate] = {}
+        estimates: dict[EngineOptions, EngineEstimate] = {}
         for line in self._of("estimate"):
             options = _converted(line["settings"], EngineOptions)
             if options in choices and not line.get("error") and line.get("times_ns") and line.get("whole", True):
-                result[options] = _estimate(options, line)
-        return list(result.values())
+                estimates[options] = _estimate(options, line)
+        return list(estimates.values())
 
     def add_way(self, settings: Settings, way: WayIn, *, measured: bool = True) -> None:
         """Store what the way in costs with these settings; what was not measured is not taken over."""
@@ -127,11 +127,11 @@ class Journal:
 
     def way(self, settings: Settings) -> WayIn | None:
         """The latest stored way in with these settings."""
-        result = None
+        way = None
         for line in self._of("way"):
             if line.get("measured", True) and _converted(line["settings"], Settings) == settings:
-                result = WayIn(**{name: int(line[name]) for name in WayIn.__dataclass_fields__ if name in line})
-        return result
+                way = WayIn(**{name: int(line[name]) for name in WayIn.__dataclass_fields__ if name in line})
+        return way
 
     def add_engine_ns(self, options: EngineOptions, slower_ns: int) -> None:
         """Store how much slower the loop is, for each batch, after this engine."""
@@ -139,11 +139,11 @@ class Journal:
 
     def engine_ns(self, engine: str) -> int | None:
         """The latest stored one of an engine."""
-        result = None
+        slower_ns = None
         for line in self._of("after_engine"):
             if line["settings"]["name"] == engine:
-                result = int(line["slower_ns"])
-        return result
+                slower_ns = int(line["slower_ns"])
+        return slower_ns
 
     def add_wiring(self, settings: Settings, wiring: Wiring) -> None:
         """Store which way requests travel the quickest, of those that a server of these settings takes."""
@@ -151,11 +151,11 @@ class Journal:
 
     def wiring(self, settings: Settings) -> Wiring | None:
         """The latest stored one for these settings."""
-        result = None
+        wiring = None
         for line in self._of("wiring"):
             if _converted(line["settings"], Settings) == settings:
-                result = Wiring(line["wire"], line["socket"])
-        return result
+                wiring = Wiring(line["wire"], line["socket"])
+        return wiring
 
     def add_stage(self, name: str, times_ns: Mapping[int, float], cpu_ns: Mapping[int, float], memory: int) -> None:
         """Store what calls of a pipeline's stage take, by size."""

@@ -259,14 +259,14 @@ class ModelSpace:
         choices, whole = engine_choices(self.facts), session.wanted.exhaustive
         longer = max(1.0, len(choices) / session.plan.engines) if whole else 1.0
         choices = choices if whole else choices[: session.plan.engines]
-        choices += [item.settings.engine for item in session.rejected.values()]
+        choices += [rejection.settings.engine for rejection in session.rejected.values()]
         # A copy in static int8 is quantised anew by each tune: what another one took says nothing of it.
         known = [estimate for estimate in session.journal.estimates(choices) if estimate.options.precision != _STATIC]
         session.outcome.reused = len(known)
         if known:
             session.tell(Phase(f"reusing {len(known)} of {len(choices)} estimates from {session.journal.name}"))
             session.tell(Estimated(len(known)))
-        missing = [options for options in choices if options not in [item.options for item in known]]
+        missing = [options for options in choices if options not in [estimate.options for estimate in known]]
         if not missing:
             return known
         session.tell(Phase(f"measuring {len(missing)} engine configurations in process"))
@@ -296,24 +296,24 @@ class ModelSpace:
         questions = session.gate.sample(_ASKED)
         inputs = [question.inputs for question in questions]
         if session.wanted.normalize is not None:
-            inputs = [as_pixels(session.wanted.normalize, session.spec, item) for item in inputs]
+            inputs = [as_pixels(session.wanted.normalize, session.spec, request) for request in inputs]
 
         def judge(options: EngineOptions, answers: Sequence[Mapping[str, np.ndarray]]) -> Wrong | None:
             outputs = [dict(answer) for answer in answers]
-            result = session.gate.judge_engine(questions, outputs, options.outputs)
-            if result.right:
+            accuracy = session.gate.judge_engine(questions, outputs, options.outputs)
+            if accuracy.right:
                 return None
-            reason = f"wrong answers: {result.reason}"
+            reason = f"wrong answers: {accuracy.reason}"
             bound = session.gate.accepting(questions, outputs, options.outputs)
             settings = changed(session.base, engine=msgspec.structs.asdict(options))
             session.reject(settings, reason)
             if bound is not None:
-                session.rejected[precision_of(settings)] = Rejected(settings, result, bound)
+                session.rejected[precision_of(settings)] = Rejected(settings, accuracy, bound)
             return Wrong(reason, measured=bound is not None)
 
         # Copies in static int8 were judged when they were made.
         known = {precision_of(session.base), *((name, _STATIC) for name in session.servers.copies)}
-        return Judging([pack(dict(item)) for item in inputs], judge, known)
+        return Judging([pack(dict(request)) for request in inputs], judge, known)
 
     def _stored(self, estimate: EngineEstimate) -> None:
         first = estimate.options not in self._counted
@@ -355,9 +355,13 @@ class ModelSpace:
         session = self._session
         settings = {name: way_settings(self.facts, name) for name in PROBED}
         engines = real_engines([estimate for estimate in self.estimates if _is_known(estimate)])
-        known = {name: way for name, item in settings.items() if (way := session.journal.way(item)) is not None}
+        known = {
+            name: way
+            for name, own_settings in settings.items()
+            if (way := session.journal.way(own_settings)) is not None
+        }
         names = [str(engine.options.name) for engine in engines]
-        slower = {name: result for name in names if (result := session.journal.engine_ns(name)) is not None}
+        slower = {name: engine_ns for name in names if (engine_ns := session.journal.engine_ns(name)) is not None}
         if len(known) == len(settings) and len(slower) == len(names):
             session.tell(Phase(f"reusing the measured cost of receiving requests from {session.journal.name}"))
             return Ways(known, slower)
@@ -386,10 +390,10 @@ class ModelSpace:
         known = [estimate for estimate in estimates if _is_known(estimate)]
         if not known:
             raise UsageError("no engine configuration could be measured")
-        result = list(predict(known, self._parts(), session.outcome.objective))
-        for item in session.rejected.values():
-            item.predicted = [each for each in result if each.settings.engine == item.settings.engine]
-        predicted = [item for item in result if precision_of(item.settings) not in session.rejected]
+        predictions = list(predict(known, self._parts(), session.outcome.objective))
+        for rejection in session.rejected.values():
+            rejection.predicted = [each for each in predictions if each.settings.engine == rejection.settings.engine]
+        predicted = [rejection for rejection in predictions if precision_of(rejection.settings) not in session.rejected]
         allowed = session.allowed(predicted)
         left_out = len(predicted) - len(allowed)
         words = f", {left_out:,} left out: they need more memory than allowed" if left_out else ""

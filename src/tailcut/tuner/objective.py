@@ -101,4 +101,4 @@ class Constraints:
     def allowed(self, predicted: Iterable[PredictedConfiguration]) -> list[PredictedConfiguration]:
         """The configurations whose estimated engine memory is within the limit."""
         limit = self.memory_bytes
-        return [item for item in predicted if limit is None or item.memory_bytes <= limit]
+        return [prediction for prediction in predicted if limit is None or prediction.memory_bytes <= limit]

@@ -20,13 +20,13 @@ def offers_of(rejected: Iterable[Rejected], tuned: PredictedConfiguration | None
     if tuned is None or not tuned.alone_ms:
         return []
     offers = []
-    for item in rejected:
-        best = _best(item.predicted, objective)
+    for refusal in rejected:
+        best = _best(refusal.predicted, objective)
         if best is None:
             continue
         p50_ratio, rate_ratio = best.alone_ms / tuned.alone_ms, best.rate / tuned.rate if tuned.rate else 1.0
         if p50_ratio <= _GAIN or rate_ratio >= 1 / _GAIN:
-            offers.append(Offer(best.settings, item.accuracy, item.bound, p50_ratio, rate_ratio))
+            offers.append(Offer(best.settings, refusal.accuracy, refusal.bound, p50_ratio, rate_ratio))
     return sorted(offers, key=lambda offer: offer.p50_ratio)
 
 

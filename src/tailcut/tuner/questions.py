@@ -117,13 +117,17 @@ class ReferenceQuestions:
         own = {number: lengths_of(places, request) for number, request in enumerate(self._requests)}
         turn = 0
         for lengths in _wanted_lengths(padding.dimensions):
-            longer = [number for number, item in own.items() if item is not None and _is_longer(item, lengths)]
+            longer = [
+                number
+                for number, own_lengths in own.items()
+                if own_lengths is not None and _is_longer(own_lengths, lengths)
+            ]
             chosen = [longer[(turn + index) % len(longer)] for index in range(2)] if longer else []
             turn += 2
             cut = [_cut(places, self._requests[number], lengths) for number in chosen]
             if cut:
                 yield _AskPlan(cut[0], chosen[0], 1, lengths)
-                if len({tuple(array.shape[1:] for array in item.values()) for item in cut}) == 1:
+                if len({tuple(array.shape[1:] for array in own_lengths.values()) for own_lengths in cut}) == 1:
                     yield _AskPlan(_join(cut), chosen[0], 2, lengths)
 
 
@@ -166,7 +170,9 @@ def _random_outputs(engine: Engine, requests: Sequence[Arrays]) -> frozenset[str
     return frozenset(
         name
         for name in engine.spec.output_names
-        if not compare([{name: item[name]} for item in first], [{name: item[name]} for item in second], None).right
+        if not compare(
+            [{name: outputs[name]} for outputs in first], [{name: outputs[name]} for outputs in second], None
+        ).right
     )
 
 
@@ -235,4 +241,4 @@ def _wanted_of(buckets: Sequence[int]) -> list[int]:
         [high for _, high in gaps],
         [(low + 3 * high) // 4 for low, high in gaps],
     ]
-    return list(dict.fromkeys(length for place in places for length in place if length >= 1))
+    return list(dict.fromkeys(length for lengths in places for length in lengths if length >= 1))

@@ -57,23 +57,23 @@ class Ratios:
 
 def ratios(new: ArmRuns, old: ArmRuns, seed: int = 0) -> Ratios:
     """Compare what two arms' blocks brought so far."""
-    result = {}
+    intervals = {}
     for name, q in QUANTILES.items():
         if min(len(new.latencies), len(old.latencies)) >= samples_needed(q):
-            result[name] = _paired(new, old, q) or pooled(new, old, q, seed)
-    return Ratios(result, throughput_ratio(new, old))
+            intervals[name] = _paired(new, old, q) or pooled(new, old, q, seed)
+    return Ratios(intervals, throughput_ratio(new, old))
 
 
-def judged(result: Ratios) -> tuple[Verdict, str]:
+def judged(compared: Ratios) -> tuple[Verdict, str]:
     """A verdict on tail and throughput together, and its figures in words."""
     verdicts, words = [], []
-    if result.tail is not None:
-        of, tail = result.tail
+    if compared.tail is not None:
+        of, tail = compared.tail
         verdicts.append(verdict(tail, NOISE))
         words.append(f"{of} x{tail.point:.2f} ({tail.low:.2f} to {tail.high:.2f})")
-    if result.throughput is not None and result.time_per_request is not None:
-        speed = result.throughput
-        verdicts.append(verdict(result.time_per_request, NOISE))
+    if compared.throughput is not None and compared.time_per_request is not None:
+        speed = compared.throughput
+        verdicts.append(verdict(compared.time_per_request, NOISE))
         words.append(f"throughput x{speed.point:.2f} ({speed.low:.2f} to {speed.high:.2f})")
     better, worse = Verdict.BETTER in verdicts, Verdict.WORSE in verdicts
     word = Verdict.INDISTINCT if better == worse else Verdict.BETTER if better else Verdict.WORSE

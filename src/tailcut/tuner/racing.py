@@ -84,7 +84,7 @@ def run_heats(
     for number in range(_MOST_HEATS):
         began = time.monotonic()
         noise.probe()
-        heats.add([score(place, number, most_s) for place in heats.racing])
+        heats.add([score(index, number, most_s) for index in heats.racing])
         took = time.monotonic() - began
         if len(heats.racing) == 1 or (number + 1 >= fewest and time.monotonic() + took > until):
             break
@@ -119,18 +119,18 @@ class Racing:
     def heats(self, entrants: Sequence[RaceEntrant], until: float, fewest: int = FEWEST_HEATS) -> Heats:
         """Race until a time of the monotonic clock, but at least a few heats; again where no arm answered anything."""
         for _ in range(_MOST_LONGER):
-            result = self._heats(entrants, until, fewest)
-            if result.entrants[result.leader].estimate > NONE:
+            heats = self._heats(entrants, until, fewest)
+            if heats.entrants[heats.leader].estimate > NONE:
                 break
             self.load = RaceLoad(self.load.clients, 2 * self.load.block_s)
-        return result
+        return heats
 
     def _heats(self, entrants: Sequence[RaceEntrant], until: float, fewest: int) -> Heats:
 
         def score(index: int, number: int, most_s: float) -> float:
-            result = self._score(entrants[index].arm, number, most_s)
-            self.journal.add("heat", entrants[index].settings, score=result, objective=self.objective.kind)
-            return result
+            value = self._score(entrants[index].arm, number, most_s)
+            self.journal.add("heat", entrants[index].settings, score=value, objective=self.objective.kind)
+            return value
 
         return run_heats(len(entrants), score, self.noise, until, fewest)
 

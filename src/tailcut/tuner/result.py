@@ -65,25 +65,25 @@ def result(
     )
 
 
-def evidence(outcome: made.TuneResult) -> dict[str, Any]:
+def evidence(record: made.TuneResult) -> dict[str, Any]:
     """What the profile file keeps of a result: figures, not samples."""
-    checked = outcome.verification
+    checked = record.verification
     kept: dict[str, Any] = {
-        "command": outcome.command,
-        "seed": outcome.objective.seed,
+        "command": record.command,
+        "seed": record.objective.seed,
         "verified": checked is not None,
-        "rate_offered": outcome.objective.rate,
-        **({} if outcome.objective.limit_ms is None else {"limit_ms": outcome.objective.limit_ms}),
-        "rows": msgspec.to_builtins(outcome.rows),
-        "kept": [rung.kept for rung in outcome.rungs if rung.kept],
+        "rate_offered": record.objective.rate,
+        **({} if record.objective.limit_ms is None else {"limit_ms": record.objective.limit_ms}),
+        "rows": msgspec.to_builtins(record.rows),
+        "kept": [rung.kept for rung in record.rungs if rung.kept],
     }
     if checked is not None:
         kept |= {name: known(checked.arms.get(name), _SHOWN_ONLY) for name in ("baseline", "reference", "tuned")}
         kept |= known({name: msgspec.to_builtins(getattr(checked, name)) for name in _RATIOS})
-    if outcome.quantized is not None:
-        kept["quantized"] = known(outcome.quantized)
-    if outcome.accuracy is not None:
-        kept["accuracy"] = known(outcome.accuracy, _NO_FIGURES)
+    if record.quantized is not None:
+        kept["quantized"] = known(record.quantized)
+    if record.accuracy is not None:
+        kept["accuracy"] = known(record.accuracy, _NO_FIGURES)
     return kept
 
 
@@ -176,7 +176,7 @@ def _tie_break(outcome: TuneOutcome) -> made.TieBreakResult | None:
 
 def _offer(offer: Offer, base: Settings) -> made.OfferResult:
     """What a looser `--accuracy` would bring."""
-    outcome, (engine, precision) = offer.accuracy, precision_of(offer.settings)
+    accuracy, (engine, precision) = offer.accuracy, precision_of(offer.settings)
     return made.OfferResult(
         setting=offer.settings.describe(base),
         engine=engine,
@@ -184,12 +184,12 @@ def _offer(offer: Offer, base: Settings) -> made.OfferResult:
         p50_ratio=round(offer.p50_ratio, 3),
         rate_ratio=round(offer.rate_ratio, 3),
         accuracy=offer.bound,
-        **_measures(outcome),
+        **_measures(accuracy),
     )
 
 
-def _measures(outcome: Accuracy) -> dict[str, float | None]:
-    return {name: _rounded(getattr(outcome, name)) for name in ("worst", "top1", "spread", "differing", "value")}
+def _measures(accuracy: Accuracy) -> dict[str, float | None]:
+    return {name: _rounded(getattr(accuracy, name)) for name in ("worst", "top1", "spread", "differing", "value")}
 
 
 def _retune(outcome: TuneOutcome) -> made.Retune | None:
@@ -212,8 +212,8 @@ def _flat(settings: Settings) -> dict[str, Any]:
     """Every setting by its name; those of a pipeline's steps by the step's."""
     sections = msgspec.to_builtins(settings)
     pipeline = sections.pop("pipeline") or {"stages": [], "models": []}
-    sections |= {item["name"]: item for item in pipeline["stages"]} | {
-        item["file"]: item for item in pipeline["models"]
+    sections |= {stage["name"]: stage for stage in pipeline["stages"]} | {
+        model["file"]: model for model in pipeline["models"]
     }
     return {f"{section}.{name}": value for section, values in sections.items() for name, value in values.items()}
 
@@ -225,15 +225,15 @@ def _estimated(outcome: TuneOutcome) -> list[made.EstimateRecord]:
     raced = {settings.describe(): score for settings, score in outcome.raced.items()}
     return [
         made.EstimateRecord(
-            setting=item.settings.describe(),
-            rate=round(item.rate, 2),
-            alone_ms=round(item.alone_ms, 4),
-            cpu_us=round(item.cpu_us, 2),
-            memory_bytes=item.memory_bytes,
-            front=item in front,
-            raced=_rounded(raced.get(item.settings.describe())),
+            setting=estimate.settings.describe(),
+            rate=round(estimate.rate, 2),
+            alone_ms=round(estimate.alone_ms, 4),
+            cpu_us=round(estimate.cpu_us, 2),
+            memory_bytes=estimate.memory_bytes,
+            front=estimate in front,
+            raced=_rounded(raced.get(estimate.settings.describe())),
         )
-        for item in ranked
+        for estimate in ranked
     ]
 
 
@@ -265,13 +265,13 @@ def _curve(latencies: np.ndarray) -> list[tuple[float, float]]:
 def _accuracy(outcome: TuneOutcome, metric: str | None) -> made.AccuracyResult | None:
     if outcome.accuracy is None:
         return None
-    match = outcome.accuracy
+    accuracy = outcome.accuracy
     return made.AccuracyResult(
         metric=metric or "built-in",
-        right=match.right,
-        reason=match.reason,
-        requests=match.requests,
-        **_measures(match),
+        right=accuracy.right,
+        reason=accuracy.reason,
+        requests=accuracy.requests,
+        **_measures(accuracy),
         labels_accuracy=outcome.labels_accuracy,
         random_outputs=list(outcome.random_outputs),
         worst_rows=[
@@ -285,7 +285,7 @@ def _accuracy(outcome: TuneOutcome, metric: str | None) -> made.AccuracyResult |
                 expected=row.expected,
                 got=row.got,
             )
-            for row in match.rows
+            for row in accuracy.rows
         ],
     )
 

@@ -92,11 +92,13 @@ class RowsDecision(Record, frozen=True):
     evidence: dict[str, RowsEvidence]
 
     @classmethod
-    def of(cls, result: RowDecision) -> Self:
+    def of(cls, decision: RowDecision) -> Self:
         """The decision, with the sources that were asked."""
-        sources = {"signature": result.signature, "graph": result.graph, "proof": result.proof}
-        evidence = {name: RowsEvidence(item.rows, item.reason) for name, item in sources.items() if item is not None}
-        return cls(result.rows, result.batched, result.reason, result.user, evidence)
+        sources = {"signature": decision.signature, "graph": decision.graph, "proof": decision.proof}
+        evidence = {
+            name: RowsEvidence(source.rows, source.reason) for name, source in sources.items() if source is not None
+        }
+        return cls(decision.rows, decision.batched, decision.reason, decision.user, evidence)
 
 
 class CandidateVerdict(StrEnum):

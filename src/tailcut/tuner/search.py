@@ -101,7 +101,9 @@ class Search:
             space.take(outcome)
             session.servers.keep()
             space.close()
-        chosen = next((item for item in outcome.estimated if item.settings == outcome.race_winner), None)
+        chosen = next(
+            (prediction for prediction in outcome.estimated if prediction.settings == outcome.race_winner), None
+        )
         outcome.offers = offers_of(session.rejected.values(), chosen, outcome.objective)
         outcome.took_s = session.plan.spent_s(time.monotonic())
         return outcome

@@ -64,8 +64,8 @@ class Selection:
             self._announce(len(chosen), len(predicted))
         else:
             chosen = finalists(predicted, session.finalists(FINALISTS), objective.rank, self._space.kinds)
-        self._predicted = {item.settings: item for item in predicted}
-        settings = [item.settings for item in chosen]
+        self._predicted = {prediction.settings: prediction for prediction in predicted}
+        settings = [prediction.settings for prediction in chosen]
         previous = [] if session.wanted.previous_settings is None else [session.wanted.previous_settings]
         settings = list(dict.fromkeys([*settings, *self._space.anyway, *previous]))
         load = session.racing.load = load_for(objective, self._best_rate(chosen))
@@ -84,7 +84,7 @@ class Selection:
     def _best_rate(self, chosen: Sequence[PredictedConfiguration]) -> float:
         if self._session.outcome.objective.is_open:
             return self._session.outcome.capacity
-        return max((max(item.rate, item.capacity) for item in chosen), default=0.0)
+        return max((max(prediction.rate, prediction.capacity) for prediction in chosen), default=0.0)
 
     def race(self, chosen: Sequence[Settings]) -> Settings:
         """The best estimate on the real server, of the configurations whose answers are right."""
@@ -110,13 +110,13 @@ class Selection:
         """Whether a server answers every question rightly."""
         session = self._session
         try:
-            result = session.check(winner, session.plan.check_s, whole=True)
+            accuracy = session.check(winner, session.plan.check_s, whole=True)
         except TailcutError as error:
             session.reject(winner, str(error))
             return False
-        if not result.right:
-            self._reject(winner, result)
-        return result.right
+        if not accuracy.right:
+            self._reject(winner, accuracy)
+        return accuracy.right
 
     def _lead_with(self, settings: Settings | None) -> None:
         """The leader was refused: the next one takes its place, which answered some questions rightly; or none does."""
@@ -128,8 +128,8 @@ class Selection:
         """The next best of the engines and precisions whose answers were not refused, at most so many."""
         session = self._session
         left = [
-            item
-            for settings, item in self._predicted.items()
+            prediction
+            for settings, prediction in self._predicted.items()
             if settings not in self._entered and precision_of(settings) not in self._wrong
         ]
         if not left or session.wanted.exhaustive:
@@ -224,22 +224,22 @@ class Selection:
             session.servers.launch(settings, *group[number + 1 : number + 2])
             try:
                 arm = session.servers.arm(settings)
-                result = session.check(settings, session.plan.check_s)
+                accuracy = session.check(settings, session.plan.check_s)
             except TailcutError as error:
                 session.reject(settings, str(error))
                 if settings == session.wanted.previous_settings:
                     session.outcome.previous_unserved = str(error)
                 continue
-            if result.right:
+            if accuracy.right:
                 entrants.append(RaceEntrant(settings, arm))
             else:
-                self._reject(settings, result)
+                self._reject(settings, accuracy)
         return entrants
 
-    def _reject(self, settings: Settings, result: Accuracy) -> None:
+    def _reject(self, settings: Settings, accuracy: Accuracy) -> None:
         """Record wrong answers; where a looser bound would accept them, what it would bring is told at the end."""
         session = self._session
-        reason = f"wrong answers: {result.reason}"
+        reason = f"wrong answers: {accuracy.reason}"
         session.reject(settings, reason)
         if settings == session.wanted.previous_settings:
             session.outcome.previous_wrong = reason
@@ -289,7 +289,7 @@ class Selection:
             if saves:
                 words = f"kept: {choice.reason}"
                 pairs = zip(entrants, usages, strict=True)
-                equals = tuple(Equal(item.settings, *usage.figures) for item, usage in pairs)
+                equals = tuple(Equal(prediction.settings, *usage.figures) for prediction, usage in pairs)
                 session.outcome.tie_break = TieBreak(candidate, choice.reason, equals)
         session.tell(Phase(f"{candidate.describe(winner)}: {words}"))
         session.servers.keep(session.base, candidate if saves else winner)
@@ -326,9 +326,9 @@ class Selection:
         heats = session.racing.heats(entrants, time.monotonic() + plan.refinement_s)
         better = heats.leader == 1
         if least != 1:
-            result = heats.ratio(1, 0)
+            interval = heats.ratio(1, 0)
             leads = better or least < 1
-            better = leads and result is not None and result.point >= least and result.low > 1 - NOISE
+            better = leads and interval is not None and interval.point >= least and interval.low > 1 - NOISE
         self._costs = session.servers.compared(candidate, winner)
         better = better and session.check(candidate, plan.check_s).right
         session.servers.keep(session.base, candidate if better else winner)

@@ -144,7 +144,7 @@ class TrialServers:
         key = (encoded(wire), fold, settings.io.socket)
         if key not in self._payloads:
             self._payloads[key] = [
-                infer_payload(target, self._spec.name, item, encoded(wire)) for item in self._sent(fold)
+                infer_payload(target, self._spec.name, request, encoded(wire)) for request in self._sent(fold)
             ]
         return self._payloads[key]
 

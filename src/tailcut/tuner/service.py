@@ -83,8 +83,8 @@ def service_evidence(journal: Path, profile: Profile, cpus: int | None) -> dict[
     if profile.is_of_pipeline:
         return {}
     lines = lines_of(journal, profile.model)
-    result = measured_service(lines, profile.settings, float(cpus or usable_cpus()))
-    return {} if result is None else {"service": msgspec.to_builtins(result)}
+    service = measured_service(lines, profile.settings, float(cpus or usable_cpus()))
+    return {} if service is None else {"service": msgspec.to_builtins(service)}
 
 
 def measured_service(lines: Sequence[Mapping[str, Any]], settings: Settings, cores: float) -> MeasuredService | None:
@@ -115,7 +115,7 @@ def measured_service(lines: Sequence[Mapping[str, Any]], settings: Settings, cor
 
 def _estimate(lines: Sequence[Mapping[str, Any]], engine: EngineOptions) -> tuple[Mapping[str, Any] | None, int]:
     """The latest line of this engine configuration, or else of one that differs by a refinement."""
-    wanted, result, likeness = msgspec.json.decode(msgspec.json.encode(engine)), None, 0
+    wanted, estimate, likeness = msgspec.json.decode(msgspec.json.encode(engine)), None, 0
     for line in lines:
         if line["kind"] != "estimate" or line.get("error") or "1" not in (line.get("times_ns") or {}):
             continue
@@ -124,8 +124,8 @@ def _estimate(lines: Sequence[Mapping[str, Any]], engine: EngineOptions) -> tupl
         different = {name for name in names if own[name] != wanted[name]}
         rank = 0 if different - _REFINED else _ALIKE if different else _EXACT
         if rank and rank >= likeness:
-            result, likeness = line, rank
-    return result, likeness
+            estimate, likeness = line, rank
+    return estimate, likeness
 
 
 def _way(lines: Sequence[Mapping[str, Any]], settings: Settings) -> Mapping[str, Any] | None:

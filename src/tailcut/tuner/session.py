@@ -97,7 +97,7 @@ class TuneSession:
     def candidate(self, rung: str, entry: Candidate, *, kept: bool = False) -> None:
         """Record a verdict, and tell it."""
         if not kept:
-            next(item for item in self.outcome.rungs if item.name == rung).candidates.append(entry)
+            next(entered for entered in self.outcome.rungs if entered.name == rung).candidates.append(entry)
         self.tell(CandidateDone(rung, entry))
 
     def reject(self, settings: Settings, reason: str) -> None:
@@ -127,7 +127,7 @@ class TuneSession:
         """
         allowed = self.wanted.constraints.allowed(predicted)
         if not allowed:
-            least = min(item.memory_bytes for item in predicted) / 1e6
+            least = min(prediction.memory_bytes for prediction in predicted) / 1e6
             raise UsageError(f"--memory: the smallest configuration needs about {least:,.0f} MB: allow more")
         return allowed
 

@@ -155,8 +155,8 @@ def engine_choices(facts: SpaceFacts) -> list[EngineOptions]:
         for name, precision in kinds
     ]
     torch = list(_torch_choices(facts, shapes)) if "torch" in facts.engines else []
-    groups.insert(0, [item for item in torch if item.compiler == "eager"])
-    compiled = [item for item in torch if item.compiler != "eager"]
+    groups.insert(0, [choice for choice in torch if choice.compiler == "eager"])
+    compiled = [choice for choice in torch if choice.compiler != "eager"]
     return [options for turn in zip_longest(*groups) for options in turn if options is not None] + compiled
 
 
@@ -296,7 +296,7 @@ def _powers(lengths: list[int], dimensions: int) -> tuple[int, ...]:
 
 def _quartiles(lengths: list[int]) -> tuple[int, ...]:
     places = range(1, _MOST_BUCKETS + 1)
-    return tuple(sorted({lengths[(len(lengths) - 1) * place // _MOST_BUCKETS] for place in places} - {0}))
+    return tuple(sorted({lengths[(len(lengths) - 1) * step // _MOST_BUCKETS] for step in places} - {0}))
 
 
 RUNG_FIELDS: dict[str, tuple[str, ...]] = {

@@ -92,15 +92,15 @@ def _frugal(pool: Sequence[int], amounts: Sequence[float | None], worth: float) 
     least, most = min(known.values()), max(known.values())
     if least > _CLEARLY * most or most - least <= worth:
         return None
-    return [place for place, amount in known.items() if amount * _CLEARLY <= least], least / most
+    return [index for index, amount in known.items() if amount * _CLEARLY <= least], least / most
 
 
 def _is_same(usage: MeasuredUsage, shortest: MeasuredUsage) -> bool:
     """Whether a median is not clearly longer than the shortest one."""
     if usage is shortest or usage.median_ms <= (1 + SAME) * shortest.median_ms:
         return True
-    result = _ratio(usage, shortest)
-    return result is not None and result.low <= 1 and usage.median_ms <= (1 + _UNSURE) * shortest.median_ms
+    ratio = _ratio(usage, shortest)
+    return ratio is not None and ratio.low <= 1 and usage.median_ms <= (1 + _UNSURE) * shortest.median_ms
 
 
 def _ratio(usage: MeasuredUsage, other: MeasuredUsage) -> Interval | None:

@@ -128,16 +128,16 @@ def waterfall(
 def effect(before: Settings, after: Settings, runs: dict[Settings, ArmRuns]) -> Candidate:
     """One step's record: its own percentiles, its ratios to the step before with their intervals, and a verdict."""
     new = runs[after]
-    result = ratios(new, runs[before])
-    of, tail = result.tail or (None, None)
+    compared = ratios(new, runs[before])
+    of, tail = compared.tail or (None, None)
     tail_ratio = None if tail is None else IntervalRecord.rounded(tail)
-    word, reason = judged(result)
+    word, reason = judged(compared)
     return Candidate(
         setting=after.describe(before),
         **percentiles_ms(new),
         throughput=round(float(np.mean(new.throughputs)), 2) if new.throughputs else None,
         p99_ratio=tail_ratio if of == "p99" else None,
-        throughput_ratio=None if result.throughput is None else IntervalRecord.rounded(result.throughput),
+        throughput_ratio=None if compared.throughput is None else IntervalRecord.rounded(compared.throughput),
         tail_ratio=tail_ratio,
         ratio_of=of,
         samples=len(new.latencies),

@@ -113,7 +113,11 @@ def real_engines(estimates: Sequence[EngineEstimate]) -> list[RealEngine]:
             best[estimate.options.name] = min(
                 best.get(estimate.options.name, estimate), estimate, key=lambda each: each.low_ns(1)
             )
-    return [RealEngine(item.options, item.median_ns(1)) for item in best.values() if item.low_ns(1) <= _SLOW_CALL_NS]
+    return [
+        RealEngine(estimate.options, estimate.median_ns(1))
+        for estimate in best.values()
+        if estimate.low_ns(1) <= _SLOW_CALL_NS
+    ]
 
 
 def _client_ns(load: LoadResult) -> float:
@@ -123,8 +127,8 @@ def _client_ns(load: LoadResult) -> float:
 def probe(arm: Arm, single: Arm, seconds: float) -> Probe:
     """Load a server of the empty engine with one connection, then with many, and one without batches with many."""
     third = seconds / 3
-    item = partial(closed_loop, arm.target, arm.payloads, concurrency=1, duration_s=third, warmup_s=_WARM * third)
-    alone, cost = watched(arm.pid, item)
+    load = partial(closed_loop, arm.target, arm.payloads, concurrency=1, duration_s=third, warmup_s=_WARM * third)
+    alone, cost = watched(arm.pid, load)
     return Probe(alone, cost, _crowd(arm, third), _crowd(single, third))
 
 
@@ -180,9 +184,9 @@ def way_settings(facts: SpaceFacts, dispatch: str) -> Settings:
 def wiring_settings(facts: SpaceFacts) -> Settings:
     """What the server runs that is asked by every way: it takes all of them."""
     several = wirings(facts)
-    wire = next((item.wire for item in several if item.wire == "shared"), several[0].wire)
+    wire = next((wiring.wire for wiring in several if wiring.wire == "shared"), several[0].wire)
     settings = _over(Wiring(wire, several[-1].socket), facts, "inline")
-    return changed(settings, io={"fast_path": any(is_fast(facts, item.wire) for item in several)})
+    return changed(settings, io={"fast_path": any(is_fast(facts, wiring.wire) for wiring in several)})
 
 
 def measured_wiring(servers: TrialServers, facts: SpaceFacts, seconds: float) -> Wiring:
@@ -232,14 +236,14 @@ def measure_ways(
         seconds: for each dispatch.
         engines: that compute the model.
     """
-    single = {name: changed(item, batching={"max_batch_size": 1}) for name, item in settings.items()}
+    single = {name: changed(own, batching={"max_batch_size": 1}) for name, own in settings.items()}
     computed = {engine: msgspec.structs.replace(single["inline"], engine=engine.options) for engine in engines}
     servers.launch(*settings.values(), *single.values(), *computed.values())
     arms = {name: (servers.arm(settings[name]), servers.arm(single[name])) for name in settings}
     probes = {name: probe(*pair, seconds) for name, pair in arms.items()}
     inline = probes["inline"]
     slower = {
-        str(item.options.name): disturbance_ns(_crowd(servers.arm(each), seconds / 3), inline, item.call_ns)
-        for item, each in computed.items()
+        str(real.options.name): disturbance_ns(_crowd(servers.arm(each), seconds / 3), inline, real.call_ns)
+        for real, each in computed.items()
     }
     return Ways({name: way_in(result, inline) for name, result in probes.items()}, slower)

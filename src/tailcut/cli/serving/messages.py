@@ -55,15 +55,15 @@ def log_threads(served: "Sequence[ServedModel]", worker: "WorkerProcess | None")
             _log.info("%s: %s", item.name, item.entry.describe_stages())
             continue
         options = item.model.profile.settings.engine
-        result = engine_threads(options)
+        threads = engine_threads(options)
         if not options.threads:
             quiet = len(served) > 1 and item.alone is not None and not options.spinning
             beside = "; they do not spin because other models are loaded" if quiet else ""
             _log.info(
                 "%s: engine threads: %d (instances: %d): %s%s",
                 item.name,
-                result.count,
+                threads.count,
                 options.instances,
-                result.reason,
+                threads.reason,
                 beside,
             )

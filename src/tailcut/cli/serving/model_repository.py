@@ -47,15 +47,15 @@ class ServedLibrary:
 
         return [
             ServedModel(
-                item.model,
-                item.name,
-                item.version,
-                item.reload,
-                item.alone,
-                config=item.config,
+                loaded.model,
+                loaded.name,
+                loaded.version,
+                loaded.reload,
+                loaded.alone,
+                config=loaded.config,
                 latency=LatencyHistogram(self.limit_ns),
             )
-            for item in self.library.load(name, models)
+            for loaded in self.library.load(name, models)
         ]
 
 

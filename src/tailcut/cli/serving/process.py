@@ -43,10 +43,10 @@ def load_allocator(sources: Sequence[Source], worker: "WorkerProcess | None") ->
     """
     from tailcut.machine.allocator import PACKAGES, find, is_asked_for, is_loaded, restart, with_preloaded
 
-    settings = [] if worker else [result for source in sources for result in source.settings()]
+    settings = [] if worker else [model_settings for source in sources for model_settings in source.settings()]
     _ask_for_huge_heap(settings)
-    wanted = {result.memory.allocator for result in settings} - {"system"}
-    if wanted and any(result.engine.name == "openvino" for result in settings):
+    wanted = {model_settings.memory.allocator for model_settings in settings} - {"system"}
+    if wanted and any(model_settings.engine.name == "openvino" for model_settings in settings):
         _log.warning("openvino does not work with %s: using the system's allocator", " or ".join(sorted(wanted)))
         return
     for name in sorted(wanted)[:1]:
@@ -70,7 +70,7 @@ def _ask_for_huge_heap(settings: "Sequence[Settings]") -> None:
     """Restart the process with huge pages under the C library's heap, where a profile asks for that."""
     from tailcut.machine.allocator import can_huge_heap, has_huge_heap, restart, with_huge_heap
 
-    if not any(result.memory.huge_heap for result in settings) or has_huge_heap(os.environ):
+    if not any(model_settings.memory.huge_heap for model_settings in settings) or has_huge_heap(os.environ):
         return
     if can_huge_heap():
         restart(with_huge_heap(os.environ))

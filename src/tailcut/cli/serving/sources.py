@@ -96,7 +96,7 @@ def files_of(sources: Sequence[Source]) -> list[Path] | None:
                     return None
                 model = profile.model
                 copies = [] if model.quantized is None else [Path(model.quantized.path)]
-                files += [file for item in (Path(model.path), *copies) for file in model_files(item)]
+                files += [file for path in (Path(model.path), *copies) for file in model_files(path)]
             else:
                 files += model_files(path)
     except (TailcutError, OSError):  # which a worker reports

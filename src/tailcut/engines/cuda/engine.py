@@ -171,12 +171,12 @@ class CudaEngine:
             while True:
                 slots.append(self._slots.get_nowait())
         there = False
-        for one in slots:
-            for key in [key for key in list(self._memory) if key.slot == one.number and key != kept]:
-                self._forget(one, key)
+        for taken in slots:
+            for key in [key for key in list(self._memory) if key.slot == taken.number and key != kept]:
+                self._forget(taken, key)
                 there = True
-        for one in slots[1:]:
-            self._slots.put(one)
+        for taken in slots[1:]:
+            self._slots.put(taken)
         if there:
             with self._device.gate.launching():
                 self._device.give_back()
@@ -190,7 +190,7 @@ class CudaEngine:
 
     def _key(self, slot: Slot, ins: Sequence[Any]) -> GraphKey:
         rows = len(ins[0]) if self.spec.batched else 0
-        shapes = tuple((self._bucket_of(rows), *one.shape[1:]) if rows else tuple(one.shape) for one in ins)
+        shapes = tuple((self._bucket_of(rows), *tensor.shape[1:]) if rows else tuple(tensor.shape) for tensor in ins)
         return GraphKey(slot.number, shapes)
 
     def _enqueue(self, state: SlotState, events: dict[SlotState, Any], step: Step) -> None:
@@ -212,7 +212,7 @@ class CudaEngine:
             self._enqueue(SlotState.COMPUTING, events, graph.replay)
         slot.move(SlotState.COPYING_OUT)
         kept = [result[:rows] if rows else result for result in graph.results]
-        targets = outs or [torch.empty(one.shape, dtype=one.dtype) for one in kept]
+        targets = outs or [torch.empty(tensor.shape, dtype=tensor.dtype) for tensor in kept]
         self._enqueue(SlotState.COPYING_OUT, events, lambda: _copy(targets, kept))
         launch_us = (time.perf_counter_ns() - began) / 1e3
         self._device.wait(events)
@@ -228,11 +228,13 @@ class CudaEngine:
         """The memory of a bucket's inputs in a slot that is taken, so that the device uses none of its others."""
         memory = self._memory.get(key)
         if memory is None:
-            mine = [one for one in list(self._memory) if one.slot == slot.number]
-            for one in mine if len(mine) >= _MOST_SHAPES else ():
-                self._forget(slot, one)
+            mine = [old for old in list(self._memory) if old.slot == slot.number]
+            for old in mine if len(mine) >= _MOST_SHAPES else ():
+                self._forget(slot, old)
             with self._device.gate.launching():
-                memory = [self._device.zeros(shape, one.dtype) for one, shape in zip(ins, key.shapes, strict=True)]
+                memory = [
+                    self._device.zeros(shape, tensor.dtype) for tensor, shape in zip(ins, key.shapes, strict=True)
+                ]
             self._memory[key] = memory
         return memory
 

@@ -145,13 +145,13 @@ class OnnxCudaEngine:
         copied = time.perf_counter_ns()
         self._run(session, binding)
         computed = time.perf_counter_ns()
-        found = [value.numpy()[: rows or None] for value in binding.outputs]
-        for target, result in zip(outs or (), found, strict=outs is not None):
+        results = [value.numpy()[: rows or None] for value in binding.outputs]
+        for target, result in zip(outs or (), results, strict=outs is not None):
             target[...] = result
         ended = time.perf_counter_ns()
         # Each step waits for the device, and onnxruntime gives no events: what launching took is in the middle one.
         self.phases.record((copied - began) / 1e3, 0.0, (computed - copied) / 1e3, (ended - computed) / 1e3)
-        return outs or found
+        return outs or results
 
     def _run(self, session: Any, binding: _Binding) -> None:
         if not self._graphs:
@@ -213,8 +213,10 @@ class OnnxCudaEngine:
         settings.graph_optimization_level = _LEVELS[self.options.graph]
         settings.intra_op_num_threads = settings.inter_op_num_threads = 1
         register_extensions(path, graph, settings)
-        told = provider_options(self.options, graphs=self._graphs) if self._place.provider == PROVIDER else {}
-        providers = [(self._place.provider, told)]
+        provider_settings = (
+            provider_options(self.options, graphs=self._graphs) if self._place.provider == PROVIDER else {}
+        )
+        providers = [(self._place.provider, provider_settings)]
         if self._place.provider != "CPUExecutionProvider":
             providers.append(("CPUExecutionProvider", {}))  # for operators of shapes, which onnxruntime keeps there
         try:

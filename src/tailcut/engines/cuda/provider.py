@@ -35,7 +35,7 @@ def provider_options(options: EngineOptions, *, graphs: bool) -> dict[str, str]:
         graphs: whether calls are captured: only where all of a model's operators run on the device.
     """
     cuda = options.cuda
-    told = {
+    settings = {
         "device_id": str(cuda.index),
         "use_tf32": str(int(options.precision == "tf32")),
         "enable_cuda_graph": str(int(graphs)),
@@ -48,8 +48,8 @@ def provider_options(options: EngineOptions, *, graphs: bool) -> dict[str, str]:
         "arena_extend_strategy": "kSameAsRequested",
     }
     if cuda.memory_limit_mb:
-        told["gpu_mem_limit"] = str(cuda.memory_limit_mb << 20)
-    return told
+        settings["gpu_mem_limit"] = str(cuda.memory_limit_mb << 20)
+    return settings
 
 
 def missing_provider(version: str, available: Collection[str]) -> str:

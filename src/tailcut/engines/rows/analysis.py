@@ -92,8 +92,11 @@ def _verdict(outputs: Iterable[Tensor], count: int) -> RowEvidence:
 
 def _worst(spoiled: Iterable[Spoiled]) -> Spoiled | None:
     """The first that certainly mixes rows, or the first at all."""
-    result = list(spoiled)
-    return next((item for item in result if item.verdict is Rows.DEPENDENT), result[0] if result else None)
+    candidates = list(spoiled)
+    return next(
+        (candidate for candidate in candidates if candidate.verdict is Rows.DEPENDENT),
+        candidates[0] if candidates else None,
+    )
 
 
 @dataclass(slots=True)
@@ -261,15 +264,15 @@ def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
     """Attributes as Python values; tensors as arrays, large or external ones as values of their shape."""
     attributes = {}
     for attribute in node.attribute:
-        result = helper.get_attribute_value(attribute)
+        value = helper.get_attribute_value(attribute)
         if attribute.type == AttributeProto.TENSOR:
-            small = result.data_location != TensorProto.EXTERNAL and prod(result.dims) <= ITEMS
-            result = numpy_helper.to_array(result) if small else initializer(result)
+            small = value.data_location != TensorProto.EXTERNAL and prod(value.dims) <= ITEMS
+            value = numpy_helper.to_array(value) if small else initializer(value)
         elif attribute.type == AttributeProto.STRING:
-            result = result.decode(errors="replace")
+            value = value.decode(errors="replace")
         elif attribute.type == AttributeProto.STRINGS:
-            result = [text.decode(errors="replace") for text in result]
-        attributes[attribute.name] = result
+            value = [text.decode(errors="replace") for text in value]
+        attributes[attribute.name] = value
     return attributes
 
 
@@ -297,5 +300,5 @@ def _needed(graph: onnx.GraphProto) -> set[str]:
         needed.add(name)
         maker = makers.get(name)
         if maker is not None:
-            open_names += [*(item for item in maker.input if item), *_captured(maker)]
+            open_names += [*(input_name for input_name in maker.input if input_name), *_captured(maker)]
     return needed

@@ -39,17 +39,17 @@ def constant_node(attributes: Mapping[str, Any]) -> Value:
     Raises:
         Unclear: it has none of them.
     """
-    for name, result in attributes.items():
+    for name, value in attributes.items():
         if name == "value":
-            return result if isinstance(result, Value) else constant(result)
+            return value if isinstance(value, Value) else constant(value)
         if name == "sparse_value":
-            return Value(tuple(number(size) for size in result.dims))
+            return Value(tuple(number(size) for size in value.dims))
         if name in ("value_int", "value_ints"):
-            return constant(np.array(result, np.int64))
+            return constant(np.array(value, np.int64))
         if name in ("value_float", "value_floats"):
-            return constant(np.array(result, np.float32))
+            return constant(np.array(value, np.float32))
         if name == "value_string":
             return Value(())
         if name == "value_strings":
-            return Value((number(len(result)),))
+            return Value((number(len(value)),))
     raise Unclear("has no value")

@@ -52,18 +52,18 @@ class Operation:
             raise Unclear(f"takes {what} from a tensor whose elements cannot be followed")
         return tuple(value.items.flat)
 
-    def ints(self, name: str, place: int | None) -> tuple[int, ...] | None:
-        """Known integers from an attribute, or from the input at `place` in newer opsets; None where both are missing.
+    def ints(self, name: str, index: int | None) -> tuple[int, ...] | None:
+        """Known integers from an attribute, or from the input at `index` in newer opsets; None where both are missing.
 
         Raises:
             Unclear: the input's elements are not known integers.
         """
         if name in self.attributes:
-            result = self.attributes[name]
-            return tuple(result) if isinstance(result, Sequence) else (int(result),)
-        if place is None or self.value(place) is None:
+            attribute = self.attributes[name]
+            return tuple(attribute) if isinstance(attribute, Sequence) else (int(attribute),)
+        if index is None or self.value(index) is None:
             return None
-        numbers = [item.integer for item in self.items(place, name)]
+        numbers = [item.integer for item in self.items(index, name)]
         if any(number is None for number in numbers):
             raise Unclear(f"takes {name} from a tensor whose elements cannot be followed")
         return tuple(number for number in numbers if number is not None)
@@ -122,12 +122,12 @@ def axis_of(axis: int, rank: int) -> int:
 
 def together(values: Sequence[Value], axis: int) -> RowAxis | None:
     """The one row axis of several tensors of which all that have rows have them on `axis`; None where none has."""
-    result = {value.rows for value in values if value.rows is not None}
-    if not result:
+    row_axes = {value.rows for value in values if value.rows is not None}
+    if not row_axes:
         return None
-    if len(result) > 1:
+    if len(row_axes) > 1:
         raise Unclear("has inputs whose rows lie on different axes")
-    rows = result.pop()
+    rows = row_axes.pop()
     if rows.axis != axis:
         raise Unclear(f"has rows on axis {rows.axis} instead of {axis}")
     return rows

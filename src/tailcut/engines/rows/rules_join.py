@@ -19,16 +19,16 @@ def _concat(operation: Operation) -> Value:
     if any(value.counts for value in values):
         raise Mixes("computes with the number of rows")
     leads = _leading(values, axis)
-    result = {value.rows for value in values}
-    if None in result and len(result) > 1:
+    row_axes = {value.rows for value in values}
+    if None in row_axes and len(row_axes) > 1:
         raise Mixes("joins rows with a fixed number of rows")
     rows = values[0].rows
     size = sum((value.sizes[axis] for value in values), start=ZERO)
     if rows is not None and rows.axis == axis:
         rows = _stacked(values, axis)
-    elif len(result) > 1:
+    elif len(row_axes) > 1:
         raise Mixes("joins rows that lie in another order")
-    shape = tuple(size if index == axis else item for index, item in enumerate(values[0].sizes))
+    shape = tuple(size if index == axis else other for index, other in enumerate(values[0].sizes))
     return Value(shape, rows, leads=leads)
 
 
@@ -157,7 +157,7 @@ def _cut(value: Value, axis: int, start: Size, end: Size, step: int) -> Value:
     length = _stepped(first, last, size, step)
     if length is None:
         length = opaque("cut", size, start, end, number(step))
-    shape = tuple(length if index == axis else item for index, item in enumerate(value.sizes))
+    shape = tuple(length if index == axis else size for index, size in enumerate(value.sizes))
     return replace(value, shape=shape, items=None)
 
 

@@ -52,7 +52,7 @@ def _matmul_integer(operation: Operation) -> Value:
 
 def _qlinear_matmul(operation: Operation) -> Value:
     a, b = operation.need(0), operation.need(3)
-    if any(operation.need(place).rows is not None for place in (1, 2, 4, 5, 6, 7)):
+    if any(operation.need(index).rows is not None for index in (1, 2, 4, 5, 6, 7)):
         raise Unclear("takes a parameter from the rows")
     return multiplied(a, b)
 
@@ -81,13 +81,13 @@ def _einsum(operation: Operation) -> Value:
         return Value(tuple(sizes[letter] for letter in right))
     if len(rows) > 1:
         raise Mixes("combines rows with other rows")
-    ((letter, result),) = rows.items()
-    if any(letter in term and not _as_rows(value, term.index(letter), result) for term, value in terms):
+    ((letter, row_axis),) = rows.items()
+    if any(letter in term and not _as_rows(value, term.index(letter), row_axis) for term, value in terms):
         raise Mixes("aligns the rows with another axis")
     if letter not in right:
         raise Mixes("sums over the rows")
-    shape = tuple(result.size if item == letter else sizes[item] for item in right)
-    return Value(shape, result.at(right.index(letter)))
+    shape = tuple(row_axis.size if other == letter else sizes[other] for other in right)
+    return Value(shape, row_axis.at(right.index(letter)))
 
 
 def _as_rows(value: Value, axis: int, rows: RowAxis) -> bool:

@@ -84,10 +84,10 @@ def _mask(mask: Value | None, rows: object) -> None:
 
 def _attended(operation: Operation, value: Value, rows: bool) -> list[Value]:  # noqa: FBT001
     """The result `[batch, length, size]` and present `[2, batch, heads, length, size]`."""
-    place = value.rows if rows else None
-    result = Value((value.sizes[0], value.sizes[1], operation.unknown(2)), place)
+    row_axis = value.rows if rows else None
+    result = Value((value.sizes[0], value.sizes[1], operation.unknown(2)), row_axis)
     present = (number(2), value.sizes[0], *(operation.unknown(axis) for axis in (10, 11, 12)))
-    return [result, Value(present, place and place.at(1))]
+    return [result, Value(present, row_axis and row_axis.at(1))]
 
 
 def _multi_head(operation: Operation) -> list[Value]:
@@ -141,9 +141,10 @@ def _qlinear_pool(operation: Operation) -> Value:
     rows = batch_rows(value)
     last = operation.integer("channels_last", 0)
     spatial = range(1, value.rank - 1) if last else range(2, value.rank)
-    item = operation.kind == "QLinearGlobalAveragePool"
+    is_global = operation.kind == "QLinearGlobalAveragePool"
     shape = [
-        (ONE if item else operation.unknown(axis)) if axis in spatial else size for axis, size in enumerate(value.sizes)
+        (ONE if is_global else operation.unknown(axis)) if axis in spatial else size
+        for axis, size in enumerate(value.sizes)
     ]
     return Value(tuple(shape), rows)
 
@@ -155,8 +156,8 @@ def _qlinear_concat(operation: Operation) -> Value:
     if any(value is not None and value.rows is not None for value in others):
         raise Unclear("takes a parameter from the rows")
     axis = axis_of(operation.integer("axis", 1), parts[0].rank)
-    result = {part.rows for part in parts}
-    if len(result) > 1 or any(rows is not None and rows.axis == axis for rows in result):
+    row_axes = {part.rows for part in parts}
+    if len(row_axes) > 1 or any(rows is not None and rows.axis == axis for rows in row_axes):
         raise Mixes("joins rows with other rows")
     width: Size = sum((part.sizes[axis] for part in parts), start=ZERO)
     shape = tuple(width if index == axis else size for index, size in enumerate(parts[0].sizes))

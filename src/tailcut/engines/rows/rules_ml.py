@@ -31,7 +31,7 @@ def _regressor(operation: Operation) -> Value:
 
 def _classifier(operation: Operation) -> list[Value]:
     value = _table(operation)
-    labels = next((result for name, result in operation.attributes.items() if name.startswith("classlabels_")), ())
+    labels = next((values for name, values in operation.attributes.items() if name.startswith("classlabels_")), ())
     # A support vector machine without probabilities gives a score for each pair of classes.
     paired = operation.kind == "SVMClassifier" and "prob_a" not in operation.attributes
     classes = operation.unknown(1) if paired or len(labels) < 2 else number(len(labels))
@@ -51,12 +51,12 @@ def _one_hot(operation: Operation) -> Value:
 
 def _feature_vectorizer(operation: Operation) -> Value:
     values = operation.given
-    result = {value.rows for value in values}
-    if result == {None}:
+    row_axes = {value.rows for value in values}
+    if row_axes == {None}:
         raise Unclear("joins features")
-    if len(result) > 1:
+    if len(row_axes) > 1:
         raise Mixes("works for a fixed number of rows only")
-    rows = result.pop()
+    rows = row_axes.pop()
     if rows is None or rows.axis != 0 or any(value.rank != 2 for value in values):
         raise Mixes("takes the rows for features")
     width: Size = sum((value.sizes[1] for value in values), start=ZERO)

@@ -13,9 +13,9 @@ def _gather(operation: Operation) -> Value:
     if value.items is not None and indices.items is not None:
         places = [index.integer for index in indices.items.flat if index.integer is not None]
         if len(places) == indices.items.size:
-            result = np.take(value.items, np.array(places, np.intp), axis)
+            picked = np.take(value.items, np.array(places, np.intp), axis)
             shape = (*value.items.shape[:axis], *indices.items.shape, *value.items.shape[axis + 1 :])
-            return known(result.reshape(shape), real=value.real)
+            return known(picked.reshape(shape), real=value.real)
     value, indices = value.untracked, indices.untracked
     sizes = (*value.sizes[:axis], *indices.sizes, *value.sizes[axis + 1 :])
     if value.rows is not None and value.rows.axis == axis:
@@ -57,12 +57,12 @@ def _scatter_elements(operation: Operation) -> Value:
 
 def _aligned(values: tuple[Value, ...], axis: int) -> RowAxis | None:
     """The row axis that all share beside `axis`; None where none has rows."""
-    result = {value.rows for value in values}
-    if result == {None}:
+    row_axes = {value.rows for value in values}
+    if row_axes == {None}:
         return None
-    if len(result) > 1:
+    if len(row_axes) > 1:
         raise Mixes("picks elements across rows")
-    rows = result.pop()
+    rows = row_axes.pop()
     if rows is not None and rows.axis == axis:
         raise Mixes(f"picks elements by number along the row axis {axis}")
     return rows
@@ -109,8 +109,8 @@ def _scatter_nd(operation: Operation) -> Value:
             return Value(value.sizes, value.rows)
         raise Unclear("writes rows by computed numbers")
     if indices.rows is None and value.rows.axis >= depth:
-        place = value.rows.axis - depth + indices.rank - 1
-        if updates.rows is None or updates.rows == value.rows.at(place):
+        row_axis = value.rows.axis - depth + indices.rank - 1
+        if updates.rows is None or updates.rows == value.rows.at(row_axis):
             if updates.rows is None:
                 raise Mixes("works for a fixed number of rows only")
             return Value(value.sizes, value.rows)
@@ -126,8 +126,10 @@ def _compress(operation: Operation) -> Value:
         raise Mixes("keeps as many elements as all rows together choose")
     if axis is None or axis_of(axis, value.rank) == value.rows.axis:
         raise Mixes("keeps rows by number")
-    place = axis_of(axis, value.rank)
-    shape = tuple(operation.unknown(place) if here == place else size for here, size in enumerate(value.sizes))
+    chosen_axis = axis_of(axis, value.rank)
+    shape = tuple(
+        operation.unknown(chosen_axis) if here == chosen_axis else size for here, size in enumerate(value.sizes)
+    )
     return Value(shape, value.rows)
 
 

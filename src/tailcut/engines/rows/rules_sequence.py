@@ -13,7 +13,7 @@ def same_rows(operation: Operation, axes: dict[int, int]) -> RowAxis | None:
     Raises:
         Mixes: one has them elsewhere, grouped differently, or one has a fixed number of rows.
     """
-    given = {place: value for place in axes if (value := operation.value(place)) is not None}
+    given = {index: value for index in axes if (value := operation.value(index)) is not None}
     result = next((value.rows for value in given.values() if value.rows is not None), None)
     if result is None:
         return None
@@ -27,8 +27,8 @@ def same_rows(operation: Operation, axes: dict[int, int]) -> RowAxis | None:
 
 def without_rows(operation: Operation, places: Sequence[int]) -> None:
     """Weights and scales must not come from the rows. Raises Unclear where they do."""
-    for place in places:
-        value = operation.value(place)
+    for index in places:
+        value = operation.value(index)
         if value is not None and value.rows is not None:
             raise Unclear("takes a parameter from the rows")
 
@@ -89,7 +89,7 @@ def mask_rows(mask: Value, rows: RowAxis | None, whole: int) -> None:
 def _rotary(operation: Operation) -> Value:
     """X, cos_cache, sin_cache, position_ids: the caches are shared, or one for each row."""
     places = [0] + ([3] if operation.value(3) is not None else [1, 2])
-    given = [operation.need(place) for place in places]
+    given = [operation.need(index) for index in places]
     if given[0].rows is not None and any(value.rows is None for value in given[1:]):
         raise Unclear("has caches without rows")
     rows = same_rows(operation, dict.fromkeys(places, 0))

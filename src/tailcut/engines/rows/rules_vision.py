@@ -174,10 +174,10 @@ def _resizing(operation: Operation) -> list[tuple[Size | None, Size | None]]:
     """Scale or size for each axis."""
     if "scales" in operation.attributes:
         return [(number(scale), None) for scale in operation.attributes["scales"]]
-    place = 1 if operation.opset < 11 else 2
-    scales, sizes = operation.value(place), operation.value(3)
+    index = 1 if operation.opset < 11 else 2
+    scales, sizes = operation.value(index), operation.value(3)
     if scales is not None and scales.sizes != (number(0),):
-        return [(scale, None) for scale in operation.items(place, "its scales")]
+        return [(scale, None) for scale in operation.items(index, "its scales")]
     if sizes is None:
         raise Unclear("has neither scales nor sizes")
     return [(None, size) for size in operation.items(3, "its sizes")]

@@ -151,13 +151,13 @@ def joint(a: Size, b: Size) -> Size:
         return b
     if a.integer is not None or b.integer is not None:
         return a if a.integer is not None else b
-    for item, other in ((a, b), (b, a)):
-        atom = item.atoms[0]
-        if item.factor == 1 and len(item.atoms) == 1 and other in atom.parts:
+    for size, other in ((a, b), (b, a)):
+        atom = size.atoms[0]
+        if size.factor == 1 and len(size.atoms) == 1 and other in atom.parts:
             if atom.kind == "min":  # a table of 512 places cut to the length: they agree, or the engine refuses
                 return other
             if atom.kind == "joint":
-                return item
+                return size
     return opaque("joint", *sorted((a, b), key=str))
 
 

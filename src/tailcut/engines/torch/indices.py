@@ -60,7 +60,7 @@ def _bounds(node: Any) -> Iterator[tuple[int, bool]]:
         elif name == "one_hot" and len(args) > 1:
             size = args[1]
         elif name == "index" and not _has_mask(args[1]):
-            size = min((_size(args[0], axis) for axis, one in enumerate(args[1]) if one is node), default=None)
+            size = min((_size(args[0], axis) for axis, index in enumerate(args[1]) if index is node), default=None)
         if isinstance(size, int) and size > 0:
             yield size, name == "index"
         if name in _KEEPING and args[0] is node:
@@ -75,4 +75,4 @@ def _size(table: Any, axis: int) -> Any:
 
 def _has_mask(indices: Sequence[Any]) -> bool:
     """Whether one of them picks by truth, and so stands for several axes."""
-    return any(one is not None and one.meta["val"].dtype in {torch.bool, torch.uint8} for one in indices)
+    return any(index is not None and index.meta["val"].dtype in {torch.bool, torch.uint8} for index in indices)

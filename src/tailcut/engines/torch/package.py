@@ -43,7 +43,7 @@ def compiled_ahead(path: Path, program: TorchProgram, options: EngineOptions) ->
     def call(*arguments: Any) -> Sequence[Any]:
         positional, named = _pytree.tree_unflatten(arguments, in_spec)
         results = _pytree.tree_leaves(runner(*positional, **named))
-        return [results[place] for place in outputs]
+        return [results[index] for index in outputs]
 
     return call
 
@@ -57,8 +57,8 @@ def cache_folder() -> Path:
     base = os.environ.get("XDG_CACHE_HOME")
     folder = (Path(base) if base else Path.home() / ".cache") / "tailcut" / "torch"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    found = folder.stat()
-    if found.st_uid != os.getuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+    status = folder.stat()
+    if status.st_uid != os.getuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise UnsupportedError(
             f"{folder}: others can write there, so compiled code is not loaded from it: chmod 700 it"
         )

@@ -47,7 +47,7 @@ def flat(exported: Any, outputs: Sequence[int]) -> fx.GraphModule:
     graph.set_codegen(fx.graph.CodeGen())
     [end] = [node for node in graph.nodes if node.op == "output"]
     results = end.args[0] if isinstance(end.args[0], tuple | list) else (end.args[0],)
-    end.args = (tuple(results[place] for place in outputs),)
+    end.args = (tuple(results[index] for index in outputs),)
     graph.eliminate_dead_code()
     # Without the hooks of PyTorch's own module, which want arguments by the names that they were exported with.
     return fx.GraphModule(module, graph)
@@ -91,8 +91,8 @@ def weights_in_int8(module: fx.GraphModule) -> fx.GraphModule:
     """
     graph, count = module.graph, 0
     for node in [node for node in graph.nodes if _name(node) in _WEIGHTED and not node.kwargs]:
-        place = _WEIGHTED[_name(node)]
-        operands = node.args[place - 1 : place + 1]
+        index = _WEIGHTED[_name(node)]
+        operands = node.args[index - 1 : index + 1]
         weight = _constant(module, operands[-1]) if len(operands) == 2 else None
         if weight is None or weight.dtype != torch.float32 or weight.dim() != 2:
             continue
@@ -104,12 +104,12 @@ def weights_in_int8(module: fx.GraphModule) -> fx.GraphModule:
         names = f"int8_{count}", f"int8_{count}_scale"
         module.register_buffer(names[0], (weight / scale).round().to(torch.int8), persistent=False)
         module.register_buffer(names[1], scale.reshape(-1), persistent=False)
-        bias = node.args[0] if place == 2 else node.args[2] if len(node.args) > 2 else None
-        product = torch.ops.aten.mm.default if place == 2 else node.target
+        bias = node.args[0] if index == 2 else node.args[2] if len(node.args) > 2 else None
+        product = torch.ops.aten.mm.default if index == 2 else node.target
         with graph.inserting_before(node):
             small = [
-                graph.call_function(torch.ops.aten.to.dtype, (one, torch.bfloat16))
-                for one in (operands[0], graph.get_attr(names[0]))
+                graph.call_function(torch.ops.aten.to.dtype, (operand, torch.bfloat16))
+                for operand in (operands[0], graph.get_attr(names[0]))
             ]
             made = graph.call_function(product, tuple(small))
             made = graph.call_function(torch.ops.aten.to.dtype, (made, torch.float32))
@@ -216,8 +216,8 @@ def _writer(node: Any) -> Any:
     writer = getattr(packet, name, None) or (getattr(packet, "out", None) if own in {"Tensor", "default"} else None)
     if writer is None or len(node.target._schema.returns) != 1:  # noqa: SLF001  likewise
         return None
-    given = [(one.name, str(one.type)) for one in node.target._schema.arguments]  # noqa: SLF001  likewise
-    takes = [(one.name, str(one.type)) for one in writer._schema.arguments]  # noqa: SLF001  likewise
+    given = [(argument.name, str(argument.type)) for argument in node.target._schema.arguments]  # noqa: SLF001  likewise
+    takes = [(argument.name, str(argument.type)) for argument in writer._schema.arguments]  # noqa: SLF001  likewise
     return writer if takes == [*given, ("out", "Tensor")] else None
 
 
@@ -246,7 +246,7 @@ def _drop_unread(module: fx.GraphModule) -> None:
 
 def _device_of(module: fx.GraphModule) -> Any:
     """Where its parameters are; a program without any is moved to where its inputs come from."""
-    return next((one.device for one in [*module.parameters(), *module.buffers()]), torch.device("cpu"))
+    return next((tensor.device for tensor in [*module.parameters(), *module.buffers()]), torch.device("cpu"))
 
 
 def _constant(module: fx.GraphModule, node: Any) -> Any:

@@ -61,10 +61,10 @@ class Arguments:
     def all(self, tensors: Sequence[Any]) -> list[Any]:
         """All user inputs in the program's order, with those that are no tensors."""
         arguments: list[Any] = [None] * (len(self.places) + len(self.constants))
-        for place, tensor in zip(self.places, tensors, strict=True):
-            arguments[place] = tensor
-        for place, value in self.constants.items():
-            arguments[place] = value
+        for index, tensor in zip(self.places, tensors, strict=True):
+            arguments[index] = tensor
+        for index, value in self.constants.items():
+            arguments[index] = value
         return arguments
 
 
@@ -180,15 +180,15 @@ def _described(exported: Any, path: Path, options: EngineOptions, name: str | No
         tuple(_tensor(label, node, path, fixed) for label, node in inputs.items()),
         tuple(_tensor(label, node, path, fixed) for label, (_, node) in kept.items()),
     )
-    found = _rows(exported.graph, spec, list(inputs.values()), {label: node for label, (_, node) in kept.items()})
+    evidence = _rows(exported.graph, spec, list(inputs.values()), {label: node for label, (_, node) in kept.items()})
     weights = [*exported.state_dict.values(), *exported.constants.values()]
     operators = {str(node.target) for node in exported.graph.nodes}
     return TorchProgram(
         exported,
-        replace(_as_sent(spec, options), rows=found.rows, rows_reason=found.reason),
+        replace(_as_sent(spec, options), rows=evidence.rows, rows_reason=evidence.reason),
         _hints(spec, list(inputs.values())),
         Arguments(tuple(places.values()), constants),
-        tuple(place for place, _ in kept.values()),
+        tuple(index for index, _ in kept.values()),
         sum(tensor.nbytes for tensor in weights if isinstance(tensor, torch.Tensor)),
         next(iter(_ENDLESS & operators), ""),
     )
@@ -201,7 +201,7 @@ def _as_sent(spec: ModelSpec, options: EngineOptions) -> ModelSpec:
     floats = {DType.FP32, DType.FP16}
     if not any(tensor.dtype in floats for tensor in spec.inputs):
         raise UnsupportedError("u8_input needs a model with a float32 or float16 input; this one has none")
-    inputs = [replace(one, dtype=DType.UINT8) if one.dtype in floats else one for one in spec.inputs]
+    inputs = [replace(tensor, dtype=DType.UINT8) if tensor.dtype in floats else tensor for tensor in spec.inputs]
     return replace(spec, inputs=tuple(inputs))
 
 
@@ -222,21 +222,23 @@ def _changed(graph: Any) -> Iterator[str]:
 
 def _is_view(node: Any) -> bool:
     returns = getattr(getattr(node.target, "_schema", None), "returns", ())
-    return any(one.alias_info is not None for one in returns)
+    return any(value.alias_info is not None for value in returns)
 
 
 def _user_inputs(signature: Any, path: Path) -> tuple[dict[str, int], dict[int, Any]]:
     """The places of the tensors by name, and the other values by place."""
     places: dict[str, int] = {}
     constants: dict[int, Any] = {}
-    for place, one in enumerate(spec for spec in signature.input_specs if spec.kind.name == "USER_INPUT"):
-        kind = type(one.arg).__name__
+    for index, spec_input in enumerate(spec for spec in signature.input_specs if spec.kind.name == "USER_INPUT"):
+        kind = type(spec_input.arg).__name__
         if kind == "ConstantArgument":
-            constants[place] = one.arg.value
+            constants[index] = spec_input.arg.value
         elif kind == "TensorArgument":
-            places[one.arg.name] = place
+            places[spec_input.arg.name] = index
         else:
-            raise UnsupportedError(f"{path}: input {one.arg.name!r} is not a tensor: export it with tensors only")
+            raise UnsupportedError(
+                f"{path}: input {spec_input.arg.name!r} is not a tensor: export it with tensors only"
+            )
     return places, constants
 
 
@@ -244,9 +246,9 @@ def _user_outputs(exported: Any, nodes: Mapping[str, Any]) -> dict[str, tuple[in
     """The place and the node of each tensor that is returned; numbers and None besides are left out."""
     specs = [spec for spec in exported.graph_signature.output_specs if spec.kind.name == "USER_OUTPUT"]
     return {
-        name: (place, nodes[one.arg.name])
-        for place, (name, one) in enumerate(zip(_output_names(exported), specs, strict=True))
-        if type(one.arg).__name__ == "TensorArgument"
+        name: (index, nodes[output.arg.name])
+        for index, (name, output) in enumerate(zip(_output_names(exported), specs, strict=True))
+        if type(output.arg).__name__ == "TensorArgument"
     }
 
 
@@ -276,15 +278,15 @@ def _fixed(nodes: Mapping[str, Any], options: EngineOptions, path: Path) -> dict
     """Sizes of the symbols that the user fixes, by INPUT:AXIS or by the symbol's own name."""
     fixed: dict[sympy.Expr, int] = {}
     for name, size in map(parse_fixed_dim, options.fixed_dims):
-        found = [
+        names = [
             expression(dim)
             for input_name, node in nodes.items()
             for axis, dim in enumerate(node.meta["val"].shape)
             if not isinstance(dim, int) and name in {f"{input_name}:{axis}", str(expression(dim))}
         ]
-        if not found:
+        if not names:
             raise UnsupportedError(f"{path}: fixed_dims: no free dimension is called {name!r}: use INPUT:AXIS=SIZE")
-        fixed |= dict.fromkeys(found, size)
+        fixed |= dict.fromkeys(names, size)
     return fixed
 
 

@@ -68,13 +68,13 @@ class ScriptEngine:
         """See `Engine.run`."""
         held = [np.require(inputs[name], requirements=["C", "W"]) for name in self.spec.input_names]
         results = self._compute(list(map(as_tensor, held)))
-        found = {}
+        arrays = {}
         for tensor, result in zip(self.spec.outputs, results, strict=True):
-            found[tensor.name] = as_array(tensor, result)
-            if not tensor.accepts(found[tensor.name].shape) or found[tensor.name].dtype != tensor.dtype.numpy:
-                came = f"{found[tensor.name].dtype} {list(found[tensor.name].shape)}"
+            arrays[tensor.name] = as_array(tensor, result)
+            if not tensor.accepts(arrays[tensor.name].shape) or arrays[tensor.name].dtype != tensor.dtype.numpy:
+                came = f"{arrays[tensor.name].dtype} {list(arrays[tensor.name].shape)}"
                 raise EngineError(f"output {tensor.name!r} is {came}, but declared as {tensor.describe()}")
-        return found
+        return arrays
 
     def close(self) -> None:
         """See `Engine.close`."""
@@ -84,7 +84,9 @@ class ScriptEngine:
         module = self._open()
         use_threads(self.options.threads)
         if self.options.layout == "channels_last":
-            ins = [one.contiguous(memory_format=torch.channels_last) if one.dim() == 4 else one for one in ins]
+            ins = [
+                tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor for tensor in ins
+            ]
         try:
             with torch.inference_mode():
                 results = list(_tensors(module(*ins)))
@@ -151,7 +153,7 @@ def seen_signature(path: Path, data: Mapping[str, np.ndarray]) -> tuple[str, ...
     answers = [_named(_answer(module, call)) for call in calls]
     if not answers[0]:
         raise UnsupportedError(f"{path}: the module returns no tensor")
-    inputs = {name: [_seen(call[place]) for call in calls] for place, name in enumerate(names)}
+    inputs = {name: [_seen(call[index]) for call in calls] for index, name in enumerate(names)}
     outputs = {name: [_seen(answer[name]) for answer in answers if name in answer] for name in answers[0]}
     return (
         *(_line("input", name, seen) for name, seen in inputs.items()),
@@ -173,15 +175,15 @@ def _groups(names: Sequence[str], data: Mapping[str, np.ndarray]) -> list[list[A
         raise UsageError(f"the data file has the arrays {', '.join(known)}; forward takes {', '.join(names)}")
     if any(not data[key].size or not data[key].ndim for group in keys for key in group):
         raise UsageError("the data file has an array without rows: its first axis is that of the requests")
-    found = []
+    calls = []
     for group in keys:
         arrays = [np.concatenate([data[key], data[key]])[:2] for key in group]
         arrays = [array.astype(np.float32) if array.dtype == np.float64 else array for array in arrays]
         try:
-            found.append([as_tensor(np.ascontiguousarray(array)) for array in arrays])
+            calls.append([as_tensor(np.ascontiguousarray(array)) for array in arrays])
         except TypeError:  # strings
             raise UsageError("the data file has an array of a type that PyTorch lacks") from None
-    return found
+    return calls
 
 
 def _answer(module: Any, call: Sequence[Any]) -> Any:
@@ -197,7 +199,7 @@ def _named(result: Any) -> dict[str, Any]:
     tensors = list(_tensors(result))
     if isinstance(result, dict) and len(result) == len(tensors):
         return dict(zip(map(str, result), tensors, strict=True))
-    return {"output" if len(tensors) == 1 else f"output_{place}": one for place, one in enumerate(tensors)}
+    return {"output" if len(tensors) == 1 else f"output_{index}": tensor for index, tensor in enumerate(tensors)}
 
 
 def _seen(tensor: Any) -> tuple[Any, tuple[int, ...]]:
@@ -207,11 +209,11 @@ def _seen(tensor: Any) -> tuple[Any, tuple[int, ...]]:
 def _line(kind: str, name: str, seen: Sequence[tuple[Any, tuple[int, ...]]]) -> str:
     """A tensor as it was seen in several calls: the sizes that differ are free."""
     (dtype, shape), *_ = seen
-    if dtype not in DTYPES or len({len(one) for _, one in seen}) > 1:
+    if dtype not in DTYPES or len({len(dims_seen) for _, dims_seen in seen}) > 1:
         raise UnsupportedError(
             f"{kind} {name!r} is {dtype} with {len(shape)} axes in some calls only, which a signature cannot express"
         )
-    sizes = list(zip(*(one for _, one in seen), strict=True))
+    sizes = list(zip(*(dims_seen for _, dims_seen in seen), strict=True))
     dims = tuple(None if len(set(size)) > 1 else size[0] for size in sizes)
     return f"{kind} {name} {TensorSpec(name, DTYPES[dtype], dims).describe()}"
 

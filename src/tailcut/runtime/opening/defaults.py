@@ -293,8 +293,8 @@ def _inline_batch(facts: ModelFacts, call_ns: Mapping[int, float], around: Servi
 def _takes(call_ns: Mapping[int, float], largest: int) -> str:
     """The times of one row and of the largest batch measured within `largest`."""
     rows = max(size for size in call_ns if size <= largest)
-    item = f"1 row takes {_time(call_ns[1])}"
-    return item if rows == 1 else f"{item}, {rows} take {_time(call_ns[rows])}"
+    single = f"1 row takes {_time(call_ns[1])}"
+    return single if rows == 1 else f"{single}, {rows} take {_time(call_ns[rows])}"
 
 
 def _time(took_ns: float) -> str:

@@ -235,17 +235,17 @@ class _Race:
         if around.threads == 1 or sessions.load_s > self._load_s:
             return []
         first = sessions.engine
-        item, every = _options(first.options, 1), _options(first.options, around.threads)
+        single, every = _options(first.options, 1), _options(first.options, around.threads)
         if probe.undisturbed_ns < PARALLEL_NS:
-            sessions.prefer(item)
+            sessions.prefer(single)
             return [f"too short for {around.threads} threads"]
         if probe.wall_ns > _TOO_LONG_NS or not _is_comparable(traits.weight_bytes):
             sessions.prefer(every)
             return []
         rows = _rows_within(_COMPARED_NS, probe.undisturbed_ns) if first.spec.batched else 0
         compared = []
-        with sessions.beside(every if first.options == item else item) as second:
-            pair = (first, second) if first.options == item else (second, first)
+        with sessions.beside(every if first.options == single else single) as second:
+            pair = (first, second) if first.options == single else (second, first)
             compared.append(self._prefer(pair, rows))
         if sessions.engine.options == every and every.name == "onnxruntime" and may_spin(around) and self._has_time():
             with sessions.beside(msgspec.structs.replace(every, spinning=True)) as third:
@@ -258,13 +258,13 @@ class _Race:
 
     def _prefer(self, pair: tuple[Engine, Engine], rows: int) -> str:
         """Time two engines again and again, until it is clear which is better, and keep that one; what was found."""
-        outcome: list[TimeComparison] = []
-        while not outcome or (not is_clear(outcome) and time.monotonic() + self._share_s < self._end):
-            item, other = self._estimate(pair, rows)
-            outcome.append(compare(item, other))
-        result = middle(outcome)
+        comparisons: list[TimeComparison] = []
+        while not comparisons or (not is_clear(comparisons) and time.monotonic() + self._share_s < self._end):
+            estimate, other = self._estimate(pair, rows)
+            comparisons.append(compare(estimate, other))
+        result = middle(comparisons)
         self._sessions.keep(pair[result.better])
-        return describe_comparison(item, other, result)
+        return describe_comparison(estimate, other, result)
 
     def _estimate(self, engines: Sequence[Engine], rows: int) -> list[ConfigurationEstimate]:
         """One row on the machine as it is, and so many rows (0: none) beside a busy thread, on each engine in turns."""

@@ -116,7 +116,7 @@ class _Proof:
         proven = f"{count} rows give the same outputs alone and together"
         if not self._has_time(_MANY):
             return RowEvidence(Rows.INDEPENDENT, f"{proven}; a row takes {self._row_s:.2g} s: no time for more")
-        fault = self._compare([-1] * (_MANY - count) + [place for place in _ORDER if place < count])
+        fault = self._compare([-1] * (_MANY - count) + [index for index in _ORDER if index < count])
         if fault is not None:
             return fault
         return RowEvidence(Rows.INDEPENDENT, f"{proven}, and in another order among {_MANY}")
@@ -162,10 +162,12 @@ class _Proof:
         for at, index in enumerate(places):
             if index < 0:
                 continue
-            for result in self._differences(self._alone[index], outputs, at):
-                if not self._is_rounding(index, result, len(places)):
-                    by = f" by {result.by:.2g} of its magnitude" if 0 < result.by < float("inf") else ""
-                    return _dependent(f"output {result.output!r} of a row {result.what} with {len(places)} rows{by}")
+            for difference in self._differences(self._alone[index], outputs, at):
+                if not self._is_rounding(index, difference, len(places)):
+                    by = f" by {difference.by:.2g} of its magnitude" if 0 < difference.by < float("inf") else ""
+                    return _dependent(
+                        f"output {difference.output!r} of a row {difference.what} with {len(places)} rows{by}"
+                    )
         return None
 
     def _differences(self, alone: Outputs, together: Outputs, at: int) -> Iterator[_Difference]:
@@ -183,21 +185,21 @@ class _Proof:
                 if by > self._tolerance:
                     yield _Difference(name, "changes", by)
 
-    def _is_rounding(self, index: int, result: _Difference, rows: int) -> bool:
+    def _is_rounding(self, index: int, difference: _Difference, rows: int) -> bool:
         """Whether the row's answer moves about as much where nothing but rounding can have moved it."""
-        want = self._alone[index][result.output]
+        want = self._alone[index][difference.output]
         try:
-            others = list(self._disturbed_answers(index, result.output))
-            if result.elements is not None:
+            others = list(self._disturbed_answers(index, difference.output))
+            if difference.elements is not None:
                 changed = [other != want for other in others if other.shape == want.shape]
-                return bool(changed) and bool((np.any(changed, axis=0) | ~result.elements).all())
+                return bool(changed) and bool((np.any(changed, axis=0) | ~difference.elements).all())
             copies = self._run({name: np.repeat(array, rows, axis=0) for name, array in self._rows[index].items()})
         except TailcutError:
             return False
         moved = [_distance(want, other) for other in others]
-        apart = [_distance(want, copies[result.output][at : at + 1]) for at in range(rows)]
+        apart = [_distance(want, copies[difference.output][at : at + 1]) for at in range(rows)]
         most = max([by for by in moved if by < float("inf")] + [by for by in apart if by <= _SMALL], default=0.0)
-        return result.by <= _AMPLIFIED * most
+        return difference.by <= _AMPLIFIED * most
 
     def _disturbed_answers(self, index: int, output: str) -> Iterator[np.ndarray]:
         """One output of a row alone, its floating inputs off by a few units in the last place; nothing without such."""

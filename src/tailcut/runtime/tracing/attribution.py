@@ -86,14 +86,14 @@ def explain(records: np.ndarray, events: Sequence[ProcessEvent] = (), *, max_bat
 def _cause(
     records: np.ndarray, slow: np.ndarray, usual: np.ndarray, coincided: Mapping[str, Coincidence], max_batch_size: int
 ) -> Cause:
-    result = {name: entry.share for name, entry in coincided.items()}
+    overlaps = {name: entry.share for name, entry in coincided.items()}
     for name in ("throttled", "gc"):
         # Threads that a quota stops wait for a CPU all the while, and those that a collection held up wake together and
         # wait for one: it is the same time, counted twice.
-        if result.get(name, 0.0) >= _STOPPED:
-            result[name] = max(result[name], result.pop("cpu_wait", 0.0))
-    most = max(result.values(), default=0.0)
-    for name, share in result.items():  # the more telling first: a collection stalls the loop too
+        if overlaps.get(name, 0.0) >= _STOPPED:
+            overlaps[name] = max(overlaps[name], overlaps.pop("cpu_wait", 0.0))
+    most = max(overlaps.values(), default=0.0)
+    for name, share in overlaps.items():  # the more telling first: a collection stalls the loop too
         if share >= max(_NAMED, _NEAR * most):
             words, advice = COINCIDENCES[name]
             return Cause(name, share, words, advice)
@@ -131,7 +131,7 @@ def _queue_words(records: np.ndarray, slow: np.ndarray, max_batch_size: int) -> 
     spans = sum(int(batch.ended.max() - batch.began.min()) for batch in batches.values())
     busy = min(1.0, computed / max(1, spans))
     typical = int(np.median(np.concatenate([batch.rows for batch in batches.values()])))
-    ahead = [_rows_ahead(item, batches[int(item[_COLUMN["process"]])]) for item in slow[:_LOOKED_AT]]
+    ahead = [_rows_ahead(record, batches[int(record[_COLUMN["process"]])]) for record in slow[:_LOOKED_AT]]
     largest = int(np.median(ahead or [typical]))
     if largest > max(2 * typical, 1):
         return f"queueing behind batches of {largest}", _lower_to(max(1, largest // 4))
@@ -181,24 +181,26 @@ def _processes(records: np.ndarray, slow: np.ndarray) -> list[ProcessShare]:
 
 def _one_sided(processes: Sequence[ProcessShare]) -> str:
     """Words for a tail that one process of several has nearly to itself; else nothing."""
-    answered, slowest = sum(item.requests for item in processes), sum(item.slowest for item in processes)
-    for item in processes:
-        share, usual = item.slowest / slowest, item.requests / answered
+    answered, slowest = sum(process.requests for process in processes), sum(process.slowest for process in processes)
+    for process in processes:
+        share, usual = process.slowest / slowest, process.requests / answered
         if share >= _ONE_SIDED and share >= 1.5 * usual:
             return (
-                f" ({100 * share:.0f} % of the slowest are of process {item.process}, "
+                f" ({100 * share:.0f} % of the slowest are of process {process.process}, "
                 f"which answered {100 * usual:.0f} % of all)"
             )
     return ""
 
 
-def _rows_ahead(item: np.ndarray, batches: _Batches) -> int:
+def _rows_ahead(record: np.ndarray, batches: _Batches) -> int:
     """The size of the batch that kept a request waiting longest, in its own process."""
     began, ended, rows = batches.began, batches.ended, batches.rows
-    ready, own = int(item[_COLUMN["ready"]]), int(item[_COLUMN["began"]])
-    index = slice(*np.searchsorted(began, [ready - int((ended - began).max()), own]))
-    shared = np.minimum(ended[index], own) - np.maximum(began[index], ready)
-    return int(rows[index][shared.argmax()]) if len(shared) and shared.max() > 0 else int(item[_COLUMN["batch_rows"]])
+    ready, own = int(record[_COLUMN["ready"]]), int(record[_COLUMN["began"]])
+    window = slice(*np.searchsorted(began, [ready - int((ended - began).max()), own]))
+    shared = np.minimum(ended[window], own) - np.maximum(began[window], ready)
+    return (
+        int(rows[window][shared.argmax()]) if len(shared) and shared.max() > 0 else int(record[_COLUMN["batch_rows"]])
+    )
 
 
 def _lower_to(rows: int) -> str:
@@ -206,7 +208,7 @@ def _lower_to(rows: int) -> str:
 
 
 def _coincidences(slow: np.ndarray, usual: np.ndarray, events: Sequence[ProcessEvent]) -> dict[str, Coincidence]:
-    result: dict[str, Coincidence] = {}
+    coincidences: dict[str, Coincidence] = {}
     above_us = float(np.mean(_total_us(slow)) - np.mean(_total_us(usual)))
     for name in COINCIDENCES:
         kinds = KINDS.get(name, {_SERVING: (name,)})
@@ -215,14 +217,14 @@ def _coincidences(slow: np.ndarray, usual: np.ndarray, events: Sequence[ProcessE
             continue
         hit, spent = _overlap(slow, mine, kinds)
         usual_hit, usual_spent = _overlap(usual, mine, kinds)
-        result[name] = Coincidence(
+        coincidences[name] = Coincidence(
             events=len(mine),
             longest_us=round(max(event.amount_ns for event in mine) / 1e3, 1),
             slowest_hit=round(hit, 3),
             median_hit=round(usual_hit, 3),
             share=round(min(1.0, max(0.0, (spent - usual_spent) / max(above_us, 1e-9))), 3),
         )
-    return result
+    return coincidences
 
 
 def _overlap(records: np.ndarray, events: Sequence[ProcessEvent], kinds: _Kinds) -> tuple[float, float]:
@@ -232,7 +234,7 @@ def _overlap(records: np.ndarray, events: Sequence[ProcessEvent], kinds: _Kinds)
         own = [event for event in events if event.process == process]
         for span, names in kinds.items():
             begin, finish = (records[of_it, _COLUMN[mark]][:, None] for mark in span)
-            spent = [_spent(begin, finish, [item for item in own if item.kind == name]) for name in names]
+            spent = [_spent(begin, finish, [event for event in own if event.kind == name]) for name in names]
             cost[of_it] += np.max(spent, axis=0)  # two threads that wait at a time keep a request no longer than one
     return float((cost > 0).mean()), float(cost.mean()) / 1e3
 

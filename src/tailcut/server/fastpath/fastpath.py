@@ -313,8 +313,8 @@ class FastPath:
         self._answer_view[: len(head)] = head
         buffers = self._answer, self._no_ring, 0, self._trace, self._odd
         shorts = self._send(members, self._connections.state, len(head), self._no_outputs, *buffers)
-        for place, sent in self._odd[:shorts].tolist():
-            self._finish(int(members[place, 0]), head[sent:])
+        for index, sent in self._odd[:shorts].tolist():
+            self._finish(int(members[index, 0]), head[sent:])
 
     # The way back.
 

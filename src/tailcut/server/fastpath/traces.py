@@ -43,8 +43,8 @@ def find(tracer: Tracer, members: np.ndarray, head_of: Callable[[int], bytes]) -
 
 def refused(tracer: Tracer, served: ServedModel, members: np.ndarray, traced: Mapping[int, TracedRequest]) -> None:
     """Keep the records of those that are sampled: they have been answered 503."""
-    for place, asked in traced.items():
-        tracer.failed(asked, served, int(members[place, 2]), status=503, kind="QueueFullError")
+    for index, asked in traced.items():
+        tracer.failed(asked, served, int(members[index, 2]), status=503, kind="QueueFullError")
 
 
 def answered(  # noqa: PLR0913, PLR0917  a request and all that is known of it

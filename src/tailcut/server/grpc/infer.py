@@ -157,7 +157,7 @@ class GrpcInference:
         if isinstance(form, ArrayForm):
             return form.answer(self.id, batch.arrays(index), final=self._final)
         if form is not None:
-            contents = [batch.blob(index, place) for place, _ in form.outputs]
+            contents = [batch.blob(index, position) for position, _ in form.outputs]
             return form.answer(self.id, contents, final=self._final)
         served, request = exchange.served, exchange.asked
         spec = served.model.spec

@@ -22,16 +22,16 @@ class GrpcQueries:
         self._context = context
 
     def of(self, name: str) -> Callable[[Any], Awaitable[Any]]:
-        """The handler of a call: a method of this class, or the answer in `_said`."""
+        """The handler of a call: a method of this class, or the answer in `_answer`."""
         answer = METHODS[name][1].DESCRIPTOR.name
 
         async def ask(request: Any) -> Any:
-            text = self._said(name, request)
-            return message_of(answer, await text if isinstance(text, Awaitable) else text)
+            content = self._answer(name, request)
+            return message_of(answer, await content if isinstance(content, Awaitable) else content)
 
         return ask
 
-    def _said(self, name: str, request: Any) -> Mapping[str, Any] | Awaitable[Mapping[str, Any]]:  # noqa: PLR0911  a table
+    def _answer(self, name: str, request: Any) -> Mapping[str, Any] | Awaitable[Mapping[str, Any]]:  # noqa: PLR0911  a table
         context = self._context
         match name:
             case "ServerLive":
@@ -69,14 +69,16 @@ class GrpcQueries:
         regions = self._context.regions
         match name:
             case "SystemSharedMemoryStatus":
-                return {"regions": {item.name: metadata.region(item) for item in regions.status(request.name)}}
+                return {"regions": {region.name: metadata.region(region) for region in regions.status(request.name)}}
             case "SystemSharedMemoryRegister":
                 regions.register(request.name, request.key, request.offset, request.byte_size)
             case "SystemSharedMemoryUnregister":
                 regions.unregister(request.name)
             case "CudaSharedMemoryStatus":
                 return {
-                    "regions": {item.name: metadata.cuda_region(item) for item in regions.status_cuda(request.name)}
+                    "regions": {
+                        region.name: metadata.cuda_region(region) for region in regions.status_cuda(request.name)
+                    }
                 }
             case "CudaSharedMemoryRegister":
                 return self._register_cuda(request)

@@ -21,8 +21,8 @@ def document(routes: Iterable[tuple[str, str, Said, bool]], version: str, *, alw
     """
     security: list[dict[str, Any]] = [{"token": []}] if always else [{"token": []}, {}]
     paths: dict[str, dict[str, Any]] = {}
-    for path, method, text, guarded in routes:
-        paths.setdefault(path, {})[method.lower()] = _operation(path, text, security if guarded else None)
+    for path, method, described, guarded in routes:
+        paths.setdefault(path, {})[method.lower()] = _operation(path, described, security if guarded else None)
     return {
         "openapi": "3.1.0",
         "info": {"title": "Tailcut: the Open Inference Protocol v2", "version": version},
@@ -34,18 +34,18 @@ def document(routes: Iterable[tuple[str, str, Said, bool]], version: str, *, alw
     }
 
 
-def _operation(path: str, text: Said, security: list[dict[str, Any]] | None) -> dict[str, Any]:
+def _operation(path: str, described: Said, security: list[dict[str, Any]] | None) -> dict[str, Any]:
     good: dict[str, Any] = {"description": "Done"}
-    if text.answer is not None:
-        kind = _KINDS.get(text.answer, "application/json")
-        good["content"] = {kind: {"schema": _ref(text.answer)}}
+    if described.answer is not None:
+        kind = _KINDS.get(described.answer, "application/json")
+        good["content"] = {kind: {"schema": _ref(described.answer)}}
     wrong = {"description": "An error, in one line", "content": {"application/json": {"schema": _ref("error")}}}
     responses = {"200": good, "4XX": wrong, "5XX": wrong}
-    if text.answer == "page" and security is not None:
+    if described.answer == "page" and security is not None:
         responses["401"] = good | {"description": "The same page, which asks for the token"}
-    if text.unready:
+    if described.unready:
         responses["503"] = good | {"description": "Not ready"}
-    operation: dict[str, Any] = {"summary": text.summary, "responses": responses}
+    operation: dict[str, Any] = {"summary": described.summary, "responses": responses}
     names = re.findall(r"{(\w+)}", path)
     if names:
         operation["parameters"] = [
@@ -59,11 +59,11 @@ def _operation(path: str, text: Said, security: list[dict[str, Any]] | None) -> 
             {"name": name, "in": "header", "required": False, "description": words, "schema": {"type": "integer"}}
             for name, words in _HEADERS.items()
         ]
-    if text.body is not None:
-        content: dict[str, Any] = {"application/json": {"schema": _ref(text.body)}}
-        if text.body == "request":
+    if described.body is not None:
+        content: dict[str, Any] = {"application/json": {"schema": _ref(described.body)}}
+        if described.body == "request":
             content["application/octet-stream"] = {}
-        operation["requestBody"] = {"required": text.body in _REQUIRED, "content": content}
+        operation["requestBody"] = {"required": described.body in _REQUIRED, "content": content}
     if security is not None:
         operation["security"] = security
     return operation

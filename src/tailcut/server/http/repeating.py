@@ -75,12 +75,14 @@ class Repeating:
 
     def take(self, plan: RequestPlan, spec: ModelSpec, body: bytes, row: memoryview) -> bool:
         """Take the fast path with a body that was read as `row`, where the one before was the same but for its data."""
-        before, result = self._before, template_of(spec, body, plan.json_size)
-        self._before = result
-        if result is None or (before is not None and (before.before, before.behind) != (result.before, result.behind)):
+        before, template = self._before, template_of(spec, body, plan.json_size)
+        self._before = template
+        if template is None or (
+            before is not None and (before.before, before.behind) != (template.before, template.behind)
+        ):
             self._alike = -_RETRY_AFTER_MESSAGES
             return False
-        return before is not None and self._take(plan, result, row, len(body))
+        return before is not None and self._take(plan, template, row, len(body))
 
     def _take(self, plan: RequestPlan, template: Template, row: memoryview, length: int) -> bool:
         wire, fast_path = self._wire, self._state.fast_path

@@ -112,8 +112,8 @@ def _configuration(context: Context, name: str, version: str = "") -> bytes:
 def _statistics(context: Context, name: str = "", version: str = "") -> bytes:
     # gRPC's message has no place for what is said of rows: there it is in the configuration.
     entries = [
-        metadata.statistics(item) | metadata.rows(context.models.find(item.name, item.version))
-        for item in context.counted_of(name, version)
+        metadata.statistics(counted) | metadata.rows(context.models.find(counted.name, counted.version))
+        for counted in context.counted_of(name, version)
     ]
     return _json({"model_stats": entries})
 
@@ -158,7 +158,7 @@ async def _unload(context: Context, body: bytes, name: str) -> bytes:
 
 
 def _regions(context: Context, name: str = "") -> bytes:
-    return _json([metadata.region(item) for item in context.regions.status(name)])
+    return _json([metadata.region(region) for region in context.regions.status(name)])
 
 
 def _register(context: Context, body: bytes, name: str) -> bytes:
@@ -179,7 +179,7 @@ def _unregister(context: Context, body: bytes, name: str = "") -> bytes:
 
 
 def _cuda_regions(context: Context, name: str = "") -> bytes:
-    return _json([metadata.cuda_region(item) for item in context.regions.status_cuda(name)])
+    return _json([metadata.cuda_region(region) for region in context.regions.status_cuda(name)])
 
 
 async def _register_cuda(context: Context, body: bytes, name: str) -> bytes:
@@ -234,10 +234,10 @@ def _openapi_reply(*, always: bool, ui: bool) -> bytes:
     return _json(document(paths, metadata.version(), always=always))
 
 
-def _of_model(path: str, method: str, handler: Handler | None, text: Said) -> list[RouteEntry]:
+def _of_model(path: str, method: str, handler: Handler | None, described: Said) -> list[RouteEntry]:
     """A path below a model, and the same below one of its versions."""
     roots = ("/v2/models/{model}", "/v2/models/{model}/versions/{version}")
-    return [RouteEntry(root + path, method, handler, text) for root in roots]
+    return [RouteEntry(root + path, method, handler, described) for root in roots]
 
 
 def _of_regions(kind: str, register: Handler, unregister: Handler, status: Handler) -> list[RouteEntry]:

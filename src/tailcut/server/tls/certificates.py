@@ -68,8 +68,8 @@ class Certificates:
             _log.warning("%s: %s", self.cert, warning)
         with suppress(OSError):
             if self.key.stat().st_mode & stat.S_IROTH:
-                place = shlex.quote(str(self.key))
-                _log.warning("%s: every user on this machine can read this key: run chmod o-r %s", self.key, place)
+                path = shlex.quote(str(self.key))
+                _log.warning("%s: every user on this machine can read this key: run chmod o-r %s", self.key, path)
 
     def renew(self, *, logs: bool = True) -> bool:
         """Read both files again; where they are not right, the old certificate stays, and a log line says why.
@@ -98,13 +98,13 @@ def read_contexts(cert: Path, key: Path) -> Contexts:
     Raises:
         UsageError: as `Certificates.read`.
     """
-    result = _PEM.search(_text(cert, "certificate"))
-    if result is None:
+    match = _PEM.search(_text(cert, "certificate"))
+    if match is None:
         raise UsageError(f"{cert}: not a certificate in PEM (-----BEGIN CERTIFICATE-----)")
     if "PRIVATE KEY-----" not in _text(key, "key"):
         raise UsageError(f"{key}: not a private key in PEM (-----BEGIN PRIVATE KEY-----)")
     try:
-        valid_from, valid_until = validity(ssl.PEM_cert_to_DER_cert(result[0]))
+        valid_from, valid_until = validity(ssl.PEM_cert_to_DER_cert(match[0]))
     except (ValueError, IndexError):
         raise UsageError(f"{cert}: the certificate is damaged") from None
     return Contexts(_context(cert, key, HTTP), _context(cert, key, GRPC), valid_from, valid_until)

@@ -80,10 +80,10 @@ class WorkerProcess:
 
         None where no supervisor started it.
         """
-        message = os.environ.pop(ENVIRONMENT, None)
-        if message is None:
+        encoded = os.environ.pop(ENVIRONMENT, None)
+        if encoded is None:
             return None
-        assignment = msgspec.json.decode(message, type=Assignment)
+        assignment = msgspec.json.decode(encoded, type=Assignment)
         _die_with(assignment.parent)
         for descriptor in (*assignment.listeners, assignment.control, assignment.scoreboard, assignment.traces):
             os.set_inheritable(descriptor, False)
@@ -258,7 +258,7 @@ def _latency(counts: dict[str, Any]) -> LatencyHistogram:
 
 
 def _exemplars(published: dict[str, Any]) -> dict[int, Exemplar]:
-    return {int(index): Exemplar(*item) for index, item in published.items()}
+    return {int(index): Exemplar(*exemplar) for index, exemplar in published.items()}
 
 
 def _die_with(parent: int) -> None:

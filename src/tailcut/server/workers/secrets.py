@@ -53,8 +53,8 @@ class Secrets:
     def note(self) -> None:
         """Note what workers that start from now on will find."""
         self._known = stamps(self._files())
-        result = self.models()
-        self._of_models = None if result is None else stamps(result)
+        files = self.models()
+        self._of_models = None if files is None else stamps(files)
 
     def forget(self) -> None:
         """Forget what models look like: some are not what workers have read."""
@@ -67,7 +67,7 @@ class Secrets:
 
     def read(self) -> bytes:
         """Read both anew; what workers are to read. What is not right is logged, and stays as it was."""
-        result = stamps(self._files())
+        current = stamps(self._files())
         right = self.certificates is None or self.certificates.renew()
         orders = CERTIFICATE if self.certificates is not None and right else b""
         try:
@@ -78,7 +78,7 @@ class Secrets:
             _log.error("keeping the old token: %s", error)
             right = False
         if right:
-            self._known = result
+            self._known = current
         return orders
 
     def _files(self) -> list[Path]:

@@ -177,9 +177,9 @@ class _Supervisor:
     def _ready(self, worker: int) -> None:
         child = self._children[worker]
         self._loop.remove_reader(child.control)
-        text = child.control.recv(_LONGEST_REPORT)
-        if text:  # else it has ended: its signal comes
-            report = msgspec.json.decode(text, type=Report)
+        data = child.control.recv(_LONGEST_REPORT)
+        if data:  # else it has ended: its signal comes
+            report = msgspec.json.decode(data, type=Report)
             self._models = report.models
             self._choices |= report.choices  # the workers that start after the first do as it does
             self._do(self._fleet.ready(worker, self._now()))
@@ -240,7 +240,7 @@ class _Supervisor:
                 _log.error("worker %d ended %d times in a row: giving up", action.post, limit)
 
     def _start(self, worker: int, post: int) -> None:
-        place = self._free.pop()
+        index = self._free.pop()
         ours, theirs = socket.socketpair()
         share = self._shares[post]
         assignment = Assignment(
@@ -252,7 +252,7 @@ class _Supervisor:
             scoreboard=self._scoreboard.descriptor,
             traces=self._traces.descriptor,
             places=self._scoreboard.places,
-            place=place,
+            place=index,
             models=self._group.models,
             cpus=share.cpus,
             pin=share.pin,
@@ -268,7 +268,7 @@ class _Supervisor:
         )
         theirs.close()
         ours.setblocking(False)
-        self._children[worker] = _Child(process, ours, place)
+        self._children[worker] = _Child(process, ours, index)
         self._loop.add_reader(ours, self._ready, worker)
 
     def _signal(self, worker: int, number: signal.Signals) -> None:

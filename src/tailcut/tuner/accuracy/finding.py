@@ -78,11 +78,11 @@ def row_pair(expected: np.ndarray, got: np.ndarray, error: np.ndarray) -> dict[s
         expected, got, error: flat and equally long; `error` says which elements to show.
     """
     places = np.sort(np.argsort(-error, kind="stable")[:_SHOWN])
-    item = len(expected) == 1
+    single = len(expected) == 1
 
     def shown(row: np.ndarray) -> str:
         return " ".join(
-            element(row[index]) if item else f"[{index}] {element(row[index])}" for index in places.tolist()
+            element(row[index]) if single else f"[{index}] {element(row[index])}" for index in places.tolist()
         )
 
     return {"expected": shown(expected), "got": shown(got)}

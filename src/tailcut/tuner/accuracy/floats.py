@@ -60,7 +60,7 @@ def measure_floats(name: str, pairs: Pairs, bound: Bound) -> OutputErrors:
     _add_spread(measured, compared, spread, bound)
     if bound.exact:  # the figures are for the report; only rounding is judged
         floor = ROUNDING * spread.typical
-        measured.findings = [result for rows in compared if (result := _beyond_rounding(rows, floor))]
+        measured.findings = [finding for rows in compared if (finding := _beyond_rounding(rows, floor))]
     measured.findings += odd_rows
     return measured
 
@@ -167,8 +167,8 @@ def _judge_top1(measured: OutputErrors, bound: Bound) -> None:
     excess = (1 - agreed / total) / bound.cosine_slack
     words = f"top-1 agreement {agreed / total:.4f} (at least {bound.value})"
     measured.findings = [
-        replace(result, words=words, excess=excess) if result.measure == "top-1" else result
-        for result in measured.findings
+        replace(finding, words=words, excess=excess) if finding.measure == "top-1" else finding
+        for finding in measured.findings
     ]
 
 

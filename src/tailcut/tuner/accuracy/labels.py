@@ -54,7 +54,7 @@ def measure_labels(name: str, pairs: Pairs, bound: Bound, scores: Sequence[Pairs
             if tied is not None:
                 unlike = [wrong & ~tie for wrong, tie in zip(unlike, tied, strict=True)]
     total = sum(expected.size for expected, _ in pairs)
-    differing = sum(int(np.count_nonzero(item)) for item in unlike)
+    differing = sum(int(np.count_nonzero(mask)) for mask in unlike)
     measured.differing = differing / total
     may_differ = not bound.exact and _is_mask([expected for expected, _ in pairs])
     for request, ((expected, got), wrong) in enumerate(zip(pairs, unlike, strict=True)):

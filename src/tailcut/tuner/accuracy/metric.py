@@ -31,7 +31,7 @@ class Metric:
             UsageError: the function raised, or returned something else.
         """
         try:
-            result = self.function([dict(item) for item in reference], [dict(item) for item in candidate])
+            result = self.function([dict(outputs) for outputs in reference], [dict(outputs) for outputs in candidate])
         except Exception as error:
             raise UsageError(f"--metric {self.name} raised {type(error).__name__}: {error}") from error
         if isinstance(result, np.ndarray) and result.ndim == 0:

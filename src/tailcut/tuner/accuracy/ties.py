@@ -33,12 +33,12 @@ def tied_labels(pairs: Pairs, unlike: Masks, scores: Pairs) -> Masks | None:
         return None
     tied = []
     for (_, got), wrong, rows in zip(pairs, unlike, by_class, strict=True):
-        result = np.zeros(got.size, bool)
+        mask = np.zeros(got.size, bool)
         named = got.reshape(-1)
         places = np.flatnonzero(wrong.reshape(-1))
         for index, tie in zip(places.tolist(), _ties(rows[places]), strict=True):
-            result[index] = any(labels.get(class_) == named[index] for class_ in np.flatnonzero(tie).tolist())
-        tied.append(result.reshape(got.shape))
+            mask[index] = any(labels.get(class_) == named[index] for class_ in np.flatnonzero(tie).tolist())
+        tied.append(mask.reshape(got.shape))
     return tied
 
 
@@ -131,11 +131,11 @@ def _tied_row(
     if not ((steps <= 0).all() or (steps >= 0).all()):
         return None
     tie = rounding * float(np.abs(values).max(initial=0))
-    result = np.zeros(len(expected), bool)
+    mask = np.zeros(len(expected), bool)
     if not wrong.any() or len(set(got.tolist())) < len(got):
-        return result
+        return mask
     places = {name: index for index, name in enumerate(expected.tolist())}
     for index in np.flatnonzero(wrong).tolist():
         partner = places.get(got[index], len(expected) - 1)  # a name from beyond ties with the last one shown
-        result[index] = abs(values[index] - values[partner]) <= tie and abs(values[index] - other[index]) <= tie
-    return result
+        mask[index] = abs(values[index] - values[partner]) <= tie and abs(values[index] - other[index]) <= tie
+    return mask

@@ -71,13 +71,13 @@ def compare(
         metric: measures in place of all built-in ones.
         uncompared: outputs of which only shape and dtype count, because the model draws them at random.
     """
-    names = list(dict.fromkeys(name for item in reference for name in item))
+    names = list(dict.fromkeys(name for outputs in reference for name in outputs))
     for request, (want, got) in enumerate(zip(reference, candidate, strict=True)):
         for name in names:
             fault = _other_form(want[name], got.get(name), shapes=metric is None)
             if fault:
-                result = RowFinding(request, 0, name, "form", fault, np.inf)
-                return Accuracy(right=False, reason=result.where, requests=len(reference), rows=(result,))
+                finding = RowFinding(request, 0, name, "form", fault, np.inf)
+                return Accuracy(right=False, reason=finding.where, requests=len(reference), rows=(finding,))
     if metric is not None:
         return _by_metric(metric, reference, candidate, bound)
     measured = _measured(reference, candidate, [name for name in names if name not in uncompared], Bound(bound))
@@ -100,24 +100,28 @@ def _measured(
     pairs: dict[str, Pairs] = {
         name: [(want[name], got[name]) for want, got in zip(reference, candidate, strict=True)] for name in names
     }
-    floats = {name: item for name, item in pairs.items() if item and is_float(item[0][0])}
-    measured = [measure_floats(name, item, bound) for name, item in floats.items()]
-    rest = {name: item for name, item in pairs.items() if item and name not in floats}
-    return measured + [measure_labels(name, item, bound, list(floats.values())) for name, item in rest.items()]
+    floats = {name: own_pairs for name, own_pairs in pairs.items() if own_pairs and is_float(own_pairs[0][0])}
+    measured = [measure_floats(name, own_pairs, bound) for name, own_pairs in floats.items()]
+    rest = {name: own_pairs for name, own_pairs in pairs.items() if own_pairs and name not in floats}
+    return measured + [
+        measure_labels(name, own_pairs, bound, list(floats.values())) for name, own_pairs in rest.items()
+    ]
 
 
 def _verdict(measured: Sequence[OutputErrors], requests: int) -> Accuracy:
-    findings = sorted((result for item in measured for result in item.findings), key=lambda result: -result.excess)
+    findings = sorted(
+        (finding for output in measured for finding in output.findings), key=lambda finding: -finding.excess
+    )
     wrong = bool(findings) and findings[0].excess > 1 + _SLACK
-    agreed, total = (sum(item.top1[index] for item in measured) for index in (0, 1))
+    agreed, total = (sum(output.top1[index] for output in measured) for index in (0, 1))
     return Accuracy(
         right=not wrong,
         reason=findings[0].where if wrong else "right",
         requests=requests,
-        worst=min((item.cosine for item in measured if item.cosine is not None), default=None),
+        worst=min((output.cosine for output in measured if output.cosine is not None), default=None),
         top1=agreed / total if total else None,
-        spread=max((item.spread for item in measured if item.spread is not None), default=None),
-        differing=max((item.differing for item in measured if item.differing is not None), default=None),
+        spread=max((output.spread for output in measured if output.spread is not None), default=None),
+        differing=max((output.differing for output in measured if output.differing is not None), default=None),
         rows=_worst_rows(findings),
     )
 
@@ -125,9 +129,9 @@ def _verdict(measured: Sequence[OutputErrors], requests: int) -> Accuracy:
 def _worst_rows(findings: Sequence[RowFinding]) -> tuple[RowFinding, ...]:
     """The first of each row, the worst rows first."""
     rows: dict[tuple[int, int, str], RowFinding] = {}
-    for result in findings:
-        if result.excess > 0:
-            rows.setdefault((result.request, result.row, result.output), result)
+    for finding in findings:
+        if finding.excess > 0:
+            rows.setdefault((finding.request, finding.row, finding.output), finding)
     return tuple(rows.values())[:_SHOWN]
 
 

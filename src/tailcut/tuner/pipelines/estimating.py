@@ -65,7 +65,7 @@ def alike(requests: Sequence[Arrays]) -> list[Arrays]:
     """Those of the most frequent shapes: a server has no others in one batch."""
     shapes = [tuple(array.shape for array in request.values()) for request in requests]
     usual = max(shapes, key=shapes.count)
-    return [item for item, shape in zip(requests, shapes, strict=True) if shape == usual]
+    return [request for request, shape in zip(requests, shapes, strict=True) if shape == usual]
 
 
 def _timed(call: Callable[[], object], seconds: float) -> tuple[float, float]:

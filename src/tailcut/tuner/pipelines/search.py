@@ -137,10 +137,10 @@ class PipelineSpace:
 
     def steps(self, winner: Settings) -> list[Settings]:
         """The pipeline as it is written with the winner's settings of its steps, one step more in each."""
-        result = [self._session.with_wire(encoded(winner.io.wire))]
+        climb = [self._session.with_wire(encoded(winner.io.wire))]
         for step in self._steps:
-            result.append(with_step_of(result[-1], winner, step.name))
-        return result[1:]
+            climb.append(with_step_of(climb[-1], winner, step.name))
+        return climb[1:]
 
     def without(self, winner: Settings, rung: str) -> Settings:
         """The winner with one step as it is written."""
@@ -213,7 +213,7 @@ class PipelineSpace:
         session.outcome.reused += len(known)
         missing = [choice for choice in choices if choice not in [each.options for each in known]]
 
-        def told(estimate: EngineEstimate) -> None:
+        def store(estimate: EngineEstimate) -> None:
             journal.add_estimate(estimate)
             entry = estimate_entry(estimate, f"{model.file}: ")
             self._session.candidate(step.name, entry)
@@ -221,7 +221,7 @@ class PipelineSpace:
 
         if not missing:
             return known
-        return known + estimate_engines(source, missing, requests, seconds=seconds, batched=batched, tell=told)
+        return known + estimate_engines(source, missing, requests, seconds=seconds, batched=batched, tell=store)
 
     def _choices(self, step: _Step, file: Path) -> list[EngineOptions]:
         kind = kind_of(file)

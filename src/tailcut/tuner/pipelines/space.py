@@ -80,9 +80,15 @@ def configurations(
     most = max(_FEWEST_WAYS, int(_COMBINED ** (1 / max(1, len(ways)))))
     for combined in product(*(shortlist(each, most) for each in ways.values())):
         settings = with_steps(base, [way.settings for way in combined])
-        result = expect(combined, around)
+        expected = expect(combined, around)
         yield PredictedConfiguration(
-            settings, result.rate, result.alone_ms, result.cpu_us, result.memory_bytes, result.p99_ms, result.capacity
+            settings,
+            expected.rate,
+            expected.alone_ms,
+            expected.cpu_us,
+            expected.memory_bytes,
+            expected.p99_ms,
+            expected.capacity,
         )
 
 

@@ -34,14 +34,14 @@ def joint_result(
         simulated=len(outcome.simulated),
         combinations=[
             made.Combination(
-                setting=describe(names, item.settings),
-                p99_ms=[_finite(value) for value in item.p99_ms],
-                score=round(item.score, 4),
-                raced=_rounded(outcome.raced.get(item.settings)),
-                alone=item.settings == outcome.alone,
+                setting=describe(names, simulated.settings),
+                p99_ms=[_finite(value) for value in simulated.p99_ms],
+                score=round(simulated.score, 4),
+                raced=_rounded(outcome.raced.get(simulated.settings)),
+                alone=simulated.settings == outcome.alone,
             )
-            for number, item in enumerate(outcome.simulated)
-            if number < _MOST_SIMULATED or item.settings in outcome.raced
+            for number, simulated in enumerate(outcome.simulated)
+            if number < _MOST_SIMULATED or simulated.settings in outcome.raced
         ],
         rejected=[made.RejectedCombination(describe(names, settings), reason) for settings, reason in outcome.rejected],
         verified=all(side.runs for side in outcome.sides),

@@ -127,9 +127,9 @@ class JointSearch:
         All are opened first, because what is wrong with one should not be found after minutes.
         """
         budget_s = _SURVEYS * self._wanted.budget_s / len(self._wanted.models)
-        for item, arrivals in zip(self._wanted.models, self._wanted.arrivals, strict=True):
-            own = replace(item, rate=arrivals.rate, objective="latency", budget_s=budget_s, began=None)
-            self._surveyors.append(Surveyor(own, _Named(model_name(item.model), self._tell)))
+        for model, arrivals in zip(self._wanted.models, self._wanted.arrivals, strict=True):
+            own = replace(model, rate=arrivals.rate, objective="latency", budget_s=budget_s, began=None)
+            self._surveyors.append(Surveyor(own, _Named(model_name(model.model), self._tell)))
         for surveyor in self._surveyors:
             surveyor.carry()
         self._tell(complete_search(self._complete_s(), self._plan.budget_s))
@@ -148,15 +148,15 @@ class JointSearch:
             JointSide(
                 survey.spec.name,
                 arrivals,
-                item.slo_ms or float("inf"),
-                item.slo_ms,
+                model.slo_ms or float("inf"),
+                model.slo_ms,
                 described(survey.spec.inputs),
                 described(survey.spec.outputs),
                 survey.rows,
                 survey.baseline,
                 survey.servers.profile(survey.baseline),
             )
-            for survey, item, arrivals in zip(self._surveys, self._wanted.models, self._wanted.arrivals, strict=True)
+            for survey, model, arrivals in zip(self._surveys, self._wanted.models, self._wanted.arrivals, strict=True)
         ]
 
     def _complete_s(self) -> float:
@@ -190,8 +190,8 @@ class JointSearch:
         if all(side.slo_ms for side in self._outcome.sides):
             return
         self._tell(Phase("measuring all models together with the engine's defaults"))
-        outcome = self._block(self._baseline, self._limit_block_s, 1)
-        for side, result in zip(self._outcome.sides, outcome, strict=True):
+        results = self._block(self._baseline, self._limit_block_s, 1)
+        for side, result in zip(self._outcome.sides, results, strict=True):
             side.limit_ms = side.slo_ms or _limit_ms(result, side.name)
         words = ", ".join(f"{side.name} {side.limit_ms:.3g} ms" for side in self._outcome.sides)
         self._tell(Phase(f"the limits of p99 are {words}"))
@@ -200,7 +200,7 @@ class JointSearch:
         """Every combination of the models' short lists on shared cores."""
         rate = sum(arrival.rate for arrival in self._wanted.arrivals)
         length_s = min(max(_FEWEST_SIMULATED / self._rarest, _SIMULATED / rate), _MOST_SIMULATED / rate)
-        arrivals = [item.times(length_s, 100 + number) for number, item in enumerate(self._wanted.arrivals)]
+        arrivals = [arrival.times(length_s, 100 + number) for number, arrival in enumerate(self._wanted.arrivals)]
         count = list_length(len(self._surveys))
         lists = [
             shortlist(survey.predicted, count, Objective("latency", rate=own.rate).rank)
@@ -208,11 +208,11 @@ class JointSearch:
         ]
         known = [survey.configurations for survey in self._surveys]
         cores = min(model.constraints.cpus_of(usable_cpus()) for model in self._wanted.models)
-        result = expected(lists, known, arrivals, self._limits_ms, float(cores))
-        self._outcome.simulated, self._outcome.alone = result, tuple(item[0] for item in lists)
-        self._tell(Phase(f"simulated {len(result):,} combinations on {cores} shared cores"))
-        self._tell(Estimated(len(result)))
-        return result
+        simulated = expected(lists, known, arrivals, self._limits_ms, float(cores))
+        self._outcome.simulated, self._outcome.alone = simulated, tuple(choices[0] for choices in lists)
+        self._tell(Phase(f"simulated {len(simulated):,} combinations on {cores} shared cores"))
+        self._tell(Estimated(len(simulated)))
+        return simulated
 
     # On real servers.
 
@@ -257,8 +257,12 @@ class JointSearch:
                 continue
             try:
                 self._servers.of(combination)
-                result = [self._check(combination, number, self._plan.check_s) for number in range(len(combination))]
-                reason = next((f"wrong answers: {item.reason}" for item in result if not item.right), "")
+                accuracies = [
+                    self._check(combination, number, self._plan.check_s) for number in range(len(combination))
+                ]
+                reason = next(
+                    (f"wrong answers: {accuracy.reason}" for accuracy in accuracies if not accuracy.right), ""
+                )
             except TailcutError as error:
                 reason = str(error)
             if reason:
@@ -382,11 +386,9 @@ def describe(names: Sequence[str], combination: Sequence[Settings]) -> str:
     return "; ".join(parts)
 
 
-def _fits(result: float) -> str:
+def _fits(worst: float) -> str:
     """A score in words."""
-    return (
-        f"p99 x{1 / result:.2f} of the limit, of the model that is worst off" if result > _LEAST else "requests failed"
-    )
+    return f"p99 x{1 / worst:.2f} of the limit, of the model that is worst off" if worst > _LEAST else "requests failed"
 
 
 def _limit_ms(result: LoadResult, name: str) -> float:

@@ -46,11 +46,11 @@ def shortlist(
     keep: Sequence[Settings] = (),
 ) -> list[Settings]:
     """The best of a model for each shape, the best of several kinds, and those to keep in any case."""
-    ranked = sorted(predicted, key=lambda item: (-rank(item), item.alone_ms))
+    ranked = sorted(predicted, key=lambda prediction: (-rank(prediction), prediction.alone_ms))
     shapes: dict[object, Settings] = {}
-    for item in ranked:
-        shapes.setdefault(_shape(item.settings), item.settings)
-    chosen = [*keep, *(item.settings for item in ranked[:1]), *shapes.values()]
+    for prediction in ranked:
+        shapes.setdefault(_shape(prediction.settings), prediction.settings)
+    chosen = [*keep, *(prediction.settings for prediction in ranked[:1]), *shapes.values()]
     chosen += [finalist.settings for finalist in finalists(predicted, count, rank)]
     return list(dict.fromkeys(chosen))[: max(count, len(keep) + 1)]
 
@@ -79,7 +79,7 @@ def expected(
     result = []
     for settings in product(*lists):
         members = [
-            CoTenant(known[item], spin_ns(item.engine)) for item, known in zip(settings, configurations, strict=True)
+            CoTenant(known[own], spin_ns(own.engine)) for own, known in zip(settings, configurations, strict=True)
         ]
         predictions = simulate_together(members, arrivals_ns, cores)
         p99_ms = tuple(_p99_ms(prediction) for prediction in predictions)
@@ -91,11 +91,11 @@ def racing(simulated: Iterable[ExpectedCombination], count: int, alone: Combinat
     """The best combinations of different engines and threads, and the one of what is best for each model alone."""
     chosen: list[Combination] = []
     shapes: set[tuple[object, ...]] = set()
-    for item in simulated:
-        shape = tuple((settings.engine, settings.batching.dispatch) for settings in item.settings)
+    for candidate in simulated:
+        shape = tuple((settings.engine, settings.batching.dispatch) for settings in candidate.settings)
         if shape not in shapes and len(chosen) < count - 1:
             shapes.add(shape)
-            chosen.append(item.settings)
+            chosen.append(candidate.settings)
     return list(dict.fromkeys([*chosen, alone]))
 
 

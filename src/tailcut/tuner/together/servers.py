@@ -35,7 +35,9 @@ class JointServers:
             ServeError: it does not start.
         """
         if combination not in self._running:
-            first, *others = [item.profile(settings) for item, settings in zip(self._models, combination, strict=True)]
+            first, *others = [
+                model.profile(settings) for model, settings in zip(self._models, combination, strict=True)
+            ]
             server, began = ServedProfile(first, neighbours=others, cpus=self._cpus), time.monotonic()
             server.start()
             self._running[combination], self.start_s = server, time.monotonic() - began
@@ -55,5 +57,5 @@ class JointServers:
 
     def keep(self, *combinations: Combination) -> None:
         """Stop all others."""
-        for combination in [item for item in self._running if item not in combinations]:
+        for combination in [running for running in self._running if running not in combinations]:
             self._running.pop(combination).stop()

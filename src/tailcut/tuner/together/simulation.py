@@ -33,7 +33,7 @@ def simulate_together(
         cores: that all of them share with the event loop.
         seed: of the service times that are drawn.
     """
-    counts = [len(item) for item in arrivals_ns]
+    counts = [len(arrivals) for arrivals in arrivals_ns]
     models = np.repeat(np.arange(len(members)), counts)
     times = np.concatenate([*arrivals_ns, np.empty(0, np.int64)]).astype(np.int64)
     order = np.argsort(times, kind="stable")
@@ -57,11 +57,11 @@ def _tables(members: Sequence[CoTenant]) -> tuple[np.ndarray, ...]:
     shapes = np.zeros((count, sharing.SHAPES), np.int64)
     sizes, times = np.ones((count, most), np.int64), np.zeros((count, most, draws))
     best, estimate = np.zeros((count, largest), np.int64), np.zeros((count, largest))
-    for number, (item, (own_best, own_estimate)) in enumerate(zip(members, tables, strict=True)):
-        configuration, service = item.configuration, item.configuration.service
+    for number, (member, (own_best, own_estimate)) in enumerate(zip(members, tables, strict=True)):
+        configuration, service = member.configuration, member.configuration.service
         shapes[number, sharing.DISPATCH] = DISPATCH[configuration.dispatch]
         shapes[number, sharing.INSTANCES] = configuration.instances
-        shapes[number, sharing.THREADS], shapes[number, sharing.SPIN] = service.threads, item.spin_ns
+        shapes[number, sharing.THREADS], shapes[number, sharing.SPIN] = service.threads, member.spin_ns
         shapes[number, sharing.LARGEST] = configuration.max_batch_size
         shapes[number, sharing.SIZES], shapes[number, sharing.QUEUE] = len(service.sizes), configuration.queue_rows
         sizes[number, : len(service.sizes)] = service.sizes

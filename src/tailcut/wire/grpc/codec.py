@@ -148,36 +148,36 @@ def _read_inputs(spec: ModelSpec, message: Any, regions: SharedRegions, data: Te
         }
         for index, item in enumerate(message.inputs[: len(spec.inputs) + 1])
     ]
-    result: dict[str, np.ndarray] = {}
+    arrays: dict[str, np.ndarray] = {}
     raw = data.raw
     used = 0
     for entry, tensor in known_entries(entries, {tensor.name: tensor for tensor in spec.inputs}, "input"):
         shape = input_shape(spec, tensor, entry)
         what = f"input {shown(tensor.name)}"
-        place = place_of(parameters_of(entry, what), what)
-        if entry["contents"] is not None and (place is not None or raw):
+        region_slice = place_of(parameters_of(entry, what), what)
+        if entry["contents"] is not None and (region_slice is not None or raw):
             raise InvalidInputError(f"{what}: contents cannot be combined with raw_input_contents or shared memory")
-        if place is not None:
-            check_size(tensor, shape, place.size)
-            result[tensor.name] = from_bytes(tensor, shape, regions.read(place), 0, place.size)
+        if region_slice is not None:
+            check_size(tensor, shape, region_slice.size)
+            arrays[tensor.name] = from_bytes(tensor, shape, regions.read(region_slice), 0, region_slice.size)
         elif raw:
             if used == len(raw):
                 raise InvalidInputError(f"{what}: raw_input_contents has no element for it, it has {len(raw)}")
             view = memoryview(raw[used])
             check_size(tensor, shape, len(view))
             strings_read = data.strings.get(used)
-            result[tensor.name] = (
+            arrays[tensor.name] = (
                 from_bytes(tensor, shape, view, 0, len(view)) if strings_read is None else strings_read
             )
             used += 1
         elif isinstance(entry["contents"], np.ndarray):
-            result[tensor.name] = entry["contents"]
+            arrays[tensor.name] = entry["contents"]
         else:
-            result[tensor.name] = _from_contents(tensor, shape, entry["contents"])
+            arrays[tensor.name] = _from_contents(tensor, shape, entry["contents"])
     if used != len(raw):
         raise InvalidInputError(f"raw_input_contents has {len(raw)} elements, but {used} inputs need one")
-    check_present(spec, {name: array.shape for name, array in result.items()})
-    return {name: result[name] for name in spec.input_names}
+    check_present(spec, {name: array.shape for name, array in arrays.items()})
+    return {name: arrays[name] for name in spec.input_names}
 
 
 def _from_contents(tensor: TensorSpec, shape: tuple[int, ...], contents: Any) -> np.ndarray:
@@ -185,7 +185,7 @@ def _from_contents(tensor: TensorSpec, shape: tuple[int, ...], contents: Any) ->
     name, field = shown(tensor.name), FIELD_OF.get(tensor.dtype)
     if field is None:
         raise InvalidInputError(f"input {name}: {tensor.dtype} has no typed contents: send raw_input_contents")
-    filled = [] if contents is None else [item.name for item, _ in contents.ListFields()]
+    filled = [] if contents is None else [contained.name for contained, _ in contents.ListFields()]
     if filled not in ([field], []):
         raise InvalidInputError(f"input {name}: expected {field} for {tensor.dtype}, got {', '.join(filled)}")
     flat = getattr(contents, field) if filled else ()

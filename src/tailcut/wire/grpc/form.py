@@ -207,11 +207,11 @@ class ArrayForm(NamedTuple):
 
     def inputs(self, message: bytes, lead_end: int) -> dict[str, np.ndarray]:
         """The tensors of a message that fits: views of its bytes, or copies where those are not aligned."""
-        result: dict[str, np.ndarray] = {}
+        copies: dict[str, np.ndarray] = {}
         for (name, dtype, shape), piece in zip(self.tensors, self.pieces, strict=True):
             array: np.ndarray = np.ndarray(shape, dtype, message, lead_end + piece.start)
-            result[name] = array if array.flags.aligned else array.copy()
-        return result
+            copies[name] = array if array.flags.aligned else array.copy()
+        return copies
 
     def answer(self, request_id: bytes, arrays: Sequence[np.ndarray], *, final: bool = False) -> bytes:
         """The ModelInferResponse with these outputs of the model, all of them in its own order."""

@@ -152,10 +152,10 @@ class Http2Connection(Streams[H]):
 
     def _greet(self, data: bytes) -> int:
         """How much of the preface stands at the start of these bytes."""
-        text = data[:_PREFACE_BYTES]
-        if not PREFACE.startswith(text):
+        start = data[:_PREFACE_BYTES]
+        if not PREFACE.startswith(start):
             raise Http2Error(ErrorCode.PROTOCOL_ERROR, "expected the HTTP/2 connection preface")
-        if len(text) < _PREFACE_BYTES:
+        if len(start) < _PREFACE_BYTES:
             return 0
         self._greeted = _PREFACE_BYTES
         return _PREFACE_BYTES

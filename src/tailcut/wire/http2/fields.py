@@ -102,9 +102,9 @@ class HeaderBlocks(Generic[H]):
         """
         decoder = self._decoder
         before = decoder.edition
-        result = self._known.get(block)
-        if result is not None and self._edition == before:
-            return result
+        known = self._known.get(block)
+        if known is not None and self._edition == before:
+            return known
         meaning = self._read(self.decode(block))
         if before == decoder.edition:
             if self._edition != before:
@@ -130,8 +130,8 @@ class HeaderBlocks(Generic[H]):
         key: list[Field] = []
         varying: dict[bytes, bytes] = {}
         length = -1
-        for item in fields:
-            name, value = item
+        for pair in fields:
+            name, value = pair
             role = role_of(name)
             if role is None:
                 if name == _LENGTH:
@@ -141,7 +141,7 @@ class HeaderBlocks(Generic[H]):
                 if role is None:
                     role = reading.role(name)
             if role == _KEY:
-                key.append(item)
+                key.append(pair)
                 continue
             if not value.isalnum() and not _VALUE.fullmatch(value):
                 raise MalformedError(_NO_VALUE)

@@ -61,7 +61,7 @@ def parameters(timeout_us: int = 0) -> dict[str, object]:
 
 def binary_lead(described: Sequence[Described], outputs: Sequence[str] | None = None, timeout_us: int = 0) -> bytes:
     """The JSON before the bytes of the inputs; the outputs, all of them or those named, come as bytes too."""
-    inputs = [entry(item, {"binary_data_size": item.size}) for item in described]
+    inputs = [entry(tensor, {"binary_data_size": tensor.size}) for tensor in described]
     request: dict[str, object] = {"inputs": inputs, "parameters": parameters(timeout_us)}
     if outputs is not None:
         request["outputs"] = [{"name": name, "parameters": {"binary_data": True}} for name in outputs]

@@ -59,17 +59,17 @@ def known_entries(
     """The entries of `inputs` or `outputs`, each with its tensor: objects with a known name, none repeated."""
     if not isinstance(entries, list):
         raise InvalidInputError(f"{what}s must be a list of objects, got {kind_of(entries)}")
-    result: dict[str, dict[str, Any]] = {}
+    checked: dict[str, dict[str, Any]] = {}
     for entry in entries:
         if not isinstance(entry, dict):
             raise InvalidInputError(f"{what}s must be a list of objects, got {kind_of(entry)} in it")
         name = entry.get("name")
         if not isinstance(name, str) or name not in known:
             raise InvalidInputError(f"unknown {what} {shown(name)}: the model has {', '.join(known)}")
-        if name in result:
+        if name in checked:
             raise InvalidInputError(f"{what} {shown(name)} is repeated")
-        result[name] = entry
-    return [(entry, known[name]) for name, entry in result.items()]
+        checked[name] = entry
+    return [(entry, known[name]) for name, entry in checked.items()]
 
 
 def input_shape(spec: ModelSpec, tensor: TensorSpec, entry: dict[str, Any]) -> tuple[int, ...]:

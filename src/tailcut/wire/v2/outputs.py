@@ -71,16 +71,16 @@ def _layout(described: Any) -> tuple[_OutputSlice, ...]:
     """Where the outputs are whose values are not in the JSON itself."""
     parts, offset = [], 0
     for output in described:
-        shape, text = tuple(output["shape"]), output.get("parameters", {})
+        shape, parameters = tuple(output["shape"]), output.get("parameters", {})
         if "data" in output:
             continue
         tensor = TensorSpec(output["name"], DType(output["datatype"]), shape)
-        if "shared_memory_region" in text:
-            place = text.get("shared_memory_offset", 0)
-            parts.append(_OutputSlice(tensor, shape, place, text["shared_memory_byte_size"], shared=True))
+        if "shared_memory_region" in parameters:
+            start = parameters.get("shared_memory_offset", 0)
+            parts.append(_OutputSlice(tensor, shape, start, parameters["shared_memory_byte_size"], shared=True))
         else:
-            parts.append(_OutputSlice(tensor, shape, offset, text["binary_data_size"]))
-            offset += text["binary_data_size"]
+            parts.append(_OutputSlice(tensor, shape, offset, parameters["binary_data_size"]))
+            offset += parameters["binary_data_size"]
     return tuple(parts)
 
 

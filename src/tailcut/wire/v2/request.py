@@ -128,10 +128,10 @@ def parse_request(
         )
     if not plan.slices and not plan.shared:
         return InferRequest(plan.id, plan.ready, plan.outputs, plan.parameters)
-    result = plan.ready | {piece.tensor.name: _at(spec, piece, view, json_size + piece.offset) for piece in plan.slices}
-    for tensor, shape, place in plan.shared:
-        result[tensor.name] = from_bytes(tensor, shape, regions.read(place), 0, place.size)
-    inputs = result if len(result) == 1 else {name: result[name] for name in spec.input_names}
+    arrays = plan.ready | {piece.tensor.name: _at(spec, piece, view, json_size + piece.offset) for piece in plan.slices}
+    for tensor, shape, region_slice in plan.shared:
+        arrays[tensor.name] = from_bytes(tensor, shape, regions.read(region_slice), 0, region_slice.size)
+    inputs = arrays if len(arrays) == 1 else {name: arrays[name] for name in spec.input_names}
     return InferRequest(plan.id, inputs, plan.outputs, plan.parameters)
 
 
@@ -201,10 +201,10 @@ def _parse_raw(spec: ModelSpec, body: memoryview) -> InferRequest:
 
 def _read_lists(spec: ModelSpec, text: bytes) -> InferRequest | None:
     """The request in a text whose inputs are all lists of numbers; None for any other, and for what is wrong."""
-    result = take_lists(text)
-    if result is None:
+    taken = take_lists(text)
+    if taken is None:
         return None
-    rest, spans = result
+    rest, spans = taken
     key = (id(spec), rest)
     plan = _list_plans.get(key)
     if plan is None:
@@ -330,14 +330,14 @@ def source_of(tensor: TensorSpec, entry: dict[str, Any]) -> int | RegionSlice | 
     """Where an input's data are: so many bytes in the binary part, in shared memory, or (None) in the JSON."""
     name = shown(tensor.name)
     parameters = parameters_of(entry, f"input {name}")
-    place = place_of(parameters, f"input {name}")
+    region_slice = place_of(parameters, f"input {name}")
     size = parameters.get("binary_data_size")
-    if [place is not None, size is not None, "data" in entry].count(True) != 1:
+    if [region_slice is not None, size is not None, "data" in entry].count(True) != 1:
         raise InvalidInputError(
             f"input {name}: expected either data, the parameter binary_data_size, or a place in shared memory"
         )
-    if place is not None:
-        return place
+    if region_slice is not None:
+        return region_slice
     if size is not None and (type(size) is not int or size < 0):
         raise InvalidInputError(f"input {name}: binary_data_size must be a number of bytes, got {kind_of(size)}")
     return size

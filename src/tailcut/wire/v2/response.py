@@ -217,8 +217,8 @@ def json_answer(spec: ModelSpec, version: str, request: InferRequest) -> dict[st
     return _answer(spec, version, request, entries)
 
 
-def shared_parameters(place: RegionSlice, array: np.ndarray, dtype: DType) -> dict[str, Any]:
+def shared_parameters(region_slice: RegionSlice, array: np.ndarray, dtype: DType) -> dict[str, Any]:
     """What an answer says of an output that was put into shared memory: where, and how many bytes it has."""
     size = array.nbytes if dtype is not DType.BYTES else len(to_bytes(array, dtype))
-    text: dict[str, Any] = {"shared_memory_region": place.region, "shared_memory_byte_size": size}
-    return text | ({"shared_memory_offset": place.offset} if place.offset else {})
+    parameters: dict[str, Any] = {"shared_memory_region": region_slice.region, "shared_memory_byte_size": size}
+    return parameters | ({"shared_memory_offset": region_slice.offset} if region_slice.offset else {})

@@ -84,21 +84,21 @@ def request_in_steps(
     binary = sum(source for _, source in sources if isinstance(source, int))
     if binary != len(view) - size:
         raise InvalidInputError(f"binary sizes add up to {binary} bytes, but {len(view) - size} follow the JSON head")
-    result: dict[str, np.ndarray] = {}
+    arrays: dict[str, np.ndarray] = {}
     at = size
-    for tensor, place in sources:
+    for tensor, origin in sources:
         yield
         shape = shapes[tensor.name]
-        if isinstance(place, Span):
-            result[tensor.name] = yield from _list_in_steps(tensor, shape, text[place.start : place.end])
-        elif isinstance(place, RegionSlice):
-            result[tensor.name] = from_bytes(tensor, shape, regions.read(place), 0, place.size)
-        elif isinstance(place, int):
-            result[tensor.name] = yield from _binary_in_steps(spec, tensor, shape, view[at : at + place])
-            at += place
+        if isinstance(origin, Span):
+            arrays[tensor.name] = yield from _list_in_steps(tensor, shape, text[origin.start : origin.end])
+        elif isinstance(origin, RegionSlice):
+            arrays[tensor.name] = from_bytes(tensor, shape, regions.read(origin), 0, origin.size)
+        elif isinstance(origin, int):
+            arrays[tensor.name] = yield from _binary_in_steps(spec, tensor, shape, view[at : at + origin])
+            at += origin
         else:
-            result[tensor.name] = from_json(tensor, shape, place)
-    return InferRequest(id_of(root), {name: result[name] for name in spec.input_names}, outputs, parameters)
+            arrays[tensor.name] = from_json(tensor, shape, origin)
+    return InferRequest(id_of(root), {name: arrays[name] for name in spec.input_names}, outputs, parameters)
 
 
 def _binary_in_steps(

@@ -45,10 +45,10 @@ def template_of(spec: ModelSpec, body: bytes, json_size: int | None) -> Template
     if json_size is not None:
         lead = parse_lead(spec, body[:json_size], len(body) - json_size)
         return Template(lead.request, lead.rows, body[:json_size]) if lead is not None else None
-    result = take_lists(body)
-    if result is None:
+    taken = take_lists(body)
+    if taken is None:
         return None
-    rest, spans = result
+    rest, spans = taken
     plan = list_plan(spec, rest, len(spans)) if len(spans) == 1 else None
     if plan is None or plan.forms[0].tensor.dtype not in COMPILED:
         return None

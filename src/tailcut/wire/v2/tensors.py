@@ -211,16 +211,16 @@ def strings_in_steps(tensor: TensorSpec, shape: tuple[int, ...], data: memoryvie
     for first in range(0, count, STEP_STRINGS):
         if first:
             yield
-        result: list[bytes] = []
+        strings: list[bytes] = []
         for _ in range(min(STEP_STRINGS, count - first)):
             start = position + _PREFIX.size
             position = start + (_PREFIX.unpack_from(data, position)[0] if start <= len(data) else 0)
             if position > len(data):
                 break
-            result.append(bytes(data[start:position]))
+            strings.append(bytes(data[start:position]))
         if position > len(data):
             break
-        array[first : first + len(result)] = result
+        array[first : first + len(strings)] = strings
     if position != len(data):
         raise InvalidInputError(
             f"input {shown(tensor.name)}: the length prefixes of its {count} BYTES elements do not add up to "

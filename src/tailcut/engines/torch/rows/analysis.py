@@ -69,11 +69,11 @@ class RowAnalysis:
 
     def _judge(self, outputs: Mapping[str, Any]) -> RowEvidence:
         for name, node in outputs.items():
-            place = self._places.get(node)
+            location = self._places.get(node)
             shape = shape_of(node)
-            if not isinstance(place, Lies) or place.axis is None:
+            if not isinstance(location, Lies) or location.axis is None:
                 return RowEvidence(Rows.DEPENDENT, f"output {name!r} does not follow the rows of the inputs")
-            if place != Lies(0) or shape[0] != self._places.rows:
+            if location != Lies(0) or shape[0] != self._places.rows:
                 return RowEvidence(Rows.DEPENDENT, f"output {name!r} has its rows elsewhere than on the first axis")
         return RowEvidence(Rows.INDEPENDENT, "every operator of the program keeps rows apart")
 
@@ -95,9 +95,9 @@ def _place(places: Places, node: Any) -> Place:
     if name in rules_elementwise.MADE:
         return rules_elementwise.made(places, node, name)
     if all(
-        isinstance(place, Lies) and place.axis is None
-        for place in map(places.__getitem__, operands)
-        if place is not None
+        isinstance(location, Lies) and location.axis is None
+        for location in map(places.__getitem__, operands)
+        if location is not None
     ):
         return _constant(places, node, operands)
     return _rule(name)(places, node)

@@ -51,26 +51,26 @@ def unknown(reason: str) -> RowsSpoiledError:
     return RowsSpoiledError(Rows.UNKNOWN, reason)
 
 
-def single(place: Place) -> Lies:
+def single(location: Place) -> Lies:
     """The place of one tensor.
 
     Raises:
         RowsSpoiledError: the node has several results, or is no tensor.
     """
-    if not isinstance(place, Lies):
+    if not isinstance(location, Lies):
         raise unknown("takes several results at once")
-    return place
+    return location
 
 
-def without(place: Lies, axes: set[int], fault: str, *, kept: bool) -> Lies:
+def without(location: Lies, axes: set[int], fault: str, *, kept: bool) -> Lies:
     """Where rows lie after these axes are reduced, which stay with size 1 if `kept`.
 
     Raises:
         RowsSpoiledError: the rows lie on one of them.
     """
-    if place.axis in axes:
+    if location.axis in axes:
         raise dependent(fault)
-    return place if kept else place.at((place.axis or 0) - sum(axis < (place.axis or 0) for axis in axes))
+    return location if kept else location.at((location.axis or 0) - sum(axis < (location.axis or 0) for axis in axes))
 
 
 class Places:
@@ -87,8 +87,8 @@ class Places:
     def __getitem__(self, node: Any) -> Place:
         return self._places[node]
 
-    def __setitem__(self, node: Any, place: Place) -> None:
-        self._places[node] = place
+    def __setitem__(self, node: Any, location: Place) -> None:
+        self._places[node] = location
 
     def get(self, node: Any) -> Place:
         """As an item; None for what is no node."""
@@ -104,10 +104,10 @@ class Places:
         Raises:
             RowsSpoiledError: it has none.
         """
-        place = single(self[node])
-        if place.axis is None:
+        location = single(self[node])
+        if location.axis is None:
             raise unknown("has rows only in its other operands")
-        return place
+        return location
 
     def need_constant(self, nodes: Sequence[Any]) -> None:
         """Check that no tensor among these has rows; None is a tensor that is left out.

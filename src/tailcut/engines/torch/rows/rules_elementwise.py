@@ -29,31 +29,31 @@ MADE = (
 def elementwise(places: Places, node: Any) -> Place:
     """Operands are broadcast from the right; all that have rows have them on the same axis."""
     rank = len(shape_of(node))
-    found: Lies | None = None
+    common: Lies | None = None
     for operand in places.operands(node):
-        place = places[operand]
-        if place is None:
+        location = places[operand]
+        if location is None:
             if places.rows in symbols_of(operand):
                 raise dependent("counts the rows")
             continue
-        place = single(place)
-        if place.axis is None:
+        location = single(location)
+        if location.axis is None:
             continue
-        place = place.at(place.axis + rank - len(shape_of(operand)))
-        if found is not None and found != place:
+        location = location.at(location.axis + rank - len(shape_of(operand)))
+        if common is not None and common != location:
             raise dependent("combines rows with other rows")
-        found = place
-    if found is None or found.axis is None:
+        common = location
+    if common is None or common.axis is None:
         return NOWHERE
     for operand in places.operands(node):
-        place = places[operand]
-        shape = shape_of(operand) if isinstance(place, Lies) else ()
-        axis = found.axis - rank + len(shape)
-        if isinstance(place, Lies) and place.axis is None and axis >= 0 and shape[axis] != 1:
+        location = places[operand]
+        shape = shape_of(operand) if isinstance(location, Lies) else ()
+        axis = common.axis - rank + len(shape)
+        if isinstance(location, Lies) and location.axis is None and axis >= 0 and shape[axis] != 1:
             if places.rows in shape[axis].free_symbols:
                 raise dependent("tells a row by its place")
             raise unknown("broadcasts over the rows")
-    return found
+    return common
 
 
 def made(places: Places, node: Any, name: str) -> Place:

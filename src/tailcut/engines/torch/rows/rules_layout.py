@@ -15,8 +15,8 @@ _VIEWS = (
 
 def _view(places: Places, node: Any) -> Place:
     """Elements keep their order, so as many lie before and behind each row as did."""
-    place = places.of(node.args[0])
-    before = product(shape_of(node.args[0])[: place.axis]) * place.outer
+    location = places.of(node.args[0])
+    before = product(shape_of(node.args[0])[: location.axis]) * location.outer
     shape = shape_of(node)
     for axis, size in enumerate(shape):
         if places.rows in size.free_symbols:
@@ -31,31 +31,31 @@ def _view(places: Places, node: Any) -> Place:
 
 
 def _transpose(places: Places, node: Any) -> Place:
-    place, rank = places.of(node.args[0]), len(shape_of(node))
-    one, other = (int(axis) % rank for axis in node.args[1:3])
-    return place.at({one: other, other: one}.get(place.axis or 0, place.axis or 0))
+    location, rank = places.of(node.args[0]), len(shape_of(node))
+    first, second = (int(axis) % rank for axis in node.args[1:3])
+    return location.at({first: second, second: first}.get(location.axis or 0, location.axis or 0))
 
 
 def _t(places: Places, node: Any) -> Place:
-    place = places.of(node.args[0])
-    return place.at(len(shape_of(node)) - 1 - (place.axis or 0))
+    location = places.of(node.args[0])
+    return location.at(len(shape_of(node)) - 1 - (location.axis or 0))
 
 
 def _permute(places: Places, node: Any) -> Place:
-    place, rank = places.of(node.args[0]), len(shape_of(node))
-    return place.at([int(axis) % rank for axis in node.args[1]].index(place.axis or 0))
+    location, rank = places.of(node.args[0]), len(shape_of(node))
+    return location.at([int(axis) % rank for axis in node.args[1]].index(location.axis or 0))
 
 
 def expand(places: Places, node: Any) -> Place:
     """Axes of size 1 are repeated; a tensor without rows may be repeated for each row, along one axis."""
-    place, shape = single(places[node.args[0]]), shape_of(node)
+    location, shape = single(places[node.args[0]]), shape_of(node)
     moved = len(shape) - len(shape_of(node.args[0]))
     axes = places.axes_of_rows(node)
-    if place.axis is not None:
-        axes = [axis for axis in axes if axis != place.axis + moved]
+    if location.axis is not None:
+        axes = [axis for axis in axes if axis != location.axis + moved]
         if axes:
             raise dependent("spreads rows over other rows")
-        return place.at(place.axis + moved)
+        return location.at(location.axis + moved)
     if len(axes) != 1:
         raise unknown("spreads over several axes")
     own = axes[0] - moved
@@ -65,11 +65,11 @@ def expand(places: Places, node: Any) -> Place:
 
 
 def _repeat(places: Places, node: Any) -> Place:
-    place, rank = places.of(node.args[0]), len(shape_of(node))
-    axis = (place.axis or 0) + rank - len(shape_of(node.args[0]))
+    location, rank = places.of(node.args[0]), len(shape_of(node))
+    axis = (location.axis or 0) + rank - len(shape_of(node.args[0]))
     if node.args[1][axis] != 1 or len(places.axes_of_rows(node)) != 1:
         raise dependent("repeats the rows")
-    return place.at(axis)
+    return location.at(axis)
 
 
 def _constant_pad_nd(places: Places, node: Any) -> Place:

@@ -27,19 +27,19 @@ def _convolution(places: Places, node: Any) -> Place:
 
 
 def _linear(places: Places, node: Any) -> Place:
-    place = places.of(node.args[0])
-    if place.axis == len(shape_of(node.args[0])) - 1:
+    location = places.of(node.args[0])
+    if location.axis == len(shape_of(node.args[0])) - 1:
         raise dependent("sums over the rows")
     places.need_constant(node.args[1:])
-    return place
+    return location
 
 
 def _addmm(places: Places, node: Any) -> Place:
     places.need_constant([node.args[0], node.args[2]])
-    place = places.of(node.args[1])
-    if place.axis != 0:
+    location = places.of(node.args[1])
+    if location.axis != 0:
         raise dependent("sums over the rows")
-    return place
+    return location
 
 
 def _matmul(places: Places, node: Any) -> Place:
@@ -48,21 +48,21 @@ def _matmul(places: Places, node: Any) -> Place:
     rank = len(shape_of(node))
     if min(ranks) < 2:
         raise unknown("multiplies vectors")
-    found: set[Lies] = set()
+    locations: set[Lies] = set()
     for operand, own, summed in ((left, ranks[0], ranks[0] - 1), (right, ranks[1], ranks[1] - 2)):
-        place = single(places[operand])
-        if place.axis is None:
+        location = single(places[operand])
+        if location.axis is None:
             continue
-        if place.axis == summed:
+        if location.axis == summed:
             raise dependent("sums over the rows")
-        found.add(place.at(place.axis + rank - own))
-    if len(found) != 1:
+        locations.add(location.at(location.axis + rank - own))
+    if len(locations) != 1:
         raise dependent("multiplies rows with other rows")
-    [place] = found
-    both = all(single(places[one]).axis is not None for one in (left, right))
-    if both and place.axis is not None and place.axis >= rank - 2:
+    [location] = locations
+    both = all(single(places[operand]).axis is not None for operand in (left, right))
+    if both and location.axis is not None and location.axis >= rank - 2:
         raise dependent("multiplies rows with other rows")
-    return place
+    return location
 
 
 def _scaled_dot_product_attention(places: Places, node: Any) -> Place:
@@ -70,13 +70,13 @@ def _scaled_dot_product_attention(places: Places, node: Any) -> Place:
     mask = argument(node, 3, "attn_mask")
     if argument(node, 4, "dropout_p"):
         raise dependent("draws at random")
-    if query.axis is None or query.axis >= rank - 2 or {places.of(one) for one in node.args[1:3]} != {query}:
+    if query.axis is None or query.axis >= rank - 2 or {places.of(operand) for operand in node.args[1:3]} != {query}:
         raise unknown("attends over rows")
     if mask is not None:
-        place, own = single(places[mask]), len(shape_of(mask))
+        location, own = single(places[mask]), len(shape_of(mask))
         axis = query.axis - rank + own
-        aligned = place == query.at(axis)
-        if not aligned and (place.axis is not None or (axis >= 0 and shape_of(mask)[axis] != 1)):
+        aligned = location == query.at(axis)
+        if not aligned and (location.axis is not None or (axis >= 0 and shape_of(mask)[axis] != 1)):
             raise unknown("masks rows by other rows")
     return query
 
@@ -102,10 +102,10 @@ def _gru(places: Places, node: Any) -> Place:
 
 
 def _recurrent(places: Places, node: Any, *, first: bool) -> Lies:
-    place = places.of(node.args[0])
-    if place != Lies(0 if first else 1):
+    location = places.of(node.args[0])
+    if location != Lies(0 if first else 1):
         raise dependent("takes the rows for times")
-    return place
+    return location
 
 
 RULES: Table = {

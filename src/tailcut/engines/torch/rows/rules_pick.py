@@ -12,50 +12,50 @@ def _select(places: Places, node: Any) -> Place:
 
 def _unbind(places: Places, node: Any) -> Place:
     axis = int(argument(node, 1, "dim") or 0) % len(shape_of(node.args[0]))
-    place = without(places.of(node.args[0]), {axis}, "picks rows", kept=False)
-    return tuple(place for _ in node.meta["val"])
+    location = without(places.of(node.args[0]), {axis}, "picks rows", kept=False)
+    return tuple(location for _ in node.meta["val"])
 
 
 def _slice(places: Places, node: Any) -> Place:
-    place = places.of(node.args[0])
-    if axis_of(node) == place.axis and shape_of(node) != shape_of(node.args[0]):
+    location = places.of(node.args[0])
+    if axis_of(node) == location.axis and shape_of(node) != shape_of(node.args[0]):
         raise dependent("picks rows")
-    return place
+    return location
 
 
 def _split(places: Places, node: Any) -> Place:
-    place = places.of(node.args[0])
-    if int(argument(node, 2, "dim") or 0) % len(shape_of(node.args[0])) == place.axis:
+    location = places.of(node.args[0])
+    if int(argument(node, 2, "dim") or 0) % len(shape_of(node.args[0])) == location.axis:
         raise dependent("picks rows")
-    return tuple(place for _ in node.meta["val"])
+    return tuple(location for _ in node.meta["val"])
 
 
 def _cat(places: Places, node: Any) -> Place:
     tensors = node.args[0]
     rank, dim = len(shape_of(tensors[0])), int(argument(node, 1, "dim") or 0)
-    joined = {single(places[one]) for one in tensors}
+    joined = {single(places[tensor]) for tensor in tensors}
     if len(joined) != 1:
         raise unknown("joins tensors with rows and without")
-    [place] = joined
-    if dim % rank == place.axis:
+    [location] = joined
+    if dim % rank == location.axis:
         raise dependent("joins rows")
-    return place
+    return location
 
 
 def _stack(places: Places, node: Any) -> Place:
     rank, dim = len(shape_of(node)), int(argument(node, 1, "dim") or 0) % len(shape_of(node))
-    joined = {single(places[one]) for one in node.args[0]}
+    joined = {single(places[tensor]) for tensor in node.args[0]}
     if len(joined) != 1 or rank < 1:
         raise unknown("joins tensors with rows and without")
-    [place] = joined
-    return place.at((place.axis or 0) + (dim <= (place.axis or 0)))
+    [location] = joined
+    return location.at((location.axis or 0) + (dim <= (location.axis or 0)))
 
 
 def _gather(places: Places, node: Any) -> Place:
-    place = places.of(node.args[0])
-    if axis_of(node) == place.axis or single(places[node.args[2]]) != place:
+    location = places.of(node.args[0])
+    if axis_of(node) == location.axis or single(places[node.args[2]]) != location:
         raise unknown("gathers across rows")
-    return place
+    return location
 
 
 def _index_select(places: Places, node: Any) -> Place:
@@ -72,10 +72,10 @@ def _index(places: Places, node: Any) -> Place:
     if len(given) != 1:
         raise unknown("has several indices")
     [(axis, index)] = given
-    place, rank = single(places[index]), len(shape_of(index))
+    location, rank = single(places[index]), len(shape_of(index))
     if data.axis is None:
-        return place.at((place.axis or 0) + axis)
-    if place.axis is not None or axis == data.axis:
+        return location.at((location.axis or 0) + axis)
+    if location.axis is not None or axis == data.axis:
         raise unknown("picks across rows")
     return data.at(data.axis + (rank - 1 if axis < data.axis else 0))
 

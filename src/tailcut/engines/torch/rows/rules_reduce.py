@@ -26,7 +26,7 @@ _SPATIAL = {"pixel_shuffle": 3, "pixel_unshuffle": 3} | {  # so many of the last
 
 
 def _reduce(places: Places, node: Any, *, pairs: bool = False) -> Place:
-    place = places.of(node.args[0])
+    location = places.of(node.args[0])
     rank = len(shape_of(node.args[0]))
     dims = argument(node, 2 if name_of(node) in {"norm", "linalg_vector_norm"} else 1, "dim")
     if isinstance(dims, bool) or dims in (None, []):
@@ -34,8 +34,8 @@ def _reduce(places: Places, node: Any, *, pairs: bool = False) -> Place:
     axes = {int(dim) % rank for dim in (dims if isinstance(dims, list | tuple) else [dims])}
     result = node.meta["val"][0] if pairs else node.meta["val"]
     kept = len(result.shape) == rank
-    found = without(place, axes, "reduces over the rows", kept=kept)
-    return (found, found) if pairs else found
+    reduced = without(location, axes, "reduces over the rows", kept=kept)
+    return (reduced, reduced) if pairs else reduced
 
 
 def _reduce_paired(places: Places, node: Any) -> Place:
@@ -48,13 +48,13 @@ def _reduce_paired(places: Places, node: Any) -> Place:
 
 
 def _along(places: Places, node: Any) -> Place:
-    place = places.of(node.args[0])
+    location = places.of(node.args[0])
     dims = argument(node, 1, "dim")
     rank = len(shape_of(node.args[0]))
     for dim in dims if isinstance(dims, list | tuple) else [-1 if dims is None else dims]:
-        if int(dim) % rank == place.axis:
+        if int(dim) % rank == location.axis:
             raise dependent("mixes the rows")
-    return place
+    return location
 
 
 def _normalise(places: Places, node: Any) -> Place:
@@ -72,8 +72,8 @@ def _normalise(places: Places, node: Any) -> Place:
 
 
 def _pool(places: Places, node: Any, *, count: int) -> Place:
-    place = last_axes(places, node, count)
-    return (place, place) if isinstance(node.meta["val"], list | tuple) else place
+    location = last_axes(places, node, count)
+    return (location, location) if isinstance(node.meta["val"], list | tuple) else location
 
 
 def last_axes(places: Places, node: Any, count: int) -> Lies:
@@ -82,10 +82,10 @@ def last_axes(places: Places, node: Any, count: int) -> Lies:
     Raises:
         RowsSpoiledError: the rows lie on one of those axes.
     """
-    place = places.of(node.args[0])
-    if place.axis is None or place.axis >= len(shape_of(node.args[0])) - count:
+    location = places.of(node.args[0])
+    if location.axis is None or location.axis >= len(shape_of(node.args[0])) - count:
         raise dependent("mixes the rows")
-    return place
+    return location
 
 
 def _layer_norm(places: Places, node: Any) -> Place:
@@ -94,8 +94,8 @@ def _layer_norm(places: Places, node: Any) -> Place:
 
 
 def _native_layer_norm(places: Places, node: Any) -> Place:
-    place = single(_layer_norm(places, node))
-    return (place, place, place)
+    location = single(_layer_norm(places, node))
+    return (location, location, location)
 
 
 def _topk(places: Places, node: Any) -> Place:
@@ -106,8 +106,8 @@ def _topk(places: Places, node: Any) -> Place:
 
 
 def _sort(places: Places, node: Any) -> Place:
-    place = _along(places, node)
-    return (place, place)
+    location = _along(places, node)
+    return (location, location)
 
 
 RULES: Table = {
