@@ -84,12 +84,6 @@ def test_engines_are_measured_as_long_as_usual_where_there_is_time() -> None:
     assert plan.estimating_s(70.0, 1.0) == pytest.approx(0.08 * 120)
 
 
-def test_ways_are_measured_where_there_is_time() -> None:
-    """Two minutes are enough for a quick start; a minute that is half over is not."""
-    assert TimePlan(0.0, 120.0).can_measure_ways(40.0, 1.0)
-    assert not TimePlan(0.0, 60.0).can_measure_ways(28.0, 1.0)
-
-
 def test_finalists_that_start_late_race_all_the_same() -> None:
     """A race has a tenth of the budget from when its servers run."""
     plan = TimePlan(0.0, 60.0)

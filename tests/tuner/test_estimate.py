@@ -17,16 +17,14 @@ from tailcut.spec import DType
 from tailcut.tuner.estimate import (
     NO_TIME,
     EngineEstimate,
-    EstimateError,
     Estimator,
-    Judging,
-    Wrong,
     _calls_in,
     _round,
     estimate_engines,
     typical,
 )
 from tailcut.tuner.estimator import pack
+from tailcut.tuner.judging import EstimateError, Judging, Wrong
 from tailcut.tuner.model_space import ModelSpace
 from tailcut.tuner.records import TuneRequest
 from tailcut.tuner.session import open_session

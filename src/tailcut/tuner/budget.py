@@ -182,11 +182,6 @@ class TimePlan:
         """For one probe of a way in."""
         return min(_MOST_WAY_S, _WAY * self._whole_s)
 
-    def can_measure_ways(self, now: float, start_s: float) -> bool:
-        """Whether the ways in can be measured, and as many servers as are wanted started before the race ends."""
-        racing_s = _WANTED_FINALISTS * self._entering_s(start_s) / _STARTING
-        return now + _WAYS * self.way_s + _WAY_SERVERS * start_s / 2 + racing_s <= self.race_until
-
     @property
     def check_s(self) -> float:
         """For the answers of one candidate."""

@@ -20,7 +20,6 @@ import msgspec
 import numpy as np
 
 from tailcut.engines import EngineOptions
-from tailcut.errors import TailcutError
 from tailcut.runtime.thread_budget import spins
 from tailcut.tuner.estimator import (
     Answered,
@@ -35,6 +34,7 @@ from tailcut.tuner.estimator import (
     unpack,
     write,
 )
+from tailcut.tuner.judging import EstimateError, Judging
 from tailcut.tuner.simulate import ServiceTimes
 
 QUANTILES = 64  # of the times of a size, equally likely: the last one is beyond the p99
@@ -47,12 +47,7 @@ _FEWEST = 3  # configurations that are loaded in any case
 _SPINNING_S = 0.04  # that onnxruntime's threads go on after a call
 NO_TIME = "no time left to load it"
 _STOP_S = 5.0
-_ASKED_S = 0.5  # for the answers of an engine
 _LENGTHS = (0.5, 0.1, 0.9, 0.3, 0.7)  # quantiles of the data's requests by size, which are measured
-
-
-class EstimateError(TailcutError):
-    """A configuration that cannot be measured: the engine refuses the model, or its process ended."""
 
 
 @dataclass(slots=True)
@@ -99,55 +94,6 @@ class EngineEstimate:
         shares = (np.arange(QUANTILES) + 0.5) / QUANTILES
         rows = [np.quantile(np.concatenate(self.times_ns[size]), shares) for size in self.sizes]
         return ServiceTimes(np.array(self.sizes, np.int64), np.array(rows), self.options.threads or threads)
-
-
-@dataclass(slots=True)
-class Judging:
-    """Which engines answer wrongly: the first configuration of each engine and precision is asked.
-
-    Args:
-        requests: that it is asked.
-        judge: says of answers what is wrong with them, and whether the configuration is measured anyway; None where
-            they are right.
-        kinds: that are not asked: their answers are what others are compared with.
-        wrong: what was found.
-    """
-
-    requests: Sequence[list[Tensor]] = ()
-    judge: Callable[[EngineOptions, Sequence[Mapping[str, np.ndarray]]], "Wrong | None"] = lambda _, __: None
-    kinds: set[tuple[str, str]] = field(default_factory=set)
-    wrong: dict[tuple[str, str], str] = field(default_factory=dict)
-
-    def check(self, estimator: "Estimator") -> None:
-        """Ask a configuration that was loaded, where its kind is not known.
-
-        Raises:
-            EstimateError: it answers wrongly, or not at all, and need not be measured.
-        """
-        options = estimator.estimate.options
-        kind = (str(options.name), str(options.precision))
-        if kind in self.wrong:
-            raise EstimateError(self.wrong[kind])
-        if not self.requests or kind in self.kinds:
-            return
-        self.kinds.add(kind)
-        accuracy = self.judge(options, estimator.answers(self.requests, _ASKED_S))
-        if accuracy is not None:
-            self.wrong[kind] = accuracy.reason
-            if not accuracy.measured:
-                raise EstimateError(accuracy.reason)
-
-    def reason(self, options: EngineOptions) -> str | None:
-        """Why a configuration need not be loaded."""
-        return self.wrong.get((str(options.name), str(options.precision)))
-
-
-@dataclass(frozen=True, slots=True)
-class Wrong:
-    """Answers that are not right: why, and whether their engine is measured so that it can be offered."""
-
-    reason: str
-    measured: bool
 
 
 class Estimator:
@@ -373,7 +319,7 @@ def _loaded(racing: Sequence[Estimator], tell: Callable[[EngineEstimate], None],
         try:
             if not estimator.estimate.load_s:
                 estimator.wait_loaded()
-                judging.check(estimator)
+                judging.check(estimator.estimate.options, estimator.answers)
             kept.append(estimator)
         except EstimateError as error:
             estimator.estimate.error = str(error)

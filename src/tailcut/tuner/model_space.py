@@ -27,10 +27,11 @@ from tailcut.spec import Rows
 from tailcut.tuner.budget import SearchSize, ways_s
 from tailcut.tuner.calibrate import CalibrationError, Copies, Copy, Material, copies_for
 from tailcut.tuner.converted import onnx_copy
-from tailcut.tuner.estimate import NO_TIME, EngineEstimate, Judging, Wrong, estimate_engines, typical
+from tailcut.tuner.estimate import NO_TIME, EngineEstimate, estimate_engines, typical
 from tailcut.tuner.estimator import pack
 from tailcut.tuner.events import Estimated, Phase
 from tailcut.tuner.finalists import PredictedConfiguration, kinds_of
+from tailcut.tuner.judging import Judging, Wrong
 from tailcut.tuner.learning import facts_of
 from tailcut.tuner.pixels import as_pixels
 from tailcut.tuner.prediction import PredictionParts, configurations, predict
@@ -62,8 +63,8 @@ from tailcut.tuner.ways import (
 from tailcut.wire.v2.call import model_path
 
 _STATIC = "int8_static"
-_ASKED = 8  # requests, of an engine before it is measured
-_SLOW_CALL_NS = 5_000_000  # from here on, what a way in costs is hardly a hundredth
+_ASKED = 48  # requests, of an engine before it is measured: what is wrong for one in ten is hardly missed
+_SLOW_CALL_NS = 2_500_000  # from here on, what a way in costs is a few hundredths
 
 
 class ModelSpace:
@@ -311,8 +312,7 @@ class ModelSpace:
                 session.rejected[precision_of(settings)] = Rejected(settings, accuracy, bound)
             return Wrong(reason, measured=bound is not None)
 
-        # Copies in static int8 were judged when they were made.
-        known = {precision_of(session.base), *((name, _STATIC) for name in session.servers.copies)}
+        known = {precision_of(session.base), *session.rejected}
         return Judging([pack(dict(request)) for request in inputs], judge, known)
 
     def _stored(self, estimate: EngineEstimate) -> None:
@@ -366,7 +366,7 @@ class ModelSpace:
             session.tell(Phase(f"reusing the measured cost of receiving requests from {session.journal.name}"))
             return Ways(known, slower)
         slow = min(estimate.alone_ns for estimate in self.estimates if _is_known(estimate)) >= _SLOW_CALL_NS
-        if slow and not session.plan.can_measure_ways(time.monotonic(), session.servers.start_s):
+        if slow:
             session.tell(Phase("assuming the usual cost of receiving requests: the model's calls take far longer"))
             for name, way in USUAL.items():
                 session.journal.add_way(settings[name], way, measured=False)
