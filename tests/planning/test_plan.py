@@ -205,6 +205,7 @@ def test_a_recording_without_requests(rate: float) -> None:
         plan(recording=recording, rates=[rate], rules=Rules())
 
 
+@pytest.mark.slow
 def test_a_day_of_much_traffic(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs faster than it was recorded, with the autoscaler's times, and the result is in the recording's time."""
     edges = np.array([0.0, 400.0, 500.0, 900.0])

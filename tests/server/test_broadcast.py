@@ -200,6 +200,7 @@ def test_a_client_that_ends_its_side_ends_the_stream(server: Server) -> None:
         assert isinstance(records[0], About)
 
 
+@pytest.mark.slow
 def test_a_client_that_does_not_read_is_dropped(tmp_path: Path) -> None:
     """After --write-timeout, with no more held for it than one full write buffer; the others are not held up."""
     flags = ["--write-timeout", "2s", "--write-rate", "1048576", "--uds", str(tmp_path / "socket"), "--no-auto"]
@@ -220,6 +221,7 @@ def test_a_client_that_does_not_read_is_dropped(tmp_path: Path) -> None:
         assert server.stop() == 0
 
 
+@pytest.mark.slow
 def test_a_client_that_reads_late_misses_views_alone(tmp_path: Path) -> None:
     """What was told once, such as other models, it gets when it reads again."""
     perceptron([4, 8, 3], tmp_path / "mlp.onnx")

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 from tests.engines.models import perceptron, quantised
 
 from tailcut.engines.base import U8Input
@@ -29,6 +30,7 @@ def test_each_profile_runs_its_own_copy_of_the_model(tmp_path: Path) -> None:
     assert all(len(side.runs.latencies) for side in result.sides)
 
 
+@pytest.mark.slow
 def test_pixels_are_what_a_profile_of_pixels_is_judged_by(tmp_path: Path) -> None:
     """Floats that no pixel stands for are not what its clients send."""
     path = perceptron([16, 4], tmp_path / "m.onnx")
@@ -40,6 +42,7 @@ def test_pixels_are_what_a_profile_of_pixels_is_judged_by(tmp_path: Path) -> Non
     assert [side.wrong for side in result.sides] == [False, False]
 
 
+@pytest.mark.slow
 def test_a_rate_too_low_for_a_p99_is_compared_by_what_there_is_time_for(tmp_path: Path) -> None:
     """The budget holds, a line says which percentile it is, and the ratio is of that one."""
     path = perceptron([16, 4], tmp_path / "m.onnx")

@@ -21,6 +21,7 @@ from tailcut.tuner.session import open_session
 from tailcut.tuner.space import changed
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not hasattr(os, "sched_getaffinity") or usable_cpus() < 2, reason="needs CPUs that a server is kept from"
 )

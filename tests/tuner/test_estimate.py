@@ -237,6 +237,7 @@ def test_a_stall_does_not_end_the_search_for_larger_batches() -> None:
     assert item.estimate.low_ns(2) == 150
 
 
+@pytest.mark.slow
 def test_an_exhaustive_tune_measures_every_engine_configuration(tmp_path: Path) -> None:
     """Whatever the budget says: a usual tune of so few seconds measures some of them."""
     path = perceptron([16, 4], tmp_path / "m.onnx")

@@ -75,6 +75,7 @@ def test_a_leader_that_was_refused_is_not_kept(tmp_path: Path, monkeypatch: pyte
     assert outcome.tie_break is None
 
 
+@pytest.mark.slow
 def test_no_combination_is_kept_before_it_was_checked(tmp_path: Path) -> None:
     """Ctrl-C while the first servers of a joint tune start leaves the engines' defaults."""
     paths = [perceptron([16, size, 4], tmp_path / f"m{size}.onnx") for size in (8, 12)]
@@ -104,6 +105,7 @@ class Steps:
         return winner
 
 
+@pytest.mark.slow
 def test_a_step_that_does_not_start_costs_its_own_rungs(tmp_path: Path) -> None:
     """The two rungs beside it are unmeasured, and the others are measured."""
     session = opened(tmp_path)

@@ -63,7 +63,14 @@ def refined(tune: Tune, index: int) -> list[Settings]:
     return [tune.refined(several[index % len(several)]) for several in kinds.values()]
 
 
-@pytest.fixture(scope="module", params=["onnxruntime", pytest.param("openvino", marks=pytest.mark.slow), "refined"])
+@pytest.fixture(
+    scope="module",
+    params=[
+        "onnxruntime",
+        pytest.param("openvino", marks=pytest.mark.slow),
+        pytest.param("refined", marks=pytest.mark.slow),
+    ],
+)
 def served(
     request: pytest.FixtureRequest, tunes: dict[str, Tune], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Served]:

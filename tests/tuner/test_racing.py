@@ -73,6 +73,7 @@ def racing(kind: ObjectiveKind, rate: float) -> Racing:
     return Racing(objective, load_for(objective, rate), Noise(), Journal(None, None))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", [8.0, 40.0])
 def test_a_slow_model_is_selected_by_what_was_measured(rate: float) -> None:
     """No time is left, and yet blocks have answers, also where far quicker ones were foreseen: the quick one wins."""
