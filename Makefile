@@ -14,8 +14,8 @@ BENCHMARKS ?= $(sort $(wildcard benchmarks/*.py))
 TESTS ?= tests
 # Which of them: all but those that take long by their nature, such as real tunes.
 MARKS ?= not slow
-# Two more than there are CPUs: half of the time of a test is waiting.
-JOBS ?= $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 2)))
+# One more than there are CPUs: with three on two cores they are hardly ever idle.
+JOBS ?= $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 1)))
 PYTEST := $(BIN)/python -m pytest
 # The files that have such tests, so that the other three hundred are not imported just to find that they have none.
 SERIAL = $(if $(findstring ::,$(TESTS)),,$(shell grep -rlE --include='*.py' '^@pytest\.mark\.serial' $(TESTS)))

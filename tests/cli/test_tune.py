@@ -36,7 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def tuned(folder: Path) -> tuple[dict, str]:
     """What a short tune prints on stdout, read, and on stderr."""
-    command = [*TUNE, "mlp.onnx", "--data", "mlp.npz", "--budget", "14s", "--rate", "1200", "--slo", "50ms", "--json"]
+    command = [*TUNE, "mlp.onnx", "--data", "mlp.npz", "--budget", "20s", "--rate", "1200", "--slo", "50ms", "--json"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     return validated("tune", done.stdout), done.stderr
