@@ -28,6 +28,14 @@ def test_it_ends_well_and_prints_one_json_object(done):
 
 
 @pytest.mark.slow
+def test_both_headlines_are_printed(done):
+    """What was gained at the same traffic and within the same tail, or that it was not shown."""
+    lines = [line.split()[:2] for line in done[0].stderr.splitlines()]
+    assert ["same", "traffic:"] in lines
+    assert ["same", "tail:"] in lines
+
+
+@pytest.mark.slow
 def test_the_model_still_reads_digits_through_the_server(done):
     """Held-out samples are read right over HTTP before and after, at least 97 % of them."""
     accuracy = validated("demo", done[0].stdout)["accuracy"]

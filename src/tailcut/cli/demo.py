@@ -98,6 +98,7 @@ def _tune(console: "Console", folder: Path, budget: str) -> "TuneResult":
     files = {"profile": str(folder / (result.profile or "")), "report": str(folder / (result.report or ""))}
     result = msgspec.structs.replace(result, **files)
     _show_rungs(console, result)
+    _show_headlines(console, result)
     return result
 
 
@@ -118,6 +119,16 @@ def _run_tailcut(arguments: list[str], folder: Path) -> str:
     if child.returncode:
         raise typer.Exit(child.returncode)
     return out
+
+
+def _show_headlines(console: "Console", result: "TuneResult") -> None:
+    """The same traffic with a shorter tail, and the same tail with more traffic, as far as both were shown."""
+    from tailcut.report.tune_words import headline, more_traffic
+
+    more = more_traffic(result) or "not shown in this time: a longer --budget measures it for longer"
+    console.print()
+    for name, words in (("same traffic", " ".join(headline(result))), ("same tail", more)):
+        console.print(f"   {name}: {words}", markup=False, highlight=False)
 
 
 def _show_rungs(console: "Console", result: "TuneResult") -> None:
