@@ -18,9 +18,9 @@ def test_phases_follow_one_another_within_the_budget(budget: float) -> None:
 
 def test_short_budgets_quantise_nothing() -> None:
     """An eighth of less than twenty seconds is too little to calibrate in; a slow model's verification takes of it."""
-    slow = TimePlan(0.0, 24.0)
+    slow = TimePlan(0.0, 22.0)
     slow.needs_verification_s(20.0)
-    assert slow.calibrate_s == 0.0 < TimePlan(0.0, 24.0).calibrate_s
+    assert slow.calibrate_s == 0.0 < TimePlan(0.0, 22.0).calibrate_s
     assert TimePlan(0.0, 19.0).calibrate_s == 0.0
     assert TimePlan(0.0, 20.0).calibrate_s == pytest.approx(2.4)
 
@@ -82,6 +82,16 @@ def test_engines_are_measured_as_long_as_usual_where_there_is_time() -> None:
     plan = TimePlan(0.0, 120.0)
     assert plan.estimating_s(15.0, 1.0) == plan.estimate_s
     assert plan.estimating_s(70.0, 1.0) == pytest.approx(0.08 * 120)
+
+
+def test_copies_that_are_unlikely_to_win_have_what_is_left() -> None:
+    """Of a quick model there is time for them behind the other engines; of a slow one only in a longer budget."""
+    quick, slow = TimePlan(0.0, 120.0), TimePlan(0.0, 120.0)
+    assert quick.has_time_for_copies(10.0 + quick.estimate_s, 1.0)
+    slow.needs_verification_s(slow.most_verify_s)
+    assert not slow.has_time_for_copies(12.0 + slow.estimate_s, 2.5)
+    assert TimePlan(0.0, 360.0).has_time_for_copies(12.0 + 72.0, 2.5)
+    assert not TimePlan(0.0, 19.0).has_time_for_copies(0.0, 0.1)
 
 
 def test_finalists_that_start_late_race_all_the_same() -> None:

@@ -14,7 +14,7 @@ from tests.tuner.results import INDEPENDENT
 from tailcut.cli.tune_files import TuneFiles
 from tailcut.cli.tune_one import write_result
 from tailcut.engines import EngineOptions, open_engine
-from tailcut.errors import ProfileError
+from tailcut.errors import ProfileError, UsageError
 from tailcut.models import digits_data, digits_model
 from tailcut.runtime.model import Model
 from tailcut.runtime.profile import Profile
@@ -94,6 +94,30 @@ def test_what_was_measured_is_what_ships(
     (tmp_path / "d.int8.onnx").write_bytes((tmp_path / "digits.onnx").read_bytes())
     with pytest.raises(ProfileError, match=r"d\.int8\.onnx has another SHA-256"):
         Model.open(tmp_path / "d.profile.toml")
+
+
+@pytest.mark.parametrize(
+    ("flags", "budget_s", "order"),
+    [
+        ({"avx512_vnni"}, 60.0, ["copies", "engines"]),
+        ({"avx2"}, 60.0, ["engines", "copies", "engines"]),
+        ({"avx2"}, 10.0, ["engines"]),
+    ],
+)
+def test_copies_come_first_where_they_are_likely_to_win(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, flags: set[str], budget_s: float, order: list[str]
+) -> None:
+    """Convolutions on a processor that multiplies int8 quickly; else what is left of the time is theirs, if any."""
+    done: list[str] = []
+    wanted = TuneRequest(folder / "digits.onnx", data={"image": images()}, budget_s=budget_s)
+    space = ModelSpace(open_session(wanted, lambda event: None))
+    space.facts = replace(space.facts, isa=frozenset(flags))
+    monkeypatch.setattr(ModelSpace, "calibrate", lambda self: done.append("copies"))
+    monkeypatch.setattr(ModelSpace, "_estimate", lambda self, choices: done.append("engines") or [])
+    with pytest.raises(UsageError, match="no engine configuration could be measured"):
+        space.predicted()
+    space.close()
+    assert done == order
 
 
 def test_operators_stay_in_float_until_answers_are_right(calibrated: tuple[ModelSpace, list[str]]) -> None:

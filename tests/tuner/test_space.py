@@ -239,6 +239,17 @@ def test_what_was_measured_is_what_is_served() -> None:
         assert result == {io}
 
 
+def test_the_shapes_that_win_most_are_measured_first() -> None:
+    """Each engine with one thread, then an instance on each CPU, then one instance on all of them."""
+    for name in ("onnxruntime", "openvino"):
+        shapes = [
+            (choice.threads, choice.instances)
+            for choice in engine_choices(facts(cpus=2))
+            if (choice.name, choice.precision) == (name, "f32")
+        ]
+        assert list(dict.fromkeys(shapes)) == [(1, 1), (1, 2), (2, 1)]
+
+
 def test_nodes_have_an_instance_each() -> None:
     """Where there are several, and CPUs enough for that."""
     shapes = {

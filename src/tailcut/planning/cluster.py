@@ -11,7 +11,7 @@ import numpy as np
 from tailcut.kernels import balancing
 from tailcut.kernels.cluster import advance
 from tailcut.kernels.queueing import FAR
-from tailcut.tuner.simulate import DISPATCH, Configuration, Prediction, costs_of, worth_taking
+from tailcut.tuner.simulate import DISPATCH, Configuration, Prediction, costs_of
 
 Routing = Literal["random", "round-robin", "least-loaded", "two-choices"]
 ROUTINGS: dict[str, int] = dict(zip(get_args(Routing), range(4), strict=True))
@@ -58,7 +58,7 @@ def tables_of(cluster: Cluster) -> balancing.Tables:
     """What the kernel takes of a cluster."""
     configuration = without_client(cluster.configuration)
     service = configuration.service
-    best, estimate = worth_taking(service, configuration.max_batch_size)
+    best, estimate = service.worth_taking(configuration.max_batch_size)
     shape = np.zeros(balancing.SHAPES, np.int64)
     shape[balancing.DISPATCH] = DISPATCH[configuration.dispatch]
     shape[balancing.INSTANCES], shape[balancing.THREADS] = configuration.instances, configuration.busy_threads

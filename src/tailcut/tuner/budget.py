@@ -1,8 +1,8 @@
 """How a tune spends its time: pure arithmetic; `now` is an argument.
 
 Each phase has a share of the budget and an end; what a phase leaves over, the ones after it have. The verification is
-planned first: what it claims must hold, so a slow model's verification may take up to nearly half of the budget, and
-the search is as much shorter. Where the p99 takes longer than that, a p95 or the median is verified, in time.
+planned first: what it claims must hold, so a slow model's verification may take up to a third of the budget, and the
+search is as much shorter. Where the p99 takes longer than that, a p95 or the median is verified, in time.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ _CALIBRATE, _LEAST_CALIBRATE_S = 0.12, 2.4
 _RACE_END, _REFINE_END, _EXPLAIN_END = 0.58, 0.64, 0.75  # of the budget, counted from its beginning
 _EXPLAIN = _EXPLAIN_END - _REFINE_END
 _VERIFY = 1 - _EXPLAIN_END
-_LEAST_VERIFY, _MOST_VERIFY = 0.15, 0.45
+_LEAST_VERIFY, _MOST_VERIFY = 0.15, 0.35
 _WRAP_UP, _MOST_WRAP_UP_S = 0.05, 2.0
 _LATE, _OVER = 0.06, 0.08  # of the budget
 MOMENT_S = 2.5  # that a short budget may be exceeded by, for a p99
@@ -167,9 +167,17 @@ class TimePlan:
             start_s: what a server takes to start.
             then_s: what else there is to do before the race.
         """
-        racing_s = _WANTED_FINALISTS * self._entering_s(start_s) / _STARTING
-        left_s = self.race_until - now - then_s - racing_s
+        left_s = self.spare_s(now, start_s) - then_s
         return min(self.estimate_s, max(left_s, _LEAST_ESTIMATE * self._whole_s))
+
+    def spare_s(self, now: float, start_s: float) -> float:
+        """What is left before the servers of the finalists have to start, each of which takes `start_s`."""
+        return self.race_until - now - _WANTED_FINALISTS * self._entering_s(start_s) / _STARTING
+
+    def has_time_for_copies(self, now: float, start_s: float) -> bool:
+        """Whether a quantised copy of the model can be made and measured before the race."""
+        needed_s = self.calibrate_s + _LEAST_ESTIMATE * self._whole_s
+        return self.calibrate_s > 0 and self.spare_s(now, start_s) >= needed_s
 
     @property
     def calibrate_s(self) -> float:

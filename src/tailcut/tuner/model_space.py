@@ -42,6 +42,7 @@ from tailcut.tuner.session import TuneSession
 from tailcut.tuner.simulate import Configuration, Ways
 from tailcut.tuner.space import (
     BASELINE,
+    INT8_FLAGS,
     RUNG_FIELDS,
     changed,
     copy_engines,
@@ -113,9 +114,23 @@ class ModelSpace:
         Raises:
             UsageError: nothing could be measured, or nothing is allowed.
         """
-        self.calibrate()
-        self.estimates = self._estimate()
+        session, first = self._session, self._copies_first
+        if first:
+            self.calibrate()
+        self.estimates = self._estimate(engine_choices(self.facts))
+        if not first and self._unquantised and session.wanted.bound is not None:
+            if session.plan.has_time_for_copies(time.monotonic(), session.servers.start_s):
+                self.calibrate()
+                copies = [options for options in engine_choices(self.facts) if options.precision == _STATIC]
+                self.estimates += self._estimate(copies)
+            else:
+                session.tell(Phase("static int8 is left out: the budget has no time for it beside what is likelier"))
         return self._predict(self.estimates)
+
+    @property
+    def _copies_first(self) -> bool:
+        """Whether static int8 is likely to win: it is for convolutions, where the processor multiplies int8 quickly."""
+        return self._session.wanted.exhaustive or (self.facts.convolutions and bool(INT8_FLAGS & self.facts.isa))
 
     def refinements(self, winner: Settings) -> list[Settings]:
         """Small changes of a configuration that only the real server can judge."""
@@ -255,15 +270,16 @@ class ModelSpace:
                 settings = msgspec.structs.replace(self._session.base, engine=options)
                 self._session.rejected[copy.engine, _STATIC] = Rejected(settings, copy.accuracy, bound)
 
-    def _estimate(self) -> list[EngineEstimate]:
-        session = self._session
-        choices, whole = engine_choices(self.facts), session.wanted.exhaustive
+    def _estimate(self, choices: list[EngineOptions]) -> list[EngineEstimate]:
+        session, whole = self._session, self._session.wanted.exhaustive
         longer = max(1.0, len(choices) / session.plan.engines) if whole else 1.0
         choices = choices if whole else choices[: session.plan.engines]
-        choices += [rejection.settings.engine for rejection in session.rejected.values()]
+        measured = [estimate.options for estimate in self.estimates]
+        offered = [rejection.settings.engine for rejection in session.rejected.values()]
+        choices = choices + [options for options in offered if options not in measured]
         # A copy in static int8 is quantised anew by each tune: what another one took says nothing of it.
         known = [estimate for estimate in session.journal.estimates(choices) if estimate.options.precision != _STATIC]
-        session.outcome.reused = len(known)
+        session.outcome.reused += len(known)
         if known:
             session.tell(Phase(f"reusing {len(known)} of {len(choices)} estimates from {session.journal.name}"))
             session.tell(Estimated(len(known)))

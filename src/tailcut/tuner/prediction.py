@@ -1,6 +1,7 @@
 """From measured parts to predicted configurations: every way to serve every engine configuration, simulated. Pure."""
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -40,9 +41,9 @@ class PredictionParts:
 def predict(
     estimates: Sequence[EngineEstimate], parts: PredictionParts, objective: Objective
 ) -> Iterator[PredictedConfiguration]:
-    """Yield every way to serve the estimated engines, with what the simulation expects of it."""
-    for settings, configuration, estimate in configurations(estimates, parts):
-        yield _predicted(settings, configuration, estimate, objective)
+    """Yield every way to serve the estimated engines, with what the simulation expects of it; on all cores."""
+    with ThreadPoolExecutor(max(1, int(parts.cores))) as pool:
+        yield from pool.map(lambda whole: _predicted(*whole, objective), configurations(estimates, parts))
 
 
 def configurations(

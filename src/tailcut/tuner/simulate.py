@@ -56,6 +56,24 @@ class ServiceTimes:
         medians: np.ndarray = np.median(self.quantiles_ns, axis=1)
         return medians
 
+    @cached_property
+    def _tables(self) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+        return {}
+
+    def worth_taking(self, largest: int) -> tuple[np.ndarray, np.ndarray]:
+        """What the server's own cost model says that was taught the medians, for batches of `largest` rows at most.
+
+        Returns:
+            By ready rows, int64 [largest + 1]: how many are worth taking; by rows, float64 [largest + 1]: nanoseconds.
+        """
+        if largest not in self._tables:
+            model = CostModel(largest)
+            for size in model.sizes:
+                model.observe(size, round(float(np.interp(size, self.sizes, self.medians_ns))))
+            best = np.array([0, *(model.best(ready) for ready in range(1, largest + 1))], np.int64)
+            self._tables[largest] = best, np.array([model.estimate_ns(rows) for rows in range(largest + 1)])
+        return self._tables[largest]
+
 
 @dataclass(frozen=True, slots=True)
 class WayIn:
@@ -171,7 +189,7 @@ def simulate_closed(configuration: Configuration, clients: int, answers: int = 5
 
 def _run(configuration: Configuration, arrivals_ns: np.ndarray, clients: int, seed: int) -> Prediction:
     service, costs = configuration.service, costs_of(configuration)
-    best, estimate = worth_taking(service, configuration.max_batch_size)
+    best, estimate = service.worth_taking(configuration.max_batch_size)
     latencies, totals = np.zeros(len(arrivals_ns), np.int64), np.zeros(3)
     queueing.run(
         arrivals_ns,
@@ -234,9 +252,11 @@ def saturation_rate(configuration: Configuration, answers: int = 5000, seed: int
 def highest_rate(configuration: Configuration, limit_ms: float, answers: int = 5000, seed: int = 0) -> float:
     """The highest Poisson rate whose p99 stays within the limit; 0 where none does."""
     low, high = 0.0, saturation_rate(configuration, answers, seed)
+    at_one_per_s = np.cumsum(np.random.default_rng(seed).exponential(1e9, answers))
     for _ in range(_SEARCH_STEPS):
         rate = (low + high) / 2
-        p99_ms = simulate(configuration, _poisson(rate, answers, seed), seed).percentile_ms(0.99)
+        arrivals_ns = (at_one_per_s / max(rate, 1e-9)).astype(np.int64)
+        p99_ms = simulate(configuration, arrivals_ns, seed).percentile_ms(0.99)
         low, high = (rate, high) if p99_ms <= limit_ms else (low, rate)
         if high - low < _TIGHT * max(low, 1e-9):
             break
@@ -246,13 +266,3 @@ def highest_rate(configuration: Configuration, limit_ms: float, answers: int = 5
 def _poisson(rate: float, count: int, seed: int) -> np.ndarray:
     gaps = np.random.default_rng(seed).exponential(1e9 / max(rate, 1e-9), count)
     return np.cumsum(gaps).astype(np.int64)
-
-
-def worth_taking(service: ServiceTimes, largest: int) -> tuple[np.ndarray, np.ndarray]:
-    """The tables of the server's own cost model, taught the measured medians."""
-    model = CostModel(largest)
-    for size in model.sizes:
-        model.observe(size, round(float(np.interp(size, service.sizes, service.medians_ns))))
-    best = np.array([0, *(model.best(ready) for ready in range(1, largest + 1))], np.int64)
-    estimate = np.array([model.estimate_ns(rows) for rows in range(largest + 1)])
-    return best, estimate

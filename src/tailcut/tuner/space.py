@@ -27,6 +27,7 @@ BASELINE = Settings()  # what most people run: the engine's defaults, one call a
 BATCH_SIZES = (1, 4, 8, 16, 32, 64, 128)
 # Flags of /proc/cpuinfo, one of which a precision needs.
 BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
+INT8_FLAGS = frozenset({"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"})  # that multiply int8 quickly
 F16_FLAGS = frozenset({"avx512_fp16", "amx_fp16", "asimdhp"})
 _DELAYS = (0.5, 1.0)  # of what one row takes; the best fixed delays of benchmarks/batching.py lie about there
 _LEAST_DELAY_US = 20.0  # waking a thread takes longer than a shorter one
@@ -168,7 +169,7 @@ def _torch_choices(facts: SpaceFacts, shapes: list[tuple[int, int]]) -> Iterator
         (compiler, precision, layout, threads, count)
         for compiler in ("eager", "aot_inductor", "inductor")
         if compiler == "eager" or (facts.compiler and (compiler == "inductor" or facts.u8_input is None))
-        for threads, count in (shapes if compiler == "eager" else shapes[:2])
+        for threads, count in (shapes if compiler == "eager" else [shape for shape in shapes if shape[1] == 1][:2])
         for precision in (precisions if compiler != "aot_inductor" else ["f32"])
         for layout in (layouts if compiler == "eager" else layouts[:1])
     ]
@@ -200,11 +201,11 @@ def _has_text(facts: SpaceFacts) -> bool:
 
 
 def _thread_shapes(facts: SpaceFacts) -> list[tuple[int, int]]:
-    """Threads and instances that fit into the usable CPUs: one of one, of all, of all but one, and all of one."""
+    """Threads and instances that fit into the usable CPUs: one of one, all of one, one of all, and of all but one."""
     cpus = facts.usable_cpus
     shapes = [(1, 1)]
     if cpus > 1:
-        shapes += [(cpus, 1), (1, cpus)]
+        shapes += [(1, cpus), (cpus, 1)]
     if facts.nodes > 1 and (cpus // facts.nodes, facts.nodes) not in shapes:
         shapes.append((cpus // facts.nodes, facts.nodes))  # one instance of a node's size for each node
     if cpus > 2:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tailcut.kernels import sharing
-from tailcut.tuner.simulate import DISPATCH, Configuration, Prediction, costs_of, worth_taking
+from tailcut.tuner.simulate import DISPATCH, Configuration, Prediction, costs_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ def simulate_together(
 
 def _tables(members: Sequence[CoTenant]) -> tuple[np.ndarray, ...]:
     """Costs, shapes, sizes, times, best and estimate of `sharing.run`: a row for each model."""
-    tables = [worth_taking(member.configuration.service, member.configuration.max_batch_size) for member in members]
+    tables = [member.configuration.service.worth_taking(member.configuration.max_batch_size) for member in members]
     services = [member.configuration.service for member in members]
     count, largest = len(members), max(len(best) for best, _ in tables)
     most, draws = (
