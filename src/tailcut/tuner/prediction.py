@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -43,7 +44,7 @@ def predict(
 ) -> Iterator[PredictedConfiguration]:
     """Yield every way to serve the estimated engines, with what the simulation expects of it; on all cores."""
     with ThreadPoolExecutor(max(1, int(parts.cores))) as pool:
-        yield from pool.map(lambda whole: _predicted(*whole, objective), configurations(estimates, parts))
+        yield from pool.map(partial(_predicted, objective), configurations(estimates, parts))
 
 
 def configurations(
@@ -70,8 +71,9 @@ def configurations(
 
 
 def _predicted(
-    settings: Settings, configuration: Configuration, estimate: EngineEstimate, objective: Objective
+    objective: Objective, measured: tuple[Settings, Configuration, EngineEstimate]
 ) -> PredictedConfiguration:
+    settings, configuration, estimate = measured
     way = configuration.way_in
     loop_ns = way.alone_ns(configuration.dispatch)
     alone_ns = estimate.alone_ns + loop_ns + way.client_ns + way.client_pass_ns + way.outside_ns
