@@ -110,3 +110,45 @@ def test_modules_that_the_program_had_before_are_not_loaded_again(tmp_path, monk
     (tmp_path / "own_of_loading.py").write_text("FACTOR = 333\n")
     assert factor_of(path) == 2
     assert sys.modules["own_of_loading"] is own
+
+
+def words_pipeline(folder, factor):
+    """The path of a pipeline that multiplies by what a module of its folder says, whose name others use as well."""
+    folder.mkdir(parents=True)
+    (folder / "words_of_loading.py").write_text(f"FACTOR = {factor}\n")
+    function = STAGE.replace("return x", "return x * words_of_loading.FACTOR")
+    (folder / "p.py").write_text(f"import words_of_loading\n{HEAD}{function}pipeline = Pipeline('p', [f])\n")
+    return f"{folder}/p.py:pipeline"
+
+
+def test_pipelines_of_two_folders_have_their_own_modules(tmp_path):
+    """Whatever order they are loaded in, one folder within the other too; what has not changed is not loaded again."""
+    first, second, inner = (
+        words_pipeline(folder, factor)
+        for folder, factor in ((tmp_path / "a", 2), (tmp_path / "b", 3), (tmp_path / "a" / "inner", 4))
+    )
+    assert [factor_of(path) for path in (first, second, inner)] == [2, 3, 4]
+    assert factor_of(first) == 2
+    module = sys.modules["words_of_loading"]
+    assert [factor_of(path) for path in (second, inner, second, first)] == [3, 4, 3, 2]
+    assert sys.modules["words_of_loading"] is module
+    (tmp_path / "b" / "words_of_loading.py").write_text("FACTOR = 555\n")
+    assert [factor_of(path) for path in (second, first)] == [555, 2]
+
+
+def test_a_folder_comes_first_on_the_import_path(tmp_path, monkeypatch):
+    """A module of another folder on the path does not hide the pipeline's own."""
+    path = words_pipeline(tmp_path / "mine", 2)
+    words_pipeline(tmp_path / "other", 3)
+    monkeypatch.syspath_prepend(str(tmp_path / "mine"))
+    monkeypatch.syspath_prepend(str(tmp_path / "other"))
+    assert factor_of(path) == 2
+
+
+@pytest.mark.parametrize("name", ["my.solutions", "lib/python-models"])
+def test_a_folder_whose_name_looks_installed(tmp_path, name):
+    """Its modules are loaded anew when they change: only what lies under it can be an installed package."""
+    path = words_pipeline(tmp_path / name, 2)
+    assert factor_of(path) == 2
+    (tmp_path / name / "words_of_loading.py").write_text("FACTOR = 333\n")
+    assert factor_of(path) == 333

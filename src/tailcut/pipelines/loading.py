@@ -1,11 +1,13 @@
 """Finds a pipeline by its import path, `embed.py:pipeline`, in the server and in each of its stages' processes alike.
 
-The file is executed under a name of its own, with its folder on the import path as `python embed.py` has it. What goes
-wrong in it is one line that names the file and the line.
+The file is executed under a name of its own, with its folder first on the import path as `python embed.py` has it. What
+it imports from there is its folder's own: pipelines of two folders may each have a `words.py`. What goes wrong in it is
+one line that names the file and the line.
 """
 
 import hashlib
 import sys
+import threading
 import traceback
 from dataclasses import dataclass
 from importlib import invalidate_caches
@@ -19,8 +21,11 @@ from tailcut.pipelines.stage import Pipeline
 
 _PREFIX = "tailcut_pipeline_"
 _NOT_THEIRS = (_PREFIX, "tailcut.")
-_INSTALLED = ("/site-packages/", "/dist-packages/", "/lib/python", ".so")  # in the path of a module that is kept
+_INSTALLED = ("/site-packages/", "/dist-packages/", "/lib/python")  # in the path, from the folder on, of what is kept
+_lock = threading.RLock()  # `sys.modules` has the modules of one folder at a time
+_active: list[str] = []  # the folder whose modules it has
 _own: dict[str, frozenset[str]] = {}  # by folder: modules of it that the program had before its first pipeline
+_aside: dict[str, dict[str, ModuleType]] = {}  # by folder: its modules, while another folder is the active one
 _versions: dict[str, dict[str, tuple[int, int] | None]] = {}  # by folder and module: its file, when it was loaded
 
 
@@ -54,7 +59,8 @@ def load_pipeline(path: PipelinePath) -> Pipeline:
         MissingFileError: the file is missing.
         UsageError: it raises, or there is no such variable in it, or it is no Pipeline.
     """
-    module = _execute(path.file)
+    with _lock:
+        module = _execute(path.file)
     if not hasattr(module, path.attribute):
         names = [name for name, value in vars(module).items() if isinstance(value, Pipeline)]
         there = f"there is {', '.join(names)}" if names else "it has no Pipeline"
@@ -75,8 +81,7 @@ def _execute(file: Path) -> ModuleType:
         raise UsageError(f"{file}: cannot be imported")
     module = module_from_spec(spec)
     folder = str(file.parent)
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
+    _activate(folder)
     dropped = _drop_changed(folder)
     before = sys.modules.get(name)
     sys.modules[name] = module  # dataclasses and typing look a function's module up there
@@ -89,6 +94,19 @@ def _execute(file: Path) -> ModuleType:
         raise UsageError(_one_line(file, error)) from None
     _versions[folder] = {title: _version(module) for title, module in _modules_in(folder).items()}
     return module
+
+
+def _activate(folder: str) -> None:
+    """Have `import` find the modules of this folder, and none that pipelines of another one have from theirs."""
+    if _active != [folder]:
+        for other in _active:
+            modules = {title: module for title, module in _modules_in(other).items() if title not in _own[other]}
+            _aside[other] = modules
+            for title in modules:
+                del sys.modules[title]
+        sys.modules.update(_aside.pop(folder, {}))
+        _active[:] = [folder]
+    sys.path[:] = [folder, *(entry for entry in sys.path if entry != folder)]
 
 
 def _drop_changed(folder: str) -> dict[str, ModuleType]:
@@ -114,8 +132,9 @@ def _modules_in(folder: str) -> dict[str, ModuleType]:
     modules = {}
     for title, module in list(sys.modules.items()):
         places = [getattr(module, "__file__", None)] if getattr(module, "__file__", None) else _paths(module)
-        inside = [path for path in places if isinstance(path, str) and path.startswith(f"{folder}/")]
-        installed = any(part in path for path in inside for part in _INSTALLED)
+        paths = [path for path in places if isinstance(path, str) and path.startswith(f"{folder}/")]
+        inside = [path.removeprefix(folder) for path in paths]
+        installed = any(path.endswith(".so") or any(part in path for part in _INSTALLED) for path in inside)
         if inside and not installed and title != "__main__" and not title.startswith(_NOT_THEIRS):
             modules[title] = module
     return modules
