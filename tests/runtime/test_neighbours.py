@@ -30,6 +30,7 @@ def profile(name: str, *neighbours: str, content: str = "") -> Profile:
             ["a: measured together with b, but served without b and beside b"],
             id="another file of the same name",
         ),
+        pytest.param([profile("a", "b"), profile("a", "b"), profile("b", "a")], [], id="loaded twice"),
     ],
 )
 def test_one_line_for_each_profile_beside_others(profiles: list[Profile], lines: list[str]) -> None:

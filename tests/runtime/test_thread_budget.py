@@ -6,7 +6,7 @@ import pytest
 from tailcut.engines.base import EngineOptions
 from tailcut.runtime.profile import ModelRef, Neighbour, Profile, Together
 from tailcut.runtime.settings import IoSettings, Settings
-from tailcut.runtime.thread_budget import beside_others, conflicts, spins
+from tailcut.runtime.thread_budget import beside_others, conflicts, mismatches, spins
 
 
 def profile(name: str, engine: EngineOptions, *, io: IoSettings = IoSettings(), beside: str = "") -> Profile:  # noqa: B008  frozen
@@ -75,3 +75,13 @@ def test_a_pool_of_one_has_no_thread_to_spin() -> None:
     assert spins(SPINNING)
     assert not spins(ONE)
     assert not spins(QUIET)
+
+
+def test_the_models_of_a_pipeline_are_neighbours_of_the_others() -> None:
+    """They are what was measured; those of one pipeline alone do not conflict with each other."""
+    first, second, third = (profile(name, QUIET, beside=beside) for name, beside in (("a", "b"), ("b", "a"), ("c", "")))
+    assert mismatches([[first], [second]], 2) == []
+    assert mismatches([[first, second]], 2) == []
+    assert mismatches([[third, profile("d", QUIET)]], 2) == []
+    lines = mismatches([[first, third], [second]], 2)
+    assert [line.partition(":")[0] for line in lines] == ["a", "b", "a, c, b"]

@@ -98,15 +98,20 @@ def test_a_profile_keeps_its_settings_and_the_log_says_what_they_cost(models: Pa
     assert usable_cpus() != 2 or "the profiles have 4 engine threads together, and this process may use 2 CPUs" in log
 
 
-def test_neighbours_are_checked_again_when_models_come_and_go(models: Path, tmp_path: Path) -> None:
-    """A profile that was measured beside another model: a line when that is unloaded, none when it is back."""
+def measured_beside_each_other(models: Path, tmp_path: Path) -> None:
+    """Writes first.toml and second.toml, profiles of models that were measured together."""
     paths = {"first": models / "first.onnx", "second": perceptron([1024, 8], tmp_path / "second.onnx")}
     profiles = {name: Profile.of_model(path, Settings(engine=EngineOptions(threads=1))) for name, path in paths.items()}
     for name, other in (("first", "second"), ("second", "first")):
         beside = Neighbour(name=other, sha256=profiles[other].model.sha256, rate=1.0, limit_ms=1.0)
         together = Together(rate=1.0, limit_ms=1.0, neighbours=(beside,))
         msgspec.structs.replace(profiles[name], together=together).save(tmp_path / f"{name}.toml")
-    sources = [tmp_path / f"{name}.toml" for name in profiles]
+
+
+def test_neighbours_are_checked_again_when_models_come_and_go(models: Path, tmp_path: Path) -> None:
+    """A profile that was measured beside another model: a line when that is unloaded, none when it is back."""
+    measured_beside_each_other(models, tmp_path)
+    sources = [tmp_path / f"{name}.toml" for name in ("first", "second")]
     with serving(tmp_path, *sources, "--allow-model-control") as server:
         target = LoadTarget(server.host, server.port)
         assert "measured together" not in server.stderr.read_text()
@@ -119,3 +124,15 @@ def test_neighbours_are_checked_again_when_models_come_and_go(models: Path, tmp_
         log = server.stderr.read_text()
     assert log.count("first: measured together with second, but served without second") == 2
     assert "second: measured together" not in log
+
+
+def test_a_pipelines_models_are_neighbours(models: Path, tmp_path: Path) -> None:
+    """Beside a pipeline that runs the other model nothing is said; without it, and of the pipeline's models, it is."""
+    measured_beside_each_other(models, tmp_path)
+    (tmp_path / "p.py").write_text("from tailcut import Pipeline\n\npipeline = Pipeline('p', ['first.toml'])\n")
+    sources = [f"{tmp_path}/p.py:pipeline", tmp_path / "second.toml"]
+    with serving(tmp_path, *sources, "--allow-model-control") as server:
+        target = LoadTarget(server.host, server.port)
+        assert "measured together" not in server.stderr.read_text()
+        ask(target, "POST", "/v2/repository/models/second/unload")
+        logged(server, "first: measured together with second, but served without second")

@@ -272,7 +272,6 @@ def serve(  # noqa: PLR0915  an option a line
     stored = [reader.read(source) for source in given]
     profiles = [beside_others(profile, source, len(given)) for profile, source in zip(stored, given, strict=True)]
     names = distinct_names(stored, given)
-    log_neighbours([*profiles, *(item.model.profile for item in started.models)], worker)
     apply_settings([profile.settings for profile in profiles], uds, shared_memory)
     reservation = reserve_core([profile.settings for profile in profiles])
     measured = BareModels.among([] if no_auto else given, max_batch_size, worker, alone=len(given) == 1)
@@ -281,6 +280,7 @@ def serve(  # noqa: PLR0915  an option a line
     loader = replace(loader, cpus=None if reservation is None else reservation.others)
     named = [replace(model, latency=LatencyHistogram(limit_ns)) for model in loader.load_all(given, stored)]
     served = [*named, *started.models]
+    log_neighbours(served, worker)
     profiles += [item.model.profile for item in started.models]
     names += dict.fromkeys(item.name for item in started.models)
     options = ServerOptions(

@@ -8,14 +8,16 @@ from tailcut.runtime.profile import Profile
 def other_neighbours(profiles: Sequence[Profile]) -> list[str]:
     """One line for each profile that was measured beside other models than it is served with.
 
-    Models are compared by the content of their files, because a name is the server's to give.
+    Models are compared by the content of their files, because a name is the server's to give. A model that is loaded
+    twice, by itself and in a pipeline, is no neighbour of its own.
     """
     lines = []
-    for number, profile in enumerate(profiles):
+    contents = {profile.model.sha256: profile.model.name for profile in profiles}
+    for profile in profiles:
         if profile.together is None:
             continue
         measured = {neighbour.sha256: neighbour.name for neighbour in profile.together.neighbours}
-        served = {other.model.sha256: other.model.name for index, other in enumerate(profiles) if index != number}
+        served = {content: name for content, name in contents.items() if content != profile.model.sha256}
         missing = [name for content, name in measured.items() if content not in served]
         added = [name for content, name in served.items() if content not in measured]
         differences = [

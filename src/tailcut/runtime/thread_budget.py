@@ -50,9 +50,15 @@ def conflicts(profiles: Sequence[Profile], cpus: int) -> list[str]:
     return lines
 
 
-def mismatches(profiles: Sequence[Profile], cpus: int) -> list[str]:
-    """What a server with these models should warn of, a line each: other neighbours than measured, and conflicts."""
-    return [*other_neighbours(profiles), *conflicts(profiles, cpus)]
+def mismatches(served: Sequence[Sequence[Profile]], cpus: int) -> list[str]:
+    """What a server with these models should warn of, a line each: other neighbours than measured, and conflicts.
+
+    Args:
+        served: of each model its profile; of a pipeline those of its models, which do not conflict with each other.
+        cpus: that the process may use.
+    """
+    profiles = [profile for group in served for profile in group]
+    return [*other_neighbours(profiles), *(conflicts(profiles, cpus) if len(served) > 1 else [])]
 
 
 def spins(engine: EngineOptions) -> bool:
@@ -66,4 +72,4 @@ def spinning_threads(engine: EngineOptions) -> int:
 
 
 def _names(profiles: Sequence[Profile]) -> str:
-    return ", ".join(profile.model.name for profile in profiles)
+    return ", ".join(dict.fromkeys(profile.model.name for profile in profiles))

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tailcut.runtime.profile import Profile
     from tailcut.server.served_model import ServedModel
     from tailcut.server.sockets import ListenAddress
     from tailcut.server.workers.process import WorkerProcess
@@ -34,7 +33,7 @@ def log_rows(models: "Sequence[ServedModel]", worker: "WorkerProcess | None") ->
         _log.info("%s: %s", served.name, served.model.rows.describe())
 
 
-def log_neighbours(profiles: "Sequence[Profile]", worker: "WorkerProcess | None") -> None:
+def log_neighbours(models: "Sequence[ServedModel]", worker: "WorkerProcess | None") -> None:
     """Log a line for each profile that was measured beside other models, and for each conflict between profiles."""
     from tailcut.machine.quota import usable_cpus
     from tailcut.runtime.thread_budget import mismatches
@@ -42,7 +41,7 @@ def log_neighbours(profiles: "Sequence[Profile]", worker: "WorkerProcess | None"
     if worker is not None and worker.post:
         return
     cpus = usable_cpus() if worker is None else worker.cpus
-    for line in mismatches(profiles, cpus):
+    for line in mismatches([served.model.model_profiles for served in models], cpus):
         _log.warning("%s", line)
 
 
