@@ -16,6 +16,7 @@ import tritonclient.http
 from tritonclient.utils import InferenceServerException, shared_memory
 
 from tailcut.runtime.profile import Profile
+from tailcut.runtime.settings import MemorySettings, Settings
 from tests.engines.models import perceptron
 from tests.pipelines.samples import truth
 from tests.servers import json_request, raw_request, serving, until
@@ -353,3 +354,31 @@ def test_settings_of_the_command_line_are_those_of_a_pipelines_models(folder, tm
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=NO_DEVICE)
     assert done.returncode == 2
     assert "pipeline 'texts': device cuda: " in done.stderr
+
+
+FROZEN = """
+import gc
+
+import numpy as np
+
+from tailcut import Pipeline, stage
+
+
+@stage(inputs={"y": "FP32[-1]"}, outputs={"frozen": "INT64"}, threads=True)
+def frozen(y):
+    return np.full(len(y), not gc.isenabled(), np.int64)
+
+
+pipeline = Pipeline("frozen", ["score.profile.toml", frozen])
+"""
+
+
+def test_the_process_is_as_a_steps_profile_says(tmp_path):
+    """What a model was measured with holds in a pipeline, too: here that the collector runs between batches only."""
+    (tmp_path / "frozen.py").write_text(FROZEN)
+    profile = Profile.of_model(perceptron([4, 4], tmp_path / "m.onnx"), Settings(memory=MemorySettings(gc_freeze=True)))
+    profile.save(tmp_path / "score.profile.toml")
+    with serving(tmp_path, f"{tmp_path}/frozen.py:pipeline") as server, server.connect() as wire:
+        row = {"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]}
+        answer = wire.ask(json_request("frozen", {"inputs": [row]}))
+    assert answer.json()["outputs"][0]["data"][0] > 0

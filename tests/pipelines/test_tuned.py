@@ -10,10 +10,12 @@ from tailcut import Model
 from tailcut.engines.base import EngineOptions
 from tailcut.errors import ProfileError
 from tailcut.pipelines.loading import load_pipeline, parse_path
-from tailcut.pipelines.model import PipelineModel, open_tuned, pipeline_profile
+from tailcut.pipelines.model import PipelineModel, open_tuned, pipeline_profile, settings_of_all
 from tailcut.pipelines.tuned import settings_of
 from tailcut.runtime.pipeline_settings import PipelineSettings
 from tailcut.runtime.profile import Profile
+from tailcut.runtime.settings import IoSettings, MemorySettings, Settings
+from tests.engines.models import perceptron
 from tests.pipelines import samples
 
 
@@ -73,3 +75,32 @@ def test_cpus_that_there_are_not_are_not_pinned_to(folder: Path, caplog: pytest.
     with open_tuned(profile_of(folder, msgspec.structs.replace(own, stages=(far, own.stages[1])))) as model:
         assert model.infer_sync({"text": np.array([b"ab"], object)})["sum"].tolist() == [samples.truth(b"ab")]
     assert "stage 'tokenize': not pinned" in caplog.text
+
+
+def test_what_the_profiles_of_steps_ask_of_the_process(tmp_path: Path) -> None:
+    """A pipeline asks for what any of them does; what belongs to a model's own rows stays with it."""
+    model = perceptron([4, 4], tmp_path / "m.onnx")
+    first = Settings(
+        engine=EngineOptions(threads=3),
+        memory=MemorySettings(keep_freed=True, huge_pages=True),
+        io=IoSettings(wire="raw", workers=2, direct_bytes=1000),
+    )
+    second = Settings(
+        memory=MemorySettings(allocator="jemalloc", gc_freeze=True), io=IoSettings(fast_path=False, busy_poll_us=50)
+    )
+    for name, settings in (("first", first), ("second", second)):
+        Profile.of_model(model, settings).save(tmp_path / f"{name}.toml")
+    steps = "['first.toml', 'm.onnx', 'second.toml']"
+    (tmp_path / "p.py").write_text(f"from tailcut import Pipeline\n\npipeline = Pipeline('p', {steps})\n")
+    source = f"{tmp_path}/p.py:pipeline"
+    profile = pipeline_profile(source)
+    assert profile.settings.memory == MemorySettings(allocator="jemalloc", keep_freed=True, gc_freeze=True)
+    assert profile.settings.io == IoSettings(wire="raw", workers=2, direct_bytes=1000, fast_path=False, busy_poll_us=50)
+    assert settings_of_all(source) == [profile.settings, first, second]
+    path = parse_path(source)
+    own = settings_of(load_pipeline(path), path)
+    tuned = msgspec.structs.replace(own.models[1], engine=EngineOptions(threads=2))
+    own = msgspec.structs.replace(own, models=(own.models[0], tuned, own.models[2]))
+    settings = msgspec.structs.replace(profile.settings, pipeline=own)
+    result = settings_of_all(msgspec.structs.replace(profile, settings=settings))
+    assert result == [settings, Settings(engine=EngineOptions(threads=2)), first, second]

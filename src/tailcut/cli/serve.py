@@ -246,7 +246,8 @@ def serve(  # noqa: PLR0915  an option a line
         idle_timeout_s=parse_duration(idle_timeout),
     )
     need_sources(given, model_repository)
-    load_allocator(given, worker)
+    asked = [] if worker else [settings for source in given for settings in source.settings()]
+    load_allocator(asked)
     check_needs(
         grpc=grpc_port is not None, shared_memory=shared_memory, require_token=require_token, token_file=token_file
     )
@@ -256,7 +257,7 @@ def serve(  # noqa: PLR0915  an option a line
     alone = shared_memory is not None or allow_model_control or reload or grpc_port == 0
     alone = alone or model_repository is not None
     limit_ns = 0 if slo is None else latency_limit_ns(slo)
-    size = 1 if worker or (alone and workers is None) else count(workers, given)
+    size = 1 if worker or (alone and workers is None) else count(workers, asked)
     if size > 1:
         need_shareable(needs_one=alone)
         secrets = shared_secrets(certificates, token_file, given)

@@ -18,13 +18,14 @@ from tailcut.pipelines.plan import plan_pipeline
 from tailcut.pipelines.process import StagePlace
 from tailcut.pipelines.stage import Pipeline, Stage
 from tailcut.pipelines.steps import OpenStep, StepOptions, model_outline, open_model, open_stage, stage_outline
-from tailcut.pipelines.tuned import with_settings
+from tailcut.pipelines.tuned import process_settings, step_settings, with_settings
 from tailcut.runtime.calls import LibraryCalls
 from tailcut.runtime.limits import Limits
 from tailcut.runtime.model import Model
+from tailcut.runtime.pipeline_settings import PipelineSettings
 from tailcut.runtime.profile import ModelRef, Profile
 from tailcut.runtime.rows import RowDecision, read_signature
-from tailcut.runtime.settings import BatchingSettings, IoSettings, Settings
+from tailcut.runtime.settings import BatchingSettings, Settings
 from tailcut.spec import ModelSpec, RowEvidence
 
 OpenModel = Callable[[str | Path], Model]
@@ -144,7 +145,7 @@ def open_tuned(
 
 
 def pipeline_profile(source: str) -> Profile:
-    """What a server must know of a pipeline before it is opened: its name, and the settings of its first profile's io.
+    """What a server must know of a pipeline before it is opened: its name, and what its profiles ask of the process.
 
     Raises:
         UsageError: the file raises, or has no such pipeline.
@@ -154,13 +155,35 @@ def pipeline_profile(source: str) -> Profile:
     return _profile(load_pipeline(path), path)
 
 
+def settings_of_all(source: str | Profile) -> list[Settings]:
+    """The settings of a pipeline or of a profile of one, and those of its models that have any before they are opened.
+
+    Raises:
+        UsageError: the file raises, or has no such pipeline.
+        MissingFileError: the file is missing.
+        ProfileError: a step's profile is missing or corrupt.
+    """
+    if isinstance(source, str):
+        path = parse_path(source)
+        pipeline = load_pipeline(path)
+        return [_profile(pipeline, path).settings, *step_settings(path, _model_files(pipeline))]
+    tuned = source.settings.pipeline or PipelineSettings()
+    engines = [Settings(engine=model.engine) for model in tuned.models if model.engine is not None]
+    files = [model.file for model in tuned.models]
+    return [source.settings, *engines, *step_settings(parse_path(source.model.path), files)]
+
+
+def _model_files(pipeline: Pipeline) -> list[str | Path]:
+    return [step for step in pipeline.steps if not isinstance(step, Stage)]
+
+
 def _profile(pipeline: Pipeline, path: PipelinePath) -> Profile:
-    files = [path.file.parent / step for step in pipeline.steps if not isinstance(step, Stage)]
-    io = next((Profile.load(file).settings.io for file in files if file.suffix == ".toml"), IoSettings())
+    memory, io = process_settings(step_settings(path, _model_files(pipeline)))
     stages = [step.max_batch_size for step in pipeline.steps if isinstance(step, Stage)]
     batching = BatchingSettings(max_batch_size=min(stages, default=1), bind=False)
     ref = ModelRef(path=str(path), sha256=file_hash(path.file), name=pipeline.name)
-    return Profile(model=ref, settings=Settings(engine=EngineOptions(name="none"), batching=batching, io=io))
+    settings = Settings(engine=EngineOptions(name="none"), batching=batching, memory=memory, io=io)
+    return Profile(model=ref, settings=settings)
 
 
 def _open_steps(

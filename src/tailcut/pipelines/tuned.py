@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from tailcut.pipelines.loading import PipelinePath
 from tailcut.pipelines.stage import Pipeline, Stage
 from tailcut.runtime.pipeline_settings import PipelineSettings, StageSettings, StepModelSettings
 from tailcut.runtime.profile import Profile
-from tailcut.runtime.settings import BatchingSettings, Settings
+from tailcut.runtime.settings import BatchingSettings, IoSettings, MemorySettings, Settings
 
 _log = logging.getLogger("tailcut")
 
@@ -47,6 +48,40 @@ def with_settings(pipeline: Pipeline, path: PipelinePath, settings: PipelineSett
             raise ProfileError(f"{path}: {model.file} has another SHA-256 than in the profile: tune it again")
     steps = [_stage(step, settings) if isinstance(step, Stage) else step for step in pipeline.steps]
     return replace(pipeline, steps=steps)
+
+
+def step_settings(path: PipelinePath, steps: Sequence[str | Path]) -> list[Settings]:
+    """The settings in the profiles that are steps of a pipeline, each once.
+
+    Raises:
+        ProfileError: a profile is missing or corrupt.
+    """
+    files = dict.fromkeys(path.file.parent / step for step in steps)
+    return [Profile.load(file).settings for file in files if file.suffix == ".toml"]
+
+
+def process_settings(steps: Sequence[Settings]) -> tuple[MemorySettings, IoSettings]:
+    """What the profiles of a pipeline's steps ask of the whole process: the defaults where there are none.
+
+    A process that serves them together does what any of them asks for. What clients sent is as in the first one.
+    """
+    if not steps:
+        return MemorySettings(), IoSettings()
+    memory, io = [item.memory for item in steps], [item.io for item in steps]
+    return MemorySettings(
+        allocator=next((item.allocator for item in memory if item.allocator != "system"), "system"),
+        keep_freed=any(item.keep_freed for item in memory),
+        huge_heap=any(item.huge_heap for item in memory),
+        gc_freeze=any(item.gc_freeze for item in memory),
+    ), IoSettings(
+        wire=io[0].wire,
+        socket=io[0].socket,
+        direct_bytes=min(item.direct_bytes for item in io),
+        busy_poll_us=max(item.busy_poll_us for item in io),
+        fast_path=all(item.fast_path for item in io),
+        own_core=any(item.own_core for item in io),
+        workers=max(item.workers for item in io),
+    )
 
 
 def step_profile(file: Path, settings: StepModelSettings | None) -> Profile | None:

@@ -25,11 +25,11 @@ def tuned(tmp_path: Path) -> Source:
 
 def test_the_number_of_workers(tuned: Source, caplog: pytest.LogCaptureFixture) -> None:
     """What is asked for; else the profile's, no more than the CPUs; auto divides the CPUs by an engine's threads."""
-    assert count("3", [tuned]) == 3
-    assert count("auto", [tuned]) == 1
-    assert count("auto", [Source("bare.onnx")]) == usable_cpus()
-    assert count(None, [Source("bare.onnx")]) == 1
-    assert count(None, [tuned]) == usable_cpus()
+    assert count("3", tuned.settings()) == 3
+    assert count("auto", tuned.settings()) == 1
+    assert count("auto", Source("bare.onnx").settings()) == usable_cpus()
+    assert count(None, Source("bare.onnx").settings()) == 1
+    assert count(None, tuned.settings()) == usable_cpus()
     assert f"measured with {usable_cpus() + 1} workers" in caplog.text
 
 

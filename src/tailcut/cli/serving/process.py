@@ -6,8 +6,6 @@ import signal
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from tailcut.cli.serving.sources import Source
-
 if TYPE_CHECKING:
     from tailcut.machine.reserve import Reservation
     from tailcut.runtime.settings import Settings
@@ -36,14 +34,13 @@ class EarlySignals:
         self._hung_up = True
 
 
-def load_allocator(sources: Sequence[Source], worker: "WorkerProcess | None") -> None:
+def load_allocator(settings: "Sequence[Settings]") -> None:
     """Restart the process on the allocator that a profile names, if it is installed and not loaded yet.
 
     Worker processes inherit it from the supervisor. With openvino, only the system's allocator works.
     """
     from tailcut.machine.allocator import PACKAGES, find, is_asked_for, is_loaded, restart, with_preloaded
 
-    settings = [] if worker else [model_settings for source in sources for model_settings in source.settings()]
     _ask_for_huge_heap(settings)
     wanted = {model_settings.memory.allocator for model_settings in settings} - {"system"}
     if wanted and any(model_settings.engine.name == "openvino" for model_settings in settings):

@@ -64,16 +64,21 @@ class Source:
         return is_pipeline(self.path)
 
     def settings(self) -> "list[Settings]":
-        """The settings in its file, where it is a profile.
+        """The settings in its file, where it is a profile; of a pipeline its own, and those in its steps' profiles.
 
         Raises:
-            ProfileError: the profile is missing or corrupt.
+            ProfileError: a profile is missing or corrupt.
+            TailcutError: the pipeline cannot be loaded.
         """
-        from tailcut.runtime.opening.source import is_profile
+        from tailcut.pipelines.model import settings_of_all
         from tailcut.runtime.profile import Profile
 
-        path = Path(self.path)
-        return [Profile.load(path).settings] if is_profile(path) else []
+        if self.is_pipeline:
+            return settings_of_all(self.path)
+        if self.is_bare:
+            return []
+        profile = Profile.load(Path(self.path))
+        return settings_of_all(profile) if profile.is_of_pipeline else [profile.settings]
 
 
 def files_of(sources: Sequence[Source]) -> list[Path] | None:

@@ -14,6 +14,7 @@ from tailcut.cli.serving.readiness import tell_systemd
 from tailcut.cli.serving.sources import Source, files_of
 
 if TYPE_CHECKING:
+    from tailcut.runtime.settings import Settings
     from tailcut.server.sockets import ListenAddress
     from tailcut.server.tls.certificates import Certificates
     from tailcut.server.workers.secrets import Secrets
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("tailcut")
 
 
-def count(workers: str | None, sources: Sequence[Source]) -> int:
+def count(workers: str | None, settings: "Sequence[Settings]") -> int:
     """Number of processes: `--workers`, or what the profiles were measured with; auto divides the CPUs among them.
 
     Raises:
@@ -32,22 +33,21 @@ def count(workers: str | None, sources: Sequence[Source]) -> int:
     from tailcut.machine.quota import usable_cpus
 
     if workers is None:
-        return _profiled(sources)
+        return _profiled(settings)
     if workers.isdecimal() and 1 <= int(workers) <= 1024:
         return int(workers)
     if workers != "auto":
         raise UsageError(f"--workers must be a number from 1 to 1024 or auto, not {workers!r}")
     # A bare model has one engine on one CPU.
-    engines = [settings.engine for source in sources for settings in source.settings()]
-    wanted = max([max(engine.threads, 1) * engine.instances for engine in engines], default=1)
+    wanted = max([max(item.engine.threads, 1) * item.engine.instances for item in settings], default=1)
     return max(1, usable_cpus() // wanted)
 
 
-def _profiled(sources: Sequence[Source]) -> int:
+def _profiled(settings: "Sequence[Settings]") -> int:
     """How many processes the profiles were measured with, no more than there are CPUs."""
     from tailcut.machine.quota import usable_cpus
 
-    wanted = max([settings.io.workers for source in sources for settings in source.settings()], default=1)
+    wanted = max([item.io.workers for item in settings], default=1)
     if wanted > usable_cpus():
         cpus = usable_cpus()
         _log.warning("the profile was measured with %d workers: starting %d, one for each CPU", wanted, cpus)
