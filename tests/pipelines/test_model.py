@@ -11,7 +11,20 @@ import numpy as np
 import pytest
 
 from tailcut import Model, Pipeline, stage
-from tailcut.errors import BatchLostError, DeadlineExceededError, EngineError, InvalidInputError, UsageError
+from tailcut.engines.trust import is_trusted
+from tailcut.errors import (
+    BatchLostError,
+    DeadlineExceededError,
+    EngineError,
+    InvalidInputError,
+    UsageError,
+)
+from tailcut.pipelines.steps import StepOptions
+from tailcut.runtime.opening.defaults import ServingPlace
+from tailcut.runtime.opening.measured import BUDGET_S
+from tailcut.runtime.profile import Profile
+from tailcut.runtime.rows import SETTING_OF
+from tests.engines.models import perceptron
 from tests.pipelines.samples import CPU, truth
 
 WORDS = [b"a", b"bb", "c\u00e9".encode(), b"dddddddd", b"\xff\xfe\x00", b"", b"g" * 300]
@@ -235,3 +248,34 @@ def test_processes_end_with_the_model(folder):
     model.close()
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+def test_wishes_hold_for_the_models(folder):
+    """Fixed settings instead of measured ones, and no batching."""
+    with Model.open(f"{folder}/samples.py:pipeline") as model:
+        assert model.entry.steps[1].model.choice is not None
+    with Model.open(f"{folder}/samples.py:pipeline", auto=False, batching="off") as model:
+        twice = model.entry.steps[1].model
+        assert twice.choice is None
+        assert (twice.rows.user, twice.rows.batched) == (SETTING_OF["off"], False)
+
+
+def test_the_model_that_a_steps_profile_names_is_trusted(tmp_path, monkeypatch):
+    """`trust` is for the models of the pipeline's steps; a PyTorch program is not loaded otherwise."""
+    monkeypatch.setenv("TAILCUT_TRUSTED_FILES", "")
+    model = perceptron([4, 2], tmp_path / "m.onnx")
+    Profile.of_model(model).save(tmp_path / "m.toml")
+    (tmp_path / "p.py").write_text("from tailcut import Pipeline\n\npipeline = Pipeline('p', ['m.toml'])\n")
+    Model.open(f"{tmp_path}/p.py:pipeline").close()
+    assert not is_trusted(model)
+    Model.open(f"{tmp_path}/p.py:pipeline", trust=True).close()
+    assert is_trusted(model)
+
+
+def test_models_of_one_pipeline_share_process_and_time():
+    """One of several is not alone, and bare ones share the time for measuring."""
+    files = [Path("a.onnx"), Path("b.onnx"), Path("c.toml")]
+    several, one = StepOptions().shared_by(files), StepOptions().shared_by(files[:1])
+    assert (several.around.alone, several.budget_s) == (False, BUDGET_S / 2)
+    assert (one.around.alone, one.budget_s) == (True, BUDGET_S)
+    assert not StepOptions(around=ServingPlace(2, 2, alone=False)).shared_by(files[:1]).around.alone

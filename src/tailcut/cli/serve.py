@@ -277,7 +277,7 @@ def serve(  # noqa: PLR0915  an option a line
     reservation = reserve_core([profile.settings for profile in profiles])
     measured = BareModels.among([] if no_auto else given, max_batch_size, worker, alone=len(given) == 1)
     loader = ModelLoader.within_memory(reader.read, measured, wished, len(given))
-    loader = replace(loader, steps=reader.steps(measures=not no_auto))
+    loader = replace(loader, steps=reader.steps(measures=not no_auto, alone=len(given) == 1))
     loader = replace(loader, cpus=None if reservation is None else reservation.others)
     named = [replace(model, latency=LatencyHistogram(limit_ns)) for model in loader.load_all(given, stored)]
     served = [*named, *started.models]

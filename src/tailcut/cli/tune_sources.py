@@ -11,9 +11,11 @@ if TYPE_CHECKING:
 
 
 def trust_model(model: Path) -> None:
+    from tailcut.cli.serving.sources import programs_of
     from tailcut.engines.trust import trust
 
-    trust(model)
+    for file in programs_of(str(model)):
+        trust(file)
 
 
 def need_device(model: Path) -> None:

@@ -1,6 +1,7 @@
 """A pipeline as a model: what `Model.open("embed.py:pipeline")` returns, and what a server serves."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Self
@@ -10,6 +11,7 @@ from numpy.typing import ArrayLike
 
 from tailcut.engines.base import EngineOptions
 from tailcut.engines.file_hash import file_hash
+from tailcut.engines.trust import trust as trust_file
 from tailcut.pipelines.engine import StageEngine
 from tailcut.pipelines.entry import PipelineEntry
 from tailcut.pipelines.flow import StepDelivery
@@ -18,13 +20,14 @@ from tailcut.pipelines.plan import plan_pipeline
 from tailcut.pipelines.process import StagePlace
 from tailcut.pipelines.stage import Pipeline, Stage
 from tailcut.pipelines.steps import OpenStep, StepOptions, model_outline, open_model, open_stage, stage_outline
-from tailcut.pipelines.tuned import process_settings, step_settings, with_settings
+from tailcut.pipelines.tuned import model_files, process_settings, step_settings, with_settings
 from tailcut.runtime.calls import LibraryCalls
 from tailcut.runtime.limits import Limits
 from tailcut.runtime.model import Model
+from tailcut.runtime.opening.source import is_profile
 from tailcut.runtime.pipeline_settings import PipelineSettings
-from tailcut.runtime.profile import ModelRef, Profile
-from tailcut.runtime.rows import RowDecision, read_signature
+from tailcut.runtime.profile import ModelRef, Profile, with_batching
+from tailcut.runtime.rows import Batching, RowDecision, read_signature
 from tailcut.runtime.settings import BatchingSettings, Settings
 from tailcut.spec import ModelSpec, RowEvidence
 
@@ -50,15 +53,30 @@ class PipelineModel:
         self._calls = LibraryCalls(self.entry)
 
     @classmethod
-    def open(cls, source: str, *, limits: Limits = Limits()) -> "PipelineModel":  # noqa: B008  frozen
+    def open(
+        cls,
+        source: str | Profile,
+        *,
+        limits: Limits = Limits(),  # noqa: B008  frozen
+        batching: Batching | None = None,
+        auto: bool = True,
+        trust: bool = False,
+    ) -> "PipelineModel":
         """Load the file, check that its steps fit together, open its models and start its stages' processes.
+
+        `source` may be a profile of a pipeline. `batching`, `auto` and `trust` hold for each of its models, as in
+        `Model.open`.
 
         Raises:
             UsageError: the file raises, has no such pipeline, or its steps do not fit together; one line says where.
             MissingFileError: the file is missing.
             TailcutError: a model cannot be opened; as `Model.open`.
         """
-        return open_tuned(pipeline_profile(source), limits=limits)
+        for file in engine_files(source) if trust else []:
+            trust_file(file)
+        adapt = None if batching is None else partial(with_batching, batching=batching)
+        profile = pipeline_profile(source) if isinstance(source, str) else source
+        return open_tuned(profile, limits=limits, options=StepOptions(measures=auto, adapt=adapt))
 
     async def infer(
         self, inputs: Mapping[str, ArrayLike], *, timeout_s: float | None = None, priority: int = 0
@@ -131,6 +149,7 @@ def open_tuned(
     if settings is not None:
         pipeline = with_settings(pipeline, path, settings)
     models: list[Model] = []
+    options = options.shared_by(model_files(pipeline, path))
 
     def open_step(step: str | Path) -> Model:
         own = None if settings is None else settings.model(str(step))
@@ -166,19 +185,28 @@ def settings_of_all(source: str | Profile) -> list[Settings]:
     if isinstance(source, str):
         path = parse_path(source)
         pipeline = load_pipeline(path)
-        return [_profile(pipeline, path).settings, *step_settings(path, _model_files(pipeline))]
+        return [_profile(pipeline, path).settings, *step_settings(model_files(pipeline, path))]
     tuned = source.settings.pipeline or PipelineSettings()
     engines = [Settings(engine=model.engine) for model in tuned.models if model.engine is not None]
-    files = [model.file for model in tuned.models]
-    return [source.settings, *engines, *step_settings(parse_path(source.model.path), files)]
+    folder = parse_path(source.model.path).file.parent
+    return [source.settings, *engines, *step_settings([folder / model.file for model in tuned.models])]
 
 
-def _model_files(pipeline: Pipeline) -> list[str | Path]:
-    return [step for step in pipeline.steps if not isinstance(step, Stage)]
+def engine_files(source: str | Profile) -> list[Path]:
+    """The files of the models that a pipeline, or a profile of one, runs: those of its steps' profiles, too.
+
+    Raises:
+        UsageError: the file raises, or has no such pipeline.
+        MissingFileError: the file is missing.
+        ProfileError: a step's profile is missing or corrupt.
+    """
+    path = parse_path(source if isinstance(source, str) else source.model.path)
+    files = model_files(load_pipeline(path), path)
+    return [Path(Profile.load(file).model.path) if is_profile(file) else file for file in files]
 
 
 def _profile(pipeline: Pipeline, path: PipelinePath) -> Profile:
-    memory, io = process_settings(step_settings(path, _model_files(pipeline)))
+    memory, io = process_settings(step_settings(model_files(pipeline, path)))
     stages = [step.max_batch_size for step in pipeline.steps if isinstance(step, Stage)]
     batching = BatchingSettings(max_batch_size=min(stages, default=1), bind=False)
     ref = ModelRef(path=str(path), sha256=file_hash(path.file), name=pipeline.name)

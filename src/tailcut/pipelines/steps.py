@@ -1,7 +1,7 @@
 """The steps of a pipeline, opened: a stage with its processes, or a model."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from tailcut.pipelines.tuned import step_profile
 from tailcut.runtime.limits import Limits
 from tailcut.runtime.model import Model, measured_model
 from tailcut.runtime.opening.defaults import ServingPlace
-from tailcut.runtime.opening.measured import surroundings
+from tailcut.runtime.opening.measured import BUDGET_S, surroundings
 from tailcut.runtime.opening.source import is_profile, open_profile
 from tailcut.runtime.pipeline_settings import StepModelSettings
 from tailcut.runtime.profile import ModelRef, Profile
@@ -35,14 +35,24 @@ class StepOptions:
     Args:
         measures: settings of bare models are measured.
         around: where they serve; None: as this process finds itself.
+        budget_s: seconds that measuring one of them may take.
         accept_model_change: take a model file with another content than its profile's.
         adapt: makes of a model's profile the one that is served.
     """
 
     measures: bool = True
     around: ServingPlace | None = None
+    budget_s: float = BUDGET_S
     accept_model_change: bool = False
     adapt: Callable[[Profile], Profile] | None = None
+
+    def shared_by(self, files: Sequence[Path]) -> "StepOptions":
+        """For these models of one pipeline: they share the time for measuring, and none of several is alone."""
+        around = self.around or surroundings()
+        bare = sum(not is_profile(file) for file in files)
+        return replace(
+            self, around=replace(around, alone=around.alone and len(files) == 1), budget_s=BUDGET_S / max(1, bare)
+        )
 
     def open(self, file: Path, settings: StepModelSettings | None, limits: Limits) -> Model:
         """Open a model's file, or its profile.
@@ -55,7 +65,7 @@ class StepOptions:
         if self.adapt is not None:
             profile = self.adapt(profile)
         if self.measures and tuned is None and not is_profile(file):
-            model = measured_model(profile, self.around or surroundings(), limits=limits)
+            model = measured_model(profile, self.around or surroundings(), limits=limits, budget_s=self.budget_s)
             if model.choice is not None:
                 _log.info("%s: %s", model.spec.name, model.choice.line())
             return model

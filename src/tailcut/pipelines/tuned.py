@@ -10,6 +10,7 @@ from tailcut.engines.file_hash import file_hash, model_hash
 from tailcut.errors import ProfileError
 from tailcut.pipelines.loading import PipelinePath
 from tailcut.pipelines.stage import Pipeline, Stage
+from tailcut.runtime.opening.source import is_profile
 from tailcut.runtime.pipeline_settings import PipelineSettings, StageSettings, StepModelSettings
 from tailcut.runtime.profile import Profile
 from tailcut.runtime.settings import BatchingSettings, IoSettings, MemorySettings, Settings
@@ -50,14 +51,19 @@ def with_settings(pipeline: Pipeline, path: PipelinePath, settings: PipelineSett
     return replace(pipeline, steps=steps)
 
 
-def step_settings(path: PipelinePath, steps: Sequence[str | Path]) -> list[Settings]:
-    """The settings in the profiles that are steps of a pipeline, each once.
+def model_files(pipeline: Pipeline, path: PipelinePath) -> list[Path]:
+    """The models and profiles that are steps of a pipeline, each once."""
+    files = [path.file.parent / step for step in pipeline.steps if not isinstance(step, Stage)]
+    return list(dict.fromkeys(files))
+
+
+def step_settings(files: Sequence[Path]) -> list[Settings]:
+    """The settings in those of a pipeline's steps that are profiles.
 
     Raises:
         ProfileError: a profile is missing or corrupt.
     """
-    files = dict.fromkeys(path.file.parent / step for step in steps)
-    return [Profile.load(file).settings for file in files if file.suffix == ".toml"]
+    return [Profile.load(file).settings for file in files if is_profile(file)]
 
 
 def process_settings(steps: Sequence[Settings]) -> tuple[MemorySettings, IoSettings]:

@@ -124,7 +124,8 @@ class Model:
         None leaves it to the profile.
 
         For a model file, threads, instances, spinning, dispatch and the largest batch are chosen by measuring, for up
-        to two seconds, and the choice is logged; with `auto=False` they are fixed. A profile's are never changed.
+        to two seconds, and the choice is logged; with `auto=False` they are fixed. A profile's are never changed. Of a
+        pipeline, `batching`, `auto` and `trust` hold for each of its models.
 
         Raises:
             ModelFileError: the model is missing, empty or corrupt.
@@ -139,12 +140,10 @@ class Model:
                 "path of its file, such as 'embed.py:pipeline', because its processes import it"
             )
         if isinstance(source, str) and is_pipeline(source):
-            pipeline: Model = _pipelines().PipelineModel.open(source, limits=limits)
-            return pipeline
+            return _open_pipeline(source, limits, batching=batching, auto=auto, trust=trust)
         profile = source if isinstance(source, Profile) else open_profile(Path(source))
         if profile.is_of_pipeline:
-            tuned: Model = _pipelines().open_tuned(profile, limits=limits)
-            return tuned
+            return _open_pipeline(profile, limits, batching=batching, auto=auto, trust=trust)
         if trust:
             trust_file(Path(profile.model.path))
         if batching is not None:
@@ -375,6 +374,7 @@ def measured_model(
     return model
 
 
-def _pipelines() -> Any:
+def _open_pipeline(source: str | Profile, limits: Limits, **wishes: Any) -> Model:
     """By name: pipelines are built on models, and not the other way round."""
-    return import_module("tailcut.pipelines.model")
+    pipeline: Model = import_module("tailcut.pipelines.model").PipelineModel.open(source, limits=limits, **wishes)
+    return pipeline

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from tests.engines.models import perceptron
 
-from tailcut.cli.serving.sources import Source, SourceReader, distinct_names, need_sources
+from tailcut.cli.serving.sources import Source, SourceReader, distinct_names, need_sources, programs_of
 from tailcut.engines.base import CudaOptions, EngineOptions
 from tailcut.errors import UsageError
 from tailcut.runtime.profile import Profile
@@ -74,6 +74,10 @@ def test_the_command_line_replaces_what_the_profile_says(tmp_path: Path) -> None
     read = SourceReader(None, 7, None, None, accept_model_change=False).read(source)
     assert (read.model.name, read.settings.batching.max_batch_size) == ("other", 7)
     assert read.settings.engine == stored.settings.engine
+    for alone in (True, False):
+        around = SourceReader(None, 7, None, None, accept_model_change=False).steps(measures=True, alone=alone).around
+        assert around is not None
+        assert (around.alone, around.max_batch_size) == (alone, 7)
 
 
 def test_devices_by_the_indices_of_a_profile(tmp_path: Path) -> None:
@@ -83,3 +87,14 @@ def test_devices_by_the_indices_of_a_profile(tmp_path: Path) -> None:
     Profile.of_model(path, Settings(engine=engine)).save(tmp_path / "m.toml")
     reader = SourceReader(None, None, None, None, accept_model_change=False, cuda_devices=(1, 3))
     assert reader.read(Source(str(tmp_path / "m.toml"))).settings.devices == {1}
+
+
+def test_the_programs_of_a_source(tmp_path: Path) -> None:
+    """A model file, the one of a profile, and those of a pipeline, which is no file to load."""
+    model = perceptron([4, 8, 3], tmp_path / "m.onnx")
+    Profile.of_model(model).save(tmp_path / "m.toml")
+    other = perceptron([3, 3], tmp_path / "other.onnx")
+    steps = "['m.toml', 'other.onnx']"
+    (tmp_path / "p.py").write_text(f"from tailcut import Pipeline\n\npipeline = Pipeline('p', {steps})\n")
+    assert programs_of(str(model)) == programs_of(str(tmp_path / "m.toml")) == [model]
+    assert programs_of(f"{tmp_path}/p.py:pipeline") == [model, other]

@@ -126,13 +126,29 @@ def need_sources(sources: Sequence[Source], repository: Path | None) -> None:
 def trust_programs(sources: Sequence[Source], repository: Path | None) -> None:
     """Let PyTorch files of these SOURCEs and of a repository be loaded, even if they could run code of their own."""
     from tailcut.engines.trust import trust
-    from tailcut.runtime.opening.source import is_profile
-    from tailcut.runtime.profile import Profile
 
     if repository is not None:
         trust(repository)
-    for path in [Path(source.path) for source in sources]:
-        trust(Path(Profile.load(path).model.path) if is_profile(path) else path)
+    for file in [file for source in sources for file in programs_of(source.path)]:
+        trust(file)
+
+
+def programs_of(source: str) -> list[Path]:
+    """The model that a model file or a profile names, or those of a pipeline.
+
+    Raises:
+        TailcutError: the profile or the pipeline cannot be read.
+    """
+    from tailcut.pipelines.model import engine_files
+    from tailcut.runtime.opening.source import is_profile
+    from tailcut.runtime.profile import Profile, is_pipeline
+
+    if is_pipeline(source):
+        return engine_files(source)
+    if not is_profile(Path(source)):
+        return [Path(source)]
+    profile = Profile.load(Path(source))
+    return engine_files(profile) if profile.is_of_pipeline else [Path(profile.model.path)]
 
 
 def distinct_names(profiles: "Sequence[Profile]", sources: Sequence[Source]) -> list[str]:
@@ -190,14 +206,19 @@ class SourceReader:
             profile = msgspec.structs.replace(profile, model=msgspec.structs.replace(profile.model, name=source.name))
         return profile
 
-    def steps(self, *, measures: bool) -> "StepOptions":
-        """How the models of pipelines are opened; `measures` says whether settings of bare ones are measured."""
+    def steps(self, *, measures: bool, alone: bool) -> "StepOptions":
+        """How the models of pipelines are opened.
+
+        Args:
+            measures: settings of bare ones are measured.
+            alone: nothing else is served.
+        """
         from tailcut.pipelines.steps import StepOptions
         from tailcut.runtime.opening.measured import surroundings
 
         cpus = None if self.worker is None else self.worker.cpus
-        around = surroundings(cpus, max_batch_size=self.max_batch_size)
-        return StepOptions(measures, around, self.accept_model_change, self.adapt)
+        around = surroundings(cpus, alone=alone, max_batch_size=self.max_batch_size)
+        return StepOptions(measures, around, accept_model_change=self.accept_model_change, adapt=self.adapt)
 
     def adapt(self, profile: "Profile") -> "Profile":
         """A model's profile with what the command line says of it, on this machine."""
