@@ -13,6 +13,7 @@ from tests.engines.models import perceptron
 from tests.servers import TIMEOUT_S, Answer, Server, Wire, asking, raw_request, serving, until
 
 from tailcut.runtime.profile import Profile
+from tailcut.runtime.settings import BatchingSettings, Settings
 
 BODY = bytes(16)
 
@@ -99,7 +100,7 @@ def test_a_sighup_while_models_are_loaded_is_answered_afterwards(tmp_path: Path)
         logs.mkdir()
         with serving(logs, f"{tmp_path}/p.py:pipeline") as server:
             follow(server, "reloading all models")
-            follow(server, "p: loaded: file unchanged")
+            follow(server, "p: loaded\n")
             assert server.stop() == 0
     finally:
         (tmp_path / "go").touch()
@@ -137,6 +138,18 @@ def test_a_changed_model_is_refused_with_the_reason(tmp_path: Path) -> None:
         follow(server, "mlp: loaded: file changed")
         assert outputs(server) == 5
         assert server.stop() == 0
+
+
+def test_a_profile_that_was_tuned_again_is_told_from_the_same_one(tmp_path: Path) -> None:
+    """The model's file is the same in both cases: the line says whether there are other settings."""
+    profile = tuned(tmp_path)
+    with serving(tmp_path, profile) as server:
+        server.process.send_signal(signal.SIGHUP)
+        follow(server, "mlp: loaded: file unchanged")
+        retuned = Settings(batching=BatchingSettings(max_batch_size=7))
+        Profile.of_model(tmp_path / "mlp.onnx", retuned).with_signature().save(profile)
+        server.process.send_signal(signal.SIGHUP)
+        follow(server, "mlp: loaded: profile changed")
 
 
 def test_a_changed_model_is_accepted_where_it_has_the_same_signature(tmp_path: Path) -> None:

@@ -18,6 +18,8 @@ from typing import Any, Protocol, TypeVar
 from tailcut.errors import InvalidInputError, NotFoundError, TailcutError
 from tailcut.machine.quota import usable_cpus
 from tailcut.runtime.model import Model
+from tailcut.runtime.opening.source import is_profile
+from tailcut.runtime.profile import Profile
 from tailcut.runtime.thread_budget import beside_others, mismatches
 from tailcut.server.served_model import ServedModel
 
@@ -240,15 +242,13 @@ class ModelRepository:
     async def _try_replace(self, key: tuple[str, str], reload: Callable[[], Model]) -> str:
         """Load a model anew and log what came of it; why it could not be loaded, for a client, or nothing."""
         served = self._known[key]
-        before = served.model.profile.model.sha256
         after = "the model stays unloaded" if key in self._gone else "the old version still answers"
         try:
             await self._replace(key, reload)
         except (TailcutError, OSError) as error:
             _log.error("%s: not loaded: %s; %s", _title(key), " ".join(str(error).split()), after)
             return f"{_without_folders_of(served, error)}; {after}"
-        same = self._known[key].model.profile.model.sha256 == before
-        _log.info("%s: loaded: %s", _title(key), "file unchanged" if same else "file changed")
+        _log.info("%s: loaded%s", _title(key), _what_changed(served, self._known[key].model.profile))
         return ""
 
     def _share_soon(self) -> None:
@@ -363,6 +363,16 @@ def _title(key: tuple[str, str]) -> str:
     """A model as a log line names it; with its version where it is not the first."""
     name, version = key
     return name if version == "1" else f"{name}:{version}"
+
+
+def _what_changed(before: ServedModel, after: Profile) -> str:
+    """What has changed of a model that was read anew, for the log; nothing of a pipeline, whose parts are many."""
+    if after.is_of_pipeline:
+        return ""
+    profile = before.model.profile
+    if (profile.model.sha256, profile.model.weights) != (after.model.sha256, after.model.weights):
+        return ": file changed"
+    return ": profile changed" if is_profile(Path(before.source)) and profile != after else ": file unchanged"
 
 
 def _without_folders_of(served: ServedModel, error: Exception) -> str:
