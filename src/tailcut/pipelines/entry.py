@@ -11,6 +11,7 @@ from tailcut.pipelines.flow import Flow
 from tailcut.pipelines.statistics import PipelineStatistics
 from tailcut.pipelines.steps import OpenStep
 from tailcut.runtime.inputs import Arrays
+from tailcut.runtime.model import Model
 from tailcut.runtime.opening.warmup import WarmUp
 from tailcut.runtime.oversized import without_pauses
 from tailcut.runtime.request import Batch, Request
@@ -174,6 +175,10 @@ class PipelineEntry:
         """The engine of each step that this process computes; None for a function on threads."""
         here = [step for step in self.steps if step.engine is None or step.engine.stage.threads]
         return {step.name: None if step.engine else step.model.profile.settings.engine for step in here}
+
+    def step_models(self) -> list[Model]:
+        """The models of its steps, each once."""
+        return list({id(step.model): step.model for step in self.steps if step.engine is None}.values())
 
     def describe_stages(self) -> str:
         """The stages as one line for the log."""

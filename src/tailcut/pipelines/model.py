@@ -116,12 +116,6 @@ class PipelineModel:
         """Nothing: each step has batches of its own."""
         return self.entry.batches_by_rows()
 
-    @property
-    def model_profiles(self) -> list[Profile]:
-        """Those of its models, each once."""
-        models = {id(step.model): step.model for step in self.entry.steps if step.engine is None}
-        return [profile for model in models.values() for profile in model.model_profiles]
-
     def stages(self) -> dict[str, dict[str, int | float]]:
         """The counts of each step by its name, as `statistics`, with the processes that were started anew."""
         return self.entry.stages()

@@ -6,7 +6,7 @@ model.
 
 import time
 from collections.abc import Callable, Generator
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 import numpy as np
@@ -24,6 +24,9 @@ from tailcut.runtime.scheduler import Scheduler
 from tailcut.runtime.statistics import ModelStatistics
 from tailcut.runtime.tracing.records import DevicePhase, StepTimes
 from tailcut.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from tailcut.runtime.model import Model
 
 _STEP_BYTES = 256 * 1024  # copied between two pauses
 _FORK_WAIT_S, _FORK_LOOK_S = 0.25, 0.0005  # for batches to end before a fork
@@ -85,6 +88,9 @@ class ServedEntry(Protocol):
 
     def step_engines(self) -> dict[str, EngineOptions | None]:
         """The engine of each step of a pipeline that this process computes, None for a function; a model has none."""
+
+    def step_models(self) -> "list[Model] | None":
+        """The models of a pipeline's steps, each once; None of a model."""
 
     def describe_stages(self) -> str:
         """A pipeline's stages as one line; a model has none."""
@@ -183,6 +189,9 @@ class ModelEntry:
     def step_engines(self) -> dict[str, EngineOptions | None]:
         """Nothing, likewise."""
         return {}
+
+    def step_models(self) -> None:
+        """Nothing, likewise."""
 
     def describe_stages(self) -> str:
         """Nothing, likewise."""

@@ -14,7 +14,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Self
 
-import msgspec
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -204,15 +203,6 @@ class Model:
     def batches_by_rows(self) -> dict[int, tuple[int, int]]:
         """How many batches of so many rows were computed, and their engine time in nanoseconds."""
         return self._scheduler.batches_by_rows()
-
-    @property
-    def model_profiles(self) -> list[Profile]:
-        """For the models that it is served with: its profile, without threads that were chosen by measuring."""
-        if self.choice is None:
-            return [self.profile]
-        settings = self.profile.settings
-        engine = msgspec.structs.replace(settings.engine, threads=0)
-        return [msgspec.structs.replace(self.profile, settings=msgspec.structs.replace(settings, engine=engine))]
 
     def stages(self) -> dict[str, dict[str, int | float]]:
         """The counts of each step of a pipeline by its name; a model has none."""

@@ -287,7 +287,7 @@ class ModelRepository:
         self._warned = lines
 
     def _mismatches(self) -> list[str]:
-        return mismatches([served.model.model_profiles for served in self], usable_cpus())
+        return mismatches([served.profiles for served in self], usable_cpus())
 
     async def _replace(self, key: tuple[str, str], reload: Callable[[], Model]) -> None:
         model = await _load_apart(reload)

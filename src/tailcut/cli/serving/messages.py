@@ -41,7 +41,7 @@ def log_neighbours(models: "Sequence[ServedModel]", worker: "WorkerProcess | Non
     if worker is not None and worker.post:
         return
     cpus = usable_cpus() if worker is None else worker.cpus
-    for line in mismatches([served.model.model_profiles for served in models], cpus):
+    for line in mismatches([served.profiles for served in models], cpus):
         _log.warning("%s", line)
 
 
