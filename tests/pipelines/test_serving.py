@@ -153,6 +153,7 @@ def test_stages_are_shown(server):
         for name in names:
             assert f'tailcut_stage_requests_total{{model="texts",stage="{name}",version="1"}}' in metrics
             assert f'tailcut_stage_compute_seconds_total{{model="texts",stage="{name}",version="1"}}' in metrics
+            assert f'tailcut_stage_queue_oldest_seconds{{model="texts",stage="{name}",version="1"}} 0.0' in metrics
         assert [step["stage"] for step in get("/v2/models/texts/tail").json()["steps"]] == names
 
 

@@ -6,7 +6,6 @@ The first thing it does, before anything of the user's is imported, is to bind i
 import ctypes
 import gc
 import logging
-import mmap
 import os
 import signal
 import socket
@@ -20,33 +19,12 @@ from tailcut.pipelines.calling import Caller, log_fault, refusal
 from tailcut.pipelines.forwarding import LogSender
 from tailcut.pipelines.layout import Packed
 from tailcut.pipelines.loading import load_pipeline, parse_path
-from tailcut.pipelines.protocol import CALL, MOST_BYTES, REPLY, ReplyKind, grown
+from tailcut.pipelines.protocol import CALL, MOST_BYTES, REPLY, ReplyKind
+from tailcut.pipelines.region import SharedRegion
 from tailcut.pipelines.stage import Stage
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _MESSAGE_BYTES = 4096
-
-
-class MappedRegion:
-    """A shared file as one array of bytes, mapped anew when it has grown."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-        self.data = np.empty(0, np.uint8)
-
-    def hold(self, size: int) -> np.ndarray:
-        """The region at a size that the file has."""
-        if self.data.size < size:
-            self.data = np.frombuffer(mmap.mmap(self._descriptor, size), np.uint8)
-        return self.data
-
-    def grow(self, needed: int) -> np.ndarray:
-        """The region, with so many bytes at least."""
-        if self.data.size < needed:
-            size = grown(self.data.size, needed)
-            os.truncate(self._descriptor, size)
-            self.hold(size)
-        return self.data
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -60,8 +38,7 @@ def main(arguments: Sequence[str]) -> int:
     logging.basicConfig(handlers=[LogSender(socket.socket(fileno=int(logs)))], format="%(message)s", level=logging.INFO)
     logging.captureWarnings(True)
     sock = socket.socket(fileno=int(control))
-    results = MappedRegion(int(outputs))
-    results.hold(os.fstat(int(outputs)).st_size)
+    results = SharedRegion(int(outputs))
     try:
         if cpu:
             _pin(int(cpu))
@@ -72,8 +49,8 @@ def main(arguments: Sequence[str]) -> int:
         return 1
     gc.collect()
     gc.freeze()  # what the import left: it is never walked again
-    sock.sendall(REPLY.pack(ReplyKind.READY, 0, results.data.size))
-    _serve(sock, Caller(stage), MappedRegion(int(inputs)), results)
+    sock.sendall(REPLY.pack(ReplyKind.READY, 0, results.size))
+    _serve(sock, Caller(stage), SharedRegion(int(inputs)), results)
     return 0
 
 
@@ -99,7 +76,7 @@ def _stage(path: str, index: int, signature: str) -> Stage:
     return step
 
 
-def _serve(sock: socket.socket, caller: Caller, inputs: MappedRegion, results: MappedRegion) -> None:
+def _serve(sock: socket.socket, caller: Caller, inputs: SharedRegion, results: SharedRegion) -> None:
     while True:
         record = sock.recv(CALL.size, socket.MSG_WAITALL)
         if len(record) < CALL.size:
@@ -115,7 +92,7 @@ def _serve(sock: socket.socket, caller: Caller, inputs: MappedRegion, results: M
             log_fault(caller.stage, error)
             _reply(sock, results, *refusal(caller.stage, error))
         else:
-            sock.sendall(REPLY.pack(ReplyKind.DONE, packed.size, results.data.size))
+            sock.sendall(REPLY.pack(ReplyKind.DONE, packed.size, results.size))
 
 
 def _check_size(stage: Stage, packed: Packed) -> None:
@@ -123,11 +100,11 @@ def _check_size(stage: Stage, packed: Packed) -> None:
         raise UsageError(f"stage {stage.name!r} returned {packed.size} bytes, over {MOST_BYTES}")
 
 
-def _reply(sock: socket.socket, results: MappedRegion, kind: ReplyKind, message: str) -> None:
+def _reply(sock: socket.socket, results: SharedRegion, kind: ReplyKind, message: str) -> None:
     data = message.encode(errors="replace")[:_MESSAGE_BYTES]
     region = results.grow(len(data))
     region[: len(data)] = np.frombuffer(data, np.uint8)
-    sock.sendall(REPLY.pack(kind, len(data), results.data.size))
+    sock.sendall(REPLY.pack(kind, len(data), results.size))
 
 
 def _bound_to(parent: int) -> bool:

@@ -3,7 +3,6 @@
 A call blocks the worker thread that makes it, never the event loop: it waits in recv(2) without the interpreter's lock.
 """
 
-import mmap
 import os
 import socket
 import struct
@@ -30,7 +29,8 @@ from tailcut.pipelines.forwarding import log_from
 from tailcut.pipelines.layout import Parts, rows_of
 from tailcut.pipelines.life import Life, move
 from tailcut.pipelines.loading import PipelinePath
-from tailcut.pipelines.protocol import CALL, MOST_BYTES, REGION_BYTES, REPLY, ReplyKind, grown
+from tailcut.pipelines.protocol import CALL, MOST_BYTES, REGION_BYTES, REPLY, ReplyKind
+from tailcut.pipelines.region import SharedRegion
 from tailcut.pipelines.stage import Stage
 
 
@@ -57,41 +57,13 @@ class StagePlace:
             return True
 
 
-class _Region:
-    """Anonymous memory that the process has, too."""
-
-    def __init__(self) -> None:
-        self.descriptor = anonymous_file(REGION_BYTES)
-        self.data = self._map(REGION_BYTES)
-
-    def hold(self, size: int) -> np.ndarray:
-        """The region at a size that the other side has given it."""
-        if size > self.data.size:
-            self.data = self._map(size)
-        return self.data
-
-    def grow(self, needed: int) -> np.ndarray:
-        """The region, with so many bytes at least."""
-        if needed > self.data.size:
-            size = grown(self.data.size, needed)
-            os.truncate(self.descriptor, size)
-            self.data = self._map(size)
-        return self.data
-
-    def close(self) -> None:
-        os.close(self.descriptor)
-
-    def _map(self, size: int) -> np.ndarray:
-        return np.frombuffer(mmap.mmap(self.descriptor, size), np.uint8)
-
-
 class StageProcess:
     """One process of a stage. Its methods are for one thread at a time; `interrupt` is for any."""
 
     def __init__(self, stage_place: StagePlace, cpu: int | None = None) -> None:
         self._place = stage_place
         self._life = Life.STARTING
-        self._inputs, self._results = _Region(), _Region()
+        self._inputs, self._results = (SharedRegion(anonymous_file(REGION_BYTES)) for _ in range(2))
         self._sock, theirs = socket.socketpair()
         logs, their_logs = socket.socketpair()
         inherited = (theirs.fileno(), self._inputs.descriptor, self._results.descriptor, their_logs.fileno())
@@ -165,7 +137,7 @@ class StageProcess:
         packed.write(self._inputs.grow(packed.size))
         self._life = move(self._life, Life.CALLED)
         try:
-            self._sock.sendall(CALL.pack(packed.size, self._inputs.data.size, self._results.data.size))
+            self._sock.sendall(CALL.pack(packed.size, self._inputs.size, self._results.size))
         except ConnectionError:
             raise NotSentError(f"stage {stage.name!r}: its process had ended ({self._ending()})") from None
         try:

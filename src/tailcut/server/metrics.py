@@ -41,6 +41,7 @@ _STAGE_METRICS = (  # what a step counts, in which unit, and how it is shown
     ("queue_ns", 1e9, CounterMetricFamily, "queue_seconds", "Time in the step's queue, summed over requests"),
     ("served_ns", 1e9, CounterMetricFamily, "compute_seconds", "Time of its calls, summed over requests"),
     ("queued", None, GaugeMetricFamily, "pending_requests", "Requests waiting for the step"),
+    ("oldest_ns", 1e9, GaugeMetricFamily, "queue_oldest_seconds", "Age of the oldest request waiting for the step"),
 )
 
 

@@ -1,0 +1,85 @@
+"""Memory that a server and a stage's process share: it grows to the largest batch, and gives memory back after it."""
+
+import mmap
+import os
+from dataclasses import dataclass
+
+import numpy as np
+
+from tailcut.pipelines.protocol import REGION_BYTES, grown
+
+_CALLS = 64  # whose sizes decide
+_SHARE = 4  # memory is given back where they needed less than this part of it
+_REMOVE = getattr(mmap, "MADV_REMOVE", None)  # Linux
+
+
+@dataclass(slots=True)
+class RegionUse:
+    """How much of a region has memory, and how much of it the newest calls needed. Pure.
+
+    Args:
+        touched: bytes from its start that may have memory.
+    """
+
+    touched: int = 0
+    _largest: int = 0
+    _calls: int = 0
+
+    def next_call(self, needed: int) -> int:
+        """Count a call that needs so many bytes; where the rest is to be given back, from which byte on, else 0."""
+        self.touched = max(self.touched, needed)
+        self._largest = max(self._largest, needed)
+        self._calls += 1
+        if self._calls < _CALLS:
+            return 0
+        kept = -(-max(2 * self._largest, REGION_BYTES) // mmap.PAGESIZE) * mmap.PAGESIZE
+        idle = self._largest * _SHARE < self.touched and kept < self.touched
+        self._calls = self._largest = 0
+        if not idle:
+            return 0
+        self.touched = kept
+        return kept
+
+
+class SharedRegion:
+    """A file in memory as one array of bytes, mapped anew when it has grown. The side that writes makes it grow.
+
+    Memory is given back by a hole in the file (madvise(2), MADV_REMOVE): its size and its mappings stay, so what
+    somebody still holds of an earlier batch reads as zeros.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        self._use = RegionUse()
+        self._map = self._mapped(os.fstat(descriptor).st_size)
+
+    @property
+    def size(self) -> int:
+        """Its bytes."""
+        return len(self._map)
+
+    def hold(self, size: int) -> np.ndarray:
+        """The region at a size that the other side has given it."""
+        if size > self.size:
+            self._map = self._mapped(size)
+        return self.data
+
+    def grow(self, needed: int) -> np.ndarray:
+        """The region with so many bytes at least, for a call that needs them; no earlier one is being read."""
+        if needed > self.size:
+            size = grown(self.size, needed)
+            os.truncate(self.descriptor, size)
+            self._map = self._mapped(size)
+        kept = self._use.next_call(needed)
+        if kept and _REMOVE is not None:
+            self._map.madvise(_REMOVE, kept, self.size - kept)
+        return self.data
+
+    def close(self) -> None:
+        """Close the descriptor; the mapping goes with the last array of it."""
+        os.close(self.descriptor)
+
+    def _mapped(self, size: int) -> mmap.mmap:
+        mapped = mmap.mmap(self.descriptor, size)
+        self.data = np.frombuffer(mapped, np.uint8)
+        return mapped
