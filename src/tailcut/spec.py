@@ -133,7 +133,7 @@ class ModelSpec:
     """A model's name and its inputs and outputs, in the model's own order.
 
     `rows` is what has been decided of its rows, or, before that, what the graph alone says: a model that is not
-    independent has no batch, whatever its shapes are.
+    independent has no batch, whatever its shapes are. `most_rows` is how many one call takes, where the model says so.
     """
 
     name: str
@@ -141,6 +141,11 @@ class ModelSpec:
     outputs: tuple[TensorSpec, ...]
     rows: Rows = Rows.INDEPENDENT
     rows_reason: str = field(default="", compare=False)
+    most_rows: int | None = field(default=None, compare=False)
+
+    def within(self, rows: int) -> int:
+        """So many rows, or as many as one call takes."""
+        return rows if self.most_rows is None else min(rows, self.most_rows)
 
     @cached_property
     def batchable(self) -> bool:

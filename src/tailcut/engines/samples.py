@@ -109,7 +109,7 @@ def _run_again(engine: Answering, samples: Samples, seed: int) -> None:
     Raises:
         EngineError: they are refused.
     """
-    rows = samples.rows if engine.spec.single else max(samples.rows, _ROWS_AGAIN)
+    rows = samples.rows if engine.spec.single else max(samples.rows, engine.spec.within(_ROWS_AGAIN))
     engine.run(samples.make(rows, seed + 1))
 
 

@@ -39,7 +39,7 @@ class Scheduler:
     def __init__(self, spec: ModelSpec, settings: Settings, limits: Limits) -> None:
         batching = settings.batching
         self.spec = spec
-        self.max_batch_size = batching.max_batch_size if spec.batched else 1
+        self.max_batch_size = spec.within(batching.max_batch_size) if spec.batched else 1
         self.dispatch = batching.dispatch
         instances = instances_of(settings)
         self.instances = sum(instances)

@@ -61,6 +61,7 @@ class CudaEngine:
         program = read_program(path, options, name)
         self.spec, self.hints = program.spec, program.hints
         self._arguments: Arguments | None = program.arguments
+        self._sizes = program.sizes
         try:
             self._module = self._on_device(program)
         except torch.cuda.OutOfMemoryError:
@@ -80,6 +81,7 @@ class CudaEngine:
         """See `Engine.bind`."""
         self._open()
         check_arrays(self.spec, inputs, outputs)
+        self._sizes.check([inputs[tensor.name].shape for tensor in self.spec.inputs])
         with self._device.gate.launching():
             for array in (*inputs.values(), *outputs.values()) if self.options.cuda.pinned else ():
                 self._device.pin(array)
@@ -95,6 +97,7 @@ class CudaEngine:
     def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
         """See `Engine.run`."""
         held = [np.require(inputs[tensor.name], requirements=["C", "W"]) for tensor in self.spec.inputs]
+        self._sizes.check([array.shape for array in held])
         results = self._compute([as_tensor(array) for array in held], None)
         return {
             tensor.name: as_array(tensor, result) for tensor, result in zip(self.spec.outputs, results, strict=True)
@@ -190,7 +193,8 @@ class CudaEngine:
 
     def _key(self, slot: Slot, ins: Sequence[Any]) -> GraphKey:
         rows = len(ins[0]) if self.spec.batched else 0
-        shapes = tuple((self._bucket_of(rows), *tensor.shape[1:]) if rows else tuple(tensor.shape) for tensor in ins)
+        filled = self.spec.within(self._bucket_of(rows)) if rows else 0
+        shapes = tuple((filled, *tensor.shape[1:]) if rows else tuple(tensor.shape) for tensor in ins)
         return GraphKey(slot.number, shapes)
 
     def _enqueue(self, state: SlotState, events: dict[SlotState, Any], step: Step) -> None:

@@ -49,6 +49,7 @@ class TorchEngine:
         program = read_program(path, options, name)
         self.spec, self.hints = program.spec, program.hints
         self._arguments: Arguments | None = program.arguments
+        self._sizes = program.sizes
         module = passes.flat(program.exported, program.outputs)
         if options.u8_input is not None:
             module = passes.pixels(module, options.u8_input)
@@ -65,6 +66,7 @@ class TorchEngine:
         """See `Engine.bind`."""
         arguments = self._open()
         check_arrays(self.spec, inputs, outputs)
+        self._sizes.check([inputs[tensor.name].shape for tensor in self.spec.inputs])
         ins = arguments.all([as_tensor(inputs[tensor.name]) for tensor in self.spec.inputs])
         outs = [as_tensor(outputs[tensor.name]) for tensor in self.spec.outputs]
         write, compute, names = self._write, self._call, self.spec.output_names
@@ -94,6 +96,7 @@ class TorchEngine:
         every = self._open()
         use_threads(self.options.threads)
         held = [np.require(inputs[tensor.name], requirements=["C", "W"]) for tensor in self.spec.inputs]
+        self._sizes.check([array.shape for array in held])
         # Made outside of inference mode, as in bind: compiled code is told apart by it, and would be compiled anew.
         arguments = every.all(list(map(as_tensor, held)))
         try:

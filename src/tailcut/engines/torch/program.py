@@ -22,6 +22,7 @@ from tailcut.engines.torch.archive import EXAMPLES, check_archive
 from tailcut.engines.torch.indices import index_bounds
 from tailcut.engines.torch.rows.analysis import RowAnalysis
 from tailcut.engines.torch.rows.nodes import expression
+from tailcut.engines.torch.sizes import ExportedSizes
 from tailcut.engines.trust import is_trusted
 from tailcut.errors import ModelFileError, UnsupportedError
 from tailcut.spec import DType, ModelSpec, RowEvidence, Rows, TensorSpec
@@ -80,6 +81,7 @@ class TorchProgram:
         outputs: of each output of the spec, the place among the program's outputs.
         weight_bytes: of its parameters, buffers and constants.
         endless: an operator that may run as long as a request's values say; "" where there is none.
+        sizes: that it was exported for: each request is checked, because answers to others may be wrong.
     """
 
     exported: Any
@@ -89,6 +91,7 @@ class TorchProgram:
     outputs: tuple[int, ...]
     weight_bytes: int = 0
     endless: str = ""
+    sizes: ExportedSizes = ExportedSizes()  # noqa: RUF009  frozen
 
 
 def read_program(path: Path, options: EngineOptions, name: str | None = None) -> TorchProgram:
@@ -168,7 +171,10 @@ def _described(exported: Any, path: Path, options: EngineOptions, name: str | No
     nodes = {node.name: node for node in exported.graph.nodes}
     places, constants = _user_inputs(signature, path)
     inputs = {name: nodes[name] for name in places}
+    sizes = ExportedSizes.of(inputs, exported.range_constraints)
     fixed = _fixed(inputs, options, path)
+    for symbol, size in fixed.items():
+        sizes.check_fixed(str(symbol), size)
     outputs = _user_outputs(exported, nodes)
     missing = set(options.outputs) - set(outputs)
     if missing or not outputs:
@@ -180,7 +186,11 @@ def _described(exported: Any, path: Path, options: EngineOptions, name: str | No
         tuple(_tensor(label, node, path, fixed) for label, node in inputs.items()),
         tuple(_tensor(label, node, path, fixed) for label, (_, node) in kept.items()),
     )
+    if spec.batchable and inputs:
+        spec = replace(spec, most_rows=sizes.most(0, 0))
     evidence = _rows(exported.graph, spec, list(inputs.values()), {label: node for label, (_, node) in kept.items()})
+    if spec.batchable and sizes.least(0, 0) > 1:
+        evidence = RowEvidence(Rows.DEPENDENT, f"the program was exported for {sizes.least(0, 0)} or more rows")
     weights = [*exported.state_dict.values(), *exported.constants.values()]
     operators = {str(node.target) for node in exported.graph.nodes}
     return TorchProgram(
@@ -191,6 +201,7 @@ def _described(exported: Any, path: Path, options: EngineOptions, name: str | No
         tuple(index for index, _ in kept.values()),
         sum(tensor.nbytes for tensor in weights if isinstance(tensor, torch.Tensor)),
         next(iter(_ENDLESS & operators), ""),
+        sizes,
     )
 
 

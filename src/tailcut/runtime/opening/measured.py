@@ -200,7 +200,7 @@ def _facts(spec: ModelSpec, traits: Traits, limits: Limits) -> ModelFacts:
     return ModelFacts(
         batched=spec.batched,
         timed=spec.fixed_rows or _is_static(spec),
-        most_rows=max(1, limits.slab_bytes // max(1, 2 * row_bytes)),  # a slab holds two batches
+        most_rows=spec.within(max(1, limits.slab_bytes // max(1, 2 * row_bytes))),  # a slab holds two batches
         queue_rows=limits.queue_rows,
         endless=traits.endless,
     )

@@ -114,17 +114,18 @@ class _Proof:
         if fault is not None:
             return fault
         proven = f"{count} rows give the same outputs alone and together"
-        if not self._has_time(_MANY):
+        many = self._spec.within(_MANY)
+        if not self._has_time(many):
             return RowEvidence(Rows.INDEPENDENT, f"{proven}; a row takes {self._row_s:.2g} s: no time for more")
-        fault = self._compare([-1] * (_MANY - count) + [index for index in _ORDER if index < count])
+        fault = self._compare([-1] * (many - count) + [index for index in _ORDER if index < count])
         if fault is not None:
             return fault
-        return RowEvidence(Rows.INDEPENDENT, f"{proven}, and in another order among {_MANY}")
+        return RowEvidence(Rows.INDEPENDENT, f"{proven}, and in another order among {many}")
 
     def _compute_alone(self) -> RowEvidence | None:
         """Each row alone, and the first twice: a model that answers one request in two ways proves nothing."""
         spec = self._spec
-        for index, magnitude in enumerate(_MAGNITUDES):
+        for index, magnitude in enumerate(_MAGNITUDES[: spec.within(len(_MAGNITUDES))]):
             if self._rows and not self._has_time(3 * len(self._rows)):
                 break
             row = _scaled(spec, self._samples.make(1, self._seed + index), magnitude)
