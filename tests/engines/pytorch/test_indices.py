@@ -29,6 +29,14 @@ TABLE = torch.arange(10.0).reshape(5, 2)
         (lambda x: TABLE[x], (-5, 4)),
         (lambda x: TABLE[:, x], (-2, 1)),
         (lambda x: TABLE[x] + torch.nn.functional.embedding(x, TABLE[:3]), (0, 2)),
+        (lambda x: TABLE[x[:, None].expand(-1, 2)], (-5, 4)),
+        (lambda x: TABLE.index_select(0, x.unsqueeze(0).transpose(0, 1).contiguous().flatten()), (0, 4)),
+        (lambda x: torch.zeros(x.shape[0], 4).scatter(1, x[:, None], 1.0), (0, 3)),
+        (lambda x: torch.zeros(3, x.shape[0]).scatter_add(0, x[None], torch.ones(1, x.shape[0])), (0, 2)),
+        (lambda x: torch.zeros(6).index_add(0, x, torch.ones(x.shape[0])), (0, 5)),
+        (TABLE.take, (-10, 9)),
+        (lambda x: TABLE.take_along_dim(x[:, None], 0), (0, 4)),
+        (lambda x: torch.zeros(3).index_put((x,), torch.tensor(1.0)), (-3, 2)),
         (lambda x: TABLE[x % 5], None),
         (lambda x: x * 2, None),
     ],
@@ -47,3 +55,45 @@ def test_bounds_by_the_operators_that_read(
         else:
             with pytest.raises(EngineError, match=f"they are {bounds[0]} to {bounds[1]}"):
                 check_indices(program.spec, program.hints, given)
+
+
+@pytest.mark.parametrize(
+    ("compute", "least"),
+    [
+        (lambda x, i: x.gather(1, i), 0),
+        (lambda x, i: x.index_select(1, i[0]), None),
+        (lambda x, i: x[:, i[:, 0]], None),
+        (lambda x, i: x[:, i], -1),
+        (lambda x, i: torch.cat([x, x], 1).gather(1, i), 0),
+        (lambda x, i: x.index_select(1, i.flatten()), 0),
+    ],
+)
+def test_bounds_by_the_request_itself(tmp_path: Path, compute: Callable[[Any, Any], Any], least: int | None) -> None:
+    """An axis of free length has a size of its own in each request; a part of the indices says nothing of the rest."""
+    shapes = ({0: programs.BATCH, 1: torch.export.Dim("length", max=99)}, {0: programs.BATCH})
+    given = (torch.randn(3, 7), torch.zeros(3, 2, dtype=torch.long))
+    path = programs.save(tmp_path / "f.pt2", Two(compute), given, {"x": shapes[0], "i": shapes[1]})
+    program = read_program(path, EngineOptions(name="torch"))
+    truth = torch.export.load(path).module()
+    for length in (4, 7):
+        for value in (-2 * length, -length, -1, 0, length - 1, length, 2 * length):
+            x, indices = torch.randn(2, length), torch.tensor([[0, value], [0, 0]])
+            try:
+                check_indices(program.spec, program.hints, [x, indices])
+            except EngineError:
+                with pytest.raises((IndexError, RuntimeError)):
+                    truth(x, indices)
+            else:
+                if least is not None:
+                    truth(x, indices)
+
+
+class Two(torch.nn.Module):
+    """A function of two tensors as a module."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Any, i: Any) -> Any:
+        return self.function(x, i)

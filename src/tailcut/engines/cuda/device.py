@@ -53,7 +53,7 @@ def _clear_error() -> None:
     after a launch calls that before it raises (`c10_cuda_check_implementation`). So a launch is made for it.
     """
     with contextlib.suppress(RuntimeError):
-        torch.ones(1, device="cuda")
+        torch.ones(1, device="cuda")  # the current one
 
 
 def _unregister(address: int) -> None:
@@ -173,11 +173,13 @@ class Cuda:
 
     def pin(self, array: np.ndarray) -> None:
         """See `ComputeDevice.pin`; where it is refused, copies take a detour."""
-        _PINNED.hold(array, self)
+        with torch.cuda.device(self.name):  # else PyTorch would set up the first device, too
+            _PINNED.hold(array, self)
 
     def unpin(self) -> None:
         """See `ComputeDevice.unpin`."""
-        _PINNED.release(self)
+        with torch.cuda.device(self.name):
+            _PINNED.release(self)
 
     def give_back(self) -> None:
         """See `ComputeDevice.give_back`."""

@@ -5,31 +5,68 @@ and with it every model of the process. So what is known of the bounds is checke
 from its inputs, and uses as an index then, is not known here.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from tailcut.engines.hints import InputHints
+from tailcut.engines.hints import AxisSize, InputHints
+from tailcut.engines.torch.rows.nodes import argument, expression, name_of, product, shape_of
+from tailcut.engines.torch.sizes import linear
 from tailcut.errors import EngineError
 from tailcut.spec import ModelSpec
 
-_KEEPING = frozenset({"to", "_to_copy", "view", "reshape", "clone"})  # operators that keep the elements
+_KEEPING = frozenset(  # operators that keep the elements
+    [
+        "to", "_to_copy", "view", "reshape", "clone", "unsqueeze", "squeeze", "flatten", "unflatten", "expand",
+        "expand_as", "broadcast_to", "repeat", "contiguous", "transpose", "permute", "t", "movedim", "alias", "detach",
+    ]
+)  # fmt: skip
 _INTEGERS = frozenset({torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64})
+_MASKS = frozenset({torch.bool, torch.uint8})
+_ALONG = frozenset(  # operators whose arguments are a table, an axis of it, and indices
+    [
+        "gather", "index_select", "scatter", "scatter_add", "scatter_reduce", "index_add", "index_copy", "index_fill",
+        "index_reduce",
+    ]
+)  # fmt: skip
+_EMBEDDINGS = frozenset({"embedding", "embedding_bag", "_embedding_bag"})
+_FROM_END = frozenset({"index", "_unsafe_index", "index_put", "_unsafe_index_put", "take"})
 
 
-def index_bounds(nodes: dict[str, Any]) -> tuple[dict[str, int], frozenset[str]]:
-    """By input, what its indices stay below, and which inputs may count from the end."""
+@dataclass(frozen=True, slots=True)
+class IndexBounds:
+    """What the indices of the inputs stay below.
+
+    Args:
+        below: by input, a number.
+        below_axes: by input, sizes of axes of a request.
+        from_end: inputs that may count from the end.
+    """
+
+    below: Mapping[str, int]
+    below_axes: Mapping[str, tuple[AxisSize, ...]]
+    from_end: frozenset[str]
+
+
+def index_bounds(nodes: Mapping[str, Any]) -> IndexBounds:
+    """The bounds of inputs, by name, as the operators that read them have it."""
     below: dict[str, int] = {}
+    below_axes: dict[str, tuple[AxisSize, ...]] = {}
     only_positive: set[str] = set()
+    symbols = _symbols(nodes)
     for name, node in nodes.items():
         if node.meta["val"].dtype not in _INTEGERS:
             continue
         for size, from_end in _bounds(node):
-            below[name] = min(size, below.get(name, size))
+            if size.is_Integer:
+                below[name] = min(int(size), below.get(name, int(size)))
+            elif (axis := _of_axis(size, symbols)) is not None:
+                below_axes[name] = (*below_axes.get(name, ()), axis)
             if not from_end:
                 only_positive.add(name)
-    return below, frozenset(set(below) - only_positive)
+    return IndexBounds(below, below_axes, frozenset({*below, *below_axes} - only_positive))
 
 
 def check_indices(spec: ModelSpec, hints: InputHints, ins: Sequence[Any]) -> None:
@@ -38,41 +75,74 @@ def check_indices(spec: ModelSpec, hints: InputHints, ins: Sequence[Any]) -> Non
     Raises:
         EngineError: there are such.
     """
-    for tensor, values in zip(spec.inputs, ins, strict=True) if hints.below else ():
-        size = hints.below.get(tensor.name)
-        if size is None or not values.numel():
+    if not (hints.below or hints.below_axes):
+        return
+    by_name = dict(zip(spec.input_names, ins, strict=True))
+    for name, values in by_name.items():
+        sizes = [hints.below[name]] if name in hints.below else []
+        sizes += [
+            axis.factor * by_name[axis.input].shape[axis.axis] + axis.offset for axis in hints.below_axes.get(name, ())
+        ]
+        if not sizes or not values.numel():
             continue
-        array, least = values.numpy(), -size if tensor.name in hints.from_end else 0
+        size = min(sizes)
+        array, least = values.numpy(), -size if name in hints.from_end else 0
         if array.max() >= size or array.min() < least:
-            raise EngineError(f"input {tensor.name!r} has an index out of bounds: they are {least} to {size - 1}")
+            raise EngineError(f"input {name!r} has an index out of bounds: they are {least} to {size - 1}")
 
 
-def _bounds(node: Any) -> Iterator[tuple[int, bool]]:
+def _bounds(node: Any) -> Iterator[tuple[Any, bool]]:
     """For each operator that takes a node as an index: the size, and whether negative ones count from the end."""
     for user in node.users:
-        name = str(user.target).partition(".")[2].partition(".")[0]
-        args = user.args
-        size: Any = None
-        if name in {"embedding", "embedding_bag", "_embedding_bag"} and args[1] is node:
-            size = _size(args[0], 0)
-        elif name in {"index_select", "gather"} and args[2] is node:
-            size = _size(args[0], args[1])
-        elif name == "one_hot" and len(args) > 1:
-            size = args[1]
-        elif name == "index" and not _has_mask(args[1]):
-            size = min((_size(args[0], axis) for axis, index in enumerate(args[1]) if index is node), default=None)
-        if isinstance(size, int) and size > 0:
-            yield size, name == "index"
-        if name in _KEEPING and args[0] is node:
+        name, args = name_of(user).removesuffix("_"), user.args  # which in place is index_put_
+        sizes: list[Any] = []
+        if name in _EMBEDDINGS and args[1] is node:
+            sizes = [_size(args[0], 0)]
+        elif name in _ALONG and args[2] is node:
+            sizes = [_size(args[0], args[1])]
+        elif name in {"take", "take_along_dim"} and args[1] is node:
+            dim = argument(user, 2, "dim")
+            sizes = [_elements(args[0]) if dim is None else _size(args[0], dim)]
+        elif name == "one_hot" and len(args) > 1 and args[1] > 0:
+            sizes = [expression(args[1])]
+        elif name in _FROM_END and isinstance(args[1], list | tuple):
+            sizes = list(_indexed(node, args[0], args[1]))
+        for size in sizes:
+            yield size, name in _FROM_END
+        whole = name == "slice" and shape_of(user) == shape_of(node)  # as `x[:, None]` has it
+        if (whole or name in _KEEPING) and args[0] is node:
             yield from _bounds(user)
 
 
+def _indexed(node: Any, table: Any, indices: Sequence[Any]) -> Iterator[Any]:
+    """The size of each axis of a table that a node picks from; none beside a mask, which stands for several axes."""
+    if not any(index is not None and index.meta["val"].dtype in _MASKS for index in indices):
+        yield from (_size(table, axis) for axis, index in enumerate(indices) if index is node)
+
+
 def _size(table: Any, axis: int) -> Any:
-    """The size of an axis; a number, where it is the same in each call."""
+    """The size of an axis, as an expression of symbols; 1 for a number, which has none."""
     shape = table.meta["val"].shape
-    return shape[axis] if shape else 0
+    return expression(shape[axis] if shape else 1)
 
 
-def _has_mask(indices: Sequence[Any]) -> bool:
-    """Whether one of them picks by truth, and so stands for several axes."""
-    return any(index is not None and index.meta["val"].dtype in {torch.bool, torch.uint8} for index in indices)
+def _elements(table: Any) -> Any:
+    return product([expression(dim) for dim in table.meta["val"].shape])
+
+
+def _symbols(nodes: Mapping[str, Any]) -> dict[str, tuple[str, int]]:
+    """By symbol, an input and its axis of that size."""
+    return {
+        str(size): (name, axis)
+        for name, node in nodes.items()
+        for axis, dim in enumerate(node.meta["val"].shape)
+        if (size := expression(dim)).is_Symbol
+    }
+
+
+def _of_axis(size: Any, symbols: Mapping[str, tuple[str, int]]) -> AxisSize | None:
+    """A size by that of an axis of an input; None where it follows from several, or in another way."""
+    parts = linear(size) if len(size.free_symbols) == 1 else None
+    if parts is None or parts[0] not in symbols:
+        return None
+    return AxisSize(*symbols[parts[0]], *parts[1:])

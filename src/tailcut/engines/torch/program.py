@@ -320,4 +320,5 @@ def _hints(spec: ModelSpec, nodes: list[Any]) -> InputHints:
         for tensor, node in zip(spec.inputs, nodes, strict=True)
     }
     by_name = {tensor.name: node for tensor, node in zip(spec.inputs, nodes, strict=True)}
-    return InputHints(names, {}, *index_bounds(by_name))
+    bounds = index_bounds(by_name)
+    return InputHints(names, {}, bounds.below, bounds.below_axes, bounds.from_end)
