@@ -1,4 +1,4 @@
-"""Changes of a program's graph: what becomes of products with constant weights in int8."""
+"""Changes of a program's graph: products with constant weights in int8, and channels last."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from tests.engines.pytorch import programs
 
-from tailcut.engines.torch.passes import flat, weights_in_int8
+from tailcut.engines.torch.passes import channels_last, flat, weights_in_int8
 
 torch = programs.torch
 
@@ -63,3 +63,16 @@ def test_what_is_no_product_of_weights_stays(tmp_path: Path, compute: Callable[.
     path = programs.save(tmp_path / "p.pt2", Product(compute), (torch.randn(2, 16),), {"x": {0: programs.BATCH}})
     with pytest.raises(ValueError, match="no matrix product with constant weights"):
         weights_in_int8(flat(torch.export.load(path), (0,)))
+
+
+def test_channels_last_keeps_the_answers_of_views(tmp_path: Path) -> None:
+    """Features of an image are flattened in their own order, which is not that of memory then."""
+    torch.manual_seed(0)
+    layers = torch.nn.ModuleList([torch.nn.Conv2d(3, 4, 3), torch.nn.Linear(4 * 6 * 6, 2)])
+    net = programs.Function(lambda x: layers[1](layers[0](x).view(x.size(0), -1)))
+    net.layers = layers
+    path = programs.save(tmp_path / "v.pt2", net, (torch.randn(2, 3, 8, 8),), {"x": {0: programs.BATCH}})
+    exported = torch.export.load(path)
+    x = torch.randn(3, 3, 8, 8)
+    with torch.inference_mode():
+        assert torch.allclose(channels_last(flat(exported, (0,)))(x)[0], exported.module()(x), atol=1e-5)

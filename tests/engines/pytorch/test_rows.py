@@ -34,6 +34,7 @@ INDEPENDENT: list[tuple[str, Callable[[Any], Any], tuple[int, ...]]] = [
     ("a table by each row's numbers", lambda x: WEIGHT[x.argmax(dim=1)], (6,)),
     ("norms", lambda x: functional.layer_norm(x, (6,)) + functional.rms_norm(x, (6,)), (6,)),
     ("images", lambda x: functional.interpolate(functional.avg_pool2d(x, 2), scale_factor=2), (3, 8, 8)),
+    ("a column of one number", lambda x: x + torch.full((x.shape[0], 1), 7.0), (6,)),
     ("padding", lambda x: functional.pad(x, (1, 2)), (6,)),
     ("constants", lambda x: x * torch.arange(6) + torch.eye(6)[0], (6,)),
 ]  # fmt: skip
@@ -46,6 +47,8 @@ DEPENDENT: list[tuple[str, Callable[[Any], Any], tuple[int, ...]]] = [
     ("sorted rows", lambda x: x.sort(dim=0).values, (6,)),
     ("a row's own number", lambda x: x + torch.arange(x.shape[0])[:, None], (6,)),
     ("how many rows there are", lambda x: x / x.shape[0], (6,)),
+    ("a column of how many there are", lambda x: x + torch.full((x.shape[0], 1), x.shape[0]), (6,)),
+    ("a new column of as many", lambda x: x + x.new_full((x.shape[0], 1), 2 * x.shape[0]), (6,)),
     ("two copies", lambda x: x.repeat(2, 1), (6,)),
     ("the first row", lambda x: x * x[:1], (6,)),
     ("batch statistics", lambda x: functional.batch_norm(x, None, None, training=True), (6,)),

@@ -162,8 +162,14 @@ def pixels(module: fx.GraphModule, fold: U8Input) -> fx.GraphModule:
 
 
 def channels_last(module: fx.GraphModule) -> fx.GraphModule:
-    """Images with their channels last in memory: weights of convolutions once, inputs of rank 4 at each call."""
+    """Images with their channels last in memory: weights of convolutions once, inputs of rank 4 at each call.
+
+    A view of such a tensor may have no strides, so it becomes a reshape, which copies then.
+    """
     module.to(memory_format=torch.channels_last)
+    for node in module.graph.nodes:
+        if node.target is torch.ops.aten.view.default:
+            node.target = torch.ops.aten.reshape.default
     for node in [node for node in module.graph.nodes if node.op == "placeholder"]:
         value = node.meta.get("val")
         if getattr(value, "ndim", 0) == 4:

@@ -127,9 +127,9 @@ class Places:
         """Whether a value is as large as there are rows, or a number made of how many there are."""
         return self.rows in symbols_of(node)
 
-    def counts_in(self, node: Any) -> bool:
-        """Whether an argument of a node counts the rows."""
-        return any(self.counts(arg) for arg in nodes_in((node.args, node.kwargs)))
+    def counts_among(self, arguments: Sequence[Any]) -> bool:
+        """Whether one of a node's arguments counts the rows."""
+        return any(self.counts(arg) for arg in nodes_in(arguments))
 
 
 Rule = Callable[[Places, Any], Place]

@@ -24,6 +24,7 @@ MADE = (
     "zeros", "ones", "full", "empty", "arange", "scalar_tensor", "new_zeros", "new_ones", "new_full", "new_empty",
     "eye", "tril_indices",
 )  # fmt: skip
+_VALUES = {"full": 1, "new_full": 2, "scalar_tensor": 0, "arange": 0}  # where the arguments begin that are no sizes
 
 
 def elementwise(places: Places, node: Any) -> Place:
@@ -59,9 +60,10 @@ def elementwise(places: Places, node: Any) -> Place:
 def made(places: Places, node: Any, name: str) -> Place:
     """Filled alike everywhere; numbered elements tell a row's place."""
     axes = places.axes_of_rows(node)
+    values = _VALUES.get(name)
+    if values is not None and (values or not axes) and places.counts_among(node.args[values:]):
+        raise dependent("counts the rows")
     if not axes:
-        if name in {"full", "new_full", "scalar_tensor", "arange"} and places.counts_in(node):
-            raise dependent("counts the rows")
         return NOWHERE
     if name in {"arange", "eye", "tril_indices"} or len(axes) > 1:
         raise dependent("numbers the rows")
