@@ -10,7 +10,7 @@ import pytest
 
 from tailcut.converters import convert
 from tailcut.engines import EngineOptions, open_engine
-from tailcut.errors import UnsupportedError
+from tailcut.errors import ModelFileError, UnsupportedError
 
 
 class Bomb:
@@ -141,3 +141,28 @@ def test_nothing_in_a_program_is_unpickled(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedError, match="its example inputs are not plain tensors"):
         convert(tmp_path / "bad.pt2", tmp_path / "m.onnx")
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_may_run_code_is_converted_if_it_is_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program is known by its content, whatever its name is, and trusted like one that is served."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("onnxscript")
+    monkeypatch.setenv("TAILCUT_TRUSTED_FILES", "")
+    exported(torch, tmp_path / "good.pt")
+    with zipfile.ZipFile(tmp_path / "good.pt") as good, zipfile.ZipFile(tmp_path / "noted.pt", "w") as noted:
+        for name in good.namelist():
+            noted.writestr(name, good.read(name))
+        noted.writestr(f"{good.namelist()[0].partition('/')[0]}/data/notes/note", b"x")
+    assert convert(tmp_path / "good.pt", tmp_path / "good.onnx").right
+    with pytest.raises(UnsupportedError, match="the file 'data/notes/note'"):
+        convert(tmp_path / "noted.pt", tmp_path / "noted.onnx")
+    assert convert(tmp_path / "noted.pt", tmp_path / "noted.onnx", trust=True).right
+
+
+def test_torchscript_is_not_converted(tmp_path: Path) -> None:
+    """Whatever it is called, the error says what it is."""
+    torch = pytest.importorskip("torch")
+    torch.jit.save(torch.jit.script(torch.nn.ReLU()), tmp_path / "m.pt")
+    with pytest.raises(ModelFileError, match="a TorchScript model cannot be converted"):
+        convert(tmp_path / "m.pt", tmp_path / "m.onnx", trust=True)

@@ -89,6 +89,25 @@ def test_their_own_formats_need_no_trust(tmp_path: Path, file: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("objective", "outputs"),
+    [("multi:softmax", 2), ("multi:softprob", 2), ("binary:logistic", 2), ("reg:squarederror", 1)],
+)
+def test_what_a_booster_predicts_is_what_its_objective_says(tmp_path: Path, objective: str, outputs: int) -> None:
+    """Classes and the sums behind them, probabilities, or a value: each as its ONNX model has it."""
+    pytest.importorskip("onnxmltools")
+    xgboost = pytest.importorskip("xgboost")
+    classes = {"num_class": 3} if objective.startswith("multi") else {}
+    labels = {"multi": CLASSES, "binary": CLASSES > 0, "reg": VALUES}[objective.partition(":")[0]]
+    data = xgboost.DMatrix(ROWS, labels.astype(np.float32))
+    xgboost.train({"objective": objective, **classes}, data, 5).save_model(tmp_path / "m.json")
+    assert convert(tmp_path / "m.json", tmp_path / "m.onnx").right
+    engine = open_engine(tmp_path / "m.onnx", EngineOptions(threads=1))
+    assert len(engine.spec.outputs) == outputs
+    engine.close()
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_a_model_that_answers_otherwise_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Here the original changes between the conversion and the comparison."""
     pytest.importorskip("skl2onnx")

@@ -16,7 +16,9 @@ def convert(
         ),
     ],
     target: Annotated[Path, typer.Argument(metavar="OUT", help="The ONNX file.")],
-    trust: Annotated[bool, typer.Option("--trust", help="Read a pickle, which runs the code that it holds.")] = False,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Read a pickle or a program that runs code of its own.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
     """Convert a model to ONNX with the library made for it.

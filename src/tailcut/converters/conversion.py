@@ -15,7 +15,9 @@ from tailcut.converters.torch_program import load_program
 from tailcut.converters.trees import load_lightgbm, load_pickle, load_xgboost
 from tailcut.engines import EngineOptions, open_engine
 from tailcut.engines.agreement import distance
+from tailcut.engines.files import FileKind, kind_of
 from tailcut.engines.samples import find_samples
+from tailcut.engines.trust import trust as trust_file
 from tailcut.errors import MissingModelFileError, ModelFileError, UnsupportedError, UsageError
 
 _log = logging.getLogger("tailcut")
@@ -56,10 +58,10 @@ def convert(source: Path, target: Path, *, trust: bool = False) -> Conversion:
     """Write a model of another format as ONNX, where its answers stay the same.
 
     Args:
-        source: an exported PyTorch program (.pt2), a pickle of scikit-learn, XGBoost or LightGBM (.pkl, .joblib), an
+        source: an exported PyTorch program, a pickle of scikit-learn, XGBoost or LightGBM (.pkl, .joblib), an
             XGBoost model (.json, .ubj), a LightGBM model (.txt), or the folder of a Hugging Face model.
         target: the ONNX file; an existing one is replaced.
-        trust: whether a pickle may be read, which runs its code.
+        trust: whether the file may be read even if that runs its code: a pickle, or a program that contains some.
 
     Raises:
         UsageError: the target is not an ONNX file's name, or its folder does not exist.
@@ -70,6 +72,8 @@ def convert(source: Path, target: Path, *, trust: bool = False) -> Conversion:
         raise UsageError(f"{target}: the result is an ONNX file: name it MODEL.onnx")
     if not target.parent.is_dir():
         raise UsageError(f"{target.parent}: no such folder to write {target.name} to")
+    if trust:
+        trust_file(source)
     original = _loader(source, trust=trust)(source)
     with tempfile.TemporaryDirectory(prefix="tailcut-") as name:
         folder = Path(name)
@@ -85,31 +89,41 @@ def _loader(source: Path, *, trust: bool) -> Callable[[Path], Original]:
         if not (source / "config.json").is_file():
             raise ModelFileError(f"{source}: a folder without a config.json: name one that save_pretrained wrote")
         return load_folder
-    try:
-        with source.open("rb") as file:
-            head = file.read(16)
-    except FileNotFoundError:
-        raise MissingModelFileError(f"{source}: no such model file") from None
-    except OSError as error:
-        raise ModelFileError(f"{source}: cannot be read: {error.strerror}") from None
-    suffix = source.suffix.lower()
+    head, suffix = _head(source), source.suffix.lower()
     if suffix in _PICKLES or (head[:1] == b"\x80" and len(head) > 1 and 2 <= head[1] <= 5):
         if not trust:
             raise ModelFileError(f"{source}: {_TRUST}")
         return load_pickle
     if head.startswith(b"tree\nversion="):
         return load_lightgbm
-    by_suffix: dict[str, Callable[[Path], Original]] = {
-        ".pt2": load_program,
-        ".json": load_xgboost,
-        ".ubj": load_xgboost,
-    }
-    if suffix not in by_suffix:
+    by_suffix: dict[str, Callable[[Path], Original]] = {".json": load_xgboost, ".ubj": load_xgboost}
+    loader = load_program if _is_program(source, head) else by_suffix.get(suffix)
+    if loader is None:
         raise ModelFileError(
             f"{source}: cannot be converted: .pt2, .pkl, .joblib, XGBoost's .json and .ubj, LightGBM's text and "
             "Hugging Face folders can"
         )
-    return by_suffix[suffix]
+    return loader
+
+
+def _head(source: Path) -> bytes:
+    try:
+        with source.open("rb") as file:
+            return file.read(16)
+    except FileNotFoundError:
+        raise MissingModelFileError(f"{source}: no such model file") from None
+    except OSError as error:
+        raise ModelFileError(f"{source}: cannot be read: {error.strerror}") from None
+
+
+def _is_program(source: Path, head: bytes) -> bool:
+    """Whether it is a PyTorch program: by its content, or by a name that says it should be one."""
+    if source.suffix.lower() == ".pt2" or not head.startswith(b"PK\x03\x04"):
+        return source.suffix.lower() == ".pt2"
+    kind = kind_of(source)
+    if kind is FileKind.SCRIPT:
+        raise ModelFileError(f"{source}: {kind} cannot be converted: export the module with torch.export.save")
+    return kind is FileKind.PROGRAM
 
 
 def _compared(source: Path, target: Path, original: Original, written: Path) -> Conversion:

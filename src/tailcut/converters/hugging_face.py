@@ -30,7 +30,10 @@ class Folder:
         self._exporter = need("optimum.exporters.onnx", _INSTALL).main_export
         self._path = path
         try:
-            [name] = transformers.AutoConfig.from_pretrained(path, local_files_only=True).architectures
+            names = transformers.AutoConfig.from_pretrained(path, local_files_only=True).architectures
+            if not names:
+                raise ValueError("its config.json names no class of a model (architectures)")  # noqa: TRY301  likewise
+            name = names[0]
             kind = getattr(transformers, name)
             self._task = need("optimum.exporters.tasks", _INSTALL).TasksManager.infer_task_from_model(kind)
             self._model = kind.from_pretrained(path, local_files_only=True, use_safetensors=True).eval()
@@ -43,7 +46,12 @@ class Folder:
         with _quiet():
             try:
                 self._exporter(
-                    str(self._path), output=folder, task=self._task, do_validation=False, local_files_only=True
+                    str(self._path),
+                    output=folder,
+                    task=self._task,
+                    do_validation=False,
+                    local_files_only=True,
+                    library_name="transformers",  # whose class is compared with, whatever else is installed
                 )
             except Exception as error:  # noqa: BLE001  as in __init__
                 raise UnsupportedError(f"optimum cannot convert {self.what}: {first_line(error)}") from None

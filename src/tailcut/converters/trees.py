@@ -1,5 +1,6 @@
 """scikit-learn by skl2onnx; XGBoost and LightGBM by onnxmltools."""
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -156,12 +157,19 @@ def _xgboost(model: Any, what: str) -> Original:
     xgboost = need("xgboost", "xgboost")
     own = isinstance(model, xgboost.Booster)
     features = model.num_features() if own else model.n_features_in_
+    # It predicts no probabilities, and its ONNX model gives the sums that the class was chosen by.
+    only_classes = own and json.loads(model.save_config())["learner"]["objective"]["name"] == "multi:softmax"
 
     def convert(count: int) -> Any:
         return tools.convert_xgboost(model, initial_types=[("X", types.FloatTensorType([None, count]))])
 
     def answers(rows: np.ndarray) -> Sequence[np.ndarray]:
-        return _classes_and(model.predict(xgboost.DMatrix(rows))) if own else _asked(model, rows)
+        if not own:
+            return _asked(model, rows)
+        data = xgboost.DMatrix(rows)
+        if only_classes:
+            return [model.predict(data), model.predict(data, output_margin=True)]
+        return _classes_and(model.predict(data))
 
     return Tabular(what, features, convert, answers)
 
