@@ -14,6 +14,7 @@ from tests.engines.models import perceptron
 from tests.processes import ended
 from tests.schemas import validated
 from tests.servers import serving
+from tests.triton.repositories import add_model
 
 from tailcut.runtime.profile import Profile
 from tailcut.tuner.service import MeasuredService
@@ -31,6 +32,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     x = np.random.default_rng(0).standard_normal((64, 16)).astype(np.float32)
     np.savez(folder / "mlp.npz", x=x)
     return folder
+
+
+@pytest.mark.slow
+def test_a_model_of_a_repository_is_tuned_as_it_is_served(tmp_path: Path) -> None:
+    """In batches of at most what its configuration says, and its server takes the profile, whatever the file's name."""
+    more = 'default_model_filename: "net.onnx"'
+    version = add_model(tmp_path / "repository", "one", more=more) / "1"
+    (version / "model.onnx").rename(version / "net.onnx")
+    command = [*TUNE, "--model-repository", str(version.parent), "--budget", "20s", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+    profile = Profile.load(version / "net.profile.toml")
+    assert profile.settings.batching.max_batch_size <= 8
+    with serving(tmp_path, "--model-repository", version.parents[1]) as server:
+        assert "one: serving net.profile.toml" in server.stderr.read_text()
 
 
 @pytest.fixture(scope="module")

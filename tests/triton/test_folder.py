@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from tests.triton.repositories import add_model, example_repository
 
+from tailcut.cli.tune_files import tune_files
 from tailcut.errors import MissingFileError, MissingModelFileError, UsageError
 from tailcut.triton.folder import ModelFolder, is_model_folder, model_folders, state_of
 
@@ -101,3 +102,15 @@ def test_a_report_is_no_change(tmp_path: Path) -> None:
     assert state_of(path) == before
     (path / "1" / "model.profile.toml").touch()
     assert state_of(path) != before
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "net.onnx", "model.savedmodel"])
+def test_a_profile_is_found_where_a_tune_writes_it(tmp_path: Path, name: str) -> None:
+    """Named after the model's file, whatever the configuration calls that."""
+    path = add_model(tmp_path, "m", more=f'default_model_filename: "{name}"')
+    (path / "1" / "model.onnx").rename(path / "1" / name)
+    folder = ModelFolder.read(path)
+    assert folder.profile(1) is None
+    written = tune_files(folder.file(1), None, None).profile
+    written.touch()
+    assert folder.profile(1) == written

@@ -1,6 +1,9 @@
 """What the search space offers a model on a machine, and what the catalogue says of it."""
 
+import dataclasses
+
 import numpy as np
+import pytest
 from msgspec.structs import replace
 
 from tailcut.engines.base import CudaOptions, EngineOptions, U8Input
@@ -9,6 +12,7 @@ from tailcut.runtime.settings import BatchingSettings, IoSettings, MemorySetting
 from tailcut.spec import DType, ModelSpec, Rows, TensorSpec
 from tailcut.tuner.catalogue import CATALOGUE
 from tailcut.tuner.dimensions import data_lengths, learned_places
+from tailcut.tuner.refinements import refinements
 from tailcut.tuner.space import (
     BASELINE,
     RUNG_FIELDS,
@@ -128,6 +132,17 @@ def test_facts_prune() -> None:
     assert {(engine_choice.threads, engine_choice.instances) for engine_choice in engine_choices(facts(cpus=1))} == {
         (1, 1)
     }
+
+
+@pytest.mark.parametrize(("most", "sizes"), [(128, {1, 4, 8, 16, 32, 64, 128}), (12, {1, 4, 8, 12}), (1, {1})])
+def test_no_batch_is_larger_than_a_call_takes(most: int, sizes: set[int]) -> None:
+    """Neither in the search nor where requests are padded; the largest that it takes is tried as well."""
+    lengths = padded(IDS, sizes=[(3,), (9,)])
+    bound = dataclasses.replace(lengths, spec=dataclasses.replace(lengths.spec, most_rows=most))
+    tried = list(serving_choices(bound, EngineOptions(threads=1)))
+    assert {item.batching.max_batch_size for item in tried} == sizes
+    refined = refinements(bound, tried[0])
+    assert max(item.batching.max_batch_size for item in refined) <= most
 
 
 def test_batches_only_where_rows_are_independent() -> None:

@@ -178,7 +178,7 @@ def tune(
         )
     if not together and (rates or trace):
         raise UsageError("--rates and --trace need several models: use --rate for one")
-    listed, configured = of_repository([*(models or []), *([model_repository] if model_repository else [])])
+    listed, configured, largest = of_repository([*(models or []), *([model_repository] if model_repository else [])])
     given, profiles, previous = models_of(listed, retune, compare=compare)
     for model in given:
         only = {
@@ -214,6 +214,7 @@ def tune(
             local=local,
             device=device.value,
             declared=configured.engine.signature,
+            max_batch_size=largest,
             began=began,
         )
         for model, source, limit in zip(given, sources, limits, strict=True)

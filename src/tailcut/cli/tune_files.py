@@ -34,10 +34,11 @@ def joint_files(models: list[Path], names: list[str], report: Path | None) -> Jo
     Raises:
         UsageError: one cannot be written.
     """
-    from tailcut.engines.files import file_stem
+    from tailcut.engines.files import profile_beside
 
-    profiles = tuple(model.with_name(f"{file_stem(model)}.profile.toml") for model in models)
-    files = JointFiles(profiles, report or models[0].with_name(f"{'+'.join(names)}.report.html"))
+    files = JointFiles(
+        tuple(map(profile_beside, models)), report or models[0].with_name(f"{'+'.join(names)}.report.html")
+    )
     for path in (*files.profiles, files.report):
         _writable(path)
     return files
@@ -49,13 +50,13 @@ def tune_files(model: Path, output: Path | None, report: Path | None) -> TuneFil
     Raises:
         UsageError: one cannot be written.
     """
-    from tailcut.engines.files import file_stem
+    from tailcut.engines.files import file_stem, profile_beside
     from tailcut.runtime.profile import is_pipeline
 
     if is_pipeline(str(model)):
         model = model.with_name(Path(model.name.rpartition(":")[0]).stem)
     stem = file_stem(model)
-    profile = output or model.with_name(f"{stem}.profile.toml")
+    profile = output or profile_beside(model)
     files = TuneFiles(
         profile, report or profile.with_name(f"{stem}.report.html"), profile.with_name(f"{stem}.trials.jsonl")
     )

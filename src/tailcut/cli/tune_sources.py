@@ -31,20 +31,20 @@ def need_device(model: Path) -> None:
     open_engine(model, EngineOptions(name=name, device="cuda")).close()
 
 
-def of_repository(given: list[Path]) -> "tuple[list[Path], Settings]":
-    """The files behind what is given, and what a model repository's configuration says of them."""
+def of_repository(given: list[Path]) -> "tuple[list[Path], Settings, int | None]":
+    """The files behind what is given, what a model repository's configuration says of them, and its largest batch."""
     from tailcut.errors import UsageError
     from tailcut.runtime.settings import Settings
     from tailcut.triton.folder import is_model_folder
 
     if not any(map(is_model_folder, given)):
-        return given, Settings()
+        return given, Settings(), None
     if len(given) > 1:
         raise UsageError("models of a repository are tuned one by one")
     from tailcut.triton.library import newest_of
 
     path, reading = newest_of(given[0])
-    return [path], reading.settings
+    return [path], reading.settings, reading.max_batch_size
 
 
 def models_of(

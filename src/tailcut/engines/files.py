@@ -108,6 +108,11 @@ def file_stem(path: Path) -> str:
     return path.stem if path.suffix in _ENDINGS else path.name
 
 
+def profile_beside(path: Path) -> Path:
+    """Where `tailcut tune` writes the profile of a model's file, and a model repository has it."""
+    return path.with_name(f"{file_stem(path)}.profile.toml")
+
+
 def kind_of(path: Path) -> FileKind:
     """Which kind a model file is, by its first bytes; ONNX where nothing says otherwise: the rest is for its parser.
 

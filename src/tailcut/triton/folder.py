@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tailcut.engines.files import profile_beside
 from tailcut.errors import MissingFileError, MissingModelFileError, UsageError
 
 CONFIG_FILE = "config.pbtxt"
@@ -19,7 +20,6 @@ _FILES = (
     "model.pt2",
     "model.pt",
 )
-PROFILE_FILE = "model.profile.toml"  # beside the model's file, as `tailcut tune` writes it
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ class ModelFolder:
 
     def profile(self, version: int) -> Path | None:
         """The profile of a version that was tuned."""
-        path = self.file(version).with_name(PROFILE_FILE)
+        path = profile_beside(self.file(version))
         return path if path.is_file() else None
 
 

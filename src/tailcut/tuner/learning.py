@@ -111,8 +111,11 @@ def facts_of(wanted: TuneRequest, learned: Learned) -> SpaceFacts:
     kind = kind_of(wanted.model)
     places = learned_places(learned.spec, learned.requests)
     machine, mask, limited = topology(), affinity_mask(), quota().cpus is not None
+    spec = learned.spec
+    if wanted.max_batch_size is not None:
+        spec = replace(spec, most_rows=spec.within(wanted.max_batch_size))
     return SpaceFacts(
-        learned.spec,
+        spec,
         wanted.constraints.cpus_of(usable_cpus()),
         os.cpu_count() or 1,
         isa_flags(),

@@ -49,6 +49,7 @@ class TuneRequest:
     local: bool = False  # clients run on this machine
     device: Literal["cpu", "cuda"] = "cpu"
     declared: tuple[str, ...] = ()  # inputs and outputs of a file that does not say them, as `EngineOptions.signature`
+    max_batch_size: int | None = None  # that no batch exceeds, whatever is faster
     began: float | None = None  # on the monotonic clock; None: when the search begins
 
     def inherited(self) -> "TuneRequest":

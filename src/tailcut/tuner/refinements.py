@@ -37,7 +37,7 @@ def _of_batches(facts: SpaceFacts, winner: Settings) -> Iterator[Settings]:
         yield changed(winner, batching={"padding": None}, engine={"static_buckets": False})
         return
     for padding in paddings_of(facts):
-        size = max(_LEAST_PADDED, winner.batching.max_batch_size)
+        size = facts.spec.within(max(_LEAST_PADDED, winner.batching.max_batch_size))
         yield changed(winner, batching={"padding": padding, "max_batch_size": size})
 
 

@@ -188,6 +188,13 @@ def _torch_choices(facts: SpaceFacts, shapes: list[tuple[int, int]]) -> Iterator
         )
 
 
+def batch_sizes(spec: ModelSpec) -> tuple[int, ...]:
+    """The sizes to try: powers of two up to what one call takes, and that size itself."""
+    if not spec.batched:
+        return (1,)
+    return tuple(dict.fromkeys(map(spec.within, BATCH_SIZES)))
+
+
 def copy_engines(facts: SpaceFacts) -> tuple[Form, ...]:
     """The engines that a copy of the model in static int8 may pay for."""
     if not (facts.lower_precision and facts.quantizable) or "onnxruntime" not in facts.engines:  # it quantises
@@ -229,7 +236,7 @@ def serving_choices(facts: SpaceFacts, engine: EngineOptions, alone_us: float = 
     for dispatch in ("inline", "adaptive", "worker"):
         if dispatch != "worker" and engine.instances > 1:
             continue
-        for size in BATCH_SIZES if facts.spec.batched else (1,):
+        for size in batch_sizes(facts.spec):
             yield changed(base, batching={"dispatch": dispatch, "max_batch_size": size})
             for share in _DELAYS if dispatch == "worker" and size > 1 and alone_us >= _LEAST_DELAY_US else ():
                 delay_us = round(share * alone_us)

@@ -33,7 +33,7 @@ from tailcut.runtime.settings import Settings
 from tailcut.tuner.estimate import EngineEstimate
 from tailcut.tuner.servers import TrialServers
 from tailcut.tuner.simulate import WayIn, Ways
-from tailcut.tuner.space import BASELINE, BATCH_SIZES, SpaceFacts, Wiring, changed, is_fast, quickest, wirings
+from tailcut.tuner.space import BASELINE, SpaceFacts, Wiring, batch_sizes, changed, is_fast, quickest, wirings
 
 PROBED = ("inline", "worker")  # dispatches that are measured
 MANY = 64  # connections that keep the loop busy
@@ -218,7 +218,7 @@ def best_wiring(scores: Mapping[Wiring, float]) -> Wiring:
 
 
 def _over(wiring: Wiring, facts: SpaceFacts, dispatch: str) -> Settings:
-    batching = {"bind": facts.spec.fixed_rows, "max_batch_size": BATCH_SIZES[-1], "dispatch": dispatch}
+    batching = {"bind": facts.spec.fixed_rows, "max_batch_size": batch_sizes(facts.spec)[-1], "dispatch": dispatch}
     batching |= {"rows": facts.rows}
     engine = {"name": "none", "fixed_dims": facts.fixed_dims, "signature": facts.signature}
     io = {"wire": wiring.wire, "socket": wiring.socket, "fast_path": is_fast(facts, wiring.wire)}
