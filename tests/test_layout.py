@@ -141,7 +141,6 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "triton/test_config": ("triton/answer",),
     "triton/test_ensemble": ("triton/chain",),
     "triton/test_library": ("cli/serving/model_repository",),
-    "triton/test_settings": ("triton/notes",),
     "triton/test_torch_models": ("triton/library", "triton/settings"),
     "tuner/pipelines/test_search": ("tuner/pipelines/learning",),
     "tuner/pipelines/test_space": ("tuner/pipelines/estimating",),

@@ -193,6 +193,8 @@ def test_explicit_control(tmp_path: Path) -> None:
         assert client.get_model_metadata("one")["versions"] == ["4"]
         assert not client.is_model_ready("one", "1")
         client.infer("one", request_for("INT32")[0])
+        with pytest.raises(InferenceServerException, match="unload_dependents is not supported: the models of an"):
+            client.unload_model("one", unload_dependents=True)
         client.unload_model("one")
         assert not client.is_model_ready("one")
         (repository / "two" / "config.pbtxt").write_text("nonsense")

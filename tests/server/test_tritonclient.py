@@ -181,6 +181,8 @@ def test_errors(client: Triton, model: str, width: int, named: str, code: tuple[
 def test_repository(client: Triton) -> None:
     """Unloaded, a model is gone; loaded again, it answers as before."""
     tensor = client.input("x", np.ones((1, 2), np.int8), "INT8")
+    with pytest.raises(InferenceServerException, match="unload_dependents is not supported"):
+        client.unload_model("INT8", unload_dependents=True)
     client.unload_model("INT8")
     index = client.get_model_repository_index()
     states = {item["name"]: item["state"] for item in (index if client.http else index["models"])}

@@ -172,6 +172,7 @@ def test_the_largest_batch_is_that_of_the_ensemble(tmp_path: Path) -> None:
 
 
 MORE = """
+version_policy { all {} } default_model_filename: "m.onnx"
 instance_group { count: 2 } model_warmup { name: "w" batch_size: 1 } response_cache { enable: true }
 parameters { key: "mine" value { string_value: "1" } } optimization { eager_batching: true }
 """
@@ -187,6 +188,8 @@ def test_fields_that_its_models_have_instead_are_said(tmp_path: Path, caplog: py
     fields = {note.split(": ")[2].removesuffix(" is not used").removesuffix(" are not used") for note in notes}
     assert fields == {
         "instance_group",
+        "version_policy",
+        "default_model_filename",
         "model_warmup",
         "response_cache",
         "parameters mine",

@@ -169,6 +169,8 @@ def test_settings_of_the_engine_that_are_not_applied_are_named() -> None:
     assert note == "platform or backend 'onnxruntime_onnx' is not used: openvino computes files of this kind"
     accelerated = 'optimization { execution_accelerators { cpu_execution_accelerator { name: "openvino" } } }'
     assert not read_settings(config(accelerated), spec(), "openvino").notes
+    [note] = reading(accelerated).notes
+    assert note == "execution_accelerators openvino is not used: onnxruntime computes files of this kind"
 
 
 @pytest.mark.parametrize(

@@ -141,13 +141,18 @@ class ModelRepository:
                     raise InvalidInputError(f"failed to load {name[:64]!r}: {reason}")
         self._share_soon()
 
-    async def unload(self, name: str) -> None:
+    async def unload(self, name: str, *, dependents: bool = False) -> None:
         """Take all versions of a model out of service; what is in hand is answered first.
 
         Raises:
-            InvalidInputError: this server does not let clients unload models.
+            InvalidInputError: this server does not let clients unload models, or those that it depends on with it.
             NotFoundError: the command line named no such model.
         """
+        if dependents:
+            raise InvalidInputError(
+                "unload_dependents is not supported: the models of an ensemble are its own and go with it; unload "
+                "others by their names"
+            )
         async with self._turn:
             for key in self._keys(name, "unload"):
                 if key not in self._gone:

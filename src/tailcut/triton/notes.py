@@ -15,7 +15,9 @@ _IGNORED = {  # fields that are read and not used: what is done instead
     "batch_input": "a model gets the inputs of the request alone",
     "batch_output": "outputs have one row for each row of the request",
 }
-_OF_MODELS = {  # fields of an ensemble that say how something is computed
+_OF_MODELS = {  # fields of an ensemble that say which files are computed, and how
+    "version_policy": "an ensemble is served as one version, of the models that its steps name",
+    "default_model_filename": "each model has its own file",
     "instance_group": "each model has the instances of its own configuration",
     "model_warmup": "each model is warmed up by itself",
     "optimization": "each model has its own",
@@ -82,9 +84,14 @@ def _notes_of_tensors(config: Any) -> Iterator[str]:
 def _notes_of_instances(config: Any) -> Iterator[str]:
     groups = config.instance_group
     kind = {"KIND_GPU": 1, "KIND_MODEL": 3}
-    if any(group.kind == kind["KIND_GPU"] or group.gpus for group in groups):
-        yield "instance_group of GPUs: computed where --device says, by default on the CPU"
+    for what, wanted in (
+        ("GPUs", any(group.kind == kind["KIND_GPU"] or group.gpus for group in groups)),
+        ("KIND_MODEL", any(group.kind == kind["KIND_MODEL"] for group in groups)),
+    ):
+        if wanted:
+            yield f"instance_group of {what}: computed where --device says, by default on the CPU"
     for name, instead in (
+        ("name", "all instances are one pool"),
         ("rate_limiter", "batches start as soon as an instance is idle"),
         ("host_policy", "pinning and NUMA nodes follow the profile"),
         ("profile", "it is for TensorRT alone"),
@@ -103,6 +110,10 @@ def _notes_of_optimization(policy: Any) -> Iterator[str]:
     others += [accelerator.name for accelerator in accelerators.gpu_execution_accelerator]
     if others:
         yield f"execution_accelerators {', '.join(others)} are not used: the engine computes as it is"
+    if any(
+        one.parameters for one in (*accelerators.cpu_execution_accelerator, *accelerators.gpu_execution_accelerator)
+    ):
+        yield "parameters of execution_accelerators are not used: how an engine computes is said by its own options"
     for name, instead in (
         ("priority", "all models of a server share its cores alike"),
         ("cuda", "graphs and precision on a device are those of the profile"),
@@ -122,7 +133,7 @@ def _notes_of_batching(policy: Any, most: int) -> Iterator[str]:
     if policy.preserve_ordering:
         yield "preserve_ordering is not used: batches of several instances may end in another order"
     levels, default = policy.priority_levels, policy.default_priority_level
-    if levels and default != levels:
+    if (levels or default) and default != levels:
         yield f"default_priority_level {default} is not used: requests without a priority have {_DEFAULT_PRIORITY}"
     waiting = policy.default_queue_policy.max_queue_size
     if waiting and most > 1:

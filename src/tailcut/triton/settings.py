@@ -255,6 +255,8 @@ def _notes_of_engine(config: Any, engine: str) -> Iterator[str]:
     accelerators = [
         accelerator.name for accelerator in config.optimization.execution_accelerators.cpu_execution_accelerator
     ]
+    if "openvino" in accelerators and engine != "openvino":
+        yield f"execution_accelerators openvino is not used: {engine} computes files of this kind"
     if wanted and _ENGINES.get(wanted) != engine and engine not in accelerators:
         yield f"platform or backend {wanted!r} is not used: {engine} computes files of this kind"
     for names, instead in ((_THREADS, "the engine has as many threads as CPUs"), (_INSTANCES, "instance_group counts")):

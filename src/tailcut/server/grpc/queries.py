@@ -62,7 +62,12 @@ class GrpcQueries:
             raise InvalidInputError(
                 "models are loaded as the command line names them: load parameters are not supported"
             )
-        await (self._context.models.load if load else self._context.models.unload)(request.model_name)
+        models, name = self._context.models, request.model_name
+        if load:
+            await models.load(name)
+        else:
+            dependents = "unload_dependents" in request.parameters
+            await models.unload(name, dependents=dependents and request.parameters["unload_dependents"].bool_param)
         return {}
 
     def _shared(self, name: str, request: Any) -> Mapping[str, Any] | Awaitable[Mapping[str, Any]]:

@@ -152,8 +152,9 @@ async def _load(context: Context, body: bytes, name: str) -> bytes:
 
 
 async def _unload(context: Context, body: bytes, name: str) -> bytes:
-    _fields(body)
-    await context.models.unload(name)
+    parameters = _fields(body).get("parameters")
+    dependents = isinstance(parameters, dict) and parameters.get("unload_dependents") is True
+    await context.models.unload(name, dependents=dependents)
     return reply(200, b"")
 
 
