@@ -18,7 +18,7 @@ from tests.triton.repositories import add_model
 
 from tailcut.runtime.profile import Profile
 from tailcut.tuner.service import MeasuredService
-from tailcut.tuner.space import RUNG_FIELDS, changed
+from tailcut.tuner.space import BASELINE, RUNG_FIELDS, changed
 
 TUNE = [sys.executable, "-m", "tailcut", "tune"]
 VERDICTS = {"better", "worse", "indistinct", "rejected", "estimated", "raced", "skipped"}
@@ -243,6 +243,29 @@ def test_control_c_keeps_the_best_so_far(folder: Path) -> None:
     assert stopped.evidence["verified"] is False
     assert stopped.settings.io.wire == "raw"  # the best so far, which is not the baseline
     assert "Not verified" in (folder / "stopped.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("arguments", [["mlp.onnx", "-o", "kept.toml"], ["--retune", "kept.toml"]])
+def test_control_c_before_the_race_writes_nothing(folder: Path, arguments: list[str]) -> None:
+    """The profile that lies there stays as it is, byte by byte; one line says so, and the command leaves with 130."""
+    settings = changed(BASELINE, engine={"threads": 1}, batching={"max_batch_size": 4})
+    Profile.of_model(folder / "mlp.onnx", settings).save(folder / "kept.toml")
+    before = (folder / "kept.toml").read_bytes()
+    command = [*TUNE, *arguments, "--budget", "30s", "--report", "kept.html", "--json"]
+    child = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with ended(child):
+        assert child.stderr is not None
+        for line in child.stderr:
+            if "the baseline carries" in line:
+                break
+        child.send_signal(signal.SIGINT)
+        out, err = child.communicate(timeout=60)
+    assert child.returncode == 130, err
+    assert (folder / "kept.toml").read_bytes() == before
+    assert not (folder / "kept.html").exists()
+    assert err.splitlines()[-1] == "tailcut: interrupted before anything better was found: no file was written"
+    result = validated("tune", out)
+    assert (result["profile"], result["report"], result["objective"]["interrupted"]) == (None, None, True)
 
 
 @pytest.mark.slow

@@ -136,6 +136,29 @@ def test_control_c_keeps_the_best_so_far(folder: Path) -> None:
     assert "Not verified" in (folder / "stopped.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
+def test_control_c_before_the_race_writes_nothing(folder: Path) -> None:
+    """Profiles that lie there stay as they are; one line says so, and the command leaves with 130."""
+    kept = [folder / name.replace(".onnx", ".profile.toml") for name in BOTH]
+    for name, path in zip(BOTH, kept, strict=True):
+        Profile.of_model(folder / name).save(path)
+    before = [path.read_bytes() for path in kept]
+    command = [*TUNE, *BOTH, "--rates", "300,200", "--budget", "10s", "--report", "kept.html"]
+    child = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with ended(child):
+        assert child.stderr is not None
+        for line in child.stderr:
+            if "combinations on" in line:
+                break
+        child.send_signal(signal.SIGINT)
+        out, err = child.communicate(timeout=60)
+    assert child.returncode == 130, err
+    assert out == ""
+    assert err.splitlines()[-1] == "tailcut: interrupted before anything raced: no file was written"
+    assert [path.read_bytes() for path in kept] == before
+    assert not (folder / "kept.html").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -42,6 +42,9 @@ def _show(outcome: "TuneOutcome", result: "TuneResult", files: TuneFiles, *, mar
     if outcome.wrong:
         print(f"tailcut: no profile written: {' '.join(outcome.wrong.split())}", file=sys.stderr)
         raise typer.Exit(1)
+    if outcome.nothing_won:
+        print("tailcut: interrupted before anything better was found: no file was written", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED)
     if markdown and not json:
         from tailcut.report.markdown import tune_markdown
 
@@ -61,7 +64,7 @@ def _show(outcome: "TuneOutcome", result: "TuneResult", files: TuneFiles, *, mar
 def write_result(
     outcome: "TuneOutcome", wanted: "TuneRequest", asked: "ModelRequest", files: TuneFiles
 ) -> "TuneResult":
-    """Write profile and report, unless answers were wrong; the result as the command prints it.
+    """Write profile and report, unless answers were wrong or nothing has won; the result as the command prints it.
 
     Raises:
         OSError: a file cannot be written.
@@ -81,7 +84,7 @@ def write_result(
     model = TunedModel.of(outcome.spec, profile.model.name, str(wanted.model), profile.model.sha256)
     command = f"tailcut {shlex.join(sys.argv[1:])}"
     record = result(outcome, model=model, machine=machine, objective=asked, command=command)
-    if outcome.wrong:
+    if outcome.wrong or outcome.nothing_won:
         return record
     record = msgspec.structs.replace(
         record, profile=str(files.profile), report=str(files.report), trials=str(files.journal)

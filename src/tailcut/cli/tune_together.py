@@ -101,7 +101,7 @@ def tune_together(
     *,
     json: bool,
 ) -> None:
-    """Tune, write the profiles and the report, and print the result."""
+    """Tune, write the profiles and the report unless nothing raced, and print the result."""
     from rich.console import Console
 
     from tailcut.lab.records import to_json
@@ -121,6 +121,9 @@ def tune_together(
     if outcome.wrong:
         print(f"tailcut: no profile written: {' '.join(outcome.wrong.split())}", file=sys.stderr)
         raise typer.Exit(1)
+    if outcome.nothing_won:
+        print("tailcut: interrupted before anything raced: no file was written", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED)
     if not json:
         Console().print(together_summary(result))
         print(f"serve them: tailcut serve {shlex.join(map(str, files.profiles))}")
@@ -142,7 +145,7 @@ def _write(outcome: "JointOutcome", asked: "JointRequest", files: JointFiles) ->
     machine = fingerprint()
     command = f"tailcut {shlex.join(sys.argv[1:])}"
     result = joint_result(outcome, machine=machine, objective=asked, command=command)
-    if outcome.wrong:
+    if outcome.wrong or outcome.nothing_won:
         return result
     models = [
         msgspec.structs.replace(model, profile=str(file))

@@ -166,6 +166,7 @@ class TuneOutcome:
     tie_break: TieBreak | None = None  # where several were equal by the objective
     offers: Sequence[Offer] = ()  # what a looser bound would bring
     estimated: Sequence[PredictedConfiguration] = ()
+    contested: bool = False  # whether a race began
     raced: dict[Settings, float] = field(default_factory=dict)  # scores on the real server
     race_winner: Settings | None = None  # before refinements
     reused: int = 0  # estimates that an earlier tune left
@@ -196,6 +197,11 @@ class TuneOutcome:
         """
         before = self.base if self.previous is None else self.previous
         return with_wire(self.settings, before.io.wire) == before
+
+    @property
+    def nothing_won(self) -> bool:
+        """Whether the user stopped it before anything raced, or while the profile checked again has its settings."""
+        return self.interrupted and (not self.contested or (self.previous is not None and self.unchanged))
 
     @property
     def wrong(self) -> str:

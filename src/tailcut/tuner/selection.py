@@ -150,9 +150,11 @@ class Selection:
             entrants += self._enter(instead)
         if not entrants:
             return []
-        if outcome.race_winner is None:  # the best by simulation that answers rightly, should the user stop here
-            outcome.settings = entrants[0].settings
+        previous = session.wanted.previous_settings
+        if outcome.race_winner is None and (previous is None or previous in session.refused):
+            outcome.settings = entrants[0].settings  # the best by simulation that answers rightly, should the user stop
             session.tell(Best(session.describe(outcome.settings), "as expected"))
+        outcome.contested = True
         until, fewest = session.plan.race_ends(time.monotonic()), FEWEST_HEATS
         if session.wanted.exhaustive:
             until = time.monotonic() + session.plan.refinement_s * len(entrants)

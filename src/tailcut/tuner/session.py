@@ -197,7 +197,8 @@ def new_session(  # noqa: PLR0913  the parts that differ between a model and a p
         wanted = replace(wanted, labels=ordered)
     objective = Objective(wanted.kind, wanted.slo_ms or float("inf"), wanted.rate or 0.0)
     records = [RungRecord(name) for name in rungs]
-    outcome = TuneOutcome(learned.spec, base, objective.rate, records, learned.rows, objective, base)
+    kept = wanted.previous_settings or base
+    outcome = TuneOutcome(learned.spec, kept, objective.rate, records, learned.rows, objective, base)
     outcome.random_outputs = learned.gate.random_outputs
     outcome.samples, outcome.previous = servers.samples, wanted.previous_settings
     journal = Journal(wanted.journal, key, fresh=wanted.fresh)

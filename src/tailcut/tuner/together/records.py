@@ -74,6 +74,7 @@ class JointOutcome:
 
     sides: list[JointSide]
     simulated: Sequence[ExpectedCombination] = ()
+    contested: bool = False  # whether a race began
     raced: dict[Combination, float] = field(default_factory=dict)  # scores on the real server
     alone: Combination = ()  # of what is best for each model by itself
     rejected: list[tuple[Combination, str]] = field(default_factory=list)  # and why
@@ -81,6 +82,11 @@ class JointOutcome:
     cpu_share: dict[str, float] = field(default_factory=dict)  # cores that each arm's server used
     interrupted: bool = False
     took_s: float = 0.0
+
+    @property
+    def nothing_won(self) -> bool:
+        """Whether the user stopped it before anything raced."""
+        return self.interrupted and not self.contested
 
     @property
     def wrong(self) -> str:

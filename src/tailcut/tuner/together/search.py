@@ -231,6 +231,7 @@ class JointSearch:
             self._tell(Phase("no combination gives right answers: keeping the engine's defaults"))
             self._best = self._baseline
             return
+        self._outcome.contested = True
         self._tell(Phase(f"racing {len(entrants)} combinations on the real server"))
         left_s = max(0.0, self._plan.explain_until - time.monotonic())
         fewest = max(1, min(FEWEST_HEATS, int(left_s / (len(entrants) * least_s))))
