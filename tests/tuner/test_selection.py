@@ -102,7 +102,8 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Recorded]:
         monkeypatch.setattr(TrialServers, "of", lambda self, settings: SimpleNamespace(target=LoadTarget()))
         monkeypatch.setattr(Gate, "advise", lambda *_: None)
         monkeypatch.setattr(TuneSession, "check", lambda self, settings, seconds, whole=False: result.check(settings))
-        monkeypatch.setattr(Racing, "heats", lambda self, entrants, until, fewest: result.heats(entrants))
+        monkeypatch.setattr(Racing, "heats", lambda self, entrants, until, fewest=0: result.heats(entrants))
+        monkeypatch.setattr(TrialServers, "compared", lambda self, settings, other: "")
         monkeypatch.setattr(
             Racing, "usages", lambda self, entrants, rate: [result.usages[entrant.settings] for entrant in entrants]
         )
@@ -255,6 +256,67 @@ def test_the_choice_among_equals_is_told_with_its_reason(tmp_path: Path, recorde
     assert tie.equals == (Equal(twin, 1.0, 100.0, None), Equal(quiet, 1.0, 50.0, None))
     assert "0.5 of the CPU" in tie.reason
     assert any(isinstance(event, Phase) and tie.reason in event.text for event in message)
+
+
+class Changes:
+    """A space with such changes of a winner."""
+
+    anyway: Sequence[Settings] = ()
+
+    def __init__(self, thrifty: Settings, refined: Settings) -> None:
+        self._thrifty, self._refined = thrifty, refined
+
+    def kinds(self, settings: Settings) -> list[tuple[object, int]]:
+        return []
+
+    def thrifty(self, winner: Settings) -> list[Settings]:
+        return [self._thrifty]
+
+    def refinements(self, winner: Settings) -> list[Settings]:
+        return [] if winner == self._refined else [self._refined]
+
+
+@pytest.mark.parametrize(("gain", "stays"), [(1.04, True), (1.08, False)])
+def test_settings_in_use_are_replaced_only_by_what_is_clearly_better(
+    tmp_path: Path, recorded: Callable[..., Recorded], gain: float, stays: bool
+) -> None:
+    """Neither an equal that takes less CPU, nor a finalist or a small change with a gain of 4 %, replaces them."""
+    path = perceptron([4, 8], tmp_path / "m.onnx")
+    in_use = changed(BASELINE, engine={"threads": 2})
+    thrifty = changed(in_use, engine={"spinning": False})
+    other = changed(in_use, engine={"threads": 1})
+    better = changed(in_use, memory={"gc_freeze": True})
+    previous = Profile.of_model(path, in_use)
+    session, _ = opened(TuneRequest(path, slo_ms=500.0, budget_s=60.0, previous=previous))
+    selection = Selection(session, Changes(thrifty, better))
+    costs = {in_use: MeasuredUsage((1.0,) * 4, cpu_us=100.0), thrifty: MeasuredUsage((1.0,) * 4, cpu_us=10.0)}
+    recorded({in_use: 1000.0, thrifty: 1000.0, other: 1040.0, better: 1000.0 * gain}, costs)
+    assert selection.race([other, in_use]) == in_use
+    won = selection.refine(in_use)
+    assert won == session.outcome.settings == (in_use if stays else better)
+
+
+@pytest.mark.parametrize("rejected", [False, True])
+def test_control_c_in_the_race_leaves_settings_in_use(
+    tmp_path: Path, recorded: Callable[..., Recorded], monkeypatch: pytest.MonkeyPatch, rejected: bool
+) -> None:
+    """The best by simulation takes their place only where they answer wrongly."""
+    path = perceptron([4, 8], tmp_path / "m.onnx")
+    in_use, other = (changed(BASELINE, engine={"threads": threads}) for threads in (2, 1))
+    session, selection = opened(TuneRequest(path, slo_ms=500.0, previous=Profile.of_model(path, in_use)))
+    assert session.outcome.settings == in_use
+    recorded({other: 1000.0} | ({} if rejected else {in_use: 1000.0}))
+
+    def stopped(*_: object) -> Heats:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Racing, "heats", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        selection.race([other, in_use])
+    outcome = session.outcome
+    outcome.interrupted = True
+    assert outcome.settings == (other if rejected else in_use)
+    assert outcome.nothing_won is not rejected
 
 
 @pytest.mark.slow

@@ -68,11 +68,13 @@ class Heats:
     def near(self, share: float) -> list[int]:
         """The arms whose estimate is within a share of the leader's, the leader first."""
         leader = self.leader
-        if self.entrants[leader].estimate <= NONE:  # no answers say nothing, least of all that arms are equal
-            return [leader]
-        least = (1 - share) * self.entrants[leader].estimate
-        others = [number for number in self.racing if number != leader and self.entrants[number].estimate >= least]
-        return [leader, *others]
+        return [leader, *(number for number in self.racing if number != leader and self.is_near(number, share))]
+
+    def is_near(self, number: int, share: float) -> bool:
+        """Whether an arm's estimate is within a share of the leader's, even of an arm that is out."""
+        best = self.entrants[self.leader].estimate
+        # No answers say nothing, least of all that arms are equal.
+        return best > NONE and self.entrants[number].estimate >= (1 - share) * best
 
     def _is_out(self, entrant: HeatScores, leader: HeatScores) -> bool:
         if len(entrant.scores) == 2 and entrant.estimate < _PLAIN * leader.estimate:

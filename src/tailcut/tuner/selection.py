@@ -195,9 +195,9 @@ class Selection:
         session = self._session
         near = heats.near(NEAR)
         session.outcome.tie_break = None
-        stays = [number for number in near if entrants[number].settings == session.wanted.previous_settings]
-        if stays:  # settings that are in use are not replaced by others that are equal
-            return stays[0]
+        for number, entrant in enumerate(entrants):  # settings in use are not replaced by others that are equal
+            if entrant.settings == session.wanted.previous_settings and heats.is_near(number, NEAR):
+                return number
         # As many as there is time to compare, the best of them.
         best_first = sorted(near, key=lambda number: -heats.entrants[number].estimate)
         near = best_first[: max(2, int(session.plan.usage_s / usage_s(session.outcome.rate)))]
@@ -262,8 +262,12 @@ class Selection:
             session.rejected[kind] = Rejected(settings, advice.accuracy, advice.bound, expected)
 
     def refine(self, winner: Settings) -> Settings:
-        """Small changes of the winner, each judged beside it on servers; those that look better stay."""
-        return self._refined(self._thrifty(winner))
+        """Small changes of the winner, each judged beside it on servers; those that look better stay.
+
+        Settings in use are not replaced by equal ones that take less of the machine.
+        """
+        in_use = winner == self._session.wanted.previous_settings
+        return self._refined(winner if in_use else self._thrifty(winner))
 
     def _thrifty(self, winner: Settings) -> Settings:
         """The winner, or what is as quick and takes clearly less of the machine."""
@@ -316,8 +320,13 @@ class Selection:
         return winner
 
     def is_better(self, candidate: Settings, winner: Settings, least: float = 1.0) -> bool:
-        """Whether a candidate leads over the winner so far, and answers rightly; the other server is stopped."""
+        """Whether a candidate leads over the winner so far, and answers rightly; the other server is stopped.
+
+        Settings in use are led over only by what is more than 5 % better.
+        """
         session, plan = self._session, self._session.plan
+        if winner == session.wanted.previous_settings:
+            least = max(least, 1 / (1 - NEAR))
         self._costs = ""
         if time.monotonic() + FEWEST_HEATS * session.racing.heat_s(2) > max(plan.refine_until, plan.rungs_until):
             return False  # a slow model: fewer heats, or shorter ones, would tell nothing
