@@ -1,11 +1,14 @@
 """The command line as a user meets it: real processes, exit codes, and one line for a mistake."""
 
+import ast
 import errno
 import os
+import re
 import signal
 import subprocess
 import sys
 import types
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -73,6 +76,25 @@ def test_every_command_has_help(capsys: pytest.CaptureFixture[str]):
         out, err = capsys.readouterr()
         assert err == ""
         assert f"tailcut {name}" in out
+
+
+def helps(command: typer.core.TyperCommand | typer.core.TyperGroup, *path: str) -> Iterator[tuple[str, str]]:
+    """The help of a command, and of all below it."""
+    context = typer.Context(command, info_name=" ".join(path))
+    yield " ".join(path), command.get_help(context)
+    if isinstance(command, typer.core.TyperGroup):
+        for name in command.list_commands(context):
+            yield from helps(command.get_command(context, name), *path, name)
+
+
+def test_help_speaks_of_no_class_of_the_source():
+    """Help is for users: a name such as `SomeThing` in it is no class of the source."""
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in Path(cli.__file__).parents[1].rglob("*.py")]
+    classes = {node.name for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
+    texts = dict(helps(typer.main.get_command(cli.app), "tailcut"))
+    assert {"tailcut serve", "tailcut ray config"} <= texts.keys()
+    for command, text in texts.items():
+        assert classes.isdisjoint(re.findall(r"\b[A-Z][a-z0-9]+[A-Z]\w+", text)), command
 
 
 def test_help_does_not_load_the_heavy_libraries():

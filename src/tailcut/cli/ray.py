@@ -46,7 +46,7 @@ def config(
     ] = None,
     cpus: Annotated[float | None, typer.Option(help="CPUs per replica (default: from the profile).", min=0.0)] = None,
     gpus: Annotated[float | None, typer.Option(help="GPUs per replica (default: from the profile).", min=0.0)] = None,
-    host: Annotated[str | None, typer.Option(help="ServerAddress that servers bind to (default: the node's).")] = None,
+    host: Annotated[str | None, typer.Option(help="Address that servers bind to (default: the node's).")] = None,
     drain: Annotated[str, typer.Option(help="How long a stopping replica keeps serving.")] = "5s",
     token_file: Annotated[Path | None, typer.Option(help="File with the token required for every request.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file.")] = None,

@@ -77,7 +77,7 @@ def serve(  # noqa: PLR0915  an option a line
             metavar="NAME", help="With mode explicit, load this model at start; * for all.", show_default=False
         ),
     ] = None,
-    host: Annotated[str, typer.Option(help="ListenAddress to bind.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="Address to bind.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="TCP port; 0 takes any free one.", min=0, max=65535)] = 8000,
     uds: Annotated[str | None, typer.Option(help="Also listen on this Unix socket.")] = None,
     grpc_port: Annotated[
