@@ -2,8 +2,9 @@
 
     python scripts/structure.py
 
-Lines and modules; the files over 400 lines; the largest classes with their fields and methods; and of `server` and
-`runtime` the modules, the imports among them, and the levels: the longest chain of imports, cycles taken as one.
+Lines and modules; the files over 400 lines; the largest classes with their fields and methods; and of each
+package the modules, the imports among them, and the levels: the longest chain of imports, cycles taken as one. At last,
+all modules that import each other, inside functions or not.
 """
 
 import ast
@@ -13,7 +14,6 @@ from typing import NamedTuple
 
 SOURCE = Path(__file__).resolve().parents[1] / "src"
 LARGE = 400
-PACKAGES = ("server", "runtime")
 
 
 class Package(NamedTuple):
@@ -43,6 +43,7 @@ class Figures(NamedTuple):
     large: dict[str, int]  # lines of the modules over LARGE
     classes: list[Class]  # the largest first
     packages: dict[str, Package]
+    cycles: list[list[str]]  # of all modules
 
 
 def figures() -> Figures:
@@ -50,14 +51,16 @@ def figures() -> Figures:
     files = {_name(path): path for path in sorted(SOURCE.rglob("*.py"))}
     sizes = {name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in files.items()}
     trees = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in files.items()}
+    everything = {name: _imports(name, tree, trees) for name, tree in trees.items()}
     packages = {}
-    for package in PACKAGES:
-        graph = {name: _imports(name, trees[name], trees) for name in trees if name.startswith(f"tailcut.{package}.")}
-        graph = {name: {item for item in result if item in graph} for name, result in graph.items()}
+    for package in sorted({name.split(".")[1] for name in trees if name.count(".") > 1}):
+        graph = {name: result for name, result in everything.items() if name.startswith(f"tailcut.{package}.")}
+        graph = {name: result & graph.keys() for name, result in graph.items()}
         packages[package] = Package(len(graph), sum(map(len, graph.values())), *_levels(graph))
     large = sorted((name for name, size in sizes.items() if size > LARGE), key=lambda name: -sizes[name])
     classes = sorted(_classes(trees), reverse=True)
-    return Figures(sum(sizes.values()), len(files), {name: sizes[name] for name in large}, classes, packages)
+    cycles = [group for group in _groups(everything) if len(group) > 1]
+    return Figures(sum(sizes.values()), len(files), {name: sizes[name] for name in large}, classes, packages, cycles)
 
 
 def main() -> None:
@@ -72,6 +75,7 @@ def main() -> None:
     for name, package in result.packages.items():
         levels = f"{package.levels} levels, {package.cycles} cycles"
         print(f"tailcut.{name}: {package.modules} modules, {package.imports} imports, {levels}")
+    print("cycles:", "; ".join(" <-> ".join(group) for group in result.cycles) or "none")
 
 
 def _name(path: Path) -> str:

@@ -104,14 +104,15 @@ def test_the_figures_of_the_architecture_are_those_of_the_code():
         near(result.modules, 0.05),
         near(len(result.large), abs=3),
     )
-    for name, package in result.packages.items():
+    assert result.cycles == []
+    for name in ("server", "runtime"):
+        package = result.packages[name]
         row = re.search(
             rf"^\| modules of `{name}`, .*\| (\d+), (\d+) \|\n\| levels \|.*\| (\d+), none \|$", page, re.MULTILINE
         )
         assert row is not None, name
         counts = tuple(map(int, row.groups()))
         assert counts == (near(package.modules, 0.05), near(package.imports, 0.05), near(package.levels, abs=1)), name
-        assert package.cycles == 0
     rows = re.findall(r"^\| `([\w/]+\.py)` `(\w+)` \| (\d+) \| (\d+) \| (\d+) \|$", page, re.MULTILINE)
     sizes = {(item.file, item.name): item for item in result.classes}
     for file, name, lines, fields, methods in rows:

@@ -128,7 +128,8 @@ def bench(
     """Load-test a served model with an open or a closed loop; report percentiles with confidence intervals."""
     from msgspec import UNSET
 
-    from tailcut.cli.options import parse_counts, parse_duration, with_access
+    from tailcut.cli.durations import parse_duration
+    from tailcut.cli.options import parse_counts, with_access
     from tailcut.errors import UsageError
     from tailcut.lab.describe import parse_url, raw_payload
     from tailcut.lab.mix import run_mix

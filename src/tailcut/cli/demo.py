@@ -39,7 +39,7 @@ def demo(
     """Tune, serve and load-test the bundled digit classifier, in under two minutes."""
     from rich.console import Console
 
-    from tailcut.cli.options import parse_duration
+    from tailcut.cli.durations import parse_duration
     from tailcut.cli.records import DemoResult
     from tailcut.lab.records import to_json
 

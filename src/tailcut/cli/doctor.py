@@ -31,7 +31,7 @@ def doctor(
 
     import msgspec
 
-    from tailcut.cli.options import parse_duration
+    from tailcut.cli.durations import parse_duration
     from tailcut.cli.records import DoctorResult
     from tailcut.errors import UsageError
     from tailcut.machine.checks import examine, something_wrong

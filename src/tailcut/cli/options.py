@@ -1,4 +1,4 @@
-"""Parsers of command-line values: durations, sizes, lists, data files."""
+"""Parsers of command-line values: sizes, lists, data files."""
 
 import re
 import zipfile
@@ -15,9 +15,6 @@ from tailcut.lab.data import ONLY_INPUT, read_jsonl
 if TYPE_CHECKING:
     from tailcut.lab.load import LoadTarget
 
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(us|ms|s|m|h)?\Z")
-_SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, None: 1.0}
-
 _BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*([kKMG]i?B)\Z")
 _UNITS = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
 
@@ -32,18 +29,6 @@ def with_access(target: "LoadTarget", ca: Path | None, token_file: Path | None) 
         raise UsageError("--ca needs TLS: write https://HOST:PORT or grpcs://HOST:PORT")
     token = None if token_file is None else read_token(token_file)
     return replace(target, ca=None if ca is None else str(ca), token=token)
-
-
-def parse_duration(text: str) -> float:
-    """Seconds in `500us`, `10ms`, `30s`, `2m`, `1h`; a bare number is seconds.
-
-    Raises:
-        UsageError: the text has another form.
-    """
-    match = _DURATION.match(text.strip())
-    if not match:
-        raise UsageError(f"{text!r} is not a duration: write 500us, 10ms, 30s, 2m or 1h")
-    return float(match[1]) * _SECONDS[match[2]]
 
 
 def indices_of(text: str | None) -> tuple[int, ...]:

@@ -56,7 +56,7 @@ def config(
     import msgspec
 
     from tailcut.atomic import write_atomically
-    from tailcut.cli.options import parse_duration
+    from tailcut.cli.durations import parse_duration
     from tailcut.cli.records import RayConfigResult
     from tailcut.errors import UsageError
     from tailcut.planning.demand import parse_limit

@@ -14,8 +14,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tailcut.engines.base import EngineOptions, U8Input, parse_fixed_dim
 from tailcut.engines.channels import per_channel
+from tailcut.engines.error_line import short
 from tailcut.engines.files import is_beside
-from tailcut.engines.graph import CLASSES, external_files, external_tensors, is_classes, load_graph, place_of, short
+from tailcut.engines.graph import CLASSES, external_files, external_tensors, is_classes, load_graph, place_of
 from tailcut.errors import ModelFileError, UnsupportedError
 
 _MOST_BYTES = (2 << 30) - (1 << 20)  # of a message of protobuf, with room for what an edit adds

@@ -10,11 +10,20 @@ import re
 import stat
 import zipfile
 from collections.abc import Iterable
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
 from tailcut.engines.installed import is_installed
 from tailcut.errors import MissingModelFileError, ModelFileError
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """Bytes of a model's weights, and an operator of it that runs as long as values say; "" where there is none."""
+
+    weight_bytes: int
+    endless: str = ""
 
 
 class FileKind(StrEnum):

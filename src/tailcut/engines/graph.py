@@ -5,7 +5,6 @@ Engines get the signature from here and not from their own session, so that all 
 
 import json
 import math
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,19 +12,17 @@ from pathlib import Path
 import onnx
 from onnx import TensorProto
 
+from tailcut.engines.error_line import short
 from tailcut.engines.files import (
-    FileKind,
+    Traits,
     check_onnx,
     check_size,
     external_file,
-    kind_of,
     model_name,
     not_onnx,
     sampled_hash,
 )
 from tailcut.engines.rows import analyse_rows
-from tailcut.engines.telemetry import import_openvino
-from tailcut.engines.traits import Traits
 from tailcut.errors import ModelFileError, UnsupportedError
 from tailcut.spec import DType, ModelSpec, RowEvidence, Rows, Shape, TensorSpec
 
@@ -46,29 +43,16 @@ _DTYPES = {
     TensorProto.STRING: DType.BYTES,
 }
 CLASSES = "tailcut.classes."  # and an output's name: the metadata under which an edit leaves its columns' classes
-_REASON_CHARS = 200
 # Operators that repeat a part of the graph as often as values say: a request decides how long they run.
 _ENDLESS = {"Loop", "BeamSearch", "GreedySearch", "Sampling", "WhisperBeamSearch"}
-_NOISE = ("Exception from", "Check '", "FrontEnd API failed", "src/", "/")
-_INNARDS = re.compile(  # of an engine's message: its own name and number, our path, C++ files
-    r"\[ONNXRuntimeError\] : \d+ : \w+ : |Load model from .* failed:|[\w/.-]+\.(?:cc|cpp|h):\d+ (?:\S+ )?"
-    r"|While validating .*?: "
-)
-_NO_OPERATOR = re.compile(r"No conversion rule found for operations: ([^\n]+)")  # openvino's words
 
 
 def read_graph_traits(path: Path) -> Traits:
-    """Traits of a model file with a graph of ONNX or OpenVINO, without its external weights being read.
+    """Traits of an ONNX file, without its external weights being read.
 
     Raises:
         ModelFileError: missing, empty, unreadable, or not a model.
     """
-    kind = kind_of(path)
-    if kind is not FileKind.ONNX:
-        import_openvino()
-        from tailcut.engines.openvino_files import read_file_traits  # noqa: PLC0415  only it reads such files
-
-        return read_file_traits(path, kind)
     model = load_graph(path)
     size = path.stat().st_size
     for tensor in model.graph.initializer:
@@ -166,16 +150,6 @@ def read_spec(model: onnx.ModelProto, path: Path, name: str | None) -> ModelSpec
     spec = ModelSpec(spec_name, tuple(inputs), tuple(tensors))
     evidence = analyse_rows(model) if spec.batchable else RowEvidence(Rows.DEPENDENT, "")
     return replace(spec, rows=evidence.rows, rows_reason=evidence.reason)
-
-
-def short(error: BaseException, advice: str = "use onnxruntime") -> str:
-    """An engine's message in one clean line: no C++ file, no stack, no address; `advice` is for a missing operator."""
-    missing = _NO_OPERATOR.search(str(error))
-    if missing:
-        return f"it has no operator {missing[1]}: {advice}"[:_REASON_CHARS]
-    lines = [_INNARDS.sub("", line).strip() for line in str(error).splitlines()]
-    kept = [line for line in lines if line and not line.startswith(_NOISE)] or [line for line in lines if line][-1:]
-    return (" ".join(kept) or type(error).__name__)[:_REASON_CHARS]
 
 
 def _nodes(body: onnx.GraphProto | onnx.FunctionProto) -> Iterator[onnx.NodeProto]:

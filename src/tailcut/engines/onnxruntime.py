@@ -19,7 +19,8 @@ from onnx import TensorProto
 from tailcut.engines.base import Arrays, Bound, EngineOptions
 from tailcut.engines.binding import check_arrays
 from tailcut.engines.edits import prepare
-from tailcut.engines.graph import read_spec, short
+from tailcut.engines.error_line import short
+from tailcut.engines.graph import read_spec
 from tailcut.engines.graph_hints import read_hints
 from tailcut.errors import EngineError, ModelFileError, ReleasedError, UnsupportedError
 from tailcut.machine.quota import affinity_mask

@@ -23,8 +23,9 @@ from openvino.frontend import FrontEndManager
 from tailcut.engines.base import Arrays, Bound, EngineOptions
 from tailcut.engines.binding import check_arrays
 from tailcut.engines.edits import prepare
+from tailcut.engines.error_line import short
 from tailcut.engines.files import FileKind, kind_of
-from tailcut.engines.graph import read_spec, short
+from tailcut.engines.graph import read_spec
 from tailcut.engines.graph_hints import read_hints
 from tailcut.engines.hints import InputHints
 from tailcut.engines.installed import is_installed

@@ -13,10 +13,9 @@ import openvino as ov
 from openvino.frontend import FrontEndManager
 
 from tailcut.engines.base import EngineOptions, parse_fixed_dim
-from tailcut.engines.files import FileKind, model_name, parts_of
-from tailcut.engines.graph import short
+from tailcut.engines.error_line import short
+from tailcut.engines.files import FileKind, Traits, model_name, parts_of
 from tailcut.engines.openvino_core import core
-from tailcut.engines.traits import Traits
 from tailcut.errors import ModelFileError, UnsupportedError
 from tailcut.spec import DType, ModelSpec, Rows, Shape, TensorSpec
 

@@ -7,7 +7,7 @@ import openvino as ov
 from openvino import _pyopenvino
 
 from tailcut.engines.base import Arrays, Bound
-from tailcut.engines.graph import short
+from tailcut.engines.error_line import short
 from tailcut.errors import EngineError, UnsupportedError
 from tailcut.spec import DType, ModelSpec, TensorSpec
 

@@ -13,7 +13,7 @@ import numpy as np
 import openvino as ov
 
 from tailcut.engines.base import Arrays
-from tailcut.engines.graph import short
+from tailcut.engines.error_line import short
 from tailcut.engines.openvino_core import core
 from tailcut.engines.openvino_instance import Instance
 from tailcut.errors import EngineError

@@ -26,7 +26,7 @@ from onnx import helper, numpy_helper
 from tailcut.engines.activations import CHOICES, Activation, Histogram, Method
 from tailcut.engines.base import Arrays, Form
 from tailcut.engines.edits import constants_to_initializers, whole_model
-from tailcut.engines.graph import short
+from tailcut.engines.error_line import short
 from tailcut.errors import TailcutError, UnsupportedError
 from tailcut.machine.fingerprint import isa_flags
 

@@ -1,22 +1,14 @@
 """Facts of a model file that decide how it is measured; no engine is imported for a program."""
 
 import zipfile
-from dataclasses import dataclass
 from pathlib import Path
 
-from tailcut.engines.files import FileKind, kind_of
+from tailcut.engines.files import FileKind, Traits, kind_of
+from tailcut.engines.telemetry import import_openvino
 from tailcut.errors import ModelFileError
 
 _PROGRAM = "models/model.json"
 _ENDLESS = b"torch.ops.higher_order.while_loop"
-
-
-@dataclass(frozen=True, slots=True)
-class Traits:
-    """Bytes of a model's weights, and an operator of it that runs as long as values say; "" where there is none."""
-
-    weight_bytes: int
-    endless: str = ""
 
 
 def read_traits(path: Path) -> Traits:
@@ -25,13 +17,19 @@ def read_traits(path: Path) -> Traits:
     Raises:
         ModelFileError: missing, empty, unreadable, or not a model.
     """
-    if kind_of(path) is FileKind.PROGRAM:
+    kind = kind_of(path)
+    if kind is FileKind.PROGRAM:
         return _of_program(path)
-    if kind_of(path) is FileKind.SCRIPT:
+    if kind is FileKind.SCRIPT:
         return Traits(path.stat().st_size, "a loop of TorchScript")  # which it may hold: nothing reads its code
-    from tailcut.engines.graph import read_graph_traits  # noqa: PLC0415  onnx takes 0.2 s
+    if kind is FileKind.ONNX:
+        from tailcut.engines.graph import read_graph_traits  # noqa: PLC0415  onnx takes 0.2 s
 
-    return read_graph_traits(path)
+        return read_graph_traits(path)
+    import_openvino()
+    from tailcut.engines.openvino_files import read_file_traits  # noqa: PLC0415  only it reads such files
+
+    return read_file_traits(path, kind)
 
 
 def _of_program(path: Path) -> Traits:

@@ -13,7 +13,8 @@ from tailcut.runtime.profile import ModelRef, Profile
 from tailcut.runtime.settings import BatchingSettings, Settings
 from tailcut.spec import ModelSpec, Rows
 from tailcut.triton.ensemble import EnsemblePlan, EnsembleStep
-from tailcut.triton.folder import CONFIG_FILE, ModelFolder
+from tailcut.triton.folder import ModelFolder
+from tailcut.triton.names import CONFIG_FILE
 
 
 def as_one(

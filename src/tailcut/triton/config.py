@@ -7,7 +7,7 @@ from typing import Any
 from google.protobuf import text_format
 
 from tailcut.errors import MissingFileError, UsageError
-from tailcut.triton.folder import CONFIG_FILE
+from tailcut.triton.names import CONFIG_FILE
 from tailcut.wire.grpc.messages import MESSAGES
 
 _LARGEST_BYTES = 4 << 20

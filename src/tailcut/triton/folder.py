@@ -7,8 +7,8 @@ from typing import Any
 
 from tailcut.engines.files import profile_beside
 from tailcut.errors import MissingFileError, MissingModelFileError, UsageError
+from tailcut.triton.names import CONFIG_FILE
 
-CONFIG_FILE = "config.pbtxt"
 # What a version's folder is searched for where the configuration names no file; model.onnx may be a folder with one.
 _FILES = (
     "model.onnx",

@@ -26,7 +26,8 @@ from tailcut.spec import ModelSpec
 from tailcut.triton.chain import as_one
 from tailcut.triton.config import as_dict, parse_config
 from tailcut.triton.ensemble import EnsembleStep, plan_steps, read_steps
-from tailcut.triton.folder import CONFIG_FILE, ModelFolder, model_folders, state_of
+from tailcut.triton.folder import ModelFolder, model_folders, state_of
+from tailcut.triton.names import CONFIG_FILE
 from tailcut.triton.notes import notes_of_ensemble
 from tailcut.triton.settings import ConfigReading, declared_signature, engine_of, read_settings, refuse
 

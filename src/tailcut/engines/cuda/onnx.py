@@ -25,7 +25,8 @@ from tailcut.engines.cuda.buckets import bucket_of
 from tailcut.engines.cuda.faults import device_error
 from tailcut.engines.cuda.provider import PROVIDER, check_options, missing_provider, provider_options
 from tailcut.engines.edits import prepare, whole_model
-from tailcut.engines.graph import read_spec, short
+from tailcut.engines.error_line import short
+from tailcut.engines.graph import read_spec
 from tailcut.engines.graph_hints import read_hints
 from tailcut.engines.onnxruntime import register_extensions
 from tailcut.engines.phases import PhaseTimes

@@ -15,8 +15,9 @@ import msgspec
 
 from tailcut.engines import import_engine, open_engine
 from tailcut.engines.base import Engine, EngineOptions
+from tailcut.engines.files import Traits
 from tailcut.engines.samples import Samples, find_samples
-from tailcut.engines.traits import Traits, read_traits
+from tailcut.engines.traits import read_traits
 from tailcut.errors import TailcutError, UnsupportedError
 from tailcut.machine.quota import affinity_mask, quota, usable_cpus
 from tailcut.machine.topology import cores_of, topology

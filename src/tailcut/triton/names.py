@@ -1,0 +1,3 @@
+"""The names of files in a model repository."""
+
+CONFIG_FILE = "config.pbtxt"
