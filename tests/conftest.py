@@ -2,8 +2,11 @@
 
 import logging
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -40,3 +43,15 @@ def mistake(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
         return err
 
     return said
+
+
+@pytest.fixture
+def launched_trials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The servers that this process measures (`tailcut.lab.trial`) come from `tests.servers.start`."""
+    from tests.servers import start
+
+    def popen(command: list[str], **options: Any) -> object:
+        return start(command[3:], options["stderr"], {})  # after PYTHON -m tailcut
+
+    stand_in = SimpleNamespace(Popen=popen, PIPE=subprocess.PIPE, TimeoutExpired=subprocess.TimeoutExpired)
+    monkeypatch.setattr("tailcut.lab.trial.subprocess", stand_in)
