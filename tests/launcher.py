@@ -44,6 +44,7 @@ class Launched:
         self.pid, self.stdout = pid, stdout
         self.returncode: int | None = None
         self._launcher = launcher
+        self._reaping = threading.Lock()  # clients in threads ask whether it runs
         self._end = os.pidfd_open(pid)
 
     def poll(self) -> int | None:
@@ -69,8 +70,10 @@ class Launched:
             waiting = select.poll()
             waiting.register(self._end, select.POLLIN)
             if waiting.poll(None if timeout is None else 1000 * timeout):
-                self.returncode = self._launcher.order({"reap": self.pid})
-                os.close(self._end)
+                with self._reaping:
+                    if self.returncode is None:
+                        self.returncode = self._launcher.order({"reap": self.pid})
+                        os.close(self._end)
         return self.returncode
 
 

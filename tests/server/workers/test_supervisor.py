@@ -39,7 +39,7 @@ class Clients:
     """Threads that keep asking until they are told to stop; a reused connection that closes is an interruption."""
 
     server: Server
-    pause_s: float  # between two requests: without one they take a core
+    pause_s: float  # between two requests: without one they take a core, from workers that start, too
     answered: int = 0
     wrong: list[str] = field(default_factory=list)  # answers other than 200
     interrupted: int = 0  # requests on a live connection that got no answer
@@ -74,7 +74,7 @@ class Clients:
 
 
 @contextmanager
-def load(server: Server, pause_s: float = 0.0) -> Iterator[list[Clients]]:
+def load(server: Server, pause_s: float = 0.001) -> Iterator[list[Clients]]:
     """Clients that are at work when the block begins, and have stopped when it has ended."""
     clients = [Clients(server, pause_s) for _ in range(4)]
     running = [threading.Thread(target=client.run) for client in clients]
@@ -120,7 +120,7 @@ def test_a_renewal_loses_nothing(fleet: Server) -> None:
         now = workers(fleet)
         return len(now) == 2 and not set(now) & set(before)
 
-    with load(fleet, pause_s=0.001) as clients:
+    with load(fleet, pause_s=0.004) as clients:
         fleet.process.send_signal(signal.SIGHUP)
         until(renewed, fleet)
     assert not any(client.wrong or client.unconnected or client.interrupted or client.refused for client in clients)
@@ -202,7 +202,7 @@ def test_connections_are_shared_fairly(fleet: Server) -> None:
 
 def test_a_killed_worker_costs_its_own_requests_only(fleet: Server) -> None:
     """SIGKILL under load: at most one request a connection is lost, none is answered wrongly, and two serve again."""
-    with load(fleet) as clients:
+    with load(fleet, pause_s=0.004) as clients:
         for _ in range(2):
             victim = workers(fleet)[0]
             os.kill(victim, signal.SIGKILL)
