@@ -11,7 +11,16 @@ from tests.lab.scripted import answer_ok, scripted
 from tailcut.errors import TailcutError
 from tailcut.lab.load import LoadResult
 from tailcut.lab.payload import encode, infer_once, infer_payload
-from tailcut.lab.trial import Arm, ArmRuns, ServedProfile, ServeError, closed_block, open_block, watched_again
+from tailcut.lab.trial import (
+    FAILED_MS,
+    Arm,
+    ArmRuns,
+    ServedProfile,
+    ServeError,
+    closed_block,
+    open_block,
+    watched_again,
+)
 from tailcut.machine.quota import usable_cpus
 from tailcut.runtime.profile import Profile
 from tailcut.runtime.settings import IoSettings, Settings
@@ -81,9 +90,9 @@ def test_blocks_take_turns() -> None:
             open_block(arms, runs, rate=200, duration_s=0.2, seed=seed)
         closed_block(arms, runs, concurrency=2, duration_s=0.1)
     assert order == ["a", "b"] * 3
-    sent = [sum(map(len, run.blocks)) + run.errors for run in runs]
-    assert sent[0] == sent[1]
-    assert len(runs[0].latencies) == sum(map(len, runs[0].blocks)) > 20
+    assert len(runs[0].latencies) == len(runs[1].latencies) == sum(map(len, runs[0].blocks)) > 20
+    assert [len(run.latencies) - len(run.answered) for run in runs] == [0, 1]
+    assert runs[1].blocks[0].max() == FAILED_MS
     assert [len(run.throughputs) for run in runs] == [1, 1]
     assert [run.errors for run in runs] == [0, 1]
     assert [len(run.achieved) for run in runs] == [2, 2]
@@ -132,3 +141,4 @@ def test_a_block_in_which_the_client_was_late_is_repeated_once(
     runs.add_open(kept)
     assert runs.lateness_ns == [kept_ms * 1e6]
     assert runs.behind == (kept_ms > 2)
+    assert runs.client_behind is (kept_ms > 2)

@@ -4,9 +4,11 @@ from io import StringIO
 
 from msgspec.structs import replace
 from rich.console import Console
-from tests.report.test_html import ASKED, figures, ratio
+from tests.report.test_html import ASKED, figures, ratio, result
 
-from tailcut.report.console import LadderView, comparison_summary
+from tailcut.report.console import LadderView, comparison_summary, tune_summary
+from tailcut.report.markdown import tune_markdown
+from tailcut.report.tune_words import headline
 from tailcut.runtime.settings import Settings
 from tailcut.stats import Verdict
 from tailcut.tuner.events import Best, Estimated, ExpectedTime, Phase, RungStarted
@@ -92,3 +94,23 @@ def test_a_comparison_names_what_is_worse_and_what_is_wrong() -> None:
     assert "x1.40 (1.12 to 1.54)" in text
     assert "D.toml: unchanged: the same settings as the first profile" in text
     assert text.count("the limit of 10 ms is missed") == 4
+
+
+def test_failed_requests_have_a_column_where_there_are_any() -> None:
+    """Of the verification and of a comparison; and a tail that is unknown for them says so."""
+    shown = result(gain=None)
+    out = StringIO()
+    Console(file=out, width=200).print(tune_summary(shown))
+    assert "failed" not in out.getvalue()
+    checked = shown.verification
+    assert checked is not None
+    tuned = replace(checked.tuned, errors=1234)
+    because = "requests failed: 1,234 of the tuned server's and 0 of the baseline's"
+    shown = replace(shown, verification=replace(checked, tuned=tuned, no_ratio_because=because))
+    Console(file=out, width=200).print(tune_summary(shown))
+    assert "failed" in out.getvalue()
+    assert "1,234" in out.getvalue()
+    assert because in out.getvalue()
+    assert headline(shown) == ("Tail unknown", f"R{because[1:]}.")
+    assert "| failed |" in tune_markdown(shown)
+    assert "| failed |" not in tune_markdown(result())

@@ -241,12 +241,12 @@ def _summary(run: "ArmRuns", rate: float) -> "DemoArm":
     from tailcut.stats import Sample, percentile_interval
     from tailcut.tuner.race import percentiles_ms
 
-    late = run.behind > len(run.blocks) // 2
+    late, answered = run.client_behind, run.answered
     percentiles = percentiles_ms(run)
-    interval = percentile_interval(Sample.of(run.latencies), 0.99) if len(run.latencies) > 1 and not late else None
+    interval = percentile_interval(Sample.of(answered), 0.99) if len(answered) > 1 and not late else None
     return DemoArm(
         rate_offered=rate,
-        samples=len(run.latencies),
+        samples=len(answered),
         errors=run.errors,
         client_behind=late,
         **(dict.fromkeys(percentiles) if late else percentiles),

@@ -32,6 +32,7 @@ from tailcut.runtime.profile import Profile
 _START_S = 120.0
 _STOP_S = 10.0
 _REPEATED = 0.25  # of an arm's blocks, at most
+FAILED_MS = 1e12  # latency of a failed request, beyond any other: its answer never came
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -171,7 +172,10 @@ class Arm:
 
 @dataclass(slots=True)
 class ArmRuns:
-    """Results of an arm: latencies in ms of each open-loop block, requests per second of each closed one."""
+    """Results of an arm: latencies in ms of each open-loop block, requests per second of each closed one.
+
+    A failed request of an open loop has a latency of `FAILED_MS`, so that no percentile is better for having lost it.
+    """
 
     blocks: list[np.ndarray] = field(default_factory=list)
     throughputs: list[float] = field(default_factory=list)
@@ -187,13 +191,24 @@ class ArmRuns:
         """All blocks joined, in order of time."""
         return np.concatenate(self.blocks) if self.blocks else np.empty(0)
 
+    @property
+    def answered(self) -> np.ndarray:
+        """The latencies of requests that did not fail."""
+        return self.latencies[self.latencies < FAILED_MS]
+
+    @property
+    def client_behind(self) -> bool:
+        """Whether the client was late in most blocks: the latencies are as much its own as the server's."""
+        return 2 * self.behind > len(self.blocks)
+
     def add_open(self, result: LoadResult, cost: ProcessCost | None = None) -> None:
         """Count an open-loop block, and what the server spent on it."""
-        self.errors += sum(result.errors.values())
+        failed = sum(result.errors.values())
+        self.errors += failed
         self.behind += result.client_behind
         self.lateness_ns.append(result.lateness_p99_ns)
         self.achieved.append(result.rate_achieved)
-        self.blocks.append(result.latencies_ns / 1e6)
+        self.blocks.append(np.concatenate([result.latencies_ns / 1e6, np.full(failed, FAILED_MS)]))
         self.spent.add(result, cost)
 
     def add_closed(self, result: LoadResult) -> None:

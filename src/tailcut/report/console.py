@@ -124,7 +124,9 @@ def tune_summary(result: TuneResult) -> RenderableType:
     else:
         in_flight = f"req/s at {checked.clients} in flight"
         table = Table(title=f"verified at {result.objective.rate:,.6g} requests/s, latency in ms")
-        for name in ("", "p50", "p95", "p99", "99 % interval", "samples", in_flight, "CPU a request"):
+        failed = any(outcome.errors for outcome in checked.arms.values())
+        columns = ("", "p50", "p95", "p99", "99 % interval", "samples", *["failed"] * failed, in_flight)
+        for name in (*columns, "CPU a request"):
             table.add_column(name, justify="right" if name else "left")
         for arm, outcome in checked.arms.items():
             figures = [
@@ -134,7 +136,8 @@ def tune_summary(result: TuneResult) -> RenderableType:
                 _spread(outcome),
             ]
             speed = _speed(outcome)
-            table.add_row(arm_title(arm, result), *figures, f"{outcome.samples:,}", speed, cpu(outcome.cost))
+            counts = [f"{outcome.samples:,}", *[f"{outcome.errors:,}"] * failed]
+            table.add_row(arm_title(arm, result), *figures, *counts, speed, cpu(outcome.cost))
         lines += [table, headline(result, checked)]
         more = more_traffic(result)
         if more:
@@ -162,7 +165,8 @@ def comparison_summary(record: ComparisonResult) -> RenderableType:
     """Profiles compared with the first of them, as a table and a verdict for each."""
     table = Table(title=f"{record.model} at {record.rate:,.6g} requests/s, latency in ms")
     columns = ("profile", "p50", "p99", "99 % interval", "p99 ratio", f"req/s at {record.clients} in flight")
-    for name in (*columns, "throughput ratio", "CPU a request"):
+    failed = any(profile.errors for profile in record.profiles)
+    for name in (*columns, "throughput ratio", *["failed"] * failed, "CPU a request"):
         table.add_column(name, justify="left" if name == "profile" else "right")
     lines: list[RenderableType] = [table]
     for profile in record.profiles:
@@ -174,6 +178,7 @@ def comparison_summary(record: ComparisonResult) -> RenderableType:
             ratio(profile.ratios.get("p99")) if profile.verdict else "",
             _speed(profile),
             ratio(profile.throughput_ratio) if profile.verdict else "",
+            *[f"{profile.errors:,}"] * failed,
             cpu(profile.cost),
         )
         name = escape(profile.profile)
@@ -194,7 +199,7 @@ def headline(result: TuneResult, checked: Verification) -> str:
     """What was gained, in one honest sentence of rich markup."""
     tail = checked.tail_ratio
     if tail is None:
-        return "too few samples to measure the tail: raise --budget or --rate"
+        return checked.no_ratio_because or "too few samples to measure the tail: raise --budget or --rate"
     if result.unchanged:
         text = f"{UNCHANGED}: {unchanged_words(result)} {tail.of} x{tail.point:.2f} of the baseline's"
     elif tail.high < 1:

@@ -53,18 +53,21 @@ def tune_markdown(result: TuneResult) -> str:
     parts = [f"### {plain(result.model.name)}: {title}", plain(sentence)]
     checked = result.verification
     if checked is not None:
+        failed = any(arm.errors for arm in checked.arms.values())
         rows = [
             [
                 arm_title(name, result),
                 *(milliseconds(value) for value in (arm.p50_ms, arm.p95_ms, arm.p99_ms)),
                 milliseconds_between(arm.p99_interval_ms),
                 count(arm.samples),
+                *[str(arm.errors)] * failed,
                 count(arm.throughput),
                 cpu(arm.cost),
             ]
             for name, arm in checked.arms.items()
         ]
-        heads = ["", "p50 ms", "p95 ms", "p99 ms", "99 % interval", "samples", "requests/s", "CPU a request"]
+        heads = ["", "p50 ms", "p95 ms", "p99 ms", "99 % interval", "samples", *["failed"] * failed]
+        heads += ["requests/s", "CPU a request"]
         parts.append(_table(heads, rows))
         against = ""
         if checked.reference:

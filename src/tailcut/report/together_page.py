@@ -65,6 +65,8 @@ def gain_words(model: JointModel) -> str:
     if interval is None and checked.tail_ratio is not None:
         interval, of = checked.tail_ratio, checked.tail_ratio.of
         more = "; too few samples to tell p99: raise --budget"
+    if interval is None and checked.no_ratio_because:
+        return checked.no_ratio_because
     if interval is None:
         return "too few samples to measure p99: raise --budget"
     if interval.high < 1:
@@ -113,12 +115,14 @@ def cpu_words(result: JointResult) -> str:
 def _table(model: JointModel, checked: JointVerification) -> Table:
     limit = f"limit of p99 {milliseconds(model.limit_ms)} ms"
     table = Table(title=escape(f"{model.name} at {model.rate:,.6g} requests/s, {limit}"))
-    for name in ("", "p50", "p95", "p99", "99 % interval", "limit", "samples"):
+    failed = any(result.errors for result in checked.arms.values())
+    for name in ("", "p50", "p95", "p99", "99 % interval", "limit", "samples", *["failed"] * failed):
         table.add_column(name, justify="right" if name else "left")
     for arm, result in checked.arms.items():
         figures = [milliseconds(value) for value in (result.p50_ms, result.p95_ms, result.p99_ms)]
         spread = milliseconds_between(result.p99_interval_ms)
-        table.add_row(arm_title(arm, model), *figures, spread, _WITHIN[result.within], f"{result.samples:,}")
+        counts = [f"{result.samples:,}", *[f"{result.errors:,}"] * failed]
+        table.add_row(arm_title(arm, model), *figures, spread, _WITHIN[result.within], *counts)
     return table
 
 

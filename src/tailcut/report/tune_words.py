@@ -27,10 +27,9 @@ def headline(result: TuneResult) -> tuple[str, str]:
         return "Unchanged", unchanged_words(result)
     tail, samples = checked.tail_ratio, checked.tuned.samples
     if tail is None:
-        return (
-            "Tail unknown",
-            f"{samples:,} samples are too few: the p99 needs 459 in each arm. Raise the budget or the rate.",
-        )
+        few = f"{samples:,} samples are too few: the p99 needs 459 in each arm. Raise the budget or the rate."
+        because = checked.no_ratio_because
+        return "Tail unknown", f"{because[0].upper()}{because[1:]}." if because else few
     of = tail.of
     size = f"{samples:,} requests in each arm"
     bounds = f"99 % interval x{tail.low:.2f} to x{tail.high:.2f}, {size}"

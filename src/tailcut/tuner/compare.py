@@ -21,10 +21,10 @@ from tailcut.tuner.budget import TimePlan
 from tailcut.tuner.events import Event, Phase
 from tailcut.tuner.learning import learn
 from tailcut.tuner.noise import Noise
-from tailcut.tuner.race import QUANTILES, Ratios, judged, known_within, ratios
+from tailcut.tuner.race import QUANTILES, Ratios, is_finite, judged, known_within, met, ratios
 from tailcut.tuner.racing import LEAST_BLOCK_S
 from tailcut.tuner.records import TuneRequest
-from tailcut.tuner.result import arm_record, met
+from tailcut.tuner.result import arm_record
 from tailcut.tuner.result_records import ComparedProfile, ComparisonResult, ModelRequest
 from tailcut.tuner.servers import TrialServers
 
@@ -122,7 +122,10 @@ def compare(wanted: TuneRequest, profiles: Mapping[str, Profile], tell: Callable
             side.servers.keep()
     for side in sides[1:]:
         side.ratios = ratios(side.runs, sides[0].runs, wanted.seed)
+        late = side.runs.client_behind or sides[0].runs.client_behind
+        side.ratios = replace(side.ratios, percentiles={}) if late else side.ratios
         side.verdict, side.reason = judged(side.ratios)
+        side.reason += "; the load client itself was late in most blocks" if late else ""
     comparison.took_s = plan.spent_s(time.monotonic())
     return comparison
 
@@ -185,9 +188,11 @@ def _side_record(side: ComparisonSide, comparison: ProfileComparison, slo_ms: fl
         right=None if side.accuracy is None else side.accuracy.right,
         wrong=side.accuracy.reason if side.accuracy is not None and side.wrong else None,
         unchanged=not is_first and side.settings == comparison.sides[0].settings,
-        ratios={name: IntervalRecord.rounded(ratio) for name, ratio in side.ratios.percentiles.items()},
+        ratios={
+            name: IntervalRecord.rounded(ratio) for name, ratio in side.ratios.percentiles.items() if is_finite(ratio)
+        },
         throughput_ratio=None if speed is None else IntervalRecord.rounded(speed),
         verdict=None if is_first else side.verdict,
         reason="" if is_first else side.reason,
-        slo_met=msgspec.UNSET if slo_ms is None else met(arm.p99_interval_ms, slo_ms),
+        slo_met=msgspec.UNSET if slo_ms is None else met(side.runs, slo_ms),
     )

@@ -2,14 +2,14 @@
 
 Blocks come in pairs, one of each arm right after the other. Where every block is long enough for a percentile of its
 own, the pairs are compared one by one: a stall of the machine in one block spoils that pair and not the whole. Where
-requests are too few for that, all blocks are taken together, by bootstrap.
+requests are too few for that, all blocks are taken together, by bootstrap. A failed request is later than any other.
 """
 
 import contextlib
 from dataclasses import dataclass, field
 
 from tailcut.errors import TailcutError
-from tailcut.lab.trial import ArmRuns
+from tailcut.lab.trial import FAILED_MS, ArmRuns
 from tailcut.stats import (
     Interval,
     Sample,
@@ -20,11 +20,13 @@ from tailcut.stats import (
     samples_needed,
     verdict,
 )
+from tailcut.stats.serial import serial_percentile_interval
 from tailcut.tuner.result_records import Percentile
 
 QUANTILES: dict[Percentile, float] = {"p99": 0.99, "p95": 0.95, "p50": 0.5}  # from the tail down
 NOISE = 0.02
 _LOOK = 5  # blocks, from which on pairs are compared one by one
+_FINITE = 1e6  # a ratio beyond that is one of failed requests
 
 
 def known_within(seconds: float, sample_s: float) -> Percentile:
@@ -59,7 +61,7 @@ def ratios(new: ArmRuns, old: ArmRuns, seed: int = 0) -> Ratios:
     """Compare what two arms' blocks brought so far."""
     intervals = {}
     for name, q in QUANTILES.items():
-        if min(len(new.latencies), len(old.latencies)) >= samples_needed(q):
+        if _can_tell(new, old, q):
             intervals[name] = _paired(new, old, q) or pooled(new, old, q, seed)
     return Ratios(intervals, throughput_ratio(new, old))
 
@@ -70,7 +72,8 @@ def judged(compared: Ratios) -> tuple[Verdict, str]:
     if compared.tail is not None:
         of, tail = compared.tail
         verdicts.append(verdict(tail, NOISE))
-        words.append(f"{of} x{tail.point:.2f} ({tail.low:.2f} to {tail.high:.2f})")
+        figures = f"x{tail.point:.2f} ({tail.low:.2f} to {tail.high:.2f})" if is_finite(tail) else "of failed requests"
+        words.append(f"{of} {figures}")
     if compared.throughput is not None and compared.time_per_request is not None:
         speed = compared.throughput
         verdicts.append(verdict(compared.time_per_request, NOISE))
@@ -80,6 +83,42 @@ def judged(compared: Ratios) -> tuple[Verdict, str]:
     if word is Verdict.INDISTINCT:
         words.append("indistinguishable from no effect" if verdicts else "too few samples")
     return word, ", ".join(words)
+
+
+def tail_of(new: ArmRuns, old: ArmRuns, seed: int = 0) -> tuple[Percentile, Interval] | None:
+    """The ratio of the percentile furthest in the tail that all blocks of both sides can tell, and which one that is.
+
+    None where there is none, or the client was late in most blocks of a side. Where failed requests reach the
+    percentile of one side, the ratio is not finite (`is_finite`).
+    """
+    if new.client_behind or old.client_behind:
+        return None
+    known = next(((name, q) for name, q in QUANTILES.items() if _can_tell(new, old, q)), None)
+    return None if known is None else (known[0], pooled(new, old, known[1], seed))
+
+
+def p99_ratio(new: ArmRuns, old: ArmRuns, seed: int = 0) -> Interval | None:
+    """The ratio of p99, where that is what `tail_of` tells and no failed request reaches it."""
+    of, interval = tail_of(new, old, seed) or (None, None)
+    return interval if of == "p99" and interval is not None and is_finite(interval) else None
+
+
+def is_finite(ratio: Interval) -> bool:
+    """Whether no failed request reaches a ratio."""
+    return ratio.low > 1 / _FINITE and ratio.high < _FINITE
+
+
+def p99_interval(run: ArmRuns) -> Interval | None:
+    """The p99 of one side, failed requests included; None where it is unknown, or the client was late too often."""
+    return None if run.client_behind else serial_percentile_interval(run.latencies, 0.99)
+
+
+def met(run: ArmRuns, limit_ms: float) -> bool | None:
+    """Whether a p99 lies within a limit (true), or over it (false); None where its interval holds it or is unknown."""
+    interval = p99_interval(run)
+    if interval is None or interval.low <= limit_ms < interval.high:
+        return None
+    return interval.high <= limit_ms
 
 
 def pooled(new: ArmRuns, old: ArmRuns, q: float, seed: int = 0) -> Interval:
@@ -99,12 +138,22 @@ def throughput_ratio(new: ArmRuns, old: ArmRuns) -> Interval | None:
 
 
 def percentiles_ms(run: ArmRuns) -> dict[str, float | None]:
-    """p50, p95 and p99 where the sample can tell them."""
-    result: dict[str, float | None] = {}
-    for name, q in reversed(QUANTILES.items()):
-        known = len(run.latencies) >= samples_needed(q)
-        result[f"{name}_ms"] = round(percentile(Sample.of(run.latencies), q), 4) if known else None
-    return result
+    """p50, p95 and p99 where the sample can tell them; None where failed requests reach one."""
+    return {f"{name}_ms": _percentile_ms(run, q) for name, q in reversed(QUANTILES.items())}
+
+
+def _percentile_ms(run: ArmRuns, q: float) -> float | None:
+    if len(run.latencies) < samples_needed(q):
+        return None
+    value = percentile(Sample.of(run.latencies), q)
+    return round(value, 4) if value < FAILED_MS else None
+
+
+def _can_tell(new: ArmRuns, old: ArmRuns, q: float) -> bool:
+    """Whether both samples are large enough for a percentile, and requests of both sides are answered up to there."""
+    if min(len(new.latencies), len(old.latencies)) < samples_needed(q):
+        return False
+    return _percentile_ms(new, q) is not None or _percentile_ms(old, q) is not None
 
 
 def _paired(new: ArmRuns, old: ArmRuns, q: float) -> Interval | None:

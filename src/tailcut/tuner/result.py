@@ -8,15 +8,22 @@ import numpy as np
 from msgspec import UNSET
 from msgspec.structs import asdict, replace
 
-from tailcut.lab.records import Bounds, IntervalRecord, MachineFacts, bounds_of
-from tailcut.lab.trial import ArmRuns
+from tailcut.lab.records import IntervalRecord, MachineFacts, bounds_of
+from tailcut.lab.trial import FAILED_MS, ArmRuns
 from tailcut.runtime.settings import Settings
-from tailcut.stats import Sample, paired_ratio_interval, percentile, samples_needed
-from tailcut.stats.serial import serial_percentile_interval
+from tailcut.stats import Sample, paired_ratio_interval, percentile
 from tailcut.tuner import result_records as made
 from tailcut.tuner.accuracy import Accuracy
 from tailcut.tuner.finalists import pareto
-from tailcut.tuner.race import QUANTILES, percentiles_ms, pooled, throughput_ratio
+from tailcut.tuner.race import (
+    is_finite,
+    met,
+    p99_interval,
+    p99_ratio,
+    percentiles_ms,
+    tail_of,
+    throughput_ratio,
+)
 from tailcut.tuner.records import Offer, TuneOutcome, precision_of
 
 _CURVE = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.975, 0.99, 0.995, 0.999, 0.9995, 0.9999)
@@ -103,9 +110,9 @@ def _verification(outcome: TuneOutcome, asked: made.ModelRequest) -> made.Verifi
         for name, run in runs.items()
     }
 
-    def p99_ratio(name: str) -> IntervalRecord | None:
-        enough = min(len(tuned.latencies), len(runs[name].latencies)) >= samples_needed(0.99)
-        return IntervalRecord.rounded(pooled(tuned, runs[name], 0.99, asked.seed)) if enough else None
+    def to(name: str) -> IntervalRecord | None:
+        ratio = p99_ratio(tuned, runs[name], asked.seed)
+        return None if ratio is None else IntervalRecord.rounded(ratio)
 
     speed, held = throughput_ratio(tuned, baseline), outcome.highest
     used, engine = outcome.cpus_used, outcome.settings.engine
@@ -117,10 +124,11 @@ def _verification(outcome: TuneOutcome, asked: made.ModelRequest) -> made.Verifi
         reference=arms.get("reference", UNSET),
         tuned=arms["tuned"],
         previous=arms.get("previous", UNSET),
-        reference_p99_ratio=p99_ratio("reference") if "reference" in runs else None,
-        p99_ratio=p99_ratio("baseline"),
-        previous_p99_ratio=p99_ratio("previous") if "previous" in runs else UNSET,
+        reference_p99_ratio=to("reference") if "reference" in runs else None,
+        p99_ratio=to("baseline"),
+        previous_p99_ratio=to("previous") if "previous" in runs else UNSET,
         tail_ratio=tail_ratio(tuned, baseline, asked.seed),
+        no_ratio_because=no_ratio_because(tuned, baseline, asked.seed),
         clients=outcome.clients,
         cpu_ratio=_cpu_ratio(tuned, baseline),
         memory_within=peaks["tuned"] <= (asked.memory_bytes or 0) if limited else UNSET,
@@ -129,24 +137,25 @@ def _verification(outcome: TuneOutcome, asked: made.ModelRequest) -> made.Verifi
         throughput_ratio=None if speed is None else IntervalRecord.rounded(speed),
         highest_rate=held
         and replace(held, tuned=round(held.tuned, 2), baseline=held.baseline and round(held.baseline, 2)),
-        slo_met=UNSET if asked.slo_ms is None else met(arms["tuned"].p99_interval_ms, asked.slo_ms),
+        slo_met=UNSET if asked.slo_ms is None else met(tuned, asked.slo_ms),
     )
 
 
 def tail_ratio(tuned: ArmRuns, baseline: ArmRuns, seed: int) -> made.TailRatio | None:
     """The ratio of the percentile furthest in the tail that both samples can tell, and which one that is."""
-    samples = min(len(tuned.latencies), len(baseline.latencies))
-    for name, q in QUANTILES.items():
-        if samples >= samples_needed(q):
-            return made.TailRatio(**asdict(IntervalRecord.rounded(pooled(tuned, baseline, q, seed))), of=name)
-    return None
-
-
-def met(bounds: Bounds | None, limit: float) -> bool | None:
-    """Whether an interval lies within a limit (true), or over it (false); None where it holds it or is unknown."""
-    if bounds is None or bounds[0] <= limit < bounds[1]:
+    of, ratio = tail_of(tuned, baseline, seed) or (None, None)
+    if of is None or ratio is None or not is_finite(ratio):
         return None
-    return bounds[1] <= limit
+    return made.TailRatio(**asdict(IntervalRecord.rounded(ratio)), of=of)
+
+
+def no_ratio_because(tuned: ArmRuns, baseline: ArmRuns, seed: int) -> str | None:
+    """Why there is no ratio of the tail, in words; None where there is one, or samples are too few for it."""
+    if tuned.client_behind or baseline.client_behind:
+        return "the load client itself was late in most blocks"
+    if tail_ratio(tuned, baseline, seed) is None and (tuned.errors or baseline.errors):
+        return f"requests failed: {tuned.errors:,} of the tuned server's and {baseline.errors:,} of the baseline's"
+    return None
 
 
 def _cpu_ratio(tuned: ArmRuns, baseline: ArmRuns) -> IntervalRecord | None:
@@ -238,28 +247,29 @@ def _estimated(outcome: TuneOutcome) -> list[made.EstimateRecord]:
 
 
 def arm_record(run: ArmRuns, rate: float) -> made.ArmFigures:
-    """The figures of one arm's blocks at a rate."""
-    latencies = run.latencies
+    """The figures of one arm's blocks at a rate; no percentile where the client was late in most blocks."""
+    latencies, interval, percentiles = run.latencies, p99_interval(run), percentiles_ms(run)
     return made.ArmFigures(
-        **percentiles_ms(run),
-        p99_interval_ms=bounds_of(serial_percentile_interval(latencies, 0.99)),
-        samples=len(latencies),
+        **(dict.fromkeys(percentiles) if run.client_behind else percentiles),
+        p99_interval_ms=bounds_of(interval) if interval is not None and interval.high < FAILED_MS else None,
+        samples=len(run.answered),
         throughput=round(float(np.mean(run.throughputs)), 2) if run.throughputs else None,
         rate_offered=rate,
         rate_achieved=round(float(np.mean(run.achieved)), 2) if run.achieved else None,
         errors=run.errors,
         cost=run.spent.per_request(),
         client_behind_blocks=run.behind,
-        curve=_curve(latencies),
+        curve=[] if run.client_behind else _curve(latencies),
     )
 
 
 def _curve(latencies: np.ndarray) -> list[tuple[float, float]]:
-    """Quantiles up to where the sample still has a few points beyond."""
+    """Quantiles up to where the sample still has a few points beyond, and no request failed."""
     if len(latencies) < 2:
         return []
     sample = Sample.of(latencies)
-    return [(q, round(percentile(sample, q), 4)) for q in _CURVE if (1 - q) * len(sample) >= 3]
+    points = [(q, round(percentile(sample, q), 4)) for q in _CURVE if (1 - q) * len(sample) >= 3]
+    return [(q, value) for q, value in points if value < FAILED_MS]
 
 
 def _accuracy(outcome: TuneOutcome, metric: str | None) -> made.AccuracyResult | None:

@@ -221,6 +221,7 @@ class Verification(Record, frozen=True, kw_only=True):
     p99_ratio: IntervalRecord | None
     previous_p99_ratio: IntervalRecord | UnsetType | None = UNSET
     tail_ratio: TailRatio | None
+    no_ratio_because: str | None = None  # why there is none; null where samples are too few
     clients: int
     cpu_ratio: IntervalRecord | None
     memory_within: bool | UnsetType = UNSET

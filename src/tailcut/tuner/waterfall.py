@@ -17,7 +17,7 @@ from tailcut.lab.trial import Arm, ArmRuns, closed_block, open_block
 from tailcut.runtime.settings import Settings
 from tailcut.tuner.budget import TimePlan
 from tailcut.tuner.events import CandidateDone, Phase, RungDone, RungStarted
-from tailcut.tuner.race import judged, percentiles_ms, ratios
+from tailcut.tuner.race import is_finite, judged, percentiles_ms, ratios
 from tailcut.tuner.records import TuneOutcome
 from tailcut.tuner.result_records import Candidate, CandidateVerdict
 from tailcut.tuner.servers import TrialServers
@@ -130,7 +130,7 @@ def effect(before: Settings, after: Settings, runs: dict[Settings, ArmRuns]) -> 
     new = runs[after]
     compared = ratios(new, runs[before])
     of, tail = compared.tail or (None, None)
-    tail_ratio = None if tail is None else IntervalRecord.rounded(tail)
+    tail_ratio = None if tail is None or not is_finite(tail) else IntervalRecord.rounded(tail)
     word, reason = judged(compared)
     return Candidate(
         setting=after.describe(before),
@@ -140,7 +140,7 @@ def effect(before: Settings, after: Settings, runs: dict[Settings, ArmRuns]) -> 
         throughput_ratio=None if compared.throughput is None else IntervalRecord.rounded(compared.throughput),
         tail_ratio=tail_ratio,
         ratio_of=of,
-        samples=len(new.latencies),
+        samples=len(new.answered),
         cost=new.spent.per_request(),
         verdict=CandidateVerdict(word),
         reason=reason,

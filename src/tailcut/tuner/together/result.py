@@ -8,9 +8,8 @@ from msgspec.structs import asdict
 
 from tailcut.lab.records import IntervalRecord, MachineFacts
 from tailcut.runtime.profile import Neighbour, Together
-from tailcut.stats import samples_needed
-from tailcut.tuner.race import pooled
-from tailcut.tuner.result import arm_record, known, met, tail_ratio
+from tailcut.tuner.race import met, p99_ratio
+from tailcut.tuner.result import arm_record, known, no_ratio_because, tail_ratio
 from tailcut.tuner.together import result_records as made
 from tailcut.tuner.together.records import ARMS, JointOutcome, JointSide
 from tailcut.tuner.together.search import describe
@@ -113,12 +112,19 @@ def _model(side: JointSide, seed: int) -> made.JointModel:
 def _verification(side: JointSide, seed: int) -> made.JointVerification | None:
     if not side.runs:
         return None
-    arms = [arm_record(side.runs[arm], side.arrivals.rate) for arm in ARMS]
-    baseline, tuned = (made.JointArm(**asdict(arm), within=met(arm.p99_interval_ms, side.limit_ms)) for arm in arms)
-    enough = min(baseline.samples, tuned.samples) >= samples_needed(0.99)
-    ratio = pooled(side.runs["tuned"], side.runs["baseline"], 0.99, seed) if enough else None
-    tail = tail_ratio(side.runs["tuned"], side.runs["baseline"], seed)
-    return made.JointVerification(baseline, tuned, None if ratio is None else IntervalRecord.rounded(ratio), tail)
+    runs = [side.runs[arm] for arm in ARMS]
+    before, after = runs
+    baseline, tuned = (
+        made.JointArm(**asdict(arm_record(run, side.arrivals.rate)), within=met(run, side.limit_ms)) for run in runs
+    )
+    ratio = p99_ratio(after, before, seed)
+    return made.JointVerification(
+        baseline,
+        tuned,
+        None if ratio is None else IntervalRecord.rounded(ratio),
+        tail_ratio(after, before, seed),
+        no_ratio_because(after, before, seed),
+    )
 
 
 def _finite(value: float) -> float | None:

@@ -38,6 +38,7 @@ class JointVerification(Record, frozen=True):
     tuned: JointArm
     p99_ratio: IntervalRecord | None
     tail_ratio: TailRatio | None = None  # of the percentile furthest in the tail that the samples can tell
+    no_ratio_because: str | None = None  # why there is none; null where samples are too few
 
     @property
     def arms(self) -> dict[str, JointArm]:
