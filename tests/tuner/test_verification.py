@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from tailcut.lab.trial import Arm, ArmRuns
-from tailcut.tuner import verification
+from tailcut.tuner import traffic, verification
+from tailcut.tuner.baseline import Baseline
 from tailcut.tuner.budget import TimePlan
 from tailcut.tuner.noise import Noise
 from tailcut.tuner.objective import Objective
@@ -49,9 +50,87 @@ def test_a_slow_model_is_verified_within_the_budget(
     monkeypatch.setattr(verification, "closed_block", closed)
     monkeypatch.setattr(verification, "_highest_rate", lambda *_: 0.0)
     outcome: Any = SimpleNamespace(
-        objective=Objective("goodput", 50.0, rate), capacity=2 * rate, clients=2, rate=rate, noise=Noise()
+        objective=Objective("goodput", 50.0, rate),
+        capacity=2 * rate,
+        own_limit=True,
+        clients=2,
+        rate=rate,
+        noise=Noise(),
     )
     plan.needs_verification_s(min(verification.verification_s(rate, 3), plan.most_verify_s))
     arms: Any = {name: SimpleNamespace(pid=None) for name in ("baseline", "reference", "tuned")}
     verification.verify(outcome, arms, RaceLoad((1, 2), 0.2), plan, seed=1)
     assert 50.0 < clock.now <= 66.0
+
+
+class Server:
+    """Answers at once up to its capacity; above it, its queue grows all the time."""
+
+    pid, target, payloads = None, None, ()
+
+    def __init__(self, capacity: float) -> None:
+        self.capacity = capacity
+
+    def latencies_ms(self, rate: float, duration_s: float) -> np.ndarray:
+        """Of evenly spaced requests."""
+        due_s = np.arange(1, int(rate * duration_s) + 1) / rate
+        return 0.5 + 1e3 * due_s * max(0.0, 1 - self.capacity / rate)
+
+
+@pytest.mark.parametrize(("limit_ms", "capacity"), [(5.0, 2000.0), (18.0, 600.0), (84.0, 150.0), (100.0, 100.0)])
+def test_more_traffic_is_shown_in_time(monkeypatch: pytest.MonkeyPatch, limit_ms: float, capacity: float) -> None:
+    """Also where the baseline carries the first of its rates, for tails of 5 to 100 ms."""
+    known = Baseline(capacity, 16, capacity / 2, limit_ms)
+    plan, clock, spent_s = TimePlan(0.0, 120.0), Clock(0.0), []
+    needed_s = verification.verification_s(known.rate, 3) + traffic.traffic_s(known, capacity)
+    plan.needs_verification_s(min(needed_s, plan.most_verify_s))
+    clock.now = plan.rungs_until
+
+    def opened(arms: list[Any], runs: list[ArmRuns], *, rate: float, duration_s: float, seed: int) -> None:
+        for arm, run in zip(arms, runs, strict=True):
+            run.blocks.append(arm.latencies_ms(rate, duration_s))
+            took_s = duration_s + max(0.0, run.blocks[-1][-1] / 1e3)
+            run.achieved.append(len(run.blocks[-1]) / max(duration_s, duration_s * rate / arm.capacity))
+            clock.spend(took_s + 0.1)  # with the warm-up
+
+    def closed(arms: list[Any], runs: list[ArmRuns], *, concurrency: int, duration_s: float) -> None:
+        clock.spend(len(arms) * duration_s * 1.2)
+
+    def open_loop(target: None, payloads: tuple[()], *, rate: float, duration_s: float, seed: int) -> Any:
+        clock.spend(duration_s)
+        latencies = Server(4 * capacity).latencies_ms(rate, duration_s)
+        return SimpleNamespace(latencies_ns=latencies * 1e6, samples=len(latencies), errors={})
+
+    def closed_loop(*_: Any, **__: Any) -> Any:
+        clock.spend(0.5)
+        return SimpleNamespace(rate_achieved=4 * capacity)
+
+    def offered(*arguments: Any, **options: Any) -> None:
+        began = clock.now
+        opened(*arguments, **options)
+        spent_s.append(clock.now - began)
+
+    for module, block in ((verification, opened), (traffic, offered)):
+        monkeypatch.setattr(module, "time", clock)
+        monkeypatch.setattr(module, "open_block", block)
+    monkeypatch.setattr(verification, "closed_block", closed)
+    monkeypatch.setattr(verification, "open_loop", open_loop)
+    monkeypatch.setattr(verification, "closed_loop", closed_loop)
+    outcome: Any = SimpleNamespace(
+        objective=Objective("goodput", limit_ms, known.rate),
+        capacity=capacity,
+        own_limit=True,
+        clients=16,
+        rate=known.rate,
+        noise=Noise(),
+    )
+    arms: Any = {name: Server(1.27 * capacity) for name in ("baseline", "reference")} | {"tuned": Server(4 * capacity)}
+    verification.verify(outcome, arms, RaceLoad((2, 16), 0.2), plan, seed=1)
+    highest = outcome.highest
+    assert highest is not None
+    assert highest.within
+    assert highest.baseline == pytest.approx(1.5 * capacity)
+    assert highest.tuned == pytest.approx(3 * capacity)
+    assert min(len(run.latencies) for run in outcome.arms.values()) >= 459
+    assert sum(spent_s[:8]) <= 15.0  # four blocks of each; the search before them takes 3
+    assert clock.now <= plan.limit

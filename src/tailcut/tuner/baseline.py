@@ -26,12 +26,14 @@ class Baseline:
         clients: in flight there; fewer for a slow model, whose requests would take long to drain.
         rate: to offer every arm.
         limit_ms: its p99 at that rate, or the user's limit.
+        own_limit: whether it is its own p99.
     """
 
     capacity: float
     clients: int
     rate: float
     limit_ms: float
+    own_limit: bool = True
 
 
 def measure_baseline(arm: Arm, seconds: float, *, rate: float | None, limit_ms: float | None) -> Baseline:
@@ -50,11 +52,12 @@ def measure_baseline(arm: Arm, seconds: float, *, rate: float | None, limit_ms: 
     clients = max(_FEWEST_CLIENTS, min(_CLIENTS, int(first.rate_achieved * seconds)))
     capacity = _closed(arm, clients, seconds).rate_achieved
     rate = rate or float(f"{_LOAD * capacity:.3g}")
+    own_limit = limit_ms is None
     if limit_ms is None:
         needed_s = _SPARE * samples_needed(0.99) / rate
         length_s = max(seconds, needed_s) if needed_s <= 4 * seconds else seconds
         limit_ms = _limit_ms(open_loop(arm.target, arm.payloads, rate=rate, duration_s=length_s, seed=1), first)
-    return Baseline(capacity, clients, rate, limit_ms)
+    return Baseline(capacity, clients, rate, limit_ms, own_limit)
 
 
 def _closed(arm: Arm, clients: int, seconds: float) -> LoadResult:

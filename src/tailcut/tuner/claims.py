@@ -18,6 +18,7 @@ from tailcut.tuner.budget import SearchSize, complete_s
 from tailcut.tuner.events import Phase
 from tailcut.tuner.pixels import as_pixels
 from tailcut.tuner.session import TuneSession
+from tailcut.tuner.traffic import traffic_s
 from tailcut.tuner.verification import LEAST_S, told_within, verification_s, verify
 
 _ROUNDED_S = 5
@@ -46,9 +47,10 @@ def announce(session: TuneSession, baseline: Baseline, size: SearchSize) -> None
     if needed_s > plan.most_verify_s and session.compared.pop("reference", None) is not None:
         arms -= 1  # a slow model: what only its wire makes of the difference is not worth a third of the time
         needed_s = verification_s(baseline.rate, arms)
-    plan.needs_verification_s(min(needed_s, plan.most_verify_s))
+    both_s = needed_s + traffic_s(baseline, baseline.capacity)
+    plan.needs_verification_s(min(both_s, plan.most_verify_s))
     rest_s = complete_s(size, len(session.outcome.rungs), session.servers.start_s, baseline.capacity)
-    whole_s = plan.spent_s(time.monotonic()) + rest_s + max(needed_s, LEAST_S)
+    whole_s = plan.spent_s(time.monotonic()) + rest_s + max(both_s, LEAST_S)
     session.tell(complete_search(whole_s, plan.budget_s))
     if needed_s > plan.most_verify_s:
         claims = told_within(plan.most_verify_s, baseline.rate, arms)
@@ -75,6 +77,7 @@ def carry(session: TuneSession) -> Baseline:
     arm = session.servers.arm(session.base)
     baseline = measure_baseline(arm, plan.capacity_s, rate=wanted.rate, limit_ms=wanted.slo_ms)
     outcome.capacity, outcome.rate, outcome.clients = baseline.capacity, baseline.rate, baseline.clients
+    outcome.own_limit = baseline.own_limit
     outcome.objective = replace(outcome.objective, limit_ms=baseline.limit_ms, rate=baseline.rate)
     session.racing.objective = outcome.objective
     capacity = f"{baseline.capacity:,.3g}" if baseline.capacity < 100 else f"{baseline.capacity:,.0f}"

@@ -19,18 +19,16 @@ from tailcut.tuner.race import QUANTILES
 from tailcut.tuner.racing import LEAST_BLOCK_S, RaceLoad
 from tailcut.tuner.records import TuneOutcome
 from tailcut.tuner.result_records import Percentile
-from tailcut.tuner.traffic import Traffic
+from tailcut.tuner.traffic import Traffic, tuned_block_s
 
 LEAST_S = 15.0  # that both headlines take of a quick model
 _ROUNDS, _ROUND_S = 20, 1.5  # as planned; fewer and longer ones where each has less time than that
 _LEAST_ROUNDS = 3  # of a model so slow that more of them do not fit into the budget
 _FEWEST_ROUNDS, _MOST_ROUNDS = 8, 40  # where they take longer than planned, and where they do not
 _SELDOM = 5  # rounds from one closed block to the next, at most
-_HIGHEST_SHARE = 0.6  # of the verification: is left when the search for the highest rate ends
-_AROUND = 1.6  # of the time for the p99 of each arm: warm-ups, closed blocks, the highest rate
-_STEPS = 6  # of the search for the highest rate
-_DOWN = 0.5  # while no rate was within the limit: bursts of an open loop are harder than a closed loop
-_BACK_OFF = 0.85  # of the highest rate found: what one short run shows is partly luck
+_SEARCH, _MOST_SEARCH_S = 0.25, 3.0  # of the verification: for the rate at which the tuned server is held
+_AROUND = 1.6  # of the time for the p99 of each arm: warm-ups, closed blocks
+_CARRIED, _DOWN = 0.75, 0.8  # of a closed loop's rate: bursts of an open one are harder; and from one to the next
 _NEAR = 1.05
 _SPARE = 1.15  # more samples than the p99 needs
 _OPEN_SHARE, _MOST_OPEN, _CLOSED_SHARE = 0.6, 0.8, 0.15  # of what is left
@@ -49,9 +47,10 @@ def told_within(seconds: float, rate: float, arms: int) -> Percentile:
 
 def verify(outcome: TuneOutcome, arms: Mapping[str, Arm], load: RaceLoad, plan: TimePlan, *, seed: int) -> None:
     """Fill the outcome's arms and its highest rate: all arms at the outcome's rate, in turns."""
-    limit_ms = outcome.objective.limit_ms
-    highest = _highest_rate(arms["tuned"], load, limit_ms, plan)
-    known = Baseline(outcome.capacity, outcome.clients, outcome.rate, limit_ms)
+    known = Baseline(
+        outcome.capacity, outcome.clients, outcome.rate, outcome.objective.limit_ms, own_limit=outcome.own_limit
+    )
+    highest = _highest_rate(arms["tuned"], load, known.limit_ms, plan)
     traffic = Traffic(arms["tuned"], arms["baseline"], highest, known)
     runs = {name: ArmRuns() for name in arms}
     left_s = plan.verification_s(time.monotonic())
@@ -59,9 +58,10 @@ def verify(outcome: TuneOutcome, arms: Mapping[str, Arm], load: RaceLoad, plan: 
     needed_s = min(_SPARE * enough / outcome.rate, _MOST_OPEN * left_s / len(arms))
     limit = max(plan.limit, time.monotonic() + left_s + MOMENT_S)
     rounds = max(_FEWEST_ROUNDS, min(_ROUNDS, int(left_s / _ROUND_S)))
-    open_s = max(_OPEN_SHARE * left_s / len(arms), needed_s) / rounds
+    arm_s = max(left_s - traffic.expected_s(), 0.0) / len(arms)
+    open_s = max(LEAST_BLOCK_S, max(_OPEN_SHARE * arm_s, needed_s) / rounds)
     # Closed blocks have a least length: where there is no time for one each round, there is one every few rounds.
-    each_s = _CLOSED_SHARE * left_s / len(arms)
+    each_s = max(LEAST_BLOCK_S, _CLOSED_SHARE * arm_s)
     closed_s = max(LEAST_BLOCK_S, each_s / rounds)
     # Three of them at least: with fewer the throughput has no interval.
     every = max(1, min(_SELDOM, (rounds - 1) // 2, round(rounds * closed_s / each_s)))
@@ -72,7 +72,7 @@ def verify(outcome: TuneOutcome, arms: Mapping[str, Arm], load: RaceLoad, plan: 
         open_block(list(arms.values()), list(runs.values()), rate=outcome.rate, duration_s=open_s, seed=fresh)
         if number % every == 0:
             closed_block(list(arms.values()), list(runs.values()), concurrency=outcome.clients, duration_s=closed_s)
-        traffic.measure(open_s / 2, fresh, plan.latest, tuned=number % 2 == 0)
+        traffic.measure(fresh, plan.latest, tuned=number % 2 == 0)
         now = time.monotonic()
         enough_known = min(len(run.latencies) for run in runs.values()) >= enough
         ends = 2 * now - began > plan.end and (enough_known or number + 1 >= rounds) and number + 1 >= _FEWEST_ROUNDS
@@ -86,17 +86,18 @@ def verify(outcome: TuneOutcome, arms: Mapping[str, Arm], load: RaceLoad, plan: 
 
 
 def _highest_rate(arm: Arm, load: RaceLoad, limit_ms: float, plan: TimePlan) -> float:
-    """A rate that the tuned server should carry within the limit; 0 where none was found in time."""
-    result = closed_loop(arm.target, arm.payloads, concurrency=load.clients[-1], duration_s=0.4, warmup_s=0.1)
-    low, high = 0.0, result.rate_achieved
-    for number in range(_STEPS):
-        rate = (low * high) ** 0.5 if low else high * (0.9 if not number else _DOWN)
-        length_s = max(0.3, _SPARE * samples_needed(0.99) / max(rate, 1e-9))
-        if time.monotonic() + length_s > plan.end - _HIGHEST_SHARE * plan.verify_s:
+    """A rate that the tuned server should carry within the limit: confirmed in one block, where there is time."""
+    now = time.monotonic()
+    until = now + min(_MOST_SEARCH_S, _SEARCH * plan.verification_s(now))
+    closed = closed_loop(arm.target, arm.payloads, concurrency=load.clients[-1], duration_s=0.4, warmup_s=0.1)
+    rate = _CARRIED * closed.rate_achieved
+    while rate:
+        length_s = tuned_block_s(limit_ms, rate)
+        if time.monotonic() + length_s > until:
             break
         opened = open_loop(arm.target, arm.payloads, rate=rate, duration_s=length_s, seed=int(rate))
         p99_ms = float(np.quantile(opened.latencies_ns, 0.99)) / 1e6 if opened.samples else np.inf
-        low, high = (rate, high) if p99_ms <= limit_ms and not opened.errors else (low, rate)
-        if low and high / low < _NEAR:
+        if p99_ms <= limit_ms and not opened.errors:
             break
-    return _BACK_OFF * low
+        rate *= _DOWN
+    return rate
