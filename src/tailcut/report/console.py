@@ -19,6 +19,7 @@ from tailcut.report.tune_words import (
     limits_words,
     more_traffic,
     noise_words,
+    not_kept_words,
     offer_words,
     retune_words,
     rows_words,
@@ -198,6 +199,8 @@ def comparison_summary(record: ComparisonResult) -> RenderableType:
 def headline(result: TuneResult, checked: Verification) -> str:
     """What was gained, in one honest sentence of rich markup."""
     tail = checked.tail_ratio
+    if result.not_kept:
+        return f"[yellow]{escape(not_kept_words(result))}[/]"
     if tail is None:
         return checked.no_ratio_because or "too few samples to measure the tail: raise --budget or --rate"
     if result.unchanged:

@@ -15,6 +15,7 @@ ARM_WORDS = {
     "previous": "the settings of the profile that was checked again",
 }
 UNCHANGED = "unchanged"
+NOT_KEPT = "not kept"
 NOTHING_KEPT = "nothing was kept: the same settings as before"
 
 
@@ -23,8 +24,11 @@ def headline(result: TuneResult) -> tuple[str, str]:
     checked = result.verification
     if checked is None:
         return "Not verified", "The tune was interrupted. The profile holds the best settings found until then."
-    if result.unchanged:
-        return "Unchanged", unchanged_words(result)
+    if result.not_kept or result.unchanged:
+        word, sentence = (
+            (NOT_KEPT, f"{not_kept_words(result)}.") if result.not_kept else (UNCHANGED, unchanged_words(result))
+        )
+        return word.capitalize(), sentence
     tail, samples = checked.tail_ratio, checked.tuned.samples
     if tail is None:
         few = f"{samples:,} samples are too few: the p99 needs 459 in each arm. Raise the budget or the rate."
@@ -43,7 +47,7 @@ def headline(result: TuneResult) -> tuple[str, str]:
     if tail.low > 1:
         return (
             f"{of} got longer",
-            f"x{tail.point:.2f} of the baseline's ({bounds}). Do not use this profile; tune again.",
+            f"x{tail.point:.2f} of the baseline's ({bounds}): the price of a better {result.objective.kind}.",
         )
     return "No proven gain", f"{of} is x{tail.point:.2f} of the baseline's ({bounds}): inconclusive."
 
@@ -54,13 +58,26 @@ def unchanged_words(result: TuneResult) -> str:
     return f"Nothing was better than {before}: the profile holds them."
 
 
+def not_kept_words(result: TuneResult) -> str:
+    """That the settings found are proven worse than those of the profile, in a sentence; empty where they are not."""
+    item = result.not_kept
+    if not item:
+        return ""
+    holds = "the profile holds its previous settings" if item.kept == "previous" else "the profile holds the baseline's"
+    return f"The settings found are proven worse: {item.reason}; {holds}"
+
+
 def arm_title(name: str, result: TuneResult | JointModel) -> str:
-    """What an arm of the verification is called: the tuned one is called unchanged where nothing was kept."""
+    """What an arm of the verification is called: the tuned one by what became of its settings."""
+    if name == "tuned" and isinstance(result, TuneResult) and result.not_kept:
+        return NOT_KEPT
     return UNCHANGED if name == "tuned" and result.unchanged else name
 
 
 def arm_words(name: str, result: TuneResult) -> str:
     """What an arm ran."""
+    if name == "tuned" and result.not_kept:
+        return "the settings that were found, and are not kept"
     if name == "tuned" and result.unchanged:
         return NOTHING_KEPT
     if name == "baseline" and result.settings.pipeline:
@@ -94,7 +111,7 @@ def _offer_words(offer: OfferResult) -> str:
 def more_traffic(result: TuneResult) -> str:
     """The second headline: the same tail with more traffic; empty where it was not shown."""
     checked = result.verification
-    highest = None if checked is None else checked.highest_rate
+    highest = None if checked is None or result.not_kept else checked.highest_rate
     if not highest or not highest.within or highest.baseline is None or highest.tuned <= highest.baseline:
         return ""
     times = highest.tuned / highest.baseline

@@ -17,9 +17,11 @@ from tailcut.tuner.baseline import Baseline, measure_baseline
 from tailcut.tuner.budget import SearchSize, complete_s
 from tailcut.tuner.events import Phase
 from tailcut.tuner.pixels import as_pixels
+from tailcut.tuner.result_records import ArmName, NotKept
 from tailcut.tuner.session import TuneSession
 from tailcut.tuner.traffic import traffic_s
 from tailcut.tuner.verification import LEAST_S, told_within, verification_s, verify
+from tailcut.tuner.worse import ARMS, proven_worse
 
 _ROUNDED_S = 5
 _LOADED_S = 0.5  # with as many clients as raced
@@ -112,6 +114,29 @@ def prove(session: TuneSession) -> None:
         session.journal.add(
             "verified", settings[name], arm=name, samples=len(run.latencies), rate=outcome.rate, errors=run.errors
         )
+    _take_back(session, settings)
+
+
+def _take_back(session: TuneSession, settings: dict[str, Settings]) -> None:
+    """Settings that are proven worse give way to those of the profile checked again, or else to the baseline's."""
+    outcome = session.outcome
+    others = [name for name in ("previous", "baseline") if name in outcome.arms]
+    losses = [proven_worse(outcome, name, session.wanted.seed) for name in others]
+    reason = next((words for words in losses if words), "")
+    if outcome.unchanged or not reason:
+        return
+    kept: ArmName = "baseline"
+    if "reference" in outcome.arms:
+        kept = "reference"  # the baseline's settings, for the wire that clients may speak
+    if "previous" in outcome.arms:
+        kept = "previous"
+    setting = session.describe(outcome.settings)
+    outcome.not_kept = NotKept(setting, reason, kept)
+    session.tell(Phase(f"{setting} is not kept: {reason}; the profile holds {ARMS[kept]} settings"))
+    outcome.settings = settings[kept]
+    outcome.accuracy = outcome.labels_accuracy = outcome.tie_break = None  # of the settings that are not kept
+    for record in outcome.rungs:
+        record.kept.clear()
 
 
 def _cpus_used(arm: Arm, clients: int) -> float | None:

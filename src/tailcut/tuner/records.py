@@ -19,7 +19,7 @@ from tailcut.tuner.accuracy import Accuracy, Metric
 from tailcut.tuner.finalists import PredictedConfiguration
 from tailcut.tuner.noise import Noise
 from tailcut.tuner.objective import Constraints, Objective, ObjectiveKind
-from tailcut.tuner.result_records import Candidate, HighestRate, Quantized, RowsDecision
+from tailcut.tuner.result_records import Candidate, HighestRate, NotKept, Quantized, RowsDecision
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +181,7 @@ class TuneOutcome:
     previous_unserved: str = ""  # why they could not be served, or asked
     arms: dict[str, ArmRuns] = field(default_factory=dict)
     highest: HighestRate | None = None
+    not_kept: NotKept | None = None  # the settings that `arms["tuned"]` ran, where others were taken instead
     accuracy: Accuracy | None = None
     labels_accuracy: dict[str, float] | None = None
     copy: Quantized | None = None  # of the model, in static int8, where the settings run one

@@ -63,6 +63,7 @@ def result(
         tie_break=_tie_break(outcome),
         offers=[_offer(offer, outcome.base) for offer in outcome.offers],
         retune=_retune(outcome),
+        not_kept=outcome.not_kept,
         accuracy=_accuracy(outcome, objective.metric),
         quantized=outcome.copy,
         settings=outcome.settings,
@@ -85,7 +86,11 @@ def evidence(record: made.TuneResult) -> dict[str, Any]:
         "kept": [rung.kept for rung in record.rungs if rung.kept],
     }
     if checked is not None:
-        kept |= {name: known(checked.arms.get(name), _SHOWN_ONLY) for name in ("baseline", "reference", "tuned")}
+        arms = {"baseline": "baseline", "reference": "reference", "tuned": "tuned"}
+        if record.not_kept:
+            arms["tuned"] = record.not_kept.kept
+        kept |= {name: known(checked.arms.get(arm), _SHOWN_ONLY) for name, arm in arms.items()}
+    if checked is not None and not record.not_kept:
         kept |= known({name: msgspec.to_builtins(getattr(checked, name)) for name in _RATIOS})
     if record.quantized is not None:
         kept["quantized"] = known(record.quantized)
@@ -130,7 +135,7 @@ def _verification(outcome: TuneOutcome, asked: made.ModelRequest) -> made.Verifi
         tail_ratio=tail_ratio(tuned, baseline, asked.seed),
         no_ratio_because=no_ratio_because(tuned, baseline, asked.seed),
         clients=outcome.clients,
-        cpu_ratio=_cpu_ratio(tuned, baseline),
+        cpu_ratio=cpu_ratio(tuned, baseline),
         memory_within=peaks["tuned"] <= (asked.memory_bytes or 0) if limited else UNSET,
         cpus_used=round(used or 0.0, 2) if confined else UNSET,
         cpus_within=max(used or 0.0, threads) <= _ROUNDING * (asked.cpus or 0) if confined else UNSET,
@@ -158,7 +163,7 @@ def no_ratio_because(tuned: ArmRuns, baseline: ArmRuns, seed: int) -> str | None
     return None
 
 
-def _cpu_ratio(tuned: ArmRuns, baseline: ArmRuns) -> IntervalRecord | None:
+def cpu_ratio(tuned: ArmRuns, baseline: ArmRuns) -> IntervalRecord | None:
     """The server's CPU time per request to the baseline's, block by block; None where it is unknown."""
     costs = [run.spent.cpu_ns_by_block for run in (tuned, baseline)]
     if min(map(len, costs)) < 3 or len(costs[0]) != len(costs[1]) or not all(costs[0] + costs[1]):

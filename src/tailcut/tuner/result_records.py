@@ -18,6 +18,7 @@ from tailcut.spec import ModelSpec, Rows, TensorSpec
 from tailcut.stats import Verdict
 
 Percentile = Literal["p50", "p95", "p99"]
+ArmName = Literal["baseline", "reference", "previous"]  # of a verification, beside the tuned one
 
 
 class TunedModel(Record, frozen=True):
@@ -248,6 +249,14 @@ class Retune(Record, frozen=True):
     unserved: str | None = None  # why the settings of the profile could not be served
 
 
+class NotKept(Record, frozen=True):
+    """Settings that were found, verified, and proven worse than those that the profile holds instead."""
+
+    setting: str
+    reason: str
+    kept: ArmName  # the arm of the verification that ran the profile's settings
+
+
 class EqualConfiguration(Record, frozen=True):
     """One of several configurations that are equal by the objective."""
 
@@ -346,6 +355,7 @@ class TuneResult(Record, frozen=True):
     profile: str | None
     report: str | None
     trials: str | None
+    not_kept: NotKept | None = None
 
 
 class ComparedProfile(ArmFigures, frozen=True):

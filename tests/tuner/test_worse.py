@@ -1,0 +1,142 @@
+"""Settings that the verification proves worse are not kept."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from msgspec.structs import replace
+from rich.console import Console
+from tests.engines.models import perceptron
+from tests.tuner.results import INDEPENDENT, told
+
+from tailcut.lab.trial import FAILED_MS, ArmRuns
+from tailcut.report.console import tune_summary
+from tailcut.report.markdown import tune_markdown
+from tailcut.report.tune_words import arm_title, headline
+from tailcut.runtime.profile import Profile
+from tailcut.runtime.settings import Settings
+from tailcut.tuner import claims
+from tailcut.tuner.objective import Objective, ObjectiveKind
+from tailcut.tuner.records import RungRecord, TuneOutcome, TuneRequest
+from tailcut.tuner.result import evidence
+from tailcut.tuner.result_records import HighestRate
+from tailcut.tuner.session import open_session
+from tailcut.tuner.space import BASELINE, changed
+from tailcut.tuner.worse import proven_worse
+
+
+def runs(scale: float, speed: float, seed: int) -> ArmRuns:
+    random = np.random.default_rng(seed)
+    arm = ArmRuns()
+    for _ in range(12):
+        arm.blocks.append(random.lognormal(sigma=0.4, size=150) * scale)
+        arm.throughputs.append(speed * random.lognormal(sigma=0.03))
+    return arm
+
+
+def outcome(kind: ObjectiveKind, *, tail: float, speed: float) -> TuneOutcome:
+    """Of tuned settings with such ratios to the baseline, whose p99 is about 2.6 ms; the limit is 10 ms."""
+    result = TuneOutcome(None, Settings(), 100.0, [], INDEPENDENT, Objective(kind, 10.0, 100.0))  # type: ignore[arg-type]
+    result.arms = {"baseline": runs(1.0, 100.0, 1), "tuned": runs(tail, 100.0 * speed, 2)}
+    return result
+
+
+@pytest.mark.parametrize(
+    ("kind", "tail", "speed", "worse"),
+    [
+        ("latency", 0.5, 0.7, ""),
+        ("latency", 1.0, 0.7, "throughput"),
+        ("latency", 1.6, 2.0, "p99"),
+        ("throughput", 1.6, 2.0, ""),
+        ("throughput", 0.5, 0.7, "throughput"),
+        ("goodput", 1.6, 2.0, ""),
+        ("goodput", 8.0, 2.0, "p99"),
+        ("goodput", 1.6, 1.0, "p99"),
+        ("goodput", 0.5, 2.0, ""),
+        ("goodput", 1.0, 1.0, ""),
+        ("cost", 1.6, 0.7, "p99"),
+    ],
+)
+def test_a_loss_without_the_gain_that_was_asked_for(kind: ObjectiveKind, tail: float, speed: float, worse: str) -> None:
+    """Is worse; with the gain it is its price."""
+    reason = proven_worse(outcome(kind, tail=tail, speed=speed), "baseline", 0)
+    assert reason.startswith(worse)
+    assert bool(reason) == bool(worse)
+    assert not reason or reason.endswith("of the baseline's")
+
+
+def test_more_traffic_within_the_limit_is_a_gain_too() -> None:
+    """Where the limit is kept at a rate that the baseline does not carry, a longer tail below it is no loss."""
+    result = outcome("goodput", tail=1.6, speed=1.0)
+    result.highest = HighestRate(10.0, 120.0, 300.0, (5.0, 6.0), 2000, within=True)
+    assert proven_worse(result, "baseline", 0) == ""
+    result.highest = replace(result.highest, within=False)
+    assert proven_worse(result, "baseline", 0)
+
+
+def test_failed_requests_are_a_loss() -> None:
+    """A server that loses 2 % of the requests has no p99."""
+    result = outcome("latency", tail=1.0, speed=1.0)
+    for block in result.arms["tuned"].blocks:
+        block[:3] = FAILED_MS
+    assert proven_worse(result, "baseline", 0) == "p99 by failed requests of the baseline's"
+
+
+def test_settings_that_are_proven_worse_give_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the baseline's, in the profile and in its evidence; the console and the reports say so."""
+    path, text = perceptron([4, 8, 3], tmp_path / "m.onnx"), []
+    session = open_session(TuneRequest(path, budget_s=8.0), lambda event: text.append(getattr(event, "text", "")))
+    outcome = session.outcome
+
+    def measured(*_: object, **__: object) -> None:
+        outcome.arms = {"baseline": runs(1.0, 100.0, 1), "reference": runs(0.8, 120.0, 2), "tuned": runs(2.0, 90.0, 3)}
+
+    monkeypatch.setattr(claims, "verify", measured)
+    try:
+        outcome.settings = changed(session.with_wire("binary"), batching={"max_batch_size": 64})
+        outcome.rungs = [RungRecord("batching", kept=["batching.max_batch_size=64"])]
+        claims.prove(session)
+    finally:
+        session.servers.keep()
+    assert outcome.not_kept is not None
+    assert outcome.not_kept.kept == "reference"
+    assert outcome.settings == session.with_wire("binary")
+    assert outcome.unchanged
+    assert any("is not kept: " in line and line.endswith("holds the baseline's settings") for line in text)
+    result = told(outcome)
+    kept = evidence(result)
+    assert kept["tuned"] == kept["reference"]
+    assert kept["kept"] == []
+    assert "p99_ratio" not in kept
+    title, sentence = headline(result)
+    assert title == "Not kept"
+    assert sentence.endswith("of the baseline's; the profile holds the baseline's.")
+    assert arm_title("tuned", result) == "not kept"
+    console = Console(width=300, record=True)
+    console.print(tune_summary(result))
+    assert "The settings found are proven worse" in console.export_text()
+    assert "Not kept" in tune_markdown(result)
+
+
+def test_with_retune_they_give_way_to_the_previous_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even if they are better than the baseline's: the profile that was checked again stays as it is."""
+    path = perceptron([4, 8, 3], tmp_path / "m.onnx")
+    before = changed(BASELINE, engine={"name": "onnxruntime"}, batching={"max_batch_size": 4, "bind": False})
+    wanted = TuneRequest(path, budget_s=8.0, previous=Profile.of_model(path, before))
+    session = open_session(wanted, lambda event: None)
+    outcome = session.outcome
+
+    def measured(*_: object, **__: object) -> None:
+        outcome.arms = {"baseline": runs(4.0, 50.0, 1), "previous": runs(1.0, 100.0, 2), "tuned": runs(2.0, 90.0, 3)}
+
+    monkeypatch.setattr(claims, "verify", measured)
+    try:
+        outcome.settings = changed(session.with_wire("binary"), batching={"max_batch_size": 64})
+        claims.prove(session)
+    finally:
+        session.servers.keep()
+    assert outcome.not_kept is not None
+    assert outcome.not_kept.kept == "previous"
+    assert outcome.not_kept.reason.endswith("of the previous profile's")
+    assert outcome.settings == before
+    assert headline(told(outcome))[1].endswith("; the profile holds its previous settings.")
