@@ -94,7 +94,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "pipelines/steps",
     ),
     "planning/test_cluster": ("kernels/balancing", "kernels/cluster", "kernels/queueing"),
-    "planning/test_plan": ("planning/records",),
+    "planning/test_plan": ("planning/notes", "planning/records", "planning/request"),
     "ray_serve/test_local": ("ray/installed", "ray/tracing"),
     "report/test_charts": ("report/strips", "report/words"),
     "report/test_pages": (

@@ -16,6 +16,7 @@ from tests.schemas import validated
 from tests.servers import serving
 from tests.triton.repositories import add_model
 
+from tailcut.planning.measured import read_measured
 from tailcut.runtime.profile import Profile
 from tailcut.tuner.service import MeasuredService
 from tailcut.tuner.space import BASELINE, RUNG_FIELDS, changed
@@ -199,6 +200,8 @@ def test_the_profile_says_where_it_comes_from(tuned: tuple[dict, str], folder: P
     assert profile.machine["usable_cpus"] >= 1
     assert profile.evidence["verified"] is True
     assert profile.evidence["rate_offered"] == 1200
+    assert profile.evidence["clients"] == tuned[0]["verification"]["clients"]
+    assert read_measured(folder / tuned[0]["profile"]).throughput == profile.evidence["tuned"]["throughput"] > 0
     assert profile.evidence["tuned"]["samples"] >= 459
     assert profile.evidence["rows"]["rows"] == "independent"
     assert profile.settings.batching.rows == "auto"

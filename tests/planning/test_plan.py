@@ -16,12 +16,14 @@ from tailcut.models import digits_model
 from tailcut.planning.autoscale import Rules
 from tailcut.planning.demand import Limit, Recording
 from tailcut.planning.measured import MeasuredProfile
-from tailcut.planning.plan import PlanRequest, make_plan
+from tailcut.planning.plan import make_plan
 from tailcut.planning.records import PlanResult
+from tailcut.planning.request import PlanRequest
 from tailcut.planning.search import capacity_of
 from tailcut.runtime.profile import Profile
 from tailcut.runtime.settings import SecondEngine, Settings
 from tailcut.tuner.service import MeasuredService
+from tailcut.tuner.simulate import simulate_closed
 from tailcut.tuner.space import changed
 
 WAY = {"receive_ns": 9000, "answer_ns": 14_000, "batch_ns": 20_000, "wake_ns": 25_000, "outside_ns": 60_000}
@@ -81,6 +83,48 @@ def test_a_measured_capacity_sets_the_scale() -> None:
         True,
     ]
     assert (same.needed, before.assumptions.capacity) == (before.needed, None)
+
+
+def verified(item: MeasuredProfile, share: float, clients: int = 16, **machine: object) -> MeasuredProfile:
+    """The model after a tune whose server answered this share of what its parts promise."""
+    promised = simulate_closed(item.parts(item.service.cores), clients, 20_000).rate
+    evidence = {"clients": clients, "tuned": {"throughput": share * promised}}
+    return replace(item, profile=msgspec.structs.replace(item.profile, evidence=evidence, machine=machine))
+
+
+def test_the_tune_s_own_throughput_sets_the_scale() -> None:
+    """A tuned server that answered half of what its parts promise is needed twice as often; the plan says so."""
+    before, half = usual(), plan(models=[verified(WANTED.models[0], 0.5)], limits=[Limit("p99", 30.0)])
+    assert half.needed == pytest.approx(2 * before.needed, abs=1)
+    assert half.models[0].lone_ms == pytest.approx(2 * before.models[0].lone_ms, rel=0.1)
+    assert any(text.startswith("CPU times are scaled by 2.00: the tuned server") for text in half.assumptions.notes)
+    assert any("does not say what the tuned server answered" in text for text in before.assumptions.notes)
+
+
+def test_a_throughput_that_is_far_off_is_said_and_not_used() -> None:
+    """A fifth of what the parts promise is a fault of the measurement."""
+    result = plan(models=[verified(WANTED.models[0], 0.2)])
+    assert result.needed == usual().needed
+    assert any("which is too far apart" in text for text in result.assumptions.notes)
+
+
+def test_a_measured_capacity_replaces_the_tune_s() -> None:
+    """Whatever the tune measured, a replica answers what it was measured to; near the tune's it is not called far."""
+    loose, slow = [Limit("p99", 500.0)], verified(WANTED.models[0], 0.6)
+    capacity = 0.4 * capacity_of(WANTED.models[0].parts(2.0))
+    results = [plan(models=[item], limits=loose, capacity=capacity) for item in (WANTED.models[0], slow)]
+    assert results[0].needed == results[1].needed
+    far = [any("far from what the tune" in text for text in result.assumptions.notes) for result in results]
+    assert far == [True, False]
+
+
+def test_each_model_has_its_own_scale() -> None:
+    """Several profiles: each by what its own tune measured, which its notes name."""
+    items = [verified(measured("a"), 0.8), measured("b")]
+    result = plan(models=items, rates=[100.0, 50.0], limits=[Limit("p99", 60.0)] * 2)
+    scaled = [text for text in result.assumptions.notes if "CPU times are" in text]
+    assert [text.split(" requests")[0].split(":")[0] for text in scaled] == ["a", "b"]
+    assert "a: CPU times are scaled by 1.25" in scaled[0]
 
 
 def test_losses_are_planned_for() -> None:

@@ -14,6 +14,7 @@ from tailcut.ray.scaling import carried_by, tuned_limit
 from tailcut.runtime.profile import Profile
 from tailcut.runtime.settings import Settings
 from tailcut.tuner.service import MeasuredService
+from tailcut.tuner.simulate import simulate_closed
 
 WAY = {"wake_ns": 5_000}
 
@@ -46,6 +47,15 @@ def test_a_tighter_limit_carries_less() -> None:
     assert tight.rate < loose.rate
     assert tight.target_ongoing < loose.target_ongoing
     assert tight.most_ongoing < loose.most_ongoing
+
+
+def test_a_server_that_answered_less_than_its_parts_promise() -> None:
+    """The tune's own measurement decides: half the throughput is half the rate."""
+    limit, promised = Limit("p99", 100.0), simulate_closed(measured().parts(2.0), 16, 20_000).rate
+    evidence = {"clients": 16, "tuned": {"throughput": promised / 2}}
+    plain, slow = (carried_by(measured(item), limit).rate for item in (None, evidence))
+    assert plain is not None
+    assert slow == pytest.approx(plain / 2, rel=0.05)
 
 
 def test_a_limit_that_no_replica_meets() -> None:

@@ -12,7 +12,7 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tailcut.planning.plan import PlanRequest
+    from tailcut.planning.request import PlanRequest
 
 MOST_MODELS = 8
 
@@ -93,7 +93,8 @@ def plan(
     from tailcut.planning.autoscale import parse_rules
     from tailcut.planning.demand import parse_arrivals, parse_limit, parse_rates, read_recording
     from tailcut.planning.measured import read_measured
-    from tailcut.planning.plan import PlanRequest, make_plan
+    from tailcut.planning.plan import make_plan
+    from tailcut.planning.request import PlanRequest
     from tailcut.report.html import render_plan_html
     from tailcut.report.plan_page import plan_view
 

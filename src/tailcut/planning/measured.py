@@ -1,14 +1,27 @@
-"""The measurements of a profile: in its evidence, or else in the journal of its tune beside it."""
+"""The measurements of a profile: in its evidence, or else in the journal of its tune beside it.
 
+The parts of a server are measured by themselves, in short probes. The whole server was measured as well, by the tune's
+verification: what the parts promise for that measurement, divided by its result, scales all CPU times of a plan.
+"""
+
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
 from tailcut.errors import ProfileError
+from tailcut.planning.cluster import without_client
 from tailcut.runtime.profile import Profile
 from tailcut.tuner.journal import lines_of
 from tailcut.tuner.service import MeasuredService, measured_service
+from tailcut.tuner.simulate import Configuration, simulate_closed, slowed
+
+_LEAST, _MOST = 0.5, 2.0  # a scale outside these is a fault of one of the two measurements, and not applied
+_ANSWERS = 20_000  # that are simulated
+# What each stop by a quota costs, of the 100 ms from one to the next: the caches are cold (docs/performance.md).
+_STOPPED = 0.017
+_LEAST_LEFT = 0.1  # of a quota that is hardly more than that
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +39,74 @@ class MeasuredProfile:
     profile: Profile
     service: MeasuredService
     source: Path
+
+    @property
+    def throughput(self) -> float | None:
+        """Requests per second that the tuned server was verified to answer in a closed loop; None where it was not."""
+        tuned = self.profile.evidence.get("tuned")
+        value = tuned.get("throughput") if isinstance(tuned, dict) else None
+        return float(value) if _is_positive(value) and _is_positive(self.profile.evidence.get("clients")) else None
+
+    @property
+    def ratio(self) -> float:
+        """What its parts promise for the verified closed loop, over what the server answered; 1 without a verification.
+
+        A server that was confined to some of the CPUs left the others to the client, which had to share them otherwise.
+        """
+        if self.throughput is None:
+            return 1.0
+        workers = self.profile.settings.io.workers
+        at_tune = self.parts(min(self.service.cores, self._quota), workers)
+        if self.service.cores < self._machine("usable_cpus"):
+            at_tune = without_client(at_tune)
+        clients = max(1, round(self.profile.evidence["clients"] / workers))
+        return workers * simulate_closed(at_tune, clients, _ANSWERS).rate / self.throughput
+
+    @property
+    def scale(self) -> float:
+        """By how much all CPU times are longer than the parts' own: `ratio`, or 1 where that is too far from 1."""
+        return self.ratio if self.is_near else 1.0
+
+    @property
+    def is_near(self) -> bool:
+        """Whether parts and whole agree enough to be scaled to each other."""
+        return _LEAST <= self.ratio <= _MOST
+
+    def configuration(self, cores: float, workers: int = 1) -> Configuration:
+        """One server process of a replica, as the whole server was measured.
+
+        Args:
+            cores: of the replica; each process has its share.
+            workers: processes of the replica.
+        """
+        return slowed(self.parts(cores, workers), self.scale)
+
+    def parts(self, cores: float, workers: int = 1) -> Configuration:
+        """The same from the measurements of the parts alone."""
+        return self.service.configuration(self.profile.settings, lasting_cores(cores, workers) / workers)
+
+    @property
+    def _quota(self) -> float:
+        return self._machine("cpu_quota") or math.inf
+
+    def _machine(self, fact: str) -> float:
+        """A number among the facts of the machine that was measured; 0 where it is not known."""
+        value = self.profile.machine.get(fact)
+        return float(value) if _is_positive(value) else 0.0
+
+
+def lasting_cores(cores: float, workers: int = 1) -> float:
+    """The cores of a replica less what its stops by a quota cost: below one core, any server is stopped.
+
+    Args:
+        cores: of the replica.
+        workers: processes, each of which finds cold caches.
+    """
+    return max(_LEAST_LEFT * cores, cores - workers * _STOPPED) if cores < 1 else cores
+
+
+def _is_positive(value: object) -> bool:
+    return isinstance(value, int | float) and 0 < value < math.inf
 
 
 def read_measured(path: Path) -> MeasuredProfile:

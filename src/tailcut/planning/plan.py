@@ -1,17 +1,17 @@
 """A plan from measurements and demand to a result: search, curve, losses, price, and an autoscaler's course. Pure."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
 from tailcut.errors import UsageError
-from tailcut.lab.arrivals import Arrivals
 from tailcut.planning.autoscale import Course, Rules, simulate_autoscaler
-from tailcut.planning.cluster import Cluster, Routing
+from tailcut.planning.cluster import Cluster
 from tailcut.planning.demand import Limit, Recording, Stretch, busiest
-from tailcut.planning.measured import MeasuredProfile
+from tailcut.planning.measured import lasting_cores
+from tailcut.planning.notes import plan_notes
 from tailcut.planning.records import (
     Assumptions,
     Autoscaled,
@@ -23,6 +23,7 @@ from tailcut.planning.records import (
     Price,
     ScalingMoment,
 )
+from tailcut.planning.request import PlanRequest
 from tailcut.planning.search import (
     MOST_REPLICAS,
     MOST_SIMULATED,
@@ -38,7 +39,7 @@ from tailcut.planning.search import (
     losses,
 )
 from tailcut.planning.together import Tenant, capacity_together, expect_together
-from tailcut.tuner.simulate import Configuration, slowed
+from tailcut.tuner.simulate import Configuration
 from tailcut.tuner.together.selection import spin_ns
 
 BUSIEST_S = 60.0  # of a recording: what the fixed number of replicas is planned for
@@ -46,56 +47,6 @@ _MONTH_H = 730.0
 _LEAST_LIMITS = 2  # times the limit that pass between two decisions of an autoscaler, at least
 _LEAST_ARRIVALS = 2
 _SHOWN_LOSSES = 3
-_FAR = 2.0  # a measured capacity from the simulated one: more than quotas and cold caches explain
-
-
-@dataclass(frozen=True)
-class PlanRequest:
-    """What the user asked for.
-
-    Args:
-        models: profiles with measurements; several are served together on each replica.
-        rates: requests per second of each; empty with a recording at its own rate.
-        limits: of each.
-        arrivals: the process by its mean rate, and what it is called.
-        recording: of traffic, in place of a process.
-        rules: of an autoscaler that follows the recording.
-        headroom: share of the rate that has to fit besides.
-        failures: replicas that may be lost.
-        routing, hedge_ms: of the balancer; 0: no hedging.
-        workers: server processes of a replica.
-        cores: of a replica; None: those that the tune had.
-        capacity: requests per second that a replica was measured to answer at most; None: as simulated.
-        price: of a replica for an hour.
-    """
-
-    models: Sequence[MeasuredProfile]
-    rates: Sequence[float]
-    limits: Sequence[Limit]
-    arrivals: Callable[[float], Arrivals]
-    arrivals_name: str = "poisson"
-    recording: Recording | None = None
-    rules: Rules | None = None
-    headroom: float = 0.2
-    failures: int = 0
-    routing: Routing = "two-choices"
-    hedge_ms: float = 0.0
-    workers: int = 1
-    cores: float | None = None
-    capacity: float | None = None
-    price: float | None = None
-    seed: int = 0
-    command: str = ""
-
-    @property
-    def replica_cores(self) -> float:
-        """Cores of a replica."""
-        return self.cores or max(model.service.cores for model in self.models)
-
-    @property
-    def together(self) -> bool:
-        """Whether several models share each replica."""
-        return len(self.models) > 1
 
 
 @dataclass(frozen=True)
@@ -175,7 +126,7 @@ def _curve(wanted: PlanRequest, question: _Question, replicas: int, each: float)
 
 
 def _question(wanted: PlanRequest) -> _Question:
-    configurations = _configurations(wanted)
+    configurations = wanted.configurations()
     arrivals_ns, make, rates, faster = None, wanted.arrivals, list(wanted.rates), 1.0
     if wanted.recording is not None:
         faster, arrivals_ns = _recorded(wanted, wanted.recording)
@@ -197,7 +148,7 @@ def _question(wanted: PlanRequest) -> _Question:
         Tenant(configuration, PlannedLoad(make, limit, wanted.seed), rate, spin_ns(model.profile.settings.engine))
         for model, configuration, limit, rate in zip(wanted.models, configurations, wanted.limits, rates, strict=True)
     ]
-    expect = expect_together(tenants, wanted.replica_cores)
+    expect = expect_together(tenants, lasting_cores(wanted.replica_cores))
     return _Question(expect, sum(rates), capacity_together(tenants), lone, cluster)
 
 
@@ -223,22 +174,6 @@ def _recorded(wanted: PlanRequest, recording: Recording) -> tuple[float, np.ndar
             "give a longer recording, or a higher --rate"
         )
     return faster, arrivals_ns
-
-
-def _configurations(wanted: PlanRequest) -> list[Configuration]:
-    """Of one server: a worker has its share of a replica's cores."""
-    cores = wanted.replica_cores / wanted.workers
-    configurations = [model.service.configuration(model.profile.settings, cores) for model in wanted.models]
-    return (
-        [slowed(configuration, _scale(configuration, wanted)) for configuration in configurations]
-        if wanted.capacity
-        else configurations
-    )
-
-
-def _scale(configuration: Configuration, wanted: PlanRequest) -> float:
-    """How much longer everything takes where a replica answers what was measured; 1 where nothing was."""
-    return capacity_of(configuration, wanted.workers) / wanted.capacity if wanted.capacity else 1.0
 
 
 def _checked_lone(name: str, configuration: Configuration, limit: Limit, seed: int) -> float:
@@ -351,42 +286,5 @@ def _assumptions(wanted: PlanRequest, replicas: int, figures: Figures, faster: f
         simulated=replicas > 1,
         largest_simulation=MOST_SIMULATED,
         seed=wanted.seed,
-        notes=_notes(wanted, replicas, faster),
+        notes=plan_notes(wanted, replicas, faster),
     )
-
-
-def _notes(wanted: PlanRequest, replicas: int, faster: float) -> list[str]:
-    """What holds of this plan, in words."""
-    cores, workers, capacity = wanted.replica_cores, wanted.workers, wanted.capacity
-    first = wanted.models[0]
-    scale = _scale(first.service.configuration(first.profile.settings, cores / workers), wanted)
-    known = (
-        (True, "clients run on other machines, and the network adds what it added when the model was tuned"),
-        (replicas > 1, "simulated: replicas are machines of their own, like the one that the model was tuned on"),
-        (
-            replicas * workers > MOST_SIMULATED and not wanted.together,
-            f"more than {MOST_SIMULATED} servers: {MOST_SIMULATED} were simulated at the same load for each",
-        ),
-        (
-            {float(model.service.cores) for model in wanted.models} != {cores},
-            f"a replica has {cores:g} cores, which is not what the model was measured with",
-        ),
-        (workers > 1, f"each of {workers} workers has {cores / workers:g} cores of its own"),
-        (wanted.hedge_ms > 0, "both copies of a hedged request are computed"),
-        (wanted.together, "each replica serves all models, and gets its requests in turn"),
-        (
-            not all(model.service.exact for model in wanted.models),
-            "service times were measured before the last changes of the engine's settings",
-        ),
-        (
-            capacity is not None,
-            f"CPU times are scaled by {scale:.2f} so that a replica answers at most {capacity or 0:g} requests/s",
-        ),
-        (
-            not 1 / _FAR < scale < _FAR,
-            "that is far from what the tune measured: check --cores, and that the replica was saturated",
-        ),
-        (faster > 1, f"a second stands for {faster:.3g} seconds of the recording, which has too many requests"),
-        (wanted.recording is not None, "replicas are planned for the busiest minute of the recording"),
-    )
-    return [words for holds, words in known if holds]

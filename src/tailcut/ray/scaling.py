@@ -29,7 +29,7 @@ def carried_by(measured: MeasuredProfile, limit: Limit) -> CarriedLoad:
     """
     profile = measured.profile
     workers = profile.settings.io.workers
-    configuration = measured.service.configuration(profile.settings, measured.service.cores / workers)
+    configuration = measured.configuration(measured.service.cores, workers)
     alone_ms = lone_ms(configuration, limit)
     if alone_ms > limit.limit_ms:
         raise UsageError(

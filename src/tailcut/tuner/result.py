@@ -92,6 +92,7 @@ def evidence(record: made.TuneResult) -> dict[str, Any]:
         kept |= {name: known(checked.arms.get(arm), _SHOWN_ONLY) for name, arm in arms.items()}
     if checked is not None and not record.not_kept:
         kept |= known({name: msgspec.to_builtins(getattr(checked, name)) for name in _RATIOS})
+        kept["clients"] = checked.clients
     if record.quantized is not None:
         kept["quantized"] = known(record.quantized)
     if record.accuracy is not None:

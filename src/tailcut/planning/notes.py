@@ -1,0 +1,56 @@
+"""What a plan rests on, in words. Pure."""
+
+from collections.abc import Iterator
+
+from tailcut.planning.measured import MeasuredProfile
+from tailcut.planning.request import PlanRequest
+from tailcut.planning.search import MOST_SIMULATED
+
+_FAR = 2.0  # a measured capacity from the tune's: more than quotas and cold caches explain
+
+
+def plan_notes(wanted: PlanRequest, replicas: int, faster: float) -> list[str]:
+    """What holds of this plan, in words."""
+    cores, workers = wanted.replica_cores, wanted.workers
+    known = (
+        (True, "clients run on other machines, and the network adds what it added when the model was tuned"),
+        (replicas > 1, "simulated: replicas are machines of their own, like the one that the model was tuned on"),
+        (
+            replicas * workers > MOST_SIMULATED and not wanted.together,
+            f"more than {MOST_SIMULATED} servers: {MOST_SIMULATED} were simulated at the same load for each",
+        ),
+        (
+            {float(model.service.cores) for model in wanted.models} != {cores},
+            f"a replica has {cores:g} cores, which is not what the model was measured with",
+        ),
+        (workers > 1, f"each of {workers} workers has {cores / workers:g} cores of its own"),
+        (wanted.hedge_ms > 0, "both copies of a hedged request are computed"),
+        (wanted.together, "each replica serves all models, and gets its requests in turn"),
+        (
+            not all(model.service.exact for model in wanted.models),
+            "service times were measured before the last changes of the engine's settings",
+        ),
+        *((True, note) for model in wanted.models for note in _scale_notes(model, wanted)),
+        (faster > 1, f"a second stands for {faster:.3g} seconds of the recording, which has too many requests"),
+        (wanted.recording is not None, "replicas are planned for the busiest minute of the recording"),
+    )
+    return [words for holds, words in known if holds]
+
+
+def _scale_notes(model: MeasuredProfile, wanted: PlanRequest) -> Iterator[str]:
+    """By how much the CPU times of a model are scaled, and why."""
+    whose = f"{model.profile.model.name}: " if wanted.together else ""
+    scale, answered = wanted.scale(model), model.throughput
+    if wanted.capacity is not None:
+        yield f"CPU times are scaled by {scale:.2f} so that a replica answers at most {wanted.capacity:g} requests/s"
+        if not 1 / _FAR < scale / model.scale < _FAR:
+            yield "that is far from what the tune measured: check --cores, and that the replica was saturated"
+    elif answered is None:
+        yield f"{whose}the profile does not say what the tuned server answered: CPU times are those of its parts"
+    elif model.is_near:
+        yield f"{whose}CPU times are scaled by {scale:.2f}: the tuned server answered {answered:,.4g} requests/s"
+    else:
+        yield (
+            f"{whose}CPU times are not scaled: the parts promise {model.ratio * answered:,.4g} requests/s and the "
+            f"tuned server answered {answered:,.4g}, which is too far apart; measure a replica, and give --capacity"
+        )

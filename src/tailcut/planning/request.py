@@ -1,0 +1,72 @@
+"""What a plan is asked: the models, their traffic and limits, and what a replica is. Pure."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from tailcut.lab.arrivals import Arrivals
+from tailcut.planning.autoscale import Rules
+from tailcut.planning.cluster import Routing
+from tailcut.planning.demand import Limit, Recording
+from tailcut.planning.measured import MeasuredProfile
+from tailcut.planning.search import capacity_of
+from tailcut.tuner.simulate import Configuration, slowed
+
+
+@dataclass(frozen=True)
+class PlanRequest:
+    """What the user asked for.
+
+    Args:
+        models: profiles with measurements; several are served together on each replica.
+        rates: requests per second of each; empty with a recording at its own rate.
+        limits: of each.
+        arrivals: the process by its mean rate, and what it is called.
+        recording: of traffic, in place of a process.
+        rules: of an autoscaler that follows the recording.
+        headroom: share of the rate that has to fit besides.
+        failures: replicas that may be lost.
+        routing, hedge_ms: of the balancer; 0: no hedging.
+        workers: server processes of a replica.
+        cores: of a replica; None: those that the tune had.
+        capacity: requests per second that a replica was measured to answer at most; None: as simulated.
+        price: of a replica for an hour.
+    """
+
+    models: Sequence[MeasuredProfile]
+    rates: Sequence[float]
+    limits: Sequence[Limit]
+    arrivals: Callable[[float], Arrivals]
+    arrivals_name: str = "poisson"
+    recording: Recording | None = None
+    rules: Rules | None = None
+    headroom: float = 0.2
+    failures: int = 0
+    routing: Routing = "two-choices"
+    hedge_ms: float = 0.0
+    workers: int = 1
+    cores: float | None = None
+    capacity: float | None = None
+    price: float | None = None
+    seed: int = 0
+    command: str = ""
+
+    @property
+    def replica_cores(self) -> float:
+        """Cores of a replica."""
+        return self.cores or max(model.service.cores for model in self.models)
+
+    @property
+    def together(self) -> bool:
+        """Whether several models share each replica."""
+        return len(self.models) > 1
+
+    def configurations(self) -> list[Configuration]:
+        """One server process of each model."""
+        cores, workers = self.replica_cores, self.workers
+        return [slowed(model.parts(cores, workers), self.scale(model)) for model in self.models]
+
+    def scale(self, model: MeasuredProfile) -> float:
+        """How much longer everything takes than by the parts: by a replica's measured capacity, else by the tune's."""
+        if self.capacity is None:
+            return model.scale
+        return capacity_of(model.parts(self.replica_cores, self.workers), self.workers) / self.capacity
