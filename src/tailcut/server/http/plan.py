@@ -21,7 +21,7 @@ from tailcut.spec import DType
 from tailcut.wire import trace_context
 from tailcut.wire.http1.connection import KEPT_HEAD_BYTES
 from tailcut.wire.http1.events import Edition
-from tailcut.wire.http1.head import SIGNIFICANT, Head, Outline, parse_head, significant
+from tailcut.wire.http1.head import SIGNIFICANT, Head, Outline, accept_of, parse_head, significant
 from tailcut.wire.http1.response import BINARY, OK, head
 from tailcut.wire.v2 import InferRequest, Schedule, encode_response, schedule_of
 from tailcut.wire.v2.lists import COMPILED
@@ -70,6 +70,7 @@ class RequestPlan:
     outlined: int = 0  # how often one has been learned
     why: Refusal | None = None  # the message is refused for its head
     trace: bytes = b""  # of a head too long to be kept, what says the trace context
+    accept: str = ""  # likewise, where the plan negotiates
     steady: bool = False  # INFER: a client that sends it again and again may take the fast path
     refusal: QueueFullError | None = (
         None  # ROWS: the last one, which until its `opens_ns` holds for every request with this head
@@ -112,6 +113,7 @@ def find_plan(state: ServerState, head_bytes: bytes) -> RequestPlan:
     if len(head_bytes) > KEPT_HEAD_BYTES:
         unlike_others = _planned(state, head_bytes)
         unlike_others.trace = trace_context.fields_of(head_bytes)
+        unlike_others.accept = accept_of(head_bytes) if unlike_others.negotiates else ""
         return unlike_others
     key = significant(head_bytes)
     plan: RequestPlan | None = state.plans.get(key)

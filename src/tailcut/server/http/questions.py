@@ -46,7 +46,7 @@ class HttpQueries:
                 body = inflate(body, QUESTION_BYTES, wbits=WBITS[plan.encoding])
             arguments: tuple[bytes | str, ...] = (body, *plan.arguments) if plan.takes_body else plan.arguments
             if plan.negotiates:
-                arguments = (*arguments, accept_of(self._writer.head))
+                arguments = (*arguments, plan.accept or accept_of(self._writer.head))
             answer = plan.handler(self._state.context, *arguments)  # type: ignore[misc]  # ANSWER plans have one
             if plan.watches and isinstance(answer, bytes):
                 self._watch(answer, is_head=plan.head.method == b"HEAD")
