@@ -19,6 +19,7 @@ from tailcut.server.step_runner import StepRunner
 from tailcut.server.tracing.tracer import Tracer
 from tailcut.wire.http1.events import Edition
 from tailcut.wire.http1.head import Head
+from tailcut.wire.http1.outlines import OutlineMemo
 from tailcut.wire.http1.response import date_line
 from tailcut.wire.memo import BytesMemo
 
@@ -82,6 +83,7 @@ class ServerState:
         self.receive_view = memoryview(self.receive)
         self.head_view = self.receive_view[:HEAD_BYTES]  # where hardly more than a head is wanted now
         self.plans: BytesMemo[bytes, Any] = BytesMemo(_PLANS)  # what heads of HTTP mean; `http/plan.py` fills it
+        self.outlines: OutlineMemo[Any] = OutlineMemo()  # of heads with such plans
         self.access = access
         self.draining = False
         self.loop = asyncio.get_running_loop()
@@ -110,6 +112,7 @@ class ServerState:
 
     def _forget_plans(self) -> None:
         self.plans.clear()
+        self.outlines.clear()
         self.edition.valid = False
         self.edition = Edition()
         if self.fast_path is not None:

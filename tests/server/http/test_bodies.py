@@ -14,6 +14,7 @@ from tailcut.server.metrics import ServerCounts
 from tailcut.wire.http1.connection import Http1Connection
 from tailcut.wire.http1.events import Edition
 from tailcut.wire.http1.head import parse_head
+from tailcut.wire.http1.outlines import Interpretation
 from tailcut.wire.http1.states import ConnectionState
 
 LIMIT = 1000
@@ -34,7 +35,7 @@ class Receiver:
             direct=direct,
             json_size=7,
         )
-        self.wire: Http1Connection[Any] = Http1Connection(lambda _head: self.plan)
+        self.wire: Http1Connection[Any] = Http1Connection(lambda _head: Interpretation(self.plan))
         self.wire.receive(head + here, len(head) + len(here))
         event = self.wire.next_event()
         assert event is not None

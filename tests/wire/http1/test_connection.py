@@ -16,7 +16,8 @@ from tests.wire.http1.test_head import BAD_CHUNKS, REFUSED
 from tailcut.errors import IllegalMoveError
 from tailcut.wire.http1.connection import Http1Connection
 from tailcut.wire.http1.events import Body, Broken, Edition, RequestReceived
-from tailcut.wire.http1.head import Head, Outline, parse_head
+from tailcut.wire.http1.head import Head, parse_head
+from tailcut.wire.http1.outlines import Interpretation, Outline
 from tailcut.wire.http1.response import CONTINUE
 from tailcut.wire.http1.states import ConnectionState
 
@@ -34,19 +35,15 @@ class Plan:
     head: Head
     length: int
     edition: Edition
-    outline: Outline | None = None
-
-    def fits(self, head: bytes) -> bool:
-        return self.outline is not None and self.outline.fits(head)
 
 
 _parsed = functools.lru_cache(1000)(parse_head)  # what heads mean is tested with them, and not with each cut
 
 
 def connection(edition: Edition | None = None) -> Http1Connection[Plan]:
-    def interpret(data: bytes) -> Plan:
+    def interpret(data: bytes) -> Interpretation[Plan]:
         head = _parsed(data)
-        return Plan(head, head.content_length or 0, edition or Edition())
+        return Interpretation(Plan(head, head.content_length or 0, edition or Edition()))
 
     return Http1Connection(interpret)
 
@@ -308,9 +305,9 @@ def test_a_head_like_the_one_before_means_the_same() -> None:
     read: list[bytes] = []
     edition = Edition()
 
-    def interpret(data: bytes) -> Plan:
+    def interpret(data: bytes) -> Interpretation[Plan]:
         read.append(data)
-        return Plan(parse_head(data), 0, edition)
+        return Interpretation(Plan(parse_head(data), 0, edition))
 
     wire: Http1Connection[Plan] = Http1Connection(interpret)
 
@@ -343,9 +340,10 @@ def test_a_head_with_another_id_means_the_same() -> None:
     read: list[bytes] = []
     edition = Edition()
 
-    def interpret(data: bytes) -> Plan:
+    def interpret(data: bytes) -> Interpretation[Plan]:
         read.append(data)
-        return Plan(parse_head(data), 0, edition, Outline(data))
+        plan = Plan(parse_head(data), 0, edition)
+        return Interpretation(plan, Outline(data, plan))
 
     wire: Http1Connection[Plan] = Http1Connection(interpret)
     heads = [b"GET /a HTTP/1.1\r\nHost: x\r\nX-Id: %d\r\n\r\n" % number for number in (10, 11, 12, 13, 9)]

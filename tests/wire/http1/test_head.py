@@ -9,7 +9,7 @@ from tests.effort import runs
 
 from tailcut.wire.http1.chunked import ChunkedBody
 from tailcut.wire.http1.grammar import ProtocolError
-from tailcut.wire.http1.head import SIGNIFICANT, Head, Outline, check_partial, parse_head, significant
+from tailcut.wire.http1.head import SIGNIFICANT, Head, check_partial, parse_head, significant
 
 
 def message(*lines: str, start: str = "POST /v2/models/m/infer HTTP/1.1", host: str = "Host: x") -> bytes:
@@ -65,30 +65,6 @@ def test_heads_with_one_significant_part_mean_the_same(change: str) -> None:
                 same += 1
                 assert _means(data) == meaning, data
     assert same > 50
-
-
-def test_an_outline_fits_heads_with_the_same_significant_part() -> None:
-    """Each byte of a head replaced by each other one, and values by others of their length."""
-    outline, known, fitting = Outline(USUAL), significant(USUAL), 0
-    assert outline.fits(USUAL)
-    for at in range(len(USUAL)):
-        for code in range(256):
-            data = USUAL[:at] + bytes([code]) + USUAL[at + 1 :]
-            if outline.fits(data):
-                fitting += 1
-                assert significant(data) == known, data
-    others = USUAL.replace(b"7b2d6ce2", b"12345678").replace(b"Accept: */*", b"Accept: a/b")
-    assert fitting > 2000
-    assert outline.fits(others)
-    for wrong in (b"1234\r\n78", b"1\r\nA:b78", b"12345\r78", b"12345\n78", b"12\x0045678"):
-        assert not outline.fits(USUAL.replace(b"7b2d6ce2", wrong[:8]))
-
-
-def test_an_outline_of_a_head_without_other_fields() -> None:
-    """It is the head itself."""
-    plain = message("Content-Length: 3")
-    assert Outline(plain).fits(plain)
-    assert not Outline(plain).fits(message("Content-Length: 4"))
 
 
 def test_a_plain_head() -> None:

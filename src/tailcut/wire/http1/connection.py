@@ -16,6 +16,7 @@ from tailcut.wire.http1.chunked import ChunkedBody
 from tailcut.wire.http1.events import Body, Broken, H, RequestReceived
 from tailcut.wire.http1.grammar import ProtocolError
 from tailcut.wire.http1.head import Head, check_partial
+from tailcut.wire.http1.outlines import Interpretation, Outline
 from tailcut.wire.http1.response import CONTINUE
 from tailcut.wire.http1.states import MOVES, ConnectionState, Step, moved
 
@@ -42,6 +43,7 @@ class Http1Connection(Generic[H]):
         "_interpret",
         "_left",
         "_need",
+        "_outline",
         "_size",
         "_view",
         "ended",
@@ -54,11 +56,12 @@ class Http1Connection(Generic[H]):
         "state",
     )
 
-    def __init__(self, interpret: Callable[[bytes], H]) -> None:
+    def __init__(self, interpret: Callable[[bytes], Interpretation[H]]) -> None:
         self._interpret = interpret
         self.state: ConnectionState = _IDLE
         self.meaning: H | None = None  # of the message in hand, or of the last one
         self.head = b""  # its bytes; none where they are many
+        self._outline: Outline[H] | None = None  # of heads with that meaning
         self.repeats = 0  # messages in a row whose head meant what that of the one before did
         self.held = b""  # received, and not read
         self.is_read = False  # behind a message that is whole, `hold` has nothing to keep or to let go
@@ -137,9 +140,15 @@ class Http1Connection(Generic[H]):
 
     def _next_head(self) -> RequestReceived[H] | None:
         data, at, size = self._data, self._at, self._size
-        meaning, head = self.meaning, self.head
-        end = at + len(head)
-        if meaning is not None and head and data.startswith(head, at, size) and meaning.edition.valid:
+        meaning, head, outline = self.meaning, self.head, self._outline
+        end = 0
+        if meaning is not None and meaning.edition.valid:
+            if head and data.startswith(head, at, size):
+                end = at + len(head)
+            elif outline is not None and at + outline.length <= size and outline.fits(data, at):
+                end = at + outline.length
+                self.head = self._view[at:end].tobytes()
+        if meaning is not None and end:
             self.repeats += 1
         else:
             while at < size and data[at] == _CR:
@@ -152,15 +161,9 @@ class Http1Connection(Generic[H]):
                     check_partial(bytes(self._view[at:size]))
                     self._move(Step.BEGUN)
                 return None
-            head = bytes(self._view[at:end])
-            if meaning is not None and meaning.edition.valid and meaning.fits(head):
-                self.repeats += 1
-            else:
-                before, self.meaning, self.head = meaning, None, b""
-                meaning = self.meaning = self._interpret(head)
-                self.repeats = self.repeats + 1 if meaning is before else min(self.repeats, 0)
-            if len(head) <= KEPT_HEAD_BYTES:
-                self.head = head
+            before, self.meaning, self.head = meaning, None, b""
+            meaning = self._read_head(self._view[at:end].tobytes())
+            self.repeats = self.repeats + 1 if meaning is before else min(self.repeats, 0)
         self._empty_lines = 0
         stop = end + meaning.length
         if stop <= size and not meaning.head.chunked:
@@ -173,6 +176,12 @@ class Http1Connection(Generic[H]):
         self._at = end
         self._left = stop - size
         return RequestReceived(meaning, self._view[end : end if meaning.head.chunked else size], False)
+
+    def _read_head(self, head: bytes) -> H:
+        result = self._interpret(head)
+        self.meaning, self._outline = result.meaning, result.outline
+        self.head = head if len(head) <= KEPT_HEAD_BYTES else b""
+        return result.meaning
 
     def _skip_empty_line(self, data: bytes | bytearray, at: int, size: int) -> bool:
         """Read past an empty line before a request line, as RFC 9112 section 2.2 asks; whether it is whole.
@@ -294,7 +303,7 @@ class Http1Connection(Generic[H]):
         """Messages were received elsewhere, the last of them with this head, which is whole and good."""
         self._move(Step.RESUMED)
         if head != self.head:
-            self.meaning, self.head = self._interpret(head), head
+            self._read_head(head)
 
     def owes(self) -> None:
         """A message that means what the last one did was received elsewhere, and its answer is owed."""

@@ -23,9 +23,6 @@ class Meaning(Protocol):
     length: int  # of the body; 0 where it is chunked
     edition: Edition  # an equal head means the same while it is valid
 
-    def fits(self, head: bytes) -> bool:
-        """Whether another head is known to mean the same, as a quick look shows."""
-
 
 H = TypeVar("H", bound=Meaning)
 

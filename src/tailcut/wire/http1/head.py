@@ -28,12 +28,9 @@ SIGNIFICANT = frozenset(
     b"host content-length transfer-encoding connection expect content-encoding content-type "
     b"inference-header-content-length authorization sec-fetch-site origin tailcut-timeout-us tailcut-priority".split()
 )
-_OTHERS = re.compile(
+OTHER_FIELDS = re.compile(
     rb"^(?!(?i:" + rb"|".join(sorted(SIGNIFICANT)) + rb"):)" + TOKEN + rb":(" + TEXT + rb")\r\n", re.MULTILINE
 )
-_IS_TEXT = re.compile(TEXT)
-# Each byte of a value, or of the end of a line, stands for itself, and any other for another one.
-_CHECKED = bytes(byte if _IS_TEXT.fullmatch(bytes([byte])) or byte in b"\r\n" else byte ^ 1 for byte in range(256))
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,38 +86,7 @@ def significant(data: bytes) -> bytes:
     Two heads with the same rest mean the same. What is malformed stays, and with more fields than may be all do, so
     that it is no good head's rest.
     """
-    return data if data.count(b"\n") > MAX_HEADERS + 2 else _OTHERS.sub(b"", data)
-
-
-class Outline:
-    """A head without the values of its fields that mean nothing here: a quick look at another one.
-
-    A head that fits has the same lines, of the same lengths, and in the places of those values nothing but what a
-    value may have. So it has the same `significant` part. It says nothing of a head that does not fit.
-
-    Args:
-        head: well-formed, with no more fields than may be.
-    """
-
-    __slots__ = ("_lines", "_pieces")
-
-    def __init__(self, head: bytes) -> None:
-        pieces: list[tuple[bytes, int]] = []
-        at = 0
-        for field in _OTHERS.finditer(head):
-            start, end = field.span(1)
-            pieces.append((head[at:start], at))
-            at = end
-        self._pieces = (*pieces, (head[at:], at))
-        self._lines = head.count(b"\n")
-
-    def fits(self, head: bytes) -> bool:
-        """Whether a head, of the same length as the first one, has this outline."""
-        for piece, at in self._pieces:
-            if not head.startswith(piece, at):
-                return False
-        lines = self._lines  # whose ends are in the pieces: no value has one
-        return head.translate(_CHECKED) == head and head.count(b"\n") == lines and head.count(b"\r") == lines
+    return data if data.count(b"\n") > MAX_HEADERS + 2 else OTHER_FIELDS.sub(b"", data)
 
 
 def accept_of(head: bytes) -> str:
