@@ -318,19 +318,23 @@ _TABLE = [
     *_of_regions("cuda", _register_cuda, _unregister_cuda, _cuda_regions),
     RouteEntry("/metrics", "GET", _metrics, Said("The same numbers for Prometheus", "text"), negotiates=True),
 ]
-# By the number of parts; a variable part is None, and the table's order puts words before it.
-_PATTERNS: dict[int, list[tuple[list[str | None], RouteEntry]]] = {}
+_ROUTES: dict[tuple[str | None, ...], RouteEntry] = {}  # by the parts of their paths; a variable part is None
+_MASKS: dict[int, list[tuple[bool, ...]]] = {}  # by the number of parts: which are words, in the table's order
 for _entry in _TABLE:
-    _parts = [None if part.startswith("{") else part for part in _entry.path.split("/")]
-    _PATTERNS.setdefault(len(_parts), []).append((_parts, _entry))
+    _parts = tuple(None if part.startswith("{") else part for part in _entry.path.split("/"))
+    _ROUTES.setdefault(_parts, _entry)
+    _mask = tuple(part is not None for part in _parts)
+    if _mask not in (_masks := _MASKS.setdefault(len(_parts), [])):
+        _masks.append(_mask)
 
 
 def find_route(path: str) -> Route | None:
     """The route of a path without its query."""
     parts = (path.rstrip("/") or "/").split("/")
-    for pattern, entry in _PATTERNS.get(len(parts), ()):
-        if all(want in {None, part} for want, part in zip(pattern, parts, strict=True)):
-            arguments = tuple(part for want, part in zip(pattern, parts, strict=True) if want is None)
+    for mask in _MASKS.get(len(parts), ()):
+        entry = _ROUTES.get(tuple([part if is_word else None for part, is_word in zip(parts, mask, strict=True)]))
+        if entry is not None:
+            arguments = tuple(part for part, is_word in zip(parts, mask, strict=True) if not is_word)
             takes_body = entry.said.body is not None
             flags = {name: getattr(entry, name) for name in ("admin", "open", "watches", "ui", "negotiates")}
             return Route((entry.method,), entry.handler, arguments, takes_body, **flags)
