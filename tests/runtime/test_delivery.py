@@ -85,3 +85,46 @@ def test_a_closed_loop_leaves_nothing_lent() -> None:
     thread.start()
     thread.join()
     assert len(owner.batches) == 3
+
+
+def test_what_is_gathered_is_queued_before_models_are_notified() -> None:
+    """It hears whether it came alone, and its model is notified where it says so, once for all of a pass."""
+    seen: list[str] = []
+
+    class Entry:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def notify(self, until_ns: int = 0) -> bool:
+            seen.append(f"notify {self.name}")
+            return False
+
+    def queue(name: str, *, notify: bool) -> Callable[[bool], bool]:
+        def queued(alone: bool) -> bool:
+            seen.append(f"queue {name}{' alone' if alone else ''}")
+            return notify
+
+        return queued
+
+    async def run() -> None:
+        home, first, second = LoopDelivery(asyncio.get_running_loop()), Entry("first"), Entry("second")
+
+        async def passes() -> list[str]:
+            seen.clear()
+            await asyncio.sleep(0)
+            assert home.idle
+            return list(seen)
+
+        home.gather(queue("a", notify=False), first)
+        assert not home.idle
+        assert await passes() == ["queue a alone"]
+        home.gather(queue("a", notify=True), first)
+        assert await passes() == ["queue a alone", "notify first"]
+        home.gather(queue("a", notify=True), first)
+        home.gather(queue("b", notify=True), first)
+        assert await passes() == ["queue a", "queue b", "notify first"]
+        home.gather(queue("a", notify=False), first)
+        home.notify_soon(second)
+        assert await passes() == ["queue a", "notify second"]
+
+    asyncio.run(run())

@@ -152,6 +152,33 @@ def test_one_deadline_that_has_passed_already(tmp_path: Path) -> None:
         assert members[2].said != [[row(2)]]
 
 
+def test_those_of_a_pass_are_answered_in_it(tmp_path: Path) -> None:
+    """Where the loop computes for an idle model; what comes meanwhile waits, and one that is late is not computed."""
+    with echo(tmp_path, dispatch="inline") as model:
+        served, members, late, next_one = ServedModel(model, "echo"), [Member() for _ in range(5)], Member(), Member()
+
+        async def use(rows: RowGatherer) -> None:
+            class Asking(Member):
+                def complete_row(self, outputs: list[bytes], request: Request, batch: Batch, handed_ns: int) -> None:
+                    super().complete_row(outputs, request, batch, handed_ns)
+                    rows.add(next_one, served, row(7), 0, later(10))
+
+            members[2] = Asking()
+            for number, member in enumerate(members):
+                rows.add(member, served, row(number), 0, later(10))
+            await asyncio.sleep(0)
+            assert [member.said for member in members] == [[[row(number)]] for number in range(5)]
+            assert not next_one.said
+            await told([next_one])
+            rows.add(late, served, row(1), 0, later(-1))
+            await told([late])
+
+        on_a_loop(use)
+        assert next_one.said == [[row(7)]]
+        assert isinstance(late.said[0], str)
+        assert model.statistics() | {"requests": 6, "expired": 1, "rows_in_use": 0} == model.statistics()
+
+
 def test_clients_that_leave(tmp_path: Path) -> None:
     """Before their group is queued and while it waits: they are told nothing, and the others get their own rows."""
     with echo(tmp_path, dispatch="worker") as model:

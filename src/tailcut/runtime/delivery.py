@@ -24,23 +24,26 @@ class LoopDelivery:
         self._loop = loop
         self._thread = threading.get_ident()
         self.idle = True  # no notification is due
-        self._gathered: list[Callable[[], None]] = []
+        self._gathered: list[tuple[Callable[[bool], bool], Notifiable]] = []
         self._pending: list[Notifiable] = []
         self._computed: deque[Batch] = deque()  # elsewhere, and not handed out yet
         self._is_woken = False  # for them
 
     def notify_soon(self, entry: Notifiable) -> None:
         """Notify the model after everything else that this pass of the loop has read: arrivals gather by themselves."""
-        if self.idle:
-            self.idle = False
-            self._loop.call_soon(self._notify)
+        self._be_due()
         if entry not in self._pending:
             self._pending.append(entry)
 
-    def gather(self, queue: Callable[[], None], entry: Notifiable) -> None:
-        """As `notify_soon`, and call `queue` before any model is notified: it queues what has been gathered."""
-        self._gathered.append(queue)
-        self.notify_soon(entry)
+    def gather(self, queue: Callable[[bool], bool], entry: Notifiable) -> None:
+        """Have what is gathered queued after everything else that this pass of the loop has read.
+
+        Args:
+            queue: queues it; it is told whether nothing else came in this pass, and returns whether to notify.
+            entry: of its model, which is notified then.
+        """
+        self._gathered.append((queue, entry))
+        self._be_due()
 
     @property
     def is_here(self) -> bool:
@@ -88,11 +91,18 @@ class LoopDelivery:
         finally:
             batch.owner.delivered(batch)
 
+    def _be_due(self) -> None:
+        if self.idle:
+            self.idle = False
+            self._loop.call_soon(self._notify)
+
     def _notify(self) -> None:
         gathered, pending = self._gathered, self._pending
         self._gathered, self._pending, self.idle = [], [], True
-        for queue in gathered:
-            queue()
+        alone = len(gathered) == 1 and not pending
+        for queue, entry in gathered:
+            if queue(alone) and entry not in pending:
+                pending.append(entry)
         until_ns = time.monotonic_ns() + _PASS_NS
         for entry in pending:
             if entry.notify(until_ns):

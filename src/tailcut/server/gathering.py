@@ -42,24 +42,25 @@ class GatheredRequest(Protocol):
 class PassGroup:
     """The requests of one pass for one model and with one priority; the handler of what they are queued as."""
 
-    __slots__ = ("_bodies", "_deadlines_ns", "_entry", "_gatherer", "_members", "_most", "priority", "served")
+    __slots__ = ("_bodies", "_deadlines_ns", "_entry", "_gatherer", "_members", "most", "priority", "served")
 
     def __init__(self, gatherer: "RowGatherer", served: ServedModel, priority: int) -> None:
         self._gatherer = gatherer
         self._entry = entry = served.entry
-        self._most = entry.max_batch_size
+        self.most = entry.max_batch_size  # it takes no more
         self.served = served
         self.priority = priority
         self._members: list[GatheredRequest | None] = []  # None: it has been told, or withdrawn
         self._bodies: list[bytes] = []  # of each; none once they are queued
         self._deadlines_ns: list[int] = []
 
-    def add(self, member: GatheredRequest, body: bytes, deadline_ns: int) -> bool:
-        """Take one more; whether that is the last one: they are as many as the largest batch."""
+    def add(self, member: GatheredRequest, body: bytes, deadline_ns: int) -> int:
+        """Take one more; returns how many there are then."""
+        members = self._members
+        members.append(member)
         self._bodies.append(body)
         self._deadlines_ns.append(deadline_ns)
-        self._members.append(member)
-        return len(self._members) == self._most
+        return len(members)
 
     def withdraw(self, member: GatheredRequest) -> None:
         """The client of one of them left."""
@@ -67,17 +68,25 @@ class PassGroup:
         self._members[number] = None
         self._entry.withdraw(self, number)
 
-    def queue(self) -> None:
-        """The pass is over: queue them, those whose deadlines are close as one request."""
+    def queue(self, alone: bool) -> bool:  # noqa: FBT001  the loop's delivery calls it
+        """The pass is over: queue them, those whose deadlines are close as one request.
+
+        Args:
+            alone: nothing else came in this pass, so that they may be answered before this returns.
+
+        Returns:
+            Whether the model is to be notified.
+        """
         self._gatherer.close(self)
         deadlines = self._deadlines_ns
         if not self._bodies or not any(self._members):
-            return
+            return False
         now, earliest = _now_ns(), min(deadlines)
         count = start = 0
+        notify = False
         if max(deadlines) - earliest <= max(0, earliest - now) >> _CLOSE_BITS:
             count = len(deadlines)
-            self._queue_some(0, count, earliest)
+            notify = self._queue_some(0, count, earliest, at_once=alone and earliest > now)
         else:
             order = sorted(range(len(deadlines)), key=deadlines.__getitem__)
             self._members = [self._members[number] for number in order]
@@ -86,13 +95,15 @@ class PassGroup:
         while count < len(deadlines):
             start, earliest = count, deadlines[count]
             count = bisect_right(deadlines, earliest + (max(0, earliest - now) >> _CLOSE_BITS), start)
-            self._queue_some(start, count, earliest)
+            notify |= self._queue_some(start, count, earliest)
         self._bodies = []
+        return notify
 
-    def _queue_some(self, start: int, end: int, deadline_ns: int) -> None:
+    def _queue_some(self, start: int, end: int, deadline_ns: int, *, at_once: bool = False) -> bool:
         entry, delivery, priority = self._entry, self._gatherer.delivery, self.priority
         slab = entry.slab
         assert slab is not None  # noqa: S101  what is rows has one
+        notify = False
         while start < end:
             try:
                 lease = entry.lend(end - start, deadline_ns, priority, some=True)
@@ -100,11 +111,12 @@ class PassGroup:
                 slab.write(lease.row, memoryview(b"".join(self._bodies[start : start + rows])))
                 request = Request(self, delivery, rows, deadline_ns, priority, rows)
                 request.offset = start
-                entry.settle(lease, rows, request)
+                notify |= entry.settle(lease, rows, request, at_once=at_once and rows == len(self._members))
             except TailcutError as error:
                 self._tell(start, end, methodcaller("refused", error.without_frames()))
-                return
+                break
             start += rows
+        return notify
 
     # The engine has answered.
 
@@ -174,7 +186,7 @@ class RowGatherer:
         group = self._last
         if group is None or group.served is not served or group.priority != priority:
             group = self._find(served, priority)
-        if group.add(member, body, deadline_ns):
+        if group.add(member, body, deadline_ns) == group.most:
             self.close(group)
         return group
 
