@@ -42,8 +42,8 @@ class ExchangeSide(Protocol):
             TailcutError: it cannot be written as it was asked for.
         """
 
-    def encode_row(self, outputs: list[bytes]) -> Any:
-        """The answer to a request that is one row: its row of each output."""
+    def answer_row(self, outputs: list[bytes]) -> bool:
+        """Answer a request that is one row with its row of each output; returns as `answered`."""
 
     def submitted(self) -> None:
         """A request that was read in steps is in the queue."""
@@ -228,18 +228,17 @@ class Exchange:
 
     # What a request is told before it is read.
 
-    def deadline(self, schedule: Schedule, left_ns: int = 0, since_ns: int = 0) -> int:
-        """Until when its answer is wanted, in monotonic nanoseconds.
+    def deadline(self, schedule: Schedule, left_ns: int = 0) -> int:
+        """Until when its answer is wanted, in monotonic nanoseconds; its time counts from now on.
 
         Args:
             schedule: of the request.
             left_ns: what its client has left to wait; 0: no limit.
-            since_ns: from when its time counts; 0: from now on.
         """
         timeout_ns = schedule.timeout_ns
         if not timeout_ns or 0 < left_ns < timeout_ns:
             timeout_ns = left_ns
-        return (since_ns or _now_ns()) + (timeout_ns or self._state.deadline_ns)
+        return _now_ns() + (timeout_ns or self._state.deadline_ns)
 
     def precheck(
         self, entry: ServedEntry, schedule: Schedule, left_ns: int = 0, *, names_its_time: bool = False
@@ -269,24 +268,28 @@ class Exchange:
             self._times = self._times_of(request, batch, handed_ns, 0, request.count)
             self._job = state.steps.start(answer, self._written)
             return
-        self._answered(answer, request, batch, handed_ns, request.count)
+        self.answer, encoded_ns = answer, _now_ns()
+        self._answered(request, batch, handed_ns, encoded_ns, request.count, sent=side.answered())
         if state.busy_poll_ns:
             state.stay_awake(ended_ns)
 
     def complete_row(self, outputs: list[bytes], request: Request, batch: Batch, handed_ns: int) -> None:
         """As `complete`, for a request of one row that was queued with others."""
         self._group = None
+        encoded_ns = _now_ns()  # where it goes out at once, it is the rows themselves
         try:
-            answer = self._side.encode_row(outputs)
+            sent = self._side.answer_row(outputs)
         except Exception as error:  # noqa: BLE001  as in complete
             self._side.failed(self._not_written(error))
             return
-        self._answered(answer, request, batch, handed_ns, 1)
+        self._answered(request, batch, handed_ns, encoded_ns if sent else _now_ns(), 1, sent=sent)
 
-    def _answered(self, answer: Any, request: Request, batch: Batch, handed_ns: int, rows: int) -> None:
-        """Have an answer sent that was written in one go, and record when its request passed each stage."""
-        self.answer, side, encoded_ns = answer, self._side, _now_ns()
-        if side.answered():
+    def _answered(  # noqa: PLR0913  one answer, and what only its exchange knows
+        self, request: Request, batch: Batch, handed_ns: int, encoded_ns: int, rows: int, *, sent: bool
+    ) -> None:
+        """Record when a request passed each stage whose answer was written in one go: it is `sent`, or on its way."""
+        side = self._side
+        if sent:
             written_ns = _now_ns()
             self.served.timeline.record(
                 self.began_ns,

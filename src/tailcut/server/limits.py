@@ -28,6 +28,11 @@ class ServerLimits:
     linger_s: float = 2.0  # how long a refused body is read away, so that the refusal arrives
     drain_s: float = 5.0  # on SIGTERM: accepting goes on this long with readiness off
 
+    @property
+    def deadline_ns(self) -> int:
+        """For an answer to a request that names no time, in nanoseconds."""
+        return int(self.deadline_s * 1e9)
+
     def write_s(self, size_bytes: int) -> float:
         """How long a client may take to read so much: in total, however its reading is spread."""
         return self.write_timeout_s + size_bytes / self.write_rate

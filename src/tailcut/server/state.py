@@ -78,7 +78,7 @@ class ServerState:
         self.context = context
         self.limits = limits
         self.direct_bytes = direct_bytes
-        self.deadline_ns = int(limits.deadline_s * 1e9)  # for an answer to a request that names none
+        self.deadline_ns = limits.deadline_ns
         self.receive = bytearray(RECEIVE_BYTES)
         self.receive_view = memoryview(self.receive)
         self.head_view = self.receive_view[:HEAD_BYTES]  # where hardly more than a head is wanted now

@@ -167,12 +167,6 @@ class GrpcInference:
         response = infer_response(spec, served.version, request, outputs, final=self._final)
         return bytes(response.SerializeToString())
 
-    def encode_row(self, outputs: list[bytes]) -> bytes:
-        """A ModelInferResponse."""
-        form = self._form
-        assert isinstance(form, Form)  # noqa: S101  of what was submitted as a row
-        return form.answer(self.id, [outputs[index] for index, _ in form.outputs], final=self._final)
-
     def submitted(self) -> None:
         """A large request has been read: nothing of it is kept here."""
 
@@ -183,6 +177,14 @@ class GrpcInference:
     def answered(self) -> bool:
         """Its answer is there, and goes out with the next write of its connection."""
         self.answer = self._exchange.answer
+        self._done(self)
+        return False
+
+    def answer_row(self, outputs: list[bytes]) -> bool:
+        """The same of a request that is one row."""
+        form = self._form
+        assert isinstance(form, Form)  # noqa: S101  of what was submitted as a row
+        self.answer = form.answer(self.id, [outputs[index] for index, _ in form.outputs], final=self._final)
         self._done(self)
         return False
 

@@ -16,7 +16,7 @@ from tailcut.server.http.inference import HttpInference
 from tailcut.server.http.plan import NO_PLAN, RequestKind, RequestPlan, find_plan
 from tailcut.server.http.presence import WAITS_S, Presence, is_gone
 from tailcut.server.http.questions import HttpQueries
-from tailcut.server.http.repeating import STEADY, Repeating
+from tailcut.server.http.repeating import Repeating
 from tailcut.server.http.replies import Refusal, failure_reply, refusal_reply, refused
 from tailcut.server.http.writer import AnswerWriter
 from tailcut.server.state import ServerState
@@ -28,6 +28,7 @@ from tailcut.wire.http1.states import ConnectionState
 _HELD_BYTES = 64 * 1024  # pipelined behind a message in hand, before reading pauses
 _IDLE, _HEAD, _CHUNKS, _SKIP = ConnectionState.IDLE, ConnectionState.HEAD, ConnectionState.CHUNKS, ConnectionState.SKIP
 _ANSWER, _LINGER = ConnectionState.ANSWER, ConnectionState.LINGER
+_ROWS = RequestKind.ROWS
 
 
 class HttpConnection(asyncio.BufferedProtocol):
@@ -247,11 +248,11 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._exchange.began_ns = self._writer.began_ns = self._state.steps.now_ns
         self._exchange.length = plan.length
         self.due = 0.0
-        if plan.kind is RequestKind.ROWS:
-            if not whole:
+        if plan.kind is _ROWS:
+            if whole:
+                self._inference.submit_rows(plan, body)
+            else:
                 self._begin_rows(plan, body)
-                return
-            self._submit_rows(plan, body)
         elif plan.why is not None:
             self.turn_away(plan.why)
         elif whole:
@@ -327,15 +328,10 @@ class HttpConnection(asyncio.BufferedProtocol):
     def _use(self, plan: RequestPlan, body: memoryview) -> None:
         if plan.kind is RequestKind.ANSWER:
             self._questions.answer(plan, bytes(body))
-        elif plan.kind is RequestKind.ROWS:
-            self._submit_rows(plan, body)
+        elif plan.kind is _ROWS:
+            self._inference.submit_rows(plan, body)
         else:
             self._inference.submit(plan, body)
-
-    def _submit_rows(self, plan: RequestPlan, body: memoryview) -> None:
-        steady = self._wire.repeats >= STEADY and self._state.fast_path is not None
-        if not (steady and self._repeating.take_rows(plan, body)):
-            self._inference.submit_rows(plan, body)
 
     def turn_away(self, why: Refusal | TailcutError) -> None:
         """Answer the message in hand without its body, and go on behind it where that can be read past."""

@@ -13,7 +13,7 @@ from tailcut.runtime.request import Batch
 from tailcut.server.account import Account
 from tailcut.server.exchange import Exchange
 from tailcut.server.http.plan import RequestPlan
-from tailcut.server.http.repeating import Repeating
+from tailcut.server.http.repeating import STEADY, Repeating
 from tailcut.server.http.replies import Refusal
 from tailcut.server.http.writer import AnswerWriter
 from tailcut.server.state import ServerState
@@ -76,8 +76,7 @@ class HttpInference:
         if plan.refusal is not None and self._is_refused(plan, plan.refusal):
             return False
         try:
-            deadline_ns = self.exchange.deadline(plan.schedule, since_ns=self._writer.began_ns)
-            plan.of_model.entry.admit(plan.rows, deadline_ns, plan.schedule.priority)
+            plan.of_model.entry.admit(plan.rows, self._writer.began_ns + plan.time_ns, plan.schedule.priority)
         except TailcutError as error:
             self.turn_away_rows(plan, error)
             return False
@@ -100,14 +99,17 @@ class HttpInference:
         self._connection.turn_away(error)
 
     def submit_rows(self, plan: RequestPlan, body: memoryview) -> None:
-        """A whole body of whole rows, copied once."""
+        """A whole body of whole rows, copied once; or its client takes the fast path with it."""
         served, schedule = plan.served, plan.schedule
         assert served is not None  # noqa: S101  a plan for rows has a model
+        steady = self._wire.repeats >= STEADY and self._state.fast_path is not None
+        if steady and self._repeating.take_rows(plan, body):
+            return
         if plan.refusal is not None and self._is_refused(plan, plan.refusal):
             return
-        deadline_ns = self.exchange.deadline(schedule, 0, self._writer.began_ns)
+        deadline_ns = self._writer.began_ns + plan.time_ns
         if plan.gathers:
-            self.exchange.submit_row(served, bytes(body), schedule.priority, deadline_ns)
+            self.exchange.submit_row(served, body.tobytes(), schedule.priority, deadline_ns)
             return
         try:
             self.exchange.submit_bodies(served, plan.rows, (body,), schedule, deadline_ns)
@@ -179,10 +181,6 @@ class HttpInference:
             return response_in_steps(spec, served.version, request, exchange.owned(request, outputs))
         return encode_response(spec, served.version, request, outputs)
 
-    def encode_row(self, outputs: list[bytes]) -> list[bytes]:
-        """The body of an answer behind its JSON, which is the same for all."""
-        return outputs
-
     def submitted(self) -> None:
         """A large body has been read."""
         self._account.release()
@@ -193,11 +191,22 @@ class HttpInference:
 
     def answered(self) -> bool:
         """The answer to an inference is there; whether it has gone out."""
+        answer: list[bytes] | Response = self.exchange.answer
+        if isinstance(answer, list):
+            return self.answer_row(answer)
+        return self._is_out(last=self._writer.respond(answer))
+
+    def answer_row(self, outputs: list[bytes]) -> bool:
+        """The same of a request that is nothing but rows: the bytes of each output."""
+        last = self._writer.respond_rows(outputs)
+        if last or self._connection.paused or self._account.charged:
+            return self._is_out(last=last)
+        return True
+
+    def _is_out(self, *, last: bool) -> bool:
+        """Whether the answer that was just written has gone out."""
         if self._account.charged:
             self._account.release()
-        answer: list[bytes] | Response = self.exchange.answer
-        writer = self._writer
-        last = writer.respond_rows(answer) if isinstance(answer, list) else writer.respond(answer)
         if last:
             self._connection.close()
         self.unsent = paused = self._connection.paused  # when its answer is out is seen later

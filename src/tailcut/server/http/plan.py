@@ -27,6 +27,7 @@ from tailcut.wire.http1.response import BINARY, OK, head
 from tailcut.wire.v2 import InferRequest, Schedule, encode_response, schedule_of
 from tailcut.wire.v2.lists import COMPILED
 
+JOIN_BYTES = 64 * 1024  # parts of an answer from this size on go to the kernel as they are
 _NEVER = Edition(valid=False)  # of a plan that is for one message
 
 
@@ -49,9 +50,11 @@ class RequestPlan:
     served: ServedModel | None = None
     json_size: int | None = None
     rows: int = 0
+    time_ns: int = 0  # ROWS: from the head to the deadline
     gathers: bool = False  # ROWS: one small row, which is queued with those of other clients
     encoding: str | None = None
     direct: bool = False  # INFER: a large tensor behind the JSON may be received into rows
+    plain: bool = False  # ROWS: the connection goes on behind the answer, whose head and only output leave in one piece
     reply_rest: bytes = b""  # ROWS: everything of the answer but its status line, date and the output's bytes
     reply_rest_close: bytes = b""
     reply_head: bytes = b""  # the same with them, as of `date`
@@ -167,6 +170,7 @@ def plan_for(request: Head, context: Context, limits: ServerLimits) -> RequestPl
         plan.limit = largest_body(plan.served.entry, limits.body_bytes)
         if length > plan.limit:
             raise Refusal(413, f"the body is over {plan.limit} bytes, more than any request to this model needs")
+        plan.time_ns = plan.schedule.timeout_ns or limits.deadline_ns
         _plan_rows(plan)
     return plan
 
@@ -260,6 +264,7 @@ def _plan_rows(plan: RequestPlan) -> None:
     response = encode_response(spec, served.version, request, outputs)
     json_part = bytes(response.body_parts[0])
     length = sum(len(part) for part in response.body_parts)
+    plan.plain = plan.head.keep_alive and length < JOIN_BYTES
     headers = {"Inference-Header-Content-Length": str(len(json_part))}
     reply_head = head(200, length, content_type=BINARY, headers=headers) + json_part
     reply_head_close = head(200, length, content_type=BINARY, headers=headers, close=True) + json_part

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from tailcut.errors import Code, TailcutError
 from tailcut.server.access_log import trace_of_head, with_trace
 from tailcut.server.faults import public_message
-from tailcut.server.http.plan import NO_PLAN, RequestPlan
+from tailcut.server.http.plan import JOIN_BYTES, NO_PLAN, RequestPlan
 from tailcut.server.http.replies import failure_reply, response_head
 from tailcut.server.http.routes import find_route
 from tailcut.server.state import ServerState
@@ -17,17 +17,17 @@ from tailcut.wire.http1.connection import Http1Connection
 from tailcut.wire.http1.response import CLOSE, END, dated
 from tailcut.wire.v2 import Response
 
-_JOIN_BYTES = 64 * 1024  # parts of an answer from this size on go to the kernel as they are
 _log = logging.getLogger("tailcut.http")
 
 
 class AnswerWriter:
     """Writes the answers of a connection; those that put a message out of hand return whether they are the last."""
 
-    __slots__ = ("_state", "_unsampled", "_wire", "began_ns", "idle_since", "transport")
+    __slots__ = ("_replies", "_state", "_unsampled", "_wire", "began_ns", "idle_since", "transport")
 
     def __init__(self, state: ServerState, wire: Http1Connection[RequestPlan]) -> None:
         self._state = state
+        self._replies = state.context.counts.replies
         self._wire = wire
         self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set before anything is answered
         self._unsampled: bytes | None = None  # the last head that is never sampled
@@ -51,15 +51,14 @@ class AnswerWriter:
         plan = wire.meaning or NO_PLAN
         if plan.date is not state.date:
             plan.renew(state.date)
-        closing = state.draining or not plan.head.keep_alive or (wire.ended and wire.closes)
-        head = plan.reply_head_close if closing else plan.reply_head
-        if len(rows) != 1 or len(rows[0]) >= _JOIN_BYTES or state.access:
-            return self._reply(head, 200, rows, closing=closing)
+        if wire.ended or state.access or state.draining or len(rows) != 1 or not plan.plain:
+            closing = self._closing()
+            return self._reply(plan.reply_head_close if closing else plan.reply_head, 200, rows, closing=closing)
         wire.answered()  # as below, for what most answers are
         self.idle_since = state.now
-        self.transport.write(head + rows[0])
-        state.context.counts.replies[200] += 1
-        return closing
+        self.transport.write(plan.reply_head + rows[0])
+        self._replies[200] += 1
+        return False
 
     def tell(self, plan: RequestPlan, answer: bytes) -> bool:
         """Write the answer to a question."""
@@ -138,14 +137,14 @@ class AnswerWriter:
         size = len(answer) + sum(map(len, parts))
         if not parts:
             self.transport.write(answer)
-        elif size < _JOIN_BYTES:
+        elif size < JOIN_BYTES:
             self.transport.write(b"".join([answer, *parts]))
         else:
             self.transport.writelines([answer, *parts])
         if state.access:
             self._count(status, size)
         else:
-            state.context.counts.replies[status] += 1
+            self._replies[status] += 1
         return closing
 
     def _count(self, status: int, size: int) -> None:

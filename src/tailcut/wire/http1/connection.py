@@ -28,7 +28,7 @@ _EMPTY_LINES = 8  # before a request line: some clients send one behind a body
 
 
 _IDLE, _HEAD, _PART, _CHUNKS, _SKIP, _REQUEST, _BODY, _ANSWER, _LINGER, _CLOSED = ConnectionState
-_WHOLE, _ANSWERED = MOVES[Step.WHOLE], Step.ANSWERED  # the steps of every message
+_WHOLE, _ANSWERED = MOVES[Step.WHOLE], MOVES[Step.ANSWERED]  # the steps of every message
 _NOTHING = memoryview(b"")
 
 
@@ -297,7 +297,10 @@ class Http1Connection(Generic[H]):
 
     def answered(self) -> None:
         """The message in hand has its answer: the next one may come."""
-        self.state = moved(self.state, _ANSWERED)
+        try:
+            self.state = _ANSWERED[self.state]
+        except KeyError:
+            self._move(Step.ANSWERED)  # which says what is wrong
 
     def resume(self, head: bytes) -> None:
         """Messages were received elsewhere, the last of them with this head, which is whole and good."""
