@@ -14,6 +14,7 @@ from tailcut.runtime.delivery import LoopDelivery
 from tailcut.runtime.limits import Limits
 from tailcut.runtime.model import Model
 from tailcut.runtime.request import Batch, Request
+from tailcut.runtime.tracing.timeline import pack_moments
 from tailcut.server.gathering import RowGatherer
 from tailcut.server.served_model import ServedModel
 from tailcut.spec import DType
@@ -28,8 +29,11 @@ class Member:
         self.said: list[list[bytes] | TailcutError | str] = []
         self.batch_rows = 0
 
-    def complete_row(self, outputs: list[bytes], request: Request, batch: Batch, handed_ns: int) -> None:
+    def complete_row(
+        self, outputs: list[bytes], request: Request, batch: Batch, handed_ns: int, moments: bytes
+    ) -> None:
         assert 0 < request.ready_ns <= batch.formed_ns <= batch.began_ns <= batch.ended_ns <= handed_ns
+        assert moments == pack_moments(request.ready_ns, batch.formed_ns, batch.began_ns, batch.ended_ns, handed_ns)
         self.said.append(outputs)
         self.batch_rows = batch.rows
 
@@ -159,8 +163,10 @@ def test_those_of_a_pass_are_answered_in_it(tmp_path: Path) -> None:
 
         async def use(rows: RowGatherer) -> None:
             class Asking(Member):
-                def complete_row(self, outputs: list[bytes], request: Request, batch: Batch, handed_ns: int) -> None:
-                    super().complete_row(outputs, request, batch, handed_ns)
+                def complete_row(
+                    self, outputs: list[bytes], request: Request, batch: Batch, handed_ns: int, moments: bytes
+                ) -> None:
+                    super().complete_row(outputs, request, batch, handed_ns, moments)
                     rows.add(next_one, served, row(7), 0, later(10))
 
             members[2] = Asking()
@@ -247,8 +253,10 @@ def test_one_clients_fault_costs_no_other(tmp_path: Path) -> None:
     """A member that raises is logged; those behind it are answered."""
 
     class Faulty(Member):
-        def complete_row(self, outputs: list[bytes], request: Request, batch: Batch, handed_ns: int) -> None:
-            super().complete_row(outputs, request, batch, handed_ns)
+        def complete_row(
+            self, outputs: list[bytes], request: Request, batch: Batch, handed_ns: int, moments: bytes
+        ) -> None:
+            super().complete_row(outputs, request, batch, handed_ns, moments)
             raise EngineError("of this client's own")
 
     with echo(tmp_path, dispatch="inline") as model:

@@ -273,16 +273,22 @@ class Exchange:
         if state.busy_poll_ns:
             state.stay_awake(ended_ns)
 
-    def complete_row(self, outputs: list[bytes], request: Request, batch: Batch, handed_ns: int) -> None:
+    def complete_row(
+        self, outputs: list[bytes], request: Request, batch: Batch, handed_ns: int, moments: bytes
+    ) -> None:
         """As `complete`, for a request of one row that was queued with others."""
         self._group = None
-        encoded_ns = _now_ns()  # where it goes out at once, it is the rows themselves
+        side, encoded_ns = self._side, _now_ns()  # where it goes out at once, it is the rows themselves
         try:
-            sent = self._side.answer_row(outputs)
+            sent = side.answer_row(outputs)
         except Exception as error:  # noqa: BLE001  as in complete
-            self._side.failed(self._not_written(error))
+            side.failed(self._not_written(error))
             return
-        self._answered(request, batch, handed_ns, encoded_ns if sent else _now_ns(), 1, sent=sent)
+        if sent and self._state.tracer is None:  # as below, for what most answers are
+            self.served.timeline.record_row(self.began_ns, moments, encoded_ns, _now_ns(), batch.rows, self.length)
+            side.go_on()
+        else:
+            self._answered(request, batch, handed_ns, encoded_ns if sent else _now_ns(), 1, sent=sent)
 
     def _answered(  # noqa: PLR0913  one answer, and what only its exchange knows
         self, request: Request, batch: Batch, handed_ns: int, encoded_ns: int, rows: int, *, sent: bool
@@ -291,20 +297,9 @@ class Exchange:
         side = self._side
         if sent:
             written_ns = _now_ns()
-            self.served.timeline.record(
-                self.began_ns,
-                request.ready_ns,
-                batch.formed_ns,
-                batch.began_ns,
-                batch.ended_ns,
-                handed_ns,
-                encoded_ns,
-                written_ns,
-                rows,
-                batch.rows,
-                self.length,
-                200,
-            )
+            answered = batch.formed_ns, batch.began_ns, batch.ended_ns, handed_ns, encoded_ns, written_ns
+            sizes = rows, batch.rows, self.length
+            self.served.timeline.record(self.began_ns, request.ready_ns, *answered, *sizes, 200)
             tracer = self._state.tracer
             if tracer is not None:
                 asked = side.sampled(tracer)

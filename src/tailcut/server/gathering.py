@@ -18,6 +18,7 @@ from typing import Protocol
 from tailcut.errors import TailcutError
 from tailcut.runtime.delivery import LoopDelivery
 from tailcut.runtime.request import Batch, Request
+from tailcut.runtime.tracing.timeline import pack_moments
 from tailcut.server.served_model import ServedModel
 
 GATHERED_BYTES = 8192  # of a row at most: copying it once more takes a small part of what that saves
@@ -29,8 +30,13 @@ _now_ns = time.monotonic_ns
 class GatheredRequest(Protocol):
     """One of the requests. Each is told one thing, once, unless it is withdrawn before."""
 
-    def complete_row(self, outputs: list[bytes], request: Request, batch: Batch, handed_ns: int) -> None:
-        """The engine has answered: its row of each output; `request` is that of the group."""
+    def complete_row(
+        self, outputs: list[bytes], request: Request, batch: Batch, handed_ns: int, moments: bytes
+    ) -> None:
+        """The engine has answered: its row of each output.
+
+        `request` is that of the group, and `moments` are what its record shares with those of the others.
+        """
 
     def refused(self, error: TailcutError) -> None:
         """It is not admitted."""
@@ -42,7 +48,7 @@ class GatheredRequest(Protocol):
 class PassGroup:
     """The requests of one pass for one model and with one priority; the handler of what they are queued as."""
 
-    __slots__ = ("_bodies", "_deadlines_ns", "_entry", "_gatherer", "_members", "most", "priority", "served")
+    __slots__ = ("_entry", "_gatherer", "bodies", "deadlines_ns", "members", "most", "priority", "served")
 
     def __init__(self, gatherer: "RowGatherer", served: ServedModel, priority: int) -> None:
         self._gatherer = gatherer
@@ -50,22 +56,14 @@ class PassGroup:
         self.most = entry.max_batch_size  # it takes no more
         self.served = served
         self.priority = priority
-        self._members: list[GatheredRequest | None] = []  # None: it has been told, or withdrawn
-        self._bodies: list[bytes] = []  # of each; none once they are queued
-        self._deadlines_ns: list[int] = []
-
-    def add(self, member: GatheredRequest, body: bytes, deadline_ns: int) -> int:
-        """Take one more; returns how many there are then."""
-        members = self._members
-        members.append(member)
-        self._bodies.append(body)
-        self._deadlines_ns.append(deadline_ns)
-        return len(members)
+        self.members: list[GatheredRequest | None] = []  # None: it has been told, or withdrawn
+        self.bodies: list[bytes] = []  # of each; none once they are queued
+        self.deadlines_ns: list[int] = []
 
     def withdraw(self, member: GatheredRequest) -> None:
         """The client of one of them left."""
-        number = self._members.index(member)
-        self._members[number] = None
+        number = self.members.index(member)
+        self.members[number] = None
         self._entry.withdraw(self, number)
 
     def queue(self, alone: bool) -> bool:  # noqa: FBT001  the loop's delivery calls it
@@ -78,8 +76,8 @@ class PassGroup:
             Whether the model is to be notified.
         """
         self._gatherer.close(self)
-        deadlines = self._deadlines_ns
-        if not self._bodies or not any(self._members):
+        deadlines = self.deadlines_ns
+        if not self.bodies or not any(self.members):
             return False
         now, earliest = _now_ns(), min(deadlines)
         count = start = 0
@@ -89,14 +87,14 @@ class PassGroup:
             notify = self._queue_some(0, count, earliest, at_once=alone and earliest > now)
         else:
             order = sorted(range(len(deadlines)), key=deadlines.__getitem__)
-            self._members = [self._members[number] for number in order]
-            self._bodies = [self._bodies[number] for number in order]
+            self.members = [self.members[number] for number in order]
+            self.bodies = [self.bodies[number] for number in order]
             deadlines.sort()
         while count < len(deadlines):
             start, earliest = count, deadlines[count]
             count = bisect_right(deadlines, earliest + (max(0, earliest - now) >> _CLOSE_BITS), start)
             notify |= self._queue_some(start, count, earliest)
-        self._bodies = []
+        self.bodies = []
         return notify
 
     def _queue_some(self, start: int, end: int, deadline_ns: int, *, at_once: bool = False) -> bool:
@@ -108,10 +106,10 @@ class PassGroup:
             try:
                 lease = entry.lend(end - start, deadline_ns, priority, some=True)
                 rows = lease.rows
-                slab.write(lease.row, memoryview(b"".join(self._bodies[start : start + rows])))
+                slab.write(lease.row, memoryview(b"".join(self.bodies[start : start + rows])))
                 request = Request(self, delivery, rows, deadline_ns, priority, rows)
                 request.offset = start
-                notify |= entry.settle(lease, rows, request, at_once=at_once and rows == len(self._members))
+                notify |= entry.settle(lease, rows, request, at_once=at_once and rows == len(self.members))
             except TailcutError as error:
                 self._tell(start, end, methodcaller("refused", error.without_frames()))
                 break
@@ -123,7 +121,8 @@ class PassGroup:
     def complete(self, request: Request, batch: Batch, index: int) -> None:
         """Have each of them answered."""
         handed_ns = _now_ns()
-        count, start, members = request.count, request.offset, self._members
+        count, start, members = request.count, request.offset, self.members
+        moments = pack_moments(request.ready_ns, batch.formed_ns, batch.began_ns, batch.ended_ns, handed_ns)
         self.served.latency.add(batch.ended_ns - request.ready_ns, count)
         blobs = [batch.blob(index, output) for output in range(len(batch.outputs))]
         sizes = [len(blob) // count for blob in blobs]
@@ -141,7 +140,7 @@ class PassGroup:
                     blob[position * size : (position + 1) * size] for blob, size in zip(blobs, sizes, strict=True)
                 ]
             try:
-                member.complete_row(outputs, request, batch, handed_ns)
+                member.complete_row(outputs, request, batch, handed_ns, moments)
             except Exception:  # noqa: BLE001  one client's fault must not cost the others their answers
                 _log.exception("an answer could not be delivered")
         self._gatherer.answered(batch.ended_ns)
@@ -153,7 +152,7 @@ class PassGroup:
 
     def _tell(self, start: int, end: int, tell: Callable[[GatheredRequest], None]) -> None:
         for number in range(start, end):
-            member, self._members[number] = self._members[number], None
+            member, self.members[number] = self.members[number], None
             if member is None:
                 continue
             try:
@@ -186,7 +185,11 @@ class RowGatherer:
         group = self._last
         if group is None or group.served is not served or group.priority != priority:
             group = self._find(served, priority)
-        if group.add(member, body, deadline_ns) == group.most:
+        members = group.members
+        members.append(member)
+        group.bodies.append(body)
+        group.deadlines_ns.append(deadline_ns)
+        if len(members) == group.most:
             self.close(group)
         return group
 

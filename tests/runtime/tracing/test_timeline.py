@@ -3,7 +3,17 @@
 import os
 
 from tailcut.runtime.tracing.attribution import COINCIDENCES, KINDS
-from tailcut.runtime.tracing.timeline import EVENTS, MARKS, STAGES, WRITTEN, Events, ProcessEvent, Timeline, read
+from tailcut.runtime.tracing.timeline import (
+    EVENTS,
+    MARKS,
+    STAGES,
+    WRITTEN,
+    Events,
+    ProcessEvent,
+    Timeline,
+    pack_moments,
+    read,
+)
 
 
 def fill(timeline: Timeline, numbers: range) -> None:
@@ -18,6 +28,17 @@ def test_records_come_back_in_order() -> None:
     piece = read([timeline])
     assert piece.records.tolist() == [[*(n * 100 + index for index in range(WRITTEN)), os.getpid()] for n in range(5)]
     assert (piece.next, piece.missed) == ((5,), 0)
+
+
+def test_a_row_of_a_batch_is_a_record_like_any_other() -> None:
+    """Its moments, those that it shares with others, and its sizes."""
+    one, other = Timeline(4), Timeline(4)
+    for number in range(1, 9):  # more than there are places
+        moments = tuple(number * 100 + index for index in range(8))
+        one.record(*moments, 1, 32, 1024, 200)
+        other.record_row(moments[0], pack_moments(*moments[1:6]), *moments[6:], 32, 1024)
+    assert read([other]).records.tolist() == read([one]).records.tolist()
+    assert read([other]).next == read([one]).next == (8,)
 
 
 def test_a_reader_goes_on_where_it_stopped() -> None:
