@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tailcut.lab.arrivals import Arrivals
     from tailcut.lab.load import LoadTarget
     from tailcut.lab.mix import MixEntry
-    from tailcut.lab.records import BenchResult, EarlierRun, Run, RunComparison, Scenario, ScenarioResult, SloResult
+    from tailcut.lab.records import Scenario, ScenarioResult, SloResult
     from tailcut.lab.session import LoadSession
     from tailcut.lab.shared import SharedLoad
     from tailcut.lab.workload import Workload
@@ -128,6 +128,7 @@ def bench(
     """Load-test a served model with an open or a closed loop; report percentiles with confidence intervals."""
     from msgspec import UNSET
 
+    from tailcut.cli.bench_result import compare_runs, is_good, show, write
     from tailcut.cli.durations import parse_duration
     from tailcut.cli.options import parse_counts, with_access
     from tailcut.errors import UsageError
@@ -197,11 +198,11 @@ def bench(
         command=f"tailcut {shlex.join(sys.argv[1:])}",
         seed=seed,
         transport=f"{load_target.transport}, {tensors}",
-        comparison=UNSET if earlier is None else _compare(runs, earlier.runs),
+        comparison=UNSET if earlier is None else compare_runs(runs, earlier.runs),
     )
-    _write(record, output=output, report=report)
-    _show(record, markdown=markdown, json=json)
-    if not _good(record):
+    write(record, output=output, report=report)
+    show(record, markdown=markdown, json=json)
+    if not is_good(record):
         raise typer.Exit(1)
 
 
@@ -277,49 +278,6 @@ def _process_count(text: str) -> int | None:
     return int(text)
 
 
-def _write(record: "BenchResult", *, output: Path | None, report: Path | None) -> None:
-    """Write the files that were asked for."""
-    from tailcut.atomic import write_atomically
-    from tailcut.lab.records import to_json
-
-    if output:
-        write_atomically(output, to_json(record, indented=True))
-    if report:
-        from tailcut.report.html import render_bench_html
-
-        write_atomically(report, render_bench_html(record))
-
-
-def _show(record: "BenchResult", *, markdown: bool, json: bool) -> None:
-    """Print the result in the form that was asked for."""
-    if json:
-        from tailcut.lab.records import to_json
-
-        print(to_json(record))
-    elif markdown:
-        from tailcut.report.markdown import bench_markdown
-
-        print(bench_markdown(record))
-    else:
-        from tailcut.report.bench import bench_table
-
-        bench_table(record)
-
-
-def _good(record: "BenchResult") -> bool:
-    """Whether the command succeeded: no request failed, the limit was met, nothing got worse, everything was compared.
-
-    Some probes of a search fail by design, so for a search only its result counts.
-    """
-    from tailcut.lab.record import regressed
-
-    if any(regressed(entry.percentiles) or not entry.percentiles for entry in record.comparison or ()):
-        return False
-    if record.slo:
-        return record.slo.met
-    return not any(run.errors or not run.samples for run in record.runs)
-
-
 def _form(wire: Wire, shared_memory: str | None, scenario: "Scenario | None", *, own: bool) -> str:
     """A description of the tensors' encoding; `own` if the user supplied the body."""
     from tailcut.errors import UsageError
@@ -390,14 +348,3 @@ def _mix_entries(mix: str | None, model: str | None, clients: int | None, *, own
 
 def _say(text: str) -> None:
     print(text, file=sys.stderr)
-
-
-def _compare(runs: "Sequence[Run]", earlier: "Sequence[EarlierRun]") -> "list[RunComparison]":
-    from tailcut.errors import UsageError
-    from tailcut.lab.record import compare, match_runs
-    from tailcut.lab.records import RunComparison
-
-    pairs = match_runs(runs, earlier)
-    if not pairs:
-        raise UsageError("--against: the earlier result has no run with the same mode, rate and concurrency")
-    return [RunComparison(new, compare(runs[new], earlier[old])) for new, old in pairs]

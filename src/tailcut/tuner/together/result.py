@@ -12,7 +12,7 @@ from tailcut.tuner.race import met, p99_ratio
 from tailcut.tuner.result import arm_record, known, no_ratio_because, tail_ratio
 from tailcut.tuner.together import result_records as made
 from tailcut.tuner.together.records import ARMS, JointOutcome, JointSide
-from tailcut.tuner.together.search import describe
+from tailcut.tuner.together.words import describe
 
 _SHOWN_ONLY = {"curve", "cost", "throughput"}  # of an arm: not kept in the profile
 _MOST_SIMULATED = 40  # combinations in the result

@@ -19,12 +19,11 @@ from tailcut.lab.load import LoadResult
 from tailcut.lab.together import open_together
 from tailcut.lab.trial import ArmRuns
 from tailcut.machine.quota import usable_cpus
-from tailcut.runtime.settings import Settings
 from tailcut.stats import Sample, percentile, samples_needed
 from tailcut.tuner.accuracy import Accuracy
 from tailcut.tuner.budget import TimePlan, joint_race_s
 from tailcut.tuner.claims import complete_search
-from tailcut.tuner.events import Best, CandidateDone, Estimated, Event, ExpectedTime, Phase
+from tailcut.tuner.events import Best, CandidateDone, Estimated, Event, Phase
 from tailcut.tuner.objective import Objective
 from tailcut.tuner.race import QUANTILES, known_within
 from tailcut.tuner.racing import FEWEST_HEATS, run_heats
@@ -42,6 +41,7 @@ from tailcut.tuner.together.selection import (
     shortlist,
 )
 from tailcut.tuner.together.servers import JointServers
+from tailcut.tuner.together.words import LEAST_SCORE, NamedEvents, describe, fits
 from tailcut.tuner.verification import LEAST_S
 
 _SURVEYS = 0.8  # of the budget, shared among the models' surveys, each of which ends at less than half of its part
@@ -55,7 +55,6 @@ _LONE_FACTOR = 3.0  # of a median: the limit where there are too few samples for
 _ROUNDS, _FEWEST_ROUNDS, _MOST_ROUNDS = 20, 6, 60
 _SPARE = 1.15  # more samples than a p99 needs
 _OVERRUN = 3.0  # of the time planned for the verification: it takes no longer
-_LEAST = 1e-9  # a score of 0 has no ratio
 _ARMS = 2  # of the verification
 
 
@@ -129,7 +128,7 @@ class JointSearch:
         budget_s = _SURVEYS * self._wanted.budget_s / len(self._wanted.models)
         for model, arrivals in zip(self._wanted.models, self._wanted.arrivals, strict=True):
             own = replace(model, rate=arrivals.rate, objective="latency", budget_s=budget_s, began=None)
-            self._surveyors.append(Surveyor(own, _Named(model_name(model.model), self._tell)))
+            self._surveyors.append(Surveyor(own, NamedEvents(model_name(model.model), self._tell)))
         for surveyor in self._surveyors:
             surveyor.carry()
         self._tell(complete_search(self._complete_s(), self._plan.budget_s))
@@ -246,8 +245,8 @@ class JointSearch:
         self._order = [self._best, *(combination for combination, _ in others)]
         for combination, entrant in zip(entrants, heats.entrants, strict=True):
             self._outcome.raced[combination] = entrant.estimate
-            self._candidate(combination, "raced", _fits(entrant.estimate))
-        self._tell(Best(self._words(self._best), _fits(heats.entrants[heats.leader].estimate)))
+            self._candidate(combination, "raced", fits(entrant.estimate))
+        self._tell(Best(self._words(self._best), fits(heats.entrants[heats.leader].estimate)))
 
     def _enter(self, chosen: Sequence[Combination]) -> list[Combination]:
         """Start a server for each; leave out those that do not start or answer wrongly."""
@@ -344,7 +343,7 @@ class JointSearch:
 
     def _score(self, results: Sequence[LoadResult]) -> float:
         if any(result.errors or not result.samples for result in results):
-            return _LEAST
+            return LEAST_SCORE
         return score([float(np.quantile(result.latencies_ns, 0.99)) / 1e6 for result in results], self._limits_ms)
 
     # What is told, and kept.
@@ -364,32 +363,6 @@ class JointSearch:
             copy = survey.servers.copy_of(settings.engine)
             if copy is not None:
                 side.copy_bytes = copy.read_bytes()
-
-
-class _Named:
-    """Passes on what one model's search tells, with the model's name."""
-
-    def __init__(self, name: str, tell: Callable[[Event], None]) -> None:
-        self._name = name
-        self._tell = tell
-
-    def __call__(self, event: Event) -> None:
-        if isinstance(event, Phase):
-            event = Phase(f"{self._name}: {event.text}")
-        elif isinstance(event, ExpectedTime):
-            return
-        self._tell(event)
-
-
-def describe(names: Sequence[str], combination: Sequence[Settings]) -> str:
-    """A combination in one line."""
-    parts = [f"{name}: {settings.describe() or 'defaults'}" for name, settings in zip(names, combination, strict=True)]
-    return "; ".join(parts)
-
-
-def _fits(worst: float) -> str:
-    """A score in words."""
-    return f"p99 x{1 / worst:.2f} of the limit, of the model that is worst off" if worst > _LEAST else "requests failed"
 
 
 def _limit_ms(result: LoadResult, name: str) -> float:

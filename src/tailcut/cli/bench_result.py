@@ -1,0 +1,68 @@
+"""What `tailcut bench` does with its result: files, what is printed, whether it counts as success, and a comparison."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tailcut.lab.records import BenchResult, EarlierRun, Run, RunComparison
+
+
+def write(record: "BenchResult", *, output: Path | None, report: Path | None) -> None:
+    """Write the files that were asked for."""
+    from tailcut.atomic import write_atomically
+    from tailcut.lab.records import to_json
+
+    if output:
+        write_atomically(output, to_json(record, indented=True))
+    if report:
+        from tailcut.report.html import render_bench_html
+
+        write_atomically(report, render_bench_html(record))
+
+
+def show(record: "BenchResult", *, markdown: bool, json: bool) -> None:
+    """Print the result in the form that was asked for."""
+    if json:
+        from tailcut.lab.records import to_json
+
+        print(to_json(record))
+    elif markdown:
+        from tailcut.report.markdown import bench_markdown
+
+        print(bench_markdown(record))
+    else:
+        from tailcut.report.bench import bench_table
+
+        bench_table(record)
+
+
+def is_good(record: "BenchResult") -> bool:
+    """Whether the command succeeded: no request failed, the limit was met, nothing got worse, everything was compared.
+
+    Some probes of a search fail by design, so for a search only its result counts.
+    """
+    from tailcut.lab.record import regressed
+
+    if any(regressed(entry.percentiles) or not entry.percentiles for entry in record.comparison or ()):
+        return False
+    if record.slo:
+        return record.slo.met
+    return not any(run.errors or not run.samples for run in record.runs)
+
+
+def compare_runs(runs: "Sequence[Run]", earlier: "Sequence[EarlierRun]") -> "list[RunComparison]":
+    """Compare each run with the earlier one of its mode, rate and concurrency.
+
+    Raises:
+        UsageError: no two of them match.
+    """
+    from tailcut.errors import UsageError
+    from tailcut.lab.record import compare, match_runs
+    from tailcut.lab.records import RunComparison
+
+    pairs = match_runs(runs, earlier)
+    if not pairs:
+        raise UsageError("--against: the earlier result has no run with the same mode, rate and concurrency")
+    return [RunComparison(new, compare(runs[new], earlier[old])) for new, old in pairs]
