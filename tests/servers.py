@@ -43,7 +43,7 @@ class Server:
         return f"http://{self.address}"
 
     def stop(self) -> int:
-        """SIGINT: end at once with what is in hand answered; returns the exit code."""
+        """SIGINT: end at once with the requests in progress answered; returns the exit code."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGINT)
         return self.process.wait(TIMEOUT_S)

@@ -70,30 +70,30 @@ def test_far_deadlines_need_no_closer_look() -> None:
 def test_broken_promises_widen_the_safety_margin_and_kept_ones_narrow_it() -> None:
     """A late answer adds 2 %, 300 in time take it off again, and the margin is never over half or below none."""
     forecast = learned()
-    forecast.told(0, 10_000, 10_001)
+    forecast.observe_answer(0, 10_000, 10_001)
     assert abs(forecast.safety_margin - 0.02) < 1e-9
     for _ in range(299):
-        forecast.told(0, 10_000, 5_000)
+        forecast.observe_answer(0, 10_000, 5_000)
     assert forecast.safety_margin > 0.0
     for _ in range(10):
-        forecast.told(0, 10_000, 5_000)
+        forecast.observe_answer(0, 10_000, 5_000)
     assert forecast.safety_margin == 0.0
     for _ in range(100):
-        forecast.told(0, 10_000, 10_001)
+        forecast.observe_answer(0, 10_000, 10_001)
     assert forecast.safety_margin == 0.5
 
 
 def test_an_answer_at_the_last_moment_is_late() -> None:
     """It still has to reach the client: the last 2 % of the time given are not planned with."""
     forecast = learned()
-    forecast.told(0, 10_000, 9_900)
+    forecast.observe_answer(0, 10_000, 9_900)
     assert forecast.safety_margin > 0.0
 
 
 def test_who_gave_less_time_than_a_batch_takes_was_promised_nothing() -> None:
     """It is let in by an idle model, which must prove what it can do: that it came too late says nothing."""
     forecast = learned()
-    forecast.told(0, 100, 5_000)
+    forecast.observe_answer(0, 100, 5_000)
     assert forecast.safety_margin == 0.0
 
 
@@ -102,7 +102,7 @@ def test_a_wider_safety_margin_refuses_earlier() -> None:
     forecast = learned()
     assert forecast.opens_ns(1_300, 8, 1_000, busy=False) <= 1_000
     for _ in range(5):
-        forecast.told(0, 10_000, 10_001)
+        forecast.observe_answer(0, 10_000, 10_001)
     assert forecast.opens_ns(1_300, 8, 1_000, busy=False) == 1_010
     assert learned().is_near(10_000, waiting=69) is False
     assert forecast.is_near(10_000, waiting=69) is True

@@ -259,7 +259,7 @@ def test_a_cancelled_call_closes_its_connection() -> None:
 
 
 def test_a_killed_worker_is_not_noticed(tmp_path: Path) -> None:
-    """Calls over kept connections go on without an error while workers are killed: what was in hand is sent again."""
+    """Calls over kept connections go on without an error while workers are killed: such calls are sent again."""
     perceptron([4, 3], tmp_path / "m.onnx")
     with serving(tmp_path, tmp_path / "m.onnx", "--workers", "2") as server, tailcut.Client(server.url) as client:
         children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children")

@@ -382,7 +382,7 @@ def test_what_cannot_make_its_deadline_is_refused_at_the_door(tmp_path: Path) ->
 
 
 def test_answers_that_come_too_late_shorten_the_queue(tmp_path: Path) -> None:
-    """What was promised two seconds and told so after its time takes trust; the next forecast keeps time in hand."""
+    """What was promised two seconds and told so after its time takes trust; the next forecast keeps time in reserve."""
     with opened(identity(DType.FP32, (None, 16), tmp_path / "echo.onnx"), dispatch="inline", max_batch_size=1) as model:
         late = time.monotonic_ns() - 1
         request = Request(EventHandler(), AnyThreadDelivery(), 1, deadline_ns=late)

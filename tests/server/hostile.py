@@ -137,7 +137,7 @@ HTTP: dict[str, Callable[[], bytes]] = {
     "50,000 pipelined questions": lambda: _get("/v2/health/live", 50_000),
     "2,000 pipelined looks at the metrics": lambda: _get("/metrics", 2000),
     "500 pipelined looks at the tail": lambda: _get("/v2/models/mlp/tail", 500),
-    "500 pipelined looks at the trace": lambda: _get("/v2/models/mlp/trail/-1", 500),
+    "500 pipelined looks at the trace": lambda: _get("/v2/models/mlp/trace/-1", 500),
     "2,000 pipelined OpenAPI documents": lambda: _get("/v2/openapi.json", 2000),
     "20,000 pipelined inferences": lambda: raw_request("mlp", bytes(16)) * 20_000,
     "20,000 pipelined unknown paths": lambda: b"".join(_get(f"/v{number}", 1) for number in range(20_000)),

@@ -105,7 +105,7 @@ def named(target: LoadTarget, causes: set[str], rows: tuple[int, ...] = (1,), ra
 
 def without_others(target: LoadTarget) -> Tail:
     """The verdict on the server's trace where it is not told that others had the CPUs meanwhile."""
-    piece = ask(target, "GET", "/v2/models/m/trail/0")
+    piece = ask(target, "GET", "/v2/models/m/trace/0")
     waits = {kind for kinds in KINDS["cpu_wait"].values() for kind in kinds}
     events = [event for event in (ProcessEvent(*item) for item in piece["events"]) if event.kind not in waits]
     return explain(np.array(piece["records"], np.int64), events, max_batch_size=piece["max_batch_size"])
@@ -228,11 +228,21 @@ def test_the_command_watches_a_running_server(server: Server) -> None:
     assert all(event["dur"] >= 0 for event in traced if event["ph"] == "X")
 
 
+def test_the_former_name_of_the_path(server: Server) -> None:
+    """`/trail` is what `/trace` was called, and answers the same for one version more."""
+    with server.connect() as wire:
+        answers = [
+            wire.ask(f"GET /v2/models/m/{name}/0 HTTP/1.1\r\nHost: x\r\n\r\n".encode()) for name in ("trace", "trail")
+        ]
+    assert [answer.status for answer in answers] == [200, 200]
+    assert answers[0].json()["records"] == answers[1].json()["records"]
+
+
 def test_a_cursor_that_is_none(server: Server) -> None:
     """A trace is read from a whole number on; anything else is told so."""
     with server.connect() as wire:
         for cursor in ("first", "--3", "1.", ".1", "1.-1", "9" * 18, "\u0663".encode().hex("%")):
-            answer = wire.ask(f"GET /v2/models/m/trail/{cursor} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            answer = wire.ask(f"GET /v2/models/m/trace/{cursor} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
             assert answer.status == 400
             assert b"whole number" in answer.body
         assert wire.ask(b"GET /v2/models/m/tail HTTP/1.1\r\nHost: x\r\n\r\n").status == 200

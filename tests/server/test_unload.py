@@ -1,4 +1,4 @@
-"""A model that goes answers what it has in hand first, whether its requests lie in rows or in arrays of their own."""
+"""A model that goes answers its requests in progress first, whether they lie in rows or in arrays of their own."""
 
 import asyncio
 from pathlib import Path

@@ -57,7 +57,7 @@ class Forecast:
             if key in self.costs:
                 self.costs[key].observe(rows, ended_ns - began_ns)
 
-    def told(self, ready_ns: int, deadline_ns: int, now_ns: int) -> None:
+    def observe_answer(self, ready_ns: int, deadline_ns: int, now_ns: int) -> None:
         """A request that was to be answered by `deadline_ns` is answered or refused now."""
         given_ns = deadline_ns - ready_ns
         if given_ns < _PROMISED * self.cost.limit_ns:

@@ -49,7 +49,7 @@ class _AsyncConnection(asyncio.BufferedProtocol):
         return self._answer
 
     def close(self) -> None:
-        """Give up what is in hand."""
+        """Give up the current call."""
         self._answer = None
         if self._transport is not None:
             self._transport.abort()

@@ -29,7 +29,7 @@ class _PooledConnection(Protocol):
     used: bool  # by a call before this one
 
     def close(self) -> None:
-        """Give up what is in hand."""
+        """Give up the current call."""
 
     def abandon(self) -> None:
         """Let go of the socket in a forked child, without a word to the server or to an event loop."""

@@ -133,7 +133,7 @@ def _inside(target: LoadTarget, model: str) -> _Inside:
 
 def _poll(target: LoadTarget, model: str, cursor: str) -> dict[str, Any]:
     with suppress(KeyError, TypeError):
-        piece: dict[str, Any] = ask(target, "GET", f"{model_path(model)}/trail/{cursor}")
+        piece: dict[str, Any] = ask(target, "GET", f"{model_path(model)}/trace/{cursor}")
         if piece["fields"] == list(FIELDS):
             return piece
     raise UsageError(

@@ -44,7 +44,7 @@ class StageEngine:
         Raises:
             InvalidInputError: the function refuses the input.
             EngineError: the function failed, or returned what was not declared, or there is no process.
-            BatchLostError: the process died or was killed with these requests in hand.
+            BatchLostError: the process died or was killed while it computed these requests.
         """
         parts = [list(request.values()) for request in requests]
         if self._pool is None:

@@ -13,7 +13,7 @@ class Life(IntEnum):  # whose members are quick to look up
 
     STARTING = auto()  # imports the stage's file
     IDLE = auto()  # waits for a batch
-    CALLED = auto()  # has one in hand
+    CALLED = auto()  # has a call
     ENDED = auto()  # by itself, or killed
 
 

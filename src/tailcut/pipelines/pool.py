@@ -114,7 +114,7 @@ class ProcessPool:
                     process.kill()
 
     def _missing(self) -> list[tuple[int, StageProcess | None]]:
-        """The places without a process that is alive; what one has in hand is first given back."""
+        """The places without a process that is alive; the call of one that has died is first given back."""
         with self._lock:
             places = [(index, process) for index, process in enumerate(self._all) if process not in self._lent]
         return [(index, process) for index, process in places if process is None or not process.is_alive]

@@ -126,7 +126,7 @@ class StageProcess:
             NotSentError: the process had ended before the call.
             InvalidInputError: the function refuses the input.
             EngineError: the function failed, or returned what was not declared.
-            BatchLostError: the process died or was killed with this batch in hand.
+            BatchLostError: the process died or was killed while it computed this batch.
             TooLargeError: the batch does not fit into a region of `MOST_BYTES`.
         """
         stage = self._place.stage
@@ -214,7 +214,7 @@ class NotSentError(BatchLostError):
 
 
 class StageTimeoutError(DeadlineExceededError, BatchLostError):
-    """A stage did not answer in time, and its process was killed with the batch in hand."""
+    """A stage did not answer in time, and its process was killed while it computed the batch."""
 
 
 def _has_stderr() -> bool:

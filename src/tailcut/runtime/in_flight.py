@@ -99,7 +99,7 @@ class InFlight:
         """How late its first request was answered, against when it had to be."""
         first = batch.members[0]
         if first.deadline_ns:
-            self._forecast.told(first.ready_ns, first.deadline_ns, time.monotonic_ns())
+            self._forecast.observe_answer(first.ready_ns, first.deadline_ns, time.monotonic_ns())
 
     def lead(self) -> None:
         """Forecast by the engine that computes most: the others only make it sooner."""

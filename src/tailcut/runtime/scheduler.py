@@ -377,7 +377,7 @@ class Scheduler:
             for request in late:
                 self._free(request)
             for request in late[:1]:  # one promise: what follows it was late by the same delay
-                self.forecast.told(request.ready_ns, request.deadline_ns, request.deadline_ns)
+                self.forecast.observe_answer(request.ready_ns, request.deadline_ns, request.deadline_ns)
         return late
 
     def _free(self, request: Request) -> None:

@@ -33,7 +33,7 @@ from tailcut.server.sockets import ListenAddress, Listener, bound, fit_files, op
 from tailcut.server.source_watch import SourceWatch
 from tailcut.server.state import ServerState
 from tailcut.server.tls.certificates import GRPC, HTTP, Certificates
-from tailcut.server.tls.connection import TlsDoor
+from tailcut.server.tls.connection import TlsAcceptor
 from tailcut.server.tracing.sampler import Sampler
 from tailcut.server.tracing.settings import TracingSettings
 from tailcut.server.tracing.tracer import Tracer
@@ -243,7 +243,7 @@ class _Drain:
         self._stale = False  # what is served may have been read before the last SIGHUP
 
     async def wait(self) -> None:
-        """Return when a signal has come, accepting is over, and what was in hand is answered or past its deadline.
+        """Return when a signal has come, accepting is over, and all requests are answered or past their deadlines.
 
         The newest connections have a moment for their first bytes.
         """
@@ -320,9 +320,9 @@ def _protocols(
     grpc = _grpc_server(state) if options.address.grpc_port is not None else None
     if options.certificates is None:
         return http, grpc, None if grpc is None else grpc.connection
-    doors = [TlsDoor(state, options.certificates, HTTP, http)]
+    doors = [TlsAcceptor(state, options.certificates, HTTP, http)]
     if grpc is not None:
-        doors.append(TlsDoor(state, options.certificates, GRPC, grpc.connection))
+        doors.append(TlsAcceptor(state, options.certificates, GRPC, grpc.connection))
     return doors[0], grpc, None if grpc is None else doors[1]
 
 

@@ -49,7 +49,7 @@ class ExchangeSide(Protocol):
         """A request that was read in steps is in the queue."""
 
     def sampled(self, tracer: Tracer) -> TracedRequest | None:
-        """What the request in hand is to its tracer; None where it is not sampled."""
+        """What the current request is to its tracer; None where it is not sampled."""
 
     def answered(self) -> bool:
         """`Exchange.answer` is there; whether it has gone out, else `Exchange.sent` is called when it has."""
@@ -65,7 +65,7 @@ class ExchangeSide(Protocol):
 
 
 class Exchange:
-    """The inference in hand of one connection, or of one call: begun once for each request, by one of `submit*`.
+    """The current inference of one connection, or of one call: begun once for each request, by one of `submit*`.
 
     It handles the response of its request: `answered` or `failed` of its side is called once for each that was begun,
     never from inside `submit*`, and not after `cancel`.
@@ -378,7 +378,7 @@ class Exchange:
     # The client has left.
 
     def cancel(self) -> None:
-        """Drop what is in hand: queued work goes with its client, and rows go back."""
+        """Drop the current inference: queued work goes with its client, and rows go back."""
         if self._job is not None:
             self._job.cancel()
             self._job = None

@@ -142,7 +142,7 @@ class ModelRepository:
         self._share_soon()
 
     async def unload(self, name: str, *, dependents: bool = False) -> None:
-        """Take all versions of a model out of service; what is in hand is answered first.
+        """Take all versions of a model out of service; requests in progress are answered first.
 
         Raises:
             InvalidInputError: this server does not let clients unload models, or those that it depends on with it.

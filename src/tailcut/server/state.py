@@ -212,7 +212,7 @@ class ServerState:
             self._spinning = False
 
     def busy(self) -> int:
-        """How many connections have a message in hand."""
+        """How many connections have a message that is being served."""
         return sum(member.busy for member in self.members)
 
     def close(self) -> None:

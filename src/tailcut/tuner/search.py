@@ -1,8 +1,8 @@
 """A tune from the model file to an outcome: estimate in process, simulate, race, explain by rungs, verify.
 
-The order of the phases, and nothing else. What there is to choose from stands in `model_space`, who wins in
-`selection`, what each rung does in `waterfall`, what is claimed in `claims`. A tune selects by the best estimate; what
-it claims comes from the verification alone.
+The order of the phases, and nothing else. What there is to choose from stands in `model_space`, which configuration
+wins in `selection`, what each rung does in `waterfall`, what is claimed in `claims`. A tune selects by the best
+estimate; what it claims comes from the verification alone.
 """
 
 import contextlib

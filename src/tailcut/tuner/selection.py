@@ -1,7 +1,8 @@
 """The race on the real server: which configurations run, which of them wins, and which small changes stay.
 
-A thin shell. Which configurations race stands in `finalists`, who wins in `racing` and `heats`, and which of equals is
-chosen in `tie_break`. The best estimate wins: that nothing was significant selects nobody, least of all the baseline.
+A thin shell. Which configurations race stands in `finalists`, how the winner is found in `racing` and `heats`, and
+which of equals is chosen in `tie_break`. The best estimate wins: where nothing was significant, the baseline does not
+win by that.
 """
 
 import time

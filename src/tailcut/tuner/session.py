@@ -1,4 +1,4 @@
-"""What the phases of one tune share: what is known of the model, its servers, the outcome so far, and who is told."""
+"""What the phases of one tune share: the facts of the model, its servers, the outcome so far, and where events go."""
 
 import time
 from collections.abc import Callable, Sequence

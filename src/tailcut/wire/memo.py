@@ -4,9 +4,10 @@ Clients repeat themselves, so most look-ups hit, or none do. A least-recently-us
 the look-up itself; a full memo is emptied instead, in one step (docs/decisions/002-heads-by-their-bytes.md).
 
 Functions of few, short arguments are kept by `functools.lru_cache` instead (`server/http/replies.py`,
-`wire/grpc/framing.py`, `runtime/profile_file.py`). Engines and the runtime know no wire, and what they keep has no bytes for a key: calls by the
-rows that they are bound to (`runtime/executors.py`), shapes that were proven (`engines/openvino_instance.py`), and device
-memory by its thread and shapes (`engines/cuda/onnx.py`, where a failed call ends it, too). They bound that where it stands.
+`wire/grpc/framing.py`, `runtime/profile_file.py`). Engines and the runtime know no wire, and what they keep has no
+bytes for a key: calls by the rows that they are bound to (`runtime/executors.py`), shapes that were proven
+(`engines/openvino_instance.py`), and device memory by its thread and shapes (`engines/cuda/onnx.py`, where a failed
+call ends it, too). They bound that where it stands.
 """
 
 from collections.abc import Hashable

@@ -21,9 +21,9 @@ def test_a_request_is_found_until_its_group_is_done() -> None:
     waiting.add(second)
     assert waiting.find(3) == (first, 2)
     assert waiting.find(4) == (second, 0)
-    waiting.told(first, 2)
+    waiting.answered(first, 2)
     assert waiting.find(3) == (first, 2)
-    waiting.told(first, 1)
+    waiting.answered(first, 1)
     with pytest.raises(LookupError):
         waiting.find(3)
     assert waiting.find(5) == (second, 1)
@@ -32,7 +32,7 @@ def test_a_request_is_found_until_its_group_is_done() -> None:
 def test_what_was_answered_at_once_never_waited() -> None:
     """It is done without having been added."""
     waiting, item = WaitingGroups(), group(1, 2)
-    waiting.told(item, 2)
+    waiting.answered(item, 2)
     assert item.left == 0
     with pytest.raises(LookupError):
         waiting.find(1)

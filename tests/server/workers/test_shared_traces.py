@@ -38,7 +38,7 @@ def tail(server: Server) -> dict:
 
 def records_since(server: Server, cursor: str) -> dict:
     with server.connect() as wire:
-        return wire.ask(f"GET /v2/models/mlp/trail/{cursor} HTTP/1.1\r\nHost: x\r\n\r\n".encode()).json()
+        return wire.ask(f"GET /v2/models/mlp/trace/{cursor} HTTP/1.1\r\nHost: x\r\n\r\n".encode()).json()
 
 
 def kill_and_send(server: Server, victim: int) -> int:

@@ -366,7 +366,7 @@ def test_a_head_with_another_id_means_the_same() -> None:
 
 
 def test_pipelined_messages_wait_for_the_answer() -> None:
-    """One message is in hand; what stands behind it is held, and read when it has its answer."""
+    """One message is served; what stands behind it is held, and read when it has its answer."""
     wire = connection()
     wire.receive(GET * 3, len(GET) * 3)
     assert isinstance(wire.next_event(), RequestReceived)

@@ -1,4 +1,4 @@
-"""Host memory that is registered with CUDA: who holds it, and when it is given back. Pure.
+"""Host memory that is registered with CUDA: which engines hold it, and when it is given back. Pure.
 
 Registering is the process's: memory can be registered once, and engines of one model (its workers' own, or the old and
 the new one of a reload) bind the same rows. So it stays registered for as long as one of them holds it.

@@ -338,7 +338,7 @@ class FastPath:
                 connection = connections.late.pop(generation, None)
                 if connection is not None:
                     connection.answer_owed(reply.response(batch, first + position))
-        self._waiting.told(group, count)
+        self._waiting.answered(group, count)
         if state.busy_poll_ns:
             state.stay_awake(ended_ns)
 
@@ -366,7 +366,7 @@ class FastPath:
             connection = self._connections.late.pop(generation, None)
             if connection is not None:
                 connection.failed(error)
-        self._waiting.told(group, request.count)
+        self._waiting.answered(group, request.count)
 
     def _finish(self, fd: int, rest: bytes) -> None:
         """Give a connection back whose answer has not gone out as a whole."""

@@ -65,7 +65,7 @@ class WaitingGroups:
         """A group was queued; its members stand in memory of its own."""
         self._groups[group] = None
 
-    def told(self, group: TargetGroup, count: int) -> None:
+    def answered(self, group: TargetGroup, count: int) -> None:
         """So many of a group have their answer, or know that there is none."""
         group.left -= count
         if not group.left:

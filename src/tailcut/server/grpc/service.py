@@ -77,7 +77,7 @@ class GrpcServer:
         """Nothing: its listener's door sees to that."""
 
     def close(self) -> None:
-        """Have every client open no more calls here; those in hand are answered."""
+        """Have every client open no more calls here; those in progress are answered."""
         self.closing = True
         for connection in list(self.connections):
             connection.wind_down()

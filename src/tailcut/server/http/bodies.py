@@ -17,7 +17,7 @@ _RETRY_SHARE = 1 / 4  # of the deadline: before another try
 
 
 class BodyReceiver:
-    """Gives the kernel memory for the body in hand; its bytes come there without another copy."""
+    """Gives the kernel memory for the current body; its bytes come there without another copy."""
 
     __slots__ = ("_account", "_body", "_deadline_s", "_direct_bytes", "_exchange", "_wire", "target")
 
@@ -126,7 +126,7 @@ class BodyReceiver:
         return body.data if body is not None else None
 
     def drop(self) -> None:
-        """The message in hand is given up."""
+        """The current message is given up."""
         self.target = self._body = None
         self._account.release()
 

@@ -25,7 +25,7 @@ from tailcut.wire.http1.connection import LINGER_BYTES, Http1Connection
 from tailcut.wire.http1.events import Body, Broken, RequestReceived
 from tailcut.wire.http1.states import ConnectionState
 
-_HELD_BYTES = 64 * 1024  # pipelined behind a message in hand, before reading pauses
+_HELD_BYTES = 64 * 1024  # pipelined behind the current message, before reading pauses
 _IDLE, _HEAD, _CHUNKS, _SKIP = ConnectionState.IDLE, ConnectionState.HEAD, ConnectionState.CHUNKS, ConnectionState.SKIP
 _ANSWER, _LINGER = ConnectionState.ANSWER, ConnectionState.LINGER
 _ROWS = RequestKind.ROWS
@@ -56,7 +56,7 @@ class HttpConnection(asyncio.BufferedProtocol):
 
     @property
     def busy(self) -> bool:
-        """Whether a message is in hand, its body still arriving or its answer being computed."""
+        """Whether a message is being served: its body still arrives, or its answer is computed."""
         if self._repeating.fd >= 0:
             return self._repeating.busy
         return self._wire.busy
@@ -75,7 +75,7 @@ class HttpConnection(asyncio.BufferedProtocol):
 
     @property
     def _plan(self) -> RequestPlan:
-        """Of the message in hand, or of the last one."""
+        """Of the current message, or of the last one."""
         return self._wire.meaning or NO_PLAN
 
     # What the loop calls.
@@ -334,7 +334,7 @@ class HttpConnection(asyncio.BufferedProtocol):
             self._inference.submit(plan, body)
 
     def turn_away(self, why: Refusal | TailcutError) -> None:
-        """Answer the message in hand without its body, and go on behind it where that can be read past."""
+        """Answer the current message without its body, and go on behind it where that can be read past."""
         last = self._wire.refuse(last=self._state.draining)
         answer = refused(why, close=last)
         if last:
@@ -360,11 +360,11 @@ class HttpConnection(asyncio.BufferedProtocol):
             self.transport.write_eof()
 
     def go_on(self) -> None:
-        """The message in hand is answered: the next one may come."""
+        """The current message is answered: the next one may come."""
         self._next()
 
     def failed(self, error: TailcutError) -> None:
-        """There will be no answer to the message in hand."""
+        """There will be no answer to the current message."""
         self._inference.failed(error)
 
     # The end.

@@ -37,7 +37,7 @@ class InferenceConnection(Protocol):
     pipelines: bool  # its client, which waits for time behind those that do not
 
     def turn_away(self, why: Refusal | TailcutError) -> None:
-        """Answer the message in hand without its body."""
+        """Answer the current message without its body."""
 
     def go_on(self) -> None:
         """Go on with what was pipelined."""
@@ -186,7 +186,7 @@ class HttpInference:
         self._account.release()
 
     def sampled(self, tracer: Tracer) -> TracedRequest | None:
-        """The request in hand, where it is sampled."""
+        """The current request, where it is sampled."""
         return self._writer.sampled(tracer)
 
     def answered(self) -> bool:

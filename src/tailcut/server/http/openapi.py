@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 
-class Said(NamedTuple):
+class RouteDescription(NamedTuple):
     """What the document says of a path: a line, the schema of its answer, and of its body where it takes one."""
 
     summary: str
@@ -14,7 +14,9 @@ class Said(NamedTuple):
     unready: bool = False  # 503 is an answer, with the body of the good one, if that has any
 
 
-def document(routes: Iterable[tuple[str, str, Said, bool]], version: str, *, always: bool = False) -> dict[str, Any]:
+def document(
+    routes: Iterable[tuple[str, str, RouteDescription, bool]], version: str, *, always: bool = False
+) -> dict[str, Any]:
     """OpenAPI 3.1, from (path, method, what is said, whether a token is for it) and Tailcut's version.
 
     `always`: whether the server requires a token; else it may have none.
@@ -34,7 +36,7 @@ def document(routes: Iterable[tuple[str, str, Said, bool]], version: str, *, alw
     }
 
 
-def _operation(path: str, described: Said, security: list[dict[str, Any]] | None) -> dict[str, Any]:
+def _operation(path: str, described: RouteDescription, security: list[dict[str, Any]] | None) -> dict[str, Any]:
     good: dict[str, Any] = {"description": "Done"}
     if described.answer is not None:
         kind = _KINDS.get(described.answer, "application/json")

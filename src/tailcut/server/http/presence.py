@@ -13,7 +13,7 @@ WAITS_S = 1.0  # how long such a client waits before it is asked whether it is t
 
 
 class Presence:
-    """Looks now and then whether one client is there, as long as its message is in hand."""
+    """Looks now and then whether one client is there, as long as its message is being served."""
 
     __slots__ = ("_asked",)
 

@@ -21,7 +21,7 @@ class QueryConnection(Protocol):
     paused: bool
 
     def go_on(self) -> None:
-        """The message in hand is answered."""
+        """The current message is answered."""
 
     def close(self) -> None:
         """Close after what has been written."""

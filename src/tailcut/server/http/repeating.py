@@ -31,10 +31,10 @@ class RepeatingConnection(Protocol):
         """Read what it has sent."""
 
     def failed(self, error: TailcutError) -> None:
-        """There will be no answer to the message in hand."""
+        """There will be no answer to the current message."""
 
     def go_on(self) -> None:
-        """The message in hand is answered."""
+        """The current message is answered."""
 
     def close(self) -> None:
         """Close after what has been written."""

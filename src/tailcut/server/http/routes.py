@@ -1,6 +1,6 @@
 """The server's paths as one table: methods, handlers and what the OpenAPI document says of each.
 
-A handler is given the site, the body where the path takes one, and the path's variable parts. It returns a whole
+A handler is given the context, the body where the path takes one, and the path's variable parts. It returns a whole
 answer, or an awaitable of one where the work takes a while.
 """
 
@@ -22,7 +22,7 @@ from tailcut.runtime.tracing.attribution import explain
 from tailcut.runtime.tracing.timeline import read
 from tailcut.server import metadata
 from tailcut.server.context import Context
-from tailcut.server.http.openapi import Said, document
+from tailcut.server.http.openapi import RouteDescription, document
 from tailcut.server.http.page import HTML, live_page
 from tailcut.server.metrics import METRICS_TYPE, OPEN_METRICS_TYPE, accepts_open_metrics, render
 from tailcut.wire.http1.response import EVENTS, reply
@@ -40,7 +40,7 @@ class RouteEntry:
     path: str
     method: str
     handler: Handler | None
-    said: Said
+    description: RouteDescription
     admin: bool = False  # needs the token, where the server has one
     open: bool = False  # needs none, also where all others do
     watches: bool = False  # the handler's is the head of an answer that goes on until either side ends it
@@ -228,14 +228,14 @@ def _openapi(context: Context) -> bytes:
 @cache
 def _openapi_reply(*, always: bool, ui: bool) -> bytes:
     paths = [
-        (entry.path, entry.method, entry.said, (always and not entry.open) or entry.admin)
+        (entry.path, entry.method, entry.description, (always and not entry.open) or entry.admin)
         for entry in _TABLE
         if ui or not entry.ui
     ]
     return _json(document(paths, metadata.version(), always=always))
 
 
-def _of_model(path: str, method: str, handler: Handler | None, described: Said) -> list[RouteEntry]:
+def _of_model(path: str, method: str, handler: Handler | None, described: RouteDescription) -> list[RouteEntry]:
     """A path below a model, and the same below one of its versions."""
     roots = ("/v2/models/{model}", "/v2/models/{model}/versions/{version}")
     return [RouteEntry(root + path, method, handler, described) for root in roots]
@@ -244,23 +244,31 @@ def _of_model(path: str, method: str, handler: Handler | None, described: Said) 
 def _of_regions(kind: str, register: Handler, unregister: Handler, status: Handler) -> list[RouteEntry]:
     root, prefix = f"/v2/{kind}sharedmemory", "" if kind == "system" else f"{kind}_"
     return [
-        RouteEntry(f"{root}/status", "GET", status, Said("All registered regions", f"{prefix}regions")),
-        RouteEntry(f"{root}/region/{{region}}/status", "GET", status, Said("One region", f"{prefix}regions")),
+        RouteEntry(f"{root}/status", "GET", status, RouteDescription("All registered regions", f"{prefix}regions")),
+        RouteEntry(
+            f"{root}/region/{{region}}/status", "GET", status, RouteDescription("One region", f"{prefix}regions")
+        ),
         RouteEntry(
             f"{root}/region/{{region}}/register",
             "POST",
             register,
-            Said("Register a region", body=f"{prefix}register"),
+            RouteDescription("Register a region", body=f"{prefix}register"),
             admin=True,
         ),
         RouteEntry(
             f"{root}/region/{{region}}/unregister",
             "POST",
             unregister,
-            Said("Unregister a region", body="empty"),
+            RouteDescription("Unregister a region", body="empty"),
             admin=True,
         ),
-        RouteEntry(f"{root}/unregister", "POST", unregister, Said("Unregister all regions", body="empty"), admin=True),
+        RouteEntry(
+            f"{root}/unregister",
+            "POST",
+            unregister,
+            RouteDescription("Unregister all regions", body="empty"),
+            admin=True,
+        ),
     ]
 
 
@@ -269,54 +277,71 @@ _TABLE = [
         "/v2/health/live",
         "GET",
         _live,
-        Said("Whether the process is alive and can compute: 503 once a device is lost to it", unready=True),
+        RouteDescription("Whether the process is alive and can compute: 503 once a device is lost to it", unready=True),
         open=True,
     ),
     RouteEntry(
         "/v2/health/ready",
         "GET",
         _ready,
-        Said("Whether the server accepts requests: 503 while draining, and once a device is lost", unready=True),
+        RouteDescription(
+            "Whether the server accepts requests: 503 while draining, and once a device is lost", unready=True
+        ),
         open=True,
     ),
-    RouteEntry("/", "GET", _page, Said("A page that shows the server while it serves", "page"), ui=True),
+    RouteEntry("/", "GET", _page, RouteDescription("A page that shows the server while it serves", "page"), ui=True),
     RouteEntry(
         PATH,
         "GET",
         _live_stream,
-        Said("The data of that page as server-sent events, one per second", "events"),
+        RouteDescription("The data of that page as server-sent events, one per second", "events"),
         watches=True,
     ),
-    RouteEntry("/v2", "GET", _server, Said("Name, version and extensions", "server")),
-    RouteEntry("/v2/openapi.json", "GET", _openapi, Said("This document", "object")),
-    RouteEntry("/v2/models/stats", "GET", _statistics, Said("Counts and times of all models", "statistics")),
-    *_of_model("", "GET", _metadata, Said("Inputs and outputs", "metadata")),
+    RouteEntry("/v2", "GET", _server, RouteDescription("Name, version and extensions", "server")),
+    RouteEntry("/v2/openapi.json", "GET", _openapi, RouteDescription("This document", "object")),
+    RouteEntry(
+        "/v2/models/stats", "GET", _statistics, RouteDescription("Counts and times of all models", "statistics")
+    ),
+    *_of_model("", "GET", _metadata, RouteDescription("Inputs and outputs", "metadata")),
     *_of_model(
         "/ready",
         "GET",
         _model_ready,
-        Said("Whether the model is loaded, and whether it is warmed up", "readiness", unready=True),
+        RouteDescription("Whether the model is loaded, and whether it is warmed up", "readiness", unready=True),
     ),
-    *_of_model("/config", "GET", _configuration, Said("Batching, instances and tensors", "configuration")),
-    *_of_model("/stats", "GET", _statistics, Said("Counts and times", "statistics")),
-    *_of_model("/tail", "GET", _tail, Said("Why the slowest of the last requests were slow", "object")),
+    *_of_model("/config", "GET", _configuration, RouteDescription("Batching, instances and tensors", "configuration")),
+    *_of_model("/stats", "GET", _statistics, RouteDescription("Counts and times", "statistics")),
+    *_of_model("/tail", "GET", _tail, RouteDescription("Why the slowest of the last requests were slow", "object")),
     *_of_model(
-        "/trail/{cursor}",
+        "/trace/{cursor}",
         "GET",
         _timeline,
-        Said("When requests passed each stage, from a sequence number on", "object"),
+        RouteDescription("When requests passed each stage, from a sequence number on", "object"),
     ),
-    *_of_model("/infer", "POST", None, Said("Inference", "answer", body="request")),
-    RouteEntry("/v2/repository/index", "POST", _index, Said("All models and their states", "index", body="ready")),
+    *_of_model("/trail/{cursor}", "GET", _timeline, RouteDescription("Deprecated: another name of /trace", "object")),
+    *_of_model("/infer", "POST", None, RouteDescription("Inference", "answer", body="request")),
     RouteEntry(
-        "/v2/repository/models/{model}/load", "POST", _load, Said("Load a model again", body="empty"), admin=True
+        "/v2/repository/index", "POST", _index, RouteDescription("All models and their states", "index", body="ready")
     ),
     RouteEntry(
-        "/v2/repository/models/{model}/unload", "POST", _unload, Said("Unload a model", body="empty"), admin=True
+        "/v2/repository/models/{model}/load",
+        "POST",
+        _load,
+        RouteDescription("Load a model again", body="empty"),
+        admin=True,
+    ),
+    RouteEntry(
+        "/v2/repository/models/{model}/unload",
+        "POST",
+        _unload,
+        RouteDescription("Unload a model", body="empty"),
+        admin=True,
     ),
     *_of_regions("system", _register, _unregister, _regions),
     *_of_regions("cuda", _register_cuda, _unregister_cuda, _cuda_regions),
-    RouteEntry("/metrics", "GET", _metrics, Said("The same numbers for Prometheus", "text"), negotiates=True),
+    RouteEntry(
+        "/metrics", "GET", _metrics, RouteDescription("The same numbers for Prometheus", "text"), negotiates=True
+    ),
 ]
 _ROUTES: dict[tuple[str | None, ...], RouteEntry] = {}  # by the parts of their paths; a variable part is None
 _MASKS: dict[int, list[tuple[bool, ...]]] = {}  # by the number of parts: which are words, in the table's order
@@ -335,7 +360,7 @@ def find_route(path: str) -> Route | None:
         entry = _ROUTES.get(tuple([part if is_word else None for part, is_word in zip(parts, mask, strict=True)]))
         if entry is not None:
             arguments = tuple(part for part, is_word in zip(parts, mask, strict=True) if not is_word)
-            takes_body = entry.said.body is not None
+            takes_body = entry.description.body is not None
             flags = {name: getattr(entry, name) for name in ("admin", "open", "watches", "ui", "negotiates")}
             return Route((entry.method,), entry.handler, arguments, takes_body, **flags)
     return None

@@ -21,7 +21,7 @@ _log = logging.getLogger("tailcut.http")
 
 
 class AnswerWriter:
-    """Writes the answers of a connection; those that put a message out of hand return whether they are the last."""
+    """Writes the answers of a connection; those that end a message return whether they are the last."""
 
     __slots__ = ("_replies", "_state", "_unsampled", "_wire", "began_ns", "idle_since", "transport")
 
@@ -31,12 +31,12 @@ class AnswerWriter:
         self._wire = wire
         self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set before anything is answered
         self._unsampled: bytes | None = None  # the last head that is never sampled
-        self.began_ns = 0  # when the message in hand had its head
+        self.began_ns = 0  # when the current message had its head
         self.idle_since = state.now  # when the client was last heard or answered
 
     @property
     def head(self) -> bytes:
-        """The bytes of the head in hand; none of one that is too long to be kept."""
+        """The bytes of the current head; none of one that is too long to be kept."""
         return self._wire.head
 
     def respond(self, answer: Response) -> bool:
@@ -99,7 +99,7 @@ class AnswerWriter:
             self.transport.write(answer)
 
     def sampled(self, tracer: Tracer) -> TracedRequest | None:
-        """The message in hand, or answered last, where it is sampled."""
+        """The current message, or the one answered last, where it is sampled."""
         plan = self._wire.meaning or NO_PLAN
         head = self._wire.head or plan.trace
         if head is self._unsampled:  # the same bytes, as those of most clients are
@@ -130,7 +130,7 @@ class AnswerWriter:
         return self._reply(dated(answer, self._state.date), int(answer[9:12]), closing=self._closing())
 
     def _reply(self, answer: bytes, status: int, parts: Sequence[bytes] = (), *, closing: bool) -> bool:
-        """Write a whole answer, whose parts are joined where that is cheaper; the message is out of hand."""
+        """Write a whole answer, whose parts are joined where that is cheaper; the message is done."""
         state = self._state
         self._wire.answered()
         self.idle_since = state.now

@@ -27,7 +27,7 @@ _SEND_BYTES = 256 * 1024  # encrypted before they are handed to the kernel
 _PLAIN = b'{"error":"this port takes TLS only: use https://"}'
 
 
-class TlsDoor:
+class TlsAcceptor:
     """Makes the protocols of sockets that speak TLS, for one kind of connection behind it."""
 
     def __init__(

@@ -42,7 +42,7 @@ class Do(Enum):
 
     NOTHING = auto()
     START = auto()  # a worker, for the action's post
-    RETIRE = auto()  # tell the worker: accept no more, answer what is in hand, end
+    RETIRE = auto()  # tell the worker: accept no more, answer the requests in progress, end
     DRAIN = auto()  # tell the worker: readiness off, then as above
     ANNOUNCE = auto()  # every post serves for the first time
     FAIL = auto()  # a worker was lost; another starts after a pause (`seconds`)

@@ -43,7 +43,7 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     scoreboard: int
     traces: int
     places: int
-    place: int
+    index: int
     models: int  # of the command line
     cpus: int
     pin: tuple[int, ...] = ()
@@ -67,8 +67,8 @@ class WorkerProcess:
         self._control = socket.socket(fileno=assignment.control)
         self._listeners = [socket.socket(fileno=listener) for listener in assignment.listeners]
         self._scoreboard = Scoreboard(assignment.scoreboard, assignment.places)
-        self._place = assignment.place
-        self.traces = TraceRegion(assignment.traces, assignment.places, assignment.models).open(assignment.place)
+        self._index = assignment.index
+        self.traces = TraceRegion(assignment.traces, assignment.places, assignment.models).open(assignment.index)
         self.post = assignment.post
         self.size = assignment.size
         self.cpus = assignment.cpus
@@ -116,17 +116,17 @@ class WorkerProcess:
         if grpc is not None:
             protocols[-1] = grpc
         return [
-            FairAcceptor(state, listener, self._scoreboard, self._place, protocol)
+            FairAcceptor(state, listener, self._scoreboard, self._index, protocol)
             for listener, protocol in zip(self._listeners, protocols, strict=True)
         ]
 
     def count(self, connections: int) -> None:
         """Tell the others how many connections are here."""
-        self._scoreboard.hold(self._place, connections)
+        self._scoreboard.hold(self._index, connections)
 
     def leave(self) -> None:
         """Tell the others that no more are accepted here."""
-        self._scoreboard.leave(self._place)
+        self._scoreboard.leave(self._index)
 
     def report(self, context: Context, obey: Callable[[bytes], None]) -> None:
         """Say that this worker is ready, publish its counts from now on, and end when the supervisor has ended.
@@ -139,7 +139,7 @@ class WorkerProcess:
         loop.add_reader(self._control, self._hear, obey)
         context.everywhere = lambda: self._everywhere(context)
         context.processes = lambda: self._processes(context)
-        self._scoreboard.occupy(self._place, os.getpid(), self.post)
+        self._scoreboard.occupy(self._index, os.getpid(), self.post)
         self._publish_often(context, loop)
         models = [{"name": served.name, "version": served.version} for served in context.models]
         choices = {
@@ -151,7 +151,7 @@ class WorkerProcess:
 
     def publish(self, context: Context) -> None:
         """Write the counts where the others find them."""
-        self._scoreboard.publish(self._place, as_counts(context))
+        self._scoreboard.publish(self._index, as_counts(context))
 
     def _hear(self, obey: Callable[[bytes], None]) -> None:
         try:

@@ -88,7 +88,7 @@ def supervise(group: WorkerGroup, address: ListenAddress, on_ready: Callable[[Li
 class _Child:
     process: subprocess.Popen[bytes]
     control: socket.socket
-    place: int  # on the scoreboard
+    index: int  # of its place on the scoreboard
 
 
 class _Supervisor:
@@ -192,8 +192,8 @@ class _Supervisor:
             del self._children[worker]
             self._loop.remove_reader(child.control)
             child.control.close()
-            self._scoreboard.fold(child.place)
-            self._free.append(child.place)
+            self._scoreboard.fold(child.index)
+            self._free.append(child.index)
             self._do(self._fleet.lost(worker, self._now(), code), code)
 
     def _tick(self) -> None:
@@ -252,7 +252,7 @@ class _Supervisor:
             scoreboard=self._scoreboard.descriptor,
             traces=self._traces.descriptor,
             places=self._scoreboard.places,
-            place=index,
+            index=index,
             models=self._group.models,
             cpus=share.cpus,
             pin=share.pin,

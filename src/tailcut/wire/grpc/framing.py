@@ -155,7 +155,7 @@ class Messages:
         self._limit = limit
         self._encoding = encoding
         self._inflater: Generator[None, None, bytearray] | None = None
-        self._plain_bytes = 0  # inflated so far of the message in hand
+        self._plain_bytes = 0  # inflated so far of the current message
 
     @property
     def inflating(self) -> bool:

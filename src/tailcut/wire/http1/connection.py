@@ -3,7 +3,7 @@
 Its reader hands in what the kernel received, and asks for events until there are none. A request comes with what is
 here of its body. Where that is not all, the reader says what becomes of the rest: it `wants` it in memory of its own
 (a row of the slab, say, into which the kernel then writes), has it collected as `chunks`, waits for so many bytes more,
-or refuses it. One message is in hand at a time, and what a client sends behind it waits here until it is answered.
+or refuses it. One message is served at a time, and what a client sends behind it waits here until it is answered.
 
 Nothing here knows what a head means: `interpret` says so, and a head that is like the one before it means the same.
 """
@@ -59,7 +59,7 @@ class Http1Connection(Generic[H]):
     def __init__(self, interpret: Callable[[bytes], Interpretation[H]]) -> None:
         self._interpret = interpret
         self.state: ConnectionState = _IDLE
-        self.meaning: H | None = None  # of the message in hand, or of the last one
+        self.meaning: H | None = None  # of the current message, or of the last one
         self.head = b""  # its bytes; none where they are many
         self._outline: Outline[H] | None = None  # of heads with that meaning
         self.repeats = 0  # messages in a row whose head meant what that of the one before did
@@ -92,7 +92,7 @@ class Http1Connection(Generic[H]):
 
     @property
     def busy(self) -> bool:
-        """Whether a message is in hand, or has begun."""
+        """Whether a message is being served, or has begun."""
         return self.state is not _IDLE or bool(self.held)
 
     def receive(self, data: bytes | bytearray, size: int) -> bool:
@@ -265,7 +265,7 @@ class Http1Connection(Generic[H]):
         return len(self._chunked.body) if self._chunked is not None else 0
 
     def refuse(self, *, last: bool = False) -> bool:
-        """The message in hand is refused; whether that is the last answer, because its body is not read.
+        """The current message is refused; whether that is the last answer, because its body is not read.
 
         `last`: it is the last answer in any case.
         """
@@ -289,14 +289,14 @@ class Http1Connection(Generic[H]):
 
     @property
     def closes(self) -> bool:
-        """Whether the connection ends behind the answer to the message in hand."""
+        """Whether the connection ends behind the answer to the current message."""
         meaning = self.meaning
         if meaning is None or not meaning.head.keep_alive:
             return True
         return self.ended and not self.held and self._at >= self._size
 
     def answered(self) -> None:
-        """The message in hand has its answer: the next one may come."""
+        """The current message has its answer: the next one may come."""
         try:
             self.state = _ANSWERED[self.state]
         except KeyError:

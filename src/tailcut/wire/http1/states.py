@@ -33,7 +33,7 @@ class Step(IntEnum):
     RECEIVED = 7  # the kernel wrote some of it there
     AWAITED = 8  # the reader waits for so many bytes of a body
     COLLECTED = 9  # a chunked body is to be collected
-    REFUSED = 10  # the reader refuses the message in hand
+    REFUSED = 10  # the reader refuses the current message
     ANSWERED = 11  # the reader has answered it
     RESUMED = 12  # messages were received elsewhere
     OWED = 13  # the answer to the last one of those is owed
