@@ -1,6 +1,6 @@
-"""Where the rest of a body goes that is not all here: into rows of its model, or into a buffer of its own.
+"""Where the kernel writes the part of a body that has not arrived with its head: rows of its model, or a buffer.
 
-What goes into a buffer is bounded, alone and together with what all other connections hold.
+The size of a buffer is limited, and so is what the buffers of all connections hold together.
 """
 
 import numpy as np

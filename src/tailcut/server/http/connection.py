@@ -1,8 +1,8 @@
-"""One HTTP/1.1 connection on the loop: what its socket brings goes to `wire/http1`, and what that reads is done here.
+"""One HTTP/1.1 connection on the loop: passes received bytes to `wire/http1`, and acts on the events that come back.
 
-All connections of a loop read into one shared buffer, because the loop reads and calls back in one go; a body that does
-not fit with its head is then received straight into its row or into a buffer of its own. This module reads messages in
-their order, and bounds the time that a client may take; the parts that it holds do everything else.
+All connections of a loop receive into one shared buffer, because the loop reads and calls back in one go. A body that
+does not fit there with its head is received into its row or into a buffer of its own. This module reads messages
+in order and limits the time that a client may take; the parts that it holds do everything else.
 """
 
 import asyncio

@@ -1,6 +1,6 @@
-"""The inferences of one connection: bodies that are here are read and queued, and answers are written.
+"""The inferences of one connection: complete bodies are read and queued, and answers are written.
 
-It is the HTTP side of its `Exchange`; what is to become of the connection meanwhile, the connection knows.
+This is the HTTP side of the connection's `Exchange`. It calls the connection for everything that ends or pauses it.
 """
 
 from collections.abc import Generator, Mapping

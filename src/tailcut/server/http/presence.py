@@ -1,7 +1,7 @@
 """Whether a client that sends nothing more is still there to read its answer.
 
-One that has shut down its sending half looks like one that has closed altogether. Without a look, clients that give up
-under load would fill the queue with work that no client waits for.
+A client that has shut down its sending half looks like one that has closed the connection. Without a check, clients
+that give up under load would fill the queue with work that no client waits for.
 """
 
 import asyncio

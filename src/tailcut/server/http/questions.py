@@ -1,4 +1,4 @@
-"""Questions about the server, answered at once or after a while."""
+"""Requests about the server and its models, answered at once or after a while."""
 
 import asyncio
 from collections.abc import Awaitable

@@ -1,7 +1,7 @@
 """A client that repeats itself: when its connection takes the fast path, and how it comes back from there.
 
-Raw bodies repeat themselves where their heads mean the same, which the wire counts. Of other bodies, what stands
-around their data is compared, once enough of them have come.
+Raw bodies repeat themselves if their heads mean the same; `wire/http1` counts those. Other bodies do if the bytes
+around their data are the same; they are compared once a few have come.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""Refusals, and errors of ours as answers over HTTP."""
+"""Answers over HTTP to refused and failed requests."""
 
 from collections.abc import Mapping
 from functools import lru_cache

@@ -1,7 +1,7 @@
-"""The server's paths as one table: methods, handlers and what the OpenAPI document says of each.
+"""The server's paths as one table: methods, handlers and their descriptions in the OpenAPI document.
 
-A handler is given the context, the body where the path takes one, and the path's variable parts. It returns a whole
-answer, or an awaitable of one where the work takes a while.
+A handler takes the context, the body if the path has one, and the variable parts of the path. It returns a whole
+answer, or an awaitable of one if the work takes a while.
 """
 
 import asyncio

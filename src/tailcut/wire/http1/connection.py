@@ -1,11 +1,11 @@
 """The server's end of an HTTP/1.1 connection, without a socket: bytes in, events out, bytes to send.
 
-Its reader hands in what the kernel received, and asks for events until there are none. A request comes with what is
-here of its body. Where that is not all, the reader says what becomes of the rest: it `wants` it in memory of its own
-(a row of the slab, say, into which the kernel then writes), has it collected as `chunks`, waits for so many bytes more,
-or refuses it. One message is served at a time, and what a client sends behind it waits here until it is answered.
+The caller hands in what the kernel received, and asks for events until there are none. The event of a request has what
+has arrived of its body. For the rest of the body the caller chooses: receive it into memory of its own (`wants`), such
+as a row of the slab; collect it as `chunks`; wait for a number of bytes; or refuse it. One message is served at a time,
+and what a client sends after it waits here until the message is answered.
 
-Nothing here knows what a head means: `interpret` says so, and a head that is like the one before it means the same.
+This module does not know what a head means: the `interpret` function does. A head like the previous one means the same.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What a connection says of the bytes that it was handed, and what it has to know of the meaning of a head."""
+"""The events of a connection, and the interface of what a head means."""
 
 from typing import Generic, Protocol, TypeVar
 

@@ -1,4 +1,4 @@
-"""The states of the server's end of an HTTP/1.1 connection, and the one table of what leads from each to the next."""
+"""The states of the server's end of an HTTP/1.1 connection, and the table of moves between them."""
 
 from enum import IntEnum
 
