@@ -128,7 +128,7 @@ def test_every_query_has_data(server: Server, tmp_path: Path) -> None:
                 assert time.monotonic() < end, (tmp_path / "prometheus.log").read_text()
                 over.wait(0.1)
             result = {query: values(address, plain(query)) for query in [*panel_queries(), *scaler_queries()]}
-            busy, _ = (values(address, plain(query)) for query in adapter_queries().values())
+            busy, _, loops = (values(address, plain(query)) for query in adapter_queries().values())
     finally:
         over.set()
         client.join(TIMEOUT_S)
@@ -136,3 +136,4 @@ def test_every_query_has_data(server: Server, tmp_path: Path) -> None:
         query for query, numbers in result.items() if not numbers and not any(item in query for item in QUIET)
     ] == []
     assert 0 < busy[0] <= 1
+    assert 0 < loops[0] <= 1

@@ -134,7 +134,7 @@ class LocalServer:
         """Requests in flight at it, averaged over the time since the last call."""
         _, text = await self._get("/metrics")
         before, self._counts = self._counts, read_counts(text, time.monotonic())
-        return ongoing(before, self._counts, self._plan.carried.rate, self._plan.carried.ongoing)
+        return ongoing(before, self._counts, self._plan.carried)
 
     async def stop(self) -> None:
         """Have it answer what is in flight, and end.

@@ -54,6 +54,7 @@ class EventMonitor:
         cpu_ns, cpu_before_ns = time.thread_time_ns(), self._cpu_ns
         self._cpu_ns = cpu_ns
         counts = self._counts
+        counts.loop_cpu_ns += cpu_ns - cpu_before_ns
         counts.loop_stall_ns = max(counts.loop_stall_ns, late_ns)
         counts.loop_stall_cpu_ns = max(counts.loop_stall_cpu_ns, min(late_ns, cpu_ns - cpu_before_ns))
         if late_ns > _LATE_NS:

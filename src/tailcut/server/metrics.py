@@ -85,6 +85,9 @@ class ServerCounts:
     spans_dropped: int = 0  # the collector was down, or too slow
     loop_stall_ns: int = 0  # the longest
     loop_stall_cpu_ns: int = 0  # of one, in which the loop's thread computed
+    loop_cpu_ns: int = 0  # of the loop's thread
+    loop_polled_ns: int = 0  # of that, for looks at sockets that had nothing
+    loops: int = 1  # one for each worker
 
     def line(self) -> str:
         """The gist of it, for the log."""
@@ -185,6 +188,10 @@ class _MetricsCollector:
             f"{stall}, as far as its own thread was computing",
             counts.loop_stall_cpu_ns / 1e9,
         )
+        busy = "CPU time of the event loops' threads, without busy polling that found nothing"
+        busy_us = max(0, counts.loop_cpu_ns - counts.loop_polled_ns) / 1000
+        yield CounterMetricFamily("tailcut_loop_busy_us", busy, busy_us)
+        yield GaugeMetricFamily("tailcut_loops", "Event loops: one for each worker", counts.loops)
         yield GaugeMetricFamily("tailcut_tasks", "Tasks of the event loop", len(asyncio.all_tasks()))
         refused = "Requests refused because too many bodies were being collected"
         yield CounterMetricFamily("tailcut_bodies_refused", refused, counts.bodies_refused)

@@ -49,7 +49,7 @@ class OpenConnection(Protocol):
 class FastPathEntry(Protocol):
     """Where connections go that repeat themselves (`fastpath/`), as far as the others know it."""
 
-    def turn(self, until_ns: int = 0) -> None: ...  # noqa: D102  said there
+    def turn(self, until_ns: int = 0) -> bool: ...  # noqa: D102  said there
     def join(  # noqa: D102, PLR0913, PLR0917
         self, connection: Any, plan: Any, head: bytes, template: Any, row: memoryview, length: int, /
     ) -> bool: ...
@@ -99,6 +99,9 @@ class ServerState:
         self.busy_poll_ns = busy_poll_us * 1000
         self._spin_until_ns = 0
         self._spinning = False
+        self._looked: tuple[int, int] | None = (
+            None  # CPU time and `_spin_until_ns` at the last look, if it found nothing
+        )
         self._pausing = False
         self._collect = collect
         self.on_count: Callable[[int], None] | None = None  # told how many connections there are, at every change
@@ -195,19 +198,23 @@ class ServerState:
         """
         self._spin_until_ns = now_ns + self.busy_poll_ns
         if self.busy_poll_ns and not self._spinning:
-            self._spinning = True
+            self._spinning, self._looked = True, None
             self.loop.call_soon(self._spin)
 
     def _spin(self) -> None:
         # A callback that is due makes the loop poll instead of sleep; this one only ever asks for the next.
-        now_ns = time.monotonic_ns()
+        now_ns, cpu_ns = time.monotonic_ns(), time.thread_time_ns()
+        if self._looked is not None and self._looked[1] == self._spin_until_ns:  # and nothing was answered since
+            self.context.counts.loop_polled_ns += cpu_ns - self._looked[0]
+        self._looked = cpu_ns, self._spin_until_ns
         if now_ns < self._spin_until_ns:
             self.loop.call_soon(self._spin)
             if self.fast_path is not None:
                 alone = self.context.counts.fast_path == len(
                     self.members
                 )  # no other connection is kept waiting meanwhile
-                self.fast_path.turn(min(now_ns + _LOOK_NS, self._spin_until_ns) if alone else 0)
+                if self.fast_path.turn(min(now_ns + _LOOK_NS, self._spin_until_ns) if alone else 0):
+                    self._looked = None
         else:
             self._spinning = False
 

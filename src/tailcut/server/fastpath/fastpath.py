@@ -174,15 +174,19 @@ class FastPath:
 
     # A pass.
 
-    def turn(self, until_ns: int = 0) -> None:
-        """Receive from every connection that has sent something, or poll until one has; have what is ready computed."""
+    def turn(self, until_ns: int = 0) -> bool:
+        """Receive from every connection that has sent something, or poll until one has; have what is ready computed.
+
+        Returns:
+            Whether a connection has sent something.
+        """
         cells, connections = self._cells, self._connections
         try:
             count = self._look(
                 self._poll_fd, self._left, self._events, connections.state, self._plans, self._table, until_ns
             )
             if count <= 0:
-                return
+                return False
             now_ns = time.monotonic_ns()
             heard = []
             for target in self._targets:
@@ -210,6 +214,7 @@ class FastPath:
             _log.exception("the fast path failed: serving on the standard path from now on")
             self._state.fast_path = None
             self.close()
+        return True
 
     def _prepare(self, target: "RowTarget", now_ns: int) -> None:
         """Rows for the requests that need some, or the reason why they get none."""

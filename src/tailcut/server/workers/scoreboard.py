@@ -33,7 +33,17 @@ _HEAD_BYTES = 16
 _LENGTHS = struct.Struct("<II")  # a snapshot's size and checksum
 _TRIES = 1000
 MOMENTARY = frozenset(
-    {"connections", "fast_path", "buffered_bytes", "queued", "queued_rows", "rows_in_use", "oldest_ns", "at_ns"}
+    {
+        "connections",
+        "fast_path",
+        "loops",
+        "buffered_bytes",
+        "queued",
+        "queued_rows",
+        "rows_in_use",
+        "oldest_ns",
+        "at_ns",
+    }
 )
 # The largest counts: their sum means nothing.
 _NEWEST = frozenset({"at_ns", "last_ms", "loop_stall_ns", "loop_stall_cpu_ns", "oldest_ns", "limit_ns"})
