@@ -2,11 +2,17 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
-from tests.planning.test_measured import SERVICE, save
+from tests.planning.test_measured import ENGINE, SERVICE, save
 from tests.schemas import validated
 
 from tailcut.cli import main as cli
+from tailcut.engines.base import CudaOptions
+from tailcut.models import digits_model
+from tailcut.runtime.profile import Profile
+from tailcut.runtime.settings import Settings
+from tailcut.tuner.space import changed
 
 
 @pytest.fixture
@@ -83,6 +89,41 @@ def test_several_profiles_have_one_routing(profile: Path, tmp_path: Path, capsys
     assert cli.main([*both, "--routing", "random"]) == 2
     assert "leave out --routing" in capsys.readouterr().err
     assert cli.main([*both, "--hedge", "1ms"]) == 2
-    assert "several profiles: --trace, --hedge, --workers and --capacity" in capsys.readouterr().err
+    assert "several profiles: --hedge need a single one" in capsys.readouterr().err
     assert cli.main([*both, "--capacity", "100"]) == 2
     assert "--capacity need a single one" in capsys.readouterr().err
+
+
+def saved(folder: Path, name: str, **changes: dict[str, object]) -> str:
+    """The path of a profile of the bundled model under another name, with other settings."""
+    profile = Profile.of_model(digits_model(), changed(Settings(engine=ENGINE), **changes), name)
+    path = folder / f"{name}.profile.toml"
+    msgspec.structs.replace(profile, evidence={"service": SERVICE}).save(path)
+    return str(path)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_profile_with_workers_is_planned_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], order: int
+) -> None:
+    """Beside another one it is refused by its name, first or second, and no option that was not given is named."""
+    both = [saved(tmp_path, "a", io={"workers": 2}), saved(tmp_path, "b")][::order]
+    assert cli.main(["plan", *both, "--rate", "5,5", "--slo", "p99=5ms"]) == 2
+    message = capsys.readouterr().err
+    assert "a.profile.toml: the profile has io.workers = 2" in message
+    assert "--" not in message
+
+
+def test_workers_do_not_share_a_device(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each would be simulated with the whole device; so would several models on one."""
+    one, other, apart = (
+        saved(tmp_path, name, engine={"device": "cuda", "cuda": CudaOptions(index=index)})
+        for name, index in (("a", 1), ("b", 1), ("c", 0))
+    )
+    usual = ["--rate", "5", "--slo", "p99=50ms"]
+    assert cli.main(["plan", one, *usual, "--workers", "2"]) == 2
+    assert "2 workers would share the replica's CUDA device" in capsys.readouterr().err
+    assert cli.main(["plan", one, other, "--rate", "5,5", "--slo", "p99=50ms"]) == 2
+    assert "several profiles are on CUDA device 1" in capsys.readouterr().err
+    assert cli.main(["plan", one, apart, "--rate", "5,5", "--slo", "p99=50ms"]) == 0
+    assert cli.main(["plan", one, *usual]) == 0

@@ -109,7 +109,7 @@ def plan(
     if trace is not None and arrivals != "poisson":
         raise UsageError("--trace and --arrivals cannot be combined")
     models = [read_measured(path) for path in profiles]
-    counted = workers or models[0].profile.settings.io.workers
+    counted = workers or (models[0].profile.settings.io.workers if len(models) == 1 else 1)
     wanted = PlanRequest(
         models,
         rates,
@@ -165,10 +165,60 @@ def _check(wanted: "PlanRequest", *, chosen: bool) -> None:
         raise UsageError(f"--slo: {len(wanted.limits)} limits for {count} profiles: give one, or one each")
     if wanted.recording is not None and wanted.workers > 1:
         raise UsageError("--trace: an autoscaler's replicas have one worker each: add --workers 1")
-    if count > 1 and (wanted.recording is not None or wanted.hedge_ms or wanted.workers > 1 or wanted.capacity):
-        raise UsageError("several profiles: --trace, --hedge, --workers and --capacity need a single one")
+    if count > 1:
+        _check_together(wanted)
+    _check_devices(wanted)
     if count > 1 and chosen and wanted.routing != "round-robin":
         raise UsageError("several profiles: the replicas get their requests in turn: leave out --routing")
+
+
+def _check_together(wanted: "PlanRequest") -> None:
+    """Refuse what several profiles cannot have.
+
+    Raises:
+        UsageError: an option needs a single profile, or a profile was tuned with workers, which share nothing.
+    """
+    from tailcut.errors import UsageError
+
+    single = {
+        "--trace": wanted.recording is not None,
+        "--hedge": wanted.hedge_ms > 0,
+        "--workers": wanted.workers > 1,
+        "--capacity": wanted.capacity is not None,
+    }
+    given = " and ".join(option for option, is_given in single.items() if is_given)
+    if given:
+        raise UsageError(f"several profiles: {given} need a single one")
+    for model in wanted.models:
+        workers = model.profile.settings.io.workers
+        if workers > 1:
+            raise UsageError(
+                f"{model.path}: the profile has io.workers = {workers}, and several models share one process: "
+                "plan it alone"
+            )
+
+
+def _check_devices(wanted: "PlanRequest") -> None:
+    """Refuse servers that share a CUDA device, for which each would be planned as if it had the device alone.
+
+    Raises:
+        UsageError: several workers with a model on a device, or several models on one.
+    """
+    from tailcut.errors import UsageError
+
+    devices = [model.profile.settings.devices for model in wanted.models]
+    if wanted.workers > 1 and any(devices):
+        raise UsageError(
+            f"{wanted.workers} workers would share the replica's CUDA device, and each has the device alone in the "
+            "simulation: add --workers 1, and plan for more replicas"
+        )
+    used = [index for indices in devices for index in indices]
+    shared = next((index for index in used if used.count(index) > 1), None)
+    if shared is not None:
+        raise UsageError(
+            f"several profiles are on CUDA device {shared}, and each has it alone in the simulation: plan each "
+            "of them by itself"
+        )
 
 
 def _check_names(names: "Sequence[str]") -> None:
