@@ -16,6 +16,7 @@ from tailcut.models import digits_model
 from tailcut.planning.autoscale import Rules
 from tailcut.planning.demand import Limit, Recording
 from tailcut.planning.measured import MeasuredProfile
+from tailcut.planning.notes import plan_notes
 from tailcut.planning.plan import make_plan
 from tailcut.planning.records import PlanResult
 from tailcut.planning.request import PlanRequest
@@ -125,6 +126,15 @@ def test_each_model_has_its_own_scale() -> None:
     scaled = [text for text in result.assumptions.notes if "CPU times are" in text]
     assert [text.split(" requests")[0].split(":")[0] for text in scaled] == ["a", "b"]
     assert "a: CPU times are scaled by 1.25" in scaled[0]
+
+
+@pytest.mark.parametrize("io", [{"wire": "shared"}, {"socket": "unix"}])
+def test_a_profile_for_clients_on_the_same_machine(io: dict[str, str]) -> None:
+    """Answers less over a network, and the plan says so."""
+    item = WANTED.models[0]
+    local = replace(item, profile=msgspec.structs.replace(item.profile, settings=changed(item.profile.settings, io=io)))
+    notes = [plan_notes(replace(WANTED, models=[each]), 1, 1.0) for each in (item, local)]
+    assert [any("tuned with --local" in text for text in own) for own in notes] == [False, True]
 
 
 def test_losses_are_planned_for() -> None:

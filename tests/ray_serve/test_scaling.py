@@ -1,5 +1,6 @@
 """What a replica carries, from measurements that are made up."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -15,6 +16,7 @@ from tailcut.runtime.profile import Profile
 from tailcut.runtime.settings import Settings
 from tailcut.tuner.service import MeasuredService
 from tailcut.tuner.simulate import simulate_closed
+from tailcut.tuner.space import changed
 
 WAY = {"wake_ns": 5_000}
 
@@ -56,6 +58,27 @@ def test_a_server_that_answered_less_than_its_parts_promise() -> None:
     plain, slow = (carried_by(measured(item), limit).rate for item in (None, evidence))
     assert plain is not None
     assert slow == pytest.approx(plain / 2, rel=0.05)
+
+
+def test_a_replica_with_fewer_cpus_carries_less() -> None:
+    """Half a CPU carries about half of what one does; more than the tune had are no measurement."""
+    limit = Limit("p99", 100.0)
+    half, tuned, more = (carried_by(measured(), limit, cpus).rate for cpus in (0.5, None, 8.0))
+    assert tuned is not None
+    assert half is not None
+    assert half < 0.7 * tuned
+    assert more == tuned
+
+
+def test_a_profile_for_clients_on_the_same_machine(caplog: pytest.LogCaptureFixture) -> None:
+    """Carries less over a network, which a warning says."""
+    item = measured()
+    carried_by(item, Limit("p99", 10.0))
+    assert not caplog.records
+    local = changed(item.profile.settings, io={"socket": "unix"})
+    profile = msgspec.structs.replace(item.profile, settings=local)
+    carried_by(replace(item, profile=profile), Limit("p99", 10.0))
+    assert "was tuned with --local" in caplog.text
 
 
 def test_a_limit_that_no_replica_meets() -> None:

@@ -41,11 +41,17 @@ class MeasuredProfile:
     source: Path
 
     @property
+    def is_local(self) -> bool:
+        """Whether clients were measured that only the same machine has: tensors in shared memory, or a Unix socket."""
+        io = self.profile.settings.io
+        return io.wire == "shared" or io.socket == "unix"
+
+    @property
     def throughput(self) -> float | None:
         """Requests per second that the tuned server was verified to answer in a closed loop; None where it was not."""
         tuned = self.profile.evidence.get("tuned")
-        value = tuned.get("throughput") if isinstance(tuned, dict) else None
-        return float(value) if _is_positive(value) and _is_positive(self.profile.evidence.get("clients")) else None
+        value = _positive(tuned.get("throughput") if isinstance(tuned, dict) else None)
+        return value if _positive(self.profile.evidence.get("clients")) else None
 
     @property
     def ratio(self) -> float:
@@ -91,8 +97,7 @@ class MeasuredProfile:
 
     def _machine(self, fact: str) -> float:
         """A number among the facts of the machine that was measured; 0 where it is not known."""
-        value = self.profile.machine.get(fact)
-        return float(value) if _is_positive(value) else 0.0
+        return _positive(self.profile.machine.get(fact)) or 0.0
 
 
 def lasting_cores(cores: float, workers: int = 1) -> float:
@@ -105,8 +110,8 @@ def lasting_cores(cores: float, workers: int = 1) -> float:
     return max(_LEAST_LEFT * cores, cores - workers * _STOPPED) if cores < 1 else cores
 
 
-def _is_positive(value: object) -> bool:
-    return isinstance(value, int | float) and 0 < value < math.inf
+def _positive(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) and 0 < value < math.inf else None
 
 
 def read_measured(path: Path) -> MeasuredProfile:

@@ -31,6 +31,10 @@ def plan_notes(wanted: PlanRequest, replicas: int, faster: float) -> list[str]:
             "service times were measured before the last changes of the engine's settings",
         ),
         *((True, note) for model in wanted.models for note in _scale_notes(model, wanted)),
+        (
+            any(model.is_local for model in wanted.models),
+            "tuned with --local, for clients on the same machine: over a network, a replica answers less than planned",
+        ),
         (faster > 1, f"a second stands for {faster:.3g} seconds of the recording, which has too many requests"),
         (wanted.recording is not None, "replicas are planned for the busiest minute of the recording"),
     )

@@ -126,7 +126,7 @@ def make_plan(  # noqa: PLR0913  as `deployment`
     if not named:
         _check_names(list(map(_name, sources, profiles)))
     needs = together([_BARE if profile is None else resources_of(profile) for profile in profiles])
-    carried = _carried(sources, profiles, limit_ms, percentile)
+    carried = _carried(sources, profiles, limit_ms, percentile, cpus)
     changes: dict[str, Any] = {}
     if max_ongoing_requests is not None:
         changes["most_ongoing"] = max_ongoing_requests
@@ -226,9 +226,13 @@ def _file(source: str) -> Path:
 
 
 def _carried(
-    sources: Sequence[str], profiles: Sequence[Profile | None], limit_ms: float | None, percentile: str
+    sources: Sequence[str],
+    profiles: Sequence[Profile | None],
+    limit_ms: float | None,
+    percentile: str,
+    cpus: float | None,
 ) -> CarriedLoad:
-    """What a replica carries: of one tuned model by its measurements, else by a guess.
+    """What a replica of so many CPUs carries: of one tuned model by its measurements, else by a guess.
 
     Raises:
         UsageError: a limit is given, and nothing was measured; it cannot be met; or it or its percentile is none.
@@ -249,4 +253,4 @@ def _carried(
 
     measured = read_measured(Path(_path(sources[0])))
     limit = tuned_limit(measured) if limit_ms is None else Limit(percentile, limit_ms)
-    return CarriedLoad() if limit is None else carried_by(measured, limit)
+    return CarriedLoad() if limit is None else carried_by(measured, limit, cpus)

@@ -5,6 +5,7 @@ requests in flight then. A replica is added before that (`_FULL`), and Serve its
 than it answers within the limit at that rate.
 """
 
+import logging
 import math
 
 from tailcut.errors import UsageError
@@ -15,21 +16,34 @@ from tailcut.planning.measured import MeasuredProfile
 from tailcut.planning.search import PlannedLoad, capacity_of, expect_cluster, highest_rate, lone_ms
 from tailcut.ray.plan import CarriedLoad
 
+_log = logging.getLogger("tailcut")
 _FULL = 0.7  # of what a replica carries: what is in flight when another one is to start
 _FIRST = 0.7  # of the capacity: where the search begins
 _ALLOW_MORE = "allow more (limit_ms, or --slo)"
 _MOST = 1024  # rows that a server queues by default
 
 
-def carried_by(measured: MeasuredProfile, limit: Limit) -> CarriedLoad:
+def carried_by(measured: MeasuredProfile, limit: Limit, cpus: float | None = None) -> CarriedLoad:
     """What one replica of a tuned profile carries.
+
+    Args:
+        measured: the profile.
+        limit: to meet.
+        cpus: that the replica has; None: those of the tune. More than those do not count.
 
     Raises:
         UsageError: not even a lone request meets the limit.
     """
     profile = measured.profile
+    if measured.is_local:
+        _log.warning(
+            "%s was tuned with --local, for clients on the same machine: over a network, a replica carries less "
+            "than its figures say; tune it without --local",
+            profile.model.name,
+        )
     workers = profile.settings.io.workers
-    configuration = measured.configuration(measured.service.cores, workers)
+    cores = measured.service.cores
+    configuration = measured.configuration(min(cores, cpus) if cpus else cores, workers)
     alone_ms = lone_ms(configuration, limit)
     if alone_ms > limit.limit_ms:
         raise UsageError(
