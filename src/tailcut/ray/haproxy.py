@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from tailcut.client.requests import ServerAddress
 from tailcut.errors import UsageError
 
+_BUFFER_BYTES = 256 * 1024  # what haproxy keeps of a request, which is the longest that it can send to another replica
+
 
 @dataclass(frozen=True, slots=True)
 class Front:
@@ -35,8 +37,8 @@ def haproxy_config(replicas: Sequence[ServerAddress], front: Front) -> str:
 
     Each request goes to the less loaded of two replicas drawn at random. One that is refused, or whose connection is
     closed before an answer begins, is sent to another replica: an inference changes nothing, so computing it twice does
-    no harm. Readiness is asked for twice a second; a reload takes over the listening socket and lets the old process
-    finish.
+    no harm. That needs the whole request in one buffer, head and body: longer ones fail. Readiness is asked for twice a
+    second; a reload takes over the listening socket and lets the old process finish.
 
     Raises:
         UsageError: a replica has TLS, and there is no file to check it against.
@@ -46,9 +48,11 @@ def haproxy_config(replicas: Sequence[ServerAddress], front: Front) -> str:
         f"    nbthread {front.threads}",
         f"    stats socket {front.stats} mode 600 level admin expose-fd listeners",
         "    hard-stop-after 60s",
+        f"    tune.bufsize {_BUFFER_BYTES}",
         "",
         "defaults",
         "    mode http",
+        "    option http-buffer-request",
         "    timeout connect 1s",
         "    timeout client 300s",
         "    timeout server 60s",
