@@ -1,7 +1,10 @@
 """What goes wrong in the middle of a tune costs one measurement: refused leaders, servers that do not start, memory."""
 
+import os
+import signal
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,8 @@ from tailcut.tuner.budget import TimePlan
 from tailcut.tuner.claims import carry, prove
 from tailcut.tuner.events import Event, Phase
 from tailcut.tuner.model_space import ModelSpace
+from tailcut.tuner.noise import Noise
+from tailcut.tuner.objective import ObjectiveKind
 from tailcut.tuner.records import TieBreak, TuneRequest
 from tailcut.tuner.selection import Selection
 from tailcut.tuner.session import TuneSession, open_session
@@ -90,6 +95,126 @@ def test_no_combination_is_kept_before_it_was_checked(tmp_path: Path) -> None:
     outcome = JointSearch(wanted, tell).run()
     assert outcome.interrupted
     assert all(side.unchanged for side in outcome.sides)
+
+
+class Killing(Noise):
+    """Kills a server as the kernel does where memory is short, when it probes for the last of so many times."""
+
+    def __init__(self, session: TuneSession, settings: Settings, probes: int) -> None:
+        super().__init__()
+        self._session, self._settings, self._left = session, settings, probes
+
+    def probe(self) -> None:
+        self._left -= 1
+        if not self._left:
+            pid = self._session.servers.of(self._settings).pid
+            assert pid is not None
+            os.kill(pid, signal.SIGKILL)
+            while not self._session.servers.has_ended(self._settings):  # a moment: the kernel's, not the machine's
+                pass
+        super().probe()
+
+
+def killing(session: TuneSession, settings: Settings, probes: int) -> None:
+    session.outcome.noise = session.racing.noise = Killing(session, settings, probes)
+
+
+@pytest.mark.parametrize("probes", [1, 2])
+@pytest.mark.parametrize("kind", ["goodput", "latency"])
+def test_a_finalist_that_is_killed_has_lost(tmp_path: Path, kind: ObjectiveKind, probes: int) -> None:
+    """In the first heat or in a later one: it counts as failed, the reason is recorded, and the other one wins."""
+    session = opened(tmp_path)
+    session.outcome.objective = replace(session.outcome.objective, kind=kind)
+    killed, other = alike(session, 2)
+    try:
+        carry(session)
+        session.plan = TimePlan(time.monotonic(), 20.0)
+        killing(session, killed, probes)
+        assert Selection(session, ModelSpace(session)).race([killed, other]) == other
+    finally:
+        session.servers.keep()
+    outcome = session.outcome
+    assert list(outcome.raced) == [other]
+    reasons = {entry.setting: entry.reason for entry in outcome.rungs[0].candidates if entry.verdict == "rejected"}
+    assert reasons == {session.describe(killed): "its server ended under load"}
+
+
+def test_a_refinement_that_is_killed_is_not_kept(tmp_path: Path) -> None:
+    """However quick it was."""
+    session = opened(tmp_path)
+    winner, killed = alike(session, 2)
+    try:
+        carry(session)
+        session.plan = TimePlan(time.monotonic(), 60.0)
+        killing(session, killed, 3)
+        assert not Selection(session, ModelSpace(session)).is_better(killed, winner, 0.0)
+    finally:
+        session.servers.keep()
+
+
+def test_a_step_that_is_killed_costs_its_own_rungs(tmp_path: Path) -> None:
+    """The two rungs beside it are unmeasured; the tune goes on."""
+    session = opened(tmp_path)
+    killed, last = alike(session, 2)
+    session.outcome.settings = last
+    try:
+        carry(session)
+        session.plan = TimePlan(time.monotonic(), 120.0)
+        killing(session, killed, 2)
+        explain(session, Steps([killed, last, last, last, last, last]), lambda *_: False)
+    finally:
+        session.servers.keep()
+    rungs = session.outcome.rungs
+    assert all("ended under load" in (rung.note or "") for rung in rungs[:2])
+    assert [rung.note for rung in rungs[2:]] == [UNCHANGED] * 4
+
+
+@pytest.mark.parametrize("probes", [1, 4])
+def test_tuned_settings_whose_server_is_killed_give_way_to_the_next_best(tmp_path: Path, probes: int) -> None:
+    """They are measured from the start, and a line says why."""
+    message: list[Event] = []
+    session = opened(tmp_path, message)
+    killed, other = alike(session, 2)
+    outcome = session.outcome
+    outcome.settings, outcome.raced = killed, {killed: 9.0, other: 8.0}
+    try:
+        carry(session)
+        killing(session, killed, probes)
+        prove(session)
+    finally:
+        session.servers.keep()
+    assert outcome.settings == other
+    assert outcome.arms["tuned"].errors == 0
+    assert len(outcome.arms["tuned"].latencies)
+    assert any("its server ended under load" in event.text for event in message if isinstance(event, Phase))
+
+
+@pytest.mark.slow
+def test_a_combination_that_is_killed_gives_way_to_the_next_best(tmp_path: Path) -> None:
+    """In the race and in the verification, in which in the end the engines' defaults stay."""
+    models = tuple(
+        TuneRequest(perceptron([64, 32, 8], tmp_path / f"{name}.onnx"), slo_ms=50.0) for name in ("one", "two")
+    )
+    search = JointSearch(JointWanted(models, (Poisson(200.0), Poisson(100.0)), budget_s=6.0), lambda _: None)
+    kills = [1]
+
+    class KillingAll(Noise):
+        def probe(self) -> None:
+            for combination, server in search._servers._running.items() if kills else ():
+                if combination != search._baseline and server.pid is not None:
+                    kills.clear()
+                    os.kill(server.pid, signal.SIGKILL)
+                    while not search._servers.has_ended(combination):
+                        pass
+                    break
+            super().probe()
+
+    search._outcome.noise = KillingAll()
+    search._tell = lambda event: kills.append(1) if "verifying" in getattr(event, "text", "") else None
+    outcome = search.run()
+    assert [reason for _, reason in outcome.rejected] == ["its server ended under load"] * 2
+    assert not outcome.wrong
+    assert all(len(side.runs["tuned"].latencies) for side in outcome.sides)
 
 
 class Steps:

@@ -61,7 +61,7 @@ def open_loop(  # noqa: PLR0913  a load test is its parameters
         warmup_s: what is due in this time at the beginning is sent and not counted.
 
     Raises:
-        UsageError: no server listens.
+        NotListeningError: no server listens.
     """
     arrivals = rate if not isinstance(rate, int | float) else Poisson(rate)
     times = plan(arrivals, warmup_s, duration_s, seed)
@@ -75,7 +75,7 @@ def closed_loop(
     """Keep `concurrency` requests in flight: each answer sends the next; blocks until it is over.
 
     Raises:
-        UsageError: no server listens.
+        NotListeningError: no server listens.
     """
     gathered = gather_closed(target, payloads, concurrency=concurrency, length_s=warmup_s + duration_s)
     return closed_result([gathered], concurrency, warmup_s=warmup_s, duration_s=duration_s)

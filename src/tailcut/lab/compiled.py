@@ -18,8 +18,7 @@ from typing import Self
 
 import numpy as np
 
-from tailcut.errors import UsageError
-from tailcut.lab.load import Gathered, LoadTarget, Payload, RequestOutcome, as_rows
+from tailcut.lab.load import Gathered, LoadTarget, NotListeningError, Payload, RequestOutcome, as_rows
 from tailcut.machine.quota import usable_cpus
 from tailcut.machine.waiting import runnable_s
 
@@ -82,7 +81,7 @@ def gather_open(  # noqa: PLR0913  a load test is its parameters
     """The outcomes of planned sends: nanoseconds after `start()`, which is called when all is ready.
 
     Raises:
-        UsageError: no server listens.
+        NotListeningError: no server listens.
         OddAnswerError: the Python client has to make this run.
     """
     with _Loop(target, payloads, connections, times) as loop:
@@ -110,7 +109,7 @@ def gather_closed(  # noqa: PLR0913  as above
     """The outcomes of a closed loop that runs for `length_s` from `start()`.
 
     Raises:
-        UsageError: no server listens.
+        NotListeningError: no server listens.
         OddAnswerError: the Python client has to make this run.
     """
     with _Loop(target, payloads, concurrency, np.empty(0, np.int64)) as loop:
@@ -172,7 +171,7 @@ class _Loop:
         """Open a connection in the first empty slot.
 
         Raises:
-            UsageError: no server listens.
+            NotListeningError: no server listens.
         """
         load, own = self._load, _open(self._target)
         slot = self._sockets.index(None)
@@ -257,7 +256,7 @@ class _Loop:
         for _ in range(min(_AT_ONCE, len(self._sockets) - int(cursor[load.OPEN]))):
             try:
                 self.connect()
-            except UsageError:
+            except NotListeningError:
                 planned = start_ns + int(self._times[cursor[load.SENT]])
                 length = int(self._expects[cursor[load.SENT] % len(self._expects), 1])
                 failed = RequestOutcome(
@@ -289,7 +288,7 @@ class _Loop:
         for _ in closed if reopen else ():
             try:
                 self.connect()
-            except UsageError:
+            except NotListeningError:
                 return
 
 
@@ -320,7 +319,8 @@ def _open(target: LoadTarget) -> socket.socket:
     except OSError as error:
         if own is not None:
             own.close()
-        raise UsageError(f"no server listens at {target.uds or target.authority}: {error.strerror or error}") from None
+        reason = error.strerror or error
+        raise NotListeningError(f"no server listens at {target.uds or target.authority}: {reason}") from None
     own.setblocking(False)
     return own
 

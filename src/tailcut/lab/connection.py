@@ -11,8 +11,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
-from tailcut.errors import UnreachableError, UsageError
-from tailcut.lab.load import LoadTarget, Payload, RequestOutcome
+from tailcut.errors import UnreachableError
+from tailcut.lab.load import LoadTarget, NotListeningError, Payload, RequestOutcome
 from tailcut.lab.tls import reason, tls_context
 from tailcut.wire.http1.answers import AnswerCounter
 
@@ -35,7 +35,7 @@ async def connect(target: LoadTarget, on_done: Callable[[Carrier, RequestOutcome
     """A connection to the target that calls `on_done` with the outcome of each request.
 
     Raises:
-        UsageError: no server listens.
+        NotListeningError: no server listens.
     """
     if target.grpc:
         from tailcut.lab.grpc_connection import connect_grpc  # noqa: PLC0415  grpc is heavy, and few load it
@@ -49,7 +49,7 @@ async def connect(target: LoadTarget, on_done: Callable[[Carrier, RequestOutcome
         else:
             _, connection = await loop.create_connection(make, target.host, target.port, ssl=tls_context(target))
     except OSError as error:
-        raise UsageError(f"no server listens at {target.uds or target.authority}: {reason(error)}") from None
+        raise NotListeningError(f"no server listens at {target.uds or target.authority}: {reason(error)}") from None
     return connection
 
 

@@ -15,7 +15,7 @@ import grpc.aio
 import numpy as np
 
 from tailcut.errors import UsageError
-from tailcut.lab.load import LoadTarget, Payload, RequestOutcome
+from tailcut.lab.load import LoadTarget, NotListeningError, Payload, RequestOutcome
 from tailcut.lab.tls import trusted_certificates
 from tailcut.spec import DType, TensorSpec
 from tailcut.wire.grpc.messages import MESSAGES, METHODS, SERVICE
@@ -115,14 +115,14 @@ async def connect_grpc(
     """A channel to the target that is ready.
 
     Raises:
-        UsageError: no server listens.
+        NotListeningError: no server listens.
     """
     channel = _channel(grpc.aio, target)
     state = channel.get_state(try_to_connect=True)
     while state is not grpc.ChannelConnectivity.READY:
         if state in {grpc.ChannelConnectivity.TRANSIENT_FAILURE, grpc.ChannelConnectivity.SHUTDOWN}:
             await channel.close()
-            raise UsageError(f"no gRPC server listens at {target.authority}")
+            raise NotListeningError(f"no gRPC server listens at {target.authority}")
         await channel.wait_for_state_change(state)
         state = channel.get_state(try_to_connect=True)
     return GrpcLoadConnection(channel, on_done, tuple(target.fields.items()))

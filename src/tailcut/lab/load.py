@@ -10,6 +10,7 @@ from dataclasses import astuple, dataclass, field
 
 import numpy as np
 
+from tailcut.errors import UsageError
 from tailcut.lab.arrivals import Arrivals
 from tailcut.lab.lengths import LengthMeasure
 from tailcut.lab.records import Cost, Mode
@@ -19,6 +20,10 @@ _BEHIND_SHARE = 0.25  # of the median latency
 _ALWAYS = 0.95  # of the time, for each client process
 _KEPT = 0.95  # of the rate
 NO_LENGTH = -1  # of a request whose input has one possible size
+
+
+class NotListeningError(UsageError):
+    """No server listens where a load is sent to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +245,12 @@ def summarise(  # noqa: PLR0913  a result is its parameters
         answered=answered,
         lengths=lengths if len(good) and lengths.min() > NO_LENGTH else None,
     )
+
+
+def failed_result(mode: Mode, duration_s: float, concurrency: int, rate: float | None = None) -> LoadResult:
+    """The result of a run that no server listened to: no answer, and one broken connection."""
+    broken = as_rows([RequestOutcome(0, 0, 0, 0, 0, expected=False)])
+    return summarise(broken, mode=mode, duration_s=duration_s, rate_offered=rate, concurrency=concurrency)
 
 
 def _answered(parts: Sequence[Gathered]) -> int:

@@ -40,7 +40,7 @@ def open_together(
         warmup_s: what is due in this time at the beginning is sent and not counted.
 
     Raises:
-        UsageError: no server listens.
+        NotListeningError: no server listens.
     """
     compiled.prepare()
     times = [

@@ -24,7 +24,7 @@ import numpy as np
 from tailcut.errors import TailcutError
 from tailcut.lab.client import closed_loop, open_loop
 from tailcut.lab.cost import Spent, watched
-from tailcut.lab.load import LoadResult, LoadTarget, Payload
+from tailcut.lab.load import LoadResult, LoadTarget, NotListeningError, Payload, failed_result
 from tailcut.machine.affinity import pinned
 from tailcut.machine.process import ProcessCost
 from tailcut.runtime.profile import Profile
@@ -84,6 +84,11 @@ class ServedProfile:
     def pid(self) -> int | None:
         """The child's process; None while there is none."""
         return None if self._child is None else self._child.pid
+
+    @property
+    def ended(self) -> bool:
+        """Whether the child ended by itself, or was killed."""
+        return self._child is not None and self._child.poll() is not None
 
     def start(self) -> None:
         """Start the child and wait until it is ready.
@@ -170,6 +175,22 @@ class Arm:
     pid: int | None = None  # of its server, where the cost is wanted
 
 
+def open_run(arm: Arm, *, rate: float, duration_s: float, seed: int, warmup_s: float = 0.0) -> LoadResult:
+    """An open loop on an arm; where its server has ended, all of it has failed."""
+    try:
+        return open_loop(arm.target, arm.payloads, rate=rate, duration_s=duration_s, seed=seed, warmup_s=warmup_s)
+    except NotListeningError:
+        return failed_result("open", duration_s, 1, rate)
+
+
+def closed_run(arm: Arm, *, concurrency: int, duration_s: float, warmup_s: float = 0.0) -> LoadResult:
+    """A closed loop on an arm; where its server has ended, all of it has failed."""
+    try:
+        return closed_loop(arm.target, arm.payloads, concurrency=concurrency, duration_s=duration_s, warmup_s=warmup_s)
+    except NotListeningError:
+        return failed_result("closed", duration_s, concurrency)
+
+
 @dataclass(slots=True)
 class ArmRuns:
     """Results of an arm: latencies in ms of each open-loop block, requests per second of each closed one.
@@ -220,15 +241,8 @@ class ArmRuns:
 def open_block(arms: Sequence[Arm], runs: Sequence[ArmRuns], *, rate: float, duration_s: float, seed: int) -> None:
     """One open-loop block on each arm in turn, with the same arrival times; repeated once where the client was late."""
     for arm, run in zip(arms, runs, strict=True):
-        block = partial(
-            open_loop,
-            arm.target,
-            arm.payloads,
-            rate=rate,
-            duration_s=duration_s,
-            seed=seed,
-            warmup_s=min(0.1, duration_s / 5),
-        )
+        warmup_s = min(0.1, duration_s / 5)
+        block = partial(open_run, arm, rate=rate, duration_s=duration_s, seed=seed, warmup_s=warmup_s)
         allowed = run.repeated <= _REPEATED * len(run.blocks)
         result, cost, repeated = watched_again(arm.pid, block, allowed=allowed)
         run.repeated += repeated
@@ -252,15 +266,8 @@ def watched_again(
 def closed_block(arms: Sequence[Arm], runs: Sequence[ArmRuns], *, concurrency: int, duration_s: float) -> None:
     """One closed-loop block on each arm in turn."""
     for arm, run in zip(arms, runs, strict=True):
-        run.add_closed(
-            closed_loop(
-                arm.target,
-                arm.payloads,
-                concurrency=concurrency,
-                duration_s=duration_s,
-                warmup_s=min(0.1, duration_s / 5),
-            )
-        )
+        warmup_s = min(0.1, duration_s / 5)
+        run.add_closed(closed_run(arm, concurrency=concurrency, duration_s=duration_s, warmup_s=warmup_s))
 
 
 def _die_with_parent() -> None:

@@ -6,10 +6,9 @@ from dataclasses import replace
 from functools import partial
 
 from tailcut.errors import TailcutError
-from tailcut.lab.client import closed_loop
 from tailcut.lab.cost import watched
 from tailcut.lab.payload import infer_once
-from tailcut.lab.trial import Arm
+from tailcut.lab.trial import Arm, ServeError, closed_run
 from tailcut.machine.process import peak_bytes
 from tailcut.runtime.settings import Settings
 from tailcut.tuner.accuracy import labelled
@@ -89,22 +88,27 @@ def carry(session: TuneSession) -> Baseline:
 
 
 def prove(session: TuneSession) -> None:
-    """What is claimed: from fresh samples of the tuned settings and what they are compared with."""
+    """What is claimed: from fresh samples of the tuned settings and what they are compared with.
+
+    Where the tuned server ends meanwhile, the next best settings that raced take its place.
+
+    Raises:
+        TailcutError: the baseline's server cannot be started, or ends.
+    """
     settings, outcome, servers = arms_verified(session), session.outcome, session.servers
     *names, last = settings
     session.tell(Phase(f"verifying: {', '.join(names)} and {last} in turns, on fresh samples"))
     servers.keep(*settings.values())
     servers.launch(*settings.values())
     arms = _served(session, settings)
+    while not _verified(session, settings | {"tuned": outcome.settings}, arms):
+        words = f"{session.describe(outcome.settings)}: its server ended under load"
+        if outcome.settings in session.refused:
+            raise ServeError(words)
+        session.tell(Phase(f"tuned: {words}"))
+        session.refused.add(outcome.settings)
+        arms["tuned"] = _next_best(session)
     settings |= {"tuned": outcome.settings}
-    outcome.accuracy = session.check(outcome.settings, session.plan.last_check_s, whole=True)
-    if outcome.wrong:
-        return
-    if session.wanted.labels is not None:
-        outcome.labels_accuracy = _labels(session, settings)
-    verify(outcome, arms, session.racing.load, session.plan, seed=session.wanted.seed)
-    if session.wanted.constraints.cpus is not None:
-        outcome.cpus_used = _cpus_used(arms["tuned"], session.racing.load.clients[-1])
     for name, run in outcome.arms.items():
         outcome.noise.add_runs(run)
         pid = arms[name].pid
@@ -139,10 +143,28 @@ def _take_back(session: TuneSession, settings: dict[str, Settings]) -> None:
         record.kept.clear()
 
 
+def _verified(session: TuneSession, settings: dict[str, Settings], arms: dict[str, Arm]) -> bool:
+    """Check the answers and measure all arms; whether the tuned server is still there then."""
+    outcome, tuned = session.outcome, settings["tuned"]
+    outcome.accuracy, outcome.arms = None, {}
+    try:
+        outcome.accuracy = session.check(tuned, session.plan.last_check_s, whole=True)
+        if not outcome.wrong:
+            if session.wanted.labels is not None:
+                outcome.labels_accuracy = _labels(session, settings)
+            verify(outcome, arms, session.racing.load, session.plan, seed=session.wanted.seed)
+            if session.wanted.constraints.cpus is not None:
+                outcome.cpus_used = _cpus_used(arms["tuned"], session.racing.load.clients[-1])
+    except TailcutError:
+        if not session.servers.has_ended(tuned):
+            raise
+    return not session.servers.has_ended(tuned)
+
+
 def _cpus_used(arm: Arm, clients: int) -> float | None:
     """How many CPUs a server keeps busy at its highest load; None where that is unknown."""
     began = time.monotonic()
-    load = partial(closed_loop, arm.target, arm.payloads, concurrency=clients, duration_s=_LOADED_S)
+    load = partial(closed_run, arm, concurrency=clients, duration_s=_LOADED_S)
     _, cost = watched(arm.pid, load)
     return None if cost is None else cost.cpu_ns / 1e9 / (time.monotonic() - began)
 

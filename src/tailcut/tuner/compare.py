@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 import msgspec
 
 from tailcut.lab.records import IntervalRecord, MachineFacts
-from tailcut.lab.trial import Arm, ArmRuns, closed_block, open_block
+from tailcut.lab.trial import Arm, ArmRuns, ServeError, closed_block, open_block
 from tailcut.runtime.profile import Profile
 from tailcut.runtime.settings import Settings
 from tailcut.stats import Verdict, samples_needed
@@ -93,7 +93,7 @@ def compare(wanted: TuneRequest, profiles: Mapping[str, Profile], tell: Callable
         tell: called with each event.
 
     Raises:
-        TailcutError: a profile cannot be served, or the first answers nothing.
+        TailcutError: a profile cannot be served, its server ends under load, or the first answers nothing.
     """
     plan = TimePlan(time.monotonic() if wanted.began is None else wanted.began, wanted.budget_s)
     engines = [profile.settings.engine for profile in profiles.values()]
@@ -117,6 +117,9 @@ def compare(wanted: TuneRequest, profiles: Mapping[str, Profile], tell: Callable
             asked = max(4, min(_ASKED, int(2 * plan.check_s * baseline.capacity)))
             side.accuracy = learned.gate.check(target, side.settings, plan.last_check_s, asked)
         _measure(comparison, plan, tell)
+        for side in sides:
+            if side.servers.has_ended(side.settings):
+                raise ServeError(f"{side.name}: its server ended under load")
     finally:
         for side in sides:
             side.servers.keep()

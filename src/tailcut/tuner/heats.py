@@ -49,8 +49,8 @@ class Heats:
 
     @property
     def leader(self) -> int:
-        """The arm with the best estimate among those that are in it."""
-        return max(self.racing, key=lambda number: self.entrants[number].estimate)
+        """The arm with the best estimate among those that are in it; of all, where none is."""
+        return max(self.racing or range(len(self.entrants)), key=lambda number: self.entrants[number].estimate)
 
     def add(self, scores: Sequence[float]) -> None:
         """Take in a heat: a score for each arm that is racing, in order."""
@@ -60,6 +60,10 @@ class Heats:
         for number in self.racing:
             if number != leader and self._is_out(self.entrants[number], self.entrants[leader]):
                 self.entrants[number].racing = False
+
+    def fail(self, number: int) -> None:
+        """Take out an arm whose server has ended: it counts as one that has answered nothing."""
+        self.entrants[number] = HeatScores([NONE] * len(self.entrants[number].scores), racing=False)
 
     def ratio(self, number: int, other: int) -> Interval | None:
         """One arm's scores to another's over the heats that both ran; None where these are too few."""

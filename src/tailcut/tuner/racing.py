@@ -7,10 +7,9 @@ from functools import partial
 
 import numpy as np
 
-from tailcut.lab.client import closed_loop, open_loop
 from tailcut.lab.cost import Spent, watched
 from tailcut.lab.load import LoadResult
-from tailcut.lab.trial import Arm, watched_again
+from tailcut.lab.trial import Arm, closed_run, open_run, watched_again
 from tailcut.machine.process import peak_bytes
 from tailcut.runtime.settings import Settings
 from tailcut.stats import samples_needed
@@ -143,10 +142,10 @@ class Racing:
         for number in range(FEWEST_HEATS + 1):
             for index, entrant in enumerate(entrants):
                 arm = entrant.arm
-                result = closed_loop(arm.target, arm.payloads, concurrency=1, duration_s=alone_s, warmup_s=alone_s / 6)
+                result = closed_run(arm, concurrency=1, duration_s=alone_s, warmup_s=alone_s / 6)
                 if result.samples:
                     alone[index].append(float(np.median(result.latencies_ns)) / 1e6)
-                block = partial(open_loop, arm.target, arm.payloads, rate=rate, duration_s=length_s, seed=number)
+                block = partial(open_run, arm, rate=rate, duration_s=length_s, seed=number)
                 spent[index].add(*watched(arm.pid, block))
             if not all(alone):
                 alone_s *= 2  # slower than was foreseen
@@ -163,15 +162,13 @@ class Racing:
         return max(map(self.objective.score_closed, closed))
 
     def _closed(self, arm: Arm, clients: int, block_s: float) -> LoadResult:
-        return closed_loop(
-            arm.target, arm.payloads, concurrency=clients, duration_s=block_s, warmup_s=(_WARMED - 1) * block_s
-        )
+        return closed_run(arm, concurrency=clients, duration_s=block_s, warmup_s=(_WARMED - 1) * block_s)
 
     def _score_open(self, arm: Arm, number: int, most_s: float) -> float:
         rate = self.objective.rate
         wanted_s = max(self.load.block_s, _OPEN_SPARE * samples_needed(0.95) / rate)
         length_s = max(self._least_open_s, min(wanted_s, most_s))
-        block = partial(open_loop, arm.target, arm.payloads, rate=rate, duration_s=length_s, seed=number)
+        block = partial(open_run, arm, rate=rate, duration_s=length_s, seed=number)
         allowed = self.noise.repeated_blocks <= _REPEATED * len(self.noise.lateness_ns)
         result, cost, repeated = watched_again(arm.pid, block, allowed=allowed)
         self.noise.add_block(result, repeated=repeated)

@@ -26,6 +26,7 @@ from tailcut.tuner.tie_break import choose
 _EXHAUSTIVE = 96  # configurations at most
 _FEWEST = 2  # that race where all before them answered wrongly
 _MOST_REFILLS = 3
+_ENDED = "its server ended under load"
 _GROUP = 9  # on servers at a time: eight finalists, and the settings of a profile that is checked again
 
 
@@ -162,17 +163,11 @@ class Selection:
         else:
             entrants, fewest = self._in_time(entrants, until)
         session.tell(Phase(f"racing {len(entrants)} finalists on the real server"))
-        heats = session.racing.heats(entrants, until, fewest)
+        heats = self._heats(entrants, until, fewest)
         best = self._best(heats, entrants)
-        for number, entrant in enumerate(heats.entrants):
-            settings = entrants[number].settings
-            outcome.raced[settings] = entrant.estimate
-            words = outcome.objective.describe(entrant.estimate)
-            if number == best and outcome.tie_break is not None:
-                words += f"; {outcome.tie_break.reason}"
-            speed = None if outcome.objective.is_open else round(entrant.estimate, 2)
-            entry = Candidate.of(session.describe(settings), CandidateVerdict.RACED, words, throughput=speed)
-            session.candidate(session.racing_rung, entry, kept=number == best)
+        if not self._recorded(heats, entrants, best):
+            self._lead_with(None)
+            return []
         others = sorted(heats.racing, key=lambda number: -heats.entrants[number].estimate)
         order = [best, *(number for number in others if number != best)]
         outcome.settings = outcome.race_winner = entrants[best].settings
@@ -180,6 +175,32 @@ class Selection:
         session.tell(Best(session.describe(outcome.settings), score))
         session.servers.keep(session.base, *(entrants[number].settings for number in order[:2]))
         return [entrants[number].settings for number in order]
+
+    def _recorded(self, heats: Heats, entrants: Sequence[RaceEntrant], best: int) -> bool:
+        """Record what the entrants scored, or that their servers ended; whether one is left."""
+        session, outcome = self._session, self._session.outcome
+        gone = [number for number, entrant in enumerate(entrants) if session.servers.has_ended(entrant.settings)]
+        for number, entrant in enumerate(heats.entrants):
+            settings = entrants[number].settings
+            if number in gone:
+                session.reject(settings, _ENDED)
+                continue
+            outcome.raced[settings] = entrant.estimate
+            words = outcome.objective.describe(entrant.estimate)
+            if number == best and outcome.tie_break is not None:
+                words += f"; {outcome.tie_break.reason}"
+            speed = None if outcome.objective.is_open else round(entrant.estimate, 2)
+            entry = Candidate.of(session.describe(settings), CandidateVerdict.RACED, words, throughput=speed)
+            session.candidate(session.racing_rung, entry, kept=number == best)
+        return len(gone) < len(entrants)
+
+    def _heats(self, entrants: Sequence[RaceEntrant], until: float, fewest: int = FEWEST_HEATS) -> Heats:
+        """Race; those whose server has ended are out, as if they had answered nothing."""
+        heats = self._session.racing.heats(entrants, until, fewest)
+        for number, entrant in enumerate(entrants):
+            if self._session.servers.has_ended(entrant.settings):
+                heats.fail(number)
+        return heats
 
     def _in_time(self, entrants: list[RaceEntrant], until: float) -> tuple[list[RaceEntrant], int]:
         """Those that there is time to race, the best by simulation and what is checked again; and how many heats."""
@@ -287,12 +308,12 @@ class Selection:
             entrants = [RaceEntrant(settings, session.servers.arm(settings)) for settings in (winner, candidate)]
         except TailcutError:
             return False
-        heats = session.racing.heats(entrants, time.monotonic() + session.plan.refinement_s)
+        heats = self._heats(entrants, time.monotonic() + session.plan.refinement_s)
         words, saves = "no gain", False
         if len(heats.near(NEAR)) == 2:
             usages = session.racing.usages(entrants, session.outcome.rate)
             choice = choose(usages)
-            saves = choice.place == 1 and session.check(candidate, session.plan.check_s).right
+            saves = choice.place == 1 and self._answers_rightly(candidate)
             if saves:
                 words = f"kept: {choice.reason}"
                 pairs = zip(entrants, usages, strict=True)
@@ -301,6 +322,12 @@ class Selection:
         session.tell(Phase(f"{candidate.describe(winner)}: {words}"))
         session.servers.keep(session.base, candidate if saves else winner)
         return saves
+
+    def _answers_rightly(self, settings: Settings) -> bool:
+        try:
+            return self._session.check(settings, self._session.plan.check_s).right
+        except TailcutError:  # its server has ended
+            return False
 
     def _has_time(self, more_s: float = 0.0) -> bool:
         session, plan = self._session, self._session.plan
@@ -335,13 +362,13 @@ class Selection:
             entrants = [RaceEntrant(settings, session.servers.arm(settings)) for settings in (winner, candidate)]
         except TailcutError:
             return False
-        heats = session.racing.heats(entrants, time.monotonic() + plan.refinement_s)
+        heats = self._heats(entrants, time.monotonic() + plan.refinement_s)
         better = heats.leader == 1
         if least != 1:
             interval = heats.ratio(1, 0)
             leads = better or least < 1
             better = leads and interval is not None and interval.point >= least and interval.low > 1 - NOISE
         self._costs = session.servers.compared(candidate, winner)
-        better = better and session.check(candidate, plan.check_s).right
+        better = better and self._answers_rightly(candidate)
         session.servers.keep(session.base, candidate if better else winner)
         return better

@@ -90,14 +90,21 @@ class TrialServers:
         return server
 
     def launch(self, *settings: Settings) -> None:
-        """Have servers start while something else is done; `of` waits for them."""
+        """Have servers start while something else is done, anew where one has ended; `of` waits for them."""
         for key in map(_key, settings):
+            if self.has_ended(key):
+                self._stop(key)
             if key not in self._running:
                 server = ServedProfile(self.profile(key), cpus=self._cpus)
                 self._begun[key] = time.monotonic()
                 server.begin()
                 self._running[key] = server
                 self._launched.add(key)
+
+    def has_ended(self, settings: Settings) -> bool:
+        """Whether a server was ready and is gone, as where the kernel killed it for its memory."""
+        key = _key(settings)
+        return key in self._running and key not in self._launched and self._running[key].ended
 
     @property
     def start_s(self) -> float:
@@ -181,10 +188,13 @@ class TrialServers:
         """Stop all others."""
         keys = {_key(setting) for setting in settings}
         for key in [key for key in self._running if key not in keys]:
-            self._launched.discard(key)
-            for shared in [item for item in self._shared if item[0] == key]:
-                self._shared.pop(shared)[0].close()
-            self._running.pop(key).stop()
+            self._stop(key)
+
+    def _stop(self, key: Settings) -> None:
+        self._launched.discard(key)
+        for shared in [item for item in self._shared if item[0] == key]:
+            self._shared.pop(shared)[0].close()
+        self._running.pop(key).stop()
 
 
 def confined_to(cpus: int | None) -> tuple[int, ...] | None:

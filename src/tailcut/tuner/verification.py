@@ -10,8 +10,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from tailcut.lab.client import closed_loop, open_loop
-from tailcut.lab.trial import Arm, ArmRuns, closed_block, open_block
+from tailcut.lab.trial import Arm, ArmRuns, closed_block, closed_run, open_block, open_run
 from tailcut.stats import samples_needed
 from tailcut.tuner.baseline import Baseline
 from tailcut.tuner.budget import MOMENT_S, TimePlan
@@ -89,13 +88,13 @@ def _highest_rate(arm: Arm, load: RaceLoad, limit_ms: float, plan: TimePlan) -> 
     """A rate that the tuned server should carry within the limit: confirmed in one block, where there is time."""
     now = time.monotonic()
     until = now + min(_MOST_SEARCH_S, _SEARCH * plan.verification_s(now))
-    closed = closed_loop(arm.target, arm.payloads, concurrency=load.clients[-1], duration_s=0.4, warmup_s=0.1)
+    closed = closed_run(arm, concurrency=load.clients[-1], duration_s=0.4, warmup_s=0.1)
     rate = _CARRIED * closed.rate_achieved
     while rate:
         length_s = tuned_block_s(limit_ms, rate)
         if time.monotonic() + length_s > until:
             break
-        opened = open_loop(arm.target, arm.payloads, rate=rate, duration_s=length_s, seed=int(rate))
+        opened = open_run(arm, rate=rate, duration_s=length_s, seed=int(rate))
         p99_ms = float(np.quantile(opened.latencies_ns, 0.99)) / 1e6 if opened.samples else np.inf
         if p99_ms <= limit_ms and not opened.errors:
             break

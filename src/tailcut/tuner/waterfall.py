@@ -64,7 +64,7 @@ def explain(session: TuneSession, space: Rungs, is_better: Callable[[Settings, S
         if before == after:
             record.note = UNCHANGED
         elif before not in runs or after not in runs:
-            record.note = f"{_ALONE}: one of its two servers did not start"
+            record.note = f"{_ALONE}: one of its two servers did not start, or ended under load"
         else:
             entry = effect(before, after, runs)
             session.journal.add("rung", after, rung=record.name, verdict=entry.verdict.value, reason=entry.reason)
@@ -96,7 +96,7 @@ def waterfall(
 ) -> dict[Settings, ArmRuns]:
     """Open blocks at one rate and closed ones of all steps, in turns, as many as the plan has time for.
 
-    A step whose server does not start is left out.
+    A step whose server does not start, or ends, is left out.
     """
     unique = list(dict.fromkeys(steps))
     servers.launch(*unique)
@@ -120,6 +120,7 @@ def waterfall(
         fewest = _FEWEST if now < until + plan.explain_s else 1
         if number + 1 >= fewest and 2 * now - began > until:
             break
+    runs = {settings: run for settings, run in runs.items() if not servers.has_ended(settings)}
     for run in runs.values():
         outcome.noise.add_runs(run)
     return runs

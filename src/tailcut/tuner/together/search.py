@@ -15,7 +15,7 @@ import numpy as np
 from tailcut.engines.files import model_name
 from tailcut.errors import TailcutError
 from tailcut.lab.cost import watched
-from tailcut.lab.load import LoadResult
+from tailcut.lab.load import LoadResult, NotListeningError
 from tailcut.lab.together import open_together
 from tailcut.lab.trial import ArmRuns
 from tailcut.machine.quota import usable_cpus
@@ -56,6 +56,7 @@ _ROUNDS, _FEWEST_ROUNDS, _MOST_ROUNDS = 20, 6, 60
 _SPARE = 1.15  # more samples than a p99 needs
 _OVERRUN = 3.0  # of the time planned for the verification: it takes no longer
 _ARMS = 2  # of the verification
+_ENDED = "its server ended under load"
 
 
 class JointSearch:
@@ -236,17 +237,24 @@ class JointSearch:
         fewest = max(1, min(FEWEST_HEATS, int(left_s / (len(entrants) * least_s))))
 
         def heat(index: int, number: int, most_s: float) -> float:
-            return self._score(self._block(entrants[index], max(least_s, min(block_s, most_s)), 2000 + number))
+            try:
+                return self._score(self._block(entrants[index], max(least_s, min(block_s, most_s)), 2000 + number))
+            except NotListeningError:
+                return LEAST_SCORE
 
         heats = run_heats(len(entrants), heat, self._outcome.noise, self._plan.explain_until, fewest)
-        self._best = entrants[heats.leader]
-        scored = zip(entrants, heats.entrants, strict=True)
-        others = sorted((item for item in scored if item[0] != self._best), key=lambda item: -item[1].estimate)
-        self._order = [self._best, *(combination for combination, _ in others)]
-        for combination, entrant in zip(entrants, heats.entrants, strict=True):
-            self._outcome.raced[combination] = entrant.estimate
-            self._candidate(combination, "raced", fits(entrant.estimate))
-        self._tell(Best(self._words(self._best), fits(heats.entrants[heats.leader].estimate)))
+        for number, combination in enumerate(entrants):
+            if self._servers.has_ended(combination):
+                heats.fail(number)
+                self._reject(combination, _ENDED)
+            else:
+                self._outcome.raced[combination] = heats.entrants[number].estimate
+                self._candidate(combination, "raced", fits(self._outcome.raced[combination]))
+        raced, leader = self._outcome.raced, entrants[heats.leader]
+        self._order = sorted(raced, key=lambda combination: (combination != leader, -raced[combination]))
+        self._best = next(iter(self._order), self._baseline)
+        if self._order:
+            self._tell(Best(self._words(self._best), fits(raced[self._best])))
 
     def _enter(self, chosen: Sequence[Combination]) -> list[Combination]:
         """Start a server for each; leave out those that do not start or answer wrongly."""
@@ -293,14 +301,31 @@ class JointSearch:
                 return
             if combination != self._baseline:
                 self._reject(combination, self._outcome.wrong)
+                self._order.remove(combination)
 
     def _verify(self) -> None:
-        """What is claimed: all models under load together, baseline and tuned in turns, on fresh samples."""
-        outcome, plan = self._outcome, self._plan
+        """What is claimed: all models under load together, baseline and tuned in turns, on fresh samples.
+
+        Where the tuned server ends meanwhile, the next best combination takes its place.
+        """
         self._tell(Phase("verifying: baseline and tuned in turns, all models together, on fresh samples"))
-        self._settle()
-        if outcome.wrong:
-            return
+        while True:
+            try:
+                self._settle()
+                if not self._outcome.wrong:
+                    self._measure_arms()
+                if self._best == self._baseline or not self._servers.has_ended(self._best):
+                    return
+                reason = _ENDED
+            except TailcutError as error:
+                if self._best == self._baseline or self._servers.has_ended(self._baseline):
+                    raise
+                reason = _ENDED if self._servers.has_ended(self._best) else str(error)
+            self._reject(self._best, reason)
+            self._order.remove(self._best)
+
+    def _measure_arms(self) -> None:
+        outcome, plan = self._outcome, self._plan
         arms = {"baseline": self._baseline, "tuned": self._best}
         self._servers.keep(*arms.values())
         for side in outcome.sides:

@@ -43,6 +43,10 @@ class JointServers:
             self._running[combination], self.start_s = server, time.monotonic() - began
         return self._running[combination]
 
+    def has_ended(self, combination: Combination) -> bool:
+        """Whether a server was ready and is gone, as where the kernel killed it for its memory."""
+        return combination in self._running and self._running[combination].ended
+
     def room(self, most: int) -> int:
         """How many more servers there is memory for, at most so many."""
         return room_beside([server.pid for server in self._running.values()], most)
