@@ -14,6 +14,7 @@ from tests.engines.models import perceptron, save, value
 
 from tailcut.engines import EngineOptions
 from tailcut.spec import DType
+from tailcut.tuner import estimate
 from tailcut.tuner.estimate import (
     NO_TIME,
     EngineEstimate,
@@ -214,6 +215,34 @@ def test_what_there_is_no_time_to_load_is_left_out(model: Path) -> None:
     assert len(measured) == 3
     assert all(item.sizes == [1] for item in measured)
     assert {item.error for item in result if item not in measured} == {NO_TIME}
+
+
+class Child(Estimator):
+    """A child whose calls take as many microseconds as it has instances."""
+
+    def __init__(self, model: Path, options: EngineOptions, requests: object, *, independent: bool) -> None:
+        self.estimate = EngineEstimate(options)
+
+    def wait_loaded(self) -> None:
+        self.estimate.load_s = 0.1
+
+    def measure(self, rows: int, seconds: float, *, fewest: int = 3, paused: bool = False) -> None:
+        time.sleep(0.002)
+        times = np.full(3, 1000 * self.estimate.options.instances**2)
+        (self.estimate.paused_ns if paused else self.estimate.times_ns.setdefault(rows, [])).append(times)
+
+    def close(self) -> None:
+        pass
+
+
+def test_after_each_round_the_worse_half_is_measured_no_further(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of twelve six go on, then three; these have all the time that is left."""
+    monkeypatch.setattr(estimate, "Estimator", Child)
+    choices = [EngineOptions(threads=1, instances=count, spinning=False) for count in range(1, 13)]
+    done = estimate_engines(Path("m"), choices, [REQUEST], seconds=1.5, batched=False)
+    rounds = {item.options.instances: len(item.paused_ns) for item in done}
+    assert [rounds[count] for count in range(4, 13)] == [1] * 3 + [0] * 6
+    assert min(rounds[count] for count in (1, 2, 3)) > 1
 
 
 class Scripted(Estimator):

@@ -43,7 +43,7 @@ _GAIN = 0.97  # of the time per row, that a size twice as large must reach to go
 _SHORTEST_S = 0.02
 _MEASURING = 0.4  # of the time, however long loading took
 _LOADING = 0.6  # of the time, after which no more configurations are loaded
-_FEWEST = 3  # configurations that are loaded in any case
+_FEWEST = 3  # configurations that are loaded in any case, and measured to the end
 _SPINNING_S = 0.04  # that onnxruntime's threads go on after a call
 NO_TIME = "no time left to load it"
 _STOP_S = 5.0
@@ -248,12 +248,7 @@ def estimate_engines(  # noqa: PLR0913  rounds of one measurement
             sizes = [largest * 2] if grows and time.monotonic() < end else []
         for estimator in racing:
             store(estimator.estimate)
-        keep = max(2, len(racing) // 2)
-        ranked = sorted(racing, key=lambda estimator: -estimator.estimate.rows_per_s)[:keep]
-        alone = sorted(racing, key=lambda estimator: estimator.estimate.low_ns(1))[:2]
-        racing = [
-            estimator for estimator in racing if estimator in ranked or estimator in alone or not _done(estimator, tell)
-        ]
+        racing = _better_half(racing, tell)
         while time.monotonic() < end and racing:
             measured = [_measure(estimator, 1, end, paused=True) for estimator in racing]
             for size in racing[0].estimate.sizes:
@@ -262,10 +257,18 @@ def estimate_engines(  # noqa: PLR0913  rounds of one measurement
                 ]
             if not any(measured):
                 break
+            racing = _better_half(racing, tell)
     finally:
         for estimator in racing:
             _done(estimator, tell)
     return sorted(estimates, key=lambda estimate: -estimate.rows_per_s)
+
+
+def _better_half(racing: Sequence[Estimator], tell: Callable[[EngineEstimate], None]) -> list[Estimator]:
+    """The better half by rows per second, a few at least, and the two quickest with a lone row; the others are done."""
+    kept = sorted(racing, key=lambda estimator: -estimator.estimate.rows_per_s)[: max(_FEWEST, len(racing) // 2)]
+    kept += sorted(racing, key=lambda estimator: estimator.estimate.low_ns(1))[:2]
+    return [estimator for estimator in racing if estimator in kept or not _done(estimator, tell)]
 
 
 def _load_all(
