@@ -1,5 +1,7 @@
 """Which small changes of a winner are raced: those that could matter for the model, the machine and the winner."""
 
+import pytest
+
 from tailcut.engines.base import CudaOptions
 from tailcut.runtime.settings import PaddedInput, PaddingSettings, Settings, check
 from tailcut.spec import DType, ModelSpec, Rows, TensorSpec
@@ -47,6 +49,14 @@ def test_a_core_for_the_event_loop_leaves_the_others_to_the_engine() -> None:
     inline = changed(winner, batching={"dispatch": "inline"})
     for known, other in ((facts(cores=1), winner), (facts(cpus=1, cores=2), winner), (facts(cores=2), inline)):
         assert not any(refinement.io.own_core for refinement in refinements(known, other))
+
+
+@pytest.mark.parametrize(("cpus", "workers"), [(1, []), (2, [2]), (4, [2]), (8, [2, 4]), (16, [2, 4, 8])])
+def test_processes(cpus: int, workers: list[int]) -> None:
+    """Powers of two up to half of the CPUs, which are shared out among their engines."""
+    several = [item for item in refinements(facts(cpus=cpus), BASELINE) if item.io.workers > 1]
+    assert [item.io.workers for item in several] == workers
+    assert [item.engine.threads for item in several] == [cpus // count for count in workers]
 
 
 def test_nodes() -> None:

@@ -48,7 +48,8 @@ def _of_loop(facts: SpaceFacts, winner: Settings) -> Iterator[Settings]:
     if cpus > 1:
         yield changed(winner, io={"busy_poll_us": _BUSY_POLL_US})
         if winner.io.wire != "shared":  # regions are registered with one process
-            for workers in dict.fromkeys((2, facts.nodes)) if facts.nodes > 1 else (2,):
+            powers = [1 << power for power in range(1, max(2, (cpus // 2).bit_length()))]
+            for workers in dict.fromkeys([2, facts.nodes, *powers] if facts.nodes > 1 else powers):
                 yield changed(
                     winner, io={"workers": workers}, engine={"threads": max(1, cpus // workers), "instances": 1}
                 )

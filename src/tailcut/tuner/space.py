@@ -208,7 +208,10 @@ def _has_text(facts: SpaceFacts) -> bool:
 
 
 def _thread_shapes(facts: SpaceFacts) -> list[tuple[int, int]]:
-    """Threads and instances that fit into the usable CPUs: one of one, all of one, one of all, and of all but one."""
+    """Threads and instances that fit into the usable CPUs: one of one, all of one, one of all, and of all but one.
+
+    After these, other pairs of powers of two, those that take the most CPUs first.
+    """
     cpus = facts.usable_cpus
     shapes = [(1, 1)]
     if cpus > 1:
@@ -219,7 +222,10 @@ def _thread_shapes(facts: SpaceFacts) -> list[tuple[int, int]]:
         shapes.append((cpus - 1, 1))  # one is left to the event loop
     if cpus > 3:
         shapes += [(cpus // 2, 1), (cpus // 2, 2)]
-    return shapes
+    powers = [1 << power for power in range(cpus.bit_length())]
+    pairs = [(threads, count) for threads in powers for count in powers if threads * count <= cpus]
+    pairs.sort(key=lambda pair: (-pair[0] * pair[1], abs(pair[0] - pair[1])))
+    return list(dict.fromkeys([*shapes, *pairs]))
 
 
 def serving_choices(facts: SpaceFacts, engine: EngineOptions, alone_us: float = 0.0) -> Iterator[Settings]:
