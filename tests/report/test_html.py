@@ -113,6 +113,7 @@ def estimate(number: int) -> EstimateRecord:
         memory_bytes=number << 22,
         front=number % 3 == 0,
         raced=100.0 * number if number > 25 else None,
+        accuracy=0.99912 if number > 25 else None,
     )
 
 
@@ -465,6 +466,8 @@ def test_the_front_is_drawn_of_everything_that_was_estimated() -> None:
     assert counts["estimated"] == 25
     assert counts["raced on the server"] == 3
     assert counts["the winner"] == 1
+    dots = [(series.name, point.text) for series in chart.series for point in series.points if series.kind == "dots"]
+    assert all(text.endswith(", accuracy 0.99912") == (name != "estimated") for name, text in dots)
     (front,) = (series for series in chart.series if series.kind == "fit")
     rates = [point.y for point in front.points]
     assert rates == sorted(rates)

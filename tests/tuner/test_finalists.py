@@ -78,6 +78,15 @@ def test_the_pareto_front() -> None:
     assert pareto([poor, quick, fast]) == [fast, quick]
 
 
+def test_accuracy_is_an_axis_where_it_is_known_of_both() -> None:
+    """A slower configuration is on the front for its more accurate answers, and not for those that nobody compared."""
+    fast = predicted(100.0, 1.0, engine={"precision": "int8"})
+    slow = predicted(50.0, 2.0)
+    assert pareto([fast, slow], {fast.settings: 0.9991, slow.settings: 1.0}) == [fast, slow]
+    assert pareto([fast, slow], {fast.settings: 1.0, slow.settings: 1.0}) == [fast]
+    assert pareto([fast, slow], {slow.settings: 1.0}) == [fast]
+
+
 def test_the_most_frugal_equal_races() -> None:
     """One that is equal by the objective and takes clearly less CPU has a place; one that is worse has none."""
     spinning = [replace(item, cpu_us=60_000.0) for item in many()]

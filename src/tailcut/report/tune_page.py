@@ -172,7 +172,8 @@ def _radius(estimate: EstimateRecord, most: float) -> float:
 def _estimate_words(estimate: EstimateRecord) -> str:
     alone = f"{milliseconds(estimate.alone_ms)} ms alone"
     words = f"{count(estimate.rate)} requests/s, {alone}, {estimate.cpu_us:,.0f} us of CPU"
-    return f"{words}, {estimate.memory_bytes / 1e6:,.0f} MB"
+    accuracy = "" if estimate.accuracy is None else f", accuracy {estimate.accuracy:.5g}"
+    return f"{words}, {estimate.memory_bytes / 1e6:,.0f} MB{accuracy}"
 
 
 def waterfall(result: TuneResult) -> Waterfall:

@@ -5,7 +5,7 @@ finalists are the best of several kinds rather than the eight best, which mostly
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tailcut.runtime.settings import Settings
@@ -82,22 +82,34 @@ def finalists(
     return chosen
 
 
-def pareto(predicted: Sequence[PredictedConfiguration]) -> list[PredictedConfiguration]:
-    """Those that no other beats in rate, lone latency, CPU and memory at once."""
+def pareto(
+    predicted: Sequence[PredictedConfiguration], accuracy: Mapping[Settings, float] | None = None
+) -> list[PredictedConfiguration]:
+    """Those that no other beats in rate, lone latency, CPU, memory and accuracy at once.
+
+    Args:
+        predicted: configurations.
+        accuracy: of those whose answers were compared, more is better; it counts between two of them.
+    """
+    known = accuracy or {}
     front: list[PredictedConfiguration] = []
     for candidate in sorted(predicted, key=lambda each: -each.rate):
-        if not any(_beats(other, candidate) for other in front):
+        if not any(_beats(other, candidate, known) for other in front):
             front.append(candidate)
     return front
 
 
-def _beats(predicted: PredictedConfiguration, other: PredictedConfiguration) -> bool:
+def _beats(
+    predicted: PredictedConfiguration, other: PredictedConfiguration, accuracy: Mapping[Settings, float]
+) -> bool:
     pairs = [
         (predicted.rate, other.rate),
         (-predicted.alone_ms, -other.alone_ms),
         (-predicted.cpu_us, -other.cpu_us),
         (-predicted.memory_bytes, -other.memory_bytes),
     ]
+    if predicted.settings in accuracy and other.settings in accuracy:
+        pairs.append((accuracy[predicted.settings], accuracy[other.settings]))
     return all(mine >= its for mine, its in pairs) and any(mine > its for mine, its in pairs)
 
 

@@ -168,6 +168,7 @@ class TuneOutcome:
     estimated: Sequence[PredictedConfiguration] = ()
     contested: bool = False  # whether a race began
     raced: dict[Settings, float] = field(default_factory=dict)  # scores on the real server
+    accuracies: dict[Settings, float] = field(default_factory=dict)  # of what raced, as the gate compared its answers
     race_winner: Settings | None = None  # before refinements
     reused: int = 0  # estimates that an earlier tune left
     capacity: float = 0.0  # of the baseline, requests per second

@@ -235,7 +235,7 @@ def _flat(settings: Settings) -> dict[str, Any]:
 
 def _estimated(outcome: TuneOutcome) -> list[made.EstimateRecord]:
     """Every configuration that was simulated, the best by the objective first."""
-    front = pareto(outcome.estimated)
+    front = pareto(outcome.estimated, outcome.accuracies)
     ranked = sorted(outcome.estimated, key=outcome.objective.rank, reverse=True)
     raced = {settings.describe(): score for settings, score in outcome.raced.items()}
     return [
@@ -247,6 +247,7 @@ def _estimated(outcome: TuneOutcome) -> list[made.EstimateRecord]:
             memory_bytes=estimate.memory_bytes,
             front=estimate in front,
             raced=_rounded(raced.get(estimate.settings.describe())),
+            accuracy=_rounded(outcome.accuracies.get(estimate.settings)),
         )
         for estimate in ranked
     ]

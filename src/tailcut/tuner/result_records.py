@@ -158,6 +158,7 @@ class EstimateRecord(Record, frozen=True):
     memory_bytes: int
     front: bool  # no other configuration is better in every respect
     raced: float | None  # its score on the real server
+    accuracy: float | None = None  # of its answers: the metric, or the worst cosine; None where it did not race
 
 
 class NoiseResult(Record, frozen=True):

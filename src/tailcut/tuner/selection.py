@@ -256,6 +256,8 @@ class Selection:
                 continue
             if accuracy.right:
                 entrants.append(RaceEntrant(settings, arm))
+                if accuracy.figure is not None:
+                    session.outcome.accuracies[settings] = accuracy.figure
             else:
                 self._reject(settings, accuracy)
         return entrants

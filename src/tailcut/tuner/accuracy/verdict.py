@@ -33,6 +33,11 @@ class Accuracy:
     rows: tuple[RowFinding, ...] = ()  # the worst first
 
     @property
+    def figure(self) -> float | None:
+        """The one figure for it, more is better: the user's metric, or else the worst cosine; None without either."""
+        return self.worst if self.value is None else self.value
+
+    @property
     def wrong_row(self) -> RowFinding | None:
         """The row that shows best what is wrong."""
         return self.rows[0] if self.rows and not self.right else None
