@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from tailcut.runtime.settings import Settings
 from tailcut.spec import ModelSpec
@@ -95,6 +96,10 @@ class Surveyor:
             predicted,
             space.configurations(),
         )
+
+    def store(self, kind: str, settings: Settings, **values: Any) -> None:
+        """Append a line to the model's journal, where it has one."""
+        self._session.journal.add(kind, settings, **values)
 
     def close(self) -> None:
         """Stop all servers, and remove the copies of the model."""

@@ -1,5 +1,6 @@
 """What a joint tune says before it searches."""
 
+import json
 import re
 from pathlib import Path
 
@@ -33,6 +34,37 @@ def test_a_joint_tune_says_how_long_a_complete_search_takes(tmp_path: Path) -> N
     assert re.fullmatch(r"a complete search takes about \d+ s; --budget 6s tries less of it", text[-1])
     assert [line.split(":")[0] for line in text if "the baseline carries" in line] == ["one", "two"]
     assert not any("configurations" in line for line in text)
+
+
+@pytest.mark.slow
+def test_a_joint_tune_that_was_stopped_goes_on_with_its_estimates(tmp_path: Path) -> None:
+    """Each model's journal has its estimates and the heats; the next tune of both takes the estimates over."""
+    models = tuple(
+        TuneRequest(
+            perceptron([16, 8, 4], tmp_path / f"{name}.onnx"), slo_ms=50.0, journal=tmp_path / f"{name}.trials.jsonl"
+        )
+        for name in ("one", "two")
+    )
+    text: list[str] = []
+
+    def tell(event: Event) -> None:
+        text.append(getattr(event, "text", ""))
+        if stop in text[-1]:
+            raise KeyboardInterrupt
+
+    wanted = JointWanted(models, (Poisson(200.0), Poisson(100.0)), budget_s=8.0)
+    stop = "verifying"
+    JointSearch(wanted, tell).run()
+    for model in models:
+        assert model.journal is not None
+        lines = [json.loads(line) for line in model.journal.read_text().splitlines()]
+        heats = [line for line in lines if line["kind"] == "joint_heat"]
+        assert heats
+        assert all(line["models"] == ["one", "two"] and line["score"] > 0 and line["settings"] for line in heats)
+    assert not any("reusing" in line for line in text)
+    stop = "combinations on"
+    JointSearch(wanted, tell).run()
+    assert {line.split(":")[0] for line in text if "reusing" in line and "estimate" in line} == {"one", "two"}
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -237,10 +238,13 @@ class JointSearch:
         fewest = max(1, min(FEWEST_HEATS, int(left_s / (len(entrants) * least_s))))
 
         def heat(index: int, number: int, most_s: float) -> float:
+            combination = entrants[index]
             try:
-                return self._score(self._block(entrants[index], max(least_s, min(block_s, most_s)), 2000 + number))
+                value = self._score(self._block(combination, max(least_s, min(block_s, most_s)), 2000 + number))
             except NotListeningError:
-                return LEAST_SCORE
+                value = LEAST_SCORE
+            self._store("joint_heat", combination, [{"score": value}] * len(combination))
+            return value
 
         heats = run_heats(len(entrants), heat, self._outcome.noise, self._plan.explain_until, fewest)
         for number, combination in enumerate(entrants):
@@ -349,6 +353,10 @@ class JointSearch:
         for side in outcome.sides:
             for run in side.runs.values():
                 outcome.noise.add_runs(run)
+        for name, combination in arms.items():
+            runs = [side.runs[name] for side in outcome.sides]
+            values = [{"arm": name, "samples": len(run.latencies), "errors": run.errors} for run in runs]
+            self._store("joint_verified", combination, values)
 
     def _verify_block(self, arm: str, combination: Combination, block_s: float, number: int) -> float:
         """One block of one arm; the cores that its server used meanwhile."""
@@ -372,6 +380,12 @@ class JointSearch:
         return score([float(np.quantile(result.latencies_ns, 0.99)) / 1e6 for result in results], self._limits_ms)
 
     # What is told, and kept.
+
+    def _store(self, kind: str, combination: Combination, values: Sequence[dict[str, Any]]) -> None:
+        """Append a line to each model's journal, with its own settings and figures, and all models of the server."""
+        names = [side.name for side in self._outcome.sides]
+        for surveyor, settings, own in zip(self._surveyors, combination, values, strict=True):
+            surveyor.store(kind, settings, models=names, **own)
 
     def _candidate(self, combination: Combination, verdict: str, reason: str) -> None:
         self._tell(CandidateDone("parallelism", Candidate.of(self._words(combination), verdict, reason)))
