@@ -71,6 +71,8 @@ def figures(p99: float | None, samples: int = 2000) -> dict[str, Any]:
         "p99_interval_ms": (p99 * 0.9, p99 * 1.2) if p99 else None,
         "samples": samples,
         "throughput": 1234.5,
+        "client_cpu": 0.12,
+        "client_cpu_closed": 0.97,
         "rate_offered": 500.0,
         "rate_achieved": 500.0,
         "errors": 0,
@@ -560,3 +562,13 @@ def _shown(what: Any) -> str:
     console = Console(file=StringIO(), width=400)
     console.print(what)
     return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_the_clients_own_cores_stand_beside_each_arm() -> None:
+    """In the page and in the terminal: a figure of a client that was busy all the time is the client's own."""
+    out = StringIO()
+    Console(file=out, width=300).print(tune_summary(result()))
+    arms = len(verification(8.0, 0.4).arms)
+    assert arms > 1
+    assert out.getvalue().count("0.12 / 0.97") == arms
+    assert render_tune_html(result()).count("0.12 / 0.97") == arms

@@ -205,6 +205,8 @@ class ArmRuns:
     repeated: int = 0  # blocks that were repeated because the client was late
     lateness_ns: list[float] = field(default_factory=list)  # p99 of the client's lateness in each open block
     achieved: list[float] = field(default_factory=list)
+    client_cpu: list[float] = field(default_factory=list)  # cores that the client kept busy in each open block
+    client_cpu_closed: list[float] = field(default_factory=list)  # and in each closed one
     spent: Spent = field(default_factory=Spent)  # by the server in the open blocks: there all arms carry the same load
 
     @property
@@ -229,6 +231,7 @@ class ArmRuns:
         self.behind += result.client_behind
         self.lateness_ns.append(result.lateness_p99_ns)
         self.achieved.append(result.rate_achieved)
+        self.client_cpu.append(result.client_cpu)
         self.blocks.append(np.concatenate([result.latencies_ns / 1e6, np.full(failed, FAILED_MS)]))
         self.spent.add(result, cost)
 
@@ -236,6 +239,7 @@ class ArmRuns:
         """Count a closed-loop block."""
         self.errors += sum(result.errors.values())
         self.throughputs.append(result.rate_achieved)
+        self.client_cpu_closed.append(result.client_cpu)
 
 
 def open_block(arms: Sequence[Arm], runs: Sequence[ArmRuns], *, rate: float, duration_s: float, seed: int) -> None:

@@ -26,7 +26,7 @@ from tailcut.report.tune_words import (
     tie_words,
     unchanged_words,
 )
-from tailcut.report.words import cpu, fixed_milliseconds, ratio
+from tailcut.report.words import client_cores, cpu, fixed_milliseconds, ratio
 from tailcut.tuner.events import (
     Best,
     CandidateDone,
@@ -127,7 +127,7 @@ def tune_summary(result: TuneResult) -> RenderableType:
         table = Table(title=f"verified at {result.objective.rate:,.6g} requests/s, latency in ms")
         failed = any(outcome.errors for outcome in checked.arms.values())
         columns = ("", "p50", "p95", "p99", "99 % interval", "samples", *["failed"] * failed, in_flight)
-        for name in (*columns, "CPU a request"):
+        for name in (*columns, "CPU a request", "client's cores"):
             table.add_column(name, justify="right" if name else "left")
         for arm, outcome in checked.arms.items():
             figures = [
@@ -138,7 +138,8 @@ def tune_summary(result: TuneResult) -> RenderableType:
             ]
             speed = _speed(outcome)
             counts = [f"{outcome.samples:,}", *[f"{outcome.errors:,}"] * failed]
-            table.add_row(arm_title(arm, result), *figures, *counts, speed, cpu(outcome.cost))
+            client = client_cores(outcome.client_cpu, outcome.client_cpu_closed)
+            table.add_row(arm_title(arm, result), *figures, *counts, speed, cpu(outcome.cost), client)
         lines += [table, headline(result, checked)]
         more = more_traffic(result)
         if more:

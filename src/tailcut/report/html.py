@@ -68,6 +68,7 @@ def render(template: str, raw: Mapping[str, Any], **values: Any) -> str:
         "ratio": words.ratio,
         "bounds": words.bounds,
         "costs": words.costs,
+        "client_cores": words.client_cores,
         "between": words.milliseconds_between,
         "own": words.own_figures,
         "percentile": bench_words.percentile_words,

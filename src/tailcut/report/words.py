@@ -94,6 +94,11 @@ def cpu(cost: Cost | None) -> str:
     return nanoseconds(None if cost is None else cost.cpu_ns)
 
 
+def client_cores(open_loop: float | None, closed_loop: float | None) -> str:
+    """The cores that the load client kept busy, in open and in closed loops."""
+    return " / ".join("unknown" if cores is None else f"{cores:.2f}" for cores in (open_loop, closed_loop))
+
+
 def costs(cost: Cost | None) -> list[str]:
     """The cost of a request under `COST_TITLES`."""
     if cost is None:

@@ -1,6 +1,6 @@
 """A tune's outcome as the command prints it and the report draws it, and as the profile's evidence."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import msgspec
@@ -260,14 +260,20 @@ def arm_record(run: ArmRuns, rate: float) -> made.ArmFigures:
         **(dict.fromkeys(percentiles) if run.client_behind else percentiles),
         p99_interval_ms=bounds_of(interval) if interval is not None and interval.high < FAILED_MS else None,
         samples=len(run.answered),
-        throughput=round(float(np.mean(run.throughputs)), 2) if run.throughputs else None,
+        throughput=_mean(run.throughputs),
         rate_offered=rate,
-        rate_achieved=round(float(np.mean(run.achieved)), 2) if run.achieved else None,
+        rate_achieved=_mean(run.achieved),
         errors=run.errors,
         cost=run.spent.per_request(),
         client_behind_blocks=run.behind,
+        client_cpu=_mean(run.client_cpu),
+        client_cpu_closed=_mean(run.client_cpu_closed),
         curve=[] if run.client_behind else _curve(latencies),
     )
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return round(float(np.mean(values)), 2) if values else None
 
 
 def _curve(latencies: np.ndarray) -> list[tuple[float, float]]:

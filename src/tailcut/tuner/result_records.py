@@ -186,6 +186,8 @@ class ArmFigures(Record, frozen=True):
     errors: int
     cost: Cost | None
     client_behind_blocks: int
+    client_cpu: float | None  # cores that the load client kept busy in open blocks
+    client_cpu_closed: float | None  # and in closed ones
     curve: list[tuple[float, float]]  # quantile, milliseconds
 
 
