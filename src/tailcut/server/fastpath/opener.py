@@ -101,8 +101,9 @@ class FastPathOpener:
 
     # No connection is here.
 
-    def turn(self, until_ns: int = 0) -> None:
+    def turn(self, until_ns: int = 0) -> bool:
         """Receive nothing."""
+        return False
 
     def leave(self, connection: "FastConnection") -> None:
         """None is here."""
