@@ -1,6 +1,7 @@
 """`tailcut tune` as a user runs it: a real search on a real model, Ctrl-C in the middle, and mistakes in one line."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -16,8 +17,11 @@ from tests.schemas import validated
 from tests.servers import serving
 from tests.triton.repositories import add_model
 
+from tailcut.cli.tune_sources import models_of
+from tailcut.engines.file_hash import file_hash
+from tailcut.errors import UsageError
 from tailcut.planning.measured import read_measured
-from tailcut.runtime.profile import Profile
+from tailcut.runtime.profile import ModelRef, Profile
 from tailcut.tuner.service import MeasuredService
 from tailcut.tuner.space import BASELINE, RUNG_FIELDS, changed
 
@@ -349,3 +353,18 @@ def test_a_mistake_is_one_line(folder: Path, mistake: Callable[..., str], argume
     """What is wrong and where, before any time is spent: exit code 2, nothing on stdout."""
     _broken(folder)
     assert words in mistake(folder, "tune", *arguments)
+
+
+def test_profiles_of_pipelines_are_compared_by_bench(folder: Path) -> None:
+    """The message names what bench has: a command that can be given."""
+    (folder / "compared.py").write_text("")
+    model = ModelRef(path="compared.py:pipeline", sha256=file_hash(folder / "compared.py"), name="compared")
+    for name in ("one.toml", "two.toml"):
+        Profile(model=model).save(folder / name)
+    with pytest.raises(UsageError, match=r"compare with tailcut bench (--\w+) and (--\w+)") as caught:
+        models_of([folder / "one.toml", folder / "two.toml"], None, compare=True)
+    words = re.findall(r"--\w+", str(caught.value))
+    helped = subprocess.run(
+        [sys.executable, "-m", "tailcut", "bench", "--help"], capture_output=True, text=True, check=True
+    )
+    assert [word for word in words if word not in helped.stdout] == []

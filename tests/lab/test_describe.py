@@ -4,6 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.engines.models import perceptron
+from tests.servers import serving
 
 from tailcut.engines.samples import likely_samples
 from tailcut.errors import UsageError
@@ -17,7 +19,7 @@ from tailcut.lab.describe import (
     served_spec,
 )
 from tailcut.lab.load import LoadTarget
-from tailcut.lab.payload import infer_once
+from tailcut.lab.payload import ask, infer_once
 from tailcut.spec import DType, ModelSpec, TensorSpec
 
 SPEC = ModelSpec(
@@ -168,3 +170,18 @@ def test_a_body_that_is_not_there(tmp_path: Path) -> None:
     """The message names the file."""
     with pytest.raises(UsageError, match=r"none: No such file"):
         raw_payload(LoadTarget(), "/", tmp_path / "none", [], 200)
+
+
+def test_a_model_counts_once_however_many_versions_it_has(tmp_path: Path) -> None:
+    """And not at all when it is unloaded: the one that is left needs no name; over gRPC too."""
+    churn, other = perceptron([4, 3], tmp_path / "churn.onnx"), perceptron([4, 2], tmp_path / "other.onnx")
+    sources = [f"churn:1={churn}", f"churn:2={churn}", other, "--allow-model-control", "--grpc-port", "0"]
+    with serving(tmp_path, *sources) as server:
+        http = LoadTarget(server.host, server.port)
+        grpc = LoadTarget(server.host, server.grpc_port, grpc=True)
+        for target in (http, grpc):
+            assert sorted(served_models(target)) == ["churn", "other"]
+        ask(http, "POST", "/v2/repository/models/other/unload")
+        for target in (http, grpc):
+            assert served_models(target) == ["churn"]
+            assert served_spec(target, None).name == "churn"

@@ -65,7 +65,7 @@ def models_of(
             profile.verify_model(name)
             if profile.is_of_pipeline:
                 raise UsageError(
-                    f"{name} is for a pipeline: serve it, and compare with tailcut bench --save and --compare"
+                    f"{name} is for a pipeline: serve it, and compare with tailcut bench --output and --against"
                 )
             if (profile.model.sha256, profile.model.weights) != (first.model.sha256, first.model.weights):
                 raise UsageError(f"{name} is for a different model than {given[0]}: compare profiles of one model")

@@ -114,12 +114,15 @@ def raw_payload(target: LoadTarget, path: str, body: Path | None, headers: Seque
 
 
 def served_models(target: LoadTarget) -> list[str]:
-    """Names of the server's models."""
+    """Names of the models that the server answers for, each once however many versions it has."""
     if target.grpc:
         from tailcut.lab.grpc_connection import ask_grpc  # noqa: PLC0415  grpc is heavy, and few load it
 
-        return [model.name for model in ask_grpc(target, "RepositoryIndex").models]
-    return [entry["name"] for entry in ask(target, "POST", "/v2/repository/index") or []]
+        models = [(model.name, model.state) for model in ask_grpc(target, "RepositoryIndex").models]
+    else:
+        entries = ask(target, "POST", "/v2/repository/index") or []
+        models = [(entry["name"], entry.get("state", "")) for entry in entries]
+    return list(dict.fromkeys(name for name, state in models if state == "READY"))
 
 
 def served_spec(target: LoadTarget, model: str | None) -> ModelSpec:
