@@ -147,7 +147,8 @@ def test_the_other_alerts_fire_on_real_faults(tmp_path: Path) -> None:
         assert [wire.read().status for wire in (held, waiting, last)] == [200] * 3
 
         rounds = 1 << 12
-        while server.metric("tailcut_loop_longest_stall_cpu_seconds") < 0.06:
+        longer = max(0.06, 1.01 * server.metric("tailcut_loop_longest_stall_cpu_seconds"))
+        while server.metric("tailcut_loop_longest_stall_cpu_seconds") < longer:
             rounds *= 2
             assert wire.ask(asked(rounds, "inline")).status == 200
         assert wire.ask(asked(1 << 40)).status == 504
