@@ -11,6 +11,7 @@ from tailcut.engines.base import EngineOptions
 from tailcut.errors import ProfileError
 from tailcut.pipelines.loading import load_pipeline, parse_path
 from tailcut.pipelines.model import PipelineModel, open_tuned, pipeline_profile, settings_of_all
+from tailcut.pipelines.steps import StepOptions
 from tailcut.pipelines.tuned import settings_of
 from tailcut.runtime.pipeline_settings import PipelineSettings
 from tailcut.runtime.profile import Profile
@@ -104,3 +105,29 @@ def test_what_the_profiles_of_steps_ask_of_the_process(tmp_path: Path) -> None:
     settings = msgspec.structs.replace(profile.settings, pipeline=own)
     result = settings_of_all(msgspec.structs.replace(profile, settings=settings))
     assert result == [settings, Settings(engine=EngineOptions(threads=2)), first, second]
+
+
+def test_a_model_that_has_changed_is_accepted_where_its_tensors_are_the_same(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With the settings of the profile and a warning; it is refused otherwise, and with other tensors always."""
+    model = perceptron([4, 8, 3], tmp_path / "m.onnx")
+    (tmp_path / "p.py").write_text("from tailcut import Pipeline\n\npipeline = Pipeline('p', ['m.onnx'])\n")
+    source = f"{tmp_path}/p.py:pipeline"
+    path = parse_path(source)
+    (own,) = settings_of(load_pipeline(path), path).models
+    own = msgspec.structs.replace(own, engine=EngineOptions(threads=1), max_batch_size=5)
+    profile = pipeline_profile(source)
+    settings = msgspec.structs.replace(profile.settings, pipeline=PipelineSettings(models=(own,)))
+    msgspec.structs.replace(profile, settings=settings).save(tmp_path / "p.toml")
+    profile, accepting = Profile.load(tmp_path / "p.toml"), StepOptions(accept_model_change=True)
+    perceptron([4, 9, 3], model)
+    with pytest.raises(ProfileError, match=r"another SHA-256 .* tune it again, or serve it with --accept-model-change"):
+        open_tuned(profile)
+    assert "not proven" not in caplog.text
+    with open_tuned(profile, options=accepting) as opened:
+        assert opened.entry.steps[0].model.profile.settings.batching.max_batch_size == 5
+    assert "p: m.onnx is not the file that the profile was measured on" in caplog.text
+    perceptron([4, 9, 2], model)
+    with pytest.raises(ProfileError, match="its inputs and outputs are not those of the profile"):
+        open_tuned(profile, options=accepting)

@@ -141,7 +141,7 @@ def open_tuned(
     path, settings = parse_path(profile.model.path), profile.settings.pipeline
     pipeline = load_pipeline(path)
     if settings is not None:
-        pipeline = with_settings(pipeline, path, settings)
+        pipeline = with_settings(pipeline, path, settings, accept_model_change=options.accept_model_change)
     models: list[Model] = []
     options = options.shared_by(model_files(pipeline, path))
 

@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import msgspec
+
 from tailcut.engines.file_hash import file_hash
 from tailcut.errors import TailcutError, UsageError
 from tailcut.pipelines.engine import StageEngine
@@ -64,12 +66,15 @@ class StepOptions:
         profile = tuned or self._stored(file)
         if self.adapt is not None:
             profile = self.adapt(profile)
+        if settings is not None and settings.signature:
+            ref = msgspec.structs.replace(profile.model, signature=settings.signature)
+            profile = msgspec.structs.replace(profile, model=ref)
         if self.measures and tuned is None and not is_profile(file):
             model = measured_model(profile, self.around or surroundings(), limits=limits, budget_s=self.budget_s)
             if model.choice is not None:
                 _log.info("%s: %s", model.spec.name, model.choice.line())
-            return model
-        model = Model.open(profile, limits=limits)
+        else:
+            model = Model.open(profile, limits=limits)
         try:
             profile.check_signature(model.spec)
         except BaseException:

@@ -30,12 +30,16 @@ def settings_of(pipeline: Pipeline, path: PipelinePath) -> PipelineSettings:
         if isinstance(step, Stage)
     )
     files = dict.fromkeys(str(step) for step in pipeline.steps if not isinstance(step, Stage))
-    models = tuple(StepModelSettings(file=file, sha256=step_hash(path.file.parent / file)) for file in files)
-    return PipelineSettings(stages=stages, models=models)
+    return PipelineSettings(stages=stages, models=tuple(_of_model(path.file.parent, file) for file in files))
 
 
-def with_settings(pipeline: Pipeline, path: PipelinePath, settings: PipelineSettings) -> Pipeline:
+def with_settings(
+    pipeline: Pipeline, path: PipelinePath, settings: PipelineSettings, *, accept_model_change: bool = False
+) -> Pipeline:
     """The pipeline with its stages as a profile has them.
+
+    With `accept_model_change` another file of a model is only warned of, where the profile has the signature by which
+    it is checked when it is open.
 
     Raises:
         ProfileError: the profile is for other stages or models.
@@ -45,8 +49,13 @@ def with_settings(pipeline: Pipeline, path: PipelinePath, settings: PipelineSett
         theirs = ", ".join(stage.name for stage in settings.stages)
         raise ProfileError(f"{path}: its stages are {', '.join(stages)}, the profile has {theirs}: tune it again")
     for model in settings.models:
-        if step_hash(path.file.parent / model.file) != model.sha256:
-            raise ProfileError(f"{path}: {model.file} has another SHA-256 than in the profile: tune it again")
+        if step_hash(path.file.parent / model.file) == model.sha256:
+            continue
+        if not (accept_model_change and model.signature):
+            advice = ", or serve it with --accept-model-change" if model.signature else ""
+            raise ProfileError(f"{path}: {model.file} has another SHA-256 than in the profile: tune it again{advice}")
+        unproven = "is not the file that the profile was measured on: its figures are not proven for it"
+        _log.warning("%s: %s %s", pipeline.name, model.file, unproven)
     steps = [_stage(step, settings) if isinstance(step, Stage) else step for step in pipeline.steps]
     return replace(pipeline, steps=steps)
 
@@ -109,6 +118,12 @@ def step_hash(file: Path) -> str:
         ModelFileError: it is missing or unreadable.
     """
     return file_hash(file) if file.suffix == ".toml" else model_hash(file)
+
+
+def _of_model(folder: Path, file: str) -> StepModelSettings:
+    path = folder / file
+    profile = Profile.load(path) if is_profile(path) else Profile.of_model(path).with_signature()
+    return StepModelSettings(file=file, sha256=step_hash(path), signature=profile.model.signature)
 
 
 def _stage(stage: Stage, settings: PipelineSettings) -> Stage:

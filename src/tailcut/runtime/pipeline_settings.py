@@ -33,12 +33,14 @@ class StepModelSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
         sha256: of that file.
         engine: of a model without a profile; None for a profile, and where the server chooses by measuring.
         max_batch_size: likewise; of no meaning where `engine` is None.
+        signature: as `ModelRef.signature`; another file must have it to take this one's place.
     """
 
     file: str
     sha256: str
     engine: EngineOptions | None = None
     max_batch_size: int = 1
+    signature: tuple[str, ...] = ()
 
 
 class PipelineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
