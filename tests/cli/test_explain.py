@@ -81,6 +81,19 @@ def test_a_profile(folder: Path) -> None:
     assert "| compute |" in done.stdout
 
 
+def test_a_profile_is_sent_the_requests_of_a_file(folder: Path) -> None:
+    """In the place of generated ones, which a model may not accept; what does not fit is said."""
+    np.savez(folder / "fits.npz", x=np.ones((5, 16), np.float32))
+    np.savez(folder / "other.npz", x=np.ones((5, 3), np.float32))
+    load = ("mlp.toml", "--rate", "300", "--duration", "500ms", "--json", "--data")
+    done = run(folder, *load, "fits.npz")
+    assert done.returncode == 0, done.stderr
+    assert validated("explain", done.stdout)["requests"] > 0
+    refused = run(folder, *load, "other.npz")
+    assert refused.returncode == 2
+    assert "array 'x' of the data file is float32 [5, 3]" in refused.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -88,6 +101,7 @@ def test_a_profile(folder: Path) -> None:
         (["nowhere.toml", "--rate", "10"], "nowhere.toml: no such profile"),
         (["mlp.toml"], "--rate"),
         (["http://127.0.0.1:9", "--rate", "10"], "--rate needs a PROFILE"),
+        (["http://127.0.0.1:9", "--data", "x.npz"], "--data needs a PROFILE"),
         (["mlp.toml", "--duration", "soon"], "soon"),
         ([], "URL|PROFILE"),
     ],

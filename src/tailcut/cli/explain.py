@@ -17,6 +17,9 @@ def explain(
         float | None,
         typer.Option(help="With PROFILE: requests per second (default: the rate it was tuned at).", min=0.01),
     ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="With PROFILE: requests to send (.npz, .npy or .jsonl; default: generated).")
+    ] = None,
     report: Annotated[
         Path | None, typer.Option(help="Write an HTML timeline of the slowest requests to this file.")
     ] = None,
@@ -49,10 +52,11 @@ def explain(
     if length_s <= 0:
         raise UsageError("--duration must be greater than 0")
     if target.endswith(".toml"):
-        result = _of_profile(Path(target), length_s, rate)
+        result = _of_profile(Path(target), length_s, rate, data)
     else:
-        if rate is not None:
-            raise UsageError("--rate needs a PROFILE: a running server has traffic of its own")
+        for option, value in (("--rate", rate), ("--data", data)):
+            if value is not None:
+                raise UsageError(f"{option} needs a PROFILE: a running server has traffic of its own")
         load_target = with_access(parse_target(target, allow_remote=allow_remote), ca, token_file)
         result = watch(load_target, only_model(load_target, model), length_s)
     result = msgspec.structs.replace(result, target=target)
@@ -68,30 +72,28 @@ def explain(
         Console().print(explain_view(result))
 
 
-def _of_profile(path: Path, length_s: float, rate: float | None) -> "ExplainResult":
+def _of_profile(path: Path, length_s: float, rate: float | None, data: Path | None) -> "ExplainResult":
     """Serve the profile in a child process, load it from this process, and observe it."""
+    from tailcut.cli.options import load_data
     from tailcut.errors import UsageError
     from tailcut.lab.client import open_loop
     from tailcut.lab.compiled import prepare
-    from tailcut.lab.describe import served_samples, served_spec
     from tailcut.lab.explain import watch, while_doing
-    from tailcut.lab.payload import encoded, infer_payload
+    from tailcut.lab.payload import encoded
     from tailcut.lab.trial import ServedProfile
+    from tailcut.lab.workload import served_workload
     from tailcut.runtime.profile import Profile
 
     profile = Profile.load(path)
     offered = rate or profile.evidence.get("rate_offered")
     if not offered:
         raise UsageError(f"{path}: the profile has no measured rate: set requests per second with --rate")
-    name = profile.model.name
+    name, arrays = profile.model.name, None if data is None else load_data(data)
     prepare()
     with ServedProfile(profile) as served:
-        spec = served_spec(served.target, name)
         wire = encoded(profile.settings.io.wire)
-        samples = served_samples(served.target, spec)
-        requests = [samples.make(samples.rows, seed) for seed in range(16)]
-        payloads = [infer_payload(served.target, name, request, wire) for request in requests]
+        sent = served_workload(served.target, name, arrays, wire, seed=0, rows=1, shared=None)
         return while_doing(
-            lambda: open_loop(served.target, payloads, rate=float(offered), duration_s=length_s),
+            lambda: open_loop(served.target, sent.payloads, rate=float(offered), duration_s=length_s),
             lambda: watch(served.target, name, length_s),
         )
