@@ -38,7 +38,7 @@ help:
 	@echo "make test-torch  the tests that need PyTorch, which it installs; the other tests run without it"
 	@echo "make test-gpu    the tests that need a CUDA device; without one, they say what is missing"
 	@echo "make test-kubernetes  the tests of the files for Kubernetes, with Helm and the schemas of Kubernetes, which it installs"
-	@echo "make test-sklearn  the tests that need scikit-learn, in an environment of their own (.venv-sklearn), which it makes"
+	@echo "make test-sklearn  the tests that need scikit-learn or FastAPI, in an environment of their own (.venv-sklearn), which it makes"
 	@echo "make test-ray    the tests on a real Ray Serve, with Ray, which it installs; the other tests run without it"
 	@echo "make tuned   every model of the tests is tuned for real, and its profile asked; a quarter of an hour"
 	@echo "make smoke   build the package, install it into empty environments of Python 3.11 to 3.13, and serve with it"
@@ -99,12 +99,12 @@ test-kubernetes: $(READY)
 $(SKLEARN_READY):
 	@test -x $(SKLEARN)/bin/python || $(PYTHON) -m venv $(SKLEARN)
 	@echo "setting up $(SKLEARN) (once; a minute)"
-	@$(SKLEARN)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[convert,onnxruntime]' pytest
+	@$(SKLEARN)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[convert,onnxruntime]' pytest fastapi
 	@rm -f $(SKLEARN)/.ready-*
 	@touch $@
 
 test-sklearn: $(SKLEARN_READY)
-	@$(SKLEARN)/bin/python -m pytest tests/converters/test_trees.py 'tests/test_examples.py::test_pipeline_example[string_columns.py]' -rs
+	@$(SKLEARN)/bin/python -m pytest tests/converters/test_trees.py tests/test_guides.py::test_the_scikit_learn_model tests/test_guides.py::test_the_fastapi_application 'tests/test_examples.py::test_pipeline_example[string_columns.py]' -rs
 
 test-ray: $(READY)
 	@$(BIN)/python -c 'import ray.serve' 2>/dev/null || $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[ray]'

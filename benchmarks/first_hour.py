@@ -11,6 +11,7 @@ results of earlier steps lie in FOLDER.
 import argparse
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -30,53 +31,10 @@ import model_zoo
 ROOT = Path(__file__).parent.parent
 PORT, PROMETHEUS = 18600, 18690
 FOREST = "forest.profile.toml"
-TRAIN = """
-import joblib
-import numpy as np
-from sklearn.datasets import load_iris
-from sklearn.ensemble import RandomForestClassifier
-
-iris = load_iris()
-names = np.array(iris.target_names)[iris.target]
-forest = RandomForestClassifier(n_estimators=50, random_state=0).fit(iris.data.astype(np.float32), names)
-joblib.dump(forest, "forest.joblib")
-np.savez("samples.npz", X=iris.data.astype(np.float32)[::3])
-"""
-PIPELINE = """
-from functools import cache
-
-import numpy as np
-from tokenizers import Tokenizer
-
-from tailcut import Pipeline, stage
-
-
-@cache
-def tokenizer():
-    tokenizer = Tokenizer.from_file("tokenizer.json")
-    tokenizer.no_padding()
-    tokenizer.enable_truncation(64)
-    return tokenizer
-
-
-@stage(
-    inputs={"text": "BYTES"},
-    outputs={"input_ids": "INT64[-1]", "attention_mask": "INT64[-1]", "token_type_ids": "INT64[-1]"},
-    fill={"input_ids": 0, "attention_mask": 0, "token_type_ids": 0},
-)
-def tokenize(text):
-    encoded = tokenizer().encode_batch([item.decode() for item in text])
-    return tuple([getattr(item, name) for item in encoded] for name in ("ids", "attention_mask", "type_ids"))
-
-
-pipeline = Pipeline("embed", [tokenize, "minilm.profile.toml"])
-"""
-TEXTS = """
-import numpy as np
-from passages import passages
-
-np.savez("texts.npz", text=np.array(passages()[::15]))
-"""
+GUIDES = ROOT / "docs" / "guide"
+BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+(TRAIN,) = BLOCK.findall((GUIDES / "scikit-learn.md").read_text(encoding="utf-8"))
+PIPELINE, TEXTS = BLOCK.findall((GUIDES / "first-hour.md").read_text(encoding="utf-8"))
 SCRAPE = f"""
 global:
   scrape_interval: 5s
@@ -156,8 +114,13 @@ class Hour:
         self.write("texts.py", TEXTS)
         self.run("venv/bin/python", "texts.py")
         with self.serving("embed.py:pipeline", FOREST, "--slo", self.slo):
-            options = ("--model", "embed", "--data", "texts.npz", "--rate", self.rates["minilm"], "--duration", "30s")
-            return self.run("venv/bin/tailcut", "bench", self.url, *options, check=False)
+            return self.run("venv/bin/tailcut", "bench", self.url, *self.mix, "--duration", "110s", check=False)
+
+    @property
+    def mix(self) -> tuple[str, ...]:
+        """The traffic of the pipeline and the forest together."""
+        data = ("--data", "embed=texts.npz", "--data", "forest=samples.npz")
+        return ("--mix", f"embed={self.rates['minilm']},forest={self.rates['forest']}", *data)
 
     def deploy(self) -> str:
         """The unit, as systemd reads it, and its command as systemd would start, ask for and stop it."""
@@ -211,11 +174,10 @@ class Hour:
         self.run("venv/bin/tailcut", "convert", "new.joblib", "new.onnx", "--trust")
         shutil.copy(self.folder / "forest.onnx", self.folder / "old.onnx")
         options = ("embed.py:pipeline", FOREST, "--accept-model-change", "--reuse-port", "--drain", "2s")
-        mix = f"embed={self.rates['minilm']},forest={self.rates['forest']}"
-        load = ("bench", self.url, "--mix", mix, "--data", "embed=texts.npz", "--data", "forest=samples.npz")
         with self.serving(*options) as old:
             with (self.folder / "upgrade.json").open("wb") as out:
-                command = [str(self.folder / "venv/bin/tailcut"), *load, "--duration", "60s", "--json"]
+                load = ("bench", self.url, *self.mix, "--duration", "60s", "--json")
+                command = [str(self.folder / "venv/bin/tailcut"), *load]
                 client = subprocess.Popen(command, cwd=self.folder, stdout=out, stderr=subprocess.DEVNULL)
             with self.serving(*options) as new:
                 old.send_signal(signal.SIGTERM)
