@@ -30,6 +30,7 @@ ort.disable_telemetry_events()
 ort.set_default_logger_severity(4)  # fatal only: what goes wrong is raised, and raised once
 _AS_REQUESTED = 1  # ArenaExtendStrategy::kSameAsRequested
 _EXTENSIONS = {"ai.onnx.contrib", "com.microsoft.extensions"}  # domains of operators in onnxruntime-extensions
+_ENDING = "DecodeImage"  # 0.15.2 has no handler for errors of libjpeg, which calls exit: 16 zeros are enough
 _LEVELS = {
     ("off", "plain"): ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
     ("off", "blocked"): ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
@@ -203,11 +204,16 @@ def register_extensions(path: Path, graph: onnx.ModelProto, session: Any) -> Non
     """Have the session know the operators of onnxruntime-extensions, where a graph has any: tokenisers, decoders.
 
     Raises:
-        UnsupportedError: that package is not installed.
+        UnsupportedError: that package is not installed, or an operator would end the process.
     """
     names = sorted({node.op_type for node in graph.graph.node if node.domain in _EXTENSIONS})
     if not names:
         return
+    if _ENDING in names:
+        raise UnsupportedError(
+            f"{path}: the operator {_ENDING} of onnxruntime-extensions ends the process on bytes that are no image: "
+            "decode images in a step of a pipeline, or in the client"
+        )
     try:
         extensions = import_module("onnxruntime_extensions")
     except ImportError:
