@@ -10,6 +10,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt | cksum | cut -d ' ' -f 1)
 SKLEARN := .venv-sklearn
 SKLEARN_READY := $(SKLEARN)/.ready-$(shell cat pyproject.toml constraints.txt | cksum | cut -d ' ' -f 1)
+TEXT := .venv-text
+HF := .venv-hf
+ORT ?=
 BENCHMARKS ?= $(sort $(wildcard benchmarks/*.py))
 TESTS ?= tests
 # Which of them: all but those that take long by their nature, such as real tunes.
@@ -28,7 +31,7 @@ FUZZ ?= 20
 SMOKE ?= --all --engines
 IMAGE ?=
 
-.PHONY: help ready demo test test-all test-torch test-gpu test-kubernetes test-sklearn test-ray tuned smoke image lint format bench peers soak fuzz clean
+.PHONY: help ready demo test test-all test-torch test-gpu test-kubernetes test-sklearn test-text test-hf test-ray tuned smoke image lint format bench peers soak fuzz clean
 .DEFAULT_GOAL := help
 
 help:
@@ -36,9 +39,11 @@ help:
 	@echo "make test    the tests, but for those marked slow (TESTS=tests/wire for some)"
 	@echo "make test-all  all tests: real tunes and long loads, too"
 	@echo "make test-torch  the tests that need PyTorch, which it installs; the other tests run without it"
-	@echo "make test-gpu    the tests that need a CUDA device; without one, they say what is missing"
+	@echo "make test-gpu    the tests that need a CUDA device; without one, they say what is missing (ORT=onnxruntime-gpu for that of ONNX models)"
 	@echo "make test-kubernetes  the tests of the files for Kubernetes, with Helm and the schemas of Kubernetes, which it installs"
 	@echo "make test-sklearn  the tests that need scikit-learn or FastAPI, in an environment of their own (.venv-sklearn), which it makes"
+	@echo "make test-text   the tests that need onnxruntime-extensions, in an environment of their own (.venv-text)"
+	@echo "make test-hf     the tests that need transformers and optimum, in an environment of their own (.venv-hf)"
 	@echo "make test-ray    the tests on a real Ray Serve, with Ray, which it installs; the other tests run without it"
 	@echo "make tuned   every model of the tests is tuned for real, and its profile asked; a quarter of an hour"
 	@echo "make smoke   build the package, install it into empty environments of Python 3.11 to 3.13, and serve with it"
@@ -87,8 +92,10 @@ test-torch: $(READY)
 	@$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[torch]'
 	@$(PYTEST) tests/engines/pytorch tests/engines/cuda tests/converters/test_torch_program.py tests/triton/test_torch_models.py tests/tuner/test_converted.py -n $(JOBS) --maxprocesses 4 --dist loadfile
 
+# ORT=onnxruntime-gpu takes the place of onnxruntime, whose files have the same names; `make clean` brings it back.
 test-gpu: $(READY)
 	@$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[torch]'
+	@test -z "$(ORT)" || { $(BIN)/python -m pip uninstall --quiet --yes onnxruntime && $(BIN)/python -m pip install --quiet "$(ORT)"; }
 	@$(PYTEST) tests/engines/cuda -m gpu -rs
 
 test-kubernetes: $(READY)
@@ -99,12 +106,23 @@ test-kubernetes: $(READY)
 $(SKLEARN_READY):
 	@test -x $(SKLEARN)/bin/python || $(PYTHON) -m venv $(SKLEARN)
 	@echo "setting up $(SKLEARN) (once; a minute)"
-	@$(SKLEARN)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[convert,onnxruntime]' pytest fastapi
+	@$(SKLEARN)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[convert,onnxruntime]' lightgbm 'xgboost-cpu;sys_platform=="linux"' 'xgboost;sys_platform!="linux"' pytest fastapi
 	@rm -f $(SKLEARN)/.ready-*
 	@touch $@
 
 test-sklearn: $(SKLEARN_READY)
 	@$(SKLEARN)/bin/python -m pytest tests/converters/test_trees.py tests/test_guides.py::test_the_scikit_learn_model tests/test_guides.py::test_the_fastapi_application 'tests/test_examples.py::test_pipeline_example[string_columns.py]' -rs
+
+test-text:
+	@test -x $(TEXT)/bin/python || $(PYTHON) -m venv $(TEXT)
+	@$(TEXT)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[text]' pytest
+	@$(TEXT)/bin/python -m pytest tests/engines/test_extensions.py -rs
+
+# Without the pins: optimum-onnx wants older versions of some.
+test-hf:
+	@test -x $(HF)/bin/python || $(PYTHON) -m venv $(HF)
+	@$(HF)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[torch]' optimum-onnx transformers pytest
+	@$(HF)/bin/python -m pytest tests/converters/test_hugging_face.py -rs
 
 test-ray: $(READY)
 	@$(BIN)/python -c 'import ray.serve' 2>/dev/null || $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[ray]'
@@ -144,4 +162,4 @@ fuzz: $(READY)
 	@$(BIN)/python -m tests.fuzz --seconds $(FUZZ)
 
 clean:
-	rm -rf $(VENV) $(SKLEARN) out .ruff_cache .mypy_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(SKLEARN) $(TEXT) $(HF) out .ruff_cache .mypy_cache .pytest_cache .hypothesis .import_linter_cache

@@ -5,8 +5,8 @@ model.
 """
 
 import time
-from collections.abc import Callable, Generator
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Generator, Sequence
+from typing import Protocol
 
 import msgspec
 import numpy as np
@@ -19,17 +19,27 @@ from tailcut.runtime.inputs import Arrays, row_key
 from tailcut.runtime.opening.warmup import WarmUp
 from tailcut.runtime.oversized import split_in_steps, without_pauses
 from tailcut.runtime.padding import Padding
+from tailcut.runtime.profile import Profile
 from tailcut.runtime.request import Batch, Executor, Lease, Request, ResponseHandler
 from tailcut.runtime.scheduler import Scheduler
 from tailcut.runtime.statistics import ModelStatistics
 from tailcut.runtime.tracing.records import DevicePhase, StepTimes
 from tailcut.spec import ModelSpec
 
-if TYPE_CHECKING:
-    from tailcut.runtime.model import Model
-
 _STEP_BYTES = 256 * 1024  # copied between two pauses
 _FORK_WAIT_S, _FORK_LOOK_S = 0.25, 0.0005  # for batches to end before a fork
+
+
+class OpenedModel(Protocol):
+    """A model, as far as its neighbours are concerned."""
+
+    @property
+    def profile(self) -> Profile:
+        """What it is served with."""
+
+    @property
+    def choice(self) -> object | None:
+        """How its threads were chosen by measuring; None where its profile says so."""
 
 
 class ServedEntry(Protocol):
@@ -89,7 +99,7 @@ class ServedEntry(Protocol):
     def step_engines(self) -> dict[str, EngineOptions | None]:
         """The engine of each step of a pipeline that this process computes, None for a function; a model has none."""
 
-    def step_models(self) -> "list[Model] | None":
+    def step_models(self) -> Sequence[OpenedModel] | None:
         """The models of a pipeline's steps, each once; None of a model."""
 
     def describe_stages(self) -> str:

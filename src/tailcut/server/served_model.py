@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from tailcut.engines.base import EngineOptions
-from tailcut.runtime.entry import ServedEntry
+from tailcut.runtime.entry import OpenedModel, ServedEntry
 from tailcut.runtime.model import Model
 from tailcut.runtime.profile import Profile
 from tailcut.runtime.tracing.timeline import Timeline
@@ -60,7 +60,7 @@ class ServedModel:
         return self.timelines or (self.timeline,)
 
 
-def _beside_others(model: Model) -> Profile:
+def _beside_others(model: OpenedModel) -> Profile:
     """A model's profile; threads that were chosen by measuring are not the profile's word."""
     if model.choice is None:
         return model.profile
