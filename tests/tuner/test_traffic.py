@@ -8,12 +8,13 @@ import pytest
 from tests.effort import runs
 from tests.engines.models import perceptron
 
-from tailcut.lab.load import LoadTarget
+from tailcut.lab.load import LoadResult, LoadTarget
 from tailcut.lab.payload import infer_payload
 from tailcut.lab.trial import FAILED_MS, Arm, ArmRuns, ServedProfile, open_block
 from tailcut.runtime.profile import Profile
 from tailcut.runtime.settings import Settings
 from tailcut.stats.serial import serial_percentile_interval
+from tailcut.tuner import baseline
 from tailcut.tuner.baseline import Baseline, measure_baseline
 from tailcut.tuner.space import BASELINE, changed
 from tailcut.tuner.traffic import CarriedRate, Overload, Traffic, evidence
@@ -192,3 +193,25 @@ def test_two_servers(tmp_path: Path, alike: bool) -> None:
         assert result is not None
         assert result.tuned <= highest
         assert result.baseline is None or limit.rate <= result.baseline < result.tuned
+
+
+@pytest.mark.parametrize(("rate", "offered"), [(None, 50.0), (80.0, 80.0), (96.0, 50.0), (300.0, 50.0)])
+def test_the_limit_is_measured_where_the_baseline_keeps_up(
+    monkeypatch: pytest.MonkeyPatch, rate: float | None, offered: float
+) -> None:
+    """At half of its capacity where it cannot carry the rate: a p99 of a queue that only grows is no limit."""
+    asked = []
+
+    def loop(*_: object, rate: float = 0.0, **__: object) -> LoadResult:
+        asked.append(rate)
+        times = np.full(2000, 5e6)
+        return LoadResult("open", 1.0, None, 100.0, 1, times, times)
+
+    monkeypatch.setattr(baseline, "closed_loop", loop)
+    monkeypatch.setattr(baseline, "open_loop", loop)
+    known = measure_baseline(Arm(LoadTarget(), []), 1.0, rate=rate, limit_ms=None)
+    assert asked[-1] == offered
+    assert known.is_overloaded is (known.rate != offered)
+    assert known.own_limit is not known.is_overloaded
+    assert known.rate == (rate or 50.0)
+    assert known.limit_ms == 5.0

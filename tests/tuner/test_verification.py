@@ -81,7 +81,50 @@ class Server:
 def test_more_traffic_is_shown_in_time(monkeypatch: pytest.MonkeyPatch, limit_ms: float, capacity: float) -> None:
     """Also where the baseline carries the first of its rates, for tails of 5 to 100 ms."""
     known = Baseline(capacity, 16, capacity / 2, limit_ms)
-    plan, clock, spent_s = TimePlan(0.0, 120.0), Clock(0.0), []
+    outcome, spent_s, clock = verified(monkeypatch, known, 1.27, 120.0)
+    highest = outcome.highest
+    assert highest is not None
+    assert highest.within
+    assert highest.baseline == pytest.approx(1.5 * capacity)
+    assert highest.tuned == pytest.approx(3 * capacity)
+    assert min(len(run.latencies) for run in outcome.arms.values()) >= 459
+    assert sum(spent_s[:8]) <= 15.0  # four blocks of each; the search before them takes 3
+    assert clock.now <= 130.0
+
+
+@pytest.mark.parametrize("times", [1.2, 2.0, 3.5])
+def test_an_overloaded_baseline_is_offered_just_enough(monkeypatch: pytest.MonkeyPatch, times: float) -> None:
+    """Three short blocks show that it cannot carry the rate; all else is the tuned server's."""
+    known = Baseline(200.0, 16, times * 200.0, 20.0, own_limit=False)
+    outcome, _, clock = verified(monkeypatch, known, 1.0, 60.0)
+    assert outcome.overloaded == {"baseline", "reference"}
+    assert [len(outcome.arms[name].blocks) for name in ("baseline", "reference")] == [3, 3]
+    assert sum(map(len, outcome.arms["baseline"].blocks)) < 250
+    assert len(outcome.arms["tuned"].latencies) >= 459
+    assert clock.now <= 66.0
+
+
+def test_a_baseline_that_carries_more_than_its_closed_loop_said_is_verified(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rate just above the capacity is no overload until the blocks show it."""
+    known = Baseline(200.0, 16, 195.0, 20.0, own_limit=False)
+    outcome, _, _ = verified(monkeypatch, known, 1.2, 60.0)
+    assert outcome.overloaded == frozenset()
+    assert len(outcome.arms["baseline"].blocks) == len(outcome.arms["tuned"].blocks) >= 8
+
+
+def verified(
+    monkeypatch: pytest.MonkeyPatch, known: Baseline, carried: float, budget_s: float
+) -> tuple[Any, list[float], Clock]:
+    """The outcome, what the second headline's blocks took, and the clock; the tuned server carries four times as much.
+
+    Args:
+        monkeypatch: replaces loops and clock.
+        known: the baseline.
+        carried: what it really carries, to its capacity.
+        budget_s: of the tune.
+    """
+    capacity, spent_s = known.capacity, []
+    plan, clock = TimePlan(0.0, budget_s), Clock(0.0)
     needed_s = verification.verification_s(known.rate, 3) + traffic.traffic_s(known, capacity)
     plan.needs_verification_s(min(needed_s, plan.most_verify_s))
     clock.now = plan.rungs_until
@@ -117,20 +160,15 @@ def test_more_traffic_is_shown_in_time(monkeypatch: pytest.MonkeyPatch, limit_ms
     monkeypatch.setattr(verification, "open_loop", open_loop)
     monkeypatch.setattr(verification, "closed_loop", closed_loop)
     outcome: Any = SimpleNamespace(
-        objective=Objective("goodput", limit_ms, known.rate),
+        objective=Objective("goodput", known.limit_ms, known.rate),
         capacity=capacity,
-        own_limit=True,
+        own_limit=known.own_limit,
         clients=16,
         rate=known.rate,
         noise=Noise(),
     )
-    arms: Any = {name: Server(1.27 * capacity) for name in ("baseline", "reference")} | {"tuned": Server(4 * capacity)}
+    arms: Any = {name: Server(carried * capacity) for name in ("baseline", "reference")} | {
+        "tuned": Server(4 * capacity)
+    }
     verification.verify(outcome, arms, RaceLoad((2, 16), 0.2), plan, seed=1)
-    highest = outcome.highest
-    assert highest is not None
-    assert highest.within
-    assert highest.baseline == pytest.approx(1.5 * capacity)
-    assert highest.tuned == pytest.approx(3 * capacity)
-    assert min(len(run.latencies) for run in outcome.arms.values()) >= 459
-    assert sum(spent_s[:8]) <= 15.0  # four blocks of each; the search before them takes 3
-    assert clock.now <= plan.limit
+    return outcome, spent_s, clock

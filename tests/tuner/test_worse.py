@@ -15,6 +15,7 @@ from tailcut.report.markdown import tune_markdown
 from tailcut.report.tune_words import arm_title, headline
 from tailcut.runtime.profile import Profile
 from tailcut.runtime.settings import Settings
+from tailcut.spec import ModelSpec
 from tailcut.tuner import claims
 from tailcut.tuner.objective import Objective, ObjectiveKind
 from tailcut.tuner.records import RungRecord, TuneOutcome, TuneRequest
@@ -140,3 +141,28 @@ def test_with_retune_they_give_way_to_the_previous_profile(tmp_path: Path, monke
     assert outcome.not_kept.reason.endswith("of the previous profile's")
     assert outcome.settings == before
     assert headline(told(outcome))[1].endswith("; the profile holds its previous settings.")
+
+
+def test_of_a_rate_that_the_baseline_cannot_carry_no_ratio_is_claimed() -> None:
+    """Its latencies grow with the time that the overload lasts: they are no figures."""
+    text = result_of_overload()
+    assert text.count("the baseline cannot carry this rate") == 1
+    assert "x0.0" not in text
+
+
+def result_of_overload() -> str:
+    item = outcome("latency", tail=1.0, speed=2.0)
+    item.spec = ModelSpec("m", (), ())
+    item.arms["baseline"].blocks = [block * 1000 for block in item.arms["baseline"].blocks[:3]]
+    item.overloaded = frozenset({"baseline"})
+    result = told(item)
+    assert result.verification is not None
+    assert result.verification.tail_ratio is result.verification.p99_ratio is None
+    assert result.verification.baseline.p99_ms is None
+    assert headline(replace(result, unchanged=False)) == (
+        "No ratio",
+        f"The baseline cannot carry this rate. The tuned p99 is {result.verification.tuned.p99_ms:.3g} ms.",
+    )
+    console = Console(width=300, record=True)
+    console.print(tune_summary(replace(result, unchanged=False)))
+    return console.export_text()

@@ -33,7 +33,9 @@ def headline(result: TuneResult) -> tuple[str, str]:
     if tail is None:
         few = f"{samples:,} samples are too few: the p99 needs 459 in each arm. Raise the budget or the rate."
         because = checked.no_ratio_because
-        return "Tail unknown", f"{because[0].upper()}{because[1:]}." if because else few
+        p99 = "" if checked.tuned.p99_ms is None else f" The tuned p99 is {checked.tuned.p99_ms:.3g} ms."
+        title = "No ratio" if p99 else "Tail unknown"
+        return title, f"{because[0].upper()}{because[1:]}.{p99}" if because else few
     of = tail.of
     size = f"{samples:,} requests in each arm"
     bounds = f"99 % interval x{tail.low:.2f} to x{tail.high:.2f}, {size}"

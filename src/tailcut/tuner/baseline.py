@@ -1,6 +1,6 @@
 """What the baseline carries, and the limit that follows from its own tail."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tailcut.errors import UsageError
 from tailcut.lab.client import closed_loop, open_loop
@@ -9,6 +9,7 @@ from tailcut.lab.trial import Arm
 from tailcut.stats import Sample, percentile, samples_needed
 
 _LOAD = 0.5  # of the baseline's capacity: the rate offered where the user names none
+_UNSTABLE = 0.95  # of it: above that, queues grow as long as the load lasts
 _CLIENTS = 16  # in flight when the capacity is measured
 _FEWEST_CLIENTS = 2
 _LONE_FACTOR = 3.0  # of a request's median: the limit where the p99 takes too long to know
@@ -25,8 +26,8 @@ class Baseline:
         capacity: in a closed loop.
         clients: in flight there; fewer for a slow model, whose requests would take long to drain.
         rate: to offer every arm.
-        limit_ms: its p99 at that rate, or the user's limit.
-        own_limit: whether it is its own p99.
+        limit_ms: its p99 at that rate, or the user's limit; its p99 at half of the capacity where it is overloaded.
+        own_limit: whether it is its own p99 at that rate.
     """
 
     capacity: float
@@ -35,9 +36,14 @@ class Baseline:
     limit_ms: float
     own_limit: bool = True
 
+    @property
+    def is_overloaded(self) -> bool:
+        """Whether the rate is more than it carries."""
+        return self.rate > _UNSTABLE * self.capacity
+
 
 def measure_baseline(arm: Arm, seconds: float, *, rate: float | None, limit_ms: float | None) -> Baseline:
-    """Measure the capacity, and at half of it (or at the user's rate) the p99.
+    """Measure the capacity, and at half of it (or at the user's rate, where that is less than it carries) the p99.
 
     Args:
         arm: the baseline's server.
@@ -51,13 +57,15 @@ def measure_baseline(arm: Arm, seconds: float, *, rate: float | None, limit_ms: 
     first = _closed(arm, _FEWEST_CLIENTS, seconds / 4)
     clients = max(_FEWEST_CLIENTS, min(_CLIENTS, int(first.rate_achieved * seconds)))
     capacity = _closed(arm, clients, seconds).rate_achieved
-    rate = rate or float(f"{_LOAD * capacity:.3g}")
-    own_limit = limit_ms is None
+    carried = float(f"{_LOAD * capacity:.3g}")
+    known = Baseline(capacity, clients, rate or carried, limit_ms or 0.0, own_limit=False)
     if limit_ms is None:
-        needed_s = _SPARE * samples_needed(0.99) / rate
+        own_rate = carried if known.is_overloaded else known.rate
+        needed_s = _SPARE * samples_needed(0.99) / own_rate
         length_s = max(seconds, needed_s) if needed_s <= 4 * seconds else seconds
-        limit_ms = _limit_ms(open_loop(arm.target, arm.payloads, rate=rate, duration_s=length_s, seed=1), first)
-    return Baseline(capacity, clients, rate, limit_ms, own_limit)
+        opened = open_loop(arm.target, arm.payloads, rate=own_rate, duration_s=length_s, seed=1)
+        return replace(known, limit_ms=_limit_ms(opened, first), own_limit=not known.is_overloaded)
+    return known
 
 
 def _closed(arm: Arm, clients: int, seconds: float) -> LoadResult:

@@ -82,8 +82,11 @@ def carry(session: TuneSession) -> Baseline:
     outcome.objective = replace(outcome.objective, limit_ms=baseline.limit_ms, rate=baseline.rate)
     session.racing.objective = outcome.objective
     capacity = f"{baseline.capacity:,.3g}" if baseline.capacity < 100 else f"{baseline.capacity:,.0f}"
-    own = "" if wanted.slo_ms else f", its own at {baseline.rate:,.6g} req/s"
+    own_rate = f"{baseline.rate:,.6g} req/s" if baseline.own_limit else "half of that"
+    own = "" if wanted.slo_ms else f", its own at {own_rate}"
     session.tell(Phase(f"the baseline carries {capacity} req/s; the limit of p99 is {baseline.limit_ms:.3g} ms{own}"))
+    if baseline.is_overloaded:
+        session.tell(Phase(f"the baseline cannot carry this rate, {baseline.rate:,.6g} req/s"))
     return baseline
 
 

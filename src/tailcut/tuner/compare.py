@@ -110,6 +110,8 @@ def compare(wanted: TuneRequest, profiles: Mapping[str, Profile], tell: Callable
         first = sides[0].arm
         tell(Phase(f"measuring what {sides[0].name} can carry"))
         baseline = measure_baseline(first, plan.capacity_s, rate=wanted.rate, limit_ms=wanted.slo_ms)
+        if baseline.is_overloaded:
+            tell(Phase(f"{sides[0].name} cannot carry this rate, {baseline.rate:,.6g} req/s"))
         comparison = ProfileComparison(sides, baseline)
         tell(Phase(f"checking the answers of {len(sides)} profiles"))
         for side in sides:

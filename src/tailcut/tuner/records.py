@@ -173,6 +173,7 @@ class TuneOutcome:
     reused: int = 0  # estimates that an earlier tune left
     capacity: float = 0.0  # of the baseline, requests per second
     own_limit: bool = True  # the limit is the baseline's own p99 at `rate`
+    overloaded: frozenset[str] = frozenset()  # arms that cannot carry the rate of the verification
     clients: int = 16  # in flight in the closed loops of the verification
     memory_peaks: dict[str, int] = field(default_factory=dict)  # bytes, of each arm's server
     cpus_used: float | None = None  # by the tuned server at its highest load, where their number is limited

@@ -27,6 +27,7 @@ from tailcut.tuner.race import (
 from tailcut.tuner.records import Offer, TuneOutcome, precision_of
 
 _CURVE = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.975, 0.99, 0.995, 0.999, 0.9995, 0.9999)
+_TOO_MUCH = "the baseline cannot carry this rate"
 _ROUNDING = 1.05  # of CPUs: what is measured of them
 _SHOWN_ONLY = {"curve", "cost"}  # of an arm: not kept in the profile
 _NO_FIGURES = {"worst_rows", "reason"}  # of the accuracy, likewise
@@ -115,9 +116,12 @@ def _verification(outcome: TuneOutcome, asked: made.ModelRequest) -> made.Verifi
         name: made.VerifiedArm(**asdict(arm_record(run, outcome.rate)), memory_peak_bytes=peaks.get(name))
         for name, run in runs.items()
     }
+    for name in outcome.overloaded:  # its latencies grow with the time that the overload lasts
+        arms[name] = replace(arms[name], p50_ms=None, p95_ms=None, p99_ms=None, p99_interval_ms=None, curve=[])
+    too_much = "baseline" in outcome.overloaded
 
     def to(name: str) -> IntervalRecord | None:
-        ratio = p99_ratio(tuned, runs[name], asked.seed)
+        ratio = None if name in outcome.overloaded else p99_ratio(tuned, runs[name], asked.seed)
         return None if ratio is None else IntervalRecord.rounded(ratio)
 
     speed, held = throughput_ratio(tuned, baseline), outcome.highest
@@ -133,8 +137,8 @@ def _verification(outcome: TuneOutcome, asked: made.ModelRequest) -> made.Verifi
         reference_p99_ratio=to("reference") if "reference" in runs else None,
         p99_ratio=to("baseline"),
         previous_p99_ratio=to("previous") if "previous" in runs else UNSET,
-        tail_ratio=tail_ratio(tuned, baseline, asked.seed),
-        no_ratio_because=no_ratio_because(tuned, baseline, asked.seed),
+        tail_ratio=None if too_much else tail_ratio(tuned, baseline, asked.seed),
+        no_ratio_because=_TOO_MUCH if too_much else no_ratio_because(tuned, baseline, asked.seed),
         clients=outcome.clients,
         cpu_ratio=cpu_ratio(tuned, baseline),
         memory_within=peaks["tuned"] <= (asked.memory_bytes or 0) if limited else UNSET,

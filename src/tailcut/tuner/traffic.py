@@ -56,6 +56,18 @@ def baseline_block_s(limit_ms: float, rate: float) -> float:
     return max(_SHORTEST_S, min(_LIMITS * limit_ms / 1e3, _LONGEST_S), _BASELINE_SAMPLES / rate)
 
 
+def overload_block_s(known: Baseline) -> float:
+    """How long a block at the rate of the verification takes to show that the baseline cannot carry it, in seconds.
+
+    The queue is as long as the limit after `limit / (1 - capacity / rate)`; what is sent beyond twice that takes long
+    to drain and says nothing more.
+    """
+    whole_s, growth = baseline_block_s(known.limit_ms, known.rate), 1 - known.capacity / known.rate
+    if growth <= 0:
+        return whole_s
+    return min(whole_s, max(_WARMED_S, 2 * known.limit_ms / 1e3 / growth, _BASELINE_SAMPLES / known.rate))
+
+
 def tuned_block_s(limit_ms: float, rate: float) -> float:
     """How long the tuned server is offered a rate in one block, in seconds: four of them should show its p99."""
     samples_s = _SPARE * samples_needed(0.99) / _TUNED_BLOCKS / rate

@@ -18,7 +18,7 @@ from tailcut.tuner.race import QUANTILES
 from tailcut.tuner.racing import LEAST_BLOCK_S, RaceLoad
 from tailcut.tuner.records import TuneOutcome
 from tailcut.tuner.result_records import Percentile
-from tailcut.tuner.traffic import Traffic, tuned_block_s
+from tailcut.tuner.traffic import Traffic, is_shown_over, overload_block_s, tuned_block_s
 
 LEAST_S = 15.0  # that both headlines take of a quick model
 _ROUNDS, _ROUND_S = 20, 1.5  # as planned; fewer and longer ones where each has less time than that
@@ -51,7 +51,9 @@ def verify(outcome: TuneOutcome, arms: Mapping[str, Arm], load: RaceLoad, plan: 
     )
     highest = _highest_rate(arms["tuned"], load, known.limit_ms, plan)
     traffic = Traffic(arms["tuned"], arms["baseline"], highest, known)
-    runs = {name: ArmRuns() for name in arms}
+    over = _overloaded(arms, known, seed) if known.is_overloaded else {}
+    runs = {name: over.get(name, ArmRuns()) for name in arms}
+    offered = [name for name in arms if name not in over]
     left_s = plan.verification_s(time.monotonic())
     enough = samples_needed(QUANTILES[told_within(_NEAR * left_s, outcome.rate, len(arms))])
     needed_s = min(_SPARE * enough / outcome.rate, _MOST_OPEN * left_s / len(arms))
@@ -68,20 +70,37 @@ def verify(outcome: TuneOutcome, arms: Mapping[str, Arm], load: RaceLoad, plan: 
         began = time.monotonic()
         outcome.noise.probe()
         fresh = seed * 1000 + 500 + number
-        open_block(list(arms.values()), list(runs.values()), rate=outcome.rate, duration_s=open_s, seed=fresh)
+        sides = [arms[name] for name in offered], [runs[name] for name in offered]
+        open_block(*sides, rate=outcome.rate, duration_s=open_s, seed=fresh)
         if number % every == 0:
             closed_block(list(arms.values()), list(runs.values()), concurrency=outcome.clients, duration_s=closed_s)
         traffic.measure(fresh, plan.latest, tuned=number % 2 == 0)
         now = time.monotonic()
-        enough_known = min(len(run.latencies) for run in runs.values()) >= enough
+        enough_known = min(len(runs[name].latencies) for name in offered) >= enough
         ends = 2 * now - began > plan.end and (enough_known or number + 1 >= rounds) and number + 1 >= _FEWEST_ROUNDS
         if ends or (enough_known and number >= 2 * every and 2 * now - began > plan.latest):
             break
         if 2 * now - began > limit and number + 1 >= _LEAST_ROUNDS:
             break
     outcome.noise.add_runs(traffic.runs)
-    outcome.arms = runs
+    outcome.arms, outcome.overloaded = runs, frozenset(over)
     outcome.highest = traffic.result(runs["baseline"])
+
+
+def _overloaded(arms: Mapping[str, Arm], known: Baseline, seed: int) -> dict[str, ArmRuns]:
+    """The arms that the rate is shown to be too much for, with the few blocks that show it.
+
+    More of them would say nothing: the longer an overload lasts, the longer its latencies.
+    """
+    over, length_s = {}, overload_block_s(known)
+    for name in [name for name in arms if name != "tuned"]:
+        runs = ArmRuns()
+        for number in range(_LEAST_ROUNDS):
+            fresh = seed * 1000 + 400 + number
+            open_block([arms[name]], [runs], rate=known.rate, duration_s=length_s, seed=fresh)
+        if is_shown_over(runs.blocks, known.limit_ms):
+            over[name] = runs
+    return over
 
 
 def _highest_rate(arm: Arm, load: RaceLoad, limit_ms: float, plan: TimePlan) -> float:

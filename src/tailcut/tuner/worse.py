@@ -21,7 +21,7 @@ def proven_worse(outcome: TuneOutcome, before: str, seed: int) -> str:
         seed: of the bootstrap.
     """
     new, old = outcome.arms["tuned"], outcome.arms[before]
-    of, tail = tail_of(new, old, seed) or ("p99", None)
+    of, tail = (None if before in outcome.overloaded else tail_of(new, old, seed)) or ("p99", None)
     speed = throughput_ratio(new, old)
     losses = []
     if tail is not None and tail.low > 1:
