@@ -22,7 +22,7 @@ from tailcut.lab.trial import ArmRuns
 from tailcut.machine.quota import usable_cpus
 from tailcut.stats import Sample, percentile, samples_needed
 from tailcut.tuner.accuracy import Accuracy
-from tailcut.tuner.budget import TimePlan, joint_race_s
+from tailcut.tuner.budget import MOMENT_S, TimePlan, joint_race_s
 from tailcut.tuner.claims import complete_search
 from tailcut.tuner.events import Best, CandidateDone, Estimated, Event, Phase
 from tailcut.tuner.objective import Objective
@@ -53,9 +53,8 @@ _FEWEST_IN_BLOCK = 10  # requests of the rarest model
 _LEAST_BLOCK_S = 0.5
 _LIMIT_S = 2.0
 _LONE_FACTOR = 3.0  # of a median: the limit where there are too few samples for a p99
-_ROUNDS, _FEWEST_ROUNDS, _MOST_ROUNDS = 20, 6, 60
+_ROUNDS, _FEWEST_ROUNDS, _LEAST_ROUNDS, _MOST_ROUNDS = 20, 6, 3, 60  # the least where the budget has no time for more
 _SPARE = 1.15  # more samples than a p99 needs
-_OVERRUN = 3.0  # of the time planned for the verification: it takes no longer
 _ARMS = 2  # of the verification
 _ENDED = "its server ended under load"
 
@@ -222,9 +221,8 @@ class JointSearch:
         block_s = self._race_block_s
         least_s = max(_LEAST_BLOCK_S, _FEWEST_IN_BLOCK / self._rarest)
         left_s = max(0.0, self._plan.explain_until - time.monotonic())
-        start_s = self._servers.start_s or sum(
-            surveyor.start_s for surveyor in self._surveyors
-        )  # before the first one started
+        # Before the first one started, each model's own.
+        start_s = self._servers.start_s or sum(surveyor.start_s for surveyor in self._surveyors)
         count = self._plan.finalists(time.monotonic(), start_s, _FINALISTS)
         count = min(count, max(_FEWEST, int(left_s / (FEWEST_HEATS * least_s))))
         entrants = self._enter(racing(simulated, count, self._outcome.alone))
@@ -335,7 +333,7 @@ class JointSearch:
         for side in outcome.sides:
             side.runs = {name: ArmRuns() for name in arms}
         left_s = max(plan.end - time.monotonic(), len(arms) * _SPARE * self._enough / self._rarest)
-        latest = time.monotonic() + _OVERRUN * left_s
+        latest = max(plan.limit, time.monotonic() + MOMENT_S)
         block_s = max(_LEAST_BLOCK_S, left_s / len(arms) / _ROUNDS)
         spent: dict[str, list[float]] = {name: [] for name in arms}
         for number in range(_MOST_ROUNDS):
@@ -343,11 +341,11 @@ class JointSearch:
             outcome.noise.probe()
             for name, combination in arms.items():
                 spent[name].append(self._verify_block(name, combination, block_s, number))
-            now = time.monotonic()
+            next_ends = 2 * time.monotonic() - began
             known = all(len(run.latencies) >= self._enough for side in outcome.sides for run in side.runs.values())
-            over = 2 * now - began > plan.end and number + 1 >= _FEWEST_ROUNDS
+            enough = number + 1 >= _FEWEST_ROUNDS and (known or number + 1 >= 2 * _ROUNDS)
             # A server that cannot keep up takes much longer than planned to drain: its p99 then stays unknown.
-            if (over and (known or number + 1 >= 2 * _ROUNDS)) or now > latest:
+            if (enough and next_ends > plan.end) or (number + 1 >= _LEAST_ROUNDS and next_ends > latest):
                 break
         outcome.cpu_share = {name: float(np.median(shares)) for name, shares in spent.items()}
         for side in outcome.sides:
