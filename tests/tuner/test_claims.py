@@ -1,5 +1,6 @@
 """What a tune says before it searches, and that wrong answers at the end are not timed."""
 
+import json
 import re
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from tests.engines.models import perceptron
 from tests.tuner.results import told
 
+from tailcut.tuner import verification
 from tailcut.tuner.accuracy import Accuracy
 from tailcut.tuner.budget import SearchSize
 from tailcut.tuner.claims import announce, carry, prove
@@ -15,6 +17,7 @@ from tailcut.tuner.events import Event, Phase
 from tailcut.tuner.records import TuneRequest
 from tailcut.tuner.session import open_session
 from tailcut.tuner.space import changed
+from tailcut.tuner.waterfall import waterfall
 
 
 def test_the_story_says_what_limits(tmp_path: Path) -> None:
@@ -52,3 +55,46 @@ def test_wrong_answers_at_the_end_are_not_timed(tmp_path: Path, monkeypatch: pyt
     assert outcome.wrong.startswith("wrong answers with batching.max_batch_size=4 ")
     assert outcome.wrong.endswith("request 3, asked with 15 others: output 'y': cosine 0.5 (at least 0.999)")
     assert told(outcome).verification is None
+
+
+def test_a_verification_that_is_stopped_has_left_its_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each block is stored as it was measured, that of the highest rate too."""
+    path, journal = perceptron([4, 8, 3], tmp_path / "m.onnx"), tmp_path / "m.trials.jsonl"
+    session = open_session(TuneRequest(path, rate=20.0, slo_ms=500.0, budget_s=8.0, journal=journal), lambda _: None)
+    session.outcome.settings = changed(session.with_wire("binary"), batching={"max_batch_size": 4})
+    rounds = []
+
+    def stopped(*_: object, **__: object) -> None:
+        rounds.append(1)
+        if len(rounds) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(verification, "closed_block", stopped)
+    monkeypatch.setattr(verification, "_SELDOM", 1)
+    try:
+        carry(session)
+        with pytest.raises(KeyboardInterrupt):
+            prove(session)
+    finally:
+        session.servers.keep()
+    lines = [json.loads(line) for line in journal.read_text().splitlines()]
+    arms = [line["arm"] for line in lines if line["kind"] == "verified"]
+    assert arms == ["baseline", "reference", "tuned"] * 2
+    assert next(line["arm"] for line in lines if line["kind"] == "highest") == "tuned"
+    assert all(line["samples"] or line["errors"] for line in lines if line["kind"] == "highest")
+
+
+def test_the_steps_of_the_rungs_are_stored_round_by_round(tmp_path: Path) -> None:
+    """Three rounds at least, a line for each step in each of them."""
+    path, journal = perceptron([4, 8, 3], tmp_path / "m.onnx"), tmp_path / "m.trials.jsonl"
+    session = open_session(TuneRequest(path, rate=50.0, slo_ms=500.0, budget_s=5.0, journal=journal), lambda _: None)
+    steps = [session.base, changed(session.with_wire("binary"), batching={"max_batch_size": 4})]
+    try:
+        carry(session)
+        waterfall(session, steps, 0.12)
+    finally:
+        session.servers.keep()
+    lines = [json.loads(line) for line in journal.read_text().splitlines()]
+    sizes = [line["settings"]["batching"]["max_batch_size"] for line in lines if line["kind"] == "step"]
+    assert len(sizes) >= 2
+    assert sizes == [settings.batching.max_batch_size for settings in steps] * (len(sizes) // 2)

@@ -10,6 +10,7 @@ import pytest
 from tests.engines.models import perceptron
 
 from tailcut.engines import EngineOptions
+from tailcut.lab.trial import FAILED_MS
 from tailcut.tuner.estimate import EngineEstimate
 from tailcut.tuner.journal import Journal, Key
 from tailcut.tuner.simulate import WayIn
@@ -49,6 +50,17 @@ def test_an_estimate_that_is_not_whole_is_measured_again(path: Path) -> None:
     journal.add_estimate(estimate())
     assert len(Journal(path, KEY).estimates([ONE])) == 1
     assert [json.loads(line).get("whole", True) for line in path.read_text().splitlines()] == [False, True]
+
+
+def test_a_block_is_stored_with_its_failed_requests(path: Path) -> None:
+    """Percentiles are of the answers; of none there are none."""
+    journal = Journal(path, KEY)
+    journal.add_block("verified", BASELINE, 50.0, np.array([1.0] * 99 + [FAILED_MS]), arm="tuned")
+    journal.add_block("verified", BASELINE, 50.0, np.array([FAILED_MS]), arm="tuned")
+    some, none = (json.loads(line) for line in path.read_text().splitlines())
+    names = ("kind", "arm", "rate", "samples", "errors", "p50_ms", "p99_ms")
+    assert [some[name] for name in names] == ["verified", "tuned", 50.0, 99, 1, 1.0, 1.0]
+    assert [none[name] for name in names] == ["verified", "tuned", 50.0, 0, 1, None, None]
 
 
 def test_a_way_in_that_was_not_measured_is_not_taken_over(path: Path) -> None:

@@ -5,6 +5,8 @@ import time
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
+
 from tailcut.errors import TailcutError
 from tailcut.lab.cost import watched
 from tailcut.lab.payload import infer_once
@@ -118,9 +120,6 @@ def prove(session: TuneSession) -> None:
         peak = None if pid is None else peak_bytes(pid)
         if peak is not None:
             outcome.memory_peaks[name] = peak
-        session.journal.add(
-            "verified", settings[name], arm=name, samples=len(run.latencies), rate=outcome.rate, errors=run.errors
-        )
     _take_back(session, settings)
 
 
@@ -150,12 +149,16 @@ def _verified(session: TuneSession, settings: dict[str, Settings], arms: dict[st
     """Check the answers and measure all arms; whether the tuned server is still there then."""
     outcome, tuned = session.outcome, settings["tuned"]
     outcome.accuracy, outcome.arms = None, {}
+
+    def note(kind: str, name: str, rate: float, latencies_ms: np.ndarray) -> None:
+        session.journal.add_block(kind, settings[name], rate, latencies_ms, arm=name)
+
     try:
         outcome.accuracy = session.check(tuned, session.plan.last_check_s, whole=True)
         if not outcome.wrong:
             if session.wanted.labels is not None:
                 outcome.labels_accuracy = _labels(session, settings)
-            verify(outcome, arms, session.racing.load, session.plan, seed=session.wanted.seed)
+            verify(outcome, arms, session.racing.load, session.plan, seed=session.wanted.seed, note=note)
             if session.wanted.constraints.cpus is not None:
                 outcome.cpus_used = _cpus_used(arms["tuned"], session.racing.load.clients[-1])
     except TailcutError:

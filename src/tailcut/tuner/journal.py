@@ -19,6 +19,7 @@ import msgspec
 import numpy as np
 
 from tailcut.engines import EngineOptions
+from tailcut.lab.trial import FAILED_MS
 from tailcut.machine.fingerprint import fingerprint
 from tailcut.runtime.pipeline_settings import StageSettings
 from tailcut.runtime.profile import ModelRef, Profile
@@ -101,6 +102,21 @@ class Journal:
             os.write(handle, data)
         finally:
             os.close(handle)
+
+    def add_block(self, kind: str, settings: Settings, rate: float, latencies_ms: np.ndarray, **values: Any) -> None:
+        """Store one open-loop block as soon as it was measured.
+
+        Args:
+            kind: of the line.
+            settings: of the server.
+            rate: requests per second offered.
+            latencies_ms: of shape (answers,); failed requests are `FAILED_MS`.
+            values: what else the line says.
+        """
+        answered = latencies_ms[latencies_ms < FAILED_MS]
+        p50_ms, p99_ms = np.quantile(answered, (0.5, 0.99)).round(4).tolist() if len(answered) else (None, None)
+        figures = {"rate": rate, "samples": len(answered), "errors": len(latencies_ms) - len(answered)}
+        self.add(kind, settings, **figures, p50_ms=p50_ms, p99_ms=p99_ms, **values)
 
     def add_estimate(self, estimate: EngineEstimate, *, whole: bool = True) -> None:
         """Store one engine configuration's measurements, or why there are none; the latest line of each counts.

@@ -143,10 +143,13 @@ class Racing:
             for index, entrant in enumerate(entrants):
                 arm = entrant.arm
                 result = closed_run(arm, concurrency=1, duration_s=alone_s, warmup_s=alone_s / 6)
-                if result.samples:
-                    alone[index].append(float(np.median(result.latencies_ns)) / 1e6)
+                alone_ms = float(np.median(result.latencies_ns)) / 1e6 if result.samples else None
+                alone[index] += [] if alone_ms is None else [alone_ms]
                 block = partial(open_run, arm, rate=rate, duration_s=length_s, seed=number)
-                spent[index].add(*watched(arm.pid, block))
+                result, cost = watched(arm.pid, block)
+                spent[index].add(result, cost)
+                cpu_ns = cost.cpu_ns / result.answered if cost is not None and result.answered else None
+                self.journal.add("usage", entrant.settings, rate=rate, alone_ms=alone_ms, cpu_ns=cpu_ns)
             if not all(alone):
                 alone_s *= 2  # slower than was foreseen
         return [

@@ -8,7 +8,7 @@ did not make: two servers that are alike show none.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -187,9 +187,18 @@ class Traffic:
         tuned, baseline: their servers.
         highest: a rate that the tuned server should carry within the limit; 0 where none was found.
         known: the baseline's capacity, the rate of the verification, and the limit of the p99.
+        note: called with each block: the arm's name, the rate in requests per second, and latencies in ms.
     """
 
-    def __init__(self, tuned: Arm, baseline: Arm, highest: float, known: Baseline) -> None:
+    def __init__(
+        self,
+        tuned: Arm,
+        baseline: Arm,
+        highest: float,
+        known: Baseline,
+        note: Callable[[str, float, np.ndarray], None] = lambda *_: None,
+    ) -> None:
+        self._note = note
         self.runs = ArmRuns()  # of the tuned server, at its rate
         self._tuned, self._baseline, self._known = tuned, baseline, known
         self._carried = CarriedRate(known.limit_ms, highest)
@@ -214,6 +223,7 @@ class Traffic:
             length_s = tuned_block_s(limit_ms, carried.rate)
             open_block([self._tuned], [self.runs], rate=carried.rate, duration_s=length_s, seed=seed)
             block = self.runs.blocks[-1]
+            self._note("tuned", carried.rate, block)
             drawn = len(block) / (carried.rate * length_s)  # of the requests that are due on average
             if carried.add(block, self.runs.achieved[-1] / max(drawn, 1e-9)):
                 self.runs = ArmRuns()
@@ -221,6 +231,7 @@ class Traffic:
         if not overload.is_over and overload.rate < carried.rate and time.monotonic() + length_s < until:
             runs = ArmRuns()
             open_block([self._baseline], [runs], rate=overload.rate, duration_s=length_s, seed=seed)
+            self._note("baseline", overload.rate, runs.latencies)
             overload.add(runs.latencies)
 
     @property

@@ -6,7 +6,8 @@ shown to lie over it. What lies between the two rates is a gain that the machine
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 
@@ -19,6 +20,8 @@ from tailcut.tuner.racing import LEAST_BLOCK_S, RaceLoad
 from tailcut.tuner.records import TuneOutcome
 from tailcut.tuner.result_records import Percentile
 from tailcut.tuner.traffic import Traffic, is_shown_over, overload_block_s, tuned_block_s
+
+Note = Callable[[str, str, float, np.ndarray], None]
 
 LEAST_S = 15.0  # that both headlines take of a quick model
 _ROUNDS, _ROUND_S = 20, 1.5  # as planned; fewer and longer ones where each has less time than that
@@ -44,14 +47,34 @@ def told_within(seconds: float, rate: float, arms: int) -> Percentile:
     return next((name for name in tails if verification_s(rate, arms, QUANTILES[name]) <= seconds), median)
 
 
-def verify(outcome: TuneOutcome, arms: Mapping[str, Arm], load: RaceLoad, plan: TimePlan, *, seed: int) -> None:
-    """Fill the outcome's arms and its highest rate: all arms at the outcome's rate, in turns."""
+def verify(  # noqa: PLR0913  a verification is its parameters
+    outcome: TuneOutcome,
+    arms: Mapping[str, Arm],
+    load: RaceLoad,
+    plan: TimePlan,
+    *,
+    seed: int,
+    note: Note = lambda *_: None,
+) -> None:
+    """Fill the outcome's arms and its highest rate: all arms at the outcome's rate, in turns.
+
+    Args:
+        outcome: has the baseline's capacity, the rate and the limit.
+        arms: by name, the baseline first.
+        load: of the race.
+        plan: how long it may take.
+        seed: of the arrivals.
+        note: called with each open-loop block: what it is of (`verified` or `highest`), the arm's name, the rate in
+            requests per second, and latencies in ms.
+    """
     known = Baseline(
         outcome.capacity, outcome.clients, outcome.rate, outcome.objective.limit_ms, own_limit=outcome.own_limit
     )
     highest = _highest_rate(arms["tuned"], load, known.limit_ms, plan)
-    traffic = Traffic(arms["tuned"], arms["baseline"], highest, known)
+    traffic = Traffic(arms["tuned"], arms["baseline"], highest, known, partial(note, "highest"))
     over = _overloaded(arms, known, seed) if known.is_overloaded else {}
+    for name, run in over.items():
+        note("verified", name, outcome.rate, run.latencies)
     runs = {name: over.get(name, ArmRuns()) for name in arms}
     offered = [name for name in arms if name not in over]
     left_s = plan.verification_s(time.monotonic())
@@ -72,6 +95,8 @@ def verify(outcome: TuneOutcome, arms: Mapping[str, Arm], load: RaceLoad, plan: 
         fresh = seed * 1000 + 500 + number
         sides = [arms[name] for name in offered], [runs[name] for name in offered]
         open_block(*sides, rate=outcome.rate, duration_s=open_s, seed=fresh)
+        for name in offered:
+            note("verified", name, outcome.rate, runs[name].blocks[-1])
         if number % every == 0:
             closed_block(list(arms.values()), list(runs.values()), concurrency=outcome.clients, duration_s=closed_s)
         traffic.measure(fresh, plan.latest, tuned=number % 2 == 0)

@@ -18,7 +18,6 @@ from tailcut.runtime.settings import Settings
 from tailcut.tuner.budget import TimePlan
 from tailcut.tuner.events import CandidateDone, Phase, RungDone, RungStarted
 from tailcut.tuner.race import is_finite, judged, percentiles_ms, ratios
-from tailcut.tuner.records import TuneOutcome
 from tailcut.tuner.result_records import Candidate, CandidateVerdict
 from tailcut.tuner.servers import TrialServers
 from tailcut.tuner.session import TuneSession
@@ -57,7 +56,7 @@ def explain(session: TuneSession, space: Rungs, is_better: Callable[[Settings, S
             record.note = words
             session.tell(RungDone(record.name, None, words))
         return
-    runs = waterfall(servers, steps, outcome, session.racing.load.block_s, session.plan)
+    runs = waterfall(session, steps, session.racing.load.block_s)
     servers.keep(base, outcome.settings)
     for record, before, after in zip(outcome.rungs, steps, steps[1:], strict=False):
         session.tell(RungStarted(record.name, 1))
@@ -91,13 +90,12 @@ def _unmeasurable(servers: TrialServers, steps: Sequence[Settings], plan: TimePl
     return "" if room >= new else f"{_ALONE}: it takes {new} more servers, and there is memory for {room}"
 
 
-def waterfall(
-    servers: TrialServers, steps: Sequence[Settings], outcome: TuneOutcome, closed_s: float, plan: TimePlan
-) -> dict[Settings, ArmRuns]:
+def waterfall(session: TuneSession, steps: Sequence[Settings], closed_s: float) -> dict[Settings, ArmRuns]:
     """Open blocks at one rate and closed ones of all steps, in turns, as many as the plan has time for.
 
     A step whose server does not start, or ends, is left out.
     """
+    servers, outcome, plan = session.servers, session.outcome, session.plan
     unique = list(dict.fromkeys(steps))
     servers.launch(*unique)
     started: dict[Settings, Arm] = {}
@@ -115,6 +113,8 @@ def waterfall(
         outcome.noise.probe()
         open_block(arms, list(runs.values()), rate=outcome.rate, duration_s=open_s, seed=9000 + number)
         closed_block(arms, list(runs.values()), concurrency=outcome.clients, duration_s=closed_s)
+        for settings, run in runs.items():
+            session.journal.add_block("step", settings, outcome.rate, run.blocks[-1], throughput=run.throughputs[-1])
         now = time.monotonic()
         # Three rounds have an interval; a model so slow that they take twice the time goes without.
         fewest = _FEWEST if now < until + plan.explain_s else 1
