@@ -60,7 +60,7 @@ def test_wrong_answers_at_the_end_are_not_timed(tmp_path: Path, monkeypatch: pyt
 def test_a_verification_that_is_stopped_has_left_its_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each block is stored as it was measured, that of the highest rate too."""
     path, journal = perceptron([4, 8, 3], tmp_path / "m.onnx"), tmp_path / "m.trials.jsonl"
-    session = open_session(TuneRequest(path, rate=20.0, slo_ms=500.0, budget_s=8.0, journal=journal), lambda _: None)
+    session = open_session(TuneRequest(path, rate=100.0, slo_ms=20.0, budget_s=60.0, journal=journal), lambda _: None)
     session.outcome.settings = changed(session.with_wire("binary"), batching={"max_batch_size": 4})
     rounds = []
 

@@ -104,6 +104,16 @@ def test_an_overloaded_baseline_is_offered_just_enough(monkeypatch: pytest.Monke
     assert clock.now <= 66.0
 
 
+def test_a_late_verification_has_time_for_the_first_headline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second one gives way: the p99 of all arms at one rate is known a moment later."""
+    known = Baseline(1000.0, 16, 500.0, 100.0)
+    outcome, spent_s, clock = verified(monkeypatch, known, 1.27, 60.0, late_s=12.0)
+    assert min(len(run.latencies) for run in outcome.arms.values()) >= 459
+    assert outcome.highest is None
+    assert spent_s == []
+    assert clock.now <= 68.0
+
+
 def test_a_baseline_that_carries_more_than_its_closed_loop_said_is_verified(monkeypatch: pytest.MonkeyPatch) -> None:
     """A rate just above the capacity is no overload until the blocks show it."""
     known = Baseline(200.0, 16, 195.0, 20.0, own_limit=False)
@@ -113,7 +123,7 @@ def test_a_baseline_that_carries_more_than_its_closed_loop_said_is_verified(monk
 
 
 def verified(
-    monkeypatch: pytest.MonkeyPatch, known: Baseline, carried: float, budget_s: float
+    monkeypatch: pytest.MonkeyPatch, known: Baseline, carried: float, budget_s: float, late_s: float = 0.0
 ) -> tuple[Any, list[float], Clock]:
     """The outcome, what the second headline's blocks took, and the clock; the tuned server carries four times as much.
 
@@ -122,12 +132,13 @@ def verified(
         known: the baseline.
         carried: what it really carries, to its capacity.
         budget_s: of the tune.
+        late_s: that the search took too long.
     """
     capacity, spent_s = known.capacity, []
     plan, clock = TimePlan(0.0, budget_s), Clock(0.0)
     needed_s = verification.verification_s(known.rate, 3) + traffic.traffic_s(known, capacity)
     plan.needs_verification_s(min(needed_s, plan.most_verify_s))
-    clock.now = plan.rungs_until
+    clock.now = plan.rungs_until + late_s
 
     def opened(arms: list[Any], runs: list[ArmRuns], *, rate: float, duration_s: float, seed: int) -> None:
         for arm, run in zip(arms, runs, strict=True):

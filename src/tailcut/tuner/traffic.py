@@ -213,14 +213,14 @@ class Traffic:
 
         Args:
             seed: of the arrivals.
-            until: on the monotonic clock; no block of the baseline is begun that would end later.
+            until: on the monotonic clock; no block is begun that would end later.
             tuned: whether the tuned server has a block.
         """
         carried, overload, limit_ms = self._carried, self._overload, self._known.limit_ms
         if not self._is_more:
             return
-        if tuned:
-            length_s = tuned_block_s(limit_ms, carried.rate)
+        length_s = tuned_block_s(limit_ms, carried.rate)
+        if tuned and time.monotonic() + length_s < until:
             open_block([self._tuned], [self.runs], rate=carried.rate, duration_s=length_s, seed=seed)
             block = self.runs.blocks[-1]
             self._note("tuned", carried.rate, block)

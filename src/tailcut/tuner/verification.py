@@ -81,6 +81,9 @@ def verify(  # noqa: PLR0913  a verification is its parameters
     enough = samples_needed(QUANTILES[told_within(_NEAR * left_s, outcome.rate, len(arms))])
     needed_s = min(_SPARE * enough / outcome.rate, _MOST_OPEN * left_s / len(arms))
     limit = max(plan.limit, time.monotonic() + left_s + MOMENT_S)
+    # The first headline goes before the second, where there is no time for both.
+    both_s = traffic.expected_s() + len(offered) * needed_s
+    until = plan.latest if time.monotonic() + both_s <= limit else 0.0
     rounds = max(_FEWEST_ROUNDS, min(_ROUNDS, int(left_s / _ROUND_S)))
     arm_s = max(left_s - traffic.expected_s(), 0.0) / len(arms)
     open_s = max(LEAST_BLOCK_S, max(_OPEN_SHARE * arm_s, needed_s) / rounds)
@@ -99,7 +102,7 @@ def verify(  # noqa: PLR0913  a verification is its parameters
             note("verified", name, outcome.rate, runs[name].blocks[-1])
         if number % every == 0:
             closed_block(list(arms.values()), list(runs.values()), concurrency=outcome.clients, duration_s=closed_s)
-        traffic.measure(fresh, plan.latest, tuned=number % 2 == 0)
+        traffic.measure(fresh, until, tuned=number % 2 == 0)
         now = time.monotonic()
         enough_known = min(len(runs[name].latencies) for name in offered) >= enough
         ends = 2 * now - began > plan.end and (enough_known or number + 1 >= rounds) and number + 1 >= _FEWEST_ROUNDS
