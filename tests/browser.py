@@ -43,8 +43,17 @@ class Browser:
         self._numbers = itertools.count(1)
         self.problems: list[str] = []
         self._loaded = False
+        self._session = self._context = ""
+        self.renew()
+
+    def renew(self) -> None:
+        """Leave the page for one that knows nothing of it: no storage, no window size, no problems."""
         self._session = ""
-        target = self.ask("Target.createTarget", url="about:blank")["targetId"]
+        if self._context:
+            self.ask("Target.disposeBrowserContext", browserContextId=self._context)
+        self._context = self.ask("Target.createBrowserContext")["browserContextId"]
+        target = self.ask("Target.createTarget", url="about:blank", browserContextId=self._context)["targetId"]
+        self.problems.clear()
         self._session = self.ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Accessibility"):
             self.ask(f"{domain}.enable")

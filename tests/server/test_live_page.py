@@ -63,11 +63,18 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         assert running.stop() == 0
 
 
-@pytest.fixture
-def browser(tmp_path: Path) -> Iterator[Browser]:
-    with browsing(tmp_path) as running:
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with browsing(tmp_path_factory.mktemp("chromium")) as running:
         yield running
-        assert running.problems == []
+
+
+@pytest.fixture
+def browser(chromium: Browser) -> Iterator[Browser]:
+    """A page of its own."""
+    chromium.renew()
+    yield chromium
+    assert chromium.problems == []
 
 
 @contextmanager
@@ -294,7 +301,7 @@ def test_a_server_that_stops_and_comes_back(browser: Browser, tmp_path: Path) ->
         server.process.send_signal(signal.SIGTERM)
         browser.until(f"{STATE} === 'waiting'")
         assert server.process.wait(TIMEOUT_S) == 0
-    browser.until("document.getElementById('state-text').textContent.includes('No server answers')")
+    browser.until("document.getElementById('state-text').textContent.includes('The server does not answer')")
     with serving(tmp_path, tmp_path / "mlp.onnx", port=server.port) as again:
         browser.until(f"{STATE} === 'watching'")
         browser.until("document.querySelector('#charts svg path.curve').getAttribute('d').split('M').length >= 3")
