@@ -40,8 +40,8 @@ def test_the_medians_interval_covers(draw: Draw) -> None:
 
 @pytest.mark.parametrize("draw", [DISTRIBUTIONS[name] for name in SLOPES], ids=SLOPES)
 def test_the_slopes_interval_covers(draw: Draw) -> None:
-    """The regression's 99 % interval holds the true mean of a call in at least 98 % of 400 seeded runs."""
-    assert slope_coverage(draw, 400) >= 0.98
+    """The regression's 99 % interval holds the true mean of a call in at least 98 % of seeded runs."""
+    assert slope_coverage(draw, runs(400)) >= 0.98
 
 
 def test_alike_is_not_told_apart() -> None:
