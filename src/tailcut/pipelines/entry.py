@@ -11,9 +11,10 @@ from tailcut.pipelines.flow import Flow
 from tailcut.pipelines.statistics import PipelineStatistics
 from tailcut.pipelines.steps import OpenStep
 from tailcut.runtime.inputs import Arrays
-from tailcut.runtime.model import Model
+from tailcut.runtime.model import as_neighbour
 from tailcut.runtime.opening.warmup import WarmUp
 from tailcut.runtime.oversized import without_pauses
+from tailcut.runtime.profile import Profile
 from tailcut.runtime.request import Batch, Request
 from tailcut.runtime.tracing.records import DevicePhase, StepTimes
 from tailcut.spec import ModelSpec
@@ -176,9 +177,10 @@ class PipelineEntry:
         here = [step for step in self.steps if step.engine is None or step.engine.stage.threads]
         return {step.name: None if step.engine else step.model.profile.settings.engine for step in here}
 
-    def step_models(self) -> list[Model]:
-        """The models of its steps, each once."""
-        return list({id(step.model): step.model for step in self.steps if step.engine is None}.values())
+    def step_profiles(self) -> list[Profile]:
+        """The profiles of the models of its steps, each once."""
+        models = {id(step.model): step.model for step in self.steps if step.engine is None}
+        return [as_neighbour(model) for model in models.values()]
 
     def describe_stages(self) -> str:
         """The stages as one line for the log."""

@@ -5,7 +5,7 @@ model.
 """
 
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from typing import Protocol
 
 import msgspec
@@ -28,18 +28,6 @@ from tailcut.spec import ModelSpec
 
 _STEP_BYTES = 256 * 1024  # copied between two pauses
 _FORK_WAIT_S, _FORK_LOOK_S = 0.25, 0.0005  # for batches to end before a fork
-
-
-class OpenedModel(Protocol):
-    """A model, as far as its neighbours are concerned."""
-
-    @property
-    def profile(self) -> Profile:
-        """What it is served with."""
-
-    @property
-    def choice(self) -> object | None:
-        """How its threads were chosen by measuring; None where its profile says so."""
 
 
 class ServedEntry(Protocol):
@@ -99,8 +87,8 @@ class ServedEntry(Protocol):
     def step_engines(self) -> dict[str, EngineOptions | None]:
         """The engine of each step of a pipeline that this process computes, None for a function; a model has none."""
 
-    def step_models(self) -> Sequence[OpenedModel] | None:
-        """The models of a pipeline's steps, each once; None of a model."""
+    def step_profiles(self) -> list[Profile] | None:
+        """The profiles of the models of a pipeline's steps, each once; None of a model."""
 
     def describe_stages(self) -> str:
         """A pipeline's stages as one line; a model has none."""
@@ -200,7 +188,7 @@ class ModelEntry:
         """Nothing, likewise."""
         return {}
 
-    def step_models(self) -> None:
+    def step_profiles(self) -> None:
         """Nothing, likewise."""
 
     def describe_stages(self) -> str:

@@ -14,6 +14,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Self
 
+import msgspec
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -362,6 +363,15 @@ def measured_model(
         raise
     model.choice = opened.choice
     return model
+
+
+def as_neighbour(model: Model) -> Profile:
+    """A model's profile for those that it is served with: threads that were chosen by measuring are not its word."""
+    if model.choice is None:
+        return model.profile
+    settings = model.profile.settings
+    engine = msgspec.structs.replace(settings.engine, threads=0)
+    return msgspec.structs.replace(model.profile, settings=msgspec.structs.replace(settings, engine=engine))
 
 
 def _open_pipeline(source: str | Profile, limits: Limits, **wishes: Any) -> Model:

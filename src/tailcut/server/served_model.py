@@ -5,11 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from tailcut.engines.base import EngineOptions
-from tailcut.runtime.entry import OpenedModel, ServedEntry
-from tailcut.runtime.model import Model
+from tailcut.runtime.entry import ServedEntry
+from tailcut.runtime.model import Model, as_neighbour
 from tailcut.runtime.profile import Profile
 from tailcut.runtime.tracing.timeline import Timeline
 from tailcut.server.latency import Exemplar, LatencyHistogram
@@ -51,19 +49,10 @@ class ServedModel:
     @property
     def profiles(self) -> list[Profile]:
         """For what it is served with: its profile, or those of a pipeline's models."""
-        models = self.entry.step_models()
-        return [_beside_others(model) for model in ([self.model] if models is None else models)]
+        steps = self.entry.step_profiles()
+        return [as_neighbour(self.model)] if steps is None else steps
 
     @property
     def all_timelines(self) -> tuple[Timeline, ...]:
         """The timelines of all workers."""
         return self.timelines or (self.timeline,)
-
-
-def _beside_others(model: OpenedModel) -> Profile:
-    """A model's profile; threads that were chosen by measuring are not the profile's word."""
-    if model.choice is None:
-        return model.profile
-    settings = model.profile.settings
-    engine = msgspec.structs.replace(settings.engine, threads=0)
-    return msgspec.structs.replace(model.profile, settings=msgspec.structs.replace(settings, engine=engine))
