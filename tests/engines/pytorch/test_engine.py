@@ -238,7 +238,8 @@ def test_opening_and_serving_load_no_other_engine(mlp: Path, tmp_path: Path) -> 
     Profile.of_model(mlp, settings).save(tmp_path / "mlp.profile.toml")
     x = rows(3, 16)
     body = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [3, 16], "data": x.reshape(-1).tolist()}]}
-    with serving(tmp_path, tmp_path / "mlp.profile.toml") as server, server.connect() as wire:
+    executed = {"PYTHONUTF8": "1"}  # what a process that has other engines starts has them, too
+    with serving(tmp_path, tmp_path / "mlp.profile.toml", env=executed) as server, server.connect() as wire:
         maps = Path(f"/proc/{server.process.pid}/maps").read_text(
             encoding="utf-8", errors="replace"
         )  # JSON loads numba
