@@ -114,11 +114,6 @@ def until(true: Callable[[], object], server: Server) -> None:
         pause_s = min(1.5 * pause_s, _LAST_LOOK_S)
 
 
-def asked_until(wire: "Wire", request: bytes, true: Callable[[], object], server: Server) -> None:
-    """Repeat a request on a connection until something is so: it takes the fast path once the server has opened it."""
-    until(lambda: {wire.ask(request).status for _ in range(8)} == {200} and true(), server)
-
-
 @contextmanager
 def asking(request: bytes, connect: Callable[[], "Wire"]) -> Iterator[list[object]]:
     """Two clients that ask all the time, a connection after the other; what they got but good answers."""

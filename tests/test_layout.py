@@ -116,7 +116,6 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "runtime/test_padding": ("runtime/inputs",),
     "runtime/test_profile_file": ("runtime/profile_schema",),
     "runtime/tracing/test_attribution": ("runtime/tracing/records",),
-    "server/fastpath/test_opener": ("server/fastpath/suiting",),
     "server/fastpath/test_json": (
         "kernels/sockets",
         "server/fastpath/fastpath",

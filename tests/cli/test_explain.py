@@ -41,7 +41,7 @@ def test_a_server_under_load(folder: Path) -> None:
         target = LoadTarget(port=server.port)
         payload = infer_payload(target, "mlp", {"x": np.zeros((1, 16), np.float32)}, "binary")
         done = while_doing(
-            lambda: open_loop(target, [payload], rate=300, duration_s=3.0),
+            lambda: open_loop(target, [payload], rate=300, duration_s=6.0),
             lambda: run(
                 folder, f"http://127.0.0.1:{server.port}", "--duration", "2s", "--json",
                 "--report", "why.html", "--trace", "why.json",

@@ -9,7 +9,7 @@ import grpc
 import numpy as np
 import pytest
 from tests.engines.models import perceptron
-from tests.servers import Server, Wire, asked_until, json_request, raw_request, serving
+from tests.servers import Server, Wire, json_request, raw_request, serving
 
 from tailcut.server.http.page import live_page
 from tailcut.server.http.routes import _TABLE
@@ -105,7 +105,9 @@ def test_the_fast_path_needs_it_too(server: Server, form: str) -> None:
     good = request_with(TOKEN)
     with server.connect() as fast, server.connect() as other, server.connect() as asking:
         before = on_fast_path(asking)
-        asked_until(fast, good, lambda: on_fast_path(asking) == before + 1, server)
+        for _ in range(8):
+            assert fast.ask(good).status == 200
+        assert on_fast_path(asking) == before + 1
         for header in (
             "Authorization: Bearer wrong!",
             "Authorization: Bearer secreT",

@@ -23,7 +23,7 @@ from tests.engines.models import identity, perceptron
 from tests.hidden import without
 from tests.pipelines import samples
 from tests.server.test_grpc import method, request_of
-from tests.servers import Server, asked_until, json_request, raw_request, serving, until
+from tests.servers import Server, json_request, raw_request, serving
 
 from tailcut import AsyncClient, Client
 from tailcut.errors import InvalidInputError, NotFoundError
@@ -179,9 +179,7 @@ def test_the_fast_path_loses_none(server: Server, collector: Collector, form: st
     """Some of the requests of a connection that repeats itself are sampled: just these have a span each."""
     data = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1.5, 2, 3, 4]}]}
     callers = [Caller(sampled=number % 3 == 0) for number in range(60)]
-    with server.connect() as first:
-        asked_until(first, raw_request("echo", ROW), lambda: server.metric("tailcut_connections_express"), server)
-    until(lambda: not server.metric("tailcut_connections_express"), server)
+    before = server.metric("tailcut_connections_express")
     with server.connect() as wire:
         for number, caller in enumerate(callers):
             lines = ["X: 1", caller.field, f"tracestate: n={number}", f"X-Id: {number}"]
@@ -191,7 +189,7 @@ def test_the_fast_path_loses_none(server: Server, collector: Collector, form: st
                 ).status
                 == 200
             )
-        assert server.metric("tailcut_connections_express") == 1
+        assert server.metric("tailcut_connections_express") == before + 1
         same = Caller()  # a head that is the same each time, and sampled
         for _ in range(8):
             wire.ask(raw_request("echo", ROW, same.field))

@@ -27,7 +27,9 @@ from tests.tuner.keepable import (
 )
 
 from tailcut.lab.load import LoadTarget
+from tailcut.machine.fingerprint import isa_flags
 from tailcut.runtime.settings import Settings
+from tailcut.tuner.space import INT8_FLAGS
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,10 @@ def refined(tune: Tune, index: int) -> list[Settings]:
     return [tune.refined(several[index % len(several)]) for several in kinds.values()]
 
 
+# Without instructions for int8, onnxruntime's sums of products overflow, and all answers may be wrong.
+UNSURE = set() if INT8_FLAGS & isa_flags() else {"int8"}
+
+
 @pytest.fixture(
     scope="module",
     params=[
@@ -93,7 +99,7 @@ def test_what_the_gate_refuses(served: Served) -> None:
     assert padding[0] <= {"sentences"}  # no mask tells it what is filling
     assert padding[1] <= {"padded", "pictures"}
     precisions = [{item.settings.engine.precision for item in several} for several in (served.offered, served.kept)]
-    assert precisions[0] == precisions[1]
+    assert precisions[0] - precisions[1] <= UNSURE
 
 
 def test_alone(served: Served) -> None:

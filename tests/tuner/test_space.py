@@ -280,7 +280,7 @@ def test_pairs_of_threads_and_instances_between_the_extremes() -> None:
     """Powers of two whose product fits come after one, all, and half of the CPUs, those that fill them first."""
     choices = [choice for choice in engine_choices(facts(cpus=16)) if choice.name == "onnxruntime"]
     shapes = list(dict.fromkeys((choice.threads, choice.instances) for choice in choices))
-    first = [(1, 1), (16, 1), (1, 16), (15, 1), (8, 1), (8, 2)]
+    first = [(1, 1), (1, 16), (16, 1), (15, 1), (8, 1), (8, 2)]
     assert shapes[: len(first)] == first
     assert shapes[len(first) :][:2] == [(4, 4), (2, 8)]
     assert {(4, 1), (4, 2), (2, 1), (1, 8)} <= set(shapes)

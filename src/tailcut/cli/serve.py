@@ -291,7 +291,6 @@ def serve(  # noqa: PLR0915  an option a line
         direct_bytes=min((profile.settings.io.direct_bytes for profile in profiles), default=IoSettings().direct_bytes),
         busy_poll_us=max((profile.settings.io.busy_poll_us for profile in profiles), default=0),
         fast_path=all(profile.settings.io.fast_path for profile in profiles),
-        fast_path_at_start=any(profile.evidence for profile in profiles),  # a tune has measured that clients use it
         gc_freeze=any(profile.settings.memory.gc_freeze for profile in profiles),
         shared_memory=shared_memory.lstrip("/") if shared_memory else None,
         model_control=allow_model_control or started.control,

@@ -121,7 +121,7 @@ def served_models(target: LoadTarget) -> list[str]:
         models = [(model.name, model.state) for model in ask_grpc(target, "RepositoryIndex").models]
     else:
         entries = ask(target, "POST", "/v2/repository/index") or []
-        models = [(entry["name"], entry.get("state", "")) for entry in entries]
+        models = [(entry["name"], entry.get("state", "READY")) for entry in entries]
     return list(dict.fromkeys(name for name, state in models if state == "READY"))
 
 

@@ -21,9 +21,7 @@ from tailcut.runtime.tracing.timeline import Events
 from tailcut.server import metadata
 from tailcut.server.context import Context
 from tailcut.server.event_monitor import EventMonitor
-from tailcut.server.fastpath.fastpath import FastPath
-from tailcut.server.fastpath.opener import FastPathOpener
-from tailcut.server.fastpath.suiting import suits
+from tailcut.server.fastpath.fastpath import FastPath, suits
 from tailcut.server.http.connection import HttpConnection
 from tailcut.server.limits import ServerLimits
 from tailcut.server.listener import Acceptor
@@ -59,7 +57,6 @@ class ServerOptions:
     direct_bytes: int = 65536
     busy_poll_us: int = 0
     fast_path: bool = True
-    fast_path_at_start: bool = False  # opened before there are clients, not by the first one that could use it
     gc_freeze: bool = False
     shared_memory: str | None = None  # the prefix that keys of regions must have
     model_control: bool = False  # clients may load and unload models
@@ -343,7 +340,7 @@ def _equip(
     state.tracer = _tracer(state, options, worker)
     # An access log has a line to write for each request.
     if options.fast_path and not options.access_log and (options.models_change or any(map(suits, models))):
-        state.fast_path = FastPath.open(state) if options.fast_path_at_start else FastPathOpener.of(state)
+        state.fast_path = FastPath.open(state)
 
 
 async def _export_last(state: ServerState) -> None:

@@ -36,7 +36,11 @@ def test_each_path_has_the_first_route_of_the_table() -> None:
         entry, arguments = expected
         assert route is not None, path
         assert (route.handler, route.arguments, route.methods) == (entry.handler, arguments, (entry.method,)), path
-        assert (route.admin, route.open, route.takes_body) == (entry.admin, entry.open, entry.said.body is not None)
+        assert (route.admin, route.open, route.takes_body) == (
+            entry.admin,
+            entry.open,
+            entry.description.body is not None,
+        )
     assert found > len(_TABLE)
 
 

@@ -122,7 +122,7 @@ def test_a_joint_verification_ends_within_the_budget(
     monkeypatch.setattr(joint, "time", clock)
     search = JointSearch(JointWanted(models, (Poisson(rate), Poisson(rate)), budget_s=60.0), lambda _: None)
     search._plan_verification()
-    side: Any = SimpleNamespace(runs={}, wrong="")
+    side: Any = SimpleNamespace(name="m", runs={}, wrong="")
     search._outcome.sides = [side]
     blocks = []
 
@@ -133,6 +133,7 @@ def test_a_joint_verification_ends_within_the_budget(
         return 0.0
 
     monkeypatch.setattr(search, "_settle", lambda: None)
+    monkeypatch.setattr(search, "_store", lambda *_: None)
     monkeypatch.setattr(search, "_verify_block", block)
     monkeypatch.setattr(search._servers, "keep", lambda *_: None)
     clock.now = search._plan.explain_until

@@ -25,14 +25,16 @@ from tailcut.runtime.request import Batch, Request
 from tailcut.server.fastpath import traces
 from tailcut.server.fastpath.connections import FastConnection, FastConnections
 from tailcut.server.fastpath.groups import UNTRACED, TargetGroup, WaitingGroups
-from tailcut.server.fastpath.suiting import loads, may_join
 from tailcut.server.http.plan import RequestPlan
 from tailcut.server.http.replies import failure_reply
+from tailcut.spec import DType
 from tailcut.wire.http1.response import dated
+from tailcut.wire.v2 import lists
 from tailcut.wire.v2.template import Template
 
 if TYPE_CHECKING:
     from tailcut.server.fastpath.tables import RowTarget
+    from tailcut.server.served_model import ServedModel
     from tailcut.server.state import ServerState
     from tailcut.server.tracing.records import TracedRequest
 
@@ -42,12 +44,19 @@ _ANSWER_BYTES = 64 * 1024
 _HELD_S = 1.0  # for which the rest of a message may be missing
 
 
+def suits(served: "ServedModel") -> bool:
+    """Whether compiled code can help a model's clients: raw rows of one input, or JSON lists of floats."""
+    slab, inputs = served.entry.slab, served.model.spec.inputs
+    rows = slab is not None and len(inputs) == 1 and inputs[0].dtype is not DType.BOOL
+    return rows or any(tensor.dtype in lists.COMPILED for tensor in inputs)
+
+
 class FastPath:
     """All connections of a loop that take the fast path."""
 
     def __init__(self, state: "ServerState") -> None:
-        from tailcut.kernels import answers, libc, sockets  # noqa: PLC0415  numba: see `suiting.py`
-        from tailcut.server.fastpath.tables import HeadTable  # noqa: PLC0415  as above
+        from tailcut.kernels import answers, libc, sockets  # noqa: PLC0415  numba takes a quarter of a second to load
+        from tailcut.server.fastpath.tables import HeadTable  # noqa: PLC0415  it loads them, too
 
         self._look, self._take = sockets.look, sockets.take
         self._send, self._send_lists = answers.answer, answers.answer_lists
@@ -82,7 +91,18 @@ class FastPath:
     @classmethod
     def open(cls, state: "ServerState") -> Self | None:
         """Make one where this machine can: None elsewhere, where the standard path serves all."""
-        return cls(state) if hasattr(select, "epoll") and loads() else None
+        if not hasattr(select, "epoll"):
+            return None
+        try:
+            made = cls(state)
+            lists.load()  # numba is there, then
+        except ModuleNotFoundError as error:
+            _log.warning("serving on the standard path: the fast path needs %s, which is not installed", error.name)
+            return None
+        except Exception as error:  # noqa: BLE001  numba may fail in as many ways as there are machines
+            _log.warning("fast path disabled; serving on the standard path: %s", error)
+            return None
+        return made
 
     # Coming and going.
 
@@ -105,7 +125,9 @@ class FastPath:
             row: the data, as the engine reads them.
             length: of the body.
         """
-        if not may_join(connection, plan, self._state):
+        if not plan.head.keep_alive or plan.head.content_length is None or self._state.draining:
+            return False
+        if connection.transport.get_extra_info("ssl_object") is not None:  # what its socket brings is encrypted
             return False
         number = self._head_table.number(plan, head, template, length) if len(head) <= columns.HEAD_MOST else -1
         transport = connection.transport

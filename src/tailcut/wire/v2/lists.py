@@ -24,7 +24,6 @@ COMPILED = frozenset({DType.FP32, DType.FP64})  # dtypes of the lists that compi
 _LISTS = 16  # of one request at most
 Reader = Callable[[np.ndarray, int, int, np.ndarray, np.ndarray], int]
 _reader: Reader | None = None
-_missed: Callable[[], None] | None = None
 
 
 class Span(NamedTuple):
@@ -56,12 +55,6 @@ def load() -> None:
     from tailcut.kernels.numbers import read  # noqa: PLC0415  numba is loaded where it is asked for
 
     _reader = read
-
-
-def offer(missed: Callable[[], None] | None) -> None:
-    """Have `missed` called for each list that compiled code would have read, had it been loaded."""
-    global _missed  # noqa: PLW0603  as above
-    _missed = missed
 
 
 def take_lists(text: bytes) -> tuple[bytes, list[Span]] | None:
@@ -103,8 +96,6 @@ def read_list(form: ListForm, text: bytes, span: Span) -> np.ndarray | None:
         read = _reader(bytes_of_text, span.start, span.end, form.dims, array.reshape(-1))
         if read == count:
             return array
-    elif _missed is not None and tensor.dtype in COMPILED:
-        _missed()
     try:
         flat: list[Any] = orjson.loads(text[span.start : span.end])
         if len(flat) != count or type(flat[0]) is list:
@@ -116,11 +107,7 @@ def read_list(form: ListForm, text: bytes, span: Span) -> np.ndarray | None:
 
 def read_numbers(tensor: TensorSpec, text: bytes, room: int) -> np.ndarray | None:
     """The numbers of a flat list, at most `room`, where compiled code can read them; else None."""
-    if tensor.dtype not in COMPILED:
-        return None
-    if _reader is None:
-        if _missed is not None:
-            _missed()
+    if _reader is None or tensor.dtype not in COMPILED:
         return None
     array = np.empty(min(room, len(text)), tensor.dtype.numpy)
     count = _reader(np.frombuffer(text, np.uint8), 0, len(text), _FLAT, array)
