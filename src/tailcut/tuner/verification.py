@@ -31,6 +31,7 @@ _SELDOM = 5  # rounds from one closed block to the next, at most
 _SEARCH, _MOST_SEARCH_S = 0.25, 3.0  # of the verification: for the rate at which the tuned server is held
 _AROUND = 1.6  # of the time for the p99 of each arm: warm-ups, closed blocks
 _CARRIED, _DOWN = 0.75, 0.8  # of a closed loop's rate: bursts of an open one are harder; and from one to the next
+_FIRST = 0.5  # of the verification, that the p99 at one rate has at least
 _NEAR = 1.05
 _SPARE = 1.15  # more samples than the p99 needs
 _OPEN_SHARE, _MOST_OPEN, _CLOSED_SHARE = 0.6, 0.8, 0.15  # of what is left
@@ -81,11 +82,13 @@ def verify(  # noqa: PLR0913  a verification is its parameters
     enough = samples_needed(QUANTILES[told_within(_NEAR * left_s, outcome.rate, len(arms))])
     needed_s = min(_SPARE * enough / outcome.rate, _MOST_OPEN * left_s / len(arms))
     limit = max(plan.limit, time.monotonic() + left_s + MOMENT_S)
-    # The first headline goes before the second, where there is no time for both.
-    both_s = traffic.expected_s() + len(offered) * needed_s
-    until = plan.latest if time.monotonic() + both_s <= limit else 0.0
+    # The first headline goes before the second: it keeps half of the time, or all where that leaves too little.
+    traffic_s = traffic.expected_s()
+    first_s = max(left_s - traffic_s, _FIRST * left_s, len(offered) * needed_s)
+    has_both = time.monotonic() + traffic_s + first_s <= limit
+    until = plan.latest if has_both else 0.0
     rounds = max(_FEWEST_ROUNDS, min(_ROUNDS, int(left_s / _ROUND_S)))
-    arm_s = max(left_s - traffic.expected_s(), 0.0) / len(arms)
+    arm_s = (left_s - traffic_s if has_both else left_s) / len(arms)
     open_s = max(LEAST_BLOCK_S, max(_OPEN_SHARE * arm_s, needed_s) / rounds)
     # Closed blocks have a least length: where there is no time for one each round, there is one every few rounds.
     each_s = max(LEAST_BLOCK_S, _CLOSED_SHARE * arm_s)
