@@ -8,16 +8,16 @@ from tailcut.converters import convert
 from tailcut.engines import EngineOptions, open_engine
 from tailcut.errors import UnsupportedError
 
+SIZES = {"vocab_size": 100, "hidden_size": 16, "intermediate_size": 16}
+SMALL = SIZES | {"num_hidden_layers": 1, "num_attention_heads": 2}
+
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_folder_becomes_onnx(tmp_path: Path) -> None:
     """A small classifier of text that nothing was fetched for."""
     transformers = pytest.importorskip("transformers")
     pytest.importorskip("optimum.exporters.onnx")
-    config = transformers.BertConfig(
-        vocab_size=100, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
-    )
-    transformers.BertForSequenceClassification(config).save_pretrained(tmp_path / "bert")
+    transformers.BertForSequenceClassification(transformers.BertConfig(**SMALL)).save_pretrained(tmp_path / "bert")
     result = convert(tmp_path / "bert", tmp_path / "bert.onnx")
     assert result.right
     assert (tmp_path / "bert.onnx").is_file()
@@ -37,10 +37,7 @@ def test_a_folder_of_sentence_transformers_has_the_outputs_of_its_class(tmp_path
     """Also where that package is installed, whose export would have others."""
     transformers = pytest.importorskip("transformers")
     pytest.importorskip("optimum.exporters.onnx")
-    config = transformers.BertConfig(
-        vocab_size=100, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
-    )
-    transformers.BertModel(config).save_pretrained(tmp_path / "bert")
+    transformers.BertModel(transformers.BertConfig(**SMALL)).save_pretrained(tmp_path / "bert")
     (tmp_path / "bert" / "modules.json").write_text("[]")
     (tmp_path / "bert" / "config_sentence_transformers.json").write_text("{}")
     assert convert(tmp_path / "bert", tmp_path / "bert.onnx").right

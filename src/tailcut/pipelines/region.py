@@ -44,8 +44,8 @@ class RegionUse:
 class SharedRegion:
     """A file in memory as one array of bytes, mapped anew when it has grown. The side that writes makes it grow.
 
-    Memory is given back by a hole in the file (madvise(2), MADV_REMOVE): its size and its mappings stay, so what
-    somebody still holds of an earlier batch reads as zeros.
+    Memory is given back by a hole in the file (madvise(2), MADV_REMOVE): its size and its mappings stay, so an
+    array of an earlier batch that a function has kept reads as zeros.
     """
 
     def __init__(self, descriptor: int) -> None:

@@ -110,7 +110,7 @@ class TlsConnection(asyncio.Transport, asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """The kernel wrote."""
-        if self._closes or self._ended:  # what is on its way then is nobody's
+        if self._closes or self._ended:  # what is on its way then is not read
             return
         data = self._memory[:nbytes]
         if not self._begun:
