@@ -1,8 +1,10 @@
 """Processes that tests start by themselves, and that end with their test."""
 
+import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 
 @contextmanager
@@ -12,3 +14,16 @@ def ended(process: subprocess.Popen) -> Iterator[None]:
         yield
     finally:
         process.kill()
+
+
+def interrupted(command: Sequence[str], folder: Path, words: str) -> tuple[int, str, str]:
+    """Run a command in a folder, and press Ctrl-C when it says these words; its exit code, and what it printed."""
+    child = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with ended(child):
+        assert child.stderr is not None
+        for line in child.stderr:
+            if words in line:
+                break
+        child.send_signal(signal.SIGINT)
+        out, err = child.communicate(timeout=60)
+    return child.returncode, out, err

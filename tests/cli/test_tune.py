@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import pytest
 from tests.engines.models import perceptron
-from tests.processes import ended
+from tests.processes import ended, interrupted
 from tests.schemas import validated
 from tests.servers import serving
 from tests.triton.repositories import add_model
@@ -259,15 +259,8 @@ def test_control_c_before_the_race_writes_nothing(folder: Path, arguments: list[
     Profile.of_model(folder / "mlp.onnx", settings).save(folder / "kept.toml")
     before = (folder / "kept.toml").read_bytes()
     command = [*TUNE, *arguments, "--budget", "30s", "--report", "kept.html", "--json"]
-    child = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    with ended(child):
-        assert child.stderr is not None
-        for line in child.stderr:
-            if "the baseline carries" in line:
-                break
-        child.send_signal(signal.SIGINT)
-        out, err = child.communicate(timeout=60)
-    assert child.returncode == 130, err
+    code, out, err = interrupted(command, folder, "the baseline carries")
+    assert code == 130, err
     assert (folder / "kept.toml").read_bytes() == before
     assert not (folder / "kept.html").exists()
     assert err.splitlines()[-1] == "tailcut: interrupted before anything better was found: no file was written"

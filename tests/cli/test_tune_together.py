@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from tests.engines.models import perceptron
-from tests.processes import ended
+from tests.processes import ended, interrupted
 from tests.schemas import validated
 from tests.servers import serving
 
@@ -144,15 +144,8 @@ def test_control_c_before_the_race_writes_nothing(folder: Path) -> None:
         Profile.of_model(folder / name).save(path)
     before = [path.read_bytes() for path in kept]
     command = [*TUNE, *BOTH, "--rates", "300,200", "--budget", "10s", "--report", "kept.html"]
-    child = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    with ended(child):
-        assert child.stderr is not None
-        for line in child.stderr:
-            if "combinations on" in line:
-                break
-        child.send_signal(signal.SIGINT)
-        out, err = child.communicate(timeout=60)
-    assert child.returncode == 130, err
+    code, out, err = interrupted(command, folder, "combinations on")
+    assert code == 130, err
     assert out == ""
     assert err.splitlines()[-1] == "tailcut: interrupted before anything raced: no file was written"
     assert [path.read_bytes() for path in kept] == before
