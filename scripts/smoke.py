@@ -17,11 +17,13 @@ import subprocess
 import sys
 import tempfile
 import venv
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 VERSIONS = ("3.11", "3.12", "3.13")
 _TIMEOUT_S = 600
+_AT_ONCE = 2  # Pythons
 # Runs in the environment under test, with nothing of the checkout on its path.
 _CHECK = """
 import json, subprocess, sys
@@ -89,9 +91,14 @@ def main() -> int:
         folder = Path(name)
         _run(sys.executable, "-m", "build", "--outdir", str(folder), str(ROOT), at=folder)
         (wheel,) = folder.glob("*.whl")
-        for python in _pythons() if options.all else [sys.executable]:
+
+        def try_one(python: str) -> None:
             own = python == sys.executable
-            _try(python, wheel, folder, engines=options.engines and own, tests=options.tests and not own)
+            place = Path(tempfile.mkdtemp(dir=folder))
+            _try(python, wheel, place, engines=options.engines and own, tests=options.tests and not own)
+
+        with ThreadPoolExecutor(_AT_ONCE) as pool:  # installing keeps one core busy, and so do the tests
+            list(pool.map(try_one, _pythons() if options.all else [sys.executable]))
     return 0
 
 
@@ -148,7 +155,11 @@ def _try_engines(pip: list[str], with_openvino: str, constraints: str, folder: P
 
 
 def _run(*command: str, at: Path) -> None:
-    subprocess.run(command, cwd=at, check=True, timeout=_TIMEOUT_S)
+    """Run a command, and show what it said when it has ended: others run beside it."""
+    done = subprocess.run(command, cwd=at, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
+    sys.stdout.write(done.stdout + done.stderr)
+    sys.stdout.flush()
+    done.check_returncode()
 
 
 if __name__ == "__main__":
