@@ -65,6 +65,7 @@ def test_save_then_compare(project: pytest.Pytester) -> None:
     assert "got slower" in (project.path / "r.html").read_text()
 
 
+@pytest.mark.slow
 def test_results_of_all_workers_are_saved(project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     """With pytest-xdist every worker's results reach the saved run, also those of a worker that died afterwards, and a
     comparison fails in the worker as it does alone."""

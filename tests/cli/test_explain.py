@@ -73,6 +73,7 @@ def test_the_page_opens_in_a_browser(folder: Path) -> None:
     assert "compute" in dom
 
 
+@pytest.mark.slow
 def test_a_profile(folder: Path) -> None:
     """A profile is served and loaded for the time of the look; the table and Markdown carry the verdict."""
     done = run(folder, "mlp.toml", "--rate", "300", "--duration", "1s", "--markdown")

@@ -1,6 +1,5 @@
 """The command line as a user meets it: real processes, exit codes, and one line for a mistake."""
 
-import ast
 import errno
 import os
 import re
@@ -89,8 +88,8 @@ def helps(command: typer.core.TyperCommand | typer.core.TyperGroup, *path: str) 
 
 def test_help_speaks_of_no_class_of_the_source():
     """Help is for users: a name such as `SomeThing` in it is no class of the source."""
-    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in Path(cli.__file__).parents[1].rglob("*.py")]
-    classes = {node.name for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
+    sources = (path.read_text(encoding="utf-8") for path in Path(cli.__file__).parents[1].rglob("*.py"))
+    classes = {name for source in sources for name in re.findall(r"^ *class (\w+)", source, re.MULTILINE)}
     texts = dict(helps(typer.main.get_command(cli.app), "tailcut"))
     assert {"tailcut serve", "tailcut ray config"} <= texts.keys()
     for command, text in texts.items():

@@ -126,4 +126,3 @@ def test_workers_do_not_share_a_device(tmp_path: Path, capsys: pytest.CaptureFix
     assert cli.main(["plan", one, other, "--rate", "5,5", "--slo", "p99=50ms"]) == 2
     assert "several profiles are on CUDA device 1" in capsys.readouterr().err
     assert cli.main(["plan", one, apart, "--rate", "5,5", "--slo", "p99=50ms"]) == 0
-    assert cli.main(["plan", one, *usual]) == 0

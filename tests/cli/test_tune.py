@@ -180,15 +180,26 @@ def test_whether_requests_are_batched_is_told_with_its_reason(tuned: tuple[dict,
 
 
 def test_the_verification_is_of_three_arms_on_fresh_samples(tuned: tuple[dict, str]) -> None:
-    """Baseline, reference and tuned at one rate, without errors, and the ratios with their intervals."""
+    """Baseline, reference and tuned at one rate, without errors, and the ratios with their intervals.
+
+    On a machine that is busy with other things the client can be late, or the rate too high for an arm: no percentile
+    of that arm is told then, and no ratio to it.
+    """
     checked = tuned[0]["verification"]
-    for arm in ("baseline", "reference", "tuned"):
+    arms, told = ("baseline", "reference", "tuned"), set()
+    for arm in arms:
         assert checked[arm]["samples"] >= 459
         assert checked[arm]["errors"] == 0
         assert sys.platform != "linux" or checked[arm]["cost"]["cpu_ns"] > 1_000
-        assert checked[arm]["p50_ms"] <= checked[arm]["p95_ms"] <= checked[arm]["p99_ms"]
+        p50, p95, p99 = (checked[arm][name] for name in ("p50_ms", "p95_ms", "p99_ms"))
+        told |= {arm} if p99 is not None else set()
+        assert p50 <= p95 <= p99 if arm in told else p50 is p95 is None
+    assert (checked["no_ratio_because"] is None) is ({"baseline", "tuned"} <= told)
+    assert (checked["p99_ratio"] is None) is not ({"baseline", "tuned"} <= told)
+    assert (checked["reference_p99_ratio"] is None) is not ({"reference", "tuned"} <= told)
     for name in ("p99_ratio", "throughput_ratio", "reference_p99_ratio"):
-        assert checked[name]["low"] <= checked[name]["point"] <= checked[name]["high"]
+        ratio = checked[name]
+        assert ratio is None or ratio["low"] <= ratio["point"] <= ratio["high"]
     assert checked["slo_met"] in {True, False, None}
     accuracy = tuned[0]["accuracy"]
     assert accuracy["worst"] >= 0.999
@@ -252,7 +263,9 @@ def test_control_c_keeps_the_best_so_far(folder: Path) -> None:
     assert "Not verified" in (folder / "stopped.html").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("arguments", [["mlp.onnx", "-o", "kept.toml"], ["--retune", "kept.toml"]])
+@pytest.mark.parametrize(
+    "arguments", [["mlp.onnx", "-o", "kept.toml"], pytest.param(["--retune", "kept.toml"], marks=pytest.mark.slow)]
+)
 def test_control_c_before_the_race_writes_nothing(folder: Path, arguments: list[str]) -> None:
     """The profile that lies there stays as it is, byte by byte; one line says so, and the command leaves with 130."""
     settings = changed(BASELINE, engine={"threads": 1}, batching={"max_batch_size": 4})

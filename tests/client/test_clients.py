@@ -258,6 +258,7 @@ def test_a_cancelled_call_closes_its_connection() -> None:
         assert result.gone.acquire(timeout=TIMEOUT_S)
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_not_noticed(tmp_path: Path) -> None:
     """Calls over kept connections go on without an error while workers are killed: such calls are sent again."""
     perceptron([4, 3], tmp_path / "m.onnx")

@@ -142,6 +142,7 @@ def test_servers_that_leave_are_asked_no_more(make: type) -> None:
         assert len(leaves.requests) == before
 
 
+@pytest.mark.slow
 def test_calls_are_spread(tmp_path: Path) -> None:
     """Concurrent calls reach both servers, each about half of them."""
     model = identity(DType.FP32, (None, 4), tmp_path / "echo.onnx")

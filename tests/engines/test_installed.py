@@ -82,7 +82,7 @@ def test_without_onnxruntime_openvino_computes_onnx_models(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     ("hidden", "message"),
-    [(("openvino",), OPENVINO), (("onnxruntime", "openvino"), ONNXRUNTIME)],
+    [(("openvino",), OPENVINO), pytest.param(("onnxruntime", "openvino"), ONNXRUNTIME, marks=pytest.mark.slow)],
 )
 def test_a_model_whose_engine_is_missing_is_one_line(tmp_path: Path, hidden: tuple[str, ...], message: str) -> None:
     """From the command line and from the library; a profile that names the engine is refused alike."""

@@ -84,6 +84,7 @@ def line(text: str) -> int:
     return FUNCTIONS.splitlines().index(text) + 1
 
 
+@pytest.mark.slow
 def test_every_loop_of_a_function_is_there(result: dict[str, list]) -> None:
     """Loops over prange and between them, each once, at its own line; numba's loops over threads are left out."""
     vectors, between, inner = result["two"]

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.effort import runs
 
 from tailcut.kernels import heads, sockets
 from tailcut.kernels import socket_tables as columns
@@ -156,7 +157,7 @@ GOOD = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 
 @given(st.data())
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=runs(400), deadline=None)
 def test_compiled_code_reads_trace_contexts_as_python_does(data: st.DataObject) -> None:
     """Sampled, not sampled, or none that is well-formed; whatever a client writes, and however often."""
     lines = []

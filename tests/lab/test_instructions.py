@@ -27,6 +27,7 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(tmp_path)
 
 
+@pytest.mark.slow
 @needs_valgrind
 @pytest.mark.usefixtures("work")
 def test_a_count_repeats_and_grows_with_the_work() -> None:

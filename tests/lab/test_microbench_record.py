@@ -47,6 +47,7 @@ def test_a_change_between_runs_is_found() -> None:
         assert grew_slower(list(entries.values())) is (word == "worse")
 
 
+@pytest.mark.slow
 def test_saved_runs_alike_are_not_told_apart() -> None:
     """Fresh runs of the same function against a saved one cry wolf in none of 8 seeded cases."""
     old = record(seed=100)

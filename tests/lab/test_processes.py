@@ -45,6 +45,7 @@ def test_shared_payloads_keep_their_turns() -> None:
     assert result.errors == {"503": len(times) // 2}
 
 
+@pytest.mark.slow
 def test_a_shared_closed_loop_keeps_its_concurrency() -> None:
     """Connections are dealt out, no process without one, and the rate is that of all together."""
     with scripted(answer_ok) as target:

@@ -171,6 +171,7 @@ def test_what_a_server_says_of_a_pipelines_engines(spinner: Server, tmp_path: Pa
         assert computed_ns(grpc, "p") is None
 
 
+@pytest.mark.slow
 @pytest.mark.serial
 def test_a_process_that_takes_the_clients_cpu(server: Server) -> None:
     """A client of the lowest priority on one CPU is late behind a process that runs there; a line names what it was.

@@ -39,6 +39,7 @@ def test_a_profile_is_served_and_ended(models: Path) -> None:
         infer_once(served.target, "mlp", {"x": np.ones((1, 4), np.float32)})
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("launched_trials")
 @pytest.mark.skipif(not sys.platform.startswith("linux") or usable_cpus() < 2, reason="no room for two workers")
 def test_a_profile_of_two_workers_is_measured_like_any_other(models: Path) -> None:

@@ -158,6 +158,7 @@ def test_the_heap_has_huge_pages() -> None:
     assert result[1] > result[0] + 16 * 1024  # KiB
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not can_huge_heap(), reason="this C library or kernel has no huge pages for a heap")
 def test_a_server_asks_for_huge_pages_under_its_heap(tmp_path: Path) -> None:
     """The process that was started began anew with the option, and serves; so do its workers."""

@@ -40,6 +40,7 @@ def wait_for(true):
         looks.wait(0.01)
 
 
+@pytest.mark.slow
 def test_a_log_that_is_not_read_delays_no_request(folder):
     """Each of these inputs has a traceback logged, which is more together than a pipe holds."""
     command = [sys.executable, "-m", "tailcut", "serve", f"{folder}/samples.py:pipeline", "--port", "0", "--json"]

@@ -314,6 +314,7 @@ def test_another_token_ends_the_streams(tmp_path: Path) -> None:
         assert server.stop() == 0
 
 
+@pytest.mark.slow
 def test_several_workers(tmp_path: Path) -> None:
     """Any worker shows the whole server, and a renewal moves the streams to the new ones."""
     with serving(tmp_path, perceptron([4, 8, 3], tmp_path / "mlp.onnx"), "--workers", "2") as server:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 from tests.server.sound import GOOD, HEALTH, check_back, check_exact, usage
 from tests.server.workers.test_supervisor import workers
 from tests.servers import serving
@@ -62,6 +63,7 @@ def test_no_file_left_to_open(models: Path, tmp_path: Path) -> None:
         assert server.stop() == 0
 
 
+@pytest.mark.slow
 def test_no_file_left_to_a_worker(models: Path, tmp_path: Path) -> None:
     """The same with workers: each rests when it is full, says so once each time, makes room and accepts again."""
     with serving(tmp_path, models / "echo.onnx", "--workers", "2") as server:

@@ -174,6 +174,7 @@ def quota_group(percent: int) -> Iterator[QuotaGroup]:
     pytest.skip("no control group can be made here")
 
 
+@pytest.mark.serial
 def test_a_quota(profile: Path) -> None:
     """A process that its quota stops is told so."""
     with quota_group(1000) as group, harmed(profile, "", preexec_fn=group.join) as target:
@@ -184,6 +185,7 @@ def test_a_quota(profile: Path) -> None:
             group.allow(1000)
 
 
+@pytest.mark.serial
 def test_a_slow_client(profile: Path, tmp_path: Path) -> None:
     """Bodies that arrive in pieces are the clients' slowness, not the server's."""
     with serving(tmp_path, profile) as server:
@@ -208,6 +210,7 @@ def test_a_slow_client(profile: Path, tmp_path: Path) -> None:
             thread.join()
 
 
+@pytest.mark.serial
 def test_a_huge_batch(profile: Path, tmp_path: Path) -> None:
     """Single rows that wait behind full batches: the advice is a smaller largest batch."""
     with serving(tmp_path, profile) as server:

@@ -257,6 +257,7 @@ def test_many_threads_share_batches(channel: grpc.Channel, server: Server) -> No
     assert server.metric("nv_inference_exec_count") < server.metric("nv_inference_request_success")
 
 
+@pytest.mark.slow
 def test_workers_share_the_port(models: Path, tmp_path: Path) -> None:
     """Every process answers on the one port, and the counts are those of all."""
     with socket.create_server(("127.0.0.1", 0)) as taken:

@@ -307,6 +307,7 @@ def test_drain_with_open_streams(models: Path, tmp_path: Path) -> None:
         assert server.process.wait(20) == 0
 
 
+@pytest.mark.slow
 @LINUX
 def test_a_retired_worker_answers_what_it_has(models: Path, tmp_path: Path) -> None:
     """SIGHUP: clients keep being answered over gRPC while every worker is replaced, and none sees an error."""

@@ -203,7 +203,7 @@ def test_overload_is_refused_at_once(models: Path, tmp_path: Path) -> None:
         assert server.stop() == 0
 
 
-@pytest.mark.parametrize("folder", ["nowhere", "file"])
+@pytest.mark.parametrize("folder", ["nowhere", pytest.param("file", marks=pytest.mark.slow)])
 def test_a_unix_socket_that_cannot_be(models: Path, tmp_path: Path, folder: str) -> None:
     """No such folder, or a file in its place: exit 2 and one line that names the socket."""
     (tmp_path / "file").touch()

@@ -117,6 +117,7 @@ def send(browser: Browser) -> str:
     )
 
 
+@pytest.mark.slow
 def test_under_load(server: Server, browser: Browser) -> None:
     """It shows rate, percentiles, the slowest requests with their stages, memory, settings, findings."""
     with load(server):

@@ -111,6 +111,7 @@ def test_the_loops_own_time_is_counted() -> None:
     assert 100_000_000 <= counts.loop_cpu_ns < 300_000_000
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not LINUX or usable_cpus() < 2, reason="a server on one CPU does not poll; its time is Linux's")
 def test_polling_that_finds_nothing_is_no_work(tmp_path: Path) -> None:
     """A loop that polls its sockets all the time for a few requests uses its CPU, and is not called busy for it."""
@@ -132,6 +133,7 @@ def test_polling_that_finds_nothing_is_no_work(tmp_path: Path) -> None:
         assert server.stop() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not LINUX, reason="workers need Linux")
 def test_the_time_of_all_workers_is_added(tmp_path: Path) -> None:
     """Whichever of them is asked; each has a loop."""

@@ -40,7 +40,7 @@ def health(path: str) -> bytes:
 PATHS = ("health/ready", "health/live", "models/mlp/ready")
 
 
-@pytest.mark.parametrize("rescued", [False, True])
+@pytest.mark.parametrize("rescued", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_readiness_and_liveness_end_with_the_device(tmp_path: Path, rescued: bool) -> None:
     """So that what started the server restarts it; with a second engine, which computes instead, it stays ready."""
     (tmp_path / "python").mkdir()

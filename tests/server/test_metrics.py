@@ -51,7 +51,7 @@ def slow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         assert running.stop() == 0
 
 
-@pytest.fixture(scope="module", params=[1, 2])
+@pytest.fixture(scope="module", params=[1, pytest.param(2, marks=pytest.mark.slow)])
 def several(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Three models, a limit, and traces where there is what exports them; one worker, and two."""
     folder = tmp_path_factory.mktemp("several")

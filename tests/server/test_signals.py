@@ -30,7 +30,7 @@ def outputs(server: Server) -> int:
     return (len(answer.body) - int(answer.headers["inference-header-content-length"])) // 4
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_sighup_reads_everything_anew_and_loses_nothing(tmp_path: Path, workers: int) -> None:
     """The model of a changed file answers, a file that does not load changes nothing, and no request fails."""
     path = perceptron([4, 8, 3], tmp_path / "mlp.onnx")
@@ -167,7 +167,7 @@ def test_a_changed_model_is_accepted_where_it_has_the_same_signature(tmp_path: P
         assert server.stop() == 0
 
 
-@pytest.fixture(scope="module", params=[1, 2])
+@pytest.fixture(scope="module", params=[1, pytest.param(2, marks=pytest.mark.slow)])
 def everywhere(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server on all addresses, of one worker and of two."""
     folder = tmp_path_factory.mktemp("everywhere")

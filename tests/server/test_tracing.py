@@ -387,6 +387,7 @@ def test_spans_are_counted(server: Server, collector: Collector) -> None:
     assert server.metric("tailcut_trace_spans_dropped_total") == 0
 
 
+@pytest.mark.slow
 def test_workers_export_their_own_and_flush_at_the_end(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -65,6 +65,7 @@ def blocks(random: np.random.Generator, scale: float, drift: np.ndarray, size: i
     return [Sample.of(random.lognormal(sigma=0.3, size=size) * scale * factor) for factor in drift]
 
 
+@pytest.mark.slow
 def test_alike_is_not_told_apart() -> None:
     """A/A comparisons on a machine that drifts cry wolf in under 2 % of 150 seeded runs."""
     random = np.random.default_rng(1)
@@ -76,6 +77,7 @@ def test_alike_is_not_told_apart() -> None:
     assert cried <= 3
 
 
+@pytest.mark.slow
 def test_a_true_difference_is_found() -> None:
     """A tail a quarter shorter is called better, whatever the machine's drift."""
     random = np.random.default_rng(2)

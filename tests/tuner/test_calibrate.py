@@ -54,6 +54,7 @@ def calibrated(folder: Path) -> Iterator[tuple[ModelSpace, list[str]]]:
     space.close()
 
 
+@pytest.mark.slow
 def test_both_engines_have_a_copy(calibrated: tuple[ModelSpace, list[str]]) -> None:
     """Each answers rightly on requests that its ranges do not come from, is told in a line, and is measured."""
     space, message = calibrated

@@ -57,6 +57,7 @@ def test_wrong_answers_at_the_end_are_not_timed(tmp_path: Path, monkeypatch: pyt
     assert told(outcome).verification is None
 
 
+@pytest.mark.slow
 def test_a_verification_that_is_stopped_has_left_its_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each block is stored as it was measured, that of the highest rate too."""
     path, journal = perceptron([4, 8, 3], tmp_path / "m.onnx"), tmp_path / "m.trials.jsonl"
@@ -84,6 +85,7 @@ def test_a_verification_that_is_stopped_has_left_its_blocks(tmp_path: Path, monk
     assert all(line["samples"] or line["errors"] for line in lines if line["kind"] == "highest")
 
 
+@pytest.mark.slow
 def test_the_steps_of_the_rungs_are_stored_round_by_round(tmp_path: Path) -> None:
     """Three rounds at least, a line for each step in each of them."""
     path, journal = perceptron([4, 8, 3], tmp_path / "m.onnx"), tmp_path / "m.trials.jsonl"

@@ -48,7 +48,7 @@ def of_no_copy(session: TuneSession) -> Settings:
     return changed(session.with_wire("binary"), engine={"precision": "int8_static", "threads": 1})
 
 
-@pytest.mark.parametrize("stopped", [True, False])
+@pytest.mark.parametrize("stopped", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_leader_that_was_refused_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped: bool) -> None:
     """Ctrl-C leaves the next one, which is not refused; where all are refused, the baseline stays and none has won."""
     session = opened(tmp_path)
@@ -119,8 +119,8 @@ def killing(session: TuneSession, settings: Settings, probes: int) -> None:
     session.outcome.noise = session.racing.noise = Killing(session, settings, probes)
 
 
-@pytest.mark.parametrize("probes", [1, 2])
-@pytest.mark.parametrize("kind", ["goodput", "latency"])
+@pytest.mark.parametrize("probes", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", ["goodput", pytest.param("latency", marks=pytest.mark.slow)])
 def test_a_finalist_that_is_killed_has_lost(tmp_path: Path, kind: ObjectiveKind, probes: int) -> None:
     """In the first heat or in a later one: it counts as failed, the reason is recorded, and the other one wins."""
     session = opened(tmp_path)
@@ -139,6 +139,7 @@ def test_a_finalist_that_is_killed_has_lost(tmp_path: Path, kind: ObjectiveKind,
     assert reasons == {session.describe(killed): "its server ended under load"}
 
 
+@pytest.mark.slow
 def test_a_refinement_that_is_killed_is_not_kept(tmp_path: Path) -> None:
     """However quick it was."""
     session = opened(tmp_path)
@@ -152,6 +153,7 @@ def test_a_refinement_that_is_killed_is_not_kept(tmp_path: Path) -> None:
         session.servers.keep()
 
 
+@pytest.mark.slow
 def test_a_step_that_is_killed_costs_its_own_rungs(tmp_path: Path) -> None:
     """The two rungs beside it are unmeasured; the tune goes on."""
     session = opened(tmp_path)
@@ -169,7 +171,7 @@ def test_a_step_that_is_killed_costs_its_own_rungs(tmp_path: Path) -> None:
     assert [rung.note for rung in rungs[2:]] == [UNCHANGED] * 4
 
 
-@pytest.mark.parametrize("probes", [1, 4])
+@pytest.mark.parametrize("probes", [1, pytest.param(4, marks=pytest.mark.slow)])
 def test_tuned_settings_whose_server_is_killed_give_way_to_the_next_best(tmp_path: Path, probes: int) -> None:
     """They are measured from the start, and a line says why."""
     message: list[Event] = []
@@ -248,6 +250,7 @@ def test_a_step_that_does_not_start_costs_its_own_rungs(tmp_path: Path) -> None:
     assert [rung.note for rung in rungs[3:]] == [UNCHANGED] * 3
 
 
+@pytest.mark.slow
 def test_tuned_settings_that_do_not_start_give_way_to_the_next_best(tmp_path: Path) -> None:
     """Of those that raced and were not refused; what is verified is what the profile gets."""
     message: list[Event] = []

@@ -119,6 +119,7 @@ def test_settings_that_are_proven_worse_give_way(tmp_path: Path, monkeypatch: py
     assert "Not kept" in tune_markdown(result)
 
 
+@pytest.mark.slow
 def test_with_retune_they_give_way_to_the_previous_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Even if they are better than the baseline's: the profile that was checked again stays as it is."""
     path = perceptron([4, 8, 3], tmp_path / "m.onnx")

@@ -10,7 +10,7 @@ from tests.servers import TIMEOUT_S, serving
 from tailcut.cli.serving.readiness import tell_systemd
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=pytest.mark.slow)])
 def test_systemd_is_told_when_the_server_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: str) -> None:
     """Once, by the process that it started, with one process and with several."""
     perceptron([4, 3], tmp_path / "m.onnx")

@@ -128,6 +128,7 @@ def test_a_loop_that_values_control_never_keeps_the_event_loop(tmp_path: Path) -
         assert "operator Loop may run for any time" in model.choice.reason
 
 
+@pytest.mark.serial
 def test_a_batch_fixed_at_1_is_measured_as_such(tmp_path: Path) -> None:
     """One row, inline where that is short."""
     with Model.open(identity(DType.FP32, (1, 8), tmp_path / "one.onnx")) as model:

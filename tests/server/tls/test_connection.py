@@ -330,7 +330,7 @@ def serial(wire: Wire) -> str:
     return str(result["serialNumber"])
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_renewal_loses_nothing(tmp_path: Path, workers: int) -> None:
     """New connections get the new certificate, no request fails, and files that are not right change nothing."""
     old, new, other = make_pair(tmp_path), make_pair(tmp_path, "new"), make_pair(tmp_path, "other")

@@ -89,6 +89,7 @@ def test_whoever_is_asked_answers_for_all(fleet: Server) -> None:
     assert sum(by_process.values()) == sent
 
 
+@pytest.mark.slow
 def test_a_trace_is_read_to_its_end_once(fleet: Server) -> None:
     """Poll by poll, over workers that change: each request comes once, by its process, and none is missed."""
     seen: Counter[tuple[int, ...]] = Counter()

@@ -144,6 +144,7 @@ def test_sigterm_answers_everything(own_fleet: Server, tmp_path: Path) -> None:
     assert not (tmp_path / "s").exists()
 
 
+@pytest.mark.slow
 def test_a_second_sigterm_exits_at_once(models: Path, tmp_path: Path) -> None:
     """Nobody waits out a minute of draining who asks twice; the workers are gone with their supervisor."""
     with serving(tmp_path, models / "mlp.onnx", "--workers", "2", "--drain", "60s") as server:
@@ -158,6 +159,7 @@ def test_a_second_sigterm_exits_at_once(models: Path, tmp_path: Path) -> None:
     assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(usable_cpus() < 2, reason="one CPU has room for one worker")
 def test_a_profile_says_how_many_workers_there_are(models: Path, tmp_path: Path) -> None:
     """What was measured with two is served with two, but for options that need one."""
@@ -282,6 +284,7 @@ def test_a_model_that_no_worker_can_load_is_one_line(tmp_path: Path) -> None:
     assert len(done.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_auto_and_pinning(models: Path, tmp_path: Path) -> None:
     """`auto` starts a worker for each CPU, when a model wants one; together they are bound to all of them."""
     from tailcut.machine.quota import affinity_mask, usable_cpus
