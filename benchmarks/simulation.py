@@ -42,6 +42,7 @@ from tailcut.tuner.noise import Noise
 from tailcut.tuner.prediction import PredictionParts, configurations
 from tailcut.tuner.records import TuneRequest
 from tailcut.tuner.servers import TrialServers
+from tailcut.tuner.shapes import mix_of
 from tailcut.tuner.simulate import Configuration, saturation_rate, simulate, simulate_closed
 from tailcut.tuner.space import engine_choices
 from tailcut.tuner.ways import PROBED, measure_ways, real_engines, way_settings
@@ -108,7 +109,8 @@ def cases_of(name: str, count: int, seconds: float) -> tuple[list[Case], TrialSe
     ways = measure_ways(servers, {kind: way_settings(facts, kind) for kind in PROBED}, 2.0, real_engines(known))
     servers.keep()
     print(f"{name}: {len(known)} engine configurations in process; ways in: {ways}")
-    parts = PredictionParts(facts, ways, float(usable_cpus()), wanted.rows)
+    mix = mix_of(learned.requests, batched=learned.spec.batched)
+    parts = PredictionParts(facts, ways, float(usable_cpus()), wanted.rows, mix)
     every = list(configurations(known, parts))
     return [_case(name, *item) for item in _spread(every, count)], servers
 

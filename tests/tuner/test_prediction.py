@@ -12,6 +12,7 @@ from tailcut.spec import Rows
 from tailcut.tuner.estimate import EngineEstimate
 from tailcut.tuner.objective import Objective, ObjectiveKind
 from tailcut.tuner.prediction import PredictionParts, predict, simulated
+from tailcut.tuner.shapes import ShapeMix
 from tailcut.tuner.simulate import WayIn, Ways
 from tailcut.tuner.space import SpaceFacts
 
@@ -78,3 +79,18 @@ def test_throughput_is_predicted_without_a_limit(parts: PredictionParts) -> None
     for item in predict([estimate()], parts, Objective("throughput", limit_ms=5.0)):
         assert item.capacity >= 0.95 * item.rate > 0
         assert 5_000 < item.capacity < 60_000
+
+
+def test_batches_of_many_lengths_are_predicted_where_they_are_padded(parts: PredictionParts) -> None:
+    """As they are, requests of 64 lengths hardly share a batch; padded they do, for calls as long as the buckets."""
+    lengths = tuple((number,) for number in range(1, 65))
+    facts = replace(parts.facts, places={"x": ((1, 0),)}, lengths=lengths)
+    several = replace(parts, facts=facts, mix=ShapeMix((1 / 64,) * 64))
+    objective = Objective("goodput", limit_ms=2.0)
+    rates: dict[bool, float] = {}
+    for item in predict([estimate()], several, objective):
+        padded = item.settings.batching.padding is not None
+        rates[padded] = max(rates.get(padded, 0.0), item.rate)
+    alike = max(item.rate for item in predict([estimate()], parts, objective))
+    assert rates[False] < 0.5 * rates[True]
+    assert rates[True] < 0.95 * alike

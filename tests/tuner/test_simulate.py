@@ -11,6 +11,7 @@ from tests.tuner.simulated import FREE, MS, exponential, fixed, poisson, single
 from tailcut.batching.cost import CostModel
 from tailcut.batching.policy import Dispatch, Queue, decide
 from tailcut.kernels import queueing
+from tailcut.tuner.shapes import ShapeMix
 from tailcut.tuner.simulate import (
     Configuration,
     Prediction,
@@ -217,3 +218,25 @@ def test_sharing_cores_costs_the_same_on_average() -> None:
     assert short.mean() == pytest.approx(75_000, rel=0.1)
     assert (short == 50_000).mean() > 0.9
     assert long.mean() == pytest.approx(12e6, rel=0.02)
+
+
+@pytest.mark.parametrize("dispatch", ["inline", "worker", "adaptive"])
+def test_requests_of_different_shapes_share_no_batch(dispatch: str) -> None:
+    """All at once: of one shape they fill batches; of 50, each batch has what there is of the first one's shape."""
+    alike = Configuration(fixed(1.0, 1.1, 1.2, 1.3), FREE, dispatch, max_batch_size=8)  # type: ignore[arg-type]
+    apart = replace(alike, mix=ShapeMix((1 / 50,) * 50))
+    arrivals = np.zeros(400, np.int64)
+    assert simulate(alike, arrivals).batches == 50
+    several = simulate(apart, arrivals)
+    assert len(several.latencies_ns) == 400
+    assert several.batches == sum(-(-count // 8) for count in np.bincount(apart.mix.keys(400, 0), minlength=50))
+
+
+def test_few_in_flight_of_many_shapes_are_computed_one_by_one() -> None:
+    """Eight clients whose requests have a hundred shapes: batches hardly form, and the order of arrival is kept."""
+    alike = Configuration(fixed(1.0, 1.1, 1.2, 1.3), FREE, max_batch_size=8)
+    apart = replace(alike, mix=ShapeMix((1 / 100,) * 100))
+    together, alone = (simulate_closed(each, 8, 2000) for each in (alike, apart))
+    assert together.rate > 4 * alone.rate
+    assert 1.0 < 2000 / alone.batches < 1.3
+    assert alone.percentile_ms(1.0) < 10.0

@@ -8,7 +8,8 @@ Pure: arrivals, service times and costs in, latencies out; random numbers come f
   beside it, and a batch is picked up and handed back `wake` later; `ADAPTIVE` computes on the loop what takes at most
   `here` while batches are small, and leaves the rest to the instance.
 - How many rows a batch takes, and whether it is held back, is the rule of `batching/policy.py`, with the learned cost
-  given as tables.
+  given as tables. Which requests it takes is the rule of `batching/queue.py`: the first that waits, and those behind it
+  with the same key.
 - One *client* process on the same machine reads the answers, one after another, and sends the next requests: it takes a
   core while it does, and answers wait for it. Without costs of its own it is elsewhere.
 - *Cores* are shared: while more threads are active than there are cores, everything takes longer in proportion, on
@@ -107,6 +108,7 @@ def ask_again(arrivals: np.ndarray, issued: int, at: int) -> int:
 @_plain
 def run(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917  one event loop, and what it is a model of
     arrivals: np.ndarray,
+    keys: np.ndarray,
     costs: np.ndarray,
     sizes: np.ndarray,
     times: np.ndarray,
@@ -127,6 +129,7 @@ def run(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917  one event loop, and 
     Args:
         clients: of a closed loop: `arrivals` of the first so many count, each answer makes the next one, and `arrivals`
             are filled in; 0 for an open loop.
+        keys: int64, of each request: only those with equal keys share a batch.
         costs: int64 [COSTS], see above.
         sizes, times: batch sizes (int64, ascending) and float64 [sizes, quantiles], equally likely service times in ns.
         best, estimate: rows worth taking by rows ready (int64), and expected ns by rows (float64); [largest batch + 1].
@@ -137,9 +140,9 @@ def run(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917  one event loop, and 
     np.random.seed(seed)  # noqa: NPY002  numba's generator
     count = arrivals.shape[0]
     far = FAR
-    queue = np.empty(count, np.int64)  # request numbers in order; [head, tail) wait
+    queue = np.empty(count, np.int64)  # request numbers in order; [head, tail) wait, but for what a batch has taken: -1
     ready_at = np.zeros(count, np.int64)
-    head = tail = taken = ended = 0
+    head = tail = waiting = taken = ended = 0
     issued = clients or count
     arrivals[issued:] = far
     order = np.empty(count, np.int64)  # request numbers, batch by batch
@@ -181,7 +184,7 @@ def run(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917  one event loop, and 
             continue
         here = now != take or now == min(receive, write)
         if not here:
-            ready = tail - head
+            ready = waiting
             rows = batch_rows(ready, instances - running, best)
             until = held_until(ready, rows, ready_at[queue[head]], gap, now, costs[DELAY], best, estimate)
             if until > now and until != held:
@@ -198,7 +201,7 @@ def run(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917  one event loop, and 
                 number = taken
                 taken += 1
                 now += shared(costs[RECEIVE], slow)
-                if tail - head >= queue_rows:
+                if waiting >= queue_rows:
                     latencies[number] = REFUSED
                     ended += 1
                     issued = ask_again(arrivals, issued, now + costs[OUTSIDE])
@@ -208,6 +211,7 @@ def run(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917  one event loop, and 
                 ready_at[number] = now
                 queue[tail] = number
                 tail += 1
+                waiting += 1
             while first < last and finished[posted[first]] <= now:
                 batch = posted[first]
                 first += 1
@@ -221,7 +225,7 @@ def run(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917  one event loop, and 
             totals[0] += (now - began) / slow
         # A batch: by the instance that takes one, or by the loop until nothing is left that it computes itself.
         while head < tail:
-            ready = tail - head
+            ready = waiting
             if here:
                 if dispatch == WORKER:
                     break
@@ -232,9 +236,14 @@ def run(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917  one event loop, and 
             else:
                 rows = batch_rows(ready, instances - running, best)
             start = placed
-            while placed - start < rows and head < tail:
-                number = queue[head]
-                head += 1
+            key, place = keys[queue[head]], head
+            while placed - start < rows and place < tail:
+                number = queue[place]
+                place += 1
+                if number < 0 or keys[number] != key:
+                    continue
+                queue[place - 1] = -1
+                waiting -= 1
                 if costs[DEADLINE] and arrivals[number] + costs[DEADLINE] < now + estimate[rows]:
                     latencies[number] = REFUSED
                     ended += 1
@@ -242,6 +251,8 @@ def run(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917  one event loop, and 
                     continue
                 order[placed] = number
                 placed += 1
+            while head < tail and queue[head] < 0:
+                head += 1
             k = placed - start
             if k == 0:
                 continue

@@ -39,6 +39,7 @@ from tailcut.tuner.records import Rejected, TuneOutcome, precision_of
 from tailcut.tuner.refinements import holds_weights_again, refinements
 from tailcut.tuner.result_records import Candidate, CandidateVerdict, Quantized, RowsDecision
 from tailcut.tuner.session import TuneSession
+from tailcut.tuner.shapes import mix_of
 from tailcut.tuner.simulate import Configuration, Ways
 from tailcut.tuner.space import (
     BASELINE,
@@ -399,7 +400,9 @@ class ModelSpace:
     def _parts(self) -> PredictionParts:
         if self._ways is None:
             self._ways = self._measured_ways()
-        return PredictionParts(self.facts, self._ways, float(usable_cpus()), self._session.wanted.rows)
+        session = self._session
+        mix = mix_of(session.requests, batched=session.spec.batched)
+        return PredictionParts(self.facts, self._ways, float(usable_cpus()), session.wanted.rows, mix)
 
     def _predict(self, estimates: Sequence[EngineEstimate]) -> list[PredictedConfiguration]:
         session = self._session

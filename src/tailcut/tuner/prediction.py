@@ -1,5 +1,6 @@
 """From measured parts to predicted configurations: every way to serve every engine configuration, simulated. Pure."""
 
+import functools
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from tailcut.spec import Rows
 from tailcut.tuner.estimate import EngineEstimate
 from tailcut.tuner.finalists import PredictedConfiguration
 from tailcut.tuner.objective import Objective
+from tailcut.tuner.shapes import ALIKE, ShapeMix, padded_mix
 from tailcut.tuner.simulate import Configuration, Prediction, Ways, highest_rate, saturation_rate, simulate
 from tailcut.tuner.space import SpaceFacts, changed, serving_choices
 
@@ -31,12 +33,14 @@ class PredictionParts:
         ways: the ways in.
         cores: of this machine, which the server shares with the load client.
         rows: of every profile that is tried.
+        mix: the shapes of the data's requests.
     """
 
     facts: SpaceFacts
     ways: Ways
     cores: float
     rows: RowsSetting
+    mix: ShapeMix = ALIKE
 
 
 def predict(
@@ -53,12 +57,15 @@ def configurations(
     """Yield every way to serve the estimated engines: as settings, as the simulation takes it, and its engine."""
     alone = replace(parts.facts.spec, rows=Rows.DEPENDENT)
     for estimate in estimates:
-        service = estimate.service_times(parts.facts.usable_cpus)
+        as_measured = estimate.service_times(parts.facts.usable_cpus)
+        longer = functools.cache(as_measured.scaled)
         facts = parts.facts if estimate.batched else replace(parts.facts, spec=alone)
         for choice in serving_choices(facts, estimate.options, estimate.alone_ns / 1e3):
             settings = changed(choice, batching={"rows": parts.rows})
+            padding = settings.batching.padding
+            mix = parts.mix if padding is None else padded_mix(facts.lengths, padding)
             configuration = Configuration(
-                service,
+                longer(mix.longer),
                 parts.ways.of(settings.batching.dispatch, estimate.options.name),
                 settings.batching.dispatch,
                 settings.batching.max_batch_size,
@@ -66,6 +73,7 @@ def configurations(
                 estimate.options.instances,
                 min(float(parts.facts.usable_cpus), parts.cores),
                 spinning=spinning_threads(estimate.options),
+                mix=mix,
             )
             yield settings, configuration, estimate
 
@@ -74,9 +82,9 @@ def _predicted(
     objective: Objective, measured: tuple[Settings, Configuration, EngineEstimate]
 ) -> PredictedConfiguration:
     settings, configuration, estimate = measured
-    way = configuration.way_in
+    way, longer = configuration.way_in, configuration.mix.longer
     loop_ns = way.alone_ns(configuration.dispatch)
-    alone_ns = estimate.alone_ns + loop_ns + way.client_ns + way.client_pass_ns + way.outside_ns
+    alone_ns = longer * estimate.alone_ns + loop_ns + way.client_ns + way.client_pass_ns + way.outside_ns
     if configuration.dispatch == "worker":
         alone_ns += 2 * way.wake_ns
     p99_ms = float("inf")
@@ -87,7 +95,9 @@ def _predicted(
     prediction = simulate(configuration, poisson_times(judged, _SIMULATED / judged, 1)) if judged else None
     if prediction is not None and objective.is_open:
         p99_ms = prediction.percentile_ms(0.99)
-    cpu_us = (estimate.cpu_ns[1] + loop_ns) / 1e3 if prediction is None else _cpu_us(estimate, prediction)
+    cpu_us = (longer * estimate.cpu_ns[1] + loop_ns) / 1e3
+    if prediction is not None:
+        cpu_us = _cpu_us(estimate, prediction, longer)
     kept = capacity if objective.kind == "throughput" else 0.0
     return PredictedConfiguration(settings, rate, alone_ns / 1e6, cpu_us, estimate.memory_bytes, p99_ms, kept)
 
@@ -97,10 +107,10 @@ def simulated(limit_ms: float, capacity: float) -> int:
     return int(max(_SIMULATED, min(_MOST_SIMULATED, _LIMITS * limit_ms / 1e3 * capacity)))
 
 
-def _cpu_us(estimate: EngineEstimate, prediction: Prediction) -> float:
+def _cpu_us(estimate: EngineEstimate, prediction: Prediction, longer: float) -> float:
     """CPU time of a request: the loop's, and the engine's measured time for batches of the simulated mean size."""
     answered = max(1, len(prediction.latencies_ns))
     rows = answered / max(1, prediction.batches)
     sizes = sorted(estimate.cpu_ns)
     call_ns = float(np.interp(rows, sizes, [estimate.cpu_ns[size] for size in sizes]))
-    return float(prediction.loop_busy_s) * 1e6 / answered + call_ns / 1e3 / rows
+    return float(prediction.loop_busy_s) * 1e6 / answered + longer * call_ns / 1e3 / rows

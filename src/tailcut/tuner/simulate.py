@@ -12,12 +12,13 @@ the real server has the last word; this decides what races.
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 
 from tailcut.batching.cost import CostModel
 from tailcut.kernels import queueing
+from tailcut.tuner.shapes import ALIKE, ShapeMix
 
 DispatchKind = Literal["inline", "worker", "adaptive"]
 DISPATCH: dict[DispatchKind, int] = {
@@ -55,6 +56,10 @@ class ServiceTimes:
         """The median for each size."""
         medians: np.ndarray = np.median(self.quantiles_ns, axis=1)
         return medians
+
+    def scaled(self, factor: float) -> Self:
+        """So many times as long."""
+        return self if factor == 1.0 else replace(self, quantiles_ns=factor * self.quantiles_ns)
 
     @cached_property
     def _tables(self) -> dict[int, tuple[np.ndarray, np.ndarray]]:
@@ -129,6 +134,7 @@ class Configuration:
     queue_rows: int = 1024
     deadline_ns: int = 0  # 0: none
     spinning: int = 0  # threads of the engine that keep a core each, with or without work
+    mix: ShapeMix = ALIKE  # of requests: only those of one shape share a batch
 
     @property
     def busy_threads(self) -> int:
@@ -193,6 +199,7 @@ def _run(configuration: Configuration, arrivals_ns: np.ndarray, clients: int, se
     latencies, totals = np.zeros(len(arrivals_ns), np.int64), np.zeros(3)
     queueing.run(
         arrivals_ns,
+        configuration.mix.keys(len(arrivals_ns), seed),
         costs,
         np.array(service.sizes, np.int64),
         np.array(service.quantiles_ns, np.float64),
@@ -237,9 +244,8 @@ def slowed(configuration: Configuration, factor: float) -> Configuration:
     """A configuration whose server takes so many times the CPU for everything; its clients do not."""
     service, way = configuration.service, configuration.way_in
     own = ("receive_ns", "answer_ns", "batch_ns", "pass_ns", "engine_ns")
-    slower = ServiceTimes(service.sizes, service.quantiles_ns * factor, service.threads)
     scaled = replace(way, **{name: round(getattr(way, name) * factor) for name in own})
-    return replace(configuration, service=slower, way_in=scaled)
+    return replace(configuration, service=service.scaled(factor), way_in=scaled)
 
 
 def saturation_rate(configuration: Configuration, answers: int = 5000, seed: int = 0) -> float:
