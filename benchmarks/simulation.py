@@ -36,7 +36,8 @@ from tailcut.machine.fingerprint import fingerprint
 from tailcut.machine.quota import usable_cpus
 from tailcut.models import digits_model
 from tailcut.runtime.settings import Settings
-from tailcut.tuner.estimate import EngineEstimate, estimate_engines, typical
+from tailcut.tuner.engine_estimate import EngineEstimate
+from tailcut.tuner.estimate import estimate_engines, typical
 from tailcut.tuner.learning import facts_of, learn
 from tailcut.tuner.noise import Noise
 from tailcut.tuner.prediction import PredictionParts, configurations

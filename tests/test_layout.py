@@ -155,7 +155,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "tuner/test_calibrate": ("tuner/calibrator", "tuner/model_space"),
     "tuner/test_claims": ("tuner/records", "tuner/session", "tuner/verification"),
-    "tuner/test_estimate": ("tuner/estimator",),
+    "tuner/test_estimate": ("tuner/engine_estimate", "tuner/estimator"),
     "tuner/test_selection": ("tuner/result",),
     "tuner/test_traffic": ("tuner/baseline",),
     "tuner/test_ways": ("tuner/learning",),

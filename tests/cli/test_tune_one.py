@@ -14,7 +14,7 @@ from tailcut.models import digits_model
 from tailcut.planning.measured import read_measured
 from tailcut.runtime.profile import Profile
 from tailcut.runtime.settings import Settings
-from tailcut.tuner.estimate import EngineEstimate
+from tailcut.tuner.engine_estimate import EngineEstimate
 from tailcut.tuner.journal import Journal, Key
 from tailcut.tuner.records import TuneOutcome, TuneRequest
 from tailcut.tuner.simulate import WayIn

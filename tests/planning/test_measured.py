@@ -14,7 +14,7 @@ from tailcut.models import digits_model
 from tailcut.planning.measured import MeasuredProfile, lasting_cores, read_measured
 from tailcut.runtime.profile import Profile
 from tailcut.runtime.settings import BatchingSettings, IoSettings, Settings
-from tailcut.tuner.estimate import EngineEstimate
+from tailcut.tuner.engine_estimate import EngineEstimate
 from tailcut.tuner.journal import Journal, Key
 from tailcut.tuner.service import MeasuredService
 from tailcut.tuner.simulate import WayIn

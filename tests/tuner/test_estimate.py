@@ -15,15 +15,8 @@ from tests.engines.models import perceptron, save, value
 from tailcut.engines import EngineOptions
 from tailcut.spec import DType
 from tailcut.tuner import estimate
-from tailcut.tuner.estimate import (
-    NO_TIME,
-    EngineEstimate,
-    Estimator,
-    _calls_in,
-    _round,
-    estimate_engines,
-    typical,
-)
+from tailcut.tuner.engine_estimate import EngineEstimate, Estimator
+from tailcut.tuner.estimate import NO_TIME, _calls_in, _round, estimate_engines, typical
 from tailcut.tuner.estimator import pack
 from tailcut.tuner.judging import EstimateError, Judging, Wrong
 from tailcut.tuner.model_space import ModelSpace
@@ -275,7 +268,7 @@ def test_an_exhaustive_tune_measures_every_engine_configuration(tmp_path: Path) 
         session = open_session(item, lambda event: None)
         space = ModelSpace(session)
         try:
-            result = space._estimate()
+            result = space._estimate(engine_choices(space.facts))
         finally:
             space.close()
         choices = engine_choices(space.facts)

@@ -11,7 +11,7 @@ from tests.engines.models import perceptron
 
 from tailcut.engines import EngineOptions
 from tailcut.lab.trial import FAILED_MS
-from tailcut.tuner.estimate import EngineEstimate
+from tailcut.tuner.engine_estimate import EngineEstimate
 from tailcut.tuner.journal import Journal, Key
 from tailcut.tuner.simulate import WayIn
 from tailcut.tuner.space import BASELINE, changed

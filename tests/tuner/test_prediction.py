@@ -9,7 +9,7 @@ from tests.engines.models import perceptron
 
 from tailcut.engines import EngineOptions, open_engine
 from tailcut.spec import Rows
-from tailcut.tuner.estimate import EngineEstimate
+from tailcut.tuner.engine_estimate import EngineEstimate
 from tailcut.tuner.objective import Objective, ObjectiveKind
 from tailcut.tuner.prediction import PredictionParts, predict, simulated
 from tailcut.tuner.shapes import ShapeMix

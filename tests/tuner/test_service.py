@@ -10,7 +10,7 @@ from tailcut.engines import EngineOptions
 from tailcut.models import digits_model
 from tailcut.runtime.profile import Profile
 from tailcut.runtime.settings import Settings
-from tailcut.tuner.estimate import EngineEstimate
+from tailcut.tuner.engine_estimate import EngineEstimate
 from tailcut.tuner.journal import Journal, Key, lines_of
 from tailcut.tuner.service import MeasuredService, measured_service, service_evidence
 from tailcut.tuner.simulate import WayIn

@@ -10,7 +10,7 @@ from tests.engines.models import perceptron
 from tailcut.engines import EngineOptions
 from tailcut.lab.load import LoadResult
 from tailcut.machine.process import ProcessCost
-from tailcut.tuner.estimate import EngineEstimate
+from tailcut.tuner.engine_estimate import EngineEstimate
 from tailcut.tuner.learning import facts_of, learn
 from tailcut.tuner.records import TuneRequest
 from tailcut.tuner.servers import TrialServers

@@ -6,38 +6,18 @@ thousands of times per second, so a tenth of a second says more here than ten th
 """
 
 import math
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, Self, cast
 
-import msgspec
 import numpy as np
 
 from tailcut.engines import EngineOptions
 from tailcut.runtime.thread_budget import spins
-from tailcut.tuner.estimator import (
-    Answered,
-    Ask,
-    CallTimes,
-    LoadModel,
-    MeasureCalls,
-    ModelLoaded,
-    Tensor,
-    pack,
-    read,
-    unpack,
-    write,
-)
+from tailcut.tuner.engine_estimate import EngineEstimate, Estimator
 from tailcut.tuner.judging import EstimateError, Judging
-from tailcut.tuner.simulate import ServiceTimes
 
-QUANTILES = 64  # of the times of a size, equally likely: the last one is beyond the p99
 _LARGEST = 128
 _GAIN = 0.97  # of the time per row, that a size twice as large must reach to go on
 _SHORTEST_S = 0.02
@@ -46,140 +26,7 @@ _LOADING = 0.6  # of the time, after which no more configurations are loaded
 _FEWEST = 3  # configurations that are loaded in any case, and measured to the end
 _SPINNING_S = 0.04  # that onnxruntime's threads go on after a call
 NO_TIME = "no time left to load it"
-_STOP_S = 5.0
 _LENGTHS = (0.5, 0.1, 0.9, 0.3, 0.7)  # quantiles of the data's requests by size, which are measured
-
-
-@dataclass(slots=True)
-class EngineEstimate:
-    """What is known of one configuration; times by batch size, in nanoseconds."""
-
-    options: EngineOptions
-    times_ns: dict[int, list[np.ndarray]] = field(default_factory=dict)
-    paused_ns: list[np.ndarray] = field(default_factory=list)  # of one row, after a rest
-    cpu_ns: dict[int, float] = field(default_factory=dict)  # of a call
-    memory_bytes: int = 0
-    load_s: float = 0.0
-    batched: bool = False  # its rows may share a call: int8 with one scale a batch may not, where float32 may
-    error: str | None = None
-    requests: int = 1  # of different lengths, computed in turn
-
-    @property
-    def sizes(self) -> list[int]:
-        """The batch sizes that were measured."""
-        return sorted(self.times_ns)
-
-    def median_ns(self, rows: int) -> float:
-        """The median time of a measured size."""
-        return float(np.median(np.concatenate(self.times_ns[rows])))
-
-    def low_ns(self, rows: int) -> float:
-        """The lower quartile of a measured size: what it takes when nothing disturbs it."""
-        return float(np.quantile(np.concatenate(self.times_ns[rows]), 0.25))
-
-    @property
-    def rows_per_s(self) -> float:
-        """The most rows per second, at whatever size, on all instances."""
-        return max((rows * self.options.instances / self.low_ns(rows) * 1e9 for rows in self.sizes), default=0.0)
-
-    @property
-    def alone_ns(self) -> float:
-        """What one row takes after a rest; as in a loop where that was not measured."""
-        if self.paused_ns:
-            return float(np.median(np.concatenate(self.paused_ns)))
-        return self.median_ns(1) if 1 in self.times_ns else float("inf")
-
-    def service_times(self, threads: int) -> ServiceTimes:
-        """For the simulation; `threads` where the options leave the number to the engine."""
-        shares = (np.arange(QUANTILES) + 0.5) / QUANTILES
-        rows = [np.quantile(np.concatenate(self.times_ns[size]), shares) for size in self.sizes]
-        return ServiceTimes(np.array(self.sizes, np.int64), np.array(rows), self.options.threads or threads)
-
-
-class Estimator:
-    """The parent's side of one child; a context manager that ends it.
-
-    Raises:
-        EstimateError: the child ended, or refused.
-    """
-
-    def __init__(
-        self,
-        model: Path,
-        options: EngineOptions,
-        requests: Sequence[Mapping[str, np.ndarray]],
-        *,
-        independent: bool = False,
-    ) -> None:
-        """`model` is the file that the engine loads; `requests` are computed in turn."""
-        self.estimate = EngineEstimate(options)
-        command = [sys.executable, "-m", "tailcut.tuner.estimator"]
-        self._child = subprocess.Popen(  # noqa: S603  our own interpreter and module
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-        )
-        sent = [pack(dict(request)) for request in requests]
-        self.estimate.requests = len(sent)
-        self._send(LoadModel(str(model.resolve()), options, sent, max(1, options.instances), independent))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
-    def wait_loaded(self) -> None:
-        """Wait until the model is open."""
-        loaded = msgspec.msgpack.decode(self._receive(), type=ModelLoaded)
-        if loaded.error:
-            raise EstimateError(loaded.error)
-        self.estimate.load_s, self.estimate.memory_bytes = loaded.load_s, loaded.memory_bytes
-        self.estimate.batched = loaded.batched
-
-    def measure(self, rows: int, seconds: float, *, fewest: int = 3, paused: bool = False) -> None:
-        """Have one size timed, `fewest` times at least, and keep what was found."""
-        self._send(MeasureCalls(rows, seconds, fewest, paused))
-        timed = msgspec.msgpack.decode(self._receive(), type=CallTimes)
-        if timed.error:
-            raise EstimateError(timed.error)
-        times = np.frombuffer(timed.times_ns, np.int64)
-        self.estimate.memory_bytes = max(self.estimate.memory_bytes, timed.memory_bytes)
-        if paused:
-            self.estimate.paused_ns.append(times)
-        else:
-            self.estimate.times_ns.setdefault(rows, []).append(times)
-            self.estimate.cpu_ns[rows] = timed.cpu_ns / max(1, len(times))
-
-    def answers(self, requests: Sequence[list[Tensor]], seconds: float) -> list[dict[str, np.ndarray]]:
-        """What the engine answers to the first of these, as many as it computes in so long."""
-        self._send(Ask(list(requests), seconds))
-        answered = msgspec.msgpack.decode(self._receive(), type=Answered)
-        if answered.error:
-            raise EstimateError(answered.error)
-        return [unpack(answer) for answer in answered.answers]
-
-    def close(self) -> None:
-        """End the child."""
-        for pipe in (self._child.stdin, self._child.stdout):
-            if pipe is not None:
-                with suppress(OSError):  # what is still to be written to a process that ended
-                    pipe.close()
-        try:
-            self._child.wait(_STOP_S)
-        except subprocess.TimeoutExpired:
-            self._child.kill()
-            self._child.wait()
-
-    def _send(self, message: object) -> None:
-        try:
-            write(cast(BinaryIO, self._child.stdin), message)
-        except OSError:
-            raise EstimateError("the process that measures it exited") from None
-
-    def _receive(self) -> bytes:
-        data = read(cast(BinaryIO, self._child.stdout))
-        if not data:
-            raise EstimateError("the process that measures it exited")
-        return data
 
 
 def typical(requests: Sequence[Mapping[str, np.ndarray]], *, batched: bool) -> list[dict[str, np.ndarray]]:

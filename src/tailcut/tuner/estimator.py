@@ -2,7 +2,7 @@
 
 One process for each configuration, so that their threads and memory are their own, and so that an engine that crashes
 costs one configuration. Jobs and answers travel through pipes as MessagePack, each behind its length; nothing is
-pickled. The parent's side is `estimate.py`.
+pickled. The parent's side is `engine_estimate.py`.
 """
 
 import itertools

@@ -24,7 +24,7 @@ from tailcut.machine.fingerprint import fingerprint
 from tailcut.runtime.pipeline_settings import StageSettings
 from tailcut.runtime.profile import ModelRef, Profile
 from tailcut.runtime.settings import Settings
-from tailcut.tuner.estimate import EngineEstimate
+from tailcut.tuner.engine_estimate import EngineEstimate
 from tailcut.tuner.simulate import WayIn
 from tailcut.tuner.space import Wiring
 

@@ -27,12 +27,14 @@ from tailcut.spec import Rows
 from tailcut.tuner.budget import SearchSize, ways_s
 from tailcut.tuner.calibrate import CalibrationError, Copies, Copy, Material, copies_for
 from tailcut.tuner.converted import onnx_copy
-from tailcut.tuner.estimate import NO_TIME, EngineEstimate, estimate_engines, typical
+from tailcut.tuner.engine_estimate import EngineEstimate
+from tailcut.tuner.estimate import NO_TIME, estimate_engines, typical
 from tailcut.tuner.estimator import pack
 from tailcut.tuner.events import Estimated, Phase
 from tailcut.tuner.finalists import PredictedConfiguration, kinds_of
 from tailcut.tuner.judging import Judging, Wrong
 from tailcut.tuner.learning import facts_of
+from tailcut.tuner.model_ways import ways_of, with_wiring
 from tailcut.tuner.pixels import as_pixels
 from tailcut.tuner.prediction import PredictionParts, configurations, predict
 from tailcut.tuner.records import Rejected, TuneOutcome, precision_of
@@ -50,23 +52,12 @@ from tailcut.tuner.space import (
     engine_choices,
     quickest_wire,
     up_to,
-    wirings,
     without,
-)
-from tailcut.tuner.ways import (
-    PROBED,
-    USUAL,
-    measure_ways,
-    measured_wiring,
-    real_engines,
-    way_settings,
-    wiring_settings,
 )
 from tailcut.wire.v2.call import model_path
 
 _STATIC = "int8_static"
 _ASKED = 48  # requests, of an engine before it is measured: what is wrong for one in ten is hardly missed
-_SLOW_CALL_NS = 2_500_000  # from here on, what a way in costs is a few hundredths
 
 
 class ModelSpace:
@@ -351,55 +342,10 @@ class ModelSpace:
         kind = (str(estimate.options.name), str(estimate.options.precision))
         return kind not in self._session.rejected or kind[1] == _STATIC
 
-    def _find_wiring(self) -> None:
-        """Measure which way requests travel the quickest, where there are several."""
-        session = self._session
-        if len(wirings(self.facts)) == 1:
-            return
-        settings = wiring_settings(self.facts)
-        wiring = session.journal.wiring(settings)
-        if wiring is None:
-            session.tell(Phase("measuring transports: encodings, Unix sockets, shared memory"))
-            wiring = measured_wiring(session.servers, self.facts, session.plan.way_s)
-            session.servers.keep(session.base)
-            session.journal.add_wiring(settings, wiring)
-        session.tell(Phase(f"the fastest transport is {wiring.wire} over {wiring.socket}"))
-        self.facts = replace(self.facts, wiring=wiring)
-
-    def _measured_ways(self) -> Ways:
-        """What the quickest wire costs with each dispatch, and what the engines that compute add to it."""
-        self._find_wiring()
-        session = self._session
-        settings = {name: way_settings(self.facts, name) for name in PROBED}
-        engines = real_engines([estimate for estimate in self.estimates if _is_known(estimate)])
-        known = {
-            name: way
-            for name, own_settings in settings.items()
-            if (way := session.journal.way(own_settings)) is not None
-        }
-        names = [str(engine.options.name) for engine in engines]
-        slower = {name: engine_ns for name in names if (engine_ns := session.journal.engine_ns(name)) is not None}
-        if len(known) == len(settings) and len(slower) == len(names):
-            session.tell(Phase(f"reusing the measured cost of receiving requests from {session.journal.name}"))
-            return Ways(known, slower)
-        slow = min(estimate.alone_ns for estimate in self.estimates if _is_known(estimate)) >= _SLOW_CALL_NS
-        if slow:
-            session.tell(Phase("assuming the usual cost of receiving requests: the model's calls take far longer"))
-            for name, way in USUAL.items():
-                session.journal.add_way(settings[name], way, measured=False)
-            return Ways(USUAL, dict.fromkeys(names, 0))
-        session.tell(Phase("measuring the cost of receiving requests, with an engine that computes nothing"))
-        ways = measure_ways(session.servers, settings, session.plan.way_s, engines)
-        session.servers.keep(session.base)
-        for name, way in ways.by_dispatch.items():
-            session.journal.add_way(settings[name], way)
-        for engine in engines:
-            session.journal.add_engine_ns(engine.options, ways.engine_ns[engine.options.name])
-        return ways
-
     def _parts(self) -> PredictionParts:
         if self._ways is None:
-            self._ways = self._measured_ways()
+            self.facts = with_wiring(self._session, self.facts)
+            self._ways = ways_of(self._session, self.facts, [each for each in self.estimates if _is_known(each)])
         session = self._session
         mix = mix_of(session.requests, batched=session.spec.batched)
         return PredictionParts(self.facts, self._ways, float(usable_cpus()), session.wanted.rows, mix)

@@ -13,7 +13,7 @@ from tailcut.runtime.rows import RowsSetting
 from tailcut.runtime.settings import Settings
 from tailcut.runtime.thread_budget import spinning_threads
 from tailcut.spec import Rows
-from tailcut.tuner.estimate import EngineEstimate
+from tailcut.tuner.engine_estimate import EngineEstimate
 from tailcut.tuner.finalists import PredictedConfiguration
 from tailcut.tuner.objective import Objective
 from tailcut.tuner.shapes import ALIKE, ShapeMix, padded_mix

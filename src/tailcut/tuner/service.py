@@ -16,7 +16,7 @@ from tailcut.machine.quota import usable_cpus
 from tailcut.runtime.profile import Profile
 from tailcut.runtime.settings import Settings
 from tailcut.runtime.thread_budget import spinning_threads
-from tailcut.tuner.estimate import QUANTILES
+from tailcut.tuner.engine_estimate import QUANTILES
 from tailcut.tuner.journal import lines_of
 from tailcut.tuner.simulate import Configuration, ServiceTimes, WayIn
 

@@ -30,7 +30,7 @@ from tailcut.lab.load import LoadResult
 from tailcut.lab.trial import Arm
 from tailcut.machine.process import ProcessCost
 from tailcut.runtime.settings import Settings
-from tailcut.tuner.estimate import EngineEstimate
+from tailcut.tuner.engine_estimate import EngineEstimate
 from tailcut.tuner.servers import TrialServers
 from tailcut.tuner.simulate import WayIn, Ways
 from tailcut.tuner.space import BASELINE, SpaceFacts, Wiring, batch_sizes, changed, is_fast, quickest, wirings

@@ -6,7 +6,7 @@ from tailcut.engines.base import EngineOptions
 from tailcut.pipelines.stage import Stage, stage
 from tailcut.runtime.pipeline_settings import PipelineSettings, StageSettings, StepModelSettings
 from tailcut.runtime.settings import Settings
-from tailcut.tuner.estimate import EngineEstimate
+from tailcut.tuner.engine_estimate import EngineEstimate
 from tailcut.tuner.pipelines.estimating import StageCallTimes
 from tailcut.tuner.pipelines.space import (
     configurations,

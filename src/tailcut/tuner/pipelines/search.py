@@ -27,7 +27,8 @@ from tailcut.runtime.pipeline_settings import StepModelSettings
 from tailcut.runtime.profile import Profile
 from tailcut.runtime.settings import Settings
 from tailcut.tuner.budget import SearchSize
-from tailcut.tuner.estimate import EngineEstimate, estimate_engines, typical
+from tailcut.tuner.engine_estimate import EngineEstimate
+from tailcut.tuner.estimate import estimate_engines, typical
 from tailcut.tuner.events import Estimated, Event, Phase
 from tailcut.tuner.finalists import PredictedConfiguration
 from tailcut.tuner.journal import Journal, Key

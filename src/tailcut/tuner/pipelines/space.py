@@ -8,7 +8,7 @@ import msgspec
 from tailcut.pipelines.stage import Stage
 from tailcut.runtime.pipeline_settings import PipelineSettings, StageSettings, StepModelSettings
 from tailcut.runtime.settings import Settings
-from tailcut.tuner.estimate import EngineEstimate
+from tailcut.tuner.engine_estimate import EngineEstimate
 from tailcut.tuner.finalists import PredictedConfiguration
 from tailcut.tuner.pipelines.estimating import StageCallTimes
 from tailcut.tuner.pipelines.ways import Around, Way, expect, shortlist

@@ -1,0 +1,67 @@
+"""What ways into a server cost one model's tune: measured once, taken from the journal, or the usual figures."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from tailcut.tuner.engine_estimate import EngineEstimate
+from tailcut.tuner.events import Phase
+from tailcut.tuner.session import TuneSession
+from tailcut.tuner.simulate import Ways
+from tailcut.tuner.space import SpaceFacts, wirings
+from tailcut.tuner.ways import (
+    PROBED,
+    USUAL,
+    measure_ways,
+    measured_wiring,
+    real_engines,
+    way_settings,
+    wiring_settings,
+)
+
+_SLOW_CALL_NS = 2_500_000  # from here on, what a way in costs is a few hundredths
+
+
+def with_wiring(session: TuneSession, facts: SpaceFacts) -> SpaceFacts:
+    """The facts with the quickest way for requests to travel, measured where there are several."""
+    if len(wirings(facts)) == 1:
+        return facts
+    settings = wiring_settings(facts)
+    wiring = session.journal.wiring(settings)
+    if wiring is None:
+        session.tell(Phase("measuring transports: encodings, Unix sockets, shared memory"))
+        wiring = measured_wiring(session.servers, facts, session.plan.way_s)
+        session.servers.keep(session.base)
+        session.journal.add_wiring(settings, wiring)
+    session.tell(Phase(f"the fastest transport is {wiring.wire} over {wiring.socket}"))
+    return replace(facts, wiring=wiring)
+
+
+def ways_of(session: TuneSession, facts: SpaceFacts, estimates: Sequence[EngineEstimate]) -> Ways:
+    """What the quickest wire costs with each dispatch, and what the engines that compute add to it.
+
+    Args:
+        estimates: of all engine configurations that were measured.
+    """
+    settings = {name: way_settings(facts, name) for name in PROBED}
+    engines = real_engines(estimates)
+    known = {
+        name: way for name, own_settings in settings.items() if (way := session.journal.way(own_settings)) is not None
+    }
+    names = [str(engine.options.name) for engine in engines]
+    slower = {name: engine_ns for name in names if (engine_ns := session.journal.engine_ns(name)) is not None}
+    if len(known) == len(settings) and len(slower) == len(names):
+        session.tell(Phase(f"reusing the measured cost of receiving requests from {session.journal.name}"))
+        return Ways(known, slower)
+    if min(estimate.alone_ns for estimate in estimates) >= _SLOW_CALL_NS:
+        session.tell(Phase("assuming the usual cost of receiving requests: the model's calls take far longer"))
+        for name, way in USUAL.items():
+            session.journal.add_way(settings[name], way, measured=False)
+        return Ways(USUAL, dict.fromkeys(names, 0))
+    session.tell(Phase("measuring the cost of receiving requests, with an engine that computes nothing"))
+    ways = measure_ways(session.servers, settings, session.plan.way_s, engines)
+    session.servers.keep(session.base)
+    for name, way in ways.by_dispatch.items():
+        session.journal.add_way(settings[name], way)
+    for engine in engines:
+        session.journal.add_engine_ns(engine.options, ways.engine_ns[engine.options.name])
+    return ways
