@@ -252,3 +252,22 @@ def test_every_request_is_counted_and_has_its_trace(controlled: Server) -> None:
     with controlled.connect() as wire:
         tail = json.loads(wire.ask(b"GET /v2/models/pair/tail HTTP/1.1\r\nHost: x\r\n\r\n").body)
     assert tail["requests"] == 10
+
+
+def test_clients_that_come_late_are_known_too(models: Path) -> None:
+    """After hundreds of messages of one length that were unlike each other, those of a newcomer are still noted."""
+
+    async def use(make: Callable[[], Plans]) -> None:
+        plans, row = make(), KNOWN["one row"]
+        either = [changed(row, id="x"), changed(row, id="x")]
+        for number, message in enumerate(either, 1):
+            message.parameters["number"].int64_param = number
+        for _ in range(300):
+            for message in either:
+                await said(plans, message.SerializeToString())
+        newcomer = changed(row, id="one that comes late").SerializeToString()
+        for _ in range(20):
+            await said(plans, newcomer)
+        assert await said_at_once(plans, newcomer) == await said(make(), newcomer)
+
+    with_plans(models, use)

@@ -16,7 +16,8 @@ from tailcut.wire.v2 import InferRequest
 
 _PLANS = 1024  # kept at most
 _LEAD_BYTES = 2048  # longer ones are not kept
-_NOTED = 256  # until the models change
+_LENGTHS = 256  # of messages, of which the last one is kept
+_NOTED, _EVERY = 256, 16  # messages in a row until the models change, and of those after them
 _SEEN = 4096  # leads that came once, as their hashes
 
 
@@ -43,7 +44,7 @@ class Plans:
         self._plans: BytesMemo[bytes, LeadPlan] = BytesMemo(_PLANS)
         self._seen: BytesMemo[int, bool] = BytesMemo(_SEEN)
         self.find = self._plans.get
-        self._known: dict[int, MessageTemplate] = {}  # of the messages that gather, the last one of each length
+        self._known: BytesMemo[int, MessageTemplate] = BytesMemo(_LENGTHS)  # that gather, the last one of each length
         self._noted = 0
         self.known = self._known.get
         state.context.models.changed.append(self._forget)
@@ -72,11 +73,13 @@ class Plans:
     def note(self, data: bytes, lead: MessageLead, plan: LeadPlan) -> None:
         """A message was found by its lead: the next one of its length is probably like it.
 
-        Not where too many are unlike each other, which costs more than it saves.
+        Where many are unlike each other, noting all costs more than it saves; clients that come later are still noted.
         """
-        if plan.gathers and isinstance(plan.form, Form) and self._noted < _NOTED:
-            self._noted += 1
-            self._known[PREFIX_BYTES + len(data)] = MessageTemplate(Whole.of(data, lead, plan.form), plan)
+        if not (plan.gathers and isinstance(plan.form, Form)):
+            return
+        self._noted += 1
+        if self._noted <= _NOTED or self._noted % _EVERY == 0:
+            self._known.keep(PREFIX_BYTES + len(data), MessageTemplate(Whole.of(data, lead, plan.form), plan))
 
     def _forget(self) -> None:
         self._plans.clear()
