@@ -1,12 +1,10 @@
 """What tests of several packages ask in the same way, and what all of them start from."""
 
+import functools
 import logging
 import signal
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -46,12 +44,12 @@ def mistake(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
 
 
 @pytest.fixture
-def launched_trials(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The servers that this process measures (`tailcut.lab.trial`) come from `tests.servers.start`."""
-    from tests.servers import start
+def forked_trials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All servers that this process measures (`tailcut.lab.trial`) are forked, by the tests' own fork server."""
+    from tailcut.lab.fork_server import fork
+    from tests.servers import MODULES
 
-    def popen(command: list[str], **options: Any) -> object:
-        return start(command[3:], options["stderr"], {})  # after PYTHON -m tailcut
-
-    stand_in = SimpleNamespace(Popen=popen, PIPE=subprocess.PIPE, TimeoutExpired=subprocess.TimeoutExpired)
-    monkeypatch.setattr("tailcut.lab.trial.subprocess", stand_in)
+    run = functools.partial(fork, modules=MODULES)
+    monkeypatch.setattr("tailcut.lab.trial.execute", run)
+    monkeypatch.setattr("tailcut.lab.trial.modules_of", lambda profile: MODULES)
+    monkeypatch.setattr("tailcut.tuner.servers.modules_of", lambda profile: MODULES)

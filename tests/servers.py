@@ -6,18 +6,19 @@ import select
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Self
 
-from tests.launcher import Launched, inherits_the_same, launch, launcher
+from tailcut.lab.fork_server import FAST_PATH, SERVER, ForkedCommand, execute, fork, prepare
 
-launcher()  # before a test gives its children a control group
+MODULES = (*SERVER, *FAST_PATH, "tailcut.pipelines.model", "tailcut.engines.onnxruntime")
+prepare(MODULES)  # before a test gives its children a control group
 TIMEOUT_S = 20.0
 _START_S = 180.0  # hundreds of models, beside other work
 _PATIENCE_S = 60.0
@@ -28,7 +29,7 @@ _FIRST_LOOK_S, _LAST_LOOK_S = 0.002, 0.05
 class Server:
     """A child process that is ready, and where it listens."""
 
-    process: subprocess.Popen | Launched
+    process: "subprocess.Popen[bytes] | ForkedCommand"
     host: str
     port: int
     stderr: Path
@@ -84,7 +85,7 @@ def ready(
     try:
         assert process.stdout is not None
         ready, _, _ = select.select([process.stdout], [], [], _START_S)
-        line = process.stdout.readline() if ready else ""
+        line = process.stdout.readline().decode() if ready else ""
         assert line, f"the server did not start: {stderr.read_text()}"
         address = json.loads(line)
         yield Server(process, address["host"], address["port"], stderr, address["grpc_port"]), line
@@ -96,12 +97,12 @@ def ready(
             process.stdout.close()
 
 
-def start(command: Sequence[str], stderr: IO[bytes], env: Mapping[str, str]) -> subprocess.Popen | Launched:
-    """Run `tailcut COMMAND`: at once where the environment is Tailcut's own, and else executed anew."""
-    if all(name.startswith("TAILCUT_") for name in env) and inherits_the_same():
-        return launch(*command, stderr=stderr, env=os.environ | env)
-    program = [sys.executable, "-m", "tailcut", *command]
-    return subprocess.Popen(program, stdout=subprocess.PIPE, stderr=stderr, text=True, env=os.environ | env)
+def start(
+    command: Sequence[str], stderr: IO[bytes], env: Mapping[str, str]
+) -> "subprocess.Popen[bytes] | ForkedCommand":
+    """Run `tailcut COMMAND`: forked where the environment is Tailcut's own, and else executed."""
+    run = partial(fork, modules=MODULES) if all(name.startswith("TAILCUT_") for name in env) else execute
+    return run(command, stderr, environment=os.environ | env)
 
 
 def until(true: Callable[[], object], server: Server) -> None:

@@ -169,6 +169,7 @@ def regret(name: str, arguments: argparse.Namespace, folder: Path) -> str:
     entries = [Entry("tuned", profile.settings), *(Entry(*pair) for pair in hands(facts))]
     entries.append(Entry("engine's defaults", changed(BASELINE, batching={"bind": False}, io={"wire": "json"})))
     servers = TrialServers(model, learned.spec, learned.requests)
+    servers.execute()
     if profile.model.quantized is not None:
         servers.copies = {profile.settings.engine.name: Path(profile.model.quantized.path)}
     if arguments.rivals:

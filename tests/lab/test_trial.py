@@ -40,7 +40,7 @@ def test_a_profile_is_served_and_ended(models: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("launched_trials")
+@pytest.mark.usefixtures("forked_trials")
 @pytest.mark.skipif(not sys.platform.startswith("linux") or usable_cpus() < 2, reason="no room for two workers")
 def test_a_profile_of_two_workers_is_measured_like_any_other(models: Path) -> None:
     """Its load is answered by both, and what both spent is its cost."""
@@ -59,7 +59,7 @@ def test_a_profile_of_two_workers_is_measured_like_any_other(models: Path) -> No
     assert (cost.cpu_ns or 0) > 1_000
 
 
-@pytest.mark.usefixtures("launched_trials")
+@pytest.mark.usefixtures("forked_trials")
 def test_a_profile_that_cannot_be_served_says_why(models: Path) -> None:
     """The server's own last line is the error, and no child is left."""
     profile = Profile.of_model(models / "mlp.onnx", Settings())
@@ -100,7 +100,7 @@ def test_blocks_take_turns() -> None:
     assert [run.spent.per_request() for run in runs] == [None, None]  # nobody named a process
 
 
-@pytest.mark.usefixtures("launched_trials")
+@pytest.mark.usefixtures("forked_trials")
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no /proc")
 def test_blocks_have_their_servers_cost(models: Path) -> None:
     """What a server spends in its open blocks is told a request; closed blocks do not count."""

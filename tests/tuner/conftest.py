@@ -5,6 +5,6 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def launched(request: pytest.FixtureRequest) -> None:
-    """From an imported process; a real tune (marked slow) executes them as a user's does."""
+    """All by fork; a real tune (marked slow) executes those that it does for a user."""
     if request.node.get_closest_marker("slow") is None:
-        request.getfixturevalue("launched_trials")
+        request.getfixturevalue("forked_trials")

@@ -1,5 +1,6 @@
 """Servers of a tune: what is sent to them by each way, and that nothing of it stays."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +32,7 @@ def servers(tmp_path: Path) -> Iterator[TrialServers]:
 
 
 def regions() -> set[str]:
-    return {path.name for path in SHARED.glob("tailcut-*")}
+    return {path.name for path in SHARED.glob(f"tailcut-{os.getpid()}-*")}
 
 
 def loaded(arm: Arm) -> LoadResult:
@@ -82,3 +83,17 @@ def test_what_a_change_costs_is_told(servers: TrialServers) -> None:
     words = servers.compared(other, item)
     assert words.count("s to start and ") == 2
     assert " MB; before it " in words
+
+
+def test_the_first_server_is_executed_and_those_of_a_claim(servers: TrialServers) -> None:
+    """Those between are forked, and stop when claims begin; how long a start takes is known from the first on."""
+    first, other, third = (changed(BASELINE, batching={"max_batch_size": size}) for size in (1, 2, 4))
+    assert servers.start_s == servers.executing_s(1) == 0.0
+    running = [servers.of(first)]
+    assert 0 < servers.start_s <= servers.executing_s(1) < servers.executing_s(64)
+    running += [servers.of(settings) for settings in (other, third)]
+    assert [server._forked for server in running] == [False, True, True]
+    servers.execute()
+    assert servers.of(first) is running[0]
+    assert not servers.of(other)._forked
+    assert [server.pid is None for server in running] == [False, True, True]

@@ -3,16 +3,13 @@
 A child is given a profile file and nothing else, so what is measured is what a user's `tailcut serve` will do.
 """
 
-import ctypes
 import json
 import os
 import select
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,8 +21,8 @@ import numpy as np
 from tailcut.errors import TailcutError
 from tailcut.lab.client import closed_loop, open_loop
 from tailcut.lab.cost import Spent, watched
+from tailcut.lab.fork_server import FAST_PATH, SERVER, ForkedCommand, execute, fork
 from tailcut.lab.load import LoadResult, LoadTarget, NotListeningError, Payload, failed_result
-from tailcut.machine.affinity import pinned
 from tailcut.machine.process import ProcessCost
 from tailcut.runtime.profile import Profile
 
@@ -33,11 +30,15 @@ _START_S = 120.0
 _STOP_S = 10.0
 _REPEATED = 0.25  # of an arm's blocks, at most
 FAILED_MS = 1e12  # latency of a failed request, beyond any other: its answer never came
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class ServeError(TailcutError):
     """A profile that cannot be served; carries the server's own last line."""
+
+
+def modules_of(profile: Profile) -> tuple[str, ...]:
+    """What a server of a profile imports in any case."""
+    return SERVER + (FAST_PATH if profile.settings.io.fast_path else ())
 
 
 class ServedProfile:
@@ -48,6 +49,7 @@ class ServedProfile:
         arguments: more options of `tailcut serve`.
         neighbours: more profiles, of models that the same server serves.
         cpus: that the child runs on; None for all that this process may use.
+        forked: it need not be executed, as a user's is (see `fork_server.py`).
     """
 
     def __init__(
@@ -57,13 +59,15 @@ class ServedProfile:
         *,
         neighbours: Sequence[Profile] = (),
         cpus: tuple[int, ...] | None = None,
+        forked: bool = False,
     ) -> None:
         self._cpus = cpus
+        self._forked = forked
         self.profile = profile
         self._profiles = (profile, *neighbours)
         self._arguments = arguments
         self._folder: tempfile.TemporaryDirectory[str] | None = None
-        self._child: subprocess.Popen[bytes] | None = None
+        self._child: subprocess.Popen[bytes] | ForkedCommand | None = None
         self.target = LoadTarget()
 
     def __enter__(self) -> Self:
@@ -106,22 +110,18 @@ class ServedProfile:
         paths = [folder / f"trial{number or ''}.profile.toml" for number in range(len(self._profiles))]
         for profile, path in zip(self._profiles, paths, strict=True):
             profile.save(path)
-        command = [sys.executable, "-m", "tailcut", "serve", *map(str, paths), "--port", "0", "--json"]
+        command = ["serve", *map(str, paths), "--port", "0", "--json"]
         command += self._arguments
         if self.profile.settings.io.socket == "unix":
             command += ["--uds", str(folder / "socket")]
         if self.profile.settings.io.wire == "shared":
             command += ["--shared-memory", self.shared_prefix]
-        confined = nullcontext() if self._cpus is None else pinned(self._cpus)  # the child inherits it
-        with (folder / "stderr").open("wb") as stderr, confined:
-            # A session of its own: Ctrl-C in the terminal is for the tuner, which stops its children itself.
-            self._child = subprocess.Popen(  # noqa: S603  our own interpreter; the hook makes one system call
-                command,
-                stdout=subprocess.PIPE,
-                stderr=stderr,
-                start_new_session=True,
-                preexec_fn=_die_with_parent,  # noqa: PLW1509  it makes one system call and takes no lock
-            )
+        with (folder / "stderr").open("wb") as stderr:
+            if self._forked:
+                modules = modules_of(self.profile)
+                self._child = fork(command, stderr, modules=modules, cpus=self._cpus)
+            else:
+                self._child = execute(command, stderr, cpus=self._cpus)
 
     def wait_ready(self) -> None:
         """Wait until the child that was begun listens.
@@ -272,9 +272,3 @@ def closed_block(arms: Sequence[Arm], runs: Sequence[ArmRuns], *, concurrency: i
     for arm, run in zip(arms, runs, strict=True):
         warmup_s = min(0.1, duration_s / 5)
         run.add_closed(closed_run(arm, concurrency=concurrency, duration_s=duration_s, warmup_s=warmup_s))
-
-
-def _die_with_parent() -> None:
-    """Have the kernel end the child when its parent is gone, however that went (prctl(2), PR_SET_PDEATHSIG)."""
-    if sys.platform.startswith("linux"):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -120,10 +120,10 @@ class TimePlan:
         """The most that the verification may take of the budget."""
         return _MOST_VERIFY * self.budget_s
 
-    def needs_verification_s(self, seconds: float) -> None:
-        """A p99 of each arm takes so long: the search gives way to it, up to a point."""
+    def needs_verification_s(self, seconds: float, starting_s: float = 0.0) -> None:
+        """A p99 of each arm takes so long, and before it the start of their servers: the search gives way to them."""
         self.needed_s = seconds
-        self.verify_s = max(self.verify_s, seconds)
+        self.verify_s = max(self.verify_s, seconds + starting_s)
 
     @property
     def end(self) -> float:

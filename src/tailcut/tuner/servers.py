@@ -1,4 +1,8 @@
-"""The servers that a tune has running: one for each configuration, as a user would start it."""
+"""The servers that a tune has running, one for each configuration: what is claimed comes from executed ones.
+
+The first one is executed as a user's is, and so are those of the verification. Those between them, of which there are
+many, are forked, which leaves out the imports (docs/decisions/068-servers-of-a-tune-are-forked.md).
+"""
 
 import os
 import time
@@ -11,10 +15,11 @@ import numpy as np
 
 from tailcut.engines.base import EngineOptions, U8Input
 from tailcut.engines.files import ENGINES_OF, FileKind
+from tailcut.lab.fork_server import imported_s, prepare
 from tailcut.lab.load import LoadTarget, Payload
 from tailcut.lab.payload import Wire, encoded, infer_payload
 from tailcut.lab.shared import SharedLoad
-from tailcut.lab.trial import Arm, ServedProfile
+from tailcut.lab.trial import Arm, ServedProfile, modules_of
 from tailcut.machine.process import peak_bytes
 from tailcut.machine.quota import affinity_mask, free_bytes, usable_cpus
 from tailcut.runtime.profile import Profile
@@ -26,6 +31,7 @@ from tailcut.tuner.space import changed
 
 _PAYLOADS = 32  # distinct requests sent in turn
 _FILLED = 0.8  # of the free memory, by servers
+_LEAST_START_S = 0.2  # of a forked server
 
 
 class TrialServers:
@@ -58,7 +64,10 @@ class TrialServers:
         self._requests = requests[:_PAYLOADS]
         self._running: dict[Settings, ServedProfile] = {}
         self._launched: set[Settings] = set()  # of these, those that were not waited for yet
-        self._started, self._waited_s = 0, 0.0
+        self._forks = True
+        self._executed: set[Settings] = set()
+        self._executed_s = 0.0  # until the first one was ready
+        self._started, self._waited_s = 0, 0.0  # forked ones, and how long they were waited for
         self._begun: dict[Settings, float] = {}
         self._took_s: dict[Settings, float] = {}  # to start, others beside it or not
         self.copies: Mapping[str, Path] = {}  # for precision int8_static, by engine
@@ -84,9 +93,12 @@ class TrialServers:
             except BaseException:
                 self._running.pop(key)
                 raise
-            self._started += 1
-            self._waited_s += time.monotonic() - began
             self._took_s[key] = time.monotonic() - self._begun[key]
+            if key in self._executed:
+                self._executed_s = self._executed_s or self._took_s[key]
+            else:
+                self._started += 1
+                self._waited_s += time.monotonic() - began
         return server
 
     def launch(self, *settings: Settings) -> None:
@@ -95,9 +107,14 @@ class TrialServers:
             if self.has_ended(key):
                 self._stop(key)
             if key not in self._running:
-                server = ServedProfile(self.profile(key), cpus=self._cpus)
+                profile, forked = self.profile(key), self._forks and bool(self._begun)
+                server = ServedProfile(profile, cpus=self._cpus, forked=forked)
+                if not self._begun:
+                    prepare(modules_of(profile))
                 self._begun[key] = time.monotonic()
                 server.begin()
+                self._executed.difference_update([key] if forked else [])
+                self._executed.update([] if forked else [key])
                 self._running[key] = server
                 self._launched.add(key)
 
@@ -106,10 +123,22 @@ class TrialServers:
         key = _key(settings)
         return key in self._running and key not in self._launched and self._running[key].ended
 
+    def execute(self) -> None:
+        """Have servers be executed from now on, and stop those that were forked."""
+        self._forks = False
+        self.keep(*self._executed)
+
+    def executing_s(self, count: int) -> float:
+        """How long it takes to execute so many at a time; 0 before the first."""
+        return self._executed_s * max(1.0, count / usable_cpus())
+
     @property
     def start_s(self) -> float:
-        """How long a start was waited for on average; 0 before the first."""
-        return self._waited_s / max(1, self._started)
+        """How long a forked start was waited for on average, or is expected to be; 0 before the first start."""
+        if self._started or not self._executed_s:
+            return self._waited_s / max(1, self._started)
+        spared_s = min(imported_s(modules_of(self.profile(key))) for key in self._begun)
+        return max(_LEAST_START_S, self._executed_s - spared_s)
 
     def compared(self, settings: Settings, other: Settings) -> str:
         """How long each took to start, and what memory it has: both are running; nothing where that cannot be read."""

@@ -311,6 +311,7 @@ class JointSearch:
         Where the tuned server ends meanwhile, the next best combination takes its place.
         """
         self._tell(Phase("verifying: baseline and tuned in turns, all models together, on fresh samples"))
+        self._servers.execute()
         while True:
             try:
                 self._settle()

@@ -27,6 +27,7 @@ class JointServers:
         self._arrivals = arrivals
         self._running: dict[Combination, ServedProfile] = {}
         self.start_s = 0.0  # how long the last start took
+        self._forks = True
 
     def of(self, combination: Combination) -> ServedProfile:
         """A running server of this combination.
@@ -38,7 +39,8 @@ class JointServers:
             first, *others = [
                 model.profile(settings) for model, settings in zip(self._models, combination, strict=True)
             ]
-            server, began = ServedProfile(first, neighbours=others, cpus=self._cpus), time.monotonic()
+            server = ServedProfile(first, neighbours=others, cpus=self._cpus, forked=self._forks)
+            began = time.monotonic()
             server.start()
             self._running[combination], self.start_s = server, time.monotonic() - began
         return self._running[combination]
@@ -58,6 +60,11 @@ class JointServers:
             Stream(model.payloads(target, settings), arrivals)
             for model, settings, arrivals in zip(self._models, combination, self._arrivals, strict=True)
         ]
+
+    def execute(self) -> None:
+        """Have servers be executed from now on, as a user's are, and stop those that run."""
+        self._forks = False
+        self.keep()
 
     def keep(self, *combinations: Combination) -> None:
         """Stop all others."""

@@ -1,0 +1,307 @@
+"""Starts `tailcut` commands by fork from a process that has imported them already: most of a start are imports.
+
+A tune starts some twenty servers, and importing takes each one to two seconds of a core. A command that is forked here
+is a process of its own, with its own session, descriptors, working directory and environment, and nothing is imported
+for it that it would not import by itself. Pages of libraries that only their initialisation reads are not in its
+memory, so a claim about memory needs a command that is executed. What a process inherits when it is executed (its
+control group, its limits) has to be what the fork server inherited; where it is not, and on systems other than Linux,
+commands are executed.
+"""
+
+import ctypes
+import functools
+import json
+import os
+import resource
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import nullcontext
+from importlib import import_module
+from pathlib import Path
+from typing import IO, Any
+
+from tailcut.machine.affinity import pinned
+
+# What each server imports, and what it imports for the fast path; no engine, of which it loads those that it needs.
+SERVER = (
+    "tailcut.cli.main",
+    "tailcut.cli.options",
+    "tailcut.cli.serve",
+    "tailcut.server.app",
+    "tailcut.cli.serving.bare_models",
+    "tailcut.machine.reserve",
+)
+FAST_PATH = ("tailcut.server.fastpath.tables", "tailcut.kernels.sockets")
+_LARGEST = 1 << 17  # bytes of one order: arguments and environment
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+class ForkServerError(Exception):
+    """The fork server is gone, or an order is too large for it."""
+
+
+class ForkedCommand:
+    """A running command, with the part of `subprocess.Popen` that servers need."""
+
+    def __init__(self, forks: "ForkServer", pid: int, stdout: IO[bytes]) -> None:
+        self.pid, self.stdout = pid, stdout
+        self.returncode: int | None = None
+        self._forks = forks
+        self._reaping = threading.Lock()  # threads of a load ask whether it runs
+        self._end = os.pidfd_open(pid)
+
+    def poll(self) -> int | None:
+        """The exit code, or the negative number of the signal that ended it; None while it runs."""
+        return self._code(0.0)
+
+    def wait(self, timeout: float | None = None) -> int:
+        """The exit code; `subprocess.TimeoutExpired` if it still runs after `timeout` seconds."""
+        code = self._code(timeout)
+        if code is None:
+            raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0.0)
+        return code
+
+    def send_signal(self, number: int) -> None:
+        """Send it a signal, unless it has ended."""
+        if self.poll() is None:
+            signal.pidfd_send_signal(self._end, number)
+
+    def kill(self) -> None:
+        """End it at once."""
+        self.send_signal(signal.SIGKILL)
+
+    def _code(self, timeout: float | None) -> int | None:
+        if self.returncode is not None:
+            return self.returncode
+        waiting = select.poll()
+        waiting.register(self._end, select.POLLIN)
+        if not waiting.poll(None if timeout is None else 1000 * timeout):
+            return None
+        with self._reaping:
+            if self.returncode is None:
+                try:
+                    self.returncode = self._forks.order({"reap": self.pid})
+                except ForkServerError:  # its children end with it
+                    self.returncode = -signal.SIGKILL
+                os.close(self._end)
+        return self.returncode
+
+
+class ForkServer:
+    """The process that has imported everything, and the socket that it takes orders from.
+
+    Args:
+        modules: that it imports.
+    """
+
+    def __init__(self, modules: Sequence[str]) -> None:
+        self.inherited = _inherited()
+        self._lock = threading.Lock()
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            # A session of its own: Ctrl-C in the terminal is for the process that gives the orders.
+            subprocess.Popen(  # noqa: S603  our own interpreter and module
+                [sys.executable, "-m", "tailcut.lab.fork_server", str(theirs.fileno()), *modules],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+
+    @functools.cached_property
+    def imported_s(self) -> float:
+        """How long its imports took; waits until they are done, and is 0 where it ended meanwhile."""
+        try:
+            return self.order({"imported": True}) / 1e9
+        except ForkServerError:
+            return 0.0
+
+    def order(self, order: Mapping[str, object], descriptors: Sequence[int] = ()) -> int:
+        """Send an order, and wait for the number that answers it.
+
+        Raises:
+            ForkServerError: there is no answer.
+        """
+        with self._lock:
+            try:
+                socket.send_fds(self._socket, [json.dumps(order).encode()], descriptors)
+                answer = self._socket.recv(32)
+            except OSError as error:
+                raise ForkServerError(str(error)) from None
+        if not answer:
+            raise ForkServerError("it has ended")
+        return int(answer)
+
+
+def prepare(modules: tuple[str, ...]) -> None:
+    """Have the imports begin, where commands can be forked."""
+    if sys.platform == "linux":
+        fork_server(modules)
+
+
+def imported_s(modules: tuple[str, ...]) -> float:
+    """How much of a start a command is spared that is forked, where it can be."""
+    return fork_server(modules).imported_s if sys.platform == "linux" else 0.0
+
+
+@functools.cache
+def fork_server(modules: tuple[str, ...]) -> ForkServer:
+    """The one of this process that has these modules; it begins to import them at the first call."""
+    return ForkServer(modules)
+
+
+def execute(
+    arguments: Sequence[str],
+    stderr: IO[bytes],
+    *,
+    cpus: Collection[int] | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> subprocess.Popen[bytes]:
+    """Run `tailcut ARGUMENTS` as a user does, but in a session of its own, with its standard output on a pipe.
+
+    It ends with the thread that starts it.
+
+    Args:
+        cpus: that it runs on; None for those of this thread.
+        environment: instead of this process's.
+    """
+    with nullcontext() if cpus is None else pinned(cpus):  # the child inherits it
+        return subprocess.Popen(  # noqa: S603  our own interpreter; the hook makes one system call
+            [sys.executable, "-m", "tailcut", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            env=environment,
+            start_new_session=True,
+            preexec_fn=_die_with_parent,  # noqa: PLW1509  it makes one system call and takes no lock
+        )
+
+
+def fork(
+    arguments: Sequence[str],
+    stderr: IO[bytes],
+    *,
+    modules: tuple[str, ...] = SERVER,
+    cpus: Collection[int] | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> subprocess.Popen[bytes] | ForkedCommand:
+    """As `execute`, but forked where that is the same; it ends with this process.
+
+    Args:
+        modules: that it imports anyway.
+    """
+    if sys.platform == "linux":
+        try:
+            forks = fork_server(modules)
+            if forks.inherited == _inherited():
+                return _forked(forks, arguments, stderr, cpus, environment)
+        except ForkServerError:
+            pass
+    return execute(arguments, stderr, cpus=cpus, environment=environment)
+
+
+def _forked(
+    forks: ForkServer,
+    arguments: Sequence[str],
+    stderr: IO[bytes],
+    cpus: Collection[int] | None,
+    environment: Mapping[str, str] | None,
+) -> ForkedCommand:
+    read, write = os.pipe()
+    order = {
+        "run": list(arguments),
+        "folder": str(Path.cwd()),
+        "environment": dict(os.environ if environment is None else environment),
+        "cpus": None if cpus is None else sorted(cpus),
+    }
+    try:
+        pid = forks.order(order, (write, stderr.fileno()))
+    except ForkServerError:
+        os.close(read)
+        raise
+    finally:
+        os.close(write)
+    return ForkedCommand(forks, pid, os.fdopen(read, "rb"))
+
+
+def _inherited() -> tuple[object, ...]:
+    """What a process that is executed now inherits, beside its environment."""
+    names = ("NOFILE", "AS", "FSIZE", "MEMLOCK", "NPROC", "CORE", "STACK")
+    limits = [resource.getrlimit(getattr(resource, f"RLIMIT_{name}")) for name in names]
+    group = Path("/proc/self/cgroup").read_text(encoding="utf-8")
+    return group, os.sched_getaffinity(0), os.getpriority(os.PRIO_PROCESS, 0), limits
+
+
+def _die_with_parent() -> None:
+    """Have the kernel end the child when its parent is gone, however that went (prctl(2), PR_SET_PDEATHSIG)."""
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _take_orders(control: socket.socket, imported_ns: int) -> list[str] | None:
+    """Obey until the other side has ended: None then, and the arguments of its command in each child."""
+    own = os.getpid()
+    while True:
+        text, descriptors, _, _ = socket.recv_fds(control, _LARGEST, 2)
+        if not text:
+            return None
+        order = json.loads(text)
+        if "imported" in order:
+            number = imported_ns
+        elif "reap" in order:
+            number = os.waitstatus_to_exitcode(os.waitpid(order["reap"], 0)[1])
+        else:
+            number = os.fork()
+            if number == 0:
+                control.close()
+                _become(order, own, *descriptors)
+                return list(order["run"])
+        for descriptor in descriptors:
+            os.close(descriptor)
+        control.send(b"%d" % number)
+
+
+def _become(order: Mapping[str, Any], parent: int, stdout: int, stderr: int) -> None:
+    """Take the place of a process that was executed for this order."""
+    _die_with_parent()
+    if os.getppid() != parent:
+        os._exit(1)
+    os.setsid()
+    os.dup2(stdout, 1)
+    os.dup2(stderr, 2)
+    os.close(stdout)
+    os.close(stderr)
+    os.chdir(order["folder"])
+    os.environ.clear()
+    os.environ.update(order["environment"])
+    if order["cpus"] is not None:
+        os.sched_setaffinity(0, order["cpus"])
+    sys.path[0] = order["folder"]
+    sys.argv = ["tailcut", *order["run"]]
+    sys.orig_argv = [sys.executable, "-m", *sys.argv]
+
+
+def _main() -> None:
+    control = socket.socket(fileno=int(sys.argv[1]))
+    began = time.monotonic_ns()
+    for module in sys.argv[2:]:
+        import_module(module)
+    imported_ns = time.monotonic_ns() - began
+    # Libraries of numerical code have threads, which they stop before a fork and start again after it.
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*fork.*", category=DeprecationWarning)
+        arguments = _take_orders(control, imported_ns)
+    if arguments is not None:
+        from tailcut.cli.main import run  # noqa: PLC0415  what the command itself begins with
+
+        run()
+
+
+if __name__ == "__main__":
+    _main()
