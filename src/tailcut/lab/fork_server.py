@@ -13,6 +13,7 @@ import functools
 import json
 import os
 import resource
+import runpy
 import select
 import signal
 import socket
@@ -298,9 +299,7 @@ def _main() -> None:
         warnings.filterwarnings("ignore", message=".*fork.*", category=DeprecationWarning)
         arguments = _take_orders(control, imported_ns)
     if arguments is not None:
-        from tailcut.cli.main import run  # noqa: PLC0415  what the command itself begins with
-
-        run()
+        runpy.run_module("tailcut", run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":
