@@ -109,7 +109,7 @@ def _assigned(function: ast.AST) -> Iterator[str]:
 def _imports(name: str, tree: ast.Module, modules: dict[str, ast.Module]) -> set[str]:
     """The modules of ours that a module imports when it is loaded or later, except for annotations only."""
     result: set[str] = set()
-    guarded = {id(inner) for node in ast.walk(tree) if _is_for_types(node) for inner in ast.walk(node)}
+    guarded = {id(inner) for node in tree.body if _is_for_types(node) for inner in ast.walk(node)}
     for node in ast.walk(tree):
         if id(node) in guarded:
             continue

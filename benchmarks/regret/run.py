@@ -55,7 +55,7 @@ OWN = ("tiny", "ranker", "resnet18", "encoder")
 SHAPES = {"tiny": (256,), "ranker": (1024,), "resnet18": (3, 224, 224), "digits": (1, 8, 8)}
 REQUESTS = 64
 LIMIT = 0.05
-CLIENTS = (4, 16, 64, 128)
+CLIENTS = (1, 2, 4, 16, 64, 128)
 CLOSED_MOST_S = 2.0  # of one closed loop
 HOG = "x = 1\nwhile True: x = (x * 69069 + 1) % 4294967296"
 

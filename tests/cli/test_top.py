@@ -261,7 +261,7 @@ def in_terminal(*arguments: str, columns: int, end: signal.Signals | None, **env
         return text.decode(), process.wait(TIMEOUT_S)
 
 
-@pytest.mark.parametrize("columns", [80, 40])
+@pytest.mark.parametrize("columns", [80, pytest.param(40, marks=pytest.mark.slow)])
 def test_in_a_terminal(server: Server, columns: int) -> None:
     """On a screen of its own, which is gone after Ctrl-C; exit code 0."""
     text, code = in_terminal(server.url, columns=columns, end=signal.SIGINT)
@@ -271,6 +271,7 @@ def test_in_a_terminal(server: Server, columns: int) -> None:
     assert "\x1b[1m" in text
 
 
+@pytest.mark.slow
 def test_no_colour(server: Server) -> None:
     """NO_COLOR leaves colours out, on a terminal too."""
     text, _ = in_terminal(server.url, "--once", columns=80, end=None, NO_COLOR="1")

@@ -156,6 +156,7 @@ def test_children_of_multiprocessing(server: Server, method: str, monkeypatch: p
         assert ended_well(*children)
 
 
+@pytest.mark.slow
 def test_shared_memory_on_both_sides_of_a_fork(sharing: Server) -> None:
     """Each side has regions of its own, and a child that ends removes none of its parent's."""
     with tailcut.Client(sharing.url, shared_memory=PREFIX) as client:

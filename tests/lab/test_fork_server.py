@@ -1,5 +1,6 @@
 """Commands that are forked: processes of their own, like executed ones, that end with the process that started them."""
 
+import errno
 import json
 import os
 import select
@@ -144,3 +145,20 @@ def test_the_time_that_is_spared(tmp_path: Path) -> None:
     spared_s = fork_server.imported_s(SERVER)
     assert 0.05 < spared_s < 60
     assert fork_server.imported_s(SERVER) == spared_s
+
+
+def test_an_old_kernel_forks_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that knows no descriptors of processes: the command is executed, and nothing is spared."""
+
+    def unknown(pid: int, flags: int = 0) -> int:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    fork_server._can_fork.cache_clear()
+    monkeypatch.setattr(os, "pidfd_open", unknown)
+    try:
+        prepare(("tailcut.cli.main", "tailcut.cli.serve"))
+        assert fork_server.imported_s(("tailcut.cli.main", "tailcut.cli.serve")) == 0.0
+        with running(fork, SERVE, tmp_path) as child:
+            assert isinstance(child, subprocess.Popen)
+    finally:
+        fork_server._can_fork.cache_clear()

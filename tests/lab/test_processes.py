@@ -28,6 +28,7 @@ def test_a_shared_plan_is_the_same_plan() -> None:
     assert (result.processes, result.client_cpu > 0) == (3, True)
 
 
+@pytest.mark.slow
 def test_shared_payloads_keep_their_turns() -> None:
     """Request number n carries payload n modulo their number, whichever process sends it; errors come home by kind."""
 

@@ -46,7 +46,7 @@ def registered(server: Server) -> bytes:
         return wire.ask(b"GET /v2/systemsharedmemory/status HTTP/1.1\r\nHost: x\r\n\r\n").body
 
 
-@pytest.mark.parametrize("model", ["mlp", "pair"])
+@pytest.mark.parametrize("model", ["mlp", pytest.param("pair", marks=pytest.mark.slow)])
 def test_every_request_is_answered_and_nothing_is_left(sharing: Server, place: LoadTarget, model: str) -> None:
     """Two regions while it runs, none after; no tensor is in a request, and connections have places of their own."""
     samples = served_samples(place, served_spec(place, model))

@@ -196,6 +196,7 @@ def test_explain_shows_each_stage(server):
         assert name in done.stdout
 
 
+@pytest.mark.slow
 def test_several_workers(folder, tmp_path):
     """Each has processes of its own, and what they count is added up."""
     with serving(tmp_path, f"{folder}/samples.py:numbers", "--workers", "2") as server:

@@ -242,6 +242,7 @@ def test_a_first_step_without_room(folder: Path, server: Server) -> None:
     assert logged(server)["model 'quick'"] == len(ways)
 
 
+@pytest.mark.slow
 def test_what_is_dropped_or_late(tmp_path: Path) -> None:
     """A request that waits for a step until its time is over, and one that is answered after it."""
     gate = tmp_path / "last"

@@ -390,7 +390,7 @@ def test_narrow_pages_do_not_scroll_sideways(tmp_path: Path, draw: Callable[[], 
 
 
 @needs_chromium
-@pytest.mark.parametrize("size", ["1200,1600", "420,1600"])
+@pytest.mark.parametrize("size", ["1200,1600", pytest.param("420,1600", marks=pytest.mark.slow)])
 def test_it_is_drawn_light_and_dark(tmp_path: Path, size: str) -> None:
     """Both schemes give a picture, and not the same one."""
     pictures = []

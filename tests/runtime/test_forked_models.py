@@ -198,7 +198,9 @@ def test_a_model_file_that_has_changed_is_refused(path: Path) -> None:
         assert succeeded(fork(ask))
 
 
-@pytest.mark.parametrize("method", ["fork", "forkserver", pytest.param("spawn", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "method", ["fork", *(pytest.param(method, marks=pytest.mark.slow) for method in ("forkserver", "spawn"))]
+)
 def test_children_of_multiprocessing(
     path: Path, expected: list[np.ndarray], method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -86,7 +86,10 @@ def test_each_gets_its_own_row(tmp_path: Path) -> None:
 
             assert on_a_loop(use)
             assert [member.said for member in members] == [[[row(number)]] for number in range(19)]
-            assert max(member.batch_rows for member in members) == 8
+            assert 1 < max(member.batch_rows for member in members) <= 8  # a stall teaches that less is cheaper
+            given_back_by = time.monotonic() + 10  # a worker gives rows back after it has told
+            while model.statistics()["rows_in_use"] and time.monotonic() < given_back_by:
+                time.sleep(0.001)
             assert model.statistics() | {"requests": 19, "rows": 19, "rows_in_use": 0} == model.statistics()
             assert sum(served.latency.counts) == 19
 

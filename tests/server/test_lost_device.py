@@ -3,9 +3,11 @@
 import os
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tests.engines.models import perceptron
 from tests.servers import raw_request, serving
 
@@ -40,7 +42,7 @@ def health(path: str) -> bytes:
 PATHS = ("health/ready", "health/live", "models/mlp/ready")
 
 
-@pytest.mark.parametrize("rescued", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.parametrize("rescued", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_readiness_and_liveness_end_with_the_device(tmp_path: Path, rescued: bool) -> None:
     """So that what started the server restarts it; with a second engine, which computes instead, it stays ready."""
     (tmp_path / "python").mkdir()
@@ -62,7 +64,10 @@ def test_readiness_and_liveness_end_with_the_device(tmp_path: Path, rescued: boo
         ) as server,
         server.connect() as wire,
         triton.InferenceServerClient(f"{server.host}:{server.grpc_port}") as client,
+        grpc.insecure_channel(f"{server.host}:{server.grpc_port}") as channel,
     ):
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=20)
+        assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
         assert [wire.ask(health(one)).status for one in PATHS] == [200] * 3
         assert client.is_server_ready()
         answer = wire.ask(raw_request("mlp", np.full(4, 13, np.float32).tobytes()))
@@ -70,3 +75,6 @@ def test_readiness_and_liveness_end_with_the_device(tmp_path: Path, rescued: boo
         expected = 200 if rescued else 503
         assert [wire.ask(health(one)).status for one in PATHS] == [expected] * 3
         assert (client.is_server_ready(), client.is_server_live(), client.is_model_ready("mlp")) == (rescued,) * 3
+        if not rescued:
+            assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        watch.cancel()

@@ -240,6 +240,7 @@ def scraped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, 
         yield server, address
 
 
+@pytest.mark.slow
 def test_every_query_of_the_guide_has_data(scraped: tuple[Server, str]) -> None:
     """On a server with a limit and a pipeline, while requests are answered: numbers, and nothing that is none."""
     assert len(guide_queries()) > 10

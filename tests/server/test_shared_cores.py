@@ -108,6 +108,7 @@ def measured_beside_each_other(models: Path, tmp_path: Path) -> None:
         msgspec.structs.replace(profiles[name], together=together).save(tmp_path / f"{name}.toml")
 
 
+@pytest.mark.slow
 def test_neighbours_are_checked_again_when_models_come_and_go(models: Path, tmp_path: Path) -> None:
     """A profile that was measured beside another model: a line when that is unloaded, none when it is back."""
     measured_beside_each_other(models, tmp_path)

@@ -443,6 +443,7 @@ def test_a_collector_that_takes_nothing(
     assert "opentelemetry" not in server.stderr.read_text().replace(lines[0], "")
 
 
+@pytest.mark.slow
 def test_a_pipeline_has_a_span_for_each_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Within its request's, with the batch of the step beside it."""
     for name, value in QUICKLY.items():

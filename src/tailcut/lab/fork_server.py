@@ -4,8 +4,8 @@ A tune starts some twenty servers, and importing takes each one to two seconds o
 is a process of its own, with its own session, descriptors, working directory and environment, and nothing is imported
 for it that it would not import by itself. Pages of libraries that only their initialisation reads are not in its
 memory, so a claim about memory needs a command that is executed. What a process inherits when it is executed (its
-control group, its limits) has to be what the fork server inherited; where it is not, and on systems other than Linux,
-commands are executed.
+control group, its limits) has to be what the fork server inherited; where it is not, and on
+systems other than Linux 5.3 and later, commands are executed.
 """
 
 import ctypes
@@ -23,7 +23,7 @@ import threading
 import time
 import warnings
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import IO, Any
@@ -143,13 +143,13 @@ class ForkServer:
 
 def prepare(modules: tuple[str, ...]) -> None:
     """Have the imports begin, where commands can be forked."""
-    if sys.platform == "linux":
+    if _can_fork():
         fork_server(modules)
 
 
 def imported_s(modules: tuple[str, ...]) -> float:
     """How much of a start a command is spared that is forked, where it can be."""
-    return fork_server(modules).imported_s if sys.platform == "linux" else 0.0
+    return fork_server(modules).imported_s if _can_fork() else 0.0
 
 
 @functools.cache
@@ -197,7 +197,7 @@ def fork(
     Args:
         modules: that it imports anyway.
     """
-    if sys.platform == "linux":
+    if _can_fork():
         try:
             forks = fork_server(modules)
             if forks.inherited == _inherited():
@@ -231,11 +231,25 @@ def _forked(
     return ForkedCommand(forks, pid, os.fdopen(read, "rb"))
 
 
+@functools.cache
+def _can_fork() -> bool:
+    """Whether a child that another process reaps can be waited for: on Linux from 5.3 on."""
+    if sys.platform != "linux":
+        return False
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except (AttributeError, OSError):
+        return False
+    return True
+
+
 def _inherited() -> tuple[object, ...]:
     """What a process that is executed now inherits, beside its environment."""
     names = ("NOFILE", "AS", "FSIZE", "MEMLOCK", "NPROC", "CORE", "STACK")
     limits = [resource.getrlimit(getattr(resource, f"RLIMIT_{name}")) for name in names]
-    group = Path("/proc/self/cgroup").read_text(encoding="utf-8")
+    group = ""
+    with suppress(OSError):  # where /proc is not mounted
+        group = Path("/proc/self/cgroup").read_text(encoding="utf-8")
     return group, os.sched_getaffinity(0), os.getpriority(os.PRIO_PROCESS, 0), limits
 
 

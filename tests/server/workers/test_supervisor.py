@@ -174,6 +174,7 @@ def test_a_profile_says_how_many_workers_there_are(models: Path, tmp_path: Path)
         assert server.stop() == 0
 
 
+@pytest.mark.slow
 def test_workers_die_with_their_supervisor(own_fleet: Server) -> None:
     """A supervisor that is killed takes its workers with it: nobody accepts any more."""
     watched = [os.pidfd_open(pid) for pid in workers(own_fleet)]
@@ -251,6 +252,7 @@ def test_a_crash_loop_ends(models: Path, tmp_path: Path) -> None:
     assert "ended 2 times in a row: giving up" in log
 
 
+@pytest.mark.slow
 def test_a_renewal_that_cannot_load_changes_nothing(models: Path, tmp_path: Path) -> None:
     """With a model file that has become unreadable, SIGHUP leaves the old workers serving, and says so."""
     path = tmp_path / "model.onnx"

@@ -15,6 +15,7 @@ from tailcut.wire.grpc.messages import HEALTH
 
 REFUSED = "this request requires the server's token"
 _log = logging.getLogger("tailcut.grpc")
+_LOOK_S = 1.0
 Handler = Callable[[Any], Awaitable[Any]]
 
 
@@ -62,8 +63,40 @@ class AdminCall(QuestionCall):
             self.fail(CallError(Status.UNAUTHENTICATED, REFUSED))
 
 
+class Watchers:
+    """The calls of Health.Watch; while there are any, the status is looked at each second.
+
+    Args:
+        loop: of the server.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._calls: set[WatchCall] = set()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, call: "WatchCall") -> None:
+        """Tell a call of changes from now on."""
+        self._calls.add(call)
+        if self._timer is None:
+            self._timer = self._loop.call_later(_LOOK_S, self._look)
+
+    def discard(self, call: "WatchCall") -> None:
+        """Tell it no more."""
+        self._calls.discard(call)
+
+    def tell(self) -> None:
+        """Tell all calls whose status has changed."""
+        for call in list(self._calls):
+            call.tell()
+
+    def _look(self) -> None:
+        self.tell()
+        self._timer = self._loop.call_later(_LOOK_S, self._look) if self._calls else None
+
+
 class WatchCall(OneMessageCall):
-    """Health.Watch: the status now, and again whenever it changes."""
+    """Health.Watch: the status now, and again when it changes: within a second where a batch has lost its device."""
 
     def __init__(  # noqa: PLR0913, PLR0917  bound by the table of calls
         self,
@@ -72,12 +105,13 @@ class WatchCall(OneMessageCall):
         head: CallHead,
         name: str,
         status_of: Callable[[str], int],
-        watchers: "set[WatchCall]",
+        watchers: Watchers,
     ) -> None:
         super().__init__(link, stream, head, name)
         self._status_of = status_of
         self._watchers = watchers
         self._service = ""
+        self._told: int | None = None
 
     def _limit(self) -> int:
         return QUESTION_BYTES
@@ -97,8 +131,11 @@ class WatchCall(OneMessageCall):
         self.tell()
 
     def tell(self) -> None:
-        """Send the status as it is now."""
-        self._send(HEALTH["HealthCheckResponse"](status=self._status_of(self._service)).SerializeToString(), end=False)
+        """Send the status, unless it is what was sent last."""
+        status = self._status_of(self._service)
+        if status != self._told:
+            self._told = status
+            self._send(HEALTH["HealthCheckResponse"](status=status).SerializeToString(), end=False)
 
     def _abandon(self) -> None:
         self._watchers.discard(self)

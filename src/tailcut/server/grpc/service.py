@@ -10,7 +10,7 @@ from typing import Any
 from tailcut.server.grpc.connection import GrpcConnection, Maker
 from tailcut.server.grpc.infer_calls import InferCall, StreamCall
 from tailcut.server.grpc.queries import GrpcQueries
-from tailcut.server.grpc.query_calls import REFUSED, AdminCall, QuestionCall, WatchCall
+from tailcut.server.grpc.query_calls import REFUSED, AdminCall, QuestionCall, WatchCall, Watchers
 from tailcut.server.grpc.templates import Plans
 from tailcut.server.state import ServerState
 from tailcut.wire.grpc.framing import CallError, CallHead, Status, error_end
@@ -42,7 +42,7 @@ class GrpcServer:
         self.connections: set[GrpcConnection] = set()
         self._makers: dict[str, Maker] = {f"/{SERVICE}/{name}": self._maker(name) for name in METHODS}
         self._draining = False
-        self._watchers: set[WatchCall] = set()
+        self._watchers = Watchers(state.loop)
         check = partial(QuestionCall, name="Check", handler=self._check, request=HEALTH["HealthCheckRequest"])
         watch = partial(WatchCall, name="Watch", status_of=self._status_of, watchers=self._watchers)
         self._makers |= {f"/{HEALTH_SERVICE}/Check": check, f"/{HEALTH_SERVICE}/Watch": watch}
@@ -70,8 +70,7 @@ class GrpcServer:
     def drain(self) -> None:
         """Tell clients that ask or watch that the server is about to stop; calls are still answered."""
         self._draining = True
-        for watcher in list(self._watchers):
-            watcher.tell()
+        self._watchers.tell()
 
     def refuse(self) -> None:
         """Nothing: its listener's door sees to that."""
