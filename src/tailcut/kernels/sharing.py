@@ -52,6 +52,7 @@ def answering(costs: np.ndarray, rows: int) -> int:
 def run(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917  one event loop, and what it is a model of
     arrivals: np.ndarray,
     models: np.ndarray,
+    keys: np.ndarray,
     costs: np.ndarray,
     shapes: np.ndarray,
     sizes: np.ndarray,
@@ -66,6 +67,7 @@ def run(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917  one event loop, and 
     """Fill `latencies` (ns, int64; `REFUSED` for no room) for sorted `arrivals` (ns, int64) at `models` (int64).
 
     Args:
+        keys: int64, of each request: only those of one model with equal keys share a batch.
         costs: int64 [models, COSTS] of `queueing.py`; deadlines are not modelled.
         shapes: int64 [models, SHAPES], see above.
         sizes, times: int64 [models, sizes] and float64 [models, sizes, quantiles] of service times in ns.
@@ -85,7 +87,8 @@ def run(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917  one event loop, and 
             model_of[slot] = m
             slot += 1
     queue = np.empty((kinds, count), np.int64)
-    head, tail = np.zeros(kinds, np.int64), np.zeros(kinds, np.int64)
+    # Of a model, [head, tail) of its queue wait, but for what a batch has taken: -1.
+    head, tail, waiting = np.zeros(kinds, np.int64), np.zeros(kinds, np.int64), np.zeros(kinds, np.int64)
     running, last_arrival = np.zeros(kinds, np.int64), np.zeros(kinds, np.int64)
     usual, gap = np.ones(kinds), np.zeros(kinds)
     ready_at = np.zeros(count, np.int64)
@@ -118,7 +121,7 @@ def run(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917  one event loop, and 
                 here = index >= slots
                 m = index - slots if here else model_of[index]
                 table = best[m, : shapes[m, LARGEST] + 1]
-                ready = tail[m] - head[m]
+                ready = waiting[m]
                 if here:
                     if loop != _IDLE or ready == 0 or (shapes[m, DISPATCH] != INLINE and running[m]):
                         continue
@@ -140,11 +143,19 @@ def run(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917  one event loop, and 
                     if until > now:
                         look_at[index] = until
                         continue
-                begin[batches], size[batches], owner[batches] = placed, rows, m
-                for _ in range(rows):
-                    order[placed] = queue[m, head[m]]
-                    placed += 1
+                start, key, place = placed, keys[queue[m, head[m]]], head[m]
+                while placed - start < rows and place < tail[m]:
+                    number = queue[m, place]
+                    if number >= 0 and keys[number] == key:
+                        order[placed] = number
+                        placed += 1
+                        queue[m, place] = -1
+                    place += 1
+                while head[m] < tail[m] and queue[m, head[m]] < 0:
                     head[m] += 1
+                rows = placed - start
+                waiting[m] -= rows
+                begin[batches], size[batches], owner[batches] = start, rows, m
                 known = shapes[m, SIZES]
                 draw = np.random.randint(times.shape[2])  # noqa: NPY002  as above
                 took = service(rows, sizes[m, :known], times[m, :known], draw)
@@ -210,7 +221,7 @@ def run(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917  one event loop, and 
             taken += 1
             totals[m, LOOP_NS] += costs[m, RECEIVE]
             loop = _IDLE
-            if tail[m] - head[m] >= shapes[m, QUEUE]:
+            if waiting[m] >= shapes[m, QUEUE]:
                 latencies[number] = REFUSED
                 ended += 1
                 continue
@@ -219,7 +230,8 @@ def run(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917  one event loop, and 
             ready_at[number] = now
             queue[m, tail[m]] = number
             tail[m] += 1
-            rows = batch_rows(tail[m] - head[m], 1, best[m, : shapes[m, LARGEST] + 1])
+            waiting[m] += 1
+            rows = batch_rows(waiting[m], 1, best[m, : shapes[m, LARGEST] + 1])
             short = usual[m] <= FEW and estimate[m, rows] <= costs[m, HERE] and not running[m]
             if shapes[m, DISPATCH] == INLINE or (shapes[m, DISPATCH] == ADAPTIVE and short):
                 continue
@@ -233,7 +245,7 @@ def run(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917  one event loop, and 
             if shapes[m, THREADS] > 1 and shapes[m, SPIN]:
                 loop_spins = now + shapes[m, SPIN]
             for index in range(slots):  # what the loop does not compute any more is a worker's
-                if model_of[index] == m and shapes[m, DISPATCH] == ADAPTIVE and tail[m] > head[m]:
+                if model_of[index] == m and shapes[m, DISPATCH] == ADAPTIVE and waiting[m]:
                     look_at[index] = min(look_at[index], now + costs[m, WAKE])
         else:
             totals[m, LOOP_NS] += answering(costs[m], size[loop_batch])

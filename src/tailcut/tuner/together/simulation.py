@@ -36,11 +36,15 @@ def simulate_together(
     counts = [len(arrivals) for arrivals in arrivals_ns]
     models = np.repeat(np.arange(len(members)), counts)
     times = np.concatenate([*arrivals_ns, np.empty(0, np.int64)]).astype(np.int64)
+    mixes = [member.configuration.mix for member in members]
+    keys = [mix.keys(count, seed + number) for number, (mix, count) in enumerate(zip(mixes, counts, strict=True))]
     order = np.argsort(times, kind="stable")
     latencies, totals = np.zeros(len(times), np.int64), np.zeros((len(members), sharing.TOTALS))
     costs, shapes, sizes, service, best, estimate = _tables(members)
-    due, models = times[order], models[order]
-    sharing.run(due, models, costs, shapes, sizes, service, best, estimate, float(cores), seed, latencies, totals)
+    due, models, shaped = times[order], models[order], np.concatenate([*keys, np.empty(0, np.int64)])[order]
+    sharing.run(
+        due, models, shaped, costs, shapes, sizes, service, best, estimate, float(cores), seed, latencies, totals
+    )
     return [_prediction(due, latencies, models == number, totals[number]) for number in range(len(members))]
 
 
