@@ -278,6 +278,7 @@ def test_servers_run_beside_each_other_as_memory_allows(tmp_path: Path, monkeypa
     monkeypatch.setattr(servers_module, "free_bytes", lambda: 0)
     try:
         carry(session)
+        session.plan = TimePlan(time.monotonic(), 60.0)
         session.outcome.settings = Selection(session, ModelSpace(session)).race(choices)
         session.plan = TimePlan(time.monotonic(), 60.0)
         explain(session, Steps(alike(session, 6)), lambda *_: False)

@@ -1,5 +1,6 @@
 """A race: what is refused, what is kept, and what a looser bound would bring; on real servers or as it was recorded."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from tailcut.runtime.profile import Profile
 from tailcut.runtime.settings import Settings
 from tailcut.spec import DType
 from tailcut.tuner.accuracy import Accuracy
+from tailcut.tuner.budget import TimePlan
 from tailcut.tuner.claims import carry
 from tailcut.tuner.events import Event, Phase
 from tailcut.tuner.finalists import PredictedConfiguration
@@ -358,3 +360,25 @@ def test_of_many_equals_only_as_many_are_counted_as_there_is_time_for(
     assert counted == [2, 4]
     assert session.outcome.tie_break is not None
     assert session.outcome.tie_break.equals[0].settings == entrants[5].settings
+
+
+@pytest.mark.parametrize(("spent_s", "count"), [(0.0, 4), (50.0, 2)])
+def test_finalists_without_time_to_race_are_not_started(
+    tmp_path: Path, recorded: Callable[..., Recorded], spent_s: float, count: int
+) -> None:
+    """Two race whatever is left; those that are left out are said, and those with the best prospects are not."""
+    message: list[Event] = []
+    path = perceptron([4, 8], tmp_path / "m.onnx")
+    session, selection = opened(TuneRequest(path, slo_ms=500.0, budget_s=60.0), message.append)
+    plain = changed(session.with_wire("binary"), engine={"threads": 1})
+    choices = [changed(plain, batching={"max_batch_size": size}) for size in (1, 2, 4, 8)]
+    measured = recorded({item: 1000.0 / 2**number for number, item in enumerate(choices)})
+    chosen = selection.chosen(
+        [PredictedConfiguration(item, 1000.0 - number, 1.0, 10.0, 0) for number, item in enumerate(choices)]
+    )
+    session.plan = TimePlan(time.monotonic() - spent_s, 60.0)
+    assert selection.race(chosen) == choices[0]
+    assert set(chosen[:count]) <= set(measured.asked)
+    assert not set(chosen[count:]) & set(measured.asked)
+    left_out = [event.text for event in message if isinstance(event, Phase) and "left out" in event.text]
+    assert len(left_out) == (count < 4)

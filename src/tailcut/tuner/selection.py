@@ -149,7 +149,7 @@ class Selection:
             instead = self._others(missing) if missing > 0 and self._wrong else []
             if not instead:
                 break
-            entrants += self._enter(instead)
+            entrants += self._enter(instead, len(entrants))
         if not entrants:
             return []
         previous = session.wanted.previous_settings
@@ -235,12 +235,22 @@ class Selection:
         session.tell(Phase(f"{len(near)} are equal: {words}: {choice.reason}"))
         return best
 
-    def _enter(self, group: Sequence[Settings]) -> list[RaceEntrant]:
-        """Start servers, each while the one before it is asked for its answers; leave out those that are wrong."""
-        session = self._session
+    def _enter(self, group: Sequence[Settings], beside: int = 0) -> list[RaceEntrant]:
+        """Start servers, each while the one before it is asked for its answers; leave out those that are wrong.
+
+        Those that there is no time left to race are not started: of these the simulation expects less than of others.
+
+        Args:
+            beside: how many race already.
+        """
+        session, began, left_out = self._session, time.monotonic(), 0
         entrants: list[RaceEntrant] = []
-        self._entered.update(group)
         for number, settings in enumerate(group):
+            racing, each_s = beside + len(entrants), (time.monotonic() - began) / max(1, number)
+            if settings != session.wanted.previous_settings and not self._can_race(racing, each_s):
+                left_out += 1
+                continue
+            self._entered.add(settings)
             full = len(entrants) >= _FEWEST and not session.servers.room(1)
             if full and settings != session.wanted.previous_settings:
                 session.tell(Phase(f"{session.describe(settings)} does not race: there is no memory for its server"))
@@ -260,7 +270,18 @@ class Selection:
                     session.outcome.accuracies[settings] = accuracy.figure
             else:
                 self._reject(settings, accuracy)
+        if left_out:
+            session.tell(Phase(f"{left_out} of {len(group)} finalists are left out: there is no time to race them"))
+            session.servers.keep(session.base, *self._entered)
         return entrants
+
+    def _can_race(self, racing: int, each_s: float) -> bool:
+        """Whether one more finalist has time to race beside so many, which took so long each to enter."""
+        session = self._session
+        if racing < _FEWEST or session.wanted.exhaustive:
+            return True
+        heats_s = (racing + 1) * FEWEST_HEATS * session.racing.heat_s(1)
+        return time.monotonic() + each_s + heats_s <= session.plan.race_until
 
     def _reject(self, settings: Settings, accuracy: Accuracy) -> None:
         """Record wrong answers; where a looser bound would accept them, what it would bring is told at the end."""
