@@ -53,3 +53,4 @@ def forked_trials(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tailcut.lab.trial.execute", run)
     monkeypatch.setattr("tailcut.lab.trial.modules_of", lambda profile: MODULES)
     monkeypatch.setattr("tailcut.tuner.servers.modules_of", lambda profile: MODULES)
+    monkeypatch.setattr("tailcut.tuner.session.prepare", lambda modules: None)

@@ -94,6 +94,11 @@ class ServedProfile:
         """Whether the child ended by itself, or was killed."""
         return self._child is not None and self._child.poll() is not None
 
+    @property
+    def is_forked(self) -> bool:
+        """Whether the child was forked."""
+        return isinstance(self._child, ForkedCommand)
+
     def start(self) -> None:
         """Start the child and wait until it is ready.
 

@@ -51,7 +51,7 @@ def announce(session: TuneSession, baseline: Baseline, size: SearchSize) -> None
         arms -= 1  # a slow model: what only its wire makes of the difference is not worth a third of the time
         needed_s = verification_s(baseline.rate, arms)
     both_s = needed_s + traffic_s(baseline, baseline.capacity)
-    plan.needs_verification_s(min(both_s, plan.most_verify_s), session.servers.executing_s(arms - 1))
+    plan.needs_verification_s(min(both_s, plan.most_verify_s), session.servers.executing_s(arms))
     rest_s = complete_s(size, len(session.outcome.rungs), session.servers.start_s, baseline.capacity)
     whole_s = plan.spent_s(time.monotonic()) + rest_s + max(both_s, LEAST_S)
     session.tell(complete_search(whole_s, plan.budget_s))

@@ -280,8 +280,8 @@ class Selection:
         session = self._session
         if racing < _FEWEST or session.wanted.exhaustive:
             return True
-        heats_s = (racing + 1) * FEWEST_HEATS * session.racing.heat_s(1)
-        return time.monotonic() + each_s + heats_s <= session.plan.race_until
+        entered = time.monotonic() + each_s
+        return entered + (racing + 1) * FEWEST_HEATS * session.racing.heat_s(1) <= session.plan.race_ends(entered)
 
     def _reject(self, settings: Settings, accuracy: Accuracy) -> None:
         """Record wrong answers; where a looser bound would accept them, what it would bring is told at the end."""

@@ -1,7 +1,7 @@
 """The servers that a tune has running, one for each configuration: what is claimed comes from executed ones.
 
-The first one is executed as a user's is, and so are those of the verification. Those between them, of which there are
-many, are forked, which leaves out the imports (docs/decisions/068-servers-of-a-tune-are-forked.md).
+Those of the verification are executed as a user's is. Those before them, of which there are many, are forked, which
+leaves out the imports (docs/decisions/068-servers-of-a-tune-are-forked.md).
 """
 
 import os
@@ -15,7 +15,7 @@ import numpy as np
 
 from tailcut.engines.base import EngineOptions, U8Input
 from tailcut.engines.files import ENGINES_OF, FileKind
-from tailcut.lab.fork_server import imported_s, prepare
+from tailcut.lab.fork_server import imported_s
 from tailcut.lab.load import LoadTarget, Payload
 from tailcut.lab.payload import Wire, encoded, infer_payload
 from tailcut.lab.shared import SharedLoad
@@ -31,7 +31,6 @@ from tailcut.tuner.space import changed
 
 _PAYLOADS = 32  # distinct requests sent in turn
 _FILLED = 0.8  # of the free memory, by servers
-_LEAST_START_S = 0.2  # of a forked server
 
 
 class TrialServers:
@@ -65,9 +64,8 @@ class TrialServers:
         self._running: dict[Settings, ServedProfile] = {}
         self._launched: set[Settings] = set()  # of these, those that were not waited for yet
         self._forks = True
-        self._executed: set[Settings] = set()
-        self._executed_s = 0.0  # until the first one was ready
-        self._started, self._waited_s = 0, 0.0  # forked ones, and how long they were waited for
+        self._modules: tuple[str, ...] = ()  # that the last one to be started imports
+        self._started, self._waited_s = 0, 0.0
         self._begun: dict[Settings, float] = {}
         self._took_s: dict[Settings, float] = {}  # to start, others beside it or not
         self.copies: Mapping[str, Path] = {}  # for precision int8_static, by engine
@@ -93,12 +91,9 @@ class TrialServers:
             except BaseException:
                 self._running.pop(key)
                 raise
+            self._started += 1
+            self._waited_s += time.monotonic() - began
             self._took_s[key] = time.monotonic() - self._begun[key]
-            if key in self._executed:
-                self._executed_s = self._executed_s or self._took_s[key]
-            else:
-                self._started += 1
-                self._waited_s += time.monotonic() - began
         return server
 
     def launch(self, *settings: Settings) -> None:
@@ -107,14 +102,10 @@ class TrialServers:
             if self.has_ended(key):
                 self._stop(key)
             if key not in self._running:
-                profile, forked = self.profile(key), self._forks and bool(self._begun)
-                server = ServedProfile(profile, cpus=self._cpus, forked=forked)
-                if not self._begun:
-                    prepare(modules_of(profile))
-                self._begun[key] = time.monotonic()
+                profile = self.profile(key)
+                server = ServedProfile(profile, cpus=self._cpus, forked=self._forks)
+                self._begun[key], self._modules = time.monotonic(), modules_of(profile)
                 server.begin()
-                self._executed.difference_update([key] if forked else [])
-                self._executed.update([] if forked else [key])
                 self._running[key] = server
                 self._launched.add(key)
 
@@ -126,19 +117,18 @@ class TrialServers:
     def execute(self) -> None:
         """Have servers be executed from now on, and stop those that were forked."""
         self._forks = False
-        self.keep(*self._executed)
+        self.keep(*(key for key, server in self._running.items() if not server.is_forked))
 
     def executing_s(self, count: int) -> float:
-        """How long it takes to execute so many at a time; 0 before the first."""
-        return self._executed_s * max(1.0, count / usable_cpus())
+        """How long it takes to execute so many at a time; 0 before the first start."""
+        if not self._started:
+            return 0.0
+        return (self.start_s + imported_s(self._modules)) * max(1.0, count / usable_cpus())
 
     @property
     def start_s(self) -> float:
-        """How long a forked start was waited for on average, or is expected to be; 0 before the first start."""
-        if self._started or not self._executed_s:
-            return self._waited_s / max(1, self._started)
-        spared_s = min(imported_s(modules_of(self.profile(key))) for key in self._begun)
-        return max(_LEAST_START_S, self._executed_s - spared_s)
+        """How long a start was waited for on average; 0 before the first."""
+        return self._waited_s / max(1, self._started)
 
     def compared(self, settings: Settings, other: Settings) -> str:
         """How long each took to start, and what memory it has: both are running; nothing where that cannot be read."""

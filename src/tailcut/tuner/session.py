@@ -8,6 +8,7 @@ from typing import Any
 from tailcut.engines.files import default_engine
 from tailcut.errors import UsageError
 from tailcut.lab.describe import labels_of_data
+from tailcut.lab.fork_server import FAST_PATH, SERVER, prepare
 from tailcut.lab.payload import Wire
 from tailcut.runtime.samples import kinds_of
 from tailcut.runtime.settings import Settings
@@ -144,6 +145,7 @@ def open_session(wanted: TuneRequest, tell: Callable[[Event], None]) -> TuneSess
         TailcutError: the model cannot be opened, or refuses a request of the data.
     """
     plan = plan_of(wanted)
+    prepare(SERVER + FAST_PATH)  # what servers import, while the model is learned
     wanted = with_signature(wanted.inherited())
     learned = learn(wanted, plan.answers_s, tell)
     spec, requests = learned.spec, learned.requests
