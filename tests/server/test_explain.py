@@ -89,9 +89,9 @@ def load(target: LoadTarget, rows: tuple[int, ...] = (1,), rate: float = RATE) -
 
 
 def named(target: LoadTarget, causes: set[str], rows: tuple[int, ...] = (1,), rate: float = RATE) -> Tail:
-    """Load the server until its verdict names one of the causes: three times at most, for others use the machine."""
+    """Load the server until its verdict names one of the causes: five times at most, for others use the machine."""
     result = None
-    for _ in range(3):
+    for _ in range(5):
         load(target, rows, rate)
         answer = ask(target, "GET", "/v2/models/m/tail")
         assert answer.pop("model") == "m"
