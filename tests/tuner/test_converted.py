@@ -74,9 +74,12 @@ def test_a_tune_measures_all_engines(folder: Path, tmp_path: Path) -> None:
     candidates = [item for rung in result["rungs"] for item in rung["candidates"]]
     measured = [candidate["setting"] for candidate in candidates if candidate["verdict"] == "estimated"]
     raced = [
-        candidate["setting"]
-        for candidate in candidates
-        if candidate["verdict"] not in {"estimated", "skipped", "rejected"}
+        result["winner"],
+        *(
+            candidate["setting"]
+            for candidate in candidates
+            if candidate["verdict"] not in {"estimated", "skipped", "rejected"}
+        ),
     ]
     for name in ("engine.name=torch", "engine.name=openvino"):
         assert any(name in item for item in measured)
