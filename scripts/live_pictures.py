@@ -31,6 +31,7 @@ def main() -> None:
     if CHROMIUM is None:
         sys.exit("chromium is not installed: apt install chromium")
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else PICTURES
+    folder.mkdir(parents=True, exist_ok=True)
     with np.load(digits_data()) as data:
         images = np.array(data["image"])
     with (
