@@ -162,3 +162,30 @@ def test_an_old_kernel_forks_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
             assert isinstance(child, subprocess.Popen)
     finally:
         fork_server._can_fork.cache_clear()
+
+
+def test_an_interrupted_order_leaves_no_answer_to_the_next(tmp_path: Path) -> None:
+    """Ctrl-C while an answer is waited for: the next order gets its own, not the number that was left unread."""
+    forks = fork_server.fork_server(SERVER)
+    spared = forks.order({"imported": True})
+
+    class Interrupted:
+        def __getattr__(self, name: str) -> object:
+            return getattr(real, name)
+
+        def recv(self, size: int) -> bytes:
+            raise KeyboardInterrupt
+
+    real = forks._socket
+    forks._socket = Interrupted()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            forks.order({"imported": True})
+    finally:
+        forks._socket = real
+    with running(fork, SERVE, tmp_path) as child:
+        assert isinstance(child, ForkedCommand)
+        assert Path(f"/proc/{child.pid}/cmdline").exists()
+        assert child.pid != spared
+        child.send_signal(signal.SIGINT)
+        assert child.wait(20) == 0

@@ -4,8 +4,8 @@ A tune starts some twenty servers, and importing takes each one to two seconds o
 is a process of its own, with its own session, descriptors, working directory and environment, and nothing is imported
 for it that it would not import by itself. Pages of libraries that only their initialisation reads are not in its
 memory, so a claim about memory needs a command that is executed. What a process inherits when it is executed (its
-control group, its limits) has to be what the fork server inherited; where it is not, and on
-systems other than Linux 5.3 and later, commands are executed.
+control group, its limits) has to be what the fork server inherited; where it is not, and on systems other than Linux
+5.3 and later, commands are executed.
 """
 
 import ctypes
@@ -105,6 +105,7 @@ class ForkServer:
     def __init__(self, modules: Sequence[str]) -> None:
         self.inherited = _inherited()
         self._lock = threading.Lock()
+        self._orders = 0
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             # A session of its own: Ctrl-C in the terminal is for the process that gives the orders.
@@ -127,18 +128,23 @@ class ForkServer:
     def order(self, order: Mapping[str, object], descriptors: Sequence[int] = ()) -> int:
         """Send an order, and wait for the number that answers it.
 
+        An answer names its order: Ctrl-C leaves one unread, which must not be taken for that of the next order.
+
         Raises:
             ForkServerError: there is no answer.
         """
         with self._lock:
+            self._orders += 1
+            text = json.dumps({**order, "order": self._orders}).encode()
             try:
-                socket.send_fds(self._socket, [json.dumps(order).encode()], descriptors)
-                answer = self._socket.recv(32)
+                socket.send_fds(self._socket, [text], descriptors)
+                while answer := self._socket.recv(64):
+                    which, number = map(int, answer.split())
+                    if which == self._orders:
+                        return number
             except OSError as error:
                 raise ForkServerError(str(error)) from None
-        if not answer:
-            raise ForkServerError("it has ended")
-        return int(answer)
+        raise ForkServerError("it has ended")
 
 
 def prepare(modules: tuple[str, ...]) -> None:
@@ -279,7 +285,7 @@ def _take_orders(control: socket.socket, imported_ns: int) -> list[str] | None:
                 return list(order["run"])
         for descriptor in descriptors:
             os.close(descriptor)
-        control.send(b"%d" % number)
+        control.send(b"%d %d" % (order["order"], number))
 
 
 def _become(order: Mapping[str, Any], parent: int, stdout: int, stderr: int) -> None:
