@@ -289,6 +289,22 @@ def attention(path: Path, *, over_rows: bool = False) -> Path:
     return save(path, nodes, [value("x", DType.FP32, shape)], [value("y", DType.FP32, shape)])
 
 
+def pooled(path: Path) -> Path:
+    """x float32 [batch, 3, height, width] -> y float32 [batch, 3], pooled by 2x2: an image of one line has none.
+
+    onnxruntime answers it nevertheless.
+    """
+    nodes = [
+        helper.make_node("Conv", ["x", "weight"], ["features"], kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
+        helper.make_node("MaxPool", ["features"], ["half"], kernel_shape=[2, 2], strides=[2, 2]),
+        helper.make_node("GlobalAveragePool", ["half"], ["mean"]),
+        helper.make_node("Flatten", ["mean"], ["y"]),
+    ]
+    weight = np.random.default_rng(0).standard_normal((3, 3, 3, 3)).astype(np.float32)
+    ends = [[value("x", DType.FP32, (None, 3, None, None))], [value("y", DType.FP32, (None, 3))]]
+    return save(path, nodes, *ends, {"weight": weight})
+
+
 def halved_and_doubled(path: Path) -> Path:
     """x float32 [batch, 1, height, width] -> y = x + what is left of x at half its size: sizes must be even."""
     nodes = [

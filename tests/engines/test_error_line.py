@@ -14,6 +14,10 @@ from tailcut.engines.error_line import short
         ("/src/core/session.cc:123 Run Missing input: x", "Missing input: x"),
         ("Exception from src/inference/core.cpp:90:\nCheck 'ok' failed\nunknown shape", "unknown shape"),
         ("No conversion rule found for operations: Foo\nmore", "it has no operator Foo: use onnxruntime"),
+        (
+            "While validating node 'opset8::MaxPool p (x[0]:f32[1]) -> (f32[1])' with friendly_name 'p':\ntoo large",
+            "p: too large",
+        ),
         ("x" * 300, "x" * 200),
     ],
 )

@@ -100,6 +100,20 @@ def test_a_refused_size_leaves_the_others_right(tmp_path: Path) -> None:
     engine.close()
 
 
+def test_sizes_that_do_not_fit_a_window_never_reach_openvino(tmp_path: Path) -> None:
+    """By itself it answers them with what is in memory, or ends the process; the line names the operator."""
+    path = models.pooled(tmp_path / "pooled.onnx")
+    engine, truth = opened(path), opened(path, "onnxruntime")
+    for height in (8, 1, 2, 1, 6):
+        request = numbers(2, 3, height, 10)
+        if height == 1:
+            with pytest.raises(EngineError, match=r"^openvino refuses these sizes: .*Kernel.*: use the engine onnxr"):
+                engine.run(request)
+        else:
+            assert distance(truth.run(request), engine.run(request)) < 1e-4
+    engine.close()
+
+
 def test_a_random_model_is_served(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Its answers cannot be compared with anything, so they are not."""
     nodes = [helper.make_node("RandomNormalLike", ["x"], ["n"]), helper.make_node("Add", ["x", "n"], ["y"])]

@@ -6,8 +6,8 @@ _MOST_CHARS = 200
 _NOISE = ("Exception from", "Check '", "FrontEnd API failed", "src/", "/")
 _INNARDS = re.compile(  # an engine's own name and number, our path, C++ files
     r"\[ONNXRuntimeError\] : \d+ : \w+ : |Load model from .* failed:|[\w/.-]+\.(?:cc|cpp|h):\d+ (?:\S+ )?"
-    r"|While validating .*?: "
 )
+_VALIDATING = re.compile(r"While validating .*? with friendly_name '([^']*)':|While validating .*?: ")
 _NO_OPERATOR = re.compile(r"No conversion rule found for operations: ([^\n]+)")  # openvino's words
 
 
@@ -16,6 +16,11 @@ def short(error: BaseException, advice: str = "use onnxruntime") -> str:
     missing = _NO_OPERATOR.search(str(error))
     if missing:
         return f"it has no operator {missing[1]}: {advice}"[:_MOST_CHARS]
-    lines = [_INNARDS.sub("", line).strip() for line in str(error).splitlines()]
+    lines = [_VALIDATING.sub(_operator, _INNARDS.sub("", line)).strip() for line in str(error).splitlines()]
     kept = [line for line in lines if line and not line.startswith(_NOISE)] or [line for line in lines if line][-1:]
     return (" ".join(kept) or type(error).__name__)[:_MOST_CHARS]
+
+
+def _operator(validating: re.Match[str]) -> str:
+    """What is left of openvino's words on an operator that it validates: the name, where it has one."""
+    return f"{validating[1]}:" if validating[1] else ""

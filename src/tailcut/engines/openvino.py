@@ -33,6 +33,7 @@ from tailcut.engines.openvino_core import core
 from tailcut.engines.openvino_files import read_file, spec_of
 from tailcut.engines.openvino_instance import Instance, wrap
 from tailcut.engines.openvino_reference import OpenVinoReference
+from tailcut.engines.openvino_sizes import SizedReference, SizeInference
 from tailcut.engines.shape_check import Reference, ShapeCheck
 from tailcut.errors import EngineError, ModelFileError, ReleasedError, TailcutError, UnsupportedError
 from tailcut.machine.allocator import loaded
@@ -70,7 +71,7 @@ class OpenVinoEngine:
         if _is_free(self.spec):
             recompile = _compiler(model, _properties(options, shared=False))
             if onnx and is_installed("onnxruntime"):
-                reference = _onnx_reference(path, options, self.spec)
+                reference = _onnx_reference(path, options, model, self.spec)
             else:
                 reference = _own_reference(model, self.spec, options)
             if reference is not None:
@@ -202,8 +203,8 @@ def _compiler(model: Any, properties: dict[str, Any]) -> Callable[[], Any]:
     return recompile
 
 
-def _onnx_reference(path: Path, options: EngineOptions, spec: ModelSpec) -> Reference | None:
-    """Another engine on the same file; None, with a warning, where it does not load it."""
+def _onnx_reference(path: Path, options: EngineOptions, model: Any, spec: ModelSpec) -> Reference | None:
+    """Another engine on the file of this model; None, with a warning, where it does not load it."""
     from tailcut.engines.onnxruntime import OnnxRuntimeEngine  # noqa: PLC0415  models of fixed sizes need it not
 
     wanted = EngineOptions(
@@ -214,8 +215,11 @@ def _onnx_reference(path: Path, options: EngineOptions, spec: ModelSpec) -> Refe
         outputs=options.outputs,
         fixed_dims=options.fixed_dims,
     )
+    advice = "use the engine onnxruntime"
     try:
-        return Reference(OnnxRuntimeEngine(path, wanted, spec.name), "onnxruntime", "use the engine onnxruntime")
+        engine = OnnxRuntimeEngine(path, wanted, spec.name)
+        sizes = SizeInference(model, spec, by_name=True)
+        return Reference(SizedReference(engine, sizes, advice), "onnxruntime", advice)
     except TailcutError as error:
         _log.warning("%s: openvino's outputs for new sizes are not checked: %s", spec.name, error)
         return None

@@ -2,20 +2,19 @@
 
 It is what `shape_check.py` compares with where no other engine reads a model's file: float32, without the generated
 code for attention (`SNIPPETS_MODE`) whose first size decides what later ones are answered, and compiled anew after
-every request that it refuses. Sizes are tried on a copy of the graph before they are computed: with one thread,
-OpenVINO 2026.4.1 raises nothing for sizes that do not fit each other, and returns the outputs of the call before. It is
-asked for the first request of each size only, so how quick it is matters little.
+every request that it refuses. Sizes that do not fit the graph are found before they are computed (`openvino_sizes.py`).
+It is asked for the first request of each size only, so how quick it is matters little.
 """
 
 from typing import Any
 
 import numpy as np
-import openvino as ov
 
 from tailcut.engines.base import Arrays
 from tailcut.engines.error_line import short
 from tailcut.engines.openvino_core import core
 from tailcut.engines.openvino_instance import Instance
+from tailcut.engines.openvino_sizes import SizeInference
 from tailcut.errors import EngineError
 from tailcut.spec import ModelSpec
 
@@ -35,6 +34,7 @@ class OpenVinoReference:
     def __init__(self, model: Any, spec: ModelSpec, threads: int) -> None:
         self.spec = spec
         self._model = model
+        self._sizes = SizeInference(model, spec)
         self._properties: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": "f32",
             "NUM_STREAMS": 1,
@@ -50,21 +50,12 @@ class OpenVinoReference:
         Raises:
             EngineError: the model refuses the request.
         """
-        self._try_sizes(inputs)
+        self._sizes.infer(inputs)
         try:
             return self._instance.run(inputs)
         except EngineError:
             self._instance.take_over(self._compiled())
             raise
-
-    def _try_sizes(self, inputs: Arrays) -> None:
-        """Have openvino infer the sizes of all tensors in the graph from those of the inputs."""
-        copy = self._model.clone()
-        shapes = [ov.PartialShape(list(inputs[tensor.name].shape)) for tensor in self.spec.inputs]
-        try:
-            copy.reshape(dict(zip(copy.inputs, shapes, strict=True)))
-        except RuntimeError as error:
-            raise EngineError(f"openvino refuses these sizes: {short(error)}") from None
 
     def close(self) -> None:
         """Free the model."""

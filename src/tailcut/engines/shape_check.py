@@ -1,9 +1,9 @@
 """Proves what OpenVINO answers for each new shape of a model whose sizes are free, before anything is answered with it.
 
-OpenVINO shapes the graph anew for each size of its inputs, and version 2026.4.1 does that wrongly in two cases that we
+OpenVINO shapes the graph anew for each size of its inputs, and version 2026.4.1 does that wrongly in cases that we
 know of: where the first request ever had one key to attend to, attention over more than about 30 keys is wrong from
 then on; and after a request that it refused in the middle of the graph, the next ones are wrong or refused
-(docs/decisions/023-openvino-first-shapes.md). What is done about it knows neither:
+(docs/decisions/023-openvino-first-shapes.md). What is done about it knows none of them:
 
 - A request of sizes that were not seen before goes to the reference first: onnxruntime, or for a file that only
   OpenVINO reads, OpenVINO compiled another way (`openvino_reference.py`). What that refuses, the model never gets.
