@@ -10,7 +10,9 @@ from tests.effort import runs
 from tailcut.kernels.numbers import read
 
 DTYPES = [np.float32, np.float64]
-DIGITS = st.integers(0, 10**19 - 1).map(str)
+DIGITS = st.one_of(
+    st.integers(0, 10**19 - 1), st.integers(0, 10**40), st.integers(0, 10**21).map(lambda n: n << 64)
+).map(str)
 WRITTEN = st.builds(
     lambda sign, whole, fraction, exponent: sign + whole + fraction + exponent,
     st.sampled_from(["", "-"]),
@@ -40,6 +42,14 @@ def reading(text: bytes, shape: tuple[int, ...], dtype: type) -> np.ndarray | No
 @example("1.7976931348623159e308")
 @example("3.4028235677973366e38")  # rounds to an infinite float32
 @example("18446744073709551615")
+@example("18446744073709551616")  # 2^64, and more multiples of it
+@example("18446744073709551616.5")
+@example("-340282346638528859811704183484516925440.000000")
+@example("340282346638528859811704183484516925440")
+@example("1" + "0" * 64)
+@example("1.8446744073709551616")
+@example("0.00018446744073709551616")
+@example("18446744073709551.616")
 def test_a_number_is_what_orjson_and_numpy_make_of_it(text: str) -> None:
     """Every bit is the same, the sign of zero included; anything doubtful is refused."""
     want = np.array(orjson.loads(f"[{text}]"), np.float64) if _is_json(text) else None

@@ -181,8 +181,8 @@ def read(text: np.ndarray, start: int, end: int, dims: np.ndarray, out: np.ndarr
                 i += 1
                 digit = np.uint8(text[i] - np.uint8(48))
             digits = i - begin
-            if digits == 0 or (digits > 1 and text[begin] == 48):
-                return -1
+            if digits == 0 or digits > _DIGITS or (digits > 1 and text[begin] == 48):
+                return -1  # more digits have lost their first bits
             plain = True
             if whole == 0:
                 digits = 0
@@ -193,7 +193,7 @@ def read(text: np.ndarray, start: int, end: int, dims: np.ndarray, out: np.ndarr
                 digit = np.uint8(text[i] - np.uint8(48))
                 while digit < 10:
                     whole = whole * np.uint64(10) + np.uint64(digit)
-                    if whole != 0:
+                    if digits != 0 or digit != 0:
                         digits += 1
                     i += 1
                     digit = np.uint8(text[i] - np.uint8(48))
