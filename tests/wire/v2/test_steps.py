@@ -49,6 +49,36 @@ def body(data: object, shape: list[int], datatype: str = "FP32", indent: int | N
     return json.dumps({"id": "a", "inputs": [entry], **more}, indent=indent).encode()
 
 
+SCALAR = ModelSpec(
+    "m", (TensorSpec("rate", DType.INT64, ()), TensorSpec("x", DType.FP32, (None,))), (TensorSpec("y", DType.FP32, ()),)
+)
+
+
+def padded(entries: list[dict[str, Any]]) -> bytes:
+    return json.dumps({"id": "a" * v2_steps.AT_ONCE_BYTES, "inputs": entries}).encode()
+
+
+@pytest.mark.parametrize("value", [16000, 0, True, -1, 1.5, "1", None, [7], {}])
+@pytest.mark.parametrize("name", ["rate", "x"])
+def test_data_that_is_no_list(name: str, value: object) -> None:
+    """A number is a scalar's data and nothing else, however long the request: never a size of binary data."""
+    entries = [
+        {"name": "rate", "datatype": "INT64", "shape": [], "data": 5},
+        {"name": "x", "datatype": "FP32", "shape": [1], "data": [1.0]},
+    ]
+    next(entry for entry in entries if entry["name"] == name)["data"] = value
+    text = padded(entries)
+    for trailing in (b"", bytes(16), bytes(16_000)):
+        results: list[object] = []
+        for read in (parse_request, lambda *given: finish(request_in_steps(*given))[0]):
+            try:
+                request = read(SCALAR, text + trailing, len(text), OFF)
+                results.append({key: array.tolist() for key, array in request.inputs.items()})
+            except InvalidInputError as error:  # several things are wrong where bytes follow: either may be said
+                results.append("refused" if trailing else str(error))
+        assert results[0] == results[1]
+
+
 @pytest.mark.parametrize("indent", [None, 1])
 @pytest.mark.parametrize("nested", [True, False])
 def test_numbers(nested: bool, indent: int | None) -> None:

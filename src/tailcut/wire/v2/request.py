@@ -254,8 +254,8 @@ def _plan(spec: ModelSpec, head: bytes) -> _ReadPlan:
     return plan if plan.ready else _plans.keep(key, plan, len(head))
 
 
-def read_root(head: bytes) -> dict[str, Any]:
-    """The JSON object of a request.
+def read_root(head: bytes, *, is_whole: bool = True) -> dict[str, Any]:
+    """The JSON object of a request; of one that is not whole, no error names a position.
 
     Raises:
         InvalidInputError: it is none.
@@ -263,8 +263,9 @@ def read_root(head: bytes) -> dict[str, Any]:
     try:
         root = orjson.loads(head)
     except orjson.JSONDecodeError as error:
+        where = f" at character {error.pos}" if is_whole else ""
         raise InvalidInputError(
-            f"the request is not valid JSON: {error.msg} at character {error.pos}; "
+            f"the request is not valid JSON: {error.msg}{where}; "
             "a body with binary data needs Inference-Header-Content-Length"
         ) from None
     if not isinstance(root, dict):

@@ -10,7 +10,7 @@ import re
 from collections.abc import Generator, Sequence
 from itertools import chain
 from math import prod
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import orjson
@@ -52,6 +52,12 @@ _MISPLACED = re.compile(rb"[^\s\[,]\s*+\[|\]\s*+[^\s\],]")
 _NO_BRACKETS = bytes.maketrans(b"[]", b"  ")
 
 
+class _Binary(NamedTuple):
+    """So many bytes behind the JSON: a type of its own, because a number may be a tensor's data as well."""
+
+    size: int
+
+
 def request_in_steps(
     spec: ModelSpec, body: bytes | bytearray | memoryview, json_size: int | None, regions: SharedRegions
 ) -> Steps[InferRequest]:
@@ -67,10 +73,10 @@ def request_in_steps(
         return parse_request(spec, view, json_size, regions)
     text = view[:size]
     rest, spans = (yield from _without_lists(text)) if size > AT_ONCE_BYTES else (bytes(text), [])
-    root = read_root(rest)
+    root = read_root(rest, is_whole=not spans)
     parameters = parameters_of(root, "the request")
     shapes: dict[str, tuple[int, ...]] = {}
-    sources: list[tuple[TensorSpec, int | RegionSlice | Span | list[Any]]] = []
+    sources: list[tuple[TensorSpec, _Binary | RegionSlice | Span | Any]] = []
     for entry, tensor in known_entries(root.get("inputs"), {tensor.name: tensor for tensor in spec.inputs}, "input"):
         shape = shapes[tensor.name] = input_shape(spec, tensor, entry)
         source = source_of(tensor, entry)
@@ -78,10 +84,10 @@ def request_in_steps(
             sources.append((tensor, _span_of(entry["data"], spans)))
         else:
             check_size(tensor, shape, source.size if isinstance(source, RegionSlice) else source)
-            sources.append((tensor, source))
+            sources.append((tensor, source if isinstance(source, RegionSlice) else _Binary(source)))
     check_present(spec, shapes)
     outputs = wanted_outputs(spec, root.get("outputs"), parameters)
-    binary = sum(source for _, source in sources if isinstance(source, int))
+    binary = sum(source.size for _, source in sources if isinstance(source, _Binary))
     if binary != len(view) - size:
         raise InvalidInputError(f"binary sizes add up to {binary} bytes, but {len(view) - size} follow the JSON head")
     arrays: dict[str, np.ndarray] = {}
@@ -93,9 +99,9 @@ def request_in_steps(
             arrays[tensor.name] = yield from _list_in_steps(tensor, shape, text[origin.start : origin.end])
         elif isinstance(origin, RegionSlice):
             arrays[tensor.name] = from_bytes(tensor, shape, regions.read(origin), 0, origin.size)
-        elif isinstance(origin, int):
-            arrays[tensor.name] = yield from _binary_in_steps(spec, tensor, shape, view[at : at + origin])
-            at += origin
+        elif isinstance(origin, _Binary):
+            arrays[tensor.name] = yield from _binary_in_steps(spec, tensor, shape, view[at : at + origin.size])
+            at += origin.size
         else:
             arrays[tensor.name] = from_json(tensor, shape, origin)
     return InferRequest(id_of(root), {name: arrays[name] for name in spec.input_names}, outputs, parameters)
