@@ -66,3 +66,30 @@ def test_what_is_no_stream(packed: bytes) -> None:
     """Is refused."""
     with pytest.raises(InvalidInputError):
         inflate(packed, 1 << 30)
+
+
+@pytest.mark.parametrize("pad", [b"", bytes(20_000)], ids=["exact", "padded"])
+def test_a_stream_of_several_members(pad: bytes) -> None:
+    """As `cat a.gz b.gz` makes it, wherever the second one begins; zeros may follow."""
+    for size in (0, 1, 16 * 1024 - 30, len(PLAIN)):
+        first = gzip.compress(PLAIN[:size], 0)
+        assert inflate(first + gzip.compress(b"more") + gzip.compress(b"") + pad, 1 << 30) == PLAIN[:size] + b"more"
+    with pytest.raises(InvalidInputError, match="cut short"):
+        inflate(gzip.compress(PLAIN) + gzip.compress(PLAIN)[:-4], 1 << 30)
+    with pytest.raises(TooLargeError):
+        inflate(gzip.compress(PLAIN) * 2, len(PLAIN) + 1)
+
+
+@pytest.mark.parametrize("packed", [gzip.compress(PLAIN), zlib.compress(PLAIN)], ids=["gzip", "deflate"])
+def test_what_is_behind_a_stream_is_not_dropped(packed: bytes) -> None:
+    """Whoever sent it meant something by it."""
+    with pytest.raises(InvalidInputError, match=r"not valid|more behind"):
+        inflate(packed + b"rubbish", 1 << 30)
+    with pytest.raises(InvalidInputError, match=r"not valid|more behind"):
+        inflate(packed + zlib.compress(b"more"), 1 << 30)
+
+
+def test_empty_members_are_bounded() -> None:
+    """Each costs some microseconds, and brings nothing."""
+    with pytest.raises(InvalidInputError, match="more behind"):
+        inflate(gzip.compress(b"") * 70_000, 1 << 30)

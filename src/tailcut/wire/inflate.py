@@ -8,6 +8,9 @@ from tailcut.errors import InvalidInputError, TooLargeError
 _STEP_BYTES = 128 * 1024  # inflated between two pauses: a third of a millisecond
 _FREED_BYTES = 2 << 20
 _INPUT_BYTES = 16 * 1024  # zlib hands back what it has not used, so it is given a little at a time
+_GZIP = b"\x1f\x8b"
+_GZIP_WBITS = 31
+_MOST_MEMBERS = 1 << 16  # of a gzip stream: empty ones cost some microseconds each
 AUTO = 47  # wbits: gzip or zlib, by the first bytes
 WBITS = {"gzip": AUTO, "deflate": zlib.MAX_WBITS}  # of the content codings of HTTP
 
@@ -17,16 +20,28 @@ def inflate_in_steps(
 ) -> Generator[None, None, bytearray]:
     """What a gzip or zlib stream holds; `charge` is told of every piece, and may refuse by raising.
 
+    A gzip stream may have several members, one after the other (RFC 1952, section 2.2), and zeros behind the last.
+
     Raises:
         TooLargeError: more than `limit_bytes` come out.
-        InvalidInputError: it is no such stream, or cut short.
+        InvalidInputError: it is no such stream, cut short, or has something else behind it.
     """
     inflater = zlib.decompressobj(wbits=wbits)
+    members = 1
     plain = bytearray()
     view = memoryview(body)
+    more = bytes(view[:2]) == _GZIP
     for at in range(0, len(view), _INPUT_BYTES):
         data = bytes(view[at : at + _INPUT_BYTES])
-        while data and not inflater.eof:
+        while data:
+            if inflater.eof:
+                data = data.lstrip(b"\0") if more else data
+                if not data:
+                    break
+                members += 1
+                if not more or members > _MOST_MEMBERS:
+                    raise InvalidInputError("the body has more behind its compressed stream")
+                inflater = zlib.decompressobj(wbits=_GZIP_WBITS)
             try:
                 piece = inflater.decompress(data, _STEP_BYTES)
             except zlib.error:
@@ -38,10 +53,8 @@ def inflate_in_steps(
                 raise TooLargeError(f"the inflated body is over the limit of {limit_bytes} bytes")
             charge(len(piece))
             plain += piece
-            data = inflater.unconsumed_tail
+            data = inflater.unused_data if inflater.eof else inflater.unconsumed_tail
             yield
-        if inflater.eof:
-            break
     if not inflater.eof:
         raise InvalidInputError("the compressed body is cut short")
     return plain

@@ -81,6 +81,16 @@ def test_raw_tensors_and_lists() -> None:
     assert request.inputs["z"].tolist() == [b"ab", b""] * 5000
 
 
+def test_a_single_string_without_a_shape() -> None:
+    """Such as an image of a megabyte for a model that decodes one."""
+    message = REQUEST(model_name="m", raw_input_contents=[(2_000_000).to_bytes(4, "little") + bytes(2_000_000)])
+    message.inputs.add(name="x", datatype="BYTES")
+    tensor = (TensorSpec("x", DType.BYTES, ()),)
+    request = read(ModelSpec("m", tensor, tensor), message.SerializeToString())
+    assert request.inputs["x"].shape == ()
+    assert request.inputs["x"].item() == bytes(2_000_000)
+
+
 def _typed(dtype: DType, values: list[Any], count: int | None = None) -> bytes:
     return bytes(typed(dtype, values, count).SerializeToString())
 

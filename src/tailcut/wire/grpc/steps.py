@@ -119,7 +119,13 @@ def large_request(spec: ModelSpec, message: Any, taken: Taken, regions: SharedRe
         tensor = by_name.get(entry.name)
         shape = tuple(entry.shape)
         whole = len(message.inputs) == len(taken.raw)
-        if whole and tensor is not None and tensor.dtype is DType.BYTES and tensor.accepts(shape) and min(shape) >= 0:
+        if (
+            whole
+            and tensor is not None
+            and tensor.dtype is DType.BYTES
+            and tensor.accepts(shape)
+            and min(shape, default=0) >= 0
+        ):
             check_size(tensor, shape, len(data))
             strings[position] = yield from strings_in_steps(tensor, shape, data)
     yield
