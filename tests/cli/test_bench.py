@@ -54,6 +54,18 @@ def test_the_json_object(server: Server) -> None:
             assert 1_000 < run["server_cost"]["cpu_ns"] < 1e9
 
 
+def test_more_connections_than_a_shell_allows_files(server: Server) -> None:
+    """The limit is raised for them; where it may not be, the line names it, and does not blame the server."""
+    bench = [SCRIPT, "bench", server.url, "--warmup", "0s", "--duration", "300ms", "--concurrency", "300", "--json"]
+    command = ["/bin/bash", "-c", 'ulimit -S$0n 200; exec "$@"']
+    done = subprocess.run([*command, "", *bench], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["runs"][0]["errors"] == {}
+    done = subprocess.run([*command, "H", *bench], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines()[-1].endswith("Too many open files: raise the limit of open files (ulimit -n)")
+
+
 def test_a_person_gets_a_table(bench: Bench, server: Server) -> None:
     """Without --json: a line for each run on stdout, progress on stderr."""
     done = bench(server.url, "--rate", "200", "--duration", "1s", "--wire", "json")
@@ -250,6 +262,7 @@ def test_a_gate_that_cannot_compare_is_a_no(bench: Bench, server: Server, tmp_pa
         (("http://127.0.0.1:9", "--concurrency", "0"), "list of positive whole numbers"),
         (("http://127.0.0.1:9", "--against", "none.json"), "no such result file"),
         (("http://127.0.0.1:9", "--trace", "a", "--rate", "5"), "cannot be combined"),
+        (("http://127.0.0.1:9", "--rate", "5", "--concurrency", "64"), "--rate and --concurrency cannot be combined"),
         (("http://127.0.0.1:9", "--scenario", "offline", "--slo", "5ms"), "with --scenario server"),
         (("http://127.0.0.1:9", "--arrivals", "bursty", "--burst-factor", "20", "--rate", "5"), "burst"),
         (("http://127.0.0.1:9", "--processes", "0"), "--processes"),

@@ -90,6 +90,7 @@ def test_a_mix_over_grpc_and_against_an_earlier_one(server: Server, folder: Path
         (("--mix", "text=10,text=20"), "--mix names text twice"),
         (("--mix", "text=0"), "the rate of text must be greater than 0"),
         (("--mix", "text=10", "--rate", "5"), "cannot be combined"),
+        (("--mix", "text=10", "--concurrency", "5"), "cannot be combined"),
         (("--mix", "text=10", "--slo", "5ms"), "cannot be combined"),
         (("--mix", "text=10", "--model", "text"), "leave out --model"),
         (("--mix", "text=10", "--processes", "2"), "leave out --processes"),

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _SWEEP = (0.1, 0.3, 0.5, 0.7, 0.8, 0.9)  # of the closed loop's capacity
 _SWEEP_CONCURRENCY = 32
+_CONCURRENCY = "1,8,32"  # of closed loops, where no other load is given
 _MOST_PROCESSES = 64
 
 
@@ -87,8 +88,11 @@ def bench(
     scenario: Annotated[ScenarioName | None, typer.Option(help="Run an MLPerf Inference scenario.")] = None,
     samples: Annotated[int, typer.Option(help="Number of samples in the offline scenario.", min=32)] = 24_576,
     concurrency: Annotated[
-        str, typer.Option(help="Closed loop: requests in flight; a comma-separated list makes several runs.")
-    ] = "1,8,32",
+        str | None,
+        typer.Option(
+            help=f"Closed loop: requests in flight; a list makes several runs. Without another load: {_CONCURRENCY}."
+        ),
+    ] = None,
     duration: Annotated[str, typer.Option(help="Duration of each run.")] = "5s",
     warmup: Annotated[str, typer.Option(help="Warm-up before each run, not counted.")] = "500ms",
     processes: Annotated[str, typer.Option(help="Number of client processes, or auto.")] = "1",
@@ -141,8 +145,11 @@ def bench(
     from tailcut.lab.shared import SharedLoad
     from tailcut.lab.workload import Workload
     from tailcut.machine.fingerprint import fingerprint
+    from tailcut.machine.open_files import raise_open_files
 
-    _check_exclusive(rate=rate, trace=trace, rate_sweep=rate_sweep, slo=slo, scenario=scenario, mix=mix)
+    loads = {"rate": rate, "trace": trace, "rate_sweep": rate_sweep, "slo": slo, "scenario": scenario, "mix": mix}
+    _check_exclusive(**loads, concurrency=concurrency)
+    raise_open_files()  # a connection is one
     named = Scenario(scenario) if scenario else None
     earlier = read_record(against) if against else None
     make = partial(_maker, factor=burst_factor, length_s=parse_duration(burst_length))
@@ -154,7 +161,7 @@ def bench(
         slo_ms=None if slo is None else parse_duration(slo) * 1e3,
         scenario=named,
         samples=samples,
-        concurrency=parse_counts(concurrency),
+        concurrency=parse_counts(concurrency or _CONCURRENCY),
     )
     length_s, warmup_s, clients = parse_duration(duration), parse_duration(warmup), _process_count(processes)
     if length_s <= 0:

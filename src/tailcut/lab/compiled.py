@@ -18,7 +18,7 @@ from typing import Self
 
 import numpy as np
 
-from tailcut.lab.load import Gathered, LoadTarget, NotListeningError, Payload, RequestOutcome, as_rows
+from tailcut.lab.load import Gathered, LoadTarget, NotListeningError, Payload, RequestOutcome, as_rows, not_connected
 from tailcut.machine.quota import usable_cpus
 from tailcut.machine.waiting import runnable_s
 
@@ -319,8 +319,7 @@ def _open(target: LoadTarget) -> socket.socket:
     except OSError as error:
         if own is not None:
             own.close()
-        reason = error.strerror or error
-        raise NotListeningError(f"no server listens at {target.uds or target.authority}: {reason}") from None
+        raise not_connected(target, error, str(error.strerror or error)) from None
     own.setblocking(False)
     return own
 

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Protocol
 
 from tailcut.errors import UnreachableError
-from tailcut.lab.load import LoadTarget, NotListeningError, Payload, RequestOutcome
+from tailcut.lab.load import LoadTarget, Payload, RequestOutcome, not_connected
 from tailcut.lab.tls import reason, tls_context
 from tailcut.wire.http1.answers import AnswerCounter
 
@@ -49,7 +49,7 @@ async def connect(target: LoadTarget, on_done: Callable[[Carrier, RequestOutcome
         else:
             _, connection = await loop.create_connection(make, target.host, target.port, ssl=tls_context(target))
     except OSError as error:
-        raise NotListeningError(f"no server listens at {target.uds or target.authority}: {reason(error)}") from None
+        raise not_connected(target, error, reason(error)) from None
     return connection
 
 

@@ -5,6 +5,7 @@ charged for every request that would have arrived meanwhile, not only for the on
 (what is known as coordinated omission).
 """
 
+import errno
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, field
 
@@ -24,6 +25,13 @@ NO_LENGTH = -1  # of a request whose input has one possible size
 
 class NotListeningError(UsageError):
     """No server listens where a load is sent to."""
+
+
+def not_connected(target: "LoadTarget", error: OSError, reason: str) -> UsageError:
+    """What to raise for a connection that could not be opened: no server is there, or no open file is left for it."""
+    if error.errno in {errno.EMFILE, errno.ENFILE}:
+        return UsageError(f"no connection more can be opened: {reason}: raise the limit of open files (ulimit -n)")
+    return NotListeningError(f"no server listens at {target.uds or target.authority}: {reason}")
 
 
 @dataclass(frozen=True, slots=True)

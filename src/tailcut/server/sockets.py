@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tailcut.errors import UsageError
+from tailcut.machine.open_files import raise_open_files
 from tailcut.server.limits import ServerLimits
 
 _log = logging.getLogger("tailcut")
@@ -223,10 +224,7 @@ def _remove_stale(path: str) -> None:
 
 def fit_files(limits: ServerLimits) -> ServerLimits:
     """Raise the limit of open files as far as may be; where that is still too few, fewer connections are taken."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        soft = hard
+    soft = raise_open_files()
     if soft == resource.RLIM_INFINITY or limits.connections + _OTHER_FILES <= soft:
         return limits
     connections = max(1, soft - _OTHER_FILES)

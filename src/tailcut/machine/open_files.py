@@ -1,0 +1,13 @@
+"""The limit of open files: each connection is one, and a shell allows 1024 as a rule."""
+
+import resource
+from contextlib import suppress
+
+
+def raise_open_files() -> int:
+    """Raise this process's limit as far as it may, and return it; children inherit it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft = hard
+    return soft
