@@ -27,7 +27,14 @@ _KNOWN = re.compile(
     r"|data/weights/(?:weight_\d+|model_weights_config\.json)"
     r"|data/constants/(?:tensor_\d+|model_constants_config\.json)"
 )
-_LIBRARIES = "aten|prims|quantized|quantized_decomposed|mkldnn|onednn|torchvision|torchao"
+# Libraries of operators that PyTorch does not register by itself, and the modules that do.
+REGISTERED_BY = {
+    "quantized_decomposed": "torch.ao.quantization.fx._decomposed",
+    "torchao": "torchao",
+    "torchvision": "torchvision",
+}
+_LIBRARIES = "|".join(("aten", "prims", "quantized", "mkldnn", "onednn", *REGISTERED_BY))
+_REGISTERED = re.compile(rf'"torch\.ops\.({"|".join(REGISTERED_BY)})\.'.encode())
 _HIGHER = "cond|while_loop|scan|map_impl|invoke_subgraph|wrap_with_set_grad_enabled|wrap_with_autocast"
 _PYTHON = "add|sub|mul|truediv|floordiv|mod|neg|pow|eq|ne|lt|le|gt|ge|getitem|and_|or_|not_|index"
 _TARGET = re.compile(
@@ -118,6 +125,11 @@ def check_archive(names: Sequence[str], read: Callable[[str], bytes]) -> None:
             _check_object(item)
     except RecursionError:
         raise ValueError("its graph is nested too deep") from None
+
+
+def libraries_of(names: Sequence[str], read: Callable[[str], bytes]) -> set[str]:
+    """The libraries of `REGISTERED_BY` whose operators a program has; arguments as for `check_archive`."""
+    return {name.decode() for name in _REGISTERED.findall(read(PROGRAM))} if PROGRAM in names else set()
 
 
 def _check_names(names: Sequence[str]) -> None:

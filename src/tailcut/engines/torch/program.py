@@ -7,6 +7,7 @@ import warnings
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from torch.utils import _pytree
 from tailcut.engines.base import EngineOptions, parse_fixed_dim
 from tailcut.engines.files import ENGINES_OF, FileKind, kind_of, model_name
 from tailcut.engines.hints import InputHints
-from tailcut.engines.torch.archive import EXAMPLES, check_archive
+from tailcut.engines.installed import is_installed
+from tailcut.engines.torch.archive import EXAMPLES, REGISTERED_BY, check_archive, libraries_of
 from tailcut.engines.torch.indices import index_bounds
 from tailcut.engines.torch.rows.analysis import RowAnalysis
 from tailcut.engines.torch.rows.nodes import expression
@@ -133,6 +135,7 @@ def _read(path: Path) -> Any:
             warnings.simplefilter("ignore")
             if not is_trusted(path):
                 _check(file)
+            _register(file)
             file.seek(0)
             return torch.export.load(file)
     except UnsupportedError as error:
@@ -146,9 +149,8 @@ def _read(path: Path) -> Any:
 
 
 def _check(file: Any) -> None:
-    with zipfile.ZipFile(file) as archive:
-        if "version" in archive.namelist():
-            raise UnsupportedError("it is in a format based on pickles: save it again with PyTorch 2.9 or later")
+    if _is_pickled(file):
+        raise UnsupportedError("it is in a format based on pickles: save it again with PyTorch 2.9 or later")
     file.seek(0)
     with _package.PT2ArchiveReader(file) as reader:
         check_archive(reader.get_file_names(), reader.read_bytes)
@@ -160,6 +162,31 @@ def _check(file: Any) -> None:
             raise UnsupportedError(
                 "its example inputs are not plain tensors: export it with tensors, or trust the file (--trust)"
             ) from None
+
+
+def _is_pickled(file: Any) -> bool:
+    """Whether it has PyTorch's older format."""
+    with zipfile.ZipFile(file) as archive:
+        return "version" in archive.namelist()
+
+
+def _register(file: Any) -> None:
+    """Import what registers the program's operators: PyTorch's reader knows those alone that are there already."""
+    file.seek(0)
+    if _is_pickled(file):
+        return
+    file.seek(0)
+    with _package.PT2ArchiveReader(file) as reader:
+        libraries = libraries_of(reader.get_file_names(), reader.read_bytes)
+    for library in sorted(libraries):
+        module = REGISTERED_BY[library]
+        package = module.partition(".")[0]
+        try:
+            import_module(module)
+        except ImportError as error:
+            advice = "install a version that does" if is_installed(package) else f"pip install {package}"
+            what = f"operators of {library}, which nothing registers"
+            raise UnsupportedError(f"the program has {what} ({short(error)}): {advice}") from None
 
 
 def _described(exported: Any, path: Path, options: EngineOptions, name: str | None) -> TorchProgram:
