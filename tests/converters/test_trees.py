@@ -45,6 +45,27 @@ def test_a_trusted_pickle_becomes_onnx(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("file", ["m.joblib", "m.json"])
+def test_xgboost_with_names_of_columns(tmp_path: Path, file: str) -> None:
+    """As after training on a table: rows of numbers are in the order of its columns."""
+    pytest.importorskip("onnxmltools")
+    xgboost = pytest.importorskip("xgboost")
+    model = fitted("xgboost")
+    expected = model.predict(ROWS)
+    model.get_booster().feature_names = ["age", "income", "past due", "f0"]
+    if file == "m.json":
+        model.save_model(tmp_path / file)
+        assert xgboost.Booster(model_file=tmp_path / file).feature_names[0] == "age"
+    else:
+        pytest.importorskip("joblib").dump(model, tmp_path / file)
+    assert convert(tmp_path / file, tmp_path / "m.onnx", trust=True).right
+    engine = open_engine(tmp_path / "m.onnx", EngineOptions(threads=1))
+    answer = next(iter(engine.run({engine.spec.inputs[0].name: ROWS}).values()))
+    assert np.mean(answer.reshape(-1) == expected) > 0.98
+    engine.close()
+
+
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     ("kind", "outputs"),
     [

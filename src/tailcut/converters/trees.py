@@ -157,6 +157,8 @@ def _xgboost(model: Any, what: str) -> Original:
     xgboost = need("xgboost", "xgboost")
     own = isinstance(model, xgboost.Booster)
     features = model.num_features() if own else model.n_features_in_
+    booster = model if own else model.get_booster()
+    booster.feature_names = None  # those of a table's columns: the converter and plain rows know numbers only
     # It predicts no probabilities, and its ONNX model gives the sums that the class was chosen by.
     only_classes = own and json.loads(model.save_config())["learner"]["objective"]["name"] == "multi:softmax"
 
