@@ -289,6 +289,13 @@ def attention(path: Path, *, over_rows: bool = False) -> Path:
     return save(path, nodes, [value("x", DType.FP32, shape)], [value("y", DType.FP32, shape)])
 
 
+def scaled_free(path: Path) -> Path:
+    """x float32 [batch, n] -> y = 2 x, whose sizes nothing says."""
+    nodes = [helper.make_node("Mul", ["x", "two"], ["y"])]
+    ends = [[value(name, DType.FP32, (None, None))] for name in ("x", "y")]
+    return save(path, nodes, *ends, {"two": np.array(2, np.float32)})
+
+
 def pooled(path: Path) -> Path:
     """x float32 [batch, 3, height, width] -> y float32 [batch, 3], pooled by 2x2: an image of one line has none.
 

@@ -9,7 +9,7 @@ from tests.engines import models
 from tailcut import Model
 from tailcut.engines import EngineOptions, open_engine
 from tailcut.engines.base import Reshape
-from tailcut.errors import UnsupportedError
+from tailcut.errors import EngineError, UnsupportedError
 from tailcut.runtime.profile import Profile
 from tailcut.runtime.settings import Settings
 
@@ -41,6 +41,31 @@ def test_a_model_with_reshapes_is_batched(tmp_path: Path) -> None:
     with Model.open(tmp_path / "p.toml") as model:
         assert model.spec.batched
         assert model.infer_sync({"x": np.zeros((2, 2, 2), np.float32)})["y"].shape == (2, 3, 1)
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino", "none"])
+def test_sizes_that_the_model_leaves_free(tmp_path: Path, name: str) -> None:
+    """They are those of the clients; a model that computes other ones fails in one line."""
+    path = models.scaled_free(tmp_path / "scaled.onnx")
+    ends = Reshape(name="x", client=(-1, 2, 2), model=(-1, 4)), Reshape(name="y", client=(-1, 4, 1), model=(-1, 4))
+    engine = open_engine(path, EngineOptions(name=name, threads=1, reshapes=ends))
+    x = np.random.default_rng(0).standard_normal((5, 2, 2)).astype(np.float32)
+    expected = np.zeros((5, 4, 1)) if name == "none" else 2 * x.reshape(5, 4, 1)
+    assert np.array_equal(engine.run({"x": x})["y"], expected)
+    y = np.empty((5, 4, 1), np.float32)
+    engine.bind({"x": x}, {"y": y})()
+    assert np.array_equal(y, expected)
+    engine.close()
+
+
+def test_an_output_of_another_size_is_an_error(tmp_path: Path) -> None:
+    """Where the model leaves it free, it is known when it is computed."""
+    path = models.scaled_free(tmp_path / "scaled.onnx")
+    wrong = Reshape(name="y", client=(-1, 3, 1), model=(-1, 3))
+    engine = open_engine(path, EngineOptions(threads=1, reshapes=(wrong,)))
+    with pytest.raises(EngineError, match=r"^reshape: tensor 'y' has shape \[2, 4\], not \[-1, 3\]$"):
+        engine.run({"x": np.zeros((2, 4), np.float32)})
+    engine.close()
 
 
 @pytest.mark.parametrize(

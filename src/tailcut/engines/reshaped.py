@@ -12,7 +12,7 @@ import numpy as np
 from tailcut.engines.base import Arrays, Bound, Engine, Interruptible, Reshape
 from tailcut.engines.hints import Hinted, InputHints
 from tailcut.engines.phases import Timed
-from tailcut.errors import UnsupportedError
+from tailcut.errors import EngineError, UnsupportedError
 from tailcut.spec import ModelSpec, Shape, TensorSpec
 
 
@@ -35,6 +35,11 @@ class ReshapedEngine:
         for reshape in reshapes:
             if reshape not in {*self._inputs.values(), *self._outputs.values()}:
                 raise UnsupportedError(f"reshape: the model has no {reshape.side or 'tensor'} {reshape.name!r}")
+        engine.spec = replace(
+            spec,
+            inputs=tuple(_narrowed(tensor, self._inputs) for tensor in spec.inputs),
+            outputs=tuple(_narrowed(tensor, self._outputs) for tensor in spec.outputs),
+        )
         inputs = tuple(_seen(tensor, self._inputs) for tensor in spec.inputs)
         outputs = tuple(_seen(tensor, self._outputs) for tensor in spec.outputs)
         self._spec = replace(spec, inputs=inputs, outputs=outputs)
@@ -94,8 +99,17 @@ def _reshaped(array: np.ndarray, reshape: Reshape | None, side: Literal["client"
     if reshape is None:
         return array
     wanted, given = (reshape.model, reshape.client) if side == "model" else (reshape.client, reshape.model)
+    pairs = zip(given, array.shape, strict=True) if len(given) == array.ndim else [(0, 1)]
+    if any(dim not in {-1, size} for dim, size in pairs):
+        raise EngineError(f"reshape: tensor {reshape.name!r} has shape {list(array.shape)}, not {list(given)}")
     sizes = iter([size for size, dim in zip(array.shape, given, strict=True) if dim == -1])
     return array.reshape([next(sizes) if dim == -1 else dim for dim in wanted])
+
+
+def _narrowed(tensor: TensorSpec, reshapes: Mapping[str, Reshape]) -> TensorSpec:
+    """What the model is asked for: sizes that it leaves free are those that clients see."""
+    reshape = reshapes.get(tensor.name)
+    return tensor if reshape is None else replace(tensor, shape=_shape(reshape.model))
 
 
 def _seen(tensor: TensorSpec, reshapes: Mapping[str, Reshape]) -> TensorSpec:
@@ -108,7 +122,8 @@ def _shape(dims: Sequence[int]) -> Shape:
 
 
 def _check(reshape: Reshape, tensor: TensorSpec) -> None:
-    if tensor.shape != _shape(reshape.model):
+    known = len(tensor.shape) == len(reshape.model)
+    if not known or any(size not in {None, dim} for size, dim in zip(tensor.shape, _shape(reshape.model), strict=True)):
         raise UnsupportedError(
             f"reshape: tensor {tensor.name!r} is {tensor.describe()} in the model, not {list(reshape.model)}"
         )
