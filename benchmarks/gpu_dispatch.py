@@ -84,6 +84,9 @@ UNPROVEN = """
 - `tune --device cuda` beyond what it offers: that the search ends in time where candidates compile, and routing with
   the costs of a device;
 - `doctor` on real reports, NVLink, NVML's figures;
+- more than one device: an `engine.cuda.index` beyond 0, and replicas of Ray Serve that are given a device;
+- `benchmarks/gpu_dispatch.py` and the tests marked gpu themselves: the events that time a replay, the memory that is
+  lent to another process, tolerances, and whether it ends in 450 s;
 - all goals: throughput through the server against data on the device (90 %), p50 of one row against one replay (100
   us more), bytes against the rate of the bus, p99 at half of the load.
 """

@@ -138,6 +138,10 @@ def test_other_kinds_of_files(tmp_path: Path, name: str, content: bytes | list[s
         (["saved_model.pb", "variables/variables.index"], "a TensorFlow SavedModel (a directory)"),
         (["Manifest.json", "Data/m.mlmodel"], "a Core ML package (a directory)"),
         (["config.json", "model.safetensors"], "a Hugging Face model without an ONNX file (a directory)"),
+        (
+            ["9/saved_model.pb", "10/saved_model.pb"],
+            "a directory with versions of a TensorFlow SavedModel, not an ONNX model: name {}/10",
+        ),
         (["m.xml", "m.bin"], "a directory with an OpenVINO IR, not an ONNX model: name {}/m.xml"),
     ],
 )

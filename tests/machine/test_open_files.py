@@ -11,7 +11,7 @@ CODE += "print(*r.getrlimit(r.RLIMIT_NOFILE))"
 def test_it_is_raised_to_the_hard_limit() -> None:
     """Of the process alone that asks for it."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    command = f"ulimit -Hn 700; ulimit -Sn 100; exec {sys.executable} -c '{CODE}'"
+    command = f"ulimit -Sn 100 && ulimit -Hn 700 && exec {sys.executable} -c '{CODE}'"
     done = subprocess.run(["/bin/bash", "-c", command], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.split() == ["700", "700", "700"]
     assert resource.getrlimit(resource.RLIMIT_NOFILE) == before

@@ -110,6 +110,40 @@ def test_rows_that_differ_are_refused_where_a_later_step_mixes_them(tmp_path: Pa
         assert np.array_equal(model.infer_sync(asked)["MOST"], total - total.min(axis=0))
 
 
+AND_ACROSS = """
+platform: "ensemble" max_batch_size: 8
+input [ { name: "A" data_type: TYPE_INT32 dims: 16 }, { name: "C" data_type: TYPE_INT32 dims: 16 } ]
+output [ { name: "MOST" data_type: TYPE_INT32 dims: 16 } ]
+ensemble_scheduling { step [
+  { model_name: "first"
+    input_map { key: "INPUT0" value: "A" } input_map { key: "INPUT1" value: "A" }
+    output_map { key: "OUTPUT0" value: "sum" } },
+  { model_name: "second" input_map { key: "INPUT0" value: "sum" } input_map { key: "INPUT1" value: "C" }
+    output_map { key: "OUTPUT0" value: "more" } },
+  { model_name: "across" input_map { key: "X" value: "more" } output_map { key: "Y" value: "MOST" } }
+] }
+"""
+
+
+@pytest.mark.parametrize("rows", [(4, 1), (4, 2), (4, 0)])
+def test_rows_of_inputs_that_a_later_step_takes_are_those_of_the_request(tmp_path: Path, rows: tuple[int, int]) -> None:
+    """The client is told before anything is computed, also where the graph of that step would spread a single row."""
+    across_rows(tmp_path / "across" / "1" / "model.onnx")
+    (tmp_path / "across" / "config.pbtxt").write_text(ACROSS)
+    with loaded(tmp_path, AND_ACROSS).model as model:
+        given = {name: np.full((count, 16), 3, np.int32) for name, count in zip("AC", rows, strict=True)}
+        with pytest.raises(InvalidInputError, match=rf"number of rows: {{'A': 4, 'C': {rows[1]}}}"):
+            model.infer_sync(given)
+        assert model.statistics()["computing"] == model.statistics()["batches"] == 0
+
+
+def test_a_version_that_is_not_served_is_no_step(tmp_path: Path) -> None:
+    """The line names the step and the versions that are."""
+    text = ENSEMBLE.replace('"second" model_version: -1', '"second" model_version: 3')
+    with pytest.raises(UsageError, match=r"step 'second': model_version 3 is not among those that are served: 1$"):
+        loaded(tmp_path, text)
+
+
 def test_a_step_that_cannot_begin_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever it raises: a model that is unloaded waits for all that has begun."""
     with loaded(tmp_path, ENSEMBLE).model as model:

@@ -42,6 +42,9 @@ def test_the_file_of_a_version(tmp_path: Path) -> None:
     (tmp_path / "m" / "3" / "model.onnx").unlink()
     with pytest.raises(MissingModelFileError, match=r"has no model file: model\.onnx or model\.xml"):
         folder.file(3)
+    (tmp_path / "m" / "3" / "saved_model.pb").touch()
+    with pytest.raises(MissingModelFileError, match=r"it is a SavedModel itself: name \S+/3, or move .*savedmodel$"):
+        folder.file(3)
     named = ModelFolder.read(add_model(tmp_path, "n", more='default_model_filename: "../1/model.onnx"'))
     with pytest.raises(UsageError, match="not a file's name"):
         named.file(1)

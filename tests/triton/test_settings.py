@@ -9,6 +9,7 @@ from tests.triton.repositories import CONFIG
 from tailcut.engines.base import Reshape
 from tailcut.errors import UnsupportedError
 from tailcut.spec import DType, ModelSpec, TensorSpec
+from tailcut.triton import settings
 from tailcut.triton.config import parse_config
 from tailcut.triton.settings import ConfigReading, engine_of, read_settings
 
@@ -85,6 +86,44 @@ def test_instances_threads_and_optimisation() -> None:
     assert any(note.startswith("parameters mine ") for note in result.notes)
 
 
+@pytest.mark.parametrize(
+    ("level", "graph", "layout"), [(-1, "basic", "blocked"), (1, "all", "plain"), (2, "off", "blocked")]
+)
+def test_levels_of_graph_optimisation_are_those_of_the_backend(level: int, graph: str, layout: str) -> None:
+    """Its 2 is no optimisation at all; other numbers, and other engines, are named."""
+    text = f"optimization {{ graph {{ level: {level} }} }}"
+    engine = reading(text).settings.engine
+    assert (engine.graph, engine.layout) == (graph, layout)
+    assert not reading(text).notes
+    other = read_settings(config(text, onnxruntime_onnx="openvino"), spec(), "openvino")
+    assert (other.settings.engine.graph, other.settings.engine.layout) == ("all", "blocked")
+    assert other.notes == (f"optimization.graph.level {level} is not used: openvino optimises graphs its own way",)
+    [note] = reading("optimization { graph { level: 7 } }").notes
+    assert note == "optimization.graph.level 7 is not used: levels are -1, 1, 2"
+
+
+@pytest.mark.parametrize(
+    ("backend", "able", "engine"),
+    [
+        ("paddle", ("openvino",), "openvino"),
+        ("armnn_tflite", ("openvino",), "openvino"),
+        ("torch_aoti", ("torch", "onnxruntime"), "torch"),
+    ],
+)
+def test_backends_of_files_that_are_served(backend: str, able: tuple[str, ...], engine: str) -> None:
+    """Whatever else computes them there."""
+    assert engine_of(config(onnxruntime_onnx=backend), able) == engine
+
+
+def test_the_engine_that_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing names one, it is the first that is there; where none is, opening it says what to install."""
+    nameless = config(**{'platform: "onnxruntime_onnx"': ""})
+    monkeypatch.setattr(settings, "is_installed", lambda engine: engine == "openvino")
+    assert engine_of(nameless, BOTH) == "openvino"
+    monkeypatch.setattr(settings, "is_installed", lambda _engine: False)
+    assert engine_of(nameless, BOTH) == "onnxruntime"
+
+
 def test_the_engine() -> None:
     """By backend or platform, or by an accelerator; what only openvino reads stays there."""
     assert engine_of(config(), BOTH) == "onnxruntime"
@@ -158,6 +197,16 @@ def test_a_warm_up_request_that_does_not_fit_is_named(dims: str, reads: int) -> 
     assert [note.split(" with dims ")[0] for note in result.notes] == [
         "model_warmup 'w' is not used: the model does not take input 'INPUT0'"
     ] * (1 - reads)
+
+
+def test_a_warm_up_request_without_an_input_is_named() -> None:
+    """The model is served all the same."""
+    inputs = 'inputs { key: "INPUT0" value { data_type: TYPE_INT32 dims: 16 zero_data: true } }'
+    result = reading(f'model_warmup {{ name: "w" {inputs} }}')
+    assert not result.samples
+    assert result.notes == (
+        "model_warmup 'w' is not used: it has no input 'INPUT1'; it is warmed up with other requests",
+    )
 
 
 def test_settings_of_the_engine_that_are_not_applied_are_named() -> None:

@@ -283,6 +283,11 @@ def _listed(path: Path) -> list[str]:
         return []
 
 
+def _versions(path: Path) -> list[str]:
+    """The folders whose names are numbers, in their order."""
+    return sorted((folder.name for folder in path.iterdir() if folder.name.isdecimal()), key=int)
+
+
 def _of_folder(path: Path) -> str:
     """A directory, named for what it holds, and the file to name instead."""
     what = "a directory"
@@ -302,6 +307,8 @@ def _of_folder(path: Path) -> str:
             "a Hugging Face model without an ONNX file (a directory)",
             "make one with optimum-cli export onnx",
         )
+    elif saved := [path / version for version in _versions(path) if (path / version / _SAVED_MODEL).is_file()]:
+        what, advice = "a directory with versions of a TensorFlow SavedModel", f"name {saved[-1]}"
     elif any(path.glob("*.xml")) and any(path.glob("*.bin")):
         what, advice = "a directory with an OpenVINO IR", f"name {min(path.glob('*.xml'))}"
     return _sentence(what, advice)

@@ -28,12 +28,14 @@ class PipelineEntry:
     Args:
         spec: what goes in and comes out.
         steps: in order.
+        one_batch: the first axis of every input counts the rows of a request, also of those that a later step takes.
     """
 
     slab = None  # its rows are handed on as arrays
 
-    def __init__(self, spec: ModelSpec, steps: Sequence[OpenStep]) -> None:
+    def __init__(self, spec: ModelSpec, steps: Sequence[OpenStep], *, one_batch: bool = False) -> None:
         self.spec = spec
+        self.one_batch = one_batch
         self.steps = tuple(steps)
         self.max_batch_size = min(step.model.entry.max_batch_size for step in steps)
         self.queue_rows = steps[0].model.entry.queue_rows
@@ -47,7 +49,7 @@ class PipelineEntry:
         """Queue the checked arrays of a request at the first step; the caller notifies.
 
         Raises:
-            InvalidInputError: the inputs of the first step differ in their number of rows, or have none.
+            InvalidInputError: inputs differ in their number of rows, or have none.
             QueueFullError: too much is waiting already, or the deadline cannot be met.
         """
         without_pauses(self._start(arrays, request, in_steps=False))

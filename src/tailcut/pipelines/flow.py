@@ -24,6 +24,7 @@ class FlowOwner(Protocol):
     """The pipeline, as far as a request on its way is concerned."""
 
     spec: ModelSpec
+    one_batch: bool  # the first axis of every input counts the rows of the request
 
     @property
     def steps(self) -> Sequence[OpenStep]: ...  # noqa: D102  in order
@@ -104,6 +105,8 @@ class Flow:
             InvalidInputError: its inputs differ in their number of rows, or have none.
             QueueFullError: too much is waiting already, or the deadline cannot be met.
         """
+        if self._owner.one_batch:
+            row_count(self._tensors)
         self.request.ready_ns = time.monotonic_ns()
         step = self._owner.steps[0]
         given = self._given(step)  # checked already but for their rows, which need not be the pipeline's

@@ -43,10 +43,15 @@ class PipelineModel:
 
     choice = None
 
-    def __init__(self, profile: Profile, steps: Sequence[OpenStep], spec: ModelSpec | None = None) -> None:
-        """`spec` says what goes in and comes out; left out, it is what the first step takes and the last one gives."""
+    def __init__(
+        self, profile: Profile, steps: Sequence[OpenStep], spec: ModelSpec | None = None, *, one_batch: bool = False
+    ) -> None:
+        """`spec` says what goes in and comes out; left out, it is what the first step takes and the last one gives.
+
+        With `one_batch`, a request whose inputs differ in their number of rows is refused, whoever takes them.
+        """
         self.spec = spec or plan_pipeline(profile.model.name, [step.outline for step in steps])
-        self.entry = PipelineEntry(self.spec, steps)
+        self.entry = PipelineEntry(self.spec, steps, one_batch=one_batch)
         evidence = RowEvidence(self.spec.rows, self.spec.rows_reason)
         self.rows = RowDecision(self.spec.rows, self.spec.rows_reason, "auto", read_signature(self.spec), evidence)
         self.profile = profile

@@ -18,9 +18,9 @@ from tailcut.triton.names import CONFIG_FILE
 
 
 def as_one(
-    folder: ModelFolder, steps: Sequence[EnsembleStep], models: Sequence[Model], plan: EnsemblePlan
+    folder: ModelFolder, steps: Sequence[EnsembleStep], models: Sequence[Model], plan: EnsemblePlan, *, one_batch: bool
 ) -> PipelineModel:
-    """A pipeline of open models, whose tensors have the ensemble's names."""
+    """A pipeline of open models, whose tensors have the ensemble's names; `one_batch` as for a `PipelineModel`."""
     opened = []
     for index, (step, model, name) in enumerate(zip(steps, models, _names_of(steps), strict=True)):
         kept = [tensor for tensor in model.spec.outputs if tensor.name in step.outputs]
@@ -48,7 +48,7 @@ def as_one(
     largest = min(model.entry.max_batch_size for model in models)
     settings = Settings(batching=BatchingSettings(max_batch_size=largest, bind=False))
     ref = ModelRef(path=str(path.resolve()), sha256=file_hash(path), name=folder.name)
-    return PipelineModel(Profile(model=ref, settings=settings), opened, spec)
+    return PipelineModel(Profile(model=ref, settings=settings), opened, spec, one_batch=one_batch)
 
 
 def _names_of(steps: Sequence[EnsembleStep]) -> list[str]:

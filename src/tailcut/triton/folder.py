@@ -77,7 +77,10 @@ class ModelFolder:
                 path /= "model.onnx"
             if path.exists():
                 return path
-        raise MissingModelFileError(f"{folder}: has no model file: {named or ' or '.join(_FILES)}")
+        advice, inner = "", folder / "model.savedmodel"
+        if (folder / "saved_model.pb").is_file():
+            advice = f"; it is a SavedModel itself: name {folder}, or move what is in it to {inner}"
+        raise MissingModelFileError(f"{folder}: has no model file: {named or ' or '.join(_FILES)}{advice}")
 
     def profile(self, version: int) -> Path | None:
         """The profile of a version that was tuned."""

@@ -164,7 +164,7 @@ class Library:
         opened: list[Model] = []
         try:
             opened.extend(self._open(*inner[index], models * len(steps), wishes).model for index in plan.order)
-            model = as_one(folder, [steps[index] for index in plan.order], opened, plan)
+            model = as_one(folder, [steps[index] for index in plan.order], opened, plan, one_batch=largest > 0)
         except BaseException:
             for step_model in opened:
                 step_model.close()
@@ -276,10 +276,16 @@ def _steps_of(path: Path) -> set[str]:
 def _inner(step: EnsembleStep, folders: Mapping[str, Path]) -> tuple[ModelFolder, int]:
     """The model of a step, and its version."""
     inner = ModelFolder.read(folders[step.model]) if step.model in folders else None
-    if inner is None or inner.is_ensemble or not inner.versions():
+    versions = [] if inner is None or inner.is_ensemble else inner.versions()
+    if inner is None or not versions:
         what = "is not in the repository" if inner is None else "is an ensemble, or has no version"
         raise UsageError(f"step {step.model!r} {what}")
-    return inner, step.version if step.version > 0 else inner.versions()[-1]
+    if step.version > 0 and step.version not in versions:
+        raise UsageError(
+            f"step {step.model!r}: model_version {step.version} is not among those that are served: "
+            f"{', '.join(map(str, versions))}"
+        )
+    return inner, step.version if step.version > 0 else versions[-1]
 
 
 def _seen(inner: ModelFolder, version: int) -> ModelSpec:

@@ -6,7 +6,7 @@ models) are refused.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ import msgspec
 
 from tailcut.engines.base import EngineOptions, Reshape
 from tailcut.engines.filling import ROWS, SampleInput, Values
+from tailcut.engines.installed import is_installed
 from tailcut.errors import UnsupportedError
 from tailcut.runtime.rows import RowsSetting
 from tailcut.runtime.samples import SampleRequest
@@ -25,11 +26,19 @@ _ENGINES = {
     "onnxruntime": "onnxruntime",
     "onnxruntime_onnx": "onnxruntime",
     "openvino": "openvino",
+    "paddle": "openvino",
+    "armnn_tflite": "openvino",
     "tensorflow": "openvino",
     "tensorflow_savedmodel": "openvino",
     "tensorflow_graphdef": "openvino",
     "pytorch": "torch",
     "pytorch_libtorch": "torch",
+    "torch_aoti": "torch",
+}
+_LEVELS: dict[int, dict[str, str]] = {  # of graph optimisation: the numbers of Triton's onnxruntime backend
+    -1: {"graph": "basic"},
+    1: {"layout": "plain"},  # extended, which is all but the blocked layout
+    2: {"graph": "off"},
 }
 _THREADS = ("intra_op_thread_count", "INFERENCE_NUM_THREADS", "CPU_THREADS_NUM", "TF_NUM_INTRA_THREADS")
 _INSTANCES = ("NUM_STREAMS", "CPU_THROUGHPUT_STREAMS")
@@ -74,8 +83,9 @@ def engine_of(config: Any, able: Sequence[str]) -> str:
         raise UnsupportedError(
             f"platform or backend {wanted!r} is not served: the files of {', '.join(sorted(_ENGINES))} are"
         )
-    name = _ENGINES.get(wanted, able[0])
-    return name if name in able else able[0]
+    usual = next(filter(is_installed, able), able[0])  # opening it says what to install
+    name = _ENGINES.get(wanted, usual)
+    return name if name in able else usual
 
 
 def read_settings(config: Any, spec: ModelSpec, engine: str, signature: tuple[str, ...] = ()) -> ConfigReading:
@@ -241,9 +251,8 @@ def _engine_settings(config: Any, options: EngineOptions) -> tuple[EngineOptions
     if count > 1 or streams:
         changes["instances"] = max(count, int(streams or 1))
     fixed = bool(changes)
-    level = config.optimization.graph.level
-    if level:
-        changes |= {"graph": "basic"} if level < 0 else {"layout": "plain"}
+    if options.name == "onnxruntime":
+        changes |= _LEVELS.get(config.optimization.graph.level, {})
     if parameters.get("enable_mem_arena") == "0":
         changes["arena"] = False
     return msgspec.structs.replace(options, **changes), fixed
@@ -259,6 +268,11 @@ def _notes_of_engine(config: Any, engine: str) -> Iterator[str]:
         yield f"execution_accelerators openvino is not used: {engine} computes files of this kind"
     if wanted and _ENGINES.get(wanted) != engine and engine not in accelerators:
         yield f"platform or backend {wanted!r} is not used: {engine} computes files of this kind"
+    level = config.optimization.graph.level
+    if level and engine != "onnxruntime":
+        yield f"optimization.graph.level {level} is not used: {engine} optimises graphs its own way"
+    elif level and level not in _LEVELS:
+        yield f"optimization.graph.level {level} is not used: levels are {', '.join(map(str, _LEVELS))}"
     for names, instead in ((_THREADS, "the engine has as many threads as CPUs"), (_INSTANCES, "instance_group counts")):
         for name in names:
             value = config.parameters[name].string_value if name in config.parameters else ""
@@ -272,27 +286,33 @@ def _samples(config: Any, spec: ModelSpec, *, batched: bool) -> tuple[tuple[Samp
     listed = {tensor.name: tensor for tensor in config.input}
     samples, unfit = [], []
     for warmup in config.model_warmup:
-        inputs = {}
         rows = max(1, warmup.batch_size)
-        for tensor in spec.inputs:
-            given = warmup.inputs.get(tensor.name)
-            if given is None:
-                raise UnsupportedError(f"model_warmup {warmup.name!r} has no input {tensor.name!r}")
-            dims = list(given.dims)
-            if not _takes(listed.get(tensor.name), tensor, dims, [rows] if batched else []):
-                unfit.append(
-                    f"model_warmup {warmup.name!r} is not used: the model does not take input {tensor.name!r} "
-                    f"with dims {dims}; it is warmed up with other requests"
-                )
-                break
-            values: Values = "numerals" if tensor.dtype is DType.BYTES else "constant"
-            if given.random_data and values == "constant":
-                values = "normal" if tensor.dtype.numpy.kind == "f" else "integers"
-            shape = tuple(first + dims)
-            inputs[tensor.name] = SampleInput(shape=shape, values=values, high=2 if values == "integers" else 1)
-        else:
-            samples.append(SampleRequest(inputs=inputs, rows=rows))
+        why = _why_unfit(warmup, spec, listed, [rows] if batched else [])
+        if why:
+            unfit.append(f"model_warmup {warmup.name!r} is not used: {why}; it is warmed up with other requests")
+            continue
+        inputs = {tensor.name: _filled(tensor, warmup.inputs[tensor.name], first) for tensor in spec.inputs}
+        samples.append(SampleRequest(inputs=inputs, rows=rows))
     return tuple(samples), unfit
+
+
+def _why_unfit(warmup: Any, spec: ModelSpec, listed: Mapping[str, Any], rows: list[int]) -> str:
+    """Why the model would refuse a request of an entry of model_warmup; "" where it takes it."""
+    for tensor in spec.inputs:
+        if tensor.name not in warmup.inputs:
+            return f"it has no input {tensor.name!r}"
+        dims = list(warmup.inputs[tensor.name].dims)
+        if not _takes(listed.get(tensor.name), tensor, dims, rows):
+            return f"the model does not take input {tensor.name!r} with dims {dims}"
+    return ""
+
+
+def _filled(tensor: TensorSpec, given: Any, first: list[int]) -> SampleInput:
+    """How an input of model_warmup is filled."""
+    values: Values = "numerals" if tensor.dtype is DType.BYTES else "constant"
+    if given.random_data and values == "constant":
+        values = "normal" if tensor.dtype.numpy.kind == "f" else "integers"
+    return SampleInput(shape=tuple(first + list(given.dims)), values=values, high=2 if values == "integers" else 1)
 
 
 def _takes(listed: Any | None, tensor: TensorSpec, dims: list[int], rows: list[int]) -> bool:
