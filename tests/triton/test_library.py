@@ -1,12 +1,15 @@
 """What the command line says of all models of a repository holds for each, over its configuration and its profile."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnxruntime as ort
 import pytest
 from tests.triton.repositories import add_model
 
+from tailcut import Model
 from tailcut.cli.choices import AlsoCpuChoice, BatchingChoice, DeviceChoice
 from tailcut.cli.serving.model_repository import wishes_of
 from tailcut.cli.serving.sources import SourceReader
@@ -20,6 +23,7 @@ from tailcut.runtime.settings import BatchingSettings, Settings
 from tailcut.triton import library as library_module
 from tailcut.triton.library import Library, Wishes
 
+DATA = Path(__file__).parent.parent / "data" / "models"  # made by scripts/make_model_files.py
 PROFILE = Profile(
     model=ModelRef(path="m.onnx", sha256="0" * 64, name="m"),
     settings=Settings(engine=EngineOptions(threads=2), batching=BatchingSettings(max_batch_size=8)),
@@ -104,3 +108,19 @@ def test_models_share_the_memory_of_a_container(
         "the memory limit leaves only 16 MiB for the rows of each model",
         "the memory limit leaves only 1 MiB for the rows of each model",
     ]
+
+
+@pytest.mark.parametrize(("backend", "files"), [("paddle", ["pdmodel", "pdiparams"]), ("armnn_tflite", ["tflite"])])
+def test_files_of_other_frameworks_with_their_own_backends(tmp_path: Path, backend: str, files: list[str]) -> None:
+    """They are named in a repository that another server has read so far."""
+    folder = tmp_path / "dense" / "1"
+    folder.mkdir(parents=True)
+    for kind in files:
+        shutil.copy(DATA / f"dense.{kind}", folder / f"model.{kind}")
+    (tmp_path / "dense" / "config.pbtxt").write_text(f'backend: "{backend}"')
+    [loaded] = Library(tmp_path, Wishes(Limits(), measures=False)).load("dense", 1)
+    with loaded.model as model, Model.open(DATA / f"dense.{files[0]}") as plain:
+        [tensor] = model.spec.inputs
+        given = {tensor.name: np.full([dim or 1 for dim in tensor.shape], 0.5, np.float32)}
+        for name, answer in plain.infer_sync(given).items():
+            assert np.array_equal(model.infer_sync(given)[name], answer)
