@@ -106,6 +106,16 @@ def test_help_does_not_load_the_heavy_libraries():
     assert done.stderr.strip() == "[]"
 
 
+def test_commands_do_not_load_pydantic():
+    """A command line has a few flags; reading them must not take a server 0.2 s and memory for good."""
+    code = (
+        "import sys; from tailcut.cli.main import main; main(['schema', 'bench']); "
+        "print(sorted(name for name in sys.modules if name.startswith('pydantic')), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stderr.strip() == "[]"
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
