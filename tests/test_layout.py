@@ -90,7 +90,6 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "pipelines/model",
         "pipelines/pool",
         "pipelines/process",
-        "pipelines/stage",
         "pipelines/steps",
     ),
     "planning/test_cluster": ("kernels/balancing", "kernels/cluster", "kernels/queueing"),

@@ -4,6 +4,7 @@ import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -111,13 +112,15 @@ def stage(  # noqa: PLR0913  the settings of a stage
         fill: for each output with a free dimension the value that shorter rows are filled up with.
 
     Raises:
-        UsageError: an argument is not valid, or the function does not take as many arrays as there are inputs.
+        UsageError: an argument is not valid, the function does not take as many arrays as there are inputs, or it is
+            an async function, a generator or a class.
     """
 
     def make(function: Function) -> Stage:
         if not callable(function):
             raise UsageError(f"@stage is for functions, not for {type(function).__name__}")
         title = str(name or getattr(function, "__name__", type(function).__name__))
+        _check_kind(title, function)
         _check(title, "workers", workers, _MOST_WORKERS)
         _check(title, "max_batch_size", max_batch_size, _MOST_BATCH)
         if not isinstance(timeout_s, int | float) or not 0 < timeout_s <= 86400:
@@ -186,11 +189,41 @@ def _check(stage: str, setting: str, value: int, most: int) -> None:
         raise UsageError(f"stage {stage!r}: {setting} is {value!r}, must be 1 to {most}")
 
 
+def _check_kind(stage: str, function: Function) -> None:
+    """Refuse what returns no arrays when it is called.
+
+    Raises:
+        UsageError: it is an async function, a generator or a class.
+    """
+    if inspect.isclass(function):
+        raise UsageError(f"stage {stage!r}: {function.__name__} is a class: give a function, or an instance to call")
+    called = function if inspect.isroutine(function) or isinstance(function, partial) else type(function).__call__
+    if inspect.iscoroutinefunction(called) or inspect.isasyncgenfunction(called):
+        raise UsageError(f"stage {stage!r}: the function is async: write def without async, processes wait for it")
+    if inspect.isgeneratorfunction(called):
+        raise UsageError(f"stage {stage!r}: the function is a generator: return the outputs instead of yielding them")
+
+
+def _check_order(stage: str, parameters: Sequence[str], names: Sequence[str]) -> None:
+    """Refuse parameters that are given in order, and of which one is called as another input than the one it gets.
+
+    Raises:
+        UsageError: names it.
+    """
+    for index, parameter in enumerate(parameters):
+        if parameter in names and names.index(parameter) != index:
+            gets = repr(names[index]) if index < len(names) else "nothing"
+            raise UsageError(
+                f"stage {stage!r}: the function takes ({', '.join(parameters)}), but the inputs are "
+                f"{', '.join(names)}: in this order, {parameter!r} would get {gets}: call all parameters as the inputs"
+            )
+
+
 def _is_by_name(stage: str, function: Function, names: Sequence[str]) -> bool:
     """Whether a function takes its inputs by name; in order otherwise.
 
     Raises:
-        UsageError: it takes them in neither way.
+        UsageError: it takes them in neither way, or in order, but calls one of them as another.
     """
     try:
         signature = inspect.signature(function)
@@ -201,6 +234,8 @@ def _is_by_name(stage: str, function: Function, names: Sequence[str]) -> bool:
             signature.bind(**dict.fromkeys(names)) if by_name else signature.bind(*names)
         except TypeError:
             continue
+        if not by_name:
+            _check_order(stage, list(signature.parameters), names)
         return by_name
     took = list(signature.parameters)
     raise UsageError(

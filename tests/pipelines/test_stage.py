@@ -1,0 +1,89 @@
+"""Which functions can be stages: what cannot work is refused when the file is read, in one line."""
+
+from functools import partial
+
+import pytest
+
+from tailcut import stage
+from tailcut.errors import UsageError
+
+
+def made(function, *inputs):
+    return stage(inputs=dict.fromkeys(inputs or ("x",), "FP32"), outputs={"y": "FP32"})(function)
+
+
+async def coroutine(x):
+    return x
+
+
+async def asynchronous_generator(x):
+    yield x
+
+
+def generator(x):
+    yield x
+
+
+class Scale:
+    def __call__(self, x):
+        return x
+
+
+class Asynchronous:
+    async def __call__(self, x):
+        return x
+
+
+class Yielding:
+    def __call__(self, x):
+        yield x
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (coroutine, "stage 'coroutine': the function is async"),
+        (partial(coroutine), "stage 'partial': the function is async"),
+        (asynchronous_generator, "the function is async"),
+        (Asynchronous(), "stage 'Asynchronous': the function is async"),
+        (Asynchronous().__call__, "the function is async"),
+        (generator, "stage 'generator': the function is a generator"),
+        (Yielding(), "the function is a generator"),
+        (Scale, "stage 'Scale': Scale is a class"),
+    ],
+)
+def test_what_returns_no_arrays_is_refused(function, message):
+    """Each call would fail."""
+    with pytest.raises(UsageError, match=message) as caught:
+        made(function)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("function", [Scale(), Scale().__call__, partial(lambda a, x: x, 1), abs])
+def test_what_can_be_called_is_a_stage(function):
+    """Instances, methods and functions in C, too."""
+    assert made(function)(2) == 2
+
+
+def test_inputs_are_given_by_name_or_in_order():
+    """By name where all names are the function's, and in order where none contradicts it."""
+    assert made(lambda b, a: a, "a", "b").by_name
+    assert made(lambda b, c=1, a=0: a, "a", "b").by_name
+    assert not made(lambda first, second: first, "a", "b").by_name
+    assert not made(lambda a, second: a, "a", "b").by_name
+
+
+@pytest.mark.parametrize(
+    ("function", "inputs", "message"),
+    [
+        (lambda mask, ids: ids, ("ids", "attention"), r"takes \(mask, ids\), but the inputs are ids, attention"),
+        (lambda b, a, /: a, ("a", "b"), "'b' would get 'a'"),
+        (lambda x, mask=None: x, ("mask",), "'mask' would get nothing"),
+        (lambda x, *, mask=None: x, ("mask",), "'mask' would get nothing"),
+    ],
+)
+def test_a_parameter_that_is_called_as_another_input_is_refused(function, inputs, message):
+    """It would silently get the wrong array."""
+    with pytest.raises(UsageError, match=message) as caught:
+        made(function, *inputs)
+    assert "\n" not in str(caught.value)
