@@ -126,7 +126,10 @@ def _array(stage: Stage, tensor: TensorSpec, value: Any, rows: int) -> np.ndarra
 
 
 def _numbers(where: str, tensor: TensorSpec, value: Any) -> np.ndarray:
-    """An array of the declared dtype; numbers of a list become it where each is one of its kind and in its range."""
+    """An array of the declared dtype; numbers of a list become it where each is one of its kind and in its range.
+
+    Infinities and NaN are in the range of floats.
+    """
     want = tensor.dtype.numpy
     try:
         result = np.asarray(value)

@@ -41,7 +41,10 @@ def as_dtype(array: np.ndarray, want: np.dtype) -> np.ndarray | None:
         limits = np.iinfo(want)
         if int(array.min()) < limits.min or int(array.max()) > limits.max:
             return None
-    return array.astype(want, copy=False)
+    with np.errstate(over="ignore"):
+        result = array.astype(want, copy=False)
+    overflows = result is not array and want.kind not in "bui" and np.any(np.isinf(result) & np.isfinite(array))
+    return None if overflows else result
 
 
 def parse_fill(stage: str, tensor: TensorSpec, value: object) -> Any:
