@@ -181,6 +181,7 @@ CROSS_CUTTING = {
     "kubernetes/test_dashboard": "what Grafana and the autoscalers ask Prometheus",
     "kubernetes/test_manifests": "the manifests in deploy/kubernetes and deploy/kserve",
     "kubernetes/test_processes": "what these promise of a server's start, stop and rights",
+    "pipelines/test_files": "what a pipeline's file does to the server that executes it",
     "soak/test_soak": "a whole server under mixed traffic",
     "test_deploy": "the files in deploy/",
     "test_docs": "what the documentation says of options and figures",
