@@ -28,6 +28,33 @@ def logs(tmp_path):
     return tmp_path / "logs"
 
 
+@pytest.mark.parametrize("style", ["text", "json"])
+def test_a_message_that_is_no_text_is_answered(tmp_path, logs, style):
+    """Of a stage on threads: with question marks, and cut; over HTTP, gRPC and a stream of gRPC. It is logged, too."""
+    options = ["--grpc-port", "0", "--log", style]
+    with serving(logs, written(tmp_path, HEAD, BAD_TEXT, PIPELINE), *options) as server:
+        with server.connect() as wire:
+            answer = wire.ask(ROW)
+            assert answer.status == 400
+            message = answer.json()["error"]
+            assert message.startswith("stage 'f': ?: café café")
+            assert 4000 < len(message.encode()) <= 4096
+            assert wire.ask(ROW.replace(b"[1]}", b"[2]}")).status == 500
+        tensor = tritonclient.grpc.InferInput("x", [1], "FP32")
+        tensor.set_data_from_numpy(np.ones(1, np.float32))
+        with tritonclient.grpc.InferenceServerClient(f"127.0.0.1:{server.grpc_port}") as client:
+            with pytest.raises(InferenceServerException, match=r"stage 'f': .: café"):
+                client.infer("p", [tensor])
+            answers = []
+            client.start_stream(lambda result, error: answers.append(str(error)))
+            client.async_stream_infer("p", [tensor])
+            until(lambda: answers, server)
+            client.stop_stream()
+            assert answers[0].startswith("stage 'f': ?: café")
+        until(lambda: "ud800 lost" in server.stderr.read_text(), server)
+        assert "Logging error" not in server.stderr.read_text()
+
+
 def test_a_package_below_the_folder_is_watched(tmp_path, logs):
     """Its modules are the pipeline's own."""
     (tmp_path / "parts").mkdir()

@@ -6,12 +6,21 @@ import pytest
 
 from tailcut.errors import EngineError, InvalidInputError
 from tailcut.server.faults import fault, known, public_message
+from tailcut.server.http.replies import error_reply
 
 
 def test_the_words_of_an_engine_stay_in_the_log() -> None:
     """A client is told of its own mistakes in full."""
     assert public_message(InvalidInputError("input 'x' is missing")) == "input 'x' is missing"
     assert public_message(EngineError("node Conv_3 failed at 0x7f")) == "the model failed on this input"
+
+
+@pytest.mark.parametrize("text", ["half of a pair: \ud800", "\udcff", "caf\u00e9 \udfff"])
+def test_text_that_is_not_valid_is_answered(text: str) -> None:
+    """A request always has an answer, whatever an error says."""
+    message = text.encode(errors="replace").decode()
+    assert public_message(InvalidInputError(text)) == message
+    assert error_reply(400, text).endswith(f'{{"error":"{message}"}}'.encode())
 
 
 def test_a_fault_of_the_server_is_logged(caplog: pytest.LogCaptureFixture) -> None:

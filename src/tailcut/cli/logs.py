@@ -15,7 +15,14 @@ class _JsonFormatter(logging.Formatter):
         line |= getattr(record, "fields", {})
         if record.exc_info:
             line["error"] = self.formatException(record.exc_info)
-        return orjson.dumps(line).decode()
+        try:
+            return orjson.dumps(line).decode()
+        except TypeError:  # half of a surrogate pair, such as a name of a file that is not UTF-8 has
+            return orjson.dumps({name: _valid(value) for name, value in line.items()}).decode()
+
+
+def _valid(value: object) -> object:
+    return value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
 
 
 def log_to_stderr(style: Literal["text", "json"]) -> None:

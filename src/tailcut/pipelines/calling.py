@@ -12,6 +12,7 @@ from tailcut.pipelines.results import RefusedInputError, call, call_filled
 from tailcut.pipelines.stage import Stage
 
 _log = logging.getLogger("tailcut")
+_MESSAGE_BYTES = 4096
 
 
 class Caller:
@@ -72,12 +73,21 @@ def refusal(stage: Stage, error: BaseException) -> tuple[ReplyKind, str]:
     An exception's text may hold a part of the request, so it goes to the log alone.
     """
     if isinstance(error, RefusedInputError):
-        return ReplyKind.INVALID, str(error)
+        return ReplyKind.INVALID, plain(error)
     if isinstance(error, InvalidInputError):
-        return ReplyKind.INVALID, f"stage {stage.name!r}: {error}"
+        return ReplyKind.INVALID, plain(f"stage {stage.name!r}: {plain(error)}")
     if isinstance(error, TailcutError):
-        return ReplyKind.FAILED, str(error)
-    return ReplyKind.FAILED, f"stage {stage.name!r} failed: {type(error).__name__}"
+        return ReplyKind.FAILED, plain(error)
+    return ReplyKind.FAILED, plain(f"stage {stage.name!r} failed: {type(error).__name__}")
+
+
+def plain(message: object) -> str:
+    """What an author's error says, as text that every protocol can carry: valid UTF-8, of at most 4096 bytes."""
+    try:
+        text = str(message)
+    except Exception:  # noqa: BLE001  an author's class may have a __str__ of its own
+        text = type(message).__name__
+    return text.encode(errors="replace")[:_MESSAGE_BYTES].decode(errors="ignore")
 
 
 def log_fault(stage: Stage, error: BaseException) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tailcut.errors import TailcutError, UsageError
-from tailcut.pipelines.calling import Caller, log_fault, refusal
+from tailcut.pipelines.calling import Caller, log_fault, plain, refusal
 from tailcut.pipelines.forwarding import LogSender
 from tailcut.pipelines.layout import Packed
 from tailcut.pipelines.loading import load_pipeline, parse_path
@@ -24,7 +24,6 @@ from tailcut.pipelines.region import SharedRegion
 from tailcut.pipelines.stage import Stage
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
-_MESSAGE_BYTES = 4096
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -44,8 +43,8 @@ def main(arguments: Sequence[str]) -> int:
             _pin(int(cpu))
         stage = _stage(path, int(index), signature)
     except Exception as error:  # noqa: BLE001  whatever keeps this process from starting is the server's to report
-        text = str(error) if isinstance(error, TailcutError) else f"{path}: {type(error).__name__}: {error}"
-        _reply(sock, results, ReplyKind.NOT_LOADED, text)
+        text = plain(error) if isinstance(error, TailcutError) else f"{path}: {type(error).__name__}: {plain(error)}"
+        _reply(sock, results, ReplyKind.NOT_LOADED, plain(text))
         return 1
     gc.collect()
     gc.freeze()  # what the import left: it is never walked again
@@ -101,7 +100,7 @@ def _check_size(stage: Stage, packed: Packed) -> None:
 
 
 def _reply(sock: socket.socket, results: SharedRegion, kind: ReplyKind, message: str) -> None:
-    data = message.encode(errors="replace")[:_MESSAGE_BYTES]
+    data = message.encode()
     region = results.grow(len(data))
     region[: len(data)] = np.frombuffer(data, np.uint8)
     sock.sendall(REPLY.pack(kind, len(data), results.size))

@@ -8,8 +8,13 @@ _log = logging.getLogger("tailcut")
 
 
 def public_message(error: TailcutError) -> str:
-    """What a client is told: the engine's own words stay in the log."""
-    return "the model failed on this input" if error.code is Code.INTERNAL else str(error)
+    """What a client is told, as valid UTF-8: the engine's own words stay in the log."""
+    return "the model failed on this input" if error.code is Code.INTERNAL else valid_text(str(error))
+
+
+def valid_text(text: str) -> str:
+    """Text that can be encoded: halves of surrogate pairs, which a str may hold, become question marks."""
+    return text if text.isascii() else text.encode(errors="replace").decode()
 
 
 def fault(error: Exception) -> str:

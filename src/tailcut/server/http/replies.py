@@ -7,7 +7,7 @@ from math import ceil
 import orjson
 
 from tailcut.errors import Code, QueueFullError, ReleasedError, TailcutError
-from tailcut.server.faults import public_message
+from tailcut.server.faults import public_message, valid_text
 from tailcut.server.http.page import HTML
 from tailcut.wire.http1.response import BINARY, dated, head, reply
 
@@ -47,7 +47,7 @@ def response_head(length: int, json_size: int | None, date: bytes, *, close: boo
 
 def error_reply(status: int, message: str, *, close: bool = False, headers: Mapping[str, str] | None = None) -> bytes:
     """The protocol's error object."""
-    return reply(status, orjson.dumps({"error": message}), close=close, headers=headers)
+    return reply(status, orjson.dumps({"error": valid_text(message)}), close=close, headers=headers)
 
 
 def failure_reply(error: TailcutError, *, close: bool = False) -> bytes:
