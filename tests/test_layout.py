@@ -83,7 +83,6 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "pipelines/test_faults": ("pipelines/forwarding",),
     "pipelines/test_serving": (
         "pipelines/calling",
-        "pipelines/child",
         "pipelines/engine",
         "pipelines/entry",
         "pipelines/flow",

@@ -8,7 +8,7 @@ import pytest
 
 from tailcut import Model
 from tailcut.errors import MissingFileError, TailcutError, UsageError
-from tailcut.pipelines.loading import load_pipeline, parse_path
+from tailcut.pipelines.loading import import_path, load_pipeline, parse_path
 
 HEAD = "from tailcut import Pipeline, stage\n\n\n"
 STAGE = '@stage(inputs={"x": "FP32"}, outputs={"y": "FP32"})\ndef f(x):\n    return x\n\n\n'
@@ -152,3 +152,21 @@ def test_a_folder_whose_name_looks_installed(tmp_path, name):
     assert factor_of(path) == 2
     (tmp_path / name / "words_of_loading.py").write_text("FACTOR = 333\n")
     assert factor_of(path) == 333
+
+
+COUNTED = (
+    "import sys\nsys.executions_of_loading = getattr(sys, 'executions_of_loading', 0) + 1\n"
+    + HEAD
+    + STAGE
+    + "pipeline = Pipeline('p', [f])\nother = Pipeline('q', [f])\n"
+)
+
+
+def test_the_standard_library_comes_before_the_folder(tmp_path, monkeypatch):
+    """A file that is called as one of its modules is not imported in its place, by whatever is imported later."""
+    monkeypatch.delitem(sys.modules, "sched", raising=False)
+    (tmp_path / "sched.py").write_text("raise RuntimeError('not this one')\n")
+    (tmp_path / "p.py").write_text("import sched\nsched.scheduler\n" + COUNTED)
+    load_pipeline(parse_path(f"{tmp_path}/p.py:pipeline"))
+    assert str(tmp_path) in sys.path
+    assert str(tmp_path) not in import_path()

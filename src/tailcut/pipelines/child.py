@@ -1,4 +1,4 @@
-"""A stage's process: `python -m tailcut.pipelines.child`. Imports the stage by its path, and computes batches.
+"""A stage's process. Imports the stage by its path, and computes batches.
 
 The first thing it does, before anything of the user's is imported, is to bind itself to its parent's life.
 """
@@ -111,7 +111,3 @@ def _bound_to(parent: int) -> bool:
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     return os.getppid() == parent
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -1,14 +1,18 @@
 """Finds a pipeline by its import path, `embed.py:pipeline`, in the server and in each of its stages' processes alike.
 
-The file is executed under a name of its own, with its folder first on the import path as `python embed.py` has it. What
-it imports from there is its folder's own: pipelines of two folders may each have a `words.py`. What goes wrong in it is
-one line that names the file and the line.
+The file is executed under a name of its own. Its folder comes first on the import path, as `python embed.py` has it,
+but behind the standard library: a `queue.py` beside it would else be taken for the standard module by all that the
+process imports later. What the file imports from its folder is the folder's own: pipelines of two folders may each have
+a `words.py`. What goes wrong in it is one line that names the file and the line.
 """
 
 import hashlib
+import os
 import sys
+import sysconfig
 import threading
 import traceback
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import invalidate_caches
 from importlib.machinery import SourceFileLoader
@@ -22,11 +26,18 @@ from tailcut.pipelines.stage import Pipeline
 _PREFIX = "tailcut_pipeline_"
 _NOT_THEIRS = (_PREFIX, "tailcut.")
 _INSTALLED = ("/site-packages/", "/dist-packages/", "/lib/python")  # in the path, from the folder on, of what is kept
+_STANDARD = {
+    folder + tail
+    for folder in (sysconfig.get_path("stdlib"), os.path.dirname(os.__file__))  # noqa: PTH120  as it is on the path
+    for tail in ("", "/lib-dynload")
+}
+_STANDARD_ZIP = f"/python{sys.version_info.major}{sys.version_info.minor}.zip"
 _lock = threading.RLock()  # `sys.modules` has the modules of one folder at a time
 _active: list[str] = []  # the folder whose modules it has
 _own: dict[str, frozenset[str]] = {}  # by folder: modules of it that the program had before its first pipeline
 _aside: dict[str, dict[str, ModuleType]] = {}  # by folder: its modules, while another folder is the active one
 _versions: dict[str, dict[str, tuple[int, int] | None]] = {}  # by folder and module: its file, when it was loaded
+_added: set[str] = set()  # folders that are on the import path because of a pipeline
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +83,11 @@ def load_pipeline(path: PipelinePath) -> Pipeline:
     return pipeline
 
 
+def import_path() -> list[str]:
+    """The import path of this program, for another process of it: the standard library first, no pipelines' folders."""
+    return _standard_first(entry for entry in sys.path if isinstance(entry, str) and entry not in _added)
+
+
 def _execute(file: Path) -> ModuleType:
     if not file.is_file():
         raise MissingFileError(f"{file}: no such file")
@@ -96,6 +112,11 @@ def _execute(file: Path) -> ModuleType:
     return module
 
 
+def _standard_first(entries: Iterable[str]) -> list[str]:
+    """An import path with the entries of the standard library before all others."""
+    return sorted(entries, key=lambda entry: entry not in _STANDARD and not str(entry).endswith(_STANDARD_ZIP))
+
+
 def _activate(folder: str) -> None:
     """Have `import` find the modules of this folder, and none that pipelines of another one have from theirs."""
     if _active != [folder]:
@@ -106,7 +127,9 @@ def _activate(folder: str) -> None:
                 del sys.modules[title]
         sys.modules.update(_aside.pop(folder, {}))
         _active[:] = [folder]
-    sys.path[:] = [folder, *(entry for entry in sys.path if entry != folder)]
+    if folder not in sys.path:
+        _added.add(folder)
+    sys.path[:] = _standard_first([folder, *(entry for entry in sys.path if entry != folder)])
 
 
 def _drop_changed(folder: str) -> dict[str, ModuleType]:

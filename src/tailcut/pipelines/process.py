@@ -28,10 +28,12 @@ from tailcut.pipelines.calling import Caller
 from tailcut.pipelines.forwarding import log_from
 from tailcut.pipelines.layout import Parts, rows_of
 from tailcut.pipelines.life import Life, move
-from tailcut.pipelines.loading import PipelinePath
+from tailcut.pipelines.loading import PipelinePath, import_path
 from tailcut.pipelines.protocol import CALL, MOST_BYTES, REGION_BYTES, REPLY, ReplyKind
 from tailcut.pipelines.region import SharedRegion
 from tailcut.pipelines.stage import Stage
+
+_START = "import sys; sys.path[:] = {}; from tailcut.pipelines.child import main; sys.exit(main(sys.argv[1:]))"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,9 @@ class StageProcess:
         self._sock, theirs = socket.socketpair()
         logs, their_logs = socket.socketpair()
         inherited = (theirs.fileno(), self._inputs.descriptor, self._results.descriptor, their_logs.fileno())
-        command = [sys.executable, "-m", "tailcut.pipelines.child", str(os.getpid()), str(stage_place.path)]
+        # Neither `-m` nor `-c` alone: they put the current folder first, whose files would replace standard modules.
+        command = [sys.executable, "-P", "-c", _START.format(ascii(import_path()))]
+        command += [str(os.getpid()), str(stage_place.path)]
         command += [
             str(stage_place.index),
             stage_place.stage.signature,
