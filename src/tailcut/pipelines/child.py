@@ -1,6 +1,7 @@
 """A stage's process. Imports the stage by its path, and computes batches.
 
-The first thing it does, before anything of the user's is imported, is to bind itself to its parent's life.
+The first thing it does, before anything of the user's is imported, is to bind itself to its parent's life. It leads a
+session of its own, so that the server can end it together with the programs that a stage has started.
 """
 
 import ctypes
@@ -11,6 +12,7 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
+from types import FrameType
 
 import numpy as np
 
@@ -24,6 +26,7 @@ from tailcut.pipelines.region import SharedRegion
 from tailcut.pipelines.stage import Stage
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_LEFT_TO_THE_SERVER = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -31,12 +34,13 @@ def main(arguments: Sequence[str]) -> int:
     parent, path, index, signature, control, inputs, outputs, logs, cpu = arguments
     if not _bound_to(int(parent)):
         return 1
-    # A terminal signals the whole group, and systemd all processes of a unit: what the server drains is still computed.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
+    for descriptor in (control, inputs, outputs, logs):
+        os.set_inheritable(int(descriptor), False)  # whatever a stage starts does not keep them open
+    sock = socket.socket(fileno=int(control))
+    _leave_signals()
+    os.register_at_fork(after_in_child=sock.close)  # else the server would not see that this process has ended
     logging.basicConfig(handlers=[LogSender(socket.socket(fileno=int(logs)))], format="%(message)s", level=logging.INFO)
     logging.captureWarnings(True)
-    sock = socket.socket(fileno=int(control))
     results = SharedRegion(int(outputs))
     try:
         if cpu:
@@ -104,6 +108,29 @@ def _reply(sock: socket.socket, results: SharedRegion, kind: ReplyKind, message:
     region = results.grow(len(data))
     region[: len(data)] = np.frombuffer(data, np.uint8)
     sock.sendall(REPLY.pack(kind, len(data), results.size))
+
+
+def _leave_signals() -> None:
+    """Do nothing on the signals that end a server, for systemd sends them to all processes of a unit.
+
+    What the server drains is still computed. Programs that a stage starts, and processes that it forks, get them as
+    ever: exec resets a handler (signal(7)), where it would keep SIG_IGN.
+    """
+    before = {number: signal.getsignal(number) for number in _LEFT_TO_THE_SERVER}
+    before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}  # nohup's stays
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    for number in before:
+        signal.signal(number, _nothing)
+        signal.siginterrupt(number, False)
+    os.register_at_fork(after_in_child=restore)
+
+
+def _nothing(_number: int, _frame: FrameType | None) -> None:
+    pass
 
 
 def _bound_to(parent: int) -> bool:

@@ -4,11 +4,13 @@ A call blocks the worker thread that makes it, never the event loop: it waits in
 """
 
 import os
+import signal
 import socket
 import struct
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -84,7 +86,9 @@ class StageProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=sys.stderr.fileno() if _has_stderr() else None,
                 pass_fds=inherited,
+                start_new_session=True,  # with a group of its own, which ends as a whole
             )
+        self._group_ended = False
         name = stage_place.stage.name
         threading.Thread(target=log_from, args=(logs, name), name=f"{name}-log", daemon=True).start()
         self._patience_s = 0.0  # of the socket
@@ -102,7 +106,12 @@ class StageProcess:
     @property
     def is_alive(self) -> bool:
         """Whether it has not ended, by itself or otherwise."""
-        return self._life is not Life.ENDED and self._process.poll() is None
+        if self._life is Life.ENDED:
+            return False
+        if self._process.poll() is None:
+            return True
+        self._end_group()
+        return False
 
     def wait_ready(self, timeout_s: float) -> None:
         """Wait until it has imported its stage; it is killed where it does not.
@@ -170,11 +179,18 @@ class StageProcess:
         if self._life is Life.ENDED:
             return
         self._life = Life.ENDED
-        self._process.kill()
+        self._end_group()
         self._process.wait()
         self._sock.close()
         self._inputs.close()
         self._results.close()
+
+    def _end_group(self) -> None:
+        """End the process, and the programs that its stage has started, once: its number may be another's later."""
+        if not self._group_ended:
+            self._group_ended = True
+            with suppress(ProcessLookupError, PermissionError):  # macOS has the latter where only a zombie is left
+                os.killpg(self._process.pid, signal.SIGKILL)
 
     def _receive(self, timeout_s: float) -> tuple[ReplyKind, str]:
         """The next reply, and its message.
