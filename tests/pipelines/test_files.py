@@ -55,6 +55,30 @@ def test_a_message_that_is_no_text_is_answered(tmp_path, logs, style):
         assert "Logging error" not in server.stderr.read_text()
 
 
+ONCE = (
+    "with Path(__file__).with_name('executed').open('a') as file:\n    print(os.getpid(), file=file)\n"
+    + HEAD
+    + THREADS
+    + PIPELINE
+)
+
+
+def test_a_file_is_executed_once_at_a_start_and_at_each_reload(tmp_path, logs):
+    """Also where nothing has changed: it may read other files."""
+
+    def executions():
+        return (tmp_path / "executed").read_text().split()
+
+    source = written(tmp_path, ONCE)
+    with serving(logs, source) as server:
+        assert executions() == [str(server.process.pid)]
+        for count in (2, 3):
+            server.process.send_signal(signal.SIGHUP)
+            until(lambda count=count: len(executions()) == count, server)
+            until(lambda count=count: server.stderr.read_text().count(": loaded") >= count - 1, server)
+        assert len(executions()) == 3
+
+
 def test_a_package_below_the_folder_is_watched(tmp_path, logs):
     """Its modules are the pipeline's own."""
     (tmp_path / "parts").mkdir()

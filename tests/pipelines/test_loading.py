@@ -8,7 +8,7 @@ import pytest
 
 from tailcut import Model
 from tailcut.errors import MissingFileError, TailcutError, UsageError
-from tailcut.pipelines.loading import import_path, load_pipeline, parse_path
+from tailcut.pipelines.loading import forget, import_path, load_pipeline, parse_path, take_pipeline
 
 HEAD = "from tailcut import Pipeline, stage\n\n\n"
 STAGE = '@stage(inputs={"x": "FP32"}, outputs={"y": "FP32"})\ndef f(x):\n    return x\n\n\n'
@@ -160,6 +160,59 @@ COUNTED = (
     + STAGE
     + "pipeline = Pipeline('p', [f])\nother = Pipeline('q', [f])\n"
 )
+
+
+@pytest.fixture
+def counted(tmp_path, monkeypatch):
+    """The path of a pipeline's file that counts its executions, and what tells the count."""
+    monkeypatch.setattr(sys, "executions_of_loading", 0, raising=False)
+    (tmp_path / "p.py").write_text(COUNTED)
+    return f"{tmp_path}/p.py", lambda: sys.executions_of_loading
+
+
+def test_a_file_is_executed_once_for_each_opening(counted):
+    """Whatever asks about its pipelines before; then again, although nothing has changed."""
+    file, count = counted
+    paths = [parse_path(f"{file}:{name}") for name in ("pipeline", "other")]
+    for opening in (1, 2):
+        for path in paths * 2:
+            load_pipeline(path)
+        for path in paths:
+            assert take_pipeline(path) is load_pipeline_of(path)
+        assert count() == opening
+    forget(paths[0])
+    load_pipeline(paths[0])
+    assert count() == 3
+
+
+def load_pipeline_of(path):
+    """The pipeline that is there, without a question for it."""
+    (module,) = [module for module in sys.modules.values() if getattr(module, "__file__", "") == str(path.file)]
+    return getattr(module, path.attribute)
+
+
+def test_opening_a_model_executes_its_file_once(counted):
+    """Its profile is made of the same execution."""
+    file, count = counted
+    for opening in (1, 2):
+        Model.open(f"{file}:pipeline", trust=True).close()
+        assert count() == opening
+
+
+def test_a_file_that_has_changed_is_executed_again(counted, tmp_path):
+    """It, or a module of its folder."""
+    file, count = counted
+    (tmp_path / "part_of_loading.py").write_text("FACTOR = 2\n")
+    path = parse_path(f"{file}:pipeline")
+    (tmp_path / "p.py").write_text("import part_of_loading\n" + COUNTED)
+    load_pipeline(path)
+    (tmp_path / "part_of_loading.py").write_text("FACTOR = 333\n")
+    for _ in range(2):
+        load_pipeline(path)
+    assert count() == 2
+    (tmp_path / "p.py").write_text(COUNTED)
+    load_pipeline(path)
+    assert count() == 3
 
 
 def test_the_standard_library_comes_before_the_folder(tmp_path, monkeypatch):

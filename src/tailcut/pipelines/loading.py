@@ -4,6 +4,9 @@ The file is executed under a name of its own. Its folder comes first on the impo
 but behind the standard library: a `queue.py` beside it would else be taken for the standard module by all that the
 process imports later. What the file imports from its folder is the folder's own: pipelines of two folders may each have
 a `words.py`. What goes wrong in it is one line that names the file and the line.
+
+An execution is kept for what asks about a pipeline before it is opened, and for its opening: whatever a file does when
+it is executed, such as making a counter of a name, it does once for each.
 """
 
 import hashlib
@@ -13,7 +16,7 @@ import sysconfig
 import threading
 import traceback
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import invalidate_caches
 from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_loader
@@ -51,6 +54,18 @@ class PipelinePath:
         return f"{self.file}:{self.attribute}"
 
 
+@dataclass(slots=True)
+class _Execution:
+    """A file that has been executed."""
+
+    module: ModuleType
+    source: bytes
+    opened: set[str] = field(default_factory=set)  # the pipelines of it that were opened
+
+
+_executions: dict[Path, _Execution] = {}  # the newest of each file
+
+
 def parse_path(text: str) -> PipelinePath:
     """`embed.py:pipeline` apart, the file absolute.
 
@@ -64,14 +79,46 @@ def parse_path(text: str) -> PipelinePath:
 
 
 def load_pipeline(path: PipelinePath) -> Pipeline:
-    """Execute the file and return its pipeline.
+    """The pipeline of a file, which is executed where its last execution is out of date.
+
+    It is where the file, or a module that it has imported from its folder, has changed, and where the pipeline has been
+    opened since.
 
     Raises:
         MissingFileError: the file is missing.
         UsageError: it raises, or there is no such variable in it, or it is no Pipeline.
     """
+    return _pipeline(path)[0]
+
+
+def take_pipeline(path: PipelinePath) -> Pipeline:
+    """As `load_pipeline`, to open it: the next call executes the file again.
+
+    Raises:
+        MissingFileError: the file is missing.
+        UsageError: as `load_pipeline`.
+    """
+    pipeline, execution = _pipeline(path)
+    execution.opened.add(path.attribute)
+    return pipeline
+
+
+def forget(path: PipelinePath) -> None:
+    """Execute the file at the next call in any case."""
+    _executions.pop(path.file, None)
+
+
+def import_path() -> list[str]:
+    """The import path of this program, for another process of it: the standard library first, no pipelines' folders."""
+    return _standard_first(entry for entry in sys.path if isinstance(entry, str) and entry not in _added)
+
+
+def _pipeline(path: PipelinePath) -> tuple[Pipeline, _Execution]:
     with _lock:
-        module = _execute(path.file)
+        execution = _executions.get(path.file)
+        if execution is None or path.attribute in execution.opened or _has_changed(path.file, execution):
+            execution = _executions[path.file] = _execute(path.file)
+    module = execution.module
     if not hasattr(module, path.attribute):
         names = [name for name, value in vars(module).items() if isinstance(value, Pipeline)]
         there = f"there is {', '.join(names)}" if names else "it has no Pipeline"
@@ -80,19 +127,27 @@ def load_pipeline(path: PipelinePath) -> Pipeline:
     if not isinstance(pipeline, Pipeline):
         kind = type(pipeline).__name__
         raise UsageError(f"{path.file}: {path.attribute} is a {kind}, not a tailcut.Pipeline")
-    return pipeline
+    return pipeline, execution
 
 
-def import_path() -> list[str]:
-    """The import path of this program, for another process of it: the standard library first, no pipelines' folders."""
-    return _standard_first(entry for entry in sys.path if isinstance(entry, str) and entry not in _added)
+def _has_changed(file: Path, execution: _Execution) -> bool:
+    """Whether the file, or what it has imported from its folder, whose modules are then in place, is another one."""
+    try:
+        if file.read_bytes() != execution.source:
+            return True
+    except OSError:
+        return True
+    folder = str(file.parent)
+    _activate(folder)
+    return bool(_changed(folder))
 
 
-def _execute(file: Path) -> ModuleType:
+def _execute(file: Path) -> _Execution:
     if not file.is_file():
         raise MissingFileError(f"{file}: no such file")
     name = f"{_PREFIX}{hashlib.sha256(str(file).encode()).hexdigest()[:16]}"
-    spec = spec_from_loader(name, _FreshLoader(name, str(file)))
+    loader = _FreshLoader(name, str(file))
+    spec = spec_from_loader(name, loader)
     if spec is None:
         raise UsageError(f"{file}: cannot be imported")
     module = module_from_spec(spec)
@@ -102,14 +157,14 @@ def _execute(file: Path) -> ModuleType:
     before = sys.modules.get(name)
     sys.modules[name] = module  # dataclasses and typing look a function's module up there
     try:
-        _FreshLoader(name, str(file)).exec_module(module)
+        loader.exec_module(module)
     except (Exception, SystemExit) as error:  # noqa: BLE001  whatever a user's file raises
         if before is not None:
             sys.modules[name] = before
         sys.modules.update(dropped)
         raise UsageError(_one_line(file, error)) from None
     _versions[folder] = {title: _version(module) for title, module in _modules_in(folder).items()}
-    return module
+    return _Execution(module, loader.source)
 
 
 def _standard_first(entries: Iterable[str]) -> list[str]:
@@ -138,16 +193,21 @@ def _drop_changed(folder: str) -> dict[str, ModuleType]:
     Those that were there before the first of its pipelines are the program's own, and stay. What is dropped is
     returned; functions that are running keep it.
     """
+    changed = _changed(folder)
+    if changed:
+        invalidate_caches()
+    for title in changed:
+        del sys.modules[title]
+    return changed
+
+
+def _changed(folder: str) -> dict[str, ModuleType]:
+    """The modules that pipelines of this folder have imported from it: all of them where one has changed, else none."""
     there = _modules_in(folder)
     own = _own.setdefault(folder, frozenset(there))
     imported = {title: module for title, module in there.items() if title not in own}
     known = _versions.get(folder, {})
-    if all(known.get(title) == _version(module) for title, module in imported.items()):
-        return {}
-    invalidate_caches()
-    for title in imported:
-        del sys.modules[title]
-    return imported
+    return {} if all(known.get(title) == _version(module) for title, module in imported.items()) else imported
 
 
 def _modules_in(folder: str) -> dict[str, ModuleType]:
@@ -183,9 +243,12 @@ def _version(module: ModuleType) -> tuple[int, int] | None:
 class _FreshLoader(SourceFileLoader):
     """Compiles the file as it is now: a cached compilation is taken for fresh where an edit keeps second and size."""
 
+    source = b""
+
     def get_code(self, fullname: str) -> object:  # type: ignore[override]  # typeshed has CodeType, which compile gives
         """Compile the source."""
-        return self.source_to_code(self.get_data(self.path), self.path)
+        self.source = self.get_data(self.path)
+        return self.source_to_code(self.source, self.path)
 
 
 def _one_line(file: Path, error: BaseException) -> str:

@@ -15,7 +15,7 @@ from tailcut.engines.trust import trust as trust_file
 from tailcut.pipelines.engine import StageEngine
 from tailcut.pipelines.entry import PipelineEntry
 from tailcut.pipelines.flow import StepDelivery
-from tailcut.pipelines.loading import PipelinePath, load_pipeline, parse_path
+from tailcut.pipelines.loading import PipelinePath, load_pipeline, parse_path, take_pipeline
 from tailcut.pipelines.plan import plan_pipeline
 from tailcut.pipelines.process import StagePlace
 from tailcut.pipelines.stage import Pipeline, Stage
@@ -144,7 +144,7 @@ def open_tuned(
         TailcutError: as `PipelineModel.open`.
     """
     path, settings = parse_path(profile.model.path), profile.settings.pipeline
-    pipeline = load_pipeline(path)
+    pipeline = take_pipeline(path)
     if settings is not None:
         pipeline = with_settings(pipeline, path, settings, accept_model_change=options.accept_model_change)
     models: list[Model] = []

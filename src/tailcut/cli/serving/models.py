@@ -83,7 +83,7 @@ class ModelLoader:
         return ServedModel(model, profile.model.name, source.version, reload, alone)
 
     def _load_pipeline(self, source: Source, profile: "Profile") -> "ServedModel":
-        from tailcut.pipelines.loading import parse_path
+        from tailcut.pipelines.loading import forget, parse_path
         from tailcut.pipelines.model import open_tuned
         from tailcut.pipelines.steps import StepOptions
         from tailcut.server.served_model import ServedModel
@@ -98,10 +98,16 @@ class ModelLoader:
             # What the server asks of a model, a pipeline has, too, except rows of a slab, which it says it has none of.
             return cast("Model", pipeline)
 
+        def reload(_: int) -> "Model":
+            try:
+                return open_pipeline(self.read(source))
+            except BaseException:
+                forget(path)  # what it reads while it is executed may be another thing the next time
+                raise
+
         model = open_pipeline(profile)
-        folder = parse_path(profile.model.path).file.parent
-        name, version = profile.model.name, source.version
-        return ServedModel(model, name, version, lambda _: open_pipeline(self.read(source)), sources=folder)
+        path = parse_path(profile.model.path)
+        return ServedModel(model, profile.model.name, source.version, reload, sources=path.file.parent)
 
     def _open(self, source: Source, profile: "Profile", models: int) -> "Model":
         model = self.measured.opener(source)(beside_others(profile, source, models), limits=self.limits)
