@@ -55,6 +55,33 @@ def test_a_message_that_is_no_text_is_answered(tmp_path, logs, style):
         assert "Logging error" not in server.stderr.read_text()
 
 
+PRINTS = (
+    "print('imported', flush=True)\n"
+    + HEAD
+    + THREADS.replace("return x", "print('called', flush=True); os.system('echo shell'); return x")
+)
+
+
+@pytest.mark.parametrize("workers", [[], pytest.param(["--workers", "2"], marks=pytest.mark.slow)])
+def test_what_is_printed_does_not_spoil_the_result(tmp_path, workers):
+    """Standard output has one JSON object, whatever the file and its functions print."""
+    source = written(tmp_path, PRINTS, PIPELINE)
+    command = [sys.executable, "-m", "tailcut", "serve", source, "--port", "0", "--json", *workers]
+    with (tmp_path / "stderr").open("wb") as stderr:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr)
+    try:
+        address = json.loads(process.stdout.readline())
+        ask = f"http://{address['host']}:{address['port']}/v2/models/p/infer"
+        body = '{"inputs": [{"name": "x", "datatype": "FP32", "shape": [1], "data": [1]}]}'
+        assert subprocess.run(["curl", "-sf", "-d", body, ask], stdout=subprocess.DEVNULL, check=False).returncode == 0
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=TIMEOUT_S)[0] == b""
+        assert {"imported", "called", "shell"} <= set((tmp_path / "stderr").read_text().splitlines())
+    finally:
+        process.kill()
+        process.communicate()
+
+
 ONCE = (
     "with Path(__file__).with_name('executed').open('a') as file:\n    print(os.getpid(), file=file)\n"
     + HEAD

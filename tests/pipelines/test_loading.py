@@ -215,6 +215,13 @@ def test_a_file_that_has_changed_is_executed_again(counted, tmp_path):
     assert count() == 3
 
 
+def test_what_a_file_prints_goes_to_standard_error(tmp_path, capsys):
+    """Standard output has the results of commands."""
+    (tmp_path / "p.py").write_text("print('imported')\n" + COUNTED)
+    load_pipeline(parse_path(f"{tmp_path}/p.py:pipeline"))
+    assert capsys.readouterr() == ("", "imported\n")
+
+
 def test_the_standard_library_comes_before_the_folder(tmp_path, monkeypatch):
     """A file that is called as one of its modules is not imported in its place, by whatever is imported later."""
     monkeypatch.delitem(sys.modules, "sched", raising=False)

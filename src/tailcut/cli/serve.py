@@ -218,6 +218,7 @@ def serve(  # noqa: PLR0915  an option a line
     from tailcut.cli.logs import log_to_stderr, logged_apart
     from tailcut.cli.options import indices_of
     from tailcut.cli.serving.bare_models import BareModels
+    from tailcut.cli.streams import keep_for_result
     from tailcut.runtime.limits import Limits
     from tailcut.runtime.settings import IoSettings
     from tailcut.server.app import ServerOptions
@@ -249,6 +250,7 @@ def serve(  # noqa: PLR0915  an option a line
     need_sources(given, model_repository)
     asked = [] if worker else [settings for source in given for settings in source.settings()]
     load_allocator(asked)
+    result = keep_for_result()
     check_needs(
         grpc=grpc_port is not None, shared_memory=shared_memory, require_token=require_token, token_file=token_file
     )
@@ -263,7 +265,7 @@ def serve(  # noqa: PLR0915  an option a line
         need_shareable(needs_one=alone)
         secrets = shared_secrets(certificates, token_file, given)
         group = worker_group(size, len(given), limits.drain_s, max_restarts, secrets)
-        raise typer.Exit(run_supervisor(group, address, json=json))
+        raise typer.Exit(run_supervisor(group, address, result if json else None))
     log_certificates(certificates, worker)
     reader = SourceReader(
         worker, max_batch_size, batching, device, accept_model_change, also_cpu, indices_of(cuda_devices)
@@ -319,7 +321,7 @@ def serve(  # noqa: PLR0915  an option a line
         tell_systemd()
         if json:
             models = [{"name": item.name, "version": item.version} for item in served]
-            print(orjson.dumps(asdict(address) | {"models": models}).decode(), flush=True)
+            print(orjson.dumps(asdict(address) | {"models": models}).decode(), file=result, flush=True)
 
     try:
         with logged_apart() as lines:

@@ -27,6 +27,20 @@ def secure_streams() -> None:
     sys.stderr = _lasting(sys.stderr, 2)
 
 
+def keep_for_result() -> TextIO:
+    """Standard output, for this command's result alone: all else that is printed goes to standard error from now on.
+
+    A pipeline's functions may print, and so may libraries in C.
+    """
+    if not isinstance(getattr(getattr(sys.stdout, "buffer", None), "raw", None), _Lasting):
+        return sys.stdout  # called by a program, whose streams are its own
+    sys.stdout.flush()
+    result = _lasting(sys.stdout, os.dup(1))
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
+    return result
+
+
 class _Lasting(io.FileIO):
     """Discards output that has no reader any more; on standard error also output that cannot be written."""
 

@@ -16,6 +16,7 @@ import sysconfig
 import threading
 import traceback
 from collections.abc import Iterable
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from importlib import invalidate_caches
 from importlib.machinery import SourceFileLoader
@@ -157,7 +158,8 @@ def _execute(file: Path) -> _Execution:
     before = sys.modules.get(name)
     sys.modules[name] = module  # dataclasses and typing look a function's module up there
     try:
-        loader.exec_module(module)
+        with redirect_stdout(sys.stderr):  # what a command prints there is read by programs
+            loader.exec_module(module)
     except (Exception, SystemExit) as error:  # noqa: BLE001  whatever a user's file raises
         if before is not None:
             sys.modules[name] = before

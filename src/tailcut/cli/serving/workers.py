@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from tailcut.cli.serving.messages import where
 from tailcut.cli.serving.needs import read_token
@@ -92,8 +92,12 @@ def worker_group(
     return WorkerGroup(size, command, models, drain_s, RestartPolicy(limit=max_restarts), secrets)
 
 
-def run_supervisor(group: "WorkerGroup", address: "ListenAddress", *, json: bool) -> int:
-    """Supervise the workers until they have stopped; returns the exit code."""
+def run_supervisor(group: "WorkerGroup", address: "ListenAddress", result: TextIO | None) -> int:
+    """Supervise the workers until they have stopped; returns the exit code.
+
+    Args:
+        result: has the address as JSON when they are ready; None: nothing has.
+    """
     import orjson
 
     from tailcut.cli.logs import logged_apart
@@ -104,8 +108,8 @@ def run_supervisor(group: "WorkerGroup", address: "ListenAddress", *, json: bool
         _log.info("serving %s on %s with %d workers", names, where(bound), group.size)
         lines.flush()
         tell_systemd()
-        if json:
-            print(orjson.dumps(asdict(bound) | {"models": models}).decode(), flush=True)
+        if result is not None:
+            print(orjson.dumps(asdict(bound) | {"models": models}).decode(), file=result, flush=True)
 
     with logged_apart() as lines:
         code = supervise(group, address, on_ready)
