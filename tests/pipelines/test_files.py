@@ -106,6 +106,29 @@ def test_a_file_is_executed_once_at_a_start_and_at_each_reload(tmp_path, logs):
         assert len(executions()) == 3
 
 
+MOVES = "os.chdir('/')\n" + HEAD + THREADS + PIPELINE
+
+
+@pytest.mark.parametrize("workers", [[], pytest.param(["--workers", "2"], marks=pytest.mark.slow)])
+def test_a_file_that_changes_the_working_directory(tmp_path, monkeypatch, logs, workers):
+    """Paths of the command line are those of the folder that it was given in, at a reload, too."""
+    (tmp_path / "sub").mkdir()
+    written(tmp_path / "sub", MOVES)
+    Profile.of_model(perceptron([4, 3], tmp_path / "m.onnx")).save(tmp_path / "m.profile.toml")
+    (tmp_path / "token").write_text("secret")
+    (tmp_path / "token").chmod(0o600)
+    monkeypatch.chdir(tmp_path)
+    options = ["--token-file", "token", "--uds", "socket", *workers]
+    with serving(logs, "sub/p.py:pipeline", "m.profile.toml", "bare=m.onnx", *options) as server:
+        with server.connect() as wire:
+            assert wire.ask(ROW).status == 200
+        assert (tmp_path / "socket").exists()
+        if not workers:
+            server.process.send_signal(signal.SIGHUP)
+            until(lambda: server.stderr.read_text().count(": loaded") == 3, server)
+        assert "could not" not in server.stderr.read_text()
+
+
 def test_a_package_below_the_folder_is_watched(tmp_path, logs):
     """Its modules are the pipeline's own."""
     (tmp_path / "parts").mkdir()

@@ -222,6 +222,15 @@ def test_what_a_file_prints_goes_to_standard_error(tmp_path, capsys):
     assert capsys.readouterr() == ("", "imported\n")
 
 
+def test_a_file_may_change_the_working_directory(tmp_path, monkeypatch):
+    """Its path is read before."""
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "p.py").write_text("import os\nos.chdir(os.path.dirname(__file__))\n" + COUNTED)
+    monkeypatch.chdir(tmp_path)
+    with Model.open("sub/p.py:pipeline", trust=True) as model:
+        assert model.infer_sync({"x": [1.0]})["y"] == [1]
+
+
 def test_the_standard_library_comes_before_the_folder(tmp_path, monkeypatch):
     """A file that is called as one of its modules is not imported in its place, by whatever is imported later."""
     monkeypatch.delitem(sys.modules, "sched", raising=False)

@@ -29,8 +29,11 @@ from tailcut.cli.serving.sources import (
     SourceReader,
     beside_others,
     distinct_names,
+    from_folder,
     need_sources,
     trust_programs,
+    working_folder,
+    working_in,
 )
 from tailcut.cli.serving.workers import count, need_shareable, run_supervisor, shared_secrets, worker_group
 
@@ -232,6 +235,8 @@ def serve(  # noqa: PLR0915  an option a line
     log_to_stderr(log.value)
     faulthandler.enable()  # an engine that crashes the process leaves the threads' stacks on stderr
     early = EarlySignals(worker)
+    folder = working_folder()  # which a pipeline's file may change
+    tls_cert, tls_key, token_file = (path and folder / path for path in (tls_cert, tls_key, token_file))
     given = [Source.parse(text) for text in sources or []]
     if trust:
         trust_programs(given, model_repository)
@@ -249,13 +254,15 @@ def serve(  # noqa: PLR0915  an option a line
     )
     need_sources(given, model_repository)
     asked = [] if worker else [settings for source in given for settings in source.settings()]
-    load_allocator(asked)
+    with working_in(folder):
+        load_allocator(asked)
     result = keep_for_result()
     check_needs(
         grpc=grpc_port is not None, shared_memory=shared_memory, require_token=require_token, token_file=token_file
     )
     certificates = read_certificates(tls_cert, tls_key)
     tracing = tracing_settings(otlp_endpoint, trace_sample, worker)
+    uds = None if uds is None else from_folder(uds, folder)
     address = ListenAddress(host, port, uds, grpc_port, tls=certificates is not None, reuse_port=reuse_port)
     alone = shared_memory is not None or allow_model_control or reload or grpc_port == 0
     alone = alone or model_repository is not None
@@ -265,7 +272,7 @@ def serve(  # noqa: PLR0915  an option a line
         need_shareable(needs_one=alone)
         secrets = shared_secrets(certificates, token_file, given)
         group = worker_group(size, len(given), limits.drain_s, max_restarts, secrets)
-        raise typer.Exit(run_supervisor(group, address, result if json else None))
+        raise typer.Exit(run_supervisor(replace(group, folder=folder), address, result if json else None))
     log_certificates(certificates, worker)
     reader = SourceReader(
         worker, max_batch_size, batching, device, accept_model_change, also_cpu, indices_of(cuda_devices)

@@ -77,6 +77,8 @@ class PipelineModel:
             MissingFileError: the file is missing.
             TailcutError: a model cannot be opened; as `Model.open`.
         """
+        if isinstance(source, str):
+            source = str(parse_path(source))  # absolute: the file may change the working directory
         for file in engine_files(source) if trust else []:
             trust_file(file)
         adapt = None if batching is None else partial(with_batching, batching=batching)

@@ -2,7 +2,8 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, chdir, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,19 +19,44 @@ if TYPE_CHECKING:
 _log = logging.getLogger("tailcut")
 
 
+def working_folder() -> Path:
+    """The folder that relative paths are in now; one that was removed has no name."""
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        return Path()
+
+
+def working_in(folder: Path) -> AbstractContextManager[None]:
+    """Have relative paths be in a folder within this block."""
+    return nullcontext() if working_folder() == folder else chdir(folder)
+
+
+def from_folder(path: str, folder: Path) -> str:
+    """A path that was given in a folder, as it is to be written now."""
+    return path if working_folder() == folder else str(folder / path)
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """One SOURCE.
 
     Args:
-        path: a profile, a bare model, or a pipeline as `FILE.py:VARIABLE`.
+        text: a profile, a bare model, or a pipeline as `FILE.py:VARIABLE`.
         name: of the model; empty for the profile's.
         version: to serve it as.
+        folder: that its path is relative to.
     """
 
-    path: str
+    text: str
     name: str = ""
     version: str = "1"
+    folder: Path = field(default_factory=working_folder, compare=False)
+
+    @property
+    def path(self) -> str:
+        """Its file, with the variable of a pipeline: as it was given, for messages, where this still names it."""
+        return from_folder(self.text, self.folder)
 
     @classmethod
     def parse(cls, text: str) -> "Source":

@@ -20,6 +20,7 @@ import subprocess
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import msgspec
 
@@ -45,7 +46,7 @@ class WorkerGroup:
     """What is to be supervised: how many workers, the command line that starts one, and how many models it names.
 
     `drain_s` is how long a worker goes on accepting when it is told to drain. `secrets` are what workers that stay can
-    read anew; None where there are none.
+    read anew; None where there are none. `folder` is what paths in the command are relative to; None: the current one.
     """
 
     size: int
@@ -54,6 +55,7 @@ class WorkerGroup:
     drain_s: float
     restart_policy: RestartPolicy = field(default_factory=RestartPolicy)
     secrets: Secrets | None = None
+    folder: Path | None = None
 
 
 def supervise(group: WorkerGroup, address: ListenAddress, on_ready: Callable[[ListenAddress, Models], None]) -> int:
@@ -261,6 +263,7 @@ class _Supervisor:
         )
         process = subprocess.Popen(  # noqa: S603  our own interpreter
             self._group.command,
+            cwd=self._group.folder,
             stdin=subprocess.DEVNULL,
             env=os.environ | {ENVIRONMENT: msgspec.json.encode(assignment).decode()},
             pass_fds=[*assignment.listeners, assignment.control, assignment.scoreboard, assignment.traces],
