@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from reference_models import make, perceptron
 from serving import BUILD, first_line, running
 
-from tailcut.cli.durations import parse_duration
+from tailcut.durations import parse_duration
 from tailcut.engines.base import EngineOptions
 from tailcut.lab.client import closed_loop, open_loop
 from tailcut.lab.load import LoadResult, LoadTarget, Payload

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tests.planning.test_cluster import fixed, single
 
-from tailcut.cli.durations import parse_duration
+from tailcut.durations import parse_duration
 from tailcut.errors import UsageError
 from tailcut.planning.autoscale import Rules, StabilisationWindow, parse_rules, simulate_autoscaler
 from tailcut.planning.cluster import Cluster, simulate_cluster

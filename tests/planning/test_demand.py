@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tailcut.cli.durations import parse_duration
+from tailcut.durations import parse_duration
 from tailcut.errors import UsageError
 from tailcut.planning.demand import (
     Limit,

@@ -133,8 +133,8 @@ def bench(
     from msgspec import UNSET
 
     from tailcut.cli.bench_result import compare_runs, is_good, show, write
-    from tailcut.cli.durations import parse_duration
     from tailcut.cli.options import parse_counts, with_access
+    from tailcut.durations import parse_duration
     from tailcut.errors import UsageError
     from tailcut.lab.describe import parse_url, raw_payload
     from tailcut.lab.mix import run_mix

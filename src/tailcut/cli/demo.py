@@ -39,8 +39,8 @@ def demo(
     """Tune, serve and load-test the bundled digit classifier, in under two minutes."""
     from rich.console import Console
 
-    from tailcut.cli.durations import parse_duration
     from tailcut.cli.records import DemoResult
+    from tailcut.durations import parse_duration
     from tailcut.lab.records import to_json
 
     budget_s = parse_duration(budget)  # reports a mistake before any file is created

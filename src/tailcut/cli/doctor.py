@@ -31,8 +31,8 @@ def doctor(
 
     import msgspec
 
-    from tailcut.cli.durations import parse_duration
     from tailcut.cli.records import DoctorResult
+    from tailcut.durations import parse_duration
     from tailcut.errors import UsageError
     from tailcut.machine.checks import examine, something_wrong
     from tailcut.machine.counters import counts_missing

@@ -40,8 +40,8 @@ def explain(
     from rich.console import Console
 
     from tailcut.atomic import write_atomically
-    from tailcut.cli.durations import parse_duration
     from tailcut.cli.options import with_access
+    from tailcut.durations import parse_duration
     from tailcut.errors import UsageError
     from tailcut.lab.describe import parse_target
     from tailcut.lab.explain import only_model, trace_events, watch

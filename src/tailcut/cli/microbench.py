@@ -41,7 +41,7 @@ def microbench(  # noqa: C901  a step for each option
     """Time functions side by side: warmed up, interleaved, with intervals; compare with a saved result."""
     from msgspec.structs import replace
 
-    from tailcut.cli.durations import parse_duration
+    from tailcut.durations import parse_duration
     from tailcut.errors import UsageError
     from tailcut.lab.microbench_record import NOISE, changes, grew_slower, read_microbench, save_microbench
     from tailcut.lab.records import to_json

@@ -88,7 +88,7 @@ def plan(
     from rich.console import Console
 
     from tailcut.atomic import write_atomically
-    from tailcut.cli.durations import parse_duration
+    from tailcut.durations import parse_duration
     from tailcut.errors import UsageError
     from tailcut.planning.autoscale import parse_rules
     from tailcut.planning.demand import parse_arrivals, parse_limit, parse_rates, read_recording

@@ -56,13 +56,13 @@ def config(
     import msgspec
 
     from tailcut.atomic import write_atomically
-    from tailcut.cli.durations import parse_duration
     from tailcut.cli.records import RayConfigResult
     from tailcut.errors import UsageError
     from tailcut.planning.demand import parse_limit
     from tailcut.ray.application import make_plan
     from tailcut.ray.plan import serve_config
 
+    from tailcut.durations import parse_duration
     try:
         import yaml
     except ImportError:

@@ -217,11 +217,11 @@ def serve(  # noqa: PLR0915  an option a line
     """Serve models over HTTP until SIGTERM."""
     import orjson
 
-    from tailcut.cli.durations import parse_duration
     from tailcut.cli.logs import log_to_stderr, logged_apart
     from tailcut.cli.options import indices_of
     from tailcut.cli.serving.bare_models import BareModels
     from tailcut.cli.streams import keep_for_result
+    from tailcut.durations import parse_duration
     from tailcut.runtime.limits import Limits
     from tailcut.runtime.settings import IoSettings
     from tailcut.server.app import ServerOptions

@@ -74,7 +74,7 @@ def limits_of(slo: str | None, models: int) -> list[float | None]:
     Raises:
         UsageError: the number of limits is not the number of models, or one is not a duration.
     """
-    from tailcut.cli.durations import parse_duration
+    from tailcut.durations import parse_duration
     from tailcut.errors import UsageError
 
     if slo is None:

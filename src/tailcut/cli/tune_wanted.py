@@ -23,8 +23,8 @@ def wanted_of(
     Raises:
         UsageError: an option cannot be read.
     """
-    from tailcut.cli.durations import parse_duration
     from tailcut.cli.options import load_data
+    from tailcut.durations import parse_duration
     from tailcut.errors import UsageError
     from tailcut.tuner.accuracy import load_metric, parse_bound
     from tailcut.tuner.records import TuneRequest

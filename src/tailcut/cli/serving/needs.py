@@ -149,7 +149,7 @@ def latency_limit_ns(slo: str) -> int:
     Raises:
         UsageError: it is not greater than 0.
     """
-    from tailcut.cli.durations import parse_duration
+    from tailcut.durations import parse_duration
     from tailcut.errors import UsageError
 
     limit_ns = round(parse_duration(slo) * 1e9)

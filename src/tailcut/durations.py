@@ -1,4 +1,4 @@
-"""Durations on the command line."""
+"""Durations as options have them."""
 
 import re
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tailcut.cli.durations import parse_duration
+from tailcut.durations import parse_duration
 from tailcut.errors import UsageError
 
 
