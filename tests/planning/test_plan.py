@@ -200,6 +200,20 @@ def test_several_models_on_shared_cores() -> None:
     assert result.assumptions.routing == "round-robin"
 
 
+def test_a_model_that_is_rarely_asked_is_said() -> None:
+    """It needs no replicas of its own; a note names it, and one whose percentile needs more requests than there are."""
+    often, rare = measured("often", 200.0), measured("rare", 6000.0)
+    both = {"models": [often, rare], "rates": [5000.0, 0.05]}
+    result = plan(**both, limits=[Limit("p99", 20.0), Limit("p99", 200.0)])
+    alone = plan(models=[often, measured("none", 200.0)], rates=[5000.0, 0.01], limits=[Limit("p99", 20.0)] * 2)
+    assert result.needed == alone.needed
+    assert result.models[1].predicted.p99_ms is not None
+    assert "rare: its requests are rare, and were simulated closer together than they come" in result.assumptions.notes
+    assert not any("uncertain" in note for note in result.assumptions.notes)
+    far = plan(**both, limits=[Limit("p99", 20.0), Limit("p99.99", 200.0)])
+    assert any(note.startswith("rare: p99.99 is uncertain: it rests on") for note in far.assumptions.notes)
+
+
 def on_device(name: str, index: int) -> MeasuredProfile:
     """A model whose engine is on this device."""
     return measured(name, device="cuda", cuda=CudaOptions(index=index))

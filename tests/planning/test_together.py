@@ -1,14 +1,17 @@
 """Several models on each replica."""
 
+from collections.abc import Callable
+
 import pytest
 from tests.planning.test_cluster import fixed, single
 
-from tailcut.lab.arrivals import Poisson
+from tailcut.lab.arrivals import Arrivals, Bursty, Poisson
 from tailcut.planning.cluster import Cluster
 from tailcut.planning.demand import Limit
-from tailcut.planning.search import PlannedLoad, expect_cluster, highest_rate, least_replicas
+from tailcut.planning.search import Expect, PlannedLoad, expect_cluster, highest_rate, least_replicas
 from tailcut.planning.together import Tenant, capacity_together, expect_together
 
+LOOSE = Limit("p99", 200.0)
 QUICK, SLOW = PlannedLoad(Poisson, Limit("p99", 10.0)), PlannedLoad(Poisson, Limit("p99", 60.0))
 
 
@@ -49,3 +52,52 @@ def test_the_worst_model_s_latency_is_shown() -> None:
     result = expect_together(tenants, 2.0)(2, 11.0)
     assert result.at_ms == result.parts[1].at_ms
     assert result.at_ms >= 50
+
+
+def unequal(limit: Limit = LOOSE, rate: float = 0.05, ms: float = 6.0, most: float = 20_000.0) -> tuple[Expect, float]:
+    """A model of 20,000 requests per second beside a rare one, and the capacity of a replica."""
+    often = Tenant(single(fixed(0.2), cores=1.0), PlannedLoad(Poisson, Limit("p99", 20.0)), most)
+    rare = Tenant(single(fixed(ms), cores=1.0), PlannedLoad(Poisson, limit), rate)
+    return expect_together([often, rare], 1.0), capacity_together([often, rare])
+
+
+def test_a_rare_model_needs_no_replicas_of_its_own() -> None:
+    """As many as the frequent model alone; its latency is that among requests of that model."""
+    alone = Tenant(single(fixed(0.2), cores=1.0), PlannedLoad(Poisson, Limit("p99", 20.0)), 20_000.0)
+    least = least_replicas(expect_together([alone], 1.0), 20_000.0, capacity_together([alone]))
+    expect, capacity = unequal()
+    assert least_replicas(expect, 20_000.05, capacity) == least
+    often, rare = expect(least, 20_000.05).parts
+    assert (often.closer, rare.closer) == (False, True)
+    assert rare.asked >= 1000
+    assert 6.5 < rare.p50_ms <= rare.p99_ms < 40
+    assert rare.goodput == pytest.approx(0.05)
+    assert rare.rate == pytest.approx(0.05)
+
+
+def test_a_rare_model_misses_its_limit() -> None:
+    """One that it cannot meet is missed, however few requests it has."""
+    part = unequal(Limit("p99", 6.0))[0](20, 20_000.05).parts[1]
+    assert not part.within
+    assert part.p50_ms > 6
+
+
+def test_few_requests_do_not_meet_a_limit_by_their_number_alone() -> None:
+    """A percentile far out rests on fewer requests than it needs, which can be seen; none at all are no miss."""
+    part = unequal(Limit("p99.9", 200.0), 1.0)[0](6, 20_001.0).parts[1]
+    assert 0 < part.asked < PlannedLoad(Poisson, Limit("p99.9", 200.0)).enough
+    assert part.within
+    result = unequal(Limit("p99", 1e6), 0.01, 1e5, 2e5)[0](60, 2e5 + 0.01)
+    assert (result.parts[1].asked, result.parts[1].within, result.within) == (0, True, True)
+    assert result.at_ms == result.parts[0].at_ms
+
+
+def test_bursts_of_a_rare_model_stay_bursts() -> None:
+    """Only the time between them is shorter: its own requests meet as they would."""
+
+    def rare(rate: float, process: Callable[[float], Arrivals]) -> float:
+        often = Tenant(single(fixed(0.1), cores=2.0), PlannedLoad(Poisson, Limit("p99", 20.0)), 2000.0)
+        other = Tenant(single(fixed(50.0), cores=2.0), PlannedLoad(process, Limit("p99", 2000.0)), rate)
+        return expect_together([often, other], 2.0)(1, 2000.0 + rate).parts[1].p99_ms
+
+    assert rare(0.5, lambda rate: Bursty(rate, 10.0, 5.0)) > 1.5 * rare(0.01, Poisson)

@@ -1,16 +1,16 @@
 """What a plan rests on, in words. Pure."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from tailcut.planning.measured import MeasuredProfile
 from tailcut.planning.request import PlanRequest
-from tailcut.planning.search import MOST_SIMULATED
+from tailcut.planning.search import MOST_SIMULATED, Figures, PlannedLoad
 
 _FAR = 2.0  # a measured capacity from the tune's: more than quotas and cold caches explain
 
 
-def plan_notes(wanted: PlanRequest, replicas: int, faster: float) -> list[str]:
-    """What holds of this plan, in words."""
+def plan_notes(wanted: PlanRequest, replicas: int, faster: float, parts: Sequence[Figures] = ()) -> list[str]:
+    """What holds of this plan, in words; `parts` are the figures of each of several models."""
     cores, workers = wanted.replica_cores, wanted.workers
     known = (
         (True, "clients run on other machines, and the network adds what it added when the model was tuned"),
@@ -30,6 +30,7 @@ def plan_notes(wanted: PlanRequest, replicas: int, faster: float) -> list[str]:
             not all(model.service.exact for model in wanted.models),
             "service times were measured before the last changes of the engine's settings",
         ),
+        *((True, note) for note in _rare_notes(wanted, parts)),
         *((True, note) for model in wanted.models for note in _scale_notes(model, wanted)),
         (
             any(model.is_local for model in wanted.models),
@@ -58,3 +59,17 @@ def _scale_notes(model: MeasuredProfile, wanted: PlanRequest) -> Iterator[str]:
             f"{whose}CPU times are not scaled: the parts promise {model.ratio * answered:,.4g} requests/s and the "
             f"tuned server answered {answered:,.4g}, which is too far apart; measure a replica, and give --capacity"
         )
+
+
+def _rare_notes(wanted: PlanRequest, parts: Sequence[Figures]) -> Iterator[str]:
+    """Which of several models have so few requests beside the others that their figures rest on another simulation."""
+    for model, limit, part in zip(wanted.models, wanted.limits, parts, strict=bool(parts)):
+        name, needed = model.profile.model.name, PlannedLoad(wanted.arrivals, limit).enough
+        if not part.asked:
+            yield f"{name}: none of its requests could be simulated beside the others: only a lone one was"
+        elif part.asked < needed:
+            yield (
+                f"{name}: {limit.percentile} is uncertain: it rests on {part.asked:,} requests, and needs {needed:,}"
+            )
+        if part.closer:
+            yield f"{name}: its requests are rare, and were simulated closer together than they come"

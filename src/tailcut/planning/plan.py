@@ -286,5 +286,5 @@ def _assumptions(wanted: PlanRequest, replicas: int, figures: Figures, faster: f
         simulated=replicas > 1,
         largest_simulation=MOST_SIMULATED,
         seed=wanted.seed,
-        notes=plan_notes(wanted, replicas, faster),
+        notes=plan_notes(wanted, replicas, faster, figures.parts),
     )

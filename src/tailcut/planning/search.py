@@ -22,6 +22,8 @@ MOST_SIMULATED = 64  # servers: a larger cluster at the same load per server is 
 _PER_SERVER, _FEWEST, _MOST = 2000, 40_000, 200_000  # requests of a simulation
 _LIMITS = 100  # times the limit that it lasts, at least: a queue that grows has to be seen to
 _BEYOND = 200  # requests that lie beyond the percentile, at least
+_BEYOND_RARE, _FEWEST_RARE = 10, 200  # the same, and requests in all, of a model beside others that have many more
+_FEW = 100  # requests: of fewer, the mean rate is left to chance
 _CYCLES_S = 40.0  # of bursty and recorded traffic, at least
 _MOST_BEYOND = 1_000_000
 _MOST_UNEVEN, _FEWEST_UNEVEN = 800_000, 4  # requests, and servers for which there may be more
@@ -43,6 +45,8 @@ class Figures:
         hedged: share of the requests that were sent twice.
         within: whether the limit is met.
         parts: of several models, each one's.
+        asked: of one among several models, the requests that its latencies rest on; without any, they are nan.
+        closer: whether these were simulated closer together than they come.
     """
 
     rate: float
@@ -54,6 +58,8 @@ class Figures:
     hedged: float
     within: bool
     parts: tuple["Figures", ...] = ()
+    asked: int = 0
+    closer: bool = False
 
 
 Expect = Callable[[int, float], Figures]  # of so many replicas, at so many requests per second
@@ -76,9 +82,11 @@ class PlannedLoad:
     def arrivals(self, rate: float, length_s: float, seed: int = 0) -> np.ndarray:
         """Arrivals of so many seconds, int64 ns, with time stretched so that their mean rate is the one asked for.
 
-        Twenty bursts are some more or some fewer than were to be expected.
+        Twenty bursts are some more or some fewer than were to be expected; few requests are left as they are.
         """
         drawn = self.make(rate).times(length_s, self.seed + seed)
+        if rate * length_s < _FEW:
+            return drawn
         stretched: np.ndarray = (drawn * (len(drawn) / (rate * length_s))).astype(np.int64)
         return stretched
 
@@ -88,6 +96,11 @@ class PlannedLoad:
         queues = _LIMITS * rate * self.limit.limit_ms / 1e3
         count = max(_FEWEST, min(_MOST, max(_PER_SERVER * servers, queues)), min(_MOST_BEYOND, beyond))
         return int(max(count, rate * _CYCLES_S) if self._is_uneven else count)
+
+    @property
+    def enough(self) -> int:
+        """How many requests the percentile needs at least."""
+        return max(_FEWEST_RARE, math.ceil(_BEYOND_RARE / (1 - self.limit.share) - 1e-6))
 
     def servers(self, servers: int, rate: float) -> int:
         """Of so many servers at a rate, how many are simulated: uneven traffic takes long, and needs few of them."""

@@ -2,10 +2,17 @@
 
 Each replica gets every n-th request of each model, so all of them are alike, and one is simulated
 (`tuner/together/simulation.py`).
+
+A simulation that is long enough for a model of 20,000 requests per second has none of a model of one per minute, and
+one that is long enough for the second has 10^9 of the first. So the models with too few requests are judged by another
+simulation, in which the time between their requests is cut short: to no less than leaves them a small share of the
+replica, so that they meet each other about as rarely as they do. The other models come at their own rates in both, and
+are judged by the first.
 """
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -16,6 +23,12 @@ from tailcut.tuner.simulate import Configuration, Prediction
 from tailcut.tuner.together.simulation import CoTenant, simulate_together
 
 _MOST = 120_000  # requests of one replica
+_MOST_CLOSER = 600_000  # the same of the others, where those of some models come closer together
+_FEW_TURNS = 8  # replicas that get requests in turn then: the arrivals at one are as even with more
+_BUSY = 0.05  # of the replica, that these models may keep busy
+_LONGEST = 4.0  # times the shortest time between their requests that leaves them no more
+_APART = 5e-3  # requests in such a time: of fewer, none meets another one, not in a burst either
+_SPARE = 1.2  # times the requests that are needed, of which the warm-up takes some
 _WARMUP = 0.1
 _ABOVE = 2.0  # the estimate of a replica's capacity is not above it by more
 
@@ -37,26 +50,93 @@ class Tenant:
     spin_ns: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class _Replica:
+    """One of several replicas, which get their requests in turn.
+
+    Args:
+        tenants: its models.
+        rates: of each, requests per second that all of these replicas have.
+        turns: how many replicas these are.
+    """
+
+    tenants: Sequence[Tenant]
+    rates: Sequence[float]
+    turns: int
+
+    def length_s(self) -> float:
+        """How long a simulation lasts."""
+        wanted_s = max(
+            tenant.load.requests(rate, 1) * self.turns / rate
+            for tenant, rate in zip(self.tenants, self.rates, strict=True)
+        )
+        return min(wanted_s, _MOST * self.turns / sum(self.rates))
+
+    def arrivals(self, number: int, length_s: float) -> np.ndarray:
+        """The requests of one model in so many seconds, int64 ns."""
+        whole = self.tenants[number].load.arrivals(self.rates[number], length_s, number)
+        return whole[number % self.turns :: self.turns]
+
+    def closer(self, rare: Sequence[int], capacities: Sequence[float]) -> list[np.ndarray]:
+        """The requests of all models, where those of some come closer together.
+
+        Args:
+            rare: the numbers of these.
+            capacities: of a replica with one of the models alone, requests per second.
+        """
+        others = sum(rate for number, rate in enumerate(self.rates) if number not in rare) or sum(self.rates)
+        most_s, moved = _MOST_CLOSER * self.turns / others, {}
+        for number in rare:
+            wanted, least_s = round(_SPARE * self.tenants[number].load.enough), len(rare) / (_BUSY * capacities[number])
+            gap_s = min(max(least_s, most_s / wanted), _LONGEST * least_s)
+            arrivals = self._shortened(number, gap_s, min(wanted, math.ceil(2 * most_s / gap_s)))
+            moved[number] = arrivals[arrivals < most_s * 1e9]
+        last_ns = max((int(own[-1]) for own in moved.values() if len(own)), default=0)
+        return [
+            moved[number] if number in moved else self.arrivals(number, last_ns / 1e9)
+            for number in range(len(self.tenants))
+        ]
+
+    def _shortened(self, number: int, gap_s: float, count: int) -> np.ndarray:
+        """So many requests of a model, int64 ns, with longer times between them cut to about `gap_s`, at random.
+
+        Shorter ones are left, as those in a burst.
+        """
+        cut = np.random.default_rng(self.tenants[number].load.seed + number).uniform(0.5, 1.5, count) * gap_s * 1e9
+        rate = self.rates[number] / self.turns
+        gaps = cut.astype(np.int64)
+        if rate * gap_s > _APART:
+            drawn = np.diff(self.arrivals(number, count / rate), prepend=0)[:count]
+            gaps = np.where(drawn > 1.5e9 * gap_s, gaps[: len(drawn)], drawn)
+        arrivals: np.ndarray = np.cumsum(gaps)
+        return arrivals
+
+
 def expect_together(tenants: Sequence[Tenant], cores: float) -> Expect:
     """What replicas of all models do, by their number and the rate of all models together."""
     members = [CoTenant(without_client(tenant.configuration), tenant.spin_ns) for tenant in tenants]
     planned, seed = sum(tenant.rate for tenant in tenants), tenants[0].load.seed
+    capacities = [capacity_of(tenant.configuration) for tenant in tenants]
 
     @cache
     def expect(replicas: int, rate: float) -> Figures:
         turns = min(replicas, MOST_SIMULATED)
-        own = [tenant.rate * rate / planned * turns / replicas for tenant in tenants]
-        wanted_s = max(tenant.load.requests(each, 1) * turns / each for tenant, each in zip(tenants, own, strict=True))
-        length_s = min(wanted_s, _MOST * turns / sum(own))
-        arrivals = [
-            tenant.load.arrivals(each, length_s, number)[number % turns :: turns]
-            for number, (tenant, each) in enumerate(zip(tenants, own, strict=True))
-        ]
-        predictions = simulate_together(members, arrivals, cores, seed)
-        parts = tuple(
-            _figures(tenant.load, prediction, each * replicas / turns)
-            for tenant, prediction, each in zip(tenants, predictions, own, strict=True)
+        own = [tenant.rate * rate / planned for tenant in tenants]
+        replica = _Replica(tenants, [each * turns / replicas for each in own], turns)
+        length_s = replica.length_s()
+        predictions = simulate_together(
+            members, [replica.arrivals(number, length_s) for number in range(len(tenants))], cores, seed
         )
+        parts = [_figures(*one) for one in zip(tenants, predictions, own, strict=True)]
+        rare = [number for number, tenant in enumerate(tenants) if parts[number].asked < tenant.load.enough]
+        others = [part.within for number, part in enumerate(parts) if number not in rare]
+        if rare and all(others):  # else the limits are missed whatever comes of these
+            turns = min(turns, _FEW_TURNS)
+            replica = _Replica(tenants, [each * turns / replicas for each in own], turns)
+            judged = simulate_together(members, replica.closer(rare, capacities), cores, seed)
+            for number in rare:
+                other = replace(_figures(tenants[number], judged[number], own[number]), closer=True)
+                parts[number] = max(parts[number], other, key=lambda one: one.asked)
         busy_s = sum(prediction.loop_busy_s + prediction.engine_cpu_s for prediction in predictions)
         length_s = max([length_s, *(prediction.duration_s for prediction in predictions)])
         return combined(
@@ -68,7 +148,9 @@ def expect_together(tenants: Sequence[Tenant], cores: float) -> Expect:
 
 def combined(parts: Sequence[Figures], limits_ms: Sequence[float], utilisation: float) -> Figures:
     """The figures of all models: latencies of the one that is nearest to its limit or furthest over it."""
-    worst = max(zip(parts, limits_ms, strict=True), key=lambda pair: pair[0].at_ms / pair[1])[0]
+    worst = max(
+        zip(parts, limits_ms, strict=True), key=lambda pair: pair[0].at_ms / pair[1] if pair[0].asked else -1.0
+    )[0]
     return Figures(
         sum(part.rate for part in parts),
         worst.p50_ms,
@@ -88,9 +170,13 @@ def capacity_together(tenants: Sequence[Tenant]) -> float:
     return _ABOVE / sum(tenant.rate / planned / capacity_of(tenant.configuration) for tenant in tenants)
 
 
-def _figures(load: PlannedLoad, prediction: Prediction, rate: float) -> Figures:
-    counted = prediction.latencies_ns[round(_WARMUP * len(prediction.latencies_ns)) :]
+def _figures(tenant: Tenant, prediction: Prediction, rate: float) -> Figures:
+    load, first = tenant.load, round(_WARMUP * len(prediction.latencies_ns))
+    counted = prediction.latencies_ns[first:]
     own = Prediction(counted, prediction.refused, prediction.duration_s * (1 - _WARMUP), 0.0, 0.0, prediction.batches)
-    at_ms = own.percentile_ms(load.limit.share)
+    asked = len(counted) + prediction.refused
+    if not asked:  # nothing is known but that the limit is met by a lone request
+        return Figures(rate, math.nan, math.nan, math.nan, rate, math.nan, 0.0, within=True)
+    p50_ms, p99_ms, at_ms = (own.percentile_ms(share) for share in (0.5, 0.99, load.limit.share))
     goodput, within = rate * answered_within(own, load.limit), at_ms <= load.limit.limit_ms
-    return Figures(rate, own.percentile_ms(0.5), own.percentile_ms(0.99), at_ms, goodput, float(np.nan), 0.0, within)
+    return Figures(rate, p50_ms, p99_ms, at_ms, goodput, math.nan, 0.0, within, asked=asked)

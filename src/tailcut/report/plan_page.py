@@ -220,11 +220,9 @@ def _thinned(course: Sequence[ScalingMoment]) -> list[ScalingMoment]:
 
 
 def _row(name: str, replicas: int, predicted: PlannedFigures, *, wide: bool) -> tuple[str, ...]:
-    own = (milliseconds(predicted.at_ms) if predicted.at_ms is not None else "refused",) if wide else ()
+    latencies = (predicted.p50_ms, predicted.p99_ms, *((predicted.at_ms,) if wide else ()))
     figures = (
-        _ms(predicted.p50_ms),
-        _ms(predicted.p99_ms),
-        *own,
+        *(_ms(latency, predicted) for latency in latencies),
         f"{count(predicted.goodput)}/s",
         _share(predicted.utilisation),
     )
@@ -232,11 +230,13 @@ def _row(name: str, replicas: int, predicted: PlannedFigures, *, wide: bool) -> 
 
 
 def _latency_words(predicted: PlannedFigures) -> tuple[str, str]:
-    return _ms(predicted.p99_ms), _ms(predicted.at_ms)
+    return _ms(predicted.p99_ms, predicted), _ms(predicted.at_ms, predicted)
 
 
-def _ms(value: float | None) -> str:
-    return "refused" if value is None else milliseconds(value)
+def _ms(value: float | None, predicted: PlannedFigures) -> str:
+    if value is not None:
+        return milliseconds(value)
+    return "unknown" if predicted.within and predicted.at_ms is None else "refused"
 
 
 def _share(value: float | None) -> str:
