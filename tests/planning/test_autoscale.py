@@ -1,5 +1,6 @@
 """An autoscaler's rules, and what they make of recorded traffic."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -71,18 +72,34 @@ def test_rules_are_read() -> None:
     assert Rules(target=0.9, most=3).resolved(7, 0.5) == Rules(target=0.9, most=3)
     result = parse_rules("queue=4, start=1m,down=10m,every=5s,min=2,max=20", parse_duration)
     assert result == Rules("queue", 4.0, 5.0, 60.0, 600.0, 2, 20)
-    for text in (
-        "foo=1",
-        "utilisation=0",
-        "utilisation=2",
-        "queue=x",
-        "every=0s",
-        "min=0",
-        "min=5,max=2",
-        "queue=1,utilisation=1",
-    ):
-        with pytest.raises(UsageError, match="--autoscale"):
-            parse_rules(text, parse_duration)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("foo=1", "unknown rule 'foo'"),
+        ("utilisation=0", "utilisation=0 must be a number from 0.001 to 1"),
+        ("utilisation=2", "utilisation=2 must be a number from 0.001 to 1"),
+        ("utilisation=", "utilisation= must be a number"),
+        ("queue=x", "queue=x must be a number from 0.001 on"),
+        ("queue=inf", "queue=inf must be a number"),
+        ("queue=nan", "queue=nan must be a number"),
+        ("queue=1e-320", "must be a number"),
+        ("every=0s", "every must be at least 100 ms"),
+        ("every=1us", "every must be at least 100 ms"),
+        ("min=0", "min=0 must be a whole number from 1 to 1,000"),
+        ("min=1.5", "min=1.5 must be a whole number"),
+        ("max=0", "max=0 must be a whole number"),
+        ("max=0.4", "max=0.4 must be a whole number"),
+        ("max=1000000000", "max=1000000000 must be a whole number from 1 to 1,000"),
+        ("min=5,max=2", "max must be at least min"),
+        ("queue=1,utilisation=1", "not for both"),
+    ],
+)
+def test_rules_that_cannot_be(text: str, message: str) -> None:
+    """One line each."""
+    with pytest.raises(UsageError, match=f"--autoscale: .*{re.escape(message)}"):
+        parse_rules(text, parse_duration)
 
 
 @pytest.mark.parametrize("metric", ["utilisation", "queue"])

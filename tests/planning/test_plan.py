@@ -296,3 +296,10 @@ def test_a_day_of_much_traffic(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tailcut.planning.demand.MOST_REQUESTS", 100)
     with pytest.raises(UsageError, match="too many to simulate with this limit"):
         plan(recording=recording, rates=[], rules=rules)
+
+
+def test_too_many_decisions() -> None:
+    """An autoscaler that decides ten times a second over a month."""
+    recording = Recording(np.array([0.0, 2.6e6]), np.array([0.0, 2.6e5]), replayed=False)
+    with pytest.raises(UsageError, match=r"every=0\.1s is 26,000,000 decisions in this recording"):
+        plan(recording=recording, rates=[], rules=Rules(every_s=0.1))

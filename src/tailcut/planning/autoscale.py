@@ -20,9 +20,11 @@ from tailcut.kernels.cluster import advance
 from tailcut.kernels.queueing import FAR
 from tailcut.planning.cluster import Cluster, counted, tables_of
 from tailcut.planning.demand import Limit
+from tailcut.planning.search import MOST_REPLICAS
 
 _SHOWN = 288  # points of the course, at most: every five minutes of a day
 _TOLERANCE = 0.1
+_LEAST_EVERY_S, _LEAST_TARGET = 0.1, 0.001
 _USUAL = 0.6  # of the utilisation that saturated replicas reach
 
 
@@ -84,12 +86,14 @@ class StabilisationWindow:
 
     def settled(self, now_s: float, replicas: int, desired: int) -> int:
         """How many replicas there are to be, once this desire is taken in."""
+        while self.desires and self.desires[-1][1] <= desired:  # so that the highest is the first
+            self.desires.pop()
         self.desires.append((now_s, desired))
         while self.desires[0][0] < now_s - self.length_s:
             self.desires.popleft()
         if desired >= replicas:
             return desired
-        return min(replicas, max(count for _, count in self.desires))
+        return min(replicas, self.desires[0][1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,28 +139,46 @@ def parse_rules(text: str, duration: Callable[[str], float]) -> Rules:
     metric: Literal["utilisation", "queue"] = "queue" if "queue" in values else "utilisation"
     rules = Rules(
         metric,
-        _number(metric, values.get(metric, "0")),
+        _target(metric, values[metric]) if metric in values else 0.0,
         duration(values.get("every", "15s")),
         duration(values.get("start", "30s")),
         duration(values.get("down", "5m")),
-        round(_number("min", values.get("min", "1"))),
-        round(_number("max", values.get("max", "0"))),
+        _replicas("min", values.get("min", "1")),
+        _replicas("max", values["max"]) if "max" in values else 0,
     )
-    wrong = metric in values and rules.target <= 0
-    if wrong or rules.every_s <= 0 or rules.least < 1 or (metric == "utilisation" and rules.target > 1):
-        raise UsageError("--autoscale: targets and every must be greater than 0, utilisation at most 1, min at least 1")
+    if rules.every_s < _LEAST_EVERY_S:
+        raise UsageError(f"--autoscale: every must be at least {1e3 * _LEAST_EVERY_S:g} ms")
     if rules.most and rules.most < rules.least:
         raise UsageError("--autoscale: max must be at least min")
     return rules
 
 
-def _number(name: str, text: str) -> float:
+def _target(metric: str, text: str) -> float:
+    """The target of a metric.
+
+    Raises:
+        UsageError: it is not a number within its bounds.
+    """
+    most = 1.0 if metric == "utilisation" else math.inf
     try:
         value = float(text)
     except ValueError:
-        value = -1.0
-    if not 0 <= value < float("inf"):
-        raise UsageError(f"--autoscale: {name}={text} is not a number")
+        value = 0.0
+    if not _LEAST_TARGET <= value <= most or math.isinf(value):
+        bounds = f"from {_LEAST_TARGET:g} to 1" if most == 1 else f"from {_LEAST_TARGET:g} on"
+        raise UsageError(f"--autoscale: {metric}={text} must be a number {bounds}")
+    return value
+
+
+def _replicas(name: str, text: str) -> int:
+    """A number of replicas.
+
+    Raises:
+        UsageError: it is not whole, below 1, or more than can be simulated.
+    """
+    value = int(text) if text.isascii() and text.isdecimal() and len(text) <= len(str(MOST_REPLICAS)) else 0
+    if not 1 <= value <= MOST_REPLICAS:
+        raise UsageError(f"--autoscale: {name}={text} must be a whole number from 1 to {MOST_REPLICAS:,}")
     return value
 
 

@@ -45,6 +45,7 @@ from tailcut.tuner.together.selection import spin_ns
 BUSIEST_S = 60.0  # of a recording: what the fixed number of replicas is planned for
 _MONTH_H = 730.0
 _LEAST_LIMITS = 2  # times the limit that pass between two decisions of an autoscaler, at least
+_MOST_DECISIONS = 1_000_000  # of an autoscaler
 _LEAST_ARRIVALS = 2
 _SHOWN_LOSSES = 3
 
@@ -156,7 +157,8 @@ def _recorded(wanted: PlanRequest, recording: Recording) -> tuple[float, np.ndar
     """By how much the recording's time runs faster, and its arrivals, int64 ns.
 
     Raises:
-        UsageError: so much faster that the time between two decisions holds too few limits; or nothing arrives.
+        UsageError: so much faster that the time between two decisions holds too few limits; or there are too many
+            decisions; or nothing arrives.
     """
     rate = wanted.rates[0] if wanted.rates else None
     faster = recording.compression(rate)
@@ -166,6 +168,11 @@ def _recorded(wanted: PlanRequest, recording: Recording) -> tuple[float, np.ndar
         raise UsageError(
             f"--trace: {asked:,.0f} requests are too many to simulate with "
             "this limit: give an hour of the recording, or a lower --rate"
+        )
+    if recording.length_s / every_s > _MOST_DECISIONS:
+        raise UsageError(
+            f"--autoscale: every={every_s:g}s is {recording.length_s / every_s:,.0f} decisions in this recording, and "
+            f"up to {_MOST_DECISIONS:,} are simulated: decide less often, or give a part of it"
         )
     arrivals_ns = (recording if faster == 1 else recording.compressed(faster)).times(rate, wanted.seed)
     if len(arrivals_ns) < _LEAST_ARRIVALS:
