@@ -85,11 +85,34 @@ def test_rates_over_time_are_drawn(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "0,120\n300,135\n600,180\n",
+        "time,rate\n0,120\n300,135\n600,180\n",
+        "\ufeff0;120\n300;135\n600;180\n",
+        '"Time","req/s"\n"0","120"\n"300","135"\n"600","180"\n',
+        "0, 120,\n300, 135,\n600, 180,\n",
+        "seconds rate\n0\t120\n300\t135\n600\t180\n",
+    ],
+)
+def test_rates_as_monitoring_systems_export_them(tmp_path: Path, text: str) -> None:
+    """With commas or semicolons, quotes, and a line of names."""
+    path = tmp_path / "day.csv"
+    path.write_text(text, encoding="utf-8")
+    result = read_recording(path)
+    assert result.replayed is False
+    assert list(result.edges_s) == [0, 300, 600, 900]
+    assert list(result.load) == [0, 36_000, 76_500, 130_500]
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "2 to"),
+        ("", "2 to .*SECONDS RATE"),
         ("1\n", "2 to"),
-        ("1\nx\n", "line 2"),
+        ("1\nx\n", "line 2 .*SECONDS RATE"),
+        ("time,rate\n", "not a trace of rates"),
+        ("2026-01-01T00:00:00Z,5\n2026-01-01T00:05:00Z,6\n", "not a trace of rates"),
         ("1 2\n2\n", "not a trace of rates"),
         ("1 x\n2 3\n", "not a trace of rates"),
         ("1 2\n", "not a trace of rates"),

@@ -16,6 +16,7 @@ from tailcut.lab.arrivals import Arrivals, Bursty, Constant, Poisson, Replayed, 
 MOST_REQUESTS = 10_000_000  # of a recording that are simulated one by one
 _LEAST_RATE = 0.01  # requests per second: of fewer, a simulation lasts longer than its clock can count
 _PERCENTILE = re.compile(r"p(\d{1,2}(?:\.\d{1,4})?)\Z")
+_DIVIDERS = re.compile(r'[,;"]')  # of a line of numbers, besides spaces
 _KINDS = ("poisson", "constant", "bursty")
 
 
@@ -155,21 +156,27 @@ class Recording:
 def read_recording(path: Path) -> Recording:
     """A file of arrival times in seconds, one a line, or of lines `SECONDS RATE`, each rate until the next line.
 
-    Lines that start with `#` are left out. The last rate lasts as long as the one before it.
+    Lines that start with `#` are left out. The last rate lasts as long as the one before it. Times and rates may be
+    divided by commas or semicolons, quoted, and have names in the first line, as monitoring systems export them.
 
     Raises:
         UsageError: missing, not such a file, or too short.
     """
     try:
-        lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = [_DIVIDERS.sub(" ", line).split() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except FileNotFoundError:
         raise MissingFileError(f"{path}: no such trace") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: not a readable trace: {error}") from None
-    rows = [line for line in lines if not line[0].startswith("#")]
+    rows = [line for line in lines if line and not line[0].startswith("#")]
     if not any(len(line) == 2 for line in rows):
-        trace: Replayed = read_trace(path)
+        try:
+            trace: Replayed = read_trace(path)
+        except UsageError as error:
+            raise UsageError(f"{error}, or lines of SECONDS RATE") from None
         return Recording(trace.seconds, np.arange(1.0, len(trace.seconds) + 1), replayed=True)
+    if not any(map(_is_number, rows[0])):  # names of the columns
+        rows = rows[1:]
     try:
         values = np.array([[float(word) for word in line] for line in rows])
     except ValueError:
@@ -182,6 +189,14 @@ def read_recording(path: Path) -> Recording:
         raise UsageError(f"{path}: the times of a trace of rates must rise, and no rate may be below 0, nor all be 0")
     load = np.concatenate([[0.0], np.cumsum(lengths * rates)])
     return Recording(np.append(seconds, seconds[-1] + lengths[-1]), load, replayed=False)
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
 
 
 @dataclass(frozen=True)
