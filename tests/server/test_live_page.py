@@ -276,9 +276,12 @@ def test_a_token_is_asked_for_and_kept_in_the_tab(browser: Browser, tmp_path: Pa
     with serving(tmp_path, perceptron([4, 8, 3], tmp_path / "mlp.onnx"), *flags) as server:
         browser.open(server.url)
         browser.until("!document.getElementById('token-form').hidden")
-        for token in ("wrong", "secret"):
+        for token in ("tok€n", "sec\u200bret", "wrong", "secret"):
             browser.run(f"document.getElementById('token').value = {token!r}")
             browser.run("document.querySelector('#token-form button').click()")
+            if not token.isascii():  # what no header can carry
+                browser.until("document.getElementById('token-error').textContent.includes('ASCII characters only')")
+                assert browser.run("sessionStorage.length") == 0
             if token == "wrong":
                 browser.until("document.getElementById('token-error').textContent.includes('did not accept')")
         browser.until(f"{STATE} === 'watching'")
@@ -286,6 +289,10 @@ def test_a_token_is_asked_for_and_kept_in_the_tab(browser: Browser, tmp_path: Pa
         assert send(browser).startswith("200")
         browser.open(server.url)
         browser.until(f"{STATE} === 'watching'")
+        browser.run("sessionStorage.setItem('tailcut-token', 'tok€n')")  # of an earlier version
+        browser.open(server.url)
+        browser.until("!document.getElementById('token-form').hidden")
+        assert browser.run("sessionStorage.length") == 0
         assert server.stop() == 0
         assert "secret" not in server.stderr.read_text()
     assert all("401" in problem or "ERR_CONNECTION" in problem for problem in browser.problems), browser.problems

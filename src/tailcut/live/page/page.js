@@ -18,7 +18,12 @@
   };
   by("theme").addEventListener("click", theme);
 
+  const isToken = (text) => /^[\x21-\x7e]+$/.test(text); // what a header can carry, and the server's file may contain
   let token = sessionStorage.getItem(KEY);
+  if (token !== null && !isToken(token)) {
+    token = null;
+    sessionStorage.removeItem(KEY);
+  }
   const ask = (path, options = {}) => fetch(base + path, {
     ...options, cache: "no-store", credentials: "same-origin",
     headers: { ...options.headers, ...(token ? { Authorization: `Bearer ${token}` } : {}) },
@@ -311,7 +316,12 @@
   });
   by("token-form").addEventListener("submit", (event) => {
     event.preventDefault();
-    token = by("token").value.trim();
+    const typed = by("token").value.trim();
+    if (!isToken(typed)) {
+      by("token-error").textContent = "A token has ASCII characters only, and no spaces: this text has others, which may be invisible.";
+      return;
+    }
+    token = typed;
     sessionStorage.setItem(KEY, token);
     by("token").value = "";
     by("token-error").textContent = "";
