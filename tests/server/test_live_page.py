@@ -1,5 +1,6 @@
 """The page at /, in Chromium, on real servers: what it shows under load, its form, its keys, its token, its proxies."""
 
+import json
 import shutil
 import signal
 import socket
@@ -181,8 +182,51 @@ def test_the_form_of_texts(server: Server, browser: Browser) -> None:
         "field.value = 'first, <img src=x>\\nsecond'; field.dispatchEvent(new Event('input')); })()"
     )
     assert '"first, <img src=x>", "second"' in send(browser)
-    assert "curl" in browser.run("document.querySelector('#try details pre').textContent")
+    assert f"curl '{server.url}/v2/models/" in browser.run("document.querySelector('#try details pre').textContent")
     assert browser.run("document.querySelectorAll('main img, main b > b').length") == 0
+
+
+@pytest.mark.parametrize(
+    ("typed", "shown"),
+    [
+        ("[MASK] is the capital\n[1, 2]", '"[MASK] is the capital", "[1, 2]"'),
+        ('["one", "a\\nb"]', '"one", "a\\nb"'),
+        ('[["one", "two"]]', '"one", "two"'),
+    ],
+)
+def test_texts_that_begin_like_a_list(server: Server, browser: Browser, typed: str, shown: str) -> None:
+    """A JSON list of texts is one; anything else is a text per line."""
+    browser.open(server.url)
+    choose(browser, NAME)
+    browser.run(
+        f"(() => {{ const field = document.querySelector('#try textarea'); field.value = {json.dumps(typed)}; "
+        "field.dispatchEvent(new Event('input')); })()"
+    )
+    assert shown in send(browser)
+
+
+def test_a_form_that_could_not_be_made_is_made_again(server: Server, browser: Browser) -> None:
+    """While the stream goes on: the metadata are asked for again."""
+    browser.open(server.url)
+    choose(browser, "mlp")
+    browser.run(
+        "(() => { const real = window.fetch; let failed = 0; window.fetch = (path, options) => "
+        "path.includes('/pair/') && !failed++ ? Promise.reject(new TypeError('gone')) : real(path, options); })()"
+    )
+    pair = "[...document.querySelectorAll('#models-table button')].find((one) => one.textContent === 'pair')"
+    browser.run(f"{pair}.click()")
+    browser.until("document.getElementById('try').textContent.includes('The form could not be made: gone')")
+    browser.until("document.querySelectorAll('#try fieldset').length === 2")
+    assert send(browser).startswith("200")
+
+
+def test_at_a_path_of_slashes(server: Server, browser: Browser) -> None:
+    """Its own requests stay at its own host."""
+    browser.open(f"{server.url}//")
+    browser.until(f"{STATE} === 'watching'")
+    choose(browser, "pair")
+    assert browser.text("#try-path") == "/v2/models/pair/versions/1/infer"
+    assert send(browser).startswith("200")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 // The form to try a model: built from its metadata, for any number of inputs of any datatype.
 const FILLED = 64; // elements of an input up to which its values are written out
 const SHOWN = 120; // values of an output
+// The folder of the page. Of several slashes at the beginning one is left: two would be followed by the name of a host.
+const base = location.pathname.replace(/[^/]*$/, "").replace(/^\/+/, "/");
 const isInteger = (datatype) => /^U?INT/.test(datatype);
 const isLong = (datatype) => /^U?INT64$/.test(datatype);
 
@@ -19,11 +21,20 @@ const randomValue = (datatype) => {
 };
 const zeroValue = (datatype) => ({ BOOL: "false", BYTES: '""' }[datatype] ?? "0");
 
+const isListOfTexts = (text) => {
+  try {
+    const value = JSON.parse(text);
+    return Array.isArray(value) && value.flat(Infinity).every((item) => typeof item === "string");
+  } catch {
+    return false;
+  }
+};
+
 // The text of a JSON list: the numbers stay as they are written, because a 64-bit integer is more than a script's number.
 const listOf = (text, datatype) => {
   const trimmed = text.trim();
+  if (datatype === "BYTES") return isListOfTexts(trimmed) ? trimmed : JSON.stringify(text.replace(/\n$/, "").split("\n"));
   if (trimmed.startsWith("[")) { JSON.parse(trimmed); return trimmed; }
-  if (datatype === "BYTES") return JSON.stringify(text.replace(/\n$/, "").split("\n"));
   const list = `[${trimmed.split(/[\s,]+/).filter(Boolean).join(",")}]`;
   JSON.parse(list);
   return list;
@@ -109,6 +120,7 @@ const buildForm = async (form, path, ask, header) => {
   const found = await ask(path);
   const metadata = await found.json();
   if (form.dataset.path !== path) return; // another model was chosen meanwhile
+  if (found.status >= 500) throw new Error(`${found.status}: ${metadata.error}`);
   if (!found.ok) {
     form.replaceChildren(make("p", { className: "error" }, `${found.status}: ${metadata.error}`));
     return;
@@ -122,7 +134,7 @@ const buildForm = async (form, path, ask, header) => {
     let text = "Random and zero values are generated here: enter your own values to include them in the command.";
     if (inputs.every((input) => input.isWritten())) {
       try {
-        text = `curl${header()} '${new URL(`${path}/infer`, location.href)}' -d '${body().replaceAll("'", "'\\''")}'`;
+        text = `curl${header()} '${location.origin}${base}${path}/infer' -d '${body().replaceAll("'", "'\\''")}'`;
       } catch { text = "The values are not complete."; }
     }
     command.firstChild.textContent = text;

@@ -6,8 +6,8 @@
   const SLOW_S = 60;
   const HIDDEN_MS = 5 * 60 * 1000; // a tab that nobody sees for so long is no watcher
   const RETRY_MS = [500, 1000, 2000, 5000];
+  const FORM_MS = 2000; // until a form that could not be made is tried again
   const KEY = "tailcut-token";
-  const base = location.pathname.replace(/[^/]*$/, "");
   const by = (id) => document.getElementById(id);
   const keyOf = (model) => `${model.name}\n${model.version}`;
 
@@ -198,7 +198,12 @@
     by("try-path").textContent = `${base}${path}/infer`;
     if (formOf !== key) {
       formOf = key;
-      buildForm(by("try"), path, ask, () => (token ? ' -H "Authorization: Bearer $TOKEN"' : "")).catch((error) => by("try").replaceChildren(make("p", { className: "error" }, `The form could not be made: ${error.message}`)));
+      buildForm(by("try"), path, ask, () => (token ? ' -H "Authorization: Bearer $TOKEN"' : "")).catch((error) => {
+        if (formOf !== key) return;
+        by("try").replaceChildren(make("p", { className: "error" }, `The form could not be made: ${error.message}`));
+        formOf = null; // made again with the next connection, or soon on this one
+        setTimeout(() => { if (stream && !formOf && chosen === key) choose(key); }, FORM_MS);
+      });
     }
     showSettings();
     show();
