@@ -494,6 +494,14 @@ def test_without_the_packages_one_line_says_what_to_install(folder: Path, tmp_pa
         assert "WARNING no traces, although OTEL_EXPORTER_OTLP_ENDPOINT is set" in process.stderr.read()
 
 
+def test_variables_of_the_whole_machine_stop_no_server(folder: Path, tmp_path: Path) -> None:
+    """A sampler that is not known here is a warning."""
+    environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1", "OTEL_TRACES_SAMPLER": "jaeger_remote"}
+    with serving(tmp_path, folder / "mlp.onnx", "--no-auto", env=environ) as server:
+        assert server.stop() == 0
+        assert server.stderr.read_text().count("WARNING OTEL_TRACES_SAMPLER=jaeger_remote is ignored: known") == 1
+
+
 def test_nothing_is_imported_unless_traces_are_asked_for() -> None:
     """Neither by the server nor by the clients."""
     program = (

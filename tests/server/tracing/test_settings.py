@@ -55,17 +55,26 @@ def test_the_samplers_of_opentelemetry(sampler: str, argument: str | None, sampl
 
 
 @pytest.mark.parametrize(
-    ("variables", "message"),
+    ("variables", "sampling", "ignored"),
     [
-        ({"OTEL_TRACES_SAMPLER": "jaeger_remote"}, "known samplers are always_on"),
-        ({"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "2"}, "from 0 to 1, not '2'"),
-        ({"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "x"}, "from 0 to 1, not 'x'"),
+        ({"OTEL_TRACES_SAMPLER": "jaeger_remote"}, Sampling(), "OTEL_TRACES_SAMPLER=jaeger_remote is ignored: known"),
+        ({"OTEL_TRACES_SAMPLER_ARG": "2"}, Sampling(1.0), "OTEL_TRACES_SAMPLER_ARG=2 is ignored: it must be a number"),
+        ({"OTEL_TRACES_SAMPLER_ARG": "x"}, Sampling(1.0), "OTEL_TRACES_SAMPLER_ARG=x is ignored"),
+        ({"OTEL_TRACES_SAMPLER_ARG": "nan"}, Sampling(1.0), "OTEL_TRACES_SAMPLER_ARG=nan is ignored"),
+        ({"OTEL_TRACES_SAMPLER_ARG": ""}, Sampling(1.0), ""),
+        ({"OTEL_TRACES_SAMPLER_ARG": " "}, Sampling(1.0), ""),
     ],
 )
-def test_variables_that_cannot_be_used(variables: dict[str, str], message: str) -> None:
-    """One line says which, and what may stand there."""
-    with pytest.raises(UsageError, match=message):
-        read_settings(None, None, ENDPOINT | variables)
+def test_variables_that_cannot_be_used(variables: dict[str, str], sampling: Sampling, ignored: str) -> None:
+    """They count as not set, and one line says which and why; an empty one is not set."""
+    usual = ENDPOINT | {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio"}
+    settings = read_settings(None, None, usual | variables)
+    assert settings is not None
+    assert settings.sampling == sampling
+    assert [text[: len(ignored)] for text in settings.ignored] == ([ignored] if ignored else [])
+    given = read_settings(None, 0.5, usual | variables)
+    assert given is not None
+    assert given.ignored == ()
 
 
 @pytest.mark.parametrize(

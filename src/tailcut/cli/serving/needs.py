@@ -118,18 +118,23 @@ def tracing_settings(
     """What `--otlp-endpoint`, `--trace-sample` and OpenTelemetry's variables ask for; None where there is no tracing.
 
     Raises:
-        UsageError: they cannot be used, or the packages that the command line's options need are not installed.
+        UsageError: the options cannot be used, or the packages that they need are not installed.
     """
     from tailcut.errors import UsageError
     from tailcut.server.tracing.settings import read_settings
 
     settings = read_settings(endpoint, share, os.environ)
-    if settings is None or _has_opentelemetry():
+    if settings is None:
+        return None
+    tells = worker is None or worker.post == 0
+    if _has_opentelemetry():
+        for reason in settings.ignored if tells else ():
+            _log.warning("%s", reason)
         return settings
     missing = "OpenTelemetry, which is not installed: pip install 'tailcut[otel]'"
     if settings.asked:
         raise UsageError(f"traces need {missing}")
-    if worker is None or worker.post == 0:  # the variables may be those of everything on this machine
+    if tells:  # the variables may be those of everything on this machine
         _log.warning("no traces, although OTEL_EXPORTER_OTLP_ENDPOINT is set: they need %s", missing)
     return None
 

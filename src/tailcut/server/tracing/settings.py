@@ -1,9 +1,12 @@
 """What is traced and where spans go: from the command line, then OpenTelemetry's variables. Pure.
 
 The variables of the exporter itself (headers, timeout, compression, certificates) are read by the SDK.
+
+Variables may be those of everything on a machine. So one that cannot be used stops no server: it counts as not set, and
+a warning names it, as OpenTelemetry's specification asks for (Configuration, "Environment Variable Specification"). An
+empty one is not set.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -13,6 +16,7 @@ from tailcut.errors import UsageError
 TRACES_PATH = "/v1/traces"
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 _SAMPLER, _ARGUMENT = "OTEL_TRACES_SAMPLER", "OTEL_TRACES_SAMPLER_ARG"
+_ALL = 1.0  # the share where none is given
 _SAMPLERS: dict[str, tuple[bool, float | None]] = {  # follows the caller; share, where it is no argument
     "always_on": (False, 1.0),
     "always_off": (False, 0.0),
@@ -43,18 +47,20 @@ class TracingSettings:
     Args:
         endpoint: an OTLP/HTTP URL with its path; None: the one in OpenTelemetry's variables, or its default.
         asked: whether the command line asked for it, and not only the variables.
+        ignored: why variables that are set are not used.
     """
 
     endpoint: str | None = None
     sampling: Sampling = Sampling()
     asked: bool = True
+    ignored: tuple[str, ...] = ()
 
 
 def read_settings(endpoint: str | None, share: float | None, environ: Mapping[str, str]) -> TracingSettings | None:
     """The settings in `--otlp-endpoint`, `--trace-sample` and the environment; None where there is to be no tracing.
 
     Raises:
-        UsageError: the URL or a variable cannot be used.
+        UsageError: the URL cannot be used.
     """
     asked = endpoint is not None or share is not None
     if not asked and not any(environ.get(name) for name in _ENDPOINTS):
@@ -63,8 +69,8 @@ def read_settings(endpoint: str | None, share: float | None, environ: Mapping[st
         return None
     if not asked and environ.get("OTEL_TRACES_EXPORTER", "otlp").strip() == "none":
         return None
-    sampling = _sampling(environ) if share is None else Sampling(share)
-    return TracingSettings(None if endpoint is None else traces_url(endpoint), sampling, asked)
+    sampling, ignored = _sampling(environ) if share is None else (Sampling(share), ())
+    return TracingSettings(None if endpoint is None else traces_url(endpoint), sampling, asked, ignored)
 
 
 def traces_url(endpoint: str) -> str:
@@ -85,23 +91,21 @@ def traces_url(endpoint: str) -> str:
     return endpoint if parts.path.strip("/") else endpoint.rstrip("/") + TRACES_PATH
 
 
-def _sampling(environ: Mapping[str, str]) -> Sampling:
+def _sampling(environ: Mapping[str, str]) -> tuple[Sampling, tuple[str, ...]]:
+    """What the variables ask for, and why some of them are ignored."""
     name = environ.get(_SAMPLER, "").strip().lower()
     if not name:
-        return Sampling()
+        return Sampling(), ()
     if name not in _SAMPLERS:
-        raise UsageError(f"{_SAMPLER}={name}: known samplers are {', '.join(_SAMPLERS)}")
+        return Sampling(), (f"{_SAMPLER}={name} is ignored: known samplers are {', '.join(_SAMPLERS)}",)
     follows_caller, share = _SAMPLERS[name]
-    if share is None:
-        share = _share(environ.get(_ARGUMENT, "1.0"))
-    return Sampling(share, follows_caller)
-
-
-def _share(text: str) -> float:
+    if share is not None:
+        return Sampling(share, follows_caller), ()
+    text = environ.get(_ARGUMENT, "").strip()
     try:
-        share = float(text)
+        share = float(text or _ALL)
     except ValueError:
-        share = math.nan
-    if not 0 <= share <= 1:
-        raise UsageError(f"{_ARGUMENT} must be a number from 0 to 1, not {text!r}")
-    return share
+        share = -1.0
+    if 0 <= share <= 1:
+        return Sampling(share, follows_caller), ()
+    return Sampling(_ALL, follows_caller), (f"{_ARGUMENT}={text} is ignored: it must be a number from 0 to 1",)
