@@ -306,6 +306,34 @@ def test_a_token(tmp_path: Path, top: Top) -> None:
         assert top(server.url, "--once", "--token-file", tmp_path / "token").returncode == 0
         done = top(server.url, "--once")
         assert (done.returncode, "--token-file" in done.stderr) == (2, True)
+        (tmp_path / "wrong").write_text("other")
+        (tmp_path / "wrong").chmod(0o600)
+        done = top(server.url, "--once", "--token-file", tmp_path / "wrong")
+        assert done.returncode == 2
+        assert done.stderr.splitlines()[-1].endswith(f"does not accept the token in {tmp_path / 'wrong'}")
+        assert server.stop() == 0
+
+
+def test_another_token_is_read_from_the_file(tmp_path: Path) -> None:
+    """When the server has taken it, it ends the stream; the next one is asked for with the new token."""
+    (tmp_path / "token").write_text("secret")
+    (tmp_path / "token").chmod(0o600)
+    flags = ["--token-file", str(tmp_path / "token")]
+    model = perceptron([4, 8, 3], tmp_path / "mlp.onnx")
+    with (
+        serving(tmp_path, model, *flags, "--require-token", "--access-log") as server,
+        started(server.url, *flags, "--json") as process,
+    ):
+        assert process.stdout is not None
+        validated("top", process.stdout.readline())
+        (tmp_path / "token").write_text("another")
+        server.process.send_signal(signal.SIGHUP)
+        while "/live" not in server.stderr.read_text():  # the line of a stream that has ended
+            validated("top", process.stdout.readline())
+        for _ in range(2):  # one may be of the old stream
+            validated("top", process.stdout.readline())
+        process.send_signal(signal.SIGINT)
+        assert process.wait(TIMEOUT_S) == 0
         assert server.stop() == 0
 
 

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,6 +29,7 @@ def top(
 ) -> None:
     """Show what a running server does: rates, percentiles, queues, the slowest requests, memory. Ctrl-C ends it."""
     from tailcut.cli.options import with_access
+    from tailcut.cli.serving.needs import read_token
     from tailcut.errors import UnreachableError, UsageError
     from tailcut.lab.describe import parse_url
     from tailcut.lab.live import follow
@@ -38,17 +40,20 @@ def top(
     if load_target.grpc:
         raise UsageError(f"{target!r} is not http://HOST:PORT: the figures come over HTTP")
     load_target = with_access(load_target, ca, token_file)
+    given = None if token_file is None else str(token_file)
     screen = Screen(f"tailcut top {load_target.uds or load_target.authority}{prefix.rstrip('/')}")
     reason = ""
     try:
         with _output(screen, once=once, json=json) as show:
             while not reason or reason == "renewed":
                 reason = "lost"
-                for record in follow(load_target, prefix):
+                for record in follow(load_target, prefix, given):
                     if isinstance(record, End):
                         reason = record.reason
                     elif _take(record, screen, show) and once:
                         return
+                if token_file is not None:  # it may be the token that was renewed
+                    load_target = replace(load_target, token=read_token(token_file, warns=False))
     except KeyboardInterrupt:  # the usual end
         return
     if reason == "stopping":

@@ -18,8 +18,13 @@ _LINE_BYTES = 16 << 20
 _DATA = b"data: "
 
 
-def follow(target: LoadTarget, prefix: str = "") -> Iterator[Record]:
-    """The records of a server until its stream ends; `prefix` is the path that a proxy has the server under.
+def follow(target: LoadTarget, prefix: str = "", token_file: str | None = None) -> Iterator[Record]:
+    """The records of a server until its stream ends.
+
+    Args:
+        target: the server.
+        prefix: the path that a proxy has the server under.
+        token_file: where the target's token is from.
 
     Raises:
         UsageError: no server answers there, or it has no such stream, or it refuses.
@@ -27,7 +32,7 @@ def follow(target: LoadTarget, prefix: str = "") -> Iterator[Record]:
     """
     where = target.uds or target.authority
     path = prefix.rstrip("/") + PATH
-    connection = _asked(target, path, where)
+    connection = _asked(target, path, where, token_file)
     try:
         try:
             for line in _lines(connection.pieces(_SILENCE_S)):
@@ -43,7 +48,7 @@ def follow(target: LoadTarget, prefix: str = "") -> Iterator[Record]:
         connection.close()
 
 
-def _asked(target: LoadTarget, path: str, where: str) -> BlockingConnection:
+def _asked(target: LoadTarget, path: str, where: str, token_file: str | None) -> BlockingConnection:
     """A connection on which the stream has begun."""
     connection = None
     try:
@@ -58,6 +63,8 @@ def _asked(target: LoadTarget, path: str, where: str) -> BlockingConnection:
             connection.close()
         raise UsageError(f"no server answers at {where}: {reason(error)}") from None
     connection.close()
+    if answer.status == 401 and target.token is not None:
+        raise UsageError(f"{where} does not accept the token in {token_file or '--token-file'}")
     if answer.status == 401:
         raise UsageError(f"{where} requires a token: add --token-file FILE with the server's token")
     message = ""
