@@ -33,6 +33,7 @@ ALL = {
     "affinity": {"podAntiAffinity": {}},
     "priorityClassName": "online",
     "env": [{"name": "A", "value": "b"}],
+    "gpus": 2,
     "extraArgs": ["--queue=64", "--access-log"],
     "models": {"volume": {"nfs": {"server": "files", "path": "/models", "readOnly": True}}},
 }
@@ -54,9 +55,13 @@ CASES: dict[str, dict[str, Any]] = {
         "serviceMonitor": SCRAPED,
     },
 }
+DIGEST = f"sha256:{'0123456789abcdef' * 4}"
 WRONG: dict[str, dict[str, Any]] = {
     "a part of a CPU": {"cpus": 1.5},
     "CPUs as text": {"cpus": "2"},
+    "a part of a device": {"gpus": 0.5},
+    "a digest without its kind": {"image": {"digest": "0123456789abcdef" * 4}},
+    "a digest that is too short": {"image": {"digest": "sha256:0123"}},
     "a misspelt name": {"replica": 3},
     "a misspelt name inside": {"image": {"repo": "x"}},
     "no source": {"source": ""},
@@ -73,12 +78,17 @@ WRONG: dict[str, dict[str, Any]] = {
 }
 
 
-def rendered(values: dict[str, Any], release: str = "tailcut", namespace: str = "default") -> dict[str, dict[str, Any]]:
-    """The manifests of a release, by their kinds."""
+def texts(values: dict[str, Any], release: str, namespace: str) -> dict[str, str]:
+    """What Helm makes of each template, by its path."""
     chart = pytest.importorskip("helm_python.chart", reason="not installed: pip install 'tailcut[kubernetes]'")
     with chart.Chart.load(CHART) as loaded:
-        texts = loaded.render(values, name=release, namespace=namespace)
-    parsed = [yaml.safe_load(text) for name, text in texts.items() if name.endswith(".yaml")]
+        return dict(loaded.render(values, name=release, namespace=namespace))
+
+
+def rendered(values: dict[str, Any], release: str = "tailcut", namespace: str = "default") -> dict[str, dict[str, Any]]:
+    """The manifests of a release, by their kinds."""
+    made = texts(values, release, namespace)
+    parsed = [yaml.safe_load(text) for name, text in made.items() if name.endswith(".yaml")]
     return {item["kind"]: item for item in parsed if item is not None}
 
 
@@ -115,6 +125,35 @@ def test_it_renders_the_plain_manifests() -> None:
         ours = (defaults | {kind: scaled[kind] for kind in ("ScaledObject", "HorizontalPodAutoscaler")})[item["kind"]]
         assert ours["metadata"]["name"] == item["metadata"]["name"]
         assert ours["spec"] == item["spec"]
+
+
+def test_devices_and_the_image_by_its_digest() -> None:
+    """A pod asks for devices where it is to have some; a digest goes before a tag."""
+    plain = pod_of(rendered({})["Deployment"])["containers"][0]
+    assert set(plain["resources"]["limits"]) == {"cpu", "memory"}
+    assert plain["image"].startswith("tailcut:")
+    image = {"repository": "registry.example/tailcut", "tag": "1", "digest": DIGEST}
+    container = pod_of(rendered({"gpus": 2, "image": image})["Deployment"])["containers"][0]
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == "2"
+    assert container["resources"]["requests"] == container["resources"]["limits"]
+    assert container["image"] == f"registry.example/tailcut@{DIGEST}"
+
+
+def test_the_notes_ask_by_the_name_in_the_certificate() -> None:
+    """Which 127.0.0.1 is not: with TLS, that name leads there, and a private authority's certificate is fetched."""
+
+    def notes(values: dict[str, Any]) -> str:
+        (text,) = [text for name, text in texts(values, "churn", "models").items() if name.endswith("NOTES.txt")]
+        return text
+
+    assert "tailcut bench http://127.0.0.1:8000\n" in notes({})
+    secured = notes(CASES["TLS and a token"])
+    assert "127.0.0.1 churn-tailcut.models.svc'" in secured
+    assert r"get secret pair -o jsonpath='{.data.ca\.crt}' | base64 -d > ca.crt" in secured
+    assert "tailcut bench https://churn-tailcut.models.svc:8000 --ca ca.crt --token-file token\n" in secured
+    public = notes(CASES["public certificate, token for changes"])
+    assert "tailcut bench https://models.example:8000\n" in public
+    assert "ca.crt" not in public
 
 
 def test_an_autoscaler_has_the_number_of_pods_to_itself() -> None:

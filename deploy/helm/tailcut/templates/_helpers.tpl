@@ -16,6 +16,16 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end }}
 
+{{- define "tailcut.image" -}}
+{{- if .Values.image.digest }}{{ printf "%s@%s" .Values.image.repository .Values.image.digest }}
+{{- else }}{{ printf "%s:%s" .Values.image.repository (.Values.image.tag | default .Chart.AppVersion) }}
+{{- end }}
+{{- end }}
+
+{{- define "tailcut.serverName" -}}
+{{- .Values.tls.serverName | default (printf "%s.%s.svc" (include "tailcut.name" .) .Release.Namespace) }}
+{{- end }}
+
 {{- /* As rates: what all pods of this release have together. */}}
 {{- define "tailcut.rate" -}}
 sum(rate({{ .metric }}{namespace="{{ .root.Release.Namespace }}",job="{{ include "tailcut.name" .root }}"}[30s])) / 1e6
