@@ -273,6 +273,45 @@ def listener(address: str) -> int:
     )
 
 
+SESSIONS = """
+import sys, time, ray, tailcut
+ray.init(log_to_driver=False)
+client = tailcut.Client("ray://again")
+first = client.servers
+ray.shutdown()
+time.sleep(2)
+assert client.servers == first and not ray.is_initialized()
+ray.init(log_to_driver=False)
+print("back", flush=True)
+sys.stdin.readline()
+end = time.monotonic() + 60
+while client.servers == first:
+    assert time.monotonic() < end
+    time.sleep(0.1)
+client.close()
+print(*client.servers)
+"""
+
+
+def test_a_client_follows_after_another_session(cluster: Any, models: list[Path]) -> None:
+    """Of `ray.shutdown()` and `ray.init()`: replicas that come after that are known to it."""
+    program = [sys.executable, "-c", SESSIONS]
+    with running(tailcut.ray.deployment(f"m={models[0]}", cpus=0.5, drain_s=0.0, **QUICK), "again"):
+        process = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        with process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            assert process.stdout.readline() == "back\n"
+            with tailcut.Client("ray://again") as client:
+                before = set(client.servers)
+                os.kill(listener(client.servers[0]), signal.SIGKILL)
+                until(lambda: len(client.servers) == 1 and not before & set(client.servers))
+            process.stdin.write("\n")
+            process.stdin.flush()
+            assert process.stdout.readline().strip() not in before
+            assert process.wait(LIMIT_S) == 0
+
+
 def test_a_rolling_update_loses_nothing(cluster: Any, models: list[Path], tmp_path: Path) -> None:
     """By the file that `tailcut ray config` writes: other weights at the same path, deployed while calls go on."""
     import yaml

@@ -1,10 +1,12 @@
 """Names of applications, and addresses from what Serve's controller tells; a real Serve is asked in test_cluster."""
 
+import sys
 import threading
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -112,12 +114,59 @@ def test_following_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(ray, "is_initialized", lambda: True)
     monkeypatch.setattr(ray, "get_actor", again)
+    monkeypatch.setattr(membership, "_session", lambda: "1")
     monkeypatch.setattr(membership, "_AGAIN_S", 0.0)
     watch = object.__new__(membership._Watch)
     watch._changed, watch._stopped, watch._key, watch._snapshot = changed, stopped, "key", 0
-    watch._controller = Controller(None, away=9)
+    watch._controller, watch._session = Controller(None, away=9), "1"
     watch.run()
     assert message == [(ServerAddress("10.0.0.1", 1),)]
+
+
+class Silent(Controller):
+    """One of a cluster that this process has left: its answer never comes."""
+
+    def future(self) -> Future:
+        return Future()
+
+
+def test_following_goes_on_in_another_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After `ray.shutdown()` and `ray.init()`; this process joins no cluster by itself, and polls no old one."""
+    from tailcut.ray import membership
+
+    replica = Replica({PUBLISHED: {"url": "http://10.0.0.1:1"}})
+    update = SimpleNamespace(snapshot_id=1, object_snapshot=SimpleNamespace(running_replicas=[replica]))
+    stopped, message, sessions = threading.Event(), [], iter(["1", None, None, None, None, "2"])
+    state = {"session": "1"}
+
+    def session() -> str | None:
+        state["session"] = next(sessions, "2")
+        return state["session"]
+
+    def again() -> Controller:
+        assert state["session"] == "2"
+        return Controller({"key": update})
+
+    def changed(addresses: object) -> None:
+        message.append(addresses)
+        stopped.set()
+
+    monkeypatch.setitem(sys.modules, "ray", sys.modules.get("ray") or stand_in())
+    monkeypatch.setattr(membership, "connect", again)
+    monkeypatch.setattr(membership, "_session", session)
+    monkeypatch.setattr(membership, "_AGAIN_S", 0.0)
+    monkeypatch.setattr(membership, "_LOOK_S", 0.01)
+    watch = object.__new__(membership._Watch)
+    watch._changed, watch._stopped, watch._key, watch._snapshot = changed, stopped, "key", 7
+    watch._controller, watch._session = Silent(None), "1"
+    watch.run()
+    assert message == [(ServerAddress("10.0.0.1", 1),)]
+    assert (watch._snapshot, watch._session) == (1, "2")
+
+
+def stand_in() -> Any:
+    """As much of Ray as following needs."""
+    return SimpleNamespace(exceptions=SimpleNamespace(RayError=OSError))
 
 
 @pytest.mark.skipif(find_spec("ray") is not None, reason="Ray is installed")

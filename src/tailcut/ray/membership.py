@@ -2,11 +2,14 @@
 
 The controller answers a long poll when the replicas that take requests have changed: one that has become ready or has
 died, and one that is to stop, before it stops. What it tells of a replica contains what the replica published when it
-started. A thread follows it; while the controller is away, the last answer stands.
+started. A thread follows it; while the controller is away, or this process is part of no cluster, the last answer
+stands.
 """
 
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +22,7 @@ from tailcut.ray.installed import need_ray
 
 PUBLISHED = "tailcut"  # the key of what a replica publishes
 _POLL_S = 90.0  # longer than the controller holds an answer back
+_LOOK_S = 1.0  # between two looks whether this process is still part of the cluster: a poll of one it left never ends
 _AGAIN_S = 0.5
 _FIRST_S = 10.0  # for the first answer; there is none before an application has had a replica
 
@@ -109,6 +113,7 @@ class _Watch:
         self._changed = changed
         self._stopped = stopped
         self._controller = connect()
+        self._session = _session()
         deployment = name.deployment or _ingress(self._controller, name.application)
         identity = DeploymentID(name=deployment, app_name=name.application)
         if name.deployment:
@@ -120,14 +125,14 @@ class _Watch:
         """Wait for an answer, and pass it on; whether there was one.
 
         Raises:
-            UnreachableError: the controller is away.
+            UnreachableError: the controller is away, or this process has left its cluster.
         """
         import ray  # noqa: PLC0415
 
         try:
             # No ray.get: when the program ends, Ray ends a process that has a thread in there, with code 1.
             future = self._controller.listen_for_change.remote({self._key: self._snapshot}).future()
-            answer = future.result(limit_s)
+            answer = self._result(future, time.monotonic() + limit_s)
         except TimeoutError:
             return False
         except (ray.exceptions.RayError, ConnectionError) as error:
@@ -140,16 +145,40 @@ class _Watch:
         return True
 
     def run(self) -> None:
-        """Poll until told to stop."""
-        import ray  # noqa: PLC0415
+        """Poll until told to stop; where this process leaves the cluster, go on when it is part of one again."""
+        while not self._stopped.is_set():
+            with suppress(UnreachableError):
+                if _session() == self._session:
+                    self.poll(_POLL_S)
+                    continue
+            self._stopped.wait(_AGAIN_S)
+            session = _session()
+            if session is not None and not self._stopped.is_set():
+                with suppress(TailcutError):  # the controller is started again by Ray, and counts its answers anew
+                    self._controller, self._snapshot, self._session = connect(), -1, session
 
-        while not self._stopped.is_set() and ray.is_initialized():
+    def _result(self, future: "Future[Any]", end_s: float) -> Any:
+        """What a poll is answered.
+
+        Raises:
+            TimeoutError: nothing, by this time.
+            UnreachableError: this process has left the cluster.
+        """
+        while True:
             try:
-                self.poll(_POLL_S)
-            except UnreachableError:
-                self._stopped.wait(_AGAIN_S)
-                with suppress(TailcutError):  # it is started again by Ray, and counts its answers anew
-                    self._controller, self._snapshot = connect(), -1
+                return future.result(max(0.0, min(_LOOK_S, end_s - time.monotonic())))
+            except TimeoutError:
+                if _session() != self._session:
+                    raise UnreachableError("this process has left the Ray cluster") from None
+                if time.monotonic() >= end_s:
+                    raise
+
+
+def _session() -> str | None:
+    """Which of its sessions on Ray clusters this process is in; None: in none."""
+    import ray  # noqa: PLC0415
+
+    return str(ray.get_runtime_context().get_job_id()) if ray.is_initialized() else None
 
 
 def connect() -> Any:
