@@ -2,6 +2,7 @@
 
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -14,6 +15,7 @@ from tailcut.errors import MissingFileError, ProfileError, UsageError
 from tailcut.models import digits_model
 from tailcut.ray.application import make_plan
 from tailcut.ray.plan import CarriedLoad, Replicas
+from tailcut.ray.token import read_token
 from tailcut.runtime.profile import Profile
 from tailcut.runtime.settings import BatchingSettings, Settings
 from tailcut.spec import DType
@@ -79,6 +81,30 @@ def test_another_content_is_another_revision(tmp_path: Path) -> None:
     assert make_plan(model).revision == first.revision
     identity(DType.FP32, (None, 4), model)
     assert make_plan(model).revision != first.revision
+
+
+@pytest.mark.parametrize(("replicas", "least", "most"), [(2, 2, 2), ("2", 2, 2), ("1:4", 1, 4), ((1, 4), 1, 4)])
+def test_forms_of_a_number_of_replicas(replicas: Any, least: int, most: int) -> None:
+    plan = make_plan(digits_model(), replicas=replicas)
+    assert (plan.replicas.least, plan.replicas.most) == (least, most)
+
+
+@pytest.mark.parametrize("replicas", ["many", "1:", "", (1,), (1, 2, 3), (1.0, 2), 2.0, True, None])
+def test_no_number_of_replicas(replicas: Any) -> None:
+    """One line shows the forms."""
+    with pytest.raises(UsageError, match=r"replicas: .* is neither a number nor a range: write 2"):
+        make_plan(digits_model(), replicas=replicas)
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"", b"two words"])
+def test_no_token(tmp_path: Path, content: bytes) -> None:
+    """A file that is there is looked at before anything is deployed; it may also be on the nodes only."""
+    (tmp_path / "token").write_bytes(content)
+    with pytest.raises(UsageError, match=r"token: must contain one token of ASCII characters without spaces"):
+        make_plan(digits_model(), token_file=tmp_path / "token")
+    assert make_plan(digits_model(), token_file=tmp_path / "none").token_file == str(tmp_path / "none")
+    with pytest.raises(UsageError, match="none: the token cannot be read: No such file"):
+        read_token(tmp_path / "none")
 
 
 def test_models_by_an_id(profile: Path) -> None:

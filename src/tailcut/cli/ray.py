@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tailcut.client.requests import ServerAddress
-    from tailcut.ray.plan import Replicas
 
 ray = typer.Typer(
     help="Ray Serve: the file of an application, its replicas, and haproxy in front of them.",
@@ -57,12 +56,12 @@ def config(
 
     from tailcut.atomic import write_atomically
     from tailcut.cli.records import RayConfigResult
+    from tailcut.durations import parse_duration
     from tailcut.errors import UsageError
     from tailcut.planning.demand import parse_limit
     from tailcut.ray.application import make_plan
-    from tailcut.ray.plan import serve_config
+    from tailcut.ray.plan import parse_replicas, serve_config
 
-    from tailcut.durations import parse_duration
     try:
         import yaml
     except ImportError:
@@ -75,7 +74,7 @@ def config(
         sources if multiplex is None else named,
         limit_ms=None if limit is None else limit.limit_ms,
         percentile="p99" if limit is None else limit.percentile,
-        replicas=_replicas(replicas),
+        replicas=parse_replicas(replicas, "--replicas"),
         models_per_replica=multiplex or 1,
         cpus=cpus,
         gpus=gpus,
@@ -176,24 +175,6 @@ def _named(source: str) -> tuple[str, str]:
 
     name, _, file = source.rpartition("=")
     return name or model_name(Path(file)), file
-
-
-def _replicas(text: str) -> "Replicas":
-    """A number, or MIN:MAX.
-
-    Raises:
-        UsageError: it is neither.
-    """
-    from tailcut.errors import UsageError
-    from tailcut.ray.plan import Replicas
-
-    least, colon, most = text.partition(":")
-    if not least.isdecimal() or (colon and not most.isdecimal()):
-        raise UsageError(f"--replicas: {text!r} is neither a number nor a range: write 2 or 1:4")
-    try:
-        return Replicas(least=int(least), most=int(most or least))
-    except ValueError as error:
-        raise UsageError(f"--replicas: {error}") from None
 
 
 def _url(tls: bool, address: str) -> str:

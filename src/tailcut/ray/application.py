@@ -12,8 +12,17 @@ from tailcut.engines.file_hash import external_weights_hash, file_hash, model_ha
 from tailcut.engines.files import model_name
 from tailcut.errors import MissingFileError, TailcutError, UsageError
 from tailcut.ray.installed import need_ray
-from tailcut.ray.plan import DEPLOYMENT, ApplicationPlan, CarriedLoad, Replicas, deployment_options, read_plan
+from tailcut.ray.plan import (
+    DEPLOYMENT,
+    ApplicationPlan,
+    CarriedLoad,
+    Replicas,
+    deployment_options,
+    parse_replicas,
+    read_plan,
+)
 from tailcut.ray.resources import Resources, resources_of, together
+from tailcut.ray.token import read_token
 from tailcut.runtime.opening.source import is_profile
 from tailcut.runtime.profile import Profile, is_pipeline
 
@@ -26,7 +35,7 @@ def deployment(  # noqa: PLR0913  the options of a deployment, all but the first
     *,
     limit_ms: float | None = None,
     percentile: str = "p99",
-    replicas: int | tuple[int, int] | Replicas = 1,
+    replicas: int | str | tuple[int, int] | Replicas = 1,
     cpus: float | None = None,
     gpus: float | None = None,
     memory_bytes: int | None = None,
@@ -46,7 +55,7 @@ def deployment(  # noqa: PLR0913  the options of a deployment, all but the first
             files must be there on every node.
         limit_ms: of latency, that replicas are to meet; None: that of the profile's tune.
         percentile: that has to meet it, such as "p99".
-        replicas: how many; (MIN, MAX) or a `Replicas`: as many as the requests in flight need.
+        replicas: how many; (MIN, MAX), "MIN:MAX" or a `Replicas`: as many as the requests in flight need.
         cpus, gpus, memory_bytes: that Ray reserves for a replica; None: by the profile's figures, 1 CPU without one.
         max_ongoing_requests: that Serve sends to a replica at a time; None: what it answers within the limit.
         target_ongoing_requests: in flight for each replica; None: seven tenths of what it carries within the limit.
@@ -104,7 +113,7 @@ def make_plan(  # noqa: PLR0913  as `deployment`
     *,
     limit_ms: float | None = None,
     percentile: str = "p99",
-    replicas: int | tuple[int, int] | Replicas = 1,
+    replicas: int | str | tuple[int, int] | Replicas = 1,
     cpus: float | None = None,
     gpus: float | None = None,
     memory_bytes: int | None = None,
@@ -123,6 +132,8 @@ def make_plan(  # noqa: PLR0913  as `deployment`
     if not sources:
         raise UsageError("name a profile, a model or a pipeline: an application needs at least one")
     profiles = [_profile(_path(source)) for source in sources]
+    if token_file is not None and Path(token_file).exists():  # it may be on the nodes only
+        read_token(Path(token_file))
     if not named:
         _check_names(list(map(_name, sources, profiles)))
     needs = together([_BARE if profile is None else resources_of(profile) for profile in profiles])
@@ -156,11 +167,23 @@ def make_plan(  # noqa: PLR0913  as `deployment`
         raise UsageError(str(error)) from None
 
 
-def _replicas(replicas: int | tuple[int, int] | Replicas) -> Replicas:
+def _replicas(replicas: object) -> Replicas:
+    """How many replicas.
+
+    Raises:
+        UsageError: it is neither a number nor a range.
+    """
     if isinstance(replicas, Replicas):
         return replicas
-    least, most = (replicas, replicas) if isinstance(replicas, int) else replicas
-    return Replicas(least=least, most=most)
+    if isinstance(replicas, str):
+        return parse_replicas(replicas, "replicas")
+    match replicas:
+        case bool():
+            pass
+        case int() | (int(), int()):
+            least, most = (replicas, replicas) if isinstance(replicas, int) else replicas
+            return Replicas(least=least, most=most)
+    raise UsageError(f"replicas: {replicas!r} is neither a number nor a range: write 2, (1, 4) or '1:4'")
 
 
 def _name(source: str, profile: Profile | None) -> str:

@@ -20,6 +20,7 @@ from tailcut.ray.forwarding import folder_of, passed_on, request_target
 from tailcut.ray.plan import ApplicationPlan
 from tailcut.ray.policy import AnswerCounts, ongoing, read_counts
 from tailcut.ray.server import ReplicaServer
+from tailcut.ray.token import read_token
 
 _STOP_S = 25.0  # after the drain: less than Serve waits for
 _MESSAGE = 200  # characters
@@ -74,7 +75,7 @@ class LocalServer:
             options += ["--cuda-devices", ",".join(map(str, plan.devices))]
         if plan.token_file is not None:
             options += ["--require-token", "--token-file", plan.token_file]
-            token = _token(Path(plan.token_file))
+            token = read_token(Path(plan.token_file))
         return cls(await ReplicaServer.start(sources, options, host=host, cpus=cpus, on_end=on_end), plan, token)
 
     async def infer(
@@ -195,7 +196,3 @@ async def _chunks(answer: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
     with suppress(aiohttp.ClientError):  # the server has ended
         async for chunk in answer.content.iter_any():
             yield chunk
-
-
-def _token(path: Path) -> str:
-    return path.read_text(encoding="ascii").strip()

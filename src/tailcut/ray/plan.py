@@ -114,6 +114,25 @@ class ApplicationPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
             _check_at_least(name, getattr(self, name), 0)
 
 
+def parse_replicas(text: str, name: str) -> Replicas:
+    """A number of replicas, or MIN:MAX.
+
+    Args:
+        text: as the user wrote it.
+        name: of the option, for the message.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    least, colon, most = text.partition(":")
+    if not least.isdecimal() or (colon and not most.isdecimal()):
+        raise UsageError(f"{name}: {text!r} is neither a number nor a range: write 2 or 1:4")
+    try:
+        return Replicas(least=int(least), most=int(most or least))
+    except ValueError as error:
+        raise UsageError(f"{name}: {error}") from None
+
+
 def read_plan(values: dict[str, Any]) -> ApplicationPlan:
     """A plan from the `args` of an application in a YAML file.
 
