@@ -83,6 +83,52 @@ def test_another_content_is_another_revision(tmp_path: Path) -> None:
     assert make_plan(model).revision != first.revision
 
 
+def test_the_files_of_a_pipeline_are_its_revision(tmp_path: Path) -> None:
+    """Its models, the profiles among them with their models, and the modules that it imports; it is not run."""
+    model, inner, words = tmp_path / "m.onnx", tmp_path / "inner.onnx", tmp_path / "words.py"
+    identity(DType.FP32, (None, 4), model)
+    identity(DType.FP32, (None, 4), inner)
+    words.write_text("LIST = 'list.txt'\n")
+    (tmp_path / "list.txt").write_text("one")
+    Profile.of_model(inner).save(tmp_path / "inner.profile.toml")
+    (tmp_path / "p.py").write_text(
+        "import words\nFILES = ['m.onnx', 'inner.profile.toml', '', '/']\nraise SystemExit\n"
+    )
+    seen = {make_plan(f"{tmp_path}/p.py:chain").revision}
+    identity(DType.FP32, (None, 5), model)
+    seen.add(make_plan(f"{tmp_path}/p.py:chain").revision)
+    identity(DType.FP32, (None, 5), inner)
+    seen.add(make_plan(f"{tmp_path}/p.py:chain").revision)
+    (tmp_path / "list.txt").write_text("two")
+    seen.add(make_plan(f"{tmp_path}/p.py:chain").revision)
+    words.write_text("LIST = 'list.txt'  # another\n")
+    seen.add(make_plan(f"{tmp_path}/p.py:chain").revision)
+    assert len(seen) == 5
+    assert make_plan(f"{tmp_path}/p.py:chain").revision in seen
+
+
+def test_a_user_s_revision() -> None:
+    """Another text is another revision, for what no file tells."""
+    plans = [make_plan(digits_model(), revision=text) for text in ("", "1", "2", "1")]
+    assert len({plan.revision for plan in plans}) == 3
+    assert plans[1].revision == plans[3].revision
+
+
+def test_another_model_than_was_measured(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Is refused, with what to add for it to be deployed; then a warning says so, and its content is a revision."""
+    model, profile = tmp_path / "m.onnx", tmp_path / "m.profile.toml"
+    identity(DType.FP32, (None, 4), model)
+    Profile.of_model(model).with_signature().save(profile)
+    model.write_bytes(model.read_bytes() + b"\x32\x00")  # an empty field of its own: the same signature
+    with pytest.raises(ProfileError, match=r"or deploy it with --accept-model-change \(in Python, options=\("):
+        make_plan(profile)
+    plan = make_plan(profile, options=("--accept-model-change",))
+    assert plan.options == ("--accept-model-change",)
+    assert "figures are not proven for it" in caplog.text
+    model.write_bytes(model.read_bytes() + b"\x32\x00")
+    assert make_plan(profile, options=("--accept-model-change",)).revision != plan.revision
+
+
 @pytest.mark.parametrize(("replicas", "least", "most"), [(2, 2, 2), ("2", 2, 2), ("1:4", 1, 4), ((1, 4), 1, 4)])
 def test_forms_of_a_number_of_replicas(replicas: Any, least: int, most: int) -> None:
     plan = make_plan(digits_model(), replicas=replicas)

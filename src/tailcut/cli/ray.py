@@ -48,6 +48,12 @@ def config(
     host: Annotated[str | None, typer.Option(help="Address that servers bind to (default: the node's).")] = None,
     drain: Annotated[str, typer.Option(help="How long a stopping replica keeps serving.")] = "5s",
     token_file: Annotated[Path | None, typer.Option(help="File with the token required for every request.")] = None,
+    revision: Annotated[
+        str, typer.Option(metavar="TEXT", help="Another TEXT than before replaces all replicas, as other files do.")
+    ] = "",
+    accept_model_change: Annotated[
+        bool, typer.Option("--accept-model-change", help="Serve a model file that the profile was not measured on.")
+    ] = False,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
@@ -59,7 +65,7 @@ def config(
     from tailcut.durations import parse_duration
     from tailcut.errors import UsageError
     from tailcut.planning.demand import parse_limit
-    from tailcut.ray.application import make_plan
+    from tailcut.ray.application import ACCEPT_CHANGE, make_plan
     from tailcut.ray.plan import parse_replicas, serve_config
 
     try:
@@ -81,6 +87,8 @@ def config(
         host=host,
         drain_s=parse_duration(drain),
         token_file=token_file,
+        revision=revision,
+        options=(ACCEPT_CHANGE,) if accept_model_change else (),
     )
     called = name or next(iter(named))
     content = serve_config(called, route, plan)

@@ -1,6 +1,6 @@
 """From models to an application of Ray Serve: a plan by the profiles' figures, and the deployment that follows it."""
 
-import hashlib
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,9 +8,8 @@ from typing import Any
 
 import msgspec
 
-from tailcut.engines.file_hash import external_weights_hash, file_hash, model_hash
 from tailcut.engines.files import model_name
-from tailcut.errors import MissingFileError, TailcutError, UsageError
+from tailcut.errors import MissingFileError, ProfileError, TailcutError, UsageError
 from tailcut.ray.installed import need_ray
 from tailcut.ray.plan import (
     DEPLOYMENT,
@@ -22,12 +21,15 @@ from tailcut.ray.plan import (
     read_plan,
 )
 from tailcut.ray.resources import Resources, resources_of, together
+from tailcut.ray.revision import file_of, revision_of
 from tailcut.ray.token import read_token
 from tailcut.runtime.opening.source import is_profile
-from tailcut.runtime.profile import Profile, is_pipeline
+from tailcut.runtime.profile import Profile
 
 Source = str | Path
+ACCEPT_CHANGE = "--accept-model-change"  # of `tailcut serve`
 _BARE = Resources(cpus=1.0, devices=frozenset(), memory_bytes=0, exclusive=False)
+_log = logging.getLogger("tailcut")
 
 
 def deployment(  # noqa: PLR0913  the options of a deployment, all but the first by name
@@ -46,6 +48,7 @@ def deployment(  # noqa: PLR0913  the options of a deployment, all but the first
     drain_s: float = 5.0,
     options: Sequence[str] = (),
     token_file: Source | None = None,
+    revision: str = "",
 ) -> Any:
     """An application for `serve.run`, or to be bound to other deployments.
 
@@ -64,6 +67,7 @@ def deployment(  # noqa: PLR0913  the options of a deployment, all but the first
         drain_s: for how long a replica that is to stop accepts requests, so that clients learn of it.
         options: more options of `tailcut serve`, such as ("--max-body", "256").
         token_file: a file with a token, which every request then needs.
+        revision: any text; another one than before replaces all replicas, as other content of the files does.
 
     Raises:
         UsageError: Ray is not installed, or options do not fit together.
@@ -85,6 +89,7 @@ def deployment(  # noqa: PLR0913  the options of a deployment, all but the first
         drain_s=drain_s,
         options=options,
         token_file=token_file,
+        revision=revision,
     )
     return build(msgspec.to_builtins(plan))
 
@@ -124,6 +129,7 @@ def make_plan(  # noqa: PLR0913  as `deployment`
     drain_s: float = 5.0,
     options: Sequence[str] = (),
     token_file: Source | None = None,
+    revision: str = "",
 ) -> ApplicationPlan:
     """The plan of an application. Arguments and errors are those of `deployment`; Ray need not be installed."""
     named = {name: _place(value) for name, value in source.items()} if isinstance(source, Mapping) else {}
@@ -131,7 +137,8 @@ def make_plan(  # noqa: PLR0913  as `deployment`
     sources = tuple(map(_place, listed)) or tuple(named.values())
     if not sources:
         raise UsageError("name a profile, a model or a pipeline: an application needs at least one")
-    profiles = [_profile(_path(source)) for source in sources]
+    accept = ACCEPT_CHANGE in options
+    profiles = [_profile(_path(source), accept=accept) for source in sources]
     if token_file is not None and Path(token_file).exists():  # it may be on the nodes only
         read_token(Path(token_file))
     if not named:
@@ -148,7 +155,7 @@ def make_plan(  # noqa: PLR0913  as `deployment`
             sources=() if named else sources,
             multiplexed=named,
             models_per_replica=models_per_replica,
-            revision=_revision(sources),
+            revision=revision_of(list(map(_path, sources)), profiles, revision),
             cpus=needs.cpus if cpus is None else cpus,
             gpus=needs.gpus if gpus is None else gpus,
             memory_bytes=needs.memory_bytes if memory_bytes is None else memory_bytes,
@@ -189,7 +196,7 @@ def _replicas(replicas: object) -> Replicas:
 def _name(source: str, profile: Profile | None) -> str:
     """The name that a source is served by, with its version where it has one."""
     label, _, path = source.rpartition("=")
-    return label or (model_name(_file(path)) if profile is None else profile.model.name)
+    return label or (model_name(file_of(path)) if profile is None else profile.model.name)
 
 
 def _check_names(names: Sequence[str]) -> None:
@@ -206,7 +213,7 @@ def _check_names(names: Sequence[str]) -> None:
 def _place(source: Source) -> str:
     """A source with an absolute path: replicas run in other folders."""
     label, equals, path = str(source).rpartition("=")
-    file = _file(path)
+    file = file_of(path)
     return f"{label}{equals}{file.parent.resolve() / file.name}{path.removeprefix(str(file))}"
 
 
@@ -215,37 +222,33 @@ def _path(source: str) -> str:
     return source.rpartition("=")[2]
 
 
-def _profile(source: str) -> Profile | None:
+def _profile(source: str, *, accept: bool) -> Profile | None:
     """The profile of a source; None for a bare model or pipeline.
+
+    Args:
+        source: its path.
+        accept: whether the model's file may be another one than was measured.
 
     Raises:
         MissingFileError: there is no such file.
         ProfileError: the profile cannot be used, or is for another model.
     """
-    if is_profile(Path(source)):
-        profile = Profile.load(Path(source))
-        profile.verify_model(Path(source).name)
+    if not is_profile(Path(source)):
+        if not file_of(source).exists():
+            raise MissingFileError(f"{source}: no such model or pipeline")
+        return None
+    profile, name = Profile.load(Path(source)), Path(source).name
+    if accept and not profile.is_of_pipeline:
+        profile, warning = profile.accept_model(name)
+        if warning:
+            _log.warning("%s", warning)
         return profile
-    if not _file(source).exists():
-        raise MissingFileError(f"{source}: no such model or pipeline")
-    return None
-
-
-def _revision(sources: Sequence[str]) -> str:
-    """Of the files: an application whose files have changed is another one, and its replicas are replaced."""
-    hashes = []
-    for source in map(_path, sources):
-        file = _file(source)
-        if is_profile(file) or is_pipeline(source):
-            hashes.append(file_hash(file))
-        else:
-            hashes.append(f"{model_hash(file)} {external_weights_hash(file)}")
-    return hashlib.sha256(" ".join(hashes).encode()).hexdigest()[:12]
-
-
-def _file(source: str) -> Path:
-    """The file of a source."""
-    return Path(source.rpartition(":")[0] if is_pipeline(source) and not source.endswith(".py") else source)
+    try:
+        profile.verify_model(name)
+    except ProfileError as error:
+        here = f'deploy it with {ACCEPT_CHANGE} (in Python, options=("{ACCEPT_CHANGE}",))'
+        raise ProfileError(str(error).replace(f"serve it with {ACCEPT_CHANGE}", here)) from None
+    return profile
 
 
 def _carried(
