@@ -148,3 +148,26 @@ def test_the_current_span(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> 
 
     (line,) = log_of(tmp_path, capfd, use)
     assert line["trace_id"] == "cd" * 16
+
+
+def test_a_stop_waits_for_the_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of requests that were accepted last, as the options have it."""
+    from tailcut.ray.local import LocalServer
+    from tailcut.ray.server import ReplicaServer
+
+    limits: list[float] = []
+    real = ReplicaServer.stop
+
+    async def stop(server: ReplicaServer, limit_s: float) -> None:
+        limits.append(limit_s)
+        await real(server, TIMEOUT_S)
+
+    monkeypatch.setattr(ReplicaServer, "stop", stop)
+    plan = ApplicationPlan(sources=("m",), options=("--no-auto", "--deadline", "120s"), drain_s=0.0)
+
+    async def run() -> None:
+        source = f"m={perceptron([4, 8, 3], tmp_path / 'm.onnx')}"
+        await (await LocalServer.start(plan, [source], "127.0.0.1", lambda: None, 0)).stop()
+
+    asyncio.run(run())
+    assert limits == [pytest.approx(125.0, abs=1.0)]

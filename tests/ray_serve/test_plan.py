@@ -27,6 +27,7 @@ def test_a_plan_survives_its_file() -> None:
         {"sources": ["a"], "replicas": {"window_s": 0.0}},
         {"sources": ["a"], "models_per_replica": 0},
         {"sources": ["a"], "drain_s": -1.0},
+        {"sources": ["a"], "options": ["--deadline", "soon"]},
         {"sources": ["a"], "cpus": -1.0},
         {"sources": ["a"], "gpus": -1.0},
         {"sources": ["a"], "memory_bytes": -1},
@@ -75,10 +76,20 @@ def test_a_range_of_replicas() -> None:
     assert options["ray_actor_options"]["memory"] == 5
 
 
-def test_serve_waits_longer_than_a_drain() -> None:
-    """Else it would kill a replica that still answers."""
-    plan = ApplicationPlan(sources=("a",), drain_s=60.0)
-    assert deployment_options(plan)["graceful_shutdown_timeout_s"] >= 60 + 25
+@pytest.mark.parametrize(
+    ("options", "deadline_s"),
+    [
+        ((), 30),
+        (("--deadline", "120s"), 120),
+        (("--deadline=2m", "--x"), 120),
+        (("--deadline", "9s", "--deadline=1.5s"), 1.5),
+    ],
+)
+def test_a_replica_has_time_to_stop(options: tuple[str, ...], deadline_s: float) -> None:
+    """For its drain and the deadline of what it accepts last; Serve waits longer, else it would kill the replica."""
+    plan = ApplicationPlan(sources=("a",), drain_s=60.0, options=options)
+    assert plan.stop_s > 60 + deadline_s
+    assert deployment_options(plan)["graceful_shutdown_timeout_s"] > plan.stop_s + 1
 
 
 def test_the_file_has_all_of_it() -> None:

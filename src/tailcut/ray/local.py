@@ -22,7 +22,6 @@ from tailcut.ray.policy import AnswerCounts, ongoing, read_counts
 from tailcut.ray.server import ReplicaServer
 from tailcut.ray.token import read_token
 
-_STOP_S = 25.0  # after the drain: less than Serve waits for
 _MESSAGE = 200  # characters
 _EVENTS = "text/event-stream"  # of an answer without an end
 
@@ -142,11 +141,11 @@ class LocalServer:
 
         One that clients do not reach on their own ends as soon as the last call through this object is answered.
         """
-        limit_s = self._plan.drain_s + _STOP_S
+        end_s = time.monotonic() + self._plan.stop_s
         if self._plan.multiplexed:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._idle.wait(), limit_s)
-        await self.server.stop(limit_s)
+                await asyncio.wait_for(self._idle.wait(), self._plan.stop_s)
+        await self.server.stop(max(0.0, end_s - time.monotonic()))
         await self._client.close()
         await self._http.close()
 

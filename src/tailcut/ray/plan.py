@@ -1,17 +1,21 @@
 """What is asked of Ray Serve for one application, and the options of its deployment that follow from it. Pure."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
+from tailcut.durations import parse_duration
 from tailcut.errors import UsageError
 
 DEPLOYMENT = "tailcut"  # the name of the deployment in its application
 POLICY = "tailcut.ray.policy:replicas"
 # A replica is told to stop when Serve has counted its own requests as done, which it looks at so often.
 _LOOK_S = 1.0
-_STOP_S = 30.0  # for what is in flight when a replica accepts no more, and for the end of its processes
+_DEADLINE_S = 30.0  # of `tailcut serve`, where the options give none
+_END_S = 5.0  # for the end of a server's process, after its drain and the deadline of what it accepted last
+_LEAVE_S = 5.0  # for the end of the replica's own process, after that
 _HEALTH_S, _HEALTH_LIMIT_S = 2.0, 10.0
 _HTTP = {"host": "127.0.0.1", "port": 8000}  # of Serve's own proxies, which would be open to the network otherwise
 _SURGE_PERCENT = 25  # replicas that a rolling update may start before it stops others, rounded up
@@ -110,8 +114,28 @@ class ApplicationPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         if bool(self.sources) == bool(self.multiplexed):
             raise ValueError("an application has either sources or multiplexed models")
         _check_at_least("models_per_replica", self.models_per_replica, 1)
+        _deadline_s(self.options)
         for name in ("cpus", "gpus", "memory_bytes", "drain_s"):
             _check_at_least(name, getattr(self, name), 0)
+
+    @property
+    def stop_s(self) -> float:
+        """How long a server that is told to stop may take: it drains, and has its deadline for what it has then."""
+        return self.drain_s + _deadline_s(self.options) + _END_S
+
+
+def _deadline_s(options: Sequence[str]) -> float:
+    """The time limit of requests that set none, by the options of `tailcut serve`.
+
+    Raises:
+        UsageError: it is not a duration.
+    """
+    text = ""
+    for number, option in enumerate(options):
+        name, equals, value = option.partition("=")
+        if name == "--deadline":
+            text = value if equals else "".join(options[number + 1 : number + 2])
+    return parse_duration(text) if text else _DEADLINE_S
 
 
 def parse_replicas(text: str, name: str) -> Replicas:
@@ -156,7 +180,7 @@ def deployment_options(plan: ApplicationPlan) -> dict[str, Any]:
         "health_check_period_s": _HEALTH_S,
         "health_check_timeout_s": _HEALTH_LIMIT_S,
         "graceful_shutdown_wait_loop_s": _LOOK_S,
-        "graceful_shutdown_timeout_s": math.ceil(_LOOK_S + plan.drain_s + _STOP_S),
+        "graceful_shutdown_timeout_s": math.ceil(_LOOK_S + plan.stop_s + _LEAVE_S),
         "max_surge_percent": _SURGE_PERCENT,
     }
     if plan.exclusive:
