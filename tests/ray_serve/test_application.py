@@ -15,7 +15,6 @@ from tailcut.errors import MissingFileError, ProfileError, UsageError
 from tailcut.models import digits_model
 from tailcut.ray.application import make_plan
 from tailcut.ray.plan import CarriedLoad, Replicas
-from tailcut.ray.token import read_token
 from tailcut.runtime.profile import Profile
 from tailcut.runtime.settings import BatchingSettings, Settings
 from tailcut.spec import DType
@@ -73,47 +72,6 @@ def test_a_bare_model_is_not_measured(monkeypatch: pytest.MonkeyPatch, tmp_path:
         make_plan("m.onnx", limit_ms=5.0)
 
 
-def test_another_content_is_another_revision(tmp_path: Path) -> None:
-    """The same path with other bytes has to replace the replicas."""
-    model = tmp_path / "m.onnx"
-    model.write_bytes(digits_model().read_bytes())
-    first = make_plan(model)
-    assert make_plan(model).revision == first.revision
-    identity(DType.FP32, (None, 4), model)
-    assert make_plan(model).revision != first.revision
-
-
-def test_the_files_of_a_pipeline_are_its_revision(tmp_path: Path) -> None:
-    """Its models, the profiles among them with their models, and the modules that it imports; it is not run."""
-    model, inner, words = tmp_path / "m.onnx", tmp_path / "inner.onnx", tmp_path / "words.py"
-    identity(DType.FP32, (None, 4), model)
-    identity(DType.FP32, (None, 4), inner)
-    words.write_text("LIST = 'list.txt'\n")
-    (tmp_path / "list.txt").write_text("one")
-    Profile.of_model(inner).save(tmp_path / "inner.profile.toml")
-    (tmp_path / "p.py").write_text(
-        "import words\nFILES = ['m.onnx', 'inner.profile.toml', '', '/']\nraise SystemExit\n"
-    )
-    seen = {make_plan(f"{tmp_path}/p.py:chain").revision}
-    identity(DType.FP32, (None, 5), model)
-    seen.add(make_plan(f"{tmp_path}/p.py:chain").revision)
-    identity(DType.FP32, (None, 5), inner)
-    seen.add(make_plan(f"{tmp_path}/p.py:chain").revision)
-    (tmp_path / "list.txt").write_text("two")
-    seen.add(make_plan(f"{tmp_path}/p.py:chain").revision)
-    words.write_text("LIST = 'list.txt'  # another\n")
-    seen.add(make_plan(f"{tmp_path}/p.py:chain").revision)
-    assert len(seen) == 5
-    assert make_plan(f"{tmp_path}/p.py:chain").revision in seen
-
-
-def test_a_user_s_revision() -> None:
-    """Another text is another revision, for what no file tells."""
-    plans = [make_plan(digits_model(), revision=text) for text in ("", "1", "2", "1")]
-    assert len({plan.revision for plan in plans}) == 3
-    assert plans[1].revision == plans[3].revision
-
-
 def test_another_model_than_was_measured(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Is refused, with what to add for it to be deployed; then a warning says so, and its content is a revision."""
     model, profile = tmp_path / "m.onnx", tmp_path / "m.profile.toml"
@@ -140,17 +98,6 @@ def test_no_number_of_replicas(replicas: Any) -> None:
     """One line shows the forms."""
     with pytest.raises(UsageError, match=r"replicas: .* is neither a number nor a range: write 2"):
         make_plan(digits_model(), replicas=replicas)
-
-
-@pytest.mark.parametrize("content", [b"\xff\xfe", b"", b"two words"])
-def test_no_token(tmp_path: Path, content: bytes) -> None:
-    """A file that is there is looked at before anything is deployed; it may also be on the nodes only."""
-    (tmp_path / "token").write_bytes(content)
-    with pytest.raises(UsageError, match=r"token: must contain one token of ASCII characters without spaces"):
-        make_plan(digits_model(), token_file=tmp_path / "token")
-    assert make_plan(digits_model(), token_file=tmp_path / "none").token_file == str(tmp_path / "none")
-    with pytest.raises(UsageError, match="none: the token cannot be read: No such file"):
-        read_token(tmp_path / "none")
 
 
 def test_models_by_an_id(profile: Path) -> None:
