@@ -29,6 +29,7 @@ from tailcut.report.html import (
 from tailcut.report.markdown import plain, tune_markdown
 from tailcut.runtime.settings import PipelineSettings, Settings
 from tailcut.spec import Rows
+from tailcut.tuner.objective import ALL_LATE
 from tailcut.tuner.result_records import (
     AccuracyResult,
     Candidate,
@@ -529,6 +530,19 @@ def test_a_choice_among_equals_and_offers_are_told() -> None:
             "hosen among 2 that are equal: engine.spinning=False: equal within the noise; takes 0.3 of the CPU" in text
         )
         assert "int8 (onnxruntime): p50 x0.55, rate x1.70, cosine 0.9771; accept with --accuracy 0.97" in text
+
+
+def test_a_limit_that_nothing_meets_is_told() -> None:
+    """That the race had no answer within it, or that the simulation expects none; nothing where one is met."""
+    assert not tune_words.unmet_words(result())
+    late = [replace(each, rate=0.0, raced=each.raced and ALL_LATE / 2) for each in result().estimated]
+    outcome = replace(result(), estimated=late)
+    for text in (render_tune_html(outcome), _shown(tune_summary(outcome)), tune_markdown(outcome)):
+        assert "o configuration answered within the limit of 10 ms in the race: the one with the shortest p99" in text
+    few = replace(result(), estimated=[replace(each, raced=each.raced and 1.0) for each in late])
+    assert tune_words.unmet_words(few) == "no configuration is expected to meet the limit of 10 ms"
+    by_rate = replace(outcome, objective=replace(outcome.objective, kind="throughput"))
+    assert not tune_words.unmet_words(by_rate)
 
 
 def test_a_pipeline_has_no_reference() -> None:

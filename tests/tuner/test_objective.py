@@ -6,7 +6,8 @@ import pytest
 from tailcut.lab.load import LoadResult
 from tailcut.runtime.settings import Settings
 from tailcut.tuner.finalists import PredictedConfiguration, finalists
-from tailcut.tuner.objective import Constraints, Objective, ObjectiveKind
+from tailcut.tuner.heats import NONE
+from tailcut.tuner.objective import ALL_LATE, Constraints, Objective, ObjectiveKind
 from tailcut.tuner.space import changed
 
 
@@ -56,6 +57,17 @@ def test_answers_over_the_limit_do_not_count() -> None:
     assert objective.score_closed(result("closed", [1.0] * 200)) == 100.0
     assert objective.score_closed(result("closed", [1.0] * 180 + [20.0] * 20)) == pytest.approx(0.9 * 90.0)
     assert Objective("throughput", limit_ms=10.0).score_closed(result("closed", [20.0] * 200)) == 100.0
+
+
+def test_where_all_answers_are_late_the_shortest_p99_wins() -> None:
+    """Such a block scores less than one with a single answer within the limit, and more than one without answers."""
+    objective = Objective("goodput", limit_ms=0.05)
+    late, later = (objective.score_closed(result("closed", [p99_ms] * 200)) for p99_ms in (1.0, 2.0))
+    assert NONE < later < late < ALL_LATE
+    assert late == pytest.approx(2 * later)
+    assert objective.score_closed(result("closed", [0.01] + [1.0] * 199)) > ALL_LATE
+    assert objective.score_closed(result("closed", [])) == NONE
+    assert objective.describe(later) == "no answer within 0.05 ms: p99 2 ms"
 
 
 def test_open_blocks_are_scored_by_p99_or_by_cpu_time() -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import count
 from threading import Thread
 
 import pytest
@@ -37,8 +38,9 @@ def test_connections_follow_rate_and_limit(kind: ObjectiveKind, rate: float, cli
 
 
 @contextmanager
-def sleepers(*seconds: float) -> Iterator[list[RaceEntrant]]:
-    """Servers that take so long to answer, as a slow model does."""
+def sleepers(*seconds: float, failing: int = 0) -> Iterator[list[RaceEntrant]]:
+    """Servers that take so long to answer, as a slow model does; of so many requests one fails, where that is not 0."""
+    asked = count(1)
 
     def handler(sleep_s: float) -> type[BaseHTTPRequestHandler]:
         class Sleeper(BaseHTTPRequestHandler):
@@ -46,7 +48,7 @@ def sleepers(*seconds: float) -> Iterator[list[RaceEntrant]]:
 
             def do_GET(self) -> None:
                 time.sleep(sleep_s)
-                self.send_response(200)
+                self.send_response(500 if failing and next(asked) % failing == 0 else 200)
                 self.send_header("content-length", "0")
                 self.end_headers()
 
@@ -86,6 +88,28 @@ def test_a_slow_model_is_selected_by_what_was_measured(rate: float) -> None:
         usages = measured.usages(entrants, 4.0)
     assert [len(usage.alone_ms) > 0 for usage in usages] == [True, True]
     assert 200 < usages[1].median_ms < usages[0].median_ms < 1000
+
+
+def test_a_limit_that_nothing_meets_is_raced_once() -> None:
+    """Late answers are answers: blocks are not made longer for them, and the one with the shortest p99 wins."""
+    measured = racing("goodput", 8.0)
+    measured.objective = replace(measured.objective, limit_ms=0.001)
+    measured.load = RaceLoad((1, 2), LEAST_BLOCK_S)
+    with sleepers(0.05, 0.01) as entrants:
+        heats = measured.heats(entrants, time.monotonic(), 1)
+    assert measured.load.block_s == LEAST_BLOCK_S
+    assert heats.leader == 1
+    assert heats.near(0.05) == [1]
+
+
+def test_failures_are_raced_once() -> None:
+    """They score no more than no answers, and longer blocks would have more of them."""
+    measured = racing("latency", 100.0)
+    measured.objective = replace(measured.objective, rate=100.0)
+    with sleepers(0.001, failing=4) as entrants:
+        heats = measured.heats(entrants, time.monotonic(), 1)
+    assert heats.entrants[0].scores == [NONE]
+    assert measured.load == racing("latency", 100.0).load
 
 
 def test_open_blocks_have_requests_when_time_is_over() -> None:

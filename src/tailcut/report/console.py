@@ -25,6 +25,7 @@ from tailcut.report.tune_words import (
     rows_words,
     tie_words,
     unchanged_words,
+    unmet_words,
 )
 from tailcut.report.words import client_cores, cpu, fixed_milliseconds, ratio
 from tailcut.tuner.events import (
@@ -144,6 +145,8 @@ def tune_summary(result: TuneResult) -> RenderableType:
         more = more_traffic(result)
         if more:
             lines.append(f"[green]{escape(more)}[/]")
+        if unmet_words(result):
+            lines.append(f"[yellow]{escape(unmet_words(result))}[/]")
         notes = (tie_words(result), cost_words(result), limits_words(result))
         lines += [escape(words) for words in notes if words]
     lines += [f"[cyan]faster, but not accepted: {escape(words)}[/]" for words in offer_words(result)]

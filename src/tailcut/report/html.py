@@ -103,6 +103,7 @@ def render_tune_html(result: TuneResult) -> str:
             words
             for words in (
                 tune_words.retune_words(result),
+                tune_words.unmet_words(result),
                 tune_words.tie_words(result),
                 tune_words.cost_words(result),
                 tune_words.limits_words(result),

@@ -25,6 +25,7 @@ from tailcut.report.tune_words import (
     retune_words,
     rows_words,
     tie_words,
+    unmet_words,
 )
 from tailcut.report.words import (
     bounds,
@@ -97,6 +98,7 @@ def tune_markdown(result: TuneResult) -> str:
             parts.append(_worst_rows(accuracy.worst_rows))
     notes = (
         retune_words(result),
+        unmet_words(result),
         tie_words(result),
         cost_words(result),
         limits_words(result),

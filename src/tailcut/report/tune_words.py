@@ -5,6 +5,7 @@ from msgspec import UNSET
 from tailcut.lab.records import IntervalRecord
 from tailcut.report.accuracy import accuracy_figures, random_words
 from tailcut.report.words import ratio
+from tailcut.tuner.objective import ALL_LATE
 from tailcut.tuner.result_records import NoiseResult, OfferResult, TuneResult
 from tailcut.tuner.together.result_records import JointModel
 
@@ -93,6 +94,22 @@ def tie_words(result: TuneResult) -> str:
     if not tie:
         return ""
     return f"chosen among {len(tie.equals)} that are equal: {tie.chosen or 'the baseline'}: {tie.reason}"
+
+
+def unmet_words(result: TuneResult) -> str:
+    """That no configuration meets the limit, as far as is known, in a sentence; empty where one does."""
+    limit_ms = result.objective.limit_ms
+    if result.objective.kind != "goodput" or limit_ms is None:
+        return ""
+    raced = [estimate.raced for estimate in result.estimated if estimate.raced is not None]
+    if raced and max(raced) < ALL_LATE:
+        return (
+            f"no configuration answered within the limit of {limit_ms:.3g} ms in the race: "
+            "the one with the shortest p99 was chosen"
+        )
+    if result.estimated and not any(estimate.rate for estimate in result.estimated):
+        return f"no configuration is expected to meet the limit of {limit_ms:.3g} ms"
+    return ""
 
 
 def offer_words(result: TuneResult) -> list[str]:

@@ -17,6 +17,7 @@ ObjectiveKind = Literal["goodput", "latency", "throughput", "cost"]
 _WITHIN = 0.99  # share of the answers that must be within the limit
 _PENALTY = 0.9  # on the score of a closed block with more late answers than that
 _TOO_LATE = 0.01  # on the score of a cost whose p99 is over the limit
+ALL_LATE = 1e-4  # the score of a closed block is below it where no answer was within the limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +52,12 @@ class Objective:
         return predicted.rate
 
     def score_closed(self, result: LoadResult) -> float:
-        """Score one closed loop."""
+        """Score one closed loop; where every answer is over the limit, by its p99."""
         if self.kind == "throughput":
             return max(result.rate_achieved, NONE)
         within = int((result.latencies_ns <= self.limit_ms * 1e6).sum()) / result.duration_s
+        if not within and result.samples:
+            return max(ALL_LATE * self.limit_ms / _p99_ms(result), 2 * NONE)
         return max(within if within >= _WITHIN * result.rate_achieved else _PENALTY * within, NONE)
 
     def score_open(self, result: LoadResult, cpu_ns: float | None) -> float:
@@ -66,7 +69,7 @@ class Objective:
         """
         if not result.samples or result.errors:
             return NONE
-        p99_ms = float(np.quantile(result.latencies_ns, 0.99)) / 1e6
+        p99_ms = _p99_ms(result)
         if self.kind == "latency":
             return 1e3 / p99_ms
         return self._cheap(cpu_ns, p99_ms) if cpu_ns else NONE
@@ -80,6 +83,8 @@ class Objective:
         if self.kind == "cost":
             over = f"counted {1 / _TOO_LATE:.0f} times where p99 is over {self.limit_ms:.3g} ms"
             return f"{1e6 / score:,.0f} us of CPU per request at {self.rate:,.6g} req/s, {over}"
+        if NONE < score < ALL_LATE:
+            return f"no answer within {self.limit_ms:.3g} ms: p99 {ALL_LATE * self.limit_ms / score:.3g} ms"
         return f"{score:,.0f} answers/s within {self.limit_ms:.3g} ms"
 
     def _cheap(self, cpu_ns: float, p99_ms: float) -> float:
@@ -102,3 +107,7 @@ class Constraints:
         """The configurations whose estimated engine memory is within the limit."""
         limit = self.memory_bytes
         return [prediction for prediction in predicted if limit is None or prediction.memory_bytes <= limit]
+
+
+def _p99_ms(result: LoadResult) -> float:
+    return float(np.quantile(result.latencies_ns, 0.99)) / 1e6

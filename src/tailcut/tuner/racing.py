@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -98,6 +98,7 @@ class Racing:
     load: RaceLoad
     noise: Noise
     journal: Journal
+    _silent: bool = field(default=False, init=False)  # whether an arm answered nothing in a heat of this race
 
     def heat_s(self, arms: int) -> float:
         """How long a heat of so many arms takes at least: no block is so short that a slow model answers nothing."""
@@ -116,10 +117,14 @@ class Racing:
         return arms, max(1, min(FEWEST_HEATS, int(left_s / max(self.heat_s(arms), 1e-9))))
 
     def heats(self, entrants: Sequence[RaceEntrant], until: float, fewest: int = FEWEST_HEATS) -> Heats:
-        """Race until a time of the monotonic clock, but at least a few heats; again where no arm answered anything."""
+        """Race until a time of the monotonic clock, but at least a few heats; again where no arm answered anything.
+
+        Longer blocks are for models that answer nothing in one: they do not help where answers are late, or wrong.
+        """
         for _ in range(_MOST_LONGER):
+            self._silent = False
             heats = self._heats(entrants, until, fewest)
-            if heats.entrants[heats.leader].estimate > NONE:
+            if heats.entrants[heats.leader].estimate > NONE or not self._silent:
                 break
             self.load = RaceLoad(self.load.clients, 2 * self.load.block_s)
         return heats
@@ -161,7 +166,8 @@ class Racing:
         """One heat of one arm; `most_s` bounds what an open block takes beyond the least."""
         if self.objective.is_open:
             return self._score_open(arm, number, most_s)
-        closed = (self._closed(arm, clients, self.load.block_s) for clients in self.load.clients)
+        closed = [self._closed(arm, clients, self.load.block_s) for clients in self.load.clients]
+        self._silent |= not any(result.samples for result in closed)
         return max(map(self.objective.score_closed, closed))
 
     def _closed(self, arm: Arm, clients: int, block_s: float) -> LoadResult:
@@ -175,6 +181,7 @@ class Racing:
         allowed = self.noise.repeated_blocks <= _REPEATED * len(self.noise.lateness_ns)
         result, cost, repeated = watched_again(arm.pid, block, allowed=allowed)
         self.noise.add_block(result, repeated=repeated)
+        self._silent |= not result.samples
         cpu_ns = None if cost is None or not result.answered else cost.cpu_ns / result.answered
         return self.objective.score_open(result, cpu_ns)
 
