@@ -1,6 +1,7 @@
 """`--cpus`: servers run on so many CPUs, what is kept has no more threads, and the result says what was used."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,8 @@ from tailcut.tuner.records import TuneRequest
 from tailcut.tuner.result import result
 from tailcut.tuner.servers import confined_to
 from tailcut.tuner.session import open_session
-from tailcut.tuner.space import changed
+from tailcut.tuner.space import BASELINE, changed
+from tailcut.tuner.ways import USUAL
 
 
 @pytest.mark.slow
@@ -58,6 +60,19 @@ def test_servers_run_on_the_cpus_that_are_allowed(tmp_path: Path) -> None:
     over = result(outcome, model=match.model, machine={}, objective=asked, command="tailcut tune")
     assert over.verification is not None
     assert over.verification.cpus_within is False
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "sched_getaffinity") or usable_cpus() < 2, reason="needs CPUs that a server is kept from"
+)
+def test_what_was_measured_on_fewer_cpus_is_not_taken_over(tmp_path: Path) -> None:
+    """Stored ways in are those of a tune with as many CPUs."""
+    path = perceptron([16, 4], tmp_path / "m.onnx")
+    unconfined = TuneRequest(path, budget_s=5.0, journal=tmp_path / "m.trials.jsonl")
+    confined = replace(unconfined, constraints=Constraints(cpus=1))
+    open_session(confined, lambda event: None).journal.add_way(BASELINE, USUAL["inline"])
+    stored = [open_session(wanted, lambda event: None).journal.way(BASELINE) for wanted in (confined, unconfined)]
+    assert stored == [USUAL["inline"], None]
 
 
 def test_no_more_cpus_than_there_are(capsys: pytest.CaptureFixture[str]) -> None:

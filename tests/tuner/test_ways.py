@@ -5,13 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.engines.models import perceptron
+from tests.engines.models import images, perceptron
 
 from tailcut.engines import EngineOptions
+from tailcut.engines.base import U8Input
+from tailcut.lab.client import closed_loop
 from tailcut.lab.load import LoadResult
 from tailcut.machine.process import ProcessCost
 from tailcut.tuner.engine_estimate import EngineEstimate
 from tailcut.tuner.learning import facts_of, learn
+from tailcut.tuner.pixels import as_pixels
 from tailcut.tuner.records import TuneRequest
 from tailcut.tuner.servers import TrialServers
 from tailcut.tuner.simulate import WayIn
@@ -27,6 +30,7 @@ from tailcut.tuner.ways import (
     real_engines,
     way_in,
     way_settings,
+    wiring_settings,
 )
 
 
@@ -92,6 +96,26 @@ def test_the_plainest_of_equal_ways() -> None:
     assert best_wiring({raw: 100.0, near: 102.0, shared: 90.0}) == raw
     assert best_wiring({raw: 100.0, near: 120.0, shared: 121.0}) == near
     assert best_wiring({raw: 100.0, near: 120.0, shared: 180.0}) == shared
+
+
+def test_the_empty_engine_has_the_payload_of_the_clients(tmp_path: Path) -> None:
+    """Pixels of a byte each where clients may send pixels, and no other outputs than those that they want."""
+    path = images(tmp_path / "m.onnx")
+    pixels = U8Input(scale=(1 / 255,))
+    wanted = TuneRequest(path, normalize=pixels, outputs=("total",), fixed=("image:2=8", "image:3=8"))
+    learned = learn(wanted, 1.0, lambda event: None)
+    facts, sent = facts_of(wanted, learned), as_pixels(pixels, learned.spec, learned.requests[0])
+    servers = TrialServers(path, learned.spec, learned.requests)
+    try:
+        for settings in (way_settings(facts, "inline"), wiring_settings(facts)):
+            assert settings.engine.outputs == ("total",)
+            arm = servers.arm(settings)
+            assert arm.payloads[0].request.endswith(sent["image"].tobytes())
+            load = closed_loop(arm.target, arm.payloads, concurrency=1, duration_s=0.05, warmup_s=0.0)
+            assert load.samples
+            assert not load.errors
+    finally:
+        servers.keep()
 
 
 @pytest.mark.slow

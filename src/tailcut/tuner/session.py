@@ -168,10 +168,18 @@ def open_session(wanted: TuneRequest, tell: Callable[[Event], None]) -> TuneSess
         learned,
         base=base,
         servers=TrialServers(wanted.model, spec, requests, samples, cpus=confined),
-        key=Key.of(wanted.model, typical(requests, batched=spec.batched), wanted.rows) if wanted.journal else None,
+        key=_key(wanted, typical(requests, batched=spec.batched), confined),
         rungs=tuple(RUNG_FIELDS),
         reference=True,
     )
+
+
+def _key(wanted: TuneRequest, requests: Sequence[Arrays], confined: tuple[int, ...] | None) -> Key | None:
+    """Of the journal's lines; servers that are kept to fewer CPUs are as on another machine."""
+    if wanted.journal is None:
+        return None
+    key = Key.of(wanted.model, requests, wanted.rows)
+    return key if confined is None else replace(key, machine=f"{key.machine} cpus:{len(confined)}")
 
 
 def new_session(  # noqa: PLR0913  the parts that differ between a model and a pipeline

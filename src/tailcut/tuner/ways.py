@@ -220,7 +220,13 @@ def best_wiring(scores: Mapping[Wiring, float]) -> Wiring:
 def _over(wiring: Wiring, facts: SpaceFacts, dispatch: str) -> Settings:
     batching = {"bind": facts.spec.fixed_rows, "max_batch_size": batch_sizes(facts.spec)[-1], "dispatch": dispatch}
     batching |= {"rows": facts.rows}
-    engine = {"name": "none", "fixed_dims": facts.fixed_dims, "signature": facts.signature}
+    engine = {
+        "name": "none",
+        "u8_input": facts.u8_input,
+        "outputs": facts.outputs,
+        "fixed_dims": facts.fixed_dims,
+        "signature": facts.signature,
+    }
     io = {"wire": wiring.wire, "socket": wiring.socket, "fast_path": is_fast(facts, wiring.wire)}
     return changed(BASELINE, engine=engine, batching=batching, io=io)
 
