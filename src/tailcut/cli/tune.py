@@ -11,7 +11,14 @@ from tailcut.cli.choices import BatchingChoice, DeviceChoice
 from tailcut.cli.tune_compare import compare_profiles
 from tailcut.cli.tune_files import data_files, joint_files, tune_files
 from tailcut.cli.tune_one import tune_one
-from tailcut.cli.tune_sources import models_of, need_device, of_repository, refuse_for_pipelines, trust_model
+from tailcut.cli.tune_sources import (
+    bounded,
+    models_of,
+    need_device,
+    of_repository,
+    refuse_for_pipelines,
+    trust_model,
+)
 from tailcut.cli.tune_together import arrivals_of, limits_of, names_of, tune_together
 from tailcut.cli.tune_wanted import asked_of, cpus_of, fixed_of, wanted_of
 
@@ -180,6 +187,7 @@ def tune(
         raise UsageError("--rates and --trace need several models: use --rate for one")
     listed, configured, largest = of_repository([*(models or []), *([model_repository] if model_repository else [])])
     given, profiles, previous = models_of(listed, retune, compare=compare)
+    previous, largest = bounded(previous, given[0], largest)
     for model in given:
         only = {
             "--normalize": normalize,

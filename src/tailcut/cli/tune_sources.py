@@ -47,6 +47,32 @@ def of_repository(given: list[Path]) -> "tuple[list[Path], Settings, int | None]
     return [path], reading.settings, reading.max_batch_size
 
 
+def bounded(previous: "Profile | None", model: Path, largest: int | None) -> "tuple[Profile | None, int | None]":
+    """A profile to re-check and the largest batch, both as the configuration beside the profile's model allows.
+
+    Where no profile is re-checked, nothing changes.
+
+    Raises:
+        UsageError: the configuration cannot be read.
+    """
+    import msgspec
+
+    from tailcut.triton.folder import folder_of
+
+    folder = None if previous is None else folder_of(model)
+    if previous is None or folder is None:
+        return previous, largest
+    from tailcut.triton.config import read_config
+
+    config = read_config(folder)
+    largest = None if config is None else config.max_batch_size or None
+    batching = previous.settings.batching
+    if largest is not None and batching.max_batch_size > largest:
+        batching = msgspec.structs.replace(batching, max_batch_size=largest)
+    settings = msgspec.structs.replace(previous.settings, batching=batching)
+    return msgspec.structs.replace(previous, settings=settings), largest
+
+
 def models_of(
     given: list[Path], retune: Path | None, *, compare: bool
 ) -> tuple[list[Path], dict[str, "Profile"], "Profile | None"]:

@@ -109,6 +109,12 @@ def is_model_folder(path: Path) -> bool:
     return (path / CONFIG_FILE).is_file() or any(map(_is_version, path.iterdir()))
 
 
+def folder_of(model: Path) -> Path | None:
+    """The folder of the model, with a configuration, that a file in one of its versions belongs to; None elsewhere."""
+    version = next((folder for folder in list(model.absolute().parents)[:2] if _is_version(folder)), None)
+    return version.parent if version is not None and (version.parent / CONFIG_FILE).is_file() else None
+
+
 def state_of(folder: Path) -> tuple[tuple[str, int, int], ...]:
     """What changes when a model's files do: their names, sizes and times, without the reports that `tailcut` writes."""
     files = []
