@@ -31,6 +31,17 @@ def profile(name: str, *neighbours: str, content: str = "") -> Profile:
             id="another file of the same name",
         ),
         pytest.param([profile("a", "b"), profile("a", "b"), profile("b", "a")], [], id="loaded twice"),
+        pytest.param([profile("a", "x", content="x"), profile("b", "x", content="x")], [], id="two copies of a file"),
+        pytest.param(
+            [profile("a", "x", content="x")],
+            ["a: measured together with x, but served without x"],
+            id="one of two copies",
+        ),
+        pytest.param(
+            [profile("a", "b", "b"), profile("b")],
+            ["a: measured together with b, b, but served without b"],
+            id="beside one of two copies",
+        ),
     ],
 )
 def test_one_line_for_each_profile_beside_others(profiles: list[Profile], lines: list[str]) -> None:

@@ -1,5 +1,6 @@
 """Whether profiles that were measured together are served together: pure."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 from tailcut.runtime.profile import Profile
@@ -9,23 +10,29 @@ def other_neighbours(profiles: Sequence[Profile]) -> list[str]:
     """One line for each profile that was measured beside other models than it is served with.
 
     Models are compared by the content of their files, because a name is the server's to give. A model that is loaded
-    twice, by itself and in a pipeline, is no neighbour of its own.
+    twice, by itself and in a pipeline, is no neighbour of its own, unless it was measured beside a copy of its file.
     """
     lines = []
-    contents = {profile.model.sha256: profile.model.name for profile in profiles}
     for profile in profiles:
         if profile.together is None:
             continue
-        measured = {neighbour.sha256: neighbour.name for neighbour in profile.together.neighbours}
-        served = {content: name for content, name in contents.items() if content != profile.model.sha256}
-        missing = [name for content, name in measured.items() if content not in served]
-        added = [name for content, name in served.items() if content not in measured]
+        measured = profile.together.neighbours
+        left = Counter(other.model.sha256 for other in profiles)
+        left[profile.model.sha256] -= 1
+        missing = []
+        for neighbour in measured:
+            if left[neighbour.sha256] <= 0:
+                missing.append(neighbour.name)
+            left[neighbour.sha256] -= 1
+        known = {profile.model.sha256, *(neighbour.sha256 for neighbour in measured)}
+        added = {other.model.sha256: other.model.name for other in profiles if other.model.sha256 not in known}.values()
         differences = [
             f"{word} {', '.join(names)}" for word, names in (("without", missing), ("beside", added)) if names
         ]
         if differences:
+            names = ", ".join(neighbour.name for neighbour in measured)
             lines.append(
-                f"{profile.model.name}: measured together with {', '.join(measured.values())}, but served "
+                f"{profile.model.name}: measured together with {names}, but served "
                 f"{' and '.join(differences)}: retune these models together"
             )
     return lines
