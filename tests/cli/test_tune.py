@@ -349,6 +349,8 @@ def _broken(folder: Path) -> None:
         (["mlp.onnx", "--retune", "p.toml"], "leave out MODEL"),
         (["--retune", "nowhere.toml"], "nowhere.toml: no such profile"),
         (["--compare", "p.toml", "q.toml", "--markdown"], "leave out options of the search"),
+        (["--compare", "p.toml", "q.toml", "--wire", "json"], "leave out options of the search"),
+        (["--compare", "p.toml", "q.toml", "--batching", "on"], "leave out options of the search"),
         (["--compare", "p.toml"], "two or more profiles"),
         (["--compare", "p.toml", "q.toml"], "p.toml: no such profile"),
         (["mlp.onnx", "--colour"], "--colour"),

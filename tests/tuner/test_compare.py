@@ -7,6 +7,7 @@ import pytest
 from tests.engines.models import perceptron, quantised
 
 from tailcut.engines.base import U8Input
+from tailcut.errors import UsageError
 from tailcut.runtime.profile import Profile
 from tailcut.runtime.settings import Settings
 from tailcut.tuner.compare import compare
@@ -28,6 +29,23 @@ def test_each_profile_runs_its_own_copy_of_the_model(tmp_path: Path) -> None:
     assert [side.wrong for side in result.sides] == [False, True]
     assert result.is_worse
     assert all(len(side.runs.latencies) for side in result.sides)
+
+
+def test_rows_are_what_the_profiles_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The right answers are those of a model whose requests are merged where a profile has them merged."""
+    asked: list[TuneRequest] = []
+
+    def take(wanted: TuneRequest, *_: object) -> None:
+        asked.append(wanted)
+        raise UsageError("that is all")
+
+    monkeypatch.setattr("tailcut.tuner.compare.learn", take)
+    path = perceptron([16, 4], tmp_path / "m.onnx")
+    settings = {"first": Settings(), "second": changed(Settings(), batching={"rows": "independent"})}
+    profiles = {name: Profile.of_model(path, each) for name, each in settings.items()}
+    with pytest.raises(UsageError):
+        compare(TuneRequest(path), profiles, lambda event: None)
+    assert asked[0].rows == "independent"
 
 
 @pytest.mark.slow

@@ -174,7 +174,8 @@ def tune(
     began = time.monotonic()
     on_device = device is DeviceChoice.CUDA
     search_only = (output, report, markdown, exhaustive, fresh, objective, memory, cpus, normalize, outputs, fix, local)
-    if compare and any((*search_only, on_device)):
+    encoded, batched = wire is not WireChoice.ANY, batching is not BatchingChoice.AUTO
+    if compare and any((*search_only, on_device, encoded, batched)):
         raise UsageError("--compare measures profiles unchanged: leave out options of the search and its output files")
     together = len(models or []) > 1 and not compare
     single_only = (output, markdown, exhaustive, objective, memory, rate, retune, normalize, outputs, fix, local)
@@ -196,7 +197,7 @@ def tune(
             "--exhaustive": exhaustive,
             "--local": local,
         }
-        refuse_for_pipelines(model, only | {"--trust": trust, "--batching": batching is not BatchingChoice.AUTO})
+        refuse_for_pipelines(model, only | {"--trust": trust, "--batching": batched})
     for model in given if trust else []:
         trust_model(model)
     names = names_of(given) if together else []

@@ -98,7 +98,9 @@ def compare(wanted: TuneRequest, profiles: Mapping[str, Profile], tell: Callable
     plan = TimePlan(time.monotonic() if wanted.began is None else wanted.began, wanted.budget_s)
     engines = [profile.settings.engine for profile in profiles.values()]
     pixels = next((engine.u8_input for engine in engines if engine.u8_input is not None), None)
-    wanted = replace(wanted, fixed=engines[0].fixed_dims, declared=engines[0].signature, normalize=pixels)
+    own_rows = [wanted.rows, *(profile.settings.batching.rows for profile in profiles.values())]
+    rows = next((setting for setting in own_rows if setting != "auto"), wanted.rows)
+    wanted = replace(wanted, rows=rows, fixed=engines[0].fixed_dims, declared=engines[0].signature, normalize=pixels)
     learned = learn(wanted, plan.answers_s, tell)
     sides = [
         ComparisonSide(name, profile, TrialServers(wanted.model, learned.spec, learned.requests, base=profile))
