@@ -70,6 +70,38 @@ def test_threads_spin_only_while_a_model_is_alone(server: Server) -> None:
     assert np.allclose(before["y"], after["y"])
 
 
+def test_measured_settings_follow_the_number_of_models(tmp_path: Path) -> None:
+    """One that stays gets those for a model alone, is asked all the time, and gets its own back with the other."""
+    sources = (perceptron([512, 1024, 512], tmp_path / "first.onnx"), perceptron([16, 4], tmp_path / "second.onnx"))
+    row = {"x": np.ones((1, 512), np.float32)}
+    with serving(tmp_path, *sources, "--allow-model-control") as server, Client(server.url) as client:
+        target, asked = LoadTarget(server.host, server.port), 0
+        before = client.infer("first", row)
+
+        def answers_until(words: str, times: int = 1) -> str:
+            nonlocal asked
+            end = time.monotonic() + WAIT_S
+            while time.monotonic() < end:
+                lines = [line for line in server.stderr.read_text().splitlines() if words in line]
+                if len(lines) >= times:
+                    return lines[-1]
+                assert np.allclose(client.infer("first", row)["y"], before["y"])
+                asked += 1
+            raise AssertionError(f"never logged: {words}")
+
+        assert "too long for an event loop shared with others" in answers_until("first: threads=")
+        for times in (1, 2):
+            ask(target, "POST", "/v2/repository/models/second/unload")
+            assert "dispatch=adaptive" in answers_until("first: models here: 1: ", times)
+            ask(target, "POST", "/v2/repository/models/second/load")
+            assert "dispatch=worker" in answers_until("first: models here: 2: ", times)
+        assert asked
+        assert server.stop() == 0
+        log = server.stderr.read_text()
+    assert "not loaded" not in log
+    assert "second: models here" not in log
+
+
 @pytest.mark.skipif(not Path("/proc/self/stat").exists() or usable_cpus() < 2, reason="needs /proc and threads to spin")
 def test_an_idle_model_uses_no_cpu_after_a_call(server: Server) -> None:
     """A spinning thread would use 40 ms after each of these calls, and so keep a core from the other model."""

@@ -90,6 +90,19 @@ def test_threads_spin_only_where_a_model_is_alone(tmp_path: Path) -> None:
             assert again.profile.settings.engine == item.alone
 
 
+def test_measured_settings_follow_the_number_of_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They come from the one measurement of the load."""
+    add_model(tmp_path, "simple")
+    [item] = Library(tmp_path, Wishes(Limits())).load("simple", 2)
+    monkeypatch.delattr(library_module, "measured_model")
+    assert item.reload is not None
+    with item.model as model, item.reload(1) as again:
+        assert model.choice is not None
+        assert not model.choice.alone
+        assert again.choice == model.choice.among(1)
+        assert again.choice.alone
+
+
 def test_models_share_the_memory_of_a_container(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -285,7 +285,7 @@ def serve(  # noqa: PLR0915  an option a line
     names = distinct_names(stored, given)
     apply_settings([profile.settings for profile in profiles], uds, shared_memory)
     reservation = reserve_core([profile.settings for profile in profiles])
-    measured = BareModels.among([] if no_auto else given, max_batch_size, worker, alone=len(given) == 1)
+    measured = BareModels.among([] if no_auto else given, max_batch_size, worker)
     loader = ModelLoader.within_memory(reader.read, measured, wished, len(given))
     loader = replace(loader, steps=reader.steps(measures=not no_auto, alone=len(given) == 1))
     loader = replace(loader, cpus=None if reservation is None else reservation.others)

@@ -365,6 +365,18 @@ def measured_model(
     return model
 
 
+def chosen_model(profile: Profile, choice: DefaultChoice, limits: Limits) -> Model:
+    """Load a model with settings that were chosen by measuring before.
+
+    Raises:
+        TailcutError: as `Model.open`.
+    """
+    settings = choice.apply(profile.settings)
+    model = Model.open(msgspec.structs.replace(profile, settings=settings), limits=limits)
+    model.choice = choice
+    return model
+
+
 def as_neighbour(model: Model) -> Profile:
     """A model's profile for those that it is served with: threads that were chosen by measuring are not its word."""
     if model.choice is None:

@@ -20,7 +20,7 @@ from tailcut.machine.quota import usable_cpus
 from tailcut.runtime.model import Model
 from tailcut.runtime.opening.source import is_profile
 from tailcut.runtime.profile import Profile
-from tailcut.runtime.thread_budget import beside_others, mismatches
+from tailcut.runtime.thread_budget import mismatches
 from tailcut.server.served_model import ServedModel
 
 _log = logging.getLogger("tailcut")
@@ -257,7 +257,7 @@ class ModelRepository:
         return ""
 
     def _share_soon(self) -> None:
-        """Have models loaded anew whose engine options depend on how many there are, and say what does not go together.
+        """Have models loaded anew whose settings depend on how many there are, and say what does not go together.
 
         No request waits for it.
         """
@@ -269,18 +269,14 @@ class ModelRepository:
         async with self._turn:
             models = len(list(self))
             for key, served in list(self._known.items()):
-                if served.reload is None or served.alone is None or key in self._gone:
-                    continue
-                wanted = beside_others(served.alone, models)
-                if served.model.profile.settings.engine == wanted:
+                if served.reload is None or key in self._gone or served.suits(models):
                     continue
                 try:
                     await self._replace(key, partial(served.reload, models))
                 except (TailcutError, OSError) as error:
-                    _log.error("model %r could not be reloaded: it keeps its threads: %s", served.name, error)
+                    _log.error("model %r could not be reloaded: it keeps its settings: %s", served.name, error)
                 else:
-                    what = "spin" if wanted.spinning else "do not spin"
-                    _log.info("%s: engine threads %s: models here: %d", served.name, what, models)
+                    _log.info("%s: %s", served.name, self._known[key].sharing_words(models))
             await self._warn()
 
     async def _warn(self) -> None:

@@ -9,6 +9,7 @@ from tailcut.engines.base import EngineOptions
 from tailcut.runtime.entry import ServedEntry
 from tailcut.runtime.model import Model, as_neighbour
 from tailcut.runtime.profile import Profile
+from tailcut.runtime.thread_budget import beside_others
 from tailcut.runtime.tracing.timeline import Timeline
 from tailcut.server.latency import Exemplar, LatencyHistogram
 
@@ -25,7 +26,7 @@ class ServedModel:
         batch_exemplars: the newest traced request by the bucket of its batch's rows (`metrics.batch_bucket`).
         config: its configuration in a model repository; None for a model of the command line.
         sources: the folder of its Python files, where it is a pipeline.
-        alone: the engine's options when no other model is loaded, where they depend on that; None where they do not.
+        alone: the engine's options when no other model is loaded, where only they depend on that; else None.
     """
 
     model: Model
@@ -45,6 +46,20 @@ class ServedModel:
     def entry(self) -> ServedEntry:
         """Where its requests come in."""
         return self.model.entry
+
+    def suits(self, models: int) -> bool:
+        """Whether its settings are those of so many models in the server, where they depend on that."""
+        choice = self.model.choice
+        if choice is not None:
+            return choice.among(models).describe() == choice.describe()
+        return self.alone is None or self.model.profile.settings.engine == beside_others(self.alone, models)
+
+    def sharing_words(self, models: int) -> str:
+        """Its settings that depend on how many models there are, for the log."""
+        if self.model.choice is not None:
+            return f"models here: {models}: {self.model.choice.line()}"
+        what = "spin" if self.model.profile.settings.engine.spinning else "do not spin"
+        return f"engine threads {what}: models here: {models}"
 
     @property
     def profiles(self) -> list[Profile]:

@@ -16,7 +16,8 @@ from tailcut.machine.fingerprint import fingerprint
 from tailcut.machine.quota import quota, usable_cpus
 from tailcut.runtime.fit import fit_to_machine
 from tailcut.runtime.limits import Limits, within_memory
-from tailcut.runtime.model import Model, measured_model
+from tailcut.runtime.model import Model, chosen_model, measured_model
+from tailcut.runtime.opening.defaults import DefaultChoice
 from tailcut.runtime.opening.measured import BUDGET_S, surroundings
 from tailcut.runtime.profile import Profile, with_batching
 from tailcut.runtime.rows import Batching
@@ -198,6 +199,7 @@ class Library:
             around = surroundings(alone=models == 1, max_batch_size=min(sizes, default=None))
             model = measured_model(profile, around, limits=limits, budget_s=BUDGET_S / max(1, models))
             if model.choice is not None:
+                reload = partial(_open_chosen, profile, limits, model.choice)
                 _log.info("%s: %s", folder.name, model.choice.line())
         _log.info("%s: %s", folder.name, model.rows.describe())
         config = {} if folder.config is None else as_dict(folder.config)
@@ -244,6 +246,11 @@ def _open_beside(profile: Profile, limits: Limits, models: int) -> Model:
     engine = beside_others(profile.settings.engine, models)
     settings = msgspec.structs.replace(profile.settings, engine=engine)
     return Model.open(msgspec.structs.replace(profile, settings=settings), limits=limits)
+
+
+def _open_chosen(profile: Profile, limits: Limits, choice: DefaultChoice, models: int) -> Model:
+    """Open a model among so many with settings that were measured before."""
+    return chosen_model(profile, choice.among(models), limits)
 
 
 def profile_of(folder: ModelFolder, version: int) -> tuple[Profile, ConfigReading]:

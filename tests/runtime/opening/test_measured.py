@@ -15,7 +15,7 @@ from tailcut.engines import open_engine
 from tailcut.errors import EngineError
 from tailcut.runtime.model import Model, measured_model
 from tailcut.runtime.opening import measured
-from tailcut.runtime.opening.defaults import LEAST_BATCH, SAFE_SETTINGS, ServingPlace
+from tailcut.runtime.opening.defaults import LEAST_BATCH, SAFE_SETTINGS, ServingPlace, TimeComparison
 from tailcut.runtime.profile import Profile, with_batching
 from tailcut.spec import DType
 
@@ -155,6 +155,38 @@ def test_the_sessions_compared_are_closed_but_one(tmp_path: Path, monkeypatch: p
         assert [engine.options for engine in alive] == [model.profile.settings.engine]
     assert len(opened) >= 2
     assert most == 2
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_one_measurement_is_for_a_model_alone_and_beside_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alone: bool
+) -> None:
+    """Threads that spin are compared in both cases, and chosen for a model alone."""
+    monkeypatch.setattr(measured, "PARALLEL_NS", 0)
+    monkeypatch.setattr(measured, "compare", lambda *_: TimeComparison(0.5, 0.5, 0.9))
+    profile = Profile.of_model(perceptron([16, 32, 4], tmp_path / "small.onnx"), SAFE_SETTINGS)
+    with measured_model(profile, ServingPlace(cpus=4, threads=2, alone=alone)) as model:
+        choice = model.choice
+        assert choice is not None
+        assert model.profile.settings.engine.spinning is choice.spinning is alone
+    for models in (1, 2):
+        result = choice.among(models)
+        assert (result.alone, result.spinning, "spinning" in result.reason) == (models == 1,) * 3
+        assert result.among(2 if alone else 1).among(1 if alone else 2) == choice
+
+
+def test_fixed_settings_do_not_spin_beside_other_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing could be measured."""
+
+    def fail(*_: object) -> dict[int, float]:
+        raise EngineError("no memory for so many rows")
+
+    monkeypatch.setattr(measured, "time_sizes", fail)
+    profile = Profile.of_model(perceptron([16, 32, 4], tmp_path / "small.onnx"), SAFE_SETTINGS)
+    with measured_model(profile, ServingPlace(cpus=2, threads=2, alone=False)) as model:
+        assert model.choice is not None
+        assert not model.profile.settings.engine.spinning
+        assert model.choice.among(1).apply(SAFE_SETTINGS) == SAFE_SETTINGS
 
 
 def test_a_model_that_is_slow_to_load_is_loaded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

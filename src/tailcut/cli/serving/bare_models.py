@@ -1,14 +1,13 @@
 """The bare models of a `tailcut serve`: their settings are measured and logged once per file.
 
-A measurement is reused for every later load of the same file, by a signal or by a client, and for all workers of a
-server: unless a file has changed, nothing is measured while the server is busy.
+A measurement is reused for every later load of the same file, by a signal or by a client, alone or beside other models,
+and for all workers of a server: unless a file has changed, nothing is measured while the server is busy.
 """
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
-
-import msgspec
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from tailcut.cli.serving.sources import Source
 
@@ -23,19 +22,12 @@ if TYPE_CHECKING:
 _log = logging.getLogger("tailcut")
 
 
-class Opener(Protocol):
-    """Loads a model."""
-
-    def __call__(self, profile: "Profile", /, *, limits: "Limits") -> "Model":
-        """As `Model.open`."""
-
-
 class BareModels:
     """Opens bare models with measured settings.
 
     Args:
         sources: the SOURCEs to measure; they share the time budget.
-        around: the process and machine in which they serve.
+        around: the process and machine in which they serve; how many models there are is told with each load.
         known: earlier choices by the hash of the model file; these are not logged again.
     """
 
@@ -48,47 +40,38 @@ class BareModels:
 
     @classmethod
     def among(
-        cls, sources: Sequence[Source], max_batch_size: int | None, worker: "WorkerProcess | None", *, alone: bool
+        cls, sources: Sequence[Source], max_batch_size: int | None, worker: "WorkerProcess | None"
     ) -> "BareModels":
         """The bare models among the SOURCEs of a command line."""
         from tailcut.runtime.opening.measured import surroundings
 
         bare = [source for source in sources if source.is_bare]
         cpus = None if worker is None else worker.cpus
-        around = surroundings(cpus, alone=alone, max_batch_size=max_batch_size)
+        around = surroundings(cpus, max_batch_size=max_batch_size)
         return cls(bare, around, {} if worker is None else worker.choices)
 
     def has(self, source: Source) -> bool:
         """Whether a SOURCE is measured."""
         return source in self._sources
 
-    def opener(self, source: Source) -> Opener:
-        """How to load a SOURCE."""
-        from tailcut.runtime.model import Model
-
-        return self.open if self.has(source) else Model.open
-
-    def open(self, profile: "Profile", *, limits: "Limits") -> "Model":
-        """Load a bare model with measured settings, which are reused if this file was loaded before.
+    def open(self, profile: "Profile", limits: "Limits", models: int) -> "Model":
+        """Load a bare model among so many with measured settings, which are reused if this file was loaded before.
 
         Raises:
             ModelFileError: the model is missing, empty or corrupt.
             UnsupportedError: batching is on but the model's signature rules it out.
         """
-        from tailcut.runtime.model import Model, measured_model
+        from tailcut.runtime.model import chosen_model, measured_model
         from tailcut.runtime.opening.measured import BUDGET_S
 
         choice = self._known.get(profile.model.sha256)
         if choice is None:
-            budget_s = BUDGET_S / len(self._sources)
-            model = measured_model(profile, self._around, limits=limits, budget_s=budget_s)
+            around, budget_s = replace(self._around, alone=models == 1), BUDGET_S / len(self._sources)
+            model = measured_model(profile, around, limits=limits, budget_s=budget_s)
             if model.choice is not None:
                 self._known[profile.model.sha256] = model.choice
         else:
-            choice = choice.within(self._around)
-            settings = choice.apply(profile.settings)
-            model = Model.open(msgspec.structs.replace(profile, settings=settings), limits=limits)
-            model.choice = choice
+            model = chosen_model(profile, choice.among(models).within(self._around), limits)
         if self._serving:
             self._log_one(profile.model.name, model)
         return model

@@ -78,7 +78,7 @@ class ModelLoader:
                 return self._open(source, self.read(source), models)
 
         model = self._open(source, profile, self.models)
-        # What was measured was measured for as many models as there are: only fixed settings follow their number.
+        # What was measured says itself what is chosen for a model alone.
         alone = profile.settings.engine if source.is_bare and not self.measured.has(source) else None
         return ServedModel(model, profile.model.name, source.version, reload, alone)
 
@@ -110,7 +110,13 @@ class ModelLoader:
         return ServedModel(model, profile.model.name, source.version, reload, sources=path.file.parent)
 
     def _open(self, source: Source, profile: "Profile", models: int) -> "Model":
-        model = self.measured.opener(source)(beside_others(profile, source, models), limits=self.limits)
+        from tailcut.runtime.model import Model
+
+        profile = beside_others(profile, source, models)
+        if self.measured.has(source):
+            model = self.measured.open(profile, self.limits, models)
+        else:
+            model = Model.open(profile, limits=self.limits)
         try:
             profile.check_signature(model.spec)
         except BaseException:

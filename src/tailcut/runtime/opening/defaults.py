@@ -95,7 +95,10 @@ class ConfigurationEstimate:
 
 
 class DefaultChoice(msgspec.Struct, frozen=True, kw_only=True):
-    """The settings that are chosen, and why."""
+    """The settings that are chosen, and why.
+
+    `alone` says whether they are for a model without others in its process; `otherwise` are those for the other case.
+    """
 
     threads: int
     spinning: bool
@@ -103,6 +106,8 @@ class DefaultChoice(msgspec.Struct, frozen=True, kw_only=True):
     max_batch_size: int
     instances: int = 1
     reason: str = ""
+    alone: bool = True
+    otherwise: "DefaultChoice | None" = None
 
     @classmethod
     def of(cls, settings: Settings, reason: str) -> "DefaultChoice":
@@ -116,6 +121,12 @@ class DefaultChoice(msgspec.Struct, frozen=True, kw_only=True):
             instances=engine.instances,
             reason=reason,
         )
+
+    def among(self, models: int) -> "DefaultChoice":
+        """What is chosen where so many models are in the process, from the same measurements."""
+        if self.otherwise is None or self.alone == (models == 1):
+            return self
+        return msgspec.structs.replace(self.otherwise, otherwise=msgspec.structs.replace(self, otherwise=None))
 
     def within(self, around: ServingPlace) -> "DefaultChoice":
         """The same with no more threads than there are here."""
@@ -160,6 +171,7 @@ def choose(facts: ModelFacts, best: ConfigurationEstimate, around: ServingPlace)
         max_batch_size=largest,
         instances=instances,
         reason=reason,
+        alone=around.alone,
     )
 
 

@@ -8,7 +8,7 @@ than two sessions, and only one of a model that is large or slow to load. What f
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -42,6 +42,7 @@ from tailcut.runtime.opening.row_proof import settle_rows
 from tailcut.runtime.opening.timing import Timing, busy_thread, call_of_rows, time_calls, time_sizes
 from tailcut.runtime.profile import Profile
 from tailcut.runtime.rows import RowDecision
+from tailcut.runtime.settings import Settings
 from tailcut.spec import DType, ModelSpec
 
 BUDGET_S = 2.0
@@ -59,7 +60,7 @@ _COMPARED_NS = 20_000_000  # a batch that is compared takes no longer, unless a 
 class OpenedEngine:
     """A loaded engine with the profile that it is to serve, and what was decided of the model's rows and its settings.
 
-    Where nothing could be measured, the profile is as it was given, and the choice says why.
+    Where nothing could be measured, the settings are as they were given, and the choice says why.
     """
 
     profile: Profile
@@ -107,9 +108,8 @@ def open_measured(profile: Profile, limits: Limits, around: ServingPlace, budget
                 times = _Times({1: took_s * 1e9})
             choice = _choose(sessions, facts, around, times)
         except (TailcutError, MemoryError) as error:  # what cannot be measured may be served all the same
-            sessions.open(base.engine)
-            choice = DefaultChoice.of(base, f"fixed settings, because nothing could be measured: {error}")
-            return OpenedEngine(profile, sessions.engine, rows, choice)
+            choice = _fixed(base, f"fixed settings, because nothing could be measured: {error}", around)
+            sessions.open(choice.apply(base).engine)
     except BaseException:
         sessions.close()
         raise
@@ -182,18 +182,51 @@ class _Sessions:
 
 
 @dataclass(frozen=True, slots=True)
+class _Compared:
+    """What was compared.
+
+    Args:
+        threads: a phrase; empty where there was nothing to compare.
+        spinning: likewise; it counts for a model alone.
+        spins: whether spinning was found better.
+    """
+
+    threads: str = ""
+    spinning: str = ""
+    spins: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class _Times:
-    """Nanoseconds of a call by its rows on the session that was kept, and what was compared, a phrase each."""
+    """Nanoseconds of a call by its rows on the session that was kept, and what was compared before."""
 
     call_ns: dict[int, float]
-    compared: Sequence[str] = ()
+    compared: _Compared = _Compared()
 
 
 def _choose(sessions: _Sessions, facts: ModelFacts, around: ServingPlace, times: _Times) -> DefaultChoice:
-    """The settings for the session that was kept."""
-    options = sessions.engine.options
-    choice = choose(facts, ConfigurationEstimate(options.threads, options.spinning, times.call_ns), around)
-    return msgspec.structs.replace(choice, reason="; ".join([choice.reason, *times.compared]))
+    """The settings for the session that was kept, and those for the time when there are others, or no more others."""
+    threads = sessions.engine.options.threads
+    here, otherwise = (
+        _choose_for(threads, facts, replace(around, alone=alone), times) for alone in (around.alone, not around.alone)
+    )
+    return msgspec.structs.replace(here, otherwise=otherwise)
+
+
+def _choose_for(threads: int, facts: ModelFacts, around: ServingPlace, times: _Times) -> DefaultChoice:
+    compared = times.compared
+    estimate = ConfigurationEstimate(threads, around.alone and compared.spins, times.call_ns)
+    choice = choose(facts, estimate, around)
+    phrases = (choice.reason, compared.threads, compared.spinning if around.alone else "")
+    return msgspec.structs.replace(choice, reason="; ".join(filter(None, phrases)))
+
+
+def _fixed(base: Settings, reason: str, around: ServingPlace) -> DefaultChoice:
+    """The given settings; engine threads sleep where there are other models."""
+    given = DefaultChoice.of(base, reason)
+    alone, beside = given, msgspec.structs.replace(given, spinning=False, alone=False)
+    here, otherwise = (alone, beside) if around.alone else (beside, alone)
+    return msgspec.structs.replace(here, otherwise=otherwise)
 
 
 def _facts(spec: ModelSpec, traits: Traits, limits: Limits) -> ModelFacts:
@@ -230,42 +263,46 @@ class _Race:
         sizes = sizes_to_try(facts, around)
         return _Times(time_sizes(self._sessions.engine, self._samples, sizes, self._share_s), compared)
 
-    def _compare(self, probe: Timing, traits: Traits, around: ServingPlace) -> list[str]:
+    def _compare(self, probe: Timing, traits: Traits, around: ServingPlace) -> _Compared:
         """Have the session that suits; what was compared."""
         sessions = self._sessions
         if around.threads == 1 or sessions.load_s > self._load_s:
-            return []
+            return _Compared()
         first = sessions.engine
         single, every = _options(first.options, 1), _options(first.options, around.threads)
         if probe.undisturbed_ns < PARALLEL_NS:
             sessions.prefer(single)
-            return [f"too short for {around.threads} threads"]
+            return _Compared(f"too short for {around.threads} threads")
         if probe.wall_ns > _TOO_LONG_NS or not _is_comparable(traits.weight_bytes):
             sessions.prefer(every)
-            return []
+            return _Compared()
         rows = _rows_within(_COMPARED_NS, probe.undisturbed_ns) if first.spec.batched else 0
-        compared = []
         with sessions.beside(every if first.options == single else single) as second:
             pair = (first, second) if first.options == single else (second, first)
-            compared.append(self._prefer(pair, rows))
-        if sessions.engine.options == every and every.name == "onnxruntime" and may_spin(around) and self._has_time():
-            with sessions.beside(msgspec.structs.replace(every, spinning=True)) as third:
-                compared.append(self._prefer((sessions.engine, third), max(1, rows)))
-        return compared
+            better, words = self._compare_two(pair, rows)
+            sessions.keep(pair[better])
+        if sessions.engine.options != every or every.name != "onnxruntime":
+            return _Compared(words)
+        if not (may_spin(replace(around, alone=True)) and self._has_time()):
+            return _Compared(words)
+        with sessions.beside(msgspec.structs.replace(every, spinning=True)) as third:
+            spins, spinning = self._compare_two((sessions.engine, third), max(1, rows))
+            if spins and around.alone:
+                sessions.keep(third)
+        return _Compared(words, spinning, spins)
 
     def _has_time(self) -> bool:
         """Whether one more session can be compared."""
         return time.monotonic() + 2 * self._share_s + self._sessions.load_s < self._end
 
-    def _prefer(self, pair: tuple[Engine, Engine], rows: int) -> str:
-        """Time two engines again and again, until it is clear which is better, and keep that one; what was found."""
+    def _compare_two(self, pair: tuple[Engine, Engine], rows: int) -> tuple[bool, str]:
+        """Time two engines again and again, until it is clear whether the second is better; what was found."""
         comparisons: list[TimeComparison] = []
         while not comparisons or (not is_clear(comparisons) and time.monotonic() + self._share_s < self._end):
             estimate, other = self._estimate(pair, rows)
             comparisons.append(compare(estimate, other))
         result = middle(comparisons)
-        self._sessions.keep(pair[result.better])
-        return describe_comparison(estimate, other, result)
+        return result.better, describe_comparison(estimate, other, result)
 
     def _estimate(self, engines: Sequence[Engine], rows: int) -> list[ConfigurationEstimate]:
         """One row on the machine as it is, and so many rows (0: none) beside a busy thread, on each engine in turns."""
