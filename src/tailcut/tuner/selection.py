@@ -1,8 +1,8 @@
 """The race on the real server: which configurations run, which of them wins, and which small changes stay.
 
-A thin shell. Which configurations race stands in `finalists`, how the winner is found in `racing` and `heats`, and
-which of equals is chosen in `tie_break`. The best estimate wins: where nothing was significant, the baseline does not
-win by that.
+A thin shell. Which configurations race stands in `finalists`, which of them answer rightly in `entry`, how the winner
+is found in `racing` and `heats`, and which of equals is chosen in `tie_break`. The best estimate wins: where nothing
+was significant, the baseline does not win by that.
 """
 
 import time
@@ -11,21 +11,20 @@ from typing import Protocol
 
 from tailcut.errors import TailcutError
 from tailcut.runtime.settings import Settings
-from tailcut.tuner.accuracy import Accuracy
+from tailcut.tuner.entry import FEWEST, Entry
 from tailcut.tuner.events import Best, ExpectedTime, Phase
 from tailcut.tuner.finalists import FINALISTS, NEAR, PredictedConfiguration, finalists
 from tailcut.tuner.heats import Heats
 from tailcut.tuner.race import NOISE
 from tailcut.tuner.racing import FEWEST_HEATS, RaceEntrant, load_for, usage_s
-from tailcut.tuner.records import Equal, Rejected, TieBreak, precision_of
+from tailcut.tuner.records import Equal, TieBreak
 from tailcut.tuner.refinements import least_gain
 from tailcut.tuner.result_records import Candidate, CandidateVerdict
 from tailcut.tuner.session import TuneSession
 from tailcut.tuner.tie_break import choose
 
 _EXHAUSTIVE = 96  # configurations at most
-_FEWEST = 2  # that race where all before them answered wrongly
-_MOST_REFILLS = 3
+_MOST_REFILLS = 3  # times that the next best take the place of those that answer wrongly
 _ENDED = "its server ended under load"
 _GROUP = 9  # on servers at a time: eight finalists, and the settings of a profile that is checked again
 
@@ -53,9 +52,7 @@ class Selection:
     def __init__(self, session: TuneSession, space: Refining) -> None:
         self._session = session
         self._space = space
-        self._predicted: dict[Settings, PredictedConfiguration] = {}
-        self._entered: set[Settings] = set()
-        self._wrong: set[tuple[str, str]] = set()  # engines and precisions whose answers were refused
+        self._entry = Entry(session, space.kinds)
         self._costs = ""  # of the change that was judged last, in words
 
     def chosen(self, predicted: Sequence[PredictedConfiguration]) -> list[Settings]:
@@ -66,7 +63,7 @@ class Selection:
             self._announce(len(chosen), len(predicted))
         else:
             chosen = finalists(predicted, session.finalists(FINALISTS), objective.rank, self._space.kinds)
-        self._predicted = {prediction.settings: prediction for prediction in predicted}
+        self._entry.predicted = {prediction.settings: prediction for prediction in predicted}
         settings = [prediction.settings for prediction in chosen]
         previous = [] if session.wanted.previous_settings is None else [session.wanted.previous_settings]
         settings = list(dict.fromkeys([*settings, *self._space.anyway, *previous]))
@@ -89,36 +86,38 @@ class Selection:
         return max((max(prediction.rate, prediction.capacity) for prediction in chosen), default=0.0)
 
     def race(self, chosen: Sequence[Settings]) -> Settings:
-        """The best estimate on the real server, of the configurations whose answers are right."""
+        """The best estimate on the real server, of the configurations whose answers are right.
+
+        Where none of them is right the next best race, a few times and while there is time; then the baseline is kept.
+        """
         session = self._session
+        why = "nor do the next best"
+        for refills in range(_MOST_REFILLS + 1):
+            winner = self._raced(chosen)
+            if winner is not None:
+                return winner
+            chosen = self._entry.others(FEWEST)
+            if not chosen or time.monotonic() > session.plan.race_until:
+                why = f"and there {'is no time for' if chosen else 'are no'} others"
+                break
+            if refills < _MOST_REFILLS:
+                session.tell(Phase("no finalist gives right answers: racing the next best"))
+        session.tell(Phase(f"no finalist gives right answers, {why}: keeping the baseline"))
+        return session.with_wire(session.plain_wire)
+
+    def _raced(self, chosen: Sequence[Settings]) -> Settings | None:
+        """The best of these; None where none answers rightly."""
         groups = [chosen[start : start + _GROUP] for start in range(0, len(chosen), _GROUP)]
         winners: list[Settings] = []
         for group in groups:
             winners += self._race_group(group)[: 2 if len(groups) > 1 else None]
         if len(groups) > 1 and winners:
-            return self.race(winners)
+            return self._raced(winners)
         for number, winner in enumerate(winners):
-            if self._is_right(winner):
+            if self._entry.is_right(winner):
                 return winner
             self._lead_with(next(iter(winners[number + 1 :]), None))
-        others = self._others(_FEWEST)
-        if others:
-            session.tell(Phase("no finalist gives right answers: racing the next best"))
-            return self.race(others)
-        session.tell(Phase("no finalist gives right answers, and there are no others: keeping the baseline"))
-        return session.with_wire(session.plain_wire)
-
-    def _is_right(self, winner: Settings) -> bool:
-        """Whether a server answers every question rightly."""
-        session = self._session
-        try:
-            accuracy = session.check(winner, session.plan.check_s, whole=True)
-        except TailcutError as error:
-            session.reject(winner, str(error))
-            return False
-        if not accuracy.right:
-            self._reject(winner, accuracy)
-        return accuracy.right
+        return None
 
     def _lead_with(self, settings: Settings | None) -> None:
         """The leader was refused: the next one takes its place, which answered some questions rightly; or none does."""
@@ -126,30 +125,16 @@ class Selection:
         outcome.race_winner, outcome.tie_break = settings, None
         outcome.settings = settings or self._session.with_wire(self._session.plain_wire)
 
-    def _others(self, count: int) -> list[Settings]:
-        """The next best of the engines and precisions whose answers were not refused, at most so many."""
-        session = self._session
-        left = [
-            prediction
-            for settings, prediction in self._predicted.items()
-            if settings not in self._entered and precision_of(settings) not in self._wrong
-        ]
-        if not left or session.wanted.exhaustive:
-            return []
-        return [
-            finalist.settings for finalist in finalists(left, count, session.outcome.objective.rank, self._space.kinds)
-        ]
-
     def _race_group(self, group: Sequence[Settings]) -> list[Settings]:
         """Race configurations that all run at the same time; the best first, none of those that answer wrongly."""
         session, outcome = self._session, self._session.outcome
-        entrants = self._enter(group)
+        entrants = self._entry.enter(group)
         for _ in range(_MOST_REFILLS):
             missing = min(len(group), session.finalists(len(group))) - len(entrants)
-            instead = self._others(missing) if missing > 0 and self._wrong else []
-            if not instead:
+            instead = self._entry.others(missing) if missing > 0 and self._entry.has_wrong else []
+            if not instead or time.monotonic() > session.plan.race_until:
                 break
-            entrants += self._enter(instead, len(entrants))
+            entrants += self._entry.enter(instead, len(entrants))
         if not entrants:
             return []
         previous = session.wanted.previous_settings
@@ -234,77 +219,6 @@ class Selection:
         words = session.describe(entrants[best].settings)
         session.tell(Phase(f"{len(near)} are equal: {words}: {choice.reason}"))
         return best
-
-    def _enter(self, group: Sequence[Settings], beside: int = 0) -> list[RaceEntrant]:
-        """Start servers, each while the one before it is asked for its answers; leave out those that are wrong.
-
-        Those that there is no time left to race are not started: of these the simulation expects less than of others.
-
-        Args:
-            beside: how many race already.
-        """
-        session, began, left_out = self._session, time.monotonic(), 0
-        entrants: list[RaceEntrant] = []
-        for number, settings in enumerate(group):
-            racing, each_s = beside + len(entrants), (time.monotonic() - began) / max(1, number)
-            if settings != session.wanted.previous_settings and not self._can_race(racing, each_s):
-                left_out += 1
-                continue
-            self._entered.add(settings)
-            full = len(entrants) >= _FEWEST and not session.servers.room(1)
-            if full and settings != session.wanted.previous_settings:
-                session.tell(Phase(f"{session.describe(settings)} does not race: there is no memory for its server"))
-                continue
-            session.servers.launch(settings, *group[number + 1 : number + 2])
-            try:
-                arm = session.servers.arm(settings)
-                accuracy = session.check(settings, session.plan.check_s)
-            except TailcutError as error:
-                session.reject(settings, str(error))
-                if settings == session.wanted.previous_settings:
-                    session.outcome.previous_unserved = str(error)
-                continue
-            if accuracy.right:
-                entrants.append(RaceEntrant(settings, arm))
-                if accuracy.figure is not None:
-                    session.outcome.accuracies[settings] = accuracy.figure
-            else:
-                self._reject(settings, accuracy)
-        if left_out:
-            session.tell(Phase(f"{left_out} of {len(group)} finalists are left out: there is no time to race them"))
-            session.servers.keep(session.base, *self._entered)
-        return entrants
-
-    def _can_race(self, racing: int, each_s: float) -> bool:
-        """Whether one more finalist has time to race beside so many, which took so long each to enter."""
-        session = self._session
-        if racing < _FEWEST or session.wanted.exhaustive:
-            return True
-        entered = time.monotonic() + each_s
-        return entered + (racing + 1) * FEWEST_HEATS * session.racing.heat_s(1) <= session.plan.race_ends(entered)
-
-    def _reject(self, settings: Settings, accuracy: Accuracy) -> None:
-        """Record wrong answers; where a looser bound would accept them, what it would bring is told at the end."""
-        session = self._session
-        reason = f"wrong answers: {accuracy.reason}"
-        session.reject(settings, reason)
-        if settings == session.wanted.previous_settings:
-            session.outcome.previous_wrong = reason
-        kind = precision_of(settings)
-        if kind[1] == "f32" and (kind == precision_of(session.base) or settings.batching.padding is not None):
-            return
-        self._wrong.add(kind)
-        if kind in session.rejected:
-            return
-        try:
-            target = session.servers.of(settings).target
-            seconds = session.plan.check_s
-            advice = session.gate.advise(target, settings, seconds, session.in_flight(seconds))
-        except TailcutError:
-            return
-        if advice is not None:
-            expected = [self._predicted[settings]] if settings in self._predicted else []
-            session.rejected[kind] = Rejected(settings, advice.accuracy, advice.bound, expected)
 
     def refine(self, winner: Settings) -> Settings:
         """Small changes of the winner, each judged beside it on servers; those that look better stay.

@@ -209,6 +209,12 @@ class TrialServers:
         for key in [key for key in self._running if key not in keys]:
             self._stop(key)
 
+    def stop(self, settings: Settings, but: Iterable[Settings]) -> None:
+        """Stop the server of these settings, unless it runs for some of those too."""
+        key = _key(settings)
+        if key in self._running and key not in set(map(_key, but)):
+            self._stop(key)
+
     def _stop(self, key: Settings) -> None:
         self._launched.discard(key)
         for shared in [item for item in self._shared if item[0] == key]:
