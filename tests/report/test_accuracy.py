@@ -27,7 +27,10 @@ def test_only_what_is_known_is_said() -> None:
 def test_the_users_own_measure_and_labels() -> None:
     """Its value by its name; the shares before and after."""
     assert figures(metric="mine", value=0.25)[0] == ("mine", "0.25")
-    assert [figure[1] for figure in figures(labels_accuracy={"baseline": 0.75, "tuned": 0.7})] == ["0.7500", "0.7000"]
+    assert figures(labels_accuracy={"baseline": 0.75, "tuned": 0.7}, labels_requests=1200) == [
+        ("correct on the labels of 1,200 requests, before", "0.7500"),
+        ("correct on the labels of 1,200 requests, tuned", "0.7000"),
+    ]
 
 
 def test_random_outputs_are_named() -> None:

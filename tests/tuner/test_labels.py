@@ -1,5 +1,6 @@
 """Accuracy by labels: of the request that each belongs to, in the form that clients send."""
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from tailcut.errors import UsageError
 from tailcut.lab.describe import labels_of_data, rows_of_data
 from tailcut.tuner.accuracy import labelled
 from tailcut.tuner.claims import prove
+from tailcut.tuner.labels import by_labels
 from tailcut.tuner.records import TuneRequest
 from tailcut.tuner.session import open_session
 from tailcut.tuner.space import changed
@@ -40,10 +42,35 @@ def test_a_server_of_pixels_is_sent_pixels(tmp_path: Path) -> None:
         prove(session)
     finally:
         session.servers.keep()
-    result = session.outcome.labels_accuracy
+    result = session.outcome.labels
     assert result is not None
-    assert min(result["baseline"], result["tuned"]) > 0.95
+    assert min(result.shares["baseline"], result.shares["tuned"]) > 0.95
+    assert result.requests == 64
     assert session.outcome.arms
+
+
+def test_labels_take_a_share_of_the_budget(tmp_path: Path) -> None:
+    """Of a model with many labels, or a slow one, both servers are asked the same sample, which is spread over them."""
+    path = perceptron([16, 4], tmp_path / "m.onnx")
+    data = {"x": np.random.default_rng(0).standard_normal((2000, 16)).astype(np.float32)}
+    labels = answers(path, data).argmax(axis=1)
+    labels[:1000] = (labels[:1000] + 1) % 4  # the first half is wrong
+    session = open_session(TuneRequest(path, data, labels[:, None], budget_s=5.0), lambda event: None)
+    session.outcome.capacity, arms = 1000.0, {"baseline": session.base, "tuned": session.with_wire("binary")}
+    session.plan.budget_s = 0.5
+    try:
+        for settings in arms.values():
+            session.servers.of(settings)
+        began = time.monotonic()
+        assert session.wanted.labels is not None
+        result = by_labels(session, arms, session.wanted.labels)
+    finally:
+        session.servers.keep()
+    assert time.monotonic() - began < 1.0
+    assert result is not None
+    assert 0 < result.requests < 1500
+    assert result.shares["baseline"] == result.shares["tuned"]
+    assert result.requests < 50 or 0.2 < result.shares["tuned"] < 0.8
 
 
 def test_labels_follow_requests_of_several_lengths(tmp_path: Path) -> None:

@@ -25,8 +25,9 @@ def accuracy_figures(accuracy: AccuracyResult) -> list[tuple[str, str]]:
     ]
     shares = accuracy.labels_accuracy
     if shares:
-        figures.append(("correct on the labels, before", f"{shares['baseline']:.4f}"))
-        figures.append(("correct on the labels, tuned", f"{shares['tuned']:.4f}"))
+        of = f" of {accuracy.labels_requests:,} requests" if accuracy.labels_requests else ""
+        figures.append((f"correct on the labels{of}, before", f"{shares['baseline']:.4f}"))
+        figures.append((f"correct on the labels{of}, tuned", f"{shares['tuned']:.4f}"))
     return figures
 
 

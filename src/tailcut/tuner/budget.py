@@ -21,6 +21,7 @@ _FEWEST_FINALISTS, _WANTED_FINALISTS = 2, 5
 _LEAST_RACE = 0.10  # of the budget, once the finalists run
 _LEAST_ESTIMATE = 0.08
 _USAGE = 0.04  # of the budget, to count what those take that are equal
+_LABELS = 0.04  # likewise, for answers that are compared with labels
 _FEWEST_ENGINES, _ENGINE_S = 3, 2.5
 _MOST_CAPACITY_S, _MOST_CHECK_S, _MOST_LAST_CHECK_S, _MOST_WAY_S, _MOST_REFINEMENT_S = 2.0, 1.5, 8.0, 2.0, 2.0
 
@@ -120,10 +121,10 @@ class TimePlan:
         """The most that the verification may take of the budget."""
         return _MOST_VERIFY * self.budget_s
 
-    def needs_verification_s(self, seconds: float, starting_s: float = 0.0) -> None:
-        """A p99 of each arm takes so long, and before it the start of their servers: the search gives way to them."""
+    def needs_verification_s(self, seconds: float, before_s: float = 0.0) -> None:
+        """A p99 of each arm takes so long, and what comes before it: the search gives way to them."""
         self.needed_s = seconds
-        self.verify_s = max(self.verify_s, seconds + starting_s)
+        self.verify_s = max(self.verify_s, seconds + before_s)
 
     @property
     def end(self) -> float:
@@ -209,6 +210,11 @@ class TimePlan:
     def usage_s(self) -> float:
         """To count what those take that are equal."""
         return _USAGE * self.budget_s
+
+    @property
+    def labels_s(self) -> float:
+        """For answers that are compared with the data's labels, of the baseline and the winner together."""
+        return _LABELS * self.budget_s
 
     @property
     def race_until(self) -> float:

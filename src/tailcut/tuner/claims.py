@@ -9,15 +9,13 @@ import numpy as np
 
 from tailcut.errors import TailcutError
 from tailcut.lab.cost import watched
-from tailcut.lab.payload import infer_once
 from tailcut.lab.trial import Arm, ServeError, closed_run
 from tailcut.machine.process import peak_bytes
 from tailcut.runtime.settings import Settings
-from tailcut.tuner.accuracy import labelled
 from tailcut.tuner.baseline import Baseline, measure_baseline
 from tailcut.tuner.budget import SearchSize, complete_s
 from tailcut.tuner.events import Phase
-from tailcut.tuner.pixels import as_pixels
+from tailcut.tuner.labels import by_labels
 from tailcut.tuner.result_records import ArmName, NotKept
 from tailcut.tuner.session import TuneSession
 from tailcut.tuner.traffic import traffic_s
@@ -51,7 +49,8 @@ def announce(session: TuneSession, baseline: Baseline, size: SearchSize) -> None
         arms -= 1  # a slow model: what only its wire makes of the difference is not worth a third of the time
         needed_s = verification_s(baseline.rate, arms)
     both_s = needed_s + traffic_s(baseline, baseline.capacity)
-    plan.needs_verification_s(min(both_s, plan.most_verify_s), session.servers.executing_s(arms))
+    labels_s = 0.0 if session.wanted.labels is None else plan.labels_s
+    plan.needs_verification_s(min(both_s, plan.most_verify_s), session.servers.executing_s(arms) + labels_s)
     rest_s = complete_s(size, len(session.outcome.rungs), session.servers.start_s, baseline.capacity)
     whole_s = plan.spent_s(time.monotonic()) + rest_s + max(both_s, LEAST_S)
     session.tell(complete_search(whole_s, plan.budget_s))
@@ -141,7 +140,7 @@ def _take_back(session: TuneSession, settings: dict[str, Settings]) -> None:
     outcome.not_kept = NotKept(setting, reason, kept)
     session.tell(Phase(f"{setting} is not kept: {reason}; the profile holds {ARMS[kept]} settings"))
     outcome.settings = settings[kept]
-    outcome.accuracy = outcome.labels_accuracy = outcome.tie_break = None  # of the settings that are not kept
+    outcome.accuracy = outcome.labels = outcome.tie_break = None  # of the settings that are not kept
     for record in outcome.rungs:
         record.kept.clear()
 
@@ -158,7 +157,8 @@ def _verified(session: TuneSession, settings: dict[str, Settings], arms: dict[st
         outcome.accuracy = session.check(tuned, session.plan.last_check_s, whole=True)
         if not outcome.wrong:
             if session.wanted.labels is not None:
-                outcome.labels_accuracy = _labels(session, settings)
+                arms_asked = {name: settings[name] for name in ("baseline", "tuned")}
+                outcome.labels = by_labels(session, arms_asked, session.wanted.labels)
             verify(outcome, arms, session.racing.load, session.plan, seed=session.wanted.seed, note=note)
             if session.wanted.constraints.cpus is not None:
                 outcome.cpus_used = _cpus_used(arms["tuned"], session.racing.load.clients[-1])
@@ -211,21 +211,3 @@ def _next_best(session: TuneSession) -> Arm:
         return arm
     outcome.settings = session.with_wire(session.plain_wire)
     return session.servers.arm(outcome.settings)
-
-
-def _labels(session: TuneSession, settings: dict[str, Settings]) -> dict[str, float] | None:
-    shares: dict[str, float] = {}
-    labels = session.wanted.labels
-    for name in ("baseline", "tuned"):
-        target, fold = session.servers.of(settings[name]).target, settings[name].engine.u8_input
-        sent = (
-            session.requests
-            if fold is None
-            else [as_pixels(fold, session.spec, request) for request in session.requests]
-        )
-        answers = [infer_once(target, session.spec.name, request) for request in sent]
-        share = None if labels is None else labelled(answers, labels)
-        if share is None:
-            return None
-        shares[name] = share
-    return shares

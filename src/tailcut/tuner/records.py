@@ -92,6 +92,14 @@ class RungRecord:
     kept: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class LabelledShares:
+    """The share of the requests that each arm labels rightly, and how many it was asked."""
+
+    shares: dict[str, float]
+    requests: int
+
+
 @dataclass(slots=True)
 class Rejected:
     """Settings that were rejected for their accuracy alone.
@@ -185,7 +193,7 @@ class TuneOutcome:
     highest: HighestRate | None = None
     not_kept: NotKept | None = None  # the settings that `arms["tuned"]` ran, where others were taken instead
     accuracy: Accuracy | None = None
-    labels_accuracy: dict[str, float] | None = None
+    labels: LabelledShares | None = None  # of the baseline and the tuned settings
     copy: Quantized | None = None  # of the model, in static int8, where the settings run one
     copy_bytes: bytes = b""
     random_outputs: tuple[str, ...] = ()  # that the model itself draws at random, so that they were not compared

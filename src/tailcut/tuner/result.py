@@ -299,7 +299,8 @@ def _accuracy(outcome: TuneOutcome, metric: str | None) -> made.AccuracyResult |
         reason=accuracy.reason,
         requests=accuracy.requests,
         **_measures(accuracy),
-        labels_accuracy=outcome.labels_accuracy,
+        labels_accuracy=None if outcome.labels is None else outcome.labels.shares,
+        labels_requests=None if outcome.labels is None else outcome.labels.requests,
         random_outputs=list(outcome.random_outputs),
         worst_rows=[
             made.WorstRow(

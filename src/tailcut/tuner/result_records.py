@@ -321,6 +321,7 @@ class AccuracyResult(Record, frozen=True):
     labels_accuracy: dict[str, float] | None
     random_outputs: list[str]
     worst_rows: list[WorstRow]
+    labels_requests: int | None = None  # that the labels were compared for
 
 
 class Quantized(Record, frozen=True):
