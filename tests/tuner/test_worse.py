@@ -23,7 +23,7 @@ from tailcut.tuner.result import evidence
 from tailcut.tuner.result_records import HighestRate
 from tailcut.tuner.session import open_session
 from tailcut.tuner.space import BASELINE, changed
-from tailcut.tuner.worse import proven_worse
+from tailcut.tuner.worse import instead, proven_worse
 
 
 def runs(scale: float, speed: float, seed: int) -> ArmRuns:
@@ -75,6 +75,46 @@ def test_more_traffic_within_the_limit_is_a_gain_too() -> None:
     assert proven_worse(result, "baseline", 0)
 
 
+def test_a_gain_over_the_baseline_excuses_no_loss_to_the_previous_profile() -> None:
+    """Of that profile no highest rate is known: it may carry as much."""
+    result = outcome("goodput", tail=1.0, speed=1.0)
+    result.arms |= {"previous": runs(0.4, 130.0, 3)}
+    result.highest = HighestRate(10.0, 120.0, 300.0, (5.0, 6.0), 2000, within=True)
+    assert proven_worse(result, "previous", 0).endswith("of the previous profile's")
+    kept = instead(result, 0)
+    assert kept is not None
+    assert kept.kept == "previous"
+
+
+@pytest.mark.parametrize(
+    ("previous", "arm", "reason"),
+    [
+        ((2.2, 70.0), "reference", "of the baseline's"),
+        ((1.0, 100.0), "previous", "of the previous profile's"),
+    ],
+)
+def test_the_previous_profile_is_kept_unless_it_is_worse_itself(
+    previous: tuple[float, float], arm: str, reason: str
+) -> None:
+    """A loss to the baseline alone says nothing for it."""
+    result = outcome("latency", tail=2.0, speed=0.7)
+    result.arms |= {"previous": runs(*previous, 3), "reference": runs(1.0, 100.0, 4)}
+    kept = instead(result, 0)
+    assert kept is not None
+    assert (kept.kept, kept.reason.endswith(reason)) == (arm, True)
+
+
+def test_a_loss_to_a_previous_profile_that_is_worse_than_the_baseline_leaves_the_baseline() -> None:
+    """What is better than both is kept, and the line says why."""
+    result = outcome("latency", tail=1.0, speed=1.0)
+    result.arms |= {"previous": runs(0.5, 100.0, 3)}
+    result.arms["tuned"], result.arms["baseline"] = runs(1.0, 100.0, 2), runs(0.2, 100.0, 1)
+    assert proven_worse(result, "previous", 0)
+    kept = instead(result, 0)
+    assert kept is not None
+    assert (kept.kept, kept.reason.endswith("of the baseline's")) == ("baseline", True)
+
+
 def test_failed_requests_are_a_loss() -> None:
     """A server that loses 2 % of the requests has no p99."""
     result = outcome("latency", tail=1.0, speed=1.0)
@@ -117,6 +157,30 @@ def test_settings_that_are_proven_worse_give_way(tmp_path: Path, monkeypatch: py
     console.print(tune_summary(result))
     assert "The settings found are proven worse" in console.export_text()
     assert "Not kept" in tune_markdown(result)
+
+
+@pytest.mark.parametrize(("tail", "speed", "kept"), [(2.0, 90.0, "reference"), (0.5, 130.0, None)])
+def test_a_previous_profile_that_won_gives_way_to_a_better_baseline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tail: float, speed: float, kept: str | None
+) -> None:
+    """Also where it is the winner itself, and nothing would change."""
+    path = perceptron([4, 8, 3], tmp_path / "m.onnx")
+    before = changed(BASELINE, engine={"name": "onnxruntime"}, batching={"max_batch_size": 4, "bind": False})
+    session = open_session(TuneRequest(path, budget_s=8.0, previous=Profile.of_model(path, before)), lambda event: None)
+    outcome = session.outcome
+
+    def measured(*_: object, **__: object) -> None:
+        outcome.arms = {"baseline": runs(1.0, 100.0, 1), "reference": runs(1.0, 100.0, 2)}
+        outcome.arms |= {"tuned": runs(tail, speed, 3), "previous": runs(tail, speed, 4)}
+
+    monkeypatch.setattr(claims, "verify", measured)
+    try:
+        outcome.settings = before
+        claims.prove(session)
+    finally:
+        session.servers.keep()
+    assert (outcome.not_kept and outcome.not_kept.kept) == kept
+    assert outcome.settings == (session.with_wire("binary") if kept else before)
 
 
 @pytest.mark.slow

@@ -16,11 +16,10 @@ from tailcut.tuner.baseline import Baseline, measure_baseline
 from tailcut.tuner.budget import SearchSize, complete_s
 from tailcut.tuner.events import Phase
 from tailcut.tuner.labels import by_labels
-from tailcut.tuner.result_records import ArmName, NotKept
 from tailcut.tuner.session import TuneSession
 from tailcut.tuner.traffic import traffic_s
 from tailcut.tuner.verification import LEAST_S, told_within, verification_s, verify
-from tailcut.tuner.worse import ARMS, proven_worse
+from tailcut.tuner.worse import ARMS, instead
 
 _ROUNDED_S = 5
 _LOADED_S = 0.5  # with as many clients as raced
@@ -126,20 +125,15 @@ def prove(session: TuneSession) -> None:
 def _take_back(session: TuneSession, settings: dict[str, Settings]) -> None:
     """Settings that are proven worse give way to those of the profile checked again, or else to the baseline's."""
     outcome = session.outcome
-    others = [name for name in ("previous", "baseline") if name in outcome.arms]
-    losses = [proven_worse(outcome, name, session.wanted.seed) for name in others]
-    reason = next((words for words in losses if words), "")
-    if outcome.unchanged or not reason:
+    if not outcome.arms or (outcome.unchanged and outcome.previous is None):
         return
-    kept: ArmName = "baseline"
-    if "reference" in outcome.arms:
-        kept = "reference"  # the baseline's settings, for the wire that clients may speak
-    if "previous" in outcome.arms:
-        kept = "previous"
-    setting = session.describe(outcome.settings)
-    outcome.not_kept = NotKept(setting, reason, kept)
-    session.tell(Phase(f"{setting} is not kept: {reason}; the profile holds {ARMS[kept]} settings"))
-    outcome.settings = settings[kept]
+    not_kept = instead(outcome, session.wanted.seed)
+    if not_kept is None or (outcome.unchanged and not_kept.kept == "previous"):
+        return
+    outcome.not_kept = not_kept
+    held = ARMS[not_kept.kept]
+    session.tell(Phase(f"{not_kept.setting} is not kept: {not_kept.reason}; the profile holds {held} settings"))
+    outcome.settings = settings[not_kept.kept]
     outcome.accuracy = outcome.labels = outcome.tie_break = None  # of the settings that are not kept
     for record in outcome.rungs:
         record.kept.clear()
