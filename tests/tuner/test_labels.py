@@ -45,7 +45,7 @@ def test_a_server_of_pixels_is_sent_pixels(tmp_path: Path) -> None:
     result = session.outcome.labels
     assert result is not None
     assert min(result.shares["baseline"], result.shares["tuned"]) > 0.95
-    assert result.requests == 64
+    assert 16 <= result.requests <= 64
     assert session.outcome.arms
 
 

@@ -65,8 +65,9 @@ class Selection:
             chosen = finalists(predicted, session.finalists(FINALISTS), objective.rank, self._space.kinds)
         self._entry.predicted = {prediction.settings: prediction for prediction in predicted}
         settings = [prediction.settings for prediction in chosen]
-        previous = [] if session.wanted.previous_settings is None else [session.wanted.previous_settings]
-        settings = list(dict.fromkeys([*settings, *self._space.anyway, *previous]))
+        previous = session.wanted.previous_settings
+        in_use = [] if previous is None or previous in session.refused else [previous]
+        settings = list(dict.fromkeys([*settings, *self._space.anyway, *in_use]))
         load = session.racing.load = load_for(objective, self._best_rate(chosen))
         if objective.kind == "throughput":
             session.outcome.clients = load.clients[-1]  # what was raced is what is verified

@@ -10,6 +10,7 @@ from tailcut.errors import UsageError
 from tailcut.lab.describe import labels_of_data
 from tailcut.lab.fork_server import FAST_PATH, SERVER, prepare
 from tailcut.lab.payload import Wire
+from tailcut.machine.quota import usable_cpus
 from tailcut.runtime.samples import kinds_of
 from tailcut.runtime.settings import Settings
 from tailcut.spec import ModelSpec
@@ -22,6 +23,7 @@ from tailcut.tuner.gate import Gate
 from tailcut.tuner.journal import Journal, Key
 from tailcut.tuner.learning import MOST_REQUESTS, Arrays, Learned, learn, with_signature
 from tailcut.tuner.objective import Objective
+from tailcut.tuner.previous import over_limits
 from tailcut.tuner.racing import LEAST_BLOCK_S, RaceLoad, Racing
 from tailcut.tuner.records import Rejected, RungRecord, TuneOutcome, TuneRequest
 from tailcut.tuner.result_records import Candidate, CandidateVerdict
@@ -121,12 +123,17 @@ class TuneSession:
         return self.plan.finalists(time.monotonic(), self.servers.start_s, count)
 
     def allowed(self, predicted: Sequence[PredictedConfiguration]) -> list[PredictedConfiguration]:
-        """The configurations that the user's limits allow.
+        """The configurations that the user's limits allow; a profile that is checked again is held to them, too.
 
         Raises:
             UsageError: there is none.
         """
-        allowed = self.wanted.constraints.allowed(predicted)
+        constraints, previous = self.wanted.constraints, self.wanted.previous_settings
+        over = "" if previous is None else over_limits(previous, constraints, predicted, usable_cpus())
+        if previous is not None and over:
+            self.outcome.previous_unserved = over
+            self.reject(previous, over)
+        allowed = constraints.allowed(predicted)
         if not allowed:
             least = min(prediction.memory_bytes for prediction in predicted) / 1e6
             raise UsageError(f"--memory: the smallest configuration needs about {least:,.0f} MB: allow more")
