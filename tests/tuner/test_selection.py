@@ -1,5 +1,6 @@
 """A race: what is refused, what is kept, and what a looser bound would bring; on real servers or as it was recorded."""
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -319,6 +320,54 @@ def test_control_c_in_the_race_leaves_settings_in_use(
     outcome.interrupted = True
     assert outcome.settings == (other if rejected else in_use)
     assert outcome.nothing_won is not rejected
+
+
+@pytest.mark.parametrize("stops", [True, False])
+def test_the_best_of_earlier_groups_leads_until_the_last_race(
+    tmp_path: Path, recorded: Callable[..., Recorded], monkeypatch: pytest.MonkeyPatch, stops: bool
+) -> None:
+    """Neither a group that scores less, nor one whose servers all end, takes its place before Ctrl-C."""
+    path = perceptron([4, 8], tmp_path / "m.onnx")
+    session, selection = opened(TuneRequest(path, slo_ms=500.0, exhaustive=True))
+    plain = changed(session.with_wire("binary"), engine={"threads": 1})
+    choices = [changed(plain, batching={"max_batch_size": 1 + number}) for number in range(27)]
+    ended = choices[18:]
+    usage = dict.fromkeys(choices, MeasuredUsage((1.0,) * 4))
+    measured = recorded(
+        {item: 1000.0 - 100.0 * (number // 9) - 10 * (number % 9) for number, item in enumerate(choices)}, usage
+    )
+    races: list[int] = []
+
+    def heats(self: Racing, entrants: Sequence[RaceEntrant], until: float, fewest: int = 0) -> Heats:
+        races.append(len(entrants))
+        if stops and len(races) == 4:
+            raise KeyboardInterrupt
+        return measured.heats(entrants)
+
+    monkeypatch.setattr(Racing, "heats", heats)
+    monkeypatch.setattr(TrialServers, "has_ended", lambda self, settings: settings in ended)
+    outcome = session.outcome
+    with pytest.raises(KeyboardInterrupt) if stops else contextlib.nullcontext():
+        assert selection.race(choices) == choices[0]
+    assert races == [9, 9, 9, 4]
+    assert outcome.settings == outcome.race_winner == choices[0]
+    assert outcome.tie_break is None or outcome.tie_break.chosen == choices[0]
+
+
+def test_a_group_whose_servers_end_leaves_settings_in_use(
+    tmp_path: Path, recorded: Callable[..., Recorded], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They race in a later group, and Ctrl-C before that keeps them."""
+    path = perceptron([4, 8], tmp_path / "m.onnx")
+    in_use = changed(BASELINE, engine={"threads": 7})
+    session, selection = opened(
+        TuneRequest(path, slo_ms=500.0, exhaustive=True, previous=Profile.of_model(path, in_use))
+    )
+    choices = [changed(in_use, batching={"max_batch_size": 2 + number}) for number in range(9)]
+    recorded(dict.fromkeys([*choices, in_use], 1000.0), dict.fromkeys(choices, MeasuredUsage((1.0,) * 4)))
+    monkeypatch.setattr(TrialServers, "has_ended", lambda self, settings: settings in choices)
+    assert selection._race_group(choices, alone=False) == []
+    assert session.outcome.settings == in_use
 
 
 @pytest.mark.slow

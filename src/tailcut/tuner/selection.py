@@ -111,7 +111,7 @@ class Selection:
         groups = [chosen[start : start + _GROUP] for start in range(0, len(chosen), _GROUP)]
         winners: list[Settings] = []
         for group in groups:
-            winners += self._race_group(group)[: 2 if len(groups) > 1 else None]
+            winners += self._race_group(group, alone=len(groups) == 1)[: 2 if len(groups) > 1 else None]
         if len(groups) > 1 and winners:
             return self._raced(winners)
         for number, winner in enumerate(winners):
@@ -122,12 +122,19 @@ class Selection:
 
     def _lead_with(self, settings: Settings | None) -> None:
         """The leader was refused: the next one takes its place, which answered some questions rightly; or none does."""
-        outcome = self._session.outcome
+        session, outcome = self._session, self._session.outcome
         outcome.race_winner, outcome.tie_break = settings, None
-        outcome.settings = settings or self._session.with_wire(self._session.plain_wire)
+        previous = session.wanted.previous_settings
+        in_use = None if previous in session.refused else previous
+        outcome.settings = settings or in_use or session.with_wire(session.plain_wire)
 
-    def _race_group(self, group: Sequence[Settings]) -> list[Settings]:
-        """Race configurations that all run at the same time; the best first, none of those that answer wrongly."""
+    def _race_group(self, group: Sequence[Settings], *, alone: bool) -> list[Settings]:
+        """Race configurations that all run at the same time; the best first, none of those that answer wrongly.
+
+        Args:
+            group: of configurations.
+            alone: its best is the best of all; else it has to lead over the best of the groups before.
+        """
         session, outcome = self._session, self._session.outcome
         entrants = self._entry.enter(group)
         for _ in range(_MOST_REFILLS):
@@ -150,17 +157,33 @@ class Selection:
             entrants, fewest = self._in_time(entrants, until)
         session.tell(Phase(f"racing {len(entrants)} finalists on the real server"))
         heats = self._heats(entrants, until, fewest)
+        tie_before = outcome.tie_break
         best = self._best(heats, entrants)
         if not self._recorded(heats, entrants, best):
-            self._lead_with(None)
+            outcome.tie_break = tie_before
+            if alone or outcome.race_winner is None or outcome.race_winner in session.refused:
+                self._lead_with(None)
             return []
         others = sorted(heats.racing, key=lambda number: -heats.entrants[number].estimate)
         order = [best, *(number for number in others if number != best)]
-        outcome.settings = outcome.race_winner = entrants[best].settings
-        score = outcome.objective.describe(heats.entrants[best].estimate)
-        session.tell(Best(session.describe(outcome.settings), score))
+        if alone or outcome.race_winner in group or self._leads(entrants[best].settings):
+            outcome.settings = outcome.race_winner = entrants[best].settings
+            score = outcome.objective.describe(heats.entrants[best].estimate)
+            session.tell(Best(session.describe(outcome.settings), score))
+        else:
+            outcome.tie_break = tie_before
         session.servers.keep(session.base, *(entrants[number].settings for number in order[:2]))
         return [entrants[number].settings for number in order]
+
+    def _leads(self, settings: Settings) -> bool:
+        """Whether the best of a group leads over the groups before; settings in use do within 5 % of it."""
+        outcome, in_use = self._session.outcome, self._session.wanted.previous_settings
+        if outcome.race_winner is None:
+            return True
+        score, best = outcome.raced[settings], outcome.raced[outcome.race_winner]
+        if settings == in_use:
+            return score >= (1 - NEAR) * best
+        return (1 - NEAR if outcome.race_winner == in_use else 1) * score > best
 
     def _recorded(self, heats: Heats, entrants: Sequence[RaceEntrant], best: int) -> bool:
         """Record what the entrants scored, or that their servers ended; whether one is left."""
