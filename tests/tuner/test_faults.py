@@ -179,13 +179,18 @@ def test_tuned_settings_whose_server_is_killed_give_way_to_the_next_best(tmp_pat
     killed, other = alike(session, 2)
     outcome = session.outcome
     outcome.settings, outcome.raced = killed, {killed: 9.0, other: 8.0}
+    outcome.race_winner, outcome.tie_break = killed, TieBreak(killed, "equal", ())
+    outcome.rungs[0].kept.append("batching.max_batch_size=1")
     try:
         carry(session)
         killing(session, killed, probes)
         prove(session)
     finally:
         session.servers.keep()
-    assert outcome.settings == other
+    assert outcome.settings == outcome.race_winner == other
+    assert outcome.tie_break is None
+    assert [rung.kept for rung in outcome.rungs if rung.kept] == []
+    assert "whose server ended" in (outcome.rungs[0].note or "")
     assert outcome.arms["tuned"].errors == 0
     assert len(outcome.arms["tuned"].latencies)
     assert any("its server ended under load" in event.text for event in message if isinstance(event, Phase))

@@ -16,6 +16,7 @@ from tailcut.tuner.baseline import Baseline, measure_baseline
 from tailcut.tuner.budget import SearchSize, complete_s
 from tailcut.tuner.events import Phase
 from tailcut.tuner.labels import by_labels
+from tailcut.tuner.records import TuneOutcome
 from tailcut.tuner.session import TuneSession
 from tailcut.tuner.traffic import traffic_s
 from tailcut.tuner.verification import LEAST_S, told_within, verification_s, verify
@@ -133,10 +134,7 @@ def _take_back(session: TuneSession, settings: dict[str, Settings]) -> None:
     outcome.not_kept = not_kept
     held = ARMS[not_kept.kept]
     session.tell(Phase(f"{not_kept.setting} is not kept: {not_kept.reason}; the profile holds {held} settings"))
-    outcome.settings = settings[not_kept.kept]
-    outcome.accuracy = outcome.labels = outcome.tie_break = None  # of the settings that are not kept
-    for record in outcome.rungs:
-        record.kept.clear()
+    outcome.replace_settings(settings[not_kept.kept], "measured with settings that are not kept")
 
 
 def _verified(session: TuneSession, settings: dict[str, Settings], arms: dict[str, Arm]) -> bool:
@@ -201,7 +199,13 @@ def _next_best(session: TuneSession) -> Arm:
             arm = session.servers.arm(settings)
         except TailcutError:
             continue
-        outcome.settings = settings
+        _take_over(outcome, settings, settings)
         return arm
-    outcome.settings = session.with_wire(session.plain_wire)
+    _take_over(outcome, session.with_wire(session.plain_wire), None)
     return session.servers.arm(outcome.settings)
+
+
+def _take_over(outcome: TuneOutcome, settings: Settings, raced: Settings | None) -> None:
+    """Verify these in place of the winner: what raced best of those that are left, or the baseline's."""
+    outcome.replace_settings(settings, "measured with settings whose server ended, or did not start again")
+    outcome.race_winner = raced

@@ -201,6 +201,20 @@ class TuneOutcome:
     interrupted: bool = False
     took_s: float = 0.0
 
+    def replace_settings(self, settings: Settings, note: str) -> None:
+        """Take other settings, and leave out what was said of those before.
+
+        Args:
+            settings: to keep.
+            note: of the rungs, whose effects were measured with the settings before.
+        """
+        self.settings = settings
+        self.accuracy = self.labels = self.tie_break = None
+        for rung in self.rungs:
+            if rung.kept:
+                rung.kept.clear()
+                rung.note = note
+
     @property
     def unchanged(self) -> bool:
         """Whether nothing was kept: the server runs the baseline's settings, or those of the profile checked again.

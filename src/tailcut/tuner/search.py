@@ -101,9 +101,8 @@ class Search:
             space.take(outcome)
             session.servers.keep()
             space.close()
-        chosen = next(
-            (prediction for prediction in outcome.estimated if prediction.settings == outcome.race_winner), None
-        )
+        kept = outcome.settings if outcome.not_kept else outcome.race_winner
+        chosen = next((prediction for prediction in outcome.estimated if prediction.settings == kept), None)
         outcome.offers = offers_of(session.rejected.values(), chosen, outcome.objective)
         outcome.took_s = session.plan.spent_s(time.monotonic())
         return outcome
