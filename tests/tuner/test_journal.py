@@ -1,6 +1,7 @@
 """The record beside a profile: what is taken over from it, and what is not."""
 
 import json
+import resource
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -115,6 +116,39 @@ def test_a_killed_tune_leaves_a_file_that_reads(path: Path) -> None:
     assert len(journal.estimates([ONE])) == 1
     journal.add_estimate(estimate(TWO))
     assert {item.options for item in Journal(path, KEY).estimates([ONE, TWO])} == {ONE, TWO}
+
+
+def test_a_full_disk_costs_the_record_alone(path: Path) -> None:
+    """One line names the file, and nothing more is stored."""
+    words: list[str] = []
+    journal = Journal(path, KEY, warn=words.append)
+    path.symlink_to("/dev/full")
+    for _ in range(3):
+        journal.add("heat", BASELINE, score=12.5)
+    assert words == [f"{path} cannot be written: No space left on device: the tune goes on without it"]
+
+
+def test_a_line_that_has_room_for_its_beginning_alone_is_told(path: Path) -> None:
+    """The next tune leaves that part out, and takes the lines before it over."""
+    words: list[str] = []
+    journal = Journal(path, KEY, warn=words.append)
+    journal.add_estimate(estimate())
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 10, before[1]))
+    try:
+        journal.add_estimate(estimate(TWO))
+        journal.add_estimate(estimate(TWO))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert words == [f"{path} cannot be written: File too large: the tune goes on without it"]
+    assert [item.options for item in Journal(path, KEY).estimates([ONE, TWO])] == [ONE]
+
+
+def test_a_file_that_may_not_be_written_is_told(tmp_path: Path) -> None:
+    """A folder in its place, before anything is measured."""
+    words: list[str] = []
+    Journal(tmp_path, KEY, warn=words.append).add("heat", BASELINE, score=1.0)
+    assert words == [f"{tmp_path} cannot be written: Is a directory: the tune goes on without it"]
 
 
 def test_lines_carry_their_key(path: Path) -> None:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -72,15 +72,20 @@ class Journal:
         path: where it lies; None: nowhere.
         key: of the lines to write, and of those to take over.
         fresh: take nothing over.
+        warn: told once, in words, where the file cannot be written; then nothing more is stored.
     """
 
-    def __init__(self, path: Path | None, key: Key | None, *, fresh: bool = False) -> None:
+    def __init__(
+        self, path: Path | None, key: Key | None, *, fresh: bool = False, warn: Callable[[str], None] = lambda _: None
+    ) -> None:
         self._path = path if key is not None else None
         self._key = {} if key is None else asdict(key)
+        self.warn = warn
+        self._fails = False
         oldest = time.time() - _HOURS * 3600
         self._known = [] if fresh or self._path is None else list(_lines(self._path, self._key, oldest))
         if self._path is not None:
-            _end_line(self._path)
+            self._write(_end_line, self._path)
 
     @property
     def name(self) -> str:
@@ -88,20 +93,20 @@ class Journal:
         return "" if self._path is None else self._path.name
 
     def add(self, kind: str, settings: Settings | EngineOptions | StageSettings, **values: Any) -> None:
-        """Append one line.
-
-        Raises:
-            OSError: it cannot be written.
-        """
-        if self._path is None:
+        """Append one line; nothing where the file could not be written before."""
+        if self._path is None or self._fails:
             return
         entry = {"kind": kind, "at": round(time.time(), 3), **self._key, "settings": msgspec.to_builtins(settings)}
         data = json.dumps(entry | values, default=float).encode() + b"\n"
-        handle = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+        self._write(_append, self._path, data)
+
+    def _write(self, write: Callable[..., None], path: Path, *args: bytes) -> None:
+        """Write, or tell why that fails: the measurements of minutes are not given up for their record."""
         try:
-            os.write(handle, data)
-        finally:
-            os.close(handle)
+            write(path, *args)
+        except OSError as error:
+            self._fails = True
+            self.warn(f"{path} cannot be written: {error.strerror}: the tune goes on without it")
 
     def add_block(self, kind: str, settings: Settings, rate: float, latencies_ms: np.ndarray, **values: Any) -> None:
         """Store one open-loop block as soon as it was measured.
@@ -255,6 +260,16 @@ def _lines(path: Path, key: Mapping[str, str], oldest: float) -> Iterator[dict[s
                 yield line
         except (ValueError, KeyError, TypeError):
             continue
+
+
+def _append(path: Path, data: bytes) -> None:
+    """Append all of it: of a disk that is nearly full the system takes a part, and refuses the rest."""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+    try:
+        while data:
+            data = data[os.write(handle, data) :]
+    finally:
+        os.close(handle)
 
 
 def _end_line(path: Path) -> None:

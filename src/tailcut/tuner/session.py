@@ -1,5 +1,6 @@
 """What the phases of one tune share: the facts of the model, its servers, the outcome so far, and where events go."""
 
+import functools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,7 +18,7 @@ from tailcut.spec import ModelSpec
 from tailcut.tuner.accuracy import Accuracy
 from tailcut.tuner.budget import TimePlan
 from tailcut.tuner.estimate import typical
-from tailcut.tuner.events import CandidateDone, Event
+from tailcut.tuner.events import CandidateDone, Event, Phase
 from tailcut.tuner.finalists import PredictedConfiguration
 from tailcut.tuner.gate import Gate
 from tailcut.tuner.journal import Journal, Key
@@ -218,7 +219,8 @@ def new_session(  # noqa: PLR0913  the parts that differ between a model and a p
     outcome = TuneOutcome(learned.spec, kept, objective.rate, records, learned.rows, objective, base)
     outcome.random_outputs = learned.gate.random_outputs
     outcome.samples, outcome.previous = servers.samples, wanted.previous_settings
-    journal = Journal(wanted.journal, key, fresh=wanted.fresh)
+    warn = functools.cache(lambda words: tell(Phase(words)))  # once, of a file that has the journals of several models
+    journal = Journal(wanted.journal, key, fresh=wanted.fresh, warn=warn)
     racing = Racing(objective, RaceLoad((1, 16), LEAST_BLOCK_S), outcome.noise, journal)
     session = TuneSession(wanted, tell, plan, learned, base, servers, journal, outcome, racing, {"baseline": base})
     if reference:

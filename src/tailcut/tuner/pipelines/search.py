@@ -209,7 +209,7 @@ class PipelineSpace:
         batched = step.opened.model.spec.batched
         requests = typical(step.inputs, batched=batched)
         key = Key.of(source, requests, "auto") if session.wanted.journal else None
-        journal = Journal(session.wanted.journal, key, fresh=session.wanted.fresh)
+        journal = Journal(session.wanted.journal, key, fresh=session.wanted.fresh, warn=session.journal.warn)
         known = journal.estimates(choices)
         session.outcome.reused += len(known)
         missing = [choice for choice in choices if choice not in [each.options for each in known]]
