@@ -1,26 +1,29 @@
 """Settings that the verification proves worse are not kept."""
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 from msgspec.structs import replace
 from rich.console import Console
 from tests.engines.models import perceptron
+from tests.report.test_html import ASKED
 from tests.tuner.results import INDEPENDENT, told
 
 from tailcut.lab.trial import FAILED_MS, ArmRuns
 from tailcut.report.console import tune_summary
+from tailcut.report.html import render_tune_html
 from tailcut.report.markdown import tune_markdown
-from tailcut.report.tune_words import arm_title, headline
+from tailcut.report.tune_words import arm_title, cost_words, headline, limits_words, tune_facts
 from tailcut.runtime.profile import Profile
 from tailcut.runtime.settings import Settings
 from tailcut.spec import ModelSpec
 from tailcut.tuner import claims
 from tailcut.tuner.objective import Objective, ObjectiveKind
 from tailcut.tuner.records import RungRecord, TuneOutcome, TuneRequest
-from tailcut.tuner.result import evidence
-from tailcut.tuner.result_records import HighestRate
+from tailcut.tuner.result import evidence, result
+from tailcut.tuner.result_records import HighestRate, NotKept, TunedModel
 from tailcut.tuner.session import open_session
 from tailcut.tuner.space import BASELINE, changed
 from tailcut.tuner.worse import instead, proven_worse
@@ -174,6 +177,34 @@ def test_a_previous_profile_that_won_gives_way_to_a_better_baseline(
     claims._take_back(session, {"tuned": before, "previous": before, "reference": session.with_wire("binary")})
     assert (outcome.not_kept and outcome.not_kept.kept) == kept
     assert outcome.settings == (session.with_wire("binary") if kept else before)
+
+
+@pytest.mark.parametrize(
+    ("kept", "server"), [("reference", "the baseline server"), ("previous", "the previous profile's")]
+)
+def test_limits_are_judged_by_what_is_kept(kept: Literal["reference", "previous"], server: str) -> None:
+    """Memory, deadline and CPUs are those of its server, and no ratio of the other one is told."""
+    item = outcome("cost", tail=8.0, speed=0.5)
+    item.spec = ModelSpec("m", (), ())
+    item.arms |= {kept: runs(0.3, 100.0, 3)}
+    item.memory_peaks = {"tuned": 900_000_000, kept: 100_000_000}
+    item.not_kept = NotKept("engine.threads=2", "p99 x8.00 (7.00 to 9.00) of the baseline's", kept)
+    item.cpus_used = 1.0
+    model = TunedModel.of(item.spec, "m", "m.onnx", "0")
+    asked = replace(ASKED, slo_ms=4.0, memory_bytes=500_000_000, cpus=2)
+    made = result(item, model=model, machine={}, objective=asked, command="tailcut tune")
+    checked = made.verification
+    assert checked is not None
+    assert (checked.memory_within, checked.slo_met, checked.cpus_within) == (True, True, True)
+    words = limits_words(made)
+    assert words.startswith(f"{server}")
+    assert "peaked at 100 MB: within the limit of 500 MB" in words
+    assert tune_facts(made) == [("deadline of 4 ms", "met", "judged by the p99's interval")]
+    assert cost_words(made) == ""
+    assert "to the baseline" not in tune_markdown(made)
+    page = render_tune_html(made)
+    assert "p99, baseline" not in page
+    assert "the tune was interrupted" not in page
 
 
 @pytest.mark.slow

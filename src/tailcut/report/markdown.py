@@ -70,13 +70,11 @@ def tune_markdown(result: TuneResult) -> str:
         heads = ["", "p50 ms", "p95 ms", "p99 ms", "99 % interval", "samples", *["failed"] * failed]
         heads += ["requests/s", "CPU a request"]
         parts.append(_table(heads, rows))
-        against = ""
-        if checked.reference:
-            against = f", p99 to the reference {ratio(checked.reference_p99_ratio)}"
-        speed = ratio(checked.throughput_ratio)
-        tail = checked.tail_ratio
-        words = f"{tail.of if tail else 'p99'} {ratio(tail)}"
-        parts.append(f"{words} to the baseline{against}; throughput {speed}.")
+        if not result.not_kept:
+            against = f", p99 to the reference {ratio(checked.reference_p99_ratio)}" if checked.reference else ""
+            tail = checked.tail_ratio
+            words = f"{tail.of if tail else 'p99'} {ratio(tail)} to the baseline{against}"
+            parts.append(f"{words}; throughput {ratio(checked.throughput_ratio)}.")
         if more_traffic(result):
             parts.append(plain(f"{more_traffic(result)}."))
     rungs = [

@@ -15,6 +15,7 @@ ARM_WORDS = {
     "tuned": "the settings of the profile",
     "previous": "the settings of the profile that was checked again",
 }
+_SERVERS = {"tuned": "tuned", "baseline": "baseline", "reference": "baseline", "previous": "previous profile's"}
 UNCHANGED = "unchanged"
 NOT_KEPT = "not kept"
 NOTHING_KEPT = "nothing was kept: the same settings as before"
@@ -145,24 +146,24 @@ def more_traffic(result: TuneResult) -> str:
 def cost_words(result: TuneResult) -> str:
     """The CPU time per request where that was the objective; else nothing."""
     checked = result.verification
-    if checked is None or result.objective.kind != "cost" or not checked.cpu_ratio:
+    if checked is None or result.not_kept or result.objective.kind != "cost" or not checked.cpu_ratio:
         return ""
     return f"CPU time per request {ratio(checked.cpu_ratio)} of the baseline's"
 
 
 def limits_words(result: TuneResult) -> str:
-    """Whether the tuned server stayed within `--memory` and `--cpus`; nothing where no limit was given."""
+    """Whether the server of what is kept stayed within `--memory` and `--cpus`; nothing where no limit was given."""
     checked, words = result.verification, []
+    kept = result.not_kept.kept if result.not_kept else "tuned"
+    server = f"the {_SERVERS[kept]} server"
     if checked is not None and checked.memory_within is not UNSET:
-        peak, limit = checked.tuned.memory_peak_bytes or 0, result.objective.memory_bytes or 0
+        peak, limit = checked.arms[kept].memory_peak_bytes or 0, result.objective.memory_bytes or 0
         word = "within" if checked.memory_within else "OVER"
-        words.append(
-            f"the tuned server's memory peaked at {peak / 1e6:,.0f} MB: {word} the limit of {limit / 1e6:,.0f} MB"
-        )
+        words.append(f"{server}'s memory peaked at {peak / 1e6:,.0f} MB: {word} the limit of {limit / 1e6:,.0f} MB")
     if checked is not None and checked.cpus_within is not UNSET:
         word = "within" if checked.cpus_within else "OVER"
         words.append(
-            f"the tuned server kept {checked.cpus_used:.2g} CPUs busy at its highest load: {word} the limit of "
+            f"{server} kept {checked.cpus_used:.2g} CPUs busy at its highest load: {word} the limit of "
             f"{result.objective.cpus}"
         )
     return "; ".join(words)
@@ -192,20 +193,23 @@ def retune_words(result: TuneResult) -> str:
         return "unchanged: the profile's settings are still the best"
     changed = ", ".join(f"{name} {before} -> {after}" for name, (before, after) in retune.changed.items())
     checked = result.verification
-    tail = ratio(checked.previous_p99_ratio) if checked and checked.previous_p99_ratio else ""
+    of_kept = None if checked is None or result.not_kept else checked.previous_p99_ratio
+    tail = ratio(of_kept) if of_kept else ""
     return f"changed from the previous profile: {changed}" + (
         f"; p99 {tail} compared with the previous profile" if tail else ""
     )
 
 
 def tune_facts(result: TuneResult) -> list[tuple[str, str, str]]:
-    """The verified ratios and the deadline, each with what it is measured against."""
+    """The verified ratios and the deadline, each with what it is measured against; no ratio of what is not kept."""
     checked = result.verification
     if checked is None:
         return []
-    facts = [("throughput to the baseline", *_ratio_words(checked.throughput_ratio))]
-    if checked.reference:
-        facts.insert(0, ("p99 to the reference", *_ratio_words(checked.reference_p99_ratio)))
+    facts = []
+    if checked.reference and not result.not_kept:
+        facts.append(("p99 to the reference", *_ratio_words(checked.reference_p99_ratio)))
+    if not result.not_kept:
+        facts.append(("throughput to the baseline", *_ratio_words(checked.throughput_ratio)))
     if result.objective.slo_ms:
         is_met = None if checked.slo_met is UNSET else checked.slo_met
         met = {True: "met", False: "missed", None: "inconclusive"}[is_met]

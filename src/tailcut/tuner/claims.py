@@ -114,13 +114,15 @@ def prove(session: TuneSession) -> None:
         session.refused.add(outcome.settings)
         arms["tuned"] = _next_best(session)
     settings |= {"tuned": outcome.settings}
+    _take_back(session, settings)
+    if outcome.not_kept and session.wanted.constraints.cpus is not None:
+        outcome.cpus_used = _cpus_used(arms[outcome.not_kept.kept], session.racing.load.clients[-1])
     for name, run in outcome.arms.items():
         outcome.noise.add_runs(run)
         pid = arms[name].pid
         peak = None if pid is None else peak_bytes(pid)
         if peak is not None:
             outcome.memory_peaks[name] = peak
-    _take_back(session, settings)
 
 
 def _take_back(session: TuneSession, settings: dict[str, Settings]) -> None:

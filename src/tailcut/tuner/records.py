@@ -184,7 +184,7 @@ class TuneOutcome:
     overloaded: frozenset[str] = frozenset()  # arms that cannot carry the rate of the verification
     clients: int = 16  # in flight in the closed loops of the verification
     memory_peaks: dict[str, int] = field(default_factory=dict)  # bytes, of each arm's server
-    cpus_used: float | None = None  # by the tuned server at its highest load, where their number is limited
+    cpus_used: float | None = None  # by the server of what is kept, at its highest load, where they are limited
     noise: Noise = field(default_factory=Noise)
     previous: Settings | None = None  # that were checked again
     previous_wrong: str = ""  # what they answer wrongly

@@ -128,7 +128,8 @@ def _verification(outcome: TuneOutcome, asked: made.ModelRequest) -> made.Verifi
     used, engine = outcome.cpus_used, outcome.settings.engine
     threads = engine.threads * engine.instances * outcome.settings.io.workers
     confined = asked.cpus is not None and used is not None
-    limited = asked.memory_bytes is not None and "tuned" in peaks
+    kept = outcome.not_kept.kept if outcome.not_kept else "tuned"  # the arm whose settings the profile holds
+    limited = asked.memory_bytes is not None and kept in peaks
     return made.Verification(
         baseline=arms["baseline"],
         reference=arms.get("reference", UNSET),
@@ -141,13 +142,13 @@ def _verification(outcome: TuneOutcome, asked: made.ModelRequest) -> made.Verifi
         no_ratio_because=_TOO_MUCH if too_much else no_ratio_because(tuned, baseline, asked.seed),
         clients=outcome.clients,
         cpu_ratio=cpu_ratio(tuned, baseline),
-        memory_within=peaks["tuned"] <= (asked.memory_bytes or 0) if limited else UNSET,
+        memory_within=peaks[kept] <= (asked.memory_bytes or 0) if limited else UNSET,
         cpus_used=round(used or 0.0, 2) if confined else UNSET,
         cpus_within=max(used or 0.0, threads) <= _ROUNDING * (asked.cpus or 0) if confined else UNSET,
         throughput_ratio=None if speed is None else IntervalRecord.rounded(speed),
         highest_rate=held
         and replace(held, tuned=round(held.tuned, 2), baseline=held.baseline and round(held.baseline, 2)),
-        slo_met=UNSET if asked.slo_ms is None else met(tuned, asked.slo_ms),
+        slo_met=UNSET if asked.slo_ms is None else met(runs[kept], asked.slo_ms),
     )
 
 
