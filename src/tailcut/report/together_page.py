@@ -9,7 +9,7 @@ from rich.table import Table
 
 from tailcut.report.strips import ArmStrip, Strips, strips
 from tailcut.report.tune_page import figures_of
-from tailcut.report.tune_words import NOTHING_KEPT, UNCHANGED, arm_title, noise_words
+from tailcut.report.tune_words import FOUND, NOT_KEPT, NOTHING_KEPT, UNCHANGED, arm_title, noise_words
 from tailcut.report.words import milliseconds, milliseconds_between, ratio
 from tailcut.tuner.together.result_records import JointModel, JointResult, JointVerification
 
@@ -49,11 +49,23 @@ def headline(result: JointResult) -> tuple[str, str]:
     checked = [model.verification for model in result.models if model.verification is not None]
     if len(checked) < len(result.models):
         return "Not verified", "The tune was interrupted. The profiles hold the best settings found until then."
+    if result.not_kept:
+        return NOT_KEPT.capitalize(), f"{not_kept_words(result)}."
     if all(model.unchanged for model in result.models):
         return UNCHANGED.capitalize(), "Nothing was better than the engine's defaults: the profiles hold them."
     before = _limits_words([verification.baseline.within for verification in checked])
     sentence = f"{names} in one server, all under load at the same time; with the engine's defaults, {before}."
     return _limits_words([verification.tuned.within for verification in checked]).capitalize(), sentence
+
+
+def not_kept_words(result: JointResult) -> str:
+    """That the combination found is proven worse than the defaults, in a sentence; empty where it is not."""
+    item = result.not_kept
+    return (
+        ""
+        if not item
+        else f"The settings found are proven worse: {item.reason}; the profiles hold the engine's defaults"
+    )
 
 
 def gain_words(model: JointModel) -> str:
@@ -93,8 +105,12 @@ def together_summary(result: JointResult) -> RenderableType:
         lines += [_table(model, model.verification) for model in result.models if model.verification]
     else:
         lines.append("[yellow]not verified: interrupted before the end; the best settings so far were kept[/]")
+    if result.not_kept:
+        lines.append(f"[yellow]{escape(not_kept_words(result))}[/]")
     for model in result.models:
         kept = f"{UNCHANGED}: {NOTHING_KEPT}" if model.unchanged else model.setting or "defaults"
+        if model.not_kept:
+            kept = f"{NOT_KEPT}: {model.not_kept}"
         lines.append(escape(f"{model.name}: {kept}"))
         lines.append(escape(f"  {gain_words(model)}"))
     lines += [escape(words) for words in (cpu_words(result), noise_words(result.noise)) if words]
@@ -140,7 +156,7 @@ def _strips(model: JointModel) -> Strips | None:
     checked = model.verification
     if checked is None:
         return None
-    words = ARM_WORDS | ({"tuned": NOTHING_KEPT} if model.unchanged else {})
+    words = ARM_WORDS | ({"tuned": FOUND if model.not_kept else NOTHING_KEPT} if model.unchanged else {})
     arms = [
         ArmStrip(arm_title(name, model), name, words[name], arm.curve, figures_of(arm))
         for name, arm in checked.arms.items()

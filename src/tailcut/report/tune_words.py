@@ -18,6 +18,7 @@ ARM_WORDS = {
 _SERVERS = {"tuned": "tuned", "baseline": "baseline", "reference": "baseline", "previous": "previous profile's"}
 UNCHANGED = "unchanged"
 NOT_KEPT = "not kept"
+FOUND = "the settings that were found, and are not kept"
 NOTHING_KEPT = "nothing was kept: the same settings as before"
 
 
@@ -73,7 +74,7 @@ def not_kept_words(result: TuneResult) -> str:
 
 def arm_title(name: str, result: TuneResult | JointModel) -> str:
     """What an arm of the verification is called: the tuned one by what became of its settings."""
-    if name == "tuned" and isinstance(result, TuneResult) and result.not_kept:
+    if name == "tuned" and result.not_kept:
         return NOT_KEPT
     return UNCHANGED if name == "tuned" and result.unchanged else name
 
@@ -81,7 +82,7 @@ def arm_title(name: str, result: TuneResult | JointModel) -> str:
 def arm_words(name: str, result: TuneResult) -> str:
     """What an arm ran."""
     if name == "tuned" and result.not_kept:
-        return "the settings that were found, and are not kept"
+        return FOUND
     if name == "tuned" and result.unchanged:
         return NOTHING_KEPT
     if name == "baseline" and result.settings.pipeline:

@@ -10,7 +10,7 @@ from tailcut.runtime.settings import Settings
 from tailcut.tuner.accuracy import Accuracy
 from tailcut.tuner.noise import Noise
 from tailcut.tuner.records import TuneRequest, with_wire
-from tailcut.tuner.result_records import RowsDecision
+from tailcut.tuner.result_records import NotKept, RowsDecision
 from tailcut.tuner.together.selection import Combination, ExpectedCombination
 
 ARMS = ("baseline", "tuned")
@@ -51,6 +51,7 @@ class JointSide:
     copy_bytes: bytes = b""  # of the copy that the profile runs
     accuracy: Accuracy | None = None  # of the verification
     runs: dict[str, ArmRuns] = field(default_factory=dict)  # by arm
+    not_kept: str = ""  # the setting that was verified, where the defaults were taken instead
 
     @property
     def unchanged(self) -> bool:
@@ -80,6 +81,7 @@ class JointOutcome:
     rejected: list[tuple[Combination, str]] = field(default_factory=list)  # and why
     noise: Noise = field(default_factory=Noise)
     cpu_share: dict[str, float] = field(default_factory=dict)  # cores that each arm's server used
+    not_kept: NotKept | None = None  # the combination that was verified, where the defaults were taken instead
     interrupted: bool = False
     took_s: float = 0.0
 

@@ -47,6 +47,7 @@ def joint_result(
         cpu_cores={name: round(share, 3) for name, share in outcome.cpu_share.items()} or None,
         noise=outcome.noise.record(),
         report=None,
+        not_kept=outcome.not_kept,
     )
 
 
@@ -78,7 +79,9 @@ def joint_evidence(result: made.JointResult, number: int) -> dict[str, Any]:
         "rows": msgspec.to_builtins(own.rows),
     }
     if checked is not None:
-        kept |= {name: known(arm, _SHOWN_ONLY) for name, arm in checked.arms.items()}
+        arms = checked.arms | ({"tuned": checked.baseline} if own.not_kept else {})
+        kept |= {name: known(arm, _SHOWN_ONLY) for name, arm in arms.items()}
+    if checked is not None and not own.not_kept:
         if checked.p99_ratio is not None:
             kept["p99_ratio"] = msgspec.to_builtins(checked.p99_ratio)
         elif checked.tail_ratio is not None:
@@ -106,6 +109,7 @@ def _model(side: JointSide, seed: int) -> made.JointModel:
         wrong=side.wrong or None,
         verification=_verification(side, seed),
         profile=None,
+        not_kept=side.not_kept or None,
     )
 
 

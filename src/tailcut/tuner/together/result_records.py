@@ -5,7 +5,7 @@ from typing import Literal
 from tailcut.lab.records import IntervalRecord, MachineFacts
 from tailcut.record import Record
 from tailcut.runtime.settings import Settings
-from tailcut.tuner.result_records import ArmFigures, NoiseResult, RowsDecision, TailRatio, TuneOptions
+from tailcut.tuner.result_records import ArmFigures, NoiseResult, NotKept, RowsDecision, TailRatio, TuneOptions
 
 
 class JointRequest(TuneOptions, frozen=True):
@@ -66,6 +66,7 @@ class JointModel(Record, frozen=True):
     wrong: str | None
     verification: JointVerification | None
     profile: str | None
+    not_kept: str | None = None  # the setting that `verification.tuned` ran, where the profile holds the defaults
 
 
 class Combination(Record, frozen=True):
@@ -99,3 +100,4 @@ class JointResult(Record, frozen=True):
     cpu_cores: dict[str, float] | None
     noise: NoiseResult | None
     report: str | None
+    not_kept: NotKept | None = None

@@ -20,7 +20,7 @@ from tailcut.lab.load import LoadResult, NotListeningError
 from tailcut.lab.together import open_together
 from tailcut.lab.trial import ArmRuns
 from tailcut.machine.quota import usable_cpus
-from tailcut.stats import Sample, percentile, samples_needed
+from tailcut.stats import samples_needed
 from tailcut.tuner.accuracy import Accuracy
 from tailcut.tuner.budget import MOMENT_S, TimePlan, joint_race_s
 from tailcut.tuner.claims import complete_search
@@ -31,6 +31,7 @@ from tailcut.tuner.racing import FEWEST_HEATS, run_heats
 from tailcut.tuner.result_records import Candidate, described
 from tailcut.tuner.servers import confined_to
 from tailcut.tuner.survey import Survey, Surveyor
+from tailcut.tuner.together.limits import limit_of, take_back
 from tailcut.tuner.together.records import JointOutcome, JointSide, JointWanted
 from tailcut.tuner.together.selection import (
     Combination,
@@ -52,7 +53,6 @@ _SIMULATED, _FEWEST_SIMULATED, _MOST_SIMULATED = 3000, 300, 9000  # requests: al
 _FEWEST_IN_BLOCK = 10  # requests of the rarest model
 _LEAST_BLOCK_S = 0.5
 _LIMIT_S = 2.0
-_LONE_FACTOR = 3.0  # of a median: the limit where there are too few samples for a p99
 _ROUNDS, _FEWEST_ROUNDS, _LEAST_ROUNDS, _MOST_ROUNDS = 20, 6, 3, 60  # the least where the budget has no time for more
 _SPARE = 1.15  # more samples than a p99 needs
 _ARMS = 2  # of the verification
@@ -93,6 +93,7 @@ class JointSearch:
             self._measure_limits()
             self._race(self._simulate())
             self._verify()
+            self._take_back()
         except KeyboardInterrupt:
             if not self._outcome.sides:
                 raise
@@ -192,7 +193,7 @@ class JointSearch:
         self._tell(Phase("measuring all models together with the engine's defaults"))
         results = self._block(self._baseline, self._limit_block_s, 1)
         for side, result in zip(self._outcome.sides, results, strict=True):
-            side.limit_ms = side.slo_ms or _limit_ms(result, side.name)
+            side.limit_ms = side.slo_ms or limit_of(result, side.name)
         words = ", ".join(f"{side.name} {side.limit_ms:.3g} ms" for side in self._outcome.sides)
         self._tell(Phase(f"the limits of p99 are {words}"))
 
@@ -327,6 +328,13 @@ class JointSearch:
             self._reject(self._best, reason)
             self._order.remove(self._best)
 
+    def _take_back(self) -> None:
+        """A combination that is proven worse gives way to the engines' defaults."""
+        words = self._words(self._best)
+        if self._best != self._baseline and (reason := take_back(self._outcome, words, self._wanted.seed)):
+            self._tell(Phase(f"{words} is not kept: {reason}; the profiles hold the engines' defaults"))
+            self._best = self._baseline
+
     def _measure_arms(self) -> None:
         outcome, plan = self._outcome, self._plan
         arms = {"baseline": self._baseline, "tuned": self._best}
@@ -401,14 +409,3 @@ class JointSearch:
             copy = survey.servers.copy_of(settings.engine)
             if copy is not None:
                 side.copy_bytes = copy.read_bytes()
-
-
-def _limit_ms(result: LoadResult, name: str) -> float:
-    if result.samples < 2:
-        raise TailcutError(
-            f"{name}: no request succeeded with the engine's default settings: {result.errors or 'none came'}"
-        )
-    latencies = Sample.of(result.latencies_ns / 1e6)
-    if len(latencies) >= samples_needed(0.99):
-        return float(f"{percentile(latencies, 0.99):.3g}")
-    return float(f"{_LONE_FACTOR * percentile(latencies, 0.5):.3g}")
