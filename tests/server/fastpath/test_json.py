@@ -3,10 +3,12 @@
 Both servers run in this process, and get the same bytes in turns.
 """
 
+import asyncio
 import json
 import os
 import re
 import socket
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -210,6 +212,30 @@ def test_a_body_over_the_limit_is_refused_there_too(echo: Path) -> None:
         assert b" 413 " in await same(json_request("echo", body_of(text_of(numbers(1)))), *clients)
 
     beside(story, echo, limits=ServerLimits(body_bytes=200))
+
+
+@pytest.mark.parametrize("form", ["list", "binary"])
+def test_clients_that_wait_to_be_asked_for_their_body_stay_on_the_standard_path(echo: Path, form: str) -> None:
+    """Each head comes alone, and is answered with 100 at once, however many were like it."""
+    entry = '{"name":"x","shape":[1,4,4],"datatype":"FP32","parameters":{"binary_data_size":64}}'
+    lead = f'{{"inputs":[{entry}]}}'.encode()
+    size = [f"Inference-Header-Content-Length: {len(lead)}"] if form == "binary" else []
+
+    async def story(state: ServerState, client: Client, _other: Client) -> None:
+        for number in range(20):
+            array = numbers(number)
+            body = body_of(text_of(array)) if form == "list" else lead + array.tobytes()
+            head, end, body = json_request("echo", body, *size, "Expect: 100-continue").partition(b"\r\n\r\n")
+            began_s = time.monotonic()
+            await client.send(head + end)
+            interim = await asyncio.wait_for(client.loop.sock_recv(client.ours, 65536), 10)
+            assert interim == b"HTTP/1.1 100 Continue\r\n\r\n"
+            await client.send(body)
+            assert (await client.read())[0] == 200
+            assert time.monotonic() - began_s < 0.5
+            assert state.context.counts.fast_path == 0
+
+    beside(story, echo)
 
 
 def test_rows_behind_a_json_head_take_it_too(echo: Path) -> None:

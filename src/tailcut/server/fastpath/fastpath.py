@@ -119,13 +119,14 @@ class FastPath:
 
         Args:
             connection: whose transport has nothing to write.
-            plan: of the head.
+            plan: of the head, which must not wait for permission to send its body.
             head: its bytes.
             template: what stands around the data of the body.
             row: the data, as the engine reads them.
             length: of the body.
         """
-        if not plan.head.keep_alive or plan.head.content_length is None or self._state.draining:
+        fields = plan.head
+        if not fields.keep_alive or fields.content_length is None or fields.expects_continue or self._state.draining:
             return False
         if connection.transport.get_extra_info("ssl_object") is not None:  # what its socket brings is encrypted
             return False
