@@ -135,6 +135,25 @@ def test_lists_of_any_length_are_answered_the_same(echo: Path, around: str, nest
     beside(story, echo, dispatch=dispatch)
 
 
+@pytest.mark.parametrize("around", ['{"inputs":[%s]}', '{"id":"data","inputs":[%s],"parameters":{"data":1}}'])
+def test_an_input_called_data_takes_it_too(tmp_path: Path, around: str) -> None:
+    """The name of a tensor, an id and a parameter are no keys of lists."""
+
+    async def story(state: ServerState, *clients: Client) -> None:
+        for number in range(200):
+            data = text_of(numbers(number).reshape(-1)[:4])
+            entry = f'{{"name":"data","shape":[1,4],"datatype":"FP32","data":{data}}}'
+            answer = await same(json_request("echo", around % entry), *clients)
+            assert b" 200 OK" in answer
+            if state.context.counts.fast_path:
+                return
+        raise AssertionError("the fast path was not taken")
+
+    nodes = [helper.make_node("Identity", ["data"], ["y"])]
+    ends = ([value(name, DType.FP32, (None, 4))] for name in ("data", "y"))
+    beside(story, save(tmp_path / "data.onnx", nodes, *ends))
+
+
 def test_a_schedule_that_is_none_is_refused_every_time(echo: Path) -> None:
     """The request is read without an error, and so is each one like it; what it asks for is wrong."""
 

@@ -1,5 +1,6 @@
 """JSON requests whose lists are read apart from what stands around them."""
 
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -90,3 +91,54 @@ def test_a_list_without_quotes_is_taken_out() -> None:
     rest, spans = lists.take_lists(text) or (b"", [])
     assert [text[start:end] for start, end in spans] == [b"[1,2,3]"]
     assert rest == text.replace(b"[1,2,3]", b'"%b0"' % lists.MARK.encode())
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        '{"id":"data","inputs":[%s]}',
+        '{"id":"a \\"data","inputs":[%s]}',
+        '{"id":"\\"data\\":[1]","inputs":[%s]}',
+        '{"id":"data:[","inputs":[%s]}',
+        '{"parameters":{"data":1},"inputs":[%s]}',
+        '{"parameters":{"a":"data"},"inputs":[%s]}',
+        '{"parameters":{"\\"data": "\\"data\\" : [" },"inputs":[%s]}',
+        '{"outputs":[{"name":"data"}],"inputs":[%s]}',
+        '{"outputs":[{"name":"data","parameters":{"data":"data"}}],"inputs":[%s],"id":"data"}',
+    ],
+)
+@pytest.mark.parametrize("entry", ['{"name":"data","datatype":"FP32","shape":[1,3],"data" :\n %s}', ENTRY])
+def test_only_the_key_of_a_list_is_taken_for_one(entry: str, around: str) -> None:
+    """Whatever else is called "data", before its list or behind it: the rest is known by its bytes from then on."""
+    name = "data" if '"name":"data"' in entry else "x"
+    outputs = (TensorSpec("data", DType.FP32, (None, 2)),) if "outputs" in around else (Y,)
+    spec = ModelSpec("m", (TensorSpec(name, DType.FP32, (None, 3)),), outputs)
+    for number in range(3):
+        values = f"[{number},2.5,-3]"
+        text = (around % (entry % values)).encode()
+        rest, spans = lists.take_lists(text) or (b"", [])
+        assert [text[start:end] for start, end in spans] == [values.encode()]
+        assert rest == text.replace(values.encode(), b'"%b0"' % lists.MARK.encode())
+        assert parse_request(spec, text, None).inputs[name].tolist() == [[number, 2.5, -3.0]]
+    assert len(v2_request._list_plans) == 1
+
+
+def test_inputs_called_data_beside_others() -> None:
+    """Each list is that of its own input, whichever of them has the name of the key."""
+    spec = ModelSpec("m", tuple(TensorSpec(name, DType.FP32, (None, 2)) for name in ("data", "shape")), (Y,))
+    for entries in (
+        ['"name":"data","data":[1,2],"shape":[1,2]', '"name":"shape","shape":[1,2],"data":[3,4]'],
+        ['"data":[3,4],"shape":[1,2],"name":"shape"', '"shape":[1,2],"name":"data","data":[1,2]'],
+    ):
+        text = ",".join(f'{{{entry},"datatype":"FP32"}}' for entry in entries)
+        got = parse_request(spec, f'{{"inputs":[{text}]}}'.encode(), None)
+        assert {name: array.tolist() for name, array in got.inputs.items()} == {"data": [[1, 2]], "shape": [[3, 4]]}
+    assert len(v2_request._list_plans) == 2
+
+
+def test_many_keys_without_a_list_take_no_time() -> None:
+    """Each is looked at once."""
+    text = b'{"parameters":{' + b'"data"' * 100_000 + b" " * 100_000 + b'"data"'
+    began_s = time.monotonic()
+    assert lists.take_lists(text) is None
+    assert time.monotonic() - began_s < 0.5

@@ -9,6 +9,7 @@ requests are left to `request.py`, which parses the whole text and reports what 
 """
 
 import os
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -22,6 +23,8 @@ from tailcut.wire.v2.tensors import elements
 MARK = os.urandom(12).hex()
 COMPILED = frozenset({DType.FP32, DType.FP64})  # dtypes of the lists that compiled code reads, once it is loaded
 _LISTS = 16  # of one request at most
+_KEY = b'"data"'
+_LIST = re.compile(rb"[ \t\r\n]*+:[ \t\r\n]*+\[")  # behind a key
 Reader = Callable[[np.ndarray, int, int, np.ndarray, np.ndarray], int]
 _reader: Reader | None = None
 
@@ -58,14 +61,22 @@ def load() -> None:
 
 
 def take_lists(text: bytes) -> tuple[bytes, list[Span]] | None:
-    """The text with a mark in the place of each list of data, and where these are; None where it has none."""
+    """The text with a mark in the place of each list of data, and where these are; None where it has none.
+
+    Not every "data" is the key of a list: it may be an id, the name of a tensor or of a parameter, or the end of a
+    string whose quote stands behind a backslash.
+    """
     spans: list[Span] = []
     parts: list[bytes] = []
-    at = 0
-    while (key := text.find(b'"data"', at)) >= 0:
-        start = text.find(b"[", key)
-        if start < 0 or len(spans) == _LISTS:
+    at = behind = 0
+    while (key := text.find(_KEY, behind)) >= 0:
+        behind = key + len(_KEY)
+        found = _LIST.match(text, behind)
+        if found is None or text.startswith(b"\\", key - 1):
+            continue
+        if len(spans) == _LISTS:
             return None
+        start = found.end() - 1
         stop = text.find(b"}", start)
         quote = text.find(b'"', start, stop)  # numbers have none
         end = text.rfind(b"]", start, stop if quote < 0 else quote) + 1
@@ -73,7 +84,7 @@ def take_lists(text: bytes) -> tuple[bytes, list[Span]] | None:
             return None
         parts += (text[at:start], b'"%b%d"' % (MARK.encode(), len(spans)))
         spans.append(Span(start, end))
-        at = end
+        at = behind = end
     if not spans:
         return None
     parts.append(text[at:])
