@@ -1,6 +1,7 @@
 """A real server over real sockets: every bad message gets its answer, and the next good one is answered exactly."""
 
 import json
+import re
 import socket
 import struct
 import time
@@ -349,6 +350,23 @@ def test_who_asks_to_be_closed_is_closed(server: Server, start: str, end: str) -
         assert wire.read().headers["connection"] == "close"
         assert wire.closed()
         assert wire.pending() == b""
+
+
+@pytest.mark.parametrize(
+    ("start", "status"),
+    [("HEAD /nowhere", 404), ("HEAD /v2/models/mlp/infer", 405), ("HEAD /v2/models/none", 404), ("HEAD /v2", 413)],
+)
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+def test_a_refused_head_has_no_body(server: Server, start: str, status: int, version: str) -> None:
+    """Its head says how long the body of GET is, and nothing comes behind it."""
+    lines = ["Content-Length: 2000000"] if status == 413 else []
+    with server.connect() as wire:
+        wire.send(head(*lines, "Connection: close", start=f"{start} HTTP/{version}"))
+        assert wire.closed()
+        got, end, body = wire.pending().partition(b"\r\n\r\n")
+        assert int(got[9:12]) == status
+        assert int(re.search(rb"\r\nContent-Length: (\d+)", got)[1]) > 0
+        assert (end, body) == (b"\r\n\r\n", b"")
 
 
 def test_many_chunked_messages_at_once(server: Server) -> None:

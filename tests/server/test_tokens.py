@@ -80,6 +80,7 @@ def test_the_page_asks_for_the_token(server: Server) -> None:
         wire.send(b"HEAD / HTTP/1.1\r\nHost: x\r\n\r\n")
         assert wire.closed()
         assert wire.pending().startswith(b"HTTP/1.1 401 ")
+        assert wire.pending().endswith(b"\r\n\r\n")
 
 
 def test_the_document_says_so(server: Server) -> None:

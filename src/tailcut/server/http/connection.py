@@ -17,7 +17,7 @@ from tailcut.server.http.plan import NO_PLAN, RequestKind, RequestPlan, find_pla
 from tailcut.server.http.presence import WAITS_S, Presence, is_gone
 from tailcut.server.http.questions import HttpQueries
 from tailcut.server.http.repeating import Repeating
-from tailcut.server.http.replies import Refusal, failure_reply, refusal_reply, refused
+from tailcut.server.http.replies import Refusal, failure_reply, refusal_reply
 from tailcut.server.http.writer import AnswerWriter
 from tailcut.server.state import ServerState
 from tailcut.server.step_runner import LITTLE_BYTES
@@ -336,7 +336,7 @@ class HttpConnection(asyncio.BufferedProtocol):
     def turn_away(self, why: Refusal | TailcutError) -> None:
         """Answer the current message without its body, and go on behind it where that can be read past."""
         last = self._wire.refuse(last=self._state.draining)
-        answer = refused(why, close=last)
+        answer = self._writer.refusal(why, last=last)
         if last:
             self._last_word(answer)
             return

@@ -8,12 +8,13 @@ from tailcut.errors import Code, TailcutError
 from tailcut.server.access_log import trace_of_head, with_trace
 from tailcut.server.faults import public_message
 from tailcut.server.http.plan import JOIN_BYTES, NO_PLAN, RequestPlan
-from tailcut.server.http.replies import failure_reply, response_head
+from tailcut.server.http.replies import Refusal, failure_reply, refused, response_head
 from tailcut.server.http.routes import find_route
 from tailcut.server.state import ServerState
 from tailcut.server.tracing.records import TracedRequest
 from tailcut.server.tracing.tracer import Tracer
 from tailcut.wire.http1.connection import Http1Connection
+from tailcut.wire.http1.head import Head
 from tailcut.wire.http1.response import CLOSE, END, dated
 from tailcut.wire.v2 import Response
 
@@ -62,8 +63,7 @@ class AnswerWriter:
 
     def tell(self, plan: RequestPlan, answer: bytes) -> bool:
         """Write the answer to a question."""
-        if plan.head.method == b"HEAD":
-            answer = answer[: answer.index(END) + len(END)]
+        answer = _asked_for(plan.head, answer)
         if self._closing():
             answer = answer.replace(END, CLOSE, 1)
         return self._say(answer)
@@ -89,6 +89,11 @@ class AnswerWriter:
             _log.warning("%s", with_trace(str(error), trace_of_head(self._wire.head or plan.trace)))
         self._trace_failure(int(answer[9:12]), type(error).__name__, public_message(error))
         return self._say(answer)
+
+    def refusal(self, why: Refusal | TailcutError, *, last: bool) -> bytes:
+        """The answer to the current message, which is not done; whether it is the connection's last one."""
+        head = (self._wire.meaning or NO_PLAN).head
+        return _asked_for(head, refused(why, close=last))
 
     def refuse(self, answer: bytes) -> None:
         """Write an answer to a message that is not read to its end, and count it."""
@@ -150,3 +155,8 @@ class AnswerWriter:
     def _count(self, status: int, size: int) -> None:
         plan = self._wire.meaning or NO_PLAN
         self._state.count_reply(plan.head, self._wire.head or plan.trace, status, size, self.began_ns)
+
+
+def _asked_for(head: Head, answer: bytes) -> bytes:
+    """What a message's client wants of an answer: to HEAD, its head alone."""
+    return answer[: answer.index(END) + len(END)] if head.method == b"HEAD" else answer
