@@ -352,6 +352,39 @@ def test_who_asks_to_be_closed_is_closed(server: Server, start: str, end: str) -
         assert wire.pending() == b""
 
 
+def test_clients_of_http_1_0_are_told_that_the_connection_stays(server: Server) -> None:
+    """Where they have asked for it, whatever the answer is: without the line they would wait for the end."""
+    questions = [
+        HEALTH,
+        head(start="HEAD /v2 HTTP/1.1"),
+        head(start="GET /metrics HTTP/1.1"),
+        head(start="GET /nowhere HTTP/1.1"),
+        head("Content-Length: 4", start="DELETE /v2 HTTP/1.1") + b"body",
+        raw_request("none", bytes(16)),
+        raw_request("mlp", bytes(16)),
+        raw_request("mlp", bytes(17)),
+        raw_request("mlp", bytes(160)),
+        raw_request("big", bytes(200_000)),
+        json_request("mlp", {"inputs": []}),
+        json_request("mlp", {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]}]}),
+    ]
+    for question in questions:
+        old = question.replace(b" HTTP/1.1\r\n", b" HTTP/1.0\r\nConnection: Keep-Alive\r\n", 1)
+        with server.connect() as wire:
+            for request, said in ((old, "keep-alive"), (question, None), (old, "keep-alive")):
+                wire.send(request)
+                if request.startswith(b"HEAD"):
+                    while b"\r\n\r\n" not in wire.pending():
+                        wire.more()
+                    assert (b"\r\nConnection: keep-alive\r\n" in wire.pending()) is (said is not None)
+                    break
+                assert wire.read().headers.get("connection") == said
+    with server.connect() as wire:
+        wire.send(HEALTH.replace(b"HTTP/1.1", b"HTTP/1.0"))
+        assert "keep-alive" not in wire.read().headers.get("connection", "")
+        assert wire.closed()
+
+
 @pytest.mark.parametrize(
     ("start", "status"),
     [("HEAD /nowhere", 404), ("HEAD /v2/models/mlp/infer", 405), ("HEAD /v2/models/none", 404), ("HEAD /v2", 413)],

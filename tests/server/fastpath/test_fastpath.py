@@ -427,6 +427,47 @@ def test_a_refusal_leaves_them_on_the_way(echo: Path) -> None:
     running(story, echo, rows=16)
 
 
+@pytest.mark.parametrize("form", ["raw", "list"])
+def test_clients_of_http_1_0_are_told_that_the_connection_stays(echo: Path, form: str) -> None:
+    """On the way as before it, in refusals as well, and no other client beside them is."""
+    line = b"\r\nConnection: keep-alive"
+
+    def request(client: Client, version: bytes) -> bytes:
+        entry = {"name": "x", "datatype": "FP32", "shape": [1, WIDTH], "data": client.numbers.random(WIDTH).tolist()}
+        whole = json_request("echo", {"inputs": [entry]}) if form == "list" else client.request(client.row())
+        return whole.replace(b" HTTP/1.1", b" HTTP/" + version, 1).replace(b"\r\nHost: x", line, 1)
+
+    async def story(state: ServerState) -> None:
+        clients = {b"1.0": Client(state, 1), b"1.1": Client(state, 2)}
+        heads: dict[bytes, set[bytes]] = {version: set() for version in clients}
+
+        async def ask(status: int) -> None:
+            for version, client in clients.items():
+                await client.send(request(client, version).replace(b"HTTP/1.1" + line, b"HTTP/1.1\r\nHost: x", 1))
+            for version, client in clients.items():
+                got, head, _ = await client.read()
+                assert got == status
+                assert (line in head) is (version == b"1.0")
+                heads[version].add(re.sub(rb"(Content-Length|Date): [^\r]*", rb"\1", head))
+
+        for client in clients.values():
+            await client.connect()
+        for _ in range(100):
+            await ask(200)
+        assert state.context.counts.fast_path == 2
+        assert [len(each) for each in heads.values()] == [1, 1]
+        model = state.context.served("echo").model
+        taken = [model.entry.lend(1, apart=True) for _ in range(model.entry.slab.rows)]
+        await ask(503)
+        assert state.context.counts.fast_path == 2
+        for lease in taken:
+            model.entry.settle(lease, 0, None)
+        for client in clients.values():
+            client.close()
+
+    running(story, echo, rows=16)
+
+
 def test_a_bad_row_costs_only_itself(tmp_path: Path) -> None:
     """An engine that raises for one request of a pass: it gets 500, the others their rows."""
 

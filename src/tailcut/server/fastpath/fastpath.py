@@ -255,7 +255,7 @@ class FastPath:
         try:
             target.lease = target.entry.lend(count, deadline_ns, target.priority, some=True)
         except TailcutError as error:
-            target.refusal = dated(failure_reply(error), self._state.date)
+            target.refusal = dated(target.reply.written(failure_reply(error)), self._state.date)
             return False
         target.refusal = b""
         return True

@@ -7,7 +7,7 @@ import numpy as np
 from tailcut.runtime.request import Batch
 from tailcut.server.http.replies import response_head
 from tailcut.server.served_model import ServedModel
-from tailcut.wire.http1.response import END, OK, head
+from tailcut.wire.http1.response import END, OK, head, kept
 from tailcut.wire.v2 import InferRequest, Response, encode_response
 from tailcut.wire.v2.template import answer_frame, one_row, rows_as_lists
 
@@ -30,13 +30,14 @@ class ReplyForm:
     outputs: np.ndarray  # int64 [outputs, 2]: where the first row to answer stands, and the bytes of a row
     cells: memoryview  # the same, flat
     places: np.ndarray  # int64 [outputs]: as `sockets.answer_lists` wants them
+    says_kept: bool  # that the connection stays, for clients of HTTP/1.0
     frame: np.ndarray | None = None  # uint8; None of raw outputs
     pieces: np.ndarray | None = None  # int64 [outputs + 1]: the lengths of its parts
     head: bytes = b""
     date: bytes = b""
 
     @classmethod
-    def to(cls, served: ServedModel, request: InferRequest) -> "ReplyForm | None":
+    def to(cls, served: ServedModel, request: InferRequest, *, says_kept: bool = False) -> "ReplyForm | None":
         """The form of the answers to requests like this one; None where it is a mixture, or partly elsewhere."""
         spec = served.model.spec
         names = [wanted.name for wanted in request.outputs]
@@ -51,24 +52,27 @@ class ReplyForm:
             rest = head(200, 0)[len(OK) : -len(END) - 1]
             text = np.frombuffer(b"".join(parts), np.uint8)
             pieces = np.array([len(part) for part in parts], np.int64)
-            return cls(served, request, columns, rest, most, outputs, cells, places, text, pieces)
+            return cls(served, request, columns, rest, most, outputs, cells, places, says_kept, text, pieces)
         if not all(wanted.binary and wanted.place is None for wanted in request.outputs):
             return None
         response = encode_response(spec, served.version, request, arrays)
         size = sum(map(len, response.body_parts))
         rest = response_head(size, response.json_size, b"", close=False)[len(OK) :] + response.body_parts[0]
-        return cls(served, request, columns, rest, len(rest) + size, outputs, cells, places)
+        return cls(served, request, columns, rest, len(rest) + size, outputs, cells, places, says_kept)
 
     def is_like(self, other: "ReplyForm") -> bool:
         """Whether the answers to both have the same form."""
-        same = (
-            (self.frame is None) is (other.frame is None) and self.rest == other.rest and self.columns == other.columns
-        )
+        same = (self.rest, self.columns, self.says_kept) == (other.rest, other.columns, other.says_kept)
+        same = same and (self.frame is None) is (other.frame is None)
         return same and (self.frame is None or other.frame is None or np.array_equal(self.frame, other.frame))
 
     def renew(self, date: bytes) -> None:
         """Put another second's date into the head."""
-        self.date, self.head = date, OK + date + self.rest
+        self.date, self.head = date, self.written(OK) + date + self.rest
+
+    def written(self, answer: bytes) -> bytes:
+        """An answer, or its beginning, as it goes to these clients."""
+        return kept(answer) if self.says_kept else answer
 
     def write_lists(self, batch: Batch, first: int, count: int) -> np.ndarray:
         """The lists of so many rows of a batch, for each output; `places` is where those of each begin."""
@@ -94,4 +98,4 @@ class ReplyForm:
         """The same with its head, of the date that was sent last."""
         response = self.response(batch, row)
         body = b"".join(response.body_parts)
-        return response_head(len(body), response.json_size, self.date, close=False) + body
+        return self.written(response_head(len(body), response.json_size, self.date, close=False)) + body

@@ -142,7 +142,7 @@ class HeadTable:
     def _target(self, plan: RequestPlan, template: Template) -> RowTarget | None:
         served, request = plan.of_model, template.request
         entry, slab = served.entry, served.entry.slab
-        reply = ReplyForm.to(served, request) if slab is not None else None
+        reply = ReplyForm.to(served, request, says_kept=plan.head.hears_keep_alive) if slab is not None else None
         if slab is None or reply is None:
             return None
         schedule = schedule_of(request.parameters, plan.schedule)

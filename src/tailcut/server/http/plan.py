@@ -264,7 +264,7 @@ def _plan_rows(plan: RequestPlan) -> None:
     response = encode_response(spec, served.version, request, outputs)
     json_part = bytes(response.body_parts[0])
     length = sum(len(part) for part in response.body_parts)
-    plan.plain = plan.head.keep_alive and length < JOIN_BYTES
+    plan.plain = plan.head.keep_alive and not plan.head.hears_keep_alive and length < JOIN_BYTES
     headers = {"Inference-Header-Content-Length": str(len(json_part))}
     reply_head = head(200, length, content_type=BINARY, headers=headers) + json_part
     reply_head_close = head(200, length, content_type=BINARY, headers=headers, close=True) + json_part

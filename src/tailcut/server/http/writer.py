@@ -15,7 +15,7 @@ from tailcut.server.tracing.records import TracedRequest
 from tailcut.server.tracing.tracer import Tracer
 from tailcut.wire.http1.connection import Http1Connection
 from tailcut.wire.http1.head import Head
-from tailcut.wire.http1.response import CLOSE, END, dated
+from tailcut.wire.http1.response import CLOSE, END, dated, kept
 from tailcut.wire.v2 import Response
 
 _log = logging.getLogger("tailcut.http")
@@ -93,7 +93,8 @@ class AnswerWriter:
     def refusal(self, why: Refusal | TailcutError, *, last: bool) -> bytes:
         """The answer to the current message, which is not done; whether it is the connection's last one."""
         head = (self._wire.meaning or NO_PLAN).head
-        return _asked_for(head, refused(why, close=last))
+        answer = _asked_for(head, refused(why, close=last))
+        return kept(answer) if head.hears_keep_alive and not last else answer
 
     def refuse(self, answer: bytes) -> None:
         """Write an answer to a message that is not read to its end, and count it."""
@@ -139,6 +140,8 @@ class AnswerWriter:
         state = self._state
         self._wire.answered()
         self.idle_since = state.now
+        if not closing and (self._wire.meaning or NO_PLAN).head.hears_keep_alive:
+            answer = kept(answer)
         size = len(answer) + sum(map(len, parts))
         if not parts:
             self.transport.write(answer)

@@ -46,6 +46,11 @@ class Head:
     headers: dict[bytes, bytes]
     interim: bool = False  # whether 1xx may come before the answer: not over HTTP/1.0
 
+    @property
+    def hears_keep_alive(self) -> bool:
+        """Whether the answer must say that the connection stays: over HTTP/1.0, where it closes otherwise."""
+        return self.keep_alive and not self.interim
+
 
 class _FieldCollector:
     def __init__(self) -> None:

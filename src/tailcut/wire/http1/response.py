@@ -10,6 +10,7 @@ OK = b"HTTP/1.1 200 OK\r\n"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 END = b"\r\n\r\n"
 CLOSE = b"\r\nConnection: close\r\n\r\n"  # in the place of END
+KEEP_ALIVE = b"Connection: keep-alive\r\n"
 # The head of a stream of events, whose end is the connection's: HTTP/1.0 clients and proxies read it too. The last line
 # tells nginx to pass each event on as it comes.
 EVENTS = (
@@ -40,6 +41,11 @@ def dated(answer: bytes, date: bytes) -> bytes:
     """An answer with its date, a whole line, behind the status line."""
     start = answer.index(b"\n") + 1
     return b"".join([answer[:start], date, answer[start:]])
+
+
+def kept(answer: bytes) -> bytes:
+    """An answer with the line that a client of HTTP/1.0 looks for where the connection stays."""
+    return dated(answer, KEEP_ALIVE)
 
 
 def reply(
