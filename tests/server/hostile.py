@@ -162,6 +162,11 @@ def message(model: str, shape: list[int], data: bytes = b"", datatype: str = "FP
     return bytes(request.SerializeToString())
 
 
+def parameters(count: int) -> bytes:
+    """So many of a ModelInferRequest, each of another name, to stand behind its other fields."""
+    return b"".join(b"\x22\x07\x0a\x05%05d" % number for number in range(count))
+
+
 def prefixed(data: bytes, compressed: int = 0) -> bytes:
     return bytes([compressed]) + word(len(data)) + data
 
@@ -219,6 +224,10 @@ GRPC: dict[str, Callable[[], bytes]] = {
     "gRPC, a million strings": lambda: (
         _OPEN + call(1, prefixed(message("words", [1, 1_000_000], datatype="BYTES", bytes_contents=[b""] * 1_000_000)))
     ),
+    "gRPC, 260,000 empty strings in a raw tensor": lambda: (
+        _OPEN + call(1, prefixed(message("words", [1, 260_000], word(0) * 260_000, "BYTES")))
+    ),
+    "gRPC, 100,000 parameters behind a raw tensor": lambda: _OPEN + call(1, prefixed(_MLP + parameters(100_000))),
     "gRPC, a tensor of 16 MB": lambda: (
         _OPEN + call(1, prefixed(message("sequence", [1, 4_000_000], bytes(16_000_000))))
     ),

@@ -162,7 +162,7 @@ class Exchange:
 
     def checked_in_steps(
         self, served: ServedModel, request: InferRequest, schedule: Schedule = _NO_SCHEDULE, left_ns: int = 0
-    ) -> Generator[None, None, None]:
+    ) -> Generator[None, None, int]:
         """As `submit`, with pauses.
 
         Raises:
@@ -175,6 +175,7 @@ class Exchange:
         yield from entry.start_in_steps(arrays, queued)
         self._queued = queued
         self.request = request
+        return rows
 
     def _read(self, _result: None, error: Exception | None) -> None:
         self._job = None

@@ -10,6 +10,8 @@ import grpc
 import numpy as np
 import pytest
 import uvloop
+from tests.engines.models import dynamic_sequence
+from tests.server import hostile
 from tests.server.test_grpc import method
 from tests.servers import Server, serving
 
@@ -94,6 +96,19 @@ async def said(plans: Plans, data: bytes, *, final: bool = False) -> bytes | str
     return f"{inference.error.code}: {inference.error}" if inference.error is not None else inference.answer or b""
 
 
+async def read_in_steps(plans: Plans, data: bytes) -> tuple[bool, bytes | str]:
+    """Whether a message is left to the loop's next turns, and its answer or the error."""
+    loop, turns = asyncio.get_running_loop(), plans.state.steps
+    started: list[object] = []
+    start = turns.start
+    turns.start = lambda steps, done, **more: started.append(steps) or start(steps, done, **more)  # type: ignore[method-assign]
+    try:
+        answer = await asyncio.wait_for(loop.create_task(said(plans, data)), 20)
+    finally:
+        turns.start = start  # type: ignore[method-assign]
+    return bool(started), answer
+
+
 async def said_at_once(plans: Plans, data: bytes) -> bytes | str | None:
     """The same of a message that is like the last one of its length; None of any other."""
     done, sent = asyncio.get_running_loop().create_future(), prefixed(data)
@@ -104,12 +119,15 @@ async def said_at_once(plans: Plans, data: bytes) -> bytes | str | None:
     return f"{inference.error.code}: {inference.error}" if inference.error is not None else inference.answer or b""
 
 
-def with_plans(models: Path, use: Callable[[Callable[[], Plans]], Awaitable[None]]) -> None:
-    """Have a loop use plans of a server of mlp and pair; each call makes new ones, that know nothing."""
+def with_plans(
+    models: Path, use: Callable[[Callable[[], Plans]], Awaitable[None]], *names: str, batch: int = 32
+) -> None:
+    """Have a loop use plans of a server of mlp and pair, or others; each call makes new ones, that know nothing."""
 
     async def run() -> None:
-        settings = Settings(batching=BatchingSettings(max_batch_size=32, dispatch="inline"))
-        opened = [Model.open(Profile.of_model(models / f"{name}.onnx", settings)) for name in ("mlp", "pair")]
+        settings = Settings(batching=BatchingSettings(max_batch_size=batch, dispatch="inline"))
+        files = [models / f"{name}.onnx" for name in names or ("mlp", "pair")]
+        opened = [Model.open(Profile.of_model(file, settings)) for file in files]
         repository = ModelRepository([ServedModel(model, model.spec.name) for model in opened])
         state = ServerState(Context(repository), ServerLimits(), direct_bytes=1 << 20)
         try:
@@ -180,6 +198,49 @@ def test_a_lead_is_learned_at_its_second_time(models: Path) -> None:
         assert known(plans, MLP)
 
     with_plans(models, use)
+
+
+@pytest.mark.parametrize("name", ["big", "sequence"])
+def test_large_messages_are_known_too(models: Path, tmp_path: Path, name: str) -> None:
+    """Two with a lead are read in steps; those after them go to rows, or arrays, as they are."""
+
+    async def use(make: Callable[[], Plans]) -> None:
+        plans = make()
+        for number in range(5):
+            values = np.full((1, 50_000), number, np.float32)
+            message = Request(model_name=name, id=str(number), raw_input_contents=[values.tobytes()])
+            message.inputs.add(name="x", datatype="FP32", shape=values.shape)
+            stepped, answer = await read_in_steps(plans, message.SerializeToString())
+            assert (stepped, known(plans, message)) == (number < 2, number > 0)
+            assert Response.FromString(answer).id == str(number)
+            assert answer == await said(make(), message.SerializeToString())
+
+    if name == "sequence":
+        models = tmp_path
+        dynamic_sequence(models / "sequence.onnx")
+    with_plans(models, use, name, batch=2)
+
+
+def test_what_takes_long_to_read_is_read_in_steps(tmp_path: Path) -> None:
+    """However it begins: strings, and fields behind the tensors, are not read in one go, the first time or later."""
+
+    async def use(make: Callable[[], Plans]) -> None:
+        plans = make()
+        words = hostile.message("words", [1, 20_000], hostile.word(0) * 20_000, "BYTES")
+        behind = hostile.message("mlp", [1, 4], bytes(16)) + hostile.parameters(4000)
+        for _ in range(3):
+            stepped, answer = await read_in_steps(plans, words)
+            assert stepped
+            assert Response.FromString(answer).raw_output_contents[0] == bytes(80_000)
+            stepped, answer = await read_in_steps(plans, behind)
+            assert stepped
+            assert len(Response.FromString(answer).raw_output_contents[0]) == 12
+        for _ in range(3):  # what is known of its lead does not fit it
+            await said(plans, hostile.message("mlp", [1, 4], bytes(16)))
+        assert (await read_in_steps(plans, behind))[0]
+
+    hostile.make_models(tmp_path)
+    with_plans(tmp_path, use, "mlp", "words", batch=1)
 
 
 def test_what_is_known_is_bounded(models: Path) -> None:

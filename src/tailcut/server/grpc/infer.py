@@ -89,18 +89,18 @@ class GrpcInference:
             TailcutError: it is not admitted.
         """
         lead = read_lead(data) if isinstance(data, bytes) and len(data) <= _COPY_BYTES else None
-        if lead is None and len(data) > AT_ONCE_BYTES:
-            self._exchange.submit_in_steps(self._read_in_steps(data, left_ns))
-            return
-        data = bytes(data)
         if lead is not None:
+            data = bytes(data)
             plan = self._plans.find(lead.key)
             if plan is not None and plan.form.fits(data, lead.end):
                 self.id = lead.id
                 self._plans.note(data, lead, plan)
                 self._submit(plan, data, lead.end, left_ns)
                 return
-        self._read(data, lead, left_ns)
+        if len(data) > AT_ONCE_BYTES:  # also of a lead: what is behind it may be anything
+            self._exchange.submit_in_steps(self._read_in_steps(data, lead, left_ns))
+        else:
+            self._read(bytes(data), lead, left_ns)
 
     def _submit(self, plan: LeadPlan, data: bytes, lead_end: int, left_ns: int) -> None:
         """Queue a request of a known form."""
@@ -134,7 +134,9 @@ class GrpcInference:
         if lead is not None:
             self._plans.learn(data, lead, served, message, request, rows)
 
-    def _read_in_steps(self, data: bytes | memoryview, left_ns: int) -> Generator[None, None, None]:
+    def _read_in_steps(
+        self, data: bytes | memoryview, lead: MessageLead | None, left_ns: int
+    ) -> Generator[None, None, None]:
         """The same for a large request."""
         context = self._plans.state.context
         taken = yield from take_apart(data)
@@ -147,7 +149,9 @@ class GrpcInference:
         self._exchange.precheck(served.entry, schedule_of(plain_parameters(message.parameters)), left_ns)
         yield
         request = yield from large_request(served.model.spec, message, taken, context.regions)
-        yield from self._exchange.checked_in_steps(served, request, left_ns=left_ns)
+        rows = yield from self._exchange.checked_in_steps(served, request, left_ns=left_ns)
+        if lead is not None:
+            self._plans.learn(bytes(data), lead, served, message, request, rows, taken.raw)
 
     # What its exchange calls.
 

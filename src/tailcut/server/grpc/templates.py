@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from tailcut.server.gathering import GATHERED_BYTES
 from tailcut.server.served_model import ServedModel
 from tailcut.server.state import ServerState
-from tailcut.wire.grpc.form import ArrayForm, Form, MessageLead, Whole
+from tailcut.wire.grpc.form import ArrayForm, Data, Form, MessageLead, Whole
 from tailcut.wire.grpc.framing import PREFIX_BYTES
 from tailcut.wire.memo import BytesMemo
 from tailcut.wire.v2 import InferRequest
@@ -50,9 +50,18 @@ class Plans:
         state.context.models.changed.append(self._forget)
 
     def learn(  # noqa: PLR0913, PLR0917  a message and all that was read from it
-        self, data: bytes, lead: MessageLead, served: ServedModel, message: Any, request: InferRequest, rows: int
+        self,
+        data: bytes,
+        lead: MessageLead,
+        served: ServedModel,
+        message: Any,
+        request: InferRequest,
+        rows: int,
+        raw: Data | None = None,
     ) -> None:
         """The message `data` with this lead was read as `request`, of so many rows, and nothing is wrong with it.
+
+        `raw` are its tensors, where they were taken out of it.
 
         What stands behind its tensors (parameters, in an unusual order of fields) is not in its lead: such a message
         does not fit its own form, and nothing is learned from it.
@@ -65,7 +74,7 @@ class Plans:
         if mark not in self._seen:
             self._seen.keep(mark, True)
             return
-        form = (Form if in_rows else ArrayForm).of(model.spec, served.version, message, request)
+        form = (Form if in_rows else ArrayForm).of(model.spec, served.version, message, request, raw)
         if form is not None and form.fits(data, lead.end):
             gathers = rows == len(form.pieces) == 1 and in_rows and form.size <= GATHERED_BYTES
             self._plans.keep(key, LeadPlan(served, form, gathers))

@@ -20,6 +20,7 @@ from tailcut.wire.memo import BytesMemo
 from tailcut.wire.v2.checks import Schedule, schedule_of
 from tailcut.wire.v2.request import InferRequest
 
+Data = Sequence[bytes | memoryview]  # of raw tensors, in order
 _Response = MESSAGES["ModelInferResponse"]
 
 
@@ -95,14 +96,18 @@ class Form(NamedTuple):
     before: bytes  # of an answer without an id: all up to the first output's bytes
 
     @classmethod
-    def of(cls, spec: ModelSpec, version: str, message: Any, request: InferRequest) -> Self | None:
+    def of(
+        cls, spec: ModelSpec, version: str, message: Any, request: InferRequest, raw: Data | None = None
+    ) -> Self | None:
         """The form of a message that was read as `request`; None where those like it must be read, too.
 
         Those are the ones of which not every tensor is so many bytes, whatever they hold, in the message itself.
+        `raw` are these bytes, where they were taken out of it.
         """
-        if not spec.fixed_rows or not _has_all_in_itself(spec, message, request):
+        raw = message.raw_input_contents if raw is None else raw
+        if not spec.fixed_rows or not _has_all_in_itself(spec, request, raw):
             return None
-        pieces, size = _pieces(spec, message)
+        pieces, size = _pieces(spec, message, raw)
         rows = request.inputs[spec.input_names[0]].shape[0]
         response = _Response()
         outputs: list[tuple[int, bytes]] = []
@@ -180,14 +185,17 @@ class ArrayForm(NamedTuple):
     behind_ids: BytesMemo[tuple[tuple[int, ...], ...], bytes]  # by the shapes of the outputs asked for
 
     @classmethod
-    def of(cls, spec: ModelSpec, version: str, message: Any, request: InferRequest) -> Self | None:
+    def of(
+        cls, spec: ModelSpec, version: str, message: Any, request: InferRequest, raw: Data | None = None
+    ) -> Self | None:
         """As `Form.of`."""
+        raw = message.raw_input_contents if raw is None else raw
         strings = any(
             spec.outputs[spec.output_names.index(output.name)].dtype is DType.BYTES for output in request.outputs
         )
-        if strings or not _has_all_in_itself(spec, message, request):
+        if strings or not _has_all_in_itself(spec, request, raw):
             return None
-        pieces, size = _pieces(spec, message)
+        pieces, size = _pieces(spec, message, raw)
         shapes = {name: array.shape for name, array in request.inputs.items()}
         places = [spec.output_names.index(wanted.name) for wanted in request.outputs]
         return cls(
@@ -234,18 +242,17 @@ class ArrayForm(NamedTuple):
         return b"".join(parts)
 
 
-def _has_all_in_itself(spec: ModelSpec, message: Any, request: InferRequest) -> bool:
+def _has_all_in_itself(spec: ModelSpec, request: InferRequest, raw: Data) -> bool:
     """Whether every tensor is so many bytes of the message, whatever they hold; that of a BOOL needs a look."""
     plain = all(tensor.dtype not in {DType.BOOL, DType.BYTES} for tensor in spec.inputs)
-    raw = len(message.raw_input_contents) == len(spec.inputs)
-    return plain and raw and all(wanted.place is None for wanted in request.outputs)
+    return plain and len(raw) == len(spec.inputs) and all(wanted.place is None for wanted in request.outputs)
 
 
-def _pieces(spec: ModelSpec, message: Any) -> tuple[tuple[RawTensorSpan, ...], int]:
+def _pieces(spec: ModelSpec, message: Any, raw: Data) -> tuple[tuple[RawTensorSpan, ...], int]:
     """Where the inputs lie behind a message's lead, in the model's own order; and how many bytes are there."""
     pieces: dict[str, RawTensorSpan] = {}
     at = 0
-    for entry, data in zip(message.inputs, message.raw_input_contents, strict=True):
+    for entry, data in zip(message.inputs, raw, strict=True):
         mark = _mark(_RAW, len(data))
         start = at + len(mark)
         pieces[entry.name] = RawTensorSpan(mark, at, start, start + len(data))
