@@ -220,6 +220,17 @@ def test_messages_of_all_connections_together(server: Server) -> None:
         first.send(frame(h2.RST, 0, 1, word(8)))
 
 
+@pytest.mark.parametrize("size", [8 * MIB, 8 * MIB + 1000, 12 * MIB])
+@pytest.mark.parametrize(("block", "before"), [(INFER, 0), (STREAM, 0), (STREAM, 1)], ids=["call", "stream", "second"])
+def test_a_message_that_never_finds_room(client: Client, size: int, block: bytes, before: int) -> None:
+    """RESOURCE_EXHAUSTED as soon as it is announced, and no word of coming again, whichever call it is of."""
+    row = prefixed(infer("mlp", np.ones((1, 4), np.float32)))
+    client.send(frame(h2.HEADERS, h2.END_HEADERS, 1, block), frame(h2.DATA, 0, 1, row * before + b"\0" + word(size)))
+    text = client.status(1)[0]
+    assert text["grpc-status"] == "8"
+    assert not {"retry-after", "grpc-retry-pushback-ms"} & text.keys()
+
+
 def test_connections_are_the_servers(server: Server) -> None:
     """They count together with HTTP's, and the one idle longest makes room."""
     with ExitStack() as stack:

@@ -113,7 +113,16 @@ def test_a_message_over_the_limit_is_refused_by_its_first_bytes() -> None:
     messages.feed(prefixed(bytes(10))[:5])
     assert (messages.take(), messages.held) == (None, 15)
     messages = Messages(10, b"identity")
-    messages.feed(prefixed(bytes(11))[:5])
+    with pytest.raises(CallError) as caught:
+        messages.feed(prefixed(bytes(11))[:5])
+    assert caught.value.status is Status.RESOURCE_EXHAUSTED
+
+
+def test_a_message_over_the_limit_behind_a_good_one() -> None:
+    """The good one is taken first."""
+    messages = Messages(10, b"identity")
+    messages.feed(prefixed(b"good") + prefixed(bytes(11))[:5])
+    assert messages.take() == b"good"
     with pytest.raises(CallError) as caught:
         messages.take()
     assert caught.value.status is Status.RESOURCE_EXHAUSTED

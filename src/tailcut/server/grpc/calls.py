@@ -23,6 +23,7 @@ from tailcut.server.step_runner import Job
 from tailcut.wire.grpc.framing import (
     ANSWER_END,
     ANSWER_HEAD,
+    PREFIX_BYTES,
     CallError,
     CallHead,
     Messages,
@@ -144,14 +145,15 @@ class GrpcCall(ABC):
 
     def _collect(self, data: bytes) -> Messages:
         if self._messages is None:
-            self._messages = Messages(self._limit() + _HEAD_BYTES, self._head.plan.encoding)
+            most = self.link.state.limits.buffered_bytes - PREFIX_BYTES  # a larger one would never find room
+            self._messages = Messages(min(self._limit() + _HEAD_BYTES, most), self._head.plan.encoding)
         self._messages.feed(data)
         return self._messages
 
     def _limit(self) -> int:
-        """Bytes of a message's tensors: what some model's largest request can need, and the buffers can hold at all."""
+        """Bytes of a message's tensors: what some model's largest request can need."""
         state = self.link.state
-        most = min(state.limits.body_bytes, state.limits.buffered_bytes)
+        most = state.limits.body_bytes
         return max((largest_body(served.entry, most) for served in state.context.models), default=most)
 
     def _inflate(self, messages: Messages) -> None:

@@ -163,8 +163,18 @@ class Messages:
         return self._inflater is not None
 
     def feed(self, data: bytes) -> None:
-        """More bytes of the call."""
+        """More bytes of the call.
+
+        Raises:
+            CallError: the next message is over the limit, and will not be received.
+        """
         self._data += data
+        self._check()
+
+    def _check(self) -> None:
+        size = int.from_bytes(self._data[1:PREFIX_BYTES], "big") if len(self._data) >= PREFIX_BYTES else 0
+        if size > self._limit:
+            raise CallError(Status.RESOURCE_EXHAUSTED, f"a message of {size} bytes is over the limit of {self._limit}")
 
     @property
     def held(self) -> int:
@@ -183,11 +193,8 @@ class Messages:
         data = self._data
         if len(data) < PREFIX_BYTES:
             return None
+        self._check()
         end = PREFIX_BYTES + int.from_bytes(data[1:PREFIX_BYTES], "big")
-        if end - PREFIX_BYTES > self._limit:
-            raise CallError(
-                Status.RESOURCE_EXHAUSTED, f"a message of {end - PREFIX_BYTES} bytes is over the limit of {self._limit}"
-            )
         if len(data) < end:
             return None
         compressed = data[0]
