@@ -357,3 +357,17 @@ def test_modules_of_ours_are_imported_by_name_only_where_there_is_a_reason() -> 
     }
     upward = {(module, name) for module, name in result if module.split("/")[0] != name.split(".")[1]}
     assert upward == set(UPWARD)
+
+
+def test_the_files_that_docstrings_name_exist() -> None:
+    """In the folder of the docstring's own file, or in one above it."""
+    kinds = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+    wrong = []
+    for file in sorted(SOURCE.rglob("*.py")):
+        folders = [folder for folder in file.parents if folder.is_relative_to(TESTS.parent)]
+        for node in ast.walk(tree_of(file)):
+            text = ast.get_docstring(node) or "" if isinstance(node, kinds) else ""
+            names = re.findall(r"`([\w./]+\.py)`", text)
+            gone = [name for name in names if not any((folder / name).is_file() for folder in folders)]
+            wrong += [f"{file.relative_to(SOURCE)}: {name}" for name in gone]
+    assert wrong == []

@@ -1,9 +1,9 @@
 """Finds a pipeline by its import path, `embed.py:pipeline`, in the server and in each of its stages' processes alike.
 
 The file is executed under a name of its own. Its folder comes first on the import path, as `python embed.py` has it,
-but behind the standard library: a `queue.py` beside it would else be taken for the standard module by all that the
-process imports later. What the file imports from its folder is the folder's own: pipelines of two folders may each have
-a `words.py`. What goes wrong in it is one line that names the file and the line.
+but behind the standard library: a module `queue` beside it would else be taken for the standard one by all that the
+process imports later. What the file imports from its folder is the folder's own: pipelines of two folders may have a
+module `words` each. What goes wrong in it is one line that names the file and the line.
 
 An execution is kept for what asks about a pipeline before it is opened, and for its opening: whatever a file does when
 it is executed, such as making a counter of a name, it does once for each.

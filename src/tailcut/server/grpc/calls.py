@@ -1,6 +1,6 @@
 """What all calls of gRPC have in common, from the first byte to the status, and those of one message.
 
-Those that infer are in `grpc_infer_calls.py`, and those that ask in `grpc_question_calls.py`. A call knows its
+Those that infer are in `infer_calls.py`, and those that ask in `query_calls.py`. A call knows its
 connection only as a `Link`: none sees a socket or a frame.
 """
 

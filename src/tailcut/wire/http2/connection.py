@@ -5,7 +5,7 @@ connection answers by itself what needs no decision (SETTINGS, PING, window upda
 ways, and ends what breaks a rule of RFC 9113: a stream by RST_STREAM, the connection by GOAWAY and an `Http2Error`.
 
 Everything a client can make us keep is bounded: streams, fields, frames, and data by the windows. What it can make us
-do for nothing is paid from budgets that fill with time and with real work (`http2_streams.py`).
+do for nothing is paid from budgets that fill with time and with real work (`streams.py`).
 """
 
 from collections.abc import Callable, Sequence

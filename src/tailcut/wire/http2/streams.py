@@ -1,6 +1,6 @@
 """The streams of an HTTP/2 connection's server end: how much each side may send, how each ends, and what is said. Pure.
 
-`http2.py` reads frames; what they do to streams and windows, and what goes to the client, is here.
+`connection.py` reads frames; what they do to streams and windows, and what goes to the client, is here.
 """
 
 from typing import Generic
