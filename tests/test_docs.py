@@ -104,6 +104,9 @@ def test_the_figures_of_the_architecture_are_those_of_the_code():
         near(result.modules, 0.05),
         near(len(result.large), abs=3),
     )
+    row = re.search(r"^\| lines of `src/` \|.*\| ([\d,]+) \|$", page, re.MULTILINE)
+    assert row is not None
+    assert row[1] == size[1]
     assert result.cycles == []
     for name in ("server", "runtime"):
         package = result.packages[name]
