@@ -173,6 +173,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
 CROSS_CUTTING = {
     "engines/cuda/test_dispatch_benchmark": "benchmarks/gpu_dispatch.py",
     "engines/cuda/test_collected": "which tests need a card",
+    "engines/pytorch/test_libraries": "programs in processes that have registered no operators yet",
     "ray_serve/test_cluster": "applications on a real Ray, on two nodes of one machine",
     "ray_serve/test_deploy": "the commands of docs/guide/ray.md on a cluster that `ray start` began",
     "fuzz/test_targets": "every parser, with what the fuzzer starts from",
