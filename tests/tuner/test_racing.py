@@ -37,6 +37,14 @@ def test_connections_follow_rate_and_limit(kind: ObjectiveKind, rate: float, cli
     assert load.block_s >= LEAST_BLOCK_S
 
 
+@pytest.mark.parametrize(("offered", "block_s"), [(500.0, LEAST_BLOCK_S), (20.0, 0.3), (0.5, 1.0), (0.0, 1.0)])
+@pytest.mark.parametrize("rate", [0.0, 1e-6])
+def test_blocks_end_where_nothing_is_expected_to_meet_the_limit(rate: float, offered: float, block_s: float) -> None:
+    """By the rate offered: requests at a rate of nothing take for ever."""
+    load = load_for(Objective("goodput", limit_ms=0.05, rate=offered), rate if offered else 0.0)
+    assert load == RaceLoad((1, 2), pytest.approx(block_s))
+
+
 @contextmanager
 def sleepers(*seconds: float, failing: int = 0) -> Iterator[list[RaceEntrant]]:
     """Servers that take so long to answer, as a slow model does; of so many requests one fails, where that is not 0."""
