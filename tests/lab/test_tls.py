@@ -14,7 +14,8 @@ from tailcut.models import digits_model
 
 pytestmark = needs_openssl
 
-FAST = ["--duration", "200ms", "--warmup", "50ms", "--concurrency", "2", "--json"]
+FAST = ["--duration", "200ms", "--warmup", "50ms", "--json"]
+CLOSED = ["--concurrency", "2"]
 
 
 @pytest.fixture(scope="module")
@@ -41,10 +42,10 @@ def server(pair: Pair, token: Path, tmp_path_factory: pytest.TempPathFactory) ->
 @pytest.mark.parametrize(
     ("scheme", "flags", "transport"),
     [
-        ("https", [], "HTTP over TLS, binary tensors"),
-        ("https", ["--processes", "2", "--wire", "json"], "HTTP over TLS, json tensors"),
+        ("https", CLOSED, "HTTP over TLS, binary tensors"),
+        ("https", [*CLOSED, "--processes", "2", "--wire", "json"], "HTTP over TLS, json tensors"),
         ("https", ["--rate", "200"], "HTTP over TLS, binary tensors"),
-        ("grpcs", [], "gRPC over TLS, binary tensors"),
+        ("grpcs", CLOSED, "gRPC over TLS, binary tensors"),
     ],
 )
 def test_bench(  # noqa: PLR0917  a case is its parameters
