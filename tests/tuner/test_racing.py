@@ -37,11 +37,11 @@ def test_connections_follow_rate_and_limit(kind: ObjectiveKind, rate: float, cli
     assert load.block_s >= LEAST_BLOCK_S
 
 
-@pytest.mark.parametrize(("offered", "block_s"), [(500.0, LEAST_BLOCK_S), (20.0, 0.3), (0.5, 1.0), (0.0, 1.0)])
-@pytest.mark.parametrize("rate", [0.0, 1e-6])
-def test_blocks_end_where_nothing_is_expected_to_meet_the_limit(rate: float, offered: float, block_s: float) -> None:
-    """By the rate offered: requests at a rate of nothing take for ever."""
-    load = load_for(Objective("goodput", limit_ms=0.05, rate=offered), rate if offered else 0.0)
+@pytest.mark.parametrize(("capacity", "block_s"), [(500.0, LEAST_BLOCK_S), (20.0, 0.3), (0.5, 12.0), (0.0, 1.0)])
+@pytest.mark.parametrize("rate", [0.0, 1e-6, 0.4])
+def test_blocks_end_where_nothing_is_expected_to_meet_the_limit(rate: float, capacity: float, block_s: float) -> None:
+    """By what the baseline carries: requests at a rate of nothing take for ever."""
+    load = load_for(Objective("goodput", limit_ms=0.05, rate=capacity / 2), rate if capacity else 0.0, capacity)
     assert load == RaceLoad((1, 2), pytest.approx(block_s))
 
 

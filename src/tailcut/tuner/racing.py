@@ -27,8 +27,7 @@ _MOST_CLIENTS = 128
 _FILLED = 0.6  # of the limit: what those connections make of it
 _FULL_S = 0.5  # worth of requests in flight, where no limit counts
 _BLOCK_REQUESTS = 3  # of each connection, in a block
-_NEGLIGIBLE = 0.01  # of the rate that is offered: a rate within the limit that says nothing of how quick a model is
-_UNFORESEEN_S = 1.0  # a block takes at most then, at first
+_UNFORESEEN_S = 1.0  # a block takes at first where no rate is known
 _FEWEST_ARMS = 2  # that race, however slow they are
 _MOST_LONGER = 3  # times that a race is run again in blocks twice as long, because no arm answered anything
 _OPEN_REQUESTS = 12  # in an open block, at least
@@ -58,19 +57,18 @@ class RaceEntrant:
     arm: Arm
 
 
-def load_for(objective: Objective, rate: float) -> RaceLoad:
+def load_for(objective: Objective, rate: float, capacity: float = 0.0) -> RaceLoad:
     """Connections that bring a server of this rate to the limit, and an eighth of them; many where no limit counts.
 
-    Where nothing is expected to meet the limit, the rate is 0, or nearly so, and blocks follow from the rate offered.
+    A block lasts as long as a few requests of each connection. Where hardly anything is expected to meet the limit, the
+    rate within it says nothing of how long they take: `capacity` does, requests per second that the baseline carries.
     """
     if objective.kind == "throughput":
         most = int(max(2, min(_MOST_CLIENTS, _FULL_S * rate)))
     else:
         most = int(max(2, min(_MOST_CLIENTS, _FILLED * rate * objective.limit_ms / 1e3)))
-    block_s = _BLOCK_REQUESTS * most / max(rate, 1e-9)
-    if rate <= _NEGLIGIBLE * objective.rate:
-        block_s = min(_BLOCK_REQUESTS * most / max(objective.rate, 1e-9), _UNFORESEEN_S)
-    block_s = max(LEAST_BLOCK_S, block_s)
+    known = max(rate, capacity)
+    block_s = max(LEAST_BLOCK_S, _BLOCK_REQUESTS * most / known if known else _UNFORESEEN_S)
     return RaceLoad(tuple(sorted({max(1, most // 8), most})), block_s)
 
 
