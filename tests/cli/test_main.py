@@ -96,21 +96,18 @@ def test_help_speaks_of_no_class_of_the_source():
         assert classes.isdisjoint(re.findall(r"\b[A-Z][a-z0-9]+[A-Z]\w+", text)), command
 
 
-def test_help_does_not_load_the_heavy_libraries():
-    """Looking at help loads neither an engine nor numpy: a command starts quickly."""
+@pytest.mark.parametrize(
+    ("commands", "heavy"),
+    [
+        ([["serve", "--help"], ["--help"]], ["numpy", "onnxruntime", "openvino", "numba", "onnx"]),
+        ([["schema", "bench"]], ["pydantic", "pydantic_core"]),  # reading a few flags needs no such library
+    ],
+)
+def test_commands_do_not_load_heavy_libraries(commands: list[list[str]], heavy: list[str]):
+    """A command starts quickly, and a server keeps no memory for what it does not use."""
     code = (
-        "import sys; from tailcut.cli.main import main; main(['serve', '--help']); main(['--help']); "
-        "print(sorted({'numpy', 'onnxruntime', 'openvino', 'numba', 'onnx'} & set(sys.modules)), file=sys.stderr)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
-    assert done.stderr.strip() == "[]"
-
-
-def test_commands_do_not_load_pydantic():
-    """A command line has a few flags; reading them must not take a server 0.2 s and memory for good."""
-    code = (
-        "import sys; from tailcut.cli.main import main; main(['schema', 'bench']); "
-        "print(sorted(name for name in sys.modules if name.startswith('pydantic')), file=sys.stderr)"
+        f"import sys; from tailcut.cli.main import main; [main(command) for command in {commands}]; "
+        f"print(sorted(set({heavy}) & set(sys.modules)), file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stderr.strip() == "[]"

@@ -7,7 +7,7 @@ import pytest
 from tests.engines import models
 
 from tailcut import Model
-from tailcut.engines import EngineOptions, open_engine
+from tailcut.engines import Engine, EngineOptions, open_engine
 from tailcut.engines.base import Reshape
 from tailcut.errors import EngineError, UnsupportedError
 from tailcut.runtime.profile import Profile
@@ -15,6 +15,16 @@ from tailcut.runtime.settings import Settings
 
 SPLIT = Reshape(name="x", client=(-1, 2, 2), model=(-1, 4))
 FLAT = Reshape(name="y", client=(-1, 3, 1), model=(-1, 3))
+X = np.random.default_rng(0).standard_normal((5, 2, 2)).astype(np.float32)
+
+
+def check_answers(engine: Engine, expected: np.ndarray) -> None:
+    """The answers to X, unbound and bound."""
+    assert np.array_equal(engine.run({"x": X})["y"], expected)
+    y = np.empty(expected.shape, np.float32)
+    engine.bind({"x": X}, {"y": y})()
+    assert np.array_equal(y, expected)
+    engine.close()
 
 
 @pytest.mark.parametrize("name", ["onnxruntime", "openvino", "none"])
@@ -24,13 +34,7 @@ def test_answers_are_the_same_elements(tmp_path: Path, name: str) -> None:
     plain = open_engine(path, EngineOptions(name=name, threads=1))
     engine = open_engine(path, EngineOptions(name=name, threads=1, reshapes=(SPLIT, FLAT)))
     assert engine.spec.inputs[0].shape == (None, 2, 2)
-    x = np.random.default_rng(0).standard_normal((5, 2, 2)).astype(np.float32)
-    expected = plain.run({"x": x.reshape(5, 4)})["y"].reshape(5, 3, 1)
-    assert np.array_equal(engine.run({"x": x})["y"], expected)
-    y = np.empty((5, 3, 1), np.float32)
-    engine.bind({"x": x}, {"y": y})()
-    assert np.array_equal(y, expected)
-    engine.close()
+    check_answers(engine, plain.run({"x": X.reshape(5, 4)})["y"].reshape(5, 3, 1))
 
 
 def test_a_model_with_reshapes_is_batched(tmp_path: Path) -> None:
@@ -49,13 +53,7 @@ def test_sizes_that_the_model_leaves_free(tmp_path: Path, name: str) -> None:
     path = models.scaled_free(tmp_path / "scaled.onnx")
     ends = Reshape(name="x", client=(-1, 2, 2), model=(-1, 4)), Reshape(name="y", client=(-1, 4, 1), model=(-1, 4))
     engine = open_engine(path, EngineOptions(name=name, threads=1, reshapes=ends))
-    x = np.random.default_rng(0).standard_normal((5, 2, 2)).astype(np.float32)
-    expected = np.zeros((5, 4, 1)) if name == "none" else 2 * x.reshape(5, 4, 1)
-    assert np.array_equal(engine.run({"x": x})["y"], expected)
-    y = np.empty((5, 4, 1), np.float32)
-    engine.bind({"x": x}, {"y": y})()
-    assert np.array_equal(y, expected)
-    engine.close()
+    check_answers(engine, np.zeros((5, 4, 1)) if name == "none" else 2 * X.reshape(5, 4, 1))
 
 
 def test_an_output_of_another_size_is_an_error(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ class PipelineModel:
     ) -> None:
         """`spec` says what goes in and comes out; left out, it is what the first step takes and the last one gives.
 
-        With `one_batch`, a request whose inputs differ in their number of rows is refused, whoever takes them.
+        With `one_batch`, a request whose inputs differ in their number of rows is refused, whichever step takes them.
         """
         self.spec = spec or plan_pipeline(profile.model.name, [step.outline for step in steps])
         self.entry = PipelineEntry(self.spec, steps, one_batch=one_batch)
