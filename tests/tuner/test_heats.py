@@ -80,3 +80,13 @@ def test_arms_without_an_answer_are_not_equal() -> None:
     for _ in range(3):
         heats.add([NONE, NONE])
     assert heats.near(0.05) == [0]
+
+
+def test_those_that_left_come_behind_those_still_in_the_race() -> None:
+    """By their estimates; those that answered nothing, and those whose server ended, are not among them."""
+    heats = Heats.of(6)
+    for _ in range(3):
+        heats.add([{0: 90, 1: 100, 2: NONE, 3: 40, 4: 50, 5: 99}[arm] for arm in heats.racing])
+    heats.fail(5)
+    assert heats.racing == [1]
+    assert heats.ranked(1) == [1, 0, 4, 3]

@@ -52,6 +52,15 @@ class Heats:
         """The arm with the best estimate among those that are in it; of all, where none is."""
         return max(self.racing or range(len(self.entrants)), key=lambda number: self.entrants[number].estimate)
 
+    def ranked(self, first: int) -> list[int]:
+        """The arms that answered, a given one first: the best estimates of those still in it, then of those that left.
+
+        What left is slower than the leader, and takes its place where the leader and all others are refused.
+        """
+        entrants = self.entrants
+        rest = [number for number, entrant in enumerate(entrants) if number != first and entrant.estimate > NONE]
+        return [first, *sorted(rest, key=lambda number: (not entrants[number].racing, -entrants[number].estimate))]
+
     def add(self, scores: Sequence[float]) -> None:
         """Take in a heat: a score for each arm that is racing, in order."""
         for number, score in zip(self.racing, scores, strict=True):

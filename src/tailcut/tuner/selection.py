@@ -164,8 +164,7 @@ class Selection:
             if alone or outcome.race_winner is None or outcome.race_winner in session.refused:
                 self._lead_with(None)
             return []
-        others = sorted(heats.racing, key=lambda number: -heats.entrants[number].estimate)
-        order = [best, *(number for number in others if number != best)]
+        order = heats.ranked(best)
         if alone or outcome.race_winner in group or self._leads(entrants[best].settings):
             outcome.settings = outcome.race_winner = entrants[best].settings
             score = outcome.objective.describe(heats.entrants[best].estimate)
