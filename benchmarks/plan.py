@@ -4,9 +4,10 @@
 
 The model is tuned for one CPU, as a user would. Then servers run in control groups with a CPU quota, so that a machine
 has room for several: one and two workers, reached directly, and one to four replicas behind haproxy where that is
-installed. The period of the quota is 100 ms, as in Kubernetes. A closed loop of 64 connections for each server finds
-the capacity; set-ups take turns, and each figure is the median of the rounds. The client and haproxy run outside the
-groups. What is judged is the plan's own figure, the highest Poisson rate whose p99 is within a second, in the curve of
+installed. The period of the quota is 100 ms, as in Kubernetes. A closed loop finds the capacity, with twice as many
+connections for each server as its largest batch has rows: while one half is computed the other half waits, so batches
+are as large as in an overload. Set-ups take turns, and each figure is the median of the rounds. The client and haproxy
+run outside the groups. What is judged is the plan's own figure, the highest Poisson rate whose p99 is within a second, in the curve of
 `tailcut plan`: workers that are reached directly by the tune alone, and replicas behind haproxy with `--capacity` of
 one of them, which is measured behind haproxy in the same turns. That one replica is its own measurement and not judged.
 Limit: 10 %. Beside it stands what the closed loop of the client would get by the simulation.
@@ -26,7 +27,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -38,7 +39,7 @@ from tailcut.lab.client import closed_loop
 from tailcut.lab.describe import parse_target, served_samples, served_spec
 from tailcut.lab.payload import infer_payload
 from tailcut.machine.fingerprint import fingerprint
-from tailcut.planning.cluster import without_client
+from tailcut.machine.open_files import raise_open_files
 from tailcut.planning.demand import Limit
 from tailcut.planning.measured import MeasuredProfile, read_measured
 from tailcut.planning.plan import make_plan
@@ -50,7 +51,6 @@ LIMIT = 0.10
 LOOSE = Limit("p99", 1000.0)
 PERIOD_US = 100_000
 V1 = Path("/sys/fs/cgroup/cpu")  # where version 1 has the controller
-CONNECTIONS = 64  # for each server
 ANSWERS = 100_000  # that are simulated: at a third of a core, batches differ much
 MOST_REPLICAS = 4
 
@@ -156,13 +156,18 @@ listen in
             yield port
 
 
+def connections(profile: Profile) -> int:
+    """For each server."""
+    return 2 * profile.settings.batching.max_batch_size
+
+
 def capacity(url: str, profile: Profile, servers: int, seconds: float) -> float:
     """Requests per second that a closed loop gets, in the encoding that the profile was tuned for."""
     name, wire = profile.model.name, profile.settings.io.wire
     target = parse_target(url)
     samples = served_samples(target, served_spec(target, name))
     payloads = [infer_payload(target, name, samples.make(samples.rows, seed), wire) for seed in range(8)]
-    result = closed_loop(target, payloads, concurrency=CONNECTIONS * servers, duration_s=seconds, warmup_s=0.3)
+    result = closed_loop(target, payloads, concurrency=connections(profile) * servers, duration_s=seconds, warmup_s=0.3)
     return result.rate_achieved
 
 
@@ -189,11 +194,12 @@ def predict(measured: MeasuredProfile, setups: list[SetUp], known: SetUp | None,
         share: cores of each server process.
     """
     for setup in setups:
-        item = without_client(measured.configuration(share * setup.workers, setup.workers))
-        servers, rate = setup.workers * setup.replicas, simulate_closed(item, CONNECTIONS, ANSWERS).rate
+        item = replace(measured.configuration(share * setup.workers, setup.workers), client_apart=True)
+        clients = connections(measured.profile)
+        servers, rate = setup.workers * setup.replicas, simulate_closed(item, clients, ANSWERS).rate
         setup.tuned = setup.predicted = rate * servers
         if setup.proxied and known is not None:
-            setup.predicted = simulate_closed(slowed(item, rate / known.median), CONNECTIONS, ANSWERS).rate * servers
+            setup.predicted = simulate_closed(slowed(item, rate / known.median), clients, ANSWERS).rate * servers
         setup.planned = planned(measured, setup, known.median if setup.proxied and known is not None else None, share)
 
 
@@ -230,6 +236,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
+    raise_open_files()
     with control_group("probe") as group:  # before any time is spent
         throttle(group, args.share)
     measured = read_measured(tuned(make(args.model, BUILD / "models"), args.budget))

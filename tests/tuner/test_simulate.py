@@ -135,6 +135,23 @@ def test_a_client_on_the_same_cores_takes_its_time() -> None:
     assert one_core.rate < 0.97 * bounded.rate
 
 
+def test_a_client_with_a_core_of_its_own_takes_none_of_the_servers() -> None:
+    """One core beside the client's: as quick as two that both use, where the server's work fills one of them."""
+    way = WayIn(5000, 5000, 0, 0, 0, client_ns=20_000, client_pass_ns=5000)
+    shared = Configuration(fixed(*[0.1] * 7), way, "inline", max_batch_size=64, cores=1.0)
+    both, own = (simulate_closed(item, 64).rate for item in (shared, replace(shared, client_apart=True)))
+    assert own > 1.05 * both
+    assert own == pytest.approx(simulate_closed(replace(shared, cores=2.0), 64).rate, rel=0.01)
+
+
+def test_what_arrives_while_a_pass_receives_waits_for_the_next_one() -> None:
+    """In a closed loop half of the clients wait for the other half: the next batch begins before all have answers."""
+    way = WayIn(10_000, 10_000, 0, 0, 0, client_ns=15_000, client_pass_ns=20_000)
+    item = Configuration(fixed(*[3.0] * 6), way, "inline", max_batch_size=32, client_apart=True)
+    run = simulate_closed(item, 32, 3200)
+    assert 3200 / run.batches < 24
+
+
 def test_adaptive_computes_short_batches_itself() -> None:
     """Under half a millisecond the loop does it; above, the instance is woken."""
     way = WayIn(0, 0, 0, wake_ns=40_000, outside_ns=0)

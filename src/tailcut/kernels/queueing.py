@@ -3,7 +3,8 @@
 Pure: arrivals, service times and costs in, latencies out; random numbers come from a seed. The model:
 
 - One *loop* receives requests and writes answers, one thing after another. A pass takes in everything that has arrived
-  by then, then everything that instances have finished; the pass itself has a cost.
+  when it looks, and what arrives while it does waits for the next one; then everything that instances have finished;
+  the pass itself has a cost.
 - *Instances* compute batches. With `INLINE` dispatch the loop computes them itself; with `WORKER` dispatch they run
   beside it, and a batch is picked up and handed back `wake` later; `ADAPTIVE` computes on the loop what takes at most
   `here` while batches are small, and leaves the rest to the instance.
@@ -11,7 +12,7 @@ Pure: arrivals, service times and costs in, latencies out; random numbers come f
   given as tables. Which requests it takes is the rule of `batching/queue.py`: the first that waits, and those behind it
   with the same key.
 - One *client* process on the same machine reads the answers, one after another, and sends the next requests: it takes a
-  core while it does, and answers wait for it. Without costs of its own it is elsewhere.
+  core while it does, unless it has one of its own, and answers wait for it. Without costs of its own it is elsewhere.
 - *Cores* are shared: while more threads are active than there are cores, everything takes longer in proportion, on
   average. The operating system does not share evenly but in turns: most work runs undisturbed, some of it waits for a
   while until a core is free, and that is what a tail is made of.
@@ -26,9 +27,10 @@ from tailcut.kernels.cache import compiled
 INLINE, WORKER, ADAPTIVE = range(3)
 # Of `costs`, int64 nanoseconds: per request received, per request answered, per batch, for waking a thread, outside the
 # server and the client (the kernel), the longest delay in the queue, the deadline (0: none), what adaptive computes
-# itself, per pass of the loop, and of the client's time per request and each time that it is woken.
-RECEIVE, ANSWER, BATCH, WAKE, OUTSIDE, DELAY, DEADLINE, HERE, PASS, CLIENT, CLIENT_PASS = range(11)
-COSTS = 11
+# itself, per pass of the loop, of the client's time per request and each time that it is woken, and 1 where the client
+# has a core of its own.
+RECEIVE, ANSWER, BATCH, WAKE, OUTSIDE, DELAY, DEADLINE, HERE, PASS, CLIENT, CLIENT_PASS, APART = range(12)
+COSTS = 12
 REFUSED = -1  # as a latency: no room in the queue, or the deadline could not be met
 FEW = 2.5  # adaptive dispatch: rows of a usual batch, beyond which the loop leaves computing to the instance
 ROWS_WEIGHT, GAP_WEIGHT = 0.1, 0.05
@@ -93,7 +95,7 @@ def read_at(client: int, written: int, costs: np.ndarray, slow: float) -> int:
     if costs[CLIENT] == 0:
         return written
     work = costs[CLIENT] + (costs[CLIENT_PASS] if client <= written else 0)
-    return max(client, written) + shared(work, slow)
+    return max(client, written) + shared(work, 1.0 if costs[APART] else slow)
 
 
 @_plain
@@ -155,7 +157,7 @@ def run(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917  one event loop, and 
     running = 0
     # When the loop is free, until when the oldest request is held back, and when the client is free.
     loop = held = client = 0
-    has_client = costs[CLIENT] > 0
+    has_client = costs[CLIENT] > 0 and costs[APART] == 0  # that takes one of the server's cores
     usual, gap, last_arrival = 1.0, 0.0, 0
     while ended < count:
         receive = max(loop, arrivals[taken]) if taken < count else far
@@ -197,7 +199,8 @@ def run(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917  one event loop, and 
             slow = max(1.0, active / cores)
             began = now
             now += shared(costs[PASS], slow)
-            while taken < count and arrivals[taken] <= now:
+            looked = now
+            while taken < count and arrivals[taken] <= looked:
                 number = taken
                 taken += 1
                 now += shared(costs[RECEIVE], slow)

@@ -5,13 +5,12 @@ verification: what the parts promise for that measurement, divided by its result
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
 
 from tailcut.errors import ProfileError
-from tailcut.planning.cluster import without_client
 from tailcut.runtime.profile import Profile
 from tailcut.tuner.journal import lines_of
 from tailcut.tuner.service import MeasuredService, measured_service
@@ -64,7 +63,7 @@ class MeasuredProfile:
         workers = self.profile.settings.io.workers
         at_tune = self.parts(min(self.service.cores, self._quota), workers)
         if self.service.cores < self._machine("usable_cpus"):
-            at_tune = without_client(at_tune)
+            at_tune = replace(at_tune, client_apart=True)
         clients = max(1, round(self.profile.evidence["clients"] / workers))
         return workers * simulate_closed(at_tune, clients, _ANSWERS).rate / self.throughput
 

@@ -31,7 +31,7 @@ class PredictionParts:
     Args:
         facts: of model and machine.
         ways: the ways in.
-        cores: of this machine, which the server shares with the load client.
+        cores: of this machine, which the server shares with the load client, unless it is confined to some of them.
         rows: of every profile that is tried.
         mix: the shapes of the data's requests.
     """
@@ -74,6 +74,7 @@ def configurations(
                 min(float(parts.facts.usable_cpus), parts.cores),
                 spinning=spinning_threads(estimate.options),
                 mix=mix,
+                client_apart=parts.facts.usable_cpus < parts.cores,
             )
             yield settings, configuration, estimate
 

@@ -90,7 +90,7 @@ class WayIn:
     wake_ns: int  # until a thread that was woken runs
     outside_ns: int  # of a latency, in the kernel, and in a client that is not simulated
     pass_ns: int = 0  # of the loop's time, for looking at what has arrived or ended
-    client_ns: int = 0  # of a load client's time on the same cores, per request; 0: it is elsewhere
+    client_ns: int = 0  # of a load client's time on the same machine, per request; 0: it is elsewhere
     client_pass_ns: int = 0  # likewise, each time that it is woken
     engine_ns: int = (
         0  # of the loop's time, per batch: what it does more slowly after a real engine has used the caches
@@ -134,6 +134,7 @@ class Configuration:
     queue_rows: int = 1024
     deadline_ns: int = 0  # 0: none
     spinning: int = 0  # threads of the engine that keep a core each, with or without work
+    client_apart: bool = False  # the load client has a core that is not among `cores`
     mix: ShapeMix = ALIKE  # of requests: only those of one shape share a batch
 
     @property
@@ -236,6 +237,7 @@ def costs_of(configuration: Configuration) -> np.ndarray:
     costs[queueing.PASS] = way_in.pass_ns
     costs[queueing.CLIENT], costs[queueing.CLIENT_PASS] = way_in.client_ns, way_in.client_pass_ns
     costs[queueing.OUTSIDE], costs[queueing.DEADLINE] = way_in.outside_ns, configuration.deadline_ns
+    costs[queueing.APART] = configuration.client_apart
     costs[queueing.DELAY], costs[queueing.HERE] = configuration.max_queue_delay_us * 1000, _HERE_NS
     return costs
 
