@@ -145,9 +145,12 @@ def test_reshape() -> None:
 
 
 def test_free_dimensions_that_have_one_size_are_fixed() -> None:
-    """Of inputs, by INPUT:AXIS."""
-    result = read_settings(config(), spec(None, None), "onnxruntime").settings.engine.fixed_dims
-    assert result == ("INPUT0:1=16", "INPUT1:1=16")
+    """Those of inputs by INPUT:AXIS, and those of outputs for clients that read the metadata."""
+    result = read_settings(config(), spec(None, None), "onnxruntime").settings.engine
+    assert result.fixed_dims == ("INPUT0:1=16", "INPUT1:1=16")
+    assert result.reshapes == tuple(
+        Reshape(name=name, client=(-1, 16), model=(-1, 16)) for name in ("OUTPUT0", "OUTPUT1")
+    )
 
 
 def test_some_outputs() -> None:

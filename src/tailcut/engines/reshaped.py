@@ -101,7 +101,7 @@ def _reshaped(array: np.ndarray, reshape: Reshape | None, side: Literal["client"
     wanted, given = (reshape.model, reshape.client) if side == "model" else (reshape.client, reshape.model)
     pairs = zip(given, array.shape, strict=True) if len(given) == array.ndim else [(0, 1)]
     if any(dim not in {-1, size} for dim, size in pairs):
-        raise EngineError(f"reshape: tensor {reshape.name!r} has shape {list(array.shape)}, not {list(given)}")
+        raise EngineError(f"tensor {reshape.name!r} has shape {list(array.shape)}, not {list(given)}")
     sizes = iter([size for size, dim in zip(array.shape, given, strict=True) if dim == -1])
     return array.reshape([next(sizes) if dim == -1 else dim for dim in wanted])
 
@@ -114,7 +114,10 @@ def _narrowed(tensor: TensorSpec, reshapes: Mapping[str, Reshape]) -> TensorSpec
 
 def _seen(tensor: TensorSpec, reshapes: Mapping[str, Reshape]) -> TensorSpec:
     reshape = reshapes.get(tensor.name)
-    return tensor if reshape is None else replace(tensor, shape=_shape(reshape.client), classes=())
+    if reshape is None:
+        return tensor
+    classes = tensor.classes if reshape.client == reshape.model else ()
+    return replace(tensor, shape=_shape(reshape.client), classes=classes)
 
 
 def _shape(dims: Sequence[int]) -> Shape:

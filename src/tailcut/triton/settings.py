@@ -211,14 +211,17 @@ def _type_of(tensor: Any) -> str:
 
 
 def _reshapes(config: Any, spec: ModelSpec, *, batched: bool) -> Iterator[Reshape]:
-    """Yield how clients see tensors otherwise than the model, and check all others."""
+    """Yield how clients see tensors otherwise than the model, and check all others.
+
+    An output whose size the model leaves open has that of the configuration: for those who read the metadata.
+    """
     first = [-1] if batched else []
     shared = {*spec.input_names} & {*spec.output_names}
     for kind, tensor, known in _listed(config, spec):
         dims = tuple(first + list(tensor.dims))
+        side: Literal["", "input", "output"] = kind if tensor.name in shared else ""
         if tensor.HasField("reshape"):
             shape = tuple(first + list(tensor.reshape.shape))
-            side: Literal["", "input", "output"] = kind if tensor.name in shared else ""
             yield Reshape(name=tensor.name, client=dims, model=shape, side=side)
         elif len(dims) != len(known.shape) or any(
             dim != -1 and size not in {None, dim} for dim, size in zip(dims, known.shape, strict=True)
@@ -227,6 +230,10 @@ def _reshapes(config: Any, spec: ModelSpec, *, batched: bool) -> Iterator[Reshap
                 f"{tensor.name!r} is {known.describe()} in the model, but the configuration has dims "
                 f"{list(tensor.dims)}{' behind the batch' if batched else ''}"
             )
+        elif kind == "output" and any(
+            dim != -1 and size is None for dim, size in zip(dims, known.shape, strict=True)
+        ):
+            yield Reshape(name=tensor.name, client=dims, model=dims, side=side)
 
 
 def _fixed_dims(config: Any, spec: ModelSpec, *, batched: bool) -> Iterator[str]:
