@@ -7,10 +7,10 @@ has room for several: one and two workers, reached directly, and one to four rep
 installed. The period of the quota is 100 ms, as in Kubernetes. A closed loop finds the capacity, with twice as many
 connections for each server as its largest batch has rows: while one half is computed the other half waits, so batches
 are as large as in an overload. Set-ups take turns, and each figure is the median of the rounds. The client and haproxy
-run outside the groups. What is judged is the plan's own figure, the highest Poisson rate whose p99 is within a second, in the curve of
-`tailcut plan`: workers that are reached directly by the tune alone, and replicas behind haproxy with `--capacity` of
-one of them, which is measured behind haproxy in the same turns. That one replica is its own measurement and not judged.
-Limit: 10 %. Beside it stands what the closed loop of the client would get by the simulation.
+run outside the groups. What is judged is the plan's own figure, the highest Poisson rate whose p99 is within a second,
+in the curve of `tailcut plan`: workers that are reached directly by the tune alone, and replicas behind haproxy with
+`--capacity` of one of them, which is measured behind haproxy in the same turns. That one replica is its own measurement
+and not judged. Limit: 10 %. Beside it stands what the closed loop of the client would get by the simulation.
 
 Needs a writable cgroup hierarchy (version 1 or 2) with the cpu controller. Takes about six minutes.
 """

@@ -1,6 +1,7 @@
 """docs/reference/promises.md is true where a program can tell: every test that it names is there."""
 
 import ast
+import functools
 import re
 from pathlib import Path
 
@@ -9,14 +10,19 @@ PAGE = ROOT / "docs/reference/promises.md"
 NAMED = re.compile(r"`(tests/[\w/]+\.py)::(\w+)(?:\[([^`]+)\])?`")
 
 
+@functools.cache
+def functions_in(file: Path) -> tuple[str, set[str]]:
+    """The text of a file of tests, and its functions; nothing where there is none."""
+    source = file.read_text(encoding="utf-8") if file.exists() else ""
+    return source, {node.name for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)}
+
+
 def test_every_promise_names_a_test_that_exists() -> None:
     """Each row of each table ends in one or more tests; file, function and parameter are found."""
     text = PAGE.read_text(encoding="utf-8")
     missing = []
     for path, function, parameter in NAMED.findall(text):
-        file = ROOT / path
-        source = file.read_text(encoding="utf-8") if file.exists() else ""
-        functions = {node.name for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)}
+        source, functions = functions_in(ROOT / path)
         if function not in functions or (parameter and f'"{parameter}"' not in source):
             missing.append(f"{path}::{function}[{parameter}]")
     assert missing == []

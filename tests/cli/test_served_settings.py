@@ -12,7 +12,7 @@ from tests.engines.models import images, masked_mean, perceptron
 from tests.servers import Server, serving
 
 from tailcut import Client
-from tailcut.machine.quota import affinity_mask, quota
+from tailcut.machine.quota import affinity_mask, cpu_quota
 from tailcut.machine.topology import cores_of, topology
 from tailcut.runtime.profile import Profile
 from tailcut.runtime.settings import PaddedInput, PaddingSettings, Settings
@@ -86,7 +86,7 @@ def test_answers(served: tuple[Path, Server], name: str) -> None:
             check_same(client.infer(name, request), truth)
 
 
-@pytest.mark.skipif(CORES < 2 or quota().cpus is not None, reason="there is one core, or a quota")
+@pytest.mark.skipif(CORES < 2 or cpu_quota() is not None, reason="there is one core, or a quota")
 def test_the_event_loop_has_a_core_of_its_own(served: tuple[Path, Server]) -> None:
     """Its thread is bound to the first one, and no thread that computes may use that."""
     pid = served[1].process.pid

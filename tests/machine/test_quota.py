@@ -6,7 +6,7 @@ import pytest
 from tests.machine.trees import plant
 
 from tailcut.machine import quota as module
-from tailcut.machine.quota import Quota, free_bytes, quota, throttled, usable_cpus, usable_cpus_and_why
+from tailcut.machine.quota import cpu_quota, free_bytes, memory_limit, throttled, usable_cpus, usable_cpus_and_why
 
 V1_GROUPS = "4:memory:/docker/abc\n3:cpu,cpuacct:/docker/abc\n1:name=systemd:/docker/abc\n0::/docker/abc"
 
@@ -15,10 +15,14 @@ def process(tmp_path: Path, groups: str) -> Path:
     return plant(tmp_path / "proc", {"cgroup": groups})
 
 
+def limits(root: Path, proc: Path) -> tuple[float | None, int | None]:
+    return cpu_quota(root, proc), memory_limit(root, proc)
+
+
 def test_v2(tmp_path: Path) -> None:
     """cpu.max is quota and period in microseconds, memory.max is bytes."""
     root = plant(tmp_path / "cgroup", {"app/cpu.max": "150000 100000", "app/memory.max": "1073741824"})
-    assert quota(root, process(tmp_path, "0::/app")) == Quota(1.5, 1 << 30)
+    assert limits(root, process(tmp_path, "0::/app")) == (1.5, 1 << 30)
 
 
 def test_v2_limit_on_an_ancestor(tmp_path: Path) -> None:
@@ -32,7 +36,7 @@ def test_v2_limit_on_an_ancestor(tmp_path: Path) -> None:
         "sibling/cpu.max": "1000 100000",
     }
     root = plant(tmp_path / "cgroup", files)
-    assert quota(root, process(tmp_path, "0::/pod/box/leaf")) == Quota(0.5, 4096)
+    assert limits(root, process(tmp_path, "0::/pod/box/leaf")) == (0.5, 4096)
 
 
 def test_v1(tmp_path: Path) -> None:
@@ -44,7 +48,7 @@ def test_v1(tmp_path: Path) -> None:
         "memory/memory.limit_in_bytes": "9223372036854771712",
     }
     root = plant(tmp_path / "cgroup", files)
-    assert quota(root, process(tmp_path, V1_GROUPS)) == Quota(2.5, 512 << 20)
+    assert limits(root, process(tmp_path, V1_GROUPS)) == (2.5, 512 << 20)
 
 
 def test_v1_seen_from_inside_a_container(tmp_path: Path) -> None:
@@ -55,7 +59,7 @@ def test_v1_seen_from_inside_a_container(tmp_path: Path) -> None:
         "memory/memory.limit_in_bytes": "1048576",
     }
     root = plant(tmp_path / "cgroup", files)
-    assert quota(root, process(tmp_path, V1_GROUPS)) == Quota(2.0, 1 << 20)
+    assert limits(root, process(tmp_path, V1_GROUPS)) == (2.0, 1 << 20)
 
 
 @pytest.mark.parametrize(
@@ -72,12 +76,12 @@ def test_v1_seen_from_inside_a_container(tmp_path: Path) -> None:
 def test_no_limit(tmp_path: Path, files: dict[str, str]) -> None:
     """No file, the word max, -1, and torn files all mean that there is no limit."""
     root = plant(tmp_path / "cgroup", {"marker": "", **files})
-    assert quota(root, process(tmp_path, "1:cpu:/\n0::/\ntorn line")) == Quota(None, None)
+    assert limits(root, process(tmp_path, "1:cpu:/\n0::/\ntorn line")) == (None, None)
 
 
 def test_without_proc(tmp_path: Path) -> None:
     """Where there is no /proc, there is no limit."""
-    assert quota(tmp_path, tmp_path / "nowhere") == Quota(None, None)
+    assert limits(tmp_path, tmp_path / "nowhere") == (None, None)
     assert throttled(tmp_path, tmp_path / "nowhere") == (0, 0)
 
 

@@ -16,7 +16,6 @@ from tailcut.cli.serving.sources import SourceReader
 from tailcut.engines.base import EngineOptions
 from tailcut.engines.cuda.provider import missing_provider
 from tailcut.errors import UnsupportedError, UsageError
-from tailcut.machine.quota import Quota
 from tailcut.runtime.limits import Limits, within_memory
 from tailcut.runtime.profile import ModelRef, Profile
 from tailcut.runtime.settings import BatchingSettings, Settings
@@ -107,7 +106,7 @@ def test_models_share_the_memory_of_a_container(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Also with those that are not loaded yet; one warning says how much that leaves."""
-    monkeypatch.setattr(library_module, "quota", lambda: Quota(None, 256 << 20))
+    monkeypatch.setattr(library_module, "memory_limit", lambda: 256 << 20)
     monkeypatch.setattr(library_module, "within_memory", lambda *given: seen.append(given) or within_memory(*given))
     seen: list[Any] = []
     for name in ("one", "two", "three", "four"):

@@ -39,7 +39,7 @@ SERVER = (
     "tailcut.cli.serving.bare_models",
     "tailcut.machine.reserve",
 )
-FAST_PATH = ("tailcut.server.fastpath.tables", "tailcut.kernels.sockets")
+FAST_PATH = ("tailcut.server.fastpath.tables", "tailcut.kernels.sockets", "tailcut.kernels.answers")
 _LARGEST = 1 << 17  # bytes of one order: arguments and environment
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 

@@ -14,7 +14,7 @@ from tailcut.lab.load import LoadResult, LoadTarget
 from tailcut.lab.served_engine import computed_ns, served_engine
 from tailcut.machine.busy import CpuUse, cpu_look
 from tailcut.machine.process import ProcessLook, ThreadLook, descendants, look, socket_process
-from tailcut.machine.quota import quota
+from tailcut.machine.quota import cpu_quota
 
 
 class SurroundingsMonitor:
@@ -56,7 +56,7 @@ class SurroundingsMonitor:
             own=frozenset((os.getpid(), *descendants(os.getpid()))),
             server_processes=frozenset(server_after.minor_faults if server_after is not None else ()),
             server=self._server_use(use, server, server_after, computed),
-            quota_cpus=quota().cpus,
+            quota_cpus=cpu_quota(),
             client_cpu=sum(result.client_cpu for result in results),
             client_processes=max(result.processes for result in results),
         )

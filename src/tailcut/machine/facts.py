@@ -13,7 +13,7 @@ from pathlib import Path
 from tailcut.machine.allocator import PRELOADED
 from tailcut.machine.fingerprint import isa_flags
 from tailcut.machine.perf import Missing
-from tailcut.machine.quota import affinity_mask, quota, throttled
+from tailcut.machine.quota import affinity_mask, cpu_quota, throttled
 from tailcut.machine.topology import parse_cpu_list, topology
 
 THREAD_VARIABLES = (
@@ -86,7 +86,7 @@ def collect(
     """Read everything once; a few milliseconds."""
     proc, sys, system = root / "proc", root / "sys", root / "sys/devices/system"
     machine, allowed = topology(system), affinity_mask() if mask is None else mask
-    limit = quota(sys / "fs/cgroup", proc / "self").cpus
+    limit = cpu_quota(sys / "fs/cgroup", proc / "self")
     times, micros = throttled(sys / "fs/cgroup", proc / "self")
     shared = [tuple(cpu for cpu in core.cpus if cpu in allowed) for core in machine.cores]
     return MachineFacts(

@@ -6,7 +6,7 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from tailcut.machine.quota import quota, usable_cpus
+from tailcut.machine.quota import cpu_quota, memory_limit, usable_cpus
 from tailcut.machine.topology import topology
 
 ISA_FLAGS = (
@@ -38,8 +38,8 @@ def fingerprint(proc: Path = Path("/proc"), sysfs: Path = Path("/sys/devices/sys
         "cores": len(machine.cores),
         "numa_nodes": len(machine.nodes),
         "usable_cpus": usable_cpus(),
-        "cpu_quota": quota().cpus,
-        "memory_limit_bytes": quota().memory_bytes,
+        "cpu_quota": cpu_quota(),
+        "memory_limit_bytes": memory_limit(),
         "memory_bytes": _memory_bytes(proc),
         "isa": " ".join(flag for flag in ISA_FLAGS if flag in isa_flags(proc)),
         "hypervisor": "yes" if "hypervisor" in isa_flags(proc) else "no",

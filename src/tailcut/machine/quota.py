@@ -9,28 +9,21 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 CGROUP_ROOT = Path("/sys/fs/cgroup")
 PROC = Path("/proc/self")
 _NO_LIMIT = 1 << 60  # v1 writes a number near 2^63 for "none"
 
 
-@dataclass(frozen=True, slots=True)
-class Quota:
-    """Limits of the process's control groups; None where there is none. `cpus` may be a fraction."""
-
-    cpus: float | None
-    memory_bytes: int | None
+def cpu_quota(root: Path = CGROUP_ROOT, proc: Path = PROC) -> float | None:
+    """The tightest CPU limit on the way from this process's groups to the root, maybe a fraction; None without one."""
+    return min((limit for folder in _folders(root, proc, "cpu") for limit in _cpu_limit(folder)), default=None)
 
 
-def quota(root: Path = CGROUP_ROOT, proc: Path = PROC) -> Quota:
-    """The tightest CPU and memory limits on the way from this process's groups to the root."""
-    cpus: list[float] = []
-    memory: list[int] = []
-    for folder in _folders(root, proc):
-        cpus += _cpu_limit(folder)
-        memory += _memory_limit(folder)
-    return Quota(min(cpus, default=None), min(memory, default=None))
+def memory_limit(root: Path = CGROUP_ROOT, proc: Path = PROC) -> int | None:
+    """The tightest memory limit in bytes on that way; None without one."""
+    return min((limit for folder in _folders(root, proc, "memory") for limit in _memory_limit(folder)), default=None)
 
 
 def free_bytes(root: Path = CGROUP_ROOT, proc: Path = PROC) -> int | None:
@@ -38,7 +31,7 @@ def free_bytes(root: Path = CGROUP_ROOT, proc: Path = PROC) -> int | None:
 
     What a group holds of files' pages counts as free: the kernel gives it up first.
     """
-    free = [left for folder in _folders(root, proc) for left in _memory_left(folder)]
+    free = [left for folder in _folders(root, proc, "memory") for left in _memory_left(folder)]
     lines = _read(proc.parent / "meminfo").splitlines()
     free += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
     return max(0, min(free)) if free else None
@@ -59,7 +52,7 @@ def usable_cpus(root: Path = CGROUP_ROOT, proc: Path = PROC) -> int:
 
 def usable_cpus_and_why(root: Path = CGROUP_ROOT, proc: Path = PROC) -> UsableCpus:
     """As `usable_cpus`, with the bound that is the tightest."""
-    hardware, mask, limit = os.cpu_count() or 1, len(affinity_mask()), quota(root, proc).cpus
+    hardware, mask, limit = os.cpu_count() or 1, len(affinity_mask()), cpu_quota(root, proc)
     bounds = [(hardware, f"the machine has {_cpus(hardware)}"), (mask, f"the affinity mask has {_cpus(mask)}")]
     if limit is not None:
         bounds.append((int(limit), f"the CPU quota allows {_cpus(limit)} of {hardware}"))
@@ -76,7 +69,7 @@ def affinity_mask() -> frozenset[int]:
 
 def throttled(root: Path = CGROUP_ROOT, proc: Path = PROC) -> tuple[int, int]:
     """How often, and for how many microseconds in all, the quota has stopped this process's group."""
-    for folder in _folders(root, proc):
+    for folder in _folders(root, proc, "cpu"):
         values = dict(line.split() for line in _read(folder / "cpu.stat").splitlines() if len(line.split()) == 2)
         if "nr_throttled" in values:
             nanos = int(values.get("throttled_time", 0))
@@ -88,14 +81,18 @@ def _cpus(count: float) -> str:
     return "1 CPU" if count == 1 else f"{count:g} CPUs"
 
 
-def _folders(root: Path, proc: Path) -> Iterator[Path]:
-    """Yield this process's groups in every hierarchy, each followed by its ancestors."""
+def _folders(root: Path, proc: Path, controller: Literal["cpu", "memory"]) -> Iterator[Path]:
+    """Yield this process's groups in the hierarchies that may have a controller, each followed by its ancestors."""
     for line in _read(proc / "cgroup").splitlines():
         parts = line.split(":", 2)
         if len(parts) != 3:
             continue
         number, controllers, path = parts
-        bases = [root] if number == "0" and not controllers else [root / controllers, root / controllers.split(",")[0]]
+        names = controllers.split(",")
+        unified = number == "0" and not controllers
+        if not unified and controller not in names:
+            continue
+        bases = [root] if unified else [root / controllers, root / names[0]]
         for base in bases:
             if base.is_dir():
                 group = Path(path.lstrip("/"))

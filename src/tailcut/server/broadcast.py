@@ -18,7 +18,7 @@ from tailcut.live.pace import EVERY_S, Pace
 from tailcut.live.records import End, as_event
 from tailcut.live.traces import Looked, TraceReader
 from tailcut.machine.process import usage
-from tailcut.machine.quota import quota, throttled
+from tailcut.machine.quota import cpu_quota, throttled
 from tailcut.server.about import about, findings
 from tailcut.server.context import Context
 from tailcut.server.latency import bounds_around
@@ -92,7 +92,7 @@ class Broadcast:
 
     def _begin(self) -> None:
         self._token = self._context.token
-        self._limited = quota().cpus is not None
+        self._limited = cpu_quota() is not None
         self._look_for_models()
         self._history.add(self._snapshot(), self._look)
         self._timer = self._loop.call_later(EVERY_S, self._tick, self._loop.time() + EVERY_S)

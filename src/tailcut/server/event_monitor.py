@@ -10,7 +10,7 @@ import resource
 import time
 from typing import Any
 
-from tailcut.machine.quota import quota, throttled
+from tailcut.machine.quota import cpu_quota, throttled
 from tailcut.machine.waiting import CpuWaiting
 from tailcut.runtime.tracing.timeline import Events
 from tailcut.server.metrics import ServerCounts
@@ -32,7 +32,7 @@ class EventMonitor:
         self._counts = counts
         self._cpu_ns = time.thread_time_ns()
         self._waiting = CpuWaiting()
-        self._limited = quota().cpus is not None
+        self._limited = cpu_quota() is not None
         self._throttled_us = throttled()[1]
         self._usage = resource.getrusage(resource.RUSAGE_SELF)
         self._beats = 0

@@ -13,7 +13,7 @@ from tailcut.engines import EngineOptions, open_engine
 from tailcut.engines.files import ENGINES_OF, FileKind, kind_of
 from tailcut.errors import MissingModelFileError, NotFoundError, TailcutError, UnsupportedError, UsageError
 from tailcut.machine.fingerprint import fingerprint
-from tailcut.machine.quota import quota, usable_cpus
+from tailcut.machine.quota import memory_limit, usable_cpus
 from tailcut.runtime.fit import fit_to_machine
 from tailcut.runtime.limits import Limits, within_memory
 from tailcut.runtime.model import Model, chosen_model, measured_model
@@ -212,7 +212,7 @@ class Library:
         Where clients load models, some that are not there yet have a share as well.
         """
         known, limits = len(model_folders(self._repository)), self._wishes.limits
-        shared = within_memory(limits, quota().memory_bytes, max(models, min(known, _EXPECTED)))
+        shared = within_memory(limits, memory_limit(), max(models, min(known, _EXPECTED)))
         if shared.slab_bytes < min(limits.slab_bytes, self._slab_bytes):
             _log.warning("the memory limit leaves only %d MiB for the rows of each model", shared.slab_bytes >> 20)
             self._slab_bytes = shared.slab_bytes

@@ -230,9 +230,7 @@ def _reshapes(config: Any, spec: ModelSpec, *, batched: bool) -> Iterator[Reshap
                 f"{tensor.name!r} is {known.describe()} in the model, but the configuration has dims "
                 f"{list(tensor.dims)}{' behind the batch' if batched else ''}"
             )
-        elif kind == "output" and any(
-            dim != -1 and size is None for dim, size in zip(dims, known.shape, strict=True)
-        ):
+        elif kind == "output" and any(dim != -1 and size is None for dim, size in zip(dims, known.shape, strict=True)):
             yield Reshape(name=tensor.name, client=dims, model=dims, side=side)
 
 

@@ -21,7 +21,7 @@ from tailcut.lab.describe import rows_of_data
 from tailcut.machine.allocator import can_huge_heap, installed
 from tailcut.machine.fingerprint import isa_flags
 from tailcut.machine.nodes import usable_nodes
-from tailcut.machine.quota import affinity_mask, quota, usable_cpus
+from tailcut.machine.quota import affinity_mask, cpu_quota, usable_cpus
 from tailcut.machine.topology import cores_of, topology
 from tailcut.runtime.limits import Limits
 from tailcut.runtime.opening.row_proof import settle_rows
@@ -110,7 +110,7 @@ def facts_of(wanted: TuneRequest, learned: Learned) -> SpaceFacts:
     """What decides which settings make sense for this model on this machine."""
     kind = kind_of(wanted.model)
     places = learned_places(learned.spec, learned.requests)
-    machine, mask, limited = topology(), affinity_mask(), quota().cpus is not None
+    machine, mask, limited = topology(), affinity_mask(), cpu_quota() is not None
     spec = learned.spec
     if wanted.max_batch_size is not None:
         spec = replace(spec, most_rows=spec.within(wanted.max_batch_size))

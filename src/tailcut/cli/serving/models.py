@@ -44,10 +44,10 @@ class ModelLoader:
         cls, read: "Callable[[Source], Profile]", measured: "BareModels", limits: "Limits", models: int
     ) -> "ModelLoader":
         """A loader whose models share the memory that this process may use."""
-        from tailcut.machine.quota import quota
+        from tailcut.machine.quota import memory_limit
         from tailcut.runtime.limits import within_memory
 
-        shared = within_memory(limits, quota().memory_bytes, models)
+        shared = within_memory(limits, memory_limit(), models)
         if shared.slab_bytes < limits.slab_bytes:
             _log.warning("the memory limit leaves only %d MiB for the rows of each model", shared.slab_bytes >> 20)
         return cls(read, measured, shared, models)

@@ -19,7 +19,7 @@ from tailcut.engines.files import Traits
 from tailcut.engines.samples import Samples, find_samples
 from tailcut.engines.traits import read_traits
 from tailcut.errors import TailcutError, UnsupportedError
-from tailcut.machine.quota import affinity_mask, quota, usable_cpus
+from tailcut.machine.quota import affinity_mask, cpu_quota, memory_limit, usable_cpus
 from tailcut.machine.topology import cores_of, topology
 from tailcut.runtime.limits import Limits
 from tailcut.runtime.opening.defaults import (
@@ -73,7 +73,7 @@ def surroundings(cpus: int | None = None, *, alone: bool = True, max_batch_size:
     """Of this process, which may use so many CPUs: where none are named, all that the machine lets it use."""
     cpus = cpus or usable_cpus()
     threads = max(1, min(cpus, cores_of(topology(), affinity_mask())))
-    return ServingPlace(cpus, threads, alone, quota().cpus is not None, max_batch_size)
+    return ServingPlace(cpus, threads, alone, cpu_quota() is not None, max_batch_size)
 
 
 def open_measured(profile: Profile, limits: Limits, around: ServingPlace, budget_s: float = BUDGET_S) -> OpenedEngine:
@@ -340,5 +340,5 @@ def _options(base: EngineOptions, threads: int) -> EngineOptions:
 
 def _is_comparable(weight_bytes: int) -> bool:
     """Whether a second session fits, in half of the memory that the process may use."""
-    memory_bytes = quota().memory_bytes
+    memory_bytes = memory_limit()
     return weight_bytes <= _LARGE_BYTES and (memory_bytes is None or _COPIES * weight_bytes <= memory_bytes // 2)

@@ -28,7 +28,8 @@ class Ring:
         if capacity < 2 or capacity & (capacity - 1):
             raise ValueError(f"the capacity must be a power of two, got {capacity}")
         layout = struct.Struct(f"{width + 1}q")  # native: each word, so the stamp too, is one store
-        self._memory = memoryview(bytearray(layout.size * capacity)) if memory is None else memory
+        # Pages that nothing was written to take no memory: `np.zeros` leaves them to the kernel.
+        self._memory = np.zeros(layout.size * capacity, np.uint8).data if memory is None else memory
         self._words = self._memory.cast("q")
         self._size = layout.size
         self._mask = capacity - 1

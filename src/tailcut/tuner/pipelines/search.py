@@ -16,7 +16,7 @@ from tailcut.engines.graph import load_graph
 from tailcut.errors import UsageError
 from tailcut.lab.payload import encoded
 from tailcut.machine.fingerprint import isa_flags
-from tailcut.machine.quota import quota, usable_cpus
+from tailcut.machine.quota import cpu_quota, usable_cpus
 from tailcut.pipelines.engine import StageEngine
 from tailcut.pipelines.loading import load_pipeline, parse_path
 from tailcut.pipelines.model import pipeline_profile
@@ -129,7 +129,7 @@ class PipelineSpace:
     def refinements(self, winner: Settings) -> list[Settings]:
         """Small changes of a configuration that only the real server can judge."""
         stages = [step.stage for step in self._steps if step.stage is not None]
-        pinnable = 0 if quota().cpus is not None or self._cpus != os.cpu_count() else self._cpus
+        pinnable = 0 if cpu_quota() is not None or self._cpus != os.cpu_count() else self._cpus
         return refinements(winner, self._alone_us, stages, pinnable, self._cpus)
 
     def thrifty(self, winner: Settings) -> list[Settings]:
@@ -231,7 +231,7 @@ class PipelineSpace:
             self._cpus,
             os.cpu_count() or 1,
             isa_flags(),
-            quota().cpus is not None,
+            cpu_quota() is not None,
             quantizable=kind is FileKind.ONNX and benefits_from_int8(load_graph(file)),
             lower_precision=self._session.wanted.data is not None and not self._session.gate.blind,
             engines=ENGINES_OF[kind],
