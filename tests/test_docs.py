@@ -87,6 +87,7 @@ def test_the_files_that_the_architecture_names_exist():
     assert wrong == []
 
 
+@pytest.mark.slow
 def test_the_figures_of_the_architecture_are_those_of_the_code():
     """Roughly, so that not every change has to touch the page; and the largest class is among those that it shows."""
     spec = importlib.util.spec_from_file_location("structure", ROOT / "scripts/structure.py")

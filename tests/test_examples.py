@@ -50,6 +50,7 @@ def test_pipeline_example(name: str, tmp_path: Path) -> None:
     _run(folder / name, output)
 
 
+@pytest.mark.slow
 def test_the_recall_of_embeddings(tmp_path: Path) -> None:
     """An encoder finds the same passages as itself; its corpus is Python's documentation."""
     pytest.importorskip("tokenizers", reason="tokenizers is not installed: this example needs it")

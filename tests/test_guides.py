@@ -24,7 +24,17 @@ PROMISE = re.compile(r"^print\(.*?\)\s+# (?!None where)(.+)$", re.MULTILINE)
 
 
 @pytest.mark.parametrize(
-    "name", ["memory", "machine", "counters", "microbenchmarks", "batching", "client", "kernels", "vectorization"]
+    "name",
+    [
+        "memory",
+        "machine",
+        "counters",
+        "microbenchmarks",
+        "batching",
+        "client",
+        "vectorization",
+        pytest.param("kernels", marks=pytest.mark.slow),
+    ],
 )
 def test_snippets(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     """A page's snippets run one after the other in one program; every `print(...)  # text` prints that text."""

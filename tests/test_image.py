@@ -126,6 +126,7 @@ def test_a_size_counts_a_file_once(image: ModuleType, tmp_path: Path) -> None:
     assert image.size_bytes(tmp_path) == 1010
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     os.geteuid() != 0 or shutil.which("unshare") is None or shutil.which("setpriv") is None,
     reason="only root can make namespaces, by unshare and setpriv",

@@ -275,6 +275,7 @@ def test_every_module_has_its_test() -> None:
     assert sorted(name for name in modules() if computes(name) and name not in tested) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("test", sorted(GROUPS))
 def test_a_group_tests_what_it_names(test: str) -> None:
     """Its file, or what that imports, imports each module; or it starts a command, and the command does."""
@@ -360,6 +361,7 @@ def test_modules_of_ours_are_imported_by_name_only_where_there_is_a_reason() -> 
     assert upward == set(UPWARD)
 
 
+@pytest.mark.slow
 def test_the_files_that_docstrings_name_exist() -> None:
     """In the folder of the docstring's own file, or in one above it."""
     kinds = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef

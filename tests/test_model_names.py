@@ -51,7 +51,8 @@ def test_every_name_is_asked_by_every_client(server: Server, target: LoadTarget,
     assert served_spec(grpc, name).inputs == served_spec(target, name).inputs
 
 
-@pytest.mark.parametrize("name", ["what?", pytest.param("模型", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["what?", "模型"])
 def test_bench_and_explain_take_every_name(server: Server, name: str) -> None:
     """Both commands measure the model that is named."""
     bench = run("bench", server.url, "--model", name, "--duration", "0.3s", "--rate", "50", "--json")

@@ -54,6 +54,7 @@ def test_the_json_object(server: Server) -> None:
             assert 1_000 < run["server_cost"]["cpu_ns"] < 1e9
 
 
+@pytest.mark.slow
 def test_more_connections_than_a_shell_allows_files(server: Server) -> None:
     """The limit is raised for them; where it may not be, the line names it, and does not blame the server."""
     bench = [SCRIPT, "bench", server.url, "--warmup", "0s", "--duration", "300ms", "--concurrency", "300", "--json"]
@@ -216,6 +217,7 @@ def test_any_server_with_a_body_of_ones_own(bench: Bench, tmp_path: Path) -> Non
     assert validated("bench", bad.stdout)["runs"][0]["errors"].keys() == {"202"}
 
 
+@pytest.mark.slow
 def test_a_trace_is_replayed_in_two_processes(server: Server, tmp_path: Path) -> None:
     """Every arrival of the file is sent once; the record says how they came, and how many processes sent them."""
     trace = tmp_path / "trace"

@@ -73,6 +73,7 @@ def test_a_mix_in_other_forms(bench: Bench, server: Server, more: tuple[str, ...
     assert "client CPU" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_mix_over_grpc_and_against_an_earlier_one(server: Server, folder: Path) -> None:
     """gRPC has its own client; runs are paired by model."""
     first = folder / "first.json"
@@ -107,6 +108,7 @@ def test_mistakes_are_one_line(bench: Bench, server: Server, more: tuple[str, ..
     assert words in line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("data", ["text.jsonl", "text.npz"])
 @pytest.mark.parametrize(
     "way",

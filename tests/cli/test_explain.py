@@ -82,6 +82,7 @@ def test_a_profile(folder: Path) -> None:
     assert "| compute |" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_profile_is_sent_the_requests_of_a_file(folder: Path) -> None:
     """In the place of generated ones, which a model may not accept; what does not fit is said."""
     np.savez(folder / "fits.npz", x=np.ones((5, 16), np.float32))

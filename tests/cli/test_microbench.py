@@ -44,6 +44,7 @@ def test_two_functions_side_by_side(folder: Path) -> None:
     assert record["machine"]["cpu"]
 
 
+@pytest.mark.slow
 def test_save_and_compare(folder: Path) -> None:
     """A regression against a saved result exits with 1 and is named; the report and Markdown are written."""
     assert microbench(folder, "mine:few", "--save", "old.json", *QUICK).returncode == 0

@@ -44,6 +44,7 @@ def test_a_command_that_a_signal_ends() -> None:
     assert stat("sh", "-c", "kill -KILL $$")["exit_code"] == -signal.SIGKILL
 
 
+@pytest.mark.slow
 def test_children_and_threads_count() -> None:
     """Page faults of a child and of a thread are those of the command."""
     alone = stat(sys.executable, "-c", "import subprocess, threading")["counts"]["page_faults"]

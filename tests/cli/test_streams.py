@@ -16,6 +16,7 @@ import tailcut
 TAILCUT = f"{sys.executable} -m tailcut"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("closed", "numbers"), [("<&- >&- 2>&-", (0, 1, 2)), ("<&-", (0,)), ("2>&-", (2,))])
 def test_a_server_with_closed_streams_serves(tmp_path: Path, closed: str, numbers: tuple[int, ...]) -> None:
     """Its first sockets take no standard stream's number, and it ends as any other."""
@@ -60,6 +61,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield running
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("redirect", ["| true", "| head -c 1 >/dev/null", ">&-", "2>&- >&-", "<&-"])
 def test_a_measurement_goes_on_to_its_end(server: Server, redirect: str, tmp_path: Path) -> None:
     """Also the exit code and standard error are as if the output had been read."""

@@ -280,6 +280,7 @@ def test_no_colour(server: Server) -> None:
     ] == []
 
 
+@pytest.mark.slow
 def test_a_server_that_stops(tmp_path: Path) -> None:
     """One line, and exit code 0: it said so. Of one that is gone without a word, exit code 2."""
     path = perceptron([4, 8, 3], tmp_path / "mlp.onnx")
@@ -314,6 +315,7 @@ def test_a_token(tmp_path: Path, top: Top) -> None:
         assert server.stop() == 0
 
 
+@pytest.mark.slow
 def test_another_token_is_read_from_the_file(tmp_path: Path) -> None:
     """When the server has taken it, it ends the stream; the next one is asked for with the new token."""
     (tmp_path / "token").write_text("secret")

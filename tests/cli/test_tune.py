@@ -264,9 +264,8 @@ def test_control_c_keeps_the_best_so_far(folder: Path) -> None:
     assert "Not verified" in (folder / "stopped.html").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize(
-    "arguments", [["mlp.onnx", "-o", "kept.toml"], pytest.param(["--retune", "kept.toml"], marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments", [["mlp.onnx", "-o", "kept.toml"], ["--retune", "kept.toml"]])
 def test_control_c_before_the_race_writes_nothing(folder: Path, arguments: list[str]) -> None:
     """The profile that lies there stays as it is, byte by byte; one line says so, and the command leaves with 130."""
     settings = changed(BASELINE, engine={"threads": 1}, batching={"max_batch_size": 4})

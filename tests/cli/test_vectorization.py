@@ -56,6 +56,7 @@ def test_a_vectorised_function(folder: Path):
     assert "out[i] = x[i] * np.float32(0.5)" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_scalar_function_as_json(folder: Path):
     """One JSON object on stdout, whatever the module prints; reasons and advice in it; exit 1."""
     done = vectorization(folder, "./own_kernels.py:recurrence", "--signature", "float32[::1]", "--json")

@@ -145,6 +145,7 @@ def test_both_sides_of_a_fork_with_the_asyncio_client(server: Server, uv: bool) 
     run(parent())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
 def test_children_of_multiprocessing(server: Server, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With each way to start a process, while the parent asks as well."""

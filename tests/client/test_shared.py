@@ -185,6 +185,7 @@ def test_calls_at_the_same_time(server: Server) -> None:
     asyncio.run(gathered())
 
 
+@pytest.mark.slow
 def test_a_server_that_was_started_anew(make: type, server: Server) -> None:
     """It knows no region any more; the call goes on with a new one."""
     with make(server.url, shared_memory=PREFIX) as client:
@@ -214,6 +215,7 @@ def test_mistakes_are_those_of_the_call(make: type, server: Server) -> None:
         make(server.url, shared_memory="a/b")
 
 
+@pytest.mark.slow
 def test_a_server_that_takes_none_of_that_name(make: type, server: Server, tmp_path: Path) -> None:
     """One error that says what to do, and nothing is left in /dev/shm."""
     with make(server.url, shared_memory="other-") as client:

@@ -189,6 +189,7 @@ def test_truncated(options: EngineOptions, tmp_path: Path) -> None:
         refusal(path, options)
 
 
+@pytest.mark.slow
 def test_random_and_flipped_bytes(options: EngineOptions, tmp_path: Path) -> None:
     """Noise, and a model with bits flipped, load or are refused in one line; the process lives, and stays silent."""
     path = models.convolution(tmp_path / "m.onnx")

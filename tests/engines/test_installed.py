@@ -67,6 +67,7 @@ def run(environment: dict[str, str], *command: str) -> subprocess.CompletedProce
     )
 
 
+@pytest.mark.slow
 def test_without_onnxruntime_openvino_computes_onnx_models(tmp_path: Path) -> None:
     """The answers are the same, also of a model with two inputs and of one whose sizes are free."""
     models = [
@@ -97,6 +98,7 @@ def test_a_model_whose_engine_is_missing_is_one_line(tmp_path: Path, hidden: tup
     assert lines[-1] == f"tailcut.errors.UnsupportedError: {message}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("hidden", "candidates"),
     [("openvino", "['onnxruntime'] ('onnxruntime',)"), ("onnxruntime", "['openvino'] ()")],

@@ -104,6 +104,7 @@ def test_what_cannot_be_read_is_compiled_anew(monkeypatch: pytest.MonkeyPatch, t
     assert (array == 2).all()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
 @pytest.mark.parametrize("home", [None, "/", "/missing"])
 def test_a_user_without_a_passwd_entry_can_load_them(

@@ -30,6 +30,7 @@ def test_releases_the_gil_on_one_thread(name: str) -> None:
     assert not options.get("parallel", False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MATMULS)
 @pytest.mark.parametrize(
     "shape", [(1, 1, 1), (4, 4, 4), (5, 7, 3), (33, 65, 17), (64, 100, 300), (3, 0, 2), (130, 70, 257)]

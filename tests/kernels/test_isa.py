@@ -26,6 +26,7 @@ def test_here():
     assert numba_isa() == numba_isa() != "none"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not X86, reason="the names of x86-64 processors")
 @pytest.mark.parametrize(
     ("name", "isa"), [("generic", "sse2"), ("nehalem", "sse4"), ("haswell", "avx2"), ("skylake-avx512", "avx512")]

@@ -57,6 +57,7 @@ def test_every_kernel_has_a_twin_and_is_prepared():
         assert prepared()[name]
 
 
+@pytest.mark.slow
 @on_x86
 @pytest.mark.parametrize("name", sorted(KERNELS))
 def test_runs_on_vectors(name: str):
@@ -65,6 +66,7 @@ def test_runs_on_vectors(name: str):
         assert_vectorized(KERNELS[name], lanes=LANES, signature=signature)
 
 
+@pytest.mark.slow
 @on_x86
 @pytest.mark.parametrize("name", sorted(OLDER))
 def test_the_matrix_and_gather_kernels_run_on_vectors(name: str):
@@ -72,6 +74,7 @@ def test_the_matrix_and_gather_kernels_run_on_vectors(name: str):
     assert_vectorized(getattr(compiled, name), lanes=LANES, signature=OLDER[name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("swap", [False, True])
 @pytest.mark.parametrize("name", ["normalize_nchw", "normalize_nhwc"])
 @pytest.mark.parametrize(("size", "top", "left"), [((1, 1), 0, 0), ((9, 33), 2, 3), ((12, 40), 0, 0), ((3, 0), 1, 1)])
@@ -83,6 +86,7 @@ def test_images(name: str, size: tuple[int, int], top: int, left: int, swap: boo
     np.testing.assert_allclose(got, wanted, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=runs(150))
 @given(FLOATS)
 def test_to_16_bits(values: np.ndarray):
@@ -173,6 +177,7 @@ def test_mean_pool():
     assert (got[0] == 0).all()
 
 
+@pytest.mark.slow
 def test_prepare_compiles_what_calls_need():
     """After `prepare`, a call compiles nothing more."""
     code = (

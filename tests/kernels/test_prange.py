@@ -94,6 +94,7 @@ def test_every_loop_of_a_function_is_there(result: dict[str, list]) -> None:
     assert inner[:2] == [line("        while x > 1:"), False]
 
 
+@pytest.mark.slow
 def test_a_reduction_over_threads(result: dict[str, list]) -> None:
     """Where sums may be reordered the kernel is on vectors; where not, the inner loop is scalar and is said to be."""
     assert [item[1] for item in result["dot"]] == [True]

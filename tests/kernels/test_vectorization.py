@@ -177,6 +177,7 @@ def test_a_loop_on_fewer_lanes_than_it_could_have(function, signature: str, advi
     assert advice in " ".join(facts.advice)
 
 
+@pytest.mark.slow
 def test_library_code_counts_for_the_line_that_calls_it():
     """An array expression and a numpy function inlined by numba are loops of their own lines."""
     (analysis,) = analyse(library_calls, PAIR)
@@ -209,6 +210,7 @@ def test_the_code_that_is_read_is_the_code_that_runs():
     assert instructions(text, symbol) == instructions(running, own)
 
 
+@pytest.mark.slow
 def test_all_compiled_signatures_are_looked_at():
     """Without a signature, every form that is compiled is analysed, and the assertion covers each."""
 

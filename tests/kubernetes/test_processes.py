@@ -324,6 +324,7 @@ def test_a_pod_over_its_memory_limit_is_restarted(models: Path, tmp_path: Path) 
         assert clients.failed == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "service", documents(DEPLOY / "kserve" / "inferenceservice.yaml"), ids=lambda item: item["metadata"]["name"]
 )

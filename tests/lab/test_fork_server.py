@@ -105,6 +105,7 @@ def test_it_is_executed_where_something_else_would_be_inherited(tmp_path: Path) 
         os.sched_setaffinity(0, mask)
 
 
+@pytest.mark.slow
 def test_it_is_executed_where_the_fork_server_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed by the kernel, for example: what was running has ended with it, and what comes is executed."""
     modules = ("tailcut.cli.main",)
@@ -118,6 +119,7 @@ def test_it_is_executed_where_the_fork_server_is_gone(tmp_path: Path, monkeypatc
         assert isinstance(child, subprocess.Popen)
 
 
+@pytest.mark.slow
 def test_it_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
     """Killed without a chance to stop its servers."""
     program = f"""

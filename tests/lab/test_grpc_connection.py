@@ -67,6 +67,7 @@ def test_one_form_of_tensors(both: tuple[Server, LoadTarget]) -> None:
         infer_payload(target, "mlp", likely_samples(served_spec(target, None)).make(1, 1), "json")
 
 
+@pytest.mark.slow
 def test_bench_over_grpc_in_two_processes(both: tuple[Server, LoadTarget]) -> None:
     """The command takes a grpc:// target like any other."""
     _, target = both

@@ -39,6 +39,7 @@ def test_a_count_repeats_and_grows_with_the_work() -> None:
     assert 100 < short < 20_000
 
 
+@pytest.mark.slow
 @needs_valgrind
 @pytest.mark.usefixtures("work")
 def test_what_fails_is_named() -> None:

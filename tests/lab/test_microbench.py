@@ -32,12 +32,14 @@ def constant(random: np.random.Generator, size: int) -> np.ndarray:
     return np.ones(size)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("draw", DISTRIBUTIONS.values(), ids=DISTRIBUTIONS)
 def test_the_medians_interval_covers(draw: Draw) -> None:
     """The 99 % interval of a function's median holds the truth in 98 to 100 % of 250 seeded runs."""
     assert 0.98 <= median_coverage(draw, 250) <= 1.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("draw", [DISTRIBUTIONS[name] for name in SLOPES], ids=SLOPES)
 def test_the_slopes_interval_covers(draw: Draw) -> None:
     """The regression's 99 % interval holds the true mean of a call in at least 98 % of seeded runs."""

@@ -37,6 +37,7 @@ def test_a_record_holds_all_it_takes_to_doubt_it() -> None:
     assert [comparison.name for comparison in result.comparisons] == ["new"]
 
 
+@pytest.mark.slow
 def test_a_change_between_runs_is_found() -> None:
     """A fifth slower than the saved run is worse, a fifth faster better, and a fresh run of the same indistinct."""
     old = record(seed=1)

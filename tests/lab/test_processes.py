@@ -14,6 +14,7 @@ from tailcut.lab.payload import encode
 from tailcut.lab.processes import share_closed, share_open
 
 
+@pytest.mark.slow
 def test_a_shared_plan_is_the_same_plan() -> None:
     """Three processes send exactly the arrivals that one would have sent, from one common start, each request once."""
     times = poisson_times(300, 0.6, 1)
@@ -57,6 +58,7 @@ def test_a_shared_closed_loop_keeps_its_concurrency() -> None:
     assert result.rate_achieved == pytest.approx(result.samples / 0.2)
 
 
+@pytest.mark.slow
 def test_a_mistake_in_a_child_is_the_parents() -> None:
     """Nobody listening is one error of the user's, and no process is left behind."""
     with socket.create_server(("127.0.0.1", 0)) as taken:

@@ -69,6 +69,7 @@ def test_very_many_latencies_are_thinned() -> None:
     assert 15_000 < len(record.latencies_us) <= 20_000
 
 
+@pytest.mark.slow
 def test_alike_runs_are_indistinct() -> None:
     """Two runs of one distribution are not told apart, and nothing has regressed."""
     outcome = compare(run_record(result(lognormal(1))), run_record(result(lognormal(2))))

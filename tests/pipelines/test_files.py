@@ -62,7 +62,8 @@ PRINTS = (
 )
 
 
-@pytest.mark.parametrize("workers", [[], pytest.param(["--workers", "2"], marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [[], ["--workers", "2"]])
 def test_what_is_printed_does_not_spoil_the_result(tmp_path, workers):
     """Standard output has one JSON object, whatever the file and its functions print."""
     source = written(tmp_path, PRINTS, PIPELINE)
@@ -109,7 +110,7 @@ def test_a_file_is_executed_once_at_a_start_and_at_each_reload(tmp_path, logs):
 MOVES = "os.chdir('/')\n" + HEAD + THREADS + PIPELINE
 
 
-@pytest.mark.parametrize("workers", [[], pytest.param(["--workers", "2"], marks=pytest.mark.slow)])
+@pytest.mark.parametrize("workers", [[], ["--workers", "2"]])
 def test_a_file_that_changes_the_working_directory(tmp_path, monkeypatch, logs, workers):
     """Paths of the command line are those of the folder that it was given in, at a reload, too."""
     (tmp_path / "sub").mkdir()

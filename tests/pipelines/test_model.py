@@ -250,6 +250,7 @@ def test_processes_end_with_the_model(folder):
         os.kill(pid, 0)
 
 
+@pytest.mark.slow
 def test_wishes_hold_for_the_models(folder):
     """Fixed settings instead of measured ones, and no batching."""
     with Model.open(f"{folder}/samples.py:pipeline") as model:

@@ -154,6 +154,7 @@ def _log(server: Server) -> str:
     return server.stderr.read_text()
 
 
+@pytest.mark.slow
 def test_a_later_step_without_room(folder: Path, server: Server) -> None:
     """503, counted once with its reason, logged, and no failure of the model's: the last step's queue is full."""
     before, failed = samples(server), failures(server)

@@ -84,6 +84,7 @@ def tuned(
     return MeasuredProfile(Path("m.toml"), profile, service, Path("m.toml"))
 
 
+@pytest.mark.slow
 def test_the_scale_is_what_the_parts_promise_for_the_verified_load() -> None:
     """Over what the tuned server answered there; every CPU time of the configuration is scaled by it."""
     slow = tuned(0.8)

@@ -69,6 +69,7 @@ def test_a_plan_meets_its_limit() -> None:
     assert result.predicted.goodput == pytest.approx(1000, rel=0.01)
 
 
+@pytest.mark.slow
 def test_a_measured_capacity_sets_the_scale() -> None:
     """A replica that carries half of what the parts promise is needed twice as often; the plan says so."""
     loose = [Limit("p99", 500.0)]
@@ -200,6 +201,7 @@ def test_several_models_on_shared_cores() -> None:
     assert result.assumptions.routing == "round-robin"
 
 
+@pytest.mark.slow
 def test_a_model_that_is_rarely_asked_is_said() -> None:
     """It needs no replicas of its own; a note names it, and one whose percentile needs more requests than there are."""
     often, rare = measured("often", 200.0), measured("rare", 6000.0)

@@ -64,6 +64,7 @@ def test_rows_of_the_slab_are_reserved_at_once(tmp_path: Path) -> None:
         assert model.statistics()["rows_in_use"] == 0
 
 
+@pytest.mark.slow
 def test_large_requests_are_admitted_as_before(tmp_path: Path) -> None:
     """Beside one that is under way, another is refused where both are more than the queue holds; one row is let in."""
 
@@ -84,6 +85,7 @@ def test_large_requests_are_admitted_as_before(tmp_path: Path) -> None:
             asyncio.run(several(model))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS, ids=str)
 def test_few_parts_wait_at_a_time(tmp_path: Path, way: tuple[str, int]) -> None:
     """The queue holds a few batches of a large request, so that others have their turns between them."""

@@ -96,6 +96,7 @@ def test_a_slow_engine_is_avoided(served: tuple[str, Model]) -> None:
     assert second >= 36
 
 
+@pytest.mark.slow
 def test_a_long_queue_uses_both(tmp_path: Path) -> None:
     """What the quick engine would get to later than the slow one is done with, the slow one computes; all is right."""
     path = folded(tmp_path / "folded.onnx")

@@ -23,6 +23,7 @@ def open_files(count: int) -> Iterator[int]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
+@pytest.mark.slow
 def test_ten_thousand_idle_connections(models: Path, tmp_path: Path) -> None:
     """They are capped: the ones idle longest make room, and a client that asks is answered at once and exactly."""
     with open_files(10_000) as count, serving(tmp_path, models / "echo.onnx") as server:

@@ -199,6 +199,7 @@ def test_silence(server: Server) -> None:
         assert client.closed()[-1].kind == h2.GOAWAY
 
 
+@pytest.mark.slow
 def test_a_quiet_stream_is_asked_whether_its_client_lives(server: Server) -> None:
     """A stream may be quiet for as long as its client answers a ping; one that does not is gone."""
     with Client(server.host, server.grpc_port or 0) as client:

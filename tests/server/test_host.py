@@ -59,6 +59,7 @@ def full_disk(folder: Path, kibibytes: int) -> Iterator[Path]:
         subprocess.run(["umount", str(folder)], check=True)
 
 
+@pytest.mark.slow
 def test_a_memory_limit_below_the_rows(models: Path, tmp_path: Path) -> None:
     """Under 1 GiB the rows shrink, with a warning, and it serves; two batches that cannot fit are refused by size."""
     with in_memory_group(900):

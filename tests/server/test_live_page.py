@@ -142,6 +142,7 @@ def test_under_load(server: Server, browser: Browser) -> None:
         assert browser.run("document.querySelector('#models-table').textContent").count(NAME) == 1
 
 
+@pytest.mark.slow
 def test_a_model_that_is_not_asked_has_no_figures(server: Server, browser: Browser) -> None:
     """It says so, instead of 0."""
     browser.open(server.url)
@@ -186,6 +187,7 @@ def test_the_form_of_texts(server: Server, browser: Browser) -> None:
     assert browser.run("document.querySelectorAll('main img, main b > b').length") == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("typed", "shown"),
     [
@@ -205,6 +207,7 @@ def test_texts_that_begin_like_a_list(server: Server, browser: Browser, typed: s
     assert shown in send(browser)
 
 
+@pytest.mark.slow
 def test_a_form_that_could_not_be_made_is_made_again(server: Server, browser: Browser) -> None:
     """While the stream goes on: the metadata are asked for again."""
     browser.open(server.url)
@@ -280,6 +283,7 @@ def test_by_keyboard_and_for_screen_readers(server: Server, browser: Browser) ->
         assert browser.run("document.querySelectorAll('[aria-live=assertive]').length") == 0
 
 
+@pytest.mark.slow
 def test_pause_ends_the_stream(server: Server, browser: Browser) -> None:
     """A page that is paused is no watcher; going on it is one again."""
     with load(server):
@@ -362,6 +366,7 @@ def test_a_server_that_stops_and_comes_back(browser: Browser, tmp_path: Path) ->
     browser.problems.clear()
 
 
+@pytest.mark.slow
 @needs_openssl
 def test_over_tls(browser: Browser, tmp_path: Path) -> None:
     with serving(tmp_path, perceptron([4, 8, 3], tmp_path / "mlp.onnx"), *make_pair(tmp_path).flags) as server:

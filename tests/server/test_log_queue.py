@@ -96,6 +96,7 @@ def test_ending_takes_a_bounded_time(pipe: tuple[int, int]) -> None:
     assert time.monotonic() - began < 10 * log_queue._EXIT_S
 
 
+@pytest.mark.slow
 def test_a_server_of_which_nobody_reads_the_log(models: Path) -> None:
     """Thousands of failing requests fill the pipe; each is answered, the lines are counted, and the server ends."""
     command = [sys.executable, "-m", "tailcut", "serve", str(models / "gather.onnx"), "--port", "0", "--json"]

@@ -172,6 +172,7 @@ def test_open_metrics_where_a_scraper_accepts_it(slow: Server, accept: str, open
         assert {family.type for family in open_metrics_families(answer.body.decode())} >= {"counter", "histogram"}
 
 
+@pytest.mark.slow
 def test_open_metrics_where_a_scraper_sends_a_long_head(slow: Server) -> None:
     """Accept is read in a head of any length."""
     head = f"GET /metrics HTTP/1.1\r\nHost: x\r\nAccept: application/openmetrics-text\r\nCookie: {'c' * 4000}\r\n\r\n"

@@ -58,6 +58,7 @@ def test_what_cannot_be_in_time_is_refused_before_its_body_is_there(server: Serv
     assert answered.status == 200
 
 
+@pytest.mark.slow
 def test_a_body_whose_turn_passed_while_it_arrived_is_refused(tmp_path: Path) -> None:
     """It was let in when nothing waited, and lent a row; with others computing at its end, 100 us are too few: 503."""
     body = bytes(4 * 16384)  # large enough to be received into its row

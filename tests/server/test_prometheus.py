@@ -254,6 +254,7 @@ def test_every_query_of_the_guide_has_data(scraped: tuple[Server, str]) -> None:
         assert values(address, sizes) == [pytest.approx(1)]
 
 
+@pytest.mark.slow
 def test_exemplars_lead_from_a_histogram_to_a_trace(scraped: tuple[Server, str]) -> None:
     """Prometheus scrapes OpenMetrics, stores the names that it has in plain text, and finds the trace of a request."""
     pytest.importorskip("opentelemetry.exporter.otlp.proto.http", reason="needs pip install 'tailcut[otel]'")

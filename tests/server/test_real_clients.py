@@ -111,6 +111,7 @@ def test_curl(server: Server, tmp_path: Path, version: str) -> None:
             assert ROW in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(JAVA is None, reason="no Java development kit is installed")
 def test_java(server: Server, tmp_path: Path) -> None:
     """Its default client offers h2c with every first request; bodies of known length and in chunks are answered."""

@@ -108,6 +108,7 @@ def test_the_kernel_writes_large_bodies_into_the_slab(models: Path, request_byte
     _run(models / "big.onnx", check)
 
 
+@pytest.mark.slow
 def test_requests_leave_nothing_in_the_allocator(models: Path) -> None:
     """A thousand answers later there are as many blocks as before, once the trace of past requests is full."""
 

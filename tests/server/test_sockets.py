@@ -164,6 +164,7 @@ def test_new_connections_go_to_the_successor(models: Path, tmp_path: Path) -> No
         assert kept.ask(json_request("mlp", BODY)).json()["model_version"] == "1"
 
 
+@pytest.mark.slow
 def test_a_port_is_shared_only_by_both(models: Path, tmp_path: Path) -> None:
     """Where one of the two lacks --reuse-port, the second exits with 2 and a line that names the option."""
     with serving(tmp_path, models / "mlp.onnx") as first:

@@ -125,6 +125,7 @@ def test_every_bad_message_at_every_cut(models: Path) -> None:
     _serve(models, check)
 
 
+@pytest.mark.slow
 def test_every_bad_chunk_at_every_cut(models: Path) -> None:
     """The same for what stands in a body, behind a good head."""
 

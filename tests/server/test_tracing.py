@@ -473,6 +473,7 @@ def test_a_pipeline_has_a_span_for_each_step(tmp_path: Path, monkeypatch: pytest
         assert "tailcut.batch.span_id" not in request.attributes
 
 
+@pytest.mark.slow
 def test_without_the_packages_one_line_says_what_to_install(folder: Path, tmp_path: Path) -> None:
     """Where an option asks for traces; where only a variable does, the server serves without them."""
     hidden = without(tmp_path / "hidden", "opentelemetry", "opentelemetry.sdk")
@@ -494,6 +495,7 @@ def test_without_the_packages_one_line_says_what_to_install(folder: Path, tmp_pa
         assert "WARNING no traces, although OTEL_EXPORTER_OTLP_ENDPOINT is set" in process.stderr.read()
 
 
+@pytest.mark.slow
 def test_variables_of_the_whole_machine_stop_no_server(folder: Path, tmp_path: Path) -> None:
     """A sampler that is not known here is a warning."""
     environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1", "OTEL_TRACES_SAMPLER": "jaeger_remote"}

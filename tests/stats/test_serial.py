@@ -13,6 +13,7 @@ def waits(random: np.random.Generator, size: int, load: float) -> np.ndarray:
     return (walk - np.minimum.accumulate(walk) + 1)[1000:]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("load", "size"), [(0.5, 1500), (0.6, 2000), (0.7, 5000)])
 def test_intervals_of_a_queue_cover(load: float, size: int) -> None:
     """In 95 % of 400 seeded runs the p99 of a queue lies inside; taken as independent, in fewer than 85 %."""

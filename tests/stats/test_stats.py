@@ -39,6 +39,7 @@ def test_percentiles_are_points_of_the_sample() -> None:
     assert [percentile(sample, q) for q in (0.01, 0.5, 0.99, 1.0)] == [1, 50, 99, 100]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("distribution", ["exponential", "lognormal", "uniform", "two humps"])
 @pytest.mark.parametrize(("q", "n"), [(0.5, 100), (0.95, 500), (0.99, 600), (0.99, 3000)])
 def test_intervals_cover(distribution: str, q: float, n: int) -> None:

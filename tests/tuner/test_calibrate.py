@@ -67,6 +67,7 @@ def test_both_engines_have_a_copy(calibrated: tuple[ModelSpace, list[str]]) -> N
     assert measured >= {("onnxruntime", "int8_static"), ("openvino", "int8_static")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
 def test_what_was_measured_is_what_ships(
     calibrated: tuple[ModelSpace, list[str]], folder: Path, tmp_path: Path, engine: str

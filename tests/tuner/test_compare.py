@@ -18,6 +18,7 @@ from tailcut.tuner.space import changed
 STATIC = changed(Settings(), engine={"precision": "int8_static", "threads": 1})
 
 
+@pytest.mark.slow
 def test_each_profile_runs_its_own_copy_of_the_model(tmp_path: Path) -> None:
     """Two with equal settings are told apart: one runs a copy that answers rightly, the other one of another model."""
     path = perceptron([16, 4], tmp_path / "m.onnx")

@@ -99,6 +99,7 @@ def test_what_is_known_is_told_at_once(model: Path) -> None:
     assert done == [2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("measured", [True, False])
 def test_of_a_kind_that_answers_wrongly_no_other_is_loaded(model: Path, measured: bool) -> None:
     """One is asked; it is measured where it can be offered, and the others are left out with its reason."""
@@ -118,12 +119,14 @@ def test_of_a_kind_that_answers_wrongly_no_other_is_loaded(model: Path, measured
     assert [item.error for item in result if item.options.name == "onnxruntime"] == [None]
 
 
+@pytest.mark.slow
 def test_a_model_without_a_batch_is_measured_as_it_is(model: Path) -> None:
     """Only the size of one request."""
     (result,) = estimate_engines(model, [EngineOptions(threads=1)], [REQUEST], seconds=0.5, batched=False)
     assert result.sizes == [1]
 
 
+@pytest.mark.slow
 def test_the_users_word_on_rows_holds_for_the_measurements(tmp_path: Path) -> None:
     """A file that says nothing of its rows, or otherwise, is measured in batches where the user says that it may."""
     path = tmp_path / "sum.onnx"
@@ -139,6 +142,7 @@ def test_the_users_word_on_rows_holds_for_the_measurements(tmp_path: Path) -> No
         assert (result.batched, len(result.sizes) > 1) == (independent, independent)
 
 
+@pytest.mark.slow
 def test_requests_of_different_lengths_are_computed_in_turn(tmp_path: Path) -> None:
     """The times of a size are those of the data's lengths, and of a lone request as well."""
     path = save(
@@ -169,6 +173,7 @@ def test_a_process_that_ends_is_one_line(model: Path) -> None:
             estimator.measure(1, 0.01)
 
 
+@pytest.mark.slow
 def test_an_engine_that_cannot_load_the_model_is_started_once(tmp_path: Path) -> None:
     """Its other configurations have the same reason; those of the other engine are measured."""
     path = tmp_path / "labels.onnx"
@@ -200,6 +205,7 @@ def test_a_size_is_measured_only_where_there_is_time_for_it(rows: int, seconds: 
     assert _calls_in(EngineEstimate(EngineOptions()), 1, -1.0) == 1
 
 
+@pytest.mark.slow
 def test_what_there_is_no_time_to_load_is_left_out(model: Path) -> None:
     """With no time at all three configurations are measured, and the rest say why they are not."""
     choices = [EngineOptions(threads=1, instances=count) for count in (1, 2, 3, 4, 5)]

@@ -119,8 +119,9 @@ def killing(session: TuneSession, settings: Settings, probes: int) -> None:
     session.outcome.noise = session.racing.noise = Killing(session, settings, probes)
 
 
-@pytest.mark.parametrize("probes", [1, pytest.param(2, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("kind", ["goodput", pytest.param("latency", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("probes", [1, 2])
+@pytest.mark.parametrize("kind", ["goodput", "latency"])
 def test_a_finalist_that_is_killed_has_lost(tmp_path: Path, kind: ObjectiveKind, probes: int) -> None:
     """In the first heat or in a later one: it counts as failed, the reason is recorded, and the other one wins."""
     session = opened(tmp_path)
@@ -171,7 +172,8 @@ def test_a_step_that_is_killed_costs_its_own_rungs(tmp_path: Path) -> None:
     assert [rung.note for rung in rungs[2:]] == [UNCHANGED] * 4
 
 
-@pytest.mark.parametrize("probes", [1, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("probes", [1, 4])
 def test_tuned_settings_whose_server_is_killed_give_way_to_the_next_best(tmp_path: Path, probes: int) -> None:
     """They are measured from the start, and a line says why."""
     message: list[Event] = []
@@ -275,6 +277,7 @@ def test_tuned_settings_that_do_not_start_give_way_to_the_next_best(tmp_path: Pa
     assert any("could not be served" in event.text for event in message if isinstance(event, Phase))
 
 
+@pytest.mark.slow
 def test_servers_run_beside_each_other_as_memory_allows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two race where there is none left, and rungs stay unmeasured; both say why."""
     message: list[Event] = []

@@ -28,6 +28,7 @@ def test_hopeless_arms_leave_early() -> None:
     assert len(result.entrants[1].scores) == 2
 
 
+@pytest.mark.slow
 def test_the_best_hardly_ever_leaves() -> None:
     """In 200 races of eight, the best arm is still there at the end nearly always."""
     means = [100, 90, 85, 80, 70, 60, 95, 97]

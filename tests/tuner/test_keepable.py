@@ -91,6 +91,7 @@ def served(
         assert server.stop() == 0
 
 
+@pytest.mark.slow
 def test_what_the_gate_refuses(served: Served) -> None:
     """Nothing in float32 that fills nothing up; of the rest not all, so that some of each is asked below."""
     refused = [item for item in served.offered if item not in served.kept]

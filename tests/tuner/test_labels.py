@@ -29,6 +29,7 @@ def answers(path: Path, inputs: dict[str, np.ndarray]) -> np.ndarray:
         engine.close()
 
 
+@pytest.mark.slow
 def test_a_server_of_pixels_is_sent_pixels(tmp_path: Path) -> None:
     """The labels are the model's own answers: both servers find nearly all of them, given as a column."""
     path = perceptron([16, 4], tmp_path / "m.onnx")

@@ -20,6 +20,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return perceptron([64, 128, 8], tmp_path_factory.mktemp("models") / "m.onnx")
 
 
+@pytest.mark.slow
 def test_an_engine_that_answers_wrongly_is_not_predicted(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One configuration of it is measured, to be offered; no way to serve it is among the predicted ones."""
     data = {"x": np.random.default_rng(0).standard_normal((48, 64)).astype(np.float32)}

@@ -120,6 +120,7 @@ def test_failures_are_raced_once() -> None:
     assert measured.load == racing("latency", 100.0).load
 
 
+@pytest.mark.slow
 def test_open_blocks_have_requests_when_time_is_over() -> None:
     """A block of the least length would often have none."""
     measured = racing("latency", 8.0)

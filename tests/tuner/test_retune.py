@@ -30,7 +30,8 @@ def of_copy(folder: Path) -> tuple[Path, Profile]:
     return path, msgspec.structs.replace(profile, evidence={"quantized": FIGURES})
 
 
-@pytest.mark.parametrize("rows", [pytest.param(0, marks=pytest.mark.slow), 64])
+@pytest.mark.slow
+@pytest.mark.parametrize("rows", [0, 64])
 def test_its_own_copy_is_measured(tmp_path: Path, rows: int) -> None:
     """With data or without it: the copy races, it answers rightly, and the new profile has it with its figures."""
     path, profile = of_copy(tmp_path)

@@ -43,7 +43,8 @@ def opened(wanted: TuneRequest, tell: Callable[[Event], None] = lambda event: No
     return session, Selection(session, ModelSpace(session))
 
 
-@pytest.mark.parametrize("minds_mask", [pytest.param(True, marks=pytest.mark.slow), False])
+@pytest.mark.slow
+@pytest.mark.parametrize("minds_mask", [True, False])
 def test_padding_races_only_where_answers_stay_right(tmp_path: Path, minds_mask: bool) -> None:
     """A model that counts the filling answers wrongly when padded: its buckets are rejected before they race."""
     path = masked_mean(tmp_path / "m.onnx", minds_mask=minds_mask)

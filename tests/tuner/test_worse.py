@@ -89,6 +89,7 @@ def test_a_gain_over_the_baseline_excuses_no_loss_to_the_previous_profile() -> N
     assert kept.kept == "previous"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("previous", "arm", "reason"),
     [
@@ -126,6 +127,7 @@ def test_failed_requests_are_a_loss() -> None:
     assert proven_worse(result, "baseline", 0) == "p99 by failed requests of the baseline's"
 
 
+@pytest.mark.slow
 def test_settings_that_are_proven_worse_give_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """To the baseline's, in the profile and in its evidence; the console and the reports say so."""
     path, text = perceptron([4, 8, 3], tmp_path / "m.onnx"), []
@@ -162,6 +164,7 @@ def test_settings_that_are_proven_worse_give_way(tmp_path: Path, monkeypatch: py
     assert "Not kept" in tune_markdown(result)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("tail", "speed", "kept"), [(2.0, 90.0, "reference"), (0.5, 130.0, None)])
 def test_a_previous_profile_that_won_gives_way_to_a_better_baseline(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tail: float, speed: float, kept: str | None
@@ -179,6 +182,7 @@ def test_a_previous_profile_that_won_gives_way_to_a_better_baseline(
     assert outcome.settings == (session.with_wire("binary") if kept else before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kept", "server"), [("reference", "the baseline server"), ("previous", "the previous profile's")]
 )

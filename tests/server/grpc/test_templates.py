@@ -243,6 +243,7 @@ def test_what_takes_long_to_read_is_read_in_steps(tmp_path: Path) -> None:
     with_plans(tmp_path, use, "mlp", "words", batch=1)
 
 
+@pytest.mark.slow
 def test_what_is_known_is_bounded(models: Path) -> None:
     """Over a thousand leads it begins anew; a lead that is very long is never kept."""
 

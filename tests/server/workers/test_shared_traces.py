@@ -71,6 +71,7 @@ def fleet(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
         assert server.stop() == 0
 
 
+@pytest.mark.slow
 def test_whoever_is_asked_answers_for_all(fleet: Server) -> None:
     """Two workers' requests add up in every answer; a third that follows a killed one adds to what that one left."""
     first, sent = workers(fleet), tail(fleet)["requests"]

@@ -107,6 +107,7 @@ def own_fleet(models: Path, tmp_path: Path) -> Iterator[Server]:
         yield server
 
 
+@pytest.mark.slow
 def test_a_renewal_loses_nothing(fleet: Server) -> None:
     """SIGHUP under load: every worker is another process afterwards; no request failed and readiness never went off."""
     before = workers(fleet)
@@ -239,6 +240,7 @@ def test_metrics_are_the_sum_over_workers_and_never_go_back(fleet: Server) -> No
     assert stats["model_stats"][0]["inference_count"] == 10
 
 
+@pytest.mark.slow
 def test_a_crash_loop_ends(models: Path, tmp_path: Path) -> None:
     """Workers that cannot load any more are tried `--max-restarts` times; then all end, exit code 1, and it is said."""
     path = tmp_path / "gone.onnx"
@@ -277,6 +279,7 @@ def test_mistakes_are_one_line(tmp_path: Path, mistake: Callable[..., str]) -> N
     assert "--workers" in mistake(tmp_path, "serve", model, "--port", "0", "--workers", "none")
 
 
+@pytest.mark.slow
 def test_a_model_that_no_worker_can_load_is_one_line(tmp_path: Path) -> None:
     """Of three that try, and exit 2."""
     command = [sys.executable, "-m", "tailcut", "serve", str(tmp_path / "no.onnx"), "--port", "0", "--workers", "3"]

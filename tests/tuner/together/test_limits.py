@@ -51,6 +51,7 @@ def test_what_is_proven_worse(sides: list[JointSide], reason: str) -> None:
     assert not reason.startswith("a p99") or "; b p99 x" in result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tail", [2.0, 0.5])
 def test_the_profiles_hold_the_defaults_instead(tmp_path: Path, tail: float) -> None:
     """The tune, the result, the evidence, the terminal and the page say so."""
