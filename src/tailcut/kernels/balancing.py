@@ -17,10 +17,11 @@ DISPATCH, INSTANCES, THREADS, QUEUE, ROUTING, HEDGE = range(6)  # of `Tables.sha
 SHAPES = 6
 NOW, ROUTED, TIMER, TURN, ACTIVE, HEDGED = range(6)  # of `BalancingState.clock`
 # Of a server: what its loop does, until when; answers that leave then; batches that compute; until when a batch is held
-# back; when the last request came; and lists of requests and of batches that are done, by their first request.
-PHASE, FREE, LEAVING, RUNNING, HELD, LAST = range(6)
-INBOX, INBOX_END, WAITING, WAITING_END, WAITS, DONE, DONE_END = range(6, 13)
-FIELDS = 13
+# back; when the last request came; when the loop looked at what has arrived; and lists of requests and of batches that
+# are done, by their first request.
+PHASE, FREE, LEAVING, RUNNING, HELD, LAST, LOOKED = range(7)
+INBOX, INBOX_END, WAITING, WAITING_END, WAITS, DONE, DONE_END = range(7, 14)
+FIELDS = 14
 LOOP_NS, ENGINE_NS, BATCHES = range(3)  # of `BalancingState.totals`
 
 # Nothing here allocates, and counting references to this many arrays at each call took four fifths of the time.

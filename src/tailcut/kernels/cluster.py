@@ -26,6 +26,7 @@ from tailcut.kernels.balancing import (
     INBOX,
     INSTANCES,
     LAST,
+    LOOKED,
     LEAVING,
     LOOP_NS,
     NOW,
@@ -217,11 +218,12 @@ def loop_step(tables: Tables, state: BalancingState, server: int, now: int) -> N
     active = 1 + server_row[RUNNING] * tables.shape[THREADS]
     slow = max(1.0, active / tables.cores)
     if server_row[PHASE] == _IDLE:
-        server_row[FREE] = now + shared(tables.costs[PASS], slow)
+        server_row[FREE] = server_row[LOOKED] = now + shared(tables.costs[PASS], slow)
         state.totals[server, LOOP_NS] += (server_row[FREE] - now) / slow
         server_row[PHASE] = _RECEIVING
         return
-    if server_row[PHASE] == _RECEIVING and server_row[INBOX] >= 0:
+    arrived = server_row[INBOX] >= 0 and state.came[server_row[INBOX]] <= server_row[LOOKED]
+    if server_row[PHASE] == _RECEIVING and arrived:
         server_row[FREE] = receive(tables, state, server, now, slow)
         return
     if server_row[PHASE] != _COMPUTING and server_row[DONE] >= 0 and state.finished[server_row[DONE]] <= now:

@@ -100,13 +100,13 @@ def run(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917  one event loop, and 
     flying, left = np.full(slots, -1, np.int64), np.zeros(slots)
     look_at, spins_until = np.full(slots, FAR, np.int64), np.zeros(slots, np.int64)
     loop, loop_left, loop_batch, loop_model, loop_spins = _IDLE, 0.0, -1, 0, 0
-    now = 0
+    now = looked = 0
     while ended < count:
         moved = True
         while moved:
             moved = False
             if loop == _IDLE:
-                if taken < count and arrivals[taken] <= now:
+                if taken < count and arrivals[taken] <= looked:
                     loop, loop_model = _RECEIVING, models[taken]
                     loop_left = float(costs[loop_model, RECEIVE])
                     moved = True
@@ -169,6 +169,8 @@ def run(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917  one event loop, and 
                 running[m] += 1
                 batches += 1
                 moved = True
+            if not moved and loop == _IDLE and taken < count and arrivals[taken] <= now:
+                looked, moved = now, True  # the next pass takes in what has arrived by now
         active, following = 0, FAR
         if loop != _IDLE:
             active += shapes[loop_model, THREADS] if loop == _COMPUTING else 1
