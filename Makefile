@@ -23,6 +23,12 @@ PYTEST := $(BIN)/python -m pytest
 # The files that have such tests, so that the other three hundred are not imported just to find that they have none.
 SERIAL = $(if $(findstring ::,$(TESTS)),,$(shell grep -rlE --include='*.py' '^@pytest\.mark\.serial' $(TESTS)))
 
+# What each process would compile, and what each worker would prepare of the tests the first time, is done once, one
+# beside the other.
+PREPARED = $(VENV)/.prepared
+PREPARE = { test -e $(PREPARED) || { $(PYTEST) $(TESTS) --collect-only -qq >/dev/null 2>&1; touch $(PREPARED); } & \
+	$(BIN)/python -c 'from tailcut.kernels import load, numbers, queueing, cluster, sharing, sockets'; wait; }
+
 # Container images set it; the hundreds of processes that the tests start would each compile every module anew.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -72,7 +78,7 @@ demo: $(READY)
 # Those that measure time have the machine to themselves; a selection (TESTS=) may have none of either kind (status 5).
 # What fails among others is run once more by itself, and has to pass then: both runs are printed.
 test: $(READY)
-	@$(BIN)/python -c 'from tailcut.kernels import load, numbers, sockets'  # compiled once, not by each process
+	@$(PREPARE)
 	@status=0; none=0; \
 	for kind in '$(or $(SERIAL),$(TESTS)) -m "serial and ($(MARKS))"' \
 		'$(TESTS) -m "not serial and ($(MARKS))" -n $(JOBS) --maxprocesses 8 --dist loadfile --no-loadscope-reorder'; do \

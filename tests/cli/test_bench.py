@@ -84,6 +84,7 @@ def test_the_users_own_data_over_the_unix_socket(bench: Bench, server: Server) -
     assert validated("bench", done.stdout)["runs"][0]["errors"] == {}
 
 
+@pytest.mark.slow
 def test_the_sweep_starts_with_the_capacity(bench: Bench, server: Server) -> None:
     """One closed run, then open ones at 10 to 90 % of what it reached."""
     done = bench(server.url, "--rate-sweep", "--duration", "250ms", "--warmup", "50ms", "--json")

@@ -50,6 +50,7 @@ def test_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_apply_writes_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Too many threads asked for is an exit code of 1, and --apply writes the right number to a file."""
     monkeypatch.setenv("OMP_NUM_THREADS", "4096")
@@ -64,6 +65,7 @@ def test_apply_writes_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert str(path) in done.stdout.replace("\n", "")
 
 
+@pytest.mark.slow
 def test_apply_spares_files_of_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that the doctor did not write is not overwritten: one line says so. Its own is written again."""
     monkeypatch.setenv("OMP_NUM_THREADS", "4096")

@@ -57,6 +57,7 @@ def test_a_server_under_load(folder: Path) -> None:
     assert result["cause"]["words"] in page
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 def test_the_page_opens_in_a_browser(folder: Path) -> None:
     """The page of the test before runs its script, and shows the slowest requests."""

@@ -36,6 +36,7 @@ def test_a_server_with_closed_streams_serves(tmp_path: Path, closed: str, number
         assert process.wait(30) == 0
 
 
+@pytest.mark.slow
 def test_a_server_outlives_whoever_reads_its_output(tmp_path: Path) -> None:
     """`tailcut serve --json | head -1`, with stderr in the same pipe: a line for each request goes nowhere."""
     model = perceptron([4, 8, 3], tmp_path / "mlp.onnx")
@@ -73,6 +74,7 @@ def test_a_measurement_goes_on_to_its_end(server: Server, redirect: str, tmp_pat
     assert b"ignored" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_said(server: Server) -> None:
     """What was asked for could not be written: exit code 2 and one line."""
     command = f"{TAILCUT} bench {server.url} --duration 0.3s --warmup 0s --rate 50 --json >/dev/full"

@@ -212,6 +212,7 @@ def test_a_minute_is_kept() -> None:
     assert "██ █" in drawn(screen, 100)
 
 
+@pytest.mark.slow
 def test_once(server: Server) -> None:
     """One second as text without colours, with the model and its process."""
     command = [*TOP, server.url, "--once"]
@@ -339,6 +340,7 @@ def test_another_token_is_read_from_the_file(tmp_path: Path) -> None:
         assert server.stop() == 0
 
 
+@pytest.mark.slow
 @needs_openssl
 def test_over_tls(tmp_path: Path, top: Top) -> None:
     pair = make_pair(tmp_path)

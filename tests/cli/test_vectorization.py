@@ -47,6 +47,7 @@ def vectorization(folder: Path, *arguments: str) -> subprocess.CompletedProcess[
     return subprocess.run(program, cwd=folder, capture_output=True, text=True, timeout=100, check=False)
 
 
+@pytest.mark.slow
 def test_a_vectorised_function(folder: Path):
     """Compiled signatures are found; loop, lanes and source are shown; exit 0."""
     done = vectorization(folder, "own_kernels:scale")

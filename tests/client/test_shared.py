@@ -270,6 +270,7 @@ def test_a_server_that_is_gone(make: type) -> None:
         assert files() == set()
 
 
+@pytest.mark.slow
 def test_a_client_that_is_dropped(server: Server) -> None:
     """Its memory goes with it, and the server forgets the region when another is registered."""
     x = np.zeros((1, 4), np.float32)

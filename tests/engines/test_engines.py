@@ -339,6 +339,7 @@ def test_threads_call_at_once(load: Open, tmp_path: Path, instances: int) -> Non
     assert not wrong
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bound", [True, False])
 def test_python_runs_while_the_engine_computes(load: Open, tmp_path: Path, bound: bool) -> None:
     """The GIL is free during a call: another thread gets through its loop in the middle of it."""

@@ -81,6 +81,7 @@ def test_the_doctor_resolves_nothing(lookups: Path) -> None:
     assert hosts(lookups) <= {"127.0.0.1", "localhost", "None"}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
 @pytest.mark.usefixtures("lookups")
 def test_no_engine_asks_a_name_server(tmp_path: Path) -> None:

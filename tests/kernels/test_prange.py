@@ -101,6 +101,7 @@ def test_a_reduction_over_threads(result: dict[str, list]) -> None:
     assert [item[:2] for item in result["rows"]] == [[line("        for j in range(a.shape[1]):"), False]]
 
 
+@pytest.mark.slow
 def test_array_expressions(result: dict[str, list]) -> None:
     """They become kernels too, at their own line."""
     assert [item[:2] for item in result["expression"]] == [[line("    return a * 2 + b"), True]]

@@ -26,6 +26,7 @@ from tailcut.runtime.profile import Profile
 from tailcut.runtime.settings import IoSettings, Settings
 
 
+@pytest.mark.slow
 def test_a_profile_is_served_and_ended(models: Path) -> None:
     """Inside the block the child answers; after it the process is gone and nobody listens."""
     with ServedProfile(Profile.of_model(models / "mlp.onnx", Settings())) as served:

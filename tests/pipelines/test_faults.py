@@ -69,7 +69,7 @@ def test_log_lines_of_a_stage_are_the_servers(tmp_path):
     with serving(logs, written(tmp_path, LOGGING), "--log", "json") as server:
         with server.connect() as wire:
             assert wire.ask(ROW).status == 500
-        until(lambda: "ZeroDivisionError" in server.stderr.read_text(), server)
+        until(lambda: "stage 'f' raised" in server.stderr.read_text(), server)
         lines = [json.loads(line) for line in server.stderr.read_text().splitlines()]
     result = {line["message"]: line["level"] for line in lines}
     assert result["stage 'f': mine: imported"] == "info"

@@ -110,6 +110,7 @@ def test_a_file_is_executed_once_at_a_start_and_at_each_reload(tmp_path, logs):
 MOVES = "os.chdir('/')\n" + HEAD + THREADS + PIPELINE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [[], ["--workers", "2"]])
 def test_a_file_that_changes_the_working_directory(tmp_path, monkeypatch, logs, workers):
     """Paths of the command line are those of the folder that it was given in, at a reload, too."""

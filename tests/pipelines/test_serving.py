@@ -340,6 +340,7 @@ def test_a_pipelines_model_that_has_changed_is_accepted_as_any(tmp_path):
         until(lambda: "its inputs and outputs are not those of the profile" in server.stderr.read_text(), server)
 
 
+@pytest.mark.slow
 def test_settings_of_the_command_line_are_those_of_a_pipelines_models(folder, tmp_path):
     """The largest batch, fixed settings instead of measured ones, and the device."""
     source = f"{folder}/samples.py:pipeline"

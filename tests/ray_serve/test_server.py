@@ -112,6 +112,7 @@ def test_its_end_is_noticed(model: Path) -> None:
     asyncio.run(run())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="prctl(2)")
 def test_it_does_not_outlive_its_replica(model: Path) -> None:
     """However the replica ends."""

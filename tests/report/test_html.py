@@ -379,6 +379,7 @@ def test_charts_are_read_by_keyboard_and_pointer(tmp_path: Path) -> None:
     assert (lit, hidden, fits) == ("3", "true", "true")
 
 
+@pytest.mark.slow
 @needs_chromium
 @pytest.mark.parametrize("draw", [PAGES["bench"], PAGES["microbench"]], ids=["bench", "microbench"])
 def test_narrow_pages_do_not_scroll_sideways(tmp_path: Path, draw: Callable[[], str]) -> None:
@@ -390,8 +391,9 @@ def test_narrow_pages_do_not_scroll_sideways(tmp_path: Path, draw: Callable[[], 
     assert fits == "true"
 
 
+@pytest.mark.slow
 @needs_chromium
-@pytest.mark.parametrize("size", ["1200,1600", pytest.param("420,1600", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("size", ["1200,1600", "420,1600"])
 def test_it_is_drawn_light_and_dark(tmp_path: Path, size: str) -> None:
     """Both schemes give a picture, and not the same one."""
     pictures = []

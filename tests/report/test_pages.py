@@ -61,6 +61,7 @@ def test_many_runs_are_thinned_to_the_colours_there_are() -> None:
     assert len(page.runs) == 12
 
 
+@pytest.mark.slow
 def test_what_got_worse_is_the_headline() -> None:
     """A comparison with a faster earlier result is told before anything else, by HTML and Markdown."""
     assert bench_page.page(slower_bench()).headline == "9 of 9 percentiles got worse"

@@ -280,6 +280,7 @@ def test_what_workers_cannot_share(models: Path, refusal: Callable[..., str], fl
     assert "several workers share only their port" in refusal(models / "mlp.onnx", "--workers", "2", *flags)
 
 
+@pytest.mark.slow
 def test_a_port_in_use_is_one_line(models: Path, server: Server) -> None:
     """Exit code 2, and the port is not shared with the process that has it."""
     command = [sys.executable, "-m", "tailcut", "serve", str(models / "mlp.onnx"), "--port", "0"]
@@ -295,6 +296,7 @@ def test_versions_that_are_none(models: Path, refusal: Callable[..., str], sourc
     assert "is not a version" in refusal(source.replace("m.onnx", str(models / "mlp.onnx")))
 
 
+@pytest.mark.slow
 def test_without_the_extra_one_line_says_what_to_install(models: Path) -> None:
     """The rest of the server does not need it."""
     hide = "import sys; sys.modules['google.protobuf'] = None; from importlib import util; find = util.find_spec\n"

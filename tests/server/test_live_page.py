@@ -152,6 +152,7 @@ def test_a_model_that_is_not_asked_has_no_figures(server: Server, browser: Brows
     assert "No requests" in browser.text("#slow-words")
 
 
+@pytest.mark.slow
 def test_the_form_of_several_inputs(server: Server, browser: Browser) -> None:
     """Each has its fields, filled with values that the model takes; what is wrong is answered in the server's words."""
     browser.open(server.url)
@@ -174,6 +175,7 @@ def test_the_form_of_several_inputs(server: Server, browser: Browser) -> None:
     browser.problems.clear()
 
 
+@pytest.mark.slow
 def test_the_form_of_texts(server: Server, browser: Browser) -> None:
     """One a line or a JSON list; markup in them, or in the model's name, is text."""
     browser.open(server.url)
@@ -223,6 +225,7 @@ def test_a_form_that_could_not_be_made_is_made_again(server: Server, browser: Br
     assert send(browser).startswith("200")
 
 
+@pytest.mark.slow
 def test_at_a_path_of_slashes(server: Server, browser: Browser) -> None:
     """Its own requests stay at its own host."""
     browser.open(f"{server.url}//")

@@ -504,6 +504,7 @@ def test_variables_of_the_whole_machine_stop_no_server(folder: Path, tmp_path: P
         assert server.stderr.read_text().count("WARNING OTEL_TRACES_SAMPLER=jaeger_remote is ignored: known") == 1
 
 
+@pytest.mark.slow
 def test_nothing_is_imported_unless_traces_are_asked_for() -> None:
     """Neither by the server nor by the clients."""
     program = (

@@ -122,6 +122,7 @@ def test_copies_come_first_where_they_are_likely_to_win(
     assert done == order
 
 
+@pytest.mark.slow
 def test_operators_stay_in_float_until_answers_are_right(calibrated: tuple[ModelSpace, list[str]]) -> None:
     """All methods with everything in int8, then more in float, up to half; where nothing helps, the reason is told."""
     space, _ = calibrated

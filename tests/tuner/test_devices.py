@@ -122,6 +122,7 @@ def test_settings_that_a_device_does_not_have(given: dict, valid: dict) -> None:
     assert {name: getattr(engine, name) for name in valid} == valid
 
 
+@pytest.mark.slow
 def test_tune_says_in_one_line_what_is_missing(tmp_path: Path) -> None:
     """Before anything is measured; exit code 2, and no file is written."""
     path = models.perceptron([4, 3], tmp_path / "mlp.onnx")

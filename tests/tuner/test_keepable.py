@@ -103,11 +103,13 @@ def test_what_the_gate_refuses(served: Served) -> None:
     assert precisions[0] - precisions[1] <= UNSURE
 
 
+@pytest.mark.slow
 def test_alone(served: Served) -> None:
     """Each request by itself, one of them with more rows than any batch has."""
     check_alone(served.server.url, served.kept)
 
 
+@pytest.mark.slow
 def test_from_many_clients_at_once(served: Served) -> None:
     """Twelve of them ask one model at the same time, each another request."""
     check_together(served.server.url, served.kept)

@@ -176,6 +176,7 @@ def test_a_random_model_is_tuned_for_speed_only(tmp_path: Path) -> None:
     assert "draws it at random: y." in render_tune_html(result)
 
 
+@pytest.mark.slow
 def test_a_precision_that_is_rejected_is_offered_and_the_advice_holds(tmp_path: Path) -> None:
     """Int8 is too far off for a strict bound; with the bound that the offer names the same server is accepted."""
     path = perceptron([64, 128, 8], tmp_path / "m.onnx")

@@ -108,6 +108,7 @@ def test_the_previous_profile_is_kept_unless_it_is_worse_itself(
     assert (kept.kept, kept.reason.endswith(reason)) == (arm, True)
 
 
+@pytest.mark.slow
 def test_a_loss_to_a_previous_profile_that_is_worse_than_the_baseline_leaves_the_baseline() -> None:
     """What is better than both is kept, and the line says why."""
     result = outcome("latency", tail=1.0, speed=1.0)

@@ -5,11 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from tests.hidden import without
 
 HERE = Path(__file__).parent
 
 
+@pytest.mark.slow
 def test_without_pytorch_too(tmp_path: Path) -> None:
     """Both engines' tests: they are skipped, and say what is missing."""
     command = [sys.executable, "-m", "pytest", str(HERE), "-m", "gpu", "-rs", "-p", "no:cacheprovider"]

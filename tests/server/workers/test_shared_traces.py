@@ -113,6 +113,7 @@ def test_a_trace_is_read_to_its_end_once(fleet: Server) -> None:
     assert len(records_since(fleet, "0")["records"]) == sent + before
 
 
+@pytest.mark.slow
 def test_two_models_keep_apart(fleet: Server) -> None:
     """Each model of the command line has traces of its own at every worker."""
     with fleet.connect() as wire:

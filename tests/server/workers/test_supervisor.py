@@ -190,6 +190,7 @@ def test_workers_die_with_their_supervisor(own_fleet: Server) -> None:
         own_fleet.connect()
 
 
+@pytest.mark.slow
 def test_connections_are_shared_fairly(fleet: Server) -> None:
     """Of 64 connections that come at once and stay, each of two workers has its part: a quarter at least."""
     wires = [fleet.connect() for _ in range(64)]
