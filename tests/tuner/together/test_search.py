@@ -3,13 +3,9 @@
 import json
 import re
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
-import numpy as np
 import pytest
 from tests.engines.models import perceptron
-from tests.tuner.test_verification import Clock
 
 from tailcut.lab.arrivals import Poisson
 from tailcut.stats import samples_needed
@@ -17,10 +13,8 @@ from tailcut.tuner.events import Event, Phase
 from tailcut.tuner.race import QUANTILES
 from tailcut.tuner.records import TuneRequest
 from tailcut.tuner.space import changed
-from tailcut.tuner.together import search as joint
 from tailcut.tuner.together.records import JointWanted
 from tailcut.tuner.together.search import JointSearch
-from tailcut.tuner.together.selection import Combination
 
 
 def test_a_joint_tune_says_how_long_a_complete_search_takes(tmp_path: Path) -> None:
@@ -108,35 +102,5 @@ def test_a_seldom_asked_model_is_verified_within_the_budget(tmp_path: Path, rate
     search = JointSearch(wanted, lambda event: text.append(getattr(event, "text", "")))
     search._plan_verification()
     assert search._plan.expected_s <= 1.01 * 120.0
-    assert search._enough == samples_needed(QUANTILES[tail])
+    assert search._verification.enough == samples_needed(QUANTILES[tail])
     assert text == [] if tail == "p99" else f"within 120 s the tune verifies its {tail} (--budget" in text[0]
-
-
-@pytest.mark.parametrize(("rate", "drain_s"), [(100.0, 0.0), (100.0, 2.5), (4.0, 0.0), (4.0, 2.0)])
-def test_a_joint_verification_ends_within_the_budget(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rate: float, drain_s: float
-) -> None:
-    """Also of a slow model, and of servers whose queues take long to drain."""
-    models = tuple(TuneRequest(tmp_path / f"{name}.onnx", budget_s=60.0) for name in ("one", "two"))
-    clock = Clock(0.0)
-    monkeypatch.setattr(joint, "time", clock)
-    search = JointSearch(JointWanted(models, (Poisson(rate), Poisson(rate)), budget_s=60.0), lambda _: None)
-    search._plan_verification()
-    side: Any = SimpleNamespace(name="m", runs={}, wrong="")
-    search._outcome.sides = [side]
-    blocks = []
-
-    def block(name: str, combination: Combination, block_s: float, number: int) -> float:
-        clock.spend(block_s + drain_s)
-        side.runs[name].blocks.append(np.ones(int(rate * block_s)))
-        blocks.append(name)
-        return 0.0
-
-    monkeypatch.setattr(search, "_settle", lambda: None)
-    monkeypatch.setattr(search, "_store", lambda *_: None)
-    monkeypatch.setattr(search, "_verify_block", block)
-    monkeypatch.setattr(search._servers, "keep", lambda *_: None)
-    clock.now = search._plan.explain_until
-    search._verify()
-    assert 50.0 < clock.now <= 66.0
-    assert blocks.count("tuned") == blocks.count("baseline") >= 3

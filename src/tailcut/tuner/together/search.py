@@ -15,14 +15,11 @@ import numpy as np
 
 from tailcut.engines.files import model_name
 from tailcut.errors import TailcutError
-from tailcut.lab.cost import watched
 from tailcut.lab.load import LoadResult, NotListeningError
-from tailcut.lab.together import open_together
-from tailcut.lab.trial import ArmRuns
 from tailcut.machine.quota import usable_cpus
 from tailcut.stats import samples_needed
 from tailcut.tuner.accuracy import Accuracy
-from tailcut.tuner.budget import MOMENT_S, TimePlan, joint_race_s
+from tailcut.tuner.budget import TimePlan, joint_race_s
 from tailcut.tuner.claims import complete_search
 from tailcut.tuner.events import Best, CandidateDone, Estimated, Event, Phase
 from tailcut.tuner.objective import Objective
@@ -43,6 +40,7 @@ from tailcut.tuner.together.selection import (
     shortlist,
 )
 from tailcut.tuner.together.servers import JointServers
+from tailcut.tuner.together.verification import LEAST_BLOCK_S, SPARE, VerificationPlan, measure_arms
 from tailcut.tuner.together.words import LEAST_SCORE, NamedEvents, describe, fits
 from tailcut.tuner.verification import LEAST_S
 
@@ -51,10 +49,7 @@ _FINALISTS = 5
 _FEWEST = 2  # combinations that race, whatever memory there is
 _SIMULATED, _FEWEST_SIMULATED, _MOST_SIMULATED = 3000, 300, 9000  # requests: all, of the rarest model, and at most
 _FEWEST_IN_BLOCK = 10  # requests of the rarest model
-_LEAST_BLOCK_S = 0.5
 _LIMIT_S = 2.0
-_ROUNDS, _FEWEST_ROUNDS, _LEAST_ROUNDS, _MOST_ROUNDS = 20, 6, 3, 60  # the least where the budget has no time for more
-_SPARE = 1.15  # more samples than a p99 needs
 _ARMS = 2  # of the verification
 _ENDED = "its server ended under load"
 
@@ -77,7 +72,7 @@ class JointSearch:
         self._servers = JointServers((), ())
         self._outcome = JointOutcome([])
         self._best: Combination = ()
-        self._enough = samples_needed(0.99)  # of each model in each arm of the verification
+        self._verification = VerificationPlan(self._plan, samples_needed(0.99), self._rarest, wanted.seed)
         self._order: list[Combination] = []  # that raced, the best estimate first
 
     def run(self) -> JointOutcome:
@@ -108,10 +103,10 @@ class JointSearch:
 
     def _plan_verification(self) -> None:
         """Leave the verification the time that its p99 takes, or else the percentile that it has time for."""
-        plan, sample_s = self._plan, _ARMS * _SPARE / self._rarest
+        plan, sample_s = self._plan, _ARMS * SPARE / self._rarest
         p99_s = sample_s * samples_needed(0.99)
         tail = known_within(plan.most_verify_s, sample_s)
-        self._enough = samples_needed(QUANTILES[tail])
+        self._verification = replace(self._verification, enough=samples_needed(QUANTILES[tail]))
         plan.needs_verification_s(min(p99_s, plan.most_verify_s))
         if tail != "p99":
             budget_s = 10 * math.ceil(p99_s / plan.most_verify_s * plan.budget_s / 10)
@@ -171,12 +166,12 @@ class JointSearch:
 
     @property
     def _limit_block_s(self) -> float:
-        needed_s = _SPARE * samples_needed(0.99) / self._rarest
+        needed_s = SPARE * samples_needed(0.99) / self._rarest
         return needed_s if needed_s <= 4 * _LIMIT_S else _LIMIT_S
 
     @property
     def _race_block_s(self) -> float:
-        return max(_LEAST_BLOCK_S, samples_needed(0.95) / self._rarest)
+        return max(LEAST_BLOCK_S, samples_needed(0.95) / self._rarest)
 
     @property
     def _baseline(self) -> Combination:
@@ -191,7 +186,7 @@ class JointSearch:
         if all(side.slo_ms for side in self._outcome.sides):
             return
         self._tell(Phase("measuring all models together with the engine's defaults"))
-        results = self._block(self._baseline, self._limit_block_s, 1)
+        results = self._servers.loaded(self._baseline, self._limit_block_s, 1)
         for side, result in zip(self._outcome.sides, results, strict=True):
             side.limit_ms = side.slo_ms or limit_of(result, side.name)
         words = ", ".join(f"{side.name} {side.limit_ms:.3g} ms" for side in self._outcome.sides)
@@ -220,7 +215,7 @@ class JointSearch:
     def _race(self, simulated: Sequence[ExpectedCombination]) -> None:
         """The best combination on the real server, of those whose answers are right."""
         block_s = self._race_block_s
-        least_s = max(_LEAST_BLOCK_S, _FEWEST_IN_BLOCK / self._rarest)
+        least_s = max(LEAST_BLOCK_S, _FEWEST_IN_BLOCK / self._rarest)
         left_s = max(0.0, self._plan.explain_until - time.monotonic())
         # Before the first one started, each model's own.
         start_s = self._servers.start_s or sum(surveyor.start_s for surveyor in self._surveyors)
@@ -239,7 +234,8 @@ class JointSearch:
         def heat(index: int, number: int, most_s: float) -> float:
             combination = entrants[index]
             try:
-                value = self._score(self._block(combination, max(least_s, min(block_s, most_s)), 2000 + number))
+                block = self._servers.loaded(combination, max(least_s, min(block_s, most_s)), 2000 + number)
+                value = self._score(block)
             except NotListeningError:
                 value = LEAST_SCORE
             self._store("joint_heat", combination, [{"score": value}] * len(combination))
@@ -336,50 +332,12 @@ class JointSearch:
             self._best = self._baseline
 
     def _measure_arms(self) -> None:
-        outcome, plan = self._outcome, self._plan
         arms = {"baseline": self._baseline, "tuned": self._best}
-        self._servers.keep(*arms.values())
-        for side in outcome.sides:
-            side.runs = {name: ArmRuns() for name in arms}
-        left_s = max(plan.end - time.monotonic(), len(arms) * _SPARE * self._enough / self._rarest)
-        latest = max(plan.limit, time.monotonic() + MOMENT_S)
-        block_s = max(_LEAST_BLOCK_S, left_s / len(arms) / _ROUNDS)
-        spent: dict[str, list[float]] = {name: [] for name in arms}
-        for number in range(_MOST_ROUNDS):
-            began = time.monotonic()
-            outcome.noise.probe()
-            for name, combination in arms.items():
-                spent[name].append(self._verify_block(name, combination, block_s, number))
-            next_ends = 2 * time.monotonic() - began
-            known = all(len(run.latencies) >= self._enough for side in outcome.sides for run in side.runs.values())
-            enough = number + 1 >= _FEWEST_ROUNDS and (known or number + 1 >= 2 * _ROUNDS)
-            # A server that cannot keep up takes much longer than planned to drain: its p99 then stays unknown.
-            if (enough and next_ends > plan.end) or (number + 1 >= _LEAST_ROUNDS and next_ends > latest):
-                break
-        outcome.cpu_share = {name: float(np.median(shares)) for name, shares in spent.items()}
-        for side in outcome.sides:
-            for run in side.runs.values():
-                outcome.noise.add_runs(run)
+        measure_arms(self._servers, arms, self._outcome, self._verification)
         for name, combination in arms.items():
-            runs = [side.runs[name] for side in outcome.sides]
+            runs = [side.runs[name] for side in self._outcome.sides]
             values = [{"arm": name, "samples": len(run.latencies), "errors": run.errors} for run in runs]
             self._store("joint_verified", combination, values)
-
-    def _verify_block(self, arm: str, combination: Combination, block_s: float, number: int) -> float:
-        """One block of one arm; the cores that its server used meanwhile."""
-        began = time.monotonic()
-        results, cost = watched(
-            self._servers.of(combination).pid,
-            lambda: self._block(combination, block_s, 5000 + 1000 * self._wanted.seed + number),
-        )
-        for side, result in zip(self._outcome.sides, results, strict=True):
-            side.runs[arm].add_open(result)
-        return 0.0 if cost is None else cost.cpu_ns / 1e9 / (time.monotonic() - began)
-
-    def _block(self, combination: Combination, seconds: float, seed: int) -> list[LoadResult]:
-        streams = self._servers.streams(combination)
-        target = self._servers.of(combination).target
-        return open_together(target, streams, duration_s=seconds, seed=seed, warmup_s=min(0.1, seconds / 5))
 
     def _score(self, results: Sequence[LoadResult]) -> float:
         if any(result.errors or not result.samples for result in results):

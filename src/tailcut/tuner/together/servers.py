@@ -4,7 +4,8 @@ import time
 from collections.abc import Sequence
 
 from tailcut.lab.arrivals import Arrivals
-from tailcut.lab.together import Stream
+from tailcut.lab.load import LoadResult
+from tailcut.lab.together import Stream, open_together
 from tailcut.lab.trial import ServedProfile
 from tailcut.tuner.servers import TrialServers, room_beside
 from tailcut.tuner.together.selection import Combination
@@ -60,6 +61,11 @@ class JointServers:
             Stream(model.payloads(target, settings), arrivals)
             for model, settings, arrivals in zip(self._models, combination, self._arrivals, strict=True)
         ]
+
+    def loaded(self, combination: Combination, seconds: float, seed: int) -> list[LoadResult]:
+        """What so many seconds of all models' load bring, of each model."""
+        streams, target = self.streams(combination), self.of(combination).target
+        return open_together(target, streams, duration_s=seconds, seed=seed, warmup_s=min(0.1, seconds / 5))
 
     def execute(self) -> None:
         """Have servers be executed from now on, as a user's are, and stop those that run."""
