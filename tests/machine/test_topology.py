@@ -27,7 +27,7 @@ def test_two_sockets(two_sockets: Path) -> None:
     assert machine.cpus == tuple(range(8))
     assert machine.cores == (Core(0, (0, 1)), Core(0, (2, 3)), Core(1, (4, 5)), Core(1, (6, 7)))
     assert machine.cores[0].siblings == (1,)
-    assert machine.simultaneous_threads
+    assert any(core.siblings for core in machine.cores)
     assert machine.nodes == (Node(0, (0, 1, 2, 3)), Node(1, (4, 5, 6, 7)))
     assert Cache(1, "Data", 48 << 10, (6, 7)) in machine.caches
     assert [cache for cache in machine.caches if cache.level == 3] == [
@@ -68,7 +68,7 @@ def test_without_sysfs(tmp_path: Path) -> None:
     assert all(not core.siblings for core in machine.cores)
     assert machine.nodes == (Node(0, machine.cpus),)
     assert machine.caches == ()
-    assert not machine.simultaneous_threads
+    assert not any(core.siblings for core in machine.cores)
 
 
 def test_torn_files(tmp_path: Path) -> None:

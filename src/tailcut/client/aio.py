@@ -13,7 +13,7 @@ import numpy as np
 
 from tailcut.client.answers import error_of, outputs_of
 from tailcut.client.members import ServerMember
-from tailcut.client.policy import RefusedError, Retries, StaleError, Tries
+from tailcut.client.policy import RefusedError, Retries, StaleError, Tries, seconds_of
 from tailcut.client.pool import CONNECT_S, FAREWELL_S, GOOD, ONCE, Pool
 from tailcut.client.requests import InferenceCall, OutgoingRequest, ServerAddress, trace_lines
 from tailcut.client.tls import tls_failure
@@ -137,7 +137,7 @@ class AsyncClient(Pool[_AsyncConnection]):
 
         The arrays must not change before the answer is there. Otherwise as `Client.infer`.
         """
-        seconds = self._timeout_s if timeout_s is None else timeout_s
+        seconds = self._timeout_s if timeout_s is None else seconds_of(timeout_s)
         call = InferenceCall(model, inputs, version, outputs, max(1, int(seconds * 1e6)), trace_lines(traceparent))
         if self._shared is not None:
             self._check_open()

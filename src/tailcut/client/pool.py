@@ -9,7 +9,7 @@ from weakref import WeakMethod, WeakSet, finalize
 from tailcut import forks
 from tailcut.client.directory import find_servers
 from tailcut.client.members import Members, ServerMember
-from tailcut.client.policy import Hedge, HedgeClock, Retries, Tries
+from tailcut.client.policy import Hedge, HedgeClock, Retries, Tries, seconds_of
 from tailcut.client.requests import Encoder, ServerAddress
 from tailcut.client.shared import SharedTensors
 from tailcut.errors import InvalidInputError, ReleasedError, TailcutError
@@ -86,7 +86,7 @@ class Pool(Generic[C]):
         self._encoder = Encoder(servers.host, token)
         self._certificates = (ca, verify)
         self._tls = client_context(ca, verify=verify) if servers.tls else None
-        self._timeout_s = timeout_s
+        self._timeout_s = seconds_of(timeout_s)
         self._retries = retries or Retries()
         self._clock = None if hedge is None else HedgeClock(hedge)
         self._open: WeakSet[C] = WeakSet()  # also those in use, by threads that a forked child does not have

@@ -17,7 +17,7 @@ import numpy as np
 
 from tailcut.client.answers import error_of, outputs_of
 from tailcut.client.members import ServerMember
-from tailcut.client.policy import RefusedError, Retries, StaleError, Tries
+from tailcut.client.policy import RefusedError, Retries, StaleError, Tries, seconds_of
 from tailcut.client.pool import CONNECT_S, FAREWELL_S, GOOD, ONCE, Pool
 from tailcut.client.requests import InferenceCall, OutgoingRequest, ServerAddress, trace_lines
 from tailcut.client.tls import tls_failure, wants_more
@@ -158,7 +158,7 @@ class Client(Pool[_SyncConnection]):
             UnsupportedError: with `shared_memory`: this machine or the server has none of that name.
             CapacityError: with `shared_memory`: /dev/shm has no room for the tensors.
         """
-        seconds = self._timeout_s if timeout_s is None else timeout_s
+        seconds = self._timeout_s if timeout_s is None else seconds_of(timeout_s)
         deadline = time.monotonic() + seconds
         call = InferenceCall(model, inputs, version, outputs, max(1, int(seconds * 1e6)), trace_lines(traceparent))
         if self._shared is not None:

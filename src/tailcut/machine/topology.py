@@ -56,11 +56,6 @@ class Topology:
         """Every online CPU."""
         return tuple(sorted(cpu for core in self.cores for cpu in core.cpus))
 
-    @property
-    def simultaneous_threads(self) -> bool:
-        """Whether any core runs more than one thread."""
-        return any(core.siblings for core in self.cores)
-
 
 def topology(root: Path = SYSFS) -> Topology:
     """Read the machine; missing files mean the simplest machine that fits."""

@@ -168,6 +168,7 @@ class Exchange:
         Raises:
             TailcutError: as in `submit`.
         """
+        served = self._state.context.models.current(served)  # reading took its time
         entry = self._entry(served)
         arrays, rows = yield from check_inputs_in_steps(served.model.spec, request.inputs)
         schedule = schedule_of(request.parameters, schedule)

@@ -48,3 +48,11 @@ def largest_body(entry: ServedEntry, most: int) -> int:
             return most
         numbers += prod(dim for dim in shape if dim is not None)
     return min(most, numbers * (entry.queue_rows if spec.batched else 1) * _JSON_BYTES + _AROUND_BYTES)
+
+
+def too_large(entry: ServedEntry, limit: int, most: int) -> str:
+    """What the client of a body over the largest one is told; `limit` and `most` are those of `largest_body`."""
+    words = f"the body is over {limit} bytes, more than any request to this model needs"
+    if limit == most or not entry.spec.batched:
+        return words
+    return f"{words}: its queue holds {entry.queue_rows} rows: send fewer at a time, or raise --queue"

@@ -96,6 +96,10 @@ class ModelRepository:
             raise NotFoundError(f"Request for unknown model: {name!r} has no version {version[:64]!r}; it has {has}")
         return max(versions, key=lambda served: int(served.version))
 
+    def current(self, served: ServedModel) -> ServedModel:
+        """The model in the place of one that was found before: itself, unless another was loaded there."""
+        return self._known.get((served.name, served.version), served)
+
     def versions(self, name: str) -> list[str]:
         """The versions of a model that are served now, oldest first."""
         return sorted([served.version for served in self if served.name == name], key=int)

@@ -269,8 +269,3 @@ def highest_rate(configuration: Configuration, limit_ms: float, answers: int = 5
         if high - low < _TIGHT * max(low, 1e-9):
             break
     return low
-
-
-def _poisson(rate: float, count: int, seed: int) -> np.ndarray:
-    gaps = np.random.default_rng(seed).exponential(1e9 / max(rate, 1e-9), count)
-    return np.cumsum(gaps).astype(np.int64)

@@ -5,7 +5,9 @@ import random
 
 from tailcut.server.http.routes import _TABLE, RouteEntry, find_route
 
-WORDS = sorted({part for entry in _TABLE for part in entry.path.split("/") if not part.startswith("{")} | {"x", "7"})
+WORDS = sorted(
+    {part for entry in _TABLE for part in entry.path.split("/") if not part.startswith("{")} | {"", "x", "7"}
+)
 
 
 def first_of_table(path: str) -> tuple[RouteEntry, tuple[str, ...]] | None:
@@ -16,7 +18,9 @@ def first_of_table(path: str) -> tuple[RouteEntry, tuple[str, ...]] | None:
         if len(pattern) == len(parts) and all(
             want.startswith("{") or want == part for want, part in zip(pattern, parts, strict=True)
         ):
-            return entry, tuple(part for want, part in zip(pattern, parts, strict=True) if want.startswith("{"))
+            variable = tuple(part for want, part in zip(pattern, parts, strict=True) if want.startswith("{"))
+            if all(variable):
+                return entry, variable
     return None
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import orjson
 import pytest
 
-from tailcut.errors import InvalidInputError
+from tailcut.errors import InputTypeError, InvalidInputError
 from tailcut.wire.v2.call import binary_lead, describe, json_body, model_path
 
 
@@ -45,6 +45,15 @@ def test_a_request_in_json() -> None:
             {"name": "h", "datatype": "BF16", "shape": [2], "data": [0.5, 2.0]},
         ]
     }
+
+
+@pytest.mark.parametrize("item", [3, True, None, float("nan"), [1, 2]])
+def test_what_is_no_string_is_refused(item: object) -> None:
+    """`bytes(3)` would be three zeros."""
+    array = np.empty(2, object)
+    array[:] = ["a", item]
+    with pytest.raises(InputTypeError, match=r"^input 'x': expected strings or bytes$"):
+        describe({"x": array})
 
 
 @pytest.mark.parametrize("encode", [describe, json_body])

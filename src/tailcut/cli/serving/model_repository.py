@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tailcut.cli.serving.sources import SourceReader
     from tailcut.runtime.limits import Limits
-    from tailcut.runtime.profile import Profile
     from tailcut.server.served_model import ServedModel
     from tailcut.triton.library import Library, Wishes
 
@@ -87,11 +86,6 @@ class RepositoryStarted:
     failed: Mapping[str, str] = field(default_factory=dict)
     control: bool = False
     poll_s: float = 0.0
-
-    def given_profiles(self) -> "list[Profile]":
-        """Of the models whose settings were not measured here: what a profile or a configuration says."""
-        models = [served.model for served in self.models if not served.entry.stages()]
-        return [model.profile for model in models if model.choice is None]
 
 
 def start_library(start: RepositoryStart, wishes: "Callable[[], Wishes]") -> RepositoryStarted:

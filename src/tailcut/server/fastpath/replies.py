@@ -29,7 +29,7 @@ class ReplyForm:
     most_bytes: int  # of an answer
     outputs: np.ndarray  # int64 [outputs, 2]: where the first row to answer stands, and the bytes of a row
     cells: memoryview  # the same, flat
-    places: np.ndarray  # int64 [outputs]: as `sockets.answer_lists` wants them
+    places: np.ndarray  # int64 [outputs]: as `answers.answer_lists` wants them
     says_kept: bool  # that the connection stays, for clients of HTTP/1.0
     frame: np.ndarray | None = None  # uint8; None of raw outputs
     pieces: np.ndarray | None = None  # int64 [outputs + 1]: the lengths of its parts

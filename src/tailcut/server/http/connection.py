@@ -6,6 +6,7 @@ in order and limits the time that a client may take; the parts that it holds do 
 """
 
 import asyncio
+import time
 from functools import partial
 
 from tailcut.errors import TailcutError
@@ -13,11 +14,11 @@ from tailcut.server.account import Account
 from tailcut.server.faults import fault
 from tailcut.server.http.bodies import BodyReceiver
 from tailcut.server.http.inference import HttpInference
-from tailcut.server.http.plan import NO_PLAN, RequestKind, RequestPlan, find_plan
+from tailcut.server.http.plan import NO_PLAN, RequestKind, RequestPlan, current_plan, find_plan
 from tailcut.server.http.presence import WAITS_S, Presence, is_gone
 from tailcut.server.http.questions import HttpQueries
 from tailcut.server.http.repeating import Repeating
-from tailcut.server.http.replies import Refusal, failure_reply, refusal_reply
+from tailcut.server.http.replies import Refusal, refusal_reply, refused
 from tailcut.server.http.writer import AnswerWriter
 from tailcut.server.state import ServerState
 from tailcut.server.step_runner import LITTLE_BYTES
@@ -250,7 +251,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         self.due = 0.0
         if plan.kind is _ROWS:
             if whole:
-                self._inference.submit_rows(plan, body)
+                self._inference.submit_rows(plan, body, self._writer.began_ns)
             else:
                 self._begin_rows(plan, body)
         elif plan.why is not None:
@@ -285,18 +286,19 @@ class HttpConnection(asyncio.BufferedProtocol):
 
     def _take(self, body: Body) -> None:
         """A body that the wire has collected, or the JSON before a large tensor, which says where that may go."""
-        plan, data = self._plan, memoryview(body.data)
+        data = memoryview(body.data)
         if body.whole:
             self.due = 0.0
             self._account.release()
-            self._use(plan, data)
+            self._use_late(data)
             return
         try:
+            plan = self._wire.meaning = current_plan(self._plan, self._state)
             if self._bodies.into_rows_behind(plan, data):
                 self._expect_rows()
                 return
-        except TailcutError as error:
-            self._last_word(failure_reply(error, close=True))
+        except (Refusal, TailcutError) as error:
+            self._last_word(refused(error, close=True))
             return
         self._bodies.into_buffer(plan.length, data)
         self._expect_body()
@@ -320,16 +322,25 @@ class HttpConnection(asyncio.BufferedProtocol):
         if body is None:
             self._inference.submit_received()
             return
-        self._use(self._plan, body)
+        self._use_late(body)
         self._next()
 
     # What is done with a message that is here.
+
+    def _use_late(self, body: memoryview) -> None:
+        """A body that came behind its head: the models may have changed meanwhile."""
+        try:
+            plan = current_plan(self._plan, self._state)
+        except Refusal as why:
+            self._questions.tell(self._plan, refused(why))
+            return
+        self._use(plan, body)
 
     def _use(self, plan: RequestPlan, body: memoryview) -> None:
         if plan.kind is RequestKind.ANSWER:
             self._questions.answer(plan, bytes(body))
         elif plan.kind is _ROWS:
-            self._inference.submit_rows(plan, body)
+            self._inference.submit_rows(plan, body, time.monotonic_ns())
         else:
             self._inference.submit(plan, body)
 

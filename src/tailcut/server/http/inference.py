@@ -73,7 +73,7 @@ class HttpInference:
 
     def precheck_rows(self, plan: RequestPlan) -> bool:
         """Whether rows may be received; else their client has been told why not."""
-        if plan.refusal is not None and self._is_refused(plan, plan.refusal):
+        if plan.refusal is not None and self._is_refused(plan, plan.refusal, self._writer.began_ns):
             return False
         try:
             plan.of_model.entry.admit(plan.rows, self._writer.began_ns + plan.time_ns, plan.schedule.priority)
@@ -82,9 +82,9 @@ class HttpInference:
             return False
         return True
 
-    def _is_refused(self, plan: RequestPlan, refusal: QueueFullError) -> bool:
+    def _is_refused(self, plan: RequestPlan, refusal: QueueFullError, now_ns: int) -> bool:
         """Whether an earlier refusal of this head's rows still stands; then its client has been told."""
-        if self._writer.began_ns >= refusal.opens_ns:
+        if now_ns >= refusal.opens_ns:
             return False
         entry = plan.of_model.entry
         entry.counts.refuse(1, refusal)
@@ -98,16 +98,16 @@ class HttpInference:
             plan.refusal = error.without_frames()
         self._connection.turn_away(error)
 
-    def submit_rows(self, plan: RequestPlan, body: memoryview) -> None:
-        """A whole body of whole rows, copied once; or its client takes the fast path with it."""
+    def submit_rows(self, plan: RequestPlan, body: memoryview, whole_ns: int) -> None:
+        """A body of whole rows that is whole since then, copied once; or its client takes the fast path with it."""
         served, schedule = plan.served, plan.schedule
         assert served is not None  # noqa: S101  a plan for rows has a model
         steady = self._wire.repeats >= STEADY and self._state.fast_path is not None
         if steady and self._repeating.take_rows(plan, body):
             return
-        if plan.refusal is not None and self._is_refused(plan, plan.refusal):
+        if plan.refusal is not None and self._is_refused(plan, plan.refusal, whole_ns):
             return
-        deadline_ns = self._writer.began_ns + plan.time_ns
+        deadline_ns = whole_ns + plan.time_ns
         if plan.gathers:
             self.exchange.submit_row(served, body.tobytes(), schedule.priority, deadline_ns)
             return

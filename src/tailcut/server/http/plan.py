@@ -4,6 +4,7 @@ Plans depend on nothing but the request line, the significant fields of the head
 server keeps them by those bytes: a head of which only ids change costs one pass over it and a dictionary look-up.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from urllib.parse import unquote
@@ -14,7 +15,7 @@ from tailcut.server.gathering import GATHERED_BYTES
 from tailcut.server.http.page import live_page
 from tailcut.server.http.replies import Refusal
 from tailcut.server.http.routes import Handler, Route, find_route
-from tailcut.server.limits import QUESTION_BYTES, ServerLimits, largest_body
+from tailcut.server.limits import QUESTION_BYTES, ServerLimits, largest_body, too_large
 from tailcut.server.served_model import ServedModel
 from tailcut.server.state import RECEIVE_BYTES, ServerState
 from tailcut.spec import DType
@@ -131,6 +132,20 @@ def _planned(state: ServerState, head_bytes: bytes) -> RequestPlan:
         return RequestPlan(RequestKind.ANSWER, head, head.content_length or 0, why=refusal.with_traceback(None))
 
 
+def current_plan(plan: RequestPlan, state: ServerState) -> RequestPlan:
+    """What to do with a message whose body came behind its head: its model may have given way to another meanwhile.
+
+    Raises:
+        Refusal: 404, 413: the model is gone, or the one in its place takes no such body.
+    """
+    if plan.edition.valid or plan.served is None:
+        return plan
+    with suppress(NotFoundError):
+        if state.context.served(*plan.arguments) is plan.served:
+            return plan
+    return plan_for(plan.head, state.context, state.limits)
+
+
 def plan_for(request: Head, context: Context, limits: ServerLimits) -> RequestPlan:
     """What to do with a message of this head.
 
@@ -169,7 +184,7 @@ def plan_for(request: Head, context: Context, limits: ServerLimits) -> RequestPl
         plan.schedule = _schedule(request)
         plan.limit = largest_body(plan.served.entry, limits.body_bytes)
         if length > plan.limit:
-            raise Refusal(413, f"the body is over {plan.limit} bytes, more than any request to this model needs")
+            raise Refusal(413, too_large(plan.served.entry, plan.limit, limits.body_bytes))
         plan.time_ns = plan.schedule.timeout_ns or limits.deadline_ns
         _plan_rows(plan)
     return plan

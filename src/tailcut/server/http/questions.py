@@ -5,6 +5,7 @@ from collections.abc import Awaitable
 from typing import Protocol
 
 from tailcut.errors import TailcutError
+from tailcut.server.faults import fault
 from tailcut.server.http.plan import RequestPlan
 from tailcut.server.http.replies import Refusal, refused
 from tailcut.server.http.watching import Watching
@@ -51,10 +52,10 @@ class HttpQueries:
             if plan.watches and isinstance(answer, bytes):
                 self._watch(answer, is_head=plan.head.method == b"HEAD")
                 return
-        except (Refusal, TailcutError) as error:
-            answer = refused(error)
+        except Exception as error:  # noqa: BLE001  the client waits for an answer, whatever it is
+            answer = _told(error)
         if isinstance(answer, bytes):
-            self._tell(plan, answer)
+            self.tell(plan, answer)
             return
         self._work = self._state.loop.create_task(self._answer_later(plan, answer))
 
@@ -77,12 +78,18 @@ class HttpQueries:
         """The answer of work that takes a while: it goes on where the client leaves."""
         try:
             answer = await coming
-        except (Refusal, TailcutError) as error:
-            answer = refused(error)
+        except Exception as error:  # noqa: BLE001  as in `answer`
+            answer = _told(error)
         if not self._writer.transport.is_closing():
-            self._tell(plan, answer)
+            self.tell(plan, answer)
             self._connection.go_on()
 
-    def _tell(self, plan: RequestPlan, answer: bytes) -> None:
+    def tell(self, plan: RequestPlan, answer: bytes) -> None:
+        """Write the answer to a message that was read to its end."""
         if self._writer.tell(plan, answer):
             self._connection.close()
+
+
+def _told(error: Exception) -> bytes:
+    """The answer where there is none: what the client did wrong, or that the server failed, which the log explains."""
+    return refused(error if isinstance(error, Refusal | TailcutError) else Refusal(500, fault(error)))

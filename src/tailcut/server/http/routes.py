@@ -83,6 +83,14 @@ def _fields(body: bytes) -> dict[str, Any]:
     return value
 
 
+def _parameters(body: bytes) -> dict[str, Any]:
+    """What the object of a small body has as its parameters; an empty object where there are none."""
+    value = _fields(body).get("parameters")
+    if value is not None and not isinstance(value, dict):
+        raise InvalidInputError("parameters must be a JSON object")
+    return value or {}
+
+
 def _live(context: Context) -> bytes:
     return reply(200 if context.is_live else 503, b"")
 
@@ -145,16 +153,14 @@ def _index(context: Context, body: bytes) -> bytes:
 
 
 async def _load(context: Context, body: bytes, name: str) -> bytes:
-    if _fields(body).get("parameters"):
+    if _parameters(body):
         raise InvalidInputError("models are loaded as the command line names them: load parameters are not supported")
     await context.models.load(name)
     return reply(200, b"")
 
 
 async def _unload(context: Context, body: bytes, name: str) -> bytes:
-    parameters = _fields(body).get("parameters")
-    dependents = isinstance(parameters, dict) and parameters.get("unload_dependents") is True
-    await context.models.unload(name, dependents=dependents)
+    await context.models.unload(name, dependents=_parameters(body).get("unload_dependents") is True)
     return reply(200, b"")
 
 
@@ -360,6 +366,8 @@ def find_route(path: str) -> Route | None:
         entry = _ROUTES.get(tuple([part if is_word else None for part, is_word in zip(parts, mask, strict=True)]))
         if entry is not None:
             arguments = tuple(part for part, is_word in zip(parts, mask, strict=True) if not is_word)
+            if not all(arguments):  # an empty name is none
+                continue
             takes_body = entry.description.body is not None
             flags = {name: getattr(entry, name) for name in ("admin", "open", "watches", "ui", "negotiates")}
             return Route((entry.method,), entry.handler, arguments, takes_body, **flags)

@@ -37,11 +37,6 @@ class Accuracy:
         """The one figure for it, more is better: the user's metric, or else the worst cosine; None without either."""
         return self.worst if self.value is None else self.value
 
-    @property
-    def wrong_row(self) -> RowFinding | None:
-        """The row that shows best what is wrong."""
-        return self.rows[0] if self.rows and not self.right else None
-
 
 def parse_bound(text: str) -> float | None:
     """The bound of `--accuracy`: a number from 0 to 1, or None for `exact`.

@@ -8,7 +8,7 @@ from urllib.parse import quote
 import numpy as np
 import orjson
 
-from tailcut.errors import InvalidInputError
+from tailcut.errors import InputTypeError, InvalidInputError
 from tailcut.spec import DType
 from tailcut.wire.v2.tensors import shown, to_bytes
 
@@ -36,6 +36,7 @@ def describe(inputs: Mapping[str, np.ndarray]) -> tuple[tuple[Described, ...], P
 
     Raises:
         InvalidInputError: a dtype has no name in the protocol.
+        InputTypeError: an array of objects has others than strings and bytes.
     """
     described, parts = [], Parts()
     for name, value in inputs.items():
@@ -43,7 +44,7 @@ def describe(inputs: Mapping[str, np.ndarray]) -> tuple[tuple[Described, ...], P
         if not array.dtype.isnative:
             array = array.astype(array.dtype.newbyteorder("="))
         dtype = _dtype_of(name, array)
-        data = _bytes_of(array, dtype)
+        data = _bytes_of(name, array, dtype)
         described.append(Described(name, dtype, array.shape, len(data)))
         parts.append(data)
     return tuple(described), parts
@@ -97,7 +98,9 @@ def _values(array: np.ndarray) -> list[Any]:
     return [item.decode() if isinstance(item, bytes) else item for item in array.reshape(-1).tolist()]
 
 
-def _bytes_of(array: np.ndarray, dtype: DType) -> bytes | memoryview:
+def _bytes_of(name: str, array: np.ndarray, dtype: DType) -> bytes | memoryview:
+    if dtype is DType.BYTES and not all(isinstance(item, str | bytes) for item in array.reshape(-1).tolist()):
+        raise InputTypeError(f"input {shown(name)}: expected strings or bytes")
     if dtype is DType.BYTES or not array.size:
         return to_bytes(array, dtype)
     flat = np.ascontiguousarray(array).reshape(-1)
