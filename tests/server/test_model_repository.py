@@ -33,7 +33,7 @@ dynamic_batching { preferred_batch_size: [ 4 ] }
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The models of Triton's examples; one reshaped, one without a configuration, and three that do not load."""
+    """The models of Triton's examples; one reshaped, one without a configuration, and four that do not load."""
     folder = example_repository(tmp_path_factory.mktemp("repository"))
     add_model(folder, "reshaped")
     (folder / "reshaped" / "config.pbtxt").write_text(RESHAPED)
@@ -41,6 +41,8 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "bare" / "config.pbtxt").unlink()
     add_model(folder, "sequence", more="sequence_batching {}")
     add_model(folder, "other", more='backend: "python"')
+    untyped = add_model(folder, "untyped") / "config.pbtxt"
+    untyped.write_text(untyped.read_text().replace("TYPE_INT32", "99"))
     (folder / "empty").mkdir()
     (folder / "ensemble" / "1").mkdir(parents=True)
     (folder / "ensemble" / "config.pbtxt").write_text(twice("simple", "simple"))
@@ -142,13 +144,14 @@ def test_the_index_lists_every_folder(client: tritonclient.http.InferenceServerC
     """Also those that are not served, with the reason and without a path."""
     index = {item["name"]: item for item in client.get_model_repository_index()}
     assert set(index) == {
-        "bare", "empty", "ensemble", "other", "reshaped", "sequence", "simple", "simple_int8", "simple_string",
+        "bare", "empty", "ensemble", "other", "reshaped", "sequence", "simple", "simple_int8", "simple_string", "untyped",
     }  # fmt: skip
     assert (index["simple"]["state"], index["simple"]["version"]) == ("READY", "1")
     assert index["bare"]["version"] == "2"
     assert index["sequence"]["state"] == "UNAVAILABLE"
     assert "requests of a sequence" in index["sequence"]["reason"]
     assert "'python' is not served" in index["other"]["reason"]
+    assert index["untyped"]["reason"] == "untyped/config.pbtxt: tensor 'INPUT0' has the unknown data_type 99"
     assert all("/tmp" not in item.get("reason", "") for item in index.values())
     assert index["simple"].keys() == {"name", "version", "state"}
     assert index["sequence"].keys() == {"name", "state", "reason"}

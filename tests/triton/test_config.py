@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 from tests.triton.repositories import CONFIG, add_model
 
-from tailcut.errors import UsageError
+from tailcut.errors import UnsupportedError, UsageError
 from tailcut.triton.answer import completed
 from tailcut.triton.config import as_dict, parse_config, read_config
+from tailcut.triton.names import type_of
 
 LIVE = {
     "name": "m",
@@ -57,6 +58,14 @@ def test_an_ensemble_has_no_backend() -> None:
     """And no instances: its models have them."""
     result = completed({"platform": "ensemble", "input": [{"name": "A"}]}, LIVE)
     assert (result["backend"], result["instance_group"]) == ("", [])
+
+
+def test_a_number_that_no_type_has() -> None:
+    """The text format takes any for an enumeration."""
+    known, unknown = parse_config('input [ { data_type: 11 }, { name: "x" data_type: 99 } ]', "here").input
+    assert type_of(known) == "TYPE_FP32"
+    with pytest.raises(UnsupportedError, match="tensor 'x' has the unknown data_type 99"):
+        type_of(unknown)
 
 
 @pytest.mark.parametrize(

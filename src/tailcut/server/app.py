@@ -25,6 +25,7 @@ from tailcut.server.fastpath.fastpath import FastPath, suits
 from tailcut.server.http.connection import HttpConnection
 from tailcut.server.limits import ServerLimits
 from tailcut.server.listener import Acceptor
+from tailcut.server.load_failures import FailedModel
 from tailcut.server.repository import ModelRepository, ModelSource
 from tailcut.server.served_model import ServedModel
 from tailcut.server.sockets import ListenAddress, Listener, bound, fit_files, open_listeners, take_over
@@ -68,7 +69,7 @@ class ServerOptions:
     ui: bool = True  # a page at /
     tracing: TracingSettings | None = None
     library: ModelSource | None = None  # a model repository
-    failed: Mapping[str, str] = field(default_factory=dict)  # models of it that could not be loaded, and why
+    failed: Mapping[str, FailedModel] = field(default_factory=dict)  # models of it that could not be loaded
     poll_s: float = 0.0  # between two looks at it; 0: it is not looked at again
     reload: bool = False  # read pipelines anew when their Python files change
     hung_up: Callable[[], bool] = lambda: False  # whether SIGHUP came before there was a server to answer it

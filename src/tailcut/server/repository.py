@@ -6,7 +6,6 @@ what lies in the model repository that it named.
 
 import asyncio
 import logging
-import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -21,12 +20,12 @@ from tailcut.runtime.model import Model
 from tailcut.runtime.opening.source import is_profile
 from tailcut.runtime.profile import Profile
 from tailcut.runtime.thread_budget import mismatches
+from tailcut.server.load_failures import FailedModel, log_failure, unforeseen, without_folders_of
 from tailcut.server.served_model import ServedModel
 
 _log = logging.getLogger("tailcut")
 _IDLE_STEP_S = 0.01
 T = TypeVar("T")
-_FOLDERS = re.compile(r"\S*/(?=\S)")  # of a path
 
 
 class ModelSource(Protocol):
@@ -41,6 +40,9 @@ class ModelSource(Protocol):
     def changes(self) -> Mapping[str, bool]:
         """Those whose files have changed since the last call; False where they are gone."""
 
+    def failed(self, name: str, error: Exception) -> FailedModel:
+        """What clients are told of a model that could not be loaded."""
+
 
 class ModelRepository:
     """The models that are served now, and those that were unloaded. All methods are for the loop's thread.
@@ -50,7 +52,7 @@ class ModelRepository:
         control: whether clients may load and unload.
         patience_s: for a model that was unloaded to answer what it has.
         library: where further models come from.
-        failed: models of the library that could not be loaded, and why.
+        failed: models of the library that could not be loaded.
     """
 
     def __init__(
@@ -60,7 +62,7 @@ class ModelRepository:
         control: bool = False,
         patience_s: float = 30.0,
         library: ModelSource | None = None,
-        failed: Mapping[str, str] | None = None,
+        failed: Mapping[str, FailedModel] | None = None,
     ) -> None:
         self._library = library
         self._failed = dict(failed or {})
@@ -119,8 +121,8 @@ class ModelRepository:
         names = {name for name, _ in self._known}
         for name in [] if self._library is None else self._library.names():
             if name not in names:
-                reason = self._failed.get(name, "")
-                entries.append({"name": name} | ({"state": "UNAVAILABLE", "reason": reason} if reason else {}))
+                failed = self._failed.get(name)
+                entries.append({"name": name} | ({"state": "UNAVAILABLE", "reason": failed.reason} if failed else {}))
         return entries
 
     async def load(self, name: str) -> None:
@@ -181,18 +183,23 @@ class ModelRepository:
             await asyncio.sleep(period_s)
             try:
                 changes = await asyncio.to_thread(library.changes)
-            except (TailcutError, OSError) as error:
-                _log.error("the model repository cannot be read: %s", error)
+            except Exception as error:  # noqa: BLE001  the next look may find it mended
+                _log.error("the model repository cannot be read: %s", error, exc_info=unforeseen(error))
                 continue
             for name, there in changes.items():
-                async with self._turn:
-                    if not there:
-                        await self._drop(name)
-                        continue
-                    with suppress(InvalidInputError, NotFoundError):  # which is logged
-                        await self._load_from(library, name)
+                await self._follow(library, name, there=there)
             if changes:
                 self._share_soon()
+
+    async def _follow(self, library: ModelSource, name: str, *, there: bool) -> None:
+        """Load a model whose files have changed, or take it out of service; whatever goes wrong costs it alone."""
+        async with self._turn:
+            try:
+                await (self._load_from(library, name) if there else self._drop(name))
+            except (InvalidInputError, NotFoundError):
+                pass  # which is logged
+            except Exception:  # noqa: BLE001  the others are looked at all the same
+                _log.exception("%s: its files have changed, and that could not be followed", name)
 
     async def _load_from(self, library: ModelSource, name: str) -> None:
         """Have the versions that the library gives take the place of those there are."""
@@ -201,14 +208,16 @@ class ModelRepository:
             loaded = await _load_apart(partial(library.load, name, models))
         except NotFoundError:
             raise NotFoundError(f"failed to load {name[:64]!r}: the model repository has no such model") from None
-        except (TailcutError, OSError) as error:
-            _log.error("%s: not loaded: %s", name, error)
-            self._failed[name] = without_folders(error)
+        except Exception as error:  # whatever is wrong with a model, the others are served
+            log_failure(name, error)
+            failed = self._failed[name] = await asyncio.to_thread(library.failed, name, error)
             if not self.versions(name):
-                self._gone |= {key: self._failed[name] for key in self._gone if key[0] == name}
-            raise InvalidInputError(f"failed to load {name[:64]!r}: {self._failed[name]}") from error
-        failed = self._failed.pop(name, None)
-        self._gone |= {key: "unloaded" for key, reason in self._gone.items() if key[0] == name and reason == failed}
+                self._gone |= {key: failed.reason for key in self._gone if key[0] == name}
+            raise InvalidInputError(f"failed to load {name[:64]!r}: {failed.reason}") from error
+        before = self._failed.pop(name, None)
+        if before is not None:
+            others = [key for key, reason in self._gone.items() if key[0] == name and reason == before.reason]
+            self._gone |= dict.fromkeys(others, "unloaded")
         old = {key: served for key, served in self._known.items() if key[0] == name and key not in self._gone}
         for served in loaded:
             key = (served.name, served.version)
@@ -256,7 +265,7 @@ class ModelRepository:
             await self._replace(key, reload)
         except (TailcutError, OSError) as error:
             _log.error("%s: not loaded: %s; %s", _title(key), " ".join(str(error).split()), after)
-            return f"{_without_folders_of(served, error)}; {after}"
+            return f"{without_folders_of(served, error)}; {after}"
         _log.info("%s: loaded%s", _title(key), _what_changed(served, self._known[key].model.profile))
         return ""
 
@@ -378,20 +387,3 @@ def _what_changed(before: ServedModel, after: Profile) -> str:
     if (profile.model.sha256, profile.model.weights) != (after.model.sha256, after.model.weights):
         return ": file changed"
     return ": profile changed" if is_profile(Path(before.source)) and profile != after else ": file unchanged"
-
-
-def _without_folders_of(served: ServedModel, error: Exception) -> str:
-    """What is wrong with a model's file, with the file's name once, and not where it lies: clients are told this."""
-    message = str(error)
-    files = {Path(file) for file in (served.source, served.model.profile.model.path, served.model.profile.engine_file)}
-    folders = {str(folder) for file in files for folder in (file.parent, file.parent.resolve())} - {".", "/"}
-    for folder in sorted(folders, key=len, reverse=True):  # as a whole: there may be white space in it
-        message = message.replace(f"{folder}/", "")
-    message = without_folders(message)
-    start, _, rest = message.partition(": ")
-    return rest if start in {file.name for file in files} and start in rest else message
-
-
-def without_folders(error: Exception | str) -> str:
-    """What is wrong with a file, and not where it lies, in one line."""
-    return _FOLDERS.sub("", " ".join(str(error).split()))

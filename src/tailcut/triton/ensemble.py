@@ -6,6 +6,7 @@ from typing import Any
 
 from tailcut.errors import UsageError
 from tailcut.spec import DType, ModelSpec, TensorSpec
+from tailcut.triton.names import type_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +141,7 @@ def _in_order(config: Any, steps: tuple[EnsembleStep, ...]) -> tuple[int, ...]:
 
 
 def _declared(tensor: Any, first: tuple[None, ...]) -> TensorSpec:
-    kind = tensor.DESCRIPTOR.fields_by_name["data_type"].enum_type.values_by_number[tensor.data_type].name
-    word = kind.removeprefix("TYPE_")
+    word = type_of(tensor).removeprefix("TYPE_")
     if word == "INVALID":
         raise UsageError(f"tensor {tensor.name!r} of the ensemble needs a data_type")
     dims = tuple(None if dim == -1 else dim for dim in tensor.dims)

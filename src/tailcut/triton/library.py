@@ -104,18 +104,18 @@ class Library:
     """
 
     def __init__(self, repository: Path, wishes: Wishes) -> None:
-        self._repository = repository
+        self.repository = repository
         self._wishes = wishes
         self._slab_bytes = wishes.limits.slab_bytes  # the least that a model has got
         self._seen = {name: state_of(path) for name, path in model_folders(repository).items()}
 
     def names(self) -> list[str]:
         """All models that have a folder now."""
-        return list(model_folders(self._repository))
+        return list(model_folders(self.repository))
 
     def changes(self) -> dict[str, bool]:
         """The models whose files have changed since the last call, and ensembles of them; False where they are gone."""
-        folders = model_folders(self._repository)
+        folders = model_folders(self.repository)
         now = {name: state_of(path) for name, path in folders.items()}
         before, self._seen = self._seen, now
         changed = {name: True for name, state in now.items() if before.get(name) != state}
@@ -130,7 +130,7 @@ class Library:
             NotFoundError: it has no folder.
             TailcutError: its configuration, or a version of it, cannot be used; nothing of it stays open.
         """
-        path = model_folders(self._repository).get(name)
+        path = model_folders(self.repository).get(name)
         if path is None:
             raise NotFoundError(f"the model repository has no folder {name!r}")
         folder = ModelFolder.read(path)
@@ -150,7 +150,7 @@ class Library:
 
     def _open_ensemble(self, folder: ModelFolder, models: int) -> LoadedModel:
         """The models of an ensemble's steps, one after the other, as one model; they are its own."""
-        folders, config = model_folders(self._repository), cast("Any", folder.config)
+        folders, config = model_folders(self.repository), cast("Any", folder.config)
         try:
             refuse(config)
             steps = read_steps(config)
@@ -211,7 +211,7 @@ class Library:
 
         Where clients load models, some that are not there yet have a share as well.
         """
-        known, limits = len(model_folders(self._repository)), self._wishes.limits
+        known, limits = len(model_folders(self.repository)), self._wishes.limits
         shared = within_memory(limits, memory_limit(), max(models, min(known, _EXPECTED)))
         if shared.slab_bytes < min(limits.slab_bytes, self._slab_bytes):
             _log.warning("the memory limit leaves only %d MiB for the rows of each model", shared.slab_bytes >> 20)

@@ -1,3 +1,19 @@
-"""The names of files in a model repository."""
+"""The names of files in a model repository, and of the types of tensors."""
+
+from typing import Any
+
+from tailcut.errors import UnsupportedError
 
 CONFIG_FILE = "config.pbtxt"
+
+
+def type_of(tensor: Any) -> str:
+    """The name of a tensor's data_type in a configuration, such as `TYPE_FP32`.
+
+    Raises:
+        UnsupportedError: it is a number that no type has.
+    """
+    known = tensor.DESCRIPTOR.fields_by_name["data_type"].enum_type.values_by_number
+    if tensor.data_type not in known:
+        raise UnsupportedError(f"tensor {tensor.name!r} has the unknown data_type {tensor.data_type}")
+    return str(known[tensor.data_type].name)

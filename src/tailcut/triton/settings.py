@@ -20,6 +20,7 @@ from tailcut.runtime.rows import RowsSetting
 from tailcut.runtime.samples import SampleRequest
 from tailcut.runtime.settings import BatchingSettings, Settings
 from tailcut.spec import DType, ModelSpec, TensorSpec
+from tailcut.triton.names import type_of
 from tailcut.triton.notes import notes_of
 
 _ENGINES = {
@@ -144,7 +145,7 @@ def declared_signature(config: Any) -> tuple[str, ...]:
             tensors.sort(key=lambda tensor: int(tensor.name.rpartition("__")[2]))
         for tensor in tensors:
             dims = first + list(tensor.reshape.shape if tensor.HasField("reshape") else tensor.dims)
-            lines.append(f"{kind} {tensor.name} {_type_of(tensor).removeprefix('TYPE_')} {dims}")
+            lines.append(f"{kind} {tensor.name} {type_of(tensor).removeprefix('TYPE_')} {dims}")
     return tuple(lines)
 
 
@@ -196,18 +197,14 @@ def _listed(config: Any, spec: ModelSpec) -> Iterator[tuple[Literal["input", "ou
             if tensor.name not in known:
                 raise UnsupportedError(f"the model has no {kind} {tensor.name!r}: it has {', '.join(known)}")
             wanted = known[tensor.name]
-            if tensor.data_type and _type_of(tensor) != f"TYPE_{_TEXT.get(wanted.dtype, wanted.dtype.value)}":
+            if tensor.data_type and type_of(tensor) != f"TYPE_{_TEXT.get(wanted.dtype, wanted.dtype.value)}":
                 raise UnsupportedError(
-                    f"{kind} {tensor.name!r} is {wanted.dtype} in the model and {_type_of(tensor)} in the configuration"
+                    f"{kind} {tensor.name!r} is {wanted.dtype} in the model and {type_of(tensor)} in the configuration"
                 )
             yield kind, tensor, wanted
         missing = [name for name in known if name not in {tensor.name for tensor in listed}]
         if kind == "input" and listed and missing:
             raise UnsupportedError(f"the configuration lists no input {missing[0]!r}, which the model needs")
-
-
-def _type_of(tensor: Any) -> str:
-    return str(tensor.DESCRIPTOR.fields_by_name["data_type"].enum_type.values_by_number[tensor.data_type].name)
 
 
 def _reshapes(config: Any, spec: ModelSpec, *, batched: bool) -> Iterator[Reshape]:

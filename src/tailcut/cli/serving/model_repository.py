@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tailcut.cli.serving.sources import SourceReader
     from tailcut.runtime.limits import Limits
+    from tailcut.server.load_failures import FailedModel
     from tailcut.server.served_model import ServedModel
     from tailcut.triton.library import Library, Wishes
 
@@ -57,6 +58,12 @@ class ServedLibrary:
             for loaded in self.library.load(name, models)
         ]
 
+    def failed(self, name: str, error: Exception) -> "FailedModel":
+        """See `names`."""
+        from tailcut.server.load_failures import FailedModel, without_folders
+
+        return FailedModel(without_folders(error, self.library.repository))
+
 
 @dataclass(frozen=True, slots=True)
 class RepositoryStart:
@@ -79,11 +86,11 @@ class RepositoryStart:
 
 @dataclass(frozen=True, slots=True)
 class RepositoryStarted:
-    """What is served at the start, and what could not be loaded, with the reasons."""
+    """What is served at the start, and what could not be loaded."""
 
     library: ServedLibrary | None = None
     models: "Sequence[ServedModel]" = ()
-    failed: Mapping[str, str] = field(default_factory=dict)
+    failed: "Mapping[str, FailedModel]" = field(default_factory=dict)
     control: bool = False
     poll_s: float = 0.0
 
@@ -98,24 +105,24 @@ def start_library(start: RepositoryStart, wishes: "Callable[[], Wishes]") -> Rep
     Raises:
         UsageError: it is no repository, a model is named that it does not have, or none could be loaded.
     """
-    from tailcut.errors import TailcutError, UsageError
+    from tailcut.errors import UsageError
 
     if start.repository is None:
         return RepositoryStarted()
     _need_protobuf()
-    from tailcut.server.repository import without_folders
+    from tailcut.server.load_failures import log_failure
     from tailcut.triton.library import Library
 
-    library = ServedLibrary(Library(start.repository, wishes()), start.limit_ns)
+    library = ServedLibrary(Library(start.repository.absolute(), wishes()), start.limit_ns)
     names = _names(start, library.names())
     models: list[ServedModel] = []
-    failed: dict[str, str] = {}
+    failed: dict[str, FailedModel] = {}
     for name in names:
         try:
             models += library.load(name, len(names))
-        except (TailcutError, OSError) as error:
-            failed[name] = without_folders(error)
-            _log.error("%s: not loaded: %s", name, " ".join(str(error).split()))
+        except Exception as error:  # noqa: BLE001  whatever is wrong with a model, the others are served
+            log_failure(name, error)
+            failed[name] = library.failed(name, error)
     if not models and start.mode is ControlMode.NONE:
         raise UsageError(f"{start.repository}: no model of it could be loaded")
     poll_s = start.poll_s if start.mode is ControlMode.POLL else 0.0

@@ -1,0 +1,60 @@
+"""What is said of a model that could not be loaded: to the log, and to clients, who are not told where files lie."""
+
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tailcut.errors import TailcutError
+from tailcut.server.served_model import ServedModel
+
+_log = logging.getLogger("tailcut")
+_FOLDERS = re.compile(r"\S*/(?=\S)")  # of a path
+
+
+@dataclass(frozen=True, slots=True)
+class FailedModel:
+    """A model of a repository that could not be loaded.
+
+    Args:
+        reason: why, for clients.
+        versions: that were to be served; none where its folder cannot be read.
+    """
+
+    reason: str
+    versions: Sequence[str] = ()
+
+
+def log_failure(name: str, error: Exception) -> None:
+    """Log why a model could not be loaded: in a line, and with the traceback of an error that nobody foresaw."""
+    _log.error("%s: not loaded: %s", name, _in_one_line(error), exc_info=unforeseen(error))
+
+
+def unforeseen(error: Exception) -> Exception | None:
+    """The error, where it is none that is raised on purpose: the log has its traceback."""
+    return None if isinstance(error, (TailcutError, OSError)) else error
+
+
+def without_folders(error: Exception, root: Path | None = None) -> str:
+    """What is wrong with a file, and not where it lies, in one line; paths below `root` begin there."""
+    first, *inside = _in_one_line(error).split(f"{root}/") if root is not None else [_in_one_line(error)]
+    parts = [part.partition(" ") for part in inside]
+    return _FOLDERS.sub("", first) + "".join(f"{path}{space}{_FOLDERS.sub('', rest)}" for path, space, rest in parts)
+
+
+def without_folders_of(served: ServedModel, error: Exception) -> str:
+    """What is wrong with a model's file, with the file's name once, and not where it lies: clients are told this."""
+    message = _in_one_line(error)
+    files = {Path(file) for file in (served.source, served.model.profile.model.path, served.model.profile.engine_file)}
+    folders = {str(folder) for file in files for folder in (file.parent, file.parent.resolve())} - {".", "/"}
+    for folder in sorted(folders, key=len, reverse=True):  # as a whole: there may be white space in it
+        message = message.replace(f"{folder}/", "")
+    message = _FOLDERS.sub("", message)
+    start, _, rest = message.partition(": ")
+    return rest if start in {file.name for file in files} and start in rest else message
+
+
+def _in_one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if unforeseen(error) else text

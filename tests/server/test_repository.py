@@ -1,0 +1,94 @@
+"""The models of a repository that is looked at again and again, and what clients are told of those that do not load."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.triton.repositories import add_model
+
+from tailcut.cli.serving.model_repository import ControlMode, RepositoryStart, RepositoryStarted, start_library
+from tailcut.errors import MissingModelFileError
+from tailcut.runtime.limits import Limits
+from tailcut.server.load_failures import without_folders
+from tailcut.server.repository import ModelRepository
+from tailcut.triton import library as library_module
+from tailcut.triton.library import Wishes
+
+
+def started(folder: Path) -> RepositoryStarted:
+    start = RepositoryStart(folder, ControlMode.POLL, (), 0.01)
+    return start_library(start, lambda: Wishes(Limits(), measures=False))
+
+
+def polled(there: RepositoryStarted, *changes: tuple[Callable[[], Any], Callable[[ModelRepository], bool]]) -> None:
+    """Look at the files all the time while they change: each change, and what is waited for then."""
+
+    async def run() -> None:
+        repository = ModelRepository(there.models, library=there.library, failed=there.failed)
+        repository.watch(there.poll_s)
+        for change, is_done in changes:
+            change()
+            async with asyncio.timeout(20):
+                while not is_done(repository):  # noqa: ASYNC110  a repository that is read again tells nobody
+                    await asyncio.sleep(0.01)
+        repository.stop_watching()
+        repository.close()
+
+    asyncio.run(run())
+
+
+def serves(name: str) -> Callable[[ModelRepository], bool]:
+    return lambda repository: bool(repository.versions(name))
+
+
+def test_a_fault_in_one_model_costs_it_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """At the start and later, whatever it raises: the log has the traceback, the index the reason."""
+    add_model(tmp_path, "bad")
+    add_model(tmp_path, "one")
+    real = library_module.profile_of
+    monkeypatch.setattr(
+        library_module, "profile_of", lambda folder, *rest: {}[99] if folder.name == "bad" else real(folder, *rest)
+    )
+    there = started(tmp_path)
+    assert [served.name for served in there.models] == ["one"]
+    assert there.failed["bad"].reason == "KeyError: 99"
+    (tmp_path / "bad" / "more").touch()
+    polled(
+        there,
+        (lambda: None, lambda _: len([line for line in caplog.messages if line.startswith("bad: ")]) == 2),
+        (lambda: add_model(tmp_path, "three"), serves("three")),
+    )
+    records = [record for record in caplog.records if record.message == "bad: not loaded: KeyError: 99"]
+    assert all(record.exc_info is not None for record in records)
+
+
+def test_a_look_that_fails_is_followed_by_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also where nobody foresaw how: with its traceback."""
+    add_model(tmp_path, "one")
+    there = started(tmp_path)
+    real, faults = library_module.state_of, iter(range(2))
+    monkeypatch.setattr(library_module, "state_of", lambda path: real(path) if next(faults, None) is None else {}[path])
+    polled(there, (lambda: add_model(tmp_path, "two"), serves("two")))
+    records = [record for record in caplog.records if "the model repository cannot be read" in record.message]
+    assert records
+    assert all(record.exc_info is not None for record in records)
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        ("/a/models/m/1: has no model file", "m/1: has no model file"),
+        ("/a/models/e/config.pbtxt: step 'm': /a/models/m/1/x: bad", "e/config.pbtxt: step 'm': m/1/x: bad"),
+        ("'/a/models/m/1/x': see /usr/lib/y", "'m/1/x': see y"),
+        ("/b/models/m/1/x: bad\nvery", "x: bad very"),
+    ],
+)
+def test_paths_begin_at_the_repository(message: str, reason: str) -> None:
+    """Clients know its models and versions, and not where it lies."""
+    assert without_folders(MissingModelFileError(message), Path("/a/models")) == reason
