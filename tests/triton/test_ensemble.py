@@ -1,6 +1,8 @@
 """An ensemble is checked, and answers as its models do one after the other."""
 
+import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -144,6 +146,28 @@ def test_a_version_that_is_not_served_is_no_step(tmp_path: Path) -> None:
         loaded(tmp_path, text)
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda path: (path / "config.pbtxt").write_text('backend: "python"'), "config.pbtxt: backend 'python' is not"),
+        (lambda path: (path / "1" / "model.onnx").unlink(), "1: has no model file"),
+        (lambda path: (path / "1").rename(path / "draft"), ": has no version to serve"),
+        (lambda path: (path / "1" / "model.onnx").write_text("none"), "1/model.onnx: "),
+        (lambda path: (path / "config.pbtxt").write_text("nonsense"), "config.pbtxt: not a model configuration"),
+    ],
+)
+def test_a_step_whose_model_cannot_be_loaded_is_named(
+    tmp_path: Path, change: Callable[[Path], object], words: str
+) -> None:
+    """With the path of what is wrong there."""
+    loaded(tmp_path, ENSEMBLE).model.close()
+    second = tmp_path / "second"
+    change(second)
+    place = re.escape(f"{tmp_path}/both/config.pbtxt: step 'second': {second}")
+    with pytest.raises(TailcutError, match=f"^{place}/?{words}"):
+        Library(tmp_path, Wishes(Limits(), measures=False)).load("both", 1)
+
+
 def test_a_step_that_cannot_begin_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever it raises: a model that is unloaded waits for all that has begun."""
     with loaded(tmp_path, ENSEMBLE).model as model:
@@ -176,8 +200,8 @@ def test_a_model_that_changes_changes_its_ensembles(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ('"second" model', '"third" model', "step 'third' is not in the repository"),
-        ('"second" model', '"both" model', "is an ensemble"),
+        ('"second" model', '"third" model', "step 'third': the repository has no such model"),
+        ('"second" model', '"both" model', "step 'both': an ensemble cannot be a step of another one"),
         ('"second" model', '"bytes" model', r"expected INT8 \[-1, 16\], got INT32 \[-1, 16\]"),
         ('value: "sum" } input', 'value: "product" } input', "'product' is neither an input of the ensemble"),
         ('key: "INPUT1" value: "difference"', 'key: "INPUT9" value: "difference"', "lacks input 'INPUT1'"),

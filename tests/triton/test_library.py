@@ -20,7 +20,7 @@ from tailcut.runtime.limits import Limits, within_memory
 from tailcut.runtime.profile import ModelRef, Profile
 from tailcut.runtime.settings import BatchingSettings, Settings
 from tailcut.triton import library as library_module
-from tailcut.triton.library import Library, Wishes
+from tailcut.triton.library import Library, Wishes, newest_of
 
 DATA = Path(__file__).parent.parent / "data" / "models"  # made by scripts/make_model_files.py
 PROFILE = Profile(
@@ -120,6 +120,26 @@ def test_models_share_the_memory_of_a_container(
         "the memory limit leaves only 16 MiB for the rows of each model",
         "the memory limit leaves only 1 MiB for the rows of each model",
     ]
+
+
+@pytest.mark.parametrize(
+    ("field", "name", "file"),
+    [
+        ("backend", "python", "model.py"),
+        ("platform", "tensorrt_plan", "model.plan"),
+        ("backend", "fil", "xgboost.json"),
+    ],
+)
+def test_a_backend_that_is_not_served_is_named(tmp_path: Path, field: str, name: str, file: str) -> None:
+    """Before any file is looked for: those of other backends have other names."""
+    (tmp_path / "m" / "1").mkdir(parents=True)
+    (tmp_path / "m" / "1" / file).touch()
+    (tmp_path / "m" / "config.pbtxt").write_text(f'{field}: "{name}"')
+    words = f"^{tmp_path}/m/config.pbtxt: {field} '{name}' is not served: the files of armnn_tflite, .* are$"
+    with pytest.raises(UnsupportedError, match=words):
+        Library(tmp_path, Wishes(Limits())).load("m", 1)
+    with pytest.raises(UnsupportedError, match=words):
+        newest_of(tmp_path / "m")
 
 
 @pytest.mark.parametrize(("backend", "files"), [("paddle", ["pdmodel", "pdiparams"]), ("armnn_tflite", ["tflite"])])

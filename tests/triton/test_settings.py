@@ -11,7 +11,7 @@ from tailcut.errors import UnsupportedError
 from tailcut.spec import DType, ModelSpec, TensorSpec
 from tailcut.triton import settings
 from tailcut.triton.config import parse_config
-from tailcut.triton.settings import ConfigReading, engine_of, read_settings
+from tailcut.triton.settings import ConfigReading, check_backend, engine_of, read_settings
 
 BOTH = ("onnxruntime", "openvino")
 
@@ -131,8 +131,9 @@ def test_the_engine() -> None:
     accelerated = 'optimization { execution_accelerators { cpu_execution_accelerator { name: "openvino" } } }'
     assert engine_of(config(accelerated), BOTH) == "openvino"
     assert engine_of(config(), ("openvino",)) == "openvino"
-    with pytest.raises(UnsupportedError, match="'tensorrt_plan' is not served"):
-        engine_of(config(onnxruntime_onnx="tensorrt_plan"), BOTH)
+    check_backend(config())
+    with pytest.raises(UnsupportedError, match="platform 'tensorrt_plan' is not served"):
+        check_backend(config(onnxruntime_onnx="tensorrt_plan"))
 
 
 def test_reshape() -> None:

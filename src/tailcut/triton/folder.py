@@ -61,6 +61,10 @@ class ModelFolder:
             return there[-max(1, newest) :]
         return there if choice == "all" else [version for version in there if version in policy.specific.versions]
 
+    def without_versions(self) -> MissingModelFileError:
+        """What is wrong where there is no version to serve."""
+        return MissingModelFileError(f"{self.path}: has no version to serve: put the model into {self.path / '1'}")
+
     def file(self, version: int) -> Path:
         """The model file of a version.
 

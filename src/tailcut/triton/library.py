@@ -1,7 +1,8 @@
 """The models of a repository, opened on request, and what has changed there since the last check."""
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -30,7 +31,7 @@ from tailcut.triton.ensemble import EnsembleStep, plan_steps, read_steps
 from tailcut.triton.folder import ModelFolder, model_folders, state_of
 from tailcut.triton.names import CONFIG_FILE
 from tailcut.triton.notes import notes_of_ensemble
-from tailcut.triton.settings import ConfigReading, declared_signature, engine_of, read_settings, refuse
+from tailcut.triton.settings import ConfigReading, check_backend, declared_signature, engine_of, read_settings, refuse
 
 _log = logging.getLogger("tailcut")
 _EXPECTED = 16  # models that share the memory where a repository has as many, however few are loaded
@@ -133,12 +134,12 @@ class Library:
         path = model_folders(self.repository).get(name)
         if path is None:
             raise NotFoundError(f"the model repository has no folder {name!r}")
-        folder = ModelFolder.read(path)
+        folder = _read(path)
         if folder.is_ensemble:
             return [self._open_ensemble(folder, models)]
         versions = folder.versions()
         if not versions:
-            raise MissingModelFileError(f"{path}: has no version to serve: put the model into {path.name}/1")
+            raise folder.without_versions()
         loaded: list[LoadedModel] = []
         try:
             loaded += (self._open(folder, version, models * len(versions), self._wishes) for version in versions)
@@ -151,20 +152,24 @@ class Library:
     def _open_ensemble(self, folder: ModelFolder, models: int) -> LoadedModel:
         """The models of an ensemble's steps, one after the other, as one model; they are its own."""
         folders, config = model_folders(self.repository), cast("Any", folder.config)
-        try:
+        inner, seen = [], []
+        with _named(folder.path / CONFIG_FILE):
             refuse(config)
             steps = read_steps(config)
-            inner = [_inner(step, folders) for step in steps]
-            plan = plan_steps(config, steps, [_seen(*pair) for pair in inner])
-        except (UsageError, UnsupportedError) as error:
-            raise type(error)(f"{folder.path / CONFIG_FILE}: {error}") from None
+            for step in steps:
+                with _named(f"step {step.model!r}"):
+                    inner.append(_inner(step, folders))
+                    seen.append(_seen(*inner[-1]))
+            plan = plan_steps(config, steps, seen)
         self._say(folder, notes_of_ensemble(config))
         wishes, largest = self._wishes, config.max_batch_size
         if largest:
             wishes = replace(wishes, max_batch_size=min(largest, wishes.max_batch_size or largest))
         opened: list[Model] = []
         try:
-            opened.extend(self._open(*inner[index], models * len(steps), wishes).model for index in plan.order)
+            for index in plan.order:
+                with _named(f"{folder.path / CONFIG_FILE}: step {steps[index].model!r}"):
+                    opened.append(self._open(*inner[index], models * len(steps), wishes).model)
             model = as_one(folder, [steps[index] for index in plan.order], opened, plan, one_batch=largest > 0)
         except BaseException:
             for step_model in opened:
@@ -262,13 +267,29 @@ def profile_of(folder: ModelFolder, version: int) -> tuple[Profile, ConfigReadin
     path = folder.file(version)
     config = parse_config("", "") if folder.config is None else folder.config
     engine = engine_of(config, ENGINES_OF[kind_of(path)])
-    declared = declared_signature(config) if kind_of(path) is FileKind.SCRIPT else ()
-    try:
+    with _named(folder.path / CONFIG_FILE, UnsupportedError):
+        declared = declared_signature(config) if kind_of(path) is FileKind.SCRIPT else ()
         reading = read_settings(config, signature(path, EngineOptions(signature=declared)), engine, declared)
-    except UnsupportedError as error:
-        raise UnsupportedError(f"{folder.path / CONFIG_FILE}: {error}") from None
     profile = Profile.of_model(path, reading.settings, folder.name)
     return msgspec.structs.replace(profile, samples=reading.samples), reading
+
+
+@contextmanager
+def _named(place: Path | str, kind: type[TailcutError] = TailcutError) -> Iterator[None]:
+    """Have errors of a kind begin with the place where they arise."""
+    try:
+        yield
+    except kind as error:
+        raise type(error)(f"{place}: {error}") from None
+
+
+def _read(path: Path) -> ModelFolder:
+    """A model that may be served: its configuration can be read, and names no backend that is not here."""
+    folder = ModelFolder.read(path)
+    if folder.config is not None and not folder.is_ensemble:
+        with _named(path / CONFIG_FILE):
+            check_backend(folder.config)
+    return folder
 
 
 def _steps_of(path: Path) -> set[str]:
@@ -282,15 +303,17 @@ def _steps_of(path: Path) -> set[str]:
 
 def _inner(step: EnsembleStep, folders: Mapping[str, Path]) -> tuple[ModelFolder, int]:
     """The model of a step, and its version."""
-    inner = ModelFolder.read(folders[step.model]) if step.model in folders else None
-    versions = [] if inner is None or inner.is_ensemble else inner.versions()
-    if inner is None or not versions:
-        what = "is not in the repository" if inner is None else "is an ensemble, or has no version"
-        raise UsageError(f"step {step.model!r} {what}")
+    if step.model not in folders:
+        raise UsageError("the repository has no such model")
+    inner = _read(folders[step.model])
+    if inner.is_ensemble:
+        raise UsageError("an ensemble cannot be a step of another one")
+    versions = inner.versions()
+    if not versions:
+        raise inner.without_versions()
     if step.version > 0 and step.version not in versions:
         raise UsageError(
-            f"step {step.model!r}: model_version {step.version} is not among those that are served: "
-            f"{', '.join(map(str, versions))}"
+            f"model_version {step.version} is not among those that are served: {', '.join(map(str, versions))}"
         )
     return inner, step.version if step.version > 0 else versions[-1]
 
@@ -307,11 +330,12 @@ def newest_of(path: Path) -> tuple[Path, ConfigReading]:
     Raises:
         TailcutError: there is none, or the configuration does not fit it.
     """
-    folder = ModelFolder.read(path)
+    folder = _read(path)
+    if folder.is_ensemble:
+        raise MissingModelFileError(f"{path}: is an ensemble: name a model that has files")
     versions = folder.versions()
-    if folder.is_ensemble or not versions:
-        what = "is an ensemble" if folder.is_ensemble else "has no version to serve"
-        raise MissingModelFileError(f"{path}: {what}: name a model that has files")
+    if not versions:
+        raise folder.without_versions()
     profile, reading = profile_of(folder, versions[-1])
     return Path(profile.model.path), reading
 

@@ -68,24 +68,29 @@ class ConfigReading:
     notes: tuple[str, ...] = ()
 
 
-def engine_of(config: Any, able: Sequence[str]) -> str:
-    """The engine for a file that these engines compute.
+def check_backend(config: Any) -> None:
+    """Raise for a model whose files no engine here reads, before one looks for them.
 
     Raises:
-        UnsupportedError: the configuration names a backend that is not here.
+        UnsupportedError: the configuration names such a backend or platform.
     """
+    wanted = config.backend or config.platform
+    if wanted and wanted not in _ENGINES:
+        raise UnsupportedError(
+            f"{'backend' if config.backend else 'platform'} {wanted!r} is not served: the files of "
+            f"{', '.join(sorted(_ENGINES))} are"
+        )
+
+
+def engine_of(config: Any, able: Sequence[str]) -> str:
+    """The engine for a file that these engines compute, of a configuration that `check_backend` admits."""
     accelerators = [
         accelerator.name for accelerator in config.optimization.execution_accelerators.cpu_execution_accelerator
     ]
     if "openvino" in accelerators and "openvino" in able:
         return "openvino"
-    wanted = config.backend or config.platform
-    if wanted and wanted not in _ENGINES:
-        raise UnsupportedError(
-            f"platform or backend {wanted!r} is not served: the files of {', '.join(sorted(_ENGINES))} are"
-        )
     usual = next(filter(is_installed, able), able[0])  # opening it says what to install
-    name = _ENGINES.get(wanted, usual)
+    name = _ENGINES.get(config.backend or config.platform, usual)
     return name if name in able else usual
 
 
