@@ -87,6 +87,23 @@ def test_instances_threads_and_optimisation() -> None:
 
 
 @pytest.mark.parametrize(
+    ("value", "arena"),
+    [("0", False), ("false", False), ("OFF", False), ("1", True), ("True", True), ("on", True), ("no", None)],
+)
+def test_the_arena_has_the_words_of_the_backend(value: str, arena: bool | None) -> None:
+    """In any case; other words, and other engines, are named."""
+    text = f'parameters {{ key: "enable_mem_arena" value {{ string_value: "{value}" }} }}'
+    result = reading(text)
+    assert result.settings.engine.arena == (arena is not False)
+    assert [note[: note.index(":")] for note in result.notes] == (
+        [] if arena is not None else ["parameter enable_mem_arena 'no' is not used"]
+    )
+    other = read_settings(config(text, onnxruntime_onnx="openvino"), spec(), "openvino")
+    assert other.settings.engine.arena
+    assert other.notes == (f"parameter enable_mem_arena {value!r} is not used: openvino has no such arena",)
+
+
+@pytest.mark.parametrize(
     ("level", "graph", "layout"), [(-1, "basic", "blocked"), (1, "all", "plain"), (2, "off", "blocked")]
 )
 def test_levels_of_graph_optimisation_are_those_of_the_backend(level: int, graph: str, layout: str) -> None:

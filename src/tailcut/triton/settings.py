@@ -43,6 +43,7 @@ _LEVELS: dict[int, dict[str, str]] = {  # of graph optimisation: the numbers of 
 }
 _THREADS = ("intra_op_thread_count", "INFERENCE_NUM_THREADS", "CPU_THREADS_NUM", "TF_NUM_INTRA_THREADS")
 _INSTANCES = ("NUM_STREAMS", "CPU_THROUGHPUT_STREAMS")
+_SWITCH = {"0": False, "false": False, "off": False, "1": True, "true": True, "on": True}  # in any case
 _INDEXED = re.compile(r"__\d+\Z")
 _TEXT = {DType.BYTES: "STRING"}
 
@@ -260,8 +261,9 @@ def _engine_settings(config: Any, options: EngineOptions) -> tuple[EngineOptions
     fixed = bool(changes)
     if options.name == "onnxruntime":
         changes |= _LEVELS.get(config.optimization.graph.level, {})
-    if parameters.get("enable_mem_arena") == "0":
-        changes["arena"] = False
+    arena = _SWITCH.get(parameters.get("enable_mem_arena", "").lower())
+    if arena is not None and options.name == "onnxruntime":
+        changes["arena"] = arena
     return msgspec.structs.replace(options, **changes), fixed
 
 
@@ -285,6 +287,11 @@ def _notes_of_engine(config: Any, engine: str) -> Iterator[str]:
             value = config.parameters[name].string_value if name in config.parameters else ""
             if value and not value.isdecimal():
                 yield f"parameter {name} {value!r} is not used: it is not a number; {instead}"
+    arena = config.parameters["enable_mem_arena"].string_value if "enable_mem_arena" in config.parameters else None
+    if arena is not None and engine != "onnxruntime":
+        yield f"parameter enable_mem_arena {arena!r} is not used: {engine} has no such arena"
+    elif arena is not None and arena.lower() not in _SWITCH:
+        yield f"parameter enable_mem_arena {arena!r} is not used: it is none of {', '.join(_SWITCH)}; there is an arena"
 
 
 def _samples(config: Any, spec: ModelSpec, *, batched: bool) -> tuple[tuple[SampleRequest, ...], list[str]]:
