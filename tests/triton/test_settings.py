@@ -87,6 +87,20 @@ def test_instances_threads_and_optimisation() -> None:
 
 
 @pytest.mark.parametrize(
+    ("streams", "threads", "engine", "each"),
+    [(2, 4, "openvino", 2), (2, 5, "openvino", 2), (4, 2, "openvino", 1), (0, 4, "openvino", 4), (2, 4, "torch", 4)],
+)
+def test_threads_of_openvino_are_those_of_all_streams(streams: int, threads: int, engine: str, each: int) -> None:
+    """Its backend hands the number on as it is; other engines have so many for each instance."""
+    text = " ".join(
+        f'parameters {{ key: "{key}" value {{ string_value: "{value}" }} }}'
+        for key, value in (("NUM_STREAMS", streams), ("INFERENCE_NUM_THREADS", threads))
+    )
+    result = read_settings(config(text), spec(), engine).settings.engine
+    assert (result.instances, result.threads) == (streams or 1, each)
+
+
+@pytest.mark.parametrize(
     ("value", "arena"),
     [("0", False), ("false", False), ("OFF", False), ("1", True), ("True", True), ("on", True), ("no", None)],
 )

@@ -253,11 +253,12 @@ def _engine_settings(config: Any, options: EngineOptions) -> tuple[EngineOptions
     changes: dict[str, Any] = {}
     threads = next((parameters[name] for name in _THREADS if parameters.get(name, "").isdecimal()), "")
     streams = next((parameters[name] for name in _INSTANCES if parameters.get(name, "").isdecimal()), "")
-    if threads and int(threads):
-        changes["threads"] = int(threads)
     count = sum(max(1, group.count) for group in config.instance_group)
     if count > 1 or streams:
-        changes["instances"] = max(count, int(streams or 1))
+        changes["instances"] = max(1, count, int(streams or 1))
+    if threads and int(threads):  # openvino's number is of all streams together
+        shared = changes.get("instances", 1) if options.name == "openvino" else 1
+        changes["threads"] = max(1, int(threads) // shared)
     fixed = bool(changes)
     if options.name == "onnxruntime":
         changes |= _LEVELS.get(config.optimization.graph.level, {})
