@@ -28,6 +28,24 @@ def test_the_policy_says_which_versions_are_served(tmp_path: Path, policy: str, 
     assert ModelFolder.read(path).versions() == versions
 
 
+@pytest.mark.parametrize(
+    ("versions", "words"),
+    [
+        ((), "m: has no version to serve: put the model into {path}/1"),
+        ((1, 2), "m/config.pbtxt: version_policy specific [3] names none of the versions that exist: 1, 2"),
+    ],
+)
+def test_no_version_to_serve(tmp_path: Path, versions: tuple[int, ...], words: str) -> None:
+    """There is none, or none that the policy names."""
+    path = add_model(tmp_path, "m", versions=(1,), more="version_policy { specific { versions: [ 3 ] } }")
+    (path / "1").rename(tmp_path / "elsewhere")
+    for version in versions:
+        (path / str(version)).mkdir()
+    folder = ModelFolder.read(path)
+    assert folder.versions() == []
+    assert str(folder.without_versions()) == f"{tmp_path}/{words.format(path=path)}"
+
+
 def test_the_file_of_a_version(tmp_path: Path) -> None:
     """model.onnx, a folder model.onnx with one in it, or what the configuration names; never a path."""
     folder = ModelFolder.read(add_model(tmp_path, "m", versions=(1, 2, 3)))

@@ -1,5 +1,6 @@
 """What the command line says of all models of a repository holds for each, over its configuration and its profile."""
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 import pytest
+from tests.engines.models import scaled_free
 from tests.triton.repositories import add_model
 
 from tailcut import Model
@@ -140,6 +142,41 @@ def test_a_backend_that_is_not_served_is_named(tmp_path: Path, field: str, name:
         Library(tmp_path, Wishes(Limits())).load("m", 1)
     with pytest.raises(UnsupportedError, match=words):
         newest_of(tmp_path / "m")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            'max_batch_size: 4 input { name: "x" dims: [ -1, 6 ] reshape { shape: [ -1, 2, 3 ] } }',
+            "'x' is FP32 [-1, -1] in the model, but the configuration has reshape [-1, 2, 3] behind the batch",
+        ),
+        (
+            'input { name: "x" dims: [ 2, 3 ] } output { name: "y" dims: [ 5, 5 ] }',
+            "tensor 'y' is FP32 [2, 3] in the model, not [5, 5]",
+        ),
+        (
+            'input { name: "x" dims: [ 7 ] reshape { shape: [ 2, 3 ] } }',
+            "reshape: [7] and [2, 3] of tensor 'x' differ in size, or in the number of their free dimensions",
+        ),
+    ],
+)
+def test_what_does_not_fit_the_model_is_said_of_the_configuration(tmp_path: Path, text: str, words: str) -> None:
+    """With its path, in its own numbers, also where only the engine finds out; by itself and as a step."""
+    (tmp_path / "m" / "1").mkdir(parents=True)
+    scaled_free(tmp_path / "m" / "1" / "model.onnx")
+    (tmp_path / "m" / "config.pbtxt").write_text(text)
+    line = f"{tmp_path}/m/config.pbtxt: {words}"
+    library = Library(tmp_path, Wishes(Limits(), measures=False))
+    with pytest.raises(UnsupportedError, match=f"^{re.escape(line)}$"):
+        library.load("m", 1)
+    (tmp_path / "e").mkdir()
+    (tmp_path / "e" / "config.pbtxt").write_text(
+        'platform: "ensemble" ensemble_scheduling { step { model_name: "m" input_map { key: "x" value: "x" } } }'
+    )
+    line = f"{tmp_path}/e/config.pbtxt: step 'm': {line}"
+    with pytest.raises(UnsupportedError, match=f"^{re.escape(line)}$"):
+        library.load("e", 1)
 
 
 @pytest.mark.parametrize(("backend", "files"), [("paddle", ["pdmodel", "pdiparams"]), ("armnn_tflite", ["tflite"])])

@@ -127,8 +127,9 @@ def _shape(dims: Sequence[int]) -> Shape:
 def _check(reshape: Reshape, tensor: TensorSpec) -> None:
     known = len(tensor.shape) == len(reshape.model)
     if not known or any(size not in {None, dim} for size, dim in zip(tensor.shape, _shape(reshape.model), strict=True)):
+        where = "" if reshape.client == reshape.model else "reshape: "
         raise UnsupportedError(
-            f"reshape: tensor {tensor.name!r} is {tensor.describe()} in the model, not {list(reshape.model)}"
+            f"{where}tensor {tensor.name!r} is {tensor.describe()} in the model, not {list(reshape.model)}"
         )
     sides = [[dim for dim in side if dim != -1] for side in (reshape.client, reshape.model)]
     free = [side.count(-1) for side in (reshape.client, reshape.model)]

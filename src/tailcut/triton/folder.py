@@ -53,7 +53,7 @@ class ModelFolder:
 
     def versions(self) -> list[int]:
         """The versions that the policy has served, oldest first; by default the newest alone."""
-        there = sorted(int(folder.name) for folder in self.path.iterdir() if _is_version(folder))
+        there = self._existing()
         policy = None if self.config is None else self.config.version_policy
         choice = policy.WhichOneof("policy_choice") if policy is not None else None
         if policy is None or choice in {None, "latest"}:
@@ -63,7 +63,17 @@ class ModelFolder:
 
     def without_versions(self) -> MissingModelFileError:
         """What is wrong where there is no version to serve."""
+        there = self._existing()
+        if there and self.config is not None:
+            wanted = list(self.config.version_policy.specific.versions)
+            return MissingModelFileError(
+                f"{self.path / CONFIG_FILE}: version_policy specific {wanted} names none of the versions that exist: "
+                f"{', '.join(map(str, there))}"
+            )
         return MissingModelFileError(f"{self.path}: has no version to serve: put the model into {self.path / '1'}")
+
+    def _existing(self) -> list[int]:
+        return sorted(int(folder.name) for folder in self.path.iterdir() if _is_version(folder))
 
     def file(self, version: int) -> Path:
         """The model file of a version.

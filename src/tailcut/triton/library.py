@@ -194,18 +194,19 @@ class Library:
         if reading.queue_rows is not None:
             limits = replace(limits, queue_rows=reading.queue_rows)
         alone = reload = None
-        if tuned is not None:
-            model = Model.open(profile, limits=limits)
-        elif reading.is_fixed or not wishes.measures:
-            alone, reload = profile.settings.engine, partial(_open_beside, profile, limits)
-            model = reload(models)
-        else:
-            sizes = [size for size in (reading.max_batch_size, wishes.max_batch_size) if size]
-            around = surroundings(alone=models == 1, max_batch_size=min(sizes, default=None))
-            model = measured_model(profile, around, limits=limits, budget_s=BUDGET_S / max(1, models))
-            if model.choice is not None:
-                reload = partial(_open_chosen, profile, limits, model.choice)
-                _log.info("%s: %s", folder.name, model.choice.line())
+        with _told_apart(folder, profile):
+            if tuned is not None:
+                model = Model.open(profile, limits=limits)
+            elif reading.is_fixed or not wishes.measures:
+                alone, reload = profile.settings.engine, partial(_open_beside, profile, limits)
+                model = reload(models)
+            else:
+                sizes = [size for size in (reading.max_batch_size, wishes.max_batch_size) if size]
+                around = surroundings(alone=models == 1, max_batch_size=min(sizes, default=None))
+                model = measured_model(profile, around, limits=limits, budget_s=BUDGET_S / max(1, models))
+                if model.choice is not None:
+                    reload = partial(_open_chosen, profile, limits, model.choice)
+                    _log.info("%s: %s", folder.name, model.choice.line())
         _log.info("%s: %s", folder.name, model.rows.describe())
         config = {} if folder.config is None else as_dict(folder.config)
         config["default_model_filename"] = config.get("default_model_filename") or folder.file(version).name
@@ -321,7 +322,23 @@ def _inner(step: EnsembleStep, folders: Mapping[str, Path]) -> tuple[ModelFolder
 def _seen(inner: ModelFolder, version: int) -> ModelSpec:
     """What clients see of a model."""
     profile, _ = profile_of(inner, version)
-    return signature(Path(profile.model.path), profile.settings.engine)
+    return _as_configured(inner, profile)
+
+
+def _as_configured(folder: ModelFolder, profile: Profile) -> ModelSpec:
+    """What clients see of a model; where its configuration does not fit it, the error names that."""
+    with _named(folder.path / CONFIG_FILE, UnsupportedError):
+        return signature(Path(profile.model.path), profile.settings.engine)
+
+
+@contextmanager
+def _told_apart(folder: ModelFolder, profile: Profile) -> Iterator[None]:
+    """Have an error name the configuration where that is at fault, and not the machine or the command line."""
+    try:
+        yield
+    except UnsupportedError:
+        _as_configured(folder, profile)
+        raise
 
 
 def newest_of(path: Path) -> tuple[Path, ConfigReading]:

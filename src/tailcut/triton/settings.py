@@ -223,18 +223,19 @@ def _reshapes(config: Any, spec: ModelSpec, *, batched: bool) -> Iterator[Reshap
     for kind, tensor, known in _listed(config, spec):
         dims = tuple(first + list(tensor.dims))
         side: Literal["", "input", "output"] = kind if tensor.name in shared else ""
-        if tensor.HasField("reshape"):
-            shape = tuple(first + list(tensor.reshape.shape))
-            yield Reshape(name=tensor.name, client=dims, model=shape, side=side)
-        elif len(dims) != len(known.shape) or any(
-            dim != -1 and size not in {None, dim} for dim, size in zip(dims, known.shape, strict=True)
+        is_reshaped = tensor.HasField("reshape")
+        shape = tuple(first + list(tensor.reshape.shape)) if is_reshaped else dims
+        if len(shape) != len(known.shape) or any(
+            dim != -1 and size not in {None, dim} for dim, size in zip(shape, known.shape, strict=True)
         ):
+            given = f"{'reshape' if is_reshaped else 'dims'} {list(shape[batched:])}"
             raise UnsupportedError(
-                f"{tensor.name!r} is {known.describe()} in the model, but the configuration has dims "
-                f"{list(tensor.dims)}{' behind the batch' if batched else ''}"
+                f"{tensor.name!r} is {known.describe()} in the model, but the configuration has {given}"
+                f"{' behind the batch' if batched else ''}"
             )
-        elif kind == "output" and any(dim != -1 and size is None for dim, size in zip(dims, known.shape, strict=True)):
-            yield Reshape(name=tensor.name, client=dims, model=dims, side=side)
+        resized = any(dim != -1 and size is None for dim, size in zip(shape, known.shape, strict=True))
+        if is_reshaped or (kind == "output" and resized):
+            yield Reshape(name=tensor.name, client=dims, model=shape, side=side)
 
 
 def _fixed_dims(config: Any, spec: ModelSpec, *, batched: bool) -> Iterator[str]:
