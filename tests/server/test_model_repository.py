@@ -144,7 +144,8 @@ def test_the_index_lists_every_folder(client: tritonclient.http.InferenceServerC
     """Also those that are not served, with the reason and without a path."""
     index = {item["name"]: item for item in client.get_model_repository_index()}
     assert set(index) == {
-        "bare", "empty", "ensemble", "other", "reshaped", "sequence", "simple", "simple_int8", "simple_string", "untyped",
+        "bare", "empty", "ensemble", "other", "reshaped", "sequence", "simple", "simple_int8", "simple_string",
+        "untyped",
     }  # fmt: skip
     assert (index["simple"]["state"], index["simple"]["version"]) == ("READY", "1")
     assert index["bare"]["version"] == "2"
@@ -154,7 +155,10 @@ def test_the_index_lists_every_folder(client: tritonclient.http.InferenceServerC
     assert index["untyped"]["reason"] == "untyped/config.pbtxt: tensor 'INPUT0' has the unknown data_type 99"
     assert all("/tmp" not in item.get("reason", "") for item in index.values())
     assert index["simple"].keys() == {"name", "version", "state"}
-    assert index["sequence"].keys() == {"name", "state", "reason"}
+    for name in ("sequence", "other", "untyped"):
+        assert index[name].keys() == {"name", "version", "state", "reason"}
+        assert index[name]["version"] == "1"
+    assert index["empty"].keys() == {"name", "state", "reason"}
 
 
 def test_what_means_something_else_is_logged(server: Server) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.triton.repositories import add_model
+from tests.triton.repositories import add_model, twice
 
 from tailcut.cli.serving.model_repository import ControlMode, RepositoryStart, RepositoryStarted, start_library
 from tailcut.errors import MissingModelFileError
@@ -78,6 +78,46 @@ def test_a_look_that_fails_is_followed_by_another(
     records = [record for record in caplog.records if "the model repository cannot be read" in record.message]
     assert records
     assert all(record.exc_info is not None for record in records)
+
+
+def test_the_index_lists_each_version_that_failed(tmp_path: Path) -> None:
+    """Those that the policy chose; beside an old one that still answers; and the name alone where none is known."""
+    models = tmp_path / "models"
+    add_model(models, "several", versions=(1, 2, 3), more="version_policy { specific { versions: [ 1, 3 ] } }")
+    (models / "several" / "3" / "model.onnx").write_text("none")
+    (add_model(models, "unreadable") / "config.pbtxt").write_text("nonsense")
+    add_model(models, "one")
+    (models / "both").mkdir()
+    (models / "both" / "config.pbtxt").write_text(twice("one", "several"))
+    there = started(models)
+    entries: list[dict[str, str]] = []
+
+    def is_listed(repository: ModelRepository) -> bool:
+        entries[:] = repository.index(ready=True)
+        return ("one", "2") in {(entry["name"], entry.get("version")) for entry in entries}
+
+    def add_version() -> None:
+        (tmp_path / "2").mkdir()
+        (tmp_path / "2" / "model.onnx").write_text("none")
+        (tmp_path / "2").rename(models / "one" / "2")
+
+    polled(there, (add_version, is_listed))
+    states = [(entry["name"], entry.get("version"), entry.get("state")) for entry in entries]
+    assert states == [
+        ("one", "1", "READY"),
+        ("both", "1", "UNAVAILABLE"),
+        ("one", "2", "UNAVAILABLE"),
+        ("several", "1", "UNAVAILABLE"),
+        ("several", "3", "UNAVAILABLE"),
+        ("unreadable", None, "UNAVAILABLE"),
+    ]
+    reasons = [entry["reason"].partition(": ")[0] for entry in entries if "reason" in entry]
+    assert reasons == [
+        "both/config.pbtxt",
+        "one/2/model.onnx",
+        *["several/3/model.onnx"] * 2,
+        "unreadable/config.pbtxt",
+    ]
 
 
 @pytest.mark.parametrize(

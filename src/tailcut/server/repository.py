@@ -107,10 +107,10 @@ class ModelRepository:
         return sorted([served.version for served in self if served.name == name], key=int)
 
     def index(self, *, ready: bool) -> list[dict[str, str]]:
-        """Every model with its state, as the repository extension lists them.
+        """Every version with its state, as the repository extension lists them, and a reason where there is one.
 
-        As in Triton's own index, a model that was never loaded has its name alone, one that could not be loaded has no
-        version, and a reason is given where there is one (`TRITONSERVER_ServerModelIndex`).
+        As in Triton's own index (`TRITONSERVER_ServerModelIndex`), versions that could not be loaded are listed like
+        all others, and a model that was never loaded has its name alone.
         """
         entries = []
         for name, version in self._known:
@@ -118,12 +118,19 @@ class ModelRepository:
             state = "READY" if ready and reason is None else "UNAVAILABLE"
             entry = {"name": name, "version": version, "state": state}
             entries.append(entry | ({"reason": reason} if reason else {}))
+        return entries if self._library is None else [*entries, *self._never_served(self._library)]
+
+    def _never_served(self, library: ModelSource) -> Iterator[dict[str, str]]:
+        """Yield the entries of models and versions that were not loaded yet, or could not be."""
         names = {name for name, _ in self._known}
-        for name in [] if self._library is None else self._library.names():
-            if name not in names:
-                failed = self._failed.get(name)
-                entries.append({"name": name} | ({"state": "UNAVAILABLE", "reason": failed.reason} if failed else {}))
-        return entries
+        for name in library.names():
+            failed = self._failed.get(name)
+            state = {} if failed is None else {"state": "UNAVAILABLE", "reason": failed.reason}
+            if failed is not None and failed.versions:
+                versions = [version for version in failed.versions if (name, version) not in self._known]
+                yield from ({"name": name, "version": version, **state} for version in versions)
+            elif name not in names:  # which versions it would have is not known
+                yield {"name": name, **state}
 
     async def load(self, name: str) -> None:
         """Read all versions of a model anew from their files; the old ones answer until the new ones are warm.

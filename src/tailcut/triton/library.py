@@ -114,6 +114,14 @@ class Library:
         """All models that have a folder now."""
         return list(model_folders(self.repository))
 
+    def versions(self, name: str) -> list[int]:
+        """The versions of a model that are to be served; none where its folder cannot be read."""
+        try:
+            folder = ModelFolder.read(model_folders(self.repository)[name])
+            return [_version_of_ensemble(folder)] if folder.is_ensemble else folder.versions()
+        except Exception:  # noqa: BLE001  what is wrong with it is said where it is loaded
+            return []
+
     def changes(self) -> dict[str, bool]:
         """The models whose files have changed since the last call, and ensembles of them; False where they are gone."""
         folders = model_folders(self.repository)
@@ -176,8 +184,7 @@ class Library:
                 step_model.close()
             raise
         _log.info("%s: %s", folder.name, model.rows.describe())
-        version = str((folder.versions() or [1])[-1])
-        return LoadedModel(folder.name, version, cast("Model", model), as_dict(config))
+        return LoadedModel(folder.name, str(_version_of_ensemble(folder)), cast("Model", model), as_dict(config))
 
     @staticmethod
     def _say(folder: ModelFolder, notes: Iterable[str]) -> None:
@@ -291,6 +298,11 @@ def _read(path: Path) -> ModelFolder:
         with _named(path / CONFIG_FILE):
             check_backend(folder.config)
     return folder
+
+
+def _version_of_ensemble(folder: ModelFolder) -> int:
+    """Its newest, which needs no folder."""
+    return (folder.versions() or [1])[-1]
 
 
 def _steps_of(path: Path) -> set[str]:

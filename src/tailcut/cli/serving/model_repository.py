@@ -62,7 +62,8 @@ class ServedLibrary:
         """See `names`."""
         from tailcut.server.load_failures import FailedModel, without_folders
 
-        return FailedModel(without_folders(error, self.library.repository))
+        versions = map(str, self.library.versions(name))
+        return FailedModel(without_folders(error, self.library.repository), tuple(versions))
 
 
 @dataclass(frozen=True, slots=True)
