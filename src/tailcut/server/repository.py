@@ -157,6 +157,8 @@ class ModelRepository:
     async def unload(self, name: str, *, dependents: bool = False) -> None:
         """Take all versions of a model out of service; requests in progress are answered first.
 
+        With a library, nothing is done for a model that is not loaded, or does not exist, as Triton has it.
+
         Raises:
             InvalidInputError: this server does not let clients unload models, or those that it depends on with it.
             NotFoundError: the command line named no such model.
@@ -332,11 +334,7 @@ class ModelRepository:
     def _keys(self, name: str, action: str) -> list[tuple[str, str]]:
         self._check_control()
         keys = [key for key in self._known if key[0] == name]
-        if not keys and self._library is not None:
-            there = name in self._library.names()
-            what = "it is not loaded" if there else "the model repository has no such model"
-            raise NotFoundError(f"failed to {action} {name[:64]!r}: {what}")
-        if not keys:
+        if not keys and self._library is None:
             raise NotFoundError(
                 f"failed to {action} {name[:64]!r}: unknown model; only models of the command line can be loaded"
             )
