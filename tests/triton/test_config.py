@@ -17,7 +17,7 @@ LIVE = {
     "max_batch_size": 32,
     "input": [{"name": "x"}],
     "output": [{"name": "y"}],
-    "instance_group": [{"count": 1}],
+    "instance_group": [{"name": "m", "count": 1, "kind": "KIND_CPU"}],
     "dynamic_batching": {"max_queue_delay_microseconds": 0},
     "parameters": {"rows": {"string_value": "independent"}},
 }
@@ -49,9 +49,17 @@ def test_what_the_file_leaves_open_comes_from_the_model() -> None:
     both = completed(file, LIVE)
     assert both["max_batch_size"] == 8
     assert [item["name"] for item in both["input"]] == ["INPUT0", "INPUT1"]
-    assert both["instance_group"] == [{"count": 1}]
+    assert both["instance_group"] == LIVE["instance_group"]
     assert both["version_policy"] == {"latest": {"num_versions": 1}}
     assert "dynamic_batching" not in both
+
+
+def test_instance_groups_have_names_counts_and_kinds() -> None:
+    """What a group leaves open is filled in; what it says stays."""
+    text = 'instance_group [ { count: 2 }, { name: "mine" kind: KIND_GPU gpus: [ 0 ] } ]'
+    first, second = completed(as_dict(parse_config(text, "here")), LIVE)["instance_group"]
+    assert (first["name"], first["count"], first["kind"]) == ("m_0", 2, "KIND_CPU")
+    assert (second["name"], second["count"], second["kind"], second["gpus"]) == ("mine", 1, "KIND_GPU", [0])
 
 
 def test_an_ensemble_has_no_backend() -> None:

@@ -11,8 +11,8 @@ def completed(config: Mapping[str, Any], live: Mapping[str, Any]) -> dict[str, A
         config: what `as_dict` made of the file; empty where there is none.
         live: what the server itself says of the model.
     """
-    names = ("name", "platform", "backend", "input", "output", "instance_group")
-    filled = {name: config.get(name) or live[name] for name in names}
+    filled = {name: config.get(name) or live[name] for name in ("name", "platform", "backend", "input", "output")}
+    filled["instance_group"] = _groups(config, live) or live["instance_group"]
     own = {name: value for name, value in live.items() if name != "dynamic_batching"}
     if not config.get("max_batch_size") and not config.get("input"):  # the model alone says what it takes
         filled |= {name: live[name] for name in ("max_batch_size", "dynamic_batching") if name in live}
@@ -21,3 +21,17 @@ def completed(config: Mapping[str, Any], live: Mapping[str, Any]) -> dict[str, A
     parameters = {**config.get("parameters", {}), **live["parameters"]}
     policy = config.get("version_policy") or {"latest": {"num_versions": 1}}
     return {**own, **config, **filled, "parameters": parameters, "version_policy": policy}
+
+
+def _groups(config: Mapping[str, Any], live: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The instance groups of a file, with the names, counts and kinds that it leaves open, as Triton has them."""
+    kind = live["instance_group"][0]["kind"]
+    return [
+        group
+        | {
+            "name": group.get("name") or f"{live['name']}_{index}",
+            "count": max(1, group.get("count", 0)),
+            "kind": kind if group.get("kind", "KIND_AUTO") == "KIND_AUTO" else group["kind"],
+        }
+        for index, group in enumerate(config.get("instance_group", ()))
+    ]
