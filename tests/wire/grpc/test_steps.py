@@ -64,6 +64,19 @@ def test_typed_lists(dtype: DType) -> None:
         assert (request.id, request.outputs) == (expected.id, expected.outputs)
 
 
+@pytest.mark.parametrize("rows", [100, 1000])
+def test_many_columns_of_a_table(rows: int) -> None:
+    """Inputs that are small by themselves, and together larger than what may stand around the data."""
+    tensors = tuple(TensorSpec(f"c{number}", DType.FP32, (None, 1)) for number in range(40))
+    values = np.random.default_rng(0).random((40, rows)).astype(np.float32)
+    message = REQUEST(model_name="m")
+    for tensor, column in zip(tensors, values, strict=True):
+        entry = message.inputs.add(name=tensor.name, datatype="FP32", shape=[rows, 1])
+        entry.contents.fp32_contents.extend(column.tolist())
+    request = read(ModelSpec("m", tensors, tensors), message.SerializeToString())
+    assert all(np.array_equal(request.inputs[f"c{number}"][:, 0], values[number]) for number in range(40))
+
+
 def test_raw_tensors_and_lists() -> None:
     """Raw elements belong to their inputs in order, strings in steps; a list stands beside shared memory only."""
     spec = spec_of(DType.FP32, DType.BYTES)

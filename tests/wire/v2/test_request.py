@@ -176,7 +176,7 @@ def test_a_raw_body_is_one_element_of_bytes():
     ("raw", "spec", "words"),
     [
         (bytes(17), SPEC, ["'x'", "multiple of 16", "17"]),
-        (b"", SPEC, ["JSON"]),
+        (b"", SPEC, ["at least 1 row", "0 bytes"]),
         (bytes(16), ModelSpec("m", (X, TensorSpec("w", DType.FP32, (None, 4))), (Y,)), ["one input", "2"]),
         (bytes(16), free(None, None, None), ["several free", "JSON head"]),
         (bytes(16), free(2, None, None), ["several free", "JSON head"]),

@@ -196,3 +196,47 @@ def test_any_text_means_the_same(pieces: list[str], kind: int) -> None:
         assert inputs is None
         return
     assert inputs in (expected, None)  # in steps of a few bytes more is too long, but nothing means anything else
+
+
+COLUMNS = ModelSpec(
+    "m",
+    tuple(TensorSpec(f"c{number}", DType.FP32, (None, 1)) for number in range(40)),
+    (TensorSpec("y", DType.FP32, (None, 1)),),
+)
+
+
+@pytest.mark.parametrize("rows", [100, 1000])
+def test_many_columns_of_a_table(rows: int) -> None:
+    """Lists that are short by themselves, and together longer than what may stand around the data."""
+    values = np.random.default_rng(0).random((40, rows)).astype(np.float32)
+    inputs = [
+        {"name": f"c{number}", "datatype": "FP32", "shape": [rows, 1], "data": values[number].tolist()}
+        for number in range(40)
+    ]
+    request, _ = finish(request_in_steps(COLUMNS, json.dumps({"inputs": inputs}).encode(), None, OFF))
+    assert all(np.array_equal(request.inputs[f"c{number}"][:, 0], values[number]) for number in range(40))
+
+
+LONG = [0.5] * 4000
+GOOD = {"name": "x", "datatype": "FP32", "shape": [1, 4000], "data": LONG}
+
+
+@pytest.mark.parametrize("parameters", [{"data": [{"a": 1}]}, {"data": LONG}, {"data": ["b"] * 3000}])
+def test_lists_of_parameters_are_not_the_tensors(parameters: dict[str, object]) -> None:
+    """Whatever they are called."""
+    text = json.dumps({"parameters": parameters, "inputs": [GOOD]}).encode()
+    request, _ = finish(request_in_steps(FREE, text, None, OFF))
+    assert request.inputs["x"].tolist() == [LONG]
+
+
+@pytest.mark.parametrize("broken", ["[x,x]", "[1,,2]", f"[{'1 ' * 6000}]"])
+def test_lists_that_nobody_reads_are_json_too(broken: str) -> None:
+    """As in a small body; one that stands twice is read, too."""
+    good = json.dumps(GOOD)
+    for text in (
+        f'{{"parameters":{{"data":{broken}}},"inputs":[{good}]}}',
+        good.replace('"data"', f'"data":{broken},"data"'),
+    ):
+        whole = text if text.startswith('{"p') else f'{{"inputs":[{text}]}}'
+        with pytest.raises(InvalidInputError, match="not valid JSON"):
+            finish(request_in_steps(FREE, whole.encode(), None, OFF))

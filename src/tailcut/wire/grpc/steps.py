@@ -23,7 +23,7 @@ from tailcut.wire.v2.tensors import STEP_STRINGS, check_size, shown, strings_in_
 
 _RAW, _INPUTS, _CONTENTS = 7, 5, 5  # numbers of fields: of the request, of the request, and of an input
 _FIELDS = 4096  # of a message, around its tensors' data
-_SMALL_BYTES = 4096  # an input up to this size stays in the message
+_SMALL_BYTES = 4096  # an input up to this size stays in the message, unless there are many
 _COPY_BYTES = 256 * 1024
 _NONE = "not a valid ModelInferRequest"
 _AROUND = f"the message around the tensors' data is over {STEP_BYTES} bytes or {_FIELDS} fields"
@@ -67,7 +67,8 @@ def take_apart(data: bytes | memoryview) -> Steps[Taken]:
         if field.number == _RAW and field.kind == 2:
             raw.append(view[field.start : field.end])
             continue
-        if field.number == _INPUTS and field.end - field.start > _SMALL_BYTES:
+        size = field.end - field.start
+        if field.number == _INPUTS and (size > _SMALL_BYTES or len(rest) + size > STEP_BYTES // 2):
             entry, data_of_it = yield from _input_apart(view[field.start : field.end])
             rest += bytes([_INPUTS << 3 | 2]) + varint(len(entry)) + entry
             if data_of_it is not None:

@@ -115,7 +115,9 @@ def parse_request(
         if request is not None:
             return request
         json_size = len(view)
-    if json_size == 0 and (len(view) or not spec.batched):  # no rows are a request where rows belong together
+    elif json_size == 0:
+        if spec.batched and not view:  # no rows are a request where rows belong together
+            raise InvalidInputError("expected a batch of at least 1 row, got a body of 0 bytes")
         return _parse_raw(spec, view)
     if not 0 <= json_size <= len(view):
         raise InvalidInputError(
@@ -254,20 +256,29 @@ def _plan(spec: ModelSpec, head: bytes) -> _ReadPlan:
     return plan if plan.ready else _plans.keep(key, plan, len(head))
 
 
-def read_root(head: bytes, *, is_whole: bool = True) -> dict[str, Any]:
-    """The JSON object of a request; of one that is not whole, no error names a position.
+def read_json(text: bytes, *, is_whole: bool = True) -> Any:
+    """The JSON value of a request, or of a part of one, where no error names a position.
 
     Raises:
         InvalidInputError: it is none.
     """
     try:
-        root = orjson.loads(head)
+        return orjson.loads(text)
     except orjson.JSONDecodeError as error:
         where = f" at character {error.pos}" if is_whole else ""
         raise InvalidInputError(
             f"the request is not valid JSON: {error.msg}{where}; "
             "a body with binary data needs Inference-Header-Content-Length"
         ) from None
+
+
+def read_root(head: bytes, *, is_whole: bool = True) -> dict[str, Any]:
+    """The JSON object of a request; of one that is not whole, no error names a position.
+
+    Raises:
+        InvalidInputError: it is none.
+    """
+    root = read_json(head, is_whole=is_whole)
     if not isinstance(root, dict):
         raise InvalidInputError("the request must be a JSON object")
     return root

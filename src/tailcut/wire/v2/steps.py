@@ -2,8 +2,8 @@
 
 An event loop that runs one step at a time serves its other clients in between, and the time of a step is limited
 whatever a client sends. The lists of a JSON body's tensors are split at commas into parts of 64 KB that orjson parses,
-so grammar and values are exactly those of `request.py`. The text around the lists (names, shapes, parameters) is
-parsed at once and may have 64 KB at most.
+so grammar and values are exactly those of `request.py`. The text around the lists (names, shapes, parameters, and lists
+that are no tensor's) is parsed at once and may have 64 KB at most.
 """
 
 import re
@@ -20,7 +20,7 @@ from tailcut.memory.shared import RegionSlice, SharedRegions
 from tailcut.spec import DType, ModelSpec, TensorSpec
 from tailcut.wire.v2.checks import check_present, input_shape, known_entries, parameters_of, wanted_outputs
 from tailcut.wire.v2.lists import MARK, Span, mark_number, read_numbers
-from tailcut.wire.v2.request import InferRequest, id_of, parse_request, read_root, source_of
+from tailcut.wire.v2.request import InferRequest, id_of, parse_request, read_json, read_root, source_of
 from tailcut.wire.v2.tensors import (
     check_size,
     elements,
@@ -37,12 +37,13 @@ AT_ONCE_BYTES = 8 * 1024  # read in one go, in 2 ms at worst: short lists or str
 STEP_BYTES = 64 * 1024  # of JSON read between two pauses
 _STEP_OF_STRINGS = 16 * 1024  # bytes of a list of strings
 _TOKENS_BYTES = 4 * 1024  # looked through bracket by bracket
-_KEPT_BYTES = 8 * 1024  # a list up to this size stays where it is
+_KEPT_BYTES = 8 * 1024  # a list up to this size stays where it is, unless there are many
 _STRING_BYTES = 4 << 20  # orjson reads a string in one go, 3 ms for each MB
 _DEEPEST = 64  # dimensions, which is numpy's own limit
 # A key and its list: in valid JSON it is nothing else, because a quote inside of a string stands behind a backslash.
 _DATA = re.compile(rb'(?<!\\)"data"\s{0,16}:\s{0,16}\[')
 _DATA_BYTES = 64
+_AROUND = f"the JSON around the tensors' data is over {STEP_BYTES} bytes"
 # A string, or the beginning of one up to the end: so that no start of a match is tried in vain.
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+("|\\?\Z)', re.DOTALL)
 _IN_STRING = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)
@@ -85,6 +86,7 @@ def request_in_steps(
         else:
             check_size(tensor, shape, source.size if isinstance(source, RegionSlice) else source)
             sources.append((tensor, source if isinstance(source, RegionSlice) else _Binary(source)))
+    _check_unused(text, [span for span in spans if not any(span is source for _, source in sources)])
     check_present(spec, shapes)
     outputs = wanted_outputs(spec, root.get("outputs"), parameters)
     binary = sum(source.size for _, source in sources if isinstance(source, _Binary))
@@ -141,20 +143,33 @@ def _without_lists(text: memoryview) -> Steps[tuple[bytes, list[Span]]]:
         else:
             start = at + match.end() - 1
             end = yield from _end_of_list(text, start)
-            if end - start <= _KEPT_BYTES:
+            if end < 0:
+                end = start + 1
+            if end - start <= _KEPT_BYTES and len(rest) + end - start <= STEP_BYTES // 2:
                 rest += text[at:end]
             else:
                 rest += bytes(text[at:start]) + f'"{MARK}{len(spans)}"'.encode()
                 spans.append(Span(start, end))
             at = end
         if len(rest) > STEP_BYTES:
-            raise InvalidInputError(f"the JSON around the tensors' data is over {STEP_BYTES} bytes")
+            raise InvalidInputError(_AROUND)
         yield
     return bytes(rest), spans
 
 
+def _check_unused(text: memoryview, spans: Sequence[Span]) -> None:
+    """Check lists that are no tensor's, as of a parameter: they are JSON, or the request is none."""
+    if sum(span.end - span.start for span in spans) > STEP_BYTES:
+        raise InvalidInputError(_AROUND)
+    for span in spans:
+        read_json(bytes(text[span.start : span.end]), is_whole=False)
+
+
 def _end_of_list(text: memoryview, start: int) -> Steps[int]:
-    """Behind the bracket that closes the list at `start`; what is no JSON ends somewhere, and is refused when read."""
+    """Behind the bracket that closes the list at `start`; -1: it has objects, as no tensor's data.
+
+    What is no JSON ends somewhere, and is refused when it is read.
+    """
     at, depth, step = start, 0, _TOKENS_BYTES
     while at < len(text):
         window = _whole_strings(bytes(text[at : at + step]))
@@ -173,7 +188,7 @@ def _end_of_list(text: memoryview, start: int) -> Steps[int]:
                 if depth <= 0:
                     return at + match.end()
                 if token in {b"{", b"}", b":"}:
-                    raise InvalidInputError("a tensor's data must be lists of numbers or of strings")
+                    return -1
         depth += deeper
         if depth > _DEEPEST:
             raise InvalidInputError(f"a tensor's data is nested more than {_DEEPEST} deep")
