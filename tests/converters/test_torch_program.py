@@ -23,9 +23,9 @@ class Bomb:
         return Path.touch, (self.path,)
 
 
-def exported(torch: Any, path: Path) -> Any:
+def exported(torch: Any, path: Path, width: int = 8) -> Any:
     """A small program whose batch is free, and its file."""
-    model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3)).eval()
+    model = torch.nn.Sequential(torch.nn.Linear(4, width), torch.nn.ReLU(), torch.nn.Linear(width, 3)).eval()
     shapes = ({0: torch.export.Dim("batch")},)
     torch.export.save(torch.export.export(model, (torch.ones(2, 4),), dynamic_shapes=shapes), path)
     return model
@@ -43,6 +43,27 @@ def test_an_exported_program_becomes_onnx(tmp_path: Path) -> None:
     [answer] = engine.run({engine.spec.inputs[0].name: rows}).values()
     assert np.allclose(answer, model(torch.from_numpy(rows)).detach().numpy(), atol=1e-5)
     engine.close()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_large_programs_in_one_folder_keep_their_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which lie in files that are named after the models."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("onnxscript")
+    from torch.onnx._internal.exporter import _onnx_program
+
+    monkeypatch.setattr(_onnx_program, "_LARGE_MODEL_THRESHOLD", 0)
+    models = {name: exported(torch, tmp_path / f"{name}.pt2", 256) for name in ("a", "b")}
+    rows = np.random.default_rng(0).standard_normal((7, 4)).astype(np.float32)
+    for name in models:
+        assert convert(tmp_path / f"{name}.pt2", tmp_path / f"{name}.onnx").right
+    for name, model in models.items():
+        engine = open_engine(tmp_path / f"{name}.onnx", EngineOptions(threads=1))
+        [answer] = engine.run({engine.spec.inputs[0].name: rows}).values()
+        assert np.allclose(answer, model(torch.from_numpy(rows)).detach().numpy(), atol=1e-5)
+        engine.close()
+    files = [f"{name}.{end}" for name in models for end in ("onnx", "onnx.data", "pt2")]
+    assert sorted(path.name for path in tmp_path.iterdir()) == files
 
 
 def forward(torch: Any, kind: str) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:

@@ -110,6 +110,17 @@ def test_one_line_says_why_there_is_no_copy(folder: Path, monkeypatch: pytest.Mo
     assert line.startswith("onnxruntime and openvino are left out: this conversion needs onnxscript: pip install")
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_a_copy_with_weights_in_a_file_of_their_own_is_left_out(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside the profile it would be without them."""
+    from torch.onnx._internal.exporter import _onnx_program
+
+    monkeypatch.setattr(_onnx_program, "_LARGE_MODEL_THRESHOLD", 0)
+    names, text = offered(folder / "mlp.pt2")
+    assert names == {"torch"}
+    assert any("it has more weights than one file holds" in item for item in text)
+
+
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
 def test_a_profile_serves_the_copy(folder: Path, tmp_path: Path, engine: str) -> None:
     """With the signature of the program, and answers as PyTorch computes them; both files are checked."""

@@ -1,7 +1,5 @@
 """One conversion: the kind of the original, the file that its library writes, and the distance of the outputs."""
 
-import logging
-import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +9,7 @@ import numpy as np
 
 from tailcut.converters.hugging_face import load_folder
 from tailcut.converters.original import Original, first_line
+from tailcut.converters.placing import name_after, put_beside
 from tailcut.converters.torch_program import load_program
 from tailcut.converters.trees import load_lightgbm, load_pickle, load_xgboost
 from tailcut.engines import EngineOptions, open_engine
@@ -20,7 +19,6 @@ from tailcut.engines.samples import find_samples
 from tailcut.engines.trust import trust as trust_file
 from tailcut.errors import MissingModelFileError, ModelFileError, UnsupportedError, UsageError
 
-_log = logging.getLogger("tailcut")
 _ROWS = 64
 _MOST_FAR = 1e-3  # of floats, as a share of their norm
 _MOST_OTHER = 0.01  # of labels: a row between two thresholds may fall on the other side in float32; and of bfloat16
@@ -60,11 +58,13 @@ def convert(source: Path, target: Path, *, trust: bool = False) -> Conversion:
     Args:
         source: an exported PyTorch program, a pickle of scikit-learn, XGBoost or LightGBM (.pkl, .joblib), an
             XGBoost model (.json, .ubj), a LightGBM model (.txt), or the folder of a Hugging Face model.
-        target: the ONNX file; an existing one is replaced.
+        target: the ONNX file; an existing one is replaced. Weights that no ONNX file holds are written beside it, to a
+            file that is named after it.
         trust: whether the file may be read even if that runs its code: a pickle, or a program that contains some.
 
     Raises:
-        UsageError: the target is not an ONNX file's name, or its folder does not exist.
+        UsageError: the target is not an ONNX file's name, its folder does not exist, or another model there has weights
+            in the file that this one's would be written to.
         ModelFileError: the source is missing, of another kind, or a pickle that is not trusted.
         UnsupportedError: a library is missing, or cannot convert the model.
     """
@@ -75,12 +75,11 @@ def convert(source: Path, target: Path, *, trust: bool = False) -> Conversion:
     if trust:
         trust_file(source)
     original = _loader(source, trust=trust)(source)
-    with tempfile.TemporaryDirectory(prefix="tailcut-") as name:
-        folder = Path(name)
-        written = original.write(folder)
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as name:
+        written = name_after(target, original.write(Path(name)))
         conversion = _compared(source, target, original, written)
         if conversion.right:
-            _move(written, target)
+            put_beside(target, written)
     return conversion
 
 
@@ -168,13 +167,3 @@ def _like(truth: np.ndarray, array: np.ndarray) -> np.ndarray:
     if truth.size == array.size:
         truth = truth.reshape(array.shape)
     return truth.astype(array.dtype)
-
-
-def _move(written: Path, target: Path) -> None:
-    """Put the file and its weights into place; the graph names the weights, so these keep their names."""
-    for file in sorted(written.parent.iterdir()):
-        if file == written or not file.name.startswith(written.name):
-            continue
-        shutil.move(file, target.with_name(file.name))
-        _log.info("weights are beside it, in %s", file.name)
-    shutil.move(written, target)
