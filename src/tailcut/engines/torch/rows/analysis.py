@@ -113,7 +113,7 @@ def _rule(name: str) -> Rule:
 
 def _constant(places: Places, node: Any, operands: Sequence[Any]) -> Place:
     """No operand has rows; so neither has the result, unless it is spread over them."""
-    if name_of(node) == "expand" and places.axes_of_rows(node):
+    if name_of(node) in {"expand", "repeat"} and places.axes_of_rows(node):
         return rules_layout.expand(places, node)
     if places.counts(node) or any(places.counts(operand) for operand in operands):
         raise dependent("counts the rows")

@@ -47,7 +47,10 @@ def _permute(places: Places, node: Any) -> Place:
 
 
 def expand(places: Places, node: Any) -> Place:
-    """Axes of size 1 are repeated; a tensor without rows may be repeated for each row, along one axis."""
+    """Axes of size 1 are repeated; a tensor without rows may be repeated for each row, along one axis.
+
+    For such a tensor, `repeat` does the same.
+    """
     location, shape = single(places[node.args[0]]), shape_of(node)
     moved = len(shape) - len(shape_of(node.args[0]))
     axes = places.axes_of_rows(node)

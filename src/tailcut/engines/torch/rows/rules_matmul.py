@@ -30,7 +30,7 @@ def _linear(places: Places, node: Any) -> Place:
     location = places.of(node.args[0])
     if location.axis == len(shape_of(node.args[0])) - 1:
         raise dependent("sums over the rows")
-    places.need_constant(node.args[1:])
+    places.need_constant([node.args[1], argument(node, 2, "bias")])
     return location
 
 

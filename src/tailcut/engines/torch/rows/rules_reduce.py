@@ -89,7 +89,12 @@ def last_axes(places: Places, node: Any, count: int) -> Lies:
 
 
 def _layer_norm(places: Places, node: Any) -> Place:
-    places.need_constant(node.args[2:4])
+    places.need_constant([argument(node, 2, "weight"), argument(node, 3, "bias")])
+    return last_axes(places, node, len(node.args[1]))
+
+
+def _rms_norm(places: Places, node: Any) -> Place:
+    places.need_constant([argument(node, 2, "weight")])
     return last_axes(places, node, len(node.args[1]))
 
 
@@ -117,7 +122,7 @@ RULES: Table = {
     **dict.fromkeys(_NORMS, _normalise),
     **{name: partial(_pool, count=axes) for name, axes in _SPATIAL.items()},
     "layer_norm": _layer_norm,
-    "rms_norm": _layer_norm,
+    "rms_norm": _rms_norm,
     "native_layer_norm": _native_layer_norm,
     "topk": _topk,
     "sort": _sort,
