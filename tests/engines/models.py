@@ -84,6 +84,13 @@ def dynamic_sequence(path: Path) -> Path:
     return save(path, nodes, [value("x", DType.FP32, (None, None))], outputs, {"axes": np.array([1])})
 
 
+def sums(path: Path) -> Path:
+    """x float32 [batch, length] -> total [batch, 1] = sum over the length."""
+    nodes = [helper.make_node("ReduceSum", ["x", "axes"], ["total"], keepdims=1)]
+    ends = [value("x", DType.FP32, (None, None))], [value("total", DType.FP32, (None, 1))]
+    return save(path, nodes, *ends, {"axes": np.array([1])})
+
+
 def no_batch(path: Path) -> Path:
     """x float32 [3, 2], s float32 scalar -> y float32 [3, 2] = x * s."""
     inputs = [value("x", DType.FP32, (3, 2)), value("s", DType.FP32, ())]

@@ -12,6 +12,7 @@ from tests.engines import models
 
 from tailcut.engines import EngineOptions, open_engine
 from tailcut.engines.base import CudaOptions, U8Input
+from tailcut.engines.cuda import onnx as cuda_onnx
 from tailcut.engines.cuda.onnx import STAND_IN, OnnxCudaEngine, Placement
 from tailcut.engines.cuda.provider import PROVIDER, missing_provider, provider_options
 from tailcut.errors import DeviceError, InvalidInputError, ReleasedError, UnsupportedError
@@ -104,6 +105,21 @@ def test_outputs_without_a_size_come_as_they_are(place: Placement, tmp_path: Pat
     outputs = engine.run({"x": x})
     assert np.array_equal(outputs["double"], 2 * x)
     assert np.array_equal(outputs["total"], [[5], [5]])
+
+
+def test_graphs_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where each length has a binding, the first ones keep their graphs, and the others are computed without."""
+    monkeypatch.setattr(cuda_onnx, "_MOST_BINDINGS", 3)
+    engine = OnnxCudaEngine(models.sums(tmp_path / "sums.onnx"), CUDA, place=STAND_IN)
+    engine._graphs = True  # as on a device
+    numbers = []
+    for length in [*range(1, 9), 1]:
+        x = np.ones((2, length), np.float32)
+        assert np.array_equal(engine.run({"x": x})["total"], [[length], [length]])
+        [binding] = [one for (_, shape), one in engine._bindings.items() if shape == x.shape]
+        numbers.append(binding.calls.get_run_config_entry("gpu_graph_id"))
+    assert numbers == ["1", "2", "3", *["-1"] * 5, "1"]
+    assert len(engine._bindings) <= 6
 
 
 def test_pixels_are_normalised_where_the_model_is(place: Placement, tmp_path: Path) -> None:

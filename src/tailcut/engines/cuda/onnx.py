@@ -2,9 +2,10 @@
 
 A batch is copied into device memory that its bucket owns, computed there by a call that is bound to that memory, and
 copied out into the rows of the answer. onnxruntime captures the second call of a binding as a CUDA graph, by the number
-that the call names, and replays it from then on. It keeps graphs for each thread, and so does this engine: every thread
-that calls has device memory of its own, and threads copy side by side. What is replayed takes turns, because a session
-with graphs computes one call at a time.
+that the call names, and replays it from then on. The first 64 bindings have graphs: where requests have many lengths,
+the others are launched operator by operator. onnxruntime keeps graphs for each thread, and so does this engine: every
+thread that calls has device memory of its own, and threads copy side by side. What is replayed takes turns, because a
+session with graphs computes one call at a time.
 """
 
 import logging
@@ -34,7 +35,8 @@ from tailcut.errors import ModelFileError, ReleasedError, TailcutError, Unsuppor
 from tailcut.spec import DType
 
 _log = logging.getLogger("tailcut")
-_MOST_BINDINGS = 64  # of one engine
+_MOST_BINDINGS = 64  # of one engine with a graph, and as many without
+_NO_GRAPH = -1  # the number of calls that onnxruntime neither captures nor replays
 _LEVELS = {
     "off": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
     "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
@@ -59,6 +61,7 @@ class _Binding:
 
     io: Any
     calls: Any  # options of its calls
+    captured: bool  # whether they are a graph
     inputs: list[Any]
     outputs: list[Any]
     staged: list[np.ndarray]
@@ -167,8 +170,10 @@ class OnnxCudaEngine:
         binding = self._bindings.get(key)
         if binding is None:
             with self._lock:
-                if len(self._bindings) >= _MOST_BINDINGS:
-                    self._bindings.clear()
+                others = [other for other, held in list(self._bindings.items()) if not held.captured]
+                if len(others) >= _MOST_BINDINGS:
+                    for other in others:
+                        self._bindings.pop(other, None)
                 binding = self._bindings[key] = self._bound(session, shapes, ins)
         return binding
 
@@ -185,11 +190,13 @@ class OnnxCudaEngine:
             io.bind_ortvalue_input(tensor.name, value)
         for tensor, value in zip(self.spec.outputs, outputs, strict=True):
             io.bind_ortvalue_output(tensor.name, value)
-        self._number += 1
+        # onnxruntime keeps each graph until the session ends, also those that no binding has any more.
+        captured = self._graphs and self._number < _MOST_BINDINGS
+        self._number += captured
         calls = ort.RunOptions()
         if self._graphs:
-            calls.add_run_config_entry("gpu_graph_id", str(self._number))
-        return _Binding(io, calls, inputs, outputs, staged)
+            calls.add_run_config_entry("gpu_graph_id", str(self._number if captured else _NO_GRAPH))
+        return _Binding(io, calls, captured, inputs, outputs, staged)
 
     def _there(self, shape: Sequence[int | None], dtype: Any) -> Any:
         """Memory on the device."""
