@@ -8,6 +8,7 @@ import tritonclient.http as triton
 from tests.engines.pytorch import programs
 from tests.servers import serving
 
+from tailcut.engines.trust import _VARIABLE, trust
 from tailcut.runtime.limits import Limits
 from tailcut.triton.library import Library, Wishes
 
@@ -68,6 +69,39 @@ def test_torchscript_without_trust(repository: Path, tmp_path: Path) -> None:
             states = {item["name"]: item for item in client.get_model_repository_index()}
     assert states["script"]["state"] == "UNAVAILABLE"
     assert "TorchScript is code of its own" in states["script"]["reason"]
+
+
+SWAPPED = """
+platform: "pytorch_libtorch" max_batch_size: 8
+input [ { name: "b" data_type: TYPE_FP32 dims: [ 1 ] }, { name: "a" data_type: TYPE_FP32 dims: [ 1 ] } ]
+output [ { name: "two" data_type: TYPE_FP32 dims: [ 1 ] }, { name: "one" data_type: TYPE_FP32 dims: [ 1 ] } ]
+dynamic_batching { }
+"""
+
+
+class Named(torch.nn.Module):
+    def forward(self, a: torch.Tensor, b: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"one": a - b, "two": a * 2}
+
+
+class Keyed(torch.nn.Module):
+    def forward(self, both: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {"one": both["a"] - both["b"], "two": both["a"] * 2}
+
+
+@pytest.mark.parametrize("module", [Named, Keyed])
+def test_torchscript_takes_tensors_by_name(tmp_path: Path, module: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In whatever order the configuration lists them."""
+    monkeypatch.setenv(_VARIABLE, "")
+    (tmp_path / "m" / "1").mkdir(parents=True)
+    (tmp_path / "m" / "config.pbtxt").write_text(SWAPPED)
+    torch.jit.script(module()).save(str(tmp_path / "m" / "1" / "model.pt"))
+    trust(tmp_path)
+    [item] = Library(tmp_path, Wishes(Limits(), measures=False)).load("m", 1)
+    with item.model as model:
+        answer = model.infer_sync({"b": np.full((3, 1), 2, np.float32), "a": np.full((3, 1), 5, np.float32)})
+        assert (answer["one"] == 3).all()
+        assert (answer["two"] == 10).all()
 
 
 SAME = """

@@ -142,7 +142,7 @@ def declared_signature(config: Any) -> tuple[str, ...]:
     """The inputs and outputs that a configuration lists, for a file that does not say its own: in their order.
 
     Names of the form NAME__INDEX are ordered by their index, as Triton does for TorchScript; else they are in the order
-    of the configuration, which is then that of the module's arguments.
+    of the configuration. The module takes them in this order, unless they are named after its parameters.
     """
     first = [-1] if config.max_batch_size > 0 else []
     lines = []

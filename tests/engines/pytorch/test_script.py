@@ -12,7 +12,7 @@ from tailcut.engines import EngineOptions, open_engine
 from tailcut.engines.files import FileKind, kind_of
 from tailcut.engines.torch.script import seen_signature
 from tailcut.engines.trust import _VARIABLE, trust
-from tailcut.errors import EngineError, ReleasedError, TailcutError, UnsupportedError
+from tailcut.errors import EngineError, ModelFileError, ReleasedError, TailcutError, UnsupportedError
 from tailcut.runtime.model import Model
 from tailcut.runtime.profile import Profile
 from tailcut.runtime.settings import BatchingSettings, Settings
@@ -111,6 +111,76 @@ def test_a_wrong_signature_fails_the_call(tmp_path: Path, signature: tuple[str, 
     with pytest.raises(EngineError, match=message) as caught:
         engine.run(inputs)
     assert "\n" not in str(caught.value)
+
+
+class Difference(torch.nn.Module):
+    """Three parameters, one with a default."""
+
+    def forward(self, a: torch.Tensor, b: torch.Tensor, c: torch.Tensor | None = None) -> torch.Tensor:
+        return a - b if c is None else a - b * c
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ("ab", 3),
+        ("ba", 3),
+        ("cba", -15),
+        ("xy", 3),  # in their order
+        ("bx", 3),  # likewise, because one is no parameter
+    ],
+)
+def test_inputs_go_to_the_parameters_that_they_are_named_after(tmp_path: Path, names: str, expected: float) -> None:
+    """If all are, whatever their order is; parameters with a default may be left out."""
+    path = saved(tmp_path / "difference.pt", Difference())
+    trust(path)
+    signature = (*(f"input {name} FP32 [-1]" for name in names), "output y FP32 [-1]")
+    engine = open_engine(path, options(signature=signature))
+    values = {"a": 5, "b": 2, "c": 10} if names not in {"xy", "bx"} else dict(zip(names, (5, 2), strict=True))
+    inputs = {name: np.full(3, values[name], np.float32) for name in names}
+    assert (engine.run(inputs)["y"] == expected).all()
+    y = np.zeros(3, np.float32)
+    engine.spec = replace(engine.spec, rows=Rows.INDEPENDENT)
+    engine.bind(inputs, {"y": y})()
+    assert (y == expected).all()
+    engine.close()
+
+
+class Unusual(torch.nn.Module):
+    @torch.jit.export
+    def infer(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+def test_a_module_without_forward_is_refused(tmp_path: Path) -> None:
+    """When it is loaded."""
+    path = saved(tmp_path / "unusual.pt", Unusual())
+    trust(path)
+    with pytest.raises(ModelFileError, match="the module has no forward"):
+        open_engine(path, options())
+
+
+class Keyed(torch.nn.Module):
+    """Takes a dict of tensors, and returns one."""
+
+    def forward(self, both: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {"one": both["a"] - both["b"], "two": both["a"] * 2}
+
+
+def test_a_dict_of_tensors(tmp_path: Path) -> None:
+    """Inputs and outputs go by their names; with other names, outputs are in the order of the dict."""
+    path = saved(tmp_path / "keyed.pt", Keyed())
+    trust(path)
+    inputs = {"b": np.full((2, 3), 2, np.float32), "a": np.full((2, 3), 5, np.float32)}
+    ins = tuple(f"input {name} FP32 [-1, 3]" for name in inputs)
+    for names, values in (("two one", (10, 3)), ("one two", (3, 10)), ("y z", (3, 10)), ("two y", (3, 10))):
+        outs = tuple(f"output {name} FP32 [-1, 3]" for name in names.split())
+        engine = open_engine(path, options(signature=ins + outs))
+        found = engine.run(inputs)
+        assert tuple(found[name][0, 0] for name in names.split()) == values
+        engine.close()
+    seen = seen_signature(path, {"b/x": inputs["b"], "a/x": inputs["a"]})
+    assert seen == (*ins, "output one FP32 [-1, 3]", "output two FP32 [-1, 3]")
 
 
 def test_batches_are_the_users_word(tmp_path: Path) -> None:

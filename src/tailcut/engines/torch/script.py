@@ -6,8 +6,9 @@ read it: nothing is known of the rows.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -47,6 +48,7 @@ class ScriptEngine:
         self.options = options
         use_threads(options.threads)
         self._module: Any = load_script(path)
+        self._convention = _Convention.of(self._module, self.spec.input_names)
         if options.layout == "channels_last":
             self._module.to(memory_format=torch.channels_last)
 
@@ -89,7 +91,7 @@ class ScriptEngine:
             ]
         try:
             with torch.inference_mode():
-                results = list(_tensors(module(*ins)))
+                results = list(_tensors(_picked(self._convention.call(module, ins), self.spec.output_names)))
         except TailcutError:
             raise
         except Exception as error:  # noqa: BLE001  as in __init__
@@ -103,6 +105,51 @@ class ScriptEngine:
         if self._module is None:
             raise ReleasedError("the engine was closed")
         return self._module
+
+
+@dataclass(frozen=True, slots=True)
+class _Convention:
+    """How `forward` takes its inputs, by Triton's rules.
+
+    Its only parameter may be a dict of tensors by name. Else inputs go to the parameters that they are named after,
+    if every one is named after a parameter, and in their order if not.
+    """
+
+    names: tuple[str, ...]
+    by: Literal["dict", "name", "order"]
+
+    @classmethod
+    def of(cls, module: Any, names: Sequence[str]) -> "_Convention":
+        """That of a module for inputs of these names."""
+        parameters = _parameters(module)
+        if _takes_dict(parameters):
+            return cls(tuple(names), "dict")
+        return cls(tuple(names), "name" if {*names} <= {parameter.name for parameter in parameters} else "order")
+
+    def call(self, module: Any, tensors: Sequence[Any]) -> Any:
+        """The module's result for tensors in the order of the names."""
+        if self.by == "order":
+            return module(*tensors)
+        named = dict(zip(self.names, tensors, strict=True))
+        return module(named) if self.by == "dict" else module(**named)
+
+
+def _parameters(module: Any) -> Sequence[Any]:
+    """Those of `forward`, without the module itself."""
+    return list(module.forward.schema.arguments[1:])
+
+
+def _takes_dict(parameters: Sequence[Any]) -> bool:
+    """Whether the only one is a dict."""
+    return len(parameters) == 1 and parameters[0].type.kind() == "DictType"
+
+
+def _picked(result: Any, names: Sequence[str]) -> Any:
+    """The outputs of a dict by their names, where these are its keys; any other result as it is."""
+    if not isinstance(result, dict):
+        return result
+    named = {str(key): value for key, value in result.items()}
+    return [named[name] for name in names] if {*names} == {*named} else result
 
 
 def check_trusted(path: Path) -> None:
@@ -122,12 +169,15 @@ def load_script(path: Path) -> Any:
     """The module of a file that the user trusts.
 
     Raises:
-        ModelFileError: PyTorch cannot load it.
+        ModelFileError: PyTorch cannot load it, or it has no `forward`.
     """
     try:
-        return torch.jit.load(str(path), map_location="cpu").eval()
+        module = torch.jit.load(str(path), map_location="cpu").eval()
     except Exception as error:  # noqa: BLE001  PyTorch's errors share no base
         raise ModelFileError(f"{path}: PyTorch cannot load it: {short(error)}") from None
+    if not hasattr(module, "forward"):
+        raise ModelFileError(f"{path}: the module has no forward")
+    return module
 
 
 def seen_signature(path: Path, data: Mapping[str, np.ndarray]) -> tuple[str, ...]:
@@ -138,7 +188,8 @@ def seen_signature(path: Path, data: Mapping[str, np.ndarray]) -> tuple[str, ...
 
     Args:
         path: of a file that the user trusts.
-        data: arrays by the names of the parameters of `forward`, or one array without a name for the only parameter.
+        data: arrays by the names of the parameters of `forward`, or of the keys of the dict that it takes; or one array
+            without a name for the only parameter.
 
     Raises:
         UnsupportedError: the file is not trusted, or the module returns a type of tensors that the protocol lacks.
@@ -148,9 +199,13 @@ def seen_signature(path: Path, data: Mapping[str, np.ndarray]) -> tuple[str, ...
     """
     check_trusted(path)
     module = load_script(path)
-    names = [argument.name for argument in module.forward.schema.arguments[1:]]
+    parameters = _parameters(module)
+    names = [parameter.name for parameter in parameters]
+    if _takes_dict(parameters):
+        names = list(dict.fromkeys(name.partition("/")[0] for name in data if name)) or names
+    convention = _Convention.of(module, names)
     calls = [[array[:rows] for array in group] for group in _groups(names, data) for rows in (1, 2)]
-    answers = [_named(_answer(module, call)) for call in calls]
+    answers = [_named(_answer(module, convention, call)) for call in calls]
     if not answers[0]:
         raise UnsupportedError(f"{path}: the module returns no tensor")
     inputs = {name: [_seen(call[index]) for call in calls] for index, name in enumerate(names)}
@@ -186,10 +241,10 @@ def _groups(names: Sequence[str], data: Mapping[str, np.ndarray]) -> list[list[A
     return calls
 
 
-def _answer(module: Any, call: Sequence[Any]) -> Any:
+def _answer(module: Any, convention: _Convention, call: Sequence[Any]) -> Any:
     try:
         with torch.inference_mode():
-            return module(*call)
+            return convention.call(module, call)
     except Exception as error:  # noqa: BLE001  as in load_script
         raise EngineError(f"PyTorch failed on the data: {_told(error)}") from None
 
