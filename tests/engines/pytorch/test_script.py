@@ -183,6 +183,24 @@ def test_a_dict_of_tensors(tmp_path: Path) -> None:
     assert seen == (*ins, "output one FP32 [-1, 3]", "output two FP32 [-1, 3]")
 
 
+@pytest.mark.parametrize("declared", ["INT32", "FP16", "BF16", "FP64"])
+def test_an_output_of_another_type_fails_the_call(tmp_path: Path, declared: str) -> None:
+    """In one line, also where it would be copied into rows, and rounded."""
+    path = saved(tmp_path / "two.pt", Two())
+    trust(path)
+    free, fixed = (
+        open_engine(path, options(signature=(SIGNATURE[0], f"output total {declared} [-1, {size}]", SIGNATURE[2])))
+        for size in (-1, 4)
+    )
+    one = np.ones((1, 4), np.float32)
+    with pytest.raises(EngineError, match=f"'total' is float32 .1, 4., but declared as {declared}"):
+        free.run({"x": one})
+    fixed.spec = replace(fixed.spec, rows=Rows.INDEPENDENT)
+    outputs = {tensor.name: np.zeros((1, *tensor.row_shape), tensor.dtype.numpy) for tensor in fixed.spec.outputs}
+    with pytest.raises(EngineError, match="output 'total' is float32, not "):
+        fixed.bind({"x": one}, outputs)()
+
+
 def test_batches_are_the_users_word(tmp_path: Path) -> None:
     """A model shares calls where the profile says that its rows are independent; the profile carries the signature."""
     path = saved(tmp_path / "two.pt", Two())

@@ -178,10 +178,17 @@ def as_array(spec: TensorSpec, result: Any) -> np.ndarray:
 
 
 def copy_output(name: str, row: Any, result: Any) -> None:
-    """Copy an output into its row; PyTorch itself would repeat a smaller one."""
+    """Copy an output into its row; PyTorch itself would repeat a smaller one, and round another type's values."""
     if result.shape != row.shape:
         raise EngineError(f"output {name!r} has the shape {list(result.shape)}, not {list(row.shape)}")
+    if result.dtype != row.dtype:
+        raise EngineError(f"output {name!r} is {dtype_name(result)}, not {dtype_name(row)}")
     row.copy_(result)
+
+
+def dtype_name(tensor: Any) -> str:
+    """The name of a tensor's type: `float32`."""
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def _closed(*_: object) -> Sequence[Any]:

@@ -17,7 +17,7 @@ from tailcut.engines.base import Arrays, Bound, Engine, EngineOptions
 from tailcut.engines.binding import check_arrays
 from tailcut.engines.declared import declared_spec
 from tailcut.engines.files import FileKind, kind_of, model_name
-from tailcut.engines.torch.engine import TorchEngine, as_array, as_tensor, copy_output, use_threads
+from tailcut.engines.torch.engine import TorchEngine, as_array, as_tensor, copy_output, dtype_name, use_threads
 from tailcut.engines.torch.program import DTYPES, short
 from tailcut.engines.trust import is_trusted
 from tailcut.errors import EngineError, ModelFileError, ReleasedError, TailcutError, UnsupportedError, UsageError
@@ -72,10 +72,10 @@ class ScriptEngine:
         results = self._compute(list(map(as_tensor, held)))
         arrays = {}
         for tensor, result in zip(self.spec.outputs, results, strict=True):
-            arrays[tensor.name] = as_array(tensor, result)
-            if not tensor.accepts(arrays[tensor.name].shape) or arrays[tensor.name].dtype != tensor.dtype.numpy:
-                came = f"{arrays[tensor.name].dtype} {list(arrays[tensor.name].shape)}"
+            if not tensor.accepts(tuple(result.shape)) or DTYPES.get(result.dtype) != tensor.dtype:
+                came = f"{dtype_name(result)} {list(result.shape)}"
                 raise EngineError(f"output {tensor.name!r} is {came}, but declared as {tensor.describe()}")
+            arrays[tensor.name] = as_array(tensor, result)
         return arrays
 
     def close(self) -> None:
