@@ -15,7 +15,7 @@ from tailcut.lab.payload import infer_once
 from tests.engines.models import perceptron
 from tests.servers import Server, serving
 
-NAMES = ["a b", "50%", "what?", "a/b", "a#b", "größe", "模型", '"q"', "+", "\\"]
+NAMES = ["a b", "50%", "what?", "a/b", "a#b", "größe", "模型", '"q"', "it's", "+", "\\"]
 ROWS = np.ones((2, 4), np.float32)
 
 

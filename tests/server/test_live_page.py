@@ -1,11 +1,13 @@
 """The page at /, in Chromium, on real servers: what it shows under load, its form, its keys, its token, its proxies."""
 
 import json
+import shlex
 import shutil
 import signal
 import socket
 import subprocess
 import threading
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +24,7 @@ from tailcut.spec import DType
 
 pytestmark = needs_chromium
 STATE = "document.getElementById('state').dataset.state"
-NAME = "<b>echo</b>"
+NAME = "<b>it's</b>"
 NGINX = """
 pid {folder}/nginx.pid;
 error_log {folder}/error.log;
@@ -177,7 +179,7 @@ def test_the_form_of_several_inputs(server: Server, browser: Browser) -> None:
 
 @pytest.mark.slow
 def test_the_form_of_texts(server: Server, browser: Browser) -> None:
-    """One a line or a JSON list; markup in them, or in the model's name, is text."""
+    """One a line or a JSON list; markup in them, or in the model's name, is text, also to the shell that runs curl."""
     browser.open(server.url)
     choose(browser, NAME)
     browser.run(
@@ -185,7 +187,10 @@ def test_the_form_of_texts(server: Server, browser: Browser) -> None:
         "field.value = 'first, <img src=x>\\nsecond'; field.dispatchEvent(new Event('input')); })()"
     )
     assert '"first, <img src=x>", "second"' in send(browser)
-    assert f"curl '{server.url}/v2/models/" in browser.run("document.querySelector('#try details pre').textContent")
+    program, url, _, body = shlex.split(browser.run("document.querySelector('#try details pre').textContent"))
+    assert (program, url.startswith(f"{server.url}/v2/models/")) == ("curl", True)
+    with urllib.request.urlopen(url, body.encode(), TIMEOUT_S) as answer:
+        assert json.load(answer)["model_name"] == NAME
     assert browser.run("document.querySelectorAll('main img, main b > b').length") == 0
 
 

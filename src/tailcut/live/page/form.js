@@ -134,7 +134,8 @@ const buildForm = async (form, path, ask, header) => {
     let text = "Random and zero values are generated here: enter your own values to include them in the command.";
     if (inputs.every((input) => input.isWritten())) {
       try {
-        text = `curl${header()} '${location.origin}${base}${path}/infer' -d '${body().replaceAll("'", "'\\''")}'`;
+        const url = `${location.origin}${base}${path}/infer`.replaceAll("'", "%27"); // which encodeURIComponent leaves
+        text = `curl${header()} '${url}' -d '${body().replaceAll("'", "'\\''")}'`;
       } catch { text = "The values are not complete."; }
     }
     command.firstChild.textContent = text;
