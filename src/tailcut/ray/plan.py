@@ -207,7 +207,16 @@ def serve_config(name: str, route: str, plan: ApplicationPlan) -> dict[str, Any]
         name: of the application.
         route: the path under which Serve's own proxy has it.
         plan: of the application.
+
+    Raises:
+        UsageError: Serve or clients cannot use the name or the route.
     """
+    if "/" in name:
+        raise UsageError(
+            f"an application cannot be named {name!r}: in ray://APP/DEPLOYMENT, what follows the slash is a deployment"
+        )
+    if not route.startswith("/") or (route.endswith("/") and route != "/") or set(route) & set("{}"):
+        raise UsageError(f"--route must be / or begin with / and not end with it, without {{ and }}, not {route!r}")
     application = {
         "name": name,
         "route_prefix": route,
