@@ -120,10 +120,44 @@ def wait_for(true: Callable[[], bool]) -> None:
 
 @needs_haproxy
 def test_a_port_that_is_taken() -> None:
-    """haproxy ends, and so does the balancer, with its exit code."""
+    """Is named, and nobody is told that haproxy listens."""
+    told: list[object] = []
+    directory = Listed()
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        balancer = Balancer(find_haproxy(), Listed(), f"127.0.0.1:{taken.getsockname()[1]}", 1, "", lambda _: None)
-        assert balancer.run() != 0
+        bind = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(UsageError, match=f"haproxy cannot listen on {bind}: "):
+            Balancer(find_haproxy(), directory, bind, 1, "", told.append).run(told.append)
+    assert told == []
+    assert directory.closed
+
+
+@needs_haproxy
+def test_it_listens_when_it_says_so() -> None:
+    """The first connection after that is accepted."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        host, port = free.getsockname()
+    text: list[str] = []
+    balancer = Balancer(find_haproxy(), Listed(), f"{host}:{port}", 1, "", text.append)
+
+    def ready(replicas: Sequence[ServerAddress]) -> None:
+        with socket.create_connection((host, port), TIMEOUT_S):
+            text.append(f"{len(replicas)} replicas")
+        balancer.stop()
+
+    assert balancer.run(ready) == 0
+    assert text == [f"haproxy listens on {host}:{port} for no replica yet", "0 replicas"]
+
+
+def test_it_may_be_stopped_before_it_listens(tmp_path: Path) -> None:
+    """As by a signal while haproxy starts: that is no fault."""
+    program = tmp_path / "haproxy"
+    program.write_text('#!/bin/sh\n[ "$1" = -c ] || exec sleep 60\n')
+    program.chmod(0o755)
+    balancer = Balancer(str(program), Listed(), "127.0.0.1:1", 1, "", lambda _: None)
+    stopping = threading.Timer(0.2, balancer.stop)
+    stopping.start()
+    assert balancer.run(lambda _: pytest.fail("it does not listen")) == 0
+    stopping.join()
 
 
 def test_a_program_that_is_not_there(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -18,6 +19,8 @@ from tailcut.errors import UsageError
 from tailcut.ray.haproxy import Front, haproxy_config
 
 _SETTLE_S = 0.2  # changes that come together are one reload
+_LOOK_S = 0.02  # between two looks whether it has begun to listen
+_ANSWER_S = 1.0
 _END_S = 5.0
 
 
@@ -60,6 +63,7 @@ class Balancer:
         self._directory = directory
         self._folder = Path(tempfile.mkdtemp(prefix="tailcut-haproxy-"))
         self._front = Front(bind, str(self._folder / "stats.sock"), threads, ca)
+        self._master = str(self._folder / "master.sock")
         self._config = self._folder / "haproxy.cfg"
         self._say = say
         self._changed = threading.Event()
@@ -70,7 +74,7 @@ class Balancer:
         """Run until `stop` is called, or haproxy ends; the exit code.
 
         Args:
-            ready: called with the replicas when haproxy has been started.
+            ready: called with the replicas when haproxy listens.
 
         Raises:
             UsageError: haproxy cannot listen, or refuses the configuration.
@@ -80,10 +84,12 @@ class Balancer:
             self._directory.follow(self._take)
             self._write()
             self._check()
-            process = subprocess.Popen([self._program, "-W", "-db", "-f", str(self._config)], stdin=subprocess.DEVNULL)  # noqa: S603  the user's program
-            self._say(f"haproxy listens on {self._front.bind} for {self._names()}")
-            ready(self._replicas)
+            command = [self._program, "-W", "-db", "-S", self._master, "-f", str(self._config)]
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL)  # noqa: S603  the user's program
             try:
+                if self._listens(process):
+                    self._say(f"haproxy listens on {self._front.bind} for {self._names()}")
+                    ready(self._replicas)
                 while not self._stopped.is_set() and process.poll() is None:
                     if self._changed.wait(_SETTLE_S):
                         self._stopped.wait(_SETTLE_S)
@@ -118,12 +124,35 @@ class Balancer:
         if result.returncode:
             raise UsageError(f"haproxy rejects the configuration: {' '.join(result.stderr.split())}")
 
+    def _listens(self, process: "subprocess.Popen[bytes]") -> bool:
+        """Wait until haproxy listens; False: `stop` was called meanwhile.
+
+        Its worker answers on the stats socket once all addresses are bound. Its master may still be starting then, and
+        would lose the signal of a reload: so that is asked, too.
+        """
+        while not self._stopped.wait(_LOOK_S):
+            if process.poll() is not None:
+                raise UsageError(f"haproxy cannot listen on {self._front.bind}: its own lines above say why")
+            if _answers(self._front.stats, "show info") and _answers(self._master, "show proc"):
+                return True
+        return False
+
     def _reload(self, process: "subprocess.Popen[bytes]") -> None:
         if not self._changed.is_set() or self._stopped.is_set():
             return
         self._write()
         process.send_signal(signal.SIGUSR2)
         self._say(f"haproxy reloads for {self._names()}")
+
+
+def _answers(path: str, command: str) -> bool:
+    """Whether haproxy answers a command on a Unix socket."""
+    with suppress(OSError), socket.socket(socket.AF_UNIX) as asking:
+        asking.settimeout(_ANSWER_S)
+        asking.connect(path)
+        asking.sendall(f"{command}\n".encode())
+        return bool(asking.recv(1))
+    return False
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
