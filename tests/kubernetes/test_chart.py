@@ -74,6 +74,8 @@ WRONG: dict[str, dict[str, Any]] = {
     "a certificate as text": {"tls": {"certificate": "..."}},
     "a token as text": {"token": "secret"},
     "a token without a key": {"token": {"key": ""}},
+    "a name that is none": {"fullnameOverride": "Ranker_1"},
+    "a condition as text": {"enabled": "no"},
     "two volumes": {"models": {"volume": {"emptyDir": {}, "nfs": {}}}},
 }
 
@@ -242,6 +244,47 @@ def test_releases_have_names_of_their_own() -> None:
     assert first["Deployment"]["metadata"]["name"] == "churn-tailcut"
     assert first["Service"]["spec"]["selector"] != second["Service"]["spec"]["selector"]
     assert 'job="fraud-tailcut"' in second["ScaledObject"]["spec"]["triggers"][0]["metadata"]["query"]
+
+
+def test_names_can_be_given() -> None:
+    """A part of the name, or all of it; what selects follows, so that two of them in a release are apart."""
+    part, whole = rendered({"nameOverride": "ranker"}, "shop"), rendered({"fullnameOverride": "ranker"}, "shop")
+    assert {item["metadata"]["name"] for item in part.values()} == {"shop-ranker"}
+    assert {item["metadata"]["name"] for item in whole.values()} == {"ranker"}
+    assert part["Service"]["spec"]["selector"] == {
+        "app.kubernetes.io/name": "ranker",
+        "app.kubernetes.io/instance": "shop",
+    }
+    query = rendered({"fullnameOverride": "ranker"} | ALL, "shop")["ScaledObject"]["spec"]["triggers"][0]["metadata"]
+    assert 'job="ranker"' in query["query"]
+
+
+def test_a_chart_may_have_it_twice(tmp_path: Path) -> None:
+    """As a dependency under two aliases, each with a condition: two deployments that share no name and no selector."""
+    chart = pytest.importorskip("helm_python.chart", reason="not installed: pip install 'tailcut[kubernetes]'")
+    aliases = ("ranker", "churn", "fraud")
+    dependencies = [
+        {"name": "tailcut", "version": "0.2.0", "alias": name, "condition": f"{name}.enabled"} for name in aliases
+    ]
+    umbrella = {"apiVersion": "v2", "name": "shop", "version": "1.0.0", "dependencies": dependencies}
+    (tmp_path / "Chart.yaml").write_text(yaml.safe_dump(umbrella))
+    shutil.copytree(CHART, tmp_path / "charts" / "tailcut")
+    values = {"global": {"region": "eu"}} | {name: {"enabled": name != "fraud"} for name in aliases}
+    (tmp_path / "values.yaml").write_text(yaml.safe_dump(values))
+    with chart.Chart.load(tmp_path) as loaded:
+        made = dict(loaded.render({}, name="shop", namespace="models"))
+    items = [yaml.safe_load(text) for name, text in made.items() if name.endswith(".yaml")]
+    deployments = [item for item in items if item is not None and item["kind"] == "Deployment"]
+    assert {item["metadata"]["name"] for item in deployments} == {"shop-ranker", "shop-churn"}
+    selectors = [item["spec"]["selector"]["matchLabels"] for item in deployments]
+    assert selectors[0] != selectors[1]
+
+
+def test_the_schema_allows_what_a_chart_above_adds() -> None:
+    """Helm hands a dependency its condition, and values that all charts share."""
+    values = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
+    schema = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
+    jsonschema.validate(values | {"enabled": True, "global": {"region": "eu"}}, schema)
 
 
 @pytest.mark.parametrize("fault", WRONG)

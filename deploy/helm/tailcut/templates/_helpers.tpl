@@ -1,11 +1,18 @@
+{{- /* As a dependency with an alias, the chart has that name. */}}
 {{- define "tailcut.name" -}}
-{{- if contains "tailcut" .Release.Name }}{{ .Release.Name | trunc 63 | trimSuffix "-" }}
-{{- else }}{{ printf "%s-tailcut" .Release.Name | trunc 63 | trimSuffix "-" }}
+{{- .Values.nameOverride | default .Chart.Name | trunc 63 | trimSuffix "-" }}
+{{- end }}
+
+{{- define "tailcut.fullname" -}}
+{{- $name := include "tailcut.name" . -}}
+{{- if .Values.fullnameOverride }}{{ .Values.fullnameOverride | trunc 63 | trimSuffix "-" }}
+{{- else if contains $name .Release.Name }}{{ .Release.Name | trunc 63 | trimSuffix "-" }}
+{{- else }}{{ printf "%s-%s" .Release.Name $name | trunc 63 | trimSuffix "-" }}
 {{- end }}
 {{- end }}
 
 {{- define "tailcut.selector" -}}
-app.kubernetes.io/name: tailcut
+app.kubernetes.io/name: {{ include "tailcut.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 
@@ -23,12 +30,12 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end }}
 
 {{- define "tailcut.serverName" -}}
-{{- .Values.tls.serverName | default (printf "%s.%s.svc" (include "tailcut.name" .) .Release.Namespace) }}
+{{- .Values.tls.serverName | default (printf "%s.%s.svc" (include "tailcut.fullname" .) .Release.Namespace) }}
 {{- end }}
 
 {{- /* As rates: what all pods of this release have together. */}}
 {{- define "tailcut.rate" -}}
-sum(rate({{ .metric }}{namespace="{{ .root.Release.Namespace }}",job="{{ include "tailcut.name" .root }}"}[30s])) / 1e6
+sum(rate({{ .metric }}{namespace="{{ .root.Release.Namespace }}",job="{{ include "tailcut.fullname" .root }}"}[30s])) / 1e6
 {{- end }}
 
 {{- define "tailcut.behavior" -}}
