@@ -149,13 +149,19 @@ def test_the_notes_ask_by_the_name_in_the_certificate() -> None:
         return text
 
     assert "tailcut bench http://127.0.0.1:8000\n" in notes({})
+    assert "token" not in notes({})
     secured = notes(CASES["TLS and a token"])
     assert "127.0.0.1 churn-tailcut.models.svc'" in secured
     assert r"get secret pair -o jsonpath='{.data.ca\.crt}' | base64 -d > ca.crt" in secured
     assert "tailcut bench https://churn-tailcut.models.svc:8000 --ca ca.crt --token-file token\n" in secured
+    assert "get secret token -o jsonpath='{.data.token}' | base64 -d > token && chmod 600 token\n" in secured
+    dotted = notes({"token": {"secretName": "admin", "key": "token.txt"}})
+    assert r"models get secret admin -o jsonpath='{.data.token\.txt}' | base64 -d > token" in dotted
+    assert dotted.index("> token") < dotted.index("tailcut bench http://127.0.0.1:8000 --token-file token\n")
     public = notes(CASES["public certificate, token for changes"])
     assert "tailcut bench https://models.example:8000\n" in public
     assert "ca.crt" not in public
+    assert "> token" not in public
 
 
 def test_an_autoscaler_has_the_number_of_pods_to_itself() -> None:
