@@ -33,6 +33,7 @@ from tailcut.server.source_watch import SourceWatch
 from tailcut.server.state import ServerState
 from tailcut.server.tls.certificates import GRPC, HTTP, Certificates
 from tailcut.server.tls.connection import TlsAcceptor
+from tailcut.server.tracing.opening import open_export
 from tailcut.server.tracing.sampler import Sampler
 from tailcut.server.tracing.settings import TracingSettings
 from tailcut.server.tracing.tracer import Tracer
@@ -354,11 +355,9 @@ async def _export_last(state: ServerState) -> None:
 def _tracer(state: ServerState, options: ServerOptions, worker: WorkerProcess | None) -> Tracer | None:
     if options.tracing is None:
         return None
-    from tailcut.server.tracing.export import SpanExport  # noqa: PLC0415  OpenTelemetry's SDK is an extra
-
     scheme = "http" if options.certificates is None else "https"
-    sink = SpanExport(options.tracing, scheme, None if worker is None else worker.post)
-    return Tracer(Sampler(options.tracing.sampling), sink, state.loop.call_soon)
+    sink = open_export(options.tracing, scheme, None if worker is None else worker.post)
+    return None if sink is None else Tracer(Sampler(options.tracing.sampling), sink, state.loop.call_soon)
 
 
 def _grpc_server(state: ServerState) -> "GrpcServer":

@@ -3,7 +3,7 @@
 import pytest
 
 from tailcut.errors import UsageError
-from tailcut.server.tracing.settings import Sampling, TracingSettings, read_settings, traces_url
+from tailcut.server.tracing.settings import Buffering, Sampling, TracingSettings, read_settings, traces_url
 
 ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://x:4318"}
 
@@ -75,6 +75,25 @@ def test_variables_that_cannot_be_used(variables: dict[str, str], sampling: Samp
     given = read_settings(None, 0.5, usual | variables)
     assert given is not None
     assert given.ignored == ()
+
+
+@pytest.mark.parametrize(
+    ("variables", "buffering", "ignored"),
+    [
+        ({"OTEL_BSP_SCHEDULE_DELAY": "50"}, Buffering(delay_ms=50), []),
+        ({"OTEL_BSP_MAX_QUEUE_SIZE": "16", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "8"}, Buffering(16, at_a_time=8), []),
+        ({"OTEL_BSP_SCHEDULE_DELAY": ""}, Buffering(), []),
+        ({"OTEL_BSP_SCHEDULE_DELAY": "0"}, Buffering(), ["OTEL_BSP_SCHEDULE_DELAY=0"]),
+        ({"OTEL_BSP_MAX_QUEUE_SIZE": "-1"}, Buffering(), ["OTEL_BSP_MAX_QUEUE_SIZE=-1"]),
+        ({"OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "9" * 20}, Buffering(), [f"OTEL_BSP_MAX_EXPORT_BATCH_SIZE={'9' * 20}"]),
+    ],
+)
+def test_how_spans_wait(variables: dict[str, str], buffering: Buffering, ignored: list[str]) -> None:
+    """By the variables of the SDK, where they are numbers that can be used."""
+    settings = read_settings("http://h:4318", None, variables)
+    assert settings is not None
+    assert settings.buffering == buffering
+    assert [text.partition(" is ignored: it must be a whole number")[0] for text in settings.ignored] == ignored
 
 
 @pytest.mark.parametrize(

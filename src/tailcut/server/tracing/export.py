@@ -15,13 +15,11 @@ from collections import deque
 from collections.abc import Sequence
 
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-from opentelemetry.sdk.environment_variables import OTEL_BSP_MAX_EXPORT_BATCH_SIZE, OTEL_BSP_MAX_QUEUE_SIZE
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 
-from tailcut.errors import UsageError
 from tailcut.server.metadata import version
 from tailcut.server.metrics import ServerCounts
 from tailcut.server.tracing.records import Record
@@ -29,10 +27,8 @@ from tailcut.server.tracing.settings import TracingSettings
 from tailcut.server.tracing.spans import GivenIds, SpanBuilder
 
 FLUSH_S = 2.0  # at the end, for what is left
-_AT_A_TIME = 32  # spans that are encoded in one go: 2.6 ms; the SDK's own default would take 16 times as long
 _SAY_AGAIN_S = 60.0
 _LOOK_S = 0.25  # between two looks for batches that have had all of their requests
-_SPANS_MOST = 2048  # that wait, as the SDK has it
 _STEPS_MOST = 256  # spans of one request: the SDK's queue never drops what is counted here as built
 _UNKNOWN = "unknown_service"  # what the SDK calls a service that no variable names
 _log = logging.getLogger("tailcut.tracing")
@@ -47,21 +43,22 @@ class SpanExport:
         worker: which of several workers this process is; None: the only one.
 
     Raises:
-        UsageError: a variable of OpenTelemetry's exporter cannot be used.
+        ValueError, OSError: a variable of OpenTelemetry's SDK cannot be used.
     """
 
     def __init__(self, settings: TracingSettings, scheme: str, worker: int | None = None) -> None:
         self._quiet = _quiet_sdk()
-        try:
-            exporter = OTLPSpanExporter(settings.endpoint)
-        except (ValueError, OSError) as error:
-            raise UsageError(f"OpenTelemetry's variables (OTEL_EXPORTER_OTLP_...) cannot be used: {error}") from None
-        self._exporter = _Counting(exporter, self._quiet)
-        self._most = _number(OTEL_BSP_MAX_QUEUE_SIZE, _SPANS_MOST)
-        at_a_time = min(_number(OTEL_BSP_MAX_EXPORT_BATCH_SIZE, _AT_A_TIME), self._most)
-        self._processor = BatchSpanProcessor(self._exporter, self._most + _STEPS_MOST, max_export_batch_size=at_a_time)
+        self._exporter = _Counting(OTLPSpanExporter(settings.endpoint), self._quiet)
         ids = GivenIds()
         provider = TracerProvider(ALWAYS_ON, _resource(worker), shutdown_on_exit=False, id_generator=ids)
+        buffering = settings.buffering
+        self._most = buffering.spans_most
+        self._processor = BatchSpanProcessor(
+            self._exporter,
+            self._most + _STEPS_MOST,
+            schedule_delay_millis=buffering.delay_ms,
+            max_export_batch_size=min(buffering.at_a_time, self._most),
+        )
         provider.add_span_processor(self._processor)
         self._builder = SpanBuilder(provider.get_tracer("tailcut", version()), ids, scheme)
         self._records: deque[Record] = deque()
@@ -202,11 +199,3 @@ def _resource(worker: int | None) -> Resource:
     if str(named.attributes.get(SERVICE_NAME, _UNKNOWN)).startswith(_UNKNOWN):
         named = named.merge(Resource({SERVICE_NAME: "tailcut"}))
     return Resource(own).merge(named)
-
-
-def _number(variable: str, default: int) -> int:
-    """A number of the SDK's environment, read as the SDK does."""
-    try:
-        return max(1, int(os.environ.get(variable, default)))
-    except ValueError:
-        return default
