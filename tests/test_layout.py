@@ -131,7 +131,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "server/test_loop_time": ("server/event_monitor",),
     "server/test_repository": ("cli/serving/model_repository", "server/load_failures"),
     "server/test_signals": ("cli/serving/messages", "cli/serving/needs"),
-    "server/test_tracing": ("server/tracing/tracer", "server/tracing/spans", "server/tracing/export"),
+    "server/test_tracing": ("server/tracing/tracer", "server/tracing/spans"),
     "server/test_unload": ("server/served_model",),
     "server/workers/test_supervisor": ("server/workers/fair_listener", "server/workers/process"),
     "stats/test_resampling": ("stats/bootstrap", "stats/regression", "stats/outliers", "stats/trend"),

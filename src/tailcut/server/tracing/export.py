@@ -15,8 +15,9 @@ from collections import deque
 from collections.abc import Sequence
 
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.environment_variables import OTEL_SPAN_LINK_COUNT_LIMIT
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 
@@ -50,7 +51,10 @@ class SpanExport:
         self._quiet = _quiet_sdk()
         self._exporter = _Counting(OTLPSpanExporter(settings.endpoint), self._quiet)
         ids = GivenIds()
-        provider = TracerProvider(ALWAYS_ON, _resource(worker), shutdown_on_exit=False, id_generator=ids)
+        resource = _resource(worker)
+        provider = TracerProvider(
+            ALWAYS_ON, resource, shutdown_on_exit=False, id_generator=ids, span_limits=_span_limits()
+        )
         buffering = settings.buffering
         self._most = buffering.spans_most
         self._processor = BatchSpanProcessor(
@@ -199,3 +203,8 @@ def _resource(worker: int | None) -> Resource:
     if str(named.attributes.get(SERVICE_NAME, _UNKNOWN)).startswith(_UNKNOWN):
         named = named.merge(Resource({SERVICE_NAME: "tailcut"}))
     return Resource(own).merge(named)
+
+
+def _span_limits() -> SpanLimits:
+    """The SDK's, but for links: a batch's span has one for each of its traced requests, and the SDK keeps 128."""
+    return SpanLimits(max_links=None if os.environ.get(OTEL_SPAN_LINK_COUNT_LIMIT) else SpanLimits.UNSET)
