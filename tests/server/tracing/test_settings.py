@@ -78,6 +78,28 @@ def test_variables_that_cannot_be_used(variables: dict[str, str], sampling: Samp
 
 
 @pytest.mark.parametrize(
+    ("variables", "ignored"),
+    [
+        ({"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, "OTEL_EXPORTER_OTLP_PROTOCOL=grpc is ignored: traces are sent as "),
+        (
+            {"OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/json"},
+            "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL=http/json is ignored",
+        ),
+        ({"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf"}, ""),
+        ({"OTEL_EXPORTER_OTLP_PROTOCOL": " "}, ""),
+    ],
+)
+def test_another_protocol_is_ignored(variables: dict[str, str], ignored: str) -> None:
+    """With one line, unless an option says where spans go."""
+    settings = read_settings(None, None, ENDPOINT | variables)
+    assert settings is not None
+    assert [text[: len(ignored)] for text in settings.ignored] == ([ignored] if ignored else [])
+    given = read_settings("http://h:4318", None, ENDPOINT | variables)
+    assert given is not None
+    assert given.ignored == ()
+
+
+@pytest.mark.parametrize(
     ("variables", "buffering", "ignored"),
     [
         ({"OTEL_BSP_SCHEDULE_DELAY": "50"}, Buffering(delay_ms=50), []),

@@ -16,6 +16,8 @@ from tailcut.errors import UsageError
 TRACES_PATH = "/v1/traces"
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 _SAMPLER, _ARGUMENT = "OTEL_TRACES_SAMPLER", "OTEL_TRACES_SAMPLER_ARG"
+_PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+_PROTOCOL = "http/protobuf"  # the only one
 _QUEUE_SIZE, _DELAY = "OTEL_BSP_MAX_QUEUE_SIZE", "OTEL_BSP_SCHEDULE_DELAY"
 _BATCH_SIZE = "OTEL_BSP_MAX_EXPORT_BATCH_SIZE"
 _NUMBER_MOST = (1 << 31) - 1
@@ -90,9 +92,10 @@ def read_settings(endpoint: str | None, share: float | None, environ: Mapping[st
     if not asked and environ.get("OTEL_TRACES_EXPORTER", "otlp").strip() == "none":
         return None
     sampling, ignored = _sampling(environ) if share is None else (Sampling(share), ())
+    protocol = _other_protocol(environ) if endpoint is None else ()
     buffering, wrong = _buffering(environ)
     url = None if endpoint is None else traces_url(endpoint)
-    return TracingSettings(url, sampling, asked, ignored + wrong, buffering)
+    return TracingSettings(url, sampling, asked, ignored + protocol + wrong, buffering)
 
 
 def traces_url(endpoint: str) -> str:
@@ -131,6 +134,16 @@ def _sampling(environ: Mapping[str, str]) -> tuple[Sampling, tuple[str, ...]]:
     if 0 <= share <= 1:
         return Sampling(share, follows_caller), ()
     return Sampling(_ALL, follows_caller), (f"{_ARGUMENT}={text} is ignored: it must be a number from 0 to 1",)
+
+
+def _other_protocol(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """Why the protocol that is asked for is ignored, if it is another one."""
+    for name in _PROTOCOLS:
+        protocol = environ.get(name, "").strip()
+        if protocol:
+            reason = f"traces are sent as {_PROTOCOL}, mostly to port 4318"
+            return () if protocol.lower() == _PROTOCOL else (f"{name}={protocol} is ignored: {reason}",)
+    return ()
 
 
 def _buffering(environ: Mapping[str, str]) -> tuple[Buffering, tuple[str, ...]]:
