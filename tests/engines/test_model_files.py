@@ -43,6 +43,16 @@ def test_weights_that_look_like_a_name(tmp_path: Path) -> None:
         assert model_files(path) == [path]
 
 
+@pytest.mark.parametrize("before", range(9))
+def test_a_name_across_two_steps_of_the_search(tmp_path: Path, before: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is found as any other."""
+    path = external(tmp_path, "m.onnx.data")
+    monkeypatch.setattr(
+        "tailcut.engines.model_files._STEP_BYTES", path.read_bytes().index(b"\x0a\x08location") + before
+    )
+    assert model_files(path) == [path, tmp_path / "m.onnx.data"]
+
+
 def test_what_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ModelFileError):
         model_files(tmp_path / "none.onnx")

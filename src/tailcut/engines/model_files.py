@@ -1,7 +1,6 @@
 """Which files a model is read from, without its graph being parsed: to tell whether any of them has changed."""
 
 import mmap
-import re
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -10,7 +9,8 @@ from tailcut.engines.files import FileKind, external_file, kind_of, parts_of
 from tailcut.errors import ModelFileError
 
 # The key and the value's tag of an entry of TensorProto.external_data (onnx.proto), in the order of their fields.
-_LOCATION = re.compile(rb"\x0a\x08location\x12")
+_LOCATION = b"\x0a\x08location\x12"
+_STEP_BYTES = 1 << 20  # searched in one go, for which the interpreter lock is held
 _MORE = 0x80  # in the first byte of a length: there is a second one
 
 
@@ -32,10 +32,20 @@ def model_files(path: Path) -> list[Path]:
 def _external_names(path: Path) -> Iterator[str]:
     """The names of external weights files that an ONNX file has in it."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        for match in _LOCATION.finditer(data):
-            start = match.end()
+        for match in _places(data, _LOCATION):
+            start = match + len(_LOCATION)
             length = data[start] if start < len(data) else 0
             if length & _MORE and start + 1 < len(data):
                 start += 1
                 length = length & ~_MORE | data[start] << 7
             yield data[start + 1 : start + 1 + length].decode(errors="replace")
+
+
+def _places(data: mmap.mmap, wanted: bytes) -> Iterator[int]:
+    """Where some bytes are, found in steps: other threads may be serving."""
+    for begin in range(0, len(data), _STEP_BYTES):
+        end = begin + _STEP_BYTES + len(wanted) - 1
+        place = data.find(wanted, begin, end)
+        while place >= 0:
+            yield place
+            place = data.find(wanted, place + 1, end)
