@@ -63,6 +63,35 @@ def test_sighup_reads_everything_anew_and_loses_nothing(tmp_path: Path, workers:
         assert server.stop() == 0
 
 
+def test_the_token_alone_reloads_no_model(tmp_path: Path) -> None:
+    """Models are loaded anew where one has changed, too, or could not be loaded the last time."""
+    profile, token = tuned(tmp_path), tmp_path / "token"
+    token.write_text("first")
+    token.chmod(0o600)
+
+    def status(word: str) -> int:
+        with server.connect() as wire:
+            return wire.ask(raw_request("mlp", BODY, f"Authorization: Bearer {word}")).status
+
+    def renew(word: str, words: str, times: int = 1) -> None:
+        token.write_text(word)
+        server.process.send_signal(signal.SIGHUP)
+        follow(server, words, times)
+        until(lambda: status(word) == 200, server)
+
+    with serving(tmp_path, profile, "--token-file", str(token), "--require-token") as server:
+        renew("second", "no model has changed: all models are kept")
+        assert status("first") == 401
+        assert "loaded" not in server.stderr.read_text()
+        tuned(tmp_path, outputs=5)
+        renew("third", "mlp: loaded: file changed")
+        renew("fourth", "no model has changed", 2)
+        perceptron([4, 9, 5], tmp_path / "mlp.onnx")  # which is not the profile's
+        renew("fifth", "mlp: not loaded: ")
+        renew("sixth", "mlp: not loaded: ", 2)
+        assert server.stop() == 0
+
+
 SLOW = """
 import os, time
 from pathlib import Path

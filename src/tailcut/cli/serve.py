@@ -273,6 +273,11 @@ def serve(  # noqa: PLR0915  an option a line
         secrets = shared_secrets(certificates, token_file, given)
         group = worker_group(size, len(given), limits.drain_s, max_restarts, secrets)
         raise typer.Exit(run_supervisor(replace(group, folder=folder), address, result if json else None))
+    secrets = None
+    if worker is None and model_repository is None:
+        secrets = shared_secrets(certificates, token_file, given, warns=False)
+    if secrets is not None:
+        secrets.note()  # before any model is read
     log_certificates(certificates, worker)
     reader = SourceReader(
         worker, max_batch_size, batching, device, accept_model_change, also_cpu, indices_of(cuda_devices)
@@ -307,6 +312,7 @@ def serve(  # noqa: PLR0915  an option a line
         read_token=partial(read_token, token_file, warns=worker is None) if token_file is not None else None,
         require_token=require_token,
         certificates=certificates,
+        secrets=secrets,
         access_log=access_log,
         ui=not no_ui,
         tracing=tracing,

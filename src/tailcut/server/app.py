@@ -38,7 +38,7 @@ from tailcut.server.tracing.sampler import Sampler
 from tailcut.server.tracing.settings import TracingSettings
 from tailcut.server.tracing.tracer import Tracer
 from tailcut.server.workers.process import WorkerProcess, as_counts
-from tailcut.server.workers.secrets import CERTIFICATE, TOKEN
+from tailcut.server.workers.secrets import CERTIFICATE, TOKEN, Secrets
 
 if TYPE_CHECKING:
     from tailcut.server.grpc.service import GrpcServer
@@ -66,6 +66,7 @@ class ServerOptions:
     require_token: bool = False  # all others, too, but those about its health
     read_token: Callable[[], str] | None = None  # anew, where there is one
     certificates: Certificates | None = None  # TLS on the ports
+    secrets: Secrets | None = None  # certificate and token, where they can be read anew without the models
     access_log: bool = False
     ui: bool = True  # a page at /
     tracing: TracingSettings | None = None
@@ -97,8 +98,8 @@ def serve(
     """Serve until SIGTERM or SIGINT; returns when everything in flight has been answered.
 
     A worker accepts from its supervisor's listeners instead of its own, SIGHUP retires it, and it reads its certificate
-    and its token anew when the supervisor says so. Alone, the server reads both and all models anew on SIGHUP. SIGUSR1
-    has a line of counts logged.
+    and its token anew when the supervisor says so. Alone, the server reads both anew on SIGHUP, and all
+    models unless nothing but these two has changed. SIGUSR1 has a line of counts logged.
 
     Raises:
         UsageError: the address cannot be had, or what traces need.
@@ -149,7 +150,7 @@ async def _serve(
         doors = [*worker.doors(state, plain, http, grpc_connection)]
     if grpc is not None:
         doors.append(grpc)
-    drain = _Drain(state, doors, worker, grpc, options.certificates)
+    drain = _Drain(state, doors, options, worker, grpc)
     if options.gc_freeze:
         gc.collect()
         gc.freeze()
@@ -224,15 +225,16 @@ class _Drain:
         self,
         state: ServerState,
         doors: Sequence[Door],
+        options: ServerOptions,
         worker: WorkerProcess | None,
         grpc: "GrpcServer | None" = None,
-        certificates: Certificates | None = None,
     ) -> None:
         self._state = state
         self._doors = doors
         self._worker = worker
         self._grpc = grpc
-        self._certificates = certificates
+        self._certificates = options.certificates
+        self._secrets = options.secrets
         self._stopping = asyncio.Event()
         state.loop.add_signal_handler(signal.SIGTERM, self._begin, state.limits.drain_s)
         state.loop.add_signal_handler(signal.SIGINT, self._begin, 0.0)
@@ -280,7 +282,7 @@ class _Drain:
             self._leave_when_empty(self._state.loop.time() + self._state.limits.drain_s)
 
     def renew(self) -> None:
-        """Read the certificate, the token and all models anew."""
+        """Read the certificate, the token and all models anew; the models only if they may have changed."""
         self._stale = True
         if self._renewing is None or self._renewing.done():
             self._renewing = self._state.loop.create_task(self._read_anew())
@@ -289,11 +291,21 @@ class _Drain:
         """Read everything anew, as a successor of a worker would; what does not load is answered as before."""
         while self._stale and not self._state.draining:
             self._stale = False
+            secrets = self._secrets
+            if secrets is not None and secrets.changed_alone():
+                _log.info("no model has changed: all models are kept")
+                if TOKEN in secrets.read():
+                    self._state.context.renew_token()
+                continue
+            if secrets is not None:
+                await asyncio.to_thread(secrets.note)
             if self._certificates is not None:
                 self._certificates.renew()
             _log.info("reloading all models")
             self._state.context.renew_token()
-            await self._state.context.models.renew()
+            all_loaded = await self._state.context.models.renew()
+            if secrets is not None and not all_loaded:
+                secrets.forget()
 
     def _tell(self) -> None:
         _log.info("%s", self._state.context.counts.line())

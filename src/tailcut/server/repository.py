@@ -252,19 +252,23 @@ class ModelRepository:
             _log.info("%s: unloaded: its folder was removed", name)
             await self._retire(served.model)
 
-    async def renew(self) -> None:
-        """Read all models that are served anew, one after the other; one that does not load stays as it was."""
+    async def renew(self) -> bool:
+        """Read all models anew, one after the other; whether all were loaded. What does not load stays as it was."""
         async with self._turn:
             self.tell_changed()  # heads that were admitted may not be any more
             models = len(list(self))
+            all_loaded = True
             if self._library is not None:
                 for name in dict.fromkeys(served.name for served in self):
-                    with suppress(InvalidInputError, NotFoundError):  # which is logged
+                    try:
                         await self._load_from(self._library, name)
-                return
+                    except (InvalidInputError, NotFoundError):  # which is logged
+                        all_loaded = False
+                return all_loaded
             for key, served in list(self._known.items()):
                 if served.reload is not None and key not in self._gone:
-                    await self._try_replace(key, partial(served.reload, models))
+                    all_loaded &= not await self._try_replace(key, partial(served.reload, models))
+            return all_loaded
 
     async def _try_replace(self, key: tuple[str, str], reload: Callable[[], Model]) -> str:
         """Load a model anew and log what came of it; why it could not be loaded, for a client, or nothing."""

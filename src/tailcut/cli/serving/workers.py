@@ -70,14 +70,21 @@ def need_shareable(*, needs_one: bool) -> None:
 
 
 def shared_secrets(
-    certificates: "Certificates | None", token_file: Path | None, sources: Sequence[Source]
+    certificates: "Certificates | None", token_file: Path | None, sources: Sequence[Source], *, warns: bool = True
 ) -> "Secrets | None":
-    """The certificate and the token that workers can read anew; None where there is neither."""
+    """The certificate and the token, which can be read anew without the models; None where there is neither.
+
+    Args:
+        certificates: of the ports.
+        token_file: with the token.
+        sources: all that the models are read from.
+        warns: whether a line says that every user can read the token.
+    """
     from tailcut.server.workers.secrets import Secrets
 
     if certificates is None and token_file is None:
         return None
-    read = None if token_file is None else partial(read_token, token_file)
+    read = None if token_file is None else partial(read_token, token_file, warns=warns)
     return Secrets(certificates, token_file, read, partial(files_of, sources))
 
 

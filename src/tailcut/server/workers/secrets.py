@@ -1,9 +1,10 @@
-"""The certificate and the token of several workers, read anew where nothing else has changed.
+"""The certificate and the token, read anew where nothing else has changed.
 
 A worker that is replaced ends its connections. Models need that, because their settings belong to the process; a
 certificate and a token do not. So the supervisor notes what the files look like that workers read, and on SIGHUP tells
 workers to read the certificate or the token, where nothing but these has changed. It reads them first itself: a mistake
-is logged once, and no worker is told.
+is logged once, and no worker is told. A server of one process does the same for itself: a model that is loaded anew
+needs memory beside the old one.
 """
 
 import logging
@@ -34,13 +35,13 @@ def _stamp(file: Path) -> Stamp | None:
 
 @dataclass(slots=True)
 class Secrets:
-    """What workers can read anew.
+    """What can be read anew without the models.
 
     Args:
         certificates: of the ports, where they speak TLS.
         token_file: with the token, where there is one.
         read_token: its content.
-        models: lists all other files that a worker reads; None where that is not known.
+        models: lists all other files that are read; None where that is not known.
     """
 
     certificates: Certificates | None
@@ -51,13 +52,13 @@ class Secrets:
     _of_models: dict[Path, Stamp | None] | None = field(init=False, default=None)  # None: not known
 
     def note(self) -> None:
-        """Note what workers that start from now on will find."""
+        """Note what is found by what is read from now on."""
         self._known = stamps(self._files())
         files = self.models()
         self._of_models = None if files is None else stamps(files)
 
     def forget(self) -> None:
-        """Forget what models look like: some are not what workers have read."""
+        """Forget what models look like: some are not what is served."""
         self._of_models = None
 
     def changed_alone(self) -> bool:
@@ -66,7 +67,7 @@ class Secrets:
         return known is not None and stamps(known) == known and stamps(self._files()) != self._known
 
     def read(self) -> bytes:
-        """Read both anew; what workers are to read. What is not right is logged, and stays as it was."""
+        """Read both anew; which of them can be used. What is not right is logged, and stays as it was."""
         current = stamps(self._files())
         right = self.certificates is None or self.certificates.renew()
         orders = CERTIFICATE if self.certificates is not None and right else b""
