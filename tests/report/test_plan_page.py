@@ -54,6 +54,15 @@ def test_the_page_has_charts_and_escapes_names() -> None:
     assert page(result).scaling is None
 
 
+def test_the_page_writes_names_as_they_are() -> None:
+    """In sentences, too, which begin with a large letter all the same."""
+    result = plan(models=[measured("aBERT-Base"), measured("XLM")], rates=[20.0, 20.0], limits=[Limit("p99", 60.0)] * 2)
+    html = render_plan_html(result)
+    assert "<li>ABERT-Base: the profile does not say what the tuned server answered: CPU times are those" in html
+    assert "<li>XLM: the profile" in html
+    assert "<li>Arrivals: poisson" in html
+
+
 def test_the_page_of_a_recording() -> None:
     """Replicas, and missed requests, over time."""
     recording = Recording(np.array([0.0, 100.0, 200.0]), np.array([0.0, 5000.0, 30_000.0]), replayed=False)

@@ -65,6 +65,7 @@ def render(template: str, raw: Mapping[str, Any], **values: Any) -> str:
         "ms": words.milliseconds,
         "ns": words.nanoseconds,
         "count": words.count,
+        "capitalized": words.capitalized,
         "ratio": words.ratio,
         "bounds": words.bounds,
         "costs": words.costs,

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from tailcut.planning.records import Autoscaled, PlannedFigures, PlanResult, ScalingMoment
 from tailcut.report.charts import Chart, Point, Series, Tick, linear
-from tailcut.report.words import count, milliseconds
+from tailcut.report.words import capitalized, count, milliseconds
 
 _DRAWN = 72  # points of a course, each with a dot: means of as many of its parts as are needed
 _SMALL = 2.6  # radius of such a dot
@@ -144,7 +144,7 @@ def page(result: PlanResult) -> PlanPage:
     )
     return PlanPage(
         head,
-        f"{lead[0].upper()}{lead[1:]}.",
+        f"{capitalized(lead)}.",
         facts,
         tuple(situation_rows(result)),
         heads(result),

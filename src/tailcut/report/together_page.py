@@ -10,7 +10,7 @@ from rich.table import Table
 from tailcut.report.strips import ArmStrip, Strips, strips
 from tailcut.report.tune_page import figures_of
 from tailcut.report.tune_words import FOUND, NOT_KEPT, NOTHING_KEPT, UNCHANGED, arm_title, noise_words
-from tailcut.report.words import milliseconds, milliseconds_between, ratio
+from tailcut.report.words import capitalized, milliseconds, milliseconds_between, ratio
 from tailcut.tuner.together.result_records import JointModel, JointResult, JointVerification
 
 ARM_WORDS = {
@@ -55,7 +55,7 @@ def headline(result: JointResult) -> tuple[str, str]:
         return UNCHANGED.capitalize(), "Nothing was better than the engine's defaults: the profiles hold them."
     before = _limits_words([verification.baseline.within for verification in checked])
     sentence = f"{names} in one server, all under load at the same time; with the engine's defaults, {before}."
-    return _limits_words([verification.tuned.within for verification in checked]).capitalize(), sentence
+    return capitalized(_limits_words([verification.tuned.within for verification in checked])), sentence
 
 
 def not_kept_words(result: JointResult) -> str:

@@ -41,6 +41,11 @@ def nanoseconds(value: float | None) -> str:
     return f"{value / size:.4g} {unit}"
 
 
+def capitalized(text: str) -> str:
+    """A text with a large first letter; names in it stay as they are written, unlike with `str.capitalize`."""
+    return text[:1].upper() + text[1:]
+
+
 def count(value: float | None) -> str:
     """A number of things, or of things per second."""
     return "unknown" if value is None else f"{value:,.0f}" if value >= 100 else f"{value:,.4g}"
