@@ -159,3 +159,10 @@ def test_a_file_that_is_no_trace_of_models(tmp_path: Path, text: str | None, wor
         path.write_text(text, encoding="utf-8")
     with pytest.raises(UsageError, match=re.escape(words)):
         read_trace_of_models(path, ["a", "b"])
+
+
+def test_a_trace_with_a_byte_order_mark(tmp_path: Path) -> None:
+    """Is read as without."""
+    path = tmp_path / "trace"
+    path.write_text("\ufeff1.0\n2.0\n", encoding="utf-8")
+    assert read_trace(path).seconds.tolist() == [0.0, 1.0]

@@ -107,14 +107,35 @@ def test_rates_as_monitoring_systems_export_them(tmp_path: Path, text: str) -> N
 
 @pytest.mark.parametrize(
     ("text", "message"),
+@pytest.mark.parametrize(
+    "text",
+    [
+        "time\n0.0\n1.0\n3.0\n",
+        "arrival time\n0.0\n1.0\n3.0\n",
+        "0.0,\n1.0,\n3.0,\n",
+        '\ufeff"0.0";\n# a comment\n\n"1.0";\n"3.0";\n',
+    ],
+)
+def test_arrival_times_as_monitoring_systems_export_them(tmp_path: Path, text: str) -> None:
+    """One column is read as two are."""
+    path = tmp_path / "times.csv"
+    path.write_text(text, encoding="utf-8")
+    result = read_recording(path)
+    assert result.replayed
+    assert list(result.edges_s) == [0, 1, 3]
+
+
     [
         ("", "2 to .*SECONDS RATE"),
         ("1\n", "2 to"),
         ("1\nx\n", "line 2 .*SECONDS RATE"),
-        ("time,rate\n", "not a trace of rates"),
-        ("2026-01-01T00:00:00Z,5\n2026-01-01T00:05:00Z,6\n", "not a trace of rates"),
-        ("1 2\n2\n", "not a trace of rates"),
-        ("1 x\n2 3\n", "not a trace of rates"),
+        ("time,rate\n", "2 to .*SECONDS RATE"),
+        ("2026-01-01T00:00:00Z,5\n2026-01-01T00:05:00Z,6\n", "not a trace of rates: line 1 "),
+        ("1 2\n2\n", "not a trace of rates: line 2 "),
+        ("1 x\n2 3\n", "not a trace of rates: line 1 "),
+        ("time,rate\n# a comment\n0,1\n300,\n600,2\n", "not a trace of rates: line 4 "),
+        ("time,rate\n0,1\n300,NaN\n600,2\n", "not a trace of rates: line 3 "),
+        ("time\n0.0\nx\n", "line 3 .*SECONDS RATE"),
         ("1 2\n", "not a trace of rates"),
         ("1 2\n1 3\n", "must rise"),
         ("1 0\n2 0\n", "must rise"),

@@ -4,7 +4,7 @@ All of them give int64 nanoseconds from the start, sorted. A load test plans its
 nothing the server does can change them.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -168,13 +168,22 @@ def read_trace(path: Path) -> Replayed:
 
 def read_trace_of_models(path: Path, models: Sequence[str]) -> list[RecordingWindow]:
     """A file of an arrival time and a model's name a line, as windows in the order of the models.
+    return trace_of_lines(path, _trace_lines(path))
+
+
+def trace_of_lines(path: Path, lines: Iterable[tuple[int, str]]) -> Replayed:
+    """The same from the lines of a file with their numbers, each of them a time.
+
+    Raises:
+        UsageError: fewer than two arrivals, or a line that is no time.
+    """
 
     Raises:
         UsageError: as in `read_trace`; a line names none of the models, or one of them has no arrival.
     """
     seconds: list[float] = []
     own: dict[str, list[float]] = {name: [] for name in models}
-    for number, line in _trace_lines(path):
+    for number, line in lines:
         at, _, name = line.strip().partition(" ")
         seconds.append(_trace_time(path, number, at, seconds[-1] if seconds else 0.0))
         if name.strip() not in own:
@@ -192,7 +201,7 @@ def read_trace_of_models(path: Path, models: Sequence[str]) -> list[RecordingWin
 def _trace_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yield the lines that are no comments, with their numbers from 1."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:
         raise MissingFileError(f"{path}: no such trace") from None
     except (OSError, UnicodeDecodeError) as error:

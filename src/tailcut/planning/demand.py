@@ -3,6 +3,7 @@
 A recording is arrival times, or rates over time; it can be scaled to another mean rate.
 """
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,11 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from tailcut.errors import MissingFileError, UsageError
-from tailcut.lab.arrivals import Arrivals, Bursty, Constant, Poisson, Replayed, read_trace
+from tailcut.lab.arrivals import Arrivals, Bursty, Constant, Poisson, trace_of_lines
 
 MOST_REQUESTS = 10_000_000  # of a recording that are simulated one by one
 _LEAST_RATE = 0.01  # requests per second: of fewer, a simulation lasts longer than its clock can count
 _PERCENTILE = re.compile(r"p(\d{1,2}(?:\.\d{1,4})?)\Z")
+_COLUMNS, _LEAST_LINES = 2, 2  # of a recording of rates
 _DIVIDERS = re.compile(r'[,;"]')  # of a line of numbers, besides spaces
 _KINDS = ("poisson", "constant", "bursty")
 
@@ -162,26 +164,15 @@ def read_recording(path: Path) -> Recording:
     Raises:
         UsageError: missing, not such a file, or too short.
     """
-    try:
-        lines = [_DIVIDERS.sub(" ", line).split() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    except FileNotFoundError:
-        raise MissingFileError(f"{path}: no such trace") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: not a readable trace: {error}") from None
-    rows = [line for line in lines if line and not line[0].startswith("#")]
-    if not any(len(line) == 2 for line in rows):
+    rows = _rows(path)
+    if not any(len(row) == _COLUMNS for _, row in rows):
         try:
-            trace: Replayed = read_trace(path)
+            trace = trace_of_lines(path, ((number, " ".join(row)) for number, row in rows))
         except UsageError as error:
             raise UsageError(f"{error}, or lines of SECONDS RATE") from None
         return Recording(trace.seconds, np.arange(1.0, len(trace.seconds) + 1), replayed=True)
-    if not any(map(_is_number, rows[0])):  # names of the columns
-        rows = rows[1:]
-    try:
-        values = np.array([[float(word) for word in line] for line in rows])
-    except ValueError:
-        values = np.zeros((0, 2))
-    if values.ndim != 2 or values.shape[1] != 2 or len(values) < 2 or not np.isfinite(values).all():
+    values = np.array([_pair(path, number, row) for number, row in rows])
+    if len(values) < _LEAST_LINES:
         raise UsageError(f"{path}: not a trace of rates: write two lines or more of SECONDS RATE, all of them numbers")
     seconds, rates = values[:, 0] - values[0, 0], values[:, 1]
     lengths = np.append(np.diff(seconds), seconds[-1] - seconds[-2])
@@ -189,6 +180,35 @@ def read_recording(path: Path) -> Recording:
         raise UsageError(f"{path}: the times of a trace of rates must rise, and no rate may be below 0, nor all be 0")
     load = np.concatenate([[0.0], np.cumsum(lengths * rates)])
     return Recording(np.append(seconds, seconds[-1] + lengths[-1]), load, replayed=False)
+
+
+def _rows(path: Path) -> list[tuple[int, list[str]]]:
+    """The words of each line, with its number from 1; without comments, empty lines and names of the columns.
+
+    Raises:
+        UsageError: the file is missing, or not readable.
+    """
+    try:
+        lines = [_DIVIDERS.sub(" ", line).split() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    except FileNotFoundError:
+        raise MissingFileError(f"{path}: no such trace") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: not a readable trace: {error}") from None
+    rows = [(number, line) for number, line in enumerate(lines, 1) if line and not line[0].startswith("#")]
+    return rows if not rows or any(map(_is_number, rows[0][1])) else rows[1:]
+
+
+def _pair(path: Path, number: int, row: list[str]) -> tuple[float, float]:
+    """A time and a rate.
+
+    Raises:
+        UsageError: the line is something else.
+    """
+    if len(row) == _COLUMNS and all(map(_is_number, row)):
+        seconds, rate = map(float, row)
+        if math.isfinite(seconds) and math.isfinite(rate):
+            return seconds, rate
+    raise UsageError(f"{path}: not a trace of rates: line {number} is not SECONDS RATE, two numbers")
 
 
 def _is_number(word: str) -> bool:
