@@ -1,14 +1,16 @@
 """The least number of replicas, and the highest rate, against what is known."""
 
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from tests.planning.test_cluster import FREE, exponential, fixed, single
 
 from tailcut.errors import UsageError
 from tailcut.lab.arrivals import Bursty, Poisson
-from tailcut.planning.cluster import Cluster
-from tailcut.planning.demand import Limit
+from tailcut.planning.cluster import Cluster, simulate_cluster
+from tailcut.planning.demand import Limit, Stretch
 from tailcut.planning.search import (
     Figures,
     PlannedLoad,
@@ -126,3 +128,27 @@ def test_points_of_the_curve() -> None:
     assert curve_points(1) == [1, 2]
     assert curve_points(39) == [1, 2, 19, 38, 39, 40, 59]
     assert curve_points(1000)[-1] == 1000
+
+
+def test_a_lone_request_on_few_cores() -> None:
+    """Takes longer, and still meets no other one."""
+    item = Configuration(fixed(3.0, threads=2), FREE, max_batch_size=1)
+    assert 6 <= lone_ms(replace(item, cores=1.0), P99) <= 9
+    assert 6000 <= lone_ms(replace(item, cores=0.001), P99) <= 15_000
+
+
+def test_lone_requests_of_a_rare_percentile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Are a million at most, and fewer where the clock of a simulation is too short for them."""
+    counts = []
+
+    def counted(cluster: Cluster, arrivals: np.ndarray, seed: int) -> object:
+        counts.append(len(arrivals))
+        assert 0 <= arrivals[-1] < 1 << 62
+        return simulate_cluster(cluster, arrivals[:100], seed)
+
+    monkeypatch.setattr("tailcut.planning.search.simulate_cluster", counted)
+    item = single(fixed(3.0), cores=0.01)
+    for percentile, configuration in (("p99.9", item), ("p99.9999", item), ("p99.9999", replace(item, cores=1e-5))):
+        lone_ms(configuration, Limit(percentile, 10.0))
+    assert counts[:2] == [20_000, 1_000_000]
+    assert 1000 < counts[2] < 100_000

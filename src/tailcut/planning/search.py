@@ -12,6 +12,7 @@ from functools import cache
 import numpy as np
 
 from tailcut.errors import UsageError
+from tailcut.kernels.queueing import FAR
 from tailcut.lab.arrivals import Arrivals
 from tailcut.planning.cluster import Cluster, simulate_cluster, without_client
 from tailcut.planning.demand import Limit
@@ -23,6 +24,7 @@ _PER_SERVER, _FEWEST, _MOST = 2000, 40_000, 200_000  # requests of a simulation
 _LIMITS = 100  # times the limit that it lasts, at least: a queue that grows has to be seen to
 _BEYOND = 200  # requests that lie beyond the percentile, at least
 _BEYOND_RARE, _FEWEST_RARE = 10, 200  # the same, and requests in all, of a model beside others that have many more
+_BEYOND_LONE, _FEWEST_LONE = 20, 2000  # the same, of those that never meet
 _FEW = 100  # requests: of fewer, the mean rate is left to chance
 _CYCLES_S = 40.0  # of bursty and recorded traffic, at least
 _MOST_BEYOND = 1_000_000
@@ -154,8 +156,10 @@ def answered_within(prediction: Prediction, limit: Limit) -> float:
 
 def lone_ms(configuration: Configuration, limit: Limit, seed: int = 0) -> float:
     """The percentile of requests that never meet each other: nothing is quicker, however many servers there are."""
-    apart_ns = 1_000_000_000 + 4 * int(configuration.service.quantiles_ns[0].max())
-    arrivals = np.arange(round(max(2000.0, 20 / (1 - limit.share))), dtype=np.int64) * apart_ns
+    slower = max(1.0, configuration.busy_threads / configuration.free_cores)
+    apart_ns = int(slower * (1e9 + 4 * float(configuration.service.quantiles_ns[0].max())))
+    count = min(round(max(_FEWEST_LONE, _BEYOND_LONE / (1 - limit.share))), _MOST_BEYOND, FAR // (2 * apart_ns))
+    arrivals = np.arange(count, dtype=np.int64) * apart_ns
     return simulate_cluster(Cluster(configuration), arrivals, seed).prediction.percentile_ms(limit.share)
 
 
