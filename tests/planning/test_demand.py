@@ -7,11 +7,13 @@ import pytest
 
 from tailcut.durations import parse_duration
 from tailcut.errors import UsageError
+from tailcut.lab.arrivals import Bursty
 from tailcut.planning.demand import (
     Limit,
     Recording,
     Stretch,
     busiest,
+    even_bursts,
     parse_arrivals,
     parse_limit,
     parse_rates,
@@ -106,8 +108,6 @@ def test_rates_as_monitoring_systems_export_them(tmp_path: Path, text: str) -> N
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
-@pytest.mark.parametrize(
     "text",
     [
         "time\n0.0\n1.0\n3.0\n",
@@ -125,6 +125,8 @@ def test_arrival_times_as_monitoring_systems_export_them(tmp_path: Path, text: s
     assert list(result.edges_s) == [0, 1, 3]
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
     [
         ("", "2 to .*SECONDS RATE"),
         ("1\n", "2 to"),
@@ -185,3 +187,23 @@ def test_a_stretch_repeats_at_any_rate() -> None:
         times = Stretch(part, 10.0, rate).times(40.0, 1) / 1e9
         assert len(times) == pytest.approx(40 * rate, rel=0.05)
         assert (times % 10 < 2.5).mean() == pytest.approx((part < 2.5).mean(), abs=0.03)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_twenty_bursts_are_neither_more_nor_longer_than_expected(seed: int) -> None:
+    """Whatever the seed: a tenth of the time at five times the mean rate, and the rest at what keeps the mean."""
+    process = Bursty(100.0, 5.0, 10.0)
+    times = even_bursts(process, 20 * process.cycle_s, seed)
+    assert len(times) == pytest.approx(200_000, rel=0.01)
+    assert (np.diff(times) >= 0).all()
+    assert 0 <= times[0] <= times[-1] < 2e12
+    counts = np.bincount(times // 1_000_000_000, minlength=2000)
+    assert (counts > 250).mean() == pytest.approx(0.1, abs=0.01)
+    assert counts[counts < 150].mean() == pytest.approx(process.calm_rate, rel=0.03)
+
+
+def test_bursts_at_ten_times_the_mean_have_nothing_between_them() -> None:
+    """The rate in between is 0; one burst at least is in the shortest simulation."""
+    times = even_bursts(Bursty(100.0, 10.0, 1.0), 1.0, 3) / 1e9
+    assert len(times) == pytest.approx(100, abs=40)
+    assert (np.diff(np.sort(times)) > 0.8).sum() <= 1

@@ -11,7 +11,7 @@ import pytest
 from tailcut.engines import EngineOptions
 from tailcut.engines.base import CudaOptions
 from tailcut.errors import UsageError
-from tailcut.lab.arrivals import Poisson
+from tailcut.lab.arrivals import Bursty, Poisson
 from tailcut.models import digits_model
 from tailcut.planning.autoscale import Rules
 from tailcut.planning.demand import Limit, Recording
@@ -267,6 +267,27 @@ def test_a_recording_has_a_course() -> None:
     assert 0 < scaled.missed < scaled.requests
     assert max(item.replicas for item in scaled.course) > 1
     msgspec.json.encode(result)
+
+
+def test_a_recording_with_too_much_in_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Is planned for as many seconds as can be simulated, which the plan says."""
+    recording = Recording(np.array([0.0, 50.0, 60.0, 200.0]), np.array([0.0, 2500.0, 6500.0, 13_500.0]), replayed=False)
+    whole = plan(recording=recording, rates=[])
+    monkeypatch.setattr("tailcut.planning.plan.longest_round_s", lambda capacity: 10.0)
+    result = plan(recording=recording, rates=[])
+    assert whole.assumptions.notes[-1] == "replicas are planned for the busiest minute of the recording"
+    assert "busiest 10 s of the recording, as a minute is too much" in result.assumptions.notes[-1]
+    assert result.predicted.rate == pytest.approx(400, rel=0.1)
+
+
+def test_bursts_that_are_too_long() -> None:
+    """Are simulated shorter, which the plan says; or refused in a line that says what to do."""
+    item = measured(us=1000.0)
+    wanted = {"models": [item], "rates": [20.0], "headroom": 0.0}
+    result = plan(**wanted, arrivals=lambda rate: Bursty(rate, 5.0, 30.0), limits=[Limit("p99", 15.0)])
+    assert "s were simulated, which 30 s are taken to be like" in result.assumptions.notes[-1]
+    with pytest.raises(UsageError, match="too many requests to simulate: plan for the bursts' own rate"):
+        plan(**wanted, arrivals=lambda rate: Bursty(rate, 5.0, 30.0), limits=[Limit("p99", 500.0)])
 
 
 @pytest.mark.parametrize("rate", [1e-6, 1e-3])

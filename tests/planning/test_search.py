@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -20,7 +21,9 @@ from tailcut.planning.search import (
     highest_rate,
     least_replicas,
     lone_ms,
+    longest_round_s,
     losses,
+    simulated_bursts,
 )
 from tailcut.tuner.simulate import Configuration
 
@@ -109,6 +112,50 @@ def test_bursts_need_more() -> None:
     assert highest_rate(expect, 2, capacity, 500.0) < 0.8 * highest_rate(plain, 2, capacity, 1000.0)
     arrivals = bursty.arrivals(1000.0, 40.0)
     assert len(arrivals) / (arrivals[-1] / 1e9) == pytest.approx(1000, rel=0.02)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_long_bursts_are_simulated(seed: int) -> None:
+    """Twenty of them, whatever the seed: two servers that are overloaded during each miss the limit, three do not."""
+    bursty = PlannedLoad(lambda rate: Bursty(rate, 5.0, 20.0), Limit("p99", 80.0), seed)
+    assert bursty.length_s(55.0, 2) == pytest.approx(20 * 200)
+    expect = expect_cluster(Cluster(single(fixed(8.0))), bursty)
+    assert [expect(replicas, 55.0).within for replicas in (2, 3)] == [False, True]
+
+
+def test_bursts_are_shortened_where_there_are_too_many_requests() -> None:
+    """To a hundred limits at least; what is still too much is refused, with what to do."""
+    process = Bursty(1.0, 5.0, 30.0)
+    assert simulated_bursts(process, [P99], 40.0) == process
+    assert simulated_bursts(process, [P99], 250.0).length_s == pytest.approx(5.0)
+    assert simulated_bursts(process, [P99], 5000.0).length_s == pytest.approx(1.0)
+    assert simulated_bursts(process, [P99], 1000.0, 1).length_s == pytest.approx(5.0)
+    with pytest.raises(UsageError, match=r"bursts of 30 s are too many .*--arrivals poisson and 5 times the --rate"):
+        simulated_bursts(process, [P99, Limit("p99", 1000.0)], 300.0)
+
+
+def test_a_peak_counts_wherever_it_lies() -> None:
+    """Three seconds of a minute at eight times the rate: at its begin, in its middle, and at its end."""
+    results = []
+    for begin_s in (0.0, 30.0, 57.0):
+        random = np.random.default_rng(0)
+        seconds = np.concatenate([random.uniform(0, 60, 60_000), random.uniform(begin_s, begin_s + 3, 21_000)])
+        load = PlannedLoad(partial(Stretch, np.sort(seconds), 60.0), P99)
+        assert load.length_s(1350.0, 4) == 120.0
+        results.append(expect_cluster(Cluster(single(fixed(1.0))), load)(6, 1350.0))
+    assert [result.within for result in results] == [False] * 3
+    assert [result.goodput for result in results] == pytest.approx([results[0].goodput] * 3, rel=0.03)
+    assert [result.utilisation for result in results] == pytest.approx([results[0].utilisation] * 3, rel=0.03)
+
+
+def test_rounds_of_recorded_traffic_are_few_where_there_is_much() -> None:
+    """Few servers are simulated, and no more of the recording than two of its rounds fit."""
+    load = PlannedLoad(partial(Stretch, np.linspace(0, 60, 100, endpoint=False), 60.0), P99)
+    assert load.servers(1000, 1000 * 1000.0) == 6
+    assert load.servers(1000, 1000 * 9000.0) == 4
+    assert load.servers(3, 10.0) == 3
+    assert load.length_s(100.0, 3) / 60 == 1 + 6  # 40,000 requests, of which a tenth need not count
+    assert longest_round_s(1000.0) > 60 > longest_round_s(20_000.0)
 
 
 def test_a_lone_request() -> None:

@@ -101,3 +101,16 @@ def test_bursts_of_a_rare_model_stay_bursts() -> None:
         return expect_together([often, other], 2.0)(1, 2000.0 + rate).parts[1].p99_ms
 
     assert rare(0.5, lambda rate: Bursty(rate, 10.0, 5.0)) > 1.5 * rare(0.01, Poisson)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_long_bursts_beside_another_model(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twenty of them are simulated, however few requests that should be: one replica is overloaded meanwhile."""
+    monkeypatch.setattr("tailcut.planning.together._MOST", 1000)
+    bursty = PlannedLoad(lambda rate: Bursty(rate, 5.0, 2.0), Limit("p99", 60.0), seed)
+    tenants = [
+        Tenant(single(fixed(5.0), cores=1.0), bursty, 50.0),
+        Tenant(single(fixed(1.0), cores=1.0), bursty, 50.0),
+    ]
+    expect = expect_together(tenants, 1.0)
+    assert [expect(replicas, 100.0).within for replicas in (1, 3)] == [False, True]

@@ -76,13 +76,22 @@ class Bursty:
                 f"the burst factor must be above 1 and at most {1 / BURST_SHARE:g}, and the burst length above 0"
             )
 
+    @property
+    def cycle_s(self) -> float:
+        """From one burst to the next, on average."""
+        return self.length_s / BURST_SHARE
+
+    @property
+    def calm_rate(self) -> float:
+        """Requests per second between bursts."""
+        return self.rate * (1 - BURST_SHARE * self.factor) / (1 - BURST_SHARE)
+
     def times(self, duration_s: float, seed: int) -> np.ndarray:
         """A seeded draw; the first state is drawn too."""
         random = np.random.default_rng(seed)
         edges, in_burst = [0.0], bool(random.random() < BURST_SHARE)
         load = [0.0]  # arrivals expected up to each edge
-        calm_rate = self.rate * (1 - BURST_SHARE * self.factor) / (1 - BURST_SHARE)
-        calm_length_s = self.length_s * (1 - BURST_SHARE) / BURST_SHARE
+        calm_rate, calm_length_s = self.calm_rate, self.cycle_s - self.length_s
         while edges[-1] < duration_s:
             lasts = random.exponential(self.length_s if in_burst else calm_length_s)
             edges.append(edges[-1] + lasts)
@@ -159,15 +168,6 @@ def read_trace(path: Path) -> Replayed:
     Raises:
         UsageError: missing, fewer than two arrivals, or a line that is no time.
     """
-    seconds: list[float] = []
-    for number, line in _trace_lines(path):
-        seconds.append(_trace_time(path, number, line, seconds[-1] if seconds else 0.0))
-    _check_trace(path, seconds)
-    return Replayed(np.asarray(seconds) - seconds[0])
-
-
-def read_trace_of_models(path: Path, models: Sequence[str]) -> list[RecordingWindow]:
-    """A file of an arrival time and a model's name a line, as windows in the order of the models.
     return trace_of_lines(path, _trace_lines(path))
 
 
@@ -177,13 +177,22 @@ def trace_of_lines(path: Path, lines: Iterable[tuple[int, str]]) -> Replayed:
     Raises:
         UsageError: fewer than two arrivals, or a line that is no time.
     """
+    seconds: list[float] = []
+    for number, line in lines:
+        seconds.append(_trace_time(path, number, line, seconds[-1] if seconds else 0.0))
+    _check_trace(path, seconds)
+    return Replayed(np.asarray(seconds) - seconds[0])
+
+
+def read_trace_of_models(path: Path, models: Sequence[str]) -> list[RecordingWindow]:
+    """A file of an arrival time and a model's name a line, as windows in the order of the models.
 
     Raises:
         UsageError: as in `read_trace`; a line names none of the models, or one of them has no arrival.
     """
     seconds: list[float] = []
     own: dict[str, list[float]] = {name: [] for name in models}
-    for number, line in lines:
+    for number, line in _trace_lines(path):
         at, _, name = line.strip().partition(" ")
         seconds.append(_trace_time(path, number, at, seconds[-1] if seconds else 0.0))
         if name.strip() not in own:

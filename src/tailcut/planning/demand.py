@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from tailcut.errors import MissingFileError, UsageError
-from tailcut.lab.arrivals import Arrivals, Bursty, Constant, Poisson, trace_of_lines
+from tailcut.lab.arrivals import BURST_SHARE, Arrivals, Bursty, Constant, Poisson, trace_of_lines
 
 MOST_REQUESTS = 10_000_000  # of a recording that are simulated one by one
 _LEAST_RATE = 0.01  # requests per second: of fewer, a simulation lasts longer than its clock can count
@@ -152,7 +152,7 @@ class Recording:
         scale = 1.0 if rate is None else rate / self.rate
         if self.replayed and scale == 1.0:
             return _nanoseconds(self.edges_s)
-        return _drawn(scale, self.load, self.edges_s, seed)
+        return _drawn(scale, self.load, self.edges_s, np.random.default_rng(seed))
 
 
 def read_recording(path: Path) -> Recording:
@@ -240,14 +240,39 @@ class Stretch:
         scale, rounds = self.rate / own, int(duration_s / self.length_s) + 1
         load = np.arange(1.0, rounds * len(self.seconds) + 1)
         edges = np.concatenate([self.seconds + number * self.length_s for number in range(rounds)])
-        nanos = _drawn(scale, load, edges, seed)
+        nanos = _drawn(scale, load, edges, np.random.default_rng(seed))
         return nanos[nanos < int(duration_s * 1e9)]
 
 
-def _drawn(scale: float, load: np.ndarray, edges_s: np.ndarray, seed: int) -> np.ndarray:
+def even_bursts(process: Bursty, duration_s: float, seed: int) -> np.ndarray:
+    """Arrivals of a duration that has as many bursts as are to be expected, for a tenth of it in all; int64 ns.
+
+    The lengths of the bursts, and of the times between them, are drawn from equal parts of the exponential
+    distribution, one from each: that of twenty bursts most are short or long is not left to chance.
+    """
+    random = np.random.default_rng(seed)
+    cycles = max(1, round(duration_s / process.cycle_s))
+    shares = (1 - BURST_SHARE) * _even_lengths(cycles, random), BURST_SHARE * _even_lengths(cycles, random)
+    lengths = duration_s * np.stack(shares, axis=1)
+    load = lengths * [process.calm_rate, process.factor * process.rate]
+    asked, edges_s = (np.concatenate([[0.0], np.cumsum(values)]) for values in (load, lengths))
+    nanos = _drawn(1.0, asked, edges_s, random)
+    begin = int(random.random() * duration_s * 1e9)  # in a burst, or between two
+    rotated: np.ndarray = np.sort((nanos + begin) % int(duration_s * 1e9))
+    return rotated
+
+
+def _even_lengths(count: int, random: np.random.Generator) -> np.ndarray:
+    """Lengths, one from each of so many equal parts of the exponential distribution, in any order; their sum is 1."""
+    lengths = -np.log1p(-(np.arange(count) + random.random(count)) / count)
+    shuffled: np.ndarray = random.permutation(lengths / lengths.sum())
+    return shuffled
+
+
+def _drawn(scale: float, load: np.ndarray, edges_s: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """A Poisson process on the scale of expected requests, which has their course on the scale of time; int64 ns."""
     most = scale * float(load[-1])
-    units = np.cumsum(np.random.default_rng(seed).exponential(1.0, int(most + 10 * most**0.5 + 10)))
+    units = np.cumsum(random.exponential(1.0, int(most + 10 * most**0.5 + 10)))
     return _nanoseconds(np.interp(units[units < most] / scale, load, edges_s))
 
 

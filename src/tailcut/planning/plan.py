@@ -1,12 +1,13 @@
 """A plan from measurements and demand to a result: search, curve, losses, price, and an autoscaler's course. Pure."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 
 from tailcut.errors import UsageError
+from tailcut.lab.arrivals import Arrivals, Bursty
 from tailcut.planning.autoscale import Course, Rules, simulate_autoscaler
 from tailcut.planning.cluster import Cluster
 from tailcut.planning.demand import Limit, Recording, Stretch, busiest
@@ -25,6 +26,7 @@ from tailcut.planning.records import (
 )
 from tailcut.planning.request import PlanRequest
 from tailcut.planning.search import (
+    FEWEST_UNEVEN,
     MOST_REPLICAS,
     MOST_SIMULATED,
     Expect,
@@ -36,7 +38,9 @@ from tailcut.planning.search import (
     highest_rate,
     least_replicas,
     lone_ms,
+    longest_round_s,
     losses,
+    simulated_bursts,
 )
 from tailcut.planning.together import Tenant, capacity_together, expect_together
 from tailcut.tuner.simulate import Configuration
@@ -59,6 +63,16 @@ class _Question:
     capacity: float
     lone_ms: tuple[float, ...]
     cluster: Cluster
+    traffic: "_Traffic"
+
+
+@dataclass(frozen=True)
+class _Traffic:
+    """What is simulated of the traffic that the user described, and what is to be said of it."""
+
+    make: Callable[[float], Arrivals]
+    rates: Sequence[float]
+    notes: Sequence[str] = ()
     arrivals_ns: np.ndarray | None = None  # of the recording
     compression: float = 1.0  # of its time
 
@@ -89,14 +103,15 @@ def make_plan(wanted: PlanRequest, tell: Callable[[str], None]) -> PlanResult:
     counts = sorted({*range(1, _SHOWN_LOSSES + 1), wanted.failures} - {0})
     lost = losses(question.expect, replicas, rate, counts)
     course = None
-    if wanted.rules is not None and question.arrivals_ns is not None:
+    arrivals_ns, compression = question.traffic.arrivals_ns, question.traffic.compression
+    if wanted.rules is not None and arrivals_ns is not None:
         tell("simulating the autoscaler")
         saturated = question.expect(1, 2 * question.capacity).utilisation
         rules = wanted.rules.resolved(replicas, saturated)
-        faster = rules.compressed(question.compression)
-        scaled = simulate_autoscaler(question.cluster, question.arrivals_ns, faster, wanted.limits[0], wanted.seed)
-        fixed_hours = replicas * int(question.arrivals_ns[-1]) / 3.6e12
-        course = _autoscaled(scaled, rules, fixed_hours, saturated, question.compression)
+        faster = rules.compressed(compression)
+        scaled = simulate_autoscaler(question.cluster, arrivals_ns, faster, wanted.limits[0], wanted.seed)
+        fixed_hours = replicas * int(arrivals_ns[-1]) / 3.6e12
+        course = _autoscaled(scaled, rules, fixed_hours, saturated, compression)
     return PlanResult(
         models=_models(wanted, question, figures),
         replicas=replicas,
@@ -113,7 +128,7 @@ def make_plan(wanted: PlanRequest, tell: Callable[[str], None]) -> PlanResult:
         ],
         price=_price(wanted.price, replicas, figures),
         autoscaling=course,
-        assumptions=_assumptions(wanted, replicas, figures, question.compression),
+        assumptions=_assumptions(wanted, replicas, figures, question.traffic),
         command=wanted.command,
     )
 
@@ -128,29 +143,63 @@ def _curve(wanted: PlanRequest, question: _Question, replicas: int, each: float)
 
 def _question(wanted: PlanRequest) -> _Question:
     configurations = wanted.configurations()
-    arrivals_ns, make, rates, faster = None, wanted.arrivals, list(wanted.rates), 1.0
-    if wanted.recording is not None:
-        faster, arrivals_ns = _recorded(wanted, wanted.recording)
-        length_s = min(BUSIEST_S / faster, max(float(arrivals_ns[-1]) / 1e9, 1e-3))
-        seconds = busiest(arrivals_ns, length_s)
-        rates = [len(seconds) / length_s]
-        make = partial(Stretch, seconds, length_s)
     lone = tuple(
         _checked_lone(model.profile.model.name, configuration, limit, wanted.seed)
         for model, configuration, limit in zip(wanted.models, configurations, wanted.limits, strict=True)
     )
     cluster = Cluster(configurations[0], 1, wanted.routing, round(wanted.hedge_ms * 1e6))
     if not wanted.together:
-        expect = expect_cluster(cluster, PlannedLoad(make, wanted.limits[0], wanted.seed), wanted.workers)
-        return _Question(
-            expect, rates[0], capacity_of(configurations[0], wanted.workers), lone, cluster, arrivals_ns, faster
-        )
+        traffic = _traffic(wanted, capacity_of(configurations[0]))
+        expect = expect_cluster(cluster, PlannedLoad(traffic.make, wanted.limits[0], wanted.seed), wanted.workers)
+        capacity = capacity_of(configurations[0], wanted.workers)
+        return _Question(expect, traffic.rates[0], capacity, lone, cluster, traffic)
     tenants = [
-        Tenant(configuration, PlannedLoad(make, limit, wanted.seed), rate, spin_ns(model.profile.settings.engine))
-        for model, configuration, limit, rate in zip(wanted.models, configurations, wanted.limits, rates, strict=True)
+        Tenant(
+            configuration,
+            PlannedLoad(wanted.arrivals, limit, wanted.seed),
+            rate,
+            spin_ns(model.profile.settings.engine),
+        )
+        for model, configuration, limit, rate in zip(
+            wanted.models, configurations, wanted.limits, wanted.rates, strict=True
+        )
     ]
+    capacity = capacity_together(tenants)
+    traffic = _traffic(wanted, capacity, 1)
+    tenants = [replace(tenant, load=replace(tenant.load, make=traffic.make)) for tenant in tenants]
     expect = expect_together(tenants, lasting_cores(wanted.replica_cores))
-    return _Question(expect, sum(rates), capacity_together(tenants), lone, cluster)
+    return _Question(expect, sum(wanted.rates), capacity, lone, cluster, traffic)
+
+
+def _traffic(wanted: PlanRequest, capacity: float, servers: int = FEWEST_UNEVEN) -> _Traffic:
+    """What is simulated: bursts short enough, and of a recording its busiest minute, or less where that is too much.
+
+    Args:
+        wanted: what the user asked for.
+        capacity: requests per second of one server.
+        servers: that are simulated.
+
+    Raises:
+        UsageError: there is too much to simulate, or too little to plan for.
+    """
+    if wanted.recording is None:
+        process = wanted.arrivals(1.0)
+        if not isinstance(process, Bursty):
+            return _Traffic(wanted.arrivals, wanted.rates)
+        bursts = simulated_bursts(process, wanted.limits, capacity, servers)
+        note = f"bursts of {bursts.length_s:.3g} s were simulated, which {process.length_s:g} s are taken to be like"
+        notes = [note] if bursts.length_s < process.length_s else []
+        return _Traffic(lambda rate: replace(bursts, rate=rate), wanted.rates, notes)
+    faster, arrivals_ns = _recorded(wanted, wanted.recording)
+    window_s = min(BUSIEST_S / faster, longest_round_s(capacity))
+    whole = window_s * faster > 0.99 * BUSIEST_S
+    part = (
+        "minute of the recording" if whole else f"{window_s * faster:.3g} s of the recording, as a minute is too much"
+    )
+    note = f"replicas are planned for the busiest {part}"
+    length_s = min(window_s, max(float(arrivals_ns[-1]) / 1e9, 1e-3))
+    seconds = busiest(arrivals_ns, length_s)
+    return _Traffic(partial(Stretch, seconds, length_s), [len(seconds) / length_s], [note], arrivals_ns, faster)
 
 
 def _recorded(wanted: PlanRequest, recording: Recording) -> tuple[float, np.ndarray]:
@@ -279,7 +328,7 @@ def _autoscaled(course: Course, rules: Rules, fixed_hours: float, saturated: flo
     )
 
 
-def _assumptions(wanted: PlanRequest, replicas: int, figures: Figures, faster: float) -> Assumptions:
+def _assumptions(wanted: PlanRequest, replicas: int, figures: Figures, traffic: _Traffic) -> Assumptions:
     return Assumptions(
         headroom=wanted.headroom,
         failures=wanted.failures,
@@ -293,5 +342,5 @@ def _assumptions(wanted: PlanRequest, replicas: int, figures: Figures, faster: f
         simulated=replicas > 1,
         largest_simulation=MOST_SIMULATED,
         seed=wanted.seed,
-        notes=plan_notes(wanted, replicas, faster, figures.parts),
+        notes=[*plan_notes(wanted, replicas, traffic.compression, figures.parts), *traffic.notes],
     )

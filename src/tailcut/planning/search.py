@@ -13,9 +13,9 @@ import numpy as np
 
 from tailcut.errors import UsageError
 from tailcut.kernels.queueing import FAR
-from tailcut.lab.arrivals import Arrivals
+from tailcut.lab.arrivals import BURST_SHARE, Arrivals, Bursty
 from tailcut.planning.cluster import Cluster, simulate_cluster, without_client
-from tailcut.planning.demand import Limit
+from tailcut.planning.demand import Limit, Stretch, even_bursts
 from tailcut.tuner.simulate import Configuration, Prediction, saturation_rate
 
 MOST_REPLICAS = 1000
@@ -26,10 +26,12 @@ _BEYOND = 200  # requests that lie beyond the percentile, at least
 _BEYOND_RARE, _FEWEST_RARE = 10, 200  # the same, and requests in all, of a model beside others that have many more
 _BEYOND_LONE, _FEWEST_LONE = 20, 2000  # the same, of those that never meet
 _FEW = 100  # requests: of fewer, the mean rate is left to chance
-_CYCLES_S = 40.0  # of bursty and recorded traffic, at least
+_CYCLES = 20  # bursts that a simulation has, at least
 _MOST_BEYOND = 1_000_000
-_MOST_UNEVEN, _FEWEST_UNEVEN = 800_000, 4  # requests, and servers for which there may be more
-_WARMUP = 0.1
+_MOST_UNEVEN, FEWEST_UNEVEN = 800_000, 4  # requests, and servers for which there may be more
+_SHORTENED, _MOST_LONG = 1_000_000, 6_000_000  # requests at full load: of more, bursts are shortened, or refused
+_MOST_ROUNDS = 3_000_000  # the same, of recorded traffic
+_WARMUP, _ROUNDS = 0.1, 2  # what is not counted of a simulation, and rounds of recorded traffic, at least
 _TIGHT, _LEAST = 0.02, 1e-3  # of a bisection of rates: how near, and the least share of the capacity
 _GROWTH = 1.3
 
@@ -84,20 +86,43 @@ class PlannedLoad:
     def arrivals(self, rate: float, length_s: float, seed: int = 0) -> np.ndarray:
         """Arrivals of so many seconds, int64 ns, with time stretched so that their mean rate is the one asked for.
 
-        Twenty bursts are some more or some fewer than were to be expected; few requests are left as they are.
+        Few requests are left as they are. Bursts have their share of the time, however few they are.
         """
-        drawn = self.make(rate).times(length_s, self.seed + seed)
+        process, seed = self.make(rate), self.seed + seed
+        drawn = even_bursts(process, length_s, seed) if isinstance(process, Bursty) else process.times(length_s, seed)
         if rate * length_s < _FEW:
             return drawn
         stretched: np.ndarray = (drawn * (len(drawn) / (rate * length_s))).astype(np.int64)
         return stretched
 
     def requests(self, rate: float, servers: int) -> int:
-        """How many a simulation takes."""
+        """How many a simulation takes, as far as the percentile and the queues go."""
         beyond = _BEYOND / (1 - self.limit.share)
         queues = _LIMITS * rate * self.limit.limit_ms / 1e3
-        count = max(_FEWEST, min(_MOST, max(_PER_SERVER * servers, queues)), min(_MOST_BEYOND, beyond))
-        return int(max(count, rate * _CYCLES_S) if self._is_uneven else count)
+        return int(max(_FEWEST, min(_MOST, max(_PER_SERVER * servers, queues)), min(_MOST_BEYOND, beyond)))
+
+    def length_s(self, rate: float, servers: int) -> float:
+        """How long a simulation lasts: with twenty bursts at least, and recorded traffic in whole rounds."""
+        wanted_s, round_s = self.requests(rate, servers) / rate, self._round_s
+        if not round_s:
+            return max(wanted_s, self.least_s)
+        return round_s * max(_ROUNDS, 1 + math.ceil((1 - _WARMUP) * wanted_s / round_s))
+
+    @property
+    def least_s(self) -> float:
+        """How long it lasts at least, for all of what changes over time to be in it."""
+        process = self.make(1.0)
+        return _CYCLES * process.cycle_s if isinstance(process, Bursty) else _ROUNDS * self._round_s
+
+    @property
+    def _round_s(self) -> float:
+        """After which recorded traffic repeats; 0: it is none."""
+        process = self.make(1.0)
+        return process.length_s if isinstance(process, Stretch) else 0.0
+
+    def warmup(self, length_s: float) -> float:
+        """The share that is not counted: of recorded traffic the first round, which begins with empty queues."""
+        return self._round_s / length_s or _WARMUP
 
     @property
     def enough(self) -> int:
@@ -106,13 +131,8 @@ class PlannedLoad:
 
     def servers(self, servers: int, rate: float) -> int:
         """Of so many servers at a rate, how many are simulated: uneven traffic takes long, and needs few of them."""
-        fitting = max(_FEWEST_UNEVEN, int(_MOST_UNEVEN / (rate / servers * _CYCLES_S)))
-        return min(servers, MOST_SIMULATED, fitting if self._is_uneven else MOST_SIMULATED)
-
-    @property
-    def _is_uneven(self) -> bool:
-        """Whether the rate changes over time."""
-        return self.make(1.0).name in {"bursty", "trace"}
+        each = rate / servers * self.least_s
+        return min(servers, MOST_SIMULATED, max(FEWEST_UNEVEN, int(_MOST_UNEVEN / each)) if each else MOST_SIMULATED)
 
 
 def expect_cluster(cluster: Cluster, load: PlannedLoad, workers: int = 1) -> Expect:
@@ -129,9 +149,9 @@ def expect_cluster(cluster: Cluster, load: PlannedLoad, workers: int = 1) -> Exp
         servers = replicas * workers
         simulated = load.servers(servers, rate)
         own = rate * simulated / servers
-        count = load.requests(own, simulated)
-        arrivals = load.arrivals(own, count / own)
-        result = simulate_cluster(replace(cluster, servers=simulated), arrivals, load.seed, warmup=_WARMUP)
+        length_s = load.length_s(own, simulated)
+        arrivals, warmup = load.arrivals(own, length_s), load.warmup(length_s)
+        result = simulate_cluster(replace(cluster, servers=simulated), arrivals, load.seed, warmup=warmup)
         prediction, share = result.prediction, load.limit.share
         at_ms = prediction.percentile_ms(share)
         return Figures(
@@ -161,6 +181,33 @@ def lone_ms(configuration: Configuration, limit: Limit, seed: int = 0) -> float:
     count = min(round(max(_FEWEST_LONE, _BEYOND_LONE / (1 - limit.share))), _MOST_BEYOND, FAR // (2 * apart_ns))
     arrivals = np.arange(count, dtype=np.int64) * apart_ns
     return simulate_cluster(Cluster(configuration), arrivals, seed).prediction.percentile_ms(limit.share)
+
+
+def simulated_bursts(process: Bursty, limits: Sequence[Limit], capacity: float, servers: int = FEWEST_UNEVEN) -> Bursty:
+    """Bursts of which twenty can be simulated: these, or shorter ones of no less than a hundred limits.
+
+    Args:
+        process: that was asked for.
+        limits: to meet.
+        capacity: requests per second of one server.
+        servers: that are simulated.
+
+    Raises:
+        UsageError: even those are too many requests.
+    """
+    each = servers * capacity * _CYCLES / BURST_SHARE  # requests, per second of a burst
+    least_s = min(process.length_s, _LIMITS * max(limit.limit_ms for limit in limits) / 1e3)
+    if each * least_s > _MOST_LONG:
+        raise UsageError(
+            f"--arrivals: bursts of {process.length_s:g} s are too many requests to simulate: plan for the bursts' own "
+            f"rate, with --arrivals poisson and {process.factor:g} times the --rate"
+        )
+    return replace(process, length_s=min(process.length_s, max(least_s, _SHORTENED / each)))
+
+
+def longest_round_s(capacity: float) -> float:
+    """How long recorded traffic may be for two rounds to be simulated, by the requests per second of one server."""
+    return _MOST_ROUNDS / (_ROUNDS * FEWEST_UNEVEN * capacity)
 
 
 def least_replicas(expect: Expect, rate: float, capacity: float) -> int:

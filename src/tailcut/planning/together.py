@@ -22,7 +22,7 @@ from tailcut.planning.search import MOST_SIMULATED, Expect, Figures, PlannedLoad
 from tailcut.tuner.simulate import Configuration, Prediction
 from tailcut.tuner.together.simulation import CoTenant, simulate_together
 
-_MOST = 120_000  # requests of one replica
+_MOST = 120_000  # requests of one replica, but for as long as bursts need
 _MOST_CLOSER = 600_000  # the same of the others, where those of some models come closer together
 _FEW_TURNS = 8  # replicas that get requests in turn then: the arrivals at one are as even with more
 _BUSY = 0.05  # of the replica, that these models may keep busy
@@ -70,7 +70,8 @@ class _Replica:
             tenant.load.requests(rate, 1) * self.turns / rate
             for tenant, rate in zip(self.tenants, self.rates, strict=True)
         )
-        return min(wanted_s, _MOST * self.turns / sum(self.rates))
+        least_s = max(tenant.load.least_s for tenant in self.tenants)
+        return max(least_s, min(wanted_s, _MOST * self.turns / sum(self.rates)))
 
     def arrivals(self, number: int, length_s: float) -> np.ndarray:
         """The requests of one model in so many seconds, int64 ns."""
@@ -117,10 +118,11 @@ def expect_together(tenants: Sequence[Tenant], cores: float) -> Expect:
     members = [CoTenant(without_client(tenant.configuration), tenant.spin_ns) for tenant in tenants]
     planned, seed = sum(tenant.rate for tenant in tenants), tenants[0].load.seed
     capacities = [capacity_of(tenant.configuration) for tenant in tenants]
+    is_uneven = any(tenant.load.least_s for tenant in tenants)  # takes long, and few replicas need no fewer requests
 
     @cache
     def expect(replicas: int, rate: float) -> Figures:
-        turns = min(replicas, MOST_SIMULATED)
+        turns = min(replicas, _FEW_TURNS if is_uneven else MOST_SIMULATED)
         own = [tenant.rate * rate / planned for tenant in tenants]
         replica = _Replica(tenants, [each * turns / replicas for each in own], turns)
         length_s = replica.length_s()
