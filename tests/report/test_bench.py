@@ -12,6 +12,7 @@ from tailcut.lab.record import run_record
 from tailcut.lab.records import Scenario, ScenarioResult, SloResult
 from tailcut.lab.saturation import Shown
 from tailcut.report.bench import bench_table
+from tailcut.report.bench_words import unknown_headline
 
 
 def result(samples: int, late_ms: float) -> LoadResult:
@@ -87,3 +88,25 @@ def test_the_advice_is_for_the_load(change: dict, words: str, capsys: pytest.Cap
     """Neither a fixed number of requests nor a trace gets longer by --duration."""
     bench_table(bench(run_record(replace(result(100, 0.0), **change))))
     assert words in " ".join(capsys.readouterr().out.split())
+
+
+def test_chance_does_not_shorten_the_advice(capsys: pytest.CaptureFixture[str]) -> None:
+    """Five a second for five seconds may be 30 requests; the next run has five a second all the same."""
+    bench_table(bench(run_record(replace(result(30, 0.0), rate_offered=5.0, rate_achieved=6.0))))
+    assert "there are 30: use --duration 101s" in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_advice_needs_no_answer(capsys: pytest.CaptureFixture[str]) -> None:
+    """The rate of an open loop is known where nothing was due in a short run, but not where everything failed."""
+    silent = replace(result(0, 0.0), rate_offered=3.0, rate_achieved=0.0, duration_s=0.3)
+    bench_table(bench(run_record(silent)))
+    assert "there are 0: use --duration 169s" in " ".join(capsys.readouterr().out.split())
+    assert unknown_headline([run_record(silent)]) == "p99 needs 459 samples: use --duration 169s"
+    bench_table(bench(run_record(replace(silent, errors={"503": 9}))))
+    assert "--duration" not in capsys.readouterr().out
+
+
+def test_failed_requests_are_no_samples(capsys: pytest.CaptureFixture[str]) -> None:
+    """Where some fail, the rate of those that are answered says how long it takes."""
+    bench_table(bench(run_record(replace(result(100, 0.0), rate_achieved=10.0, errors={"503": 100}))))
+    assert "there are 100: use --duration 51s" in " ".join(capsys.readouterr().out.split())

@@ -54,9 +54,8 @@ def unknown_headline(runs: Sequence[Run]) -> str:
     bounds = sorted(run.p99_at_most_ms for run in runs if run.p99_at_most_ms is not None)
     if bounds:
         return _at_most(bounds[0], bounds[-1])
-    shortest = min((run for run in runs if run.samples), key=lambda run: run.rate_achieved, default=None)
-    advice = "" if shortest is None else f": {_advice(shortest)}"
-    return f"p99 needs {_NEEDED} samples{advice}"
+    slowest = min((run for run in runs if _rate(run)), key=_rate, default=None)
+    return f"p99 needs {_NEEDED} samples{'' if slowest is None else _advice(slowest)}"
 
 
 def doubt(run: Run | SearchPoint) -> str:
@@ -84,8 +83,8 @@ def doubts(named: Sequence[tuple[str, Run | SearchPoint]]) -> list[str]:
     if len(late) > _SINGLY:
         behind_ms = [run.client_lateness_p99_ms for run in late]
         bounds = sorted(run.p99_at_most_ms for run in late if run.p99_at_most_ms is not None)
-        longest = min((run for run in late if run.samples), key=lambda run: run.rate_achieved, default=late[0])
-        bound = f"; {_at_most(bounds[0], bounds[-1])}" if bounds else _too_few(longest)
+        slowest = min((run for run in late if _rate(run)), key=_rate, default=late[0])
+        bound = f"; {_at_most(bounds[0], bounds[-1])}" if bounds else _too_few(slowest)
         lines.append(
             f"in {len(late)} of {len(named)} runs the client itself fell behind its plan (p99 {min(behind_ms)} to "
             f"{max(behind_ms)} ms), so their percentiles would not be the server's{bound}"
@@ -109,8 +108,7 @@ def _too_few(run: Run | SearchPoint) -> str:
     """What a run lacks for a p99, or for a bound of it."""
     if run.samples >= _NEEDED:
         return ""
-    advice = f": {_advice(run)}" if run.samples else ""
-    return f"; a p99 needs {_NEEDED} samples, and there are {run.samples:,}{advice}"
+    return f"; a p99 needs {_NEEDED} samples, and there are {run.samples:,}{_advice(run)}"
 
 
 def _at_most(least_ms: float, most_ms: float) -> str:
@@ -118,10 +116,18 @@ def _at_most(least_ms: float, most_ms: float) -> str:
     return f"p99 at most {high if low == high else f'{low} to {high}'} ms, client lateness included"
 
 
+def _rate(run: Run | SearchPoint) -> float:
+    """Answers per second that a run of this load has: those achieved vary with the arrivals of a short open loop."""
+    return run.rate_achieved if run.rate_offered is None or run.errors else run.rate_offered
+
+
 def _advice(run: Run | SearchPoint) -> str:
-    """How to get enough samples for a p99, at the rate that this run had."""
+    """How to get enough samples for a p99, after a colon; nothing where none was answered."""
+    rate = _rate(run)
+    if not rate:
+        return ""
     if isinstance(run, Run) and run.mode == "open" and run.rate_offered is None:
-        return "use more --samples"
+        return ": use more --samples"
     if isinstance(run, Run) and run.arrivals == "trace":
-        return "use a longer trace"
-    return f"use --duration {ceil(_SPARE * _NEEDED / run.rate_achieved)}s"
+        return ": use a longer trace"
+    return f": use --duration {ceil(_SPARE * _NEEDED / rate)}s"
