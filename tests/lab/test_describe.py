@@ -129,6 +129,34 @@ def test_rows_of_data_are_single_requests() -> None:
     np.testing.assert_array_equal(pairs[1]["x"], [[6, 7, 8], [9, 10, 11]])
 
 
+IDS = ModelSpec("m", (TensorSpec("ids", DType.INT64, (None, None)),), (TensorSpec("y", DType.FP32, (None, 1)),))
+
+
+def test_rows_of_one_length_come_from_several_groups(caplog: pytest.LogCaptureFixture) -> None:
+    """Groups of the same length are one, in the order of the file; lengths with too few rows are left out."""
+    data = {f"ids/{group}": np.full((5, 3), group) for group in range(20)}
+    data |= {"ids/20": np.zeros((31, 9), np.int64), "ids/21": np.zeros(2, np.int64)}
+    requests = rows_of_data(IDS, data, 64, rows=32)
+    assert [request["ids"].shape for request in requests] == [(32, 3)] * 3
+    np.testing.assert_array_equal(requests[0]["ids"][:, 0], np.arange(32) // 5)
+    assert caplog.messages == ["32 of 132 rows are left out: their lengths have fewer than 32"]
+
+
+def test_lines_of_strings_are_of_one_length() -> None:
+    """Two hundred texts of any length are six requests of 32 and a rest."""
+    spec = ModelSpec("m", (TensorSpec("text", DType.BYTES, (None,)),), (TensorSpec("y", DType.FP32, (None, 1)),))
+    requests = rows_of_data(spec, {f"text/{line}": np.array("a" * line) for line in range(1, 201)}, 64, rows=32)
+    assert len(requests) == 6
+    assert requests[1]["text"].tolist() == ["a" * line for line in range(33, 65)]
+
+
+def test_no_length_has_rows_enough() -> None:
+    """The message has what is wanted and the most that there is of one length."""
+    data = {f"ids/{length}": np.zeros((length, length), np.int64) for length in (3, 5, 4)}
+    with pytest.raises(UsageError, match="a request needs 8 rows of one length, and the data file has at most 5 of"):
+        rows_of_data(IDS, data, 64, rows=8)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

@@ -105,6 +105,37 @@ def spread(groups: Sequence[Sequence[T]], limit: int) -> list[T]:
     return [request for _, request in places[:limit]]
 
 
+def joined(groups: Sequence[Sequence[Mapping[str, np.ndarray]]], rows: int) -> list[list[dict[str, np.ndarray]]]:
+    """Requests of `rows` rows of one length each, for each length; logs how many rows are left out for want of others.
+
+    Raises:
+        UsageError: no length has so many.
+    """
+    lengths: dict[tuple[tuple[int, ...], ...], list[Mapping[str, np.ndarray]]] = {}
+    for request in (request for group in groups for request in group):
+        length = tuple(array.shape[1:] for array in request.values())
+        count = min(map(len, request.values()))
+        lengths.setdefault(length, []).extend(
+            {name: array[row : row + 1] for name, array in request.items()} for row in range(count)
+        )
+    enough = [members for members in lengths.values() if len(members) >= rows]
+    if not enough:
+        most = max(map(len, lengths.values()), default=0)
+        raise UsageError(f"a request needs {rows} rows of one length, and the data file has at most {most} of one")
+    left_out = sum(len(members) for members in lengths.values() if len(members) < rows)
+    if left_out:
+        total = left_out + sum(map(len, enough))
+        _log.warning("%d of %d rows are left out: their lengths have fewer than %d", left_out, total, rows)
+    return [
+        [_stacked(members[start : start + rows]) for start in range(0, len(members) - rows + 1, rows)]
+        for members in enough
+    ]
+
+
+def _stacked(requests: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {name: np.concatenate([request[name] for request in requests]) for name in requests[0]}
+
+
 def _evenly(group: Sequence[T], count: int) -> list[T]:
     return [group[number * len(group) // count] for number in range(count)]
 

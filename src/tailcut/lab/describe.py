@@ -15,7 +15,7 @@ import numpy as np
 
 from tailcut.engines.samples import Samples, find_samples, likely_samples
 from tailcut.errors import TailcutError, UnreachableError, UsageError
-from tailcut.lab.data import arrays_of_inputs, has_request_axis, misfit, spread, whole_requests
+from tailcut.lab.data import arrays_of_inputs, has_request_axis, joined, misfit, spread, whole_requests
 from tailcut.lab.load import LoadTarget, Payload
 from tailcut.lab.payload import ask, encode, infer_once
 from tailcut.runtime.profile import is_pipeline
@@ -191,15 +191,17 @@ def rows_of_data(
     """Requests of `rows` rows from up to `limit` of a data file's; arrays that are no inputs are left out.
 
     Requests of several lengths come in arrays named NAME/GROUP, one group a length; each group is spread evenly over
-    the whole, which has them in the proportions of the file. One axis before an input's own is one whole request each;
+    the whole, which has them in the proportions of the file. Several rows of one request have one length, from
+    whatever groups; lengths with too few rows are left out. One axis before an input's own is one whole request each;
     so is every row where the model's first axis is fixed at 1.
 
     Raises:
         UsageError: an input is missing, or of another dtype or shape than the model takes, or there are too few rows.
     """
-    if _groups(spec, data):
-        return spread(_grouped(spec, data, rows=rows), limit)
-    return _requests(spec, data, limit, rows=rows)
+    if not _groups(spec, data):
+        return _requests(spec, data, limit, rows=rows)
+    groups = _grouped(spec, data)
+    return spread(groups if rows == 1 else joined(groups, rows), limit)
 
 
 def labels_of_data(spec: ModelSpec, data: Mapping[str, np.ndarray], labels: np.ndarray, limit: int) -> np.ndarray:
@@ -227,16 +229,13 @@ def labels_of_data(spec: ModelSpec, data: Mapping[str, np.ndarray], labels: np.n
     return flat.reshape(total, -1)[list(order)]
 
 
-def _grouped(
-    spec: ModelSpec, data: Mapping[str, np.ndarray], *, rows: int = 1, say: bool = True
-) -> list[list[dict[str, np.ndarray]]]:
-    """The requests of each group."""
+def _grouped(spec: ModelSpec, data: Mapping[str, np.ndarray], *, say: bool = True) -> list[list[dict[str, np.ndarray]]]:
+    """The requests of one row of each group."""
     return [
         _requests(
             spec,
             {t.name: data[key] for t in spec.inputs if (key := f"{t.name}/{group}") in data},
             sys.maxsize,
-            rows=rows,
             say=say and number == 0,
         )
         for number, group in enumerate(_groups(spec, data))
