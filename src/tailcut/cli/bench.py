@@ -134,6 +134,7 @@ def bench(
 
     from tailcut.cli.bench_result import compare_runs, is_good, show, write
     from tailcut.cli.options import parse_counts, with_access
+    from tailcut.cli.outputs import check_writable
     from tailcut.durations import parse_duration
     from tailcut.errors import UsageError
     from tailcut.lab.describe import parse_url, raw_payload
@@ -149,6 +150,7 @@ def bench(
 
     loads = {"rate": rate, "trace": trace, "rate_sweep": rate_sweep, "slo": slo, "scenario": scenario, "mix": mix}
     _check_exclusive(**loads, concurrency=concurrency)
+    check_writable(output, report)
     raise_open_files()  # a connection is one
     named = Scenario(scenario) if scenario else None
     earlier = read_record(against) if against else None

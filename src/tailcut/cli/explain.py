@@ -41,6 +41,7 @@ def explain(
 
     from tailcut.atomic import write_atomically
     from tailcut.cli.options import with_access
+    from tailcut.cli.outputs import check_writable
     from tailcut.durations import parse_duration
     from tailcut.errors import UsageError
     from tailcut.lab.describe import parse_target
@@ -51,6 +52,7 @@ def explain(
     length_s = parse_duration(duration)
     if length_s <= 0:
         raise UsageError("--duration must be greater than 0")
+    check_writable(report, trace)
     if target.endswith(".toml"):
         result = _of_profile(Path(target), length_s, rate, data)
     else:

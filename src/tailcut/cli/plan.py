@@ -88,6 +88,7 @@ def plan(
     from rich.console import Console
 
     from tailcut.atomic import write_atomically
+    from tailcut.cli.outputs import check_writable
     from tailcut.durations import parse_duration
     from tailcut.errors import UsageError
     from tailcut.planning.autoscale import parse_rules
@@ -108,6 +109,7 @@ def plan(
         raise UsageError("--autoscale needs --trace: an autoscaler follows recorded traffic")
     if trace is not None and arrivals != "poisson":
         raise UsageError("--trace and --arrivals cannot be combined")
+    check_writable(report)
     models = [read_measured(path) for path in profiles]
     counted = workers or (models[0].profile.settings.io.workers if len(models) == 1 else 1)
     wanted = PlanRequest(

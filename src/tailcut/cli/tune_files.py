@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from tailcut.cli.outputs import check_writable
 from tailcut.cli.tune_together import JointFiles, count
 
 
@@ -39,8 +40,7 @@ def joint_files(models: list[Path], names: list[str], report: Path | None) -> Jo
     files = JointFiles(
         tuple(map(profile_beside, models)), report or models[0].with_name(f"{'+'.join(names)}.report.html")
     )
-    for path in (*files.profiles, files.report):
-        _writable(path)
+    check_writable(*files.profiles, files.report)
     return files
 
 
@@ -60,19 +60,5 @@ def tune_files(model: Path, output: Path | None, report: Path | None) -> TuneFil
     files = TuneFiles(
         profile, report or profile.with_name(f"{stem}.report.html"), profile.with_name(f"{stem}.trials.jsonl")
     )
-    for path in (files.profile, files.report, files.journal):
-        _writable(path)
+    check_writable(files.profile, files.report, files.journal)
     return files
-
-
-def _writable(path: Path) -> None:
-    """Check before the search whether the result can be written."""
-    import os
-
-    from tailcut.errors import UsageError
-
-    folder = path.resolve().parent
-    if not folder.is_dir():
-        raise UsageError(f"{folder}: no such folder, cannot write {path.name}")
-    if path.is_dir() or not os.access(folder, os.W_OK):
-        raise UsageError(f"{path}: cannot be written: it is a folder, or the folder is read-only")
