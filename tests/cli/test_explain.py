@@ -106,6 +106,7 @@ def test_a_profile_is_sent_the_requests_of_a_file(folder: Path) -> None:
         (["http://127.0.0.1:9", "--rate", "10"], "--rate needs a PROFILE"),
         (["http://127.0.0.1:9", "--data", "x.npz"], "--data needs a PROFILE"),
         (["mlp.toml", "--duration", "soon"], "soon"),
+        (["mlp.toml", "--rate", "1e12"], "a run has at most 100,000,000"),
         ([], "URL|PROFILE"),
     ],
 )

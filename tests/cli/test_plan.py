@@ -65,9 +65,9 @@ def test_the_terminal(profile: Path, capsys: pytest.CaptureFixture[str]) -> None
         (["--rate", "5", "--slo", "p99=5ms", "--arrivals", "x"], "--arrivals: 'x' is unknown"),
         (["--rate", "5", "--slo", "p99=5ms", "--trace", "none.txt"], "none.txt: no such trace"),
         (["--rate", "5", "--slo", "p99=5ms", "--autoscale", "queue=2"], "--autoscale needs --trace"),
-        (["--rate", "5", "--slo", "p99=5ms", "--capacity", "inf"], "--capacity: inf is not a number to plan with"),
-        (["--rate", "5", "--slo", "p99=5ms", "--price", "inf"], "--price: inf is not a number to plan with"),
-        (["--rate", "5", "--slo", "p99=5ms", "--price", "nan"], "--price: nan is not a number to plan with"),
+        (["--rate", "5", "--slo", "p99=5ms", "--capacity", "inf"], "'--capacity': inf is not a finite number"),
+        (["--rate", "5", "--slo", "p99=5ms", "--price", "inf"], "'--price': inf is not a finite number"),
+        (["--rate", "5", "--slo", "p99=5ms", "--price", "nan"], "'--price': nan is not a finite number"),
         (["--rate", "1e9", "--slo", "p99=5ms"], "1,000 replicas do not meet the limit"),
     ],
 )

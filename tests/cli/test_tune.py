@@ -339,6 +339,7 @@ def _broken(folder: Path) -> None:
         (["mlp.onnx", "--budget", "1s"], "--budget"),
         (["mlp.onnx", "--slo", "quick"], "quick"),
         (["mlp.onnx", "--rate", "-1"], "rate"),
+        (["mlp.onnx", "--rate", "1e12"], "a run has at most 100,000,000"),
         (["mlp.onnx", "-o", "no/such/folder/p.toml"], "no such folder"),
         (["mlp.onnx", "--memory", "lots"], "not an amount of memory"),
         (["mlp.onnx", "--objective", "joy"], "--objective"),

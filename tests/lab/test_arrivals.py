@@ -124,6 +124,13 @@ def test_plans_of_other_processes_run_on_through_the_warm_up() -> None:
     assert isinstance(Replayed(np.array([0.0, 1.0])).rate, float)
 
 
+@pytest.mark.parametrize("arrivals", [Constant(1e12), Poisson(1e12), Bursty(1e12), Replayed(np.array([0.0, 1e-12]))])
+def test_no_plan_is_of_more_requests_than_fit_into_memory(arrivals: Constant | Poisson | Bursty | Replayed) -> None:
+    """Not even the warm-up of a trace."""
+    with pytest.raises(UsageError, match="a run has at most 100,000,000: lower the rate or the duration"):
+        plan(arrivals, 1.0, 2.0, 3)
+
+
 def test_a_trace_of_several_models_has_one_window_for_all(tmp_path: Path) -> None:
     """Each model has its own times on the clock of the recording, which goes on at its beginning."""
     path = tmp_path / "trace"

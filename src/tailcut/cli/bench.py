@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tailcut.cli.numbers import finite
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -30,6 +32,7 @@ _SWEEP = (0.1, 0.3, 0.5, 0.7, 0.8, 0.9)  # of the closed loop's capacity
 _SWEEP_CONCURRENCY = 32
 _CONCURRENCY = "1,8,32"  # of closed loops, where no other load is given
 _MOST_PROCESSES = 64
+_MOST_SAMPLES = 100_000_000
 
 
 class Wire(StrEnum):
@@ -66,11 +69,13 @@ def bench(
         ),
     ],
     model: Annotated[str | None, typer.Option(help="Model to test; required if the server has several.")] = None,
-    rate: Annotated[float | None, typer.Option(help="Open loop: requests per second.", min=0.01)] = None,
+    rate: Annotated[float | None, typer.Option(help="Open loop: requests per second.", min=0.01, callback=finite)] = None,
     arrivals: Annotated[
         ArrivalProcess, typer.Option(help="Open loop: distribution of arrivals.")
     ] = ArrivalProcess.POISSON,
-    burst_factor: Annotated[float, typer.Option(help="Bursty: rate within a burst, in mean rates (at most 10).")] = 5.0,
+    burst_factor: Annotated[
+        float, typer.Option(help="Bursty: rate within a burst, in mean rates (at most 10).", callback=finite)
+    ] = 5.0,
     burst_length: Annotated[str, typer.Option(help="Bursty: mean length of a burst.")] = "200ms",
     trace: Annotated[
         Path | None, typer.Option(help="Open loop: file of arrival times (seconds, one per line).")
@@ -86,7 +91,7 @@ def bench(
     ] = False,
     slo: Annotated[str | None, typer.Option(help="Find the highest rate whose p99 stays within this limit.")] = None,
     scenario: Annotated[ScenarioName | None, typer.Option(help="Run an MLPerf Inference scenario.")] = None,
-    samples: Annotated[int, typer.Option(help="Number of samples in the offline scenario.", min=32)] = 24_576,
+    samples: Annotated[int, typer.Option(help="Number of samples in the offline scenario.", min=32, max=_MOST_SAMPLES)] = 24_576,
     concurrency: Annotated[
         str | None,
         typer.Option(
@@ -113,7 +118,7 @@ def bench(
     header: Annotated[
         list[str] | None, typer.Option(help="Header NAME:VALUE to add to each request; may be repeated.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of arrival times and generated inputs.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of arrival times and generated inputs.", min=0)] = 0,
     against: Annotated[
         Path | None, typer.Option(help="Compare with an earlier result; exit 1 if anything got worse.")
     ] = None,
@@ -137,6 +142,7 @@ def bench(
     from tailcut.cli.outputs import check_writable
     from tailcut.durations import parse_duration
     from tailcut.errors import UsageError
+    from tailcut.lab.arrivals import check_count
     from tailcut.lab.describe import parse_url, raw_payload
     from tailcut.lab.mix import run_mix
     from tailcut.lab.record import read_record, run_record
@@ -173,6 +179,8 @@ def bench(
     own = body is not None or bool(path)
     tensors = _form(wire, shared_memory, named, own=own)
     entries = _mix_entries(mix, model, clients, own=own)
+    for offered in [entry.rate for entry in entries] or [rate or 0.0]:
+        check_count(offered, warmup_s + length_s)
     outcome: _Found = (UNSET, UNSET)
     with ExitStack() as stack:
         shared = None if shared_memory is None else stack.enter_context(SharedLoad(load_target, shared_memory))

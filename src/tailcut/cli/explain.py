@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tailcut.cli.numbers import finite
+
 if TYPE_CHECKING:
     from tailcut.lab.records import ExplainResult
 
@@ -15,7 +17,9 @@ def explain(
     model: Annotated[str | None, typer.Option(help="Model to explain; required if the server has several.")] = None,
     rate: Annotated[
         float | None,
-        typer.Option(help="With PROFILE: requests per second (default: the rate it was tuned at).", min=0.01),
+        typer.Option(
+            help="With PROFILE: requests per second (default: the rate it was tuned at).", min=0.01, callback=finite
+        ),
     ] = None,
     data: Annotated[
         Path | None, typer.Option(help="With PROFILE: requests to send (.npz, .npy or .jsonl; default: generated).")
@@ -78,6 +82,7 @@ def _of_profile(path: Path, length_s: float, rate: float | None, data: Path | No
     """Serve the profile in a child process, load it from this process, and observe it."""
     from tailcut.cli.options import load_data
     from tailcut.errors import UsageError
+    from tailcut.lab.arrivals import check_count
     from tailcut.lab.client import open_loop
     from tailcut.lab.compiled import prepare
     from tailcut.lab.explain import watch, while_doing
@@ -90,6 +95,7 @@ def _of_profile(path: Path, length_s: float, rate: float | None, data: Path | No
     offered = rate or profile.evidence.get("rate_offered")
     if not offered:
         raise UsageError(f"{path}: the profile has no measured rate: set requests per second with --rate")
+    check_count(float(offered), length_s)
     name, arrays = profile.model.name, None if data is None else load_data(data)
     prepare()
     with ServedProfile(profile) as served:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tailcut.cli.numbers import finite
+
 if TYPE_CHECKING:
     from tailcut.lab.records import FunctionResult, MicrobenchResult
 
@@ -28,7 +30,9 @@ def microbench(  # noqa: C901  a step for each option
     ] = None,
     noise: Annotated[
         float | None,
-        typer.Option(help="Smallest relative change that counts (default: 0.01; with --against 0.05).", min=0),
+        typer.Option(
+            help="Smallest relative change that counts (default: 0.01; with --against 0.05).", min=0, callback=finite
+        ),
     ] = None,
     instructions: Annotated[
         bool, typer.Option("--instructions", help="Also count instructions, with callgrind.")

@@ -1,6 +1,5 @@
 """`tailcut plan`: how many replicas meet a limit at a rate, from the times that a tune measured."""
 
-import math
 import shlex
 import sys
 from enum import StrEnum
@@ -8,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from tailcut.cli.numbers import finite
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -61,7 +62,8 @@ def plan(
         ),
     ] = None,
     headroom: Annotated[
-        float, typer.Option(help="Headroom: additional share of the rate that must fit.", min=0.0, max=100.0)
+        float,
+        typer.Option(help="Headroom: additional share of the rate that must fit.", min=0.0, max=100.0, callback=finite),
     ] = 0.2,
     failures: Annotated[int, typer.Option(help="Number of replicas that may fail.", min=0, max=999)] = 0,
     routing: Annotated[
@@ -72,13 +74,16 @@ def plan(
     ] = None,
     workers: Annotated[int | None, typer.Option(help="Processes per replica (default: the profile's).", min=1)] = None,
     cores: Annotated[
-        float | None, typer.Option(help="Cores per replica (default: as when it was tuned).", min=0.01, max=4096.0)
+        float | None,
+        typer.Option(help="Cores per replica (default: as when it was tuned).", min=0.01, max=4096.0, callback=finite),
     ] = None,
     capacity: Annotated[
         float | None,
-        typer.Option(help="Highest measured rate of one replica, in requests per second.", min=0.001),
+        typer.Option(help="Highest measured rate of one replica, in requests per second.", min=0.001, callback=finite),
     ] = None,
-    price: Annotated[float | None, typer.Option(help="Price of one replica for an hour.", min=0.0)] = None,
+    price: Annotated[
+        float | None, typer.Option(help="Price of one replica for an hour.", min=0.0, callback=finite)
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of arrivals, service times and routing.", min=0)] = 0,
     report: Annotated[Path | None, typer.Option(help="Write an HTML report to this file.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
@@ -145,20 +150,11 @@ def _check(wanted: "PlanRequest", *, chosen: bool) -> None:
     """Refuse what does not go together.
 
     Raises:
-        UsageError: a number without an end, another number of rates or limits than profiles, or several profiles with
+        UsageError: another number of rates or limits than profiles, or several profiles with
             what one alone can have.
     """
     from tailcut.errors import UsageError
 
-    numbers = {
-        "headroom": wanted.headroom,
-        "cores": wanted.cores,
-        "capacity": wanted.capacity,
-        "price": wanted.price,
-    }
-    for name, value in numbers.items():
-        if value is not None and not math.isfinite(value):
-            raise UsageError(f"--{name}: {value:g} is not a number to plan with")
     count = len(wanted.models)
     _check_names([model.profile.model.name for model in wanted.models])
     if len(wanted.rates) not in ({0, 1} if wanted.recording is not None else {count}):

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tailcut.cli.numbers import finite
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -43,8 +45,12 @@ def config(
         int | None,
         typer.Option(metavar="N", help="Load models on demand, at most N per replica; NAME=FILE names them.", min=1),
     ] = None,
-    cpus: Annotated[float | None, typer.Option(help="CPUs per replica (default: from the profile).", min=0.0)] = None,
-    gpus: Annotated[float | None, typer.Option(help="GPUs per replica (default: from the profile).", min=0.0)] = None,
+    cpus: Annotated[
+        float | None, typer.Option(help="CPUs per replica (default: from the profile).", min=0.0, callback=finite)
+    ] = None,
+    gpus: Annotated[
+        float | None, typer.Option(help="GPUs per replica (default: from the profile).", min=0.0, callback=finite)
+    ] = None,
     host: Annotated[str | None, typer.Option(help="Address that servers bind to (default: the node's).")] = None,
     drain: Annotated[str, typer.Option(help="How long a stopping replica keeps serving.")] = "5s",
     token_file: Annotated[Path | None, typer.Option(help="File with the token required for every request.")] = None,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tailcut.cli.choices import AlsoCpuChoice, BatchingChoice, DeviceChoice
+from tailcut.cli.numbers import finite
 from tailcut.cli.serving.messages import log_neighbours, log_rows, log_threads, where
 from tailcut.cli.serving.model_repository import ControlMode, RepositoryStart, start_library, wishes_of
 from tailcut.cli.serving.models import ModelLoader
@@ -72,7 +73,7 @@ def serve(  # noqa: PLR0915  an option a line
         ),
     ] = ControlMode.NONE,
     repository_poll_secs: Annotated[
-        float, typer.Option(help="With mode poll: seconds between checks of the repository.", min=0.1)
+        float, typer.Option(help="With mode poll: seconds between checks of the repository.", min=0.1, callback=finite)
     ] = 15.0,
     load_model: Annotated[
         list[str] | None,
@@ -196,6 +197,7 @@ def serve(  # noqa: PLR0915  an option a line
             help="Also trace this share (0 to 1) of the requests whose callers made no sampling decision.",
             min=0,
             max=1,
+            callback=finite,
         ),
     ] = None,
     workers: Annotated[

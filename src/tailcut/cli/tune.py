@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from tailcut.cli.choices import BatchingChoice, DeviceChoice
+from tailcut.cli.numbers import finite
 from tailcut.cli.tune_compare import compare_profiles
 from tailcut.cli.tune_files import data_files, joint_files, tune_files
 from tailcut.cli.tune_one import tune_one
@@ -64,7 +65,8 @@ def tune(
     ] = None,
     slo: Annotated[str | None, typer.Option(help="Limit for p99, such as 10ms; for several models, 10ms,50ms.")] = None,
     rate: Annotated[
-        float | None, typer.Option(help="Requests per second (default: half the baseline's capacity).", min=0.01)
+        float | None,
+        typer.Option(help="Requests per second (default: half the baseline's capacity).", min=0.01, callback=finite),
     ] = None,
     rates: Annotated[
         str | None, typer.Option(help="Several models: requests per second for each, such as 100,20.")

@@ -26,6 +26,7 @@ def wanted_of(
     from tailcut.cli.options import load_data
     from tailcut.durations import parse_duration
     from tailcut.errors import UsageError
+    from tailcut.lab.arrivals import check_count
     from tailcut.tuner.accuracy import load_metric, parse_bound
     from tailcut.tuner.records import TuneRequest
 
@@ -34,6 +35,7 @@ def wanted_of(
     budget_s = parse_duration(budget)
     if budget_s < 5:
         raise UsageError(f"--budget {budget}: a tune needs at least 5 seconds")
+    check_count(rate or 0.0, budget_s)
     bound = parse_bound(accuracy)
     if metric is not None and bound is None:
         raise UsageError("--metric needs a number as --accuracy, such as 0.999")

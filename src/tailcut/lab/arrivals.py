@@ -15,6 +15,7 @@ from tailcut.errors import MissingFileError, UsageError
 
 BURST_SHARE = 0.1  # of the time
 _TRACE_LIMIT = 10_000_000
+_MOST_REQUESTS = 100_000_000  # of a run: their times alone are 800 MB
 
 
 class Arrivals(Protocol):
@@ -154,8 +155,26 @@ def poisson_times(rate: float, duration_s: float, seed: int) -> np.ndarray:
     return Poisson(rate).times(duration_s, seed)
 
 
+def check_count(rate: float, duration_s: float) -> None:
+    """Check that a run is not of more requests than can be planned.
+
+    Raises:
+        UsageError: it is.
+    """
+    if rate * duration_s > _MOST_REQUESTS:
+        raise UsageError(
+            f"{rate:,g} requests/s for {duration_s:g} s are {rate * duration_s:,.3g} requests, and a run has at most "
+            f"{_MOST_REQUESTS:,}: lower the rate or the duration"
+        )
+
+
 def plan(arrivals: Arrivals, warmup_s: float, duration_s: float, seed: int) -> np.ndarray:
-    """All arrivals of a run; those before `warmup_s` are not to be counted. A trace is warmed up for with Poisson."""
+    """All arrivals of a run; those before `warmup_s` are not to be counted. A trace is warmed up for with Poisson.
+
+    Raises:
+        UsageError: there are too many.
+    """
+    check_count(arrivals.rate, warmup_s if isinstance(arrivals, Replayed) else warmup_s + duration_s)
     if not isinstance(arrivals, Replayed):
         return arrivals.times(warmup_s + duration_s, seed)
     before = poisson_times(arrivals.rate, warmup_s, seed)
