@@ -2,7 +2,7 @@
 
 import pytest
 
-from tailcut.durations import parse_duration
+from tailcut.durations import parse_duration, parse_latency, parse_limit
 from tailcut.errors import UsageError
 
 
@@ -15,8 +15,24 @@ def test_durations(text: str, seconds: float) -> None:
     assert parse_duration(text) == pytest.approx(seconds)
 
 
-@pytest.mark.parametrize("text", ["", "soon", "-1s", "1d", "1s2ms", "1e3"])
+@pytest.mark.parametrize("text", ["", "soon", "-1s", "1d", "1s2ms", "1e3", "9" * 400])
 def test_what_is_no_duration(text: str) -> None:
     """One line that shows how to write it."""
     with pytest.raises(UsageError, match="is not a duration: write 500us, 10ms, 30s, 2m or 1h"):
         parse_duration(text)
+
+
+def test_a_latency_has_a_unit() -> None:
+    """Twenty may be meant as milliseconds; nothing is nothing in any unit."""
+    assert parse_latency("20ms", "--deadline") == pytest.approx(0.02)
+    assert parse_latency("0", "--deadline") == 0
+    with pytest.raises(UsageError, match=r"^--slo 20: 20ms or 20s\?$"):
+        parse_latency(" 20 ", "--slo")
+
+
+@pytest.mark.parametrize("text", ["0ms", "0"])
+def test_a_limit_is_greater_than_nothing(text: str) -> None:
+    """No answer comes within no time."""
+    assert parse_limit("1us", "--slo") == pytest.approx(1e-6)
+    with pytest.raises(UsageError, match=f"--slo must be greater than 0, not {text}"):
+        parse_limit(text, "--slo")

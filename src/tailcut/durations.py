@@ -1,6 +1,7 @@
 """Durations as options have them."""
 
 import re
+from math import isfinite
 
 from tailcut.errors import UsageError
 
@@ -15,6 +16,36 @@ def parse_duration(text: str) -> float:
         UsageError: the text has another form.
     """
     match = _DURATION.match(text.strip())
-    if not match:
+    seconds = float(match[1]) * _SECONDS[match[2]] if match else float("inf")
+    if not isfinite(seconds):
         raise UsageError(f"{text!r} is not a duration: write 500us, 10ms, 30s, 2m or 1h")
-    return float(match[1]) * _SECONDS[match[2]]
+    return seconds
+
+
+def parse_latency(text: str, option: str) -> float:
+    """Seconds in a duration of requests, whose unit is not left out: 20 may be meant as 20 ms.
+
+    Args:
+        text: as the user wrote it.
+        option: that it was written for.
+
+    Raises:
+        UsageError: not a duration, or one without a unit other than 0.
+    """
+    seconds = parse_duration(text)
+    number = text.strip()
+    if seconds and number[-1].isdigit():
+        raise UsageError(f"{option} {number}: {number}ms or {number}s?")
+    return seconds
+
+
+def parse_limit(text: str, option: str) -> float:
+    """Seconds of a limit for the latency, as `parse_latency` reads them.
+
+    Raises:
+        UsageError: as there, or it is not greater than 0.
+    """
+    seconds = parse_latency(text, option)
+    if seconds <= 0:
+        raise UsageError(f"{option} must be greater than 0, not {text}")
+    return seconds

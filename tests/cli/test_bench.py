@@ -273,6 +273,8 @@ def test_a_gate_that_cannot_compare_is_a_no(bench: Bench, server: Server, tmp_pa
         (("http://127.0.0.1:9", "--mix", "a=5,b=1e12"), "are 5.5e+12 requests, and a run has at most 100,000,000"),
         (("http://127.0.0.1:9", "--scenario", "offline", "--samples", "1000000000000"), "'--samples'"),
         (("http://127.0.0.1:9", "--seed", "-1"), "'--seed'"),
+        (("http://127.0.0.1:9", "--slo", "0ms"), "--slo must be greater than 0, not 0ms"),
+        (("http://127.0.0.1:9", "--slo", "20"), "--slo 20: 20ms or 20s?"),
         (("http://127.0.0.1:9/x", "--header", "none"), "not a header"),
         (("http://127.0.0.1:9/x", "--body", "none.bin"), "none.bin: No such file"),
         (("http://127.0.0.1:9/x", "--scenario", "offline"), "several samples"),

@@ -62,6 +62,8 @@ def test_the_terminal(profile: Path, capsys: pytest.CaptureFixture[str]) -> None
         (["--slo", "p99=5ms"], "give the traffic: --rate, --trace, or both"),
         (["--rate", "5,6", "--slo", "p99=5ms"], "2 rates for 1 profiles"),
         (["--rate", "5", "--slo", "p99=5ms,p99=6ms"], "2 limits for 1 profiles"),
+        (["--rate", "5", "--slo", "p99=5"], "--slo 5: 5ms or 5s?"),
+        (["--rate", "5", "--slo", "p99=5ms", "--hedge", "20"], "--hedge 20: 20ms or 20s?"),
         (["--rate", "5", "--slo", "p99=5ms", "--arrivals", "x"], "--arrivals: 'x' is unknown"),
         (["--rate", "5", "--slo", "p99=5ms", "--trace", "none.txt"], "none.txt: no such trace"),
         (["--rate", "5", "--slo", "p99=5ms", "--autoscale", "queue=2"], "--autoscale needs --trace"),

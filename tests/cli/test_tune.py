@@ -340,6 +340,7 @@ def _broken(folder: Path) -> None:
         (["mlp.onnx", "--slo", "quick"], "quick"),
         (["mlp.onnx", "--rate", "-1"], "rate"),
         (["mlp.onnx", "--rate", "1e12"], "a run has at most 100,000,000"),
+        (["mlp.onnx", "--slo", "20"], "--slo 20: 20ms or 20s?"),
         (["mlp.onnx", "-o", "no/such/folder/p.toml"], "no such folder"),
         (["mlp.onnx", "--memory", "lots"], "not an amount of memory"),
         (["mlp.onnx", "--objective", "joy"], "--objective"),

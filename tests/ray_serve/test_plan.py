@@ -28,6 +28,7 @@ def test_a_plan_survives_its_file() -> None:
         {"sources": ["a"], "models_per_replica": 0},
         {"sources": ["a"], "drain_s": -1.0},
         {"sources": ["a"], "options": ["--deadline", "soon"]},
+        {"sources": ["a"], "options": ["--deadline", "60"]},
         {"sources": ["a"], "cpus": -1.0},
         {"sources": ["a"], "gpus": -1.0},
         {"sources": ["a"], "memory_bytes": -1},

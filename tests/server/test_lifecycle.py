@@ -109,6 +109,21 @@ def test_a_taken_port(models: Path) -> None:
     assert done.stdout == ""
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("--deadline", "30", "--deadline 30: 30ms or 30s?"),
+        ("--slo", "20", "--slo 20: 20ms or 20s?"),
+        ("--slo", "0ms", "--slo must be greater than 0, not 0ms"),
+    ],
+)
+def test_times_of_requests_need_a_unit(models: Path, option: str, value: str, words: str) -> None:
+    """Exit 2 and one line that shows both meanings."""
+    done = tailcut("serve", models / "mlp.onnx", "--port", "0", option, value)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"tailcut: {words}\n"
+
+
 @pytest.mark.parametrize("fault", ["missing", "empty", "random", "truncated", "text", "flipped"])
 def test_bad_model_files(models: Path, tmp_path: Path, refusal: Callable[..., str], fault: str) -> None:
     """Exit 2 and one line that names the file."""

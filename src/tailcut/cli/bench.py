@@ -140,7 +140,7 @@ def bench(
     from tailcut.cli.bench_result import compare_runs, is_good, show, write
     from tailcut.cli.options import parse_counts, with_access
     from tailcut.cli.outputs import check_writable
-    from tailcut.durations import parse_duration
+    from tailcut.durations import parse_duration, parse_limit
     from tailcut.errors import UsageError
     from tailcut.lab.arrivals import check_count
     from tailcut.lab.describe import parse_url, raw_payload
@@ -166,7 +166,7 @@ def bench(
         make=make(arrivals),
         trace=trace,
         sweep=rate_sweep,
-        slo_ms=None if slo is None else parse_duration(slo) * 1e3,
+        slo_ms=None if slo is None else parse_limit(slo, "--slo") * 1e3,
         scenario=named,
         samples=samples,
         concurrency=parse_counts(concurrency or _CONCURRENCY),

@@ -94,7 +94,7 @@ def plan(
 
     from tailcut.atomic import write_atomically
     from tailcut.cli.outputs import check_writable
-    from tailcut.durations import parse_duration
+    from tailcut.durations import parse_duration, parse_latency
     from tailcut.errors import UsageError
     from tailcut.planning.autoscale import parse_rules
     from tailcut.planning.demand import parse_arrivals, parse_limit, parse_rates, read_recording
@@ -105,9 +105,9 @@ def plan(
     from tailcut.report.plan_page import plan_view
 
     rates = parse_rates(rate) if rate is not None else []
-    limits = [parse_limit(part, parse_duration) for part in slo.split(",")]
+    limits = [parse_limit(part, lambda value: parse_latency(value, "--slo")) for part in slo.split(",")]
     make, rules = parse_arrivals(arrivals, parse_duration), parse_rules(autoscale or "", parse_duration)
-    hedge_s = parse_duration(hedge) if hedge is not None else 0.0
+    hedge_s = parse_latency(hedge, "--hedge") if hedge is not None else 0.0
     if not rates and trace is None:
         raise UsageError("give the traffic: --rate, --trace, or both")
     if autoscale is not None and trace is None:

@@ -68,7 +68,7 @@ def config(
 
     from tailcut.atomic import write_atomically
     from tailcut.cli.records import RayConfigResult
-    from tailcut.durations import parse_duration
+    from tailcut.durations import parse_duration, parse_latency
     from tailcut.errors import UsageError
     from tailcut.planning.demand import parse_limit
     from tailcut.ray.application import ACCEPT_CHANGE, make_plan
@@ -78,7 +78,7 @@ def config(
         import yaml
     except ImportError:
         raise UsageError("PyYAML, which Ray includes, is not installed: pip install 'tailcut[ray]'") from None
-    limit = None if slo is None else parse_limit(slo, parse_duration)
+    limit = None if slo is None else parse_limit(slo, lambda value: parse_latency(value, "--slo"))
     named = dict(map(_named, sources))
     if multiplex is not None and len(named) < len(sources):
         raise UsageError("two models have the same name: rename one with NAME=FILE")

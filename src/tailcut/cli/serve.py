@@ -223,7 +223,7 @@ def serve(  # noqa: PLR0915  an option a line
     from tailcut.cli.options import indices_of
     from tailcut.cli.serving.bare_models import BareModels
     from tailcut.cli.streams import keep_for_result
-    from tailcut.durations import parse_duration
+    from tailcut.durations import parse_duration, parse_latency
     from tailcut.runtime.limits import Limits
     from tailcut.runtime.settings import IoSettings
     from tailcut.server.app import ServerOptions
@@ -245,7 +245,7 @@ def serve(  # noqa: PLR0915  an option a line
     limits = ServerLimits(
         body_bytes=max_body << 20,
         connections=max_connections if worker is None else max(1, max_connections // worker.size),
-        deadline_s=parse_duration(deadline),
+        deadline_s=parse_latency(deadline, "--deadline"),
         drain_s=parse_duration(drain),
         buffered_bytes=max_buffered << 20,
         head_timeout_s=parse_duration(head_timeout),

@@ -72,9 +72,9 @@ def limits_of(slo: str | None, models: int) -> list[float | None]:
     """The limit of each model's p99 in ms, or None.
 
     Raises:
-        UsageError: the number of limits is not the number of models, or one is not a duration.
+        UsageError: the number of limits is not the number of models, or one is not a duration greater than 0.
     """
-    from tailcut.durations import parse_duration
+    from tailcut.durations import parse_limit
     from tailcut.errors import UsageError
 
     if slo is None:
@@ -82,10 +82,7 @@ def limits_of(slo: str | None, models: int) -> list[float | None]:
     values = slo.split(",")
     if len(values) != models:
         raise UsageError(f"--slo {slo}: {count(len(values), 'limit')} for {count(models, 'model')}: give one per model")
-    limits = [parse_duration(value) * 1e3 for value in values]
-    if not all(limits):
-        raise UsageError(f"--slo {slo}: a limit must be greater than 0")
-    return list(limits)
+    return [parse_limit(value, "--slo") * 1e3 for value in values]
 
 
 def count(number: int, what: str) -> str:

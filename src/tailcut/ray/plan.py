@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from tailcut.durations import parse_duration
+from tailcut.durations import parse_latency
 from tailcut.errors import UsageError
 
 DEPLOYMENT = "tailcut"  # the name of the deployment in its application
@@ -135,7 +135,7 @@ def _deadline_s(options: Sequence[str]) -> float:
         name, equals, value = option.partition("=")
         if name == "--deadline":
             text = value if equals else "".join(options[number + 1 : number + 2])
-    return parse_duration(text) if text else _DEADLINE_S
+    return parse_latency(text, "--deadline") if text else _DEADLINE_S
 
 
 def parse_replicas(text: str, name: str) -> Replicas:

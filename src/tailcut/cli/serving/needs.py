@@ -152,12 +152,8 @@ def latency_limit_ns(slo: str) -> int:
     """The latency of `--slo` in nanoseconds.
 
     Raises:
-        UsageError: it is not greater than 0.
+        UsageError: it is not a duration greater than 0.
     """
-    from tailcut.durations import parse_duration
-    from tailcut.errors import UsageError
+    from tailcut.durations import parse_limit
 
-    limit_ns = round(parse_duration(slo) * 1e9)
-    if limit_ns <= 0:
-        raise UsageError(f"--slo must be greater than 0, not {slo}")
-    return limit_ns
+    return max(1, round(parse_limit(slo, "--slo") * 1e9))
