@@ -10,6 +10,7 @@ from tests.servers import serving
 from tailcut.engines.samples import likely_samples
 from tailcut.errors import UsageError
 from tailcut.lab.describe import (
+    parse_headers,
     parse_target,
     parse_url,
     raw_payload,
@@ -178,26 +179,34 @@ def test_any_request_of_any_server(tmp_path: Path) -> None:
     """A file's bytes as they are, the headers given, and the status that counts as good."""
     body = tmp_path / "body"
     body.write_bytes(b"\0\r\n")
-    target = LoadTarget("127.0.0.1", 80)
-    payload = raw_payload(target, "/p?q=1", body, ["X-A: b", "X-C:d"], 202)
+    target = LoadTarget("127.0.0.1", 80, headers=tuple(parse_headers(["X-A: b", "X-C:d"]).items()))
+    payload = raw_payload(target, "/p?q=1", body, 202)
     assert payload.request == (
         b"POST /p?q=1 HTTP/1.1\r\nHost: 127.0.0.1:80\r\nContent-Length: 3\r\nX-A: b\r\nX-C: d\r\n\r\n\0\r\n"
     )
     assert payload.expect_status == 202
-    assert raw_payload(target, "", None, [], 200).request.startswith(b"GET / HTTP/1.1\r\n")
+    assert raw_payload(target, "", None, 200).request.startswith(b"GET / HTTP/1.1\r\n")
 
 
 @pytest.mark.parametrize("header", ["no colon", "a b: c", "X: a\r\nY: b", ": v", "X: ä"])
 def test_headers_that_are_none(header: str) -> None:
     """A header cannot smuggle in another line."""
     with pytest.raises(UsageError, match="is not a header"):
-        raw_payload(LoadTarget(), "/", None, [header], 200)
+        parse_headers([header])
+
+
+def test_headers_as_metadata() -> None:
+    """Names in gRPC are of small letters; those of binary values and of gRPC itself are refused."""
+    assert parse_headers(["X-Api-Key: 1"], grpc=True) == {"x-api-key": "1"}
+    for name in ("grpc-timeout", "trace-bin", "x!"):
+        with pytest.raises(UsageError, match=f"--header {name}: gRPC has no such metadata"):
+            parse_headers([f"{name}: 1"], grpc=True)
 
 
 def test_a_body_that_is_not_there(tmp_path: Path) -> None:
     """The message names the file."""
     with pytest.raises(UsageError, match=r"none: No such file"):
-        raw_payload(LoadTarget(), "/", tmp_path / "none", [], 200)
+        raw_payload(LoadTarget(), "/", tmp_path / "none", 200)
 
 
 def test_a_model_counts_once_however_many_versions_it_has(tmp_path: Path) -> None:

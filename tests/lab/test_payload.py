@@ -64,3 +64,11 @@ def test_infer_once_repeats_the_servers_refusal(target: LoadTarget) -> None:
     """A wrong shape comes back as an error with the server's message."""
     with pytest.raises(TailcutError, match="answers 400"):
         infer_once(target, "mlp", {"x": np.ones((1, 5), np.float32)})
+
+
+def test_a_host_of_ones_own() -> None:
+    """A gateway finds the model by it, so it takes the place of the address."""
+    target = LoadTarget("127.0.0.1", 80, headers=(("host", "digits.example"),))
+    assert encode(target, "GET", "/").request == (
+        b"GET / HTTP/1.1\r\nContent-Length: 0\r\nhost: digits.example\r\n\r\n"
+    )

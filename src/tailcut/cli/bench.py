@@ -11,20 +11,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tailcut.cli.bench_requests import ArrivalProcess, RequestMaker, RequestOptions, Wire, mix_entries
 from tailcut.cli.numbers import finite
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from msgspec import UnsetType
 
-    from tailcut.lab.arrivals import Arrivals
-    from tailcut.lab.load import LoadTarget
+    from tailcut.lab.arrivals import Arrivals, Replayed
+    from tailcut.lab.load import LoadResult, LoadTarget
     from tailcut.lab.mix import MixEntry
     from tailcut.lab.records import Scenario, ScenarioResult, SloResult
     from tailcut.lab.session import LoadSession
-    from tailcut.lab.shared import SharedLoad
-    from tailcut.lab.workload import Workload
 
     _Found = tuple[ScenarioResult | UnsetType, SloResult | UnsetType]
 
@@ -33,22 +32,6 @@ _SWEEP_CONCURRENCY = 32
 _CONCURRENCY = "1,8,32"  # of closed loops, where no other load is given
 _MOST_PROCESSES = 64
 _MOST_SAMPLES = 100_000_000
-
-
-class Wire(StrEnum):
-    """How tensors are encoded."""
-
-    BINARY = "binary"
-    JSON = "json"
-    RAW = "raw"
-
-
-class ArrivalProcess(StrEnum):
-    """The arrival process of an open loop."""
-
-    POISSON = "poisson"
-    CONSTANT = "constant"
-    BURSTY = "bursty"
 
 
 class ScenarioName(StrEnum):
@@ -69,7 +52,9 @@ def bench(
         ),
     ],
     model: Annotated[str | None, typer.Option(help="Model to test; required if the server has several.")] = None,
-    rate: Annotated[float | None, typer.Option(help="Open loop: requests per second.", min=0.01, callback=finite)] = None,
+    rate: Annotated[
+        float | None, typer.Option(help="Open loop: requests per second.", min=0.01, callback=finite)
+    ] = None,
     arrivals: Annotated[
         ArrivalProcess, typer.Option(help="Open loop: distribution of arrivals.")
     ] = ArrivalProcess.POISSON,
@@ -91,7 +76,9 @@ def bench(
     ] = False,
     slo: Annotated[str | None, typer.Option(help="Find the highest rate whose p99 stays within this limit.")] = None,
     scenario: Annotated[ScenarioName | None, typer.Option(help="Run an MLPerf Inference scenario.")] = None,
-    samples: Annotated[int, typer.Option(help="Number of samples in the offline scenario.", min=32, max=_MOST_SAMPLES)] = 24_576,
+    samples: Annotated[
+        int, typer.Option(help="Number of samples in the offline scenario.", min=32, max=_MOST_SAMPLES)
+    ] = 24_576,
     concurrency: Annotated[
         str | None,
         typer.Option(
@@ -114,7 +101,12 @@ def bench(
         ),
     ] = None,
     body: Annotated[Path | None, typer.Option(help="Send this file unchanged as the request body.")] = None,
-    expect: Annotated[int, typer.Option(help="HTTP status that counts as success.", min=100, max=599)] = 200,
+    expect: Annotated[
+        int | None,
+        typer.Option(
+            help="With --body or a path: HTTP status that counts as success (default: 200).", min=100, max=599
+        ),
+    ] = None,
     header: Annotated[
         list[str] | None, typer.Option(help="Header NAME:VALUE to add to each request; may be repeated.")
     ] = None,
@@ -142,15 +134,10 @@ def bench(
     from tailcut.cli.outputs import check_writable
     from tailcut.durations import parse_duration, parse_limit
     from tailcut.errors import UsageError
-    from tailcut.lab.arrivals import check_count
-    from tailcut.lab.describe import parse_url, raw_payload
-    from tailcut.lab.mix import run_mix
+    from tailcut.lab.arrivals import check_count, read_trace
+    from tailcut.lab.describe import parse_headers, parse_url
     from tailcut.lab.record import read_record, run_record
     from tailcut.lab.records import BenchResult, Scenario
-    from tailcut.lab.scenarios import samples_per_query
-    from tailcut.lab.session import LoadSession
-    from tailcut.lab.shared import SharedLoad
-    from tailcut.lab.workload import Workload
     from tailcut.machine.fingerprint import fingerprint
     from tailcut.machine.open_files import raise_open_files
 
@@ -164,7 +151,7 @@ def bench(
     load = _Load(
         rate=rate,
         make=make(arrivals),
-        trace=trace,
+        trace=None if trace is None else read_trace(trace),
         sweep=rate_sweep,
         slo_ms=None if slo is None else parse_limit(slo, "--slo") * 1e3,
         scenario=named,
@@ -175,42 +162,40 @@ def bench(
     if length_s <= 0:
         raise UsageError("--duration must be greater than 0")
     load_target, path = parse_url(target, allow_remote=allow_remote)
-    load_target = with_access(load_target, ca, token_file)
-    own = body is not None or bool(path)
-    tensors = _form(wire, shared_memory, named, own=own)
-    entries = _mix_entries(mix, model, clients, own=own)
+    headers = parse_headers(header or [], grpc=load_target.grpc)
+    load_target = with_access(load_target, ca, token_file, headers)
+    requests = RequestOptions(
+        url=target,
+        path=path,
+        body=body,
+        data=data or [],
+        model=model,
+        wire=wire,
+        shared_memory=shared_memory,
+        expect=expect,
+    )
+    entries = mix_entries(mix, model, clients, own=requests.own)
+    tensors = requests.form(named)
+    requests.check_headers(headers)
     for offered in [entry.rate for entry in entries] or [rate or 0.0]:
         check_count(offered, warmup_s + length_s)
-    outcome: _Found = (UNSET, UNSET)
-    with ExitStack() as stack:
-        shared = None if shared_memory is None else stack.enter_context(SharedLoad(load_target, shared_memory))
-        asked = _Asked(load_target, wire, seed, samples_per_query(named) if named else 1, shared)
-        if entries:
-            results = run_mix(
-                load_target,
-                asked.of_mix(
-                    entries, data or [], lambda kind: make(arrivals if kind is None else ArrivalProcess(kind))
-                ),
-                duration_s=length_s,
-                warmup_s=warmup_s,
-                seed=seed,
-                say=_say,
-            )
-        else:
-            work = (
-                Workload([raw_payload(load_target, path, body, header or [], expect)])
-                if own
-                else asked.of(model, data or [])
-            )
-            session = LoadSession(load_target, work, length_s, warmup_s, seed, clients, _say)
-            outcome = load.run(session)
-            results = session.results
+    results, found = _Runs(
+        target=load_target,
+        requests=requests,
+        entries=entries,
+        load=load,
+        make=lambda kind: make(arrivals if kind is None else ArrivalProcess(kind)),
+        length_s=length_s,
+        warmup_s=warmup_s,
+        seed=seed,
+        clients=clients,
+    ).made()
     runs = [run_record(result) for result in results]
     record = BenchResult(
         target=target,
         runs=runs,
-        scenario=outcome[0],
-        slo=outcome[1],
+        scenario=found[0],
+        slo=found[1],
         machine=fingerprint(),
         command=f"tailcut {shlex.join(sys.argv[1:])}",
         seed=seed,
@@ -224,12 +209,50 @@ def bench(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _Runs:
+    """What a load test sends, where to and how long."""
+
+    target: "LoadTarget"
+    requests: RequestOptions
+    entries: "list[MixEntry]"
+    load: "_Load"
+    make: "Callable[[str | None], Callable[[float], Arrivals]]"  # arrivals by their kind, None for the one of all
+    length_s: float
+    warmup_s: float
+    seed: int
+    clients: int | None
+
+    def made(self) -> "tuple[list[LoadResult], _Found]":
+        """Make the runs."""
+        from msgspec import UNSET
+
+        from tailcut.lab.mix import run_mix
+        from tailcut.lab.scenarios import samples_per_query
+        from tailcut.lab.session import LoadSession
+        from tailcut.lab.shared import SharedLoad
+
+        requests, prefix, scenario = self.requests, self.requests.shared_memory, self.load.scenario
+        with ExitStack() as stack:
+            shared = None if prefix is None else stack.enter_context(SharedLoad(self.target, prefix))
+            rows = samples_per_query(scenario) if scenario else 1
+            maker = RequestMaker(self.target, requests.wire, self.seed, rows, shared)
+            if self.entries:
+                mixed = maker.of_mix(self.entries, requests.data, self.make)
+                times = {"duration_s": self.length_s, "warmup_s": self.warmup_s}
+                return run_mix(self.target, mixed, **times, seed=self.seed, say=_say), (UNSET, UNSET)
+            workload = requests.own_workload(self.target) or maker.of(requests.model, requests.data)
+            session = LoadSession(self.target, workload, self.length_s, self.warmup_s, self.seed, self.clients, _say)
+            found = self.load.run(session)
+            return session.results, found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Load:
     """Which runs to make."""
 
     rate: float | None
     make: "Callable[[float], Arrivals]"
-    trace: Path | None
+    trace: "Replayed | None"
     sweep: bool
     slo_ms: float | None
     scenario: "Scenario | None"
@@ -240,14 +263,12 @@ class _Load:
         """Make the runs; returns what else there is to tell of them."""
         from msgspec import UNSET
 
-        from tailcut.lab.arrivals import read_trace
         from tailcut.lab.scenarios import run_scenario
 
         if self.scenario is not None:
             return run_scenario(session, self.scenario, slo_ms=self.slo_ms, rate=self.rate, samples=self.samples)
         if self.trace is not None:
-            trace = read_trace(self.trace)
-            session.open(trace, duration_s=trace.length_s)
+            session.open(self.trace, duration_s=self.trace.length_s)
         elif self.slo_ms is not None and self.rate is None:
             return UNSET, session.saturate(self.make, self.slo_ms)
         elif self.slo_ms is not None and self.rate is not None:
@@ -293,74 +314,6 @@ def _process_count(text: str) -> int | None:
     if not text.isdigit() or not 0 < int(text) <= _MOST_PROCESSES:
         raise UsageError(f"--processes must be a number from 1 to {_MOST_PROCESSES} or auto, not {text!r}")
     return int(text)
-
-
-def _form(wire: Wire, shared_memory: str | None, scenario: "Scenario | None", *, own: bool) -> str:
-    """A description of the tensors' encoding; `own` if the user supplied the body."""
-    from tailcut.errors import UsageError
-    from tailcut.lab.scenarios import samples_per_query
-
-    if shared_memory is not None and (own or wire is not Wire.BINARY):
-        raise UsageError("--shared-memory carries v2 tensors: leave out --wire, --body and URL paths")
-    if own and scenario and samples_per_query(scenario) > 1:
-        raise UsageError(f"--scenario {scenario} sends several samples per request: leave out --body and URL paths")
-    return "custom body" if own else f"{wire} tensors" if shared_memory is None else "tensors in shared memory"
-
-
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """How served models are asked."""
-
-    target: "LoadTarget"
-    wire: Wire
-    seed: int
-    rows: int
-    shared: "SharedLoad | None"
-
-    def of(self, model: str | None, data: "Sequence[str]") -> "Workload":
-        """The requests for one model, from one file or made up."""
-        from tailcut.cli.options import load_data
-        from tailcut.errors import UsageError
-        from tailcut.lab.workload import served_workload
-
-        if len(data) > 1:
-            raise UsageError("--data can be given several times only with --mix, as NAME=FILE")
-        arrays = load_data(data[0]) if data else None
-        return served_workload(self.target, model, arrays, self.wire.value, self.seed, self.rows, self.shared)
-
-    def of_mix(
-        self,
-        entries: "Sequence[MixEntry]",
-        data: "Sequence[str]",
-        make: "Callable[[str | None], Callable[[float], Arrivals]]",
-    ) -> "dict[str, tuple[Workload, Arrivals]]":
-        """The requests and arrivals of each model of a mix, by name."""
-        from tailcut.lab.describe import served_models
-        from tailcut.lab.mix import check_served, data_by_model
-
-        files = data_by_model(data, [entry.model for entry in entries])
-        check_served(entries, served_models(self.target))
-        return {
-            entry.model: (
-                self.of(entry.model, [files[entry.model]] if entry.model in files else []),
-                make(entry.kind)(entry.rate),
-            )
-            for entry in entries
-        }
-
-
-def _mix_entries(mix: str | None, model: str | None, clients: int | None, *, own: bool) -> "list[MixEntry]":
-    """The models of --mix; none without it."""
-    from tailcut.errors import UsageError
-    from tailcut.lab.mix import parse_mix
-
-    if mix is None:
-        return []
-    if own or model is not None:
-        raise UsageError("--mix names the models itself: leave out --model, --body and URL paths")
-    if clients != 1:
-        raise UsageError("--mix sends each model's requests from a thread of its own: leave out --processes")
-    return parse_mix(mix, [*ArrivalProcess])
 
 
 def _say(text: str) -> None:

@@ -13,22 +13,29 @@ from tailcut.errors import MissingFileError, UsageError
 from tailcut.lab.data import ONLY_INPUT, read_jsonl
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from tailcut.lab.load import LoadTarget
 
 _BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*([kKMG]i?B)\Z")
 _UNITS = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
 
 
-def with_access(target: "LoadTarget", ca: Path | None, token_file: Path | None) -> "LoadTarget":
-    """A target with the file of certificates to trust, and with the token of a file.
+def with_access(
+    target: "LoadTarget", ca: Path | None, token_file: Path | None, headers: "Mapping[str, str] | None" = None
+) -> "LoadTarget":
+    """A target with the file of certificates to trust, the token of a file, and headers of each request.
 
     Raises:
-        UsageError: `ca` is given and there is no TLS, or the file does not contain one token.
+        UsageError: `ca` is given and there is no TLS, the file does not contain one token, or a header has another.
     """
     if ca is not None and not target.tls:
         raise UsageError("--ca needs TLS: write https://HOST:PORT or grpcs://HOST:PORT")
+    headers = headers or {}
+    if token_file is not None and "authorization" in map(str.lower, headers):
+        raise UsageError("--token-file and --header Authorization cannot be combined: give one of them")
     token = None if token_file is None else read_token(token_file)
-    return replace(target, ca=None if ca is None else str(ca), token=token)
+    return replace(target, ca=None if ca is None else str(ca), token=token, headers=tuple(headers.items()))
 
 
 def indices_of(text: str | None) -> tuple[int, ...]:

@@ -24,6 +24,7 @@ from tailcut.wire.v2.call import model_path
 
 _TLS = ("https", "grpcs")
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
+_METADATA_NAME = re.compile(r"(?!grpc-)[0-9a-z_.-]+(?<!-bin)\Z")
 
 
 def parse_target(url: str, *, allow_remote: bool = False) -> LoadTarget:
@@ -91,25 +92,36 @@ def _parse_socket(address: str) -> tuple[LoadTarget, str]:
     return LoadTarget(uds=unquote(socket_path)), slash + path if path else ""
 
 
-def raw_payload(target: LoadTarget, path: str, body: Path | None, headers: Sequence[str], expect: int) -> Payload:
-    """A request of any server: POST with the file's bytes, GET without a file.
+def parse_headers(headers: Sequence[str], *, grpc: bool = False) -> dict[str, str]:
+    """Header fields from `NAME:VALUE` each; with `grpc`, metadata.
 
     Raises:
-        UsageError: the file cannot be read, or a header is not `NAME:VALUE`.
+        UsageError: one has another form, or a name that gRPC does not allow.
     """
-    if target.grpc:
-        raise UsageError("--body needs HTTP: grpc:// sends only v2 calls")
     fields = {}
     for header in headers:
         name, colon, value = header.partition(":")
         if not colon or not _HEADER_NAME.match(name) or not value.isprintable() or not value.isascii():
             raise UsageError(f"{header!r} is not a header: write --header NAME:VALUE")
+        if grpc and not _METADATA_NAME.match(name := name.lower()):
+            raise UsageError(f"--header {name}: gRPC has no such metadata of text")
         fields[name] = value.strip()
+    return fields
+
+
+def raw_payload(target: LoadTarget, path: str, body: Path | None, expect: int) -> Payload:
+    """A request of any server: POST with the file's bytes, GET without a file.
+
+    Raises:
+        UsageError: the file cannot be read, or the server is not an HTTP server.
+    """
+    if target.grpc:
+        raise UsageError("--body needs HTTP: grpc:// sends only v2 calls")
     try:
         content = b"" if body is None else body.read_bytes()
     except OSError as error:
         raise UsageError(f"{body}: {error.strerror}") from None
-    request = encode(target, "GET" if body is None else "POST", path or "/", content, fields).request
+    request = encode(target, "GET" if body is None else "POST", path or "/", content).request
     return Payload(request, expect)
 
 

@@ -45,6 +45,7 @@ class LoadTarget:
     tls: bool = False
     ca: str | None = None
     token: str | None = None  # sent with each request
+    headers: tuple[tuple[str, str], ...] = ()  # more that is sent with each request
 
     @property
     def transport(self) -> str:
@@ -56,7 +57,8 @@ class LoadTarget:
     @property
     def fields(self) -> dict[str, str]:
         """What each request says of the client: header fields over HTTP, metadata over gRPC."""
-        return {} if self.token is None else {"authorization": f"Bearer {self.token}"}
+        token = {} if self.token is None else {"authorization": f"Bearer {self.token}"}
+        return token | dict(self.headers)
 
     @property
     def authority(self) -> str:

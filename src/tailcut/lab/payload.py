@@ -51,8 +51,12 @@ def encode(
     target: LoadTarget, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None
 ) -> Payload:
     """Any request as bytes."""
-    lines = [f"{method} {path} HTTP/1.1", f"Host: {target.authority}", f"Content-Length: {len(body)}"]
-    lines += [f"{name}: {value}" for name, value in {**target.fields, **(headers or {})}.items()]
+    fields = {**target.fields, **(headers or {})}
+    lines = [f"{method} {path} HTTP/1.1"]
+    if "host" not in map(str.lower, fields):
+        lines.append(f"Host: {target.authority}")
+    lines.append(f"Content-Length: {len(body)}")
+    lines += [f"{name}: {value}" for name, value in fields.items()]
     return Payload("\r\n".join([*lines, "", ""]).encode("latin-1") + body)
 
 

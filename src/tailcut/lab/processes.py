@@ -28,7 +28,7 @@ _STOP_S = 5.0
 class _Job(msgspec.Struct):
     """What one process is to do: a plan of its own, or connections of a closed loop."""
 
-    target: tuple[str, int, str | None, bool, bool, str | None, str | None]
+    target: tuple[str, int, str | None, bool, bool, str | None, str | None, tuple[tuple[str, str], ...]]
     requests: list[tuple[bytes, int, tuple[bytes, ...], int]]
     times: bytes = b""
     patience_s: float | None = None
@@ -95,7 +95,7 @@ def _own_places(payloads: Sequence[Payload], number: int, processes: int) -> lis
 
 
 def _job(target: LoadTarget, payloads: Sequence[Payload], **rest: object) -> _Job:
-    address = (target.host, target.port, target.uds, target.grpc, target.tls, target.ca, target.token)
+    address = (target.host, target.port, target.uds, target.grpc, target.tls, target.ca, target.token, target.headers)
     asked = [(payload.request, payload.expect_status, payload.places, payload.length) for payload in payloads]
     return _Job(address, asked, **rest)  # type: ignore[arg-type]
 
