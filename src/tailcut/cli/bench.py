@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tailcut.lab.arrivals import Arrivals, Replayed
     from tailcut.lab.load import LoadResult, LoadTarget
     from tailcut.lab.mix import MixEntry
+    from tailcut.lab.record import PlannedRun
     from tailcut.lab.records import Scenario, ScenarioResult, SloResult
     from tailcut.lab.session import LoadSession
 
@@ -129,7 +130,7 @@ def bench(
     """Load-test a served model with an open or a closed loop; report percentiles with confidence intervals."""
     from msgspec import UNSET
 
-    from tailcut.cli.bench_result import compare_runs, is_good, show, write
+    from tailcut.cli.bench_result import check_comparable, compare_runs, finish, is_good
     from tailcut.cli.options import parse_counts, with_access
     from tailcut.cli.outputs import check_writable
     from tailcut.durations import parse_duration, parse_limit
@@ -189,7 +190,7 @@ def bench(
         warmup_s=warmup_s,
         seed=seed,
         clients=clients,
-    ).made()
+    ).made(lambda planned: check_comparable(against, earlier, planned))
     runs = [run_record(result) for result in results]
     record = BenchResult(
         target=target,
@@ -202,8 +203,7 @@ def bench(
         transport=f"{load_target.transport}, {tensors}",
         comparison=UNSET if earlier is None else compare_runs(runs, earlier.runs),
     )
-    write(record, output=output, report=report)
-    show(record, markdown=markdown, json=json)
+    finish(record, output=output, report=report, markdown=markdown, json=json)
     if not is_good(record):
         raise typer.Exit(1)
 
@@ -222,11 +222,12 @@ class _Runs:
     seed: int
     clients: int | None
 
-    def made(self) -> "tuple[list[LoadResult], _Found]":
-        """Make the runs."""
+    def made(self, check: "Callable[[list[PlannedRun]], object]") -> "tuple[list[LoadResult], _Found]":
+        """Make the runs, and call `check` with what is known of them before the first request."""
         from msgspec import UNSET
 
         from tailcut.lab.mix import run_mix
+        from tailcut.lab.record import PlannedRun
         from tailcut.lab.scenarios import samples_per_query
         from tailcut.lab.session import LoadSession
         from tailcut.lab.shared import SharedLoad
@@ -238,9 +239,11 @@ class _Runs:
             maker = RequestMaker(self.target, requests.wire, self.seed, rows, shared)
             if self.entries:
                 mixed = maker.of_mix(self.entries, requests.data, self.make)
+                check([PlannedRun.open(arrivals, model) for model, (_, arrivals) in mixed.items()])
                 times = {"duration_s": self.length_s, "warmup_s": self.warmup_s}
                 return run_mix(self.target, mixed, **times, seed=self.seed, say=_say), (UNSET, UNSET)
             workload = requests.own_workload(self.target) or maker.of(requests.model, requests.data)
+            check(self.load.planned(workload.model))
             session = LoadSession(self.target, workload, self.length_s, self.warmup_s, self.seed, self.clients, _say)
             found = self.load.run(session)
             return session.results, found
@@ -258,6 +261,18 @@ class _Load:
     scenario: "Scenario | None"
     samples: int
     concurrency: list[int]
+
+    def planned(self, model: str | None) -> "list[PlannedRun]":
+        """What is known of the runs before they are made; nothing of a search, a sweep or a scenario."""
+        from tailcut.lab.record import PlannedRun
+
+        if self.scenario is not None or self.sweep or (self.slo_ms is not None and self.rate is None):
+            return []
+        if self.trace is not None:
+            return [PlannedRun.open(self.trace, model)]
+        if self.rate is not None:
+            return [PlannedRun.open(self.make(self.rate), model)]
+        return [PlannedRun.closed(count, model) for count in self.concurrency]
 
     def run(self, session: "LoadSession") -> "_Found":
         """Make the runs; returns what else there is to tell of them."""

@@ -6,7 +6,20 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tailcut.lab.records import BenchResult, EarlierRun, Run, RunComparison
+    from tailcut.lab.record import PlannedRun
+    from tailcut.lab.records import BenchResult, EarlierResult, EarlierRun, Run, RunComparison
+
+
+def finish(record: "BenchResult", *, output: Path | None, report: Path | None, markdown: bool, json: bool) -> None:
+    """Write the files that were asked for, and print the result, also where a file cannot be written."""
+    import sys
+
+    try:
+        write(record, output=output, report=report)
+    finally:
+        show(record, markdown=markdown, json=json)
+    if record.comparison == []:
+        print("tailcut: --against: no run of the earlier result has the load of one of these", file=sys.stderr)
 
 
 def write(record: "BenchResult", *, output: Path | None, report: Path | None) -> None:
@@ -45,6 +58,8 @@ def is_good(record: "BenchResult") -> bool:
     """
     from tailcut.lab.record import regressed
 
+    if record.comparison == []:
+        return False
     if any(regressed(entry.percentiles) or not entry.percentiles for entry in record.comparison or ()):
         return False
     if record.slo:
@@ -52,17 +67,25 @@ def is_good(record: "BenchResult") -> bool:
     return not any(run.errors or not run.samples for run in record.runs)
 
 
-def compare_runs(runs: "Sequence[Run]", earlier: "Sequence[EarlierRun]") -> "list[RunComparison]":
-    """Compare each run with the earlier one of its mode, rate and concurrency.
+def check_comparable(path: Path | None, earlier: "EarlierResult | None", planned: "Sequence[PlannedRun]") -> None:
+    """Check that an earlier result has a run like one of those planned, as far as these are known before the load.
 
     Raises:
-        UsageError: no two of them match.
+        UsageError: it has none.
     """
     from tailcut.errors import UsageError
+    from tailcut.lab.record import load_words, match_runs
+
+    if earlier is None or not planned or match_runs(planned, earlier.runs):
+        return
+    has, would = (" and ".join(dict.fromkeys(map(load_words, runs))) or "nothing" for runs in (earlier.runs, planned))
+    raise UsageError(f"--against {path}: nothing to compare: its runs are {has}, and this would be {would}")
+
+
+def compare_runs(runs: "Sequence[Run]", earlier: "Sequence[EarlierRun]") -> "list[RunComparison]":
+    """Compare each run with the earlier one of its mode, rate and concurrency; nothing where no two of them match."""
     from tailcut.lab.record import compare, match_runs
     from tailcut.lab.records import RunComparison
 
     pairs = match_runs(runs, earlier)
-    if not pairs:
-        raise UsageError("--against: the earlier result has no run with the same mode, rate and concurrency")
     return [RunComparison(new, compare(runs[new], earlier[old])) for new, old in pairs]

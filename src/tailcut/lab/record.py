@@ -1,15 +1,27 @@
 """Results as JSON: what a run found, with all it takes to doubt or repeat it; and comparisons of two such files."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import msgspec
 import numpy as np
 
 from tailcut.errors import MissingFileError, UsageError
+from tailcut.lab.arrivals import Arrivals
 from tailcut.lab.lengths import lengths_record
 from tailcut.lab.load import LoadResult
-from tailcut.lab.records import EarlierResult, EarlierRun, IntervalRecord, Latencies, PercentileChange, Run, bounds_of
+from tailcut.lab.records import (
+    EarlierResult,
+    EarlierRun,
+    IntervalRecord,
+    Latencies,
+    Mode,
+    PercentileChange,
+    Run,
+    bounds_of,
+)
 from tailcut.stats import Sample, Verdict, percentile, ratio_interval, samples_needed, verdict
 from tailcut.stats.serial import serial_percentile_interval
 
@@ -94,11 +106,41 @@ def read_record(path: Path) -> EarlierResult:
         raise UsageError(f"{path}: not a result of tailcut bench (write one with -o or --json)") from None
 
 
-def match_runs(new: Sequence[Run | EarlierRun], old: Sequence[EarlierRun]) -> list[tuple[int, int]]:
+@dataclass(frozen=True, slots=True)
+class PlannedRun:
+    """What is known of a run before it is made, as far as `match_runs` asks."""
+
+    mode: Mode
+    rate_offered: float | None
+    concurrency: int
+    arrivals: str | None
+    model: str | None
+
+    @classmethod
+    def open(cls, arrivals: Arrivals, model: str | None) -> Self:
+        """An open loop; nobody knows yet how many connections it takes."""
+        return cls("open", arrivals.rate, 0, arrivals.name, model)
+
+    @classmethod
+    def closed(cls, concurrency: int, model: str | None) -> Self:
+        """A closed loop."""
+        return cls("closed", None, concurrency, None, model)
+
+
+def load_words(run: PlannedRun | EarlierRun) -> str:
+    """By what a run is compared, such as `30/s poisson of digits`."""
+    of = "" if run.model is None else f" of {run.model}"
+    if run.mode == "closed":
+        return f"{run.concurrency} in flight{of}"
+    rate = "" if run.rate_offered is None else f"{run.rate_offered:g}/s "
+    return f"{rate}{run.arrivals or 'poisson'}{of}"
+
+
+def match_runs(new: Sequence[Run | EarlierRun | PlannedRun], old: Sequence[EarlierRun]) -> list[tuple[int, int]]:
     """Pairs of indices of runs of one mode, kind of arrivals, rate and concurrency; in a mix, of one model."""
     by_model = any(len({run.model for run in side}) > 1 for side in (new, old))
 
-    def key(run: Run | EarlierRun) -> tuple[object, ...]:
+    def key(run: Run | EarlierRun | PlannedRun) -> tuple[object, ...]:
         load = run.concurrency if run.mode == "closed" else run.arrivals or "poisson"
         return run.mode, run.rate_offered, load, run.model if by_model else None
 
