@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tailcut.cli.main import main
-from tailcut.cli.outputs import check_writable
+from tailcut.cli.outputs import check_writable, command_line
 from tailcut.errors import UsageError
 
 
@@ -50,3 +50,14 @@ def test_commands_look_first(arguments: tuple[str, ...], capsys: pytest.CaptureF
     assert out == ""
     (line,) = err.splitlines()
     assert line.endswith("none: no such folder, cannot write f")
+
+
+@pytest.mark.parametrize("given", [["--header", "authorization: Bearer s3cret"], ["--header=Cookie:s3cret"]])
+def test_a_result_does_not_hold_what_a_header_authorises_with(
+    monkeypatch: pytest.MonkeyPatch, given: list[str]
+) -> None:
+    """The rest of the command is as it was given."""
+    monkeypatch.setattr("sys.argv", ["tailcut", "bench", "http://a b", *given])
+    assert command_line().startswith("tailcut bench 'http://a b' ")
+    assert command_line().endswith(": (hidden)'")
+    assert "s3cret" not in command_line()

@@ -1,6 +1,5 @@
 """`tailcut bench`: load-test a served model."""
 
-import shlex
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -132,7 +131,7 @@ def bench(
 
     from tailcut.cli.bench_result import check_comparable, compare_runs, finish, is_good
     from tailcut.cli.options import parse_counts, with_access
-    from tailcut.cli.outputs import check_writable
+    from tailcut.cli.outputs import check_writable, command_line
     from tailcut.durations import parse_duration, parse_limit
     from tailcut.errors import UsageError
     from tailcut.lab.arrivals import check_count, read_trace
@@ -198,7 +197,7 @@ def bench(
         scenario=found[0],
         slo=found[1],
         machine=fingerprint(),
-        command=f"tailcut {shlex.join(sys.argv[1:])}",
+        command=command_line(),
         seed=seed,
         transport=f"{load_target.transport}, {tensors}",
         comparison=UNSET if earlier is None else compare_runs(runs, earlier.runs),

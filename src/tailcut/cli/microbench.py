@@ -1,6 +1,5 @@
 """`tailcut microbench`: how long a call takes, which function is faster, and what changed since a baseline."""
 
-import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -114,6 +113,7 @@ def load_function(name: str) -> Callable[[], Any]:
 def _measure(
     functions: dict[str, Callable[[], Any]], seconds: float, warmup_s: float, noise: float, seed: int
 ) -> "MicrobenchResult":
+    from tailcut.cli.outputs import command_line
     from tailcut.errors import TailcutError, UsageError
     from tailcut.lab.microbench import benchmark
     from tailcut.lab.microbench_record import microbench_record
@@ -126,7 +126,7 @@ def _measure(
         raise
     except Exception as error:
         raise UsageError(f"a function raised while it was measured: {type(error).__name__}: {error}") from error
-    return microbench_record(result, machine=fingerprint(), command=f"tailcut {shlex.join(sys.argv[1:])}")
+    return microbench_record(result, machine=fingerprint(), command=command_line())
 
 
 def _counted(function: "FunctionResult") -> "FunctionResult":

@@ -1,9 +1,14 @@
 """The files that a command writes: whether they can be written is checked before any time is spent."""
 
 import os
+import re
+import shlex
+import sys
 from pathlib import Path
 
 from tailcut.errors import UsageError
+
+_SECRET = re.compile(r"(?is)\A((?:--header=)?(?:(?:proxy-)?authorization|cookie|x-api-key))\s*:.*")
 
 
 def check_writable(*paths: Path | None) -> None:
@@ -20,3 +25,9 @@ def check_writable(*paths: Path | None) -> None:
             raise UsageError(f"{folder}: no such folder, cannot write {path.name}")
         if path.is_dir() or not os.access(folder, os.W_OK):
             raise UsageError(f"{path}: cannot be written: it is a folder, or the folder is read-only")
+
+
+def command_line() -> str:
+    """The command as it was given, for a result; without what a header authorises with."""
+    given = [_SECRET.sub(r"\1: (hidden)", argument) for argument in sys.argv[1:]]
+    return f"tailcut {shlex.join(given)}"

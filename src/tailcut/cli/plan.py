@@ -1,6 +1,5 @@
 """`tailcut plan`: how many replicas meet a limit at a rate, from the times that a tune measured."""
 
-import shlex
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -93,7 +92,7 @@ def plan(
     from rich.console import Console
 
     from tailcut.atomic import write_atomically
-    from tailcut.cli.outputs import check_writable
+    from tailcut.cli.outputs import check_writable, command_line
     from tailcut.durations import parse_duration, parse_latency
     from tailcut.errors import UsageError
     from tailcut.planning.autoscale import parse_rules
@@ -134,7 +133,7 @@ def plan(
         capacity,
         price,
         seed,
-        f"tailcut {shlex.join(sys.argv[1:])}",
+        command_line(),
     )
     _check(wanted, chosen=routing is not None)
     result = make_plan(wanted, _say)

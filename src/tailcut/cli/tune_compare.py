@@ -1,7 +1,5 @@
 """`tailcut tune --compare`: profiles of one model measured against the first one given."""
 
-import shlex
-import sys
 from typing import TYPE_CHECKING
 
 import typer
@@ -23,6 +21,7 @@ def compare_profiles(
     """
     from rich.console import Console
 
+    from tailcut.cli.outputs import command_line
     from tailcut.lab.records import to_json
     from tailcut.machine.fingerprint import fingerprint
     from tailcut.report.console import LadderView, comparison_summary
@@ -30,9 +29,8 @@ def compare_profiles(
 
     with LadderView(wanted.budget_s) as view:
         comparison: ProfileComparison = compare(wanted, profiles, view)
-    command = f"tailcut {shlex.join(sys.argv[1:])}"
     record = comparison_record(
-        comparison, model=str(wanted.model), machine=fingerprint(), objective=asked, command=command
+        comparison, model=str(wanted.model), machine=fingerprint(), objective=asked, command=command_line()
     )
     if json:
         print(to_json(record))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from tailcut.cli.main import INTERRUPTED
+from tailcut.cli.outputs import command_line
 from tailcut.cli.tune_files import TuneFiles
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def write_result(
     profile = _profile(outcome, wanted)
     machine = fingerprint()
     model = TunedModel.of(outcome.spec, profile.model.name, str(wanted.model), profile.model.sha256)
-    command = f"tailcut {shlex.join(sys.argv[1:])}"
+    command = command_line()
     record = result(outcome, model=model, machine=machine, objective=asked, command=command)
     if outcome.wrong or outcome.nothing_won:
         return record

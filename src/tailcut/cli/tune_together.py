@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from tailcut.cli.main import INTERRUPTED
+from tailcut.cli.outputs import command_line
 
 if TYPE_CHECKING:
     from tailcut.lab.arrivals import Arrivals
@@ -140,7 +141,7 @@ def _write(outcome: "JointOutcome", asked: "JointRequest", files: JointFiles) ->
     from tailcut.tuner.together.result import joint_evidence, joint_result, together_of
 
     machine = fingerprint()
-    command = f"tailcut {shlex.join(sys.argv[1:])}"
+    command = command_line()
     result = joint_result(outcome, machine=machine, objective=asked, command=command)
     if outcome.wrong or outcome.nothing_won:
         return result
