@@ -72,6 +72,17 @@ def test_a_bare_model_is_not_measured(monkeypatch: pytest.MonkeyPatch, tmp_path:
         make_plan("m.onnx", limit_ms=5.0)
 
 
+@pytest.mark.parametrize("given", ["./m.onnx", "lr=0.1/../m.onnx", "{}/lr=0.1/../m.onnx"])
+def test_a_path_is_found_from_every_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, given: str) -> None:
+    """Relative ones, and those through a folder with an equals sign in its name."""
+    (tmp_path / "lr=0.1").mkdir()
+    (tmp_path / "0.1").mkdir()
+    (tmp_path / "m.onnx").write_bytes(digits_model().read_bytes())
+    monkeypatch.chdir(tmp_path)
+    label = "lr=" if given.startswith("lr=") else ""
+    assert make_plan(given.format(tmp_path)).sources == (f"{label}{tmp_path.resolve()}/m.onnx",)
+
+
 def test_another_model_than_was_measured(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Is refused, with what to add for it to be deployed; then a warning says so, and its content is a revision."""
     model, profile = tmp_path / "m.onnx", tmp_path / "m.profile.toml"

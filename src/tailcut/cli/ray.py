@@ -186,8 +186,9 @@ def haproxy(
 def _named(source: str) -> tuple[str, str]:
     """The name of a source, and its file, from FILE or NAME=FILE."""
     from tailcut.engines.files import model_name
+    from tailcut.runtime.opening.source import split_source
 
-    name, _, file = source.rpartition("=")
+    name, file = split_source(source)
     return name or model_name(Path(file)), file
 
 

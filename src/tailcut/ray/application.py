@@ -23,7 +23,7 @@ from tailcut.ray.plan import (
 from tailcut.ray.resources import Resources, resources_of, together
 from tailcut.ray.revision import file_of, revision_of
 from tailcut.ray.token import read_token
-from tailcut.runtime.opening.source import is_profile
+from tailcut.runtime.opening.source import is_profile, split_source
 from tailcut.runtime.profile import Profile
 
 Source = str | Path
@@ -195,7 +195,7 @@ def _replicas(replicas: object) -> Replicas:
 
 def _name(source: str, profile: Profile | None) -> str:
     """The name that a source is served by, with its version where it has one."""
-    label, _, path = source.rpartition("=")
+    label, path = split_source(source)
     return label or (model_name(file_of(path)) if profile is None else profile.model.name)
 
 
@@ -212,14 +212,14 @@ def _check_names(names: Sequence[str]) -> None:
 
 def _place(source: Source) -> str:
     """A source with an absolute path: replicas run in other folders."""
-    label, equals, path = str(source).rpartition("=")
+    label, path = split_source(str(source))
     file = file_of(path)
-    return f"{label}{equals}{file.parent.resolve() / file.name}{path.removeprefix(str(file))}"
+    return f"{label}{'=' if label else ''}{file.parent.resolve() / file.name}{str(Path(path)).removeprefix(str(file))}"
 
 
 def _path(source: str) -> str:
     """A source without the name that it is served by."""
-    return source.rpartition("=")[2]
+    return split_source(source)[1]
 
 
 def _profile(source: str, *, accept: bool) -> Profile | None:

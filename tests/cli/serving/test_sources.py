@@ -19,14 +19,24 @@ from tailcut.runtime.settings import Settings
         ("name=m.onnx", Source("m.onnx", "name")),
         ("name:3=m.onnx", Source("m.onnx", "name", "3")),
         (":3=m.onnx", Source("m.onnx", "", "3")),
-        ("=m.onnx", Source("m.onnx")),
         ("embed.py:pipeline", Source("embed.py:pipeline")),
         ("name=embed.py:pipeline", Source("embed.py:pipeline", "name")),
+        ("name=/runs/lr=0.1/m.onnx", Source("/runs/lr=0.1/m.onnx", "name")),
+        ("name:2=lr=0.1/p.py:e", Source("lr=0.1/p.py:e", "name", "2")),
+        ("/runs/lr=0.1/p.py:e", Source("/runs/lr=0.1/p.py:e")),
+        ("./lr=0.1/m.onnx", Source("./lr=0.1/m.onnx")),
     ],
 )
 def test_a_source_names_a_file_and_what_to_call_it(text: str, source: Source) -> None:
     """The name and the version stand before an equals sign; without them, the profile's name and version 1."""
     assert Source.parse(text) == source
+
+
+@pytest.mark.parametrize("text", ["=m.onnx", "=/runs/m.onnx", "name=", "name:2=", "="])
+def test_an_equals_sign_has_a_name_and_a_file(text: str) -> None:
+    """Without one of them it is a mistake."""
+    with pytest.raises(UsageError, match=f"^'{text}' is neither FILE nor NAME=FILE$"):
+        Source.parse(text)
 
 
 @pytest.mark.parametrize("version", ["", "0", "01", "-1", "1.0", "a", "²", "٣"])

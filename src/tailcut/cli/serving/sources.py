@@ -63,11 +63,12 @@ class Source:
         """Read `FILE`, `NAME=FILE` or `NAME:VERSION=FILE`.
 
         Raises:
-            UsageError: the version is not a positive whole number.
+            UsageError: it is none of them, or the version is not a positive whole number.
         """
         from tailcut.errors import UsageError
+        from tailcut.runtime.opening.source import split_source
 
-        label, _, path = text.rpartition("=")
+        label, path = split_source(text)
         name, colon, version = label.partition(":")
         if not colon:
             return cls(path, name)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from tailcut.engines.samples import Samples
-from tailcut.errors import ProfileError
+from tailcut.errors import ProfileError, UsageError
 from tailcut.runtime.opening.defaults import SAFE_SETTINGS
 from tailcut.runtime.profile import Profile, is_pipeline
 from tailcut.spec import ModelSpec
@@ -21,6 +21,22 @@ def open_profile(path: Path) -> Profile:
         profile.verify_model(path.name)
         return profile
     return Profile.of_model(path, SAFE_SETTINGS)
+
+
+def split_source(text: str) -> tuple[str, str]:
+    """The name, with a version or without, that a source is served by, and its file; an empty name is the file's.
+
+    A folder or a file may have an equals sign in its name: what has a slash before it is all path.
+
+    Raises:
+        UsageError: there is nothing on one side of the equals sign.
+    """
+    label, equals, path = text.partition("=")
+    if not equals or "/" in label:
+        return "", text
+    if not label or not path:
+        raise UsageError(f"{text!r} is neither FILE nor NAME=FILE")
+    return label, path
 
 
 def is_profile(path: Path) -> bool:
