@@ -65,6 +65,15 @@ def test_what_can_be_called_is_a_stage(function):
     assert made(function)(2) == 2
 
 
+@pytest.mark.parametrize("name", ["a\0b", "a\nb", "\x1b[31m", "\ud800"])
+def test_a_name_is_printed_and_handed_to_its_process(name):
+    """Which takes no NUL, and no terminal and no log takes the others."""
+    with pytest.raises(UsageError, match="a name must not have control characters") as caught:
+        stage(inputs={"x": "FP32"}, outputs={"y": "FP32"}, name=name)(abs)
+    assert str(caught.value).isprintable()
+    assert stage(inputs={"x": "FP32"}, outputs={"y": "FP32"}, name="sch\u00f6n [a|b]")(abs).name == "sch\u00f6n [a|b]"
+
+
 def test_inputs_are_given_by_name_or_in_order():
     """By name where all names are the function's, and in order where none contradicts it."""
     assert made(lambda b, a: a, "a", "b").by_name

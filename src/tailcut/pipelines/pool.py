@@ -123,18 +123,16 @@ class ProcessPool:
         """Put a new process in a place; whether it is ready."""
         if self._closed:
             return False
-        stage = self._place.stage
-        if old is not None:
-            old.kill()
-            _log.warning("stage %r: process %d has ended: starting another", self._name, old.pid)
-            if self._place.has_changed:
-                _log.warning("stage %r: its file has changed: the new process runs it as it is now", self._name)
-        cpu = stage.cpus[index % len(stage.cpus)] if stage.cpus else None
+        cpus = self._place.stage.cpus
         try:
-            process = self._starting = StageProcess(self._place, cpu)
+            if old is not None:
+                self._end(old)
+            process = self._starting = StageProcess(self._place, cpus[index % len(cpus)] if cpus else None)
             self._end_if_closed(process)
             process.wait_ready(_START_S)
-        except (TailcutError, OSError) as error:
+        except Exception as error:  # noqa: BLE001  without threads, memory or descriptors; it is tried again
+            if self._starting is not None:
+                self._starting.kill()
             self._failed(error)
             return False
         finally:
@@ -148,20 +146,27 @@ class ProcessPool:
             self._condition.notify()
         return True
 
+    def _end(self, old: StageProcess) -> None:
+        old.kill()
+        _log.warning("stage %r: process %d has ended: starting another", self._name, old.pid)
+        if self._place.has_changed:
+            _log.warning("stage %r: its file has changed: the new process runs it as it is now", self._name)
+
     def _end_if_closed(self, process: StageProcess) -> None:
         """End a process of which `close` did not know yet."""
         if self._closed:
             process.interrupt()
 
-    def _failed(self, error: TailcutError | OSError) -> None:
+    def _failed(self, error: Exception) -> None:
         if self._closed:
             return
-        fault = error if isinstance(error, TailcutError) else EngineError(f"stage {self._name!r}: {error}")
+        text = f"stage {self._name!r}: its process could not be started: {type(error).__name__}: {error}"
+        fault = error if isinstance(error, TailcutError) else EngineError(text)
         if not self._begun:
             self._first.put(fault)
         else:
             _log.error("%s", fault)
         with self._lock:
             self._failures += 1
-            self._fault = "" if any(process is not None and process.is_alive for process in self._all) else str(error)
+            self._fault = "" if any(process is not None and process.is_alive for process in self._all) else str(fault)
             self._condition.notify_all()

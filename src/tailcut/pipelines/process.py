@@ -10,7 +10,7 @@ import struct
 import subprocess
 import sys
 import threading
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -25,13 +25,12 @@ from tailcut.errors import (
     TooLargeError,
     UsageError,
 )
-from tailcut.memory.anonymous import anonymous_file
 from tailcut.pipelines.calling import Caller
 from tailcut.pipelines.forwarding import log_from
 from tailcut.pipelines.layout import Parts, rows_of
 from tailcut.pipelines.life import Life, move
 from tailcut.pipelines.loading import PipelinePath, import_path
-from tailcut.pipelines.protocol import CALL, MOST_BYTES, REGION_BYTES, REPLY, ReplyKind
+from tailcut.pipelines.protocol import CALL, MOST_BYTES, REPLY, ReplyKind
 from tailcut.pipelines.region import SharedRegion
 from tailcut.pipelines.stage import Stage
 
@@ -67,31 +66,41 @@ class StageProcess:
     def __init__(self, stage_place: StagePlace, cpu: int | None = None) -> None:
         self._place = stage_place
         self._life = Life.STARTING
-        self._inputs, self._results = (SharedRegion(anonymous_file(REGION_BYTES)) for _ in range(2))
-        self._sock, theirs = socket.socketpair()
+        self._group_ended = False
+        self._patience_s = 0.0  # of the socket
+        with ExitStack() as undo:  # without memory, descriptors or threads, nothing is left behind
+            self._inputs = SharedRegion.create()
+            undo.callback(self._inputs.close)
+            self._results = SharedRegion.create()
+            undo.callback(self._results.close)
+            self._sock, theirs = socket.socketpair()
+            undo.callback(self._sock.close)
+            with theirs:
+                self._process = self._started(theirs, cpu, undo)
+            undo.pop_all()
+
+    def _started(self, theirs: socket.socket, cpu: int | None, undo: ExitStack) -> subprocess.Popen[bytes]:
+        """The operating system's process, whose log lines a thread takes."""
+        stage, path, index = self._place.stage, self._place.path, self._place.index
         logs, their_logs = socket.socketpair()
+        undo.callback(logs.close)
         inherited = (theirs.fileno(), self._inputs.descriptor, self._results.descriptor, their_logs.fileno())
         # Neither `-m` nor `-c` alone: they put the current folder first, whose files would replace standard modules.
         command = [sys.executable, "-P", "-c", _START.format(ascii(import_path()))]
-        command += [str(os.getpid()), str(stage_place.path)]
-        command += [
-            str(stage_place.index),
-            stage_place.stage.signature,
-            *map(str, inherited),
-            "" if cpu is None else str(cpu),
-        ]
-        with theirs, their_logs:
-            self._process = subprocess.Popen(  # noqa: S603  this interpreter, and our own module
+        command += [str(os.getpid()), str(path), str(index), stage.signature]
+        command += [*map(str, inherited), "" if cpu is None else str(cpu)]
+        with their_logs:
+            process = subprocess.Popen(  # noqa: S603  this interpreter, and our own module
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=sys.stderr.fileno() if _has_stderr() else None,
                 pass_fds=inherited,
                 start_new_session=True,  # with a group of its own, which ends as a whole
             )
-        self._group_ended = False
-        name = stage_place.stage.name
-        threading.Thread(target=log_from, args=(logs, name), name=f"{name}-log", daemon=True).start()
-        self._patience_s = 0.0  # of the socket
+        undo.callback(process.wait)
+        undo.callback(process.kill)
+        threading.Thread(target=log_from, args=(logs, stage.name), name=f"{stage.name}-log", daemon=True).start()
+        return process
 
     @property
     def pid(self) -> int:

@@ -2,10 +2,13 @@
 
 import mmap
 import os
+from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
+from tailcut.memory.anonymous import anonymous_file
 from tailcut.pipelines.protocol import REGION_BYTES, grown
 
 _CALLS = 64  # whose sizes decide
@@ -52,6 +55,16 @@ class SharedRegion:
         self.descriptor = descriptor
         self._use = RegionUse()
         self._map = self._mapped(os.fstat(descriptor).st_size)
+
+    @classmethod
+    def create(cls) -> Self:
+        """A new one, of `REGION_BYTES`."""
+        with ExitStack() as undo:
+            descriptor = anonymous_file(REGION_BYTES)
+            undo.callback(os.close, descriptor)
+            region = cls(descriptor)
+            undo.pop_all()
+            return region
 
     @property
     def size(self) -> int:

@@ -120,6 +120,8 @@ def stage(  # noqa: PLR0913  the settings of a stage
         if not callable(function):
             raise UsageError(f"@stage is for functions, not for {type(function).__name__}")
         title = str(name or getattr(function, "__name__", type(function).__name__))
+        if not title.isprintable():
+            raise UsageError(f"stage {title!r}: a name must not have control characters or half of a surrogate pair")
         _check_kind(title, function)
         _check(title, "workers", workers, _MOST_WORKERS)
         _check(title, "max_batch_size", max_batch_size, _MOST_BATCH)
