@@ -145,6 +145,10 @@ class Interruptible(Protocol):
 class RequestEngine(Protocol):
     """An engine that is given the requests of a batch each by itself, because their outputs may differ in size."""
 
+    @property
+    def one_by_one(self) -> bool:
+        """Whether requests are to be handed in one by one: each has the time of a whole call."""
+
     def run_apart(self, requests: Sequence[Arrays]) -> list[list[np.ndarray]]:
         """Compute the outputs of each request, in the order of `spec.outputs`, into fresh arrays.
 

@@ -1,7 +1,7 @@
 """Calls a stage's function for the requests of a batch, and says what a failed call tells the client."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -40,15 +40,23 @@ class Caller:
         """The inputs of each request for a process: all rows together where the function takes them so."""
         return self.inputs.pack(parts) if self.stage.per_request else self.inputs.pack_together(parts)
 
-    def answer(self, asked: Unpacked) -> Packed:
+    def answer(self, asked: Unpacked, called: Callable[[], None]) -> Packed:
         """As `run`, of what has been packed; the answer is packed, with all rows together where they came so.
+
+        Args:
+            asked: what has been unpacked.
+            called: told after each call, where the function is called once for each request.
 
         Raises:
             TailcutError: as `run`.
         """
         stage, parts = self.stage, asked.parts
         if stage.per_request:
-            return self.outputs.pack([call(stage, arrays) for arrays in parts])
+            results = []
+            for arrays in parts:
+                results.append(call(stage, arrays))
+                called()
+            return self.outputs.pack(results)
         if stage.fill:
             return self.outputs.pack(call_filled(stage, self.inputs.together(parts), asked.rows))
         return self.outputs.pack_together([call(stage, self.inputs.together(parts))], asked.rows)

@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Sequence
 from types import FrameType
 
@@ -21,7 +22,7 @@ from tailcut.pipelines.calling import Caller, log_fault, plain, refusal
 from tailcut.pipelines.forwarding import LogSender
 from tailcut.pipelines.layout import Packed
 from tailcut.pipelines.loading import load_pipeline, parse_path
-from tailcut.pipelines.protocol import CALL, MOST_BYTES, REPLY, ReplyKind
+from tailcut.pipelines.protocol import CALL, MOST_BYTES, PROGRESS_S, REPLY, ReplyKind
 from tailcut.pipelines.region import SharedRegion
 from tailcut.pipelines.stage import Stage
 
@@ -87,8 +88,9 @@ def _serve(sock: socket.socket, caller: Caller, inputs: SharedRegion, results: S
         size, region_bytes, result_bytes = CALL.unpack(record)
         results.hold(result_bytes)
         data = inputs.hold(region_bytes)[:size]
+        progress = _Progress(sock, results)
         try:
-            packed = caller.answer(caller.inputs.unpack(data))
+            packed = caller.answer(caller.inputs.unpack(data), progress.called)
             _check_size(caller.stage, packed)
             packed.write(results.grow(packed.size))
         except BaseException as error:  # noqa: BLE001  whatever a function raises, sys.exit() too, costs its requests only
@@ -96,6 +98,21 @@ def _serve(sock: socket.socket, caller: Caller, inputs: SharedRegion, results: S
             _reply(sock, results, *refusal(caller.stage, error))
         else:
             sock.sendall(REPLY.pack(ReplyKind.DONE, packed.size, results.size))
+
+
+class _Progress:
+    """Tells the server now and then that one of several calls has ended, each of which has a time of its own."""
+
+    def __init__(self, sock: socket.socket, results: SharedRegion) -> None:
+        self._sock = sock
+        self._results = results
+        self._told_s = time.monotonic()
+
+    def called(self) -> None:
+        now_s = time.monotonic()
+        if now_s - self._told_s >= PROGRESS_S:
+            self._told_s = now_s
+            self._sock.sendall(REPLY.pack(ReplyKind.WORKING, 0, self._results.size))
 
 
 def _check_size(stage: Stage, packed: Packed) -> None:

@@ -38,6 +38,11 @@ class StageEngine:
         """How many processes were started in the place of another."""
         return 0 if self._pool is None else self._pool.restarts
 
+    @property
+    def one_by_one(self) -> bool:
+        """Whether each request is a call of its own for the thread that asks: its time is that of one call."""
+        return self._pool is None and self.stage.per_request
+
     def run_apart(self, requests: Sequence[Arrays]) -> list[list[np.ndarray]]:
         """The outputs of each request.
 

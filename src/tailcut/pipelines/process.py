@@ -3,6 +3,7 @@
 A call blocks the worker thread that makes it, never the event loop: it waits in recv(2) without the interpreter's lock.
 """
 
+import logging
 import os
 import signal
 import socket
@@ -30,10 +31,11 @@ from tailcut.pipelines.forwarding import log_from
 from tailcut.pipelines.layout import Parts, rows_of
 from tailcut.pipelines.life import Life, move
 from tailcut.pipelines.loading import PipelinePath, import_path
-from tailcut.pipelines.protocol import CALL, MOST_BYTES, REPLY, ReplyKind
+from tailcut.pipelines.protocol import CALL, MOST_BYTES, PROGRESS_S, REPLY, ReplyKind
 from tailcut.pipelines.region import SharedRegion
 from tailcut.pipelines.stage import Stage
 
+_log = logging.getLogger("tailcut")
 _START = "import sys; sys.path[:] = {}; from tailcut.pipelines.child import main; sys.exit(main(sys.argv[1:]))"
 
 
@@ -163,12 +165,12 @@ class StageProcess:
         except ConnectionError:
             raise NotSentError(f"stage {stage.name!r}: its process had ended ({self._ending()})") from None
         try:
-            kind, message = self._receive(stage.timeout_s)
+            kind, message = self._receive(stage.timeout_s + (PROGRESS_S if stage.per_request else 0.0))
         except TimeoutError:
             self.kill()
-            raise StageTimeoutError(
-                f"stage {stage.name!r} did not answer within {stage.timeout_s:g} s: its process was killed"
-            ) from None
+            words = f"stage {stage.name!r} did not answer within {stage.timeout_s:g} s: its process was killed"
+            _log.error("%s", words)
+            raise StageTimeoutError(words) from None
         except ConnectionError:
             raise BatchLostError(f"stage {stage.name!r}: its process ended in a call ({self._ending()})") from None
         self._life = move(self._life, Life.IDLE)
@@ -205,7 +207,7 @@ class StageProcess:
         """The next reply, and its message.
 
         Raises:
-            TimeoutError: none came in time.
+            TimeoutError: none came in time, after the process was called or after one of several calls in it has ended.
             ConnectionError: the process has ended.
         """
         if timeout_s != self._patience_s:
@@ -213,13 +215,15 @@ class StageProcess:
             limit = divmod(max(1, int(timeout_s * 1e6)), 1_000_000)  # 0 would be none
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", *limit))
             self._patience_s = timeout_s
-        try:
-            record = self._sock.recv(REPLY.size, socket.MSG_WAITALL)
-        except BlockingIOError:
-            raise TimeoutError from None
-        if len(record) < REPLY.size:
-            raise ConnectionResetError
-        number, self._size, region_bytes = REPLY.unpack(record)
+        number = ReplyKind.WORKING
+        while number == ReplyKind.WORKING:
+            try:
+                record = self._sock.recv(REPLY.size, socket.MSG_WAITALL)
+            except BlockingIOError:
+                raise TimeoutError from None
+            if len(record) < REPLY.size:
+                raise ConnectionResetError
+            number, self._size, region_bytes = REPLY.unpack(record)
         kind = ReplyKind(number)
         data = self._results.hold(region_bytes)
         if kind in {ReplyKind.READY, ReplyKind.DONE}:

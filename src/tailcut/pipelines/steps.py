@@ -148,8 +148,9 @@ def open_stage(stage_place: StagePlace, limits: Limits) -> tuple[Model, StageEng
     """
     stage = stage_place.stage
     engine = StageEngine(stage_place)
-    # A process is killed when its time is over; only threads are left to the watchdog.
-    patience_s = stage.timeout_s if stage.threads else max(limits.engine_timeout_s, stage.timeout_s + _LENT_S)
+    # A process is killed when the time of a call is over; only threads are left to the watchdog.
+    calls_s = stage.timeout_s * (stage.max_batch_size if stage.per_request else 1)
+    patience_s = stage.timeout_s if stage.threads else max(limits.engine_timeout_s, calls_s + _LENT_S)
     batching = BatchingSettings(
         max_batch_size=stage.max_batch_size,
         max_queue_delay_us=stage.max_queue_delay_us,

@@ -4,6 +4,7 @@ import logging
 import threading
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -109,7 +110,7 @@ class ArrayExecutor(_Executor):
         spec = self._engine.spec
         parts = [request.arrays or {} for request in batch.members]
         if self._apart is not None:
-            batch.apart = self._apart.run_apart(parts)
+            batch.apart = self._run_apart(self._apart, batch, parts)
             return
         if len(parts) == 1:
             inputs = parts[0]
@@ -119,6 +120,17 @@ class ArrayExecutor(_Executor):
         batch.outputs = [outputs[name] for name in spec.output_names]
         if len(parts) > 1 and any(array.shape[:1] != (batch.rows,) for array in batch.outputs):
             raise EngineError("the model did not return one output row for each input row")
+
+    def _run_apart(
+        self, engine: RequestEngine, batch: Batch, parts: Sequence[dict[str, np.ndarray]]
+    ) -> Sequence[Sequence[np.ndarray]]:
+        if not engine.one_by_one:
+            return engine.run_apart(parts)
+        results: list[list[np.ndarray]] = []
+        for part in parts:
+            batch.called_ns = time.monotonic_ns()
+            results += engine.run_apart([part])
+        return results
 
 
 class FallbackExecutor(_Executor):

@@ -113,7 +113,7 @@ class InFlight:
             These batches, and their requests that now have to be failed.
         """
         failed: list[Request] = []
-        hung = [batch for batch in self._batches if 0 < batch.began_ns < began_before_ns]
+        hung = [batch for batch in self._batches if 0 < max(batch.began_ns, batch.called_ns) < began_before_ns]
         for batch in hung:
             del self._batches[batch]
             if self._router is not None:

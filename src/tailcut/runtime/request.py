@@ -159,6 +159,7 @@ class Batch:
         "addresses",
         "apart",
         "began_ns",
+        "called_ns",
         "cuts",
         "deliveries_left",
         "ended_ns",
@@ -208,6 +209,7 @@ class Batch:
         self.error: TailcutError | None = None
         self.formed_ns = time.monotonic_ns()
         self.began_ns = 0  # 0: not yet
+        self.called_ns = 0  # when the newest of several calls began; 0: it is one call
         self.ended_ns = 0
         self.thread = 0  # that computes it
         self.executor: Executor  # that computes it

@@ -3,7 +3,7 @@
 import time
 from dataclasses import dataclass, field
 
-from tailcut.errors import DeviceLostError, QueueFullError
+from tailcut.errors import DeadlineExceededError, DeviceLostError, QueueFullError
 from tailcut.runtime.request import Batch
 
 
@@ -22,7 +22,7 @@ class ModelStatistics:
     cancelled: int = 0
     second: int = 0  # batches that the second engine was given
     rescued: int = 0  # batches that it computed because the device of the first had failed
-    hung: int = 0  # batches given up because the engine did not come back
+    hung: int = 0  # batches given up because the engine did not come back in its time
     queue_ns: int = 0
     compute_ns: int = 0
     served_ns: int = 0  # engine time summed over requests: each one of a batch had to wait for all of it
@@ -46,6 +46,7 @@ class ModelStatistics:
         took = batch.ended_ns - batch.began_ns
         self.compute_ns += took
         if batch.error is not None:
+            self.hung += isinstance(batch.error, DeadlineExceededError)  # the engine itself has ended what hung
             self.is_lost = self.is_lost or isinstance(batch.error, DeviceLostError)
             self.failed += batch.requests
             self.failed_ns += sum((batch.ended_ns - request.ready_ns) * request.requests for request in batch.members)
