@@ -4,12 +4,16 @@ from functools import partial
 
 import pytest
 
-from tailcut import stage
+from tailcut import Pipeline, stage
 from tailcut.errors import UsageError
 
 
 def made(function, *inputs):
     return stage(inputs=dict.fromkeys(inputs or ("x",), "FP32"), outputs={"y": "FP32"})(function)
+
+
+def same(x):
+    return x
 
 
 async def coroutine(x):
@@ -72,6 +76,50 @@ def test_a_name_is_printed_and_handed_to_its_process(name):
         stage(inputs={"x": "FP32"}, outputs={"y": "FP32"}, name=name)(abs)
     assert str(caught.value).isprintable()
     assert stage(inputs={"x": "FP32"}, outputs={"y": "FP32"}, name="sch\u00f6n [a|b]")(abs).name == "sch\u00f6n [a|b]"
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"cpus": 3}, "stage 'same': cpus must be a list of numbers of CPUs, not 3"),
+        ({"cpus": None}, "stage 'same': cpus must be a list of numbers of CPUs, not None"),
+        ({"cpus": "01"}, "stage 'same': cpus must be a list of numbers of CPUs, not ['0', '1']"),
+        ({"fill": 0}, "stage 'same': fill must be a dict of a value for each output, not 0"),
+        ({"fill": [0]}, "stage 'same': fill must be a dict of a value for each output, not [0]"),
+    ],
+)
+def test_a_setting_of_another_type_is_named(setting, message):
+    """With its stage."""
+    with pytest.raises(UsageError) as caught:
+        stage(inputs={"x": "FP32"}, outputs={"y": "FP32[-1]"}, **setting)(same)
+    assert str(caught.value) == message
+
+
+def test_cpus_may_be_of_any_kind_of_sequence():
+    """One that can be read only once, too."""
+    assert stage(inputs={"x": "FP32"}, outputs={"y": "FP32"}, cpus=(cpu for cpu in (1, 0)))(same).cpus == (1, 0)
+
+
+def test_a_bare_decorator_says_what_to_write():
+    """And which function it is on."""
+    with pytest.raises(UsageError, match=r"^stage 'same': write @stage\(inputs=\.\.\., outputs=\.\.\.\)"):
+        stage(same)
+
+
+@pytest.mark.parametrize("kind", [list, tuple, iter, partial(filter, None)])
+def test_steps_may_be_of_any_kind_of_sequence(kind):
+    """A list that is changed afterwards changes no pipeline."""
+    step = made(same)
+    given = kind([step, "m.onnx"])
+    pipeline = Pipeline("p", given)
+    assert pipeline.steps == (step, "m.onnx")
+
+
+@pytest.mark.parametrize("steps", [[], iter([]), filter(None, [None]), "m.onnx", None, 3, made(abs)])
+def test_a_pipeline_has_steps(steps):
+    """In a list."""
+    with pytest.raises(UsageError, match="pipeline 'p': the steps must be a list of stages and models"):
+        Pipeline("p", steps)
 
 
 def test_inputs_are_given_by_name_or_in_order():

@@ -2,17 +2,19 @@
 
 import inspect
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
-from tailcut.errors import UsageError
+from tailcut.errors import ArgumentTypeError, UsageError
 from tailcut.pipelines.tensors import parse_fill, parse_tensors
 from tailcut.spec import TensorSpec
 
 Function = Callable[..., Any]
+_Settings = ParamSpec("_Settings")
+_Made = TypeVar("_Made")
 _NAME = re.compile(r"[\w.-]+", re.ASCII)  # as it is in a URL
 _MOST_WORKERS = 256
 _MOST_BATCH = 65536
@@ -77,6 +79,20 @@ class Stage:
         return self.function(*arguments, **named)
 
 
+def _not_bare(make: Callable[_Settings, _Made]) -> Callable[_Settings, _Made]:
+    """Have `@stage` without arguments say what to write."""
+
+    @wraps(make)
+    def called(*functions: _Settings.args, **settings: _Settings.kwargs) -> _Made:
+        if functions:
+            title = getattr(functions[0], "__name__", type(functions[0]).__name__)
+            raise ArgumentTypeError(f"stage {title!r}: write @stage(inputs=..., outputs=...): all arguments have names")
+        return make(*functions, **settings)
+
+    return called
+
+
+@_not_bare
 def stage(  # noqa: PLR0913  the settings of a stage
     *,
     inputs: Mapping[str, str],
@@ -127,11 +143,12 @@ def stage(  # noqa: PLR0913  the settings of a stage
         _check(title, "max_batch_size", max_batch_size, _MOST_BATCH)
         if not isinstance(timeout_s, int | float) or not 0 < timeout_s <= 86400:
             raise UsageError(f"stage {title!r}: timeout_s is {timeout_s!r}, must be greater than 0 and at most a day")
-        if not all(isinstance(cpu, int) and cpu >= 0 for cpu in cpus):
-            raise UsageError(f"stage {title!r}: cpus must be numbers of CPUs, not {list(cpus)!r}")
+        pins = _check_cpus(title, cpus)
         takes = parse_tensors(title, "inputs", inputs)
         gives = parse_tensors(title, "outputs", outputs)
         free = {tensor.name: tensor for tensor in gives if None in tensor.row_shape}
+        if fill is not None and not isinstance(fill, Mapping):
+            raise UsageError(f"stage {title!r}: fill must be a dict of a value for each output, not {fill!r}")
         if fill is not None and set(fill) != set(free):
             raise UsageError(f"stage {title!r}: fill must have a value for each output of a free size: {[*free]}")
         filling = {name: parse_fill(title, free[name], value) for name, value in (fill or {}).items()}
@@ -146,7 +163,7 @@ def stage(  # noqa: PLR0913  the settings of a stage
             max_batch_size,
             float(timeout_s),
             threads,
-            tuple(cpus),
+            pins,
             filling,
         )
 
@@ -172,9 +189,11 @@ class Pipeline:
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
             raise UsageError(f"a pipeline's name must be a word that a URL can carry, not {self.name!r}")
-        if isinstance(self.steps, str | Path) or not self.steps:
+        given: Any = self.steps
+        steps = () if isinstance(given, str | Path) or not isinstance(given, Iterable) else tuple(given)
+        if not steps:
             raise UsageError(f"pipeline {self.name!r}: the steps must be a list of stages and models")
-        steps: Sequence[Any] = self.steps
+        object.__setattr__(self, "steps", steps)
         for number, step in enumerate(steps, 1):
             if callable(step) and not isinstance(step, Stage):
                 title = getattr(step, "__name__", repr(step))
@@ -189,6 +208,14 @@ class Pipeline:
 def _check(stage: str, setting: str, value: int, most: int) -> None:
     if type(value) is not int or not 1 <= value <= most:
         raise UsageError(f"stage {stage!r}: {setting} is {value!r}, must be 1 to {most}")
+
+
+def _check_cpus(stage: str, cpus: object) -> tuple[int, ...]:
+    numbers = tuple(cpus) if isinstance(cpus, Iterable) else None
+    if numbers is None or not all(isinstance(cpu, int) and cpu >= 0 for cpu in numbers):
+        given = cpus if numbers is None else [*numbers]
+        raise UsageError(f"stage {stage!r}: cpus must be a list of numbers of CPUs, not {given!r}")
+    return numbers
 
 
 def _check_kind(stage: str, function: Function) -> None:
