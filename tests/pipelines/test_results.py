@@ -27,6 +27,26 @@ def test_one_output_in_each_form(value):
     assert y.flags.c_contiguous
 
 
+@pytest.mark.parametrize("rows", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("output", "row", "want"),
+    [
+        ("BYTES", lambda number: f"{number}", b"%d"),
+        ("FP32[1]", lambda number: np.full(1, number, np.float32), None),
+        ("INT64", lambda number: number, None),
+        ("INT64[-1]", lambda number: [number], None),
+    ],
+)
+def test_one_output_as_a_tuple_of_its_rows(rows, output, row, want):
+    """Also where there is one row; a tuple of one with all rows is the output itself."""
+    spec = {"inputs": {"x": "FP32[2]"}, "outputs": {"y": output}}
+    part = (np.ones((rows, 2), np.float32),)
+    values = [row(number) for number in range(rows)]
+    for result in (tuple(values), (values,)):
+        ((y,),) = run(spec, lambda x, result=result: result, [part])
+        assert y.reshape(-1).tolist() == [want % number if want else number for number in range(rows)]
+
+
 @pytest.mark.parametrize("label", [["a", b"b", "c"], np.array(["a", "b", "c"]), np.array([b"a", b"b", b"c"])])
 def test_strings_become_bytes(label):
     """Whatever kind of string they are."""

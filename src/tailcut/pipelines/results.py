@@ -24,7 +24,8 @@ def call(stage: Stage, inputs: Arrays) -> list[np.ndarray]:
         RefusedInputError: it raised a ValueError.
         EngineError: it returned something else than was declared; names the stage, the output, expected and got.
     """
-    rows, values = len(inputs[0]), _each(stage, _call(stage, inputs))
+    rows = len(inputs[0])
+    values = _each(stage, _call(stage, inputs), rows)
     return [_array(stage, tensor, value, rows) for tensor, value in zip(stage.outputs, values, strict=True)]
 
 
@@ -40,7 +41,7 @@ def call_filled(stage: Stage, inputs: Arrays, counts: Sequence[int]) -> list[lis
     """
     rows = len(inputs[0])
     parts: list[list[np.ndarray]] = [[] for _ in counts]
-    for tensor, value in zip(stage.outputs, _each(stage, _call(stage, inputs)), strict=True):
+    for tensor, value in zip(stage.outputs, _each(stage, _call(stage, inputs), rows), strict=True):
         apart = None in tensor.row_shape
         values = _row_list(stage, tensor, value, rows) if apart else _array(stage, tensor, value, rows)
         start = 0
@@ -89,7 +90,7 @@ def _call(stage: Stage, inputs: Arrays) -> Any:
         raise RefusedInputError(f"stage {stage.name!r} refused the input: {type(error).__name__}") from error
 
 
-def _each(stage: Stage, result: Any) -> Sequence[Any]:
+def _each(stage: Stage, result: Any, rows: int) -> Sequence[Any]:
     """What was returned for each output, in order."""
     names = [tensor.name for tensor in stage.outputs]
     where = f"stage {stage.name!r} must return {', '.join(names)}"
@@ -99,13 +100,25 @@ def _each(stage: Stage, result: Any) -> Sequence[Any]:
         if set(result) != set(names):
             raise EngineError(f"{where}, got {', '.join(map(str, result)) or 'an empty dict'}")
         return [result[name] for name in names]
-    if len(names) == 1 and not (isinstance(result, tuple) and len(result) == 1):
+    if len(names) == 1 and (not isinstance(result, tuple) or len(result) != 1 or _is_row(stage, result[0], rows)):
         return [result]
     if not isinstance(result, tuple | list):
         raise EngineError(f"{where} as a tuple in this order or as a dict, got {type(result).__name__}")
     if len(result) != len(names):
         raise EngineError(f"{where}, got {len(result)} values")
     return result
+
+
+def _is_row(stage: Stage, value: Any, rows: int) -> bool:
+    """Whether the only item of a tuple, for the only output, is the only row, and not the array of all rows."""
+    return rows == 1 and _dims(value) == len(stage.outputs[0].row_shape)
+
+
+def _dims(value: Any) -> int:
+    if isinstance(value, list | tuple):
+        return 1 + (_dims(value[0]) if value else 0)
+    dims = getattr(value, "ndim", 0)
+    return dims if isinstance(dims, int) else 0
 
 
 def _array(stage: Stage, tensor: TensorSpec, value: Any, rows: int) -> np.ndarray:
