@@ -40,7 +40,7 @@ def bench_table(record: BenchResult) -> None:
 
 
 def _runs(console: Console, record: BenchResult) -> None:
-    table = Table(title=f"{record.target}, {record.transport}: latency in ms")
+    table = Table(title=escape(f"{record.target}, {record.transport}: latency in ms"))
     for name in ("load", "req/s", "samples", "p50", "p95", "p99", "99 % interval", "p99.9", "max", "errors"):
         table.add_column(name, justify="left" if name == "load" else "right")
     for name in ("late p99", "client CPU"):
@@ -123,4 +123,4 @@ def _row(run: Run) -> list[str]:
     errors = ", ".join(f"{count} x {kind}" for kind, count in run.errors.items()) or "0"
     *figures, p99_9 = (percentile_words(run, name, fixed_milliseconds) for name in PERCENTILES)
     figures += [interval_words(run, fixed_milliseconds, "-"), p99_9, longest_words(run, fixed_milliseconds)]
-    return [escape(load(run, ",.1f")), f"{run.rate_achieved:,.1f}", f"{run.samples:,}", *figures, errors]
+    return [escape(load(run, ",.1f")), f"{run.rate_achieved:,.1f}", f"{run.samples:,}", *figures, escape(errors)]

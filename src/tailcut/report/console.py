@@ -89,14 +89,14 @@ class LadderView:
                 self._whole_s = seconds
             case RungStarted(name, candidates):
                 self._phase = name
-                self.console.print(f"[bold cyan]{name}[/] [dim]{candidates} to try[/]")
+                self.console.print(f"[bold cyan]{escape(name)}[/] [dim]{candidates} to try[/]")
             case CandidateStarted(rung, setting):
                 self._phase = f"{rung}: {setting}"
             case CandidateDone(_, candidate):
                 self.console.print("  " + candidate_line(candidate))
             case RungDone(name, kept, note):
                 output = f"[green]kept {escape(kept)}[/]" if kept else f"[dim]{escape(note or UNCHANGED)}[/]"
-                self.console.print(f"  [bold]{name}[/]: {output}")
+                self.console.print(f"  [bold]{escape(name)}[/]: {output}")
         if self._status is not None:
             self._status.update(self.progress(time.monotonic() - self._began))
 
@@ -168,7 +168,7 @@ def tune_summary(result: TuneResult) -> RenderableType:
 
 def comparison_summary(record: ComparisonResult) -> RenderableType:
     """Profiles compared with the first of them, as a table and a verdict for each."""
-    table = Table(title=f"{record.model} at {record.rate:,.6g} requests/s, latency in ms")
+    table = Table(title=escape(f"{record.model} at {record.rate:,.6g} requests/s, latency in ms"))
     columns = ("profile", "p50", "p99", "99 % interval", "p99 ratio", f"req/s at {record.clients} in flight")
     failed = any(profile.errors for profile in record.profiles)
     for name in (*columns, "throughput ratio", *["failed"] * failed, "CPU a request"):

@@ -38,19 +38,20 @@ def _table(title: str, heads: Sequence[str], rows: Iterable[tuple[str, ...]]) ->
     for number, head in enumerate(heads):
         table.add_column(head, justify="right" if number else "left")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(escape, row))
     return table
 
 
 def explain_markdown(result: ExplainResult) -> str:
     """The same for a pull request."""
-    parts = [f"### {plain(result.model)}: {result.verdict}"]
+    parts = [f"### {plain(result.model)}: {plain(result.verdict)}"]
     if result.stages:
         rows = [" | ".join(row) for row in (HEADS, ("---", "---:", "---:", "---:"), *stage_rows(result))]
         lines = (*process_lines(result), *coincided_lines(result))
         parts += ["\n".join(f"| {row} |" for row in rows), "\n".join(f"- {line}" for line in lines)]
     if result.steps:
-        steps = [" | ".join(row) for row in (STEP_HEADS, ("---", "---:", "---:", "---:", "---:"), *step_rows(result))]
+        figures = [(plain(name), *row) for name, *row in step_rows(result)]
+        steps = [" | ".join(row) for row in (STEP_HEADS, ("---", "---:", "---:", "---:", "---:"), *figures)]
         parts.append("\n".join(f"| {row} |" for row in steps))
     if result.device:
         device = [" | ".join(row) for row in (DEVICE_HEADS, ("---", "---:", "---:"), *device_rows(result))]

@@ -79,7 +79,7 @@ def tune_markdown(result: TuneResult) -> str:
             parts.append(plain(f"{more_traffic(result)}."))
     rungs = [
         [
-            step.name,
+            plain(step.name),
             " <br> ".join(_code(candidate.entry.setting) for candidate in step.kept) or UNCHANGED,
             str(len(step.dropped)),
             plain(" / ".join(candidate.short for candidate in step.kept) or step.note),
