@@ -54,6 +54,9 @@ def test_the_first_pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.chdir(tmp_path)
     subprocess.run([sys.executable, "make_models.py"], check=True, timeout=60)
     Path("embed.py").write_text(pipeline)
+    normalise = load_pipeline(parse_path("embed.py:pipeline")).steps[-1]
+    empty = normalise(np.zeros((1, 3, 16), np.float32), np.zeros((1, 3), np.int64))
+    assert empty.tolist() == [[0.0] * 16]
     (asked,) = re.findall(r"^    (curl .*\n.*)$", page, re.MULTILINE)
     with serving(tmp_path, "embed.py:pipeline", "--reload") as server:
         command = asked.replace("127.0.0.1:8000", f"{server.host}:{server.port}")
@@ -76,7 +79,7 @@ def test_the_first_hour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         shutil.copy(GUIDES.parent.parent / "examples" / "embeddings" / name, tmp_path)
     monkeypatch.chdir(tmp_path)
     steps = load_pipeline(parse_path("embed.py:pipeline")).steps
-    assert steps[1:] == ["minilm.profile.toml"]
+    assert [*steps[1:]] == ["minilm.profile.toml"]
     subprocess.run([sys.executable, "-c", texts], check=True, timeout=60)
     with np.load("texts.npz") as data:
         assert data.files == ["text"]
