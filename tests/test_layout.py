@@ -95,6 +95,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "planning/test_plan": ("planning/notes", "planning/records", "planning/request"),
     "ray_serve/test_local": ("ray/installed", "ray/tracing"),
     "report/test_charts": ("report/strips", "report/words"),
+    "report/test_names": ("report/bench", "report/console", "report/explain", "report/markdown"),
     "report/test_pages": (
         "report/bench_page",
         "report/bench_words",
