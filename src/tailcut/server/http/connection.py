@@ -330,11 +330,9 @@ class HttpConnection(asyncio.BufferedProtocol):
     def _use_late(self, body: memoryview) -> None:
         """A body that came behind its head: the models may have changed meanwhile."""
         try:
-            plan = current_plan(self._plan, self._state)
+            self._use(current_plan(self._plan, self._state), body)
         except Refusal as why:
             self._questions.tell(self._plan, refused(why))
-            return
-        self._use(plan, body)
 
     def _use(self, plan: RequestPlan, body: memoryview) -> None:
         if plan.kind is RequestKind.ANSWER:
