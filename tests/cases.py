@@ -337,6 +337,19 @@ def labels() -> Case:
     return Case(model, requests, batched=True, openvino="it does not support strings")
 
 
+def passed_on() -> Case:
+    """An input that is an output as well: engines leave memory that is bound to it as it was."""
+    outputs = [_value("y", T.FLOAT, "n", 4), _value("x", T.FLOAT, "n", 4)]
+    model = _model([_node("Relu", ["x"], ["y"])], [_value("x", T.FLOAT, "n", 4)], outputs)
+    return Case(model, [{"x": _floats(n, n, 4)} for n in (1, 3, 1, 9, 40, 2)], batched=True)
+
+
+def echo_of_one_row() -> Case:
+    outputs = [_value("x", T.FLOAT, 1, 4), _value("y", T.FLOAT, 1, 4)]
+    model = _model([_node("Relu", ["x"], ["y"])], [_value("x", T.FLOAT, 1, 4)], outputs)
+    return Case(model, [{"x": _floats(n, 1, 4)} for n in (1, 2, 3)])
+
+
 _MAKERS: tuple[Callable[[], Case], ...] = (
     softmax_over_rows,
     statistics_of_the_batch,
@@ -364,5 +377,7 @@ _MAKERS: tuple[Callable[[], Case], ...] = (
     every_axis_another_name,
     sentences,
     labels,
+    passed_on,
+    echo_of_one_row,
 )
 CASES: dict[str, Case] = {make.__name__: make() for make in _MAKERS}

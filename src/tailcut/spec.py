@@ -165,9 +165,21 @@ class ModelSpec:
     @cached_property
     def fixed_rows(self) -> bool:
         """Whether every row of every input and output has one fixed size, so that it can live in a slab."""
-        return (self.batched or self.single) and all(
-            tensor.row_bytes is not None for tensor in self.inputs + self.outputs
-        )
+        inputs_fixed = all(tensor.row_bytes is not None for tensor in self.inputs)
+        return (self.batched or self.single) and inputs_fixed and self.fixed_outputs
+
+    @cached_property
+    def fixed_outputs(self) -> bool:
+        """Whether every row of every output has one fixed size, and can be written where it is wanted.
+
+        An output that is itself an input cannot: engines leave what is bound to it as it was.
+        """
+        return not self.passed_on and all(tensor.row_bytes is not None for tensor in self.outputs)
+
+    @cached_property
+    def passed_on(self) -> tuple[str, ...]:
+        """Names of the outputs that are inputs, too."""
+        return tuple(name for name in self.output_names if name in self.input_names)
 
     @cached_property
     def signature(self) -> tuple[str, ...]:

@@ -271,3 +271,24 @@ def test_two_dimensions_that_cannot_be_padded(tmp_path: Path) -> None:
     for inputs, words in cases:
         with pytest.raises(UnsupportedError, match=words):
             opened(path, 4, 8, inputs=inputs, second=(4, 6), rows="independent")
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_an_input_that_is_an_output_as_well(tmp_path: Path, engine: str) -> None:
+    """It comes back as it was sent, in batches of several requests, too."""
+    path = tmp_path / "m.onnx"
+    nodes = [
+        helper.make_node("ReduceSum", ["ids", "axis"], ["total"], keepdims=1),
+        helper.make_node("Add", ["total", "w"], ["y"]),
+    ]
+    w = value("w", DType.FP32, ("batch", 4))
+    inputs = [value("ids", DType.FP32, ("batch", "length")), w]
+    save(path, nodes, inputs, [w, value("y", DType.FP32, ("batch", 4))], {"axis": np.array([1])})
+    with opened(path, 8, 16, inputs=(PaddedInput(name="ids"),), engine=engine) as model:
+        requests = [
+            {"ids": np.ones((rows, length), np.float32), "w": np.full((rows, 4), length, np.float32)}
+            for rows, length in ((1, 3), (2, 5), (1, 12), (3, 9))
+        ]
+        for request, answer in zip(requests, together(model, requests), strict=True):
+            np.testing.assert_array_equal(answer["w"], request["w"])
+            np.testing.assert_array_equal(answer["y"], request["w"] * 2)

@@ -12,8 +12,11 @@ def check_arrays(spec: ModelSpec, inputs: Arrays, outputs: Arrays) -> None:
 
     Raises:
         InvalidInputError: one is not; names the tensor, what was expected, and what came.
-        UnsupportedError: a tensor has no fixed size (BYTES, or free output dimensions beside the batch).
+        UnsupportedError: a tensor has no fixed size (BYTES, or free output dimensions beside the batch), or is
+            input and output at once: engines do not write those.
     """
+    for name in spec.passed_on:
+        raise UnsupportedError(f"output {name!r} is an input, too: it cannot be bound to memory")
     for tensor in spec.outputs:
         if None in (tensor.row_shape if spec.batched else tensor.shape):
             raise UnsupportedError(f"output {tensor.name!r} has no fixed size: it cannot be bound to memory")

@@ -171,7 +171,7 @@ class PaddedExecutor(_Executor):
         self._padding = padding
         self._rows = max_batch_size
         self._loose = ArrayExecutor(engine)
-        self._bindable = all(tensor.row_bytes is not None for tensor in engine.spec.outputs)
+        self._bindable = engine.spec.fixed_outputs
         self._scratch: dict[Bucket, dict[str, np.ndarray]] = {}
         self._outputs: dict[Bucket, dict[str, np.ndarray]] = {}
         self._bound: dict[tuple[Bucket, int], Bound] = {}

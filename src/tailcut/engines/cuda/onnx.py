@@ -86,7 +86,7 @@ class OnnxCudaEngine:
         for tensor in self.spec.inputs + self.spec.outputs:
             if tensor.dtype in {DType.BYTES, DType.BF16}:
                 raise UnsupportedError(f"{path}: device cuda does not support {tensor.dtype} tensors ({tensor.name!r})")
-        self._fixed = all(
+        self._fixed = not self.spec.passed_on and all(
             None not in (tensor.row_shape if self.spec.batchable else tensor.shape) for tensor in self.spec.outputs
         )
         source = prepared.source if options.precision != "f16" else _halved(path, prepared.source)
