@@ -5,86 +5,21 @@ through whichever way in, the answer must equal it.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from onnx import TensorProto as T
-from onnx import helper, numpy_helper
+from onnx import helper
 
-Arrays = dict[str, np.ndarray]
-Dims = list[int | str | None]
+from tests.case_parts import Arrays, Case, check_same, save_all
+from tests.case_parts import floats as _floats
+from tests.case_parts import independent as _independent
+from tests.case_parts import made_model as _model
+from tests.case_parts import node as _node
+from tests.case_parts import value_info as _value
+from tests.shape_cases import SHAPES
 
-
-@dataclass(frozen=True)
-class Case:
-    """A model, and requests of different sizes for it."""
-
-    model: onnx.ModelProto
-    requests: list[Arrays]
-    batched: bool = False
-    openvino: str = ""  # why openvino cannot be asked; "" where it can
-
-    def truths(self) -> list[Arrays | None]:
-        """What onnxruntime answers to each request alone; None where it refuses."""
-        options = ort.SessionOptions()
-        options.log_severity_level = 4
-        session = ort.InferenceSession(self.model.SerializeToString(), options, ["CPUExecutionProvider"])
-        names = [output.name for output in session.get_outputs()]
-        answers: list[Arrays | None] = []
-        for request in self.requests:
-            try:
-                answers.append(dict(zip(names, map(np.asarray, session.run(names, request)), strict=True)))
-            except Exception:  # noqa: BLE001  onnxruntime's errors share no base
-                answers.append(None)
-        return answers
-
-
-def check_same(got: Arrays, want: Arrays) -> None:
-    """Equal but for rounding, shapes and dtypes included."""
-    assert set(got) == set(want)
-    for name, array in want.items():
-        assert got[name].shape == array.shape
-        if array.dtype.kind == "f":
-            assert got[name].dtype == array.dtype
-            np.testing.assert_allclose(got[name], array, rtol=1e-3, atol=1e-4)
-        elif array.dtype == object:
-            text = [item.decode() if isinstance(item, bytes) else item for item in got[name].reshape(-1).tolist()]
-            assert text == array.reshape(-1).tolist()
-        else:
-            assert got[name].dtype == array.dtype
-            assert np.array_equal(got[name], array)
-
-
-def save_all(folder: Path, cases: dict[str, Case]) -> None:
-    """Each as NAME.onnx."""
-    for name, case in cases.items():
-        onnx.save(case.model, folder / f"{name}.onnx")
-
-
-def _value(name: str, kind: int, *dims: int | str | None) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, kind, list(dims))
-
-
-def _model(
-    nodes: list[onnx.NodeProto],
-    inputs: list[onnx.ValueInfoProto],
-    outputs: list[onnx.ValueInfoProto],
-    weights: Arrays | None = None,
-) -> onnx.ModelProto:
-    tensors = [numpy_helper.from_array(array, name) for name, array in (weights or {}).items()]
-    graph = helper.make_graph(nodes, "case", inputs, outputs, tensors)
-    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
-    return helper.make_model(graph, opset_imports=opsets, ir_version=9)
-
-
-_node = helper.make_node
-
-
-def _floats(seed: int, *shape: int) -> np.ndarray:
-    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+__all__ = ["CASES", "Arrays", "Case", "check_same", "save_all"]
 
 
 def _on_x(nodes: list[onnx.NodeProto], *y: int | str | None, weights: Arrays | None = None, rows: int = 0) -> Case:
@@ -284,17 +219,6 @@ def distinct() -> Case:
     return Case(model, [{"x": np.random.default_rng(n).integers(0, 6, n)} for n in (1, 4, 20)])
 
 
-def _dense(name: str, x: Dims, y: Dims) -> onnx.ModelProto:
-    weights = {"w": _floats(1, 4, 3), "b": _floats(2, 3)}
-    return _model(
-        [_node("Gemm", [name, "w", "b"], ["y"])], [_value(name, T.FLOAT, *x)], [_value("y", T.FLOAT, *y)], weights
-    )
-
-
-def _independent(name: str, x: Dims, y: Dims) -> Case:
-    return Case(_dense(name, x, y), [{name: _floats(n, n, 4)} for n in (1, 2, 1, 3, 11, 1)], batched=True)
-
-
 def unknown_names() -> Case:
     """As TensorFlow's converter calls its axes."""
     return _independent("serving_default_x:0", ["unk__1", 4], ["unk__2", 3])
@@ -337,19 +261,6 @@ def labels() -> Case:
     return Case(model, requests, batched=True, openvino="it does not support strings")
 
 
-def passed_on() -> Case:
-    """An input that is an output as well: engines leave memory that is bound to it as it was."""
-    outputs = [_value("y", T.FLOAT, "n", 4), _value("x", T.FLOAT, "n", 4)]
-    model = _model([_node("Relu", ["x"], ["y"])], [_value("x", T.FLOAT, "n", 4)], outputs)
-    return Case(model, [{"x": _floats(n, n, 4)} for n in (1, 3, 1, 9, 40, 2)], batched=True)
-
-
-def echo_of_one_row() -> Case:
-    outputs = [_value("x", T.FLOAT, 1, 4), _value("y", T.FLOAT, 1, 4)]
-    model = _model([_node("Relu", ["x"], ["y"])], [_value("x", T.FLOAT, 1, 4)], outputs)
-    return Case(model, [{"x": _floats(n, 1, 4)} for n in (1, 2, 3)])
-
-
 _MAKERS: tuple[Callable[[], Case], ...] = (
     softmax_over_rows,
     statistics_of_the_batch,
@@ -377,7 +288,6 @@ _MAKERS: tuple[Callable[[], Case], ...] = (
     every_axis_another_name,
     sentences,
     labels,
-    passed_on,
-    echo_of_one_row,
+    *SHAPES,
 )
 CASES: dict[str, Case] = {make.__name__: make() for make in _MAKERS}

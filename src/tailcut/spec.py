@@ -4,7 +4,7 @@
 and its rows are independent, so that rows of several requests can share one call.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
 
@@ -100,6 +100,7 @@ class TensorSpec:
     shape: Shape
     classes: tuple[str | int, ...] = ()
     first_axis: str = field(default="", compare=False)  # what the model calls its first dimension; "" where unnamed
+    declared: Shape | None = field(default=None, compare=False)  # what the file says, where that is not always so
     text: bool = True  # elements of BYTES are UTF-8 text and become `str`, as engines take them; else they stay bytes
 
     @cached_property
@@ -123,9 +124,24 @@ class TensorSpec:
             want is None or want == got for want, got in zip(self.shape, shape, strict=True)
         )
 
+    def opened(self, shape: Shape) -> "TensorSpec":
+        """With the sizes left free in which a real shape is another; all of them where it has other axes."""
+        pairs = zip(self.shape, shape, strict=True) if len(self.shape) == len(shape) else [(None, 0)] * len(shape)
+        dims = tuple(dim if dim == real else None for dim, real in pairs)
+        return replace(self, shape=dims, declared=self.declared or self.shape)
+
     def describe(self) -> str:
         """The shape as a user reads it, with -1 for a free dimension: `FP32 [-1, 256]`."""
-        return f"{self.dtype} {[-1 if dim is None else dim for dim in self.shape]}"
+        return _described(self.dtype, self.shape)
+
+    @property
+    def written(self) -> str:
+        """As `describe`, with the shape that the file declares."""
+        return _described(self.dtype, self.shape if self.declared is None else self.declared)
+
+
+def _described(dtype: DType, shape: Shape) -> str:
+    return f"{dtype} {[-1 if dim is None else dim for dim in shape]}"
 
 
 @dataclass(frozen=True)
@@ -183,9 +199,9 @@ class ModelSpec:
 
     @cached_property
     def signature(self) -> tuple[str, ...]:
-        """Every input and output in a line: `input x FP32 [-1, 256]`."""
+        """Every input and output in a line, as the file declares it: `input x FP32 [-1, 256]`."""
         return tuple(
-            f"{kind} {tensor.name} {tensor.describe()}"
+            f"{kind} {tensor.name} {tensor.written}"
             for kind, tensors in (("input", self.inputs), ("output", self.outputs))
             for tensor in tensors
         )

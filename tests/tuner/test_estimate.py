@@ -143,6 +143,16 @@ def test_the_users_word_on_rows_holds_for_the_measurements(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["fewer_columns_declared", "other_rows_declared"])
+def test_outputs_of_other_sizes_than_the_file_declares(tmp_path: Path, name: str) -> None:
+    """Nothing is bound to what is too small for them."""
+    path = tmp_path / "m.onnx"
+    onnx.save(CASES[name].model, path)
+    (result,) = estimate_engines(path, [EngineOptions(threads=1)], CASES[name].requests[:1], seconds=0.3, batched=False)
+    assert result.error is None
+
+
+@pytest.mark.slow
 def test_requests_of_different_lengths_are_computed_in_turn(tmp_path: Path) -> None:
     """The times of a size are those of the data's lengths, and of a lone request as well."""
     path = save(

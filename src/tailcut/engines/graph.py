@@ -23,6 +23,7 @@ from tailcut.engines.files import (
     sampled_hash,
 )
 from tailcut.engines.rows import analyse_rows
+from tailcut.engines.value_sizes import open_shapes
 from tailcut.errors import ModelFileError, UnsupportedError
 from tailcut.spec import DType, ModelSpec, RowEvidence, Rows, Shape, TensorSpec
 
@@ -133,6 +134,8 @@ def weights_hash(path: Path) -> str | None:
 def read_spec(model: onnx.ModelProto, path: Path, name: str | None) -> ModelSpec:
     """The signature, with what the graph says of its rows: inputs that are no initialisers, and outputs, in order.
 
+    Sizes that the file declares for an output are left open where values of the inputs decide them.
+
     Raises:
         UnsupportedError: a tensor of a type that the wire has no name for, or without a rank.
     """
@@ -148,6 +151,10 @@ def read_spec(model: onnx.ModelProto, path: Path, name: str | None) -> ModelSpec
     classes = {entry.key: tuple(json.loads(entry.value)) for entry in model.metadata_props if is_classes(entry.key)}
     tensors = [replace(_tensor(value, path), classes=classes.get(f"{CLASSES}{value.name}", ())) for value in outputs]
     spec = ModelSpec(spec_name, tuple(inputs), tuple(tensors))
+    if spec.single and spec.fixed_outputs:
+        shapes = open_shapes(model)
+        opened = (tensor.opened(shapes[tensor.name]) if tensor.name in shapes else tensor for tensor in tensors)
+        spec = replace(spec, outputs=tuple(opened))
     evidence = analyse_rows(model) if spec.batchable else RowEvidence(Rows.DEPENDENT, "")
     return replace(spec, rows=evidence.rows, rows_reason=evidence.reason)
 

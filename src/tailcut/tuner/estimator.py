@@ -21,6 +21,7 @@ import numpy as np
 from tailcut.engines import EngineOptions, open_engine
 from tailcut.engines.base import Engine
 from tailcut.errors import TailcutError, UnsupportedError
+from tailcut.runtime.opening.row_proof import open_outputs
 from tailcut.runtime.opening.timing import call_of
 from tailcut.spec import DType, Rows
 
@@ -130,6 +131,8 @@ class _Bench:
             self._engine.spec = replace(self._engine.spec, rows=Rows.INDEPENDENT)
         self.batched = self._engine.spec.batched
         self._requests = [unpack(request) for request in job.requests]
+        if self._requests and self._engine.spec.fixed_rows:
+            open_outputs(self._engine, self._engine.run(self._requests[0]))
         self._instances = job.instances
         self._calls: dict[int, list[Callable[[], object]]] = {}
 

@@ -14,8 +14,10 @@ from tests.engines.models import gather_rows, identity, masked_mean, perceptron,
 from tailcut.engines import open_engine
 from tailcut.engines.base import Engine, EngineOptions
 from tailcut.machine.fingerprint import isa_flags
+from tailcut.runtime.model import Model
 from tailcut.runtime.opening import row_proof
 from tailcut.runtime.opening.row_proof import prove_rows
+from tailcut.runtime.profile import Profile
 from tailcut.spec import DType, ModelSpec, RowEvidence, Rows, TensorSpec
 
 ENGINES = ("onnxruntime", "openvino")
@@ -231,3 +233,41 @@ def test_float16_rounds_coarsely(tmp_path: Path) -> None:
     path = save(tmp_path / "m.onnx", nodes, *ends, weights)
     for engine in ENGINES:
         assert proof_of(path, engine).rows is Rows.INDEPENDENT
+
+
+@pytest.mark.parametrize("auto", [False, True])
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("fewer_columns_declared", (None, None)),
+        ("fewer_axes_declared", (None, None)),
+        ("other_rows_declared", (None, None)),
+        ("as_many_as_declared", (1, None)),
+    ],
+)
+def test_sizes_that_the_file_declares_and_no_answer_has(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, shape: tuple, *, auto: bool
+) -> None:
+    """They are left open with one line of warning; the profile knows the file by what it declares."""
+    path = tmp_path / "m.onnx"
+    onnx.save(CASES[name].model, path)
+    with Model.open(path, auto=auto) as model:
+        (output,) = model.spec.outputs
+        assert output.shape == shape
+        assert model.entry.warm_up.warmed_up
+        (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+        assert f"other sizes than the file declares: '{output.name}' {output.written}" in warning
+        Profile.of_model(path).with_signature().check_signature(model.spec)
+
+
+def test_sizes_that_answers_have_stay(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A row of a fixed size is bound, and nothing is said of it."""
+    path = save(
+        tmp_path / "m.onnx",
+        [helper.make_node("Relu", ["x"], ["y"])],
+        [value("x", DType.FP32, (1, 4))],
+        [value("y", DType.FP32, (1, 4))],
+    )
+    with Model.open(path, auto=False) as model:
+        assert model.entry.slab is not None
+    assert not caplog.records

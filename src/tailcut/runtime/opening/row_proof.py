@@ -22,7 +22,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tailcut.engines.base import Arrays, Engine
-from tailcut.engines.samples import Samples, find_samples
+from tailcut.engines.hints import Hinted
+from tailcut.engines.samples import Samples, find_samples, likely_samples
 from tailcut.errors import TailcutError, UnsupportedError
 from tailcut.runtime.limits import Limits
 from tailcut.runtime.rows import RowDecision, RowsSetting, decide_rows, needs_proof
@@ -52,7 +53,8 @@ Outputs = Mapping[str, np.ndarray]
 def settle_rows(engine: Engine, user: RowsSetting, limits: Limits, samples: Samples | None = None) -> RowDecision:
     """Decide whether the rows of a loaded model are independent, and lower its spec to that.
 
-    The proof is made with these samples; with any that the model accepts where none are given.
+    The proof is made with these samples; with any that the model accepts where none are given. Sizes of outputs that a
+    real answer does not have are left open in the spec: the file may say anything.
 
     Raises:
         UnsupportedError: the user asks for batching, and the signature rules it out.
@@ -60,6 +62,11 @@ def settle_rows(engine: Engine, user: RowsSetting, limits: Limits, samples: Samp
     proof = None
     if needs_proof(engine.spec, user):
         proof = prove_rows(engine, _BUDGET_SHARE * limits.warm_up_s, samples)
+    elif engine.spec.single and engine.spec.fixed_rows:
+        _open_by_an_answer(engine, samples)
+    wrong = [f"{tensor.name!r} {tensor.written}" for tensor in engine.spec.outputs if tensor.declared is not None]
+    if wrong:
+        _log.warning("%s: outputs may have other sizes than the file declares: %s", engine.spec.name, ", ".join(wrong))
     decision = decide_rows(engine.spec, proof, user)
     if decision.warning:
         _log.warning("%s: %s", engine.spec.name, decision.warning)
@@ -78,6 +85,26 @@ def prove_rows(engine: Engine, budget_s: float, samples: Samples | None = None, 
     except UnsupportedError as error:
         return RowEvidence(Rows.UNKNOWN, str(error))
     return _Proof(engine, samples, end, seed).run()
+
+
+def open_outputs(engine: Engine, answer: Outputs) -> None:
+    """Leave those sizes of outputs open in an engine's spec that this answer does not have."""
+    spec = engine.spec
+    if not all(tensor.accepts(answer[tensor.name].shape) for tensor in spec.outputs):
+        outputs = (
+            tensor if tensor.accepts(answer[tensor.name].shape) else tensor.opened(answer[tensor.name].shape)
+            for tensor in spec.outputs
+        )
+        engine.spec = replace(spec, outputs=tuple(outputs))
+
+
+def _open_by_an_answer(engine: Engine, samples: Samples | None) -> None:
+    """Compute one request, whose sizes the file gives: there is nothing to try out."""
+    samples = samples or likely_samples(engine.spec, engine.hints if isinstance(engine, Hinted) else None)
+    try:
+        open_outputs(engine, engine.run(samples.make(samples.rows, 0)))
+    except TailcutError:  # warm-up tries others, and says so
+        return
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +162,8 @@ class _Proof:
                 if not self._rows:
                     return RowEvidence(Rows.UNKNOWN, f"a generated row is rejected: {error}")
                 continue  # a magnitude that it refuses
+            if not self._rows:
+                open_outputs(self._engine, answer)
             for name, array in answer.items():
                 if array.shape[:1] != (1,):
                     return _dependent(f"output {name!r} has {_rows_of(array)} for 1 row of input")
