@@ -221,7 +221,6 @@ class ModelEntry:
 
         Raises:
             QueueFullError: too much is waiting already, or the deadline cannot be met.
-            InvalidInputError: inputs that are padded differ in length.
             ReleasedError: the model was closed.
         """
         if self.slab is None and request.count <= self.max_batch_size:
@@ -236,7 +235,7 @@ class ModelEntry:
         What is smaller is queued without a pause: a request that pauses holds rows that it does not use yet.
 
         Raises:
-            QueueFullError, InvalidInputError, ReleasedError: as in `start`.
+            QueueFullError, ReleasedError: as in `start`.
         """
         large = self.slab is not None and sum(array.nbytes for array in arrays.values()) > _STEP_BYTES
         return self._start(arrays, request, _STEP_BYTES if large else 0)
@@ -303,7 +302,6 @@ class ModelEntry:
 
         Raises:
             QueueFullError: no rows are free.
-            InvalidInputError: inputs that are padded differ in length.
             ReleasedError: the model was closed.
         """
         slab = self.slab

@@ -74,11 +74,7 @@ class PartCollector:
             self._submit(lease, part, start)
 
     def submit_next(self) -> bool:
-        """Prepare and queue the next of the rest; whether there was one.
-
-        Raises:
-            InvalidInputError: inputs that are padded differ in length.
-        """
+        """Prepare and queue the next of the rest; whether there was one."""
         with self._lock:
             return self._submit_next()
 

@@ -16,7 +16,7 @@ from itertools import product
 import numpy as np
 
 from tailcut.engines.base import Engine
-from tailcut.errors import InvalidInputError, TailcutError, UnsupportedError
+from tailcut.errors import TailcutError, UnsupportedError
 from tailcut.runtime.cuts import Cut, learn_cut, probe_lengths
 from tailcut.runtime.inputs import Arrays, row_key
 from tailcut.runtime.settings import PaddingSettings
@@ -55,13 +55,12 @@ class Padding:
     def place(self, arrays: Arrays) -> tuple[object, Lengths]:
         """The key of a request, and its lengths; the key is its bucket, or its own shape where no bucket is for it.
 
-        Raises:
-            InvalidInputError: the padded inputs differ in length; names them.
+        Of its own shape is also a request whose inputs differ along a dimension: data that the buckets were chosen by
+        may have had equal lengths where the model does not ask for them.
         """
         lengths = lengths_of(self.places, arrays)
         if lengths is None:
-            self._check_inputs(arrays)
-            return row_key(self.spec, arrays), ()  # one input whose two axes differ: its own shape
+            return row_key(self.spec, arrays), ()
         sizes = []
         for buckets, length, shortest in zip(self.buckets, lengths, self.shortest, strict=True):
             at = bisect_left(buckets, length)
@@ -69,16 +68,6 @@ class Padding:
                 return row_key(self.spec, arrays), lengths
             sizes.append(buckets[at])
         return Bucket(tuple(sizes)), lengths
-
-    def _check_inputs(self, arrays: Arrays) -> None:
-        for wanted in range(len(self.buckets)):
-            lengths = {
-                name: next(arrays[name].shape[axis] for axis, dimension in axes if dimension == wanted)
-                for name, axes in self.places.items()
-                if any(dimension == wanted for _, dimension in axes)
-            }
-            if len(set(lengths.values())) > 1:
-                raise InvalidInputError(f"inputs differ in length: {lengths}")
 
     def shape(self, tensor: TensorSpec, rows: int, lengths: Lengths) -> tuple[int, ...]:
         """An input's shape in a batch; that of an output which follows no length."""
