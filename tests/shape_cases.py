@@ -45,6 +45,36 @@ def as_many_as_declared() -> Case:
     return Case(model, [{"x": np.array([row], np.float32)} for row in rows])
 
 
+def matched() -> Case:
+    """Each row by the row of the same number, or all of them by a single one."""
+    nodes = [node("Mul", ["x", "q"], ["p"]), node("ReduceSum", ["p", "last"], ["y"], keepdims=0)]
+    inputs = [value_info("x", T.FLOAT, "docs", 8), value_info("q", T.FLOAT, "queries", 8)]
+    model = made_model(nodes, inputs, [value_info("y", T.FLOAT, "n")], {"last": np.array([1])})
+    sizes = ((1, 1), (5, 1), (1, 3), (4, 4), (2, 3), (30, 1), (9, 9))
+    requests = [{"x": floats(a, a, 8), "q": floats(70 + b, b, 8)} for a, b in sizes]
+    return Case(model, requests, batched=True)
+
+
+def towers() -> Case:
+    """Images and texts, embedded apart from each other."""
+    nodes = [node("MatMul", ["a", "v"], ["image"]), node("MatMul", ["b", "w"], ["text"])]
+    inputs = [value_info("a", T.FLOAT, "images", 8), value_info("b", T.FLOAT, "texts", 4)]
+    outputs = [value_info("image", T.FLOAT, "images", 3), value_info("text", T.FLOAT, "texts", 3)]
+    model = made_model(nodes, inputs, outputs, {"v": floats(1, 8, 3), "w": floats(2, 4, 3)})
+    sizes = ((1, 3), (1, 1), (2, 2), (20, 1), (7, 7))
+    return Case(model, [{"a": floats(a, a, 8), "b": floats(30 + b, b, 4)} for a, b in sizes], batched=True)
+
+
+def towers_of_words() -> Case:
+    """Likewise of any length, averaged."""
+    nodes = [node("ReduceMean", ["a"], ["y"], axes=[1]), node("ReduceMean", ["b"], ["z"], axes=[1])]
+    inputs = [value_info("a", T.FLOAT, "questions", "long"), value_info("b", T.FLOAT, "answers", "wide")]
+    outputs = [value_info("y", T.FLOAT, "questions", 1), value_info("z", T.FLOAT, "answers", 1)]
+    sizes = ((1, 3, 2), (1, 1, 5), (2, 2, 5), (9, 2, 4), (6, 6, 3))
+    requests = [{"a": floats(a, a, size), "b": floats(b, b, size + 1)} for a, b, size in sizes]
+    return Case(made_model(nodes, inputs, outputs), requests, batched=True)
+
+
 SHAPES = (
     passed_on,
     echo_of_one_row,
@@ -52,4 +82,7 @@ SHAPES = (
     fewer_axes_declared,
     other_rows_declared,
     as_many_as_declared,
+    matched,
+    towers,
+    towers_of_words,
 )

@@ -4,6 +4,7 @@
 and its rows are independent, so that rows of several requests can share one call.
 """
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
@@ -179,10 +180,35 @@ class ModelSpec:
         return all(tensor.shape[:1] == (1,) for tensor in self.inputs + self.outputs)
 
     @cached_property
+    def fixed_sizes(self) -> bool:
+        """Whether every row of every input and output has one fixed size."""
+        sizes = [tensor.row_bytes for tensor in self.inputs + self.outputs]
+        return (self.batched or self.single) and None not in sizes
+
+    @cached_property
     def fixed_rows(self) -> bool:
-        """Whether every row of every input and output has one fixed size, so that it can live in a slab."""
-        inputs_fixed = all(tensor.row_bytes is not None for tensor in self.inputs)
-        return (self.batched or self.single) and inputs_fixed and self.fixed_outputs
+        """Whether every row has one fixed size and can be bound, so that it can live in a slab."""
+        return self.fixed_sizes and self.fixed_outputs
+
+    @cached_property
+    def separate_axes(self) -> bool:
+        """Whether inputs of one request may differ in their number of rows: their first axes have different names."""
+        names = [tensor.first_axis for tensor in self.inputs]
+        return all(names) and len(set(names)) > 1
+
+    def is_uneven(self, counts: Iterable[int]) -> bool:
+        """Whether a request of inputs with these numbers of rows is computed whole, because they differ."""
+        return self.separate_axes and len(set(counts)) > 1
+
+    def are_rows(self, counts: Sequence[int]) -> bool:
+        """Whether inputs of these first sizes, in order, are a request: those on an axis of one name must be equal."""
+        if len(set(counts)) == 1:
+            return True
+        if not self.separate_axes:
+            return False
+        sizes: dict[str, int] = {}
+        pairs = zip(self.inputs, counts, strict=True)
+        return all(sizes.setdefault(tensor.first_axis, count) == count for tensor, count in pairs)
 
     @cached_property
     def fixed_outputs(self) -> bool:

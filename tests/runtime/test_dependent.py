@@ -160,6 +160,45 @@ def test_the_word_of_the_call_comes_before_the_profiles(tmp_path: Path) -> None:
             assert model.spec.batched == batched
 
 
+@pytest.mark.parametrize("dispatch", ["worker", "inline", "adaptive"])
+def test_inputs_with_rows_of_their_own(tmp_path: Path, dispatch: str) -> None:
+    """Computed whole and alone, beside requests that are rows and share batches; no row stays in use."""
+    case = CASES["towers"]
+    rows = [{"a": np.full((1, 8), n, np.float32), "b": np.full((1, 4), n, np.float32)} for n in range(8)]
+    uneven = {"a": np.ones((1, 8), np.float32), "b": np.ones((9, 4), np.float32)}
+
+    async def ask_all(model: Model) -> list[Arrays]:
+        return await asyncio.gather(*[model.infer(request) for request in [*rows, uneven, *rows]])
+
+    with opened(tmp_path, case, "onnxruntime", max_batch_size=4, dispatch=dispatch) as model:
+        assert model.entry.slab is not None
+        before = model.statistics()["batches"]
+        answers = asyncio.run(ask_all(model))
+        assert answers[8]["image"].shape == (1, 3)
+        assert answers[8]["text"].shape == (9, 3)
+        for first, second in zip(answers[:8], answers[9:], strict=True):
+            check_same(first, second)
+        assert model.statistics()["batches"] - before < len(answers)
+        assert model.statistics()["rows_in_use"] == 0
+
+
+def test_inputs_on_one_axis_have_equal_rows(tmp_path: Path) -> None:
+    """Where the file gives the first axes one name, or none; and no input of a batched model is without rows."""
+    case = CASES["towers"]
+    for name in ("images", ""):
+        model = onnx.ModelProto()
+        model.CopyFrom(case.model)
+        for value in [*model.graph.input, *model.graph.output]:
+            value.type.tensor_type.shape.dim[0].dim_param = name
+        with (
+            opened(tmp_path, Case(model, case.requests), "onnxruntime") as same,
+            pytest.raises(InvalidInputError, match="differ in their number of rows"),
+        ):
+            same.infer_sync(case.requests[0])
+    with opened(tmp_path, case, "onnxruntime") as model, pytest.raises(InvalidInputError, match="0 rows"):
+        model.infer_sync({"a": np.empty((0, 8), np.float32), "b": np.ones((3, 4), np.float32)})
+
+
 def test_int8_is_not_batched(tmp_path: Path) -> None:
     """What onnxruntime's quantiser makes of a graph takes one scale for all rows; the proof sees it, too."""
     profile = Profile.of_model(

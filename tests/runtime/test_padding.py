@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper
+from tests.cases import CASES, check_same, save_all
 from tests.engines.models import (
     dynamic_sequence,
     identity,
@@ -313,3 +314,15 @@ def test_an_input_that_is_an_output_as_well(tmp_path: Path, engine: str) -> None
         for request, answer in zip(requests, together(model, requests), strict=True):
             np.testing.assert_array_equal(answer["w"], request["w"])
             np.testing.assert_array_equal(answer["y"], request["w"] * 2)
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_inputs_with_rows_of_their_own_are_not_padded(tmp_path: Path, engine: str) -> None:
+    """One question and three answers fill no bucket, whatever their lengths."""
+    case = CASES["towers_of_words"]
+    save_all(tmp_path, {"m": case})
+    inputs = (PaddedInput(name="a"), PaddedInput(name="b"))
+    with opened(tmp_path / "m.onnx", 8, inputs=inputs, engine=engine, rows="independent") as model:
+        for request, want in zip(case.requests, case.truths(), strict=True):
+            if len(request["a"]) != len(request["b"]):  # the others are averaged with the filling
+                check_same(model.infer_sync(request), want or {})

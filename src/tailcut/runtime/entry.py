@@ -15,7 +15,7 @@ from tailcut.batching.policy import LOOP_NS, DispatchPlace
 from tailcut.engines.base import Engine, EngineOptions
 from tailcut.engines.phases import Timed
 from tailcut.memory.slab import Slab
-from tailcut.runtime.inputs import Arrays, row_key
+from tailcut.runtime.inputs import Arrays, is_uneven, row_key
 from tailcut.runtime.opening.warmup import WarmUp
 from tailcut.runtime.oversized import split_in_steps, without_pauses
 from tailcut.runtime.padding import Padding
@@ -307,6 +307,9 @@ class ModelEntry:
         slab = self.slab
         if slab is None:
             return self._lend_loose(arrays, request)
+        if is_uneven(self.spec, arrays):  # no rows; what is read from may be another request's soon
+            request.arrays, request.key = {name: array.copy() for name, array in arrays.items()}, object()
+            return Lease(-1, request.count)
         steps = bool(step_bytes) and sum(array.nbytes for array in arrays.values()) > step_bytes
         lease = self.lend(request.count, apart=steps)
         start, end = lease.row, lease.row + lease.rows

@@ -44,12 +44,16 @@ class _Executor(ABC):
 
 
 class RowExecutor(_Executor):
-    """Runs neighbouring rows in place; others are gathered into scratch rows of its own first."""
+    """Runs neighbouring rows in place; others are gathered into scratch rows of its own first.
+
+    A request whose inputs differ in their number of rows comes alone, and as arrays.
+    """
 
     def __init__(self, engine: Engine, slab: Slab) -> None:
         self._engine = engine
         self._slab = slab
         self._bound: dict[tuple[int, int], tuple[Bound, _Outputs, tuple[int, ...]]] = {}
+        self._loose = ArrayExecutor(engine)
         self._scratch: Slab | None = None
         self._scratch_bound: dict[int, tuple[Bound, _Outputs, tuple[int, ...]]] = {}
 
@@ -64,6 +68,8 @@ class RowExecutor(_Executor):
                 bound = self._bound[key] = self._bind(self._slab, *key)
             call, batch.outputs, batch.addresses = bound
             call()
+        elif batch.members[0].arrays is not None:
+            self._loose.compute(batch)
         else:
             call, outputs, _ = self._gather(batch)
             call()

@@ -14,7 +14,7 @@ _STEP_STRINGS = 4096  # looked at between two pauses: about a millisecond
 
 
 def check_inputs(spec: ModelSpec, inputs: Mapping[str, ArrayLike]) -> tuple[Arrays, int]:
-    """The inputs as C-contiguous arrays in the spec's order, and the number of rows (1 for a model without a batch).
+    """The inputs as C-contiguous arrays in the spec's order, and the number of rows (1 for what is computed whole).
 
     Python lists are taken as the spec's dtype; arrays must have it already.
 
@@ -40,7 +40,18 @@ def _check_names(spec: ModelSpec, inputs: Mapping[str, ArrayLike]) -> None:
 
 
 def _rows(spec: ModelSpec, arrays: Arrays) -> int:
-    return row_count(arrays) if spec.batched else 1
+    if not spec.batched:
+        return 1
+    if is_uneven(spec, arrays) and spec.are_rows([len(array) for array in arrays.values()]):
+        for name, array in arrays.items():
+            _check_any(name, len(array))
+        return 1
+    return row_count(arrays)
+
+
+def is_uneven(spec: ModelSpec, arrays: Arrays) -> bool:
+    """Whether the inputs of a batched model differ in their number of rows: such a request is computed whole."""
+    return spec.separate_axes and spec.is_uneven(map(len, arrays.values()))
 
 
 def row_count(arrays: Arrays) -> int:
@@ -53,9 +64,13 @@ def row_count(arrays: Arrays) -> int:
     rows = next(iter(counts.values()))
     if len(counts) > 1 and any(count != rows for count in counts.values()):
         raise InvalidInputError(f"inputs differ in their number of rows: {counts}")
-    if rows == 0:
-        raise InvalidInputError(f"input {next(iter(counts))!r} has a batch of 0 rows: expected at least 1")
+    _check_any(next(iter(counts)), rows)
     return rows
+
+
+def _check_any(name: str, rows: int) -> None:
+    if rows == 0:
+        raise InvalidInputError(f"input {name!r} has a batch of 0 rows: expected at least 1")
 
 
 def check_inputs_in_steps(
@@ -91,7 +106,7 @@ def _names(inputs: Mapping[str, ArrayLike]) -> set[str]:
 
 def row_key(spec: ModelSpec, arrays: Arrays) -> object:
     """Requests with equal keys may share a batch; None-keyed ones of one model always may."""
-    if not spec.batched:
+    if not spec.batched or is_uneven(spec, arrays):
         return object()
     return tuple(array.shape[1:] for array in arrays.values())
 

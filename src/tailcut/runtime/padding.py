@@ -18,7 +18,7 @@ import numpy as np
 from tailcut.engines.base import Engine
 from tailcut.errors import TailcutError, UnsupportedError
 from tailcut.runtime.cuts import Cut, learn_cut, probe_lengths
-from tailcut.runtime.inputs import Arrays, row_key
+from tailcut.runtime.inputs import Arrays, is_uneven, row_key
 from tailcut.runtime.settings import PaddingSettings
 from tailcut.spec import DType, ModelSpec, TensorSpec
 
@@ -58,7 +58,7 @@ class Padding:
         Of its own shape is also a request whose inputs differ along a dimension: data that the buckets were chosen by
         may have had equal lengths where the model does not ask for them.
         """
-        lengths = lengths_of(self.places, arrays)
+        lengths = None if is_uneven(self.spec, arrays) else lengths_of(self.places, arrays)
         if lengths is None:
             return row_key(self.spec, arrays), ()
         sizes = []

@@ -275,6 +275,8 @@ def move_rows(slab: Slab, batch: Batch, old: RowState, new: RowState) -> None:
         slab.move(batch.start, batch.rows, old, new)
         return
     for request in members:
+        if request.row < 0:  # arrays
+            continue
         state = slab.state(request.row)
         if state is old or new is RowState.FREE:
             slab.move(request.row, request.count, state, new)

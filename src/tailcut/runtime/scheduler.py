@@ -162,13 +162,13 @@ class Scheduler:
         slab = self.slab
         with self._lock:
             if self.closed or request is None or not filled:
-                if slab is not None:
+                if slab is not None and lease.row >= 0:
                     slab.settle(*lease, 0)
                 if request is not None and filled:
                     raise self._released()
                 return None
             request.row = row = lease.row
-            if slab is None:
+            if slab is None or row < 0:
                 pass
             elif filled == lease.rows:
                 slab.move(row, filled, _FILLING, _READY)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 import pytest
+from tests.cases import CASES, check_same, save_all
 from tests.engines import models
 
 from tailcut.engines import EngineOptions, open_engine
@@ -220,3 +221,15 @@ def test_without_a_device_it_says_what_is_missing(tmp_path: Path) -> None:
     assert ("does not start: look at nvidia-smi" if there else "is built without CUDA") in reason
     with pytest.raises(UnsupportedError, match="tf32 is of CUDA devices"):
         open_engine(path, EngineOptions(precision="tf32"))
+
+
+@pytest.mark.parametrize("name", ["passed_on", "echo_of_one_row", "matched", "towers"])
+def test_what_cannot_be_bound_is_computed_all_the_same(place: Placement, tmp_path: Path, name: str) -> None:
+    """Outputs that are inputs, and inputs with different numbers of rows."""
+    case = CASES[name]
+    save_all(tmp_path, {name: case})
+    engine = OnnxCudaEngine(tmp_path / f"{name}.onnx", CUDA, place=place)
+    for request, want in zip(case.requests, case.truths(), strict=True):
+        if want is not None:
+            check_same(engine.run(request), want)
+    engine.close()

@@ -205,6 +205,22 @@ def test_arrays_are_those_of_the_whole_message(
             assert form.answer(lead.id, outputs, final=final) == response.SerializeToString()
 
 
+def test_inputs_with_rows_of_their_own() -> None:
+    """Their messages have the form of arrays, which are computed whole."""
+    inputs = tuple(TensorSpec(name, DType.FP32, (None, 3), first_axis=name) for name in ("ids", "x"))
+    spec = ModelSpec("free", inputs, (TensorSpec("y", DType.FP32, (None, 3)),))
+    message = Request(model_name="free")
+    for name, rows in (("ids", 1), ("x", 4)):
+        message.inputs.add(name=name, datatype="FP32", shape=(rows, 3))
+        message.raw_input_contents.append(bytes(12 * rows))
+    request = read_request(spec, message, SharedRegions())
+    assert spec.fixed_rows
+    assert Form.of(spec, "1", message, request) is None
+    form = ArrayForm.of(spec, "1", message, request)
+    assert form is not None
+    assert form.rows == 1
+
+
 def test_shapes_of_outputs_are_kept_within_a_bound() -> None:
     """However many a client brings about."""
     message = free_message((1, 1), (1, 3))

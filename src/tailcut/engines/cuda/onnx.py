@@ -113,7 +113,7 @@ class OnnxCudaEngine:
     def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
         """See `Engine.run`."""
         ins = [np.ascontiguousarray(inputs[name]) for name in self.spec.input_names]
-        if self._fixed:
+        if self._fixed and not (self.spec.batched and self.spec.is_uneven(map(len, ins))):
             results: Sequence[np.ndarray] = self._compute(ins, None)
         else:
             results = self._guarded(lambda: self._open().run(None, dict(zip(self.spec.input_names, ins, strict=True))))
@@ -205,7 +205,8 @@ class OnnxCudaEngine:
 
     def _load(self, path: Path, graph: onnx.ModelProto, source: Path | bytes) -> Any:
         """A session with graphs where the model allows them."""
-        self._graphs = self.options.cuda.graphs and self._fixed and self._place.memory == "cuda"
+        bound = self._fixed and not self.spec.separate_axes
+        self._graphs = self.options.cuda.graphs and bound and self._place.memory == "cuda"
         try:
             return self._session_of(path, graph, source)
         except ModelFileError as error:

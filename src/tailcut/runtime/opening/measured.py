@@ -233,7 +233,7 @@ def _facts(spec: ModelSpec, traits: Traits, limits: Limits) -> ModelFacts:
     row_bytes = sum(tensor.row_bytes or 0 for tensor in spec.inputs + spec.outputs)
     return ModelFacts(
         batched=spec.batched,
-        timed=spec.fixed_rows or _is_static(spec),
+        timed=spec.fixed_sizes or _is_static(spec),
         most_rows=spec.within(max(1, limits.slab_bytes // max(1, 2 * row_bytes))),  # a slab holds two batches
         queue_rows=limits.queue_rows,
         endless=traits.endless,

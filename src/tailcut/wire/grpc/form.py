@@ -109,6 +109,8 @@ class Form(NamedTuple):
             return None
         pieces, size = _pieces(spec, message, raw)
         rows = request.inputs[spec.input_names[0]].shape[0]
+        if any(len(array) != rows for array in request.inputs.values()):
+            return None
         response = _Response()
         outputs: list[tuple[int, bytes]] = []
         for wanted in request.outputs:
@@ -177,7 +179,7 @@ class ArrayForm(NamedTuple):
 
     size: int
     pieces: tuple[RawTensorSpan, ...]
-    rows: int  # 1 for a model without a batch
+    rows: int  # 1 for what is computed whole
     schedule: Schedule
     tensors: tuple[tuple[str, np.dtype, tuple[int, ...]], ...]  # the model's inputs, in its own order
     before_id: bytes
@@ -197,11 +199,12 @@ class ArrayForm(NamedTuple):
             return None
         pieces, size = _pieces(spec, message, raw)
         shapes = {name: array.shape for name, array in request.inputs.items()}
+        counts = {shape[0] for shape in shapes.values()} if spec.batched else set()
         places = [spec.output_names.index(wanted.name) for wanted in request.outputs]
         return cls(
             size,
             pieces,
-            shapes[spec.input_names[0]][0] if spec.batched else 1,
+            counts.pop() if len(counts) == 1 else 1,
             schedule_of(request.parameters),
             tuple((tensor.name, tensor.dtype.numpy, shapes[tensor.name]) for tensor in spec.inputs),
             _Response(model_name=spec.name, model_version=version).SerializeToString(),

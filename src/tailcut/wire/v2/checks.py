@@ -95,11 +95,11 @@ def input_shape(spec: ModelSpec, tensor: TensorSpec, entry: dict[str, Any]) -> t
 
 
 def check_present(spec: ModelSpec, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Check that no input is missing, and that all have one batch size."""
+    """Check that no input is missing, and that all have one batch size, but for axes that have names of their own."""
     for name in spec.input_names:
         if name not in shapes:
             raise InvalidInputError(f"input {shown(name)} is missing: the model takes {', '.join(spec.input_names)}")
-    if spec.batched and len({shape[0] for shape in shapes.values()}) > 1:
+    if spec.batched and not spec.are_rows([shapes[name][0] for name in spec.input_names]):
         raise InvalidInputError(f"inputs differ in their batch size: {[shape[0] for shape in shapes.values()]}")
 
 
