@@ -1,5 +1,7 @@
 """How much a model computes and holds at once follows from its settings."""
 
+from dataclasses import replace
+
 import pytest
 
 from tailcut.engines import EngineOptions
@@ -38,7 +40,7 @@ def test_rows_of_a_fixed_size_get_a_slab(bind: bool, shape: tuple, rows: Rows, b
     """Of as many rows as may queue, in whole batches."""
     tensor = TensorSpec("x", DType.FP32, shape)
     settings = Settings(batching=BatchingSettings(bind=bind))
-    slab = slab_for(ModelSpec("m", (tensor,), (tensor,), rows), settings, 3, Limits(queue_rows=10))
+    slab = slab_for(ModelSpec("m", (tensor,), (replace(tensor, name="y"),), rows), settings, 3, Limits(queue_rows=10))
     assert (slab is not None) is bound
     if slab is not None:
         assert (slab.rows, slab.block) == (12, 3)

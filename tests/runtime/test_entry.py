@@ -1,6 +1,7 @@
 """The entry of a model alone, on one thread: arrays become rows or loose requests, and `notify` computes or wakes."""
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from tailcut.spec import DType, ModelSpec, Rows, TensorSpec
 
 WIDE = 100_000  # bytes of a row
 X = TensorSpec("x", DType.UINT8, (None, WIDE))
-SPEC = ModelSpec("m", (X,), (X,))
+SPEC = ModelSpec("m", (X,), (replace(X, name="y"),))
 
 
 class Doubling:

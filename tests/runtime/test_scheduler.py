@@ -1,6 +1,7 @@
 """The scheduler alone: rows lent and settled, batches formed and finished, on one thread and without an engine."""
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from tailcut.runtime.settings import BatchingSettings, Settings
 from tailcut.spec import DType, ModelSpec, Rows, TensorSpec
 
 X = TensorSpec("x", DType.FP32, (None, 2))
-SPEC = ModelSpec("m", (X,), (X,))
+SPEC = ModelSpec("m", (X,), (replace(X, name="y"),))
 LATE_NS = 1
 
 
@@ -270,7 +271,7 @@ def test_a_paused_scheduler_forms_nothing() -> None:
 
 def test_rows_that_belong_together_are_computed_alone() -> None:
     """A model without independent rows has no slab: a lease is a number, and a batch is one request."""
-    spec = ModelSpec("m", (X,), (X,), Rows.DEPENDENT)
+    spec = ModelSpec("m", (X,), (replace(X, name="y"),), Rows.DEPENDENT)
     under, client = scheduler(spec=spec), Client()
     assert under.slab is None
     requests = [Request(client, client, 1) for _ in range(2)]
