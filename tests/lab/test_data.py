@@ -1,13 +1,14 @@
 """A data file's arrays as requests: an axis of requests, a fixed first axis, dtypes that nearly fit, no name."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tailcut.errors import UsageError
-from tailcut.lab.data import ONLY_INPUT, read_jsonl
+from tailcut.lab.data import ONLY_INPUT, evenly, read_jsonl, spread
 from tailcut.lab.describe import rows_of_data
 from tailcut.spec import DType, ModelSpec, TensorSpec
 
@@ -20,6 +21,7 @@ def spec(*inputs: TensorSpec) -> ModelSpec:
 
 ONE = spec(TensorSpec("x", DType.FP32, (1, 3)))
 POINTS = ModelSpec("m", (TensorSpec("x", DType.FP32, (None, 3)),), (TensorSpec("y", DType.FP32, (2,)),))
+TWO = spec(TensorSpec("x", DType.FP32, (None, 3)), TensorSpec("z", DType.FP32, (None, 4)))
 STATEFUL = spec(
     TensorSpec("x", DType.FP32, (1, None)),
     TensorSpec("state", DType.FP32, (2, 1, 4)),
@@ -60,10 +62,59 @@ def test_a_batched_model_takes_whole_requests_too() -> None:
 
 
 def test_what_is_given_once_is_shared() -> None:
-    """An input of exactly one request's shape goes into all of them; the shortest of the others decides how many."""
+    """An input of exactly one request's shape goes into all of them, and so does the only item of an array."""
     result = shapes(STATEFUL, x=zeros(8, 1, 5), state=zeros(2, 1, 4), rate=np.array(16000))
     assert result == [{"x": (1, 5), "state": (2, 1, 4), "rate": ()}] * 8
-    assert len(shapes(STATEFUL, x=zeros(8, 5), state=zeros(3, 2, 1, 4), rate=np.zeros(9, np.int64))) == 3
+    assert result == shapes(STATEFUL, x=zeros(8, 5), state=zeros(1, 2, 1, 4), rate=np.zeros(8, np.int64))
+    (*_, last) = rows_of_data(TWO, {"x": np.arange(9.0).reshape(3, 3), "z": np.ones((1, 4))}, 64)
+    assert (last["x"].tolist(), last["z"].tolist()) == ([[6, 7, 8]], [[1, 1, 1, 1]])
+    (pair,) = rows_of_data(TWO, {"x": np.zeros((3, 3)), "z": np.ones((1, 4))}, 64, rows=2)
+    assert {name: array.shape for name, array in pair.items()} == {"x": (2, 3), "z": (2, 4)}
+
+
+def test_arrays_of_different_lengths_are_refused() -> None:
+    """Both numbers are named, whether they are rows or requests: none is cut to the other."""
+    with pytest.raises(UsageError, match=r"array 'x' of the data file has 500 rows, and 'z' has 4: "):
+        rows_of_data(TWO, {"x": zeros(500, 3), "z": zeros(4, 4)}, 64)
+    with pytest.raises(UsageError, match=r"array 'x' of the data file has 8 requests, and 'state' has 3: "):
+        rows_of_data(STATEFUL, {"x": zeros(8, 5), "state": zeros(3, 2, 1, 4), "rate": np.array(1)}, 64)
+    with pytest.raises(UsageError, match="no rows"):
+        rows_of_data(TWO, {"x": zeros(5, 3), "z": zeros(0, 4)}, 64)
+
+
+def test_a_sample_is_of_the_whole_file() -> None:
+    """Of too many rows, lines or requests some of all parts are kept, and of two kinds that alternate both."""
+    x = np.arange(30000, dtype=np.float32).reshape(10000, 3)
+    starts = [item["x"][0, 0] / 3 for item in rows_of_data(ONE, {"x": x}, 100)]
+    assert starts == sorted(starts)
+    assert [int(start // 100) for start in starts] == list(range(100))
+    for limit in (100, 2048):
+        lines = spread([[number] for number in range(10000)], limit)
+        assert len(lines) == limit
+        assert [line * limit // 10000 for line in lines] == pytest.approx(list(range(limit)), abs=1)
+    assert 20 < sum(number % 2 for number in evenly(range(128), 64)) < 44
+    assert evenly("abc", 5) == ["a", "b", "c"]
+
+
+def test_inputs_whose_names_begin_alike_are_not_groups() -> None:
+    """An input called x/mask is itself, and may have groups of its own."""
+    model = ModelSpec(
+        "m", (TensorSpec("x", DType.FP32, (None, None)), TensorSpec("x/mask", DType.FP32, (None, 2))), OUT
+    )
+    assert shapes(model, **{"x": zeros(3, 5), "x/mask": zeros(3, 2)}) == [{"x": (1, 5), "x/mask": (1, 2)}] * 3
+    groups = {f"{name}/{group}": zeros(1, 2) for name in ("x", "x/mask") for group in (0, 1)}
+    assert shapes(model, **groups) == [{"x": (1, 2), "x/mask": (1, 2)}] * 2
+
+
+def test_strings_of_numpys_bytes_become_text() -> None:
+    """UTF-8 as any client sends it; what is none is refused, unless the model takes bytes or nobody says."""
+    text = TensorSpec("t", DType.BYTES, (None, 2))
+    data = {"t": np.array([["ä".encode(), b"b"]])}
+    assert rows_of_data(spec(text), data, 64)[0]["t"].tolist() == [["ä", "b"]]
+    other = {"t": np.array([[b"\xff", b"b"]])}
+    with pytest.raises(UsageError, match="array 't' of the data file has bytes that are not UTF-8"):
+        rows_of_data(spec(text), other, 64)
+    assert rows_of_data(spec(replace(text, text=False)), other, 64)[0]["t"].tolist() == [[b"\xff", b"b"]]
 
 
 def test_groups_of_whole_requests() -> None:

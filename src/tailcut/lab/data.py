@@ -1,7 +1,9 @@
 """A data file's arrays made into a model's requests. Pure but for reading JSONL, and a log line about conversions."""
 
 import logging
+import random
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -96,13 +98,14 @@ def spread(groups: Sequence[Sequence[T]], limit: int) -> list[T]:
     """The requests of several groups in one order, each group evenly over all of it, up to a limit.
 
     However much of the order is sent, each group has about its share. Groups of one size take turns, and those of one
-    request each stay in their order. Of too many requests, each group loses its share.
+    request each stay in their order. Of too many requests, each group loses its share; of too many groups, some are
+    left out, wherever they stand.
     """
     kept = min(1.0, limit / max(1, sum(map(len, groups))))
-    parts = [_evenly(group, max(1, round(kept * len(group)))) for group in groups]
+    parts = [evenly(group, max(1, round(kept * len(group)))) for group in groups]
     places = [((number + 0.5) / len(part), request) for part in parts for number, request in enumerate(part)]
     places.sort(key=lambda item: item[0])  # stable
-    return [request for _, request in places[:limit]]
+    return [request for _, request in evenly(places, limit)]
 
 
 def joined(groups: Sequence[Sequence[Mapping[str, np.ndarray]]], rows: int) -> list[list[dict[str, np.ndarray]]]:
@@ -136,8 +139,17 @@ def _stacked(requests: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarr
     return {name: np.concatenate([request[name] for request in requests]) for name in requests[0]}
 
 
-def _evenly(group: Sequence[T], count: int) -> list[T]:
-    return [group[number * len(group) // count] for number in range(count)]
+def evenly(items: Sequence[T], most: int) -> list[T]:
+    """Up to so many items in their order: one of each of as many equal parts, the same in every call.
+
+    Which one of a part is drawn: a fixed step would take one kind alone where two kinds alternate.
+    """
+    count = min(most, len(items))
+    if count == len(items):
+        return list(items)
+    drawn = random.Random(0)  # noqa: S311  a sample, no secret
+    ends = [number * len(items) // count for number in range(count + 1)]
+    return [items[drawn.randrange(start, end)] for start, end in pairwise(ends)]
 
 
 def has_request_axis(spec: ModelSpec, arrays: Mapping[str, np.ndarray]) -> bool:
@@ -150,19 +162,38 @@ def whole_requests(spec: ModelSpec, arrays: Mapping[str, np.ndarray], limit: int
 
     An array may be one request's input, which all requests then share; have an axis before the input's own, one request
     each; or hold several requests along a fixed first axis: eight rows for an input of [1, ...] are eight requests.
+    An array of one request is shared, too.
 
     Raises:
-        UsageError: an array is none of these, or holds no request.
+        UsageError: an array is none of these, holds no request, or not as many as the others.
     """
     pieces = {tensor.name: _pieces(tensor, arrays[tensor.name]) for tensor in spec.inputs}
-    counts = {len(parts) for name, parts in pieces.items() if parts is not arrays[name]}
-    count = min(*counts, limit) if counts else 1
-    if not count:
-        raise UsageError("the data file has no rows")
+    shared = {name: parts for name, parts in pieces.items() if parts is arrays[name]}
+    count = common_length({name: parts for name, parts in pieces.items() if name not in shared}, "requests")
+    shared |= {name: parts[0] for name, parts in pieces.items() if name not in shared and len(parts) < count}
     return [
-        {name: parts if parts is arrays[name] else parts[number] for name, parts in pieces.items()}
-        for number in range(count)
+        {name: shared[name] if name in shared else parts[number] for name, parts in pieces.items()}
+        for number in evenly(range(count), limit)
     ]
+
+
+def common_length(arrays: Mapping[str, Sequence[Any] | np.ndarray], of: str) -> int:
+    """How long the arrays are; those of one item, which all requests can share, count only where all are such.
+
+    Raises:
+        UsageError: two have different lengths, or they are empty; names both.
+    """
+    lengths = {name: len(array) for name, array in arrays.items()}
+    longest = max(lengths, key=lambda name: lengths[name], default="")
+    for name, length in lengths.items():
+        if not length:
+            raise UsageError("the data file has no rows")
+        if length not in {1, lengths[longest]}:
+            raise UsageError(
+                f"array {longest!r} of the data file has {lengths[longest]} {of}, and {name!r} has {length}: "
+                "all inputs need as many, or one that all share"
+            )
+    return lengths.get(longest, 1)
 
 
 def misfit(tensor: TensorSpec, array: np.ndarray) -> UsageError:
@@ -200,11 +231,22 @@ def _pieces(tensor: TensorSpec, array: np.ndarray) -> np.ndarray | Sequence[np.n
     raise misfit(tensor, array)
 
 
+def _decoded(tensor: TensorSpec, array: np.ndarray) -> np.ndarray:
+    try:
+        return np.char.decode(array, "utf-8").astype(object)
+    except UnicodeDecodeError:
+        raise UsageError(
+            f"array {tensor.name!r} of the data file has bytes that are not UTF-8, the model takes text"
+        ) from None
+
+
 def _converted(tensor: TensorSpec, array: np.ndarray, *, say: bool) -> np.ndarray:
     """The array in the model's dtype, where no value changes by that beyond a float's precision."""
     if tensor.dtype is DType.BYTES:
         if array.dtype.kind not in "SUO":
             raise misfit(tensor, array)
+        if array.dtype.kind == "S" and tensor.text:
+            return _decoded(tensor, array)
         return array.astype(object) if array.dtype.kind in "SU" else array
     wanted = tensor.dtype.numpy
     if array.dtype == wanted:

@@ -15,7 +15,16 @@ import numpy as np
 
 from tailcut.engines.samples import Samples, find_samples, likely_samples
 from tailcut.errors import TailcutError, UnreachableError, UsageError
-from tailcut.lab.data import arrays_of_inputs, has_request_axis, joined, misfit, spread, whole_requests
+from tailcut.lab.data import (
+    arrays_of_inputs,
+    common_length,
+    evenly,
+    has_request_axis,
+    joined,
+    misfit,
+    spread,
+    whole_requests,
+)
 from tailcut.lab.load import LoadTarget, Payload
 from tailcut.lab.payload import ask, encode, infer_once
 from tailcut.runtime.profile import is_pipeline
@@ -237,7 +246,7 @@ def labels_of_data(spec: ModelSpec, data: Mapping[str, np.ndarray], labels: np.n
         raise UsageError(f"the data file has {len(flat)} labels for {total} requests: give one for each")
     ends = np.cumsum([len(group) for group in groups]).tolist()
     places = [range(end - len(group), end) for end, group in zip(ends, groups, strict=True)]
-    order = spread(places, limit) if _groups(spec, data) else places[0][:limit]
+    order = spread(places, limit) if _groups(spec, data) else evenly(places[0], limit)
     return flat.reshape(total, -1)[list(order)]
 
 
@@ -260,8 +269,10 @@ def is_grouped(spec: ModelSpec, data: Mapping[str, np.ndarray]) -> bool:
 
 
 def _groups(spec: ModelSpec, data: Mapping[str, np.ndarray]) -> list[str]:
+    """The groups of the first input's arrays; an input called NAME/OTHER is not one of NAME's groups."""
     lead = f"{spec.inputs[0].name}/"
-    return [name.removeprefix(lead) for name in data if name.startswith(lead)]
+    others = tuple(f"{name}/" for name in spec.input_names if name.startswith(lead))
+    return [name.removeprefix(lead) for name in data if name.startswith(lead) and not f"{name}/".startswith(others)]
 
 
 def _requests(
@@ -274,14 +285,17 @@ def _requests(
     for tensor in spec.inputs:
         if not tensor.accepts(arrays[tensor.name].shape):
             raise misfit(tensor, arrays[tensor.name])
-    there = min(limit, *(len(array) for array in arrays.values()))
+    there = common_length(arrays, "rows")
     if there < rows:
-        raise UsageError(f"the data file has {there or 'no'} rows, but a request needs {rows}")
-    starts = range(0, there - rows + 1, rows)
-    return [{name: array[row : row + rows] for name, array in arrays.items()} for row in starts]
+        raise UsageError(f"the data file has {there} rows, but a request needs {rows}")
+    shared = {name: array.repeat(rows, 0) for name, array in arrays.items() if len(array) < there}
+    starts = evenly(range(0, there - rows + 1, rows), max(1, limit // rows))
+    return [
+        {name: shared[name] if name in shared else array[row : row + rows] for name, array in arrays.items()}
+        for row in starts
+    ]
 
 
 def _tensor(entry: Mapping[str, Any]) -> TensorSpec:
-    return TensorSpec(
-        entry["name"], DType(entry["datatype"]), tuple(None if dim < 0 else dim for dim in entry["shape"])
-    )
+    dtype, shape = DType(entry["datatype"]), tuple(None if dim < 0 else dim for dim in entry["shape"])
+    return TensorSpec(entry["name"], dtype, shape, text=dtype is not DType.BYTES)  # whether bytes are, no server says
