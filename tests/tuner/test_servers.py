@@ -13,7 +13,7 @@ from tailcut.lab.client import closed_loop
 from tailcut.lab.load import LoadResult
 from tailcut.lab.trial import Arm
 from tailcut.spec import DType, ModelSpec, TensorSpec
-from tailcut.tuner.servers import TrialServers
+from tailcut.tuner.servers import TrialServers, sent_in_turn
 from tailcut.tuner.space import BASELINE, SpaceFacts, Wiring, changed, wirings
 from tailcut.tuner.ways import measured_wiring, way_settings
 
@@ -98,3 +98,16 @@ def test_servers_of_a_claim_are_executed(servers: TrialServers) -> None:
     again = servers.of(other)
     assert not again._forked
     assert servers.of(other) is again
+
+
+def test_what_is_sent_in_turn_is_of_all_the_data() -> None:
+    """Of one shape 32 spread over all; of several shapes 64 in a shuffled order, fewer where they are large."""
+    alike = [{"x": np.full((1, 4), number)} for number in range(320)]
+    assert [int(item["x"][0, 0]) // 10 for item in sent_in_turn(alike)] == list(range(32))
+    assert sent_in_turn(alike[:5]) == alike[:5]
+    longer = [{"x": np.broadcast_to(np.float32(0), (1, length))} for length in range(1, 1281)]
+    lengths = [item["x"].shape[1] for item in sent_in_turn(longer)]
+    assert sorted((length - 1) // 20 for length in lengths) == list(range(64))
+    assert max(lengths[:16]) > 640 > min(lengths[:16])
+    large = [{"x": np.broadcast_to(np.float32(0), (1, 1 << 20, number))} for number in range(1, 101)]
+    assert len(sent_in_turn(large)) == 32

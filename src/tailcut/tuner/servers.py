@@ -5,6 +5,7 @@ leaves out the imports (docs/decisions/068-servers-of-a-tune-are-forked.md).
 """
 
 import os
+import random
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -15,6 +16,7 @@ import numpy as np
 
 from tailcut.engines.base import EngineOptions, U8Input
 from tailcut.engines.files import ENGINES_OF, FileKind
+from tailcut.lab.data import evenly
 from tailcut.lab.fork_server import imported_s
 from tailcut.lab.load import LoadTarget, Payload
 from tailcut.lab.payload import Wire, encoded, infer_payload
@@ -29,7 +31,8 @@ from tailcut.spec import ModelSpec
 from tailcut.tuner.pixels import as_pixels
 from tailcut.tuner.space import changed
 
-_PAYLOADS = 32  # distinct requests sent in turn
+_PAYLOADS, _MIXED_PAYLOADS = 32, 64  # distinct requests sent in turn: of one shape, and of several
+_MIXED_BYTES = 64 << 20
 _FILLED = 0.8  # of the free memory, by servers
 
 
@@ -60,7 +63,7 @@ class TrialServers:
         self._base = base
         self._model = model
         self._spec = spec
-        self._requests = requests[:_PAYLOADS]
+        self._requests = sent_in_turn(requests)
         self._running: dict[Settings, ServedProfile] = {}
         self._launched: set[Settings] = set()  # of these, those that were not waited for yet
         self._forks = True
@@ -220,6 +223,17 @@ class TrialServers:
         for shared in [item for item in self._shared if item[0] == key]:
             self._shared.pop(shared)[0].close()
         self._running.pop(key).stop()
+
+
+def sent_in_turn(requests: Sequence[Mapping[str, np.ndarray]]) -> list[Mapping[str, np.ndarray]]:
+    """Distinct requests of all parts of the data. Those of several shapes are shuffled: a block may send only some."""
+    shapes = {tuple(array.shape for array in request.values()) for request in requests}
+    if len(shapes) == 1:
+        return evenly(requests, _PAYLOADS)
+    size = sum(array.nbytes for request in requests for array in request.values()) / len(requests)
+    chosen = evenly(requests, max(_PAYLOADS, min(_MIXED_PAYLOADS, int(_MIXED_BYTES / max(1, size)))))
+    random.Random(0).shuffle(chosen)  # noqa: S311  an order, no secret
+    return chosen
 
 
 def confined_to(cpus: int | None) -> tuple[int, ...] | None:
