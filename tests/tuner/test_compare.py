@@ -49,6 +49,28 @@ def test_rows_are_what_the_profiles_say(tmp_path: Path, monkeypatch: pytest.Monk
     assert asked[0].rows == "independent"
 
 
+def test_requests_are_made_up_in_the_sizes_that_any_profile_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A later profile may fix a dimension that the first leaves free; of data the first profile's are asked."""
+    asked: list[TuneRequest] = []
+
+    def take(wanted: TuneRequest, *_: object) -> None:
+        asked.append(wanted)
+        raise UsageError("that is all")
+
+    monkeypatch.setattr("tailcut.tuner.compare.learn", take)
+    path = perceptron([16, 4], tmp_path / "m.onnx")
+    dims: dict[str, tuple[str, ...]] = {"a": (), "b": ("h=8", "w=9"), "c": ("w=7",)}
+    profiles = {
+        name: Profile.of_model(path, changed(Settings(), engine={"fixed_dims": own})) for name, own in dims.items()
+    }
+    for data in (None, {"x": np.zeros((4, 16), np.float32)}):
+        with pytest.raises(UsageError, match="that is all"):
+            compare(TuneRequest(path, data), profiles, lambda event: None)
+    assert [set(wanted.fixed) for wanted in asked] == [{"h=8", "w=9"}, set()]
+
+
 @pytest.mark.slow
 def test_pixels_are_what_a_profile_of_pixels_is_judged_by(tmp_path: Path) -> None:
     """Floats that no pixel stands for are not what its clients send."""

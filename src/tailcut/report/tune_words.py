@@ -87,6 +87,8 @@ def arm_words(name: str, result: TuneResult) -> str:
         return NOTHING_KEPT
     if name == "baseline" and result.settings.pipeline:
         return "the pipeline as it is written, with the settings of @stage"
+    if name == "baseline" and result.verification and result.verification.baseline_wire == "binary":
+        return "the engine's defaults, one call a request, binary tensors over HTTP"
     return ARM_WORDS[name]
 
 

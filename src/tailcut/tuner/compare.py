@@ -5,11 +5,13 @@ interval that clears the noise threshold is called better or worse.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import msgspec
 
+from tailcut.engines.base import EngineOptions
+from tailcut.errors import UsageError
 from tailcut.lab.records import IntervalRecord, MachineFacts
 from tailcut.lab.trial import Arm, ArmRuns, ServeError, closed_block, open_block
 from tailcut.runtime.profile import Profile
@@ -19,6 +21,7 @@ from tailcut.tuner.accuracy import Accuracy
 from tailcut.tuner.baseline import Baseline, measure_baseline
 from tailcut.tuner.budget import TimePlan
 from tailcut.tuner.events import Event, Phase
+from tailcut.tuner.json_wire import not_json
 from tailcut.tuner.learning import learn
 from tailcut.tuner.noise import Noise
 from tailcut.tuner.race import QUANTILES, Ratios, is_finite, judged, known_within, met, ratios
@@ -100,12 +103,16 @@ def compare(wanted: TuneRequest, profiles: Mapping[str, Profile], tell: Callable
     pixels = next((engine.u8_input for engine in engines if engine.u8_input is not None), None)
     own_rows = [wanted.rows, *(profile.settings.batching.rows for profile in profiles.values())]
     rows = next((setting for setting in own_rows if setting != "auto"), wanted.rows)
-    wanted = replace(wanted, rows=rows, fixed=engines[0].fixed_dims, declared=engines[0].signature, normalize=pixels)
+    wanted = replace(wanted, rows=rows, fixed=_fixed(engines, wanted), declared=engines[0].signature, normalize=pixels)
     learned = learn(wanted, plan.answers_s, tell)
     sides = [
         ComparisonSide(name, profile, TrialServers(wanted.model, learned.spec, learned.requests, base=profile))
         for name, profile in profiles.items()
     ]
+    beyond_json = not_json(sides[0].servers.requests)
+    json = next((side.name for side in sides if side.settings.io.wire == "json"), None)
+    if beyond_json and json is not None:
+        raise UsageError(f"{json} is for clients that send JSON: {beyond_json}: leave out what has it")
     try:
         for side in sides:
             side.servers.launch(side.settings)
@@ -135,6 +142,12 @@ def compare(wanted: TuneRequest, profiles: Mapping[str, Profile], tell: Callable
         side.reason += "; the load client itself was late in most blocks" if late else ""
     comparison.took_s = plan.spent_s(time.monotonic())
     return comparison
+
+
+def _fixed(engines: Sequence[EngineOptions], wanted: TuneRequest) -> tuple[str, ...]:
+    """The dimensions that requests are made up with: those of any profile, of two the first; with data the first's."""
+    several = engines[:1] if wanted.data is not None else engines
+    return tuple({dim.rpartition("=")[0]: dim for engine in reversed(several) for dim in engine.fixed_dims}.values())
 
 
 def _measure(comparison: ProfileComparison, plan: TimePlan, tell: Callable[[Event], None]) -> None:

@@ -19,8 +19,8 @@ from tailcut.lab.load import LoadTarget, Payload
 from tailcut.lab.payload import Wire, encoded, infer_payload
 from tailcut.runtime.padding import lengths_of
 from tailcut.runtime.settings import PaddingSettings, Settings
-from tailcut.spec import DType
 from tailcut.tuner.accuracy import Accuracy, Metric, Outputs, RowFinding, compare
+from tailcut.tuner.json_wire import is_json
 from tailcut.tuner.pixels import as_pixels
 from tailcut.tuner.questions import Question, ReferenceQuestions, padded_places
 
@@ -296,16 +296,4 @@ def _only(answer: Outputs, names: Sequence[str]) -> Outputs:
 def _fits_json(question: Question) -> bool:
     """Whether JSON carries the request and its answer: small, no NaN or infinity, no string that is not UTF-8."""
     arrays = [*question.inputs.values(), *question.answer.values()]
-    return sum(array.nbytes for array in arrays) <= _JSON_BYTES and all(map(_is_json, arrays))
-
-
-def _is_json(array: np.ndarray) -> bool:
-    if DType.of(array.dtype) is not DType.BYTES:
-        return array.dtype.kind in "iub" or bool(np.isfinite(array.astype(np.float64)).all())
-    try:
-        for item in array.reshape(-1).tolist():
-            if isinstance(item, bytes):
-                item.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
+    return sum(array.nbytes for array in arrays) <= _JSON_BYTES and all(map(is_json, arrays))

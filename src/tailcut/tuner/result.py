@@ -132,6 +132,7 @@ def _verification(outcome: TuneOutcome, asked: made.ModelRequest) -> made.Verifi
     limited = asked.memory_bytes is not None and kept in peaks
     return made.Verification(
         baseline=arms["baseline"],
+        baseline_wire="json" if outcome.base.io.wire == "json" else "binary",
         reference=arms.get("reference", UNSET),
         tuned=arms["tuned"],
         previous=arms.get("previous", UNSET),

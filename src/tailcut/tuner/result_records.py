@@ -218,7 +218,8 @@ class Verification(Record, frozen=True, kw_only=True):
     """Baseline, reference and tuned settings measured on fresh samples."""
 
     baseline: VerifiedArm
-    reference: VerifiedArm | UnsetType = UNSET  # of a pipeline there is none
+    baseline_wire: Literal["json", "binary"] = "json"  # that its clients speak
+    reference: VerifiedArm | UnsetType = UNSET  # there is none of a pipeline, nor of a binary baseline
     tuned: VerifiedArm
     previous: VerifiedArm | UnsetType = UNSET
     reference_p99_ratio: IntervalRecord | None

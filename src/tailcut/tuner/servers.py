@@ -63,7 +63,7 @@ class TrialServers:
         self._base = base
         self._model = model
         self._spec = spec
-        self._requests = sent_in_turn(requests)
+        self.requests = sent_in_turn(requests)  # that are sent
         self._running: dict[Settings, ServedProfile] = {}
         self._launched: set[Settings] = set()  # of these, those that were not waited for yet
         self._forks = True
@@ -204,7 +204,7 @@ class TrialServers:
         return Arm(target, self._shared[key][1], server.pid)
 
     def _sent(self, fold: U8Input | None) -> Sequence[Mapping[str, np.ndarray]]:
-        return self._requests if fold is None else [as_pixels(fold, self._spec, request) for request in self._requests]
+        return self.requests if fold is None else [as_pixels(fold, self._spec, request) for request in self.requests]
 
     def keep(self, *settings: Settings) -> None:
         """Stop all others."""

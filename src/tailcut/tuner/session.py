@@ -22,6 +22,7 @@ from tailcut.tuner.events import CandidateDone, Event, Phase
 from tailcut.tuner.finalists import PredictedConfiguration
 from tailcut.tuner.gate import Gate
 from tailcut.tuner.journal import Journal, Key
+from tailcut.tuner.json_wire import for_clients_of, not_json
 from tailcut.tuner.learning import MOST_REQUESTS, Arrays, Learned, learn, with_signature
 from tailcut.tuner.objective import Objective
 from tailcut.tuner.previous import over_limits
@@ -41,7 +42,7 @@ class TuneSession:
         tell: called with each event, on the same thread.
         plan: how the time is spent.
         learned: signature, rows, requests and accuracy gate.
-        base: the baseline's settings, for clients that send JSON.
+        base: the baseline's settings, for clients that send JSON, or binary tensors where JSON cannot carry the data.
         servers: that run.
         journal: where measurements are stored.
         outcome: what is known so far.
@@ -168,17 +169,22 @@ def open_session(wanted: TuneRequest, tell: Callable[[Event], None]) -> TuneSess
     confined = confined_to(wanted.constraints.cpus)
     if confined is not None:
         engine["threads"] = len(confined)  # the engine's own choice there; also where the profile is served
-    base = changed(BASELINE, engine=engine, batching=batching, io={"wire": "json"})
+    servers = TrialServers(wanted.model, spec, requests, samples, cpus=confined)
+    beyond_json = not_json(servers.requests)
+    wanted = for_clients_of(wanted, beyond_json)
+    if beyond_json:
+        tell(Phase(f"{beyond_json}: the baseline is asked in binary"))
+    base = changed(BASELINE, engine=engine, batching=batching, io={"wire": "binary" if beyond_json else "json"})
     return new_session(
         wanted,
         tell,
         plan,
         learned,
         base=base,
-        servers=TrialServers(wanted.model, spec, requests, samples, cpus=confined),
+        servers=servers,
         key=_key(wanted, typical(requests, batched=spec.batched), confined),
         rungs=tuple(RUNG_FIELDS),
-        reference=True,
+        reference=not beyond_json,
     )
 
 
@@ -208,7 +214,7 @@ def new_session(  # noqa: PLR0913  the parts that differ between a model and a p
         wanted, tell, plan, learned, base, servers: as in `TuneSession`.
         key: of the journal's lines; None where nothing is stored.
         rungs: names, in order.
-        reference: whether the baseline behind the plain wire is verified, too.
+        reference: whether the baseline behind the plain wire is verified, too: not where the baseline has that wire.
     """
     if wanted.data is not None and wanted.labels is not None:
         ordered = labels_of_data(learned.spec, wanted.data, wanted.labels, MOST_REQUESTS)

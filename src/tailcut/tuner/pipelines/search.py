@@ -32,6 +32,7 @@ from tailcut.tuner.estimate import estimate_engines, typical
 from tailcut.tuner.events import Estimated, Event, Phase
 from tailcut.tuner.finalists import PredictedConfiguration
 from tailcut.tuner.journal import Journal, Key
+from tailcut.tuner.json_wire import for_clients_of, not_json
 from tailcut.tuner.learning import Arrays
 from tailcut.tuner.model_space import estimate_entry
 from tailcut.tuner.pipelines.estimating import StageCallTimes, alike, time_stage
@@ -280,6 +281,11 @@ def open_pipeline(wanted: TuneRequest, tell: Callable[[Event], None]) -> tuple[T
     learned = known.learned
     cpus = confined_to(wanted.constraints.cpus)
     servers = TrialServers(wanted.model, learned.spec, learned.requests, base=profile, cpus=cpus)
+    try:
+        wanted = for_clients_of(wanted, not_json(servers.requests))
+    except UsageError:
+        known.model.close()
+        raise
     ref = profile.model
     hashes = " ".join(step.sha256 for step in steps_of(base) if isinstance(step, StepModelSettings))
     session = new_session(

@@ -1,0 +1,78 @@
+"""Data that JSON cannot carry: the baseline is asked in binary, and clients that speak only JSON are refused."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.engines.models import perceptron
+
+from tailcut.errors import UsageError
+from tailcut.runtime.profile import Profile
+from tailcut.runtime.settings import Settings
+from tailcut.tuner.claims import carry
+from tailcut.tuner.compare import compare
+from tailcut.tuner.events import Event, Phase
+from tailcut.tuner.json_wire import not_json
+from tailcut.tuner.pipelines.search import open_pipeline
+from tailcut.tuner.records import TuneRequest
+from tailcut.tuner.session import open_session
+from tailcut.tuner.space import changed
+
+PIPELINE = """import numpy as np
+import tailcut
+@tailcut.stage(inputs={"a": "FP32[4]"}, outputs={"b": "FP32[4]"})
+def double(a: np.ndarray) -> np.ndarray:
+    return 2 * a
+pipeline = tailcut.Pipeline("p", [double])
+"""
+
+
+def wanted_of(folder: Path) -> TuneRequest:
+    """With a NaN in every fifth row."""
+    x = np.zeros((40, 16), np.float32)
+    x[::5, 3] = np.nan
+    return TuneRequest(perceptron([16, 4], folder / "m.onnx"), {"x": x}, budget_s=5.0)
+
+
+def test_the_baseline_is_asked_in_binary(tmp_path: Path) -> None:
+    """All its requests are answered, one line says so, and nothing is measured a second time behind that wire."""
+    events: list[Event] = []
+    session = open_session(wanted_of(tmp_path), events.append)
+    try:
+        assert session.base.io.wire == "binary"
+        assert list(session.compared) == ["baseline"]
+        carry(session)
+    finally:
+        session.servers.keep()
+    assert session.outcome.capacity
+    words = "input 'x' has NaN or infinity in the data, which JSON cannot carry: the baseline is asked in binary"
+    assert [event.text for event in events if isinstance(event, Phase)].count(words) == 1
+
+
+def test_clients_that_speak_only_json_are_refused(tmp_path: Path) -> None:
+    """In one line with the input's name: of models and of pipelines."""
+    wanted = replace(wanted_of(tmp_path), wire="json")
+    with pytest.raises(UsageError, match=r"--wire json: input 'x' has NaN .*: use --wire binary"):
+        open_session(wanted, lambda event: None)
+    (tmp_path / "p.py").write_text(PIPELINE)
+    other = TuneRequest(tmp_path / "p.py:pipeline", {"a": np.full((9, 4), np.inf, np.float32)}, wire="json")
+    with pytest.raises(UsageError, match=r"--wire json: input 'a' has NaN or infinity"):
+        open_pipeline(other, lambda event: None)
+
+
+def test_a_profile_for_json_is_checked_again_in_binary(tmp_path: Path) -> None:
+    """And compared with others it is refused, because profiles are measured as they are."""
+    wanted = wanted_of(tmp_path)
+    profile = Profile.of_model(wanted.model, changed(Settings(), io={"wire": "json"}))
+    settings = open_session(replace(wanted, previous=profile), lambda event: None).wanted.previous_settings
+    assert settings is not None
+    assert settings.io.wire == "binary"
+    with pytest.raises(UsageError, match=r"b\.toml is for clients that send JSON: input 'x' has NaN"):
+        compare(wanted, {"a.toml": Profile.of_model(wanted.model), "b.toml": profile}, lambda event: None)
+
+
+def test_what_json_carries() -> None:
+    """Finite numbers, and text; not bytes that are no text."""
+    assert not not_json([{"x": np.ones(3, np.float16), "t": np.array(["a", b"b"], object)}])
+    assert "input 't' has bytes that are not UTF-8" in not_json([{"t": np.array([b"\xff"], object)}])
