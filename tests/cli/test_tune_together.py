@@ -172,6 +172,11 @@ def test_control_c_before_the_race_writes_nothing(folder: Path) -> None:
         (["small.onnx", "other.toml", "--rates", "1,2"], "other.toml is a profile: give the model itself"),
         (["small.onnx", *[f"{number}.onnx" for number in range(8)], "--rates", "1"], "up to 8 models"),
         ([*BOTH, "--trace", "nowhere.txt"], "nowhere.txt: no such trace"),
+        ([*BOTH, "--rates", "1,2", "--report", "wide.onnx"], "--report wide.onnx would overwrite wide.onnx"),
+        (
+            [*BOTH, "--rates", "1,2", "--report", "wide.profile.toml"],
+            "the profile of wide: wide.profile.toml would overwrite the file of --report",
+        ),
         (
             [*BOTH, "--trace", "strange.txt"],
             "line 2 names no model 'tall': write SECONDS NAME, with one of small, wide",

@@ -21,7 +21,7 @@ from tailcut.cli.tune_sources import (
     trust_model,
 )
 from tailcut.cli.tune_together import arrivals_of, limits_of, names_of, tune_together
-from tailcut.cli.tune_wanted import asked_of, cpus_of, fixed_of, wanted_of
+from tailcut.cli.tune_wanted import asked_of, cpus_of, fixed_of, names_in, wanted_of
 
 
 class WireChoice(StrEnum):
@@ -220,7 +220,7 @@ def tune(
             exhaustive=exhaustive,
             previous=previous,
             normalize=parse_normalize(normalize) if normalize else None,
-            outputs=tuple(outputs.split(",")) if outputs else configured.engine.outputs,
+            outputs=names_in(outputs) or configured.engine.outputs,
             fixed=fixed_of(fix) or configured.engine.fixed_dims,
             local=local,
             device=device.value,
@@ -238,10 +238,10 @@ def tune(
         own = {"slo_ms": limits, "data": [str(source) if source else None for source in sources]}
         loads = {"rates": [arrival.rate for arrival in arrivals], "trace": str(trace) if trace else None}
         request = JointRequest(**asdict(asked) | own | loads)
-        tune_together(each, arrivals, joint_files(given, names, report), request, json=json)
+        tune_together(each, arrivals, joint_files(given, names, report, [*sources, trace]), request, json=json)
         return
     if compare:
         compare_profiles(wanted, profiles, asked, json=json)
         return
-    files = tune_files(model, output or retune, report)
+    files = tune_files(model, output, report, retune=retune, read=sources)
     tune_one(replace(wanted, journal=files.journal), asked, files, markdown=markdown, json=json)

@@ -65,6 +65,11 @@ def cpus_of(asked: int | None) -> int | None:
     return usable.count
 
 
+def names_in(text: str | None) -> tuple[str, ...]:
+    """The parts of `a, b`, which may have spaces around them; none of None."""
+    return tuple(name.strip() for name in text.split(",")) if text else ()
+
+
 def fixed_of(text: str | None) -> tuple[str, ...]:
     """The dimensions of `--fix`.
 
@@ -74,7 +79,7 @@ def fixed_of(text: str | None) -> tuple[str, ...]:
     from tailcut.engines.base import parse_fixed_dim
     from tailcut.errors import UnsupportedError, UsageError
 
-    fixed = tuple(text.split(",")) if text else ()
+    fixed = names_in(text)
     for dim in fixed:
         try:
             parse_fixed_dim(dim)
