@@ -1,11 +1,13 @@
 """Data files as commands read them: arrays by name, one array without, and what is refused."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tailcut.cli.options import indices_of, load_data, parse_bytes
+from tailcut.cli.outputs import refuse_overwriting
 from tailcut.errors import UsageError
 from tailcut.lab.data import ONLY_INPUT
 
@@ -72,3 +74,30 @@ def test_what_are_no_indices(text: str) -> None:
     """Another form is refused."""
     with pytest.raises(UsageError, match="are not indices of devices"):
         indices_of(text)
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (["bench", "http://127.0.0.1:9", "-o", "r.json", "--report", "r.json"], "the file of --output"),
+        (["bench", "http://127.0.0.1:9", "--body", "body", "-o", "./body"], "body, which is read"),
+        (
+            ["bench", "http://127.0.0.1:9", "--mix", "m=1", "--data", "m=x.npz", "--report", "x.npz"],
+            "x.npz, which is read",
+        ),
+        (["plan", "p.toml", "--rate", "1", "--slo", "p99=5ms", "--report", "p.toml"], "p.toml, which is read"),
+        (["microbench", "json:dumps", "--save", "r.json", "--report", "r.json"], "the file of --save"),
+        (["explain", "p.toml", "--rate", "1", "--report", "p.toml"], "p.toml, which is read"),
+        (["explain", "p.toml", "--rate", "1", "--report", "r", "--trace", "r"], "the file of --report"),
+    ],
+)
+def test_no_file_is_overwritten_by_another(
+    tmp_path: Path, mistake: Callable[..., str], command: list[str], words: str
+) -> None:
+    """An output that is an input, or another output, is refused before anything is done."""
+    assert f"would overwrite {words}: name another file" in mistake(tmp_path, *command)
+
+
+def test_devices_may_be_written_twice() -> None:
+    """What is no file holds nothing that could be lost."""
+    refuse_overwriting({"--output": Path("/dev/null"), "--report": Path("/dev/null")}, [Path("/dev/null")])

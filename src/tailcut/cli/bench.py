@@ -161,6 +161,7 @@ def bench(
     length_s, warmup_s, clients = parse_duration(duration), parse_duration(warmup), _process_count(processes)
     if length_s <= 0:
         raise UsageError("--duration must be greater than 0")
+    _check_files(output, report, [*_paths_of(data or []), trace, body, ca, token_file], against)
     load_target, path = parse_url(target, allow_remote=allow_remote)
     headers = parse_headers(header or [], grpc=load_target.grpc)
     load_target = with_access(load_target, ca, token_file, headers)
@@ -205,6 +206,22 @@ def bench(
     finish(record, output=output, report=report, markdown=markdown, json=json)
     if not is_good(record):
         raise typer.Exit(1)
+
+
+def _paths_of(data: "Sequence[str]") -> list[Path]:
+    return [Path(part) for text in data for part in (text, text.partition("=")[2]) if part]
+
+
+def _check_files(output: Path | None, report: Path | None, read: list[Path | None], against: Path | None) -> None:
+    """Refuse output files that are one another, or are read; an earlier result may be replaced by the new one.
+
+    Raises:
+        UsageError: two are the same.
+    """
+    from tailcut.cli.outputs import refuse_overwriting
+
+    refuse_overwriting({"--output": output, "--report": report}, read)
+    refuse_overwriting({"--report": report}, [against])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -45,7 +45,7 @@ def explain(
 
     from tailcut.atomic import write_atomically
     from tailcut.cli.options import with_access
-    from tailcut.cli.outputs import check_writable
+    from tailcut.cli.outputs import check_writable, refuse_overwriting
     from tailcut.durations import parse_duration
     from tailcut.errors import UsageError
     from tailcut.lab.describe import parse_target
@@ -57,8 +57,10 @@ def explain(
     if length_s <= 0:
         raise UsageError("--duration must be greater than 0")
     check_writable(report, trace)
-    if target.endswith(".toml"):
-        result = _of_profile(Path(target), length_s, rate, data)
+    source = Path(target) if target.endswith(".toml") else None
+    refuse_overwriting({"--report": report, "--trace": trace}, [source, data, ca, token_file])
+    if source is not None:
+        result = _of_profile(source, length_s, rate, data)
     else:
         for option, value in (("--rate", rate), ("--data", data)):
             if value is not None:

@@ -44,7 +44,7 @@ def microbench(  # noqa: C901  a step for each option
     """Time functions side by side: warmed up, interleaved, with intervals; compare with a saved result."""
     from msgspec.structs import replace
 
-    from tailcut.cli.outputs import check_writable
+    from tailcut.cli.outputs import check_writable, refuse_overwriting
     from tailcut.durations import parse_duration
     from tailcut.errors import UsageError
     from tailcut.lab.microbench_record import NOISE, changes, grew_slower, read_microbench, save_microbench
@@ -55,6 +55,8 @@ def microbench(  # noqa: C901  a step for each option
     if noise is not None and noise > _MOST_NOISE:
         raise UsageError(f"--noise {noise:g}: must be at most {_MOST_NOISE}, such as 0.02 for 2 %")
     check_writable(save, report)
+    refuse_overwriting({"--save": save, "--report": report}, [])
+    refuse_overwriting({"--report": report}, [against])
     earlier = read_microbench(against) if against else None
     seconds_s, warmup_s = parse_duration(seconds), parse_duration(warmup)
     if seconds_s <= 0:

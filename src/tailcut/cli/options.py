@@ -2,7 +2,7 @@
 
 import re
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,25 +37,6 @@ def with_access(
         raise UsageError("--token-file and --header Authorization cannot be combined: give one of them")
     token = None if token_file is None else read_token(token_file)
     return replace(target, ca=None if ca is None else str(ca), token=token, headers=tuple(headers.items()))
-
-
-def refuse_overwriting(outputs: Mapping[str, Path | None], inputs: Iterable[Path | None]) -> None:
-    """Refuse output files that are one another, or one of the files that are read.
-
-    Args:
-        outputs: by the options that name them.
-        inputs: that are read.
-
-    Raises:
-        UsageError: names the option and the file.
-    """
-    taken = {path.resolve(): f"{path}, which is read" for path in inputs if path is not None}
-    for option, path in outputs.items():
-        if path is None or (path.exists() and not path.is_file()):  # such as /dev/stdout
-            continue
-        if path.resolve() in taken:
-            raise UsageError(f"{option} {path} would overwrite {taken[path.resolve()]}: name another file")
-        taken[path.resolve()] = f"the file of {option}"
 
 
 def indices_of(text: str | None) -> tuple[int, ...]:

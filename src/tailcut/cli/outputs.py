@@ -4,6 +4,7 @@ import os
 import re
 import shlex
 import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from tailcut.errors import UsageError
@@ -25,6 +26,25 @@ def check_writable(*paths: Path | None) -> None:
             raise UsageError(f"{folder}: no such folder, cannot write {path.name}")
         if path.is_dir() or not os.access(folder, os.W_OK):
             raise UsageError(f"{path}: cannot be written: it is a folder, or the folder is read-only")
+
+
+def refuse_overwriting(outputs: Mapping[str, Path | None], inputs: Iterable[Path | None]) -> None:
+    """Refuse output files that are one another, or one of the files that are read.
+
+    Args:
+        outputs: by the options that name them.
+        inputs: that are read.
+
+    Raises:
+        UsageError: names the option and the file.
+    """
+    taken = {path.resolve(): f"{path}, which is read" for path in inputs if path is not None}
+    for option, path in outputs.items():
+        if path is None or (path.exists() and not path.is_file()):  # such as /dev/stdout
+            continue
+        if path.resolve() in taken:
+            raise UsageError(f"{option} {path} would overwrite {taken[path.resolve()]}: name another file")
+        taken[path.resolve()] = f"the file of {option}"
 
 
 def command_line() -> str:

@@ -92,7 +92,7 @@ def plan(
     from rich.console import Console
 
     from tailcut.atomic import write_atomically
-    from tailcut.cli.outputs import check_writable, command_line
+    from tailcut.cli.outputs import check_writable, command_line, refuse_overwriting
     from tailcut.durations import parse_duration, parse_latency
     from tailcut.errors import UsageError
     from tailcut.planning.autoscale import parse_rules
@@ -103,6 +103,7 @@ def plan(
     from tailcut.report.html import render_plan_html
     from tailcut.report.plan_page import plan_view
 
+    refuse_overwriting({"--report": report}, [*profiles, trace])
     rates = parse_rates(rate) if rate is not None else []
     limits = [parse_limit(part, lambda value: parse_latency(value, "--slo")) for part in slo.split(",")]
     make, rules = parse_arrivals(arrivals, parse_duration), parse_rules(autoscale or "", parse_duration)

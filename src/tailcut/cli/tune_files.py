@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tailcut.cli.outputs import check_writable
+from tailcut.cli.outputs import check_writable, refuse_overwriting
 from tailcut.cli.tune_together import JointFiles, count
 
 
@@ -44,7 +44,6 @@ def joint_files(
     Raises:
         UsageError: one cannot be written, or is another one, or one that is read.
     """
-    from tailcut.cli.options import refuse_overwriting
     from tailcut.engines.files import profile_beside
 
     files = JointFiles(
@@ -78,7 +77,6 @@ def tune_files(
     Raises:
         UsageError: one cannot be written, or is another one, or one that is read; or no command reads such a profile.
     """
-    from tailcut.cli.options import refuse_overwriting
     from tailcut.engines.files import file_stem, profile_beside
     from tailcut.errors import UsageError
     from tailcut.runtime.profile import is_pipeline
