@@ -5,8 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import helper
 from tests.engines.models import masked_mean, perceptron
+from tests.tuner.test_gate import model
 
+from tailcut.cli import tune_wanted
 from tailcut.engines import EngineOptions, open_engine
 from tailcut.engines.base import U8Input
 from tailcut.errors import UsageError
@@ -107,3 +110,24 @@ def test_too_few_labels_are_refused_before_anything_is_measured(tmp_path: Path) 
     data = {"x": np.ones((8, 16), np.float32)}
     with pytest.raises(UsageError, match="3 labels for 8 requests"):
         open_session(TuneRequest(path, data, np.arange(3), budget_s=5.0), lambda event: None)
+
+
+def test_an_input_may_be_called_labels(tmp_path: Path) -> None:
+    """It is what the model takes, and no class of each request; beside another input it is the classes."""
+    nodes = [helper.make_node("MatMul", ["labels", "w"], ["y"])]
+    path = model(tmp_path / "m.onnx", nodes, {"labels": (None, 16)}, {"y": (None, 4)}, w=np.ones((16, 4), np.float32))
+    rows = np.random.default_rng(0).standard_normal((8, 16)).astype(np.float32)
+    np.savez(tmp_path / "d.npz", labels=rows)
+    session = open_session(wanted_of(path, tmp_path / "d.npz"), lambda event: None)
+    assert session.wanted.labels is None
+    np.testing.assert_array_equal(session.requests[3]["labels"], rows[3:4])
+    np.savez(tmp_path / "e.npz", x=rows, labels=np.arange(8) % 4)
+    other = perceptron([16, 4], tmp_path / "other.onnx")
+    session = open_session(wanted_of(other, tmp_path / "e.npz"), lambda event: None)
+    assert session.wanted.labels is not None
+    assert session.wanted.labels.tolist() == [[number % 4] for number in range(8)]
+
+
+def wanted_of(model_path: Path, data: Path) -> TuneRequest:
+    """As the command line asks for it."""
+    return tune_wanted.wanted_of(model_path, data, None, "5s", "0.999", None, "any", 0)

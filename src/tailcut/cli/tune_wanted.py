@@ -31,7 +31,6 @@ def wanted_of(
     from tailcut.tuner.records import TuneRequest
 
     arrays = load_data(data) if data else None
-    labels = arrays.pop("labels", None) if arrays else None
     budget_s = parse_duration(budget)
     if budget_s < 5:
         raise UsageError(f"--budget {budget}: a tune needs at least 5 seconds")
@@ -42,7 +41,6 @@ def wanted_of(
     return TuneRequest(
         model=model,
         data=arrays,
-        labels=labels,
         rate=rate,
         budget_s=budget_s,
         bound=bound,

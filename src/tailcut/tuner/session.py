@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+
 from tailcut.engines.files import default_engine
 from tailcut.errors import UsageError
 from tailcut.lab.describe import labels_of_data
@@ -216,9 +218,7 @@ def new_session(  # noqa: PLR0913  the parts that differ between a model and a p
         rungs: names, in order.
         reference: whether the baseline behind the plain wire is verified, too: not where the baseline has that wire.
     """
-    if wanted.data is not None and wanted.labels is not None:
-        ordered = labels_of_data(learned.spec, wanted.data, wanted.labels, MOST_REQUESTS)
-        wanted = replace(wanted, labels=ordered)
+    wanted = replace(wanted, labels=_labels(wanted, learned.spec))
     objective = Objective(wanted.kind, wanted.slo_ms or float("inf"), wanted.rate or 0.0)
     records = [RungRecord(name) for name in rungs]
     kept = wanted.previous_settings or base
@@ -232,3 +232,13 @@ def new_session(  # noqa: PLR0913  the parts that differ between a model and a p
     if reference:
         session.compared["reference"] = session.with_wire(session.plain_wire)
     return session
+
+
+def _labels(wanted: TuneRequest, spec: ModelSpec) -> np.ndarray | None:
+    """The labels of the requests: the data's array `labels`, unless the model has an input of that name."""
+    if wanted.data is None:
+        return wanted.labels
+    labels = wanted.labels
+    if labels is None and "labels" not in spec.input_names:
+        labels = wanted.data.get("labels")
+    return None if labels is None else labels_of_data(spec, wanted.data, labels, MOST_REQUESTS)
