@@ -114,3 +114,12 @@ def test_failed_requests_have_a_column_where_there_are_any() -> None:
     assert headline(shown) == ("No ratio", f"R{because[1:]}. The tuned p99 is 8 ms.")
     assert "| failed |" in tune_markdown(shown)
     assert "| failed |" not in tune_markdown(result())
+
+
+def test_a_tail_that_got_longer_is_called_so_everywhere() -> None:
+    """In the terminal in the words of the page, whether it is proven or not."""
+    for gain, words in ((1.5, "p99 got longer: x1.50 of the baseline's"), (0.95, "No proven gain: p99 is x0.95")):
+        out = StringIO()
+        Console(file=out, width=300).print(tune_summary(result(gain=gain)))
+        assert words in out.getvalue()
+        assert ": ".join(headline(result(gain=gain))).removesuffix(".") in out.getvalue()

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.status import Status
 from rich.table import Table
 
+from tailcut.report import tune_words
 from tailcut.report.accuracy import accuracy_figures, random_words
 from tailcut.report.tune_words import (
     UNCHANGED,
@@ -215,7 +216,8 @@ def headline(result: TuneResult, checked: Verification) -> str:
             f"({1 / tail.high:.2f} to {1 / tail.low:.2f}, 99 % interval)"
         )
     else:
-        text = f"{tail.of} was not proven better: x{tail.point:.2f} ({tail.low:.2f} to {tail.high:.2f})"
+        title, sentence = tune_words.headline(result)
+        text = f"{title}: {sentence.removesuffix('.')}"
     against = checked.reference_p99_ratio
     if against is not None:
         text += f"; x{against.point:.2f} of the reference's ({against.low:.2f} to {against.high:.2f})"
