@@ -1,6 +1,7 @@
 """`tailcut tune` as a user runs it: a real search on a real model, Ctrl-C in the middle, and mistakes in one line."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -279,6 +280,22 @@ def test_control_c_before_the_race_writes_nothing(folder: Path, arguments: list[
     assert err.splitlines()[-1] == "tailcut: interrupted before anything better was found: no file was written"
     result = validated("tune", out)
     assert (result["profile"], result["report"], result["objective"]["interrupted"]) == (None, None, True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("words", "code"), [("the baseline carries", 143), ("racing", 130)])
+def test_sigterm_ends_a_tune_as_control_c_does(folder: Path, tmp_path: Path, words: str, code: int) -> None:
+    """Nothing of it stays in the folder of temporary files, and what was found is written."""
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    files = [str(tmp_path / "ended.toml"), "--report", str(tmp_path / "ended.html")]
+    command = [*TUNE, "mlp.onnx", "--budget", "15s", "--json", "-o", *files]
+    result = interrupted(command, folder, words, signal.SIGTERM, os.environ | {"TMPDIR": str(temporary)})
+    assert result[0] == code, result[2]
+    assert validated("tune", result[1])["objective"]["interrupted"] is True
+    assert "Traceback" not in result[2]
+    assert (tmp_path / "ended.toml").exists() is (code == 130)
+    assert list(temporary.glob("tailcut-*")) == []
 
 
 @pytest.mark.slow

@@ -132,6 +132,7 @@ def bench(
     from tailcut.cli.bench_result import check_comparable, compare_runs, finish, is_good
     from tailcut.cli.options import parse_counts, with_access
     from tailcut.cli.outputs import check_writable, command_line
+    from tailcut.cli.termination import interrupted_by_sigterm
     from tailcut.durations import parse_duration, parse_limit
     from tailcut.errors import UsageError
     from tailcut.lab.arrivals import check_count, read_trace
@@ -180,17 +181,18 @@ def bench(
     requests.check_headers(headers)
     for offered in [entry.rate for entry in entries] or [rate or 0.0]:
         check_count(offered, warmup_s + length_s)
-    results, found = _Runs(
-        target=load_target,
-        requests=requests,
-        entries=entries,
-        load=load,
-        make=lambda kind: make(arrivals if kind is None else ArrivalProcess(kind)),
-        length_s=length_s,
-        warmup_s=warmup_s,
-        seed=seed,
-        clients=clients,
-    ).made(lambda planned: check_comparable(against, earlier, planned))
+    with interrupted_by_sigterm():  # by default, regions of shared memory would stay
+        results, found = _Runs(
+            target=load_target,
+            requests=requests,
+            entries=entries,
+            load=load,
+            make=lambda kind: make(arrivals if kind is None else ArrivalProcess(kind)),
+            length_s=length_s,
+            warmup_s=warmup_s,
+            seed=seed,
+            clients=clients,
+        ).made(lambda planned: check_comparable(against, earlier, planned))
     runs = [run_record(result) for result in results]
     record = BenchResult(
         target=target,
@@ -208,7 +210,7 @@ def bench(
         raise typer.Exit(1)
 
 
-def _paths_of(data: "Sequence[str]") -> list[Path]:
+def _paths_of(data: list[str]) -> list[Path]:
     return [Path(part) for text in data for part in (text, text.partition("=")[2]) if part]
 
 

@@ -9,6 +9,7 @@ import typer
 
 from tailcut.cli.choices import BatchingChoice, DeviceChoice
 from tailcut.cli.numbers import finite
+from tailcut.cli.termination import interrupted_by_sigterm
 from tailcut.cli.tune_compare import compare_profiles
 from tailcut.cli.tune_files import data_files, joint_files, tune_files
 from tailcut.cli.tune_one import tune_one
@@ -234,14 +235,15 @@ def tune(
     if on_device:
         need_device(model)
     asked = asked_of(wanted, accuracy, metric, normalize, outputs, fix, sources[0])
-    if together:
-        own = {"slo_ms": limits, "data": [str(source) if source else None for source in sources]}
-        loads = {"rates": [arrival.rate for arrival in arrivals], "trace": str(trace) if trace else None}
-        request = JointRequest(**asdict(asked) | own | loads)
-        tune_together(each, arrivals, joint_files(given, names, report, [*sources, trace]), request, json=json)
-        return
-    if compare:
-        compare_profiles(wanted, profiles, asked, json=json)
-        return
-    files = tune_files(model, output, report, retune=retune, read=sources)
-    tune_one(replace(wanted, journal=files.journal), asked, files, markdown=markdown, json=json)
+    with interrupted_by_sigterm():
+        if together:
+            own = {"slo_ms": limits, "data": [str(source) if source else None for source in sources]}
+            loads = {"rates": [arrival.rate for arrival in arrivals], "trace": str(trace) if trace else None}
+            request = JointRequest(**asdict(asked) | own | loads)
+            tune_together(each, arrivals, joint_files(given, names, report, [*sources, trace]), request, json=json)
+            return
+        if compare:
+            compare_profiles(wanted, profiles, asked, json=json)
+            return
+        files = tune_files(model, output, report, retune=retune, read=sources)
+        tune_one(replace(wanted, journal=files.journal), asked, files, markdown=markdown, json=json)

@@ -9,6 +9,7 @@ import typer
 
 from tailcut.cli.main import INTERRUPTED
 from tailcut.cli.outputs import command_line
+from tailcut.cli.termination import nothing_found_code
 from tailcut.cli.tune_files import TuneFiles
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def _show(outcome: "TuneOutcome", result: "TuneResult", files: TuneFiles, *, mar
         raise typer.Exit(1)
     if outcome.nothing_won:
         print("tailcut: interrupted before anything better was found: no file was written", file=sys.stderr)
-        raise typer.Exit(INTERRUPTED)
+        raise typer.Exit(nothing_found_code())
     if markdown and not json:
         from tailcut.report.markdown import tune_markdown
 

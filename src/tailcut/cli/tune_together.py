@@ -11,6 +11,7 @@ import typer
 
 from tailcut.cli.main import INTERRUPTED
 from tailcut.cli.outputs import command_line
+from tailcut.cli.termination import nothing_found_code
 
 if TYPE_CHECKING:
     from tailcut.lab.arrivals import Arrivals
@@ -121,7 +122,7 @@ def tune_together(
         raise typer.Exit(1)
     if outcome.nothing_won:
         print("tailcut: interrupted before anything raced: no file was written", file=sys.stderr)
-        raise typer.Exit(INTERRUPTED)
+        raise typer.Exit(nothing_found_code())
     if not json:
         Console().print(together_summary(result))
         print(f"serve them: tailcut serve {shlex.join(map(str, files.profiles))}")
