@@ -1,6 +1,8 @@
 """`tailcut bench` as a user meets it: a real server, real exit codes, one JSON object."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 from tests.cli.conftest import Bench
 from tests.lab.scripted import OK, scripted
+from tests.processes import interrupted
 from tests.schemas import validated
 from tests.servers import Server, serving
 
@@ -311,3 +314,14 @@ def test_shared_memory_is_for_v2_tensors(server: Server, capsys: pytest.CaptureF
     """With another form, or a body of one's own, it is a mistake."""
     assert main(["bench", server.url, "--shared-memory", "x-", "--wire", "raw"]) == 2
     assert "leave out --wire" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="there is no /dev/shm")
+def test_sigterm_removes_what_lies_in_shared_memory(tmp_path: Path) -> None:
+    """As Ctrl-C does; the exit code is that of the signal."""
+    prefix = f"ended-{os.getpid()}-"
+    command = [sys.executable, "-m", "tailcut", "bench", "--shared-memory", prefix, "--duration", "60s", "--rate", "50"]
+    with serving(tmp_path, digits_model(), "--shared-memory", prefix) as running:
+        code, out, err = interrupted([*command, running.url], tmp_path, "open loop", signal.SIGTERM)
+    assert (code, out) == (143, ""), err
+    assert list(Path("/dev/shm").glob(f"{prefix}*")) == []
