@@ -104,8 +104,8 @@ def test_the_empty_engine_has_the_payload_of_the_clients(tmp_path: Path) -> None
     pixels = U8Input(scale=(1 / 255,))
     wanted = TuneRequest(path, normalize=pixels, outputs=("total",), fixed=("image:2=8", "image:3=8"))
     learned = learn(wanted, 1.0, lambda event: None)
-    facts, sent = facts_of(wanted, learned), as_pixels(pixels, learned.spec, learned.requests[0])
     servers = TrialServers(path, learned.spec, learned.requests)
+    facts, sent = facts_of(wanted, learned), as_pixels(pixels, learned.spec, servers.requests[0])
     try:
         for settings in (way_settings(facts, "inline"), wiring_settings(facts)):
             assert settings.engine.outputs == ("total",)
