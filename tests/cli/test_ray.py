@@ -82,7 +82,7 @@ def test_config_of_models_on_demand(capsys: pytest.CaptureFixture[str]) -> None:
         ),
         (["config", str(digits_model()), "--replicas", "0:2"], "no request would start the first"),
         (["config", str(digits_model()), str(digits_model())], "two models have the same name, digits"),
-        (["config", str(digits_model()), "--cpus", "inf"], "cpus must be at least 0, not inf"),
+        (["config", str(digits_model()), "--cpus", "inf"], "inf is not a finite number"),
         (["config", str(digits_model()), "--slo", "p99=1ms"], "needs the tuned profile of one model"),
         (["config", str(digits_model()), "--slo", "1ms"], "no percentile"),
         (["config", str(digits_model()), "--name", "a/b"], "cannot be named 'a/b': in ray://APP/DEPLOYMENT"),

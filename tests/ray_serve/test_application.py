@@ -76,11 +76,9 @@ def test_a_bare_model_is_not_measured(monkeypatch: pytest.MonkeyPatch, tmp_path:
 def test_a_path_is_found_from_every_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, given: str) -> None:
     """Relative ones, and those through a folder with an equals sign in its name."""
     (tmp_path / "lr=0.1").mkdir()
-    (tmp_path / "0.1").mkdir()
     (tmp_path / "m.onnx").write_bytes(digits_model().read_bytes())
     monkeypatch.chdir(tmp_path)
-    label = "lr=" if given.startswith("lr=") else ""
-    assert make_plan(given.format(tmp_path)).sources == (f"{label}{tmp_path.resolve()}/m.onnx",)
+    assert make_plan(given.format(tmp_path)).sources == (f"{tmp_path.resolve()}/m.onnx",)
 
 
 def test_another_model_than_was_measured(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

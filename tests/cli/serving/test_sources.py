@@ -32,6 +32,20 @@ def test_a_source_names_a_file_and_what_to_call_it(text: str, source: Source) ->
     assert Source.parse(text) == source
 
 
+def test_what_exists_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a whole, or behind a name that has a slash of its own."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lr=0.1").mkdir()
+    for file in ("m.onnx", "lr=0.1/p.py", "lr=0.1/m.onnx"):
+        (tmp_path / file).touch()
+    assert Source.parse("lr=0.1/m.onnx") == Source("lr=0.1/m.onnx")
+    assert Source.parse("lr=0.1/p.py:e") == Source("lr=0.1/p.py:e")
+    assert Source.parse("lr=0.2/m.onnx") == Source("0.2/m.onnx", "lr")
+    assert Source.parse("a/b=m.onnx") == Source("m.onnx", "a/b")
+    assert Source.parse("a/b=lr=0.1/m.onnx") == Source("lr=0.1/m.onnx", "a/b")
+    assert Source.parse("a/b=gone.onnx") == Source("a/b=gone.onnx")
+
+
 @pytest.mark.parametrize("text", ["=m.onnx", "=/runs/m.onnx", "name=", "name:2=", "="])
 def test_an_equals_sign_has_a_name_and_a_file(text: str) -> None:
     """Without one of them it is a mistake."""

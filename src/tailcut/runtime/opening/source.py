@@ -26,17 +26,24 @@ def open_profile(path: Path) -> Profile:
 def split_source(text: str) -> tuple[str, str]:
     """The name, with a version or without, that a source is served by, and its file; an empty name is the file's.
 
-    A folder or a file may have an equals sign in its name: what has a slash before it is all path.
+    A folder or a file may have an equals sign in its name: what is there as a whole is all path; and what has a slash
+    before the sign, unless there is a file behind it, because names of models may have one too.
 
     Raises:
         UsageError: there is nothing on one side of the equals sign.
     """
     label, equals, path = text.partition("=")
-    if not equals or "/" in label:
+    if not equals or _is_there(text) or ("/" in label and not _is_there(path)):
         return "", text
     if not label or not path:
         raise UsageError(f"{text!r} is neither FILE nor NAME=FILE")
     return label, path
+
+
+def _is_there(source: str) -> bool:
+    """Whether a source's file exists."""
+    file = (source.rpartition(":")[0] or source) if is_pipeline(source) else source
+    return bool(file) and Path(file).exists()
 
 
 def is_profile(path: Path) -> bool:
