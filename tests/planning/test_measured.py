@@ -113,6 +113,14 @@ def test_a_tune_under_a_quota_had_no_more_cores_than_that() -> None:
     assert tuned(cores=1.0, cpu_quota=0.5).ratio == pytest.approx(tuned(cores=1.0).ratio / 2, rel=0.1)
 
 
+@pytest.mark.parametrize("share", [0.9, 1.1])
+def test_measurements_that_agree_do_not_scale(share: float) -> None:
+    """Two closed loops of one server differ as much."""
+    item = tuned(share)
+    assert (item.is_near, item.agrees, item.scale) == (True, True, 1.0)
+    assert item.ratio == pytest.approx(1 / share, rel=0.05)
+
+
 @pytest.mark.parametrize("share", [0.2, 5.0])
 def test_measurements_that_are_too_far_apart_do_not_scale(share: float) -> None:
     """A factor of five is a fault of one of them."""

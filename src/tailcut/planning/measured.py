@@ -1,7 +1,8 @@
 """The measurements of a profile: in its evidence, or else in the journal of its tune beside it.
 
 The parts of a server are measured by themselves, in short probes. The whole server was measured as well, by the tune's
-verification: what the parts promise for that measurement, divided by its result, scales all CPU times of a plan.
+verification: where the two differ by more than short measurements do, what the parts promise for it, divided by its
+result, scales all CPU times of a plan.
 """
 
 import math
@@ -17,6 +18,7 @@ from tailcut.tuner.service import MeasuredService, measured_service
 from tailcut.tuner.simulate import Configuration, simulate_closed, slowed
 
 _LEAST, _MOST = 0.5, 2.0  # a scale outside these is a fault of one of the two measurements, and not applied
+_ALIKE = 0.15  # by which a closed loop of some seconds may differ in another minute of the same hour
 _ANSWERS = 20_000  # that are simulated
 # What each stop by a quota costs, of the 100 ms from one to the next: the caches are cold (docs/performance.md).
 _STOPPED = 0.017
@@ -69,8 +71,13 @@ class MeasuredProfile:
 
     @property
     def scale(self) -> float:
-        """By how much all CPU times are longer than the parts' own: `ratio`, or 1 where that is too far from 1."""
-        return self.ratio if self.is_near else 1.0
+        """By how much all CPU times are longer than the parts' own: `ratio`, or 1 where that is near 1 or far away."""
+        return self.ratio if self.is_near and not self.agrees else 1.0
+
+    @property
+    def agrees(self) -> bool:
+        """Whether parts and whole differ no more than two measurements of one thing do."""
+        return abs(self.ratio - 1) <= _ALIKE
 
     @property
     def is_near(self) -> bool:

@@ -51,6 +51,9 @@ def _scale_notes(model: MeasuredProfile, wanted: PlanRequest) -> Iterator[str]:
             yield "that is far from what the tune measured: check --cores, and that the replica was saturated"
     elif answered is None:
         yield f"{whose}the profile does not say what the tuned server answered: CPU times are those of its parts"
+    elif model.agrees:
+        share = f"{1 / model.ratio:.0%} of what its parts promise"
+        yield f"{whose}the tuned server answered {answered:,.4g} requests/s, {share}"
     elif model.is_near:
         yield f"{whose}CPU times are scaled by {scale:.2f}: the tuned server answered {answered:,.4g} requests/s"
     else:
