@@ -134,15 +134,15 @@ def test_inputs_go_to_the_parameters_that_they_are_named_after(tmp_path: Path, n
     """If all are, whatever their order is; parameters with a default may be left out."""
     path = saved(tmp_path / "difference.pt", Difference())
     trust(path)
-    signature = (*(f"input {name} FP32 [-1]" for name in names), "output y FP32 [-1]")
+    signature = (*(f"input {name} FP32 [-1]" for name in names), "output d FP32 [-1]")
     engine = open_engine(path, options(signature=signature))
     values = {"a": 5, "b": 2, "c": 10} if names not in {"xy", "bx"} else dict(zip(names, (5, 2), strict=True))
     inputs = {name: np.full(3, values[name], np.float32) for name in names}
-    assert (engine.run(inputs)["y"] == expected).all()
-    y = np.zeros(3, np.float32)
+    assert (engine.run(inputs)["d"] == expected).all()
+    d = np.zeros(3, np.float32)
     engine.spec = replace(engine.spec, rows=Rows.INDEPENDENT)
-    engine.bind(inputs, {"y": y})()
-    assert (y == expected).all()
+    engine.bind(inputs, {"d": d})()
+    assert (d == expected).all()
     engine.close()
 
 
