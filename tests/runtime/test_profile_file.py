@@ -6,7 +6,9 @@ import pytest
 from tests.engines.models import perceptron
 
 from tailcut.errors import ProfileError
+from tailcut.models import digits_model
 from tailcut.runtime.profile import Profile
+from tailcut.runtime.profile_file import read_tables
 from tailcut.runtime.settings import BatchingSettings, IoSettings, Settings
 
 OLD_NAMES = {
@@ -84,3 +86,9 @@ def test_an_old_name_is_no_second_name(tmp_path: Path, schema: int, old: str, ne
     path.write_text(text.replace(f"{line}\n", both + line.replace(new, old) + "\n"))
     with pytest.raises(ProfileError, match=f"{old} is called {new} in schema 2"):
         Profile.load(path)
+
+
+def test_a_model_in_a_profiles_place_is_told_what_a_profile_is() -> None:
+    """In place of where its bytes stop being text."""
+    with pytest.raises(ProfileError, match=r"digits\.onnx: not a profile, which is the \.toml file that `tailcut tune"):
+        read_tables(digits_model())

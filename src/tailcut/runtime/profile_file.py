@@ -36,6 +36,8 @@ def read_tables(path: Path) -> dict[str, Any]:
         raw = _parsed(path)
     except FileNotFoundError:
         raise MissingProfileError(f"{path}: no such profile") from None
+    except UnicodeDecodeError:
+        raise ProfileError(f"{path}: not a profile, which is the .toml file that `tailcut tune MODEL` writes") from None
     except (OSError, ValueError) as error:
         raise ProfileError(f"{path}: not a readable profile: {error}") from None
     except RecursionError:
