@@ -33,10 +33,10 @@ def sentences(*lengths: int) -> list[dict[str, np.ndarray]]:
 
 
 def test_requests_are_asked_as_they_are_and_joined(tmp_path: Path) -> None:
-    """Up to 64 of the data, and some of 2 to 40 rows; the answer to each is the bare model's to it alone."""
+    """Those of the data, and some of 2 to 40 rows; the answer to each is the bare model's to it alone."""
     path = perceptron([4, 8, 3], tmp_path / "m.onnx")
     result = questions(path, vectors(100))
-    assert len({item.source for item in result.all if item.joined == 1}) == 64
+    assert len({item.source for item in result.all if item.joined == 1}) >= 64
     assert {item.joined for item in result.all} == {1, 2, 3, 7, 13, 40}
     engine = open_engine(path, EngineOptions(threads=1))
     for item in result.all:
@@ -45,9 +45,21 @@ def test_requests_are_asked_as_they_are_and_joined(tmp_path: Path) -> None:
 
 
 def test_time_that_is_spent_leaves_the_most_telling(tmp_path: Path) -> None:
-    """Eight requests in any case, however slow the model."""
-    result = questions(perceptron([4, 8, 3], tmp_path / "m.onnx"), vectors(100), 0.0)
-    assert [item.source for item in result.all] == list(range(8))
+    """Eight requests in any case, however slow the model: of all parts of the data."""
+    result = questions(perceptron([4, 8, 3], tmp_path / "m.onnx"), vectors(1000), 0.0)
+    sources = [item.source for item in result.all]
+    assert len(sources) == 8
+    assert min(sources) < 200
+    assert max(sources) > 600
+
+
+def test_the_whole_of_sorted_data_is_asked(tmp_path: Path) -> None:
+    """The shortest and the longest request first, and cuts of long ones."""
+    result = questions(masked_mean(tmp_path / "m.onnx"), sentences(*range(1, 201)))
+    alone = [item.inputs["ids"].shape[1] for item in result.all if item.joined == 1 and not item.lengths]
+    assert alone[:2] == [200, 1]
+    assert sum(length > 100 for length in alone) > 20
+    assert max(length for item in result.all for length in item.lengths) > 100
 
 
 def test_requests_are_cut_where_the_model_has_a_free_length(tmp_path: Path) -> None:

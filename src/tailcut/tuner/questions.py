@@ -7,13 +7,14 @@ buckets stand at the data's own lengths would otherwise never be asked what padd
 
 import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from tailcut.engines.base import Engine
 from tailcut.errors import TailcutError, UnsupportedError
+from tailcut.lab.data import evenly
 from tailcut.runtime.padding import Lengths, Places, lengths_of, places_of
 from tailcut.runtime.settings import PaddingSettings
 from tailcut.spec import ModelSpec
@@ -21,8 +22,8 @@ from tailcut.tuner.accuracy import Outputs, compare
 from tailcut.tuner.dimensions import learned_places
 
 Arrays = dict[str, np.ndarray]
-_MOST = 64  # of the data's requests
-_FEWEST = 8  # are asked however long the model takes
+_MOST = 64  # of the data's requests, beside the first ones
+_FEWEST = 8  # are asked first, however long the model takes
 _JOINED = (2, 3, 13, 7, 40)  # rows: inside, at the edge of, and over the usual largest batches
 _JOINED_BYTES = 8 << 20
 _ANSWER_BYTES = 64 << 20  # kept, of all answers
@@ -77,12 +78,13 @@ class ReferenceQuestions:
     def __init__(self, open_reference: Callable[[], Engine], requests: Sequence[Arrays], seconds: float) -> None:
         self._open = open_reference
         self._requests = requests
+        self._chosen = {number: requests[number] for number in _chosen(requests)}
         self._seconds = seconds
         self._between: dict[PaddingSettings, list[Question]] = {}
         engine = open_reference()
         try:
             self.spec = engine.spec
-            self.random = _random_outputs(engine, requests[:_TWICE])
+            self.random = _random_outputs(engine, list(self._chosen.values())[:_TWICE])
             self.all = _answered(engine, self._plans(), seconds, least=_FEWEST)
         finally:
             engine.close()
@@ -102,10 +104,10 @@ class ReferenceQuestions:
 
     def _plans(self) -> Iterator[_AskPlan]:
         """The most telling ones first, for models so slow that time ends before all are answered."""
-        singles = iter([_AskPlan(request, number) for number, request in enumerate(self._requests[:_MOST])])
+        singles = iter([_AskPlan(request, number) for number, request in self._chosen.items()])
         yield from itertools.islice(singles, _FEWEST)
-        joined = _joins(self._requests[:_MOST]) if self.spec.batched else iter(())
-        cuts = itertools.islice(_cuts(learned_places(self.spec, self._requests), self._requests), _CUTS_ASKED)
+        joined = _joins(self._chosen) if self.spec.batched else iter(())
+        cuts = itertools.islice(_cuts(learned_places(self.spec, self._requests), self._chosen), _CUTS_ASKED)
         for several in itertools.zip_longest(joined, cuts, singles):
             yield from (plan for plan in several if plan is not None)
 
@@ -129,6 +131,17 @@ class ReferenceQuestions:
                 yield _AskPlan(cut[0], chosen[0], 1, lengths)
                 if len({tuple(array.shape[1:] for array in own_lengths.values()) for own_lengths in cut}) == 1:
                     yield _AskPlan(_join(cut), chosen[0], 2, lengths)
+
+
+def _chosen(requests: Sequence[Arrays]) -> list[int]:
+    """Their places, from all parts of the data, which may be sorted: the largest and the smallest one, then others."""
+    places = range(len(requests))
+
+    def size(place: int) -> int:
+        return sum(array.nbytes for array in requests[place].values())
+
+    ends = [max(places, key=size), min(places, key=size)]
+    return list(dict.fromkeys([*ends, *evenly(places, _FEWEST), *evenly(places, _MOST)]))
 
 
 def padded_places(spec: ModelSpec, padding: PaddingSettings) -> Places | None:
@@ -176,10 +189,10 @@ def _random_outputs(engine: Engine, requests: Sequence[Arrays]) -> frozenset[str
     )
 
 
-def _joins(requests: Sequence[Arrays]) -> Iterator[_AskPlan]:
+def _joins(requests: Mapping[int, Arrays]) -> Iterator[_AskPlan]:
     """Requests of several rows, made of neighbours that have the same shape behind the first axis."""
     groups: dict[object, list[int]] = {}
-    for number, request in enumerate(requests):
+    for number, request in requests.items():
         groups.setdefault(tuple(array.shape[1:] for array in request.values()), []).append(number)
     start = 0
     for count in _JOINED:
@@ -195,11 +208,11 @@ def _join(requests: Sequence[Arrays]) -> Arrays:
     return {name: np.concatenate([request[name] for request in requests]) for name in requests[0]}
 
 
-def _cuts(places: Places | None, requests: Sequence[Arrays]) -> Iterator[_AskPlan]:
+def _cuts(places: Places | None, requests: Mapping[int, Arrays]) -> Iterator[_AskPlan]:
     """Requests cut to shares of their own lengths."""
     if places is None:
         return
-    for (number, request), share in zip(enumerate(requests), itertools.cycle(_CUTS), strict=False):
+    for (number, request), share in zip(requests.items(), itertools.cycle(_CUTS), strict=False):
         own = lengths_of(places, request)
         lengths = () if own is None else tuple(int(share * length) for length in own)
         if own is not None and min(lengths) >= 1 and _is_longer(own, lengths):
