@@ -1,18 +1,24 @@
 """`tailcut explain` as a user runs it: on a server under load, on a profile, and with mistakes."""
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from tests.engines.models import perceptron
+from tests.processes import ended
 from tests.schemas import validated
 from tests.servers import serving
 
+from tailcut.cli.termination import TERMINATED
 from tailcut.lab.client import open_loop
 from tailcut.lab.explain import while_doing
 from tailcut.lab.load import LoadTarget
@@ -113,3 +119,15 @@ def test_a_profile_is_sent_the_requests_of_a_file(folder: Path) -> None:
 def test_a_mistake_is_one_line(folder: Path, mistake: Callable[..., str], arguments: list[str], words: str) -> None:
     """What is wrong, with exit code 2 and nothing on stdout."""
     assert words in mistake(folder, "explain", *arguments)
+
+
+def test_sigterm_leaves_nothing_behind(folder: Path, tmp_path: Path) -> None:
+    """The server that it started, and that one's folder, go with it."""
+    command = [*EXPLAIN, "mlp.toml", "--rate", "50", "--duration", "30s"]
+    with subprocess.Popen(command, cwd=folder, env=os.environ | {"TMPDIR": str(tmp_path)}) as child, ended(child):
+        while not (servers := psutil.Process(child.pid).children(recursive=True)):
+            time.sleep(0.05)
+        child.send_signal(signal.SIGTERM)
+        assert child.wait(20) == TERMINATED
+    assert not psutil.wait_procs(servers, timeout=5)[1]
+    assert not list(tmp_path.iterdir())

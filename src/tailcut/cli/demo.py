@@ -40,6 +40,7 @@ def demo(
     from rich.console import Console
 
     from tailcut.cli.records import DemoResult
+    from tailcut.cli.termination import interrupted_by_sigterm
     from tailcut.durations import parse_duration
     from tailcut.lab.records import to_json
 
@@ -48,8 +49,9 @@ def demo(
     if not console.is_terminal:
         console = Console(stderr=json, highlight=False, width=140)  # not a terminal: nothing is cut off
     folder = _folder(keep)
-    result = _tune(console, folder, budget)
-    accuracy, load = _serve_both(console, folder, result, budget_s)
+    with interrupted_by_sigterm():  # by default, the tuning would go on, and folders would stay
+        result = _tune(console, folder, budget)
+        accuracy, load = _serve_both(console, folder, result, budget_s)
     outcome = DemoResult(accuracy, load, result, result.profile or "", result.report or "")
     good = _conclude(console, outcome)
     if json:
@@ -106,13 +108,17 @@ def _run_tailcut(arguments: list[str], folder: Path) -> str:
     """Run a tailcut command in a folder and return its stdout; exits with its exit code if it fails."""
     import subprocess
 
+    from tailcut.cli.termination import is_terminated
+
     command = [sys.executable, "-m", "tailcut", *arguments]
     with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True) as child:  # noqa: S603  our own
         try:
             out, _ = child.communicate()
         except KeyboardInterrupt:
+            if is_terminated():
+                child.terminate()  # of a Ctrl-C it has heard
             try:
-                child.communicate(timeout=30)  # the child received the signal too and stops its servers first
+                child.communicate(timeout=30)  # it stops its servers first
             except (subprocess.TimeoutExpired, KeyboardInterrupt):
                 child.kill()
             raise

@@ -46,6 +46,7 @@ def explain(
     from tailcut.atomic import write_atomically
     from tailcut.cli.options import with_access
     from tailcut.cli.outputs import check_writable, refuse_overwriting
+    from tailcut.cli.termination import interrupted_by_sigterm
     from tailcut.durations import parse_duration
     from tailcut.errors import UsageError
     from tailcut.lab.describe import parse_target
@@ -60,7 +61,8 @@ def explain(
     source = Path(target) if target.endswith(".toml") else None
     refuse_overwriting({"--report": report, "--trace": trace}, [source, data, ca, token_file])
     if source is not None:
-        result = _of_profile(source, length_s, rate, data)
+        with interrupted_by_sigterm():  # by default, the folder of its server would stay
+            result = _of_profile(source, length_s, rate, data)
     else:
         for option, value in (("--rate", rate), ("--data", data)):
             if value is not None:

@@ -71,7 +71,10 @@ def watch(target: LoadTarget, model: str, duration_s: float) -> ExplainResult:
 
 
 def while_doing(work: Callable[[], object], look: Callable[[], ExplainResult]) -> ExplainResult:
-    """Run `work` on a thread of its own while `look` looks on; its error is raised, if there is one."""
+    """Run `work` on a thread of its own while `look` looks on; its error is raised, if there is one.
+
+    An interrupt of `look` does not wait for `work`.
+    """
     errors: list[Exception] = []
 
     def guarded() -> None:
@@ -80,14 +83,19 @@ def while_doing(work: Callable[[], object], look: Callable[[], ExplainResult]) -
         except Exception as error:  # noqa: BLE001  raised below, on the caller's thread
             errors.append(error)
 
-    thread = threading.Thread(target=guarded, name="load")
+    thread = threading.Thread(target=guarded, name="load", daemon=True)
     thread.start()
     try:
-        return look()
-    finally:
+        result = look()
+    except Exception:
         thread.join()
         if errors:
-            raise errors[0]
+            raise errors[0] from None
+        raise
+    thread.join()
+    if errors:
+        raise errors[0]
+    return result
 
 
 def trace_events(result: ExplainResult) -> dict[str, Any]:
