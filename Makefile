@@ -12,6 +12,7 @@ SKLEARN := .venv-sklearn
 SKLEARN_READY := $(SKLEARN)/.ready-$(shell cat pyproject.toml constraints.txt | cksum | cut -d ' ' -f 1)
 TEXT := .venv-text
 HF := .venv-hf
+comma := ,
 ORT ?=
 BENCHMARKS ?= $(sort $(wildcard benchmarks/*.py))
 TESTS ?= tests
@@ -23,11 +24,10 @@ PYTEST := $(BIN)/python -m pytest
 # The files that have such tests, so that the other three hundred are not imported just to find that they have none.
 SERIAL = $(if $(findstring ::,$(TESTS)),,$(shell grep -rlE --include='*.py' '^@pytest\.mark\.serial' $(TESTS)))
 
-# What each process would compile, and what each worker would prepare of the tests the first time, is done once, one
-# beside the other.
-PREPARED = $(VENV)/.prepared
-PREPARE = { test -e $(PREPARED) || { $(PYTEST) $(TESTS) --collect-only -qq >/dev/null 2>&1; touch $(PREPARED); } & \
-	$(BIN)/python -c 'from tailcut.kernels import load, numbers, queueing, cluster, sharing, sockets'; wait; }
+PREPARED := $(VENV)/.prepared
+# Into an environment, requirements: uv, where it is installed, takes seconds for what takes pip minutes.
+install = { command -v uv >/dev/null && uv pip install --quiet --python $(1)/bin/python $(2); } || \
+	$(1)/bin/python -m pip install --quiet --disable-pip-version-check $(2)
 
 # Container images set it; the hundreds of processes that the tests start would each compile every module anew.
 unexport PYTHONDONTWRITEBYTECODE
@@ -37,7 +37,7 @@ FUZZ ?= 20
 SMOKE ?= --all --engines
 IMAGE ?=
 
-.PHONY: help ready demo test test-all test-torch test-gpu test-kubernetes test-sklearn test-text test-hf test-ray tuned smoke image lint format bench peers soak fuzz clean
+.PHONY: help ready prepared demo test test-all test-torch test-gpu test-kubernetes test-sklearn test-text test-hf test-ray tuned smoke image lint format bench peers soak fuzz clean
 .DEFAULT_GOAL := help
 
 help:
@@ -66,7 +66,7 @@ $(READY):
 	@test -n "$(PYTHON)" || { echo "Tailcut needs Python 3.11, 3.12 or 3.13: install one, or say make PYTHON=/path/to/python"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "no venv module: on Debian, apt install python3-venv"; exit 1; }
 	@echo "setting up $(VENV) (once; a minute or two)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@$(call install,$(VENV),-c constraints.txt -e '.[dev]')
 	@rm -f $(VENV)/.ready-*
 	@touch $@
 
@@ -75,10 +75,18 @@ ready: $(READY)
 demo: $(READY)
 	@$(BIN)/tailcut demo --keep out/demo
 
+# What each process would compile, and what each worker would prepare of the tests the first time, is done once, one
+# beside the other.
+$(PREPARED): | $(READY)
+	@{ $(PYTEST) $(TESTS) --collect-only -qq >/dev/null 2>&1 & \
+		$(BIN)/python -c 'from tailcut.kernels import load, numbers, queueing, cluster, sharing, sockets'; wait; }
+	@touch $@
+
+prepared: $(PREPARED)
+
 # Those that measure time have the machine to themselves; a selection (TESTS=) may have none of either kind (status 5).
 # What fails among others is run once more by itself, and has to pass then: both runs are printed.
-test: $(READY)
-	@$(PREPARE)
+test: $(PREPARED)
 	@status=0; none=0; \
 	for kind in '$(or $(SERIAL),$(TESTS)) -m "serial and ($(MARKS))"' \
 		'$(TESTS) -m "not serial and ($(MARKS))" -n $(JOBS) --maxprocesses 8 --dist loadfile --no-loadscope-reorder'; do \
@@ -112,7 +120,7 @@ test-kubernetes: $(READY)
 $(SKLEARN_READY):
 	@test -x $(SKLEARN)/bin/python || $(PYTHON) -m venv $(SKLEARN)
 	@echo "setting up $(SKLEARN) (once; a minute)"
-	@$(SKLEARN)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[convert,onnxruntime]' lightgbm 'xgboost-cpu;sys_platform=="linux"' 'xgboost;sys_platform!="linux"' pytest fastapi
+	@$(call install,$(SKLEARN),-c constraints.txt -e '.[convert$(comma)onnxruntime]' lightgbm 'xgboost-cpu;sys_platform=="linux"' 'xgboost;sys_platform!="linux"' pytest fastapi)
 	@rm -f $(SKLEARN)/.ready-*
 	@touch $@
 
