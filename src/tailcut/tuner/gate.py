@@ -15,6 +15,7 @@ import numpy as np
 
 from tailcut.engines.base import U8Input
 from tailcut.lab.burst import Burst, BurstAnswer
+from tailcut.lab.data import evenly
 from tailcut.lab.load import LoadTarget, Payload
 from tailcut.lab.payload import Wire, encoded, infer_payload
 from tailcut.runtime.padding import lengths_of
@@ -96,7 +97,7 @@ class Gate:
     def sample(self, count: int) -> list[Question]:
         """So many of the requests as they are, spread over the data."""
         plain = [question for question in self._questions.all if question.joined == 1 and not question.lengths]
-        return plain[:: max(1, len(plain) // count)][:count]
+        return evenly(plain, count)
 
     def judge_engine(
         self, questions: Sequence[Question], answers: Sequence[Outputs], outputs: Sequence[str] = ()

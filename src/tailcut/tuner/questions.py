@@ -6,6 +6,7 @@ buckets stand at the data's own lengths would otherwise never be asked what padd
 """
 
 import itertools
+import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ Arrays = dict[str, np.ndarray]
 _MOST = 64  # of the data's requests, beside the first ones
 _FEWEST = 8  # are asked first, however long the model takes
 _JOINED = (2, 3, 13, 7, 40)  # rows: inside, at the edge of, and over the usual largest batches
+_JOINED_SHAPES = 12  # of each count
 _JOINED_BYTES = 8 << 20
 _ANSWER_BYTES = 64 << 20  # kept, of all answers
 _CUTS = (0.5, 0.75, 0.3, 0.9)  # of a request's length, for a model with free dimensions whatever its settings
@@ -106,7 +108,7 @@ class ReferenceQuestions:
         """The most telling ones first, for models so slow that time ends before all are answered."""
         singles = iter([_AskPlan(request, number) for number, request in self._chosen.items()])
         yield from itertools.islice(singles, _FEWEST)
-        joined = _joins(self._chosen) if self.spec.batched else iter(())
+        joined = _joins(self._requests, self._chosen) if self.spec.batched else iter(())
         cuts = itertools.islice(_cuts(learned_places(self.spec, self._requests), self._chosen), _CUTS_ASKED)
         for several in itertools.zip_longest(joined, cuts, singles):
             yield from (plan for plan in several if plan is not None)
@@ -129,7 +131,7 @@ class ReferenceQuestions:
             cut = [_cut(places, self._requests[number], lengths) for number in chosen]
             if cut:
                 yield _AskPlan(cut[0], chosen[0], 1, lengths)
-                if len({tuple(array.shape[1:] for array in own_lengths.values()) for own_lengths in cut}) == 1:
+                if len({_row_shapes(request) for request in cut}) == 1:
                     yield _AskPlan(_join(cut), chosen[0], 2, lengths)
 
 
@@ -140,8 +142,13 @@ def _chosen(requests: Sequence[Arrays]) -> list[int]:
     def size(place: int) -> int:
         return sum(array.nbytes for array in requests[place].values())
 
-    ends = [max(places, key=size), min(places, key=size)]
-    return list(dict.fromkeys([*ends, *evenly(places, _FEWEST), *evenly(places, _MOST)]))
+    ends = list(dict.fromkeys([max(places, key=size), min(places, key=size)]))
+    first = [*ends, *evenly(places, _FEWEST - len(ends))]
+    return list(dict.fromkeys([*first, *_shuffled(evenly(places, _MOST))]))
+
+
+def _shuffled(places: Sequence[int]) -> list[int]:
+    return random.Random(0).sample(places, len(places))  # noqa: S311  an order, no secret
 
 
 def padded_places(spec: ModelSpec, padding: PaddingSettings) -> Places | None:
@@ -189,19 +196,29 @@ def _random_outputs(engine: Engine, requests: Sequence[Arrays]) -> frozenset[str
     )
 
 
-def _joins(requests: Mapping[int, Arrays]) -> Iterator[_AskPlan]:
-    """Requests of several rows, made of neighbours that have the same shape behind the first axis."""
+def _joins(requests: Sequence[Arrays], chosen: Iterable[int]) -> Iterator[_AskPlan]:
+    """Requests of several rows, made of those that have the same shape behind the first axis as one that is asked.
+
+    A shape that only one request has would be joined with itself, and rows that are alike show no mixing.
+    """
     groups: dict[object, list[int]] = {}
-    for number, request in requests.items():
-        groups.setdefault(tuple(array.shape[1:] for array in request.values()), []).append(number)
+    for number in _shuffled(range(len(requests))):
+        groups.setdefault(_row_shapes(requests[number]), []).append(number)
+    asked = [groups[shapes] for shapes in dict.fromkeys(_row_shapes(requests[number]) for number in chosen)]
+    several = [members for members in asked if len(members) > 1] or asked
     start = 0
     for count in _JOINED:
-        for members in groups.values():
-            chosen = [members[(start + index) % len(members)] for index in range(count)]
-            start += count
-            one_bytes = sum(array.nbytes for array in requests[chosen[0]].values())
+        for turn in range(min(len(several), _JOINED_SHAPES)):
+            members = several[(start + turn) % len(several)]
+            joined = [members[(start + index) % len(members)] for index in range(count)]
+            one_bytes = sum(array.nbytes for array in requests[joined[0]].values())
             if count == 2 or one_bytes * count <= _JOINED_BYTES:
-                yield _AskPlan(_join([requests[number] for number in chosen]), chosen[0], count)
+                yield _AskPlan(_join([requests[number] for number in joined]), joined[0], count)
+        start += count
+
+
+def _row_shapes(request: Arrays) -> tuple[tuple[int, ...], ...]:
+    return tuple(array.shape[1:] for array in request.values())
 
 
 def _join(requests: Sequence[Arrays]) -> Arrays:
