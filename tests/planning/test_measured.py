@@ -113,6 +113,23 @@ def test_a_tune_under_a_quota_had_no_more_cores_than_that() -> None:
     assert tuned(cores=1.0, cpu_quota=0.5).ratio == pytest.approx(tuned(cores=1.0).ratio / 2, rel=0.1)
 
 
+@pytest.mark.parametrize(
+    ("cores", "machine", "expected"),
+    [
+        (1.0, {"usable_cpus": 1, "cpu_quota": 0.5, "cpus": 8}, 0.5),
+        (1.0, {"usable_cpus": 1, "cpu_quota": 1.5, "cpus": 8}, 1.5),
+        (1.0, {"usable_cpus": 1, "cpu_quota": 1.5, "cpus": 1}, 1.0),
+        (2.0, {"usable_cpus": 2, "cpu_quota": 4.0, "cpus": 8}, 2.0),
+        (2.0, {"usable_cpus": 4, "cpu_quota": 4.5, "cpus": 8}, 2.0),
+        (1.0, {"usable_cpus": 1}, 1.0),
+        (2.0, {}, 2.0),
+    ],
+)
+def test_the_cores_of_a_tune(cores: float, machine: dict[str, float], expected: float) -> None:
+    """A quota's, unless the machine, the affinity mask or `--cpus` allowed fewer."""
+    assert tuned(cores=cores, **machine).cores == expected
+
+
 @pytest.mark.parametrize("share", [0.9, 1.1])
 def test_measurements_that_agree_do_not_scale(share: float) -> None:
     """Two closed loops of one server differ as much."""

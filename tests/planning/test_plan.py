@@ -103,6 +103,23 @@ def test_the_tune_s_own_throughput_sets_the_scale() -> None:
     assert any("does not say what the tuned server answered" in text for text in before.assumptions.notes)
 
 
+def test_a_replica_has_the_quota_of_the_tune() -> None:
+    """And no whole core where the tune had half of one."""
+    item = WANTED.models[0]
+    item = replace(item, service=msgspec.structs.replace(item.service, cores=1.0))
+    machine = {"usable_cpus": 1, "cpu_quota": 0.5, "cpus": 4}
+    half = replace(item, profile=msgspec.structs.replace(item.profile, machine=machine))
+    loose = [Limit("p99", 60.0)]
+    result, asked, whole = (
+        plan(models=[model], limits=loose, cores=cores) for model, cores in ((half, None), (item, 0.5), (item, None))
+    )
+    assert result.assumptions.cores_per_replica == 0.5
+    assert result.cores == 0.5 * result.replicas
+    assert result.replicas == asked.replicas > 1.7 * whole.replicas
+    words = "which is not what the model was measured with"
+    assert [any(words in text for text in item.assumptions.notes) for item in (result, asked)] == [False, True]
+
+
 def test_a_throughput_that_is_far_off_is_said_and_not_used() -> None:
     """A fifth of what the parts promise is a fault of the measurement."""
     result = plan(models=[verified(WANTED.models[0], 0.2)])

@@ -48,6 +48,14 @@ class MeasuredProfile:
         return io.wire == "shared" or io.socket == "unix"
 
     @property
+    def cores(self) -> float:
+        """Cores that the tune had: as many as its quota, which `service` has in whole CPUs, at least 1."""
+        quota = self._machine("cpu_quota")
+        if not quota or max(1, int(quota)) != self.service.cores:  # the affinity mask or `--cpus` allowed fewer
+            return self.service.cores
+        return min(quota, self._machine("cpus") or quota)
+
+    @property
     def throughput(self) -> float | None:
         """Requests per second that the tuned server was verified to answer in a closed loop; None where it was not."""
         tuned = self.profile.evidence.get("tuned")
@@ -63,7 +71,7 @@ class MeasuredProfile:
         if self.throughput is None:
             return 1.0
         workers = self.profile.settings.io.workers
-        at_tune = self.parts(min(self.service.cores, self._quota), workers)
+        at_tune = self.parts(self.cores, workers)
         if self.service.cores < self._machine("usable_cpus"):
             at_tune = replace(at_tune, client_apart=True)
         clients = max(1, round(self.profile.evidence["clients"] / workers))
@@ -96,10 +104,6 @@ class MeasuredProfile:
     def parts(self, cores: float, workers: int = 1) -> Configuration:
         """The same from the measurements of the parts alone."""
         return self.service.configuration(self.profile.settings, lasting_cores(cores, workers) / workers)
-
-    @property
-    def _quota(self) -> float:
-        return self._machine("cpu_quota") or math.inf
 
     def _machine(self, fact: str) -> float:
         """A number among the facts of the machine that was measured; 0 where it is not known."""

@@ -20,7 +20,7 @@ def plan_notes(wanted: PlanRequest, replicas: int, faster: float, parts: Sequenc
             f"more than {MOST_SIMULATED} servers: {MOST_SIMULATED} were simulated at the same load for each",
         ),
         (
-            {float(model.service.cores) for model in wanted.models} != {cores},
+            {float(model.cores) for model in wanted.models} != {cores},
             f"a replica has {cores:g} cores, which is not what the model was measured with",
         ),
         (workers > 1, f"each of {workers} workers has {cores / workers:g} cores of its own"),

@@ -53,7 +53,7 @@ class PlanRequest:
     @property
     def replica_cores(self) -> float:
         """Cores of a replica."""
-        return self.cores or max(model.service.cores for model in self.models)
+        return self.cores or max(model.cores for model in self.models)
 
     @property
     def together(self) -> bool:

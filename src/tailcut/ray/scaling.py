@@ -42,7 +42,7 @@ def carried_by(measured: MeasuredProfile, limit: Limit, cpus: float | None = Non
             profile.model.name,
         )
     workers = profile.settings.io.workers
-    cores = measured.service.cores
+    cores = measured.cores
     configuration = measured.configuration(min(cores, cpus) if cpus else cores, workers)
     alone_ms = lone_ms(configuration, limit)
     if alone_ms > limit.limit_ms:
