@@ -308,6 +308,17 @@ def test_the_waterfall_shows_what_was_kept_and_why_the_rest_was_not() -> None:
     assert "the engine lays memory out by itself" in page
 
 
+def test_the_waterfall_names_its_percentile() -> None:
+    """That of the kept settings, and none where they differ."""
+    case = result()
+    assert tune_page.waterfall(case).of == "p95"
+    assert "Where the p95 stood after each rung" in render_tune_html(case)
+    entry = replace(candidate("better", 0.8), ratio_of="p50")
+    mixed = replace(case, rungs=[case.rungs[0], Rung("layout", None, [entry], entry.setting)])
+    assert tune_page.waterfall(mixed).of == "tail"
+    assert tune_page.waterfall(replace(case, rungs=[])).of == "tail"
+
+
 def test_it_says_whether_requests_are_batched_and_why() -> None:
     """On the page, in Markdown and on the console."""
     sentence = "Each request runs whole, never merged or split (rows dependent): Softmax over axis 0 mixes <rows>."

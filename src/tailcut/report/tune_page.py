@@ -51,7 +51,7 @@ class _Climbed:
 
 @dataclass(frozen=True, slots=True)
 class RungStep:
-    """One rung: where p99 stood before and after it, and where each dropped candidate would have put it."""
+    """One rung: where the tail stood before and after it, and where each dropped candidate would have put it."""
 
     number: int
     name: str
@@ -61,7 +61,6 @@ class RungStep:
     before: float
     after: float
     ghosts: tuple[Mark, ...]
-    said: str
 
     @property
     def dropped(self) -> tuple[Tried, ...]:
@@ -81,10 +80,11 @@ class RungStep:
 
 @dataclass(frozen=True, slots=True)
 class Waterfall:
-    """The rungs in their order, on one axis of ratios to where the climb began."""
+    """The rungs in their order, on one axis of ratios to where the climb began; `of` names the percentile."""
 
     steps: tuple[RungStep, ...]
     ticks: tuple[Mark, ...]
+    of: str
 
 
 def figures_of(arm: ArmFigures) -> dict[str, float | None]:
@@ -214,14 +214,12 @@ def _placed(raw: Sequence[_Climbed]) -> Waterfall:
             position(climbed.before),
             position(climbed.after),
             tuple(Mark(position(level), css) for level, css in climbed.ghosts),
-            ""
-            if not climbed.kept or abs(climbed.after / climbed.before - 1) < 0.005
-            else f"p99 x{climbed.after / climbed.before:.2f}",
         )
         for climbed in raw
     )
     ticks = tuple(Mark(position(value), text=f"x{value:g}") for value in _MARKS if low <= value <= high)
-    return Waterfall(steps, ticks)
+    percentiles = {attempt.entry.ratio_of for climbed in raw for attempt in climbed.kept} - {None}
+    return Waterfall(steps, ticks, f"{percentiles.pop()}" if len(percentiles) == 1 else "tail")
 
 
 def _tried(entry: Candidate, *, stays: bool) -> Tried:
