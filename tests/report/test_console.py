@@ -111,7 +111,7 @@ def test_failed_requests_have_a_column_where_there_are_any() -> None:
     assert "failed" in out.getvalue()
     assert "1,234" in out.getvalue()
     assert because in out.getvalue()
-    assert headline(shown) == ("No ratio", f"R{because[1:]}. The tuned p99 is 8 ms.")
+    assert headline(shown) == ("No ratio", f"R{because[1:]}. The tuned p99 is 8.000 ms.")
     assert "| failed |" in tune_markdown(shown)
     assert "| failed |" not in tune_markdown(result())
 

@@ -16,6 +16,7 @@ from tailcut.report.console import tune_summary
 from tailcut.report.html import render_tune_html
 from tailcut.report.markdown import tune_markdown
 from tailcut.report.tune_words import arm_title, cost_words, headline, limits_words, tune_facts
+from tailcut.report.words import milliseconds
 from tailcut.runtime.profile import Profile
 from tailcut.runtime.settings import Settings
 from tailcut.spec import ModelSpec
@@ -255,7 +256,7 @@ def result_of_overload() -> str:
     assert result.verification.baseline.p99_ms is None
     assert headline(replace(result, unchanged=False)) == (
         "No ratio",
-        f"The baseline cannot carry this rate. The tuned p99 is {result.verification.tuned.p99_ms:.3g} ms.",
+        f"The baseline cannot carry this rate. The tuned p99 is {milliseconds(result.verification.tuned.p99_ms)} ms.",
     )
     console = Console(width=300, record=True)
     console.print(tune_summary(replace(result, unchanged=False)))

@@ -4,7 +4,7 @@ from msgspec import UNSET
 
 from tailcut.lab.records import IntervalRecord
 from tailcut.report.accuracy import accuracy_figures, random_words
-from tailcut.report.words import ratio
+from tailcut.report.words import count, milliseconds, milliseconds_between, ratio
 from tailcut.tuner.objective import ALL_LATE
 from tailcut.tuner.result_records import NoiseResult, OfferResult, TuneResult
 from tailcut.tuner.together.result_records import JointModel
@@ -36,7 +36,7 @@ def headline(result: TuneResult) -> tuple[str, str]:
     if tail is None:
         few = f"{samples:,} samples are too few: the p99 needs 459 in each arm. Raise the budget or the rate."
         because = checked.no_ratio_because
-        p99 = "" if checked.tuned.p99_ms is None else f" The tuned p99 is {checked.tuned.p99_ms:.3g} ms."
+        p99 = "" if checked.tuned.p99_ms is None else f" The tuned p99 is {milliseconds(checked.tuned.p99_ms)} ms."
         title = "No ratio" if p99 else "Tail unknown"
         return title, f"{because[0].upper()}{because[1:]}.{p99}" if because else few
     of = tail.of
@@ -138,11 +138,10 @@ def more_traffic(result: TuneResult) -> str:
     if not highest or not highest.within or highest.baseline is None or highest.tuned <= highest.baseline:
         return ""
     times = highest.tuned / highest.baseline
-    low, high = highest.p99_interval_ms
     return (
-        f"{times:.2f} times the traffic within the same tail: {highest.tuned:,.0f} requests/s with a p99 of {low:.3g} "
-        f"to {high:.3g} ms ({highest.samples:,} requests); the limit is {highest.limit_ms:.3g} ms, and the baseline "
-        f"is over it at {highest.baseline:,.6g}"
+        f"{times:.2f} times the traffic within the same tail: {count(highest.tuned)} requests/s with a p99 of "
+        f"{milliseconds_between(highest.p99_interval_ms)} ms ({highest.samples:,} requests); the limit is "
+        f"{milliseconds(highest.limit_ms)} ms, and the baseline is over it at {count(highest.baseline)}"
     )
 
 
