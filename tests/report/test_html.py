@@ -497,7 +497,7 @@ def test_noise_and_what_changed_are_told() -> None:
     for text in (render_tune_html(RETUNED), _shown(tune_summary(RETUNED)), tune_markdown(RETUNED)):
         assert "quiet for 98.7% of the time" in text
         assert "x0.80 (0.64 to 0.88) compared with the previous profile" in text
-        assert "3 blocks repeated because the client was late, 1 of them still late" in text
+        assert "3 blocks repeated because the client was late; the client was late in 1 of the blocks" in text
         assert "engine.threads 1" in text
         assert "previous" in text
 

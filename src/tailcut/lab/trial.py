@@ -206,7 +206,7 @@ class ArmRuns:
     blocks: list[np.ndarray] = field(default_factory=list)
     throughputs: list[float] = field(default_factory=list)
     errors: int = 0
-    behind: int = 0  # blocks in which the client itself was late, even when they were repeated
+    behind: int = 0  # blocks that count although the client was late: repeated to no avail, or not repeated
     repeated: int = 0  # blocks that were repeated because the client was late
     lateness_ns: list[float] = field(default_factory=list)  # p99 of the client's lateness in each open block
     achieved: list[float] = field(default_factory=list)

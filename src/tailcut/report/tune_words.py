@@ -177,8 +177,9 @@ def noise_words(noise: NoiseResult | None) -> str:
         return ""
     words = f"machine: quiet for {noise.quiet_share:.1%} of the time, worst gap {noise.worst_gap_ms:.3g} ms"
     if noise.repeated_blocks:
-        still = f", {noise.late_blocks} of them still late" if noise.late_blocks else ""
-        words += f"; {noise.repeated_blocks} blocks repeated because the client was late{still}"
+        words += f"; {noise.repeated_blocks} blocks repeated because the client was late"
+    if noise.late_blocks:
+        words += f"; the client was late in {noise.late_blocks} of the blocks that count"
     return words
 
 

@@ -23,7 +23,7 @@ class Noise:
     spun_ns: int = 0
     lost_ns: int = 0  # of these, in gaps
     worst_gap_ns: int = 0
-    late_blocks: int = 0  # in which the client was late even when they were repeated
+    late_blocks: int = 0  # that count although the client was late: repeated to no avail, or not repeated
     repeated_blocks: int = 0
     lateness_ns: list[float] = field(default_factory=list)  # p99 of each open block
 
