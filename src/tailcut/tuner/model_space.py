@@ -315,8 +315,10 @@ class ModelSpace:
             reason = f"wrong answers: {accuracy.reason}"
             bound = session.gate.accepting(questions, outputs, options.outputs)
             settings = changed(session.base, engine=msgspec.structs.asdict(options))
-            session.reject(settings, reason)
-            if bound is not None:
+            if bound is None:
+                session.refused.add(settings)  # listed as an estimate that failed
+            else:
+                session.reject(settings, reason, "simd")
                 session.rejected[precision_of(settings)] = Rejected(settings, accuracy, bound)
             return Wrong(reason, measured=bound is not None)
 

@@ -107,11 +107,11 @@ class TuneSession:
             next(entered for entered in self.outcome.rungs if entered.name == rung).candidates.append(entry)
         self.tell(CandidateDone(rung, entry))
 
-    def reject(self, settings: Settings, reason: str) -> None:
-        """Record that settings answer wrongly, or cannot be served."""
+    def reject(self, settings: Settings, reason: str, rung: str = "") -> None:
+        """Record that settings answer wrongly, or cannot be served; by default in the first rung."""
         self.refused.add(settings)
         entry = Candidate.of(self.describe(settings), CandidateVerdict.REJECTED, reason)
-        self.candidate(self.outcome.rungs[0].name, entry)
+        self.candidate(rung or self.outcome.rungs[0].name, entry)
 
     def check(self, settings: Settings, seconds: float, *, whole: bool = False) -> Accuracy:
         """Ask a running server questions, as many at a time as it answers in a moment."""
