@@ -25,7 +25,7 @@ from tailcut.machine.quota import affinity_mask, cpu_quota, usable_cpus
 from tailcut.machine.topology import cores_of, topology
 from tailcut.runtime.limits import Limits
 from tailcut.runtime.opening.row_proof import settle_rows
-from tailcut.spec import ModelSpec
+from tailcut.spec import ModelSpec, Rows
 from tailcut.tuner.dimensions import data_lengths, learned_places
 from tailcut.tuner.events import Event, Phase
 from tailcut.tuner.gate import Gate
@@ -76,6 +76,8 @@ def learn(wanted: TuneRequest, answers_s: float, tell: Callable[[Event], None]) 
     finally:
         engine.close()
     tell(Phase(decision.describe()))
+    if wanted.data is not None and len(requests) == 1 and not spec.batched:
+        _tell_of_rows(spec, requests[0], tell)
     tell(Phase("computing the reference outputs"))
     questions = ReferenceQuestions(partial(_open_reference, wanted, spec), requests, answers_s)
     gate = Gate(questions, wanted.bound, wanted.metric, wanted.seed)
@@ -85,6 +87,14 @@ def learn(wanted: TuneRequest, answers_s: float, tell: Callable[[Event], None]) 
         words = f"the model itself is random: two identical requests gave different {names}; {rest}"
         tell(Phase(words))
     return Learned(spec, RowsDecision.of(decision), requests, gate)
+
+
+def _tell_of_rows(spec: ModelSpec, request: Arrays, tell: Callable[[Event], None]) -> None:
+    """Say that all data became one request of several rows, where they may have been meant as several requests."""
+    rows = max((len(request[tensor.name]) for tensor in spec.inputs if tensor.shape[:1] == (None,)), default=1)
+    if rows > 1:
+        on = ", or tune with --batching on where rows are independent" if spec.rows is Rows.UNKNOWN else ""
+        tell(Phase(f"the data are one request of {rows:,} rows: for several, give arrays one axis more{on}"))
 
 
 def _requests(engine: Engine, wanted: TuneRequest) -> list[Arrays]:

@@ -1,0 +1,48 @@
+"""What a tune says of the data that it was given."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.engines.models import perceptron
+from tests.engines.test_openvino_files import as_ir
+
+from tailcut.tuner.events import Event, Phase
+from tailcut.tuner.learning import learn
+from tailcut.tuner.records import TuneRequest
+
+WORDS = "the data are one request of 70 rows: for several, give arrays one axis more"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Nothing proves that its rows are independent."""
+    return as_ir(perceptron([16, 4], tmp_path_factory.mktemp("models") / "m.onnx"))
+
+
+def said(wanted: TuneRequest) -> list[str]:
+    events: list[Event] = []
+    learned = learn(wanted, 0.05, events.append)
+    assert all(request["x"].shape[-1] == 16 for request in learned.requests)
+    return [event.text for event in events if isinstance(event, Phase) and event.text.startswith("the data are")]
+
+
+@pytest.mark.parametrize(
+    ("shape", "rows", "expected"),
+    [
+        ((70, 16), "auto", [f"{WORDS}, or tune with --batching on where rows are independent"]),
+        ((70, 16), "dependent", [WORDS]),
+        ((70, 16), "independent", []),
+        ((70, 1, 16), "auto", []),
+        ((1, 16), "auto", []),
+    ],
+)
+def test_one_request_of_all_rows_is_told(model: Path, shape: tuple[int, ...], rows: str, expected: list[str]) -> None:
+    """They may have been meant as a request each."""
+    data = {"x": np.random.default_rng(0).standard_normal(shape).astype(np.float32)}
+    assert said(TuneRequest(model, data, rows=rows)) == expected  # type: ignore[arg-type]
+
+
+def test_made_up_requests_are_not_told_of(model: Path) -> None:
+    """Nobody gave them."""
+    assert said(TuneRequest(model)) == []
