@@ -37,17 +37,14 @@ def demo(
     ] = False,
 ) -> None:
     """Tune, serve and load-test the bundled digit classifier, in under two minutes."""
-    from rich.console import Console
-
     from tailcut.cli.records import DemoResult
     from tailcut.cli.termination import interrupted_by_sigterm
     from tailcut.durations import parse_duration
     from tailcut.lab.records import to_json
+    from tailcut.report.terminal import output_console
 
     budget_s = parse_duration(budget)  # reports a mistake before any file is created
-    console = Console(stderr=json, highlight=False)
-    if not console.is_terminal:
-        console = Console(stderr=json, highlight=False, width=140)  # not a terminal: nothing is cut off
+    console = output_console(stderr=json, highlight=False)
     folder = _folder(keep)
     with interrupted_by_sigterm():  # by default, the tuning would go on, and folders would stay
         result = _tune(console, folder, budget)

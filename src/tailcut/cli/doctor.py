@@ -84,13 +84,12 @@ def _apply(checks: "Sequence[Check]", path: Path) -> "Applied | None":
 def _show(checks: "Sequence[Check]", applied: "Applied | None") -> None:
     from collections import Counter
 
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=140)  # not a terminal: no width to fit, so nothing is cut off
+    from tailcut.report.terminal import output_console
+
+    console = output_console()
     table = Table(show_lines=False)
     for name in ("", "check", "finding and cost on this machine"):
         table.add_column(name)

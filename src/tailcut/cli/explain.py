@@ -41,7 +41,6 @@ def explain(
     """Show where the slowest 1 % of requests spent their time, and which events coincided."""
     import msgspec
     import orjson
-    from rich.console import Console
 
     from tailcut.atomic import write_atomically
     from tailcut.cli.options import with_access
@@ -53,6 +52,7 @@ def explain(
     from tailcut.lab.explain import only_model, trace_events, watch
     from tailcut.report.explain import explain_markdown, explain_view
     from tailcut.report.html import render_explain_html
+    from tailcut.report.terminal import output_console
 
     length_s = parse_duration(duration)
     if length_s <= 0:
@@ -79,7 +79,7 @@ def explain(
     elif markdown:
         print(explain_markdown(result), end="")
     else:
-        Console().print(explain_view(result))
+        output_console().print(explain_view(result))
 
 
 def _of_profile(path: Path, length_s: float, rate: float | None, data: Path | None) -> "ExplainResult":

@@ -10,10 +10,10 @@ def ladder(
 ) -> None:
     """List the settings that `tailcut tune` searches: values, requirements, when each helps and when it hurts."""
     import msgspec
-    from rich.console import Console
 
     from tailcut.cli.records import LadderResult, LadderRung
     from tailcut.report.ladder import ladder_view
+    from tailcut.report.terminal import output_console
     from tailcut.tuner.catalogue import CATALOGUE
     from tailcut.tuner.space import RUNG_FIELDS
 
@@ -24,4 +24,4 @@ def ladder(
         ]
         print(msgspec.json.encode(LadderResult(rungs=rungs)).decode())
     else:
-        Console().print(ladder_view(CATALOGUE))
+        output_console().print(ladder_view(CATALOGUE))

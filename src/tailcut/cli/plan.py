@@ -89,7 +89,6 @@ def plan(
 ) -> None:
     """Plan capacity: replicas for a rate and a limit, what a lost replica costs, and what an autoscaler misses."""
     import msgspec
-    from rich.console import Console
 
     from tailcut.atomic import write_atomically
     from tailcut.cli.outputs import check_writable, command_line, refuse_overwriting
@@ -102,6 +101,7 @@ def plan(
     from tailcut.planning.request import PlanRequest
     from tailcut.report.html import render_plan_html
     from tailcut.report.plan_page import plan_view
+    from tailcut.report.terminal import output_console
 
     refuse_overwriting({"--report": report}, [*profiles, trace])
     rates = parse_rates(rate) if rate is not None else []
@@ -143,7 +143,7 @@ def plan(
     if json:
         print(msgspec.json.encode(result).decode())
     else:
-        Console().print(plan_view(result))
+        output_console().print(plan_view(result))
 
 
 def _check(wanted: "PlanRequest", *, chosen: bool) -> None:

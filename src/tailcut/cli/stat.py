@@ -68,13 +68,12 @@ def _record(command: list[str], result: "CommandCounts") -> "StatResult":
 def _show(command: list[str], result: "CommandCounts") -> None:
     import shlex
 
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=140)  # not a terminal: no width to fit, so nothing is cut off
+    from tailcut.report.terminal import output_console
+
+    console = output_console()
     values = result.counts.values()
     line = " ".join(shlex.join(command).split())
     table = Table(title=escape(line if len(line) <= _TITLE else f"{line[:_TITLE]} ..."))

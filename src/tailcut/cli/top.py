@@ -1,6 +1,5 @@
 """`tailcut top`: a running server in a terminal, second by second."""
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,8 +13,6 @@ if TYPE_CHECKING:
 
     from tailcut.live.records import Record, View
     from tailcut.report.live import Screen
-
-_WIDTH = 120
 
 
 def top(
@@ -81,14 +78,12 @@ def _take(record: "Record", screen: "Screen", show: "Callable[[View], None]") ->
 def _output(screen: "Screen", *, once: bool, json: bool) -> "Iterator[Callable[[View], None]]":
     """How views are shown: as JSON, on a screen that is drawn each second, or as lines where there is no terminal."""
     import msgspec
-    from rich.console import Console
     from rich.live import Live
 
     from tailcut.report.live import live_lines, live_screen
+    from tailcut.report.terminal import output_console
 
-    console = Console()
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        console = Console(width=_WIDTH)  # there is no width to fit
+    console = output_console()
 
     def drawn(view: "View") -> "RenderableType":
         screen.add(view)

@@ -19,12 +19,11 @@ def compare_profiles(
     Raises:
         TailcutError: as `compare`.
     """
-    from rich.console import Console
-
     from tailcut.cli.outputs import command_line
     from tailcut.lab.records import to_json
     from tailcut.machine.fingerprint import fingerprint
     from tailcut.report.console import LadderView, comparison_summary
+    from tailcut.report.terminal import output_console
     from tailcut.tuner.compare import compare, comparison_record
 
     with LadderView(wanted.budget_s) as view:
@@ -35,6 +34,6 @@ def compare_profiles(
     if json:
         print(to_json(record))
     else:
-        Console().print(comparison_summary(record))
+        output_console().print(comparison_summary(record))
     if comparison.is_worse:
         raise typer.Exit(1)

@@ -35,9 +35,9 @@ def tune_one(wanted: "TuneRequest", asked: "ModelRequest", files: TuneFiles, *, 
 
 
 def _show(outcome: "TuneOutcome", result: "TuneResult", files: TuneFiles, *, markdown: bool, json: bool) -> None:
-    from rich.console import Console
 
     from tailcut.lab.records import to_json
+    from tailcut.report.terminal import output_console
 
     if json:
         print(to_json(result))
@@ -55,7 +55,7 @@ def _show(outcome: "TuneOutcome", result: "TuneResult", files: TuneFiles, *, mar
         from tailcut.engines.trust import is_trusted
         from tailcut.report.console import tune_summary
 
-        Console().print(tune_summary(result))
+        output_console().print(tune_summary(result))
         trust = " --trust" if is_trusted(Path(result.model.path)) else ""
         print(f"serve it: tailcut serve {shlex.quote(str(files.profile))}{trust}")
     if outcome.interrupted:

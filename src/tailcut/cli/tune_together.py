@@ -101,10 +101,9 @@ def tune_together(
     json: bool,
 ) -> None:
     """Tune, write the profiles and the report unless nothing raced, and print the result."""
-    from rich.console import Console
-
     from tailcut.lab.records import to_json
     from tailcut.report.console import LadderView
+    from tailcut.report.terminal import output_console
     from tailcut.report.together_page import together_summary
     from tailcut.tuner.together.records import JointWanted
     from tailcut.tuner.together.search import JointSearch
@@ -124,7 +123,7 @@ def tune_together(
         print("tailcut: interrupted before anything raced: no file was written", file=sys.stderr)
         raise typer.Exit(nothing_found_code())
     if not json:
-        Console().print(together_summary(result))
+        output_console().print(together_summary(result))
         print(f"serve them: tailcut serve {shlex.join(map(str, files.profiles))}")
     if outcome.interrupted:
         print("tailcut: interrupted: the profiles contain the best settings so far", file=sys.stderr)

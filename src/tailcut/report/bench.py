@@ -18,17 +18,15 @@ from tailcut.report.bench_words import (
     percentile_words,
     scenario_value,
 )
+from tailcut.report.terminal import output_console
 from tailcut.report.words import cpu, fixed_milliseconds, length_range, length_words, load, own_figures
 
-_WIDTH = 170  # of the widest table
 _COLOURS = {"better": "green", "worse": "red", "indistinct": "dim"}
 
 
 def bench_table(record: BenchResult) -> None:
     """Print a result to stdout."""
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=_WIDTH)  # no terminal: nothing is cut off
+    console = output_console()
     if record.slo:  # its runs are the points of the curve
         _slo(console, record.slo)
     else:

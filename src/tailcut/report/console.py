@@ -12,6 +12,7 @@ from rich.table import Table
 
 from tailcut.report import tune_words
 from tailcut.report.accuracy import accuracy_figures, random_words
+from tailcut.report.terminal import output_console
 from tailcut.report.tune_words import (
     UNCHANGED,
     arm_title,
@@ -57,9 +58,7 @@ class LadderView:
     """Shows events as they come, on stderr: a line with the progress on a terminal, plain lines elsewhere."""
 
     def __init__(self, budget_s: float, console: Console | None = None) -> None:
-        self.console = console or Console(stderr=True)
-        if console is None and not self.console.is_terminal:
-            self.console = Console(stderr=True, width=160)
+        self.console = console or output_console(stderr=True)
         self._whole_s = budget_s
         self._began = time.monotonic()
         self._phase, self._estimated, self._best = "", 0, ""
@@ -223,12 +222,21 @@ def headline(result: TuneResult, checked: Verification) -> str:
         text += f"; x{against.point:.2f} of the reference's ({against.low:.2f} to {against.high:.2f})"
     if checked.slo_met is not UNSET:
         words = {
-            True: "[green]inside the deadline[/]",
-            False: "[red]over the deadline[/]",
-            None: "inconclusive: too close to the deadline",
+            True: "[green]inside the limit[/]",
+            False: "[red]over the limit[/]",
+            None: _undecided(checked.tuned, result.objective.slo_ms or 0.0),
         }
         text += f"; {words[checked.slo_met]} of {result.objective.slo_ms:g} ms"
     return text
+
+
+def _undecided(arm: ArmFigures, limit_ms: float) -> str:
+    """Why a p99 is neither inside its limit nor over it."""
+    if arm.p99_interval_ms is not None:
+        return "the p99 is too close to tell from the limit"
+    if arm.p50_ms is not None and arm.p50_ms > limit_ms:
+        return "[red]the p50 alone is over the limit[/]"
+    return "the p99 is unknown: too few samples, or the client was late, for the limit"
 
 
 def _spread(arm: ArmFigures) -> str:

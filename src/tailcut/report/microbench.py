@@ -1,11 +1,11 @@
 """What `tailcut microbench` shows a person on a terminal, and its doubts in words, which all its reports share."""
 
 from msgspec import UNSET
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from tailcut.lab.records import MicrobenchResult, OutlierRecord
+from tailcut.report.terminal import output_console
 from tailcut.report.words import bounds, count, nanoseconds, ratio
 
 _COLOURS = {"better": "green", "worse": "red", "indistinct": "dim"}
@@ -25,9 +25,7 @@ _DRIFT = 0.02
 
 def microbench_table(record: MicrobenchResult) -> None:
     """Print a record to stdout."""
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(width=140, highlight=False)  # no terminal: nothing is cut off
+    console = output_console(highlight=False)
     table = Table(title="time of a call", title_justify="left")
     for name in ("function", "median", "99 % interval", "slope", "fastest", "p95", "samples", "outliers"):
         table.add_column(name, justify="left" if name == "function" else "right")
