@@ -12,15 +12,16 @@ from tailcut.tuner.simulate import Configuration, ServiceTimes, WayIn, simulate
 WAY = WayIn(receive_ns=9000, answer_ns=14_000, batch_ns=20_000, wake_ns=25_000, outside_ns=60_000, pass_ns=12_000)
 
 
-def mean_ms(cluster: Cluster, rate: float, count: int = 400_000) -> float:
+def mean_ms(cluster: Cluster, rate: float, count: int = 150_000) -> float:
+    """Of so many requests it varies, from seed to seed, by less than half of what the tests allow."""
     return float(simulate_cluster(cluster, poisson(rate, count)).prediction.latencies_ns.mean()) / MS
 
 
-@pytest.mark.parametrize("load", [0.3, 0.8])
-def test_m_d_1(load: float) -> None:
+@pytest.mark.parametrize(("load", "count"), [(0.3, 50_000), (0.8, 200_000)])
+def test_m_d_1(load: float, count: int) -> None:
     """One server of fixed service: the mean time of Pollaczek and Khinchine."""
     expected = 1 + load / (2 * (1 - load))
-    assert mean_ms(Cluster(single(fixed(1.0))), load * 1000) == pytest.approx(expected, rel=0.03)
+    assert mean_ms(Cluster(single(fixed(1.0))), load * 1000, count) == pytest.approx(expected, rel=0.03)
 
 
 @pytest.mark.parametrize("instances", [2, 3])
@@ -45,7 +46,7 @@ def test_two_choices_is_as_mitzenmacher_says() -> None:
     load = 0.8
     expected = sum(load ** (2**i - 2) for i in range(1, 8))
     cluster = Cluster(single(exponential(1.0)), 200, "two-choices")
-    assert mean_ms(cluster, 200_000 * load) == pytest.approx(expected, rel=0.04)
+    assert mean_ms(cluster, 200_000 * load, 100_000) == pytest.approx(expected, rel=0.04)
 
 
 def test_better_routing_has_a_shorter_tail() -> None:

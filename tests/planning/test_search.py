@@ -101,6 +101,7 @@ def test_very_many_replicas_are_as_64() -> None:
     assert many.goodput == pytest.approx(700_000, rel=0.01)
 
 
+@pytest.mark.usefixtures("short_simulations")
 def test_bursts_need_more() -> None:
     """The rate within a limit is lower with bursts; their mean is the one asked for."""
     service = single(exponential(1.0))
@@ -114,7 +115,7 @@ def test_bursts_need_more() -> None:
     assert len(arrivals) / (arrivals[-1] / 1e9) == pytest.approx(1000, rel=0.02)
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_long_bursts_are_simulated(seed: int) -> None:
     """Twenty of them, whatever the seed: two servers that are overloaded during each miss the limit, three do not."""
     bursty = PlannedLoad(lambda rate: Bursty(rate, 5.0, 20.0), Limit("p99", 80.0), seed)

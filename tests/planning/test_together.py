@@ -25,6 +25,7 @@ def test_one_model_is_as_alone() -> None:
     assert together.utilisation == pytest.approx(alone.utilisation, abs=0.03)
 
 
+@pytest.mark.usefixtures("short_simulations")
 def test_models_share_the_cores() -> None:
     """Two models need as many replicas as their work together takes, and each has to meet its own limit."""
     tenants = [
@@ -96,9 +97,9 @@ def test_bursts_of_a_rare_model_stay_bursts() -> None:
     """Only the time between them is shorter: its own requests meet as they would."""
 
     def rare(rate: float, process: Callable[[float], Arrivals]) -> float:
-        often = Tenant(single(fixed(0.1), cores=2.0), PlannedLoad(Poisson, Limit("p99", 20.0)), 2000.0)
+        often = Tenant(single(fixed(0.5), cores=2.0), PlannedLoad(Poisson, Limit("p99", 20.0)), 400.0)
         other = Tenant(single(fixed(50.0), cores=2.0), PlannedLoad(process, Limit("p99", 2000.0)), rate)
-        return expect_together([often, other], 2.0)(1, 2000.0 + rate).parts[1].p99_ms
+        return expect_together([often, other], 2.0)(1, 400.0 + rate).parts[1].p99_ms
 
     assert rare(0.5, lambda rate: Bursty(rate, 10.0, 5.0)) > 1.5 * rare(0.01, Poisson)
 
