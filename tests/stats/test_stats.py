@@ -93,6 +93,21 @@ def test_a_true_difference_is_found() -> None:
     assert result >= 18
 
 
+@pytest.mark.parametrize("lengths", [[30] * 5, [20, 35, 30, 28, 31], [40]])
+def test_points_are_drawn_within_drawn_blocks(lengths: list[int]) -> None:
+    """Pairs of blocks, then points of each, one block after the other: written out, the interval is the same."""
+    random = np.random.default_rng(4)
+    new, old = ([Sample.of(random.lognormal(size=length)) for length in lengths] for _ in range(2))
+    draws, ratios = np.random.default_rng(7), []
+    for _ in range(50):
+        pairs = draws.integers(0, len(lengths), len(lengths))
+        again = [[side[i].values[draws.integers(0, lengths[i], lengths[i])] for i in pairs] for side in (new, old)]
+        above, below = (percentile(Sample.of(np.concatenate(blocks)), 0.9) for blocks in again)
+        ratios.append(above / below)
+    ratio = ratio_interval(new, old, 0.9, resamples=50, seed=7)
+    assert (ratio.low, ratio.high) == tuple(np.quantile(ratios, [0.005, 0.995]))
+
+
 def test_paired_ratio() -> None:
     """Twice the throughput in every pair is a ratio of two, exactly."""
     ratio = paired_ratio_interval([20.0, 40.0, 60.0], [10.0, 20.0, 30.0])

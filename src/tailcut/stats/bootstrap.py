@@ -10,6 +10,7 @@ Micro-benchmarks measure one point of each side in a round. There the rows of on
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
@@ -21,6 +22,27 @@ from tailcut.stats.sample import CONFIDENCE, Interval, Sample
 _POINTS_AT_ONCE = 2_000_000  # 16 MB of float64: the draws of large samples are made in parts
 # The 0.995-quantile of Student's t by degrees of freedom; index 0 unused.
 _STUDENT_99 = (np.inf, 63.66, 9.925, 5.841, 4.604, 4.032, 3.707)
+
+
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """Blocks of one side, one after the other: where each begins, and how long it is."""
+
+    points: np.ndarray
+    begins: np.ndarray
+    lengths: np.ndarray
+
+    @classmethod
+    def of(cls, samples: Sequence[Sample]) -> "_Side":
+        lengths = np.array([len(sample.values) for sample in samples])
+        return cls(np.concatenate([sample.values for sample in samples]), np.cumsum(lengths) - lengths, lengths)
+
+    def again(self, blocks: np.ndarray, random: np.random.Generator) -> np.ndarray:
+        """Points drawn within each of these blocks, as many as it has; a call for each block would draw the same."""
+        begins, lengths = self.begins[blocks], self.lengths[blocks]
+        if (lengths == lengths[0]).all():  # a single bound is quicker
+            return self.points[(random.integers(0, lengths[0], (len(blocks), lengths[0])) + begins[:, None]).ravel()]
+        return self.points[random.integers(0, lengths.repeat(lengths)) + begins.repeat(lengths)]
 
 
 def ratio_interval(  # noqa: PLR0913  a bootstrap is its parameters
@@ -48,14 +70,14 @@ def ratio_interval(  # noqa: PLR0913  a bootstrap is its parameters
         raise InvalidInputError(
             f"a comparison needs the same number of blocks on both sides: {len(new)} and {len(old)}"
         )
-    sides = [[sample.values for sample in side] for side in (new, old)]
+    sides = [_Side.of(new), _Side.of(old)]
     random = np.random.default_rng(seed)
     ratios = np.empty(resamples)
     for draw in range(resamples):
         pairs = random.integers(0, len(new), len(new))
-        above, below = (_quantile([_again(side[i], random) for i in pairs], q) for side in sides)
+        above, below = (_quantile(side.again(pairs, random), q) for side in sides)
         ratios[draw] = above / below
-    return _bounds(_quantile(sides[0], q) / _quantile(sides[1], q), ratios, confidence)
+    return _bounds(_quantile(sides[0].points, q) / _quantile(sides[1].points, q), ratios, confidence)
 
 
 def bootstrap_interval(
@@ -155,11 +177,6 @@ def _expanded(confidence: float, n: int) -> float:
     return 2 * NormalDist().cdf(t * (n / (n - 1)) ** 0.5) - 1
 
 
-def _again(block: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    return block[random.integers(0, len(block), len(block))]
-
-
-def _quantile(blocks: Sequence[np.ndarray], q: float) -> float:
-    joined = np.concatenate(blocks)
-    rank = max(0, math.ceil(q * len(joined)) - 1)
-    return float(np.partition(joined, rank)[rank])
+def _quantile(points: np.ndarray, q: float) -> float:
+    rank = max(0, math.ceil(q * len(points)) - 1)
+    return float(np.partition(points, rank)[rank])
