@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from tests.servers import MODULES
 
 from tailcut.lab import fork_server
 from tailcut.lab.fork_server import FAST_PATH, SERVER, ForkedCommand, execute, fork, prepare
@@ -50,7 +51,7 @@ def libraries(pid: int) -> set[str]:
     return {Path(line[5]).name for line in lines if len(line) > 5 and ".so" in line[5]}
 
 
-@pytest.mark.parametrize("fast_path", [True, False])
+@pytest.mark.parametrize("fast_path", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_nothing_is_loaded_that_a_server_does_not_load(tmp_path: Path, fast_path: bool) -> None:
     """The same libraries as when it is executed, so the same memory but for pages that nothing reads any more."""
     profile = tmp_path / "digits.profile.toml"
@@ -65,8 +66,8 @@ def test_nothing_is_loaded_that_a_server_does_not_load(tmp_path: Path, fast_path
 def test_a_forked_command_is_a_process_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its folder, environment, CPUs, session and streams are the order's; signals end it, and its code is known."""
     monkeypatch.chdir(tmp_path)
-    cpu = min(os.sched_getaffinity(0))
-    with running(fork, SERVE, tmp_path, cpus=[cpu], environment=os.environ | {"TAILCUT_X": "here"}) as child:
+    cpu, environment = min(os.sched_getaffinity(0)), os.environ | {"TAILCUT_X": "here"}
+    with running(fork, SERVE, tmp_path, modules=MODULES, cpus=[cpu], environment=environment) as child:
         place = Path(f"/proc/{child.pid}")
         assert (place / "cwd").resolve() == tmp_path
         assert os.sched_getaffinity(child.pid) == {cpu}
@@ -85,22 +86,25 @@ def test_a_forked_command_is_a_process_of_its_own(tmp_path: Path, monkeypatch: p
 def test_a_mistake_has_its_line_and_its_code(tmp_path: Path) -> None:
     """Like those of an executed command."""
     with (tmp_path / "stderr").open("wb") as stderr:
-        child = fork(["serve", "no such file.onnx"], stderr)
+        child = fork(["serve", "no such file.onnx"], stderr, modules=MODULES)
     assert child.wait(60) == 2
     assert len((tmp_path / "stderr").read_text().splitlines()) == 1
 
 
 def test_it_is_executed_where_something_else_would_be_inherited(tmp_path: Path) -> None:
     """A CPU mask that was changed since the fork server began is the child's, too."""
-    prepare(SERVER)
+    prepare(MODULES)
     mask = os.sched_getaffinity(0)
     if len(mask) < 2:
         pytest.skip("one CPU")
     os.sched_setaffinity(0, {max(mask)})
     try:
-        with running(fork, SERVE, tmp_path) as child:
-            assert isinstance(child, subprocess.Popen)
+        with (tmp_path / "stderr").open("wb") as stderr:
+            child = fork(["--version"], stderr, modules=MODULES)
+        assert isinstance(child, subprocess.Popen)
+        with child:
             assert os.sched_getaffinity(child.pid) == {max(mask)}
+        assert child.returncode == 0
     finally:
         os.sched_setaffinity(0, mask)
 
@@ -144,9 +148,9 @@ time.sleep(60)
 
 def test_the_time_that_is_spared(tmp_path: Path) -> None:
     """Imports are timed once; a fork server that has ended has spared nothing."""
-    spared_s = fork_server.imported_s(SERVER)
+    spared_s = fork_server.imported_s(MODULES)
     assert 0.05 < spared_s < 60
-    assert fork_server.imported_s(SERVER) == spared_s
+    assert fork_server.imported_s(MODULES) == spared_s
 
 
 def test_an_old_kernel_forks_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,15 +164,19 @@ def test_an_old_kernel_forks_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
     try:
         prepare(("tailcut.cli.main", "tailcut.cli.serve"))
         assert fork_server.imported_s(("tailcut.cli.main", "tailcut.cli.serve")) == 0.0
-        with running(fork, SERVE, tmp_path) as child:
-            assert isinstance(child, subprocess.Popen)
+        with (tmp_path / "stderr").open("wb") as stderr:
+            child = fork(["--version"], stderr, modules=MODULES)
+        assert isinstance(child, subprocess.Popen)
+        with child:
+            pass
+        assert child.returncode == 0
     finally:
         fork_server._can_fork.cache_clear()
 
 
 def test_an_interrupted_order_leaves_no_answer_to_the_next(tmp_path: Path) -> None:
     """Ctrl-C while an answer is waited for: the next order gets its own, not the number that was left unread."""
-    forks = fork_server.fork_server(SERVER)
+    forks = fork_server.fork_server(MODULES)
     spared = forks.order({"imported": True})
 
     class Interrupted:
@@ -185,7 +193,7 @@ def test_an_interrupted_order_leaves_no_answer_to_the_next(tmp_path: Path) -> No
             forks.order({"imported": True})
     finally:
         forks._socket = real
-    with running(fork, SERVE, tmp_path) as child:
+    with running(fork, SERVE, tmp_path, modules=MODULES) as child:
         assert isinstance(child, ForkedCommand)
         assert Path(f"/proc/{child.pid}/cmdline").exists()
         assert child.pid != spared

@@ -41,8 +41,11 @@ class _Side:
         """Points drawn within each of these blocks, as many as it has; a call for each block would draw the same."""
         begins, lengths = self.begins[blocks], self.lengths[blocks]
         if (lengths == lengths[0]).all():  # a single bound is quicker
-            return self.points[(random.integers(0, lengths[0], (len(blocks), lengths[0])) + begins[:, None]).ravel()]
-        return self.points[random.integers(0, lengths.repeat(lengths)) + begins.repeat(lengths)]
+            places = (random.integers(0, lengths[0], (len(blocks), lengths[0])) + begins[:, None]).ravel()
+        else:
+            places = random.integers(0, lengths.repeat(lengths)) + begins.repeat(lengths)
+        drawn: np.ndarray = self.points[places]
+        return drawn
 
 
 def ratio_interval(  # noqa: PLR0913  a bootstrap is its parameters
