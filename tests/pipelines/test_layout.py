@@ -11,8 +11,9 @@ from hypothesis.extra.numpy import arrays
 from tailcut.errors import EngineError
 from tailcut.pipelines.layout import TensorLayout, rows_of, split_rows
 from tailcut.pipelines.tensors import parse_tensors
+from tests.effort import runs
 
-ON_A_BUSY_MACHINE = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+ON_A_BUSY_MACHINE = settings(max_examples=runs(100), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 LAYOUT = TensorLayout(parse_tensors("s", "inputs", {"x": "FP32[-1]", "text": "BYTES", "flag": "BOOL[2]"}))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from tests.cases import CASES, Arrays, Case, check_same
-from tests.effort import some
+from tests.effort import runs, some
 from tests.engines.models import identity, masked_mean, perceptron
 
 from tailcut.engines.base import EngineOptions
@@ -61,7 +61,7 @@ def test_every_answer_is_the_requests_own(tmp_path: Path, engine: str, name: str
             def ask(first: int, model: Model = model, start: threading.Barrier = start, faults: list = faults) -> None:
                 start.wait()
                 try:
-                    for turn in range(2 * len(case.requests)):
+                    for turn in range(runs(3) * len(case.requests)):
                         index = (first + turn) % len(case.requests)
                         check(model, case.requests[index], truths[index])
                 except BaseException as fault:  # noqa: BLE001  told by the test's own thread

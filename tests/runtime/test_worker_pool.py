@@ -72,7 +72,7 @@ def test_the_pool_is_at_full_strength_again(tmp_path: Path) -> None:
 def test_rows_of_an_engine_that_cannot_be_stopped_stay_in_quarantine(tmp_path: Path) -> None:
     """Until it returns by itself: nobody else's bytes are put where it may still read and write."""
     with opened(tmp_path, engine="openvino") as model:
-        request, handler = ask(model, 1, 1 << 19)
+        request, handler = ask(model, 1, 1 << 18)
         model.entry.notify()
         assert handler.event.wait(WAIT_S)
         assert model.entry.scheduler.slab is not None

@@ -160,10 +160,9 @@ def test_what_is_left_out_is_told_in_one_line(tmp_path: Path) -> None:
             assert not message
 
 
-def test_a_process_that_ends_costs_one_precision(calibrated: tuple[ModelSpace, list[str]], tmp_path: Path) -> None:
+def test_a_process_that_ends_costs_one_precision(folder: Path, tmp_path: Path) -> None:
     """A crash of the quantiser is one line."""
-    space, _ = calibrated
-    session = space._session
+    session = open_session(TuneRequest(folder / "digits.onnx", data={"image": images()}, budget_s=30.0), lambda _: None)
     material = Material.of(session.wanted.model, session.requests, session.gate)
     with Calibrator(material, tmp_path, 10.0) as calibrator:
         calibrator._child.kill()

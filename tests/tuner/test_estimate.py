@@ -89,7 +89,7 @@ def test_what_is_known_is_told_at_once(model: Path) -> None:
         model,
         [EngineOptions(threads=1)],
         [REQUEST],
-        seconds=0.5,
+        seconds=0.3,
         batched=True,
         tell=lambda item: done.append(len(stored)),
         store=lambda item: stored.append(len(item.sizes)),
