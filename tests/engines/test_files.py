@@ -289,9 +289,19 @@ def in_cache(folder: Path, *, file: str = "onnx/model.onnx") -> Path:
     return model
 
 
-@pytest.mark.parametrize("change", [{}, {"precision": "int8"}, {"u8_input": U8Input()}], ids=str)
-@pytest.mark.parametrize("file", ["model.onnx", "onnx/model.onnx"])
-def test_the_hugging_face_cache(options: EngineOptions, tmp_path: Path, change: dict, file: str) -> None:
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        ("model.onnx", {}),
+        ("onnx/model.onnx", {"precision": "int8"}),
+        ("model.onnx", {"u8_input": U8Input()}),
+        pytest.param("onnx/model.onnx", {}, marks=pytest.mark.slow),
+        pytest.param("model.onnx", {"precision": "int8"}, marks=pytest.mark.slow),
+        pytest.param("onnx/model.onnx", {"u8_input": U8Input()}, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+def test_the_hugging_face_cache(options: EngineOptions, tmp_path: Path, file: str, change: dict) -> None:
     """Models of its snapshots load with their weights, as they are and edited."""
     x = np.ones((2, 64), np.uint8 if "u8_input" in change else np.float32)
     results = []

@@ -49,7 +49,7 @@ def test_signals_arrive_after_a_model_ended_on_another_thread(tmp_path: Path) ->
     assert (done.returncode, done.stdout) == (0, "heard\n1\n"), done.stderr
 
 
-@pytest.mark.parametrize("times", [1, 3])
+@pytest.mark.parametrize("times", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_a_server_is_reloaded_and_stopped(tmp_path: Path, times: int) -> None:
     """Each SIGHUP replaces the model, and SIGTERM still ends the server as it should."""
     model = perceptron([4, 8, 3], tmp_path / "mlp.onnx")
