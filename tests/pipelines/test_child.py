@@ -53,7 +53,11 @@ def test_it_imports_what_the_program_does(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "start", ["import subprocess; p = subprocess.Popen(['sleep', '30'])", "p = multiprocessing.Process(target=wait)"]
+    "start",
+    [
+        "import subprocess; p = subprocess.Popen(['sleep', '30'])",
+        pytest.param("p = multiprocessing.Process(target=wait)", marks=pytest.mark.slow),
+    ],
 )
 def test_programs_of_a_stage_can_be_ended(tmp_path, start):
     """By terminate(): they do not ignore the signals that a stage's process leaves to its server."""
@@ -90,7 +94,7 @@ def test_programs_of_a_stage_end_with_it(tmp_path, end, error):
     "start",
     [
         "child = os.fork(); child or (time.sleep(60), os._exit(0)); ",
-        "os.system('sleep 60 &'); ",
+        pytest.param("os.system('sleep 60 &'); ", marks=pytest.mark.slow),
         "import subprocess; subprocess.Popen(['sleep', '60'], close_fds=False, start_new_session=True); ",
     ],
 )

@@ -212,7 +212,7 @@ def test_a_random_model_is_not_compared(tmp_path: Path) -> None:
     assert "the model is random" in result.reason
 
 
-@pytest.mark.parametrize("wrong", [False, True])
+@pytest.mark.parametrize("wrong", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_padding_in_two_dimensions_is_judged(tmp_path: Path, wrong: bool) -> None:
     """Edges filled with zeros are a convolution's own; a mean over the image counts them in."""
     path = images(tmp_path / "m.onnx")
