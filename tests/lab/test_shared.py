@@ -60,9 +60,18 @@ def test_every_request_is_answered_and_nothing_is_left(sharing: Server, place: L
         assert closed_loop(place, payloads, concurrency=4, duration_s=0.2).errors == {}
         result = open_loop(place, payloads, rate=100, duration_s=0.3)
         assert (result.errors, result.samples > 5) == ({}, True)
-        if model == "mlp" and not place.grpc:  # processes take long to start
-            parts = share_closed(place, payloads, concurrency=3, length_s=0.2, processes=2)
-            assert all(part.outcomes[:, EXPECTED].all() for part in parts)
+    assert (files(), registered(sharing)) == ([], b"[]")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["mlp", "pair"])
+def test_processes_share_the_regions(sharing: Server, place: LoadTarget, model: str) -> None:
+    """Each on its own connections, whose places are no other's."""
+    samples = served_samples(place, served_spec(place, model))
+    with SharedLoad(place, PREFIX) as shared:
+        payloads = shared.payloads(model, [samples.make(1, seed) for seed in range(3)])
+        parts = share_closed(place, payloads, concurrency=3, length_s=0.2, processes=2)
+        assert all(part.outcomes[:, EXPECTED].all() for part in parts)
     assert (files(), registered(sharing)) == ([], b"[]")
 
 
