@@ -10,14 +10,17 @@ from tests.engines.models import perceptron
 from tailcut.errors import UsageError
 from tailcut.runtime.profile import Profile
 from tailcut.runtime.settings import Settings
+from tailcut.server.limits import ServerLimits
+from tailcut.tuner import json_wire
 from tailcut.tuner.claims import carry
 from tailcut.tuner.compare import compare
 from tailcut.tuner.events import Event, Phase
-from tailcut.tuner.json_wire import not_json
+from tailcut.tuner.json_wire import json_bytes, not_json
 from tailcut.tuner.pipelines.search import open_pipeline
 from tailcut.tuner.records import TuneRequest
 from tailcut.tuner.session import open_session
 from tailcut.tuner.space import changed
+from tailcut.wire.v2.call import json_body
 
 PIPELINE = """import numpy as np
 import tailcut
@@ -76,3 +79,26 @@ def test_what_json_carries() -> None:
     """Finite numbers, and text; not bytes that are no text."""
     assert not not_json([{"x": np.ones(3, np.float16), "t": np.array(["a", b"b"], object)}])
     assert "input 't' has bytes that are not UTF-8" in not_json([{"t": np.array([b"\xff"], object)}])
+
+
+def test_the_length_of_a_request_is_known_by_some_of_its_values() -> None:
+    """Of numbers and of strings, in a moment where there are millions."""
+    random = np.random.default_rng(1)
+    for array in (random.standard_normal((1, 90_000)).astype(np.float32), np.array([b"ab", "cde"] * 3000, object)):
+        assert json_bytes({"x": array}) == pytest.approx(len(json_body({"x": array})), rel=0.01)
+    large = random.standard_normal((1, 3, 1200, 1200)).astype(np.float32)
+    assert "a request is 8" in not_json([{"x": large}])
+
+
+def test_what_is_too_long_as_json_is_asked_in_binary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limit is that of a server, to the byte."""
+    x = np.zeros((1, 16), np.float32)
+    length = len(json_body({"x": x}))
+    monkeypatch.setattr(json_wire, "ServerLimits", lambda: ServerLimits(body_bytes=length))
+    assert not not_json([{"x": x}])
+    monkeypatch.setattr(json_wire, "ServerLimits", lambda: ServerLimits(body_bytes=length - 1))
+    events: list[Event] = []
+    wanted = TuneRequest(perceptron([16, 4], tmp_path / "m.onnx"), {"x": x}, budget_s=5.0)
+    assert open_session(wanted, events.append).base.io.wire == "binary"
+    words = "a request is 0 MiB as JSON, over the 0 MiB that a server takes: the baseline is asked in binary"
+    assert Phase(words) in events

@@ -10,8 +10,10 @@ from threading import Thread
 
 import pytest
 
+from tailcut.errors import UsageError
 from tailcut.lab.load import LoadTarget, Payload
 from tailcut.lab.trial import Arm
+from tailcut.tuner.baseline import measure_baseline
 from tailcut.tuner.heats import NONE
 from tailcut.tuner.journal import Journal
 from tailcut.tuner.noise import Noise
@@ -108,6 +110,12 @@ def test_a_limit_that_nothing_meets_is_raced_once() -> None:
     assert measured.load.block_s == LEAST_BLOCK_S
     assert heats.leader == 1
     assert heats.near(0.05) == [1]
+
+
+def test_a_baseline_that_fails_says_how() -> None:
+    """Each error, and how often."""
+    with sleepers(0.001, failing=1) as (entrant,), pytest.raises(UsageError, match=r"succeeded: 500 \(\d+ times\)$"):
+        measure_baseline(entrant.arm, 0.1, rate=None, limit_ms=None)
 
 
 def test_failures_are_raced_once() -> None:

@@ -1,5 +1,6 @@
 """What the baseline carries, and the limit that follows from its own tail."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from tailcut.errors import UsageError
@@ -75,8 +76,12 @@ def _closed(arm: Arm, clients: int, seconds: float) -> LoadResult:
         if result.samples >= _FEWEST_ANSWERS:
             return result
         if result.errors or seconds > _LONGEST_S:
-            raise UsageError(f"no request to the baseline succeeded: {result.errors or 'none came in time'}")
+            raise UsageError(f"no request to the baseline succeeded: {_in_words(result.errors)}")
         seconds *= 2
+
+
+def _in_words(errors: Mapping[str, int]) -> str:
+    return ", ".join(f"{error} ({count} times)" for error, count in errors.items()) or "no answer came in time"
 
 
 def _limit_ms(opened: LoadResult, closed: LoadResult) -> float:

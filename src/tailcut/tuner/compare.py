@@ -112,7 +112,7 @@ def compare(wanted: TuneRequest, profiles: Mapping[str, Profile], tell: Callable
     beyond_json = not_json(sides[0].servers.requests)
     json = next((side.name for side in sides if side.settings.io.wire == "json"), None)
     if beyond_json and json is not None:
-        raise UsageError(f"{json} is for clients that send JSON: {beyond_json}: leave out what has it")
+        raise UsageError(f"{json} is for clients that send JSON: {beyond_json}: leave such requests out")
     try:
         for side in sides:
             side.servers.launch(side.settings)

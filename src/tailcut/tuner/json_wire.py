@@ -1,4 +1,4 @@
-"""Whether requests can be sent as JSON, which has no NaN, no infinity, and no bytes that are not UTF-8."""
+"""Whether requests can be sent as JSON, which has no NaN, no infinity, no bytes that are not UTF-8, and is longer."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -7,8 +7,13 @@ import msgspec
 import numpy as np
 
 from tailcut.errors import UsageError
+from tailcut.server.limits import ServerLimits
 from tailcut.spec import DType
 from tailcut.tuner.records import TuneRequest, with_wire
+from tailcut.wire.v2.call import json_body
+
+_SAMPLED = 4096  # values of an array, for the length of all
+_SURE = 0.03  # the length of a sample is off by less
 
 
 def is_json(array: np.ndarray) -> bool:
@@ -25,13 +30,33 @@ def is_json(array: np.ndarray) -> bool:
 
 
 def not_json(requests: Sequence[Mapping[str, np.ndarray]]) -> str:
-    """The first input that JSON cannot carry, and why, in words; empty where it carries all."""
+    """The first input that JSON cannot carry, and why, in words; empty where it carries all.
+
+    A request is too much for JSON, too, where its body is over what a server takes.
+    """
+    most = ServerLimits().body_bytes
     for request in requests:
         for name, array in request.items():
             if not is_json(array):
                 what = "bytes that are not UTF-8" if array.dtype.hasobject else "NaN or infinity"
                 return f"input {name!r} has {what} in the data, which JSON cannot carry"
+        size_bytes = json_bytes(request)
+        if abs(size_bytes - most) < _SURE * most:
+            size_bytes = len(json_body(request))
+        if size_bytes > most:
+            return f"a request is {size_bytes / 2**20:,.0f} MiB as JSON, over the {most >> 20} MiB that a server takes"
     return ""
+
+
+def json_bytes(request: Mapping[str, np.ndarray]) -> int:
+    """About how long a request is as JSON, by some of its values."""
+    random, size_bytes = np.random.default_rng(0), 0.0
+    for array in request.values():
+        some = array.flat[random.integers(array.size, size=_SAMPLED)] if array.size > _SAMPLED else array
+        around_bytes = len(json_body({"": some.reshape(-1)[:0]}))
+        values_bytes = len(json_body({"": some})) - around_bytes
+        size_bytes += around_bytes + values_bytes * max(1.0, array.size / _SAMPLED)
+    return int(size_bytes)
 
 
 def for_clients_of(wanted: TuneRequest, words: str) -> TuneRequest:
