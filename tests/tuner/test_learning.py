@@ -1,4 +1,4 @@
-"""What a tune says of the data that it was given."""
+"""What a tune says of the data that it was given, and the requests that it makes up where there are none."""
 
 from pathlib import Path
 
@@ -7,8 +7,11 @@ import pytest
 from tests.engines.models import perceptron
 from tests.engines.test_openvino_files import as_ir
 
+from tailcut.engines.samples import likely_samples
+from tailcut.spec import DType, ModelSpec, TensorSpec
+from tailcut.tuner import learning
 from tailcut.tuner.events import Event, Phase
-from tailcut.tuner.learning import learn
+from tailcut.tuner.learning import learn, made_up
 from tailcut.tuner.records import TuneRequest
 
 WORDS = "the data are one request of 70 rows: for several, give arrays one axis more"
@@ -46,3 +49,13 @@ def test_one_request_of_all_rows_is_told(model: Path, shape: tuple[int, ...], ro
 def test_made_up_requests_are_not_told_of(model: Path) -> None:
     """Nobody gave them."""
     assert said(TuneRequest(model)) == []
+
+
+@pytest.mark.parametrize(("width", "count"), [(4, 64), (1 << 10, 16), (1 << 20, 8)])
+def test_large_requests_are_fewer(monkeypatch: pytest.MonkeyPatch, width: int, count: int) -> None:
+    """All together are bounded in bytes; each is another one, the same for the same seed."""
+    monkeypatch.setattr(learning, "_MADE_UP_BYTES", 64 << 10)
+    samples = likely_samples(ModelSpec("m", (TensorSpec("x", DType.FP32, (None, width)),), ()))
+    requests = made_up(samples, 7)
+    assert len({request["x"].tobytes() for request in requests}) == count
+    assert (requests[3]["x"] == samples.make(1, 10)["x"]).all()

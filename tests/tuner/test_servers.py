@@ -109,5 +109,11 @@ def test_what_is_sent_in_turn_is_of_all_the_data() -> None:
     lengths = [item["x"].shape[1] for item in sent_in_turn(longer)]
     assert sorted((length - 1) // 20 for length in lengths) == list(range(64))
     assert max(lengths[:16]) > 640 > min(lengths[:16])
-    large = [{"x": np.broadcast_to(np.float32(0), (1, 1 << 20, number))} for number in range(1, 101)]
-    assert len(sent_in_turn(large)) == 32
+
+
+@pytest.mark.parametrize(("width", "count", "mixed"), [(1, 32, 32), (2, 16, 16), (64, 4, 8)])
+def test_large_requests_are_fewer(width: int, count: int, mixed: int) -> None:
+    """All together have 128 MiB as JSON, of which each of these numbers takes four bytes."""
+    alike = [{"x": np.broadcast_to(np.float32(0), (1, width, (1 << 20) - 1000))} for _ in range(40)]
+    assert len(sent_in_turn(alike)) == count
+    assert len(sent_in_turn([*alike, {"x": np.zeros((1, 1, 1), np.float32)}])) == mixed

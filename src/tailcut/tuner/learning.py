@@ -15,7 +15,7 @@ from tailcut.engines.edits import benefits_from_int8
 from tailcut.engines.files import ENGINES_OF, FileKind, default_engine, kind_of
 from tailcut.engines.graph import load_graph
 from tailcut.engines.installed import how_to_install, is_installed, require
-from tailcut.engines.samples import find_samples
+from tailcut.engines.samples import Samples, find_samples
 from tailcut.errors import UsageError
 from tailcut.lab.describe import rows_of_data
 from tailcut.machine.allocator import can_huge_heap, installed
@@ -36,7 +36,8 @@ from tailcut.tuner.result_records import RowsDecision
 from tailcut.tuner.space import SpaceFacts
 
 Arrays = dict[str, np.ndarray]
-_MADE_UP = 64  # requests, where there are no data
+_MADE_UP, _FEWEST_MADE_UP = 64, 8  # requests, where there are no data: fewer of them where they are large
+_MADE_UP_BYTES = 64 << 20
 MOST_REQUESTS = 2048  # of the data
 
 
@@ -107,13 +108,21 @@ def _requests(engine: Engine, wanted: TuneRequest) -> list[Arrays]:
             raise UsageError(f"--outputs: the model has no output {name!r}: it has {', '.join(spec.output_names)}")
     if wanted.data is None:
         samples = find_samples(engine, seed=wanted.seed)
-        requests = [samples.make(samples.rows, wanted.seed + number) for number in range(_MADE_UP)]
+        requests = made_up(samples, wanted.seed)
     else:
         data = wanted.data if fold is None else as_floats(fold, spec, wanted.data)
         requests = rows_of_data(spec, data, MOST_REQUESTS)
     if fold is None:
         return requests
     return [snapped(fold, spec, request, exactly=wanted.data is not None) for request in requests]
+
+
+def made_up(samples: Samples, seed: int) -> list[Arrays]:
+    """Distinct requests of one row, or as few rows as the model accepts."""
+    first = samples.make(samples.rows, seed)
+    size_bytes = sum(array.nbytes for array in first.values())
+    count = max(_FEWEST_MADE_UP, min(_MADE_UP, _MADE_UP_BYTES // max(1, size_bytes)))
+    return [first, *(samples.make(samples.rows, seed + number) for number in range(1, count))]
 
 
 def facts_of(wanted: TuneRequest, learned: Learned) -> SpaceFacts:

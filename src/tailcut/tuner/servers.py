@@ -28,11 +28,13 @@ from tailcut.runtime.profile import Profile
 from tailcut.runtime.samples import SampleRequest
 from tailcut.runtime.settings import IoSettings, Settings
 from tailcut.spec import ModelSpec
+from tailcut.tuner.json_wire import json_bytes
 from tailcut.tuner.pixels import as_pixels
 from tailcut.tuner.space import changed
 
 _PAYLOADS, _MIXED_PAYLOADS = 32, 64  # distinct requests sent in turn: of one shape, and of several
-_MIXED_BYTES = 64 << 20
+_FEWEST, _FEWEST_MIXED = 4, 8  # of large ones: encoding them takes about 15 ms for each MB of JSON
+_PAYLOAD_BYTES = 128 << 20  # of all, as JSON
 _FILLED = 0.8  # of the free memory, by servers
 
 
@@ -226,13 +228,17 @@ class TrialServers:
 
 
 def sent_in_turn(requests: Sequence[Mapping[str, np.ndarray]]) -> list[Mapping[str, np.ndarray]]:
-    """Distinct requests of all parts of the data. Those of several shapes are shuffled: a block may send only some."""
-    shapes = {tuple(array.shape for array in request.values()) for request in requests}
-    if len(shapes) == 1:
-        return evenly(requests, _PAYLOADS)
-    size = sum(array.nbytes for request in requests for array in request.values()) / len(requests)
-    chosen = evenly(requests, max(_PAYLOADS, min(_MIXED_PAYLOADS, int(_MIXED_BYTES / max(1, size)))))
-    random.Random(0).shuffle(chosen)  # noqa: S311  an order, no secret
+    """Distinct requests of all parts of the data, fewer where they are large.
+
+    Those of several shapes are shuffled: a block may send only some.
+    """
+    mixed = len({tuple(array.shape for array in request.values()) for request in requests}) > 1
+    fewest, most = (_FEWEST_MIXED, _MIXED_PAYLOADS) if mixed else (_FEWEST, _PAYLOADS)
+    some = evenly(requests, most)
+    mean_bytes = sum(map(json_bytes, some)) / len(some)
+    chosen = evenly(requests, max(fewest, min(most, int(_PAYLOAD_BYTES / max(1, mean_bytes)))))
+    if mixed:
+        random.Random(0).shuffle(chosen)  # noqa: S311  an order, no secret
     return chosen
 
 

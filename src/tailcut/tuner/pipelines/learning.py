@@ -13,12 +13,11 @@ from tailcut.lab.describe import rows_of_data
 from tailcut.pipelines.model import PipelineModel
 from tailcut.tuner.events import Event, Phase
 from tailcut.tuner.gate import Gate
-from tailcut.tuner.learning import Arrays, Learned
+from tailcut.tuner.learning import Arrays, Learned, made_up
 from tailcut.tuner.questions import ReferenceQuestions
 from tailcut.tuner.records import TuneRequest
 from tailcut.tuner.result_records import RowsDecision
 
-_MADE_UP = 64  # requests, where there are no data
 _MOST_REQUESTS = 2048  # of the data
 _WALKED = 24  # requests that the steps' own inputs are taken from
 
@@ -112,4 +111,4 @@ def _requests(engine: Engine, wanted: TuneRequest) -> list[Arrays]:
     if wanted.data is not None:
         return rows_of_data(engine.spec, wanted.data, _MOST_REQUESTS)
     samples = likely_samples(engine.spec)  # tried once: each refusal of a function would be a traceback in the log
-    return [samples.make(samples.rows, wanted.seed + number) for number in range(_MADE_UP)]
+    return made_up(samples, wanted.seed)
