@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,15 @@ import pytest
 from tests.engines.models import perceptron
 from tests.tuner.results import told
 
+from tailcut.errors import UsageError
 from tailcut.tuner import verification
 from tailcut.tuner.accuracy import Accuracy
 from tailcut.tuner.budget import SearchSize
-from tailcut.tuner.claims import announce, carry, prove
+from tailcut.tuner.claims import announce, carry, prove, within_reach
 from tailcut.tuner.events import Event, Phase
+from tailcut.tuner.finalists import PredictedConfiguration
 from tailcut.tuner.records import TuneRequest
+from tailcut.tuner.search import tune_model
 from tailcut.tuner.session import open_session
 from tailcut.tuner.space import changed
 from tailcut.tuner.waterfall import waterfall
@@ -36,6 +40,31 @@ def test_the_story_says_what_limits(tmp_path: Path) -> None:
     assert result.rate > 0
     assert result.limit_ms > 0
     assert session.outcome.objective.limit_ms == result.limit_ms
+
+
+def test_a_rate_out_of_reach_is_refused(tmp_path: Path) -> None:
+    """Over twice what the best configuration, or the measured baseline, carries."""
+    path = perceptron([16, 4], tmp_path / "m.onnx")
+    session = open_session(TuneRequest(path, rate=1000.0, slo_ms=20.0), lambda _: None)
+    predicted = PredictedConfiguration(session.base, 0.0, 1.0, 10.0, 0, capacity=500.0)
+    within_reach(session, [predicted])
+    predicted = replace(predicted, capacity=499.0)
+    with pytest.raises(UsageError, match=r"^--rate 1000: no configuration is expected to carry more than 499 req/s"):
+        within_reach(session, [predicted])
+    session.outcome.capacity = 500.0
+    within_reach(session, [predicted])
+
+
+@pytest.mark.slow
+def test_a_rate_out_of_reach_ends_before_the_race(tmp_path: Path) -> None:
+    """Whatever the objective is."""
+    path = perceptron([16, 4], tmp_path / "m.onnx")
+    for objective in ("latency", "goodput"):
+        events: list[Event] = []
+        wanted = TuneRequest(path, rate=1e7, slo_ms=20.0, objective=objective, budget_s=4.0)
+        with pytest.raises(UsageError, match="--rate 10000000: no configuration"):
+            tune_model(wanted, events.append)
+        assert not any("racing" in event.text for event in events if isinstance(event, Phase))
 
 
 def test_wrong_answers_at_the_end_are_not_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -96,6 +96,14 @@ def test_a_score_in_words(kind: ObjectiveKind, score: float, words: str) -> None
     assert Objective(kind, limit_ms=10.0, rate=50.0).describe(score).startswith(words)
 
 
+@pytest.mark.parametrize("kind", ["latency", "cost"])
+def test_failed_requests_in_words(kind: ObjectiveKind) -> None:
+    """A block with some of them has no p99, and no cost."""
+    objective = Objective(kind, limit_ms=10.0, rate=50.0)
+    score = objective.score_open(result("open", [1.0] * 100, errors=1), 1e4)
+    assert objective.describe(score) == "requests failed"
+
+
 def test_what_needs_too_much_memory_is_left_out() -> None:
     """By the engine's estimate; without a limit everything stays."""
     small, large = predicted(1, memory=100 << 20), predicted(2, memory=900 << 20)

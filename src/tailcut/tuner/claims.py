@@ -2,12 +2,13 @@
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
 
-from tailcut.errors import TailcutError
+from tailcut.errors import TailcutError, UsageError
 from tailcut.lab.cost import watched
 from tailcut.lab.trial import Arm, ServeError, closed_run
 from tailcut.machine.process import peak_bytes
@@ -15,6 +16,7 @@ from tailcut.runtime.settings import Settings
 from tailcut.tuner.baseline import Baseline, measure_baseline
 from tailcut.tuner.budget import SearchSize, complete_s
 from tailcut.tuner.events import Phase
+from tailcut.tuner.finalists import PredictedConfiguration
 from tailcut.tuner.labels import by_labels
 from tailcut.tuner.records import TuneOutcome
 from tailcut.tuner.session import TuneSession
@@ -23,6 +25,7 @@ from tailcut.tuner.verification import LEAST_S, told_within, verification_s, ver
 from tailcut.tuner.worse import ARMS, instead
 
 _ROUNDED_S = 5
+_BEYOND = 2.0  # times the best capacity that is expected: that is off by less
 _LOADED_S = 0.5  # with as many clients as raced
 
 
@@ -89,6 +92,21 @@ def carry(session: TuneSession) -> Baseline:
     if baseline.is_overloaded:
         session.tell(Phase(f"the baseline cannot carry this rate, {baseline.rate:,.6g} req/s"))
     return baseline
+
+
+def within_reach(session: TuneSession, predicted: Sequence[PredictedConfiguration]) -> None:
+    """Refuse a rate that no configuration comes near to: each block would take as long as its queue takes to drain.
+
+    Raises:
+        UsageError: it is over twice the best capacity that is expected.
+    """
+    rate, outcome = session.wanted.rate, session.outcome
+    best = max([outcome.capacity, *(prediction.capacity for prediction in predicted)])
+    if rate is not None and rate > _BEYOND * best:
+        raise UsageError(
+            f"--rate {rate:.15g}: no configuration is expected to carry more than {best:,.3g} req/s on this machine: "
+            "name a lower rate, or leave --rate out"
+        )
 
 
 def prove(session: TuneSession) -> None:

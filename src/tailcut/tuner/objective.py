@@ -76,6 +76,8 @@ class Objective:
 
     def describe(self, score: float) -> str:
         """A score in words."""
+        if self.is_open and score <= NONE:
+            return "requests failed"
         if self.kind == "latency":
             return f"p99 {1e3 / score:.3g} ms at {self.rate:,.6g} req/s"
         if self.kind == "throughput":

@@ -99,8 +99,7 @@ def _predicted(
     cpu_us = (longer * estimate.cpu_ns[1] + loop_ns) / 1e3
     if prediction is not None:
         cpu_us = _cpu_us(estimate, prediction, longer)
-    kept = capacity if objective.kind == "throughput" else 0.0
-    return PredictedConfiguration(settings, rate, alone_ns / 1e6, cpu_us, estimate.memory_bytes, p99_ms, kept)
+    return PredictedConfiguration(settings, rate, alone_ns / 1e6, cpu_us, estimate.memory_bytes, p99_ms, capacity)
 
 
 def simulated(limit_ms: float, capacity: float) -> int:

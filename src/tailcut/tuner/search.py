@@ -13,7 +13,7 @@ from typing import Protocol
 from tailcut.errors import TailcutError
 from tailcut.runtime.settings import Settings
 from tailcut.tuner.budget import SearchSize
-from tailcut.tuner.claims import announce, carry, prove
+from tailcut.tuner.claims import announce, carry, prove, within_reach
 from tailcut.tuner.events import Event
 from tailcut.tuner.finalists import PredictedConfiguration
 from tailcut.tuner.model_space import ModelSpace
@@ -81,12 +81,14 @@ class Search:
         """Search, then verify; Ctrl-C at any time ends with the best so far, unverified.
 
         Raises:
+            UsageError: the rate is far more than any configuration carries.
             TailcutError: the baseline itself cannot be served.
         """
         session, space, outcome = self._session, self._space, self._session.outcome
         try:
             announce(session, carry(session), space.size)
             outcome.estimated = space.predicted()
+            within_reach(session, outcome.estimated)
             winner = self._selection.race(self._selection.chosen(outcome.estimated))
             if session.wanted.exhaustive:
                 session.plan.race_ended(time.monotonic())

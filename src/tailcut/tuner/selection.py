@@ -84,7 +84,7 @@ class Selection:
     def _best_rate(self, chosen: Sequence[PredictedConfiguration]) -> float:
         if self._session.outcome.objective.is_open:
             return self._session.outcome.capacity
-        return max((max(prediction.rate, prediction.capacity) for prediction in chosen), default=0.0)
+        return max(map(self._session.outcome.objective.rank, chosen), default=0.0)
 
     def race(self, chosen: Sequence[Settings]) -> Settings:
         """The best estimate on the real server, of the configurations whose answers are right.
