@@ -66,6 +66,7 @@ def learn(wanted: TuneRequest, answers_s: float, tell: Callable[[Event], None]) 
         raise UsageError(
             "--normalize edits ONNX graphs and PyTorch programs: leave it out, or convert the model to ONNX"
         )
+    tell(Phase("opening the model and trying it out"))
     engine = _open(wanted)
     for name in ENGINES_OF[kind_of(wanted.model)]:
         if not is_installed(name):

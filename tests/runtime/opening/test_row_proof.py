@@ -218,6 +218,22 @@ def test_a_slow_model_is_proven_with_fewer_steps(monkeypatch: pytest.MonkeyPatch
     assert "among 8" in prove_rows(Numbers(slow), 60.0).reason
 
 
+def test_what_could_be_rounding_is_tried_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow row is not computed again for ever: a difference counts where there is no time to see what it is."""
+    clock = [0.0]
+    monkeypatch.setattr(row_proof, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(row_proof, "_DISTURBED", 1000)
+
+    def slow(x: np.ndarray) -> np.ndarray:
+        clock[0] += 0.02 * len(x)
+        return x[:, :1] * (1.01 if len(x) > 1 else 1.0)
+
+    result = prove_rows(Numbers(slow), 0.25)
+    assert result.rows is Rows.DEPENDENT
+    assert "by 0.01 of its magnitude; a row takes 0.02 s: no time to rule out rounding" in result.reason
+    assert clock[0] <= 0.5
+
+
 def test_float16_rounds_coarsely(tmp_path: Path) -> None:
     """A float16 model's rows may differ by what eleven bits do not hold."""
     nodes = [

@@ -77,14 +77,15 @@ def settle_rows(engine: Engine, user: RowsSetting, limits: Limits, samples: Samp
 def prove_rows(engine: Engine, budget_s: float, samples: Samples | None = None, *, seed: int = 0) -> RowEvidence:
     """Compute made-up rows alone and together, within about `budget_s`, and compare.
 
-    A step that the time has no room for is left out, and the reason says so.
+    A step that the time has no room for is left out, and the reason says so. Whether a difference is rounding may take
+    as long again.
     """
     end = time.monotonic() + budget_s
     try:
         samples = samples or find_samples(engine, seed=seed, budget_s=budget_s)
     except UnsupportedError as error:
         return RowEvidence(Rows.UNKNOWN, str(error))
-    return _Proof(engine, samples, end, seed).run()
+    return _Proof(engine, samples, end, seed, latest=end + budget_s).run()
 
 
 def open_outputs(engine: Engine, answer: Outputs) -> None:
@@ -118,11 +119,13 @@ class _Difference:
 
 
 class _Proof:
-    def __init__(self, engine: Engine, samples: Samples, end: float, seed: int) -> None:
+    def __init__(self, engine: Engine, samples: Samples, end: float, seed: int, *, latest: float) -> None:
         self._engine = engine
         self._spec = engine.spec
         self._samples = samples
         self._end = end
+        self._latest = latest
+        self._is_late = False  # there was no time to see whether a difference is rounding
         self._seed = seed
         self._row_s = 0.0  # what a row alone took last
         self._tolerance = _tolerance(engine)
@@ -195,8 +198,9 @@ class _Proof:
             for difference in self._differences(self._alone[index], outputs, at):
                 if not self._is_rounding(index, difference, len(places)):
                     by = f" by {difference.by:.2g} of its magnitude" if 0 < difference.by < float("inf") else ""
+                    late = f"; a row takes {self._row_s:.2g} s: no time to rule out rounding" if self._is_late else ""
                     return _dependent(
-                        f"output {difference.output!r} of a row {difference.what} with {len(places)} rows{by}"
+                        f"output {difference.output!r} of a row {difference.what} with {len(places)} rows{by}{late}"
                     )
         return None
 
@@ -216,18 +220,21 @@ class _Proof:
                     yield _Difference(name, "changes", by)
 
     def _is_rounding(self, index: int, difference: _Difference, rows: int) -> bool:
-        """Whether the row's answer moves about as much where nothing but rounding can have moved it."""
+        """Whether the row's answer moves about as much where nothing but rounding can have moved it.
+
+        Where there is no time to see, it does not.
+        """
         want = self._alone[index][difference.output]
         try:
             others = list(self._disturbed_answers(index, difference.output))
             if difference.elements is not None:
                 changed = [other != want for other in others if other.shape == want.shape]
                 return bool(changed) and bool((np.any(changed, axis=0) | ~difference.elements).all())
-            copies = self._run({name: np.repeat(array, rows, axis=0) for name, array in self._rows[index].items()})
+            copies = self._copies(index, rows)
         except TailcutError:
             return False
         moved = [_distance(want, other) for other in others]
-        apart = [_distance(want, copies[difference.output][at : at + 1]) for at in range(rows)]
+        apart = [_distance(want, answer[difference.output]) for answer in copies]
         most = max([by for by in moved if by < float("inf")] + [by for by in apart if by <= _SMALL], default=0.0)
         return difference.by <= _AMPLIFIED * most
 
@@ -236,7 +243,16 @@ class _Proof:
         row = self._rows[index]
         random = np.random.default_rng(self._seed)
         for _ in range(_DISTURBED if any(map(_is_float, row.values())) else 0):
+            if not self._has_time_for_rounding(1):
+                return
             yield self._run(_disturbed(self._spec, row, random))[output]
+
+    def _copies(self, index: int, rows: int) -> list[Outputs]:
+        """The answers to a row among copies of itself."""
+        if not self._has_time_for_rounding(rows):
+            return []
+        outputs = self._run({name: np.repeat(array, rows, axis=0) for name, array in self._rows[index].items()})
+        return [{name: array[at : at + 1] for name, array in outputs.items()} for at in range(rows)]
 
     def _run(self, inputs: Arrays) -> dict[str, np.ndarray]:
         began = time.monotonic()
@@ -246,6 +262,10 @@ class _Proof:
 
     def _has_time(self, rows: int) -> bool:
         return time.monotonic() + rows * self._row_s <= self._end
+
+    def _has_time_for_rounding(self, rows: int) -> bool:
+        self._is_late = self._is_late or time.monotonic() + rows * self._row_s > self._latest
+        return not self._is_late
 
 
 def _tolerance(engine: Engine) -> float:
