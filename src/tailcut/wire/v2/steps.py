@@ -7,6 +7,7 @@ that are no tensor's) is parsed at once and may have 64 KB at most.
 """
 
 import re
+import string
 from collections.abc import Generator, Sequence
 from itertools import chain
 from math import prod
@@ -49,7 +50,9 @@ _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+("|\\?\Z)', re.DOTALL)
 _IN_STRING = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)
 _TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[\[\]{}:]', re.DOTALL)
 _NO_STRUCTURE = bytes(set(range(256)) - set(b"[],"))
-_MISPLACED = re.compile(rb"[^\s\[,]\s*+\[|\]\s*+[^\s\],]")
+# Of a piece without strings: brackets and commas as they are, and all else that is not white space as an x.
+_OUTLINE = bytes(byte if byte in b"[]," else ord("x") for byte in range(256))
+_MISPLACED = (b"x[", b"][", b"]x")
 _NO_BRACKETS = bytes.maketrans(b"[]", b"  ")
 
 
@@ -248,7 +251,8 @@ def _list_in_steps(tensor: TensorSpec, shape: tuple[int, ...], text: memoryview)
         if b'"' in piece:
             flat = _flat(b"[" * depth + piece + b"]" * deeper, len(shape) if nested else 1)
         else:  # without the brackets, which are known to be right: short lists by the thousand wake the collector
-            if _MISPLACED.search(piece):
+            outline = piece.translate(_OUTLINE, string.whitespace.encode())
+            if any(pair in outline for pair in _MISPLACED):
                 raise InvalidInputError("the request is not valid JSON: no comma before or behind a list")
             piece = b"[" + piece.translate(_NO_BRACKETS) + b"]"
             numbers = read_numbers(tensor, piece, count - filled)
