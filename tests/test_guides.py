@@ -120,9 +120,10 @@ def test_the_fastapi_application(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     async def run() -> None:
         async with app.router.lifespan_context(app):
             assert len((await classify([[0, 0, 1, 0], [1, 0, 0, 0]]))["class"]) == 2
-            with pytest.raises(HTTPException) as caught:
-                await classify([[0, 0]])
-            assert caught.value.status_code == 400
+            for wrong in ([[0, 0]], [[0, 0, 1, 0], [0]], []):
+                with pytest.raises(HTTPException) as caught:
+                    await classify(wrong)
+                assert caught.value.status_code == 400
             app.state.model.infer = infer
             with pytest.raises(HTTPException) as caught:
                 await classify([[0, 0, 1, 0]])

@@ -112,7 +112,6 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "runtime/test_forked_models": ("runtime/model",),
     "runtime/test_model": ("runtime/executors", "runtime/opening/source"),
     "runtime/test_other_files": ("runtime/model", "runtime/profile"),
-    "runtime/test_padding": ("runtime/inputs",),
     "runtime/test_profile_file": ("runtime/profile_schema",),
     "runtime/tracing/test_attribution": ("runtime/tracing/records",),
     "server/fastpath/test_json": (

@@ -1,10 +1,9 @@
 """What a stage's author writes about tensors is read exactly, and everything else is one clear line."""
 
-import numpy as np
 import pytest
 
 from tailcut.errors import UsageError
-from tailcut.pipelines.tensors import as_dtype, parse_tensors
+from tailcut.pipelines.tensors import parse_tensors
 from tailcut.spec import DType
 
 
@@ -43,27 +42,3 @@ def test_tensors_are_a_dict(wanted):
     """With at least one."""
     with pytest.raises(UsageError, match="inputs must be a dict"):
         parse_tensors("s", "inputs", wanted)
-
-
-@pytest.mark.parametrize(
-    ("dtype", "values"),
-    [
-        (DType.FP32, [1e300]),
-        (DType.FP16, [0.5, -70000.0]),
-        (DType.FP16, [70000]),
-        (DType.BF16, [1e39]),
-        (DType.FP32, [np.inf, 1e39]),
-    ],
-)
-def test_a_float_beyond_its_dtype_does_not_become_infinite(dtype, values):
-    """It is out of range, as whole numbers are."""
-    assert as_dtype(np.asarray(values), dtype.numpy) is None
-
-
-@pytest.mark.parametrize("dtype", [DType.FP16, DType.BF16, DType.FP32, DType.FP64])
-@pytest.mark.parametrize("values", [[np.inf, -np.inf, np.nan, 1.5], [True, False], [3, -4], []])
-def test_what_a_float_can_be_stays(dtype, values):
-    """Infinities and NaN that were given, too."""
-    result = as_dtype(np.asarray(values), dtype.numpy)
-    assert result.dtype == dtype.numpy
-    assert np.array_equal(result.astype(float), np.asarray(values, float), equal_nan=True)

@@ -7,7 +7,7 @@ import numpy as np
 
 from tailcut.errors import EngineError, InvalidInputError, TailcutError
 from tailcut.pipelines.stage import Stage
-from tailcut.pipelines.tensors import as_dtype
+from tailcut.runtime.numbers import as_dtype
 from tailcut.spec import DType, TensorSpec
 
 Arrays = Sequence[np.ndarray]

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from tailcut.errors import UsageError
+from tailcut.runtime.numbers import as_dtype
 from tailcut.spec import DType, TensorSpec
 
 _FORM = re.compile(r"(\w+)\s*(?:\[([^\]]*)\])?", re.ASCII)
@@ -27,24 +28,6 @@ def parse_tensors(stage: str, side: str, wanted: Mapping[str, str]) -> tuple[Ten
     if not isinstance(wanted, Mapping) or not wanted:
         raise UsageError(f'stage {stage!r}: {side} must be a dict of tensors by name, such as {{"x": "FP32[4]"}}')
     return tuple(_parse(stage, name, text) for name, text in wanted.items())
-
-
-def as_dtype(array: np.ndarray, want: np.dtype) -> np.ndarray | None:
-    """Numbers whose dtype numpy chose, as another one; None where they are of another kind or out of its range.
-
-    Whole numbers are also floats; what is empty has no kind.
-    """
-    kinds = "bui" if want.kind in "ui" else "b" if want.kind == "b" else "buif"
-    if array.size and array.dtype.kind not in kinds:
-        return None
-    if array.size and want.kind in "ui":
-        limits = np.iinfo(want)
-        if int(array.min()) < limits.min or int(array.max()) > limits.max:
-            return None
-    with np.errstate(over="ignore"):
-        result = array.astype(want, copy=False)
-    overflows = result is not array and want.kind not in "bui" and np.any(np.isinf(result) & np.isfinite(array))
-    return None if overflows else result
 
 
 def parse_fill(stage: str, tensor: TensorSpec, value: object) -> Any:

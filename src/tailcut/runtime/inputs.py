@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tailcut.errors import InputTypeError, InvalidInputError
+from tailcut.runtime.numbers import array_of, as_dtype, is_of_kind
 from tailcut.spec import DType, ModelSpec, TensorSpec
 
 Arrays = dict[str, np.ndarray]
@@ -16,7 +17,7 @@ _STEP_STRINGS = 4096  # looked at between two pauses: about a millisecond
 def check_inputs(spec: ModelSpec, inputs: Mapping[str, ArrayLike]) -> tuple[Arrays, int]:
     """The inputs as C-contiguous arrays in the spec's order, and the number of rows (1 for what is computed whole).
 
-    Python lists are taken as the spec's dtype; arrays must have it already.
+    Lists may hold numbers of the spec's kind within its range; arrays must have its dtype.
 
     Raises:
         InvalidInputError: an input is unknown, missing, or of another dtype or shape; or row counts differ. Of another
@@ -118,10 +119,7 @@ def _as_array(tensor: TensorSpec, value: ArrayLike) -> np.ndarray:
         if exact and tensor.accepts(array.shape):  # as all that comes from the wire
             return array
     else:
-        try:
-            array = np.asarray(value, dtype=tensor.dtype.numpy)
-        except (ValueError, TypeError, OverflowError) as error:
-            raise InvalidInputError(f"input {tensor.name!r}: expected {tensor.describe()}: {error}") from None
+        array = _from_list(tensor, value)
     is_text = tensor.dtype is DType.BYTES and array.dtype.kind in "OSU"
     if array.dtype != tensor.dtype.numpy and not is_text:
         raise InputTypeError(f"input {tensor.name!r}: expected {tensor.describe()}, got {_name(array.dtype)}")
@@ -132,6 +130,26 @@ def _as_array(tensor: TensorSpec, value: ArrayLike) -> np.ndarray:
     if is_text:
         return _as_text(tensor, array)
     return np.ascontiguousarray(array).reshape(array.shape)
+
+
+def _from_list(tensor: TensorSpec, value: ArrayLike) -> np.ndarray:
+    """A list, or what else numpy makes an array of, in the tensor's dtype: no number is altered to fit."""
+    want, where = tensor.dtype.numpy, f"input {tensor.name!r}: expected {tensor.describe()}"
+    try:
+        if tensor.dtype is DType.BYTES:
+            return np.asarray(value, want)
+        array = array_of(value, want)
+    except OverflowError:
+        raise InvalidInputError(f"{where}: a value is out of the range of {tensor.dtype}") from None
+    except (ValueError, TypeError, RuntimeError) as error:
+        what = ", got lists that differ in length" if "inhomogeneous" in str(error) else f": {error}"
+        raise InvalidInputError(f"{where}{what}") from None
+    if not is_of_kind(array, want):
+        raise InputTypeError(f"{where}, got {_kind(value, array)}")
+    result = as_dtype(array, want)
+    if result is None:
+        raise InvalidInputError(f"{where}: a value is out of the range of {tensor.dtype}")
+    return result
 
 
 def _as_text(tensor: TensorSpec, array: np.ndarray) -> np.ndarray:
@@ -152,6 +170,13 @@ def _as_text(tensor: TensorSpec, array: np.ndarray) -> np.ndarray:
     if not all(isinstance(item, str) for item in text):
         raise InputTypeError(f"input {tensor.name!r}: expected strings or bytes")
     return text.reshape(array.shape)
+
+
+def _kind(value: ArrayLike, array: np.ndarray) -> str:
+    """What a message says of values that are no numbers of the kind that is wanted."""
+    if array.dtype.kind == "O":
+        return type(value).__name__ if array.ndim == 0 else "values that are not numbers"
+    return "strings" if array.dtype.kind in "SU" else _name(array.dtype)
 
 
 def _name(dtype: np.dtype) -> str:
