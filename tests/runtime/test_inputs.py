@@ -96,3 +96,31 @@ def test_a_model_refuses_a_list_that_it_would_alter(tmp_path: Path) -> None:
         for wrong in ([[1.9, 2.9]], [["1", "2"]]):
             with pytest.raises(InputTypeError, match="expected INT64"):
                 model.infer_sync({"x": wrong})
+
+
+@pytest.mark.parametrize("text", [True, False])
+@pytest.mark.parametrize("value", [["\ud800"], ["a", "\udc00", b"b"], np.array(["a", "\ud800"]), ["\ud83d", "\ude00"]])
+def test_half_of_a_surrogate_pair_is_no_text(value: object, *, text: bool) -> None:
+    """JSON may hold one; two halves in two elements are no pair either."""
+    with pytest.raises(InvalidInputError, match=r"^input 'x': a str has half of a surrogate pair$"):
+        check_inputs(spec_of(DType.BYTES, (None,), text=text), {"x": value})
+
+
+def test_strings_of_each_kind() -> None:
+    """Text and bytes in one request, as the tensor takes them."""
+    value = ["\U0001f600", b"\xc3\xbc", ""]
+    arrays, _ = check_inputs(spec_of(DType.BYTES, (None,)), {"x": value})
+    assert arrays["x"].tolist() == ["\U0001f600", "\u00fc", ""]
+    arrays, _ = check_inputs(spec_of(DType.BYTES, (None,), text=False), {"x": value})
+    assert arrays["x"].tolist() == [b"\xf0\x9f\x98\x80", b"\xc3\xbc", b""]
+    for wrong in ([1], ["a", None], [["a"], ["b", "c"]]):
+        with pytest.raises(InputTypeError, match="expected strings or bytes"):
+            check_inputs(spec_of(DType.BYTES, (None,)), {"x": wrong})
+
+
+def test_a_model_of_strings_refuses_half_of_a_surrogate_pair(tmp_path: Path) -> None:
+    """Before its engine has it, and the other requests of the batch with it."""
+    with Model.open(identity(DType.BYTES, (None,), tmp_path / "m.onnx"), auto=False) as model:
+        with pytest.raises(InvalidInputError, match="surrogate"):
+            model.infer_sync({"x": ["\ud800"]})
+        assert model.infer_sync({"x": ["a"]})["y"].tolist() == [b"a"]

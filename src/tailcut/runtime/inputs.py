@@ -157,19 +157,23 @@ def _as_text(tensor: TensorSpec, array: np.ndarray) -> np.ndarray:
 
     As `bytes` where the tensor is not text.
     """
-    text = np.empty(array.size, object)
-    if not tensor.text:
-        text[:] = [item.encode() if isinstance(item, str) else item for item in array.reshape(-1).tolist()]
-        if not all(isinstance(item, bytes) for item in text):
-            raise InputTypeError(f"input {tensor.name!r}: expected strings or bytes")
-        return text.reshape(array.shape)
+    items = array.reshape(-1).tolist()
+    kinds = set(map(type, items))
+    if not all(issubclass(kind, str | bytes) for kind in kinds):
+        raise InputTypeError(f"input {tensor.name!r}: expected strings or bytes")
+    result = np.empty(len(items), object)
     try:
-        text[:] = [item.decode() if isinstance(item, bytes) else item for item in array.reshape(-1).tolist()]
+        if not tensor.text:
+            result[:] = [item.encode() if isinstance(item, str) else item for item in items]
+        else:
+            result[:] = texts = [item.decode() if isinstance(item, bytes) else item for item in items]
+            if any(issubclass(kind, str) for kind in kinds):
+                "".join(texts).encode()  # what is decoded has no half of a surrogate pair
     except UnicodeDecodeError:
         raise InvalidInputError(f"input {tensor.name!r}: a BYTES element is not UTF-8") from None
-    if not all(isinstance(item, str) for item in text):
-        raise InputTypeError(f"input {tensor.name!r}: expected strings or bytes")
-    return text.reshape(array.shape)
+    except UnicodeEncodeError:
+        raise InvalidInputError(f"input {tensor.name!r}: a str has half of a surrogate pair") from None
+    return result.reshape(array.shape)
 
 
 def _kind(value: ArrayLike, array: np.ndarray) -> str:

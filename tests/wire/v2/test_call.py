@@ -61,3 +61,10 @@ def test_a_dtype_without_a_name(encode) -> None:
     """It is refused, and named."""
     with pytest.raises(InvalidInputError, match=r"'x'.*complex128"):
         encode({"x": np.ones(1, np.complex128)})
+
+
+@pytest.mark.parametrize("value", [["\ud800"], np.array(["a", "\udc00"], object)])
+def test_half_of_a_surrogate_pair_cannot_be_sent(value: object) -> None:
+    """It is no text, and has no bytes."""
+    with pytest.raises(InvalidInputError, match=r"^input 'x': a str has half of a surrogate pair$"):
+        describe({"x": value})

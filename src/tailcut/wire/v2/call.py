@@ -102,6 +102,9 @@ def _bytes_of(name: str, array: np.ndarray, dtype: DType) -> bytes | memoryview:
     if dtype is DType.BYTES and not all(isinstance(item, str | bytes) for item in array.reshape(-1).tolist()):
         raise InputTypeError(f"input {shown(name)}: expected strings or bytes")
     if dtype is DType.BYTES or not array.size:
-        return to_bytes(array, dtype)
+        try:
+            return to_bytes(array, dtype)
+        except UnicodeEncodeError:
+            raise InvalidInputError(f"input {shown(name)}: a str has half of a surrogate pair") from None
     flat = np.ascontiguousarray(array).reshape(-1)
     return flat.view(np.uint8).data
