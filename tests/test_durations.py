@@ -1,9 +1,11 @@
-"""Durations on the command line."""
+"""Durations on the command line and of calls."""
+
+import math
 
 import pytest
 
-from tailcut.durations import parse_duration, parse_latency, parse_limit
-from tailcut.errors import UsageError
+from tailcut.durations import parse_duration, parse_latency, parse_limit, seconds_of
+from tailcut.errors import InvalidInputError, UsageError
 
 
 @pytest.mark.parametrize(
@@ -36,3 +38,19 @@ def test_a_limit_is_greater_than_nothing(text: str) -> None:
     assert parse_limit("1us", "--slo") == pytest.approx(1e-6)
     with pytest.raises(UsageError, match=f"--slo must be greater than 0, not {text}"):
         parse_limit(text, "--slo")
+
+
+@pytest.mark.parametrize(
+    ("given", "seconds"),
+    [(2, 2.0), (0.5, 0.5), (math.inf, 1e6), (1e7, 1e6), (10**400, 1e6), (-1, -1.0), (-math.inf, -1e6)],
+)
+def test_the_time_of_a_call_is_at_most_what_a_server_takes(given: float, seconds: float) -> None:
+    """Infinity is eleven days."""
+    assert seconds_of(given) == seconds
+
+
+@pytest.mark.parametrize("given", [None, math.nan, "2", True])
+def test_the_time_of_a_call_is_a_number(given: object) -> None:
+    """Said where it is set."""
+    with pytest.raises(InvalidInputError, match=r"^timeout_s must be a number of seconds, got "):
+        seconds_of(given)

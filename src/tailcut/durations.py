@@ -1,9 +1,13 @@
-"""Durations as options have them."""
+"""Durations as options and calls have them."""
 
 import re
-from math import isfinite
+from math import isfinite, isnan
+from numbers import Real
+from typing import Any
 
-from tailcut.errors import UsageError
+from tailcut.errors import InvalidInputError, UsageError
+
+LONGEST_S = 10**6  # of a call: eleven days
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(us|ms|s|m|h)?\Z")
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, None: 1.0}
@@ -49,3 +53,16 @@ def parse_limit(text: str, option: str) -> float:
     if seconds <= 0:
         raise UsageError(f"{option} must be greater than 0, not {text}")
     return seconds
+
+
+def seconds_of(timeout_s: Any) -> float:
+    """The time of a call, at most the eleven days that a server takes; so infinity is as long.
+
+    Raises:
+        InvalidInputError: it is no number.
+    """
+    if not isinstance(timeout_s, bool) and isinstance(timeout_s, Real):
+        seconds = float(max(min(timeout_s, LONGEST_S), -LONGEST_S))
+        if not isnan(seconds):
+            return seconds
+    raise InvalidInputError(f"timeout_s must be a number of seconds, got {timeout_s!r}")

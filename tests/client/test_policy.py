@@ -1,27 +1,12 @@
 """When a client tries again and when it sends a second copy: no socket, no clock, and the dice are given."""
 
-import math
-
 import pytest
 
-from tailcut.client.policy import Hedge, HedgeClock, RefusedError, Retries, StaleError, Tries, seconds_of
+from tailcut.client.policy import Hedge, HedgeClock, RefusedError, Retries, StaleError, Tries
 from tailcut.errors import DeadlineExceededError, EngineError, InvalidInputError, QueueFullError, UnreachableError
 
 RETRIES = Retries(limit=3, pause_s=1.0, longest_s=3.0)
 BUSY = QueueFullError("full", 2)
-
-
-@pytest.mark.parametrize(("given", "seconds"), [(2, 2.0), (0.5, 0.5), (math.inf, 1e6), (1e7, 1e6), (-1, -1.0)])
-def test_the_time_of_a_call_is_at_most_what_a_server_takes(given: float, seconds: float) -> None:
-    """Infinity is eleven days."""
-    assert seconds_of(given) == seconds
-
-
-@pytest.mark.parametrize("given", [None, math.nan, "2", True])
-def test_the_time_of_a_call_is_a_number(given: object) -> None:
-    """Said where it is set."""
-    with pytest.raises(InvalidInputError, match=r"^timeout_s must be a number of seconds, got "):
-        seconds_of(given)
 
 
 def test_pauses_are_drawn_below_a_bound_that_doubles() -> None:

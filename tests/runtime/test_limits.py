@@ -1,11 +1,12 @@
 """How many rows a model gets, by what it asks for and by what memory there is."""
 
+import math
 from pathlib import Path
 
 import pytest
 from tests.engines.models import identity
 
-from tailcut.errors import CapacityError
+from tailcut.errors import ArgumentTypeError, CapacityError, UsageError
 from tailcut.runtime.limits import Limits, rows_for, within_memory
 from tailcut.runtime.model import Model
 from tailcut.spec import DType, ModelSpec, TensorSpec
@@ -46,3 +47,27 @@ def test_measured_batches_are_as_large_as_memory_has_room_for(tmp_path: Path) ->
     with Model.open(path, limits=within_memory(Limits(), 64 << 20)) as model:
         assert model.entry.scheduler.max_batch_size <= 10
         assert model.entry.scheduler.slab is not None
+
+
+@pytest.mark.parametrize("limits", [{"queue_rows": 8}, None, 8])
+def test_limits_are_limits(limits: object) -> None:
+    """A dict of them is refused before the file is looked for."""
+    with pytest.raises(ArgumentTypeError, match=r"^limits must be Limits\(...\), not a "):
+        Model.open("m.onnx", limits=limits)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"queue_rows": "8"}, {"slab_bytes": 1.5}, {"engine_timeout_s": "30"}, {"warm_up_s": None}]
+)
+def test_limits_are_numbers(wrong: dict) -> None:
+    """The message names the one that is none."""
+    (name,) = wrong
+    with pytest.raises(ArgumentTypeError, match=rf"^limits: {name} must be a (whole )?number, got "):
+        Limits(**wrong)
+
+
+@pytest.mark.parametrize("engine_timeout_s", [0, -1.0, math.nan, math.inf])
+def test_an_engine_call_hangs_after_some_time(engine_timeout_s: float) -> None:
+    """The watchdog computes with it."""
+    with pytest.raises(UsageError, match="must be over 0 and finite"):
+        Limits(engine_timeout_s=engine_timeout_s)

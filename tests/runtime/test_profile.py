@@ -161,3 +161,12 @@ def test_models_that_cannot_be_hashed(tmp_path: Path, content: bytes | None) -> 
         path.write_bytes(content)
     with pytest.raises(ModelFileError, match=r"gone\.onnx"):
         Profile.of_model(path)
+
+
+def test_paths_may_be_strings(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `Model.open` takes them, relative ones too."""
+    monkeypatch.chdir(tmp_path)
+    profile = Profile.of_model("m.onnx")
+    assert profile == Profile.of_model(model)
+    profile.save("m.profile.toml")
+    assert Profile.load("m.profile.toml") == profile

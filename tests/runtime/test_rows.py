@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from tailcut.errors import UnsupportedError
+from tailcut.errors import UnsupportedError, UsageError
+from tailcut.runtime.model import Model
 from tailcut.runtime.rows import RowDecision, RowsSetting, decide_rows, needs_proof, read_signature
 from tailcut.spec import DType, ModelSpec, RowEvidence, Rows, Shape, TensorSpec
 
@@ -106,3 +107,11 @@ def test_a_model_is_batched_when_its_shapes_and_its_rows_allow_it() -> None:
     assert not replace(spec, rows=DEPENDENT).fixed_rows
     assert replace(spec, rows=DEPENDENT).batchable
     assert not spec_of(x=(1, 4)).batched
+
+
+@pytest.mark.parametrize("batching", [True, "yes", "ON", ["on"], 1])
+def test_batching_is_one_of_three_words(batching: object) -> None:
+    """For a model and for a pipeline, before the file is looked for."""
+    for source in ("m.onnx", "embed.py:pipeline"):
+        with pytest.raises(UsageError, match=r"^batching must be 'auto', 'on', 'off' or None, got "):
+            Model.open(source, batching=batching)

@@ -15,14 +15,11 @@ drawn between zero and a bound that doubles with each retry ("full jitter"), so 
 do not return together. No pause goes past the call's deadline: the call fails immediately instead.
 """
 
-import math
 from collections import deque
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any
 
 from tailcut.errors import InvalidInputError, QueueFullError, TailcutError, UnreachableError
-from tailcut.wire.v2.checks import LONGEST_US
 
 _RECENT = 512  # latencies kept
 _KNOWN = 64  # fewer than these say nothing about a 95th percentile
@@ -65,17 +62,6 @@ class Retries:
         bound = min(self.longest_s, self.pause_s * 2 ** (tries - 1))
         wait = dice * bound + (error.retry_after_s if isinstance(error, QueueFullError) else 0)
         return wait if wait < left_s else None
-
-
-def seconds_of(timeout_s: object) -> float:
-    """The time of a call, at most the eleven days that a server takes; so infinity is as long.
-
-    Raises:
-        InvalidInputError: it is no number.
-    """
-    if isinstance(timeout_s, bool) or not isinstance(timeout_s, Real) or math.isnan(timeout_s):
-        raise InvalidInputError(f"timeout_s must be a number of seconds, got {timeout_s!r}")
-    return min(float(timeout_s), LONGEST_US / 1e6)
 
 
 class Tries:

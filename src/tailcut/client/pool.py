@@ -9,9 +9,10 @@ from weakref import WeakMethod, WeakSet, finalize
 from tailcut import forks
 from tailcut.client.directory import find_servers
 from tailcut.client.members import Members, ServerMember
-from tailcut.client.policy import Hedge, HedgeClock, Retries, Tries, seconds_of
+from tailcut.client.policy import Hedge, HedgeClock, Retries, Tries
 from tailcut.client.requests import Encoder, ServerAddress
 from tailcut.client.shared import SharedTensors
+from tailcut.durations import seconds_of
 from tailcut.errors import InvalidInputError, ReleasedError, TailcutError
 from tailcut.tls import client_context
 from tailcut.wire.http1.answers import HttpAnswer

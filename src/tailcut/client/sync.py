@@ -17,10 +17,11 @@ import numpy as np
 
 from tailcut.client.answers import error_of, outputs_of
 from tailcut.client.members import ServerMember
-from tailcut.client.policy import RefusedError, Retries, StaleError, Tries, seconds_of
+from tailcut.client.policy import RefusedError, Retries, StaleError, Tries
 from tailcut.client.pool import CONNECT_S, FAREWELL_S, GOOD, ONCE, Pool
 from tailcut.client.requests import InferenceCall, OutgoingRequest, ServerAddress, trace_lines
 from tailcut.client.tls import tls_failure, wants_more
+from tailcut.durations import seconds_of
 from tailcut.errors import DeadlineExceededError, ReleasedError, TailcutError, UnreachableError
 from tailcut.wire.http1.answers import AnswerReader, HttpAnswer
 from tailcut.wire.v2.call import Parts, model_path

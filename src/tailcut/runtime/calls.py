@@ -3,11 +3,14 @@
 import asyncio
 import time
 from collections.abc import Mapping
+from numbers import Integral
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from tailcut.durations import seconds_of
+from tailcut.errors import InvalidInputError
 from tailcut.runtime.delivery import AnyThreadDelivery, EventHandler, FutureHandler, LoopDelivery
 from tailcut.runtime.inputs import Arrays, check_inputs
 from tailcut.runtime.request import Request
@@ -46,7 +49,8 @@ class LibraryCalls:
         """The outputs for some rows, by name.
 
         Raises:
-            InvalidInputError: an input does not fit; the message names it, what was expected, and what came.
+            InvalidInputError: an input does not fit; the message names it, what was expected, and what came. Or
+                `timeout_s` or `priority` is no such number.
             QueueFullError: too much is waiting already.
             DeadlineExceededError: `timeout_s` passed.
             EngineError: the computation failed on these inputs.
@@ -55,7 +59,7 @@ class LibraryCalls:
         arrays, rows = check_inputs(entry.spec, inputs)
         loop = asyncio.get_running_loop()
         delivery, handler = self._delivery_to(loop), FutureHandler(loop.create_future())
-        request = Request(handler, delivery, rows, _deadline(timeout_s), priority)
+        request = Request(handler, delivery, rows, _deadline(timeout_s), _priority(priority))
         entry.start(arrays, request)
         delivery.notify_soon(entry)
         try:
@@ -72,7 +76,8 @@ class LibraryCalls:
         entry = self._entry
         arrays, rows = check_inputs(entry.spec, inputs)
         handler = EventHandler()
-        entry.start(arrays, Request(handler, _ANY_THREAD, rows, _deadline(timeout_s), priority))
+        request = Request(handler, _ANY_THREAD, rows, _deadline(timeout_s), _priority(priority))
+        entry.start(arrays, request)
         entry.notify()
         handler.event.wait()
         if handler.error is not None:
@@ -89,4 +94,13 @@ class LibraryCalls:
 
 
 def _deadline(timeout_s: float | None) -> int:
-    return 0 if timeout_s is None else time.monotonic_ns() + int(timeout_s * 1e9)
+    """On the monotonic clock; 0: none."""
+    return 0 if timeout_s is None else max(1, time.monotonic_ns() + int(seconds_of(timeout_s) * 1e9))
+
+
+def _priority(priority: object) -> int:
+    if type(priority) is int and priority >= 0:
+        return priority
+    if isinstance(priority, bool) or not isinstance(priority, Integral) or priority < 0:
+        raise InvalidInputError(f"priority must be a whole number, 0 or more, got {priority!r}")
+    return int(priority)

@@ -10,7 +10,6 @@ from tailcut.runtime.numbers import array_of, as_dtype, is_of_kind
 from tailcut.spec import DType, ModelSpec, TensorSpec
 
 Arrays = dict[str, np.ndarray]
-_BY_NAME = "inputs are arrays by name, as in {'x': array}"
 _STEP_STRINGS = 4096  # looked at between two pauses: about a millisecond
 
 
@@ -29,10 +28,10 @@ def check_inputs(spec: ModelSpec, inputs: Mapping[str, ArrayLike]) -> tuple[Arra
 
 
 def _check_names(spec: ModelSpec, inputs: Mapping[str, ArrayLike]) -> None:
-    unknown = _names(inputs) - set(spec.input_names)
+    if type(inputs) is not dict and not hasattr(inputs, "keys"):  # such as a str or a list with the name in it
+        raise InputTypeError(f"inputs are arrays by name, as in {{'x': array}}, got {type(inputs).__name__}")
+    unknown = set(inputs) - set(spec.input_names)
     if unknown:
-        if not isinstance(inputs, Mapping):
-            raise InputTypeError(f"{_BY_NAME}, got {type(inputs).__name__}")
         name = str(min(unknown, key=str))
         raise InvalidInputError(f"unknown input {name[:64]!r}: the model takes {', '.join(spec.input_names)}")
     for name in spec.input_names:
@@ -96,13 +95,6 @@ def check_inputs_in_steps(
             yield
         arrays[tensor.name] = text.reshape(value.shape)
     return arrays, _rows(spec, arrays)
-
-
-def _names(inputs: Mapping[str, ArrayLike]) -> set[str]:
-    try:
-        return set(inputs)
-    except TypeError:  # an array, or a list of lists
-        raise InputTypeError(f"{_BY_NAME}, got {type(inputs).__name__}") from None
 
 
 def row_key(spec: ModelSpec, arrays: Arrays) -> object:

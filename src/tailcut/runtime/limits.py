@@ -1,8 +1,10 @@
 """How much a model may hold at once, how many slab rows that makes, and how long its engine may take."""
 
 from dataclasses import dataclass, replace
+from math import inf
+from numbers import Integral, Real
 
-from tailcut.errors import CapacityError, UsageError
+from tailcut.errors import ArgumentTypeError, CapacityError, UsageError
 from tailcut.spec import ModelSpec
 
 
@@ -17,8 +19,23 @@ class Limits:
     warm_up_s: float = 10.0  # longest time before ready in which batch sizes are tried out
 
     def __post_init__(self) -> None:
-        if self.engine_timeout_s <= 0:
-            raise UsageError("the time after which an engine call counts as hung must be over 0")
+        for name in ("queue_rows", "slab_bytes", "most_bytes", "engine_timeout_s", "warm_up_s"):
+            value, kind = getattr(self, name), Real if name.endswith("_s") else Integral
+            if isinstance(value, bool) or not isinstance(value, kind):
+                what = "a number" if kind is Real else "a whole number"
+                raise ArgumentTypeError(f"limits: {name} must be {what}, got {value!r}")
+        if not 0 < self.engine_timeout_s < inf:
+            raise UsageError("the time after which an engine call counts as hung must be over 0 and finite")
+
+
+def check_limits(limits: object) -> None:
+    """Check what a caller gives for limits.
+
+    Raises:
+        ArgumentTypeError: it is something else.
+    """
+    if not isinstance(limits, Limits):
+        raise ArgumentTypeError(f"limits must be Limits(...), not a {type(limits).__name__}")
 
 
 def within_memory(limits: Limits, memory_bytes: int | None, models: int = 1) -> Limits:

@@ -29,7 +29,7 @@ from tailcut.machine.nodes import made_on
 from tailcut.runtime.calls import LibraryCalls
 from tailcut.runtime.entry import ModelEntry
 from tailcut.runtime.executors import ArrayExecutor, FallbackExecutor, PaddedExecutor, RowExecutor
-from tailcut.runtime.limits import Limits
+from tailcut.runtime.limits import Limits, check_limits
 from tailcut.runtime.opening.defaults import DefaultChoice, ServingPlace
 from tailcut.runtime.opening.measured import BUDGET_S, open_measured, surroundings
 from tailcut.runtime.opening.row_proof import settle_rows
@@ -39,7 +39,7 @@ from tailcut.runtime.padding import Padding, plan_padding
 from tailcut.runtime.placement import instance_places
 from tailcut.runtime.profile import Profile, is_pipeline, with_batching
 from tailcut.runtime.request import Executor
-from tailcut.runtime.rows import Batching, RowDecision
+from tailcut.runtime.rows import Batching, RowDecision, check_batching
 from tailcut.runtime.scheduler import Scheduler
 from tailcut.runtime.second import load_second, open_second
 from tailcut.runtime.settings import SecondEngine
@@ -132,13 +132,15 @@ class Model:
             ProfileError: the profile is corrupt, of a later schema, or for another model.
             UnsupportedError: a setting that this machine or engine does not have, or batching where the model's
                 signature rules it out.
-            UsageError: `source` is something else, such as a Pipeline itself.
+            UsageError: `source` is something else, such as a Pipeline itself, or so are `limits` or `batching`.
         """
         if not isinstance(source, str | Path | Profile):
             raise UsageError(
                 f"Model.open takes a path or a Profile, not a {type(source).__name__}: a pipeline is opened by the "
                 "path of its file, such as 'embed.py:pipeline', because its processes import it"
             )
+        check_limits(limits)
+        check_batching(batching)
         if isinstance(source, str) and is_pipeline(source):
             return _open_pipeline(source, limits, batching=batching, auto=auto, trust=trust)
         profile = source if isinstance(source, Profile) else open_profile(Path(source))
@@ -170,7 +172,8 @@ class Model:
         Priority 1 is served first; 0 stands for none named, which is 100.
 
         Raises:
-            InvalidInputError: an input does not fit; the message names it, what was expected, and what came.
+            InvalidInputError: an input does not fit; the message names it, what was expected, and what came. Or
+                `timeout_s` or `priority` is no such number.
             QueueFullError: too much is waiting already.
             DeadlineExceededError: `timeout_s` passed.
             EngineError: the engine failed on these inputs.

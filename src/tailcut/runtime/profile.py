@@ -80,7 +80,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     evidence: dict[str, Any] = {}
 
     @classmethod
-    def of_model(cls, path: Path, settings: Settings | None = None, name: str | None = None) -> "Profile":
+    def of_model(cls, path: str | Path, settings: Settings | None = None, name: str | None = None) -> "Profile":
         """A profile for a bare model file; settings of an engine that does not compute such files get one that does.
 
         Where the usual engine of such files is not installed and another one is, they get that one.
@@ -88,6 +88,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         Raises:
             ModelFileError: the file is missing, unreadable, empty, or of a kind that is not loaded.
         """
+        path = Path(path)
         # The last link stays: external weights lie beside it, as in the snapshots of a Hugging Face cache.
         resolved = path.parent.resolve() / path.name
         ref = ModelRef(path=str(resolved), sha256=model_hash(path), name=name or model_name(path))
@@ -99,12 +100,13 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         return cls(model=ref, settings=settings)
 
     @classmethod
-    def load(cls, path: Path) -> "Profile":
+    def load(cls, path: str | Path) -> "Profile":
         """Read and check a profile file; the model's path comes back absolute.
 
         Raises:
             ProfileError: unreadable, not a profile, or of a later schema.
         """
+        path = Path(path)
         tables = read_tables(path)
         try:
             profile = msgspec.convert(tables, cls)
@@ -244,12 +246,13 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         weights = self.model.weights
         return "other weights" if weights is not None and external_weights_hash(path) != weights else ""
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | Path) -> None:
         """Write the file whole or not at all, with the model's path relative to it where they share a folder tree.
 
         Raises:
             OSError: the folder cannot be written.
         """
+        path = Path(path)
         folder = path.resolve().parent
 
         def relocate(name: str) -> str:

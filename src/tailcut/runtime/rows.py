@@ -9,7 +9,7 @@ the user's word wins over both (decision 021).
 from dataclasses import dataclass
 from typing import Literal
 
-from tailcut.errors import UnsupportedError
+from tailcut.errors import UnsupportedError, UsageError
 from tailcut.spec import ModelSpec, RowEvidence, Rows
 
 RowsSetting = Literal["auto", "independent", "dependent"]
@@ -17,6 +17,16 @@ Batching = Literal["auto", "on", "off"]  # the same as an option of commands and
 
 SETTING_OF: dict[Batching, RowsSetting] = {"auto": "auto", "on": "independent", "off": "dependent"}
 _HOW_TO_TURN_ON = "--batching on turns batching on"
+
+
+def check_batching(batching: object) -> None:
+    """Check what a caller says of batching.
+
+    Raises:
+        UsageError: it is none of the words for it, and not None.
+    """
+    if batching is not None and batching not in tuple(SETTING_OF):
+        raise UsageError(f"batching must be 'auto', 'on', 'off' or None, got {batching!r}")
 
 
 @dataclass(frozen=True, slots=True)

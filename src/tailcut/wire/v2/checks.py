@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from math import prod
 from typing import Any, NamedTuple
 
+from tailcut.durations import LONGEST_S
 from tailcut.errors import InvalidInputError
 from tailcut.memory.shared import RegionSlice
 from tailcut.spec import ModelSpec, TensorSpec
@@ -15,7 +16,7 @@ from tailcut.wire.v2.tensors import shown
 
 _MAX_ELEMENTS = 1 << 40  # beyond any body; numpy's own arithmetic stays far from overflow
 _LARGEST = (1 << 63) - 1
-LONGEST_US = 10**12  # eleven days
+LONGEST_US = LONGEST_S * 10**6
 _PLACE = ("shared_memory_region", "shared_memory_offset", "shared_memory_byte_size")
 
 
