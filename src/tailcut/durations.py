@@ -55,14 +55,14 @@ def parse_limit(text: str, option: str) -> float:
     return seconds
 
 
-def seconds_of(timeout_s: Any) -> float:
+def seconds_of(timeout_s: object) -> float:
     """The time of a call, at most the eleven days that a server takes; so infinity is as long.
 
     Raises:
         InvalidInputError: it is no number.
     """
     if not isinstance(timeout_s, bool) and isinstance(timeout_s, Real):
-        seconds = float(max(min(timeout_s, LONGEST_S), -LONGEST_S))
+        seconds: Any = max(min(timeout_s, LONGEST_S), -LONGEST_S)
         if not isnan(seconds):
-            return seconds
+            return float(seconds)
     raise InvalidInputError(f"timeout_s must be a number of seconds, got {timeout_s!r}")

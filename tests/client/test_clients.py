@@ -17,7 +17,9 @@ from tests.servers import Server, serving
 import tailcut
 from tailcut.client import Hedge, Retries
 from tailcut.errors import (
+    ArgumentTypeError,
     DeadlineExceededError,
+    InputTypeError,
     InvalidInputError,
     NotFoundError,
     QueueFullError,
@@ -275,3 +277,66 @@ def test_a_killed_worker_is_not_noticed(tmp_path: Path) -> None:
                 client.infer("m", x)
         client.infer("m", x)
         assert server.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"retries": 0}, "retries must be None or tailcut.client.Retries, such as Retries(limit=3), got int"),
+        ({"retries": False}, "retries must be None or tailcut.client.Retries, such as Retries(limit=3), got bool"),
+        ({"hedge": True}, "hedge must be None or tailcut.client.Hedge, such as Hedge(), got bool"),
+        ({"shared_memory": True}, "shared_memory must be None or the first characters of its names"),
+        ({"token": 5}, "token must be None or a str, got int"),
+        ({"ca": 5}, "ca must be None or the path of a file of certificates, got int"),
+        ({"verify": "ca.pem"}, "verify must be True or False, got 'ca.pem': a file of certificates is for ca"),
+        ({"connections": "64"}, "connections must be a whole number, 0 or more, got '64'"),
+        ({"url": 8000}, "the URL of a server is a str such as 'http://HOST:PORT', or a list of them, got 8000"),
+        ({"url": None}, "the URL of a server is a str"),
+        ({"url": ["h:1", 5]}, "the URL of a server is a str"),
+    ],
+)
+def test_settings_are_checked_when_a_client_is_made(make: type, settings: dict, words: str) -> None:
+    """Not at the first call, or at the first failure."""
+    with pytest.raises(ArgumentTypeError) as caught:
+        make(**({"url": "http://127.0.0.1:1"} | settings))
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "words"),
+    [
+        (("mlp", X["x"]), InputTypeError, "inputs are arrays by name, as in {'x': array}, got ndarray"),
+        (("mlp", "x"), InputTypeError, "inputs are arrays by name, as in {'x': array}, got str"),
+        ((None, X), ArgumentTypeError, "model must be a str, got None"),
+        ((["mlp"], X), ArgumentTypeError, "model must be a str, got ['mlp']"),
+        (("mlp", X, ("version", 1)), ArgumentTypeError, "version must be a str, got 1"),
+        (("mlp", X, ("outputs", "y")), ArgumentTypeError, "outputs must be None or a list of names, such as ['y']"),
+        (("mlp", X, ("outputs", [1])), ArgumentTypeError, "outputs must be None or a list of names"),
+        (("mlp", X, ("traceparent", 5)), InvalidInputError, "5 is not a W3C traceparent"),
+        (("mlp", {"x": [[1], [1, 2]]}), InvalidInputError, "input 'x' is no array: lists that differ in length"),
+        (("mlp", {"x": []}), InvalidInputError, "input 'x': an empty list has no dtype"),
+        (("mlp", {"x": [["a", 1]]}), InputTypeError, "input 'x': expected strings or bytes"),
+        (("mlp", {"\ud800": X["x"]}), InvalidInputError, "the name of an input or output cannot be sent"),
+        (("\ud800", X), InvalidInputError, "the name or version of a model has half of a surrogate pair"),
+    ],
+)
+def test_wrong_arguments_of_a_call(make: type, call: tuple, kind: type, words: str) -> None:
+    """They are refused by one line, before a server is asked."""
+    with make("http://127.0.0.1:1") as client, pytest.raises(kind) as caught:
+        client.infer(*call[:2], **dict(call[2:]))
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["metadata", "ready"])
+def test_the_name_of_a_model_is_a_str(make: type, name: str) -> None:
+    """Where a server is asked about it, too."""
+    with make("http://127.0.0.1:1") as client, pytest.raises(ArgumentTypeError, match="must be a str"):
+        getattr(client, name)("mlp", 1)
+
+
+def test_no_retries_at_all(make: type) -> None:
+    """A limit of 0 is one try."""
+    with peer([BUSY]) as served, make(served.url, retries=Retries(limit=0)) as client:
+        with pytest.raises(QueueFullError, match="full"):
+            client.infer("m", X)
+        assert len(served.requests) == 1

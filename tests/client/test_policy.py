@@ -3,7 +3,14 @@
 import pytest
 
 from tailcut.client.policy import Hedge, HedgeClock, RefusedError, Retries, StaleError, Tries
-from tailcut.errors import DeadlineExceededError, EngineError, InvalidInputError, QueueFullError, UnreachableError
+from tailcut.errors import (
+    ArgumentTypeError,
+    DeadlineExceededError,
+    EngineError,
+    InvalidInputError,
+    QueueFullError,
+    UnreachableError,
+)
 
 RETRIES = Retries(limit=3, pause_s=1.0, longest_s=3.0)
 BUSY = QueueFullError("full", 2)
@@ -86,3 +93,21 @@ def test_settings_that_make_no_sense(wrong) -> None:
     """They are refused when they are made."""
     with pytest.raises(InvalidInputError):
         wrong()
+
+
+@pytest.mark.parametrize("wrong", [{"limit": "3"}, {"limit": None}, {"pause_s": "1"}])
+def test_retries_are_numbers(wrong: dict) -> None:
+    """Said where they are made."""
+    with pytest.raises(ArgumentTypeError, match="retries and pauses must be numbers"):
+        Retries(**wrong)
+    with pytest.raises(InvalidInputError):
+        Retries(pause_s=float("nan"))
+
+
+@pytest.mark.parametrize("wrong", [{"after_s": "1"}, {"share": None}])
+def test_a_hedge_is_of_numbers(wrong: dict) -> None:
+    """As above."""
+    with pytest.raises(ArgumentTypeError, match="after_s and share of a hedge must be numbers"):
+        Hedge(**wrong)
+    with pytest.raises(InvalidInputError):
+        Hedge(after_s=float("nan"))

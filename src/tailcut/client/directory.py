@@ -1,12 +1,12 @@
 """From what a user writes to the servers that a client asks: one address, several, or an application of Ray Serve."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Protocol
 
 from tailcut.client.requests import ServerAddress
-from tailcut.errors import InvalidInputError
+from tailcut.errors import ArgumentTypeError, InvalidInputError
 
 RAY = "ray://"
 
@@ -58,13 +58,18 @@ def find_servers(url: str | Sequence[str]) -> ListedServers:
 
     Raises:
         InvalidInputError: one of them is no address, or there is none.
+        ArgumentTypeError: it is no URL, and no sequence of them.
         UsageError: Ray is not installed.
     """
     if isinstance(url, str) and url.startswith(RAY):
         # By name: Ray Serve's side is built on clients, and not the other way round.
         directory: Directory = import_module("tailcut.ray.membership").ReplicaDirectory.parse(url)
         return ListedServers(url, (), directory)
-    urls = [url] if isinstance(url, str) else list(url)
+    urls = [url] if isinstance(url, str) or not isinstance(url, Iterable) else list(url)
+    if not all(isinstance(item, str) for item in urls):
+        raise ArgumentTypeError(
+            f"the URL of a server is a str such as 'http://HOST:PORT', or a list of them, got {url!r}"
+        )
     if not urls:
         raise InvalidInputError("a client needs the URL of a server")
     addresses = tuple(dict.fromkeys(map(ServerAddress.parse, urls)))

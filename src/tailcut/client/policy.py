@@ -19,7 +19,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
-from tailcut.errors import InvalidInputError, QueueFullError, TailcutError, UnreachableError
+from tailcut.errors import ArgumentTypeError, InvalidInputError, QueueFullError, TailcutError, UnreachableError
 
 _RECENT = 512  # latencies kept
 _KNOWN = 64  # fewer than these say nothing about a 95th percentile
@@ -43,7 +43,11 @@ class Retries:
     longest_s: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.limit < 0 or self.pause_s < 0 or self.longest_s < self.pause_s:
+        try:
+            fits = self.limit >= 0 and 0 <= self.pause_s <= self.longest_s
+        except TypeError:
+            raise ArgumentTypeError(f"retries and pauses must be numbers, got {self}") from None
+        if not fits:
             raise InvalidInputError(
                 "retries and pauses must be 0 or more, and the longest pause at least as long as the shortest"
             )
@@ -112,7 +116,11 @@ class Hedge:
     share: float = 0.1
 
     def __post_init__(self) -> None:
-        if (self.after_s is not None and self.after_s < 0) or not 0 < self.share <= 1:
+        try:
+            fits = (self.after_s is None or self.after_s >= 0) and 0 < self.share <= 1
+        except TypeError:
+            raise ArgumentTypeError(f"after_s and share of a hedge must be numbers, got {self}") from None
+        if not fits:
             raise InvalidInputError("a hedge needs after_s of 0 or more, or None, and a share above 0 and up to 1")
 
 

@@ -13,7 +13,7 @@ from tailcut.client.policy import Hedge, HedgeClock, Retries, Tries
 from tailcut.client.requests import Encoder, ServerAddress
 from tailcut.client.shared import SharedTensors
 from tailcut.durations import seconds_of
-from tailcut.errors import InvalidInputError, ReleasedError, TailcutError
+from tailcut.errors import ArgumentTypeError, InvalidInputError, ReleasedError, TailcutError
 from tailcut.tls import client_context
 from tailcut.wire.http1.answers import HttpAnswer
 
@@ -65,6 +65,7 @@ class Pool(Generic[C]):
             `ca` cannot be read, or the token cannot stand in a header.
         NotFoundError: Ray Serve has no such application.
         UnreachableError: there is no Ray cluster, or Ray Serve does not run on it.
+        ArgumentTypeError: an argument of another type.
         UsageError: Ray is not installed.
     """
 
@@ -81,6 +82,15 @@ class Pool(Generic[C]):
         verify: bool = True,
         token: str | None = None,
     ) -> None:
+        _check_type("retries", retries, Retries, "tailcut.client.Retries, such as Retries(limit=3)")
+        _check_type("hedge", hedge, Hedge, "tailcut.client.Hedge, such as Hedge()")
+        _check_type("shared_memory", shared_memory, str, "the first characters of its names, such as 'tailcut-'")
+        _check_type("ca", ca, (str, Path), "the path of a file of certificates")
+        _check_type("token", token, str, "a str")
+        if not isinstance(verify, bool):
+            raise ArgumentTypeError(f"verify must be True or False, got {verify!r}: a file of certificates is for ca")
+        if isinstance(connections, bool) or not isinstance(connections, int) or connections < 0:
+            raise ArgumentTypeError(f"connections must be a whole number, 0 or more, got {connections!r}")
         servers = find_servers(url)
         self._members: Members[C] = Members(servers.addresses, servers.name)
         self._directory = servers.directory
@@ -88,7 +98,7 @@ class Pool(Generic[C]):
         self._certificates = (ca, verify)
         self._tls = client_context(ca, verify=verify) if servers.tls else None
         self._timeout_s = seconds_of(timeout_s)
-        self._retries = retries or Retries()
+        self._retries = Retries() if retries is None else retries
         self._clock = None if hedge is None else HedgeClock(hedge)
         self._open: WeakSet[C] = WeakSet()  # also those in use, by threads that a forked child does not have
         self._kept = connections
@@ -162,6 +172,16 @@ class Pool(Generic[C]):
             self._directory.close()
         for connection in self._members.update(()):
             connection.close()
+
+
+def _check_type(name: str, value: object, kind: type | tuple[type, ...], example: str) -> None:
+    """Refuse an argument that is neither None nor of a type.
+
+    Raises:
+        ArgumentTypeError: it is neither.
+    """
+    if value is not None and not isinstance(value, kind):
+        raise ArgumentTypeError(f"{name} must be None or {example}, got {type(value).__name__}")
 
 
 class _Changed:

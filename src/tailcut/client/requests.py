@@ -6,16 +6,16 @@ cached: from the second call on, encoding costs a look-up and a view of each arr
 
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import numpy as np
 
-from tailcut.errors import InvalidInputError
+from tailcut.errors import ArgumentTypeError, InvalidInputError
 from tailcut.wire.memo import BytesMemo
 from tailcut.wire.trace_context import read_context, written
-from tailcut.wire.v2.call import Described, Parts, binary_lead, describe, model_path
+from tailcut.wire.v2.call import Described, Parts, binary_lead, check_model, describe, model_path
 
 _HEADS_KEPT = 256
 _TOKEN = re.compile(r"[!-~]+")
@@ -65,7 +65,11 @@ class ServerAddress:
 
 @dataclass(frozen=True, slots=True)
 class InferenceCall:
-    """What one inference is about."""
+    """What one inference is about.
+
+    Raises:
+        ArgumentTypeError: `model` or `version` is not a str, or `outputs` not a list of them.
+    """
 
     model: str
     inputs: Mapping[str, np.ndarray]
@@ -73,6 +77,11 @@ class InferenceCall:
     outputs: Sequence[str] | None = None  # None: all of them
     timeout_us: int = 0  # 0: the server's own
     trace: bytes = b""  # the lines of its trace context, from `trace_lines`
+
+    def __post_init__(self) -> None:
+        check_model(self.model, self.version)
+        if self.outputs is not None and not _are_names(self.outputs):
+            raise ArgumentTypeError(f"outputs must be None or a list of names, such as ['y'], got {self.outputs!r}")
 
 
 @dataclass(slots=True)
@@ -144,6 +153,15 @@ class Encoder:
         return "\r\n".join([*lines, "", ""]).encode("latin-1") + lead
 
 
+def _are_names(outputs: object) -> bool:
+    """Whether it is a collection of strings, and not itself one."""
+    return (
+        isinstance(outputs, Collection)
+        and not isinstance(outputs, str)
+        and all(isinstance(name, str) for name in outputs)
+    )
+
+
 def trace_lines(traceparent: str | None = None) -> bytes:
     """The header lines of a W3C trace context: of this one or, with None, of OpenTelemetry's current span.
 
@@ -151,7 +169,7 @@ def trace_lines(traceparent: str | None = None) -> bytes:
         InvalidInputError: `traceparent` is malformed.
     """
     if traceparent is not None:
-        if not traceparent.isascii() or read_context(traceparent.encode()) is None:
+        if not isinstance(traceparent, str) or not traceparent.isascii() or read_context(traceparent.encode()) is None:
             raise InvalidInputError(f"{traceparent!r} is not a W3C traceparent: write 00-TRACE-SPAN-FLAGS")
         return f"traceparent: {traceparent}\r\n".encode()
     current, state = current_trace()

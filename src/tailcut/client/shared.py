@@ -33,7 +33,7 @@ from tailcut.errors import (
 from tailcut.memory.region import OwnRegion, check_prefix, sweep
 from tailcut.wire.http1.answers import HttpAnswer
 from tailcut.wire.memo import BytesMemo
-from tailcut.wire.v2.call import Described, Parts, describe, entry, model_path, parameters
+from tailcut.wire.v2.call import Described, Parts, describe, encode, entry, model_path, parameters
 
 Outputs = dict[str, np.ndarray]
 Talk = Generator[OutgoingRequest, HttpAnswer, Outputs]
@@ -215,7 +215,7 @@ class SharedTensors:
         request: dict[str, object] = {"inputs": inputs, "parameters": parameters(call.timeout_us)}
         if outputs:
             request["outputs"] = outputs
-        return self._encoder.post(f"{model_path(call.model, call.version)}/infer", orjson.dumps(request))
+        return self._encoder.post(f"{model_path(call.model, call.version)}/infer", encode(request))
 
 
 def _place(region: str, offset: int, size: int) -> dict[str, object]:

@@ -68,3 +68,12 @@ def test_half_of_a_surrogate_pair_cannot_be_sent(value: object) -> None:
     """It is no text, and has no bytes."""
     with pytest.raises(InvalidInputError, match=r"^input 'x': a str has half of a surrogate pair$"):
         describe({"x": value})
+
+
+def test_lists_of_strings_are_sent_as_they_are() -> None:
+    """Numpy would cut the NULs at the end of an element, and cannot have bytes beside strings."""
+    for values in ([b"a\0", b"\0"], ["a\0", ""], [b"\xff", "a"]):
+        (described,), parts = describe({"x": values})
+        assert (described.dtype.value, described.shape) == ("BYTES", (2,))
+        raw = [value.encode() if isinstance(value, str) else value for value in values]
+        assert b"".join(parts) == b"".join(len(item).to_bytes(4, "little") + item for item in raw)

@@ -7,8 +7,9 @@ from urllib.parse import quote
 
 import numpy as np
 import orjson
+from numpy.typing import ArrayLike
 
-from tailcut.errors import InputTypeError, InvalidInputError
+from tailcut.errors import ArgumentTypeError, InputTypeError, InvalidInputError
 from tailcut.spec import DType
 from tailcut.wire.v2.tensors import shown, to_bytes
 
@@ -25,22 +26,44 @@ class Described:
     size: int
 
 
+def check_model(model: object, version: object) -> None:
+    """Check the types of a model's name and version.
+
+    Raises:
+        ArgumentTypeError: one of them is not a str.
+    """
+    for name, value in (("model", model), ("version", version)):
+        if not isinstance(value, str):
+            raise ArgumentTypeError(f"{name} must be a str, got {value!r}")
+
+
 def model_path(model: str, version: str = "") -> str:
-    """The path of a model, whatever characters its name has."""
-    path = f"/v2/models/{quote(model, safe='')}"
-    return f"{path}/versions/{quote(version, safe='')}" if version else path
+    """The path of a model, whatever characters its name has.
+
+    Raises:
+        ArgumentTypeError: one of them is not a str.
+        InvalidInputError: one of them is no text.
+    """
+    check_model(model, version)
+    try:
+        path = f"/v2/models/{quote(model, safe='')}"
+        return f"{path}/versions/{quote(version, safe='')}" if version else path
+    except UnicodeEncodeError:
+        raise InvalidInputError("the name or version of a model has half of a surrogate pair") from None
 
 
 def describe(inputs: Mapping[str, np.ndarray]) -> tuple[tuple[Described, ...], Parts]:
     """What a request says of its inputs, and their bytes, which still are the arrays'.
 
     Raises:
-        InvalidInputError: a dtype has no name in the protocol.
-        InputTypeError: an array of objects has others than strings and bytes.
+        InvalidInputError: a dtype has no name in the protocol, or a list makes no array.
+        InputTypeError: `inputs` is no mapping, or an array of objects has others than strings and bytes.
     """
+    if type(inputs) is not dict and not hasattr(inputs, "items"):
+        raise InputTypeError(f"inputs are arrays by name, as in {{'x': array}}, got {type(inputs).__name__}")
     described, parts = [], Parts()
     for name, value in inputs.items():
-        array = np.asarray(value)
+        array = value if isinstance(value, np.ndarray) else _array_of(name, value)
         if not array.dtype.isnative:
             array = array.astype(array.dtype.newbyteorder("="))
         dtype = _dtype_of(name, array)
@@ -66,7 +89,19 @@ def binary_lead(described: Sequence[Described], outputs: Sequence[str] | None = 
     request: dict[str, object] = {"inputs": inputs, "parameters": parameters(timeout_us)}
     if outputs is not None:
         request["outputs"] = [{"name": name, "parameters": {"binary_data": True}} for name in outputs]
-    return orjson.dumps(request)
+    return encode(request)
+
+
+def encode(request: Mapping[str, object]) -> bytes:
+    """A request, or what stands before its bytes, as JSON.
+
+    Raises:
+        InvalidInputError: the name of an input or an output is no text.
+    """
+    try:
+        return orjson.dumps(request)
+    except orjson.JSONEncodeError as error:
+        raise InvalidInputError(f"the name of an input or output cannot be sent: {error}") from None
 
 
 def json_body(inputs: Mapping[str, np.ndarray]) -> bytes:
@@ -83,6 +118,24 @@ def json_body(inputs: Mapping[str, np.ndarray]) -> bytes:
 
 def _entry(name: str, dtype: DType, shape: tuple[int, ...]) -> dict[str, Any]:
     return {"name": name, "datatype": dtype.value, "shape": shape}
+
+
+def _array_of(name: str, value: ArrayLike) -> np.ndarray:
+    """A list as an array: its elements are not made strings of, and keep the NULs that they end with."""
+    try:
+        array = np.asarray(value)
+        if array.dtype.kind in "SU":
+            array = np.asarray(value, object)
+    except UnicodeDecodeError:  # of bytes beside strings
+        array = np.asarray(value, object)
+    except (ValueError, TypeError, OverflowError, RuntimeError) as error:
+        what = "lists that differ in length" if "inhomogeneous" in str(error) else str(error)
+        raise InvalidInputError(f"input {shown(name)} is no array: {what}") from None
+    if not array.size and not hasattr(value, "dtype"):
+        raise InvalidInputError(
+            f"input {shown(name)}: an empty list has no dtype: pass an array, as np.empty(0, object)"
+        )
+    return array
 
 
 def _dtype_of(name: str, array: np.ndarray) -> DType:
