@@ -340,3 +340,15 @@ def test_no_retries_at_all(make: type) -> None:
         with pytest.raises(QueueFullError, match="full"):
             client.infer("m", X)
         assert len(served.requests) == 1
+
+
+def test_one_loop_after_the_other() -> None:
+    """An asyncio client opens connections of its own in the next loop, and closes those of a loop that has ended."""
+    with peer(*([good(number), HOLD] for number in range(3))) as served:
+        client = tailcut.AsyncClient(served.url)
+        for number in range(3):
+            assert asyncio.run(client.infer("m", X))["y"] == number
+            assert number == 0 or served.gone.acquire(timeout=TIMEOUT_S)
+        asyncio.run(client.close())
+        assert served.gone.acquire(timeout=TIMEOUT_S)
+        assert served.connections == 3

@@ -5,6 +5,7 @@ Cancelling a call closes its connection, so that the server drops the work.
 
 import asyncio
 import os
+import socket
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Self, TypeVar
@@ -40,6 +41,11 @@ class _AsyncConnection(asyncio.BufferedProtocol):
     def alive(self) -> bool:
         return self._transport is not None
 
+    @property
+    def here(self) -> bool:
+        """Whether it belongs to the running loop."""
+        return self._loop is asyncio.get_running_loop()
+
     def ask(self, parts: Parts) -> asyncio.Future[HttpAnswer]:
         """Send a request."""
         self._answer = asyncio.get_running_loop().create_future()
@@ -52,13 +58,22 @@ class _AsyncConnection(asyncio.BufferedProtocol):
     def close(self) -> None:
         """Give up the current call."""
         self._answer = None
-        if self._transport is not None:
-            self._transport.abort()
+        transport = self._transport
+        if transport is None:
+            return
+        if not self._loop.is_closed():
+            transport.abort()
+            return
+        self._transport = None
+        with suppress(OSError, TypeError):  # uvloop closes its sockets with the loop, and gives none to shut down
+            transport.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
 
     def close_soon(self) -> None:
-        """Close it from another thread."""
-        with suppress(RuntimeError):  # its loop has ended, and its socket with it
+        """Close it from another thread, or from another loop."""
+        try:
             self._loop.call_soon_threadsafe(self.close)
+        except RuntimeError:  # its loop has ended
+            self.close()
 
     def abandon(self) -> None:
         """Put /dev/null in the socket's place.
@@ -122,7 +137,10 @@ class _AsyncConnection(asyncio.BufferedProtocol):
 
 
 class AsyncClient(Pool[_AsyncConnection]):
-    """The asyncio client, for one event loop. Use it in an `async with` block, or call `close`."""
+    """The asyncio client, for one event loop at a time. Use it in an `async with` block, or call `close`.
+
+    In another loop it opens connections of its own. Those of a loop that has ended are dropped.
+    """
 
     async def infer(  # noqa: PLR0913  all but the first two by name
         self,
@@ -317,10 +335,12 @@ class AsyncClient(Pool[_AsyncConnection]):
 
 
 def _take(member: ServerMember[_AsyncConnection]) -> _AsyncConnection | None:
-    """A kept connection that the server has not closed."""
+    """A kept connection of this loop that the server has not closed."""
     while member.idle:
         connection = member.idle.pop()
-        if connection.alive:
+        if not connection.here:
+            connection.close_soon()
+        elif connection.alive:
             return connection
     return None
 
