@@ -10,6 +10,7 @@ from tailcut.runtime.numbers import array_of, as_dtype, is_of_kind
 from tailcut.spec import DType, ModelSpec, TensorSpec
 
 Arrays = dict[str, np.ndarray]
+_STRINGS, _BYTES = {str, bytes}, {bytes}
 _STEP_STRINGS = 4096  # looked at between two pauses: about a millisecond
 
 
@@ -151,7 +152,7 @@ def _as_text(tensor: TensorSpec, array: np.ndarray) -> np.ndarray:
     """
     items = array.reshape(-1).tolist()
     kinds = set(map(type, items))
-    if not all(issubclass(kind, str | bytes) for kind in kinds):
+    if not kinds <= _STRINGS and not all(issubclass(kind, str | bytes) for kind in kinds):
         raise InputTypeError(f"input {tensor.name!r}: expected strings or bytes")
     result = np.empty(len(items), object)
     try:
@@ -159,7 +160,7 @@ def _as_text(tensor: TensorSpec, array: np.ndarray) -> np.ndarray:
             result[:] = [item.encode() if isinstance(item, str) else item for item in items]
         else:
             result[:] = texts = [item.decode() if isinstance(item, bytes) else item for item in items]
-            if any(issubclass(kind, str) for kind in kinds):
+            if kinds != _BYTES:
                 "".join(texts).encode()  # what is decoded has no half of a surrogate pair
     except UnicodeDecodeError:
         raise InvalidInputError(f"input {tensor.name!r}: a BYTES element is not UTF-8") from None

@@ -42,8 +42,11 @@ def as_dtype(array: np.ndarray, want: np.dtype) -> np.ndarray | None:
             return None
     with np.errstate(over="ignore"):
         result = array.astype(want)
-    overflows = want.kind not in "bui" and np.any(np.isinf(result) & np.isfinite(array))
-    return None if overflows else result
+    if want.kind not in "bui":
+        infinite = np.isinf(result)
+        if infinite.any() and np.isfinite(array[infinite]).any():
+            return None
+    return result
 
 
 def _are_whole(items: Iterable[object]) -> bool:

@@ -32,6 +32,8 @@ def check_model(model: object, version: object) -> None:
     Raises:
         ArgumentTypeError: one of them is not a str.
     """
+    if isinstance(model, str) and isinstance(version, str):
+        return
     for name, value in (("model", model), ("version", version)):
         if not isinstance(value, str):
             raise ArgumentTypeError(f"{name} must be a str, got {value!r}")
