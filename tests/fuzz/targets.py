@@ -29,6 +29,7 @@ from tailcut.wire.http2.frames import Http2Error
 from tailcut.wire.v2 import InferRequest, encode_response, lists, parse_lead, parse_request, schedule_of
 
 lists.load()
+head_end.enable_caching()  # compiled by itself, which takes seconds; in a server it is a part of `take`
 STATUSES = {400, 413, 414, 417, 431, 501, 505}
 LIMIT = 10_000
 
