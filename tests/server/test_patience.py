@@ -6,13 +6,15 @@ The server runs under a C library that moves the wall clock, because a limit tha
 import select
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tests.server.sound import HEALTH, check_back, check_clean, check_exact, usage
-from tests.servers import Server, Wire, json_request, raw_request, serving
+from tests.servers import Answer, Server, Wire, json_request, raw_request, serving, until
 
 WALL = r"""
 #define _GNU_SOURCE
@@ -45,15 +47,12 @@ def patient(models: Path, clocks: Path, tmp_path_factory: pytest.TempPathFactory
     (folder / "wall.c").write_text(WALL)
     library = folder / "wall.so"
     subprocess.run(["cc", "-shared", "-fPIC", "-o", library, folder / "wall.c", "-ldl"], check=True)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LD_PRELOAD", str(library))
-        patch.setenv("TAILCUT_TEST_AHEAD", str(clocks / "ahead"))
-        patch.setenv("TAILCUT_TEST_BACK", str(clocks / "back"))
-        sources = [models / f"{name}.onnx" for name in ("mlp", "echo", "big")]
-        with serving(folder, *sources, *LIMITS, "--log", "json") as server:
-            patch.undo()
-            yield server
-            assert server.stop() == 0
+    environ = {"LD_PRELOAD": str(library)}
+    environ |= {f"TAILCUT_TEST_{name.upper()}": str(clocks / name) for name in ("ahead", "back")}
+    sources = [models / f"{name}.onnx" for name in ("mlp", "echo", "big")]
+    with serving(folder, *sources, *LIMITS, "--log", "json", env=environ) as server:
+        yield server
+        assert server.stop() == 0
 
 
 @pytest.fixture(autouse=True)
@@ -127,13 +126,19 @@ def test_a_client_that_never_reads(patient: Server) -> None:
     sock.close()
 
 
+def days_off(answer: Answer) -> int:
+    """By how many days an answer's date is another than today's."""
+    return round((parsedate_to_datetime(answer.headers["date"]).timestamp() - time.time()) / 86400)
+
+
 def test_the_wall_clock_may_move(patient: Server, clocks: Path) -> None:
     """A day forward or back: open connections live, deadlines hold, nobody is timed out."""
     request = raw_request("mlp", np.ones(4, np.float32).tobytes())
     meta = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1, 1, 1, 1]}]}
     with patient.connect() as wire:
-        for name in ("ahead", "back"):
+        for name, days in (("ahead", 1), ("back", -1)):
             (clocks / name).touch()
+            until(lambda days=days: days_off(wire.ask(HEALTH)) == days, patient)
             for _ in range(50):
                 assert wire.ask(request).status == 200
                 assert wire.ask(json_request("mlp", meta | {"parameters": {"timeout": 5_000_000}})).status == 200
