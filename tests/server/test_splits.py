@@ -7,11 +7,13 @@ would join is known to have been apart.
 import asyncio
 import re
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
 import uvloop
+from tests.effort import THOROUGH
+from tests.server.opened import OpenedModel
 from tests.server.test_http import FRAMING
 from tests.servers import json_request, raw_request
 from tests.wire.http1.test_head import BAD_CHUNKS, REFUSED
@@ -24,7 +26,7 @@ from tailcut.server.repository import ModelRepository
 from tailcut.server.served_model import ServedModel
 from tailcut.server.state import ServerState
 
-CUTS = 160  # of a long message at most, spread over it; shorter ones are cut everywhere
+CUTS = 160  # of a long message at most, spread over it; shorter ones are cut everywhere in `make test-all`
 STATUS = re.compile(rb"HTTP/1\.1 (\d{3}) ")
 GET = b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n"
 UPGRADE = GET[:-2] + b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n"
@@ -87,7 +89,7 @@ async def _answers(state: ServerState, pieces: list[bytes], count: int) -> tuple
     return [int(status) for status in STATUS.findall(data)], ended
 
 
-def _serve(folder: Path, check: Callable[[ServerState], Awaitable[None]]) -> None:
+def _serve(served: OpenedModel, check: Callable[[ServerState], Awaitable[None]]) -> None:
     async def run(model: Model) -> None:
         state = ServerState(
             Context(ModelRepository([ServedModel(model, "mlp")]), ready=True),
@@ -101,58 +103,66 @@ def _serve(folder: Path, check: Callable[[ServerState], Awaitable[None]]) -> Non
         assert model.statistics()["rows_in_use"] == 0
         assert state.context.counts.buffered_bytes == 0
 
-    with Model.open(folder / "mlp.onnx") as model:
+    with served.lent() as model:
         uvloop.run(run(model))
 
 
-def _cuts(data: bytes) -> range:
-    return range(1, len(data), max(1, len(data) // CUTS))
+@pytest.fixture(scope="module")
+def mlp(models: Path) -> Iterator[OpenedModel]:
+    with OpenedModel(models / "mlp.onnx") as model:
+        yield model
+
+
+def _cuts(data: bytes, turn: int) -> range:
+    """Every third place in `make test`: which of them goes by the turn of the message."""
+    step = max(1 if THOROUGH else 3, len(data) // CUTS)
+    return range(1 + turn % step, len(data), step)
 
 
 BAD = {f"parser: {name}": case for name, case in REFUSED.items()} | {f"server: {n}": c for n, c in FRAMING.items()}
 
 
-def test_every_bad_message_at_every_cut(models: Path) -> None:
+def test_every_bad_message_at_every_cut(mlp: OpenedModel) -> None:
     """However a broken message arrives, it gets the one status that the whole of it gets, and the connection ends."""
 
     async def check(state: ServerState) -> None:
-        for name, (data, _) in BAD.items():
+        for turn, (name, (data, status)) in enumerate(BAD.items()):
             whole = await _answers(state, [data], 1)
-            assert whole[1], name
-            for cut in _cuts(data):
+            assert whole == ([status], True), name
+            for cut in _cuts(data, turn):
                 assert await _answers(state, [data[:cut], data[cut:]], 1) == whole, (name, cut)
 
-    _serve(models, check)
+    _serve(mlp, check)
 
 
 @pytest.mark.slow
-def test_every_bad_chunk_at_every_cut(models: Path) -> None:
+def test_every_bad_chunk_at_every_cut(mlp: OpenedModel) -> None:
     """The same for what stands in a body, behind a good head."""
 
     async def check(state: ServerState) -> None:
-        for name, (data, status) in BAD_CHUNKS.items():
+        for turn, (name, (data, status)) in enumerate(BAD_CHUNKS.items()):
             if name == "over the limit":  # of another size here
                 continue
-            for cut in _cuts(data):
+            for cut in _cuts(data, turn):
                 pieces = [CHUNKED + data[:cut], data[cut:]]
                 assert await _answers(state, pieces, 1) == ([status], True), (name, cut)
 
-    _serve(models, check)
+    _serve(mlp, check)
 
 
 @pytest.mark.parametrize("name", GOOD)
-def test_every_good_message_at_every_cut(models: Path, name: str) -> None:
+def test_every_good_message_at_every_cut(mlp: OpenedModel, name: str) -> None:
     """Answers do not depend on where the network cuts."""
     data, statuses = GOOD[name]
 
     async def check(state: ServerState) -> None:
-        for cut in _cuts(data):
+        for cut in _cuts(data, turn=list(GOOD).index(name)):
             assert (await _answers(state, [data[:cut], data[cut:]], len(statuses)))[0] == statuses, cut
 
-    _serve(models, check)
+    _serve(mlp, check)
 
 
-def test_byte_by_byte(models: Path) -> None:
+def test_byte_by_byte(mlp: OpenedModel) -> None:
     """The slowest of networks changes nothing."""
 
     async def check(state: ServerState) -> None:
@@ -162,4 +172,4 @@ def test_byte_by_byte(models: Path) -> None:
             pieces = [data[at : at + 1] for at in range(len(data))]
             assert (await _answers(state, pieces, len(statuses)))[0] == statuses, name
 
-    _serve(models, check)
+    _serve(mlp, check)

@@ -10,7 +10,7 @@ import re
 import socket
 import time
 import types
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +20,11 @@ import uvloop
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.engines.models import gather_rows, identity
+from tests.server.opened import OpenedModel
 from tests.servers import json_request, raw_request, serving
 
 from tailcut.runtime.limits import Limits
 from tailcut.runtime.model import Model
-from tailcut.runtime.profile import Profile
-from tailcut.runtime.settings import BatchingSettings, Settings
 from tailcut.server.context import Context
 from tailcut.server.fastpath.fastpath import FastPath
 from tailcut.server.http.connection import HttpConnection
@@ -107,7 +106,7 @@ async def until(true: Callable[[], bool]) -> None:
 
 def running(
     story: Callable[[ServerState], Awaitable[None]],
-    model: Path,
+    model: OpenedModel,
     *,
     limits: ServerLimits = ServerLimits(),  # noqa: B008  frozen
     rows: int = 1024,
@@ -115,9 +114,8 @@ def running(
     tracer: Callable[[ServerState], Tracer] | None = None,
 ) -> None:
     """Tell a story to a hub whose only model this is; afterwards nothing of it is left."""
-    profile = Profile.of_model(model, Settings(batching=BatchingSettings(max_batch_size=8, dispatch=dispatch)))
 
-    async def tell() -> None:
+    async def tell(opened: Model) -> None:
         state = ServerState(
             Context(ModelRepository([ServedModel(opened, "echo")]), ready=True), limits, direct_bytes=65536
         )
@@ -129,21 +127,24 @@ def running(
         await until(lambda: not state.members and not opened.entry.scheduler.slab.in_use)
         assert state.context.counts.fast_path == 0
 
-    with Model.open(profile, limits=Limits(queue_rows=rows)) as opened:
-        uvloop.run(tell())
+    with model.lent(dispatch, limits=Limits(queue_rows=rows)) as opened:
+        uvloop.run(tell(opened))
 
 
 @pytest.fixture(scope="module")
-def echo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return identity(DType.FP32, (None, WIDTH), tmp_path_factory.mktemp("express") / "echo.onnx")
+def echo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenedModel]:
+    with OpenedModel(identity(DType.FP32, (None, WIDTH), tmp_path_factory.mktemp("express") / "echo.onnx")) as model:
+        yield model
 
 
 @pytest.mark.parametrize("dispatch", ["inline", "worker"])
-def test_everyone_gets_their_own_answer(echo: Path, dispatch: str) -> None:
+def test_everyone_gets_their_own_answer(echo: OpenedModel, dispatch: str) -> None:
     """A crowd of 100 with unique rows, over more batches than one pass has, and nobody waits for ever."""
 
     async def story(state: ServerState) -> None:
         clients = [await Client(state, number).connect() for number in range(100)]
+        served = state.context.served("echo")
+        before = served.model.statistics()["requests"]
 
         async def talk(client: Client) -> None:
             for _ in range(20):
@@ -151,9 +152,8 @@ def test_everyone_gets_their_own_answer(echo: Path, dispatch: str) -> None:
 
         await asyncio.gather(*map(talk, clients))
         assert state.context.counts.fast_path == 100
-        served = state.context.served("echo")
         assert state.context.counts.replies[200] == served.timeline.end == 2000
-        assert served.model.statistics()["requests"] == 2000
+        assert served.model.statistics()["requests"] == before + 2000
         records, _ = served.timeline.copy()
         assert (np.diff(records[:, :8], axis=1) >= 0).all()
         assert (records[:, 8] == 1).all()
@@ -165,7 +165,7 @@ def test_everyone_gets_their_own_answer(echo: Path, dispatch: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["question", "json", "two at once", "other head"])
-def test_who_says_something_else_is_understood(echo: Path, text: str) -> None:
+def test_who_says_something_else_is_understood(echo: OpenedModel, text: str) -> None:
     """A question, JSON, two messages at once, another head: each is answered, in order, and the way back is open."""
 
     async def story(state: ServerState) -> None:
@@ -201,7 +201,7 @@ CHANGING = "X-Request-Id: {0}\r\ntraceparent: 00-{0:032x}-{0:016x}-01"
 
 
 @pytest.mark.parametrize("dispatch", ["inline", "worker"])
-def test_heads_that_change_where_it_means_nothing_stay(echo: Path, dispatch: str) -> None:
+def test_heads_that_change_where_it_means_nothing_stay(echo: OpenedModel, dispatch: str) -> None:
     """Ids of requests and traces: connections come, and stay, whichever of them one begins with."""
 
     async def story(state: ServerState) -> None:
@@ -220,7 +220,7 @@ def test_heads_that_change_where_it_means_nothing_stay(echo: Path, dispatch: str
     running(story, echo, dispatch=dispatch)
 
 
-def test_who_comes_off_has_the_head_of_its_last_request(echo: Path) -> None:
+def test_who_comes_off_has_the_head_of_its_last_request(echo: OpenedModel) -> None:
     """The trace in it is what a failure's log line tells, not that of the request that the connection came with."""
 
     async def story(state: ServerState) -> None:
@@ -243,7 +243,7 @@ def test_who_comes_off_has_the_head_of_its_last_request(echo: Path) -> None:
 
 
 @pytest.mark.parametrize("cut", [1, 40])
-def test_a_head_in_two_pieces(echo: Path, cut: int) -> None:
+def test_a_head_in_two_pieces(echo: OpenedModel, cut: int) -> None:
     """It is put together on the standard path, and the next one comes whole again."""
 
     async def story(state: ServerState) -> None:
@@ -261,7 +261,7 @@ def test_a_head_in_two_pieces(echo: Path, cut: int) -> None:
 
 
 @pytest.mark.parametrize("json", [False, True])
-def test_a_body_by_itself(echo: Path, json: bool) -> None:
+def test_a_body_by_itself(echo: OpenedModel, json: bool) -> None:
     """Clients that send it behind their head in one piece more, or in several, come, and stay."""
 
     async def story(state: ServerState) -> None:
@@ -292,7 +292,7 @@ def test_a_body_by_itself(echo: Path, json: bool) -> None:
 
 
 @pytest.mark.parametrize("then", ["late", "drain", "end", "close", "dissolve"])
-def test_a_body_that_does_not_come(echo: Path, then: str) -> None:
+def test_a_body_that_does_not_come(echo: OpenedModel, then: str) -> None:
     """Its time is limited as on the standard path; what ends the fast path meanwhile costs it nothing."""
 
     async def story(state: ServerState) -> None:
@@ -327,7 +327,7 @@ def test_a_body_that_does_not_come(echo: Path, then: str) -> None:
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_any_conversation_in_any_pieces(echo: Path, data: st.DataObject) -> None:
+def test_any_conversation_in_any_pieces(echo: OpenedModel, data: st.DataObject) -> None:
     """Whatever three clients send, cut anywhere and mixed in any order: each gets its own answers, in its order."""
     kinds = st.lists(st.sampled_from(["row", "row", "row", "row", "question", "other"]), min_size=1, max_size=16)
     talks = [data.draw(kinds) for _ in range(3)]
@@ -362,7 +362,7 @@ def test_any_conversation_in_any_pieces(echo: Path, data: st.DataObject) -> None
     running(story, echo)
 
 
-def test_dates_go_on_there(echo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dates_go_on_there(echo: OpenedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """Answers on the way, refusals among them, carry the date of their second, as those of the other way do."""
     clock = types.SimpleNamespace(time=lambda: second, monotonic_ns=time.monotonic_ns, sleep=time.sleep)
     monkeypatch.setattr("tailcut.server.state.time", clock)
@@ -400,7 +400,7 @@ def test_dates_go_on_there(echo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     running(story, echo, rows=16)
 
 
-def test_a_refusal_leaves_them_on_the_way(echo: Path) -> None:
+def test_a_refusal_leaves_them_on_the_way(echo: OpenedModel) -> None:
     """With no row free everyone is told at once when to come back, and is served as soon as there is one."""
 
     async def story(state: ServerState) -> None:
@@ -408,6 +408,7 @@ def test_a_refusal_leaves_them_on_the_way(echo: Path) -> None:
         for client in clients:
             await client.settle()
         model = state.context.served("echo").model
+        refused = model.statistics()["refused"]
         taken = [model.entry.lend(1, apart=True) for _ in range(model.entry.slab.rows)]
         for client in clients:
             await client.send(client.request(client.row()))
@@ -415,7 +416,7 @@ def test_a_refusal_leaves_them_on_the_way(echo: Path) -> None:
             status, head, _ = await client.read()
             assert status == 503
             assert b"Retry-After" in head
-        assert state.context.counts.replies[503] == model.statistics()["refused"] == 5
+        assert state.context.counts.replies[503] == model.statistics()["refused"] - refused == 5
         for lease in taken:
             model.entry.settle(lease, 0, None)
         for client in clients:
@@ -428,7 +429,7 @@ def test_a_refusal_leaves_them_on_the_way(echo: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["raw", "list"])
-def test_clients_of_http_1_0_are_told_that_the_connection_stays(echo: Path, form: str) -> None:
+def test_clients_of_http_1_0_are_told_that_the_connection_stays(echo: OpenedModel, form: str) -> None:
     """On the way as before it, in refusals as well, and no other client beside them is."""
     line = b"\r\nConnection: keep-alive"
 
@@ -489,7 +490,8 @@ def test_a_bad_row_costs_only_itself(tmp_path: Path) -> None:
         for client in clients:
             client.close()
 
-    running(story, gather_rows(tmp_path / "gather.onnx"), dispatch="worker")
+    with OpenedModel(gather_rows(tmp_path / "gather.onnx")) as model:
+        running(story, model, dispatch="worker")
 
 
 def test_who_does_not_read_gets_all_of_it_later(tmp_path: Path) -> None:
@@ -513,10 +515,11 @@ def test_who_does_not_read_gets_all_of_it_later(tmp_path: Path) -> None:
         await client.ask()
         client.close()
 
-    running(story, identity(DType.FP32, (None, width), tmp_path / "wide.onnx"))
+    with OpenedModel(identity(DType.FP32, (None, width), tmp_path / "wide.onnx")) as model:
+        running(story, model)
 
 
-def test_leaving_with_a_request_that_waits(echo: Path) -> None:
+def test_leaving_with_a_request_that_waits(echo: OpenedModel) -> None:
     """What a client left behind in the queue is not computed, its row is free, and its neighbours are answered."""
 
     async def story(state: ServerState) -> None:
@@ -544,7 +547,7 @@ def test_leaving_with_a_request_that_waits(echo: Path) -> None:
 
 
 @pytest.mark.parametrize("waiting", [False, True])
-def test_draining_gives_everyone_a_last_answer(echo: Path, waiting: bool) -> None:
+def test_draining_gives_everyone_a_last_answer(echo: OpenedModel, waiting: bool) -> None:
     """Each client that waits for an answer, and each that asks once more, is told that the connection ends with it."""
 
     async def story(state: ServerState) -> None:
@@ -572,7 +575,7 @@ def test_draining_gives_everyone_a_last_answer(echo: Path, waiting: bool) -> Non
     running(story, echo, dispatch="worker")
 
 
-def test_idle_connections_are_closed_there_too(echo: Path) -> None:
+def test_idle_connections_are_closed_there_too(echo: OpenedModel) -> None:
     """The idle limit counts from the last answer, whichever way it went."""
 
     async def story(state: ServerState) -> None:
@@ -588,10 +591,10 @@ def test_idle_connections_are_closed_there_too(echo: Path) -> None:
     running(story, echo, limits=ServerLimits(idle_timeout_s=0.7))
 
 
-def test_a_served_crowd_is_counted(echo: Path, tmp_path: Path) -> None:
+def test_a_served_crowd_is_counted(echo: OpenedModel, tmp_path: Path) -> None:
     """From outside: the gauge shows which connections take the fast path, and falls when they leave."""
     row = np.arange(WIDTH, dtype=np.float32).tobytes()
-    with serving(tmp_path, echo) as server:
+    with serving(tmp_path, echo.path) as server:
         with server.connect() as wire:
             for _ in range(20):
                 assert wire.ask(raw_request("echo", row)).body.endswith(row)
@@ -603,7 +606,7 @@ def test_a_served_crowd_is_counted(echo: Path, tmp_path: Path) -> None:
         assert server.stop() == 0
 
 
-def test_requests_with_ids_of_their_own_share_a_plan(echo: Path) -> None:
+def test_requests_with_ids_of_their_own_share_a_plan(echo: OpenedModel) -> None:
     """Heads that differ in what means nothing here cost no plan each; one that asks for something else has its own."""
 
     async def story(state: ServerState) -> None:

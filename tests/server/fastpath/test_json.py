@@ -9,20 +9,20 @@ import os
 import re
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import uvloop
 from onnx import helper
+from tests.effort import THOROUGH
 from tests.engines.models import identity, save, value
 from tests.server.fastpath.test_fastpath import Client, until
+from tests.server.opened import OpenedModel
 from tests.servers import json_request
 
 from tailcut.runtime.model import Model
-from tailcut.runtime.profile import Profile
-from tailcut.runtime.settings import BatchingSettings, Settings
 from tailcut.server.context import Context
 from tailcut.server.fastpath.fastpath import FastPath
 from tailcut.server.limits import ServerLimits
@@ -35,14 +35,13 @@ SHAPE = (1, 4, 4)
 Story = Callable[[ServerState, Client, Client], Awaitable[None]]
 
 
-def beside(story: Story, path: Path, *, dispatch: str = "inline", limits: ServerLimits | None = None) -> None:
+def beside(story: Story, model: OpenedModel, *, dispatch: str = "inline", limits: ServerLimits | None = None) -> None:
     """Tell a story to a client of a server with a fast path, and to one of a server that has none."""
-    profile = Profile.of_model(path, Settings(batching=BatchingSettings(max_batch_size=8, dispatch=dispatch)))
 
     async def tell(opened: Model, other: Model) -> None:
         states = []
-        for model in (opened, other):
-            context = Context(ModelRepository([ServedModel(model, "echo")]), ready=True)
+        for each in (opened, other):
+            context = Context(ModelRepository([ServedModel(each, "echo")]), ready=True)
             states.append(ServerState(context, limits or ServerLimits(), direct_bytes=65536))
         fast = states[0]
         fast.fast_path = FastPath.open(fast)
@@ -53,7 +52,7 @@ def beside(story: Story, path: Path, *, dispatch: str = "inline", limits: Server
             state.close()
         await until(lambda: not fast.members and not opened.entry.scheduler.slab.in_use)
 
-    with Model.open(profile) as opened, Model.open(profile) as other:
+    with model.lent(dispatch) as opened, model.lent(dispatch, number=1) as other:
         uvloop.run(tell(opened, other))
 
 
@@ -99,8 +98,10 @@ def body_of(data: str, datatype: str = "FP32", around: str = '{"inputs":[%s]}') 
 
 
 @pytest.fixture(scope="module")
-def echo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return identity(DType.FP32, (None, *SHAPE[1:]), tmp_path_factory.mktemp("json") / "echo.onnx")
+def echo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenedModel]:
+    path = identity(DType.FP32, (None, *SHAPE[1:]), tmp_path_factory.mktemp("json") / "echo.onnx")
+    with OpenedModel(path) as model:
+        yield model
 
 
 @pytest.mark.parametrize("dispatch", ["inline", "worker"])
@@ -114,7 +115,7 @@ def echo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
     ids=["bare", "id and schedule", "binary answer"],
 )
-def test_lists_of_any_length_are_answered_the_same(echo: Path, around: str, nested: bool, dispatch: str) -> None:
+def test_lists_of_any_length_are_answered_the_same(echo: OpenedModel, around: str, nested: bool, dispatch: str) -> None:
     """Whatever digits the numbers have; after a few, the connection takes the fast path, and stays."""
 
     async def story(state: ServerState, *clients: Client) -> None:
@@ -151,10 +152,11 @@ def test_an_input_called_data_takes_it_too(tmp_path: Path, around: str) -> None:
 
     nodes = [helper.make_node("Identity", ["data"], ["y"])]
     ends = ([value(name, DType.FP32, (None, 4))] for name in ("data", "y"))
-    beside(story, save(tmp_path / "data.onnx", nodes, *ends))
+    with OpenedModel(save(tmp_path / "data.onnx", nodes, *ends)) as model:
+        beside(story, model)
 
 
-def test_a_schedule_that_is_none_is_refused_every_time(echo: Path) -> None:
+def test_a_schedule_that_is_none_is_refused_every_time(echo: OpenedModel) -> None:
     """The request is read without an error, and so is each one like it; what it asks for is wrong."""
 
     async def story(state: ServerState, *clients: Client) -> None:
@@ -170,39 +172,41 @@ def test_a_schedule_that_is_none_is_refused_every_time(echo: Path) -> None:
 GOOD = body_of(text_of(numbers(0)))
 
 
-@pytest.mark.parametrize(
-    "odd",
-    [
-        body_of("[1,2,3]"),
-        body_of(text_of(numbers(1))[:-1] + ",1]"),
-        body_of(text_of(numbers(1)).replace(",", ",,", 1)),
-        body_of(text_of(numbers(1)).replace("[", "[01,", 1)),
-        body_of("[NaN" + ",1" * 15 + "]"),
-        body_of("[1e400" + ",1" * 15 + "]"),
-        body_of("[null" + ",1" * 15 + "]"),
-        body_of('["a"' + ",1" * 15 + "]"),
-        body_of("[0.1234567890123456789012" + ",-0" * 15 + "]"),
-        body_of("[[" + text_of(numbers(1))[1:] + "]"),
-        body_of("[" + "1," * 15 + '1],"data":[' + "2," * 15 + "2]"),
-        body_of(text_of(numbers(1)) + ',"parameters":{"a":[1]}'),
-        body_of(text_of(numbers(1)), "FP64"),
-        body_of(text_of(numbers(1)), around='{"id":"other","inputs":[%s]}'),
-        body_of(text_of(numbers(1)), around='{"inputs":[%s],"outputs":[{"name":"z"}]}'),
-        body_of(text_of(numbers(1)))[:-1],
-        body_of(text_of(numbers(1))) + "}",
-        '{"inputs":[{"name":"x","shape":[2,4,4],"datatype":"FP32","data":' + text_of(np.ones(32)) + "}]}",
-        body_of("[" + " " * 9000 + text_of(numbers(1))[1:]),
-        "",
-    ],
-)
-def test_anything_else_is_answered_the_same(echo: Path, odd: str) -> None:
+ODD = [
+    body_of("[1,2,3]"),
+    body_of(text_of(numbers(1))[:-1] + ",1]"),
+    body_of(text_of(numbers(1)).replace(",", ",,", 1)),
+    body_of(text_of(numbers(1)).replace("[", "[01,", 1)),
+    body_of("[NaN" + ",1" * 15 + "]"),
+    body_of("[1e400" + ",1" * 15 + "]"),
+    body_of("[null" + ",1" * 15 + "]"),
+    body_of('["a"' + ",1" * 15 + "]"),
+    body_of("[0.1234567890123456789012" + ",-0" * 15 + "]"),
+    body_of("[[" + text_of(numbers(1))[1:] + "]"),
+    body_of("[" + "1," * 15 + '1],"data":[' + "2," * 15 + "2]"),
+    body_of(text_of(numbers(1)) + ',"parameters":{"a":[1]}'),
+    body_of(text_of(numbers(1)), "FP64"),
+    body_of(text_of(numbers(1)), around='{"id":"other","inputs":[%s]}'),
+    body_of(text_of(numbers(1)), around='{"inputs":[%s],"outputs":[{"name":"z"}]}'),
+    body_of(text_of(numbers(1)))[:-1],
+    body_of(text_of(numbers(1))) + "}",
+    '{"inputs":[{"name":"x","shape":[2,4,4],"datatype":"FP32","data":' + text_of(np.ones(32)) + "}]}",
+    body_of("[" + " " * 9000 + text_of(numbers(1))[1:]),
+    "",
+]
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_anything_else_is_answered_the_same(echo: OpenedModel, odd: str) -> None:
     """What is wrong, or right in another way, on a connection that takes the fast path; and it may come back."""
 
     async def story(state: ServerState, *clients: Client) -> None:
         await settle(state, *clients)
         await same(json_request("echo", odd), *clients)
         assert state.context.counts.fast_path == 0
-        await settle(state, *clients)
+        if THOROUGH or odd in {ODD[0], ODD[-1]}:  # which takes dozens of requests
+            await settle(state, *clients)
+        await same(json_request("echo", GOOD), *clients)
 
     beside(story, echo)
 
@@ -210,7 +214,7 @@ def test_anything_else_is_answered_the_same(echo: Path, odd: str) -> None:
 @pytest.mark.parametrize(
     "length", ["+900", "9 00", "", "0x9", "9" * 30, "{0}\r\nContent-Length: {0}", "{0}, {0}", "\t{0}", "{0} ", "00{0}"]
 )
-def test_lengths_are_read_as_strictly(echo: Path, length: str) -> None:
+def test_lengths_are_read_as_strictly(echo: OpenedModel, length: str) -> None:
     """Content-Length may change there, and whatever is no plain one is refused, or taken, as ever."""
 
     async def story(state: ServerState, *clients: Client) -> None:
@@ -222,7 +226,7 @@ def test_lengths_are_read_as_strictly(echo: Path, length: str) -> None:
     beside(story, echo)
 
 
-def test_a_body_over_the_limit_is_refused_there_too(echo: Path) -> None:
+def test_a_body_over_the_limit_is_refused_there_too(echo: OpenedModel) -> None:
     """The limit is the server's, not that of the body that a connection came with."""
 
     async def story(state: ServerState, *clients: Client) -> None:
@@ -234,7 +238,7 @@ def test_a_body_over_the_limit_is_refused_there_too(echo: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["list", "binary"])
-def test_clients_that_wait_to_be_asked_for_their_body_stay_on_the_standard_path(echo: Path, form: str) -> None:
+def test_clients_that_wait_to_be_asked_for_their_body_stay_on_the_standard_path(echo: OpenedModel, form: str) -> None:
     """Each head comes alone, and is answered with 100 at once, however many were like it."""
     entry = '{"name":"x","shape":[1,4,4],"datatype":"FP32","parameters":{"binary_data_size":64}}'
     lead = f'{{"inputs":[{entry}]}}'.encode()
@@ -257,7 +261,7 @@ def test_clients_that_wait_to_be_asked_for_their_body_stay_on_the_standard_path(
     beside(story, echo)
 
 
-def test_rows_behind_a_json_head_take_it_too(echo: Path) -> None:
+def test_rows_behind_a_json_head_take_it_too(echo: OpenedModel) -> None:
     """The binary form of the protocol: the JSON is compared, and the rows are copied."""
     entry = '{"name":"x","shape":[1,4,4],"datatype":"FP32","parameters":{"binary_data_size":64}}'
     head = f'{{"inputs":[{entry}],"parameters":{{"binary_data_output":true}}}}'.encode()
@@ -308,10 +312,11 @@ def test_several_outputs_come_in_the_order_asked_for(tmp_path: Path, asked: str)
     inputs, outputs = (
         [value(name, DType.FP32, (None, 4)) for name in names] for names in (("x",), ("halved", "doubled"))
     )
-    beside(story, save(tmp_path / "two.onnx", nodes, inputs, outputs, {"half": np.float32([0.5])}))
+    with OpenedModel(save(tmp_path / "two.onnx", nodes, inputs, outputs, {"half": np.float32([0.5])})) as model:
+        beside(story, model)
 
 
-def test_who_comes_off_with_an_answer_due_gets_it(echo: Path) -> None:
+def test_who_comes_off_with_an_answer_due_gets_it(echo: OpenedModel) -> None:
     """The queue has the request, the connection is on the standard path again: the answer is the same, and its last."""
 
     async def story(state: ServerState, *clients: Client) -> None:
@@ -348,4 +353,5 @@ def test_answers_that_do_not_fit_go_out_whole(tmp_path: Path) -> None:
         assert (await clients[0].read())[2] == (await clients[1].read())[2]
         await same(request, *clients)
 
-    beside(story, identity(DType.FP32, (None, width), tmp_path / "wide.onnx"))
+    with OpenedModel(identity(DType.FP32, (None, width), tmp_path / "wide.onnx")) as model:
+        beside(story, model)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from tests.engines.models import gather_rows
 from tests.server.fastpath.test_fastpath import Client, echo, running, until
+from tests.server.opened import OpenedModel
 from tests.servers import raw_request
 
 from tailcut.runtime.tracing.timeline import MARKS
@@ -51,7 +52,7 @@ def request(client: Client, number: int, *, sampled: bool = True) -> bytes:
 
 
 @pytest.mark.parametrize("dispatch", ["inline", "worker"])
-def test_a_record_for_each_sampled_request(echo: Path, dispatch: str) -> None:
+def test_a_record_for_each_sampled_request(echo: OpenedModel, dispatch: str) -> None:
     """With the moments that the timeline has of it."""
     records = Records()
 
@@ -79,7 +80,7 @@ def test_a_record_for_each_sampled_request(echo: Path, dispatch: str) -> None:
 
 
 @pytest.mark.parametrize("follows", [True, False])
-def test_a_share_of_those_without_a_context(echo: Path, follows: bool) -> None:
+def test_a_share_of_those_without_a_context(echo: OpenedModel, follows: bool) -> None:
     """Counted down over passes; without regard to callers, the others go by the ids of their traces."""
     records = Records()
     dice = iter([0.5] * 1000)  # of a half: every second one
@@ -107,7 +108,7 @@ def test_a_share_of_those_without_a_context(echo: Path, follows: bool) -> None:
     assert [int(record.asked.origin.trace_id, 16) for record in others] == ([] if follows else list(range(2, 41, 2)))
 
 
-def test_refusals_and_failures(echo: Path, tmp_path: Path) -> None:
+def test_refusals_and_failures(echo: OpenedModel, tmp_path: Path) -> None:
     """A request that finds no row, and one on which the engine fails."""
     records = Records()
 
@@ -139,14 +140,15 @@ def test_refusals_and_failures(echo: Path, tmp_path: Path) -> None:
         assert (await client.read())[0] == 500
         client.close()
 
-    running(failed, gather_rows(tmp_path / "gather.onnx"), dispatch="worker", tracer=tracing(records, Sampling()))
+    with OpenedModel(gather_rows(tmp_path / "gather.onnx")) as model:
+        running(failed, model, dispatch="worker", tracer=tracing(records, Sampling()))
     (failure,) = records.all
     assert isinstance(failure, Failure)
     assert (failure.status, failure.kind, int(failure.asked.origin.trace_id, 16)) == (500, "EngineError", 9)
     assert failure.began_ns <= failure.ended_ns
 
 
-def test_clients_that_leave_or_hurry(echo: Path) -> None:
+def test_clients_that_leave_or_hurry(echo: OpenedModel) -> None:
     """With a request that waits: one closes, one asks for something else before it has its answer."""
     records = Records()
 
