@@ -105,6 +105,21 @@ def start(
     return run(command, stderr, environment=os.environ | env)
 
 
+def ended(folder: Path, *command: str | Path) -> "subprocess.CompletedProcess[str]":
+    """Run `tailcut COMMAND`, which ends by itself, in a process of its own; what it printed."""
+    stderr = folder / "ended.log"
+    with stderr.open("wb") as log:
+        process = start([*map(str, command)], log, {})
+    try:
+        assert process.stdout is not None
+        ready, _, _ = select.select([process.stdout], [], [], _START_S)
+        out = process.stdout.read().decode() if ready else ""
+        code = process.wait(TIMEOUT_S)
+    finally:
+        process.kill()
+    return subprocess.CompletedProcess([*map(str, command)], code, out, stderr.read_text())
+
+
 def until(true: Callable[[], object], server: Server) -> None:
     """Wait for a state of a server: looks that leave it the CPUs, for as long as a busy machine may need."""
     end, pause_s = time.monotonic() + _PATIENCE_S, _FIRST_LOOK_S

@@ -2,8 +2,6 @@
 
 import signal
 import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 from tests.engines.models import perceptron
-from tests.servers import TIMEOUT_S, raw_request, serving
+from tests.servers import TIMEOUT_S, ended, raw_request, serving
 
 from tailcut.engines.base import EngineOptions
 from tailcut.runtime.profile import Profile
@@ -20,11 +18,6 @@ from tailcut.runtime.settings import Settings
 
 ROW = np.arange(4, dtype=np.float32).tobytes()
 READY = b"GET /v2/health/ready HTTP/1.1\r\nHost: x\r\n\r\n"
-
-
-def tailcut(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "tailcut", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
 def test_sigterm_drains(models: Path, tmp_path: Path) -> None:
@@ -98,11 +91,11 @@ def test_no_request_is_lost_on_the_way_down(models: Path, tmp_path: Path) -> Non
     assert failures == []
 
 
-def test_a_taken_port(models: Path) -> None:
+def test_a_taken_port(models: Path, tmp_path: Path) -> None:
     """Exit 2 and one line that names it and says what to do."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        done = tailcut("serve", models / "mlp.onnx", "--port", str(port))
+        done = ended(tmp_path, "serve", models / "mlp.onnx", "--port", str(port))
     assert done.returncode == 2
     assert f"127.0.0.1:{port}: Address already in use; port 0 takes one that is free" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
@@ -117,11 +110,11 @@ def test_a_taken_port(models: Path) -> None:
         ("--slo", "0ms", "--slo must be greater than 0, not 0ms"),
     ],
 )
-def test_times_of_requests_need_a_unit(models: Path, option: str, value: str, words: str) -> None:
+def test_times_of_requests_need_a_unit(
+    models: Path, refusal: Callable[..., str], option: str, value: str, words: str
+) -> None:
     """Exit 2 and one line that shows both meanings."""
-    done = tailcut("serve", models / "mlp.onnx", "--port", "0", option, value)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"tailcut: {words}\n"
+    assert refusal(models / "mlp.onnx", option, value) == f"tailcut: {words}\n"
 
 
 @pytest.mark.parametrize("fault", ["missing", "empty", "random", "truncated", "text", "flipped"])
@@ -222,7 +215,7 @@ def test_overload_is_refused_at_once(models: Path, tmp_path: Path) -> None:
 def test_a_unix_socket_that_cannot_be(models: Path, tmp_path: Path, folder: str) -> None:
     """No such folder, or a file in its place: exit 2 and one line that names the socket."""
     (tmp_path / "file").touch()
-    done = tailcut("serve", models / "mlp.onnx", "--port", "0", "--uds", tmp_path / folder / "s.sock")
+    done = ended(tmp_path, "serve", models / "mlp.onnx", "--port", "0", "--uds", tmp_path / folder / "s.sock")
     assert done.returncode == 2
     assert "s.sock" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1

@@ -1,12 +1,10 @@
 """What variables of OpenTelemetry's SDK that cannot be used do to a server."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from tests.engines.models import perceptron
-from tests.servers import serving
+from tests.servers import ended, serving
 
 from tailcut.errors import UsageError
 from tailcut.server.tracing.opening import open_export
@@ -48,12 +46,11 @@ def test_a_variable_of_the_whole_machine_stops_no_server(tmp_path: Path) -> None
     assert len(lines) == 2
 
 
-def test_an_option_that_asks_for_traces_needs_them(tmp_path: Path) -> None:
+def test_an_option_that_asks_for_traces_needs_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Exit code 2, and one line."""
     model = perceptron([4, 3], tmp_path / "mlp.onnx")
-    options = ["--port", "0", "--no-auto", "--trace-sample", "1"]
-    command = ["env", "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT=-1", sys.executable, "-m", "tailcut", "serve", str(model)]
-    done = subprocess.run([*command, *options], capture_output=True, text=True, check=False, timeout=60)
+    monkeypatch.setenv("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "-1")
+    done = ended(tmp_path, "serve", model, "--port", "0", "--no-auto", "--trace-sample", "1")
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith("tailcut: OpenTelemetry's variables (OTEL_...) cannot be used: OTEL_SPAN_ATTRIBUTE_COUNT_")
