@@ -16,6 +16,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tests.engines.models import identity, perceptron
 from tests.servers import Server, serving, until
+from tests.soak.overload import make_model
 
 from tailcut.runtime.profile import Profile
 from tailcut.runtime.settings import BatchingSettings, Settings
@@ -29,7 +30,7 @@ TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     perceptron([4, 8, 3], folder / "mlp.onnx")
-    slow = perceptron([2048, 2048, 2048, 2048, 2048, 4], folder / "slow.onnx")
+    slow = make_model(folder, [2048, 2048, 2048, 2048, 2048, 4])
     alone = Settings(batching=BatchingSettings(max_batch_size=1))  # so that a queue is long for a while
     Profile.of_model(slow, alone).save(folder / "slow.profile.toml")
     identity(DType.FP32, (None, 4), folder / "echo.onnx")

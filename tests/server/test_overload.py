@@ -12,7 +12,7 @@ from tests.soak.overload import make_profile
 
 from tailcut.wire.grpc.messages import MESSAGES
 
-BUSY = 64  # requests of a millisecond or more each, one at a time
+BUSY = 32  # requests of a millisecond or more each, one at a time
 ONE = bytes(1024)
 
 

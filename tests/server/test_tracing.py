@@ -24,6 +24,7 @@ from tests.hidden import without
 from tests.pipelines import samples
 from tests.server.test_grpc import method, request_of
 from tests.servers import Server, json_request, raw_request, serving
+from tests.soak.overload import make_model
 
 from tailcut import AsyncClient, Client
 from tailcut.errors import InvalidInputError, NotFoundError
@@ -55,7 +56,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("traced")
     perceptron([4, 8, 3], folder / "mlp.onnx")
     identity(DType.FP32, (None, 4), folder / "echo.onnx")
-    slow = perceptron([2048, 2048, 2048, 2048, 2048, 4], folder / "slow.onnx")
+    slow = make_model(folder, [2048, 2048, 2048, 2048, 2048, 4])
     batching = BatchingSettings(max_batch_size=32, dispatch="worker")
     Profile.of_model(slow, Settings(batching=batching)).save(folder / "slow.profile.toml")
     return folder
@@ -416,7 +417,7 @@ def test_workers_export_their_own_and_flush_at_the_end(
     assert {span.resource["service.name"] for span in requests} == {"tailcut"}
 
 
-@pytest.mark.parametrize("status", [0, 503, pytest.param(400, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("status", [0, *(pytest.param(status, marks=pytest.mark.slow) for status in (503, 400))])
 def test_a_collector_that_takes_nothing(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int
 ) -> None:

@@ -24,19 +24,24 @@ DEADLINE_S = 1.0
 OPTIONS = ["--queue", "64", "--deadline", "1s"]
 
 
-def make_profile(folder: Path, widths: Sequence[int] = (256, 4096, 4096, 8)) -> Path:
+def make_profile(folder: Path, widths: Sequence[int] = (256, 2048, 2048, 2048, 2048, 2048, 8)) -> Path:
     """A model of some milliseconds, so that a client in Python can offer ten times as much; it leaves a core to it."""
-    weights = {f"w{i}": np.full(pair, 1 / 4096, np.float32) for i, pair in enumerate(itertools.pairwise(widths))}
+    settings = Settings(engine=EngineOptions(threads=1), batching=BatchingSettings(max_batch_size=1))
+    Profile.of_model(make_model(folder, widths), settings).save(folder / "slow.toml")
+    return folder / "slow.toml"
+
+
+def make_model(folder: Path, widths: Sequence[int]) -> Path:
+    """Layers of these widths; those of one size have the same weights, so that the file is small and soon loaded."""
+    sizes = list(itertools.pairwise(widths))
+    weights = {f"w{rows}x{columns}": np.full((rows, columns), 1 / 4096, np.float32) for rows, columns in sizes}
     names = ["x", *(f"v{i}" for i in range(len(widths) - 2)), "y"]
     nodes = [
-        helper.make_node("MatMul", [into, name], [out])
-        for name, (into, out) in zip(weights, itertools.pairwise(names), strict=True)
+        helper.make_node("MatMul", [into, f"w{rows}x{columns}"], [out])
+        for (rows, columns), (into, out) in zip(sizes, itertools.pairwise(names), strict=True)
     ]
-    ends = [value("x", DType.FP32, (None, widths[0]))], [value("y", DType.FP32, (None, 8))]
-    model = save(folder / "slow.onnx", nodes, *ends, weights)
-    settings = Settings(engine=EngineOptions(threads=1), batching=BatchingSettings(max_batch_size=1))
-    Profile.of_model(model, settings).save(folder / "slow.toml")
-    return folder / "slow.toml"
+    ends = [value("x", DType.FP32, (None, widths[0]))], [value("y", DType.FP32, (None, widths[-1]))]
+    return save(folder / "slow.onnx", nodes, *ends, weights)
 
 
 @dataclass(frozen=True)
