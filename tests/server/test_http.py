@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from onnx import helper
+from tests.effort import runs, some
 from tests.engines.models import save, value
 from tests.server.sound import GOOD, HEALTH, ROW, check_clean
 from tests.servers import Server, json_request, raw_request
@@ -60,9 +61,9 @@ FRAMING = {
 }
 
 
-@pytest.mark.parametrize("name", FRAMING)
+@pytest.mark.parametrize("name", some(FRAMING))
 def test_broken_framing(server: Server, name: str) -> None:
-    """One error object, then the connection is closed."""
+    """One error object, then the connection is closed; `test_splits.py` has the statuses of all."""
     data, status = FRAMING[name]
     with server.connect() as wire:
         answer = wire.ask(data)
@@ -294,9 +295,9 @@ def test_nothing_of_an_aborted_body_ever_shows(server: Server) -> None:
 
 
 def test_one_connection_many_requests(server: Server) -> None:
-    """Keep-alive holds over thousands of requests, each answered with its own bytes."""
+    """Keep-alive holds over hundreds of requests and more, each answered with its own bytes."""
     with server.connect() as wire:
-        for number in range(2000):
+        for number in range(runs(2000)):
             row = np.full(1000, number, np.float32).tobytes()
             answer = wire.ask(raw_request("echo", row))
             assert answer.body[-4000:] == row

@@ -242,7 +242,10 @@ def test_at_a_path_of_slashes(server: Server, browser: Browser) -> None:
 
 @pytest.mark.parametrize(
     ("name", "numbers"),
-    [("long", "9007199254740993, -9223372036854775808"), ("unsigned", "18446744073709551615, 9007199254740993")],
+    [
+        ("long", "9007199254740993, -9223372036854775808"),
+        pytest.param("unsigned", "18446744073709551615, 9007199254740993", marks=pytest.mark.slow),
+    ],
 )
 def test_whole_numbers_are_exact(server: Server, browser: Browser, name: str, numbers: str) -> None:
     """Also those that a script's own numbers would round."""
@@ -256,6 +259,7 @@ def test_whole_numbers_are_exact(server: Server, browser: Browser, name: str, nu
     assert browser.run("document.querySelector('#try .output pre').textContent") == numbers
 
 
+@pytest.mark.slow
 def test_the_steps_of_a_pipeline(server: Server, browser: Browser) -> None:
     """Each has a row with its own times."""
     browser.open(server.url)
@@ -269,7 +273,7 @@ def test_by_keyboard_and_for_screen_readers(server: Server, browser: Browser) ->
     """The first stop skips to the figures, charts are read with arrow keys, each has a table, all fields have names."""
     with load(server):
         browser.open(server.url)
-        browser.until("Number(document.documentElement.dataset.views) >= 4")
+        browser.until("Number(document.documentElement.dataset.views) >= 2")
         browser.press("Tab")
         assert browser.run("document.activeElement.className") == "skip"
         browser.run("document.querySelector('#charts figure:nth-of-type(2)').focus()")
@@ -282,7 +286,7 @@ def test_by_keyboard_and_for_screen_readers(server: Server, browser: Browser) ->
         browser.press("Escape")
         assert browser.run("document.querySelector('#charts figure:nth-of-type(2) .tip').hidden") is True
         browser.run("document.querySelector('#charts figure:nth-of-type(1) summary').click()")
-        browser.until("document.querySelectorAll('#charts figure:nth-of-type(1) tbody tr').length >= 3")
+        browser.until("document.querySelectorAll('#charts figure:nth-of-type(1) tbody tr').length >= 2")
         seen = browser.accessible()
         assert [role for role, name in seen if role in {"button", "textbox", "combobox", "radio"} and not name] == []
         assert ("heading", "The slowest requests") in seen
@@ -309,6 +313,7 @@ def test_pause_ends_the_stream(server: Server, browser: Browser) -> None:
         browser.until(f"{STATE} === 'watching' && document.documentElement.dataset.views !== {seen!r}")
 
 
+@pytest.mark.slow
 def test_light_and_dark_on_any_screen(server: Server, browser: Browser, tmp_path: Path) -> None:
     """Nothing is wider than a telephone's screen; the colours follow the user's wish, and the button changes them."""
     with load(server):
@@ -324,6 +329,7 @@ def test_light_and_dark_on_any_screen(server: Server, browser: Browser, tmp_path
         assert (tmp_path / "page.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_a_token_is_asked_for_and_kept_in_the_tab(browser: Browser, tmp_path: Path) -> None:
     """In no address; a wrong one is refused, and the next load of the page has the right one."""
     (tmp_path / "token").write_text("secret")

@@ -76,6 +76,7 @@ def firing(address: str) -> set[str]:
     return {item["metric"]["alertname"] for item in query(address, 'ALERTS{alertstate="firing"}')}
 
 
+@pytest.mark.slow
 def test_the_alerts_fire_on_a_real_fault(tmp_path: Path) -> None:
     """With more work than it can do in time: too slow, and refusing. Before that there is no alert."""
     profile = make_profile(tmp_path)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import uvloop
+from tests.effort import runs
 from tests.engines.models import identity
 from tests.servers import raw_request, serving
 
@@ -136,7 +137,7 @@ def test_bodies_that_are_read_later_are_their_own(tmp_path: Path) -> None:
         for wire in ("binary", "json"):
             inputs = [{"x": np.full((1 + 3 * number, 64), number, np.float32)} for number in range(40)]
             payloads = [infer_payload(LoadTarget(server.host, server.port), "m", item, wire) for item in inputs]
-            for _ in range(10):
+            for _ in range(runs(10)):
                 for item, reply in zip(inputs, burst.ask(payloads), strict=True):
                     assert reply.status == 200, reply.message
                     assert np.array_equal(reply.outputs["y"], item["x"])

@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.effort import runs
 from tests.server.sound import usage
 from tests.servers import serving
 from tests.soak.mixed import LEAVES, make_models, mixed
@@ -11,14 +12,15 @@ from tests.soak.overload import DEADLINE_S, OPTIONS, make_profile, overload
 
 
 def test_nobody_ever_gets_anothers_bytes(tmp_path: Path) -> None:
-    """8,000 requests of 32 clients that often leave half-way: each answer is its own input, and nothing leaks."""
+    """Thousands of requests of 32 clients that often leave half-way: each answer is its own input, nothing leaks."""
+    count = runs(8000)
     with serving(tmp_path, *make_models(tmp_path)) as server:
         before = usage(server)
-        tally = mixed(server, 1, 8000)
+        tally = mixed(server, 1, count)
         assert tally.faults == []
-        assert tally.answered > 5000
+        assert tally.answered > 0.6 * count
         assert tally.fast_path >= 4
-        assert all(tally.left[where] > 100 for where in LEAVES)
+        assert all(tally.left[where] > count / 80 for where in LEAVES)
         end = time.monotonic() + 30
         while usage(server) != before and time.monotonic() < end:  # what was left is computed, then freed
             pass

@@ -225,12 +225,12 @@ def test_many_handshakes_at_once(patient: Server, pair: Pair) -> None:
         with connect(patient, pair.client()) as wire:
             right.append(wire.ask(raw_request("mlp", BODY)).status)
 
-    threads = [threading.Thread(target=ask) for _ in range(64)]
+    threads = [threading.Thread(target=ask) for _ in range(32)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert right == [200] * 64
+    assert right == [200] * 32
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="no process can be stopped here")
@@ -439,6 +439,7 @@ def refused(ask: Callable[[str], object], word: str) -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_sigterm_answers_everything(tmp_path: Path) -> None:
     """Clients that ask without a pause are answered until the server says that it closes."""
     pair = make_pair(tmp_path)

@@ -130,7 +130,7 @@ def test_the_command_tells_workers_apart(fleet: Server) -> None:
     pids = set(workers(fleet))
     send_to_all(fleet)
     target = LoadTarget(port=fleet.port)
-    result = while_doing(lambda: send(fleet, 2000, 16), lambda: watch(target, "mlp", 1.2))
+    result = while_doing(lambda: send(fleet, 600, 16), lambda: watch(target, "mlp", 0.6))
     assert (result.missed, {process.process for process in result.processes}) == (0, pids)
     for written in (explain_markdown(result), render_explain_html(result)):
         assert all(f"process {pid}: " in written for pid in pids)
