@@ -161,6 +161,17 @@ def test_two_outputs_are_two(value, message):
         run(TWO, lambda x: value)
 
 
+@pytest.mark.parametrize("rows", [1, 2, 3])
+def test_a_list_of_rows_is_no_list_of_outputs(rows):
+    """With as many rows as outputs, each request would silently get values of another one."""
+    spec = {"inputs": {"x": "FP32[2]"}, "outputs": {"y": "FP32", "z": "FP32"}}
+    parts = [(np.ones((1, 2), np.float32),)] * rows
+    with pytest.raises(
+        EngineError, match=r"must return y, z as a tuple .*, got list: a list of rows\? return one list per"
+    ):
+        run(spec, lambda x: [(row[0], row[1]) for row in x], parts)
+
+
 def test_requests_share_a_call_where_sizes_are_fixed():
     """And have their own rows back."""
     calls = []

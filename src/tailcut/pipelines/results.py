@@ -102,8 +102,9 @@ def _each(stage: Stage, result: Any, rows: int) -> Sequence[Any]:
         return [result[name] for name in names]
     if len(names) == 1 and (not isinstance(result, tuple) or len(result) != 1 or _is_row(stage, result[0], rows)):
         return [result]
-    if not isinstance(result, tuple | list):
-        raise EngineError(f"{where} as a tuple in this order or as a dict, got {type(result).__name__}")
+    if not isinstance(result, tuple):  # a list may be of rows, as many as there are outputs
+        hint = ": a list of rows? return one list per output" if isinstance(result, list) else ""
+        raise EngineError(f"{where} as a tuple in this order or as a dict, got {type(result).__name__}{hint}")
     if len(result) != len(names):
         raise EngineError(f"{where}, got {len(result)} values")
     return result
