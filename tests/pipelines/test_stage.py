@@ -86,6 +86,10 @@ def test_a_name_is_printed_and_handed_to_its_process(name):
         ({"cpus": "01"}, "stage 'same': cpus must be a list of numbers of CPUs, not ['0', '1']"),
         ({"fill": 0}, "stage 'same': fill must be a dict of a value for each output, not 0"),
         ({"fill": [0]}, "stage 'same': fill must be a dict of a value for each output, not [0]"),
+        ({"threads": 4}, "stage 'same': threads is 4: write threads=True, workers=4"),
+        ({"threads": "yes"}, "stage 'same': threads is 'yes', must be True or False"),
+        ({"threads": 0}, "stage 'same': threads is 0, must be True or False"),
+        ({"threads": None}, "stage 'same': threads is None, must be True or False"),
     ],
 )
 def test_a_setting_of_another_type_is_named(setting, message):

@@ -143,6 +143,7 @@ def stage(  # noqa: PLR0913  the settings of a stage
         _check(title, "max_batch_size", max_batch_size, _MOST_BATCH)
         if not isinstance(timeout_s, int | float) or not 0 < timeout_s <= 86400:
             raise UsageError(f"stage {title!r}: timeout_s is {timeout_s!r}, must be greater than 0 and at most a day")
+        _check_threads(title, threads)
         pins = _check_cpus(title, cpus)
         takes = parse_tensors(title, "inputs", inputs)
         gives = parse_tensors(title, "outputs", outputs)
@@ -208,6 +209,14 @@ class Pipeline:
 def _check(stage: str, setting: str, value: int, most: int) -> None:
     if type(value) is not int or not 1 <= value <= most:
         raise UsageError(f"stage {stage!r}: {setting} is {value!r}, must be 1 to {most}")
+
+
+def _check_threads(stage: str, threads: object) -> None:
+    """Refuse a number of threads, which would mean one."""
+    if not isinstance(threads, bool):
+        number = isinstance(threads, int) and threads > 0
+        advice = f": write threads=True, workers={threads}" if number else ", must be True or False"
+        raise UsageError(f"stage {stage!r}: threads is {threads!r}{advice}")
 
 
 def _check_cpus(stage: str, cpus: object) -> tuple[int, ...]:
