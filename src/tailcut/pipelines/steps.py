@@ -161,7 +161,7 @@ def open_stage(stage_place: StagePlace, limits: Limits) -> tuple[Model, StageEng
     profile = Profile(model=ref, settings=Settings(engine=engine.options, batching=batching))
     why = RowEvidence(Rows.INDEPENDENT, "a stage's rows are independent")
     decision = RowDecision(Rows.INDEPENDENT, why.reason, "independent", read_signature(engine.spec), why)
-    own = replace(limits, engine_timeout_s=patience_s)
+    own = replace(limits, engine_timeout_s=patience_s, engine_title=f"stage {stage.name!r}")
     try:
         return Model(profile, engine, own, decision, reopen=lambda: engine), engine
     except BaseException:

@@ -16,6 +16,7 @@ class Limits:
     slab_bytes: int = 256 << 20
     most_bytes: int = 2 << 30  # of a slab of large rows, which holds two batches however few rows those are
     engine_timeout_s: float = 30.0  # a call that takes longer is given up: its requests fail, its worker is replaced
+    engine_title: str = "the engine"  # as messages about such a call name it
     warm_up_s: float = 10.0  # longest time before ready in which batch sizes are tried out
 
     def __post_init__(self) -> None:

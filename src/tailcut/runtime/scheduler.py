@@ -52,6 +52,7 @@ class Scheduler:
         self.closed = False
         self.postponed_rows = 0  # of oversized requests, in no part yet
         self.engine_timeout_s = limits.engine_timeout_s
+        self.silence = f"{limits.engine_title} did not answer within {limits.engine_timeout_s:g} s"
         self._admission = Admission(
             spec.name, self.forecast, self.queue_rows, limits.queue_rows, instances[0], self.slab is not None
         )
@@ -317,9 +318,8 @@ class Scheduler:
         now = time.monotonic_ns()
         with self._lock:
             hung, failed = self._in_flight.give_up(now - int(self.engine_timeout_s * 1e9))
-        _fail(failed, f"the engine did not answer within {self.engine_timeout_s:g} s: the call was abandoned")
-        with self._lock:
             late = self._take_late(now)
+        _fail(failed, f"{self.silence}: the call was abandoned")
         _fail(late, _LATE)
         return hung
 

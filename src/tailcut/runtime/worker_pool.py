@@ -146,7 +146,8 @@ class WorkerPool:
 
     def replace(self, batch: Batch) -> None:
         """Put a new worker with a new engine in the place of the one whose call hangs on a batch."""
-        _log.error("%s: an engine call of %d rows hangs: replacing its worker", self._first.spec.name, batch.rows)
+        silence = self._scheduler.silence
+        _log.error("%s: %s (rows: %d): replacing its worker", self._first.spec.name, silence, batch.rows)
         thread = batch.thread
         with self._lock:
             if batch in self._back:
@@ -161,7 +162,7 @@ class WorkerPool:
             worker.retire()
         _interrupt(engine, thread)
         if len(self._hung) > _MOST_HUNG:
-            _log.error("%s: %d calls hang: no new engine until one returns", worker.name, len(self._hung))
+            _log.error("%s: %d calls hang: no new worker until one returns", worker.name, len(self._hung))
         else:
             self._refill(engine, worker.place)
 
@@ -174,7 +175,7 @@ class WorkerPool:
                 return
             engine = self._hung.pop(worker)
             unused = engine not in (*self._workers.values(), *self._hung.values(), self._first)
-        _log.warning("%s: an abandoned engine call has returned", worker.name)
+        _log.warning("%s: an abandoned call has returned", worker.name)
         if unused:
             engine.close()
         self._refill(self._first, worker.place)
