@@ -1,12 +1,19 @@
 """Each example runs as a user runs it, and prints what it says."""
 
 import re
+import runpy
 import shutil
+import struct
 import subprocess
 import sys
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from tailcut.errors import InvalidInputError
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 THREADS = "".join(rf"Thread {i} result: {0.6375 + 0.5 * i:.4f}\n".replace(".", r"\.") for i in range(8))
@@ -48,6 +55,47 @@ def test_pipeline_example(name: str, tmp_path: Path) -> None:
         pytest.importorskip("tokenizers", reason="tokenizers is not installed: the examples' models are made with it")
         _run(folder / "make_models.py", r"wrote tokenizer\.json, encoder\.onnx and digits\.onnx\n")
     _run(folder / name, output)
+
+
+@pytest.fixture(scope="module")
+def decode() -> Callable[[bytes], np.ndarray]:
+    """The example's function that decodes one file."""
+    pytest.importorskip("PIL", reason="PIL is not installed: this example needs it")
+    return runpy.run_path(str(EXAMPLES / "pipelines" / "image_labels.py"))["decode_one"]
+
+
+def _png(header: bytes, pixels: bytes = b"") -> bytes:
+    """A PNG file, of width, height, bits and kind of colour (PNG, 11.2.1), and its pixels."""
+    chunks = [(b"IHDR", header + bytes(3)), (b"IDAT", zlib.compress(pixels)), (b"IEND", b"")]
+    parts = [
+        struct.pack(">I", len(data)) + tag + data + struct.pack(">I", zlib.crc32(tag + data)) for tag, data in chunks
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"P5 2 2 255\n\0\0\0\0",
+        _png(struct.pack(">IIBB", 20000, 20000, 8, 0)),
+        _png(struct.pack(">IIBB", 8, 8, 8, 0)).replace(b"IDAT", b"ID\0T"),
+    ],
+    ids=["nothing", "another format", "400 million pixels", "a broken chunk"],
+)
+def test_a_file_that_is_no_image_is_refused(decode: Callable[[bytes], np.ndarray], data: bytes) -> None:
+    """With the author's words, and as the client's fault."""
+    with pytest.raises(InvalidInputError, match="send JPEG or PNG files"):
+        decode(data)
+
+
+@pytest.mark.parametrize(("bits", "value", "want"), [(8, 156, 9.79), (16, 40000, 9.77), (16, 200, 0.05)])
+def test_grey_of_any_depth_is_scaled(decode: Callable[[bytes], np.ndarray], bits: int, value: int, want: float) -> None:
+    """Nothing of 16 bits is cut off."""
+    rows = (b"\0" + value.to_bytes(bits // 8, "big") * 16) * 16
+    assert decode(_png(struct.pack(">IIBB", 16, 16, bits, 0), rows)) == pytest.approx(
+        np.full((1, 8, 8), want), abs=0.01
+    )
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""JPEG files in, labels out: Pillow decodes and scales, the digit classifier scores, and the best score is named.
+"""JPEG or PNG files in, labels out: Pillow decodes and scales, the digit classifier scores, the best score is named.
 
 python make_models.py
 tailcut serve image_labels.py:pipeline
@@ -7,20 +7,24 @@ tailcut serve image_labels.py:pipeline
 import io
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from tailcut import InvalidInputError, Model, Pipeline, stage
 
+FORMATS = ["JPEG", "PNG"]  # of the many that Pillow reads: each decoder is code that clients can attack
+BROKEN = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises for broken files
 NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 
 
 def decode_one(data: bytes) -> np.ndarray:
     """The picture as 8 x 8 values from 0 to 16."""
     try:
-        picture = Image.open(io.BytesIO(data)).convert("L").resize((8, 8), Image.Resampling.BOX)
-    except (UnidentifiedImageError, OSError):
+        picture = Image.open(io.BytesIO(data), formats=FORMATS)
+        deep = picture.mode.startswith("I")  # a PNG with 16 bits of grey, which "L" would cut off at 255
+        small = picture.convert("F" if deep else "L").resize((8, 8), Image.Resampling.BOX)
+    except BROKEN:
         raise InvalidInputError("an image cannot be decoded: send JPEG or PNG files") from None
-    return np.asarray(picture, np.float32)[None] / 255 * 16
+    return np.asarray(small, np.float32)[None] / (65535 if deep else 255) * 16
 
 
 @stage(inputs={"file": "BYTES"}, outputs={"image": "FP32[1, 8, 8]"}, workers=2)
