@@ -17,6 +17,7 @@ from tailcut.errors import (
     DeadlineExceededError,
     EngineError,
     InvalidInputError,
+    ReleasedError,
     UsageError,
 )
 from tailcut.pipelines.steps import StepOptions
@@ -25,6 +26,7 @@ from tailcut.runtime.opening.measured import BUDGET_S
 from tailcut.runtime.profile import Profile
 from tailcut.runtime.rows import SETTING_OF
 from tests.engines.models import perceptron
+from tests.forked import fork, succeeded
 from tests.pipelines.samples import CPU, truth
 
 WORDS = [b"a", b"bb", "c\u00e9".encode(), b"dddddddd", b"\xff\xfe\x00", b"", b"g" * 300]
@@ -244,6 +246,36 @@ def test_processes_end_with_the_model(folder):
     model.close()
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+def test_a_closed_pipeline_says_so_itself(folder):
+    """And not that one of its steps was closed, to the request under way either."""
+
+    async def ask():
+        model = Model.open(f"{folder}/samples.py:pipeline", auto=False)
+        waiting = [asyncio.ensure_future(model.infer({"text": [b"hang"]})) for _ in range(100)]
+        await asyncio.sleep(0)  # all are queued, and the stage's process takes some of them
+        await asyncio.to_thread(model.close)
+        errors = await asyncio.gather(*waiting, return_exceptions=True)
+        with pytest.raises(ReleasedError, match=r"^pipeline 'texts' was closed$"):
+            await model.infer({"text": WORDS})
+        return {str(error) for error in errors if isinstance(error, ReleasedError)}
+
+    assert asyncio.run(ask()) == {"pipeline 'texts' was closed"}
+
+
+def test_a_forked_child_is_told_where_to_open_the_pipeline(numbers):
+    """Nothing was closed; the parent goes on."""
+
+    def ask():
+        told = r"^pipeline 'numbers' was opened before this process was forked: open it in the process that uses it$"
+        for _ in range(2):
+            with pytest.raises(ReleasedError, match=told):
+                numbers.infer_sync(row(1))
+            numbers.close()
+
+    assert succeeded(fork(ask))
+    assert numbers.infer_sync(row(2))["y"].tolist() == [[4, 4, 4, 4]]
 
 
 @pytest.mark.slow

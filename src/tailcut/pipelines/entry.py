@@ -6,7 +6,7 @@ from collections.abc import Generator, Sequence
 import numpy as np
 
 from tailcut.engines.base import EngineOptions
-from tailcut.errors import QueueFullError, TailcutError
+from tailcut.errors import QueueFullError, ReleasedError, TailcutError
 from tailcut.pipelines.flow import Flow
 from tailcut.pipelines.statistics import PipelineStatistics
 from tailcut.pipelines.steps import OpenStep
@@ -42,6 +42,7 @@ class PipelineEntry:
         cold = [step.model.entry.warm_up for step in steps if step.engine is None]
         reasons = [warm_up.reason for warm_up in cold if not warm_up.warmed_up]
         self.warm_up = WarmUp(not reasons, "; ".join(reasons))
+        self.gone = ""  # why it answers nothing more: it was closed, or is another process's
         self._statistics = PipelineStatistics(len(steps))
         self._flows: dict[Request, Flow] = {}
 
@@ -63,6 +64,8 @@ class PipelineEntry:
         return self._start(arrays, request, in_steps=True)
 
     def _start(self, arrays: Arrays, request: Request, *, in_steps: bool) -> Generator[None, None, None]:
+        if self.gone:
+            raise ReleasedError(self.gone)
         flow = Flow(self, arrays, request)
         self._statistics.began()
         self._flows[request] = flow

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
-from tailcut.errors import EngineError, InvalidInputError, TailcutError
+from tailcut.errors import EngineError, InvalidInputError, ReleasedError, TailcutError
 from tailcut.pipelines.steps import OpenStep
 from tailcut.runtime.inputs import Arrays, check_inputs, row_count
 from tailcut.runtime.request import Batch, Notifiable, Request
@@ -25,6 +25,7 @@ class FlowOwner(Protocol):
 
     spec: ModelSpec
     one_batch: bool  # the first axis of every input counts the rows of the request
+    gone: str  # why it answers nothing more; empty: it does
 
     @property
     def steps(self) -> Sequence[OpenStep]: ...  # noqa: D102  in order
@@ -199,6 +200,8 @@ class Flow:
             self.request.delivery.post(batch)
 
     def _fail(self, error: TailcutError) -> None:
+        if isinstance(error, ReleasedError) and self._owner.gone:  # of a step
+            error = ReleasedError(self._owner.gone)
         self._owner.ended(self, error)
         if not self.request.cancelled:
             self.request.delivery.post_failure(self.request, error)

@@ -9,6 +9,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import ArrayLike
 
+from tailcut import forks
 from tailcut.engines.base import EngineOptions
 from tailcut.engines.file_hash import file_hash
 from tailcut.engines.trust import trust as trust_file
@@ -56,6 +57,7 @@ class PipelineModel:
         self.rows = RowDecision(self.spec.rows, self.spec.rows_reason, "auto", read_signature(self.spec), evidence)
         self.profile = profile
         self._calls = LibraryCalls(self.entry)
+        forks.watch_by(self, PipelineModel._forked)
 
     @classmethod
     def open(
@@ -95,6 +97,7 @@ class PipelineModel:
             QueueFullError: too much is waiting already.
             DeadlineExceededError: `timeout_s` passed, or a stage did not answer within its own time.
             EngineError: a stage or a model failed on these inputs.
+            ReleasedError: the pipeline was closed, or opened before this process was forked.
         """
         return await self._calls.infer(inputs, timeout_s, priority)
 
@@ -106,6 +109,7 @@ class PipelineModel:
 
     def close(self) -> None:
         """Fail what waits, end the processes, close the models. Calling it again does nothing."""
+        self.entry.gone = self.entry.gone or f"pipeline {self.spec.name!r} was closed"
         for step in self.entry.steps:
             step.model.close()
 
@@ -114,6 +118,11 @@ class PipelineModel:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+    def _forked(self) -> None:
+        """In a forked child: the processes and threads are the parent's."""
+        told = "was opened before this process was forked: open it in the process that uses it"
+        self.entry.gone = self.entry.gone or f"pipeline {self.spec.name!r} {told}"
 
     def statistics(self) -> dict[str, int | float]:
         """As `Model.statistics`, summed over the steps where it is theirs; a request is counted once."""
