@@ -346,7 +346,10 @@ def _broken(folder: Path) -> None:
         (["noise.onnx"], "noise.onnx: not an ONNX model"),
         (["stopped.toml"], "give the model itself"),
         (["mlp.onnx", "--data", "nowhere.npz"], "nowhere.npz: no such data file"),
-        (["mlp.onnx", "--data", "not.npz"], "not a readable .npz file"),
+        (
+            ["mlp.onnx", "--data", "not.npz"],
+            "not a readable .npz file: write one with numpy.savez(path, NAME=array), or a .jsonl",
+        ),
         (["mlp.onnx", "--data", "other.npz"], "has no array 'x'"),
         (["mlp.onnx", "--data", "wide.npz"], "[3, 17]"),
         (["mlp.onnx", "--data", "none.npz"], "no rows"),

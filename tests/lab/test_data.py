@@ -246,6 +246,14 @@ def test_conversions_of_lines_are_told_once(tmp_path: Path, caplog: pytest.LogCa
 
 
 def test_a_message_lists_a_few_names_only() -> None:
-    """A file of many lines has many arrays."""
-    with pytest.raises(UsageError, match=r"it has z/0, .*z/11 and 88 more$"):
-        rows_of_data(ONE, {f"z/{number}": zeros(3) for number in range(100)}, 64)
+    """Of many arrays."""
+    with pytest.raises(UsageError, match=r"it has z0, .*z11 and 88 more$"):
+        rows_of_data(ONE, {f"z{number}": zeros(3) for number in range(100)}, 64)
+
+
+def test_a_message_has_the_names_that_the_lines_have(tmp_path: Path) -> None:
+    """Without the number of the line, which nobody wrote."""
+    path = tmp_path / "d.jsonl"
+    path.write_text('{"txt": [1, 2, 3], "mask/a": 1}\n' * 2)
+    with pytest.raises(UsageError, match=r"the data file has no array 'x': it has txt, mask/a$"):
+        rows_of_data(ONE, read_jsonl(path), 64)

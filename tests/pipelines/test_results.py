@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from tailcut import stage
-from tailcut.errors import EngineError, UsageError
-from tailcut.pipelines.calling import Caller
+from tailcut.errors import EngineError, InvalidInputError, UsageError
+from tailcut.pipelines.calling import Caller, refusal
 
 ONE = {"inputs": {"x": "FP32[2]"}, "outputs": {"y": "FP32[2]"}}
 TWO = {"inputs": {"x": "FP32[2]"}, "outputs": {"y": "FP32[2]", "label": "BYTES"}}
@@ -146,12 +146,37 @@ def test_fill_is_of_the_outputs_dtype(output, fill):
         (np.float32(1), r"for 3 rows, got \[\]"),
         ({"z": X}, "must return y, got z"),
         ([[1], [1, 2], [3]], "got a value that cannot be converted"),
+        ((row for row in X), r"output 'y': expected FP32 \[-1, 2\], got generator: return an array or a list"),
+        ({1.0, 2.0}, "got set: return an array or a list"),
+        (map(list, X), "got map: return an array or a list"),
     ],
 )
 def test_what_is_wrong_is_named(value, message):
     """Stage, output, expected and got."""
     with pytest.raises(EngineError, match=f"stage 's'.*{message}"):
         run(ONE, lambda x: value)
+
+
+def test_strings_are_in_a_list():
+    """No generator is looked into."""
+    with pytest.raises(
+        EngineError, match=r"output 'label': expected BYTES \[-1\], got generator: return an array or a"
+    ):
+        run(TWO, lambda x: (X, (f"{row}" for row in x)))
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (InvalidInputError("send JPEG"), "stage 's': send JPEG"),
+        (InvalidInputError(), "stage 's' refused the input"),
+        (EngineError("no device"), "no device"),
+        (EngineError(), "stage 's' failed: EngineError"),
+    ],
+)
+def test_an_error_without_a_text_names_the_stage(error, message):
+    """And ends in no colon."""
+    assert refusal(stage(**ONE, name="s")(lambda x: x), error)[1] == message
 
 
 @pytest.mark.parametrize(("value", "message"), [(X, "got ndarray"), ((X,), "got 1 values"), ((X, None), "got None")])

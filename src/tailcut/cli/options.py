@@ -104,5 +104,8 @@ def load_data(path: str | Path) -> dict[str, np.ndarray]:
                 f"length, named {group}/0, {group}/1 and so on, or a .jsonl file with one request a line; save "
                 "strings as numpy.array(strings)"
             ) from None
-        raise UsageError(f"{path}: not a readable .npz file: write one with numpy.savez(path, NAME=array)") from None
+        raise UsageError(
+            f"{path}: not a readable .npz file: write one with numpy.savez(path, NAME=array), or a .jsonl file with "
+            "one request a line"
+        ) from None
     return arrays

@@ -2,6 +2,7 @@
 
 import logging
 import random
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +17,7 @@ from tailcut.spec import DType, ModelSpec, TensorSpec
 ONLY_INPUT = ""  # the name of an array out of an .npy file, which has none: it is for the model's only input
 _LISTED = 12  # names in a message
 _FLOATS = {DType.FP16, DType.BF16, DType.FP32, DType.FP64}
+_GROUP = re.compile(r"/[0-9]+$")  # what follows an array's name: of requests of one length, or of a line
 _log = logging.getLogger("tailcut")
 T = TypeVar("T")
 
@@ -88,7 +90,8 @@ def arrays_of_inputs(spec: ModelSpec, data: Mapping[str, np.ndarray], *, say: bo
     arrays = {}
     for tensor in spec.inputs:
         if tensor.name not in data:
-            raise UsageError(f"the data file has no array {tensor.name!r}: it has {_listed(data)}")
+            there = dict.fromkeys(_GROUP.sub("", name) for name in data)
+            raise UsageError(f"the data file has no array {tensor.name!r}: it has {_listed(there)}")
         array = _converted(tensor, data[tensor.name], say=say)
         arrays[tensor.name] = array[np.newaxis] if _is_row(tensor, array) else array
     return arrays

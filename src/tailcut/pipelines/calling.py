@@ -82,10 +82,11 @@ def refusal(stage: Stage, error: BaseException) -> tuple[ReplyKind, str]:
     """
     if isinstance(error, RefusedInputError):
         return ReplyKind.INVALID, plain(error)
+    message = plain(error) if isinstance(error, TailcutError) else ""
     if isinstance(error, InvalidInputError):
-        return ReplyKind.INVALID, plain(f"stage {stage.name!r}: {plain(error)}")
-    if isinstance(error, TailcutError):
-        return ReplyKind.FAILED, plain(error)
+        return ReplyKind.INVALID, plain(f"stage {stage.name!r}{f': {message}' if message else ' refused the input'}")
+    if message:
+        return ReplyKind.FAILED, message
     return ReplyKind.FAILED, plain(f"stage {stage.name!r} failed: {type(error).__name__}")
 
 

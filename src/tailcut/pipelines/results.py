@@ -146,7 +146,7 @@ def _numbers(where: str, tensor: TensorSpec, value: Any) -> np.ndarray:
     """
     want = tensor.dtype.numpy
     try:
-        result = np.asarray(value)
+        result = _as_array(where, tensor, value)
         array = result if isinstance(value, np.ndarray | np.generic) else as_dtype(result, want)
     except (ValueError, TypeError, OverflowError):
         raise EngineError(f"{where}: expected {tensor.describe()}, got a value that cannot be converted") from None
@@ -155,9 +155,18 @@ def _numbers(where: str, tensor: TensorSpec, value: Any) -> np.ndarray:
     return array
 
 
+def _as_array(where: str, tensor: TensorSpec, value: Any, dtype: type | None = None) -> np.ndarray:
+    """What numpy makes of a value, but for one that it does not look into, such as a generator or a set."""
+    array = np.asarray(value, dtype)
+    if array.dtype == object and not array.ndim and not isinstance(value, np.ndarray | str | bytes):
+        kind = type(value).__name__
+        raise EngineError(f"{where}: expected {tensor.describe()}, got {kind}: return an array or a list")
+    return array
+
+
 def _text(where: str, tensor: TensorSpec, value: Any) -> np.ndarray:
     """An array of strings, each by itself: numpy's own strings lose the NULs that they end with."""
-    array = np.asarray(value) if isinstance(value, np.ndarray | np.generic) else np.asarray(value, object)
+    array = _as_array(where, tensor, value, None if isinstance(value, np.ndarray | np.generic) else object)
     if array.dtype.kind not in "SUO":
         raise EngineError(f"{where}: expected {tensor.dtype} ({tensor.dtype.numpy}), got {array.dtype}")
     return array
