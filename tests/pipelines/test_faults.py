@@ -219,3 +219,14 @@ def test_models_of_one_name_are_told_apart_by_their_files(tmp_path, steps):
     source = written(tmp_path, HEAD, f"pipeline = Pipeline('p', [{steps}])\n")
     with pytest.raises(UsageError, match=r"two steps are called 'm': a model is called as its file is.*m-2\.onnx"):
         Model.open(source)
+
+
+@pytest.mark.slow
+def test_a_thread_that_keeps_a_server_alive_is_named(tmp_path):
+    """Its file has started it without daemon=True, and Python waits for it; without one, nothing is logged."""
+    held = "import threading\nthreading.Thread(target=threading.Event().wait, name='poller').start()\n"
+    source = written(tmp_path, HEAD, held, STAGE.replace("@stage(", "@stage(threads=True, "), PIPELINE)
+    with serving(tmp_path, source, env={"PYTHONUNBUFFERED": "1"}) as server:
+        server.process.send_signal(signal.SIGINT)  # without the time for load balancers
+        wait_for(lambda: "still waiting for threads that a file has started: poller" in server.stderr.read_text())
+        assert "INFO stopped" in server.stderr.read_text()

@@ -12,7 +12,7 @@ import typer
 
 from tailcut.cli.choices import AlsoCpuChoice, BatchingChoice, DeviceChoice
 from tailcut.cli.numbers import finite
-from tailcut.cli.serving.messages import log_neighbours, log_rows, log_threads, where
+from tailcut.cli.serving.messages import log_neighbours, log_rows, log_threads, log_unended, where
 from tailcut.cli.serving.model_repository import ControlMode, RepositoryStart, start_library, wishes_of
 from tailcut.cli.serving.models import ModelLoader
 from tailcut.cli.serving.needs import (
@@ -347,3 +347,4 @@ def serve(  # noqa: PLR0915  an option a line
             item.model.close()
     if worker is None:
         _log.info("stopped")
+    log_unended()

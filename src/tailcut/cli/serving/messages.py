@@ -1,6 +1,7 @@
 """The lines that `tailcut serve` logs about its models and its address; of several workers, the first one logs them."""
 
 import logging
+import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ if TYPE_CHECKING:
     from tailcut.server.workers.process import WorkerProcess
 
 _log = logging.getLogger("tailcut")
+_END_S = 1.0  # in which a process ends that nothing holds up
 
 
 def where(address: "ListenAddress") -> str:
@@ -66,3 +68,17 @@ def log_threads(served: "Sequence[ServedModel]", worker: "WorkerProcess | None")
                 threads.reason,
                 beside,
             )
+
+
+def log_unended() -> None:
+    """Log in a moment which threads of a pipeline's file the end of this process waits for, if it has not ended."""
+
+    def log() -> None:
+        names = [item.name for item in threading.enumerate() if not item.daemon and item is not threading.main_thread()]
+        if names:
+            text = "still waiting for threads that a file has started: %s: start them with daemon=True"
+            _log.warning(text, ", ".join(names))
+
+    timer = threading.Timer(_END_S, log)
+    timer.daemon = True
+    timer.start()
