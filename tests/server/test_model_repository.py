@@ -119,6 +119,7 @@ def test_an_ensemble(client: tritonclient.http.InferenceServerClient, server: Se
     with tritonclient.grpc.InferenceServerClient(f"{server.host}:{server.grpc_port}") as grpc:
         [counted] = grpc.get_inference_statistics("ensemble").model_stats
         assert counted.inference_stats.success.count == 2
+    assert client.get_model_metadata("ensemble")["platform"] == "ensemble"
     config = client.get_model_config("ensemble")
     assert (config["platform"], config["max_batch_size"]) == ("ensemble", 8)
     assert [step["model_name"] for step in config["ensemble_scheduling"]["step"]] == ["simple", "simple"]

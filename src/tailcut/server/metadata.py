@@ -70,6 +70,8 @@ def metadata(repository: ModelRepository, served: ServedModel, *, classes: bool 
         "name": served.name,
         "versions": repository.versions(served.name),
     }
+    if served.entry.stages():  # no single file computes it
+        answer["platform"] = configuration(served)["platform"]
     for entry, tensor in zip(answer["outputs"], spec.outputs, strict=True):
         if classes and tensor.classes:
             entry["parameters"] = {"classes": list(tensor.classes)}
