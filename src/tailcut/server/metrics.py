@@ -33,7 +33,7 @@ _STAGE_LABELS = ("model", "version", "stage")
 _STAGE_METRICS = (  # what a step counts, in which unit, and how it is shown
     ("requests", None, CounterMetricFamily, "requests", "Requests that a pipeline's step has answered"),
     ("rows", None, CounterMetricFamily, "rows", "Rows of them; requests, where an output of the stage has a free size"),
-    ("batches", None, CounterMetricFamily, "batches", "Batches of them"),
+    ("batches", None, CounterMetricFamily, "batches", "Batches that it has computed, or failed on"),
     ("failed", None, CounterMetricFamily, "failed", "Requests that the step failed"),
     ("refused", None, CounterMetricFamily, "refused", "Requests that the step refused before they were queued for it"),
     ("expired", None, CounterMetricFamily, "expired", "Requests whose deadline passed in the step's queue"),
@@ -215,7 +215,7 @@ class _MetricsCollector:
             "requests": CounterMetricFamily("nv_inference_request_success", "Requests answered", labels=labels),
             "failed": CounterMetricFamily("nv_inference_request_failure", "Requests the engine failed", labels=labels),
             "rows": CounterMetricFamily("nv_inference_count", "Rows computed", labels=labels),
-            "batches": CounterMetricFamily("nv_inference_exec_count", "Batches computed", labels=labels),
+            "batches": CounterMetricFamily("nv_inference_exec_count", "Batches computed or failed", labels=labels),
             "expired": CounterMetricFamily(
                 "tailcut_expired", "Requests whose deadline passed in the queue", labels=labels
             ),
