@@ -10,7 +10,6 @@ from tests.engines.models import perceptron
 from tailcut.errors import UsageError
 from tailcut.runtime.profile import Profile
 from tailcut.runtime.settings import Settings
-from tailcut.server.limits import ServerLimits
 from tailcut.tuner import json_wire
 from tailcut.tuner.claims import carry
 from tailcut.tuner.compare import compare
@@ -94,9 +93,9 @@ def test_what_is_too_long_as_json_is_asked_in_binary(tmp_path: Path, monkeypatch
     """The limit is that of a server, to the byte."""
     x = np.zeros((1, 16), np.float32)
     length = len(json_body({"x": x}))
-    monkeypatch.setattr(json_wire, "ServerLimits", lambda: ServerLimits(body_bytes=length))
+    monkeypatch.setattr(json_wire, "BODY_BYTES", length)
     assert not not_json([{"x": x}])
-    monkeypatch.setattr(json_wire, "ServerLimits", lambda: ServerLimits(body_bytes=length - 1))
+    monkeypatch.setattr(json_wire, "BODY_BYTES", length - 1)
     events: list[Event] = []
     wanted = TuneRequest(perceptron([16, 4], tmp_path / "m.onnx"), {"x": x}, budget_s=5.0)
     assert open_session(wanted, events.append).base.io.wire == "binary"

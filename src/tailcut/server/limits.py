@@ -5,6 +5,7 @@ from math import prod
 
 from tailcut.runtime.entry import ServedEntry
 from tailcut.spec import DType
+from tailcut.wire.v2.call import BODY_BYTES
 
 QUESTION_BYTES = 64 * 1024  # the body of a question about the server
 _JSON_BYTES = 32  # of a number as JSON, with its comma and some white space
@@ -15,7 +16,7 @@ _AROUND_BYTES = 1 << 20  # names, shapes, parameters and indentation around the 
 class ServerLimits:
     """Sizes in bytes, times in seconds."""
 
-    body_bytes: int = 64 << 20
+    body_bytes: int = BODY_BYTES
     buffered_bytes: int = 512 << 20  # bodies in buffers of their own, all connections together
     connections: int = 4096  # over it, the connection that has been idle longest makes room
     head_timeout_s: float = 10.0  # from the first byte to the empty line

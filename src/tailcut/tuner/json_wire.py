@@ -7,10 +7,9 @@ import msgspec
 import numpy as np
 
 from tailcut.errors import UsageError
-from tailcut.server.limits import ServerLimits
 from tailcut.spec import DType
 from tailcut.tuner.records import TuneRequest, with_wire
-from tailcut.wire.v2.call import json_body
+from tailcut.wire.v2.call import BODY_BYTES, json_body
 
 _SAMPLED = 4096  # values of an array, for the length of all
 _SURE = 0.03  # the length of a sample is off by less
@@ -34,17 +33,17 @@ def not_json(requests: Sequence[Mapping[str, np.ndarray]]) -> str:
 
     A request is too much for JSON, too, where its body is over what a server takes.
     """
-    most = ServerLimits().body_bytes
     for request in requests:
         for name, array in request.items():
             if not is_json(array):
                 what = "bytes that are not UTF-8" if array.dtype.hasobject else "NaN or infinity"
                 return f"input {name!r} has {what} in the data, which JSON cannot carry"
         size_bytes = json_bytes(request)
-        if abs(size_bytes - most) < _SURE * most:
+        if abs(size_bytes - BODY_BYTES) < _SURE * BODY_BYTES:
             size_bytes = len(json_body(request))
-        if size_bytes > most:
-            return f"a request is {size_bytes / 2**20:,.0f} MiB as JSON, over the {most >> 20} MiB that a server takes"
+        if size_bytes > BODY_BYTES:
+            size = f"{size_bytes / 2**20:,.0f} MiB as JSON"
+            return f"a request is {size}, over the {BODY_BYTES >> 20} MiB that a server takes"
     return ""
 
 

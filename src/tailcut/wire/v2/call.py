@@ -14,6 +14,7 @@ from tailcut.spec import DType
 from tailcut.wire.v2.tensors import shown, to_bytes
 
 Parts = list[bytes | memoryview]
+BODY_BYTES = 64 << 20  # that a server takes in one request, unless it is told otherwise
 
 
 @dataclass(frozen=True, slots=True)
