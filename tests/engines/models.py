@@ -328,3 +328,31 @@ def halved_and_doubled(path: Path) -> Path:
     ]
     ends = [[value(name, DType.FP32, (None, 1, None, None))] for name in ("x", "y")]
     return save(path, nodes, *ends, {"twice": np.array([1, 1, 2, 2], np.float32)})
+
+
+def recurrent(kind: str, path: Path, *, shape: Dims, lengths: str | list[int] = "input") -> Path:
+    """x float32 [batch, time, 3] -> y float32 [batch, time, 2, 4], h float32 [batch, 2, 4]: a layer in both directions.
+
+    Args:
+        kind: LSTM, GRU or RNN.
+        path: of the file.
+        shape: of x.
+        lengths: `input`, `none`, or constant ones.
+    """
+    gates = {"LSTM": 4, "GRU": 3, "RNN": 1}[kind] * 4
+    random = np.random.default_rng(0)
+    sizes = {"w": (2, gates, 3), "r": (2, gates, 4), "b": (2, 2 * gates)}
+    weights = {name: random.standard_normal(size).astype(np.float32) for name, size in sizes.items()}
+    if isinstance(lengths, list):
+        weights["lengths"] = np.array(lengths, np.int32)
+    given = ["steps", *sizes, *([] if lengths == "none" else ["lengths"])]
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["steps"], perm=[1, 0, 2]),
+        helper.make_node(kind, given, ["all", "last"], hidden_size=4, direction="bidirectional"),
+        helper.make_node("Transpose", ["all"], ["y"], perm=[2, 0, 1, 3]),
+        helper.make_node("Transpose", ["last"], ["h"], perm=[1, 0, 2]),
+    ]
+    inputs = [value("x", DType.FP32, shape)]
+    inputs += [value("lengths", DType.INT32, shape[:1])] if lengths == "input" else []
+    outputs = [value("y", DType.FP32, (*shape[:2], 2, 4)), value("h", DType.FP32, (shape[0], 2, 4))]
+    return save(path, nodes, inputs, outputs, weights)

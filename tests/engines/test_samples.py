@@ -13,6 +13,7 @@ from tailcut.errors import UnsupportedError
 from tailcut.spec import DType
 
 F32, I64 = DType.FP32, DType.INT64
+ONE = helper.make_tensor("one", TensorProto.FLOAT, [1], [1.0])
 
 
 def found(path: Path) -> tuple[Samples, dict[str, np.ndarray]]:
@@ -114,6 +115,25 @@ def test_a_decoder_starts_with_a_past_of_length_zero(tmp_path: Path) -> None:
     assert set(np.unique(masks)) == {0, 1}
     assert (np.diff(masks, axis=1) <= 0).all()
     assert masks[:, 0].all()
+
+
+@pytest.mark.parametrize("padded", [True, False])
+def test_lengths_are_drawn_where_the_model_takes_shorter_ones(tmp_path: Path, *, padded: bool) -> None:
+    """From one to the longest; a model whose mask is as long as the longest row gets full ones."""
+    nodes = [
+        helper.make_node("Shape", ["x"], ["all"], start=1),
+        helper.make_node("ReduceMax", ["lengths"], ["most"], keepdims=1),
+        helper.make_node("ConstantOfShape", ["all" if padded else "most"], ["ones"], value=ONE),
+        helper.make_node("Mul", ["x", "ones"], ["m"]),
+        helper.make_node("Cast", ["lengths"], ["f"], to=TensorProto.FLOAT),
+        helper.make_node("Unsqueeze", ["f", "last"], ["u"]),
+        helper.make_node("Add", ["m", "u"], ["y"]),
+    ]
+    ends = [value("x", F32, (None, "t")), value("lengths", I64, (None,))], [value("y", F32, (None, "t"))]
+    samples, request = found(save(tmp_path / "lengths.onnx", nodes, *ends, {"last": np.array([1])}))
+    length = request["x"].shape[1]
+    drawn = set(samples.make(999, seed=1)["lengths"].tolist())
+    assert drawn == (set(range(1, length + 1)) if padded else {length})
 
 
 def test_a_streaming_model_gets_its_state_and_its_sample_rate(tmp_path: Path) -> None:

@@ -64,7 +64,10 @@ class Guess:
 
 
 def guesses(spec: ModelSpec, hints: InputHints) -> Iterator[Guess]:
-    """Yield guesses: all sizes with the likeliest number of rows, then with others; zeros where values are unknown."""
+    """Yield guesses: all sizes with the likeliest number of rows, then with others.
+
+    Where values are unknown, cautious ones follow: integers are zero, and lengths are full.
+    """
     axes = _free_axes(spec, hints)
     kinds = {kind for kind in axes.values() if kind is not None}
     cautious = any(_is_unknown(tensor, hints) for tensor in spec.inputs)
@@ -182,7 +185,7 @@ def _dim_name(hints: InputHints, tensor: str, axis: int) -> str | None:
 def _sample(
     tensor: TensorSpec, shapes: Mapping[str, Sequence[int]], hints: InputHints, *, cautious: bool = False
 ) -> SampleInput:
-    """How an input is filled; `cautious`: with zeros, where nothing says which integers are allowed."""
+    """How an input is filled; `cautious`: with zeros or full lengths, where nothing says which integers are allowed."""
     name, shape = tensor.name.lower(), tuple(shapes[tensor.name])
     if tensor.dtype is DType.BYTES:
         return SampleInput(shape=shape, values="numerals" if cautious else "text")
@@ -211,7 +214,9 @@ def _integers(
     if tensor.dtype is DType.UINT8 and len(shape) > 2:
         return SampleInput(shape=shape, values="integers", high=256)  # pixels
     if _LENGTH.search(name) and len(shape) <= 1:
-        return SampleInput(shape=shape, values="constant", low=_longest(shapes))
+        # Lengths differ, as a mask's do: what ignores them is right wherever they are full.
+        longest = _longest(shapes)
+        return SampleInput(shape=shape, values="integers", low=longest if cautious else 1, high=longest + 1)
     if tensor.dtype is DType.BOOL and ROWS not in shape:
         return SampleInput(shape=shape, values="constant")  # a switch, as `use_cache_branch`
     return SampleInput(shape=shape, values="integers", high=1 if cautious else 2)

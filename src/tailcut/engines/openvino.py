@@ -32,6 +32,7 @@ from tailcut.engines.installed import is_installed
 from tailcut.engines.openvino_core import core
 from tailcut.engines.openvino_files import read_file, spec_of
 from tailcut.engines.openvino_instance import Instance, wrap
+from tailcut.engines.openvino_lengths import ignored_lengths
 from tailcut.engines.openvino_reference import OpenVinoReference
 from tailcut.engines.openvino_sizes import SizedReference, SizeInference
 from tailcut.engines.shape_check import Reference, ShapeCheck
@@ -60,6 +61,7 @@ class OpenVinoEngine:
         onnx = kind is FileKind.ONNX
         source = _read_onnx(path, options, name) if onnx else _read_other(path, kind, options, name)
         model, self.spec, self.hints = source.model, source.spec, source.hints
+        _refuse_lengths(path, model, "use onnxruntime" if onnx else "convert the model to ONNX, and use onnxruntime")
         try:
             compiled = core().compile_model(model, "CPU", _properties(options, shared=not _is_free(self.spec)))
         except Exception as error:  # noqa: BLE001  openvino raises plain RuntimeErrors
@@ -184,6 +186,15 @@ def _refuse_strings(path: Path, spec: ModelSpec, advice: str) -> None:
     for tensor in spec.inputs + spec.outputs:
         if tensor.dtype is DType.BYTES:
             raise UnsupportedError(f"{path}: openvino does not support strings (tensor {tensor.name!r}): {advice}")
+
+
+def _refuse_lengths(path: Path, model: Any, advice: str) -> None:
+    kind = ignored_lengths(model)
+    if kind:
+        raise UnsupportedError(
+            f"{path}: openvino ignores the sequence lengths of {kind} layers whose sizes are free: {advice}, "
+            "or give all sizes with fixed_dims"
+        )
 
 
 def _is_free(spec: ModelSpec) -> bool:

@@ -1,0 +1,45 @@
+"""Recurrent layers whose lengths OpenVINO ignores.
+
+LSTM, GRU and RNN take a length for each row, behind which they keep their state and answer zeros. OpenVINO 2026.4.1
+heeds it where all sizes of the layer's input are fixed. Where one is free, every row is computed to its end, silently,
+alone as in a batch. OpenVINO itself is wrong the same way as a reference, so such a model is refused when it is loaded.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+_LENGTHS = {"LSTMSequence": 3, "GRUSequence": 2, "RNNSequence": 2}  # the operator's input that holds them
+_TIME = 1  # axis of its first input
+_MOVES = {"Broadcast", "Convert", "Gather", "Reshape", "Slice", "Squeeze", "StridedSlice", "Tile", "Unsqueeze"}
+
+
+def ignored_lengths(model: Any) -> str:
+    """The type of a layer in an `openvino.Model` whose lengths are ignored: LSTM, GRU or RNN; empty without one."""
+    for node in _nodes(model):
+        kind = node.get_type_name()
+        if kind in _LENGTHS and node.input_value(0).get_partial_shape().is_dynamic and not _is_whole(node):
+            return str(kind.removesuffix("Sequence"))
+    return ""
+
+
+def _nodes(model: Any) -> Iterator[Any]:
+    """Yield all operators, those in the bodies of loops and branches among them."""
+    for node in model.get_ops():
+        yield node
+        kind = node.get_type_name()
+        if kind == "If":
+            yield from _nodes(node.get_then_body())
+            yield from _nodes(node.get_else_body())
+        elif kind in {"Loop", "TensorIterator"}:
+            yield from _nodes(node.get_function())
+
+
+def _is_whole(node: Any) -> bool:
+    """Whether the lengths are those of the input, so that ignoring them changes nothing: front ends fill them in so."""
+    lengths = node.input_value(_LENGTHS[node.get_type_name()]).get_node()
+    while lengths.get_type_name() in _MOVES:
+        lengths = lengths.input_value(0).get_node()
+    if lengths.get_type_name() != "Constant":
+        return bool(lengths.get_type_name() == "ShapeOf")
+    time = node.input_value(0).get_partial_shape()[_TIME]
+    return not time.is_dynamic and int(lengths.data.min()) >= time.get_length()
