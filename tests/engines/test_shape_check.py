@@ -206,6 +206,68 @@ def test_an_engine_that_computes_in_its_own_way_is_accepted_with_a_warning(
     assert "differ from those of onnxruntime (off by 30.0%" in caplog.text
 
 
+@pytest.mark.parametrize("factor", [0, 2.2, 50])
+def test_an_engine_that_is_off_by_the_whole_answer_is_refused(tmp_path: Path, factor: float) -> None:
+    """However well its fresh models agree with each other; no size that was accepted before widens what is accepted."""
+    check, instance, factory = checked(tmp_path, 1, 1.6, 1.6, 1.6, factor)
+    instance.take_over(factory())
+    check._canary = None  # as if this had been so from the start
+    near, far = numbers(1, 3), numbers(1, 4)
+    check.prove(instance, near, shapes_of(near))
+    check._canary = None
+    instance.take_over(factory())
+    for _ in range(2):
+        with pytest.raises(EngineError, match=r"wrong outputs for requests of x \[1, 4\], even when recompiled"):
+            check.prove(instance, far, shapes_of(far))
+
+
+def test_an_answer_is_accepted_where_the_reference_has_no_number(tmp_path: Path) -> None:
+    """As where all of a row is masked: only the other elements can be wrong."""
+    check, instance, _ = checked(tmp_path, 1, 1.3)
+    wanted, answer = (np.array(values, np.float32) for values in ([np.nan, 1, 2], [0, 1.1, 2.1]))
+    assert check._accept({"y": wanted}, {"y": answer})
+    assert not check._accept({"y": wanted}, {"y": answer * 3})
+    assert not check._accept({"y": answer}, {"y": wanted})
+    assert instance.proven
+
+
+class Boxes(Factory):
+    """Compiled models y = factor * x, and boxes: one integer, or more or fewer of them, by the factor."""
+
+    def __init__(self, folder: Path, *factors: float, many: bool) -> None:
+        super().__init__(folder, *factors)
+        self.many = many
+
+    def path(self, factor: float) -> Path:
+        count = round(factor * 100)
+        boxes = np.arange(count) if self.many else np.array([count])
+        nodes = [helper.make_node("Mul", ["x", "k"], ["y"]), helper.make_node("Identity", ["found"], ["boxes"])]
+        x, y = (models.value(name, F32, (None, None)) for name in ("x", "y"))
+        weights = {"k": np.array(factor, np.float32), "found": boxes}
+        outputs = [y, models.value("boxes", DType.INT64, ("found",))]
+        return models.save(self.folder / "boxes.onnx", nodes, [x], outputs, weights)
+
+
+@pytest.mark.parametrize("many", [True, False])
+def test_integers_and_other_sizes_are_its_own_way_and_the_rest_is_still_compared(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, *, many: bool
+) -> None:
+    """A detector may find other boxes, which is said once; its other outputs must be right for new sizes."""
+    factory = Boxes(tmp_path, 1.01, 1.01, 1.01, 3, many=many)
+    reference = opened(factory.path(1), "onnxruntime")
+    check = ShapeCheck("boxes", onnxruntime(reference), factory, "f32")
+    instance = Instance(factory(), reference.spec)
+    check.admit(instance)
+    request = numbers(1, 3)
+    check.prove(instance, request, shapes_of(request))
+    assert (factory.compiled, len(caplog.records)) == (3, 1)
+    check._canary = None
+    instance.take_over(factory())
+    request = numbers(1, 4)
+    with pytest.raises(EngineError, match=r"wrong outputs for requests of x \[1, 4\]"):
+        check.prove(instance, request, shapes_of(request))
+
+
 def test_an_engine_that_is_wrong_from_the_start_is_refused_when_it_is_loaded(tmp_path: Path) -> None:
     """Not a request but the engine fails."""
     with pytest.raises(UnsupportedError, match=r"use the engine onnxruntime"):
