@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -15,7 +16,7 @@ from tailcut.engines.base import U8Input
 from tailcut.engines.edits import benefits_from_int8, constants_to_initializers, prepare, replace_zipmaps
 from tailcut.engines.graph import read_spec
 from tailcut.errors import ModelFileError, UnsupportedError
-from tailcut.spec import DType, TensorSpec
+from tailcut.spec import DType, Rows, TensorSpec
 
 ROWS = np.random.default_rng(1).standard_normal((5, 4)).astype(np.float32)
 LABELS = [["setosa", "versicolor", "vîrginica"], [7, -1, 2], [0, 1]]
@@ -209,6 +210,38 @@ def test_only_the_outputs_that_are_wanted(tmp_path: Path) -> None:
     assert prepare(path, EngineOptions(outputs=("z", "y"))).source == path
     with pytest.raises(UnsupportedError, match="no output 'w': it has y, z"):
         prepare(path, EngineOptions(outputs=("w",)))
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("options", [{}, {"outputs": ("y",)}])
+def test_what_no_output_needs_is_left_out(tmp_path: Path, name: Any, options: dict[str, Any]) -> None:
+    """onnxruntime would compute it, and here refuse more than a row."""
+    nodes = [
+        helper.make_node("Relu", ["x"], ["y"]),
+        helper.make_node("Reshape", ["x", "one"], ["row"]),
+        helper.make_node("Sigmoid", ["row"], ["z"]),
+    ]
+    x, y, z = (models.value(name, DType.FP32, (None, 4)) for name in "xyz")
+    path = models.save(tmp_path / "m.onnx", nodes, [x], [y, z] if options else [y], {"one": np.array([1, 4])})
+    engine = open_engine(path, EngineOptions(name=name, threads=1, **options))
+    assert engine.spec.rows is Rows.INDEPENDENT
+    np.testing.assert_array_equal(engine.run({"x": ROWS})["y"], np.maximum(ROWS, 0))
+    engine.close()
+    assert [node.op_type for node in prepare(path, engine.options).graph.graph.node] == ["Relu"]
+
+
+def test_a_graph_is_not_edited_for_constants_or_with_weights_elsewhere(tmp_path: Path) -> None:
+    """The engine reads the file itself, as it stands."""
+    path = models.constants(tmp_path / "constants.onnx")
+    model = onnx.load(path)
+    model.graph.node.append(helper.make_node("Constant", [], ["unused"], value_float=0.5))
+    onnx.save(model, path)
+    assert prepare(path, EngineOptions()).source == path
+    path = models.external_weights(tmp_path / "elsewhere.onnx")
+    model = onnx.load(path, load_external_data=False)
+    model.graph.node.append(helper.make_node("Relu", ["x"], ["unused"]))
+    onnx.save(model, path)
+    assert prepare(path, EngineOptions()).source == path
 
 
 def _free_image(path: Path) -> Path:

@@ -17,6 +17,7 @@ from tailcut.engines.channels import per_channel
 from tailcut.engines.error_line import short
 from tailcut.engines.files import is_beside
 from tailcut.engines.graph import CLASSES, external_files, external_tensors, is_classes, load_graph, place_of
+from tailcut.engines.rows.needed import remove_unneeded
 from tailcut.errors import ModelFileError, UnsupportedError
 
 _MOST_BYTES = (2 << 30) - (1 << 20)  # of a message of protobuf, with room for what an edit adds
@@ -54,7 +55,10 @@ def prepare(path: Path, options: EngineOptions) -> Prepared:
         edited = keep_outputs(model, options.outputs) or edited
     if options.fixed_dims:
         edited = fix_dims(model, options.fixed_dims) or edited
-    if not (edited or unreadable or options.u8_input is not None or options.precision == "int8"):
+    whole = edited or unreadable or options.u8_input is not None or options.precision == "int8"
+    if not files or whole:  # otherwise, weights in files of their own would have to be read for it
+        whole = remove_unneeded(model.graph) or whole
+    if not whole:
         return Prepared(path, model)
     _take_whole(model, path, files)
     if options.u8_input is not None:
@@ -115,7 +119,7 @@ def replace_zipmaps(model: onnx.ModelProto) -> bool:
 
 
 def keep_outputs(model: onnx.ModelProto, names: Sequence[str]) -> bool:
-    """Leave only these outputs, in place: engines compute nothing that no output needs. Whether any is left out.
+    """Leave only these outputs, in place; what they do not need is taken out later. Whether any is left out.
 
     Raises:
         UnsupportedError: the model has no such output.

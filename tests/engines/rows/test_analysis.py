@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, parser
-from tests.engines.rows.graphs import Case, build, check
+from tests.engines.rows.graphs import Case, build, check, requests, rows_are_alone
 from tests.engines.rows.test_rules_layout import CASES as LAYOUTS
 from tests.engines.rows.test_rules_vision import CASES as IMAGES
 
@@ -42,6 +42,27 @@ def test_the_reason_names_what_it_is(signature: str, body: str, text: str) -> No
     evidence = analyse_rows(build(Case(NO, signature, body, weights={"w": (3, 4)})))
     assert evidence.rows is NO
     assert text in evidence.reason
+
+
+@pytest.mark.parametrize(
+    ("body", "verdict"),
+    [
+        ("y = Relu(x) d = Reshape(x, [1, 4])", UNKNOWN),
+        ("y = Relu(x) d = Reshape(x, [1, 4]) e = Sigmoid(d)", UNKNOWN),
+        ("y = Relu(x) d = Reshape(x, [-1, 2, 2]) e = Sigmoid(d)", YES),
+        ("y = ReduceMean <axes = [0]> (x) d = Reshape(x, [1, 4])", NO),
+    ],
+)
+def test_operators_that_no_output_needs_count(body: str, verdict: Rows) -> None:
+    """onnxruntime computes them, and may refuse several rows there."""
+    model = build(Case(verdict, X, body))
+    evidence = analyse_rows(model)
+    assert evidence.rows is verdict
+    if verdict is UNKNOWN:
+        assert evidence.reason == "Reshape (node 'd') expects a fixed number of rows, for no output"
+        assert not rows_are_alone(model, requests(model))
+    else:
+        assert rows_are_alone(model, requests(model)) is (verdict is YES)
 
 
 def test_a_scalar_input_has_no_first_axis() -> None:

@@ -81,6 +81,9 @@ CASES = [
         weights={"w": (5, 3, 3, 3)},
     ),
     Case(YES, LONG, "y = com.microsoft.SkipLayerNormalization(x, x, g, b)", weights=NORM),
+    Case(YES, LONG, "y = com.microsoft.SkipLayerNormalization(x, k, g, b)", weights={**NORM, "k": (1, 5, 8)}),
+    Case(NO, LONG, "y = com.microsoft.SkipLayerNormalization(k, x, g, b)", weights={**NORM, "k": (1, 5, 8)}),
+    Case(NO, LONG, "y = com.microsoft.SkipSimplifiedLayerNormalization(k, x, g)", weights={**NORM, "k": (1, 5, 8)}),
     Case(
         NO,
         "(float[N, 5, 1] x) => (float y)",

@@ -17,6 +17,14 @@ CASES = [
     Case(YES, X, THERE_AND_BACK.format(axis=0), weights=ONE),
     Case(YES, X, THERE_AND_BACK.format(axis=1), weights=FOUR),
     Case(NO, X, THERE_AND_BACK.format(axis=0), weights=FIVE),
+    *(
+        Case(verdict, signature, body, opset=21, weights={"s": np.ones(shape, np.float32)})
+        for body in (
+            "q = QuantizeLinear <axis = 1, block_size = 2> (x, s) y = Cast <to = 1> (q)",
+            "q = Cast <to = 3> (x) y = DequantizeLinear <axis = 1, block_size = 2> (q, s)",
+        )
+        for verdict, signature, shape in ((NO, X, (1, 2)), (NO, "(float[N, 4, 3] x) => (float y)", (1, 2, 3)))
+    ),
     Case(NO, X, "q, s, z = DynamicQuantizeLinear(x) y = DequantizeLinear(q, s, z)"),
     Case(
         NO,

@@ -5,6 +5,7 @@ import pytest
 from tests.engines.rows.graphs import Case, build, check
 
 from tailcut.engines.rows import analyse_rows
+from tailcut.engines.rows.needed import remove_unneeded
 from tailcut.spec import Rows
 
 YES, NO, UNKNOWN = Rows.INDEPENDENT, Rows.DEPENDENT, Rows.UNKNOWN
@@ -39,5 +40,8 @@ def test_the_reason_says_random(case: Case) -> None:
 
 
 def test_random_beside_the_way() -> None:
-    """A random operator that no output needs does not count."""
-    assert analyse_rows(build(Case(YES, X, "r = RandomNormalLike(x) y = Neg(x)"))).rows is YES
+    """A random operator that no output needs no longer counts when it is taken out, as it is for an engine."""
+    model = build(Case(YES, X, "r = RandomNormalLike(x) y = Neg(x)"))
+    assert analyse_rows(model).rows is UNKNOWN
+    assert remove_unneeded(model.graph)
+    assert analyse_rows(model).rows is YES

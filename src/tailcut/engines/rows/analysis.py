@@ -24,6 +24,7 @@ from tailcut.engines.rows import (
     rules_vision,
 )
 from tailcut.engines.rows.constants import constant_node, initializer
+from tailcut.engines.rows.needed import captured, needed_names
 from tailcut.engines.rows.operation import Operation, Rule, Table
 from tailcut.engines.rows.signature import excluded, input_values, judged
 from tailcut.engines.rows.sizes import Size, number
@@ -80,7 +81,8 @@ def analyse_rows(model: onnx.ModelProto) -> RowEvidence:
     walk = _Walk({**opsets, "": opset, "ai.onnx": opset})
     walk.tensors.update(input_values(model.graph))
     walk.through(model.graph)
-    return _verdict([judged(output.name, walk.tensors.get(output.name)) for output in model.graph.output], walk.count)
+    outputs = [judged(output.name, walk.tensors.get(output.name)) for output in model.graph.output]
+    return _verdict([*outputs, *walk.unneeded], walk.count)
 
 
 def _verdict(outputs: Iterable[Tensor], count: int) -> RowEvidence:
@@ -101,23 +103,27 @@ def _worst(spoiled: Iterable[Spoiled]) -> Spoiled | None:
 
 @dataclass(slots=True)
 class _Walk:
-    """The tensors known so far, and how many operators have been followed."""
+    """The tensors known so far, how many operators have been followed, and what is unclear of those for no output."""
 
     opsets: Mapping[str, int]
     tensors: dict[str, Tensor] = field(default_factory=dict)
     count: int = 0
+    unneeded: list[Spoiled] = field(default_factory=list)
 
     def through(self, graph: onnx.GraphProto) -> None:
-        """Follow all nodes that the graph's outputs need."""
+        """Follow all nodes: onnxruntime computes those that no output needs, too, and they may refuse several rows."""
         for tensor in graph.initializer:
             self.tensors[tensor.name] = initializer(tensor)
         for sparse in graph.sparse_initializer:
             self.tensors[sparse.values.name] = Value(tuple(number(size) for size in sparse.dims))
-        needed = _needed(graph)
+        needed = needed_names(graph)
         for node in graph.node:
+            self._follow(node)
             if any(name in needed for name in node.output):
                 self.count += 1
-                self._follow(node)
+            else:
+                spoiled = _worst(value for value in map(self.tensors.get, node.output) if isinstance(value, Spoiled))
+                self.unneeded += [] if spoiled is None else [Spoiled(Rows.UNKNOWN, f"{spoiled.reason}, for no output")]
 
     def _follow(self, node: onnx.NodeProto) -> None:
         answers = self._answers(node)
@@ -129,7 +135,7 @@ class _Walk:
 
     def _answers(self, node: onnx.NodeProto) -> list[Tensor]:
         """One tensor for each output of the node."""
-        result = [self.tensors.get(name) for name in (*filter(None, node.input), *_captured(node))]
+        result = [self.tensors.get(name) for name in (*filter(None, node.input), *captured(node))]
         everywhere = len(node.output)
         if None in result:
             return [_spoiled(node, Rows.UNKNOWN, "uses a tensor that the graph has not computed")] * everywhere
@@ -274,31 +280,3 @@ def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
             value = [text.decode(errors="replace") for text in value]
         attributes[attribute.name] = value
     return attributes
-
-
-def _captured(node: onnx.NodeProto) -> list[str]:
-    """Names that a node's subgraphs take from outside."""
-    names: list[str] = []
-    for attribute in node.attribute:
-        for graph in [attribute.g] if attribute.type == AttributeProto.GRAPH else attribute.graphs:
-            own = {value.name for value in (*graph.input, *graph.initializer)}
-            own.update(name for inner in graph.node for name in inner.output)
-            used = [name for inner in graph.node for name in (*inner.input, *_captured(inner))]
-            used += [value.name for value in graph.output]
-            names += [name for name in used if name and name not in own]
-    return names
-
-
-def _needed(graph: onnx.GraphProto) -> set[str]:
-    """Names of all tensors on the way to the outputs."""
-    makers = {name: node for node in graph.node for name in node.output if name}
-    open_names, needed = [value.name for value in graph.output], set[str]()
-    while open_names:
-        name = open_names.pop()
-        if name in needed:
-            continue
-        needed.add(name)
-        maker = makers.get(name)
-        if maker is not None:
-            open_names += [*(input_name for input_name in maker.input if input_name), *_captured(maker)]
-    return needed

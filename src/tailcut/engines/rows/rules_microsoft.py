@@ -45,6 +45,8 @@ def _skip_normalization(operation: Operation) -> list[Value]:
     value, skip = operation.need(0), operation.need(1)
     parameters_without_rows(operation, 2)
     total = broadcast(value, skip)
+    if total.rows != value.rows:  # the result has the shape of the first input
+        raise Mixes("works for a fixed number of rows only")
     if total.rows is not None and total.rows.axis == total.rank - 1:
         raise Mixes("mixes the rows", f"over axis {total.rows.axis}")
     inner = Value((*total.sizes[:-1], ONE), total.rows)

@@ -25,8 +25,8 @@ def quantized(operation: Operation) -> Value:
         raise Unclear("takes a scale from the rows")
     if value.rows is not None and not (scale.rank == 0 or scale.sizes == (ONE,)):
         axis = axis_of(operation.integer("axis", 1), value.rank)
-        blocked = scale.rank == value.rank and scale.rank > 1
-        if axis == value.rows.axis or (blocked and scale.sizes[value.rows.axis] != ONE):
+        blocked = scale.rank > 1  # with scales of its own for each row, and not one for all
+        if axis == value.rows.axis or blocked:
             raise Mixes("works for a fixed number of rows only")
     return Value(value.sizes, value.rows)
 
