@@ -33,6 +33,30 @@ CASES = [
         "(float[N, 4, 6] x, int64[N] e) => (float y)",
         f"{COUNT} k = Mul(r, {{4}}) i = Add(k, e) l = Reshape(x, [-1, 6]) y = Gather(l, i)",
     ),
+    # The last token, as transformers counts it: `(ids.eq(pad).int().argmax(-1) - 1) % length`.
+    Case(
+        YES,
+        "(int64[N, L] ids, float[N, L, 6] h) => (float y)",
+        """s = Shape(h) n = Gather(s, {0}) l = Gather(s, {1}) r = Range({0}, n, {1}) e = Equal(ids, {0})
+        j = Cast <to = 6> (e) a = ArgMax <axis = 1, keepdims = 0> (j) b = Sub(a, {1}) m = Mod(b, l) k = Mul(r, l)
+        i = Add(k, m) f = Reshape(h, [-1, 6]) y = Gather(f, i)""",
+    ),
+    *(
+        Case(
+            verdict,
+            "(float[N, 4, 6] x, int64[N] e) => (float y)",
+            f"""{COUNT} k = Mul(r, {{4}}) d = Sub(e, {{2}}) {rest} i = Add(k, m) l = Reshape(x, [-1, 6])
+            y = Gather(l, i)""",
+            high=9,
+        )
+        for verdict, rest in (
+            (YES, "m = Mod(d, {4})"),
+            (YES, "c = Mod(e, {2}) o = Add(c, {3}) m = Mod(d, o)"),
+            (UNKNOWN, "m = Mod <fmod = 1> (d, {4})"),
+            (UNKNOWN, "m = Mod(d, {5})"),
+            (UNKNOWN, "m = Mod(d, {-4})"),
+        )
+    ),
     Case(UNKNOWN, X, f"{PAIRS} i = Concat <axis = -1> (v, u) t = Transpose <perm = [1, 0, 2]> (x) y = GatherND(t, i)"),
     Case(YES, X, f"{PAIRS} i = Concat <axis = -1> (u, v) z = Gather <axis = 1> (x, {{0}}) y = ScatterND(x, i, z)"),
     Case(

@@ -113,6 +113,21 @@ CASES = [
         f"""{SIZES} h = Slice(s, [2], [4]) d = Mul(h, [2, 2]) t = Concat <axis = 0> (n, d) f = Cast <to = 1> (t)
         g = Cast <to = 1> (s) q = Div(f, g) y = Resize <mode = "nearest"> (x, , q)""",
     ),
+    *(
+        Case(
+            YES,
+            FREE,
+            f"""s = Shape(x) n = Slice(s, [0], [2]) h = Slice(s, [2], [3]) {size} t = Concat <axis = 0> (n, d, d)
+            y = Resize <mode = "nearest"> (x, , , t)""",
+        )
+        for size in ("m = Sub(h, [1]) d = Div(m, [2])", "m = Sub(h, [1]) k = Div(m, [2]) d = Add(k, [1])")
+    ),
+    Case(
+        NO,
+        FREE,
+        """s = Shape(x) n = Slice(s, [0], [1]) m = Sub(n, [1]) d = Div(m, [2]) r = Slice(s, [1], [4])
+        t = Concat <axis = 0> (d, r) y = Resize <mode = "nearest"> (x, , , t)""",
+    ),
     Case(NO, X, 'y = Resize <mode = "nearest"> (x, , , [5, 3, 16, 16])'),
     Case(UNKNOWN, X, 'y = Resize <mode = "nearest"> (x, , [2.0, 1.0, 1.0, 1.0])'),
     Case(YES, X, 'y = Resize <mode = "cubic", axes = [2, 3]> (x, , , [4, 4])', opset=18),

@@ -63,7 +63,9 @@ def rounded(kind: str, item: Size) -> Size:
 
 def _divide(items: Sizes) -> Size | None:
     a, b = items
-    return floor_divide(a, b) if a.natural and b.natural else None
+    if a.natural and b.natural:
+        return floor_divide(a, b)
+    return None if a.rows or b.rows else opaque("divide", a, b, natural=False)
 
 
 def _divide_real(items: Sizes) -> Size | None:

@@ -57,7 +57,10 @@ def _elements(kind: str, values: tuple[Value, ...]) -> Value | None:
 
 
 def _bound(operation: Operation) -> Size | None:
-    """Where both branches of Where, or both terms of a sum, are bounded, so is the result."""
+    """Where both branches of Where, both terms of a sum, or a divisor are bounded, so is the result."""
+    if operation.kind == "Mod":  # of integers, with the divisor's sign
+        divisor = None if operation.integer("fmod", 0) else _limit(operation.need(1))
+        return None if divisor is None else divisor - ONE
     limits = [_limit(value) for value in operation.given[-2:]]
     first, second = limits[0], limits[-1]
     if first is None or second is None:
