@@ -17,6 +17,7 @@ NORM = {"g": (8,), "b": (8,)}
 
 WIDE = {"q": np.full((8, 24), 7, np.uint8), "b": np.zeros(24, np.float32), **{n: QUANTIZED[n] for n in "sz"}}
 NBITS = {"q": np.full((3, 1, 16), 7, np.uint8), "s": np.ones(3, np.float32)}
+ROTARY = {"c": (9, 2), "s": (9, 2)}
 LSTM8 = "com.microsoft.DynamicQuantizeLSTM <hidden_size = 2> (t, w, r, , , , , , s, z, s, z)"
 
 CASES = [
@@ -122,6 +123,41 @@ CASES = [
         LONG,
         """t = Transpose <perm = [1, 0, 2]> (x) r = com.microsoft.MultiHeadAttention <num_heads = 2> (t, t, t) y =
         Transpose <perm = [1, 0, 2]> (r)""",
+    ),
+    *(
+        Case(YES, f"(float[N, {shape}] x, int64[N, 5] p) => (float y)", body, weights=ROTARY, high=9)
+        for shape, body in (
+            ("5, 8", "y = com.microsoft.RotaryEmbedding(x, p, c, s)"),
+            ("5, 8", "y = com.microsoft.RotaryEmbedding <num_heads = 2, interleaved = 1> (x, p, c, s)"),
+            ("2, 5, 4", "y = com.microsoft.RotaryEmbedding(x, p, c, s)"),
+            ("2, 5, 6", "y = com.microsoft.RotaryEmbedding <num_heads = 2, rotary_embedding_dim = 4> (x, p, c, s)"),
+        )
+    ),
+    Case(YES, LONG, "y = com.microsoft.RotaryEmbedding(x, [3], c, s)", weights=ROTARY),
+    Case(NO, LONG, "y = com.microsoft.RotaryEmbedding(x, p, c, s)", weights={**ROTARY, "p": np.zeros((1, 5), int)}),
+    Case(
+        NO,
+        "(float[N, 5, 8] x, int64[N] p) => (float y)",
+        "y = com.microsoft.RotaryEmbedding(x, p, c, s)",
+        weights=ROTARY,
+    ),
+    Case(
+        NO,
+        "(float[N, 5, 8] x, int64[N, 5] p) => (float y)",
+        """u = Transpose <perm = [1, 0, 2]> (x) q = Transpose(p) r = com.microsoft.RotaryEmbedding(u, q, c, s)
+        y = Transpose <perm = [1, 0, 2]> (r)""",
+        weights=ROTARY,
+        shows=False,  # each position by itself
+    ),
+    *(  # heads that do not fill the row, or may not: some versions of the engine read beyond it
+        Case(UNKNOWN, f"(float[N, {shape}] x) => (float y)", body, weights=ROTARY, runs=False)
+        for shape, body in (
+            ("5, 8", "y = com.microsoft.RotaryEmbedding <num_heads = 1> (x, [3], c, s)"),
+            ("5, 6", "y = com.microsoft.RotaryEmbedding(x, [3], c, s)"),
+            ("2, 5, 8", "y = com.microsoft.RotaryEmbedding(x, [3], c, s)"),
+            ("5, W", "y = com.microsoft.RotaryEmbedding(x, [3], c, s)"),
+            ("5, 8", "y = com.microsoft.RotaryEmbedding <is_packed_batching = 1> (x, [3], c, s)"),
+        )
     ),
     Case(NO, X, "y = com.microsoft.DynamicQuantizeMatMul(x, q, s, z)", weights=QUANTIZED),
     Case(YES, X, f"{TAKE} r = com.microsoft.QLinearAdd(q8, s, z, q8, s, z, s, z) {GIVE}", weights=QUANTIZED),

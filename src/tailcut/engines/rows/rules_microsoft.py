@@ -1,6 +1,7 @@
 """The domain com.microsoft: what onnxruntime's optimiser and quantiser write into saved models."""
 
 from dataclasses import replace
+from math import prod
 
 from tailcut.engines.rows.operation import Operation, Rule, Table, axis_of
 from tailcut.engines.rows.rules_elementwise import elementwise
@@ -116,6 +117,32 @@ def _quantized_attention(operation: Operation) -> list[Value]:
     return _attended(operation, operation.need(0), rows is not None)
 
 
+def _rotary(operation: Operation) -> Value:
+    """input, position_ids, cos_cache, sin_cache: the positions are those of each row, or the first one of all rows."""
+    value, positions = operation.need(0), operation.need(1)
+    without_rows(operation, (2, 3))
+    rows = same_rows(operation, {0: 0, 1: 0} if positions.rank == 2 else {0: 0})
+    if positions.rank < 2 and positions.rows is not None:
+        raise Mixes("works for a fixed number of rows only")
+    # Older versions of onnxruntime read beyond the row where the heads are not as wide as the caches say.
+    sizes = (*value.sizes[1:2], value.sizes[3]) if value.rank == 4 else value.sizes[2:]
+    widths = [size.integer for size in (*sizes, operation.need(2).sizes[1])]
+    heads, rotated = operation.integer("num_heads", 0), operation.integer("rotary_embedding_dim", 0)
+    if operation.integer("is_packed_batching", 0) or not _heads_fit([width or 0 for width in widths], heads, rotated):
+        raise Unclear("has heads that cannot be followed")
+    return Value(value.sizes, rows)
+
+
+def _heads_fit(widths: list[int], heads: int, rotated: int) -> bool:
+    """Whether all heads fill the row: `widths` of it, or of heads and head, and of the caches; 0 where unknown."""
+    *row, cache = widths
+    hidden = prod(row)
+    head = 2 * cache if not rotated else hidden // heads if heads else 0
+    if not (hidden and head):
+        return False
+    return (heads or hidden // head) * head == hidden and (len(row) == 1 or row[1] == head)
+
+
 def _qlinear_pair(operation: Operation) -> Value:
     """a, its scale and zero point, b, its scale and zero point, the result's."""
     without_rows(operation, (1, 2, 4, 5, 6, 7))
@@ -186,6 +213,7 @@ RULES: Table = {
     "EmbedLayerNormalization": Rule(_embed),
     "Attention": Rule(_attention),
     "MultiHeadAttention": Rule(_multi_head),
+    "RotaryEmbedding": Rule(_rotary),
     "QAttention": Rule(_quantized_attention),
     "QuantizeLinear": Rule(quantized),
     "DequantizeLinear": Rule(quantized),
