@@ -25,6 +25,8 @@ PYTEST := $(BIN)/python -m pytest
 SERIAL = $(if $(findstring ::,$(TESTS)),,$(shell grep -rlE --include='*.py' '^@pytest\.mark\.serial' $(TESTS)))
 
 PREPARED := $(VENV)/.prepared
+SIMULATIONS := tests/planning/test_plan.py::test_one_replica_is_not_called_simulated \
+	tests/tuner/together/test_simulation.py::test_one_model_is_the_single_queue
 # Into an environment, requirements: uv, where it is installed, takes seconds for what takes pip minutes.
 install = { command -v uv >/dev/null && uv pip install --quiet --python $(1)/bin/python $(2); } || \
 	$(1)/bin/python -m pip install --quiet --disable-pip-version-check $(2)
@@ -76,10 +78,10 @@ demo: $(READY)
 	@$(BIN)/tailcut demo --keep out/demo
 
 # What each process would compile, and what each worker would prepare of the tests the first time, is done once, one
-# beside the other.
+# beside the other. The kernels of the simulations are compiled at their first call.
 $(PREPARED): | $(READY)
 	@{ $(PYTEST) $(TESTS) --collect-only -qq >/dev/null 2>&1 & \
-		$(BIN)/python -c 'from tailcut.kernels import load, numbers, queueing, cluster, sharing, sockets'; wait; }
+		$(BIN)/python -c 'from tailcut.kernels import load, numbers, sockets'; $(PYTEST) $(SIMULATIONS) >/dev/null 2>&1; wait; }
 	@touch $@
 
 prepared: $(PREPARED)
