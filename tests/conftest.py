@@ -1,12 +1,12 @@
 """What tests of several packages ask in the same way, and what all of them start from."""
 
-import functools
-import logging
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.in_process import fork_trials, logging_restored
 
 
 def pytest_configure() -> None:
@@ -18,12 +18,8 @@ def pytest_configure() -> None:
 @pytest.fixture(autouse=True)
 def logger_as_it_was() -> Iterator[None]:
     """A command that runs in this process sets up logging, which is not for the test after it."""
-    logger = logging.getLogger("tailcut")
-    handlers, level, propagate = [*logger.handlers], logger.level, logger.propagate
-    yield
-    logger.handlers[:] = handlers
-    logger.setLevel(level)
-    logger.propagate = propagate
+    with logging_restored():
+        yield
 
 
 @pytest.fixture
@@ -46,11 +42,4 @@ def mistake(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
 @pytest.fixture
 def forked_trials(monkeypatch: pytest.MonkeyPatch) -> None:
     """All servers that this process measures (`tailcut.lab.trial`) are forked, by the tests' own fork server."""
-    from tailcut.lab.fork_server import fork
-    from tests.servers import MODULES
-
-    run = functools.partial(fork, modules=MODULES)
-    monkeypatch.setattr("tailcut.lab.trial.execute", run)
-    monkeypatch.setattr("tailcut.lab.trial.modules_of", lambda profile: MODULES)
-    monkeypatch.setattr("tailcut.tuner.servers.modules_of", lambda profile: MODULES)
-    monkeypatch.setattr("tailcut.tuner.session.prepare", lambda modules: None)
+    fork_trials(monkeypatch)

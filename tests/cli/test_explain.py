@@ -14,6 +14,7 @@ import numpy as np
 import psutil
 import pytest
 from tests.engines.models import perceptron
+from tests.in_process import ran
 from tests.processes import ended
 from tests.schemas import validated
 from tests.servers import serving
@@ -47,9 +48,9 @@ def test_a_server_under_load(folder: Path) -> None:
         target = LoadTarget(port=server.port)
         payload = infer_payload(target, "mlp", {"x": np.zeros((1, 16), np.float32)}, "binary")
         done = while_doing(
-            lambda: open_loop(target, [payload], rate=300, duration_s=6.0),
-            lambda: run(
-                folder, f"http://127.0.0.1:{server.port}", "--duration", "2s", "--json",
+            lambda: open_loop(target, [payload], rate=300, duration_s=2.5),
+            lambda: ran(
+                folder, "explain", f"http://127.0.0.1:{server.port}", "--duration", "1s", "--json",
                 "--report", "why.html", "--trace", "why.json",
             ),
         )  # fmt: skip

@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 import pytest
 from tests.engines.models import perceptron
+from tests.in_process import fork_trials, ran
 from tests.processes import ended, interrupted
 from tests.schemas import validated
 from tests.servers import serving
@@ -57,9 +58,11 @@ def test_a_model_of_a_repository_is_tuned_as_it_is_served(tmp_path: Path) -> Non
 
 @pytest.fixture(scope="module")
 def tuned(folder: Path) -> tuple[dict, str]:
-    """What a short tune prints on stdout, read, and on stderr."""
-    command = [*TUNE, "mlp.onnx", "--data", "mlp.npz", "--budget", "20s", "--rate", "1200", "--slo", "50ms", "--json"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+    """What a short tune prints on stdout, read, and on stderr: in this process, and its servers are forked."""
+    with pytest.MonkeyPatch.context() as patch:
+        fork_trials(patch)
+        options = ("--budget", "8s", "--rate", "1200", "--slo", "50ms", "--json")
+        done = ran(folder, "tune", "mlp.onnx", "--data", "mlp.npz", *options)
     assert done.returncode == 0, done.stderr
     return validated("tune", done.stdout), done.stderr
 

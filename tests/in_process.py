@@ -1,0 +1,50 @@
+"""Commands in the process of the tests, and servers that are forked: both save the time that starting one takes."""
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from functools import partial
+from io import StringIO
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pytest
+
+
+@contextmanager
+def logging_restored() -> Iterator[None]:
+    """Logging is afterwards as it was before: a command sets it up for its process."""
+    logger = logging.getLogger("tailcut")
+    handlers, level, propagate = [*logger.handlers], logger.level, logger.propagate
+    yield
+    logger.handlers[:] = handlers
+    logger.setLevel(level)
+    logger.propagate = propagate
+
+
+def fork_trials(patch: pytest.MonkeyPatch) -> None:
+    """Let all servers that this process measures (`tailcut.lab.trial`) be forked, by the fork server of the tests."""
+    from tailcut.lab.fork_server import fork
+    from tests.servers import MODULES
+
+    patch.setattr("tailcut.lab.trial.execute", partial(fork, modules=MODULES))
+    patch.setattr("tailcut.lab.trial.modules_of", lambda profile: MODULES)
+    patch.setattr("tailcut.tuner.servers.modules_of", lambda profile: MODULES)
+    patch.setattr("tailcut.tuner.session.prepare", lambda modules: None)
+
+
+def ran(folder: Path, *arguments: str) -> CompletedProcess[str]:
+    """The exit code of `tailcut ARGUMENTS` in a folder, and what it printed; for fixtures that several tests share."""
+    from tailcut.cli.main import main
+
+    with (
+        logging_restored(),
+        pytest.MonkeyPatch.context() as patch,
+        redirect_stdout(StringIO()) as out,
+        redirect_stderr(StringIO()) as err,
+    ):
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", ["tailcut", *arguments])  # for what a record or a page says of its command
+        code = main(arguments)
+    return CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
