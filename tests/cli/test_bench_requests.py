@@ -12,7 +12,7 @@ from tests.servers import Server, serving
 
 from tailcut.cli.main import main
 
-QUICK = ("--concurrency", "1", "--duration", "300ms", "--json")
+QUICK = ("--concurrency", "1", "--duration", "100ms", "--json")
 TOKEN = ("--header", "Authorization: Bearer secret")
 
 
@@ -45,7 +45,7 @@ def server(folder: Path) -> Iterator[Server]:
 )
 def test_headers_are_sent_with_inference_requests(bench: Bench, server: Server, more: tuple[str, ...]) -> None:
     """And with the questions before them, whatever the wire: no other client could ask a server that needs a token."""
-    quick = ("--duration", "500ms", "--json") if "--mix" in more else QUICK
+    quick = ("--duration", "200ms", "--json") if "--mix" in more else QUICK
     done = bench(server.url, *quick, *TOKEN, *more)
     assert done.returncode == 0, done.stderr
     assert [run["errors"] for run in json.loads(done.stdout)["runs"]] == [{}]
@@ -67,7 +67,7 @@ def test_several_samples_of_several_arrays(
     bench: Bench, server: Server, folder: Path, scenario: str, data: str
 ) -> None:
     """Arrays of one length, as the lines of a file are, fill requests together."""
-    more = ("--samples", "320", "--duration", "300ms", "--json")
+    more = ("--samples", "320", "--duration", "100ms", "--json")
     done = bench(server.url, *TOKEN, "--scenario", scenario, "--data", folder / data, *more)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["runs"][0]["errors"] == {}

@@ -51,7 +51,7 @@ def test_ladder(capsys: pytest.CaptureFixture[str]):
     assert all(rung["settings"] for rung in validated("ladder", capsys.readouterr().out)["rungs"])
 
 
-@pytest.mark.parametrize("options", [(), ("--grpc-port", "0", "--reuse-port"), ("--uds", "s")])
+@pytest.mark.parametrize("options", [(), ("--grpc-port", "0", "--reuse-port", "--uds", "s")])
 def test_serve(options: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """What a server prints when it is ready, wherever it listens."""
     monkeypatch.chdir(tmp_path)

@@ -5,9 +5,11 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
-from tests.cli.test_main import SCRIPT, only_line, tailcut
+from tests.cli.test_main import SCRIPT, tailcut
 from tests.machine.sandbox import PERF_EVENT_OPEN, run_refused
 from tests.processes import ended
 from tests.schemas import validated
@@ -83,11 +85,9 @@ def test_the_table() -> None:
 @pytest.mark.parametrize(
     ("command", "words"), [(["no-such-program"], "no such program"), (["/etc/passwd"], "Permission denied")]
 )
-def test_no_such_command(command: list[str], words: str) -> None:
+def test_no_such_command(tmp_path: Path, mistake: Callable[..., str], command: list[str], words: str) -> None:
     """A command that is not there or not a program is the user's mistake: one line, exit code 2, nothing on stdout."""
-    done = tailcut("stat", "--json", "--", *command)
-    assert (done.returncode, done.stdout) == (2, "")
-    line = only_line(done.stderr)
+    line = mistake(tmp_path, "stat", "--json", "--", *command)
     assert words in line
     assert command[0] in line
 
