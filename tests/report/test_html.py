@@ -353,15 +353,6 @@ def title(done: subprocess.CompletedProcess[str]) -> str:
     return outcome[1]
 
 
-@needs_chromium
-def test_its_script_runs_in_a_browser(tmp_path: Path) -> None:
-    """The page reads its own raw numbers, wires its chart and reports no error; a hostile name stays text."""
-    done = browse(render_tune_html(result(name="<b>x</b>")), tmp_path, "--dump-dom", "--enable-logging=stderr", "--v=0")
-    assert 'data-ready="2"' in done.stdout
-    assert "&lt;b&gt;x&lt;/b&gt;" in done.stdout
-    assert "ERROR:CONSOLE" not in done.stderr.upper()
-
-
 READ = """(() => {
   const chart = document.querySelector("figure.chart");
   const press = (key) => chart.dispatchEvent(new KeyboardEvent("keydown", { key, cancelable: true }));
@@ -379,11 +370,25 @@ READ = """(() => {
 })()"""
 
 
+@pytest.fixture(scope="module")
+def browsed(tmp_path_factory: pytest.TempPathFactory) -> subprocess.CompletedProcess[str]:
+    """What a browser made of a page of a model with a hostile name, whose chart is read by keys and pointer."""
+    page = probe(render_tune_html(result(name="<b>x</b>")), READ)
+    return browse(page, tmp_path_factory.mktemp("browsed"), "--dump-dom", "--enable-logging=stderr", "--v=0")
+
+
 @needs_chromium
-def test_charts_are_read_by_keyboard_and_pointer(tmp_path: Path) -> None:
+def test_its_script_runs_in_a_browser(browsed: subprocess.CompletedProcess[str]) -> None:
+    """The page reads its own raw numbers, wires its chart and reports no error; a hostile name stays text."""
+    assert 'data-ready="2"' in browsed.stdout
+    assert "&lt;b&gt;x&lt;/b&gt;" in browsed.stdout
+    assert "ERROR:CONSOLE" not in browsed.stderr.upper()
+
+
+@needs_chromium
+def test_charts_are_read_by_keyboard_and_pointer(browsed: subprocess.CompletedProcess[str]) -> None:
     """Home and End read every curve aloud and light up its points; the pointer shows them; Escape hides them."""
-    done = browse(probe(render_tune_html(result()), READ), tmp_path, "--dump-dom")
-    first, last, pointed, lit, hidden, fits = title(done).split(" | ")
+    first, last, pointed, lit, hidden, fits = title(browsed).split(" | ")
     assert first == "p25: baseline 1.250 ms; reference 1.250 ms; tuned 1.250 ms"
     assert last == "p99: baseline 16.00 ms; reference 12.00 ms; tuned 8.000 ms"
     assert pointed == "p99baseline 16.00 msreference 12.00 mstuned 8.000 ms"
