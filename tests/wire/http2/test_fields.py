@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests import frames as h2
+from tests.effort import runs
 
 from tailcut.wire.http2.fields import Field, FieldReading, HeaderBlocks, MalformedError, check_request
 
@@ -54,7 +55,7 @@ def first_values(fields: Sequence[Field], name: bytes) -> list[bytes]:
     return [value for other, value in fields if other == name][:1]
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=runs(120))
 @given(st.lists(field_lists(), min_size=1, max_size=4))
 def test_each_request_is_checked_as_if_it_were_the_first(requests: list[list[Field]]) -> None:
     """A plan that is known stands for the fields that it depends on, and for nothing else of a request."""

@@ -7,6 +7,7 @@ import pytest
 from hpack.table import HeaderTable
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.effort import runs
 
 from tailcut.wire.http2.hpack import TABLE_BYTES, BlockError, Decoder, Field, TooManyFieldsError
 
@@ -16,7 +17,7 @@ FIELDS = st.lists(st.tuples(NAMES, st.binary(max_size=40) | st.just(b"POST") | s
 NEVER = st.booleans()  # whether a field is one that is never indexed
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=runs(90), suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.tuples(FIELDS, NEVER, st.booleans(), st.sampled_from([None, 0, 100, 500, TABLE_BYTES])), max_size=6))
 def test_blocks_of_another_encoder(blocks: list[tuple[list[Field], bool, bool, int | None]]) -> None:
     """They depend on each other: entries are added, evicted, and named by index, and the table's size changes."""
@@ -77,7 +78,7 @@ class Reference:
             return None
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=runs(120), suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(hostile_block() | st.binary(max_size=30), max_size=5))
 def test_hostile_blocks(blocks: Sequence[bytes]) -> None:
     """What the library refuses is refused, and what is accepted means the same; so do later blocks, and the table."""
