@@ -1,5 +1,6 @@
 """What a replica carries, from measurements that are made up."""
 
+import functools
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from tailcut.errors import UsageError
 from tailcut.models import digits_model
 from tailcut.planning.demand import Limit
 from tailcut.planning.measured import MeasuredProfile
+from tailcut.ray.plan import CarriedLoad
 from tailcut.ray.scaling import carried_by, tuned_limit
 from tailcut.runtime.profile import Profile
 from tailcut.runtime.settings import Settings
@@ -27,6 +29,12 @@ def measured(evidence: dict | None = None, ms: float = 1.0) -> MeasuredProfile:
     profile = Profile.of_model(digits_model(), Settings(engine=EngineOptions(threads=1)))
     profile = msgspec.structs.replace(profile, evidence=evidence or {})
     return MeasuredProfile(Path("m.toml"), profile, service, Path("m.toml"))
+
+
+@functools.cache
+def carried() -> CarriedLoad:
+    """Within 100 ms, by a model of 1 ms of which nothing else is known."""
+    return carried_by(measured(), Limit("p99", 100.0))
 
 
 def test_figures_follow_from_the_highest_rate_within_the_limit() -> None:
@@ -55,7 +63,7 @@ def test_a_server_that_answered_less_than_its_parts_promise() -> None:
     """The tune's own measurement decides: half the throughput is half the rate."""
     limit, promised = Limit("p99", 100.0), simulate_closed(measured().parts(2.0), 16, 20_000).rate
     evidence = {"clients": 16, "tuned": {"throughput": promised / 2}}
-    plain, slow = (carried_by(measured(item), limit).rate for item in (None, evidence))
+    plain, slow = carried().rate, carried_by(measured(evidence), limit).rate
     assert plain is not None
     assert slow == pytest.approx(plain / 2, rel=0.05)
 
@@ -63,7 +71,7 @@ def test_a_server_that_answered_less_than_its_parts_promise() -> None:
 def test_a_replica_with_fewer_cpus_carries_less() -> None:
     """Half a CPU carries about half of what one does; more than the tune had are no measurement."""
     limit = Limit("p99", 100.0)
-    half, tuned, more = (carried_by(measured(), limit, cpus).rate for cpus in (0.5, None, 8.0))
+    half, tuned, more = carried_by(measured(), limit, 0.5).rate, carried().rate, carried_by(measured(), limit, 8.0).rate
     assert tuned is not None
     assert half is not None
     assert half < 0.7 * tuned
