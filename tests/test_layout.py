@@ -226,6 +226,9 @@ CROSS_CUTTING = {
 }
 
 
+FUNCTION = re.compile(r"^ *(?:async )?def \w+[(\[]", re.MULTILINE)
+
+
 # What a package imports of a higher one by its name, so that import-linter does not see it: a user's words decide which
 # package is needed. `tailcut.Model.open` and `tailcut.Client` open several kinds of models and of servers; a
 # registration would have the higher package imported before it is known to be needed.
@@ -300,7 +303,7 @@ def computes(name: str) -> bool:
     file = SOURCE / f"{name}.py"
     if not file.is_file() or file.name == "__init__.py":
         return False
-    return any(isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) for node in ast.walk(tree_of(file)))
+    return FUNCTION.search(file.read_text(encoding="utf-8")) is not None
 
 
 @functools.cache
