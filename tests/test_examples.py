@@ -43,18 +43,24 @@ def test_example(name: str) -> None:
     assert re.fullmatch(OUTPUT[name], done.stdout)
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the pipelines with their models."""
+    pytest.importorskip("tokenizers", reason="tokenizers is not installed: the examples' models are made with it")
+    folder = shutil.copytree(EXAMPLES / "pipelines", tmp_path_factory.mktemp("made") / "pipelines")
+    _run(folder / "make_models.py", r"wrote tokenizer\.json, encoder\.onnx and digits\.onnx\n")
+    return folder
+
+
 @pytest.mark.parametrize(
     "name", sorted(path.name for path in (EXAMPLES / "pipelines").glob("*.py") if path.name != "make_models.py")
 )
-def test_pipeline_example(name: str, tmp_path: Path) -> None:
+def test_pipeline_example(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     """The example runs in a folder with the models that are made for it, and prints exactly what it promises."""
     output, package = PIPELINES[name]
     pytest.importorskip(package, reason=f"{package} is not installed: this example needs it")
-    folder = shutil.copytree(EXAMPLES / "pipelines", tmp_path / "pipelines")
-    if package != "sklearn":
-        pytest.importorskip("tokenizers", reason="tokenizers is not installed: the examples' models are made with it")
-        _run(folder / "make_models.py", r"wrote tokenizer\.json, encoder\.onnx and digits\.onnx\n")
-    _run(folder / name, output)
+    made = EXAMPLES / "pipelines" if package == "sklearn" else request.getfixturevalue("made")
+    _run(shutil.copytree(made, tmp_path / "pipelines") / name, output)
 
 
 @pytest.fixture(scope="module")
