@@ -32,9 +32,9 @@ class Linear(torch.nn.Module):
         return self.layer(x)
 
 
-@pytest.fixture
-def repository(tmp_path: Path) -> Path:
-    folder = tmp_path / "models"
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("torch") / "models"
     for name, backend in (("program", "pytorch"), ("script", "pytorch_libtorch")):
         (folder / name / "1").mkdir(parents=True)
         x, y = ("x", "output") if name == "program" else ("INPUT__0", "OUTPUT__0")
@@ -61,6 +61,7 @@ def test_both_kinds(repository: Path, tmp_path: Path) -> None:
         assert ask(server.address, "script", "INPUT__0", "OUTPUT__0")
 
 
+@pytest.mark.slow
 def test_torchscript_without_trust(repository: Path, tmp_path: Path) -> None:
     """The program is served; the index says in one line why TorchScript is not."""
     with serving(tmp_path, "--model-repository", repository, "--no-auto") as server:
