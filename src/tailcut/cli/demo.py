@@ -241,19 +241,20 @@ def _summary(run: "ArmRuns", rate: float) -> "DemoArm":
     import numpy as np
 
     from tailcut.cli.records import DemoArm
-    from tailcut.stats import Sample, percentile_interval
+    from tailcut.lab.records import bounds_of
+    from tailcut.stats.serial import serial_percentile_interval
     from tailcut.tuner.race import percentiles_ms
 
     late, answered = run.client_behind, run.answered
     percentiles = percentiles_ms(run)
-    interval = percentile_interval(Sample.of(answered), 0.99) if len(answered) > 1 and not late else None
+    interval = None if late else serial_percentile_interval(answered, 0.99)
     return DemoArm(
         rate_offered=rate,
         samples=len(answered),
         errors=run.errors,
         client_behind=late,
         **(dict.fromkeys(percentiles) if late else percentiles),
-        p99_interval_ms=None if interval is None else (interval.low, interval.high),
+        p99_interval_ms=bounds_of(interval),
         throughput=float(np.mean(run.throughputs)),
     )
 

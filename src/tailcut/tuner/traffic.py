@@ -20,14 +20,14 @@ from tailcut.tuner.baseline import Baseline
 from tailcut.tuner.result_records import HighestRate
 
 _ABOVE, _STEP = 1.25, 1.2  # of the baseline's capacity, where its rates begin; and from one to the next
-_DOWN = 0.8  # from one rate of the tuned server to the next
+_DOWN = 0.65  # from one rate of the tuned server to the next
 _LIMITS, _LONGEST_S = 8.0, 1.0  # a block of the baseline lasts so many limits, so that a queue has time to grow
 _TUNED_LIMITS, _TUNED_LONGEST_S = 12.0, 1.2
 _SHORTEST_S = 0.3
 _BASELINE_SAMPLES = 40  # of one block of the baseline, at least
 _BASELINE_BLOCKS, _TUNED_BLOCKS = 5, 4  # that are expected: one rate that is missed, and one that is shown
 _DRAINED, _WARMED_S = 1.25, 0.1  # what a block takes: an overloaded one drains, and each has a warm-up
-_SPARE = 1.3  # more samples than the p99 needs
+_SPARE = 3.0  # times the samples that the p99 needs: some of them waited together
 _LATE = 0.01  # share of the answers that may be over the limit
 _CLEARLY, _MOST = 0.05, 0.15  # of them late: less says that a rate is carried, more says no more
 _BET = 0.5
