@@ -201,6 +201,25 @@ def test_an_output_of_another_type_fails_the_call(tmp_path: Path, declared: str)
         fixed.bind({"x": one}, outputs)()
 
 
+class Writing(torch.nn.Module):
+    """Writes into its input."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x.add_(1)
+        return x * 2
+
+
+def test_a_module_that_writes_into_its_input(tmp_path: Path) -> None:
+    """The caller's array stays as it is, and the same request has the same answer."""
+    path = saved(tmp_path / "writing.pt", Writing())
+    trust(path)
+    x = np.ones((1, 3), np.float32)
+    settings = Settings(engine=options(signature=("input x FP32 [-1, 3]", "output y FP32 [-1, 3]")))
+    with Model.open(Profile.of_model(path, settings)) as model:
+        assert [float(model.infer_sync({"x": x})["y"][0, 0]) for _ in range(3)] == [4, 4, 4]
+    assert (x == 1).all()
+
+
 def test_batches_are_the_users_word(tmp_path: Path) -> None:
     """A model shares calls where the profile says that its rows are independent; the profile carries the signature."""
     path = saved(tmp_path / "two.pt", Two())
