@@ -220,6 +220,34 @@ def test_a_module_that_writes_into_its_input(tmp_path: Path) -> None:
     assert (x == 1).all()
 
 
+class Constant(torch.nn.Module):
+    """Returns a parameter as it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = torch.nn.Parameter(torch.ones(1, 3))
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return x, self.table
+
+
+def test_a_module_that_returns_a_parameter(tmp_path: Path) -> None:
+    """It answers, also in rows, which then record no gradients."""
+    path = saved(tmp_path / "constant.pt", Constant())
+    trust(path)
+    signature = ("input x FP32 [-1, 3]", "output y FP32 [-1, 3]", "output table FP32 [-1, 3]")
+    engine = open_engine(path, options(signature=signature))
+    x = np.zeros((1, 3), np.float32)
+    assert (engine.run({"x": x})["table"] == 1).all()
+    engine.spec = replace(engine.spec, rows=Rows.INDEPENDENT)
+    outputs = {name: np.zeros((1, 3), np.float32) for name in ("y", "table")}
+    call = engine.bind({"x": x}, outputs)
+    call()
+    call()
+    assert (outputs["table"] == 1).all()
+    assert seen_signature(path, {"x": x})[0] == signature[0]
+
+
 def test_batches_are_the_users_word(tmp_path: Path) -> None:
     """A model shares calls where the profile says that its rows are independent; the profile carries the signature."""
     path = saved(tmp_path / "two.pt", Two())

@@ -167,7 +167,7 @@ def as_tensor(array: np.ndarray) -> Any:
 
 def as_array(spec: TensorSpec, result: Any) -> np.ndarray:
     """An output as an array of its own."""
-    owned = result.contiguous()
+    owned = result.detach().contiguous()  # TorchScript may return a parameter
     if owned.data_ptr() == result.data_ptr():
         owned = owned.clone()
     if spec.dtype is DType.BF16:
@@ -183,7 +183,7 @@ def copy_output(name: str, row: Any, result: Any) -> None:
         raise EngineError(f"output {name!r} has the shape {list(result.shape)}, not {list(row.shape)}")
     if result.dtype != row.dtype:
         raise EngineError(f"output {name!r} is {dtype_name(result)}, not {dtype_name(row)}")
-    row.copy_(result)
+    row.copy_(result.detach())
 
 
 def dtype_name(tensor: Any) -> str:
