@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,20 @@ def test_outputs_and_sizes_that_are_chosen(tmp_path: Path) -> None:
     engine = open_engine(path, options(outputs=("hidden",), fixed_dims=("ids:1=8",)))
     assert [one.shape for one in engine.spec.inputs + engine.spec.outputs] == [(None, 8), (None, 8), (None, 8, 16)]
     assert engine.spec.fixed_rows
+
+
+@pytest.mark.parametrize(
+    ("compute", "name"),
+    [
+        (lambda x: {"a.b": x * 2, "a": {"b": x + 1}}, "a.b"),
+        (lambda x: {0: x * 2, "0": x + 1, 1: x + 2}, "0"),
+    ],
+)
+def test_outputs_whose_names_coincide_are_refused(tmp_path: Path, compute: Callable[[Any], Any], name: str) -> None:
+    """One of the two would be lost, and the other one have the answers of either."""
+    path = programs.function(tmp_path / "twice.pt2", compute, 4)
+    with pytest.raises(UnsupportedError, match=f"two outputs are called '{name}': export the program with other keys"):
+        open_engine(path, options())
 
 
 def test_bfloat16_on_the_wire(tmp_path: Path) -> None:

@@ -202,7 +202,7 @@ def _described(exported: Any, path: Path, options: EngineOptions, name: str | No
     fixed = _fixed(inputs, options, path)
     for symbol, size in fixed.items():
         sizes.check_fixed(str(symbol), size)
-    outputs = _user_outputs(exported, nodes)
+    outputs = _user_outputs(exported, nodes, path)
     missing = set(options.outputs) - set(outputs)
     if missing or not outputs:
         what = f"output {min(missing)!r}" if missing else "output that is a tensor"
@@ -280,14 +280,17 @@ def _user_inputs(signature: Any, path: Path) -> tuple[dict[str, int], dict[int, 
     return places, constants
 
 
-def _user_outputs(exported: Any, nodes: Mapping[str, Any]) -> dict[str, tuple[int, Any]]:
+def _user_outputs(exported: Any, nodes: Mapping[str, Any], path: Path) -> dict[str, tuple[int, Any]]:
     """The place and the node of each tensor that is returned; numbers and None besides are left out."""
     specs = [spec for spec in exported.graph_signature.output_specs if spec.kind.name == "USER_OUTPUT"]
-    return {
-        name: (index, nodes[output.arg.name])
-        for index, (name, output) in enumerate(zip(_output_names(exported), specs, strict=True))
-        if type(output.arg).__name__ == "TensorArgument"
-    }
+    outputs: dict[str, tuple[int, Any]] = {}
+    for index, (name, output) in enumerate(zip(_output_names(exported), specs, strict=True)):
+        if type(output.arg).__name__ != "TensorArgument":
+            continue
+        if name in outputs:
+            raise UnsupportedError(f"{path}: two outputs are called {name!r}: export the program with other keys")
+        outputs[name] = (index, nodes[output.arg.name])
+    return outputs
 
 
 def _output_names(exported: Any) -> list[str]:
