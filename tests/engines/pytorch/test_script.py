@@ -99,7 +99,6 @@ def test_a_signature_is_needed(tmp_path: Path, signature: tuple[str, ...], messa
     [
         (SIGNATURE[:2], "returns 2 tensors, but total are declared"),
         ((SIGNATURE[0], "output total FP32 [-1, 5]", SIGNATURE[2]), r"'total' is float32 \[1, 4\], but declared as"),
-        (("input x FP32 [-1, 4]", "input z FP32 [-1, 4]", *SIGNATURE[1:]), "PyTorch failed"),
     ],
 )
 def test_a_wrong_signature_fails_the_call(tmp_path: Path, signature: tuple[str, ...], message: str) -> None:
@@ -144,6 +143,31 @@ def test_inputs_go_to_the_parameters_that_they_are_named_after(tmp_path: Path, n
     engine.bind(inputs, {"d": d})()
     assert (d == expected).all()
     engine.close()
+
+
+class Listed(torch.nn.Module):
+    def forward(self, x: list[torch.Tensor], y: dict[str, torch.Tensor]) -> torch.Tensor:
+        return x[0] + y["a"]
+
+
+@pytest.mark.parametrize(
+    ("module", "names", "message"),
+    [
+        (Difference(), "a", "forward needs 'b', but no declared input is for it"),
+        (Difference(), "bc", "forward needs 'a', but no declared input is for it"),
+        (Difference(), "x", "forward needs 'b', but no declared input is for it"),
+        (Difference(), "abcd", r"4 inputs are declared, but forward takes 3 \(a, b, c\)"),
+        (Listed(), "xy", r"the parameter 'x' of forward is a List\[Tensor\]: only tensors, or one dict of tensors"),
+        (Listed(), "y", "forward needs 'x'"),
+    ],
+)
+def test_inputs_that_forward_cannot_be_called_with(tmp_path: Path, module: Any, names: str, message: str) -> None:
+    """The model is refused when it is loaded; each of its requests would fail."""
+    path = saved(tmp_path / "m.pt", module)
+    trust(path)
+    signature = (*(f"input {name} FP32 [-1]" for name in names), "output d FP32 [-1]")
+    with pytest.raises(UnsupportedError, match=message):
+        open_engine(path, options(signature=signature))
 
 
 class Unusual(torch.nn.Module):

@@ -48,7 +48,7 @@ class ScriptEngine:
         self.options = options
         use_threads(options.threads)
         self._module: Any = load_script(path)
-        self._convention = _Convention.of(self._module, self.spec.input_names)
+        self._convention = _Convention.of(path, self._module, self.spec.input_names)
         if options.layout == "channels_last":
             self._module.to(memory_format=torch.channels_last)
 
@@ -119,12 +119,22 @@ class _Convention:
     by: Literal["dict", "name", "order"]
 
     @classmethod
-    def of(cls, module: Any, names: Sequence[str]) -> "_Convention":
-        """That of a module for inputs of these names."""
+    def of(cls, path: Path, module: Any, names: Sequence[str]) -> "_Convention":
+        """That of a module for inputs of these names.
+
+        Raises:
+            UnsupportedError: it cannot be called with them.
+        """
         parameters = _parameters(module)
         if _takes_dict(parameters):
             return cls(tuple(names), "dict")
-        return cls(tuple(names), "name" if {*names} <= {parameter.name for parameter in parameters} else "order")
+        known = [parameter.name for parameter in parameters]
+        if len(names) > len(known):
+            takes = f"{len(known)} ({', '.join(known)})" if known else "none"
+            raise UnsupportedError(f"{path}: {len(names)} inputs are declared, but forward takes {takes}")
+        by_name = {*names} <= {*known}
+        _check_parameters(path, parameters, names if by_name else known[: len(names)])
+        return cls(tuple(names), "name" if by_name else "order")
 
     def call(self, module: Any, tensors: Sequence[Any]) -> Any:
         """The module's result for tensors in the order of the names."""
@@ -142,6 +152,20 @@ def _parameters(module: Any) -> Sequence[Any]:
 def _takes_dict(parameters: Sequence[Any]) -> bool:
     """Whether the only one is a dict."""
     return len(parameters) == 1 and parameters[0].type.kind() == "DictType"
+
+
+def _check_parameters(path: Path, parameters: Sequence[Any], given: Sequence[str]) -> None:
+    """Do nothing where `forward` can be called with tensors for the given parameters alone.
+
+    Raises:
+        UnsupportedError: it cannot.
+    """
+    for parameter in parameters:
+        if parameter.name in given and parameter.type.kind() in {"ListType", "DictType"}:
+            what = f"the parameter {parameter.name!r} of forward is a {parameter.type.annotation_str}"
+            raise UnsupportedError(f"{path}: {what}: only tensors, or one dict of tensors, can be sent")
+        if parameter.name not in given and not parameter.has_default_value():
+            raise UnsupportedError(f"{path}: forward needs {parameter.name!r}, but no declared input is for it")
 
 
 def _picked(result: Any, names: Sequence[str]) -> Any:
@@ -192,7 +216,7 @@ def seen_signature(path: Path, data: Mapping[str, np.ndarray]) -> tuple[str, ...
             without a name for the only parameter.
 
     Raises:
-        UnsupportedError: the file is not trusted, or the module returns a type of tensors that the protocol lacks.
+        UnsupportedError: the file is not trusted, or the module takes or returns what the protocol lacks.
         ModelFileError: PyTorch cannot load it.
         UsageError: the arrays are not the inputs.
         EngineError: it fails on them.
@@ -203,7 +227,7 @@ def seen_signature(path: Path, data: Mapping[str, np.ndarray]) -> tuple[str, ...
     names = [parameter.name for parameter in parameters]
     if _takes_dict(parameters):
         names = list(dict.fromkeys(name.partition("/")[0] for name in data if name)) or names
-    convention = _Convention.of(module, names)
+    convention = _Convention.of(path, module, names)
     calls = [[array[:rows] for array in group] for group in _groups(names, data) for rows in (1, 2)]
     answers = [_named(_answer(module, convention, call)) for call in calls]
     if not answers[0]:
