@@ -1,6 +1,7 @@
 """OpenVINO IR, TensorFlow, TensorFlow Lite and Paddle files answer as the frameworks that wrote them."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,13 @@ import pytest
 from openvino import opset13 as ops
 from tests.engines import models
 
+from tailcut import Model
 from tailcut.engines import Engine, EngineOptions, open_engine
 from tailcut.engines.agreement import distance
 from tailcut.engines.base import U8Input
 from tailcut.engines.files import FileKind, default_engine, kind_of
 from tailcut.engines.traits import read_traits
-from tailcut.errors import EngineError, ModelFileError, UnsupportedError
+from tailcut.errors import EngineError, InvalidInputError, ModelFileError, UnsupportedError
 from tailcut.spec import Rows
 
 DATA = Path(__file__).parent.parent / "data" / "models"  # made by scripts/make_model_files.py
@@ -123,6 +125,64 @@ def test_outputs_and_dimensions_can_be_chosen(tmp_path: Path) -> None:
     ]:
         with pytest.raises(UnsupportedError, match=words):
             opened(path, **options)
+
+
+def bounded(path: Path, *dims: tuple[int, int]) -> Path:
+    """An IR whose only input has axes of these sizes."""
+    shape = ov.PartialShape([ov.Dimension(*dim) for dim in dims])
+    x = ops.parameter(shape, np.float32, name="x")
+    y = ops.exp(x)
+    x.output(0).set_names({"x"})
+    y.output(0).set_names({"y"})
+    ov.save_model(ov.Model([y], [x], "bounded"), path, compress_to_fp16=False)
+    return path
+
+
+@pytest.mark.parametrize("batching", ["on", "auto"])
+def test_a_bounded_number_of_rows(tmp_path: Path, batching: str) -> None:
+    """No batch is larger: a request with more rows is split, or refused where it must run whole."""
+    path = bounded(tmp_path / "rows.xml", (1, 4), (3, 3))
+    x = np.random.default_rng(0).standard_normal((9, 3)).astype(np.float32)
+    with Model.open(path, batching=batching) as model:
+        assert model.spec.most_rows == 4
+        assert np.allclose(model.infer_sync({"x": x[:4]})["y"], np.exp(x[:4]), atol=1e-5)
+        if batching == "on":
+            assert model.rows.batched
+            assert np.allclose(model.infer_sync({"x": x})["y"], np.exp(x), atol=1e-5)
+        else:
+            with pytest.raises(InvalidInputError, match="input 'x': axis 0 is 9, but the model takes 1 to 4"):
+                model.infer_sync({"x": x})
+
+
+def test_sizes_out_of_bounds_are_the_clients_mistake(tmp_path: Path) -> None:
+    """And named by their axis; a row by itself is not tried where there must be more."""
+    engine = opened(bounded(tmp_path / "sizes.xml", (2, -1), (1, 8), (3, 3)))
+    assert (engine.spec.rows, engine.spec.rows_reason) == (Rows.DEPENDENT, "the model takes 2 or more rows")
+    assert engine.spec.most_rows is None
+    for shape, words in [((1, 8, 3), "axis 0 is 1, .* 2 or more"), ((2, 9, 3), "axis 1 is 9, .* 1 to 8")]:
+        with pytest.raises(InvalidInputError, match=words):
+            engine.run({"x": np.zeros(shape, np.float32)})
+    assert (engine.run({"x": np.zeros((2, 8, 3), np.float32)})["y"] == 1).all()
+    engine.close()
+
+
+def test_a_bound_call_says_once_what_refused_it(tmp_path: Path) -> None:
+    """In the words of what did: here the sizes of an operator that takes pairs of rows."""
+    x = ops.parameter([-1, 4], np.float32, name="x")
+    y = ops.reshape(ops.reshape(x, np.array([-1, 8]), special_zero=False), np.array([-1, 4]), special_zero=False)
+    x.output(0).set_names({"x"})
+    y.output(0).set_names({"y"})
+    ov.save_model(ov.Model([y], [x], "pairs"), tmp_path / "pairs.xml")
+    engine = opened(tmp_path / "pairs.xml")
+    engine.spec = replace(engine.spec, rows=Rows.INDEPENDENT)
+    for rows in (2, 3):
+        call = engine.bind({"x": np.ones((rows, 4), np.float32)}, {"y": np.zeros((rows, 4), np.float32)})
+        if rows % 2:
+            with pytest.raises(EngineError, match=r"^openvino refuses these sizes"):
+                call()
+        else:
+            call()
+    engine.close()
 
 
 def test_a_state_between_calls_is_refused(tmp_path: Path) -> None:

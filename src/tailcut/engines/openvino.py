@@ -34,7 +34,7 @@ from tailcut.engines.openvino_files import read_file, spec_of
 from tailcut.engines.openvino_instance import Instance, wrap
 from tailcut.engines.openvino_lengths import ignored_lengths
 from tailcut.engines.openvino_reference import OpenVinoReference
-from tailcut.engines.openvino_sizes import SizedReference, SizeInference
+from tailcut.engines.openvino_sizes import SizeBounds, SizedReference, SizeInference
 from tailcut.engines.shape_check import Reference, ShapeCheck
 from tailcut.errors import EngineError, ModelFileError, ReleasedError, TailcutError, UnsupportedError
 from tailcut.machine.allocator import loaded
@@ -60,7 +60,7 @@ class OpenVinoEngine:
         kind = kind_of(path)
         onnx = kind is FileKind.ONNX
         source = _read_onnx(path, options, name) if onnx else _read_other(path, kind, options, name)
-        model, self.spec, self.hints = source.model, source.spec, source.hints
+        model, self.spec, self.hints, self._bounds = source.model, source.spec, source.hints, source.bounds
         _refuse_lengths(path, model, "use onnxruntime" if onnx else "convert the model to ONNX, and use onnxruntime")
         try:
             compiled = core().compile_model(model, "CPU", _properties(options, shared=not _is_free(self.spec)))
@@ -94,6 +94,7 @@ class OpenVinoEngine:
         check_arrays(self.spec, inputs, outputs)
         arrays = {tensor.name: inputs[tensor.name] for tensor in self.spec.inputs}
         shapes = tuple(array.shape for array in arrays.values())
+        self._bounds.check(shapes)
         ins = [wrap(array) for array in arrays.values()]
         outs = [wrap(outputs[tensor.name]) for tensor in self.spec.outputs]
         keep = (arrays, dict(outputs))
@@ -113,6 +114,8 @@ class OpenVinoEngine:
             except RuntimeError as error:
                 instance.holder = None
                 self._failed(instance)
+                if isinstance(error, TailcutError):
+                    raise
                 raise EngineError(f"openvino failed: {short(error)}") from None
             finally:
                 give(instance)
@@ -121,13 +124,14 @@ class OpenVinoEngine:
 
     def run(self, inputs: Arrays) -> dict[str, Any]:
         """See `Engine.run`."""
+        arrays = {tensor.name: inputs[tensor.name] for tensor in self.spec.inputs}
+        shapes = tuple(array.shape for array in arrays.values())
+        self._bounds.check(shapes)
         instance = self._idle.get()
         if instance is None:
             self._idle.put(None)
             raise ReleasedError("the engine was closed")
         try:
-            arrays = {tensor.name: inputs[tensor.name] for tensor in self.spec.inputs}
-            shapes = tuple(array.shape for array in arrays.values())
             if self._check is not None and shapes not in instance.proven:
                 self._check.prove(instance, arrays, shapes)
             try:
@@ -159,6 +163,7 @@ class _ModelSource:
     model: Any
     spec: ModelSpec
     hints: InputHints
+    bounds: SizeBounds = SizeBounds()  # noqa: RUF009  frozen
 
 
 def _read_onnx(path: Path, options: EngineOptions, name: str | None) -> _ModelSource:
@@ -179,7 +184,7 @@ def _read_other(path: Path, kind: FileKind, options: EngineOptions, name: str | 
     model = read_file(path, kind, options)
     spec = spec_of(model, path, kind, name)
     _refuse_strings(path, spec, "convert the model to ONNX, and use onnxruntime")
-    return _ModelSource(model, spec, InputHints())
+    return _ModelSource(model, spec, InputHints(), SizeBounds.of(model, spec))
 
 
 def _refuse_strings(path: Path, spec: ModelSpec, advice: str) -> None:

@@ -6,6 +6,7 @@ out, and free dimensions are given sizes.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from tailcut.engines.base import EngineOptions, parse_fixed_dim
 from tailcut.engines.error_line import short
 from tailcut.engines.files import FileKind, Traits, model_name, parts_of
 from tailcut.engines.openvino_core import core
+from tailcut.engines.openvino_sizes import SizeBounds
 from tailcut.errors import ModelFileError, UnsupportedError
 from tailcut.spec import DType, ModelSpec, Rows, Shape, TensorSpec
 
@@ -77,9 +79,13 @@ def spec_of(model: Any, path: Path, kind: FileKind, name: str | None) -> ModelSp
     inputs = [_tensor(port, tensor, path) for port, tensor in zip(model.inputs, names_of(model.inputs), strict=True)]
     outputs = [_tensor(port, tensor, path) for port, tensor in zip(model.outputs, names_of(model.outputs), strict=True)]
     spec = ModelSpec(name or model_name(path), tuple(inputs), tuple(outputs))
-    reason = f"rows are not analysed in the graph of {kind.removesuffix(' (a directory)')}"
-    rows = (Rows.UNKNOWN, reason) if spec.batchable else (Rows.DEPENDENT, "")
-    return ModelSpec(spec.name, spec.inputs, spec.outputs, *rows)
+    if not spec.batchable:
+        return replace(spec, rows=Rows.DEPENDENT)
+    bounds = SizeBounds.of(model, spec)
+    rows, reason = Rows.UNKNOWN, f"rows are not analysed in the graph of {kind.removesuffix(' (a directory)')}"
+    if bounds.least_rows > 1:
+        rows, reason = Rows.DEPENDENT, f"the model takes {bounds.least_rows} or more rows"
+    return replace(spec, rows=rows, rows_reason=reason, most_rows=bounds.most_rows)
 
 
 def names_of(ports: Sequence[Any]) -> list[str]:

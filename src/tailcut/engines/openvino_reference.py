@@ -14,7 +14,7 @@ from tailcut.engines.base import Arrays
 from tailcut.engines.error_line import short
 from tailcut.engines.openvino_core import core
 from tailcut.engines.openvino_instance import Instance
-from tailcut.engines.openvino_sizes import SizeInference
+from tailcut.engines.openvino_sizes import SizeBounds, SizeInference
 from tailcut.errors import EngineError
 from tailcut.spec import ModelSpec
 
@@ -34,6 +34,7 @@ class OpenVinoReference:
     def __init__(self, model: Any, spec: ModelSpec, threads: int) -> None:
         self.spec = spec
         self._model = model
+        self._bounds = SizeBounds.of(model, spec)
         self._sizes = SizeInference(model, spec)
         self._properties: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": "f32",
@@ -48,8 +49,10 @@ class OpenVinoReference:
         """Compute all outputs into fresh arrays.
 
         Raises:
+            InvalidInputError: the file does not allow its sizes.
             EngineError: the model refuses the request.
         """
+        self._bounds.check([inputs[tensor.name].shape for tensor in self.spec.inputs])
         self._sizes.infer(inputs)
         try:
             return self._instance.run(inputs)

@@ -6,6 +6,8 @@ call before, or none at all, or reads memory that is not its own, which ends the
 on a copy of the graph, finds what does not fit, and computes nothing.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,8 +16,54 @@ import openvino as ov
 from tailcut.engines.base import Arrays, Engine
 from tailcut.engines.error_line import short
 from tailcut.engines.hints import Hinted, InputHints
-from tailcut.errors import EngineError
+from tailcut.errors import EngineError, InvalidInputError
 from tailcut.spec import ModelSpec
+
+
+@dataclass(frozen=True, slots=True)
+class SizeBounds:
+    """The sizes that a file allows on the free axes of its inputs.
+
+    Args:
+        axes: those with a bound: the input's place and name, the axis, the least and the largest size; None where there
+            is no largest.
+    """
+
+    axes: tuple[tuple[int, str, int, int, int | None], ...] = ()
+
+    @classmethod
+    def of(cls, model: Any, spec: ModelSpec) -> "SizeBounds":
+        """Those of an `openvino.Model`, whose inputs are in the order of the spec."""
+        return cls(
+            tuple(
+                (place, tensor.name, axis, size.get_min_length(), most if most >= 0 else None)
+                for place, (tensor, port) in enumerate(zip(spec.inputs, model.inputs, strict=True))
+                for axis, size in enumerate(port.partial_shape)
+                if size.is_dynamic and ((most := size.get_max_length()) >= 0 or size.get_min_length())
+            )
+        )
+
+    @property
+    def least_rows(self) -> int:
+        """The smallest first axis that all inputs allow."""
+        return max((least for _, _, axis, least, _ in self.axes if axis == 0), default=0)
+
+    @property
+    def most_rows(self) -> int | None:
+        """The largest first axis that all inputs allow; None where there is none."""
+        return min((most for _, _, axis, _, most in self.axes if axis == 0 and most is not None), default=None)
+
+    def check(self, shapes: Sequence[Sequence[int]]) -> None:
+        """Check the shapes of a request, whose inputs have the right ranks.
+
+        Raises:
+            InvalidInputError: the model takes others; names the input and its axis.
+        """
+        for place, name, axis, least, most in self.axes:
+            size = shapes[place][axis]
+            if size < least or (most is not None and size > most):
+                allowed = f"{least} or more" if most is None else f"{least} to {most}"
+                raise InvalidInputError(f"input {name!r}: axis {axis} is {size}, but the model takes {allowed}")
 
 
 class SizeInference:

@@ -68,7 +68,7 @@ class ScriptEngine:
 
     def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
         """See `Engine.run`."""
-        held = [np.array(inputs[name], order="C") for name in self.spec.input_names]  # the module may write into its own
+        held = [np.array(inputs[name], order="C") for name in self.spec.input_names]  # the module may write into them
         results = self._compute(list(map(as_tensor, held)))
         arrays = {}
         for tensor, result in zip(self.spec.outputs, results, strict=True):
