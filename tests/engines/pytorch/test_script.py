@@ -12,7 +12,7 @@ from tailcut.engines import EngineOptions, open_engine
 from tailcut.engines.files import FileKind, kind_of
 from tailcut.engines.torch.script import seen_signature
 from tailcut.engines.trust import _VARIABLE, trust
-from tailcut.errors import EngineError, ModelFileError, ReleasedError, TailcutError, UnsupportedError
+from tailcut.errors import EngineError, ModelFileError, ReleasedError, TailcutError, UnsupportedError, UsageError
 from tailcut.runtime.model import Model
 from tailcut.runtime.profile import Profile
 from tailcut.runtime.settings import BatchingSettings, Settings
@@ -309,12 +309,31 @@ def test_a_signature_is_seen_in_calls(tmp_path: Path) -> None:
     open_engine(path, options(signature=expected)).close()
 
 
+class Times(torch.nn.Module):
+    def forward(self, x: torch.Tensor, k: int = 2) -> torch.Tensor:
+        return x * k
+
+
 def test_one_array_without_a_name_is_the_only_input(tmp_path: Path) -> None:
-    """Of an .npy file; outputs of a tuple have numbers."""
+    """Of an .npy file, beside parameters with defaults; outputs of a tuple have numbers."""
     path = saved(tmp_path / "two.pt", Two())
     trust(path)
     found = seen_signature(path, {"": np.ones((5, 4), np.float32)})
     assert found == ("input x FP32 [-1, 4]", "output output_0 FP32 [-1, 4]", "output output_1 FP32 [-1, 1]")
+    times = saved(tmp_path / "times.pt", Times())
+    trust(times)
+    assert seen_signature(times, {"": np.ones((5, 4), np.float32)})[0] == "input x FP32 [-1, 4]"
+
+
+@pytest.mark.parametrize("names", ["ab", "abc"])
+def test_parameters_with_defaults_may_be_left_out(tmp_path: Path, names: str) -> None:
+    """Those that the data have are inputs."""
+    path = saved(tmp_path / "difference.pt", Difference())
+    trust(path)
+    seen = seen_signature(path, {name: np.ones((2, 3), np.float32) for name in names})
+    assert seen == (*(f"input {name} FP32 [-1, 3]" for name in names), "output output FP32 [-1, 3]")
+    with pytest.raises(UsageError, match="has the arrays a, c; forward takes a, b, c"):
+        seen_signature(path, {name: np.ones((2, 3), np.float32) for name in "ac"})
 
 
 @pytest.mark.parametrize(

@@ -212,8 +212,8 @@ def seen_signature(path: Path, data: Mapping[str, np.ndarray]) -> tuple[str, ...
 
     Args:
         path: of a file that the user trusts.
-        data: arrays by the names of the parameters of `forward`, or of the keys of the dict that it takes; or one array
-            without a name for the only parameter.
+        data: arrays by the names of the parameters of `forward`, without some that have defaults, or of the keys of the
+            dict that it takes; or one array without a name for the only parameter.
 
     Raises:
         UnsupportedError: the file is not trusted, or the module takes or returns what the protocol lacks.
@@ -225,8 +225,13 @@ def seen_signature(path: Path, data: Mapping[str, np.ndarray]) -> tuple[str, ...
     module = load_script(path)
     parameters = _parameters(module)
     names = [parameter.name for parameter in parameters]
+    known = list(dict.fromkeys(name.partition("/")[0] for name in data if name))
     if _takes_dict(parameters):
-        names = list(dict.fromkeys(name.partition("/")[0] for name in data if name)) or names
+        names = known or names
+    else:
+        names = [
+            parameter.name for parameter in parameters if parameter.name in known or not parameter.has_default_value()
+        ] or names
     convention = _Convention.of(path, module, names)
     calls = [[array[:rows] for array in group] for group in _groups(names, data) for rows in (1, 2)]
     answers = [_named(_answer(module, convention, call)) for call in calls]
