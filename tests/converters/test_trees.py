@@ -98,6 +98,32 @@ def test_models_with_scores_of_their_own(tmp_path: Path, kind: str, outputs: lis
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["perceptron", "descent", "vectors", "linear vectors", "pipeline", "three classes"])
+def test_scores_of_two_classes(tmp_path: Path, kind: str) -> None:
+    """scikit-learn has those of the second class alone, ONNX those of both or of one, by the kind of the model."""
+    pytest.importorskip("skl2onnx")
+    linear, vectors = pytest.importorskip("sklearn.linear_model"), pytest.importorskip("sklearn.svm")
+    pipeline, scaler = (pytest.importorskip(f"sklearn.{name}") for name in ("pipeline", "preprocessing"))
+    model = {
+        "perceptron": linear.Perceptron,
+        "descent": linear.SGDClassifier,
+        "vectors": vectors.NuSVC,
+        "pipeline": lambda: pipeline.make_pipeline(scaler.StandardScaler(), vectors.SVC()),
+        "linear vectors": vectors.LinearSVC,
+        "three classes": linear.SGDClassifier,
+    }[kind]().fit(ROWS, CLASSES if kind == "three classes" else (CLASSES > 0).astype(int))
+    pytest.importorskip("joblib").dump(model, tmp_path / "m.pkl")
+    result = convert(tmp_path / "m.pkl", tmp_path / "m.onnx", trust=True)
+    assert result.right
+    assert result.distance < 1e-5
+    engine = open_engine(tmp_path / "m.onnx", EngineOptions(threads=1))
+    label, scores = engine.run({engine.spec.inputs[0].name: ROWS}).values()
+    chosen = scores.argmax(axis=1) if scores.shape[1] > 1 else scores[:, 0] > 0
+    assert [str(one) for one in label.reshape(-1)] == [str(model.classes_[one]) for one in chosen.astype(int)]
+    engine.close()
+
+
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("file", ["m.json", "m.ubj", "m.txt"])
 def test_their_own_formats_need_no_trust(tmp_path: Path, file: str) -> None:
     """Nothing is unpickled there."""

@@ -139,7 +139,7 @@ def _compared(source: Path, target: Path, original: Original, written: Path) -> 
     finally:
         engine.close()
     try:
-        expected = original.answer(request, list(outputs))
+        expected = original.answer(request, outputs)
     except Exception as error:  # noqa: BLE001  the libraries' errors share no base
         what = "the original cannot compute the request that the ONNX model answers"
         raise UnsupportedError(f"{source}: {what}: {first_line(error)}") from None

@@ -8,7 +8,6 @@ import io
 import logging
 import os
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +60,7 @@ class Folder:
             raise UnsupportedError(f"{self.what} becomes several graphs ({names}): use optimum-cli export onnx")
         return graphs[0]
 
-    def answer(self, inputs: Arrays, outputs: Sequence[str]) -> list[np.ndarray]:
+    def answer(self, inputs: Arrays, outputs: Arrays) -> list[np.ndarray]:
         """See `Original.answer`."""
         tensors = {name: self._torch.from_numpy(array) for name, array in inputs.items()}
         with self._torch.inference_mode():

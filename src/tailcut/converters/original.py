@@ -1,6 +1,5 @@
 """The interface of a model of another format: it can be written as ONNX, and compute outputs as before."""
 
-from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,8 +22,8 @@ class Original(Protocol):
             UnsupportedError: its library cannot convert it; says why.
         """
 
-    def answer(self, inputs: Arrays, outputs: Sequence[str]) -> list[np.ndarray]:
-        """Its own answers to a request, in the order of the converted model's outputs."""
+    def answer(self, inputs: Arrays, outputs: Arrays) -> list[np.ndarray]:
+        """Its own answers to a request, in the order of the converted model's outputs, which are given."""
 
 
 def need(module: str, install: str) -> Any:

@@ -4,7 +4,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,14 +46,14 @@ class ExportedProgram:
                 raise UnsupportedError(f"torch.onnx cannot convert the program: {first_line(error)}") from None
         return path
 
-    def answer(self, inputs: Arrays, outputs: Sequence[str]) -> list[np.ndarray]:
+    def answer(self, inputs: Arrays, outputs: Arrays) -> list[np.ndarray]:
         """See `Original.answer`."""
         from tailcut.engines.torch.engine import as_array, as_tensor  # noqa: PLC0415  it imports torch
 
         tensors = [as_tensor(np.require(array, requirements=["C", "W"])) for array in inputs.values()]
         with self._torch.inference_mode():
-            outputs = self._compute(*self._program.arguments.all(tensors))
-        return [as_array(spec, output) for spec, output in zip(self._program.spec.outputs, outputs, strict=True)]
+            results = self._compute(*self._program.arguments.all(tensors))
+        return [as_array(spec, result) for spec, result in zip(self._program.spec.outputs, results, strict=True)]
 
     def _with_tensors_alone(self) -> Any:
         """The program without the outputs that are no tensors, which ONNX does not have and which are not served."""

@@ -23,6 +23,8 @@ class Tabular:
         features: numbers in a row.
         convert: makes an ONNX model of it, from the types of its inputs.
         answers: of the model itself to rows, as many as the ONNX model has outputs.
+        scores: whether the last answer is scores and no probabilities; ONNX may have those of both classes where the
+            model has those of the second one alone.
     """
 
     def __init__(
@@ -31,11 +33,14 @@ class Tabular:
         features: int,
         convert: Callable[[int], Any],
         answers: Callable[[np.ndarray], Sequence[np.ndarray]],
+        *,
+        scores: bool = False,
     ) -> None:
         self.what = what
         self._features = features
         self._convert = convert
         self._answers = answers
+        self._scores = scores
 
     def write(self, folder: Path) -> Path:
         """See `Original.write`."""
@@ -47,10 +52,13 @@ class Tabular:
         path.write_bytes(model.SerializeToString())
         return path
 
-    def answer(self, inputs: Arrays, outputs: Sequence[str]) -> list[np.ndarray]:
+    def answer(self, inputs: Arrays, outputs: Arrays) -> list[np.ndarray]:
         """See `Original.answer`."""
         [rows] = inputs.values()
         answers = [np.asarray(answer) for answer in self._answers(rows)]
+        *_, last = outputs.values()
+        if self._scores and answers[-1].ndim == 1 and last.shape[1:] == (2,):
+            answers[-1] = np.stack([-answers[-1], answers[-1]], axis=1)
         return answers[-len(outputs) :] if len(outputs) < len(answers) else answers
 
 
@@ -117,9 +125,13 @@ def _sklearn(model: Any, what: str) -> Original:
     base = need("sklearn.base", _INSTALL)
     latest = need("skl2onnx.proto", _INSTALL).get_latest_tested_opset_version()
     classifier = base.is_classifier(model) and hasattr(model, "predict_proba")
+    scores = hasattr(model, "decision_function") and not hasattr(model, "predict_proba")
 
     def convert(features: int) -> Any:
-        options = {id(model): {"zipmap": False}} if classifier else None
+        options = {id(model): {"zipmap": False}} if classifier else {}
+        last = model.steps[-1][1] if hasattr(model, "steps") else model
+        if scores and type(last).__name__ in {"SVC", "NuSVC"} and len(last.classes_) == 2:
+            options[id(last)] = {"raw_scores": True}  # without it, those of the two classes are exchanged
         kind = [("X", types.FloatTensorType([None, features]))]
         opsets = {"": latest, **_TREES}
         onnx_model = skl2onnx.convert_sklearn(model, initial_types=kind, options=options, target_opset=opsets)
@@ -132,7 +144,7 @@ def _sklearn(model: Any, what: str) -> Original:
             return [model.predict(rows), model.transform(rows)]
         return _asked(model, rows)
 
-    return Tabular(what, model.n_features_in_, convert, answers)
+    return Tabular(what, model.n_features_in_, convert, answers, scores=scores)
 
 
 def _spread(graph: Any, classes: Sequence[int]) -> None:
