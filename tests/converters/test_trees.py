@@ -73,6 +73,7 @@ def test_xgboost_with_names_of_columns(tmp_path: Path, file: str) -> None:
         ("outliers", ["label", "scores"]),
         ("mixture", ["label", "probabilities"]),
         ("several labels", ["label", "probabilities_0", "probabilities_1"]),
+        ("forest of several labels", ["label", "probabilities_0", "probabilities_1"]),
     ],
 )
 def test_models_with_scores_of_their_own(tmp_path: Path, kind: str, outputs: list[str]) -> None:
@@ -87,6 +88,9 @@ def test_models_with_scores_of_their_own(tmp_path: Path, kind: str, outputs: lis
         "mixture": lambda: pytest.importorskip("sklearn.mixture").GaussianMixture(2, random_state=0).fit(ROWS),
         "several labels": lambda: (
             pytest.importorskip("sklearn.multioutput").MultiOutputClassifier(linear).fit(ROWS, several)
+        ),
+        "forest of several labels": lambda: (
+            pytest.importorskip("sklearn.ensemble").RandomForestClassifier(5, random_state=0).fit(ROWS, several)
         ),
     }[kind]()
     joblib.dump(model, tmp_path / "m.pkl")

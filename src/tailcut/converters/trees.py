@@ -136,7 +136,9 @@ def _sklearn(model: Any, what: str) -> Original:
         opsets = {"": latest, **_TREES}
         onnx_model = skl2onnx.convert_sklearn(model, initial_types=kind, options=options, target_opset=opsets)
         if isinstance(getattr(model, "classes_", None), list):  # of each of several labels
-            _spread(onnx_model.graph, list(map(len, model.classes_)))
+            classes = list(map(len, model.classes_))
+            _spread(onnx_model.graph, classes)
+            _cut(onnx_model.graph, classes)
         return onnx_model
 
     def answers(rows: np.ndarray) -> Sequence[np.ndarray]:
@@ -157,10 +159,38 @@ def _spread(graph: Any, classes: Sequence[int]) -> None:
         for number, (tensor, size) in enumerate(zip(node.input, classes, strict=True)):
             name = f"{output.name}_{number}"
             graph.node.add(op_type="Identity", name=name, input=[tensor], output=[name])
-            tensor_type = graph.output.add(name=name).type.tensor_type
-            tensor_type.elem_type = output.type.sequence_type.elem_type.tensor_type.elem_type
-            tensor_type.shape.dim.add()
-            tensor_type.shape.dim.add(dim_value=size)
+            _add_output(graph, name, output.type.sequence_type.elem_type.tensor_type.elem_type, size)
+
+
+def _cut(graph: Any, classes: Sequence[int]) -> None:
+    """Probabilities of all labels in one tensor, filled with zeros, become an output for each, likewise."""
+    numpy_helper = need("onnx.numpy_helper", _INSTALL)
+
+    def constant(name: str, value: object) -> str:
+        graph.initializer.append(numpy_helper.from_array(np.array(value, np.int64), name))
+        return name
+
+    for output in list(graph.output):
+        dims = output.type.tensor_type.shape.dim
+        if len(dims) != 3 or dims[0].dim_value != len(classes):
+            continue
+        graph.output.remove(output)
+        for number, size in enumerate(classes):
+            name = f"{output.name}_{number}"
+            index, start, end, axis = (
+                constant(f"{name}_{what}", value)
+                for what, value in (("index", number), ("start", [0]), ("end", [size]), ("axis", [1]))
+            )
+            graph.node.add(op_type="Gather", name=f"{name}_all", input=[output.name, index], output=[f"{name}_all"])
+            graph.node.add(op_type="Slice", name=name, input=[f"{name}_all", start, end, axis], output=[name])
+            _add_output(graph, name, output.type.tensor_type.elem_type, size)
+
+
+def _add_output(graph: Any, name: str, elem_type: int, columns: int) -> None:
+    tensor_type = graph.output.add(name=name).type.tensor_type
+    tensor_type.elem_type = elem_type
+    tensor_type.shape.dim.add()
+    tensor_type.shape.dim.add(dim_value=columns)
 
 
 def _xgboost(model: Any, what: str) -> Original:
