@@ -8,6 +8,7 @@ import pytest
 
 from tailcut.converters import convert
 from tailcut.engines import EngineOptions, open_engine
+from tailcut.errors import UnsupportedError
 
 ROWS = np.random.default_rng(0).standard_normal((200, 4)).astype(np.float32)
 CLASSES = (ROWS[:, 0] + ROWS[:, 1] > 0).astype(int) + (ROWS[:, 2] > 1)
@@ -156,6 +157,21 @@ def test_what_a_booster_predicts_is_what_its_objective_says(tmp_path: Path, obje
     engine = open_engine(tmp_path / "m.onnx", EngineOptions(threads=1))
     assert len(engine.spec.outputs) == outputs
     engine.close()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("booster", ["gblinear", "dart"])
+@pytest.mark.parametrize("file", ["m.json", "m.pkl"])
+def test_boosters_that_are_not_converted_are_named(tmp_path: Path, booster: str, file: str) -> None:
+    """onnxmltools looks for the trees of a gbtree."""
+    pytest.importorskip("onnxmltools")
+    model = pytest.importorskip("xgboost").XGBRegressor(n_estimators=3, booster=booster).fit(ROWS, VALUES)
+    if file == "m.pkl":
+        pytest.importorskip("joblib").dump(model, tmp_path / file)
+    else:
+        model.save_model(tmp_path / file)
+    with pytest.raises(UnsupportedError, match=f"cannot be converted: its booster is {booster}, .* gbtree only"):
+        convert(tmp_path / file, tmp_path / "m.onnx", trust=True)
 
 
 @pytest.mark.filterwarnings("ignore")

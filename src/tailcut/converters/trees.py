@@ -202,7 +202,11 @@ def _xgboost(model: Any, what: str) -> Original:
     booster = model if own else model.get_booster()
     booster.feature_names = None  # those of a table's columns: the converter and plain rows know numbers only
     # It predicts no probabilities, and its ONNX model gives the sums that the class was chosen by.
-    only_classes = own and json.loads(model.save_config())["learner"]["objective"]["name"] == "multi:softmax"
+    learner = json.loads(booster.save_config())["learner"]
+    only_classes = own and learner["objective"]["name"] == "multi:softmax"
+    kind = learner["gradient_booster"]["name"]
+    if kind != "gbtree":
+        raise UnsupportedError(f"{what} cannot be converted: its booster is {kind}, and onnxmltools knows gbtree only")
 
     def convert(count: int) -> Any:
         return tools.convert_xgboost(model, initial_types=[("X", types.FloatTensorType([None, count]))])

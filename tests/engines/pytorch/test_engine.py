@@ -195,7 +195,14 @@ def test_a_program_that_remembers_is_refused(tmp_path: Path) -> None:
             return x + self.calls
 
     path = programs.save(tmp_path / "m.pt2", Counter(), (torch.ones(2, 3),), {"x": {0: programs.BATCH}})
-    with pytest.raises(UnsupportedError, match="changes 'calls' at each call"):
+    with pytest.raises(UnsupportedError, match=r"changes 'calls' at each call: export it in eval\(\) mode"):
+        open_engine(path, options())
+
+
+def test_a_program_that_writes_into_its_input_is_refused(tmp_path: Path) -> None:
+    """In other words, because its mode changes nothing there."""
+    path = programs.function(tmp_path / "m.pt2", lambda x: x.add_(1) * 2, 3)
+    with pytest.raises(UnsupportedError, match="writes into its input 'x': have forward copy it first"):
         open_engine(path, options())
 
 

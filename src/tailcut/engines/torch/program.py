@@ -191,8 +191,11 @@ def _register(file: Any) -> None:
 
 def _described(exported: Any, path: Path, options: EngineOptions, name: str | None) -> TorchProgram:
     signature = exported.graph_signature
-    changed = [*signature.buffers_to_mutate.values(), *signature.user_inputs_to_mutate.values()]
-    changed += [signature.inputs_to_buffers.get(name, name) for name in _changed(exported.graph)]
+    names = list(_changed(exported.graph))
+    written = [*signature.user_inputs_to_mutate.values(), *(name for name in names if name in signature.user_inputs)]
+    if written:
+        raise UnsupportedError(f"{path}: the program writes into its input {written[0]!r}: have forward copy it first")
+    changed = [*signature.buffers_to_mutate.values(), *(signature.inputs_to_buffers.get(name, name) for name in names)]
     if changed:
         raise UnsupportedError(f"{path}: the program changes {changed[0]!r} at each call: export it in eval() mode")
     nodes = {node.name: node for node in exported.graph.nodes}
