@@ -103,6 +103,27 @@ def test_models_with_scores_of_their_own(tmp_path: Path, kind: str, outputs: lis
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("library", ["xgboost", "lightgbm"])
+@pytest.mark.parametrize("kind", ["Classifier", "Regressor"])
+def test_a_pipeline_that_ends_in_trees_of_another_library(tmp_path: Path, library: str, kind: str) -> None:
+    """skl2onnx converts the scaler, onnxmltools the trees."""
+    pytest.importorskip("onnxmltools")
+    pipeline, scaler = (pytest.importorskip(f"sklearn.{name}") for name in ("pipeline", "preprocessing"))
+    prefix = {"xgboost": "XGB", "lightgbm": "LGBM"}[library]
+    trees = getattr(pytest.importorskip(library), prefix + kind)(n_estimators=5)
+    # Other rows than those of the comparison, at which XGBoost has its thresholds.
+    rows = np.random.default_rng(1).standard_normal((200, 4)).astype(np.float32)
+    model = pipeline.make_pipeline(scaler.StandardScaler(), trees)
+    model.fit(rows, rows[:, 0] > 0 if kind == "Classifier" else rows[:, 0])
+    pytest.importorskip("joblib").dump(model, tmp_path / "m.pkl")
+    assert convert(tmp_path / "m.pkl", tmp_path / "m.onnx", trust=True).right
+    engine = open_engine(tmp_path / "m.onnx", EngineOptions(threads=1))
+    outputs = ("label", "probabilities") if kind == "Classifier" else ("variable",)
+    assert engine.spec.output_names == outputs
+    engine.close()
+
+
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", ["perceptron", "descent", "vectors", "linear vectors", "pipeline", "three classes"])
 def test_scores_of_two_classes(tmp_path: Path, kind: str) -> None:
     """scikit-learn has those of the second class alone, ONNX those of both or of one, by the kind of the model."""

@@ -1,6 +1,7 @@
 """scikit-learn by skl2onnx; XGBoost and LightGBM by onnxmltools."""
 
 import json
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,10 @@ from tailcut.engines.base import Arrays
 from tailcut.errors import ModelFileError, UnsupportedError
 
 _INSTALL = "'tailcut[convert]'"
+_BOOSTERS = {  # onnxmltools' module, and the models that it converts
+    "xgboost": ("XGBoost", ("XGBClassifier", "XGBRFClassifier", "XGBRegressor", "XGBRFRegressor")),
+    "lightgbm": ("LightGbm", ("LGBMClassifier", "LGBMRegressor")),
+}
 _TREES = {"ai.onnx.ml": 3}  # operators that all of skl2onnx's converters know
 
 
@@ -128,6 +133,7 @@ def _sklearn(model: Any, what: str) -> Original:
     scores = hasattr(model, "decision_function") and not hasattr(model, "predict_proba")
 
     def convert(features: int) -> Any:
+        _register_boosters(skl2onnx)
         options = {id(model): {"zipmap": False}} if classifier else {}
         last = model.steps[-1][1] if hasattr(model, "steps") else model
         if scores and type(last).__name__ in {"SVC", "NuSVC"} and len(last.classes_) == 2:
@@ -147,6 +153,25 @@ def _sklearn(model: Any, what: str) -> Original:
         return _asked(model, rows)
 
     return Tabular(what, model.n_features_in_, convert, answers, scores=scores)
+
+
+def _register_boosters(skl2onnx: Any) -> None:
+    """Have skl2onnx know the models of XGBoost and LightGBM, as steps of a pipeline, where these are loaded."""
+    shapes = need("skl2onnx.common.shape_calculator", _INSTALL)
+    classes, values = shapes.calculate_linear_classifier_output_shapes, shapes.calculate_linear_regressor_output_shapes
+    for library, (converter, models) in _BOOSTERS.items():
+        if library not in sys.modules:  # no step is one of its models
+            continue
+        module = need(f"onnxmltools.convert.{library}.operator_converters.{converter}", _INSTALL)
+        for name in models:
+            classifier = name.endswith("Classifier")
+            skl2onnx.update_registered_converter(
+                getattr(sys.modules[library], name),
+                f"{library}.{name}",
+                classes if classifier else values,
+                getattr(module, f"convert_{library}"),
+                options={"nocl": [True, False], "zipmap": [True, False, "columns"]} if classifier else None,
+            )
 
 
 def _spread(graph: Any, classes: Sequence[int]) -> None:

@@ -245,8 +245,6 @@ def test_a_module_that_writes_into_its_input(tmp_path: Path) -> None:
 
 
 class Constant(torch.nn.Module):
-    """Returns a parameter as it is."""
-
     def __init__(self) -> None:
         super().__init__()
         self.table = torch.nn.Parameter(torch.ones(1, 3))
