@@ -1,7 +1,7 @@
 """The same tail with more traffic: a rate that the tuned server carries, and one that is too much for the baseline.
 
 Both are shown on fresh samples, in short open loops of Poisson arrivals that take turns with the rest of the
-verification. The tuned server's rate is lowered by a fifth where it turns out to be too much, or too near to that to be
+verification. The tuned server's rate is lowered by a third where it turns out to be too much, or too near to that to be
 shown, and its samples begin anew. The baseline is offered rates above its capacity, each a fifth higher than the one
 before, until its p99 is shown to lie over the limit. What lies between the two rates is a gain that the machine's noise
 did not make: two servers that are alike show none.
