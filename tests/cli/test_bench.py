@@ -166,9 +166,11 @@ def test_a_limit_that_cannot_be_kept_is_a_no(bench: Bench, server: Server) -> No
     slo = validated("bench", done.stdout)["slo"]
     assert (slo["met"], slo["highest_rate"]) == (False, None)
     assert slo["limited_by"] in {"misses", "client behind"}
-    done = bench(server.url, "--rate", "2000", "--slo", "10s", "--duration", "300ms")
-    assert done.returncode == 0
-    assert "2,000.0 requests/s keep p99 within the limit" in done.stdout
+    for duration in ("1500ms", "6s"):  # until enough requests did not wait for one another
+        done = bench(server.url, "--rate", "500", "--slo", "10s", "--duration", duration)
+        if done.returncode == 0:
+            break
+    assert "500.0 requests/s keep p99 within the limit" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -186,10 +188,10 @@ def test_scenarios(
     """MLPerf's four by name, each with its metric and its samples in a query."""
     for duration in ("800ms", "2500ms", "10s"):  # until there are samples enough for the percentile
         done = bench(server.url, "--scenario", scenario, "--duration", duration, *more, "--json")
-        assert done.returncode == 0
         result = validated("bench", done.stdout)["scenario"]
         if result["value"] is not None:
             break
+    assert done.returncode == 0
     assert (result["name"], result["metric"], result["samples_per_query"]) == (scenario, metric, rows)
     assert result["value"] > 0
     assert "not an MLPerf result" in result["note"]

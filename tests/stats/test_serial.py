@@ -43,7 +43,7 @@ def test_intervals_of_a_queue_cover(load: float, size: int) -> None:
     ],
 )
 def test_no_upper_end_lies_below_the_p99_of_a_busy_queue(load: float, size: int) -> None:
-    """In at most 2 % of 200 seeded runs, where half a per cent is promised; what cannot be bounded has no upper end."""
+    """In at most 2 % of 200 seeded runs, where half a per cent is promised."""
     random = np.random.default_rng(8)
     truth = np.quantile(waits(random, 1_000_000, load), 0.99)
     below = 0
@@ -52,16 +52,6 @@ def test_no_upper_end_lies_below_the_p99_of_a_busy_queue(load: float, size: int)
         assert interval is not None
         below += interval.high < truth
     assert below <= 4
-
-
-def test_a_queue_with_little_to_wait_for_has_an_upper_end() -> None:
-    """At a fifth of its capacity 1,500 requests bound the p99 in at least 95 of 100 runs; at nine tenths in none."""
-    random = np.random.default_rng(9)
-    quiet, busy = (
-        [serial_percentile_interval(waits(random, 1500, load), 0.99) for _ in range(100)] for load in (0.2, 0.9)
-    )
-    assert sum(interval is not None and np.isfinite(interval.high) for interval in quiet) >= 95
-    assert sum(interval is not None and np.isfinite(interval.high) for interval in busy) <= 1
 
 
 def test_independent_points_stay_independent() -> None:

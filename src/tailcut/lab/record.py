@@ -36,7 +36,6 @@ def run_record(result: LoadResult) -> Run:
     interval = None
     latencies_ms = result.latencies_ns / 1e6
     with_lateness = serial_percentile_interval(latencies_ms, 0.99)
-    at_most = bounds_of(with_lateness)
     if result.samples >= 2 and not result.client_behind:
         sample = Sample.of(latencies_ms)
         for name, q in PERCENTILES.items():
@@ -53,7 +52,7 @@ def run_record(result: LoadResult) -> Run:
         errors=result.errors,
         latency_ms=Latencies(**latency),
         p99_interval_ms=bounds_of(interval),
-        p99_at_most_ms=None if at_most is None else at_most[1],
+        p99_at_most_ms=None if with_lateness is None else round(with_lateness.high, 4),
         client_behind=result.client_behind,
         client_lateness_p99_ms=round(result.lateness_p99_ns / 1e6, 4),
         client_cpu=round(result.client_cpu, 3),

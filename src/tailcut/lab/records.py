@@ -3,7 +3,6 @@
 A key that is None is null in the JSON: its value is unknown. A key that is UNSET is left out: it was not asked for.
 """
 
-import math
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
@@ -36,10 +35,8 @@ class IntervalRecord(Record, frozen=True):
 
 
 def bounds_of(interval: StatsInterval | None) -> Bounds | None:
-    """The bounds alone; None where there is no interval, or it has no upper end."""
-    if interval is None or not math.isfinite(interval.high):
-        return None
-    return round(interval.low, 4), round(interval.high, 4)
+    """The bounds alone; None where there is no interval."""
+    return None if interval is None else (round(interval.low, 4), round(interval.high, 4))
 
 
 class Latencies(Record, frozen=True):

@@ -20,7 +20,6 @@ from tailcut.stats.serial import serial_percentile_interval
 BUSY = 0.9  # of a core for each client process: beyond it the client may well be the limit
 _PROBE_SAMPLES = 1500  # without so many the p99 of a busy server is hardly known
 _LONGEST_PROBE_S = 30.0
-_LONGER = 4  # times as long is a probe repeated in which too much waited together for its p99 to be bounded
 _CAPACITY_CONCURRENCY = 32
 _CAPACITY_S = 2.0
 
@@ -129,15 +128,8 @@ class LoadSession:
 
         def probe(rate: float) -> Shown:
             needed_s = min(_LONGEST_PROBE_S, _PROBE_SAMPLES / rate)
-            length_s = max(self._duration_s, needed_s)
-            shown = measured(rate, length_s)
-            longer_s = min(_LONGEST_PROBE_S, _LONGER * length_s)
-            if shown is Shown.UNCLEAR and longer_s > length_s and _may_meet(curve[-1], slo_ms):
-                shown = measured(rate, longer_s)
-            return shown
-
-        def measured(rate: float, length_s: float) -> Shown:
-            result = self.open(make(rate), duration_s=round(length_s, 3), seed=self._seed + len(curve))
+            seed = self._seed + len(curve)
+            result = self.open(make(rate), duration_s=round(max(self._duration_s, needed_s), 3), seed=seed)
             shown = _shown(result, slo_ms)
             self._say(f"  {shown.value}")
             curve.append(_curve_point(result, shown))
@@ -172,12 +164,6 @@ def client_limits(result: LoadResult) -> bool:
 def _shown(result: LoadResult, slo_ms: float) -> Shown:
     p99 = serial_percentile_interval(result.latencies_ns / 1e6, 0.99)
     return judge(p99, slo_ms, errors=sum(result.errors.values()), client_behind=result.client_behind)
-
-
-def _may_meet(point: SearchPoint, slo_ms: float) -> bool:
-    """Whether a p99 within the limit only lacks the upper end of its interval."""
-    p99 = point.latency_ms.p99
-    return point.p99_interval_ms is None and p99 is not None and p99 <= slo_ms
 
 
 def _curve_point(result: LoadResult, shown: Shown) -> SearchPoint:

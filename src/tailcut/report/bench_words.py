@@ -10,7 +10,6 @@ from tailcut.stats import samples_needed
 
 LATE_ADVICE = "lower the rate, or give the client a core of its own"
 _NEEDED = samples_needed(PERCENTILES["p99"])
-_UNBOUNDED = "the p99 has no interval: too many requests waited for one another: measure for longer, or at a lower rate"
 _SPARE = 1.1  # times the samples that are needed: arrivals are random
 _BUSY = 0.9  # of a core for each client process
 _SINGLY = 3  # late runs are told one by one; more of them in one line
@@ -69,8 +68,6 @@ def doubt(run: Run | SearchPoint) -> str:
         return behind if most is not None else f"{behind}{_too_few(run)}"
     if run.latency_ms.p99 is None:
         return _too_few(run).removeprefix("; ") or f"a p99 needs {_NEEDED} samples"
-    if isinstance(run, Run) and run.p99_interval_ms is None:
-        return _UNBOUNDED
     if isinstance(run, Run) and run.client_cpu > _BUSY * run.client_processes:
         return (
             f"the client kept {run.client_cpu:.2f} cores busy with {run.client_processes} of its processes, so "
