@@ -1,5 +1,6 @@
 """What tests of several packages ask in the same way, and what all of them start from."""
 
+import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -7,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.in_process import fork_trials, logging_restored
+
+os.environ.pop("COLUMNS", None)  # the line editor of the process that starts the workers sets it
 
 
 def pytest_configure() -> None:
