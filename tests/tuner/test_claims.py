@@ -34,7 +34,6 @@ def test_the_story_says_what_limits(tmp_path: Path) -> None:
     finally:
         session.servers.keep()
     words = " / ".join(event.text for event in text if isinstance(event, Phase))
-    assert words.startswith("opening the model and trying it out / ")
     assert "rows independent, batched" in words
     assert "the limit of p99 is" in words
     assert re.search(r"a complete search takes about \d+ s; --budget 6s tries less of it", words)

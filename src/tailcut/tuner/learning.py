@@ -1,7 +1,9 @@
 """What a tune or a comparison knows of the model before it measures: signature, rows, requests, and right answers."""
 
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -25,6 +27,7 @@ from tailcut.machine.quota import affinity_mask, cpu_quota, usable_cpus
 from tailcut.machine.topology import cores_of, topology
 from tailcut.runtime.limits import Limits
 from tailcut.runtime.opening.row_proof import settle_rows
+from tailcut.runtime.rows import RowDecision
 from tailcut.spec import ModelSpec, Rows
 from tailcut.tuner.dimensions import data_lengths, learned_places
 from tailcut.tuner.events import Event, Phase
@@ -39,6 +42,7 @@ Arrays = dict[str, np.ndarray]
 _MADE_UP, _FEWEST_MADE_UP = 64, 8  # requests, where there are no data: fewer of them where they are large
 _MADE_UP_BYTES = 64 << 20
 MOST_REQUESTS = 2048  # of the data
+_SLOW_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,17 +70,8 @@ def learn(wanted: TuneRequest, answers_s: float, tell: Callable[[Event], None]) 
         raise UsageError(
             "--normalize edits ONNX graphs and PyTorch programs: leave it out, or convert the model to ONNX"
         )
-    tell(Phase("opening the model and trying it out"))
-    engine = _open(wanted)
-    for name in ENGINES_OF[kind_of(wanted.model)]:
-        if not is_installed(name):
-            tell(Phase(f"{name} is left out: it is not installed ({how_to_install(name)})"))
-    try:
-        decision = settle_rows(engine, wanted.rows, Limits())
-        requests = _requests(engine, wanted)
-        spec = engine.spec
-    finally:
-        engine.close()
+    with _told_if_slow("opening the model and trying it out: it takes long", tell):
+        spec, decision, requests = _opened(wanted, tell)
     tell(Phase(decision.describe()))
     if wanted.data is not None and len(requests) == 1 and not spec.batched:
         _tell_of_rows(spec, requests[0], tell)
@@ -89,6 +84,31 @@ def learn(wanted: TuneRequest, answers_s: float, tell: Callable[[Event], None]) 
         words = f"the model itself is random: two identical requests gave different {names}; {rest}"
         tell(Phase(words))
     return Learned(spec, RowsDecision.of(decision), requests, gate)
+
+
+@contextmanager
+def _told_if_slow(words: str, tell: Callable[[Event], None]) -> Iterator[None]:
+    """Say what takes long, while it does; a mistake that is soon found stays one line."""
+    timer = threading.Timer(_SLOW_S, tell, [Phase(words)])
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _opened(wanted: TuneRequest, tell: Callable[[Event], None]) -> tuple[ModelSpec, RowDecision, list[Arrays]]:
+    """The model's signature, what was decided of its rows, and the requests."""
+    engine = _open(wanted)
+    for name in ENGINES_OF[kind_of(wanted.model)]:
+        if not is_installed(name):
+            tell(Phase(f"{name} is left out: it is not installed ({how_to_install(name)})"))
+    try:
+        decision = settle_rows(engine, wanted.rows, Limits())
+        requests = _requests(engine, wanted)
+        return engine.spec, decision, requests
+    finally:
+        engine.close()
 
 
 def _tell_of_rows(spec: ModelSpec, request: Arrays, tell: Callable[[Event], None]) -> None:
