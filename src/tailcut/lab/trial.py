@@ -249,7 +249,7 @@ class ArmRuns:
 
 def open_block(arms: Sequence[Arm], runs: Sequence[ArmRuns], *, rate: float, duration_s: float, seed: int) -> None:
     """One open-loop block on each arm in turn, with the same arrival times; repeated once where the client was late."""
-    for arm, run in zip(arms, runs, strict=True):
+    for arm, run in _in_turn(arms, runs, [len(run.blocks) for run in runs]):
         warmup_s = min(0.1, duration_s / 5)
         block = partial(open_run, arm, rate=rate, duration_s=duration_s, seed=seed, warmup_s=warmup_s)
         allowed = run.repeated <= _REPEATED * len(run.blocks)
@@ -274,6 +274,12 @@ def watched_again(
 
 def closed_block(arms: Sequence[Arm], runs: Sequence[ArmRuns], *, concurrency: int, duration_s: float) -> None:
     """One closed-loop block on each arm in turn."""
-    for arm, run in zip(arms, runs, strict=True):
+    for arm, run in _in_turn(arms, runs, [len(run.throughputs) for run in runs]):
         warmup_s = min(0.1, duration_s / 5)
         run.add_closed(closed_run(arm, concurrency=concurrency, duration_s=duration_s, warmup_s=warmup_s))
+
+
+def _in_turn(arms: Sequence[Arm], runs: Sequence[ArmRuns], blocks: Sequence[int]) -> list[tuple[Arm, ArmRuns]]:
+    """Each arm with its runs; the other way round every second time, so that none always follows the same one."""
+    turn = list(zip(arms, runs, strict=True))
+    return turn[::-1] if max(blocks, default=0) % 2 else turn
