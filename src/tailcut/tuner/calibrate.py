@@ -72,13 +72,15 @@ class Material:
     def of(cls, model: Path, requests: Sequence[Arrays], gate: Gate) -> Self:
         """Every second request that the gate has an answer to is held out: of a slow model, that may be four.
 
+        Copies are judged by several of all requests joined into one, too: that only refuses more of them.
+
         Raises:
             CalibrationError: there are too few.
         """
         if len(requests) < FEWEST:
             raise CalibrationError(f"it needs at least {FEWEST} requests in --data, and there are {len(requests)}")
         questions = gate.held_out()
-        held_out = {question.source for question in questions}
+        held_out = {question.source for question in questions if question.joined == 1}
         rest = [request for number, request in enumerate(requests) if number not in held_out]
         rest = rest[:: -(-len(rest) // MOST)]
         sizes = np.cumsum([sum(array.nbytes for array in request.values()) for request in rest])

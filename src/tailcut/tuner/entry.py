@@ -64,6 +64,8 @@ class Entry:
         for number, settings in enumerate(group):
             racing, each_s = beside + len(entrants), (time.monotonic() - began) / max(1, number)
             in_use = settings == session.wanted.previous_settings
+            if not in_use and precision_of(settings) in self._wrong:
+                continue  # those beside it answered wrongly for the same reason
             if not in_use and not self._can_race(racing, beside + tried, each_s):
                 left_out += 1
                 continue

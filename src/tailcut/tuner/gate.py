@@ -90,9 +90,13 @@ class Gate:
         return len(self.random_outputs) == len(self._questions.spec.outputs)
 
     def held_out(self) -> list[Question]:
-        """Every second question of a request as it is, which a quantised copy is judged by and not made from."""
-        plain = [question for question in self._questions.all if question.joined == 1 and not question.lengths]
-        return plain[1::2]
+        """Every second question of a request as it is, which a quantised copy is judged by and not made from.
+
+        After them those of several rows: most of what `check` compares, and a copy may have been made from some of it.
+        """
+        whole = [question for question in self._questions.all if not question.lengths]
+        plain = [question for question in whole if question.joined == 1]
+        return plain[1::2] + [question for question in whole if question.joined > 1]
 
     def sample(self, count: int) -> list[Question]:
         """So many of the requests as they are, spread over the data."""
