@@ -3,6 +3,7 @@
 from msgspec.structs import replace
 from tests.report.test_html import result, verification
 
+from tailcut.lab.records import IntervalRecord
 from tailcut.report.tune_words import more_traffic, noise_words
 from tailcut.tuner.result_records import HighestRate, NoiseResult
 
@@ -22,3 +23,12 @@ def test_more_traffic_of_a_slow_model() -> None:
         "1.22 times the traffic within the same tail: 0.44 requests/s with a p99 of 2,000.0 to 2,900.0 ms "
         "(500 requests); the limit is 3,000.0 ms, and the baseline is over it at 0.36"
     )
+
+
+def test_more_traffic_where_the_limit_is_the_baselines_own_tail() -> None:
+    """It is compared with that, measured in the same rounds."""
+    highest = HighestRate(12.5, 3600.0, 7200.0, (1.0, 18.0), 9000, within=True, p99_ratio=IntervalRecord(0.2, 0.1, 0.7))
+    case = replace(result(), verification=replace(verification(8.0, 0.4), highest_rate=highest))
+    assert more_traffic(case).startswith("2.00 times the traffic within the same tail: at 7,200 requests/s its p99 is ")
+    assert "is x0.20 (0.10 to 0.70) of the baseline's at " in more_traffic(case)
+    assert more_traffic(case).endswith("; at 3,600 the baseline's is over 12.50 ms")

@@ -148,7 +148,7 @@ def test_few_blocks_prove_only_clear_gains() -> None:
     assert verdict(ratio_interval(much, old, 0.95)) is Verdict.BETTER
 
 
-@pytest.mark.parametrize("lengths", [[30] * 5, [20, 35, 30, 28, 31], [40]])
+@pytest.mark.parametrize("lengths", [[30] * 8, [20, 35, 30, 28, 31, 22, 25, 33], [40]])
 def test_points_are_drawn_within_drawn_blocks(lengths: list[int]) -> None:
     """Pairs of blocks, then points of each, one block after the other: written out, the interval is the same."""
     random = np.random.default_rng(4)

@@ -138,6 +138,12 @@ def more_traffic(result: TuneResult) -> str:
     if not highest or not highest.within or highest.baseline is None or highest.tuned <= highest.baseline:
         return ""
     times = highest.tuned / highest.baseline
+    if highest.p99_ratio is not None:
+        return (
+            f"{times:.2f} times the traffic within the same tail: at {count(highest.tuned)} requests/s its p99 is "
+            f"{ratio(highest.p99_ratio)} of the baseline's at {count(result.objective.rate)} ({highest.samples:,} "
+            f"requests); at {count(highest.baseline)} the baseline's is over {milliseconds(highest.limit_ms)} ms"
+        )
     return (
         f"{times:.2f} times the traffic within the same tail: {count(highest.tuned)} requests/s with a p99 of "
         f"{milliseconds_between(highest.p99_interval_ms)} ms ({highest.samples:,} requests); the limit is "

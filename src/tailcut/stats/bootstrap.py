@@ -23,7 +23,7 @@ from tailcut.stats.sample import CONFIDENCE, Interval, Sample, percentile
 
 _POINTS_AT_ONCE = 2_000_000  # 16 MB of float64: the draws of large samples are made in parts
 _PAIRS = 3  # that Student's t needs
-_FEW_BLOCKS = 5  # with fewer, expanded percentiles are too sure of themselves
+_FEW_BLOCKS = 8  # with fewer, expanded percentiles are too sure of themselves
 # The 0.995-quantile of Student's t by degrees of freedom; index 0 unused.
 _STUDENT_99 = (np.inf, 63.66, 9.925, 5.841, 4.604, 4.032, 3.707)
 

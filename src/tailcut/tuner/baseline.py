@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from tailcut.errors import UsageError
 from tailcut.lab.client import closed_loop, open_loop
 from tailcut.lab.load import LoadResult
@@ -17,6 +19,7 @@ _LONE_FACTOR = 3.0  # of a request's median: the limit where the p99 takes too l
 _FEWEST_ANSWERS = 2
 _LONGEST_S = 60.0
 _SPARE = 1.2  # more requests than a p99 needs
+_BLOCKS = 4  # of a quick model: the median of their p99 is none of a stall
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +51,7 @@ def measure_baseline(arm: Arm, seconds: float, *, rate: float | None, limit_ms: 
 
     Args:
         arm: the baseline's server.
-        seconds: for the closed loop; the open one has as long, or four times that where it then knows a p99.
+        seconds: for the closed loop; the open ones have twice as long, or four times that where they then know a p99.
         rate: what the user names.
         limit_ms: likewise; then nothing is offered.
 
@@ -63,9 +66,15 @@ def measure_baseline(arm: Arm, seconds: float, *, rate: float | None, limit_ms: 
     if limit_ms is None:
         own_rate = carried if known.is_overloaded else known.rate
         needed_s = _SPARE * samples_needed(0.99) / own_rate
-        length_s = max(seconds, needed_s) if needed_s <= 4 * seconds else seconds
-        opened = open_loop(arm.target, arm.payloads, rate=own_rate, duration_s=length_s, seed=1)
-        return replace(known, limit_ms=_limit_ms(opened, first), own_limit=not known.is_overloaded)
+        lengths_s = [needed_s if seconds < needed_s <= 4 * seconds else seconds]
+        if needed_s <= seconds / 2:
+            lengths_s = [seconds / 2] * _BLOCKS
+        opened = [
+            open_loop(arm.target, arm.payloads, rate=own_rate, duration_s=length_s, seed=seed)
+            for seed, length_s in enumerate(lengths_s, 1)
+        ]
+        limit_ms = float(f"{np.median([_limit_ms(block, first) for block in opened]):.3g}")
+        return replace(known, limit_ms=limit_ms, own_limit=not known.is_overloaded)
     return known
 
 
@@ -89,5 +98,5 @@ def _limit_ms(opened: LoadResult, closed: LoadResult) -> float:
     samples = opened if opened.samples >= 2 else closed
     latencies = Sample.of(samples.latencies_ns / 1e6)
     if len(latencies) >= samples_needed(0.99):
-        return float(f"{percentile(latencies, 0.99):.3g}")
-    return float(f"{_LONE_FACTOR * percentile(latencies, 0.5):.3g}")
+        return percentile(latencies, 0.99)
+    return _LONE_FACTOR * percentile(latencies, 0.5)

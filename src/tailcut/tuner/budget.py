@@ -121,10 +121,16 @@ class TimePlan:
         """The most that the verification may take of the budget."""
         return _MOST_VERIFY * self.budget_s
 
-    def needs_verification_s(self, seconds: float, before_s: float = 0.0) -> None:
-        """A p99 of each arm takes so long, and what comes before it: the search gives way to them."""
+    def needs_verification_s(self, seconds: float, before_s: float = 0.0, good_s: float = 0.0) -> None:
+        """The search gives way to the verification.
+
+        Args:
+            seconds: that a p99 of each arm takes.
+            before_s: that what comes before it takes.
+            good_s: that its claims take where the machine is noisy, as far as the budget has them.
+        """
         self.needed_s = seconds
-        self.verify_s = max(self.verify_s, seconds + before_s)
+        self.verify_s = max(self.verify_s, seconds + before_s, min(good_s, self.most_verify_s))
 
     @property
     def end(self) -> float:

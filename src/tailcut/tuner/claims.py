@@ -21,7 +21,7 @@ from tailcut.tuner.labels import by_labels
 from tailcut.tuner.records import TuneOutcome
 from tailcut.tuner.session import TuneSession
 from tailcut.tuner.traffic import traffic_s
-from tailcut.tuner.verification import LEAST_S, told_within, verification_s, verify
+from tailcut.tuner.verification import good_s, told_within, verification_s, verify
 from tailcut.tuner.worse import ARMS, instead
 
 _ROUNDED_S = 5
@@ -48,14 +48,15 @@ def announce(session: TuneSession, baseline: Baseline, size: SearchSize) -> None
     """
     plan, arms = session.plan, len(arms_verified(session))
     needed_s = verification_s(baseline.rate, arms)
-    if needed_s > plan.most_verify_s and session.compared.pop("reference", None) is not None:
-        arms -= 1  # a slow model: what only its wire makes of the difference is not worth a third of the time
+    if max(needed_s, good_s(arms)) > plan.most_verify_s and session.compared.pop("reference", None) is not None:
+        arms -= 1  # a slow model, or a short budget: what only the wire does is not worth a third of the time
         needed_s = verification_s(baseline.rate, arms)
     both_s = needed_s + traffic_s(baseline, baseline.capacity)
     labels_s = 0.0 if session.wanted.labels is None else plan.labels_s
-    plan.needs_verification_s(min(both_s, plan.most_verify_s), session.servers.executing_s(arms) + labels_s)
+    before_s = session.servers.executing_s(arms) + labels_s
+    plan.needs_verification_s(min(both_s, plan.most_verify_s), before_s, good_s(arms))
     rest_s = complete_s(size, len(session.outcome.rungs), session.servers.start_s, baseline.capacity)
-    whole_s = plan.spent_s(time.monotonic()) + rest_s + max(both_s, LEAST_S)
+    whole_s = plan.spent_s(time.monotonic()) + rest_s + max(both_s, good_s(arms))
     session.tell(complete_search(whole_s, plan.budget_s))
     if needed_s > plan.most_verify_s:
         claims = told_within(plan.most_verify_s, baseline.rate, arms)

@@ -212,6 +212,9 @@ class HighestRate(Record, frozen=True):
     p99_interval_ms: Bounds
     samples: int
     within: bool
+    p99_ratio: IntervalRecord | None = (
+        None  # to the baseline's at the rate of the verification, where that is the limit
+    )
 
 
 class Verification(Record, frozen=True, kw_only=True):

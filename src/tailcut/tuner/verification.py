@@ -23,7 +23,7 @@ from tailcut.tuner.traffic import Traffic, is_shown_over, overload_block_s, tune
 
 Note = Callable[[str, str, float, np.ndarray], None]
 
-LEAST_S = 15.0  # that both headlines take of a quick model
+_HEADLINE_S, _ARM_S = 6.0, 8.0  # the second headline, and the first of each arm, of a quick model on a noisy machine
 _ROUNDS, _ROUND_S = 20, 1.5  # as planned; fewer and longer ones where each has less time than that
 _LEAST_ROUNDS = 3  # of a model so slow that more of them do not fit into the budget
 _FEWEST_ROUNDS, _MOST_ROUNDS = 8, 40  # where they take longer than planned, and where they do not
@@ -40,6 +40,11 @@ _OPEN_SHARE, _MOST_OPEN, _CLOSED_SHARE = 0.6, 0.8, 0.15  # of what is left
 def verification_s(rate: float, arms: int, q: float = QUANTILES["p99"]) -> float:
     """How long the q-percentile of so many arms takes at a rate, with all that is measured beside it."""
     return _AROUND * arms * _SPARE * samples_needed(q) / rate
+
+
+def good_s(arms: int) -> float:
+    """How long both headlines take of a quick model on a noisy machine."""
+    return _HEADLINE_S + _ARM_S * arms
 
 
 def told_within(seconds: float, rate: float, arms: int) -> Percentile:
@@ -88,7 +93,7 @@ def verify(  # noqa: PLR0913  a verification is its parameters
     has_both = time.monotonic() + traffic_s + first_s <= limit
     until = plan.latest if has_both else 0.0
     rounds = max(_FEWEST_ROUNDS, min(_ROUNDS, int(left_s / _ROUND_S)))
-    arm_s = (left_s - traffic_s if has_both else left_s) / len(arms)
+    arm_s = (first_s if has_both else left_s) / len(arms)
     open_s = max(LEAST_BLOCK_S, max(_OPEN_SHARE * arm_s, needed_s) / rounds)
     # Closed blocks have a least length: where there is no time for one each round, there is one every few rounds.
     each_s = max(LEAST_BLOCK_S, _CLOSED_SHARE * arm_s)
@@ -105,7 +110,7 @@ def verify(  # noqa: PLR0913  a verification is its parameters
             note("verified", name, outcome.rate, runs[name].blocks[-1])
         if number % every == 0:
             closed_block(list(arms.values()), list(runs.values()), concurrency=outcome.clients, duration_s=closed_s)
-        traffic.measure(fresh, until, tuned=number % 2 == 0)
+        traffic.measure(fresh, until, runs["baseline"].blocks[-1])
         now = time.monotonic()
         enough_known = min(len(runs[name].latencies) for name in offered) >= enough
         ends = 2 * now - began > plan.end and (enough_known or number + 1 >= rounds) and number + 1 >= _FEWEST_ROUNDS

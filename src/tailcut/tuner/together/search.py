@@ -42,7 +42,7 @@ from tailcut.tuner.together.selection import (
 from tailcut.tuner.together.servers import JointServers
 from tailcut.tuner.together.verification import LEAST_BLOCK_S, SPARE, VerificationPlan, measure_arms
 from tailcut.tuner.together.words import LEAST_SCORE, NamedEvents, describe, fits
-from tailcut.tuner.verification import LEAST_S
+from tailcut.tuner.verification import good_s
 
 _SURVEYS = 0.8  # of the budget, shared among the models' surveys, each of which ends at less than half of its part
 _FINALISTS = 5
@@ -161,7 +161,7 @@ class JointSearch:
         limits_s = 0.0 if all(model.slo_ms for model in self._wanted.models) else self._limit_block_s
         race_s = joint_race_s(_FINALISTS, len(models), sum(model.start_s for model in models), self._race_block_s)
         surveys_s = sum(model.complete_s for model in models)
-        verify_s = max(self._plan.needed_s, LEAST_S)
+        verify_s = max(self._plan.needed_s, good_s(_ARMS))
         return self._plan.spent_s(time.monotonic()) + surveys_s + limits_s + race_s + verify_s
 
     @property
