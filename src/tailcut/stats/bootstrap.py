@@ -52,19 +52,21 @@ class _Side:
         return drawn
 
 
-def ratio_interval(
+def ratio_interval(  # noqa: PLR0913  two sides, and how they are drawn
     new: Sequence[Sample],
     old: Sequence[Sample],
     q: float,
     *,
+    confidence: float = CONFIDENCE,
     resamples: int = 1000,
     seed: int = 0,
 ) -> Interval:
-    """The ratio of the q-percentiles, new to old, of the blocks of each side taken together, with its 99 % interval.
+    """The ratio of the q-percentiles, new to old, of the blocks of each side taken together, with its interval.
 
     Args:
         new, old: blocks in the order they were measured, as many of one as of the other.
         q: 0 to 1.
+        confidence: of the interval; of fewer than eight blocks at least 99 %.
         resamples: bootstrap draws.
         seed: of the draws, so that a result can be computed again.
 
@@ -83,7 +85,7 @@ def ratio_interval(
         above, below = (_quantile(side.again(pairs, random), q) for side in sides)
         ratios[draw] = above / below
     drawn = len(new) if len(new) > 1 else min(len(new[0]), len(old[0]))
-    ratio = _bounds(_quantile(sides[0].points, q) / _quantile(sides[1].points, q), ratios, _expanded(CONFIDENCE, drawn))
+    ratio = _bounds(_quantile(sides[0].points, q) / _quantile(sides[1].points, q), ratios, _expanded(confidence, drawn))
     if not _PAIRS <= len(new) < _FEW_BLOCKS:
         return ratio
     student = paired_ratio_interval(*([percentile(sample, q) for sample in side] for side in (new, old)))

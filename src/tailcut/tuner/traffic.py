@@ -19,7 +19,7 @@ import numpy as np
 
 from tailcut.lab.records import IntervalRecord, bounds_of
 from tailcut.lab.trial import FAILED_MS, Arm, ArmRuns, open_block
-from tailcut.stats import Interval, Sample, is_above, percentile, ratio_interval, samples_needed
+from tailcut.stats import CONFIDENCE, Interval, Sample, is_above, percentile, ratio_interval, samples_needed
 from tailcut.stats.serial import is_above_serially, serial_percentile_interval
 from tailcut.tuner.baseline import Baseline
 from tailcut.tuner.result_records import HighestRate
@@ -27,12 +27,13 @@ from tailcut.tuner.result_records import HighestRate
 _ABOVE, _STEP = 1.25, 1.2  # of the baseline's capacity, where its rates begin; and from one to the next
 _DOWN = 0.65  # from one rate of the tuned server to the next
 _LIMITS, _LONGEST_S = 8.0, 1.0  # a block of the baseline lasts so many limits, so that a queue has time to grow
-_TUNED_LIMITS, _TUNED_SHORTEST_S, _TUNED_LONGEST_S = 12.0, 0.5, 1.2  # a few blocks have to see the machine's stalls
+_TUNED_LIMITS, _TUNED_SHORTEST_S, _TUNED_LONGEST_S = 12.0, 0.4, 1.2  # a few blocks have to see the machine's stalls
 _SHORTEST_S = 0.3
 _BASELINE_SAMPLES = 40  # of one block of the baseline, at least
 _LOOK = 4  # blocks of the tuned server at a rate, after which it is asked whether they show enough
 _LOOKS = 4  # of all rates: they share the probability of an error
 _CONFIDENCE = 1 - 0.01 / _LOOKS
+_HOPEFUL = 0.8  # of the baseline's p99: more blocks will show that it is shorter
 _BASELINE_BLOCKS, _TUNED_BLOCKS = 5, 2 * _LOOK  # that are expected: one rate that is missed, and one that is shown
 _DRAINED, _WARMED_S = 1.25, 0.1  # what a block takes: an overloaded one drains, and each has a warm-up
 _SPARE = 3.0  # times the samples that the p99 needs: some of them waited together
@@ -162,13 +163,12 @@ class CarriedBlocks:
         """Of all blocks."""
         return np.concatenate(self.blocks) if self.blocks else np.empty(0)
 
-    @property
-    def ratio(self) -> Interval | None:
+    def ratio(self, confidence: float = CONFIDENCE) -> Interval | None:
         """The ratio of the p99 to that of the baseline at its own rate; None of too few blocks, or beside none."""
         if not self.beside or len(self.blocks) < _LOOK:
             return None
         new, old = ([Sample.of(block) for block in blocks] for blocks in (self.blocks, self.beside))
-        return ratio_interval(new, old, 0.99)
+        return ratio_interval(new, old, 0.99, confidence=confidence)
 
     def is_within(self, limit_ms: float) -> bool:
         """Whether they show that the p99 is within the limit, or no longer than the baseline's; none has failed."""
@@ -176,7 +176,8 @@ class CarriedBlocks:
         if len(latencies) < samples_needed(0.99, _CONFIDENCE) or latencies.max() >= FAILED_MS:
             return False
         if self.beside:
-            return self.ratio is not None and self.ratio.high <= 1
+            ratio = self.ratio(_CONFIDENCE)
+            return ratio is not None and ratio.high <= 1
         interval = serial_percentile_interval(latencies, 0.99, _CONFIDENCE)
         return interval is not None and interval.high <= limit_ms
 
@@ -186,7 +187,8 @@ class CarriedRate:
 
     Near the highest rate answers wait for one another and say little, while further down they soon say enough. So it
     begins a step below; goes up once where that is shown; and goes down where its p99 is shown to be over the limit,
-    where less is answered than is offered, and where a few blocks did not show that it is within the limit.
+    where less is answered than is offered, and where a few blocks did not show that it is within the limit, unless it
+    is well below the baseline's so far.
 
     Args:
         limit_ms: the limit.
@@ -235,7 +237,7 @@ class CarriedRate:
         elif len(now.blocks) % _LOOK == 0 and len(latencies) >= samples_needed(0.99, _CONFIDENCE):
             if now.is_within(self.limit_ms):
                 self._raise()
-            else:
+            elif (ratio := now.ratio()) is None or ratio.point > _HOPEFUL:
                 self._lower()
 
     def _raise(self) -> None:
@@ -325,7 +327,7 @@ class Traffic:
             verified: the baseline's blocks at the rate of the verification.
         """
         best, limit_ms = self._carried.best, self._known.limit_ms
-        interval, ratio = serial_percentile_interval(best.latencies, 0.99), best.ratio
+        interval, ratio = serial_percentile_interval(best.latencies, 0.99), best.ratio()
         bounds = bounds_of(interval)
         if interval is None or bounds is None or interval.high >= FAILED_MS:
             return None
