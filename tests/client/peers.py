@@ -28,6 +28,10 @@ def good(value: float = 1.0) -> bytes:
     return reply(200, body, f"Inference-Header-Content-Length: {len(lead)}")
 
 
+class Unasked(bytes):
+    """Sent between two requests, when the test calls `Peer.send_unasked`."""
+
+
 BUSY = reply(503, b'{"error": "full"}', "Retry-After: 0")
 
 
@@ -37,11 +41,21 @@ class Peer:
     connections: int = 0
     requests: list[bytes] = field(default_factory=list)
     gone: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))  # released when a client has left
+    wanted: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    sent: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+
+    def send_unasked(self) -> None:
+        """Have the next `Unasked` bytes sent, and wait until they are."""
+        self.wanted.release()
+        assert self.sent.acquire(timeout=TIMEOUT_S)
 
 
 @contextmanager
 def peer(*connections: Sequence[bytes]) -> Iterator[Peer]:
-    """Listen; on the n-th connection, answer each request by the next of its entries, and close behind the last."""
+    """Listen; on the n-th connection, answer each request by the next of its entries, and close behind the last.
+
+    `Unasked` entries answer none.
+    """
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(TIMEOUT_S)
         result = Peer(f"http://127.0.0.1:{listener.getsockname()[1]}")
@@ -72,7 +86,15 @@ def _talk(sock: socket.socket, answers: Sequence[bytes], result: Peer) -> None:
     with sock:
         sock.settimeout(TIMEOUT_S)
         for answer in answers:
-            request = _read(sock)
+            if isinstance(answer, Unasked):
+                assert result.wanted.acquire(timeout=TIMEOUT_S)
+                sock.sendall(answer)
+                result.sent.release()
+                continue
+            try:
+                request = _read(sock)
+            except ConnectionResetError:  # it left without having read all
+                request = b""
             if not request:  # the client has left
                 result.gone.release()
                 return

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.client.peers import BUSY, HOLD, TIMEOUT_S, X, good, peer, reply
+from tests.client.peers import BUSY, HOLD, TIMEOUT_S, Unasked, X, good, peer, reply
 from tests.engines.models import perceptron
 from tests.servers import Server, serving
 
@@ -152,6 +152,20 @@ def test_a_stale_connection_is_replaced(make: type) -> None:
         assert client.infer("m", X)["y"] == 1.0
         assert client.infer("m", X)["y"] == 2.0
         assert result.connections == 2
+
+
+@pytest.mark.parametrize("unasked", [good(9.0), reply(408, b"", "Connection: close"), b"H"])
+def test_what_comes_between_calls_is_no_answer(make: type, unasked: bytes) -> None:
+    """A connection on which something came that was not asked for is closed; the next call has one of its own."""
+    with (
+        peer([good(1.0), Unasked(unasked), HOLD], [good(2.0), good(3.0)]) as result,
+        make(result.url) as client,
+    ):
+        assert client.infer("m", X)["y"] == 1.0
+        result.send_unasked()
+        assert [float(client.infer("m", X)["y"][0]) for _ in range(2)] == [2.0, 3.0]
+        assert result.connections == 2
+        assert result.gone.acquire(timeout=TIMEOUT_S)
 
 
 def test_an_answer_that_breaks_off_is_not_asked_for_again(make: type) -> None:

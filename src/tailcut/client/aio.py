@@ -15,7 +15,7 @@ import numpy as np
 from tailcut.client.answers import error_of, outputs_of
 from tailcut.client.members import ServerMember
 from tailcut.client.policy import RefusedError, Retries, StaleError, Tries
-from tailcut.client.pool import CONNECT_S, FAREWELL_S, GOOD, ONCE, Pool
+from tailcut.client.pool import CONNECT_S, FAREWELL_S, GOOD, ONCE, Pool, Watch
 from tailcut.client.requests import InferenceCall, OutgoingRequest, ServerAddress, trace_lines
 from tailcut.client.tls import tls_failure
 from tailcut.durations import seconds_of
@@ -35,11 +35,13 @@ class _AsyncConnection(asyncio.BufferedProtocol):
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._answer: asyncio.Future[HttpAnswer] | None = None
+        self._watch: Watch | None = None
         self.used = False  # by a call before this one
 
     @property
-    def alive(self) -> bool:
-        return self._transport is not None
+    def quiet(self) -> bool:
+        """Whether it is open, and nothing has come since its last answer, also nothing that the loop has yet to see."""
+        return self._transport is not None and self._watch is not None and self._watch.is_quiet()
 
     @property
     def here(self) -> bool:
@@ -92,6 +94,7 @@ class _AsyncConnection(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment]  # asyncio promises a Transport for streams
+        self._watch = Watch(transport.get_extra_info("socket").fileno())
 
     def connection_lost(self, error: Exception | None) -> None:
         self._transport = None
@@ -335,13 +338,15 @@ class AsyncClient(Pool[_AsyncConnection]):
 
 
 def _take(member: ServerMember[_AsyncConnection]) -> _AsyncConnection | None:
-    """A kept connection of this loop that the server has not closed."""
+    """A kept connection of this loop that the server has not closed, and on which nothing has come."""
     while member.idle:
         connection = member.idle.pop()
         if not connection.here:
             connection.close_soon()
-        elif connection.alive:
+        elif connection.quiet:
             return connection
+        else:
+            connection.close()
     return None
 
 

@@ -1,6 +1,7 @@
 """The common parts of both clients: their settings, their servers, and the idle connections to these."""
 
 import random
+import select
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
@@ -37,6 +38,21 @@ class _PooledConnection(Protocol):
 
 
 C = TypeVar("C", bound=_PooledConnection)
+
+
+class Watch:
+    """Looks at the socket of an idle connection, whose next bytes would be taken for the next call's answer.
+
+    Proxies send a 408 before they close such a connection, and a faulty peer may answer a request twice.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._poll = select.poll()
+        self._poll.register(descriptor, select.POLLIN)
+
+    def is_quiet(self) -> bool:
+        """Whether nothing has come: neither bytes nor the connection's end."""
+        return not self._poll.poll(0)
 
 
 class Pool(Generic[C]):

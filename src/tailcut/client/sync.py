@@ -18,7 +18,7 @@ import numpy as np
 from tailcut.client.answers import error_of, outputs_of
 from tailcut.client.members import ServerMember
 from tailcut.client.policy import RefusedError, Retries, StaleError, Tries
-from tailcut.client.pool import CONNECT_S, FAREWELL_S, GOOD, ONCE, Pool
+from tailcut.client.pool import CONNECT_S, FAREWELL_S, GOOD, ONCE, Pool, Watch
 from tailcut.client.requests import InferenceCall, OutgoingRequest, ServerAddress, trace_lines
 from tailcut.client.tls import tls_failure, wants_more
 from tailcut.durations import seconds_of
@@ -55,7 +55,13 @@ class _SyncConnection:
             raise RefusedError(f"no server listens at {address}: {error.strerror or error}") from None
         self._address = address
         self._reader = AnswerReader()
+        self._watch = Watch(self._socket.fileno())
         self.used = False  # by a call before this one
+
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing has come since its last answer."""
+        return not self.pending and self._watch.is_quiet()
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -289,8 +295,12 @@ class Client(Pool[_SyncConnection]):
     def _connected(self, member: ServerMember[_SyncConnection], deadline: float, tries: Tries) -> _SyncConnection:
         """A kept connection, or a new one."""
         if not tries.fresh:
-            with suppress(IndexError):  # another thread may be faster
-                return member.idle.pop()
+            with suppress(IndexError):  # none is left
+                while True:
+                    kept = member.idle.pop()
+                    if kept.quiet:
+                        return kept
+                    kept.close()
         left_s = _left(deadline)
         several = len(self._members) > 1
         try:
