@@ -1,5 +1,11 @@
-"""The outputs in an answer of the Open Inference Protocol v2, as a client reads them: bodies in, arrays out. Pure."""
+"""The outputs in an answer of the Open Inference Protocol v2, as a client reads them: bodies in, arrays out. Pure.
 
+The answer may be any server's, so nothing in it is trusted: sizes must fit shapes and add up to the body, and JSON
+values must be of their datatype's kind and in its range. What is checked of the JSON of binary outputs is checked once:
+from then on its bytes are known.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +15,7 @@ import orjson
 from tailcut.errors import TailcutError, UnreachableError
 from tailcut.spec import DType, TensorSpec
 from tailcut.wire.memo import BytesMemo
-from tailcut.wire.v2.tensors import from_bytes
+from tailcut.wire.v2.tensors import FLOATS, check_size, elements, flattened, from_bytes
 
 _KEPT = 256
 _FOREIGN = "the server's answer does not follow the protocol"
@@ -24,13 +30,23 @@ class _OutputSlice:
     shared: bool = False  # in shared memory, from whose start `offset` counts
 
 
-_layouts: BytesMemo[bytes, tuple[_OutputSlice, ...]] = BytesMemo(_KEPT)
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """The outputs whose values are not in the JSON itself, and how many bytes there are behind it."""
+
+    parts: tuple[_OutputSlice, ...]
+    size: int
+
+
+_layouts: BytesMemo[bytes, _Layout] = BytesMemo(_KEPT)
 
 
 def decode_outputs(
     content: bytes | bytearray, json_size: int | None, memory: memoryview | None = None
 ) -> dict[str, np.ndarray]:
     """The outputs by name. Arrays of binary tensors are writable views of a writable body (BYTES: read-only objects).
+
+    In JSON, a null is NaN where the datatype is one of floats, 1.0 is an integer, and 0 and 1 are booleans.
 
     Args:
         content: the body of a good answer.
@@ -42,53 +58,105 @@ def decode_outputs(
     """
     body = memoryview(content)
     lead = bytes(body if json_size is None else body[:json_size])
+    if json_size is not None and json_size > len(body):
+        raise UnreachableError(_FOREIGN)
+    rest = body[len(lead) :]
     binary = json_size is not None or memory is not None
     try:
         layout = _layouts.get(lead) if binary else None
         if layout is not None:
-            return {part.tensor.name: _array(part, body[len(lead) :], memory) for part in layout}
+            return _placed(layout, rest, memory)
         described = orjson.loads(lead)["outputs"]
+        names = _names(described)
         layout = _layout(described)
-        if binary and len(layout) == len(described):
+        if binary and len(layout.parts) == len(described):
             _layouts.keep(lead, layout)
-        placed = {part.tensor.name: _array(part, body[len(lead) :], memory) for part in layout}
-        return {output["name"]: _outputs_array(output, placed) for output in described}
+        placed = _placed(layout, rest, memory)
+        return {
+            name: placed[name] if name in placed else _from_json(output)
+            for name, output in zip(names, described, strict=True)
+        }
     except orjson.JSONDecodeError:
         raise UnreachableError("the server's answer is not JSON") from None
-    except (KeyError, TypeError, ValueError, TailcutError) as error:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, TailcutError) as error:
         raise UnreachableError(_FOREIGN) from error
 
 
-def _outputs_array(output: Any, placed: dict[str, np.ndarray]) -> np.ndarray:
-    name: str = output["name"]
-    if name in placed:
-        return placed[name]
-    array: np.ndarray = np.array(output["data"], DType(output["datatype"]).numpy)  # a null is NaN
-    return array.reshape(output["shape"])
+def _names(described: Any) -> list[str]:
+    names = [output["name"] for output in described]
+    if len(set(names)) < len(names):
+        raise ValueError("two outputs have the same name")
+    return names
 
 
-def _layout(described: Any) -> tuple[_OutputSlice, ...]:
+def _placed(layout: _Layout, rest: memoryview, memory: memoryview | None) -> dict[str, np.ndarray]:
+    """The outputs whose values are not in the JSON; `rest` is what stands behind it."""
+    if layout.size != len(rest):
+        raise ValueError("the sizes of the outputs do not add up to the body")
+    return {part.tensor.name: _array(part, rest, memory) for part in layout.parts}
+
+
+def _layout(described: Any) -> _Layout:
     """Where the outputs are whose values are not in the JSON itself."""
     parts, offset = [], 0
     for output in described:
-        shape, parameters = tuple(output["shape"]), output.get("parameters", {})
         if "data" in output:
             continue
-        tensor = TensorSpec(output["name"], DType(output["datatype"]), shape)
-        if "shared_memory_region" in parameters:
-            start = parameters.get("shared_memory_offset", 0)
-            parts.append(_OutputSlice(tensor, shape, start, parameters["shared_memory_byte_size"], shared=True))
-        else:
-            parts.append(_OutputSlice(tensor, shape, offset, parameters["binary_data_size"]))
-            offset += parameters["binary_data_size"]
-    return tuple(parts)
+        tensor, shape, parameters = _tensor(output), _shape(output), output["parameters"]
+        shared = "shared_memory_region" in parameters
+        size = parameters["shared_memory_byte_size" if shared else "binary_data_size"]
+        start = parameters.get("shared_memory_offset", 0) if shared else offset
+        if not (_is_count(size) and _is_count(start)):
+            raise TypeError("the place of an output is not a number of bytes")
+        check_size(tensor, shape, size)
+        parts.append(_OutputSlice(tensor, shape, start, size, shared))
+        offset += 0 if shared else size
+    return _Layout(tuple(parts), offset)
+
+
+def _tensor(output: Any) -> TensorSpec:
+    if not isinstance(output["name"], str):
+        raise TypeError("the name of an output is not a string")
+    return TensorSpec(output["name"], DType(output["datatype"]), _shape(output))
+
+
+def _shape(output: Any) -> tuple[int, ...]:
+    shape = tuple(output["shape"])
+    if not all(map(_is_count, shape)):
+        raise TypeError("the shape of an output is not a list of sizes")
+    return shape
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _from_json(output: Any) -> np.ndarray:
+    """An output whose values are in the JSON."""
+    tensor, shape = _tensor(output), _shape(output)
+    flat = flattened(tensor, shape, output["data"])
+    kinds = set(map(type, flat))
+    if tensor.dtype in FLOATS and type(None) in kinds:
+        return _with_nan(tensor, flat).reshape(shape)
+    if tensor.dtype is DType.BOOL and kinds == {int} and set(flat) <= {0, 1}:
+        flat = [value == 1 for value in flat]
+    elif float in kinds and tensor.dtype not in FLOATS and tensor.dtype is not DType.BOOL:
+        flat = [int(value) if type(value) is float and value.is_integer() else value for value in flat]
+    return elements(tensor, flat).reshape(shape)
+
+
+def _with_nan(tensor: TensorSpec, flat: Sequence[Any]) -> np.ndarray:
+    """Floats of which some are null."""
+    array = elements(tensor, [0.0 if value is None else value for value in flat])
+    array[[value is None for value in flat]] = np.nan
+    return array
 
 
 def _array(part: _OutputSlice, body: memoryview, memory: memoryview | None) -> np.ndarray:
     if not part.shared:
         return from_bytes(part.tensor, part.shape, body, part.offset, part.size)
-    if memory is None:
-        raise TypeError("the answer names a region of shared memory that the request did not")
+    if memory is None or part.offset + part.size > len(memory):
+        raise TypeError("the answer names shared memory that the request did not")
     return from_bytes(part.tensor, part.shape, _copy(memory[part.offset : part.offset + part.size]), 0, part.size)
 
 

@@ -19,10 +19,10 @@ from tailcut.spec import DType, TensorSpec
 
 STEP_STRINGS = 2048  # elements of a BYTES tensor between two pauses: about a millisecond
 _PREFIX = struct.Struct("<I")  # the length before each element of a BYTES tensor
-_FLOATS = {DType.FP16, DType.BF16, DType.FP32, DType.FP64}
+FLOATS = frozenset({DType.FP16, DType.BF16, DType.FP32, DType.FP64})
 _KINDS: dict[DType, set[type]] = {
     **{dtype: {int} for dtype in DType},
-    **{dtype: {int, float} for dtype in _FLOATS},
+    **{dtype: {int, float} for dtype in FLOATS},
     DType.BOOL: {bool},
     DType.BYTES: {str},
 }
@@ -95,10 +95,7 @@ def from_json(tensor: TensorSpec, shape: tuple[int, ...], data: object) -> np.nd
     Raises:
         InvalidInputError: ragged, the wrong number of elements, of the wrong kind, or not representable.
     """
-    flat = _flatten(tensor, shape, data)
-    if len(flat) != prod(shape):
-        raise wrong_count(tensor, shape, len(flat))
-    return elements(tensor, flat).reshape(shape)
+    return elements(tensor, flattened(tensor, shape, data)).reshape(shape)
 
 
 def wrong_count(tensor: TensorSpec, shape: tuple[int, ...], count: int) -> InvalidInputError:
@@ -137,8 +134,19 @@ def to_json(array: np.ndarray, dtype: DType, name: str) -> Any:
         raise InvalidInputError(f"output {shown(name)} holds bytes that are not UTF-8: ask for it as binary") from None
 
 
+def flattened(tensor: TensorSpec, shape: tuple[int, ...], data: object) -> Sequence[Any]:
+    """The elements in a row; nested lists must have the shape's own lengths at every level.
+
+    Raises:
+        InvalidInputError: ragged, or the wrong number of elements.
+    """
+    flat = _flatten(tensor, shape, data)
+    if len(flat) != prod(shape):
+        raise wrong_count(tensor, shape, len(flat))
+    return flat
+
+
 def _flatten(tensor: TensorSpec, shape: tuple[int, ...], data: object) -> Sequence[Any]:
-    """The elements in a row; nested lists must have the shape's own lengths at every level."""
     if not shape and not isinstance(data, list):
         return [data]
     if not isinstance(data, list):
@@ -162,7 +170,7 @@ def wrong_nesting(tensor: TensorSpec, shape: tuple[int, ...]) -> InvalidInputErr
 
 def _numbers(tensor: TensorSpec, flat: Sequence[Any]) -> np.ndarray:
     dtype = tensor.dtype.numpy
-    if tensor.dtype not in _FLOATS:
+    if tensor.dtype not in FLOATS:
         return integers(tensor, flat)
     with np.errstate(over="ignore"):  # an overflow is found below, and refused
         array = np.array(flat, np.float64).astype(dtype)
