@@ -5,9 +5,16 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tailcut.client.members import MOST_FAILURES, Members, ServerMember
-from tailcut.client.policy import RefusedError, StaleError
+from tailcut.client.policy import FailedError, RefusedError, StaleError
 from tailcut.client.requests import ServerAddress
-from tailcut.errors import DeadlineExceededError, EngineError, InvalidInputError, QueueFullError, TailcutError
+from tailcut.errors import (
+    DeadlineExceededError,
+    EngineError,
+    InvalidInputError,
+    QueueFullError,
+    TailcutError,
+    UnreachableError,
+)
 
 A, B, C = (ServerAddress("h", port) for port in (1, 2, 3))
 
@@ -60,7 +67,9 @@ def test_a_refused_connection_is_enough_for_a_pause() -> None:
     assert (paused.pauses, paused.paused_until) == (0, 0.0)
 
 
-@pytest.mark.parametrize("error", [DeadlineExceededError("late"), EngineError("bad")])
+@pytest.mark.parametrize(
+    "error", [DeadlineExceededError("late"), EngineError("bad"), UnreachableError("502"), FailedError("520")]
+)
 def test_failures_in_a_row_make_an_outlier(error: TailcutError) -> None:
     """A good answer among them begins the count anew."""
     members: Members = Members([A, B], "x")

@@ -6,6 +6,7 @@ from tests.client.peers import reply
 from tests.wire.http1.answering import read
 
 from tailcut.client.answers import error_of, outputs_of
+from tailcut.client.policy import FailedError
 from tailcut.client.requests import Encoder, InferenceCall, ServerAddress, trace_lines
 from tailcut.errors import (
     DeadlineExceededError,
@@ -15,6 +16,7 @@ from tailcut.errors import (
     QueueFullError,
     TailcutError,
     TooLargeError,
+    UnreachableError,
 )
 
 
@@ -35,7 +37,10 @@ def test_a_large_answer() -> None:
         (404, NotFoundError),
         (408, DeadlineExceededError),
         (413, TooLargeError),
+        (429, QueueFullError),
         (500, EngineError),
+        (501, FailedError),
+        (502, UnreachableError),
         (503, QueueFullError),
         (504, DeadlineExceededError),
         (418, TailcutError),
@@ -50,6 +55,8 @@ def test_errors(status: int, kind: type) -> None:
         assert error.retry_after_s == 7
         finer = reply(status, b"", "Retry-After: 0", "Retry-After-Ms: 12")
         assert error_of(read(finer, 1000)[0]).retry_after_s == 0.012
+    if status == 429:
+        assert type(error_of(read(reply(429, b""), 1000)[0])) is TailcutError
     assert str(status) in str(error_of(read(reply(status, b"<html>"), 1000)[0]))
 
 

@@ -12,13 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.client.peers import BUSY, HOLD, TIMEOUT_S, X, good, peer
+from tests.client.peers import BUSY, HOLD, TIMEOUT_S, X, good, peer, reply
 from tests.engines.models import identity
 from tests.servers import serving
 
 import tailcut
 from tailcut.client import Hedge, Retries
-from tailcut.errors import InvalidInputError, QueueFullError, UnreachableError
+from tailcut.client.members import MOST_FAILURES
+from tailcut.errors import InvalidInputError, QueueFullError, TailcutError, UnreachableError
 from tailcut.spec import DType
 
 
@@ -56,6 +57,33 @@ def test_a_busy_server_is_left_for_another_one_once(make: type) -> None:
         with pytest.raises(QueueFullError):
             client.infer("m", X)
         assert sum(len(item.requests) for item in (first, second, third)) == 2
+
+
+@pytest.mark.parametrize("status", [502, 520])
+def test_a_server_behind_a_dead_upstream_is_paused(make: type, status: int) -> None:
+    """After a few answers of its proxy in a row."""
+    failed, kinds = 0, set()
+    with (
+        peer([reply(status, b"")] * 100) as dead,
+        peer([good(2.0)] * 100) as answers,
+        make([dead.url, answers.url]) as client,
+    ):
+        while failed < MOST_FAILURES:
+            try:
+                client.infer("m", X)
+            except TailcutError as error:
+                failed += 1
+                kinds.add(isinstance(error, UnreachableError))
+        for _ in range(20):
+            assert client.infer("m", X)["y"] == 2.0
+        assert len(dead.requests) == MOST_FAILURES
+    assert kinds == {status == 502}
+
+
+def test_too_many_requests(make: type) -> None:
+    """A proxy's 429 that says when to come back is tried again."""
+    with peer([reply(429, b"", "Retry-After-Ms: 1"), good(2.0)]) as result, make(result.url) as client:
+        assert client.infer("m", X)["y"] == 2.0
 
 
 def test_all_servers_are_gone(make: type) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 import orjson
 
+from tailcut.client.policy import FailedError
 from tailcut.errors import (
     DeadlineExceededError,
     EngineError,
@@ -13,6 +14,7 @@ from tailcut.errors import (
     QueueFullError,
     TailcutError,
     TooLargeError,
+    UnreachableError,
 )
 from tailcut.wire.http1.answers import HttpAnswer
 from tailcut.wire.v2.outputs import decode_outputs
@@ -23,6 +25,7 @@ _ERRORS: Mapping[int, type[TailcutError]] = {
     408: DeadlineExceededError,
     413: TooLargeError,
     500: EngineError,
+    502: UnreachableError,
     504: DeadlineExceededError,
 }
 
@@ -37,9 +40,10 @@ def error_of(answer: HttpAnswer) -> TailcutError | None:
         content = None
     message = content.get("error") if isinstance(content, dict) else None
     message = str(message or f"the server answers with status {answer.status}")
-    if answer.status == 503:
-        return QueueFullError(message, answer.head.retry_after_s)
-    return _ERRORS.get(answer.status, TailcutError)(message)
+    after_s = answer.head.retry_after_s
+    if answer.status == 503 or (answer.status == 429 and after_s > 0):
+        return QueueFullError(message, after_s)
+    return _ERRORS.get(answer.status, FailedError if answer.status >= 500 else TailcutError)(message)
 
 
 def outputs_of(answer: HttpAnswer, memory: memoryview | None = None) -> dict[str, np.ndarray]:

@@ -16,13 +16,13 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
-from tailcut.client.policy import RefusedError, StaleError
+from tailcut.client.policy import FailedError, RefusedError, StaleError
 from tailcut.client.requests import ServerAddress
 from tailcut.errors import DeadlineExceededError, EngineError, TailcutError, UnreachableError
 
 MOST_FAILURES = 5  # in a row, before a server is paused
 _PAUSE_S, _LONGEST_PAUSE_S = 1.0, 30.0
-_FAULTS = (DeadlineExceededError, EngineError, UnreachableError)  # that count against a server
+_FAULTS = (DeadlineExceededError, EngineError, FailedError, UnreachableError)  # that count against a server
 
 
 class Closable(Protocol):

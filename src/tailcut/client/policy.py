@@ -2,7 +2,7 @@
 
 A call is retried only if that is safe and can help:
 
-- 503: the server did not begin. After at least its Retry-After, plus a random pause.
+- 503, and 429 with Retry-After: the server did not begin. After at least its Retry-After, plus a random pause.
 - Connection refused: nothing was sent. After a random pause.
 - A kept connection was closed before the first byte of a response: the server closed it while it was idle, or its
   process has ended. Immediately, on a new connection, once. (An inference changes nothing on the server, so computing
@@ -10,9 +10,9 @@ A call is retried only if that is safe and can help:
 - With several servers: a call that was refused goes to another one immediately, and a call that one was too busy for
   goes to one other, before the rules above apply.
 
-The caller handles everything else: a connection that breaks in the middle of a response, 4xx, 500, 504. Pauses are
-drawn between zero and a bound that doubles with each retry ("full jitter"), so that clients that were refused together
-do not return together. No pause goes past the call's deadline: the call fails immediately instead.
+The caller handles everything else: a connection that breaks in the middle of a response, other 4xx, 500, 502, 504.
+Pauses are drawn between zero and a bound that doubles with each retry ("full jitter"), so that clients that were
+refused together do not return together. No pause goes past the call's deadline: the call fails immediately instead.
 """
 
 from collections import deque
@@ -32,6 +32,10 @@ class RefusedError(UnreachableError):
 
 class StaleError(UnreachableError):
     """A kept connection was closed before any byte of an answer came."""
+
+
+class FailedError(TailcutError):
+    """An answer with a status of 5xx that says nothing more."""
 
 
 @dataclass(frozen=True, slots=True)
