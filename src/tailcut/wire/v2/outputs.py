@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from tailcut.errors import TailcutError, UnreachableError
+from tailcut.errors import InvalidInputError, TailcutError, UnreachableError
 from tailcut.spec import DType, TensorSpec
 from tailcut.wire.memo import BytesMemo
 from tailcut.wire.v2.tensors import FLOATS, check_size, elements, flattened, from_bytes
@@ -135,21 +135,22 @@ def _from_json(output: Any) -> np.ndarray:
     """An output whose values are in the JSON."""
     tensor, shape = _tensor(output), _shape(output)
     flat = flattened(tensor, shape, output["data"])
-    kinds = set(map(type, flat))
-    if tensor.dtype in FLOATS and type(None) in kinds:
-        return _with_nan(tensor, flat).reshape(shape)
-    if tensor.dtype is DType.BOOL and kinds == {int} and set(flat) <= {0, 1}:
-        flat = [value == 1 for value in flat]
-    elif float in kinds and tensor.dtype not in FLOATS and tensor.dtype is not DType.BOOL:
-        flat = [int(value) if type(value) is float and value.is_integer() else value for value in flat]
-    return elements(tensor, flat).reshape(shape)
+    try:
+        array = elements(tensor, flat)
+    except InvalidInputError:
+        array = _other_elements(tensor, flat)
+    return array.reshape(shape)
 
 
-def _with_nan(tensor: TensorSpec, flat: Sequence[Any]) -> np.ndarray:
-    """Floats of which some are null."""
-    array = elements(tensor, [0.0 if value is None else value for value in flat])
-    array[[value is None for value in flat]] = np.nan
-    return array
+def _other_elements(tensor: TensorSpec, flat: Sequence[Any]) -> np.ndarray:
+    """Values that are written in another way than requests have them, and mean the same."""
+    if tensor.dtype in FLOATS:
+        array = elements(tensor, [0.0 if value is None else value for value in flat])
+        array[[value is None for value in flat]] = np.nan
+        return array
+    if tensor.dtype is DType.BOOL:
+        return elements(tensor, [value == 1 if type(value) is int and value in {0, 1} else value for value in flat])
+    return elements(tensor, [int(value) if type(value) is float and value.is_integer() else value for value in flat])
 
 
 def _array(part: _OutputSlice, body: memoryview, memory: memoryview | None) -> np.ndarray:
