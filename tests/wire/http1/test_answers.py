@@ -63,6 +63,13 @@ def test_a_stream_is_taken_as_it_comes() -> None:
     assert len(read(head + 3000 * chunk + b"0\r\n\r\n", 1000, AnswerCounter())) == 1
 
 
+def test_an_answer_in_small_chunks() -> None:
+    """As many as it likes: the client asked for it."""
+    head, chunk = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"14\r\n" + b"x" * 20 + b"\r\n"
+    (answer,) = read(head + 3000 * chunk + b"0\r\n\r\n", 1000)
+    assert answer.body == 60_000 * b"x"
+
+
 @pytest.mark.parametrize(
     "data",
     [

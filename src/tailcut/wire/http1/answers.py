@@ -132,7 +132,7 @@ class AnswerReader:
         came, self._filled = self._view[end : self._filled], 0
         self._head = head
         if head.chunked:
-            self._chunks = ChunkedBody(_LARGEST_UNSIZED_BODY)
+            self._chunks = ChunkedBody(_LARGEST_UNSIZED_BODY, count_chunks=False)
         return self._begin(head, came)
 
     def ended(self) -> HttpAnswer | None:

@@ -28,9 +28,13 @@ class ChunkedBody:
 
     Ours rather than httptools', whose parser does not say where in its input a message ended, so that a pipelined
     request behind a chunked body would be lost.
+
+    Args:
+        limit_bytes: of the body.
+        count_chunks: whether a body that is mostly framing is refused: 1,024 chunks, and one more for each 64 bytes.
     """
 
-    def __init__(self, limit_bytes: int) -> None:
+    def __init__(self, limit_bytes: int, *, count_chunks: bool = True) -> None:
         self.body = bytearray()
         self.done = False
         self._limit = limit_bytes
@@ -39,7 +43,7 @@ class ChunkedBody:
         self._line = bytearray()
         self._trailers = 0
         self._trailer_bytes = 0
-        self._chunks = 0
+        self._chunks: int | None = 0 if count_chunks else None
         self._taken = 0  # bytes
 
     def feed(self, data: bytes) -> bytes:
@@ -94,9 +98,11 @@ class ChunkedBody:
         return start + size + 2
 
     def _count_chunk(self, size: int) -> None:
-        self._chunks += 1
         if len(self.body) + size > self._limit:
             raise ProtocolError(413, f"the body is over the limit of {self._limit} bytes")
+        if self._chunks is None:
+            return
+        self._chunks += 1
         if self._chunks > _CHUNKS + (self._taken + len(self.body)) // _CHUNK_BYTES:
             raise ProtocolError(413, f"the body has over {_CHUNKS} chunks of less than {_CHUNK_BYTES} bytes")
 
