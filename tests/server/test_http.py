@@ -99,6 +99,22 @@ def test_paths_and_methods(server: Server, start: str, status: int, allow: str |
         assert wire.ask(HEALTH).status == 200
 
 
+@pytest.mark.parametrize(
+    ("path", "content"),
+    [
+        ("health/live", {"live": True}),
+        ("health/ready", {"ready": True}),
+        ("models/mlp/ready", {"name": "mlp", "ready": True, "warmed_up": True}),
+    ],
+)
+def test_health_has_a_body(server: Server, path: str, content: dict) -> None:
+    """As the protocol's description has it: KServe's client looks at nothing else."""
+    with server.connect() as wire:
+        answer = wire.ask(head(start=f"GET /v2/{path} HTTP/1.1"))
+        assert (answer.status, answer.json()) == (200, content)
+        assert answer.headers["content-type"] == "application/json"
+
+
 def test_a_body_over_the_limit_is_refused_before_it_is_read(server: Server) -> None:
     """413 comes while not a byte of the body has been sent."""
     with server.connect() as wire:

@@ -107,6 +107,8 @@ _SCHEMAS: dict[str, Any] = {
     "page": _TEXT,
     "events": _TEXT,
     "empty": _object({}),
+    "live": _object({"live": _YES}),
+    "server_ready": _object({"ready": _YES}),
     "ready": _object({}, {"ready": _YES}),
     "readiness": _object({"name": _TEXT, "ready": _YES, "warmed_up": _YES}, {"reason": _TEXT}),
     "register": _object({"key": _TEXT, "byte_size": _NUMBER}, {"offset": _NUMBER}),

@@ -72,6 +72,11 @@ def _json(value: object, status: int = 200) -> bytes:
     return reply(status, orjson.dumps(value))
 
 
+# KServe's client reads the body of these, and not the status.
+_LIVE, _NOT_LIVE = _json({"live": True}), _json({"live": False}, 503)
+_READY, _NOT_READY = _json({"ready": True}), _json({"ready": False}, 503)
+
+
 def _fields(body: bytes) -> dict[str, Any]:
     """The JSON object of a small body; an empty one where there is none."""
     try:
@@ -92,11 +97,11 @@ def _parameters(body: bytes) -> dict[str, Any]:
 
 
 def _live(context: Context) -> bytes:
-    return reply(200 if context.is_live else 503, b"")
+    return _LIVE if context.is_live else _NOT_LIVE
 
 
 def _ready(context: Context) -> bytes:
-    return reply(200 if context.is_ready else 503, b"")
+    return _READY if context.is_ready else _NOT_READY
 
 
 def _server(_context: Context) -> bytes:
@@ -283,7 +288,9 @@ _TABLE = [
         "/v2/health/live",
         "GET",
         _live,
-        RouteDescription("Whether the process is alive and can compute: 503 once a device is lost to it", unready=True),
+        RouteDescription(
+            "Whether the process is alive and can compute: 503 once a device is lost to it", "live", unready=True
+        ),
         open=True,
     ),
     RouteEntry(
@@ -291,7 +298,9 @@ _TABLE = [
         "GET",
         _ready,
         RouteDescription(
-            "Whether the server accepts requests: 503 while draining, and once a device is lost", unready=True
+            "Whether the server accepts requests: 503 while draining, and once a device is lost",
+            "server_ready",
+            unready=True,
         ),
         open=True,
     ),
