@@ -210,6 +210,36 @@ def test_a_quiet_stream_is_asked_whether_its_client_lives(server: Server) -> Non
         client.closed()
 
 
+@pytest.mark.parametrize(("kind", "answer"), [("application/grpc", ("200", "8")), ("text/plain", ("431", None))])
+def test_metadata_over_the_limit(client: Client, kind: str, answer: tuple) -> None:
+    """Ends its call, and neither the one that is on its way nor the next one."""
+    message = infer("mlp", np.ones((1, 4), np.float32))
+    head, *data = frame(h2.HEADERS, h2.END_HEADERS, 1, INFER), data_frames(1, prefixed(message))
+    client.send(head)
+    fields = [(name, kind if name == "content-type" else value) for name, value in h2.fields(f"/{SERVICE}/ModelInfer")]
+    block = h2.literal(*fields) + b"".join(b"\0\x01a\x7f\x81\x07" + 1024 * b"v" for _ in range(20))
+    client.send(
+        frame(h2.HEADERS, 0, 3, block[:16000]),
+        frame(h2.CONTINUATION, h2.END_HEADERS, 3, block[16000:]),
+        data_frames(3, prefixed(message)),
+    )
+    text, _ = client.status(3)
+    assert (text[":status"], text.get("grpc-status")) == answer
+    assert answer[1] is None or "16384" in text["grpc-message"]
+    client.send(*data)
+    assert client.status(1)[0]["grpc-status"] == "0"
+    client.send(call(5, message))
+    assert client.status(5)[0]["grpc-status"] == "0"
+
+
+def test_metadata_without_an_end(client: Client) -> None:
+    """Over 64 KiB the connection ends, and is told why."""
+    block = INFER + b"".join(b"\0\x01a\x7f\x81\x07" + 1024 * b"v" for _ in range(70))
+    pieces = [block[at : at + 16000] for at in range(0, len(block), 16000)]
+    client.send(frame(h2.HEADERS, 0, 1, pieces[0]), *[frame(h2.CONTINUATION, 0, 1, piece) for piece in pieces[1:]])
+    assert b"header block that does not end" in client.until(h2.GOAWAY).payload
+
+
 def test_messages_of_all_connections_together(server: Server) -> None:
     """Over the limit of bytes that are kept, the next message is UNAVAILABLE, and says when to come again."""
     with Client(server.host, server.grpc_port or 0) as first, Client(server.host, server.grpc_port or 0) as second:

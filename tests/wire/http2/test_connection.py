@@ -19,10 +19,10 @@ from tailcut.wire.http2.connection import (
     StreamData,
     StreamOpened,
 )
-from tailcut.wire.http2.fields import BLOCK_BYTES, FieldReading, encode_fields
+from tailcut.wire.http2.fields import BLOCK_BYTES, FIELDS_BYTES, FieldReading, encode_fields
 from tailcut.wire.http2.frames import ErrorCode, Http2Error
 
-ALL = FieldReading(tuple, lambda plan, _: plan)
+ALL = FieldReading(tuple, lambda plan, _: plan, lambda fields: ((b":path", b"oversized"), *fields))
 ENCODER = hpack.Encoder()  # indexes what it sends, so that the blocks depend on each other
 BLOCKS = [ENCODER.encode(h2.fields("/a")), ENCODER.encode(h2.fields("/b", grpc_timeout="1S"))]
 OPEN5 = frame(h2.HEADERS, END_HEADERS, 5, PLAIN)
@@ -207,7 +207,7 @@ ENDS_CONNECTION = {
     ),
     "fields over the limit": (
         frame(h2.HEADERS, END_HEADERS, 1, PLAIN + hpack.Encoder().encode([("a", "v" * 4000)], huffman=False))
-        + frame(h2.HEADERS, END_HEADERS, 3, PLAIN + b"\xbe" * 9),  # nine times the one entry of the table
+        + frame(h2.HEADERS, END_HEADERS, 3, PLAIN + b"\xbe" * 17),  # 17 times the one entry of the table
         ErrorCode.ENHANCE_YOUR_CALM,
     ),
 }
@@ -428,6 +428,58 @@ def test_empty_data_and_endless_blocks() -> None:
     assert _flood(frame(h2.CONTINUATION, 0, 1, b""), 100, made) is ErrorCode.ENHANCE_YOUR_CALM
     made = connection(frame(h2.HEADERS, 0, 1, PLAIN))
     assert _flood(frame(h2.CONTINUATION, 0, 1, bytes(BLOCK_BYTES // 4)), 10, made) is ErrorCode.ENHANCE_YOUR_CALM
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_fields_over_the_limit_cost_their_request_only(cut: bool) -> None:
+    """The table is kept, so that the requests around it are understood."""
+    encoder = hpack.Encoder()
+    before, after = h2.fields("/before"), h2.fields("/after")
+    metadata = [(f"key-{number}", "v" * 900) for number in range(24)]
+    made = connection(request(1, None, encoder.encode(before)))
+    block = encoder.encode(h2.fields("/large") + metadata, huffman=False)
+    pieces = [block[at : at + 8000] for at in range(0, len(block), 8000)]
+    large = b"".join(
+        [
+            frame(h2.HEADERS, 0, 3, pieces[0]),
+            *[frame(h2.CONTINUATION, 0, 3, piece) for piece in pieces[1:-1]],
+            frame(h2.CONTINUATION, END_HEADERS, 3, pieces[-1]),
+            frame(h2.DATA, END_STREAM, 3, b"x"),
+        ]
+    )
+    data = large + request(5, b"y", encoder.encode([*after, metadata[-1]]))
+    events = []
+    for at in range(0, len(data), 100 if cut else len(data)):
+        events += made.receive(data[at : at + (100 if cut else len(data))], 0.0)
+        while made.pending:
+            events += made.receive(b"", 0.0)
+    opened = [event for event in events if isinstance(event, StreamOpened)]
+    assert [event.stream for event in opened] == [3, 5]
+    assert opened[0].head[0] == (b":path", b"oversized")
+    assert sum(len(name) + len(value) + 32 for name, value in opened[0].head[1:]) <= FIELDS_BYTES
+    assert (metadata[-1][0].encode(), metadata[-1][1].encode()) in opened[1].head
+    assert not made.failed
+
+
+def test_trailers_over_the_limit_cost_their_request_only() -> None:
+    """Its stream is reset."""
+    trailers = b"".join(b"\0\x01a\x7f\x81\x07" + bytes(1024).replace(b"\0", b"v") for _ in range(20))
+    made = connection(OPEN)
+    pieces = [trailers[:16000], trailers[16000:]]
+    made.receive(
+        frame(h2.HEADERS, END_STREAM, 1, pieces[0]) + frame(h2.CONTINUATION, END_HEADERS, 1, pieces[1]) + OPEN5, 0.0
+    )
+    (reset,) = frames(made.take())
+    assert (reset.kind, reset.stream, reset.code) == (h2.RST, 1, ErrorCode.PROTOCOL_ERROR)
+
+
+def test_goaway_says_why() -> None:
+    """In its debug data."""
+    made = connection()
+    with pytest.raises(Http2Error, match="PING on a stream"):
+        made.receive(frame(h2.PING, 0, 1, bytes(8)), 0.0)
+    (last,) = frames(made.take())
+    assert last.payload[8:] == b"PING on a stream other than 0"
 
 
 def test_a_window_opened_byte_by_byte() -> None:

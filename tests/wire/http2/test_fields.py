@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Mapping, Sequence
+from typing import NoReturn
 
 import hpack
 import pytest
@@ -15,13 +16,17 @@ from tailcut.wire.http2.fields import Field, FieldReading, HeaderBlocks, Malform
 Head = tuple[tuple[Field, ...], dict[bytes, bytes]]
 
 
+def oversized(_fields: Sequence[Field]) -> NoReturn:
+    raise AssertionError
+
+
 def reading() -> FieldReading[Head]:
     """Of one field beside those of HTTP/2, with one that varies."""
 
     def head(plan: Sequence[Field], varying: Mapping[bytes, bytes]) -> Head:
         return tuple(plan), dict(varying)
 
-    return FieldReading(tuple, head, frozenset({b"content-type"}), frozenset({b"grpc-timeout"}))
+    return FieldReading(tuple, head, oversized, frozenset({b"content-type"}), frozenset({b"grpc-timeout"}))
 
 
 SHARED = reading()  # by all examples, so that each finds plans of others
@@ -84,7 +89,7 @@ def test_a_request_id_and_a_deadline_leave_the_plan_as_it_is() -> None:
 
     names = frozenset({b"content-type", b"user-agent", b"accept"})
     read = FieldReading(
-        plan, lambda plan, varying: (plan, varying[b"grpc-timeout"]), names, frozenset({b"grpc-timeout"})
+        plan, lambda plan, varying: (plan, varying[b"grpc-timeout"]), oversized, names, frozenset({b"grpc-timeout"})
     )
     encoder, blocks = hpack.Encoder(), HeaderBlocks(read)
     heads = []

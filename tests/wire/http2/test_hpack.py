@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.effort import runs
 
-from tailcut.wire.http2.hpack import TABLE_BYTES, BlockError, Decoder, Field, TooManyFieldsError
+from tailcut.wire.http2.hpack import TABLE_BYTES, BlockError, Decoder, Field, OversizedError, TooManyFieldsError
 
 LIMIT = 1 << 14
 NAMES = st.sampled_from([b":path", b":method", b"te", b"grpc-timeout", b"x-id", b"user-agent"]) | st.binary(max_size=9)
@@ -21,7 +21,7 @@ NEVER = st.booleans()  # whether a field is one that is never indexed
 @given(st.lists(st.tuples(FIELDS, NEVER, st.booleans(), st.sampled_from([None, 0, 100, 500, TABLE_BYTES])), max_size=6))
 def test_blocks_of_another_encoder(blocks: list[tuple[list[Field], bool, bool, int | None]]) -> None:
     """They depend on each other: entries are added, evicted, and named by index, and the table's size changes."""
-    encoder, ours = hpack.Encoder(), Decoder(1 << 20)
+    encoder, ours = hpack.Encoder(), Decoder(1 << 20, 1 << 20)
     for fields, never, huffman, size in blocks:
         if size is not None:
             encoder.header_table_size = size
@@ -82,7 +82,7 @@ class Reference:
 @given(st.lists(hostile_block() | st.binary(max_size=30), max_size=5))
 def test_hostile_blocks(blocks: Sequence[bytes]) -> None:
     """What the library refuses is refused, and what is accepted means the same; so do later blocks, and the table."""
-    ours, theirs = Decoder(LIMIT), Reference()
+    ours, theirs = Decoder(LIMIT, LIMIT), Reference()
     for block in blocks:
         expected = theirs.decode(block)
         try:
@@ -118,20 +118,31 @@ def test_hostile_blocks(blocks: Sequence[bytes]) -> None:
 def test_what_is_wrong_is_said(block: bytes, words: str) -> None:
     """Each rule that a block can break."""
     with pytest.raises(BlockError, match=words):
-        Decoder(LIMIT).decode(block)
+        Decoder(LIMIT, LIMIT).decode(block)
 
 
 def test_fields_over_the_limit() -> None:
     """One large entry of the table, named again and again, is stopped at the limit and not at the end."""
-    decoder = Decoder(LIMIT)
+    decoder = Decoder(LIMIT, LIMIT)
     decoder.decode(b"\x40\x01a" + integer(4000, 7, 0) + bytes(4000))
     with pytest.raises(TooManyFieldsError):
         decoder.decode(b"\xbe" * LIMIT)
 
 
+def test_fields_a_little_over_the_limit() -> None:
+    """All are decoded, so that the table is that of the client; the fields up to the limit are known."""
+    decoder = Decoder(100, 200)
+    with pytest.raises(OversizedError) as caught:
+        decoder.decode(b"\x40\x01a\x01b" * 5)
+    assert (caught.value.fields, caught.value.dropped) == ([(b"a", b"b")] * 2, 3)
+    assert decoder.decode(b"\xbe\xc2") == [(b"a", b"b")] * 2
+    with pytest.raises(TooManyFieldsError):
+        decoder.decode(b"\xbe" * 6)
+
+
 def test_the_edition_tells_whether_the_table_is_as_it_was() -> None:
     """A block without indexing leaves it."""
-    decoder = Decoder(LIMIT)
+    decoder = Decoder(LIMIT, LIMIT)
     decoder.decode(b"\x82\x00\x01a\x01b")
     assert decoder.edition == 0
     decoder.decode(b"\x40\x01a\x01b")

@@ -55,7 +55,7 @@ class GrpcServer:
         """What makes a call with this head; or the block that ends it at once: it is no call, or none of ours."""
         plan, error, context = head.plan, head.error, self.state.context
         make = self._makers.get(plan.path)
-        if context.require_token and plan.path not in _OPEN and not context.admits(plan.authorization):
+        if plan.path and context.require_token and plan.path not in _OPEN and not context.admits(plan.authorization):
             error = CallError(Status.UNAUTHENTICATED, REFUSED)
         elif error is None and make is not None and context.counts.buffered_bytes > self.state.limits.buffered_bytes:
             error = CallError(Status.UNAVAILABLE, "too many messages in progress")

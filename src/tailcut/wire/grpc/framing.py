@@ -13,7 +13,7 @@ from urllib.parse import quote
 import msgspec
 
 from tailcut.errors import InvalidInputError, TooLargeError
-from tailcut.wire.http2.fields import Field, FieldReading, encode_fields
+from tailcut.wire.http2.fields import FIELDS_BYTES, Field, FieldReading, encode_fields
 from tailcut.wire.inflate import inflate_in_steps
 
 PREFIX_BYTES = 5
@@ -57,7 +57,10 @@ class CallError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class CallPlan:
-    """What those fields of a call say that are the same each time; `refused` answers a request that is no gRPC call."""
+    """What those fields of a call say that are the same each time; `refused` answers a request that is no gRPC call.
+
+    `path` is empty where the fields are over the limit.
+    """
 
     path: str
     encoding: bytes = b"identity"
@@ -91,14 +94,28 @@ def plan_call(fields: Sequence[Field]) -> CallPlan:
     path = first[b":path"].decode("latin-1")
     if first[b":method"] != b"POST":
         return CallPlan(path, refused=encode_fields([(b":status", b"405"), (b"allow", b"POST")]))
-    kind = first.get(b"content-type", b"")
-    if kind != b"application/grpc" and not kind.startswith((b"application/grpc+proto", b"application/grpc;")):
+    if not _is_grpc(first.get(b"content-type", b"")):
         return CallPlan(path, refused=encode_fields([(b":status", b"415")]))
     error = None
     encoding = first.get(b"grpc-encoding", b"identity")
     if encoding != b"identity" and encoding not in _INFLATED:
         error = CallError(Status.UNIMPLEMENTED, "messages may be compressed by gzip or deflate")
     return CallPlan(path, encoding, first.get(b"authorization", b"").decode("latin-1"), error=error)
+
+
+def _is_grpc(content_type: bytes) -> bool:
+    return content_type == b"application/grpc" or content_type.startswith(
+        (b"application/grpc+proto", b"application/grpc;")
+    )
+
+
+def oversized_call(fields: Sequence[Field]) -> CallHead:
+    """The head of a call whose fields are over the limit, from those up to it."""
+    error = CallError(Status.RESOURCE_EXHAUSTED, f"the metadata of a call is over the limit of {FIELDS_BYTES} bytes")
+    refused = None
+    if not _is_grpc(dict(fields).get(b"content-type", _TYPE[1])):  # the type of a call may stand behind the limit
+        refused = encode_fields([(b":status", b"431")])
+    return CallHead(CallPlan("", refused=refused), error=error)
 
 
 def call_head(plan: CallPlan, varying: Mapping[bytes, bytes]) -> CallHead:
@@ -119,6 +136,7 @@ def call_head(plan: CallPlan, varying: Mapping[bytes, bytes]) -> CallHead:
 CALLS = FieldReading(
     plan_call,
     call_head,
+    oversized_call,
     names=frozenset({b"content-type", b"grpc-encoding", b"authorization"}),
     varying=frozenset({b"grpc-timeout", b"traceparent", b"tracestate"}),
 )

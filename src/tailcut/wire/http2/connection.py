@@ -8,19 +8,18 @@ Everything a client can make us keep is bounded: streams, fields, frames, and da
 do for nothing is paid from budgets that fill with time and with real work (`streams.py`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from struct import Struct
 
 from tailcut.wire.http2.fields import (
     BLOCK_BYTES,
+    FIELDS_BYTES,
     BlockError,
-    Field,
     FieldReading,
     H,
     HeaderBlocks,
     MalformedError,
     TooManyFieldsError,
-    check_trailers,
 )
 from tailcut.wire.http2.frames import (
     ACK,
@@ -103,7 +102,7 @@ class Http2Connection(Streams[H]):
             FrameType.CONTINUATION: self._on_continuation,
         }
         self._handlers = {int(kind): handler for kind, handler in handlers.items()}  # plain numbers are found sooner
-        settings = ((SettingId.STREAMS, STREAMS), (SettingId.WINDOW, STREAM_WINDOW), (SettingId.FIELDS, BLOCK_BYTES))
+        settings = ((SettingId.STREAMS, STREAMS), (SettingId.WINDOW, STREAM_WINDOW), (SettingId.FIELDS, FIELDS_BYTES))
         parts = b"".join(key.to_bytes(2, "big") + word(value) for key, value in settings)
         self.out.write(frame(FrameType.SETTINGS, 0, 0, parts))
         self.out.write(frame(FrameType.WINDOW_UPDATE, 0, 0, word(CONNECTION_WINDOW - _IDLE_WINDOW)))
@@ -140,13 +139,13 @@ class Http2Connection(Streams[H]):
                 self.partial_since = 0.0
         except Http2Error as error:
             self._rest, self.pending = b"", False
-            self._fail(error.code)
+            self._fail(error.code, str(error))
             raise
         except BlockError as error:
             self._rest, self.pending = b"", False
             flood = isinstance(error, TooManyFieldsError)
             code = ErrorCode.ENHANCE_YOUR_CALM if flood else ErrorCode.COMPRESSION_ERROR
-            self._fail(code)
+            self._fail(code, str(error))
             raise Http2Error(code, str(error)) from None
         return self._events
 
@@ -280,7 +279,7 @@ class Http2Connection(Streams[H]):
         """A request, or what stands behind one; whether `data`, which would end it, was taken with it."""
         ended = bool(flags & END_STREAM)
         if stream <= self.last_stream or not stream & 1:
-            self._trailers(stream, self._blocks.decode(block), ended=ended)
+            self._trailers(stream, self._blocks.are_trailers(block), ended=ended)
             return False
         self.last_stream = stream
         try:
@@ -309,7 +308,7 @@ class Http2Connection(Streams[H]):
         self._events.append(StreamOpened(stream, head, ended))
         return False
 
-    def _trailers(self, stream: int, fields: Sequence[Field], *, ended: bool) -> None:
+    def _trailers(self, stream: int, fit: bool, *, ended: bool) -> None:  # noqa: FBT001  private
         """Fields behind a request's data; only a stream that may still send has any."""
         self._known(stream)
         incoming = self._incoming.get(stream)
@@ -319,11 +318,7 @@ class Http2Connection(Streams[H]):
             elif self._dismissed.pop(stream, self) is not None:
                 raise Http2Error(ErrorCode.STREAM_CLOSED, "HEADERS for a stream that is closed")
             return
-        try:
-            check_trailers(fields)
-        except MalformedError:
-            ended = False
-        if not ended or incoming.left > 0:
+        if not (fit and ended) or incoming.left > 0:
             self._spoil(stream, ErrorCode.PROTOCOL_ERROR)
             return
         del self._incoming[stream]

@@ -12,14 +12,24 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from tailcut.wire.http2.hpack import BlockError, Decoder, Field, TooManyFieldsError
+from tailcut.wire.http2.hpack import BlockError, Decoder, Field, OversizedError, TooManyFieldsError
 from tailcut.wire.memo import BytesMemo
 
-__all__ = ["BLOCK_BYTES", "BlockError", "Field", "FieldReading", "HeaderBlocks", "MalformedError", "TooManyFieldsError"]
+__all__ = [
+    "BLOCK_BYTES",
+    "FIELDS_BYTES",
+    "BlockError",
+    "Field",
+    "FieldReading",
+    "HeaderBlocks",
+    "MalformedError",
+    "TooManyFieldsError",
+]
 
 H = TypeVar("H")  # what a request's fields mean to the caller
 
-BLOCK_BYTES = 16 << 10  # of one block as it travels, and of its fields as RFC 9113 section 6.5.2 counts them
+FIELDS_BYTES = 16 << 10  # of a request, as RFC 9113 section 6.5.2 counts them
+BLOCK_BYTES = 64 << 10  # of one block as it travels, and of its fields: what is over the limit costs its request only
 _CACHED = 64  # blocks at most, for each connection
 _PLANS, _IGNORED = 256, 256  # for each reading
 _CACHED_BYTES = 2048
@@ -57,10 +67,12 @@ class FieldReading(Generic[H]):
         head: that, and the fields that vary, by name: the request's head. A name that is repeated has its first value.
         names: of the fields that `plan` depends on, beside those that HTTP/2 itself has rules for; None: all others.
         varying: names of the fields that `head` is given.
+        oversized: the head of a request whose fields are over the limit, from the fields up to it.
     """
 
     plan: Callable[[Sequence[Field]], Any]
     head: Callable[[Any, Mapping[bytes, bytes]], H]
+    oversized: Callable[[Sequence[Field]], H]
     names: frozenset[bytes] | None = None
     varying: frozenset[bytes] = frozenset()
     roles: dict[bytes, int] = field(init=False, repr=False)
@@ -88,13 +100,13 @@ class HeaderBlocks(Generic[H]):
 
     def __init__(self, reading: FieldReading[H]) -> None:
         self._reading = reading
-        self._decoder = Decoder(BLOCK_BYTES)
+        self._decoder = Decoder(FIELDS_BYTES, BLOCK_BYTES)
         self._edition = 0
         self._known: BytesMemo[bytes, tuple[H, int]] = BytesMemo(_CACHED, _CACHED_BYTES)
         self.decoded = 0  # what decoding and checking has cost, in units of 3 us
 
     def request(self, block: bytes) -> tuple[H, int]:
-        """What a request's block means, and the length that it announces; -1 where it announces none.
+        """What a request's block means, and the length that it announces; -1 where it announces none, or too much else.
 
         Raises:
             BlockError: it cannot be decoded.
@@ -105,7 +117,11 @@ class HeaderBlocks(Generic[H]):
         known = self._known.get(block)
         if known is not None and self._edition == before:
             return known
-        meaning = self._read(self.decode(block))
+        try:
+            fields = self._decode(block)
+        except OversizedError as error:
+            return self._reading.oversized(error.fields), -1
+        meaning = self._read(fields)
         if before == decoder.edition:
             if self._edition != before:
                 self._known.clear()
@@ -113,14 +129,25 @@ class HeaderBlocks(Generic[H]):
             self._known.keep(block, meaning, len(block))
         return meaning
 
-    def decode(self, block: bytes) -> list[Field]:
-        """The fields of any block.
+    def are_trailers(self, block: bytes) -> bool:
+        """Whether a block is what may stand behind a client's messages.
 
         Raises:
-            BlockError: it cannot be decoded, or is too long.
+            BlockError: it cannot be decoded.
         """
+        try:
+            check_trailers(self._decode(block))
+        except (MalformedError, OversizedError):
+            return False
+        return True
+
+    def _decode(self, block: bytes) -> list[Field]:
         self.decoded += len(block) >> 6
-        fields = self._decoder.decode(block)
+        try:
+            fields = self._decoder.decode(block)
+        except OversizedError as error:
+            self.decoded += (len(error.fields) + error.dropped) >> 1
+            raise
         self.decoded += len(fields) >> 1
         return fields
 

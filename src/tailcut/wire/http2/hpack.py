@@ -87,7 +87,16 @@ class BlockError(Exception):
 
 
 class TooManyFieldsError(BlockError):
-    """The fields are over the limit; decoding has stopped, so the table is not known any more."""
+    """The fields are far over the limit; decoding has stopped, so the table is not known any more."""
+
+
+class OversizedError(Exception):
+    """The fields are over the limit. All were decoded, so that the table is known; `fields` are those up to it."""
+
+    def __init__(self, fields: list[Field], dropped: int) -> None:
+        super().__init__(f"{dropped} fields are over the limit")
+        self.fields = fields
+        self.dropped = dropped
 
 
 class Decoder:
@@ -95,12 +104,14 @@ class Decoder:
 
     Args:
         fields_bytes: of the fields of one block, as section 6.5.2 of RFC 9113 counts them.
+        read_bytes: of those that are decoded, and dropped where they are over that.
     """
 
-    __slots__ = ("_bytes", "_entries", "_fields_bytes", "_most_bytes", "_sizes", "edition")
+    __slots__ = ("_bytes", "_entries", "_fields_bytes", "_most_bytes", "_read_bytes", "_sizes", "edition")
 
-    def __init__(self, fields_bytes: int) -> None:
+    def __init__(self, fields_bytes: int, read_bytes: int) -> None:
         self._fields_bytes = fields_bytes
+        self._read_bytes = read_bytes
         self._entries: list[Field] = []  # the dynamic table, the newest entry last
         self._sizes: list[int] = []  # of each of them
         self._bytes = 0
@@ -111,7 +122,8 @@ class Decoder:
         """The fields of a block; those from a table are the same objects each time.
 
         Raises:
-            BlockError: it cannot be decoded, or is too long.
+            BlockError: it cannot be decoded, or is far too long.
+            OversizedError: it is too long.
         """
         try:
             return self._decode(block, self._resize(block) if block and block[0] >> 5 == 1 else 0)
@@ -123,7 +135,7 @@ class Decoder:
     def _decode(self, block: bytes, at: int) -> list[Field]:  # noqa: C901, PLR0912  one loop over the fields
         fields: list[Field] = []
         entries, sizes, most, end = self._entries, self._sizes, self._fields_bytes, len(block)
-        size = 0
+        size = dropped = 0
         while at < end:
             first = block[at]
             at += 1
@@ -157,8 +169,13 @@ class Decoder:
                 if first >= 0x40:
                     self._add(field, more)
             if size > most:
-                raise TooManyFieldsError(f"the fields of a request take more than {most} bytes")
+                if size > self._read_bytes:
+                    raise TooManyFieldsError(f"the fields of a request take more than {self._read_bytes} bytes")
+                dropped += 1
+                continue
             fields.append(field)
+        if dropped:
+            raise OversizedError(fields, dropped)
         return fields
 
     def _add(self, field: Field, size: int) -> None:

@@ -135,9 +135,10 @@ class Streams(Generic[H]):
 
     # What breaks a rule, and what ends.
 
-    def _fail(self, code: ErrorCode) -> None:
+    def _fail(self, code: ErrorCode, message: str) -> None:
+        """End the connection; GOAWAY says why (RFC 9113 section 6.8)."""
         self.failed = True
-        self.out.write(frame(FrameType.GOAWAY, 0, 0, word(self.last_stream) + word(code)))
+        self.out.write(frame(FrameType.GOAWAY, 0, 0, word(self.last_stream) + word(code) + message.encode()))
 
     def _close(self, stream: int) -> None:
         self._dismiss(stream, ended=self._incoming.pop(stream, None) is None)
