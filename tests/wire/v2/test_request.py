@@ -7,9 +7,11 @@ import orjson
 import pytest
 
 from tailcut.errors import InvalidInputError
+from tailcut.memory.shared import SharedRegions
 from tailcut.spec import DType, ModelSpec, TensorSpec
 from tailcut.wire.v2 import parse_request
 from tailcut.wire.v2 import request as v2_request
+from tailcut.wire.v2.steps import request_in_steps
 
 X = TensorSpec("x", DType.FP32, (None, 4))
 Y = TensorSpec("y", DType.FP32, (None, 2))
@@ -317,3 +319,19 @@ def test_outputs_that_cannot_be_had(outputs: Any, words: list[str]):
 def test_a_body_that_is_no_request(raw: bytes):
     """Not JSON, not UTF-8, not an object, nested without end: refused in one line."""
     refusal(raw)
+
+
+@pytest.mark.parametrize("wrong", [-1, 1])
+@pytest.mark.parametrize("rows", [1, 100_000])
+def test_a_head_of_another_length_than_announced(wrong: int, rows: int) -> None:
+    """The message names the length that was announced, and does not ask for the header; in steps, too."""
+    size = 16 * rows
+    head = body(binary(size, shape=[rows, 4]))
+    whole, announced = head + b"~" * size, len(head) + wrong
+    words = rf"^the first {announced} bytes \(Inference-Header-Content-Length\) are not valid JSON: "
+    with pytest.raises(InvalidInputError, match=words):
+        parse_request(SPEC, whole, announced)
+    with pytest.raises(InvalidInputError, match=words):
+        list(request_in_steps(SPEC, whole, announced, SharedRegions()))
+    with pytest.raises(InvalidInputError, match="needs Inference-Header-Content-Length"):
+        parse_request(SPEC, whole, None)

@@ -109,12 +109,14 @@ def parse_request(
         InvalidInputError: anything that does not fit the protocol or the model; names input, expected and got.
     """
     view = memoryview(body).toreadonly()
+    is_announced = True  # how long the JSON is
     if json_size is None:
         text = bytes(view)
         request = _read_lists(spec, text)
         if request is not None:
             return request
         json_size = len(view)
+        is_announced = False
     elif json_size == 0:
         if spec.batched and not view:  # no rows are a request where rows belong together
             raise InvalidInputError("expected a batch of at least 1 row, got a body of 0 bytes")
@@ -123,7 +125,7 @@ def parse_request(
         raise InvalidInputError(
             f"Inference-Header-Content-Length is {json_size}, but the body has only {len(view)} bytes"
         )
-    plan = _plan(spec, bytes(view[:json_size]))
+    plan = _plan(spec, bytes(view[:json_size]), is_announced=is_announced)
     if plan.size != len(view) - json_size:
         raise InvalidInputError(
             f"binary sizes add up to {plan.size} bytes, but {len(view) - json_size} follow the JSON head"
@@ -247,17 +249,22 @@ def list_plan(spec: ModelSpec, rest: bytes, lists: int) -> ListPlan | None:
     return ListPlan(spec, request_id, tuple(forms[name] for name in spec.input_names), outputs, parameters)
 
 
-def _plan(spec: ModelSpec, head: bytes) -> _ReadPlan:
+def _plan(spec: ModelSpec, head: bytes, *, is_announced: bool = True) -> _ReadPlan:
     key = (id(spec), head)
     plan = _plans.get(key)
     if plan is not None:
         return plan
-    plan = _read_head(spec, head)
+    plan = _read_head(spec, head, is_announced=is_announced)
     return plan if plan.ready else _plans.keep(key, plan, len(head))
 
 
-def read_json(text: bytes, *, is_whole: bool = True) -> Any:
+def read_json(text: bytes, *, is_whole: bool = True, announced: int = 0) -> Any:
     """The JSON value of a request, or of a part of one, where no error names a position.
+
+    Args:
+        text: of the value.
+        is_whole: whether nothing was taken out of it.
+        announced: bytes that Inference-Header-Content-Length has; 0: the whole body is JSON.
 
     Raises:
         InvalidInputError: it is none.
@@ -265,20 +272,23 @@ def read_json(text: bytes, *, is_whole: bool = True) -> Any:
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        where = f" at character {error.pos}" if is_whole else ""
+        reason = f"{error.msg} at character {error.pos}" if is_whole else error.msg
+        if announced:
+            raise InvalidInputError(
+                f"the first {announced} bytes (Inference-Header-Content-Length) are not valid JSON: {reason}"
+            ) from None
         raise InvalidInputError(
-            f"the request is not valid JSON: {error.msg}{where}; "
-            "a body with binary data needs Inference-Header-Content-Length"
+            f"the request is not valid JSON: {reason}; a body with binary data needs Inference-Header-Content-Length"
         ) from None
 
 
-def read_root(head: bytes, *, is_whole: bool = True) -> dict[str, Any]:
-    """The JSON object of a request; of one that is not whole, no error names a position.
+def read_root(head: bytes, *, is_whole: bool = True, announced: int = 0) -> dict[str, Any]:
+    """The JSON object of a request. The arguments are those of `read_json`.
 
     Raises:
         InvalidInputError: it is none.
     """
-    root = read_json(head, is_whole=is_whole)
+    root = read_json(head, is_whole=is_whole, announced=announced)
     if not isinstance(root, dict):
         raise InvalidInputError("the request must be a JSON object")
     return root
@@ -296,8 +306,8 @@ def id_of(root: Mapping[str, Any]) -> str | None:
     return request_id
 
 
-def _read_head(spec: ModelSpec, head: bytes) -> _ReadPlan:
-    root = read_root(head)
+def _read_head(spec: ModelSpec, head: bytes, *, is_announced: bool) -> _ReadPlan:
+    root = read_root(head, announced=len(head) if is_announced else 0)
     request_id = id_of(root)
     parameters = parameters_of(root, "the request")
     slices, shared, ready = _read_inputs(spec, root.get("inputs"))

@@ -77,7 +77,8 @@ def request_in_steps(
         return parse_request(spec, view, json_size, regions)
     text = view[:size]
     rest, spans = (yield from _without_lists(text)) if size > AT_ONCE_BYTES else (bytes(text), [])
-    root = read_root(rest, is_whole=not spans)
+    announced = json_size or 0
+    root = read_root(rest, is_whole=not spans, announced=announced)
     parameters = parameters_of(root, "the request")
     shapes: dict[str, tuple[int, ...]] = {}
     sources: list[tuple[TensorSpec, _Binary | RegionSlice | Span | Any]] = []
@@ -89,7 +90,8 @@ def request_in_steps(
         else:
             check_size(tensor, shape, source.size if isinstance(source, RegionSlice) else source)
             sources.append((tensor, source if isinstance(source, RegionSlice) else _Binary(source)))
-    _check_unused(text, [span for span in spans if not any(span is source for _, source in sources)])
+    unused = [span for span in spans if not any(span is source for _, source in sources)]
+    _check_unused(text, unused, announced)
     check_present(spec, shapes)
     outputs = wanted_outputs(spec, root.get("outputs"), parameters)
     binary = sum(source.size for _, source in sources if isinstance(source, _Binary))
@@ -160,12 +162,12 @@ def _without_lists(text: memoryview) -> Steps[tuple[bytes, list[Span]]]:
     return bytes(rest), spans
 
 
-def _check_unused(text: memoryview, spans: Sequence[Span]) -> None:
+def _check_unused(text: memoryview, spans: Sequence[Span], announced: int) -> None:
     """Check lists that are no tensor's, as of a parameter: they are JSON, or the request is none."""
     if sum(span.end - span.start for span in spans) > STEP_BYTES:
         raise InvalidInputError(_AROUND)
     for span in spans:
-        read_json(bytes(text[span.start : span.end]), is_whole=False)
+        read_json(bytes(text[span.start : span.end]), is_whole=False, announced=announced)
 
 
 def _end_of_list(text: memoryview, start: int) -> Steps[int]:
