@@ -15,6 +15,7 @@ from tests.effort import runs
 from tailcut.errors import InvalidInputError
 from tailcut.spec import DType, ModelSpec, TensorSpec
 from tailcut.wire.v2 import Response, encode_response, model_metadata, parse_request, server_metadata
+from tailcut.wire.v2.checks import schedule_of
 
 NUMBERS = [dtype for dtype in DType if dtype is not DType.BYTES]
 NOT_BF16 = [dtype for dtype in DType if dtype is not DType.BF16]  # tritonclient sends BF16 as binary only
@@ -189,3 +190,11 @@ def test_server_metadata_lists_the_binary_extension():
     metadata = server_metadata("1.2.3")
     assert (metadata["name"], metadata["version"]) == ("tailcut", "1.2.3")
     assert "binary_tensor_data" in metadata["extensions"]
+
+
+def test_the_last_priority() -> None:
+    """A larger one is told which it is."""
+    assert schedule_of({"priority": 4294967295}).priority == 4294967295
+    for wrong in (4294967296, 1 << 40, -1, 1.0, True):
+        with pytest.raises(InvalidInputError, match="'priority' must be a whole number from 0 to 4294967295"):
+            schedule_of({"priority": wrong})

@@ -17,6 +17,7 @@ from tailcut.wire.v2.tensors import shown
 _MAX_ELEMENTS = 1 << 40  # beyond any body; numpy's own arithmetic stays far from overflow
 _LARGEST = (1 << 63) - 1
 LONGEST_US = LONGEST_S * 10**6
+_LAST_PRIORITY = (1 << 32) - 1
 _PLACE = ("shared_memory_region", "shared_memory_offset", "shared_memory_byte_size")
 
 
@@ -49,8 +50,8 @@ def schedule_of(parameters: Mapping[str, Any], default: Schedule = Schedule()) -
     timeout, priority = parameters.get("timeout", 0), parameters.get("priority", 0)
     if type(timeout) is not int or not 0 <= timeout <= LONGEST_US:
         raise InvalidInputError(f"parameter 'timeout' must be a whole number of microseconds, up to {LONGEST_US}")
-    if type(priority) is not int or not 0 <= priority < 1 << 32:
-        raise InvalidInputError("parameter 'priority' must be a whole number, 0 or more")
+    if type(priority) is not int or not 0 <= priority <= _LAST_PRIORITY:
+        raise InvalidInputError(f"parameter 'priority' must be a whole number from 0 to {_LAST_PRIORITY}")
     return Schedule(timeout * 1000 or default.timeout_ns, priority or default.priority)
 
 
