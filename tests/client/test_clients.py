@@ -146,6 +146,14 @@ def test_a_retry_that_would_be_late_is_not_waited_for(make: type) -> None:
         assert len(result.requests) == 1
 
 
+@pytest.mark.parametrize("name", ["Retry-After", "Retry-After-Ms"])
+def test_a_server_that_is_busy_for_ever(make: type, name: str) -> None:
+    """However many digits say so: no try would be in time."""
+    busy = reply(503, b'{"error": "full"}', f"{name}: {'9' * 5000}")
+    with peer([busy]) as result, make(result.url) as client, pytest.raises(QueueFullError, match="full"):
+        client.infer("m", X)
+
+
 def test_a_stale_connection_is_replaced(make: type) -> None:
     """A kept connection that the server has closed costs nothing: the call goes over a new one."""
     with peer([good(1.0)], [good(2.0)]) as result, make(result.url) as client:

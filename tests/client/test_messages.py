@@ -77,7 +77,13 @@ def test_addresses(url: str, address: ServerAddress) -> None:
     assert ServerAddress.parse(url) == address
 
 
-@pytest.mark.parametrize("url", ["ftp://h:1", "http://", "http://h:port", "http://h:1/path", "http://h:99999", ""])
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("ftp://h:1", "http://", "http://h:port", "http://h:1/path", "http://h:99999", ""),
+        *("http://a..b:80", f"http://{'a' * 64}.b:80", "http://.a:80", "http://a b:80", "http://a\0b:80"),
+    ],
+)
 def test_bad_addresses(url: str) -> None:
     """What is none is told how to write one."""
     with pytest.raises(InvalidInputError, match="HOST:PORT"):

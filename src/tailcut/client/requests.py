@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeGuard
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -44,12 +45,13 @@ class ServerAddress:
             port = parts.port
         except ValueError:
             parts, port = urlsplit(""), None
-        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.path not in {"", "/"} or parts.query:
+        host = parts.hostname
+        if parts.scheme not in {"http", "https"} or not _is_host(host) or parts.path not in {"", "/"} or parts.query:
             raise InvalidInputError(
                 f"{url!r} is not a server address: write http://HOST:PORT, https://HOST:PORT or unix:PATH"
             )
         tls = parts.scheme == "https"
-        return cls(parts.hostname, port if port is not None else 443 if tls else 80, tls=tls)
+        return cls(host, port if port is not None else 443 if tls else 80, tls=tls)
 
     def __str__(self) -> str:
         """The address as a message shows it."""
@@ -151,6 +153,14 @@ class Encoder:
             f"Content-Length: {length}",
         ]
         return "\r\n".join([*lines, "", ""]).encode("latin-1") + lead
+
+
+def _is_host(name: str | None) -> TypeGuard[str]:
+    """Whether a name may be looked up: no part of it is empty or over 63 bytes."""
+    try:
+        return bool(name and name.encode("idna") and name.isprintable() and " " not in name)
+    except UnicodeError:
+        return False
 
 
 def _are_names(outputs: object) -> bool:

@@ -22,6 +22,7 @@ _LARGEST_BODY = 1 << 40
 _LARGEST_UNSIZED_BODY = 1 << 30  # chunked, or ended by the connection
 _NEVER = 1 << 62  # bytes: such a body ends with its connection
 _HEADS_KEPT = 1000
+_DIGITS = 18  # of a number in a head; longer ones are as large as the largest
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,16 +260,15 @@ def read_head(data: bytes) -> AnswerHead:
     length = None if chunked else _length(status, fields.get("content-length"))
     closes = "close" in options or (start.startswith("HTTP/1.0") and "keep-alive" not in options)
     closes = closes or (length is None and not chunked)
-    json_size = fields.get("inference-header-content-length", "")
-    after, after_ms = fields.get("retry-after", ""), fields.get("retry-after-ms", "")
+    after_ms = _number(fields.get("retry-after-ms"))
     head = AnswerHead(
         status,
         length,
         chunked,
         closes,
         fields.get("content-type", "").partition(";")[0].strip().lower(),
-        int(json_size) if json_size.isdecimal() else None,
-        int(after_ms) / 1000 if after_ms.isdecimal() else int(after) if after.isdecimal() else 0,
+        _number(fields.get("inference-header-content-length")),
+        (_number(fields.get("retry-after")) or 0) if after_ms is None else after_ms / 1000,
     )
     return _heads.keep(data, head)
 
@@ -276,8 +276,16 @@ def read_head(data: bytes) -> AnswerHead:
 def _length(status: int, value: str | None) -> int | None:
     if value is None:
         return 0 if status < 200 or status in {204, 304} else None
-    if not value.isdecimal():
+    length = _number(value)
+    if length is None:
         raise UnreachableError("the server's answer has an invalid Content-Length")
-    if int(value) > _LARGEST_BODY:
-        raise UnreachableError(f"the server announced an answer of {int(value)} bytes, which is too large")
-    return int(value)
+    if length > _LARGEST_BODY:
+        raise UnreachableError(f"the server announced an answer of over {_LARGEST_BODY} bytes, which is too large")
+    return length
+
+
+def _number(text: str | None) -> int | None:
+    """A whole number of a field; None where it is none, or the field is absent."""
+    if text is None or not text.isdecimal():
+        return None
+    return int(text) if len(text) <= _DIGITS else 10**_DIGITS
