@@ -205,6 +205,14 @@ def test_the_deadline_holds(make: type) -> None:
         assert b'"timeout":50000' in result.requests[0]
 
 
+def test_a_peer_of_another_protocol(make: type) -> None:
+    """Its first frame, as a gRPC port sends it, is enough."""
+    with peer([b"\0\0\x12\x04" + bytes(23), HOLD]) as result, make(result.url) as client:
+        with pytest.raises(UnreachableError, match="does not speak HTTP/1"):
+            client.infer("m", X)
+        assert result.gone.acquire(timeout=TIMEOUT_S)
+
+
 def test_connection_close_is_honoured(make: type) -> None:
     """After an answer that says so, the next call opens a connection of its own."""
     closing = good().replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n", 1)

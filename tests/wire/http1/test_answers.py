@@ -91,6 +91,24 @@ def test_what_is_not_an_answer(data: bytes) -> None:
 
 
 @pytest.mark.parametrize(
+    "start",
+    [
+        b"\0\0\x12\x04\0\0\0\0\0",  # SETTINGS of HTTP/2
+        b"S",
+        b"HTTP/2",
+        b"HTTP/1.1 200 OK\nContent-Length: 0\n\n",
+        b"\r\n",
+    ],
+)
+def test_what_cannot_become_an_answer(start: bytes) -> None:
+    """It is refused without waiting for more, also byte by byte."""
+    for kind in (AnswerReader, AnswerCounter):
+        for step in (1, len(start)):
+            with pytest.raises(UnreachableError, match="does not speak HTTP/1"):
+                read(start, step, kind())
+
+
+@pytest.mark.parametrize(
     ("fields", "closes"),
     [(b"", False), (b"Connection: keep-alive, Close\r\n", True), (b"connection:close\r\n", True)],
 )

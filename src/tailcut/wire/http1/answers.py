@@ -18,10 +18,13 @@ from tailcut.wire.memo import BytesMemo
 _ROOM_BYTES = 64 * 1024
 _COUNTER_ROOM_BYTES = 256 * 1024
 _LONGEST_HEAD = 32 * 1024
+_LONGEST_LINE = 1024
 _LARGEST_BODY = 1 << 40
 _LARGEST_UNSIZED_BODY = 1 << 30  # chunked, or ended by the connection
 _NEVER = 1 << 62  # bytes: such a body ends with its connection
 _HEADS_KEPT = 1000
+_START = b"HTTP/1."
+_OTHER = "the server at this address does not speak HTTP/1"
 _DIGITS = 18  # of a number in a head; longer ones are as large as the largest
 
 
@@ -122,6 +125,7 @@ class AnswerReader:
         while True:
             end = self._room.find(b"\r\n\r\n", 0, self._filled) + 4
             if end < 4:
+                self._check_start()
                 if self._filled > _LONGEST_HEAD:
                     raise UnreachableError(f"the head of the server's answer is longer than {_LONGEST_HEAD} bytes")
                 return None
@@ -135,6 +139,12 @@ class AnswerReader:
         if head.chunked:
             self._chunks = ChunkedBody(_LARGEST_UNSIZED_BODY, count_chunks=False)
         return self._begin(head, came)
+
+    def _check_start(self) -> None:
+        """Refuse at once what no more bytes make a head: another protocol, or lines that end in a bare LF."""
+        line = bytes(self._view[: min(self._filled, _LONGEST_LINE)]).partition(b"\n")
+        if not _START.startswith(line[0][: len(_START)]) or (line[1] and not line[0].endswith(b"\r")):
+            raise UnreachableError(_OTHER)
 
     def ended(self) -> HttpAnswer | None:
         """The server closed the connection: the answer that this completes, or None where there is none."""
@@ -253,7 +263,7 @@ def read_head(data: bytes) -> AnswerHead:
         return kept
     start, *lines = data[:-4].decode("latin-1").split("\r\n")
     if not start.startswith("HTTP/1.") or not start[9:12].isdecimal():
-        raise UnreachableError("the server at this address does not speak HTTP/1")
+        raise UnreachableError(_OTHER)
     fields = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
     status, chunked = int(start[9:12]), fields.get("transfer-encoding", "").lower() == "chunked"
     options = {option.strip() for option in fields.get("connection", "").lower().split(",")}
