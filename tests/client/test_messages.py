@@ -61,6 +61,27 @@ def test_errors(status: int, kind: type) -> None:
 
 
 @pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b'{"detail": "no such model"}', "no such model"),
+        (
+            b'{"detail": [{"loc": ["body", 0], "msg": "required", "type": "missing"}, {"msg": "x"}]}',
+            "body.0: required; x",
+        ),
+        (b'{"error": {"code": 1, "message": "boom"}}', "boom"),
+        (b'{"message": "boom"}', "boom"),
+        (b'{"error": "first", "detail": "second"}', "first"),
+        (b'{"error": "", "detail": null}', "the server answers with status 400"),
+        (b'{"error":' * 900 + b"1" + b"}" * 900, "the server answers with status 400"),
+        (b"[1, 2]", "the server answers with status 400"),
+    ],
+)
+def test_words_of_other_servers(body: bytes, message: str) -> None:
+    """Wherever they stand."""
+    assert str(error_of(read(reply(400, body), 20_000)[0])) == message
+
+
+@pytest.mark.parametrize(
     ("url", "address"),
     [
         ("http://h:1", ServerAddress("h", 1)),

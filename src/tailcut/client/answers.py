@@ -1,6 +1,7 @@
 """Answers as a client's calls see them: the error that one stands for, and its outputs. Pure."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import orjson
@@ -19,6 +20,7 @@ from tailcut.errors import (
 from tailcut.wire.http1.answers import HttpAnswer
 from tailcut.wire.v2.outputs import decode_outputs
 
+_DEPTH, _LISTED = 4, 5  # of what is read of an error
 _ERRORS: Mapping[int, type[TailcutError]] = {
     400: InvalidInputError,
     404: NotFoundError,
@@ -38,12 +40,30 @@ def error_of(answer: HttpAnswer) -> TailcutError | None:
         content = orjson.loads(answer.body)
     except orjson.JSONDecodeError:
         content = None
-    message = content.get("error") if isinstance(content, dict) else None
-    message = str(message or f"the server answers with status {answer.status}")
+    message = _words(content) or f"the server answers with status {answer.status}"
     after_s = answer.head.retry_after_s
     if answer.status == 503 or (answer.status == 429 and after_s > 0):
         return QueueFullError(message, after_s)
     return _ERRORS.get(answer.status, FailedError if answer.status >= 500 else TailcutError)(message)
+
+
+def _words(content: Any, depth: int = 0) -> str:
+    """What an answer says of its error: v2 has `error`, FastAPI `detail`, others an object with `message`."""
+    if isinstance(content, str):
+        return content
+    if depth == _DEPTH:
+        return ""
+    if isinstance(content, list):
+        return "; ".join(filter(None, (_words(item, depth + 1) for item in content[:_LISTED])))
+    if not isinstance(content, dict):
+        return ""
+    place = content.get("loc")  # FastAPI's, of an input that does not validate
+    before = f"{'.'.join(map(str, place))}: " if isinstance(place, list) else ""
+    for key in ("error", "message", "detail", "msg"):
+        words = _words(content.get(key), depth + 1)
+        if words:
+            return before + words
+    return ""
 
 
 def outputs_of(answer: HttpAnswer, memory: memoryview | None = None) -> dict[str, np.ndarray]:
