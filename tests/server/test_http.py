@@ -84,6 +84,10 @@ def test_broken_framing(server: Server, name: str) -> None:
         ("GET /v2/models/mlp/versions/7 HTTP/1.1", 404, None),
         ("GET /v2/models/%3Cscript%3E HTTP/1.1", 404, None),
         ("GET /v2/models/mlp/versions/1/ready HTTP/1.1", 200, None),
+        ("GET /v2/trace/setting HTTP/1.1", 404, None),
+        ("GET /v2/models/mlp/trace/setting HTTP/1.1", 404, None),
+        ("GET /v2/models/mlp/versions/1/trace/setting/ HTTP/1.1", 404, None),
+        ("POST /v2/models/mlp/trace/setting HTTP/1.1", 404, None),
         ("GET /v2 HTTP/1.1", 200, None),
         ("GET /v2/health/live HTTP/1.1", 200, None),
     ],
@@ -95,7 +99,8 @@ def test_paths_and_methods(server: Server, start: str, status: int, allow: str |
         assert answer.status == status
         assert answer.headers.get("allow") == allow
         if status >= 400:
-            check_clean(answer)
+            message = check_clean(answer)
+            assert ("trace settings are not supported" in message) == ("trace/setting" in start)
         assert wire.ask(HEALTH).status == 200
 
 

@@ -92,6 +92,7 @@ class RequestPlan:
         self.reply_head, self.reply_head_close = start + self.reply_rest, start + self.reply_rest_close
 
 
+_TRACE_SETTING = "/trace/setting"
 NO_PLAN = RequestPlan(RequestKind.ANSWER, Head(b"", "", True, None, False, False, {}), 0)
 
 
@@ -156,7 +157,7 @@ def plan_for(request: Head, context: Context, limits: ServerLimits) -> RequestPl
     if context.require_token and (route is None or not route.open):
         _check_token(request, context, asks=route is not None and route.ui and request.method == b"GET")
     if route is None:
-        raise Refusal(404, "no such path: /v2/openapi.json lists those of the Open Inference Protocol v2")
+        raise Refusal(404, _no_such_path(request.path))
     method = request.method.decode("latin-1")
     if method not in route.methods and not (method == "HEAD" and "GET" in route.methods):
         raise Refusal(405, f"{method[:20]} is not allowed for this path", {"Allow": ", ".join(route.methods)})
@@ -190,9 +191,15 @@ def plan_for(request: Head, context: Context, limits: ServerLimits) -> RequestPl
     return plan
 
 
+def _no_such_path(path: str) -> str:
+    if path.rstrip("/").endswith(_TRACE_SETTING):
+        return "trace settings are not supported: --trace-sample and --otlp-endpoint say what is traced"
+    return "no such path: /v2/openapi.json lists those of the Open Inference Protocol v2"
+
+
 def _find_route(path: str, context: Context) -> Route | None:
-    """The route of a path; none where the server serves no page."""
-    route = find_route(path)
+    """The route of a path; none where the server serves no page, and for Triton's trace settings."""
+    route = None if path.rstrip("/").endswith(_TRACE_SETTING) else find_route(path)
     return None if route is not None and route.ui and not context.ui else route
 
 
