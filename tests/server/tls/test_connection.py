@@ -19,6 +19,7 @@ import tritonclient.grpc
 import tritonclient.http
 from tests.certificates import Pair, make_pair, needs_openssl
 from tests.engines.models import identity, perceptron
+from tests.server.workers.test_supervisor import workers
 from tests.servers import TIMEOUT_S, Answer, Server, Wire, asking, raw_request, serving, until
 
 from tailcut.spec import DType
@@ -428,6 +429,27 @@ def test_several_workers_keep_their_connections(tmp_path: Path) -> None:
         assert server.stderr.read_text().count("all workers are kept") == 2
         assert all(wire.closed() for wire in wires)
         assert server.stop() == 0
+
+
+@pytest.mark.slow
+def test_a_certificate_that_breaks_while_a_worker_starts(tmp_path: Path) -> None:
+    """It ends with the order to read the token in its socket; the old workers go on, and nothing is a traceback."""
+    pair, token = make_pair(tmp_path), tmp_path / "token"
+    token.write_text("first")
+    token.chmod(0o600)
+    model = perceptron([4, 8, 3], tmp_path / "mlp.onnx")
+    flags = [*pair.flags, "--workers", "2", "--token-file", str(token)]
+    with serving(tmp_path, model, "--no-auto", *flags) as server:
+        before = workers(server)
+        perceptron([4, 8, 5], model)
+        server.process.send_signal(signal.SIGHUP)
+        until(lambda: len(workers(server)) == 3, server)
+        pair.cert.write_text("nothing")
+        server.process.send_signal(signal.SIGHUP)
+        until(lambda: "the old ones keep serving" in server.stderr.read_text(), server)
+        assert workers(server) == before
+        assert server.stop() == 0
+        assert "Traceback" not in server.stderr.read_text()
 
 
 def refused(ask: Callable[[str], object], word: str) -> bool:

@@ -179,7 +179,9 @@ class _Supervisor:
     def _ready(self, worker: int) -> None:
         child = self._children[worker]
         self._loop.remove_reader(child.control)
-        data = child.control.recv(_LONGEST_REPORT)
+        data = b""
+        with suppress(OSError):  # it has ended without having read what it was told
+            data = child.control.recv(_LONGEST_REPORT)
         if data:  # else it has ended: its signal comes
             report = msgspec.json.decode(data, type=Report)
             self._models = report.models
