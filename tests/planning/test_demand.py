@@ -18,6 +18,7 @@ from tailcut.planning.demand import (
     parse_limit,
     parse_rates,
     read_recording,
+    replayed,
 )
 
 
@@ -69,9 +70,37 @@ def test_arrival_times_are_replayed(tmp_path: Path) -> None:
     path = tmp_path / "trace.txt"
     path.write_text("# seconds\n" + "\n".join(f"{value:.6f}" for value in np.linspace(5, 15, 1001)))
     result = read_recording(path)
-    assert (result.length_s, result.replayed) == (pytest.approx(10.0), True)
+    assert (result.length_s, result.replayed) == (pytest.approx(10.01), True)
+    assert result.rate == pytest.approx(100.0)
+    assert len(result.times(None, 0)) == result.requests == 1001
     assert result.times(None, 0)[:3] == pytest.approx([0, 10_000_000, 20_000_000], abs=2)
     assert len(result.times(1000.0, 0)) == pytest.approx(10_000, rel=0.05)
+    assert len(result.times(50.0, 0)) == pytest.approx(500, rel=0.15)
+    assert set(result.times(50.0, 0)) <= set(result.times(None, 0))
+
+
+@pytest.mark.parametrize("rate", [0.5, 1.05, 500.0])
+def test_scaled_arrivals_begin_as_they_go_on(tmp_path: Path, rate: float) -> None:
+    """One arrival a second, as any other rate: no second has more than Poisson arrivals, the first one neither."""
+    path = tmp_path / "trace.txt"
+    path.write_text("\n".join(map(str, range(601))))
+    counts = np.bincount(read_recording(path).times(rate, 0) // 1_000_000_000, minlength=601)
+    assert counts.mean() == pytest.approx(rate, rel=0.15)
+    assert counts.max() <= rate + 5 * rate**0.5
+    assert len(counts) == 601
+
+
+def test_short_gaps_of_a_sampled_log_are_no_bursts() -> None:
+    """Scaled up, arrivals are drawn at the mean rates of a hundred of them; a rise of the rate stays."""
+    random = np.random.default_rng(0)
+    seconds = np.sort(np.concatenate([random.uniform(0, 600, 600), random.uniform(300, 600, 600)]))
+    result = replayed(seconds - seconds[0], 600.0)
+    assert [result.scaled_up(rate) for rate in (None, 1.0, 2.1, 100.0)] == [False, False, False, True]
+    course = result.smoothed()
+    assert (course.requests, course.length_s, len(course.load)) == (1200, 600.0, 13)
+    counts = np.bincount(course.times(100.0, 0) // 1_000_000_000, minlength=600)
+    assert counts.max() < 250 < np.bincount(result.times(100.0, 0) // 1_000_000_000).max()
+    assert [counts[:300].mean(), counts[300:].mean()] == pytest.approx([50, 150], rel=0.15)
 
 
 def test_rates_over_time_are_drawn(tmp_path: Path) -> None:
@@ -122,7 +151,8 @@ def test_arrival_times_as_monitoring_systems_export_them(tmp_path: Path, text: s
     path.write_text(text, encoding="utf-8")
     result = read_recording(path)
     assert result.replayed
-    assert list(result.edges_s) == [0, 1, 3]
+    assert list(result.edges_s) == [0, 1, 3, 4.5]
+    assert list(result.load) == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize(
@@ -187,6 +217,16 @@ def test_a_stretch_repeats_at_any_rate() -> None:
         times = Stretch(part, 10.0, rate).times(40.0, 1) / 1e9
         assert len(times) == pytest.approx(40 * rate, rel=0.05)
         assert (times % 10 < 2.5).mean() == pytest.approx((part < 2.5).mean(), abs=0.03)
+
+
+def test_a_stretch_adds_no_bursts() -> None:
+    """Fifty times one arrival a second: the first second has as many as any, and short gaps of drawn arrivals none."""
+    even = np.arange(60.0)
+    counts = np.bincount(Stretch(even, 60.0, 50.0).times(180.0, 0) // 1_000_000_000, minlength=180)
+    assert (counts.mean(), counts.max() < 90) == (pytest.approx(50, rel=0.1), True)
+    drawn = np.sort(np.random.default_rng(0).uniform(0, 60, 6000))
+    counts = np.bincount(Stretch(drawn, 60.0, 120.0, drawn=True).times(60.0, 0) // 100_000_000, minlength=600)
+    assert counts.var() == pytest.approx(counts.mean(), rel=0.25)
 
 
 @pytest.mark.parametrize("seed", range(4))

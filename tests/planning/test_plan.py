@@ -1,6 +1,7 @@
 """Whole plans."""
 
 import functools
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,13 +15,13 @@ from tailcut.errors import UsageError
 from tailcut.lab.arrivals import Bursty, Poisson
 from tailcut.models import digits_model
 from tailcut.planning.autoscale import Rules
-from tailcut.planning.demand import Limit, Recording
+from tailcut.planning.demand import Limit, Recording, replayed
 from tailcut.planning.measured import MeasuredProfile
 from tailcut.planning.notes import plan_notes
 from tailcut.planning.plan import make_plan
 from tailcut.planning.records import PlanResult
 from tailcut.planning.request import PlanRequest
-from tailcut.planning.search import capacity_of
+from tailcut.planning.search import Figures, capacity_of
 from tailcut.runtime.profile import Profile
 from tailcut.runtime.settings import SecondEngine, Settings
 from tailcut.tuner.service import MeasuredService
@@ -296,6 +297,18 @@ def test_a_recording_with_too_much_in_a_minute(monkeypatch: pytest.MonkeyPatch) 
     assert whole.assumptions.notes[-1] == "replicas are planned for the busiest minute of the recording"
     assert "busiest 10 s of the recording, as a minute is too much" in result.assumptions.notes[-1]
     assert result.predicted.rate == pytest.approx(400, rel=0.1)
+
+
+def test_a_recording_of_few_arrivals_is_scaled_up() -> None:
+    """To as many replicas as Poisson arrivals need, which the plan says; its own rate is replayed."""
+    recording = replayed(np.arange(201.0), 201.0)
+    wanted = {"limits": [Limit("p99", 30.0)], "rates": [300.0]}
+    poisson, scaled = plan(**wanted), plan(**wanted, recording=recording)
+    assert abs(scaled.needed - poisson.needed) <= 1
+    assert "the recording has 1 requests/s: 300 were drawn at random" in scaled.assumptions.notes[-1]
+    own = plan(recording=recording, rates=[])
+    assert own.assumptions.notes[-1] == "replicas are planned for the busiest minute of the recording"
+    assert (own.needed, own.predicted.rate) == (1, pytest.approx(1.0, abs=0.02))
 
 
 def test_bursts_that_are_too_long() -> None:

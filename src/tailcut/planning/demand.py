@@ -15,6 +15,8 @@ from tailcut.errors import MissingFileError, UsageError
 from tailcut.lab.arrivals import BURST_SHARE, Arrivals, Bursty, Constant, Poisson, trace_of_lines
 
 MOST_REQUESTS = 10_000_000  # of a recording that are simulated one by one
+_MOST_LITTLE = 1.1  # times its own rate up to which a recording of arrivals is scaled gap by gap
+SMOOTHED = 100  # arrivals whose mean rate is taken beyond that
 _LEAST_RATE = 0.01  # requests per second: of fewer, a simulation lasts longer than its clock can count
 _PERCENTILE = re.compile(r"p(\d{1,2}(?:\.\d{1,4})?)\Z")
 _COLUMNS, _LEAST_LINES = 2, 2  # of a recording of rates
@@ -116,8 +118,8 @@ class Recording:
 
     Args:
         edges_s: float64 [n], ascending from 0: the number of requests that came is known at these times.
-        load: float64 [n]: requests until then.
-        replayed: whether the edges are the arrivals themselves.
+        load: float64 [n], ascending from 0: requests before then.
+        replayed: whether the edges are the arrivals themselves, and the end.
     """
 
     edges_s: np.ndarray
@@ -139,6 +141,19 @@ class Recording:
         """The mean."""
         return self.requests / self.length_s
 
+    def scaled_up(self, rate: float | None) -> bool:
+        """Whether this rate is more than a little above that of recorded arrivals."""
+        return self.replayed and rate is not None and rate > _MOST_LITTLE * self.rate
+
+    def smoothed(self) -> "Recording":
+        """The course of the rate, each of about a hundred arrivals.
+
+        Scaled up, each gap between two arrivals would have many requests, and a short one would be a burst.
+        """
+        last = len(self.load) - 1
+        kept = np.linspace(0, last, max(1, last // SMOOTHED) + 1).round().astype(np.int64)
+        return Recording(self.edges_s[kept], self.load[kept], replayed=False)
+
     def compression(self, rate: float | None) -> float:
         """By how much time has to run faster for the simulation to be short, at the recorded mean or another one."""
         return max(1.0, (self.rate if rate is None else rate) * self.length_s / MOST_REQUESTS)
@@ -151,14 +166,22 @@ class Recording:
         """The arrivals, int64 ns: as recorded, or where a rate is given scaled to that mean, with the same course."""
         scale = 1.0 if rate is None else rate / self.rate
         if self.replayed and scale == 1.0:
-            return _nanoseconds(self.edges_s)
+            return _nanoseconds(self.edges_s[:-1])
+        if self.replayed:
+            return _scaled(scale, self, self, np.random.default_rng(seed))
         return _drawn(scale, self.load, self.edges_s, np.random.default_rng(seed))
+
+
+def replayed(seconds: np.ndarray, length_s: float) -> Recording:
+    """A recording of arrivals, ascending from 0."""
+    return Recording(np.append(seconds, length_s), np.arange(len(seconds) + 1.0), replayed=True)
 
 
 def read_recording(path: Path) -> Recording:
     """A file of arrival times in seconds, one a line, or of lines `SECONDS RATE`, each rate until the next line.
 
-    Lines that start with `#` are left out. The last rate lasts as long as the one before it. Times and rates may be
+    Lines that start with `#` are left out. The last rate lasts as long as the one before it, and what follows the last
+    arrival is a mean gap. Times and rates may be
     divided by commas or semicolons, quoted, and have names in the first line, as monitoring systems export them.
 
     Raises:
@@ -170,7 +193,7 @@ def read_recording(path: Path) -> Recording:
             trace = trace_of_lines(path, ((number, " ".join(row)) for number, row in rows))
         except UsageError as error:
             raise UsageError(f"{error}, or lines of SECONDS RATE") from None
-        return Recording(trace.seconds, np.arange(1.0, len(trace.seconds) + 1), replayed=True)
+        return replayed(trace.seconds, trace.length_s)
     values = np.array([_pair(path, number, row) for number, row in rows])
     if len(values) < _LEAST_LINES:
         raise UsageError(f"{path}: not a trace of rates: write two lines or more of SECONDS RATE, all of them numbers")
@@ -227,20 +250,23 @@ class Stretch:
         seconds: float64, ascending from 0.
         length_s: of the part.
         rate: mean requests per second.
+        drawn: whether they were drawn at rates over time, and short gaps among them mean nothing.
     """
 
     seconds: np.ndarray
     length_s: float
     rate: float
+    drawn: bool = False
     name: str = "trace"
 
     def times(self, duration_s: float, seed: int) -> np.ndarray:
         """Arrivals of a duration: the part again and again, thinned or thickened to the rate at random."""
         own = len(self.seconds) / self.length_s
         scale, rounds = self.rate / own, int(duration_s / self.length_s) + 1
-        load = np.arange(1.0, rounds * len(self.seconds) + 1)
-        edges = np.concatenate([self.seconds + number * self.length_s for number in range(rounds)])
-        nanos = _drawn(scale, load, edges, np.random.default_rng(seed))
+        again = [self.seconds + number * self.length_s for number in range(rounds)]
+        whole = replayed(np.concatenate(again), rounds * self.length_s)
+        course = whole.smoothed() if self.drawn else whole
+        nanos = _scaled(scale, whole, course, np.random.default_rng(seed))
         return nanos[nanos < int(duration_s * 1e9)]
 
 
@@ -274,6 +300,16 @@ def _drawn(scale: float, load: np.ndarray, edges_s: np.ndarray, random: np.rando
     most = scale * float(load[-1])
     units = np.cumsum(random.exponential(1.0, int(most + 10 * most**0.5 + 10)))
     return _nanoseconds(np.interp(units[units < most] / scale, load, edges_s))
+
+
+def _scaled(scale: float, arrivals: Recording, course: Recording, random: np.random.Generator) -> np.ndarray:
+    """Recorded arrivals, of which some are left out, or to which others are added by the course; int64 ns."""
+    seconds = arrivals.edges_s[:-1]
+    if scale <= 1:
+        return _nanoseconds(seconds[random.random(len(seconds)) < scale])
+    added = _drawn(scale - 1, course.load, course.edges_s, random)
+    together: np.ndarray = np.sort(np.concatenate([_nanoseconds(seconds), added]))
+    return together
 
 
 def _nanoseconds(seconds: np.ndarray) -> np.ndarray:

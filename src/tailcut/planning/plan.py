@@ -10,7 +10,7 @@ from tailcut.errors import UsageError
 from tailcut.lab.arrivals import Arrivals, Bursty
 from tailcut.planning.autoscale import Course, Rules, simulate_autoscaler
 from tailcut.planning.cluster import Cluster
-from tailcut.planning.demand import Limit, Recording, Stretch, busiest
+from tailcut.planning.demand import SMOOTHED, Limit, Recording, Stretch, busiest
 from tailcut.planning.measured import lasting_cores
 from tailcut.planning.notes import plan_notes
 from tailcut.planning.records import (
@@ -75,6 +75,7 @@ class _Traffic:
     notes: Sequence[str] = ()
     arrivals_ns: np.ndarray | None = None  # of the recording
     compression: float = 1.0  # of its time
+    length_s: float = 0.0  # of the recording, so compressed
 
 
 def make_plan(wanted: PlanRequest, tell: Callable[[str], None]) -> PlanResult:
@@ -196,10 +197,24 @@ def _traffic(wanted: PlanRequest, capacity: float, servers: int = FEWEST_UNEVEN)
     part = (
         "minute of the recording" if whole else f"{window_s * faster:.3g} s of the recording, as a minute is too much"
     )
-    note = f"replicas are planned for the busiest {part}"
-    length_s = min(window_s, max(float(arrivals_ns[-1]) / 1e9, 1e-3))
+    notes = [f"replicas are planned for the busiest {part}", *_scaling_notes(wanted, wanted.recording)]
+    whole_s = wanted.recording.length_s / faster
+    length_s = min(window_s, max(whole_s, 1e-3))
     seconds = busiest(arrivals_ns, length_s)
-    return _Traffic(partial(Stretch, seconds, length_s), [len(seconds) / length_s], [note], arrivals_ns, faster)
+    drawn = not wanted.recording.replayed or faster > 1 or len(notes) > 1
+    make = partial(Stretch, seconds, length_s, drawn=drawn)
+    return _Traffic(make, [len(seconds) / length_s], notes, arrivals_ns, faster, whole_s)
+
+
+def _scaling_notes(wanted: PlanRequest, recording: Recording) -> list[str]:
+    """What was made of recorded arrivals that are fewer than what is planned for."""
+    if not wanted.rates or not recording.scaled_up(wanted.rates[0]):
+        return []
+    note = (
+        f"the recording has {recording.rate:.3g} requests/s: {wanted.rates[0]:g} were drawn at random at its rate over "
+        f"time, a mean of {SMOOTHED} of its arrivals each; shorter bursts of it were not simulated"
+    )
+    return [note]
 
 
 def _recorded(wanted: PlanRequest, recording: Recording) -> tuple[float, np.ndarray]:
@@ -223,7 +238,8 @@ def _recorded(wanted: PlanRequest, recording: Recording) -> tuple[float, np.ndar
             f"--autoscale: every={every_s:g}s is {recording.length_s / every_s:,.0f} decisions in this recording, and "
             f"up to {_MOST_DECISIONS:,} are simulated: decide less often, or give a part of it"
         )
-    arrivals_ns = (recording if faster == 1 else recording.compressed(faster)).times(rate, wanted.seed)
+    course = recording.smoothed() if recording.scaled_up(rate) else recording
+    arrivals_ns = (course if faster == 1 else course.compressed(faster)).times(rate, wanted.seed)
     if len(arrivals_ns) < _LEAST_ARRIVALS:
         raise UsageError(
             f"--trace: {asked:.3g} requests in {recording.length_s:.4g} s are too few to plan for: "
