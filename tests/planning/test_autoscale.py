@@ -9,7 +9,7 @@ from tests.planning.test_cluster import fixed, single
 
 from tailcut.durations import parse_duration
 from tailcut.errors import UsageError
-from tailcut.planning.autoscale import Rules, StabilisationWindow, parse_rules, simulate_autoscaler
+from tailcut.planning.autoscale import Rules, StabilisationWindow, first_replicas, parse_rules, simulate_autoscaler
 from tailcut.planning.cluster import Cluster, simulate_cluster
 from tailcut.planning.demand import Limit, Recording
 
@@ -135,3 +135,24 @@ def test_no_rise_changes_nothing() -> None:
     assert (result.changes, result.most) == (0, 2)
     assert result.missed < 0.01 * result.requests
     assert result.replica_hours == pytest.approx(2 * 300 / 3600, rel=0.06)
+
+
+def test_it_begins_with_what_its_first_interval_needs() -> None:
+    """As if traffic had been there before: level traffic misses nothing, whatever the least number is."""
+    for rules in (Rules(target=0.6, most=12), Rules("queue", 1.0, most=12)):
+        result = simulate_autoscaler(CLUSTER, traffic(400.0), rules, LIMIT)
+        assert 5 <= result.moments[0].replicas <= 8
+        assert result.missed < 0.01 * result.requests
+    assert first_replicas(CLUSTER, traffic(400.0), Rules(target=0.6, least=2, most=3)) == 3
+    assert first_replicas(CLUSTER, traffic(0.0, 400.0), Rules(target=0.6, least=2, most=9)) == 2
+
+
+def test_time_after_the_last_arrival_counts() -> None:
+    """A recording that ends with an hour without requests: its replicas are removed then, and paid until."""
+    arrivals = traffic(300.0, each_s=60.0)
+    rules = Rules(target=0.6, every_s=15.0, start_s=10.0, down_s=60.0, most=8)
+    short, whole = (simulate_autoscaler(CLUSTER, arrivals, rules, LIMIT, length_s=end) for end in (0.0, 3660.0))
+    assert whole.replica_hours > short.replica_hours + 0.95
+    assert whole.moments[-1].replicas == 1
+    assert whole.moments[-1].at_s > 3500
+    assert (whole.requests, whole.missed) == (short.requests, short.missed)

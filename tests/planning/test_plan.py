@@ -311,6 +311,15 @@ def test_a_recording_of_few_arrivals_is_scaled_up() -> None:
     assert (own.needed, own.predicted.rate) == (1, pytest.approx(1.0, abs=0.02))
 
 
+def test_hours_without_traffic_are_paid_for() -> None:
+    """A recording that ends with a time without requests: a fixed number of replicas stays for all of it."""
+    recording = Recording(np.array([0.0, 60.0, 3600.0]), np.array([0.0, 6000.0, 6000.0]), replayed=False)
+    result = plan(recording=recording, rates=[], rules=Rules(start_s=5.0, down_s=30.0))
+    assert result.autoscaling is not None
+    assert result.autoscaling.fixed_replica_hours == result.replicas
+    assert 1 <= result.autoscaling.replica_hours < result.replicas + 0.1
+
+
 def test_bursts_that_are_too_long() -> None:
     """Are simulated shorter, which the plan says; or refused in a line that says what to do."""
     item = measured(us=1000.0)

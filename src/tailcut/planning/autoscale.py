@@ -3,7 +3,7 @@
 The rule is that of Kubernetes' HorizontalPodAutoscaler (https://kubernetes.io/docs/concepts/workloads/autoscaling/horizontal-pod-autoscale/,
 "Algorithm details"): every so often, desired = ceil(replicas x metric / target), unless the ratio is within a tolerance
 of 1; to scale down, the highest of the desires of a while. A new replica takes requests after its start; a removed one
-answers what it has.
+answers what it has. It begins with as many replicas as its first interval needs: there was traffic before it.
 """
 
 import math
@@ -25,6 +25,7 @@ from tailcut.planning.search import MOST_REPLICAS
 _SHOWN = 288  # points of the course, at most: every five minutes of a day
 _TOLERANCE = 0.1
 _LEAST_EVERY_S, _LEAST_TARGET = 0.1, 0.001
+_MOST_FIRST = 100_000  # requests of the first interval that are simulated to find how many replicas there are
 _USUAL = 0.6  # of the utilisation that saturated replicas reach
 
 
@@ -185,10 +186,10 @@ def _replicas(name: str, text: str) -> int:
 class _ScaledCluster:
     """Replicas of a running simulation, with those that start."""
 
-    def __init__(self, cluster: Cluster, arrivals: np.ndarray, rules: Rules, seed: int) -> None:
+    def __init__(self, cluster: Cluster, arrivals: np.ndarray, rules: Rules, begin: int, seed: int) -> None:
         self._tables, self._arrivals, self._rules = tables_of(cluster), arrivals, rules
         self.state = balancing.new_state(
-            len(arrivals), rules.most, rules.least, cluster.configuration.instances, hedged=cluster.hedge_ns > 0
+            len(arrivals), rules.most, begin, cluster.configuration.instances, hedged=cluster.hedge_ns > 0
         )
         self._cores = cluster.configuration.free_cores
         self._starting: deque[float] = deque()  # when each is ready
@@ -224,6 +225,11 @@ class _ScaledCluster:
             return float(self.state.flying.sum()) / self.active
         return spent / (length_s * 1e9 * self._cores * self.active)
 
+    def needed(self, length_s: float) -> int:
+        """How many replicas the metric asks for after so many seconds from the beginning."""
+        self.run(0.0, length_s)
+        return self._rules.desired(self.active, self.asked, self.metric(length_s))
+
     def change(self, now_s: float, replicas: int) -> None:
         """Ask for so many: replicas that start are given up first."""
         while self.asked < replicas:
@@ -242,7 +248,9 @@ class _ScaledCluster:
         advance(self._tables, self.state, self._arrivals, FAR)
 
 
-def simulate_autoscaler(cluster: Cluster, arrivals_ns: np.ndarray, rules: Rules, limit: Limit, seed: int = 0) -> Course:
+def simulate_autoscaler(  # noqa: PLR0913  when a recording ends is not in its arrivals
+    cluster: Cluster, arrivals_ns: np.ndarray, rules: Rules, limit: Limit, seed: int = 0, *, length_s: float = 0.0
+) -> Course:
     """Have an autoscaler follow a recording.
 
     Args:
@@ -251,17 +259,20 @@ def simulate_autoscaler(cluster: Cluster, arrivals_ns: np.ndarray, rules: Rules,
         rules: of the autoscaler; `most` and `target` are set.
         limit: that requests have to meet.
         seed: of service times and routing.
+        length_s: of the recording, where it goes on after the last arrival.
     """
-    scaled = _ScaledCluster(replace(cluster, servers=rules.most), arrivals_ns, rules, seed)
-    window, changes, most = StabilisationWindow(rules.down_s), 0, rules.least
-    ticks = max(1, math.ceil(int(arrivals_ns[-1]) / 1e9 / rules.every_s))
+    begin = first_replicas(cluster, arrivals_ns, rules, seed)
+    scaled = _ScaledCluster(replace(cluster, servers=rules.most), arrivals_ns, rules, begin, seed)
+    window, changes, most = StabilisationWindow(rules.down_s), 0, begin
+    end_s = max(length_s, int(arrivals_ns[-1]) / 1e9)
+    ticks = max(1, math.ceil(end_s / rules.every_s - 1e-9))
     counts = np.zeros(ticks)
     for tick in range(ticks):
-        now_s = (tick + 1) * rules.every_s
-        scaled.run(tick * rules.every_s, now_s)
+        since_s, now_s = tick * rules.every_s, min((tick + 1) * rules.every_s, max(end_s, rules.every_s))
+        scaled.run(since_s, now_s)
         counts[tick] = scaled.active
         asked = scaled.asked
-        wanted = window.settled(now_s, asked, rules.desired(scaled.active, asked, scaled.metric(rules.every_s)))
+        wanted = window.settled(now_s, asked, rules.desired(scaled.active, asked, scaled.metric(now_s - since_s)))
         if wanted != asked:
             changes += 1
             scaled.change(now_s, wanted)
@@ -272,6 +283,20 @@ def simulate_autoscaler(cluster: Cluster, arrivals_ns: np.ndarray, rules: Rules,
     late = (answered < 0) | (answered - arrivals_ns > limit.limit_ms * 1e6)
     moments = _course(_Answers(arrivals_ns, answered, late), counts, rules.every_s, limit)
     return Course(len(arrivals_ns), int(late.sum()), whole.percentile_ms(limit.share), hours, most, changes, moments)
+
+
+def first_replicas(cluster: Cluster, arrivals_ns: np.ndarray, rules: Rules, seed: int = 0) -> int:
+    """The least number of replicas, within the rules' bounds, that the first interval's requests do not add to."""
+    first = arrivals_ns[: np.searchsorted(arrivals_ns, int(rules.every_s * 1e9))][:_MOST_FIRST]
+    if not len(first):
+        return rules.least
+    length_s = rules.every_s if len(first) < _MOST_FIRST else int(first[-1]) / 1e9
+    low, high = rules.least - 1, rules.most
+    while high - low > 1:
+        middle = (low + high) // 2
+        tried = _ScaledCluster(replace(cluster, servers=middle), first, rules, middle, seed)
+        low, high = (low, middle) if tried.needed(length_s) <= middle else (middle, high)
+    return high
 
 
 @dataclass(frozen=True)

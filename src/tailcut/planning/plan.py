@@ -110,8 +110,11 @@ def make_plan(wanted: PlanRequest, tell: Callable[[str], None]) -> PlanResult:
         saturated = question.expect(1, 2 * question.capacity).utilisation
         rules = wanted.rules.resolved(replicas, saturated)
         faster = rules.compressed(compression)
-        scaled = simulate_autoscaler(question.cluster, arrivals_ns, faster, wanted.limits[0], wanted.seed)
-        fixed_hours = replicas * int(arrivals_ns[-1]) / 3.6e12
+        length_s = question.traffic.length_s
+        scaled = simulate_autoscaler(
+            question.cluster, arrivals_ns, faster, wanted.limits[0], wanted.seed, length_s=length_s
+        )
+        fixed_hours = replicas * length_s / 3600
         course = _autoscaled(scaled, rules, fixed_hours, saturated, compression)
     return PlanResult(
         models=_models(wanted, question, figures),
