@@ -117,3 +117,12 @@ def test_the_same_seed_is_the_same_run() -> None:
     cluster = Cluster(single(exponential(1.0)), 5, "random", 3 * MS)
     runs = [simulate_cluster(cluster, poisson(3000, 5000), 7).prediction.latencies_ns for _ in range(2)]
     assert np.array_equal(*runs)
+
+
+def test_timers_of_answered_requests_do_not_count_as_time() -> None:
+    """The cores are as busy as without hedging where no request is sent twice, however late its timer is."""
+    item, arrivals = single(fixed(1.0)), poisson(800, 2000)
+    plain = simulate_cluster(Cluster(item, 2, "round-robin"), arrivals)
+    hedged = simulate_cluster(Cluster(item, 2, "round-robin", hedge_ns=10_000 * MS), arrivals)
+    assert hedged.hedged == 0
+    assert hedged.utilisation == plain.utilisation

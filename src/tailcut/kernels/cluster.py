@@ -299,7 +299,6 @@ def advance(tables: Tables, state: BalancingState, arrivals: np.ndarray, until: 
         now = min(arrival, timer, event)
         if now >= until or now == FAR:
             return
-        clock[NOW] = now
         if arrival == now:
             copy = clock[ROUTED]
             clock[ROUTED] += 1
@@ -308,12 +307,14 @@ def advance(tables: Tables, state: BalancingState, arrivals: np.ndarray, until: 
             request = clock[TIMER]
             clock[TIMER] += 1
             if state.answered[request] <= now or clock[ACTIVE] == 1:
-                continue
+                continue  # nothing happens, and the time of what is simulated does not go on
             clock[HEDGED] += 1
             copy = count + request
             server = routed(state, tables.shape[ROUTING], state.server[request])
         else:
+            clock[NOW] = now
             step(tables, state, least_of(state.events, 0), now)
             continue
+        clock[NOW] = now
         send(state, server, copy, now)
         plan_next(tables, state, server)
