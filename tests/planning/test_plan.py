@@ -320,6 +320,18 @@ def test_hours_without_traffic_are_paid_for() -> None:
     assert 1 <= result.autoscaling.replica_hours < result.replicas + 0.1
 
 
+def test_requests_that_go_with_a_replica() -> None:
+    """The mean by Little's law: in bursts it is far above that of the median request."""
+    result = plan(rates=[200.0], arrivals=lambda rate: Bursty(rate, 5.0, 0.2), limits=[Limit("p99", 100.0)], failures=1)
+    median = result.predicted.rate / result.replicas * (result.predicted.p50_ms or 0) / 1e3
+    assert result.losses[0].in_flight > 1.2 * median
+    figures = Figures(300.0, 4.0, *[9.0] * 3, 300.0, 0.5, 0.0, within=True)
+    rare = replace(figures, rate=10.0, mean_ms=200.0)
+    unknown = replace(figures, rate=1.0, mean_ms=math.nan)
+    assert figures.in_flight == pytest.approx(1.2)
+    assert replace(figures, parts=(figures, rare, unknown)).in_flight == pytest.approx(3.2)
+
+
 def test_bursts_that_are_too_long() -> None:
     """Are simulated shorter, which the plan says; or refused in a line that says what to do."""
     item = measured(us=1000.0)

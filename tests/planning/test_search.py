@@ -37,7 +37,7 @@ def up_to(carried: float, asked: list[tuple[int, float]] | None = None):
         if asked is not None:
             asked.append((replicas, rate))
         within = rate <= carried * replicas
-        return Figures(rate, 1.0, 2.0, 2.0, rate, 0.5, 0.0, within)
+        return Figures(rate, 1.0, 1.0, 2.0, 2.0, rate, 0.5, 0.0, within)
 
     return expect
 

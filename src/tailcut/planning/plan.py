@@ -127,7 +127,7 @@ def make_plan(wanted: PlanRequest, tell: Callable[[str], None]) -> PlanResult:
         stressed=_predicted(question.expect(needed, headroom)),
         curve=curve,
         losses=[
-            Loss(count, replicas - count, round(_in_flight(figures, replicas), 2), _predicted(lost_figures))
+            Loss(count, replicas - count, round(figures.in_flight / replicas, 2), _predicted(lost_figures))
             for count, lost_figures in lost
         ],
         price=_price(wanted.price, replicas, figures),
@@ -280,11 +280,6 @@ def _predicted(figures: Figures) -> PlannedFigures:
         _finite(figures.utilisation),
         figures.within,
     )
-
-
-def _in_flight(figures: Figures, replicas: int) -> float:
-    """Requests at one replica on average, by Little's law with the median for the mean."""
-    return figures.rate / replicas * (figures.p50_ms if np.isfinite(figures.p50_ms) else 0.0) / 1e3
 
 
 def _models(wanted: PlanRequest, question: _Question, figures: Figures) -> list[PlannedModel]:

@@ -42,6 +42,7 @@ class Figures:
 
     Args:
         rate: requests per second that arrive.
+        mean_ms: of the requests that were answered; nan without any.
         p50_ms, p99_ms: percentiles.
         at_ms: the percentile that the limit is for; infinite where more is refused.
         goodput: answers within the limit, per second.
@@ -54,6 +55,7 @@ class Figures:
     """
 
     rate: float
+    mean_ms: float
     p50_ms: float
     p99_ms: float
     at_ms: float
@@ -64,6 +66,11 @@ class Figures:
     parts: tuple["Figures", ...] = ()
     asked: int = 0
     closer: bool = False
+
+    @property
+    def in_flight(self) -> float:
+        """Requests at all replicas on average, by Little's law; of several models, those of each."""
+        return sum(part.rate * part.mean_ms / 1e3 for part in self.parts or (self,) if math.isfinite(part.mean_ms))
 
 
 Expect = Callable[[int, float], Figures]  # of so many replicas, at so many requests per second
@@ -156,6 +163,7 @@ def expect_cluster(cluster: Cluster, load: PlannedLoad, workers: int = 1) -> Exp
         at_ms = prediction.percentile_ms(share)
         return Figures(
             rate,
+            mean_ms(prediction),
             prediction.percentile_ms(0.5),
             prediction.percentile_ms(0.99),
             at_ms,
@@ -166,6 +174,11 @@ def expect_cluster(cluster: Cluster, load: PlannedLoad, workers: int = 1) -> Exp
         )
 
     return expect
+
+
+def mean_ms(prediction: Prediction) -> float:
+    """The mean latency of the requests that were answered, in milliseconds; nan without any."""
+    return float(prediction.latencies_ns.mean()) / 1e6 if len(prediction.latencies_ns) else math.nan
 
 
 def answered_within(prediction: Prediction, limit: Limit) -> float:

@@ -18,7 +18,7 @@ from functools import cache
 import numpy as np
 
 from tailcut.planning.cluster import without_client
-from tailcut.planning.search import MOST_SIMULATED, Expect, Figures, PlannedLoad, answered_within, capacity_of
+from tailcut.planning.search import MOST_SIMULATED, Expect, Figures, PlannedLoad, answered_within, capacity_of, mean_ms
 from tailcut.tuner.simulate import Configuration, Prediction
 from tailcut.tuner.together.simulation import CoTenant, simulate_together
 
@@ -155,6 +155,7 @@ def combined(parts: Sequence[Figures], limits_ms: Sequence[float], utilisation: 
     )[0]
     return Figures(
         sum(part.rate for part in parts),
+        worst.mean_ms,
         worst.p50_ms,
         worst.p99_ms,
         worst.at_ms,
@@ -178,7 +179,7 @@ def _figures(tenant: Tenant, prediction: Prediction, rate: float) -> Figures:
     own = Prediction(counted, prediction.refused, prediction.duration_s * (1 - _WARMUP), 0.0, 0.0, prediction.batches)
     asked = len(counted) + prediction.refused
     if not asked:  # nothing is known but that the limit is met by a lone request
-        return Figures(rate, math.nan, math.nan, math.nan, rate, math.nan, 0.0, within=True)
+        return Figures(rate, math.nan, math.nan, math.nan, math.nan, rate, math.nan, 0.0, within=True)
     p50_ms, p99_ms, at_ms = (own.percentile_ms(share) for share in (0.5, 0.99, load.limit.share))
     goodput, within = rate * answered_within(own, load.limit), at_ms <= load.limit.limit_ms
-    return Figures(rate, p50_ms, p99_ms, at_ms, goodput, math.nan, 0.0, within, asked=asked)
+    return Figures(rate, mean_ms(own), p50_ms, p99_ms, at_ms, goodput, math.nan, 0.0, within, asked=asked)
