@@ -332,6 +332,14 @@ def test_requests_that_go_with_a_replica() -> None:
     assert replace(figures, parts=(figures, rare, unknown)).in_flight == pytest.approx(3.2)
 
 
+def test_the_curve_does_not_fall(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a simulation says of more replicas may be lower by its noise, and counts for no less."""
+    rates = {1: 100.0, 2: 200.0, 3: 190.0, 5: 400.0}
+    monkeypatch.setattr("tailcut.planning.plan.curve_points", lambda _: [*rates])
+    monkeypatch.setattr("tailcut.planning.plan.highest_rate", lambda expect, count, *_: rates[count])
+    assert [point.rate for point in make_plan(WANTED, lambda _: None).curve] == [100, 200, 200, 400]
+
+
 def test_bursts_that_are_too_long() -> None:
     """Are simulated shorter, which the plan says; or refused in a line that says what to do."""
     item = measured(us=1000.0)

@@ -142,7 +142,11 @@ def _curve(wanted: PlanRequest, question: _Question, replicas: int, each: float)
     rates = {
         count: highest_rate(question.expect, count, question.capacity, each * count) for count in curve_points(replicas)
     }
-    return [CapacityPoint(count, count * wanted.replica_cores, round(float(rate), 2)) for count, rate in rates.items()]
+    highest = np.maximum.accumulate([*rates.values()])  # more replicas carry no less: what is less is noise
+    return [
+        CapacityPoint(count, count * wanted.replica_cores, round(float(rate), 2))
+        for count, rate in zip(rates, highest, strict=True)
+    ]
 
 
 def _question(wanted: PlanRequest) -> _Question:
