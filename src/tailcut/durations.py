@@ -43,6 +43,17 @@ def parse_latency(text: str, option: str) -> float:
     return seconds
 
 
+def bounded(seconds: float, option: str) -> float:
+    """A duration that simulations can count.
+
+    Raises:
+        UsageError: it is longer than eleven days.
+    """
+    if seconds > LONGEST_S:
+        raise UsageError(f"{option}: {seconds:g} s are longer than {LONGEST_S:,} s")
+    return seconds
+
+
 def parse_limit(text: str, option: str) -> float:
     """Seconds of a limit for the latency, as `parse_latency` reads them.
 

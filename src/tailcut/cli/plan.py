@@ -78,12 +78,14 @@ def plan(
     ] = None,
     capacity: Annotated[
         float | None,
-        typer.Option(help="Highest measured rate of one replica, in requests per second.", min=0.001, callback=finite),
+        typer.Option(
+            help="Highest measured rate of one replica, in requests per second.", min=0.001, max=1e7, callback=finite
+        ),
     ] = None,
     price: Annotated[
-        float | None, typer.Option(help="Price of one replica for an hour.", min=0.0, callback=finite)
+        float | None, typer.Option(help="Price of one replica for an hour.", min=0.0, max=1e9, callback=finite)
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of arrivals, service times and routing.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of arrivals, service times and routing.", min=0, max=2**32 - 1)] = 0,
     report: Annotated[Path | None, typer.Option(help="Write an HTML report to this file.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
@@ -92,7 +94,7 @@ def plan(
 
     from tailcut.atomic import write_atomically
     from tailcut.cli.outputs import check_writable, command_line, refuse_overwriting
-    from tailcut.durations import parse_duration, parse_latency
+    from tailcut.durations import bounded, parse_duration, parse_latency
     from tailcut.errors import UsageError
     from tailcut.planning.autoscale import parse_rules
     from tailcut.planning.demand import parse_arrivals, parse_limit, parse_rates, read_recording
@@ -105,9 +107,12 @@ def plan(
 
     refuse_overwriting({"--report": report}, [*profiles, trace])
     rates = parse_rates(rate) if rate is not None else []
-    limits = [parse_limit(part, lambda value: parse_latency(value, "--slo")) for part in slo.split(",")]
-    make, rules = parse_arrivals(arrivals, parse_duration), parse_rules(autoscale or "", parse_duration)
-    hedge_s = parse_latency(hedge, "--hedge") if hedge is not None else 0.0
+    limits = [
+        parse_limit(part, lambda value: bounded(parse_latency(value, "--slo"), "--slo")) for part in slo.split(",")
+    ]
+    make = parse_arrivals(arrivals, lambda value: bounded(parse_duration(value), "--arrivals"))
+    rules = parse_rules(autoscale or "", lambda value: bounded(parse_duration(value), "--autoscale"))
+    hedge_s = bounded(parse_latency(hedge, "--hedge"), "--hedge") if hedge is not None else 0.0
     if not rates and trace is None:
         raise UsageError("give the traffic: --rate, --trace, or both")
     if autoscale is not None and trace is None:
