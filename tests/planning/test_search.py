@@ -11,7 +11,7 @@ from tests.planning.test_cluster import FREE, exponential, fixed, single
 from tailcut.errors import UsageError
 from tailcut.lab.arrivals import Bursty, Poisson
 from tailcut.planning.cluster import Cluster, simulate_cluster
-from tailcut.planning.demand import Limit, Stretch
+from tailcut.planning.demand import Limit, Stretch, even_bursts
 from tailcut.planning.search import (
     Figures,
     PlannedLoad,
@@ -133,6 +133,23 @@ def test_bursts_are_shortened_where_there_are_too_many_requests() -> None:
     assert simulated_bursts(process, [P99], 1000.0, 1).length_s == pytest.approx(5.0)
     with pytest.raises(UsageError, match=r"bursts of 30 s are too many .*--arrivals poisson and 5 times the --rate"):
         simulated_bursts(process, [P99, Limit("p99", 1000.0)], 300.0)
+
+
+def test_bursts_much_shorter_than_a_gap_are_poisson(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a microsecond, a second has a hundred thousand: longer ones are drawn, hardly any with two requests."""
+    drawn: list[Bursty] = []
+
+    def seen(process: Bursty, duration_s: float, seed: int) -> np.ndarray:
+        drawn.append(process)
+        return even_bursts(process, duration_s, seed)
+
+    monkeypatch.setattr("tailcut.planning.search.even_bursts", seen)
+    load = PlannedLoad(lambda rate: Bursty(rate, 5.0, 1e-6), P99)
+    arrivals = load.arrivals(500.0, 80.0)
+    assert drawn[0].length_s * drawn[0].factor * 500.0 == pytest.approx(0.05)
+    assert len(arrivals) == pytest.approx(40_000, rel=0.03)
+    gaps = np.diff(arrivals)
+    assert gaps.std() == pytest.approx(gaps.mean(), rel=0.05)
 
 
 def test_a_peak_counts_wherever_it_lies() -> None:

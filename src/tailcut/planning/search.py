@@ -31,6 +31,7 @@ _MOST_BEYOND = 1_000_000
 _MOST_UNEVEN, FEWEST_UNEVEN = 800_000, 4  # requests, and servers for which there may be more
 _SHORTENED, _MOST_LONG = 1_000_000, 6_000_000  # requests at full load: of more, bursts are shortened, or refused
 _MOST_ROUNDS = 3_000_000  # the same, of recorded traffic
+_SHORTEST_GAPS = 0.01  # of the mean time between two requests: bursts are not simulated shorter
 _WARMUP, _ROUNDS = 0.1, 2  # what is not counted of a simulation, and rounds of recorded traffic, at least
 _TIGHT, _LEAST = 0.02, 1e-3  # of a bisection of rates: how near, and the least share of the capacity
 _GROWTH = 1.3
@@ -96,6 +97,8 @@ class PlannedLoad:
         Few requests are left as they are. Bursts have their share of the time, however few they are.
         """
         process, seed = self.make(rate), self.seed + seed
+        if isinstance(process, Bursty):  # of shorter ones none has two requests, and all together are a Poisson process
+            process = replace(process, length_s=max(process.length_s, _SHORTEST_GAPS / rate))
         drawn = even_bursts(process, length_s, seed) if isinstance(process, Bursty) else process.times(length_s, seed)
         if rate * length_s < _FEW:
             return drawn
