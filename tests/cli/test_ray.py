@@ -90,6 +90,8 @@ def test_config_of_models_on_demand(capsys: pytest.CaptureFixture[str]) -> None:
         (["config", str(digits_model()), "--route", "app"], "--route must be / or begin with /"),
         (["config", str(digits_model()), "--route", "/app/"], "not end with it, without { and }, not '/app/'"),
         (["config", str(digits_model()), "--route", "/{app}"], "not '/{app}'"),
+        (["config", str(digits_model()), "--route", "/a b"], "no spaces and no control characters, not '/a b'"),
+        (["config", str(digits_model()), "--route", "/a\nb"], r"no spaces and no control characters, not '/a\nb'"),
         (["haproxy", "a/b/c"], "ray://APP"),
         (["unknown"], "No such command"),
     ],

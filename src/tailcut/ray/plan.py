@@ -217,6 +217,8 @@ def serve_config(name: str, route: str, plan: ApplicationPlan) -> dict[str, Any]
         )
     if not route.startswith("/") or (route.endswith("/") and route != "/") or set(route) & set("{}"):
         raise UsageError(f"--route must be / or begin with / and not end with it, without {{ and }}, not {route!r}")
+    if not route.isprintable() or " " in route:
+        raise UsageError(f"--route must have no spaces and no control characters, not {route!r}")
     application = {
         "name": name,
         "route_prefix": route,
