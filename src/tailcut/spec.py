@@ -8,11 +8,28 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
+from unicodedata import category
 
 import ml_dtypes
 import numpy as np
 
+from tailcut.errors import UsageError
+
 Shape = tuple[int | None, ...]
+_NOT_IN_NAMES = frozenset({"Cc", "Cs", "Zl", "Zp"})  # control characters, surrogates, separators of lines, paragraphs
+
+
+def check_model_name(name: str) -> None:
+    """Check that a model can be asked for by its name.
+
+    Raises:
+        UsageError: it is a step of a path, which clients take out of a URL, or has line breaks or control characters.
+    """
+    if name in {".", ".."} or not _NOT_IN_NAMES.isdisjoint(map(category, name)):
+        raise UsageError(
+            f"a model cannot be named {name!r}: . and .., line breaks, control characters and halves of surrogate "
+            "pairs cannot be in its URL: give it another name"
+        )
 
 
 class DType(StrEnum):

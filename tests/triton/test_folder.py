@@ -75,6 +75,14 @@ def test_a_configuration_for_another_model_is_refused(tmp_path: Path) -> None:
         ModelFolder.read(path)
 
 
+def test_a_folder_whose_name_no_url_can_have(tmp_path: Path) -> None:
+    """Is refused by its name, and the other models are served."""
+    path = add_model(tmp_path, "m").rename(tmp_path / "m\n2")
+    (path / "config.pbtxt").unlink()
+    with pytest.raises(UsageError, match=r"a model cannot be named 'm\\n2'"):
+        ModelFolder.read(path)
+
+
 def test_a_linked_folder_has_the_name_of_the_link(tmp_path: Path) -> None:
     """As the index has it, whatever the folder behind it is called; the folder itself may be named as `.`, too."""
     repository = tmp_path / "models"

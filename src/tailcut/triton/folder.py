@@ -7,6 +7,7 @@ from typing import Any
 
 from tailcut.engines.files import profile_beside
 from tailcut.errors import MissingFileError, MissingModelFileError, UsageError
+from tailcut.spec import check_model_name
 from tailcut.triton.names import CONFIG_FILE
 
 # What a version's folder is searched for where the configuration names no file; model.onnx may be a folder with one.
@@ -35,7 +36,7 @@ class ModelFolder:
         """The model in a folder.
 
         Raises:
-            UsageError: its configuration cannot be read, or is for a model of another name.
+            UsageError: its configuration cannot be read, or is for a model of another name; or no URL can have its own.
         """
         from tailcut.triton.config import read_config  # noqa: PLC0415  protobuf is an extra
 
@@ -43,6 +44,7 @@ class ModelFolder:
         name = path.name if path.name not in {"", ".."} else path.resolve().name  # of a link its own, as in the index
         if config is not None and config.name and config.name != name:
             raise UsageError(f"{path / CONFIG_FILE}: is for a model {config.name!r}, but its folder is called {name!r}")
+        check_model_name(name)
         return cls(name, path, config)
 
     @property

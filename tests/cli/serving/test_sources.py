@@ -60,6 +60,22 @@ def test_a_version_is_a_positive_whole_number(version: str) -> None:
         Source.parse(f"name:{version}=m.onnx")
 
 
+@pytest.mark.parametrize("name", [".", "..", "a\nb", "a\tb", "\x7f", "a\x85b", "a\u2028b", "a\udc80b"])
+def test_a_name_that_no_url_can_have(tmp_path: Path, name: str) -> None:
+    """Is refused where it is written, and where a profile or a file has it; spaces and signs may be in one."""
+    with pytest.raises(UsageError, match=r"a model cannot be named .*: give it another name"):
+        Source.parse(f"{name}=m.onnx")
+    with pytest.raises(UsageError, match="a model cannot be named"):
+        Source.parse(f"{name}:2=m.onnx")
+    profile = Profile.of_model(perceptron([4, 8, 3], tmp_path / "m.onnx"), name=name.encode(errors="replace").decode())
+    profile.save(tmp_path / "m.toml")
+    reader = SourceReader(None, None, None, None, accept_model_change=False)
+    if "\udc80" not in name:
+        with pytest.raises(UsageError, match="a model cannot be named"):
+            reader.read(Source(str(tmp_path / "m.toml")))
+    assert reader.read(Source(str(tmp_path / "m.toml"), "a b/.. 🙂")).model.name == "a b/.. 🙂"
+
+
 @pytest.mark.parametrize(
     ("path", "is_bare", "is_pipeline"),
     [("m.onnx", True, False), ("m.profile.toml", False, False), ("embed.py:pipeline", False, True)],

@@ -63,13 +63,15 @@ class Source:
         """Read `FILE`, `NAME=FILE` or `NAME:VERSION=FILE`.
 
         Raises:
-            UsageError: it is none of them, or the version is not a positive whole number.
+            UsageError: it is none of them, the version is not a positive whole number, or no URL can have the name.
         """
         from tailcut.errors import UsageError
         from tailcut.runtime.opening.source import split_source
+        from tailcut.spec import check_model_name
 
         label, path = split_source(text)
         name, colon, version = label.partition(":")
+        check_model_name(name)
         if not colon:
             return cls(path, name)
         if not version.isdecimal() or not version.isascii() or int(version) < 1 or version != str(int(version)):
@@ -223,10 +225,14 @@ class SourceReader:
         Raises:
             ProfileError: the profile is corrupt, of a later schema, or for another model.
             ModelFileError: the model file is missing or empty.
+            UsageError: no URL can have the name of the profile or of the file.
         """
         import msgspec
 
+        from tailcut.spec import check_model_name
+
         profile = self._stored(source)
+        check_model_name(source.name or profile.model.name)
         if not profile.is_of_pipeline:  # whose models are adapted one by one
             profile = self.adapt(profile)
         if source.name:
