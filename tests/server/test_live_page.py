@@ -25,6 +25,25 @@ from tailcut.spec import DType
 pytestmark = needs_chromium
 STATE = "document.getElementById('state').dataset.state"
 NAME = "<b>it's</b>"
+# The stream as if each view were of four seconds, in whole events.
+SLOWER = r"""(() => {
+    const real = window.fetch;
+    window.fetch = async (path, options) => {
+        const answer = await real(path, options);
+        if (!path.endsWith("live")) return answer;
+        let text = "";
+        const slower = new TransformStream({ transform(chunk, out) {
+            text += chunk;
+            const end = text.lastIndexOf("\n\n") + 2;
+            if (end < 2) return;
+            const event = text.slice(0, end).replace(/"seconds":[0-9.]+/g, '"seconds":4.0');
+            out.enqueue(event.replace(/"(window_s|throttled_ms)":[0-9.]+/g, '"$1":40.0'));
+            text = text.slice(end);
+        } });
+        const body = answer.body.pipeThrough(new TextDecoderStream()).pipeThrough(slower);
+        return new Response(body.pipeThrough(new TextEncoderStream()));
+    };
+})()"""
 NGINX = """
 pid {folder}/nginx.pid;
 error_log {folder}/error.log;
@@ -152,6 +171,25 @@ def test_a_model_that_is_not_asked_has_no_figures(server: Server, browser: Brows
     browser.until("Number(document.documentElement.dataset.views) >= 2")
     assert "no requests" in browser.text("#facts")
     assert "No requests" in browser.text("#slow-words")
+
+
+@pytest.mark.slow
+def test_figures_of_several_seconds_say_so(server: Server, browser: Browser) -> None:
+    """As a server with many models sends them: nothing is called that of the last second."""
+    with load(server):
+        browser.open(server.url)
+        browser.until(f"{STATE} === 'watching'")
+        browser.run("document.getElementById('pause').click()")
+        browser.run(SLOWER)
+        browser.run("document.getElementById('pause').click()")
+        browser.until("document.getElementById('over-second').textContent.startsWith('4')")
+        browser.until("document.querySelectorAll('#slow .strip-row').length >= 1")
+        shown = browser.text("main").replace("\u00a0", " ")
+        assert "last second" not in shown
+        assert [browser.text(f"#over-{name}") for name in ("recent", "second")] == ["40\u00a0s", "4\u00a0s"]
+        assert "failed, refused or expired, last 4 s" in shown
+        assert "stopped the server for 40 ms of the last 4 s" in shown
+        assert "Of the last 4 s, " in shown
 
 
 @pytest.mark.slow

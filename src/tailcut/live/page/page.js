@@ -44,15 +44,16 @@
     makeChart({ title: "Latency", about: "complete request to the model’s answer", format: words.time, log: true, series: [
       ...[["p50", "c1"], ["p95", "c3"], ["p99", "c2"]].map(([name, tone]) => ({ name, tone, kind: "line", read: (point) => point.model?.[percentiles()][`${name}_us`] })),
     ] }),
-    makeChart({ title: "Waiting", about: "at the end of each second", format: words.count, series: [
+    makeChart({ title: "Waiting", about: "at each update", format: words.count, series: [
       { name: "rows queued", tone: "c3", kind: "area", read: (point) => point.model?.queued_rows },
       { name: "batches computing", tone: "c2", kind: "line", read: (point) => point.model?.computing },
     ] }),
-    makeChart({ title: "Batches", about: "mean of each second", format: words.count, series: [{ name: "rows per batch", tone: "c4", kind: "line", read: (point) => point.model?.batch_rows }] }),
+    makeChart({ title: "Batches", about: "mean since the update before", format: words.count, series: [{ name: "rows per batch", tone: "c4", kind: "line", read: (point) => point.model?.batch_rows }] }),
   ];
   by("charts").append(...charts.map((chart) => chart.figure));
   const sizes = make("div", { className: "sizes", role: "list" });
-  charts[3].figure.insertBefore(make("div", {}, make("p", { className: "soft small" }, "Batches of the last 10 s by their rows, the most frequent"), sizes), charts[3].figure.querySelector("details"));
+  const sizesWords = make("p", { className: "soft small" });
+  charts[3].figure.insertBefore(make("div", {}, sizesWords, sizes), charts[3].figure.querySelector("details"));
   document.querySelectorAll("input[name=window]").forEach((field) => field.addEventListener("change", () => show()));
 
   const fact = (term, value, note, tone) => make("div", {}, make("dt", {}, term), make("dd", { className: tone ?? "" }, value), make("dd", { className: "note" }, note));
@@ -61,6 +62,8 @@
     const told = `${words.count(latency.requests)} ${latency.requests === 1 ? "request" : "requests"} in ${seconds}\u00a0s`;
     return value === null ? `unknown: ${told} are too few` : `of ${told}`;
   };
+  const whole = (seconds) => `${Math.max(1, Math.round(seconds))}\u00a0s`;
+  const span = (seconds) => (Math.round(seconds) <= 1 ? "second" : whole(seconds)); // with many models, a view is of several
   const lost = (model) => model.failed + model.refused + model.expired;
 
   const showFacts = (view, model) => {
@@ -73,21 +76,25 @@
     const within = latency.within_slo === null ? null : fact(`Within ${words.time(1e3 * about.slo_ms)}`, words.share(latency.within_slo), latencyWords(latency, window_s), latency.within_slo < 0.99 ? "warn" : "");
     const memory = view.processes.every((one) => one.memory_bytes === null) ? null : view.processes.reduce((total, one) => total + one.memory_bytes, 0);
     settle(by("facts"), ...[
-      fact("Requests per second", words.count(view.rate), `answered, last ${view.seconds.toFixed(0)} s, all models`),
+      fact("Requests per second", words.count(view.rate), `answered, last ${span(view.seconds)}, all models`),
       fact("p50", words.time(latency.p50_us), latencyWords(latency, window_s, latency.p50_us)),
       fact("p99", words.time(latency.p99_us), latencyWords(latency, window_s, latency.p99_us)),
       within,
       fact("Waiting", words.count(sum((one) => one.queued)), oldest ? `requests now, the oldest for ${words.time(oldest)}` : "requests now"),
-      fact("Not answered", words.count(missing), "failed, refused or expired, last second", missing ? "bad" : ""),
-      fact("Engines busy", sum((one) => one.busy).toFixed(2), "at a time, mean of the last second"),
+      fact("Not answered", words.count(missing), `failed, refused or expired, last ${span(view.seconds)}`, missing ? "bad" : ""),
+      fact("Engines busy", sum((one) => one.busy).toFixed(2), `at a time, mean of the last ${span(view.seconds)}`),
       fact("Memory", words.bytes(memory), view.processes.length > 1 ? `resident, ${view.processes.length} processes` : "resident"),
     ].filter(Boolean));
     const notes = [
-      view.throttled_ms ? `The CPU quota stopped the server for ${words.time(1e3 * view.throttled_ms)} of the last second.` : "",
+      view.throttled_ms ? `The CPU quota stopped the server for ${words.time(1e3 * view.throttled_ms)} of the last ${span(view.seconds)}.` : "",
       view.ready ? "" : "The server is not ready: it is starting or draining.",
       view.models_left_out ? `${view.models_left_out} further models had fewer requests, and are not shown.` : "",
     ].filter(Boolean);
     if (by("notes").textContent !== notes.join(" ")) by("notes").textContent = notes.join(" ");
+  };
+
+  const showWindows = (view) => {
+    for (const [name, seconds] of [["recent", view.window_s], ["second", view.seconds]]) settle(by(`over-${name}`), whole(seconds));
   };
 
   const showModels = (view) => {
@@ -106,7 +113,9 @@
 
   const showSizes = () => {
     const counts = new Map();
-    for (const view of views.slice(-10)) {
+    const last = views.slice(-10);
+    settle(sizesWords, `Batches of the last ${whole(last.reduce((sum, view) => sum + view.seconds, 0))} by their rows, the most frequent`);
+    for (const view of last) {
       for (const [rows, batches] of Object.entries(modelOf(view)?.batch_sizes ?? {})) counts.set(rows, (counts.get(rows) ?? 0) + batches);
     }
     const all = [...counts].sort((a, b) => a[0] - b[0]);
@@ -128,7 +137,7 @@
   };
   const showSlow = (view, model) => {
     const kept = (slow.get(chosen) ?? []).filter((one) => view.clock_s - one.start_ns / 1e9 <= SLOW_S);
-    by("slow-words").textContent = kept.length ? `Of the last ${SLOW_S} s, from the first byte to the written answer, by stage. Of the last second, ${words.count(model?.looked_at ?? 0)} of ${words.count(model?.second.requests ?? 0)} requests were looked at.` : `No requests in the last ${SLOW_S} s.`;
+    by("slow-words").textContent = kept.length ? `Of the last ${SLOW_S} s, from the first byte to the written answer, by stage. Of the last ${span(view.seconds)}, ${words.count(model?.looked_at ?? 0)} of ${words.count(model?.second.requests ?? 0)} requests were looked at.` : `No requests in the last ${SLOW_S} s.`;
     by("slow").hidden = !kept.length;
     if (!kept.length) return;
     const legend = make("ul", { className: "legend", "aria-hidden": "true" }, ...STAGES.map((stage, number) => make("li", {}, make("span", { className: `swatch c${number + 1}` }), stage)));
@@ -168,7 +177,7 @@
       known?.rows ? fact("Rows in use", `${words.count(model?.rows_in_use ?? 0)} of ${words.count(known.rows * workers)}`, `now, ${words.bytes(known.memory_bytes * workers)} for requests and answers`) : null,
       fact("Connections", words.count(view.connections), `now, ${words.count(view.fast_path)} on the fast path`),
       fact("Buffers", words.bytes(view.buffered_bytes), "now, bodies and responses in progress"),
-      fact("Answers", replies.length ? replies.map(([status, count]) => `${words.count(count)} × ${status}`).join(", ") : "none", "last second, all models"),
+      fact("Answers", replies.length ? replies.map(([status, count]) => `${words.count(count)} × ${status}`).join(", ") : "none", `last ${span(view.seconds)}, all models`),
     ].filter(Boolean));
   };
 
@@ -214,6 +223,7 @@
     if (!view || !about) return;
     const model = modelOf(view);
     showFacts(view, model);
+    showWindows(view);
     showModels(view);
     const points = views.map((one) => ({ clock: one.clock_s, seconds: one.seconds, model: modelOf(one) }));
     const rule = about.slo_ms ? { value: 1e3 * about.slo_ms, text: `--slo ${words.time(1e3 * about.slo_ms)}` } : null;
