@@ -71,6 +71,11 @@ WRONG: dict[str, dict[str, Any]] = {
     "memory without a unit": {"memory": "2000"},
     "a second source": {"extraArgs": ["other.onnx"]},
     "a limit without a unit": {"slo": "20"},
+    "a limit that is no number": {"slo": "1.2.3ms"},
+    "a limit of a dot": {"slo": ".ms"},
+    "a headless service on ports of nodes": {"service": {"headless": True, "type": "NodePort"}},
+    "a headless load balancer": {"service": {"headless": True, "type": "LoadBalancer"}},
+    "a label of pods that selects": {"podLabels": {"app.kubernetes.io/name": "x"}},
     "a certificate as text": {"tls": {"certificate": "..."}},
     "a token as text": {"token": "secret"},
     "a token without a key": {"token": {"key": ""}},
@@ -242,6 +247,64 @@ def test_a_pod_with_secrets_is_ready(tmp_path: Path) -> None:
         request = urllib.request.Request(url, headers={"Authorization": "Bearer open-sesame"})
         with urllib.request.urlopen(request, context=pair.client(), timeout=TIMEOUT_S) as answer:
             assert b"tailcut_connections" in answer.read()
+
+
+@pytest.mark.parametrize("kind", ["hpa", "keda"])
+def test_bounds_of_an_autoscaler_in_the_wrong_order(kind: str) -> None:
+    """Are refused when they are rendered; without an autoscaler, they mean nothing."""
+    errors = pytest.importorskip("helm_python.errors")
+    bounds = {"minReplicas": 12, "maxReplicas": 10}
+    with pytest.raises(errors.HelmError, match=r"minReplicas is 12, and autoscaling\.maxReplicas is 10"):
+        rendered({"autoscaling": {"kind": kind, **bounds}})
+    rendered({"autoscaling": {"kind": "none", **bounds}})
+
+
+def test_a_label_is_there_once() -> None:
+    """A service monitor's own labels replace those of the release."""
+    labels = {"app.kubernetes.io/instance": "prometheus", "release": "prometheus"}
+    text = next(
+        text
+        for name, text in texts({"serviceMonitor": {"enabled": True, "labels": labels}}, "churn", "models").items()
+        if name.endswith("servicemonitor.yaml")
+    )
+    metadata, _, selector = text.partition("spec:")
+    assert metadata.count("app.kubernetes.io/instance") == 1
+    assert labels.items() <= yaml.safe_load(text)["metadata"]["labels"].items()
+    assert 'app.kubernetes.io/instance: "churn"' in selector
+
+
+def test_names_that_look_like_other_values_are_texts() -> None:
+    """Of secrets, claims, priorities and releases: numbers, and words that YAML takes for true."""
+    values = {
+        "tls": {"secretName": "1", "caKey": "2", "serverName": "3"},
+        "token": {"secretName": "4e5", "key": "null"},
+        "models": {"claimName": "0123"},
+        "priorityClassName": "yes",
+        "serviceMonitor": SCRAPED,
+    }
+    manifests = rendered(values, "7")
+    for item in manifests.values():
+        validate(item)
+    pod = pod_of(manifests["Deployment"])
+    volumes = {item["name"]: item for item in pod["volumes"]}
+    assert [volumes[name]["secret"]["secretName"] for name in ("tls", "token")] == ["1", "4e5"]
+    assert volumes["models"]["persistentVolumeClaim"]["claimName"] == "0123"
+    assert pod["priorityClassName"] == "yes"
+    (endpoint,) = manifests["ServiceMonitor"]["spec"]["endpoints"]
+    assert endpoint["tlsConfig"] == {"serverName": "3", "ca": {"secret": {"name": "1", "key": "2"}}}
+    assert endpoint["authorization"]["credentials"] == {"name": "4e5", "key": "null"}
+    assert manifests["Service"]["spec"]["selector"]["app.kubernetes.io/instance"] == "7"
+
+
+def test_large_numbers_are_whole() -> None:
+    """From a million on, Helm's own way to write the numbers of a file has an exponent."""
+    long = {"startupSeconds": 1_000_000, "deadlineSeconds": 2_000_000, "drainSeconds": 3_000_000}
+    pod = pod_of(rendered(json.loads(json.dumps(long)) | {"preStopSeconds": 4_000_000})["Deployment"])
+    (container,) = pod["containers"]
+    assert container["startupProbe"]["failureThreshold"] == 1_000_000
+    assert (seconds(container["args"], "--deadline"), seconds(container["args"], "--drain")) == (2_000_000, 3_000_000)
+    assert container["lifecycle"]["preStop"]["sleep"]["seconds"] == 4_000_000
+    assert pod["terminationGracePeriodSeconds"] == 9_000_005
 
 
 def test_releases_have_names_of_their_own() -> None:

@@ -12,8 +12,8 @@
 {{- end }}
 
 {{- define "tailcut.selector" -}}
-app.kubernetes.io/name: {{ include "tailcut.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "tailcut.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
 {{- define "tailcut.labels" -}}
@@ -36,6 +36,15 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- /* As rates: what all pods of this release have together. */}}
 {{- define "tailcut.rate" -}}
 sum(rate({{ .metric }}{namespace="{{ .root.Release.Namespace }}",job="{{ include "tailcut.fullname" .root }}"}[30s])) / 1e6
+{{- end }}
+
+{{- define "tailcut.minReplicas" -}}
+{{- $min := int .Values.autoscaling.minReplicas -}}
+{{- $max := int .Values.autoscaling.maxReplicas -}}
+{{- if gt $min $max }}
+{{- fail (printf "autoscaling.minReplicas is %d, and autoscaling.maxReplicas is %d: it must be at least as many" $min $max) }}
+{{- end }}
+{{- $min }}
 {{- end }}
 
 {{- define "tailcut.behavior" -}}
