@@ -29,6 +29,13 @@ def fitted(kind: str) -> Any:
     return pytest.importorskip("lightgbm").LGBMClassifier(n_estimators=5, verbose=-1).fit(ROWS, CLASSES)
 
 
+def answer(folder: Path, rows: np.ndarray) -> list[np.ndarray]:
+    engine = open_engine(folder / "m.onnx", EngineOptions(threads=1))
+    outputs = list(engine.run({engine.spec.inputs[0].name: rows}).values())
+    engine.close()
+    return outputs
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", ["logistic", "forest", "pipeline", "xgboost", "lightgbm"])
 def test_a_trusted_pickle_becomes_onnx(tmp_path: Path, kind: str) -> None:
@@ -206,3 +213,17 @@ def test_a_model_that_answers_otherwise_is_not_written(tmp_path: Path, monkeypat
     result = convert(tmp_path / "m.pkl", tmp_path / "m.onnx", trust=True)
     assert not result.right
     assert not (tmp_path / "m.onnx").exists()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_booster_that_stopped_early_predicts_with_its_best_trees(tmp_path: Path) -> None:
+    """In its own format as in a pickle."""
+    pytest.importorskip("onnxmltools")
+    xgboost = pytest.importorskip("xgboost")
+    model = xgboost.XGBClassifier(early_stopping_rounds=5, n_estimators=200, n_jobs=1)
+    noise = np.random.default_rng(1).integers(0, 2, len(ROWS))
+    model.fit(ROWS, noise, eval_set=[(ROWS + 1, 1 - noise)], verbose=False)
+    model.save_model(tmp_path / "m.json")
+    assert convert(tmp_path / "m.json", tmp_path / "m.onnx").right
+    *_, values = answer(tmp_path, ROWS)
+    np.testing.assert_allclose(values, model.predict_proba(ROWS), atol=1e-5)

@@ -224,6 +224,9 @@ def _xgboost(model: Any, what: str) -> Original:
     xgboost = need("xgboost", "xgboost")
     own = isinstance(model, xgboost.Booster)
     features = model.num_features() if own else model.n_features_in_
+    best = model.attr("best_iteration") if own else None
+    if best is not None:  # it stopped early, and its pickle predicts with the trees up to that one
+        model = model[: int(best) + 1]
     booster = model if own else model.get_booster()
     booster.feature_names = None  # those of a table's columns: the converter and plain rows know numbers only
     # It predicts no probabilities, and its ONNX model gives the sums that the class was chosen by.
