@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from tailcut.converters.missing import missing_values_kept
 from tailcut.converters.original import Original, first_line, need
 from tailcut.engines.base import Arrays
 from tailcut.errors import ModelFileError, UnsupportedError
@@ -140,7 +141,8 @@ def _sklearn(model: Any, what: str) -> Original:
             options[id(last)] = {"raw_scores": True}  # without it, those of the two classes are exchanged
         kind = [("X", types.FloatTensorType([None, features]))]
         opsets = {"": latest, **_TREES}
-        onnx_model = skl2onnx.convert_sklearn(model, initial_types=kind, options=options, target_opset=opsets)
+        with missing_values_kept():
+            onnx_model = skl2onnx.convert_sklearn(model, initial_types=kind, options=options, target_opset=opsets)
         if isinstance(getattr(model, "classes_", None), list):  # of each of several labels
             classes = list(map(len, model.classes_))
             _spread(onnx_model.graph, classes)

@@ -1,0 +1,50 @@
+"""Where trees of scikit-learn send missing values, which skl2onnx leaves out: to the right, whatever was learned."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+_TRACKS = "nodes_missing_value_tracks_true"
+
+
+@contextmanager
+def missing_values_kept() -> Iterator[None]:
+    """While it holds, skl2onnx's converters write for each node of a tree where missing values go."""
+    replaced: list[tuple[Any, str, Any]] = []
+    for name, made in (("add_tree_to_attribute_pairs", _adding), ("populate_tree_attributes", _populating)):
+        for module in [module for key, module in sys.modules.items() if key.startswith("skl2onnx.")]:
+            own = vars(module).get(name)
+            if own is not None:
+                replaced.append((module, name, own))
+                setattr(module, name, made(own))
+    try:
+        yield
+    finally:
+        for module, name, own in replaced:
+            setattr(module, name, own)
+
+
+def _adding(own: Callable[..., None]) -> Callable[..., None]:
+    """The function that adds the nodes of a tree to those of an ensemble."""
+
+    def add(attributes: dict[str, Any], kind: Any, tree: Any, *others: Any, **named: Any) -> None:
+        own(attributes, kind, tree, *others, **named)
+        attributes[_TRACKS][-tree.node_count :] = _to_the_left(tree)
+
+    return add
+
+
+def _populating(own: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    """The function that makes the nodes of a single tree."""
+
+    def populate(model: Any, *others: Any, **named: Any) -> dict[str, Any]:
+        return own(model, *others, **named) | {_TRACKS: _to_the_left(model.tree_)}
+
+    return populate
+
+
+def _to_the_left(tree: Any) -> list[int]:
+    """For each node 1 where missing values go to the left; scikit-learn before 1.3 has no such values."""
+    known = getattr(tree, "missing_go_to_left", None)
+    return [0] * tree.node_count if known is None else [int(left) for left in known]
