@@ -1,9 +1,12 @@
 """`tailcut convert`: a model of another format as an ONNX file, with its answers compared before and after."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+_MOST_ROWS = 1000  # of the data, spread over the file
 
 
 def convert(
@@ -16,6 +19,14 @@ def convert(
         ),
     ],
     target: Annotated[Path, typer.Argument(metavar="OUT", help="The ONNX file.")],
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Sample inputs to compare the answers on: an .npz file with one array per input, an .npy file for a "
+            "single input, or a .jsonl file.",
+            show_default=False,
+        ),
+    ] = None,
     trust: Annotated[
         bool, typer.Option("--trust", help="Read a pickle or a program that runs code of its own.")
     ] = False,
@@ -29,23 +40,39 @@ def convert(
 
     import msgspec
 
+    from tailcut.cli.options import load_data
     from tailcut.cli.records import ConvertResult
     from tailcut.converters import convert as run
+    from tailcut.engines.base import Arrays
+    from tailcut.lab.describe import rows_of_data
+    from tailcut.spec import ModelSpec
 
-    conversion = run(source, target, trust=trust)
-    apart = f"{conversion.distance:.2g} apart over {conversion.rows} rows (at most {conversion.limit:g})"
+    arrays = load_data(data) if data else {}
+
+    def requests(spec: ModelSpec) -> Sequence[Arrays]:
+        return rows_of_data(spec, arrays, _MOST_ROWS)
+
+    conversion = run(source, target, trust=trust, requests=requests if data else None)
+    result = conversion.comparison
+    rows = f"{result.rows} rows {', '.join(result.kinds)}"
+    apart = f"{result.distance:.2g} apart (at most {result.limit:g}) over {rows}"
     if json:
-        result = ConvertResult(
+        record = ConvertResult(
             source=str(conversion.source),
             target=str(conversion.target) if conversion.right else None,
             what=conversion.what,
-            distance=conversion.distance,
-            limit=conversion.limit,
-            rows=conversion.rows,
+            distance=result.distance,
+            limit=result.limit,
+            rows=result.rows,
+            compared=list(result.kinds),
         )
-        print(msgspec.json.encode(result).decode())
+        print(msgspec.json.encode(record).decode())
     elif conversion.right:
         print(f"{conversion.target}: {conversion.what}; its answers and those of the ONNX model are {apart}")
     if not conversion.right:
-        print(f"tailcut: not written: the answers of the original and of the ONNX model are {apart}", file=sys.stderr)
+        advice = "" if data else "; --data FILE compares rows of your own instead"
+        print(
+            f"tailcut: not written: the answers of the original and of the ONNX model are {apart}{advice}",
+            file=sys.stderr,
+        )
         raise typer.Exit(1)

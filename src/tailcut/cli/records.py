@@ -84,6 +84,7 @@ class ConvertResult(Record, frozen=True):
     distance: float  # between the outputs of both models
     limit: float
     rows: int
+    compared: list[str]  # the kinds of rows; of different outputs, the one with them
 
 
 class DemoAccuracy(Record, frozen=True):

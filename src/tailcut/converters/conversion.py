@@ -5,23 +5,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
+from tailcut.converters.comparison import Comparison, Requests, compare
 from tailcut.converters.hugging_face import load_folder
-from tailcut.converters.original import Original, first_line
+from tailcut.converters.original import Original
 from tailcut.converters.placing import name_after, put_beside
 from tailcut.converters.torch_program import load_program
 from tailcut.converters.trees import load_lightgbm, load_pickle, load_xgboost
 from tailcut.engines import EngineOptions, open_engine
-from tailcut.engines.agreement import distance
 from tailcut.engines.files import FileKind, kind_of
-from tailcut.engines.samples import find_samples
 from tailcut.engines.trust import trust as trust_file
 from tailcut.errors import MissingModelFileError, ModelFileError, UnsupportedError, UsageError
 
-_ROWS = 64
-_MOST_FAR = 1e-3  # of floats, as a share of their norm
-_MOST_OTHER = 0.01  # of labels: a row between two thresholds may fall on the other side in float32; and of bfloat16
 _TRUST = "a pickle runs whatever code it holds when it is read: add --trust if you know who made this file"
 _PICKLES = {".pkl", ".pickle", ".joblib"}
 
@@ -33,26 +27,26 @@ class Conversion:
     Args:
         source, target: the files.
         what: the original is.
-        distance: the largest of any output: of floats, the norm of the difference as a share of the norm; of others,
-            the share of elements that differ.
-        limit: that the distance must not exceed.
-        rows: of the request that was compared.
+        comparison: of the answers.
     """
 
     source: Path
     target: Path
     what: str
-    distance: float
-    limit: float
-    rows: int
+    comparison: Comparison
+
+    @property
+    def distance(self) -> float:
+        """Between the answers."""
+        return self.comparison.distance
 
     @property
     def right(self) -> bool:
         """Whether the answers are the same."""
-        return self.distance <= self.limit
+        return self.comparison.right
 
 
-def convert(source: Path, target: Path, *, trust: bool = False) -> Conversion:
+def convert(source: Path, target: Path, *, trust: bool = False, requests: Requests | None = None) -> Conversion:
     """Write a model of another format as ONNX, where its answers stay the same.
 
     Args:
@@ -61,6 +55,7 @@ def convert(source: Path, target: Path, *, trust: bool = False) -> Conversion:
         target: the ONNX file; an existing one is replaced. Weights that no ONNX file holds are written beside it, to a
             file that is named after it.
         trust: whether the file may be read even if that runs its code: a pickle, or a program that contains some.
+        requests: the user's, made to fit the signature of the ONNX model, to compare instead of made-up ones.
 
     Raises:
         UsageError: the target is not an ONNX file's name, its folder does not exist, or another model there has weights
@@ -77,7 +72,7 @@ def convert(source: Path, target: Path, *, trust: bool = False) -> Conversion:
     original = _loader(source, trust=trust)(source)
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as name:
         written = name_after(target, original.write(Path(name)))
-        conversion = _compared(source, target, original, written)
+        conversion = _compared(source, target, original, written, requests)
         if conversion.right:
             put_beside(target, written)
     return conversion
@@ -125,45 +120,16 @@ def _is_program(source: Path, head: bytes) -> bool:
     return kind is FileKind.PROGRAM
 
 
-def _compared(source: Path, target: Path, original: Original, written: Path) -> Conversion:
+def _compared(source: Path, target: Path, original: Original, written: Path, requests: Requests | None) -> Conversion:
     try:
         engine = open_engine(written, EngineOptions(), target.stem)
     except ModelFileError as error:
         reason = str(error).removeprefix(f"{written}: ")
         raise UnsupportedError(f"{source}: its ONNX model is not written: {reason}") from None
     try:
-        samples = find_samples(engine)
-        rows = _ROWS if engine.spec.batchable else samples.rows
-        request = samples.make(rows, seed=0)
-        outputs = engine.run(request)
+        comparison = compare(original, engine, written, requests)
+    except UnsupportedError as error:
+        raise UnsupportedError(f"{source}: {error}") from None
     finally:
         engine.close()
-    try:
-        expected = original.answer(request, outputs)
-    except Exception as error:  # noqa: BLE001  the libraries' errors share no base
-        what = "the original cannot compute the request that the ONNX model answers"
-        raise UnsupportedError(f"{source}: {what}: {first_line(error)}") from None
-    if len(expected) != len(outputs):
-        raise UnsupportedError(
-            f"{source}: the original has {len(expected)} outputs and the ONNX model {len(outputs)}: not written"
-        )
-    worst, limit = 0.0, _MOST_FAR
-    for (name, array), truth in zip(outputs.items(), expected, strict=True):
-        floats = array.dtype.kind == "f"
-        allowed = _MOST_FAR if floats else _MOST_OTHER
-        apart = distance({name: _like(truth, array)}, {name: array})
-        if apart / allowed >= worst / limit:
-            worst, limit = apart, allowed
-    return Conversion(source, target, original.what, worst, limit, rows)
-
-
-def _like(truth: np.ndarray, array: np.ndarray) -> np.ndarray:
-    """The original's answer in the dtype and the form of the ONNX model's."""
-    truth = np.asarray(truth)
-    if array.ndim == truth.ndim + 1 and array.shape[-1] == 2:  # the probability of the second class alone
-        truth = np.stack([1 - truth, truth], axis=-1)
-    if array.dtype.kind == "O":
-        return np.array([str(item) for item in truth.reshape(-1)], object).reshape(truth.shape)
-    if truth.size == array.size:
-        truth = truth.reshape(array.shape)
-    return truth.astype(array.dtype)
+    return Conversion(source, target, original.what, comparison)

@@ -18,7 +18,7 @@ def onnx_copy(model: Path, folder: Path, fixed_dims: tuple[str, ...]) -> Path:
     conversion = convert(model, path)
     if not conversion.right:
         raise UnsupportedError(
-            f"converted to ONNX, its answers are off by {conversion.distance:.2g}, not {conversion.limit:g}"
+            f"converted to ONNX, its answers are off by {conversion.distance:.2g}, not {conversion.comparison.limit:g}"
         )
     if list(folder.glob(f"{path.name}?*")):
         raise UnsupportedError("converted to ONNX, it has more weights than one file holds")

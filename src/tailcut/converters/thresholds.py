@@ -1,0 +1,29 @@
+"""The thresholds of the trees of an ONNX model, of those that see the model's input itself."""
+
+from pathlib import Path
+
+import numpy as np
+
+from tailcut.converters.original import need
+
+_SAME = {"Cast", "Identity"}  # operators whose output has the values of their input
+
+
+def thresholds_of(path: Path) -> dict[int, np.ndarray]:
+    """For each column, the thresholds in order, of all trees together; empty where no tree sees the columns."""
+    graph = need("onnx", "onnx").load(path).graph
+    raw = {tensor.name for tensor in graph.input}
+    found: dict[int, set[float]] = {}
+    for node in graph.node:
+        if node.op_type in _SAME and node.input[0] in raw:
+            raw.update(node.output)
+        if not node.op_type.startswith("TreeEnsemble") or node.input[0] not in raw:
+            continue
+        fields = {field.name: field for field in node.attribute}
+        if "nodes_featureids" not in fields or "nodes_values" not in fields:
+            continue
+        columns, modes = fields["nodes_featureids"].ints, fields["nodes_modes"].strings
+        for column, mode, value in zip(columns, modes, fields["nodes_values"].floats, strict=True):
+            if mode != b"LEAF":
+                found.setdefault(column, set()).add(value)
+    return {column: np.array(sorted(values), np.float32) for column, values in found.items()}
