@@ -136,13 +136,3 @@ def test_data_that_do_not_fit_are_one_line(tmp_path: Path, capsys: pytest.Captur
         assert out == ""
         assert words in err
     assert not (tmp_path / "m.onnx").exists()
-
-
-def test_trees_are_asked_around_their_thresholds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows near 0 all fall on one side of thresholds far from it."""
-    forest = pytest.importorskip("sklearn.ensemble").RandomForestRegressor(5, random_state=0)
-    model = forest.fit(ROWS * 100 + 5000, LABELS)
-    assert "around the thresholds of its trees" in converted(tmp_path, model).comparison.kinds
-    own = type(model).predict
-    monkeypatch.setattr(type(model), "predict", lambda self, rows: own(self, rows) + (rows[:, 0] > 5000))
-    assert converted(tmp_path, model).comparison.kinds == ("around the thresholds of its trees",)

@@ -12,7 +12,6 @@ from tailcut.errors import UnsupportedError
 
 ROWS = np.random.default_rng(0).standard_normal((200, 4)).astype(np.float32)
 CLASSES = (ROWS[:, 0] + ROWS[:, 1] > 0).astype(int) + (ROWS[:, 2] > 1)
-GAPS = np.where(np.random.default_rng(1).random(ROWS.shape) < 0.15, np.nan, ROWS).astype(np.float32)
 VALUES = ROWS @ np.array([1.0, -2.0, 0.5, 3.0])
 
 
@@ -28,13 +27,6 @@ def fitted(kind: str) -> Any:
     if kind == "xgboost":
         return pytest.importorskip("xgboost").XGBClassifier(n_estimators=5).fit(ROWS, CLASSES)
     return pytest.importorskip("lightgbm").LGBMClassifier(n_estimators=5, verbose=-1).fit(ROWS, CLASSES)
-
-
-def answer(folder: Path, rows: np.ndarray) -> list[np.ndarray]:
-    engine = open_engine(folder / "m.onnx", EngineOptions(threads=1))
-    outputs = list(engine.run({engine.spec.inputs[0].name: rows}).values())
-    engine.close()
-    return outputs
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -217,36 +209,6 @@ def test_a_model_that_answers_otherwise_is_not_written(tmp_path: Path, monkeypat
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("rows", [ROWS, GAPS], ids=["whole", "with gaps"])
-@pytest.mark.parametrize(
-    "kind", ["DecisionTreeClassifier", "RandomForestClassifier", "ExtraTreesClassifier", "RandomForestRegressor"]
-)
-def test_trees_send_missing_values_where_they_learned(tmp_path: Path, kind: str, rows: np.ndarray) -> None:
-    """scikit-learn's trees take them also where they were fitted without."""
-    pytest.importorskip("skl2onnx")
-    module = pytest.importorskip("sklearn.tree" if kind.startswith("Decision") else "sklearn.ensemble")
-    settings = {} if kind.startswith("Decision") else {"n_estimators": 15}
-    model = getattr(module, kind)(random_state=0, **settings).fit(rows, CLASSES)
-    pytest.importorskip("joblib").dump(model, tmp_path / "m.pkl")
-    assert convert(tmp_path / "m.pkl", tmp_path / "m.onnx", trust=True).right
-    *_, values = answer(tmp_path, GAPS)
-    expected = model.predict_proba(GAPS) if kind.endswith("Classifier") else model.predict(GAPS)
-    np.testing.assert_allclose(values.reshape(expected.shape), expected, atol=1e-5)
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_a_tree_of_several_labels_sends_missing_values_where_it_learned(tmp_path: Path) -> None:
-    """skl2onnx writes it in another way."""
-    pytest.importorskip("skl2onnx")
-    tree = pytest.importorskip("sklearn.tree").DecisionTreeClassifier(random_state=0)
-    model = tree.fit(GAPS, np.stack([CLASSES > 0, ROWS[:, 2] > 0], axis=1).astype(int))
-    pytest.importorskip("joblib").dump(model, tmp_path / "m.pkl")
-    assert convert(tmp_path / "m.pkl", tmp_path / "m.onnx", trust=True).right
-    labels, *_ = answer(tmp_path, GAPS)
-    assert np.mean(labels.reshape(-1, 2) != model.predict(GAPS)) == 0
-
-
-@pytest.mark.filterwarnings("ignore")
 def test_a_booster_that_stopped_early_predicts_with_its_best_trees(tmp_path: Path) -> None:
     """In its own format as in a pickle."""
     pytest.importorskip("onnxmltools")
@@ -256,5 +218,7 @@ def test_a_booster_that_stopped_early_predicts_with_its_best_trees(tmp_path: Pat
     model.fit(ROWS, noise, eval_set=[(ROWS + 1, 1 - noise)], verbose=False)
     model.save_model(tmp_path / "m.json")
     assert convert(tmp_path / "m.json", tmp_path / "m.onnx").right
-    *_, values = answer(tmp_path, ROWS)
+    engine = open_engine(tmp_path / "m.onnx", EngineOptions(threads=1))
+    *_, values = engine.run({engine.spec.inputs[0].name: ROWS}).values()
+    engine.close()
     np.testing.assert_allclose(values, model.predict_proba(ROWS), atol=1e-5)
