@@ -65,8 +65,9 @@ def test_serve(options: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.parametrize("right", [True, False])
 def test_convert(right: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     """Of a model that was converted, and of one whose answers became others; what is converted needs libraries."""
-    result = converters.Conversion(Path("m.pkl"), Path("m.onnx"), "a forest", 0.0 if right else 1.0, 1e-3, 64)
-    monkeypatch.setattr(converters, "convert", lambda source, target, *, trust: result)
+    comparison = converters.Comparison(0.0 if right else 1.0, 1e-3, 64, ("with zeros",))
+    result = converters.Conversion(Path("m.pkl"), Path("m.onnx"), "a forest", comparison)
+    monkeypatch.setattr(converters, "convert", lambda source, target, *, trust, requests: result)
     assert cli.main(["convert", "m.pkl", "m.onnx", "--trust", "--json"]) == (0 if right else 1)
     assert validated("convert", capsys.readouterr().out)["target"] == ("m.onnx" if right else None)
 

@@ -4,6 +4,7 @@ Nothing is unpickled unless the user declares the file trusted, and nothing is d
 kind of original: it loads it, has it converted, and computes outputs with it.
 """
 
+from tailcut.converters.comparison import Comparison
 from tailcut.converters.conversion import Conversion, convert
 
-__all__ = ["Conversion", "convert"]
+__all__ = ["Comparison", "Conversion", "convert"]
