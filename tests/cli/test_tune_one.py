@@ -20,6 +20,7 @@ from tailcut.runtime.profile import Profile
 from tailcut.runtime.settings import Settings
 from tailcut.tuner.engine_estimate import EngineEstimate
 from tailcut.tuner.journal import Journal, Key
+from tailcut.tuner.pipelines.search import untuned_profile
 from tailcut.tuner.records import TuneOutcome, TuneRequest
 from tailcut.tuner.simulate import WayIn
 from tailcut.tuner.space import BASELINE
@@ -52,6 +53,73 @@ def test_a_profile_checked_again_is_replaced_by_itself_only(tmp_path: Path) -> N
     assert tune_files(model, other, None, retune=retune).profile == other
     with pytest.raises(UsageError, match=r"would overwrite .*old\.toml, which is read"):
         tune_files(model, other, retune, retune=retune)
+
+
+PIPELINES = """
+from tailcut import Pipeline, stage
+@stage(inputs={"x": "FP32[4]"}, outputs={"y": "FP32[4]"}, threads=True)
+def same(x):
+    return x
+@stage(inputs={"x": "FP32[4]"}, outputs={"input": "FP32[4]"}, threads=True)
+def first(x):
+    return x
+one, two, three = Pipeline("one", [same]), Pipeline("two", [same]), Pipeline("three", [first, "m.profile.toml"])
+"""
+
+
+def saved(model: Path, path: Path) -> Path:
+    (untuned_profile(str(model)) if ":" in model.name else Profile.of_model(model)).save(path)
+    return path
+
+
+def test_two_pipelines_of_a_file_have_a_profile_each(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The second one's is named after its variable, too; a line says so, unless the user names it."""
+    (tmp_path / "m.py").write_text(PIPELINES)
+    one, two = tmp_path / "m.py:one", tmp_path / "m.py:two"
+    first = tune_files(one, None, None)
+    assert [path.name for path in (first.profile, first.report, first.journal)] == [
+        "m.profile.toml",
+        "m.report.html",
+        "m.trials.jsonl",
+    ]
+    saved(one, first.profile)
+    assert tune_files(one, None, None) == first
+    assert capsys.readouterr().err == ""
+    second = tune_files(two, None, None)
+    assert [path.name for path in (second.profile, second.report, second.journal)] == [
+        "m.two.profile.toml",
+        "m.two.report.html",
+        "m.two.trials.jsonl",
+    ]
+    line = f"tailcut: the profile is {second.profile}: {first.profile} is for {tmp_path.resolve() / 'm.py:one'}"
+    assert capsys.readouterr().err.splitlines() == [line]
+    saved(two, second.profile)
+    first.profile.unlink()
+    assert tune_files(two, None, None) == second
+    capsys.readouterr()
+    tune_files(two, tmp_path / "own.toml", None)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_pipeline_does_not_replace_the_profile_of_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither that of its own step, nor that of a model whose file has the same name; and the other way round."""
+    (tmp_path / "m.py").write_text(PIPELINES)
+    model = perceptron([4, 2], tmp_path / "m.onnx")
+    profile = saved(model, tmp_path / "m.profile.toml")
+    assert tune_files(tmp_path / "m.py:one", None, None).profile == tmp_path / "m.one.profile.toml"
+    assert f"{profile} is for {model.resolve()}" in capsys.readouterr().err
+    assert tune_files(tmp_path / "m.py:three", None, None).profile == tmp_path / "m.three.profile.toml"
+    assert f"{profile} is a step of the pipeline" in capsys.readouterr().err
+    with pytest.raises(UsageError, match=r"-o .*m\.profile\.toml would overwrite .*m\.profile\.toml, which is read"):
+        tune_files(tmp_path / "m.py:three", profile, None)
+    with pytest.raises(UsageError, match=r"--report .*m\.onnx would overwrite .*m\.onnx, which is read"):
+        tune_files(tmp_path / "m.py:three", None, model)
+    saved(tmp_path / "m.py:one", profile)
+    with pytest.raises(
+        UsageError, match=r"m\.profile\.toml is for the pipeline .*m\.py:one: name another file with -o"
+    ):
+        tune_files(model, None, None)
+    assert tune_files(model, tmp_path / "own.toml", None).profile == tmp_path / "own.toml"
 
 
 def test_names_may_have_spaces_around_them() -> None:

@@ -50,6 +50,8 @@ def joint_files(
         tuple(map(profile_beside, models)), report or models[0].with_name(f"{'+'.join(names)}.report.html")
     )
     check_writable(*files.profiles, files.report)
+    for profile in files.profiles:
+        _refuse_that_of_a_pipeline(profile, "move it elsewhere")
     written = {"--report": files.report} | {
         f"the profile of {name}:": path for name, path in zip(names, files.profiles, strict=True)
     }
@@ -66,6 +68,9 @@ def tune_files(
     read: Sequence[Path | None] = (),
 ) -> TuneFiles:
     """The profile, the report and the trials, beside the model where nothing else is said.
+
+    Those of a pipeline are named after its file, and after its variable, too, where the name is that of a step, or of
+    a profile of something else; a line says so.
 
     Args:
         model: that is tuned.
@@ -86,7 +91,9 @@ def tune_files(
     files_read = [*_files_of(model), *read]
     output = output or retune
     if is_pipeline(str(model)):
-        model = model.with_name(Path(model.name.rpartition(":")[0]).stem)
+        model = _named_after(model, files_read, say=output is None)
+    elif output is None:
+        _refuse_that_of_a_pipeline(profile_beside(model), "name another file with -o")
     stem = file_stem(model)
     profile = output or profile_beside(model)
     files = TuneFiles(
@@ -99,12 +106,61 @@ def tune_files(
     return files
 
 
+def _named_after(pipeline: Path, read: Sequence[Path | None], *, say: bool) -> Path:
+    """What the files about a pipeline are named after: FILE, or FILE.VARIABLE where FILE.profile.toml is another's."""
+    import sys
+
+    from tailcut.engines.files import profile_beside
+
+    file, _, variable = pipeline.name.rpartition(":")
+    short = pipeline.with_name(Path(file).stem)
+    long = pipeline.with_name(f"{short.name}.{variable}")
+    profile, own = profile_beside(short), profile_beside(long)
+    step = profile.resolve() in {path.resolve() for path in read if path is not None}
+    others = "a step of the pipeline" if step else _source_of(profile)
+    if own.is_file() or step or (others and Path(others).resolve() != pipeline.resolve()):
+        if say:
+            reason = f"{profile} is {'' if step else 'for '}{others}" if others else f"{own} is there"
+            print(f"tailcut: the profile is {own}: {reason}", file=sys.stderr)
+        return long
+    return short
+
+
+def _refuse_that_of_a_pipeline(profile: Path, advice: str) -> None:
+    """Raise where the default profile of a model would replace that of a pipeline.
+
+    Raises:
+        UsageError: it would.
+    """
+    from tailcut.errors import UsageError
+    from tailcut.runtime.profile import is_pipeline
+
+    source = _source_of(profile)
+    if is_pipeline(source):
+        raise UsageError(f"{profile} is for the pipeline {source}: {advice}")
+
+
+def _source_of(profile: Path) -> str:
+    """The model or the pipeline that a profile is for; empty where there is no profile."""
+    from tailcut.errors import TailcutError
+    from tailcut.runtime.profile import Profile
+
+    try:
+        return Profile.load(profile).model.path
+    except TailcutError:
+        return ""
+
+
 def _files_of(model: Path) -> list[Path]:
-    """The file of a model or a pipeline, and those of its weights, as far as their names say it."""
+    """The file of a model with those of its weights, as far as their names say it; a pipeline's with its steps'."""
     from tailcut.engines.files import kind_of, parts_of
+    from tailcut.pipelines.loading import load_pipeline, parse_path
+    from tailcut.pipelines.model import engine_files
+    from tailcut.pipelines.tuned import model_files
     from tailcut.runtime.profile import is_pipeline
 
     if is_pipeline(str(model)):
-        return [Path(str(model).rpartition(":")[0])]
+        path = parse_path(str(model))
+        return [path.file, *model_files(load_pipeline(path), path), *engine_files(str(model))]
     graph, weights = parts_of(model, kind_of(model))
     return [model, graph, *weights]
