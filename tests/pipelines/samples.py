@@ -69,6 +69,21 @@ def on_thread(x):
     return x * 2, np.full(len(x), os.getpid())
 
 
+@stage(inputs={"score": "FP32"}, outputs={"rank": "INT64", "share": "FP32"}, max_batch_size=4, whole_requests=True)
+def order(score):
+    """The place of each row among those of the request, and its share (softmax)."""
+    rank = np.empty(len(score), np.int64)
+    rank[np.argsort(-score)] = np.arange(len(score))
+    powers = np.exp(score - score.max())
+    return rank, powers / powers.sum()
+
+
+@stage(inputs={"score": "FP32"}, outputs={"rank": "INT64"}, threads=True, whole_requests=True)
+def order_on_thread(score):
+    """The place of each row among those of the request."""
+    return np.argsort(np.argsort(-score))
+
+
 CPU = min(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
 
 
@@ -83,6 +98,8 @@ two_processes = Pipeline("two_processes", [pinned])
 pipeline = Pipeline("texts", [tokenize, "twice.onnx", add_up])
 numbers = Pipeline("numbers", [where])
 threads = Pipeline("threads", [on_thread])
+ranking = Pipeline("ranking", [order])
+ranking_on_thread = Pipeline("ranking_on_thread", [order_on_thread])
 
 
 def truth(text: bytes) -> int:

@@ -25,6 +25,7 @@ from tailcut.runtime.opening.defaults import ServingPlace
 from tailcut.runtime.opening.measured import BUDGET_S
 from tailcut.runtime.profile import Profile
 from tailcut.runtime.rows import SETTING_OF
+from tailcut.spec import Rows
 from tests.engines.models import perceptron
 from tests.forked import fork, succeeded
 from tests.pipelines.samples import CPU, truth
@@ -308,3 +309,21 @@ def test_models_of_one_pipeline_share_process_and_time():
     assert (several.around.alone, several.budget_s) == (False, BUDGET_S / 2)
     assert (one.around.alone, one.budget_s) == (True, BUDGET_S)
     assert not StepOptions(around=ServingPlace(2, 2, alone=False)).shared_by(files[:1]).around.alone
+
+
+@pytest.mark.parametrize("variable", ["ranking", "ranking_on_thread"])
+def test_requests_whose_rows_belong_together_are_neither_merged_nor_split(folder, variable):
+    """A ranking of more rows than a batch has, and of several requests at once."""
+    with Model.open(f"{folder}/samples.py:{variable}") as model:
+        assert model.spec.rows is Rows.DEPENDENT
+        assert "order" in model.rows.reason
+        scores = np.random.default_rng(0).standard_normal(40).astype(np.float32)
+        answer = model.infer_sync({"score": scores})
+        assert answer["rank"].tolist() == np.argsort(np.argsort(-scores)).tolist()
+
+        async def several() -> list[dict[str, np.ndarray]]:
+            return await asyncio.gather(*(model.infer({"score": scores[:count]}) for count in range(1, 20)))
+
+        for count, answer in enumerate(asyncio.run(several()), 1):
+            assert sorted(answer["rank"].tolist()) == list(range(count))
+            assert "share" not in answer or answer["share"].sum() == pytest.approx(1)

@@ -148,3 +148,13 @@ def test_a_parameter_that_is_called_as_another_input_is_refused(function, inputs
     with pytest.raises(UsageError, match=message) as caught:
         made(function, *inputs)
     assert "\n" not in str(caught.value)
+
+
+def test_whole_requests_are_a_switch_and_return_arrays():
+    """So that there is nothing to fill up."""
+    assert stage(inputs={"x": "FP32"}, outputs={"y": "FP32"}, whole_requests=True)(same).per_request
+    assert not stage(inputs={"x": "FP32"}, outputs={"y": "FP32"})(same).whole_requests
+    with pytest.raises(UsageError, match="stage 'same': whole_requests is 1, must be True or False"):
+        stage(inputs={"x": "FP32"}, outputs={"y": "FP32"}, whole_requests=1)(same)
+    with pytest.raises(UsageError, match=r"stage 'same': with whole_requests, .* leave out fill"):
+        stage(inputs={"x": "FP32"}, outputs={"y": "FP32[-1]"}, whole_requests=True, fill={"y": 0})(same)

@@ -37,6 +37,7 @@ class Stage:
         fill: for each output with a free dimension the value that its shorter rows are filled up with; empty: the
             function is called once for each request, and fills up by itself.
         max_queue_delay_us: the longest wait for company while a worker is idle; only a profile sets it.
+        together: the rows of a request belong together: the function is called once for each request, with all of them.
     """
 
     function: Function
@@ -51,11 +52,12 @@ class Stage:
     cpus: tuple[int, ...] = ()
     fill: Mapping[str, Any] = field(default_factory=dict)
     max_queue_delay_us: int = 0
+    together: bool = False
 
     @property
     def whole_requests(self) -> bool:
-        """Whether a request counts as one and is never split: an output's rows may differ in size."""
-        return any(None in tensor.row_shape for tensor in self.outputs)
+        """Whether a request counts as one and is never split: its rows belong together, or differ in size."""
+        return self.together or any(None in tensor.row_shape for tensor in self.outputs)
 
     @property
     def per_request(self) -> bool:
@@ -72,7 +74,8 @@ class Stage:
             ", ".join(f"{tensor.name!r}: {tensor.describe()}" for tensor in side)
             for side in (self.inputs, self.outputs)
         ]
-        return f"{self.name}: {' -> '.join(sides)}, fill {sorted(self.fill.items())}"
+        whole = ", whole requests" if self.together else ""
+        return f"{self.name}: {' -> '.join(sides)}, fill {sorted(self.fill.items())}{whole}"
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
         """Call the function itself, as a unit test of it does."""
@@ -104,6 +107,7 @@ def stage(  # noqa: PLR0913  the settings of a stage
     threads: bool = False,
     cpus: Sequence[int] = (),
     fill: Mapping[str, float | str | bytes] | None = None,
+    whole_requests: bool = False,
 ) -> Callable[[Function], Stage]:
     """Make a function a step of a pipeline.
 
@@ -112,7 +116,8 @@ def stage(  # noqa: PLR0913  the settings of a stage
     Elements of BYTES are `bytes`; `str` is taken in results. A stage of which an output has a free dimension, such as
     "INT64[-1]", is called once for each request instead, so that no answer depends on the requests beside it. With
     `fill`, it is called for all rows, and returns a list with an array or list for each row of such an output; the rows
-    of each request are then filled up to that request's longest.
+    of each request are then filled up to that request's longest. With `whole_requests`, it is called once for each
+    request, too: for answers to a row that depend on the other rows of the request, such as a ranking.
 
     InvalidInputError (its message reaches the client) and ValueError fail a request with 400, all else with 500.
 
@@ -120,12 +125,14 @@ def stage(  # noqa: PLR0913  the settings of a stage
         inputs, outputs: for each name the dtype and the shape of one row: {"text": "BYTES", "ids": "INT64[-1]"}.
         name: for messages, statistics and metrics; the function's own where none is given.
         workers: processes (or threads) that run it, 1 to 256.
-        max_batch_size: the most rows of one call, 1 to 65536; of a stage with a free dimension, requests of one trip.
+        max_batch_size: the most rows of one call, 1 to 65536; where the function is called once for each request, the
+            requests of one trip.
         timeout_s: seconds after which a call is given up and its process is killed.
         threads: run on threads in the server's process: for a function that spends its time without the GIL. A thread
             cannot be killed: a call that hangs keeps its thread until it returns.
         cpus: the processes are pinned to these CPUs, one after the other; empty: they are not.
         fill: for each output with a free dimension the value that shorter rows are filled up with.
+        whole_requests: the rows of a request belong together: requests are neither merged nor split.
 
     Raises:
         UsageError: an argument is not valid, the function does not take as many arrays as there are inputs, or it is
@@ -143,6 +150,7 @@ def stage(  # noqa: PLR0913  the settings of a stage
         _check(title, "max_batch_size", max_batch_size, _MOST_BATCH)
         if not isinstance(timeout_s, int | float) or not 0 < timeout_s <= 86400:
             raise UsageError(f"stage {title!r}: timeout_s is {timeout_s!r}, must be greater than 0 and at most a day")
+        _check_whole(title, whole_requests, fill)
         _check_threads(title, threads)
         pins = _check_cpus(title, cpus)
         takes = parse_tensors(title, "inputs", inputs)
@@ -166,6 +174,7 @@ def stage(  # noqa: PLR0913  the settings of a stage
             threads,
             pins,
             filling,
+            together=whole_requests,
         )
 
     return make
@@ -217,6 +226,16 @@ def _check_threads(stage: str, threads: object) -> None:
         number = isinstance(threads, int) and threads > 0
         advice = f": write threads=True, workers={threads}" if number else ", must be True or False"
         raise UsageError(f"stage {stage!r}: threads is {threads!r}{advice}")
+
+
+def _check_whole(stage: str, whole_requests: object, fill: object) -> None:
+    if not isinstance(whole_requests, bool):
+        raise UsageError(f"stage {stage!r}: whole_requests is {whole_requests!r}, must be True or False")
+    if whole_requests and fill is not None:
+        raise UsageError(
+            f"stage {stage!r}: with whole_requests, the function is called once for each request and returns arrays: "
+            "leave out fill"
+        )
 
 
 def _check_cpus(stage: str, cpus: object) -> tuple[int, ...]:

@@ -187,7 +187,7 @@ def open_model(
 
 def stage_outline(stage: Stage) -> PipelineStep:
     """A stage's tensors, for the plan."""
-    return PipelineStep("stage", stage.name, stage.inputs, stage.outputs)
+    return PipelineStep("stage", stage.name, stage.inputs, stage.outputs, not stage.together)
 
 
 def model_outline(spec: ModelSpec) -> PipelineStep:

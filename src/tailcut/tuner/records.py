@@ -196,6 +196,7 @@ class TuneOutcome:
     labels: LabelledShares | None = None  # of the baseline and the tuned settings
     copy: Quantized | None = None  # of the model, in static int8, where the settings run one
     copy_bytes: bytes = b""
+    advice: str = ""  # what may help against wrong answers
     random_outputs: tuple[str, ...] = ()  # that the model itself draws at random, so that they were not compared
     samples: tuple[SampleRequest, ...] = ()  # kinds of requests in the data
     interrupted: bool = False
@@ -234,7 +235,8 @@ class TuneOutcome:
         """What the verification found wrong, in one line that names settings and request; empty where nothing is."""
         if self.accuracy is None or self.accuracy.right:
             return ""
-        return f"wrong answers with {self.settings.describe() or 'the default settings'}: {self.accuracy.reason}"
+        settings = self.settings.describe() or "the default settings"
+        return f"wrong answers with {settings}: {self.accuracy.reason}{self.advice}"
 
 
 def with_wire(settings: Settings, wire: Literal["json", "binary", "raw", "shared"]) -> Settings:

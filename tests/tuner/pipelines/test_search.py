@@ -15,6 +15,9 @@ from tests.servers import serving
 from tailcut import Client, Model
 from tailcut.cli.main import main
 from tailcut.runtime.profile import Profile
+from tailcut.tuner.events import Event, Phase
+from tailcut.tuner.pipelines.learning import learn_pipeline, mixing
+from tailcut.tuner.records import TuneRequest
 
 TUNE = [sys.executable, "-m", "tailcut", "tune"]
 TEXTS = ["a cat", "the train to the city", "tickets", "a dog and a cat play in the garden"] * 6
@@ -138,3 +141,42 @@ def test_mistakes(folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.C
     assert "not a JPEG file" in words
     assert "--fix is for models only" in mistake("tune", "samples.py:pipeline", "--fix", "rows=1")
     assert "by itself" in mistake("tune", "samples.py:pipeline", "twice.onnx", "--rates", "1,2")
+
+
+MIXING = """
+import numpy as np
+from tailcut import Pipeline, stage
+TAKES = {"inputs": {"score": "FP32"}, "threads": True}
+@stage(outputs={"rank": "INT64"}, **TAKES)
+def order(score):
+    return np.argsort(np.argsort(score))
+@stage(outputs={"noise": "FP32", "rank": "INT64"}, **TAKES)
+def noise(score, random=np.random.default_rng()):
+    return random.random(len(score), np.float32), np.zeros(len(score), np.int64)
+@stage(outputs={"twice": "FP32"}, **TAKES)
+def twice(score):
+    return 2 * score
+@stage(inputs={"score": "FP32"}, outputs={"rank": "INT64"}, threads=True, whole_requests=True)
+def whole(score):
+    return np.argsort(np.argsort(score))
+pipeline = Pipeline("mixing", [noise, twice, order])
+right = Pipeline("right", [noise, twice, whole])
+"""
+
+
+@pytest.mark.parametrize(("variable", "names"), [("pipeline", ["order"]), ("right", [])])
+def test_stages_whose_rows_belong_together_are_found(tmp_path: Path, variable: str, names: list[str]) -> None:
+    """Not one that says so, nor one that is random."""
+    (tmp_path / "mixing.py").write_text(MIXING)
+    told: list[Event] = []
+    scores = np.random.default_rng(0).standard_normal(30).astype(np.float32)
+    wanted = TuneRequest(tmp_path / f"mixing.py:{variable}", data={"score": scores}, bound=None)
+    known = learn_pipeline(wanted, 1.0, told.append)
+    try:
+        assert mixing(known.model, known.inputs) == names
+    finally:
+        known.model.close()
+    said = [event.text for event in told if isinstance(event, Phase) and "whole_requests" in event.text]
+    assert [name for name in names if f"stage {name!r}" in known.advice] == names
+    assert len(said) == len(names)
+    assert ("@stage(whole_requests=True)" in known.advice) == bool(names)

@@ -6,20 +6,26 @@ from typing import cast
 
 import numpy as np
 
+from tailcut.engines.agreement import distance
 from tailcut.engines.base import Engine
 from tailcut.engines.samples import likely_samples
 from tailcut.errors import TailcutError, UsageError
 from tailcut.lab.describe import rows_of_data
+from tailcut.pipelines.engine import StageEngine
 from tailcut.pipelines.model import PipelineModel
 from tailcut.tuner.events import Event, Phase
 from tailcut.tuner.gate import Gate
 from tailcut.tuner.learning import Arrays, Learned, made_up
+from tailcut.tuner.pipelines.estimating import alike
 from tailcut.tuner.questions import ReferenceQuestions
 from tailcut.tuner.records import TuneRequest
 from tailcut.tuner.result_records import RowsDecision
 
 _MOST_REQUESTS = 2048  # of the data
 _WALKED = 24  # requests that the steps' own inputs are taken from
+_ROWS = 8  # that a stage is asked alone and together
+_MIXED = 0.01  # as far apart, answers to the same rows differ by more than rounding
+_ADVICE = "if the rows of a request belong together, write @stage(whole_requests=True)"
 
 
 class Untuned:
@@ -45,11 +51,13 @@ class OpenPipeline:
         model: to be closed by the caller.
         learned: signature, requests and accuracy gate.
         inputs: for each step what it was given for some of the requests.
+        advice: what may help against wrong answers; empty where nothing is known.
     """
 
     model: PipelineModel
     learned: Learned
     inputs: list[list[Arrays]]
+    advice: str = ""
 
 
 def learn_pipeline(wanted: TuneRequest, answers_s: float, tell: Callable[[Event], None]) -> OpenPipeline:
@@ -73,6 +81,7 @@ def learn_pipeline(wanted: TuneRequest, answers_s: float, tell: Callable[[Event]
         tell(Phase("computing the reference outputs with the untuned pipeline"))
         questions = ReferenceQuestions(lambda: engine, requests, answers_s)
         inputs = walk(untuned.model, requests[:_WALKED])
+        mixed = mixing(untuned.model, inputs)
     except TailcutError as error:
         untuned.model.close()
         if wanted.data is not None:
@@ -87,8 +96,15 @@ def learn_pipeline(wanted: TuneRequest, answers_s: float, tell: Callable[[Event]
     if gate.random_outputs:
         names = ", ".join(map(repr, gate.random_outputs))
         tell(Phase(f"the pipeline itself is random: two identical requests gave different {names}"))
+    for name in mixed:
+        tell(Phase(f"{_mixing(name)}, which are merged and split: {_ADVICE}"))
     rows = RowsDecision.of(untuned.model.rows)
-    return OpenPipeline(untuned.model, Learned(untuned.spec, rows, requests, gate), inputs)
+    advice = "".join(f"; {_mixing(name)}: {_ADVICE}" for name in mixed)
+    return OpenPipeline(untuned.model, Learned(untuned.spec, rows, requests, gate), inputs, advice)
+
+
+def _mixing(name: str) -> str:
+    return f"the answers of stage {name!r} to rows depend on the rows beside them"
 
 
 def walk(model: PipelineModel, requests: Sequence[Arrays]) -> list[list[Arrays]]:
@@ -102,9 +118,47 @@ def walk(model: PipelineModel, requests: Sequence[Arrays]) -> list[list[Arrays]]
         tensors = dict(request)
         for given, step in zip(inputs, model.entry.steps, strict=True):
             given.append({name: tensors[step.input_called(name)] for name in step.model.spec.input_names})
-            answer = step.model.infer_sync(given[-1])
+            # The model of a stage would split a request whose rows belong together.
+            answer = step.model.infer_sync(given[-1]) if step.engine is None else step.engine.run(given[-1])
             tensors |= {step.output_called(name): array for name, array in answer.items()}
     return inputs
+
+
+def mixing(model: PipelineModel, inputs: Sequence[Sequence[Arrays]]) -> list[str]:
+    """The stages whose answer to a row depends on the rows beside it, although they do not say `whole_requests`.
+
+    Rows are asked alone and together, twice each: a stage that does not repeat its own answers is not judged.
+    """
+    return [
+        step.name
+        for step, given in zip(model.entry.steps, inputs, strict=True)
+        if step.engine is not None and not step.whole_requests and _mixes(step.engine, alike(given))
+    ]
+
+
+def _mixes(engine: StageEngine, given: Sequence[Arrays]) -> bool:
+    rows = [
+        {name: array[row : row + 1] for name, array in request.items()}
+        for request in given[:_ROWS]
+        for row in range(len(next(iter(request.values()))))
+    ][: min(_ROWS, engine.stage.max_batch_size)]
+
+    def apart() -> list[dict[str, np.ndarray]]:
+        return [engine.run(row) for row in rows]
+
+    def together() -> list[dict[str, np.ndarray]]:
+        return [dict(zip(engine.spec.output_names, outputs, strict=True)) for outputs in engine.run_apart(rows)]
+
+    try:
+        alone, beside, again, once_more = apart(), together(), apart(), together()
+    except TailcutError:
+        return False
+    repeats = _distance(alone, again) == _distance(beside, once_more) == 0
+    return repeats and _distance(alone, beside) > _MIXED
+
+
+def _distance(expected: Sequence[Arrays], result: Sequence[Arrays]) -> float:
+    return max(map(distance, expected, result), default=0.0)
 
 
 def _requests(engine: Engine, wanted: TuneRequest) -> list[Arrays]:

@@ -301,6 +301,7 @@ def open_pipeline(wanted: TuneRequest, tell: Callable[[Event], None]) -> tuple[T
         rungs=_rungs(str(wanted.model)),
         reference=False,
     )
+    session.outcome.advice = known.advice
     return session, known
 
 
