@@ -66,6 +66,28 @@ def test_a_fault_in_one_model_costs_it_alone(
     assert all(record.exc_info is not None for record in records)
 
 
+@pytest.mark.parametrize("served", [True, False])
+def test_a_version_that_cannot_be_replaced_still_answers(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, served: bool
+) -> None:
+    """The log says so, and only then."""
+    add_model(tmp_path, "one")
+    config = tmp_path / "two" / "config.pbtxt"
+    add_model(tmp_path, "two")
+    text = config.read_text()
+    if not served:
+        config.write_text("nonsense")
+    there = started(tmp_path)
+    caplog.clear()
+
+    def failed(_: ModelRepository) -> bool:
+        return any("two: not loaded: " in message for message in caplog.messages)
+
+    polled(there, (lambda: config.write_text(f"{text} more nonsense"), failed))
+    [line] = [message for message in caplog.messages if message.startswith("two: not loaded: ")]
+    assert line.endswith("; the old version still answers") is served
+
+
 def test_a_look_that_fails_is_followed_by_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

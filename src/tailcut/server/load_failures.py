@@ -26,9 +26,16 @@ class FailedModel:
     versions: Sequence[str] = ()
 
 
-def log_failure(name: str, error: Exception) -> None:
-    """Log why a model could not be loaded: in a line, and with the traceback of an error that nobody foresaw."""
-    _log.error("%s: not loaded: %s", name, _in_one_line(error), exc_info=unforeseen(error))
+def log_failure(name: str, error: Exception, *, served: bool = False) -> None:
+    """Log why a model could not be loaded: in a line, and with the traceback of an error that nobody foresaw.
+
+    Args:
+        name: of the model.
+        error: that was raised.
+        served: whether what was loaded before still answers.
+    """
+    after = "; the old version still answers" if served else ""
+    _log.error("%s: not loaded: %s%s", name, _in_one_line(error), after, exc_info=unforeseen(error))
 
 
 def unforeseen(error: Exception) -> Exception | None:

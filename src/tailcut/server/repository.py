@@ -218,7 +218,7 @@ class ModelRepository:
         except NotFoundError:
             raise NotFoundError(f"failed to load {name[:64]!r}: the model repository has no such model") from None
         except Exception as error:  # whatever is wrong with a model, the others are served
-            log_failure(name, error)
+            log_failure(name, error, served=bool(self.versions(name)))
             failed = self._failed[name] = await asyncio.to_thread(library.failed, name, error)
             if not self.versions(name):
                 self._gone |= {key: failed.reason for key in self._gone if key[0] == name}
