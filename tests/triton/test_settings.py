@@ -244,6 +244,23 @@ def test_a_warm_up_request_without_an_input_is_named() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("batch", "kind", "why"),
+    [
+        ("batch_size: 64", "TYPE_INT32", "its batch_size 64 is over max_batch_size 8"),
+        ("batch_size: 8", "TYPE_FP32", "its input 'INPUT0' is TYPE_FP32, and the model takes TYPE_INT32"),
+    ],
+)
+def test_a_warm_up_request_of_another_type_or_size_is_named(batch: str, kind: str, why: str) -> None:
+    """The model is warmed up otherwise."""
+    inputs = " ".join(
+        f'inputs {{ key: "INPUT{place}" value {{ data_type: {kind} dims: 16 zero_data: true }} }}' for place in (0, 1)
+    )
+    result = reading(f'model_warmup {{ name: "w" {batch} {inputs} }}')
+    assert not result.samples
+    assert result.notes == (f"model_warmup 'w' is not used: {why}; it is warmed up with other requests",)
+
+
 def test_settings_of_the_engine_that_are_not_applied_are_named() -> None:
     """A number that is a word, and a backend that does not read the file."""
     streams = 'parameters { key: "NUM_STREAMS" value { string_value: "AUTO" } }'
@@ -260,6 +277,7 @@ def test_settings_of_the_engine_that_are_not_applied_are_named() -> None:
 @pytest.mark.parametrize(
     ("more", "replaced", "words"),
     [
+        ("", {"max_batch_size: 8": "max_batch_size: -1"}, "max_batch_size is -1, must be 0 or more"),
         ("sequence_batching {}", {}, "sequence_batching is not served"),
         ("model_transaction_policy { decoupled: true }", {}, "decoupled"),
         ("", {'"INPUT1" data_type': '"INPUT1" optional: true data_type'}, "'INPUT1' is optional"),

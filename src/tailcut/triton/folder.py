@@ -63,6 +63,13 @@ class ModelFolder:
             return there[-max(1, newest) :]
         return there if choice == "all" else [version for version in there if version in policy.specific.versions]
 
+    def notes(self) -> list[str]:
+        """A line where the policy names versions that have no folder."""
+        wanted = [] if self.config is None else self.config.version_policy.specific.versions
+        missing = sorted({*wanted} - {*self._existing()})
+        names = ", ".join(map(str, missing))
+        return [f"version_policy specific names versions without a folder, which are not served: {names}"] * bool(names)
+
     def without_versions(self) -> MissingModelFileError:
         """What is wrong where there is no version to serve."""
         there = self._existing()

@@ -148,6 +148,7 @@ class Library:
         versions = folder.versions()
         if not versions:
             raise folder.without_versions()
+        self._say(folder, folder.notes())
         loaded: list[LoadedModel] = []
         try:
             loaded += (self._open(folder, version, models * len(versions), self._wishes) for version in versions)

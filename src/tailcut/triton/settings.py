@@ -168,6 +168,8 @@ def refuse(config: Any) -> None:
     Raises:
         UnsupportedError: the configuration asks for it.
     """
+    if config.max_batch_size < 0:
+        raise UnsupportedError(f"max_batch_size is {config.max_batch_size}, must be 0 or more")
     if config.HasField("sequence_batching"):
         raise UnsupportedError("sequence_batching is not served: requests of a sequence would need one instance each")
     if config.model_transaction_policy.decoupled:
@@ -303,7 +305,9 @@ def _samples(config: Any, spec: ModelSpec, *, batched: bool) -> tuple[tuple[Samp
     samples, unfit = [], []
     for warmup in config.model_warmup:
         rows = max(1, warmup.batch_size)
-        why = _why_unfit(warmup, spec, listed, [rows] if batched else [])
+        most = config.max_batch_size
+        why = f"its batch_size {rows} is over max_batch_size {most}" if rows > max(1, most) else ""
+        why = why or _why_unfit(warmup, spec, listed, [rows] if batched else [])
         if why:
             unfit.append(f"model_warmup {warmup.name!r} is not used: {why}; it is warmed up with other requests")
             continue
@@ -317,7 +321,11 @@ def _why_unfit(warmup: Any, spec: ModelSpec, listed: Mapping[str, Any], rows: li
     for tensor in spec.inputs:
         if tensor.name not in warmup.inputs:
             return f"it has no input {tensor.name!r}"
-        dims = list(warmup.inputs[tensor.name].dims)
+        given = warmup.inputs[tensor.name]
+        wanted = f"TYPE_{_TEXT.get(tensor.dtype, tensor.dtype.value)}"
+        if given.data_type and type_of(given) != wanted:
+            return f"its input {tensor.name!r} is {type_of(given)}, and the model takes {wanted}"
+        dims = list(given.dims)
         if not _takes(listed.get(tensor.name), tensor, dims, rows):
             return f"the model does not take input {tensor.name!r} with dims {dims}"
     return ""
