@@ -37,7 +37,7 @@ def test_what_is_too_large_names_the_rows_that_fit() -> None:
     """And the option; not where the server's own limit is what counts, or there is no queue of rows."""
     x = TensorSpec("x", DType.FP32, (None, 4))
     for tensor, limit, rows in ((x, 5000, True), (x, MOST, False), (TensorSpec("x", DType.FP32, (3, 4)), 5000, False)):
-        entry = SimpleNamespace(spec=ModelSpec("m", (tensor,), (tensor,)), queue_rows=128)
+        entry = SimpleNamespace(spec=ModelSpec("m", (tensor,), (tensor,)), queue_rows=128, queue_setting="--queue")
         words = too_large(entry, limit, MOST)  # type: ignore[arg-type]
         assert words.startswith(f"the body is over {limit} bytes, more than any request to this model needs")
         assert words.endswith(": its queue holds 128 rows: send fewer at a time, or raise --queue") is rows

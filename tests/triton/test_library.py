@@ -17,10 +17,11 @@ from tailcut.cli.serving.model_repository import wishes_of
 from tailcut.cli.serving.sources import SourceReader
 from tailcut.engines.base import EngineOptions
 from tailcut.engines.cuda.provider import missing_provider
-from tailcut.errors import UnsupportedError, UsageError
+from tailcut.errors import TooLargeError, UnsupportedError, UsageError
 from tailcut.runtime.limits import Limits, within_memory
 from tailcut.runtime.profile import ModelRef, Profile
 from tailcut.runtime.settings import BatchingSettings, Settings
+from tailcut.server.limits import too_large
 from tailcut.triton import library as library_module
 from tailcut.triton.library import Library, Wishes, newest_of
 
@@ -61,8 +62,31 @@ def test_every_flag_of_the_command_line_is_a_wish() -> None:
     reader = SourceReader(
         None, 4, BatchingChoice.ON, DeviceChoice.CUDA, accept_model_change=False, also_cpu=AlsoCpuChoice.ROUTE
     )
-    result = wishes_of(reader, Limits(), measures=False)
-    assert result == Wishes(Limits(), "on", measures=False, device="cuda", also_cpu="route", max_batch_size=4)
+    result = wishes_of(reader, Limits(), queue=64, measures=False)
+    assert result == Wishes(
+        Limits(), "on", measures=False, device="cuda", also_cpu="route", max_batch_size=4, queue_rows=64
+    )
+
+
+@pytest.mark.parametrize(
+    ("queue", "rows", "setting"), [(None, 16, "max_queue_size in config.pbtxt"), (64, 64, "--queue")]
+)
+def test_the_queue_is_that_of_the_command_line_or_of_the_configuration(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, queue: int | None, rows: int, setting: str
+) -> None:
+    """What refuses a request that is too large is named, and what is not used."""
+    add_model(tmp_path, "simple", more="dynamic_batching { default_queue_policy { max_queue_size: 2 } }")
+    caplog.set_level("INFO")
+    limits = Limits(queue_rows=queue or 1024)
+    [item] = Library(tmp_path, Wishes(limits, measures=False, queue_rows=queue)).load("simple", 1)
+    with item.model as model:
+        assert model.entry.queue_rows == rows
+        with pytest.raises(TooLargeError, match=f"holds {rows}: send fewer at a time, or raise {setting}$"):
+            model.entry.admit(rows + 1)
+        assert too_large(model.entry, 1, 2).endswith(f": send fewer at a time, or raise {setting}")
+    said = [message for message in caplog.messages if "max_queue_size" in message]
+    assert len(said) == 1
+    assert ("max_queue_size is not used: --queue says that 64 rows may wait" in said[0]) == bool(queue)
 
 
 def test_models_are_opened_so(tmp_path: Path) -> None:
@@ -193,3 +217,14 @@ def test_files_of_other_frameworks_with_their_own_backends(tmp_path: Path, backe
         given = {tensor.name: np.full([dim or 1 for dim in tensor.shape], 0.5, np.float32)}
         for name, answer in plain.infer_sync(given).items():
             assert np.array_equal(model.infer_sync(given)[name], answer)
+
+
+def test_versions_without_a_folder_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The others of the policy are served."""
+    policy = "version_policy { specific { versions: [ 1, 9, 7 ] } }"
+    add_model(tmp_path, "m", versions=(1, 2), more=policy)
+    caplog.set_level("INFO")
+    [item] = Library(tmp_path, Wishes(Limits(), measures=False)).load("m", 1)
+    item.model.close()
+    words = "m: config.pbtxt: version_policy specific names versions without a folder, which are not served: 7, 9"
+    assert caplog.messages.count(words) == 1

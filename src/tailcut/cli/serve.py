@@ -124,9 +124,14 @@ def serve(  # noqa: PLR0915  an option a line
         str | None, typer.Option(help="Latency limit: metrics get buckets around it and count the requests within it.")
     ] = None,
     queue: Annotated[
-        int,
-        typer.Option(help="Maximum number of rows queued or computing, per model and worker.", min=1, max=1_000_000),
-    ] = 1024,
+        int | None,
+        typer.Option(
+            help="Maximum number of rows queued or computing, per model and worker (default: 1024; in a model "
+            "repository, max_queue_size).",
+            min=1,
+            max=1_000_000,
+        ),
+    ] = None,
     deadline: Annotated[str, typer.Option(help="Time limit for requests that set none.")] = "30s",
     engine_timeout: Annotated[str, typer.Option(help="Abandon an engine call after this long.")] = "30s",
     drain: Annotated[str, typer.Option(help="On SIGTERM, keep serving this long while readiness reports 503.")] = "5s",
@@ -284,9 +289,9 @@ def serve(  # noqa: PLR0915  an option a line
     reader = SourceReader(
         worker, max_batch_size, batching, device, accept_model_change, also_cpu, indices_of(cuda_devices)
     )
-    wished = Limits(queue_rows=queue, engine_timeout_s=parse_duration(engine_timeout))
+    wished = Limits(queue_rows=queue or Limits().queue_rows, engine_timeout_s=parse_duration(engine_timeout))
     start = RepositoryStart(model_repository, model_control_mode, load_model or [], repository_poll_secs, limit_ns)
-    started = start_library(start, partial(wishes_of, reader, wished, measures=not no_auto))
+    started = start_library(start, partial(wishes_of, reader, wished, queue=queue, measures=not no_auto))
     stored = [reader.read(source) for source in given]
     profiles = [beside_others(profile, source, len(given)) for profile, source in zip(stored, given, strict=True)]
     names = distinct_names(stored, given)

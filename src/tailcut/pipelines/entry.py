@@ -39,6 +39,7 @@ class PipelineEntry:
         self.steps = tuple(steps)
         self.max_batch_size = min(step.model.entry.max_batch_size for step in steps)
         self.queue_rows = steps[0].model.entry.queue_rows
+        self.queue_setting = steps[0].model.entry.queue_setting
         cold = [step.model.entry.warm_up for step in steps if step.engine is None]
         reasons = [warm_up.reason for warm_up in cold if not warm_up.warmed_up]
         self.warm_up = WarmUp(not reasons, "; ".join(reasons))

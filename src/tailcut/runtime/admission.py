@@ -19,6 +19,7 @@ class Admission:
         wished_rows: that the user set; memory may hold fewer.
         instances: how many batches compute at a time.
         fixed: whether the queue's rows are those of a slab; without one, a single larger request has room, too.
+        setting: that the rows come from, for messages.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Admission:
     wished_rows: int
     instances: int
     fixed: bool
+    setting: str = "--queue"
 
     def refuse_size(self, rows: int, waiting: int, now_ns: int) -> None:
         """Refuse what finds the queue full.
@@ -38,7 +40,7 @@ class Admission:
         if rows > self.rows and (waiting or self.fixed):
             held = f"the request has {rows} rows, and the queue of model {self.name!r} holds {self.rows}"
             if self.rows >= self.wished_rows:
-                raise TooLargeError(f"{held}: send fewer at a time, or raise --queue")
+                raise TooLargeError(f"{held}: send fewer at a time, or raise {self.setting}")
             raise TooLargeError(f"{held}, which is as many as its memory holds: send fewer at a time")
         if waiting + rows > max(self.rows, 0 if waiting else rows):
             raise self.full(waiting, now_ns)

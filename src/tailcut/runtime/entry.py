@@ -54,6 +54,10 @@ class ServedEntry(Protocol):
         """Rows that may be queued."""
 
     @property
+    def queue_setting(self) -> str:
+        """What says how many, for messages."""
+
+    @property
     def counts(self) -> ModelStatistics:
         """Counted by the model; refusals that the server knows of before asking are added by it."""
 
@@ -147,6 +151,7 @@ class ModelEntry:
         self.slab = scheduler.slab
         self.max_batch_size = scheduler.max_batch_size
         self.queue_rows = scheduler.queue_rows
+        self.queue_setting = scheduler.queue_setting
         self.counts = scheduler.counts
         self.statistics = scheduler.statistics
         self.batches_by_rows = scheduler.batches_by_rows

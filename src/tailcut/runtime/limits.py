@@ -13,6 +13,7 @@ class Limits:
     """Bounds of one model: rows waiting or computing, bytes of slab under them, seconds of one engine call."""
 
     queue_rows: int = 1024
+    queue_setting: str = "--queue"  # that these rows come from, as messages name it
     slab_bytes: int = 256 << 20
     most_bytes: int = 2 << 30  # of a slab of large rows, which holds two batches however few rows those are
     engine_timeout_s: float = 30.0  # a call that takes longer is given up: its requests fail, its worker is replaced

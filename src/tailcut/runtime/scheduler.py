@@ -53,8 +53,15 @@ class Scheduler:
         self.postponed_rows = 0  # of oversized requests, in no part yet
         self.engine_timeout_s = limits.engine_timeout_s
         self.silence = f"{limits.engine_title} did not answer within {limits.engine_timeout_s:g} s"
+        self.queue_setting = limits.queue_setting
         self._admission = Admission(
-            spec.name, self.forecast, self.queue_rows, limits.queue_rows, instances[0], self.slab is not None
+            spec.name,
+            self.forecast,
+            self.queue_rows,
+            limits.queue_rows,
+            instances[0],
+            self.slab is not None,
+            limits.queue_setting,
         )
         self._dispatching = Dispatching(self.dispatch, batching.max_queue_delay_us * 1000, self.forecast)
         self._lock = threading.Lock()

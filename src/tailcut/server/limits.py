@@ -56,4 +56,4 @@ def too_large(entry: ServedEntry, limit: int, most: int) -> str:
     words = f"the body is over {limit} bytes, more than any request to this model needs"
     if limit == most or not entry.spec.batched:
         return words
-    return f"{words}: its queue holds {entry.queue_rows} rows: send fewer at a time, or raise --queue"
+    return f"{words}: its queue holds {entry.queue_rows} rows: send fewer at a time, or raise {entry.queue_setting}"

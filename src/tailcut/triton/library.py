@@ -48,6 +48,7 @@ class Wishes:
         device: where models are computed, instead of where their profiles say; None leaves it to them.
         also_cpu: what the CPU computes beside a device.
         max_batch_size: no batch is larger, whatever the configurations allow.
+        queue_rows: that may wait, whatever the configurations say; None leaves it to them.
     """
 
     limits: Limits
@@ -56,6 +57,7 @@ class Wishes:
     device: Literal["cpu", "cuda"] | None = None
     also_cpu: Literal["route", "fallback"] | None = None
     max_batch_size: int | None = None
+    queue_rows: int | None = None
 
     def applied(self, profile: Profile) -> Profile:
         """The profile of a model with what is wished.
@@ -195,12 +197,16 @@ class Library:
     def _open(self, folder: ModelFolder, version: int, models: int, wishes: Wishes) -> LoadedModel:
         limits, tuned = self._limits(models), folder.profile(version)
         profile, reading = profile_of(folder, version)
-        self._say(folder, reading.notes)
+        queue, notes = wishes.queue_rows, list(reading.notes)
+        if queue is not None and reading.queue_rows is not None:
+            notes = [note for note in notes if not note.startswith("max_queue_size ")]
+            notes.append(f"max_queue_size is not used: --queue says that {queue} rows may wait")
+        self._say(folder, notes)
         if tuned is not None:
             profile = self._tuned(tuned, profile, reading)
         profile = wishes.applied(profile)
-        if reading.queue_rows is not None:
-            limits = replace(limits, queue_rows=reading.queue_rows)
+        if queue is None and reading.queue_rows is not None:
+            limits = replace(limits, queue_rows=reading.queue_rows, queue_setting=f"max_queue_size in {CONFIG_FILE}")
         alone = reload = None
         with _told_apart(folder, profile):
             if tuned is not None:

@@ -130,7 +130,7 @@ def start_library(start: RepositoryStart, wishes: "Callable[[], Wishes]") -> Rep
     return RepositoryStarted(library, models, failed, start.mode is ControlMode.EXPLICIT, poll_s)
 
 
-def wishes_of(reader: "SourceReader", limits: "Limits", *, measures: bool) -> "Wishes":
+def wishes_of(reader: "SourceReader", limits: "Limits", *, queue: int | None, measures: bool) -> "Wishes":
     """What the command line says of every model, as it says it of every SOURCE."""
     from tailcut.triton.library import Wishes
 
@@ -141,6 +141,7 @@ def wishes_of(reader: "SourceReader", limits: "Limits", *, measures: bool) -> "W
         device=None if reader.device is None else reader.device.value,
         also_cpu=None if reader.also_cpu is None else reader.also_cpu.value,
         max_batch_size=reader.max_batch_size,
+        queue_rows=queue,
     )
 
 
