@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any
 
@@ -75,26 +76,23 @@ def while_doing(work: Callable[[], object], look: Callable[[], ExplainResult]) -
 
     An interrupt of `look` does not wait for `work`.
     """
-    errors: list[Exception] = []
+    load: Future[None] = Future()
 
     def guarded() -> None:
         try:
             work()
         except Exception as error:  # noqa: BLE001  raised below, on the caller's thread
-            errors.append(error)
+            load.set_exception(error)
+        else:
+            load.set_result(None)
 
-    thread = threading.Thread(target=guarded, name="load", daemon=True)
-    thread.start()
+    threading.Thread(target=guarded, name="load", daemon=True).start()
     try:
         result = look()
     except Exception:
-        thread.join()
-        if errors:
-            raise errors[0] from None
+        load.result()  # its error says more
         raise
-    thread.join()
-    if errors:
-        raise errors[0]
+    load.result()
     return result
 
 
