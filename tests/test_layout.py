@@ -59,6 +59,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "engines/openvino",
         "engines/openvino_reference",
     ),
+    "engines/openvino_values/test_check": ("engines/openvino_values/demands",),
     "engines/test_extensions": ("engines/onnxruntime",),
     "engines/test_graph": ("engines/traits",),
     "engines/test_options": ("engines/base", "engines/onnxruntime", "engines/openvino"),

@@ -35,6 +35,7 @@ from tailcut.engines.openvino_instance import Instance, wrap
 from tailcut.engines.openvino_lengths import ignored_lengths
 from tailcut.engines.openvino_reference import OpenVinoReference
 from tailcut.engines.openvino_sizes import SizeBounds, SizedReference, SizeInference
+from tailcut.engines.openvino_values import ValueCheck
 from tailcut.engines.shape_check import Reference, ShapeCheck
 from tailcut.errors import EngineError, ModelFileError, ReleasedError, TailcutError, UnsupportedError
 from tailcut.machine.allocator import loaded
@@ -61,7 +62,11 @@ class OpenVinoEngine:
         onnx = kind is FileKind.ONNX
         source = _read_onnx(path, options, name) if onnx else _read_other(path, kind, options, name)
         model, self.spec, self.hints, self._bounds = source.model, source.spec, source.hints, source.bounds
-        _refuse_lengths(path, model, "use onnxruntime" if onnx else "convert the model to ONNX, and use onnxruntime")
+        advice = "use onnxruntime" if onnx else "convert the model to ONNX, and use onnxruntime"
+        _refuse_lengths(path, model, advice)
+        self._values = ValueCheck(model, self.spec, path, advice, by_place=not onnx)
+        if not onnx:
+            self.hints = InputHints(below=self._values.below)
         try:
             compiled = core().compile_model(model, "CPU", _properties(options, shared=not _is_free(self.spec)))
         except Exception as error:  # noqa: BLE001  openvino raises plain RuntimeErrors
@@ -75,7 +80,7 @@ class OpenVinoEngine:
             if onnx and is_installed("onnxruntime"):
                 reference = _onnx_reference(path, options, model, self.spec)
             else:
-                reference = _own_reference(model, self.spec, options)
+                reference = _own_reference(model, self.spec, options, self._values)
             if reference is not None:
                 self._check = ShapeCheck(self.spec.name, reference, recompile, options.precision)
             compiled_models = [compiled if not number else recompile() for number in range(count)]
@@ -99,8 +104,11 @@ class OpenVinoEngine:
         outs = [wrap(outputs[tensor.name]) for tensor in self.spec.outputs]
         keep = (arrays, dict(outputs))
         check, take, give = self._check, self._idle.get, self._idle.put
+        values = self._values if self._values.is_needed else None
 
         def call(_keep: object = keep) -> None:
+            if values is not None:
+                values.check(arrays, shapes)
             instance = take()
             if instance is None:
                 give(None)
@@ -127,6 +135,7 @@ class OpenVinoEngine:
         arrays = {tensor.name: inputs[tensor.name] for tensor in self.spec.inputs}
         shapes = tuple(array.shape for array in arrays.values())
         self._bounds.check(shapes)
+        self._values.check(arrays, shapes)
         instance = self._idle.get()
         if instance is None:
             self._idle.put(None)
@@ -241,9 +250,9 @@ def _onnx_reference(path: Path, options: EngineOptions, model: Any, spec: ModelS
         return None
 
 
-def _own_reference(model: Any, spec: ModelSpec, options: EngineOptions) -> Reference:
+def _own_reference(model: Any, spec: ModelSpec, options: EngineOptions, values: ValueCheck) -> Reference:
     """OpenVINO itself, compiled so that it is not known to answer wrongly: no other engine reads such a file."""
-    engine = OpenVinoReference(model, spec, options.threads)
+    engine = OpenVinoReference(model, spec, options.threads, values)
     return Reference(engine, "openvino without its snippets", "convert the model to ONNX, and use onnxruntime")
 
 

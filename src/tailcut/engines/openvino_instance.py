@@ -8,8 +8,9 @@ from openvino import _pyopenvino
 
 from tailcut.engines.base import Arrays, Bound
 from tailcut.engines.error_line import short
-from tailcut.errors import EngineError, UnsupportedError
-from tailcut.spec import DType, ModelSpec, TensorSpec
+from tailcut.engines.openvino_ports import ports_in_order
+from tailcut.errors import EngineError
+from tailcut.spec import DType, ModelSpec
 
 Shapes = tuple[tuple[int, ...], ...]
 _infer = _pyopenvino.InferRequest.infer
@@ -38,11 +39,8 @@ class Instance:
 
     def take_over(self, compiled: Any) -> None:
         """Compute with this compiled model from now on."""
-        if self._by_place:
-            self.input_ports, self.output_ports = list(compiled.inputs), list(compiled.outputs)
-        else:
-            self.input_ports = [_port(compiled.inputs, tensor) for tensor in self._spec.inputs]
-            self.output_ports = [_port(compiled.outputs, tensor) for tensor in self._spec.outputs]
+        self.input_ports = ports_in_order(compiled.inputs, self._spec.inputs, by_place=self._by_place)
+        self.output_ports = ports_in_order(compiled.outputs, self._spec.outputs, by_place=self._by_place)
         self._bound: Any = compiled.create_infer_request()
         self._loose: Any = compiled.create_infer_request()
         self.holder: Bound | None = None  # whose arrays the bound request has
@@ -102,10 +100,3 @@ def wrap(array: np.ndarray) -> Any:
         bits = array.view(np.uint16) if array.flags.writeable else array.view(np.uint16).copy()
         return ov.Tensor(bits, ov.Shape(array.shape), ov.Type.bf16)
     return ov.Tensor(array, shared_memory=bool(array.flags.writeable))
-
-
-def _port(ports: list[Any], tensor: TensorSpec) -> Any:
-    for port in ports:
-        if tensor.name in port.names:
-            return port
-    raise UnsupportedError(f"openvino lost tensor {tensor.name!r} while it compiled the model: use onnxruntime")

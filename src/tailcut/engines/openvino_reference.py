@@ -12,9 +12,11 @@ import numpy as np
 
 from tailcut.engines.base import Arrays
 from tailcut.engines.error_line import short
+from tailcut.engines.hints import InputHints
 from tailcut.engines.openvino_core import core
 from tailcut.engines.openvino_instance import Instance
 from tailcut.engines.openvino_sizes import SizeBounds, SizeInference
+from tailcut.engines.openvino_values import ValueCheck
 from tailcut.errors import EngineError
 from tailcut.spec import ModelSpec
 
@@ -26,13 +28,16 @@ class OpenVinoReference:
         model: an `openvino.Model`.
         spec: its signature.
         threads: of a call, two at least; 0 leaves them to openvino.
+        values: what the model demands of the values of its inputs.
 
     Raises:
         EngineError: it cannot be compiled.
     """
 
-    def __init__(self, model: Any, spec: ModelSpec, threads: int) -> None:
+    def __init__(self, model: Any, spec: ModelSpec, threads: int, values: ValueCheck) -> None:
         self.spec = spec
+        self.hints = InputHints(below=values.below)
+        self._values = values
         self._model = model
         self._bounds = SizeBounds.of(model, spec)
         self._sizes = SizeInference(model, spec)
@@ -49,11 +54,13 @@ class OpenVinoReference:
         """Compute all outputs into fresh arrays.
 
         Raises:
-            InvalidInputError: the file does not allow its sizes.
+            InvalidInputError: the file does not allow its sizes, or its operators its values.
             EngineError: the model refuses the request.
         """
-        self._bounds.check([inputs[tensor.name].shape for tensor in self.spec.inputs])
+        shapes = tuple(inputs[tensor.name].shape for tensor in self.spec.inputs)
+        self._bounds.check(shapes)
         self._sizes.infer(inputs)
+        self._values.check(inputs, shapes)
         try:
             return self._instance.run(inputs)
         except EngineError:

@@ -16,6 +16,7 @@ import openvino as ov
 from tailcut.engines.base import Arrays, Engine
 from tailcut.engines.error_line import short
 from tailcut.engines.hints import Hinted, InputHints
+from tailcut.engines.openvino_ports import ports_in_order
 from tailcut.errors import EngineError, InvalidInputError
 from tailcut.spec import ModelSpec
 
@@ -87,7 +88,7 @@ class SizeInference:
             EngineError: they do not.
         """
         copy = self._model.clone()
-        ports = [copy.input(tensor.name) for tensor in self._spec.inputs] if self._by_name else copy.inputs
+        ports = ports_in_order(copy.inputs, self._spec.inputs, by_place=not self._by_name)
         shapes = [ov.PartialShape(list(inputs[tensor.name].shape)) for tensor in self._spec.inputs]
         try:
             copy.reshape(dict(zip(ports, shapes, strict=True)))

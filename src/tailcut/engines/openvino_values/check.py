@@ -1,0 +1,179 @@
+"""Has the values of each request checked before OpenVINO computes it."""
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino as ov
+
+from tailcut.engines.base import Arrays
+from tailcut.engines.error_line import short
+from tailcut.engines.openvino_ports import ports_in_order
+from tailcut.engines.openvino_values.demands import Demand, demands, unfit
+from tailcut.engines.openvino_values.flow import operators
+from tailcut.engines.openvino_values.host import name_of
+from tailcut.errors import EngineError, InvalidInputError, UnsupportedError
+from tailcut.spec import ModelSpec
+
+Shapes = tuple[tuple[int, ...], ...]
+_MOST_SHAPES = 4096  # remembered; those before are then looked up again
+
+
+@dataclass(frozen=True, slots=True)
+class _Limit:
+    """A demand with its bounds for requests of certain sizes."""
+
+    demand: Demand
+    low: np.ndarray
+    high: np.ndarray
+    narrow_low: float
+    narrow_high: float
+
+
+class ValueCheck:
+    """What a graph demands of the values of its inputs; for any number of threads.
+
+    Args:
+        model: an `openvino.Model`, which stays as it is.
+        spec: its signature.
+        path: its file, for the message.
+        advice: what to do where it is refused.
+        by_place: inputs are found by their places, not by their names.
+
+    Raises:
+        UnsupportedError: an operator is given values that cannot be checked.
+    """
+
+    def __init__(self, model: Any, spec: ModelSpec, path: Path, advice: str, *, by_place: bool = False) -> None:
+        self._names = spec.input_names
+        self._model = model.clone()
+        self._ports = ports_in_order(self._model.inputs, spec.inputs, by_place=by_place)
+        places = {name_of(port): place for place, port in enumerate(self._ports)}
+        self._demands: list[Demand] = []
+        for operator in operators(self._model, places):
+            part = unfit(operator)
+            found = [] if part else list(demands(operator))
+            part = part or next((demand.part for demand in found if not demand.can_check), "")
+            if part:
+                raise UnsupportedError(
+                    f"{path}: openvino does not check the {part} of {operator.kind}, which values of a request decide "
+                    f"in this model: {advice}"
+                )
+            self._demands += found
+        self._sized_by = {name: port for demand in self._demands for name, port in demand.sized_by.items()}
+        self._lock = threading.Lock()
+        self._limits: dict[Shapes, tuple[list[_Limit], Mapping[str, tuple[int, ...]]]] = {}
+        if not self._sized_by:
+            del self._model, self._ports  # nothing is asked of them
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether there is anything to check."""
+        return bool(self._demands)
+
+    @property
+    def below(self) -> dict[str, int]:
+        """By input, the number that its indices stay below, where the graph says so."""
+        found: dict[str, int] = {}
+        for demand in self._demands:
+            value = demand.value
+            if value.whole and value.source is not None and demand.dims is not None and len(demand.axes) == 1:
+                name, most = self._names[value.source], int(demand.limits({})[1]) + 1
+                found[name] = min(most, found.get(name, most))
+        return found
+
+    def check(self, arrays: Arrays, shapes: Shapes) -> None:
+        """Refuse values out of bounds; the message says nothing of them, which may be another request's.
+
+        Args:
+            arrays: of a request.
+            shapes: of its inputs, in the order of the spec.
+
+        Raises:
+            InvalidInputError: there are such.
+            EngineError: its sizes do not fit the graph.
+        """
+        if not self._demands:
+            return
+        inputs = [arrays[name] for name in self._names]
+        limits, sizes = self._limits.get(shapes) or self._learn(inputs, shapes)
+        spans: dict[int, tuple[float, float]] = {}
+        for limit in limits:
+            place = limit.demand.value.source
+            if place is not None:
+                if place not in spans:
+                    array = inputs[place]
+                    spans[place] = (array.min(), array.max()) if array.size else (np.inf, -np.inf)
+                least, most = spans[place]
+                if least > limit.narrow_low - 1 and most < limit.narrow_high + 1:  # a float is cut to whole numbers
+                    continue
+            self._look_closely(limit, inputs, sizes)
+
+    def _look_closely(self, limit: _Limit, inputs: Sequence[np.ndarray], sizes: Mapping[str, tuple[int, ...]]) -> None:
+        demand, host = limit.demand, limit.demand.value.host
+        low, high = limit.low, limit.high
+        places = sorted(host.places) if host is not None else [demand.value.source or 0]
+        names = ("input " if len(places) == 1 else "inputs ") + ", ".join(repr(self._names[place]) for place in places)
+        if host is not None:
+            try:
+                values = host.compute(inputs, sizes)
+            except (ValueError, IndexError, MemoryError):
+                if demand.inner:  # a branch that is not taken
+                    return
+                raise EngineError(f"the sizes of {names} do not fit {demand.kind}") from None
+            wrong = np.argwhere(~((values > low - 1) & (values < high + 1)))
+            if not len(wrong):
+                if host.fits(inputs):
+                    return
+                raise InvalidInputError(f"{names}: a value is out of bounds: openvino computes with 32 bits")
+            if low.ndim:
+                low, high = low[wrong[0, -1]], high[wrong[0, -1]]
+        bounds = f"{low} to {high}" if np.isfinite(high) else f"{low} or more"
+        raise InvalidInputError(
+            f"{names}: a value is out of bounds: the {demand.part} of {demand.kind} may be {bounds}"
+        )
+
+    def _learn(
+        self, inputs: Sequence[np.ndarray], shapes: Shapes
+    ) -> tuple[list[_Limit], Mapping[str, tuple[int, ...]]]:
+        """The bounds for new sizes, as OpenVINO's inference of sizes has them."""
+        sizes = self._infer(shapes) if self._sized_by else {}
+        limits = []
+        for demand in self._demands:
+            if any(name not in sizes for name in demand.sized_by):
+                if demand.inner:
+                    continue
+                raise EngineError(f"openvino does not say how large the table of {demand.kind} is for these sizes")
+            low, high = demand.limits(sizes)
+            limit = _Limit(demand, low, high, float(low.max()), float(high.min()))
+            if not _always_holds(limit, inputs):
+                limits.append(limit)
+        with self._lock:
+            if len(self._limits) >= _MOST_SHAPES:
+                self._limits.clear()
+            self._limits[shapes] = limits, sizes
+        return limits, sizes
+
+    def _infer(self, shapes: Shapes) -> Mapping[str, tuple[int, ...]]:
+        wanted = {port: ov.PartialShape(list(shape)) for port, shape in zip(self._ports, shapes, strict=True)}
+        with self._lock:
+            try:
+                self._model.reshape(wanted)
+            except RuntimeError as error:
+                raise EngineError(f"openvino refuses these sizes: {short(error)}") from None
+            found = {name: port.get_partial_shape() for name, port in self._sized_by.items()}
+        return {name: tuple(dim.get_length() for dim in shape) for name, shape in found.items() if shape.is_static}
+
+
+def _always_holds(limit: _Limit, inputs: Sequence[np.ndarray]) -> bool:
+    """Whether the input's type has no values out of bounds."""
+    place = limit.demand.value.source
+    if place is None or inputs[place].dtype.kind not in "iub":
+        return False
+    if inputs[place].dtype.kind == "b":
+        return limit.narrow_low <= 0 and limit.narrow_high >= 1
+    span = np.iinfo(inputs[place].dtype)
+    return limit.narrow_low <= span.min and limit.narrow_high >= span.max

@@ -1,0 +1,234 @@
+"""What is known of each tensor in a graph of OpenVINO's: whether a request's values decide it, and within which bounds.
+
+A size is no value: what follows from `ShapeOf` alone is the same for all requests of the same sizes, which are compared
+with another engine when they are new (`shape_check.py`).
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from openvino import opset13 as ops
+
+from tailcut.engines.openvino_values.host import Host, can_compute, name_of
+
+_LARGE = 2**31 - 1  # from here on, a bound is none
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known of a tensor.
+
+    Args:
+        varies: a request's values decide its own.
+        low: its values have a lower bound, whatever the request's are.
+        high: they have an upper one.
+        host: how to compute it on the host, where that is possible.
+        source: the input whose elements it has, or some of them.
+        whole: it has all of them.
+        sized: its size follows from values.
+    """
+
+    varies: bool = False
+    low: bool = True
+    high: bool = True
+    host: Host | None = None
+    source: int | None = None
+    whole: bool = False
+    sized: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """An operator, with what is known of its operands; `inner` where it stands inside a loop or a branch."""
+
+    node: Any
+    operands: tuple[Known, ...]
+    inner: bool
+
+    @property
+    def kind(self) -> str:
+        """The name of its type."""
+        return str(self.node.get_type_name())
+
+
+_UNKNOWN = Known(varies=True, low=False, high=False)
+_KEPT = {"Reshape", "Squeeze", "Unsqueeze", "Transpose", "Convert", "Broadcast", "Tile"}  # all elements, and no others
+_PICKED = {"Gather", "GatherElements", "GatherND", "Slice", "StridedSlice", "Split", "VariadicSplit", "Reverse"}
+_FIRST = {"ReverseSequence", "Floor", "Ceiling", "Round", "ReduceMax", "ReduceMin", "ReduceMean", "ReduceSum", "CumSum"}
+_JOINED = {  # by type, the operands whose bounds the result has together
+    "Add": (0, 1), "Multiply": (0, 1), "Concat": None, "Select": (1, 2), "Range": (0, 1, 2), "Pad": (0, 3),
+    "OneHot": (2, 3), "ScatterUpdate": (0, 2), "ScatterElementsUpdate": (0, 2), "ScatterNDUpdate": (0, 2),
+    "Divide": (0, 1),
+}  # fmt: skip
+_BOUNDED = {
+    "Equal", "NotEqual", "Less", "LessEqual", "Greater", "GreaterEqual", "LogicalAnd", "LogicalOr", "LogicalNot",
+    "LogicalXor", "IsNaN", "IsInf", "IsFinite", "Sigmoid", "HardSigmoid", "HSigmoid", "Softmax", "Tanh", "Sin", "Cos",
+    "Sign", "Erf", "NonZero", "NonMaxSuppression", "NMSRotated", "MulticlassNms", "MatrixNms", "Bucketize",
+    "SearchSorted", "ReduceLogicalAnd", "ReduceLogicalOr", "Multinomial",
+}  # fmt: skip
+_SIZED_BY = {  # by type, the operands whose values decide the size of the result
+    "Broadcast": (1,), "Interpolate": (1, 2), "OneHot": (1,), "Pad": (1, 2), "Range": (0, 1, 2), "Reshape": (1,),
+    "Slice": (1, 2, 3, 4), "StridedSlice": (1, 2, 3), "Tile": (1,), "TopK": (1,), "VariadicSplit": (2,),
+    "NonZero": (0,), "NonMaxSuppression": (0, 1, 2, 3, 4), "NMSRotated": (0, 1), "MulticlassNms": (0, 1),
+    "MatrixNms": (0, 1), "Unique": (0,), "If": (0,), "Loop": (0, 1), "StringSplit": (0,),
+}  # fmt: skip
+
+
+def operators(model: Any, inputs: Mapping[str, int]) -> Iterator[Operator]:
+    """Yield the operators of an `openvino.Model`, operands first.
+
+    Args:
+        model: the graph.
+        inputs: the place of each Parameter, by the name of its tensor.
+    """
+    known: dict[str, Known] = {}
+    for node in model.get_ordered_ops():
+        if node.get_type_name() == "Parameter":
+            place = inputs.get(name_of(node.output(0)))
+            if place is not None:
+                host = Host(node, 0, place=place)
+                known[name_of(node.output(0))] = replace(_UNKNOWN, host=host, source=place, whole=True)
+                continue
+        yield from _follow(node, known, inner=False)
+
+
+def _follow(node: Any, known: dict[str, Known], *, inner: bool) -> Iterator[Operator]:
+    """Yield an operator and those inside it, and note what is known of its results."""
+    operands = tuple(known.get(name_of(port), _UNKNOWN) for port in node.input_values())
+    operator = Operator(node, operands, inner)
+    yield operator
+    results: Mapping[int, Known] = {}
+    if operator.kind in {"If", "Loop", "TensorIterator"}:
+        results = yield from _inside(operator)
+    for port in node.outputs():
+        known[name_of(port)] = results.get(port.get_index()) or _result(operator, port)
+
+
+def _inside(operator: Operator) -> Any:
+    """Yield the operators of a loop or of the branches; return what is known of the results."""
+    node = operator.node
+    if operator.kind == "If":
+        bodies = [
+            (node.get_then_body(), node.get_input_descriptions(0), node.get_output_descriptions(0)),
+            (node.get_else_body(), node.get_input_descriptions(1), node.get_output_descriptions(1)),
+        ]
+    else:
+        bodies = [(node.get_function(), node.get_input_descriptions(), node.get_output_descriptions())]
+    found: dict[int, list[Known]] = {}
+    for body, given, returned in bodies:
+        known: dict[str, Known] = {}
+        for parameter in body.get_parameters():  # what a loop carries, or counts
+            known[name_of(parameter.output(0))] = Known(varies=True)
+        for description in given:
+            parameter = body.get_parameters()[description.body_parameter_index]
+            known[name_of(parameter.output(0))] = _handed_in(description, operator.operands[description.input_index])
+        for inner in body.get_ordered_ops():
+            if inner.get_type_name() != "Parameter":
+                yield from _follow(inner, known, inner=True)
+        results = body.get_results()
+        for description in returned:
+            value = known[name_of(results[description.body_value_index].input_value(0))]
+            found.setdefault(description.output_index, []).append(value)
+    return {
+        index: Known(varies=True, low=all(v.low for v in values), high=all(v.high for v in values), sized=True)
+        for index, values in found.items()
+    }
+
+
+def _handed_in(description: Any, outer: Known) -> Known:
+    kind = type(description).__name__
+    if kind.startswith("Invariant"):
+        return outer
+    if kind.startswith("Slice"):
+        return replace(outer, host=None, whole=False)
+    return Known(varies=True)  # changes from one round to the next
+
+
+def _result(operator: Operator, port: Any) -> Known:
+    node, kind, operands = operator.node, operator.kind, operator.operands
+    if kind == "Result":
+        return operands[0]
+    if kind == "ShapeOf":
+        measured = operands[0].host
+        if measured is not None and measured.place >= 0:
+            return Known(host=Host(node, 0, (measured,)))
+        shape = node.input_value(0).get_partial_shape()
+        if shape.is_static:  # a constant in its place does not keep the weights
+            return Known(host=Host(ops.constant(np.array(list(shape.to_shape()), np.int64)), 0))
+        return Known(host=None if operands[0].sized else Host(node, 0))
+    sized = any(operand.sized for operand in operands) or any(
+        place < len(operands) and operands[place].varies for place in _SIZED_BY.get(kind, ())
+    )
+    host = None
+    hosts = [operand.host for operand in operands if operand.host is not None]
+    if len(hosts) == len(operands) and can_compute(node):
+        host = Host(node, port.get_index(), tuple(hosts))
+    if not any(operand.varies for operand in operands) and kind != "ReadValue":
+        return Known(host=host, sized=sized)
+    low, high = _bounds(operator, port)
+    first = operands[0]
+    return Known(
+        varies=True,
+        low=low,
+        high=high,
+        host=host,
+        source=first.source if kind in _KEPT | _PICKED else None,
+        whole=first.whole and kind in _KEPT,
+        sized=sized,
+    )
+
+
+def _bounds(operator: Operator, port: Any) -> tuple[bool, bool]:
+    """Whether a result has a lower and an upper bound."""
+    kind, operands = operator.kind, operator.operands
+    if kind in _BOUNDED or (kind in {"TopK", "Unique"} and port.get_index() > 0):
+        return True, True
+    if kind in _JOINED:
+        places = _JOINED[kind]
+        joined = [operand for place, operand in enumerate(operands) if places is None or place in places]
+        low, high = all(operand.low for operand in joined), all(operand.high for operand in joined)
+        return (low, high) if kind not in {"Multiply", "Divide"} else (low and high, low and high)
+    if kind in _RULES:
+        return _RULES[kind](operator.node, operands)
+    if kind in _KEPT | _PICKED | _FIRST | {"TopK", "Unique", "MaxPool"}:
+        if kind == "Convert" and operator.node.input_value(0).get_element_type().get_type_name() == "boolean":
+            return True, True
+        return operands[0].low, operands[0].high
+    return False, False
+
+
+def _clamp(node: Any, operands: Sequence[Known]) -> tuple[bool, bool]:
+    attributes = node.get_attributes()
+    return operands[0].low or attributes["min"] > -_LARGE, operands[0].high or attributes["max"] < _LARGE
+
+
+def _minimum(_: Any, operands: Sequence[Known]) -> tuple[bool, bool]:
+    return all(operand.low for operand in operands), any(operand.high for operand in operands)
+
+
+def _maximum(_: Any, operands: Sequence[Known]) -> tuple[bool, bool]:
+    return any(operand.low for operand in operands), all(operand.high for operand in operands)
+
+
+def _modulo(_: Any, operands: Sequence[Known]) -> tuple[bool, bool]:
+    bounded = operands[1].low and operands[1].high
+    return bounded, bounded
+
+
+def _subtract(_: Any, operands: Sequence[Known]) -> tuple[bool, bool]:
+    return operands[0].low and operands[1].high, operands[0].high and operands[1].low
+
+
+_RULES: Mapping[str, Callable[[Any, Sequence[Known]], tuple[bool, bool]]] = {
+    "Clamp": _clamp,
+    "FloorMod": _modulo,
+    "Maximum": _maximum,
+    "Minimum": _minimum,
+    "Mod": _modulo,
+    "Negative": lambda _node, operands: (operands[0].high, operands[0].low),
+    "Abs": lambda _node, operands: (True, operands[0].low and operands[0].high),
+    "Relu": lambda _node, operands: (True, operands[0].high),
+    "Subtract": _subtract,
+}
