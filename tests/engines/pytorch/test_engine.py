@@ -206,6 +206,60 @@ def test_a_program_that_writes_into_its_input_is_refused(tmp_path: Path) -> None
         open_engine(path, options())
 
 
+@pytest.mark.parametrize("view", ["chunk", "split", "unbind"])
+def test_a_program_that_changes_one_of_several_views_is_refused(tmp_path: Path, view: str) -> None:
+    """Of its state, or of its input, which is the caller's array: chunk and split return lists of views."""
+
+    def parts(tensor: object) -> object:
+        return {"chunk": lambda t: t.chunk(2), "split": lambda t: t.split([1, 1]), "unbind": lambda t: t.unbind()}[
+            view
+        ](tensor)
+
+    class Counter(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("calls", torch.zeros(2, 3))
+
+        def forward(self, x: object) -> object:
+            first, _ = parts(self.calls)
+            first.add_(1)
+            return x + self.calls.sum(0)
+
+    path = programs.save(tmp_path / "state.pt2", Counter(), (torch.ones(2, 3),), {"x": {0: programs.BATCH}})
+    with pytest.raises(UnsupportedError, match="changes 'calls' at each call"):
+        open_engine(path, options())
+
+    class Writer(torch.nn.Module):
+        def forward(self, x: object) -> object:
+            parts(x.t()[:2])[0].mul_(2)
+            return x + 1
+
+    path = programs.save(tmp_path / "input.pt2", Writer(), (torch.ones(2, 3),), {"x": {0: programs.BATCH}})
+    with pytest.raises(UnsupportedError, match="writes into its input 'x': have forward copy it first"):
+        open_engine(path, options())
+
+
+def test_a_program_that_writes_into_its_input_by_out_is_refused(tmp_path: Path) -> None:
+    """What an operator returns that was given its output is that output, too."""
+
+    class Writer(torch.nn.Module):
+        def forward(self, x: object) -> object:
+            return torch.add(x, 1, out=x).mul_(2)
+
+    class Own(torch.nn.Module):
+        def forward(self, x: object) -> object:
+            return torch.add(x, 1, out=torch.empty_like(x)).mul_(2)
+
+    dims = {"x": {0: programs.BATCH}}
+    path = programs.save(tmp_path / "input.pt2", Writer(), (torch.ones(2, 3),), dims)
+    with pytest.raises(UnsupportedError, match="writes into its input 'x'"):
+        open_engine(path, options())
+    path = programs.save(tmp_path / "own.pt2", Own(), (torch.ones(2, 3),), dims)
+    engine = open_engine(path, options())
+    assert engine.run({"x": np.ones((2, 3), np.float32)})["output"].tolist() == [[4] * 3] * 2
+    engine.close()
+
+
 def test_a_failed_call_is_one_line(tmp_path: Path) -> None:
     """A size that the program's own operators refuse; the next call works."""
     path = programs.encoder(tmp_path / "encoder.pt2")

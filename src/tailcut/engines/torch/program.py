@@ -2,6 +2,7 @@
 
 import io
 import logging
+import operator
 import threading
 import warnings
 import zipfile
@@ -247,18 +248,38 @@ def _as_sent(spec: ModelSpec, options: EngineOptions) -> ModelSpec:
 
 
 def _changed(graph: Any) -> Iterator[str]:
-    """Yield inputs and buffers that an operator writes into, also through a view of them."""
+    """Yield inputs and buffers that an operator writes into, also through views of them."""
     for node in graph.nodes:
-        schema = getattr(node.target, "_schema", None)
-        if schema is None or not schema.is_mutable:
-            continue
-        for argument, operand in zip(schema.arguments, node.args, strict=False):
-            if argument.alias_info is None or not argument.alias_info.is_write:
-                continue
-            while getattr(operand, "op", "") == "call_function" and _is_view(operand):
-                operand = operand.args[0]  # noqa: PLW2901  followed to what it shows
-            if getattr(operand, "op", "") == "placeholder":
-                yield operand.name
+        for argument, operand in _operands(node):
+            if argument.alias_info is not None and argument.alias_info.is_write:
+                yield from _shown(operand)
+
+
+def _shown(operand: Any) -> Iterator[str]:
+    """Yield the inputs and buffers whose memory an operand has; a list has that of its tensors."""
+    left, seen = [operand], set()
+    while left:
+        node = left.pop()
+        if isinstance(node, list | tuple):
+            left.extend(node)
+        elif getattr(node, "op", "") == "placeholder":
+            yield node.name
+        elif getattr(node, "op", "") == "call_function" and node not in seen:
+            seen.add(node)
+            if node.target is operator.getitem:  # one of several views, as of a chunk
+                left.append(node.args[0])
+            elif _is_view(node):
+                left.extend(value for argument, value in _operands(node) if argument.alias_info is not None)
+
+
+def _operands(node: Any) -> Iterator[tuple[Any, Any]]:
+    """Yield what a call's schema says of each operand that is given, and the operand."""
+    schema = getattr(node.target, "_schema", None)
+    for place, argument in enumerate(schema.arguments if schema is not None else ()):
+        if place < len(node.args):
+            yield argument, node.args[place]
+        elif argument.name in node.kwargs:
+            yield argument, node.kwargs[argument.name]
 
 
 def _is_view(node: Any) -> bool:
