@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import helper
+from onnx import TensorProto, helper, numpy_helper
 from tests.engines import models
 
 from tailcut.engines import EngineOptions, open_engine
 from tailcut.engines.base import U8Input
+from tailcut.engines.edits import prepare
 from tailcut.engines.onnxruntime import _session_options
 from tailcut.errors import UnsupportedError
 from tailcut.machine.fingerprint import isa_flags
@@ -142,6 +143,18 @@ def test_int8(tmp_path: Path, engine: str, monkeypatch: pytest.MonkeyPatch) -> N
     assert np.array_equal(first, second)
     np.testing.assert_allclose(first, exact, atol=0.15)
     assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(("flags", "largest"), [({"avx2"}, 64), ({"avx2", "avx512_vnni"}, 127)])
+def test_weights_have_seven_bits_where_sums_would_saturate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: set[str], largest: int
+) -> None:
+    """Without VNNI, pairs of products are added in 16 bits: with eight bits a deep model had a cosine of 0.85."""
+    monkeypatch.setattr("tailcut.engines.edits.isa_flags", lambda: frozenset(flags))
+    path = models.perceptron([64, 64, 10], tmp_path / "m.onnx")
+    graph = prepare(path, EngineOptions(precision="int8")).graph.graph
+    weights = [numpy_helper.to_array(t) for t in graph.initializer if t.data_type == TensorProto.INT8 and t.dims]
+    assert max(np.abs(array.astype(int)).max() for array in weights) == largest
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -19,12 +19,14 @@ from tailcut.engines.files import is_beside
 from tailcut.engines.graph import CLASSES, external_files, external_tensors, is_classes, load_graph, place_of
 from tailcut.engines.rows.needed import remove_unneeded
 from tailcut.errors import ModelFileError, UnsupportedError
+from tailcut.machine.fingerprint import isa_flags
 
 _MOST_BYTES = (2 << 30) - (1 << 20)  # of a message of protobuf, with room for what an edit adds
 _MODERN_IR = 4  # from this version on, initialisers are no inputs
 _QUANTISED = {"MatMul": 1, "Gemm": 1, "Conv": 1, "Attention": 1, "LSTM": 1}  # the operator's input that is quantised
 _LEAST_WEIGHTS = 1024  # elements; with fewer, quantising the activations takes longer than it saves
 _FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16}
+_WIDE_SUMS = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"}  # 32-bit sums of products: nothing saturates
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,6 +256,11 @@ def benefits_from_int8(model: onnx.ModelProto) -> bool:
     )
 
 
+def has_narrow_sums() -> bool:
+    """Whether the processor adds products of int8 in 16 bits, which saturate unless weights have seven."""
+    return not _WIDE_SUMS & isa_flags()
+
+
 def _classes(node: onnx.NodeProto) -> list[int | str]:
     for attribute in node.attribute:
         if attribute.name == "classlabels_int64s" and attribute.ints:
@@ -363,7 +370,8 @@ def _quantized(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
     try:
         with tempfile.TemporaryDirectory(prefix="tailcut-") as folder:
             out = Path(folder) / "int8.onnx"
-            quantize_dynamic(model, out, per_channel=True, weight_type=QuantType.QInt8)
+            reduced = has_narrow_sums()
+            quantize_dynamic(model, out, per_channel=True, reduce_range=reduced, weight_type=QuantType.QInt8)
             return onnx.load(out)
     except Exception as error:  # noqa: BLE001  whatever the quantiser meets
         raise UnsupportedError(f"{path}: cannot be quantised to int8: {short(error)}") from None

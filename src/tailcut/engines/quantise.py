@@ -25,10 +25,9 @@ from onnx import helper, numpy_helper
 
 from tailcut.engines.activations import CHOICES, Activation, Histogram, Method
 from tailcut.engines.base import Arrays, Form
-from tailcut.engines.edits import constants_to_initializers, whole_model
+from tailcut.engines.edits import constants_to_initializers, has_narrow_sums, whole_model
 from tailcut.engines.error_line import short
 from tailcut.errors import TailcutError, UnsupportedError
-from tailcut.machine.fingerprint import isa_flags
 
 _PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 # What only hands numbers on, or has a kernel of its own in int8: between two products it stays in int8.
@@ -52,7 +51,6 @@ _BETWEEN = (
     "Unsqueeze",
 )
 _LEAST_OPSET = 13  # from here on DequantizeLinear has scales per channel
-_INT8_FLAGS = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"}  # 32-bit sums of products: nothing saturates
 _LARGEST = {False: 127, True: 64}  # int8 weight, by whether the range is reduced
 
 
@@ -135,7 +133,7 @@ class Calibration:
             "WeightSymmetric": True,
             "OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"] if own else list(_PRODUCTS),
         }
-        reduced = not _INT8_FLAGS & isa_flags()  # 7-bit weights, where 16-bit sums would saturate
+        reduced = has_narrow_sums()
         with self._quantiser():
             quantizer = QDQQuantizer(
                 self._without_shifts(in_float, _LARGEST[reduced]),
