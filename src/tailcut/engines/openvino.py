@@ -33,6 +33,7 @@ from tailcut.engines.openvino_core import core
 from tailcut.engines.openvino_files import read_file, spec_of
 from tailcut.engines.openvino_instance import Instance, wrap
 from tailcut.engines.openvino_lengths import ignored_lengths
+from tailcut.engines.openvino_ports import separate
 from tailcut.engines.openvino_reference import OpenVinoReference
 from tailcut.engines.openvino_sizes import SizeBounds, SizedReference, SizeInference
 from tailcut.engines.openvino_values import ValueCheck
@@ -186,6 +187,7 @@ def _read_onnx(path: Path, options: EngineOptions, name: str | None) -> _ModelSo
         model = reader.convert(reader.load(BytesIO(source) if isinstance(source, bytes) else str(source)))
     except Exception as error:  # noqa: BLE001  openvino raises plain RuntimeErrors
         raise ModelFileError(f"{path}: openvino cannot load it: {short(error)}") from None
+    separate(model, spec)
     return _ModelSource(model, spec, hints)
 
 

@@ -3,29 +3,64 @@
 from collections.abc import Sequence
 from typing import Any
 
+from openvino import opset16 as ops
+
 from tailcut.errors import UnsupportedError
-from tailcut.spec import TensorSpec
+from tailcut.spec import ModelSpec, TensorSpec
+
+
+def separate(model: Any, spec: ModelSpec) -> None:
+    """Put an operator between an input and an output that OpenVINO has made one tensor, in place.
+
+    It takes operators out that change nothing, such as Dropout. The input then has the name of the output, and what is
+    set as the memory of the one is that of the other.
+
+    Args:
+        model: an `openvino.Model` of an ONNX file, whose inputs and outputs are in the order of the spec.
+        spec: its signature.
+    """
+    inputs, results = model.get_parameters(), model.get_results()
+    if len(inputs) != len(spec.inputs) or len(results) != len(spec.outputs):
+        return
+    names = {parameter.get_name(): tensor.name for parameter, tensor in zip(inputs, spec.inputs, strict=True)}
+    for result, tensor in zip(results, spec.outputs, strict=True):
+        source = _source(result)
+        name = names.get(source.get_node().get_name())
+        if name is not None and name != tensor.name:
+            copy = ops.identity(source).output(0)
+            result.input_value(0).get_tensor().set_names(set())
+            source.get_tensor().set_names({name})
+            copy.get_tensor().set_names({tensor.name})
+            result.input(0).replace_source_output(copy)
+
+
+def _source(result: Any) -> Any:
+    """What an output shows, before casts to the type that it has already, which are taken out later."""
+    source = result.input_value(0)
+    while source.get_node().get_type_name() == "Convert":
+        before = source.get_node().input_value(0)
+        if before.get_element_type() != source.get_element_type():
+            break
+        source = before
+    return source
 
 
 def ports_in_order(ports: Sequence[Any], tensors: Sequence[TensorSpec], *, by_place: bool = False) -> list[Any]:
-    """The port of each tensor, by its name.
-
-    Where OpenVINO takes an operator out that joins an input and an output, such as Dropout, the input has the output's
-    name: ports and tensors that are left over belong to each other in their order.
+    """The port of each tensor.
 
     Args:
         ports: of the model.
         tensors: of the signature.
-        by_place: names are ours, and not the model's.
+        by_place: they are in the same order, and names are ours, not the model's.
 
     Raises:
         UnsupportedError: the model has lost a tensor.
     """
-    if by_place:
-        return list(ports)
-    found = [next((place for place, port in enumerate(ports) if t.name in port.names), None) for t in tensors]
-    left = [place for place in range(len(ports)) if place not in found]
-    missing = [tensor.name for tensor, place in zip(tensors, found, strict=True) if place is None]
-    if missing and len(missing) != len(left):
-        raise UnsupportedError(f"openvino lost tensor {missing[0]!r} while it compiled the model: use onnxruntime")
-    return [ports[place] if place is not None else ports[left.pop(0)] for place in found]
+    return list(ports) if by_place else [_by_name(ports, tensor.name) for tensor in tensors]
+
+
+def _by_name(ports: Sequence[Any], name: str) -> Any:
+    for port in ports:
+        if name in port.names:
+            return port
+    raise UnsupportedError(f"openvino lost tensor {name!r} while it compiled the model: use onnxruntime")
