@@ -3,7 +3,6 @@
 Nothing here computes with floats, which engines round each in its own way.
 """
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -54,7 +53,7 @@ class Host:
         Raises:
             ValueError: the request's sizes do not fit the operators; so does an IndexError.
         """
-        with warnings.catch_warnings(), np.errstate(all="ignore"):
+        with np.errstate(all="ignore"):
             return self._compute(inputs, sizes, {})
 
     def fits(self, inputs: Sequence[np.ndarray]) -> bool:
@@ -62,24 +61,48 @@ class Host:
         wide = [inputs[place] for place in self.places if inputs[place].dtype.kind in "iu" and inputs[place].size]
         return all(array.min() >= _LEAST and array.max() <= _MOST for array in wide)
 
-    @property
+    @cached_property
+    def attributes(self) -> Mapping[str, Any]:
+        """Those of the operator."""
+        attributes: dict[str, Any] = self.node.get_attributes()
+        return attributes
+
+    @cached_property
     def _is_shape(self) -> bool:
         return bool(self.node.get_type_name() == "ShapeOf")
+
+    @cached_property
+    def _constant(self) -> np.ndarray | None:
+        return np.asarray(self.node.data) if self.node.get_type_name() == "Constant" else None
+
+    @cached_property
+    def _function(self) -> Callable[..., Any]:
+        return _FUNCTIONS[str(self.node.get_type_name())]
+
+    @cached_property
+    def dtype(self) -> Any:
+        """Of its values."""
+        return self.node.output(self.index).get_element_type().to_dtype()
+
+    @cached_property
+    def _measured(self) -> str:
+        """The name of the tensor whose sizes it is."""
+        return name_of(self.node.input_value(0))
 
     def _compute(self, inputs: Sequence[np.ndarray], sizes: Sizes, known: dict[int, np.ndarray]) -> np.ndarray:
         if self.place >= 0:
             return inputs[self.place]
-        if id(self) in known:
-            return known[id(self)]
-        if self.node.get_type_name() == "Constant":
-            result = np.asarray(self.node.data)
-        elif self._is_shape:
-            shape = inputs[self.operands[0].place].shape if self.operands else sizes[name_of(self.node.input_value(0))]
+        if self._constant is not None:
+            return self._constant
+        result = known.get(id(self))
+        if result is not None:
+            return result
+        if self._is_shape:
+            shape = inputs[self.operands[0].place].shape if self.operands else sizes[self._measured]
             result = np.array(shape, np.int64)
         else:
             operands = [operand._compute(inputs, sizes, known) for operand in self.operands]  # noqa: SLF001  its own
-            function = _FUNCTIONS[self.node.get_type_name()]
-            result = np.asarray(function(self, *operands), _dtype(self.node.output(self.index)))
+            result = np.asarray(self._function(self, *operands), self.dtype)
         known[id(self)] = result
         return result
 
@@ -108,17 +131,13 @@ def can_compute(node: Any) -> bool:
     return kind in _KEEPING or all(map(is_integral, [*node.outputs(), *node.input_values()]))
 
 
-def _dtype(port: Any) -> Any:
-    return port.get_element_type().to_dtype()
-
-
 def _axes(values: np.ndarray) -> tuple[int, ...]:
     return tuple(int(axis) for axis in values.reshape(-1))
 
 
 def _reshape(host: Host, array: np.ndarray, target: np.ndarray) -> np.ndarray:
     dims = [int(dim) for dim in target]
-    if host.node.get_attributes().get("special_zero"):
+    if host.attributes.get("special_zero"):
         dims = [array.shape[axis] if dim == 0 else dim for axis, dim in enumerate(dims)]
     reshaped: np.ndarray = array.reshape(dims)
     return reshaped
@@ -150,7 +169,7 @@ def _slice(_: Host, array: np.ndarray, *parts: np.ndarray) -> np.ndarray:
 def _strided_slice(host: Host, array: np.ndarray, *parts: np.ndarray) -> np.ndarray:
     begins, ends = parts[:2]
     steps = parts[2] if len(parts) > 2 else np.ones_like(begins)
-    masks = host.node.get_attributes()
+    masks = host.attributes
 
     def has(mask: str, place: int) -> bool:
         return place < len(masks[mask]) and bool(masks[mask][place])
@@ -170,7 +189,7 @@ def _strided_slice(host: Host, array: np.ndarray, *parts: np.ndarray) -> np.ndar
 
 
 def _split(host: Host, array: np.ndarray, axis: np.ndarray) -> np.ndarray:
-    return np.split(array, host.node.get_attributes()["num_splits"], int(axis))[host.index]
+    return np.split(array, host.attributes["num_splits"], int(axis))[host.index]
 
 
 def _variadic_split(host: Host, array: np.ndarray, axis: np.ndarray, lengths: np.ndarray) -> np.ndarray:
@@ -182,13 +201,13 @@ def _variadic_split(host: Host, array: np.ndarray, axis: np.ndarray, lengths: np
 
 def _reduce(function: Callable[..., Any]) -> Callable[..., Any]:
     def reduced(host: Host, array: np.ndarray, axes: np.ndarray) -> Any:
-        return function(array, axis=_axes(axes), keepdims=bool(host.node.get_attributes()["keep_dims"]))
+        return function(array, axis=_axes(axes), keepdims=bool(host.attributes["keep_dims"]))
 
     return reduced
 
 
 def _cumsum(host: Host, array: np.ndarray, axis: np.ndarray) -> np.ndarray:
-    attributes, along = host.node.get_attributes(), int(axis.reshape(-1)[0])
+    attributes, along = host.attributes, int(axis.reshape(-1)[0])
     array = np.flip(array, along) if attributes["reverse"] else array
     sums = np.cumsum(array, along)
     sums = sums - array if attributes["exclusive"] else sums
@@ -201,14 +220,14 @@ def _divide(_: Host, numbers: np.ndarray, by: np.ndarray) -> np.ndarray:
 
 
 def _clamp(host: Host, array: np.ndarray) -> np.ndarray:
-    attributes = host.node.get_attributes()
+    attributes = host.attributes
     clamped: np.ndarray = np.clip(array, attributes["min"], attributes["max"])
     return clamped
 
 
 def _convert(host: Host, array: np.ndarray) -> np.ndarray:
     """As a cast that saturates: engines differ in what they make of a number that the type does not have."""
-    kind = _dtype(host.node.output(0))
+    kind = host.dtype
     if np.issubdtype(kind, np.integer):
         span = np.iinfo(kind)
         array = np.clip(np.nan_to_num(array, nan=span.min), max(span.min, _LEAST), min(span.max, _MOST))
@@ -222,7 +241,7 @@ def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
 
 _KEEPING: Mapping[str, Callable[..., Any]] = {  # elements stay what they are, floats too
     "Broadcast": _broadcast,
-    "Concat": lambda host, *parts: np.concatenate(parts, host.node.get_attributes()["axis"]),
+    "Concat": lambda host, *parts: np.concatenate(parts, host.attributes["axis"]),
     "Convert": _convert,
     "Gather": _gather,
     "Reshape": _reshape,
