@@ -115,26 +115,30 @@ class ValueCheck:
     def _look_closely(self, limit: _Limit, inputs: Sequence[np.ndarray], sizes: Mapping[str, tuple[int, ...]]) -> None:
         demand, host = limit.demand, limit.demand.value.host
         low, high = limit.low, limit.high
-        places = sorted(host.places) if host is not None else [demand.value.source or 0]
-        names = ("input " if len(places) == 1 else "inputs ") + ", ".join(repr(self._names[place]) for place in places)
         if host is not None:
             try:
                 values = host.compute(inputs, sizes)
             except (ValueError, IndexError, MemoryError):
                 if demand.inner:  # a branch that is not taken
                     return
-                raise EngineError(f"the sizes of {names} do not fit {demand.kind}") from None
-            wrong = np.argwhere(~((values > low - 1) & (values < high + 1)))
-            if not len(wrong):
+                raise EngineError(f"the sizes of {self._givers(demand)} do not fit {demand.kind}") from None
+            if _is_within(values, limit):
                 if host.fits(inputs):
                     return
-                raise InvalidInputError(f"{names}: a value is out of bounds: openvino computes with 32 bits")
+                text = "a value is out of bounds: openvino computes with 32 bits"
+                raise InvalidInputError(f"{self._givers(demand)}: {text}")
             if low.ndim:
+                wrong = np.argwhere(~((values > low - 1) & (values < high + 1)))
                 low, high = low[wrong[0, -1]], high[wrong[0, -1]]
         bounds = f"{low} to {high}" if np.isfinite(high) else f"{low} or more"
-        raise InvalidInputError(
-            f"{names}: a value is out of bounds: the {demand.part} of {demand.kind} may be {bounds}"
-        )
+        text = f"a value is out of bounds: the {demand.part} of {demand.kind} may be {bounds}"
+        raise InvalidInputError(f"{self._givers(demand)}: {text}")
+
+    def _givers(self, demand: Demand) -> str:
+        """The inputs that a value comes from, in words."""
+        host = demand.value.host
+        places = sorted(host.places) if host is not None else [demand.value.source or 0]
+        return ("input " if len(places) == 1 else "inputs ") + ", ".join(repr(self._names[place]) for place in places)
 
     def _learn(
         self, inputs: Sequence[np.ndarray], shapes: Shapes
@@ -166,6 +170,14 @@ class ValueCheck:
                 raise EngineError(f"openvino refuses these sizes: {short(error)}") from None
             found = {name: port.get_partial_shape() for name, port in self._sized_by.items()}
         return {name: tuple(dim.get_length() for dim in shape) for name, shape in found.items() if shape.is_static}
+
+
+def _is_within(values: np.ndarray, limit: _Limit) -> bool:
+    if not values.size:
+        return True
+    if limit.low.ndim:
+        return bool(((values > limit.low - 1) & (values < limit.high + 1)).all())
+    return bool(values.min() > limit.narrow_low - 1 and values.max() < limit.narrow_high + 1)
 
 
 def _always_holds(limit: _Limit, inputs: Sequence[np.ndarray]) -> bool:
