@@ -183,15 +183,16 @@ def test_whether_requests_are_batched_is_told_with_its_reason(tuned: tuple[dict,
     assert "rows independent, batched" in story
 
 
-def test_the_verification_is_of_three_arms_on_fresh_samples(tuned: tuple[dict, str]) -> None:
-    """Baseline, reference and tuned at one rate, without errors, and the ratios with their intervals.
+def test_the_verification_is_of_all_arms_on_fresh_samples(tuned: tuple[dict, str]) -> None:
+    """Baseline and tuned at one rate, without errors, and the ratios with their intervals; no reference in a short one.
 
     On a machine that is busy with other things the client can be late, the time too short or the rate too high for an
     arm: no percentile of that arm is told then, and no ratio to it.
     """
     checked = tuned[0]["verification"]
     told, few = set(), set()
-    for arm in ("baseline", "reference", "tuned"):
+    assert "reference" not in checked
+    for arm in ("baseline", "tuned"):
         assert checked[arm]["samples"] > 100
         assert checked[arm]["errors"] == 0
         assert sys.platform != "linux" or checked[arm]["cost"]["cpu_ns"] > 1_000
@@ -201,8 +202,8 @@ def test_the_verification_is_of_three_arms_on_fresh_samples(tuned: tuple[dict, s
         assert p50 <= p95 <= p99 if arm in told else p50 is p95 is None or arm in few
     assert (checked["no_ratio_because"] is None) is ({"baseline", "tuned"} <= told) or few
     assert (checked["p99_ratio"] is None) is not ({"baseline", "tuned"} <= told)
-    assert (checked["reference_p99_ratio"] is None) is not ({"reference", "tuned"} <= told)
-    for name in ("p99_ratio", "throughput_ratio", "reference_p99_ratio"):
+    assert checked["reference_p99_ratio"] is None
+    for name in ("p99_ratio", "throughput_ratio"):
         ratio = checked[name]
         assert ratio is None or ratio["low"] <= ratio["point"] <= ratio["high"]
     assert checked["slo_met"] in {True, False, None}

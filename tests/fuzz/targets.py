@@ -5,6 +5,7 @@ reading one body may not disagree.
 """
 
 # ruff: noqa: PT017  a refusal is one of the right answers, not the only one
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -76,7 +77,8 @@ def _read_json(spec: ModelSpec, body: bytes, json_size: int | None) -> object:
     try:
         read = parse_request(spec, body, json_size)
     except InvalidInputError as error:
-        return str(error)
+        reason = str(error).removesuffix("; a body with binary data needs Inference-Header-Content-Length")
+        return re.sub(r"^the first \d+ bytes \(Inference-Header-Content-Length\) are", "the request is", reason)
     arrays = {name: (array.dtype, array.shape, array.tolist(), array.tobytes()) for name, array in read.inputs.items()}
     for tensor in spec.inputs:
         if tensor.dtype is DType.BYTES:

@@ -202,7 +202,7 @@ def test_a_client_learns_whether_a_model_is_batched(served: tuple[Server, list])
 
 
 def test_an_engines_error_costs_its_request_only(served: tuple[Server, list]) -> None:
-    """500 to it, and the next one on the same connection is right."""
+    """500 to it, or 400 where Tailcut checks it for openvino, and the next one on the same connection is right."""
     server, names = served
     inputs = [
         {"name": "x", "datatype": "FP32", "shape": [2, 2], "data": [1, 2, 3, 4]},
@@ -210,8 +210,8 @@ def test_an_engines_error_costs_its_request_only(served: tuple[Server, list]) ->
     ]
     with server.connect() as wire:
         answer = wire.ask(json_request("edges", {"inputs": inputs}))
-        by_openvino = "labels" not in names  # which may read zeros where an index is past the end
-        assert answer.status in ({200, 500} if by_openvino else {500})
+        by_openvino = "labels" not in names
+        assert answer.status == (400 if by_openvino else 500)
         inputs[1]["data"] = [1]
         assert wire.ask(json_request("edges", {"inputs": inputs})).json()["outputs"][0]["data"] == [3, 4]
 
@@ -227,7 +227,7 @@ def test_no_rows_at_all(served: tuple[Server, list]) -> None:
 
 
 def test_strange_names_share_batches(served: tuple[Server, list]) -> None:
-    """Fewer engine calls than requests, for requests that come together."""
+    """Fewer engine calls than requests, for requests that come together; a quick server may answer one at a time."""
     server, names = served
     name = "unnamed_axes"
     assert name in names
@@ -237,15 +237,17 @@ def test_strange_names_share_batches(served: tuple[Server, list]) -> None:
         wire.send(raw_request(name, np.ones((1, 4), np.float32).tobytes()) * 64)  # at once, on one connection
         for _ in range(64):
             assert wire.read().status == 200
-    wires = [server.connect() for _ in range(64)]
-    for wire in wires:
-        wire.send(raw_request(name, np.ones((1, 4), np.float32).tobytes()))
-    for wire in wires:
-        assert wire.read().status == 200
-        wire.sock.close()
-    after = http.get_inference_statistics(name)["model_stats"][0]
-    requests, batches = (after[key] - before[key] for key in ("inference_count", "execution_count"))
-    assert requests == 128
+    requests = batches = 64
+    while batches >= requests and requests < 64 * 20:
+        wires = [server.connect() for _ in range(64)]
+        for wire in wires:
+            wire.send(raw_request(name, np.ones((1, 4), np.float32).tobytes()))
+        for wire in wires:
+            assert wire.read().status == 200
+            wire.sock.close()
+        after = http.get_inference_statistics(name)["model_stats"][0]
+        requests, batches = (after[key] - before[key] for key in ("inference_count", "execution_count"))
+        assert requests % 64 == 0
     assert batches < requests
 
 

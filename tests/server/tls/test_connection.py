@@ -94,7 +94,7 @@ def test_curl(server: Server, pair: Pair, flags: list[str]) -> None:
     url = f"https://localhost:{server.port}/v2/health/ready"
     command = [str(CURL), "-sS", "--cacert", str(pair.cert), *flags, "-w", "%{http_code} %{num_connects}\n", url, url]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.stdout, done.stderr) == ("200 1\n200 0\n", "")
+    assert (done.stdout, done.stderr) == ('{"ready":true}200 1\n{"ready":true}200 0\n', "")
 
 
 def test_http_client(server: Server, pair: Pair) -> None:
