@@ -1,7 +1,7 @@
 """How a tune spends its time: pure arithmetic; `now` is an argument.
 
 Each phase has a share of the budget and an end; what a phase leaves over, the ones after it have. The verification is
-planned first: what it claims must hold, so a slow model's verification may take up to a third of the budget, and the
+planned first: what it claims must hold, so a slow model's verification may take up to 37 % of the budget, and the
 search is as much shorter. Where the p99 takes longer than that, a p95 or the median is verified, in time.
 """
 
@@ -12,7 +12,7 @@ _CALIBRATE, _LEAST_CALIBRATE_S = 0.12, 2.4
 _RACE_END, _REFINE_END, _EXPLAIN_END = 0.58, 0.64, 0.75  # of the budget, counted from its beginning
 _EXPLAIN = _EXPLAIN_END - _REFINE_END
 _VERIFY = 1 - _EXPLAIN_END
-_LEAST_VERIFY, _MOST_VERIFY = 0.15, 0.35
+_LEAST_VERIFY, _MOST_VERIFY = 0.15, 0.37
 _WRAP_UP, _MOST_WRAP_UP_S = 0.05, 2.0
 _LATE, _OVER = 0.06, 0.08  # of the budget
 MOMENT_S = 2.5  # that a short budget may be exceeded by, for a p99
