@@ -145,6 +145,18 @@ def test_the_own_tail_of_the_baseline_is_that_of_the_same_rounds() -> None:
     assert shown == {0.2: True, 1.0: False}
 
 
+def test_a_rate_that_the_baseline_carries_is_no_way_out() -> None:
+    """Where a step down is worth nothing, more blocks may show the rate; what is too much is lowered all the same."""
+    random = np.random.default_rng(6)
+    carried = CarriedRate(20.0, 100.0, above=70.0)
+    for number in range(8):
+        carried.add(random.exponential(10.0 if number < 4 else 1.0, 500), 100.0, random.exponential(10.0, 500))
+    assert carried.rate == 100.0
+    assert carried.best.blocks
+    carried.add(np.full(500, 900.0), 100.0, random.exponential(10.0, 500))
+    assert carried.rate == 65.0
+
+
 def test_a_rate_with_failed_requests_is_not_carried() -> None:
     """However few: the p99 would hide them."""
     carried = CarriedRate(10.0, 100.0)

@@ -193,12 +193,13 @@ class CarriedRate:
     Args:
         limit_ms: the limit.
         highest: the rate to try in the end.
-        above: what it has to be over to be worth anything: where a step below is not, there is none.
+        above: what it has to be over to be worth anything: a step below that is taken only where it has to be.
     """
 
     def __init__(self, limit_ms: float, highest: float, above: float = 0.0) -> None:
         self.limit_ms = limit_ms
         self.highest = highest
+        self.above = above
         self.is_over = False  # whether no block is wanted any more
         self.shown: CarriedBlocks | None = None  # at the highest rate shown to be carried
         self._begin(_DOWN * highest if _DOWN * highest > above else highest)
@@ -237,7 +238,7 @@ class CarriedRate:
         elif len(now.blocks) % _LOOK == 0 and len(latencies) >= samples_needed(0.99, _CONFIDENCE):
             if now.is_within(self.limit_ms):
                 self._raise()
-            elif (ratio := now.ratio()) is None or ratio.point > _HOPEFUL:
+            elif ((ratio := now.ratio()) is None or ratio.point > _HOPEFUL) and _DOWN * self.rate > self.above:
                 self._lower()
 
     def _raise(self) -> None:
