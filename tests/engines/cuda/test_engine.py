@@ -13,7 +13,7 @@ import pytest
 from tailcut.engines import EngineOptions, open_engine
 from tailcut.engines.base import CudaOptions, U8Input
 from tailcut.engines.compilers import missing_compiler
-from tailcut.errors import DeviceLostError, EngineError, ReleasedError, UnsupportedError
+from tailcut.errors import DeviceLostError, EngineError, InvalidInputError, ReleasedError, UnsupportedError
 from tailcut.runtime.limits import Limits
 from tailcut.runtime.model import Model
 from tailcut.runtime.profile import Profile
@@ -256,7 +256,7 @@ def test_an_index_out_of_bounds_never_gets_to_the_device(tmp_path: Path, wrong: 
     device = Watched()
     device.both = threading.Barrier(1)
     engine = CudaEngine(path, options, device=device)
-    with pytest.raises(EngineError, match=r"^input 'x' has an index out of bounds: they are -4 to 3$"):
+    with pytest.raises(InvalidInputError, match=r"^input 'x' has an index out of bounds: they are -4 to 3$"):
         engine.run({"x": np.array([[1], [wrong]])})
     assert device.most == 0
     assert engine.run({"x": np.array([[3], [-4]])})["output"].tolist() == [[3.0], [0.0]]
@@ -267,7 +267,7 @@ def test_an_index_out_of_bounds_never_gets_to_the_device(tmp_path: Path, wrong: 
         def ask(at: int) -> None:
             try:
                 answers[at] = float(model.infer_sync({"x": np.array([[wrong if at == 5 else 2]])})["output"][0, 0])
-            except EngineError as error:
+            except InvalidInputError as error:
                 answers[at] = str(error)
 
         threads = [threading.Thread(target=ask, args=(at,)) for at in range(12)]

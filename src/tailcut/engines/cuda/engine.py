@@ -27,7 +27,7 @@ from tailcut.engines.files import FileKind, kind_of
 from tailcut.engines.phases import PhaseTimes
 from tailcut.engines.samples import find_samples
 from tailcut.engines.torch import passes
-from tailcut.engines.torch.compiling import compiled, compiling, first_sizes
+from tailcut.engines.torch.compiling import compiled, compiler_options, compiling, first_sizes
 from tailcut.engines.torch.engine import as_array, as_tensor, use_threads
 from tailcut.engines.torch.indices import check_indices
 from tailcut.engines.torch.program import Arguments, TorchProgram, read_program
@@ -123,7 +123,7 @@ class CudaEngine:
         with compiling(path):
             samples = find_samples(self)  # on the program as it is
             self._graphs.clear()
-            self._module = compiled(self._module)
+            self._module = compiled(self._module, compiler_options(computes_indices=False))
             for rows in first_sizes(self.spec):
                 self.run(samples.make(max(rows, samples.rows), seed=0))
 

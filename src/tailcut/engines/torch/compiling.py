@@ -18,9 +18,18 @@ from tailcut.spec import ModelSpec
 _COMPILED_ROWS = (2, 1)  # sizes that compile apart: one is never generalised to
 
 
-def compiled(module: Any) -> Callable[..., Sequence[Any]]:
+def compiler_options(*, computes_indices: bool) -> dict[str, Any]:
+    """What inductor is asked for on the CPU.
+
+    Its loops check the indices that they look up. On one thread a wrong one is an error of the call; on several it is
+    thrown where nothing can catch it, and ends the process. Products of matrices have their threads either way.
+    """
+    return {"freezing": True, **({"cpp.threads": 1} if computes_indices else {})}
+
+
+def compiled(module: Any, options: dict[str, Any]) -> Callable[..., Sequence[Any]]:
     """The module compiled for all sizes, at its first call; a call outside of the mode of that one compiles anew."""
-    call: Callable[..., Sequence[Any]] = torch.compile(module, dynamic=True, fullgraph=True, options={"freezing": True})
+    call: Callable[..., Sequence[Any]] = torch.compile(module, dynamic=True, fullgraph=True, options=options)
     return call
 
 

@@ -26,10 +26,11 @@ from tailcut.engines.binding import check_arrays
 from tailcut.engines.compilers import need_compiler
 from tailcut.engines.samples import find_samples
 from tailcut.engines.torch import passes
-from tailcut.engines.torch.compiling import compiled, compiling, first_sizes
+from tailcut.engines.torch.compiling import compiled, compiler_options, compiling, first_sizes
+from tailcut.engines.torch.indices import check_indices
 from tailcut.engines.torch.package import compiled_ahead
 from tailcut.engines.torch.program import Arguments, TorchProgram, read_program, short
-from tailcut.errors import EngineError, ReleasedError, TailcutError, UnsupportedError
+from tailcut.errors import EngineError, InvalidInputError, ReleasedError, TailcutError, UnsupportedError
 from tailcut.machine.fingerprint import isa_flags
 from tailcut.spec import DType, TensorSpec
 
@@ -67,7 +68,8 @@ class TorchEngine:
         arguments = self._open()
         check_arrays(self.spec, inputs, outputs)
         self._sizes.check([inputs[tensor.name].shape for tensor in self.spec.inputs])
-        ins = arguments.all([as_tensor(inputs[tensor.name]) for tensor in self.spec.inputs])
+        given = [as_tensor(inputs[tensor.name]) for tensor in self.spec.inputs]
+        ins = arguments.all(given)
         outs = [as_tensor(outputs[tensor.name]) for tensor in self.spec.outputs]
         write, compute, names = self._write, self._call, self.spec.output_names
         keep = (dict(inputs), dict(outputs))
@@ -77,6 +79,7 @@ class TorchEngine:
                 raise ReleasedError("the engine was closed")
             use_threads(self.options.threads)
             try:
+                self._check_compiled(given)
                 with torch.inference_mode():
                     if write is not None:
                         write(*ins, *outs)
@@ -87,7 +90,7 @@ class TorchEngine:
             except TailcutError:
                 raise
             except Exception as error:  # noqa: BLE001  PyTorch's errors share no base
-                raise EngineError(f"PyTorch failed: {short(error)}") from None
+                raise self._failure(error, given) from None
 
         return call
 
@@ -98,7 +101,9 @@ class TorchEngine:
         held = [np.require(inputs[tensor.name], requirements=["C", "W"]) for tensor in self.spec.inputs]
         self._sizes.check([array.shape for array in held])
         # Made outside of inference mode, as in bind: compiled code is told apart by it, and would be compiled anew.
-        arguments = every.all(list(map(as_tensor, held)))
+        given = list(map(as_tensor, held))
+        arguments = every.all(given)
+        self._check_compiled(given)
         try:
             with torch.inference_mode():
                 results = self._call(*arguments)
@@ -107,7 +112,7 @@ class TorchEngine:
                     for tensor, result in zip(self.spec.outputs, results, strict=True)
                 }
         except Exception as error:  # noqa: BLE001  as in bind
-            raise EngineError(f"PyTorch failed: {short(error)}") from None
+            raise self._failure(error, given) from None
 
     def close(self) -> None:
         """See `Engine.close`."""
@@ -126,9 +131,23 @@ class TorchEngine:
         with compiling(path):
             samples = find_samples(self)  # on the program as it is
             ahead = self.options.compiler == "aot_inductor"
-            self._call = compiled_ahead(path, program, self.options) if ahead else compiled(module)
+            chosen = compiler_options(computes_indices=program.computes_indices)
+            self._call = compiled_ahead(path, program, self.options, chosen) if ahead else compiled(module, chosen)
             for rows in first_sizes(self.spec):
                 self.run(samples.make(max(rows, samples.rows), seed=0))
+
+    def _check_compiled(self, given: Sequence[Any]) -> None:
+        """Refuse indices that compiled code would look up out of bounds: on several threads that ends the process."""
+        if self.options.compiler != "eager":
+            check_indices(self.spec, self.hints, given)
+
+    def _failure(self, error: Exception, given: Sequence[Any]) -> TailcutError:
+        """What a failed call is reported as: an index out of bounds is the request's mistake, and names the input."""
+        try:
+            check_indices(self.spec, self.hints, given)
+        except InvalidInputError as mistake:
+            return mistake
+        return EngineError(f"PyTorch failed: {short(error)}")
 
     def _open(self) -> Arguments:
         if self._arguments is None:

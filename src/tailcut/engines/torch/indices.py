@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 from tailcut.engines.hints import AxisSize, InputHints
-from tailcut.engines.torch.rows.nodes import argument, expression, name_of, product, shape_of
+from tailcut.engines.torch.rows.nodes import argument, expression, name_of, nodes_in, product, shape_of
 from tailcut.engines.torch.sizes import linear
-from tailcut.errors import EngineError
+from tailcut.errors import InvalidInputError
 from tailcut.spec import ModelSpec
 
 _KEEPING = frozenset(  # operators that keep the elements
@@ -33,6 +33,17 @@ _ALONG = frozenset(  # operators whose arguments are a table, an axis of it, and
 )  # fmt: skip
 _EMBEDDINGS = frozenset({"embedding", "embedding_bag", "_embedding_bag"})
 _FROM_END = frozenset({"index", "_unsafe_index", "index_put", "_unsafe_index_put", "take"})
+_LOOKING_UP = _ALONG | _EMBEDDINGS | _FROM_END | {"take_along_dim", "one_hot", "select"} | {
+    "cross_entropy_loss", "nll_loss", "nll_loss_nd", "nll_loss2d", "nll_loss_forward", "nll_loss2d_forward",
+    "repeat_interleave", "scatter_reduce", "segment_reduce", "multi_margin_loss", "multilabel_margin_loss",
+}  # fmt: skip
+_BY_SIZE = frozenset(  # operators that read the sizes of their arguments alone
+    [
+        "sym_size", "size", "empty_like", "full_like", "ones_like", "zeros_like", "new_empty", "new_full", "new_ones",
+        "new_zeros", "rand_like", "randn_like",
+    ]
+)  # fmt: skip
+_INNER = frozenset({"cond", "while_loop", "scan", "map_impl", "associative_scan"})  # operators with graphs of their own
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +70,7 @@ def index_bounds(nodes: Mapping[str, Any]) -> IndexBounds:
     for name, node in nodes.items():
         if node.meta["val"].dtype not in _INTEGERS:
             continue
-        for size, from_end in _bounds(node):
+        for _, _, size, from_end in _bounds(node):
             if size.is_Integer:
                 below[name] = min(int(size), below.get(name, int(size)))
             elif (axis := _of_axis(size, symbols)) is not None:
@@ -73,7 +84,7 @@ def check_indices(spec: ModelSpec, hints: InputHints, ins: Sequence[Any]) -> Non
     """Refuse indices out of bounds; the message says nothing of their values, which may be another request's.
 
     Raises:
-        EngineError: there are such.
+        InvalidInputError: there are such.
     """
     if not (hints.below or hints.below_axes):
         return
@@ -88,11 +99,44 @@ def check_indices(spec: ModelSpec, hints: InputHints, ins: Sequence[Any]) -> Non
         size = min(sizes)
         array, least = values.numpy(), -size if name in hints.from_end else 0
         if array.max() >= size or array.min() < least:
-            raise EngineError(f"input {name!r} has an index out of bounds: they are {least} to {size - 1}")
+            raise InvalidInputError(f"input {name!r} has an index out of bounds: they are {least} to {size - 1}")
 
 
-def _bounds(node: Any) -> Iterator[tuple[Any, bool]]:
-    """For each operator that takes a node as an index: the size, and whether negative ones count from the end."""
+def has_unchecked_indices(graph: Any, inputs: Sequence[Any]) -> bool:
+    """Whether what a request's values say is looked up without being checked before: what the program computes of them.
+
+    Args:
+        graph: of an exported program.
+        inputs: its nodes that are the request's tensors.
+    """
+    symbols = _symbols({node.name: node for node in inputs})
+    checked = {
+        (user, index)
+        for node in inputs
+        if node.meta["val"].dtype in _INTEGERS
+        for user, index, size, _ in _bounds(node)
+        if size.is_Integer or _of_axis(size, symbols) is not None
+    }
+    by_value = set(inputs)  # nodes that depend on the values of a request, and not on its sizes alone
+    for node in graph.nodes:
+        name = name_of(node).removesuffix("_") if node.op == "call_function" else ""
+        given = [item for item in nodes_in([node.args, node.kwargs]) if item in by_value]
+        if not name or not given or name in _BY_SIZE:
+            continue
+        by_value.add(node)
+        if name in _INNER:
+            return True
+        if name in _LOOKING_UP and any(_is_index(item) and (node, item) not in checked for item in given):
+            return True
+    return False
+
+
+def _is_index(node: Any) -> bool:
+    return getattr(node.meta.get("val"), "dtype", torch.int64) in _INTEGERS
+
+
+def _bounds(node: Any) -> Iterator[tuple[Any, Any, Any, bool]]:
+    """For each operator that takes a node as an index: it, what it is given, the size, and whether -1 is the last."""
     for user in node.users:
         name, args = name_of(user).removesuffix("_"), user.args  # which in place is index_put_
         sizes: list[Any] = []
@@ -108,7 +152,7 @@ def _bounds(node: Any) -> Iterator[tuple[Any, bool]]:
         elif name in _FROM_END and isinstance(args[1], list | tuple):
             sizes = list(_indexed(node, args[0], args[1]))
         for size in sizes:
-            yield size, name in _FROM_END
+            yield user, node, size, name in _FROM_END
         whole = name == "slice" and shape_of(user) == shape_of(node)  # as `x[:, None]` has it
         if (whole or name in _KEEPING) and args[0] is node:
             yield from _bounds(user)

@@ -7,7 +7,7 @@ import hashlib
 import logging
 import os
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +23,23 @@ from tailcut.machine.fingerprint import isa_flags
 _log = logging.getLogger("tailcut")
 
 
-def compiled_ahead(path: Path, program: TorchProgram, options: EngineOptions) -> Callable[..., Sequence[Any]]:
+def compiled_ahead(
+    path: Path, program: TorchProgram, options: EngineOptions, chosen: Mapping[str, Any]
+) -> Callable[..., Sequence[Any]]:
     """The program as a compiled library, which takes the program's inputs in order and returns its outputs.
+
+    Args:
+        path, program, options: what to compile, and for which engine.
+        chosen: inductor's own options.
 
     Raises:
         UnsupportedError: another user can write into the cache.
     """
-    package = cache_folder() / f"{_key(path, options)}.pt2"
+    package = cache_folder() / f"{_key(path, options, chosen)}.pt2"
     if not package.exists():
         own = package.with_name(f".{os.getpid()}-{package.name}")
         torch._inductor.aoti_compile_and_package(  # noqa: SLF001  PyTorch documents it under this name
-            program.exported, package_path=str(own), inductor_configs={"freezing": True}
+            program.exported, package_path=str(own), inductor_configs=dict(chosen)
         )
         own.replace(package)
         _log.info("compiled ahead of time: %s", package)
@@ -65,9 +71,10 @@ def cache_folder() -> Path:
     return folder
 
 
-def _key(path: Path, options: EngineOptions) -> str:
-    """What the library depends on: the program, PyTorch, the processor, and the number of threads."""
+def _key(path: Path, options: EngineOptions, chosen: Mapping[str, Any]) -> str:
+    """What the library depends on: program, PyTorch, processor, number of threads, and the options of inductor."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     words = [digest, torch.__version__, *sorted(isa_flags()), str(options.threads), ",".join(options.fixed_dims)]
+    words += [f"{name}={value}" for name, value in sorted(chosen.items())]
     return hashlib.sha256(" ".join(words).encode()).hexdigest()[:32]

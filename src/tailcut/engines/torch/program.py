@@ -22,7 +22,7 @@ from tailcut.engines.files import ENGINES_OF, FileKind, kind_of, model_name
 from tailcut.engines.hints import InputHints
 from tailcut.engines.installed import is_installed
 from tailcut.engines.torch.archive import EXAMPLES, REGISTERED_BY, check_archive, libraries_of
-from tailcut.engines.torch.indices import index_bounds
+from tailcut.engines.torch.indices import has_unchecked_indices, index_bounds
 from tailcut.engines.torch.rows.analysis import RowAnalysis
 from tailcut.engines.torch.rows.nodes import expression
 from tailcut.engines.torch.sizes import ExportedSizes
@@ -85,6 +85,7 @@ class TorchProgram:
         weight_bytes: of its parameters, buffers and constants.
         endless: an operator that may run as long as a request's values say; "" where there is none.
         sizes: that it was exported for: each request is checked, because answers to others may be wrong.
+        computes_indices: from a request's values, so that nothing can check them before it looks them up.
     """
 
     exported: Any
@@ -95,6 +96,7 @@ class TorchProgram:
     weight_bytes: int = 0
     endless: str = ""
     sizes: ExportedSizes = ExportedSizes()  # noqa: RUF009  frozen
+    computes_indices: bool = False
 
 
 def read_program(path: Path, options: EngineOptions, name: str | None = None) -> TorchProgram:
@@ -233,6 +235,7 @@ def _described(exported: Any, path: Path, options: EngineOptions, name: str | No
         sum(tensor.nbytes for tensor in weights if isinstance(tensor, torch.Tensor)),
         next(iter(_ENDLESS & operators), ""),
         sizes,
+        has_unchecked_indices(exported.graph, list(inputs.values())),
     )
 
 
