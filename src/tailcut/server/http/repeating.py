@@ -65,8 +65,8 @@ class Repeating:
     # Going.
 
     def take_rows(self, plan: RequestPlan, body: memoryview) -> bool:
-        """Take the fast path with a whole body of rows, whose head has come often enough: STEADY times."""
-        return self._take(plan, Template.raw(plan.of_model.model.spec), body, plan.length)
+        """Take the fast path with a whole body of one row, whose head has come often enough: STEADY times."""
+        return self._take(plan, Template.raw(plan.of_model.model.spec, plan.rows), body, plan.length)
 
     def may_take(self) -> bool:
         """Count a message that is more than rows; whether `take` is to be asked."""

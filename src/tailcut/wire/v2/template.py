@@ -29,9 +29,9 @@ class Template(NamedTuple):
     form: ListForm | None = None
 
     @classmethod
-    def raw(cls, spec: ModelSpec) -> "Template":
-        """Of a body that is the bytes of one row."""
-        return cls(InferRequest.raw(spec), 1, b"")
+    def raw(cls, spec: ModelSpec, rows: int) -> "Template":
+        """Of a body that is the bytes of so many rows."""
+        return cls(InferRequest.raw(spec), rows, b"")
 
 
 def template_of(spec: ModelSpec, body: bytes, json_size: int | None) -> Template | None:
