@@ -1,7 +1,8 @@
 """Mixed traffic against a real server of identity models: every request has a pattern of its own, and clients leave.
 
 Each answer must be its own request's bytes. A client that leaves sends 0xAA only: no answer ever holds that pattern.
-Half of the connections ask for the same thing again and again, so that the server serves them on the fast path.
+Half of the connections ask for the same thing again and again, so that the server serves them on the fast path where
+it is a row of a small model, and has to tell it from what looks alike and is several.
 """
 
 import asyncio
@@ -12,7 +13,7 @@ import socket
 import struct
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -93,6 +94,7 @@ def _chunked(model: str, body: bytes) -> bytes:
     return b"\r\n".join([*lines, b"Transfer-Encoding: chunked", b"", chunks + b"0\r\n\r\n"])
 
 
+Drawn = tuple[Callable[[str, bytes], bytes], str, int]  # how a request is built, for which model, and its bytes
 KINDS: list[tuple[Callable[[str, bytes], bytes], str, float]] = [
     (_raw, "small", 6),
     (_raw, "middle", 3),
@@ -103,6 +105,7 @@ KINDS: list[tuple[Callable[[str, bytes], bytes], str, float]] = [
     (_json, "small", 2),
     (_chunked, "small", 1),
 ]
+STEADY = [*KINDS[:1] * 4, *KINDS]  # of the connections that repeat themselves
 LEAVES = ["in the head", "in the body", "before the answer", "in the answer"]
 
 
@@ -114,22 +117,25 @@ class _Client:
         self._random = random.Random(seed)
         self._tally = tally
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
-        self._steady = False  # repeats itself on this connection
+        self._steady: Drawn | None = None  # what this connection repeats
 
     async def run(self, numbers: "asyncio.Queue[int]") -> None:
         while not numbers.empty():
             number = numbers.get_nowait()
             if self._streams is None:
                 self._streams = await asyncio.open_connection(self._server.host, self._server.port)
-                self._steady = self._random.random() < 0.5
-            build, model, _ = KINDS[0] if self._steady else self._random.choices(KINDS, [item[2] for item in KINDS])[0]
-            size = 4 * WIDTHS[model] * (1 if self._steady else self._random.choice([1, 1, 1, 2, 5]))
+                self._steady = self._draw(STEADY) if self._random.random() < 0.5 else None
+            build, model, size = self._steady or self._draw(KINDS)
             if self._random.random() < (0.1 if self._steady else 0.2):
                 await self._leave(build(model, CANARY * size), self._random.choice(LEAVES))
             else:
                 await self._ask(build(model, pattern(number, size)), pattern(number, size), build is _raw)
         if self._streams is not None:
             self._streams[1].close()
+
+    def _draw(self, kinds: Sequence[tuple[Callable[[str, bytes], bytes], str, float]]) -> Drawn:
+        build, model, _ = self._random.choices(kinds, [item[2] for item in kinds])[0]
+        return build, model, 4 * WIDTHS[model] * self._random.choice([1, 1, 1, 2, 5])
 
     async def _ask(self, request: bytes, expected: bytes, raw: bool) -> None:
         reader, writer = self._streams
