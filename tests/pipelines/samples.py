@@ -1,6 +1,7 @@
 """A pipeline for tests, as a user writes one: texts are counted, scored by a model, and named."""
 
 import os
+import random
 import time
 from pathlib import Path
 
@@ -53,12 +54,16 @@ def add_up(more, mask, text):
     return {"echo": [item[::-1] for item in text], "sum": (more * mask).sum(axis=1)}
 
 
-@stage(inputs={"x": "FP32[4]"}, outputs={"y": "FP32[4]", "pid": "INT64", "rows": "INT64"}, max_batch_size=8)
+@stage(
+    inputs={"x": "FP32[4]"},
+    outputs={"y": "FP32[4]", "pid": "INT64", "rows": "INT64", "call": "FP64"},
+    max_batch_size=8,
+)
 def where(x):
-    """The input, with the process and the number of rows of this call."""
+    """The input, with the process and the number of rows of this call, and a number that no other call has."""
     if np.any(x[:, 0] == 13):
         raise InvalidInputError("13 brings bad luck")
-    return x * 2, np.full(len(x), os.getpid()), np.full(len(x), len(x))
+    return x * 2, np.full(len(x), os.getpid()), np.full(len(x), len(x)), np.full(len(x), random.random())
 
 
 @stage(inputs={"x": "FP32[4]"}, outputs={"y": "FP32[4]", "pid": "INT64"}, threads=True)

@@ -6,6 +6,7 @@ import numpy as np
 
 from tailcut.engines.base import Arrays, Bound, EngineOptions
 from tailcut.errors import EngineError, InvalidInputError, TailcutError, UnsupportedError
+from tailcut.pipelines.beside import BesideWatch, Parts, is_mixing
 from tailcut.pipelines.calling import log_fault, refusal
 from tailcut.pipelines.pool import ProcessPool
 from tailcut.pipelines.process import NotSentError, StagePlace
@@ -27,6 +28,7 @@ class StageEngine:
         self.stage = stage
         self._caller = stage_place.caller
         self._pool = None if stage.threads else ProcessPool(stage_place)
+        self._beside = None if stage.per_request else BesideWatch(stage.name, self._call)
 
     @property
     def pids(self) -> list[int]:
@@ -52,6 +54,18 @@ class StageEngine:
             BatchLostError: the process died or was killed while it computed these requests.
         """
         parts = [list(request.values()) for request in requests]
+        return self._call(parts) if self._beside is None else self._beside.answers(parts)
+
+    def is_mixing(self, requests: Sequence[Arrays]) -> bool:
+        """Whether its answers to these requests depend on the others.
+
+        Raises:
+            TailcutError: as `run_apart`.
+        """
+        parts = [list(request.values()) for request in requests]
+        return is_mixing(self._call, parts, self._call(parts), range(len(parts)))
+
+    def _call(self, parts: Parts) -> list[list[np.ndarray]]:
         if self._pool is None:
             return self._call_here(parts)
         while True:

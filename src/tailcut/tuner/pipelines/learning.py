@@ -6,7 +6,6 @@ from typing import cast
 
 import numpy as np
 
-from tailcut.engines.agreement import distance
 from tailcut.engines.base import Engine
 from tailcut.engines.samples import likely_samples
 from tailcut.errors import TailcutError, UsageError
@@ -24,7 +23,6 @@ from tailcut.tuner.result_records import RowsDecision
 _MOST_REQUESTS = 2048  # of the data
 _WALKED = 24  # requests that the steps' own inputs are taken from
 _ROWS = 8  # that a stage is asked alone and together
-_MIXED = 0.01  # as far apart, answers to the same rows differ by more than rounding
 _ADVICE = "if the rows of a request belong together, write @stage(whole_requests=True)"
 
 
@@ -143,22 +141,10 @@ def _mixes(engine: StageEngine, given: Sequence[Arrays]) -> bool:
         for row in range(len(next(iter(request.values()))))
     ][: min(_ROWS, engine.stage.max_batch_size)]
 
-    def apart() -> list[dict[str, np.ndarray]]:
-        return [engine.run(row) for row in rows]
-
-    def together() -> list[dict[str, np.ndarray]]:
-        return [dict(zip(engine.spec.output_names, outputs, strict=True)) for outputs in engine.run_apart(rows)]
-
     try:
-        alone, beside, again, once_more = apart(), together(), apart(), together()
+        return engine.is_mixing(rows)
     except TailcutError:
         return False
-    repeats = _distance(alone, again) == _distance(beside, once_more) == 0
-    return repeats and _distance(alone, beside) > _MIXED
-
-
-def _distance(expected: Sequence[Arrays], result: Sequence[Arrays]) -> float:
-    return max(map(distance, expected, result), default=0.0)
 
 
 def _requests(engine: Engine, wanted: TuneRequest) -> list[Arrays]:
