@@ -11,14 +11,15 @@ from threading import Thread
 import pytest
 
 from tailcut.errors import UsageError
-from tailcut.lab.load import LoadTarget, Payload
+from tailcut.lab.load import LoadResult, LoadTarget, Payload
 from tailcut.lab.trial import Arm
+from tailcut.tuner import racing as racing_module
 from tailcut.tuner.baseline import measure_baseline
 from tailcut.tuner.heats import NONE
 from tailcut.tuner.journal import Journal
 from tailcut.tuner.noise import Noise
 from tailcut.tuner.objective import Objective, ObjectiveKind
-from tailcut.tuner.racing import LEAST_BLOCK_S, RaceEntrant, RaceLoad, Racing, load_for
+from tailcut.tuner.racing import LEAST_BLOCK_S, ClosedScores, RaceEntrant, RaceLoad, Racing, load_for
 from tailcut.tuner.space import BASELINE, changed
 
 
@@ -83,6 +84,37 @@ def sleepers(*seconds: float, failing: int = 0) -> Iterator[list[RaceEntrant]]:
 def racing(kind: ObjectiveKind, rate: float) -> Racing:
     objective = Objective(kind, limit_ms=2000.0, rate=4.0)
     return Racing(objective, load_for(objective, rate), Noise(), Journal(None, None))
+
+
+def test_only_what_may_be_best_is_measured_again() -> None:
+    """Both numbers of connections in two heats, then those that are near the arm's best."""
+    scores = ClosedScores()
+    for few, many in ((10.0, 100.0), (120.0, 90.0)):
+        assert scores.wanted((2, 16)) == [2, 16]
+        scores.add(2, few)
+        scores.add(16, many)
+    assert scores.wanted((2, 16)) == [2, 16]  # 65 and 95
+    scores.add(2, 10.0)
+    assert scores.wanted((2, 16)) == [16]
+    assert scores.wanted((2, 16, 32)) == [2, 16, 32]
+
+
+def test_a_number_of_connections_that_is_behind_is_left_out() -> None:
+    """So that there is time for more heats, of what decides."""
+    asked: list[int] = []
+    measured = replace(racing("goodput", 8.0), load=RaceLoad((1, 4), LEAST_BLOCK_S))
+    with sleepers(0.02, 0.02) as entrants, pytest.MonkeyPatch.context() as patch:
+        run = racing_module.closed_run
+
+        def noted(arm: Arm, concurrency: int, **more: float) -> LoadResult:
+            asked.append(concurrency)
+            return run(arm, concurrency=concurrency, **more)
+
+        patch.setattr(racing_module, "closed_run", noted)
+        measured.heats(entrants, time.monotonic() + 2.5, 4)
+    assert asked[:8] == [1, 4] * 4
+    assert asked[8:]
+    assert set(asked[8:]) == {4}
 
 
 @pytest.mark.slow

@@ -8,7 +8,6 @@ from functools import partial
 import numpy as np
 
 from tailcut.lab.cost import Spent, watched
-from tailcut.lab.load import LoadResult
 from tailcut.lab.trial import Arm, closed_run, open_run, watched_again
 from tailcut.machine.process import peak_bytes
 from tailcut.runtime.settings import Settings
@@ -34,6 +33,7 @@ _OPEN_REQUESTS = 12  # in an open block, at least
 _REPEATED = 0.25  # of the open blocks, at most
 _COST_REQUESTS, _MOST_COST_S = 40, 0.6  # of an open block in which the CPU time of equals is compared
 _OPEN_SPARE = 1.1  # more requests in an open block than its p95 needs
+_BOTH_HEATS, _BEHIND = 2, 0.6  # heats with all numbers of connections; what is behind the best by so much is left out
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,25 @@ class RaceLoad:
     def alone_s(self) -> float:
         """A block of one connection with as many answers, where an instance of two computes them."""
         return min(self.block_s, 2 * self.block_s / self.clients[-1])
+
+
+@dataclass(slots=True)
+class ClosedScores:
+    """What one arm's closed loops brought, by their number of connections. Pure."""
+
+    by_clients: dict[int, list[float]] = field(default_factory=dict)
+
+    def wanted(self, clients: Sequence[int]) -> list[int]:
+        """The numbers that are worth another block: after a few heats, only those that may be this arm's best."""
+        if any(len(self.by_clients.get(count, ())) < _BOTH_HEATS for count in clients):
+            return list(clients)
+        medians = {count: float(np.median(self.by_clients[count])) for count in clients}
+        best = max(medians.values())
+        return [count for count in clients if medians[count] >= _BEHIND * best]
+
+    def add(self, count: int, score: float) -> None:
+        """Take in a block of so many connections."""
+        self.by_clients.setdefault(count, []).append(score)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,9 +155,12 @@ class Racing:
         return heats
 
     def _heats(self, entrants: Sequence[RaceEntrant], until: float, fewest: int) -> Heats:
+        closed = [ClosedScores() for _ in entrants]
 
         def score(index: int, number: int, most_s: float) -> float:
-            value = self._score(entrants[index].arm, number, most_s)
+            arm = entrants[index].arm
+            is_open = self.objective.is_open
+            value = self._score_open(arm, number, most_s) if is_open else self._score_closed(arm, closed[index])
             self.journal.add("heat", entrants[index].settings, score=value, objective=self.objective.kind)
             return value
 
@@ -168,18 +190,19 @@ class Racing:
             for entrant, medians, cost in zip(entrants, alone, spent, strict=True)
         ]
 
-    def _score(self, arm: Arm, number: int, most_s: float) -> float:
-        """One heat of one arm; `most_s` bounds what an open block takes beyond the least."""
-        if self.objective.is_open:
-            return self._score_open(arm, number, most_s)
-        closed = [self._closed(arm, clients, self.load.block_s) for clients in self.load.clients]
-        self._silent |= not any(result.samples for result in closed)
-        return max(map(self.objective.score_closed, closed))
-
-    def _closed(self, arm: Arm, clients: int, block_s: float) -> LoadResult:
-        return closed_run(arm, concurrency=clients, duration_s=block_s, warmup_s=(_WARMED - 1) * block_s)
+    def _score_closed(self, arm: Arm, known: ClosedScores) -> float:
+        """One heat of one arm: the best of its closed loops."""
+        scores, answered, block_s = [], False, self.load.block_s
+        for count in known.wanted(self.load.clients):
+            result = closed_run(arm, concurrency=count, duration_s=block_s, warmup_s=(_WARMED - 1) * block_s)
+            answered |= bool(result.samples)
+            scores.append(self.objective.score_closed(result))
+            known.add(count, scores[-1])
+        self._silent |= not answered
+        return max(scores)
 
     def _score_open(self, arm: Arm, number: int, most_s: float) -> float:
+        """One heat of one arm; `most_s` bounds what a block takes beyond the least."""
         rate = self.objective.rate
         wanted_s = max(self.load.block_s, _OPEN_SPARE * samples_needed(0.95) / rate)
         length_s = max(self._least_open_s, min(wanted_s, most_s))
