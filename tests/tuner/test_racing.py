@@ -172,8 +172,27 @@ def test_fewer_arms_race_where_a_heat_takes_long() -> None:
     """Two at least, and as many heats as there is time for; arms of a quick model all race."""
     now = time.monotonic()
     slow = replace(racing("goodput", 8.0), load=RaceLoad((1, 2), 1.0))  # 2.4 s for one arm in one heat
-    assert slow.in_time(6, now + 30.0) == (4, 3)
-    assert slow.in_time(6, now + 10.0) == (2, 2)
-    assert slow.in_time(6, now - 5.0) == (2, 1)
-    assert slow.in_time(1, now - 5.0) == (1, 1)
-    assert racing("goodput", 1000.0).in_time(9, now + 30.0) == (9, 3)
+    assert slow.in_time(6, now + 30.0, now + 30.0) == (4, 3)
+    assert slow.in_time(6, now + 10.0, now + 10.0) == (2, 2)
+    assert racing("goodput", 1000.0).in_time(9, now + 30.0, now + 30.0) == (9, 3)
+
+
+@pytest.mark.parametrize(("latest_s", "heats"), [(6.0, 1), (4.0, 0)])
+def test_one_heat_may_take_what_the_rungs_do_not(latest_s: float, heats: int) -> None:
+    """Two arms of a slow model, or at a low rate, race once where that ends at the latest time, and else not at all."""
+    now = time.monotonic()
+    slow = replace(racing("goodput", 8.0), load=RaceLoad((1, 2), 1.0))
+    assert slow.in_time(6, now - 5.0, now + latest_s) == (2, heats)
+    seldom = racing("latency", 1000.0)
+    seldom.objective = replace(seldom.objective, rate=5.0)  # 2.4 s for an open block
+    assert seldom.in_time(6, now - 5.0, now + latest_s) == (2, heats)
+    assert seldom.in_time(1, now - 5.0, now + 1.0) == (1, 0)
+
+
+def test_a_slow_baseline_is_measured_in_few_runs() -> None:
+    """A run without answers is followed by one as long as it took: a call of 0.3 s needs no doubling from 10 ms on."""
+    with sleepers(0.3) as (entrant,):
+        began = time.monotonic()
+        baseline = measure_baseline(entrant.arm, 0.04, rate=None, limit_ms=100.0)
+        assert time.monotonic() - began < 3.5
+    assert 3 < baseline.capacity < 8

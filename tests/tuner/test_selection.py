@@ -433,3 +433,29 @@ def test_finalists_without_time_to_race_are_not_started(
     assert not set(chosen[count:]) & set(measured.asked)
     left_out = [event.text for event in message if isinstance(event, Phase) and "left out" in event.text]
     assert len(left_out) == (count < 4)
+
+
+@pytest.mark.parametrize("in_use", [False, True])
+def test_without_time_for_a_heat_the_best_by_simulation_wins(
+    tmp_path: Path, recorded: Callable[..., Recorded], in_use: bool
+) -> None:
+    """At a rate so low that a heat takes longer than the budget nothing races; settings in use stay."""
+    message: list[Event] = []
+    path = perceptron([4, 8], tmp_path / "m.onnx")
+    previous = Profile.of_model(path, changed(BASELINE, batching={"max_batch_size": 64})) if in_use else None
+    wanted = TuneRequest(path, rate=0.3, slo_ms=500.0, objective="latency", budget_s=10.0, previous=previous)
+    session, selection = opened(wanted, message.append)
+    choices = [changed(session.with_wire("binary"), engine={"threads": threads}) for threads in (2, 1)]
+    known = [*choices, *([] if previous is None else [previous.settings])]
+    recorded(dict.fromkeys(known, 1.0))
+    won = selection.race(
+        selection.chosen(
+            [PredictedConfiguration(item, 1.0, 1.0, 10.0, 0, p99_ms=item.engine.threads) for item in choices]
+        )
+    )
+    assert won == (choices[1] if previous is None else previous.settings)
+    assert session.outcome.race_winner == session.outcome.settings == won
+    assert session.outcome.raced == {}
+    text = [event.text for event in message if isinstance(event, Phase)]
+    kept = "taking the best by simulation" if previous is None else "keeping the settings in use"
+    assert f"no race: a heat takes {40 * len(known)} s, and the budget has less: {kept}" in text

@@ -1,5 +1,6 @@
 """What the baseline carries, and the limit that follows from its own tail."""
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -60,7 +61,8 @@ def measure_baseline(arm: Arm, seconds: float, *, rate: float | None, limit_ms: 
     """
     first = _closed(arm, _FEWEST_CLIENTS, seconds / 4)
     clients = max(_FEWEST_CLIENTS, min(_CLIENTS, int(first.rate_achieved * seconds)))
-    capacity = _closed(arm, clients, seconds).rate_achieved
+    # As long as the first at least: of a slow model that was made longer until it had answers.
+    capacity = _closed(arm, clients, max(seconds, first.duration_s)).rate_achieved
     carried = float(f"{_LOAD * capacity:.3g}")
     known = Baseline(capacity, clients, rate or carried, limit_ms or 0.0, own_limit=False)
     if limit_ms is None:
@@ -81,12 +83,13 @@ def measure_baseline(arm: Arm, seconds: float, *, rate: float | None, limit_ms: 
 def _closed(arm: Arm, clients: int, seconds: float) -> LoadResult:
     """A closed loop; longer where a request takes longer than that."""
     while True:
+        began = time.monotonic()
         result = closed_loop(arm.target, arm.payloads, concurrency=clients, duration_s=seconds, warmup_s=seconds / 4)
         if result.samples >= _FEWEST_ANSWERS:
             return result
         if result.errors or seconds > _LONGEST_S:
             raise UsageError(f"no request to the baseline succeeded: {_in_words(result.errors)}")
-        seconds *= 2
+        seconds = max(2 * seconds, time.monotonic() - began)  # it waits for the answers to what it has sent
 
 
 def _in_words(errors: Mapping[str, int]) -> str:

@@ -131,15 +131,19 @@ class Racing:
             return arms * self._least_open_s
         return arms * len(self.load.clients) * _WARMED * self.load.block_s
 
-    def in_time(self, arms: int, until: float) -> tuple[int, int]:
+    def in_time(self, arms: int, until: float, latest: float) -> tuple[int, int]:
         """How many of so many arms may race until a time of the monotonic clock, and in how many heats at least.
 
-        Of a slow model fewer arms race, and where these are still too many, in fewer heats.
+        Of a slow model, or at a low rate, fewer arms race, and where these are still too many, in fewer heats: one
+        that ends at the latest time is better than none, and none fits where even that does not.
         """
-        left_s = max(0.0, until - time.monotonic())
+        now = time.monotonic()
+        left_s = max(0.0, until - now)
         fits = int(left_s / max(FEWEST_HEATS * self.heat_s(1), 1e-9))
         arms = max(min(arms, _FEWEST_ARMS), min(arms, fits))
-        return arms, max(1, min(FEWEST_HEATS, int(left_s / max(self.heat_s(arms), 1e-9))))
+        heat_s = self.heat_s(arms)
+        heats = min(FEWEST_HEATS, int(left_s / max(heat_s, 1e-9)))
+        return arms, heats or int(now + heat_s <= latest)
 
     def heats(self, entrants: Sequence[RaceEntrant], until: float, fewest: int = FEWEST_HEATS) -> Heats:
         """Race until a time of the monotonic clock, but at least a few heats; again where no arm answered anything.

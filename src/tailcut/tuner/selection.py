@@ -155,6 +155,8 @@ class Selection:
             until = time.monotonic() + session.plan.refinement_s * len(entrants)
         else:
             entrants, fewest = self._in_time(entrants, until)
+            if not fewest:
+                return self._as_expected(entrants)
         session.tell(Phase(f"racing {len(entrants)} finalists on the real server"))
         heats = self._heats(entrants, until, fewest)
         tie_before = outcome.tie_break
@@ -213,12 +215,28 @@ class Selection:
     def _in_time(self, entrants: list[RaceEntrant], until: float) -> tuple[list[RaceEntrant], int]:
         """Those that there is time to race, the best by simulation and what is checked again; and how many heats."""
         session = self._session
-        count, fewest = session.racing.in_time(len(entrants), until)
+        # The rungs of what is so slow are not measured: a race may have their time.
+        count, fewest = session.racing.in_time(len(entrants), until, max(until, session.plan.rungs_until))
         kept = entrants[:count]
         kept += [entrant for entrant in entrants[count:] if entrant.settings == session.wanted.previous_settings]
         if len(kept) < len(entrants):
             session.tell(Phase(f"{len(kept)} of {len(entrants)} finalists race: a heat of all takes too long"))
         return kept, fewest
+
+    def _as_expected(self, entrants: Sequence[RaceEntrant]) -> list[Settings]:
+        """Without a race: settings in use stay, or else the best by simulation wins of those that answer rightly."""
+        session, outcome = self._session, self._session.outcome
+        in_use = session.wanted.previous_settings
+        order = sorted((entrant.settings for entrant in entrants), key=lambda settings: settings != in_use)
+        words = f"a heat takes {session.racing.heat_s(len(entrants)):,.0f} s, and the budget has less"
+        kept = "keeping the settings in use" if order[0] == in_use else "taking the best by simulation"
+        session.tell(Phase(f"no race: {words}: {kept}"))
+        for settings in order[1:]:
+            entry = Candidate.of(session.describe(settings), CandidateVerdict.SKIPPED, f"not raced: {words}")
+            session.candidate(session.racing_rung, entry)
+        outcome.settings = outcome.race_winner = order[0]
+        session.tell(Best(session.describe(order[0]), "as expected"))
+        return order
 
     def _best(self, heats: Heats, entrants: Sequence[RaceEntrant]) -> int:
         """The leader, or of those that are equal the one that is chosen among equals."""
