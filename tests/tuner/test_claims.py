@@ -13,8 +13,9 @@ from tests.tuner.results import told
 from tailcut.errors import UsageError
 from tailcut.tuner import verification
 from tailcut.tuner.accuracy import Accuracy
+from tailcut.tuner.baseline import Baseline
 from tailcut.tuner.budget import SearchSize
-from tailcut.tuner.claims import announce, carry, prove, within_reach
+from tailcut.tuner.claims import announce, carry, p99_takes_long, prove, within_reach
 from tailcut.tuner.events import Event, Phase
 from tailcut.tuner.finalists import PredictedConfiguration
 from tailcut.tuner.records import TuneRequest
@@ -40,6 +41,18 @@ def test_the_story_says_what_limits(tmp_path: Path) -> None:
     assert result.rate > 0
     assert result.limit_ms > 0
     assert session.outcome.objective.limit_ms == result.limit_ms
+
+
+@pytest.mark.parametrize(
+    ("rate", "of", "what_helps"), [(0.3, "at 0.3 req/s", ", or a higher --rate"), (400.0, "of a model this slow", "")]
+)
+def test_why_the_p99_is_not_verified(rate: float, of: str, what_helps: str) -> None:
+    """A model that carries far more than the rate is not called slow, and a higher rate helps only there."""
+    text = p99_takes_long(Baseline(1000.0, 16, rate, 5.0), 5630.0, 10.0, "p50", 15220).text
+    assert text == (
+        f"the p99 {of} takes 5,630 s to verify: within 10 s the tune verifies its p50 "
+        f"(--budget 15220s for the p99{what_helps})"
+    )
 
 
 def test_a_rate_out_of_reach_is_refused(tmp_path: Path) -> None:

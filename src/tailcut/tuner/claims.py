@@ -25,6 +25,7 @@ from tailcut.tuner.verification import good_s, told_within, verification_s, veri
 from tailcut.tuner.worse import ARMS, instead
 
 _ROUNDED_S = 5
+_LOW = 3.0  # times the rate, where a model carries more than that: the rate is low, and the model is not slow
 _BEYOND = 2.0  # times the best capacity that is expected: that is off by less
 _LOADED_S = 0.5  # with as many clients as raced
 
@@ -61,12 +62,25 @@ def announce(session: TuneSession, baseline: Baseline, size: SearchSize) -> None
     if needed_s > plan.most_verify_s:
         claims = told_within(plan.most_verify_s, baseline.rate, arms)
         budget_s = 10 * math.ceil(needed_s / plan.most_verify_s * plan.budget_s / 10)
-        session.tell(
-            Phase(
-                f"the p99 of a model this slow takes {needed_s:,.0f} s to verify: within {plan.budget_s:g} s the "
-                f"tune verifies its {claims} (--budget {budget_s}s for the p99, or a higher --rate)"
-            )
-        )
+        session.tell(p99_takes_long(baseline, needed_s, plan.budget_s, claims, budget_s))
+
+
+def p99_takes_long(baseline: Baseline, needed_s: float, budget_s: float, claims: str, enough_s: int) -> Phase:
+    """Why the p99 is not verified: the model is slow, or the rate is far below what the model carries.
+
+    Args:
+        baseline: what the baseline carries, and the rate of the verification.
+        needed_s: that the p99 of each arm takes.
+        budget_s: of the tune.
+        claims: the percentile that is verified instead.
+        enough_s: the budget that the p99 needs.
+    """
+    is_low = _LOW * baseline.rate < baseline.capacity
+    of, rate = (f"at {baseline.rate:,.6g} req/s", ", or a higher --rate") if is_low else ("of a model this slow", "")
+    return Phase(
+        f"the p99 {of} takes {needed_s:,.0f} s to verify: within {budget_s:g} s the tune verifies its {claims} "
+        f"(--budget {enough_s}s for the p99{rate})"
+    )
 
 
 def complete_search(whole_s: float, budget_s: float) -> Phase:
@@ -102,12 +116,22 @@ def within_reach(session: TuneSession, predicted: Sequence[PredictedConfiguratio
         UsageError: it is over twice the best capacity that is expected.
     """
     rate, outcome = session.wanted.rate, session.outcome
-    best = max([outcome.capacity, *(prediction.capacity for prediction in predicted)])
-    if rate is not None and rate > _BEYOND * best:
+    best = best_capacity(outcome.capacity, predicted)
+    if rate is not None and is_beyond(rate, best):
         raise UsageError(
             f"--rate {rate:.15g}: no configuration is expected to carry more than {best:,.3g} req/s on this machine: "
             "name a lower rate, or leave --rate out"
         )
+
+
+def best_capacity(measured: float, predicted: Sequence[PredictedConfiguration]) -> float:
+    """The most that any configuration carries: as was measured of the baseline, or is expected of others."""
+    return max([measured, *(prediction.capacity for prediction in predicted)])
+
+
+def is_beyond(rate: float, best: float) -> bool:
+    """Whether no configuration comes near to a rate, where the best is expected to carry so much."""
+    return rate > _BEYOND * best
 
 
 def prove(session: TuneSession) -> None:
