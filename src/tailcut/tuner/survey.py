@@ -30,6 +30,7 @@ class Survey:
         servers: its profiles and requests; the baseline's server runs.
         baseline: its settings, on the quickest wire that clients may speak.
         capacity: requests per second of the baseline, in a closed loop.
+        limit_ms: of its p99: the user's, or the baseline's own.
         predicted: every configuration that is allowed, with what the simulation expects of it alone.
         configurations: what the simulation takes, by settings.
     """
@@ -40,6 +41,7 @@ class Survey:
     servers: TrialServers
     baseline: Settings
     capacity: float
+    limit_ms: float
     predicted: Sequence[PredictedConfiguration]
     configurations: Mapping[Settings, Configuration]
 
@@ -93,6 +95,7 @@ class Surveyor:
             session.servers,
             space.wire,
             session.outcome.capacity,
+            session.outcome.objective.limit_ms,
             predicted,
             space.configurations(),
         )

@@ -1,20 +1,32 @@
-"""What a joint tune says before it searches."""
+"""What a joint tune says before it searches, and how long its race takes."""
 
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 from tests.engines.models import perceptron
+from tests.tuner.test_verification import Clock
 
+from tailcut.errors import TailcutError, UsageError
 from tailcut.lab.arrivals import Poisson
+from tailcut.lab.load import as_rows, failed_result, summarise
 from tailcut.stats import samples_needed
+from tailcut.tuner import racing
 from tailcut.tuner.events import Event, Phase
 from tailcut.tuner.race import QUANTILES
 from tailcut.tuner.records import TuneRequest
-from tailcut.tuner.space import changed
+from tailcut.tuner.space import BASELINE, changed
+from tailcut.tuner.together import search as together_search
+from tailcut.tuner.together.limits import limit_of, within_reach
 from tailcut.tuner.together.records import JointWanted
 from tailcut.tuner.together.search import JointSearch
+from tailcut.tuner.together.selection import Combination
+
+TWO = changed(BASELINE, engine={"threads": 2})
 
 
 def test_a_joint_tune_says_how_long_a_complete_search_takes(tmp_path: Path) -> None:
@@ -91,6 +103,58 @@ def test_the_best_combination_whose_answers_are_right_is_kept(tmp_path: Path) ->
         search._servers.keep()
         for surveyor in search._surveyors:
             surveyor.close()
+
+
+@pytest.mark.parametrize(("rate", "heats"), [(0.1, 1), (5.0, 2)])
+def test_a_race_with_a_seldom_asked_model_ends_in_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rate: float, heats: int
+) -> None:
+    """Where a block with ten of its requests takes longer than the budget has, blocks still compare the other."""
+    models = tuple(TuneRequest(tmp_path / f"{name}.onnx", budget_s=20.0, began=0.0) for name in ("one", "two"))
+    wanted = JointWanted(models, (Poisson(100.0), Poisson(rate)), budget_s=20.0, began=0.0)
+    search, clock, combinations = JointSearch(wanted, lambda _: None), Clock(6.0), [(BASELINE,) * 2, (TWO,) * 2]
+    blocks: list[Any] = []
+
+    def loaded(combination: Combination, seconds: float, seed: int) -> list[Any]:
+        clock.spend(seconds)
+        blocks.append(combination)
+        ms = 1.0 if combination == combinations[1] else 2.0
+        counts = [int(seconds * arrival.rate) for arrival in wanted.arrivals]
+        return [SimpleNamespace(samples=n, errors={}, latencies_ns=np.full(n, ms * 1e6)) for n in counts]
+
+    for module in (together_search, racing):
+        monkeypatch.setattr(module, "time", clock)
+    for name, stand_in in {
+        "_enter": lambda _: combinations,
+        "_store": lambda *_: None,
+        "_candidate": lambda *_: None,
+        "_servers": SimpleNamespace(start_s=0.5, loaded=loaded, has_ended=lambda _: False),
+    }.items():
+        monkeypatch.setattr(search, name, stand_in)
+    sides: Any = [SimpleNamespace(name=name, limit_ms=10.0) for name in ("one", "two")]
+    search._outcome.sides = sides
+    search._race([])
+    assert search._best == combinations[1]
+    assert len(blocks) == 2 * heats
+    assert clock.now <= search._plan.explain_until + 0.01
+
+
+def test_a_rate_that_no_model_comes_near_to_is_refused() -> None:
+    """As a tune of one model refuses it: over twice what the best configuration is expected to carry alone."""
+    within_reach("mlp", 10_000.0, 5_000.0)
+    with pytest.raises(UsageError, match=r"^mlp: asked for 10,001 req/s, and no .* more than 5e\+03 req/s of it alone"):
+        within_reach("mlp", 10_001.0, 5_000.0)
+
+
+def test_a_model_without_requests_has_the_limit_that_it_has_alone() -> None:
+    """At a tenth of a request per second two seconds have none; that is no failure of the engine's defaults."""
+    assert (
+        limit_of(summarise(as_rows([]), mode="open", duration_s=2.0, rate_offered=0.1, concurrency=1), "m", 4.5) == 4.5
+    )
+    with pytest.raises(
+        TailcutError, match=r"m: no request succeeded with the engine's default settings: \{'connection"
+    ):
+        limit_of(failed_result("open", 2.0, 1, 0.1), "m", 4.5)
 
 
 @pytest.mark.parametrize(("rate", "tail"), [(1.0, "p50"), (5.0, "p95"), (50.0, "p99")])

@@ -17,11 +17,11 @@ from tailcut.tuner.together.search import JointSearch
 from tailcut.tuner.together.verification import measure_arms
 
 
-@pytest.mark.parametrize(("rate", "drain_s"), [(100.0, 0.0), (100.0, 2.5), (4.0, 0.0), (4.0, 2.0)])
+@pytest.mark.parametrize(("rate", "drain_s"), [(100.0, 0.0), (100.0, 2.5), (4.0, 0.0), (4.0, 2.0), (0.1, 0.0)])
 def test_it_ends_within_the_budget(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rate: float, drain_s: float
 ) -> None:
-    """Also of a slow model, and of servers whose queues take long to drain."""
+    """Also of a slow or hardly asked model, and of servers whose queues take long to drain."""
     models = tuple(TuneRequest(tmp_path / f"{name}.onnx", budget_s=60.0, began=0.0) for name in ("one", "two"))
     search = JointSearch(JointWanted(models, (Poisson(rate), Poisson(rate)), budget_s=60.0, began=0.0), lambda _: None)
     search._plan_verification()

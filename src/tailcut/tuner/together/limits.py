@@ -5,9 +5,10 @@ One model's longer tail is the price of another's shorter one, as long as both a
 
 from collections.abc import Sequence
 
-from tailcut.errors import TailcutError
+from tailcut.errors import TailcutError, UsageError
 from tailcut.lab.load import LoadResult
 from tailcut.stats import Sample, percentile, samples_needed
+from tailcut.tuner.claims import is_beyond
 from tailcut.tuner.race import is_finite, met, tail_of
 from tailcut.tuner.result_records import NotKept
 from tailcut.tuner.together.records import JointOutcome, JointSide
@@ -60,20 +61,34 @@ def _longer(side: JointSide, seed: int) -> str:
     return f"{side.name} {of} {words}"
 
 
-def limit_of(result: LoadResult, name: str) -> float:
+def within_reach(name: str, rate: float, best: float) -> None:
+    """Refuse a rate that no configuration of a model comes near to, even alone.
+
+    Raises:
+        UsageError: it is over twice the best capacity that is expected.
+    """
+    if is_beyond(rate, best):
+        raise UsageError(
+            f"{name}: asked for {rate:,.6g} req/s, and no configuration is expected to carry more than {best:,.3g} "
+            "req/s of it alone on this machine: name a lower rate"
+        )
+
+
+def limit_of(result: LoadResult, name: str, alone_ms: float) -> float:
     """The p99 of a model's open loop in ms; three medians where it has too few samples to tell.
 
     Args:
         result: of the engine's defaults, beside the other models.
         name: of the model.
+        alone_ms: its limit where it is alone, for a model that is asked so rarely that the loop has no two requests.
 
     Raises:
         TailcutError: no request succeeded.
     """
+    if result.samples < 2 and not result.errors:
+        return alone_ms
     if result.samples < 2:
-        raise TailcutError(
-            f"{name}: no request succeeded with the engine's default settings: {result.errors or 'none came'}"
-        )
+        raise TailcutError(f"{name}: no request succeeded with the engine's default settings: {result.errors}")
     latencies = Sample.of(result.latencies_ns / 1e6)
     if len(latencies) >= samples_needed(0.99):
         return float(f"{percentile(latencies, 0.99):.3g}")

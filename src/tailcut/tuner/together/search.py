@@ -20,7 +20,7 @@ from tailcut.machine.quota import usable_cpus
 from tailcut.stats import samples_needed
 from tailcut.tuner.accuracy import Accuracy
 from tailcut.tuner.budget import TimePlan, joint_race_s
-from tailcut.tuner.claims import complete_search
+from tailcut.tuner.claims import best_capacity, complete_search
 from tailcut.tuner.events import Best, CandidateDone, Estimated, Event, Phase
 from tailcut.tuner.objective import Objective
 from tailcut.tuner.race import QUANTILES, known_within
@@ -28,7 +28,7 @@ from tailcut.tuner.racing import FEWEST_HEATS, run_heats
 from tailcut.tuner.result_records import Candidate, described
 from tailcut.tuner.servers import confined_to
 from tailcut.tuner.survey import Survey, Surveyor
-from tailcut.tuner.together.limits import limit_of, take_back
+from tailcut.tuner.together.limits import limit_of, take_back, within_reach
 from tailcut.tuner.together.records import JointOutcome, JointSide, JointWanted
 from tailcut.tuner.together.selection import (
     Combination,
@@ -134,6 +134,7 @@ class JointSearch:
             survey.servers.keep()
             self._surveys.append(survey)
         for survey, arrivals in zip(self._surveys, self._wanted.arrivals, strict=True):
+            within_reach(survey.spec.name, arrivals.rate, best_capacity(survey.capacity, survey.predicted))
             if arrivals.rate > survey.capacity:
                 carried = f"the engine's defaults carry {survey.capacity:,.3g} req/s of it alone"
                 self._tell(Phase(f"{survey.spec.name}: asked for {arrivals.rate:,.6g} req/s, and {carried}"))
@@ -187,8 +188,8 @@ class JointSearch:
             return
         self._tell(Phase("measuring all models together with the engine's defaults"))
         results = self._servers.loaded(self._baseline, self._limit_block_s, 1)
-        for side, result in zip(self._outcome.sides, results, strict=True):
-            side.limit_ms = side.slo_ms or limit_of(result, side.name)
+        for side, result, survey in zip(self._outcome.sides, results, self._surveys, strict=True):
+            side.limit_ms = side.slo_ms or limit_of(result, side.name, survey.limit_ms)
         words = ", ".join(f"{side.name} {side.limit_ms:.3g} ms" for side in self._outcome.sides)
         self._tell(Phase(f"the limits of p99 are {words}"))
 
@@ -230,6 +231,8 @@ class JointSearch:
         self._tell(Phase(f"racing {len(entrants)} combinations on the real server"))
         left_s = max(0.0, self._plan.explain_until - time.monotonic())
         fewest = max(1, min(FEWEST_HEATS, int(left_s / (len(entrants) * least_s))))
+        # Where one heat has no time for the rarest model, its blocks say what they can of the others.
+        least_s = max(LEAST_BLOCK_S, min(least_s, left_s / len(entrants)))
 
         def heat(index: int, number: int, most_s: float) -> float:
             combination = entrants[index]
@@ -340,9 +343,14 @@ class JointSearch:
             self._store("joint_verified", combination, values)
 
     def _score(self, results: Sequence[LoadResult]) -> float:
-        if any(result.errors or not result.samples for result in results):
+        asked = [
+            (float(np.quantile(result.latencies_ns, 0.99)) / 1e6, limit_ms)
+            for result, limit_ms in zip(results, self._limits_ms, strict=True)
+            if result.samples  # a model that is asked rarely has blocks without a request
+        ]
+        if not asked or any(result.errors for result in results):
             return LEAST_SCORE
-        return score([float(np.quantile(result.latencies_ns, 0.99)) / 1e6 for result in results], self._limits_ms)
+        return score([p99_ms for p99_ms, _ in asked], [limit_ms for _, limit_ms in asked])
 
     # What is told, and kept.
 

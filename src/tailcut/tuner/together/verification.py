@@ -49,8 +49,9 @@ def measure_arms(
     servers.keep(*arms.values())
     for side in outcome.sides:
         side.runs = {name: ArmRuns() for name in arms}
-    left_s = max(plan.time.end - time.monotonic(), len(arms) * SPARE * plan.enough / plan.rarest)
-    latest = max(plan.time.limit, time.monotonic() + MOMENT_S)
+    now = time.monotonic()
+    latest = max(plan.time.limit, now + MOMENT_S)
+    left_s = max(plan.time.end - now, min(len(arms) * SPARE * plan.enough / plan.rarest, latest - now))
     block_s = max(LEAST_BLOCK_S, left_s / len(arms) / _ROUNDS)
     spent: dict[str, list[float]] = {name: [] for name in arms}
     for number in range(_MOST_ROUNDS):
