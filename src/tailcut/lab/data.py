@@ -243,6 +243,10 @@ def _decoded(tensor: TensorSpec, array: np.ndarray) -> np.ndarray:
         ) from None
 
 
+def _negative(array: np.ndarray) -> np.ndarray:
+    return np.zeros(array.shape, bool) if array.dtype.kind == "b" else array < 0
+
+
 def _converted(tensor: TensorSpec, array: np.ndarray, *, say: bool) -> np.ndarray:
     """The array in the model's dtype, where no value changes by that beyond a float's precision."""
     if tensor.dtype is DType.BYTES:
@@ -260,8 +264,8 @@ def _converted(tensor: TensorSpec, array: np.ndarray, *, say: bool) -> np.ndarra
         new = array.astype(wanted)
         if array.dtype.kind == "f" and tensor.dtype in _FLOATS:
             kept = bool((np.isfinite(new) == np.isfinite(array)).all())
-        else:
-            kept = np.array_equal(new.astype(array.dtype), array)
+        else:  # there and back a wrapped integer is the same, but for its sign
+            kept = np.array_equal(new.astype(array.dtype), array) and np.array_equal(_negative(new), _negative(array))
     if not kept:
         raise UsageError(
             f"array {tensor.name!r} of the data file is {array.dtype} with values that {wanted} cannot represent, "
