@@ -1,6 +1,7 @@
 """Pixels for normalised floats: parsing, both ways of a request, and a whole tune whose clients send uint8."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,8 +17,9 @@ from tests.servers import serving
 
 from tailcut.engines.base import U8Input
 from tailcut.errors import UsageError
+from tailcut.lab.data import ONLY_INPUT
 from tailcut.spec import DType, ModelSpec, Rows, TensorSpec
-from tailcut.tuner.pixels import as_floats, as_pixels, parse_normalize, snapped
+from tailcut.tuner.pixels import as_floats, as_pixels, check_channels, parse_normalize, snapped
 
 IMAGENET = "0.485,0.456,0.406/0.229,0.224,0.225"
 FIRST = TensorSpec("x", DType.FP32, (None, 3, 8, 8))
@@ -68,6 +70,58 @@ def test_values_beyond_all_pixels() -> None:
     assert snapped(fold, spec, request, exactly=False)["x"].max() == pytest.approx(1.0)
     with pytest.raises(UsageError, match=r"input 'x' has values that match no pixel .* 510 pixel steps away"):
         snapped(fold, spec, request, exactly=True)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_no_number_is_no_pixel(value: float) -> None:
+    """It is refused, and does not become pixel 0."""
+    request = {"x": np.full((1, 3, 8, 8), value, np.float32)}
+    with pytest.raises(UsageError, match=r"^--normalize does not fit the data: input 'x' has NaN or infinity"):
+        snapped(parse_normalize("0/1"), spec_of(FIRST), request, exactly=True)
+
+
+def test_whole_numbers_are_pixels() -> None:
+    """JSON has no uint8. Not where another line has floats: 0 and 1 are then the ends of a scale."""
+    spec, fold = spec_of(FIRST), parse_normalize("0/1")
+    ones = np.ones((1, 3, 8, 8), np.int64)
+    floats = as_floats(fold, spec, {"x/1": 255 * ones, "x/2": 0 * ones, "labels/1": np.array(3)})
+    assert [floats[f"x/{line}"].max() for line in (1, 2)] == [1.0, 0.0]
+    assert floats["labels/1"] == 3
+    mixed = {"x/1": ones, "x/2": 0.5 * ones}
+    assert as_floats(fold, spec, mixed) == mixed
+    beyond = {"x": 256 * ones}
+    assert as_floats(fold, spec, beyond) == beyond
+    assert as_floats(fold, spec, {ONLY_INPUT: 255 * ones})[ONLY_INPUT].max() == 1.0
+
+
+GRAY, FREE = (TensorSpec("x", DType.FP32, (None, channels, 28, 28)) for channels in (1, None))
+TABLE, ROW = TensorSpec("x", DType.FP32, (None, 8)), TensorSpec("x", DType.FP32, (None,))
+
+
+@pytest.mark.parametrize(
+    ("tensor", "found"), [(GRAY, "1 along axis 1"), (TABLE, "8 along axis 1"), (ROW, "no channels")], ids=str
+)
+def test_as_many_numbers_as_channels(tensor: TensorSpec, found: str) -> None:
+    """An input with another number of channels is named beside --normalize; one number is for all."""
+    words = f"--normalize has numbers for 3 channels, but input 'x' has {found}: write one number for all"
+    with pytest.raises(UsageError, match=re.escape(words)):
+        check_channels(parse_normalize(IMAGENET), spec_of(tensor))
+    check_channels(parse_normalize("0/1"), spec_of(tensor))
+    for fits in (FIRST, LAST, FREE):
+        check_channels(parse_normalize(IMAGENET), spec_of(fits))
+
+
+def test_data_with_other_channels_than_the_model() -> None:
+    """The data are named where the model says its channels, and both where it does not."""
+    fold, images = parse_normalize(IMAGENET), {"x": np.zeros((5, 28, 28, 3), np.uint8)}
+    with pytest.raises(
+        UsageError, match=re.escape("array 'x' of the data file is uint8 [5, 28, 28, 3], the model takes")
+    ):
+        as_floats(fold, spec_of(FIRST), images)
+    with pytest.raises(
+        UsageError, match=r"^--normalize has numbers for 3 channels, but an array of input 'x' is \[5, 28"
+    ):
+        as_floats(fold, spec_of(FREE), images)
 
 
 def image_model(path: Path) -> Path:

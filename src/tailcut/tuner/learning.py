@@ -32,7 +32,7 @@ from tailcut.spec import ModelSpec, Rows
 from tailcut.tuner.dimensions import data_lengths, learned_places
 from tailcut.tuner.events import Event, Phase
 from tailcut.tuner.gate import Gate
-from tailcut.tuner.pixels import as_floats, is_pixels, snapped
+from tailcut.tuner.pixels import as_floats, check_channels, is_pixels, snapped
 from tailcut.tuner.questions import ReferenceQuestions
 from tailcut.tuner.records import TuneRequest
 from tailcut.tuner.result_records import RowsDecision
@@ -124,6 +124,8 @@ def _requests(engine: Engine, wanted: TuneRequest) -> list[Arrays]:
     spec, fold = engine.spec, wanted.normalize
     if fold is not None and not any(map(is_pixels, spec.inputs)):
         raise UsageError("--normalize: the model has no float input that could be sent as pixels")
+    if fold is not None:
+        check_channels(fold, spec)
     for name in wanted.outputs:
         if name not in spec.output_names:
             raise UsageError(f"--outputs: the model has no output {name!r}: it has {', '.join(spec.output_names)}")

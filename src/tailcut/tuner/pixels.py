@@ -12,7 +12,7 @@ import numpy as np
 from tailcut.engines.base import U8Input
 from tailcut.engines.channels import channel_axis
 from tailcut.errors import UsageError
-from tailcut.lab.data import ONLY_INPUT
+from tailcut.lab.data import ONLY_INPUT, misfit
 from tailcut.spec import DType, ModelSpec, TensorSpec
 
 Arrays = Mapping[str, np.ndarray]
@@ -54,23 +54,28 @@ def as_pixels(fold: U8Input, spec: ModelSpec, request: Arrays) -> dict[str, np.n
     """A request in floats as clients send it once the engine takes pixels: the nearest ones, uint8."""
     sent = dict(request)
     for tensor in filter(is_pixels, spec.inputs):
-        scale, offset = _factors(fold, tensor)
+        scale, offset = _factors(fold, tensor, request[tensor.name])
         values = np.rint((request[tensor.name].astype(np.float64) - offset) / scale)
         sent[tensor.name] = np.clip(values, 0, _LARGEST).astype(np.uint8)
     return sent
 
 
 def as_floats(fold: U8Input, spec: ModelSpec, request: Arrays) -> dict[str, np.ndarray]:
-    """A request, or the arrays of a data file, in pixels as the bare model takes it; arrays of another type stay."""
+    """A request, or the arrays of a data file, in pixels as the bare model takes it; arrays of another type stay.
+
+    Whole numbers from 0 to 255 are pixels, too, as JSON has them, where all arrays of an input have such.
+    """
     floats = dict(request)
     tensors = {tensor.name: tensor for tensor in spec.inputs if is_pixels(tensor)}
     if len(spec.inputs) == len(tensors) == 1:
         tensors[ONLY_INPUT] = tensors[spec.inputs[0].name]
-    for name, array in request.items():
-        tensor = tensors.get(name) or tensors.get(name.partition("/")[0])
-        if tensor is not None and array.dtype == np.uint8:
-            scale, offset = _factors(fold, tensor)
-            floats[name] = (array.astype(np.float32) * scale + offset).astype(tensor.dtype.numpy)
+    for input_name, tensor in tensors.items():
+        own = {name: array for name, array in request.items() if input_name in {name, name.partition("/")[0]}}
+        whole = all(map(_is_whole, own.values()))
+        for name, array in own.items():
+            if whole or array.dtype == np.uint8:
+                scale, offset = _factors(fold, tensor, array)
+                floats[name] = (array.astype(np.float32) * scale + offset).astype(tensor.dtype.numpy)
     return floats
 
 
@@ -86,10 +91,13 @@ def snapped(fold: U8Input, spec: ModelSpec, request: Arrays, *, exactly: bool) -
     Raises:
         UsageError: such a value.
     """
+    for tensor in filter(is_pixels, spec.inputs):
+        if not np.isfinite(request[tensor.name]).all():
+            raise UsageError(f"--normalize does not fit the data: input {tensor.name!r} has NaN or infinity, no pixels")
     pixels = as_pixels(fold, spec, request)
     nearest = as_floats(fold, spec, pixels)
     for tensor in filter(is_pixels, spec.inputs) if exactly else ():
-        scale, _ = _factors(fold, tensor)
+        scale, _ = _factors(fold, tensor, request[tensor.name])
         off = np.abs((request[tensor.name].astype(np.float64) - nearest[tensor.name]) / scale)
         if off.size and off.max() > _HALF:
             raise UsageError(
@@ -99,14 +107,52 @@ def snapped(fold: U8Input, spec: ModelSpec, request: Arrays, *, exactly: bool) -
     return nearest
 
 
-def _factors(fold: U8Input, tensor: TensorSpec) -> tuple[np.ndarray, np.ndarray]:
-    """Scale and offset, float32, in a shape that fits the input's arrays."""
-    dims = [dim or 0 for dim in tensor.shape]
-    shape = [1] * len(dims)
-    if len(fold.scale) > 1 and len(dims) > 1:
-        shape[channel_axis(len(fold.scale), dims, fold.channels)] = len(fold.scale)
-    both = (
-        np.array(values, np.float32).reshape(shape if len(values) > 1 else ()) for values in (fold.scale, fold.offset)
-    )
-    scale, offset = both
-    return scale, offset
+def check_channels(fold: U8Input, spec: ModelSpec) -> None:
+    """Refuse numbers for each channel that an input has no such channels for.
+
+    Raises:
+        UsageError: an input has another number of channels, or none.
+    """
+    for tensor in filter(is_pixels, spec.inputs):
+        _channels(fold, tensor)
+
+
+def _is_whole(array: np.ndarray) -> bool:
+    """Whether an array has whole numbers that are pixels."""
+    return array.dtype.kind in "iu" and (not array.size or (array.min() >= 0 and array.max() <= _LARGEST))
+
+
+def _channels(fold: U8Input, tensor: TensorSpec) -> int | None:
+    """The axis of the channels; None where one number is for all."""
+    count, dims = len(fold.scale), [dim or 0 for dim in tensor.shape]
+    if count == 1:
+        return None
+    axis = channel_axis(count, dims, fold.channels) if len(dims) > 1 else None
+    if axis is None or dims[axis] not in {0, count}:
+        found = "no channels" if axis is None else f"{dims[axis]} along axis {axis}"
+        raise UsageError(
+            f"--normalize has numbers for {count} channels, but input {tensor.name!r} has {found}: "
+            "write one number for all, or one per channel"
+        )
+    return axis
+
+
+def _factors(fold: U8Input, tensor: TensorSpec, array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Scale and offset, float32, in a shape that fits an array of an input, which may have one more axis or one less.
+
+    Raises:
+        UsageError: the array has another number of channels.
+    """
+    axis, count = _channels(fold, tensor), len(fold.scale)
+    if axis is None:
+        return np.array(fold.scale[0], np.float32), np.array(fold.offset[0], np.float32)
+    after = len(tensor.shape) - axis
+    if array.ndim < after or array.shape[-after] != count:
+        if tensor.shape[axis]:
+            raise misfit(tensor, array)
+        raise UsageError(
+            f"--normalize has numbers for {count} channels, but an array of input {tensor.name!r} is "
+            f"{list(array.shape)}: its channels are {after} axes from the end"
+        )
+    shape = [count] + [1] * (after - 1)
+    return np.array(fold.scale, np.float32).reshape(shape), np.array(fold.offset, np.float32).reshape(shape)
