@@ -80,7 +80,7 @@ def evidence(record: made.TuneResult) -> dict[str, Any]:
     kept: dict[str, Any] = {
         "command": record.command,
         "seed": record.objective.seed,
-        "verified": checked is not None,
+        "verified": checked is not None and bool(checked.tuned.samples),
         "rate_offered": record.objective.rate,
         **({} if record.objective.limit_ms is None else {"limit_ms": record.objective.limit_ms}),
         "rows": msgspec.to_builtins(record.rows),
@@ -260,15 +260,18 @@ def _estimated(outcome: TuneOutcome) -> list[made.EstimateRecord]:
 
 
 def arm_record(run: ArmRuns, rate: float) -> made.ArmFigures:
-    """The figures of one arm's blocks at a rate; no percentile where the client was late in most blocks."""
+    """The figures of one arm's blocks at a rate; no percentile where the client was late in most blocks.
+
+    Blocks so short that no request was due, or answered, say nothing of a rate.
+    """
     latencies, interval, percentiles = run.latencies, p99_interval(run), percentiles_ms(run)
     return made.ArmFigures(
         **(dict.fromkeys(percentiles) if run.client_behind else percentiles),
         p99_interval_ms=bounds_of(interval) if interval is not None and interval.high < FAILED_MS else None,
         samples=len(run.answered),
-        throughput=_mean(run.throughputs),
+        throughput=_mean(run.throughputs) if any(run.throughputs) or run.errors else None,
         rate_offered=rate,
-        rate_achieved=_mean(run.achieved),
+        rate_achieved=_mean(run.achieved) if len(latencies) else None,
         errors=run.errors,
         cost=run.spent.per_request(),
         client_behind_blocks=run.behind,

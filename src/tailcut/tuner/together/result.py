@@ -74,7 +74,7 @@ def joint_evidence(result: made.JointResult, number: int) -> dict[str, Any]:
     kept: dict[str, Any] = {
         "command": result.command,
         "seed": result.objective.seed,
-        "verified": checked is not None,
+        "verified": checked is not None and bool(checked.tuned.samples),
         "rate_offered": own.rate,
         "rows": msgspec.to_builtins(own.rows),
     }
