@@ -96,6 +96,14 @@ def test_a_score_in_words(kind: ObjectiveKind, score: float, words: str) -> None
     assert Objective(kind, limit_ms=10.0, rate=50.0).describe(score).startswith(words)
 
 
+def test_a_cost_over_the_limit_in_words() -> None:
+    """As it was measured, whatever it counts for."""
+    cost = Objective("cost", limit_ms=10.0, rate=0.5)
+    within, over = (cost.score_open(result("open", [ms] * 100), 511_145_000) for ms in (1.0, 20.0))
+    assert cost.describe(within) == "511,145 us of CPU per request at 0.5 req/s"
+    assert cost.describe(over) == "511,145 us of CPU per request at 0.5 req/s, p99 over the limit of 10 ms"
+
+
 @pytest.mark.parametrize("kind", ["latency", "cost"])
 def test_failed_requests_in_words(kind: ObjectiveKind) -> None:
     """A block with some of them has no p99, and no cost."""

@@ -16,7 +16,8 @@ from tailcut.tuner.heats import NONE
 ObjectiveKind = Literal["goodput", "latency", "throughput", "cost"]
 _WITHIN = 0.99  # share of the answers that must be within the limit
 _PENALTY = 0.9  # on the score of a closed block with more late answers than that
-_TOO_LATE = 0.01  # on the score of a cost whose p99 is over the limit
+_TOO_LATE = 1e-8  # on the score of a cost whose p99 is over the limit
+_OVER = 1e-2  # such a score is below it, and that of 100 s of CPU within the limit is not
 ALL_LATE = 1e-4  # the score of a closed block is below it where no answer was within the limit
 
 
@@ -83,15 +84,17 @@ class Objective:
         if self.kind == "throughput":
             return f"{score:,.0f} answers/s"
         if self.kind == "cost":
-            over = f"counted {1 / _TOO_LATE:.0f} times where p99 is over {self.limit_ms:.3g} ms"
-            return f"{1e6 / score:,.0f} us of CPU per request at {self.rate:,.6g} req/s, {over}"
+            late = score < _OVER
+            over = f", p99 over the limit of {self.limit_ms:.3g} ms" if late else ""
+            cpu_us = (_TOO_LATE if late else 1) * 1e6 / score
+            return f"{cpu_us:,.0f} us of CPU per request at {self.rate:,.6g} req/s{over}"
         if NONE < score < ALL_LATE:
             return f"no answer within {self.limit_ms:.3g} ms: p99 {ALL_LATE * self.limit_ms / score:.3g} ms"
         return f"{score:,.0f} answers/s within {self.limit_ms:.3g} ms"
 
     def _cheap(self, cpu_ns: float, p99_ms: float) -> float:
         score = 1e9 / max(cpu_ns, NONE)
-        return score if p99_ms <= self.limit_ms else _TOO_LATE * score
+        return score if p99_ms <= self.limit_ms else max(_TOO_LATE * score, 2 * NONE)
 
 
 @dataclass(frozen=True, slots=True)
