@@ -1,8 +1,19 @@
 """What is made of the outcomes of a load test."""
 
+import numpy as np
 import pytest
 
-from tailcut.lab.load import LoadResult, LoadTarget, RequestOutcome, as_rows, summarise
+from tailcut.lab.arrivals import Poisson
+from tailcut.lab.load import (
+    Gathered,
+    LoadResult,
+    LoadTarget,
+    RequestOutcome,
+    as_rows,
+    closed_result,
+    open_result,
+    summarise,
+)
 
 MS = 1_000_000
 
@@ -57,6 +68,16 @@ def test_a_client_that_never_rests_and_does_not_keep_up_is_behind(cpu: float, do
     outcomes = [outcome(0, 30 * MS, 40 * MS, free=30 * MS)] * done
     match = summarise(as_rows(outcomes), mode="open", duration_s=1.0, rate_offered=100.0, concurrency=4, client_cpu=cpu)
     assert match.client_behind is behind
+
+
+def test_a_client_keeps_its_cores_busy_as_long_as_it_waits() -> None:
+    """Not only until the last answer that counts: where none does, it waited for ten seconds more."""
+    times = np.arange(0, 2 * 1000 * MS, MS)
+    waited = Gathered(as_rows([]), len(times), 1, 6.6, 1000 * MS, 13_000 * MS)
+    assert open_result([waited], Poisson(1000.0), times, warmup_s=0.0, duration_s=2.0).client_cpu == pytest.approx(0.55)
+    assert closed_result([waited], 1, warmup_s=0.0, duration_s=2.0).client_cpu == pytest.approx(0.55)
+    early = Gathered(as_rows([]), 0, 1, 1.0, 1000 * MS, 2000 * MS)
+    assert open_result([early], Poisson(1000.0), times, warmup_s=0.5, duration_s=1.5).client_cpu == pytest.approx(0.5)
 
 
 def test_nothing_answered_is_a_result_too() -> None:

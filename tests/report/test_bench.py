@@ -5,14 +5,14 @@ from dataclasses import replace
 import msgspec
 import numpy as np
 import pytest
-from tests.report.records import bench, point
+from tests.report.records import bench, point, run
 
 from tailcut.lab.load import LoadResult
 from tailcut.lab.record import run_record
 from tailcut.lab.records import Scenario, ScenarioResult, SloResult
 from tailcut.lab.saturation import Shown
 from tailcut.report.bench import bench_table
-from tailcut.report.bench_words import unknown_headline
+from tailcut.report.bench_words import doubt, unknown_headline
 
 
 def result(samples: int, late_ms: float) -> LoadResult:
@@ -33,6 +33,14 @@ def test_too_few_samples_say_how_long_the_run_has_to_be(capsys: pytest.CaptureFi
     assert "a p99 needs 459 samples, and there are 100: use --duration 26s" in text
     assert "needs 459" in text
     assert "unknown" not in text
+
+
+@pytest.mark.parametrize(("lost", "words"), [(900, True), (20, False)])
+def test_a_rate_beyond_what_the_server_answers_is_said(lost: int, words: bool) -> None:
+    """Where many requests stay without an answer, too few samples are not the reason; a few may be lost anyway."""
+    text = doubt(msgspec.structs.replace(run(1000.0, samples=1000 - lost), errors={"timeout": lost}))
+    found = "900 of 1,000 requests stayed without an answer: 1,000 requests/s are beyond what the server answers"
+    assert (text == found) is words
 
 
 def test_a_late_client_gives_a_bound(capsys: pytest.CaptureFixture[str]) -> None:

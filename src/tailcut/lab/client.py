@@ -152,10 +152,10 @@ class _Closed:
             self._send(connection)
         with suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), length_s + DRAIN_S)
-        cpu_s = runnable_s() - cpu_s
+        cpu_s, end_ns = runnable_s() - cpu_s, time.monotonic_ns()
         for connection in connections:
             connection.close()
-        return Gathered(as_rows(self._outcomes), self._busy, concurrency, cpu_s, start_ns)
+        return Gathered(as_rows(self._outcomes), self._busy, concurrency, cpu_s, start_ns, end_ns)
 
     def _send(self, connection: Carrier) -> None:
         now = time.monotonic_ns()
@@ -211,12 +211,12 @@ class _Open:
         last_s = self._times[-1] / 1e9 if self._times else 0.0
         with suppress(TimeoutError):
             await asyncio.wait_for(self._over.wait(), last_s + patience_s)
-        cpu_s = runnable_s() - cpu_s
+        cpu_s, end_ns = runnable_s() - cpu_s, time.monotonic_ns()
         timer.close()
         for connection, _ in self._free:
             connection.close()
         unanswered = len(self._times) - len(self._outcomes)
-        return Gathered(as_rows(self._outcomes), unanswered, self._open, cpu_s, self._start_ns)
+        return Gathered(as_rows(self._outcomes), unanswered, self._open, cpu_s, self._start_ns, end_ns)
 
     def _pump(self) -> None:
         """Send what is due and set the timer for what is next."""

@@ -147,7 +147,7 @@ class _Loop:
         self._poll = select.epoll()
         self._timer = _timer()
         self._poll.register(self._timer, select.EPOLLIN | select.EPOLLET)
-        self._cpu_s = 0.0
+        self._cpu_s, self._end_ns = 0.0, 0
         self._most = 0
 
     def __enter__(self) -> Self:
@@ -222,12 +222,12 @@ class _Loop:
                 self._add(start_ns)
             elif reason == load.BROKEN:
                 self._close_broken(reopen=now < end_ns)
-        self._cpu_s = runnable_s() - cpu_s
+        self._cpu_s, self._end_ns = runnable_s() - cpu_s, time.monotonic_ns()
 
     def gathered(self, start_ns: int, due: int) -> Gathered:
         """What came of it, where `due` requests were to be answered."""
         outcomes = self._outcomes[: self._cursor[self._load.RECORDED]].copy()
-        return Gathered(outcomes, due - len(outcomes), self._most, self._cpu_s, start_ns)
+        return Gathered(outcomes, due - len(outcomes), self._most, self._cpu_s, start_ns, self._end_ns)
 
     def _drive(self) -> int:
         return int(

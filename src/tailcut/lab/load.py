@@ -121,6 +121,7 @@ class Gathered:
     connections: int
     cpu_s: float  # that the client itself ran or waited for a processor
     start_ns: int
+    end_ns: int  # when it stopped waiting for answers
 
 
 @dataclass(frozen=True)
@@ -185,7 +186,7 @@ def open_result(
         concurrency=sum(part.connections for part in parts),
         unanswered=int((times >= int(warmup_s * 1e9)).sum()) - len(counted),
         arrivals=arrivals.name,
-        client_cpu=sum(part.cpu_s for part in parts) / (warmup_s + took_s),
+        client_cpu=_cores(parts, warmup_s + took_s),
         processes=len(parts),
         answered=_answered(parts),
     )
@@ -205,7 +206,7 @@ def closed_result(parts: Sequence[Gathered], concurrency: int, *, warmup_s: floa
         rate_offered=None,
         concurrency=concurrency,
         unanswered=sum(part.unanswered for part in parts),
-        client_cpu=sum(part.cpu_s for part in parts) / (warmup_s + duration_s),
+        client_cpu=_cores(parts, warmup_s + duration_s),
         processes=len(parts),
         answered=_answered(parts),
     )
@@ -261,6 +262,12 @@ def failed_result(mode: Mode, duration_s: float, concurrency: int, rate: float |
     """The result of a run that no server listened to: no answer, and one broken connection."""
     broken = as_rows([RequestOutcome(0, 0, 0, 0, 0, expected=False)])
     return summarise(broken, mode=mode, duration_s=duration_s, rate_offered=rate, concurrency=concurrency)
+
+
+def _cores(parts: Sequence[Gathered], planned_s: float) -> float:
+    """Cores that the client kept busy until it stopped waiting for answers, which may be long after the last one."""
+    lasted_s = max((part.end_ns - part.start_ns) / 1e9 for part in parts)
+    return sum(part.cpu_s for part in parts) / max(planned_s, lasted_s)
 
 
 def _answered(parts: Sequence[Gathered]) -> int:

@@ -45,6 +45,7 @@ class _Found(msgspec.Struct):
     connections: int = 0
     cpu_s: float = 0.0
     start_ns: int = 0
+    end_ns: int = 0
     mistake: str | None = None
 
 
@@ -134,7 +135,7 @@ def _found(child: subprocess.Popen[bytes]) -> _Found:
 
 def _gathered(outcome: _Found) -> Gathered:
     outcomes = np.frombuffer(outcome.outcomes, np.int64).reshape(-1, COLUMNS)
-    return Gathered(outcomes, outcome.unanswered, outcome.connections, outcome.cpu_s, outcome.start_ns)
+    return Gathered(outcomes, outcome.unanswered, outcome.connections, outcome.cpu_s, outcome.start_ns, outcome.end_ns)
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
@@ -177,7 +178,7 @@ def _work(source: BinaryIO, sink: BinaryIO) -> None:
     except UsageError as error:
         sink.write(b"mistake\n" + msgspec.msgpack.encode(_Found(mistake=str(error))))
         return
-    outcome = _Found(got.outcomes.tobytes(), got.unanswered, got.connections, got.cpu_s, got.start_ns)
+    outcome = _Found(got.outcomes.tobytes(), got.unanswered, got.connections, got.cpu_s, got.start_ns, got.end_ns)
     sink.write(msgspec.msgpack.encode(outcome))
 
 

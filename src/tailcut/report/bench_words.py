@@ -10,6 +10,7 @@ from tailcut.stats import samples_needed
 
 LATE_ADVICE = "lower the rate, or give the client a core of its own"
 _NEEDED = samples_needed(PERCENTILES["p99"])
+_LOST = 0.05  # of the requests without an answer: the rate is too high, and not a few connections broken
 _SPARE = 1.1  # times the samples that are needed: arrivals are random
 _BUSY = 0.9  # of a core for each client process
 _SINGLY = 3  # late runs are told one by one; more of them in one line
@@ -66,6 +67,8 @@ def doubt(run: Run | SearchPoint) -> str:
         late = f"p99 {run.client_lateness_p99_ms} ms"
         behind = f"{bound}the client itself fell behind its plan ({late}), so its percentiles would not be the server's"
         return behind if most is not None else f"{behind}{_too_few(run)}"
+    if unanswered := _unanswered(run):
+        return unanswered
     if run.latency_ms.p99 is None:
         return _too_few(run).removeprefix("; ") or f"a p99 needs {_NEEDED} samples"
     if isinstance(run, Run) and run.client_cpu > _BUSY * run.client_processes:
@@ -74,6 +77,17 @@ def doubt(run: Run | SearchPoint) -> str:
             f"its own speed may be the limit: {'lower the rate' if run.mixed else 'add --processes auto'}"
         )
     return ""
+
+
+def _unanswered(run: Run | SearchPoint) -> str:
+    """That a rate is beyond what the server answers, where many requests stayed without an answer."""
+    lost, asked = run.errors.get("timeout", 0), run.samples + sum(run.errors.values())
+    if run.rate_offered is None or lost <= _LOST * asked:
+        return ""
+    return (
+        f"{lost:,} of {asked:,} requests stayed without an answer: {run.rate_offered:,.6g} requests/s are beyond what "
+        "the server answers"
+    )
 
 
 def doubts(named: Sequence[tuple[str, Run | SearchPoint]]) -> list[str]:
