@@ -274,6 +274,7 @@ def test_a_gate_that_cannot_compare_is_a_no(bench: Bench, server: Server, tmp_pa
         (("http://127.0.0.1:9", "--scenario", "offline", "--slo", "5ms"), "with --scenario server"),
         (("http://127.0.0.1:9", "--arrivals", "bursty", "--burst-factor", "20", "--rate", "5"), "burst"),
         (("http://127.0.0.1:9", "--processes", "0"), "--processes"),
+        (("http://127.0.0.1:9", "--processes", "\N{SUPERSCRIPT TWO}"), "--processes"),
         (("http://127.0.0.1:9", "--rate", "1e12"), "are 5.5e+12 requests, and a run has at most 100,000,000"),
         (("http://127.0.0.1:9", "--mix", "a=5,b=1e12"), "are 5.5e+12 requests, and a run has at most 100,000,000"),
         (("http://127.0.0.1:9", "--scenario", "offline", "--samples", "1000000000000"), "'--samples'"),

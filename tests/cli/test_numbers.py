@@ -1,4 +1,4 @@
-"""No option takes an infinite number, or one that is none."""
+"""No option takes an infinite number, one that is none, or a seed that no result can hold."""
 
 import pytest
 import typer
@@ -35,3 +35,10 @@ def test_a_number_is_finite(option: tuple[str, ...], value: str, capsys: pytest.
     assert out == ""
     (line,) = err.splitlines()
     assert f"Invalid value for '{name}'" in line
+
+
+@pytest.mark.parametrize("command", ["tune", "bench", "microbench", "plan"])
+def test_a_seed_can_be_written(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """JSON has integers of 64 bits: a larger one is refused before the run, and not once it is over."""
+    assert main([command, "--seed", str(1 << 64), "source"]) == 2
+    assert "Invalid value for '--seed'" in capsys.readouterr().err

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tailcut.cli.options import indices_of, load_data, parse_bytes
+from tailcut.cli.options import indices_of, load_data, parse_bytes, parse_counts
 from tailcut.cli.outputs import refuse_overwriting
 from tailcut.errors import UsageError
 from tailcut.lab.data import ONLY_INPUT
@@ -57,11 +57,19 @@ def test_amounts_of_memory(text: str, size: int) -> None:
     assert parse_bytes(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "500", "lots", "-1MB", "1TB"])
+@pytest.mark.parametrize("text", ["", "500", "lots", "-1MB", "1TB", "0MB", "0.0001kB"])
 def test_what_is_no_amount_of_memory(text: str) -> None:
     """One line that shows how to write it."""
     with pytest.raises(UsageError, match="write 500MB"):
         parse_bytes(text)
+
+
+@pytest.mark.parametrize("text", ["", "1,", "0", "-1", "\N{SUPERSCRIPT TWO}"])
+def test_what_are_no_counts(text: str) -> None:
+    """A superscript is a digit, and no number."""
+    assert parse_counts("1, 8") == [1, 8]
+    with pytest.raises(UsageError, match="not a list of positive whole numbers"):
+        parse_counts(text)
 
 
 def test_indices() -> None:

@@ -124,6 +124,11 @@ def test_a_pipeline_does_not_replace_the_profile_of_a_model(tmp_path: Path, caps
 
 def test_names_may_have_spaces_around_them() -> None:
     """Of outputs, and of dimensions."""
-    assert names_in("y, z") == ("y", "z")
+    assert names_in("y, z", "--outputs") == ("y", "z")
     assert fixed_of("height=8, width=9") == ("height=8", "width=9")
-    assert names_in(None) == ()
+    assert names_in(None, "--outputs") == ()
+    for text in ("", "y,", ",y", " "):
+        with pytest.raises(UsageError, match=f"^--outputs '{text}' has an empty name"):
+            names_in(text, "--outputs")
+        with pytest.raises(UsageError, match=f"^--fix '{text}' has an empty name"):
+            fixed_of(text)

@@ -94,6 +94,10 @@ def test_labels_follow_requests_of_several_lengths(tmp_path: Path) -> None:
         labels_of_data(spec, data, labels[:7], 8)
     with pytest.raises(UsageError, match="whole numbers from 0"):
         labels_of_data(spec, data, np.array(["a"] * 8), 8)
+    with pytest.raises(UsageError, match="whole numbers from 0: those of the data have -1"):
+        labels_of_data(spec, data, np.array([0] * 7 + [-1]), 8)
+    with pytest.raises(UsageError, match=r"32 labels for 8 requests: give one for each, .* of one-hot labels"):
+        labels_of_data(spec, data, np.eye(4)[labels], 8)
 
 
 def test_rows_of_one_request_have_a_label_each_or_one_for_all() -> None:

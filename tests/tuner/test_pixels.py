@@ -179,7 +179,7 @@ def test_a_tune_whose_clients_send_pixels(tmp_path: Path) -> None:
         (["--normalize", "1,2/3"], "MEAN/STD"),
         (["--normalize", "0/1"], "no float input that could be sent as pixels"),
         (["--fix", "n"], "--fix: 'n' is not NAME=SIZE"),
-        (["--fix", "depth=3"], "no input of the model has a dimension 'depth'"),
+        (["--fix", "depth=3"], "--fix: no input of the model has a dimension 'depth'"),
         (["--outputs", "nope"], "--outputs: the model has no output 'nope': it has "),
     ],
 )

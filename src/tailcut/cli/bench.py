@@ -110,7 +110,7 @@ def bench(
     header: Annotated[
         list[str] | None, typer.Option(help="Header NAME:VALUE to add to each request; may be repeated.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of arrival times and generated inputs.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of arrival times and generated inputs.", min=0, max=2**63 - 1)] = 0,
     against: Annotated[
         Path | None, typer.Option(help="Compare with an earlier result; exit 1 if anything got worse.")
     ] = None,
@@ -344,7 +344,7 @@ def _process_count(text: str) -> int | None:
 
     if text == "auto":
         return None
-    if not text.isdigit() or not 0 < int(text) <= _MOST_PROCESSES:
+    if not text.isdecimal() or not 0 < int(text) <= _MOST_PROCESSES:
         raise UsageError(f"--processes must be a number from 1 to {_MOST_PROCESSES} or auto, not {text!r}")
     return int(text)
 

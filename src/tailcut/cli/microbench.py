@@ -38,7 +38,9 @@ def microbench(  # noqa: C901  a step for each option
     ] = False,
     report: Annotated[Path | None, typer.Option(help="Write an HTML report to this file.")] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown, for a pull request.")] = False,
-    seed: Annotated[int, typer.Option(help="Seed of the sampling order and of the intervals.", min=0)] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Seed of the sampling order and of the intervals.", min=0, max=2**63 - 1)
+    ] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
     """Time functions side by side: warmed up, interleaved, with intervals; compare with a saved result."""

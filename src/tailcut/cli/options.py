@@ -55,12 +55,13 @@ def parse_bytes(text: str) -> int:
     """Bytes in `500MB`, `2GB`, `512MiB`, `800kB`.
 
     Raises:
-        UsageError: the text has another form.
+        UsageError: the text has another form, or is less than a byte.
     """
     match = _BYTES.match(text.strip())
-    if not match:
+    size_bytes = int(float(match[1]) * _UNITS[match[2].lower()]) if match else 0
+    if not size_bytes:
         raise UsageError(f"{text!r} is not an amount of memory: write 500MB, 2GB or 512MiB")
-    return int(float(match[1]) * _UNITS[match[2].lower()])
+    return size_bytes
 
 
 def parse_counts(text: str) -> list[int]:
@@ -70,7 +71,7 @@ def parse_counts(text: str) -> list[int]:
         UsageError: the text is not such a list.
     """
     parts = text.split(",")
-    if not all(part.strip().isdigit() and int(part) > 0 for part in parts):
+    if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
         raise UsageError(f"{text!r} is not a list of positive whole numbers: write 1,8,32")
     return [int(part) for part in parts]
 

@@ -153,7 +153,7 @@ def tune(
         Path | None, typer.Option("-o", "--output", help="Profile to write (default: MODEL.profile.toml).")
     ] = None,
     report: Annotated[Path | None, typer.Option(help="HTML report to write (default: MODEL.report.html).")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of arrival times and generated inputs.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of arrival times and generated inputs.", min=0, max=2**63 - 1)] = 0,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown, for a pull request.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
@@ -221,7 +221,7 @@ def tune(
             exhaustive=exhaustive,
             previous=previous,
             normalize=parse_normalize(normalize) if normalize else None,
-            outputs=names_in(outputs) or configured.engine.outputs,
+            outputs=names_in(outputs, "--outputs") or configured.engine.outputs,
             fixed=fixed_of(fix) or configured.engine.fixed_dims,
             local=local,
             device=device.value,

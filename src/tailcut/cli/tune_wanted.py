@@ -63,9 +63,18 @@ def cpus_of(asked: int | None) -> int | None:
     return usable.count
 
 
-def names_in(text: str | None) -> tuple[str, ...]:
-    """The parts of `a, b`, which may have spaces around them; none of None."""
-    return tuple(name.strip() for name in text.split(",")) if text else ()
+def names_in(text: str | None, option: str) -> tuple[str, ...]:
+    """The parts of `a, b`, which may have spaces around them; none of None.
+
+    Raises:
+        UsageError: one is empty; names the option.
+    """
+    from tailcut.errors import UsageError
+
+    names = () if text is None else tuple(name.strip() for name in text.split(","))
+    if not all(names):
+        raise UsageError(f"{option} {text!r} has an empty name: write NAME or NAME,NAME, or leave {option} out")
+    return names
 
 
 def fixed_of(text: str | None) -> tuple[str, ...]:
@@ -77,7 +86,7 @@ def fixed_of(text: str | None) -> tuple[str, ...]:
     from tailcut.engines.base import parse_fixed_dim
     from tailcut.errors import UnsupportedError, UsageError
 
-    fixed = names_in(text)
+    fixed = names_in(text, "--fix")
     for dim in fixed:
         try:
             parse_fixed_dim(dim)

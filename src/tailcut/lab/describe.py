@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 import numpy as np
 
@@ -32,6 +32,7 @@ from tailcut.spec import DType, ModelSpec, Rows, TensorSpec
 from tailcut.wire.v2.call import model_path
 
 _TLS = ("https", "grpcs")
+_NO_ADDRESS = "not http://HOST:PORT, http+unix:///PATH or grpc://HOST:PORT"
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
 _METADATA_NAME = re.compile(r"(?!grpc-)[0-9a-z_.-]+(?<!-bin)\Z")
 
@@ -54,16 +55,16 @@ def parse_url(url: str, *, allow_remote: bool = False) -> tuple[LoadTarget, str]
         _refuse_source(url)
     if url.startswith("http+unix://"):
         return _parse_socket(url.removeprefix("http+unix://"))
-    if url.startswith(("grpc://", "grpcs://")) and urlsplit(url).path not in {"", "/"}:
+    parts = _split(url)
+    if parts.scheme in {"grpc", "grpcs"} and parts.path not in {"", "/"}:
         raise UsageError(f"{url!r} is not grpc://HOST:PORT")
-    parts = urlsplit(url if "://" in url else f"http://{url}")
     try:
         port = parts.port or (443 if parts.scheme in _TLS else 80)
     except ValueError:
         port = 0
     tls = parts.scheme in _TLS
     if parts.scheme not in {"http", "grpc", *_TLS} or not parts.hostname or not port:
-        raise UsageError(f"{url!r} is not http://HOST:PORT, http+unix:///PATH or grpc://HOST:PORT")
+        raise UsageError(f"{url!r} is {_NO_ADDRESS}")
     grpc = parts.scheme.startswith("grpc")
     if grpc and not all(find_spec(name) for name in ("grpc", "google.protobuf")):
         raise UsageError("grpc:// needs grpcio, which is not installed: pip install 'tailcut[grpc-client]'")
@@ -78,6 +79,13 @@ def parse_url(url: str, *, allow_remote: bool = False) -> tuple[LoadTarget, str]
             )
     path = parts.path + (f"?{parts.query}" if parts.query else "")
     return LoadTarget(parts.hostname, port, grpc=grpc, tls=tls), "" if path == "/" else path
+
+
+def _split(url: str) -> SplitResult:
+    try:
+        return urlsplit(url if "://" in url else f"http://{url}")
+    except ValueError:  # a bracket that is not closed
+        raise UsageError(f"{url!r} is {_NO_ADDRESS}") from None
 
 
 def _refuse_source(url: str) -> None:
@@ -98,6 +106,8 @@ def _parse_socket(address: str) -> tuple[LoadTarget, str]:
     if address.startswith("/"):
         return LoadTarget(uds=unquote(address)), ""
     socket_path, slash, path = address.partition("/")
+    if not socket_path:
+        raise UsageError(f"'http+unix://' is {_NO_ADDRESS}")
     return LoadTarget(uds=unquote(socket_path)), slash + path if path else ""
 
 
@@ -235,15 +245,18 @@ def labels_of_data(spec: ModelSpec, data: Mapping[str, np.ndarray], labels: np.n
         limit: of the requests.
 
     Raises:
-        UsageError: they are no whole numbers, or too few or too many.
+        UsageError: they are no whole numbers from 0, or too few or too many.
     """
     groups = _grouped(spec, data, say=False) if _groups(spec, data) else [_requests(spec, data, sys.maxsize, say=False)]
     total = sum(map(len, groups))
     flat = labels.reshape(-1)
     if flat.dtype.kind not in "iub" and not (flat.dtype.kind == "f" and np.array_equal(flat, np.rint(flat))):
         raise UsageError(f"labels are classes, whole numbers from 0: those of the data are {flat.dtype}")
-    if not len(flat) or len(flat) % total:
-        raise UsageError(f"the data file has {len(flat)} labels for {total} requests: give one for each")
+    if len(flat) and flat.min() < 0:
+        raise UsageError(f"labels are classes, whole numbers from 0: those of the data have {flat.min():g}")
+    if not len(flat) or len(flat) % total or (spec.batched and len(flat) > total):
+        hint = ", as argmax(axis=1) of one-hot labels has" if len(flat) and len(flat) % total == 0 else ""
+        raise UsageError(f"the data file has {len(flat)} labels for {total} requests: give one for each{hint}")
     ends = np.cumsum([len(group) for group in groups]).tolist()
     places = [range(end - len(group), end) for end, group in zip(ends, groups, strict=True)]
     order = spread(places, limit) if _groups(spec, data) else evenly(places[0], limit)

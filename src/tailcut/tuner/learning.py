@@ -18,7 +18,7 @@ from tailcut.engines.files import ENGINES_OF, FileKind, default_engine, kind_of
 from tailcut.engines.graph import load_graph
 from tailcut.engines.installed import how_to_install, is_installed, require
 from tailcut.engines.samples import Samples, find_samples
-from tailcut.errors import UsageError
+from tailcut.errors import UnsupportedError, UsageError
 from tailcut.lab.describe import rows_of_data
 from tailcut.machine.allocator import can_huge_heap, installed
 from tailcut.machine.fingerprint import isa_flags
@@ -99,7 +99,12 @@ def _told_if_slow(words: str, tell: Callable[[Event], None]) -> Iterator[None]:
 
 def _opened(wanted: TuneRequest, tell: Callable[[Event], None]) -> tuple[ModelSpec, RowDecision, list[Arrays]]:
     """The model's signature, what was decided of its rows, and the requests."""
-    engine = _open(wanted)
+    try:
+        engine = _open(wanted)
+    except UnsupportedError as error:
+        if not wanted.fixed:
+            raise
+        raise UsageError(str(error).replace("fixed_dims:", "--fix:", 1)) from None
     for name in ENGINES_OF[kind_of(wanted.model)]:
         if not is_installed(name):
             tell(Phase(f"{name} is left out: it is not installed ({how_to_install(name)})"))
