@@ -44,6 +44,23 @@ def test_the_profile_can_be_planned_with(tmp_path: Path) -> None:
     assert result.service.way_in["wake_ns"] == 4
 
 
+@pytest.mark.parametrize("missing", ["profile", "report"])
+def test_a_result_whose_files_cannot_be_written_is_kept(tmp_path: Path, missing: str) -> None:
+    """As when the disk is full by then: it names the profile where that was written, and the error does, too."""
+    paths = {name: tmp_path / ("none" if name == missing else ".") / name for name in ("profile", "report")}
+    files = TuneFiles(paths["profile"], paths["report"], tmp_path / "d.trials.jsonl")
+    spec = read_signature(digits_model(), ENGINE, "digits")
+    outcome = TuneOutcome(spec, Settings(engine=ENGINE), 100.0, [], rows=INDEPENDENT)
+    written = write_result(outcome, TuneRequest(digits_model()), ASKED, files)
+    assert written.error is not None
+    assert written.error.filename == str(paths[missing])
+    assert written.result.report is None
+    has_profile = missing == "report"
+    assert written.result.profile == (str(files.profile) if has_profile else None)
+    assert files.profile.exists() is has_profile
+    assert (f"{files.profile} is written" in written.error.strerror) is has_profile
+
+
 def test_a_profile_checked_again_is_replaced_by_itself_only(tmp_path: Path) -> None:
     """It is where the new one is written; where that has another name, no report replaces it."""
     model = perceptron([4, 2], tmp_path / "m.onnx")

@@ -7,12 +7,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from msgspec.structs import asdict
 from tests.engines.models import perceptron
 from tests.processes import ended, interrupted
+from tests.report.test_html import ASKED
 from tests.schemas import validated
 from tests.servers import serving
+from tests.tuner.results import INDEPENDENT
 
+from tailcut.cli.tune_together import JointFiles, write_result
+from tailcut.lab.arrivals import Poisson
+from tailcut.models import digits_model
 from tailcut.runtime.profile import Profile
+from tailcut.runtime.settings import Settings
+from tailcut.tuner.together.records import JointOutcome, JointSide
+from tailcut.tuner.together.result_records import JointRequest
 
 TUNE = [sys.executable, "-m", "tailcut", "tune"]
 BOTH = ["small.onnx", "wide.onnx"]
@@ -187,3 +196,20 @@ def test_a_mistake_is_one_line(folder: Path, mistake: Callable[..., str], argume
     """What is wrong and where, before any time is spent."""
     (folder / "strange.txt").write_text("0 small\n1 tall\n2 wide\n")
     assert words in mistake(folder, "tune", *arguments)
+
+
+def test_a_result_whose_files_cannot_be_written_is_kept(tmp_path: Path) -> None:
+    """As when the disk is full by then: it names the profiles that were written, and the error does, too."""
+    first, second = tmp_path / "a.profile.toml", tmp_path / "none" / "b.profile.toml"
+    model = Profile.of_model(digits_model())
+    sides = [JointSide(name, Poisson(1.0), 10.0, 10.0, [], [], INDEPENDENT, Settings(), model) for name in ("a", "b")]
+    asked = JointRequest(
+        **asdict(ASKED) | {"slo_ms": [10.0] * 2, "data": [None] * 2, "rates": [1.0] * 2, "trace": None}
+    )
+    written = write_result(JointOutcome(sides), asked, JointFiles((first, second), tmp_path / "report.html"))
+    assert [item.profile for item in written.result.models] == [str(first), None]
+    assert written.result.report is None
+    assert written.error is not None
+    assert written.error.filename == str(second)
+    assert f"only {first} are written" in written.error.strerror
+    assert first.exists()

@@ -79,7 +79,7 @@ def test_what_was_measured_is_what_ships(
     outcome = TuneOutcome(session.spec, changed(session.with_wire("binary"), engine=options), 1.0, [], INDEPENDENT)
     space.take(outcome)
     files = TuneFiles(folder / "d.profile.toml", folder / "d.report.html", folder / "d.trials.jsonl")
-    result = write_result(outcome, session.wanted, ASKED, files)
+    result = write_result(outcome, session.wanted, ASKED, files).result
     assert result.quantized is not None
     assert result.quantized.engine == engine
     for name in ("digits.onnx", "d.profile.toml", "d.int8.onnx"):

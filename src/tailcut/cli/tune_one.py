@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,11 +19,20 @@ if TYPE_CHECKING:
     from tailcut.tuner.result_records import ModelRequest, TuneResult
 
 
+@dataclass(frozen=True, slots=True)
+class WrittenResult:
+    """A result with the files that were written, and why one of them was not, as where the disk is full."""
+
+    result: "TuneResult"
+    error: OSError | None = None
+
+
 def tune_one(wanted: "TuneRequest", asked: "ModelRequest", files: TuneFiles, *, markdown: bool, json: bool) -> None:
-    """Tune, write the profile and the report, and print the result.
+    """Tune, write the profile and the report, and print the result, also where a file cannot be written.
 
     Raises:
         TailcutError: as `tune_model`.
+        OSError: a file cannot be written.
     """
     from tailcut.report.console import LadderView
     from tailcut.runtime.profile import is_pipeline
@@ -31,11 +41,16 @@ def tune_one(wanted: "TuneRequest", asked: "ModelRequest", files: TuneFiles, *, 
 
     with LadderView(wanted.budget_s) as view:
         outcome = (tune_pipeline if is_pipeline(str(wanted.model)) else tune_model)(wanted, view)
-    _show(outcome, write_result(outcome, wanted, asked, files), files, markdown=markdown, json=json)
+    written = write_result(outcome, wanted, asked, files)
+    _show(outcome, written.result, files, markdown=markdown, json=json)
+    if written.error is not None:
+        raise written.error
+    if outcome.interrupted:
+        print("tailcut: interrupted: the profile contains the best settings so far", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED)
 
 
 def _show(outcome: "TuneOutcome", result: "TuneResult", files: TuneFiles, *, markdown: bool, json: bool) -> None:
-
     from tailcut.lab.records import to_json
     from tailcut.report.terminal import output_console
 
@@ -57,20 +72,14 @@ def _show(outcome: "TuneOutcome", result: "TuneResult", files: TuneFiles, *, mar
 
         output_console().print(tune_summary(result))
         trust = " --trust" if is_trusted(Path(result.model.path)) else ""
-        print(f"serve it: tailcut serve {shlex.quote(str(files.profile))}{trust}")
-    if outcome.interrupted:
-        print("tailcut: interrupted: the profile contains the best settings so far", file=sys.stderr)
-        raise typer.Exit(INTERRUPTED)
+        if result.profile is not None:
+            print(f"serve it: tailcut serve {shlex.quote(str(files.profile))}{trust}")
 
 
 def write_result(
     outcome: "TuneOutcome", wanted: "TuneRequest", asked: "ModelRequest", files: TuneFiles
-) -> "TuneResult":
-    """Write profile and report, unless answers were wrong or nothing has won; the result as the command prints it.
-
-    Raises:
-        OSError: a file cannot be written.
-    """
+) -> "WrittenResult":
+    """Write profile and report, unless answers were wrong or nothing has won; the result as the command prints it."""
     import msgspec
 
     from tailcut.atomic import write_atomically
@@ -87,19 +96,26 @@ def write_result(
     command = command_line()
     record = result(outcome, model=model, machine=machine, objective=asked, command=command)
     if outcome.wrong or outcome.nothing_won:
-        return record
+        return WrittenResult(record)
     record = msgspec.structs.replace(
         record, profile=str(files.profile), report=str(files.report), trials=str(files.journal)
     )
-    if outcome.copy_bytes:
-        copy = copy_path(files.profile, outcome.copy_bytes, outcome.settings.engine.precision)
-        write_atomically(copy, outcome.copy_bytes)
-        profile = profile.with_copy(copy, outcome.settings)
-    kept = evidence(record) | service_evidence(files.journal, profile, wanted.constraints.cpus)
-    profile = msgspec.structs.replace(profile, samples=outcome.samples, machine=machine, evidence=kept)
-    profile.save(files.profile)
-    write_atomically(files.report, render_tune_html(record))
-    return record
+    try:
+        if outcome.copy_bytes:
+            copy = copy_path(files.profile, outcome.copy_bytes, outcome.settings.engine.precision)
+            write_atomically(copy, outcome.copy_bytes)
+            profile = profile.with_copy(copy, outcome.settings)
+        kept = evidence(record) | service_evidence(files.journal, profile, wanted.constraints.cpus)
+        profile = msgspec.structs.replace(profile, samples=outcome.samples, machine=machine, evidence=kept)
+        profile.save(files.profile)
+    except OSError as error:
+        return WrittenResult(msgspec.structs.replace(record, profile=None, report=None), error)
+    try:
+        write_atomically(files.report, render_tune_html(record))
+    except OSError as error:
+        error.strerror = f"{error.strerror}: {files.profile} is written, and the report is not"
+        return WrittenResult(msgspec.structs.replace(record, report=None), error)
+    return WrittenResult(record)
 
 
 def _profile(outcome: "TuneOutcome", wanted: "TuneRequest") -> "Profile":

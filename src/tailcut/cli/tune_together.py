@@ -100,7 +100,11 @@ def tune_together(
     *,
     json: bool,
 ) -> None:
-    """Tune, write the profiles and the report unless nothing raced, and print the result."""
+    """Tune, write the profiles and the report unless nothing raced, and print the result in any case.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
     from tailcut.lab.records import to_json
     from tailcut.report.console import LadderView
     from tailcut.report.terminal import output_console
@@ -113,7 +117,8 @@ def tune_together(
     wanted = JointWanted(own, tuple(arrivals), first.budget_s, first.seed, first.began)
     with LadderView(first.budget_s) as view:
         outcome = JointSearch(wanted, view).run()
-    result = _write(outcome, asked, files)
+    written = write_result(outcome, asked, files)
+    result = written.result
     if json:
         print(to_json(result))
     if outcome.wrong:
@@ -124,13 +129,25 @@ def tune_together(
         raise typer.Exit(nothing_found_code())
     if not json:
         output_console().print(together_summary(result))
-        print(f"serve them: tailcut serve {shlex.join(map(str, files.profiles))}")
+        if written.error is None:
+            print(f"serve them: tailcut serve {shlex.join(map(str, files.profiles))}")
+    if written.error is not None:
+        raise written.error
     if outcome.interrupted:
         print("tailcut: interrupted: the profiles contain the best settings so far", file=sys.stderr)
         raise typer.Exit(INTERRUPTED)
 
 
-def _write(outcome: "JointOutcome", asked: "JointRequest", files: JointFiles) -> "JointResult":
+@dataclass(frozen=True, slots=True)
+class WrittenJointResult:
+    """A result with the files that were written, and why one of them was not, as where the disk is full."""
+
+    result: "JointResult"
+    error: OSError | None = None
+
+
+def write_result(outcome: "JointOutcome", asked: "JointRequest", files: JointFiles) -> WrittenJointResult:
+    """Write profiles and report, unless answers were wrong or nothing has won; the result as the command prints it."""
     import msgspec
 
     from tailcut.atomic import write_atomically
@@ -144,27 +161,31 @@ def _write(outcome: "JointOutcome", asked: "JointRequest", files: JointFiles) ->
     command = command_line()
     result = joint_result(outcome, machine=machine, objective=asked, command=command)
     if outcome.wrong or outcome.nothing_won:
-        return result
-    models = [
-        msgspec.structs.replace(model, profile=str(file))
-        for model, file in zip(result.models, files.profiles, strict=True)
-    ]
-    result = msgspec.structs.replace(result, models=models, report=str(files.report))
-    for number, (side, file) in enumerate(zip(outcome.sides, files.profiles, strict=True)):
-        profile = side.profile.with_weights()
-        if side.copy_bytes:
-            copy = copy_path(file, side.copy_bytes, profile.settings.engine.precision)
-            write_atomically(copy, side.copy_bytes)
-            profile = profile.with_copy(copy, profile.settings)
-        profile = msgspec.structs.replace(
-            profile,
-            together=together_of(outcome, number),
-            machine=machine,
-            evidence=joint_evidence(result, number) | service_evidence(_journal(file), profile, asked.cpus),
-        )
-        profile.save(file)
-    write_atomically(files.report, render_together_html(result))
-    return result
+        return WrittenJointResult(result)
+    models = list(result.models)
+    try:
+        for number, (side, file) in enumerate(zip(outcome.sides, files.profiles, strict=True)):
+            profile = side.profile.with_weights()
+            if side.copy_bytes:
+                copy = copy_path(file, side.copy_bytes, profile.settings.engine.precision)
+                write_atomically(copy, side.copy_bytes)
+                profile = profile.with_copy(copy, profile.settings)
+            profile = msgspec.structs.replace(
+                profile,
+                together=together_of(outcome, number),
+                machine=machine,
+                evidence=joint_evidence(result, number) | service_evidence(_journal(file), profile, asked.cpus),
+            )
+            profile.save(file)
+            models[number] = msgspec.structs.replace(models[number], profile=str(file))
+        whole = msgspec.structs.replace(result, models=models, report=str(files.report))
+        write_atomically(files.report, render_together_html(whole))
+    except OSError as error:
+        saved = [model.profile for model in models if model.profile is not None]
+        if saved:
+            error.strerror = f"{error.strerror}: of the files only {', '.join(saved)} are written"
+        return WrittenJointResult(msgspec.structs.replace(result, models=models), error)
+    return WrittenJointResult(whole)
 
 
 def _journal(profile: Path) -> Path:
