@@ -229,6 +229,25 @@ def test_a_stretch_adds_no_bursts() -> None:
     assert counts.var() == pytest.approx(counts.mean(), rel=0.25)
 
 
+def test_short_gaps_of_a_stretch_are_no_bursts() -> None:
+    """At a thousand times one arrival a second, a millisecond between two of them has no second's worth of others."""
+    random = np.random.default_rng(0)
+    seconds = np.cumsum(random.exponential(1.0, 60))
+    times = Stretch(seconds - seconds[0], float(seconds[-1]), 1000.0).times(120.0, 0)
+    counts = np.bincount(times // 10_000_000)
+    assert counts.mean() == pytest.approx(10, rel=0.1)
+    assert counts.max() < 40
+
+
+@pytest.mark.parametrize("scale", [1.0, 1.2, 5.0])
+def test_bursts_of_a_stretch_stay(scale: float) -> None:
+    """A hundred arrivals within 10 ms are no fewer at a higher rate, and a tenth more at most beside what is drawn."""
+    cron = np.concatenate([minute + np.arange(100) * 1e-4 for minute in (0.0, 20.0, 40.0)])
+    times = Stretch(cron, 60.0, scale * 5.0).times(60.0, 0)
+    assert 100 <= ((times >= 20e9) & (times < 20.01e9)).sum() <= 100 + 10 * (scale > 1) + 4 * scale
+    assert len(times) == pytest.approx(300 * scale, abs=150)
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_twenty_bursts_are_neither_more_nor_longer_than_expected(seed: int) -> None:
     """Whatever the seed: a tenth of the time at five times the mean rate, and the rest at what keeps the mean."""

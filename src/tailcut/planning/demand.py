@@ -168,7 +168,7 @@ class Recording:
         if self.replayed and scale == 1.0:
             return _nanoseconds(self.edges_s[:-1])
         if self.replayed:
-            return _scaled(scale, self, self, np.random.default_rng(seed))
+            return _scaled(scale, self, scale, np.random.default_rng(seed))
         return _drawn(scale, self.load, self.edges_s, np.random.default_rng(seed))
 
 
@@ -260,13 +260,15 @@ class Stretch:
     name: str = "trace"
 
     def times(self, duration_s: float, seed: int) -> np.ndarray:
-        """Arrivals of a duration: the part again and again, thinned or thickened to the rate at random."""
+        """Arrivals of a duration: the part again and again, thinned or thickened to the rate at random.
+
+        Recorded bursts grow by a tenth at most: what is more comes at the rate over time, as far as it is known.
+        """
         own = len(self.seconds) / self.length_s
         scale, rounds = self.rate / own, int(duration_s / self.length_s) + 1
         again = [self.seconds + number * self.length_s for number in range(rounds)]
         whole = replayed(np.concatenate(again), rounds * self.length_s)
-        course = whole.smoothed() if self.drawn else whole
-        nanos = _scaled(scale, whole, course, np.random.default_rng(seed))
+        nanos = _scaled(scale, whole, 1.0 if self.drawn else _MOST_LITTLE, np.random.default_rng(seed))
         return nanos[nanos < int(duration_s * 1e9)]
 
 
@@ -302,13 +304,28 @@ def _drawn(scale: float, load: np.ndarray, edges_s: np.ndarray, random: np.rando
     return _nanoseconds(np.interp(units[units < most] / scale, load, edges_s))
 
 
-def _scaled(scale: float, arrivals: Recording, course: Recording, random: np.random.Generator) -> np.ndarray:
-    """Recorded arrivals, of which some are left out, or to which others are added by the course; int64 ns."""
+def _scaled(scale: float, arrivals: Recording, most: float, random: np.random.Generator) -> np.ndarray:
+    """Recorded arrivals, of which some are left out, or to which others are added; int64 ns.
+
+    Args:
+        scale: of the rate.
+        arrivals: that were recorded.
+        most: the scale up to which each gap gets as many; beyond it, they are added by the course of the rate.
+        random: draws them.
+    """
     seconds = arrivals.edges_s[:-1]
     if scale <= 1:
         return _nanoseconds(seconds[random.random(len(seconds)) < scale])
-    added = _drawn(scale - 1, course.load, course.edges_s, random)
-    together: np.ndarray = np.sort(np.concatenate([_nanoseconds(seconds), added]))
+    course, by_gaps = arrivals.smoothed(), min(scale, most)
+    together: np.ndarray = np.sort(
+        np.concatenate(
+            [
+                _nanoseconds(seconds),
+                _drawn(by_gaps - 1, arrivals.load, arrivals.edges_s, random),
+                _drawn(scale - by_gaps, course.load, course.edges_s, random),
+            ]
+        )
+    )
     return together
 
 

@@ -52,6 +52,10 @@ _LEAST_LIMITS = 2  # times the limit that pass between two decisions of an autos
 _MOST_DECISIONS = 1_000_000  # of an autoscaler
 _LEAST_ARRIVALS = 2
 _SHOWN_LOSSES = 3
+_GROWN = (
+    "the headroom and the curve have bursts that are larger than the recorded ones by a tenth at most: what is more "
+    "comes at random, at the rate over time"
+)
 
 
 @dataclass(frozen=True)
@@ -204,11 +208,12 @@ def _traffic(wanted: PlanRequest, capacity: float, servers: int = FEWEST_UNEVEN)
     part = (
         "minute of the recording" if whole else f"{window_s * faster:.3g} s of the recording, as a minute is too much"
     )
-    notes = [f"replicas are planned for the busiest {part}", *_scaling_notes(wanted, wanted.recording)]
+    scaling = _scaling_notes(wanted, wanted.recording)
+    drawn = not wanted.recording.replayed or faster > 1 or bool(scaling)
+    notes = [f"replicas are planned for the busiest {part}", *(scaling if drawn else [_GROWN])]
     whole_s = wanted.recording.length_s / faster
     length_s = min(window_s, max(whole_s, 1e-3))
     seconds = busiest(arrivals_ns, length_s)
-    drawn = not wanted.recording.replayed or faster > 1 or len(notes) > 1
     make = partial(Stretch, seconds, length_s, drawn=drawn)
     return _Traffic(make, [len(seconds) / length_s], notes, arrivals_ns, faster, whole_s)
 
