@@ -333,12 +333,16 @@ def test_requests_that_go_with_a_replica() -> None:
     assert replace(figures, parts=(figures, rare, unknown)).in_flight == pytest.approx(3.2)
 
 
-def test_the_curve_does_not_fall(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a simulation says of more replicas may be lower by its noise, and counts for no less."""
-    rates = {1: 100.0, 2: 200.0, 3: 190.0, 5: 400.0}
-    monkeypatch.setattr("tailcut.planning.plan.curve_points", lambda _: [*rates])
-    monkeypatch.setattr("tailcut.planning.plan.highest_rate", lambda expect, count, *_: rates[count])
-    assert [point.rate for point in make_plan(WANTED, lambda _: None).curve] == [100, 200, 200, 400]
+def test_the_curve_is_that_of_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A search that ends below a rate that the table has as met, for as many replicas or fewer, does not count."""
+    monkeypatch.setattr("tailcut.planning.search._TIGHT", 0.5)
+    result = make_plan(replace(WANTED, failures=2), lambda _: None)
+    rates = {point.replicas: point.rate for point in result.curve}
+    assert [*rates.values()] == sorted(rates.values())
+    rows = [(result.needed, result.stressed), *((loss.replicas, loss.predicted) for loss in result.losses)]
+    for replicas, figures in rows:
+        assert all(rate >= figures.rate for count, rate in rates.items() if count >= replicas and figures.within)
+        assert all(rate < figures.rate for count, rate in rates.items() if count <= replicas and not figures.within)
 
 
 def test_bursts_that_are_too_long() -> None:

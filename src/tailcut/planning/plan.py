@@ -31,6 +31,7 @@ from tailcut.planning.search import (
     MOST_SIMULATED,
     Expect,
     Figures,
+    Findings,
     PlannedLoad,
     capacity_of,
     curve_points,
@@ -96,17 +97,21 @@ def make_plan(wanted: PlanRequest, tell: Callable[[str], None]) -> PlanResult:
     question = _question(wanted)
     rate, headroom = question.rate, question.rate * (1 + wanted.headroom)
     tell("searching the least number of replicas")
-    needed = least_replicas(question.expect, headroom, question.capacity)
+    findings = Findings(question.expect)
+    needed = least_replicas(findings, headroom, question.capacity)
     replicas = needed + wanted.failures
     if replicas > MOST_REPLICAS:
         raise UsageError(
             f"{needed:,} replicas and {wanted.failures:,} more exceed the {MOST_REPLICAS:,} that can be simulated"
         )
     figures = question.expect(replicas, rate)
-    tell("simulating the curve of rate against replicas")
-    curve = _curve(wanted, question, replicas, max(1.1 * headroom / needed, (needed == 1) * 0.7 * question.capacity))
     counts = sorted({*range(1, _SHOWN_LOSSES + 1), wanted.failures} - {0})
     lost = losses(question.expect, replicas, rate, counts)
+    tell("simulating the curve of rate against replicas")
+    for shown in (replicas, *(replicas - count for count, _ in lost)):
+        findings.within(shown, rate)  # has been simulated
+    each = max(1.1 * headroom / needed, (needed == 1) * 0.7 * question.capacity)
+    curve = _curve(wanted, findings, replicas, question.capacity, each)
     course = None
     arrivals_ns, compression = question.traffic.arrivals_ns, question.traffic.compression
     if wanted.rules is not None and arrivals_ns is not None:
@@ -141,16 +146,10 @@ def make_plan(wanted: PlanRequest, tell: Callable[[str], None]) -> PlanResult:
     )
 
 
-def _curve(wanted: PlanRequest, question: _Question, replicas: int, each: float) -> list[CapacityPoint]:
+def _curve(wanted: PlanRequest, findings: Findings, replicas: int, capacity: float, each: float) -> list[CapacityPoint]:
     """The highest rates, around the planned number; `each` is what a replica carries by a guess."""
-    rates = {
-        count: highest_rate(question.expect, count, question.capacity, each * count) for count in curve_points(replicas)
-    }
-    highest = np.maximum.accumulate([*rates.values()])  # more replicas carry no less: what is less is noise
-    return [
-        CapacityPoint(count, count * wanted.replica_cores, round(float(rate), 2))
-        for count, rate in zip(rates, highest, strict=True)
-    ]
+    rates = {count: highest_rate(findings, count, capacity, each * count) for count in curve_points(replicas)}
+    return [CapacityPoint(count, count * wanted.replica_cores, round(rate, 2)) for count, rate in rates.items()]
 
 
 def _question(wanted: PlanRequest) -> _Question:

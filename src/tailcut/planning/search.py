@@ -1,7 +1,8 @@
 """How many replicas meet a limit at a rate, and what rate so many of them carry. Pure.
 
 What replicas do at a rate is asked of an `Expect`: a cluster of one model, or several models on shared cores. More
-replicas are taken to be no worse, and a higher rate to be no better; the search is by bisection.
+replicas are taken to be no worse, and a higher rate to be no better; the search is by bisection, and all that is found
+for one plan is kept in `Findings`, so that its numbers do not contradict each other by the noise of simulations.
 """
 
 import math
@@ -33,7 +34,7 @@ _SHORTENED, _MOST_LONG = 1_000_000, 6_000_000  # requests at full load: of more,
 _MOST_ROUNDS = 3_000_000  # the same, of recorded traffic
 _SHORTEST_GAPS = 0.01  # of the mean time between two requests: bursts are not simulated shorter
 _WARMUP, _ROUNDS = 0.1, 2  # what is not counted of a simulation, and rounds of recorded traffic, at least
-_TIGHT, _LEAST = 0.02, 1e-3  # of a bisection of rates: how near, and the least share of the capacity
+_TIGHT, _LEAST = 0.02, 1e-3  # of a bisection of rates: how near, and the least share of where it begins
 _GROWTH = 1.3
 
 
@@ -226,11 +227,42 @@ def longest_round_s(capacity: float) -> float:
     return _MOST_ROUNDS / (_ROUNDS * FEWEST_UNEVEN * capacity)
 
 
-def least_replicas(expect: Expect, rate: float, capacity: float) -> int:
-    """The least number of replicas that meets the limit at a rate.
+class Findings:
+    """Which rates so many replicas were found to meet, and which not; what follows from that is not simulated.
 
     Args:
         expect: what they do.
+    """
+
+    def __init__(self, expect: Expect) -> None:
+        self._expect = expect
+        self._met: list[tuple[int, float]] = []
+        self._missed: list[tuple[int, float]] = []
+
+    def within(self, replicas: int, rate: float) -> bool:
+        """Whether so many replicas meet the limit at a rate."""
+        if rate <= self.highest_met(replicas):
+            return True
+        if rate >= self.lowest_missed(replicas):
+            return False
+        is_met = self._expect(replicas, rate).within
+        (self._met if is_met else self._missed).append((replicas, rate))
+        return is_met
+
+    def highest_met(self, replicas: int) -> float:
+        """The highest rate that so many replicas, or fewer, were found to meet; 0 without any."""
+        return max((rate for count, rate in self._met if count <= replicas), default=0.0)
+
+    def lowest_missed(self, replicas: int) -> float:
+        """The lowest rate that so many replicas, or more, were found to miss; infinite without any."""
+        return min((rate for count, rate in self._missed if count >= replicas), default=math.inf)
+
+
+def least_replicas(findings: Findings, rate: float, capacity: float) -> int:
+    """The least number of replicas that meets the limit at a rate.
+
+    Args:
+        findings: what they do.
         rate: requests per second.
         capacity: requests per second of one replica, whatever the latency.
 
@@ -239,44 +271,45 @@ def least_replicas(expect: Expect, rate: float, capacity: float) -> int:
     """
     low = max(1, math.ceil(rate / capacity)) - 1 if capacity > 0 else MOST_REPLICAS
     high = low + 1
-    while high <= MOST_REPLICAS and not expect(high, rate).within:
+    while high <= MOST_REPLICAS and not findings.within(high, rate):
         low, high = high, max(high + 1, int(high * _GROWTH))
     if high > MOST_REPLICAS:
-        if low < MOST_REPLICAS and expect(MOST_REPLICAS, rate).within:
+        if low < MOST_REPLICAS and findings.within(MOST_REPLICAS, rate):
             high = MOST_REPLICAS
         else:
             raise UsageError(f"{MOST_REPLICAS:,} replicas do not meet the limit at {rate:,.6g} requests per second")
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if expect(middle, rate).within else (middle, high)
+        low, high = (low, middle) if findings.within(middle, rate) else (middle, high)
     return high
 
 
-def highest_rate(expect: Expect, replicas: int, capacity: float, guess: float) -> float:
-    """The highest rate, to a fiftieth, at which so many replicas meet the limit; 0 where none does.
+def highest_rate(findings: Findings, replicas: int, capacity: float, guess: float) -> float:
+    """The highest rate, to a fiftieth, at which so many replicas meet the limit; 0 where none was found.
 
     Args:
-        expect: what they do.
+        findings: what they do, and what is known of it: no less than they were found to meet is returned.
         replicas: how many.
         capacity: requests per second of one replica, whatever the latency.
         guess: where to begin.
     """
     low, high, most = 0.0, min(guess, replicas * capacity), replicas * capacity
-    while high < most and expect(replicas, high).within:
+    least = _LEAST * high
+    while high < most and findings.within(replicas, high):
         low, high = high, min(most, high * _GROWTH)
-    if expect(replicas, high).within:
-        return high
-    below = high / _GROWTH
-    while low == 0.0 and below > _LEAST * most:
-        if expect(replicas, below).within:
+    if findings.within(replicas, high):
+        return max(high, findings.highest_met(replicas))
+    low, below = max(low, findings.highest_met(replicas)), high / _GROWTH
+    while low == 0.0:
+        if below < least:
+            return 0.0
+        if findings.within(replicas, below):
             low = below
         else:
             high, below = below, below / _GROWTH**2
     while high - low > _TIGHT * high:
         rate = (low + high) / 2
-        low, high = (rate, high) if expect(replicas, rate).within else (low, rate)
-        if high < _LEAST * most:
-            return 0.0
+        low, high = (rate, high) if findings.within(replicas, rate) else (low, rate)
     return low
 
 
