@@ -46,6 +46,13 @@ def test_a_trace_with_a_report(profile: Path, tmp_path: Path, capsys: pytest.Cap
     assert "Replicas over time" in page.read_text()
 
 
+def test_durations_are_round(profile: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Microseconds in milliseconds."""
+    assert cli.main(["plan", str(profile), "--rate", "100", "--slo", "p99=5100us", "--hedge", "100us", "--json"]) == 0
+    result = validated("plan", capsys.readouterr().out)
+    assert (result["assumptions"]["hedge_ms"], result["models"][0]["limit_ms"]) == (0.1, 5.1)
+
+
 def test_the_terminal(profile: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A table, and where nothing else is said the defaults."""
     assert cli.main(["plan", str(profile), "--rate", "100", "--slo", "p99=5ms", "--arrivals", "constant"]) == 0
@@ -60,8 +67,8 @@ def test_the_terminal(profile: Path, capsys: pytest.CaptureFixture[str]) -> None
         (["--rate", "5", "--slo", "q99=5ms"], "unknown percentile 'q99'"),
         (["--rate", "5", "--slo", "p99=90us"], "no number of replicas meets p99 within 0.09 ms: a lone request takes"),
         (["--slo", "p99=5ms"], "give the traffic: --rate, --trace, or both"),
-        (["--rate", "5,6", "--slo", "p99=5ms"], "2 rates for 1 profiles"),
-        (["--rate", "5", "--slo", "p99=5ms,p99=6ms"], "2 limits for 1 profiles"),
+        (["--rate", "5,6", "--slo", "p99=5ms"], "2 rates for 1 profile:"),
+        (["--rate", "5", "--slo", "p99=5ms,p99=6ms"], "2 limits for 1 profile:"),
         (["--rate", "5", "--slo", "p99=5"], "--slo 5: 5ms or 5s?"),
         (["--rate", "5", "--slo", "p99=5ms", "--hedge", "20"], "--hedge 20: 20ms or 20s?"),
         (["--rate", "5", "--slo", "p99=5ms", "--arrivals", "x"], "--arrivals: 'x' is unknown"),
@@ -98,9 +105,9 @@ def test_several_profiles_have_one_routing(profile: Path, tmp_path: Path, capsys
     assert cli.main([*both, "--routing", "random"]) == 2
     assert "leave out --routing" in capsys.readouterr().err
     assert cli.main([*both, "--hedge", "1ms"]) == 2
-    assert "several profiles: --hedge need a single one" in capsys.readouterr().err
+    assert "several profiles: --hedge needs a single one" in capsys.readouterr().err
     assert cli.main([*both, "--capacity", "100"]) == 2
-    assert "--capacity need a single one" in capsys.readouterr().err
+    assert "--capacity needs a single one" in capsys.readouterr().err
 
 
 def saved(folder: Path, name: str, **changes: dict[str, object]) -> str:

@@ -1,13 +1,16 @@
 """What a plan shows."""
 
+import re
 from dataclasses import replace
 from io import StringIO
 
 import msgspec
 import numpy as np
+import pytest
 from rich.console import Console
 from tests.planning.test_plan import WANTED, measured, plan
 
+from tailcut.errors import UsageError
 from tailcut.planning.autoscale import Rules
 from tailcut.planning.demand import Limit, Recording
 from tailcut.planning.records import CapacityPoint
@@ -38,6 +41,32 @@ def test_one_replica() -> None:
     result = plan(rates=[20.0])
     assert headline(result)[0] == "1 replica, 2 cores"
     assert "no replica may be lost" in shown(result)
+
+
+def test_one_of_a_thing_is_not_several() -> None:
+    """One that is enough, one core, one replica."""
+    result = plan(rates=[20.0], failures=1, cores=1.0)
+    assert headline(result) == ("2 replicas, 2 cores (simulated)", headline(result)[1])
+    assert headline(result)[1].endswith("; 1 is enough")
+    assert "a replica has 1 core, which" in shown(result)
+    assert "each of 2 workers has 1 core of its own" in shown(plan(rates=[20.0], workers=2, cores=2.0))
+    recording = Recording(np.array([0.0, 100.0, 200.0]), np.array([0.0, 500.0, 1000.0]), replayed=False)
+    words = page(plan(recording=recording, rates=[], rules=Rules())).scaling_words
+    assert "at most 1 replica, 0 changes" in words
+
+
+def test_large_numbers_have_no_exponent() -> None:
+    """In the terminal's text, on the page and in the notes."""
+    models, loose = [measured(us=20.0)], [Limit("p99", 9_149_000.0)]
+    result = plan(models=models, rates=[12_000.0], limits=loose, price=13_860.5, capacity=1_234_567.0, cores=4096.0)
+    result = msgspec.structs.replace(result, cores=4_096_000.0)
+    for text in (shown(result), render_plan_html(result)):
+        words = " ".join(text.split())
+        assert not re.search(r"\d[eE][+-]\d", words)
+        for part in ("4,096,000 cores", "within 9,149,000 ms", "at most 1,234,567 requests/s", "13,86"):
+            assert part in words
+    with pytest.raises(UsageError, match=r"within 1,000 ms: a lone request takes 1\d,\d\d\d ms"):
+        plan(models=[measured(us=12_000_000.0)], limits=[Limit("p99", 1000.0)])
 
 
 def test_workers_and_devices() -> None:

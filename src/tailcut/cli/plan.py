@@ -133,7 +133,7 @@ def plan(
         headroom,
         failures,
         "two-choices" if routing is None else routing.value,
-        hedge_s * 1e3,
+        round(hedge_s * 1e3, 6),
         counted,
         cores,
         capacity,
@@ -159,13 +159,17 @@ def _check(wanted: "PlanRequest", *, chosen: bool) -> None:
             what one alone can have.
     """
     from tailcut.errors import UsageError
+    from tailcut.planning.words import several
 
     count = len(wanted.models)
     _check_names([model.profile.model.name for model in wanted.models])
     if len(wanted.rates) not in ({0, 1} if wanted.recording is not None else {count}):
-        raise UsageError(f"--rate: {len(wanted.rates)} rates for {count} profiles: give one rate each, as 5000,200")
+        rates = several(len(wanted.rates), "rate")
+        raise UsageError(f"--rate: {rates} for {several(count, 'profile')}: give one rate each, as 5000,200")
     if len(wanted.limits) != count:
-        raise UsageError(f"--slo: {len(wanted.limits)} limits for {count} profiles: give one, or one each")
+        raise UsageError(
+            f"--slo: {several(len(wanted.limits), 'limit')} for {several(count, 'profile')}: give one, or one each"
+        )
     if wanted.recording is not None and wanted.workers > 1:
         raise UsageError("--trace: an autoscaler's replicas have one worker each: add --workers 1")
     if count > 1:
@@ -191,7 +195,7 @@ def _check_together(wanted: "PlanRequest") -> None:
     }
     given = " and ".join(option for option, is_given in single.items() if is_given)
     if given:
-        raise UsageError(f"several profiles: {given} need a single one")
+        raise UsageError(f"several profiles: {given} {'needs' if sum(single.values()) == 1 else 'need'} a single one")
     for model in wanted.models:
         workers = model.profile.settings.io.workers
         if workers > 1:

@@ -51,7 +51,7 @@ def parse_limit(text: str, duration: Callable[[str], float]) -> Limit:
     if not equals:
         raise UsageError(f"--slo: {text!r} has no percentile: write p99=10ms")
     check_percentile(name.strip(), "--slo")
-    limit = Limit(name.strip(), duration(value) * 1e3)
+    limit = Limit(name.strip(), round(duration(value) * 1e3, 6))
     if limit.limit_ms <= 0:
         raise UsageError("--slo: the limit must be greater than 0")
     return limit

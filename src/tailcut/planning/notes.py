@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from tailcut.planning.measured import MeasuredProfile
 from tailcut.planning.request import PlanRequest
 from tailcut.planning.search import MOST_SIMULATED, Figures, PlannedLoad
+from tailcut.planning.words import number, several
 
 _FAR = 2.0  # a measured capacity from the tune's: more than quotas and cold caches explain
 
@@ -21,9 +22,9 @@ def plan_notes(wanted: PlanRequest, replicas: int, faster: float, parts: Sequenc
         ),
         (
             {float(model.cores) for model in wanted.models} != {cores},
-            f"a replica has {cores:g} cores, which is not what the model was measured with",
+            f"a replica has {several(cores, 'core')}, which is not what the model was measured with",
         ),
-        (workers > 1, f"each of {workers} workers has {cores / workers:g} cores of its own"),
+        (workers > 1, f"each of {workers} workers has {several(cores / workers, 'core')} of its own"),
         (wanted.hedge_ms > 0, "both copies of a hedged request are computed"),
         (wanted.together, "each replica serves all models, and gets its requests in turn"),
         (
@@ -36,7 +37,7 @@ def plan_notes(wanted: PlanRequest, replicas: int, faster: float, parts: Sequenc
             any(model.is_local for model in wanted.models),
             "tuned with --local, for clients on the same machine: over a network, a replica answers less than planned",
         ),
-        (faster > 1, f"a second stands for {faster:.3g} seconds of the recording, which has too many requests"),
+        (faster > 1, f"a second stands for {number(faster, 3)} seconds of the recording, which has too many requests"),
     )
     return [words for holds, words in known if holds]
 
@@ -46,20 +47,21 @@ def _scale_notes(model: MeasuredProfile, wanted: PlanRequest) -> Iterator[str]:
     whose = f"{model.profile.model.name}: " if wanted.together else ""
     scale, answered = wanted.scale(model), model.throughput
     if wanted.capacity is not None:
-        yield f"CPU times are scaled by {scale:.2f} so that a replica answers at most {wanted.capacity:g} requests/s"
+        most = number(wanted.capacity, 6)
+        yield f"CPU times are scaled by {scale:.2f} so that a replica answers at most {most} requests/s"
         if not 1 / _FAR < scale / model.scale < _FAR:
             yield "that is far from what the tune measured: check --cores, and that the replica was saturated"
     elif answered is None:
         yield f"{whose}the profile does not say what the tuned server answered: CPU times are those of its parts"
     elif model.agrees:
         share = f"{1 / model.ratio:.0%} of what its parts promise"
-        yield f"{whose}the tuned server answered {answered:,.4g} requests/s, {share}"
+        yield f"{whose}the tuned server answered {number(answered)} requests/s, {share}"
     elif model.is_near:
-        yield f"{whose}CPU times are scaled by {scale:.2f}: the tuned server answered {answered:,.4g} requests/s"
+        yield f"{whose}CPU times are scaled by {scale:.2f}: the tuned server answered {number(answered)} requests/s"
     else:
         yield (
-            f"{whose}CPU times are not scaled: the parts promise {model.ratio * answered:,.4g} requests/s and the "
-            f"tuned server answered {answered:,.4g}, which is too far apart; measure a replica, and give --capacity"
+            f"{whose}CPU times are not scaled: the parts promise {number(model.ratio * answered)} requests/s and the "
+            f"tuned server answered {number(answered)}, which is too far apart; measure a replica, and give --capacity"
         )
 
 
@@ -70,8 +72,7 @@ def _rare_notes(wanted: PlanRequest, parts: Sequence[Figures]) -> Iterator[str]:
         if not part.asked:
             yield f"{name}: none of its requests could be simulated beside the others: only a lone one was"
         elif part.asked < needed:
-            yield (
-                f"{name}: {limit.percentile} is uncertain: it rests on {part.asked:,} requests, and needs {needed:,}"
-            )
+            asked = several(part.asked, "request")
+            yield f"{name}: {limit.percentile} is uncertain: it rests on {asked}, and needs {needed:,}"
         if part.closer:
             yield f"{name}: its requests are rare, and were simulated closer together than they come"

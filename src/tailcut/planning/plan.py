@@ -44,6 +44,7 @@ from tailcut.planning.search import (
     simulated_bursts,
 )
 from tailcut.planning.together import Tenant, capacity_together, expect_together
+from tailcut.planning.words import number
 from tailcut.tuner.simulate import Configuration
 from tailcut.tuner.together.selection import spin_ns
 
@@ -198,14 +199,17 @@ def _traffic(wanted: PlanRequest, capacity: float, servers: int = FEWEST_UNEVEN)
         if not isinstance(process, Bursty):
             return _Traffic(wanted.arrivals, wanted.rates)
         bursts = simulated_bursts(process, wanted.limits, capacity, servers)
-        note = f"bursts of {bursts.length_s:.3g} s were simulated, which {process.length_s:g} s are taken to be like"
+        length, asked = number(bursts.length_s, 3), number(process.length_s, 6)
+        note = f"bursts of {length} s were simulated, which {asked} s are taken to be like"
         notes = [note] if bursts.length_s < process.length_s else []
         return _Traffic(lambda rate: replace(bursts, rate=rate), wanted.rates, notes)
     faster, arrivals_ns = _recorded(wanted, wanted.recording)
     window_s = min(BUSIEST_S / faster, longest_round_s(capacity))
     whole = window_s * faster > 0.99 * BUSIEST_S
     part = (
-        "minute of the recording" if whole else f"{window_s * faster:.3g} s of the recording, as a minute is too much"
+        "minute of the recording"
+        if whole
+        else f"{number(window_s * faster, 3)} s of the recording, as a minute is too much"
     )
     scaling = _scaling_notes(wanted, wanted.recording)
     drawn = not wanted.recording.replayed or faster > 1 or bool(scaling)
@@ -222,8 +226,8 @@ def _scaling_notes(wanted: PlanRequest, recording: Recording) -> list[str]:
     if not wanted.rates or not recording.scaled_up(wanted.rates[0]):
         return []
     note = (
-        f"the recording has {recording.rate:.3g} requests/s: {wanted.rates[0]:g} were drawn at random at its rate over "
-        f"time, a mean of {SMOOTHED} of its arrivals each; shorter bursts of it were not simulated"
+        f"the recording has {number(recording.rate, 3)} requests/s: {number(wanted.rates[0], 6)} were drawn at random "
+        f"at its rate over time, a mean of {SMOOTHED} of its arrivals each; shorter bursts of it were not simulated"
     )
     return [note]
 
@@ -253,7 +257,7 @@ def _recorded(wanted: PlanRequest, recording: Recording) -> tuple[float, np.ndar
     arrivals_ns = (course if faster == 1 else course.compressed(faster)).times(rate, wanted.seed)
     if len(arrivals_ns) < _LEAST_ARRIVALS:
         raise UsageError(
-            f"--trace: {asked:.3g} requests in {recording.length_s:.4g} s are too few to plan for: "
+            f"--trace: {number(asked, 3)} requests in {number(recording.length_s)} s are too few to plan for: "
             "give a longer recording, or a higher --rate"
         )
     return faster, arrivals_ns
@@ -268,8 +272,8 @@ def _checked_lone(name: str, configuration: Configuration, limit: Limit, seed: i
     alone_ms = lone_ms(configuration, limit, seed)
     if alone_ms > limit.limit_ms:
         raise UsageError(
-            f"{name}: no number of replicas meets {limit.percentile} within {limit.limit_ms:.4g} ms: "
-            f"a lone request takes {alone_ms:.4g} ms: allow more, or tune for latency"
+            f"{name}: no number of replicas meets {limit.percentile} within {number(limit.limit_ms)} ms: "
+            f"a lone request takes {number(alone_ms)} ms: allow more, or tune for latency"
         )
     return alone_ms
 

@@ -17,6 +17,7 @@ from tailcut.kernels.queueing import FAR
 from tailcut.lab.arrivals import BURST_SHARE, Arrivals, Bursty
 from tailcut.planning.cluster import Cluster, simulate_cluster, without_client
 from tailcut.planning.demand import Limit, Stretch, even_bursts
+from tailcut.planning.words import number
 from tailcut.tuner.simulate import Configuration, Prediction, saturation_rate
 
 MOST_REPLICAS = 1000
@@ -216,8 +217,8 @@ def simulated_bursts(process: Bursty, limits: Sequence[Limit], capacity: float, 
     least_s = min(process.length_s, _LIMITS * max(limit.limit_ms for limit in limits) / 1e3)
     if each * least_s > _MOST_LONG:
         raise UsageError(
-            f"--arrivals: bursts of {process.length_s:g} s are too many requests to simulate: plan for the bursts' own "
-            f"rate, with --arrivals poisson and {process.factor:g} times the --rate"
+            f"--arrivals: bursts of {number(process.length_s, 6)} s are too many requests to simulate: plan for the "
+            f"bursts' own rate, with --arrivals poisson and {process.factor:g} times the --rate"
         )
     return replace(process, length_s=min(process.length_s, max(least_s, _SHORTENED / each)))
 
@@ -277,7 +278,8 @@ def least_replicas(findings: Findings, rate: float, capacity: float) -> int:
         if low < MOST_REPLICAS and findings.within(MOST_REPLICAS, rate):
             high = MOST_REPLICAS
         else:
-            raise UsageError(f"{MOST_REPLICAS:,} replicas do not meet the limit at {rate:,.6g} requests per second")
+            asked = number(rate, 6)
+            raise UsageError(f"{MOST_REPLICAS:,} replicas do not meet the limit at {asked} requests per second")
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if findings.within(middle, rate) else (middle, high)

@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from tailcut.planning.records import Autoscaled, PlannedFigures, PlanResult, ScalingMoment
+from tailcut.planning.words import number, several
 from tailcut.report.charts import Chart, Point, Series, Tick, linear
 from tailcut.report.words import capitalized, count, milliseconds
 
@@ -39,7 +40,7 @@ def plan_view(result: PlanResult) -> RenderableType:
     if len(result.models) > 1:
         rows = [(model.name, f"{count(model.rate)}/s", *_latency_words(model.predicted)) for model in result.models]
         lines.append(_table("each model", ("model", "rate", "p99 ms", "limit's percentile ms"), rows))
-    points = [(f"{point.replicas:,}", f"{point.cores:g}", count(point.rate)) for point in result.curve]
+    points = [(f"{point.replicas:,}", number(point.cores), count(point.rate)) for point in result.curve]
     lines.append(_table("highest rate within the limit", ("replicas", "cores", "requests/s"), points))
     lines += [
         escape(text) for text in (loss_words(result), scaling_words(result.autoscaling), price_words(result)) if text
@@ -51,19 +52,19 @@ def plan_view(result: PlanResult) -> RenderableType:
 def headline(result: PlanResult) -> tuple[str, str]:
     """The number of replicas, and for what."""
     limits = ", ".join(
-        f"{model.name} {model.percentile} within {model.limit_ms:g} ms"
+        f"{model.name} {model.percentile} within {number(model.limit_ms, 6)} ms"
         if len(result.models) > 1
-        else f"{model.percentile} within {model.limit_ms:g} ms"
+        else f"{model.percentile} within {number(model.limit_ms, 6)} ms"
         for model in result.models
     )
     spare = result.replicas - result.needed
-    what = f"{result.replicas:,} replica{'s' if result.replicas > 1 else ''}"
-    what += f", {result.workers:,} workers" if result.assumptions.workers > 1 else ""
-    what += f", {result.cores:g} cores"
-    what += f", {result.gpus} GPU{'s' if result.gpus > 1 else ''}" if result.gpus else ""
-    rest = f"; {result.needed:,} are enough" if spare else ""
+    what = several(result.replicas, "replica")
+    what += f", {several(result.workers, 'worker')}" if result.assumptions.workers > 1 else ""
+    what += f", {several(result.cores, 'core')}"
+    what += f", {several(result.gpus, 'GPU')}" if result.gpus else ""
+    rest = f"; {result.needed:,} {'is' if result.needed == 1 else 'are'} enough" if spare else ""
     head = f"{what}{' (simulated)' if result.assumptions.simulated else ''}"
-    rate = f"{count(result.predicted.rate)} requests/s and {100 * result.assumptions.headroom:g} % headroom"
+    rate = f"{count(result.predicted.rate)} requests/s and {number(100 * result.assumptions.headroom)} % headroom"
     return head, f"for {rate}, {limits}{rest}"
 
 
@@ -81,7 +82,7 @@ def situation_rows(result: PlanResult) -> list[tuple[str, ...]]:
     wide = len(heads(result)) == 9
     rows = [_row("planned", result.replicas, result.predicted, wide=wide)]
     spare = result.replicas - result.needed
-    stress = f"+{100 * result.assumptions.headroom:g} %" + (f", {spare} lost" if spare else "")
+    stress = f"+{number(100 * result.assumptions.headroom)} %" + (f", {spare} lost" if spare else "")
     rows.append(_row(stress, result.needed, result.stressed, wide=wide))
     return rows + [_row(f"{loss.lost} lost", loss.replicas, loss.predicted, wide=wide) for loss in result.losses]
 
@@ -90,7 +91,8 @@ def loss_words(result: PlanResult) -> str:
     """What goes with a replica that is lost."""
     if not result.losses:
         return "no replica may be lost: add --failures 1"
-    return f"a replica that is lost takes the requests that it has with it: {result.losses[0].in_flight:.3g} on average"
+    in_flight = number(result.losses[0].in_flight, 3)
+    return f"a replica that is lost takes the requests that it has with it: {in_flight} on average"
 
 
 def scaling_words(result: Autoscaled | None) -> str:
@@ -100,11 +102,12 @@ def scaling_words(result: Autoscaled | None) -> str:
     saved = 1 - result.replica_hours / result.fixed_replica_hours if result.fixed_replica_hours else 0.0
     unreached = result.metric == "utilisation" and result.target >= result.saturated
     words = f"; a replica's cores are never more than {100 * result.saturated:.0f} % busy: lower the target" * unreached
-    target = f"{result.target:g} {'of the cores' if result.metric == 'utilisation' else 'requests in flight'}"
+    target = f"{number(result.target)} {'of the cores' if result.metric == 'utilisation' else 'requests in flight'}"
     return (
         f"autoscaler (target {target}): {result.missed:,} of {result.requests:,} requests missed the limit "
-        f"({100 * result.missed_share:.3g} %); {result.replica_hours:,.4g} replica hours, {_than(saved)} than with "
-        f"a fixed number; at most {result.highest} replicas, {result.changes} changes{words}"
+        f"({number(100 * result.missed_share, 3)} %); {several(result.replica_hours, 'replica hour')}, {_than(saved)} "
+        f"than with a fixed number; at most {several(result.highest, 'replica')}, "
+        f"{several(result.changes, 'change')}{words}"
     )
 
 
@@ -117,14 +120,16 @@ def price_words(result: PlanResult) -> str:
     price = result.price
     if price is None:
         return ""
-    million = "" if price.per_million is None else f", {price.per_million:,.4g} per million requests"
-    return f"price: {price.per_hour:,.4g} per hour, {price.per_month:,.6g} per month{million}"
+    million = "" if price.per_million is None else f", {number(price.per_million)} per million requests"
+    return f"price: {number(price.per_hour)} per hour, {number(price.per_month, 6)} per month{million}"
 
 
 def assumption_words(result: PlanResult) -> list[str]:
     """Assumptions."""
     own = result.assumptions
-    hedge = "" if own.hedge_ms is None else f", hedged after {own.hedge_ms:g} ms ({100 * own.hedged_share:.2g} %)"
+    hedge = ""
+    if own.hedge_ms is not None:
+        hedge = f", hedged after {number(own.hedge_ms, 6)} ms ({number(100 * own.hedged_share, 2)} %)"
     return [f"arrivals: {own.arrivals}; routing: {own.routing}{hedge}", *own.notes]
 
 
@@ -159,7 +164,7 @@ def _curve(result: PlanResult) -> Chart | None:
     if len(result.curve) < 2:
         return None
     points = tuple(
-        Point(point.replicas, point.rate, f"{point.replicas:,} replicas", f"{count(point.rate)} requests/s")
+        Point(point.replicas, point.rate, several(point.replicas, "replica"), f"{count(point.rate)} requests/s")
         for point in result.curve
     )
     highest = max(*(point.rate for point in result.curve), result.stressed.rate)
@@ -180,7 +185,8 @@ def _scaling(result: Autoscaled | None) -> tuple[Chart | None, Chart | None]:
     hours = linear(0, end_h, "hours", lambda value: f"{value:g}")
     moments = [(moment.at_s / 3600, f"{moment.at_s / 3600:.2f} h", moment) for moment in _thinned(result.course)]
     replicas = tuple(
-        Point(x, moment.replicas, key, f"{moment.replicas:.3g} replicas", _SMALL) for x, key, moment in moments
+        Point(x, moment.replicas, key, several(round(moment.replicas, 1), "replica"), _SMALL)
+        for x, key, moment in moments
     )
     arrived = tuple(Point(x, moment.rate, key, f"{count(moment.rate)}/s arrive", _SMALL) for x, key, moment in moments)
     missed = tuple(
@@ -245,8 +251,8 @@ def _share(value: float | None) -> str:
 
 def _table(title: str, names: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     table = Table(title=title or None)
-    for number, name in enumerate(names):
-        table.add_column(name, justify="right" if number else "left")
+    for column, name in enumerate(names):
+        table.add_column(name, justify="right" if column else "left")
     for row in rows:
         table.add_row(*map(escape, row))
     return table

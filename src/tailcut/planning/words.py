@@ -1,0 +1,16 @@
+"""Numbers and nouns in the sentences of a plan. Pure."""
+
+from decimal import Decimal
+
+_WHOLE = 1000  # from which on digits after the point say nothing
+
+
+def number(value: float, digits: int = 4) -> str:
+    """A number to so many digits, whole from a thousand on, and without an exponent."""
+    return f"{value:,.0f}" if abs(value) >= _WHOLE else f"{Decimal(f'{value:.{digits}g}'):,f}"
+
+
+def several(value: float, noun: str) -> str:
+    """A number of things: `1 core`, `2 cores`."""
+    text = number(value)
+    return f"{text} {noun}" if text == "1" else f"{text} {noun}s"
