@@ -73,6 +73,8 @@ WRONG: dict[str, dict[str, Any]] = {
     "a limit without a unit": {"slo": "20"},
     "a limit that is no number": {"slo": "1.2.3ms"},
     "a limit of a dot": {"slo": ".ms"},
+    "a limit of 0": {"slo": "0ms"},
+    "a limit of 0 with digits": {"slo": "00.00s"},
     "a headless service on ports of nodes": {"service": {"headless": True, "type": "NodePort"}},
     "a headless load balancer": {"service": {"headless": True, "type": "LoadBalancer"}},
     "a label of pods that selects": {"podLabels": {"app.kubernetes.io/name": "x"}},
@@ -257,6 +259,29 @@ def test_bounds_of_an_autoscaler_in_the_wrong_order(kind: str) -> None:
     with pytest.raises(errors.HelmError, match=r"minReplicas is 12, and autoscaling\.maxReplicas is 10"):
         rendered({"autoscaling": {"kind": kind, **bounds}})
     rendered({"autoscaling": {"kind": "none", **bounds}})
+
+
+def test_two_ports_of_a_service_differ() -> None:
+    """Where both are there; the error names the values."""
+    errors = pytest.importorskip("helm_python.errors")
+    ports = {"service": {"httpPort": 80, "grpcPort": 80}}
+    with pytest.raises(errors.HelmError, match=r"httpPort and service\.grpcPort are both 80: they must differ"):
+        rendered(ports)
+    (port,) = rendered({"grpc": {"enabled": False}} | ports)["Service"]["spec"]["ports"]
+    assert port["port"] == 80
+
+
+def test_a_monitor_without_labels_of_its_own() -> None:
+    """As `labels: null` in a file of values has it: those of the release."""
+    made = rendered({"serviceMonitor": {"enabled": True, "labels": None}})["ServiceMonitor"]
+    assert made["metadata"]["labels"] == rendered({"serviceMonitor": SCRAPED})["ServiceMonitor"]["metadata"]["labels"]
+
+
+@pytest.mark.parametrize("limit", ["", "20ms", "0.5ms", "05us", "1.0s", "100us", "10.25ms"])
+def test_limits_that_the_schema_allows(limit: str) -> None:
+    """None, or more than 0, with a unit."""
+    schema = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
+    jsonschema.validate({"slo": limit}, schema)
 
 
 def test_a_label_is_there_once() -> None:

@@ -47,6 +47,14 @@ sum(rate({{ .metric }}{namespace="{{ .root.Release.Namespace }}",job="{{ include
 {{- $min }}
 {{- end }}
 
+{{- define "tailcut.grpcPort" -}}
+{{- $port := int .Values.service.grpcPort -}}
+{{- if eq $port (int .Values.service.httpPort) }}
+{{- fail (printf "service.httpPort and service.grpcPort are both %d: they must differ" $port) }}
+{{- end }}
+{{- $port }}
+{{- end }}
+
 {{- define "tailcut.behavior" -}}
 scaleUp:
   stabilizationWindowSeconds: 0
