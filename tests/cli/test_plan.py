@@ -84,6 +84,13 @@ def test_the_terminal(profile: Path, capsys: pytest.CaptureFixture[str]) -> None
         (["--rate", "5", "--slo", "p99=9999999999h"], "--slo: 3.6e+13 s are longer than 1,000,000 s"),
         (["--rate", "5", "--slo", "p99=5ms", "--arrivals", "bursty:5:9999999h"], "--arrivals: 3.6e+10 s are longer"),
         (["--rate", "5", "--slo", "p99=5ms", "--trace", "none.txt", "--autoscale", "every=9999h"], "--autoscale: 3.5"),
+        (["--rate", "5,000", "--slo", "p99=5ms"], "'5,000' is several rates, one of each profile: write 5000"),
+        (["--rate", "5,200", "--slo", "p99=5ms"], "2 rates for 1 profile: a comma divides the rates of several"),
+        (["--rate", "5", "--slo", "p99=5ms", "--headroom", "20"], "20 is 2,000 %, as 0.2 is 20 %: write 20%, or 2000%"),
+        (
+            ["--rate", "5", "--slo", "p99=5ms", "--headroom", "nan"],
+            "'nan' is not a share of the rate: write 0.2 or 20%",
+        ),
         (["--rate", "1e9", "--slo", "p99=5ms"], "1,000 replicas do not meet the limit"),
     ],
 )

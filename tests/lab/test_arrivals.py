@@ -99,14 +99,15 @@ def test_a_trace_is_replayed_as_it_was(tmp_path: Path) -> None:
     ("text", "words"),
     [
         (None, "no such trace"),
-        ("", "needs 2 to"),
-        ("1\n", "needs 2 to"),
-        ("1\n1\n", "needs 2 to"),
-        ("1\nx\n", "line 2"),
-        ("1\n-1\n", "line 2"),
-        ("1\nnan\n", "line 2"),
-        ("# c\n2\n1\n", "line 3"),
-        ("1\ninf\n", "line 2"),
+        ("", "no arrivals: the file is empty"),
+        ("# a\n\n# b\n", "no arrivals: the file is empty, or has only comments"),
+        ("1\n", "only one arrival: a trace needs two or more"),
+        ("1\n1\n", "all 2 arrivals are at the same time"),
+        ("1\nx\n", "line 2 is not a time in seconds"),
+        ("1\n-1\n", "line 2 is not a time in seconds, from 0 on"),
+        ("1\nnan\n", "line 2 is not a time"),
+        ("# c\n2\n1\n", "line 3 is earlier than the one before it: sort the lines by time"),
+        ("1\ninf\n", "line 2 is not a time"),
     ],
 )
 def test_a_file_that_is_no_trace(tmp_path: Path, text: str | None, words: str) -> None:
@@ -154,9 +155,9 @@ def test_a_trace_of_several_models_has_one_window_for_all(tmp_path: Path) -> Non
         ("0 a\n1 c\n", "line 2 names no model 'c': write SECONDS NAME, with one of a, b"),
         ("0 a\n1\n", "line 2 names no model"),
         ("a 0\n1 b\n", "line 1 is not a time"),
-        ("0 a\n2 b\n1 a\n", "line 3 is not a time in seconds at or after the previous one"),
+        ("0 a\n2 b\n1 a\n", "line 3 is earlier than the one before it: sort the lines"),
         ("0 a\n1 a\n", "no arrivals for b"),
-        ("0 a\n", "needs 2 to"),
+        ("0 a\n", "only one arrival"),
     ],
 )
 def test_a_file_that_is_no_trace_of_models(tmp_path: Path, text: str | None, words: str) -> None:

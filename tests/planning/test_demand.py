@@ -15,6 +15,7 @@ from tailcut.planning.demand import (
     busiest,
     even_bursts,
     parse_arrivals,
+    parse_headroom,
     parse_limit,
     parse_rates,
     read_recording,
@@ -53,6 +54,21 @@ def test_rates() -> None:
     for text in ("0", "-1", "inf", "nan", "x", "5,"):
         with pytest.raises(UsageError, match=r"at least 0\.01"):
             parse_rates(text)
+    with pytest.raises(UsageError, match="write 1000000"):
+        parse_rates("1,000,000")
+
+
+def test_headroom() -> None:
+    """A share, or per cent; a large share was meant as per cent."""
+    assert [parse_headroom(text) for text in ("0.2", "20%", "0", "3", "4.0", "2000%", " 15 %")] == [
+        *(0.2, 0.2, 0.0, 3.0, 4.0, 20.0, 0.15)
+    ]
+    for text in ("20", "5", "4.1"):
+        with pytest.raises(UsageError, match=rf"as 0\.2 is 20 %: write {text}%"):
+            parse_headroom(text)
+    for text in ("-0.1", "-1%", "x", "", "%", "nan", "inf", "10001%"):
+        with pytest.raises(UsageError, match=r"is not a share of the rate: write 0\.2 or 20%"):
+            parse_headroom(text)
 
 
 def test_arrivals() -> None:
@@ -158,10 +174,15 @@ def test_arrival_times_as_monitoring_systems_export_them(tmp_path: Path, text: s
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "2 to .*SECONDS RATE"),
-        ("1\n", "2 to"),
-        ("1\nx\n", "line 2 .*SECONDS RATE"),
-        ("time,rate\n", "2 to .*SECONDS RATE"),
+        ("", "no traffic: write .*SECONDS RATE, two lines or more"),
+        ("# a\n# b\n", "no traffic: write"),
+        ("1\n", "only one arrival"),
+        ("5\n5\n", "all 2 arrivals are at the same time"),
+        ("# a\n3\n1\n2\n", "line 3 is earlier than the one before it: sort the lines by time"),
+        ("-5\n-4\n", "line 1 is not a time in seconds, from 0 on"),
+        ("1\nx\n", "line 2 is not a time in seconds: write .*SECONDS RATE"),
+        ("time,rate\n", "no traffic: write .*SECONDS RATE"),
+        ("0.0 ranker\n0.5 tiny\n", "line 1 has 'ranker' for its rate: .* keep the times of one model"),
         ("2026-01-01T00:00:00Z,5\n2026-01-01T00:05:00Z,6\n", "not a trace of rates: line 1 "),
         ("1 2\n2\n", "not a trace of rates: line 2 "),
         ("1 x\n2 3\n", "not a trace of rates: line 1 "),
@@ -169,9 +190,10 @@ def test_arrival_times_as_monitoring_systems_export_them(tmp_path: Path, text: s
         ("time,rate\n0,1\n300,NaN\n600,2\n", "not a trace of rates: line 3 "),
         ("time\n0.0\nx\n", "line 3 .*SECONDS RATE"),
         ("1 2\n", "not a trace of rates"),
-        ("1 2\n1 3\n", "must rise"),
-        ("1 0\n2 0\n", "must rise"),
-        ("1 2\n2 -3\n", "must rise"),
+        ("1 2\n1 3\n", "must rise: line 2 is not later"),
+        ("# a\n0 5\n60 5\n30 5\n", "must rise: line 4 is not later than the one before it: sort the lines by time"),
+        ("1 0\n2 0\n", "all rates are 0"),
+        ("1 2\n2 -3\n", "line 2 has a rate below 0"),
         ("1 2 3\n2 3 4\n", "line 1"),
     ],
 )

@@ -61,9 +61,8 @@ def plan(
         ),
     ] = None,
     headroom: Annotated[
-        float,
-        typer.Option(help="Headroom: additional share of the rate that must fit.", min=0.0, max=100.0, callback=finite),
-    ] = 0.2,
+        str, typer.Option(metavar="S", help="Headroom: additional share of the rate that must fit, as 0.2 or 20%.")
+    ] = "0.2",
     failures: Annotated[int, typer.Option(help="Number of replicas that may fail.", min=0, max=999)] = 0,
     routing: Annotated[
         RoutingChoice | None, typer.Option(help="How a replica is chosen (default: two-choices).")
@@ -97,7 +96,7 @@ def plan(
     from tailcut.durations import bounded, parse_duration, parse_latency
     from tailcut.errors import UsageError
     from tailcut.planning.autoscale import parse_rules
-    from tailcut.planning.demand import parse_arrivals, parse_limit, parse_rates, read_recording
+    from tailcut.planning.demand import parse_arrivals, parse_headroom, parse_limit, parse_rates, read_recording
     from tailcut.planning.measured import read_measured
     from tailcut.planning.plan import make_plan
     from tailcut.planning.request import PlanRequest
@@ -112,6 +111,7 @@ def plan(
     ]
     make = parse_arrivals(arrivals, lambda value: bounded(parse_duration(value), "--arrivals"))
     rules = parse_rules(autoscale or "", lambda value: bounded(parse_duration(value), "--autoscale"))
+    spare = parse_headroom(headroom)
     hedge_s = bounded(parse_latency(hedge, "--hedge"), "--hedge") if hedge is not None else 0.0
     if not rates and trace is None:
         raise UsageError("give the traffic: --rate, --trace, or both")
@@ -130,7 +130,7 @@ def plan(
         arrivals,
         None if trace is None else read_recording(trace),
         None if trace is None else rules,
-        headroom,
+        spare,
         failures,
         "two-choices" if routing is None else routing.value,
         round(hedge_s * 1e3, 6),
@@ -165,7 +165,7 @@ def _check(wanted: "PlanRequest", *, chosen: bool) -> None:
     _check_names([model.profile.model.name for model in wanted.models])
     if len(wanted.rates) not in ({0, 1} if wanted.recording is not None else {count}):
         rates = several(len(wanted.rates), "rate")
-        raise UsageError(f"--rate: {rates} for {several(count, 'profile')}: give one rate each, as 5000,200")
+        raise UsageError(f"--rate: {rates} for {several(count, 'profile')}: a comma divides the rates of several")
     if len(wanted.limits) != count:
         raise UsageError(
             f"--slo: {several(len(wanted.limits), 'limit')} for {several(count, 'profile')}: give one, or one each"

@@ -244,14 +244,24 @@ def _trace_time(path: Path, number: int, text: str, before: float) -> float:
         at = float(text)
     except ValueError:
         at = -1.0
-    if not before <= at < float("inf"):
-        raise UsageError(f"{path}: line {number} is not a time in seconds at or after the previous one")
+    if not 0 <= at < float("inf"):
+        raise UsageError(f"{path}: line {number} is not a time in seconds, from 0 on")
+    if at < before:
+        raise UsageError(f"{path}: line {number} is earlier than the one before it: sort the lines by time (sort -n)")
     return at
 
 
 def _check_trace(path: Path, seconds: Sequence[float]) -> None:
-    if len(seconds) < 2 or seconds[-1] == seconds[0] or len(seconds) > _TRACE_LIMIT:
-        raise UsageError(f"{path}: a trace needs 2 to {_TRACE_LIMIT:,} arrivals that are not all at the same time")
+    if not seconds:
+        raise UsageError(f"{path}: no arrivals: the file is empty, or has only comments")
+    if len(seconds) == 1:
+        raise UsageError(f"{path}: only one arrival: a trace needs two or more")
+    if seconds[-1] == seconds[0]:
+        raise UsageError(f"{path}: all {len(seconds):,} arrivals are at the same time, which is no rate")
+    if len(seconds) > _TRACE_LIMIT:
+        raise UsageError(
+            f"{path}: {len(seconds):,} arrivals, and a trace has up to {_TRACE_LIMIT:,}: give a part of it"
+        )
 
 
 def _unit_poisson(length: float, random: np.random.Generator) -> np.ndarray:

@@ -5,7 +5,7 @@ A recording is arrival times, or rates over time; it can be scaled to another me
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,9 @@ _LEAST_RATE = 0.01  # requests per second: of fewer, a simulation lasts longer t
 _PERCENTILE = re.compile(r"p(\d{1,2}(?:\.\d{1,4})?)\Z")
 _COLUMNS, _LEAST_LINES = 2, 2  # of a recording of rates
 _DIVIDERS = re.compile(r'[,;"]')  # of a line of numbers, besides spaces
+_TRACE_LINES = "arrival times in seconds, one per line, or lines of SECONDS RATE"
+_THOUSANDS = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?\Z")
+_MOST_HEADROOM, _MOST_SHARE = 100.0, 4.0  # times the rate; a larger share than the second one was meant as per cent
 _KINDS = ("poisson", "constant", "bursty")
 
 
@@ -85,11 +88,36 @@ def parse_rates(text: str) -> list[float]:
         except ValueError:
             rate = 0.0
         if not _LEAST_RATE <= rate < float("inf"):
+            if _THOUSANDS.match(text.strip()):
+                raise UsageError(
+                    f"--rate: {text.strip()!r} is several rates, one of each profile: write {text.replace(',', '')}"
+                )
             raise UsageError(
                 f"--rate: {part.strip()!r} is not a rate: write requests per second, at least {_LEAST_RATE:g}"
             )
         rates.append(rate)
     return rates
+
+
+def parse_headroom(text: str) -> float:
+    """An additional share of the rate from `0.2` or `20%`.
+
+    Raises:
+        UsageError: it is neither, above 100 times the rate, or most likely meant as per cent.
+    """
+    number = text.strip()
+    is_percent = number.endswith("%")
+    try:
+        share = float(number.removesuffix("%")) / (100 if is_percent else 1)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= _MOST_HEADROOM:
+        raise UsageError(f"--headroom: {number!r} is not a share of the rate: write 0.2 or 20%, up to 10000%")
+    if share > _MOST_SHARE and not is_percent:
+        raise UsageError(
+            f"--headroom: {number} is {100 * share:,.0f} %, as 0.2 is 20 %: write {number}%, or {100 * share:g}%"
+        )
+    return share
 
 
 def parse_arrivals(text: str, duration: Callable[[str], float]) -> Callable[[float], Arrivals]:
@@ -188,21 +216,41 @@ def read_recording(path: Path) -> Recording:
         UsageError: missing, not such a file, or too short.
     """
     rows = _rows(path)
+    if not rows:
+        raise UsageError(f"{path}: no traffic: write {_TRACE_LINES}, two lines or more")
     if not any(len(row) == _COLUMNS for _, row in rows):
-        try:
-            trace = trace_of_lines(path, ((number, " ".join(row)) for number, row in rows))
-        except UsageError as error:
-            raise UsageError(f"{error}, or lines of SECONDS RATE") from None
-        return replayed(trace.seconds, trace.length_s)
+        return _arrivals(path, rows)
     values = np.array([_pair(path, number, row) for number, row in rows])
     if len(values) < _LEAST_LINES:
         raise UsageError(f"{path}: not a trace of rates: write two lines or more of SECONDS RATE, all of them numbers")
     seconds, rates = values[:, 0] - values[0, 0], values[:, 1]
-    lengths = np.append(np.diff(seconds), seconds[-1] - seconds[-2])
-    if (lengths <= 0).any() or (rates < 0).any() or not rates.any():
-        raise UsageError(f"{path}: the times of a trace of rates must rise, and no rate may be below 0, nor all be 0")
+    steps = np.diff(seconds)
+    if (steps <= 0).any():
+        number = rows[int(np.argmax(steps <= 0)) + 1][0]
+        raise UsageError(
+            f"{path}: the times of a trace of rates must rise: line {number} is not later than the one before it: "
+            "sort the lines by time (sort -n), and give one rate for each time"
+        )
+    if (rates < 0).any():
+        raise UsageError(f"{path}: line {rows[int(np.argmax(rates < 0))][0]} has a rate below 0")
+    if not rates.any():
+        raise UsageError(f"{path}: all rates are 0: there is no traffic to plan for")
+    lengths = np.append(steps, steps[-1])
     load = np.concatenate([[0.0], np.cumsum(lengths * rates)])
     return Recording(np.append(seconds, seconds[-1] + lengths[-1]), load, replayed=False)
+
+
+def _arrivals(path: Path, rows: Sequence[tuple[int, list[str]]]) -> Recording:
+    """Arrival times, one a row.
+
+    Raises:
+        UsageError: a row is something else, or they do not ascend, or are too few.
+    """
+    for number, row in rows:
+        if len(row) != 1 or not _is_number(row[0]):
+            raise UsageError(f"{path}: line {number} is not a time in seconds: write {_TRACE_LINES}")
+    trace = trace_of_lines(path, ((number, row[0]) for number, row in rows))
+    return replayed(trace.seconds, trace.length_s)
 
 
 def _rows(path: Path) -> list[tuple[int, list[str]]]:
@@ -231,7 +279,12 @@ def _pair(path: Path, number: int, row: list[str]) -> tuple[float, float]:
         seconds, rate = map(float, row)
         if math.isfinite(seconds) and math.isfinite(rate):
             return seconds, rate
-    raise UsageError(f"{path}: not a trace of rates: line {number} is not SECONDS RATE, two numbers")
+    if len(row) == _COLUMNS and _is_number(row[0]) and not _is_number(row[1]):
+        raise UsageError(
+            f"{path}: not a trace of rates: line {number} has {row[1][:64]!r} for its rate: where those are names of "
+            "models, keep the times of one model, one per line, and plan each model by itself"
+        )
+    raise UsageError(f"{path}: not a trace of rates: line {number} is not SECONDS RATE, two finite numbers")
 
 
 def _is_number(word: str) -> bool:
