@@ -137,6 +137,21 @@ def test_a_profile_with_workers_is_planned_alone(
     assert "--" not in message
 
 
+def test_a_trace_for_replicas_of_several_workers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Is planned for, without an autoscaler, which is refused where it was asked for."""
+    several, trace = saved(tmp_path, "a", io={"workers": 2}), tmp_path / "day.txt"
+    trace.write_text("0 100\n10 300\n20 100\n")
+    asked = ["plan", several, "--trace", str(trace), "--slo", "p99=5ms", "--json"]
+    assert cli.main(asked) == 0
+    result = validated("plan", capsys.readouterr().out)
+    assert (result["autoscaling"], result["workers"]) == (None, 2 * result["replicas"])
+    assert "no autoscaler was simulated: its replicas have one worker each" in " ".join(result["assumptions"]["notes"])
+    assert cli.main([*asked, "--autoscale", "queue=2"]) == 2
+    assert "--autoscale: the simulated autoscaler's replicas have one worker each, not 2" in capsys.readouterr().err
+    assert cli.main([*asked, "--workers", "1"]) == 0
+    assert validated("plan", capsys.readouterr().out)["autoscaling"] is not None
+
+
 def test_workers_do_not_share_a_device(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Each would be simulated with the whole device; so would several models on one."""
     one, other, apart = (

@@ -129,7 +129,7 @@ def plan(
         make,
         arrivals,
         None if trace is None else read_recording(trace),
-        None if trace is None else rules,
+        None if trace is None or (counted > 1 and autoscale is None) else rules,
         spare,
         failures,
         "two-choices" if routing is None else routing.value,
@@ -170,8 +170,11 @@ def _check(wanted: "PlanRequest", *, chosen: bool) -> None:
         raise UsageError(
             f"--slo: {several(len(wanted.limits), 'limit')} for {several(count, 'profile')}: give one, or one each"
         )
-    if wanted.recording is not None and wanted.workers > 1:
-        raise UsageError("--trace: an autoscaler's replicas have one worker each: add --workers 1")
+    if wanted.rules is not None and wanted.workers > 1:
+        raise UsageError(
+            f"--autoscale: the simulated autoscaler's replicas have one worker each, not {wanted.workers}: "
+            "add --workers 1, or leave out --autoscale"
+        )
     if count > 1:
         _check_together(wanted)
     _check_devices(wanted)

@@ -37,6 +37,10 @@ def plan_notes(wanted: PlanRequest, replicas: int, faster: float, parts: Sequenc
             any(model.is_local for model in wanted.models),
             "tuned with --local, for clients on the same machine: over a network, a replica answers less than planned",
         ),
+        (
+            wanted.recording is not None and wanted.rules is None and workers > 1,
+            "no autoscaler was simulated: its replicas have one worker each (--workers 1)",
+        ),
         (faster > 1, f"a second stands for {number(faster, 3)} seconds of the recording, which has too many requests"),
     )
     return [words for holds, words in known if holds]
