@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import pytest
 
 from tailcut.errors import TooLargeError
-from tailcut.server.workers.scoreboard import Occupant, Scoreboard, add_up, lasting
+from tailcut.server.workers.scoreboard import Occupant, Scoreboard
+from tailcut.server.workers.sums import Counts
 
 
 @pytest.fixture
@@ -15,27 +16,9 @@ def scoreboard() -> Iterator[Scoreboard]:
     scoreboard.close()
 
 
-def test_add_up() -> None:
-    """Numbers are added by name, lists element by element, dictionaries likewise; a missing name counts nothing."""
-    item = {"a": 1, "list": [1, 2], "inner": {"x": 0.5}}
-    two = {"a": 10, "list": [10, 20], "inner": {"x": 1, "y": 2}, "new": 3}
-    assert add_up(item, two) == {"a": 11, "list": [11, 22], "inner": {"x": 1.5, "y": 2}, "new": 3}
-    assert add_up() == {}
-
-
-def test_the_latest_exemplar_of_each_bucket() -> None:
-    """They are not added up: of each bucket that any worker has one for, the latest stays."""
-    item = {"exemplars": {"3": [10.5, 100, "a"], "4": [11.0, 200, "b"]}}
-    two = {"exemplars": {"3": [10.75, 90, "c"], "5": [9.0, 400, "d"]}}
-    assert add_up(item, two, {}) == {"exemplars": {"3": [10.75, 90, "c"], "4": [11.0, 200, "b"], "5": [9.0, 400, "d"]}}
-
-
-def test_what_was_true_of_the_moment_does_not_last() -> None:
-    """Open connections and lent rows end with their worker, on every level; totals stay."""
-    assert lasting({"connections": 3, "accepted": 9, "models": {"m": {"1": {"rows_in_use": 4, "rows": 5}}}}) == {
-        "accepted": 9,
-        "models": {"m": {"1": {"rows": 5}}},
-    }
+def counted(**server: int) -> Counts:
+    """What a worker without a model has counted."""
+    return {"at_ns": 9, "server": server, "models": {}}
 
 
 def test_the_least_of_those_that_accept(scoreboard: Scoreboard) -> None:
@@ -50,22 +33,22 @@ def test_the_least_of_those_that_accept(scoreboard: Scoreboard) -> None:
 
 def test_totals_survive_their_worker(scoreboard: Scoreboard) -> None:
     """A worker's counts are in the sum while it lives; afterwards its totals still are, its moment is not."""
-    scoreboard.publish(1, {"accepted": 5, "connections": 2})
-    scoreboard.publish(2, {"accepted": 7, "connections": 1})
-    assert scoreboard.totals() == {"accepted": 12, "connections": 3}
+    scoreboard.publish(1, counted(accepted=5, connections=2))
+    scoreboard.publish(2, counted(accepted=7, connections=1))
+    assert scoreboard.totals() == counted(accepted=12, connections=3)
     scoreboard.fold(1)
-    assert scoreboard.totals() == {"accepted": 12, "connections": 1}
-    scoreboard.publish(1, {"accepted": 1, "connections": 1})
+    assert scoreboard.totals() == counted(accepted=12, connections=1)
+    scoreboard.publish(1, counted(accepted=1, connections=1))
     scoreboard.fold(1)
     scoreboard.fold(2)
-    assert scoreboard.totals() == {"accepted": 13}
+    assert scoreboard.totals() == counted(accepted=13, connections=0)
 
 
 def test_a_shorter_snapshot_replaces_a_longer_one(scoreboard: Scoreboard) -> None:
     """Nothing of the old one is read."""
-    scoreboard.publish(1, {"name": list(range(1000))})
-    scoreboard.publish(1, {"a": 1})
-    assert scoreboard.totals() == {"a": 1}
+    scoreboard.publish(1, counted(**{f"name{index}": 1 for index in range(1000)}))
+    scoreboard.publish(1, counted(a=1))
+    assert scoreboard.totals() == counted(a=1)
 
 
 def test_another_process_sees_the_same(scoreboard: Scoreboard) -> None:
@@ -73,20 +56,20 @@ def test_another_process_sees_the_same(scoreboard: Scoreboard) -> None:
     import os
 
     other = Scoreboard(os.dup(scoreboard.descriptor), 3)
-    scoreboard.publish(2, {"a": 1})
+    scoreboard.publish(2, counted(a=1))
     other.hold(1, 4)
-    assert other.totals() == {"a": 1}
+    assert other.totals() == counted(a=1)
     assert scoreboard.least() == 4
     other.close()
 
 
 def test_a_half_written_snapshot_is_no_number(scoreboard: Scoreboard) -> None:
     """What a worker left when it was killed in the middle of writing counts as nothing."""
-    scoreboard.publish(1, {"a": 1})
+    scoreboard.publish(1, counted(a=1))
     at = bytes(scoreboard._map).index(b'{"a":1}')
     scoreboard._map[at + 5 : at + 6] = b"7"
-    scoreboard.publish(2, {"a": 2})
-    assert scoreboard.totals() == {"a": 2}
+    scoreboard.publish(2, counted(a=2))
+    assert scoreboard.totals() == counted(a=2)
 
 
 def test_too_many_models(scoreboard: Scoreboard) -> None:
@@ -101,13 +84,12 @@ def test_the_workers_that_are_there(scoreboard: Scoreboard) -> None:
     scoreboard.occupy(1, 4_194_304, 0)
     scoreboard.occupy(3, 77, 1)
     assert list(scoreboard.occupants()) == []
-    scoreboard.publish(1, {"accepted": 5, "at_ns": 9})
-    scoreboard.publish(3, {"accepted": 6, "at_ns": 7})
+    scoreboard.publish(1, counted(accepted=5))
+    scoreboard.publish(3, counted(accepted=6))
     assert list(scoreboard.occupants()) == [
-        Occupant(4_194_304, 0, {"accepted": 5, "at_ns": 9}),
-        Occupant(77, 1, {"accepted": 6, "at_ns": 7}),
+        Occupant(4_194_304, 0, counted(accepted=5)),
+        Occupant(77, 1, counted(accepted=6)),
     ]
-    assert scoreboard.totals() == {"accepted": 11, "at_ns": 9}
     scoreboard.fold(1)
     assert [occupant.pid for occupant in scoreboard.occupants()] == [77]
-    assert scoreboard.totals() == {"accepted": 11, "at_ns": 7}
+    assert scoreboard.totals() == counted(accepted=11)

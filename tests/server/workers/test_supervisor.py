@@ -93,9 +93,13 @@ def load(server: Server, pause_s: float = 0.001) -> Iterator[list[Clients]]:
 
 @pytest.fixture(scope="module")
 def fleet(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Two workers, for tests that leave two; those that kill one, whose successor starts, are last."""
+    """Two workers, for tests that leave two; those that kill one, whose successor starts, are last.
+
+    Two of the models have the name of a counter.
+    """
     path = models / "mlp.onnx"
-    with serving(tmp_path_factory.mktemp("fleet"), path, f"counted={path}", "--workers", "2") as server:
+    sources = [path, f"queued={path}", f"exemplars={path}"]
+    with serving(tmp_path_factory.mktemp("fleet"), *sources, "--workers", "2") as server:
         yield server
         assert server.stop() == 0
 
@@ -226,12 +230,12 @@ def test_metrics_are_the_sum_over_workers_and_never_go_back(fleet: Server) -> No
     def answered() -> float:
         with fleet.connect() as wire:
             text = wire.ask(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").body.decode()
-        (count,) = re.findall(r'^nv_inference_request_success\{model="counted".*\} (\S+)$', text, re.MULTILINE)
+        (count,) = re.findall(r'^nv_inference_request_success\{model="queued".*\} (\S+)$', text, re.MULTILINE)
         return float(count)
 
     for _ in range(10):
         with fleet.connect() as wire:
-            wire.ask(raw_request("counted", ROW))
+            wire.ask(raw_request("queued", ROW))
     until(lambda: answered() == 10, fleet)
     victim = workers(fleet)[0]
     os.kill(victim, signal.SIGKILL)
@@ -240,7 +244,7 @@ def test_metrics_are_the_sum_over_workers_and_never_go_back(fleet: Server) -> No
     accepted = [fleet.metric("tailcut_connections_accepted_total") for _ in range(10)]
     assert accepted == sorted(accepted)
     with fleet.connect() as wire:
-        stats = wire.ask(b"GET /v2/models/counted/stats HTTP/1.1\r\nHost: x\r\n\r\n").json()
+        stats = wire.ask(b"GET /v2/models/queued/stats HTTP/1.1\r\nHost: x\r\n\r\n").json()
     assert stats["model_stats"][0]["inference_count"] == 10
 
 

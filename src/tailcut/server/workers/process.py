@@ -23,8 +23,9 @@ from tailcut.server.latency import Exemplar, LatencyHistogram
 from tailcut.server.metrics import Counted, ServerCounts
 from tailcut.server.state import ServerState
 from tailcut.server.workers.fair_listener import FairAcceptor
-from tailcut.server.workers.scoreboard import Counts, Scoreboard
+from tailcut.server.workers.scoreboard import Scoreboard
 from tailcut.server.workers.shared_traces import TraceRegion
+from tailcut.server.workers.sums import Counts
 
 ENVIRONMENT = "TAILCUT_WORKER"
 _PUBLISH_S = 0.25

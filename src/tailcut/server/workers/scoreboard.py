@@ -14,12 +14,12 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import orjson
 
 from tailcut.errors import TooLargeError
 from tailcut.memory.anonymous import anonymous_file
+from tailcut.server.workers.sums import Counts, add_up, lasting
 
 _PLACE_BYTES = 64 * 1024
 _ABSENT = -1  # in place of a connection count: the worker that was here does not accept
@@ -32,25 +32,6 @@ _POST_BITS = 16
 _HEAD_BYTES = 16
 _LENGTHS = struct.Struct("<II")  # a snapshot's size and checksum
 _TRIES = 1000
-MOMENTARY = frozenset(
-    {
-        "connections",
-        "fast_path",
-        "loops",
-        "buffered_bytes",
-        "queued",
-        "queued_rows",
-        "rows_in_use",
-        "oldest_ns",
-        "at_ns",
-    }
-)
-# The largest counts: their sum means nothing.
-_NEWEST = frozenset({"at_ns", "last_ms", "loop_stall_ns", "loop_stall_cpu_ns", "oldest_ns", "limit_ns"})
-
-_LATEST = frozenset({"exemplars", "batch_exemplars"})  # lists that begin with a time, by some key: the latest of each
-
-Counts = dict[str, Any]  # numbers, lists of numbers, or again such dictionaries
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,39 +139,6 @@ class Scoreboard:
             if len(data) == size and zlib.crc32(data) == checksum:
                 return orjson.loads(data) if data else {}
         return {}  # its worker died in the middle of writing
-
-
-def add_up(*many: Counts) -> Counts:
-    """The sum of counts, name by name; lists are added element by element."""
-    result: Counts = {}
-    for name in dict.fromkeys(name for counts in many for name in counts):
-        values = [counts[name] for counts in many if name in counts]
-        if name in _NEWEST:
-            result[name] = max(values)
-        elif name in _LATEST:
-            result[name] = _latest(values)
-        elif isinstance(values[0], dict):
-            result[name] = add_up(*values)
-        elif isinstance(values[0], list):
-            result[name] = [sum(column) for column in zip(*values, strict=True)]
-        else:
-            result[name] = sum(values)
-    return result
-
-
-def _latest(many: list[Counts]) -> Counts:
-    """The latest list of each key."""
-    keys = dict.fromkeys(key for lists in many for key in lists)
-    return {key: max(lists[key] for lists in many if key in lists) for key in keys}
-
-
-def lasting(counts: Counts) -> Counts:
-    """The counts without what was true of the moment only: gauges."""
-    return {
-        name: lasting(value) if isinstance(value, dict) else value
-        for name, value in counts.items()
-        if name not in MOMENTARY
-    }
 
 
 def _word(index: int, word: int) -> int:
