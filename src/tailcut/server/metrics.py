@@ -336,9 +336,8 @@ def _distributions(models: Sequence[Counted]) -> Iterator[Metric]:
             limit.add_metric(where, took.limit_ns / 1e9)
             within.add_metric(where, took.within_limit())
         if not served.entry.stages():  # whose batches are those of its stages
-            by_rows = served.entry.batches_by_rows()
-            sizes = _batch_sizes(by_rows)
-            rows_in_all = sum(rows * count for rows, (count, _) in by_rows.items())
+            sizes = _batch_sizes(served.entry.batches_by_rows())
+            rows_in_all = served.entry.statistics()["rows"]
             of_batches = {index: exemplar for index, exemplar in served.batch_exemplars.items() if sizes[index]}
             batches.add_metric(where, _with_exemplars(cumulative(_BATCH_ROWS, sizes), of_batches, 1), rows_in_all)
     yield from (latency, limit, within, batches)

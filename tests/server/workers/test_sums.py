@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tailcut.server.workers.sums import Counts, add_up, lasting
+from tailcut.server.workers.sums import Counts, add_up, brief, concise, lasting
 
 COUNTERS = (
     *("at_ns", "last_ms", "limit_ns", "oldest_ns", "exemplars", "batch_exemplars", "queued", "rows_in_use"),
@@ -59,6 +59,19 @@ def test_what_was_true_of_the_moment_does_not_last() -> None:
     assert past["server"] == {"connections": 0, "accepted": 9}
     assert of_model(past) == {"rows_in_use": 0, "rows": 5, "computing": 0, "stages": {"s": {"queued": 0, "failed": 1}}}
     assert lasting({}) == {}
+
+
+def test_sizes_of_batches_stay_in_their_buckets() -> None:
+    """However many sizes there are, few are published; those of up to 128 rows as they are, others at most 1/8 off."""
+    by_rows = {str(rows): [1, 10] for rows in range(1, 4097)}
+    exact = published(by_rows=by_rows, stage_batches={"s": by_rows}, exemplars={"3": [10.5, 100, "a"]})
+    counts = of_model(concise(exact))
+    assert list(counts["by_rows"])[:130] == [*map(str, range(1, 129)), "144", "160"]
+    assert len(counts["by_rows"]) == 128 + 5 * 8
+    assert counts["by_rows"]["4096"] == [256, 2560]
+    powers = {"1": [1, 10]} | {str(2 * half): [half, 10 * half] for half in (2**power for power in range(12))}
+    assert counts["stage_batches"] == {"s": powers}
+    assert of_model(brief(concise(exact))) == {"by_rows": powers, "stage_batches": {"s": powers}}
 
 
 @pytest.mark.parametrize("name", COUNTERS)

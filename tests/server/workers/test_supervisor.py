@@ -21,6 +21,8 @@ from tests.servers import TIMEOUT_S, Server, Wire, raw_request, serving, until
 from tailcut.machine.quota import usable_cpus
 from tailcut.runtime.profile import Profile
 from tailcut.runtime.settings import IoSettings, Settings
+from tailcut.server.sockets import ListenAddress
+from tailcut.server.workers.supervisor import WorkerGroup, supervise
 
 ROW = np.arange(4, dtype=np.float32).tobytes()
 REQUEST = raw_request("mlp", ROW)
@@ -246,6 +248,45 @@ def test_metrics_are_the_sum_over_workers_and_never_go_back(fleet: Server) -> No
     with fleet.connect() as wire:
         stats = wire.ask(b"GET /v2/models/queued/stats HTTP/1.1\r\nHost: x\r\n\r\n").json()
     assert stats["model_stats"][0]["inference_count"] == 10
+
+
+@pytest.mark.slow
+def test_batches_of_thousands_of_sizes(tmp_path: Path) -> None:
+    """They are summed like a few: the metrics are there, with all batches, before and after a renewal."""
+    flags = ["--workers", "2", "--max-batch-size", "4096", "--queue", "8192", "--drain", "0s"]
+    sizes, row = range(1, 4097), bytes(4)
+
+    def batches() -> float:
+        return server.metric("tailcut_batch_rows_count")
+
+    with serving(tmp_path, perceptron([1, 1], tmp_path / "mlp.onnx"), *flags) as server:
+        before = workers(server)
+        with server.connect() as wire:
+            assert {wire.ask(raw_request("mlp", rows * row)).status for rows in sizes} == {200}
+        until(lambda: batches() == len(sizes), server)
+        server.process.send_signal(signal.SIGHUP)
+        until(lambda: len(workers(server)) == 2 and not set(before) & set(workers(server)), server)
+        assert batches() == len(sizes)
+        assert server.stop() == 0
+
+
+BROKEN = """
+import os
+import msgspec
+from tailcut.server.workers.process import ENVIRONMENT, Assignment
+from tailcut.server.workers.scoreboard import Scoreboard
+
+place = msgspec.json.decode(os.environ[ENVIRONMENT], type=Assignment)
+Scoreboard(place.scoreboard, place.places, place.models).publish(place.index, {"server": 5, "models": {}})
+raise SystemExit(3)
+"""
+
+
+def test_counts_that_cannot_be_added_up(caplog: pytest.LogCaptureFixture) -> None:
+    """The end of the worker that published them is met like any other, and logged."""
+    group = WorkerGroup(size=1, command=[sys.executable, "-c", BROKEN], models=1, drain_s=0.0)
+    assert supervise(group, ListenAddress("127.0.0.1", 0), lambda *_: None) == 3
+    assert "the counts of a worker that ended are lost" in caplog.text
 
 
 @pytest.mark.slow

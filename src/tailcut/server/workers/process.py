@@ -8,7 +8,7 @@ import socket
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -25,7 +25,7 @@ from tailcut.server.state import ServerState
 from tailcut.server.workers.fair_listener import FairAcceptor
 from tailcut.server.workers.scoreboard import Scoreboard
 from tailcut.server.workers.shared_traces import TraceRegion
-from tailcut.server.workers.sums import Counts
+from tailcut.server.workers.sums import Counts, concise
 
 ENVIRONMENT = "TAILCUT_WORKER"
 _PUBLISH_S = 0.25
@@ -67,7 +67,7 @@ class WorkerProcess:
     def __init__(self, assignment: Assignment) -> None:
         self._control = socket.socket(fileno=assignment.control)
         self._listeners = [socket.socket(fileno=listener) for listener in assignment.listeners]
-        self._scoreboard = Scoreboard(assignment.scoreboard, assignment.places)
+        self._scoreboard = Scoreboard(assignment.scoreboard, assignment.places, assignment.models)
         self._index = assignment.index
         self.traces = TraceRegion(assignment.traces, assignment.places, assignment.models).open(assignment.index)
         self.post = assignment.post
@@ -152,7 +152,7 @@ class WorkerProcess:
 
     def publish(self, context: Context) -> None:
         """Write the counts where the others find them."""
-        self._scoreboard.publish(self._index, as_counts(context))
+        self._scoreboard.publish(self._index, concise(as_counts(context)))
 
     def _hear(self, obey: Callable[[bytes], None]) -> None:
         try:
@@ -216,24 +216,15 @@ def as_counts(context: Context) -> Counts:
     models: Counts = {}
     for served in context.models:
         counts: Counts = dict(served.entry.statistics())
-        counts["by_rows"] = {str(rows): list(pair) for rows, pair in served.entry.batches_by_rows().items()}
+        counts["by_rows"] = served.entry.batches_by_rows()
         counts["latency"] = {str(index): count for index, count in enumerate(served.latency.counts) if count}
         counts["exemplars"] = {str(index): list(item) for index, item in served.latency.exemplars.items()}
         counts["batch_exemplars"] = {str(index): list(item) for index, item in served.batch_exemplars.items()}
         counts["latency_ns"], counts["limit_ns"] = served.latency.total_ns, served.latency.limit_ns
         counts["stages"] = served.entry.stages()
-        counts["stage_batches"] = {stage: _rounded(sizes) for stage, sizes in served.entry.stage_batches().items()}
+        counts["stage_batches"] = served.entry.stage_batches()
         models.setdefault(served.name, {})[served.version] = counts
     return {"at_ns": time.monotonic_ns(), "server": server, "models": models}
-
-
-def _rounded(by_rows: Mapping[int, tuple[int, int]]) -> Counts:
-    """Batches by their rows, rounded up to a power of two: a stage may have 65536 sizes, and there is little room."""
-    rounded: Counts = {}
-    for rows, pair in by_rows.items():
-        key = str(1 << (rows - 1).bit_length())
-        rounded[key] = [sum(column) for column in zip(rounded.get(key, (0, 0)), pair, strict=True)]
-    return rounded
 
 
 def as_counted(counts: Counts) -> tuple[ServerCounts, Sequence[Counted]]:

@@ -1,4 +1,4 @@
-"""What workers have counted, added up. Pure.
+"""What workers have counted: added up, and in less room. Pure.
 
 Counts are nested as `process.as_counts` makes them: the server's, and those of each model by its name and version,
 which hold those of each step of a pipeline by its name. Names of counters have a meaning at their own level only: a
@@ -15,6 +15,7 @@ _MergeCounts = Callable[[Sequence[Counts]], Counts]
 # What is true of the moment only: it ends with its worker.
 _GAUGES_OF_SERVER = frozenset({"connections", "fast_path", "loops", "buffered_bytes"})
 _GAUGES_OF_QUEUE = frozenset({"queued", "queued_rows", "computing", "rows_in_use", "oldest_ns"})
+_EXACT_ROWS = 128  # of a batch; more are rounded up
 
 
 def add_up(*many: Counts) -> Counts:
@@ -26,16 +27,71 @@ def lasting(counts: Counts) -> Counts:
     """The counts that stay when their worker is gone: gauges are 0."""
     if not counts:
         return {}
+    counts = _with_models(counts, _lasting_of_model)
+    return counts | {"server": _reset(counts["server"], _GAUGES_OF_SERVER)}
+
+
+def concise(counts: Counts) -> Counts:
+    """The counts with a bound on how many sizes of batches there are: up to 65536 could be, and there is little room.
+
+    Sizes are rounded up to sixteenths of a power of two, of a pipeline's steps to powers of two, so that they stay in
+    their buckets of the metrics.
+    """
+    return _with_models(counts, _concise_model)
+
+
+def brief(counts: Counts) -> Counts:
+    """The counts in as little room as the metrics need: no exemplars, and sizes of batches in powers of two."""
+    return _with_models(counts, _brief_model)
+
+
+def _with_models(counts: Counts, change: Callable[[Counts], Counts]) -> Counts:
     models = {
-        name: {version: _lasting_of_model(item) for version, item in versions.items()}
+        name: {version: change(item) for version, item in versions.items()}
         for name, versions in counts["models"].items()
     }
-    return counts | {"server": _reset(counts["server"], _GAUGES_OF_SERVER), "models": models}
+    return counts | {"models": models}
 
 
 def _lasting_of_model(counts: Counts) -> Counts:
     stages = {stage: _reset(item, _GAUGES_OF_QUEUE) for stage, item in counts["stages"].items()}
     return _reset(counts, _GAUGES_OF_QUEUE) | {"stages": stages}
+
+
+def _concise_model(counts: Counts) -> Counts:
+    by_stage = {stage: _rounded(by_rows, _power_of_two) for stage, by_rows in counts["stage_batches"].items()}
+    return counts | {"by_rows": _rounded(counts["by_rows"], _nearly), "stage_batches": by_stage}
+
+
+def _brief_model(counts: Counts) -> Counts:
+    return counts | {
+        "exemplars": {},
+        "batch_exemplars": {},
+        "by_rows": _rounded(counts["by_rows"], _power_of_two),
+    }
+
+
+def _rounded(by_rows: Mapping[Any, Sequence[int]], to: Callable[[int], int]) -> Counts:
+    rounded: dict[int, list[int]] = {}
+    for rows, (batches, compute_ns) in by_rows.items():
+        key = to(int(rows))
+        if key in rounded:
+            rounded[key][0] += batches
+            rounded[key][1] += compute_ns
+        else:
+            rounded[key] = [batches, compute_ns]
+    return {str(rows): pair for rows, pair in rounded.items()}
+
+
+def _power_of_two(rows: int) -> int:
+    return 1 << (rows - 1).bit_length()
+
+
+def _nearly(rows: int) -> int:
+    if rows <= _EXACT_ROWS:
+        return rows
+    step = _power_of_two(rows) // 16
+    return -(-rows // step) * step
 
 
 def _reset(counts: Counts, gauges: frozenset[str]) -> Counts:

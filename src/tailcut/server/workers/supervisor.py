@@ -71,7 +71,7 @@ def supervise(group: WorkerGroup, address: ListenAddress, on_ready: Callable[[Li
     """
     fit_files(ServerLimits(connections=1))  # workers inherit it
     listeners = open_listeners(address)
-    scoreboard = Scoreboard.make(2 * group.size + 2)
+    scoreboard = Scoreboard.make(2 * group.size + 2, group.models)
     traces = TraceRegion.make(scoreboard.places, group.models)
     try:
         return asyncio.run(
@@ -196,7 +196,10 @@ class _Supervisor:
             del self._children[worker]
             self._loop.remove_reader(child.control)
             child.control.close()
-            self._scoreboard.fold(child.index)
+            try:
+                self._scoreboard.fold(child.index)
+            except Exception:  # noqa: BLE001  whatever it has published, it must be replaced
+                _log.exception("the counts of a worker that ended are lost")
             self._free.append(child.index)
             self._do(self._fleet.lost(worker, self._now(), code), code)
 
