@@ -3,20 +3,25 @@
 import asyncio
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.engines.models import dynamic_sequence, identity, perceptron
+from tests.engines.models import dynamic_sequence, gather_rows, identity, perceptron
 
 from tailcut import Model
 from tailcut.engines import EngineOptions
-from tailcut.errors import QueueFullError, ReleasedError, TooLargeError
+from tailcut.errors import DeadlineExceededError, EngineError, QueueFullError, ReleasedError, TooLargeError
 from tailcut.runtime.profile import Profile
 from tailcut.runtime.settings import BatchingSettings, Settings
 from tailcut.spec import DType
 
 WAYS = [("inline", 1), ("adaptive", 1), ("worker", 1), ("worker", 2)]
+
+
+def perceptron_of_4(path: Path) -> Path:
+    return perceptron([4, 3], path)
 
 
 def settings(dispatch: str, instances: int, max_batch_size: int = 8) -> Settings:
@@ -158,3 +163,65 @@ def test_a_closed_model_fails_the_whole(tmp_path: Path) -> None:
                 await task
 
         asyncio.run(close_meanwhile())
+
+
+@pytest.mark.parametrize("way", WAYS, ids=str)
+@pytest.mark.parametrize("make", [perceptron_of_4, dynamic_sequence])
+def test_an_answer_counts_once(tmp_path: Path, way: tuple[str, int], make: Callable[[Path], Path]) -> None:
+    """Rows and batches are those of its parts; its time in the queue and at the engine are all that it took."""
+    with opened(make(tmp_path / "m.onnx"), way) as model:
+        before = model.statistics()
+        began = time.monotonic_ns()
+        for _ in range(3):
+            model.infer_sync({"x": np.ones((20, 4), np.float32)})
+        model.infer_sync({"x": np.ones((2, 4), np.float32)})
+        took_ns = time.monotonic_ns() - began
+        grown = {name: value - before[name] for name, value in model.statistics().items()}
+    assert (grown["requests"], grown["rows"], grown["batches"]) == (4, 62, 10)
+    assert 0 < grown["served_ns"] <= grown["compute_ns"]
+    assert grown["served_ns"] < grown["queue_ns"] + grown["served_ns"] < took_ns
+    assert {grown[name] for name in ("failed", "expired", "cancelled", "late", "refused")} == {0}
+
+
+@pytest.mark.parametrize("dispatch", ["inline", "worker"])
+def test_what_has_no_answer_counts_once(tmp_path: Path, dispatch: str) -> None:
+    """Dropped from the queue after some of it was computed, given up by its client, failed by the engine."""
+    names = ("requests", "expired", "cancelled", "failed")
+
+    async def leave(model: Model) -> None:
+        task = asyncio.create_task(model.infer({"x": np.ones((200_000, 2), np.float32)}))
+        await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    with opened(dynamic_sequence(tmp_path / "m.onnx"), (dispatch, 1)) as model:
+        with pytest.raises(DeadlineExceededError):
+            model.infer_sync({"x": np.ones((200_000, 2), np.float32)}, timeout_s=0.02)
+        assert [model.statistics()[name] for name in names] == [0, 1, 0, 0]
+        assert model.statistics()["rows"] > 0
+        asyncio.run(leave(model))
+        assert [model.statistics()[name] for name in names] == [0, 1, 1, 0]
+    with opened(gather_rows(tmp_path / "gather.onnx"), (dispatch, 1)) as model:
+        with pytest.raises(EngineError):
+            model.infer_sync({"index": np.repeat([[1], [9], [9], [1]], 8, axis=0)})
+        assert model.infer_sync({"index": np.ones((1, 1), np.int64)})["row"].shape == (1, 1, 3)
+        assert [model.statistics()[name] for name in names] == [1, 0, 0, 1]
+        assert model.statistics()["failed_ns"] > 0
+
+
+def test_a_part_that_fails_does_not_fail_its_company(tmp_path: Path) -> None:
+    """Each request of a batch is tried alone then, also beside a part, which counts as none."""
+
+    async def together(model: Model) -> None:
+        large = np.repeat([[1], [9]], [8, 2], axis=0)  # the second part has room for others
+        one = np.ones((1, 1), np.int64)
+        failed, *answers = await asyncio.gather(
+            model.infer({"index": large}), *(model.infer({"index": one}) for _ in range(3)), return_exceptions=True
+        )
+        assert isinstance(failed, EngineError)
+        assert [answer["row"].shape for answer in answers] == [(1, 1, 3)] * 3
+
+    with opened(gather_rows(tmp_path / "m.onnx"), ("inline", 1)) as model:
+        asyncio.run(together(model))
+        assert [model.statistics()[name] for name in ("requests", "failed")] == [3, 1]

@@ -2,14 +2,18 @@
 
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 from tailcut.errors import EngineError, QueueFullError
+from tailcut.runtime.request import Request
 from tailcut.runtime.statistics import ModelStatistics
 
 
 def batch(*ready_ns: int, began: int = 100, ended: int = 150, deadline: int = 0, error: Exception | None = None) -> Any:
     """Of one request for each of these times, of two rows."""
-    members = [SimpleNamespace(ready_ns=ready, requests=1, deadline_ns=deadline) for ready in ready_ns]
+    members = [Request(Mock(), Mock(), 2, deadline) for _ in ready_ns]
+    for member, ready in zip(members, ready_ns, strict=True):
+        member.ready_ns = ready
     return SimpleNamespace(
         engine_index=0, rescued=False, began_ns=began, ended_ns=ended, error=error,
         requests=len(members), members=members, rows=2 * len(members),

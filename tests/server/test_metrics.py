@@ -7,15 +7,19 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
+import grpc
+import numpy as np
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_metrics_families
 from prometheus_client.parser import text_string_to_metric_families
 from tests.engines.models import perceptron
+from tests.server.test_grpc import method
 from tests.server.test_overload import ONE, busy, make_profile
 from tests.servers import Server, Wire, raw_request, serving, until
 
 from tailcut.machine.nvml import DeviceUse
 from tailcut.server.metrics import ServerCounts, render
+from tailcut.wire.grpc.messages import MESSAGES
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "reference" / "metrics.md"
 AROUND_20_MS = {0.01, 0.015, 0.018, 0.02, 0.022, 0.025, 0.03, 0.04}
@@ -81,6 +85,22 @@ def test_every_model_has_its_own_counts(several: Server) -> None:
         assert within == of(samples, "tailcut_request_seconds_bucket", le="0.02", **labels) <= times
         bounds = {float(sample.labels["le"]) for sample in samples["tailcut_request_seconds_bucket"]}
         assert bounds >= AROUND_20_MS
+
+
+def test_a_request_of_several_batches_counts_once(tmp_path: Path) -> None:
+    """Over HTTP and over gRPC: as many successes as answers, and every row."""
+    options = "--grpc-port", "0", "--no-auto", "--max-batch-size", "4"
+    rows = np.ones((10, 4), np.float32)
+    with serving(tmp_path, perceptron([4, 8, 3], tmp_path / "mlp.onnx"), *options) as server:
+        with server.connect() as wire:
+            assert wire.ask(raw_request("mlp", rows.tobytes())).status == 200
+        with grpc.insecure_channel(f"{server.host}:{server.grpc_port}") as channel:
+            tensor = {"name": "x", "datatype": "FP32", "shape": rows.shape}
+            raw = MESSAGES["ModelInferRequest"](model_name="mlp", inputs=[tensor], raw_input_contents=[rows.tobytes()])
+            assert method(channel, "ModelInfer")(raw).outputs[0].shape == [10, 3]
+        assert server.metric("nv_inference_request_success") == server.metric("tailcut_request_seconds_count") == 2
+        assert (server.metric("nv_inference_count"), server.metric("nv_inference_exec_count")) == (20, 6)
+        assert server.stop() == 0
 
 
 def test_without_a_limit_there_is_none(tmp_path: Path) -> None:

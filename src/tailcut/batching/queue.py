@@ -22,7 +22,7 @@ class Waiting(Protocol):
     key: object  # only items with equal keys may be taken together
     priority: int  # 0: none named
     deadline_ns: int  # 0: none
-    requests: int  # of one row each, where it is more than one
+    requests: int  # of one row each, where it is more than one; 0: a part of one
 
     def split(self, requests: int) -> Self:
         """Cut the first requests off, as an item of their own."""
@@ -68,12 +68,12 @@ class PriorityQueue(Generic[T]):
         first = self.head()
         if first is None:
             return []
-        if len(self._levels) == len(self._plain) == 1 and (first.count <= rows or first.requests == 1):
+        if len(self._levels) == len(self._plain) == 1 and (first.count <= rows or first.requests <= 1):
             self._plain.clear()
             self.rows = 0
             return [first]
         taken: list[T] = []
-        key, room = first.key, max(rows, first.count if first.requests == 1 else 1)
+        key, room = first.key, max(rows, first.count if first.requests <= 1 else 1)
         left = self.rows
         for level in tuple(self._levels):
             waiting = self._deques[level]

@@ -29,7 +29,7 @@ class Dispatching:
 
     def arrived(self, request: Request) -> None:
         """A request was queued: learn the gap behind the one before it. Needed only where batches are held back."""
-        gap = (request.ready_ns - self._last_arrival_ns) // request.requests
+        gap = (request.ready_ns - self._last_arrival_ns) // (request.requests or 1)
         self._last_arrival_ns = request.ready_ns
         self._gap_ns += _GAP_WEIGHT * (min(gap, _LONGEST_GAP_NS) - self._gap_ns)
 

@@ -124,7 +124,7 @@ class InFlight:
                     self.quarantine(request)
                     failed.append(request)
         self._counts.hung += len(hung)
-        self._counts.failed += sum(request.requests for request in failed)
+        self._counts.failed += sum(request.lost()[0] for request in failed)
         return hung, failed
 
     def quarantine(self, request: Request) -> None:

@@ -43,6 +43,28 @@ class RowRange:
     arrays: Arrays
 
 
+class Part(Request):
+    """Neighbouring rows of a request, queued as a request that counts as none; its whole counts where it ends.
+
+    Args:
+        collector: of the parts' answers.
+        whole: the request.
+        rows: of the part.
+    """
+
+    __slots__ = ("_whole",)
+
+    def __init__(self, collector: "PartCollector", whole: Request, rows: int) -> None:
+        super().__init__(collector, whole.delivery, rows, whole.deadline_ns, whole.priority, requests=0)
+        self._whole = whole
+
+    def lost(self) -> tuple[int, int]:
+        """The whole has no answer: it is counted with the first part that has none."""
+        whole = self._whole
+        requests, whole.requests = whole.requests, 0
+        return requests, whole.ready_ns
+
+
 class PartCollector:
     """Collects the answers to the parts; the first failure is the failure of the whole.
 
@@ -60,13 +82,13 @@ class PartCollector:
         self._starts: dict[Request, int] = {}  # the first row of each part that is under way
         self._outputs: list[np.ndarray] = []
         self._missing = whole.count
+        self._took_ns = 0  # by the engine
         self._ended = False
         self._lock = threading.Lock()  # of all above: parts may be answered on several threads
 
     def request(self, piece: RowRange) -> Request:
         """One part, still to be queued."""
-        whole = self._whole
-        return Request(self, whole.delivery, piece.rows, whole.deadline_ns, whole.priority)
+        return Part(self, self._whole, piece.rows)
 
     def submit(self, lease: Lease, part: Request, start: int) -> None:
         """Queue a part whose first row has this number in the whole."""
@@ -87,15 +109,18 @@ class PartCollector:
                     return
                 self._keep(self._starts.pop(part), part.count, batch.arrays(index))
                 whole.parts.remove(part)
+                self._took_ns += batch.ended_ns - batch.began_ns
                 more = self._missing and not whole.cancelled and self._submit_next()
                 self._ended = not self._missing
         except TailcutError as error:
+            self._scheduler.count_whole(whole, batch.ended_ns, self._took_ns, answered=False)
             self.fail(part, error)
             return
         if more:
             whole.delivery.notify_soon(self._intake)
         if not self._ended:
             return
+        self._scheduler.count_whole(whole, batch.ended_ns, self._took_ns, answered=True)
         answer = Batch(self._scheduler, [whole])
         answer.formed_ns, answer.began_ns, answer.ended_ns = batch.formed_ns, batch.began_ns, batch.ended_ns
         answer.outputs = self._outputs

@@ -86,6 +86,7 @@ class Request:
 
     Or several requests of one row each that arrived together and are queued as one: `requests` of them, of which the
     first has the number `offset` in what their handler answers. Such a request is split where a batch ends.
+    A part of a request counts as none (`requests` is 0): the whole is counted where it ends.
     """
 
     __slots__ = (
@@ -146,6 +147,10 @@ class Request:
         self.row += requests
         return first
 
+    def lost(self) -> tuple[int, int]:
+        """How many requests have no answer because this one has none, and since when they have waited."""
+        return self.requests, self.ready_ns
+
     def singles(self) -> "list[Request]":
         """A request of its own for each of several; itself where it is one."""
         return [*(self.split(1) for _ in range(self.requests - 1)), self]
@@ -199,7 +204,7 @@ class Batch:
                 self.start = -1
             self.offsets.append(rows)
             rows += request.count
-            requests += request.requests
+            requests += request.requests or 1
         self.rows = rows
         self.requests = requests
         self.outputs: Sequence[np.ndarray] = ()

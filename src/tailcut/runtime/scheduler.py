@@ -228,6 +228,14 @@ class Scheduler:
             request.rest -= rows
             self.postponed_rows -= rows
 
+    def count_whole(self, whole: Request, ended_ns: int, took_ns: int, *, answered: bool) -> None:
+        """Count an oversized request, whose parts are counted as rows and batches only."""
+        with self._lock:
+            if answered:
+                self.counts.whole(whole, ended_ns, took_ns)
+            else:
+                self.counts.fail([whole], ended_ns)
+
     def cancel(self, request: Request) -> None:
         """The client left: its queued work goes with it; rows that the engine has are quarantined until it returns."""
         for part in list(request.parts):
@@ -237,7 +245,7 @@ class Scheduler:
             if request.cancelled:
                 return
             request.cancelled = True
-            self.counts.cancelled += 1
+            self.counts.cancelled += request.requests
             if request.running:
                 self._in_flight.quarantine(request)
             elif self._queue.remove(request):
@@ -380,7 +388,7 @@ class Scheduler:
         if late:
             if not self._queue.rows and late[-1].deadline_ns >= now:
                 self._queue.append(late.pop())
-            self.counts.expired += sum(request.requests for request in late)
+            self.counts.expired += sum(request.lost()[0] for request in late)
             for request in late:
                 self._free(request)
             for request in late[:1]:  # one promise: what follows it was late by the same delay

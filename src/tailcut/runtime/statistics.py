@@ -1,10 +1,11 @@
 """What a model counts while it serves: plain integers, added to under the model's lock."""
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from tailcut.errors import DeadlineExceededError, DeviceLostError, QueueFullError
-from tailcut.runtime.request import Batch
+from tailcut.runtime.request import Batch, Request
 
 
 @dataclass(slots=True, eq=False)
@@ -48,20 +49,38 @@ class ModelStatistics:
         if batch.error is not None:
             self.hung += isinstance(batch.error, DeadlineExceededError)  # the engine itself has ended what hung
             self.is_lost = self.is_lost or isinstance(batch.error, DeviceLostError)
-            self.failed += batch.requests
-            self.failed_ns += sum((batch.ended_ns - request.ready_ns) * request.requests for request in batch.members)
+            self.fail(batch.members, batch.ended_ns)
             return
-        self.served_ns += took * batch.requests
         self.last_ms = time.time_ns() // 1_000_000
         batches, compute_ns = self.by_rows.get(batch.rows, (0, 0))
         self.by_rows[batch.rows] = batches + 1, compute_ns + took
-        self.requests += batch.requests
         self.rows += batch.rows
-        began = batch.began_ns
+        began, answered = batch.began_ns, 0
         for request in batch.members:
-            self.queue_ns += (began - request.ready_ns) * request.requests
+            requests = request.requests
+            answered += requests
+            self.queue_ns += (began - request.ready_ns) * requests
             if 0 < request.deadline_ns < batch.ended_ns:
-                self.late += request.requests
+                self.late += requests
+        self.requests += answered
+        self.served_ns += took * answered
+
+    def whole(self, whole: Request, ended_ns: int, took_ns: int) -> None:
+        """Count an oversized request whose parts have been answered: the engine computed them for so long in all."""
+        requests, ready_ns = whole.requests, whole.ready_ns
+        took_ns = min(took_ns, ended_ns - ready_ns)  # several engines may have computed at a time
+        self.requests += requests
+        self.served_ns += took_ns * requests
+        self.queue_ns += (ended_ns - ready_ns - took_ns) * requests
+        if 0 < whole.deadline_ns < ended_ns:
+            self.late += requests
+
+    def fail(self, members: Iterable[Request], ended_ns: int) -> None:
+        """Count requests that the engine failed."""
+        for request in members:
+            requests, ready_ns = request.lost()
+            self.failed += requests
+            self.failed_ns += (ended_ns - ready_ns) * requests
 
     def as_dict(self) -> dict[str, int | float]:
         """A copy of the plain numbers by name."""
