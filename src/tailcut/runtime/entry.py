@@ -115,7 +115,7 @@ class ServedEntry(Protocol):
     def lend(
         self, count: int, deadline_ns: int = 0, priority: int = 0, *, apart: bool = False, some: bool = False
     ) -> Lease:
-        """Lend rows of the slab, which the caller fills and settles."""
+        """Lend rows of the slab, which the caller fills and settles; `some` of them, and it counts what it refuses."""
 
     def settle(self, lease: Lease, filled: int, request: Request | None, *, at_once: bool = False) -> bool:
         """Queue a request of the first `filled` rows; the others go back. Whether the model is to be notified."""

@@ -135,14 +135,15 @@ class Scheduler:
             deadline_ns: where it is near, what cannot make it is refused.
             priority: as the request's.
             apart: for bodies that arrive in pieces.
-            some: they are for `count` requests of one row each, and may be fewer than asked for.
+            some: they are for `count` requests of one row each, and may be fewer than asked for; where they are
+                refused, the caller counts those that it refuses.
 
         Raises:
             QueueFullError: no rows are free, or the deadline cannot be met.
             ReleasedError: the model was closed.
         """
         if deadline_ns and self.forecast.is_near(deadline_ns - time.monotonic_ns(), self._queue.rows):
-            self.admit(1 if some else count, deadline_ns, priority, requests=count if some else 1)
+            self.admit(1 if some else count, deadline_ns, priority, requests=0 if some else 1)
         slab = self.slab
         with self._lock:
             if self.closed:
@@ -156,7 +157,7 @@ class Scheduler:
                 row = slab.take_apart(count) if apart else slab.take(count)
             if row >= 0:
                 return Lease(row, lent)
-        raise self._full(count if some else 1)
+        raise self._full(0 if some else 1)
 
     def settle(self, lease: Lease, filled: int, request: Request | None, *, at_once: bool = False) -> Batch | None:
         """Queue a request of the first `filled` rows of a lease; the others go back, with 0 all of them.

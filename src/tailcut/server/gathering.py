@@ -15,7 +15,7 @@ from collections.abc import Callable
 from operator import methodcaller
 from typing import Protocol
 
-from tailcut.errors import TailcutError
+from tailcut.errors import QueueFullError, TailcutError
 from tailcut.runtime.delivery import LoopDelivery
 from tailcut.runtime.request import Batch, Request
 from tailcut.runtime.tracing.timeline import pack_moments
@@ -111,6 +111,8 @@ class PassGroup:
                 request.offset = start
                 notify |= entry.settle(lease, rows, request, at_once=at_once and rows == len(self.members))
             except TailcutError as error:
+                if isinstance(error, QueueFullError):
+                    entry.counts.refuse(end - start - self.members[start:end].count(None), error)
                 self._tell(start, end, methodcaller("refused", error.without_frames()))
                 break
             start += rows

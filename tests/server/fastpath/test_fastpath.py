@@ -425,6 +425,39 @@ def test_dates_go_on_there(echo: OpenedModel, monkeypatch: pytest.MonkeyPatch) -
     running(story, echo, rows=16)
 
 
+def test_what_is_refused_is_counted_once(echo: OpenedModel) -> None:
+    """Where a client would join, and of those that are heard in one pass, of which some have sent no whole request."""
+
+    async def story(state: ServerState) -> None:
+        model, replies = state.context.served("echo").model, state.context.counts.replies
+        before = model.statistics()["refused"]
+        settled = [await Client(state, number).connect() for number in range(5)]
+        for client in settled:
+            await client.settle()
+        newcomer = await Client(state, 5).connect()
+        taken = [model.entry.lend(1, apart=True) for _ in range(model.entry.slab.rows)]
+        for count in range(1, 9):
+            await newcomer.send(newcomer.request(newcomer.row()))
+            assert (await newcomer.read())[0] == 503
+            assert replies[503] == model.statistics()["refused"] - before == count
+        requests = [client.request(client.row()) for client in settled]
+        for client, request in zip(settled, requests, strict=True):
+            client.ours.send(request if client in settled[:2] else request[:-8])
+        for client in settled[:2]:
+            assert (await client.read())[0] == 503
+        assert replies[503] == model.statistics()["refused"] - before == 10
+        for lease in taken:
+            model.entry.settle(lease, 0, None)
+        for client, request in zip(settled[2:], requests[2:], strict=True):
+            await client.send(request[-8:])
+            assert (await client.read())[0] == 200
+        assert model.statistics()["refused"] - before == 10
+        for client in (*settled, newcomer):
+            client.close()
+
+    running(story, echo, rows=16)
+
+
 def test_a_refusal_leaves_them_on_the_way(echo: OpenedModel) -> None:
     """With no row free everyone is told at once when to come back, and is served as soon as there is one."""
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from tailcut.errors import TailcutError
+from tailcut.errors import QueueFullError, TailcutError
 from tailcut.kernels import socket_tables as columns
 from tailcut.runtime.request import Batch, Request
 from tailcut.server.fastpath import traces
@@ -255,6 +255,7 @@ class FastPath:
         try:
             target.lease = target.entry.lend(count, deadline_ns, target.priority, some=True)
         except TailcutError as error:
+            target.error = error.without_frames()
             target.refusal = dated(target.reply.written(failure_reply(error)), self._state.date)
             return False
         target.refusal = b""
@@ -313,6 +314,8 @@ class FastPath:
         tracer = self._state.tracer
         if tracer is not None:
             traces.refused(tracer, target.served, members, traced)
+        if isinstance(target.error, QueueFullError):  # of those that wanted rows, more or fewer may have sent a request
+            target.entry.counts.refuse(taken, target.error)
         self._state.context.counts.replies[503] += taken
         self._state.pause_soon(target.entry)
         head = target.refusal

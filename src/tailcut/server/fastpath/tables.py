@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tailcut.errors import TailcutError
 from tailcut.kernels import socket_tables as columns
 from tailcut.kernels.heads import DIGIT, NAME, VALUE
 from tailcut.memory.slab import Slab
@@ -46,6 +47,7 @@ class RowTarget:
     at: int  # of its cells
     number: int
     refusal: bytes = b""  # what those of this pass are told instead
+    error: TailcutError | None = None  # that it tells
     lease: Lease = NO_LEASE  # of this pass
     deadline_ns: int = 0
 
