@@ -33,6 +33,11 @@ def test_a_full_queue_says_when_to_try_again(rows: int, waiting: int) -> None:
     assert NOW < caught.value.opens_ns <= NOW + 5 * MS
 
 
+def test_a_full_queue_where_nothing_waits() -> None:
+    """All rows are being computed: no work is named."""
+    assert str(admission().full(0, NOW)) == "model 'm' has no room for more requests"
+
+
 def test_more_rows_than_the_queue_ever_holds() -> None:
     """Trying again would not help: the limit is named, with the option where that raises it."""
     with pytest.raises(TooLargeError, match=r"101 rows.*holds 100: send fewer at a time, or raise --queue"):
@@ -46,6 +51,12 @@ def test_without_a_slab_one_larger_request_has_room() -> None:
     admission(fixed=False).refuse_size(101, 0, NOW)
     with pytest.raises(TooLargeError):
         admission(fixed=False).refuse_size(101, 1, NOW)
+
+
+def test_a_deadline_that_has_passed() -> None:
+    """Said of one request and of many in the same words."""
+    with pytest.raises(QueueFullError, match=r"^the deadline has passed: 30 ms of work is ahead$"):
+        admission().refuse_late(1, 30, NOW - MS, NOW, busy=False)
 
 
 @pytest.mark.parametrize(("ahead", "left_ms"), [(0, 50), (10, 50), (30, 60)])

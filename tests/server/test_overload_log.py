@@ -35,9 +35,12 @@ def test_only_what_is_new_is_logged_once_a_second(caplog: pytest.LogCaptureFixtu
     model.counts |= {"refused": 4, "expired": 2}
     log.look([served], 2.0)
     assert caplog.messages == [
-        "m: refused 1 requests: no room",
+        "m: refused 1 request: no room",
         "m: dropped 2 requests from the queue: their deadlines could no longer be met",
     ]
     caplog.clear()
     log.look([served], 9.0)
     assert caplog.messages == []
+    model.counts |= {"expired": 3}
+    log.look([served], 10.0)
+    assert caplog.messages == ["m: dropped 1 request from the queue: its deadline could no longer be met"]

@@ -56,7 +56,7 @@ class Admission:
         if opens_ns <= now_ns:
             return
         done_ns, ahead_ns = (forecast.done_ns(count, now_ns, busy=busy) - now_ns for count in (rows + ahead, ahead))
-        message = f"cannot meet the {_duration(left_ns)} deadline: " if left_ns > 0 else "its deadline has passed: "
+        message = f"cannot meet the {_duration(left_ns)} deadline: " if left_ns > 0 else "the deadline has passed: "
         if ahead_ns < left_ns:
             message += f"the request takes {_duration(done_ns - ahead_ns)}, and "
         message += f"{_duration(ahead_ns)} of work is ahead"
@@ -70,7 +70,9 @@ class Admission:
         """No room: until a quarter of a batch has passed; better when half of the queue has."""
         work_ns = self.waiting_ns(waiting)
         opens_ns = now_ns + int(min(self.forecast.cost.limit_ns / 4, _SHUT_NS))
-        message = f"model {self.name!r} has no room for more requests: {_duration(work_ns)} of work is waiting"
+        message = f"model {self.name!r} has no room for more requests"
+        if work_ns:  # nothing may wait while all rows are being computed or received
+            message += f": {_duration(work_ns)} of work is waiting"
         return QueueFullError(message, _pause_s(work_ns / 2), opens_ns)
 
     def waiting_ns(self, waiting: int) -> float:

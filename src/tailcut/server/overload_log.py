@@ -31,7 +31,13 @@ class OverloadLog:
             self._counts[served.model] = refused, dropped = int(counts["refused"]), int(counts["expired"])
             refused_before, dropped_before = before.get(served.model, (0, 0))
             if refused > refused_before:
-                _log.warning("%s: refused %d requests: %s", served.name, refused - refused_before, served.model.refusal)
+                _log.warning("%s: refused %s: %s", served.name, _count(refused - refused_before), served.model.refusal)
             if dropped > dropped_before:
-                text = "%s: dropped %d requests from the queue: their deadlines could no longer be met"
-                _log.warning(text, served.name, dropped - dropped_before)
+                number = dropped - dropped_before
+                whose = "its deadline" if number == 1 else "their deadlines"
+                text = "%s: dropped %s from the queue: %s could no longer be met"
+                _log.warning(text, served.name, _count(number), whose)
+
+
+def _count(requests: int) -> str:
+    return "1 request" if requests == 1 else f"{requests} requests"
