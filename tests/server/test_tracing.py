@@ -417,11 +417,14 @@ def test_workers_export_their_own_and_flush_at_the_end(
     assert {span.resource["service.name"] for span in requests} == {"tailcut"}
 
 
-@pytest.mark.parametrize("status", [0, *(pytest.param(status, marks=pytest.mark.slow) for status in (503, 400))])
+REASONS = {0: "Connection refused", 503: "Service Unavailable", 400: "Bad Request", 307: "Temporary Redirect"}
+
+
+@pytest.mark.parametrize("status", [0, *(pytest.param(status, marks=pytest.mark.slow) for status in (503, 400, 307))])
 def test_a_collector_that_takes_nothing(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int
 ) -> None:
-    """Down, or refusing: requests are answered, one line says so, spans are counted as dropped, the end is quick."""
+    """Down, or refusing: requests are answered, one line says why, spans are counted as dropped, the end is quick."""
     for name, value in (QUICKLY | {"OTEL_BSP_MAX_QUEUE_SIZE": "16", "OTEL_EXPORTER_OTLP_TIMEOUT": "1"}).items():
         monkeypatch.setenv(name, value)
     with collecting(status or 503) as collector:
@@ -435,12 +438,14 @@ def test_a_collector_that_takes_nothing(
                     for _ in range(50):
                         assert wire.ask(raw_request("mlp", ROW, Caller().field)).status == 200
                     sent += 50
+            assert not server.metric("tailcut_trace_spans_exported_total")
             lines = [line for line in server.stderr.read_text().splitlines() if "collector" in line]
             began = time.monotonic()
             assert server.stop() == 0
             assert time.monotonic() - began < 15
     assert len(lines) == 1, lines
     assert lines[0].startswith("WARNING dropping spans that the collector does not accept: ")
+    assert REASONS[status] in lines[0]
     assert "opentelemetry" not in server.stderr.read_text().replace(lines[0], "")
 
 

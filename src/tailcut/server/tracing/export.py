@@ -13,7 +13,9 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Sequence
+from typing import Any
 
+import requests
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.environment_variables import OTEL_SPAN_LINK_COUNT_LIMIT
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
@@ -32,6 +34,10 @@ _SAY_AGAIN_S = 60.0
 _LOOK_S = 0.25  # between two looks for batches that have had all of their requests
 _STEPS_MOST = 256  # spans of one request: the SDK's queue never drops what is counted here as built
 _UNKNOWN = "unknown_service"  # what the SDK calls a service that no variable names
+_CREDENTIAL_PROVIDERS = (
+    "OTEL_PYTHON_EXPORTER_OTLP_HTTP_CREDENTIAL_PROVIDER",
+    "OTEL_PYTHON_EXPORTER_OTLP_HTTP_TRACES_CREDENTIAL_PROVIDER",
+)
 _log = logging.getLogger("tailcut.tracing")
 
 
@@ -49,7 +55,7 @@ class SpanExport:
 
     def __init__(self, settings: TracingSettings, scheme: str, worker: int | None = None) -> None:
         self._quiet = _quiet_sdk()
-        self._exporter = _Counting(OTLPSpanExporter(settings.endpoint), self._quiet)
+        self._exporter = _Counting(settings.endpoint, self._quiet)
         ids = GivenIds()
         resource = _resource(worker)
         provider = TracerProvider(
@@ -136,32 +142,44 @@ class SpanExport:
         if waiting < self._most:
             return True
         self._dropped += 1
-        self._exporter.tell(f"more than {self._most} spans wait for it")
+        why = self._exporter.problem
+        self._exporter.tell(f"more than {self._most} spans wait for it" + (f": {why}" if why else ""))
         return False
 
 
 class _Counting(SpanExporter):  # type: ignore[misc]  # mypy runs without OpenTelemetry
     """The SDK's exporter, with counts, and a line in the log a minute where it fails."""
 
-    def __init__(self, exporter: OTLPSpanExporter, words: "_SdkWords") -> None:
-        self._exporter = exporter
+    def __init__(self, endpoint: str | None, words: "_SdkWords") -> None:
+        brings_its_own = any(map(os.environ.get, _CREDENTIAL_PROVIDERS))
+        self._session = None if brings_its_own else _Session()
+        self._exporter = OTLPSpanExporter(endpoint, session=self._session)
         self._words = words
         self._said_s = -_SAY_AGAIN_S
         self._lock = threading.Lock()
         self.exported = self.failed = 0
 
+    @property
+    def problem(self) -> str:
+        """Why the last post was of no use, as far as that is known."""
+        return self._words.last if self._session is None else self._session.problem
+
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Export a few spans; the SDK tries again where that may help."""
         self._words.last = ""
+        session = self._session
+        posts = 0 if session is None else session.posts
         try:
             result = self._exporter.export(spans)
         except Exception as error:  # noqa: BLE001  whatever the SDK does to us costs these spans only
             self._words.last, result = str(error), SpanExportResult.FAILURE
-        if result is SpanExportResult.SUCCESS:
+        problem = self.problem if session is not None and session.posts > posts else ""
+        if result is SpanExportResult.SUCCESS and not problem:
             self.exported += len(spans)
         else:
+            result = SpanExportResult.FAILURE
             self.failed += len(spans)
-            self.tell(self._words.last or "no reason is known")
+            self.tell(problem or self._words.last or "no reason is known")
         return result
 
     def tell(self, why: str) -> None:
@@ -176,6 +194,28 @@ class _Counting(SpanExporter):  # type: ignore[misc]  # mypy runs without OpenTe
     def shutdown(self) -> None:
         """End a wait for another try, and export nothing more."""
         self._exporter.shutdown()
+
+
+class _Session(requests.Session):  # type: ignore[misc]  # likewise without requests
+    """Knows how the last post ended: the SDK may not say, and calls a redirect, which it does not follow, a success."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.posts = 0
+        self.problem = ""  # of the last one
+
+    def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:
+        """Send a request, and keep why it was of no use."""
+        self.posts += 1
+        try:
+            response = super().send(request, **options)
+        except Exception as error:
+            self.problem = str(error) or type(error).__name__
+            raise
+        status, where = response.status_code, response.headers.get("Location")
+        answer = f"it answers {status} {response.reason}" + (f", a redirect to {where}" if where else "")
+        self.problem = "" if 200 <= status < 300 else answer
+        return response
 
 
 class _SdkWords(logging.Handler):
