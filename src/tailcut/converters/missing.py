@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+
 _TRACKS = "nodes_missing_value_tracks_true"
 
 
@@ -12,7 +14,11 @@ _TRACKS = "nodes_missing_value_tracks_true"
 def missing_values_kept() -> Iterator[None]:
     """While it holds, skl2onnx's converters write for each node of a tree where missing values go."""
     replaced: list[tuple[Any, str, Any]] = []
-    for name, made in (("add_tree_to_attribute_pairs", _adding), ("populate_tree_attributes", _populating)):
+    for name, made in (
+        ("add_tree_to_attribute_pairs", _adding),
+        ("add_tree_to_attribute_pairs_hist_gradient_boosting", _plainly_adding),
+        ("populate_tree_attributes", _populating),
+    ):
         for module in [module for key, module in sys.modules.items() if key.startswith("skl2onnx.")]:
             own = vars(module).get(name)
             if own is not None:
@@ -33,6 +39,25 @@ def _adding(own: Callable[..., None]) -> Callable[..., None]:
         attributes[_TRACKS][-tree.node_count :] = _to_the_left(tree)
 
     return add
+
+
+def _plainly_adding(own: Callable[..., None]) -> Callable[..., None]:
+    """The function that adds a histogram-based tree: it knows missing values, but writes bools that ONNX refuses."""
+
+    def add(attributes: dict[str, Any], kind: Any, tree: Any, *others: Any, **named: Any) -> None:
+        own(attributes, kind, tree, *others, **named)
+        nodes = len(tree.nodes)
+        for values in attributes.values():
+            if isinstance(values, list):
+                values[-nodes:] = map(_plain, values[-nodes:])  # no list has more than one for each node
+
+    return add
+
+
+def _plain(value: Any) -> Any:
+    """A number of numpy as one of Python, and a bool as an integer."""
+    value = value.item() if isinstance(value, np.generic) else value
+    return int(value) if isinstance(value, bool) else value
 
 
 def _populating(own: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
