@@ -1,6 +1,6 @@
 """Which functions can be stages: what cannot work is refused when the file is read, in one line."""
 
-from functools import partial
+from functools import cache, partial, wraps
 
 import pytest
 
@@ -132,6 +132,90 @@ def test_inputs_are_given_by_name_or_in_order():
     assert made(lambda b, c=1, a=0: a, "a", "b").by_name
     assert not made(lambda first, second: first, "a", "b").by_name
     assert not made(lambda a, second: a, "a", "b").by_name
+
+
+def in_order(function):
+    @wraps(function)
+    def call(*arrays):
+        return function(*arrays)
+
+    return call
+
+
+def by_name(function):
+    @wraps(function)
+    def call(**arrays):
+        return function(**arrays)
+
+    return call
+
+
+def passing_on(function):
+    @wraps(function)
+    def call(*arrays, **named):
+        return function(*arrays, **named)
+
+    return call
+
+
+def renamed(function):
+    @wraps(function)
+    def call(first, second):
+        return function(first, second)
+
+    return call
+
+
+def with_more(function):
+    @wraps(function)
+    def call(b, a):
+        return function(b, a, 2)
+
+    return call
+
+
+def unnamed(function):
+    return lambda *arrays, **named: function(*arrays, **named)  # noqa: PLW0108  it says nothing of the function
+
+
+class Decorated:
+    @passing_on
+    def __call__(self, b, a):
+        return a - b
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        in_order(lambda a, b: a - b),
+        in_order(lambda first, second: first - second),
+        in_order(passing_on(lambda a, b: a - b)),
+        by_name(lambda b, a: a - b),
+        passing_on(lambda b, a: a - b),
+        passing_on(in_order(lambda a, b: a - b)),
+        passing_on(lambda first, second: first - second),
+        passing_on(with_more(lambda b, a, times: (a - b) * times / 2)),
+        partial(passing_on(lambda b, a, times: (a - b) * times), times=1),
+        renamed(lambda a, b: a - b),
+        cache(lambda b, a: a - b),
+        unnamed(lambda first, second: first - second),
+        unnamed(in_order(lambda a, b: a - b)),
+        lambda **named: named["a"] - named["b"],
+        lambda a, *others, **named: a - (others[0] if others else named["b"]),
+        Decorated(),
+    ],
+)
+def test_a_decorated_function_gets_its_inputs(function):
+    """As its decorators take them, too."""
+    step = made(function, "a", "b")
+    assert (step(a=3, b=1) if step.by_name else step(3, 1)) == 2
+
+
+@pytest.mark.parametrize("function", [in_order(lambda b, a: a - b), in_order(lambda a: a), by_name(lambda c, d: c)])
+def test_a_decorated_function_that_would_get_other_inputs_is_refused(function):
+    """When the file is read, not by each request."""
+    with pytest.raises(UsageError, match="but the inputs are a, b: "):
+        made(function, "a", "b")
 
 
 @pytest.mark.parametrize(

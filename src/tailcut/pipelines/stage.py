@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial, wraps
+from inspect import Parameter, Signature
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -18,6 +19,7 @@ _Made = TypeVar("_Made")
 _NAME = re.compile(r"[\w.-]+", re.ASCII)  # as it is in a URL
 _MOST_WORKERS = 256
 _MOST_BATCH = 65536
+_VARIADIC = {Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD}
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,23 +281,54 @@ def _check_order(stage: str, parameters: Sequence[str], names: Sequence[str]) ->
 def _is_by_name(stage: str, function: Function, names: Sequence[str]) -> bool:
     """Whether a function takes its inputs by name; in order otherwise.
 
+    A decorator's function has to take them likewise, which passes them on as it gets them. One that takes anything
+    gets them in order: what it calls is not known.
+
     Raises:
         UsageError: it takes them in neither way, or in order, but calls one of them as another.
     """
     try:
-        signature = inspect.signature(function)
+        signatures = _signatures(function)
     except (TypeError, ValueError):  # of a function in C: it is found out when it is called
         return False
-    for by_name in (True, False):
-        try:
-            signature.bind(**dict.fromkeys(names)) if by_name else signature.bind(*names)
-        except TypeError:
-            continue
-        if not by_name:
-            _check_order(stage, list(signature.parameters), names)
-        return by_name
-    took = list(signature.parameters)
+    innermost = signatures[-1].parameters
+    anything = {parameter.kind for parameter in innermost.values()} == _VARIADIC
+    if not anything and all(_binds(signature, **dict.fromkeys(names)) for signature in signatures):
+        return True
+    if all(_binds(signature, *names) for signature in signatures):
+        _check_order(stage, list(innermost), names)
+        return False
     raise UsageError(
-        f"stage {stage!r}: the function takes ({', '.join(took)}), but the inputs are {', '.join(names)}: "
+        f"stage {stage!r}: the function takes ({', '.join(innermost)}), but the inputs are {', '.join(names)}: "
         "give it one parameter for each"
     )
+
+
+def _signatures(function: Function) -> list[Signature]:
+    """What a function takes, and what those take that it decorates, where it passes on whatever it gets.
+
+    Raises:
+        TypeError, ValueError: nobody knows.
+    """
+    whole = inspect.signature(function)
+    found = []
+    while True:
+        try:
+            own = inspect.signature(function, follow_wrapped=False)
+        except (TypeError, ValueError):  # a decorator in C, such as functools.cache
+            break
+        found.append(own)
+        if _VARIADIC.isdisjoint(parameter.kind for parameter in own.parameters.values()):
+            return found
+        if not inspect.isfunction(function) or not hasattr(function, "__wrapped__"):
+            break
+        function = function.__wrapped__
+    return [*found, whole]
+
+
+def _binds(signature: Signature, *arguments: str, **named: None) -> bool:
+    try:
+        signature.bind(*arguments, **named)
+    except TypeError:
+        return False
+    return True
