@@ -1,5 +1,6 @@
 """Converting scikit-learn, XGBoost and LightGBM models; each test runs where their libraries are installed."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -222,3 +223,35 @@ def test_a_booster_that_stopped_early_predicts_with_its_best_trees(tmp_path: Pat
     *_, values = engine.run({engine.spec.inputs[0].name: ROWS}).values()
     engine.close()
     np.testing.assert_allclose(values, model.predict_proba(ROWS), atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["alone", "of a pipeline", "in a pipeline", "one for each class"])
+def test_scores_of_two_classes_under_another_model(tmp_path: Path, kind: str) -> None:
+    """A search, and one model for each class."""
+    pytest.importorskip("skl2onnx")
+    vectors, search = pytest.importorskip("sklearn.svm"), pytest.importorskip("sklearn.model_selection").GridSearchCV
+    scaler = pytest.importorskip("sklearn.preprocessing").StandardScaler()
+    join = pytest.importorskip("sklearn.pipeline").make_pipeline
+    each = pytest.importorskip("sklearn.multiclass").OneVsRestClassifier
+    model = {
+        "alone": lambda: search(vectors.SVC(), {"C": [1, 2]}),
+        "of a pipeline": lambda: search(join(scaler, vectors.SVC()), {"svc__C": [1, 2]}),
+        "in a pipeline": lambda: join(scaler, search(vectors.SVC(), {"C": [1, 2]})),
+        "one for each class": lambda: search(each(vectors.SVC()), {"estimator__C": [1, 2]}),
+    }[kind]().fit(ROWS, CLASSES if kind == "one for each class" else (CLASSES > 0).astype(int))
+    pytest.importorskip("joblib").dump(model, tmp_path / "m.pkl")
+    assert convert(tmp_path / "m.pkl", tmp_path / "m.onnx", trust=True).right
+
+
+def test_warnings_of_what_is_to_change_in_a_library_are_not_shown(tmp_path: Path) -> None:
+    """They are for those who write the converters."""
+    pytest.importorskip("skl2onnx")
+    vectors = pytest.importorskip("sklearn.svm")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = vectors.SVC(probability=True).fit(ROWS, CLASSES)
+    pytest.importorskip("joblib").dump(model, tmp_path / "m.pkl")
+    with warnings.catch_warnings(record=True, action="always", category=FutureWarning) as shown:
+        assert convert(tmp_path / "m.pkl", tmp_path / "m.onnx", trust=True).right
+    assert shown == []

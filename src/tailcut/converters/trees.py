@@ -2,6 +2,7 @@
 
 import json
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,9 @@ class Tabular:
         """See `Original.write`."""
         path = folder / "model.onnx"
         try:
-            model = self._convert(self._features)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # of what the converters use in the libraries
+                model = self._convert(self._features)
         except Exception as error:  # noqa: BLE001  the converters' errors share no base
             raise UnsupportedError(f"{self.what} cannot be converted: {first_line(error)}") from None
         path.write_bytes(model.SerializeToString())
@@ -129,6 +132,7 @@ def _sklearn(model: Any, what: str) -> Original:
     skl2onnx = need("skl2onnx", _INSTALL)
     types = need("skl2onnx.common.data_types", _INSTALL)
     base = need("sklearn.base", _INSTALL)
+    model = getattr(model, "best_estimator_", model)  # a search answers with it
     latest = need("skl2onnx.proto", _INSTALL).get_latest_tested_opset_version()
     classifier = base.is_classifier(model) and hasattr(model, "predict_proba")
     scores = hasattr(model, "decision_function") and not hasattr(model, "predict_proba")
@@ -137,8 +141,8 @@ def _sklearn(model: Any, what: str) -> Original:
         _register_boosters(skl2onnx)
         options = {id(model): {"zipmap": False}} if classifier else {}
         last = model.steps[-1][1] if hasattr(model, "steps") else model
-        if scores and type(last).__name__ in {"SVC", "NuSVC"} and len(last.classes_) == 2:
-            options[id(last)] = {"raw_scores": True}  # without it, those of the two classes are exchanged
+        if scores and _exchanges_scores(getattr(last, "best_estimator_", last)):
+            options[id(last)] = {"raw_scores": True}
         kind = [("X", types.FloatTensorType([None, features]))]
         opsets = {"": latest, **_TREES}
         with missing_values_kept():
@@ -155,6 +159,13 @@ def _sklearn(model: Any, what: str) -> Original:
         return _asked(model, rows)
 
     return Tabular(what, model.n_features_in_, convert, answers, scores=scores)
+
+
+def _exchanges_scores(model: Any) -> bool:
+    """Whether skl2onnx exchanges the scores of two classes, unless it is told to leave them as they are."""
+    if type(model).__name__ == "OneVsRestClassifier":
+        return all(map(_exchanges_scores, model.estimators_))
+    return type(model).__name__ in {"SVC", "NuSVC"} and len(model.classes_) == 2
 
 
 def _register_boosters(skl2onnx: Any) -> None:
