@@ -136,3 +136,24 @@ def test_data_that_do_not_fit_are_one_line(tmp_path: Path, capsys: pytest.Captur
         assert out == ""
         assert words in err
     assert not (tmp_path / "m.onnx").exists()
+
+
+def outliers() -> Any:
+    """A model whose score of one of the made-up rows is so close to 0 that float32 has another sign."""
+    pipeline, scaler = (pytest.importorskip(f"sklearn.{name}") for name in ("pipeline", "preprocessing"))
+    model = pipeline.make_pipeline(scaler.StandardScaler(), pytest.importorskip("sklearn.svm").OneClassSVM())
+    return model.fit(np.random.default_rng(0).standard_normal((300, 5)).astype(np.float32))
+
+
+def test_a_label_that_rounding_decides_does_not_count(tmp_path: Path) -> None:
+    """The score says that it is one."""
+    assert converted(tmp_path, outliers()).right
+
+
+def test_labels_that_rounding_does_not_decide_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of outliers exchanged, with the same scores."""
+    model = outliers()
+    monkeypatch.setattr(type(model), "predict", lambda self, rows: -np.sign(self.decision_function(rows)))
+    conversion = converted(tmp_path, model)
+    assert not conversion.right
+    assert conversion.comparison.distance > 0.9

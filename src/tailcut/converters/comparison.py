@@ -27,7 +27,7 @@ Requests = Callable[[ModelSpec], Sequence[Arrays]]
 _ROWS = 64
 _MOST_FAR = 1e-3  # of floats, as a share of their norm
 _MOST_OTHER = 0.01  # of labels: a row between two thresholds may fall on the other side in float32; and of bfloat16
-_TIED = 1e-5  # scores of two classes so close: rounding decides the label
+_TIED = 1e-5  # scores of two classes so close, or a score so close to 0: rounding decides the label
 _SHARE = 0.25  # of zeros or missing values among a request's values
 _MOST_COLUMNS = 64  # that are asked one by one
 _WHOLE = 10  # whole numbers are below it
@@ -105,7 +105,7 @@ class _Both:
             return Comparison(np.inf, _MOST_FAR, rows, (kind,))
         expected = self._expected(request, outputs)
         worst, limit = 0.0, _MOST_FAR
-        clear = _clear(expected)
+        clear = _clear(expected, of_one=isinstance(self.original, Tabular) and self.original.scores)
         for (name, array), truth in zip(outputs.items(), expected, strict=True):
             floats = array.dtype.kind == "f"
             allowed = _MOST_FAR if floats else _MOST_OTHER
@@ -265,15 +265,27 @@ def _listed(columns: Sequence[int]) -> str:
     return f"column{'s' if len(columns) > 1 else ''} {named} counted from 0"
 
 
-def _clear(expected: Sequence[np.ndarray]) -> np.ndarray | None:
-    """Of a label with scores, the rows whose label is not a matter of rounding; None where there are no such scores."""
+def _clear(expected: Sequence[np.ndarray], *, of_one: bool) -> np.ndarray | None:
+    """Of a label with scores, the rows whose label is not a matter of rounding; None where there are no such scores.
+
+    Args:
+        expected: the label and the scores.
+        of_one: whether the sign of a single score decides, as for outliers.
+    """
     if len(expected) != 2:
         return None
     scores = np.asarray(expected[1])
-    if scores.dtype.kind != "f" or scores.ndim != 2 or scores.shape[1] == 1:
+    if scores.dtype.kind != "f" or scores.ndim not in {1, 2}:
         return None
-    first, second = np.sort(scores, axis=1)[:, :-3:-1].T
-    tied: np.ndarray = first - second <= _TIED
+    tied: np.ndarray
+    if scores.ndim == 1 or scores.shape[1] == 1:
+        if not of_one:
+            return None
+        sizes = np.abs(scores.reshape(-1))
+        tied = sizes <= _TIED * np.max(sizes, initial=1, where=np.isfinite(sizes))
+    else:
+        first, second = np.sort(scores, axis=1)[:, :-3:-1].T
+        tied = first - second <= _TIED
     return ~tied  # nor is NaN tied
 
 

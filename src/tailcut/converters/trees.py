@@ -47,7 +47,7 @@ class Tabular:
         self._features = features
         self._convert = convert
         self._answers = answers
-        self._scores = scores
+        self.scores = scores
 
     def write(self, folder: Path) -> Path:
         """See `Original.write`."""
@@ -66,7 +66,7 @@ class Tabular:
         [rows] = inputs.values()
         answers = [np.asarray(answer) for answer in self._answers(rows)]
         *_, last = outputs.values()
-        if self._scores and answers[-1].ndim == 1 and last.shape[1:] == (2,):
+        if self.scores and answers[-1].ndim == 1 and last.shape[1:] == (2,):
             answers[-1] = np.stack([-answers[-1], answers[-1]], axis=1)
         return answers[-len(outputs) :] if len(outputs) < len(answers) else answers
 
