@@ -157,3 +157,21 @@ def test_labels_that_rounding_does_not_decide_count(tmp_path: Path, monkeypatch:
     conversion = converted(tmp_path, model)
     assert not conversion.right
     assert conversion.comparison.distance > 0.9
+
+
+@pytest.mark.parametrize("kind", ["refused by both", "refused by the original"])
+def test_a_model_that_made_up_rows_do_not_fit_says_what_to_give(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    """Which it is converted with."""
+    bayes, coded = (pytest.importorskip(f"sklearn.{name}") for name in ("naive_bayes", "preprocessing"))
+    rows = RANDOM.integers(0, 4, ROWS.shape).astype(np.float32)
+    model = bayes.CategoricalNB().fit(rows, LABELS) if kind == "refused by both" else coded.OrdinalEncoder().fit(rows)
+    pytest.importorskip("joblib").dump(model, tmp_path / "m.pkl")
+    np.savez(tmp_path / "rows.npz", X=rows)
+    command = ["convert", str(tmp_path / "m.pkl"), str(tmp_path / "m.onnx"), "--trust"]
+    assert main(command) == 2
+    _, err = capsys.readouterr()
+    assert len(err.splitlines()) == 1
+    assert err.endswith("; made-up rows do not fit it: give your own with --data FILE\n")
+    assert main([*command, "--data", str(tmp_path / "rows.npz")]) == 0

@@ -30,6 +30,7 @@ _MOST_OTHER = 0.01  # of labels: a row between two thresholds may fall on the ot
 _TIED = 1e-5  # scores of two classes so close, or a score so close to 0: rounding decides the label
 _SHARE = 0.25  # of zeros or missing values among a request's values
 _MOST_COLUMNS = 64  # that are asked one by one
+_OWN_ROWS = "; made-up rows do not fit it: give your own with --data FILE"
 _WHOLE = 10  # whole numbers are below it
 
 
@@ -69,7 +70,7 @@ def compare(original: Original, engine: Engine, path: Path, requests: Requests |
         UsageError: the user's requests do not fit the model.
         UnsupportedError: the original does not compute a request, or has another number of outputs.
     """
-    both = _Both(original, engine)
+    both = _Both(original, engine, made_up=not requests)
     if isinstance(original, Tabular):
         asked = _own_rows(both, requests) if requests else _made_up_rows(both, path)
     elif requests:
@@ -88,20 +89,21 @@ def compare(original: Original, engine: Engine, path: Path, requests: Requests |
 
 
 class _Both:
-    """A model and its ONNX model."""
+    """A model and its ONNX model, which are asked rows that are made up or the user's."""
 
-    def __init__(self, original: Original, engine: Engine) -> None:
+    def __init__(self, original: Original, engine: Engine, *, made_up: bool) -> None:
         self.original = original
         self.engine = engine
+        self._advice = _OWN_ROWS if made_up else ""
 
     def compare(self, kind: str, request: Arrays) -> Comparison:
         tabular = isinstance(self.original, Tabular)
         rows = len(next(iter(request.values()))) if tabular or self.engine.spec.batchable else 1
         try:
             outputs = self.engine.run(request)
-        except TailcutError:
+        except TailcutError as error:
             if not self.takes(request):
-                raise
+                raise UnsupportedError(f"{error}{self._advice}") from None
             return Comparison(np.inf, _MOST_FAR, rows, (kind,))
         expected = self._expected(request, outputs)
         worst, limit = 0.0, _MOST_FAR
@@ -130,7 +132,7 @@ class _Both:
             expected = self._answer(request, outputs)
         except Exception as error:  # noqa: BLE001  the libraries' errors share no base
             what = "the original cannot compute the request that the ONNX model answers"
-            raise UnsupportedError(f"{what}: {first_line(error)}") from None
+            raise UnsupportedError(f"{what}: {first_line(error)}{self._advice}") from None
         if len(expected) != len(outputs):
             raise UnsupportedError(
                 f"the original has {len(expected)} outputs and the ONNX model {len(outputs)}: not written"
