@@ -175,3 +175,15 @@ def test_a_model_that_made_up_rows_do_not_fit_says_what_to_give(
     assert len(err.splitlines()) == 1
     assert err.endswith("; made-up rows do not fit it: give your own with --data FILE\n")
     assert main([*command, "--data", str(tmp_path / "rows.npz")]) == 0
+
+
+def test_outputs_of_another_shape_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """No rows of one's own change that."""
+    network = pytest.importorskip("sklearn.neural_network").MLPClassifier((4,), max_iter=5)
+    model = network.fit(ROWS, np.stack([LABELS, ROWS[:, 2] > 0], axis=1).astype(int))
+    pytest.importorskip("joblib").dump(model, tmp_path / "m.pkl")
+    assert main(["convert", str(tmp_path / "m.pkl"), str(tmp_path / "m.onnx"), "--trust"]) == 2
+    _, err = capsys.readouterr()
+    assert "output 'probabilities' has the shape [64, 4], where the original's has [64, 2]: not written" in err
+    assert "--data" not in err
+    assert not (tmp_path / "m.onnx").exists()

@@ -68,7 +68,7 @@ def compare(original: Original, engine: Engine, path: Path, requests: Requests |
 
     Raises:
         UsageError: the user's requests do not fit the model.
-        UnsupportedError: the original does not compute a request, or has another number of outputs.
+        UnsupportedError: the original does not compute a request, or has other outputs: another number, or shapes.
     """
     both = _Both(original, engine, made_up=not requests)
     if isinstance(original, Tabular):
@@ -112,7 +112,12 @@ class _Both:
             floats = array.dtype.kind == "f"
             allowed = _MOST_FAR if floats else _MOST_OTHER
             wanted = _like(truth, array)
-            if not floats and clear is not None and wanted.shape[:1] == array.shape[:1] == clear.shape:
+            if wanted.shape != array.shape:
+                raise UnsupportedError(
+                    f"the ONNX model's output {name!r} has the shape {[*array.shape]}, where the original's has "
+                    f"{[*wanted.shape]}: not written"
+                )
+            if not floats and clear is not None and wanted.shape[:1] == clear.shape:
                 wanted, array = wanted[clear], array[clear]  # noqa: PLW2901  the rows that count
             apart = distance({name: wanted}, {name: array})
             if apart / allowed >= worst / limit:
