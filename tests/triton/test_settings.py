@@ -71,6 +71,33 @@ def test_without_a_batch_requests_run_whole() -> None:
     assert (result.settings.batching.rows, result.max_batch_size) == ("dependent", None)
 
 
+@pytest.mark.parametrize("more", ["", "dynamic_batching { }"])
+def test_dynamic_batching_without_a_batch_is_not_used(more: str) -> None:
+    """And a line says so."""
+    whole = config(more, **{"max_batch_size: 8": "max_batch_size: 0", "dims: [ 16 ]": "dims: [ -1, 16 ]"})
+    result = read_settings(whole, spec(), "onnxruntime")
+    assert result.settings.batching.rows == "dependent"
+    assert list(result.notes) == (["dynamic_batching is not used: max_batch_size is 0"] if more else [])
+
+
+@pytest.mark.parametrize(
+    ("more", "shape", "rows", "note"),
+    [
+        ("", (None, 16), "auto", ""),
+        ("", (1, 16), "auto", ""),
+        ("dynamic_batching { }", (None, 16), "independent", "dynamic_batching declares rows independent"),
+        ("dynamic_batching { }", (1, 16), "auto", "dynamic_batching is not used: a first axis of the model is fixed"),
+    ],
+)
+def test_what_is_left_to_the_model_is_completed(more: str, shape: tuple[int | None, ...], rows: str, note: str) -> None:
+    """As Triton gives a model a largest batch where all first axes are free, and merges requests as it is told."""
+    bare = parse_config(f'name: "m" backend: "onnxruntime" {more}', "here")
+    result = read_settings(bare, spec(*shape), "onnxruntime")
+    assert (result.settings.batching.rows, result.max_batch_size) == (rows, None)
+    assert len(result.notes) == bool(note)
+    assert all(note in line for line in result.notes)
+
+
 def test_instances_threads_and_optimisation() -> None:
     """They are settings of the engine, and nothing is measured then."""
     result = reading(

@@ -116,15 +116,17 @@ def read_settings(config: Any, spec: ModelSpec, engine: str, signature: tuple[st
         reshapes=tuple(_reshapes(config, spec, batched=batched)),
         fixed_dims=tuple(_fixed_dims(config, spec, batched=batched)),
     )
-    if batched and not replace(spec, outputs=tuple(_kept(config, spec))).batchable:
+    batchable = replace(spec, outputs=tuple(_kept(config, spec))).batchable
+    if batched and not batchable:
         raise UnsupportedError(f"max_batch_size is {config.max_batch_size}, but a first axis of the model is fixed")
     options, fixed = _engine_settings(config, options)
     dynamic = config.dynamic_batching if config.HasField("dynamic_batching") else None
     delay_us = 0 if dynamic is None else int(dynamic.max_queue_delay_microseconds)
+    rows, unused = _rows(config, batchable=batchable)
     batching = BatchingSettings(
         max_batch_size=max(1, config.max_batch_size) if batched or config.input else 32,
         max_queue_delay_us=delay_us,
-        rows=_rows(config, batched=batched, dynamic=dynamic is not None),
+        rows=rows,
     )
     samples, unfit = _samples(config, spec, batched=batched)
     waiting = dynamic.default_queue_policy.max_queue_size if dynamic is not None else 0
@@ -134,7 +136,12 @@ def read_settings(config: Any, spec: ModelSpec, engine: str, signature: tuple[st
         config.max_batch_size or None,
         waiting * max(1, config.max_batch_size) or None,  # of requests, none of which has more rows
         fixed or bool(delay_us),
-        (*notes_of(config, {*_THREADS, *_INSTANCES, "enable_mem_arena"}), *_notes_of_engine(config, engine), *unfit),
+        (
+            *unused,
+            *notes_of(config, {*_THREADS, *_INSTANCES, "enable_mem_arena"}),
+            *_notes_of_engine(config, engine),
+            *unfit,
+        ),
     )
 
 
@@ -155,11 +162,22 @@ def declared_signature(config: Any) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def _rows(config: Any, *, batched: bool, dynamic: bool) -> RowsSetting:
-    """Dynamic batching is the user's word that rows are independent; without a batch, requests run whole."""
-    if batched:
-        return "independent" if dynamic else "auto"
-    return "dependent" if config.input else "auto"
+def _rows(config: Any, *, batchable: bool) -> tuple[RowsSetting, tuple[str, ...]]:
+    """Whether rows are independent, and a line where dynamic batching is not used.
+
+    It is the user's word that they are, also where the size of a batch is left to the model, as Triton completes it for
+    a model whose first axes are free. Without a batch, requests run whole.
+    """
+    dynamic = config.HasField("dynamic_batching")
+    if config.max_batch_size > 0:
+        return "independent" if dynamic else "auto", ()
+    if config.input:
+        return "dependent", ("dynamic_batching is not used: max_batch_size is 0",) if dynamic else ()
+    if not dynamic:
+        return "auto", ()
+    if not batchable:
+        return "auto", ("dynamic_batching is not used: a first axis of the model is fixed",)
+    return "independent", ("max_batch_size is left to the server: dynamic_batching declares rows independent",)
 
 
 def refuse(config: Any) -> None:
