@@ -13,6 +13,12 @@ COUNT = "s = Shape(x) n = Gather(s, {0}) r = Range({0}, n, {1})"
 ENDS = f"{COUNT} f = ReduceMax <axes = [2], keepdims = 0> (x) a = ArgMax <axis = 1, keepdims = 0> (f)"
 PAIRS = f"{ENDS} u = Unsqueeze(r, [-1]) v = Unsqueeze(a, [-1])"
 
+BEAMS = f"{COUNT} f = Reshape(x, [0, -1]) v, i = TopK <axis = 1> (f, [4])"
+FLAT = "c = Unsqueeze(r, [1]) m = Mul(c, {4}) a = Add(d, m) g = Reshape(a, [-1]) l = Reshape(x, [-1, 6])"
+HUGE = "(float[N, 4, 2000000] x) => (float y)"
+DIVIDED = "q = Cast <to = 1> (i) w = Div(q, {6.0})"
+ROUNDED = "b = Div(i, {6}) n0 = Less(i, {0}) o = Xor(n0, no) t = Mod(i, {6}) e = Equal(t, {0}) u = Not(e) p = And(o, u)"
+
 CASES = [
     Case(YES, IDS, "y = Gather(w, x)", weights={"w": (3, 5)}),
     Case(NO, IDS, "y = Gather <axis = 1> (w, x)", weights={"w": (2, 3, 5)}),
@@ -56,6 +62,68 @@ CASES = [
             (UNKNOWN, "m = Mod(d, {5})"),
             (UNKNOWN, "m = Mod(d, {-4})"),
         )
+    ),
+    # The beams that a search goes on with: `topk // vocabulary + row * beams`, in the ways of the exporters.
+    *(
+        Case(
+            verdict,
+            X,
+            f"{BEAMS} {rest} {FLAT} h = Gather(l, g) y = Reshape(h, [-1, 4, 6])",
+            opset=20,
+            weights={
+                "no": np.array(False),
+                "yes": np.array(True),
+                "six": np.array(6.0),
+                "half": np.array(6, np.float16),
+            },
+        )
+        for verdict, rest in (
+            (YES, "d = Div(i, {6})"),
+            (YES, "d = Div(i, [7])"),
+            (YES, "s1 = Shape <start = 2, end = 3> (x) d = Div(i, s1)"),
+            (YES, f"{ROUNDED} k = Sub(b, {{1}}) d = Where(p, k, b)"),
+            (YES, f"{DIVIDED} k = Floor(w) d = Cast <to = 7> (k)"),
+            (YES, f"{DIVIDED} d = Cast <to = 7> (w)"),
+            (YES, "q = Cast <to = 11> (i) w = Div(q, six) k = Floor(w) d = Cast <to = 7> (k)"),
+            (UNKNOWN, "d = Div(i, {5})"),
+            (UNKNOWN, "d = Div(i, {-6})"),
+            (UNKNOWN, "d = Div(i, [6, 6, 6, 6])"),
+            (UNKNOWN, "k = Sub(i, {1}) d = Div(k, {6})"),
+            (UNKNOWN, "k = Add(i, {1}) d = Div(k, {6})"),
+            (UNKNOWN, "d = Div({6}, i)"),
+            (UNKNOWN, f"{ROUNDED} k = Sub(b, {{1}}) d = Where(p, b, k)"),
+            (UNKNOWN, f"{ROUNDED} k = Sub(b, {{1}}) d = Where(u, k, b)"),
+            (UNKNOWN, f"{ROUNDED} k = Sub(b, {{1}}) z = Xor(n0, yes) d = Where(z, k, b)"),
+            (UNKNOWN, "b = Div(i, {6}) n1 = Less(i, {1}) k = Sub(b, {1}) d = Where(n1, k, b)"),
+            (UNKNOWN, "b = Div(i, {6}) z = Sub(i, {3}) n1 = Less(z, {0}) k = Sub(b, {1}) d = Where(n1, k, b)"),
+            (UNKNOWN, f"{DIVIDED} k = Ceil(w) d = Cast <to = 7> (k)"),
+            (UNKNOWN, f"{DIVIDED} k = Add(w, {{0.5}}) d = Cast <to = 7> (k)"),
+            (UNKNOWN, f"{DIVIDED} k = Div(w, {{1.0}}) d = Cast <to = 7> (k)"),
+            (UNKNOWN, "q = Cast <to = 1> (i) w = Div(q, {5.0}) k = Floor(w) d = Cast <to = 7> (k)"),
+            (UNKNOWN, "q = Cast <to = 1> (i) w = Div(q, {6.5}) k = Floor(w) d = Cast <to = 7> (k)"),
+            (UNKNOWN, "q = Cast <to = 1> (i) w = Div(q, {-6.0}) k = Floor(w) d = Cast <to = 7> (k)"),
+            (UNKNOWN, "q = Cast <to = 10> (i) w = Div(q, half) k = Floor(w) d = Cast <to = 7> (k)"),
+            (UNKNOWN, f"{DIVIDED} j = Cast <to = 10> (w) k = Floor(j) d = Cast <to = 7> (k)"),
+        )
+    ),
+    Case(UNKNOWN, X, f"{BEAMS} d = Div(i, {{6}}) {FLAT.replace('{4}', '{3}')} y = Gather(l, g)"),
+    *(
+        Case(
+            verdict,
+            HUGE,
+            f"{BEAMS} {rest} {FLAT.replace('6', '2000000')} h = Gather(l, g) y = Reshape(h, [-1, 4, 2000000])",
+            runs=False,
+        )
+        for verdict, rest in (
+            (YES, "d = Div(i, {2000000})"),
+            # Of numbers that float32 may not have, one is rounded up to the next beam.
+            (UNKNOWN, f"{DIVIDED.replace('6', '2000000')} k = Floor(w) d = Cast <to = 7> (k)"),
+        )
+    ),
+    Case(
+        UNKNOWN,
+        "(float[N, 4, 6] x, int64[N, 4] i) => (float y)",
+        f"{COUNT} d = Div(i, {{6}}) {FLAT} h = Gather(l, g) y = Reshape(h, [-1, 4, 6])",
     ),
     Case(UNKNOWN, X, f"{PAIRS} i = Concat <axis = -1> (v, u) t = Transpose <perm = [1, 0, 2]> (x) y = GatherND(t, i)"),
     Case(YES, X, f"{PAIRS} i = Concat <axis = -1> (u, v) z = Gather <axis = 1> (x, {{0}}) y = ScatterND(x, i, z)"),
@@ -124,6 +192,24 @@ CASES = [
         shows=False,
     ),
     Case(NO, "(float[N, 4] x) => (int64 y)", "m = Greater(x, {0.0}) z = NonZero(m) y = Transpose(z)"),
+    # Where a weight is not 0.
+    Case(
+        YES, X, "z = NonZero(w) i = Squeeze(z, [0]) y = Gather <axis = 1> (x, i)", weights={"w": np.array([1, 0, 2, 0])}
+    ),
+    Case(
+        YES,
+        X,
+        "z = NonZero(w) a, b = Split <axis = 0> (z) i = Squeeze(b, [0]) y = Gather <axis = 2> (x, i)",
+        weights={"w": np.array([[True, False, True], [False, False, True]])},
+    ),
+    Case(
+        YES,
+        "(float[N, 100] x) => (float y)",
+        "z = NonZero(w) i = Squeeze(z, [0]) y = Gather <axis = 1> (x, i)",
+        weights={"w": np.arange(100) % 3},
+    ),
+    Case(NO, X, "z = NonZero(w) i = Squeeze(z, [0]) y = Gather(x, i)", weights={"w": np.array([1])}),
+    Case(NO, X, "s = Shape(x) z = NonZero(s) i = Squeeze(z, [0]) y = Gather <axis = 1> (x, i)", shows=False),
     Case(NO, "(float[N] x) => (float y)", "y = Unique(x)"),
     Case(NO, "(float[N, 3, 4] x, float[N, 2, 3] p) => (int64 y)", "y = NonMaxSuppression(x, p, {9})"),
 ]

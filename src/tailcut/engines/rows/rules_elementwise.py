@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto
 
-from tailcut.engines.rows.arithmetic import REAL, TRUTH, WHOLE, greatest, negation, rounded
+from tailcut.engines.rows.arithmetic import REAL, TRUTH, WHOLE, negation, rounded
+from tailcut.engines.rows.bounds import bound_as_floats, bound_of, floor_of, limit_of
 from tailcut.engines.rows.operation import Operation, Rule, Table
 from tailcut.engines.rows.sizes import ONE, Size, larger, smaller
 from tailcut.engines.rows.values import ANYWHERE, ITEMS, Mixes, Position, Unclear, Value, array, broadcast, known
@@ -34,7 +35,15 @@ def _computed(operation: Operation) -> Value:
         return _positions(operation)
     if any(value.counts for value in values):
         raise Mixes("computes with the number of rows")
-    return replace(broadcast(*values), below=_bound(operation))
+    result = broadcast(*values)
+    if operation.kind == "Floor":
+        return replace(result, real=True, below=values[0].floor)
+    floor = floor_of(operation) if operation.kind == "Div" else None
+    return replace(result, real=floor is not None, below=bound_of(operation), floor=floor)
+
+
+def _exclusive(operation: Operation) -> Value:
+    return replace(broadcast(*operation.given), below=bound_of(operation))
 
 
 def _elements(kind: str, values: tuple[Value, ...]) -> Value | None:
@@ -56,30 +65,6 @@ def _elements(kind: str, values: tuple[Value, ...]) -> Value | None:
     return known(results, real=real and kind not in TRUTH)
 
 
-def _bound(operation: Operation) -> Size | None:
-    """Where both branches of Where, both terms of a sum, or a divisor are bounded, so is the result."""
-    if operation.kind == "Mod":  # of integers, with the divisor's sign
-        divisor = None if operation.integer("fmod", 0) else _limit(operation.need(1))
-        return None if divisor is None else divisor - ONE
-    limits = [_limit(value) for value in operation.given[-2:]]
-    first, second = limits[0], limits[-1]
-    if first is None or second is None:
-        return None
-    if operation.kind == "Where":
-        return first if first == second else None
-    return first + second - ONE if operation.kind == "Add" else None
-
-
-def _limit(value: Value) -> Size | None:
-    """A size that every element lies below, where all are whole and at least 0."""
-    if value.below is not None or value.items is None:
-        return value.below
-    items = tuple(value.items.flat)
-    if value.real or not items or not all(item.natural and item.whole and not item.rows for item in items):
-        return None
-    return greatest(items) + ONE
-
-
 def _positions(operation: Operation) -> Value:
     """`scale * row + rest` times a size, or plus a bounded term, keeps its form; anything else may be anywhere."""
     values = sorted(operation.given, key=lambda value: value.position is None)
@@ -92,7 +77,7 @@ def _positions(operation: Operation) -> Value:
         if scale.natural and scale.whole:
             below = (position.below - ONE) * scale + ONE
             return replace(result, position=Position(position.scale * scale, below))
-    limit = _limit(other)
+    limit = limit_of(other)
     if operation.kind == "Add" and limit is not None:
         return replace(result, position=Position(position.scale, position.below + limit - ONE))
     return result
@@ -102,9 +87,11 @@ def _cast(operation: Operation) -> Value:
     value, target = operation.need(0), operation.integer("to", 0)
     items = value.items
     if target in _REAL and not value.numbered:
-        return replace(value, real=items is not None, below=None)
+        return replace(value, real=True, below=bound_as_floats(value, target), floor=None)
     if target in _WIDE:
-        if items is None or all(item.whole for item in items.flat):
+        if items is None:
+            return replace(value, real=False, below=value.below if value.floor is None else value.floor, floor=None)
+        if all(item.whole for item in items.flat):
             return replace(value, real=False)
         if all(item.natural for item in items.flat):
             return known(_mapped(lambda item: rounded("Floor", item), items))
@@ -114,7 +101,7 @@ def _cast(operation: Operation) -> Value:
         raise Mixes("computes with a row's place in the batch")
     if target == TensorProto.BOOL and items is not None:
         return known(_mapped(lambda item: negation((negation((item,)),)), items))
-    return replace(value, items=None, below=None)
+    return replace(value, items=None, real=False, below=None, floor=None)
 
 
 def _mapped(function: Callable[[Size], Size], items: np.ndarray) -> np.ndarray:
@@ -155,12 +142,13 @@ _PLAIN = (  # without parameters that see more than one element
     *("BitwiseXor", "Celu", "Cos", "Cosh", "Elu", "Erf", "Exp", "Gelu", "HardSigmoid", "HardSwish", "IsInf", "IsNaN"),
     *("LeakyRelu", "Log", "Mean", "Mish", "PRelu", "Pow", "Reciprocal", "RegexFullMatch", "Relu", "Selu", "Shrink"),
     *("Sigmoid", "Sign", "Sin", "Sinh", "Softplus", "Softsign", "Sqrt", "StringConcat", "Swish", "Tan", "Tanh"),
-    *("ThresholdedRelu", "Xor"),
+    "ThresholdedRelu",
 )
 
 RULES: Table = {
     **{kind: Rule(elementwise) for kind in _PLAIN},
     **{kind: Rule(_computed, counts=True, numbered=True) for kind in WHOLE},
+    "Xor": Rule(_exclusive),
     "Identity": Rule(_identity, counts=True, numbered=True),
     "Cast": Rule(_cast, counts=True, numbered=True),
     "CastLike": Rule(_first_only),

@@ -265,7 +265,7 @@ def _range(operation: Operation) -> Value:
         length, first = count.integer, start.integer
         if length is not None and first is not None and 0 <= length <= ITEMS:
             return vector([number(first + delta.integer * index) for index in range(length)], real=real)
-        return Value((count,), below=limit if start.natural and delta.integer > 0 else None)
+        return Value((count,), real=real, below=limit if start.natural and delta.integer > 0 else None)
     return _row_numbers(start, count, delta)
 
 

@@ -3,8 +3,8 @@
 import numpy as np
 
 from tailcut.engines.rows.operation import Operation, Rule, Table, axis_of
-from tailcut.engines.rows.sizes import ONE
-from tailcut.engines.rows.values import Mixes, RowAxis, Sizes, Unclear, Value, known
+from tailcut.engines.rows.sizes import ONE, number
+from tailcut.engines.rows.values import ITEMS, Mixes, RowAxis, Sizes, Unclear, Value, array, known
 
 
 def _gather(operation: Operation) -> Value:
@@ -26,8 +26,8 @@ def _gather(operation: Operation) -> Value:
         raise Mixes("picks from each row what other rows name")
     if value.rows is not None:
         moved = value.rows.axis if value.rows.axis < axis else value.rows.axis + indices.rank - 1
-        return Value(sizes, value.rows.at(moved), below=value.below)
-    return Value(sizes, indices.rows and indices.rows.at(indices.rows.axis + axis), below=value.below)
+        return Value(sizes, value.rows.at(moved), real=value.real, below=value.below)
+    return Value(sizes, indices.rows and indices.rows.at(indices.rows.axis + axis), real=value.real, below=value.below)
 
 
 def _gather_own(value: Value, indices: Value, axis: int, shape: Sizes) -> Value:
@@ -38,14 +38,14 @@ def _gather_own(value: Value, indices: Value, axis: int, shape: Sizes) -> Value:
     own = position.scale == rows.inner and (rows.inner - position.below).natural
     if rows.outer != ONE or not own or value.numbered:
         raise Unclear("picks rows by computed numbers")
-    return Value(shape, indices.rows.at(indices.rows.axis + axis), below=value.below)
+    return Value(shape, indices.rows.at(indices.rows.axis + axis), real=value.real, below=value.below)
 
 
 def _gather_elements(operation: Operation) -> Value:
     value, indices = operation.need(0), operation.need(1)
     axis = axis_of(operation.integer("axis", 0), value.rank)
     rows = _aligned((value, indices), axis)
-    return Value(indices.sizes, rows, below=value.below)
+    return Value(indices.sizes, rows, real=value.real, below=value.below)
 
 
 def _scatter_elements(operation: Operation) -> Value:
@@ -177,6 +177,22 @@ def _found(operation: Operation) -> Value:
     raise Unclear("finds an unknown number of elements")
 
 
+def _nonzero(operation: Operation) -> Value:
+    """Where the elements of a weight are not 0; as many for any rows."""
+    value = operation.need(0)
+    if value.rows is not None:
+        raise Mixes("finds as many elements as all rows together contain")
+    if not value.rank:
+        raise Unclear("finds an unknown number of elements")
+    numbers = [] if value.items is None else [item.number for item in value.items.flat]
+    if value.items is None or None in numbers:
+        return Value((number(value.rank), operation.unknown(1)))
+    places = np.argwhere(np.array([item != 0 for item in numbers]).reshape(value.items.shape)).T
+    if places.size > ITEMS:
+        return Value(tuple(map(number, places.shape)))
+    return known(array([number(int(place)) for place in places.flat]).reshape(places.shape))
+
+
 def _eye_like(operation: Operation) -> Value:
     value = operation.need(0)
     if value.rows is not None:
@@ -195,7 +211,7 @@ RULES: Table = {
     "Trilu": Rule(_trilu),
     "OneHot": Rule(_one_hot, counts=True),
     "ReverseSequence": Rule(_reverse_sequence),
-    "NonZero": Rule(_found),
+    "NonZero": Rule(_nonzero),
     "Unique": Rule(_found),
     "NonMaxSuppression": Rule(_found),
     "EyeLike": Rule(_eye_like),

@@ -54,7 +54,8 @@ class Value:
 
     `shape` is None where it cannot be followed (only without rows). Without `rows` the tensor is the same for any rows;
     a small one carries its elements (`items`, an array of Size; `real` for floating point), which may contain the
-    number of rows. `below` bounds elements that are not carried: 0 <= element < below. With rows, `position` marks row
+    number of rows. `below` bounds whole elements that are not carried: 0 <= element < below; those that are never true
+    are below 1. `floor` bounds floats that are not whole once they are rounded down. With rows, `position` marks row
     numbers, and `leads` says that the first element along the last axis is the row's own number (GatherND's tuples).
     Where there is a `filler`, each row is filled up with it along the last axis, to the length of the longest row.
     """
@@ -64,6 +65,7 @@ class Value:
     items: np.ndarray | None = None
     real: bool = False
     below: Size | None = None
+    floor: Size | None = None
     position: Position | None = None
     leads: bool = False
     filler: str | None = None

@@ -1,0 +1,48 @@
+"""Sequences of tensors of one shape, followed as one of them: cut beside the rows, and picked by a fixed number."""
+
+from dataclasses import replace
+
+from tailcut.engines.rows.operation import Operation, Rule, Table, axis_of
+from tailcut.engines.rows.sizes import ONE, Size
+from tailcut.engines.rows.values import Unclear, Value
+
+
+def _split_to_sequence(operation: Operation) -> Value:
+    """Into single elements, into parts of one size, or into parts that are listed."""
+    value = operation.need(0).untracked
+    axis = axis_of(operation.integer("axis", 0), value.rank)
+    rows = value.rows
+    if rows is not None and rows.axis == axis:
+        raise Unclear("splits the rows")
+    if operation.value(1) is None and not operation.integer("keepdims", 1):
+        moved = rows and rows.at(rows.axis - (axis < rows.axis))
+        return replace(value, shape=(*value.sizes[:axis], *value.sizes[axis + 1 :]), rows=moved)
+    part = ONE if operation.value(1) is None else _part(operation, value.sizes[axis])
+    return replace(value, shape=(*value.sizes[:axis], part, *value.sizes[axis + 1 :]))
+
+
+def _part(operation: Operation, whole: Size) -> Size:
+    """The size of every part.
+
+    Raises:
+        Unclear: they are not known to have one.
+    """
+    parts = operation.items(1, "its sizes")
+    first = parts[0]
+    if any(part != first for part in parts) or not first.integer:
+        raise Unclear("splits an axis into parts of several sizes")
+    if not operation.need(1).rank and whole.over(first) is None:
+        raise Unclear("splits an axis into parts of several sizes")
+    return first
+
+
+def _sequence_at(operation: Operation) -> Value:
+    if operation.need(1).rows is not None:
+        raise Unclear("takes a parameter from the rows")
+    return operation.need(0)
+
+
+RULES: Table = {
+    "SplitToSequence": Rule(_split_to_sequence),
+    "SequenceAt": Rule(_sequence_at),
+}
