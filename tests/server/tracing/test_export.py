@@ -1,6 +1,7 @@
 """Spans of one process at a real collector, without a server."""
 
 import re
+import threading
 import time
 
 import pytest
@@ -64,10 +65,13 @@ def test_too_many_that_wait_say_what_they_wait_for(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A connection that is refused is tried again for a while, in which nothing has failed yet."""
+    threads = set(threading.enumerate())
     buffering = Buffering(spans_most=8, at_a_time=8, delay_ms=1)
     sink = export.SpanExport(TracingSettings("http://127.0.0.1:1/v1/traces", buffering=buffering), "http")
     while not caplog.messages:
         sink.hand_over(one_batch(1))
         time.sleep(0.001)
     sink.close()
+    for thread in set(threading.enumerate()) - threads:
+        thread.join(10)
     assert re.search(r"more than 8 spans wait for it: .*Connection refused", caplog.messages[0])
