@@ -7,12 +7,15 @@ from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
 from threading import Thread
+from typing import Any
 
 import pytest
 
 from tailcut.errors import UsageError
+from tailcut.lab.client import closed_loop
 from tailcut.lab.load import LoadResult, LoadTarget, Payload
 from tailcut.lab.trial import Arm
+from tailcut.tuner import baseline
 from tailcut.tuner import racing as racing_module
 from tailcut.tuner.baseline import measure_baseline
 from tailcut.tuner.heats import NONE
@@ -189,10 +192,18 @@ def test_one_heat_may_take_what_the_rungs_do_not(latest_s: float, heats: int) ->
     assert seldom.in_time(1, now - 5.0, now + 1.0) == (1, 0)
 
 
-def test_a_slow_baseline_is_measured_in_few_runs() -> None:
-    """A run without answers is followed by one as long as it took: a call of 0.3 s needs no doubling from 10 ms on."""
+def test_a_slow_baseline_is_measured_in_few_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run without answers is followed by one as long as it took, and no second one is made with as many clients."""
+    lengths = []
+
+    def counted(*arguments: Any, duration_s: float, **options: Any) -> LoadResult:
+        lengths.append(duration_s)
+        return closed_loop(*arguments, duration_s=duration_s, **options)
+
+    monkeypatch.setattr(baseline, "closed_loop", counted)
     with sleepers(0.3) as (entrant,):
-        began = time.monotonic()
-        baseline = measure_baseline(entrant.arm, 0.04, rate=None, limit_ms=100.0)
-        assert time.monotonic() - began < 3.5
-    assert 3 < baseline.capacity < 8
+        known = measure_baseline(entrant.arm, 0.04, rate=None, limit_ms=100.0)
+    assert len(lengths) <= 4
+    assert lengths == sorted({*lengths})
+    assert lengths[-1] >= 0.3
+    assert 2 < known.capacity < 10

@@ -61,8 +61,9 @@ def measure_baseline(arm: Arm, seconds: float, *, rate: float | None, limit_ms: 
     """
     first = _closed(arm, _FEWEST_CLIENTS, seconds / 4)
     clients = max(_FEWEST_CLIENTS, min(_CLIENTS, int(first.rate_achieved * seconds)))
-    # As long as the first at least: of a slow model that was made longer until it had answers.
-    capacity = _closed(arm, clients, max(seconds, first.duration_s)).rate_achieved
+    # Of a slow model the first was made longer until it had answers: that is its capacity.
+    known_long = clients == _FEWEST_CLIENTS and first.duration_s >= seconds
+    capacity = (first if known_long else _closed(arm, clients, max(seconds, first.duration_s))).rate_achieved
     carried = float(f"{_LOAD * capacity:.3g}")
     known = Baseline(capacity, clients, rate or carried, limit_ms or 0.0, own_limit=False)
     if limit_ms is None:
