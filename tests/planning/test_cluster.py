@@ -41,6 +41,36 @@ def test_servers_at_random_are_queues_of_their_own() -> None:
     assert mean_ms(Cluster(single(exponential(1.0)), 4, "random"), 2800) == pytest.approx(1 / 0.3, rel=0.06)
 
 
+def test_in_turn_each_server_has_erlang_s_arrivals() -> None:
+    """Every fourth of a Poisson process: the queue E4/M/1, whose times are exponential by its embedded chain."""
+    load, busy = 0.8, 0.5  # the share of arrivals that find the server busy
+    for _ in range(200):
+        busy = (4 * load / (4 * load + 1 - busy)) ** 4
+    assert mean_ms(Cluster(single(exponential(1.0)), 4, "round-robin"), 3200) == pytest.approx(1 / (1 - busy), rel=0.05)
+
+
+@pytest.mark.parametrize("routing", ["least-loaded", "two-choices"])
+def test_the_shorter_of_two_queues(routing: Routing) -> None:
+    """Of two servers both are the same rule; the mean number of requests is that of its Markov chain."""
+    load, longest = 0.8, 40
+    state, moved = np.zeros((longest, longest)), np.zeros((longest, longest))
+    state[0, 0] = 1.0
+    first, second = np.indices(state.shape)
+    to_first = np.where(first < second, 1.0, np.where(first == second, 0.5, 0.0))
+    for _ in range(4000):
+        arrived, served = 2 * load * state / (2 * load + 2), state / (2 * load + 2)
+        moved[:] = 0.0
+        moved[1:] += (arrived * to_first)[:-1]
+        moved[:, 1:] += (arrived * (1 - to_first))[:, :-1]
+        moved[:-1] += served[1:]
+        moved[0] += served[0]
+        moved[:, :-1] += served[:, 1:]
+        moved[:, 0] += served[:, 0]
+        state = moved / moved.sum()
+    expected = float(((first + second) * state).sum()) / (2 * load)
+    assert mean_ms(Cluster(single(exponential(1.0)), 2, routing), 2000 * load) == pytest.approx(expected, rel=0.05)
+
+
 def test_two_choices_is_as_mitzenmacher_says() -> None:
     """With very many servers of exponential service the mean time is the sum of load^(2^i - 2)."""
     load = 0.8

@@ -199,9 +199,10 @@ def test_price() -> None:
 
 def test_hedging_and_routing_are_said() -> None:
     """And how many requests were sent twice."""
-    result = plan(hedge_ms=4.0, routing="random", rates=[50.0], limits=[Limit("p99", 50.0)], failures=1)
+    result = plan(hedge_ms=4.0, routing="random", rates=[1.0], limits=[Limit("p99", 50.0)], failures=1)
     assert (result.assumptions.routing, result.assumptions.hedge_ms) == ("random", 4.0)
     assert result.assumptions.hedged_share > 0.9  # a lone request takes longer
+    assert result.losses[0].in_flight == pytest.approx(0.002, rel=0.1)
 
 
 def test_several_models_on_shared_cores() -> None:

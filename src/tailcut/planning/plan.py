@@ -137,7 +137,7 @@ def make_plan(wanted: PlanRequest, tell: Callable[[str], None]) -> PlanResult:
         stressed=_predicted(question.expect(needed, headroom)),
         curve=curve,
         losses=[
-            Loss(count, replicas - count, round(figures.in_flight / replicas, 2), _predicted(lost_figures))
+            Loss(count, replicas - count, round(figures.in_flight / replicas, 4), _predicted(lost_figures))
             for count, lost_figures in lost
         ],
         price=_price(wanted.price, replicas, figures),
