@@ -113,7 +113,7 @@ def test_short_gaps_of_a_sampled_log_are_no_bursts() -> None:
     result = replayed(seconds - seconds[0], 600.0)
     assert [result.scaled_up(rate) for rate in (None, 1.0, 2.1, 100.0)] == [False, False, False, True]
     course = result.smoothed()
-    assert (course.requests, course.length_s, len(course.load)) == (1200, 600.0, 13)
+    assert (course.requests, course.length_s, len(course.load)) == (1200, 600.0, 12)
     counts = np.bincount(course.times(100.0, 0) // 1_000_000_000, minlength=600)
     assert counts.max() < 250 < np.bincount(result.times(100.0, 0) // 1_000_000_000).max()
     assert [counts[:300].mean(), counts[300:].mean()] == pytest.approx([50, 150], rel=0.15)
@@ -259,6 +259,15 @@ def test_short_gaps_of_a_stretch_are_no_bursts() -> None:
     counts = np.bincount(times // 10_000_000)
     assert counts.mean() == pytest.approx(10, rel=0.1)
     assert counts.max() < 40
+
+
+def test_a_recording_that_ends_in_a_burst() -> None:
+    """A hundred arrivals within 10 ms once a minute: the last ones are no rate of their own, as if they lasted."""
+    cron = np.concatenate([minute * 60 + np.arange(100) * 1e-4 for minute in range(20)])
+    course = replayed(cron, float(cron[-1]) + 0.57).smoothed()
+    rates = np.diff(course.load) / np.diff(course.edges_s)
+    assert rates.max() < 2.1 * rates.min()
+    assert course.requests == 2000
 
 
 @pytest.mark.parametrize("scale", [1.0, 1.2, 5.0])

@@ -176,10 +176,13 @@ class Recording:
     def smoothed(self) -> "Recording":
         """The course of the rate, each of about a hundred arrivals.
 
-        Scaled up, each gap between two arrivals would have many requests, and a short one would be a burst.
+        Scaled up, each gap between two arrivals would have many requests, and a short one would be a burst. The last
+        part is twice as long: of what follows the last arrivals only a mean gap is known, which alone would make a
+        burst of them.
         """
         last = len(self.load) - 1
         kept = np.linspace(0, last, max(1, last // SMOOTHED) + 1).round().astype(np.int64)
+        kept = np.append(kept[:-2], last) if last >= 2 * SMOOTHED else kept
         return Recording(self.edges_s[kept], self.load[kept], replayed=False)
 
     def compression(self, rate: float | None) -> float:
