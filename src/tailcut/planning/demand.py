@@ -212,8 +212,7 @@ def read_recording(path: Path) -> Recording:
     """A file of arrival times in seconds, one a line, or of lines `SECONDS RATE`, each rate until the next line.
 
     Lines that start with `#` are left out. The last rate lasts as long as the one before it, and what follows the last
-    arrival is a mean gap. Times and rates may be
-    divided by commas or semicolons, quoted, and have names in the first line, as monitoring systems export them.
+    arrival is a mean gap. Commas or semicolons, quotes, and names in the first line are those of monitoring systems.
 
     Raises:
         UsageError: missing, not such a file, or too short.
@@ -363,11 +362,7 @@ def _drawn(scale: float, load: np.ndarray, edges_s: np.ndarray, random: np.rando
 def _scaled(scale: float, arrivals: Recording, most: float, random: np.random.Generator) -> np.ndarray:
     """Recorded arrivals, of which some are left out, or to which others are added; int64 ns.
 
-    Args:
-        scale: of the rate.
-        arrivals: that were recorded.
-        most: the scale up to which each gap gets as many; beyond it, they are added by the course of the rate.
-        random: draws them.
+    Up to the scale `most` each gap gets as many; beyond it, they are added by the course of the rate.
     """
     seconds = arrivals.edges_s[:-1]
     if scale <= 1:
