@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from tests.effort import THOROUGH
 from tests.engines.models import perceptron
-from tests.servers import TIMEOUT_S, Server, Wire, raw_request, serving, until
+from tests.servers import TIMEOUT_S, Server, Wire, raw_request, serving, start, until
 
 from tailcut.machine.quota import usable_cpus
 from tailcut.runtime.profile import Profile
@@ -133,6 +133,23 @@ def test_a_renewal_loses_nothing(fleet: Server) -> None:
         until(renewed, fleet)
     assert not any(client.wrong or client.unconnected or client.interrupted or client.refused for client in clients)
     assert unready == []
+
+
+def test_a_sighup_while_workers_load_renews_them_afterwards(models: Path, tmp_path: Path) -> None:
+    """What it asks for may have changed after the first worker has read it."""
+    log = tmp_path / "log"
+    command = ["serve", str(models / "mlp.onnx"), "--port", "0", "--no-auto", "--workers", "2", "--json"]
+    with log.open("wb") as stderr:
+        server = Server(start(command, stderr, {}), "127.0.0.1", 0, log)
+    try:
+        until(lambda: workers(server), server)
+        server.process.send_signal(signal.SIGHUP)
+        until(lambda: "worker 1 was replaced" in log.read_text(), server)
+        assert log.read_text().index("serving mlp") < log.read_text().index("replacing all workers")
+        assert server.stop() == 0
+    finally:
+        server.process.kill()
+        server.process.wait(TIMEOUT_S)
 
 
 @pytest.mark.slow

@@ -115,6 +115,7 @@ class _Supervisor:
         self._models: Models = []
         self._choices: dict[str, DefaultChoice] = {}  # settings of bare models, by the file's hash
         self._announced = False
+        self._hung_up = False  # SIGHUP came before
         self._stopping = False
         self._drain_by = signal.SIGTERM  # or SIGINT, on which a worker accepts no longer
 
@@ -155,7 +156,10 @@ class _Supervisor:
             listener.refuse()
 
     def _renew(self) -> None:
-        secrets = self._group.secrets if self._announced else None
+        if not self._announced:  # a worker that loads may have read what was there before
+            self._hung_up = True
+            return
+        secrets = self._group.secrets
         if secrets is not None and secrets.changed_alone():
             _log.info("no model has changed: all workers are kept")
             self._order(secrets.read())
@@ -222,6 +226,8 @@ class _Supervisor:
                     self._announced = True
                     take_over(self._listeners)
                     self._on_ready(self._models)
+                    if self._hung_up:
+                        self._renew()
                 case Do.EXIT:
                     self._end(action.code)
                 case _:
