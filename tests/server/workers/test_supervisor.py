@@ -135,6 +135,7 @@ def test_a_renewal_loses_nothing(fleet: Server) -> None:
     assert unready == []
 
 
+@pytest.mark.slow
 def test_a_sighup_while_workers_load_renews_them_afterwards(models: Path, tmp_path: Path) -> None:
     """What it asks for may have changed after the first worker has read it."""
     log = tmp_path / "log"
