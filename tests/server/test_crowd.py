@@ -2,6 +2,8 @@
 
 import resource
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -104,3 +106,19 @@ def test_few_files_mean_few_connections(models: Path, tmp_path: Path) -> None:
             assert wire.ask(HEALTH).status == 200
         assert server.stop() == 0
     assert resource.getrlimit(resource.RLIMIT_NOFILE) == (soft, hard)
+
+
+@pytest.mark.parametrize(("limit", "fewest", "most"), [(64, 8, 30), (32, 1, 1)])
+def test_a_small_limit_leaves_room_for_what_is_not_open(limit: int, fewest: int, most: int) -> None:
+    """Without the files that the server opens later, and one connection at least."""
+    code = f"""
+import resource
+from tailcut.server.limits import ServerLimits
+from tailcut.server.sockets import fit_files
+resource.setrlimit(resource.RLIMIT_NOFILE, ({limit}, {limit}))
+print(fit_files(ServerLimits()).connections)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    connections = int(done.stdout)
+    assert fewest <= connections <= most
+    assert f"leaves room for {connections} connection{'s' if connections > 1 else ''}: see" in done.stderr

@@ -9,7 +9,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-_MOST_THREADS = 32
+_TASKS = Path("/proc/self/task")
+_MOST_THREADS = 32  # that are watched, with a file each
 
 
 def runnable_s() -> float:
@@ -24,10 +25,17 @@ def runnable_s() -> float:
     return (int(ran) + int(waited)) / 1e9
 
 
+def watched_threads() -> int:
+    """How many of this process's threads `CpuWaiting` would watch now, with a file each."""
+    with suppress(OSError):
+        return min(_MOST_THREADS, len(os.listdir(_TASKS)))  # noqa: PTH208  names, not paths
+    return 0
+
+
 class CpuWaiting:
     """Reads the waiting times of the threads known at the last `refresh`."""
 
-    def __init__(self, tasks: Path = Path("/proc/self/task"), main: int | None = None) -> None:
+    def __init__(self, tasks: Path = _TASKS, main: int | None = None) -> None:
         self._tasks = tasks
         self._main = str(os.getpid() if main is None else main)  # a process's first thread has its number
         self._files: dict[str, int] = {}

@@ -21,7 +21,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tailcut.errors import UsageError
-from tailcut.machine.open_files import raise_open_files
+from tailcut.machine.open_files import open_files, raise_open_files
+from tailcut.machine.waiting import watched_threads
 from tailcut.server.limits import ServerLimits
 
 _log = logging.getLogger("tailcut")
@@ -31,7 +32,7 @@ _SO_ATTACH_REUSEPORT_CBPF = 51
 _NO_SYN = ((0x30, 0, 0, 13), (0x54, 0, 0, 0x12), (0x15, 0, 1, 0x02), (0x06, 0, 0, 0), (0x06, 0, 0, 0xFFFFFFFF))
 _OLDER, _NEWER = 0, 1  # places in the kernel's list
 _BACKLOG = 4096
-_OTHER_FILES = 64  # listeners, the loop's own, models, and those that are opened for a moment
+_MORE_FILES = 32  # that will be opened: listeners, the loop's own, and those that are opened for a moment
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,10 +226,12 @@ def _remove_stale(path: str) -> None:
 def fit_files(limits: ServerLimits) -> ServerLimits:
     """Raise the limit of open files as far as may be; where that is still too few, fewer connections are taken."""
     soft = raise_open_files()
-    if soft == resource.RLIM_INFINITY or limits.connections + _OTHER_FILES <= soft:
+    others = open_files() + watched_threads() + _MORE_FILES
+    if soft == resource.RLIM_INFINITY or limits.connections + others <= soft:
         return limits
-    connections = max(1, soft - _OTHER_FILES)
-    _log.warning("the open-file limit of %d leaves room for %d connections: see ulimit -n", soft, connections)
+    connections = max(1, soft - others)
+    number = "1 connection" if connections == 1 else f"{connections} connections"
+    _log.warning("the open-file limit of %d leaves room for %s: see ulimit -n", soft, number)
     return replace(limits, connections=connections)
 
 
