@@ -149,6 +149,8 @@ def test_the_index_lists_each_version_that_failed(tmp_path: Path) -> None:
         ("/a/models/e/config.pbtxt: step 'm': /a/models/m/1/x: bad", "e/config.pbtxt: step 'm': m/1/x: bad"),
         ("'/a/models/m/1/x': see /usr/lib/y", "'m/1/x': see y"),
         ("/b/models/m/1/x: bad\nvery", "x: bad very"),
+        ("/a/models/m/c.pbtxt: name '../x' is", "m/c.pbtxt: name 'x' is"),
+        ('see "/usr/lib/y"', 'see "y"'),
     ],
 )
 def test_paths_begin_at_the_repository(message: str, reason: str) -> None:

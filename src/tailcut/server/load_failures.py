@@ -10,7 +10,7 @@ from tailcut.errors import TailcutError
 from tailcut.server.served_model import ServedModel
 
 _log = logging.getLogger("tailcut")
-_FOLDERS = re.compile(r"\S*/(?=\S)")  # of a path
+_FOLDERS = re.compile(r"[^\s'\"]*/(?=\S)")  # of a path, which may stand in quotes
 
 
 @dataclass(frozen=True, slots=True)
