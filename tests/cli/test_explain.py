@@ -113,6 +113,8 @@ def test_a_profile_is_sent_the_requests_of_a_file(folder: Path) -> None:
         (["http://127.0.0.1:9", "--rate", "10"], "--rate needs a PROFILE"),
         (["http://127.0.0.1:9", "--data", "x.npz"], "--data needs a PROFILE"),
         (["mlp.toml", "--duration", "soon"], "soon"),
+        ([__file__], "is neither the address of a running server nor a profile (.toml): make a profile of it with"),
+        (["grpc://127.0.0.1:9"], "tailcut explain asks over HTTP"),
         (["mlp.toml", "--rate", "1e12"], "a run has at most 100,000,000"),
         ([], "URL|PROFILE"),
     ],

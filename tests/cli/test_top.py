@@ -355,8 +355,10 @@ def test_over_tls(tmp_path: Path, top: Top) -> None:
     ("arguments", "words"),
     [
         (["http://127.0.0.1:9"], "no server answers at 127.0.0.1:9"),
-        (["grpc://127.0.0.1:9"], "the figures come over HTTP"),
-        (["ftp://x"], "is not http://HOST:PORT"),
+        (["grpc://127.0.0.1:9"], "is for gRPC, and tailcut top asks over HTTP: give http://HOST:PORT"),
+        (["ftp://x"], "is not http://HOST:PORT, https://HOST:PORT or http+unix:///PATH\n"),
+        ([__file__], "is a file, not the address of a running server"),
+        ([__file__], ", then tailcut top http://127.0.0.1:8000"),
         (["http://127.0.0.1:9", "--ca", "x.pem"], "--ca needs TLS"),
         (["{url}/v2"], "answers 404"),
     ],

@@ -55,7 +55,7 @@ def test_addresses(url: str, target: LoadTarget, path: str) -> None:
 @pytest.mark.parametrize(
     ("url", "words"),
     [
-        ("ftp://127.0.0.1:1", "is not http://HOST:PORT"),
+        ("ftp://127.0.0.1:1", "is not http://HOST:PORT, https://HOST:PORT, .*, grpc://HOST:PORT or grpcs://HOST:PORT$"),
         ("http://127.0.0.1:99999", "is not http://HOST:PORT"),
         ("http://", "is not http://HOST:PORT"),
         ("http://[::1", "is not http://HOST:PORT"),

@@ -31,9 +31,7 @@ def explain(
         Path | None, typer.Option(help="Write the slowest requests as trace events, for Perfetto.")
     ] = None,
     allow_remote: Annotated[bool, typer.Option("--allow-remote", help="Allow a server on another machine.")] = False,
-    ca: Annotated[
-        Path | None, typer.Option(help="With https:// or grpcs://: file of certificates (PEM) to trust.")
-    ] = None,
+    ca: Annotated[Path | None, typer.Option(help="With https://: file of certificates (PEM) to trust.")] = None,
     token_file: Annotated[Path | None, typer.Option(help="File with the token that the server requires.")] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown, for a pull request.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
@@ -67,7 +65,9 @@ def explain(
         for option, value in (("--rate", rate), ("--data", data)):
             if value is not None:
                 raise UsageError(f"{option} needs a PROFILE: a running server has traffic of its own")
-        load_target = with_access(parse_target(target, allow_remote=allow_remote), ca, token_file)
+        _refuse_model(target)
+        address = parse_target(target, allow_remote=allow_remote, command="explain", grpc=False)
+        load_target = with_access(address, ca, token_file)
         result = watch(load_target, only_model(load_target, model), length_s)
     result = msgspec.structs.replace(result, target=target)
     if report:
@@ -80,6 +80,24 @@ def explain(
         print(explain_markdown(result), end="")
     else:
         output_console().print(explain_view(result))
+
+
+def _refuse_model(target: str) -> None:
+    """Say how a model or a pipeline becomes what can be explained.
+
+    Raises:
+        UsageError: it is one.
+    """
+    import shlex
+
+    from tailcut.errors import UsageError
+    from tailcut.runtime.profile import is_pipeline
+
+    if Path(target).is_file() or is_pipeline(target):
+        raise UsageError(
+            f"{target} is neither the address of a running server nor a profile (.toml): make a profile of it with "
+            f"tailcut tune {shlex.quote(target)}, or serve it and give the server's address"
+        )
 
 
 def _of_profile(path: Path, length_s: float, rate: float | None, data: Path | None) -> "ExplainResult":

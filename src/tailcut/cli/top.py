@@ -27,15 +27,13 @@ def top(
     """Show what a running server does: rates, percentiles, queues, the slowest requests, memory. Ctrl-C ends it."""
     from tailcut.cli.options import with_access
     from tailcut.cli.serving.needs import read_token
-    from tailcut.errors import UnreachableError, UsageError
+    from tailcut.errors import UnreachableError
     from tailcut.lab.describe import parse_url
     from tailcut.lab.live import follow
     from tailcut.live.records import End
     from tailcut.report.live import Screen
 
-    load_target, prefix = parse_url(target, allow_remote=True)
-    if load_target.grpc:
-        raise UsageError(f"{target!r} is not http://HOST:PORT: the figures come over HTTP")
+    load_target, prefix = parse_url(target, allow_remote=True, command="top", grpc=False)
     load_target = with_access(load_target, ca, token_file)
     given = None if token_file is None else str(token_file)
     screen = Screen(f"tailcut top {load_target.uds or load_target.authority}{prefix.rstrip('/')}")

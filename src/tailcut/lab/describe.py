@@ -32,42 +32,47 @@ from tailcut.spec import DType, ModelSpec, Rows, TensorSpec
 from tailcut.wire.v2.call import model_path
 
 _TLS = ("https", "grpcs")
-_NO_ADDRESS = "not http://HOST:PORT, http+unix:///PATH or grpc://HOST:PORT"
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
 _METADATA_NAME = re.compile(r"(?!grpc-)[0-9a-z_.-]+(?<!-bin)\Z")
 
 
-def parse_target(url: str, *, allow_remote: bool = False) -> LoadTarget:
+def parse_target(url: str, *, allow_remote: bool = False, command: str = "bench", grpc: bool = True) -> LoadTarget:
     """The address of `parse_url` alone."""
-    return parse_url(url, allow_remote=allow_remote)[0]
+    return parse_url(url, allow_remote=allow_remote, command=command, grpc=grpc)[0]
 
 
-def parse_url(url: str, *, allow_remote: bool = False) -> tuple[LoadTarget, str]:
+def parse_url(
+    url: str, *, allow_remote: bool = False, command: str = "bench", grpc: bool = True
+) -> tuple[LoadTarget, str]:
     """An address and the path behind it, empty for a v2 server as a whole.
 
     `http://HOST:PORT`, `grpc://HOST:PORT` and `http+unix://PATH`, the socket's path percent-encoded or plain;
     `http://HOST:PORT/PATH` and `http+unix://%2FSOCKET/PATH`; `https://` and `grpcs://` for TLS.
 
+    Args:
+        url: the address.
+        allow_remote: whether it may be another machine's.
+        command: of tailcut that it was given to, for messages.
+        grpc: whether that speaks gRPC.
+
     Raises:
         UsageError: not such an address, or not of this machine and `allow_remote` is off.
     """
     if "://" not in url:
-        _refuse_source(url)
+        _refuse_source(url, command)
     if url.startswith("http+unix://"):
-        return _parse_socket(url.removeprefix("http+unix://"))
-    parts = _split(url)
-    if parts.scheme in {"grpc", "grpcs"} and parts.path not in {"", "/"}:
-        raise UsageError(f"{url!r} is not grpc://HOST:PORT")
+        return _parse_socket(url.removeprefix("http+unix://"), grpc=grpc)
+    is_grpc = url.startswith(("grpc://", "grpcs://"))
+    if is_grpc:
+        _check_grpc(url, command, speaks=grpc)
+    parts = _split(url, grpc=grpc)
     try:
         port = parts.port or (443 if parts.scheme in _TLS else 80)
     except ValueError:
         port = 0
     tls = parts.scheme in _TLS
     if parts.scheme not in {"http", "grpc", *_TLS} or not parts.hostname or not port:
-        raise UsageError(f"{url!r} is {_NO_ADDRESS}")
-    grpc = parts.scheme.startswith("grpc")
-    if grpc and not all(find_spec(name) for name in ("grpc", "google.protobuf")):
-        raise UsageError("grpc:// needs grpcio, which is not installed: pip install 'tailcut[grpc-client]'")
+        raise _not_an_address(url, grpc=grpc)
     if not allow_remote:
         try:
             address = socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)[0][4][0]
@@ -78,17 +83,37 @@ def parse_url(url: str, *, allow_remote: bool = False) -> tuple[LoadTarget, str]
                 f"{parts.hostname} is not this machine: add --allow-remote if you are allowed to send load there"
             )
     path = parts.path + (f"?{parts.query}" if parts.query else "")
-    return LoadTarget(parts.hostname, port, grpc=grpc, tls=tls), "" if path == "/" else path
+    return LoadTarget(parts.hostname, port, grpc=is_grpc, tls=tls), "" if path == "/" else path
 
 
-def _split(url: str) -> SplitResult:
+def _split(url: str, *, grpc: bool) -> SplitResult:
     try:
         return urlsplit(url if "://" in url else f"http://{url}")
     except ValueError:  # a bracket that is not closed
-        raise UsageError(f"{url!r} is {_NO_ADDRESS}") from None
+        raise _not_an_address(url, grpc=grpc) from None
 
 
-def _refuse_source(url: str) -> None:
+def _not_an_address(url: str, *, grpc: bool) -> UsageError:
+    forms = ["http://HOST:PORT", "https://HOST:PORT", "http+unix:///PATH"]
+    forms += ["grpc://HOST:PORT", "grpcs://HOST:PORT"] if grpc else []
+    return UsageError(f"{url!r} is not {', '.join(forms[:-1])} or {forms[-1]}")
+
+
+def _check_grpc(url: str, command: str, *, speaks: bool) -> None:
+    """Check what is asked of gRPC.
+
+    Raises:
+        UsageError: the command does not speak it, it cannot be spoken here, or there is a path behind the address.
+    """
+    if not speaks:
+        raise UsageError(f"{url!r} is for gRPC, and tailcut {command} asks over HTTP: give http://HOST:PORT")
+    if _split(url, grpc=True).path not in {"", "/"}:
+        raise UsageError(f"{url!r} is not grpc://HOST:PORT")
+    if not all(find_spec(name) for name in ("grpc", "google.protobuf")):
+        raise UsageError("grpc:// needs grpcio, which is not installed: pip install 'tailcut[grpc-client]'")
+
+
+def _refuse_source(url: str, command: str) -> None:
     """Say how to serve what has been named in place of a server's address.
 
     Raises:
@@ -98,16 +123,16 @@ def _refuse_source(url: str) -> None:
     if kind:
         raise UsageError(
             f"{url} is {kind}, not the address of a running server: run tailcut serve {shlex.quote(url)}, then "
-            "tailcut bench http://127.0.0.1:8000, or the address that it prints"
+            f"tailcut {command} http://127.0.0.1:8000, or the address that it prints"
         )
 
 
-def _parse_socket(address: str) -> tuple[LoadTarget, str]:
+def _parse_socket(address: str, *, grpc: bool) -> tuple[LoadTarget, str]:
     if address.startswith("/"):
         return LoadTarget(uds=unquote(address)), ""
     socket_path, slash, path = address.partition("/")
     if not socket_path:
-        raise UsageError(f"'http+unix://' is {_NO_ADDRESS}")
+        raise _not_an_address("http+unix://", grpc=grpc)
     return LoadTarget(uds=unquote(socket_path)), slash + path if path else ""
 
 
