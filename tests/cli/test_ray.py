@@ -16,6 +16,16 @@ from tailcut.ray.membership import ReplicaDirectory as Members
 from tailcut.ray.plan import Replicas, read_plan, serve_config
 
 
+@pytest.mark.parametrize("arguments", [(), ("--help",)])
+def test_help_lists_its_commands(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    """As that of `tailcut` does, also without a command."""
+    assert cli.main(["ray", *arguments]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert out.startswith("Usage: tailcut ray [OPTIONS] COMMAND [ARGS]...\n\n  Ray Serve: the file of")
+    assert out.count("\n  config ") == out.count("\n  haproxy ") == 1
+
+
 def test_config_writes_the_plan_of_an_application(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """To a file, or to stdout."""
     model = digits_model()

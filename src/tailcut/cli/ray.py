@@ -14,12 +14,14 @@ if TYPE_CHECKING:
 
     from tailcut.client.requests import ServerAddress
 
-ray = typer.Typer(
-    help="Ray Serve: the file of an application, its replicas, and haproxy in front of them.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-)
+ray = typer.Typer(invoke_without_command=True, add_completion=False, rich_markup_mode=None)
+
+
+@ray.callback()
+def commands(context: typer.Context) -> None:
+    """Ray Serve: the file of an application, its replicas, and haproxy in front of them."""
+    if context.invoked_subcommand is None:
+        print(context.get_help())
 
 
 @ray.command()
