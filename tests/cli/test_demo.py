@@ -73,7 +73,12 @@ def test_the_story_names_what_to_type(done):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"), [(["--budget", "soon"], "soon"), (["--budget", "5s", "--keep", "/dev/null/x"], "/dev/null")]
+    ("arguments", "words"),
+    [
+        (["--budget", "soon"], "soon"),
+        (["--budget", "1s"], "--budget 1s: a tune needs at least 5 seconds"),
+        (["--budget", "5s", "--keep", "/dev/null/x"], "/dev/null"),
+    ],
 )
 def test_a_mistake_is_one_line(tmp_path: Path, mistake: Callable[..., str], arguments: list[str], words: str) -> None:
     """A budget that is none and a folder that cannot be made are named."""

@@ -39,11 +39,11 @@ def demo(
     """Tune, serve and load-test the bundled digit classifier, in under two minutes."""
     from tailcut.cli.records import DemoResult
     from tailcut.cli.termination import interrupted_by_sigterm
-    from tailcut.durations import parse_duration
+    from tailcut.cli.tune_wanted import budget_of
     from tailcut.lab.records import to_json
     from tailcut.report.terminal import output_console
 
-    budget_s = parse_duration(budget)  # reports a mistake before any file is created
+    budget_s = budget_of(budget)  # reports a mistake before any file is created
     console = output_console(stderr=json, highlight=False)
     folder = _folder(keep)
     with interrupted_by_sigterm():  # by default, the tuning would go on, and folders would stay

@@ -8,6 +8,21 @@ if TYPE_CHECKING:
     from tailcut.tuner.result_records import ModelRequest
 
 
+def budget_of(text: str) -> float:
+    """The seconds of `--budget`.
+
+    Raises:
+        UsageError: it is no duration, or too short.
+    """
+    from tailcut.durations import parse_duration
+    from tailcut.errors import UsageError
+
+    budget_s = parse_duration(text)
+    if budget_s < 5:
+        raise UsageError(f"--budget {text}: a tune needs at least 5 seconds")
+    return budget_s
+
+
 def wanted_of(
     model: Path,
     data: Path | None,
@@ -24,16 +39,13 @@ def wanted_of(
         UsageError: an option cannot be read.
     """
     from tailcut.cli.options import load_data
-    from tailcut.durations import parse_duration
     from tailcut.errors import UsageError
     from tailcut.lab.arrivals import check_count
     from tailcut.tuner.accuracy import load_metric, parse_bound
     from tailcut.tuner.records import TuneRequest
 
     arrays = load_data(data) if data else None
-    budget_s = parse_duration(budget)
-    if budget_s < 5:
-        raise UsageError(f"--budget {budget}: a tune needs at least 5 seconds")
+    budget_s = budget_of(budget)
     check_count(rate or 0.0, budget_s)
     bound = parse_bound(accuracy)
     if metric is not None and bound is None:
