@@ -143,7 +143,7 @@ def logged(server: Server) -> dict[str, int]:
     """The refusals that the log has told of, by the reason's first words."""
     result: dict[str, int] = {}
     log = _log(server)
-    message = re.findall(r"three: refused (\d+) requests: (model '\w+'|cannot|its deadline)", log)
+    message = re.findall(r"three: refused (\d+) requests?: (model '\w+'|cannot|the deadline)", log)
     assert len(message) == len(re.findall(r"has no room|cannot meet|has passed", log)), log  # and of no single request
     for count, reason in message:
         result[reason] = result.get(reason, 0) + int(count)
