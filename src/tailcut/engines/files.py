@@ -237,7 +237,8 @@ def _by_content(path: Path, head: bytes) -> tuple[str, str] | None:
         if head[offset : offset + len(magic)] == magic:
             return what, advice
     if head.startswith(b"PK\x03\x04"):
-        return _of_zip(path)
+        names = _listed(path)
+        return _of_zip(path, names) if names else ("an archive that is cut short or damaged", "copy the file again")
     if head[:1] == b"\x80" and len(head) > 1 and 2 <= head[1] <= 5:  # pickle's protocol 2 to 5
         torch = head[2:12] == b"\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8" or path.suffix.lower() in {".pt", ".pth"}
         return ("a PyTorch file", _TORCH) if torch else ("a Python pickle", _PICKLE)
@@ -257,15 +258,14 @@ def _of_text(text: bytes) -> tuple[str, str] | None:
     return ("an XML file", "name the model file") if text.startswith(b"<?xml") else None
 
 
-def _of_zip(path: Path) -> tuple[str, str]:
+def _of_zip(path: Path, names: Iterable[str]) -> tuple[str, str]:
     """What an archive is, by the names that it lists."""
-    names = _listed(path)
     ends = {name.rpartition("/")[2] for name in names}
     if "data.pkl" in ends:
         return "a PyTorch file", _TORCH
     if "model.weights.h5" in ends or {"metadata.json", "config.json"} <= ends:
         return "a Keras model", _KERAS
-    if names and all(name.endswith(".npy") for name in names):
+    if all(name.endswith(".npy") for name in names):
         return _SUFFIXES[".npz"]
     if path.suffix.lower() == ".pt2":
         return "a PyTorch archive without a program, or of PyTorch 2.8 or older", "save it with torch.export.save"

@@ -166,3 +166,34 @@ def test_files_cut_short_and_flipped_bits_are_one_line(program: Path, tmp_path: 
         open_engine(path, OPTIONS)
     assert str(caught.value).startswith(f"{path}: ")
     assert "\n" not in str(caught.value)
+
+
+def on_device(files: dict[str, bytes], device: str) -> dict[str, bytes]:
+    as_json = (b'"type": "cpu"', f'"type": "{device}"'.encode())
+    return {name: data.replace(*as_json) if name.endswith(".json") else data for name, data in files.items()}
+
+
+@pytest.mark.parametrize(
+    ("damage", "why"),
+    [
+        (lambda files: on_device(files, "mps"), r"mps devices: export it on the CPU\Z"),
+        (lambda files: files | {PROGRAM: files[PROGRAM].replace(b'"major": ', b'"major": 9')}, "schema version"),
+        (lambda files: files | {"data/weights/weight_0": files["data/weights/weight_0"][:8]}, "of size 8"),
+    ],
+    ids=["device", "version", "weight"],
+)
+def test_what_pytorch_cannot_load_is_said(program: Path, tmp_path: Path, damage: Callable[..., Any], why: str) -> None:
+    """In place of warnings to look up, which are not shown."""
+    path = written(tmp_path / "m.pt2", damage(contents(program)))
+    with pytest.raises(ModelFileError, match=why) as caught:
+        open_engine(path, OPTIONS)
+    assert "warnings" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_program_that_is_cut_short_is_called_so(program: Path, tmp_path: Path) -> None:
+    """As after a download that broke off."""
+    whole = program.read_bytes()
+    (tmp_path / "m.pt2").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ModelFileError, match="an archive that is cut short or damaged"):
+        open_engine(tmp_path / "m.pt2", OPTIONS)

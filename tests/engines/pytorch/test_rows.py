@@ -1,5 +1,6 @@
 """Whether a program's rows are independent: each verdict is compared with what PyTorch computes."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,15 @@ def test_dependent(tmp_path: Path, name: str, compute: Callable[[Any], Any], sha
     assert spec.rows is not Rows.INDEPENDENT
     assert spec.rows_reason
     assert not computed_alike(path, shape)
+
+
+def test_a_program_for_a_multiple_of_rows_says_so(tmp_path: Path) -> None:
+    """Its one input differs from no other."""
+    pairs = {"x": {0: 2 * programs.torch.export.Dim("half")}}
+    path = programs.save(tmp_path / "m.pt2", programs.Function(lambda x: x * 2), (programs.torch.zeros(4, 3),), pairs)
+    spec = read_program(path, EngineOptions(name="torch")).spec
+    assert spec.rows is Rows.DEPENDENT
+    assert re.fullmatch(r"the program was exported for a first axis of 2\*\w+, not for any length", spec.rows_reason)
 
 
 def test_whole_networks(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import io
 import logging
 import operator
+import re
 import threading
 import warnings
 import zipfile
@@ -47,6 +48,7 @@ DTYPES = {
 }
 _ENDLESS = {"while_loop"}  # operators that repeat a part of the graph as often as values say
 _REASON_CHARS = 200
+_OF_DEVICE = re.compile(r"cuda|nvidia|support for \w+ devices", re.IGNORECASE)  # PyTorch's words where one is missing
 _READING = threading.Lock()  # PyTorch's reader keeps what it reads in a global, and refuses a second one meanwhile
 
 
@@ -139,14 +141,18 @@ def _read(path: Path) -> Any:
             if not is_trusted(path):
                 _check(file)
             _register(file)
+            is_pickled = _is_pickled(file)
             file.seek(0)
-            return torch.export.load(file)
+            if is_pickled:
+                return torch.export.load(file)
+            return _package.load_pt2(file).exported_programs["model"]  # as above, but with its error
     except UnsupportedError as error:
         raise UnsupportedError(f"{path}: {error}") from None
     except OSError as error:
         raise ModelFileError(f"{path}: cannot be read: {error.strerror or error}") from None
     except Exception as error:  # noqa: BLE001  PyTorch's errors share no base
-        raise ModelFileError(f"{path}: PyTorch cannot load it: {short(error)}") from None
+        advice = ": export it on the CPU" if _OF_DEVICE.search(str(error)) else ""
+        raise ModelFileError(f"{path}: PyTorch cannot load it: {short(error)}{advice}") from None
     finally:
         log.setLevel(level)
 
@@ -362,8 +368,10 @@ def _rows(graph: Any, spec: ModelSpec, inputs: list[Any], outputs: Mapping[str, 
     if not spec.batchable or not inputs:
         return RowEvidence(Rows.DEPENDENT, "the program has no free first axis")
     firsts = {expression(node.meta["val"].shape[0]) for node in inputs}
-    if len(firsts) != 1 or not isinstance(next(iter(firsts)), sympy.Symbol):
+    if len(firsts) != 1:
         return RowEvidence(Rows.DEPENDENT, "the first axes of the inputs differ in length")
+    if not isinstance(first := next(iter(firsts)), sympy.Symbol):
+        return RowEvidence(Rows.DEPENDENT, f"the program was exported for a first axis of {first}, not for any length")
     try:
         return RowAnalysis(firsts.pop()).run(graph, inputs, outputs)
     except (LookupError, TypeError, ValueError, AttributeError) as error:  # an operator called in a way of its own
