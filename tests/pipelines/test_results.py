@@ -265,3 +265,14 @@ def test_fill_is_for_every_output_of_a_free_size():
     """And for no other."""
     with pytest.raises(UsageError, match="fill must have a value for each output of a free size"):
         stage(**FILLED | {"fill": {"y": 0}}, name="s")(ragged)
+
+
+@pytest.mark.parametrize("kind", [bytearray, memoryview])
+@pytest.mark.parametrize("form", [list, tuple, lambda rows: np.array([*rows, None], object)[:-1], lambda rows: rows[0]])
+def test_buffers_in_place_of_bytes_say_what_to_return(kind, form):
+    """numpy takes them for lists of numbers."""
+    with pytest.raises(EngineError, match=f"expected str or bytes in each element, got {kind.__name__}: return bytes"):
+        run(
+            {"inputs": {"x": "FP32[2]"}, "outputs": {"y": "BYTES"}},
+            lambda x: form([kind(b"a"), kind(b"b"), kind(b"c")]),
+        )

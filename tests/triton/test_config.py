@@ -54,6 +54,15 @@ def test_what_the_file_leaves_open_comes_from_the_model() -> None:
     assert "dynamic_batching" not in both
 
 
+def test_types_that_the_file_leaves_out_are_those_of_the_model() -> None:
+    """Triton completes them, too."""
+    file = as_dict(parse_config('input [ { name: "x" dims: [ 4 ] } ] output [ { name: "y" dims: [ 2 ] } ]', "here"))
+    tensors = {"input": [{"name": "x", "data_type": "TYPE_FP32"}], "output": [{"name": "y", "data_type": "TYPE_INT64"}]}
+    result = completed(file, LIVE | tensors)
+    assert [tensor["data_type"] for tensor in result["input"] + result["output"]] == ["TYPE_FP32", "TYPE_INT64"]
+    assert result["input"][0]["dims"] == [4]
+
+
 def test_instance_groups_have_names_counts_and_kinds() -> None:
     """What a group leaves open is filled in; what it says stays."""
     text = 'instance_group [ { count: 2 }, { name: "mine" kind: KIND_GPU gpus: [ 0 ] } ]'

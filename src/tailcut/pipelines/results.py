@@ -1,6 +1,6 @@
 """What a stage's function returned, checked against what was declared. Pure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -166,10 +166,26 @@ def _as_array(where: str, tensor: TensorSpec, value: Any, dtype: type | None = N
 
 def _text(where: str, tensor: TensorSpec, value: Any) -> np.ndarray:
     """An array of strings, each by itself: numpy's own strings lose the NULs that they end with."""
+    _refuse_buffers(where, _items(value))  # which numpy takes for lists of numbers
     array = _as_array(where, tensor, value, None if isinstance(value, np.ndarray | np.generic) else object)
     if array.dtype.kind not in "SUO":
         raise EngineError(f"{where}: expected {tensor.dtype} ({tensor.dtype.numpy}), got {array.dtype}")
     return array
+
+
+def _refuse_buffers(where: str, items: Iterable[Any]) -> None:
+    kind = next((type(item).__name__ for item in items if isinstance(item, bytearray | memoryview)), None)
+    if kind is not None:
+        raise EngineError(f"{where}: expected str or bytes in each element, got {kind}: return bytes")
+
+
+def _items(value: Any) -> Iterator[Any]:
+    """Yield what a value is made of, however deep it lies in lists and tuples."""
+    if isinstance(value, list | tuple):
+        for item in value:
+            yield from _items(item)
+    else:
+        yield value
 
 
 def _bytes(where: str, array: np.ndarray) -> np.ndarray:
@@ -179,6 +195,7 @@ def _bytes(where: str, array: np.ndarray) -> np.ndarray:
     except UnicodeEncodeError:
         raise EngineError(f"{where}: a str has half of a surrogate pair, which is no text: return bytes") from None
     if not all(isinstance(item, bytes) for item in items):
+        _refuse_buffers(where, items)
         raise EngineError(f"{where}: expected str or bytes in each element")
     result = np.empty(len(items), object)
     result[:] = items

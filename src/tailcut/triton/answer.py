@@ -12,6 +12,9 @@ def completed(config: Mapping[str, Any], live: Mapping[str, Any]) -> dict[str, A
         live: what the server itself says of the model.
     """
     filled = {name: config.get(name) or live[name] for name in ("name", "platform", "backend", "input", "output")}
+    for kind in ("input", "output"):
+        types = {tensor["name"]: tensor["data_type"] for tensor in live[kind] if "data_type" in tensor}
+        filled[kind] = [_typed(tensor, types) for tensor in filled[kind]]
     filled["instance_group"] = _groups(config, live) or live["instance_group"]
     own = {name: value for name, value in live.items() if name != "dynamic_batching"}
     if not config.get("max_batch_size") and not config.get("input"):  # the model alone says what it takes
@@ -21,6 +24,13 @@ def completed(config: Mapping[str, Any], live: Mapping[str, Any]) -> dict[str, A
     parameters = {**config.get("parameters", {}), **live["parameters"]}
     policy = config.get("version_policy") or {"latest": {"num_versions": 1}}
     return {**own, **config, **filled, "parameters": parameters, "version_policy": policy}
+
+
+def _typed(tensor: Mapping[str, Any], types: Mapping[str, str]) -> dict[str, Any]:
+    """A tensor with the type that the model has, where the file leaves it out."""
+    known = tensor.get("data_type", "TYPE_INVALID") != "TYPE_INVALID"
+    name = tensor.get("name", "")
+    return dict(tensor) if known or name not in types else {**tensor, "data_type": types[name]}
 
 
 def _groups(config: Mapping[str, Any], live: Mapping[str, Any]) -> list[dict[str, Any]]:
