@@ -9,6 +9,7 @@ from tests.engines import models
 
 from tailcut.engines import EngineOptions, open_engine
 from tailcut.engines.openvino_sizes import SizedReference, SizeInference
+from tailcut.engines.openvino_values import ValueCheck
 from tailcut.errors import EngineError
 
 
@@ -38,7 +39,9 @@ def test_a_reference_answers_only_what_openvino_can_compute(tmp_path: Path) -> N
     """Its engine would answer more; what both refuse is said in the engine's words."""
     path = models.pooled(tmp_path / "pooled.onnx")
     engine = open_engine(path, EngineOptions(threads=1))
-    reference = SizedReference(engine, SizeInference(ov.Core().read_model(path), engine.spec), "use that engine")
+    model = ov.Core().read_model(path)
+    values = ValueCheck(model, engine.spec, path, "use that engine")
+    reference = SizedReference(engine, SizeInference(model, engine.spec), values, "use that engine")
     assert engine.run(images(1))["y"].shape == (1, 3)
     assert np.array_equal(reference.run(images(4))["y"], engine.run(images(4))["y"])
     with pytest.raises(EngineError, match=r"^openvino refuses .*: use that engine$"):

@@ -79,7 +79,7 @@ class OpenVinoEngine:
         if _is_free(self.spec):
             recompile = _compiler(model, _properties(options, shared=False))
             if onnx and is_installed("onnxruntime"):
-                reference = _onnx_reference(path, options, model, self.spec)
+                reference = _onnx_reference(path, options, model, self.spec, self._values)
             else:
                 reference = _own_reference(model, self.spec, options, self._values)
             if reference is not None:
@@ -230,7 +230,9 @@ def _compiler(model: Any, properties: dict[str, Any]) -> Callable[[], Any]:
     return recompile
 
 
-def _onnx_reference(path: Path, options: EngineOptions, model: Any, spec: ModelSpec) -> Reference | None:
+def _onnx_reference(
+    path: Path, options: EngineOptions, model: Any, spec: ModelSpec, values: ValueCheck
+) -> Reference | None:
     """Another engine on the file of this model; None, with a warning, where it does not load it."""
     from tailcut.engines.onnxruntime import OnnxRuntimeEngine  # noqa: PLC0415  models of fixed sizes need it not
 
@@ -246,7 +248,7 @@ def _onnx_reference(path: Path, options: EngineOptions, model: Any, spec: ModelS
     try:
         engine = OnnxRuntimeEngine(path, wanted, spec.name)
         sizes = SizeInference(model, spec, by_name=True)
-        return Reference(SizedReference(engine, sizes, advice), "onnxruntime", advice)
+        return Reference(SizedReference(engine, sizes, values, advice), "onnxruntime", advice)
     except TailcutError as error:
         _log.warning("%s: openvino's outputs for new sizes are not checked: %s", spec.name, error)
         return None

@@ -17,6 +17,7 @@ from tailcut.engines.base import Arrays, Engine
 from tailcut.engines.error_line import short
 from tailcut.engines.hints import Hinted, InputHints
 from tailcut.engines.openvino_ports import ports_in_order
+from tailcut.engines.openvino_values import ValueCheck
 from tailcut.errors import EngineError, InvalidInputError
 from tailcut.spec import ModelSpec
 
@@ -102,20 +103,23 @@ class SizedReference:
     Args:
         engine: that answers; it belongs to the reference.
         sizes: of the model as OpenVINO has it.
+        values: what the model demands of the values of its inputs.
         advice: what the user may do where only OpenVINO refuses.
     """
 
-    def __init__(self, engine: Engine, sizes: SizeInference, advice: str) -> None:
+    def __init__(self, engine: Engine, sizes: SizeInference, values: ValueCheck, advice: str) -> None:
         self.spec = engine.spec
         self.hints = engine.hints if isinstance(engine, Hinted) else InputHints()
         self._engine = engine
         self._sizes = sizes
+        self._values = values
         self._advice = advice
 
     def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
         """All outputs, in fresh arrays.
 
         Raises:
+            InvalidInputError: the operators do not allow its values.
             EngineError: the engine or OpenVINO refuses the request.
         """
         answer = self._engine.run(inputs)
@@ -123,6 +127,7 @@ class SizedReference:
             self._sizes.infer(inputs)
         except EngineError as error:
             raise EngineError(f"{error}: {self._advice}") from None
+        self._values.check(inputs, tuple(inputs[tensor.name].shape for tensor in self.spec.inputs))
         return answer
 
     def close(self) -> None:

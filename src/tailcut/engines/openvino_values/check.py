@@ -15,6 +15,8 @@ from tailcut.engines.openvino_ports import ports_in_order
 from tailcut.engines.openvino_values.demands import Demand, demands, unfit
 from tailcut.engines.openvino_values.flow import operators
 from tailcut.engines.openvino_values.host import name_of
+from tailcut.engines.openvino_values.width_check import WidthCheck, checked_widths, givers, span_of_input, widest_of
+from tailcut.engines.openvino_values.widths import Width
 from tailcut.errors import EngineError, InvalidInputError, UnsupportedError
 from tailcut.spec import ModelSpec
 
@@ -53,7 +55,10 @@ class ValueCheck:
         self._ports = ports_in_order(self._model.inputs, spec.inputs, by_place=by_place)
         places = {name_of(port): place for place, port in enumerate(self._ports)}
         self._demands: list[Demand] = []
+        widest = {place: widest_of(port) for place, port in enumerate(self._ports)}
+        needed: list[Width] = []
         for operator in operators(self._model, places):
+            needed += checked_widths(operator, widest, path, advice)
             part = unfit(operator)
             found = [] if part else list(demands(operator))
             part = part or next((demand.part for demand in found if not demand.can_check), "")
@@ -63,7 +68,9 @@ class ValueCheck:
                     f"in this model: {advice}"
                 )
             self._demands += found
+        self._widths = WidthCheck(needed, dict(enumerate(self._ports)), self._names)
         self._sized_by = {name: port for demand in self._demands for name, port in demand.sized_by.items()}
+        self._sized_by |= self._widths.sized_by
         self._lock = threading.Lock()
         self._limits: dict[Shapes, tuple[list[_Limit], Mapping[str, tuple[int, ...]]]] = {}
         if not self._sized_by:
@@ -72,7 +79,7 @@ class ValueCheck:
     @property
     def is_needed(self) -> bool:
         """Whether there is anything to check."""
-        return bool(self._demands)
+        return bool(self._demands) or self._widths.is_needed
 
     @property
     def below(self) -> dict[str, int]:
@@ -96,7 +103,7 @@ class ValueCheck:
             InvalidInputError: there are such.
             EngineError: its sizes do not fit the graph.
         """
-        if not self._demands:
+        if not self.is_needed:
             return
         inputs = [arrays[name] for name in self._names]
         limits, sizes = self._limits.get(shapes) or self._learn(inputs, shapes)
@@ -104,13 +111,11 @@ class ValueCheck:
         for limit in limits:
             place = limit.demand.value.source
             if place is not None:
-                if place not in spans:
-                    array = inputs[place]
-                    spans[place] = (array.min(), array.max()) if array.size else (np.inf, -np.inf)
-                least, most = spans[place]
+                least, most = spans.get(place) or span_of_input(inputs, place, spans)
                 if least > limit.narrow_low - 1 and most < limit.narrow_high + 1:  # a float is cut to whole numbers
                     continue
             self._look_closely(limit, inputs, sizes)
+        self._widths.check(inputs, shapes, sizes, spans)
 
     def _look_closely(self, limit: _Limit, inputs: Sequence[np.ndarray], sizes: Mapping[str, tuple[int, ...]]) -> None:
         demand, host = limit.demand, limit.demand.value.host
@@ -123,10 +128,7 @@ class ValueCheck:
                     return
                 raise EngineError(f"the sizes of {self._givers(demand)} do not fit {demand.kind}") from None
             if _is_within(values, limit):
-                if host.fits(inputs):
-                    return
-                text = "a value is out of bounds: openvino computes with 32 bits"
-                raise InvalidInputError(f"{self._givers(demand)}: {text}")
+                return
             if low.ndim:
                 wrong = np.argwhere(~((values > low - 1) & (values < high + 1)))
                 low, high = low[wrong[0, -1]], high[wrong[0, -1]]
@@ -137,8 +139,7 @@ class ValueCheck:
     def _givers(self, demand: Demand) -> str:
         """The inputs that a value comes from, in words."""
         host = demand.value.host
-        places = sorted(host.places) if host is not None else [demand.value.source or 0]
-        return ("input " if len(places) == 1 else "inputs ") + ", ".join(repr(self._names[place]) for place in places)
+        return givers(self._names, sorted(host.places) if host is not None else [demand.value.source or 0])
 
     def _learn(
         self, inputs: Sequence[np.ndarray], shapes: Shapes

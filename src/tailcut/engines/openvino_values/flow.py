@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from openvino import opset13 as ops
 
-from tailcut.engines.openvino_values.host import Host, can_compute, name_of
+from tailcut.engines.openvino_values.host import Host, can_compute, is_integral, name_of
+from tailcut.engines.openvino_values.spans import NOTHING, PLACES, Span, hull, span_of
 
 _LARGE = 2**31 - 1  # from here on, a bound is none
 
@@ -28,6 +29,7 @@ class Known:
         source: the input whose elements it has, or some of them.
         whole: it has all of them.
         sized: its size follows from values.
+        span: how to compute the interval that its values are in.
     """
 
     varies: bool = False
@@ -37,15 +39,20 @@ class Known:
     source: int | None = None
     whole: bool = False
     sized: bool = False
+    span: Span = PLACES
 
 
 @dataclass(frozen=True, slots=True)
 class Operator:
-    """An operator, with what is known of its operands; `inner` where it stands inside a loop or a branch."""
+    """An operator, with what is known of its operands and results; `inner` where it stands inside a loop or a branch.
+
+    Of the results of loops and branches, nothing is known yet.
+    """
 
     node: Any
     operands: tuple[Known, ...]
     inner: bool
+    results: tuple[Known, ...] = ()
 
     @property
     def kind(self) -> str:
@@ -53,7 +60,7 @@ class Operator:
         return str(self.node.get_type_name())
 
 
-_UNKNOWN = Known(varies=True, low=False, high=False)
+_UNKNOWN = Known(varies=True, low=False, high=False, span=NOTHING)
 _KEPT = {"Reshape", "Squeeze", "Unsqueeze", "Transpose", "Convert", "Broadcast", "Tile"}  # all elements, and no others
 _PICKED = {"Gather", "GatherElements", "GatherND", "Slice", "StridedSlice", "Split", "VariadicSplit", "Reverse"}
 _FIRST = {"ReverseSequence", "Floor", "Ceiling", "Round", "ReduceMax", "ReduceMin", "ReduceMean", "ReduceSum", "CumSum"}
@@ -89,7 +96,9 @@ def operators(model: Any, inputs: Mapping[str, int]) -> Iterator[Operator]:
             place = inputs.get(name_of(node.output(0)))
             if place is not None:
                 host = Host(node, 0, place=place)
-                known[name_of(node.output(0))] = replace(_UNKNOWN, host=host, source=place, whole=True)
+                known[name_of(node.output(0))] = replace(
+                    _UNKNOWN, host=host, source=place, whole=True, span=Span(place=place)
+                )
                 continue
         yield from _follow(node, known, inner=False)
 
@@ -98,12 +107,14 @@ def _follow(node: Any, known: dict[str, Known], *, inner: bool) -> Iterator[Oper
     """Yield an operator and those inside it, and note what is known of its results."""
     operands = tuple(known.get(name_of(port), _UNKNOWN) for port in node.input_values())
     operator = Operator(node, operands, inner)
-    yield operator
-    results: Mapping[int, Known] = {}
     if operator.kind in {"If", "Loop", "TensorIterator"}:
-        results = yield from _inside(operator)
-    for port in node.outputs():
-        known[name_of(port)] = results.get(port.get_index()) or _result(operator, port)
+        yield operator
+        found: Mapping[int, Known] = yield from _inside(operator)
+        results = tuple(found.get(port.get_index()) or _result(operator, port) for port in node.outputs())
+    else:
+        results = tuple(_result(operator, port) for port in node.outputs())
+        yield replace(operator, results=results)
+    known.update(zip(map(name_of, node.outputs()), results, strict=True))
 
 
 def _inside(operator: Operator) -> Any:
@@ -132,7 +143,13 @@ def _inside(operator: Operator) -> Any:
             value = known[name_of(results[description.body_value_index].input_value(0))]
             found.setdefault(description.output_index, []).append(value)
     return {
-        index: Known(varies=True, low=all(v.low for v in values), high=all(v.high for v in values), sized=True)
+        index: Known(
+            varies=True,
+            low=all(v.low for v in values),
+            high=all(v.high for v in values),
+            sized=True,
+            span=Span(hull, tuple(v.span for v in values)),
+        )
         for index, values in found.items()
     }
 
@@ -151,22 +168,19 @@ def _result(operator: Operator, port: Any) -> Known:
     if kind == "Result":
         return operands[0]
     if kind == "ShapeOf":
-        measured = operands[0].host
-        if measured is not None and measured.place >= 0:
-            return Known(host=Host(node, 0, (measured,)))
-        shape = node.input_value(0).get_partial_shape()
-        if shape.is_static:  # a constant in its place does not keep the weights
-            return Known(host=Host(ops.constant(np.array(list(shape.to_shape()), np.int64)), 0))
-        return Known(host=None if operands[0].sized else Host(node, 0))
+        host = _sizes(operator)
+        return Known(host=host, span=PLACES if host is None else Span(host=host))
     sized = any(operand.sized for operand in operands) or any(
         place < len(operands) and operands[place].varies for place in _SIZED_BY.get(kind, ())
     )
+    span = Span(data=node) if kind == "Constant" else span_of(node, port, [operand.span for operand in operands])
     host = None
     hosts = [operand.host for operand in operands if operand.host is not None]
     if len(hosts) == len(operands) and can_compute(node):
         host = Host(node, port.get_index(), tuple(hosts))
     if not any(operand.varies for operand in operands) and kind != "ReadValue":
-        return Known(host=host, sized=sized)
+        decided = host is not None and kind != "Constant" and is_integral(port)
+        return Known(host=host, sized=sized, span=Span(host=host) if decided else span)
     low, high = _bounds(operator, port)
     first = operands[0]
     return Known(
@@ -177,7 +191,19 @@ def _result(operator: Operator, port: Any) -> Known:
         source=first.source if kind in _KEPT | _PICKED else None,
         whole=first.whole and kind in _KEPT,
         sized=sized,
+        span=span,
     )
+
+
+def _sizes(operator: Operator) -> Host | None:
+    """How the host computes the sizes of a tensor, where values do not decide them."""
+    node, measured = operator.node, operator.operands[0].host
+    if measured is not None and measured.place >= 0:
+        return Host(node, 0, (measured,))
+    shape = node.input_value(0).get_partial_shape()
+    if shape.is_static:  # a constant in its place does not keep the weights
+        return Host(ops.constant(np.array(list(shape.to_shape()), np.int64)), 0)
+    return None if operator.operands[0].sized else Host(node, 0)
 
 
 def _bounds(operator: Operator, port: Any) -> tuple[bool, bool]:

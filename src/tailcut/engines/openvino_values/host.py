@@ -56,10 +56,10 @@ class Host:
         with np.errstate(all="ignore"):
             return self._compute(inputs, sizes, {})
 
-    def fits(self, inputs: Sequence[np.ndarray]) -> bool:
-        """Whether OpenVINO computes with the same integers: it takes those of 64 bits as 32."""
-        wide = [inputs[place] for place in self.places if inputs[place].dtype.kind in "iu" and inputs[place].size]
-        return all(array.min() >= _LEAST and array.max() <= _MOST for array in wide)
+    @cached_property
+    def is_sized(self) -> bool:
+        """Whether it needs sizes of a request."""
+        return self._is_shape or any(operand.is_sized for operand in self.operands)
 
     @cached_property
     def attributes(self) -> Mapping[str, Any]:

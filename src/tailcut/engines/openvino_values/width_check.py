@@ -1,0 +1,177 @@
+"""Has requests refused whose whole numbers OpenVINO would compute wrongly, and models that no request can be right for.
+
+What an operator needs (`widths.py`) is looked for in intervals, from the least and the largest number of each input. A
+request within the intervals of one that was right is right, so that most cost two reductions for each input, and
+nothing else. Where the intervals are too wide, the host computes the very numbers.
+"""
+
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tailcut.engines.openvino_values.flow import Operator
+from tailcut.engines.openvino_values.host import Sizes
+from tailcut.engines.openvino_values.spans import ANY, Box, Interval, hull
+from tailcut.engines.openvino_values.widths import WIDE, Width, rounds_float64, widths
+from tailcut.errors import InvalidInputError, UnsupportedError
+
+Shapes = tuple[tuple[int, ...], ...]
+_MOST_SHAPES = 4096  # remembered; those before are then looked up again
+_NAMES = {
+    "i8": "int8", "u8": "uint8", "i16": "int16", "u16": "uint16", "i32": "int32", "u32": "uint32", "i64": "int64",
+    "u64": "uint64", "f64": "float64",
+}  # fmt: skip
+
+
+class WidthCheck:
+    """What the operators of a graph need of whole numbers; for any number of threads.
+
+    Args:
+        needed: by the operators.
+        ports: of the graph's inputs, by their places.
+        names: of the inputs.
+    """
+
+    def __init__(self, needed: Sequence[Width], ports: Mapping[int, Any], names: Sequence[str]) -> None:
+        self._widths = list(needed)
+        self._names = names
+        read = {place: _type(port) for place, port in ports.items() if _is_read(port)}
+        self._wide = {place: WIDE[dtype] for place, dtype in read.items() if dtype in WIDE}
+        self._places = sorted({*self._wide, *(place for width in needed for place in width.places)})
+        self._right: dict[Shapes, dict[int, Interval]] = {}  # intervals in which all is right
+        self._lock = threading.Lock()
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether there is anything to check."""
+        return bool(self._wide or self._widths)
+
+    @property
+    def sized_by(self) -> dict[str, Any]:
+        """The tensors whose sizes have to be known for a request, by their names."""
+        return {name: port for width in self._widths for name, port in width.sized_by.items()}
+
+    def check(self, inputs: Sequence[np.ndarray], shapes: Shapes, sizes: Sizes, spans: dict[int, Interval]) -> None:
+        """Refuse a request that OpenVINO would compute with other numbers.
+
+        Args:
+            inputs: its arrays.
+            shapes: of these.
+            sizes: of tensors, by their names.
+            spans: the least and the largest value of inputs, by their places, as far as they are known.
+
+        Raises:
+            InvalidInputError: there are such numbers.
+        """
+        for place in self._places:
+            if place not in spans:
+                span_of_input(inputs, place, spans)
+        for place, (low, high) in self._wide.items():
+            least, most = spans[place]
+            if least < low or most > high:
+                text = "a value is out of bounds: openvino computes with 32 bits"
+                raise InvalidInputError(f"{givers(self._names, [place])}: {text}")
+        right = self._right.get(shapes)
+        if not self._widths or (right is not None and self._is_inside(spans, right)):
+            return
+        self._look_closely(inputs, shapes, sizes, {place: spans[place] for place in self._places})
+
+    def _is_inside(self, spans: Mapping[int, Interval], right: Mapping[int, Interval]) -> bool:
+        return all(right[place][0] <= spans[place][0] and spans[place][1] <= right[place][1] for place in self._places)
+
+    def _look_closely(
+        self, inputs: Sequence[np.ndarray], shapes: Shapes, sizes: Sizes, spans: dict[int, Interval]
+    ) -> None:
+        spans = {place: _as_floats(*span) for place, span in spans.items()}
+        known = self._right.get(shapes)
+        boxes = [spans] if known is None else [{place: hull(spans[place], known[place]) for place in spans}, spans]
+        for within in boxes:
+            box, intervals = Box(within, inputs, sizes), dict[int, Interval]()
+            if all(width.holds_in(box, intervals) for width in self._widths):
+                with self._lock:
+                    if len(self._right) >= _MOST_SHAPES:
+                        self._right.clear()
+                    self._right[shapes] = within
+                return
+        for width in self._widths:
+            if not width.holds_in(box, intervals) and not width.holds_for(inputs, sizes):
+                low, high = _span_in(width)
+                text = (
+                    f"a value is out of bounds: openvino computes the {width.kind} of this model exactly from "
+                    f"{low:.0f} to {high:.0f} only"
+                )
+                raise InvalidInputError(f"{givers(self._names, width.places)}: {text}")
+
+
+def checked_widths(operator: Operator, inputs: Mapping[int, Interval], path: Path, advice: str) -> list[Width]:
+    """What an operator needs of a request's numbers.
+
+    Raises:
+        UnsupportedError: it computes with numbers that OpenVINO does not have, whatever the request.
+    """
+    if rounds_float64(operator):
+        raise UnsupportedError(
+            f"{path}: openvino computes with 32 bits what is float64 in this model ({operator.kind}): {advice}"
+        )
+    needed = list(widths(operator, inputs))
+    for width in needed:
+        if not width.can_check:
+            low, high = _span_in(width)
+            raise UnsupportedError(
+                f"{path}: openvino computes {width.kind} in {_NAMES[width.dtype]} rightly from {low:.0f} to "
+                f"{high:.0f} only, which nothing keeps in this model: {advice}"
+            )
+    return needed
+
+
+def widest_of(port: Any) -> Interval:
+    """What an input may be, once its numbers are known to fit 32 bits."""
+    kind = port.get_element_type()
+    if _type(port) in WIDE:
+        return WIDE[_type(port)]
+    if _type(port) == "boolean":
+        return 0, 1
+    if not kind.is_integral():
+        return ANY
+    span = np.iinfo(kind.to_dtype())
+    return float(span.min), float(span.max)
+
+
+def span_of_input(inputs: Sequence[np.ndarray], place: int, spans: dict[int, Interval]) -> Interval:
+    """The least and the largest value of an input, which is noted; without elements, the other way round."""
+    array = inputs[place]
+    if not array.size:
+        found: Interval = (np.inf, -np.inf)
+    else:
+        found = (array.min(), array.max()) if array.dtype.kind != "V" else ANY
+    spans[place] = found
+    return found
+
+
+def givers(names: Sequence[str], places: Sequence[int]) -> str:
+    """The inputs that a value comes from, in words."""
+    return ("input " if len(places) == 1 else "inputs ") + ", ".join(repr(names[place]) for place in places)
+
+
+def _as_floats(least: float, most: float) -> Interval:
+    """What is as well compared as computed with: numpy's own integers would overflow."""
+    if least > most:  # no elements
+        return 0.0, 0.0
+    return (float(least), float(most)) if least <= most else ANY
+
+
+def _span_in(width: Width) -> Interval:
+    """Between which an operator is exact, for a message."""
+    return width.ways[0][0].between
+
+
+def _is_read(port: Any) -> bool:
+    """Whether anything looks at the values of an input."""
+    return any(target.get_node().get_type_name() != "ShapeOf" for target in port.get_target_inputs())
+
+
+def _type(port: Any) -> str:
+    return str(port.get_element_type().get_type_name())

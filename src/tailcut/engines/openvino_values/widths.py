@@ -1,0 +1,229 @@
+"""Numbers of types that OpenVINO does not compute in: those of 64 bits, of uint32, and the small ones that wrap.
+
+OpenVINO 2026.4.1 on the CPU takes int64, uint32 and uint64 as int32, and float64 as float32. Sums, differences and
+products of whole numbers are exact in 32 bits; quotients, remainders, powers, comparisons, selections and reductions
+are computed in float32, which has all whole numbers to 2**24 only. Numbers of 8 bits saturate where they should wrap.
+None of it raises anything.
+"""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tailcut.engines.openvino_values.flow import Known, Operator
+from tailcut.engines.openvino_values.host import Sizes
+from tailcut.engines.openvino_values.spans import Box, Interval, span_of_array
+
+INT32: Interval = (-(2**31), 2**31 - 1)
+UINT31: Interval = (0, 2**31 - 1)
+FLOAT24: Interval = (-(2**24), 2**24)
+_BELOW_24: Interval = (1 - 2**24, 2**24 - 1)  # comparing with these is exact, however large the other number
+_DIVIDED: Interval = (-(2**23), 2**23)  # the product of a rounded quotient has to be exact as well
+_USUAL = (0, 1, 2**8, 2**16)
+WIDE = {"i64": INT32, "u32": UINT31, "u64": UINT31}  # computed as int32
+_SMALL = {"i8", "u8", "i16", "u16"}
+_FLOATS = {"f16", "bf16", "f32"}
+_EXACT = {
+    "Abs", "Add", "BitwiseAnd", "BitwiseLeftShift", "BitwiseNot", "BitwiseOr", "BitwiseRightShift", "BitwiseXor",
+    "Concat", "CumSum", "Maximum", "Minimum", "Multiply", "Negative", "OneHot", "Pad", "ScatterElementsUpdate",
+    "ScatterNDUpdate", "ScatterUpdate", "Subtract",
+}  # fmt: skip
+_OPERANDS = {  # by type, the operands that are numbers of the result; all where it is not named
+    "OneHot": (2, 3), "Pad": (0, 3), "ScatterElementsUpdate": (0, 2), "ScatterNDUpdate": (0, 2),
+    "ScatterUpdate": (0, 2), "CumSum": (0,), "Select": (1, 2), "ReduceL1": (0,), "ReduceL2": (0,), "ReduceMax": (0,),
+    "ReduceMean": (0,), "ReduceMin": (0,), "ReduceProd": (0,), "ReduceSum": (0,), "Interpolate": (0,),
+}  # fmt: skip
+_DIVIDING = {"Divide", "FloorMod", "Mod"}
+_ROUNDED = _DIVIDING | {
+    "Interpolate", "Power", "ReduceL1", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum",
+    "Select", "SquaredDifference",
+}  # fmt: skip
+_CHOSEN = {"Concat", "Interpolate", "Maximum", "Minimum", "OneHot", "Pad", "ReduceMax", "ReduceMin", "Select"}
+_COMPARISONS = {"Equal", "Greater", "GreaterEqual", "Less", "LessEqual", "NotEqual"}
+_MOVED = {
+    "Broadcast", "Gather", "GatherElements", "GatherND", "Identity", "Reshape", "Reverse", "Slice", "Split", "Squeeze",
+    "StridedSlice", "Tile", "Transpose", "Unsqueeze", "VariadicSplit",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """A tensor, and the numbers between which OpenVINO computes with it as it should."""
+
+    value: Known
+    between: Interval
+
+    def holds_in(self, box: Box, known: dict[int, Interval]) -> bool:
+        """Whether it holds for all requests of a box."""
+        low, high = self.value.span.within(box, known)
+        return self.between[0] <= low and high <= self.between[1]
+
+    def holds_for(self, inputs: Sequence[np.ndarray], sizes: Sizes) -> bool:
+        """Whether it holds for the very numbers of a request, where the host can compute them."""
+        if self.value.host is None:
+            return False
+        try:
+            low, high = span_of_array(self.value.host.compute(inputs, sizes))
+        except (KeyError, ValueError, IndexError, MemoryError):
+            return False
+        return self.between[0] <= low and high <= self.between[1]
+
+
+@dataclass(frozen=True, slots=True)
+class Width:
+    """What an operator needs of its numbers to be exact: all bounds of one of the ways.
+
+    Args:
+        kind: of the operator.
+        dtype: that it should compute in.
+        ways: each enough alone.
+        always: the graph itself has to hold it, whatever a request's values are.
+    """
+
+    kind: str
+    dtype: str
+    ways: tuple[tuple[Bound, ...], ...]
+    always: bool = False
+
+    @property
+    def can_check(self) -> bool:
+        """Whether some request keeps it: one that has the same small number everywhere."""
+        boxes = (Box(dict.fromkeys(self.places, (number, number)), free=(0, 0)) for number in _USUAL)
+        return not self.always and any(map(self.holds_in, boxes))
+
+    def is_met(self, inputs: Mapping[int, Interval]) -> bool:
+        """Whether no request can break it whose inputs are within these."""
+        return self.holds_in(Box(inputs, free=INT32))
+
+    @property
+    def places(self) -> list[int]:
+        """The inputs whose values decide it."""
+        return sorted(set[int]().union(*(bound.value.span.places() for way in self.ways for bound in way)))
+
+    @property
+    def sized_by(self) -> dict[str, Any]:
+        """The tensors whose sizes have to be known, by their names."""
+        found: dict[str, Any] = {}
+        for bound in (bound for way in self.ways for bound in way):
+            found |= bound.value.span.sized_by()
+            found |= bound.value.host.sized_by if bound.value.host is not None else {}
+        return found
+
+    def holds_in(self, box: Box, known: dict[int, Interval] | None = None) -> bool:
+        """Whether it holds for all requests of a box."""
+        shared = {} if known is None else known
+        return any(all(bound.holds_in(box, shared) for bound in way) for way in self.ways)
+
+    def holds_for(self, inputs: Sequence[np.ndarray], sizes: Sizes) -> bool:
+        """Whether it holds for the very numbers of a request."""
+        return any(all(bound.holds_for(inputs, sizes) for bound in way) for way in self.ways)
+
+
+def rounds_float64(operator: Operator) -> bool:
+    """Whether an operator computes with numbers of 64 bits, which OpenVINO has rounded to 32."""
+    node, kind = operator.node, operator.kind
+    given = [known for known, port in zip(operator.operands, node.input_values(), strict=True) if _type(port) == "f64"]
+    wide = any(known.varies for known in given)
+    made = any(_type(port) == "f64" for port in node.outputs()) and any(known.varies for known in operator.operands)
+    if kind in {"If", "Loop", "TensorIterator"} or not (wide or made) or kind in _MOVED | {"ShapeOf"}:
+        return False
+    if kind == "Convert":
+        return _type(node.output(0)) not in _FLOATS if wide else False
+    if kind == "Result":  # an input as it is keeps its bits
+        return _is_given(node.input_value(0)) and not _is_given(node.input_value(0), {"Identity"})
+    return not (kind == "Concat" and not any(map(_is_given, node.input_values())))
+
+
+def widths(operator: Operator, inputs: Mapping[int, Interval]) -> Iterator[Width]:
+    """Yield what an operator needs to be exact, unless the graph and what is known of the inputs keep it so."""
+    if operator.results and any(known.varies for known in operator.operands):
+        for width in _all(operator):
+            if not width.is_met(inputs):
+                yield width
+
+
+def _all(operator: Operator) -> Iterator[Width]:
+    node, kind = operator.node, operator.kind
+    places = _OPERANDS.get(kind, range(len(operator.operands)))
+    numbers = [operator.operands[place] for place in places if place < len(operator.operands)]
+    if kind == "Convert":
+        yield from _cast(operator)
+    elif kind in _COMPARISONS:
+        given = _type(node.input_value(0))
+        if _is_whole(node.input_value(0)) and given not in _SMALL:
+            yield Width(kind, given, _comparing(numbers, WIDE.get(given, INT32)))
+    elif _type(node.output(0)) in _SMALL:
+        if kind in _EXACT | _ROUNDED and not kind.startswith("Bitwise") and kind not in _CHOSEN:
+            yield Width(kind, _type(node.output(0)), (_bounds(operator.results[:1], _span_of(node)),), always=True)
+    elif _is_whole(node.output(0)):
+        yield from _arithmetic(operator, numbers)
+
+
+def _arithmetic(operator: Operator, numbers: Sequence[Known]) -> Iterator[Width]:
+    """Of numbers of 32 or 64 bits."""
+    kind, dtype, result = operator.kind, _type(operator.node.output(0)), operator.results[0]
+    between = WIDE.get(dtype, INT32)
+    if kind == "Clamp":
+        yield Width(kind, dtype, (_bounds(numbers, FLOAT24), (*_bounds(numbers, between), Bound(result, _BELOW_24))))
+    elif kind in _ROUNDED or (kind == "MatMul" and dtype in WIDE):
+        between = _meet(_DIVIDED if kind in _DIVIDING else FLOAT24, between)
+        yield Width(kind, dtype, (_bounds([*numbers, result], between),))
+    elif dtype in WIDE and kind in _MOVED:
+        yield Width(kind, dtype, (_bounds([result], between),))
+    elif dtype in WIDE and kind in _EXACT:
+        if kind in {"Maximum", "Minimum"}:  # a constant that is too large is the largest there is, and never chosen
+            numbers = [known for known in numbers if known.varies]
+        yield Width(kind, dtype, (_bounds([*numbers, result], between),))
+
+
+def _cast(operator: Operator) -> Iterator[Width]:
+    node, (operand,) = operator.node, operator.operands
+    given, wanted = _type(node.input_value(0)), _type(node.output(0))
+    if given == "boolean":
+        return
+    if wanted in WIDE and (wanted != "i64" or not _is_whole(node.input_value(0))):
+        yield Width("Convert", wanted, (_bounds([operand], WIDE[wanted]),))
+    elif wanted in _SMALL and _is_whole(node.input_value(0)):
+        yield Width("Convert", wanted, (_bounds([operand], _span_of(node)),))
+    elif wanted == "f64" and _is_whole(node.input_value(0)):
+        yield Width("Convert", wanted, (_bounds([operand], FLOAT24),))
+
+
+def _comparing(operands: Sequence[Known], between: Interval) -> tuple[tuple[Bound, ...], ...]:
+    first, second = operands
+    return (
+        _bounds(operands, _meet(FLOAT24, between)),
+        (Bound(first, _meet(_BELOW_24, between)), Bound(second, between)),
+        (Bound(second, _meet(_BELOW_24, between)), Bound(first, between)),
+    )
+
+
+def _bounds(values: Sequence[Known], between: Interval) -> tuple[Bound, ...]:
+    return tuple(Bound(value, between) for value in values)
+
+
+def _meet(first: Interval, second: Interval) -> Interval:
+    return max(first[0], second[0]), min(first[1], second[1])
+
+
+def _is_given(port: Any, through: Collection[str] = _MOVED) -> bool:
+    """Whether a tensor has elements of an input, as they came `through` such operators."""
+    while port.get_node().get_type_name() in through:
+        port = port.get_node().input_value(0)
+    return bool(port.get_node().get_type_name() == "Parameter")
+
+
+def _span_of(node: Any) -> Interval:
+    """That of the type of what an operator returns."""
+    span = np.iinfo(node.output(0).get_element_type().to_dtype())
+    return float(span.min), float(span.max)
+
+
+def _is_whole(port: Any) -> bool:
+    return bool(port.get_element_type().is_integral()) and _type(port) != "boolean"
+
+
+def _type(port: Any) -> str:
+    return str(port.get_element_type().get_type_name())
