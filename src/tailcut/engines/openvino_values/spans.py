@@ -63,27 +63,41 @@ class Span:
     axes: tuple[int, ...] | None = None
     data: Any = None
 
+    @cached_property
+    def parts(self) -> list["Span"]:
+        """Itself and all that it is computed from, operands first; graphs are too deep for recursion."""
+        found: dict[int, Span] = {}
+        waiting: list[tuple[Span, bool]] = [(self, False)]
+        while waiting:
+            span, is_ready = waiting.pop()
+            if is_ready:
+                found[id(span)] = span
+            elif id(span) not in found:
+                waiting.append((span, True))
+                waiting += [(operand, False) for operand in span.operands if id(operand) not in found]
+        return list(found.values())
+
     def places(self) -> set[int]:
         """The inputs whose values it needs."""
-        found = {self.place} if self.place >= 0 else set()
-        return found.union(*(operand.places() for operand in self.operands))
+        return {span.place for span in self.parts if span.place >= 0}
 
     def sized_by(self) -> dict[str, Any]:
         """The tensors whose sizes it needs, by their names."""
-        found = {} if self.table is None else {name_of(self.table): self.table}
-        found |= self.host.sized_by if self.host is not None else {}
-        for operand in self.operands:
-            found |= operand.sized_by()
+        found: dict[str, Any] = {}
+        for span in self.parts:
+            found |= {} if span.table is None else {name_of(span.table): span.table}
+            found |= span.host.sized_by if span.host is not None else {}
         return found
 
     def within(self, box: Box, known: dict[int, Interval]) -> Interval:
         """Its interval for such a request; `known` are those of the others."""
-        result = known.get(id(self))
-        if result is None:
-            result = known[id(self)] = self._compute(box, known)
-        return result
+        if id(self) not in known:
+            for span in self.parts:
+                if id(span) not in known:
+                    known[id(span)] = span._compute(box, known)  # noqa: SLF001  its own
+        return known[id(self)]
 
-    def _compute(self, box: Box, known: dict[int, Interval]) -> Interval:
+    def _compute(self, box: Box, known: Mapping[int, Interval]) -> Interval:
         if self.place >= 0:
             return box.spans.get(self.place, ANY)
         if self.data is not None:
@@ -91,11 +105,14 @@ class Span:
         if self.host is not None:
             return _computed(self.host, box)
         assert self.rule is not None  # noqa: S101  of the three above, or a rule
-        operands = [operand.within(box, known) for operand in self.operands]
+        operands = [known[id(operand)] for operand in self.operands]
         if self.table is not None:
             operands.append((0, self._count(box)))
-        with np.errstate(all="ignore"):
-            low, high = self.rule(*operands)
+        try:
+            with np.errstate(all="ignore"):
+                low, high = self.rule(*operands)
+        except OverflowError:
+            return ANY
         return ANY if np.isnan(low) or np.isnan(high) else (float(low), float(high))
 
     @cached_property

@@ -15,15 +15,11 @@ import numpy as np
 from tailcut.engines.openvino_values.flow import Operator
 from tailcut.engines.openvino_values.host import Sizes
 from tailcut.engines.openvino_values.spans import ANY, Box, Interval, hull
-from tailcut.engines.openvino_values.widths import WIDE, Width, rounds_float64, widths
+from tailcut.engines.openvino_values.widths import NAMES, WIDE, Width, unlike, widths
 from tailcut.errors import InvalidInputError, UnsupportedError
 
 Shapes = tuple[tuple[int, ...], ...]
 _MOST_SHAPES = 4096  # remembered; those before are then looked up again
-_NAMES = {
-    "i8": "int8", "u8": "uint8", "i16": "int16", "u16": "uint16", "i32": "int32", "u32": "uint32", "i64": "int64",
-    "u64": "uint64", "f64": "float64",
-}  # fmt: skip
 
 
 class WidthCheck:
@@ -112,16 +108,15 @@ def checked_widths(operator: Operator, inputs: Mapping[int, Interval], path: Pat
     Raises:
         UnsupportedError: it computes with numbers that OpenVINO does not have, whatever the request.
     """
-    if rounds_float64(operator):
-        raise UnsupportedError(
-            f"{path}: openvino computes with 32 bits what is float64 in this model ({operator.kind}): {advice}"
-        )
+    fault = unlike(operator)
+    if fault:
+        raise UnsupportedError(f"{path}: openvino {fault}: {advice}")
     needed = list(widths(operator, inputs))
     for width in needed:
         if not width.can_check:
             low, high = _span_in(width)
             raise UnsupportedError(
-                f"{path}: openvino computes {width.kind} in {_NAMES[width.dtype]} rightly from {low:.0f} to "
+                f"{path}: openvino computes {width.kind} in {NAMES[width.dtype]} rightly from {low:.0f} to "
                 f"{high:.0f} only, which nothing keeps in this model: {advice}"
             )
     return needed

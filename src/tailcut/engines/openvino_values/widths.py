@@ -23,6 +23,10 @@ _BELOW_24: Interval = (1 - 2**24, 2**24 - 1)  # comparing with these is exact, h
 _DIVIDED: Interval = (-(2**23), 2**23)  # the product of a rounded quotient has to be exact as well
 _USUAL = (0, 1, 2**8, 2**16)
 WIDE = {"i64": INT32, "u32": UINT31, "u64": UINT31}  # computed as int32
+NAMES = {
+    "i8": "int8", "u8": "uint8", "i16": "int16", "u16": "uint16", "i32": "int32", "u32": "uint32", "i64": "int64",
+    "u64": "uint64", "f64": "float64",
+}  # fmt: skip
 _SMALL = {"i8", "u8", "i16", "u16"}
 _FLOATS = {"f16", "bf16", "f32"}
 _EXACT = {
@@ -121,7 +125,17 @@ class Width:
         return any(all(bound.holds_for(inputs, sizes) for bound in way) for way in self.ways)
 
 
-def rounds_float64(operator: Operator) -> bool:
+def unlike(operator: Operator) -> str:
+    """What OpenVINO does with an operator whatever its numbers are, and should not; empty without it."""
+    if _rounds_float64(operator):
+        return f"computes with 32 bits what is float64 in this model ({operator.kind})"
+    if operator.kind == "Divide" and any(known.varies for known in operator.operands):
+        given = _type(operator.node.output(0))
+        return f"rounds quotients of {NAMES[given]}, which should be cut" if given in {"i8", "u8"} else ""
+    return ""
+
+
+def _rounds_float64(operator: Operator) -> bool:
     """Whether an operator computes with numbers of 64 bits, which OpenVINO has rounded to 32."""
     node, kind = operator.node, operator.kind
     given = [known for known, port in zip(operator.operands, node.input_values(), strict=True) if _type(port) == "f64"]
