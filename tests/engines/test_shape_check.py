@@ -231,6 +231,45 @@ def test_an_answer_is_accepted_where_the_reference_has_no_number(tmp_path: Path)
     assert instance.proven
 
 
+@pytest.mark.parametrize(
+    ("wanted", "answer", "accepted", "exempt"),
+    [
+        (np.arange(8), np.arange(8)[::-1], True, True),  # the same ones in another order
+        (np.array([100]), np.array([101]), True, True),  # a count
+        (np.arange(9), np.arange(4), True, True),  # as many as were found
+        (np.arange(8), np.full(8, -(2**31)), False, False),
+        (np.arange(1, 9), np.zeros(8, np.int64), False, False),
+        (np.ones(8, bool), np.zeros(8, bool), False, False),
+        (np.array([3]), np.array([700]), True, False),  # the better one of two that are nearly the same
+    ],
+)
+def test_integers_all_of_which_differ_are_wrong(
+    tmp_path: Path, wanted: np.ndarray, answer: np.ndarray, *, accepted: bool, exempt: bool
+) -> None:
+    """Unless they are in another order, of another number or near; only these are not compared again."""
+    check, _, _ = checked(tmp_path, 1)
+    assert check._accept({"y": wanted}, {"y": answer}) == accepted
+    assert ("y" in check._incomparable) == exempt
+
+
+@pytest.mark.parametrize(
+    ("wanted", "answer", "reason"),
+    [
+        (np.zeros(2), np.zeros(3), "output 'y' has shape [3], and [2] with onnxruntime"),
+        (np.zeros(2), np.zeros(2, int), "output 'y' has type int64, and float64 with onnxruntime"),
+        (
+            np.array([np.nan, 1]),
+            np.array([0, 1.0]),
+            "output 'y' has NaN or infinity in other places than onnxruntime",
+        ),
+        (np.ones(2), np.full(2, 1.5), "off by 50.0% from onnxruntime"),
+    ],
+)
+def test_what_differs_is_said(tmp_path: Path, wanted: np.ndarray, answer: np.ndarray, reason: str) -> None:
+    check, _, _ = checked(tmp_path, 1)
+    assert check._off({"y": wanted}, {"y": answer}) == reason
+
+
 class Boxes(Factory):
     """Compiled models y = factor * x, and boxes: one integer, or more or fewer of them, by the factor."""
 

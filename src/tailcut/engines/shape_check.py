@@ -11,7 +11,7 @@ then on; and after a request that it refused in the middle of the graph, the nex
   canary, the first request that the model has answered, is computed again and compared with its own answer, closely.
 - On a difference the model is compiled anew and asked once more, first after the canary and then as the first request
   of all. Two fresh models that agree with each other show OpenVINO's own way to compute: that is accepted, with a
-  warning, unless it is off by the answer's own magnitude. Anything else refuses the sizes, in one line.
+  warning, unless it is off by the answer's own magnitude or all integers are others. Anything else refuses the sizes, in one line.
 
 A size that is known costs one look into a set.
 """
@@ -37,6 +37,9 @@ _FROM_ITSELF = {"f32": 1e-3, "bf16": 0.03, "f16": 0.01, "int8": 0.03, "int8_stat
 # From here on, what two fresh models agree on is wrong nevertheless: zeros are off by 1. A TopK that chose otherwise
 # among equal scores was off by 0.58.
 _WRONG = 0.99
+# Of integers, the share that are others, and the distance as numbers, up to which they may be right all the same.
+_OTHERS = 0.5
+_TELLING = 8  # elements, all of which cannot differ by chance
 _MOST_REFUSED = 4096
 
 
@@ -149,9 +152,10 @@ class ShapeCheck:
         defined = {name: _defined(array, result[name]) for name, array in expected.items()}
         apart = {name: distance({name: array}, defined) for name, array in expected.items()}
         far = {name for name, off in apart.items() if off >= _WRONG}
-        if any(expected[name].dtype.kind in "fcV" and expected[name].shape == result[name].shape for name in far):
+        another = {name for name in far if _is_another_way(expected[name], result[name])}
+        if any(expected[name].dtype.kind in "fcV" or expected[name].size >= _TELLING for name in far - another):
             return False
-        self._incomparable |= far  # integers, and as many boxes as were found
+        self._incomparable |= another
         near = max((off for name, off in apart.items() if name not in far), default=0.0)
         self._tolerance = max(self._tolerance, min(2 * near, _WRONG))
         return True
@@ -178,9 +182,11 @@ class ShapeCheck:
     def _off(self, expected: Arrays, result: Arrays | None) -> str:
         if result is None:
             return f"it failed, and {self._compared_with} did not"
-        off = distance(expected, result)
-        name = self._compared_with
-        return f"another shape than that of {name}" if np.isinf(off) else f"off by {off:.1%} from {name}"
+        for name, array in expected.items():
+            reason = _beyond_compare(array, result[name])
+            if reason:
+                return f"output {name!r} has {reason} {self._compared_with}"
+        return f"off by {distance(expected, result):.1%} from {self._compared_with}"
 
     def _made_up(self) -> Arrays | None:
         try:
@@ -204,6 +210,32 @@ def _defined(expected: np.ndarray, result: np.ndarray) -> np.ndarray:
     if expected.dtype.kind not in "fc" or expected.shape != result.shape:
         return result
     return np.where(np.isfinite(expected), result, expected)
+
+
+def _is_another_way(expected: np.ndarray, result: np.ndarray) -> bool:
+    """Whether two outputs of which no element is the same may both be right.
+
+    They may have as many elements as were found, integers in another order, where scores are equal, or numbers near
+    each other, such as the count of what was found.
+    """
+    if expected.shape != result.shape:
+        return True
+    if expected.dtype.kind not in "iu" or expected.dtype != result.dtype:
+        return False
+    ordered = np.sort(expected, axis=None), np.sort(result, axis=None)
+    wide = {"y": expected.astype(np.float64)}, {"y": result.astype(np.float64)}
+    return bool(np.mean(ordered[0] != ordered[1]) < _OTHERS or distance(*wide) < _OTHERS)
+
+
+def _beyond_compare(expected: np.ndarray, result: np.ndarray) -> str:
+    """Why no distance tells how far two outputs are apart, ready for what the other one is of; empty if it does."""
+    if expected.shape != result.shape:
+        return f"shape {list(result.shape)}, and {list(expected.shape)} with"
+    if expected.dtype != result.dtype:
+        return f"type {result.dtype}, and {expected.dtype} with"
+    if np.isinf(distance({"y": expected}, {"y": result})):
+        return "NaN or infinity in other places than"
+    return ""
 
 
 def _answer(instance: Instance, inputs: Arrays) -> Arrays | None:
