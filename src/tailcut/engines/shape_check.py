@@ -11,7 +11,8 @@ then on; and after a request that it refused in the middle of the graph, the nex
   canary, the first request that the model has answered, is computed again and compared with its own answer, closely.
 - On a difference the model is compiled anew and asked once more, first after the canary and then as the first request
   of all. Two fresh models that agree with each other show OpenVINO's own way to compute: that is accepted, with a
-  warning, unless it is off by the answer's own magnitude or all integers are others. Anything else refuses the sizes, in one line.
+  warning, unless it is off by the answer's own magnitude, or all integers are others. Anything else refuses the sizes,
+  in one line.
 
 A size that is known costs one look into a set.
 """

@@ -30,6 +30,7 @@ class Known:
         whole: it has all of them.
         sized: its size follows from values.
         span: how to compute the interval that its values are in.
+        rounded: OpenVINO may compute what follows in float32, together with an operator that it computes so.
     """
 
     varies: bool = False
@@ -40,6 +41,7 @@ class Known:
     whole: bool = False
     sized: bool = False
     span: Span = PLACES
+    rounded: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,16 @@ _SIZED_BY = {  # by type, the operands whose values decide the size of the resul
     "Slice": (1, 2, 3, 4), "StridedSlice": (1, 2, 3), "Tile": (1,), "TopK": (1,), "VariadicSplit": (2,),
     "NonZero": (0,), "NonMaxSuppression": (0, 1, 2, 3, 4), "NMSRotated": (0, 1), "MulticlassNms": (0, 1),
     "MatrixNms": (0, 1), "Unique": (0,), "If": (0,), "Loop": (0, 1), "StringSplit": (0,),
+}  # fmt: skip
+
+COMPARED = {"Equal", "Greater", "GreaterEqual", "Less", "LessEqual", "NotEqual"}
+ROUNDED = COMPARED | {  # what OpenVINO computes in float32, of whole numbers too
+    "Clamp", "Divide", "FloorMod", "Interpolate", "Mod", "Power", "ReduceL1", "ReduceL2", "ReduceMax", "ReduceMean",
+    "ReduceMin", "ReduceProd", "ReduceSum", "Select", "SquaredDifference",
+}  # fmt: skip
+_TOGETHER = {  # what it may compute together with these
+    "Abs", "Add", "Broadcast", "Convert", "Identity", "LogicalAnd", "LogicalNot", "LogicalOr", "LogicalXor", "Maximum",
+    "Minimum", "Multiply", "Negative", "Reshape", "Sign", "Squeeze", "Subtract", "Transpose", "Unsqueeze",
 }  # fmt: skip
 
 
@@ -173,6 +185,7 @@ def _result(operator: Operator, port: Any) -> Known:
     sized = any(operand.sized for operand in operands) or any(
         place < len(operands) and operands[place].varies for place in _SIZED_BY.get(kind, ())
     )
+    rounded = is_integral(port) and (kind in ROUNDED or (kind in _TOGETHER and any(o.rounded for o in operands)))
     span = Span(data=node) if kind == "Constant" else span_of(node, port, [operand.span for operand in operands])
     host = None
     hosts = [operand.host for operand in operands if operand.host is not None]
@@ -180,7 +193,7 @@ def _result(operator: Operator, port: Any) -> Known:
         host = Host(node, port.get_index(), tuple(hosts))
     if not any(operand.varies for operand in operands) and kind != "ReadValue":
         decided = host is not None and kind != "Constant" and is_integral(port)
-        return Known(host=host, sized=sized, span=Span(host=host) if decided else span)
+        return Known(host=host, sized=sized, span=Span(host=host) if decided else span, rounded=rounded)
     low, high = _bounds(operator, port)
     first = operands[0]
     return Known(
@@ -192,6 +205,7 @@ def _result(operator: Operator, port: Any) -> Known:
         whole=first.whole and kind in _KEPT,
         sized=sized,
         span=span,
+        rounded=rounded,
     )
 
 

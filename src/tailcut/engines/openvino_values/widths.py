@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tailcut.engines.openvino_values.flow import Known, Operator
+from tailcut.engines.openvino_values.flow import COMPARED, ROUNDED, Known, Operator
 from tailcut.engines.openvino_values.host import Sizes
 from tailcut.engines.openvino_values.spans import Box, Interval, span_of_array
 
@@ -40,12 +40,7 @@ _OPERANDS = {  # by type, the operands that are numbers of the result; all where
     "ReduceMean": (0,), "ReduceMin": (0,), "ReduceProd": (0,), "ReduceSum": (0,), "Interpolate": (0,),
 }  # fmt: skip
 _DIVIDING = {"Divide", "FloorMod", "Mod"}
-_ROUNDED = _DIVIDING | {
-    "Interpolate", "Power", "ReduceL1", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum",
-    "Select", "SquaredDifference",
-}  # fmt: skip
 _CHOSEN = {"Concat", "Interpolate", "Maximum", "Minimum", "OneHot", "Pad", "ReduceMax", "ReduceMin", "Select"}
-_COMPARISONS = {"Equal", "Greater", "GreaterEqual", "Less", "LessEqual", "NotEqual"}
 _MOVED = {
     "Broadcast", "Gather", "GatherElements", "GatherND", "Identity", "Reshape", "Reverse", "Slice", "Split", "Squeeze",
     "StridedSlice", "Tile", "Transpose", "Unsqueeze", "VariadicSplit",
@@ -164,12 +159,12 @@ def _all(operator: Operator) -> Iterator[Width]:
     numbers = [operator.operands[place] for place in places if place < len(operator.operands)]
     if kind == "Convert":
         yield from _cast(operator)
-    elif kind in _COMPARISONS:
+    elif kind in COMPARED:
         given = _type(node.input_value(0))
         if _is_whole(node.input_value(0)) and given not in _SMALL:
             yield Width(kind, given, _comparing(numbers, WIDE.get(given, INT32)))
     elif _type(node.output(0)) in _SMALL:
-        if kind in _EXACT | _ROUNDED and not kind.startswith("Bitwise") and kind not in _CHOSEN:
+        if kind in _EXACT | ROUNDED and not kind.startswith("Bitwise") and kind not in _CHOSEN:
             yield Width(kind, _type(node.output(0)), (_bounds(operator.results[:1], _span_of(node)),), always=True)
     elif _is_whole(node.output(0)):
         yield from _arithmetic(operator, numbers)
@@ -181,12 +176,14 @@ def _arithmetic(operator: Operator, numbers: Sequence[Known]) -> Iterator[Width]
     between = WIDE.get(dtype, INT32)
     if kind == "Clamp":
         yield Width(kind, dtype, (_bounds(numbers, FLOAT24), (*_bounds(numbers, between), Bound(result, _BELOW_24))))
-    elif kind in _ROUNDED or (kind == "MatMul" and dtype in WIDE):
+    elif kind in ROUNDED or (kind == "MatMul" and dtype in WIDE):
         between = _meet(_DIVIDED if kind in _DIVIDING else FLOAT24, between)
         yield Width(kind, dtype, (_bounds([*numbers, result], between),))
     elif dtype in WIDE and kind in _MOVED:
         yield Width(kind, dtype, (_bounds([result], between),))
-    elif dtype in WIDE and kind in _EXACT:
+    elif kind in _EXACT and (dtype in WIDE or result.rounded):
+        if result.rounded:
+            between = _meet(FLOAT24, between)
         if kind in {"Maximum", "Minimum"}:  # a constant that is too large is the largest there is, and never chosen
             numbers = [known for known in numbers if known.varies]
         yield Width(kind, dtype, (_bounds([*numbers, result], between),))
