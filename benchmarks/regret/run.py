@@ -9,8 +9,8 @@ compiled client: closed loops of several numbers of connections for the goodput 
 limit, the best of these numbers), and an open loop at the tune's rate for the p99. Profiles whose answers the accuracy
 gate refuses do not count. Regret is what the best one has more than the tuned one; limit: 5 %. `--rivals` adds
 openvino's performance hints and the quickest peer (`rivals.py`). `--hog` keeps one process busy beside the tune and the
-measurement. Ratios are medians over rounds, each arm to the tuned one in it. The best one of a round is the one that was
-best in the other rounds, because the luckiest of eleven in the same round would seem better than it is.
+measurement. Ratios are medians over rounds, each arm to the tuned one in it. The best one of a round is the one that
+was best in the other rounds, because the luckiest of eleven in the same round would seem better than it is.
 """
 
 import argparse

@@ -261,14 +261,12 @@ def test_a_program_that_writes_into_its_input_by_out_is_refused(tmp_path: Path) 
 
 
 def test_a_failed_call_is_one_line(tmp_path: Path) -> None:
-    """A size that the program's own operators refuse; the next call works."""
-    path = programs.encoder(tmp_path / "encoder.pt2")
-    engine = open_engine(path, options())
-    ids = np.zeros((2, 4), np.int64)
+    """An index that the program itself computes; the next call works."""
+    engine = open_engine(programs.indexing(tmp_path / "index.pt2", shift=1), options())
     with pytest.raises(EngineError, match="PyTorch failed: ") as caught:
-        engine.run({"ids": ids + 1000, "mask": ids})
+        engine.run({"x": np.array([[3]])})
     assert "\n" not in str(caught.value)
-    assert engine.run({"ids": ids, "mask": ids + 1})["scores"].shape == (2, 4)
+    assert engine.run({"x": np.array([[2]])})["output"].tolist() == [[3.0]]
 
 
 def test_threads_are_each_callers_own(mlp: Path) -> None:
