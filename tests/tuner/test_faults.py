@@ -3,14 +3,16 @@
 import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 from tests.engines.models import perceptron
 
 from tailcut.lab.arrivals import Poisson
+from tailcut.lab.trial import ArmRuns
 from tailcut.runtime.settings import Settings
 from tailcut.tuner import servers as servers_module
 from tailcut.tuner.accuracy import Accuracy
@@ -21,12 +23,13 @@ from tailcut.tuner.model_space import ModelSpace
 from tailcut.tuner.noise import Noise
 from tailcut.tuner.objective import ObjectiveKind
 from tailcut.tuner.records import TieBreak, TuneRequest
+from tailcut.tuner.result_records import Candidate, CandidateVerdict
 from tailcut.tuner.selection import Selection
 from tailcut.tuner.session import TuneSession, open_session
 from tailcut.tuner.space import changed
 from tailcut.tuner.together.records import JointWanted
 from tailcut.tuner.together.search import JointSearch
-from tailcut.tuner.waterfall import UNCHANGED, explain
+from tailcut.tuner.waterfall import UNCHANGED, effect, explain
 
 WRONG = Accuracy(right=False, reason="far off")
 
@@ -255,6 +258,30 @@ def test_a_step_that_does_not_start_costs_its_own_rungs(tmp_path: Path) -> None:
     assert rungs[0].candidates
     assert all("one of its two servers did not start" in (rung.note or "") for rung in rungs[1:3])
     assert [rung.note for rung in rungs[3:]] == [UNCHANGED] * 3
+
+
+@pytest.mark.slow
+def test_a_worse_step_that_the_winner_is_no_better_without_is_kept_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A longer tail at one rate may be the price of more traffic within the limit."""
+    session = opened(tmp_path)
+    first, second = alike(session, 2)
+    session.outcome.settings = second
+
+    def worse(before: Settings, after: Settings, runs: Mapping[Settings, ArmRuns]) -> Candidate:
+        return msgspec.structs.replace(effect(before, after, runs), verdict=CandidateVerdict.WORSE, reason="p99 x2")
+
+    monkeypatch.setattr("tailcut.tuner.waterfall.effect", worse)
+    try:
+        carry(session)
+        session.plan = TimePlan(time.monotonic(), 12.0)
+        explain(session, Steps([first, second, second, second, second, second]), lambda *_: False)
+    finally:
+        session.servers.keep()
+    rungs = session.outcome.rungs
+    assert [rung.candidates[0].reason for rung in rungs[:2]] == ["p99 x2; the winner is no better without it"] * 2
+    assert all(rung.kept for rung in rungs[:2])
 
 
 @pytest.mark.slow

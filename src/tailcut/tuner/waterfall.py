@@ -73,6 +73,8 @@ def explain(session: TuneSession, space: Rungs, is_better: Callable[[Settings, S
                 entry = msgspec.structs.replace(entry, reason=f"{entry.reason}; taken out of the winner")
             else:
                 record.kept.append(entry.setting)
+                if entry.verdict is CandidateVerdict.WORSE:
+                    entry = msgspec.structs.replace(entry, reason=f"{entry.reason}; the winner is no better without it")
             record.candidates.insert(0, entry)
             session.tell(CandidateDone(record.name, entry))
         session.tell(RungDone(record.name, " + ".join(record.kept) or None, record.note))
