@@ -1,23 +1,21 @@
 """Values that OpenVINO would compute outside of its tensors are refused, alone, and nothing else is."""
 
-import threading
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pytest
-from tests.engines.openvino_values.graphs import as_ir, save
+from tests.engines.openvino_values.graphs import answers_together, as_ir, opened, save
 
 import tailcut
-from tailcut.engines import Engine, EngineOptions, open_engine
+from tailcut.engines import EngineOptions
 from tailcut.engines.agreement import distance
 from tailcut.engines.openvino_instance import Instance
 from tailcut.errors import EngineError, InvalidInputError, UnsupportedError
 from tailcut.runtime.profile import Profile
-from tailcut.runtime.settings import BatchingSettings, Settings
+from tailcut.runtime.settings import Settings
 
 X = np.arange(16, dtype=np.float32).reshape(2, 8)
 
@@ -146,10 +144,6 @@ CASES = {
         others={"x": X, "c": np.array(True)},
     ),
 }
-
-
-def opened(path: Path, name: Literal["openvino", "onnxruntime"] = "openvino", *fixed: str) -> Engine:
-    return open_engine(path, EngineOptions(name=name, threads=1, fixed_dims=fixed))
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -335,27 +329,13 @@ def test_usual_graphs_are_kept(tmp_path: Path, graph: str) -> None:
 def test_a_bad_request_fails_alone(tmp_path: Path) -> None:
     """Its neighbours in a batch have their answers, and it has none of theirs; its message tells nothing of theirs."""
     path = save(tmp_path / "model.onnx", CASES["rows of a batch"].graph)
-    settings = Settings(
-        engine=EngineOptions(name="openvino", threads=1),
-        batching=BatchingSettings(max_batch_size=8, max_queue_delay_us=20_000),
-    )
-    model = tailcut.Model.open(Profile.of_model(path, settings))
-    together = threading.Barrier(4)
-
-    def ask(client: int) -> str | np.ndarray:
-        row = np.full((1, 8), client, np.float32)
-        together.wait()
-        try:
-            return model.infer_sync({"x": row, "i": np.full((1, 3, 1), 8 if client == 0 else 7)})["y"]
-        except InvalidInputError as error:
-            return str(error)
-
-    with ThreadPoolExecutor(4) as pool:
-        for _ in range(5):
-            bad, *good = pool.map(ask, range(4))
-            assert bad == "input 'i': a value is out of bounds: the indices of GatherND may be -8 to 7"
-            assert [np.unique(answer).tolist() for answer in good] == [[1], [2], [3]]
-    model.close()
+    requests = [
+        {"x": np.full((1, 8), client, np.float32), "i": np.full((1, 3, 1), 8 if client == 0 else 7)}
+        for client in range(4)
+    ]
+    for bad, *good in answers_together(path, requests, 5):
+        assert bad == "input 'i': a value is out of bounds: the indices of GatherND may be -8 to 7"
+        assert [np.unique(answer).tolist() for answer in good] == [[1], [2], [3]]
 
 
 def test_openvino_never_has_made_up_indices_out_of_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,25 +1,15 @@
 """A request is looked at as closely as its numbers make it necessary, and refused alone."""
 
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.engines.openvino_values.graphs import save
+from tests.engines.openvino_values.graphs import answers_together, opened, save
 
-import tailcut
-from tailcut.engines import Engine, EngineOptions, open_engine
 from tailcut.engines.openvino_values.widths import Width
 from tailcut.errors import InvalidInputError
-from tailcut.runtime.profile import Profile
-from tailcut.runtime.settings import BatchingSettings, Settings
 
 TIMES_31 = "(int64[n] i) => (int64[n] y) <int64 k = {31}> { y = Mul(i, k) }"
-
-
-def opened(path: Path) -> Engine:
-    return open_engine(path, EngineOptions(name="openvino", threads=1))
 
 
 def test_numbers_are_computed_where_their_interval_is_too_wide(tmp_path: Path) -> None:
@@ -64,24 +54,8 @@ def test_no_numbers_at_all_are_taken(tmp_path: Path) -> None:
 def test_a_request_with_large_numbers_fails_alone(tmp_path: Path) -> None:
     """Its neighbours in a batch have their answers."""
     path = save(tmp_path / "model.onnx", TIMES_31)
-    settings = Settings(
-        engine=EngineOptions(name="openvino", threads=1),
-        batching=BatchingSettings(max_batch_size=8, max_queue_delay_us=20_000),
-    )
-    model = tailcut.Model.open(Profile.of_model(path, settings))
-    together = threading.Barrier(4)
-
-    def ask(number: int) -> str | np.ndarray:
-        together.wait()
-        try:
-            return model.infer_sync({"i": np.array([number])})["y"]
-        except InvalidInputError as error:
-            return str(error)
-
-    with ThreadPoolExecutor(4) as pool:
-        for _ in range(3):
-            bad, *good = pool.map(ask, [10**9, 1, 2, 3])
-            assert [np.asarray(answer).tolist() for answer in good] == [[31], [62], [93]]
-            assert isinstance(bad, str)
-            assert bad.startswith("input 'i': a value is out of bounds: openvino computes the Multiply")
-    model.close()
+    requests = [{"i": np.array([number])} for number in (10**9, 1, 2, 3)]
+    for bad, *good in answers_together(path, requests, 3):
+        assert [np.asarray(answer).tolist() for answer in good] == [[31], [62], [93]]
+        assert isinstance(bad, str)
+        assert bad.startswith("input 'i': a value is out of bounds: openvino computes the Multiply")

@@ -3,13 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pytest
-from tests.engines.openvino_values.graphs import as_ir, save
+from tests.engines.openvino_values.graphs import as_ir, opened, save
 
-from tailcut.engines import Engine, EngineOptions, open_engine
 from tailcut.errors import InvalidInputError, UnsupportedError
 
 TABLE = "float[97] w = {" + ", ".join(map(str, range(97))) + "}"
@@ -96,10 +95,6 @@ CASES = {
         "(int64[n] i) => (double[n] y) { y = Cast<to = 11>(i) }", ([0, 2**24],), ([0, 2**24 + 1],)
     ),
 }
-
-
-def opened(path: Path, name: Literal["openvino", "onnxruntime"] = "openvino") -> Engine:
-    return open_engine(path, EngineOptions(name=name, threads=1))
 
 
 @pytest.mark.parametrize("name", CASES)
