@@ -147,7 +147,10 @@ class TorchEngine:
             check_indices(self.spec, self.hints, given)
         except InvalidInputError as mistake:
             return mistake
-        return EngineError(f"PyTorch failed: {short(error)}")
+        # The compiler speaks where what it compiled raises: it then tries to compile what handles the error.
+        of_compiler = type(error).__module__.startswith("torch._dynamo")
+        words = "the compiled program raised an error on this request" if of_compiler else short(error)
+        return EngineError(f"PyTorch failed: {words}")
 
     def _open(self) -> Arguments:
         if self._arguments is None:
