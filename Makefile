@@ -21,6 +21,8 @@ MARKS ?= not slow
 # One more than there are CPUs: with three on two cores they are hardly ever idle.
 JOBS ?= $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 1)))
 PYTEST := $(BIN)/python -m pytest
+# Seconds that a test may take: one that hangs fails with the stacks of its threads, and the others go on.
+TIMEOUT ?= 180
 # The files that have such tests, so that the other three hundred are not imported just to find that they have none.
 SERIAL = $(if $(findstring ::,$(TESTS)),,$(shell grep -rlE --include='*.py' '^@pytest\.mark\.serial' $(TESTS)))
 
@@ -92,17 +94,17 @@ test: $(PREPARED)
 	@status=0; none=0; \
 	for kind in '$(or $(SERIAL),$(TESTS)) -m "serial and ($(MARKS))"' \
 		'$(TESTS) -m "not serial and ($(MARKS))" -n $(JOBS) --maxprocesses 8 --dist loadfile --no-loadscope-reorder'; do \
-		eval "$(PYTEST) $$kind"; code=$$?; \
+		eval "$(PYTEST) --timeout $(TIMEOUT) $$kind"; code=$$?; \
 		if [ $$code = 1 ]; then \
 			echo "once more, alone:"; \
-			$(PYTEST) $(TESTS) --last-failed --last-failed-no-failures none; code=$$?; \
+			$(PYTEST) --timeout $(TIMEOUT) $(TESTS) --last-failed --last-failed-no-failures none; code=$$?; \
 		fi; \
 		if [ $$code = 5 ]; then none=$$((none + 1)); elif [ $$code != 0 ]; then status=$$code; fi; \
 	done; \
 	if [ $$none = 2 ]; then exit 5; fi; exit $$status
 
 test-all:
-	@THOROUGH=$(or $(THOROUGH),1) $(MAKE) --no-print-directory test MARKS='slow or not slow'
+	@THOROUGH=$(or $(THOROUGH),1) $(MAKE) --no-print-directory test MARKS='slow or not slow' TIMEOUT=1800
 
 test-torch: $(READY)
 	@$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[torch]'

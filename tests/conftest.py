@@ -1,9 +1,12 @@
 """What tests of several packages ask in the same way, and what all of them start from."""
 
+import faulthandler
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +19,25 @@ def pytest_configure() -> None:
     """SIGINT ends a command that a test starts, also where these tests run in the background and it is ignored."""
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_sessionstart() -> None:
+    """A command that runs in this process leaves pytest's own handler of crashes, whose output is not captured."""
+    faulthandler.enable = lambda *_, **__: None
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_handlecrashitem(crashitem: str, sched: Any) -> None:
+    """Name at once the test that ended a process of pytest-xdist, and run only what that process had not yet run.
+
+    Given a file of which everything has run, the next process would wait for ever.
+    """
+    sys.stderr.write(f"\nthe process ended in {crashitem}\n")
+    for file, tests in [*sched.workqueue.items()]:
+        if crashitem in tests:
+            tests[crashitem] = True
+        if all(tests.values()):
+            del sched.workqueue[file]
 
 
 @pytest.fixture(autouse=True)

@@ -244,9 +244,10 @@ def test_many_threads_share_batches(channel: grpc.Channel, server: Server) -> No
     wrong: list[int] = []
 
     def run(number: int) -> None:
-        for step in range(20):
-            value = np.full((1, 4), number * 100 + step, np.float32)
-            if infer(request_of("mlp", value), timeout=20).raw_output_contents[0] != value.tobytes():
+        values = [np.full((1, 4), number * 100 + step, np.float32) for step in range(20)]
+        calls = [infer.future(request_of("mlp", value), timeout=20) for value in values]
+        for value, call in zip(values, calls, strict=True):
+            if call.result().raw_output_contents[0] != value.tobytes():
                 wrong.append(number)
 
     threads = [threading.Thread(target=run, args=[number]) for number in range(8)]

@@ -1,11 +1,10 @@
 """The short forms of what `make soak` does for as long as it is told."""
 
-import time
 from pathlib import Path
 
 import pytest
 from tests.effort import runs
-from tests.server.sound import usage
+from tests.server.sound import check_back, usage
 from tests.servers import serving
 from tests.soak.mixed import LEAVES, make_models, mixed
 from tests.soak.overload import DEADLINE_S, OPTIONS, make_profile, overload
@@ -21,10 +20,7 @@ def test_nobody_ever_gets_anothers_bytes(tmp_path: Path) -> None:
         assert tally.answered > 0.6 * count
         assert tally.fast_path >= 4
         assert all(tally.left[where] > count / 80 for where in LEAVES)
-        end = time.monotonic() + 30
-        while usage(server) != before and time.monotonic() < end:  # what was left is computed, then freed
-            pass
-        assert usage(server) == before
+        check_back(server, before)  # once what was left is computed
         assert server.stop() == 0
         lines = server.stderr.read_text().splitlines()
         assert [line for line in lines if not line.startswith("INFO ")] == []  # nothing went wrong
