@@ -6,7 +6,7 @@ from tests.engines.rows.graphs import Case, check
 
 from tailcut.spec import Rows
 
-YES, NO = Rows.INDEPENDENT, Rows.DEPENDENT
+YES, NO, UNKNOWN = Rows.INDEPENDENT, Rows.DEPENDENT, Rows.UNKNOWN
 X = "(float[N, 4] x) => (float y)"
 XZ = "(float[N, 4] x, float[N, 4] z) => (float y)"
 LONG = "(float[N, 4, 6] x, float[N, 6, 4] z) => (float y)"
@@ -38,6 +38,21 @@ CASES = [
     Case(NO, XZ, 'g = Einsum <equation = "bi,bj->ij"> (x, z) y = MatMul(x, g)'),
     Case(YES, XZ, 't = Transpose(z) y = Einsum <equation = "bi,ib->b"> (x, t)'),
     Case(NO, X, 'y = Einsum <equation = "bi,bj->bij"> (x, w)', weights={"w": (5, 2)}),
+    # An ellipsis stands for the axes that have no letter, in all inputs for the same.
+    Case(YES, LONG, 'y = Einsum <equation = "...ij,...jk->...ik"> (x, z)'),
+    Case(YES, LONG, 'y = Einsum <equation = "...ij, ...jk"> (x, z)'),
+    Case(YES, LONG, 'y = Einsum <equation = "b...,bij->b..."> (x, z)'),
+    Case(YES, LONG, 'y = Einsum <equation = "...j,jk->...k"> (x, w)', weights={"w": (6, 3)}),
+    Case(YES, LONG, 'y = Einsum <equation = "...ij,...jk->...ik"> (x, w)', weights={"w": (1, 6, 3)}),
+    Case(YES, X, 'y = Einsum <equation = "...i"> (x)'),
+    Case(NO, LONG, 'y = Einsum <equation = "...ij,...jk->...ik"> (x, w)', weights={"w": (5, 6, 3)}),
+    Case(NO, LONG, 'y = Einsum <equation = "ij...,jk...->ik..."> (x, z)', shows=False),
+    Case(NO, LONG, 'g = Einsum <equation = "i...,i...->..."> (x, x) y = Add(x, g)'),
+    Case(NO, XZ, 'y = Einsum <equation = "...i,bi"> (x, z)'),
+    Case(NO, X, 'y = Einsum <equation = "i,ij"> (w, x)', weights={"w": (5,)}),
+    Case(UNKNOWN, LONG, 'y = Einsum <equation = "...i,...j->...ij"> (x, w)', weights={"w": (3,)}, runs=False),
+    Case(UNKNOWN, LONG, 'y = Einsum <equation = "bij,Bjk"> (x, z)', runs=False),
+    Case(UNKNOWN, LONG, 'y = Einsum <equation = "b..,b..->b"> (x, z)', runs=False),
     Case(YES, "(int8[N, 4] x) => (int32 y)", "y = MatMulInteger(x, q)", weights={"q": INT8["q"]}),
     Case(YES, "(int8[N, 4] x) => (int8 y)", "y = QLinearMatMul(x, s, o, q, s, o, s, o)", weights=INT8),
 ]

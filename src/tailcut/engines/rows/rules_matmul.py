@@ -1,10 +1,13 @@
 """Products: the row axis must not be summed over, and two tensors with rows must not meet pairwise."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from tailcut.engines.rows.operation import Operation, Rule, Table
 from tailcut.engines.rows.sizes import ONE, Size, joint
 from tailcut.engines.rows.values import Mixes, RowAxis, Unclear, Value, broadcast
+
+_ELLIPSIS = 10  # axes at most, one digit each
 
 
 def multiplied(a: Value, b: Value) -> Value:
@@ -68,9 +71,9 @@ def gemm(operation: Operation) -> Value:
 
 def _einsum(operation: Operation) -> Value:
     """The letter of the row axis must stand for rows wherever it appears, and in the result."""
-    left, arrow, right = str(operation.attributes["equation"]).replace(" ", "").partition("->")
-    terms = list(zip(left.split(","), operation.given, strict=True))
-    if not arrow or "." in left or any(len(term) != value.rank or len(set(term)) != len(term) for term, value in terms):
+    left, right = _subscripts(str(operation.attributes["equation"]), operation.given)
+    terms = list(zip(left, operation.given, strict=True))
+    if any(len(term) != value.rank or len(set(term)) != len(term) for term, value in terms):
         raise Unclear("has an equation that cannot be followed")
     sizes: dict[str, Size] = {}
     for term, value in terms:
@@ -88,6 +91,26 @@ def _einsum(operation: Operation) -> Value:
         raise Mixes("sums over the rows")
     shape = tuple(row_axis.size if other == letter else sizes[other] for other in right)
     return Value(shape, row_axis.at(right.index(letter)))
+
+
+def _subscripts(equation: str, values: Sequence[Value]) -> tuple[list[str], str]:
+    """The letters of each input and those of the result. The axes of an ellipsis are called 0, 1, ...
+
+    Without an arrow, the result has the ellipsis and then the letters that occur once, in alphabetical order.
+    """
+    left, arrow, right = equation.replace(" ", "").partition("->")
+    terms = left.split(",")
+    open_terms = [(term, value) for term, value in zip(terms, values, strict=True) if "." in term]
+    counts = {value.rank - len(term.replace("...", "")) for term, value in open_terms} or {0}
+    count = counts.pop()
+    letters = left.replace("...", "").replace(",", "")
+    if counts or not 0 <= count <= _ELLIPSIS or not (arrow or letters.islower()) or not letters.isalpha():
+        raise Unclear("has an equation that cannot be followed")
+    if not arrow:
+        once = sorted(letter for letter in set(letters) if letters.count(letter) == 1)
+        right = ("..." if open_terms else "") + "".join(once)
+    axes = "".join(map(str, range(count)))
+    return [term.replace("...", axes) for term in terms], right.replace("...", axes)
 
 
 def _as_rows(value: Value, axis: int, rows: RowAxis) -> bool:
