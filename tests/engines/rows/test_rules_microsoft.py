@@ -16,25 +16,12 @@ GIVE = "y = DequantizeLinear(r, s, z)"
 NORM = {"g": (8,), "b": (8,)}
 
 WIDE = {"q": np.full((8, 24), 7, np.uint8), "b": np.zeros(24, np.float32), **{n: QUANTIZED[n] for n in "sz"}}
-NBITS = {"q": np.full((3, 1, 16), 7, np.uint8), "s": np.ones(3, np.float32)}
 ROTARY = {"c": (9, 2), "s": (9, 2)}
 LSTM8 = "com.microsoft.DynamicQuantizeLSTM <hidden_size = 2> (t, w, r, , , , , , s, z, s, z)"
 
 CASES = [
     Case(YES, "(float[N, 2, 8] x) => (float y)", "y = com.microsoft.BiasAdd(x, b, x)", weights=NORM, runs=False),
     Case(YES, X, "y = com.microsoft.TransposeMatMul <transB = 1> (x, w)", weights={"w": (3, 4)}),
-    Case(
-        YES,
-        "(float[N, 32] x) => (float y)",
-        "y = com.microsoft.MatMulNBits <K = 32, N = 3, bits = 4, block_size = 32> (x, q, s)",
-        weights=NBITS,
-    ),
-    Case(
-        NO,
-        "(float[N, 32] x) => (float y)",
-        "t = Transpose(x) y = com.microsoft.MatMulNBits <K = 5, N = 3, bits = 4, block_size = 32> (t, q, s)",
-        weights=NBITS,
-    ),
     Case(YES, LONG, "y = com.microsoft.SkipSimplifiedLayerNormalization(x, x, g)", weights=NORM),
     Case(
         YES,

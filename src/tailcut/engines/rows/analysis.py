@@ -9,6 +9,7 @@ import onnx
 from onnx import AttributeProto, TensorProto, helper, inliner, numpy_helper
 
 from tailcut.engines.rows import (
+    rules_blocks,
     rules_elementwise,
     rules_join,
     rules_layout,
@@ -50,7 +51,7 @@ _TABLES: Mapping[str, Table] = {
     "": _ONNX,
     "ai.onnx": _ONNX,
     "ai.onnx.ml": rules_ml.RULES,
-    "com.microsoft": {**rules_microsoft.RULES, **rules_text.MICROSOFT},
+    "com.microsoft": {**rules_microsoft.RULES, **rules_blocks.RULES, **rules_text.MICROSOFT},
 }
 _CONTROL_FLOW = {"If", "Loop", "Scan", "SequenceMap"}
 _OLDEST_OPSET = 7  # before, broadcasting followed other rules

@@ -33,14 +33,6 @@ def _integer_to_float(operation: Operation) -> Value:
     return multiplied(operation.need(0), operation.need(1))
 
 
-def _matmul_nbits(operation: Operation) -> Value:
-    parameters_without_rows(operation, 1)
-    value = operation.need(0)
-    if value.rows is not None and value.rows.axis == value.rank - 1:
-        raise Mixes("sums over the rows")
-    return Value((*value.sizes[:-1], number(operation.integer("N", 0))), value.rows)
-
-
 def _skip_normalization(operation: Operation) -> list[Value]:
     """input, skip, gamma, beta, bias: normalised along the last axis; outputs the result, mean, deviation and sum."""
     value, skip = operation.need(0), operation.need(1)
@@ -207,7 +199,6 @@ RULES: Table = {
     "FusedGemm": Rule(gemm),
     "FusedConv": Rule(_fused_conv),
     "MatMulIntegerToFloat": Rule(_integer_to_float),
-    "MatMulNBits": Rule(_matmul_nbits),
     "SkipLayerNormalization": Rule(_skip_normalization),
     "SkipSimplifiedLayerNormalization": Rule(_skip_normalization),
     "EmbedLayerNormalization": Rule(_embed),
