@@ -10,6 +10,7 @@ from onnx import AttributeProto, TensorProto, helper, inliner, numpy_helper
 
 from tailcut.engines.rows import (
     rules_blocks,
+    rules_contrib,
     rules_elementwise,
     rules_join,
     rules_layout,
@@ -51,7 +52,12 @@ _TABLES: Mapping[str, Table] = {
     "": _ONNX,
     "ai.onnx": _ONNX,
     "ai.onnx.ml": rules_ml.RULES,
-    "com.microsoft": {**rules_microsoft.RULES, **rules_blocks.RULES, **rules_text.MICROSOFT},
+    "com.microsoft": {
+        **rules_microsoft.RULES,
+        **rules_blocks.RULES,
+        **rules_contrib.RULES,
+        **rules_text.MICROSOFT,
+    },
 }
 _CONTROL_FLOW = {"If", "Loop", "Scan", "SequenceMap"}
 _OLDEST_OPSET = 7  # before, broadcasting followed other rules

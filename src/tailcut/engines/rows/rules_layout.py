@@ -254,7 +254,8 @@ def _size(operation: Operation) -> Value:
 
 
 def _range(operation: Operation) -> Value:
-    (start,), (limit,), (delta,) = (operation.items(index, "its limits") for index in range(3))
+    (start,), (limit,) = (operation.items(index, "its limits") for index in range(2))
+    (delta,) = (ONE,) if operation.value(2) is None else operation.items(2, "its step")
     real = operation.need(0).real
     if delta.integer is None or not (start.whole and limit.whole) or (real and (start.rows or limit.rows)):
         raise Mixes("counts the rows") if start.rows or limit.rows else Unclear("counts in broken steps")
