@@ -42,7 +42,8 @@ class Case:
 
 def build(case: Case) -> onnx.ModelProto:
     """The model, with random weights where only a shape is given."""
-    head = f'<ir_version: 9, opset_import: ["" : {case.opset}, "ai.onnx.ml" : 3, "com.microsoft" : 1]>'
+    domains = f'"" : {case.opset}, "ai.onnx.ml" : 3, "com.microsoft" : 1, "com.microsoft.nchwc" : 1'
+    head = f"<ir_version: 9, opset_import: [{domains}]>"
     body, weights = _named(case.body)
     model = parser.parse_model(f"{head}\ngraph {case.signature}\n{{ {body} }}")
     model.ir_version = 9 if case.opset < 23 else 11

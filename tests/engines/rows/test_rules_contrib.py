@@ -15,6 +15,7 @@ COUNT = "s = Shape(x) n = Gather(s, {0})"
 TURN = "t = Transpose <perm = [1, 0, 2]> (x)"
 Q = {"s": np.array(0.1, np.float32), "z": np.array(3, np.uint8)}
 TAKE = "q = QuantizeLinear(x, s, z)"
+QCONV = {**Q, "k": np.full((5, 3, 3, 3), 7, np.uint8)}
 WHERE = "com.microsoft.QLinearWhere(c, q, s, z, {other}, s, z, s, z)"
 FIXED = {"o": np.full((5, 4), 9, np.uint8), "p": np.full((1, 4), 9, np.uint8)}
 HASHES = (

@@ -68,6 +68,15 @@ CASES = [
         'y = com.microsoft.FusedConv <activation = "Relu"> (x, w)',
         weights={"w": (5, 3, 3, 3)},
     ),
+    *(
+        Case(
+            rows,
+            "(float[N, 3, 8, 8] x, float[N, 5, 6, 6] z) => (float y)",
+            f"y = com.microsoft.FusedConv(x, w, , {added})",
+            weights={"w": (5, 3, 3, 3), "a": (1, 5, 6, 6), "b": (5, 5, 6, 6)},
+        )
+        for rows, added in ((YES, "z"), (NO, "a"), (NO, "b"))
+    ),
     Case(YES, LONG, "y = com.microsoft.SkipLayerNormalization(x, x, g, b)", weights=NORM),
     Case(YES, LONG, "y = com.microsoft.SkipLayerNormalization(x, k, g, b)", weights={**NORM, "k": (1, 5, 8)}),
     Case(NO, LONG, "y = com.microsoft.SkipLayerNormalization(k, x, g, b)", weights={**NORM, "k": (1, 5, 8)}),

@@ -18,6 +18,7 @@ from tailcut.engines.rows import (
     rules_matmul,
     rules_microsoft,
     rules_ml,
+    rules_nchwc,
     rules_pick,
     rules_quantize,
     rules_random,
@@ -58,6 +59,7 @@ _TABLES: Mapping[str, Table] = {
         **rules_contrib.RULES,
         **rules_text.MICROSOFT,
     },
+    "com.microsoft.nchwc": rules_nchwc.RULES,
 }
 _CONTROL_FLOW = {"If", "Loop", "Scan", "SequenceMap"}
 _OLDEST_OPSET = 7  # before, broadcasting followed other rules

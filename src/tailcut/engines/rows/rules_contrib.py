@@ -1,5 +1,7 @@
 """Operators of com.microsoft that ONNX has, too, or had no word for: converters and exporters write them."""
 
+from dataclasses import replace
+
 from tailcut.engines.rows import rules_join, rules_layout, rules_pick, rules_vision
 from tailcut.engines.rows.operation import Operation, Rule, Table, axis_of
 from tailcut.engines.rows.rules_matmul import multiplied, parameters_without_rows
@@ -65,6 +67,11 @@ def _integers(operation: Operation) -> Value:
     return multiplied(operation.need(0), operation.need(1))
 
 
+def _nhwc_max_pool(operation: Operation) -> Value:
+    value = rules_vision.channels_first(operation.need(0))
+    return rules_vision.channels_last(rules_vision.pooled(replace(operation, inputs=(value,))))
+
+
 RULES: Table = {
     # As in ONNX; the axis of ExpandDims is a scalar, and Range may leave out its step.
     "CropAndResize": rules_vision.RULES["RoiAlign"],
@@ -80,6 +87,8 @@ RULES: Table = {
     "Inverse": Rule(_inverse),
     "MatMulInteger16": Rule(_integers),
     "MurmurHash3": Rule(_hash),
+    "NhwcMaxPool": Rule(_nhwc_max_pool),
+    "QLinearConv": rules_vision.RULES["QLinearConv"],
     "QLinearWhere": Rule(_where),
     "UnfoldTensor": Rule(_unfold),
 }

@@ -8,7 +8,7 @@ from tailcut.engines.rows.rules_elementwise import elementwise
 from tailcut.engines.rows.rules_matmul import gemm, multiplied, parameters_without_rows, turned
 from tailcut.engines.rows.rules_quantize import dynamic, quantized
 from tailcut.engines.rows.rules_sequence import mask_rows, same_rows, without_rows
-from tailcut.engines.rows.rules_vision import batch_rows, convolved
+from tailcut.engines.rows.rules_vision import batch_rows, fused_conv
 from tailcut.engines.rows.sizes import ONE, ZERO, Size, number
 from tailcut.engines.rows.values import Mixes, Unclear, Value, broadcast
 
@@ -20,12 +20,6 @@ def _fused_matmul(operation: Operation) -> Value:
     a = turned(a) if operation.integer("transA", 0) and a.rank > 1 else a
     b = turned(b) if operation.integer("transB", 0) and b.rank > 1 else b
     return multiplied(a, b)
-
-
-def _fused_conv(operation: Operation) -> Value:
-    without_rows(operation, (1, 2))
-    result, added = convolved(operation, operation.need(0), operation.need(1)), operation.value(3)
-    return result if added is None else broadcast(result, added)
 
 
 def _integer_to_float(operation: Operation) -> Value:
@@ -197,7 +191,7 @@ RULES: Table = {
     "FusedMatMul": Rule(_fused_matmul),
     "TransposeMatMul": Rule(_fused_matmul),
     "FusedGemm": Rule(gemm),
-    "FusedConv": Rule(_fused_conv),
+    "FusedConv": Rule(fused_conv),
     "MatMulIntegerToFloat": Rule(_integer_to_float),
     "SkipLayerNormalization": Rule(_skip_normalization),
     "SkipSimplifiedLayerNormalization": Rule(_skip_normalization),

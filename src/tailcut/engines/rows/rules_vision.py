@@ -5,7 +5,7 @@ from tailcut.engines.rows.operation import Operation, Rule, Table, axis_of
 from tailcut.engines.rows.rules_matmul import parameters_without_rows
 from tailcut.engines.rows.rules_reduce import along
 from tailcut.engines.rows.sizes import ONE, Size, floor_divide, number, product
-from tailcut.engines.rows.values import Mixes, RowAxis, Sizes, Spoiled, Unclear, Value
+from tailcut.engines.rows.values import Mixes, RowAxis, Spoiled, Unclear, Value
 from tailcut.spec import Rows
 
 
@@ -55,16 +55,33 @@ def convolved(operation: Operation, value: Value, weight: Value) -> Value:
     return Value((value.sizes[0], weight.sizes[0], *sizes), rows)
 
 
+def fused_conv(operation: Operation) -> Value:
+    """X, W, B and onnxruntime's addend, which has the result's shape: the engine does not broadcast it."""
+    weights, added = [operation.value(index) for index in (1, 2)], operation.value(3)
+    if any(weight is not None and weight.rows is not None for weight in weights):
+        raise Unclear("takes a parameter from the rows")
+    result = convolved(operation, operation.need(0), operation.need(1))
+    if added is not None and added.rows != result.rows:
+        raise Mixes("works for a fixed number of rows only")
+    return result
+
+
 def _qlinear_conv(operation: Operation) -> Value:
+    """x, its scale and zero point, w, its scale and zero point, the result's, bias."""
     parameters_without_rows(operation, 1)
     if operation.integer("channels_last", 0):
-        rows = batch_rows(operation.need(0))
-        return Value(tuple(_unknown_behind_rows(operation, operation.need(0))), rows)
+        return channels_last(convolved(operation, channels_first(operation.need(0)), operation.need(3)))
     return convolved(operation, operation.need(0), operation.need(3))
 
 
-def _unknown_behind_rows(operation: Operation, value: Value) -> Sizes:
-    return (value.sizes[0], *(operation.unknown(axis) for axis in range(1, value.rank)))
+def channels_first(value: Value) -> Value:
+    """`[batch, ..., channels]` as `[batch, channels, ...]`."""
+    return Value((value.sizes[0], value.sizes[-1], *value.sizes[1:-1]), batch_rows(value))
+
+
+def channels_last(value: Value) -> Value:
+    """`[batch, channels, ...]` as `[batch, ..., channels]`."""
+    return Value((value.sizes[0], *value.sizes[2:], value.sizes[1]), batch_rows(value))
 
 
 def _conv_transpose(operation: Operation) -> Value:
@@ -100,7 +117,8 @@ def _deform_conv(operation: Operation) -> Value:
     return Value((value.sizes[0], weight.sizes[0], *offset.sizes[2:]), rows)
 
 
-def _pool(operation: Operation) -> list[Value | Spoiled]:
+def pooled(operation: Operation) -> Value:
+    """A window over each channel."""
     value = operation.need(0)
     rows = batch_rows(value, channels=True)
     kernel = operation.ints("kernel_shape", None) or ()
@@ -108,13 +126,18 @@ def _pool(operation: Operation) -> list[Value | Spoiled]:
         _window(operation, size, index, number(kernel[index]), len(kernel))
         for index, size in enumerate(value.sizes[2:])
     )
-    result = Value((*value.sizes[:2], *sizes), rows)
-    if rows is None:
+    return Value((*value.sizes[:2], *sizes), rows)
+
+
+def _pool(operation: Operation) -> list[Value | Spoiled]:
+    result = pooled(operation)
+    if result.rows is None:
         return [result, Value(result.shape)]
     return [result, Spoiled(Rows.DEPENDENT, "MaxPool's indices count the elements of all rows")]
 
 
-def _global_pool(operation: Operation) -> Value:
+def global_pool(operation: Operation) -> Value:
+    """One element of each channel."""
     value = operation.need(0)
     rows = batch_rows(value, channels=True)
     return Value((*value.sizes[:2], *(ONE,) * (value.rank - 2)), rows)
@@ -257,7 +280,7 @@ RULES: Table = {
     "ConvTranspose": Rule(_conv_transpose),
     "DeformConv": Rule(_deform_conv),
     **{kind: Rule(_pool) for kind in ("MaxPool", "AveragePool", "LpPool")},
-    **{kind: Rule(_global_pool) for kind in ("GlobalMaxPool", "GlobalAveragePool", "GlobalLpPool")},
+    **{kind: Rule(global_pool) for kind in ("GlobalMaxPool", "GlobalAveragePool", "GlobalLpPool")},
     "BatchNormalization": Rule(_batch_normalization),
     **{kind: Rule(_per_image) for kind in ("InstanceNormalization", "GroupNormalization", "LRN")},
     "LayerNormalization": Rule(_layer_normalization),
