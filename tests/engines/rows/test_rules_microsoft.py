@@ -13,6 +13,7 @@ LONG = "(float[N, 5, 8] x) => (float y)"
 QUANTIZED = {"s": np.array(0.1, np.float32), "z": np.array(3, np.uint8), "q": np.full((4, 3), 7, np.uint8)}
 TAKE = "q8 = QuantizeLinear(x, s, z)"
 GIVE = "y = DequantizeLinear(r, s, z)"
+GATES = "(float[N, 5, 8] x, float[N, 5, 8] z, float[N, 5, 1] s) => (float y)"
 NORM = {"g": (8,), "b": (8,)}
 
 WIDE = {"q": np.full((8, 24), 7, np.uint8), "b": np.zeros(24, np.float32), **{n: QUANTIZED[n] for n in "sz"}}
@@ -155,6 +156,44 @@ CASES = [
             ("5, 8", "y = com.microsoft.RotaryEmbedding <is_packed_batching = 1> (x, [3], c, s)"),
         )
     ),
+    *(
+        Case(
+            rows,
+            GATES,
+            f"{outputs} = com.microsoft.{body}",
+            weights={"g": (8,), "h": (1, 5, 8), "k": (1, 5, 1), "c": (5, 8)},
+        )
+        for rows, outputs, body in (
+            (YES, "y", "GatedRMSNorm(x, g, z)"),
+            (NO, "y", "GatedRMSNorm(x, g, h)"),
+            (YES, "y", "GatedAdd(x, z, s)"),
+            (NO, "y", "GatedAdd(x, h, s)"),
+            (NO, "y", "GatedAdd(x, z, k)"),
+            (YES, "y", "BranchwiseRMSNorm(x)"),
+            (YES, "y", "BranchwiseRMSNorm(x, c)"),
+            (YES, "y", "BranchwiseRMSNorm <num_branches = 2> (x, g)"),
+            (YES, "y", "ScaledSiLU <alpha = 2.0> (x)"),
+            (YES, "y", "ScaledSiLU(x, {0.5})"),
+            (YES, "d, y", "LinearAttentionGate(x, g, g, z)"),
+            (NO, "d, y", "LinearAttentionGate(x, g, g, h)"),
+        )
+    ),
+    *(
+        Case(
+            NO,
+            "(float[N, 5, 8] x) => (float y)",
+            f"""t = Transpose <perm = [1, 2, 0]> (x) r = com.microsoft.{body}
+            y = Transpose <perm = [2, 0, 1]> (r)""",
+            weights={"g": (5,)},
+            shows=shows,
+        )
+        for body, shows in (
+            ("GatedRMSNorm(t, g, t)", True),
+            ("BranchwiseRMSNorm(t)", True),
+            ("LinearAttentionGate(t, g, g)", False),  # for a fixed number of rows
+        )
+    ),
+    Case(UNKNOWN, GATES, "y = com.microsoft.GatedAdd(x, z, z, w)", weights={"w": (8, 1)}, runs=False),
     Case(NO, X, "y = com.microsoft.DynamicQuantizeMatMul(x, q, s, z)", weights=QUANTIZED),
     Case(YES, X, f"{TAKE} r = com.microsoft.QLinearAdd(q8, s, z, q8, s, z, s, z) {GIVE}", weights=QUANTIZED),
     Case(

@@ -18,6 +18,11 @@ def weights(kind: str, directions: int = 1) -> dict[str, tuple[int, ...]]:
 
 
 QKV = "(float[N, 5, 8] q, float[N, 4, 8] k, float[N, 4, 8] v) => (float y)"
+CONVOLUTION = {"w": (4, 1, 3), "b": (4,), "f": (5, 4, 2), "g": (5, 2, 4, 4), "h": (5, 4, 8)}
+PAST = "(float[N, 4, 5] x, float[N, 4, 2] p) => (float y, float s)"
+GATED = "(float[N, 4, 8] q, float[N, 4, 8] k, float[N, 4, 8] v, float[N, 2, 4, 4] p, float[N, 4, 2] d) => (float y)"
+TOKENS = "(float[N, 4, 8] q, float[N, 4, 8] k, float[N, 4, 8] v) => (float y)"
+CACHE = "(float[N, 4, 3] x, float[N, 2, 3] z, int64[N] i) => (float y)"
 HEADS = "q_num_heads = 2, kv_num_heads = 2"
 
 CASES = [
@@ -97,8 +102,87 @@ CASES = [
     ),
 ]
 
+STATES = [
+    *(
+        Case(rows, signature, f"y, s = {domain}{body}", opset=opset, weights=CONVOLUTION, shows=shows)
+        for domain, opset in (("", 27), ("com.microsoft.", 17))
+        for rows, signature, body, shows in (
+            (YES, "(float[N, 4, 5] x) => (float y, float s)", "CausalConvWithState(x, w)", True),
+            (YES, PAST, 'CausalConvWithState <activation = "silu"> (x, w, b, p)', True),
+            (NO, "(float[N, 4, 5] x) => (float y, float s)", "CausalConvWithState(x, w, , f)", True),
+            (YES, TOKENS, f'LinearAttention <{HEADS}, update_rule = "linear"> (q, k, v)', True),
+            (YES, GATED, f"LinearAttention <{HEADS}> (q, k, v, p, d, d)", True),
+            (NO, GATED, f"LinearAttention <{HEADS}> (q, k, v, g, d, d)", True),
+            (NO, TOKENS, f'LinearAttention <{HEADS}, update_rule = "linear"> (q, k, h)', True),
+        )
+    ),
+    Case(
+        YES,
+        TOKENS,
+        """h = Slice(k, [0], [4], [2])
+        o, s = com.microsoft.LinearAttention <q_num_heads = 4, kv_num_heads = 2, update_rule = "linear"> (q, h, v)
+        y = Reshape(o, [-1, 64])""",
+    ),
+    Case(
+        YES,
+        "(float[N, 5, 4] x) => (float y)",
+        "y, s = com.microsoft.CausalConvWithState <channels_last = 1> (x, w)",
+        weights=CONVOLUTION,
+    ),
+    *(
+        Case(
+            NO,
+            "(float[N, 1, 5] x) => (float y)",
+            f"t = Transpose <perm = [1, 0, 2]> (x) r, s = {domain}CausalConvWithState(t, v) {back}",
+            opset=opset,
+            weights={"v": (5, 1, 3)},
+            shows=False,  # each channel by itself, as many as it was made for
+        )
+        for domain, opset in (("", 27), ("com.microsoft.", 17))
+        for back in ["y = Transpose <perm = [1, 0, 2]> (r)"]
+    ),
+    Case(
+        UNKNOWN,
+        "(float[N, 4, 5] x, float[N, 4, 2] p) => (float y)",
+        "y, s = com.microsoft.CausalConvWithState <state_window = 2> (x, w, , p)",
+        weights=CONVOLUTION,
+        runs=False,
+    ),
+    Case(
+        UNKNOWN,
+        QKV,
+        f'y, s = com.microsoft.LinearAttention <{HEADS}, update_rule = "linear", state_window = 2> (q, k, v)',
+        runs=False,
+    ),
+    # An update without places begins at the first; places must lie in the row, whatever their values are.
+    *(
+        Case(
+            rows, CACHE, f"{before} y = TensorScatter <axis = 1, {mode}> (x, z, {places})", opset=24, high=99, runs=runs
+        )
+        for rows, before, mode, places, runs in (
+            (YES, "", 'mode = "linear"', "", True),
+            (YES, "m = Mod(i, {3})", 'mode = "linear"', "m", True),
+            (YES, "m = Mod(i, {4})", 'mode = "circular"', "m", True),
+            (YES, "m = Mod(i, {9})", 'mode = "circular"', "m", True),
+            (UNKNOWN, "m = Mod(i, {4})", 'mode = "linear"', "m", False),
+            (UNKNOWN, "", 'mode = "linear"', "i", False),
+            (UNKNOWN, "", 'mode = "circular"', "i", False),
+            (NO, "", 'mode = "linear"', "[0, 0, 0, 0, 0]", True),
+        )
+    ),
+    Case(NO, "(float[N, 4, 3] x) => (float y)", "y = TensorScatter(x, w)", opset=24, weights={"w": (5, 2, 3)}),
+    Case(
+        NO,
+        "(float[N, 4, 3] x, float[N, 4, 2] z) => (float y)",
+        """t = Transpose <perm = [1, 0, 2]> (x) u = Transpose <perm = [1, 0, 2]> (z)
+        r = TensorScatter <axis = 2> (t, u) y = Transpose <perm = [1, 0, 2]> (r)""",
+        opset=24,
+        shows=False,  # an update at the first place
+    ),
+]
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+
+@pytest.mark.parametrize("case", [*CASES, *STATES], ids=str)
 def test_sequence(case: Case) -> None:
     """Time and batch are different axes, and states and masks belong to their row."""
     check(case)

@@ -139,6 +139,20 @@ CASES = [
         """y = Resize <mode = "linear", coordinate_transformation_mode = "tf_crop_and_resize">
         (x, [0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0], [1.0, 1.0, 2.0, 2.0])""",
     ),
+    Case(NO, "(float[N, 1, 4] x, int64[N, 1, 4] i) => (float y)", "y = MaxUnpool <kernel_shape = [1]> (x, i)", high=4),
+    Case(
+        NO,
+        X,
+        """p, i = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (x)
+        y = MaxUnpool <kernel_shape = [2, 2], strides = [2, 2]> (p, i)""",
+        shows=False,  # unless a version of the engine finds no maximum among NaN
+    ),
+    Case(
+        YES,
+        X,
+        "u = MaxUnpool <kernel_shape = [1, 1]> (w, i, [1, 3, 8, 8]) y = Add(x, u)",
+        weights={"w": (1, 3, 8, 8), "i": np.arange(192).reshape(1, 3, 8, 8)},
+    ),
     Case(YES, FOUR, "y = DepthToSpace <blocksize = 2> (x)"),
     Case(YES, FOUR, "y = SpaceToDepth <blocksize = 2> (x)"),
     Case(NO, FOUR, f"{SWAP} r = SpaceToDepth <blocksize = 2> (t) y = Transpose <perm = [1, 0, 2, 3]> (r)"),

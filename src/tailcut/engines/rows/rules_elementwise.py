@@ -26,6 +26,14 @@ def elementwise(operation: Operation) -> Value:
     return broadcast(*operation.given)
 
 
+def _paired(operation: Operation) -> Value:
+    """Inputs of one shape, which the engine does not broadcast."""
+    first = operation.need(0)
+    if any(value.rows != first.rows for value in operation.given):
+        raise Mixes("works for a fixed number of rows only")
+    return Value(first.sizes, first.rows)
+
+
 def _computed(operation: Operation) -> Value:
     values = operation.given
     result = _elements(operation.kind, values)
@@ -138,7 +146,20 @@ def _clipped(items: np.ndarray, end: Size, choose: Callable[[Size, Size], Size])
 
 
 _PLAIN = (  # without parameters that see more than one element
-    *("Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "BitShift", "BitwiseAnd", "BitwiseNot", "BitwiseOr"),
+    *(
+        "Abs",
+        "Acos",
+        "Acosh",
+        "Asin",
+        "Asinh",
+        "Atan",
+        "Atanh",
+        "BitCast",
+        "BitShift",
+        "BitwiseAnd",
+        "BitwiseNot",
+        "BitwiseOr",
+    ),
     *("BitwiseXor", "Celu", "Cos", "Cosh", "Elu", "Erf", "Exp", "Gelu", "HardSigmoid", "HardSwish", "IsInf", "IsNaN"),
     *("LeakyRelu", "Log", "Mean", "Mish", "PRelu", "Pow", "Reciprocal", "RegexFullMatch", "Relu", "Selu", "Shrink"),
     *("Sigmoid", "Sign", "Sin", "Sinh", "Softplus", "Softsign", "Sqrt", "StringConcat", "Swish", "Tan", "Tanh"),
@@ -148,6 +169,7 @@ _PLAIN = (  # without parameters that see more than one element
 RULES: Table = {
     **{kind: Rule(elementwise) for kind in _PLAIN},
     **{kind: Rule(_computed, counts=True, numbered=True) for kind in WHOLE},
+    "SwiGLU": Rule(_paired),
     "Xor": Rule(_exclusive),
     "Identity": Rule(_identity, counts=True, numbered=True),
     "Cast": Rule(_cast, counts=True, numbered=True),

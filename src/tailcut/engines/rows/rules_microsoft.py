@@ -7,7 +7,7 @@ from tailcut.engines.rows.operation import Operation, Rule, Table, axis_of
 from tailcut.engines.rows.rules_elementwise import elementwise
 from tailcut.engines.rows.rules_matmul import gemm, multiplied, parameters_without_rows, turned
 from tailcut.engines.rows.rules_quantize import dynamic, quantized
-from tailcut.engines.rows.rules_sequence import mask_rows, same_rows, without_rows
+from tailcut.engines.rows.rules_sequence import STATES, mask_rows, same_rows, without_rows
 from tailcut.engines.rows.rules_vision import batch_rows, fused_conv
 from tailcut.engines.rows.sizes import ONE, ZERO, Size, number
 from tailcut.engines.rows.values import Mixes, Unclear, Value, broadcast
@@ -38,6 +38,56 @@ def _skip_normalization(operation: Operation) -> list[Value]:
         raise Mixes("mixes the rows", f"over axis {total.rows.axis}")
     inner = Value((*total.sizes[:-1], ONE), total.rows)
     return [total, inner, inner, total]
+
+
+def _gated_normalization(operation: Operation) -> Value:
+    """X, scale, gate of X's shape: normalised in parts of the last axis."""
+    value, gate = operation.need(0), operation.need(2)
+    without_rows(operation, (1,))
+    if gate.rows != value.rows:
+        raise Mixes("works for a fixed number of rows only")
+    return _inside(value, value.rank - 1)
+
+
+def _branchwise_normalization(operation: Operation) -> Value:
+    """X `[..., branches, size]` or `[..., branches * size]`, with a scale for each branch, or one for all."""
+    value, scale = operation.need(0), operation.value(1)
+    parameters_without_rows(operation, 1)
+    flat = operation.integer("num_branches", 0) or scale is None or scale.sizes == value.sizes[-1:]
+    return _inside(value, value.rank - (1 if flat else 2))
+
+
+def _inside(value: Value, axis: int) -> Value:
+    """What is computed along the axes from `axis` on."""
+    if value.rows is not None and value.rows.axis >= axis:
+        raise Mixes("mixes the rows", f"over axis {value.rows.axis}")
+    return Value(value.sizes, value.rows)
+
+
+def _gated_sum(operation: Operation) -> Value:
+    """X and Y of one shape, a gate `[..., 1]`; with a weight for the gate it is computed, which is not followed."""
+    value, added, gate = (operation.need(index) for index in range(3))
+    if operation.value(3) is not None:
+        raise Unclear("computes its gate")
+    if added.rows != value.rows or gate.rows != value.rows:
+        raise Mixes("works for a fixed number of rows only")
+    return _inside(value, value.rank - 1)
+
+
+def _attention_gates(operation: Operation) -> list[Value]:
+    """A `[batch, tokens, heads]`, bias and scale of each head, b of a's shape; both results have a's shape."""
+    without_rows(operation, (1, 2))
+    value, other = operation.need(0), operation.value(3)
+    if other is not None and other.rows != value.rows:
+        raise Mixes("works for a fixed number of rows only")
+    result = _inside(value, value.rank - 1)
+    return [result, result]
+
+
+def _scaled(operation: Operation) -> Value:
+    """ScaledSiLU: X, and a scale for all."""
+    parameters_without_rows(operation, 1)
+    return Value(operation.need(0).sizes, operation.need(0).rows)
 
 
 def _embed(operation: Operation) -> list[Value]:
@@ -195,6 +245,12 @@ RULES: Table = {
     "MatMulIntegerToFloat": Rule(_integer_to_float),
     "SkipLayerNormalization": Rule(_skip_normalization),
     "SkipSimplifiedLayerNormalization": Rule(_skip_normalization),
+    "GatedRMSNorm": Rule(_gated_normalization),
+    "BranchwiseRMSNorm": Rule(_branchwise_normalization),
+    "GatedAdd": Rule(_gated_sum),
+    "LinearAttentionGate": Rule(_attention_gates),
+    "ScaledSiLU": Rule(_scaled),
+    **STATES,
     "EmbedLayerNormalization": Rule(_embed),
     "Attention": Rule(_attention),
     "MultiHeadAttention": Rule(_multi_head),

@@ -2,9 +2,12 @@
 
 from collections.abc import Sequence
 
-from tailcut.engines.rows.operation import Operation, Rule, Table
-from tailcut.engines.rows.sizes import Size, number
+from tailcut.engines.rows.bounds import limit_of
+from tailcut.engines.rows.operation import Operation, Rule, Table, axis_of
+from tailcut.engines.rows.sizes import ONE, Size, number
 from tailcut.engines.rows.values import Mixes, RowAxis, Sizes, Unclear, Value
+
+_WINDOWS = ("state_window", "state_update_capacity", "state_length", "input_channels", "input_channel_offset")
 
 
 def same_rows(operation: Operation, axes: dict[int, int]) -> RowAxis | None:
@@ -98,8 +101,54 @@ def _rotary(operation: Operation) -> Value:
     return Value(operation.need(0).sizes, rows)
 
 
+def _causal_convolution(operation: Operation) -> list[Value]:
+    """input, weight, bias, past state: batch first. The result, and the state after it."""
+    _without_windows(operation)
+    without_rows(operation, (1, 2))
+    value, rows = operation.need(0), same_rows(operation, {0: 0, 3: 0})
+    state = (value.sizes[0], *(operation.unknown(10 + axis) for axis in range(1, value.rank)))
+    return [Value(value.sizes, rows), Value(state, rows)]
+
+
+def _linear_attention(operation: Operation) -> list[Value]:
+    """query, key, value, past state, decay, rate: batch first. The result, and the state after it."""
+    _without_windows(operation)
+    query, value = operation.need(0), operation.need(2)
+    rows = same_rows(operation, dict.fromkeys(range(6), 0))
+    heads = [operation.integer(f"{kind}_num_heads", 1) for kind in ("q", "kv")]
+    size = value.sizes[-1].over(number(heads[1]))
+    width = operation.unknown(2) if size is None else size * number(max(heads))
+    state = (query.sizes[0], *(operation.unknown(axis) for axis in (11, 12, 13)))
+    return [Value((*query.sizes[:2], width), rows), Value(state, rows)]
+
+
+def _without_windows(operation: Operation) -> None:
+    """Only one state for each row. Raises Unclear where there are several, or parts of the input."""
+    if any(operation.integer(name, 0) for name in _WINDOWS):
+        raise Unclear("has states that cannot be followed")
+
+
+def _tensor_scatter(operation: Operation) -> Value:
+    """Past, update and the place of each row's update, which may lie beyond the row where it is not bounded."""
+    value, update, places = operation.need(0), operation.need(1), operation.value(2)
+    rows = same_rows(operation, {0: 0, 1: 0, 2: 0})
+    axis = axis_of(operation.integer("axis", -2), value.rank)
+    below = None if places is None else limit_of(places)
+    if places is not None and below is not None and operation.attributes.get("mode", "linear") == "linear":
+        below = below if (value.sizes[axis] - update.sizes[axis] - below + ONE).natural else None
+    if places is not None and below is None:
+        raise Unclear("writes at places that cannot be followed")
+    return Value(value.sizes, rows)
+
+
+STATES: Table = {
+    "CausalConvWithState": Rule(_causal_convolution),
+    "LinearAttention": Rule(_linear_attention),
+}
 RULES: Table = {
+    **STATES,
     **{kind: Rule(_recurrent) for kind in ("LSTM", "GRU", "RNN")},
     "Attention": Rule(_attention),
+    "TensorScatter": Rule(_tensor_scatter),
     "RotaryEmbedding": Rule(_rotary),
 }

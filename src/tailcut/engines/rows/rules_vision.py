@@ -136,6 +136,13 @@ def _pool(operation: Operation) -> list[Value | Spoiled]:
     return [result, Spoiled(Rows.DEPENDENT, "MaxPool's indices count the elements of all rows")]
 
 
+def _max_unpool(operation: Operation) -> Value:
+    """Puts elements at places that are counted over the whole tensor, and a place of another row is one of them."""
+    if any(value.rows for value in operation.given):
+        raise Mixes("puts elements at places that count over all rows")
+    return Value(operation.items(2, "its shape")) if operation.value(2) is not None else Value(None)
+
+
 def global_pool(operation: Operation) -> Value:
     """One element of each channel."""
     value = operation.need(0)
@@ -279,6 +286,7 @@ RULES: Table = {
     "QLinearConv": Rule(_qlinear_conv),
     "ConvTranspose": Rule(_conv_transpose),
     "DeformConv": Rule(_deform_conv),
+    "MaxUnpool": Rule(_max_unpool),
     **{kind: Rule(_pool) for kind in ("MaxPool", "AveragePool", "LpPool")},
     **{kind: Rule(global_pool) for kind in ("GlobalMaxPool", "GlobalAveragePool", "GlobalLpPool")},
     "BatchNormalization": Rule(_batch_normalization),
