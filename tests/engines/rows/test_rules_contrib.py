@@ -15,7 +15,7 @@ COUNT = "s = Shape(x) n = Gather(s, {0})"
 TURN = "t = Transpose <perm = [1, 0, 2]> (x)"
 Q = {"s": np.array(0.1, np.float32), "z": np.array(3, np.uint8)}
 TAKE = "q = QuantizeLinear(x, s, z)"
-QCONV = {**Q, "k": np.full((5, 3, 3, 3), 7, np.uint8)}
+QCONV = {**Q, "k": np.random.default_rng(2).integers(2, 5, (5, 3, 3, 3)).astype(np.uint8)}
 WHERE = "com.microsoft.QLinearWhere(c, q, s, z, {other}, s, z, s, z)"
 FIXED = {"o": np.full((5, 4), 9, np.uint8), "p": np.full((1, 4), 9, np.uint8)}
 HASHES = (
@@ -110,6 +110,37 @@ CASES = [
         "(float[N, 2, 6, 6] x) => (float y)",
         "t = Transpose <perm = [1, 0, 2, 3]> (x) y = com.microsoft.ConvTransposeWithDynamicPads(t, w, [0, 0, 0, 0])",
         weights={"w": (5, 2, 3, 3)},
+    ),
+    *(
+        Case(YES, f"(uint8[N, {shape}] x) => (uint8 y)", f"y = com.microsoft.{body}", weights=QCONV, high=200)
+        for shape, body in (
+            ("6, 6, 3", "NhwcMaxPool <kernel_shape = [2, 2], strides = [2, 2]> (x)"),
+            ("H, W, 3", "NhwcMaxPool <kernel_shape = [2, 2], ceil_mode = 1> (x)"),
+            ("6, 6, 3", "QLinearConv <channels_last = 1> (x, s, z, k, s, z, s, z)"),
+            ("3, 6, 6", "QLinearConv(x, s, z, k, s, z, s, z)"),
+        )
+    ),
+    Case(
+        YES,
+        "(uint8[N, 6, 6, 3] x) => (uint8 y)",
+        """c = com.microsoft.QLinearConv <channels_last = 1> (x, s, z, k, s, z, s, z)
+        p = com.microsoft.NhwcMaxPool <kernel_shape = [2, 2]> (c) y = Reshape(p, [-1, 45])""",
+        weights=QCONV,
+        high=200,
+    ),
+    *(
+        Case(
+            NO,
+            "(uint8[N, 1, 6, 3] x) => (uint8 y)",
+            f"""t = Transpose <perm = [1, 0, 2, 3]> (x) r = com.microsoft.{body}
+            y = Transpose <perm = [1, 0, 2, 3]> (r)""",
+            weights=QCONV,
+            high=200,
+        )
+        for body in (
+            "NhwcMaxPool <kernel_shape = [2, 2], pads = [1, 1, 0, 0]> (t)",
+            "QLinearConv <channels_last = 1, pads = [1, 1, 1, 1]> (t, s, z, k, s, z, s, z)",
+        )
     ),
     *(
         Case(

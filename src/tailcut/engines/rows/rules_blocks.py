@@ -19,12 +19,6 @@ def _matmul_bnb4(operation: Operation) -> Value:
     return _multiplied(operation, number(operation.integer("N" if operation.integer("transB", 1) else "K", 0)))
 
 
-def _matmul_fpq4(operation: Operation) -> Value:
-    """A, the packed weight, and its shape `[K, N]`."""
-    shape = operation.items(2, "its weight's shape")
-    return _multiplied(operation, shape[-1])
-
-
 def _multiplied(operation: Operation, width: Size) -> Value:
     """A times a packed weight without rows, along A's last axis."""
     parameters_without_rows(operation, 1)
@@ -78,7 +72,6 @@ def _experts(operation: Operation) -> Value:
 RULES: Table = {
     "MatMulNBits": Rule(_matmul_nbits),
     "MatMulBnb4": Rule(_matmul_bnb4),
-    "MatMulFpQ4": Rule(_matmul_fpq4),
     "GatherBlockQuantized": Rule(_gather),
     "MoE": Rule(_experts),
     "QMoE": Rule(_experts),
