@@ -175,9 +175,35 @@ def test_a_loop_with_a_count_is_unknown() -> None:
     assert "Loop" in evidence.reason
 
 
-def test_old_opsets_are_unknown() -> None:
-    """Before opset 7 tensors were broadcast by other rules."""
-    assert analyse_rows(build(Case(UNKNOWN, X, "y = Relu(x)", opset=6))).rows is UNKNOWN
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case(YES, X, "a = MatMul(x, w) b = Relu(a) y = Softmax(b)", opset=6, weights={"w": (4, 3)}),
+        Case(YES, X, "r = Reshape(x, [0, 2, 2]) y = ReduceMax <axes = [1], keepdims = 0> (r)", opset=5),
+        Case(
+            YES,
+            "(float[N, 3, 8, 8] x) => (float y)",
+            "c = Conv(x, w) y = Flatten(c)",
+            opset=1,
+            weights={"w": (2, 3, 3, 3)},
+        ),
+        Case(NO, X, "t = Transpose(x) u = Softmax <axis = 1> (t) y = Transpose(u)", opset=1),
+        *(
+            Case(UNKNOWN, X, body, opset=opset, runs=False)
+            for opset, body in (
+                (6, "y = Add <broadcast = 1> (x, x)"),
+                (6, "y = Dropout(x)"),
+                (5, "y = Tile(x, [1, 2])"),
+                (4, "y = Reshape <shape = [0, -1]> (x)"),
+                (6, "y = Swish(x)"),
+            )
+        ),
+    ],
+    ids=str,
+)
+def test_old_opsets(case: Case) -> None:
+    """Before opset 7 those operators are followed that have not changed since."""
+    check(case)
 
 
 def test_a_model_of_another_domain_alone() -> None:

@@ -62,7 +62,7 @@ _TABLES: Mapping[str, Table] = {
     "com.microsoft.nchwc": rules_nchwc.RULES,
 }
 _CONTROL_FLOW = {"If", "Loop", "Scan", "SequenceMap"}
-_OLDEST_OPSET = 7  # before, broadcasting followed other rules
+_OLDEST_OPSET = 7  # before, broadcasting and others followed other rules
 _OLDEST_SCAN = 9  # before, it had a batch axis of its own
 
 Tensor = Value | Spoiled
@@ -87,8 +87,6 @@ def analyse_rows(model: onnx.ModelProto) -> RowEvidence:
             return RowEvidence(Rows.UNKNOWN, "the model's own functions cannot be inlined")
     opsets = {opset.domain: opset.version for opset in model.opset_import}
     opset = opsets.get("", opsets.get("ai.onnx", 0))
-    if opset < _OLDEST_OPSET and any(node.domain in ("", "ai.onnx") for node in model.graph.node):
-        return RowEvidence(Rows.UNKNOWN, f"the model is written for opset {opset}; rows are followed from opset 7 on")
     walk = _Walk({**opsets, "": opset, "ai.onnx": opset})
     walk.tensors.update(input_values(model.graph))
     walk.through(model.graph)
@@ -189,6 +187,8 @@ class _Walk:
 
     def _rule(self, node: onnx.NodeProto) -> Rule:
         table = _TABLES.get(node.domain)
+        if table is _ONNX and not _as_today(node.op_type, self.opsets[""]):
+            raise Unclear(f"is of opset {self.opsets['']}, and this operator is followed from opset {_OLDEST_OPSET} on")
         rule = None if table is None else table.get(node.op_type)
         if rule is not None:
             return rule
@@ -244,6 +244,16 @@ def _stacked(tensor: Tensor, count: Size) -> Tensor:
     if not isinstance(tensor, Value) or tensor.counts or tensor.impure:
         raise Foreign("is a loop that is not followed")
     return Value((count, *tensor.sizes), tensor.rows and tensor.rows.at(tensor.rows.axis + 1))
+
+
+def _as_today(kind: str, opset: int) -> bool:
+    """Whether an operator of ONNX already was in this opset what the rules know."""
+    if opset >= _OLDEST_OPSET:
+        return True
+    try:
+        return bool(onnx.defs.get_schema(kind, _OLDEST_OPSET).since_version <= opset)
+    except onnx.defs.SchemaError:
+        return False
 
 
 def _row_free(tensor: Tensor | None) -> bool:
