@@ -41,6 +41,23 @@ CASES = [
         weights={"w": np.zeros((1, 1, 6), np.float32)},
     ),
     Case(UNKNOWN, X, "q = SplitToSequence <axis = 1> (x) y = ConcatFromSequence <axis = 0> (q)"),
+    # Lists that are written out, and lists that are joined again.
+    *(
+        Case(YES, X, f"q = SequenceConstruct(x, x, x) {rest}")
+        for rest in (
+            "y = SequenceAt(q, {1})",
+            "y = ConcatFromSequence <axis = 1> (q)",
+            "y = ConcatFromSequence <axis = -1, new_axis = 1> (q)",
+            "c = ConcatFromSequence <axis = 0, new_axis = 1> (q) y = ReduceMax <axes = [0], keepdims = 0> (c)",
+            "n = SequenceLength(q) f = Cast <to = 1> (n) y = Div(x, f)",
+        )
+    ),
+    Case(YES, X, "q = SplitToSequence <axis = 1> (x, [2, 2]) y = ConcatFromSequence <axis = 1> (q)"),
+    Case(NO, X, "q = SequenceConstruct(x, x) y = ConcatFromSequence <axis = 0, new_axis = 1> (q)"),
+    Case(UNKNOWN, X, "q = SequenceConstruct(x, x) y = ConcatFromSequence <axis = 0> (q)"),
+    Case(UNKNOWN, X, "t = Transpose(x) q = SequenceConstruct(x, t) y = SequenceAt(q, {0})", runs=False),
+    Case(UNKNOWN, X, "q = SequenceConstruct(x, w) y = SequenceAt(q, {0})", weights={"w": (1, 4)}),
+    Case(UNKNOWN, X, "s = Shape(x) q = SequenceConstruct(s, s) a = SequenceAt(q, {0}) y = Expand(x, a)"),
 ]
 
 

@@ -42,7 +42,36 @@ def _sequence_at(operation: Operation) -> Value:
     return operation.need(0)
 
 
+def _construct(operation: Operation) -> Value:
+    """A sequence of tensors of one shape."""
+    first, *others = operation.given
+    if any(value.counts or value.impure for value in operation.given):
+        raise Unclear("lists what a row shows of others")
+    if any((value.sizes, value.rows) != (first.sizes, first.rows) for value in others):
+        raise Unclear("lists tensors of several shapes")
+    return Value(first.sizes, first.rows)
+
+
+def _concatenated(operation: Operation) -> Value:
+    """All of them along an axis beside the rows, or stacked on a new one."""
+    value, new = operation.need(0), operation.integer("new_axis", 0)
+    axis = axis_of(operation.attributes["axis"], value.rank + new)
+    if value.rows is not None and value.rows.axis == axis and not new:
+        raise Unclear("joins rows with other rows")
+    count = operation.unknown(axis)  # the same for any rows
+    shape = (*value.sizes[:axis], count, *value.sizes[axis + (0 if new else 1) :])
+    moved = value.rows and value.rows.at(value.rows.axis + (1 if new and axis <= value.rows.axis else 0))
+    return Value(shape, moved)
+
+
+def _length(_: Operation) -> Value:
+    return Value(())
+
+
 RULES: Table = {
+    "SequenceConstruct": Rule(_construct, counts=True, numbered=True, filled=True),
+    "ConcatFromSequence": Rule(_concatenated),
+    "SequenceLength": Rule(_length),
     "SplitToSequence": Rule(_split_to_sequence),
     "SequenceAt": Rule(_sequence_at),
 }
