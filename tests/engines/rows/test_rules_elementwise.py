@@ -35,6 +35,14 @@ CASES = [
     Case(YES, "(float[N, 4] x) => (bool y)", "y = IsInf(x)"),
     Case(YES, "(string[N, 4] x) => (bool y)", 'y = RegexFullMatch <pattern = "a.*"> (x)', opset=20),
     Case(YES, X, "i = Cast <to = 7> (x) y = CastLike(i, x)"),
+    *(
+        Case(YES, X, f"y = {kind} (x)", opset=9)
+        for kind in (
+            *("Affine <alpha = 2.0, beta = 1.0>", "ScaledTanh <alpha = 2.0, beta = 1.0>", "Scale <scale = 2.0>"),
+            "ParametricSoftplus <alpha = 2.0, beta = 1.0>",
+        )
+    ),
+    Case(NO, X, "t = Transpose(x) y = Affine <alpha = 2.0, beta = 1.0> (t)", opset=9),
     Case(YES, X, "y = Swish(x)", opset=24, runs=False),
     Case(YES, XZ, "y = SwiGLU <alpha = 2.0> (x, z)", opset=28, runs=False),
     Case(NO, X, "y = SwiGLU(x, w)", opset=28, weights={"w": (1, 4)}, runs=False),

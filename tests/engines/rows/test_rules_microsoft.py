@@ -14,6 +14,10 @@ QUANTIZED = {"s": np.array(0.1, np.float32), "z": np.array(3, np.uint8), "q": np
 TAKE = "q8 = QuantizeLinear(x, s, z)"
 GIVE = "y = DequantizeLinear(r, s, z)"
 GATES = "(float[N, 5, 8] x, float[N, 5, 8] z, float[N, 5, 1] s) => (float y)"
+EMBEDDED = {
+    name: np.random.default_rng(1).integers(0, 255, shape).astype(np.uint8)
+    for name, shape in (("t", (3, 8)), ("p", (5, 8)), ("g", 8), ("b", 8))
+}
 NORM = {"g": (8,), "b": (8,)}
 
 WIDE = {"q": np.full((8, 24), 7, np.uint8), "b": np.zeros(24, np.float32), **{n: QUANTIZED[n] for n in "sz"}}
@@ -95,6 +99,15 @@ CASES = [
         "(int32[N, 5] x, int32[N, 5] m) => (float y)",
         "y, k = com.microsoft.EmbedLayerNormalization(x, , t, p, , g, b, m)",
         weights={"t": (3, 8), "p": (5, 8), **NORM},
+    ),
+    *(
+        Case(
+            rows,
+            "(int32[N, 5] x, int32[N, 5] m) => (float y)",
+            f"y, k = com.microsoft.QEmbedLayerNormalization(x, {rest}, s, s, s, s, s, z, z, z, z, z)",
+            weights={**EMBEDDED, "s": QUANTIZED["s"], "z": QUANTIZED["z"], "i": np.ones((1, 5), np.int32)},
+        )
+        for rows, rest in ((YES, "x, t, p, t, g, b, m"), (YES, "x, t, p, t, g, b, "), (NO, "i, t, p, t, g, b, m"))
     ),
     Case(YES, LONG, "y = com.microsoft.Attention <num_heads = 2> (x, w, b)", weights={"w": (8, 24), "b": (24,)}),
     Case(

@@ -153,6 +153,28 @@ CASES = [
         "u = MaxUnpool <kernel_shape = [1, 1]> (w, i, [1, 3, 8, 8]) y = Add(x, u)",
         weights={"w": (1, 3, 8, 8), "i": np.arange(192).reshape(1, 3, 8, 8)},
     ),
+    *(
+        Case(rows, X, f"{before} {after}", opset=9)
+        for rows, before, after in (
+            (YES, "y = ImageScaler <scale = 2.0, bias = [1.0, 2.0, 3.0]> (x)", ""),
+            (YES, "c = Crop <border = [1, 1, 1, 1]> (x)", "y = Flatten(c)"),
+            (YES, "c = Crop <border = [1, 1, 1, 1], scale = [2, 2]> (x)", "y = GlobalAveragePool(c)"),
+            (NO, SWAP, f"r = ImageScaler <scale = 2.0, bias = [1.0, 2.0, 3.0, 4.0, 5.0]> (t) {BACK}"),
+            (NO, "t = Transpose <perm = [2, 1, 0, 3]> (x)", "y = Crop <border = [1, 1, 1, 1]> (t)"),
+        )
+    ),
+    *(
+        Case(YES, "(float[N, 8] x) => (float y)", f"w = {kind}({{8}}) y = Mul(x, w)")
+        for kind in ("HannWindow", "HammingWindow", "BlackmanWindow")
+    ),
+    Case(
+        NO,
+        "(float[N, 8] x) => (float y)",
+        "s = Shape(x) n = Gather(s, {0}) w = HannWindow(n) t = Mul(x, w)  y = Identity(t)",
+    ),
+    Case(
+        YES, "(float[N, 9] x) => (float y)", "w = MelWeightMatrix({8}, {16}, {8000}, {0.0}, {4000.0}) y = MatMul(x, w)"
+    ),
     Case(YES, FOUR, "y = DepthToSpace <blocksize = 2> (x)"),
     Case(YES, FOUR, "y = SpaceToDepth <blocksize = 2> (x)"),
     Case(NO, FOUR, f"{SWAP} r = SpaceToDepth <blocksize = 2> (t) y = Transpose <perm = [1, 0, 2, 3]> (r)"),

@@ -164,6 +164,7 @@ _PLAIN = (  # without parameters that see more than one element
     *("LeakyRelu", "Log", "Mean", "Mish", "PRelu", "Pow", "Reciprocal", "RegexFullMatch", "Relu", "Selu", "Shrink"),
     *("Sigmoid", "Sign", "Sin", "Sinh", "Softplus", "Softsign", "Sqrt", "StringConcat", "Swish", "Tan", "Tanh"),
     "ThresholdedRelu",
+    *("Affine", "ParametricSoftplus", "Scale", "ScaledTanh"),  # of ONNX's first, experimental operators
 )
 
 RULES: Table = {

@@ -104,6 +104,12 @@ def _embed(operation: Operation) -> list[Value]:
     return [embedded, Value((ids.sizes[0],), rows), embedded]
 
 
+def _quantized_embed(operation: Operation) -> list[Value]:
+    """As before it is quantised, then the scales and zero points; outputs the embedding and the mask's sum."""
+    parameters_without_rows(operation, 8)
+    return _embed(replace(operation, inputs=operation.inputs[:8]))[:2]
+
+
 def _attention(operation: Operation) -> list[Value]:
     """input, weights, bias, mask, past, bias of the scores; batch first, and second in past and present."""
     value, mask, scores = operation.need(0), operation.value(3), operation.value(5)
@@ -252,6 +258,7 @@ RULES: Table = {
     "ScaledSiLU": Rule(_scaled),
     **STATES,
     "EmbedLayerNormalization": Rule(_embed),
+    "QEmbedLayerNormalization": Rule(_quantized_embed),
     "Attention": Rule(_attention),
     "MultiHeadAttention": Rule(_multi_head),
     "RotaryEmbedding": Rule(_rotary),

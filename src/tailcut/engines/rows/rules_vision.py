@@ -256,6 +256,27 @@ def _det(operation: Operation) -> Value:
     return Value(value.sizes[:-2], value.rows)
 
 
+def _image_scaler(operation: Operation) -> Value:
+    """A bias for each channel, and a scale for all; experimental, as Crop."""
+    return Value(operation.need(0).sizes, batch_rows(operation.need(0)))
+
+
+def _crop(operation: Operation) -> Value:
+    value = operation.need(0)
+    return Value((*value.sizes[:2], operation.unknown(2), operation.unknown(3)), batch_rows(value, channels=True))
+
+
+def _window_function(operation: Operation) -> Value:
+    """HannWindow and others: of a given length."""
+    return Value(operation.items(0, "its length"))
+
+
+def _mel_weights(operation: Operation) -> Value:
+    """As many rows as the one-sided transform has, and a column for each band."""
+    (bands,), (length,) = operation.items(0, "its bands"), operation.items(1, "its length")
+    return Value((floor_divide(length, number(2)) + ONE, bands))
+
+
 def _regions(operation: Operation) -> Value:
     if any(value.rows for value in operation.given):
         raise Mixes("picks images by their number in the batch")
@@ -302,6 +323,10 @@ RULES: Table = {
     "AffineGrid": Rule(_affine_grid, counts=True),
     "Col2Im": Rule(_col2im),
     "Det": Rule(_det),
+    "ImageScaler": Rule(_image_scaler),
+    "Crop": Rule(_crop),
+    **{kind: Rule(_window_function) for kind in ("HannWindow", "HammingWindow", "BlackmanWindow")},
+    "MelWeightMatrix": Rule(_mel_weights),
     "RoiAlign": Rule(_regions),
     "MaxRoiPool": Rule(_regions),
     "DFT": Rule(_dft),
