@@ -87,6 +87,13 @@ CASES = [
         weights=TOKEN,
     ),
     Case(YES, FREE, f"{SIZES} t = Concat <axis = 0> (n, l, [6]) z = ConstantOfShape(t) y = Add(x, z)"),
+    # A tensor without elements has rows, too.
+    Case(
+        NO,
+        FREE,
+        f"""{SIZES} t = Concat <axis = 0> (n, l, [0]) z = ConstantOfShape(t) k = Concat <axis = 0> (n, [1, 1])
+        r = Tile(z, k) p = Pad(r, [0, 0, 0, 0, 0, 6]) y = Add(x, p)""",
+    ),
     Case(
         YES,
         FREE,

@@ -216,7 +216,7 @@ def _constant_of_shape(operation: Operation) -> Value:
     result = _filled(target)
     fill = operation.attributes.get("value")
     count = product(target).integer
-    if count is not None and count <= ITEMS:
+    if count is not None and count <= ITEMS and result.rows is None:
         filler = 0.0 if fill is None else fill.item()
         if isinstance(filler, int | float) and isfinite(filler):
             items = array([number(filler)] * count).reshape([size.factor.numerator for size in target])
