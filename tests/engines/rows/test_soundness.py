@@ -32,7 +32,8 @@ class Composer:
         a, b, axis = self.tensor(), self.tensor(), self.pick("-2", "-1", "0", "1", "2")
         new = f"t{len(self.names)}"
         kind = self.pick(
-            "unary", "binary", "axis", "reduce", "regroup", "order", "cut", "join", "count", "product", "window"
+            *("unary", "binary", "axis", "reduce", "regroup", "order", "cut", "join", "count", "product", "window"),
+            *("letters", "contrib", "list"),
         )
         self.body.append(getattr(self, f"_{kind}")(new, a, b, axis))
         self.names.append(new)
@@ -124,6 +125,34 @@ class Composer:
             f"{new} = MaxPool <kernel_shape = [2], pads = [0, 1]> ({a})",
             f"p{new} = Shape({a}) {new} = ConstantOfShape(p{new})",
             f"{new} = Pad({a}, [0, 1, 0, 0, 0, 1])",
+        )
+
+    def _letters(self, new: str, a: str, b: str, axis: str) -> str:
+        equation = self.pick(
+            *("...ij,...kj->...ik", "...ij,...ij->...ij", "...i->...", "...ij->...ji", "i...,i...->i...", "...i,...i"),
+            *("...ij,...jk", "ij...->j...", "bi...,bi...->b...", "...j,j->..."),
+        )
+        inputs = f"{a}, {b}" if "," in equation else a
+        return f'{new} = Einsum <equation = "{equation}"> ({inputs})'
+
+    def _contrib(self, new: str, a: str, b: str, axis: str) -> str:
+        return self.pick(
+            f"{new} = com.microsoft.CDist({a}, {b})",
+            f"{new} = com.microsoft.UnfoldTensor <dim = {axis}, size = 2, step = {self.pick('1', '2')}> ({a})",
+            f"{new} = com.microsoft.Trilu({a})",
+            f"{new} = com.microsoft.Pad({a}, [0, 1, 0, 0, 0, 1])",
+            f"j{new} = Cast <to = 6> ({{{axis}}}) {new} = com.microsoft.ExpandDims({a}, j{new})",
+            f"{new} = com.microsoft.GatedAdd({a}, {b}, {a})",
+            f"{new} = com.microsoft.BranchwiseRMSNorm({a})",
+            f"r{new} = com.microsoft.Range({{0}}, b) {new} = Gather <axis = {axis}> ({a}, r{new})",
+        )
+
+    def _list(self, new: str, a: str, b: str, axis: str) -> str:
+        return self.pick(
+            f"q{new} = SequenceConstruct({a}, {b}) {new} = SequenceAt(q{new}, {{{self.pick('0', '1')}}})",
+            f"q{new} = SequenceConstruct({a}, {b}) {new} = ConcatFromSequence <axis = {axis}> (q{new})",
+            f"q{new} = SequenceConstruct({a}, {b}) {new} = ConcatFromSequence <axis = {axis}, new_axis = 1> (q{new})",
+            f"q{new} = SplitToSequence <axis = {axis}> ({a}) {new} = ConcatFromSequence <axis = 1> (q{new})",
         )
 
     def case(self) -> Case:
