@@ -154,6 +154,17 @@ STATES = [
         f'y, s = com.microsoft.LinearAttention <{HEADS}, update_rule = "linear", state_window = 2> (q, k, v)',
         runs=False,
     ),
+    *(
+        Case(
+            rows,
+            f"(float[N, 4, 5] x, float[N, 4, {length}] p) => (float y)",
+            "o, s = CausalConvWithState(x, w, , p) y = Reshape(o, [-1, 20])",
+            opset=27,
+            weights=CONVOLUTION,
+            runs=rows is YES,
+        )
+        for rows, length in ((YES, "2"), (UNKNOWN, "A"), (UNKNOWN, "1"))
+    ),
     # An update without places begins at the first; places must lie in the row, whatever their values are.
     *(
         Case(

@@ -105,9 +105,13 @@ def _causal_convolution(operation: Operation) -> list[Value]:
     """input, weight, bias, past state: batch first. The result, and the state after it."""
     _without_windows(operation)
     without_rows(operation, (1, 2))
-    value, rows = operation.need(0), same_rows(operation, {0: 0, 3: 0})
+    value, past, rows = operation.need(0), operation.value(3), same_rows(operation, {0: 0, 3: 0})
+    history = (operation.need(1).sizes[-1] - ONE) * number(operation.integer("dilation", 1))
+    # The operator of ONNX is a function, and a past of another length makes another result.
+    fits = past is None or past.sizes[-1] == history or operation.integer("channels_last", 0)
+    sizes = value.sizes if fits else (*value.sizes[:-1], operation.unknown(value.rank - 1))
     state = (value.sizes[0], *(operation.unknown(10 + axis) for axis in range(1, value.rank)))
-    return [Value(value.sizes, rows), Value(state, rows)]
+    return [Value(sizes, rows), Value(state, rows)]
 
 
 def _linear_attention(operation: Operation) -> list[Value]:
