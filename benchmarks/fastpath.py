@@ -89,7 +89,8 @@ async def passes_us(model: Model, connections: int, request: bytes) -> tuple[flo
 
 def bare_us(fast_path: FastPath, clients: list[socket.socket], request: bytes, answer: bytes) -> float:
     """The same receiving and answering, without rows, batches and engine."""
-    fast_path._answer_view[: len(answer)] = answer
+    sender = fast_path._sender
+    sender._answer_view[: len(answer)] = answer
     times = []
     for _ in range(ROUNDS):
         for client in clients:
@@ -118,12 +119,12 @@ def bare_us(fast_path: FastPath, clients: list[socket.socket], request: bytes, a
             fast_path._members[0, :count],
             state,
             len(answer),
-            fast_path._no_outputs,
-            fast_path._answer,
-            fast_path._no_ring,
+            sender._no_outputs,
+            sender._answer,
+            sender._no_ring,
             0,
-            fast_path._trace,
-            fast_path._odd,
+            sender._trace,
+            sender._shorts,
         )
         times.append(time.thread_time_ns() - began)
         for client in clients:

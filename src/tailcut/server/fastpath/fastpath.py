@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from tailcut.errors import QueueFullError, TailcutError
+from tailcut.errors import TailcutError
 from tailcut.kernels import socket_tables as columns
-from tailcut.runtime.request import Batch, Request
+from tailcut.runtime.request import Request
 from tailcut.server.fastpath import traces
+from tailcut.server.fastpath.answer_sender import ANSWER_BYTES, AnswerSender
 from tailcut.server.fastpath.connections import FastConnection, FastConnections
 from tailcut.server.fastpath.groups import UNTRACED, TargetGroup, WaitingGroups
 from tailcut.server.http.plan import RequestPlan
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("tailcut.http")
 _EVENTS = 64  # sockets heard in a pass
-_ANSWER_BYTES = 64 * 1024
 _HELD_S = 1.0  # for which the rest of a message may be missing
 
 
@@ -55,18 +55,18 @@ class FastPath:
     """All connections of a loop that take the fast path."""
 
     def __init__(self, state: "ServerState") -> None:
-        from tailcut.kernels import answers, libc, sockets  # noqa: PLC0415  numba takes a quarter of a second to load
+        from tailcut.kernels import libc, sockets  # noqa: PLC0415  numba takes a quarter of a second to load
         from tailcut.server.fastpath.tables import HeadTable  # noqa: PLC0415  it loads them, too
 
         self._look, self._take = sockets.look, sockets.take
-        self._send, self._send_lists = answers.answer, answers.answer_lists
         self._state = state
         self._poll = select.epoll()
         self._poll_fd = self._poll.fileno()
         self._connections = FastConnections()
         self._waiting = WaitingGroups()
+        self._sender = AnswerSender(state, self._connections, self._waiting, self.leave, _EVENTS)
         self._head_table = HeadTable(
-            len(state.receive), _ANSWER_BYTES, state.deadline_ns, traces=state.tracer is not None
+            len(state.receive), ANSWER_BYTES, state.deadline_ns, traces=state.tracer is not None
         )
         self._targets = self._head_table.targets
         self._events = np.zeros((_EVENTS, libc.EVENT_WORDS), np.int32)
@@ -80,12 +80,6 @@ class FastPath:
         self._left = 0  # of `_events`, for the next pass
         self._odd_cells = self._odd.data.cast("B").cast("q")
         self._receive = np.frombuffer(state.receive, np.uint8)
-        self._answer = np.zeros(_ANSWER_BYTES, np.uint8)
-        self._answer_view = self._answer.data
-        self._trace = np.zeros(9, np.int64)
-        self._trace_cells = self._trace.data
-        self._no_ring = np.zeros((0, 0), np.int64)
-        self._no_outputs = np.zeros((0, 2), np.int64)
         state.loop.add_reader(self._poll_fd, self.turn)
 
     @classmethod
@@ -273,7 +267,7 @@ class FastPath:
             if tracer is not None and not traces.skips(tracer, cells, target.at, taken):
                 traced = traces.find(tracer, self._members[target.number, :taken], self._head_of)
             if target.refusal:
-                self._refuse(target, taken, traced)
+                self._sender.refuse(target, self._members[target.number, :taken].copy(), traced)
             elif not taken:
                 target.entry.settle(target.lease, 0, None)
             elif self._submit(target, self._members[target.number, :taken], traced, at_once=alone):
@@ -297,111 +291,14 @@ class FastPath:
     ) -> bool:
         """Queue the requests of this pass, or answer them at once; whether to notify the model."""
         taken = len(members)
-        group = TargetGroup(self, target, members, traced)
+        group = TargetGroup(self._sender, target, members, traced)
         request = Request(group, self._state.delivery, taken, target.deadline_ns, target.priority, taken)
         try:
             notify = target.entry.settle(target.lease, taken, request, at_once=at_once)
         except TailcutError as error:
-            self.fail(group, request, error)
+            self._sender.fail(group, request, error)
             return False
         if group.left:  # it waits: the next pass writes to where its members stand
             group.members = members.copy()
             self._waiting.add(group)
         return notify
-
-    def _refuse(self, target: "RowTarget", taken: int, traced: "Mapping[int, TracedRequest]") -> None:
-        members = self._members[target.number, :taken].copy()
-        tracer = self._state.tracer
-        if tracer is not None:
-            traces.refused(tracer, target.served, members, traced)
-        if isinstance(target.error, QueueFullError):  # of those that wanted rows, more or fewer may have sent a request
-            target.entry.counts.refuse(taken, target.error)
-        self._state.context.counts.replies[503] += taken
-        self._state.pause_soon(target.entry)
-        head = target.refusal
-        self._answer_view[: len(head)] = head
-        buffers = self._answer, self._no_ring, 0, self._trace, self._odd
-        shorts = self._send(members, self._connections.state, len(head), self._no_outputs, *buffers)
-        for index, sent in self._odd[:shorts].tolist():
-            self._finish(int(members[index, 0]), head[sent:])
-
-    # The way back.
-
-    def answer(self, group: TargetGroup, request: Request, batch: Batch, index: int) -> None:  # noqa: C901  a call costs 0.1 us
-        """Answer those of a request, each with its row of the batch's outputs."""
-        handed_ns = time.monotonic_ns()
-        target, members, state, connections = group.target, group.members, self._state, self._connections
-        first, count = batch.offsets[index], request.count
-        if count != len(members):
-            members = members[request.offset : request.offset + count]
-        reply, served, ended_ns = target.reply, target.served, batch.ended_ns
-        if reply.date is not state.date:
-            reply.renew(state.date)
-        size = len(reply.head)
-        self._answer_view[:size] = reply.head
-        moments = request.ready_ns, batch.formed_ns, batch.began_ns, ended_ns, handed_ns
-        trace, timeline = self._trace_cells, served.timeline
-        trace[0], trace[1], trace[2], trace[3], trace[4] = moments
-        trace[5], trace[6], trace[7], trace[8] = 1, batch.rows, 0, 200
-        buffers = self._answer, timeline.table, timeline.stamp, self._trace, self._odd
-        if reply.frame is None or reply.pieces is None:
-            cells, addresses = reply.cells, batch.addresses
-            for position, column in enumerate(reply.columns):
-                cells[2 * position] = addresses[column] + first * cells[2 * position + 1]
-            shorts = self._send(members, connections.state, size, reply.outputs, *buffers)
-        else:
-            lists, places = reply.write_lists(batch, first, count), reply.places
-            shorts = self._send_lists(
-                members, connections.state, size, lists, places, reply.frame, reply.pieces, *buffers
-            )
-        written = trace[0]
-        timeline.stamp += written
-        state.context.counts.replies[200] += written + shorts
-        served.latency.add(ended_ns - request.ready_ns, count)
-        if group.traced and state.tracer is not None:
-            waiting, fds = connections.is_waiting, group.members[:, :2].tolist()
-            here = {index: asked for index, asked in group.traced.items() if waiting(*fds[index])}
-            traces.answered(state.tracer, served, (group.members, request, batch), here, moments, written)
-        if shorts:
-            self._finish_shorts(target, members, batch, first, moments, shorts)
-        if connections.late:
-            for position, generation in enumerate(members[:, 1].tolist()):
-                connection = connections.late.pop(generation, None)
-                if connection is not None:
-                    connection.answer_owed(reply.response(batch, first + position))
-        self._waiting.answered(group, count)
-        if state.busy_poll_ns:
-            state.stay_awake(ended_ns)
-
-    def _finish_shorts(  # noqa: PLR0913, PLR0917  as answer
-        self,
-        target: "RowTarget",
-        members: np.ndarray,
-        batch: Batch,
-        first: int,
-        moments: tuple[int, ...],
-        shorts: int,
-    ) -> None:
-        """Leave the answers that could not be sent at once to the transports."""
-        for index, sent in self._odd[:shorts].tolist():
-            fd, _, arrival_ns, length, _ = members[index].tolist()
-            self._finish(fd, target.reply.whole(batch, first + index)[sent:])
-            now = time.monotonic_ns()
-            target.served.timeline.record(arrival_ns, *moments, now, now, 1, batch.rows, length, 200)
-
-    def fail(self, group: TargetGroup, request: Request, error: TailcutError) -> None:
-        """Tell the connections of a request, on the standard path, that there will be no answer."""
-        for fd, generation, *_ in group.members[request.offset : request.offset + request.count].tolist():
-            if self._connections.is_here(fd, generation):
-                self.leave(self._connections.here[fd])
-            connection = self._connections.late.pop(generation, None)
-            if connection is not None:
-                connection.failed(error)
-        self._waiting.answered(group, request.count)
-
-    def _finish(self, fd: int, rest: bytes) -> None:
-        """Give a connection back whose answer has not gone out as a whole."""
-        connection = self._connections.here[fd]
-        self._connections.answered_elsewhere(fd)
-        self.leave(connection)
-        connection.transport.write(rest)

@@ -17,7 +17,7 @@ UNTRACED: "Mapping[int, TracedRequest]" = MappingProxyType({})
 
 
 class Answerer(Protocol):
-    """The fast path, as far as its groups are concerned."""
+    """The fast path's way back, as far as its groups are concerned."""
 
     def answer(self, group: "TargetGroup", request: Request, batch: Batch, index: int) -> None:
         """Answer those of a request, each with its row of the batch's outputs."""
@@ -29,16 +29,16 @@ class Answerer(Protocol):
 class TargetGroup:
     """The requests of one pass for one target; handler of the requests that they wait as."""
 
-    __slots__ = ("_fast_path", "left", "members", "target", "traced")
+    __slots__ = ("_answerer", "left", "members", "target", "traced")
 
     def __init__(
         self,
-        fast_path: Answerer,
+        answerer: Answerer,
         target: "RowTarget",
         members: np.ndarray,
         traced: "Mapping[int, TracedRequest]" = UNTRACED,
     ) -> None:
-        self._fast_path = fast_path
+        self._answerer = answerer
         self.target = target
         self.members = members  # int64 [requests, 5]: descriptor, generation, arrival, length, trace context
         self.traced = traced  # those that are sampled, by their place among the members
@@ -46,11 +46,11 @@ class TargetGroup:
 
     def complete(self, request: Request, batch: Batch, index: int) -> None:
         """The engine has answered those of the request."""
-        self._fast_path.answer(self, request, batch, index)
+        self._answerer.answer(self, request, batch, index)
 
     def fail(self, request: Request, error: TailcutError) -> None:
         """There will be no answer for those of the request."""
-        self._fast_path.fail(self, request, error)
+        self._answerer.fail(self, request, error)
 
 
 class WaitingGroups:
