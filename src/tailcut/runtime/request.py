@@ -11,7 +11,6 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from tailcut.batching.policy import DispatchPlace
-from tailcut.batching.queue import PriorityQueue
 from tailcut.errors import TailcutError
 from tailcut.memory.slab import RowState, Slab
 from tailcut.runtime.cuts import Cut
@@ -285,26 +284,3 @@ def move_rows(slab: Slab, batch: Batch, old: RowState, new: RowState) -> None:
         state = slab.state(request.row)
         if state is old or new is RowState.FREE:
             slab.move(request.row, request.count, state, new)
-
-
-def withdraw_one(queue: PriorityQueue[Request], handler: ResponseHandler, number: int) -> Request | None:
-    """Take one of several requests that are queued as one out of the queue; None where it does not wait there.
-
-    Args:
-        queue: changed.
-        handler: of them all.
-        number: in what the handler answers.
-    """
-    for request in queue.items():
-        if request.handler is handler and request.offset <= number < request.offset + request.requests:
-            break
-    else:
-        return None
-    queue.remove(request)
-    if number > request.offset:
-        queue.append(request.split(number - request.offset))
-    if request.requests == 1:
-        return request
-    gone = request.split(1)
-    queue.append(request)
-    return gone

@@ -23,14 +23,15 @@ from tailcut.runtime.capacity import instances_of, slab_for
 from tailcut.runtime.dispatching import Dispatching
 from tailcut.runtime.in_flight import InFlight
 from tailcut.runtime.limits import Limits
-from tailcut.runtime.request import Batch, Lease, Request, ResponseHandler, withdraw_one
+from tailcut.runtime.removal import Removal
+from tailcut.runtime.request import Batch, Lease, Request, ResponseHandler
 from tailcut.runtime.settings import Settings
 from tailcut.runtime.statistics import ModelStatistics
 from tailcut.spec import ModelSpec
 
 _LATE = "the deadline could no longer be met: the request was not computed"
 _LOOP, _WORKER = DispatchPlace.LOOP, DispatchPlace.WORKER
-_FREE, _FILLING, _READY = RowState.FREE, RowState.FILLING, RowState.READY
+_FILLING, _READY = RowState.FILLING, RowState.READY
 
 
 class Scheduler:
@@ -66,6 +67,7 @@ class Scheduler:
         self._dispatching = Dispatching(self.dispatch, batching.max_queue_delay_us * 1000, self.forecast)
         self._lock = threading.Lock()
         self._queue: PriorityQueue[Request] = PriorityQueue()
+        self._removal = Removal(self._queue, self.slab, self.forecast, self.counts)
         self._in_flight = InFlight(self.slab, self.forecast, self.router, self.counts)
 
     def statistics(self) -> dict[str, int | float]:
@@ -246,19 +248,14 @@ class Scheduler:
             if request.cancelled:
                 return
             request.cancelled = True
-            self.counts.cancelled += request.requests
+            self._removal.cancel(request)
             if request.running:
                 self._in_flight.quarantine(request)
-            elif self._queue.remove(request):
-                self._free(request)
 
     def withdraw(self, handler: ResponseHandler, number: int) -> None:
         """The client of one of several requests that are queued as one left: if it still waits, it is not computed."""
         with self._lock:
-            self.counts.cancelled += 1
-            gone = withdraw_one(self._queue, handler, number)
-            if gone is not None:
-                self._free(gone)
+            self._removal.withdraw(handler, number)
 
     # Batches are formed, run by the caller, and finished.
 
@@ -268,24 +265,26 @@ class Scheduler:
         A worker computes whatever is ready; with several engines, what its own is expected to end first.
         With `where` LOOP, None is also returned for what is left to a worker.
         """
-        if not self._queue.rows:
+        queue = self._queue
+        if not queue.rows:
             return None
+        router, in_flight = self.router, self._in_flight
         batch: Batch | None = None
         with self._lock:
-            idle = self.instances - len(self._in_flight)
+            idle = self.instances - len(in_flight)
             if self.paused or idle <= 0:
                 return None
             # What would be late already when the batch that leaves now is back takes no other request's place in it.
-            cost = self.forecast.cost if self.router is None else self.router.engines[engine_index].cost
-            late = self._take_late(now_ns, int(cost.estimate_ns(cost.best(-(-self._queue.rows // idle)))))
-            if self.router is None:
-                choice = self._dispatching.decide(self._queue, now_ns, idle, self._in_flight.usual_rows)
+            cost = self.forecast.cost if router is None else router.engines[engine_index].cost
+            late = self._removal.take_late(now_ns, int(cost.estimate_ns(cost.best(-(-queue.rows // idle)))))
+            if router is None:
+                choice = self._dispatching.decide(queue, now_ns, idle, in_flight.usual_rows)
             else:
-                choice = self.router.decide(engine_index, self._queue.rows, now_ns)
+                choice = router.decide(engine_index, queue.rows, now_ns)
             if isinstance(choice, Dispatch) and (where is _WORKER or choice.where is where):
-                batch = Batch(self, self._queue.take(choice.rows), where, engine_index)
-                self._in_flight.add(batch)
-                self._in_flight.expect(batch, now_ns)
+                batch = Batch(self, queue.take(choice.rows), where, engine_index)
+                in_flight.add(batch)
+                in_flight.expect(batch, now_ns)
         if late:
             _fail(late, _LATE)
         return batch if batch is not None else choice if isinstance(choice, Wait) else None
@@ -334,7 +333,7 @@ class Scheduler:
         now = time.monotonic_ns()
         with self._lock:
             hung, failed = self._in_flight.give_up(now - int(self.engine_timeout_s * 1e9))
-            late = self._take_late(now)
+            late = self._removal.take_late(now)
         _fail(failed, f"{self.silence}: the call was abandoned")
         _fail(late, _LATE)
         return hung
@@ -379,27 +378,6 @@ class Scheduler:
                 self._in_flight.count(alone, 1)
             request.delivery.post(alone)
         return True
-
-    def _take_late(self, now: int, ahead_ns: int = 0) -> list[Request]:
-        """Take out of the queue what is due before `now + ahead_ns`; not the last of all if it is not late yet.
-
-        What is believed to be too slow must be computed now and then, or it is never learned that it no longer is.
-        """
-        late = self._queue.take_late(now + ahead_ns)
-        if late:
-            if not self._queue.rows and late[-1].deadline_ns >= now:
-                self._queue.append(late.pop())
-            self.counts.expired += sum(request.lost()[0] for request in late)
-            for request in late:
-                self._free(request)
-            for request in late[:1]:  # one promise: what follows it was late by the same delay
-                self.forecast.observe_answer(request.ready_ns, request.deadline_ns, request.deadline_ns)
-        return late
-
-    def _free(self, request: Request) -> None:
-        """Give back the rows of a request that was queued and will not be computed."""
-        if request.row >= 0 and self.slab is not None:
-            self.slab.move(request.row, request.count, _READY, _FREE)
 
     def _full(self, requests: int = 1) -> QueueFullError:
         error = self._admission.full(self._queue.rows, time.monotonic_ns())
