@@ -11,8 +11,8 @@ do for nothing is paid from budgets that fill with time and with real work (`str
 from collections.abc import Callable
 from struct import Struct
 
+from tailcut.wire.http2.continuation import SplitBlock
 from tailcut.wire.http2.fields import (
-    BLOCK_BYTES,
     FIELDS_BYTES,
     BlockError,
     FieldReading,
@@ -66,7 +66,6 @@ __all__ = [
 
 TURN_UNITS = 256  # of 3 us: what is done for one client before `receive` returns and others may have their turn
 _CALL_UNITS = 8  # of a request, which the reader of the events has to queue
-_CONTINUATIONS = 16  # frames of one header block
 _IDLE_WINDOW = 65535  # what both sides begin with
 _CHORES_EARNED = 8  # by a frame that carries a request: clients measure the line, and open windows, as they use it
 _PREFACE_BYTES = len(PREFACE)
@@ -86,9 +85,7 @@ class Http2Connection(Streams[H]):
         self._spent = 0  # units, in this call of `receive`
         self.pending = False  # whole frames wait for the next call of `receive`
         self._greeted = 0  # bytes of the preface, then 1 more with the first SETTINGS
-        self._window = CONNECTION_WINDOW
-        self._owed = 0
-        self._block: tuple[int, int, bytearray, int] | None = None  # a header block in pieces: stream, flags, and count
+        self._block: SplitBlock | None = None  # that is not whole yet
         handlers: dict[int, Callable[[int, int, bytes], None]] = {
             FrameType.DATA: self._on_data,
             FrameType.HEADERS: self._on_headers,
@@ -229,26 +226,6 @@ class Http2Connection(Streams[H]):
             self._chores.earn(_CHORES_EARNED)
         self._events.append(StreamData(stream, data, size, ended))
 
-    def _fill_window(self, size: int) -> None:
-        """So many bytes of data came; the connection's window is opened anew, before it is full."""
-        self._window -= size
-        if self._window < 0:
-            raise Http2Error(ErrorCode.FLOW_CONTROL_ERROR, "more data than the connection's window")
-        self._owed += size
-        if self._owed >= CONNECTION_WINDOW // 2:
-            self.out.write(frame(FrameType.WINDOW_UPDATE, 0, 0, word(self._owed)))
-            self._window += self._owed
-            self._owed = 0
-
-    def _stray_data(self, stream: int, *, ended: bool) -> None:
-        """Data for a stream that takes none."""
-        if stream in self._dismissed:
-            if ended:
-                del self._dismissed[stream]
-            return
-        self._known(stream)
-        self._spoil(stream, ErrorCode.STREAM_CLOSED)
-
     def _on_headers(self, flags: int, stream: int, payload: bytes) -> None:
         if not stream:
             raise Http2Error(ErrorCode.PROTOCOL_ERROR, "HEADERS on stream 0")
@@ -260,20 +237,16 @@ class Http2Connection(Streams[H]):
         if flags & END_HEADERS:
             self._header_block(flags, stream, block)
         else:
-            self._block = stream, flags, bytearray(block), 1
+            self._block = SplitBlock(stream, flags, block)
 
     def _on_continuation(self, flags: int, stream: int, payload: bytes) -> None:
-        if self._block is None or self._block[0] != stream:
+        block = self._block
+        if block is None:
             raise Http2Error(ErrorCode.PROTOCOL_ERROR, "CONTINUATION without HEADERS")
-        _, first_flags, block, count = self._block
-        if count > _CONTINUATIONS or len(block) + len(payload) > BLOCK_BYTES:
-            raise Http2Error(ErrorCode.ENHANCE_YOUR_CALM, "a header block that does not end")
-        block += payload
+        block.add(stream, payload)
         if flags & END_HEADERS:
             self._block = None
-            self._header_block(first_flags, stream, bytes(block))
-        else:
-            self._block = stream, first_flags, block, count + 1
+            self._header_block(block.flags, stream, block.whole())
 
     def _header_block(self, flags: int, stream: int, block: bytes, data: bytes | None = None) -> bool:
         """A request, or what stands behind one; whether `data`, which would end it, was taken with it."""

@@ -69,6 +69,8 @@ class Streams(Generic[H]):
         self.out = Outlet()
         self.last_stream = 0
         self.failed = False
+        self._window = CONNECTION_WINDOW  # what the client may send
+        self._owed = 0  # of it, has come and is not given back yet
         self._incoming: dict[int, Incoming] = {}  # of those streams that may send more
         self._dismissed: dict[int, None] = {}  # answered or reset by us while the client sends: its rest is ignored
         self._events: list[StreamOpened[H] | StreamData | Reset] = []
@@ -134,6 +136,26 @@ class Streams(Generic[H]):
             self.out.write(frame(FrameType.GOAWAY, 0, 0, word(self._final) + word(code)))
 
     # What breaks a rule, and what ends.
+
+    def _fill_window(self, size: int) -> None:
+        """So many bytes of data came; the connection's window is opened anew, before it is full."""
+        self._window -= size
+        if self._window < 0:
+            raise Http2Error(ErrorCode.FLOW_CONTROL_ERROR, "more data than the connection's window")
+        self._owed += size
+        if self._owed >= CONNECTION_WINDOW // 2:
+            self.out.write(frame(FrameType.WINDOW_UPDATE, 0, 0, word(self._owed)))
+            self._window += self._owed
+            self._owed = 0
+
+    def _stray_data(self, stream: int, *, ended: bool) -> None:
+        """Data for a stream that takes none."""
+        if stream in self._dismissed:
+            if ended:
+                del self._dismissed[stream]
+            return
+        self._known(stream)
+        self._spoil(stream, ErrorCode.STREAM_CLOSED)
 
     def _fail(self, code: ErrorCode, message: str) -> None:
         """End the connection; GOAWAY says why (RFC 9113 section 6.8)."""
