@@ -34,7 +34,7 @@ from tailcut.runtime.opening.defaults import DefaultChoice, ServingPlace
 from tailcut.runtime.opening.measured import BUDGET_S, open_measured, surroundings
 from tailcut.runtime.opening.row_proof import settle_rows
 from tailcut.runtime.opening.source import is_profile, known_samples, open_profile
-from tailcut.runtime.opening.warmup import WarmUp, WarmUpPlan, WarmupStep, warm_up
+from tailcut.runtime.opening.warmup import WarmUp, WarmUpPlan, WarmupStep, padded_steps, unpadded_steps, warm_up
 from tailcut.runtime.padding import Padding, plan_padding
 from tailcut.runtime.placement import instance_places
 from tailcut.runtime.profile import Profile, is_pipeline, with_batching
@@ -301,7 +301,7 @@ class Model:
             return []
         executors = [self._executor(engine) for _ in range(second.engine.instances)]
         cost = scheduler.router.engines[1].cost
-        steps = [WarmupStep(rows, (cost,), scheduler.slab) for rows in cost.sizes]
+        steps = unpadded_steps(cost, scheduler.slab)
         warm_up(scheduler, engine, executors, WarmUpPlan(steps, self.profile.samples, left_s))
         pool = WorkerPool(scheduler, engine, partial(self._reopen_second, second), self._executor, engine_index=1)
         scheduler.lead()
@@ -322,17 +322,8 @@ class Model:
         forecast, router = self._scheduler.forecast, self._scheduler.router
         cost = forecast.cost if router is None else router.engines[0].cost
         if self._padding is None:
-            return [WarmupStep(rows, (cost,), self._scheduler.slab) for rows in cost.sizes]
-        steps: list[WarmupStep] = []
-        buckets = self._padding.grid
-        for bucket in buckets:
-            costs = [forecast.costs[bucket]]
-            if bucket == buckets[len(buckets) // 2]:
-                costs.append(cost)  # what a row costs before its length is known
-            for rows in cost.sizes:
-                shapes = {t.name: self._padding.shape(t, rows, bucket.sizes) for t in self.spec.inputs}
-                steps.append(WarmupStep(rows, tuple(costs), None, bucket, shapes))
-        return steps
+            return unpadded_steps(cost, self._scheduler.slab)
+        return padded_steps(self._padding, self.spec.inputs, forecast.costs, cost)
 
     def _reopen(self) -> Engine:
         if self._other_engine is not None:

@@ -9,16 +9,17 @@ import pytest
 from onnx import helper
 from tests.engines.models import halved_and_doubled, identity, masked_mean, save, value
 
+from tailcut.batching.cost import CostModel
 from tailcut.engines import EngineOptions, open_engine
 from tailcut.engines.filling import SampleInput
 from tailcut.runtime.limits import Limits
 from tailcut.runtime.model import Model
-from tailcut.runtime.opening.warmup import WarmUp
-from tailcut.runtime.padding import Bucket
+from tailcut.runtime.opening.warmup import WarmUp, padded_steps
+from tailcut.runtime.padding import Bucket, Padding
 from tailcut.runtime.profile import Profile
 from tailcut.runtime.samples import SampleRequest, kinds_of
 from tailcut.runtime.settings import BatchingSettings, PaddedInput, PaddingSettings, Settings
-from tailcut.spec import DType
+from tailcut.spec import DType, ModelSpec, TensorSpec
 
 PADDING = PaddingSettings(buckets=(8, 16), inputs=(PaddedInput(name="ids"), PaddedInput(name="mask")))
 
@@ -46,6 +47,19 @@ def test_every_bucket_is_known(tmp_path: Path) -> None:
         known = {bucket: set(cost._known) for bucket, cost in model.entry.scheduler.forecast.costs.items()}
         assert known == {Bucket((8,)): {1, 2, 4}, Bucket((16,)): {1, 2, 4}}
         assert set(model.entry.scheduler.forecast.cost._known) == {1, 2, 4}
+
+
+def test_the_bucket_in_the_middle_says_what_an_unknown_length_costs() -> None:
+    """Each batch size of each bucket is a step, with inputs of its sizes."""
+    spec = ModelSpec("m", (TensorSpec("ids", DType.INT64, (None, None)),), (TensorSpec("y", DType.FP32, (None,)),))
+    padding = Padding(spec, ((8, 16, 32),), {"ids": ((1, 0),)}, {"ids": 0.0}, (), (1,))
+    costs, unknown = {bucket: CostModel(2) for bucket in padding.grid}, CostModel(2)
+    steps = padded_steps(padding, spec.inputs, costs, unknown)
+    assert [(step.rows, step.shapes["ids"]) for step in steps] == [
+        (rows, (rows, size)) for size in (8, 16, 32) for rows in (1, 2)
+    ]
+    assert all(step.costs[0] is costs[step.bucket] for step in steps)
+    assert [step.bucket.sizes for step in steps if step.costs[-1] is unknown] == [(16,), (16,)]
 
 
 def test_a_slow_model_is_ready_when_the_time_is_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -21,9 +21,10 @@ from tailcut.engines.samples import Samples, find_samples
 from tailcut.errors import TailcutError
 from tailcut.memory.slab import Slab
 from tailcut.runtime.delivery import AnyThreadDelivery, EventHandler
-from tailcut.runtime.padding import Bucket
+from tailcut.runtime.padding import Bucket, Padding
 from tailcut.runtime.request import Batch, BatchOwner, Executor, Request
 from tailcut.runtime.samples import SampleRequest
+from tailcut.spec import TensorSpec
 
 _log = logging.getLogger("tailcut")
 _REPEAT_NS = 150_000_000
@@ -56,6 +57,32 @@ class WarmUp:
 
     warmed_up: bool
     reason: str = ""
+
+
+def unpadded_steps(cost: CostModel, slab: Slab | None) -> list[WarmupStep]:
+    """Each usual batch size of an engine, which `cost` is to learn."""
+    return [WarmupStep(rows, (cost,), slab) for rows in cost.sizes]
+
+
+def padded_steps(
+    padding: Padding, inputs: Sequence[TensorSpec], costs: Mapping[object, CostModel], unknown: CostModel
+) -> list[WarmupStep]:
+    """Each usual batch size of each bucket.
+
+    Args:
+        padding: that has the buckets.
+        inputs: of the model.
+        costs: that are to be learned, by bucket.
+        unknown: what a row costs before its length is known: as in the bucket in the middle.
+    """
+    steps: list[WarmupStep] = []
+    buckets = padding.grid
+    for bucket in buckets:
+        learning = (costs[bucket], unknown) if bucket == buckets[len(buckets) // 2] else (costs[bucket],)
+        for rows in unknown.sizes:
+            shapes = {tensor.name: padding.shape(tensor, rows, bucket.sizes) for tensor in inputs}
+            steps.append(WarmupStep(rows, learning, None, bucket, shapes))
+    return steps
 
 
 def warm_up(owner: BatchOwner, engine: Engine, executors: Sequence[Executor], plan: WarmUpPlan) -> WarmUp:
