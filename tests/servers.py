@@ -17,7 +17,7 @@ from typing import IO, Self
 
 from tailcut.lab.fork_server import FAST_PATH, SERVER, ForkedCommand, execute, fork, prepare
 
-MODULES = (*SERVER, *FAST_PATH, "tailcut.pipelines.model", "tailcut.engines.onnxruntime")
+MODULES = (*SERVER, *FAST_PATH, "tailcut.pipelines.model", "tailcut.engines.onnxruntime", "tests.forked_workers")
 prepare(MODULES)  # before a test gives its children a control group
 TIMEOUT_S = 20.0
 _START_S = 180.0  # hundreds of models, beside other work

@@ -97,11 +97,12 @@ def load(server: Server, pause_s: float = 0.001) -> Iterator[list[Clients]]:
 def fleet(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Two workers, for tests that leave two; those that kill one, whose successor starts, are last.
 
-    Two of the models have the name of a counter.
+    Two of the models have the name of a counter. With a variable that is not Tailcut's own, all processes are executed.
     """
     path = models / "mlp.onnx"
     sources = [path, f"queued={path}", f"exemplars={path}"]
-    with serving(tmp_path_factory.mktemp("fleet"), *sources, "--workers", "2") as server:
+    folder, executed = tmp_path_factory.mktemp("fleet"), {"PYTHONUNBUFFERED": "1"}
+    with serving(folder, *sources, "--workers", "2", env=executed) as server:
         yield server
         assert server.stop() == 0
 
