@@ -1,6 +1,7 @@
 """What tests of several packages ask in the same way, and what all of them start from."""
 
 import faulthandler
+import gc
 import os
 import signal
 import sys
@@ -16,9 +17,19 @@ os.environ.pop("COLUMNS", None)  # the line editor of the process that starts th
 
 
 def pytest_configure() -> None:
-    """SIGINT ends a command that a test starts, also where these tests run in the background and it is ignored."""
+    """SIGINT ends a command that a test starts, also where these tests run in the background and it is ignored.
+
+    Until the tests are collected there is no garbage collection: it would walk all of their modules time and again.
+    """
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """What the tests leave is collected as ever; their modules, which stay, are not walked for it."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_sessionstart() -> None:
