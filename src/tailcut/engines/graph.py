@@ -60,8 +60,7 @@ def read_graph_traits(path: Path) -> Traits:
         if tensor.data_location == TensorProto.EXTERNAL:
             entries = {entry.key: entry.value for entry in tensor.external_data}
             size += int(entries.get("length", 0)) or math.prod(tensor.dims) * 4
-    bodies = [model.graph, *model.functions]
-    endless = next((node.op_type for body in bodies for node in _nodes(body) if node.op_type in _ENDLESS), "")
+    endless = next((node.op_type for node in nodes_of(model) if node.op_type in _ENDLESS), "")
     return Traits(size, endless)
 
 
@@ -95,6 +94,24 @@ def external_files(model: onnx.ModelProto, path: Path) -> dict[str, Path]:
     """
     names = {place_of(tensor).get("location", "") for tensor in external_tensors(model)}
     return {name: external_file(path, name) for name in sorted(names)}
+
+
+def nodes_of(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    """Yield every node: of the graph, of the graphs inside its nodes, and of the model's functions."""
+    yield from model.graph.node
+    yield from nodes_inside(model)
+
+
+def nodes_inside(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    """Yield the nodes of the graphs inside a graph's nodes, at any depth, and those of the model's functions."""
+    functions = [node for function in model.functions for node in function.node]
+    yield from functions
+    pending = [*model.graph.node, *functions]
+    while pending:
+        for attribute in pending.pop().attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                yield from inner.node
+                pending += inner.node
 
 
 def is_classes(key: str | bytes) -> bool:
@@ -157,15 +174,6 @@ def read_spec(model: onnx.ModelProto, path: Path, name: str | None) -> ModelSpec
         spec = replace(spec, outputs=tuple(opened))
     evidence = analyse_rows(model) if spec.batchable else RowEvidence(Rows.DEPENDENT, "")
     return replace(spec, rows=evidence.rows, rows_reason=evidence.reason)
-
-
-def _nodes(body: onnx.GraphProto | onnx.FunctionProto) -> Iterator[onnx.NodeProto]:
-    """Yield every node of a graph or function, those of the graphs inside its nodes among them."""
-    for node in body.node:
-        yield node
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs):
-                yield from _nodes(inner)
 
 
 def _tensor(value: onnx.ValueInfoProto, path: Path) -> TensorSpec:

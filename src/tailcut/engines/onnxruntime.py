@@ -19,6 +19,7 @@ from onnx import TensorProto
 from tailcut.engines.base import Arrays, Bound, EngineOptions
 from tailcut.engines.binding import check_arrays
 from tailcut.engines.edits import prepare
+from tailcut.engines.empty_check import EmptyCheck
 from tailcut.engines.error_line import short
 from tailcut.engines.graph import read_spec
 from tailcut.engines.graph_hints import read_hints
@@ -55,6 +56,7 @@ class OnnxRuntimeEngine:
         prepared = prepare(path, options)
         self.hints = read_hints(prepared.graph)
         self.spec = read_spec(prepared.graph, path, name)
+        self._empty = EmptyCheck.of(prepared.graph)
         source = prepared.source
         session = _session_options(options)
         register_extensions(path, prepared.graph, session)
@@ -98,6 +100,8 @@ class OnnxRuntimeEngine:
     def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
         """See `Engine.run`."""
         session = self._open()
+        if self._empty is not None:
+            self._empty.check(inputs)
         if any(tensor.dtype is DType.BF16 for tensor in self.spec.inputs + self.spec.outputs):
             return self._run_bound(session, inputs)
         try:
