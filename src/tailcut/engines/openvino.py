@@ -195,6 +195,7 @@ def _read_other(path: Path, kind: FileKind, options: EngineOptions, name: str | 
     model = read_file(path, kind, options)
     spec = spec_of(model, path, kind, name)
     _refuse_strings(path, spec, "convert the model to ONNX, and use onnxruntime")
+    separate(model, spec, by_place=True)
     return _ModelSource(model, spec, InputHints(), SizeBounds.of(model, spec))
 
 

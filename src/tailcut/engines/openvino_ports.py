@@ -9,15 +9,16 @@ from tailcut.errors import UnsupportedError
 from tailcut.spec import ModelSpec, TensorSpec
 
 
-def separate(model: Any, spec: ModelSpec) -> None:
-    """Put an operator between an input and an output that OpenVINO has made one tensor, in place.
+def separate(model: Any, spec: ModelSpec, *, by_place: bool = False) -> None:
+    """Put an operator between an input and an output that are one tensor in OpenVINO, in place.
 
-    It takes operators out that change nothing, such as Dropout. The input then has the name of the output, and what is
-    set as the memory of the one is that of the other.
+    A graph may return an input as it is, and OpenVINO takes operators out that change nothing, such as Dropout. The
+    input then has the name of the output, and what is set as the memory of the one is that of the other.
 
     Args:
-        model: an `openvino.Model` of an ONNX file, whose inputs and outputs are in the order of the spec.
+        model: an `openvino.Model`, whose inputs and outputs are in the order of the spec.
         spec: its signature.
+        by_place: tensors are found by their places, not by their names, which are ours.
     """
     inputs, results = model.get_parameters(), model.get_results()
     if len(inputs) != len(spec.inputs) or len(results) != len(spec.outputs):
@@ -26,12 +27,14 @@ def separate(model: Any, spec: ModelSpec) -> None:
     for result, tensor in zip(results, spec.outputs, strict=True):
         source = _source(result)
         name = names.get(source.get_node().get_name())
-        if name is not None and name != tensor.name:
-            copy = ops.identity(source).output(0)
-            result.input_value(0).get_tensor().set_names(set())
+        if name is None or (name == tensor.name and not by_place):
+            continue
+        copy = ops.identity(source).output(0)
+        result.input_value(0).get_tensor().set_names(set())
+        if not by_place:
             source.get_tensor().set_names({name})
             copy.get_tensor().set_names({tensor.name})
-            result.input(0).replace_source_output(copy)
+        result.input(0).replace_source_output(copy)
 
 
 def _source(result: Any) -> Any:
