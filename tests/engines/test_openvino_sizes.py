@@ -1,16 +1,19 @@
 """Sizes that do not fit a graph are found without computing it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import openvino as ov
 import pytest
 from tests.engines import models
+from tests.engines.openvino_values.graphs import save
 
 from tailcut.engines import EngineOptions, open_engine
 from tailcut.engines.openvino_sizes import SizedReference, SizeInference
 from tailcut.engines.openvino_values import ValueCheck
 from tailcut.errors import EngineError
+from tailcut.spec import Rows
 
 
 def images(height: int) -> dict[str, np.ndarray]:
@@ -49,3 +52,36 @@ def test_a_reference_answers_only_what_openvino_can_compute(tmp_path: Path) -> N
     with pytest.raises(EngineError, match="onnxruntime failed"):
         reference.run({"x": np.zeros((1, 4, 8, 8), np.float32)})
     reference.close()
+
+
+COMPRESS = "(float[n] x) => (float[k] y) <float c = {0.5}> { m = Greater(x, c) y = Compress<axis = 0>(x, m) }"
+
+
+def test_a_bound_output_that_is_not_filled_is_refused(tmp_path: Path) -> None:
+    """OpenVINO leaves the rest of it as it was, which are the rows of earlier requests; the engine goes on."""
+    engine = open_engine(save(tmp_path / "compress.onnx", COMPRESS), EngineOptions(name="openvino", threads=1))
+    engine.spec = replace(engine.spec, rows=Rows.INDEPENDENT)
+    x, y = np.full(7, 0.777, np.float32), np.zeros(7, np.float32)
+    call = engine.bind({"x": x}, {"y": y})
+    call()
+    assert (y == x).all()
+    x[1:] = 0.1
+    with pytest.raises(EngineError, match=r"^output 'y' has sizes \[1\], and not \[7\]: .*: use --batching off$"):
+        call()
+    x[:] = 0.9
+    call()
+    assert (y == x).all()
+    engine.close()
+
+
+def test_outputs_whose_sizes_follow_from_the_inputs_are_not_looked_at(tmp_path: Path) -> None:
+    """Those that depend on values are; where the sizes do not fit the graph, all of them."""
+    for graph, shape, places in [
+        (COMPRESS, (7,), (0,)),
+        ("(float[n, 4] x) => (float[n, 2, 2] y) <int64[3] s = {-1, 2, 2}> { y = Reshape(x, s) }", (3, 4), ()),
+        ("(float[n, 4] x) => (float[m, 8] y) <int64[2] s = {-1, 8}> { y = Reshape(x, s) }", (3, 4), (0,)),
+    ]:
+        path = save(tmp_path / "model.onnx", graph)
+        engine = open_engine(path, EngineOptions(threads=1))
+        assert SizeInference(ov.Core().read_model(path), engine.spec).open_outputs([shape]) == places
+        engine.close()

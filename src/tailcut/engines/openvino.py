@@ -35,7 +35,7 @@ from tailcut.engines.openvino_instance import Instance, wrap
 from tailcut.engines.openvino_lengths import ignored_lengths
 from tailcut.engines.openvino_ports import separate
 from tailcut.engines.openvino_reference import OpenVinoReference
-from tailcut.engines.openvino_sizes import SizeBounds, SizedReference, SizeInference
+from tailcut.engines.openvino_sizes import BoundSizes, SizeBounds, SizedReference, SizeInference
 from tailcut.engines.openvino_values import ValueCheck
 from tailcut.engines.shape_check import Reference, ShapeCheck
 from tailcut.errors import EngineError, ModelFileError, ReleasedError, TailcutError, UnsupportedError
@@ -73,11 +73,13 @@ class OpenVinoEngine:
         except Exception as error:  # noqa: BLE001  openvino raises plain RuntimeErrors
             raise ModelFileError(f"{path}: openvino cannot load it: {short(error)}") from None
         self._check: ShapeCheck | None = None
+        self._bound_sizes: BoundSizes | None = None
         self._idle: queue.SimpleQueue[Instance | None] = queue.SimpleQueue()
         self._closed = False
         count = max(options.instances, 1)
         if _is_free(self.spec):
             recompile = _compiler(model, _properties(options, shared=False))
+            self._bound_sizes = BoundSizes(SizeInference(model, self.spec, by_name=onnx), self.spec)
             if onnx and is_installed("onnxruntime"):
                 reference = _onnx_reference(path, options, model, self.spec, self._values)
             else:
@@ -106,6 +108,7 @@ class OpenVinoEngine:
         keep = (arrays, dict(outputs))
         check, take, give = self._check, self._idle.get, self._idle.put
         values = self._values if self._values.is_needed else None
+        check_sizes = self._bound_sizes.check_of(shapes, outs) if self._bound_sizes is not None else None
 
         def call(_keep: object = keep) -> None:
             if values is not None:
@@ -128,6 +131,8 @@ class OpenVinoEngine:
                 raise EngineError(f"openvino failed: {short(error)}") from None
             finally:
                 give(instance)
+            if check_sizes is not None:
+                check_sizes()
 
         return call
 

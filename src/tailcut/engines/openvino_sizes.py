@@ -6,7 +6,7 @@ call before, or none at all, or reads memory that is not its own, which ends the
 on a copy of the graph, finds what does not fit, and computes nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,13 +88,66 @@ class SizeInference:
         Raises:
             EngineError: they do not.
         """
+        self._sized([inputs[tensor.name].shape for tensor in self._spec.inputs])
+
+    def open_outputs(self, shapes: Sequence[Sequence[int]]) -> tuple[int, ...]:
+        """The places of the outputs whose sizes depend on values, too; all of them where the sizes do not fit."""
+        try:
+            model = self._sized(shapes)
+        except EngineError:
+            return tuple(range(len(self._spec.outputs)))
+        ports = ports_in_order(model.outputs, self._spec.outputs, by_place=not self._by_name)
+        return tuple(place for place, port in enumerate(ports) if port.partial_shape.is_dynamic)
+
+    def _sized(self, shapes: Sequence[Sequence[int]]) -> Any:
+        """A copy of the graph whose inputs have these sizes."""
         copy = self._model.clone()
         ports = ports_in_order(copy.inputs, self._spec.inputs, by_place=not self._by_name)
-        shapes = [ov.PartialShape(list(inputs[tensor.name].shape)) for tensor in self._spec.inputs]
         try:
-            copy.reshape(dict(zip(ports, shapes, strict=True)))
+            copy.reshape({port: ov.PartialShape(list(shape)) for port, shape in zip(ports, shapes, strict=True)})
         except RuntimeError as error:
             raise EngineError(f"openvino refuses these sizes: {short(error)}") from None
+        return copy
+
+
+class BoundSizes:
+    """Whether bound outputs were filled, in models whose outputs may be shorter than their inputs.
+
+    OpenVINO leaves the rest of a bound array as it was then: the answers to other requests. For a model whose outputs
+    have all sizes once its inputs have them, nothing is checked.
+
+    Args:
+        sizes: of the model.
+        spec: its signature.
+    """
+
+    def __init__(self, sizes: SizeInference, spec: ModelSpec) -> None:
+        self._sizes = sizes
+        self._spec = spec
+        self._open: tuple[int, ...] | None = None  # the same for all sizes that fit the graph: found once
+
+    def check_of(self, shapes: Sequence[Sequence[int]], outputs: Sequence[Any]) -> Callable[[], None] | None:
+        """What to call after each call on arrays that are bound, as tensors; None where nothing is to be checked.
+
+        The check raises EngineError for an output that was not filled.
+        """
+        if self._open is None:
+            self._open = self._sizes.open_outputs(shapes)
+        if not self._open:
+            return None
+        checked = [  # with copies: a tensor's shape is a view of it
+            (self._spec.outputs[place].name, outputs[place], ov.Shape(outputs[place].shape)) for place in self._open
+        ]
+
+        def check() -> None:
+            for name, tensor, bound in checked:
+                if tensor.shape != bound:
+                    raise EngineError(
+                        f"output {name!r} has sizes {list(tensor.shape)}, and not {list(bound)}: its rows are "
+                        "not those of the inputs: use --batching off"
+                    )
+
+        return check
 
 
 class SizedReference:
