@@ -1,6 +1,7 @@
-"""Makes the model files of other frameworks that the tests load: tests/data/models, a few kilobytes.
+"""Makes the model files of other frameworks that the tests load: tests/data/models, a few kilobytes each.
 
     python scripts/make_model_files.py tensorflow    # needs the package tensorflow (tensorflow-cpu is enough)
+    python scripts/make_model_files.py signatures    # needs it, too
     python scripts/make_model_files.py paddle        # needs the package paddlepaddle
 
 Each framework's own answers to one request are written beside its files: tests compare with them, not with ours.
@@ -54,6 +55,44 @@ def tensorflow() -> None:
     np.savez(DATA / "tensorflow.npz", x=x, y=module(x)["y"].numpy())
 
 
+def signatures() -> None:
+    """SavedModels that differ in their signatures, and one that counts its calls."""
+    import tensorflow as tf  # noqa: PLC0415  as above
+
+    row = tf.TensorSpec([None, 4], tf.float32, name="x")
+
+    class Counter(tf.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.count = tf.Variable(0.0)
+
+        @tf.function(input_signature=[row])  # type: ignore[untyped-decorator]
+        def count_up(self, x: Any) -> dict[str, Any]:
+            self.count.assign_add(1.0)
+            return {"y": x + self.count}
+
+        @tf.function(input_signature=[row])  # type: ignore[untyped-decorator]
+        def double(self, x: Any) -> dict[str, Any]:
+            return {"x": 2 * x, "version": tf.constant([1, 2])}
+
+    module = Counter()
+    for name, served in {
+        "counter": {"serving_default": module.count_up, "double": module.double},
+        "not_counted": {"serving_default": module.double, "count": module.count_up},
+        "two_signatures": {"double": module.double, "count": module.count_up},
+        "no_signature": None,
+    }.items():
+        tf.saved_model.save(module, DATA / name, served, tf.saved_model.SaveOptions(save_debug_info=False))
+        (DATA / name / "fingerprint.pb").unlink()
+        (DATA / name / "assets").rmdir()
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        x = tf.compat.v1.placeholder(tf.float32, [None, 4], name="net/in")
+        y = tf.multiply(x, 3.0, name="net/out")
+        training = tf.compat.v1.placeholder_with_default(False, [])
+        y = tf.cond(training, lambda y=y: y + 1, lambda y=y: y)
+        tf.compat.v1.saved_model.simple_save(session, str(DATA / "tensorflow_1"), {"images": x}, {"scores": y})
+
+
 def paddle() -> None:
     """A Paddle inference model: the program and its weights."""
     os.environ["FLAGS_enable_pir_api"] = "0"  # noqa: SIM112  so it is called; openvino reads .pdmodel, not .json
@@ -80,4 +119,4 @@ def paddle() -> None:
 
 if __name__ == "__main__":
     DATA.mkdir(parents=True, exist_ok=True)
-    {"tensorflow": tensorflow, "paddle": paddle}[sys.argv[1]]()
+    {"tensorflow": tensorflow, "signatures": signatures, "paddle": paddle}[sys.argv[1]]()

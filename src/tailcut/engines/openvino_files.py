@@ -5,6 +5,8 @@ the analysis of a graph says (decision 046). Nothing in them is edited but what 
 out, and free dimensions are given sizes.
 """
 
+import logging
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,9 +20,11 @@ from tailcut.engines.error_line import short
 from tailcut.engines.files import FileKind, Traits, model_name, parts_of
 from tailcut.engines.openvino_core import core
 from tailcut.engines.openvino_sizes import SizeBounds
+from tailcut.engines.saved_model import Signature, read_signature
 from tailcut.errors import ModelFileError, UnsupportedError
 from tailcut.spec import DType, ModelSpec, Rows, Shape, TensorSpec
 
+_log = logging.getLogger("tailcut")
 _FRAMEWORKS = {
     FileKind.SAVED_MODEL: "tf",
     FileKind.GRAPH: "tf",
@@ -58,15 +62,22 @@ def read_file(path: Path, kind: FileKind, options: EngineOptions) -> Any:
     if options.precision.startswith("int8"):
         raise UnsupportedError(f"{path}: precision {options.precision} is for ONNX files: use f32, bf16 or f16")
     model = _read(path, kind)
-    if model.get_variables():
+    written = "Assign" if model.get_variables() else ""
+    if kind is FileKind.SAVED_MODEL:
+        signature = read_signature(path)
+        written = written or signature.writes
+        _name_by_signature(model, signature, path)
+    if written:
         raise UnsupportedError(
-            f"{path}: the model keeps a state between calls, which one client's request would leave to the next: "
-            "convert it to one that takes its state as an input"
+            f"{path}: the model keeps a state between calls ({written}), which one client's request would leave to the "
+            "next: convert it to one that takes its state as an input"
         )
+    if not model.outputs:
+        raise UnsupportedError(f"{path}: the model has no outputs")
     if options.outputs:
-        model = _keep_outputs(model, options.outputs)
+        model = _keep_outputs(model, kind, options.outputs)
     if options.fixed_dims:
-        _fix_dims(model, options.fixed_dims, path)
+        _fix_dims(model, kind, options.fixed_dims, path)
     return model
 
 
@@ -76,8 +87,10 @@ def spec_of(model: Any, path: Path, kind: FileKind, name: str | None) -> ModelSp
     Raises:
         UnsupportedError: a tensor of a type that the wire has no name for, or without a rank.
     """
-    inputs = [_tensor(port, tensor, path) for port, tensor in zip(model.inputs, names_of(model.inputs), strict=True)]
-    outputs = [_tensor(port, tensor, path) for port, tensor in zip(model.outputs, names_of(model.outputs), strict=True)]
+    inputs, outputs = (
+        [_tensor(port, tensor, path) for port, tensor in zip(ports, names_of(ports, kind), strict=True)]
+        for ports in (model.inputs, model.outputs)
+    )
     spec = ModelSpec(name or model_name(path), tuple(inputs), tuple(outputs))
     if not spec.batchable:
         return replace(spec, rows=Rows.DEPENDENT)
@@ -88,11 +101,16 @@ def spec_of(model: Any, path: Path, kind: FileKind, name: str | None) -> ModelSp
     return replace(spec, rows=rows, rows_reason=reason, most_rows=bounds.most_rows)
 
 
-def names_of(ports: Sequence[Any]) -> list[str]:
-    """What each input or output is called, one name each: TensorFlow's names end in `:0`, some have several or none."""
+def names_of(ports: Sequence[Any], kind: FileKind) -> list[str]:
+    """What each input or output is called, one name each: TensorFlow's names end in `:0`, some have several or none.
+
+    A SavedModel's signature has other names than its graph, which are those of OpenVINO's nodes.
+    """
     taken: list[str] = []
     for number, port in enumerate(ports):
         known = sorted(port.names, key=lambda name: (name != port.node.friendly_name, len(name), name))
+        if kind is FileKind.SAVED_MODEL:
+            known = [port.node.friendly_name, *known]
         name = next(
             (candidate.removesuffix(":0") for candidate in known if candidate.removesuffix(":0") not in taken), ""
         )
@@ -124,8 +142,19 @@ def _read(path: Path, kind: FileKind) -> Any:
         raise ModelFileError(f"{path}: openvino cannot load it: {reason}") from None
 
 
-def _keep_outputs(model: Any, wanted: Sequence[str]) -> Any:
-    names = names_of(model.outputs)
+def _name_by_signature(model: Any, signature: Signature, path: Path) -> None:
+    """Call outputs as the signature does: OpenVINO adds a number to a name that an input has, too."""
+    for port in model.outputs:
+        key = re.sub(r"_\d+\Z", "", port.node.friendly_name)
+        if port.node.friendly_name not in signature.outputs and key in signature.outputs:
+            port.node.set_friendly_name(key)
+    lost = set(signature.outputs) - {port.node.friendly_name for port in model.outputs}
+    if lost:
+        _log.warning("%s: openvino leaves out the outputs that are constant: %s", path, ", ".join(sorted(lost)))
+
+
+def _keep_outputs(model: Any, kind: FileKind, wanted: Sequence[str]) -> Any:
+    names = names_of(model.outputs, kind)
     for name in wanted:
         if name not in names:
             raise UnsupportedError(f"the model has no output {name!r}: it has {', '.join(names)}")
@@ -133,9 +162,9 @@ def _keep_outputs(model: Any, wanted: Sequence[str]) -> Any:
     return ov.Model(kept, model.get_parameters(), model.get_friendly_name())
 
 
-def _fix_dims(model: Any, fixed: Sequence[str], path: Path) -> None:
+def _fix_dims(model: Any, kind: FileKind, fixed: Sequence[str], path: Path) -> None:
     """Give free dimensions of the inputs a size, in place."""
-    names = names_of(model.inputs)
+    names = names_of(model.inputs, kind)
     shapes = {name: port.partial_shape for name, port in zip(names, model.inputs, strict=True)}
     places = {
         f"{name}:{axis}": (name, axis)
