@@ -148,9 +148,12 @@ def test_the_index_lists_each_version_that_failed(tmp_path: Path) -> None:
         ("/a/models/m/1: has no model file", "m/1: has no model file"),
         ("/a/models/e/config.pbtxt: step 'm': /a/models/m/1/x: bad", "e/config.pbtxt: step 'm': m/1/x: bad"),
         ("'/a/models/m/1/x': see /usr/lib/y", "'m/1/x': see y"),
-        ("/b/models/m/1/x: bad\nvery", "x: bad very"),
-        ("/a/models/m/c.pbtxt: name '../x' is", "m/c.pbtxt: name 'x' is"),
+        ("/usr/models/m/1/x: bad\nvery", "x: bad very"),
+        ("/a/models/m/c.pbtxt: name '../x' is", "m/c.pbtxt: name '../x' is"),
         ('see "/usr/lib/y"', 'see "y"'),
+        ("/a/models/m/1/x: input 'net/in' (file=/usr/lib/y)", "m/1/x: input 'net/in' (file=y)"),
+        ("node '/encoder/layer.0/MatMul' of block/fold", "node '/encoder/layer.0/MatMul' of block/fold"),
+        ("see https://host/usr/page", "see https://host/usr/page"),
     ],
 )
 def test_paths_begin_at_the_repository(message: str, reason: str) -> None:

@@ -10,7 +10,8 @@ from tailcut.errors import TailcutError
 from tailcut.server.served_model import ServedModel
 
 _log = logging.getLogger("tailcut")
-_FOLDERS = re.compile(r"[^\s'\"]*/(?=\S)")  # of a path, which may stand in quotes
+# The folders of an absolute path, which may stand in quotes. Names of tensors and nodes have slashes, too.
+_FOLDERS = re.compile(r"(?<![^\s'\"`(\[=,:])(/[^\s'\"/]+)[^\s'\"]*/(?=\S)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,19 +48,27 @@ def without_folders(error: Exception, root: Path | None = None) -> str:
     """What is wrong with a file, and not where it lies, in one line; paths below `root` begin there."""
     first, *inside = _in_one_line(error).split(f"{root}/") if root is not None else [_in_one_line(error)]
     parts = [part.partition(" ") for part in inside]
-    return _FOLDERS.sub("", first) + "".join(f"{path}{space}{_FOLDERS.sub('', rest)}" for path, space, rest in parts)
+    return _without_paths(first) + "".join(f"{path}{space}{_without_paths(rest)}" for path, space, rest in parts)
 
 
 def without_folders_of(served: ServedModel, error: Exception) -> str:
     """What is wrong with a model's file, with the file's name once, and not where it lies: clients are told this."""
     message = _in_one_line(error)
     files = {Path(file) for file in (served.source, served.model.profile.model.path, served.model.profile.engine_file)}
-    folders = {str(folder) for file in files for folder in (file.parent, file.parent.resolve())} - {".", "/"}
-    for folder in sorted(folders, key=len, reverse=True):  # as a whole: there may be white space in it
-        message = message.replace(f"{folder}/", "")
-    message = _FOLDERS.sub("", message)
+    folders = {folder for file in files for folder in (file.parent, file.parent.resolve())} - {Path(), Path("/")}
+    for folder in sorted(folders, key=lambda folder: len(str(folder)), reverse=True):
+        if folder.is_absolute():  # as a whole: there may be white space in it
+            message = message.replace(f"{folder}/", "")
+        for name in {file.name for file in files} - {""}:
+            message = message.replace(f"{folder}/{name}", name)
+    message = _without_paths(message)
     start, _, rest = message.partition(": ")
     return rest if start in {file.name for file in files} and start in rest else message
+
+
+def _without_paths(text: str) -> str:
+    """A text in which absolute paths are the names of their files; a path's first folder is there, unlike a node's."""
+    return _FOLDERS.sub(lambda path: "" if Path(path[1]).is_dir() else path[0], text)
 
 
 def _in_one_line(error: Exception) -> str:
