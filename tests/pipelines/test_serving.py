@@ -146,7 +146,7 @@ def test_stages_are_shown(server):
             return wire.ask(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
 
         names = ["tokenize", "twice", "add_up"]
-        assert get("/v2/models/texts").json()["platform"] == ""
+        assert get("/v2/models/texts").json()["platform"] == "pipeline"
         assert get("/v2/models/texts/config").json()["parameters"]["stages"]["string_value"] == ",".join(names)
         (stats,) = get("/v2/models/texts/stats").json()["model_stats"]
         assert [stage["name"] for stage in stats["stages"]] == names

@@ -83,4 +83,5 @@ def test_they_are_served_side_by_side(tmp_path: Path) -> None:
             assert np.allclose(result, truth["y"], atol=1e-6)
         config = wire.ask(b"GET /v2/models/mlp/config HTTP/1.1\r\nHost: x\r\n\r\n").json()
         assert config["backend"] == "openvino"
+        assert wire.ask(b"GET /v2/models/mlp HTTP/1.1\r\nHost: x\r\n\r\n").json()["platform"] == "openvino"
         assert server.stop() == 0

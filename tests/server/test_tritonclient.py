@@ -104,6 +104,7 @@ def test_health_and_metadata(client: Triton) -> None:
     assert not client.is_model_ready("mlp", "2")
     assert {"system_shared_memory", "cuda_shared_memory"} <= set(client.get_server_metadata()["extensions"])
     metadata = client.get_model_metadata("pair")
+    assert metadata["platform"] == "onnxruntime_onnx"
     assert [tensor["name"] for tensor in metadata["inputs"]] == ["a", "b"]
     assert [int(dim) for dim in metadata["outputs"][1]["shape"]] == [-1, 4]
 

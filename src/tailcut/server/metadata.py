@@ -65,13 +65,12 @@ def _cursor(ends: Sequence[int]) -> str:
 
 def metadata(repository: ModelRepository, served: ServedModel, *, classes: bool = True) -> dict[str, Any]:
     """Inputs and outputs, and all versions of that name; with the classes of outputs, for which gRPC has no field."""
-    spec = served.model.spec
-    answer = model_metadata(spec, served.version) | {
+    spec, config = served.model.spec, configuration(served)
+    platform = config["platform"] or config["backend"]  # as Triton
+    answer = model_metadata(spec, platform, served.version) | {
         "name": served.name,
         "versions": repository.versions(served.name),
     }
-    if served.entry.stages():  # no single file computes it
-        answer["platform"] = configuration(served)["platform"]
     for entry, tensor in zip(answer["outputs"], spec.outputs, strict=True):
         if classes and tensor.classes:
             entry["parameters"] = {"classes": list(tensor.classes)}

@@ -178,8 +178,8 @@ def test_without_outputs_triton_gets_all_of_them_as_binary():
 def test_metadata_names_free_dimensions_minus_one():
     """Model metadata lists inputs and outputs in order, with -1 for a free dimension."""
     spec = ModelSpec("m", (TensorSpec("x", DType.UINT8, (None, 3)),), (TensorSpec("y", DType.BYTES, ()),))
-    metadata = model_metadata(spec, "7")
-    assert metadata["name"] == "m"
+    metadata = model_metadata(spec, "openvino", "7")
+    assert (metadata["name"], metadata["platform"]) == ("m", "openvino")
     assert metadata["versions"] == ["7"]
     assert metadata["inputs"] == [{"name": "x", "datatype": "UINT8", "shape": [-1, 3]}]
     assert metadata["outputs"] == [{"name": "y", "datatype": "BYTES", "shape": []}]

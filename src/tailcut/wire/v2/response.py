@@ -118,12 +118,12 @@ def server_metadata(version: str) -> dict[str, Any]:
     }
 
 
-def model_metadata(spec: ModelSpec, version: str = "1") -> dict[str, Any]:
+def model_metadata(spec: ModelSpec, platform: str, version: str = "1") -> dict[str, Any]:
     """What `GET /v2/models/NAME` answers: names, datatypes, and shapes with -1 for a free dimension."""
     return {
         "name": spec.name,
         "versions": [version],
-        "platform": "onnx_onnxv1",
+        "platform": platform,
         "inputs": [_describe(tensor) for tensor in spec.inputs],
         "outputs": [_describe(tensor) for tensor in spec.outputs],
     }
