@@ -53,6 +53,16 @@ def test_answers_are_those_of_the_framework(file: str) -> None:
     engine.close()
 
 
+def test_a_tensorflow_lite_file_of_any_name(tmp_path: Path) -> None:
+    """Its content says what it is; OpenVINO goes by the ending."""
+    truth = np.load(DATA / "tensorflow.npz")
+    shutil.copy(DATA / "dense.tflite", tmp_path / "model.lite")
+    engine = opened(tmp_path / "model.lite")
+    answer = engine.run({"serving_default_x": truth["x"]})
+    assert np.allclose(answer["StatefulPartitionedCall"], truth["y"], atol=1e-6)
+    engine.close()
+
+
 def test_an_ir_answers_as_the_onnx_file_that_it_was_made_of(tmp_path: Path) -> None:
     """Two inputs and two outputs keep their names and order, on arrays that are bound and on others."""
     source = models.two_in_two_out(tmp_path / "pair.onnx")

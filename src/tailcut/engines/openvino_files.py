@@ -7,6 +7,7 @@ out, and free dimensions are given sizes.
 
 import logging
 import re
+import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -136,6 +137,11 @@ def _read(path: Path, kind: FileKind) -> Any:
             return core().read_model(str(path), *map(str, weights))
         # By name: left to guess, openvino tries other front ends, which print what they dislike.
         reader = FrontEndManager().load_by_framework(_FRAMEWORKS[kind])
+        if kind is FileKind.LITE and path.suffix != ".tflite":
+            with tempfile.TemporaryDirectory() as folder:  # it reads no file of another name
+                link = Path(folder, "model.tflite")
+                link.symlink_to(path.resolve())
+                return reader.convert(reader.load(str(link)))
         return reader.convert(reader.load(str(path)))
     except Exception as error:  # noqa: BLE001  openvino raises plain RuntimeErrors
         reason = short(error, "convert the model to ONNX, and use onnxruntime")
