@@ -142,6 +142,20 @@ def test_the_index_lists_each_version_that_failed(tmp_path: Path) -> None:
     ]
 
 
+def test_the_index_lists_what_is_known_while_the_folder_is_away(tmp_path: Path) -> None:
+    """Served models answer all the same; one that failed has its reason."""
+    models = tmp_path / "models"
+    add_model(models, "one")
+    (add_model(models, "bad") / "config.pbtxt").write_text("nonsense")
+    there = started(models)
+    repository = ModelRepository(there.models, library=there.library, failed=there.failed)
+    before = repository.index(ready=True)
+    assert [(entry["name"], entry["state"]) for entry in before] == [("one", "READY"), ("bad", "UNAVAILABLE")]
+    models.rename(tmp_path / "away")
+    assert repository.index(ready=True) == before
+    repository.close()
+
+
 @pytest.mark.parametrize(
     ("message", "reason"),
     [

@@ -32,7 +32,7 @@ class ModelSource(Protocol):
     """Where models come from by their names, beside those of the command line."""
 
     def names(self) -> Sequence[str]:
-        """All that there are now."""
+        """All that there are now; none where their folder cannot be read."""
 
     def load(self, name: str, models: int) -> Sequence[ServedModel]:
         """Open all versions of a model that are to be served, among so many models; a TailcutError where it fails."""
@@ -123,7 +123,7 @@ class ModelRepository:
     def _never_served(self, library: ModelSource) -> Iterator[dict[str, str]]:
         """Yield the entries of models and versions that were not loaded yet, or could not be."""
         names = {name for name, _ in self._known}
-        for name in library.names():
+        for name in library.names() or self._failed:
             failed = self._failed.get(name)
             state = {} if failed is None else {"state": "UNAVAILABLE", "reason": failed.reason}
             if failed is not None and failed.versions:

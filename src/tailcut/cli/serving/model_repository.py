@@ -34,7 +34,12 @@ class ServedLibrary:
 
     def names(self) -> list[str]:
         """See `tailcut.server.repository.ModelSource`."""
-        return self.library.names()
+        from tailcut.errors import MissingFileError, UsageError
+
+        try:
+            return self.library.names()
+        except (MissingFileError, UsageError):  # its folder is away; the next look may find it again, and is logged
+            return []
 
     def changes(self) -> Mapping[str, bool]:
         """See `names`."""
