@@ -52,6 +52,8 @@ def tensorflow() -> None:
     (DATA / "frozen.pb").write_bytes(frozen.SerializeToString(deterministic=True))
     lite = tf.lite.TFLiteConverter.from_saved_model(str(DATA / "saved_model"))
     (DATA / "dense.tflite").write_bytes(lite.convert())
+    texts = tf.function(lambda s: tf.gather(s, [0])).get_concrete_function(tf.TensorSpec([3], tf.string, name="s"))
+    (DATA / "strings.tflite").write_bytes(tf.lite.TFLiteConverter.from_concrete_functions([texts]).convert())
     np.savez(DATA / "tensorflow.npz", x=x, y=module(x)["y"].numpy())
 
 

@@ -63,6 +63,12 @@ def test_a_tensorflow_lite_file_of_any_name(tmp_path: Path) -> None:
     engine.close()
 
 
+def test_strings_are_refused_by_name() -> None:
+    """OpenVINO has no type for those of TensorFlow Lite."""
+    with pytest.raises(UnsupportedError, match=r"tensor 's' holds strings, or has an unknown type: convert"):
+        opened(DATA / "strings.tflite")
+
+
 def test_an_ir_answers_as_the_onnx_file_that_it_was_made_of(tmp_path: Path) -> None:
     """Two inputs and two outputs keep their names and order, on arrays that are bound and on others."""
     source = models.two_in_two_out(tmp_path / "pair.onnx")

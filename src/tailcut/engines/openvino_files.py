@@ -26,6 +26,7 @@ from tailcut.errors import ModelFileError, UnsupportedError
 from tailcut.spec import DType, ModelSpec, Rows, Shape, TensorSpec
 
 _log = logging.getLogger("tailcut")
+_ADVICE = "convert the model to ONNX, and use onnxruntime"
 _FRAMEWORKS = {
     FileKind.SAVED_MODEL: "tf",
     FileKind.GRAPH: "tf",
@@ -144,7 +145,7 @@ def _read(path: Path, kind: FileKind) -> Any:
                 return reader.convert(reader.load(str(link)))
         return reader.convert(reader.load(str(path)))
     except Exception as error:  # noqa: BLE001  openvino raises plain RuntimeErrors
-        reason = short(error, "convert the model to ONNX, and use onnxruntime")
+        reason = short(error, _ADVICE)
         raise ModelFileError(f"{path}: openvino cannot load it: {reason}") from None
 
 
@@ -194,6 +195,8 @@ def _fix_dims(model: Any, kind: FileKind, fixed: Sequence[str], path: Path) -> N
 
 def _tensor(port: Any, name: str, path: Path) -> TensorSpec:
     kind, shape = port.element_type.get_type_name(), port.partial_shape
+    if kind == "dynamic":  # what TensorFlow Lite's strings are here
+        raise UnsupportedError(f"{path}: tensor {name!r} holds strings, or has an unknown type: {_ADVICE}")
     if kind not in _DTYPES:
         raise UnsupportedError(f"{path}: tensor {name!r} has type {kind}, which the protocol has no name for")
     if shape.rank.is_dynamic:
