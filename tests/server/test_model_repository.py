@@ -95,12 +95,14 @@ def test_the_configuration_is_that_of_the_file(client: tritonclient.http.Inferen
     assert config["input"][0]["dims"] == [16]
     assert config["default_model_filename"] == "model.onnx"
     assert config["version_policy"] == {"latest": {"num_versions": 1}}
+    assert config["optimization"]["input_pinned_memory"] == {"enable": True}
     bare = client.get_model_config("bare")
     assert bare["max_batch_size"] == 32
     assert [item["name"] for item in bare["output"]] == ["OUTPUT0", "OUTPUT1"]
     with tritonclient.grpc.InferenceServerClient(f"{server.host}:{server.grpc_port}") as grpc:
         same = grpc.get_model_config("reshaped", as_json=True)["config"]
     assert same["dynamic_batching"]["preferred_batch_size"] == [4]
+    assert same["optimization"]["output_pinned_memory"] == {"enable": True}
     assert same["input"][0]["reshape"] == {"shape": ["16"]}
 
 

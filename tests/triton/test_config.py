@@ -71,10 +71,22 @@ def test_instance_groups_have_names_counts_and_kinds() -> None:
     assert (second["name"], second["count"], second["kind"], second["gpus"]) == ("mine", 1, "KIND_GPU", [0])
 
 
+def test_pinned_memory_is_on_where_the_file_does_not_say() -> None:
+    """As Triton has it, with the other fields of that message."""
+    text = "optimization { priority: PRIORITY_MAX input_pinned_memory { enable: false } }"
+    some = completed(as_dict(parse_config(text, "here")), LIVE)["optimization"]
+    assert (some["input_pinned_memory"], some["output_pinned_memory"]) == ({"enable": False}, {"enable": True})
+    assert some["priority"] == "PRIORITY_MAX"
+    none = completed({}, LIVE)["optimization"]
+    assert none.keys() == some.keys()
+    assert none["input_pinned_memory"] == {"enable": True}
+
+
 def test_an_ensemble_has_no_backend() -> None:
-    """And no instances: its models have them."""
+    """And no instances, and nothing to optimise: its models have them."""
     result = completed({"platform": "ensemble", "input": [{"name": "A"}]}, LIVE)
     assert (result["backend"], result["instance_group"]) == ("", [])
+    assert "optimization" not in result
 
 
 def test_a_number_that_no_type_has() -> None:

@@ -3,6 +3,16 @@
 from collections.abc import Mapping
 from typing import Any
 
+# What Triton gives every model but ensembles (NormalizeModelConfig in its core's model_config_utils.cc), with the
+# fields of that message that have a default. It is here for clients that compare configurations: nothing uses it.
+_OPTIMIZATION = {
+    "priority": "PRIORITY_DEFAULT",
+    "input_pinned_memory": {"enable": True},
+    "output_pinned_memory": {"enable": True},
+    "gather_kernel_buffer_threshold": 0,
+    "eager_batching": False,
+}
+
 
 def completed(config: Mapping[str, Any], live: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration of a file with what it leaves open filled in from the model as it is served.
@@ -21,6 +31,8 @@ def completed(config: Mapping[str, Any], live: Mapping[str, Any]) -> dict[str, A
         filled |= {name: live[name] for name in ("max_batch_size", "dynamic_batching") if name in live}
     if config.get("platform") == "ensemble":  # which no backend computes
         filled |= {"backend": "", "instance_group": []}
+    else:
+        filled["optimization"] = _OPTIMIZATION | config.get("optimization", {})
     parameters = {**config.get("parameters", {}), **live["parameters"]}
     policy = config.get("version_policy") or {"latest": {"num_versions": 1}}
     return {**own, **config, **filled, "parameters": parameters, "version_policy": policy}
@@ -34,7 +46,10 @@ def _typed(tensor: Mapping[str, Any], types: Mapping[str, str]) -> dict[str, Any
 
 
 def _groups(config: Mapping[str, Any], live: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The instance groups of a file, with the names, counts and kinds that it leaves open, as Triton has them."""
+    """The instance groups of a file, with the names, counts and kinds that it leaves open.
+
+    As Triton has them, but for the count on its CPU with onnxruntime: 2 there, and 1 here, which is what computes.
+    """
     kind = live["instance_group"][0]["kind"]
     return [
         group
