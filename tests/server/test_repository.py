@@ -3,7 +3,8 @@
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from tests.triton.repositories import add_model, twice
@@ -11,8 +12,9 @@ from tests.triton.repositories import add_model, twice
 from tailcut.cli.serving.model_repository import ControlMode, RepositoryStart, RepositoryStarted, start_library
 from tailcut.errors import MissingModelFileError
 from tailcut.runtime.limits import Limits
-from tailcut.server.load_failures import without_folders
+from tailcut.server.load_failures import without_folders, without_folders_of
 from tailcut.server.repository import ModelRepository
+from tailcut.server.served_model import ServedModel
 from tailcut.triton import library as library_module
 from tailcut.triton.library import Wishes
 
@@ -173,3 +175,18 @@ def test_the_index_lists_what_is_known_while_the_folder_is_away(tmp_path: Path) 
 def test_paths_begin_at_the_repository(message: str, reason: str) -> None:
     """Clients know its models and versions, and not where it lies."""
     assert without_folders(MissingModelFileError(message), Path("/a/models")) == reason
+
+
+@pytest.mark.parametrize(
+    ("file", "message", "reason"),
+    [
+        ("net/model.onnx", "net/model.onnx: input 'net/in' is bad", "model.onnx: input 'net/in' is bad"),
+        ("/usr/net dir/model.onnx", "/usr/net dir/model.onnx: see /usr/lib/w", "model.onnx: see w"),
+        ("/usr/net/model.onnx", "/usr/net/model.onnx: model.onnx is bad", "model.onnx is bad"),
+    ],
+)
+def test_a_model_of_the_command_line_is_named_by_its_file(file: str, message: str, reason: str) -> None:
+    """Its folder is left out, and not what only looks like it."""
+    profile = SimpleNamespace(model=SimpleNamespace(path=file), engine_file=file)
+    served = SimpleNamespace(source=file, model=SimpleNamespace(profile=profile))
+    assert without_folders_of(cast("ServedModel", served), MissingModelFileError(message)) == reason
