@@ -1,5 +1,6 @@
 """Closed standard streams and readers that leave, with real processes started by a shell."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -52,6 +53,22 @@ def test_a_server_outlives_whoever_reads_its_output(tmp_path: Path) -> None:
                 assert client.live()
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0
+
+
+@pytest.mark.parametrize("settings", ["ascii", "latin-1:strict", "ascii:surrogateescape", "utf-8", "utf-16-le"])
+def test_an_encoding_that_lacks_a_character(settings: str) -> None:
+    """It is written as its number; a line of JSON is UTF-8 in every encoding."""
+    script = (
+        "from tailcut.cli.streams import keep_for_result, print_json, secure_streams\n"
+        "secure_streams()\n"
+        "print('a\u0142')\n"
+        "print_json('\"\u0142\"')\n"
+        "print_json('\"\u0142\"'.encode(), keep_for_result(), flush=True)\n"
+    )
+    environment = {**os.environ, "PYTHONIOENCODING": settings, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, timeout=60, check=True)
+    encoding = settings.partition(":")[0]
+    assert done.stdout == "a\u0142\n".encode(encoding, "backslashreplace") + 2 * '"\u0142"\n'.encode()
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tailcut.cli.streams import print_json
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -40,7 +42,7 @@ def show(record: "BenchResult", *, markdown: bool, json: bool) -> None:
     if json:
         from tailcut.lab.records import to_json
 
-        print(to_json(record))
+        print_json(to_json(record))
     elif markdown:
         from tailcut.report.markdown import bench_markdown
 

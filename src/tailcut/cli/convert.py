@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from tailcut.cli.streams import print_json
+
 _MOST_ROWS = 1000  # of the data, spread over the file
 
 
@@ -66,7 +68,7 @@ def convert(
             rows=result.rows,
             compared=list(result.kinds),
         )
-        print(msgspec.json.encode(record).decode())
+        print_json(msgspec.json.encode(record))
     elif conversion.right:
         print(f"{conversion.target}: {conversion.what}; its answers and those of the ONNX model are {apart}")
     if not conversion.right:

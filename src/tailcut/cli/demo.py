@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tailcut.cli.streams import print_json
+
 if TYPE_CHECKING:
     import numpy as np
     from rich.console import Console
@@ -53,7 +55,7 @@ def demo(
     outcome = DemoResult(accuracy, load, result, result.profile or "", result.report or "")
     good = _conclude(console, outcome)
     if json:
-        print(to_json(outcome))
+        print_json(to_json(outcome))
     raise typer.Exit(0 if good else 1)
 
 

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tailcut.cli.streams import print_json
+
 if TYPE_CHECKING:
     from tailcut.cli.records import Applied
     from tailcut.machine.checks import Reach
@@ -53,7 +55,7 @@ def doctor(
     applied = _apply(checks, env_file) if apply else None
     if json:
         result = DoctorResult(checks=list(checks), applied=applied, machine=fingerprint())
-        print(msgspec.json.encode(result).decode())
+        print_json(msgspec.json.encode(result))
     else:
         _show(checks, applied)
     if something_wrong(checks):

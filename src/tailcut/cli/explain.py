@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tailcut.cli.numbers import finite
+from tailcut.cli.streams import print_json
 
 if TYPE_CHECKING:
     from tailcut.lab.records import ExplainResult
@@ -75,7 +76,7 @@ def explain(
     if trace:
         write_atomically(trace, orjson.dumps(trace_events(result)).decode())
     if json:
-        print(msgspec.json.encode(result).decode())
+        print_json(msgspec.json.encode(result))
     elif markdown:
         print(explain_markdown(result), end="")
     else:

@@ -4,6 +4,8 @@ from typing import Annotated
 
 import typer
 
+from tailcut.cli.streams import print_json
+
 
 def ladder(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
@@ -22,6 +24,6 @@ def ladder(
             LadderRung(name=rung, settings=[setting for setting in CATALOGUE if setting.rung == rung])
             for rung in RUNG_FIELDS
         ]
-        print(msgspec.json.encode(LadderResult(rungs=rungs)).decode())
+        print_json(msgspec.json.encode(LadderResult(rungs=rungs)))
     else:
         output_console().print(ladder_view(CATALOGUE))

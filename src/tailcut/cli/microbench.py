@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tailcut.cli.numbers import finite
+from tailcut.cli.streams import print_json
 
 if TYPE_CHECKING:
     from tailcut.lab.records import FunctionResult, MicrobenchResult
@@ -79,7 +80,7 @@ def microbench(  # noqa: C901  a step for each option
 
         write_atomically(report, render_microbench_html(record))
     if json:
-        print(to_json(record))
+        print_json(to_json(record))
     elif markdown:
         from tailcut.report.markdown import microbench_markdown
 

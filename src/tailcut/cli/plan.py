@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tailcut.cli.numbers import finite
+from tailcut.cli.streams import print_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -146,7 +147,7 @@ def plan(
     if report:
         write_atomically(report, render_plan_html(result))
     if json:
-        print(msgspec.json.encode(result).decode())
+        print_json(msgspec.json.encode(result))
     else:
         output_console().print(plan_view(result))
 

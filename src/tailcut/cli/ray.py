@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tailcut.cli.numbers import finite
+from tailcut.cli.streams import print_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -106,7 +107,7 @@ def config(
         print(f"wrote {output}: deploy it with serve deploy {output}", file=sys.stderr)
     if json:
         result = RayConfigResult(called, None if output is None else str(output), content)
-        print(msgspec.json.encode(result).decode())
+        print_json(msgspec.json.encode(result))
     elif output is None:
         print(text, end="")
 
@@ -128,7 +129,7 @@ def replicas(
     directory.follow(lambda addresses: urls.extend(_url(address.tls, str(address)) for address in addresses))
     directory.close()
     if json:
-        print(msgspec.json.encode(RayReplicasResult(replicas=urls)).decode())
+        print_json(msgspec.json.encode(RayReplicasResult(replicas=urls)))
     else:
         print("\n".join(urls) or "no replica is ready")
     raise typer.Exit(0 if urls else 1)
@@ -167,7 +168,7 @@ def haproxy(
     def tell(addresses: "Sequence[ServerAddress]") -> None:
         if json:
             result = RayHaproxyResult(bind, None if output is None else str(output), list(map(str, addresses)))
-            print(msgspec.json.encode(result).decode(), flush=True)
+            print_json(msgspec.json.encode(result), flush=True)
 
     directory = ReplicaDirectory.parse(f"{RAY}{application}")
     if output is not None:

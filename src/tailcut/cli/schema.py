@@ -5,6 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
+from tailcut.cli.streams import print_json
+
 
 def schema(
     command: Annotated[
@@ -22,7 +24,7 @@ def schema(
     name = " ".join(command)
     if name not in SCHEMAS:
         raise UsageError(f"no schema for {name!r}: the commands with --json output are {', '.join(SCHEMAS)}")
-    print(orjson.dumps(SCHEMAS[name](), option=orjson.OPT_INDENT_2).decode())
+    print_json(orjson.dumps(SCHEMAS[name](), option=orjson.OPT_INDENT_2))
 
 
 def _tune() -> dict[str, Any]:

@@ -37,6 +37,7 @@ from tailcut.cli.serving.sources import (
     working_in,
 )
 from tailcut.cli.serving.workers import count, need_shareable, run_supervisor, shared_secrets, worker_group
+from tailcut.cli.streams import print_json
 
 if TYPE_CHECKING:
     pass
@@ -341,7 +342,7 @@ def serve(  # noqa: PLR0915  an option a line
         tell_systemd()
         if json:
             models = [{"name": item.name, "version": item.version} for item in served]
-            print(orjson.dumps(asdict(address) | {"models": models}).decode(), file=result, flush=True)
+            print_json(orjson.dumps(asdict(address) | {"models": models}), file=result, flush=True)
 
     try:
         with logged_apart() as lines:

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tailcut.cli.streams import print_json
+
 if TYPE_CHECKING:
     from tailcut.cli.records import StatResult
     from tailcut.lab.command import CommandCounts
@@ -43,7 +45,7 @@ def stat(
 
     result = run_counted(command, quiet=json)
     if json:
-        print(msgspec.json.encode(_record(command, result)).decode())
+        print_json(msgspec.json.encode(_record(command, result)))
     else:
         _show(command, result)
 

@@ -1,10 +1,11 @@
-"""Closed standard streams and readers that go away: neither ends a command, and no other file takes the descriptor.
+"""Closed standard streams, readers that go away, narrow encodings: none ends a command, and no file takes a descriptor.
 
 A process may be started with any of its three standard descriptors closed. The next file it opens gets that number,
 so a library that prints would write into that file or socket. When the reader of a pipe ends (`| head`), writing to it
 fails: a server must go on serving, and a tuning run must still write its profile.
 """
 
+import codecs
 import errno
 import io
 import os
@@ -41,6 +42,19 @@ def keep_for_result() -> TextIO:
     return result
 
 
+def print_json(data: bytes | str, file: TextIO | None = None, *, flush: bool = False) -> None:
+    """Write a line of JSON, which is UTF-8 whatever the stream's encoding."""
+    stream = sys.stdout if file is None else file
+    binary = getattr(stream, "buffer", None)
+    if binary is None:  # a program's own stream of text
+        print(data if isinstance(data, str) else data.decode(), file=stream, flush=flush)
+        return
+    stream.flush()
+    binary.write((data.encode() if isinstance(data, str) else data) + b"\n")
+    if flush or stream.line_buffering:
+        stream.flush()
+
+
 class _Lasting(io.FileIO):
     """Discards output that has no reader any more; on standard error also output that cannot be written."""
 
@@ -61,11 +75,14 @@ class _Lasting(io.FileIO):
 
 
 def _lasting(stream: TextIO | None, number: int) -> TextIO:
-    lines = number == 2 or os.isatty(number)
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    errors = getattr(stream, "errors", None) or "strict"
+    if errors == "strict" or (errors == "surrogateescape" and codecs.lookup(encoding).name != "utf-8"):
+        errors = "backslashreplace"  # a character that the encoding does not have
     return io.TextIOWrapper(
         io.BufferedWriter(_Lasting(number)),
-        encoding=getattr(stream, "encoding", None) or "utf-8",
-        errors=getattr(stream, "errors", None) or "backslashreplace",
-        line_buffering=lines,
+        encoding=encoding,
+        errors=errors,
+        line_buffering=number == 2 or os.isatty(number),
         write_through=bool(getattr(stream, "write_through", False)),
     )

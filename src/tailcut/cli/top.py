@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tailcut.cli.streams import print_json
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
@@ -89,7 +91,7 @@ def _output(screen: "Screen", *, once: bool, json: bool) -> "Iterator[Callable[[
         return live_screen(screen, console.width, height, bars=not console.options.ascii_only)
 
     if json:
-        yield lambda view: print(msgspec.json.encode(view).decode(), flush=True)
+        yield lambda view: print_json(msgspec.json.encode(view), flush=True)
     elif once:
         yield lambda view: console.print(drawn(view))
     elif console.is_terminal and not console.is_dumb_terminal:

@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from tailcut.cli.streams import print_json
+
 if TYPE_CHECKING:
     from tailcut.runtime.profile import Profile
     from tailcut.tuner.compare import ProfileComparison
@@ -32,7 +34,7 @@ def compare_profiles(
         comparison, model=str(wanted.model), machine=fingerprint(), objective=asked, command=command_line()
     )
     if json:
-        print(to_json(record))
+        print_json(to_json(record))
     else:
         output_console().print(comparison_summary(record))
     if comparison.is_worse:

@@ -10,6 +10,7 @@ import typer
 
 from tailcut.cli.main import INTERRUPTED
 from tailcut.cli.outputs import command_line
+from tailcut.cli.streams import print_json
 from tailcut.cli.termination import nothing_found_code
 from tailcut.cli.tune_files import TuneFiles
 
@@ -55,7 +56,7 @@ def _show(outcome: "TuneOutcome", result: "TuneResult", files: TuneFiles, *, mar
     from tailcut.report.terminal import output_console
 
     if json:
-        print(to_json(result))
+        print_json(to_json(result))
     if outcome.wrong:
         print(f"tailcut: no profile written: {' '.join(outcome.wrong.split())}", file=sys.stderr)
         raise typer.Exit(1)

@@ -11,6 +11,7 @@ import typer
 
 from tailcut.cli.main import INTERRUPTED
 from tailcut.cli.outputs import command_line
+from tailcut.cli.streams import print_json
 from tailcut.cli.termination import nothing_found_code
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ def tune_together(
     written = write_result(outcome, asked, files)
     result = written.result
     if json:
-        print(to_json(result))
+        print_json(to_json(result))
     if outcome.wrong:
         print(f"tailcut: no profile written: {' '.join(outcome.wrong.split())}", file=sys.stderr)
         raise typer.Exit(1)

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tailcut.cli.streams import print_json
+
 if TYPE_CHECKING:
     from tailcut.kernels.loops import Analysis
 
@@ -33,7 +35,10 @@ def vectorization(
     else:
         isa, analyses = _of_numba(source, name, signature)
     record = vectorization_record(target, isa, analyses)
-    print(msgspec.json.encode(record).decode() if json else vectorization_text(record))
+    if json:
+        print_json(msgspec.json.encode(record))
+    else:
+        print(vectorization_text(record))
     if not record.vectorized:
         raise typer.Exit(1)
 

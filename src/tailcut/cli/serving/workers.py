@@ -12,6 +12,7 @@ from tailcut.cli.serving.messages import where
 from tailcut.cli.serving.needs import read_token
 from tailcut.cli.serving.readiness import tell_systemd
 from tailcut.cli.serving.sources import Source, files_of
+from tailcut.cli.streams import print_json
 
 if TYPE_CHECKING:
     from tailcut.runtime.settings import Settings
@@ -116,7 +117,7 @@ def run_supervisor(group: "WorkerGroup", address: "ListenAddress", result: TextI
         lines.flush()
         tell_systemd()
         if result is not None:
-            print(orjson.dumps(asdict(bound) | {"models": models}).decode(), file=result, flush=True)
+            print_json(orjson.dumps(asdict(bound) | {"models": models}), file=result, flush=True)
 
     with logged_apart() as lines:
         code = supervise(group, address, on_ready)
