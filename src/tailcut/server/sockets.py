@@ -224,12 +224,18 @@ def _remove_stale(path: str) -> None:
 
 
 def fit_files(limits: ServerLimits) -> ServerLimits:
-    """Raise the limit of open files as far as may be; where that is still too few, fewer connections are taken."""
+    """Raise the limit of open files as far as may be; where that is still too few, fewer connections are taken.
+
+    Raises:
+        UsageError: there is not room for one.
+    """
     soft = raise_open_files()
     others = open_files() + watched_threads() + _MORE_FILES
     if soft == resource.RLIM_INFINITY or limits.connections + others <= soft:
         return limits
-    connections = max(1, soft - others)
+    connections = soft - others
+    if connections < 1:
+        raise UsageError(f"the open-file limit of {soft} is too low, a server needs {others + 1}: see ulimit -n")
     number = "1 connection" if connections == 1 else f"{connections} connections"
     _log.warning("the open-file limit of %d leaves room for %s: see ulimit -n", soft, number)
     return replace(limits, connections=connections)
