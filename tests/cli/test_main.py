@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import types
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -165,6 +166,26 @@ def test_what_the_host_refuses_is_named(command, capsys: pytest.CaptureFixture[s
     command(fail)
     assert cli.main(["probe"]) == 2
     assert only_line(capsys.readouterr().err) == "tailcut: /tmp/report.html: No space left on device"
+
+
+def test_a_thread_or_process_that_the_system_refuses(command, capsys: pytest.CaptureFixture[str]):
+    """One line that names the limits, exit code 2."""
+
+    def fail(process: bool = False) -> None:
+        if process:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))  # as fork has it
+        before = threading.stack_size(1 << 46)  # more than the address space has
+        try:
+            threading.Thread(target=print).start()
+        finally:
+            threading.stack_size(before)
+
+    command(fail)
+    limits = "see the limits of processes (ulimit -u, pids.max of the control group) and of memory (ulimit -v)"
+    assert cli.main(["probe"]) == 2
+    assert only_line(capsys.readouterr().err) == f"tailcut: the system starts no further thread: {limits}"
+    assert cli.main(["probe", "--process"]) == 2
+    assert only_line(capsys.readouterr().err) == f"tailcut: Resource temporarily unavailable: {limits}"
 
 
 def test_exit_codes_of_commands_pass_through(command):

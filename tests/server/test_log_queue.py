@@ -6,6 +6,7 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -94,6 +95,18 @@ def test_ending_takes_a_bounded_time(pipe: tuple[int, int]) -> None:
     began = time.monotonic()
     queue.close()
     assert time.monotonic() - began < 10 * log_queue._EXIT_S
+
+
+def test_a_queue_whose_thread_was_refused_closes(pipe: tuple[int, int]) -> None:
+    """As logging does with each handler at exit; another error would hide the cause."""
+    queue = LogQueue.__new__(LogQueue)
+    before = threading.stack_size(1 << 46)  # more than the address space has
+    try:
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            queue.__init__(pipe[1])
+    finally:
+        threading.stack_size(before)
+    queue.close()
 
 
 @pytest.mark.slow

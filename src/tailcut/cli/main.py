@@ -65,6 +65,7 @@ class _Commands(TyperGroup):
         return super().resolve_command(ctx, args)
 
 
+_LIMITS = "see the limits of processes (ulimit -u, pids.max of the control group) and of memory (ulimit -v)"
 _SETTINGS = {"help_option_names": ["-h", "--help"]}
 # Plain help: brackets in a help text stay brackets, and rich is not imported for it.
 app = typer.Typer(
@@ -113,7 +114,10 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _report(error: Exception) -> int:
-    """Say what was not foreseen: a package that is missing, or a bug."""
+    """Say what was not foreseen: a thread that the system refused, a package that is missing, or a bug."""
+    if isinstance(error, RuntimeError) and str(error) == "can't start new thread":  # Python has no type for it
+        print(f"tailcut: the system starts no further thread: {_LIMITS}", file=sys.stderr)
+        return USER_MISTAKE
     package = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
     if package not in {"", "tailcut"}:
         print(f"tailcut: this needs the package {package}, which is not installed here", file=sys.stderr)
@@ -142,6 +146,8 @@ def _explain(error: Exception) -> str:
         context = getattr(error, "ctx", None)
         command = context.command_path if context is not None else "tailcut"
         return f"{error.format_message().rstrip('.')}: see `{command} --help`"
+    if isinstance(error, BlockingIOError) and not error.filename:  # no process
+        return f"{error.strerror}: {_LIMITS}"
     if isinstance(error, OSError) and error.strerror:  # from the system: no permission, disk full, port in use
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return str(error)

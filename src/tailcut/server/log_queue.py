@@ -70,7 +70,8 @@ class LogQueue(logging.Handler):
         with self._some:
             self._closing = True
             self._some.notify_all()
-        self._thread.join(_EXIT_S)
+        if self._thread.is_alive():  # not where the system refused to start it
+            self._thread.join(_EXIT_S)
         super().close()
 
     def _admits(self, record: logging.LogRecord) -> bool:
