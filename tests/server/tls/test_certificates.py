@@ -39,6 +39,14 @@ WRONG: dict[str, tuple[Callable[[Pair, Path], tuple[Path, Path]], str]] = {
     "a key that is none": (lambda pair, folder: (pair.cert, pair.cert), "not a private key in PEM"),
     "swapped": (lambda pair, folder: (pair.key, pair.cert), "not a certificate in PEM"),
     "another key": (lambda pair, folder: (pair.cert, make_pair(folder, "other").key), "does not belong"),
+    "a key of another type": (
+        lambda pair, folder: (pair.cert, make_pair(folder, "rsa", rsa=True).key),
+        "does not belong",
+    ),
+    "a certificate of another type": (
+        lambda pair, folder: (make_pair(folder, "rsa", rsa=True).cert, pair.key),
+        "does not belong",
+    ),
     "encrypted": (lambda pair, folder: (pair.cert, encrypted(pair, folder)), "the key is encrypted"),
     "damaged": (lambda pair, folder: (damaged(pair, folder), pair.key), "the certificate is damaged"),
     "cut short": (lambda pair, folder: (cut_short(pair, folder), pair.key), "not a certificate in PEM"),

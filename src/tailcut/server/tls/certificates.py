@@ -16,6 +16,8 @@ HTTP, GRPC = "http/1.1", "h2"  # as ALPN names them (RFC 7301)
 _log = logging.getLogger("tailcut")
 _SOON_DAYS = 14  # before a certificate expires, a warning says so
 _PEM = re.compile(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
+# OpenSSL's reasons for a key of the same type, and for one of another: it keeps a certificate for each type.
+_MISMATCHES = {"KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED"}
 # Identifier octets of X.690, and where RFC 5280 section 4.1 has the validity: behind serial, algorithm and issuer.
 _VERSION, _UTC_TIME, _BEFORE_VALIDITY = 0xA0, 0x17, 3
 
@@ -132,7 +134,7 @@ def _context(cert: Path, key: Path, protocol: str) -> ssl.SSLContext:
         remedy = f"openssl pkey -in {key} -out FILE writes it without a password"
         raise UsageError(f"{key}: the key is encrypted, which is not supported: {remedy}") from None
     except ssl.SSLError as error:
-        if error.reason == "KEY_VALUES_MISMATCH":
+        if error.reason in _MISMATCHES:
             raise UsageError(f"{key}: the key does not belong to the certificate {cert}") from None
         raise UsageError(f"{cert} and {key} cannot be used for TLS: {error.reason or error}") from None
     except OSError as error:
