@@ -43,6 +43,7 @@ class Collector:
 
     url: str = ""
     status: int = 200  # that it answers
+    answer: bytes = b""  # its body
     posts: int = 0
     paths: set[str] = field(default_factory=set)
     headers: dict[str, str] = field(default_factory=dict)  # of the last post
@@ -69,11 +70,11 @@ class Collector:
 
 
 @contextmanager
-def collecting(status: int = 200) -> Iterator[Collector]:
+def collecting(status: int = 200, answer: bytes = b"") -> Iterator[Collector]:
     """A collector on a free port."""
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-    collector = Collector(status=status)
+    collector = Collector(status=status, answer=answer)
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -81,8 +82,9 @@ def collecting(status: int = 200) -> Iterator[Collector]:
             if self.headers.get("Content-Encoding") == "gzip":
                 body = gzip.decompress(body)
             self.send_response(collector.status)
-            self.send_header("Content-Length", "0")
+            self.send_header("Content-Length", str(len(collector.answer)))
             self.end_headers()
+            self.wfile.write(collector.answer)
             with collector.came:
                 collector.posts += 1
                 collector.paths.add(self.path)

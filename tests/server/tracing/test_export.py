@@ -61,6 +61,60 @@ def test_only_what_a_collector_took_is_exported(status: int, exported: int, capl
     assert all(f"does not accept: it answers {status} " in message for message in caplog.messages)
 
 
+@pytest.mark.parametrize(
+    ("rejected", "remark", "exported", "log"),
+    [
+        (3, "over\nquota", 1, "dropping spans that the collector does not accept: it took 1 of 4: over quota"),
+        (1, "", 3, "dropping spans that the collector does not accept: it took 3 of 4: no reason is known"),
+        (0, "use v2", 4, "the collector took all spans, and warns: use v2"),
+        (9, "all", 0, "dropping spans that the collector does not accept: it took 0 of 4: all"),
+        (0, "", 4, None),
+    ],
+)
+def test_what_a_collector_rejects_of_an_export_is_dropped(
+    rejected: int, remark: str, exported: int, log: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A partial success of OTLP is a 200 whose body says what was not taken, or warns."""
+    answer = export.ExportTraceServiceResponse()
+    answer.partial_success.rejected_spans = rejected
+    answer.partial_success.error_message = remark
+    counts = ServerCounts()
+    with collecting(answer=answer.SerializeToString()) as collector:
+        sink = export.SpanExport(TracingSettings(f"{collector.url}/v1/traces"), "http")
+        sink.hand_over(one_batch(3))
+        sink.close()
+        sink.count(counts)
+    assert (counts.spans_exported, counts.spans_dropped) == (exported, 4 - exported)
+    assert caplog.messages == ([] if log is None else [log])
+
+
+def test_a_body_that_is_not_otlp_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """Such as the {} of a collector that answers in JSON."""
+    counts = ServerCounts()
+    with collecting(answer=b"{}") as collector:
+        sink = export.SpanExport(TracingSettings(f"{collector.url}/v1/traces"), "http")
+        sink.hand_over(one_batch(3))
+        sink.close()
+        sink.count(counts)
+    assert (counts.spans_exported, counts.spans_dropped, caplog.messages) == (4, 0, [])
+
+
+def test_a_collector_that_is_busy_is_asked_again(caplog: pytest.LogCaptureFixture) -> None:
+    """429, which OTLP has for too many requests, is tried again as 503 is."""
+    buffering = Buffering(spans_most=8, at_a_time=8, delay_ms=1)
+    counts = ServerCounts()
+    with collecting(429) as collector:
+        sink = export.SpanExport(TracingSettings(f"{collector.url}/v1/traces", buffering=buffering), "http")
+        sink.hand_over(one_batch(3))
+        with collector.came:
+            assert collector.came.wait_for(lambda: collector.posts, 10)
+            collector.status = 200
+        collector.wait(lambda spans: len(spans) >= 3)
+        sink.close()
+        sink.count(counts)
+    assert (counts.spans_dropped, caplog.messages) == (0, [])
+
+
 def test_too_many_that_wait_say_what_they_wait_for(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

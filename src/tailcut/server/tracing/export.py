@@ -13,10 +13,13 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import requests
+from google.protobuf.message import DecodeError
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 from opentelemetry.sdk.environment_variables import OTEL_SPAN_LINK_COUNT_LIMIT
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, TracerProvider
@@ -38,6 +41,9 @@ _CREDENTIAL_PROVIDERS = (
     "OTEL_PYTHON_EXPORTER_OTLP_HTTP_CREDENTIAL_PROVIDER",
     "OTEL_PYTHON_EXPORTER_OTLP_HTTP_TRACES_CREDENTIAL_PROVIDER",
 )
+_DROPPED = "dropping spans that the collector does not accept"
+_TAKEN = "the collector took all spans, and warns"
+_REMARK_MOST = 300  # characters of what a collector says
 _log = logging.getLogger("tailcut.tracing")
 
 
@@ -155,7 +161,7 @@ class _Counting(SpanExporter):  # type: ignore[misc]  # mypy runs without OpenTe
         self._session = None if brings_its_own else _Session()
         self._exporter = OTLPSpanExporter(endpoint, session=self._session)
         self._words = words
-        self._said_s = -_SAY_AGAIN_S
+        self._said_s = dict.fromkeys((_DROPPED, _TAKEN), -_SAY_AGAIN_S)
         self._lock = threading.Lock()
         self.exported = self.failed = 0
 
@@ -175,21 +181,27 @@ class _Counting(SpanExporter):  # type: ignore[misc]  # mypy runs without OpenTe
             self._words.last, result = str(error), SpanExportResult.FAILURE
         problem = self.problem if session is not None and session.posts > posts else ""
         if result is SpanExportResult.SUCCESS and not problem:
-            self.exported += len(spans)
+            rejected, remark = (0, "") if session is None else (min(session.rejected, len(spans)), session.remark)
+            self.exported += len(spans) - rejected
+            self.failed += rejected
+            if rejected:
+                self.tell(f"it took {len(spans) - rejected} of {len(spans)}: {_quoted(remark)}")
+            elif remark:
+                self.tell(_quoted(remark), _TAKEN)
         else:
             result = SpanExportResult.FAILURE
             self.failed += len(spans)
             self.tell(problem or self._words.last or "no reason is known")
         return result
 
-    def tell(self, why: str) -> None:
-        """Say why spans are dropped, unless that has been said within the last minute."""
+    def tell(self, why: str, what: str = _DROPPED) -> None:
+        """Say why spans are dropped, or what else there is, unless that has been said within the last minute."""
         now_s = time.monotonic()
         with self._lock:
-            if now_s - self._said_s < _SAY_AGAIN_S:
+            if now_s - self._said_s[what] < _SAY_AGAIN_S:
                 return
-            self._said_s = now_s
-        _log.warning("dropping spans that the collector does not accept: %s", why)
+            self._said_s[what] = now_s
+        _log.warning("%s: %s", what, why)
 
     def shutdown(self) -> None:
         """End a wait for another try, and export nothing more."""
@@ -203,10 +215,13 @@ class _Session(requests.Session):  # type: ignore[misc]  # likewise without requ
         super().__init__()
         self.posts = 0
         self.problem = ""  # of the last one
+        self.rejected = 0  # spans of it that the collector did not take, and what it says of them or as a warning
+        self.remark = ""
 
     def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:
         """Send a request, and keep why it was of no use."""
         self.posts += 1
+        self.rejected, self.remark = 0, ""
         try:
             response = super().send(request, **options)
         except Exception as error:
@@ -215,7 +230,16 @@ class _Session(requests.Session):  # type: ignore[misc]  # likewise without requ
         status, where = response.status_code, response.headers.get("Location")
         answer = f"it answers {status} {response.reason}" + (f", a redirect to {where}" if where else "")
         self.problem = "" if 200 <= status < 300 else answer
+        if not self.problem and response.content:
+            with suppress(DecodeError):  # a body that is no message of OTLP says nothing
+                partial = ExportTraceServiceResponse.FromString(response.content).partial_success
+                self.rejected, self.remark = max(0, partial.rejected_spans), partial.error_message
         return response
+
+
+def _quoted(remark: str) -> str:
+    """What a collector says, in one line."""
+    return " ".join(remark.split())[:_REMARK_MOST] or "no reason is known"
 
 
 class _SdkWords(logging.Handler):
