@@ -97,9 +97,10 @@ def plan(
     from tailcut.durations import bounded, parse_duration, parse_latency
     from tailcut.errors import UsageError
     from tailcut.planning.autoscale import parse_rules
-    from tailcut.planning.demand import parse_arrivals, parse_headroom, parse_limit, parse_rates, read_recording
+    from tailcut.planning.demand import parse_arrivals, parse_headroom, parse_limit, parse_rates
     from tailcut.planning.measured import read_measured
     from tailcut.planning.plan import make_plan
+    from tailcut.planning.recordings import read_recording
     from tailcut.planning.request import PlanRequest
     from tailcut.report.html import render_plan_html
     from tailcut.report.plan_page import plan_view
