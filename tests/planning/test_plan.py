@@ -221,6 +221,15 @@ def test_several_models_on_shared_cores() -> None:
     assert result.assumptions.routing == "round-robin"
 
 
+def test_a_percentile_that_rests_on_too_few_requests_is_said() -> None:
+    """As many are simulated for it as for p99.9; those before the queues have settled do not count."""
+    wanted = replace(WANTED, limits=[Limit("p99.999", 20.0)])
+    figures = Figures(250.0, 1.0, 1.0, 1.0, 1.0, 250.0, 0.5, 0.0, within=True, asked=180_000)
+    (note,) = [note for note in plan_notes(wanted, 1, 1.0, [figures]) if "uncertain" in note]
+    assert note == "m: p99.999 is uncertain: it rests on 180,000 requests, and needs 1,000,000"
+    assert not any("uncertain" in note for note in usual().assumptions.notes)
+
+
 @pytest.mark.slow
 def test_a_model_that_is_rarely_asked_is_said() -> None:
     """It needs no replicas of its own; a note names it, and one whose percentile needs more requests than there are."""

@@ -237,6 +237,14 @@ def test_a_lone_request_on_few_cores() -> None:
     assert 6000 <= lone_ms(replace(item, cores=0.001), P99) <= 15_000
 
 
+@pytest.mark.parametrize(("percentile", "requests"), [("p99", 40_000), ("p99.9", 200_000), ("p99.9999", 200_000)])
+def test_a_rare_percentile_takes_no_longer_than_p99_9(percentile: str, requests: int) -> None:
+    """What is uncertain for it has a note."""
+    load = PlannedLoad(Poisson, Limit(percentile, 10.0))
+    assert load.requests(100.0, 1) == pytest.approx(requests, abs=1)
+    assert (load.enough > requests) == (percentile == "p99.9999")
+
+
 def test_lone_requests_of_a_rare_percentile(monkeypatch: pytest.MonkeyPatch) -> None:
     """Are a million at most, and fewer where the clock of a simulation is too short for them."""
     counts = []

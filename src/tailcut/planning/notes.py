@@ -11,7 +11,7 @@ _FAR = 2.0  # a measured capacity from the tune's: more than quotas and cold cac
 
 
 def plan_notes(wanted: PlanRequest, replicas: int, faster: float, parts: Sequence[Figures] = ()) -> list[str]:
-    """What holds of this plan, in words; `parts` are the figures of each of several models."""
+    """What holds of this plan, in words; `parts` are the figures of each model."""
     cores, workers = wanted.replica_cores, wanted.workers
     known = (
         (True, "clients run on other machines, and the network adds what it added when the model was tuned"),
@@ -70,7 +70,7 @@ def _scale_notes(model: MeasuredProfile, wanted: PlanRequest) -> Iterator[str]:
 
 
 def _rare_notes(wanted: PlanRequest, parts: Sequence[Figures]) -> Iterator[str]:
-    """Which of several models have so few requests beside the others that their figures rest on another simulation."""
+    """Whose percentile rests on too few requests, and which of several models were simulated apart from the others."""
     for model, limit, part in zip(wanted.models, wanted.limits, parts, strict=bool(parts)):
         name, needed = model.profile.model.name, PlannedLoad(wanted.arrivals, limit).enough
         if not part.asked:

@@ -368,5 +368,5 @@ def _assumptions(wanted: PlanRequest, replicas: int, figures: Figures, traffic: 
         simulated=replicas > 1,
         largest_simulation=MOST_SIMULATED,
         seed=wanted.seed,
-        notes=[*plan_notes(wanted, replicas, traffic.compression, figures.parts), *traffic.notes],
+        notes=[*plan_notes(wanted, replicas, traffic.compression, figures.parts or (figures,)), *traffic.notes],
     )

@@ -29,7 +29,7 @@ _BEYOND_RARE, _FEWEST_RARE = 10, 200  # the same, and requests in all, of a mode
 _BEYOND_LONE, _FEWEST_LONE = 20, 2000  # the same, of those that never meet
 _FEW = 100  # requests: of fewer, the mean rate is left to chance
 _CYCLES = 20  # bursts that a simulation has, at least
-_MOST_BEYOND = 1_000_000
+_MOST_LONE = 1_000_000
 _MOST_UNEVEN, FEWEST_UNEVEN = 800_000, 4  # requests, and servers for which there may be more
 _SHORTENED, _MOST_LONG = 1_000_000, 6_000_000  # requests at full load: of more, bursts are shortened, or refused
 _MOST_ROUNDS = 3_000_000  # the same, of recorded traffic
@@ -53,7 +53,7 @@ class Figures:
         hedged: share of the requests that were sent twice.
         within: whether the limit is met.
         parts: of several models, each one's.
-        asked: of one among several models, the requests that its latencies rest on; without any, they are nan.
+        asked: of one model, the requests that its latencies rest on; without any, they are nan.
         closer: whether these were simulated closer together than they come.
     """
 
@@ -111,7 +111,7 @@ class PlannedLoad:
         """How many a simulation takes, as far as the percentile and the queues go."""
         beyond = _BEYOND / (1 - self.limit.share)
         queues = _LIMITS * rate * self.limit.limit_ms / 1e3
-        return int(max(_FEWEST, min(_MOST, max(_PER_SERVER * servers, queues)), min(_MOST_BEYOND, beyond)))
+        return int(min(_MOST, max(_FEWEST, _PER_SERVER * servers, queues, beyond)))
 
     def length_s(self, rate: float, servers: int) -> float:
         """How long a simulation lasts: with twenty bursts at least, and recorded traffic in whole rounds."""
@@ -176,6 +176,7 @@ def expect_cluster(cluster: Cluster, load: PlannedLoad, workers: int = 1) -> Exp
             result.utilisation,
             result.hedged / max(1, len(arrivals)),
             at_ms <= load.limit.limit_ms,
+            asked=len(prediction.latencies_ns) + prediction.refused,
         )
 
     return expect
@@ -196,7 +197,7 @@ def lone_ms(configuration: Configuration, limit: Limit, seed: int = 0) -> float:
     """The percentile of requests that never meet each other: nothing is quicker, however many servers there are."""
     slower = max(1.0, configuration.busy_threads / configuration.free_cores)
     apart_ns = int(slower * (1e9 + 4 * float(configuration.service.quantiles_ns[0].max())))
-    count = min(round(max(_FEWEST_LONE, _BEYOND_LONE / (1 - limit.share))), _MOST_BEYOND, FAR // (2 * apart_ns))
+    count = min(round(max(_FEWEST_LONE, _BEYOND_LONE / (1 - limit.share))), _MOST_LONE, FAR // (2 * apart_ns))
     arrivals = np.arange(count, dtype=np.int64) * apart_ns
     return simulate_cluster(Cluster(configuration), arrivals, seed).prediction.percentile_ms(limit.share)
 
