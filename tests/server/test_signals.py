@@ -12,6 +12,8 @@ import pytest
 from tests.engines.models import perceptron
 from tests.servers import TIMEOUT_S, Answer, Server, Wire, asking, raw_request, serving, until
 
+from tailcut.cli.serving.needs import read_token
+from tailcut.errors import UsageError
 from tailcut.runtime.profile import Profile
 from tailcut.runtime.settings import BatchingSettings, Settings
 
@@ -241,13 +243,36 @@ def test_a_token_that_everybody_can_read_is_warned_of(
     tmp_path: Path, mode: int, warned: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     """By one line with the command that mends it."""
-    from tailcut.cli.serving.needs import read_token
-
     path = tmp_path / "token"
     path.write_text("secret")
     path.chmod(mode)
     assert read_token(path) == "secret"
     assert (f"chmod o-r {path}" in caplog.text) is warned
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "No such file or directory"),
+        (b"", "must contain one token of ASCII characters without spaces"),
+        (b"two words", "must contain one token"),
+        (b"a\0b", "must contain one token"),
+        (b"a\x7f", "must contain one token"),
+        ("gehe\u00efm".encode(), "must contain one token"),
+        (b"x" * 4097, "a token has at most 4096 characters, and this one 4097"),
+    ],
+)
+def test_a_token_that_no_client_can_send_is_refused(tmp_path: Path, content: bytes | None, message: str) -> None:
+    """In one line that names the file."""
+    path = tmp_path / "token"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UsageError) as error:
+        read_token(path)
+    assert str(error.value).startswith(f"{path}: {message}")
+    path.write_bytes(b"x" * 4096 + b"\r\n")
+    path.chmod(0o600)
+    assert read_token(path) == "x" * 4096
 
 
 def test_a_crash_leaves_the_stacks_of_all_threads(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import shlex
 import stat
 from pathlib import Path
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from tailcut.server.tracing.settings import TracingSettings
     from tailcut.server.workers.process import WorkerProcess
 
+_TOKEN = re.compile(r"[\x21-\x7e]+")  # what a header can carry
+_TOKEN_MOST = 4096  # characters: clients and proxies limit headers to 8 KiB
 _log = logging.getLogger("tailcut")
 
 
@@ -23,21 +26,22 @@ def read_token(path: Path, *, warns: bool = True) -> str:
         warns: whether a line says that every user can read it.
 
     Raises:
-        UsageError: the file does not contain one token.
-        OSError: it cannot be read.
+        UsageError: the file cannot be read, or does not contain one token that a client can send.
     """
     from tailcut.errors import UsageError
 
-    if path.stat().st_mode & stat.S_IROTH and warns:
+    try:
+        mode, token = path.stat().st_mode, path.read_text(encoding="latin-1").strip()
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from None
+    if mode & stat.S_IROTH and warns:
         _log.warning(
             "%s: every user on this machine can read this token: run chmod o-r %s", path, shlex.quote(str(path))
         )
-    try:
-        token = path.read_text(encoding="ascii").strip()
-    except UnicodeDecodeError:
-        token = ""
-    if not token or len(token.split()) != 1:
+    if not _TOKEN.fullmatch(token):
         raise UsageError(f"{path}: must contain one token of ASCII characters without spaces")
+    if len(token) > _TOKEN_MOST:
+        raise UsageError(f"{path}: a token has at most {_TOKEN_MOST} characters, and this one {len(token)}")
     return token
 
 
