@@ -22,6 +22,7 @@ from tailcut.planning.plan import make_plan
 from tailcut.planning.records import PlanResult
 from tailcut.planning.request import PlanRequest
 from tailcut.planning.search import Figures, capacity_of
+from tailcut.report.plan_page import price_words
 from tailcut.runtime.profile import Profile
 from tailcut.runtime.settings import SecondEngine, Settings
 from tailcut.tuner.service import MeasuredService
@@ -195,6 +196,15 @@ def test_price() -> None:
     assert result.price is not None
     assert result.price.per_hour == 0.5 * result.replicas
     assert result.price.per_million == pytest.approx(result.price.per_hour / 3.6, rel=0.01)
+
+
+def test_a_low_price_is_not_0() -> None:
+    """Of a unit that is worth much, or of a replica that is billed by the second."""
+    result = plan(price=0.00001)
+    assert result.price is not None
+    assert result.price.per_hour == pytest.approx(0.00001 * result.replicas)
+    assert result.price.per_month == pytest.approx(0.0073 * result.replicas)
+    assert price_words(result).startswith(f"price: 0.0000{result.replicas} per hour, ")
 
 
 def test_hedging_and_routing_are_said() -> None:

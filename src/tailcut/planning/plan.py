@@ -50,6 +50,7 @@ from tailcut.tuner.together.selection import spin_ns
 
 BUSIEST_S = 60.0  # of a recording: what the fixed number of replicas is planned for
 _MONTH_H = 730.0
+_PRICE_DIGITS = 10  # all of them: a low price is not 0
 _LEAST_LIMITS = 2  # times the limit that pass between two decisions of an autoscaler, at least
 _MOST_DECISIONS = 1_000_000  # of an autoscaler
 _LEAST_ARRIVALS = 2
@@ -318,8 +319,12 @@ def _price(price: float | None, replicas: int, figures: Figures) -> Price | None
     if price is None:
         return None
     hour = price * replicas
-    million = round(hour / (figures.goodput * 3600) * 1e6, 4) if figures.goodput else None
-    return Price(price, round(hour, 4), round(hour * _MONTH_H, 2), million)
+    million = _significant(hour / (figures.goodput * 3600) * 1e6) if figures.goodput else None
+    return Price(price, _significant(hour), _significant(hour * _MONTH_H), million)
+
+
+def _significant(value: float) -> float:
+    return float(f"{value:.{_PRICE_DIGITS}g}")
 
 
 def _autoscaled(course: Course, rules: Rules, fixed_hours: float, saturated: float, faster: float) -> Autoscaled:
