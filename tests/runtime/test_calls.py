@@ -2,18 +2,25 @@
 
 import asyncio
 import math
+import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
-from tests.engines.models import identity
+from tests.engines.models import endless, identity
 
+from tailcut.engines.base import EngineOptions
 from tailcut.errors import DeadlineExceededError, InputTypeError, InvalidInputError
 from tailcut.runtime.calls import LibraryCalls
 from tailcut.runtime.model import Model
+from tailcut.runtime.profile import Profile
+from tailcut.runtime.settings import BatchingSettings, Settings
 from tailcut.spec import DType
 
+LONG = 1 << 17  # rounds: several times as long as the alarm waits
 ROWS = {"x": np.ones((2, 16), np.float32)}
 
 
@@ -71,3 +78,28 @@ def test_inputs_are_by_name(echo: Model, inputs: object) -> None:
     """Also where the name of the only input is in what was given."""
     with pytest.raises(InputTypeError, match=r"^inputs are arrays by name, as in \{'x': array\}, got "):
         echo.infer_sync(inputs)
+
+
+@pytest.mark.parametrize("dispatch", ["inline", "adaptive"])
+def test_an_interrupted_call_does_not_cost_the_next_one_its_answer(tmp_path: Path, dispatch: str) -> None:
+    """Ctrl-C comes while the calling thread itself computes."""
+    settings = Settings(engine=EngineOptions(threads=1), batching=BatchingSettings(max_batch_size=4, dispatch=dispatch))
+    values = np.ones((1, 4), np.float32)
+
+    def interrupt(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        with Model.open(Profile.of_model(endless(tmp_path / "endless.onnx"), settings)) as model:
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+            with pytest.raises(KeyboardInterrupt):
+                model.infer_sync({"x": values, "rounds": [[LONG]]})
+            with ThreadPoolExecutor() as threads:
+                next_call = threads.submit(model.infer_sync, {"x": values, "rounds": [[1]]}, timeout_s=20)
+                np.testing.assert_array_equal(next_call.result(20)["y"], values)
+            counts = model.statistics()
+            assert counts | {"computing": 0, "queued": 0, "rows_in_use": 0} == counts
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tailcut.errors import QueueFullError, ReleasedError
+from tailcut.errors import BatchLostError, QueueFullError, ReleasedError
 from tailcut.runtime.delivery import AnyThreadDelivery, EventHandler
 from tailcut.runtime.entry import ModelEntry
 from tailcut.runtime.limits import Limits
@@ -210,3 +210,32 @@ def test_a_model_of_loose_arrays_keeps_them_in_the_request() -> None:
         assert request.arrays is given
         keys.append(request.key)
     assert keys[0] != keys[1]
+
+
+@pytest.mark.parametrize("dispatch", ["inline", "adaptive"])
+@pytest.mark.parametrize("moment", ["run", "next_batch"])
+def test_an_interrupted_batch_fails_and_leaves_nothing_behind(
+    monkeypatch: pytest.MonkeyPatch, dispatch: str, moment: str
+) -> None:
+    """A signal's handler raises while the engine computes, or before that: the next call finds an idle model."""
+    made = Made(dispatch)
+    handlers = [made.start(1), made.start(2)]
+
+    def interrupt(*_: object) -> None:
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    if moment == "run":
+        monkeypatch.setattr(made.executor, "compute", interrupt)
+    else:
+        monkeypatch.setattr("tailcut.runtime.in_flight.InFlight.expect", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        made.entry.notify()
+    assert isinstance(handlers[0].error, BatchLostError)
+    made.entry.notify()
+    made.work()
+    counts = made.scheduler.statistics()
+    assert counts | {"computing": 0, "queued": 0, "rows_in_use": 0} == counts
+    again = made.start(3)
+    made.entry.notify()
+    assert answer(again) == [6]

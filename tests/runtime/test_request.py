@@ -105,3 +105,20 @@ def test_rows_of_clients_that_left_only_go_free(neighbours: bool) -> None:
     assert [slab.state(member.row) for member in members] == [RowState.ABANDONED, RowState.DONE]
     move_rows(slab, batch, RowState.DONE, RowState.FREE)
     assert slab.in_use == 0
+
+
+def test_an_interrupted_answer_costs_no_other_request_its_answer() -> None:
+    """A signal's handler raises while one is copied: that request fails, and the others are complete."""
+
+    class Interrupted(Here):
+        def complete(self, request: Request, batch: Batch, index: int) -> None:
+            super().complete(request, batch, index)
+            if index == 1:
+                raise KeyboardInterrupt
+
+    here = Interrupted()
+    members = [Request(here, here, 1) for _ in range(3)]
+    with pytest.raises(KeyboardInterrupt):
+        Batch(None, members).hand_out(here)
+    assert [index for _, index in here.completed] == [0, 1, 2]
+    assert here.failed == [members[1]]

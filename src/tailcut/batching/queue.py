@@ -131,6 +131,10 @@ class PriorityQueue(Generic[T]):
         self._deques, self._levels, self.rows = {DEFAULT_PRIORITY: self._plain}, [DEFAULT_PRIORITY], 0
         return everything
 
+    def recount(self) -> None:
+        """Count the rows again: an exception of a signal's handler may have come between an item and its count."""
+        self.rows = sum(item.count for item in self.items())
+
     def items(self) -> Iterator[T]:
         """Everything that waits, in order; the queue must not change meanwhile."""
         return (item for level in self._levels for item in self._deques[level])

@@ -17,6 +17,7 @@ from tailcut.runtime.request import Request
 from tailcut.spec import ModelSpec
 
 _ANY_THREAD = AnyThreadDelivery()
+_LOOK_S = 1.0
 
 
 class CallEntry(Protocol):
@@ -78,8 +79,14 @@ class LibraryCalls:
         handler = EventHandler()
         request = Request(handler, _ANY_THREAD, rows, _deadline(timeout_s), _priority(priority))
         entry.start(arrays, request)
-        entry.notify()
-        handler.event.wait()
+        try:
+            entry.notify()
+            while not handler.event.wait(_LOOK_S):
+                entry.notify()  # the thread that was to look again may hang in an engine, or have been interrupted
+        except BaseException:  # of a signal's handler: the caller left
+            if not handler.event.is_set():
+                entry.cancel(request)
+            raise
         if handler.error is not None:
             raise handler.error
         return dict(zip(entry.spec.output_names, handler.outputs or [], strict=True))

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tailcut.errors import TailcutError
+from tailcut.errors import EngineError, TailcutError
 from tailcut.runtime.request import Batch, Notifiable, Request
 
 _PASS_NS = 2_500_000  # of a pass of the loop, for computing inline; one batch may take longer
@@ -93,20 +93,25 @@ class LoopDelivery:
 
     def _be_due(self) -> None:
         if self.idle:
-            self.idle = False
             self._loop.call_soon(self._notify)
+            self.idle = False
 
     def _notify(self) -> None:
         gathered, pending = self._gathered, self._pending
         self._gathered, self._pending, self.idle = [], [], True
-        alone = len(gathered) == 1 and not pending
-        for queue, entry in gathered:
-            if queue(alone) and entry not in pending:
-                pending.append(entry)
-        until_ns = time.monotonic_ns() + _PASS_NS
-        for entry in pending:
-            if entry.notify(until_ns):
+        try:
+            alone = len(gathered) == 1 and not pending
+            for queue, entry in gathered:
+                if queue(alone) and entry not in pending:
+                    pending.append(entry)
+            until_ns = time.monotonic_ns() + _PASS_NS
+            for entry in pending:
+                if entry.notify(until_ns):
+                    self.notify_soon(entry)
+        except BaseException:  # of a signal's handler: the loop may go on
+            for entry in pending:
                 self.notify_soon(entry)
+            raise
 
 
 class AnyThreadDelivery:
@@ -148,19 +153,50 @@ class FutureHandler:
             self.future.set_exception(error)
 
 
+class Latch:
+    """Set once, and waited for by one thread.
+
+    A `threading.Event` keeps its lock where a signal's handler raises an exception in its `set`.
+    """
+
+    __slots__ = ("_is_set", "_lock")
+
+    def __init__(self) -> None:
+        self._is_set = False
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def is_set(self) -> bool:
+        """Whether it is."""
+        return self._is_set
+
+    def set(self) -> None:
+        """Let the waiting thread go on."""
+        if not self._is_set:
+            self._is_set = True
+            self._lock.release()
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait for it; whether it came."""
+        return self._is_set or self._lock.acquire(timeout=timeout_s)
+
+
 class EventHandler:
     """Wakes a blocked thread; `outputs` or `error` is set then."""
 
     __slots__ = ("error", "event", "outputs")
 
     def __init__(self) -> None:
-        self.event = threading.Event()
+        self.event = Latch()
         self.outputs: list[np.ndarray] | None = None
         self.error: TailcutError | None = None
 
     def complete(self, request: Request, batch: Batch, index: int) -> None:
         """Copy the outputs out of their rows."""
-        self.outputs = [_owned(array) for array in batch.arrays(index)]
+        try:
+            self.outputs = [_owned(array) for array in batch.arrays(index)]
+        except Exception as error:  # noqa: BLE001  of a signal's handler, or no memory: the thread waits for an end
+            self.error = EngineError(f"the answer could not be copied: {error}")
         self.event.set()
 
     def fail(self, request: Request, error: TailcutError) -> None:

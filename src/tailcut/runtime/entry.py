@@ -262,11 +262,21 @@ class ModelEntry:
             ReleasedError: the model was closed; the rows have gone back.
         """
         scheduler = self.scheduler
-        batch = scheduler.settle(lease, filled, request, at_once=at_once)
+        try:
+            batch = scheduler.settle(lease, filled, request, at_once=at_once)
+        except Exception:
+            raise
+        except BaseException:  # of a signal's handler: Ctrl-C, say
+            scheduler.repair(lease)
+            raise
         if batch is None:
             return filled > 0
-        self.executor.run(batch)
-        scheduler.finish(batch, all_here=True)
+        try:
+            self.executor.run(batch)
+            scheduler.finish(batch, all_here=True)
+        except BaseException:
+            scheduler.interrupted(batch)
+            raise
         return scheduler.waiting_rows > 0
 
     def notify(self, until_ns: int = 0) -> bool:
@@ -292,8 +302,12 @@ class ModelEntry:
             batch = scheduler.next_batch(time.monotonic_ns(), DispatchPlace.LOOP)
             if not isinstance(batch, Batch):
                 break
-            self.executor.run(batch)
-            scheduler.finish(batch)
+            try:
+                self.executor.run(batch)
+                scheduler.finish(batch)
+            except BaseException:
+                scheduler.interrupted(batch)
+                raise
             if adaptive and time.monotonic_ns() >= end_ns:
                 break
             if until_ns and scheduler.postponed_rows and time.monotonic_ns() > until_ns:

@@ -4,6 +4,7 @@ Nothing here is locked, and nothing here answers a request: a scheduler owns it 
 """
 
 import time
+from collections.abc import Iterable
 
 from tailcut.batching.forecast import Forecast
 from tailcut.batching.routing import Router
@@ -37,6 +38,9 @@ class InFlight:
     def __len__(self) -> int:
         return len(self._batches)
 
+    def __contains__(self, batch: Batch) -> bool:
+        return batch in self._batches
+
     def add(self, batch: Batch) -> None:
         """A batch is formed: its rows are the engine's from now on."""
         for request in batch.members:
@@ -49,6 +53,23 @@ class InFlight:
                 slab.move(batch.start, batch.rows, _READY, _RUNNING)
             else:
                 move_rows(slab, batch, _READY, _RUNNING)
+
+    def begin(self, batch: Batch) -> None:
+        """Complete what `add` did of a batch, where an exception of a signal's handler may have cut it short."""
+        slab = self._slab
+        for request in batch.members:
+            if request.row >= 0 and slab is not None and slab.state(request.row) is _READY:
+                slab.move(request.row, request.count, _READY, _RUNNING)
+
+    def reclaim(self, waiting: Iterable[Request]) -> None:
+        """Free the rows that are READY for no request that waits, because a signal's handler stopped their thread."""
+        slab = self._slab
+        if slab is None:
+            return
+        used = {row for request in waiting for row in range(request.row, request.row + request.count)}
+        for row in range(slab.rows):
+            if row not in used and slab.state(row) is _READY:
+                slab.move(row, 1, _READY, _FREE)
 
     def expect(self, batch: Batch, now_ns: int) -> None:
         """Expect the end of a batch that leaves the queue now."""
@@ -76,24 +97,28 @@ class InFlight:
     def count(self, batch: Batch, deliveries_left: int) -> None:
         """Add a batch to the counts, and learn from it; its rows go back where nothing is left to deliver."""
         batch.deliveries_left = deliveries_left
-        self._counts.batch(batch)
-        self.usual_rows += _ROWS_WEIGHT * (batch.rows - self.usual_rows)
-        learn, key = batch.error is None, batch.members[0].key
-        if self._router is not None:
-            took_ns = batch.ended_ns - batch.began_ns
-            self._router.ended(batch.engine_index, batch, batch.rows, took_ns, learn=learn)
-            self.lead()
-            learn = False  # the forecast has the leading engine's cost
-        self._forecast.ended(key, batch.rows, batch.began_ns, batch.ended_ns, learn=learn)
-        if self._slab is not None:
-            move_rows(self._slab, batch, _RUNNING, _DONE if deliveries_left else _FREE)
+        try:
+            self._counts.batch(batch)
+            self.usual_rows += _ROWS_WEIGHT * (batch.rows - self.usual_rows)
+            learn, key = batch.error is None, batch.members[0].key
+            if self._router is not None:
+                took_ns = batch.ended_ns - batch.began_ns
+                self._router.ended(batch.engine_index, batch, batch.rows, took_ns, learn=learn)
+                self.lead()
+                learn = False  # the forecast has the leading engine's cost
+            self._forecast.ended(key, batch.rows, batch.began_ns, batch.ended_ns, learn=learn)
+        finally:
+            if self._slab is not None:
+                move_rows(self._slab, batch, _RUNNING, _DONE if deliveries_left else _FREE)
 
     def delivered(self, batch: Batch) -> None:
         """One delivery has handed out its part of a batch; after the last one the rows go back."""
-        self.learn_promise(batch)
-        batch.deliveries_left -= 1
-        if batch.deliveries_left == 0 and self._slab is not None:
-            move_rows(self._slab, batch, _DONE, _FREE)
+        try:
+            self.learn_promise(batch)
+        finally:
+            batch.deliveries_left -= 1
+            if batch.deliveries_left == 0 and self._slab is not None:
+                move_rows(self._slab, batch, _DONE, _FREE)
 
     def learn_promise(self, batch: Batch) -> None:
         """How late its first request was answered, against when it had to be."""

@@ -5,13 +5,13 @@ Every request ends in exactly one call of its handler: `complete` or `fail`.
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from tailcut.batching.policy import DispatchPlace
-from tailcut.errors import TailcutError
+from tailcut.errors import BatchLostError, TailcutError
 from tailcut.memory.slab import RowState, Slab
 from tailcut.runtime.cuts import Cut
 from tailcut.runtime.tracing.timeline import StepTrace
@@ -257,9 +257,10 @@ class Batch:
             return False
         return len(members) == 1 or all([request.delivery is delivery for request in members])  # noqa: C419  quick
 
-    def hand_out(self, delivery: Delivery) -> None:
-        """Call every handler of this delivery."""
-        for index, request in enumerate(self.members):
+    def hand_out(self, delivery: Delivery, rest: Iterator[tuple[int, Request]] | None = None) -> None:
+        """Call every handler of this delivery; or of those in `rest` only."""
+        rest = rest or enumerate(self.members)
+        for index, request in rest:
             if request.delivery is not delivery or request.cancelled:
                 continue
             try:
@@ -269,6 +270,10 @@ class Batch:
                     request.handler.fail(request, self.error)
             except Exception:  # noqa: BLE001  one handler's fault must not cost the others of its batch their answers
                 _log.exception("an answer could not be delivered")
+            except BaseException:  # of a signal's handler: nor must this
+                request.handler.fail(request, BatchLostError("its thread was interrupted before the answer was copied"))
+                self.hand_out(delivery, rest)
+                raise
 
 
 def move_rows(slab: Slab, batch: Batch, old: RowState, new: RowState) -> None:

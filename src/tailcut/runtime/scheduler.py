@@ -24,7 +24,7 @@ from tailcut.runtime.dispatching import Dispatching
 from tailcut.runtime.in_flight import InFlight
 from tailcut.runtime.limits import Limits
 from tailcut.runtime.removal import Removal
-from tailcut.runtime.request import Batch, Lease, Request, ResponseHandler
+from tailcut.runtime.request import NO_LEASE, Batch, Lease, Request, ResponseHandler
 from tailcut.runtime.settings import Settings
 from tailcut.runtime.statistics import ModelStatistics
 from tailcut.spec import ModelSpec
@@ -146,19 +146,23 @@ class Scheduler:
         """
         if deadline_ns and self.forecast.is_near(deadline_ns - time.monotonic_ns(), self._queue.rows):
             self.admit(1 if some else count, deadline_ns, priority, requests=0 if some else 1)
-        slab = self.slab
-        with self._lock:
-            if self.closed:
-                raise self._released()
-            if slab is None:
-                return Lease(-1, count)
-            lent = count
-            if some:
-                row, lent = slab.take_some(count)
-            else:
-                row = slab.take_apart(count) if apart else slab.take(count)
+        slab, row, lent = self.slab, -1, count
+        try:
+            with self._lock:
+                if self.closed:
+                    raise self._released()  # noqa: TRY301  a call costs time
+                if slab is None:
+                    return Lease(-1, count)
+                if some:
+                    row, lent = slab.take_some(count)
+                else:
+                    row = slab.take_apart(count) if apart else slab.take(count)
+                if row >= 0:
+                    return Lease(row, lent)
+        except BaseException:
             if row >= 0:
-                return Lease(row, lent)
+                self.repair(Lease(row, lent))
+            raise
         raise self._full(0 if some else 1)
 
     def settle(self, lease: Lease, filled: int, request: Request | None, *, at_once: bool = False) -> Batch | None:
@@ -270,23 +274,29 @@ class Scheduler:
             return None
         router, in_flight = self.router, self._in_flight
         batch: Batch | None = None
-        with self._lock:
-            idle = self.instances - len(in_flight)
-            if self.paused or idle <= 0:
-                return None
-            # What would be late already when the batch that leaves now is back takes no other request's place in it.
-            cost = self.forecast.cost if router is None else router.engines[engine_index].cost
-            late = self._removal.take_late(now_ns, int(cost.estimate_ns(cost.best(-(-queue.rows // idle)))))
-            if router is None:
-                choice = self._dispatching.decide(queue, now_ns, idle, in_flight.usual_rows)
-            else:
-                choice = router.decide(engine_index, queue.rows, now_ns)
-            if isinstance(choice, Dispatch) and (where is _WORKER or choice.where is where):
-                batch = Batch(self, queue.take(choice.rows), where, engine_index)
-                in_flight.add(batch)
-                in_flight.expect(batch, now_ns)
-        if late:
-            _fail(late, _LATE)
+        try:
+            with self._lock:
+                idle = self.instances - len(in_flight)
+                if self.paused or idle <= 0:
+                    return None
+                # What would be late when the batch that leaves now is back takes no other request's place in it.
+                cost = self.forecast.cost if router is None else router.engines[engine_index].cost
+                late = self._removal.take_late(now_ns, int(cost.estimate_ns(cost.best(-(-queue.rows // idle)))))
+                if router is None:
+                    choice = self._dispatching.decide(queue, now_ns, idle, in_flight.usual_rows)
+                else:
+                    choice = router.decide(engine_index, queue.rows, now_ns)
+                if isinstance(choice, Dispatch) and (where is _WORKER or choice.where is where):
+                    batch = Batch(self, queue.take(choice.rows), where, engine_index)
+                    in_flight.add(batch)
+                    in_flight.expect(batch, now_ns)
+            if late:
+                _fail(late, _LATE)
+        except BaseException:
+            if batch is not None:
+                self.interrupted(batch)
+            self.repair()
+            raise
         return batch if batch is not None else choice if isinstance(choice, Wait) else None
 
     def finish(self, batch: Batch, *, all_here: bool = False) -> bool:
@@ -315,13 +325,40 @@ class Scheduler:
                     self._in_flight.learn_promise(batch)
             return True
         deliveries = {request.delivery for request in batch.members}
-        with self._lock:
-            if not self._in_flight.end(batch, batch):
-                return False
-            self._in_flight.count(batch, len(deliveries))
-        for delivery in deliveries:
-            delivery.post(batch)
+        rest = iter(deliveries)
+        try:
+            with self._lock:
+                if not self._in_flight.end(batch, batch):
+                    return False
+                self._in_flight.count(batch, len(deliveries))
+            for delivery in rest:
+                delivery.post(batch)
+        except BaseException:  # of a signal's handler: the answers that are there are handed out first
+            if batch not in self._in_flight:
+                for delivery in rest:
+                    delivery.post(batch)
+            raise
         return True
+
+    def interrupted(self, batch: Batch) -> None:
+        """Fail a batch whose thread leaves it, for an exception of a signal's handler, say."""
+        with self._lock:
+            if batch.ended_ns and batch not in self._in_flight:
+                return
+            self._in_flight.begin(batch)
+        batch.error = BatchLostError("the thread that computed the batch was interrupted")
+        batch.ended_ns = time.monotonic_ns()
+        batch.began_ns = batch.began_ns or batch.ended_ns
+        self.finish(batch)
+
+    def repair(self, lease: Lease = NO_LEASE) -> None:
+        """Count and free what an exception of a signal's handler may have left half done; a lease that it cut short."""
+        slab = self.slab
+        with self._lock:
+            if slab is not None and lease.row >= 0 and slab.state(lease.row) is _FILLING:
+                slab.settle(*lease, 0)
+            self._queue.recount()
+            self._in_flight.reclaim(self._queue.items())
 
     def delivered(self, batch: Batch) -> None:
         """One delivery has handed out its part of a batch; after the last one the rows go back."""

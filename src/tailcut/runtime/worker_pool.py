@@ -156,6 +156,8 @@ class WorkerPool:
             worker = next((worker for worker in self._workers if worker.thread == thread), None)
             if worker is None:  # computed on the caller's own thread
                 _interrupt(self._first, thread)
+                for idle in self._workers:
+                    idle.wake()  # that thread may not look again
                 return
             engine = self._workers.pop(worker)
             self._hung[worker] = engine
