@@ -3,6 +3,8 @@
 import asyncio
 import math
 import signal
+import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,8 +17,10 @@ from tests.engines.models import endless, identity
 from tailcut.engines.base import EngineOptions
 from tailcut.errors import DeadlineExceededError, InputTypeError, InvalidInputError
 from tailcut.runtime.calls import LibraryCalls
+from tailcut.runtime.delivery import FutureHandler
 from tailcut.runtime.model import Model
 from tailcut.runtime.profile import Profile
+from tailcut.runtime.request import Delivery, Request
 from tailcut.runtime.settings import BatchingSettings, Settings
 from tailcut.spec import DType
 
@@ -103,3 +107,47 @@ def test_an_interrupted_call_does_not_cost_the_next_one_its_answer(tmp_path: Pat
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+def test_a_loop_goes_on_in_another_thread(echo: Model) -> None:
+    """Its calls are answered there, although another thread computes some of them; the first thread, in fact."""
+    calls, loop = LibraryCalls(echo.entry), asyncio.new_event_loop()
+    loop.run_until_complete(calls.infer(ROWS, None, 0))
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+
+    async def start() -> tuple[Delivery, Request]:
+        delivery = calls._delivery_to(loop)
+        return delivery, Request(FutureHandler(loop.create_future()), delivery, 2)
+
+    try:
+        delivery, request = asyncio.run_coroutine_threadsafe(start(), loop).result(20)
+        assert not delivery.is_here
+        echo.entry.start({"x": ROWS["x"]}, request)
+        calls.infer_sync(ROWS, 20.0, 0)
+
+        async def outcome() -> list[np.ndarray]:
+            return await asyncio.wait_for(request.handler.future, 20)
+
+        np.testing.assert_array_equal(asyncio.run_coroutine_threadsafe(outcome(), loop).result(30)[0], ROWS["x"])
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+def test_loops_come_and_go_in_several_threads(echo: Model) -> None:
+    """What is kept for closed ones is dropped by one thread while others add theirs."""
+    calls, interval = LibraryCalls(echo.entry), sys.getswitchinterval()
+
+    def one_after_the_other(_: int) -> None:
+        for _ in range(40):
+            asyncio.run(calls.infer(ROWS, None, 0))
+
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(8) as threads:
+            list(threads.map(one_after_the_other, range(8)))
+    finally:
+        sys.setswitchinterval(interval)
+    assert len(calls._deliveries) <= 8

@@ -1,6 +1,7 @@
 """The library's calls of a model or a pipeline: from a coroutine, or from a thread that may block."""
 
 import asyncio
+import threading
 import time
 from collections.abc import Mapping
 from numbers import Integral
@@ -94,9 +95,11 @@ class LibraryCalls:
     def _delivery_to(self, loop: asyncio.AbstractEventLoop) -> LoopDelivery:
         delivery = self._deliveries.get(loop)
         if delivery is None:
-            for closed in [known for known in self._deliveries if known.is_closed()]:
-                del self._deliveries[closed]
+            for known in list(self._deliveries):  # other threads add and remove theirs meanwhile
+                if known.is_closed():
+                    self._deliveries.pop(known, None)
             delivery = self._deliveries[loop] = LoopDelivery(loop)
+        delivery.thread = threading.get_ident()  # a loop that was stopped may go on in another thread
         return delivery
 
 

@@ -22,7 +22,7 @@ class LoopDelivery:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._thread = threading.get_ident()
+        self.thread = threading.get_ident()  # that runs it
         self.idle = True  # no notification is due
         self._gathered: list[tuple[Callable[[bool], bool], Notifiable]] = []
         self._pending: list[Notifiable] = []
@@ -48,7 +48,7 @@ class LoopDelivery:
     @property
     def is_here(self) -> bool:
         """Whether the calling thread is the loop's own."""
-        return threading.get_ident() == self._thread
+        return threading.get_ident() == self.thread
 
     def notify_now(self, entry: Notifiable) -> None:
         """Notify at once of arrivals that have gathered already; with those of others where there are some."""
