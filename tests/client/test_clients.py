@@ -382,3 +382,13 @@ def test_one_loop_after_the_other() -> None:
         asyncio.run(client.close())
         assert served.gone.acquire(timeout=TIMEOUT_S)
         assert served.connections == 3
+
+
+def test_more_inputs_than_one_system_call_sends(make: type) -> None:
+    """The kernel takes 1,024 pieces of memory at a time: the request is sent in several calls, and whole."""
+    inputs = {f"x{number}": np.full(2, number, np.float32) for number in range(1100)}
+    with peer([good()]) as server, make(server.url, timeout_s=TIMEOUT_S) as client:
+        np.testing.assert_array_equal(client.infer("m", inputs)["y"], [1.0])
+    head, _, body = server.requests[0].partition(b"\r\n\r\n")
+    assert f"Content-Length: {len(body)}".encode() in head
+    assert body.endswith(np.concatenate(list(inputs.values())).tobytes())

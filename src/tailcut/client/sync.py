@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 _JOIN_BYTES = 64 * 1024
+_PARTS_AT_ONCE = 1024  # sendmsg(2) takes no more (UIO_MAXIOV)
 
 
 class _SyncConnection:
@@ -73,11 +74,13 @@ class _SyncConnection:
             if self._tls:
                 self._send_records(parts, deadline)
                 return
-            sent = self._socket.sendmsg(parts)
-            for part in parts:
-                if sent < len(part):
-                    self._socket.sendall(memoryview(part)[sent:])
-                sent = max(0, sent - len(part))
+            for first in range(0, len(parts), _PARTS_AT_ONCE):
+                some = parts[first : first + _PARTS_AT_ONCE]
+                sent = self._socket.sendmsg(some)
+                for part in some:
+                    if sent < len(part):
+                        self._socket.sendall(memoryview(part)[sent:])
+                    sent = max(0, sent - len(part))
         except TimeoutError:
             raise DeadlineExceededError(f"{self._address} did not take the request in time") from None
         except OSError:  # the server may have refused the request before all of it was sent: its answer is read next
