@@ -96,7 +96,10 @@ _DTYPES = {"enum": "BOOL UINT8 UINT16 UINT32 UINT64 INT8 INT16 INT32 INT64 FP16 
 _SHAPE = _list(_NUMBER)
 _YES = {"type": "boolean"}
 _TENSOR = _object({"name": _TEXT, "datatype": _DTYPES, "shape": _SHAPE}, {"parameters": _OBJECT})
-_DATA: dict[str, Any] = {"data": {"type": "array"}, "parameters": _OBJECT}  # of a tensor; without data, it is elsewhere
+_DATA: dict[str, Any] = {
+    "data": {"type": "array", "items": {}},
+    "parameters": _OBJECT,
+}  # of a tensor; without data, it is elsewhere
 _DURATION = _object({"count": _NUMBER, "ns": _NUMBER})
 _CONFIG_TENSOR = _object({"name": _TEXT, "data_type": _TEXT, "dims": _SHAPE})
 _STAGES = "success fail queue compute_input compute_infer compute_output cache_hit cache_miss".split()  # noqa: SIM905
