@@ -65,6 +65,25 @@ def test_save_then_compare(project: pytest.Pytester) -> None:
     assert "got slower" in (project.path / "r.html").read_text()
 
 
+@pytest.mark.serial
+def test_a_test_that_measures_twice(project: pytest.Pytester) -> None:
+    """What comes later is numbered, and compared with what came at its place before."""
+    project.makepyfile(
+        test_twice="""
+def test_two(tailcut_benchmark):
+    tailcut_benchmark(lambda: sum(range(20)))
+    tailcut_benchmark(lambda: sum(range(20_000)))
+"""
+    )
+    project.runpytest_subprocess(QUICK, "--tailcut-save=main").assert_outcomes(passed=1)
+    record = json.loads((project.path / ".tailcut" / "main.json").read_text())
+    assert [item["name"] for item in record["functions"]] == [
+        "test_twice.py::test_two",
+        "test_twice.py::test_two #2",
+    ]
+    project.runpytest_subprocess(QUICK, "--tailcut-compare=main", "--tailcut-noise=4").assert_outcomes(passed=1)
+
+
 @pytest.mark.slow
 def test_results_of_all_workers_are_saved(project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     """With pytest-xdist every worker's results reach the saved run, also those of a worker that died afterwards, and a

@@ -4,6 +4,7 @@ pytest loads this module in every run where Tailcut is installed, so it imports 
 """
 
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,25 +53,29 @@ class Baselines:
             except UsageError as error:
                 raise pytest.UsageError(f"--tailcut-compare: {error}") from None
 
-    def measured(self, name: str, result: "Benchmark") -> "MicrobenchResult":
-        """What a test measured, as the record that its report carries, with the changes since the baseline."""
+    def measured(self, test: str, result: "Benchmark", used: Counter[str]) -> "MicrobenchResult":
+        """What a test measured, as the record that its report carries, with the changes since the baseline.
+
+        Args:
+            test: that measured it.
+            result: of the benchmark.
+            used: how often the test has used each name; what it measures again under one is numbered.
+        """
         from msgspec.structs import replace  # noqa: PLC0415
 
         from tailcut.lab.microbench_record import changes, microbench_record  # noqa: PLC0415
 
         record = microbench_record(result, machine={}, command="pytest")
-        alone = len(result.functions) == 1
+        names: dict[str, str] = {}
+        for function in record.functions:
+            name = test if len(record.functions) == 1 else f"{test} {function.name}"
+            used[name] += 1
+            names[function.name] = name if used[name] == 1 else f"{name} #{used[name]}"
         record = replace(
             record,
-            functions=[
-                replace(function, name=_name(name, function.name, alone=alone)) for function in record.functions
-            ],
+            functions=[replace(function, name=names[function.name]) for function in record.functions],
             comparisons=[
-                replace(
-                    comparison,
-                    name=_name(name, comparison.name, alone=False),
-                    to=_name(name, comparison.to, alone=False),
-                )
+                replace(comparison, name=names[comparison.name], to=names[comparison.to])
                 for comparison in record.comparisons
             ],
         )
@@ -171,6 +176,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def tailcut_benchmark(request: pytest.FixtureRequest) -> "Callable[..., Benchmark]":
     """Measures a function, or several by name, and returns a `tailcut.lab.microbench.Benchmark`."""
     baselines = request.config.stash[_BASELINES]
+    used: Counter[str] = Counter()
 
     def measure(
         candidates: "Function | Sequence[Function] | Mapping[str, Function]", *, seconds: float | None = None
@@ -178,7 +184,7 @@ def tailcut_benchmark(request: pytest.FixtureRequest) -> "Callable[..., Benchmar
         from tailcut.lab import benchmark  # noqa: PLC0415  sessions without benchmarks load no numpy for this
 
         result = benchmark(candidates, seconds=baselines.seconds if seconds is None else seconds)
-        record = baselines.measured(request.node.nodeid, result)
+        record = baselines.measured(request.node.nodeid, result, used)
         request.node.stash.setdefault(_MEASURED, []).append(record)
         baselines.judge(record)
         return result
@@ -238,7 +244,3 @@ def _place(config: pytest.Config, option: str) -> Path | None:
         return None
     path = Path(given)
     return path if path.suffix in {".json", ".html"} else config.rootpath / _FOLDER / f"{given}.json"
-
-
-def _name(test: str, function: str, *, alone: bool) -> str:
-    return test if alone else f"{test} {function}"
