@@ -114,15 +114,6 @@ def test_the_summary_has_every_function(project: pytest.Pytester) -> None:
     assert not (project.path / ".tailcut").exists()
 
 
-def test_a_baseline_that_is_not_there_is_told_at_once(project: pytest.Pytester) -> None:
-    """No test runs; one line names the file and how to make one."""
-    write(project, 10)
-    done = project.runpytest_subprocess("--tailcut-compare=none")
-    assert done.ret == pytest.ExitCode.USAGE_ERROR
-    assert "none.json: no such baseline" in done.stderr.str()
-    assert "Traceback" not in done.stderr.str()
-
-
 def test_a_session_without_benchmarks_loads_nothing_heavy(project: pytest.Pytester) -> None:
     """Where Tailcut is installed, other test runs pay nothing: no numpy, no engine, no line of output."""
     project.makepyfile(
@@ -131,3 +122,32 @@ def test_a_session_without_benchmarks_loads_nothing_heavy(project: pytest.Pytest
     done = project.runpytest_subprocess()
     done.assert_outcomes(passed=1)
     assert "tailcut benchmarks" not in done.stdout.str()
+
+
+def test_a_file_that_cannot_be_written_is_one_line(project: pytest.Pytester) -> None:
+    """The summary is complete, and the session has failed; a folder that is missing is made."""
+    project.makepyfile("def test(tailcut_benchmark): tailcut_benchmark(int)")
+    (project.path / "file").touch()
+    done = project.runpytest_subprocess(QUICK, "--tailcut-save=file/a.json", "--tailcut-report=new/r.htm")
+    assert done.ret == pytest.ExitCode.TESTS_FAILED
+    done.assert_outcomes(passed=1)
+    done.stdout.fnmatch_lines(["--tailcut-save: file/a.json was not written: *", "report: new/r.htm"])
+    assert "Traceback" not in done.stdout.str() + done.stderr.str()
+    assert (project.path / "new" / "r.htm").read_text().startswith("<!")
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--tailcut-compare=none", "none.json: no such baseline: write one with --tailcut-save=NAME"),
+        ("--tailcut-save=x.html", "--tailcut-save: x.html: a saved run is JSON"),
+        ("--tailcut-report=out.json", "--tailcut-report: out.json: a report is HTML"),
+    ],
+)
+def test_a_wrong_option_is_told_at_once(project: pytest.Pytester, option: str, message: str) -> None:
+    """No test runs; one line says what is wrong, and what to give."""
+    write(project, 10)
+    done = project.runpytest_inprocess(option)
+    assert done.ret == pytest.ExitCode.USAGE_ERROR
+    assert message in done.stderr.str()
+    assert "Traceback" not in done.stderr.str()

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _NOISE = 0.05
 _SECONDS = 0.5
 _ATTRIBUTE = "tailcut_benchmarks"  # of a test's report: JSON
+_PAGES = {".html", ".htm"}
 _FOLDER = ".tailcut"  # of baselines that have a name and no path
 
 
@@ -33,15 +34,17 @@ class Baselines:
     """One test session's benchmarks: what was measured, and what it is compared with."""
 
     def __init__(self, config: pytest.Config) -> None:
-        self.save = _place(config, "tailcut_save")
-        self.compare = _place(config, "tailcut_compare")
-        self.report = _place(config, "tailcut_report")
+        self.save = _saved_run(config, "--tailcut-save")
+        self.compare = _saved_run(config, "--tailcut-compare")
+        self.report = _page(config, "--tailcut-report")
         self.noise: float = config.getoption("tailcut_noise")
         self.seconds: float = config.getoption("tailcut_seconds")
         self.functions: list[FunctionResult] = []
         self.comparisons: list[FunctionComparison] = []
         self.against: list[FunctionChange] = []
         self.workers: set[str] = set()  # of pytest-xdist, that measured something
+        self.written: list[str] = []  # a line for each file that was asked for
+        self.failed = False  # to write one of them
         self._last: MicrobenchResult | None = None
         self._earlier: EarlierMicrobench | None = None
         if self.compare is not None:
@@ -49,7 +52,7 @@ class Baselines:
             from tailcut.lab.microbench_record import read_microbench  # noqa: PLC0415
 
             try:
-                self._earlier = read_microbench(self.compare)
+                self._earlier = read_microbench(self.compare, "--tailcut-save=NAME")
             except UsageError as error:
                 raise pytest.UsageError(f"--tailcut-compare: {error}") from None
 
@@ -122,16 +125,27 @@ class Baselines:
         """Write what was asked for."""
         if self._last is None:
             return
+        record = self.record(self._last)
         if self.save is not None:
-            from tailcut.lab.microbench_record import save_microbench  # noqa: PLC0415
+            from tailcut.lab.records import to_json  # noqa: PLC0415
 
-            self.save.parent.mkdir(parents=True, exist_ok=True)
-            save_microbench(self.save, self.record(self._last))
+            self._write(self.save, to_json(record, indented=True), "saved to", "--tailcut-save")
         if self.report is not None:
-            from tailcut.atomic import write_atomically  # noqa: PLC0415
             from tailcut.report.html import render_microbench_html  # noqa: PLC0415
 
-            write_atomically(self.report, render_microbench_html(self.record(self._last)))
+            self._write(self.report, render_microbench_html(record), "report:", "--tailcut-report")
+
+    def _write(self, path: Path, content: str | bytes, done: str, option: str) -> None:
+        from tailcut.atomic import write_atomically  # noqa: PLC0415
+
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, content)
+        except OSError as error:
+            self.failed = True
+            self.written.append(f"{option}: {os.path.relpath(path)} was not written: {error.strerror}")
+        else:
+            self.written.append(f"{done} {os.path.relpath(path)}")
 
     def _slower(self, entry: "FunctionChange") -> str:
         from tailcut.report.words import nanoseconds, ratio  # noqa: PLC0415
@@ -153,7 +167,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     where = f"a path ending in .json, or a name: then {_FOLDER}/NAME.json below the root folder"
     group.addoption("--tailcut-save", metavar="NAME", help=f"save what the benchmarks measure: {where}")
     group.addoption("--tailcut-compare", metavar="NAME", help=f"fail tests slower than this saved run: {where}")
-    group.addoption("--tailcut-report", metavar="NAME.html", help="write an HTML report of the benchmarks")
+    group.addoption("--tailcut-report", metavar="FILE.html", help="write an HTML report of the benchmarks")
     group.addoption(
         "--tailcut-noise",
         type=float,
@@ -207,8 +221,12 @@ def pytest_runtest_makereport(item: pytest.Item) -> "Generator[None, pytest.Test
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Save and report, in the process that has all results."""
-    if not hasattr(session.config, "workerinput"):
-        session.config.stash[_BASELINES].finish()
+    if hasattr(session.config, "workerinput"):
+        return
+    baselines = session.config.stash[_BASELINES]
+    baselines.finish()
+    if baselines.failed and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
@@ -233,14 +251,22 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
             f"{len(baselines.workers)} workers measured at the same time and disturbed each other: "
             "run benchmarks separately (-n 0)"
         )
-    for word, path in (("saved to", baselines.save), ("report:", baselines.report)):
-        if path is not None:
-            terminalreporter.write_line(f"{word} {os.path.relpath(path)}")
+    for line in baselines.written:
+        terminalreporter.write_line(line)
 
 
-def _place(config: pytest.Config, option: str) -> Path | None:
+def _saved_run(config: pytest.Config, option: str) -> Path | None:
     given = config.getoption(option)
     if not given:
         return None
     path = Path(given)
-    return path if path.suffix in {".json", ".html"} else config.rootpath / _FOLDER / f"{given}.json"
+    if path.suffix in _PAGES:
+        raise pytest.UsageError(f"{option}: {given}: a saved run is JSON (--tailcut-report writes HTML)")
+    return path if path.suffix == ".json" else config.rootpath / _FOLDER / f"{given}.json"
+
+
+def _page(config: pytest.Config, option: str) -> Path | None:
+    given = config.getoption(option)
+    if given and Path(given).suffix not in _PAGES:
+        raise pytest.UsageError(f"{option}: {given}: a report is HTML: give a path ending in .html")
+    return Path(given) if given else None

@@ -4,7 +4,8 @@ import math
 import mmap
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 
 import numpy as np
 import pytest
@@ -204,3 +205,21 @@ def test_a_function_that_takes_no_time_is_refused() -> None:
     """Where the clock does not move there is nothing to measure, and a line says so."""
     with pytest.raises(InvalidInputError, match="nothing to measure"):
         benchmark(lambda: None, clock=lambda: 0.0)
+
+
+async def coroutine() -> None: ...
+
+
+def generator() -> Iterator[int]:
+    yield 1
+
+
+async def asynchronous_generator() -> AsyncIterator[int]:
+    yield 1
+
+
+@pytest.mark.parametrize("function", [coroutine, generator, asynchronous_generator, partial(coroutine)])
+def test_what_only_makes_a_coroutine_or_a_generator_is_refused(function: Callable) -> None:
+    """Its call would be measured, and none of its body."""
+    with pytest.raises(InvalidInputError, match=r"^\w+: calling it runs none of its body: "):
+        benchmark(function)

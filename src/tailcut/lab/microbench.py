@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
 from itertools import repeat
 from typing import Any
 
@@ -170,9 +171,15 @@ def benchmark(  # noqa: PLR0913  a benchmark is its parameters
         clock: gives nanoseconds.
 
     Raises:
-        InvalidInputError: no candidate, a figure out of range, or a function faster than the clock can tell.
+        InvalidInputError: no candidate, a figure out of range, a coroutine or generator function, or a function faster
+            than the clock can tell.
     """
     functions = named(candidates)
+    for name, function in functions.items():
+        if iscoroutinefunction(function) or isgeneratorfunction(function) or isasyncgenfunction(function):
+            raise InvalidInputError(
+                f"{name}: calling it runs none of its body: give a function that runs it to its end"
+            )
     if not functions or seconds <= 0 or rounds < _FEWEST_ROUNDS or warmup_s < 0 or noise < 0:
         raise InvalidInputError(
             f"a benchmark needs a function, some seconds, at least {_FEWEST_ROUNDS} rounds, and no negative numbers"

@@ -37,8 +37,12 @@ def save_microbench(path: Path, record: MicrobenchResult) -> None:
     write_atomically(path, to_json(record, indented=True))
 
 
-def read_microbench(path: Path) -> EarlierMicrobench:
+def read_microbench(path: Path, save_option: str = "--save") -> EarlierMicrobench:
     """A saved record.
+
+    Args:
+        path: of the file.
+        save_option: that writes one, for messages.
 
     Raises:
         UsageError: missing, or not such a file.
@@ -46,13 +50,13 @@ def read_microbench(path: Path) -> EarlierMicrobench:
     try:
         return msgspec.json.decode(path.read_bytes(), type=EarlierMicrobench)
     except FileNotFoundError:
-        raise MissingFileError(f"{path}: no such baseline: write one with --save") from None
+        raise MissingFileError(f"{path}: no such baseline: write one with {save_option}") from None
     except msgspec.ValidationError as error:
         raise UsageError(
             f"{path}: not a saved micro-benchmark: it has no functions with their samples: {error}"
         ) from None
     except (OSError, msgspec.DecodeError):
-        raise UsageError(f"{path}: not a saved micro-benchmark (write one with --save)") from None
+        raise UsageError(f"{path}: not a saved micro-benchmark (write one with {save_option})") from None
 
 
 def changes(
