@@ -151,3 +151,21 @@ def test_loops_come_and_go_in_several_threads(echo: Model) -> None:
     finally:
         sys.setswitchinterval(interval)
     assert len(calls._deliveries) <= 8
+
+
+@pytest.mark.parametrize("shape", [(None, 16), (None, None)])
+def test_the_callers_array_may_change_while_it_waits(tmp_path: Path, shape: tuple[None, int | None]) -> None:
+    """A coroutine that has called fills its array for the next call; also one with more rows than a batch has."""
+
+    async def ask(model: Model, rows: int) -> list[float]:
+        x, tasks = np.empty((rows, 16), np.float32), []
+        for number in range(4):
+            x[:] = number
+            tasks.append(asyncio.create_task(model.infer({"x": x})))
+            await asyncio.sleep(0)
+        x[:] = -1
+        return [float(answer["y"].mean()) for answer in await asyncio.gather(*tasks)]
+
+    with Model.open(identity(DType.FP32, shape, tmp_path / "echo.onnx"), auto=False) as model:
+        for rows in (1, model.entry.max_batch_size * 8):
+            assert asyncio.run(ask(model, rows)) == [0, 1, 2, 3]

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 
 from tailcut.durations import seconds_of
 from tailcut.errors import InvalidInputError
+from tailcut.memory.slab import Slab
 from tailcut.runtime.delivery import AnyThreadDelivery, EventHandler, FutureHandler, LoopDelivery
 from tailcut.runtime.inputs import Arrays, check_inputs
 from tailcut.runtime.request import Request
@@ -27,6 +28,14 @@ class CallEntry(Protocol):
     @property
     def spec(self) -> ModelSpec:
         """What goes in and comes out."""
+
+    @property
+    def slab(self) -> Slab | None:
+        """Whose rows inputs are copied to; None where they are computed as the arrays that they are."""
+
+    @property
+    def max_batch_size(self) -> int:
+        """Rows of the largest batch; more are computed in parts."""
 
     def start(self, arrays: Arrays, request: Request) -> None:
         """Admit and queue checked arrays."""
@@ -59,6 +68,8 @@ class LibraryCalls:
         """
         entry = self._entry
         arrays, rows = check_inputs(entry.spec, inputs)
+        if entry.slab is None or rows > entry.max_batch_size:  # read after the caller has gone on
+            arrays = {name: array.copy() for name, array in arrays.items()}
         loop = asyncio.get_running_loop()
         delivery, handler = self._delivery_to(loop), FutureHandler(loop.create_future())
         request = Request(handler, delivery, rows, _deadline(timeout_s), _priority(priority))
