@@ -101,7 +101,7 @@ def test_addresses(url: str, address: ServerAddress) -> None:
 @pytest.mark.parametrize(
     "url",
     [
-        *("ftp://h:1", "http://", "http://h:port", "http://h:1/path", "http://h:99999", ""),
+        *("ftp://h:1", "http://", "http://h:port", "http://h:1/path", "http://h:99999", "", "http://h:1#a"),
         *("http://a..b:80", f"http://{'a' * 64}.b:80", "http://.a:80", "http://a b:80", "http://a\0b:80"),
     ],
 )
@@ -109,6 +109,14 @@ def test_bad_addresses(url: str) -> None:
     """What is none is told how to write one."""
     with pytest.raises(InvalidInputError, match="HOST:PORT"):
         ServerAddress.parse(url)
+
+
+@pytest.mark.parametrize("url", ["http://user:pass@h:1", "https://user@h", "user:pass@h:1", "http://:pass@h"])
+def test_an_address_with_a_user(url: str) -> None:
+    """Nothing would be sent of it; the message has the way that there is, and no password."""
+    with pytest.raises(InvalidInputError, match=r"user or a password.* token=") as caught:
+        ServerAddress.parse(url)
+    assert "pass@" not in str(caught.value)
 
 
 def test_arrays_are_sent_as_they_stand() -> None:

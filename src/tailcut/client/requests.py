@@ -46,7 +46,16 @@ class ServerAddress:
         except ValueError:
             parts, port = urlsplit(""), None
         host = parts.hostname
-        if parts.scheme not in {"http", "https"} or not _is_host(host) or parts.path not in {"", "/"} or parts.query:
+        if "@" in parts.netloc:
+            shown = url.replace(parts.netloc, parts.netloc.rpartition("@")[2])
+            raise InvalidInputError(f"{shown!r} was given with a user or a password: give a token with token=")
+        if (
+            parts.scheme not in {"http", "https"}
+            or not _is_host(host)
+            or parts.path not in {"", "/"}
+            or parts.query
+            or parts.fragment
+        ):
             raise InvalidInputError(
                 f"{url!r} is not a server address: write http://HOST:PORT, https://HOST:PORT or unix:PATH"
             )
