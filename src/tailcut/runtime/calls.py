@@ -33,10 +33,6 @@ class CallEntry(Protocol):
     def slab(self) -> Slab | None:
         """Whose rows inputs are copied to; None where they are computed as the arrays that they are."""
 
-    @property
-    def max_batch_size(self) -> int:
-        """Rows of the largest batch; more are computed in parts."""
-
     def start(self, arrays: Arrays, request: Request) -> None:
         """Admit and queue checked arrays."""
 
@@ -68,7 +64,7 @@ class LibraryCalls:
         """
         entry = self._entry
         arrays, rows = check_inputs(entry.spec, inputs)
-        if entry.slab is None or rows > entry.max_batch_size:  # read after the caller has gone on
+        if entry.slab is None:  # read after the caller has gone on
             arrays = {name: array.copy() for name, array in arrays.items()}
         loop = asyncio.get_running_loop()
         delivery, handler = self._delivery_to(loop), FutureHandler(loop.create_future())
