@@ -98,7 +98,7 @@ def warm_up(owner: BatchOwner, engine: Engine, executors: Sequence[Executor], pl
         _log.warning("%s: not warmed up, so its first requests take longer: %s", name, error)
         return WarmUp(warmed_up=False, reason=str(error))
     except TimeoutError as error:
-        _log.warning("%s: warm-up took over %g s and ended before %s", name, plan.budget_s, error)
+        _log.warning("%s: warm-up took over %.3g s and ended before %s", name, plan.budget_s, error)
         return WarmUp(warmed_up=True, reason=f"not before {error}")
     return WarmUp(warmed_up=True)
 

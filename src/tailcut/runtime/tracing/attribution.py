@@ -56,7 +56,8 @@ def explain(records: np.ndarray, events: Sequence[ProcessEvent] = (), *, max_bat
     """
     total = (records[:, len(MARKS) - 1] - records[:, 0]) / 1e3 if len(records) else np.empty(0)
     if len(records) < _FEWEST:
-        verdict = f"{len(records)} requests in the time observed are too few to have a tail: it takes {_FEWEST}"
+        count = f"{len(records)} request{'' if len(records) == 1 else 's'}"
+        verdict = f"{count} in the time observed: too few to have a tail, which takes {_FEWEST}"
         return Tail(requests=len(records), total_us=_percentiles(total), verdict=verdict)
     order = np.argsort(total, kind="stable")
     slow = records[order[-max(3, int(len(order) * SLOW_SHARE)) :]]
