@@ -392,3 +392,14 @@ def test_more_inputs_than_one_system_call_sends(make: type) -> None:
     head, _, body = server.requests[0].partition(b"\r\n\r\n")
     assert f"Content-Length: {len(body)}".encode() in head
     assert body.endswith(np.concatenate(list(inputs.values())).tobytes())
+
+
+def test_a_compressed_answer_is_named(make: type) -> None:
+    """No client asks for one, but a proxy may send it: the message has the coding."""
+    answer = reply(200, b"\x1f\x8b", "Content-Encoding: gzip")
+    with (
+        peer([answer] * 2) as server,
+        make(server.url) as client,
+        pytest.raises(UnreachableError, match=r"compressed \(Content-Encoding: gzip\)"),
+    ):
+        client.infer("m", X)

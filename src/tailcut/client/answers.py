@@ -70,6 +70,7 @@ def outputs_of(answer: HttpAnswer, memory: memoryview | None = None) -> dict[str
     """The outputs by name, as `decode_outputs` has them; `memory` is the region that the request named.
 
     Raises:
-        UnreachableError: the answer breaks the protocol.
+        UnreachableError: the answer breaks the protocol, or is compressed.
     """
+    answer.check_coding()
     return decode_outputs(answer.body, answer.head.json_size, memory)

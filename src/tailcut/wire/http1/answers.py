@@ -40,6 +40,7 @@ class AnswerHead:
         content_type: in lower case, without parameters.
         json_size: of the JSON before binary tensors; None: the body has no binary tensors.
         retry_after_s: how long to wait before asking again; 0: the server does not say.
+        coding: of the body, such as gzip; empty: none.
     """
 
     status: int
@@ -49,6 +50,7 @@ class AnswerHead:
     content_type: str
     json_size: int | None
     retry_after_s: float
+    coding: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +70,25 @@ class HttpAnswer:
         """Whether the connection ends with it."""
         return self.head.closes
 
+    def check_coding(self) -> None:
+        """Refuse a compressed body.
+
+        Raises:
+            UnreachableError: it is one.
+        """
+        if self.head.coding:
+            raise UnreachableError(
+                f"the answer is compressed (Content-Encoding: {self.head.coding[:40]}), which was not asked for: "
+                "a proxy before the server must leave answers as they are"
+            )
+
     def json(self) -> Any:
         """The body as JSON.
 
         Raises:
-            UnreachableError: it is not JSON.
+            UnreachableError: it is not JSON, or compressed.
         """
+        self.check_coding()
         try:
             return orjson.loads(self.body)
         except orjson.JSONDecodeError:
@@ -270,6 +285,7 @@ def read_head(data: bytes) -> AnswerHead:
     length = None if chunked else _length(status, fields.get("content-length"))
     closes = "close" in options or (start.startswith("HTTP/1.0") and "keep-alive" not in options)
     closes = closes or (length is None and not chunked)
+    coding = fields.get("content-encoding", "").lower()
     after_ms = _number(fields.get("retry-after-ms"))
     head = AnswerHead(
         status,
@@ -279,6 +295,7 @@ def read_head(data: bytes) -> AnswerHead:
         fields.get("content-type", "").partition(";")[0].strip().lower(),
         _number(fields.get("inference-header-content-length")),
         (_number(fields.get("retry-after")) or 0) if after_ms is None else after_ms / 1000,
+        "" if coding == "identity" else coding,
     )
     return _heads.keep(data, head)
 
