@@ -41,6 +41,8 @@ FRAMING = {
     "length 2^64": (head("Content-Length: 18446744073709551616"), 400),
     "coding gzip": (head("Transfer-Encoding: gzip"), 501),
     "chunked over 1.0": (head("Transfer-Encoding: chunked", start="POST /v2/models/mlp/infer HTTP/1.0"), 400),
+    "unregistered method": (head(start="FOO /v2 HTTP/1.1"), 400),
+    "method in lower case": (head(start="get /v2 HTTP/1.1"), 400),
     "bare LF": (b"GET /v2 HTTP/1.1\nHost: x\n\n", 400),
     "folded": (head("A: b\r\n c"), 400),
     "NUL": (head("A: b\0"), 400),
