@@ -5,10 +5,12 @@ import json
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -199,3 +201,18 @@ def test_an_interrupted_order_leaves_no_answer_to_the_next(tmp_path: Path) -> No
         assert child.pid != spared
         child.send_signal(signal.SIGINT)
         assert child.wait(20) == 0
+
+
+def test_it_ends_where_an_order_is_given_up() -> None:
+    """Ctrl-C ends the other side before the answer is sent, or before it is read: no traceback."""
+    for is_sent in (False, True):
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs, ThreadPoolExecutor() as pool:
+            ours.send(json.dumps({"imported": True, "order": 1}).encode())
+            if not is_sent:
+                ours.close()
+            taking = pool.submit(fork_server._take_orders, theirs, 5)
+            if is_sent:
+                select.select([ours], [], [], 20)
+                ours.close()  # with the answer unread
+            assert taking.result(20) is None

@@ -269,7 +269,10 @@ def _take_orders(control: socket.socket, imported_ns: int) -> list[str] | None:
     """Obey until the other side has ended: None then, and the arguments of its command in each child."""
     own = os.getpid()
     while True:
-        text, descriptors, _, _ = socket.recv_fds(control, _LARGEST, 2)
+        try:
+            text, descriptors, _, _ = socket.recv_fds(control, _LARGEST, 2)
+        except ConnectionError:  # it ended with an answer unread
+            return None
         if not text:
             return None
         order = json.loads(text)
@@ -285,7 +288,10 @@ def _take_orders(control: socket.socket, imported_ns: int) -> list[str] | None:
                 return list(order["run"])
         for descriptor in descriptors:
             os.close(descriptor)
-        control.send(b"%d %d" % (order["order"], number))
+        try:
+            control.send(b"%d %d" % (order["order"], number))
+        except ConnectionError:
+            return None
 
 
 def _become(order: Mapping[str, Any], parent: int, stdout: int, stderr: int) -> None:
