@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -256,7 +257,10 @@ def test_control_c_keeps_the_best_so_far(folder: Path) -> None:
         for line in child.stderr:
             if line.startswith("racing"):
                 break
-        child.send_signal(signal.SIGINT)
+        for _ in range(2):  # the second one while the first is handled
+            child.send_signal(signal.SIGINT)
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(0.2)
         out, err = child.communicate(timeout=60)
     assert child.returncode == 130
     assert validated("tune", out)["verification"] is None
@@ -284,6 +288,19 @@ def test_control_c_before_the_race_writes_nothing(folder: Path, arguments: list[
     assert err.splitlines()[-1] == "tailcut: interrupted before anything better was found: no file was written"
     result = validated("tune", out)
     assert (result["profile"], result["report"], result["objective"]["interrupted"]) == (None, None, True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupt_in_the_first_phase_says_that_nothing_is_written(
+    folder: Path, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    """While the model is learned, and there is nothing to tell yet."""
+    command = [*TUNE, "mlp.onnx", "--budget", "30s", "-o", str(tmp_path / "early.toml")]
+    ended, out, err = interrupted(command, folder, "computing the reference", number)
+    assert (ended, out) == (code, ""), err
+    assert err.splitlines()[-1] == "tailcut: interrupted before anything better was found: no file was written"
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow

@@ -132,7 +132,7 @@ def bench(
     from tailcut.cli.bench_result import check_comparable, compare_runs, finish, is_good
     from tailcut.cli.options import parse_counts, with_access
     from tailcut.cli.outputs import check_writable, command_line
-    from tailcut.cli.termination import interrupted_by_sigterm
+    from tailcut.cli.termination import interrupted_once
     from tailcut.durations import parse_duration, parse_limit
     from tailcut.errors import UsageError
     from tailcut.lab.arrivals import check_count, read_trace
@@ -181,7 +181,7 @@ def bench(
     requests.check_headers(headers)
     for offered in [entry.rate for entry in entries] or [rate or 0.0]:
         check_count(offered, warmup_s + length_s)
-    with interrupted_by_sigterm():  # by default, regions of shared memory would stay
+    with interrupted_once():  # by default, regions of shared memory would stay
         results, found = _Runs(
             target=load_target,
             requests=requests,

@@ -41,7 +41,7 @@ def demo(
 ) -> None:
     """Tune, serve and load-test the bundled digit classifier, in under two minutes."""
     from tailcut.cli.records import DemoResult
-    from tailcut.cli.termination import interrupted_by_sigterm
+    from tailcut.cli.termination import interrupted_once
     from tailcut.cli.tune_wanted import budget_of
     from tailcut.lab.records import to_json
     from tailcut.report.terminal import output_console
@@ -49,7 +49,7 @@ def demo(
     budget_s = budget_of(budget)  # reports a mistake before any file is created
     console = output_console(stderr=json, highlight=False)
     folder = _folder(keep)
-    with interrupted_by_sigterm():  # by default, the tuning would go on, and folders would stay
+    with interrupted_once():  # by default, the tuning would go on, and folders would stay
         result = _tune(console, folder, budget)
         accuracy, load = _serve_both(console, folder, result, budget_s)
     outcome = DemoResult(accuracy, load, result, result.profile or "", result.report or "")

@@ -44,7 +44,7 @@ def explain(
     from tailcut.atomic import write_atomically
     from tailcut.cli.options import with_access
     from tailcut.cli.outputs import check_writable, refuse_overwriting
-    from tailcut.cli.termination import interrupted_by_sigterm
+    from tailcut.cli.termination import interrupted_once
     from tailcut.durations import parse_duration
     from tailcut.errors import UsageError
     from tailcut.lab.describe import parse_target
@@ -60,7 +60,7 @@ def explain(
     source = Path(target) if target.endswith(".toml") else None
     refuse_overwriting({"--report": report, "--trace": trace}, [source, data, ca, token_file])
     if source is not None:
-        with interrupted_by_sigterm():  # by default, the folder of its server would stay
+        with interrupted_once():  # by default, the folder of its server would stay
             result = _of_profile(source, length_s, rate, data)
     else:
         for option, value in (("--rate", rate), ("--data", data)):

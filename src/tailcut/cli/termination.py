@@ -1,11 +1,14 @@
 """SIGTERM ends a command that measures as Ctrl-C does: its servers are stopped, its files removed, its result written.
 
-Batch systems, CI and `timeout` send it, and by default nothing of that would be done.
+Batch systems, CI and `timeout` send it, and by default nothing of that would be done. A second Ctrl-C soon after the
+first, from a key that is held or a program that repeats it, does not end what the first one began.
 """
 
 import os
 import signal
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,11 +17,41 @@ import typer
 from tailcut.cli.main import INTERRUPTED
 
 TERMINATED = 143  # 128 + SIGTERM
+_PATIENCE_S, _PATIENCE = 2.0, 2  # after the first, and how many, until another Ctrl-C ends the command at once
+_AGAIN = "again"
+
+
+class _Interrupts:
+    """The handlers of one block, which know when it was interrupted first."""
+
+    def __init__(self) -> None:
+        self._process = os.getpid()
+        self._times: list[float] = []
+
+    def terminate(self, *_: object) -> None:
+        """Take SIGTERM."""
+        if os.getpid() == self._process:
+            signal.signal(signal.SIGTERM, _ignore)
+            self._times.append(time.monotonic())
+            raise KeyboardInterrupt
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # of a process that was forked
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def interrupt(self, *_: object) -> None:
+        """Take Ctrl-C."""
+        self._times.append(time.monotonic())
+        if os.getpid() != self._process or len(self._times) == 1:
+            raise KeyboardInterrupt
+        if len(self._times) > _PATIENCE or self._times[-1] - self._times[0] > _PATIENCE_S:
+            raise KeyboardInterrupt(_AGAIN)
 
 
 @contextmanager
-def interrupted_by_sigterm() -> Iterator[None]:
-    """Within the block, the first SIGTERM raises KeyboardInterrupt; those after it are ignored, as all is being ended.
+def interrupted_once() -> Iterator[None]:
+    """Within the block, the first SIGTERM or Ctrl-C raises KeyboardInterrupt.
+
+    SIGTERM is ignored afterwards, as all is being ended. So is a second Ctrl-C within 2 s; a third, or a later one,
+    raises KeyboardInterrupt again.
 
     Raises:
         Exit: the block did not take the KeyboardInterrupt; with the exit code of SIGTERM.
@@ -26,16 +59,11 @@ def interrupted_by_sigterm() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # it gets no signals
         yield
         return
-    process = os.getpid()
-
-    def interrupt(*_: object) -> None:
-        if os.getpid() == process:
-            signal.signal(signal.SIGTERM, _ignore)
-            raise KeyboardInterrupt
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # of a process that was forked
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    before = signal.signal(signal.SIGTERM, interrupt)
+    interrupts = _Interrupts()
+    before = signal.signal(signal.SIGTERM, interrupts.terminate)
+    hears = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # not where it is ignored: in the background
+    if hears:
+        signal.signal(signal.SIGINT, interrupts.interrupt)
     try:
         yield
     except KeyboardInterrupt:
@@ -44,6 +72,24 @@ def interrupted_by_sigterm() -> Iterator[None]:
         raise
     finally:
         signal.signal(signal.SIGTERM, before)
+        if hears:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@contextmanager
+def nothing_written(words: str) -> Iterator[None]:
+    """An interrupt that leaves the block, at whose end all files have been written, says that they were not.
+
+    Args:
+        words: what it came before.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        again = "again before the files were written"
+        text = again if _AGAIN in error.args else f"before {words}: no file was written"
+        print(f"tailcut: interrupted {text}", file=sys.stderr)
+        raise
 
 
 def is_terminated() -> bool:

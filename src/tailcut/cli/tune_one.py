@@ -11,13 +11,15 @@ import typer
 from tailcut.cli.main import INTERRUPTED
 from tailcut.cli.outputs import command_line
 from tailcut.cli.streams import print_json
-from tailcut.cli.termination import nothing_found_code
+from tailcut.cli.termination import nothing_found_code, nothing_written
 from tailcut.cli.tune_files import TuneFiles
 
 if TYPE_CHECKING:
     from tailcut.runtime.profile import Profile
     from tailcut.tuner.records import TuneOutcome, TuneRequest
     from tailcut.tuner.result_records import ModelRequest, TuneResult
+
+NOTHING_BETTER = "anything better was found"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +42,10 @@ def tune_one(wanted: "TuneRequest", asked: "ModelRequest", files: TuneFiles, *, 
     from tailcut.tuner.pipelines.search import tune_pipeline
     from tailcut.tuner.search import tune_model
 
-    with LadderView(wanted.budget_s) as view:
-        outcome = (tune_pipeline if is_pipeline(str(wanted.model)) else tune_model)(wanted, view)
-    written = write_result(outcome, wanted, asked, files)
+    with nothing_written(NOTHING_BETTER):
+        with LadderView(wanted.budget_s) as view:
+            outcome = (tune_pipeline if is_pipeline(str(wanted.model)) else tune_model)(wanted, view)
+        written = write_result(outcome, wanted, asked, files)
     _show(outcome, written.result, files, markdown=markdown, json=json)
     if written.error is not None:
         raise written.error
@@ -61,7 +64,7 @@ def _show(outcome: "TuneOutcome", result: "TuneResult", files: TuneFiles, *, mar
         print(f"tailcut: no profile written: {' '.join(outcome.wrong.split())}", file=sys.stderr)
         raise typer.Exit(1)
     if outcome.nothing_won:
-        print("tailcut: interrupted before anything better was found: no file was written", file=sys.stderr)
+        print(f"tailcut: interrupted before {NOTHING_BETTER}: no file was written", file=sys.stderr)
         raise typer.Exit(nothing_found_code())
     if markdown and not json:
         from tailcut.report.markdown import tune_markdown

@@ -12,7 +12,7 @@ import typer
 from tailcut.cli.main import INTERRUPTED
 from tailcut.cli.outputs import command_line
 from tailcut.cli.streams import print_json
-from tailcut.cli.termination import nothing_found_code
+from tailcut.cli.termination import nothing_found_code, nothing_written
 
 if TYPE_CHECKING:
     from tailcut.lab.arrivals import Arrivals
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tailcut.tuner.together.result_records import JointRequest, JointResult
 
 MOST_MODELS = 8
+_NOTHING_RACED = "anything raced"
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +117,10 @@ def tune_together(
     first = models[0]
     own = tuple(replace(model, journal=_journal(file)) for model, file in zip(models, files.profiles, strict=True))
     wanted = JointWanted(own, tuple(arrivals), first.budget_s, first.seed, first.began)
-    with LadderView(first.budget_s) as view:
-        outcome = JointSearch(wanted, view).run()
-    written = write_result(outcome, asked, files)
+    with nothing_written(_NOTHING_RACED):
+        with LadderView(first.budget_s) as view:
+            outcome = JointSearch(wanted, view).run()
+        written = write_result(outcome, asked, files)
     result = written.result
     if json:
         print_json(to_json(result))
@@ -126,7 +128,7 @@ def tune_together(
         print(f"tailcut: no profile written: {' '.join(outcome.wrong.split())}", file=sys.stderr)
         raise typer.Exit(1)
     if outcome.nothing_won:
-        print("tailcut: interrupted before anything raced: no file was written", file=sys.stderr)
+        print(f"tailcut: interrupted before {_NOTHING_RACED}: no file was written", file=sys.stderr)
         raise typer.Exit(nothing_found_code())
     if not json:
         output_console().print(together_summary(result))
