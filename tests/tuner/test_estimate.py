@@ -1,5 +1,6 @@
 """Engine configurations measured in child processes: real engines, real models, and engines that refuse."""
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -15,8 +16,8 @@ from tests.engines.models import perceptron, save, value
 from tailcut.engines import EngineOptions
 from tailcut.spec import DType
 from tailcut.tuner import estimate
-from tailcut.tuner.engine_estimate import EngineEstimate, Estimator
-from tailcut.tuner.estimate import NO_TIME, _calls_in, _round, estimate_engines, typical
+from tailcut.tuner.engine_estimate import NO_TIME, EngineEstimate, Estimator
+from tailcut.tuner.estimate import _calls_in, _round, estimate_engines, typical
 from tailcut.tuner.estimator import pack
 from tailcut.tuner.judging import EstimateError, Judging, Wrong
 from tailcut.tuner.model_space import ModelSpace
@@ -226,13 +227,25 @@ def test_what_there_is_no_time_to_load_is_left_out(model: Path) -> None:
     assert {item.error for item in result if item not in measured} == {NO_TIME}
 
 
+@pytest.mark.slow
+def test_what_takes_far_longer_to_load_than_the_first_is_given_up(tmp_path: Path) -> None:
+    """Quantising many channels takes minutes; the child is ended, and what was loaded before is measured."""
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
+    ends = [value("x", DType.FP32, (None, 1))], [value("y", DType.FP32, (None, 300_000))]
+    wide = save(tmp_path / "wide.onnx", nodes, *ends, {"w": np.ones((1, 300_000), np.float32)})
+    choices = [EngineOptions(threads=1), EngineOptions(threads=1, precision="int8")]
+    first, second = estimate_engines(wide, choices, [{"x": np.ones((1, 1), np.float32)}], seconds=0.2, batched=False)
+    assert (first.options, first.error) == (choices[0], None)
+    assert (second.options, second.error) == (choices[1], NO_TIME)
+
+
 class Child(Estimator):
     """A child whose calls take as many microseconds as it has instances."""
 
     def __init__(self, model: Path, options: EngineOptions, requests: object, *, independent: bool) -> None:
         self.estimate = EngineEstimate(options)
 
-    def wait_loaded(self) -> None:
+    def wait_loaded(self, seconds: float = math.inf) -> None:
         self.estimate.load_s = 0.1
 
     def measure(self, rows: int, seconds: float, *, fewest: int = 3, paused: bool = False) -> None:

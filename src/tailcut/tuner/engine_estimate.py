@@ -3,6 +3,8 @@
 The child is `estimator.py`; which configurations are measured, for how long and in which order is `estimate.py`.
 """
 
+import math
+import select
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -32,6 +34,7 @@ from tailcut.tuner.judging import EstimateError
 from tailcut.tuner.simulate import ServiceTimes
 
 QUANTILES = 64  # of the times of a size, equally likely: the last one is beyond the p99
+NO_TIME = "no time left to load it"
 _STOP_S = 5.0
 
 
@@ -112,8 +115,13 @@ class Estimator:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def wait_loaded(self) -> None:
-        """Wait until the model is open."""
+    def wait_loaded(self, seconds: float = math.inf) -> None:
+        """Wait until the model is open, for at most so long; the child is ended where it takes longer."""
+        assert self._child.stdout is not None  # noqa: S101  it has a pipe
+        limit_s = None if seconds == math.inf else max(0.0, seconds)
+        if not select.select([self._child.stdout], [], [], limit_s)[0]:
+            self._child.kill()
+            raise EstimateError(NO_TIME)
         loaded = msgspec.msgpack.decode(self._receive(), type=ModelLoaded)
         if loaded.error:
             raise EstimateError(loaded.error)

@@ -15,7 +15,7 @@ import numpy as np
 
 from tailcut.engines import EngineOptions
 from tailcut.runtime.thread_budget import spins
-from tailcut.tuner.engine_estimate import EngineEstimate, Estimator
+from tailcut.tuner.engine_estimate import NO_TIME, EngineEstimate, Estimator
 from tailcut.tuner.judging import EstimateError, Judging
 
 _LARGEST = 128
@@ -23,9 +23,9 @@ _GAIN = 0.97  # of the time per row, that a size twice as large must reach to go
 _SHORTEST_S = 0.02
 _MEASURING = 0.4  # of the time, however long loading took
 _LOADING = 0.6  # of the time, after which no more configurations are loaded
-_FEWEST = 3  # configurations that are loaded in any case, and measured to the end
+_AGAIN = 2  # times what the first one takes to load, for the others
+_FEWEST = 3  # configurations that are loaded even then, and measured to the end
 _SPINNING_S = 0.04  # that onnxruntime's threads go on after a call
-NO_TIME = "no time left to load it"
 _LENGTHS = (0.5, 0.1, 0.9, 0.3, 0.7)  # quantiles of the data's requests by size, which are measured
 
 
@@ -75,8 +75,8 @@ def estimate_engines(  # noqa: PLR0913  rounds of one measurement
     began = time.monotonic()
     files = [copy_of(choice) or model for choice in choices]
     opened = partial(Estimator, requests=requests, independent=independent)
-    until = math.inf if whole else began + _LOADING * seconds
-    racing, estimates = _load_all(dict(zip(choices, files, strict=True)), opened, tell, until, judging or Judging())
+    loading = _LoadingTime(math.inf if whole else began + _LOADING * seconds)
+    racing, estimates = _load_all(dict(zip(choices, files, strict=True)), opened, tell, loading, judging or Judging())
     end = max(began + seconds, time.monotonic() + _MEASURING * seconds)
     try:
         sizes = [1]
@@ -118,11 +118,37 @@ def _better_half(racing: Sequence[Estimator], tell: Callable[[EngineEstimate], N
     return [estimator for estimator in racing if estimator in kept or not _done(estimator, tell)]
 
 
+class _LoadingTime:
+    """How long configurations may load: the first one as long as it takes, the others twice as long again, at least.
+
+    Quantising the weights of a model with many channels takes minutes where loading it takes a second.
+
+    Args:
+        until: after which no more are begun, but for a few.
+    """
+
+    def __init__(self, until: float) -> None:
+        self.until = until
+        self._began = time.monotonic()
+        self._end = math.inf
+
+    @property
+    def left_s(self) -> float:
+        """Until a configuration is given up."""
+        return self._end - time.monotonic()
+
+    def note_loaded(self) -> None:
+        """One has been loaded."""
+        if self._end == math.inf:
+            now = time.monotonic()
+            self._end = max(self.until, now + _AGAIN * (now - self._began))
+
+
 def _load_all(
     choices: Mapping[EngineOptions, Path],
     opened: Callable[[Path, EngineOptions], Estimator],
     tell: Callable[[EngineEstimate], None],
-    until: float,
+    loading: _LoadingTime,
     judging: Judging,
 ) -> tuple[list[Estimator], list[EngineEstimate]]:
     """Load all, two at a time; an engine that cannot load the model at all is tried once.
@@ -142,15 +168,16 @@ def _load_all(
             estimates.append(EngineEstimate(options, error=refused[0] if refused else wrong))
             tell(estimates[-1])
             continue
-        if number >= max(len(firsts), _FEWEST) and time.monotonic() > until:
+        late = number >= max(len(firsts), _FEWEST) and time.monotonic() > loading.until
+        if late or loading.left_s <= 0:
             estimates.append(EngineEstimate(options, error=NO_TIME))
             tell(estimates[-1])
             continue
         racing.append(opened(choices[options], options))
         estimates.append(racing[-1].estimate)
         if number + 1 >= len(firsts) and len(racing) % 2 == 0:
-            racing = _loaded(racing, tell, judging)
-    return _loaded(racing, tell, judging), estimates
+            racing = _loaded(racing, tell, loading, judging)
+    return _loaded(racing, tell, loading, judging), estimates
 
 
 def _unloadable(estimate: EngineEstimate) -> bool:
@@ -163,12 +190,15 @@ def _same_graph(refused: EngineOptions, options: EngineOptions) -> bool:
     return refused.name == options.name and (whole or refused.precision == options.precision)
 
 
-def _loaded(racing: Sequence[Estimator], tell: Callable[[EngineEstimate], None], judging: Judging) -> list[Estimator]:
+def _loaded(
+    racing: Sequence[Estimator], tell: Callable[[EngineEstimate], None], loading: _LoadingTime, judging: Judging
+) -> list[Estimator]:
     kept = []
     for estimator in racing:
         try:
             if not estimator.estimate.load_s:
-                estimator.wait_loaded()
+                estimator.wait_loaded(loading.left_s)
+                loading.note_loaded()
                 judging.check(estimator.estimate.options, estimator.answers)
             kept.append(estimator)
         except EstimateError as error:

@@ -27,8 +27,8 @@ from tailcut.spec import Rows
 from tailcut.tuner.budget import SearchSize, ways_s
 from tailcut.tuner.calibrate import CalibrationError, Copies, Copy, Material, copies_for
 from tailcut.tuner.converted import onnx_copy
-from tailcut.tuner.engine_estimate import EngineEstimate
-from tailcut.tuner.estimate import NO_TIME, estimate_engines, typical
+from tailcut.tuner.engine_estimate import NO_TIME, EngineEstimate
+from tailcut.tuner.estimate import estimate_engines, typical
 from tailcut.tuner.estimator import pack
 from tailcut.tuner.events import Estimated, Phase
 from tailcut.tuner.finalists import PredictedConfiguration, kinds_of
