@@ -140,3 +140,25 @@ def test_a_joint_race_takes_longer_for_more_models_and_rarer_requests() -> None:
     assert quick == 5 * (2.0 + 2 * 1.5 + 12 * 0.5)
     assert joint_race_s(5, 3, 2.0, 0.5) > quick
     assert joint_race_s(5, 2, 2.0, 9.0) > quick
+
+
+def test_a_late_end_names_the_phases_that_took_longer_than_planned() -> None:
+    """By how much each made it later: what the one before it overran does not count again, and little is not named."""
+    plan = TimePlan(100.0, 20.0)
+    plan.phase_ended("the first", 104.0, 105.0)
+    plan.phase_ended("the second", 118.0, 108.0)
+    plan.phase_ended("the third", 122.0, 112.0)
+    plan.phase_ended("the fourth", 128.3, 118.0)
+    plan.phase_ended("the last", 134.0, 119.0)
+    assert plan.late_words(122.0) == ""
+    words = "the tune took 34 s with --budget 20s: longer than planned were the second 10 s, the last 5 s"
+    assert plan.late_words(134.0) == words
+
+
+def test_a_phase_that_catches_up_leaves_less_to_the_next() -> None:
+    """What is late again afterwards is its own."""
+    plan = TimePlan(0.0, 10.0)
+    plan.phase_ended("the first", 5.0, 2.0)
+    plan.phase_ended("the second", 5.0, 5.0)
+    plan.phase_ended("the third", 14.0, 10.0)
+    assert plan.late_words(14.0).endswith("longer than planned were the third 4 s, the first 3 s")

@@ -38,3 +38,16 @@ def test_slow_calls_need_no_measured_ways(tmp_path: Path) -> None:
     result = measured_service(lines, settings, 2.0)
     assert result is not None
     assert result.way_in["receive_ns"] == USUAL["worker"].receive_ns
+
+
+def test_late_ways_are_not_measured(tmp_path: Path) -> None:
+    """Where the race should have ended, as on a busy machine, the usual costs do for a quick model, too."""
+    text: list[Event] = []
+    model = perceptron([64, 128, 8], tmp_path / "m.onnx")
+    session = open_session(TuneRequest(model, budget_s=20.0), text.append)
+    session.plan = TimePlan(session.plan.began - 15.0, 20.0)
+    quick = EngineEstimate(EngineOptions(threads=1), {1: [np.full(9, 10_000)]}, cpu_ns={1: 1e4})
+    ways = ways_of(session, facts_of(session.wanted, session.learned), [quick])
+    assert dict(ways.by_dispatch) == USUAL
+    words = "assuming the usual cost of receiving requests: there is no time left to measure it"
+    assert Phase(words) in text

@@ -5,16 +5,18 @@ planned first: what it claims must hold, so a slow model's verification may take
 search is as much shorter. Where the p99 takes longer than that, a p95 or the median is verified, in time.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 _ANSWERS, _CAPACITY, _ESTIMATE, _WAY, _CHECK = 0.06, 0.03, 0.20, 0.015, 0.01  # shares of the budget
 _CALIBRATE, _LEAST_CALIBRATE_S = 0.12, 2.4
-_RACE_END, _REFINE_END, _EXPLAIN_END = 0.58, 0.64, 0.75  # of the budget, counted from its beginning
+_BASELINE_END, _ESTIMATE_END = 0.25, 0.45  # of the budget, counted from its beginning
+_RACE_END, _REFINE_END, _EXPLAIN_END = 0.58, 0.64, 0.75  # likewise
 _EXPLAIN = _EXPLAIN_END - _REFINE_END
 _VERIFY = 1 - _EXPLAIN_END
 _LEAST_VERIFY, _MOST_VERIFY = 0.15, 0.37
 _WRAP_UP, _MOST_WRAP_UP_S = 0.05, 2.0
 _LATE, _OVER = 0.06, 0.08  # of the budget
+_TOLD, _NAMED = 0.10, 0.03  # of the budget: an end that is later is told, with the phases that made it so
 MOMENT_S = 2.5  # that a short budget may be exceeded by, for a p99
 _STARTING = 0.65  # of the time until the race ends, to start servers in
 _FEWEST_FINALISTS, _WANTED_FINALISTS = 2, 5
@@ -96,6 +98,8 @@ class TimePlan:
     verify_s: float = 0.0
     needed_s: float = 0.0  # of these, what a p99 of each arm takes
     extra_s: float = 0.0  # that the user granted beyond the budget
+    longer_s: dict[str, float] = field(default_factory=dict)  # than planned, by phase
+    _late_s: float = 0.0  # after the last phase that has ended
 
     def __post_init__(self) -> None:
         """The verification has its share at least."""
@@ -150,6 +154,33 @@ class TimePlan:
     def race_ended(self, now: float) -> None:
         """An exhaustive race took as long as it took: what comes after it has the time that it was planned to have."""
         self.extra_s += max(0.0, now - self.race_until)
+
+    def phase_ended(self, name: str, now: float, until: float) -> None:
+        """Count by how much a phase that was to end at `until` took longer than it had."""
+        late_s = max(0.0, now - until)
+        if late_s > self._late_s:
+            self.longer_s[name] = self.longer_s.get(name, 0.0) + late_s - self._late_s
+        self._late_s = late_s
+
+    def late_words(self, now: float) -> str:
+        """That the tune ends late, and which phases took longer than planned; empty where it is hardly late."""
+        spent_s = self.spent_s(now) - self.extra_s
+        if spent_s <= (1 + _TOLD) * self.budget_s:
+            return ""
+        longest = sorted(self.longer_s.items(), key=lambda item: -item[1])
+        phases = [f"{name} {seconds:,.0f} s" for name, seconds in longest if seconds >= _NAMED * self.budget_s]
+        reason = f": longer than planned were {', '.join(phases)}" if phases else ""
+        return f"the tune took {spent_s:,.0f} s with --budget {self.budget_s:g}s{reason}"
+
+    @property
+    def baseline_until(self) -> float:
+        """When the baseline has been measured."""
+        return self._at(_BASELINE_END)
+
+    @property
+    def estimate_until(self) -> float:
+        """When everything has been simulated, and servers start for the race."""
+        return self._at(_ESTIMATE_END)
 
     @property
     def answers_s(self) -> float:

@@ -96,10 +96,14 @@ class Entry:
         return entrants
 
     def is_right(self, winner: Settings) -> bool:
-        """Whether a server answers every question rightly."""
+        """Whether a server answers every question rightly; some of them where the rungs' time is over.
+
+        The verification asks all of them again.
+        """
         session = self._session
+        whole = session.wanted.exhaustive or time.monotonic() <= session.plan.rungs_until
         try:
-            accuracy = session.check(winner, session.plan.check_s, whole=True)
+            accuracy = session.check(winner, session.plan.check_s, whole=whole)
         except TailcutError as error:
             session.reject(winner, str(error))
             self._stop(winner)

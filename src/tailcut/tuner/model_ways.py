@@ -1,5 +1,6 @@
 """What ways into a server cost one model's tune: measured once, taken from the journal, or the usual figures."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -52,8 +53,9 @@ def ways_of(session: TuneSession, facts: SpaceFacts, estimates: Sequence[EngineE
     if len(known) == len(settings) and len(slower) == len(names):
         session.tell(Phase(f"reusing the measured cost of receiving requests from {session.journal.name}"))
         return Ways(known, slower)
-    if min(estimate.alone_ns for estimate in estimates) >= _SLOW_CALL_NS:
-        session.tell(Phase("assuming the usual cost of receiving requests: the model's calls take far longer"))
+    reason = _unmeasured(session, estimates)
+    if reason:
+        session.tell(Phase(f"assuming the usual cost of receiving requests: {reason}"))
         for name, way in USUAL.items():
             session.journal.add_way(settings[name], way, measured=False)
         return Ways(USUAL, dict.fromkeys(names, 0))
@@ -65,3 +67,11 @@ def ways_of(session: TuneSession, facts: SpaceFacts, estimates: Sequence[EngineE
     for engine in engines:
         session.journal.add_engine_ns(engine.options, ways.engine_ns[engine.options.name])
     return ways
+
+
+def _unmeasured(session: TuneSession, estimates: Sequence[EngineEstimate]) -> str:
+    """Why the cost of receiving requests is not measured, in words; empty where it is."""
+    if min(estimate.alone_ns for estimate in estimates) >= _SLOW_CALL_NS:
+        return "the model's calls take far longer"
+    late = not session.wanted.exhaustive and time.monotonic() > session.plan.race_until
+    return "there is no time left to measure it" if late else ""

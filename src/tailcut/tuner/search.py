@@ -14,7 +14,7 @@ from tailcut.errors import TailcutError
 from tailcut.runtime.settings import Settings
 from tailcut.tuner.budget import SearchSize
 from tailcut.tuner.claims import announce, carry, prove, within_reach
-from tailcut.tuner.events import Event
+from tailcut.tuner.events import Event, Phase
 from tailcut.tuner.finalists import PredictedConfiguration
 from tailcut.tuner.model_space import ModelSpace
 from tailcut.tuner.offers import offers_of
@@ -84,18 +84,24 @@ class Search:
             UsageError: the rate is far more than any configuration carries.
             TailcutError: the baseline itself cannot be served.
         """
-        session, space, outcome = self._session, self._space, self._session.outcome
+        session, space, outcome, plan = self._session, self._space, self._session.outcome, self._session.plan
         try:
             announce(session, carry(session), space.size)
+            plan.phase_ended("starting and measuring the baseline", time.monotonic(), plan.baseline_until)
             outcome.estimated = space.predicted()
             within_reach(session, outcome.estimated)
+            plan.phase_ended("measuring in process and simulating", time.monotonic(), plan.estimate_until)
             winner = self._selection.race(self._selection.chosen(outcome.estimated))
             if session.wanted.exhaustive:
-                session.plan.race_ended(time.monotonic())
+                plan.race_ended(time.monotonic())
+            plan.phase_ended("the race", time.monotonic(), plan.race_until)
             outcome.settings = self._selection.refine(winner)
+            plan.phase_ended("refining the winner", time.monotonic(), plan.refine_until)
             explain(session, space, self._selection.is_better)
             self._note_rows()
+            plan.phase_ended("measuring the rungs", time.monotonic(), plan.rungs_until)
             prove(session)
+            plan.phase_ended("the verification", time.monotonic(), plan.end)
             self._note_rows()  # of other settings, where the server of these did not start again
         except KeyboardInterrupt:
             outcome.interrupted = True
@@ -106,7 +112,10 @@ class Search:
         kept = outcome.settings if outcome.not_kept else outcome.race_winner
         chosen = next((prediction for prediction in outcome.estimated if prediction.settings == kept), None)
         outcome.offers = offers_of(session.rejected.values(), chosen, outcome.objective)
-        outcome.took_s = session.plan.spent_s(time.monotonic())
+        outcome.took_s = plan.spent_s(time.monotonic())
+        words = plan.late_words(time.monotonic())
+        if words and not outcome.interrupted:
+            session.tell(Phase(words))
         return outcome
 
     def _note_rows(self) -> None:
