@@ -86,8 +86,8 @@ class ReferenceQuestions:
         engine = open_reference()
         try:
             self.spec = engine.spec
-            self.random = _random_outputs(engine, list(self._chosen.values())[:_TWICE])
             self.all = _answered(engine, self._plans(), seconds, least=_FEWEST)
+            self.random = _random_outputs(engine, list(self._chosen.values())[:_TWICE])
         finally:
             engine.close()
 
@@ -175,13 +175,18 @@ def _answered(engine: Engine, plans: Iterable[_AskPlan], seconds: float, *, leas
             continue
         try:
             answer = engine.run(plan.inputs)
-        except TailcutError:
+        except TailcutError as error:
             if plan.joined == 1 and not plan.lengths:
-                raise
+                raise type(error)(f"request {plan.source} of the data ({_shapes(plan.inputs)}): {error}") from None
             continue
         held += sum(array.nbytes for array in answer.values())
         questions.append(Question(plan.inputs, answer, plan.source, plan.joined, plan.lengths))
     return questions
+
+
+def _shapes(inputs: Arrays) -> str:
+    """Each input with its shape, such as `tokens 1x12`."""
+    return ", ".join(f"{name} {'x'.join(map(str, array.shape)) or 'scalar'}" for name, array in inputs.items())
 
 
 def _random_outputs(engine: Engine, requests: Sequence[Arrays]) -> frozenset[str]:
