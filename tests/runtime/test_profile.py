@@ -1,16 +1,20 @@
 """Profiles: what is written is what is read, and nothing half-written is ever seen."""
 
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 import pytest
-from tests.engines.models import external_weights
+from onnx import helper
+from tests.engines.models import external_weights, save, value
 
 from tailcut.engines.base import EngineOptions, U8Input
 from tailcut.errors import ModelFileError, ProfileError
+from tailcut.runtime.model import Model
 from tailcut.runtime.profile import Profile, copy_path, with_batching
 from tailcut.runtime.settings import BatchingSettings, IoSettings, Settings
+from tailcut.spec import DType
 
 
 @pytest.fixture
@@ -170,3 +174,53 @@ def test_paths_may_be_strings(model: Path, tmp_path: Path, monkeypatch: pytest.M
     assert profile == Profile.of_model(model)
     profile.save("m.profile.toml")
     assert Profile.load("m.profile.toml") == profile
+
+
+@pytest.fixture
+def two_outputs(tmp_path: Path) -> Path:
+    """A model with the outputs b and a."""
+    nodes = [helper.make_node("Relu", ["x"], ["b"]), helper.make_node("Abs", ["x"], ["a"])]
+    tensors = [value(name, DType.FP32, (None, 4)) for name in ("x", "b", "a")]
+    return save(tmp_path / "m.onnx", nodes, tensors[:1], tensors[1:])
+
+
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [
+        (lambda lines: lines[:1], "it also has output b FP32 [-1, 4], output a FP32 [-1, 4]"),
+        (lambda lines: (*lines, "output d FP32 [-1]", "output c FP32"), "it lacks output d FP32 [-1], output c FP32"),
+        (lambda lines: (*lines[:2], "output c FP32"), "it lacks output c FP32; it also has output a FP32 [-1, 4]"),
+        (lambda lines: lines[::-1], "they are in another order"),
+    ],
+)
+def test_what_inputs_and_outputs_another_model_has_is_said_in_order(
+    two_outputs: Path, change: Callable[[tuple[str, ...]], tuple[str, ...]], difference: str
+) -> None:
+    """What it lacks and what it has beside; another order only where nothing else is different."""
+    profile = Profile.of_model(two_outputs).with_signature()
+    model = msgspec.structs.replace(profile.model, signature=change(profile.model.signature))
+    with Model.open(profile) as opened, pytest.raises(ProfileError) as error:
+        msgspec.structs.replace(profile, model=model).check_signature(opened.spec)
+    words = f"{two_outputs}: its inputs and outputs are not those of the profile: {difference}"
+    assert str(error.value).startswith(words)
+
+
+@pytest.mark.parametrize(
+    ("edited", "difference"),
+    [
+        ({"outputs": ("a",)}, "it lacks output b FP32 [-1, 4]"),
+        ({"fixed_dims": ("batch=2",)}, "it lacks input x FP32 [-1, 4], output b FP32 [-1, 4], output a FP32 [-1, 4]; "),
+    ],
+)
+def test_settings_that_leave_recorded_outputs_out_are_named(
+    two_outputs: Path, edited: dict[str, tuple[str, ...]], difference: str
+) -> None:
+    """The file is the one that was measured: a profile that was edited says which settings do not fit."""
+    profile = Profile.of_model(two_outputs).with_signature()
+    engine = msgspec.structs.replace(profile.settings.engine, **edited)
+    profile = msgspec.structs.replace(profile, settings=msgspec.structs.replace(profile.settings, engine=engine))
+    with Model.open(profile) as opened, pytest.raises(ProfileError) as error:
+        profile.check_signature(opened.spec)
+    words = f"{two_outputs}: outputs or fixed_dims in settings.engine do not fit model.signature: {difference}"
+    assert str(error.value).startswith(words)
+    assert str(error.value).endswith(": tune it with --outputs or --fix")

@@ -13,7 +13,7 @@ import msgspec
 from tailcut.engines.file_hash import external_weights_hash, file_hash, model_hash
 from tailcut.engines.files import ENGINES_OF, FileKind, default_engine, kind_of, model_name
 from tailcut.engines.none import read_signature
-from tailcut.errors import ProfileError
+from tailcut.errors import ProfileError, TailcutError
 from tailcut.runtime.profile_file import TOO_DEEP, read_tables, write_tables
 from tailcut.runtime.profile_schema import SCHEMA
 from tailcut.runtime.rows import SETTING_OF, Batching
@@ -231,12 +231,30 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         Raises:
             ProfileError: it has others.
         """
-        if self.model.signature and spec.signature != self.model.signature:
-            lost = ", ".join(set(self.model.signature) - set(spec.signature)) or "the same in another order"
-            result = ", ".join(set(spec.signature) - set(self.model.signature)) or "the same in another order"
+        recorded, now = self.model.signature, spec.signature
+        if not recorded or now == recorded:
+            return
+        lost = ", ".join(line for line in recorded if line not in now)
+        more = ", ".join(line for line in now if line not in recorded)
+        words = [f"it lacks {lost}"] * bool(lost) + [f"it also has {more}"] * bool(more)
+        difference = "; ".join(words) or "they are in another order"
+        if self._is_cut(now):
             raise ProfileError(
-                f"{self.model.path}: its inputs and outputs are not those of the profile: {result} instead of {lost}"
+                f"{self.model.path}: outputs or fixed_dims in settings.engine do not fit model.signature: "
+                f"{difference}: tune it with --outputs or --fix"
             )
+        raise ProfileError(f"{self.model.path}: its inputs and outputs are not those of the profile: {difference}")
+
+    def _is_cut(self, now: tuple[str, ...]) -> bool:
+        """Whether the file has what the profile records, and settings of the engine leave some of it out."""
+        if self.is_of_pipeline:
+            return False
+        options = msgspec.structs.replace(self.settings.engine, precision="f32", outputs=(), fixed_dims=())
+        try:
+            whole = read_signature(Path(self.model.path), options, self.model.name).signature
+        except TailcutError:
+            return False
+        return now != whole and set(self.model.signature) <= set(whole)
 
     def _changed(self) -> str:
         """What the model file has that is another than the profile's; empty where nothing is."""
