@@ -46,6 +46,15 @@ def test_the_usual_the_smallest_and_the_largest_sizes_are_kept() -> None:
     assert {kind.rows for kind in kinds} == {1}
 
 
+def test_values_are_those_of_requests_that_were_answered() -> None:
+    """An index that is out of range in one request of the data is not what a server warms up with."""
+    bad = request(30) | {"ids": np.full((1, 30), 5000)}
+    good = [request(30), request(8)]
+    kinds = kinds_of(SPEC, [*good, bad], good)
+    assert [kind.inputs["ids"].shape for kind in kinds] == [(-1, 30), (-1, 8)]
+    assert {kind.inputs["ids"].high for kind in kinds} <= set(range(900 + 1))
+
+
 def test_values_are_like_those_of_the_data() -> None:
     """Integers in their range, masks of ones and zeros, constants, and states of length zero; requests can be made."""
     (kind,) = kinds_of(SPEC, [request(50, rows=2) for _ in range(3)])

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.engines.models import perceptron
+from tests.engines.models import masked_mean, perceptron
 from tests.engines.test_openvino_files import as_ir
 
 from tailcut.engines.samples import likely_samples
@@ -13,6 +13,7 @@ from tailcut.tuner import learning
 from tailcut.tuner.events import Event, Phase
 from tailcut.tuner.learning import learn, made_up
 from tailcut.tuner.records import TuneRequest
+from tailcut.tuner.session import open_session
 
 WORDS = "the data are one request of 70 rows: for several, give arrays one axis more"
 
@@ -59,3 +60,18 @@ def test_large_requests_are_fewer(monkeypatch: pytest.MonkeyPatch, width: int, c
     requests = made_up(samples, 7)
     assert len({request["x"].tobytes() for request in requests}) == count
     assert (requests[3]["x"] == samples.make(1, 10)["x"]).all()
+
+
+def test_what_was_not_asked_is_in_no_sample(tmp_path: Path) -> None:
+    """One token out of range among hundreds of requests would end the warm-up of every server with the profile."""
+    path, random = masked_mean(tmp_path / "m.onnx"), np.random.default_rng(0)
+    data = {f"ids/{number}": random.integers(1, 32, (1, 4 + number % 9)) for number in range(300)}
+    data |= {name.replace("ids", "mask"): np.ones_like(array) for name, array in data.items()}
+    requests = open_session(TuneRequest(path, data), lambda _: None)
+    asked = {question.source for question in requests.learned.gate.plain}
+    place = next(number for number in range(300) if number not in asked)
+    requests.requests[place]["ids"][0, 0] = 5000  # in the array of the data
+    assert any((array == 5000).any() for array in data.values())
+    session = open_session(TuneRequest(path, data), lambda _: None)
+    assert len(session.servers.samples) == 4
+    assert max(sample.inputs["ids"].high for sample in session.servers.samples) <= 32

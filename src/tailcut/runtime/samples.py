@@ -36,10 +36,18 @@ class SampleRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         return Samples(spec, self.inputs, self.rows)
 
 
-def kinds_of(spec: ModelSpec, requests: Sequence[_Request]) -> tuple[SampleRequest, ...]:
+def kinds_of(
+    spec: ModelSpec, requests: Sequence[_Request], answered: Sequence[_Request] | None = None
+) -> tuple[SampleRequest, ...]:
     """Up to four kinds of requests, by their sizes: the most frequent one first, the smallest, the largest, the next.
 
     Nothing where all sizes are fixed: then any request is like the others.
+
+    Args:
+        spec: of the model.
+        requests: that the data holds.
+        answered: those that the model is known to answer, whose values are taken: another one may have an index that
+            is out of range. None for all.
     """
     if not requests or not any(None in tensor.row_shape for tensor in spec.inputs):
         return ()
@@ -47,7 +55,7 @@ def kinds_of(spec: ModelSpec, requests: Sequence[_Request]) -> tuple[SampleReque
     by_size = sorted(counts, key=lambda shapes: sum(map(np.prod, shapes)))
     usual = [shapes for shapes, _ in counts.most_common()]
     kept = list(dict.fromkeys([usual[0], by_size[0], by_size[-1], *usual]))[:_MOST]
-    values = {tensor.name: _values(tensor, requests) for tensor in spec.inputs}
+    values = {tensor.name: _values(tensor, answered or requests) for tensor in spec.inputs}
     return tuple(_kind(spec, shapes, values) for shapes in kept)
 
 

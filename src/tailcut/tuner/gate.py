@@ -98,10 +98,14 @@ class Gate:
         plain = [question for question in whole if question.joined == 1]
         return plain[1::2] + [question for question in whole if question.joined > 1]
 
+    @property
+    def plain(self) -> list[Question]:
+        """The requests as they are that the reference has answered."""
+        return [question for question in self._questions.all if question.joined == 1 and not question.lengths]
+
     def sample(self, count: int) -> list[Question]:
         """So many of the requests as they are, spread over the data."""
-        plain = [question for question in self._questions.all if question.joined == 1 and not question.lengths]
-        return evenly(plain, count)
+        return evenly(self.plain, count)
 
     def judge_engine(
         self, questions: Sequence[Question], answers: Sequence[Outputs], outputs: Sequence[str] = ()

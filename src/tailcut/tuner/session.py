@@ -161,7 +161,8 @@ def open_session(wanted: TuneRequest, tell: Callable[[Event], None]) -> TuneSess
     learned = learn(wanted, plan.answers_s, tell)
     spec, requests = learned.spec, learned.requests
     own = () if wanted.previous is None else wanted.previous.samples
-    samples = own if wanted.data is None else kinds_of(spec, requests)
+    answered = [question.inputs for question in learned.gate.plain]
+    samples = own if wanted.data is None else kinds_of(spec, requests, answered)
     batching = {"bind": False, "rows": wanted.rows}
     engine: dict[str, Any] = {
         "name": default_engine(wanted.model),
