@@ -256,3 +256,13 @@ def test_control_c_exits_130_without_a_traceback():
         _, err = child.communicate(timeout=30)
     assert child.returncode == 130
     assert err == ""
+
+
+def test_control_c_while_the_program_is_imported_has_no_traceback(tmp_path: Path) -> None:
+    """Most of its first moments: the same exit code, and nothing to read."""
+    (tmp_path / "typer.py").write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(30)\n")
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    done = subprocess.run(
+        [sys.executable, "-m", "tailcut", "tune"], capture_output=True, text=True, check=False, env=environment
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")

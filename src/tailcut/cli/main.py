@@ -13,13 +13,17 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Annotated, Any
 
-import typer
-from typer.core import TyperGroup
-
-from tailcut.cli.streams import secure_streams
-from tailcut.errors import TailcutError
-
 DONE, USER_MISTAKE, BUG, INTERRUPTED = 0, 2, 70, 130  # 70 is EX_SOFTWARE of sysexits.h; 130 is 128 + SIGINT
+
+try:
+    import typer
+    from typer.core import TyperGroup
+
+    from tailcut.cli.streams import secure_streams
+    from tailcut.errors import TailcutError
+except KeyboardInterrupt:  # most of the first moments are these imports
+    sys.exit(INTERRUPTED)
+
 COMMANDS = (
     "doctor",
     "tune",
