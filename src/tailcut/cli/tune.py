@@ -59,8 +59,8 @@ def tune(
     data: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Sample inputs, once per model: an .npz file with one array per input and optional `labels`, or an "
-            ".npy file for a single input.",
+            help="Sample inputs, once per model: an .npz file with one array per input and optional `labels`, a .jsonl "
+            "file with one request per line, or an .npy file for a single input.",
             show_default=False,
         ),
     ] = None,
