@@ -266,3 +266,20 @@ def test_a_whole_check_asks_every_request(tmp_path: Path) -> None:
         result = checker.check(target, PLAIN, 0.0, whole=True)
     assert not result.right
     assert "1000" in result.rows[0].expected
+
+
+def test_a_whole_check_that_takes_long_leaves_out_requests_of_many_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of forty rows may have an answer of many megabytes: the data's own and pairs are asked in any case."""
+    random = np.random.default_rng(0)
+    path = perceptron([4, 8, 3], tmp_path / "m.onnx")
+    checker = gate(path, [{"x": random.standard_normal((1, 4)).astype(np.float32)} for _ in range(60)])
+    questions = checker._questions.all
+    clock = itertools.count(0.0, 5.0)  # each look at it is 5 s later
+    monkeypatch.setattr("tailcut.tuner.gate.time.monotonic", lambda: next(clock))
+    first, *groups = list(checker._groups(questions, 16, 0.1, whole=True))[1:]
+    assert any(question.joined > 2 for question in first)
+    asked = {question.source for group in groups for question in group}
+    assert {question.joined for group in groups for question in group} == {1, 2}
+    assert asked | {question.source for question in first} >= set(range(60))

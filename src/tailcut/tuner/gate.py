@@ -28,6 +28,8 @@ from tailcut.tuner.questions import Question, ReferenceQuestions, padded_places
 _ALONE = 8  # questions asked alone, on one connection
 _FEWEST_TOGETHER, _MOST_TOGETHER = 16, 64
 _PASSES = 2  # over all questions, each time in other company
+_WHOLE, _LEAST_WHOLE_S = 3, 1.0  # times the time of a check, and seconds, after which large joined ones are left out
+_PAIR = 2  # requests joined into one, which are asked even then
 _LATER = frozenset({413, 503, 504})  # refusals for lack of room or time: asked again alone, which is no wrong answer
 _STRICTER = 0.8  # of what the bound allows
 _ADVISED = (0.9999, 0.9995, 0.999, 0.998, 0.995, 0.99, 0.98, 0.97, 0.95, 0.9, 0.85, 0.8)  # bounds, strictest first
@@ -101,7 +103,7 @@ class Gate:
     @property
     def plain(self) -> list[Question]:
         """The requests as they are that the reference has answered."""
-        return [question for question in self._questions.all if question.joined == 1 and not question.lengths]
+        return [question for question in self._questions.all if question.is_plain]
 
     def sample(self, count: int) -> list[Question]:
         """So many of the requests as they are, spread over the data."""
@@ -187,7 +189,8 @@ class Gate:
             settings: what it was started with: they say what fills a batch, and which lengths are padded.
             seconds: one pass over a few questions is made whatever it takes.
             most_together: requests in flight; fewer for a slow model.
-            whole: ask every question once, whatever it takes.
+            whole: ask every question once; those of many rows, which may have answers of many megabytes, for a few
+                times as long, and all others whatever it takes.
         """
         questions = self._questions.of(settings.batching.padding)
         padding = settings.batching.padding
@@ -240,10 +243,13 @@ class Gate:
             mixed = list(questions)
             order.shuffle(mixed)
             for start in range(0, len(mixed), together):
-                asked = number or (start and not whole)
-                if asked and time.monotonic() > end:
+                now, group = time.monotonic(), mixed[start : start + together]
+                if now > end and (number or (start and not whole)):
                     return
-                yield mixed[start : start + together]
+                if start and now > end + max(_WHOLE * seconds, _LEAST_WHOLE_S):
+                    group = [question for question in group if question.joined <= _PAIR]
+                if group:
+                    yield group
 
     def _ask(
         self, burst: Burst, target: LoadTarget, group: Sequence[Question], settings: Settings

@@ -46,6 +46,11 @@ class Question:
     lengths: Lengths = ()  # that it was cut to; none: as it is
 
     @property
+    def is_plain(self) -> bool:
+        """Whether it is a request of the data as it is."""
+        return self.joined == 1 and not self.lengths
+
+    @property
     def words(self) -> str:
         """What to call it."""
         text = f"request {self.source}"
