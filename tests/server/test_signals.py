@@ -193,7 +193,7 @@ def test_a_changed_model_is_accepted_where_it_has_the_same_signature(tmp_path: P
         perceptron([4, 8, 5], tmp_path / "mlp.onnx")
         answer = load_answer(server)
         assert answer.status == 400
-        assert "output y FP32 [-1, 5] instead of output y FP32 [-1, 3]" in answer.json()["error"]
+        assert "it lacks output y FP32 [-1, 3]; it also has output y FP32 [-1, 5]" in answer.json()["error"]
         assert outputs(server) == 3
         assert server.stop() == 0
 
