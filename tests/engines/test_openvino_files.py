@@ -69,6 +69,15 @@ def test_strings_are_refused_by_name() -> None:
         opened(DATA / "strings.tflite")
 
 
+def test_an_output_that_never_has_elements_is_refused(tmp_path: Path) -> None:
+    """So OpenVINO reads what comes from operators of TensorFlow's in a TensorFlow Lite file."""
+    x = ops.parameter([-1, 4], np.float32, name="x")
+    nothing = ops.slice(x, np.array([0]), np.array([0]), np.array([1]), np.array([0]))
+    ov.save_model(ov.Model([ops.relu(x), nothing], [x]), tmp_path / "m.xml")
+    with pytest.raises(UnsupportedError, match="never has elements: openvino does not know an operator"):
+        opened(tmp_path / "m.xml")
+
+
 def test_an_ir_answers_as_the_onnx_file_that_it_was_made_of(tmp_path: Path) -> None:
     """Two inputs and two outputs keep their names and order, on arrays that are bound and on others."""
     source = models.two_in_two_out(tmp_path / "pair.onnx")

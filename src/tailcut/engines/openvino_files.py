@@ -56,8 +56,8 @@ def read_file(path: Path, kind: FileKind, options: EngineOptions) -> Any:
 
     Raises:
         ModelFileError: openvino cannot read it.
-        UnsupportedError: an option that only ONNX files have, a dimension or output that the model does not have, or a
-            model that keeps a state between its calls.
+        UnsupportedError: an option that only ONNX files have, a dimension or output that the model does not have, an
+            output that never has elements, or a model that keeps a state between its calls.
     """
     if options.u8_input is not None:
         raise UnsupportedError(f"{path}: u8_input edits ONNX graphs only: leave it out, or convert the model to ONNX")
@@ -76,6 +76,11 @@ def read_file(path: Path, kind: FileKind, options: EngineOptions) -> Any:
         )
     if not model.outputs:
         raise UnsupportedError(f"{path}: the model has no outputs")
+    for name, port in zip(names_of(model.outputs, kind), model.outputs, strict=True):
+        if port.partial_shape.rank.is_static and any(dim == 0 for dim in port.partial_shape):
+            raise UnsupportedError(
+                f"{path}: output {name!r} never has elements: openvino does not know an operator that it comes from"
+            )
     if options.outputs:
         model = _keep_outputs(model, kind, options.outputs)
     if options.fixed_dims:
