@@ -80,6 +80,20 @@ def test_sizes_that_nobody_infers(tmp_path: Path) -> None:
         check.check(first)
 
 
+def test_a_normalisation_after_an_addition(tmp_path: Path) -> None:
+    """onnxruntime makes one operator of both, which divides by the number of rows; some are normalised."""
+    nodes = [
+        helper.make_node("Add", ["x", "x"], ["sum"]),
+        helper.make_node("LayerNormalization", ["sum", "scale"], ["y"]),
+    ]
+    inputs, outputs = [value("x", F32, (None, None, 8))], [value("y", F32, (None, None, 8))]
+    path = save(tmp_path / "m.onnx", nodes, inputs, outputs, {"scale": np.ones(8, np.float32)})
+    engine = OnnxRuntimeEngine(path, EngineOptions())
+    with pytest.raises(InvalidInputError, match="LayerNormalization"):
+        engine.run({"x": np.ones((1, 0, 8), np.float32)})
+    assert engine.run({"x": np.ones((1, 1, 8), np.float32)})["y"].shape == (1, 1, 8)
+
+
 def test_a_graph_without_such_an_operator_is_not_looked_at(tmp_path: Path) -> None:
     """Whatever it is asked."""
     nodes = [helper.make_node("Relu", ["x"], ["y"])]

@@ -1,8 +1,9 @@
 """Requests without elements that would end the process: some operators of onnxruntime compute them unchecked.
 
-In 1.32 a recurrent layer aborts without steps or sequences, and so does Unique along an axis; Einsum divides by a batch
-of none, STFT by a window of none; and a transposed convolution of an empty volume reads past its memory. Only requests
-that have an input without elements are looked at, by inferring the sizes of such operators' operands.
+In 1.32 a recurrent layer aborts without steps or sequences, as do Unique along an axis and FeatureVectorizer. Einsum
+divides by a batch of none and STFT by a window of none; so do quantised attention and the normalisation of a sum, which
+onnxruntime makes of a normalisation after an addition. A transposed convolution of an empty volume reads past its
+memory. Only requests that have an input without elements are looked at: the sizes of these operands are inferred.
 """
 
 from typing import Self
@@ -13,7 +14,13 @@ from tailcut.engines.base import Arrays
 from tailcut.engines.graph import nodes_inside, nodes_of
 from tailcut.errors import InvalidInputError
 
-_ENDING = {"ConvTranspose", "Einsum", "GRU", "LSTM", "RNN", "STFT", "Unique"}
+_ENDING = {"ConvTranspose", "Einsum", "FeatureVectorizer", "GRU", "LSTM", "QAttention", "RNN", "STFT", "Unique"} | {
+    "SkipLayerNormalization",
+    "SkipSimplifiedLayerNormalization",
+}
+# What may become one of these. Sizes that are not known are let through where another input has elements: a decoder's
+# first step has no past.
+_FUSED = {"LayerNormalization", "ReduceMean", "RMSNormalization", "SimplifiedLayerNormalization"}
 _SHAPE_ELEMENTS = 1024  # of a weight that a tensor's shape may be made of
 _MOST_KNOWN = 4096
 
@@ -36,7 +43,7 @@ class EmptyCheck:
     @classmethod
     def of(cls, model: onnx.ModelProto) -> Self | None:
         """None for a graph that has no such operator."""
-        return cls(model) if any(node.op_type in _ENDING for node in nodes_of(model)) else None
+        return cls(model) if any(node.op_type in _ENDING | _FUSED for node in nodes_of(model)) else None
 
     def check(self, inputs: Arrays) -> None:
         """Look at a request before it is computed.
@@ -65,29 +72,35 @@ class EmptyCheck:
             for dim, size in zip(value.type.tensor_type.shape.dim, sizes.get(value.name, ()), strict=False):
                 dim.dim_value = size
         graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
-        full = {tensor.name for tensor in graph.initializer if 0 not in tensor.dims} | {""}  # an operand left out
-        full.update(value.name for value in (*graph.input, *graph.value_info, *graph.output) if _has_elements(value))
-        endings = (node for node in graph.node if node.op_type in _ENDING)
-        return next((node.op_type for node in endings if not full.issuperset(node.input)), "")
+        full: set[str] = {""}  # an operand may be left out
+        empty: set[str] = set()
+        for tensor in graph.initializer:
+            (empty if 0 in tensor.dims else full).add(tensor.name)
+        for value in (*graph.input, *graph.value_info, *graph.output):
+            kind = value.type.tensor_type
+            if kind.HasField("shape") and all(dim.dim_value > 0 for dim in kind.shape.dim):
+                full.add(value.name)
+            elif any(dim.HasField("dim_value") and dim.dim_value == 0 for dim in kind.shape.dim):
+                empty.add(value.name)
+        none = all(0 in shape for _, shape in shapes)
+        for node in graph.node:
+            unknown = node.op_type in _ENDING or (none and node.op_type in _FUSED)
+            if (unknown and not full.issuperset(node.input)) or (node.op_type in _FUSED and empty & {*node.input}):
+                return str(node.op_type)
+        return ""
 
 
 def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy with all shapes, but no values that are no shapes, and nothing said of its results."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    for tensor in copy.graph.initializer:
-        if max(tensor.dims, default=1) > _SHAPE_ELEMENTS or len(tensor.dims) > 1:
-            name, dims, kind = tensor.name, list(tensor.dims), tensor.data_type
-            tensor.Clear()
-            tensor.name, tensor.data_type = name, kind
-            tensor.dims.extend(dims)
-    for value in copy.graph.output:
-        value.type.tensor_type.ClearField("shape")
-    del copy.graph.value_info[:]
+    copy = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions)
+    copy.graph.name = model.graph.name
+    copy.graph.node.extend(model.graph.node)
+    copy.graph.input.extend(model.graph.input)
+    for tensor in model.graph.initializer:
+        if len(tensor.dims) > 1 or max(tensor.dims, default=1) > _SHAPE_ELEMENTS:
+            copy.graph.initializer.add(name=tensor.name, dims=tensor.dims, data_type=tensor.data_type)
+        else:
+            copy.graph.initializer.add().CopyFrom(tensor)
+    for value in model.graph.output:
+        copy.graph.output.add(name=value.name).type.tensor_type.elem_type = value.type.tensor_type.elem_type
     return copy
-
-
-def _has_elements(value: onnx.ValueInfoProto) -> bool:
-    """Whether it is known that a tensor has some."""
-    kind = value.type.tensor_type
-    return kind.HasField("shape") and all(dim.dim_value > 0 for dim in kind.shape.dim)
