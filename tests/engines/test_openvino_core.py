@@ -1,5 +1,6 @@
 """The core of openvino that this process keeps."""
 
+import re
 import signal
 import subprocess
 import sys
@@ -60,3 +61,10 @@ def test_a_server_is_reloaded_and_stopped(tmp_path: Path, times: int) -> None:
             server.process.send_signal(signal.SIGHUP)
             until(lambda number=number: server.stderr.read_text().count("mlp: loaded") == number + 1, server)
         assert server.stop() == 0
+
+
+def test_the_tests_have_no_core_of_their_own() -> None:
+    """When it went, the process of the tests would end with its next signal, without a word."""
+    tests = Path(__file__).parent.parent
+    own = re.compile(r"\bov(?:\.Core\(|\.compile_model\()|openvino\.Core\(")
+    assert [path.name for path in tests.rglob("*.py") if own.search(path.read_text(encoding="utf-8"))] == []

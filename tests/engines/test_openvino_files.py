@@ -15,6 +15,7 @@ from tailcut.engines import Engine, EngineOptions, open_engine
 from tailcut.engines.agreement import distance
 from tailcut.engines.base import U8Input
 from tailcut.engines.files import FileKind, default_engine, kind_of
+from tailcut.engines.openvino_core import core
 from tailcut.engines.traits import read_traits
 from tailcut.errors import EngineError, InvalidInputError, ModelFileError, UnsupportedError
 from tailcut.spec import Rows
@@ -35,7 +36,7 @@ def opened(path: Path, **options: object) -> Engine:
 def as_ir(onnx_file: Path) -> Path:
     """The same model as an OpenVINO IR."""
     path = onnx_file.with_suffix(".xml")
-    ov.save_model(ov.Core().read_model(str(onnx_file)), path, compress_to_fp16=False)
+    ov.save_model(core().read_model(str(onnx_file)), path, compress_to_fp16=False)
     return path
 
 

@@ -9,6 +9,7 @@ from tests.engines import models
 
 from tailcut.engines import Engine, EngineOptions, open_engine
 from tailcut.engines.agreement import distance
+from tailcut.engines.openvino_core import core
 from tailcut.engines.openvino_instance import Instance
 from tailcut.engines.openvino_lengths import ignored_lengths
 from tailcut.errors import UnsupportedError
@@ -25,7 +26,7 @@ def opened(path: Path, name: str = "openvino", *fixed: str) -> Engine:
 
 def as_ir(onnx_file: Path) -> Path:
     path = onnx_file.with_suffix(".xml")
-    ov.save_model(ov.Core().read_model(str(onnx_file)), path, compress_to_fp16=False)
+    ov.save_model(core().read_model(str(onnx_file)), path, compress_to_fp16=False)
     return path
 
 
@@ -44,7 +45,7 @@ def test_lengths_that_openvino_ignores_are_refused(tmp_path: Path, kind: str, sh
         )
     request = {"x": X, "lengths": LENGTHS}
     truth = opened(path, "onnxruntime")
-    ignorant = Instance(ov.Core().compile_model(path, "CPU", F32), truth.spec)
+    ignorant = Instance(core().compile_model(path, "CPU", F32), truth.spec)
     assert distance(truth.run(request), ignorant.run(request)) > 0.2
     truth.close()
 
@@ -94,7 +95,7 @@ def test_layers_in_branches_and_loops_are_found(tmp_path: Path, lengths: str) ->
     layer = models.recurrent("GRU", tmp_path / "layer.onnx", shape=(None, None, 3), lengths=lengths)
     ops = ov.opset13
     for wrap in ("then", "else", "loop"):
-        body = ov.Core().read_model(layer)
+        body = core().read_model(layer)
         outer = [ops.parameter(port.partial_shape, port.element_type) for port in body.inputs]
         if wrap == "loop":
             node = ops.tensor_iterator()

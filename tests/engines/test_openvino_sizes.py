@@ -4,12 +4,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import openvino as ov
 import pytest
 from tests.engines import models
 from tests.engines.openvino_values.graphs import save
 
 from tailcut.engines import EngineOptions, open_engine
+from tailcut.engines.openvino_core import core
 from tailcut.engines.openvino_sizes import SizedReference, SizeInference
 from tailcut.engines.openvino_values import ValueCheck
 from tailcut.errors import EngineError
@@ -24,7 +24,7 @@ def images(height: int) -> dict[str, np.ndarray]:
 def test_sizes_are_inferred_on_a_copy(tmp_path: Path, *, by_name: bool) -> None:
     """What does not fit is refused with the operator's name, whatever came before; the model stays as it is."""
     path = models.pooled(tmp_path / "pooled.onnx")
-    model = ov.Core().read_model(path)
+    model = core().read_model(path)
     before = [str(port.partial_shape) for port in model.inputs]
     engine = open_engine(path, EngineOptions(threads=1))
     sizes = SizeInference(model, engine.spec, by_name=by_name)
@@ -42,7 +42,7 @@ def test_a_reference_answers_only_what_openvino_can_compute(tmp_path: Path) -> N
     """Its engine would answer more; what both refuse is said in the engine's words."""
     path = models.pooled(tmp_path / "pooled.onnx")
     engine = open_engine(path, EngineOptions(threads=1))
-    model = ov.Core().read_model(path)
+    model = core().read_model(path)
     values = ValueCheck(model, engine.spec, path, "use that engine")
     reference = SizedReference(engine, SizeInference(model, engine.spec), values, "use that engine")
     assert engine.run(images(1))["y"].shape == (1, 3)
@@ -83,5 +83,5 @@ def test_outputs_whose_sizes_follow_from_the_inputs_are_not_looked_at(tmp_path: 
     ]:
         path = save(tmp_path / "model.onnx", graph)
         engine = open_engine(path, EngineOptions(threads=1))
-        assert SizeInference(ov.Core().read_model(path), engine.spec).open_outputs([shape]) == places
+        assert SizeInference(core().read_model(path), engine.spec).open_outputs([shape]) == places
         engine.close()

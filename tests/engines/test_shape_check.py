@@ -14,6 +14,7 @@ from tests.engines import models
 
 from tailcut.engines import Engine, EngineOptions, open_engine, shape_check
 from tailcut.engines.agreement import distance
+from tailcut.engines.openvino_core import core
 from tailcut.engines.openvino_instance import Instance
 from tailcut.engines.shape_check import Reference, ShapeCheck, shapes_of
 from tailcut.errors import EngineError, UnsupportedError
@@ -141,7 +142,7 @@ class Factory:
     def __call__(self) -> Any:
         self.compiled += 1
         factor = self.factors.pop(0) if len(self.factors) > 1 else self.factors[0]
-        return ov.Core().compile_model(self.path(factor), "CPU")
+        return core().compile_model(self.path(factor), "CPU")
 
 
 def onnxruntime(engine: Engine) -> Reference:
@@ -159,7 +160,7 @@ def checked(folder: Path, truth: float, *factors: float) -> tuple[ShapeCheck, In
 
 
 def spoil(instance: Instance, factory: Factory) -> None:
-    instance.take_over(ov.Core().compile_model(factory.path(50), "CPU"))
+    instance.take_over(core().compile_model(factory.path(50), "CPU"))
 
 
 def test_a_wrong_answer_is_mended_by_compiling_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

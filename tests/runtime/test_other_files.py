@@ -11,6 +11,7 @@ from tests.engines import models
 from tests.servers import json_request, serving
 
 from tailcut import Model
+from tailcut.engines.openvino_core import core
 from tailcut.errors import ProfileError
 from tailcut.runtime.profile import Profile
 from tailcut.runtime.settings import Settings
@@ -20,7 +21,7 @@ DATA = Path(__file__).parent.parent / "data" / "models"
 
 def as_ir(folder: Path) -> Path:
     path = models.perceptron([4, 3], folder / "mlp.onnx")
-    ov.save_model(ov.Core().read_model(str(path)), path.with_suffix(".xml"), compress_to_fp16=False)
+    ov.save_model(core().read_model(str(path)), path.with_suffix(".xml"), compress_to_fp16=False)
     return path.with_suffix(".xml")
 
 

@@ -14,6 +14,7 @@ from onnx import parser
 import tailcut
 from tailcut.engines import EngineOptions, open_engine
 from tailcut.engines.base import Arrays, Engine
+from tailcut.engines.openvino_core import core
 from tailcut.errors import InvalidInputError
 from tailcut.runtime.profile import Profile
 from tailcut.runtime.settings import BatchingSettings, Settings
@@ -27,7 +28,7 @@ def save(path: Path, text: str) -> Path:
 
 def as_ir(onnx_file: Path) -> Path:
     path = onnx_file.with_suffix(".xml")
-    ov.save_model(ov.Core().read_model(str(onnx_file)), path, compress_to_fp16=False)
+    ov.save_model(core().read_model(str(onnx_file)), path, compress_to_fp16=False)
     return path
 
 
