@@ -51,9 +51,12 @@ class EmptyCheck:
         Raises:
             InvalidInputError: an operand of such an operator would have no elements, or could have none.
         """
-        empty = next((name for name, array in inputs.items() if not array.size), None)
-        if empty is None:
-            return
+        for name, array in inputs.items():
+            if not array.size:
+                self._check(name, inputs)
+                return
+
+    def _check(self, empty: str, inputs: Arrays) -> None:
         shapes = tuple((name, array.shape) for name, array in inputs.items())
         operator = self._known.get(shapes)
         if operator is None:
