@@ -89,19 +89,20 @@ $(PREPARED): | $(READY)
 prepared: $(PREPARED)
 
 # Those that measure time have the machine to themselves; a selection (TESTS=) may have none of either kind (status 5).
-# What fails among others is run once more by itself, and has to pass then: both runs are printed.
+# What fails among others is run once more by itself when all have run, and has to pass then: both runs are printed.
 test: $(PREPARED)
-	@status=0; none=0; \
+	@status=0; none=0; failed=; \
 	for kind in '$(or $(SERIAL),$(TESTS)) -m "serial and ($(MARKS))"' \
 		'$(TESTS) -m "not serial and ($(MARKS))" -n $(JOBS) --maxprocesses 8 --dist loadfile --no-loadscope-reorder'; do \
 		eval "$(PYTEST) --timeout $(TIMEOUT) $$kind"; code=$$?; \
-		if [ $$code = 1 ]; then \
-			echo "once more, alone:"; \
-			$(PYTEST) --timeout $(TIMEOUT) $(TESTS) --last-failed --last-failed-no-failures none; code=$$?; \
-		fi; \
-		if [ $$code = 5 ]; then none=$$((none + 1)); elif [ $$code != 0 ]; then status=$$code; fi; \
+		case $$code in 0) ;; 1) failed=1 ;; 5) none=$$((none + 1)) ;; *) status=$$code ;; esac; \
 	done; \
-	if [ $$none = 2 ]; then exit 5; fi; exit $$status
+	if [ $$none = 2 ]; then exit 5; fi; \
+	if [ "$$failed" ]; then \
+		echo "once more, alone:"; \
+		$(PYTEST) --timeout $(TIMEOUT) $(TESTS) --last-failed --last-failed-no-failures none || status=$$?; \
+	fi; \
+	exit $$status
 
 test-all:
 	@THOROUGH=$(or $(THOROUGH),1) $(MAKE) --no-print-directory test MARKS='slow or not slow' TIMEOUT=1800

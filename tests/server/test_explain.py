@@ -31,14 +31,16 @@ from tailcut.runtime.tracing.timeline import STAGES, ProcessEvent
 
 RATE, SECONDS = 250, 2.0
 GARBAGE = """
-import gc, itertools, sys, threading
+import gc, sys, threading, time
 def collect():
     tick = threading.Event()
     while not gc.get_freeze_count():  # what is there before it serves is not looked through
         tick.wait(0.1)
     kept = [[number] for number in range(600_000)]
-    while not tick.wait(0.1):
+    while True:
+        began = time.monotonic()
         gc.collect()
+        tick.wait(6 * (time.monotonic() - began))  # it meets few requests on a slow machine, too
 threading.Thread(target=collect, daemon=True).start()
 """
 SERVE = "from tailcut.cli.main import main; raise SystemExit(main(sys.argv[1:]))"

@@ -70,6 +70,7 @@ def test_a_leader_that_was_refused_is_not_kept(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(TuneSession, "check", lambda _, settings, seconds, **more: strict(settings, seconds, **more))
     try:
         carry(session)
+        session.plan = TimePlan(time.monotonic(), 15.0)
         if stopped:
             with pytest.raises(KeyboardInterrupt):
                 selection.race(choices)
@@ -188,6 +189,7 @@ def test_tuned_settings_whose_server_is_killed_give_way_to_the_next_best(tmp_pat
     outcome.rungs[0].kept.append("batching.max_batch_size=1")
     try:
         carry(session)
+        session.plan = TimePlan(time.monotonic(), 15.0)
         killing(session, killed, probes)
         prove(session)
     finally:
@@ -295,6 +297,7 @@ def test_tuned_settings_that_do_not_start_give_way_to_the_next_best(tmp_path: Pa
     outcome.raced = {broken: 9.0, refused: 8.0, kept: 7.0, slower: 1.0}
     try:
         carry(session)
+        session.plan = TimePlan(time.monotonic(), 15.0)
         session.reject(refused, "wrong answers")
         prove(session)
     finally:
