@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -168,3 +169,18 @@ def test_a_seldom_asked_model_is_verified_within_the_budget(tmp_path: Path, rate
     assert search._plan.expected_s <= 1.01 * 120.0
     assert search._verification.enough == samples_needed(QUANTILES[tail])
     assert text == [] if tail == "p99" else f"within 120 s the tune verifies its {tail} (--budget" in text[0]
+
+
+def test_a_late_joint_tune_says_what_took_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a tune of one model does, with the phases that it has; one in time says nothing."""
+    models = tuple(TuneRequest(tmp_path / f"{name}.onnx", slo_ms=50.0) for name in ("one", "two"))
+    text: list[str] = []
+    for budget_s in (40.0, 80.0):
+        wanted = JointWanted(models, (Poisson(50.0),) * 2, budget_s=budget_s, began=time.monotonic() - 60.0)
+        search = JointSearch(wanted, lambda event: text.append(getattr(event, "text", "")))
+        for phase in ("_survey", "_measure_limits", "_simulate", "_verify", "_take_back"):
+            monkeypatch.setattr(search, phase, lambda: None)
+        monkeypatch.setattr(search, "_race", lambda _: None)
+        search.run()
+    (late,) = [line for line in text if line.startswith("the tune took")]
+    assert re.fullmatch(r"the tune took 60 s with --budget 40s: longer than planned were the surveys .* \d+ s", late)

@@ -83,11 +83,15 @@ class JointSearch:
             KeyboardInterrupt: before anything was found.
         """
         try:
+            plan = self._plan
             self._plan_verification()
             self._survey()
+            plan.phase_ended("the surveys of the models", time.monotonic(), plan.estimate_until)
             self._measure_limits()
             self._race(self._simulate())
+            plan.phase_ended("the race", time.monotonic(), plan.explain_until)
             self._verify()
+            plan.phase_ended("the verification", time.monotonic(), plan.end)
             self._take_back()
         except KeyboardInterrupt:
             if not self._outcome.sides:
@@ -99,6 +103,9 @@ class JointSearch:
             for surveyor in self._surveyors:
                 surveyor.close()
         self._outcome.took_s = self._plan.spent_s(time.monotonic())
+        words = self._plan.late_words(time.monotonic())
+        if words and not self._outcome.interrupted:
+            self._tell(Phase(words))
         return self._outcome
 
     def _plan_verification(self) -> None:
