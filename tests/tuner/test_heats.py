@@ -43,6 +43,50 @@ def test_the_winner_is_near_the_best() -> None:
     assert np.mean(lost) < 0.03
 
 
+def test_the_worse_half_leaves_as_time_passes() -> None:
+    """Down to two, and to what equals the best; not before the second heat."""
+    result = Heats.of(8)
+    scores = [100, 99, 98, 90, 89, 88, 87, 86]
+    result.add(scores)
+    result.narrow(0.5)
+    assert len(result.racing) == 8
+    result.add(scores)
+    result.narrow(0.3)
+    assert len(result.racing) == 8
+    result.narrow(0.34)
+    assert result.racing == [0, 1, 2, 3]
+    result.add(scores[:4])
+    result.narrow(5.0)
+    assert result.racing == [0, 1, 2]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_two_race_until_the_end(count: int) -> None:
+    """Fewer than three have no worse half."""
+    result = Heats.of(count)
+    for _ in range(2):
+        result.add([100.0, 90.0][:count])
+    result.narrow(1.0)
+    assert len(result.racing) == count
+
+
+def test_halving_finds_better_ones_in_the_same_time() -> None:
+    """Of eight in a noisy race of forty blocks."""
+    lost = dict.fromkeys((False, True), 0.0)
+    for seed in range(200):
+        random = np.random.default_rng(seed)
+        means = 100 * np.exp(-abs(random.normal(0, 0.2, 8)))
+        for halving in lost:
+            noise, result, blocks = np.random.default_rng(seed), Heats.of(8), 0
+            while blocks + len(result.racing) <= 40 and len(result.racing) > 1:
+                blocks += len(result.racing)
+                result.add([means[arm] * noise.lognormal(sigma=0.1) for arm in result.racing])
+                if halving:
+                    result.narrow(blocks / 40)
+            lost[halving] += 1 - means[result.leader] / means.max()
+    assert lost[True] < 0.9 * lost[False]
+
+
 def test_one_stalled_heat_does_not_count() -> None:
     """A machine that stood still in one arm's turn costs that arm nothing."""
     result = Heats.of(2)

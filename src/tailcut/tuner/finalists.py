@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tailcut.runtime.settings import Settings
+from tailcut.tuner.heats import NEAR
 
 FINALISTS = 8
-NEAR = 0.05  # configurations within it of the best are equal, and the shortest lone latency decides
 _SAME_ENGINE, _SAME_PRECISION, _SAME_DISPATCH = 1, 3, 3  # of the finalists
 _LONE, _LONE_OF = 2, 3  # finalists that are there for the lone request, and of how many one is
 _FRUGAL = 0.8  # of the CPU time of all that were chosen and are equal: a finalist that is there for taking so little

@@ -1,10 +1,13 @@
 """A race of several arms in interleaved heats: which arms are still in it, and which leads. Pure.
 
 Each heat measures every arm that is left once, right after one another, so that what disturbs the machine hits all
-alike; arms are compared heat by heat. An arm leaves when its loss to the leader is clear, and when time is up the best
+alike; arms are compared heat by heat. An arm leaves when its loss to the leader is clear, and with each part of the
+time that has passed the worse half leaves (successive halving: Karnin, Koren and Somekh, Almost Optimal Exploration in
+Multi-Armed Bandits, 2013), so that most of the time compares those that may be the best. When time is up the best
 estimate wins: that nothing was significant selects no arm, least of all the baseline.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -12,10 +15,13 @@ import numpy as np
 
 from tailcut.stats import Interval, paired_ratio_interval
 
+NEAR = 0.05  # configurations within it of the best are equal, and the shortest lone latency decides
 NONE = 1e-9  # the score of an arm that answered nothing: one of 0 would have no ratio
 _LOOK = 3  # heats before an arm may leave
 _PLAIN = 0.6  # of the leader's: leaves after two heats
 _CLEAR = 0.97  # the whole interval of the ratio to the leader below it: leaves
+_LAST = 2  # arms that race until the end
+_FEWEST_HALVED = 2  # heats before a half may leave
 
 
 @dataclass(slots=True)
@@ -27,8 +33,9 @@ class HeatScores:
 
     @property
     def estimate(self) -> float:
-        """The median of its heats: one that was disturbed does not count."""
-        return float(np.median(self.scores)) if self.scores else 0.0
+        """The mean of the middle half of its heats: one that was disturbed does not count."""
+        cut = len(self.scores) // 4 if len(self.scores) != 3 else 1
+        return float(np.mean(sorted(self.scores)[cut : len(self.scores) - cut])) if self.scores else 0.0
 
 
 @dataclass(slots=True)
@@ -68,6 +75,21 @@ class Heats:
         leader = self.leader
         for number in self.racing:
             if number != leader and self._is_out(self.entrants[number], self.entrants[leader]):
+                self.entrants[number].racing = False
+
+    def narrow(self, passed: float) -> None:
+        """Let those leave that are not among the best, more of them as time passes; never one that equals the leader.
+
+        Args:
+            passed: the share of the race's time that has passed.
+        """
+        if min(len(self.entrants[number].scores) for number in self.racing) < _FEWEST_HALVED:
+            return
+        halvings = max(0, math.ceil(math.log2(len(self.entrants) / _LAST)))
+        due = max(0, min(halvings, int(passed * (halvings + 1))))
+        stay = max(_LAST, math.ceil(len(self.entrants) / 2**due))
+        for number in sorted(self.racing, key=lambda number: -self.entrants[number].estimate)[stay:]:
+            if not self.is_near(number, NEAR):
                 self.entrants[number].racing = False
 
     def fail(self, number: int) -> None:

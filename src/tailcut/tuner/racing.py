@@ -103,13 +103,15 @@ def run_heats(
         until: when the last heat should end.
         fewest: heats, whatever they take.
     """
-    heats = Heats.of(count)
-    most_s = max(0.0, until - time.monotonic()) / (FEWEST_HEATS * count)
+    heats, start = Heats.of(count), time.monotonic()
+    whole_s = max(0.0, until - start)
+    most_s = whole_s / (FEWEST_HEATS * count)
     for number in range(_MOST_HEATS):
         began = time.monotonic()
         noise.probe()
         heats.add([score(index, number, most_s) for index in heats.racing])
         took = time.monotonic() - began
+        heats.narrow((began + took - start) / max(whole_s, 1e-9))
         if len(heats.racing) == 1 or (number + 1 >= fewest and time.monotonic() + took > until):
             break
     return heats

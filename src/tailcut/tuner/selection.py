@@ -13,8 +13,8 @@ from tailcut.errors import TailcutError
 from tailcut.runtime.settings import Settings
 from tailcut.tuner.entry import FEWEST, Entry
 from tailcut.tuner.events import Best, ExpectedTime, Phase
-from tailcut.tuner.finalists import FINALISTS, NEAR, PredictedConfiguration, finalists
-from tailcut.tuner.heats import Heats
+from tailcut.tuner.finalists import FINALISTS, PredictedConfiguration, finalists
+from tailcut.tuner.heats import NEAR, Heats
 from tailcut.tuner.race import NOISE
 from tailcut.tuner.racing import FEWEST_HEATS, RaceEntrant, load_for, usage_s
 from tailcut.tuner.records import Equal, TieBreak
