@@ -275,3 +275,18 @@ def test_the_client_counts_its_own_processor_time() -> None:
     with scripted(answer_ok) as target:
         result = closed_loop(target, requests(target), concurrency=8, duration_s=0.3)
     assert 0.05 < result.client_cpu < 1.5
+
+
+def test_what_takes_long_to_make_ready_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Once something is really compiled; what is only loaded says nothing."""
+    with compiled.compiling("nothing"):
+        pass
+    assert not capsys.readouterr().err
+    monkeypatch.setattr(compiled, "_COMPILES_S", 0.0)
+    text = ""
+    with compiled.compiling("the loop"):
+        while not text:
+            text = capsys.readouterr().err
+    assert text == "compiling the loop, once on this machine\n"

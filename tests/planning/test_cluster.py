@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from tests.tuner.simulated import FREE, MS, exponential, fixed, poisson, single
 
-from tailcut.planning.cluster import Cluster, Routing, simulate_cluster
+from tailcut.kernels.cluster import advance
+from tailcut.planning.cluster import Cluster, Routing, prepare, simulate_cluster
 from tailcut.tuner.simulate import Configuration, ServiceTimes, WayIn, simulate
 
 WAY = WayIn(receive_ns=9000, answer_ns=14_000, batch_ns=20_000, wake_ns=25_000, outside_ns=60_000, pass_ns=12_000)
@@ -156,3 +157,11 @@ def test_timers_of_answered_requests_do_not_count_as_time() -> None:
     hedged = simulate_cluster(Cluster(item, 2, "round-robin", hedge_ns=10_000 * MS), arrivals)
     assert hedged.hedged == 0
     assert hedged.utilisation == plain.utilisation
+
+
+def test_what_is_compiled_beforehand_is_what_a_plan_calls() -> None:
+    """A second set of argument types would be compiled without a word."""
+    prepare()
+    hedged = Cluster(single(fixed(1.0)), 3, "two-choices", hedge_ns=MS)
+    assert simulate_cluster(hedged, poisson(300, 100), warmup=0.1).prediction.rate
+    assert len(advance.signatures) == 1

@@ -14,11 +14,13 @@ from tailcut.kernels import queueing
 from tailcut.tuner.shapes import ShapeMix
 from tailcut.tuner.simulate import (
     Configuration,
+    DispatchKind,
     Prediction,
     ServiceTimes,
     WayIn,
     Ways,
     highest_rate,
+    prepare,
     saturation_rate,
     simulate,
     simulate_closed,
@@ -257,3 +259,13 @@ def test_few_in_flight_of_many_shapes_are_computed_one_by_one() -> None:
     assert together.rate > 4 * alone.rate
     assert 1.0 < 2000 / alone.batches < 1.3
     assert alone.percentile_ms(1.0) < 10.0
+
+
+@pytest.mark.parametrize("kind", ["inline", "worker", "adaptive"])
+def test_what_is_compiled_beforehand_is_what_a_tune_calls(kind: DispatchKind) -> None:
+    """A second set of argument types would be compiled within the budget."""
+    prepare()
+    mixed = replace(single(fixed(1.0, 1.5)), dispatch=kind, mix=ShapeMix((0.5, 0.5)), max_batch_size=2, spinning=1)
+    assert simulate(mixed, poisson(300, 100)).rate
+    assert simulate_closed(mixed, 4, 100).rate
+    assert len(queueing.run.signatures) == 1

@@ -96,6 +96,8 @@ def plan(
     from tailcut.cli.outputs import check_writable, command_line, refuse_overwriting
     from tailcut.durations import bounded, parse_duration, parse_latency
     from tailcut.errors import UsageError
+    from tailcut.lab.compiled import compiling
+    from tailcut.planning import cluster
     from tailcut.planning.autoscale import parse_rules
     from tailcut.planning.demand import parse_arrivals, parse_headroom, parse_limit, parse_rates
     from tailcut.planning.measured import read_measured
@@ -144,6 +146,8 @@ def plan(
         command_line(),
     )
     _check(wanted, chosen=routing is not None)
+    with compiling("the simulation"):
+        cluster.prepare()
     result = make_plan(wanted, _say)
     if report:
         write_atomically(report, render_plan_html(result))

@@ -206,7 +206,7 @@ def tune(
     arrivals = arrivals_of(names, rates, trace) if together else []
     sources, rows = data_files(data or [], len(given)), SETTING_OF[batching.value]
     limits, cpus_allowed = limits_of(slo, len(given)), cpus_of(cpus)
-    began += _compiled_s()  # the budget is for measuring
+    began += _compiled_s(together=together)  # the budget is for measuring
     each = [
         replace(
             wanted_of(model, source, rate, budget, accuracy, metric, wire.value, seed),
@@ -246,11 +246,17 @@ def tune(
         tune_one(replace(wanted, journal=files.journal), asked, files, markdown=markdown, json=json)
 
 
-def _compiled_s() -> float:
-    """Compile what servers run where that is not done yet, and return how long it took."""
-    from tailcut.lab.compiled import prepare_servers
+def _compiled_s(*, together: bool) -> float:
+    """Compile what servers and simulations run where that is not done yet, and return how long it took."""
+    from tailcut.lab.compiled import compiling, prepare_servers
+    from tailcut.tuner import simulate
+    from tailcut.tuner.together import simulation
 
     began = time.monotonic()
-    with interrupted_once(), nothing_written(NOTHING_BETTER):
+    what = "the load generator, the fast path and the simulation"
+    with interrupted_once(), nothing_written(NOTHING_BETTER), compiling(what):
         prepare_servers()
+        simulate.prepare()
+        if together:
+            simulation.prepare()
     return time.monotonic() - began

@@ -12,7 +12,8 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
@@ -52,19 +53,21 @@ def prepare() -> None:
 
 
 def prepare_servers() -> None:
-    """As `prepare`, and the fast path of servers that this process will start: on a new machine that takes ten seconds.
+    """As `prepare`, and the fast path of servers that this process will start."""
+    prepare()
+    if sys.platform.startswith("linux"):
+        from tailcut.kernels import answers, sockets  # noqa: F401, PLC0415  as above
 
-    One line on standard error says so where something is really compiled.
-    """
-    if not sys.platform.startswith("linux"):
-        return
-    slow = threading.Timer(_COMPILES_S, print, ["compiling the load generator and the fast path, once on this machine"])
+
+@contextmanager
+def compiling(what: str) -> Iterator[None]:
+    """One line on standard error, where what is made ready inside is compiled: loading it takes a moment."""
+    slow = threading.Timer(_COMPILES_S, print, [f"compiling {what}, once on this machine"])
     slow.kwargs = {"file": sys.stderr, "flush": True}
     slow.daemon = True
     slow.start()
     try:
-        prepare()
-        from tailcut.kernels import answers, sockets  # noqa: F401, PLC0415  as above
+        yield
     finally:
         slow.cancel()
 

@@ -11,7 +11,7 @@ import numpy as np
 from tailcut.kernels import balancing
 from tailcut.kernels.cluster import advance
 from tailcut.kernels.queueing import FAR
-from tailcut.tuner.simulate import DISPATCH, Configuration, Prediction, costs_of
+from tailcut.tuner.simulate import DISPATCH, SMALLEST, Configuration, Prediction, costs_of
 
 Routing = Literal["random", "round-robin", "least-loaded", "two-choices"]
 ROUTINGS: dict[str, int] = dict(zip(get_args(Routing), range(4), strict=True))
@@ -68,6 +68,11 @@ def tables_of(cluster: Cluster) -> balancing.Tables:
     return balancing.Tables(
         costs_of(configuration), shape, sizes, times, best, estimate, float(configuration.free_cores)
     )
+
+
+def prepare() -> None:
+    """Compile the event loop of many servers, or load it: on a new machine that takes twenty seconds."""
+    simulate_cluster(Cluster(SMALLEST), np.zeros(1, np.int64))
 
 
 def simulate_cluster(

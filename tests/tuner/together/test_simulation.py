@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
+from tailcut.kernels import sharing
 from tailcut.tuner.shapes import ShapeMix
 from tailcut.tuner.simulate import Configuration, DispatchKind, ServiceTimes, WayIn, simulate
-from tailcut.tuner.together.simulation import CoTenant, simulate_together
+from tailcut.tuner.together.simulation import CoTenant, prepare, simulate_together
 
 MS = 1_000_000
 FREE = WayIn(receive_ns=0, answer_ns=0, batch_ns=0, wake_ns=0, outside_ns=0)
@@ -108,3 +109,11 @@ def test_the_same_question_has_the_same_answer() -> None:
     first, second = (simulate_together(members, arrivals, 1.0, 7) for _ in range(2))
     assert [item.latencies_ns.tolist() for item in first] == [item.latencies_ns.tolist() for item in second]
     assert all(len(item.latencies_ns) == len(own) for item, own in zip(first, arrivals, strict=True))
+
+
+def test_what_is_compiled_beforehand_is_what_a_tune_calls() -> None:
+    """A second set of argument types would be compiled within the budget."""
+    prepare()
+    members = [CoTenant(single(fixed(1.0))), CoTenant(single(fixed(1.0, 1.5)), spin_ns=MS)]
+    assert len(simulate_together(members, [poisson(300, 100), poisson(300, 100)], 2.0)) == 2
+    assert len(sharing.run.signatures) == 1

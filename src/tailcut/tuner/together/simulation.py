@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tailcut.kernels import sharing
-from tailcut.tuner.simulate import DISPATCH, Configuration, Prediction, costs_of
+from tailcut.tuner.simulate import DISPATCH, SMALLEST, Configuration, Prediction, costs_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +20,11 @@ class CoTenant:
 
     configuration: Configuration
     spin_ns: int = 0
+
+
+def prepare() -> None:
+    """Compile the event loop of several models, or load it."""
+    simulate_together([CoTenant(SMALLEST)], [np.zeros(1, np.int64)], 1.0)
 
 
 def simulate_together(
