@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.in_process import fork_trials, logging_restored
+from tests.in_process import fork_trials, logging_restored, signals_restored
 
 os.environ.pop("COLUMNS", None)  # the line editor of the process that starts the workers sets it
 
@@ -52,9 +52,9 @@ def pytest_handlecrashitem(crashitem: str, sched: Any) -> None:
 
 
 @pytest.fixture(autouse=True)
-def logger_as_it_was() -> Iterator[None]:
-    """A command that runs in this process sets up logging, which is not for the test after it."""
-    with logging_restored():
+def process_as_it_was() -> Iterator[None]:
+    """A command that runs in this process sets up logging and signals, which are not for the test after it."""
+    with logging_restored(), signals_restored():
         yield
 
 
@@ -79,3 +79,13 @@ def mistake(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
 def forked_trials(monkeypatch: pytest.MonkeyPatch) -> None:
     """All servers that this process measures (`tailcut.lab.trial`) are forked, by the tests' own fork server."""
     fork_trials(monkeypatch)
+
+
+@pytest.fixture
+def short_simulations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plans simulate a quarter of the requests, of which a hundred are beyond the 99th percentile."""
+    from tailcut.planning import search
+
+    monkeypatch.setattr(search, "_FEWEST", 10_000)
+    monkeypatch.setattr(search, "_PER_SERVER", 500)
+    monkeypatch.setattr(search, "_BEYOND", 100)

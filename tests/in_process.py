@@ -1,6 +1,7 @@
 """Commands in the process of the tests, and servers that are forked: both save the time that starting one takes."""
 
 import logging
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -10,6 +11,8 @@ from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
+
+_SIGNALS = (signal.SIGHUP, signal.SIGUSR1)  # `tailcut.cli.serving.process.EarlySignals`
 
 
 @contextmanager
@@ -21,6 +24,16 @@ def logging_restored() -> Iterator[None]:
     logger.handlers[:] = handlers
     logger.setLevel(level)
     logger.propagate = propagate
+
+
+@contextmanager
+def signals_restored() -> Iterator[None]:
+    """Likewise the signals: a server that starts ignores two of them, and so would every process that follows it."""
+    handlers = {number: signal.getsignal(number) for number in _SIGNALS}
+    yield
+    for number, handler in handlers.items():
+        if signal.getsignal(number) is not handler:
+            signal.signal(number, handler)
 
 
 def fork_trials(patch: pytest.MonkeyPatch) -> None:
@@ -40,6 +53,7 @@ def ran(folder: Path, *arguments: str) -> CompletedProcess[str]:
 
     with (
         logging_restored(),
+        signals_restored(),
         pytest.MonkeyPatch.context() as patch,
         redirect_stdout(StringIO()) as out,
         redirect_stderr(StringIO()) as err,
