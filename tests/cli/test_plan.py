@@ -14,6 +14,8 @@ from tailcut.runtime.profile import Profile
 from tailcut.runtime.settings import Settings
 from tailcut.tuner.space import changed
 
+pytestmark = pytest.mark.usefixtures("short_simulations")
+
 
 @pytest.fixture
 def profile(tmp_path: Path) -> Path:
@@ -140,7 +142,7 @@ def test_a_profile_with_workers_is_planned_alone(
 def test_a_trace_for_replicas_of_several_workers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Is planned for, without an autoscaler, which is refused where it was asked for."""
     several, trace = saved(tmp_path, "a", io={"workers": 2}), tmp_path / "day.txt"
-    trace.write_text("0 100\n1 300\n2 100\n")
+    trace.write_text("0 100\n0.1 300\n0.2 100\n")
     asked = ["plan", several, "--trace", str(trace), "--slo", "p99=5ms", "--json"]
     assert cli.main(asked) == 0
     result = validated("plan", capsys.readouterr().out)

@@ -17,6 +17,8 @@ from tailcut.planning.records import CapacityPoint
 from tailcut.report.html import render_plan_html
 from tailcut.report.plan_page import headline, page, plan_view
 
+pytestmark = pytest.mark.usefixtures("short_simulations")
+
 
 def shown(result: object) -> str:
     console = Console(width=110, file=StringIO())
