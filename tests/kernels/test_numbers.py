@@ -13,12 +13,14 @@ DTYPES = [np.float32, np.float64]
 DIGITS = st.one_of(
     st.integers(0, 10**19 - 1), st.integers(0, 10**40), st.integers(0, 10**21).map(lambda n: n << 64)
 ).map(str)
+FRACTIONS = st.builds(lambda digits, length: f".{digits % 10**length:0{length}d}", st.integers(0), st.integers(1, 12))
+EXPONENTS = st.builds("{}{}{}".format, st.sampled_from("eE"), st.sampled_from(["", "+", "-"]), st.integers(0, 999))
 WRITTEN = st.builds(
-    lambda sign, whole, fraction, exponent: sign + whole + fraction + exponent,
+    "{}{}{}{}".format,
     st.sampled_from(["", "-"]),
     DIGITS,
-    st.one_of(st.just(""), st.from_regex(r"\\.[0-9]{1,12}", fullmatch=True)),
-    st.one_of(st.just(""), st.from_regex(r"[eE][+-]?[0-9]{1,3}", fullmatch=True)),
+    st.one_of(st.just(""), FRACTIONS),
+    st.one_of(st.just(""), EXPONENTS),
 )
 NUMBERS = st.one_of(st.floats(allow_nan=False, allow_infinity=False).map(repr), WRITTEN)
 

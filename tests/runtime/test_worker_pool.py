@@ -72,14 +72,14 @@ def test_the_pool_is_at_full_strength_again(tmp_path: Path) -> None:
 def test_rows_of_an_engine_that_cannot_be_stopped_stay_in_quarantine(tmp_path: Path) -> None:
     """Until it returns by itself: nobody else's bytes are put where it may still read and write."""
     with opened(tmp_path, engine="openvino") as model:
-        request, handler = ask(model, 1, 1 << 18)
+        request, handler = ask(model, 1, 1 << 17)
         model.entry.notify()
         assert handler.event.wait(WAIT_S)
         assert model.entry.scheduler.slab is not None
         assert model.entry.scheduler.slab.state(request.row) is RowState.ABANDONED
         assert (model.infer_sync({"x": np.full((1, 4), 7, np.float32), "rounds": [[3]]})["y"] == 7).all()
         assert model.entry.scheduler.slab.state(request.row) is RowState.ABANDONED
-        end = time.monotonic() + WAIT_S
+        end = time.monotonic() + 6 * WAIT_S  # beside other work its second of computing takes many
         while model.statistics()["rows_in_use"] and time.monotonic() < end:
             time.sleep(0.01)
         assert model.statistics()["rows_in_use"] == 0

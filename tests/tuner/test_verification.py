@@ -77,7 +77,15 @@ class Server:
         return 0.5 + 1e3 * due_s * max(0.0, 1 - self.capacity / rate)
 
 
-@pytest.mark.parametrize(("limit_ms", "capacity"), [(5.0, 2000.0), (18.0, 600.0), (84.0, 150.0), (100.0, 100.0)])
+@pytest.mark.parametrize(
+    ("limit_ms", "capacity"),
+    [
+        (5.0, 2000.0),
+        pytest.param(18.0, 600.0, marks=pytest.mark.slow),
+        pytest.param(84.0, 150.0, marks=pytest.mark.slow),
+        (100.0, 100.0),
+    ],
+)
 def test_more_traffic_is_shown_in_time(monkeypatch: pytest.MonkeyPatch, limit_ms: float, capacity: float) -> None:
     """Also where the baseline carries the first of its rates, for tails of 5 to 100 ms."""
     known = Baseline(capacity, 16, capacity / 2, limit_ms)
