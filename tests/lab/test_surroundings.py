@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.control import beside
 from tests.engines.models import perceptron
 from tests.servers import Server, json_request, serving
 
@@ -101,17 +102,22 @@ def test_engine_threads_that_spin(spinner: Server) -> None:
     target = LoadTarget(spinner.host, spinner.port)
     work = [served_workload(target, name, None, "binary", 0, 1, None) for name in NAMES]
     streams = [Stream(item.payloads, Constant(40.0)) for item in work]
-    with on_two_cpus() as two:
-        results, seen = SurroundingsMonitor(target, NAMES).observe(
-            lambda: open_together(target, streams, duration_s=1.5, seed=0)
-        )
-    assert [result.errors for result in results] == [{}, {}]
-    assert seen is not None
-    assert seen.server is not None
-    assert seen.server.pid == spinner.process.pid
-    assert seen.server.spins is True
-    assert seen.server.computing is not None
-    assert seen.server.computing < seen.server.engine_cpus / 2
+    for _ in range(3):  # where others take the CPUs that it would spin on, once more
+        with on_two_cpus() as two, beside() as control:
+            results, seen = SurroundingsMonitor(target, NAMES).observe(
+                lambda: open_together(target, streams, duration_s=1.5, seed=0)
+            )
+        assert [result.errors for result in results] == [{}, {}]
+        assert seen is not None
+        assert seen.server is not None
+        assert seen.server.pid == spinner.process.pid
+        assert seen.server.spins is True
+        assert seen.server.computing is not None
+        if seen.server.computing < seen.server.engine_cpus / 2:
+            break
+    else:
+        assert control.busy
+        pytest.skip(f"others keep this machine busy: a process that only sleeps wakes {control.late_s:.3f} s late")
     share = 2.0 / seen.server.cpus
     server = replace(
         seen.server,

@@ -111,7 +111,10 @@ def test_the_empty_engine_has_the_payload_of_the_clients(tmp_path: Path) -> None
             assert settings.engine.outputs == ("total",)
             arm = servers.arm(settings)
             assert arm.payloads[0].request.endswith(sent["image"].tobytes())
-            load = closed_loop(arm.target, arm.payloads, concurrency=1, duration_s=0.05, warmup_s=0.0)
+            for duration_s in (0.05, 0.5, 5.0):  # longer where a busy machine gives the server no time for an answer
+                load = closed_loop(arm.target, arm.payloads, concurrency=1, duration_s=duration_s, warmup_s=0.0)
+                if load.samples:
+                    break
             assert load.samples
             assert not load.errors
     finally:

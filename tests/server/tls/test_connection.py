@@ -286,10 +286,10 @@ def test_a_client_that_ends_its_side_has_its_answer(server: Server, pair: Pair) 
         assert data.startswith(b"HTTP/1.1 200")
 
 
-def test_an_answer_that_waits_for_the_kernel_is_whole(server: Server, pair: Pair) -> None:
+def test_an_answer_that_waits_for_the_kernel_is_whole(patient: Server, pair: Pair) -> None:
     """20 MB, of which most is not encrypted yet when the client ends its side and the server has closed."""
     body = np.repeat(BIG, 100, 0).tobytes()
-    with connect(server, pair.client()) as wire:
+    with connect(patient, pair.client()) as wire:
         wire.send(raw_request("big", body, "Connection: close"))
         pieces = [wire.sock.recv(1)]
         socket.socket.shutdown(wire.sock, socket.SHUT_WR)
