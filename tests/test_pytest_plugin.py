@@ -41,7 +41,6 @@ def test_the_entry_point_is_the_plugin() -> None:
     assert callable(module.tailcut_benchmark)
 
 
-@pytest.mark.serial
 def test_save_then_compare(project: pytest.Pytester) -> None:
     """A named run is saved below the root folder; the same work passes against it, ten times the work fails, and the
     failure names test, ratio, interval and file: far from what a busy machine does to either."""
@@ -65,7 +64,6 @@ def test_save_then_compare(project: pytest.Pytester) -> None:
     assert "got slower" in (project.path / "r.html").read_text()
 
 
-@pytest.mark.serial
 def test_a_test_that_measures_twice(project: pytest.Pytester) -> None:
     """What comes later is numbered, and compared with what came at its place before."""
     project.makepyfile(

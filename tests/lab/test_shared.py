@@ -82,7 +82,6 @@ def test_a_server_that_takes_none(target: LoadTarget) -> None:
     assert files() == []
 
 
-@pytest.mark.serial
 def test_ctrl_c_removes_the_regions(sharing: Server) -> None:
     """On both sides, in the middle of a run."""
     command = [sys.executable, "-m", "tailcut", "bench", sharing.url, "--model", "mlp", "--shared-memory", PREFIX]

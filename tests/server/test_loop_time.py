@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import uvloop
-from tests.effort import some
+from tests.effort import THOROUGH, some
 from tests.engines.models import perceptron
 from tests.server.beside import GoodClient, wait_beside_s
 from tests.server.hostile import ALL, Hostile, corpora, make_models
@@ -30,7 +30,7 @@ BUSY = "tailcut_loop_busy_us_total"
 RATE = 200.0
 ABOVE_QUIET_S = 0.05
 TRIES = 3  # of an input that seems to hold up others: it does where it does so each time
-INPUT_S = 0.35  # for each: what holds the loop up does so at once
+INPUT_S = 0.35 if THOROUGH else 0.2  # for each: what holds the loop up does so at once
 
 
 @pytest.fixture(scope="module")
