@@ -18,8 +18,8 @@ BENCHMARKS ?= $(sort $(wildcard benchmarks/*.py))
 TESTS ?= tests
 # Which of them: all but those that take long by their nature, such as real tunes.
 MARKS ?= not slow
-# One more than there are CPUs: with three on two cores they are hardly ever idle.
-JOBS ?= $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 1)))
+# Two more than there are CPUs: many tests wait for a time or for a process, which leaves the CPUs to others.
+JOBS ?= $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 2)))
 PYTEST := $(BIN)/python -m pytest
 # Seconds that a test may take: one that hangs fails with the stacks of its threads, and the others go on.
 TIMEOUT ?= 180
