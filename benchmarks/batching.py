@@ -53,10 +53,10 @@ class Note:
     __slots__ = ("log", "place")
 
     def __init__(self, log: "Log", index: int) -> None:
-        self.log, self.place = log, index
+        self.log, self.index = log, index
 
     def complete(self, request: Request, batch: Batch, index: int) -> None:
-        self.log.done[self.place] = time.perf_counter()
+        self.log.done[self.index] = time.perf_counter()
         if index == 0:
             self.log.batches.append((batch.rows, (batch.ended_ns - batch.began_ns) / 1e9))
         self.log.end()

@@ -182,20 +182,20 @@ class Run:
 
     def line(self, strategy: Strategy) -> str:
         """A row of the table; its answers are judged."""
-        found, other = self.found[strategy.label], self.found.get(strategy.against)
-        self.report.answer(strategy.label, found.worst, LOOSE[self.bench.options(strategy).precision])
-        compares = other is not None and other is not found
+        result, other = self.found[strategy.label], self.found.get(strategy.against)
+        self.report.answer(strategy.label, result.worst, LOOSE[self.bench.options(strategy).precision])
+        compares = other is not None and other is not result
         row_bytes = (self.bench.pixels if strategy.pixels else self.bench.x)[:1].nbytes
         cells = (
-            strategy.label + (f", {found.load_s:.0f} s to load" if "compiler" in strategy.options else ""),
-            f"{found.worst:.1e}",
-            f"{found.rows_per_s:,.0f}",
-            f"{found.rows_per_s / other.rows_per_s:.2f} of {strategy.against}" if compares else "",
-            f"{found.rows_per_s * row_bytes / self.bus[0]:.3f}",
-            f"{found.share:.2f} {'+' if found.share >= LEAST_SHARE else '-'}",
-            f"{found.row_us:,.0f}",
-            f"{found.extra_us:+,.0f} {'+' if found.extra_us <= MOST_EXTRA_US else '-'}",
-            f"{found.memory_mib}",
+            strategy.label + (f", {result.load_s:.0f} s to load" if "compiler" in strategy.options else ""),
+            f"{result.worst:.1e}",
+            f"{result.rows_per_s:,.0f}",
+            f"{result.rows_per_s / other.rows_per_s:.2f} of {strategy.against}" if compares else "",
+            f"{result.rows_per_s * row_bytes / self.bus[0]:.3f}",
+            f"{result.share:.2f} {'+' if result.share >= LEAST_SHARE else '-'}",
+            f"{result.row_us:,.0f}",
+            f"{result.extra_us:+,.0f} {'+' if result.extra_us <= MOST_EXTRA_US else '-'}",
+            f"{result.memory_mib}",
         )
         return f"| {' | '.join(cells)} |"
 

@@ -197,7 +197,7 @@ def install_mosec() -> None:
 
 
 def check(url: str, name: str, model: Path) -> None:
-    """One answer against the engine in process: a fast server of wrong numbers is no contestant."""
+    """One answer against the engine in process: a fast server of wrong numbers is not a contestant."""
     x = np.random.default_rng(0).standard_normal((1, LAYERS[name][0])).astype(np.float32)
     engine = open_engine(model, EngineOptions())
     expected = engine.run({"x": x})["y"]

@@ -113,7 +113,7 @@ def median_us(call: Callable[[], None], seconds: float) -> float:
 
 
 def off_by(found: np.ndarray, truth: np.ndarray) -> float:
-    """The largest difference, of the largest right answer; inf for what is no number."""
+    """The largest difference, of the largest right answer; inf for what is not a number."""
     worst = float(np.abs(found - truth).max() / np.abs(truth).max())
     return worst if np.isfinite(worst) else float("inf")
 

@@ -30,7 +30,7 @@ class Strategy:
 
     Args:
         against: the label of its other side.
-        odd: in batches of a size that is no power of two.
+        odd: in batches of a size that is not a power of two.
         pixels: from uint8.
     """
 
@@ -118,7 +118,7 @@ class Bench:
         module = torch.export.load(path).module()
         floats = (self.pixels * np.float32(PIXELS.scale[0]) + np.float32(PIXELS.offset[0])).astype(np.float32)
         with torch.inference_mode():
-            self.truth, self.truth_of_pixels = (module(torch.from_numpy(one)).numpy() for one in (self.x, floats))
+            self.truth, self.truth_of_pixels = (module(torch.from_numpy(item)).numpy() for item in (self.x, floats))
 
     def options(self, strategy: Strategy) -> EngineOptions:
         return EngineOptions(name="torch", device="cuda", **({"instances": 2, "threads": 1} | strategy.options))
@@ -136,7 +136,7 @@ class Bench:
             rows = self.odd if strategy.odd else self.batch
             calls, answers = self._bound(engine, x[:rows], engine.options.instances)
             rows_per_s = rate(calls, rows, self.seconds)
-            worst = max(off_by(one, truth[:rows]) for one in answers)
+            worst = max(off_by(item, truth[:rows]) for item in answers)
             # A graph tells what the device can do; launching operator after operator does not.
             alone = reference.alone_per_s if reference and not engine.options.cuda.graphs else 0.0
             alone = alone or 1e6 * rows / self._replay_us(engine, rows)

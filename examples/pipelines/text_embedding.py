@@ -36,7 +36,7 @@ def tokenize(text: np.ndarray) -> tuple[list[list[int]], list[list[int]]]:
     threads=True,  # numpy lets go of the GIL, and a thread is cheaper to reach than a process
 )
 def normalise(last_hidden_state: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
-    """The mean over the tokens that are no filling, of length 1."""
+    """The mean over the tokens that are not filling, of length 1."""
     mask = attention_mask[:, :, None].astype(np.float32)
     mean = (last_hidden_state * mask).sum(axis=1) / np.maximum(mask.sum(axis=1), 1)
     return mean / np.maximum(np.linalg.norm(mean, axis=1, keepdims=True), 1e-12)

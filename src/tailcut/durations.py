@@ -70,7 +70,7 @@ def seconds_of(timeout_s: object) -> float:
     """The time of a call, at most the eleven days that a server takes; so infinity is as long.
 
     Raises:
-        InvalidInputError: it is no number.
+        InvalidInputError: it is not a number.
     """
     if not isinstance(timeout_s, bool) and isinstance(timeout_s, Real):
         seconds: Any = max(min(timeout_s, LONGEST_S), -LONGEST_S)

@@ -42,7 +42,7 @@ def watch(inherited: Inherited) -> None:
 
 
 def watch_by(inherited: T, forked: Callable[[T], None]) -> None:
-    """As `watch`, for an object whose method to tell it is no part of what its users call.
+    """As `watch`, for an object whose method to tell it is not part of what its users call.
 
     Args:
         inherited: the object.

@@ -178,7 +178,7 @@ class ModelSpec:
     most_rows: int | None = field(default=None, compare=False)
 
     def within(self, rows: int) -> int:
-        """So many rows, or as many as one call takes."""
+        """The number of rows, or as many as one call takes."""
         return rows if self.most_rows is None else min(rows, self.most_rows)
 
     @cached_property

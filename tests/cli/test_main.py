@@ -183,7 +183,7 @@ def test_a_thread_or_process_that_the_system_refuses(command, capsys: pytest.Cap
     command(fail)
     limits = "see the limits of processes (ulimit -u, pids.max of the control group) and of memory (ulimit -v)"
     assert cli.main(["probe"]) == 2
-    assert only_line(capsys.readouterr().err) == f"tailcut: the system starts no further thread: {limits}"
+    assert only_line(capsys.readouterr().err) == f"tailcut: cannot start another thread: {limits}"
     assert cli.main(["probe", "--process"]) == 2
     assert only_line(capsys.readouterr().err) == f"tailcut: Resource temporarily unavailable: {limits}"
 

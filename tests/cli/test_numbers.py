@@ -8,16 +8,16 @@ from tailcut.cli.main import COMMANDS, app, main
 
 def float_options() -> list[tuple[str, ...]]:
     """Every option that takes a float, of every command."""
-    found = []
+    result = []
 
     def look(command: object, *path: str) -> None:
         for name in getattr(command, "commands", {}):
             look(command.commands[name], *path, name)
-        found.extend((*path, item.opts[0]) for item in command.params if item.type.name.startswith("float"))
+        result.extend((*path, item.opts[0]) for item in command.params if item.type.name.startswith("float"))
 
     for name in COMMANDS:
         look(typer.main.get_command(app).get_command(None, name), name)
-    return found
+    return result
 
 
 def test_there_are_some() -> None:

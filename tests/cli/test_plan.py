@@ -87,7 +87,10 @@ def test_the_terminal(profile: Path, capsys: pytest.CaptureFixture[str]) -> None
         (["--rate", "5", "--slo", "p99=5ms", "--arrivals", "bursty:5:9999999h"], "--arrivals: 3.6e+10 s are longer"),
         (["--rate", "5", "--slo", "p99=5ms", "--trace", "none.txt", "--autoscale", "every=9999h"], "--autoscale: 3.5"),
         (["--rate", "5,000", "--slo", "p99=5ms"], "'5,000' is several rates, one of each profile: write 5000"),
-        (["--rate", "5,200", "--slo", "p99=5ms"], "2 rates for 1 profile: a comma divides the rates of several"),
+        (
+            ["--rate", "5,200", "--slo", "p99=5ms"],
+            "2 rates for 1 profile: a comma separates rates of profiles",
+        ),
         (["--rate", "5", "--slo", "p99=5ms", "--headroom", "20"], "20 is 2,000 %, as 0.2 is 20 %: write 20%, or 2000%"),
         (
             ["--rate", "5", "--slo", "p99=5ms", "--headroom", "nan"],
@@ -156,13 +159,13 @@ def test_a_trace_for_replicas_of_several_workers(tmp_path: Path, capsys: pytest.
 
 def test_workers_do_not_share_a_device(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Each would be simulated with the whole device; so would several models on one."""
-    one, other, apart = (
+    item, other, apart = (
         saved(tmp_path, name, engine={"device": "cuda", "cuda": CudaOptions(index=index)})
         for name, index in (("a", 1), ("b", 1), ("c", 0))
     )
     usual = ["--rate", "5", "--slo", "p99=50ms"]
-    assert cli.main(["plan", one, *usual, "--workers", "2"]) == 2
+    assert cli.main(["plan", item, *usual, "--workers", "2"]) == 2
     assert "2 workers would share the replica's CUDA device" in capsys.readouterr().err
-    assert cli.main(["plan", one, other, "--rate", "5,5", "--slo", "p99=50ms"]) == 2
+    assert cli.main(["plan", item, other, "--rate", "5,5", "--slo", "p99=50ms"]) == 2
     assert "several profiles are on CUDA device 1" in capsys.readouterr().err
-    assert cli.main(["plan", one, apart, "--rate", "5,5", "--slo", "p99=50ms"]) == 0
+    assert cli.main(["plan", item, apart, "--rate", "5,5", "--slo", "p99=50ms"]) == 0

@@ -92,15 +92,15 @@ def saved(model: Path, path: Path) -> Path:
 def test_two_pipelines_of_a_file_have_a_profile_each(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The second one's is named after its variable, too; a line says so, unless the user names it."""
     (tmp_path / "m.py").write_text(PIPELINES)
-    one, two = tmp_path / "m.py:one", tmp_path / "m.py:two"
-    first = tune_files(one, None, None)
+    item, two = tmp_path / "m.py:one", tmp_path / "m.py:two"
+    first = tune_files(item, None, None)
     assert [path.name for path in (first.profile, first.report, first.journal)] == [
         "m.profile.toml",
         "m.report.html",
         "m.trials.jsonl",
     ]
-    saved(one, first.profile)
-    assert tune_files(one, None, None) == first
+    saved(item, first.profile)
+    assert tune_files(item, None, None) == first
     assert capsys.readouterr().err == ""
     second = tune_files(two, None, None)
     assert [path.name for path in (second.profile, second.report, second.journal)] == [

@@ -25,9 +25,9 @@ def written(folder: Path, scale: float, weights: str) -> Path:
 
 def answer(path: Path) -> np.ndarray:
     engine = open_engine(path, EngineOptions(threads=1))
-    found = engine.run({"x": np.ones((1, 4), np.float32)})["y"]
+    result = engine.run({"x": np.ones((1, 4), np.float32)})["y"]
     engine.close()
-    return found
+    return result
 
 
 def test_weights_are_named_after_the_target(tmp_path: Path) -> None:

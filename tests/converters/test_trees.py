@@ -146,7 +146,7 @@ def test_scores_of_two_classes(tmp_path: Path, kind: str) -> None:
     engine = open_engine(tmp_path / "m.onnx", EngineOptions(threads=1))
     label, scores = engine.run({engine.spec.inputs[0].name: ROWS}).values()
     chosen = scores.argmax(axis=1) if scores.shape[1] > 1 else scores[:, 0] > 0
-    assert [str(one) for one in label.reshape(-1)] == [str(model.classes_[one]) for one in chosen.astype(int)]
+    assert [str(item) for item in label.reshape(-1)] == [str(model.classes_[item]) for item in chosen.astype(int)]
     engine.close()
 
 

@@ -42,7 +42,7 @@ def answers(folder: Path, path: Path, array: np.ndarray) -> tuple[dict[str, list
         reply = wire.ask(json_request(path.stem, json.dumps({"inputs": [entry]})))
     assert reply.status == 200, reply.body
     outputs = json.loads(reply.body)["outputs"]
-    return own, {one["name"]: np.reshape(one["data"], one["shape"]).tolist() for one in outputs}
+    return own, {item["name"]: np.reshape(item["data"], item["shape"]).tolist() for item in outputs}
 
 
 def test_a_tokeniser_is_served(tmp_path: Path) -> None:
@@ -58,10 +58,10 @@ def test_a_tokeniser_is_served(tmp_path: Path) -> None:
 
 
 def test_an_image_decoder_is_refused(tmp_path: Path) -> None:
-    """It would end the process, and with it all models, on any bytes that are no image."""
+    """It would end the process, and with it all models, on any bytes that are not an image."""
     given, made = ("file", TensorProto.UINT8, ["bytes"]), ("pixels", TensorProto.UINT8, ["height", "width", 3])
     path = graph(tmp_path / "decode.onnx", "DecodeImage", given, made, domain="com.microsoft.extensions")
-    with pytest.raises(UnsupportedError, match=r"DecodeImage .* ends the process on bytes that are no image"):
+    with pytest.raises(UnsupportedError, match=r"DecodeImage .* ends the process on bytes that are not an image"):
         open_engine(path, EngineOptions(threads=1))
 
 

@@ -34,7 +34,7 @@ def test_only_the_newest_are_kept() -> None:
 def test_an_engine_behind_other_shapes_has_them(tmp_path: Path) -> None:
     """A model of a repository that reshapes its tensors."""
     engine = OnnxCudaEngine(
-        models.perceptron([4, 3], tmp_path / "mlp.onnx"), EngineOptions(device="cuda"), place=STAND_IN
+        models.perceptron([4, 3], tmp_path / "mlp.onnx"), EngineOptions(device="cuda"), placement=STAND_IN
     )
     seen = ReshapedEngine(engine, [Reshape(name="x", client=(-1, 2, 2), model=(-1, 4))])
     assert isinstance(seen, Timed)

@@ -29,7 +29,7 @@ def check_answers(engine: Engine, expected: np.ndarray) -> None:
 
 @pytest.mark.parametrize("name", ["onnxruntime", "openvino", "none"])
 def test_answers_are_the_same_elements(tmp_path: Path, name: str) -> None:
-    """Bound and unbound; the signature is the clients'."""
+    """ExactRange and unbound; the signature is the clients'."""
     path = models.perceptron([4, 3], tmp_path / "mlp.onnx")
     plain = open_engine(path, EngineOptions(name=name, threads=1))
     engine = open_engine(path, EngineOptions(name=name, threads=1, reshapes=(SPLIT, FLAT)))

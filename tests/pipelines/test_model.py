@@ -269,9 +269,9 @@ def test_a_forked_child_is_told_where_to_open_the_pipeline(numbers):
     """Nothing was closed; the parent goes on."""
 
     def ask():
-        told = r"^pipeline 'numbers' was opened before this process was forked: open it in the process that uses it$"
+        message = r"^pipeline 'numbers' was opened before this process was forked: open it in the process that uses it$"
         for _ in range(2):
-            with pytest.raises(ReleasedError, match=told):
+            with pytest.raises(ReleasedError, match=message):
                 numbers.infer_sync(row(1))
             numbers.close()
 
@@ -305,9 +305,9 @@ def test_the_model_that_a_steps_profile_names_is_trusted(tmp_path, monkeypatch):
 def test_models_of_one_pipeline_share_process_and_time():
     """One of several is not alone, and bare ones share the time for measuring."""
     files = [Path("a.onnx"), Path("b.onnx"), Path("c.toml")]
-    several, one = StepOptions().shared_by(files), StepOptions().shared_by(files[:1])
+    several, item = StepOptions().shared_by(files), StepOptions().shared_by(files[:1])
     assert (several.around.alone, several.budget_s) == (False, BUDGET_S / 2)
-    assert (one.around.alone, one.budget_s) == (True, BUDGET_S)
+    assert (item.around.alone, item.budget_s) == (True, BUDGET_S)
     assert not StepOptions(around=ServingPlace(2, 2, alone=False)).shared_by(files[:1]).around.alone
 
 

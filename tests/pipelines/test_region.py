@@ -7,7 +7,7 @@ import pytest
 
 from tailcut.memory.anonymous import anonymous_file
 from tailcut.pipelines.protocol import REGION_BYTES
-from tailcut.pipelines.region import RegionUse, SharedRegion
+from tailcut.pipelines.region import MappedRegion, RegionUse
 
 MIB = 1 << 20
 
@@ -31,8 +31,8 @@ def test_what_is_kept(sizes: list[int], kept: int) -> None:
 @pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="holes in files are Linux's")
 def test_memory_goes_back_and_the_region_stays() -> None:
     """The file has as many bytes as before and fewer blocks; a later large call finds its place, on both sides."""
-    writer = SharedRegion(anonymous_file(REGION_BYTES))
-    reader = SharedRegion(os.dup(writer.descriptor))
+    writer = MappedRegion(anonymous_file(REGION_BYTES))
+    reader = MappedRegion(os.dup(writer.descriptor))
     try:
         writer.grow(16 * MIB)[:] = 7
         before = reader.hold(writer.size)

@@ -132,7 +132,7 @@ def test_a_str_that_is_no_text_is_the_functions_fault():
 )
 def test_fill_is_of_the_outputs_dtype(output, fill):
     """Which is found out when the file is read."""
-    with pytest.raises(UsageError, match=r"stage 's': fill of 'y' is .*, which is no"):
+    with pytest.raises(UsageError, match=r"stage 's': fill of 'y' is .*, which is not of type"):
         stage(inputs={"x": "FP32"}, outputs={"y": output}, fill={"y": fill}, name="s")(lambda x: x)
 
 

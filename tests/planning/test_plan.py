@@ -315,7 +315,7 @@ def test_a_recording_with_too_much_in_a_minute(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("tailcut.planning.plan.longest_round_s", lambda capacity: 10.0)
     result = plan(recording=recording, rates=[])
     assert whole.assumptions.notes[-1] == "replicas are planned for the busiest minute of the recording"
-    assert "busiest 10 s of the recording, as a minute is too much" in result.assumptions.notes[-1]
+    assert "busiest 10 s of the recording, because a minute is too much" in result.assumptions.notes[-1]
     assert result.predicted.rate == pytest.approx(400, rel=0.1)
 
 

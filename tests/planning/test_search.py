@@ -14,7 +14,7 @@ from tailcut.planning.cluster import Cluster, simulate_cluster
 from tailcut.planning.demand import Limit, Stretch, even_bursts
 from tailcut.planning.search import (
     Figures,
-    Findings,
+    KnownRates,
     PlannedLoad,
     capacity_of,
     curve_points,
@@ -47,31 +47,31 @@ def up_to(carried: float, asked: list[tuple[int, float]] | None = None):
 def test_the_least_number(rate: float) -> None:
     """Is found exactly, in few simulations."""
     asked: list[tuple[int, float]] = []
-    assert least_replicas(Findings(up_to(100.0, asked)), rate, 140.0) == math.ceil(rate / 100)
+    assert least_replicas(KnownRates(up_to(100.0, asked)), rate, 140.0) == math.ceil(rate / 100)
     assert len(asked) <= 14
 
 
 def test_more_than_can_be_simulated() -> None:
     """Is refused with the rate."""
     with pytest.raises(UsageError, match="1,000 replicas do not meet the limit at 100,001 requests"):
-        least_replicas(Findings(up_to(100.0)), 100_001, 140.0)
+        least_replicas(KnownRates(up_to(100.0)), 100_001, 140.0)
     with pytest.raises(UsageError, match="1,000 replicas"):
-        least_replicas(Findings(up_to(0.0)), 1.0, 140.0)
+        least_replicas(KnownRates(up_to(0.0)), 1.0, 140.0)
 
 
 @pytest.mark.parametrize("guess", [20.0, 450.0, 2000.0])
 def test_the_highest_rate(guess: float) -> None:
     """Whatever is guessed, to a fiftieth."""
-    assert highest_rate(Findings(up_to(100.0)), 5, 140.0, guess) == pytest.approx(500, rel=0.03)
-    assert highest_rate(Findings(up_to(0.0)), 5, 140.0, guess) == 0.0
-    assert highest_rate(Findings(up_to(1000.0)), 5, 140.0, guess) == 700.0
+    assert highest_rate(KnownRates(up_to(100.0)), 5, 140.0, guess) == pytest.approx(500, rel=0.03)
+    assert highest_rate(KnownRates(up_to(0.0)), 5, 140.0, guess) == 0.0
+    assert highest_rate(KnownRates(up_to(1000.0)), 5, 140.0, guess) == 700.0
 
 
 def test_a_rate_far_below_the_capacity() -> None:
     """What was found to be met is the least that is returned, however little of the capacity it is."""
-    findings = Findings(up_to(0.05))
+    findings = KnownRates(up_to(0.05))
     assert highest_rate(findings, 1, 1000.0, 0.06) == pytest.approx(0.05, rel=0.03)
-    findings = Findings(up_to(0.05))
+    findings = KnownRates(up_to(0.05))
     assert findings.within(2, 0.1)
     assert 0.1 <= highest_rate(findings, 2, 1000.0, 1400.0) < 0.103
 
@@ -83,7 +83,7 @@ def test_findings_do_not_contradict_each_other() -> None:
     def noisy(replicas: int, rate: float) -> Figures:
         return up_to(100.0 * random.uniform(0.8, 1.2))(replicas, rate)
 
-    findings = Findings(noisy)
+    findings = KnownRates(noisy)
     needed = least_replicas(findings, 1234.0, 140.0)
     known = [(replicas, findings.within(replicas, 1100.0)) for replicas in (needed - 1, needed - 2, needed - 3)]
     rates = {count: highest_rate(findings, count, 140.0, 110.0 * count) for count in range(1, 20)}
@@ -95,7 +95,7 @@ def test_findings_do_not_contradict_each_other() -> None:
 def test_what_follows_is_not_simulated() -> None:
     """Fewer requests to more replicas, or more to fewer."""
     asked: list[tuple[int, float]] = []
-    findings = Findings(up_to(100.0, asked))
+    findings = KnownRates(up_to(100.0, asked))
     assert [findings.within(*item) for item in ((3, 250.0), (4, 250.0), (3, 200.0))] == [True] * 3
     assert [findings.within(*item) for item in ((3, 350.0), (2, 350.0), (3, 400.0))] == [False] * 3
     assert asked == [(3, 250.0), (3, 350.0)]
@@ -106,8 +106,8 @@ def test_a_queue_with_a_formula() -> None:
     service = single(exponential(1.0))
     expect = expect_cluster(Cluster(service, 1, "random"), PlannedLoad(Poisson, P99))
     carried = 1000 - math.log(100) / 0.010
-    assert highest_rate(Findings(expect), 4, capacity_of(service), 2500.0) == pytest.approx(4 * carried, rel=0.05)
-    assert least_replicas(Findings(expect), 5.6 * carried, capacity_of(service)) == 6
+    assert highest_rate(KnownRates(expect), 4, capacity_of(service), 2500.0) == pytest.approx(4 * carried, rel=0.05)
+    assert least_replicas(KnownRates(expect), 5.6 * carried, capacity_of(service)) == 6
 
 
 def test_figures() -> None:
@@ -145,7 +145,9 @@ def test_bursts_need_more() -> None:
     assert expect(2, 300.0).goodput == pytest.approx(300, rel=0.02)
     capacity = capacity_of(service)
     plain = expect_cluster(Cluster(service), PlannedLoad(Poisson, P99))
-    assert highest_rate(Findings(expect), 2, capacity, 500.0) < 0.8 * highest_rate(Findings(plain), 2, capacity, 1000.0)
+    assert highest_rate(KnownRates(expect), 2, capacity, 500.0) < 0.8 * highest_rate(
+        KnownRates(plain), 2, capacity, 1000.0
+    )
     arrivals = bursty.arrivals(1000.0, 40.0)
     assert len(arrivals) / (arrivals[-1] / 1e9) == pytest.approx(1000, rel=0.02)
 

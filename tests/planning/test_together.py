@@ -8,7 +8,7 @@ from tests.planning.test_cluster import fixed, single
 from tailcut.lab.arrivals import Arrivals, Bursty, Poisson
 from tailcut.planning.cluster import Cluster
 from tailcut.planning.demand import Limit
-from tailcut.planning.search import Expect, Findings, PlannedLoad, expect_cluster, highest_rate, least_replicas
+from tailcut.planning.search import Expect, KnownRates, PlannedLoad, expect_cluster, highest_rate, least_replicas
 from tailcut.planning.together import Tenant, capacity_together, expect_together
 
 LOOSE = Limit("p99", 200.0)
@@ -33,7 +33,7 @@ def test_models_share_the_cores() -> None:
         Tenant(single(fixed(5.0), cores=1.0), SLOW, 200.0),
     ]
     expect, capacity = expect_together(tenants, 1.0), capacity_together(tenants)
-    needed = least_replicas(Findings(expect), 1200.0, capacity)
+    needed = least_replicas(KnownRates(expect), 1200.0, capacity)
     assert 3 <= needed <= 5  # two cores' work
     result = expect(needed, 1200.0)
     assert result.within
@@ -41,7 +41,7 @@ def test_models_share_the_cores() -> None:
     assert [round(part.rate) for part in result.parts] == [1000, 200]
     assert result.goodput == pytest.approx(1200, rel=0.02)
     assert not expect(1, 1200.0).within
-    assert highest_rate(Findings(expect), needed, capacity, 1200.0) >= 1170
+    assert highest_rate(KnownRates(expect), needed, capacity, 1200.0) >= 1170
 
 
 def test_the_worst_model_s_latency_is_shown() -> None:
@@ -65,9 +65,9 @@ def unequal(limit: Limit = LOOSE, rate: float = 0.05, ms: float = 6.0, most: flo
 def test_a_rare_model_needs_no_replicas_of_its_own() -> None:
     """As many as the frequent model alone; its latency is that among requests of that model."""
     alone = Tenant(single(fixed(0.2), cores=1.0), PlannedLoad(Poisson, Limit("p99", 20.0)), 20_000.0)
-    least = least_replicas(Findings(expect_together([alone], 1.0)), 20_000.0, capacity_together([alone]))
+    least = least_replicas(KnownRates(expect_together([alone], 1.0)), 20_000.0, capacity_together([alone]))
     expect, capacity = unequal()
-    assert least_replicas(Findings(expect), 20_000.05, capacity) == least
+    assert least_replicas(KnownRates(expect), 20_000.05, capacity) == least
     often, rare = expect(least, 20_000.05).parts
     assert (often.closer, rare.closer) == (False, True)
     assert rare.asked >= 1000

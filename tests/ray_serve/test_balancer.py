@@ -121,13 +121,13 @@ def wait_for(true: Callable[[], bool]) -> None:
 @needs_haproxy
 def test_a_port_that_is_taken() -> None:
     """Is named, and nobody is told that haproxy listens."""
-    told: list[object] = []
+    events: list[object] = []
     directory = Listed()
     with socket.create_server(("127.0.0.1", 0)) as taken:
         bind = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(UsageError, match=f"haproxy cannot listen on {bind}: "):
-            Balancer(find_haproxy(), directory, bind, 1, "", told.append).run(told.append)
-    assert told == []
+            Balancer(find_haproxy(), directory, bind, 1, "", events.append).run(events.append)
+    assert events == []
     assert directory.closed
 
 

@@ -361,7 +361,7 @@ def test_priority_and_deadline_decide_who_is_served_first(tmp_path: Path) -> Non
         assert served == ["urgent", "soon", "later", "plain", "idle"]
 
 
-def test_what_cannot_make_its_deadline_is_refused_at_the_door(tmp_path: Path) -> None:
+def test_what_cannot_make_its_deadline_is_not_admitted(tmp_path: Path) -> None:
     """By the learned cost of the rows that go before it; an urgent request has fewer of those, and is let in."""
     with opened(identity(DType.FP32, (None, 16), tmp_path / "echo.onnx"), dispatch="inline", max_batch_size=1) as model:
         for _ in range(200):

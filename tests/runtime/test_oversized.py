@@ -215,9 +215,9 @@ def test_a_part_that_fails_does_not_fail_its_company(tmp_path: Path) -> None:
 
     async def together(model: Model) -> None:
         large = np.repeat([[1], [9]], [8, 2], axis=0)  # the second part has room for others
-        one = np.ones((1, 1), np.int64)
+        item = np.ones((1, 1), np.int64)
         failed, *answers = await asyncio.gather(
-            model.infer({"index": large}), *(model.infer({"index": one}) for _ in range(3)), return_exceptions=True
+            model.infer({"index": large}), *(model.infer({"index": item}) for _ in range(3)), return_exceptions=True
         )
         assert isinstance(failed, EngineError)
         assert [answer["row"].shape for answer in answers] == [(1, 1, 3)] * 3

@@ -57,12 +57,12 @@ def test_the_last_of_all_is_computed_unless_it_is_late_already(now_ns: int, take
 
 def test_late_requests_of_one_delay_are_one_broken_promise() -> None:
     """However many there are: a burst that is late at once says as much as its first request."""
-    one, many = Made(), Made()
-    for made, count in ((one, 1), (many, 5)):
+    item, many = Made(), Made()
+    for made, count in ((item, 1), (many, 5)):
         for _ in range(count):
             made.queued(deadline_ns=100)
         assert len(made.removal.take_late(200)) == count
-    assert many.forecast.safety_margin == one.forecast.safety_margin
+    assert many.forecast.safety_margin == item.forecast.safety_margin
 
 
 def test_a_cancelled_request_gives_its_rows_back_once() -> None:

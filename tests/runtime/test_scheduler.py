@@ -149,7 +149,7 @@ def test_a_lone_request_may_bypass_the_queue(dispatch: str, busy: bool, bypasses
     batch = under.settle(under.lend(1), 1, request, at_once=True)
     assert (batch is not None) is bypasses
     if batch is not None:
-        assert (batch.place, under.computing) == (DispatchPlace.LOOP, 1)
+        assert (batch.where, under.computing) == (DispatchPlace.LOOP, 1)
         Engine().run(batch)
         assert under.finish(batch)
         assert (client.answered, client.posted) == ([request], [])

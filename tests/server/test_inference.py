@@ -138,7 +138,7 @@ def test_nan_comes_back_as_null_in_json_and_exactly_in_binary(server: Server) ->
 
 
 def test_an_expired_request_is_told_so(server: Server) -> None:
-    """A timeout of a microsecond cannot be met: 503 at the door or 504 from the queue, never an answer too late."""
+    """A timeout of a microsecond cannot be met: 503 or 504, and never an answer that is late."""
     body = request() | {"parameters": {"timeout": 1}}
     with server.connect() as wire:
         assert wire.ask(json_request("mlp", body)).status in {503, 504}

@@ -68,14 +68,14 @@ def test_readiness_and_liveness_end_with_the_device(tmp_path: Path, rescued: boo
     ):
         watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=20)
         assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
-        assert [wire.ask(health(one)).status for one in PATHS] == [200] * 3
+        assert [wire.ask(health(item)).status for item in PATHS] == [200] * 3
         assert client.is_server_ready()
         answer = wire.ask(raw_request("mlp", np.full(4, 13, np.float32).tobytes()))
         assert answer.status == (200 if rescued else 500)
         expected = 200 if rescued else 503
-        answers = [wire.ask(health(one)) for one in PATHS]
-        assert [one.status for one in answers] == [expected] * 3
-        assert [one.json() for one in answers[:2]] == [{"ready": rescued}, {"live": rescued}]
+        answers = [wire.ask(health(item)) for item in PATHS]
+        assert [item.status for item in answers] == [expected] * 3
+        assert [item.json() for item in answers[:2]] == [{"ready": rescued}, {"live": rescued}]
         assert (client.is_server_ready(), client.is_server_live(), client.is_model_ready("mlp")) == (rescued,) * 3
         if not rescued:
             assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING

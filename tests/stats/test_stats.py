@@ -128,12 +128,12 @@ def test_equal_queues_are_rarely_told_apart(q: float, load: float, count: int, s
 def test_half_the_tail_is_found_in_a_queue() -> None:
     """In at least 70 % of runs of eight blocks and 1,500 requests a side at 70 % load."""
     random = np.random.default_rng(5)
-    found = 0
+    result = 0
     for seed in range(20):
         new, old = (queues(random, 8, 190, 0.7) for _ in range(2))
         halved = [Sample.of(block.values / 2) for block in new]
-        found += verdict(ratio_interval(halved, old, 0.99, resamples=400, seed=seed)) is Verdict.BETTER
-    assert found >= 14
+        result += verdict(ratio_interval(halved, old, 0.99, resamples=400, seed=seed)) is Verdict.BETTER
+    assert result >= 14
 
 
 def test_few_blocks_prove_only_clear_gains() -> None:

@@ -84,9 +84,9 @@ def test_the_queue_is_that_of_the_command_line_or_of_the_configuration(
         with pytest.raises(TooLargeError, match=f"holds {rows}: send fewer at a time, or raise {setting}$"):
             model.entry.admit(rows + 1)
         assert too_large(model.entry, 1, 2).endswith(f": send fewer at a time, or raise {setting}")
-    said = [message for message in caplog.messages if "max_queue_size" in message]
-    assert len(said) == 1
-    assert ("max_queue_size is not used: --queue says that 64 rows may wait" in said[0]) == bool(queue)
+    messages = [message for message in caplog.messages if "max_queue_size" in message]
+    assert len(messages) == 1
+    assert ("max_queue_size is not used: --queue says that 64 rows may wait" in messages[0]) == bool(queue)
 
 
 def test_models_are_opened_so(tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_a_backend_that_is_not_served_is_named(tmp_path: Path, field: str, name:
     [
         (
             'max_batch_size: 4 input { name: "x" dims: [ -1, 6 ] reshape { shape: [ -1, 2, 3 ] } }',
-            "'x' is FP32 [-1, -1] in the model, but the configuration has reshape [-1, 2, 3] behind the batch",
+            "'x' is FP32 [-1, -1] in the model, but the configuration has reshape [-1, 2, 3] after the batch dimension",
         ),
         (
             'input { name: "x" dims: [ 2, 3 ] } output { name: "y" dims: [ 5, 5 ] }',

@@ -311,7 +311,7 @@ def test_settings_of_the_engine_that_are_not_applied_are_named() -> None:
         ("", {'"INPUT1" data_type': '"INPUT1" is_shape_tensor: true data_type'}, "shape tensor"),
         ("", {"INPUT1": "OTHER"}, "no input 'OTHER'"),
         ("", {"TYPE_INT32": "TYPE_FP32"}, "is INT32 in the model and TYPE_FP32 in the configuration"),
-        ("", {"[ 16 ]": "[ 17 ]"}, r"dims \[17\] behind the batch"),
+        ("", {"[ 16 ]": "[ 17 ]"}, r"dims \[17\] after the batch dimension"),
         ("", {',\n  { name: "INPUT1" data_type: TYPE_INT32 dims: [ 16 ] }': ""}, "lists no input 'INPUT1'"),
     ],
 )

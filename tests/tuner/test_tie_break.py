@@ -43,15 +43,15 @@ def usage(alone_ms: float, cpu_us: float | None = 100.0, mib: int | None = 300) 
 def test_the_order_of_tie_breaks(usages: list[MeasuredUsage], index: int, words: str) -> None:
     """Median of a lone connection, then CPU, then memory; the reason names what decided."""
     choice = choose(usages)
-    assert choice.place == index
+    assert choice.index == index
     assert words in choice.reason
 
 
 def test_noise_is_no_difference() -> None:
     """Medians that their rounds do not tell apart are equal, up to 15 %; those that they do are not."""
     noisy = MeasuredUsage((1.6, 2.6, 2.25, 2.25), 10.0, 0)
-    assert choose([MeasuredUsage((2.0, 2.1, 1.9, 2.1), 60.0, 0), noisy]).place == 1
+    assert choose([MeasuredUsage((2.0, 2.1, 1.9, 2.1), 60.0, 0), noisy]).index == 1
     steady = MeasuredUsage((2.25, 2.26, 2.25, 2.25), 10.0, 0)
-    assert choose([MeasuredUsage((2.0, 2.01, 2.0, 2.0), 60.0, 0), steady]).place == 0
+    assert choose([MeasuredUsage((2.0, 2.01, 2.0, 2.0), 60.0, 0), steady]).index == 0
     far = MeasuredUsage((1.0, 9.0, 2.6, 2.6), 10.0, 0)
-    assert choose([MeasuredUsage((2.0, 2.1, 1.9, 2.1), 60.0, 0), far]).place == 0
+    assert choose([MeasuredUsage((2.0, 2.1, 1.9, 2.1), 60.0, 0), far]).index == 0

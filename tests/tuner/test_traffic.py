@@ -43,8 +43,8 @@ def test_the_baseline_is_found_over_the_limit_near_its_capacity(capacity: float)
     assert search.lowest([latencies(80.0, capacity, 200, random) for _ in range(20)]) is None
     for _ in range(8):
         search.add(latencies(search.rate, capacity, 300, random))
-    assert search.found is not None
-    assert 0.95 * highest <= search.found <= 1.55 * capacity
+    assert search.result is not None
+    assert 0.95 * highest <= search.result <= 1.55 * capacity
 
 
 @pytest.mark.parametrize("size", [99, 199])
@@ -64,13 +64,13 @@ def test_the_rate_at_the_limit_is_hardly_ever_found() -> None:
     random = np.random.default_rng(3)
     capacity, limit_ms = 1000.0, 20.0
     highest = capacity - 1e3 / limit_ms * np.log(100)
-    found = 0
+    result = 0
     for _ in range(RUNS):
         search = overload(limit_ms, 500.0, capacity)
         while not search.is_over:
             search.add(queue(highest, capacity, 300, random))
-        found += search.found is not None
-    assert found <= 0.02 * RUNS
+        result += search.result is not None
+    assert result <= 0.02 * RUNS
 
 
 def test_the_verification_itself_may_show_it() -> None:
@@ -82,7 +82,7 @@ def test_the_verification_itself_may_show_it() -> None:
     failing = overload(10.0, 50.0, 55.0)
     for _ in range(3):
         failing.add(failed)
-    assert failing.found == pytest.approx(68.75)
+    assert failing.result == pytest.approx(68.75)
 
 
 def test_a_stall_is_no_overload() -> None:
@@ -93,7 +93,7 @@ def test_a_stall_is_no_overload() -> None:
         search.add(np.full(200, 1.0 if number % 2 else 50.0))
     search.add(np.full(200, 1.0))
     assert search.is_over
-    assert search.found is None
+    assert search.result is None
     assert search.rate == pytest.approx(68.75 * 1.2**4)
 
 

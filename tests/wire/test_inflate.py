@@ -83,13 +83,13 @@ def test_a_stream_of_several_members(pad: bytes) -> None:
 @pytest.mark.parametrize("packed", [gzip.compress(PLAIN), zlib.compress(PLAIN)], ids=["gzip", "deflate"])
 def test_what_is_behind_a_stream_is_not_dropped(packed: bytes) -> None:
     """Whoever sent it meant something by it."""
-    with pytest.raises(InvalidInputError, match=r"not valid|more behind"):
+    with pytest.raises(InvalidInputError, match=r"not valid|data after"):
         inflate(packed + b"rubbish", 1 << 30)
-    with pytest.raises(InvalidInputError, match=r"not valid|more behind"):
+    with pytest.raises(InvalidInputError, match=r"not valid|data after"):
         inflate(packed + zlib.compress(b"more"), 1 << 30)
 
 
 def test_empty_members_are_bounded() -> None:
     """Each costs some microseconds, and brings nothing."""
-    with pytest.raises(InvalidInputError, match="more behind"):
+    with pytest.raises(InvalidInputError, match="data after"):
         inflate(gzip.compress(b"") * 70_000, 1 << 30)

@@ -26,7 +26,7 @@ class CostModel:
         self._known: dict[int, float] = {}
         self._nodes: list[int] = []  # the sizes that are known, in order
         self._observations = 0
-        self._probe = 0  # a size to take once, when so many rows are ready
+        self._probe = 0  # a size to take once, when this many rows are ready
         self._best = list(range(max_batch_size + 1))  # until something is known, take all there is
         self.limit = max_batch_size  # the largest size worth taking
         self.limit_ns = 0.0  # and what it costs
@@ -74,7 +74,7 @@ class CostModel:
         return self._best[ready] if ready < len(self._best) else self._best[-1]
 
     def batches(self, rows: int) -> tuple[int, float]:
-        """How many batches of the size worth taking so many rows make, the last perhaps smaller; and what they cost."""
+        """How many batches of the size worth taking these rows make, the last perhaps smaller; and what they cost."""
         full, rest = divmod(rows, self.limit)
         return full + (rest > 0), full * self.limit_ns + (self.estimate_ns(rest) if rest else 0.0)
 

@@ -72,11 +72,11 @@ class Forecast:
         return left_ns * (1 - self.safety_margin) < (2 + waiting) * (self.cost.limit_ns + self.between_ns)
 
     def opens_ns(self, deadline_ns: int, rows: int, now_ns: int, *, busy: bool) -> int:
-        """From when on a request with the time left to `deadline_ns` can be promised the last of so many rows."""
+        """From when on a request with the time left to `deadline_ns` can be promised the last of this many rows."""
         return int(self.done_ns(rows, now_ns, busy=busy) - (deadline_ns - now_ns) * (1 - self.safety_margin))
 
     def done_ns(self, rows: int, now_ns: int, *, busy: bool) -> float:
-        """When so many rows will have been computed; `busy` when all instances are computing."""
+        """When this many rows will have been computed; `busy` when all instances are computing."""
         count, cost_ns = self.cost.batches(rows)
         busy_ns = max(0.0, self._expected_end_ns - now_ns) if busy else 0.0
         return now_ns + (busy_ns + cost_ns + count * self.between_ns) / self._instances

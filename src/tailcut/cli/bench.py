@@ -182,7 +182,7 @@ def bench(
     for offered in [entry.rate for entry in entries] or [rate or 0.0]:
         check_count(offered, warmup_s + length_s)
     with interrupted_once():  # by default, regions of shared memory would stay
-        results, found = _Runs(
+        results, (scenario_record, slo_record) = _Runs(
             target=load_target,
             requests=requests,
             entries=entries,
@@ -197,8 +197,8 @@ def bench(
     record = BenchResult(
         target=target,
         runs=runs,
-        scenario=found[0],
-        slo=found[1],
+        scenario=scenario_record,
+        slo=slo_record,
         machine=fingerprint(),
         command=command_line(),
         seed=seed,
@@ -263,8 +263,8 @@ class _Runs:
             workload = requests.own_workload(self.target) or maker.of(requests.model, requests.data)
             check(self.load.planned(workload.model))
             session = LoadSession(self.target, workload, self.length_s, self.warmup_s, self.seed, self.clients, _say)
-            found = self.load.run(session)
-            return session.results, found
+            records = self.load.run(session)
+            return session.results, records
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,7 +30,7 @@ def convert(
         ),
     ] = None,
     trust: Annotated[
-        bool, typer.Option("--trust", help="Read a pickle or a program that runs code of its own.")
+        bool, typer.Option("--trust", help="Load a pickle or a program, which may execute arbitrary code.")
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:

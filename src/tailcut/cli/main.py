@@ -120,7 +120,7 @@ def main(arguments: Sequence[str]) -> int:
 def _report(error: Exception) -> int:
     """Say what was not foreseen: a thread that the system refused, a package that is missing, or a bug."""
     if isinstance(error, RuntimeError) and str(error) == "can't start new thread":  # Python has no type for it
-        print(f"tailcut: the system starts no further thread: {_LIMITS}", file=sys.stderr)
+        print(f"tailcut: cannot start another thread: {_LIMITS}", file=sys.stderr)
         return USER_MISTAKE
     package = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
     if package not in {"", "tailcut"}:

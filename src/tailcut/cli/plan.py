@@ -42,7 +42,7 @@ def plan(
     ],
     rate: Annotated[
         str | None,
-        typer.Option(metavar="N", help="Requests per second; several profiles: one rate each, as 5000,200."),
+        typer.Option(metavar="N", help="Requests per second; several profiles: one rate each, such as 5000,200."),
     ] = None,
     arrivals: Annotated[
         str, typer.Option(help="Distribution of arrivals: poisson, constant, or bursty:FACTOR:LENGTH.")
@@ -62,7 +62,7 @@ def plan(
         ),
     ] = None,
     headroom: Annotated[
-        str, typer.Option(metavar="S", help="Headroom: additional share of the rate that must fit, as 0.2 or 20%.")
+        str, typer.Option(metavar="S", help="Headroom: additional share of the rate that must fit, such as 0.2 or 20%.")
     ] = "0.2",
     failures: Annotated[int, typer.Option(help="Number of replicas that may fail.", min=0, max=999)] = 0,
     routing: Annotated[
@@ -171,7 +171,7 @@ def _check(wanted: "PlanRequest", *, chosen: bool) -> None:
     _check_names([model.profile.model.name for model in wanted.models])
     if len(wanted.rates) not in ({0, 1} if wanted.recording is not None else {count}):
         rates = several(len(wanted.rates), "rate")
-        raise UsageError(f"--rate: {rates} for {several(count, 'profile')}: a comma divides the rates of several")
+        raise UsageError(f"--rate: {rates} for {several(count, 'profile')}: a comma separates rates of profiles")
     if len(wanted.limits) != count:
         raise UsageError(
             f"--slo: {several(len(wanted.limits), 'limit')} for {several(count, 'profile')}: give one, or one each"

@@ -58,7 +58,7 @@ def config(
     drain: Annotated[str, typer.Option(help="How long a stopping replica keeps serving.")] = "5s",
     token_file: Annotated[Path | None, typer.Option(help="File with the token required for every request.")] = None,
     revision: Annotated[
-        str, typer.Option(metavar="TEXT", help="Another TEXT than before replaces all replicas, as other files do.")
+        str, typer.Option(metavar="TEXT", help="A different TEXT replaces all replicas, as changed files do.")
     ] = "",
     accept_model_change: Annotated[
         bool, typer.Option("--accept-model-change", help="Serve a model file that the profile was not measured on.")

@@ -118,7 +118,7 @@ def serve(  # noqa: PLR0915  an option a line
         bool,
         typer.Option(
             "--accept-model-change",
-            help="Serve a model file with another content than its profile's, if inputs and outputs are the same.",
+            help="Serve a model file that differs from its profile's, if inputs and outputs are the same.",
         ),
     ] = False,
     slo: Annotated[

@@ -54,7 +54,7 @@ def tune(
     ] = None,
     model_repository: Annotated[
         Path | None,
-        typer.Option(metavar="DIR/NAME", help="Tune this model of a Triton model repository; MODEL may be it, too."),
+        typer.Option(metavar="DIR/NAME", help="Tune a model of a Triton model repository; MODEL accepts it, too."),
     ] = None,
     data: Annotated[
         list[Path] | None,

@@ -12,7 +12,7 @@ def budget_of(text: str) -> float:
     """The seconds of `--budget`.
 
     Raises:
-        UsageError: it is no duration, or too short.
+        UsageError: it is not a duration, or too short.
     """
     from tailcut.durations import parse_duration
     from tailcut.errors import UsageError

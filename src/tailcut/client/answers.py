@@ -57,8 +57,8 @@ def _words(content: Any, depth: int = 0) -> str:
         return "; ".join(filter(None, (_words(item, depth + 1) for item in content[:_LISTED])))
     if not isinstance(content, dict):
         return ""
-    place = content.get("loc")  # FastAPI's, of an input that does not validate
-    before = f"{'.'.join(map(str, place))}: " if isinstance(place, list) else ""
+    location = content.get("loc")  # FastAPI's, of an input that does not validate
+    before = f"{'.'.join(map(str, location))}: " if isinstance(location, list) else ""
     for key in ("error", "message", "detail", "msg"):
         words = _words(content.get(key), depth + 1)
         if words:

@@ -57,8 +57,8 @@ def find_servers(url: str | Sequence[str]) -> ListedServers:
     """Read one URL, several, or `ray://APP` and `ray://APP/DEPLOYMENT`.
 
     Raises:
-        InvalidInputError: one of them is no address, or there is none.
-        ArgumentTypeError: it is no URL, and no sequence of them.
+        InvalidInputError: one of them is not an address, or there is none.
+        ArgumentTypeError: it is not a URL, and no sequence of them.
         UsageError: Ray is not installed.
     """
     if isinstance(url, str) and url.startswith(RAY):

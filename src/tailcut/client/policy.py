@@ -23,7 +23,7 @@ from tailcut.errors import ArgumentTypeError, InvalidInputError, QueueFullError,
 
 _RECENT = 512  # latencies kept
 _KNOWN = 64  # fewer than these say nothing about a 95th percentile
-_RENEW = 32  # so many new ones, and the percentile is taken again
+_RENEW = 32  # new ones after which the percentile is taken again
 
 
 class RefusedError(UnreachableError):
@@ -57,7 +57,7 @@ class Retries:
             )
 
     def pause(self, error: TailcutError, tries: int, left_s: float, dice: float) -> float | None:
-        """How long to wait after so many tries before the next; None: do not try again.
+        """How long to wait after this many tries before the next; None: do not try again.
 
         Args:
             error: what the last try ended with.

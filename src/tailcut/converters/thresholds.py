@@ -13,7 +13,7 @@ def thresholds_of(path: Path) -> dict[int, np.ndarray]:
     """For each column, the thresholds in order, of all trees together; empty where no tree sees the columns."""
     graph = need("onnx", "onnx").load(path).graph
     raw = {tensor.name for tensor in graph.input}
-    found: dict[int, set[float]] = {}
+    result: dict[int, set[float]] = {}
     for node in graph.node:
         if node.op_type in _SAME and node.input[0] in raw:
             raw.update(node.output)
@@ -25,5 +25,5 @@ def thresholds_of(path: Path) -> dict[int, np.ndarray]:
         columns, modes = fields["nodes_featureids"].ints, fields["nodes_modes"].strings
         for column, mode, value in zip(columns, modes, fields["nodes_values"].floats, strict=True):
             if mode != b"LEAF":
-                found.setdefault(column, set()).add(value)
-    return {column: np.array(sorted(values), np.float32) for column, values in found.items()}
+                result.setdefault(column, set()).add(value)
+    return {column: np.array(sorted(values), np.float32) for column, values in result.items()}

@@ -56,7 +56,7 @@ class ExportedProgram:
         return [as_array(spec, result) for spec, result in zip(self._program.spec.outputs, results, strict=True)]
 
     def _with_tensors_alone(self) -> Any:
-        """The program without the outputs that are no tensors, which ONNX does not have and which are not served."""
+        """The program without the outputs that are not tensors, which ONNX does not have and which are not served."""
         exported, kept = self._program.exported, self._program.outputs
         signature = exported.graph_signature
         if len(kept) == len(signature.output_specs):

@@ -188,7 +188,7 @@ def _register_boosters(skl2onnx: Any) -> None:
 
 
 def _spread(graph: Any, classes: Sequence[int]) -> None:
-    """A list of probabilities becomes an output for each label, with so many classes: only tensors are served."""
+    """A list of probabilities becomes an output for each label, with this many classes: only tensors are served."""
     made = {name: node for node in graph.node for name in node.output if node.op_type == "SequenceConstruct"}
     for output in [output for output in graph.output if output.name in made]:
         node = made[output.name]

@@ -56,7 +56,7 @@ def open_engine(path: Path, options: EngineOptions, name: str | None = None) -> 
     """
     options = msgspec.structs.replace(options, threads=engine_threads(options).count)
     if options.precision == "tf32" and options.device == "cpu":
-        raise UnsupportedError("precision tf32 is of CUDA devices: use f32 on the CPU, or device cuda")
+        raise UnsupportedError("precision tf32 needs a CUDA device: use f32 on the CPU, or device cuda")
     on_cuda = options.device == "cuda" and options.name != "none"
     engine = _open_on_cuda(path, options, name) if on_cuda else import_engine(options.name)(path, options, name)
     if not options.reshapes:

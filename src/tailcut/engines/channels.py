@@ -8,7 +8,7 @@ from tailcut.errors import UnsupportedError
 
 
 def channel_axis(channels: int, dims: Sequence[int], layout: str) -> int:
-    """Axis 1, or the last one where the layout says so or only that one may have so many channels."""
+    """Axis 1, or the last one where the layout says so or only that one can have the number of channels."""
     last = len(dims) - 1
     if layout == "auto":
         return last if dims[last] == channels != dims[1] else 1

@@ -22,7 +22,7 @@ from tailcut.errors import ModelFileError, UnsupportedError
 from tailcut.machine.fingerprint import isa_flags
 
 _MOST_BYTES = (2 << 30) - (1 << 20)  # of a message of protobuf, with room for what an edit adds
-_MODERN_IR = 4  # from this version on, initialisers are no inputs
+_MODERN_IR = 4  # from this version on, initialisers are not inputs
 _QUANTISED = {"MatMul": 1, "Gemm": 1, "Conv": 1, "Attention": 1, "LSTM": 1}  # the operator's input that is quantised
 _LEAST_WEIGHTS = 1024  # elements; with fewer, quantising the activations takes longer than it saves
 _FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16}
@@ -42,7 +42,7 @@ def prepare(path: Path, options: EngineOptions) -> Prepared:
 
     Raises:
         ModelFileError: as `load_graph`.
-        UnsupportedError: an option does not fit the model, the file is no quantised one where the precision needs that,
+        UnsupportedError: an option does not fit the model, the file is not quantised where the precision needs that,
             or the edited copy is larger than an ONNX file may be.
     """
     model = load_graph(path)
@@ -295,7 +295,7 @@ def _take_whole(model: onnx.ModelProto, path: Path, files: Mapping[str, Path]) -
 
 
 def _modernise(model: onnx.ModelProto) -> None:
-    """Leave initialisers out of the inputs, where old files list them: edits add initialisers that are no inputs."""
+    """Leave initialisers out of the inputs, where old files list them: edits add initialisers that are not inputs."""
     weights = {tensor.name for tensor in model.graph.initializer}
     for value in [value for value in model.graph.input if value.name in weights]:
         model.graph.input.remove(value)

@@ -94,7 +94,7 @@ class EmptyCheck:
 
 
 def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy with all shapes, but no values that are no shapes, and nothing said of its results."""
+    """A copy with all shapes, but no values that are not shapes, and nothing said of its results."""
     copy = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions)
     copy.graph.name = model.graph.name
     copy.graph.node.extend(model.graph.node)

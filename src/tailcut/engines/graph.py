@@ -115,7 +115,7 @@ def nodes_inside(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
 
 
 def is_classes(key: str | bytes) -> bool:
-    """Whether a key of a model's metadata names an output's classes; text that is no UTF-8 comes as bytes."""
+    """Whether a key of a model's metadata names an output's classes; text that is not UTF-8 comes as bytes."""
     return isinstance(key, str) and key.startswith(CLASSES)
 
 
@@ -149,7 +149,7 @@ def weights_hash(path: Path) -> str | None:
 
 
 def read_spec(model: onnx.ModelProto, path: Path, name: str | None) -> ModelSpec:
-    """The signature, with what the graph says of its rows: inputs that are no initialisers, and outputs, in order.
+    """The signature, with what the graph says of its rows: inputs that are not initialisers, and outputs, in order.
 
     Sizes that the file declares for an output are left open where values of the inputs decide them.
 

@@ -45,7 +45,7 @@ def _places(data: mmap.mmap, wanted: bytes) -> Iterator[int]:
     """Where some bytes are, found in steps: other threads may be serving."""
     for begin in range(0, len(data), _STEP_BYTES):
         end = begin + _STEP_BYTES + len(wanted) - 1
-        place = data.find(wanted, begin, end)
-        while place >= 0:
-            yield place
-            place = data.find(wanted, place + 1, end)
+        index = data.find(wanted, begin, end)
+        while index >= 0:
+            yield index
+            index = data.find(wanted, index + 1, end)

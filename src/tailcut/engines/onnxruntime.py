@@ -215,8 +215,8 @@ def register_extensions(path: Path, graph: onnx.ModelProto, session: Any) -> Non
         return
     if _ENDING in names:
         raise UnsupportedError(
-            f"{path}: the operator {_ENDING} of onnxruntime-extensions ends the process on bytes that are no image: "
-            "decode images in a step of a pipeline, or in the client"
+            f"{path}: the operator {_ENDING} of onnxruntime-extensions ends the process on bytes that are not an "
+            "image: decode images in a step of a pipeline, or in the client"
         )
     try:
         extensions = import_module("onnxruntime_extensions")

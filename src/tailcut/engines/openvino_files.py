@@ -79,7 +79,7 @@ def read_file(path: Path, kind: FileKind, options: EngineOptions) -> Any:
     for name, port in zip(names_of(model.outputs, kind), model.outputs, strict=True):
         if port.partial_shape.rank.is_static and any(dim == 0 for dim in port.partial_shape):
             raise UnsupportedError(
-                f"{path}: output {name!r} never has elements: openvino does not know an operator that it comes from"
+                f"{path}: output {name!r} never has elements: openvino does not know an operator that computes it"
             )
     if options.outputs:
         model = _keep_outputs(model, kind, options.outputs)

@@ -38,8 +38,8 @@ class SizeBounds:
         """Those of an `openvino.Model`, whose inputs are in the order of the spec."""
         return cls(
             tuple(
-                (place, tensor.name, axis, size.get_min_length(), most if most >= 0 else None)
-                for place, (tensor, port) in enumerate(zip(spec.inputs, model.inputs, strict=True))
+                (index, tensor.name, axis, size.get_min_length(), most if most >= 0 else None)
+                for index, (tensor, port) in enumerate(zip(spec.inputs, model.inputs, strict=True))
                 for axis, size in enumerate(port.partial_shape)
                 if size.is_dynamic and ((most := size.get_max_length()) >= 0 or size.get_min_length())
             )
@@ -61,8 +61,8 @@ class SizeBounds:
         Raises:
             InvalidInputError: the model takes others; names the input and its axis.
         """
-        for place, name, axis, least, most in self.axes:
-            size = shapes[place][axis]
+        for index, name, axis, least, most in self.axes:
+            size = shapes[index][axis]
             if size < least or (most is not None and size > most):
                 allowed = f"{least} or more" if most is None else f"{least} to {most}"
                 raise InvalidInputError(f"input {name!r}: axis {axis} is {size}, but the model takes {allowed}")
@@ -97,7 +97,7 @@ class SizeInference:
         except EngineError:
             return tuple(range(len(self._spec.outputs)))
         ports = ports_in_order(model.outputs, self._spec.outputs, by_place=not self._by_name)
-        return tuple(place for place, port in enumerate(ports) if port.partial_shape.is_dynamic)
+        return tuple(index for index, port in enumerate(ports) if port.partial_shape.is_dynamic)
 
     def _sized(self, shapes: Sequence[Sequence[int]]) -> Any:
         """A copy of the graph whose inputs have these sizes."""
@@ -136,7 +136,7 @@ class BoundSizes:
         if not self._open:
             return None
         checked = [  # with copies: a tensor's shape is a view of it
-            (self._spec.outputs[place].name, outputs[place], ov.Shape(outputs[place].shape)) for place in self._open
+            (self._spec.outputs[index].name, outputs[index], ov.Shape(outputs[index].shape)) for index in self._open
         ]
 
         def check() -> None:

@@ -50,7 +50,7 @@ def read_signature(path: Path) -> Signature:
     try:
         graphs = _all(memoryview((path / "saved_model.pb").read_bytes()), 2)
         tags = [[_text(tag) for info in _all(graph, 1) for tag in _all(info, 4)] for graph in graphs]
-        served = graphs[next((place for place, has in enumerate(tags) if _SERVE in has), 0)]
+        served = graphs[next((index for index, has in enumerate(tags) if _SERVE in has), 0)]
         signatures = {_text(_first(entry, 1)): _first(entry, 2) for entry in _all(served, 5)}
         name = _choose({name for name in signatures if not name.startswith(_OWN)}, path)
         inputs, outputs = (
@@ -124,11 +124,11 @@ def _text(value: memoryview) -> str:
 
 def _first(message: memoryview, number: int) -> memoryview:
     """A field that a message has once; empty where it is left out, as protobuf does with empty ones."""
-    return next((value for found, value in _fields(message) if found == number), memoryview(b""))
+    return next((value for result, value in _fields(message) if result == number), memoryview(b""))
 
 
 def _all(message: memoryview, number: int) -> list[memoryview]:
-    return [value for found, value in _fields(message) if found == number]
+    return [value for result, value in _fields(message) if result == number]
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:

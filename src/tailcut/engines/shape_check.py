@@ -207,7 +207,7 @@ def shapes_of(inputs: Arrays) -> Shapes:
 
 
 def _defined(expected: np.ndarray, result: np.ndarray) -> np.ndarray:
-    """A result, and what is expected where that is no number: without anything to attend to, any answer will do."""
+    """A result, and what is expected where that is not a number: without anything to attend to, any answer will do."""
     if expected.dtype.kind not in "fc" or expected.shape != result.shape:
         return result
     return np.where(np.isfinite(expected), result, expected)

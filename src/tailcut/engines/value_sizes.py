@@ -1,7 +1,7 @@
 """Outputs of a graph whose sizes follow from the values of its inputs, whatever the file says of them.
 
 Such a size need not show in any one answer: as many hits as the declared number may be found in a first request, and
-none in the next. Shapes that follow from other shapes are no values.
+none in the next. Shapes that follow from other shapes are not values.
 """
 
 import onnx
@@ -51,9 +51,9 @@ def open_shapes(model: onnx.ModelProto) -> dict[str, Shape]:
             sized.update(node.output)
         if by_value:
             valued.update(node.output)
-    found = [value.name for value in graph.output if value.name in sized]
-    known = _inferred(model) if found else {}
-    return {name: known[name] for name in found if None in known[name]}
+    result = [value.name for value in graph.output if value.name in sized]
+    known = _inferred(model) if result else {}
+    return {name: known[name] for name in result if None in known[name]}
 
 
 def _sets_size(node: onnx.NodeProto, valued: set[str]) -> bool:
@@ -61,7 +61,7 @@ def _sets_size(node: onnx.NodeProto, valued: set[str]) -> bool:
     if node.op_type in _FINDING or node.op_type == "Loop":
         return True
     places = _SIZED_BY.get(node.op_type, ())
-    return any(node.input[place] in valued for place in places if place < len(node.input))
+    return any(node.input[index] in valued for index in places if index < len(node.input))
 
 
 def _captured(attribute: onnx.AttributeProto) -> list[str]:

@@ -160,7 +160,7 @@ def form(state: BalancingState, server: int, rows: int) -> int:
 
 @_plain
 def computed(tables: Tables, state: BalancingState, server: int, rows: int, active: int) -> int:
-    """How long a batch computes, beside so many active threads with its own."""
+    """How long a batch computes, beside this many active threads with its own."""
     took = service(rows, tables.sizes, tables.times, np.random.randint(tables.times.shape[1]))  # noqa: NPY002  numba's
     state.totals[server, ENGINE_NS] += took * tables.shape[THREADS]
     state.totals[server, BATCHES] += 1

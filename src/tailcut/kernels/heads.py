@@ -120,8 +120,8 @@ def head_end(  # noqa: C901, PLR0912, PLR0913, PLR0917  one loop over the lines
 ) -> int:
     """Where the head that text[:size] begins with ends, if what matters of it is known[start:stop]; else -1.
 
-    That is the request line, the lines of `fields` in their order, and the empty line. What is no well-formed line of
-    any other field does not pass. Where `length[0]` is 0, just one Content-Length more must stand between them, and
+    That is the request line, the lines of `fields` in their order, and the empty line. Every other line
+    must be a well-formed field. Where `length[0]` is 0, just one Content-Length more must stand between them, and
     `length[0]` is what it says then. `length[1]` becomes what its only `traceparent` says, as `_trace_in` has it.
     """
     has_length = length[0] != 0

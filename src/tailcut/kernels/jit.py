@@ -55,7 +55,7 @@ def as_float32(context: Any, bits: Any) -> Any:  # noqa: ARG001  numba's protoco
 
 @intrinsic  # type: ignore[untyped-decorator]
 def larger(context: Any, value: Any, other: Any) -> Any:  # noqa: ARG001  numba's protocol
-    """The larger of two float32 that are no NaN: in the one form that LLVM takes for a maximum in any order."""
+    """The larger of two float32 that are not NaN: in the one form that LLVM takes for a maximum in any order."""
 
     def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         flags = ("nnan", "nsz")

@@ -53,7 +53,7 @@ CLOSED, IDLE, WAITING = range(3)  # of STATE
 START, END, UNTIL, SPIN = range(4)
 SENT, RECORDED, FREE, BUSY, OPEN = range(5)
 OUTCOMES = 7  # columns
-HEAD_BYTES = 16 * 1024  # of an answer; what is longer is no answer
+HEAD_BYTES = 16 * 1024  # of an answer; what is longer is not an answer
 OVER, SLICE, MORE_CONNECTIONS, FULL, BROKEN, ODD_ANSWER = range(6)  # what drive returns
 PART, WHOLE, LOST, ODD = range(4)  # what has been received of an answer
 
@@ -115,7 +115,7 @@ def _says_close(data: np.ndarray, at: int, end: int, closes: bool) -> bool:  # n
 def read_head(data: np.ndarray, end: int, fields: np.ndarray) -> None:
     """Read an answer's head, data[:end] with its empty line: status, length, closes, odd into `fields`.
 
-    What is no HTTP/1 has the status 0. `odd` says that the body does not end by Content-Length.
+    What is not HTTP/1 has the status 0. `odd` says that the body does not end by Content-Length.
     """
     fields[:] = 0
     if end < 16 or not _begins(data, 0, end, _HTTP):

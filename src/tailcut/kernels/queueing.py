@@ -129,7 +129,7 @@ def run(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917  one event loop, and 
     """Fill `latencies` (ns, int64; `REFUSED` for what was not computed) for sorted `arrivals` (ns, int64).
 
     Args:
-        clients: of a closed loop: `arrivals` of the first so many count, each answer makes the next one, and `arrivals`
+        clients: of a closed loop: `arrivals` of the first of them count, each answer makes the next one, and `arrivals`
             are filled in; 0 for an open loop.
         keys: int64, of each request: only those with equal keys share a batch.
         costs: int64 [COSTS], see above.
@@ -239,13 +239,13 @@ def run(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917  one event loop, and 
             else:
                 rows = batch_rows(ready, instances - running, best)
             start = placed
-            key, place = keys[queue[head]], head
-            while placed - start < rows and place < tail:
-                number = queue[place]
-                place += 1
+            key, index = keys[queue[head]], head
+            while placed - start < rows and index < tail:
+                number = queue[index]
+                index += 1
                 if number < 0 or keys[number] != key:
                     continue
-                queue[place - 1] = -1
+                queue[index - 1] = -1
                 waiting -= 1
                 if costs[DEADLINE] and arrivals[number] + costs[DEADLINE] < now + estimate[rows]:
                     latencies[number] = REFUSED

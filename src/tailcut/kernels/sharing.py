@@ -143,14 +143,14 @@ def run(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917  one event loop, and 
                     if until > now:
                         look_at[index] = until
                         continue
-                start, key, place = placed, keys[queue[m, head[m]]], head[m]
-                while placed - start < rows and place < tail[m]:
-                    number = queue[m, place]
+                start, key, at = placed, keys[queue[m, head[m]]], head[m]
+                while placed - start < rows and at < tail[m]:
+                    number = queue[m, at]
                     if number >= 0 and keys[number] == key:
                         order[placed] = number
                         placed += 1
-                        queue[m, place] = -1
-                    place += 1
+                        queue[m, at] = -1
+                    at += 1
                 while head[m] < tail[m] and queue[m, head[m]] < 0:
                     head[m] += 1
                 rows = placed - start

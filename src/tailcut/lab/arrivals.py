@@ -227,7 +227,7 @@ def read_trace_of_models(path: Path, models: Sequence[str]) -> list[RecordingWin
 
 
 def _trace_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield the lines that are no comments, with their numbers from 1."""
+    """Yield the lines that are not comments, with their numbers from 1."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:
@@ -257,7 +257,7 @@ def _check_trace(path: Path, seconds: Sequence[float]) -> None:
     if len(seconds) == 1:
         raise UsageError(f"{path}: only one arrival: a trace needs two or more")
     if seconds[-1] == seconds[0]:
-        raise UsageError(f"{path}: all {len(seconds):,} arrivals are at the same time, which is no rate")
+        raise UsageError(f"{path}: all {len(seconds):,} arrivals are at the same time, which is not a rate")
     if len(seconds) > _TRACE_LIMIT:
         raise UsageError(
             f"{path}: {len(seconds):,} arrivals, and a trace has up to {_TRACE_LIMIT:,}: give a part of it"

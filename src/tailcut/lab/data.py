@@ -115,7 +115,7 @@ def joined(groups: Sequence[Sequence[Mapping[str, np.ndarray]]], rows: int) -> l
     """Requests of `rows` rows of one length each, for each length; logs how many rows are left out for want of others.
 
     Raises:
-        UsageError: no length has so many.
+        UsageError: no length has this many.
     """
     lengths: dict[tuple[tuple[int, ...], ...], list[Mapping[str, np.ndarray]]] = {}
     for request in (request for group in groups for request in group):
@@ -143,7 +143,7 @@ def _stacked(requests: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarr
 
 
 def evenly(items: Sequence[T], most: int) -> list[T]:
-    """Up to so many items in their order: one of each of as many equal parts, the same in every call.
+    """Up to this many items in their order: one of each of as many equal parts, the same in every call.
 
     Which one of a part is drawn: a fixed step would take one kind alone where two kinds alternate.
     """

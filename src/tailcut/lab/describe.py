@@ -244,7 +244,7 @@ class _Served:
 def rows_of_data(
     spec: ModelSpec, data: Mapping[str, np.ndarray], limit: int, *, rows: int = 1
 ) -> list[dict[str, np.ndarray]]:
-    """Requests of `rows` rows from up to `limit` of a data file's; arrays that are no inputs are left out.
+    """Requests of `rows` rows from up to `limit` of a data file's; arrays that are not inputs are left out.
 
     Requests of several lengths come in arrays named NAME/GROUP, one group a length; each group is spread evenly over
     the whole, which has them in the proportions of the file. Several rows of one request have one length, from
@@ -270,7 +270,7 @@ def labels_of_data(spec: ModelSpec, data: Mapping[str, np.ndarray], labels: np.n
         limit: of the requests.
 
     Raises:
-        UsageError: they are no whole numbers from 0, or too few or too many.
+        UsageError: they are not whole numbers from 0, or too few or too many.
     """
     groups = _grouped(spec, data, say=False) if _groups(spec, data) else [_requests(spec, data, sys.maxsize, say=False)]
     total = sum(map(len, groups))
@@ -280,7 +280,7 @@ def labels_of_data(spec: ModelSpec, data: Mapping[str, np.ndarray], labels: np.n
     if len(flat) and flat.min() < 0:
         raise UsageError(f"labels are classes, whole numbers from 0: those of the data have {flat.min():g}")
     if not len(flat) or len(flat) % total or (spec.batched and len(flat) > total):
-        hint = ", as argmax(axis=1) of one-hot labels has" if len(flat) and len(flat) % total == 0 else ""
+        hint = ", such as argmax(axis=1) of one-hot labels" if len(flat) and len(flat) % total == 0 else ""
         raise UsageError(f"the data file has {len(flat)} labels for {total} requests: give one for each{hint}")
     ends = np.cumsum([len(group) for group in groups]).tolist()
     places = [range(end - len(group), end) for end, group in zip(ends, groups, strict=True)]

@@ -30,7 +30,7 @@ class NotListeningError(UsageError):
 def not_connected(target: "LoadTarget", error: OSError, reason: str) -> UsageError:
     """What to raise for a connection that could not be opened: no server is there, or no open file is left for it."""
     if error.errno in {errno.EMFILE, errno.ENFILE}:
-        return UsageError(f"no connection more can be opened: {reason}: raise the limit of open files (ulimit -n)")
+        return UsageError(f"no more connections can be opened: {reason}: raise the limit of open files (ulimit -n)")
     return NotListeningError(f"no server listens at {target.uds or target.authority}: {reason}")
 
 

@@ -30,7 +30,7 @@ class IntervalRecord(Record, frozen=True):
 
     @classmethod
     def rounded(cls, interval: StatsInterval, digits: int = 4) -> Self:
-        """With so many digits after the point."""
+        """With this many digits after the point."""
         return cls(*(round(value, digits) for value in (interval.point, interval.low, interval.high)))
 
 

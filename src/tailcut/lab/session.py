@@ -18,7 +18,7 @@ from tailcut.machine.quota import usable_cpus
 from tailcut.stats.serial import serial_percentile_interval
 
 BUSY = 0.9  # of a core for each client process: beyond it the client may well be the limit
-_PROBE_SAMPLES = 1500  # without so many the p99 of a busy server is hardly known
+_PROBE_SAMPLES = 1500  # with fewer the p99 of a busy server is hardly known
 _LONGEST_PROBE_S = 30.0
 _CAPACITY_CONCURRENCY = 32
 _CAPACITY_S = 2.0

@@ -16,6 +16,6 @@ class Pace:
         self._took_s = deque([0.0] * _AVERAGED, maxlen=_AVERAGED)
 
     def after(self, took_s: float) -> float:
-        """Seconds until the next tick, when this one took so many of processor time."""
+        """Seconds until the next tick, when this one took this many of processor time."""
         self._took_s.append(took_s)
         return max(EVERY_S, sum(self._took_s) / _AVERAGED / SHARE)

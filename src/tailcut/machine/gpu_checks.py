@@ -13,7 +13,7 @@ def examine_devices(report: Devices | None, mask: tuple[int, ...] = (), own: int
     Args:
         report: what was read.
         mask: CPUs that this process may use.
-        own: this process's id, which is no neighbour.
+        own: this process's id, which is not a neighbour.
     """
     if report is None:
         return ()

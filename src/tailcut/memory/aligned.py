@@ -29,7 +29,7 @@ def aligned_empty(
         huge_pages: advise the kernel to back it with transparent huge pages (madvise(2), MADV_HUGEPAGE).
 
     Raises:
-        InvalidInputError: an alignment that is no power of two, a negative dimension, a dtype of Python objects.
+        InvalidInputError: an alignment that is not a power of two, a negative dimension, a dtype of Python objects.
         CapacityError: there is no memory of that size.
     """
     if alignment < 1 or alignment & (alignment - 1):
@@ -58,7 +58,7 @@ def lock_pages(array: np.ndarray) -> None:
     """Keep the pages of an array in memory (mlock(2)): none is swapped out, and all are there at once.
 
     Raises:
-        CapacityError: the process may not lock so much, or the system locks no memory.
+        CapacityError: the process may not lock that much, or the system locks no memory.
     """
     try:
         libc = ctypes.CDLL(None, use_errno=True)

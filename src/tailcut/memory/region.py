@@ -39,7 +39,7 @@ class OwnRegion:
     Raises:
         InvalidInputError: no such prefix can be.
         UnsupportedError: there is no /dev/shm, or it cannot be written.
-        CapacityError: it has no room for so many bytes.
+        CapacityError: it has no room for this many bytes.
     """
 
     def __init__(self, prefix: str, size: int, *, reserve: bool = True, folder: Path = _FOLDER) -> None:

@@ -184,7 +184,7 @@ class Slab:
         """Keep every page in memory from now on (mlock(2)).
 
         Raises:
-            CapacityError: the process may not lock so much.
+            CapacityError: the process may not lock that much.
         """
         for array in self.inputs + self.outputs:
             lock_pages(array)

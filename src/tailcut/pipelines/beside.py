@@ -86,8 +86,8 @@ class BesideWatch:
 
 
 def _distance(expected: Parts, result: Parts) -> float:
-    return max(distance(_named(one), _named(other)) for one, other in zip(expected, result, strict=True))
+    return max(distance(_named(item), _named(other)) for item, other in zip(expected, result, strict=True))
 
 
 def _named(arrays: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-    return {str(place): array for place, array in enumerate(arrays)}
+    return {str(index): array for index, array in enumerate(arrays)}

@@ -62,7 +62,7 @@ class Caller:
         return self.outputs.pack_together([call(stage, self.inputs.together(parts))], asked.rows)
 
     def unpack(self, region: np.ndarray, rows: Sequence[int]) -> list[list[np.ndarray]]:
-        """The outputs of requests of so many rows, from what a process has packed: views of the region.
+        """The outputs of requests of this many rows, from what a process has packed: views of the region.
 
         Raises:
             EngineError: it is not what was asked for.
@@ -100,7 +100,7 @@ def plain(message: object) -> str:
 
 
 def log_fault(stage: Stage, error: BaseException) -> None:
-    """Write where a stage raised, for its author; what it refuses on purpose is no fault."""
+    """Write where a stage raised, for its author; what it refuses on purpose is not a fault."""
     fault = error.__cause__ if isinstance(error, RefusedInputError) else error
     if not isinstance(fault, TailcutError):
         _log.warning("stage %r raised", stage.name, exc_info=fault)

@@ -23,7 +23,7 @@ from tailcut.pipelines.forwarding import LogSender
 from tailcut.pipelines.layout import Packed
 from tailcut.pipelines.loading import load_pipeline, parse_path
 from tailcut.pipelines.protocol import CALL, MOST_BYTES, PROGRESS_S, REPLY, ReplyKind
-from tailcut.pipelines.region import SharedRegion
+from tailcut.pipelines.region import MappedRegion
 from tailcut.pipelines.stage import Stage
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str]) -> int:
     os.register_at_fork(after_in_child=sock.close)  # else the server would not see that this process has ended
     logging.basicConfig(handlers=[LogSender(socket.socket(fileno=int(logs)))], format="%(message)s", level=logging.INFO)
     logging.captureWarnings(True)
-    results = SharedRegion(int(outputs))
+    results = MappedRegion(int(outputs))
     try:
         if cpu:
             _pin(int(cpu))
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str]) -> int:
     gc.collect()
     gc.freeze()  # what the import left: it is never walked again
     sock.sendall(REPLY.pack(ReplyKind.READY, 0, results.size))
-    _serve(sock, Caller(stage), SharedRegion(int(inputs)), results)
+    _serve(sock, Caller(stage), MappedRegion(int(inputs)), results)
     return 0
 
 
@@ -80,7 +80,7 @@ def _stage(path: str, index: int, signature: str) -> Stage:
     return step
 
 
-def _serve(sock: socket.socket, caller: Caller, inputs: SharedRegion, results: SharedRegion) -> None:
+def _serve(sock: socket.socket, caller: Caller, inputs: MappedRegion, results: MappedRegion) -> None:
     while True:
         record = sock.recv(CALL.size, socket.MSG_WAITALL)
         if len(record) < CALL.size:
@@ -103,7 +103,7 @@ def _serve(sock: socket.socket, caller: Caller, inputs: SharedRegion, results: S
 class _Progress:
     """Tells the server now and then that one of several calls has ended, each of which has a time of its own."""
 
-    def __init__(self, sock: socket.socket, results: SharedRegion) -> None:
+    def __init__(self, sock: socket.socket, results: MappedRegion) -> None:
         self._sock = sock
         self._results = results
         self._told_s = time.monotonic()
@@ -120,7 +120,7 @@ def _check_size(stage: Stage, packed: Packed) -> None:
         raise UsageError(f"stage {stage.name!r} returned {packed.size} bytes, over {MOST_BYTES}")
 
 
-def _reply(sock: socket.socket, results: SharedRegion, kind: ReplyKind, message: str) -> None:
+def _reply(sock: socket.socket, results: MappedRegion, kind: ReplyKind, message: str) -> None:
     data = message.encode()
     region = results.grow(len(data))
     region[: len(data)] = np.frombuffer(data, np.uint8)

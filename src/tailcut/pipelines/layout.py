@@ -35,7 +35,7 @@ class Unpacked:
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """How one request of so many rows lies there, where every row has a fixed size.
+    """How one request of this many rows lies there, where every row has a fixed size.
 
     Args:
         rows: of the request.
@@ -196,7 +196,7 @@ def rows_of(parts: Parts) -> list[int]:
 
 
 def split_rows(arrays: Sequence[np.ndarray], rows: Sequence[int]) -> list[list[np.ndarray]]:
-    """The arrays of each request again, of so many rows each."""
+    """The arrays of each request again, of this many rows each."""
     parts: list[list[np.ndarray]] = []
     start = 0
     for count in rows:

@@ -37,5 +37,5 @@ def move(old: Life, new: Life) -> Life:
 
 
 def backoff_s(failures: int) -> float:
-    """Seconds to wait after so many starts in a row that failed."""
+    """Seconds to wait after this many starts in a row that failed."""
     return 0.0 if failures == 0 else min(_FIRST_S * 2.0 ** (failures - 1), _LONGEST_S)

@@ -87,7 +87,7 @@ def load_pipeline(path: PipelinePath) -> Pipeline:
 
     Raises:
         MissingFileError: the file is missing.
-        UsageError: it raises, or there is no such variable in it, or it is no Pipeline.
+        UsageError: it raises, or there is no such variable in it, or it is not a Pipeline.
     """
     return _pipeline(path)[0]
 

@@ -121,8 +121,8 @@ class PipelineModel:
 
     def _forked(self) -> None:
         """In a forked child: the processes and threads are the parent's."""
-        told = "was opened before this process was forked: open it in the process that uses it"
-        self.entry.gone = self.entry.gone or f"pipeline {self.spec.name!r} {told}"
+        message = "was opened before this process was forked: open it in the process that uses it"
+        self.entry.gone = self.entry.gone or f"pipeline {self.spec.name!r} {message}"
 
     def statistics(self) -> dict[str, int | float]:
         """As `Model.statistics`, summed over the steps where it is theirs; a request is counted once."""

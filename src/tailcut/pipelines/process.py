@@ -32,7 +32,7 @@ from tailcut.pipelines.layout import Parts, rows_of
 from tailcut.pipelines.life import Life, move
 from tailcut.pipelines.loading import PipelinePath, import_path
 from tailcut.pipelines.protocol import CALL, MOST_BYTES, PROGRESS_S, REPLY, ReplyKind
-from tailcut.pipelines.region import SharedRegion
+from tailcut.pipelines.region import MappedRegion
 from tailcut.pipelines.stage import Stage
 
 _log = logging.getLogger("tailcut")
@@ -71,9 +71,9 @@ class StageProcess:
         self._group_ended = False
         self._patience_s = 0.0  # of the socket
         with ExitStack() as undo:  # without memory, descriptors or threads, nothing is left behind
-            self._inputs = SharedRegion.create()
+            self._inputs = MappedRegion.create()
             undo.callback(self._inputs.close)
-            self._results = SharedRegion.create()
+            self._results = MappedRegion.create()
             undo.callback(self._results.close)
             self._sock, theirs = socket.socketpair()
             undo.callback(self._sock.close)

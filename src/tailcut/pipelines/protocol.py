@@ -22,7 +22,7 @@ class ReplyKind(IntEnum):
 
 
 def grown(size: int, needed: int) -> int:
-    """The bytes of a region that is to hold so many."""
+    """The bytes of a region that is to hold this many."""
     while size < needed:
         size *= 2
     return size

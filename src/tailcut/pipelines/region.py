@@ -29,7 +29,7 @@ class RegionUse:
     _calls: int = 0
 
     def next_call(self, needed: int) -> int:
-        """Count a call that needs so many bytes; where the rest is to be given back, from which byte on, else 0."""
+        """Count a call that needs this many bytes; where the rest is to be given back, from which byte on, else 0."""
         self.touched = max(self.touched, needed)
         self._largest = max(self._largest, needed)
         self._calls += 1
@@ -44,7 +44,7 @@ class RegionUse:
         return kept
 
 
-class SharedRegion:
+class MappedRegion:
     """A file in memory as one array of bytes, mapped anew when it has grown. The side that writes makes it grow.
 
     Memory is given back by a hole in the file (madvise(2), MADV_REMOVE): its size and its mappings stay, so an
@@ -78,7 +78,7 @@ class SharedRegion:
         return self.data
 
     def grow(self, needed: int) -> np.ndarray:
-        """The region with so many bytes at least, for a call that needs them; no earlier one is being read."""
+        """The region with this many bytes at least, for a call that needs them; no earlier one is being read."""
         if needed > self.size:
             size = grown(self.size, needed)
             os.truncate(self.descriptor, size)

@@ -193,7 +193,7 @@ def _bytes(where: str, array: np.ndarray) -> np.ndarray:
     try:
         items = [item.encode() if isinstance(item, str) else item for item in array.reshape(-1).tolist()]
     except UnicodeEncodeError:
-        raise EngineError(f"{where}: a str has half of a surrogate pair, which is no text: return bytes") from None
+        raise EngineError(f"{where}: a str has half of a surrogate pair, which is not text: return bytes") from None
     if not all(isinstance(item, bytes) for item in items):
         _refuse_buffers(where, items)
         raise EngineError(f"{where}: expected str or bytes in each element")

@@ -311,19 +311,19 @@ def _signatures(function: Function) -> list[Signature]:
         TypeError, ValueError: nobody knows.
     """
     whole = inspect.signature(function)
-    found = []
+    result = []
     while True:
         try:
             own = inspect.signature(function, follow_wrapped=False)
         except (TypeError, ValueError):  # a decorator in C, such as functools.cache
             break
-        found.append(own)
+        result.append(own)
         if _VARIADIC.isdisjoint(parameter.kind for parameter in own.parameters.values()):
-            return found
+            return result
         if not inspect.isfunction(function) or not hasattr(function, "__wrapped__"):
             break
         function = function.__wrapped__
-    return [*found, whole]
+    return [*result, whole]
 
 
 def _binds(signature: Signature, *arguments: str, **named: None) -> bool:

@@ -44,7 +44,7 @@ def parse_fill(stage: str, tensor: TensorSpec, value: object) -> Any:
         number = as_dtype(array, tensor.dtype.numpy) if array.ndim == 0 else None
         fits, fill = number is not None, None if number is None else number[()]
     if not fits:
-        raise UsageError(f"stage {stage!r}: fill of {tensor.name!r} is {value!r}, which is no {tensor.dtype}")
+        raise UsageError(f"stage {stage!r}: fill of {tensor.name!r} is {value!r}, which is not of type {tensor.dtype}")
     return fill
 
 

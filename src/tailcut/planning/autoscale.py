@@ -52,7 +52,7 @@ class Rules:
     most: int = 0  # 0: as many as the busiest minute needs
 
     def resolved(self, replicas: int, saturated: float) -> "Rules":
-        """The rules with what was left open: so many replicas at most, and a target below the saturated utilisation."""
+        """The rules with what was left open: at most this many replicas, a target below the saturated utilisation."""
         target = self.target or _USUAL * saturated
         return replace(self, target=target, most=self.most or max(replicas, self.least))
 
@@ -226,12 +226,12 @@ class _ScaledCluster:
         return spent / (length_s * 1e9 * self._cores * self.active)
 
     def needed(self, length_s: float) -> int:
-        """How many replicas the metric asks for after so many seconds from the beginning."""
+        """How many replicas the metric asks for after this many seconds from the beginning."""
         self.run(0.0, length_s)
         return self._rules.desired(self.active, self.asked, self.metric(length_s))
 
     def change(self, now_s: float, replicas: int) -> None:
-        """Ask for so many: replicas that start are given up first."""
+        """Ask for this many: replicas that start are given up first."""
         while self.asked < replicas:
             self._starting.append(now_s + self._rules.start_s)
         while self.asked > replicas and self._starting:

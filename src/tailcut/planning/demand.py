@@ -252,7 +252,7 @@ def even_bursts(process: Bursty, duration_s: float, seed: int) -> np.ndarray:
 
 
 def _even_lengths(count: int, random: np.random.Generator) -> np.ndarray:
-    """Lengths, one from each of so many equal parts of the exponential distribution, in any order; their sum is 1."""
+    """Lengths, one from each of `count` equal parts of the exponential distribution, in any order; their sum is 1."""
     lengths = -np.log1p(-(np.arange(count) + random.random(count)) / count)
     shuffled: np.ndarray = random.permutation(lengths / lengths.sum())
     return shuffled
@@ -292,7 +292,7 @@ def _nanoseconds(seconds: np.ndarray) -> np.ndarray:
 
 
 def busiest(arrivals_ns: np.ndarray, window_s: float) -> np.ndarray:
-    """The arrivals of the busiest window of so many seconds, in seconds from its beginning.
+    """The arrivals of the busiest window of this many seconds, in seconds from its beginning.
 
     Args:
         arrivals_ns: int64, ascending.

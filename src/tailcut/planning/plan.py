@@ -31,7 +31,7 @@ from tailcut.planning.search import (
     MOST_SIMULATED,
     Expect,
     Figures,
-    Findings,
+    KnownRates,
     PlannedLoad,
     capacity_of,
     curve_points,
@@ -99,7 +99,7 @@ def make_plan(wanted: PlanRequest, tell: Callable[[str], None]) -> PlanResult:
     question = _question(wanted)
     rate, headroom = question.rate, question.rate * (1 + wanted.headroom)
     tell("searching the least number of replicas")
-    findings = Findings(question.expect)
+    findings = KnownRates(question.expect)
     needed = least_replicas(findings, headroom, question.capacity)
     replicas = needed + wanted.failures
     if replicas > MOST_REPLICAS:
@@ -148,7 +148,9 @@ def make_plan(wanted: PlanRequest, tell: Callable[[str], None]) -> PlanResult:
     )
 
 
-def _curve(wanted: PlanRequest, findings: Findings, replicas: int, capacity: float, each: float) -> list[CapacityPoint]:
+def _curve(
+    wanted: PlanRequest, findings: KnownRates, replicas: int, capacity: float, each: float
+) -> list[CapacityPoint]:
     """The highest rates, around the planned number; `each` is what a replica carries by a guess."""
     rates = {count: highest_rate(findings, count, capacity, each * count) for count in curve_points(replicas)}
     return [CapacityPoint(count, count * wanted.replica_cores, round(rate, 2)) for count, rate in rates.items()]
@@ -210,7 +212,7 @@ def _traffic(wanted: PlanRequest, capacity: float, servers: int = FEWEST_UNEVEN)
     part = (
         "minute of the recording"
         if whole
-        else f"{number(window_s * faster, 3)} s of the recording, as a minute is too much"
+        else f"{number(window_s * faster, 3)} s of the recording, because a minute is too much"
     )
     scaling = _scaling_notes(wanted, wanted.recording)
     drawn = not wanted.recording.replayed or faster > 1 or bool(scaling)

@@ -35,7 +35,7 @@ class PlannedModel(Record, frozen=True):
 
 
 class CapacityPoint(Record, frozen=True):
-    """The highest rate at which so many replicas meet the limit."""
+    """The highest rate at which this many replicas meet the limit."""
 
     replicas: int
     cores: float

@@ -1,8 +1,8 @@
-"""How many replicas meet a limit at a rate, and what rate so many of them carry. Pure.
+"""How many replicas meet a limit at a rate, and what rate a number of them carries. Pure.
 
 What replicas do at a rate is asked of an `Expect`: a cluster of one model, or several models on shared cores. More
 replicas are taken to be no worse, and a higher rate to be no better; the search is by bisection, and all that is found
-for one plan is kept in `Findings`, so that its numbers do not contradict each other by the noise of simulations.
+for one plan is kept in `KnownRates`, so that its numbers do not contradict each other by the noise of simulations.
 """
 
 import math
@@ -76,7 +76,7 @@ class Figures:
         return sum(part.rate * part.mean_ms / 1e3 for part in self.parts or (self,) if math.isfinite(part.mean_ms))
 
 
-Expect = Callable[[int, float], Figures]  # of so many replicas, at so many requests per second
+Expect = Callable[[int, float], Figures]  # of a number of replicas, at a rate in requests per second
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class PlannedLoad:
     seed: int = 0
 
     def arrivals(self, rate: float, length_s: float, seed: int = 0) -> np.ndarray:
-        """Arrivals of so many seconds, int64 ns, with time stretched so that their mean rate is the one asked for.
+        """Arrivals of this many seconds, int64 ns, with time stretched so that their mean rate is the one asked for.
 
         Few requests are left as they are. Bursts have their share of the time, however few they are.
         """
@@ -142,7 +142,7 @@ class PlannedLoad:
         return max(_FEWEST_RARE, math.ceil(_BEYOND_RARE / (1 - self.limit.share) - 1e-6))
 
     def servers(self, servers: int, rate: float) -> int:
-        """Of so many servers at a rate, how many are simulated: uneven traffic takes long, and needs few of them."""
+        """Of this many servers at a rate, how many are simulated: uneven traffic takes long, and needs few of them."""
         each = rate / servers * self.least_s
         return min(servers, MOST_SIMULATED, max(FEWEST_UNEVEN, int(_MOST_UNEVEN / each)) if each else MOST_SIMULATED)
 
@@ -229,8 +229,8 @@ def longest_round_s(capacity: float) -> float:
     return _MOST_ROUNDS / (_ROUNDS * FEWEST_UNEVEN * capacity)
 
 
-class Findings:
-    """Which rates so many replicas were found to meet, and which not; what follows from that is not simulated.
+class KnownRates:
+    """Which rates this many replicas were found to meet, and which not; what follows from that is not simulated.
 
     Args:
         expect: what they do.
@@ -242,7 +242,7 @@ class Findings:
         self._missed: list[tuple[int, float]] = []
 
     def within(self, replicas: int, rate: float) -> bool:
-        """Whether so many replicas meet the limit at a rate."""
+        """Whether this many replicas meet the limit at a rate."""
         if rate <= self.highest_met(replicas):
             return True
         if rate >= self.lowest_missed(replicas):
@@ -252,15 +252,15 @@ class Findings:
         return is_met
 
     def highest_met(self, replicas: int) -> float:
-        """The highest rate that so many replicas, or fewer, were found to meet; 0 without any."""
+        """The highest rate that this many replicas, or fewer, were found to meet; 0 without any."""
         return max((rate for count, rate in self._met if count <= replicas), default=0.0)
 
     def lowest_missed(self, replicas: int) -> float:
-        """The lowest rate that so many replicas, or more, were found to miss; infinite without any."""
+        """The lowest rate that this many replicas, or more, were found to miss; infinite without any."""
         return min((rate for count, rate in self._missed if count >= replicas), default=math.inf)
 
 
-def least_replicas(findings: Findings, rate: float, capacity: float) -> int:
+def least_replicas(findings: KnownRates, rate: float, capacity: float) -> int:
     """The least number of replicas that meets the limit at a rate.
 
     Args:
@@ -287,8 +287,8 @@ def least_replicas(findings: Findings, rate: float, capacity: float) -> int:
     return high
 
 
-def highest_rate(findings: Findings, replicas: int, capacity: float, guess: float) -> float:
-    """The highest rate, to a fiftieth, at which so many replicas meet the limit; 0 where none was found.
+def highest_rate(findings: KnownRates, replicas: int, capacity: float, guess: float) -> float:
+    """The highest rate, to a fiftieth, at which this many replicas meet the limit; 0 where none was found.
 
     Args:
         findings: what they do, and what is known of it: no less than they were found to meet is returned.
@@ -323,7 +323,7 @@ def curve_points(replicas: int) -> list[int]:
 
 
 def losses(expect: Expect, replicas: int, rate: float, counts: Sequence[int]) -> list[tuple[int, Figures]]:
-    """What is left when so many replicas are lost: those counts for which a replica remains."""
+    """What is left when this many replicas are lost: those counts for which a replica remains."""
     return [(lost, expect(replicas - lost, rate)) for lost in counts if lost < replicas]
 
 

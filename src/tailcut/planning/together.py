@@ -74,7 +74,7 @@ class _Replica:
         return max(least_s, min(wanted_s, _MOST * self.turns / sum(self.rates)))
 
     def arrivals(self, number: int, length_s: float) -> np.ndarray:
-        """The requests of one model in so many seconds, int64 ns."""
+        """The requests of one model in this many seconds, int64 ns."""
         whole = self.tenants[number].load.arrivals(self.rates[number], length_s, number)
         return whole[number % self.turns :: self.turns]
 
@@ -99,7 +99,7 @@ class _Replica:
         ]
 
     def _shortened(self, number: int, gap_s: float, count: int) -> np.ndarray:
-        """So many requests of a model, int64 ns, with longer times between them cut to about `gap_s`, at random.
+        """`count` requests of a model, int64 ns, with longer times between them cut to about `gap_s`, at random.
 
         Shorter ones are left, as those in a burst.
         """
@@ -129,7 +129,7 @@ def expect_together(tenants: Sequence[Tenant], cores: float) -> Expect:
         predictions = simulate_together(
             members, [replica.arrivals(number, length_s) for number in range(len(tenants))], cores, seed
         )
-        parts = [_figures(*one) for one in zip(tenants, predictions, own, strict=True)]
+        parts = [_figures(*item) for item in zip(tenants, predictions, own, strict=True)]
         rare = [number for number, tenant in enumerate(tenants) if parts[number].asked < tenant.load.enough]
         others = [part.within for number, part in enumerate(parts) if number not in rare]
         if rare and all(others):  # else the limits are missed whatever comes of these
@@ -138,7 +138,7 @@ def expect_together(tenants: Sequence[Tenant], cores: float) -> Expect:
             judged = simulate_together(members, replica.closer(rare, capacities), cores, seed)
             for number in rare:
                 other = replace(_figures(tenants[number], judged[number], own[number]), closer=True)
-                parts[number] = max(parts[number], other, key=lambda one: one.asked)
+                parts[number] = max(parts[number], other, key=lambda item: item.asked)
         busy_s = sum(prediction.loop_busy_s + prediction.engine_cpu_s for prediction in predictions)
         length_s = max([length_s, *(prediction.duration_s for prediction in predictions)])
         return combined(

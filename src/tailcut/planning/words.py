@@ -6,7 +6,7 @@ _WHOLE = 1000  # from which on digits after the point say nothing
 
 
 def number(value: float, digits: int = 4) -> str:
-    """A number to so many digits, whole from a thousand on, and without an exponent."""
+    """A number to this many digits, whole from a thousand on, and without an exponent."""
     return f"{value:,.0f}" if abs(value) >= _WHOLE else f"{Decimal(f'{value:.{digits}g}'):,f}"
 
 

@@ -258,7 +258,7 @@ def _carried(
     percentile: str,
     cpus: float | None,
 ) -> CarriedLoad:
-    """What a replica of so many CPUs carries: of one tuned model by its measurements, else by a guess.
+    """What a replica of this many CPUs carries: of one tuned model by its measurements, else by a guess.
 
     Raises:
         UsageError: a limit is given, and nothing was measured; it cannot be met; or it or its percentile is none.

@@ -29,7 +29,7 @@ def command(parent: int, cpus: int, arguments: Sequence[str]) -> list[str]:
 
 
 def claim(count: int, allowed: Sequence[int], folder: Path) -> list[int]:
-    """Take so many CPUs that no other server has taken; empty where too few are free.
+    """Take this many CPUs that no other server has taken; empty where too few are free.
 
     The descriptors with the locks stay open, also in the program that this process becomes.
 

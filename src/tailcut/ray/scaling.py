@@ -13,7 +13,7 @@ from tailcut.lab.arrivals import Poisson
 from tailcut.planning.cluster import Cluster
 from tailcut.planning.demand import Limit
 from tailcut.planning.measured import MeasuredProfile
-from tailcut.planning.search import Findings, PlannedLoad, capacity_of, expect_cluster, highest_rate, lone_ms
+from tailcut.planning.search import KnownRates, PlannedLoad, capacity_of, expect_cluster, highest_rate, lone_ms
 from tailcut.ray.plan import CarriedLoad
 
 _log = logging.getLogger("tailcut")
@@ -52,7 +52,7 @@ def carried_by(measured: MeasuredProfile, limit: Limit, cpus: float | None = Non
         )
     capacity = capacity_of(configuration, workers)
     expect = expect_cluster(Cluster(configuration), PlannedLoad(Poisson, limit), workers)
-    rate = highest_rate(Findings(expect), 1, capacity, _FIRST * capacity)
+    rate = highest_rate(KnownRates(expect), 1, capacity, _FIRST * capacity)
     if not rate:
         raise UsageError(
             f"{profile.model.name}: no rate meets {limit.percentile} within {limit.limit_ms:.4g} ms: {_ALLOW_MORE}"

@@ -104,7 +104,7 @@ class ReplicaServer:
         return [model["name"] for model in self._ready["models"]]
 
     async def stop(self, limit_s: float) -> None:
-        """Have it answer what is in flight and end; kill it after so many seconds."""
+        """Have it answer what is in flight and end; kill it after this many seconds."""
         self.draining = True
         self._process.terminate()
         try:

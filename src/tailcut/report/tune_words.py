@@ -11,7 +11,7 @@ from tailcut.tuner.together.result_records import JointModel
 
 ARM_WORDS = {
     "baseline": "the engine's defaults, one call a request, JSON over HTTP",
-    "reference": "the same defaults behind the binary wire",
+    "reference": "the same defaults with the binary wire",
     "tuned": "the settings of the profile",
     "previous": "the settings of the profile that was checked again",
 }

@@ -76,7 +76,7 @@ class Admission:
         return QueueFullError(message, _pause_s(work_ns / 2), opens_ns)
 
     def waiting_ns(self, waiting: int) -> float:
-        """How long the engines will take for so many rows."""
+        """How long the engines will take for this many rows."""
         return self.forecast.cost.batches(waiting)[1] / self.instances
 
 
@@ -87,7 +87,7 @@ def _duration(left_ns: float) -> str:
 
 
 def _rounded(number: float, digits: int = 2) -> str:
-    """A number in so many digits, without an exponent."""
+    """A number in this many digits, without an exponent."""
     return f"{float(f'{number:.{digits}g}'):g}"
 
 

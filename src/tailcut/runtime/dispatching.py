@@ -43,7 +43,7 @@ class Dispatching:
     def decide(
         self, queue: PriorityQueue[Request], now_ns: int, idle: int, usual_rows: float
     ) -> Dispatch | Wait | None:
-        """What leaves a queue now, with so many engines idle; None where nothing waits."""
+        """What leaves a queue now, with this many engines idle; None where nothing waits."""
         head = queue.head()
         if head is None:
             return None

@@ -73,7 +73,7 @@ class ServedEntry(Protocol):
         """Counts since the start, and the queue as it is."""
 
     def batches_by_rows(self) -> dict[int, tuple[int, int]]:
-        """How many batches of so many rows were computed, and their engine time in nanoseconds."""
+        """How many batches of this many rows were computed, and their engine time in nanoseconds."""
 
     @property
     def warm_up(self) -> WarmUp:

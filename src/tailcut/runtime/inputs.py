@@ -170,7 +170,7 @@ def _as_text(tensor: TensorSpec, array: np.ndarray) -> np.ndarray:
 
 
 def _kind(value: ArrayLike, array: np.ndarray) -> str:
-    """What a message says of values that are no numbers of the kind that is wanted."""
+    """What a message says of values that are not numbers of the kind that is wanted."""
     if array.dtype.kind == "O":
         return type(value).__name__ if array.ndim == 0 else "values that are not numbers"
     return "strings" if array.dtype.kind in "SU" else _name(array.dtype)

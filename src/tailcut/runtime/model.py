@@ -205,7 +205,7 @@ class Model:
         return self._scheduler.statistics()
 
     def batches_by_rows(self) -> dict[int, tuple[int, int]]:
-        """How many batches of so many rows were computed, and their engine time in nanoseconds."""
+        """How many batches of this many rows were computed, and their engine time in nanoseconds."""
         return self._scheduler.batches_by_rows()
 
     def stages(self) -> dict[str, dict[str, int | float]]:

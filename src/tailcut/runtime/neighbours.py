@@ -10,7 +10,7 @@ def other_neighbours(profiles: Sequence[Profile]) -> list[str]:
     """One line for each profile that was measured beside other models than it is served with.
 
     Models are compared by the content of their files, because a name is the server's to give. A model that is loaded
-    twice, by itself and in a pipeline, is no neighbour of its own, unless it was measured beside a copy of its file.
+    twice, by itself and in a pipeline, is not its own neighbour, unless it was measured beside a copy of its file.
     """
     lines = []
     for profile in profiles:

@@ -140,7 +140,7 @@ def _dimensions(name: str, free: Sequence[int], dims: Sequence[int], most: int) 
     if not free or max(dims) > most:
         known = "buckets for one" if most == 1 else "buckets for two"
         raise UnsupportedError(
-            f"padding: input {name!r} has {len(free)} free dimensions beside the batch, and there are {known}"
+            f"padding: input {name!r} has {len(free)} free dimensions besides the batch, and there are {known}"
         )
     if len(dims) != len(free) or min(dims) < 1:
         raise UnsupportedError(f"padding: dims of input {name!r} must say 1 or 2 for each of its {len(free)} free axes")

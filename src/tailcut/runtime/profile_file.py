@@ -75,7 +75,7 @@ def _parsed(path: Path) -> dict[str, Any]:
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it is no TOML, or no profile could be like it. The parser's time grows with the square of a dotted
+        ValueError: it is not TOML, or no profile could be like it. The parser's time grows with the square of a dotted
             key's parts.
     """
     with path.open("rb") as file:

@@ -175,25 +175,25 @@ class Batch:
         "offsets",
         "outputs",
         "owner",
-        "place",
         "requests",
         "rescued",
         "rows",
         "start",
         "steps",
         "thread",
+        "where",
     )
 
     def __init__(
         self,
         owner: BatchOwner,
         members: list[Request],
-        place: DispatchPlace = DispatchPlace.WORKER,
+        where: DispatchPlace = DispatchPlace.WORKER,
         engine_index: int = 0,
     ) -> None:
         self.owner = owner
         self.members = members
-        self.place = place  # where it is computed
+        self.where = where  # where it is computed
         self.engine_index = engine_index  # by which of the model's engines
         self.offsets: list[int] = []
         self.start = start = members[0].row  # the first row where the members' rows are neighbours in order, else -1

@@ -83,7 +83,7 @@ class Scheduler:
             }
 
     def batches_by_rows(self) -> dict[int, tuple[int, int]]:
-        """How many batches of so many rows were computed, and their engine time in nanoseconds."""
+        """How many batches of this many rows were computed, and their engine time in nanoseconds."""
         with self._lock:
             return self.counts.by_rows.copy()
 
@@ -223,13 +223,13 @@ class Scheduler:
         raise self._full()
 
     def postpone(self, request: Request, rows: int) -> None:
-        """So many rows of an oversized request will be queued later."""
+        """`rows` more of an oversized request will be queued later."""
         with self._lock:
             request.rest += rows
             self.postponed_rows += rows
 
     def resume(self, request: Request, rows: int) -> None:
-        """So many of them are queued now, or never."""
+        """`rows` of them are queued now, or never."""
         with self._lock:
             rows = min(rows, request.rest)
             request.rest -= rows
@@ -313,7 +313,7 @@ class Scheduler:
         """
         if batch.error is not None and batch.requests > 1 and not isinstance(batch.error, BatchLostError):
             return self._finish_apart(batch)
-        if batch.place is _LOOP and (all_here or batch.is_all_here()):
+        if batch.where is _LOOP and (all_here or batch.is_all_here()):
             with self._lock:
                 if not self._in_flight.end(batch, batch):
                     return False

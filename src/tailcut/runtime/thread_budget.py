@@ -17,7 +17,7 @@ from tailcut.runtime.profile import Profile
 
 
 def beside_others(engine: EngineOptions, models: int) -> EngineOptions:
-    """The options of a bare model when so many models are loaded, itself counted, from those that it has alone."""
+    """The options of a bare model when this many models are loaded, itself counted, from those that it has alone."""
     return msgspec.structs.replace(engine, spinning=engine.spinning and models < 2)
 
 

@@ -37,10 +37,10 @@ class EngineWorker:
         name: str,
         engine_index: int = 0,
         *,
-        place: NumaNode | None = None,
+        node: NumaNode | None = None,
     ) -> None:
         self.name = name
-        self.place = place  # the node that it is bound to
+        self.node = node  # the node that it is bound to
         self._engine_index = engine_index
         self._scheduler = scheduler
         self._executor = executor
@@ -76,7 +76,7 @@ class EngineWorker:
         return not self._thread.is_alive()
 
     def _work(self) -> None:
-        settle(self.place)
+        settle(self.node)
         scheduler, executor = self._scheduler, self._executor
         while not self._stopped:
             batch = scheduler.next_batch(time.monotonic_ns(), engine_index=self._engine_index)
@@ -166,7 +166,7 @@ class WorkerPool:
         if len(self._hung) > _MOST_HUNG:
             _log.error("%s: %d calls hang: no new worker until one returns", worker.name, len(self._hung))
         else:
-            self._refill(engine, worker.place)
+            self._refill(engine, worker.node)
 
     def returned(self, batch: Batch) -> None:
         """On the worker's own thread: the engine has come back with a batch that was given up."""
@@ -180,7 +180,7 @@ class WorkerPool:
         _log.warning("%s: an abandoned call has returned", worker.name)
         if unused:
             engine.close()
-        self._refill(self._first, worker.place)
+        self._refill(self._first, worker.node)
 
     def close(self) -> None:
         """End all workers after the batches that are being computed, and free the engines in which no call hangs."""
@@ -218,7 +218,7 @@ class WorkerPool:
             self._hired += 1
             number = f"{self._hired - 1}" if not self._engine_index else f"second-{self._hired - 1}"
             name = f"{engine.spec.name}-{number}"
-            worker = EngineWorker(self._scheduler, executor, self.returned, name, self._engine_index, place=node)
+            worker = EngineWorker(self._scheduler, executor, self.returned, name, self._engine_index, node=node)
             self._workers[worker] = engine
         worker.wake()
 

@@ -17,7 +17,7 @@ class Account:
         self._unread = 0  # of answers
 
     def has_room(self, size: int = 0) -> bool:
-        """Whether so many bytes more are within the limit; where they are not, that is counted."""
+        """Whether this many bytes more are within the limit; where they are not, that is counted."""
         if self._counts.buffered_bytes + size <= self._limits.buffered_bytes:
             return True
         self._counts.bodies_refused += 1
@@ -44,6 +44,6 @@ class Account:
         self.charged = 0
 
     def hold_unread(self, size: int) -> None:
-        """So many bytes of answers wait for the client to read."""
+        """Note that `size` bytes of answers wait for the client to read."""
         self._counts.buffered_bytes += size - self._unread
         self._unread = size

@@ -22,7 +22,7 @@ from tailcut.runtime.tracing.timeline import pack_moments
 from tailcut.server.served_model import ServedModel
 
 GATHERED_BYTES = 8192  # of a row at most: copying it once more takes a small part of what that saves
-_CLOSE_BITS = 4  # deadlines share one where their distance is the time left, shifted by so many bits, at most
+_CLOSE_BITS = 4  # deadlines share one where their distance is the time left, shifted by this many bits, at most
 _log = logging.getLogger("tailcut")
 _now_ns = time.monotonic_ns
 

@@ -35,7 +35,7 @@ class ServerLimits:
         return int(self.deadline_s * 1e9)
 
     def write_s(self, size_bytes: int) -> float:
-        """How long a client may take to read so much: in total, however its reading is spread."""
+        """How long a client may take to read this much: in total, however its reading is spread."""
         return self.write_timeout_s + size_bytes / self.write_rate
 
 

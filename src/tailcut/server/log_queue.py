@@ -20,7 +20,7 @@ from tailcut.wire.memo import BytesMemo
 
 _LINES = 4096  # that wait to be written
 _BURST = 64  # lines of one kind at once
-_PER_SECOND = 16  # and so many more each second
+_PER_SECOND = 16  # more each second
 _KINDS = 256  # remembered at most
 _TELL_S = 1.0  # after which a line tells how many were dropped
 _EXIT_S = 1.0  # to write what is left
@@ -115,7 +115,7 @@ class LogQueue(logging.Handler):
 
 
 class _Rate:
-    """So many lines at once, and so many more each second."""
+    """At most `_BURST` lines at once, and `_PER_SECOND` more each second."""
 
     __slots__ = ("_at", "_left")
 

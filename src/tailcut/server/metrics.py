@@ -31,17 +31,17 @@ _BATCH_ROWS = tuple(2**power for power in range(13))
 
 _STAGE_LABELS = ("model", "version", "stage")
 _STAGE_METRICS = (  # what a step counts, in which unit, and how it is shown
-    ("requests", None, CounterMetricFamily, "requests", "Requests that a pipeline's step has answered"),
-    ("rows", None, CounterMetricFamily, "rows", "Rows of them; requests, where an output of the stage has a free size"),
-    ("batches", None, CounterMetricFamily, "batches", "Batches that it has computed, or failed on"),
-    ("failed", None, CounterMetricFamily, "failed", "Requests that the step failed"),
-    ("refused", None, CounterMetricFamily, "refused", "Requests that the step refused before they were queued for it"),
-    ("expired", None, CounterMetricFamily, "expired", "Requests whose deadline passed in the step's queue"),
-    ("restarts", None, CounterMetricFamily, "restarts", "Processes started in the place of one that had ended"),
-    ("queue_ns", 1e9, CounterMetricFamily, "queue_seconds", "Time in the step's queue, summed over requests"),
-    ("served_ns", 1e9, CounterMetricFamily, "compute_seconds", "Time of its calls, summed over requests"),
-    ("queued", None, GaugeMetricFamily, "pending_requests", "Requests waiting for the step"),
-    ("oldest_ns", 1e9, GaugeMetricFamily, "queue_oldest_seconds", "Age of the oldest request waiting for the step"),
+    ("requests", None, CounterMetricFamily, "requests", "Requests answered by a step of a pipeline"),
+    ("rows", None, CounterMetricFamily, "rows", "Rows answered by a step; requests, if an output has a free size"),
+    ("batches", None, CounterMetricFamily, "batches", "Batches that a step computed or failed"),
+    ("failed", None, CounterMetricFamily, "failed", "Requests that a step failed"),
+    ("refused", None, CounterMetricFamily, "refused", "Requests refused before they were queued for a step"),
+    ("expired", None, CounterMetricFamily, "expired", "Requests whose deadline passed in a step's queue"),
+    ("restarts", None, CounterMetricFamily, "restarts", "Processes of a step started to replace one that had ended"),
+    ("queue_ns", 1e9, CounterMetricFamily, "queue_seconds", "Time in a step's queue, summed over requests"),
+    ("served_ns", 1e9, CounterMetricFamily, "compute_seconds", "Time of a step's calls, summed over requests"),
+    ("queued", None, GaugeMetricFamily, "pending_requests", "Requests waiting for a step"),
+    ("oldest_ns", 1e9, GaugeMetricFamily, "queue_oldest_seconds", "Age of the oldest request waiting for a step"),
 )
 
 
@@ -119,7 +119,7 @@ def render(
 
 
 def batch_bucket(rows: int) -> int:
-    """The number of the bucket of `tailcut_batch_rows` that a batch of so many rows is counted in."""
+    """The number of the bucket of `tailcut_batch_rows` that a batch of this many rows is counted in."""
     return bisect_left(_BATCH_ROWS, rows)
 
 
@@ -226,7 +226,7 @@ class _MetricsCollector:
             ),
             "rescued": CounterMetricFamily(
                 "tailcut_rescued_batches",
-                "Batches computed by it because the first engine's device failed",
+                "Batches computed by the second engine because the first one's device failed",
                 labels=labels,
             ),
         }
@@ -323,7 +323,7 @@ def _distributions(models: Sequence[Counted]) -> Iterator[Metric]:
         "tailcut_request_seconds", "From a complete request to the engine's answer", labels=_LABELS
     )
     limit = GaugeMetricFamily("tailcut_slo_seconds", "The latency that --slo asks for", labels=_LABELS)
-    within = CounterMetricFamily("tailcut_within_slo", "Requests answered within it", labels=_LABELS)
+    within = CounterMetricFamily("tailcut_within_slo", "Requests answered within the limit of --slo", labels=_LABELS)
     batches = HistogramMetricFamily("tailcut_batch_rows", "Rows of a batch", labels=_LABELS)
     for served in models:
         where = [served.name, served.version]
@@ -372,4 +372,4 @@ def _machine() -> Iterator[Metric]:
     times, stopped_us = throttled()
     yield GaugeMetricFamily("tailcut_usable_cpus", "CPUs by affinity mask, quota and hardware", usable_cpus())
     yield CounterMetricFamily("tailcut_throttled_periods", "Periods in which the CPU quota stopped the group", times)
-    yield CounterMetricFamily("tailcut_throttled_seconds", "Time for which it was stopped", stopped_us / 1e6)
+    yield CounterMetricFamily("tailcut_throttled_seconds", "Time that the CPU quota took away", stopped_us / 1e6)

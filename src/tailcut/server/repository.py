@@ -35,7 +35,7 @@ class ModelSource(Protocol):
         """All that there are now; none where their folder cannot be read."""
 
     def load(self, name: str, models: int) -> Sequence[ServedModel]:
-        """Open all versions of a model that are to be served, among so many models; a TailcutError where it fails."""
+        """Open all versions of a model that are to be served, among this many models; a TailcutError where it fails."""
 
     def changes(self) -> Mapping[str, bool]:
         """Those whose files have changed since the last call; False where they are gone."""
@@ -178,7 +178,7 @@ class ModelRepository:
         self._share_soon()
 
     def watch(self, period_s: float) -> None:
-        """Look at the library every so many seconds from now on, and load what has changed or come; 0: never."""
+        """Look at the library every this many seconds from now on, and load what has changed or come; 0: never."""
         if self._library is not None and period_s:
             self._watching = asyncio.get_running_loop().create_task(self._poll(self._library, period_s))
 

@@ -21,7 +21,7 @@ class ServedModel:
     Args:
         model: that answers.
         name, version: that clients know it by.
-        reload: reads its file anew, for so many models in the server; None where that may not be asked for.
+        reload: reads its file anew, for this many models in the server; None where that may not be asked for.
         latency: of its requests, counted.
         batch_exemplars: the newest traced request by the bucket of its batch's rows (`metrics.batch_bucket`).
         config: its configuration in a model repository; None for a model of the command line.
@@ -48,7 +48,7 @@ class ServedModel:
         return self.model.entry
 
     def suits(self, models: int) -> bool:
-        """Whether its settings are those of so many models in the server, where they depend on that."""
+        """Whether its settings are those of this many models in the server, where they depend on that."""
         choice = self.model.choice
         if choice is not None:
             return choice.among(models).describe() == choice.describe()

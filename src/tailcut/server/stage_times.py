@@ -29,7 +29,7 @@ class AnswerTimes(msgspec.Struct, gc=False):
     def of(  # noqa: PLR0913, PLR0917  one answer, and what only its exchange knows
         cls, request: Request, batch: Batch, began_ns: int, handed_ns: int, encoded_ns: int, rows: int, length: int
     ) -> "AnswerTimes":
-        """Those of a request of so many rows that is answered by a batch."""
+        """Those of a request of this many rows that is answered by a batch."""
         return cls(
             began_ns,
             request.ready_ns,

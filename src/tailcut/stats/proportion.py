@@ -1,4 +1,4 @@
-"""Whether so many of so many can be chance."""
+"""Whether a count out of a total can be chance."""
 
 import math
 

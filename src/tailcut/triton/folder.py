@@ -115,7 +115,7 @@ def model_folders(repository: Path) -> dict[str, Path]:
     """The folders of all models in a repository, by name.
 
     Raises:
-        UsageError: it is no folder.
+        UsageError: it is not a folder.
     """
     try:
         return {path.name: path for path in sorted(repository.iterdir()) if path.is_dir() and path.name[0] != "."}

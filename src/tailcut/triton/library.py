@@ -84,7 +84,7 @@ class LoadedModel:
 
     Args:
         alone: the engine's options when no other model is loaded, where they depend on that.
-        reload: opens it once more, for so many models; None where nothing depends on their number.
+        reload: opens it once more, for this many models; None where nothing depends on their number.
     """
 
     name: str
@@ -103,7 +103,7 @@ class Library:
         wishes: what holds for all models.
 
     Raises:
-        UsageError: it is no folder.
+        UsageError: it is not a folder.
     """
 
     def __init__(self, repository: Path, wishes: Wishes) -> None:
@@ -135,7 +135,7 @@ class Library:
         return changed | gone | {name: True for name, path in others.items() if _steps_of(path) & changed.keys()}
 
     def load(self, name: str, models: int) -> list[LoadedModel]:
-        """Open all versions of a model that its policy has served, among so many models.
+        """Open all versions of a model that its policy has served, among this many models.
 
         Raises:
             NotFoundError: it has no folder.
@@ -227,7 +227,7 @@ class Library:
         return LoadedModel(folder.name, str(version), model, config, alone, reload)
 
     def _limits(self, models: int) -> Limits:
-        """Those of a model among so many, which share the memory that this process may use.
+        """Those of a model among this many, which share the memory that this process may use.
 
         Where clients load models, some that are not there yet have a share as well.
         """
@@ -262,14 +262,14 @@ class Library:
 
 
 def _open_beside(profile: Profile, limits: Limits, models: int) -> Model:
-    """Open a model among so many, none of whose threads spin where there are several."""
+    """Open a model among this many, none of whose threads spin where there are several."""
     engine = beside_others(profile.settings.engine, models)
     settings = msgspec.structs.replace(profile.settings, engine=engine)
     return Model.open(msgspec.structs.replace(profile, settings=settings), limits=limits)
 
 
 def _open_chosen(profile: Profile, limits: Limits, choice: DefaultChoice, models: int) -> Model:
-    """Open a model among so many with settings that were measured before."""
+    """Open a model among this many with settings that were measured before."""
     return chosen_model(profile, choice.among(models), limits)
 
 
@@ -290,12 +290,12 @@ def profile_of(folder: ModelFolder, version: int) -> tuple[Profile, ConfigReadin
 
 
 @contextmanager
-def _named(place: Path | str, kind: type[TailcutError] = TailcutError) -> Iterator[None]:
+def _named(where: Path | str, kind: type[TailcutError] = TailcutError) -> Iterator[None]:
     """Have errors of a kind begin with the place where they arise."""
     try:
         yield
     except kind as error:
-        raise type(error)(f"{place}: {error}") from None
+        raise type(error)(f"{where}: {error}") from None
 
 
 def _read(path: Path) -> ModelFolder:
@@ -313,7 +313,7 @@ def _version_of_ensemble(folder: ModelFolder) -> int:
 
 
 def _steps_of(path: Path) -> set[str]:
-    """The models of an ensemble; none where it is no ensemble, or cannot be read."""
+    """The models of an ensemble; none where it is not an ensemble, or cannot be read."""
     try:
         folder = ModelFolder.read(path)
         return {step.model for step in read_steps(folder.config)} if folder.is_ensemble else set()

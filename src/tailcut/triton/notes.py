@@ -111,9 +111,9 @@ def _notes_of_optimization(policy: Any) -> Iterator[str]:
     if others:
         yield f"execution_accelerators {', '.join(others)} are not used: the engine computes as it is"
     if any(
-        one.parameters for one in (*accelerators.cpu_execution_accelerator, *accelerators.gpu_execution_accelerator)
+        item.parameters for item in (*accelerators.cpu_execution_accelerator, *accelerators.gpu_execution_accelerator)
     ):
-        yield "parameters of execution_accelerators are not used: how an engine computes is said by its own options"
+        yield "parameters of execution_accelerators are not used: engines have options of their own"
     for name, instead in (
         ("priority", "all models of a server share its cores alike"),
         ("cuda", "graphs and precision on a device are those of the profile"),
@@ -140,7 +140,7 @@ def _notes_of_batching(policy: Any, most: int) -> Iterator[str]:
         yield f"max_queue_size {waiting} counts requests: here {waiting} x {most} rows may wait, in any requests"
     policies = [policy.default_queue_policy, *policy.priority_queue_policy.values()]
     if any(policy.default_timeout_microseconds or policy.timeout_action for policy in policies):
-        yield "timeouts of the queue policy are not used: a request has its own timeout, else the server's --deadline"
+        yield "timeouts of the queue policy are not used: a request has its own timeout, or the server's --deadline"
     if any(policy.allow_timeout_override for policy in policies):
         yield "allow_timeout_override is not used: a request's own timeout always counts"
     if policy.priority_queue_policy:

@@ -251,7 +251,7 @@ def _reshapes(config: Any, spec: ModelSpec, *, batched: bool) -> Iterator[Reshap
             given = f"{'reshape' if is_reshaped else 'dims'} {list(shape[batched:])}"
             raise UnsupportedError(
                 f"{tensor.name!r} is {known.describe()} in the model, but the configuration has {given}"
-                f"{' behind the batch' if batched else ''}"
+                f"{' after the batch dimension' if batched else ''}"
             )
         resized = any(dim != -1 and size is None for dim, size in zip(shape, known.shape, strict=True))
         if is_reshaped or (kind == "output" and resized):

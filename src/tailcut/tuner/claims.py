@@ -130,7 +130,7 @@ def best_capacity(measured: float, predicted: Sequence[PredictedConfiguration]) 
 
 
 def is_beyond(rate: float, best: float) -> bool:
-    """Whether no configuration comes near to a rate, where the best is expected to carry so much."""
+    """Whether no configuration comes near to a rate, where the best is expected to carry this much."""
     return rate > _BEYOND * best
 
 

@@ -39,7 +39,7 @@ class Entry:
         return bool(self._wrong)
 
     def others(self, count: int) -> list[Settings]:
-        """The next best of the engines and precisions whose answers were not refused, at most so many."""
+        """The next best of the engines and precisions whose answers were not refused, at most this many."""
         session = self._session
         left = [
             prediction
@@ -113,7 +113,7 @@ class Entry:
         return accuracy.right
 
     def _can_race(self, racing: int, tried: int, each_s: float) -> bool:
-        """Whether one more finalist has time to race beside so many, which took so long each to enter.
+        """Whether one more finalist has time to race beside this many, which took so long each to enter.
 
         The first are tried whatever time is left; where they answer wrongly, others only until the race should end.
         """

@@ -55,7 +55,7 @@ class LoadModel(msgspec.Struct, frozen=True, tag=True):
 
 
 class MeasureCalls(msgspec.Struct, frozen=True, tag=True):
-    """Call the engine with so many rows, on all instances at once, for so long; `paused`: with rests in between.
+    """Call the engine with this many rows, on all instances at once, for so long; `paused`: with rests in between.
 
     Each call has the rows of one request; `fewest` calls are made in any case.
     """
@@ -67,7 +67,7 @@ class MeasureCalls(msgspec.Struct, frozen=True, tag=True):
 
 
 class Ask(msgspec.Struct, frozen=True, tag=True):
-    """Compute these requests, for about so many seconds, the first one in any case."""
+    """Compute these requests, for about this many seconds, the first one in any case."""
 
     requests: list[list[Tensor]]
     seconds: float

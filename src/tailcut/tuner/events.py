@@ -47,7 +47,7 @@ class RungDone:
 
 @dataclass(frozen=True, slots=True)
 class Estimated:
-    """So many more configurations have been estimated."""
+    """More configurations have been estimated."""
 
     count: int
 

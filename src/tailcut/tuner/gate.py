@@ -30,7 +30,7 @@ _FEWEST_TOGETHER, _MOST_TOGETHER = 16, 64
 _PASSES = 2  # over all questions, each time in other company
 _WHOLE, _LEAST_WHOLE_S = 3, 1.0  # times the time of a check, and seconds, after which large joined ones are left out
 _PAIR = 2  # requests joined into one, which are asked even then
-_LATER = frozenset({413, 503, 504})  # refusals for lack of room or time: asked again alone, which is no wrong answer
+_LATER = frozenset({413, 503, 504})  # refusals for lack of room or time: asked again alone, which is not a wrong answer
 _STRICTER = 0.8  # of what the bound allows
 _ADVISED = (0.9999, 0.9995, 0.999, 0.998, 0.995, 0.99, 0.98, 0.97, 0.95, 0.9, 0.85, 0.8)  # bounds, strictest first
 _JSON_BYTES = 1 << 20  # larger requests are asked in binary, whatever the clients speak
@@ -106,7 +106,7 @@ class Gate:
         return [question for question in self._questions.all if question.is_plain]
 
     def sample(self, count: int) -> list[Question]:
-        """So many of the requests as they are, spread over the data."""
+        """`count` of the requests as they are, spread over the data."""
         return evenly(self.plain, count)
 
     def judge_engine(

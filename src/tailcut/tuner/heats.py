@@ -46,7 +46,7 @@ class Heats:
 
     @classmethod
     def of(cls, count: int) -> "Heats":
-        """A race of so many arms."""
+        """A race of this many arms."""
         return cls([HeatScores() for _ in range(count)])
 
     @property

@@ -47,7 +47,7 @@ def by_labels(session: TuneSession, settings: Mapping[str, Settings], labels: np
             round_began = time.monotonic()
             group = order[start : start + together]
             for name, burst in bursts.items():
-                answers[name] += _answers(session, burst, settings[name], [session.requests[place] for place in group])
+                answers[name] += _answers(session, burst, settings[name], [session.requests[index] for index in group])
             asked += group
             now = time.monotonic()
             if 2 * now - round_began > began + seconds:

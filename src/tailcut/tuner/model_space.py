@@ -116,7 +116,7 @@ class ModelSpace:
                 copies = [options for options in engine_choices(self.facts) if options.precision == _STATIC]
                 self.estimates += self._estimate(copies)
             else:
-                session.tell(Phase("static int8 is left out: the budget has no time for it beside what is likelier"))
+                session.tell(Phase("static int8 is left out: the budget leaves no time for it after likelier settings"))
         return self._predict(self.estimates)
 
     @property

@@ -105,7 +105,7 @@ class Constraints:
     cpus: int | None = None
 
     def cpus_of(self, usable: int) -> int:
-        """How many of so many usable CPUs a server may use."""
+        """How many of the usable CPUs a server may use."""
         return min(self.cpus or usable, usable)
 
     def allowed(self, predicted: Iterable[PredictedConfiguration]) -> list[PredictedConfiguration]:

@@ -129,9 +129,9 @@ def _channels(fold: U8Input, tensor: TensorSpec) -> int | None:
         return None
     axis = channel_axis(count, dims, fold.channels) if len(dims) > 1 else None
     if axis is None or dims[axis] not in {0, count}:
-        found = "no channels" if axis is None else f"{dims[axis]} along axis {axis}"
+        result = "no channels" if axis is None else f"{dims[axis]} along axis {axis}"
         raise UsageError(
-            f"--normalize has numbers for {count} channels, but input {tensor.name!r} has {found}: "
+            f"--normalize has numbers for {count} channels, but input {tensor.name!r} has {result}: "
             "write one number for all, or one per channel"
         )
     return axis

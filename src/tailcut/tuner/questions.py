@@ -1,7 +1,7 @@
 """The requests whose answers are compared, made from the data, and the bare model's answers to them.
 
 Each is asked of the reference engine alone. There are the data's own requests; several of them joined into one request
-of several rows; and, for a model with free dimensions beside the batch, requests cut shorter along them: a model whose
+of several rows; and, for a model with free dimensions besides the batch, requests cut shorter along them: a model whose
 buckets stand at the data's own lengths would otherwise never be asked what padding does between them.
 """
 
@@ -144,8 +144,8 @@ def _chosen(requests: Sequence[Arrays]) -> list[int]:
     """Their places, from all parts of the data, which may be sorted: the largest and the smallest one, then others."""
     places = range(len(requests))
 
-    def size(place: int) -> int:
-        return sum(array.nbytes for array in requests[place].values())
+    def size(index: int) -> int:
+        return sum(array.nbytes for array in requests[index].values())
 
     ends = list(dict.fromkeys([max(places, key=size), min(places, key=size)]))
     first = [*ends, *evenly(places, _FEWEST - len(ends))]

@@ -30,7 +30,7 @@ _FINITE = 1e6  # a ratio beyond that is one of failed requests
 
 
 def known_within(seconds: float, sample_s: float) -> Percentile:
-    """The percentile furthest in the tail that so many seconds can tell, where one sample takes so long.
+    """The percentile furthest in the tail that this many seconds can tell, where one sample takes this long.
 
     The median where even that takes longer.
     """

@@ -33,12 +33,12 @@ _OPEN_REQUESTS = 12  # in an open block, at least
 _REPEATED = 0.25  # of the open blocks, at most
 _COST_REQUESTS, _MOST_COST_S = 40, 0.6  # of an open block in which the CPU time of equals is compared
 _OPEN_SPARE = 1.1  # more requests in an open block than its p95 needs
-_BOTH_HEATS, _BEHIND = 2, 0.6  # heats with all numbers of connections; what is behind the best by so much is left out
+_BOTH_HEATS, _BEHIND = 2, 0.6  # heats with all numbers of connections; what is behind the best by this much is left out
 
 
 @dataclass(frozen=True, slots=True)
 class RaceLoad:
-    """Closed loops of so many connections, in blocks of so many seconds: a few answers to each connection, at least."""
+    """Closed loops of some connections, in blocks of some seconds: a few answers to each connection, at least."""
 
     clients: tuple[int, ...]
     block_s: float
@@ -64,7 +64,7 @@ class ClosedScores:
         return [count for count in clients if medians[count] >= _BEHIND * best]
 
     def add(self, count: int, score: float) -> None:
-        """Take in a block of so many connections."""
+        """Take in a block of this many connections."""
         self.by_clients.setdefault(count, []).append(score)
 
 
@@ -94,7 +94,7 @@ def load_for(objective: Objective, rate: float, capacity: float = 0.0) -> RaceLo
 def run_heats(
     count: int, score: Callable[[int, int, float], float], noise: Noise, until: float, fewest: int = FEWEST_HEATS
 ) -> Heats:
-    """Race so many arms until a time of the monotonic clock, but at least a few heats.
+    """Race this many arms until a time of the monotonic clock, but at least a few heats.
 
     Args:
         count: of arms.
@@ -128,13 +128,13 @@ class Racing:
     _silent: bool = field(default=False, init=False)  # whether an arm answered nothing in a heat of this race
 
     def heat_s(self, arms: int) -> float:
-        """How long a heat of so many arms takes at least: no block is so short that a slow model answers nothing."""
+        """How long a heat of this many arms takes at least: no block is so short that a slow model answers nothing."""
         if self.objective.is_open:
             return arms * self._least_open_s
         return arms * len(self.load.clients) * _WARMED * self.load.block_s
 
     def in_time(self, arms: int, until: float, latest: float) -> tuple[int, int]:
-        """How many of so many arms may race until a time of the monotonic clock, and in how many heats at least.
+        """How many of this many arms may race until a time of the monotonic clock, and in how many heats at least.
 
         Of a slow model, or at a low rate, fewer arms race, and where these are still too many, in fewer heats: one
         that ends at the latest time is better than none, and none fits where even that does not.

@@ -28,7 +28,7 @@ class TuneRequest:
 
     model: Path
     data: dict[str, np.ndarray] | None = None
-    labels: np.ndarray | None = None  # None: the array `labels` of the data, where that is no input
+    labels: np.ndarray | None = None  # None: the array `labels` of the data, where that is not an input
     rate: float | None = None
     slo_ms: float | None = None  # what p99 has to meet
     budget_s: float = 120.0

@@ -255,7 +255,7 @@ class Selection:
         choice = choose(usages)
         pairs = zip(near, usages, strict=True)
         equals = tuple(Equal(entrants[number].settings, *usage.figures) for number, usage in pairs)
-        best = near[choice.place]
+        best = near[choice.index]
         session.outcome.tie_break = TieBreak(entrants[best].settings, choice.reason, equals)
         words = session.describe(entrants[best].settings)
         session.tell(Phase(f"{len(near)} are equal: {words}: {choice.reason}"))
@@ -291,7 +291,7 @@ class Selection:
         if len(heats.near(NEAR)) == 2:
             usages = session.racing.usages(entrants, session.outcome.rate)
             choice = choose(usages)
-            saves = choice.place == 1 and self._answers_rightly(candidate)
+            saves = choice.index == 1 and self._answers_rightly(candidate)
             if saves:
                 words = f"kept: {choice.reason}"
                 pairs = zip(entrants, usages, strict=True)

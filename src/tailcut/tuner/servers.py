@@ -125,7 +125,7 @@ class TrialServers:
         self.keep(*(key for key, server in self._running.items() if not server.is_forked))
 
     def executing_s(self, count: int) -> float:
-        """How long it takes to execute so many at a time; 0 before the first start."""
+        """How long it takes to execute this many at a time; 0 before the first start."""
         if not self._started:
             return 0.0
         return (self.start_s + imported_s(self._modules)) * max(1.0, count / usable_cpus())
@@ -151,7 +151,7 @@ class TrialServers:
         return len({_key(setting) for setting in settings} - set(self._running))
 
     def room(self, most: int) -> int:
-        """How many more servers there is memory for, at most so many."""
+        """How many more servers there is memory for, at most this many."""
         return room_beside([server.pid for server in self._running.values()], most)
 
     def profile(self, settings: Settings) -> Profile:
@@ -243,14 +243,14 @@ def sent_in_turn(requests: Sequence[Mapping[str, np.ndarray]]) -> list[Mapping[s
 
 
 def confined_to(cpus: int | None) -> tuple[int, ...] | None:
-    """The CPUs that servers run on which may use so many of those that this process may; None for all."""
+    """The CPUs that servers run on which may use this many of those that this process may; None for all."""
     if cpus is None or cpus >= usable_cpus() or not hasattr(os, "sched_setaffinity"):
         return None
     return tuple(sorted(affinity_mask())[:cpus])
 
 
 def room_beside(pids: Iterable[int | None], most: int) -> int:
-    """How many more servers there is memory for, each of the size of the largest of these, at most so many."""
+    """How many more servers there is memory for, each of the size of the largest of these, at most this many."""
     sizes = [size for pid in pids if pid is not None and (size := peak_bytes(pid)) is not None]
     free = free_bytes()
     if not sizes or free is None:

@@ -55,7 +55,7 @@ class MeasuredService(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
             raise ValueError("the service times or the costs of the way in are not those that a tune writes")
 
     def configuration(self, settings: Settings, cores: float | None = None) -> Configuration:
-        """The configuration for the simulation, with the settings of the profile, and on so many cores."""
+        """The configuration for the simulation, with the settings of the profile, and on this many cores."""
         batching = settings.batching
         way = WayIn(**{name: self.way_in.get(name, 0) for name in WayIn.__dataclass_fields__})
         return Configuration(

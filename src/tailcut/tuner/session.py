@@ -123,7 +123,7 @@ class TuneSession:
         return max(4, int(2 * seconds * self.outcome.capacity)) if self.outcome.capacity else 16
 
     def finalists(self, count: int) -> int:
-        """Of so many, how many there is time to start."""
+        """How many of this number there is time to start."""
         return self.plan.finalists(time.monotonic(), self.servers.start_s, count)
 
     def allowed(self, predicted: Sequence[PredictedConfiguration]) -> list[PredictedConfiguration]:

@@ -25,7 +25,7 @@ class ShapeMix:
     longer: float = 1.0
 
     def keys(self, count: int, seed: int) -> np.ndarray:
-        """Shapes of so many requests: int64 [count], numbers of `shares`."""
+        """Shapes of this many requests: int64 [count], numbers of `shares`."""
         if len(self.shares) == 1:
             return np.zeros(count, np.int64)
         return np.random.default_rng(seed).choice(len(self.shares), count, p=self.shares).astype(np.int64)
@@ -55,9 +55,9 @@ def padded_mix(lengths: Sequence[Lengths], padding: PaddingSettings) -> ShapeMix
 def _bucket(lengths: Lengths, padding: PaddingSettings) -> Lengths:
     places = [bisect_left(sizes, length) for sizes, length in zip(padding.dimensions, lengths, strict=True)]
     pairs = list(zip(padding.dimensions, places, strict=True))
-    if any(place == len(sizes) for sizes, place in pairs):
+    if any(index == len(sizes) for sizes, index in pairs):
         return lengths
-    return tuple(sizes[place] for sizes, place in pairs)
+    return tuple(sizes[index] for sizes, index in pairs)
 
 
 def _shares(kinds: Iterable[Hashable]) -> tuple[float, ...]:

@@ -58,7 +58,7 @@ class ServiceTimes:
         return medians
 
     def scaled(self, factor: float) -> Self:
-        """So many times as long."""
+        """The service times multiplied by `factor`."""
         return self if factor == 1.0 else replace(self, quantiles_ns=factor * self.quantiles_ns)
 
     @cached_property
@@ -251,7 +251,7 @@ def costs_of(configuration: Configuration) -> np.ndarray:
 
 
 def slowed(configuration: Configuration, factor: float) -> Configuration:
-    """A configuration whose server takes so many times the CPU for everything; its clients do not."""
+    """A configuration whose server takes this many times the CPU for everything; its clients do not."""
     service, way = configuration.service, configuration.way_in
     own = ("receive_ns", "answer_ns", "batch_ns", "pass_ns", "engine_ns")
     scaled = replace(way, **{name: round(getattr(way, name) * factor) for name in own})

@@ -45,9 +45,9 @@ class MeasuredUsage:
 
 @dataclass(frozen=True, slots=True)
 class TieBreakChoice:
-    """The place of what was chosen, and why."""
+    """The index of what was chosen, and why."""
 
-    place: int
+    index: int
     reason: str
 
 

@@ -26,7 +26,7 @@ from tailcut.tuner.result_records import HighestRate
 
 _ABOVE, _STEP = 1.25, 1.2  # of the baseline's capacity, where its rates begin; and from one to the next
 _DOWN = 0.65  # from one rate of the tuned server to the next
-_LIMITS, _LONGEST_S = 8.0, 1.0  # a block of the baseline lasts so many limits, so that a queue has time to grow
+_LIMITS, _LONGEST_S = 8.0, 1.0  # a block of the baseline lasts this many limits, so that a queue has time to grow
 _TUNED_LIMITS, _TUNED_SHORTEST_S, _TUNED_LONGEST_S = 12.0, 0.4, 1.2  # a few blocks have to see the machine's stalls
 _SHORTEST_S = 0.3
 _BASELINE_SAMPLES = 40  # of one block of the baseline, at least
@@ -106,7 +106,7 @@ class Overload:
 
     def __init__(self, known: Baseline) -> None:
         self.rate = max(known.rate, _ABOVE * known.capacity)  # to try next
-        self.found: float | None = None
+        self.result: float | None = None
         self._known = known
         self._rates = 1
         self._evidence = 1.0
@@ -114,7 +114,7 @@ class Overload:
     @property
     def is_over(self) -> bool:
         """Whether no block is wanted any more."""
-        return self.found is not None or self._rates > _RATES
+        return self.result is not None or self._rates > _RATES
 
     def add(self, latencies_ms: np.ndarray) -> None:
         """Take in a block at `rate`; where it holds the limit, the next one is faster."""
@@ -125,7 +125,7 @@ class Overload:
             return
         self._evidence *= evidence(latencies_ms, self._known.limit_ms)
         if self._evidence >= _RATES / _ALPHA:
-            self.found = self.rate
+            self.result = self.rate
 
     def lowest(self, verified: Sequence[np.ndarray]) -> float | None:
         """The rate that was found, or that of the verification where the baseline's blocks there show it to be over.
@@ -134,7 +134,7 @@ class Overload:
         """
         known = self._known
         if known.own_limit or not is_shown_over(verified, known.limit_ms):
-            return self.found
+            return self.result
         return known.rate
 
 

@@ -38,7 +38,7 @@ _OPEN_SHARE, _MOST_OPEN, _CLOSED_SHARE = 0.6, 0.8, 0.15  # of what is left
 
 
 def verification_s(rate: float, arms: int, q: float = QUANTILES["p99"]) -> float:
-    """How long the q-percentile of so many arms takes at a rate, with all that is measured beside it."""
+    """How long the q-percentile of this many arms takes at a rate, with all that is measured beside it."""
     return _AROUND * arms * _SPARE * samples_needed(q) / rate
 
 
@@ -48,7 +48,7 @@ def good_s(arms: int) -> float:
 
 
 def told_within(seconds: float, rate: float, arms: int) -> Percentile:
-    """The percentile furthest in the tail that so many seconds of verification can tell."""
+    """The percentile furthest in the tail that this many seconds of verification can tell."""
     *tails, median = QUANTILES
     return next((name for name in tails if verification_s(rate, arms, QUANTILES[name]) <= seconds), median)
 

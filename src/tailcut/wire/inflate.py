@@ -40,7 +40,7 @@ def inflate_in_steps(
                     break
                 members += 1
                 if not more or members > _MOST_MEMBERS:
-                    raise InvalidInputError("the body has more behind its compressed stream")
+                    raise InvalidInputError("the body has data after its compressed stream")
                 inflater = zlib.decompressobj(wbits=_GZIP_WBITS)
             try:
                 piece = inflater.decompress(data, _STEP_BYTES)

@@ -47,4 +47,4 @@ def test_own_sizes_hold_what_powers_of_two_hold(sizes: set[int], rows: int) -> N
     """The smallest of them that does, whatever the profile lists."""
     size = bucket_of(tuple(sorted(sizes)))(rows)
     assert size >= rows
-    assert size == min((one for one in sizes if one >= rows), default=bucket_of("auto")(rows))
+    assert size == min((item for item in sizes if item >= rows), default=bucket_of("auto")(rows))

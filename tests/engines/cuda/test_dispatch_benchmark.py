@@ -108,7 +108,9 @@ def test_goals_have_verdicts(benchmark: ModuleType, capsys: pytest.CaptureFixtur
         *("missed", "met", "missed", "met", "missed"),
         *("these clients miss it with an echo, too", "missed", "these clients miss it with an echo, too", "met"),
     ]
-    assert any("by slow clients: 0.85 of the graph alone (goal: 0.9; an echo: 0.89): not told" in one for one in lines)
+    assert any(
+        "by slow clients: 0.85 of the graph alone (goal: 0.9; an echo: 0.89): not told" in item for item in lines
+    )
     assert [line for line in lines if line.startswith("wrong: ")] == [
         "wrong: wrong: off by nan, at most 1e-03",
         "wrong: far: off by 1.0e-01, at most 1e-03",

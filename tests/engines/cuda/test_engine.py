@@ -3,6 +3,7 @@
 import gc
 import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -70,20 +71,14 @@ def test_answers_are_the_programs_own(engine: "CudaEngine", tmp_path: Path) -> N
 
 def test_several_threads_share_the_slots(engine: "CudaEngine", tmp_path: Path) -> None:
     """More callers than slots: each gets its own answer."""
-    wrong: list[int] = []
     truths = [expected(engine, tmp_path, rows(1 + seed)) for seed in range(5)]
 
-    def ask(seed: int) -> None:
-        x = rows(1 + seed)
-        answers = [engine.run({"x": x})["output"] for _ in range(20)]
-        wrong.extend(seed for one in answers if not np.allclose(one, truths[seed], atol=1e-4))
+    def are_right(seed: int) -> bool:
+        answers = [engine.run({"x": rows(1 + seed)})["output"] for _ in range(20)]
+        return all(np.allclose(answer, truths[seed], atol=1e-4) for answer in answers)
 
-    threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(5)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
+    with ThreadPoolExecutor(5) as threads:
+        assert all(threads.map(are_right, range(5)))
 
 
 @pytest.fixture

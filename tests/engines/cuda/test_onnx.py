@@ -1,7 +1,7 @@
 """ONNX on a device: on a stand-in everywhere, and through the CUDA provider where there is one."""
 
-import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Placement:
 
 @pytest.fixture
 def engine(place: Placement, tmp_path: Path) -> Iterator[OnnxCudaEngine]:
-    opened = OnnxCudaEngine(models.perceptron([8, 16, 3], tmp_path / "mlp.onnx"), CUDA, place=place)
+    opened = OnnxCudaEngine(models.perceptron([8, 16, 3], tmp_path / "mlp.onnx"), CUDA, placement=place)
     yield opened
     opened.close()
 
@@ -75,33 +75,28 @@ def test_answers_are_those_of_the_cpu(engine: OnnxCudaEngine, tmp_path: Path) ->
 def test_buckets_are_those_of_the_settings(place: Placement, tmp_path: Path, buckets: Any) -> None:
     """None, or sizes of one's own: memory is bound for these, and the answers are the same."""
     path = models.perceptron([8, 16, 3], tmp_path / "mlp.onnx")
-    engine = OnnxCudaEngine(path, EngineOptions(device="cuda", cuda=CudaOptions(buckets=buckets)), place=place)
+    engine = OnnxCudaEngine(path, EngineOptions(device="cuda", cuda=CudaOptions(buckets=buckets)), placement=place)
     for count in (5, 2, 5):
         assert np.allclose(engine.run({"x": rows(count)})["y"], truth(tmp_path, rows(count)), atol=1e-4)
-    found = {shape[0] for _, shape in engine._bindings}
-    assert found == ({2, 5} if buckets == "off" else {3, 6})
+    result = {shape[0] for _, shape in engine._bindings}
+    assert result == ({2, 5} if buckets == "off" else {3, 6})
 
 
 def test_each_thread_has_memory_of_its_own(engine: OnnxCudaEngine, tmp_path: Path) -> None:
     """Several at a time get their own answers."""
-    wrong: list[int] = []
     truths = [truth(tmp_path, rows(1 + seed)) for seed in range(5)]
 
-    def ask(seed: int) -> None:
+    def are_right(seed: int) -> bool:
         answers = [engine.run({"x": rows(1 + seed)})["y"] for _ in range(20)]
-        wrong.extend(seed for one in answers if not np.allclose(one, truths[seed], atol=1e-4))
+        return all(np.allclose(answer, truths[seed], atol=1e-4) for answer in answers)
 
-    threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(5)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
+    with ThreadPoolExecutor(5) as threads:
+        assert all(threads.map(are_right, range(5)))
 
 
 def test_outputs_without_a_size_come_as_they_are(place: Placement, tmp_path: Path) -> None:
     """They are computed without bound memory."""
-    engine = OnnxCudaEngine(models.dynamic_sequence(tmp_path / "sequence.onnx"), CUDA, place=place)
+    engine = OnnxCudaEngine(models.dynamic_sequence(tmp_path / "sequence.onnx"), CUDA, placement=place)
     x = np.ones((2, 5), np.float32)
     outputs = engine.run({"x": x})
     assert np.array_equal(outputs["double"], 2 * x)
@@ -111,13 +106,13 @@ def test_outputs_without_a_size_come_as_they_are(place: Placement, tmp_path: Pat
 def test_graphs_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where each length has a binding, the first ones keep their graphs, and the others are computed without."""
     monkeypatch.setattr(cuda_onnx, "_MOST_BINDINGS", 3)
-    engine = OnnxCudaEngine(models.sums(tmp_path / "sums.onnx"), CUDA, place=STAND_IN)
+    engine = OnnxCudaEngine(models.sums(tmp_path / "sums.onnx"), CUDA, placement=STAND_IN)
     engine._graphs = True  # as on a device
     numbers = []
     for length in [*range(1, 9), 1]:
         x = np.ones((2, length), np.float32)
         assert np.array_equal(engine.run({"x": x})["total"], [[length], [length]])
-        [binding] = [one for (_, shape), one in engine._bindings.items() if shape == x.shape]
+        [binding] = [item for (_, shape), item in engine._bindings.items() if shape == x.shape]
         numbers.append(binding.calls.get_run_config_entry("gpu_graph_id"))
     assert numbers == ["1", "2", "3", *["-1"] * 5, "1"]
     assert len(engine._bindings) <= 6
@@ -127,7 +122,7 @@ def test_pixels_are_normalised_where_the_model_is(place: Placement, tmp_path: Pa
     """A quarter of the bytes is copied, and the answers are those of the floats."""
     path = models.convolution(tmp_path / "convolution.onnx")
     fold = U8Input(scale=(1 / 255,), offset=(-0.5,))
-    engine = OnnxCudaEngine(path, EngineOptions(device="cuda", u8_input=fold), place=place)
+    engine = OnnxCudaEngine(path, EngineOptions(device="cuda", u8_input=fold), placement=place)
     pixels = np.random.default_rng(0).integers(0, 256, (3, 3, 8, 8), np.uint8)
     assert engine.spec.inputs[0].dtype == "UINT8"
     plain = open_engine(path, EngineOptions(threads=1))
@@ -139,7 +134,7 @@ def test_pixels_are_normalised_where_the_model_is(place: Placement, tmp_path: Pa
 def test_lower_precision_is_near(place: Placement, tmp_path: Path, precision: Any) -> None:
     """Half floats inside, and float32 at both ends."""
     path = models.perceptron([8, 16, 3], tmp_path / "mlp.onnx")
-    engine = OnnxCudaEngine(path, EngineOptions(device="cuda", precision=precision), place=place)
+    engine = OnnxCudaEngine(path, EngineOptions(device="cuda", precision=precision), placement=place)
     answer, wanted = engine.run({"x": rows(3)})["y"], truth(tmp_path, rows(3))
     assert answer.dtype == np.float32
     assert np.allclose(answer, wanted, atol=2e-2)
@@ -190,8 +185,8 @@ def test_a_closed_engine_says_so(engine: OnnxCudaEngine) -> None:
 )
 def test_every_setting_reaches_the_provider(options: dict[str, Any], told: dict[str, str]) -> None:
     """Under the provider's own names; all values are text."""
-    found = provider_options(EngineOptions(device="cuda", **options), graphs=True)
-    assert found | told == found
+    result = provider_options(EngineOptions(device="cuda", **options), graphs=True)
+    assert result | told == result
     assert provider_options(EngineOptions(device="cuda"), graphs=False)["enable_cuda_graph"] == "0"
     assert "gpu_mem_limit" not in provider_options(EngineOptions(), graphs=True)
 
@@ -219,7 +214,7 @@ def test_without_a_device_it_says_what_is_missing(tmp_path: Path) -> None:
         pytest.skip("there is a device")
     there = PROVIDER in ort.get_available_providers()
     assert ("does not start: look at nvidia-smi" if there else "is built without CUDA") in reason
-    with pytest.raises(UnsupportedError, match="tf32 is of CUDA devices"):
+    with pytest.raises(UnsupportedError, match="tf32 needs a CUDA device"):
         open_engine(path, EngineOptions(precision="tf32"))
 
 
@@ -228,7 +223,7 @@ def test_what_cannot_be_bound_is_computed_all_the_same(place: Placement, tmp_pat
     """Outputs that are inputs, and inputs with different numbers of rows."""
     case = CASES[name]
     save_all(tmp_path, {name: case})
-    engine = OnnxCudaEngine(tmp_path / f"{name}.onnx", CUDA, place=place)
+    engine = OnnxCudaEngine(tmp_path / f"{name}.onnx", CUDA, placement=place)
     for request, want in zip(case.requests, case.truths(), strict=True):
         if want is not None:
             check_same(engine.run(request), want)

@@ -96,7 +96,7 @@ def test_a_switch_is_shared_by_those_that_want_the_same() -> None:
     second.end()
     waiting = [other, third]
     for _ in range(2):
-        held = next(one for one in waiting if one.got.wait(1))
+        held = next(item for item in waiting if item.got.wait(1))
         waiting.remove(held)
         held.end()
     assert seen[:2] == [False, "back"]

@@ -99,7 +99,7 @@ HOSTILE: list[tuple[str, str, Callable[[Any], object], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "file", "change", "reason"), HOSTILE, ids=[one[0] for one in HOSTILE])
+@pytest.mark.parametrize(("name", "file", "change", "reason"), HOSTILE, ids=[item[0] for item in HOSTILE])
 def test_hostile_content_is_refused(  # noqa: PLR0917  a case is its parameters
     program: Path, tmp_path: Path, name: str, file: str, change: Callable[[Any], object], reason: str
 ) -> None:

@@ -80,7 +80,7 @@ def test_copies_where_the_last_operator_cannot_write(tmp_path: Path) -> None:
         path = programs.function(tmp_path / f"m{number}.pt2", compute, 6)
         engine = open_engine(path, options())
         x = rows(2, 6)
-        outputs = {one.name: np.zeros((2, *one.row_shape), np.float32) for one in engine.spec.outputs}
+        outputs = {item.name: np.zeros((2, *item.row_shape), np.float32) for item in engine.spec.outputs}
         engine.bind({"x": x}, outputs)()
         expected = engine.run({"x": x})
         assert all(np.array_equal(array, expected[name]) and array.any() for name, array in outputs.items())
@@ -97,9 +97,9 @@ def test_settings_change_little(tmp_path: Path, settings: dict[str, str]) -> Non
     except UnsupportedError as error:
         pytest.skip(str(error))
     x = rows(3, 3, 16, 16)
-    expected, found = answer(path, x), engine.run({"x": x})["output"]
-    assert np.abs(found - expected).max() < (0.02 if "precision" in settings else 1e-5)
-    assert "precision" not in settings or not np.array_equal(found, expected)
+    expected, result = answer(path, x), engine.run({"x": x})["output"]
+    assert np.abs(result - expected).max() < (0.02 if "precision" in settings else 1e-5)
+    assert "precision" not in settings or not np.array_equal(result, expected)
 
 
 class Scaled(torch.nn.Module):
@@ -115,8 +115,8 @@ def test_inputs_that_were_exported_by_name(tmp_path: Path) -> None:
     torch.export.save(exported, tmp_path / "named.pt2")
     engine = open_engine(tmp_path / "named.pt2", options())
     assert engine.spec.input_names == ("x", "scale")
-    found = engine.run({"x": x.numpy(), "scale": scale.numpy()})["output"]
-    assert np.array_equal(found, (x * scale).numpy())
+    result = engine.run({"x": x.numpy(), "scale": scale.numpy()})["output"]
+    assert np.array_equal(result, (x * scale).numpy())
 
 
 @pytest.mark.skipif(not COMPILES, reason="needs a C++ compiler")
@@ -153,7 +153,7 @@ def test_outputs_and_sizes_that_are_chosen(tmp_path: Path) -> None:
     """Only one output is computed; a fixed axis is fixed wherever its symbol stands."""
     path = programs.encoder(tmp_path / "encoder.pt2")
     engine = open_engine(path, options(outputs=("hidden",), fixed_dims=("ids:1=8",)))
-    assert [one.shape for one in engine.spec.inputs + engine.spec.outputs] == [(None, 8), (None, 8), (None, 8, 16)]
+    assert [item.shape for item in engine.spec.inputs + engine.spec.outputs] == [(None, 8), (None, 8), (None, 8, 16)]
     assert engine.spec.fixed_rows
 
 
@@ -271,19 +271,19 @@ def test_a_failed_call_is_one_line(tmp_path: Path) -> None:
 
 def test_threads_are_each_callers_own(mlp: Path) -> None:
     """Two engines with other numbers of threads, called in turns from two threads."""
-    found: list[int] = []
+    result: list[int] = []
     engines = [open_engine(mlp, EngineOptions(name="torch", threads=count)) for count in (1, 2)]
 
     def call() -> None:
         for engine in engines * 2:
             engine.run({"x": rows(1, 16)})
-            found.append(torch.get_num_threads())
+            result.append(torch.get_num_threads())
 
     thread = threading.Thread(target=call)
     thread.start()
     thread.join()
     call()
-    assert found == [1, 2] * 4
+    assert result == [1, 2] * 4
 
 
 def test_model_open_batches_it(mlp: Path) -> None:
@@ -319,8 +319,8 @@ def test_opening_and_serving_load_no_other_engine(mlp: Path, tmp_path: Path) -> 
         )  # JSON loads numba
         reply = wire.ask(json_request("mlp", body))
         assert reply.status == 200
-        found = np.array(msgspec.json.decode(reply.body)["outputs"][0]["data"], np.float32).reshape(3, 4)
-    assert np.allclose(found, answer(mlp, x), atol=1e-6)
+        result = np.array(msgspec.json.decode(reply.body)["outputs"][0]["data"], np.float32).reshape(3, 4)
+    assert np.allclose(result, answer(mlp, x), atol=1e-6)
     assert "libtorch_cpu" in maps
     assert not [name for name in ("onnxruntime", "openvino", "llvmlite") if name in maps]
 

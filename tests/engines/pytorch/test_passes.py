@@ -40,13 +40,13 @@ def test_products_keep_their_answers(tmp_path: Path, compute: Callable[..., Any]
     path = programs.save(tmp_path / "p.pt2", Product(compute), (torch.randn(2, 16),), {"x": {0: programs.BATCH}})
     exported = torch.export.load(path)
     module = weights_in_int8(flat(exported, (0,)))
-    weights = [one for one in module.buffers() if one.dtype is torch.int8]
-    assert [tuple(one.shape) for one in weights] == [(16, 16)]
-    assert not any(one.shape == (16, 16) for one in module.parameters())
+    weights = [item for item in module.buffers() if item.dtype is torch.int8]
+    assert [tuple(item.shape) for item in weights] == [(16, 16)]
+    assert not any(item.shape == (16, 16) for item in module.parameters())
     x = torch.randn(64, 16)
     with torch.inference_mode():
-        found, truth = module(x)[0], exported.module()(x)
-    error = (found - truth).square().mean(0).sqrt() / truth.square().mean(0).sqrt()
+        result, truth = module(x)[0], exported.module()(x)
+    error = (result - truth).square().mean(0).sqrt() / truth.square().mean(0).sqrt()
     assert 0 < float(error.max()) < 0.05
 
 

@@ -84,7 +84,7 @@ def computed_alike(path: Path, shape: tuple[int, ...]) -> bool:
     return True
 
 
-@pytest.mark.parametrize(("name", "compute", "shape"), INDEPENDENT, ids=[one[0] for one in INDEPENDENT])
+@pytest.mark.parametrize(("name", "compute", "shape"), INDEPENDENT, ids=[item[0] for item in INDEPENDENT])
 def test_independent(tmp_path: Path, name: str, compute: Callable[[Any], Any], shape: tuple[int, ...]) -> None:
     """The graph says so, and so do the answers."""
     path = programs.function(tmp_path / "m.pt2", compute, *shape)
@@ -93,7 +93,7 @@ def test_independent(tmp_path: Path, name: str, compute: Callable[[Any], Any], s
     assert computed_alike(path, shape)
 
 
-@pytest.mark.parametrize(("name", "compute", "shape"), DEPENDENT, ids=[one[0] for one in DEPENDENT])
+@pytest.mark.parametrize(("name", "compute", "shape"), DEPENDENT, ids=[item[0] for item in DEPENDENT])
 def test_dependent(tmp_path: Path, name: str, compute: Callable[[Any], Any], shape: tuple[int, ...]) -> None:
     """Never called independent; the answers differ, so batching would be wrong."""
     path = programs.function(tmp_path / "m.pt2", compute, *shape)

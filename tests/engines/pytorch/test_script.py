@@ -47,7 +47,7 @@ def options(**changes: Any) -> EngineOptions:
 
 
 def test_answers(tmp_path: Path) -> None:
-    """Bound and run, for any number of rows; nothing is known of the rows."""
+    """ExactRange and run, for any number of rows; nothing is known of the rows."""
     path = saved(tmp_path / "two.pt", Two())
     assert kind_of(path) is FileKind.SCRIPT
     trust(path)
@@ -55,17 +55,17 @@ def test_answers(tmp_path: Path) -> None:
     assert engine.spec.rows is Rows.UNKNOWN
     for count in (1, 3):
         x = np.random.default_rng(count).standard_normal((count, 4)).astype(np.float32)
-        found = engine.run({"x": x})
-        assert np.allclose(found["total"], 2 * x)
-        assert np.allclose(found["mean"], x.mean(1, keepdims=True))
+        result = engine.run({"x": x})
+        assert np.allclose(result["total"], 2 * x)
+        assert np.allclose(result["mean"], x.mean(1, keepdims=True))
     engine.spec = replace(engine.spec, rows=Rows.INDEPENDENT)
-    one = np.ones((1, 4), np.float32)
+    item = np.ones((1, 4), np.float32)
     total, mean = np.zeros((1, 4), np.float32), np.zeros((1, 1), np.float32)
-    engine.bind({"x": one}, {"total": total, "mean": mean})()
+    engine.bind({"x": item}, {"total": total, "mean": mean})()
     assert (total == 2).all()
     engine.close()
     with pytest.raises(ReleasedError):
-        engine.run({"x": one})
+        engine.run({"x": item})
 
 
 def test_it_is_not_loaded_without_trust(tmp_path: Path) -> None:
@@ -200,8 +200,8 @@ def test_a_dict_of_tensors(tmp_path: Path) -> None:
     for names, values in (("two one", (10, 3)), ("one two", (3, 10)), ("y z", (3, 10)), ("two y", (3, 10))):
         outs = tuple(f"output {name} FP32 [-1, 3]" for name in names.split())
         engine = open_engine(path, options(signature=ins + outs))
-        found = engine.run(inputs)
-        assert tuple(found[name][0, 0] for name in names.split()) == values
+        result = engine.run(inputs)
+        assert tuple(result[name][0, 0] for name in names.split()) == values
         engine.close()
     seen = seen_signature(path, {"b/x": inputs["b"], "a/x": inputs["a"]})
     assert seen == (*ins, "output one FP32 [-1, 3]", "output two FP32 [-1, 3]")
@@ -216,13 +216,13 @@ def test_an_output_of_another_type_fails_the_call(tmp_path: Path, declared: str)
         open_engine(path, options(signature=(SIGNATURE[0], f"output total {declared} [-1, {size}]", SIGNATURE[2])))
         for size in (-1, 4)
     )
-    one = np.ones((1, 4), np.float32)
+    item = np.ones((1, 4), np.float32)
     with pytest.raises(EngineError, match=f"'total' is float32 .1, 4., but declared as {declared}"):
-        free.run({"x": one})
+        free.run({"x": item})
     fixed.spec = replace(fixed.spec, rows=Rows.INDEPENDENT)
     outputs = {tensor.name: np.zeros((1, *tensor.row_shape), tensor.dtype.numpy) for tensor in fixed.spec.outputs}
     with pytest.raises(EngineError, match="output 'total' is float32, not "):
-        fixed.bind({"x": one}, outputs)()
+        fixed.bind({"x": item}, outputs)()
 
 
 class Writing(torch.nn.Module):
@@ -316,8 +316,8 @@ def test_one_array_without_a_name_is_the_only_input(tmp_path: Path) -> None:
     """Of an .npy file, beside parameters with defaults; outputs of a tuple have numbers."""
     path = saved(tmp_path / "two.pt", Two())
     trust(path)
-    found = seen_signature(path, {"": np.ones((5, 4), np.float32)})
-    assert found == ("input x FP32 [-1, 4]", "output output_0 FP32 [-1, 4]", "output output_1 FP32 [-1, 1]")
+    result = seen_signature(path, {"": np.ones((5, 4), np.float32)})
+    assert result == ("input x FP32 [-1, 4]", "output output_0 FP32 [-1, 4]", "output output_1 FP32 [-1, 1]")
     times = saved(tmp_path / "times.pt", Times())
     trust(times)
     assert seen_signature(times, {"": np.ones((5, 4), np.float32)})[0] == "input x FP32 [-1, 4]"
@@ -394,6 +394,6 @@ def test_it_is_tuned_with_data(tmp_path: Path) -> None:
     assert way_settings(space.facts, "worker").engine.signature == signature
     choices = engine_choices(space.facts)
     space.close()
-    assert {one.layout for one in choices} == {"blocked", "channels_last"}
-    assert {(one.compiler, one.precision, one.signature) for one in choices} == {("eager", "f32", signature)}
+    assert {item.layout for item in choices} == {"blocked", "channels_last"}
+    assert {(item.compiler, item.precision, item.signature) for item in choices} == {("eager", "f32", signature)}
     assert "signature" not in Settings(engine=choices[0]).describe()

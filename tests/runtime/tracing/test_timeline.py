@@ -32,13 +32,13 @@ def test_records_come_back_in_order() -> None:
 
 def test_a_row_of_a_batch_is_a_record_like_any_other() -> None:
     """Its moments, those that it shares with others, and its sizes."""
-    one, other = Timeline(4), Timeline(4)
+    item, other = Timeline(4), Timeline(4)
     for number in range(1, 9):  # more than there are places
         moments = tuple(number * 100 + index for index in range(8))
-        one.record(*moments, 1, 32, 1024, 200)
+        item.record(*moments, 1, 32, 1024, 200)
         other.record_row(moments[0], pack_moments(*moments[1:6]), *moments[6:], 32, 1024)
-    assert read([other]).records.tolist() == read([one]).records.tolist()
-    assert read([other]).next == read([one]).next == (8,)
+    assert read([other]).records.tolist() == read([item]).records.tolist()
+    assert read([other]).next == read([item]).next == (8,)
 
 
 def test_a_reader_goes_on_where_it_stopped() -> None:

@@ -185,7 +185,7 @@ def test_a_bad_row_costs_only_itself(tmp_path: Path) -> None:
 
 
 def test_who_does_not_read_gets_all_of_it_later(tmp_path: Path) -> None:
-    """An answer that does not fit into the client's buffers goes out by the long way, whole."""
+    """An answer that does not fit into the client's buffers goes out by the standard path, whole."""
     width = 12_000
 
     async def story(state: ServerState) -> None:

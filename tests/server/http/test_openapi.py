@@ -122,9 +122,9 @@ def test_every_array_says_what_it_holds(server: Server) -> None:
             yield from arrays(item)
 
     with server.connect() as wire:
-        found = list(arrays(ask(wire, "GET", "/v2/openapi.json").json()))
-    assert found
-    assert all("items" in array for array in found)
+        result = list(arrays(ask(wire, "GET", "/v2/openapi.json").json()))
+    assert result
+    assert all("items" in array for array in result)
 
 
 def test_a_binary_answer_is_as_the_document_says(server: Server) -> None:
@@ -283,7 +283,7 @@ def test_wrong_schedule_headers(server: Server, header: str) -> None:
 
 
 def test_a_timeout_in_a_header_is_kept(server: Server) -> None:
-    """A microsecond is too short for any answer: refused at the door or dropped from the queue."""
+    """A microsecond is too short for any answer: not admitted, or dropped from the queue."""
     with server.connect() as wire:
         request = raw_request("mlp", np.ones(4, np.float32).tobytes(), "Tailcut-Timeout-Us: 1")
         assert wire.ask(request).status in {503, 504}

@@ -41,7 +41,7 @@ def test_heads_of_many_fields_cost_no_more_memory_than_their_plan(models: Path) 
     def use(state: ServerState) -> None:
         sizes = []
         for length in range(1, 800, 4):
-            names = (one + two for one in "abcde" for two in string.ascii_letters[:18])
+            names = (item + two for item in "abcde" for two in string.ascii_letters[:18])
             head = raw(*(f"{name}: 1" for name in names), "Z: " + "z" * length)
             for _ in range(2):
                 assert find_plan(state, head).outline is None

@@ -36,13 +36,13 @@ def test_each_path_has_the_first_route_of_the_table() -> None:
     paths += ["/".join(["", "v2", *numbers.choices(WORDS, k=numbers.randrange(2, 8))]) for _ in range(20_000)]
     paths = numbers.sample(paths, runs(len(paths)))
     paths += [entry.path.replace("{", "").replace("}", "") for entry in _TABLE]
-    found = 0
+    result = 0
     for path in paths:
         expected, route = first_of_table(path), find_route(path)
         if expected is None:
             assert route is None, path
             continue
-        found += 1
+        result += 1
         entry, arguments = expected
         assert route is not None, path
         assert (route.handler, route.arguments, route.methods) == (entry.handler, arguments, (entry.method,)), path
@@ -51,7 +51,7 @@ def test_each_path_has_the_first_route_of_the_table() -> None:
             entry.open,
             entry.description.body is not None,
         )
-    assert found > len(_TABLE)
+    assert result > len(_TABLE)
 
 
 def test_paths_that_end_in_a_slash() -> None:

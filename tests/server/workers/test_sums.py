@@ -25,9 +25,9 @@ def of_model(counts: Counts, model: str = "m") -> Counts:
 
 def test_counters_are_added() -> None:
     """Numbers by name, batches by their rows, replies by their status; a missing name counts nothing."""
-    one = published({"accepted": 1, "replies": {"200": 5}}, requests=2, by_rows={"4": [1, 30]})
+    item = published({"accepted": 1, "replies": {"200": 5}}, requests=2, by_rows={"4": [1, 30]})
     two = published({"accepted": 10, "replies": {"200": 1, "404": 2}}, requests=3, late=1, by_rows={"4": [2, 70]})
-    both = add_up(one, {}, two)
+    both = add_up(item, {}, two)
     assert both["server"] == {"accepted": 11, "replies": {"200": 6, "404": 2}}
     assert of_model(both) == {"requests": 5, "late": 1, "by_rows": {"4": [3, 100]}}
     assert add_up() == add_up({}, {}) == {}
@@ -35,19 +35,19 @@ def test_counters_are_added() -> None:
 
 def test_the_largest_where_a_sum_means_nothing() -> None:
     """Times of the newest answer, the longest stall, the age of the oldest request, the limit."""
-    one = published({"loop_stall_ns": 7}, last_ms=5, oldest_ns=3, limit_ns=9, stages={"s": {"last_ms": 5, "rows": 1}})
+    item = published({"loop_stall_ns": 7}, last_ms=5, oldest_ns=3, limit_ns=9, stages={"s": {"last_ms": 5, "rows": 1}})
     two = published({"loop_stall_ns": 6}, last_ms=4, oldest_ns=8, limit_ns=9, stages={"s": {"last_ms": 6, "rows": 1}})
-    both = add_up(one, two)
+    both = add_up(item, two)
     assert both["server"] == {"loop_stall_ns": 7}
     assert of_model(both) == {"last_ms": 5, "oldest_ns": 8, "limit_ns": 9, "stages": {"s": {"last_ms": 6, "rows": 2}}}
 
 
 def test_the_latest_exemplar_of_each_bucket() -> None:
     """They are not added up: of each bucket that any worker has one for, the latest stays."""
-    one = published(exemplars={"3": [10.5, 100, "a"], "4": [11.0, 200, "b"]})
+    item = published(exemplars={"3": [10.5, 100, "a"], "4": [11.0, 200, "b"]})
     two = published(exemplars={"3": [10.75, 90, "c"], "5": [9.0, 400, "d"]})
     latest = {"3": [10.75, 90, "c"], "4": [11.0, 200, "b"], "5": [9.0, 400, "d"]}
-    assert of_model(add_up(one, two)) == {"exemplars": latest}
+    assert of_model(add_up(item, two)) == {"exemplars": latest}
 
 
 def test_what_was_true_of_the_moment_does_not_last() -> None:

@@ -168,15 +168,15 @@ right = Pipeline("right", [noise, twice, whole])
 def test_stages_whose_rows_belong_together_are_found(tmp_path: Path, variable: str, names: list[str]) -> None:
     """Not one that says so, nor one that is random."""
     (tmp_path / "mixing.py").write_text(MIXING)
-    told: list[Event] = []
+    events: list[Event] = []
     scores = np.random.default_rng(0).standard_normal(30).astype(np.float32)
     wanted = TuneRequest(tmp_path / f"mixing.py:{variable}", data={"score": scores}, bound=None)
-    known = learn_pipeline(wanted, 1.0, told.append)
+    known = learn_pipeline(wanted, 1.0, events.append)
     try:
         assert mixing(known.model, known.inputs) == names
     finally:
         known.model.close()
-    said = [event.text for event in told if isinstance(event, Phase) and "whole_requests" in event.text]
+    texts = [event.text for event in events if isinstance(event, Phase) and "whole_requests" in event.text]
     assert [name for name in names if f"stage {name!r}" in known.advice] == names
-    assert len(said) == len(names)
+    assert len(texts) == len(names)
     assert ("@stage(whole_requests=True)" in known.advice) == bool(names)

@@ -55,7 +55,7 @@ class BareModels:
         return source in self._sources
 
     def open(self, profile: "Profile", limits: "Limits", models: int) -> "Model":
-        """Load a bare model among so many with measured settings, which are reused if this file was loaded before.
+        """Load a bare model among this many with measured settings, which are reused if this file was loaded before.
 
         Raises:
             ModelFileError: the model is missing, empty or corrupt.

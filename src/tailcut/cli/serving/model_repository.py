@@ -109,7 +109,7 @@ def start_library(start: RepositoryStart, wishes: "Callable[[], Wishes]") -> Rep
         wishes: what holds for all models; called only where there is a repository.
 
     Raises:
-        UsageError: it is no repository, a model is named that it does not have, or none could be loaded.
+        UsageError: it is not a repository, a model is named that it does not have, or none could be loaded.
     """
     from tailcut.errors import UsageError
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 
 def power_of_two(rows: int) -> int:
-    """The smallest power of two that holds so many rows: less than half of it is filling."""
+    """The smallest power of two that holds this many rows: less than half of it is filling."""
     return 1 << (rows - 1).bit_length()
 
 
@@ -22,13 +22,13 @@ class Buckets:
             raise ValueError(f"buckets must be positive and ascending, not {self.sizes}")
 
     def of(self, rows: int) -> int:
-        """The smallest size that holds so many rows."""
+        """The smallest size that holds this many rows."""
         index = bisect_left(self.sizes, rows)
         return power_of_two(rows) if index == len(self.sizes) else self.sizes[index]
 
 
 def bucket_of(setting: Literal["auto", "off"] | tuple[int, ...]) -> Callable[[int], int]:
-    """How many rows a batch of so many is computed as, by `engine.cuda.buckets`."""
+    """How many rows a batch of this many is computed as, by `engine.cuda.buckets`."""
     if setting == "off":
         return lambda rows: rows
     return power_of_two if setting == "auto" else Buckets(setting).of

@@ -72,14 +72,14 @@ class OnnxCudaEngine:
     """One session; its bound calls may run from any number of threads."""
 
     def __init__(
-        self, path: Path, options: EngineOptions, name: str | None = None, place: Placement | None = None
+        self, path: Path, options: EngineOptions, name: str | None = None, placement: Placement | None = None
     ) -> None:
         check_options(options)
-        if place is None:
+        if placement is None:
             reason = missing_provider(ort.__version__, ort.get_available_providers())
             if reason:
                 raise UnsupportedError(reason)
-        self._place = place or Placement()
+        self._placement = placement or Placement()
         self.options = options
         prepared = prepare(path, options)
         self.hints, self.spec = read_hints(prepared.graph), read_spec(prepared.graph, path, name)
@@ -201,12 +201,12 @@ class OnnxCudaEngine:
     def _there(self, shape: Sequence[int | None], dtype: Any) -> Any:
         """Memory on the device."""
         index = self.options.cuda.index
-        return ort.OrtValue.ortvalue_from_shape_and_type(list(shape), dtype.type, self._place.memory, index)
+        return ort.OrtValue.ortvalue_from_shape_and_type(list(shape), dtype.type, self._placement.memory, index)
 
     def _load(self, path: Path, graph: onnx.ModelProto, source: Path | bytes) -> Any:
         """A session with graphs where the model allows them."""
         bound = self._fixed and not self.spec.separate_axes
-        self._graphs = self.options.cuda.graphs and bound and self._place.memory == "cuda"
+        self._graphs = self.options.cuda.graphs and bound and self._placement.memory == "cuda"
         try:
             return self._session_of(path, graph, source)
         except ModelFileError as error:
@@ -223,17 +223,17 @@ class OnnxCudaEngine:
         settings.intra_op_num_threads = settings.inter_op_num_threads = 1
         register_extensions(path, graph, settings)
         provider_settings = (
-            provider_options(self.options, graphs=self._graphs) if self._place.provider == PROVIDER else {}
+            provider_options(self.options, graphs=self._graphs) if self._placement.provider == PROVIDER else {}
         )
-        providers = [(self._place.provider, provider_settings)]
-        if self._place.provider != "CPUExecutionProvider":
+        providers = [(self._placement.provider, provider_settings)]
+        if self._placement.provider != "CPUExecutionProvider":
             providers.append(("CPUExecutionProvider", {}))  # for operators of shapes, which onnxruntime keeps there
         try:
             model = source if isinstance(source, bytes) else str(source)
             session = ort.InferenceSession(model, settings, providers, enable_fallback=0)
         except Exception as error:  # noqa: BLE001  onnxruntime's errors share no base
             raise ModelFileError(f"{path}: onnxruntime cannot load it on the device: {short(error)}") from None
-        if self._place.provider not in session.get_providers():
+        if self._placement.provider not in session.get_providers():
             raise UnsupportedError(
                 "device cuda: onnxruntime's CUDA provider does not start: look at nvidia-smi, and install the CUDA and "
                 "cuDNN versions that onnxruntime-gpu names"

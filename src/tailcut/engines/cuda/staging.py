@@ -67,7 +67,7 @@ class Slot:
         self.filled = dict.fromkeys(self.filled, sys.maxsize)
 
     def stale(self, bucket: object, rows: int) -> int:
-        """Remember so many rows; the end of what an earlier batch left behind them, at least `rows`."""
+        """Remember this many rows; the end of what an earlier batch left behind them, at least `rows`."""
         end = max(rows, self.filled.get(bucket, 0))
         self.filled[bucket] = rows
         return end

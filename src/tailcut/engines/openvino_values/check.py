@@ -53,21 +53,21 @@ class ValueCheck:
         self._names = spec.input_names
         self._model = model.clone()
         self._ports = ports_in_order(self._model.inputs, spec.inputs, by_place=by_place)
-        places = {name_of(port): place for place, port in enumerate(self._ports)}
+        places = {name_of(port): index for index, port in enumerate(self._ports)}
         self._demands: list[Demand] = []
-        widest = {place: widest_of(port) for place, port in enumerate(self._ports)}
+        widest = {index: widest_of(port) for index, port in enumerate(self._ports)}
         needed: list[Width] = []
         for operator in operators(self._model, places):
             needed += checked_widths(operator, widest, path, advice)
             part = unfit(operator)
-            found = [] if part else list(demands(operator))
-            part = part or next((demand.part for demand in found if not demand.can_check), "")
+            result = [] if part else list(demands(operator))
+            part = part or next((demand.part for demand in result if not demand.can_check), "")
             if part:
                 raise UnsupportedError(
                     f"{path}: openvino does not check the {part} of {operator.kind}, which values of a request decide "
                     f"in this model: {advice}"
                 )
-            self._demands += found
+            self._demands += result
         self._widths = WidthCheck(needed, dict(enumerate(self._ports)), self._names)
         self._sized_by = {name: port for demand in self._demands for name, port in demand.sized_by.items()}
         self._sized_by |= self._widths.sized_by
@@ -84,13 +84,13 @@ class ValueCheck:
     @property
     def below(self) -> dict[str, int]:
         """By input, the number that its indices stay below, where the graph says so."""
-        found: dict[str, int] = {}
+        result: dict[str, int] = {}
         for demand in self._demands:
             value = demand.value
             if value.whole and value.source is not None and demand.dims is not None and len(demand.axes) == 1:
                 name, most = self._names[value.source], int(demand.limits({})[1]) + 1
-                found[name] = min(most, found.get(name, most))
-        return found
+                result[name] = min(most, result.get(name, most))
+        return result
 
     def check(self, arrays: Arrays, shapes: Shapes) -> None:
         """Refuse values out of bounds; the message says nothing of them, which may be another request's.
@@ -109,9 +109,9 @@ class ValueCheck:
         limits, sizes = self._limits.get(shapes) or self._learn(inputs, shapes)
         spans: dict[int, tuple[float, float]] = {}
         for limit in limits:
-            place = limit.demand.value.source
-            if place is not None:
-                least, most = spans.get(place) or span_of_input(inputs, place, spans)
+            index = limit.demand.value.source
+            if index is not None:
+                least, most = spans.get(index) or span_of_input(inputs, index, spans)
                 if least > limit.narrow_low - 1 and most < limit.narrow_high + 1:  # a float is cut to whole numbers
                     continue
             self._look_closely(limit, inputs, sizes)
@@ -169,8 +169,8 @@ class ValueCheck:
                 self._model.reshape(wanted)
             except RuntimeError as error:
                 raise EngineError(f"openvino refuses these sizes: {short(error)}") from None
-            found = {name: port.get_partial_shape() for name, port in self._sized_by.items()}
-        return {name: tuple(dim.get_length() for dim in shape) for name, shape in found.items() if shape.is_static}
+            result = {name: port.get_partial_shape() for name, port in self._sized_by.items()}
+        return {name: tuple(dim.get_length() for dim in shape) for name, shape in result.items() if shape.is_static}
 
 
 def _is_within(values: np.ndarray, limit: _Limit) -> bool:
@@ -183,10 +183,10 @@ def _is_within(values: np.ndarray, limit: _Limit) -> bool:
 
 def _always_holds(limit: _Limit, inputs: Sequence[np.ndarray]) -> bool:
     """Whether the input's type has no values out of bounds."""
-    place = limit.demand.value.source
-    if place is None or inputs[place].dtype.kind not in "iub":
+    index = limit.demand.value.source
+    if index is None or inputs[index].dtype.kind not in "iub":
         return False
-    if inputs[place].dtype.kind == "b":
+    if inputs[index].dtype.kind == "b":
         return limit.narrow_low <= 0 and limit.narrow_high >= 1
-    span = np.iinfo(inputs[place].dtype)
+    span = np.iinfo(inputs[index].dtype)
     return limit.narrow_low <= span.min and limit.narrow_high >= span.max

@@ -112,8 +112,8 @@ class Demand:
     @property
     def sized_by(self) -> dict[str, Any]:
         """The tensors whose sizes have to be known for a request, by their names."""
-        found = {} if self.table is None else {name_of(self.table): self.table}
-        return found | (self.value.host.sized_by if self.value.host is not None else {})
+        result = {} if self.table is None else {name_of(self.table): self.table}
+        return result | (self.value.host.sized_by if self.value.host is not None else {})
 
     def limits(self, sizes: Sizes) -> tuple[np.ndarray, np.ndarray]:
         """The smallest and the largest value, of each number of the last axis where there are several."""
@@ -134,8 +134,8 @@ def demands(operator: Operator) -> Iterator[Demand]:
 
 def unfit(operator: Operator) -> str:
     """The part of an operator that a request's values decide, and that no host can check; empty without one."""
-    for place, part in _TARGETS.get(operator.kind, {}).items():
-        if place < len(operator.operands) and operator.operands[place].varies:
+    for index, part in _TARGETS.get(operator.kind, {}).items():
+        if index < len(operator.operands) and operator.operands[index].varies:
             return part
     if operator.kind == "Broadcast" and operator.operands[1].varies and not _is_single(operator.node.input_value(0)):
         return "shape"
@@ -145,13 +145,13 @@ def unfit(operator: Operator) -> str:
 def _all(operator: Operator) -> Iterator[Demand]:
     node, kind = operator.node, operator.kind
     if kind in _ROWS:
-        place, axis, part = _ROWS[kind]
-        yield _index(operator, place, (axis,), least=0, beyond=part in _COUNTS, part=part)
+        index, axis, part = _ROWS[kind]
+        yield _index(operator, index, (axis,), least=0, beyond=part in _COUNTS, part=part)
     elif kind in _ALONG:
-        place, chosen = _ALONG[kind]
+        index, chosen = _ALONG[kind]
         axes = (int(node.get_attributes()["axis"]),) if chosen is None else _constant(node, chosen)
         least = 0 if kind == "Gather" and node.get_type_info().version_id in _FROM_ZERO else None
-        yield _index(operator, place, axes, least=least)
+        yield _index(operator, index, axes, least=least)
     elif kind in {"GatherND", "ScatterNDUpdate"}:
         first = node.get_attributes().get("batch_dims", 0)
         last = node.input_value(1).get_partial_shape()
@@ -167,13 +167,13 @@ def _all(operator: Operator) -> Iterator[Demand]:
         count = rank.get_length() if rank.is_static else 1
         yield Demand(kind, "axis", operator.operands[1], least=-count, most=count - 1, inner=operator.inner)
     elif kind in _NUMBERS and _NUMBERS[kind][0] < len(operator.operands):
-        place, part, least = _NUMBERS[kind]
-        yield Demand(kind, part, operator.operands[place], least=least, inner=operator.inner)
+        index, part, least = _NUMBERS[kind]
+        yield Demand(kind, part, operator.operands[index], least=least, inner=operator.inner)
 
 
 def _index(  # noqa: PLR0913  a demand's own fields
     operator: Operator,
-    place: int,
+    index: int,
     axes: tuple[int, ...],
     *,
     least: int | None = None,
@@ -186,7 +186,7 @@ def _index(  # noqa: PLR0913  a demand's own fields
     return Demand(
         operator.kind,
         part,
-        operator.operands[place],
+        operator.operands[index],
         table if dims is None else None,  # its weights would be kept with it
         axes,
         dims,
@@ -197,9 +197,9 @@ def _index(  # noqa: PLR0913  a demand's own fields
     )
 
 
-def _constant(node: Any, place: int) -> tuple[int, ...]:
+def _constant(node: Any, index: int) -> tuple[int, ...]:
     """The axis that an operator takes as an operand; none where it is not constant."""
-    chosen = node.input_value(place).get_node()
+    chosen = node.input_value(index).get_node()
     return (int(chosen.data.reshape(-1)[0]),) if chosen.get_type_name() == "Constant" else ()
 
 

@@ -1,7 +1,7 @@
 """What is known of each tensor in a graph of OpenVINO's: whether a request's values decide it, and within which bounds.
 
-A size is no value: what follows from `ShapeOf` alone is the same for all requests of the same sizes, which are compared
-with another engine when they are new (`shape_check.py`).
+A size is not a value: what follows from `ShapeOf` alone is the same for all requests of the same sizes, which are
+compared with another engine when they are new (`shape_check.py`).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -105,11 +105,11 @@ def operators(model: Any, inputs: Mapping[str, int]) -> Iterator[Operator]:
     known: dict[str, Known] = {}
     for node in model.get_ordered_ops():
         if node.get_type_name() == "Parameter":
-            place = inputs.get(name_of(node.output(0)))
-            if place is not None:
-                host = Host(node, 0, place=place)
+            index = inputs.get(name_of(node.output(0)))
+            if index is not None:
+                host = Host(node, 0, source=index)
                 known[name_of(node.output(0))] = replace(
-                    _UNKNOWN, host=host, source=place, whole=True, span=Span(place=place)
+                    _UNKNOWN, host=host, source=index, whole=True, span=Span(source=index)
                 )
                 continue
         yield from _follow(node, known, inner=False)
@@ -121,8 +121,8 @@ def _follow(node: Any, known: dict[str, Known], *, inner: bool) -> Iterator[Oper
     operator = Operator(node, operands, inner)
     if operator.kind in {"If", "Loop", "TensorIterator"}:
         yield operator
-        found: Mapping[int, Known] = yield from _inside(operator)
-        results = tuple(found.get(port.get_index()) or _result(operator, port) for port in node.outputs())
+        result: Mapping[int, Known] = yield from _inside(operator)
+        results = tuple(result.get(port.get_index()) or _result(operator, port) for port in node.outputs())
     else:
         results = tuple(_result(operator, port) for port in node.outputs())
         yield replace(operator, results=results)
@@ -139,7 +139,7 @@ def _inside(operator: Operator) -> Any:
         ]
     else:
         bodies = [(node.get_function(), node.get_input_descriptions(), node.get_output_descriptions())]
-    found: dict[int, list[Known]] = {}
+    result: dict[int, list[Known]] = {}
     for body, given, returned in bodies:
         known: dict[str, Known] = {}
         for parameter in body.get_parameters():  # what a loop carries, or counts
@@ -153,7 +153,7 @@ def _inside(operator: Operator) -> Any:
         results = body.get_results()
         for description in returned:
             value = known[name_of(results[description.body_value_index].input_value(0))]
-            found.setdefault(description.output_index, []).append(value)
+            result.setdefault(description.output_index, []).append(value)
     return {
         index: Known(
             varies=True,
@@ -162,7 +162,7 @@ def _inside(operator: Operator) -> Any:
             sized=True,
             span=Span(hull, tuple(v.span for v in values)),
         )
-        for index, values in found.items()
+        for index, values in result.items()
     }
 
 
@@ -183,7 +183,7 @@ def _result(operator: Operator, port: Any) -> Known:
         host = _sizes(operator)
         return Known(host=host, span=PLACES if host is None else Span(host=host))
     sized = any(operand.sized for operand in operands) or any(
-        place < len(operands) and operands[place].varies for place in _SIZED_BY.get(kind, ())
+        index < len(operands) and operands[index].varies for index in _SIZED_BY.get(kind, ())
     )
     rounded = is_integral(port) and (kind in ROUNDED or (kind in _TOGETHER and any(o.rounded for o in operands)))
     span = Span(data=node) if kind == "Constant" else span_of(node, port, [operand.span for operand in operands])
@@ -212,7 +212,7 @@ def _result(operator: Operator, port: Any) -> Known:
 def _sizes(operator: Operator) -> Host | None:
     """How the host computes the sizes of a tensor, where values do not decide them."""
     node, measured = operator.node, operator.operands[0].host
-    if measured is not None and measured.place >= 0:
+    if measured is not None and measured.source >= 0:
         return Host(node, 0, (measured,))
     shape = node.input_value(0).get_partial_shape()
     if shape.is_static:  # a constant in its place does not keep the weights
@@ -227,7 +227,7 @@ def _bounds(operator: Operator, port: Any) -> tuple[bool, bool]:
         return True, True
     if kind in _JOINED:
         places = _JOINED[kind]
-        joined = [operand for place, operand in enumerate(operands) if places is None or place in places]
+        joined = [operand for index, operand in enumerate(operands) if places is None or index in places]
         low, high = all(operand.low for operand in joined), all(operand.high for operand in joined)
         return (low, high) if kind not in {"Multiply", "Divide"} else (low and high, low and high)
     if kind in _RULES:

@@ -22,30 +22,30 @@ class Host:
         node: the operator; a Parameter where it is an input.
         index: of its output.
         operands: of the operator.
-        place: of the input.
+        source: of the input.
     """
 
     node: Any
     index: int
     operands: tuple["Host", ...] = ()
-    place: int = -1
+    source: int = -1
 
     @cached_property
     def places(self) -> frozenset[int]:
         """The inputs whose values it needs."""
-        if self.place >= 0:
-            return frozenset([self.place])
+        if self.source >= 0:
+            return frozenset([self.source])
         return frozenset[int]().union(*(operand.places for operand in self.operands if not self._is_shape))
 
     @cached_property
     def sized_by(self) -> dict[str, Any]:
         """The tensors whose sizes it needs, by their names."""
-        found: dict[str, Any] = {}
+        result: dict[str, Any] = {}
         if self._is_shape and not self.operands:
-            found[name_of(self.node.input_value(0))] = self.node.input_value(0)
+            result[name_of(self.node.input_value(0))] = self.node.input_value(0)
         for operand in self.operands:
-            found |= operand.sized_by
-        return found
+            result |= operand.sized_by
+        return result
 
     def compute(self, inputs: Sequence[np.ndarray], sizes: Sizes) -> np.ndarray:
         """Its values for a request.
@@ -90,15 +90,15 @@ class Host:
         return name_of(self.node.input_value(0))
 
     def _compute(self, inputs: Sequence[np.ndarray], sizes: Sizes, known: dict[int, np.ndarray]) -> np.ndarray:
-        if self.place >= 0:
-            return inputs[self.place]
+        if self.source >= 0:
+            return inputs[self.source]
         if self._constant is not None:
             return self._constant
         result = known.get(id(self))
         if result is not None:
             return result
         if self._is_shape:
-            shape = inputs[self.operands[0].place].shape if self.operands else sizes[self._measured]
+            shape = inputs[self.operands[0].source].shape if self.operands else sizes[self._measured]
             result = np.array(shape, np.int64)
         else:
             operands = [operand._compute(inputs, sizes, known) for operand in self.operands]  # noqa: SLF001  its own
@@ -171,18 +171,18 @@ def _strided_slice(host: Host, array: np.ndarray, *parts: np.ndarray) -> np.ndar
     steps = parts[2] if len(parts) > 2 else np.ones_like(begins)
     masks = host.attributes
 
-    def has(mask: str, place: int) -> bool:
-        return place < len(masks[mask]) and bool(masks[mask][place])
+    def has(mask: str, index: int) -> bool:
+        return index < len(masks[mask]) and bool(masks[mask][index])
 
     chosen: list[Any] = []
-    for place, (begin, end, step) in enumerate(zip(begins, ends, steps, strict=True)):
-        if has("new_axis_mask", place):
+    for index, (begin, end, step) in enumerate(zip(begins, ends, steps, strict=True)):
+        if has("new_axis_mask", index):
             chosen.append(None)
-        elif has("shrink_axis_mask", place):
+        elif has("shrink_axis_mask", index):
             chosen.append(int(begin))
         else:
-            first = None if has("begin_mask", place) else int(begin)
-            last = None if has("end_mask", place) else int(end)
+            first = None if has("begin_mask", index) else int(begin)
+            last = None if has("end_mask", index) else int(end)
             chosen.append(slice(first, last, int(step)))
     picked: np.ndarray = array[tuple(chosen)]
     return picked

@@ -48,7 +48,7 @@ class Span:
     Args:
         rule: given those of the operands, and how many elements are added where there is a `table`.
         operands: those that it needs.
-        place: of the input, where it is one.
+        source: of the input, where it is one.
         host: what only sizes decide.
         table: the tensor of which elements are added.
         axes: along which; None for all.
@@ -57,7 +57,7 @@ class Span:
 
     rule: Rule | None = None
     operands: tuple["Span", ...] = ()
-    place: int = -1
+    source: int = -1
     host: Host | None = None
     table: Any = None
     axes: tuple[int, ...] | None = None
@@ -66,28 +66,28 @@ class Span:
     @cached_property
     def parts(self) -> list["Span"]:
         """Itself and all that it is computed from, operands first; graphs are too deep for recursion."""
-        found: dict[int, Span] = {}
+        result: dict[int, Span] = {}
         waiting: list[tuple[Span, bool]] = [(self, False)]
         while waiting:
             span, is_ready = waiting.pop()
             if is_ready:
-                found[id(span)] = span
-            elif id(span) not in found:
+                result[id(span)] = span
+            elif id(span) not in result:
                 waiting.append((span, True))
-                waiting += [(operand, False) for operand in span.operands if id(operand) not in found]
-        return list(found.values())
+                waiting += [(operand, False) for operand in span.operands if id(operand) not in result]
+        return list(result.values())
 
     def places(self) -> set[int]:
         """The inputs whose values it needs."""
-        return {span.place for span in self.parts if span.place >= 0}
+        return {span.source for span in self.parts if span.source >= 0}
 
     def sized_by(self) -> dict[str, Any]:
         """The tensors whose sizes it needs, by their names."""
-        found: dict[str, Any] = {}
+        result: dict[str, Any] = {}
         for span in self.parts:
-            found |= {} if span.table is None else {name_of(span.table): span.table}
-            found |= span.host.sized_by if span.host is not None else {}
-        return found
+            result |= {} if span.table is None else {name_of(span.table): span.table}
+            result |= span.host.sized_by if span.host is not None else {}
+        return result
 
     def within(self, box: Box, known: dict[int, Interval]) -> Interval:
         """Its interval for such a request; `known` are those of the others."""
@@ -98,8 +98,8 @@ class Span:
         return known[id(self)]
 
     def _compute(self, box: Box, known: Mapping[int, Interval]) -> Interval:
-        if self.place >= 0:
-            return box.spans.get(self.place, ANY)
+        if self.source >= 0:
+            return box.spans.get(self.source, ANY)
         if self.data is not None:
             return self._constant
         if self.host is not None:
@@ -155,7 +155,7 @@ def span_of(node: Any, port: Any, operands: Sequence[Span]) -> Span:
     rule, places = _RULES.get(kind, (None, ()))
     if rule is None or (kind in {"TopK", "Unique", "MaxPool"} and port.get_index() > 0):
         return PLACES if whole else NOTHING
-    chosen = operands if places is None else [operands[place] for place in places if place < len(operands)]
+    chosen = operands if places is None else [operands[index] for index in places if index < len(operands)]
     if kind == "Divide" and not whole:
         rule = _float_quotients
     return Span(_whole(rule, port) if whole else rule, tuple(chosen))

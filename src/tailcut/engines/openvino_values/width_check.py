@@ -34,9 +34,9 @@ class WidthCheck:
     def __init__(self, needed: Sequence[Width], ports: Mapping[int, Any], names: Sequence[str]) -> None:
         self._widths = list(needed)
         self._names = names
-        read = {place: _type(port) for place, port in ports.items() if _is_read(port)}
-        self._wide = {place: WIDE[dtype] for place, dtype in read.items() if dtype in WIDE}
-        self._places = sorted({*self._wide, *(place for width in needed for place in width.places)})
+        read = {index: _type(port) for index, port in ports.items() if _is_read(port)}
+        self._wide = {index: WIDE[dtype] for index, dtype in read.items() if dtype in WIDE}
+        self._places = sorted({*self._wide, *(index for width in needed for index in width.places)})
         self._right: dict[Shapes, dict[int, Interval]] = {}  # intervals in which all is right
         self._lock = threading.Lock()
 
@@ -62,28 +62,28 @@ class WidthCheck:
         Raises:
             InvalidInputError: there are such numbers.
         """
-        for place in self._places:
-            if place not in spans:
-                span_of_input(inputs, place, spans)
-        for place, (low, high) in self._wide.items():
-            least, most = spans[place]
+        for index in self._places:
+            if index not in spans:
+                span_of_input(inputs, index, spans)
+        for index, (low, high) in self._wide.items():
+            least, most = spans[index]
             if least < low or most > high:
                 text = "a value is out of bounds: openvino computes with 32 bits"
-                raise InvalidInputError(f"{givers(self._names, [place])}: {text}")
+                raise InvalidInputError(f"{givers(self._names, [index])}: {text}")
         right = self._right.get(shapes)
         if not self._widths or (right is not None and self._is_inside(spans, right)):
             return
-        self._look_closely(inputs, shapes, sizes, {place: spans[place] for place in self._places})
+        self._look_closely(inputs, shapes, sizes, {index: spans[index] for index in self._places})
 
     def _is_inside(self, spans: Mapping[int, Interval], right: Mapping[int, Interval]) -> bool:
-        return all(right[place][0] <= spans[place][0] and spans[place][1] <= right[place][1] for place in self._places)
+        return all(right[index][0] <= spans[index][0] and spans[index][1] <= right[index][1] for index in self._places)
 
     def _look_closely(
         self, inputs: Sequence[np.ndarray], shapes: Shapes, sizes: Sizes, spans: dict[int, Interval]
     ) -> None:
-        spans = {place: _as_floats(*span) for place, span in spans.items()}
+        spans = {index: _as_floats(*span) for index, span in spans.items()}
         known = self._right.get(shapes)
-        boxes = [spans] if known is None else [{place: hull(spans[place], known[place]) for place in spans}, spans]
+        boxes = [spans] if known is None else [{index: hull(spans[index], known[index]) for index in spans}, spans]
         for within in boxes:
             box, intervals = Box(within, inputs, sizes), dict[int, Interval]()
             if all(width.holds_in(box, intervals) for width in self._widths):
@@ -135,20 +135,20 @@ def widest_of(port: Any) -> Interval:
     return float(span.min), float(span.max)
 
 
-def span_of_input(inputs: Sequence[np.ndarray], place: int, spans: dict[int, Interval]) -> Interval:
+def span_of_input(inputs: Sequence[np.ndarray], index: int, spans: dict[int, Interval]) -> Interval:
     """The least and the largest value of an input, which is noted; without elements, the other way round."""
-    array = inputs[place]
+    array = inputs[index]
     if not array.size:
-        found: Interval = (np.inf, -np.inf)
+        result: Interval = (np.inf, -np.inf)
     else:
-        found = (array.min(), array.max()) if array.dtype.kind != "V" else ANY
-    spans[place] = found
-    return found
+        result = (array.min(), array.max()) if array.dtype.kind != "V" else ANY
+    spans[index] = result
+    return result
 
 
 def givers(names: Sequence[str], places: Sequence[int]) -> str:
     """The inputs that a value comes from, in words."""
-    return ("input " if len(places) == 1 else "inputs ") + ", ".join(repr(names[place]) for place in places)
+    return ("input " if len(places) == 1 else "inputs ") + ", ".join(repr(names[index]) for index in places)
 
 
 def _as_floats(least: float, most: float) -> Interval:

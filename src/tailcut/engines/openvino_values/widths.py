@@ -48,7 +48,7 @@ _MOVED = {
 
 
 @dataclass(frozen=True, slots=True)
-class Bound:
+class ExactRange:
     """A tensor, and the numbers between which OpenVINO computes with it as it should."""
 
     value: Known
@@ -83,7 +83,7 @@ class Width:
 
     kind: str
     dtype: str
-    ways: tuple[tuple[Bound, ...], ...]
+    ways: tuple[tuple[ExactRange, ...], ...]
     always: bool = False
 
     @property
@@ -104,11 +104,11 @@ class Width:
     @property
     def sized_by(self) -> dict[str, Any]:
         """The tensors whose sizes have to be known, by their names."""
-        found: dict[str, Any] = {}
+        result: dict[str, Any] = {}
         for bound in (bound for way in self.ways for bound in way):
-            found |= bound.value.span.sized_by()
-            found |= bound.value.host.sized_by if bound.value.host is not None else {}
-        return found
+            result |= bound.value.span.sized_by()
+            result |= bound.value.host.sized_by if bound.value.host is not None else {}
+        return result
 
     def holds_in(self, box: Box, known: dict[int, Interval] | None = None) -> bool:
         """Whether it holds for all requests of a box."""
@@ -156,7 +156,7 @@ def widths(operator: Operator, inputs: Mapping[int, Interval]) -> Iterator[Width
 def _all(operator: Operator) -> Iterator[Width]:
     node, kind = operator.node, operator.kind
     places = _OPERANDS.get(kind, range(len(operator.operands)))
-    numbers = [operator.operands[place] for place in places if place < len(operator.operands)]
+    numbers = [operator.operands[index] for index in places if index < len(operator.operands)]
     if kind == "Convert":
         yield from _cast(operator)
     elif kind in COMPARED:
@@ -175,7 +175,9 @@ def _arithmetic(operator: Operator, numbers: Sequence[Known]) -> Iterator[Width]
     kind, dtype, result = operator.kind, _type(operator.node.output(0)), operator.results[0]
     between = WIDE.get(dtype, INT32)
     if kind == "Clamp":
-        yield Width(kind, dtype, (_bounds(numbers, FLOAT24), (*_bounds(numbers, between), Bound(result, _BELOW_24))))
+        yield Width(
+            kind, dtype, (_bounds(numbers, FLOAT24), (*_bounds(numbers, between), ExactRange(result, _BELOW_24)))
+        )
     elif kind in ROUNDED or (kind == "MatMul" and dtype in WIDE):
         between = _meet(_DIVIDED if kind in _DIVIDING else FLOAT24, between)
         yield Width(kind, dtype, (_bounds([*numbers, result], between),))
@@ -202,17 +204,17 @@ def _cast(operator: Operator) -> Iterator[Width]:
         yield Width("Convert", wanted, (_bounds([operand], FLOAT24),))
 
 
-def _comparing(operands: Sequence[Known], between: Interval) -> tuple[tuple[Bound, ...], ...]:
+def _comparing(operands: Sequence[Known], between: Interval) -> tuple[tuple[ExactRange, ...], ...]:
     first, second = operands
     return (
         _bounds(operands, _meet(FLOAT24, between)),
-        (Bound(first, _meet(_BELOW_24, between)), Bound(second, between)),
-        (Bound(second, _meet(_BELOW_24, between)), Bound(first, between)),
+        (ExactRange(first, _meet(_BELOW_24, between)), ExactRange(second, between)),
+        (ExactRange(second, _meet(_BELOW_24, between)), ExactRange(first, between)),
     )
 
 
-def _bounds(values: Sequence[Known], between: Interval) -> tuple[Bound, ...]:
-    return tuple(Bound(value, between) for value in values)
+def _bounds(values: Sequence[Known], between: Interval) -> tuple[ExactRange, ...]:
+    return tuple(ExactRange(value, between) for value in values)
 
 
 def _meet(first: Interval, second: Interval) -> Interval:

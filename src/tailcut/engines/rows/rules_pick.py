@@ -190,7 +190,7 @@ def _nonzero(operation: Operation) -> Value:
     places = np.argwhere(np.array([item != 0 for item in numbers]).reshape(value.items.shape)).T
     if places.size > ITEMS:
         return Value(tuple(map(number, places.shape)))
-    return known(array([number(int(place)) for place in places.flat]).reshape(places.shape))
+    return known(array([number(int(index)) for index in places.flat]).reshape(places.shape))
 
 
 def _eye_like(operation: Operation) -> Value:

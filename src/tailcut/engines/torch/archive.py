@@ -111,7 +111,7 @@ def check_archive(names: Sequence[str], read: Callable[[str], bytes]) -> None:
 
     Raises:
         UnsupportedError: it contains something else; says what.
-        ValueError: it is no archive of a program.
+        ValueError: it is not an archive of a program.
     """
     _check_names(names)
     for config, prefix in _PAYLOADS.items():

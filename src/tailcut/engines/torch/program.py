@@ -65,7 +65,7 @@ class Arguments:
     constants: Mapping[int, Any]
 
     def all(self, tensors: Sequence[Any]) -> list[Any]:
-        """All user inputs in the program's order, with those that are no tensors."""
+        """All user inputs in the program's order, with those that are not tensors."""
         arguments: list[Any] = [None] * (len(self.places) + len(self.constants))
         for index, tensor in zip(self.places, tensors, strict=True):
             arguments[index] = tensor
@@ -105,8 +105,8 @@ def read_program(path: Path, options: EngineOptions, name: str | None = None) ->
     """Read a program, and nothing that could run code of its own.
 
     Raises:
-        ModelFileError: it cannot be read, or it is no program.
-        UnsupportedError: it contains what is not loaded, changes its own state, or has inputs that are no tensors.
+        ModelFileError: it cannot be read, or it is not a program.
+        UnsupportedError: it contains what is not loaded, changes its own state, or has inputs that are not tensors.
     """
     return _described(load_exported(path), path, options, name)
 
@@ -121,7 +121,7 @@ def load_exported(path: Path) -> Any:
     """The program as PyTorch has it; the archive is checked through PyTorch's own reader: both see the same files.
 
     Raises:
-        ModelFileError: it cannot be read, or it is no program.
+        ModelFileError: it cannot be read, or it is not a program.
         UnsupportedError: it contains what is not loaded.
     """
     kind = kind_of(path)
@@ -284,9 +284,9 @@ def _shown(operand: Any) -> Iterator[str]:
 def _operands(node: Any) -> Iterator[tuple[Any, Any]]:
     """Yield what a call's schema says of each operand that is given, and the operand."""
     schema = getattr(node.target, "_schema", None)
-    for place, argument in enumerate(schema.arguments if schema is not None else ()):
-        if place < len(node.args):
-            yield argument, node.args[place]
+    for index, argument in enumerate(schema.arguments if schema is not None else ()):
+        if index < len(node.args):
+            yield argument, node.args[index]
         elif argument.name in node.kwargs:
             yield argument, node.kwargs[argument.name]
 

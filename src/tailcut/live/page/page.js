@@ -4,7 +4,7 @@
   const MARKS = ["head", "ready", "formed", "began", "ended", "handed", "encoded", "written"];
   const SLOW_KEPT = 8;
   const SLOW_S = 60;
-  const HIDDEN_MS = 5 * 60 * 1000; // a tab that nobody sees for so long is no watcher
+  const HIDDEN_MS = 5 * 60 * 1000; // a tab that nobody sees for so long is not a watcher
   const RETRY_MS = [500, 1000, 2000, 5000];
   const FORM_MS = 2000; // until a form that could not be made is tried again
   const KEY = "tailcut-token";

@@ -123,7 +123,7 @@ class DefaultChoice(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def among(self, models: int) -> "DefaultChoice":
-        """What is chosen where so many models are in the process, from the same measurements."""
+        """What is chosen where this many models are in the process, from the same measurements."""
         if self.otherwise is None or self.alone == (models == 1):
             return self
         return msgspec.structs.replace(self.otherwise, otherwise=msgspec.structs.replace(self, otherwise=None))

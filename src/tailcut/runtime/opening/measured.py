@@ -70,7 +70,7 @@ class OpenedEngine:
 
 
 def surroundings(cpus: int | None = None, *, alone: bool = True, max_batch_size: int | None = None) -> ServingPlace:
-    """Of this process, which may use so many CPUs: where none are named, all that the machine lets it use."""
+    """Of this process, which may use this many CPUs: where none are named, all that the machine lets it use."""
     cpus = cpus or usable_cpus()
     threads = max(1, min(cpus, cores_of(topology(), affinity_mask())))
     return ServingPlace(cpus, threads, alone, cpu_quota() is not None, max_batch_size)
@@ -305,7 +305,7 @@ class _Race:
         return result.better, describe_comparison(estimate, other, result)
 
     def _estimate(self, engines: Sequence[Engine], rows: int) -> list[ConfigurationEstimate]:
-        """One row on the machine as it is, and so many rows (0: none) beside a busy thread, on each engine in turns."""
+        """One row on the machine as it is, and `rows` rows (0: none) beside a busy thread, on each engine in turns."""
         idle = time_calls([call_of_rows(engine, self._samples, 1) for engine in engines], self._share_s / 2)
         busy: list[dict[int, float]] = [{} for _ in engines]
         if rows:

@@ -45,7 +45,7 @@ _TOLERANCE = 1e-3
 _DISTURBANCE = {DType.BF16: 2.0**-7, DType.FP16: 2.0**-10, DType.FP32: 2.0**-21, DType.FP64: 2.0**-50}
 _DISTURBED = 8  # times a row is computed again where it differs
 _SMALL = 2e-2  # a difference between a row and its copies that may be rounding, as a share of the row's magnitude
-_AMPLIFIED = 8.0  # so many times what disturbing moves a value may still be rounding
+_AMPLIFIED = 8.0  # times what disturbing moves a value: up to that it may still be rounding
 
 Outputs = Mapping[str, np.ndarray]
 

@@ -65,7 +65,7 @@ def call_of(engine: Engine, inputs: Mapping[str, np.ndarray]) -> Call:
 
 
 def call_of_rows(engine: Engine, samples: Samples, rows: int) -> Call:
-    """A call that computes so many rows, all of them alike; a request whole where the model is not batched."""
+    """A call that computes this many rows, all of them alike; a request whole where the model is not batched."""
     inputs = samples.make(1 if engine.spec.batched else samples.rows, seed=0)
     if engine.spec.batched and rows > 1:
         inputs = {name: array.repeat(rows, axis=0) for name, array in inputs.items()}

@@ -33,7 +33,7 @@ _SEED = 0
 
 @dataclass(frozen=True, slots=True)
 class WarmupStep:
-    """One thing to compute: so many rows, in row 0 and behind of a slab, or as loose arrays."""
+    """One thing to compute: this many rows, in row 0 and behind of a slab, or as loose arrays."""
 
     rows: int
     costs: tuple[CostModel, ...]  # that learn from it

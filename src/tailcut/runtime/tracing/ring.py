@@ -82,7 +82,7 @@ class Ring:
         return records, first
 
     def sample(self, cursor: int, most: int) -> tuple[np.ndarray, int]:
-        """At most so many numbers of records from `cursor` on, evenly spread, and the number to go on from.
+        """At most this many numbers of records from `cursor` on, evenly spread, and the number to go on from.
 
         Where another process writes, the next to be overwritten are left out.
         """

@@ -66,7 +66,7 @@ class WaitingGroups:
         self._groups[group] = None
 
     def answered(self, group: TargetGroup, count: int) -> None:
-        """So many of a group have their answer, or know that there is none."""
+        """`count` of a group have their answer, or know that there is none."""
         group.left -= count
         if not group.left:
             self._groups.pop(group, None)

@@ -53,7 +53,7 @@ class ReplyForm:
             text = np.frombuffer(b"".join(parts), np.uint8)
             pieces = np.array([len(part) for part in parts], np.int64)
             return cls(served, request, columns, rest, most, outputs, cells, places, says_kept, text, pieces)
-        if not all(wanted.binary and wanted.place is None for wanted in request.outputs):
+        if not all(wanted.binary and wanted.region is None for wanted in request.outputs):
             return None
         response = encode_response(spec, served.version, request, arrays)
         size = sum(map(len, response.body_parts))
@@ -75,7 +75,7 @@ class ReplyForm:
         return kept(answer) if self.says_kept else answer
 
     def write_lists(self, batch: Batch, first: int, count: int) -> np.ndarray:
-        """The lists of so many rows of a batch, for each output; `places` is where those of each begin."""
+        """The lists of this many rows of a batch, for each output; `places` is where those of each begin."""
         tensors = self.served.model.spec.outputs
         parts = []
         at = 1

@@ -92,7 +92,7 @@ class GrpcCall(ABC):
         """Bytes of the request, which took `size` of its window.
 
         Raises:
-            CallError: they are no message, or over a bound.
+            CallError: they are not a message, or over a bound.
         """
 
     def cancel(self) -> None:
@@ -129,7 +129,7 @@ class GrpcCall(ABC):
             self.fail(CallError(Status.INTERNAL, fault(error)))
 
     def _hold(self, size: int) -> None:
-        """So many bytes of its messages are kept in buffers now.
+        """Note that `size` bytes of its messages are kept in buffers now.
 
         Raises:
             CallError: all connections together hold as much as they may.
@@ -248,7 +248,7 @@ class OneMessageCall(GrpcCall):
         """Bytes of the request, which took `size` of its window.
 
         Raises:
-            CallError: they are no message, more than one, or over a bound.
+            CallError: they are not a message, more than one, or over a bound.
         """
         if ended and self._messages is None and data[:1] == b"\0" and int.from_bytes(data[1:5], "big") == len(data) - 5:
             self.waits_since_ns = 0

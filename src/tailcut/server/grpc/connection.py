@@ -258,7 +258,7 @@ class GrpcConnection(asyncio.BufferedProtocol):
         self._go_on_soon(begun=False)
 
     def taken(self, call: GrpcCall, size: int) -> None:
-        """The client may send so many bytes more of a call."""
+        """The client may send this many bytes more of a call."""
         if size:
             self._http2.taken(call.stream, size)
             self._flush_soon()

@@ -223,7 +223,7 @@ def _is_large(request: InferRequest, outputs: Mapping[str, np.ndarray]) -> bool:
     size = 0
     for wanted in request.outputs:
         array = outputs[wanted.name]
-        if wanted.place is not None or array.dtype.kind == "O":
+        if wanted.region is not None or array.dtype.kind == "O":
             return False
         size += array.nbytes
     return size > _COPY_BYTES

@@ -88,7 +88,7 @@ class StreamCall(GrpcCall):
         """Bytes of requests, which took `size` of the stream's window.
 
         Raises:
-            CallError: they are no messages, or over a bound.
+            CallError: they are not messages, or over a bound.
         """
         messages = self._collect(data)
         self._owed += size

@@ -52,7 +52,7 @@ class GrpcServer:
         return GrpcConnection(self)
 
     def maker(self, head: CallHead) -> Maker | bytes:
-        """What makes a call with this head; or the block that ends it at once: it is no call, or none of ours."""
+        """What makes a call with this head; or the block that ends it at once: it is not a call, or none of ours."""
         plan, error, context = head.plan, head.error, self.state.context
         make = self._makers.get(plan.path)
         if plan.path and context.require_token and plan.path not in _OPEN and not context.admits(plan.authorization):

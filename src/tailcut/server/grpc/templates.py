@@ -59,7 +59,7 @@ class Plans:
         rows: int,
         raw: Data | None = None,
     ) -> None:
-        """The message `data` with this lead was read as `request`, of so many rows, and nothing is wrong with it.
+        """The message `data` with this lead was read as `request`, of this many rows, and nothing is wrong with it.
 
         `raw` are its tensors, where they were taken out of it.
 

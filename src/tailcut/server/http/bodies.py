@@ -112,7 +112,7 @@ class BodyReceiver:
         self.target = self._body.data[len(begun) :]
 
     def received(self, target: memoryview, nbytes: int) -> bool:
-        """The kernel wrote so many bytes to the target; whether the body is whole."""
+        """The kernel wrote this many bytes to the target; whether the body is whole."""
         if self._wire.received(nbytes):
             self.target = target[nbytes:]
             return False

@@ -217,7 +217,7 @@ class HttpConnection(asyncio.BufferedProtocol):
             self.transport.abort()
 
     def _wait_for_time(self, size: int) -> None:
-        """Go on with so many bytes when others have had their turn; nothing more is read meanwhile."""
+        """Go on with this many bytes when others have had their turn; nothing more is read meanwhile."""
         self.transport.pause_reading()
         if not self._queued:
             self._queued = True

@@ -240,7 +240,7 @@ def _takes_long(request: InferRequest, outputs: Mapping[str, np.ndarray]) -> boo
     for wanted in request.outputs:
         array = outputs[wanted.name]
         strings = array.dtype.kind == "O"
-        one_by_one = wanted.place is None and (strings or not wanted.binary)
+        one_by_one = wanted.region is None and (strings or not wanted.binary)
         if one_by_one and array.size > (STEP_STRINGS if strings else STEP_ELEMENTS):
             return True
     return False

@@ -59,7 +59,7 @@ class Repeating:
         self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set before anything is received
         self.fd = -1  # of its socket while it takes the fast path
         self._owed: int | None = None  # the answer that it had not yet when it came back from there
-        self._alike = 0  # messages that were no raw rows, and may be alike
+        self._alike = 0  # messages that were not raw rows, and may be alike
         self._before: Template | None = None  # of the last one that was looked at
 
     # Going.

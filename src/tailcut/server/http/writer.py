@@ -84,7 +84,7 @@ class AnswerWriter:
     def fail(self, error: TailcutError) -> bool:
         """Write that an inference has failed."""
         answer = failure_reply(error, close=self._closing())
-        if error.code is Code.INTERNAL:  # a refusal is no fault of ours, and overload has a line of its own
+        if error.code is Code.INTERNAL:  # a refusal is not a fault of ours, and overload has a line of its own
             plan = self._wire.meaning or NO_PLAN
             _log.warning("%s", with_trace(str(error), trace_of_head(self._wire.head or plan.trace)))
         self._trace_failure(int(answer[9:12]), type(error).__name__, public_message(error))

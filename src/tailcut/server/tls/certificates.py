@@ -146,7 +146,7 @@ def validity(der: bytes) -> tuple[datetime, datetime]:
     """From when until when a certificate is valid: RFC 5280 section 4.1, of which the standard library reads nothing.
 
     Raises:
-        ValueError: it is no certificate.
+        ValueError: it is not a certificate.
         IndexError: it ends too early.
     """
     _, certificate, _ = _element(der)

@@ -231,7 +231,7 @@ class _Session(requests.Session):  # type: ignore[misc]  # likewise without requ
         answer = f"it answers {status} {response.reason}" + (f", a redirect to {where}" if where else "")
         self.problem = "" if 200 <= status < 300 else answer
         if not self.problem and response.content:
-            with suppress(DecodeError):  # a body that is no message of OTLP says nothing
+            with suppress(DecodeError):  # a body that is not a message of OTLP says nothing
                 partial = ExportTraceServiceResponse.FromString(response.content).partial_success
                 self.rejected, self.remark = max(0, partial.rejected_spans), partial.error_message
         return response

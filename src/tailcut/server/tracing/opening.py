@@ -10,7 +10,7 @@ _log = logging.getLogger("tailcut")
 
 
 def open_export(settings: TracingSettings, scheme: str, worker: int | None = None) -> Sink | None:
-    """The export of spans; None, with a warning, where a variable that is no option stands in its way.
+    """The export of spans; None, with a warning, where a variable other than the options prevents it.
 
     Args:
         settings: where spans go.

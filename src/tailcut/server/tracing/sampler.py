@@ -44,7 +44,7 @@ class Sampler:
         return True
 
     def skips(self, roots: int) -> bool:
-        """Whether none of so many requests without a context is traced; where one is, `takes_root` says which."""
+        """Whether none of this many requests without a context is traced; where one is, `takes_root` says which."""
         if self._skipped < roots:
             return False
         self._skipped -= roots

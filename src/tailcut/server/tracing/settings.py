@@ -22,7 +22,7 @@ _QUEUE_SIZE, _DELAY = "OTEL_BSP_MAX_QUEUE_SIZE", "OTEL_BSP_SCHEDULE_DELAY"
 _BATCH_SIZE = "OTEL_BSP_MAX_EXPORT_BATCH_SIZE"
 _NUMBER_MOST = (1 << 31) - 1
 _ALL = 1.0  # the share where none is given
-_SAMPLERS: dict[str, tuple[bool, float | None]] = {  # follows the caller; share, where it is no argument
+_SAMPLERS: dict[str, tuple[bool, float | None]] = {  # follows the caller; share, where it is not given as an argument
     "always_on": (False, 1.0),
     "always_off": (False, 0.0),
     "traceidratio": (False, None),
@@ -102,7 +102,7 @@ def traces_url(endpoint: str) -> str:
     """The URL that spans are sent to: that of a collector with the standard path, where it has none of its own.
 
     Raises:
-        UsageError: it is no URL of HTTP.
+        UsageError: it is not a URL of HTTP.
     """
     try:
         parts = urlsplit(endpoint)

@@ -177,7 +177,7 @@ class SpanBuilder:
             attributes["rpc.response.status_code"] = status
             fault = status in _FAULTS
         else:
-            fault = status >= 500  # a client's mistake is no error of the server's span
+            fault = status >= 500  # a client's mistake is not an error of the server's span
             if status:
                 attributes["http.response.status_code"] = status
         name = _name(asked.protocol, asked.target)

@@ -33,7 +33,7 @@ class FairAcceptor:
         self._loop = state.loop
         self._listener = listener
         self._scoreboard = scoreboard
-        self._place = index
+        self._index = index
         self._gave_way = 0
         self._open = True
         self._backoff = Backoff(state)
@@ -60,7 +60,7 @@ class FairAcceptor:
         self._loop.call_later(seconds, self._watch)
 
     def _accept(self) -> None:
-        if self._scoreboard.connections(self._place) > self._scoreboard.least() and self._gave_way < _GIVE_WAY_TIMES:
+        if self._scoreboard.connections(self._index) > self._scoreboard.least() and self._gave_way < _GIVE_WAY_TIMES:
             self._gave_way += 1
             self._pause(_GIVE_WAY_S)
             return
@@ -79,7 +79,7 @@ class FairAcceptor:
         if connection.family != socket.AF_UNIX:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         # The protocol's own count follows when the loop has set the connection up; until then this one stands.
-        self._scoreboard.hold(self._place, self._scoreboard.connections(self._place) + 1)
+        self._scoreboard.hold(self._index, self._scoreboard.connections(self._index) + 1)
         task: asyncio.Task[object] = self._loop.create_task(self._begin(connection))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -73,7 +73,7 @@ class RestartPolicy:
     stable_s: float = 5.0  # an exit after so long does not count as consecutive
 
     def pause(self, losses: int) -> float:
-        """How long the next start waits after so many losses in a row."""
+        """How long the next start waits after this many losses in a row."""
         return 0.0 if losses < 2 else min(self.longest_s, self.pause_s * 2 ** (losses - 2))
 
 

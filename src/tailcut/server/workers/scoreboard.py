@@ -47,7 +47,7 @@ class Occupant:
 
 
 class Scoreboard:
-    """The region, `places` beside the first, each with room for the counts of so many models.
+    """The region, `places` beside the first, each with room for the counts of this many models.
 
     The supervisor makes it; workers open it by its descriptor.
     """

@@ -19,7 +19,7 @@ _MAP_DIMS, _MAP_ELEMENTS, _MAP_CLASSES = 3, 256, 256  # a picture of classes: ro
 
 
 def as_text(array: np.ndarray) -> np.ndarray:
-    """Strings as `str`, whether they came as `str` or `bytes`; bytes that are no UTF-8 keep their difference."""
+    """Strings as `str`, whether they came as `str` or `bytes`; bytes that are not UTF-8 keep their difference."""
     text = np.empty(array.size, object)
     text[:] = [
         item.decode("utf-8", "surrogateescape") if isinstance(item, bytes) else str(item)

@@ -7,7 +7,7 @@ import numpy as np
 
 ROUNDING = 1e-6  # of the output's typical magnitude: float32 after a few operations
 _COARSER = {"float16": 2.0**-10, "bfloat16": 2.0**-7}
-_FEW_COLUMNS = 8  # a row of up to so many numbers is a regressor's, each with a unit of its own
+_FEW_COLUMNS = 8  # a row of up to this many numbers is a regressor's, each with a unit of its own
 _FEWEST_ROWS = 4  # fewer show no spread
 _CONSTANT = 1e-6  # of the magnitude: what varies less is constant over the data
 

@@ -40,7 +40,7 @@ class Way:
         return self.times_ns[min(self.times_ns)]
 
     def size_within(self, most: int) -> int:
-        """The measured size, up to so many rows, at which a row takes least."""
+        """The measured size, up to this many rows, at which a row takes least."""
         largest = min(most, self.largest)
         sizes = [size for size in self.times_ns if size <= largest] or [min(self.times_ns)]
         return min(sizes, key=lambda size: self.times_ns[size] / size)

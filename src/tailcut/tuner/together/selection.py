@@ -19,7 +19,7 @@ from tailcut.tuner.simulate import Configuration, Prediction
 from tailcut.tuner.together.simulation import CoTenant, simulate_together
 
 MOST_COMBINATIONS = 256
-SPIN_NS = 40_000_000  # after a call of onnxruntime a spinning thread used so much CPU time before it slept
+SPIN_NS = 40_000_000  # after a call of onnxruntime a spinning thread used this much CPU time before it slept
 _LEAST_MS = 1e-6
 
 Combination = tuple[Settings, ...]  # the settings of each model, in the models' order
@@ -56,7 +56,7 @@ def shortlist(
 
 
 def list_length(models: int, most: int = MOST_COMBINATIONS) -> int:
-    """How long the short list of each of so many models may be; two at least."""
+    """How long the short list of each model may be, of this many; two at least."""
     return max(2, int(most ** (1 / models) + 1e-9))
 
 

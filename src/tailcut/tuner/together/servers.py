@@ -51,7 +51,7 @@ class JointServers:
         return combination in self._running and self._running[combination].ended
 
     def room(self, most: int) -> int:
-        """How many more servers there is memory for, at most so many."""
+        """How many more servers there is memory for, at most this many."""
         return room_beside([server.pid for server in self._running.values()], most)
 
     def streams(self, combination: Combination) -> list[Stream]:
@@ -63,7 +63,7 @@ class JointServers:
         ]
 
     def loaded(self, combination: Combination, seconds: float, seed: int) -> list[LoadResult]:
-        """What so many seconds of all models' load bring, of each model."""
+        """What this many seconds of all models' load bring, of each model."""
         streams, target = self.streams(combination), self.of(combination).target
         return open_together(target, streams, duration_s=seconds, seed=seed, warmup_s=min(0.1, seconds / 5))
 

@@ -15,7 +15,7 @@ from tailcut.errors import InvalidInputError
 from tailcut.memory.shared import SharedRegions
 from tailcut.spec import DType, ModelSpec, TensorSpec
 from tailcut.wire.grpc.messages import MESSAGES
-from tailcut.wire.v2.checks import check_present, input_shape, known_entries, parameters_of, place_of, wanted_outputs
+from tailcut.wire.v2.checks import check_present, input_shape, known_entries, parameters_of, region_of, wanted_outputs
 from tailcut.wire.v2.request import InferRequest
 from tailcut.wire.v2.response import shared_parameters
 from tailcut.wire.v2.tensors import check_size, from_bytes, integers, shown, strings, to_bytes
@@ -87,11 +87,11 @@ def infer_response(  # noqa: PLR0913  which the answer is made of
         entry = response.outputs.add(name=wanted.name, datatype=dtype.value, shape=array.shape)
         if not raw:
             continue
-        if wanted.place is None:
+        if wanted.region is None:
             response.raw_output_contents.append(to_bytes(array, dtype))
             continue
         response.raw_output_contents.append(b"")  # NVIDIA's clients count one for each output, wherever it is
-        for name, value in shared_parameters(wanted.place, array, dtype).items():
+        for name, value in shared_parameters(wanted.region, array, dtype).items():
             if isinstance(value, str):
                 entry.parameters[name].string_param = value
             else:
@@ -154,7 +154,7 @@ def _read_inputs(spec: ModelSpec, message: Any, regions: SharedRegions, data: Te
     for entry, tensor in known_entries(entries, {tensor.name: tensor for tensor in spec.inputs}, "input"):
         shape = input_shape(spec, tensor, entry)
         what = f"input {shown(tensor.name)}"
-        region_slice = place_of(parameters_of(entry, what), what)
+        region_slice = region_of(parameters_of(entry, what), what)
         if entry["contents"] is not None and (region_slice is not None or raw):
             raise InvalidInputError(f"{what}: contents cannot be combined with raw_input_contents or shared memory")
         if region_slice is not None:

@@ -25,7 +25,7 @@ _Response = MESSAGES["ModelInferResponse"]
 
 
 def _tag(number: int) -> int:
-    """The byte before a field that has a length and so many bytes (wire type 2)."""
+    """The byte before a field that has a length and this many bytes (wire type 2)."""
     return number << 3 | 2
 
 
@@ -101,7 +101,7 @@ class Form(NamedTuple):
     ) -> Self | None:
         """The form of a message that was read as `request`; None where those like it must be read, too.
 
-        Those are the ones of which not every tensor is so many bytes, whatever they hold, in the message itself.
+        Those are the ones of which not every tensor is this many bytes, whatever they hold, in the message itself.
         `raw` are these bytes, where they were taken out of it.
         """
         raw = message.raw_input_contents if raw is None else raw
@@ -246,9 +246,9 @@ class ArrayForm(NamedTuple):
 
 
 def _has_all_in_itself(spec: ModelSpec, request: InferRequest, raw: Data) -> bool:
-    """Whether every tensor is so many bytes of the message, whatever they hold; that of a BOOL needs a look."""
+    """Whether every tensor is this many bytes of the message, whatever they hold; that of a BOOL needs a look."""
     plain = all(tensor.dtype not in {DType.BOOL, DType.BYTES} for tensor in spec.inputs)
-    return plain and len(raw) == len(spec.inputs) and all(wanted.place is None for wanted in request.outputs)
+    return plain and len(raw) == len(spec.inputs) and all(wanted.region is None for wanted in request.outputs)
 
 
 def _pieces(spec: ModelSpec, message: Any, raw: Data) -> tuple[tuple[RawTensorSpan, ...], int]:
@@ -278,7 +278,7 @@ def stream_answer(response: bytes) -> bytes:
 
 
 def _mark(tag: int, size: int) -> bytes:
-    """What stands before so many bytes: the tag, and the size in groups of 7 bits, the lowest first."""
+    """What stands before this many bytes: the tag, and the size in groups of 7 bits, the lowest first."""
     mark = bytearray((tag,))
     while size >= _SHORT:
         mark.append(size & 0x7F | 0x80)

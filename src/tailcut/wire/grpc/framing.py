@@ -57,7 +57,7 @@ class CallError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class CallPlan:
-    """What those fields of a call say that are the same each time; `refused` answers a request that is no gRPC call.
+    """What those fields of a call say that are the same each time; `refused` answers a request that is not a gRPC call.
 
     `path` is empty where the fields are over the limit.
     """
@@ -128,7 +128,7 @@ def call_head(plan: CallPlan, varying: Mapping[bytes, bytes]) -> CallHead:
         return CallHead(plan, 0, *trace, plan.error)
     unit_ns, digits = _UNIT_NS.get(written[-1:]), written[:-1]
     if unit_ns is None or not digits.isdigit() or len(digits) > _TIMEOUT_DIGITS:
-        message = f"grpc-timeout is a number of {_TIMEOUT_DIGITS} digits at most, and one of HMSmun"
+        message = f"grpc-timeout is a number of {_TIMEOUT_DIGITS} digits at most, followed by one of H, M, S, m, u, n"
         return CallHead(plan, 0, *trace, CallError(Status.INVALID_ARGUMENT, message))
     return CallHead(plan, int(digits) * unit_ns or 1, *trace, plan.error)
 

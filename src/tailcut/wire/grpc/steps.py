@@ -52,7 +52,7 @@ def take_apart(data: bytes | memoryview) -> Steps[Taken]:
     """Take the tensors' data out of a message.
 
     Raises:
-        InvalidInputError: it is no message, or what stands around the data is over 64 KB or 4,096 fields.
+        InvalidInputError: it is not a message, or what stands around the data is over 64 KB or 4,096 fields.
     """
     view = memoryview(data)
     rest = bytearray()

@@ -10,7 +10,7 @@ _QUOTED = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t\x20-\x7e\x80-\xff])*
 _EXTENSION = rb"[ \t]*+;[ \t]*+" + TOKEN + rb"(?:[ \t]*+=[ \t]*+(?:" + TOKEN + rb"|" + _QUOTED + rb"))?+"
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,12})(?:" + _EXTENSION + rb")*+")  # RFC 9112 section 7.1, with 48 bits of size
 _FIELD = re.compile(TOKEN + rb":" + TEXT)
-_CHUNKS = 1024  # and one more for each so many bytes, or the body is mostly framing
+_CHUNKS = 1024  # and one more for each _CHUNK_BYTES, or the body is mostly framing
 _CHUNK_BYTES = 64
 _SMALL_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,4})\r\n")
 

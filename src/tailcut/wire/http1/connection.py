@@ -236,7 +236,7 @@ class Http1Connection(Generic[H]):
         return self._left
 
     def received(self, size: int) -> int:
-        """The kernel wrote so many bytes of the body into the reader's memory; returns how many are still wanted.
+        """The kernel wrote this many bytes of the body into the reader's memory; returns how many are still wanted.
 
         Raises:
             IllegalMoveError: no body is wanted, or less of it.
@@ -250,7 +250,7 @@ class Http1Connection(Generic[H]):
         return self._left
 
     def waits_for(self, size: int) -> None:
-        """Collect the body here, until so many bytes of it are: then a `Body` has what is here."""
+        """Collect the body here, until this many bytes of it are: then a `Body` has what is here."""
         self._move(Step.AWAITED)
         self._need = size
 

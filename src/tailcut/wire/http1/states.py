@@ -10,7 +10,7 @@ class ConnectionState(IntEnum):
 
     IDLE = 0  # the next message, of which nothing is here
     HEAD = 1  # the rest of a head
-    PART = 2  # a body, of which the reader waits for so many bytes
+    PART = 2  # a body, of which the reader waits for this many bytes
     CHUNKS = 3  # a chunked body
     SKIP = 4  # the rest of a body that was refused
     REQUEST = 5  # a body: the reader has its head, and says what becomes of it
@@ -27,11 +27,11 @@ class Step(IntEnum):
     BLANK = 1  # an empty line stands before a head, and nothing behind it
     READ = 2  # a head is here, and its body is not, or not all of it
     WHOLE = 3  # the last byte of a message is here
-    PARTIAL = 4  # so much of a body is here as the reader waits for
+    PARTIAL = 4  # as much of a body is here as the reader waits for
     SKIPPED = 5  # the last byte of a refused body is here
     WANTED = 6  # the reader has memory for the rest of a body
     RECEIVED = 7  # the kernel wrote some of it there
-    AWAITED = 8  # the reader waits for so many bytes of a body
+    AWAITED = 8  # the reader waits for this many bytes of a body
     COLLECTED = 9  # a chunked body is to be collected
     REFUSED = 10  # the reader refuses the current message
     ANSWERED = 11  # the reader has answered it

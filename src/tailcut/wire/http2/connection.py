@@ -112,7 +112,7 @@ class Http2Connection(Streams[H]):
     def receive(self, data: bytes, now: float, units: int = TURN_UNITS) -> list["StreamOpened[H] | StreamData | Reset"]:
         """What these bytes bring; `now` in seconds, on any clock that only goes forward.
 
-        A call does so many `units` of work, 3 us each: with none, it keeps the bytes. Where `pending` is true
+        A call does this many `units` of work, 3 us each: with none, it keeps the bytes. Where `pending` is true
         afterwards, another one without bytes goes on.
 
         Raises:

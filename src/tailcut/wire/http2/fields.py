@@ -89,7 +89,7 @@ class FieldReading(Generic[H]):
         """Of a field whose name is none of those that were given, and not known yet.
 
         Raises:
-            MalformedError: it is no name.
+            MalformedError: it is not a name.
         """
         _check_name(name, b"")
         return self.ignored.keep(name, _KEY if self.names is None else _IGNORE, len(name))
@@ -110,7 +110,7 @@ class HeaderBlocks(Generic[H]):
 
         Raises:
             BlockError: it cannot be decoded.
-            MalformedError: it is no request.
+            MalformedError: it is not a request.
         """
         decoder = self._decoder
         before = decoder.edition

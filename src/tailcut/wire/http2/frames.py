@@ -110,7 +110,7 @@ def read_settings(payload: bytes) -> Iterator[tuple[int, int]]:
 
 
 class Budget:
-    """So many at once, and so many more each second; what is earned fills it, never over the brim."""
+    """At most `most` at once, and `per_second` more each second; unused ones are kept, up to `most`."""
 
     __slots__ = ("_at", "_left", "_most", "_per_second")
 

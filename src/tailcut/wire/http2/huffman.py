@@ -18,7 +18,7 @@ _LENGTHS = bytes.fromhex(
 
 
 class HuffmanError(Exception):
-    """The bytes are no text in this code."""
+    """The bytes are not text in this code."""
 
 
 class _Node(dict[int, "tuple[_Node, bytes]"]):

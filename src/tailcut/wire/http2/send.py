@@ -189,7 +189,7 @@ class Outlet:
             self.pump()
 
     def widen(self, more: int) -> None:
-        """The connection may send so many bytes more.
+        """The connection may send this many bytes more.
 
         Raises:
             Http2Error: its window grows over its limit.
@@ -201,7 +201,7 @@ class Outlet:
             self.pump()
 
     def widen_stream(self, stream: int, more: int) -> bool:
-        """A stream may send so many bytes more; False where its window grows over its limit."""
+        """A stream may send this many bytes more; False where its window grows over its limit."""
         if stream in self.windows:
             window = self.windows[stream] = self.windows[stream] + more
             if window > WINDOW_LIMIT:

@@ -90,7 +90,7 @@ class Streams(Generic[H]):
         return self.out.take()
 
     def taken(self, stream: int, size: int) -> None:
-        """So many bytes of a stream's data are out of the way: the client may send as many more."""
+        """`size` bytes of a stream's data are out of the way: the client may send as many more."""
         incoming = self._incoming.get(stream)
         if incoming is None:
             return
@@ -138,7 +138,7 @@ class Streams(Generic[H]):
     # What breaks a rule, and what ends.
 
     def _fill_window(self, size: int) -> None:
-        """So many bytes of data came; the connection's window is opened anew, before it is full."""
+        """`size` bytes of data came; the connection's window is opened anew, before it is full."""
         self._window -= size
         if self._window < 0:
             raise Http2Error(ErrorCode.FLOW_CONTROL_ERROR, "more data than the connection's window")

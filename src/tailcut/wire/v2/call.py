@@ -45,7 +45,7 @@ def model_path(model: str, version: str = "") -> str:
 
     Raises:
         ArgumentTypeError: one of them is not a str.
-        InvalidInputError: one of them is no text.
+        InvalidInputError: one of them is not text.
     """
     check_model(model, version)
     try:
@@ -60,7 +60,7 @@ def describe(inputs: Mapping[str, np.ndarray]) -> tuple[tuple[Described, ...], P
 
     Raises:
         InvalidInputError: a dtype has no name in the protocol, or a list makes no array.
-        InputTypeError: `inputs` is no mapping, or an array of objects has others than strings and bytes.
+        InputTypeError: `inputs` is not a mapping, or an array of objects has others than strings and bytes.
     """
     if type(inputs) is not dict and not hasattr(inputs, "items"):
         raise InputTypeError(f"inputs are arrays by name, as in {{'x': array}}, got {type(inputs).__name__}")
@@ -99,7 +99,7 @@ def encode(request: Mapping[str, object]) -> bytes:
     """A request, or what stands before its bytes, as JSON.
 
     Raises:
-        InvalidInputError: the name of an input or an output is no text.
+        InvalidInputError: the name of an input or an output is not text.
     """
     try:
         return orjson.dumps(request)
@@ -133,10 +133,10 @@ def _array_of(name: str, value: ArrayLike) -> np.ndarray:
         array = np.asarray(value, object)
     except (ValueError, TypeError, OverflowError, RuntimeError) as error:
         what = "lists that differ in length" if "inhomogeneous" in str(error) else str(error)
-        raise InvalidInputError(f"input {shown(name)} is no array: {what}") from None
+        raise InvalidInputError(f"input {shown(name)} is not an array: {what}") from None
     if not array.size and not hasattr(value, "dtype"):
         raise InvalidInputError(
-            f"input {shown(name)}: an empty list has no dtype: pass an array, as np.empty(0, object)"
+            f"input {shown(name)}: an empty list has no dtype: pass an array, such as np.empty(0, object)"
         )
     return array
 

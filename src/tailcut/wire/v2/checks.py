@@ -18,7 +18,7 @@ _MAX_ELEMENTS = 1 << 40  # beyond any body; numpy's own arithmetic stays far fro
 _LARGEST = (1 << 63) - 1
 LONGEST_US = LONGEST_S * 10**6
 _LAST_PRIORITY = (1 << 32) - 1
-_PLACE = ("shared_memory_region", "shared_memory_offset", "shared_memory_byte_size")
+_REGION = ("shared_memory_region", "shared_memory_offset", "shared_memory_byte_size")
 
 
 class WantedOutput(NamedTuple):
@@ -26,7 +26,7 @@ class WantedOutput(NamedTuple):
 
     name: str
     binary: bool
-    place: RegionSlice | None = None
+    region: RegionSlice | None = None
 
 
 class Schedule(NamedTuple):
@@ -105,15 +105,15 @@ def check_present(spec: ModelSpec, shapes: Mapping[str, tuple[int, ...]]) -> Non
         raise InvalidInputError(f"inputs differ in their batch size: {[shape[0] for shape in shapes.values()]}")
 
 
-def place_of(parameters: Mapping[str, Any], what: str) -> RegionSlice | None:
+def region_of(parameters: Mapping[str, Any], what: str) -> RegionSlice | None:
     """Where in shared memory a tensor lies, or None where it is not there."""
-    region, offset, size = (parameters.get(name) for name in _PLACE)
+    region, offset, size = (parameters.get(name) for name in _REGION)
     if region is None:
         return None
     if not isinstance(region, str):
         raise InvalidInputError(f"{what}: shared_memory_region must be a string, got {kind_of(region)}")
     offset = 0 if offset is None else offset
-    for name, value in zip(_PLACE[1:], (offset, size), strict=True):
+    for name, value in zip(_REGION[1:], (offset, size), strict=True):
         if type(value) is not int or not 0 <= value <= _LARGEST:
             raise InvalidInputError(f"{what}: {name} must be a number of bytes, got {kind_of(value)}")
     return RegionSlice(region, offset, size)  # type: ignore[arg-type]  # checked in the loop
@@ -134,7 +134,7 @@ def wanted_outputs(
         if own.get("classification"):
             raise InvalidInputError(f"{what}: classification is not supported: sort the scores yourself")
         flag = flag_of(own, "binary_data", what)
-        wanted.append(WantedOutput(tensor.name, default if flag is None else flag, place_of(own, what)))
+        wanted.append(WantedOutput(tensor.name, default if flag is None else flag, region_of(own, what)))
     return tuple(wanted)
 
 

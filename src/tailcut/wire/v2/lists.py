@@ -29,7 +29,7 @@ Reader = Callable[[np.ndarray, int, int, np.ndarray, np.ndarray], int]
 _reader: Reader | None = None
 
 
-class Span(NamedTuple):
+class ListSpan(NamedTuple):
     """A list of the JSON text: bytes `start` to `end`, its brackets included."""
 
     start: int
@@ -60,30 +60,30 @@ def load() -> None:
     _reader = read
 
 
-def take_lists(text: bytes) -> tuple[bytes, list[Span]] | None:
+def take_lists(text: bytes) -> tuple[bytes, list[ListSpan]] | None:
     """The text with a mark in the place of each list of data, and where these are; None where it has none.
 
     Not every "data" is the key of a list: it may be an id, the name of a tensor or of a parameter, or the end of a
     string whose quote stands behind a backslash.
     """
-    spans: list[Span] = []
+    spans: list[ListSpan] = []
     parts: list[bytes] = []
     at = behind = 0
     while (key := text.find(_KEY, behind)) >= 0:
         behind = key + len(_KEY)
-        found = _LIST.match(text, behind)
-        if found is None or text.startswith(b"\\", key - 1):
+        result = _LIST.match(text, behind)
+        if result is None or text.startswith(b"\\", key - 1):
             continue
         if len(spans) == _LISTS:
             return None
-        start = found.end() - 1
+        start = result.end() - 1
         stop = text.find(b"}", start)
         quote = text.find(b'"', start, stop)  # numbers have none
         end = text.rfind(b"]", start, stop if quote < 0 else quote) + 1
         if stop < 0 or not end:
             return None
         parts += (text[at:start], b'"%b%d"' % (MARK.encode(), len(spans)))
-        spans.append(Span(start, end))
+        spans.append(ListSpan(start, end))
         at = behind = end
     if not spans:
         return None
@@ -96,7 +96,7 @@ def mark_number(data: object) -> int:
     return int(data[len(MARK) :]) if isinstance(data, str) and data.startswith(MARK) else -1
 
 
-def read_list(form: ListForm, text: bytes, span: Span) -> np.ndarray | None:
+def read_list(form: ListForm, text: bytes, span: ListSpan) -> np.ndarray | None:
     """The input in a list, as an array of its shape; None where the list is for others to read, or to refuse."""
     tensor, count = form.tensor, form.size
     if not 0 < count < span.end - span.start:

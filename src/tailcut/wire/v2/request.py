@@ -25,7 +25,7 @@ from tailcut.wire.v2.checks import (
     kind_of,
     known_entries,
     parameters_of,
-    place_of,
+    region_of,
     wanted_outputs,
 )
 from tailcut.wire.v2.lists import ListForm, mark_number, read_list, take_lists
@@ -64,7 +64,7 @@ class _Shared(NamedTuple):
 
     tensor: TensorSpec
     shape: tuple[int, ...]
-    place: RegionSlice
+    region: RegionSlice
 
 
 class _ReadPlan(msgspec.Struct, frozen=True, eq=False):
@@ -298,7 +298,7 @@ def id_of(root: Mapping[str, Any]) -> str | None:
     """The request's id, where it has one.
 
     Raises:
-        InvalidInputError: it is no string.
+        InvalidInputError: it is not a string.
     """
     request_id = root.get("id")
     if request_id is not None and not isinstance(request_id, str):
@@ -349,14 +349,14 @@ def _read_inputs(
 
 
 def source_of(tensor: TensorSpec, entry: dict[str, Any]) -> int | RegionSlice | None:
-    """Where an input's data are: so many bytes in the binary part, in shared memory, or (None) in the JSON."""
+    """Where an input's data are: this many bytes in the binary part, in shared memory, or (None) in the JSON."""
     name = shown(tensor.name)
     parameters = parameters_of(entry, f"input {name}")
-    region_slice = place_of(parameters, f"input {name}")
+    region_slice = region_of(parameters, f"input {name}")
     size = parameters.get("binary_data_size")
     if [region_slice is not None, size is not None, "data" in entry].count(True) != 1:
         raise InvalidInputError(
-            f"input {name}: expected either data, the parameter binary_data_size, or a place in shared memory"
+            f"input {name}: expected either data, the parameter binary_data_size, or a region of shared memory"
         )
     if region_slice is not None:
         return region_slice

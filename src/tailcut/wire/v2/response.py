@@ -60,7 +60,7 @@ def encode_response(
     """
     arrays = [outputs[wanted.name] for wanted in request.outputs]
     binary = request.outputs[0].binary
-    if not all(wanted.binary is binary and wanted.place is None for wanted in request.outputs):
+    if not all(wanted.binary is binary and wanted.region is None for wanted in request.outputs):
         return _encode_mixed(spec, version, request, arrays)
     tensors = _tensors(spec, request)
     if any(tensor.dtype is DType.BYTES for tensor in tensors):  # its size is in its elements, not in its shape
@@ -88,9 +88,9 @@ def shared_outputs(
     """
     dtypes = {tensor.name: tensor.dtype for tensor in spec.outputs}
     return [
-        (wanted.place, _bytes_of(outputs[wanted.name], dtypes[wanted.name]))
+        (wanted.region, _bytes_of(outputs[wanted.name], dtypes[wanted.name]))
         for wanted in request.outputs
-        if wanted.place is not None
+        if wanted.region is not None
     ]
 
 
@@ -191,9 +191,9 @@ def _encode_mixed(spec: ModelSpec, version: str, request: InferRequest, arrays: 
     binary: list[bytes] = []
     for wanted, tensor, array in zip(request.outputs, _tensors(spec, request), arrays, strict=True):
         entry = _entry(tensor, array)
-        if wanted.place is not None:
+        if wanted.region is not None:
             # NVIDIA's C++ client looks for the bytes in the body of every output that has parameters.
-            entry["parameters"] = shared_parameters(wanted.place, array, tensor.dtype) | {"binary_data_size": 0}
+            entry["parameters"] = shared_parameters(wanted.region, array, tensor.dtype) | {"binary_data_size": 0}
         elif wanted.binary:
             binary.append(to_bytes(array, tensor.dtype))
             entry["parameters"] = {"binary_data_size": len(binary[-1])}

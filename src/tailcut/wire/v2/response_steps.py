@@ -30,7 +30,7 @@ def response_in_steps(
     for wanted, entry in zip(request.outputs, answer["outputs"], strict=True):
         array, dtype = outputs[wanted.name], dtypes[wanted.name]
         entry["shape"] = array.shape
-        if wanted.place is not None:
+        if wanted.region is not None:
             return encode_response(spec, version, request, outputs)
         if wanted.binary:
             parts = yield from _bytes_in_steps(array, dtype)

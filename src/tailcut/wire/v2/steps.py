@@ -3,7 +3,7 @@
 An event loop that runs one step at a time serves its other clients in between, and the time of a step is limited
 whatever a client sends. The lists of a JSON body's tensors are split at commas into parts of 64 KB that orjson parses,
 so grammar and values are exactly those of `request.py`. The text around the lists (names, shapes, parameters, and lists
-that are no tensor's) is parsed at once and may have 64 KB at most.
+that are not a tensor's) is parsed at once and may have 64 KB at most.
 """
 
 import re
@@ -20,7 +20,7 @@ from tailcut.errors import InvalidInputError
 from tailcut.memory.shared import RegionSlice, SharedRegions
 from tailcut.spec import DType, ModelSpec, TensorSpec
 from tailcut.wire.v2.checks import check_present, input_shape, known_entries, parameters_of, wanted_outputs
-from tailcut.wire.v2.lists import MARK, Span, mark_number, read_numbers
+from tailcut.wire.v2.lists import MARK, ListSpan, mark_number, read_numbers
 from tailcut.wire.v2.request import InferRequest, id_of, parse_request, read_json, read_root, source_of
 from tailcut.wire.v2.tensors import (
     check_size,
@@ -57,7 +57,7 @@ _NO_BRACKETS = bytes.maketrans(b"[]", b"  ")
 
 
 class _Binary(NamedTuple):
-    """So many bytes behind the JSON: a type of its own, because a number may be a tensor's data as well."""
+    """A number of bytes behind the JSON: a type of its own, because a number may be a tensor's data as well."""
 
     size: int
 
@@ -81,7 +81,7 @@ def request_in_steps(
     root = read_root(rest, is_whole=not spans, announced=announced)
     parameters = parameters_of(root, "the request")
     shapes: dict[str, tuple[int, ...]] = {}
-    sources: list[tuple[TensorSpec, _Binary | RegionSlice | Span | Any]] = []
+    sources: list[tuple[TensorSpec, _Binary | RegionSlice | ListSpan | Any]] = []
     for entry, tensor in known_entries(root.get("inputs"), {tensor.name: tensor for tensor in spec.inputs}, "input"):
         shape = shapes[tensor.name] = input_shape(spec, tensor, entry)
         source = source_of(tensor, entry)
@@ -102,7 +102,7 @@ def request_in_steps(
     for tensor, origin in sources:
         yield
         shape = shapes[tensor.name]
-        if isinstance(origin, Span):
+        if isinstance(origin, ListSpan):
             arrays[tensor.name] = yield from _list_in_steps(tensor, shape, text[origin.start : origin.end])
         elif isinstance(origin, RegionSlice):
             arrays[tensor.name] = from_bytes(tensor, shape, regions.read(origin), 0, origin.size)
@@ -126,7 +126,7 @@ def _binary_in_steps(
     return array
 
 
-def _span_of(data: Any, spans: list[Span]) -> Any:
+def _span_of(data: Any, spans: list[ListSpan]) -> Any:
     """The list that was taken out where `data` is its mark."""
     number = mark_number(data)
     return data if number < 0 else spans[number]
@@ -135,8 +135,8 @@ def _span_of(data: Any, spans: list[Span]) -> Any:
 # The JSON text: long lists of data are taken out, and the rest is read at once.
 
 
-def _without_lists(text: memoryview) -> Steps[tuple[bytes, list[Span]]]:
-    spans: list[Span] = []
+def _without_lists(text: memoryview) -> Steps[tuple[bytes, list[ListSpan]]]:
+    spans: list[ListSpan] = []
     rest = bytearray()
     at = 0
     while at < len(text):
@@ -154,7 +154,7 @@ def _without_lists(text: memoryview) -> Steps[tuple[bytes, list[Span]]]:
                 rest += text[at:end]
             else:
                 rest += bytes(text[at:start]) + f'"{MARK}{len(spans)}"'.encode()
-                spans.append(Span(start, end))
+                spans.append(ListSpan(start, end))
             at = end
         if len(rest) > STEP_BYTES:
             raise InvalidInputError(_AROUND)
@@ -162,8 +162,8 @@ def _without_lists(text: memoryview) -> Steps[tuple[bytes, list[Span]]]:
     return bytes(rest), spans
 
 
-def _check_unused(text: memoryview, spans: Sequence[Span], announced: int) -> None:
-    """Check lists that are no tensor's, as of a parameter: they are JSON, or the request is none."""
+def _check_unused(text: memoryview, spans: Sequence[ListSpan], announced: int) -> None:
+    """Check lists that are not a tensor's, as of a parameter: they are JSON, or the request is none."""
     if sum(span.end - span.start for span in spans) > STEP_BYTES:
         raise InvalidInputError(_AROUND)
     for span in spans:
@@ -173,7 +173,7 @@ def _check_unused(text: memoryview, spans: Sequence[Span], announced: int) -> No
 def _end_of_list(text: memoryview, start: int) -> Steps[int]:
     """Behind the bracket that closes the list at `start`; -1: it has objects, as no tensor's data.
 
-    What is no JSON ends somewhere, and is refused when it is read.
+    What is not JSON ends somewhere, and is refused when it is read.
     """
     at, depth, step = start, 0, _TOKENS_BYTES
     while at < len(text):
@@ -255,7 +255,7 @@ def _list_in_steps(tensor: TensorSpec, shape: tuple[int, ...], text: memoryview)
         else:  # without the brackets, which are known to be right: short lists by the thousand wake the collector
             outline = piece.translate(_OUTLINE, string.whitespace.encode())
             if any(pair in outline for pair in _MISPLACED):
-                raise InvalidInputError("the request is not valid JSON: no comma before or behind a list")
+                raise InvalidInputError("the request is not valid JSON: no comma before or after a list")
             piece = b"[" + piece.translate(_NO_BRACKETS) + b"]"
             numbers = read_numbers(tensor, piece, count - filled)
             flat = _flat(piece, 1) if numbers is None else numbers

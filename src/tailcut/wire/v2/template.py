@@ -30,7 +30,7 @@ class Template(NamedTuple):
 
     @classmethod
     def raw(cls, spec: ModelSpec, rows: int) -> "Template":
-        """Of a body that is the bytes of so many rows."""
+        """Of a body that is the bytes of this many rows."""
         return cls(InferRequest.raw(spec), rows, b"")
 
 
@@ -62,7 +62,7 @@ def answer_frame(spec: ModelSpec, version: str, request: InferRequest) -> tuple[
     """What stands around the lists of an answer of one row that is JSON throughout; None for any other answer."""
     known = {tensor.name: tensor for tensor in spec.outputs}
     asked = [known[wanted.name] for wanted in request.outputs]
-    if any(wanted.binary or wanted.place is not None for wanted in request.outputs):
+    if any(wanted.binary or wanted.region is not None for wanted in request.outputs):
         return None
     if any(tensor.dtype is DType.BYTES for tensor in asked):
         return None

@@ -48,7 +48,7 @@ def from_bytes(tensor: TensorSpec, shape: tuple[int, ...], body: memoryview, off
     """The tensor whose `size` bytes begin at `offset` of a read-only body; a read-only view of it except for BYTES.
 
     Raises:
-        InvalidInputError: `size` does not fit the shape, or the bytes are no values of the dtype.
+        InvalidInputError: `size` does not fit the shape, or the bytes are not values of the dtype.
     """
     if tensor.dtype is DType.BYTES:
         return _strings_from_bytes(tensor, shape, body[offset : offset + size])

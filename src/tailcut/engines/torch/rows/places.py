@@ -55,7 +55,7 @@ def single(location: Place) -> Lies:
     """The place of one tensor.
 
     Raises:
-        RowsSpoiledError: the node has several results, or is no tensor.
+        RowsSpoiledError: the node has several results, or is not a tensor.
     """
     if not isinstance(location, Lies):
         raise unknown("takes several results at once")
@@ -91,7 +91,7 @@ class Places:
         self._places[node] = location
 
     def get(self, node: Any) -> Place:
-        """As an item; None for what is no node."""
+        """As an item; None for what is not a node."""
         return self._places.get(node)
 
     def operands(self, node: Any) -> list[Any]:

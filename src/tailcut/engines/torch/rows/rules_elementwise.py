@@ -24,7 +24,7 @@ MADE = (
     "zeros", "ones", "full", "empty", "arange", "scalar_tensor", "new_zeros", "new_ones", "new_full", "new_empty",
     "eye", "tril_indices",
 )  # fmt: skip
-_VALUES = {"full": 1, "new_full": 2, "scalar_tensor": 0, "arange": 0}  # where the arguments begin that are no sizes
+_VALUES = {"full": 1, "new_full": 2, "scalar_tensor": 0, "arange": 0}  # where the arguments begin that are not sizes
 
 
 def elementwise(places: Places, node: Any) -> Place:

@@ -13,7 +13,7 @@ _REDUCTIONS = (
 )  # fmt: skip
 _ALONG = ("softmax", "log_softmax", "_softmax", "_log_softmax", "cumsum", "cumprod", "flip", "glu", "argsort")
 _NORMS = ("batch_norm", "_native_batch_norm_legit_no_training", "instance_norm", "group_norm", "cudnn_batch_norm")
-_SPATIAL = {"pixel_shuffle": 3, "pixel_unshuffle": 3} | {  # so many of the last axes are mixed
+_SPATIAL = {"pixel_shuffle": 3, "pixel_unshuffle": 3} | {  # how many of the last axes are mixed
     name: axes
     for axes in (1, 2, 3)
     for name in (
