@@ -6,15 +6,14 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Self
 
 import pytest
 
+from tests.asking import AskingThreads
 from tests.engines.models import perceptron
 from tests.servers import TIMEOUT_S, serving
 
@@ -68,25 +67,13 @@ def test_a_server_behind_nginx_is_replaced_without_a_failed_request(tmp_path: Pa
         assert second.stop() == 0
 
 
-class _Clients:
+class _Clients(AskingThreads):
     """Two threads that ask through the proxy without a pause, each on a connection that it keeps open."""
 
     def __init__(self, port: int) -> None:
-        self.failed: list[object] = []
+        super().__init__(2)
         self._port = port
         self._seen: list[int] = []
-        self._over = threading.Event()
-        self._threads = [threading.Thread(target=self._ask) for _ in range(2)]
-
-    def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._over.set()
-        for thread in self._threads:
-            thread.join()
 
     def see(self, outputs: int) -> None:
         """Wait for twenty answers in a row of that width."""
@@ -95,7 +82,7 @@ class _Clients:
             assert time.monotonic() < end, (self._seen[-20:], self.failed)
             self._over.wait(0.01)
 
-    def _ask(self) -> None:
+    def _ask(self, number: int) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=TIMEOUT_S)
         head = {"Inference-Header-Content-Length": "0"}
         while not self._over.is_set():

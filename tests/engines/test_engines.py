@@ -5,6 +5,7 @@ import threading
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -331,11 +332,8 @@ def test_threads_call_at_once(load: Open, tmp_path: Path, instances: int) -> Non
                 answers = y[index], engine.run({"x": x[index]})["y"]
             wrong.extend(index for answer in answers if not np.allclose(answer, wanted[index], rtol=1e-3, atol=1e-3))
 
-    threads = [threading.Thread(target=work, args=(index,)) for index in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(work, range(4)))
     assert not wrong
 
 

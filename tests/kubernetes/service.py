@@ -10,6 +10,7 @@ from typing import Self
 
 import numpy as np
 import tritonclient.grpc
+from tests.asking import AskingThreads
 from tests.kubernetes.manifests import Container
 from tests.servers import TIMEOUT_S, Wire
 
@@ -125,27 +126,14 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
         writer.close()
 
 
-class GrpcClients:
+class GrpcClients(AskingThreads):
     """NVIDIA's clients of gRPC, each with one channel that it keeps, and which connects anew when it has to."""
 
     def __init__(self, service: Service, truth: np.ndarray, count: int = 2) -> None:
-        self.failed: list[object] = []
+        super().__init__(count)
         self.answered = 0
         self._address = f"127.0.0.1:{service.ports['grpc']}"
         self._truth = truth
-        self._over = threading.Event()
-        self._lock = threading.Lock()
-        self._threads = [threading.Thread(target=self._ask) for _ in range(count)]
-
-    def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._over.set()
-        for thread in self._threads:
-            thread.join(TIMEOUT_S)
 
     def wait_for(self, more: int) -> None:
         """Until so many more requests are answered."""
@@ -154,7 +142,7 @@ class GrpcClients:
             assert time.monotonic() < end, self.failed
             self._over.wait(PAUSE_S)
 
-    def _ask(self) -> None:
+    def _ask(self, number: int) -> None:
         own = [("grpc.use_local_subchannel_pool", 1)]  # or channels to one address share a connection
         tensor = tritonclient.grpc.InferInput("x", [1, 4], "FP32")
         tensor.set_data_from_numpy(np.ones((1, 4), np.float32))

@@ -20,6 +20,7 @@ import psutil
 import pytest
 import tritonclient.grpc
 import tritonclient.http
+from tests.asking import AskingThreads
 from tests.engines.models import perceptron
 from tests.kubernetes.manifests import (
     DEPLOY,
@@ -56,26 +57,13 @@ def models(tmp_path: Path) -> Path:
     return folder
 
 
-class Clients:
+class Clients(AskingThreads):
     """Clients that ask the servers in turn all the time, twenty requests on a connection or until it is closed."""
 
     def __init__(self, servers: list[Container | Service], count: int = 2) -> None:
+        super().__init__(count)
         self.servers = servers  # those that a Service would send a new connection to
-        self.failed: list[object] = []
         self.answered: dict[int, int] = {}
-        self._over = threading.Event()
-        self._lock = threading.Lock()
-        self._threads = [threading.Thread(target=self._ask, args=(number,)) for number in range(count)]
-
-    def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._over.set()
-        for thread in self._threads:
-            thread.join(TIMEOUT_S)
 
     def wait_for(self, server: Container | Service, more: int = 10) -> None:
         """Until so many more requests are answered by that server."""

@@ -7,45 +7,33 @@ import pytest
 from tailcut.errors import UsageError
 from tailcut.planning.recordings import read_recording
 
+RATES = (False, [0, 300, 600, 900], [0, 36_000, 76_500, 130_500])
+TIMES = (True, [0, 1, 3, 4.5], [0, 1, 2, 3])
+
 
 @pytest.mark.parametrize(
-    "text",
+    ("text", "expected"),
     [
-        "0,120\n300,135\n600,180\n",
-        "time,rate\n0,120\n300,135\n600,180\n",
-        "\ufeff0;120\n300;135\n600;180\n",
-        '"Time","req/s"\n"0","120"\n"300","135"\n"600","180"\n',
-        "0, 120,\n300, 135,\n600, 180,\n",
-        "seconds rate\n0\t120\n300\t135\n600\t180\n",
+        ("0,120\n300,135\n600,180\n", RATES),
+        ("time,rate\n0,120\n300,135\n600,180\n", RATES),
+        ("\ufeff0;120\n300;135\n600;180\n", RATES),
+        ('"Time","req/s"\n"0","120"\n"300","135"\n"600","180"\n', RATES),
+        ("0, 120,\n300, 135,\n600, 180,\n", RATES),
+        ("seconds rate\n0\t120\n300\t135\n600\t180\n", RATES),
+        ("time\n0.0\n1.0\n3.0\n", TIMES),
+        ("arrival time\n0.0\n1.0\n3.0\n", TIMES),
+        ("0.0,\n1.0,\n3.0,\n", TIMES),
+        ('\ufeff"0.0";\n# a comment\n\n"1.0";\n"3.0";\n', TIMES),
     ],
 )
-def test_rates_as_monitoring_systems_export_them(tmp_path: Path, text: str) -> None:
-    """With commas or semicolons, quotes, and a line of names."""
+def test_recordings_as_monitoring_systems_export_them(
+    tmp_path: Path, text: str, expected: tuple[bool, list[float], list[float]]
+) -> None:
+    """Rates or times, with commas or semicolons, quotes, and a line of names."""
     path = tmp_path / "day.csv"
     path.write_text(text, encoding="utf-8")
     result = read_recording(path)
-    assert result.replayed is False
-    assert list(result.edges_s) == [0, 300, 600, 900]
-    assert list(result.load) == [0, 36_000, 76_500, 130_500]
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "time\n0.0\n1.0\n3.0\n",
-        "arrival time\n0.0\n1.0\n3.0\n",
-        "0.0,\n1.0,\n3.0,\n",
-        '\ufeff"0.0";\n# a comment\n\n"1.0";\n"3.0";\n',
-    ],
-)
-def test_arrival_times_as_monitoring_systems_export_them(tmp_path: Path, text: str) -> None:
-    """One column is read as two are."""
-    path = tmp_path / "times.csv"
-    path.write_text(text, encoding="utf-8")
-    result = read_recording(path)
-    assert result.replayed
-    assert list(result.edges_s) == [0, 1, 3, 4.5]
-    assert list(result.load) == [0, 1, 2, 3]
+    assert (result.replayed, list(result.edges_s), list(result.load)) == expected
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,21 @@ def view(*, terminal: bool) -> tuple[LadderView, StringIO]:
     return LadderView(120.0, Console(file=out, force_terminal=terminal, width=200)), out
 
 
+def comparison(model: str, *profiles: ComparedProfile) -> ComparisonResult:
+    return ComparisonResult(
+        model=model,
+        machine={},
+        objective=ASKED,
+        command="tailcut tune --compare",
+        rate=500.0,
+        clients=16,
+        took_s=60.0,
+        noise=None,
+        worse=bool(profiles),
+        profiles=list(profiles),
+    )
+
+
 def test_progress_has_phase_estimates_the_best_and_the_time_left() -> None:
     """As they come: the counts add up, a new phase replaces the one before."""
     shown, _ = view(terminal=True)
@@ -73,18 +88,7 @@ def test_a_comparison_names_what_is_worse_and_what_is_wrong() -> None:
     worse = replace(first, profile="B.toml", verdict=Verdict.WORSE, reason="p99 x1.40", ratios={"p99": ratio(1.4)})
     wrong = replace(worse, profile="C.toml", wrong="request 3: cosine 0.5")
     same = replace(worse, profile="D.toml", verdict=Verdict.INDISTINCT, unchanged=True)
-    record = ComparisonResult(
-        model="m.onnx",
-        machine={},
-        objective=ASKED,
-        command="tailcut tune --compare",
-        rate=500.0,
-        clients=16,
-        took_s=60.0,
-        noise=None,
-        worse=True,
-        profiles=[first, worse, wrong, same],
-    )
+    record = comparison("m.onnx", first, worse, wrong, same)
     out = StringIO()
     Console(file=out, width=200).print(comparison_summary(record))
     text = out.getvalue()

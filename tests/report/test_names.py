@@ -6,8 +6,8 @@ import pytest
 from msgspec.structs import replace
 from rich.console import Console, RenderableType
 from tests.report.records import bench, explained, run
-from tests.report.test_console import view
-from tests.report.test_html import ASKED, result
+from tests.report.test_console import comparison, view
+from tests.report.test_html import result
 
 from tailcut.report.bench import bench_table
 from tailcut.report.console import comparison_summary
@@ -15,7 +15,6 @@ from tailcut.report.explain import explain_markdown, explain_view
 from tailcut.report.markdown import tune_markdown
 from tailcut.runtime.tracing.records import StepTimes
 from tailcut.tuner.events import RungDone, RungStarted
-from tailcut.tuner.result_records import ComparisonResult
 
 NAMES = ["tokenize[en]", "a[/b]", "[red]a"]
 
@@ -45,19 +44,7 @@ def test_a_step_of_a_pipeline(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_model_and_a_server(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     """In the titles of tables."""
-    record = ComparisonResult(
-        model=name,
-        machine={},
-        objective=ASKED,
-        command="tailcut tune --compare",
-        rate=500.0,
-        clients=16,
-        took_s=60.0,
-        noise=None,
-        worse=False,
-        profiles=[],
-    )
-    assert f"{name} at 500 requests/s" in printed(comparison_summary(record))
+    assert f"{name} at 500 requests/s" in printed(comparison_summary(comparison(name)))
     bench_table(replace(bench(replace(run(500.0), errors={name: 2})), target=f"unix://{name}"))
     text = capsys.readouterr().out
     assert f"unix://{name}, HTTP" in text

@@ -102,5 +102,15 @@ def nothing_found_code() -> int:
     return TERMINATED if is_terminated() else INTERRUPTED
 
 
+def exit_without_profile(wrong: str, words: str, *, nothing_won: bool) -> None:
+    """End a tune that writes no profile: its answers are wrong, or an interrupt came before what `words` say."""
+    if wrong:
+        print(f"tailcut: no profile written: {' '.join(wrong.split())}", file=sys.stderr)
+        raise typer.Exit(1)
+    if nothing_won:
+        print(f"tailcut: interrupted before {words}: no file was written", file=sys.stderr)
+        raise typer.Exit(nothing_found_code())
+
+
 def _ignore(*_: object) -> None:
     """A function, because a program that is executed meanwhile would inherit SIG_IGN."""

@@ -11,7 +11,7 @@ import typer
 from tailcut.cli.main import INTERRUPTED
 from tailcut.cli.outputs import command_line
 from tailcut.cli.streams import print_json
-from tailcut.cli.termination import nothing_found_code, nothing_written
+from tailcut.cli.termination import exit_without_profile, nothing_written
 from tailcut.cli.tune_files import TuneFiles
 
 if TYPE_CHECKING:
@@ -60,12 +60,7 @@ def _show(outcome: "TuneOutcome", result: "TuneResult", files: TuneFiles, *, mar
 
     if json:
         print_json(to_json(result))
-    if outcome.wrong:
-        print(f"tailcut: no profile written: {' '.join(outcome.wrong.split())}", file=sys.stderr)
-        raise typer.Exit(1)
-    if outcome.nothing_won:
-        print(f"tailcut: interrupted before {NOTHING_BETTER}: no file was written", file=sys.stderr)
-        raise typer.Exit(nothing_found_code())
+    exit_without_profile(outcome.wrong, NOTHING_BETTER, nothing_won=outcome.nothing_won)
     if markdown and not json:
         from tailcut.report.markdown import tune_markdown
 

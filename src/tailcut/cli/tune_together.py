@@ -12,7 +12,7 @@ import typer
 from tailcut.cli.main import INTERRUPTED
 from tailcut.cli.outputs import command_line
 from tailcut.cli.streams import print_json
-from tailcut.cli.termination import nothing_found_code, nothing_written
+from tailcut.cli.termination import exit_without_profile, nothing_written
 
 if TYPE_CHECKING:
     from tailcut.lab.arrivals import Arrivals
@@ -124,12 +124,7 @@ def tune_together(
     result = written.result
     if json:
         print_json(to_json(result))
-    if outcome.wrong:
-        print(f"tailcut: no profile written: {' '.join(outcome.wrong.split())}", file=sys.stderr)
-        raise typer.Exit(1)
-    if outcome.nothing_won:
-        print(f"tailcut: interrupted before {_NOTHING_RACED}: no file was written", file=sys.stderr)
-        raise typer.Exit(nothing_found_code())
+    exit_without_profile(outcome.wrong, _NOTHING_RACED, nothing_won=outcome.nothing_won)
     if not json:
         output_console().print(together_summary(result))
         if written.error is None:

@@ -75,11 +75,7 @@ class StepOptions:
                 _log.info("%s: %s", model.spec.name, model.choice.line())
         else:
             model = Model.open(profile, limits=limits)
-        try:
-            profile.check_signature(model.spec)
-        except BaseException:
-            model.close()
-            raise
+        profile.check_open(model)
         return model
 
     def _stored(self, file: Path) -> Profile:

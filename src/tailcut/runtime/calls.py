@@ -53,15 +53,7 @@ class LibraryCalls:
     async def infer(
         self, inputs: Mapping[str, ArrayLike], timeout_s: float | None, priority: int
     ) -> dict[str, np.ndarray]:
-        """The outputs for some rows, by name.
-
-        Raises:
-            InvalidInputError: an input does not fit; the message names it, what was expected, and what came. Or
-                `timeout_s` or `priority` is no such number.
-            QueueFullError: too much is waiting already.
-            DeadlineExceededError: `timeout_s` passed.
-            EngineError: the computation failed on these inputs.
-        """
+        """The outputs for some rows, by name. Errors are those of `Model.infer`."""
         entry = self._entry
         arrays, rows = check_inputs(entry.spec, inputs)
         if entry.slab is None:  # read after the caller has gone on

@@ -225,11 +225,19 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         warning = f"{path.name} is not the file that {name} was measured on: its figures are not proven for it"
         return msgspec.structs.replace(self, model=model), warning
 
+    def check_open(self, model: Any) -> None:
+        """Check the signature of an open model or pipeline, and close it where that is another."""
+        try:
+            self.check_signature(model.spec)
+        except BaseException:
+            model.close()
+            raise
+
     def check_signature(self, spec: ModelSpec) -> None:
-        """Check that an open model has the inputs and outputs that the profile records, where it does.
+        """Check that a signature is the one that the profile records, if it records one.
 
         Raises:
-            ProfileError: it has others.
+            ProfileError: it is another.
         """
         recorded, now = self.model.signature, spec.signature
         if not recorded or now == recorded:

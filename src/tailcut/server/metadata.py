@@ -170,12 +170,9 @@ def statistics(served: Counted) -> dict[str, Any]:
         "last_inference": counts["last_ms"],
         "inference_count": counts["rows"],
         "execution_count": counts["batches"],
-        "inference_stats": {
-            "success": _duration(requests, counts["queue_ns"] + counts["served_ns"]),
-            "fail": _duration(counts["failed"] + counts["expired"], counts["failed_ns"]),
-            "queue": _duration(requests, counts["queue_ns"]),
+        "inference_stats": _durations(counts)
+        | {
             "compute_input": _duration(requests, 0),
-            "compute_infer": _duration(requests, counts["served_ns"]),
             "compute_output": _duration(requests, 0),
             "cache_hit": _duration(0, 0),
             "cache_miss": _duration(0, 0),
@@ -198,19 +195,23 @@ def _batch_stats(by_rows: Mapping[int, tuple[int, int]]) -> list[dict[str, Any]]
 
 def _stage(name: str, counts: dict[str, int | float], by_rows: Mapping[int, tuple[int, int]]) -> dict[str, Any]:
     """The counts of one step of a pipeline; gRPC's message has no place for them."""
-    requests = counts["requests"]
     return {
         "name": name,
         "inference_count": counts["rows"],
         "execution_count": counts["batches"],
         "restarts": counts["restarts"],
-        "inference_stats": {
-            "success": _duration(requests, counts["queue_ns"] + counts["served_ns"]),
-            "fail": _duration(counts["failed"] + counts["expired"], counts["failed_ns"]),
-            "queue": _duration(requests, counts["queue_ns"]),
-            "compute_infer": _duration(requests, counts["served_ns"]),
-        },
+        "inference_stats": _durations(counts),
         "batch_stats": _batch_stats(by_rows),
+    }
+
+
+def _durations(counts: Mapping[str, int | float]) -> dict[str, Any]:
+    requests = counts["requests"]
+    return {
+        "success": _duration(requests, counts["queue_ns"] + counts["served_ns"]),
+        "fail": _duration(counts["failed"] + counts["expired"], counts["failed_ns"]),
+        "queue": _duration(requests, counts["queue_ns"]),
+        "compute_infer": _duration(requests, counts["served_ns"]),
     }
 
 

@@ -90,11 +90,7 @@ class ModelLoader:
 
         def open_pipeline(profile: "Profile") -> "Model":
             pipeline = open_tuned(profile, limits=self.limits, options=self.steps or StepOptions())
-            try:
-                profile.check_signature(pipeline.spec)
-            except BaseException:
-                pipeline.close()
-                raise
+            profile.check_open(pipeline)
             # What the server asks of a model, a pipeline has, too, except rows of a slab, which it says it has none of.
             return cast("Model", pipeline)
 
@@ -117,9 +113,5 @@ class ModelLoader:
             model = self.measured.open(profile, self.limits, models)
         else:
             model = Model.open(profile, limits=self.limits)
-        try:
-            profile.check_signature(model.spec)
-        except BaseException:
-            model.close()
-            raise
+        profile.check_open(model)
         return model
