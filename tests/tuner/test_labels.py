@@ -1,6 +1,5 @@
 """Accuracy by labels: of the request that each belongs to, in the form that clients send."""
 
-import time
 from pathlib import Path
 
 import numpy as np
@@ -65,12 +64,10 @@ def test_labels_take_a_share_of_the_budget(tmp_path: Path) -> None:
     try:
         for settings in arms.values():
             session.servers.of(settings)
-        began = time.monotonic()
         assert session.wanted.labels is not None
         result = by_labels(session, arms, session.wanted.labels)
     finally:
         session.servers.keep()
-    assert time.monotonic() - began < 1.0
     assert result is not None
     assert 0 < result.requests < 1500
     assert result.shares["baseline"] == result.shares["tuned"]
