@@ -37,6 +37,10 @@ def test_a_model_of_dependent_rows_makes_the_pipeline_so():
         ({"x": "FP32"}, "stage 'last': input 'x' .FP32 .-1.. comes from no step before it; there is a, b, c"),
         ({"c": "FP64[4]"}, r"input 'c': expected FP64 \[-1, 4\], got FP32 \[-1, 4\] from stage 'first'"),
         ({"c": "FP32[5]"}, r"expected FP32 \[-1, 5\], got FP32 \[-1, 4\] from stage 'first'"),
+        (
+            {"c": "FP32[-1, 4]"},
+            r"got FP32 \[-1, 4\] from stage 'first': a stage declares the shape of one row, without the batch",
+        ),
         ({"a": "FP32"}, r"expected FP32 \[-1\], got FP32 \[-1, -1\] from the request"),
     ],
 )

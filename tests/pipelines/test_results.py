@@ -137,6 +137,20 @@ def test_fill_is_of_the_outputs_dtype(output, fill):
 
 
 @pytest.mark.parametrize(
+    "nothing", [[], np.empty(0, np.float32), np.empty((0, 4), np.float32)], ids=["list", "flat", "shaped"]
+)
+@pytest.mark.parametrize("fill", [None, {"y": -1}], ids=["whole", "filled"])
+def test_a_row_without_items_is_an_empty_list(nothing, fill):
+    """As a detector has it that found no boxes: alone, and beside a row with one."""
+    spec = {"inputs": {"x": "FP32"}, "outputs": {"y": "FP32[-1, 4]"}, "fill": fill}
+    ((alone,),) = run(spec, lambda x: [nothing], ((np.ones(1, np.float32),),))
+    assert alone.shape == (1, 0, 4)
+    if fill:
+        ((beside,),) = run(spec, lambda x: [nothing, [[1, 2, 3, 4]]], ((np.ones(2, np.float32),),))
+        assert beside.tolist() == [[[-1] * 4], [[1, 2, 3, 4]]]
+
+
+@pytest.mark.parametrize(
     ("value", "message"),
     [
         (None, "must return y, got None: is a return missing"),

@@ -59,4 +59,12 @@ def _check(name: str, step: PipelineStep, wanted: TensorSpec, known: dict[str, t
     given, source = known[wanted.name]
     fits = given.dtype is wanted.dtype and len(given.shape) == len(wanted.shape)
     if not fits or not all(a is None or b is None or a == b for a, b in zip(given.shape, wanted.shape, strict=True)):
-        raise UsageError(f"{where}: expected {wanted.describe()}, got {given.describe()} from {source}")
+        raise UsageError(
+            f"{where}: expected {wanted.describe()}, got {given.describe()} from {source}{_hint(given, wanted)}"
+        )
+
+
+def _hint(given: TensorSpec, wanted: TensorSpec) -> str:
+    """What to write where one of two shapes was declared with the batch in it."""
+    shorter, longer = sorted((given.shape, wanted.shape), key=len)
+    return ": a stage declares the shape of one row, without the batch" if longer == (None, *shorter) else ""

@@ -131,12 +131,21 @@ def _array(stage: Stage, tensor: TensorSpec, value: Any, rows: int) -> np.ndarra
     if value is None:
         raise EngineError(f"{where}: expected {tensor.describe()}, got None")
     array = _text(where, tensor, value) if tensor.dtype is DType.BYTES else _numbers(where, tensor, value)
+    array = _completed(array, tensor)
     if array.ndim != len(tensor.shape) or array.shape[:1] != (rows,):
         expected = [rows, *(-1 if dim is None else dim for dim in tensor.row_shape)]
         raise EngineError(f"{where}: expected {expected} for {rows} rows, got {list(array.shape)}")
     if not tensor.accepts(array.shape):
         raise EngineError(f"{where}: expected {tensor.describe()}, got {list(array.shape)}")
     return _bytes(where, array) if tensor.dtype is DType.BYTES else np.ascontiguousarray(array)
+
+
+def _completed(array: np.ndarray, tensor: TensorSpec) -> np.ndarray:
+    """An array that ends in an empty list, with the axes that numpy could not see: no boxes are (0, 4)."""
+    unseen = tensor.shape[array.ndim :]
+    if array.size or array.ndim < 2 or not unseen or array.shape[-1]:
+        return array
+    return array.reshape(array.shape + tuple(dim or 0 for dim in unseen))
 
 
 def _numbers(where: str, tensor: TensorSpec, value: Any) -> np.ndarray:
