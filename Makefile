@@ -130,7 +130,7 @@ $(SKLEARN_READY):
 	@touch $@
 
 test-sklearn: $(SKLEARN_READY)
-	@$(SKLEARN)/bin/python -m pytest tests/converters/test_trees.py tests/converters/test_comparison.py tests/converters/test_missing.py tests/converters/test_thresholds.py tests/test_guides.py::test_the_scikit_learn_model tests/test_guides.py::test_the_fastapi_application 'tests/test_examples.py::test_pipeline_example[string_columns.py]' -rs
+	@$(SKLEARN)/bin/python -m pytest tests/converters/test_trees.py tests/converters/test_comparison.py tests/converters/test_missing.py tests/converters/test_thresholds.py tests/test_guides.py::test_the_scikit_learn_model tests/test_guides.py::test_the_scikit_learn_model_with_columns_of_strings tests/test_guides.py::test_the_fastapi_application 'tests/test_examples.py::test_pipeline_example[string_columns.py]' -rs
 
 test-text:
 	@test -x $(TEXT)/bin/python || $(PYTHON) -m venv $(TEXT)

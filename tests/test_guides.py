@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +100,23 @@ def test_the_scikit_learn_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     with Model.open("forest.onnx", auto=False) as model, np.load("samples.npz") as data:
         assert model.spec.output_names == ("label", "probabilities")
         assert model.infer_sync({name: data[name] for name in data.files})["label"][0] == b"setosa"
+
+
+def test_the_scikit_learn_model_with_columns_of_strings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the page converts it, which `tailcut convert` does not."""
+    encoder = pytest.importorskip("sklearn.preprocessing").OneHotEncoder()
+    linear = pytest.importorskip("sklearn.linear_model").LogisticRegression()
+    pytest.importorskip("skl2onnx")
+    table = np.array([["red", "small"], ["green", "large"]] * 4, object)
+    steps = pytest.importorskip("sklearn.pipeline").make_pipeline(encoder, linear).fit(table, ["cherry", "melon"] * 4)
+    page = (GUIDES / "scikit-learn.md").read_text(encoding="utf-8")
+    (convert,) = re.findall(r"^  ```python\n(.*?)^  ```$", page, re.MULTILINE | re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(textwrap.dedent(convert), {"steps": steps, "table": table})
+    with Model.open("churn.onnx", auto=False) as model:
+        answer = model.infer_sync({"X": table[:2]})
+        assert answer["label"].tolist() == [b"cherry", b"melon"]
+        assert np.allclose(answer["probabilities"], steps.predict_proba(table[:2]), atol=1e-6)
 
 
 def test_the_fastapi_application(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -255,3 +255,16 @@ def test_warnings_of_what_is_to_change_in_a_library_are_not_shown(tmp_path: Path
     with warnings.catch_warnings(record=True, action="always", category=FutureWarning) as shown:
         assert convert(tmp_path / "m.pkl", tmp_path / "m.onnx", trust=True).right
     assert shown == []
+
+
+def test_a_table_with_text_says_how_it_is_converted(tmp_path: Path) -> None:
+    """A row of numbers is no row of it; skl2onnx alone says that a literal is invalid."""
+    pytest.importorskip("skl2onnx")
+    encoder = pytest.importorskip("sklearn.preprocessing").OneHotEncoder()
+    linear = pytest.importorskip("sklearn.linear_model").LogisticRegression()
+    columns = pytest.importorskip("sklearn.compose").make_column_transformer((encoder, [0]))
+    table = np.array([["red"], ["green"]] * 4, object)
+    steps = pytest.importorskip("sklearn.pipeline").make_pipeline(columns, linear).fit(table, [0, 1] * 4)
+    pytest.importorskip("joblib").dump(steps, tmp_path / "m.pkl")
+    with pytest.raises(UnsupportedError, match=r"cannot be converted: .*skl2onnx.to_onnx\(model, table"):
+        convert(tmp_path / "m.pkl", tmp_path / "m.onnx", trust=True)

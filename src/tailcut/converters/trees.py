@@ -3,7 +3,7 @@
 import json
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +32,10 @@ class Tabular:
         answers: of the model itself to rows, as many as the ONNX model has outputs.
         scores: whether the last answer is scores and no probabilities; ONNX may have those of both classes where the
             model has those of the second one alone.
+        advice: what to do where it cannot be converted.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  the last two by name
         self,
         what: str,
         features: int,
@@ -42,8 +43,10 @@ class Tabular:
         answers: Callable[[np.ndarray], Sequence[np.ndarray]],
         *,
         scores: bool = False,
+        advice: str = "",
     ) -> None:
         self.what = what
+        self._advice = advice
         self._features = features
         self._convert = convert
         self._answers = answers
@@ -57,7 +60,8 @@ class Tabular:
                 warnings.simplefilter("ignore", FutureWarning)  # of what the converters use in the libraries
                 model = self._convert(self._features)
         except Exception as error:  # noqa: BLE001  the converters' errors share no base
-            raise UnsupportedError(f"{self.what} cannot be converted: {first_line(error)}") from None
+            reason = f"{self._advice} ({first_line(error)})" if self._advice else first_line(error)
+            raise UnsupportedError(f"{self.what} cannot be converted: {reason}") from None
         path.write_bytes(model.SerializeToString())
         return path
 
@@ -158,7 +162,22 @@ def _sklearn(model: Any, what: str) -> Original:
             return [model.predict(rows), model.transform(rows)]
         return _asked(model, rows)
 
-    return Tabular(what, model.n_features_in_, convert, answers, scores=scores)
+    return Tabular(what, model.n_features_in_, convert, answers, scores=scores, advice=_advice(model))
+
+
+def _advice(model: Any) -> str:
+    """How a model is converted that takes columns of a table by their names, or text in them."""
+    categories = [values for part in _parts(model) for values in getattr(part, "categories_", ())]
+    if hasattr(model, "feature_names_in_") or any(np.asarray(values).dtype.kind in "OSU" for values in categories):
+        return "it takes text or columns by their names: convert it in Python, with skl2onnx.to_onnx(model, table[:1])"
+    return ""
+
+
+def _parts(model: Any) -> Iterator[Any]:
+    """Yield a model and the steps of it, however deep."""
+    yield model
+    for _, part, *_ in (*getattr(model, "steps", ()), *getattr(model, "transformers_", ())):
+        yield from _parts(part)
 
 
 def _exchanges_scores(model: Any) -> bool:
