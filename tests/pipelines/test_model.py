@@ -1,6 +1,7 @@
 """A pipeline in a program: right answers together and alone, and faults that cost only their own requests."""
 
 import asyncio
+import gc
 import os
 import signal
 import threading
@@ -20,6 +21,7 @@ from tailcut.errors import (
     ReleasedError,
     UsageError,
 )
+from tailcut.pipelines.flow import Flow
 from tailcut.pipelines.steps import StepOptions
 from tailcut.runtime.opening.defaults import ServingPlace
 from tailcut.runtime.opening.measured import BUDGET_S
@@ -54,6 +56,20 @@ def test_rows_of_one_request(texts):
     answer = texts.infer_sync({"text": WORDS})
     assert answer["sum"].tolist() == [truth(word) for word in WORDS]
     assert answer["echo"].tolist() == [word[::-1] for word in WORDS]
+
+
+def test_an_answered_request_is_freed_at_once(texts):
+    """With its arrays, which may be large: no cycle keeps them until the next collection of garbage."""
+    gc.collect()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        for _ in range(3):
+            texts.infer_sync({"text": [b"a"]})
+        gc.collect()
+        assert [item for item in gc.garbage if isinstance(item, Flow)] == []
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
 
 
 def test_requests_together_answer_as_alone(texts):

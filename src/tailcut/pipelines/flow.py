@@ -185,9 +185,9 @@ class Flow:
         with self._lock:
             if request.cancelled:
                 return
-            under_way = self._request(step, rows)
+            under_way, number = self._request(step, rows), self._number
             step.model.entry.start(arrays, under_way)
-            self.under_way = UnderWay(step, under_way)
+            self.under_way = UnderWay(step, under_way) if self._number == number else None  # it may have passed it
 
     def _answer(self, arrays: list[np.ndarray], ended_ns: int) -> None:
         batch = Batch(self._owner, [self.request])
@@ -195,6 +195,7 @@ class Flow:
         batch.outputs = arrays
         batch.apart = [arrays]
         batch.steps = tuple(self.passed)
+        self._let_go()
         self._owner.ended(self, None)
         if not self.request.cancelled:
             self.request.delivery.post(batch)
@@ -202,6 +203,11 @@ class Flow:
     def _fail(self, error: TailcutError) -> None:
         if isinstance(error, ReleasedError) and self._owner.gone:  # of a step
             error = ReleasedError(self._owner.gone)
+        self._let_go()
         self._owner.ended(self, error)
         if not self.request.cancelled:
             self.request.delivery.post_failure(self.request, error)
+
+    def _let_go(self) -> None:
+        """Drop the arrays, and the step's request, which knows this: a cycle keeps them until the next collection."""
+        self._tensors, self.under_way = {}, None
