@@ -17,6 +17,7 @@ from tailcut.wire.memo import BytesMemo
 
 MOST_FIELDS = 16  # that mean nothing: heads with more of them have no outline, which would take several times the head
 _is_text = re.compile(TEXT).fullmatch
+_NO_TEXT = bytes(_is_text(bytes([code])) is None for code in range(256))  # of each byte: whether no value may have it
 _KEYS = 128
 _ALIKE = 2  # outlines of one key: of clients whose heads are equally long by chance
 
@@ -33,24 +34,27 @@ class Outline(Generic[H]):
         meaning: of the head.
     """
 
-    __slots__ = ("_pieces", "_unpack", "length", "meaning")
+    __slots__ = ("_pieces", "_pieces_of", "_text", "_values_of", "length", "meaning")
 
     def __init__(self, head: bytes, meaning: H) -> None:
         self.meaning = meaning
         self.length = len(head)
-        layout, at = "", 0
+        pieces, values, at = "", "", 0
         for field in OTHER_FIELDS.finditer(head):
             start, end = field.span(1)
-            layout += f"{start - at}s{end - start}s"
+            pieces += f"{start - at}s{end - start}x"
+            values += f"{start - at}x{end - start}s"
             at = end
-        whole = Struct(f"{layout}{len(head) - at}s")  # what stays the same, and the values between
-        self._pieces = whole.unpack(head)[::2]
-        self._unpack = whole.unpack_from
+        self._pieces_of = Struct(f"{pieces}{len(head) - at}s").unpack_from  # what stays the same
+        self._values_of = Struct(f"{values}{len(head) - at}x").unpack_from  # and the values between
+        self._pieces = self._pieces_of(head)
+        self._text = bytes(sum(map(len, self._values_of(head))))
 
     def fits(self, data: bytes | bytearray, at: int = 0) -> bool:
         """Whether a head of `length` bytes has this outline; all of it is in `data`, from `at` on."""
-        parts = self._unpack(data, at)
-        return parts[::2] == self._pieces and _is_text(b"".join(parts[1::2])) is not None
+        if self._pieces_of(data, at) != self._pieces:
+            return False
+        return b"".join(self._values_of(data, at)).translate(_NO_TEXT) == self._text
 
     @property
     def fields(self) -> int:
