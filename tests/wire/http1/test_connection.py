@@ -69,9 +69,15 @@ class Reader:
             if not self.wire.received(count):
                 self.finish(bytes(self.body))
             data = data[count:]
-        if data:
+        if not data:
+            return
+        body = self.wire.receive_alike(bytearray(data), len(data))
+        if body is None:
             self.wire.receive(data, len(data))
             self.read()
+        elif self.wire.meaning is not None:
+            self.begin(RequestReceived(self.wire.meaning, body, True))
+            self.wire.hold()
 
     def read(self) -> None:
         wire = self.wire
@@ -258,7 +264,7 @@ CALLS = {
     ),
     "close": (lambda wire: wire.close(), dict.fromkeys(EVERYWHERE, ConnectionState.CLOSED)),
 }
-NO_CALLS = {"next_event", "receive", "hold"}  # which take bytes in any state, and are tested by them
+NO_CALLS = {"next_event", "receive", "receive_alike", "hold"}  # which take bytes in any state, and are tested by them
 
 
 def test_every_call_is_in_the_table() -> None:
@@ -370,6 +376,60 @@ def test_a_head_with_another_id_means_the_same() -> None:
     wire.receive(heads[4].replace(b"9", b"8"), len(heads[4]))
     wire.next_event()
     assert len(read) == 3
+
+
+def test_one_whole_message_like_the_last_is_taken_at_once() -> None:
+    """Of anything else nothing is taken: it is received as any other bytes are, with the same events."""
+    edition = Edition()
+
+    def interpret(data: bytes) -> Interpretation[Plan]:
+        head = parse_head(data)
+        plan = Plan(head, head.content_length or 0, edition)
+        return Interpretation(plan, None if head.chunked else Outline(data, plan))
+
+    def wire_behind(first: bytes) -> Http1Connection[Plan]:
+        wire: Http1Connection[Plan] = Http1Connection(interpret)
+        wire.receive(first, len(first))
+        wire.next_event()
+        wire.hold()
+        return wire
+
+    def post(number: int, body: bytes = b"abc") -> bytes:
+        return b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nX-Id: %d\r\n\r\n" % number + body
+
+    wire = wire_behind(post(10))
+    assert wire.receive_alike(bytearray(post(11)), len(post(11))) is None  # the last one has no answer yet
+    wire.answered()
+    room = bytearray(1000)
+    for repeats, data in enumerate((post(11), post(12, b"xyz"), post(12, b"xyz")), 1):
+        room[: len(data)] = data
+        body = wire.receive_alike(room, len(data))
+        assert body == data[-3:]
+        assert wire.head == data[:-3]
+        assert (wire.state, wire.repeats, wire.is_read, wire.more) == (ConnectionState.ANSWER, repeats, True, False)
+        assert wire.hold() == 0
+        wire.answered()
+    others = [post(13)[:-1], post(13)[:-4], post(13) + b"P", post(13) * 2, post(9), b"\r\n" + post(13), post(13)[3:]]
+    for data in [*others, post(13).replace(b"/a", b"/b"), post(13).replace(b"13", b"1\0"), CHUNKED, b"\x16\x03"]:
+        assert wire.receive_alike(bytearray(data), len(data)) is None
+        assert (wire.state, wire.held, wire.repeats) == (ConnectionState.IDLE, b"", 3)
+    wire.receive(post(14)[:9], 9)
+    assert wire.next_event() is None
+    assert wire.hold() == 9
+    assert wire.receive_alike(bytearray(post(14)), len(post(14))) is None  # the beginning of a message is held
+    chunked = wire_behind(CHUNKED)
+    chunked.chunks(LIMIT)
+    chunked.receive(b"0\r\n\r\n", 5)
+    assert isinstance(chunked.next_event(), Body)
+    chunked.hold()
+    chunked.answered()
+    assert chunked.receive_alike(bytearray(CHUNKED), len(CHUNKED)) is None
+    wire = wire_behind(post(10))
+    wire.answered()
+    edition.valid = False
+    assert wire.receive_alike(bytearray(post(11)), len(post(11))) is None
+    wire.linger()
+    assert wire.receive_alike(bytearray(post(11)), len(post(11))) is None
 
 
 def test_pipelined_messages_wait_for_the_answer() -> None:

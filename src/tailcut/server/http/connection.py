@@ -74,11 +74,6 @@ class HttpConnection(asyncio.BufferedProtocol):
         """Whether the client came just now and has not said anything yet."""
         return self._wire.meaning is None and self._writer.idle_since > self._state.now - 1
 
-    @property
-    def _plan(self) -> RequestPlan:
-        """Of the current message, or of the last one."""
-        return self._wire.meaning or NO_PLAN
-
     # What the loop calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -110,8 +105,15 @@ class HttpConnection(asyncio.BufferedProtocol):
             target = self._bodies.target
             if target is not None:
                 self._receive_body(target, nbytes)
-            else:
-                self._hear(self._wire.receive(self._state.receive, nbytes))
+                return
+            wire, state = self._wire, self._state
+            body = None if self.paused or not state.steps.has_time() else wire.receive_alike(state.receive, nbytes)
+            if body is None:
+                self._hear(wire.receive(state.receive, nbytes))
+                return
+            self._begin(wire.meaning or NO_PLAN, body, whole=True)
+            if wire.state is not _ANSWER:
+                self._hold(read=True, waits=False)
         except Exception as error:  # noqa: BLE001  whatever one message does to us must cost its client only
             self._give_up(error)
 
@@ -153,7 +155,8 @@ class HttpConnection(asyncio.BufferedProtocol):
         is_over = self._wire.state >= _LINGER and self._questions.watching is None
         self.due = self._state.now + self._state.limits.linger_s if is_over else 0.0
         if not self.transport.is_closing():
-            self._read_on()
+            if not self._wire.ended:
+                self.transport.resume_reading()
             self._next()
 
     def overdue(self) -> None:
@@ -162,7 +165,9 @@ class HttpConnection(asyncio.BufferedProtocol):
         if self.paused or state >= _LINGER or state is _SKIP or not self._wire.busy:
             self.transport.abort()
         elif self._wire.ended:
-            self.due = self._presence.look(self.transport, self._state.now, interim=self._plan.head.interim)
+            self.due = self._presence.look(
+                self.transport, self._state.now, interim=(self._wire.meaning or NO_PLAN).head.interim
+            )
         else:
             self._refuse(408, "the request took too long to arrive")
 
@@ -205,9 +210,8 @@ class HttpConnection(asyncio.BufferedProtocol):
             self._wait_for_time(held)
         if state is _HEAD:
             self.due = self.due or self._state.now + self._state.limits.head_timeout_s
-        elif state is _IDLE:
-            if not self.paused:
-                self.due = 0.0
+        elif state is _IDLE and not self.paused:
+            self.due = 0.0
         elif state is _CHUNKS:
             try:
                 self._bodies.charge_chunks()
@@ -234,14 +238,11 @@ class HttpConnection(asyncio.BufferedProtocol):
         """Go on with what was pipelined behind the last message."""
         wire = self._wire
         if wire.held and wire.state <= _SKIP and not self.paused and not self.transport.is_closing():
-            self._read_on()
+            if not wire.ended:
+                self.transport.resume_reading()
             self._hear(wire.receive(b"", 0))
         if wire.ended:
             self._finish()
-
-    def _read_on(self) -> None:
-        if not self._wire.ended:
-            self.transport.resume_reading()
 
     def _begin(self, plan: RequestPlan, body: memoryview, *, whole: bool) -> None:
         """A message whose head was read, with what is here of its body."""
@@ -293,7 +294,7 @@ class HttpConnection(asyncio.BufferedProtocol):
             self._use_late(data)
             return
         try:
-            plan = self._wire.meaning = current_plan(self._plan, self._state)
+            plan = self._wire.meaning = current_plan(self._wire.meaning or NO_PLAN, self._state)
             if self._bodies.into_rows_behind(plan, data):
                 self._expect_rows()
                 return
@@ -329,10 +330,11 @@ class HttpConnection(asyncio.BufferedProtocol):
 
     def _use_late(self, body: memoryview) -> None:
         """A body that came behind its head: the models may have changed meanwhile."""
+        plan = self._wire.meaning or NO_PLAN
         try:
-            self._use(current_plan(self._plan, self._state), body)
+            self._use(current_plan(plan, self._state), body)
         except Refusal as why:
-            self._questions.tell(self._plan, refused(why))
+            self._questions.tell(plan, refused(why))
 
     def _use(self, plan: RequestPlan, body: memoryview) -> None:
         if plan.kind is RequestKind.ANSWER:

@@ -108,6 +108,26 @@ class Http1Connection(Generic[H]):
             self._data, self._view = data, memoryview(data)
         return self.state <= _SKIP
 
+    def receive_alike(self, data: bytearray, size: int) -> memoryview | None:
+        """Take data[:size] where it is one whole message whose head means what the last one did; returns its body.
+
+        None: it is something else, of which nothing is taken. Most messages come so, and take three quarters of the
+        time of `receive` and `next_event`.
+        """
+        meaning = self.meaning
+        if meaning is None or self.state is not _IDLE or self.held or meaning.head.chunked:
+            return None
+        if data is not self._data:
+            self._data, self._view = data, memoryview(data)
+        end = self._end_alike(meaning, 0, size)
+        if not end or end + meaning.length != size:
+            return None
+        self.repeats += 1
+        self._empty_lines = 0
+        self._at = self._size = size
+        self.state, self.is_read = _WHOLE[_IDLE], True
+        return self._view[end:size]
+
     def hold(self) -> int:
         """Keep what has not been read, and let go of what was handed in; returns how many bytes are kept."""
         if self._at < self._size:
@@ -140,14 +160,8 @@ class Http1Connection(Generic[H]):
 
     def _next_head(self) -> RequestReceived[H] | None:
         data, at, size = self._data, self._at, self._size
-        meaning, head, outline = self.meaning, self.head, self._outline
-        end = 0
-        if meaning is not None and meaning.edition.valid:
-            if head and data.startswith(head, at, size):
-                end = at + len(head)
-            elif outline is not None and at + outline.length <= size and outline.fits(data, at):
-                end = at + outline.length
-                self.head = self._view[at:end].tobytes()
+        meaning = self.meaning
+        end = self._end_alike(meaning, at, size) if meaning is not None else 0
         if meaning is not None and end:
             self.repeats += 1
         else:
@@ -176,6 +190,18 @@ class Http1Connection(Generic[H]):
         self._at = end
         self._left = stop - size
         return RequestReceived(meaning, self._view[end : end if meaning.head.chunked else size], False)
+
+    def _end_alike(self, meaning: H, at: int, size: int) -> int:
+        """Where a head ends that stands at `at` and means what the last one did; 0 where that is not known."""
+        if meaning.edition.valid:
+            data, head, outline = self._data, self.head, self._outline
+            if head and data.startswith(head, at, size):
+                return at + len(head)
+            if outline is not None and at + outline.length <= size and outline.fits(data, at):
+                end = at + outline.length
+                self.head = self._view[at:end].tobytes()
+                return end
+        return 0
 
     def _read_head(self, head: bytes) -> H:
         result = self._interpret(head)
