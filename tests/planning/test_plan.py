@@ -127,7 +127,16 @@ def test_a_throughput_that_is_far_off_is_said_and_not_used() -> None:
     """A fifth of what the parts promise is a fault of the measurement."""
     result = plan(models=[verified(WANTED.models[0], 0.2)])
     assert result.needed == usual().needed
-    assert any("which is too far apart" in text for text in result.assumptions.notes)
+    assert any("which is too far apart; measure a replica" in text for text in result.assumptions.notes)
+
+
+def test_a_model_among_several_that_is_far_off_is_to_be_tuned_again() -> None:
+    """A capacity can be given for one model alone."""
+    items = [verified(measured("a"), 0.2), measured("b")]
+    result = plan(models=items, rates=[100.0, 50.0], limits=[Limit("p99", 60.0)] * 2)
+    assert any(
+        text.startswith("a: ") and text.endswith("too far apart; tune it again") for text in result.assumptions.notes
+    )
 
 
 def test_a_measured_capacity_replaces_the_tune_s() -> None:

@@ -63,9 +63,10 @@ def _scale_notes(model: MeasuredProfile, wanted: PlanRequest) -> Iterator[str]:
     elif model.is_near:
         yield f"{whose}CPU times are scaled by {scale:.2f}: the tuned server answered {number(answered)} requests/s"
     else:
+        remedy = "tune it again" if wanted.together else "measure a replica, and give --capacity"
         yield (
             f"{whose}CPU times are not scaled: the parts promise {number(model.ratio * answered)} requests/s and the "
-            f"tuned server answered {number(answered)}, which is too far apart; measure a replica, and give --capacity"
+            f"tuned server answered {number(answered)}, which is too far apart; {remedy}"
         )
 
 
