@@ -27,12 +27,18 @@ DRAIN_S = 20.0
 X = {"x": np.ones((1, WIDTH), np.float32)}
 
 
-def replica(folder: Path, *options: str) -> Any:
+def replica(folder: Path, *options: str, token_file: Path | None = None) -> Any:
     """One that has two models at most, and no CPUs of its own."""
     from tailcut.ray.replica import MultiplexedReplica
 
     named = {name: str(perceptron([WIDTH, 4, 3], folder / f"{name}.onnx")) for name in ("a", "b")}
-    plan = ApplicationPlan(multiplexed=named, models_per_replica=2, options=("--no-auto", *options), drain_s=DRAIN_S)
+    plan = ApplicationPlan(
+        multiplexed=named,
+        models_per_replica=2,
+        options=("--no-auto", *options),
+        drain_s=DRAIN_S,
+        token_file=None if token_file is None else str(token_file),
+    )
     return MultiplexedReplica(msgspec.to_builtins(plan))
 
 
@@ -123,5 +129,49 @@ def test_a_call_in_flight_is_answered_first(tmp_path: Path) -> None:
         assert (await call)["y"].shape == (1, 3)
         await stop
         await item.drain()
+
+    asyncio.run(run())
+
+
+def test_only_the_token_has_a_model_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does a request without it learn which models there are; the server of a loaded one refuses it itself."""
+    from starlette.requests import Request
+
+    from tailcut.ray import replica as module
+
+    (tmp_path / "token").write_text("secret")
+    named, loaded = [""], []
+    monkeypatch.setattr(module.serve, "get_multiplexed_model_id", lambda: named[0])
+
+    async def run() -> None:
+        item = replica(tmp_path, token_file=tmp_path / "token")
+
+        async def load(model_id: str) -> Any:
+            loaded.append(model_id)
+            return item._running.get(model_id) or await item._start(model_id, str(tmp_path / f"{model_id}.onnx"))
+
+        item._load = load
+
+        async def ask(model_id: str, token: str = "") -> tuple[int, bytes]:
+            named[0] = model_id
+            headers = [(b"authorization", f"Bearer {token}".encode())] if token else []
+            scope = {"type": "http", "method": "GET", "path": "/v2/models/a", "root_path": "", "headers": headers}
+
+            async def receive() -> dict[str, Any]:
+                return {"type": "http.request", "body": b"", "more_body": False}
+
+            answer = await item(Request(scope, receive))
+            return answer.status_code, answer.body
+
+        try:
+            for model_id, token in (("a", ""), ("a", "guess"), ("", ""), ("c", "")):
+                assert await ask(model_id, token) == (401, b'{"error":"this request requires the server\'s token"}')
+            assert not loaded
+            assert (await ask("", "secret"))[0] == 404
+            assert (await ask("a", "secret"))[0] == 200
+            assert (await ask("a"))[0] == 401
+            assert loaded == ["a", "a"]
+        finally:
+            await item.drain()
 
     asyncio.run(run())

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,9 +23,12 @@ from tailcut.ray.local import LocalServer
 from tailcut.ray.membership import PUBLISHED
 from tailcut.ray.plan import ApplicationPlan, read_plan
 from tailcut.ray.policy import METRIC
+from tailcut.ray.token import read_token
+from tailcut.wire.bearer import carries_token
 
 _log = logging.getLogger("ray.serve")
 _LOOPBACK = "127.0.0.1"
+_REFUSED = "this request requires the server's token"
 
 
 def _end() -> None:
@@ -101,7 +105,7 @@ class MultiplexedReplica:
 
     def __init__(self, values: dict[str, Any]) -> None:
         plan = self._plan = read_plan(values)
-        self._running: list[LocalServer] = []
+        self._running: dict[str, LocalServer] = {}  # by the id of the model
 
         async def load(model_id: str) -> LocalServer:
             source = plan.multiplexed.get(model_id)
@@ -126,6 +130,8 @@ class MultiplexedReplica:
 
     async def __call__(self, request: Request) -> Response:
         """Answer a request of Serve's proxy that names a model in the header `serve_multiplexed_model_id`."""
+        if not self._admits(request):
+            return JSONResponse({"error": _REFUSED}, 401, {"WWW-Authenticate": "Bearer"})
         try:
             local: LocalServer = await self._load(self._named())
         except NotFoundError as error:
@@ -134,27 +140,34 @@ class MultiplexedReplica:
 
     async def check_health(self) -> None:
         """Raise where a server is not ready, so that Serve replaces this replica."""
-        await asyncio.gather(*(local.check() for local in self._running))
+        await asyncio.gather(*(local.check() for local in self._running.values()))
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """Requests in flight at all servers, for the autoscaler."""
-        return {METRIC: sum(await asyncio.gather(*(local.ongoing() for local in self._running)))}
+        return {METRIC: sum(await asyncio.gather(*(local.ongoing() for local in self._running.values())))}
 
     async def drain(self) -> None:
         """Stop all servers."""
-        await asyncio.gather(*(local.stop() for local in self._running))
+        await asyncio.gather(*(local.stop() for local in self._running.values()))
 
     async def _start(self, model_id: str, source: str) -> LocalServer:
         # Its port is not published: which models are loaded, and where, is Serve's to decide.
         local = await LocalServer.start(self._plan, [f"{model_id}={source}"], _LOOPBACK, _end, 0)
-        self._running.append(local)
+        self._running[model_id] = local
 
         async def unload() -> None:
-            self._running.remove(local)
+            self._running.pop(model_id, None)
             await local.stop()
 
         setattr(local, "__del__", unload)  # noqa: B010  Serve calls it where the model makes room
         return local
+
+    def _admits(self, request: Request) -> bool:
+        """Whether a request may have a model loaded, or learn which there are. A loaded one asks for it itself."""
+        file = self._plan.token_file
+        if file is None or serve.get_multiplexed_model_id() in self._running:
+            return True
+        return carries_token(request.headers.get("authorization", ""), read_token(Path(file)))
 
     def _named(self) -> str:
         name: str = serve.get_multiplexed_model_id()

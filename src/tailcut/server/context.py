@@ -4,7 +4,6 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from hmac import compare_digest
 
 from tailcut.errors import NotFoundError, TailcutError
 from tailcut.live.counts import ProcessSnapshot
@@ -14,6 +13,7 @@ from tailcut.runtime.tracing.timeline import EVENTS_KEPT, Events, ProcessEvent
 from tailcut.server.metrics import Counted, ServerCounts
 from tailcut.server.repository import ModelRepository
 from tailcut.server.served_model import ServedModel
+from tailcut.wire.bearer import carries_token
 
 _log = logging.getLogger("tailcut")
 
@@ -79,11 +79,8 @@ class Context:
         return self.models.find(name, version)
 
     def admits(self, authorization: str) -> bool:
-        """Whether `Bearer TOKEN` is right, or not needed; the scheme may be in any case (RFC 9110 section 11.1)."""
-        if self.token is None:
-            return True
-        scheme, _, token = authorization.partition(" ")
-        return scheme.lower() == "bearer" and compare_digest(token.strip(" ").encode(), self.token.encode())
+        """Whether it carries the server's token, or none is needed."""
+        return self.token is None or carries_token(authorization, self.token)
 
     def model_ready(self, name: str, version: str = "") -> bool:
         """Whether that model is there and the server is ready."""
