@@ -271,7 +271,9 @@ def _carried(
     profile = profiles[0] if len(profiles) == 1 else None
     if profile is None or profile.is_of_pipeline or (limit_ms is None and "service" not in profile.evidence):
         if limit_ms is not None:
-            raise UsageError("limit_ms needs the tuned profile of one model, whose measurements say what meets it")
+            raise UsageError(
+                "a limit (limit_ms, or --slo) needs the tuned profile of one model, whose figures say what meets it"
+            )
         return CarriedLoad()
     # numba is loaded, which a replica does without.
     from tailcut.planning.measured import read_measured  # noqa: PLC0415
