@@ -66,6 +66,19 @@ def test_a_chart_is_drawn_wide_and_narrow() -> None:
         assert drawing.top <= high["y"] < drawing.rule < low["y"] <= drawing.bottom
 
 
+def test_numbers_of_the_vertical_axis_have_room() -> None:
+    """Cut off at the left, 150,000 would be 50,000; short ones do not take the room of the curve."""
+    text = "{:,.0f}".format
+    lefts = []
+    for most in (8_000.0, 160_000.0, 1_600_000.0):
+        line = Series("a", "c1", (Point(1, 0, "", ""), Point(2, most, "", "")))
+        drawings = Chart("c", linear(1, 2, "", text), linear(0, most, "", text), (line,)).drawings
+        longest = max(len(tick) for _, tick in drawings[0].y_ticks)
+        assert all(drawing.left >= 7 * longest + 10 for drawing in drawings)
+        lefts.append([drawing.left for drawing in drawings])
+    assert lefts[0] == [68, 52]
+
+
 def test_texts_on_the_axis_do_not_touch() -> None:
     """Of a hundred ticks only those stay that leave room for their text, and the last one stays."""
     x = linear(0, 99, "", lambda value: f"{value:.0f}", ticks=range(100))

@@ -85,6 +85,8 @@ def test_the_page_has_charts_and_escapes_names() -> None:
     assert "<b>x</b>" not in html
     assert "&lt;b&gt;x" in html
     assert "Rate against replicas" in html
+    assert "Every figure is simulated" in html
+    assert "sample size" not in html
     assert page(result).scaling is None
 
 

@@ -16,6 +16,7 @@ TONES = ("c1", "c2", "c3", "c4", "c5", "c6")  # of the style sheet, for series w
 NINES = ((0.5, "p50"), (0.9, "p90"), (0.95, "p95"), (0.99, "p99"), (0.999, "p99.9"), (0.9999, "p99.99"))
 _CURVE = (0.25, 0.5, 0.75, 0.9, 0.95, 0.975, 0.99, 0.995, 0.999, 0.9995, 0.9999)
 _TICK_SPACE = 64  # between the middles of texts on a horizontal axis
+_LETTER, _TEXT_GAP = 8.0, 10  # the widest digit of an axis's text in usual fonts, and from the text to the axis
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +209,7 @@ def _even_values(low: float, high: float) -> list[float]:
 
 def _draw(chart: Chart, css: str, width: int, height: int, left: int) -> Drawing:
     right, top, bottom = width - 18, 14, height - 46
+    left = max(left, _TEXT_GAP + math.ceil(_LETTER * max((len(tick.text) for tick in chart.y.ticks), default=0)))
 
     def x(value: float) -> float:
         return round(left + (right - left) * chart.x.at(value), 1)
