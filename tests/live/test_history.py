@@ -132,7 +132,10 @@ def test_steps_of_a_pipeline() -> None:
     """Each by its name, summed over the processes, with what was begun anew."""
     before = StepCounts(requests=10, queue_ns=0, served_ns=0, restarts=1)
     now = StepCounts(requests=30, queue_ns=20_000, served_ns=60_000, restarts=3, queued=2)
-    models = [{("p", "1"): ModelCounts(stages={"tokenize": counts})} for counts in (before, now)]
+    models = [
+        {("p", "1"): ModelCounts(rows=counts.requests, batches=2 * counts.requests, stages={"tokenize": counts})}
+        for counts in (before, now)
+    ]
     view = view_of(
         snapshot(1, process(1, models[0]), process(1, models[0], pid=8)),
         snapshot(2, process(2, models[1]), process(2, models[1], pid=8)),
@@ -140,6 +143,7 @@ def test_steps_of_a_pipeline() -> None:
     (step,) = view.models[0].steps
     assert (step.name, step.rate, step.queue_us, step.compute_us) == ("tokenize", 40.0, 1.0, 3.0)
     assert (step.queued, step.restarts) == (4, 4)
+    assert view.models[0].batch_rows is None  # the batches are those of the steps: half a row is in none
 
 
 def test_replies_by_status() -> None:

@@ -305,6 +305,7 @@ def test_the_steps_of_a_pipeline(server: Server, browser: Browser) -> None:
     assert send(browser).startswith("200")
     browser.until("document.querySelectorAll('#steps-table tbody tr').length === 3")
     assert "tokenize" in browser.text("#steps-table")
+    assert browser.run("document.querySelector('#charts figure:last-child').hidden") is True  # of batches
 
 
 def test_by_keyboard_and_for_screen_readers(server: Server, browser: Browser) -> None:

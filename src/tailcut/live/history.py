@@ -96,7 +96,7 @@ class History:
         seen = looked or _NOTHING
         times = [times[key] for times in self._times if key in times]
         requests, batches = _total(grown, "requests"), _total(grown, "batches")
-        slow = list(seen.slow)
+        slow, steps = list(seen.slow), _steps(grown)
         written = max((request.marks_us["written"] for request in slow), default=None)
         return ModelView(
             name=key[0],
@@ -111,7 +111,7 @@ class History:
             expired=_total(grown, "expired"),
             late=_total(grown, "late"),
             batches=batches,
-            batch_rows=_total(grown, "rows") / batches if batches else None,
+            batch_rows=_total(grown, "rows") / batches if batches and not steps else None,  # a step has its own
             batch_sizes=dict(sorted(summed([_batch_sizes(growth) for growth in grown]).items())),
             queued=_now(grown, "queued"),
             queued_rows=_now(grown, "queued_rows"),
@@ -121,7 +121,7 @@ class History:
             queue_us=_total(grown, "queue_ns") / requests / 1e3 if requests else None,
             compute_us=_total(grown, "compute_ns") / batches / 1e3 if batches else None,
             busy=_rate(grown, "compute_ns") / 1e9,
-            steps=_steps(grown),
+            steps=steps,
             looked_at=seen.count,
             slow=slow,
         )

@@ -58,7 +58,7 @@ class ModelView(_Value, frozen=True):
     expired: int  # dropped from the queue, because their deadlines had passed
     late: int  # answered after their deadlines
     batches: int
-    batch_rows: float | None  # mean
+    batch_rows: float | None  # mean; None also for a pipeline, whose steps have batches of their own
     batch_sizes: dict[int, int]  # batches by their rows
     queued: int
     queued_rows: int

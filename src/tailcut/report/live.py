@@ -92,12 +92,16 @@ def live_screen(screen: Screen, width: int, height: int | None = None, *, bars: 
     return Group(*lines[:details_at], *rows, *lines[details_at:settings_at], *settings, *lines[settings_at:])
 
 
+def _batch_words(model: ModelView) -> str:
+    return "" if model.batch_rows is None else f"{count(model.batch_rows)} rows per batch, "
+
+
 def live_lines(view: View) -> list[str]:
     """One line for each model."""
     return [
         f"{model.name}: {count(model.rate)} requests/s, p50 {_percentile(model, 'p50_us')}, "
         f"p95 {_percentile(model, 'p95_us')}, p99 {_percentile(model, 'p99_us')}, {count(model.queued)} waiting, "
-        f"{count(model.batch_rows)} rows per batch, {count(_lost(model))} not answered"
+        f"{_batch_words(model)}{count(_lost(model))} not answered"
         for model in view.models
     ]
 
@@ -242,7 +246,7 @@ _MODEL_COLUMNS = (
     _Column("p95", lambda model: _percentile(model, "p95_us"), 62),
     _Column("p99", lambda model: _percentile(model, "p99_us")),
     _Column("waiting", lambda model: count(model.queued), 50),
-    _Column("rows/batch", lambda model: count(model.batch_rows) if model.batches else "-", 76),
+    _Column("rows/batch", lambda model: "-" if model.batch_rows is None else count(model.batch_rows), 76),
     _Column("lost", lambda model: count(_lost(model)), 76),
     _Column("busy", lambda model: f"{model.busy:.2f}", 90),
     _Column("slowest", lambda model: _time(model.slowest_us), 100),

@@ -114,6 +114,7 @@
   const showSizes = () => {
     const counts = new Map();
     const last = views.slice(-10);
+    charts[3].figure.hidden = Boolean(modelOf(views[views.length - 1])?.steps.length); // each step has batches of its own
     settle(sizesWords, `Batches of the last ${whole(last.reduce((sum, view) => sum + view.seconds, 0))} by their rows, the most frequent`);
     for (const view of last) {
       for (const [rows, batches] of Object.entries(modelOf(view)?.batch_sizes ?? {})) counts.set(rows, (counts.get(rows) ?? 0) + batches);
