@@ -50,6 +50,29 @@ def test_each_dispatch_has_its_best_in_the_race() -> None:
         assert (inline[0] in finalists([*others, *inline])) is there
 
 
+def test_each_shape_of_the_best_engine_has_its_best_in_the_race() -> None:
+    """Two instances that are predicted to be slower than many of one instance, but not to be hopeless."""
+    others = many()
+    best = max(item.rate for item in others)
+    for share, there in ((0.4, True), (0.2, False)):
+        two = [
+            predicted(
+                share * best,
+                9.0,
+                engine={"threads": 1, "instances": 2},
+                batching={"dispatch": "worker", "max_batch_size": size},
+            )
+            for size in (1, 2)
+        ]
+        assert [item in finalists([*others, *two]) for item in two] == [there, False]
+
+
+def test_the_largest_batch_alone_makes_no_finalist() -> None:
+    """A lone request is computed at once whatever the largest batch is: seven differ otherwise."""
+    chosen = [(item.settings.engine, item.settings.batching.dispatch) for item in finalists(many())]
+    assert len(set(chosen)) == len(chosen) - 1 == 7
+
+
 def test_two_finalists_are_computed_differently() -> None:
     """The second is the best on another engine, or in another precision, unless that is hopeless."""
     assert [finalist.settings.engine.name for finalist in finalists(many(), 2)] == ["onnxruntime", "openvino"]
@@ -91,7 +114,7 @@ def test_the_most_frugal_equal_races() -> None:
     """One that is equal by the objective and takes clearly less CPU has a place; one that is worse has none."""
     spinning = [replace(item, cpu_us=60_000.0) for item in many()]
     best = max(item.rate for item in spinning)
-    quiet = replace(predicted(0.96 * best, 9.0, engine={"spinning": False}), cpu_us=15_000.0)
+    quiet = replace(predicted(0.96 * best, 9.0, engine={"threads": 1, "spinning": False}), cpu_us=15_000.0)
     assert quiet in finalists([*spinning, quiet])
-    worse = replace(quiet, rate=0.6 * best)
+    worse = replace(quiet, rate=0.49 * best)
     assert worse not in finalists([*spinning, worse])

@@ -51,21 +51,24 @@ def finalists(
 
     The second is the best on another engine or in another precision: where only two can race, that is the difference
     that a simulation knows least of. The best of each dispatch is among them: what a way in costs is one measurement,
-    and a stall during it would keep all configurations of that way out of the race.
+    and a stall during it would keep all configurations of that way out of the race. So is the best of each number of
+    threads and instances with the engine of the very best: how these share cores and caches is not simulated.
     """
     own = kinds or kinds_of
     ranked = sorted(predicted, key=lambda candidate: (-rank(candidate), candidate.alone_ms))
     hopeful = [candidate for candidate in ranked if rank(candidate) >= _HOPE * rank(ranked[0])]
-    firsts = {candidate.settings.batching.dispatch: candidate for candidate in reversed(hopeful)}
-    other = [candidate for candidate in hopeful if _computed_by(candidate.settings) != _computed_by(ranked[0].settings)]
+    alike = [candidate for candidate in hopeful if _computed_by(candidate) == _computed_by(ranked[0])]
+    other = [candidate for candidate in hopeful if candidate not in alike]
+    firsts = [
+        *{candidate.settings.batching.dispatch: candidate for candidate in reversed(hopeful)}.values(),
+        *{_shape(candidate): candidate for candidate in reversed(alike)}.values(),
+    ]
     chosen: list[PredictedConfiguration] = []
     taken: Counter[object] = Counter()
-    for candidate in [*ranked[:1], *other[:1], *sorted(firsts.values(), key=ranked.index), *ranked]:
-        if candidate in chosen:
-            continue
+    for candidate in dict.fromkeys([*ranked[:1], *other[:1], *sorted(firsts, key=ranked.index), *ranked]):
         if len(chosen) == count - min(_LONE, count // _LONE_OF):
             break
-        if all(taken[key] < most for key, most in own(candidate.settings)):
+        if candidate in firsts or all(taken[key] < most for key, most in own(candidate.settings)):
             chosen.append(candidate)
             taken.update(key for key, _ in own(candidate.settings))
     equal = [candidate for candidate in ranked if rank(candidate) >= (1 - NEAR) * rank(ranked[0])]
@@ -78,8 +81,11 @@ def finalists(
         ):
             chosen.append(frugal)
     near = [candidate for candidate in ranked if candidate not in chosen and rank(candidate) >= 0.5 * rank(ranked[0])]
-    chosen += sorted(near, key=lambda candidate: candidate.alone_ms)[: count - len(chosen)]
-    return chosen
+    quickest_ms = min((candidate.alone_ms for candidate in chosen), default=0.0)
+    lone = sorted((item for item in near if item.alone_ms < quickest_ms), key=lambda candidate: candidate.alone_ms)
+    raced = {_way(candidate) for candidate in chosen}
+    fresh = [item for way, item in {_way(item): item for item in reversed(near)}.items() if way not in raced]
+    return [*chosen, *dict.fromkeys([*lone, *sorted(fresh, key=near.index), *near])][:count]
 
 
 def pareto(
@@ -113,8 +119,16 @@ def _beats(
     return all(mine >= its for mine, its in pairs) and any(mine > its for mine, its in pairs)
 
 
-def _computed_by(settings: Settings) -> tuple[str, str]:
-    return settings.engine.name, settings.engine.precision
+def _computed_by(candidate: PredictedConfiguration) -> tuple[str, str]:
+    return candidate.settings.engine.name, candidate.settings.engine.precision
+
+
+def _way(candidate: PredictedConfiguration) -> tuple[object, str]:
+    return candidate.settings.engine, candidate.settings.batching.dispatch
+
+
+def _shape(candidate: PredictedConfiguration) -> tuple[int, int]:
+    return candidate.settings.engine.threads, candidate.settings.engine.instances
 
 
 def kinds_of(settings: Settings) -> list[tuple[object, int]]:
