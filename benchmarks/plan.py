@@ -1,18 +1,20 @@
 """`tailcut plan` against real servers: predicted and measured capacity of throttled workers and replicas.
 
-    python benchmarks/plan.py [--model ranker] [--budget 30] [--share 0.35] [--seconds 4] [--rounds 5]
+    python benchmarks/plan.py [--model ranker] [--budget 60] [--share 0.35] [--seconds 4] [--warmup 2.5] [--rounds 5]
 
 The model is tuned for one CPU, as a user would. Then servers run in control groups with a CPU quota, so that a machine
 has room for several: one and two workers, reached directly, and one to four replicas behind haproxy where that is
 installed. The period of the quota is 100 ms, as in Kubernetes. A closed loop finds the capacity, with twice as many
 connections for each server as its largest batch has rows: while one half is computed the other half waits, so batches
-are as large as in an overload. Set-ups take turns, and each figure is the median of the rounds. The client and haproxy
-run outside the groups. What is judged is the plan's own figure, the highest Poisson rate whose p99 is within a second,
-in the curve of `tailcut plan`: workers that are reached directly by the tune alone, and replicas behind haproxy with
-`--capacity` of one of them, which is measured behind haproxy in the same turns. That one replica is its own measurement
-and not judged. Limit: 10 %. Beside it stands what the closed loop of the client would get by the simulation.
+are as large as in an overload. What is answered in the first seconds does not count: several workers accept connections
+one by one, and compute the first request of each alone. Set-ups take turns; each figure is the median of the rounds.
+The client and haproxy run outside the groups. What is judged is the plan's own figure, the highest Poisson rate whose
+p99 is within a second, in the curve of `tailcut plan`: one worker that is reached directly by the tune alone, two with
+`--capacity` of the one, and replicas behind haproxy with `--capacity` of one of them; both are measured in the same
+turns. That one replica is its own measurement and not judged. Limit: 10 %. Beside it stands what the closed loop of the
+client would get by the simulation.
 
-Needs a writable cgroup hierarchy (version 1 or 2) with the cpu controller. Takes about six minutes.
+Needs a writable cgroup hierarchy (version 1 or 2) with the cpu controller. Takes about eight minutes.
 """
 
 import argparse
@@ -161,13 +163,14 @@ def connections(profile: Profile) -> int:
     return 2 * profile.settings.batching.max_batch_size
 
 
-def capacity(url: str, profile: Profile, servers: int, seconds: float) -> float:
+def capacity(url: str, profile: Profile, servers: int, seconds: float, warmup: float) -> float:
     """Requests per second that a closed loop gets, in the encoding that the profile was tuned for."""
     name, wire = profile.model.name, profile.settings.io.wire
     target = parse_target(url)
     samples = served_samples(target, served_spec(target, name))
     payloads = [infer_payload(target, name, samples.make(samples.rows, seed), wire) for seed in range(8)]
-    result = closed_loop(target, payloads, concurrency=connections(profile) * servers, duration_s=seconds, warmup_s=0.3)
+    clients = connections(profile) * servers
+    result = closed_loop(target, payloads, concurrency=clients, duration_s=seconds, warmup_s=warmup)
     return result.rate_achieved
 
 
@@ -181,30 +184,40 @@ def measure(setup: SetUp, measured: MeasuredProfile, args: argparse.Namespace) -
         ]
         port = stack.enter_context(haproxy(ports)) if setup.proxied else ports[0]
         servers = setup.workers * setup.replicas
-        setup.measured.append(capacity(f"http://127.0.0.1:{port}", measured.profile, servers, args.seconds))
+        url = f"http://127.0.0.1:{port}"
+        setup.measured.append(capacity(url, measured.profile, servers, args.seconds, args.warmup))
 
 
-def predict(measured: MeasuredProfile, setups: list[SetUp], known: SetUp | None, share: float) -> None:
+def predict(measured: MeasuredProfile, setups: list[SetUp], share: float) -> None:
     """The capacities by a plan, and by the simulation with as many requests in flight as the client keeps.
 
     Args:
         measured: the profile.
         setups: to be predicted.
-        known: one replica behind haproxy.
         share: cores of each server process.
     """
+    clients = connections(measured.profile)
+    single = replace(measured.configuration(share), client_apart=True)
     for setup in setups:
         item = replace(measured.configuration(share * setup.workers, setup.workers), client_apart=True)
-        clients = connections(measured.profile)
-        servers, rate = setup.workers * setup.replicas, simulate_closed(item, clients, ANSWERS).rate
-        setup.tuned = setup.predicted = rate * servers
-        if setup.proxied and known is not None:
-            setup.predicted = simulate_closed(slowed(item, rate / known.median), clients, ANSWERS).rate * servers
-        setup.planned = planned(measured, setup, known.median if setup.proxied and known is not None else None, share)
+        known = given(setup, setups)
+        servers = setup.workers * setup.replicas
+        setup.tuned = setup.predicted = simulate_closed(item, clients, ANSWERS).rate * servers
+        if known is not None:
+            factor = simulate_closed(single, clients, ANSWERS).rate / known
+            setup.predicted = simulate_closed(slowed(item, factor), clients, ANSWERS).rate * servers
+        setup.planned = planned(measured, setup, known, share)
+
+
+def given(setup: SetUp, setups: list[SetUp]) -> float | None:
+    """What one server was measured to answer over the same path; None for the one that is planned by the tune alone."""
+    if setup.workers == 1 and not setup.proxied:
+        return None
+    return next(other.median for other in setups if other.proxied == setup.proxied)
 
 
 def planned(measured: MeasuredProfile, setup: SetUp, item: float | None, share: float) -> float:
-    """What `tailcut plan` has so many replicas carry: from the tune, or from what one was measured to answer."""
+    """What `tailcut plan` has so many replicas carry: from the tune, or from what one server was measured to answer."""
     wanted = PlanRequest(
         [measured],
         [0.9 * setup.predicted],
@@ -215,6 +228,7 @@ def planned(measured: MeasuredProfile, setup: SetUp, item: float | None, share: 
         workers=setup.workers,
         cores=share * setup.workers,
         capacity=item,
+        capacity_workers=None if item is None else 1,
     )
     curve = make_plan(wanted, lambda _: None).curve
     return next(point.rate for point in curve if point.replicas == setup.replicas)
@@ -231,9 +245,10 @@ def tuned(model: Path, budget_s: float) -> Path:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="ranker")
-    parser.add_argument("--budget", type=float, default=30.0, help="seconds of the tune")
+    parser.add_argument("--budget", type=float, default=60.0, help="seconds of the tune")
     parser.add_argument("--share", type=float, default=0.35, help="cores of each server process")
     parser.add_argument("--seconds", type=float, default=4.0)
+    parser.add_argument("--warmup", type=float, default=2.5, help="seconds before those, which do not count")
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
     raise_open_files()
@@ -248,8 +263,7 @@ def main() -> int:
     for _ in range(args.rounds):
         for setup in setups:
             measure(setup, measured, args)
-    known = next((setup for setup in setups if not setup.is_judged), None)
-    predict(measured, setups, known, args.share)
+    predict(measured, setups, args.share)
     facts = fingerprint()
     print(f"{facts['cpu']}, {facts['usable_cpus']} CPUs; {args.share:g} of a core for each server process")
     print(f"profile: {measured.profile.settings.describe()}")

@@ -22,6 +22,17 @@ def profile(tmp_path: Path) -> Path:
     return save(tmp_path, evidence={"service": SERVICE})
 
 
+def test_the_capacity_of_one_worker(profile: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Is what several are planned from; the object says which replica was measured."""
+    asked = ["plan", str(profile), "--rate", "100", "--slo", "p99=50ms", "--workers", "2", "--capacity", "900"]
+    asked.append("--json")
+    assert cli.main([*asked, "--capacity-workers", "1"]) == 0
+    one = validated("plan", capsys.readouterr().out)["assumptions"]
+    assert cli.main(asked) == 0
+    both = validated("plan", capsys.readouterr().out)["assumptions"]
+    assert [(own["capacity"], own["capacity_workers"]) for own in (one, both)] == [(900.0, 1), (900.0, 2)]
+
+
 def test_json(profile: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One object that the schema allows; progress goes to stderr."""
     arguments = ["plan", str(profile), "--rate", "3000", "--slo", "p99=5ms", "--failures", "1", "--json"]
@@ -77,6 +88,7 @@ def test_the_terminal(profile: Path, capsys: pytest.CaptureFixture[str]) -> None
         (["--rate", "5", "--slo", "p99=5ms", "--trace", "none.txt"], "none.txt: no such trace"),
         (["--rate", "5", "--slo", "p99=5ms", "--autoscale", "queue=2"], "--autoscale needs --trace"),
         (["--rate", "5", "--slo", "p99=5ms", "--capacity", "inf"], "'--capacity': inf is not in the range"),
+        (["--rate", "5", "--slo", "p99=5ms", "--capacity-workers", "1"], "--capacity-workers needs --capacity"),
         (["--rate", "5", "--slo", "p99=5ms", "--price", "inf"], "'--price': inf is not in the range"),
         (["--rate", "5", "--slo", "p99=5ms", "--price", "nan"], "'--price': nan is not a finite number"),
         (["--rate", "5", "--slo", "p99=5ms", "--price", "1e308"], "1e+308 is not in the range 0.0<=x<="),

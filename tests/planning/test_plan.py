@@ -420,3 +420,13 @@ def test_too_many_decisions() -> None:
     recording = Recording(np.array([0.0, 2.6e6]), np.array([0.0, 2.6e5]), replayed=False)
     with pytest.raises(UsageError, match=r"every=0\.1s is 26,000,000 decisions in this recording"):
         plan(recording=recording, rates=[], rules=Rules(every_s=0.1))
+
+
+def test_the_capacity_of_one_worker_for_several() -> None:
+    """Two answer twice that; the replica that was measured with two has theirs."""
+    one, both = (replace(WANTED, workers=2, capacity=100.0, capacity_workers=workers) for workers in (1, None))
+    capacities = [capacity_of(wanted.configurations()[0], 2) for wanted in (one, both)]
+    assert capacities == pytest.approx([200.0, 100.0], rel=0.02)
+    notes = [" ".join(plan_notes(wanted, 1, 1.0)) for wanted in (one, both)]
+    assert "so that a replica of 1 worker answers at most 100 requests/s" in notes[0]
+    assert "so that a replica of 2 workers answers at most 100 requests/s" in notes[1]

@@ -82,6 +82,9 @@ def plan(
             help="Highest measured rate of one replica, in requests per second.", min=0.001, max=1e7, callback=finite
         ),
     ] = None,
+    capacity_workers: Annotated[
+        int | None, typer.Option(help="Processes of the replica that --capacity was measured with.", min=1)
+    ] = None,
     price: Annotated[
         float | None, typer.Option(help="Price of one replica for an hour.", min=0.0, max=1e9, callback=finite)
     ] = None,
@@ -123,6 +126,8 @@ def plan(
         raise UsageError("--autoscale needs --trace: an autoscaler follows recorded traffic")
     if trace is not None and arrivals != "poisson":
         raise UsageError("--trace and --arrivals cannot be combined")
+    if capacity_workers is not None and capacity is None:
+        raise UsageError("--capacity-workers needs --capacity: it says how many workers the measured replica had")
     check_writable(report)
     models = [read_measured(path) for path in profiles]
     counted = workers or (models[0].profile.settings.io.workers if len(models) == 1 else 1)
@@ -141,6 +146,7 @@ def plan(
         counted,
         cores,
         capacity,
+        capacity_workers,
         price,
         seed,
         command_line(),

@@ -52,7 +52,9 @@ def _scale_notes(model: MeasuredProfile, wanted: PlanRequest) -> Iterator[str]:
     scale, answered = wanted.scale(model), model.throughput
     if wanted.capacity is not None:
         most = number(wanted.capacity, 6)
-        yield f"CPU times are scaled by {scale:.2f} so that a replica answers at most {most} requests/s"
+        workers = wanted.measured_workers
+        whose = f"a replica of {several(workers, 'worker')}" if max(workers, wanted.workers) > 1 else "a replica"
+        yield f"CPU times are scaled by {scale:.2f} so that {whose} answers at most {most} requests/s"
         if not 1 / _FAR < scale / model.scale < _FAR:
             yield "that is far from what the tune measured: check --cores, and that the replica was saturated"
     elif answered is None:

@@ -372,6 +372,7 @@ def _assumptions(wanted: PlanRequest, replicas: int, figures: Figures, traffic: 
         workers=wanted.workers,
         cores_per_replica=wanted.replica_cores,
         capacity=wanted.capacity,
+        capacity_workers=wanted.measured_workers if wanted.capacity is not None else None,
         simulated=replicas > 1,
         largest_simulation=MOST_SIMULATED,
         seed=wanted.seed,

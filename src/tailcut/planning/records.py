@@ -104,6 +104,7 @@ class Assumptions(Record, frozen=True):
     workers: int  # server processes of a replica
     cores_per_replica: float
     capacity: float | None  # requests per second that a replica was measured to answer at most
+    capacity_workers: int | None  # that it had; null where none was measured
     simulated: bool  # more than one machine: no measurement of this machine covers it
     largest_simulation: int  # servers; more are taken to be no worse at the same load for each
     seed: int

@@ -29,6 +29,7 @@ class PlanRequest:
         workers: server processes of a replica.
         cores: of a replica; None: those that the tune had.
         capacity: requests per second that a replica was measured to answer at most; None: as simulated.
+        capacity_workers: that it had; None: `workers`. Each had as many cores as each of those.
         price: of a replica for an hour.
     """
 
@@ -46,6 +47,7 @@ class PlanRequest:
     workers: int = 1
     cores: float | None = None
     capacity: float | None = None
+    capacity_workers: int | None = None
     price: float | None = None
     seed: int = 0
     command: str = ""
@@ -60,6 +62,11 @@ class PlanRequest:
         """Whether several models share each replica."""
         return len(self.models) > 1
 
+    @property
+    def measured_workers(self) -> int:
+        """Server processes of the replica whose capacity was measured."""
+        return self.capacity_workers or self.workers
+
     def configurations(self) -> list[Configuration]:
         """One server process of each model."""
         cores, workers = self.replica_cores, self.workers
@@ -69,4 +76,5 @@ class PlanRequest:
         """How much longer everything takes than by the parts: by a replica's measured capacity, else by the tune's."""
         if self.capacity is None:
             return model.scale
-        return capacity_of(model.parts(self.replica_cores, self.workers), self.workers) / self.capacity
+        workers = self.measured_workers
+        return capacity_of(model.parts(self.replica_cores * workers / self.workers, workers), workers) / self.capacity
