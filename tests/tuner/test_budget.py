@@ -72,7 +72,7 @@ def test_a_minute_is_enough_for_four_finalists(start_s: float) -> None:
     """Whatever a quantised copy and a slow baseline take before: the engines are measured for less long."""
     plan = TimePlan(0.0, 60.0)
     began = 6.0 + plan.capacity_s + plan.calibrate_s
-    estimating_s = plan.estimating_s(began, start_s)
+    estimating_s = plan.estimating_s(began, start_s, 20, 100.0)
     assert 4.0 < estimating_s <= plan.estimate_s
     assert 4 <= plan.finalists(began + estimating_s + 1.0, start_s, 8) <= 5
 
@@ -80,8 +80,16 @@ def test_a_minute_is_enough_for_four_finalists(start_s: float) -> None:
 def test_engines_are_measured_as_long_as_usual_where_there_is_time() -> None:
     """With two minutes, no server waits for a shorter measurement; with no time left, some is measured anyway."""
     plan = TimePlan(0.0, 120.0)
-    assert plan.estimating_s(15.0, 1.0) == plan.estimate_s
-    assert plan.estimating_s(70.0, 1.0) == pytest.approx(0.08 * 120)
+    assert plan.estimating_s(15.0, 1.0, 20, 100.0) == plan.estimate_s
+    assert plan.estimating_s(70.0, 1.0, 20, 100.0) == pytest.approx(0.08 * 120)
+
+
+def test_few_engines_leave_their_time_to_the_race() -> None:
+    """Two seconds each of a quick model, and a hundred calls each of a slow one, where there is time for that."""
+    plan = TimePlan(0.0, 120.0)
+    assert plan.estimating_s(15.0, 1.0, 7, 300.0) == 14.0
+    assert plan.estimating_s(15.0, 1.0, 1, 10.0) == 10.0
+    assert plan.estimating_s(15.0, 1.0, 7, 10.0) == plan.estimate_s
 
 
 def test_copies_that_are_unlikely_to_win_have_what_is_left() -> None:

@@ -31,6 +31,7 @@ _FINALISTS, _HEATS, _HEAT_CALLS, _LEAST_HEAT_S = 8, 12, 3, 0.12
 _REFINEMENTS = 8
 _STEP_ROUNDS, _STEP_CALLS, _LEAST_STEP_S = 3, 240, 0.3  # of the rungs
 _ENGINE_CALLS, _LEAST_ENGINE_S = 24, 0.25  # of one configuration in process
+_MOST_ENGINE_S, _MOST_ENGINE_CALLS = 2.0, 100  # likewise, at most: more of it helps less than a longer race
 _LOADING = 0.6  # of what a server takes to start
 _WAYS, _WAY_SERVERS = 2, 4
 
@@ -197,16 +198,18 @@ class TimePlan:
         """For the engine configurations, all together."""
         return _ESTIMATE * self._whole_s
 
-    def estimating_s(self, now: float, start_s: float, then_s: float = 0.0) -> float:
+    def estimating_s(self, now: float, start_s: float, count: int, capacity: float) -> float:
         """For those from now on: less of it where servers would have too little time to start before the race.
 
         Args:
             now: of the clock.
             start_s: what a server takes to start.
-            then_s: what else there is to do before the race.
+            count: of them.
+            capacity: requests per second of the baseline.
         """
-        left_s = self.spare_s(now, start_s) - then_s
-        return min(self.estimate_s, max(left_s, _LEAST_ESTIMATE * self._whole_s))
+        enough_s = count * max(_MOST_ENGINE_S, _MOST_ENGINE_CALLS / max(capacity, 1e-9))
+        left_s = self.spare_s(now, start_s)
+        return min(self.estimate_s, enough_s, max(left_s, _LEAST_ESTIMATE * self._whole_s))
 
     def spare_s(self, now: float, start_s: float) -> float:
         """What is left before the servers of the finalists have to start, each of which takes `start_s`."""

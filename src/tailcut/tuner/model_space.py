@@ -279,7 +279,9 @@ class ModelSpace:
         if not missing:
             return known
         session.tell(Phase(f"measuring {len(missing)} engine configurations in process"))
-        seconds = session.plan.estimating_s(time.monotonic(), session.servers.start_s)
+        seconds = session.plan.estimating_s(
+            time.monotonic(), session.servers.start_s, len(missing), session.outcome.capacity
+        )
         requests = typical(session.requests, batched=session.spec.batched)
         if session.wanted.normalize is not None:
             requests = [as_pixels(session.wanted.normalize, session.spec, request) for request in requests]

@@ -20,6 +20,7 @@ from tailcut.tuner.tie_break import MeasuredUsage
 
 FEWEST_HEATS = 3
 LEAST_BLOCK_S = 0.12
+LEAST_CLOSED_S = 0.2  # of a race: a few batches, after those in which all connections begin at once
 _WARMED = 1.2  # a closed block with its warm-up
 _MOST_HEATS = 40
 _MOST_CLIENTS = 128
@@ -87,7 +88,7 @@ def load_for(objective: Objective, rate: float, capacity: float = 0.0) -> RaceLo
     else:
         most = int(max(2, min(_MOST_CLIENTS, _FILLED * rate * objective.limit_ms / 1e3)))
     known = max(rate, capacity)
-    block_s = max(LEAST_BLOCK_S, _BLOCK_REQUESTS * most / known if known else _UNFORESEEN_S)
+    block_s = max(LEAST_CLOSED_S, _BLOCK_REQUESTS * most / known if known else _UNFORESEEN_S)
     return RaceLoad(tuple(sorted({max(1, most // 8), most})), block_s)
 
 

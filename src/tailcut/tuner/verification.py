@@ -23,7 +23,7 @@ from tailcut.tuner.traffic import Traffic, is_shown_over, overload_block_s, tune
 
 Note = Callable[[str, str, float, np.ndarray], None]
 
-_HEADLINE_S, _ARM_S = 8.0, 12.0  # the second headline, and the first of each arm, of a quick model on a noisy machine
+_HEADLINE_S, _ARM_S = 8.0, 9.0  # the second headline, and the first of each arm, of a quick model on a noisy machine
 _ROUNDS, _ROUND_S = 20, 1.5  # as planned; fewer and longer ones where each has less time than that
 _LEAST_ROUNDS = 3  # of a model so slow that more of them do not fit into the budget
 _FEWEST_ROUNDS, _MOST_ROUNDS = 8, 40  # where they take longer than planned, and where they do not
