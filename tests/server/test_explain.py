@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -32,12 +33,15 @@ from tailcut.runtime.tracing.timeline import STAGES, ProcessEvent
 
 RATE, SECONDS = 250, 2.0
 GARBAGE = """
-import gc, sys, threading, time
+import gc, os, pathlib, sys, threading, time
 def collect():
     tick = threading.Event()
     while not gc.get_freeze_count():  # what is there before it serves is not looked through
         tick.wait(0.1)
+    gc.disable()
     kept = [[number] for number in range(600_000)]
+    gc.enable()
+    pathlib.Path(os.environ["KEPT"]).touch()
     while True:
         began = time.monotonic()
         gc.collect()
@@ -124,9 +128,12 @@ def without_others(target: LoadTarget) -> Tail:
 
 
 @pytest.mark.serial
-def test_a_collector_at_work(profile: Path) -> None:
+def test_a_collector_at_work(profile: Path, tmp_path: Path) -> None:
     """Full collections of a large heap are named, with the setting that ends them."""
-    with harmed(profile, GARBAGE) as target:
+    kept = tmp_path / "kept"
+    with harmed(profile, GARBAGE, env=os.environ | {"KEPT": str(kept)}) as target:
+        while not kept.exists():  # making the heap is no collection, and would be the longest stall of all
+            time.sleep(0.05)
         result = named(target, {"gc"})
     assert "memory.gc_freeze" in result.verdict
     assert result.coincided["gc"].events >= 3
