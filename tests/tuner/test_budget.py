@@ -84,6 +84,12 @@ def test_engines_are_measured_as_long_as_usual_where_there_is_time() -> None:
     assert plan.estimating_s(70.0, 1.0, 20, 100.0) == pytest.approx(0.08 * 120)
 
 
+@pytest.mark.parametrize(("budget_s", "block_s"), [(8.0, 0.12), (36.0, 0.15), (120.0, 0.2)])
+def test_blocks_are_short_where_a_race_has_little_time(budget_s: float, block_s: float) -> None:
+    """One heat of short blocks selects better than none."""
+    assert TimePlan(0.0, budget_s).block_s == pytest.approx(block_s)
+
+
 def test_few_engines_leave_their_time_to_the_race() -> None:
     """Two seconds each of a quick model, and a hundred calls each of a slow one, where there is time for that."""
     plan = TimePlan(0.0, 120.0)

@@ -22,7 +22,7 @@ from tailcut.tuner.heats import NONE
 from tailcut.tuner.journal import Journal
 from tailcut.tuner.noise import Noise
 from tailcut.tuner.objective import Objective, ObjectiveKind
-from tailcut.tuner.racing import LEAST_BLOCK_S, LEAST_CLOSED_S, ClosedScores, RaceEntrant, RaceLoad, Racing, load_for
+from tailcut.tuner.racing import LEAST_BLOCK_S, ClosedScores, RaceEntrant, RaceLoad, Racing, load_for
 from tailcut.tuner.space import BASELINE, changed
 
 
@@ -43,7 +43,7 @@ def test_connections_follow_rate_and_limit(kind: ObjectiveKind, rate: float, cli
     assert load.block_s >= LEAST_BLOCK_S
 
 
-@pytest.mark.parametrize(("capacity", "block_s"), [(500.0, LEAST_CLOSED_S), (20.0, 0.3), (0.5, 12.0), (0.0, 1.0)])
+@pytest.mark.parametrize(("capacity", "block_s"), [(500.0, LEAST_BLOCK_S), (20.0, 0.3), (0.5, 12.0), (0.0, 1.0)])
 @pytest.mark.parametrize("rate", [0.0, 1e-6, 0.4])
 def test_blocks_end_where_nothing_is_expected_to_meet_the_limit(rate: float, capacity: float, block_s: float) -> None:
     """By what the baseline carries: requests at a rate of nothing take for ever."""

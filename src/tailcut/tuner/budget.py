@@ -20,6 +20,7 @@ _TOLD, _NAMED = 0.10, 0.03  # of the budget: an end that is later is told, with 
 MOMENT_S = 2.5  # that a short budget may be exceeded by, for a p99
 _STARTING = 0.65  # of the time until the race ends, to start servers in
 _FEWEST_FINALISTS, _WANTED_FINALISTS = 2, 5
+_BLOCK, _LEAST_BLOCK_S, _BLOCK_S = 1 / 240, 0.12, 0.2
 _LEAST_RACE = 0.10  # of the budget, once the finalists run
 _LEAST_ESTIMATE = 0.08
 _USAGE = 0.04  # of the budget, to count what those take that are equal
@@ -240,6 +241,11 @@ class TimePlan:
     def last_check_s(self) -> float:
         """For the answers of the winner."""
         return min(_MOST_LAST_CHECK_S, 5 * _CHECK * self.budget_s)
+
+    @property
+    def block_s(self) -> float:
+        """For a closed loop of the race, at least: in a short one, half the requests are the first of connections."""
+        return min(_BLOCK_S, max(_LEAST_BLOCK_S, _BLOCK * self.budget_s))
 
     @property
     def refinement_s(self) -> float:

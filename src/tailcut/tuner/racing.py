@@ -20,7 +20,6 @@ from tailcut.tuner.tie_break import MeasuredUsage
 
 FEWEST_HEATS = 3
 LEAST_BLOCK_S = 0.12
-LEAST_CLOSED_S = 0.2  # of a race: a few batches, after those in which all connections begin at once
 _WARMED = 1.2  # a closed block with its warm-up
 _MOST_HEATS = 40
 _MOST_CLIENTS = 128
@@ -77,18 +76,19 @@ class RaceEntrant:
     arm: Arm
 
 
-def load_for(objective: Objective, rate: float, capacity: float = 0.0) -> RaceLoad:
+def load_for(objective: Objective, rate: float, capacity: float = 0.0, least_s: float = LEAST_BLOCK_S) -> RaceLoad:
     """Connections that bring a server of this rate to the limit, and an eighth of them; many where no limit counts.
 
     A block lasts as long as a few requests of each connection. Where hardly anything is expected to meet the limit, the
     rate within it says nothing of how long they take: `capacity` does, requests per second that the baseline carries.
+    `least_s` is what a block takes at least.
     """
     if objective.kind == "throughput":
         most = int(max(2, min(_MOST_CLIENTS, _FULL_S * rate)))
     else:
         most = int(max(2, min(_MOST_CLIENTS, _FILLED * rate * objective.limit_ms / 1e3)))
     known = max(rate, capacity)
-    block_s = max(LEAST_CLOSED_S, _BLOCK_REQUESTS * most / known if known else _UNFORESEEN_S)
+    block_s = max(least_s, _BLOCK_REQUESTS * most / known if known else _UNFORESEEN_S)
     return RaceLoad(tuple(sorted({max(1, most // 8), most})), block_s)
 
 

@@ -68,7 +68,9 @@ class Selection:
         previous = session.wanted.previous_settings
         in_use = [] if previous is None or previous in session.refused else [previous]
         settings = list(dict.fromkeys([*settings, *self._space.anyway, *in_use]))
-        load = session.racing.load = load_for(objective, self._best_rate(chosen), session.outcome.capacity)
+        load = session.racing.load = load_for(
+            objective, self._best_rate(chosen), session.outcome.capacity, session.plan.block_s
+        )
         if objective.kind == "throughput":
             session.outcome.clients = load.clients[-1]  # what was raced is what is verified
         return settings
