@@ -81,17 +81,18 @@ def collecting(status: int = 200, answer: bytes = b"") -> Iterator[Collector]:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             if self.headers.get("Content-Encoding") == "gzip":
                 body = gzip.decompress(body)
-            self.send_response(collector.status)
-            self.send_header("Content-Length", str(len(collector.answer)))
-            self.end_headers()
-            self.wfile.write(collector.answer)
-            with collector.came:
+            with collector.came:  # before the answer, after which the client may look at them
+                status = collector.status
                 collector.posts += 1
                 collector.paths.add(self.path)
                 collector.headers = {name.lower(): value for name, value in self.headers.items()}
-                if collector.status == 200:
+                if status == 200:
                     collector.spans += _read(ExportTraceServiceRequest.FromString(body))
                 collector.came.notify_all()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(collector.answer)))
+            self.end_headers()
+            self.wfile.write(collector.answer)
 
         def log_message(self, *_: object) -> None:
             pass

@@ -127,6 +127,9 @@ def test_too_many_that_wait_say_what_they_wait_for(
     monkeypatch.setattr(export, "FLUSH_S", 0.05)
     buffering = Buffering(spans_most=8, at_a_time=8, delay_ms=1)
     sink = export.SpanExport(TracingSettings("http://127.0.0.1:1/v1/traces", buffering=buffering), "http")
+    sink.hand_over(one_batch(1))
+    while not sink._exporter.problem:
+        time.sleep(0.001)
     while not caplog.messages:
         sink.hand_over(one_batch(1))
         time.sleep(0.001)
