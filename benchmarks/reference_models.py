@@ -16,6 +16,11 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from tailcut.engines.base import Precision
+from tailcut.machine.fingerprint import isa_flags
+from tailcut.tuner.space import BF16_FLAGS
+
+FAST_PRECISION: Precision = "bf16" if BF16_FLAGS & isa_flags() else "f32"  # of openvino, on this machine
 LAYERS = {"tiny": (256, 256, 64, 10), "ranker": (1024, 2048, 1024, 512, 1)}
 
 

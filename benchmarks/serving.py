@@ -29,7 +29,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
-from reference_models import LAYERS, make
+from reference_models import FAST_PRECISION, LAYERS, make
 
 from tailcut.engines import open_engine
 from tailcut.engines.base import EngineOptions
@@ -41,7 +41,7 @@ BUILD = HERE.parent / "build"
 CONNECTIONS = (1, 32, 128)
 ENGINES = {
     "tiny": EngineOptions(threads=1),
-    "ranker": EngineOptions(name="openvino", precision="bf16", threads=1, instances=1),
+    "ranker": EngineOptions(name="openvino", precision=FAST_PRECISION, threads=1, instances=1),
 }
 DISPATCH = {"tiny": "inline", "ranker": "adaptive"}
 MOSEC = {  # name: workers, batch, wait in ms, threads

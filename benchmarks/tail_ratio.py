@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
-from reference_models import LAYERS, make
+from reference_models import FAST_PRECISION, LAYERS, make
 from serving import BUILD, DISPATCH, ENGINES, first_line, running
 
 from tailcut.engines.base import EngineOptions
@@ -40,7 +40,7 @@ TOKENS = 64
 
 def settings_of(name: str) -> Settings:
     return Settings(
-        engine=ENGINES.get(name, EngineOptions(name="openvino", precision="bf16", threads=0)),
+        engine=ENGINES.get(name, EngineOptions(name="openvino", precision=FAST_PRECISION, threads=0)),
         batching=BatchingSettings(max_batch_size=MAX_BATCH.get(name, 32), dispatch=DISPATCH.get(name, "worker")),
         io=IoSettings(busy_poll_us=100 if name in LAYERS else 0),
     )

@@ -5,19 +5,22 @@
 Load comes from wrk, one thread, on the same cores, so two workers and wrk compete for what there is: on two cores the
 second worker is no free doubling, and that is what this program shows. One and two workers take turns; every
 figure is the median of the rounds. The spread is each worker's share of the connections, read from the kernel's table
-of sockets (/proc/net/tcp and /proc/PID/fd) while wrk runs.
+of sockets (/proc/net/tcp and /proc/PID/fd) while wrk runs. At the end 256 newcomers connect at once to two workers that
+wrk keeps busy, and ask for one inference each: how long the first answer takes.
 """
 
 import argparse
 import json
 import os
+import selectors
 import shutil
+import socket
 import statistics
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -29,6 +32,7 @@ from tailcut.runtime.profile import Profile
 from tailcut.runtime.settings import BatchingSettings, IoSettings, Settings
 
 WORKERS = (1, 2)
+NEWCOMERS = 256
 LIMIT_SHARE = 0.75  # of the connections, for the worker that has most of them
 
 
@@ -70,6 +74,54 @@ def spread(parent: int, port: int, count: int, into: list[list[int]]) -> None:
             into.append(sorted(result))
             return
         time.sleep(0.01)
+
+
+def newcomers(port: int, request: bytes) -> list[float]:
+    """Milliseconds that each of them takes to connect and to hear the beginning of its answer."""
+    began = time.perf_counter()
+    with ExitStack() as stack, selectors.DefaultSelector() as selector:
+        for _ in range(NEWCOMERS):
+            client = stack.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex(("127.0.0.1", port))
+            selector.register(client, selectors.EVENT_WRITE)
+        times: list[float] = []
+        while len(times) < NEWCOMERS:
+            events = selector.select(30)
+            if not events:
+                raise SystemExit(f"{NEWCOMERS - len(times)} newcomers have no answer after 30 s")
+            for key, mask in events:
+                if mask & selectors.EVENT_WRITE:
+                    key.fileobj.sendall(request)
+                    selector.modify(key.fileobj, selectors.EVENT_READ)
+                else:
+                    times.append(1e3 * (time.perf_counter() - began))
+                    if not (answer := key.fileobj.recv(65536)).startswith(b"HTTP/1.1 200"):
+                        raise SystemExit(f"a newcomer was not answered: {answer[:300]!r}")
+                    selector.unregister(key.fileobj)
+    return times
+
+
+def measure_newcomers(name: str, args: argparse.Namespace) -> None:
+    size = 4 * LAYERS[name][0]
+    times: list[float] = []
+    spreads: list[list[int]] = []
+    for _ in range(args.rounds):
+        with tailcut(name, make(name, BUILD / "models"), 2) as (url, pid):
+            port = int(url.split(":")[2].split("/")[0])
+            head = f"POST /{url.split('/', 3)[3]} HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+            head += "Content-Type: application/octet-stream\r\nInference-Header-Content-Length: 0\r\n"
+            head += f"Content-Length: {size}\r\n\r\n"
+            busy = threading.Thread(target=wrk, args=(url, "identical heads", name, size, args.connections, 4))
+            busy.start()
+            spread(pid, port, args.connections, spreads)
+            times += newcomers(port, head.encode() + bytes(size))
+            busy.join()
+    quarter, half, last = (sorted(times)[round(share * (len(times) - 1))] for share in (0.25, 0.5, 0.99))
+    print(
+        f"{NEWCOMERS} newcomers beside {args.connections} busy connections: first answer after {quarter:,.0f} ms "
+        f"(p25), {half:,.0f} ms (p50), {last:,.0f} ms (p99), {args.rounds} rounds"
+    )
 
 
 def measure(name: str, args: argparse.Namespace) -> None:
@@ -118,6 +170,7 @@ def main() -> None:
     print(f"{fingerprint()['cpu']}, {os.cpu_count()} CPUs shared with the client")
     for name in args.models.split(","):
         measure(name, args)
+        measure_newcomers(name, args)
 
 
 if __name__ == "__main__":

@@ -134,7 +134,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "server/test_signals": ("cli/serving/messages", "cli/serving/needs"),
     "server/test_tracing": ("server/tracing/tracer", "server/tracing/spans"),
     "server/test_unload": ("server/served_model",),
-    "server/workers/test_supervisor": ("server/workers/fair_listener", "server/workers/process"),
+    "server/workers/test_supervisor": ("server/workers/process",),
     "stats/test_resampling": ("stats/bootstrap", "stats/regression", "stats/outliers", "stats/trend"),
     "stats/test_stats": ("stats/sample", "stats/rank", "stats/verdict"),
     "test_models": ("spec",),

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from reference_models import FAST_PRECISION
 
 from tailcut.engines import open_engine
 from tailcut.engines.base import EngineOptions
@@ -39,12 +40,13 @@ TAILCUT = {
         io=IoSettings(busy_poll_us=100),
     ),
     "ranker": Settings(
-        engine=EngineOptions(name="openvino", precision="bf16", threads=1),
+        engine=EngineOptions(name="openvino", precision=FAST_PRECISION, threads=1),
         batching=BatchingSettings(max_batch_size=32, dispatch="adaptive"),
         io=IoSettings(busy_poll_us=100),
     ),
     "resnet18": Settings(
-        engine=EngineOptions(name="openvino", precision="bf16", threads=2), batching=BatchingSettings(max_batch_size=1)
+        engine=EngineOptions(name="openvino", precision=FAST_PRECISION, threads=2),
+        batching=BatchingSettings(max_batch_size=1),
     ),
 }
 RAW = {"Content-Type": "application/octet-stream"}

@@ -15,7 +15,7 @@ from tailcut.server.sockets import Listener
 from tailcut.server.state import ServerState
 
 _log = logging.getLogger("tailcut")
-_AT_ONCE = 64  # accepted in one pass of the loop, so that a flood of newcomers does not hold up those that are served
+AT_ONCE = 64  # accepted in one pass of the loop, so that a flood of newcomers does not hold up those that are served
 REST_S = 0.1
 _IDLE_S = 1.0  # idle at least, before a connection makes room
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
@@ -58,7 +58,7 @@ class Acceptor:
         self._opening: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._backoff = Backoff(state)
-        state.loop.add_reader(listener.sock.fileno(), self._accept, _AT_ONCE)
+        state.loop.add_reader(listener.sock.fileno(), self._accept, AT_ONCE)
 
     def refuse(self) -> None:
         """Refuse new connections."""
@@ -110,4 +110,4 @@ class Acceptor:
 
     def _resume(self) -> None:
         self._timer = None
-        self._state.loop.add_reader(self._listener.sock.fileno(), self._accept, _AT_ONCE)
+        self._state.loop.add_reader(self._listener.sock.fileno(), self._accept, AT_ONCE)

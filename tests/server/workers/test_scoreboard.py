@@ -22,14 +22,14 @@ def counted(**server: int) -> Counts:
     return {"at_ns": 9, "server": server, "models": {}}
 
 
-def test_the_least_of_those_that_accept(scoreboard: Scoreboard) -> None:
-    """Empty places and those that have left do not count; with nobody there it is 0."""
-    assert scoreboard.least() == 0
+def test_the_connections_of_those_that_accept(scoreboard: Scoreboard) -> None:
+    """Empty places and those that have left do not count."""
+    assert scoreboard.accepting() == []
     scoreboard.hold(1, 7)
     scoreboard.hold(3, 5)
-    assert (scoreboard.least(), scoreboard.connections(1)) == (5, 7)
+    assert (scoreboard.accepting(), scoreboard.connections(1)) == ([7, 5], 7)
     scoreboard.leave(3)
-    assert scoreboard.least() == 7
+    assert scoreboard.accepting() == [7]
 
 
 def test_totals_survive_their_worker(scoreboard: Scoreboard) -> None:
@@ -60,7 +60,7 @@ def test_another_process_sees_the_same(scoreboard: Scoreboard) -> None:
     scoreboard.publish(2, counted(a=1))
     other.hold(1, 4)
     assert other.totals() == counted(a=1)
-    assert scoreboard.least() == 4
+    assert scoreboard.accepting() == [4]
     other.close()
 
 
@@ -142,7 +142,7 @@ def test_what_is_wrong_with_counts_ends_with_their_worker(scoreboard: Scoreboard
     with pytest.raises(AttributeError):
         scoreboard.fold(1)
     assert scoreboard._words[1] % 2 == 0
-    assert (scoreboard.totals(), scoreboard.least()) == (counted(accepted=1), 0)
+    assert (scoreboard.totals(), scoreboard.accepting()) == (counted(accepted=1), [])
 
 
 def test_the_workers_that_are_there(scoreboard: Scoreboard) -> None:

@@ -2,20 +2,23 @@
 
 The kernel wakes every process that watches the listener, and the first takes what is there: libuv, and any loop
 that accepts whenever it can, hands nearly all of 128 connections that come at once to one process of two
-(docs/decisions/011). Here a process that has more connections than the one with the fewest gives way for a
-millisecond at a time. It gives way so often and no more: one that hangs, with the fewest connections, stops no other.
+(docs/decisions/011). Here a process accepts no more than its share of all connections, those that wait included, and
+these at once: a loop that computes batches looks at its listener seldom. With its share it gives way for a millisecond
+at a time. It gives way so often and no more: one that hangs, with the fewest connections, stops no other.
 """
 
 import asyncio
 import socket
+import struct
 from collections.abc import Callable
 
-from tailcut.server.listener import REST_S, Backoff, exhausted
+from tailcut.server.listener import AT_ONCE, REST_S, Backoff, exhausted
 from tailcut.server.state import ServerState
 from tailcut.server.workers.scoreboard import Scoreboard
 
 _GIVE_WAY_S = 0.001
 _GIVE_WAY_TIMES = 5
+_BACKLOG = struct.Struct("=24xI")  # of a listener's tcp_info: tcpi_unacked, which counts those that wait
 
 
 class FairAcceptor:
@@ -60,22 +63,35 @@ class FairAcceptor:
         self._loop.call_later(seconds, self._watch)
 
     def _accept(self) -> None:
-        if self._scoreboard.connections(self._index) > self._scoreboard.least() and self._gave_way < _GIVE_WAY_TIMES:
+        count = min(self._share(), AT_ONCE)
+        if count <= 0 and self._gave_way < _GIVE_WAY_TIMES:
             self._gave_way += 1
             self._pause(_GIVE_WAY_S)
             return
         self._gave_way = 0
-        try:
-            connection, _ = self._listener.accept()
-        except (BlockingIOError, InterruptedError, ConnectionError):  # another was faster, or the client left
-            return
-        except OSError as error:
-            if not exhausted(error):
-                raise
-            self._backoff.begin(error)  # others may accept meanwhile
-            self._pause(REST_S)
-            return
-        self._backoff.end()
+        for _ in range(max(count, 1)):
+            try:
+                connection, _ = self._listener.accept()
+            except (BlockingIOError, InterruptedError):  # another was faster
+                return
+            except ConnectionError:  # the client left
+                continue
+            except OSError as error:
+                if not exhausted(error):
+                    raise
+                self._backoff.begin(error)  # others may accept meanwhile
+                self._pause(REST_S)
+                return
+            self._backoff.end()
+            self._take(connection)
+
+    def _share(self) -> int:
+        """How many of the connections that wait are for this process."""
+        counts = self._scoreboard.accepting()
+        fair = -(-(sum(counts) + waiting(self._listener)) // max(len(counts), 1))
+        return fair - self._scoreboard.connections(self._index)
+
+    def _take(self, connection: socket.socket) -> None:
         if connection.family != socket.AF_UNIX:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         # The protocol's own count follows when the loop has set the connection up; until then this one stands.
@@ -89,3 +105,12 @@ class FairAcceptor:
             await self._loop.connect_accepted_socket(self._protocol, connection)
         except OSError:  # the client left meanwhile
             connection.close()
+
+
+def waiting(listener: socket.socket) -> int:
+    """How many connections wait to be accepted; 1 where the kernel does not say, as for a Unix socket."""
+    try:
+        information = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BACKLOG.size)
+    except OSError:
+        return 1
+    return max(int(_BACKLOG.unpack(information)[0]), 1)

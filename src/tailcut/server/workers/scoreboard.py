@@ -88,10 +88,10 @@ class Scoreboard:
         """Say that a place accepts no more."""
         self._words[self._word(index, _CONNECTIONS)] = _ABSENT
 
-    def least(self) -> int:
-        """The smallest number of connections of any place that accepts; 0 where none does."""
+    def accepting(self) -> list[int]:
+        """The connections of each place that accepts."""
         counts = [self._words[self._word(index, _CONNECTIONS)] for index in range(1, self.places + 1)]
-        return min((count for count in counts if count != _ABSENT), default=0)
+        return [count for count in counts if count != _ABSENT]
 
     # Counts.
 
