@@ -9,7 +9,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     """Write a file whole or not at all; text as UTF-8.
 
     Raises:
-        OSError: as the operating system says.
+        OSError: the file cannot be written; the error names it.
     """
     try:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -26,5 +26,5 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-    except OSError as error:  # which names no file, or the temporary one
+    except OSError as error:  # names no file, or the temporary one
         raise OSError(error.errno, error.strerror, str(path)) from error

@@ -1,4 +1,4 @@
-"""Durations as options and calls have them."""
+"""Durations of options and calls: parsed from text, checked and limited."""
 
 import re
 from math import isfinite, isnan
@@ -7,17 +7,17 @@ from typing import Any
 
 from tailcut.errors import InvalidInputError, UsageError
 
-LONGEST_S = 10**6  # of a call: eleven days
+LONGEST_S = 10**6  # the longest timeout of a call: eleven days
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(us|ms|s|m|h)?\Z")
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, None: 1.0}
 
 
 def parse_duration(text: str) -> float:
-    """Seconds in `500us`, `10ms`, `30s`, `2m`, `1h`; a bare number is seconds.
+    """The seconds in `500us`, `10ms`, `30s`, `2m` or `1h`; a bare number means seconds.
 
     Raises:
-        UsageError: the text has another form.
+        UsageError: the text is not of this form.
     """
     match = _DURATION.match(text.strip())
     seconds = float(match[1]) * _SECONDS[match[2]] if match else float("inf")
@@ -27,11 +27,11 @@ def parse_duration(text: str) -> float:
 
 
 def parse_latency(text: str, option: str) -> float:
-    """Seconds in a duration of requests, whose unit is not left out: 20 may be meant as 20 ms.
+    """The seconds in a latency, which needs a unit: a bare 20 could be meant as 20 ms.
 
     Args:
         text: as the user wrote it.
-        option: that it was written for.
+        option: the option that it was given to, for the error's message.
 
     Raises:
         UsageError: not a duration, or one without a unit other than 0.
@@ -44,10 +44,10 @@ def parse_latency(text: str, option: str) -> float:
 
 
 def bounded(seconds: float, option: str) -> float:
-    """A duration that simulations can count.
+    """The duration itself, after checking that it is short enough for simulations.
 
     Raises:
-        UsageError: it is longer than eleven days.
+        UsageError: it is longer than `LONGEST_S`.
     """
     if seconds > LONGEST_S:
         raise UsageError(f"{option}: {seconds:g} s are longer than {LONGEST_S:,} s")
@@ -55,10 +55,10 @@ def bounded(seconds: float, option: str) -> float:
 
 
 def parse_limit(text: str, option: str) -> float:
-    """Seconds of a limit for the latency, as `parse_latency` reads them.
+    """The seconds of a latency limit, parsed by `parse_latency`.
 
     Raises:
-        UsageError: as there, or it is not greater than 0.
+        UsageError: the text is not a latency, or not greater than 0.
     """
     seconds = parse_latency(text, option)
     if seconds <= 0:
@@ -67,7 +67,7 @@ def parse_limit(text: str, option: str) -> float:
 
 
 def seconds_of(timeout_s: object) -> float:
-    """The time of a call, at most the eleven days that a server takes; so infinity is as long.
+    """The timeout of a call in seconds, limited to the eleven days that a server accepts; infinity means as many.
 
     Raises:
         InvalidInputError: it is not a number.

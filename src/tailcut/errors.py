@@ -9,7 +9,7 @@ from typing import ClassVar, Self
 
 
 class Code(StrEnum):
-    """What kind of fault it is, and so whose."""
+    """The kind of fault, which also says whether the caller, the server or time has to change."""
 
     INVALID = "invalid"  # the caller's input is wrong, and stays wrong
     NOT_FOUND = "not_found"
@@ -26,9 +26,9 @@ class TailcutError(Exception):
     code: ClassVar[Code] = Code.INTERNAL
 
     def without_frames(self) -> Self:
-        """Itself, without the calls in which it was raised: what keeps it is mostly a local variable of one of them.
+        """The same error without its traceback, whose frames mostly have a local variable that refers to the error.
 
-        Such a circle is freed by a full collection only, which holds up everything else in the process.
+        Only a full garbage collection, which holds up the whole process, would free such a cycle.
         """
         self.__context__ = None
         return self.with_traceback(None)
@@ -128,7 +128,7 @@ class QueueFullError(TailcutError):  # no mistake of the caller's, and Python ha
 
 
 class UnreachableError(TailcutError, ConnectionError):
-    """No server answers at an address, it broke off, or what answers there is none."""
+    """No server answers at an address, the connection broke off, or what answers is not such a server."""
 
     code = Code.UNAVAILABLE
 

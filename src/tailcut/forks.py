@@ -2,8 +2,8 @@
 
 fork(2) copies a process's memory and descriptors, but of its threads only the one that calls it. Sockets are shared by
 both sides from then on, so that one reads the answers of the other; a lock that another thread held stays locked; what
-a thread was to do is never done. Objects that hold any of this are watched here, and told in the child before fork
-returns there.
+a thread was to do is never done. Objects that hold any of this register here, and are notified in the child before
+fork returns there.
 """
 
 import ctypes
@@ -19,17 +19,17 @@ class Inherited(Protocol):
     """An object that holds what a forked child must not use."""
 
     def forked(self) -> None:
-        """Let go of it: in the child, where no other thread runs. Must not raise, and must not wait."""
+        """Let go of it. Called in the child, where no other thread runs; must not raise or wait."""
 
 
 class Busy(Protocol):
-    """An object whose threads hold locks of libraries while they work: locked at a fork, they are so for good there."""
+    """An object whose threads hold locks of libraries while they work: one held at a fork stays locked in the child."""
 
     def pause(self) -> None:
-        """Begin nothing new, and wait a moment for what has begun. Must not raise."""
+        """Begin nothing new, and wait a moment for what is running. Must not raise."""
 
     def go_on(self) -> None:
-        """The fork is over: in the parent."""
+        """Resume after the fork. Called in the parent."""
 
 
 _watched: WeakKeyDictionary[Any, Callable[[Any], None]] = WeakKeyDictionary()
@@ -37,16 +37,16 @@ _busy: WeakSet[Busy] = WeakSet()
 
 
 def watch(inherited: Inherited) -> None:
-    """Tell the object, for as long as it lives, that it is in a forked child."""
+    """Call the object's `forked` in every forked child, for as long as the object lives."""
     watch_by(inherited, type(inherited).forked)
 
 
 def watch_by(inherited: T, forked: Callable[[T], None]) -> None:
-    """As `watch`, for an object whose method to tell it is not part of what its users call.
+    """As `watch`, with another method than `forked`, for an object whose public interface should not include it.
 
     Args:
         inherited: the object.
-        forked: that method, of its class: a bound one would keep the object alive.
+        forked: the method, as a function of its class: a bound method would keep the object alive.
     """
     _watched[inherited] = forked
 
@@ -57,7 +57,7 @@ def pause_for(busy: Busy) -> None:
 
 
 def keep_for_good(value: object) -> None:
-    """Never free an object, not even when the process ends: what frees it would wait for threads of the parent."""
+    """Never free an object, not even when the process ends: freeing it would wait for threads of the parent."""
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(value))
 
 

@@ -42,13 +42,13 @@ class Baselines:
         self.functions: list[FunctionResult] = []
         self.comparisons: list[FunctionComparison] = []
         self.against: list[FunctionChange] = []
-        self.workers: set[str] = set()  # of pytest-xdist, that measured something
-        self.written: list[str] = []  # a line for each file that was asked for
-        self.failed = False  # to write one of them
+        self.workers: set[str] = set()  # of pytest-xdist that measured something
+        self.written: list[str] = []  # a line for each file that was written, or could not be
+        self.failed = False  # a file could not be written
         self._last: MicrobenchResult | None = None
         self._earlier: EarlierMicrobench | None = None
         if self.compare is not None:
-            from tailcut.errors import UsageError  # noqa: PLC0415  only runs that compare want it
+            from tailcut.errors import UsageError  # noqa: PLC0415  only runs that compare need it
             from tailcut.lab.microbench_record import read_microbench  # noqa: PLC0415
 
             try:
@@ -57,12 +57,12 @@ class Baselines:
                 raise pytest.UsageError(f"--tailcut-compare: {error}") from None
 
     def measured(self, test: str, result: "Benchmark", used: Counter[str]) -> "MicrobenchResult":
-        """What a test measured, as the record that its report carries, with the changes since the baseline.
+        """The record of what a test measured, for its report, with the changes since the baseline.
 
         Args:
-            test: that measured it.
-            result: of the benchmark.
-            used: how often the test has used each name; what it measures again under one is numbered.
+            test: the name of the test.
+            result: of its benchmark.
+            used: how often the test has used each name; further results under one name are numbered.
         """
         from msgspec.structs import replace  # noqa: PLC0415
 
@@ -95,7 +95,7 @@ class Baselines:
         text = getattr(report, _ATTRIBUTE, None)
         if text is None:
             return
-        import msgspec  # noqa: PLC0415  only tests that measured something want it
+        import msgspec  # noqa: PLC0415  only tests that measured something need it
 
         from tailcut.lab.records import MicrobenchResult  # noqa: PLC0415
 
@@ -122,7 +122,7 @@ class Baselines:
         )
 
     def finish(self) -> None:
-        """Write what was asked for."""
+        """Write the files that the options ask for."""
         if self._last is None:
             return
         record = self.record(self._last)
@@ -181,7 +181,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Read the baseline before any test runs: a wrong path is told at once."""
+    """Read the baseline before any test runs: a wrong path is reported at once."""
     baselines = config.stash[_BASELINES] = Baselines(config)
     config.pluginmanager.register(baselines, "tailcut-baselines")
 
@@ -208,7 +208,7 @@ def tailcut_benchmark(request: pytest.FixtureRequest) -> "Callable[..., Benchmar
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> "Generator[None, pytest.TestReport, pytest.TestReport]":
-    """Have the test's report carry what it measured: reports reach the process that saves, results alone do not."""
+    """Attach what the test measured to its report: only reports reach the process that saves."""
     report = yield
     records = item.stash.get(_MEASURED, [])
     if records:
@@ -220,7 +220,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> "Generator[None, pytest.Test
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Save and report, in the process that has all results."""
+    """Save the results and write the report, in the process that has all of them."""
     if hasattr(session.config, "workerinput"):
         return
     baselines = session.config.stash[_BASELINES]

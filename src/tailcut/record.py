@@ -1,4 +1,4 @@
-"""The base of all that Tailcut prints or stores as JSON."""
+"""The base class of everything that Tailcut prints or stores as JSON."""
 
 import msgspec
 

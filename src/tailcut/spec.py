@@ -1,4 +1,4 @@
-"""What a model takes and gives: pure values, no engine behind them.
+"""A model's inputs and outputs: pure values, without an engine.
 
 `None` in a shape is a free dimension. A model is *batched* when the first dimension of every input and output is free
 and its rows are independent, so that rows of several requests can share one call.
@@ -20,10 +20,10 @@ _NOT_IN_NAMES = frozenset({"Cc", "Cs", "Zl", "Zp"})  # control characters, surro
 
 
 def check_model_name(name: str) -> None:
-    """Check that a model can be asked for by its name.
+    """Check that a name can be used in URLs.
 
     Raises:
-        UsageError: it is a step of a path, which clients take out of a URL, or has line breaks or control characters.
+        UsageError: it is `.` or `..`, which clients remove from a URL, or has line breaks or control characters.
     """
     if name in {".", ".."} or not _NOT_IN_NAMES.isdisjoint(map(category, name)):
         raise UsageError(
@@ -100,7 +100,7 @@ class Rows(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RowEvidence:
-    """What is known of a model's rows, and why: one line for the user, naming the tensor or the operator."""
+    """What is known about a model's rows, and why: one line for the user, naming the tensor or the operator."""
 
     rows: Rows
     reason: str
@@ -110,7 +110,7 @@ class RowEvidence:
 class TensorSpec:
     """One named input or output; `shape` includes the batch dimension where the model has one.
 
-    `classes` are those that the columns of an output stand for, where the file names them.
+    `classes` are the classes that the columns of an output stand for, where the file names them.
     """
 
     name: str
@@ -123,7 +123,7 @@ class TensorSpec:
 
     @cached_property
     def row_shape(self) -> Shape:
-        """The shape behind the first dimension."""
+        """The shape without the first dimension."""
         return self.shape[1:]
 
     @cached_property
@@ -143,7 +143,7 @@ class TensorSpec:
         )
 
     def opened(self, shape: Shape) -> "TensorSpec":
-        """With the sizes left free in which a real shape is another; all of them where it has other axes."""
+        """A copy that accepts `shape`, too: dimensions that differ become free, all of them where the rank differs."""
         pairs = zip(self.shape, shape, strict=True) if len(self.shape) == len(shape) else [(None, 0)] * len(shape)
         dims = tuple(dim if dim == real else None for dim, real in pairs)
         return replace(self, shape=dims, declared=self.declared or self.shape)
@@ -154,7 +154,7 @@ class TensorSpec:
 
     @property
     def written(self) -> str:
-        """As `describe`, with the shape that the file declares."""
+        """As `describe`, but with the shape that the file declares."""
         return _described(self.dtype, self.shape if self.declared is None else self.declared)
 
 
@@ -166,8 +166,9 @@ def _described(dtype: DType, shape: Shape) -> str:
 class ModelSpec:
     """A model's name and its inputs and outputs, in the model's own order.
 
-    `rows` is what has been decided of its rows, or, before that, what the graph alone says: a model that is not
-    independent has no batch, whatever its shapes are. `most_rows` is how many one call takes, where the model says so.
+    `rows` is what has been decided about its rows, or, before that, what the graph alone proves: where they are not
+    independent, there is no batch, whatever the shapes are. `most_rows` is how many one call takes, where the model
+    sets a limit.
     """
 
     name: str
@@ -178,7 +179,7 @@ class ModelSpec:
     most_rows: int | None = field(default=None, compare=False)
 
     def within(self, rows: int) -> int:
-        """The number of rows, or as many as one call takes."""
+        """`rows`, limited to as many as one call takes."""
         return rows if self.most_rows is None else min(rows, self.most_rows)
 
     @cached_property
@@ -193,7 +194,7 @@ class ModelSpec:
 
     @cached_property
     def single(self) -> bool:
-        """Whether the first dimension of every tensor is fixed at 1: a row a call, and parallel instances for more."""
+        """Whether the first dimension of every tensor is fixed at 1: one row per call, however many wait."""
         return all(tensor.shape[:1] == (1,) for tensor in self.inputs + self.outputs)
 
     @cached_property
@@ -204,7 +205,7 @@ class ModelSpec:
 
     @cached_property
     def fixed_rows(self) -> bool:
-        """Whether every row has one fixed size and can be bound, so that it can live in a slab."""
+        """Whether every row has one fixed size and can be bound to memory of ours, so that it can be in a slab."""
         return self.fixed_sizes and self.fixed_outputs
 
     @cached_property
@@ -214,11 +215,11 @@ class ModelSpec:
         return all(names) and len(set(names)) > 1
 
     def is_uneven(self, counts: Iterable[int]) -> bool:
-        """Whether a request of inputs with these numbers of rows is computed whole, because they differ."""
+        """Whether a request whose inputs have these numbers of rows is computed whole, because they differ."""
         return self.separate_axes and len(set(counts)) > 1
 
     def are_rows(self, counts: Sequence[int]) -> bool:
-        """Whether inputs of these first sizes, in order, are a request: those on an axis of one name must be equal."""
+        """Whether inputs with these first dimensions, in order, fit together: axes of one name must be equal."""
         if len(set(counts)) == 1:
             return True
         if not self.separate_axes:
@@ -229,15 +230,15 @@ class ModelSpec:
 
     @cached_property
     def fixed_outputs(self) -> bool:
-        """Whether every row of every output has one fixed size, and can be written where it is wanted.
+        """Whether every row of every output has one fixed size, and can be written to given memory.
 
-        An output that is itself an input cannot: engines leave what is bound to it as it was.
+        An output that is itself an input cannot: engines do not write to the memory bound to it.
         """
         return not self.passed_on and all(tensor.row_bytes is not None for tensor in self.outputs)
 
     @cached_property
     def passed_on(self) -> tuple[str, ...]:
-        """Names of the outputs that are inputs, too."""
+        """The names of the outputs that are also inputs."""
         return tuple(name for name in self.output_names if name in self.input_names)
 
     @cached_property

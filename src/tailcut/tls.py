@@ -1,4 +1,4 @@
-"""Which certificates a client of TLS trusts: the one of `tailcut.client`, and the load generator's."""
+"""Which certificates TLS clients trust, for `tailcut.client` and the load generator."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def client_context(ca: str | Path | None = None, *, verify: bool = True) -> "ssl.SSLContext":
-    """What checks the server's certificate and name: against a file of certificates, or the system's authorities.
+    """A context that checks the server's certificate and name against a file of certificates, or the system's own.
 
     Raises:
         InvalidInputError: the file cannot be read, or has no certificates.

@@ -197,7 +197,7 @@ def test_explicit_control(tmp_path: Path) -> None:
                 grpc.unload_model(name)
         assert [item["name"] for item in client.get_model_repository_index()] == ["one", "two"]
         client.load_model("two")
-        until(lambda: "one: engine threads do not spin: models here: 2" in server.stderr.read_text(), server)
+        until(lambda: "one: 2 models loaded: engine threads do not spin" in server.stderr.read_text(), server)
         assert client.is_model_ready("two")
         shutil.copytree(repository / "one" / "1", repository / "one" / "4")
         client.load_model("one")

@@ -155,4 +155,4 @@ def test_a_piece_that_fails_costs_itself_only(caplog: pytest.LogCaptureFixture) 
         await asyncio.wait_for(over, 5)
 
     uvloop.run(run())
-    assert "a piece of work failed" in caplog.text
+    assert "a callback of the step runner failed" in caplog.text

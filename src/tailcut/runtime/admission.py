@@ -1,11 +1,11 @@
-"""Admission control: whether a request is admitted, or refused until a time. Pure: the time is an argument."""
+"""Admission control: decides whether a request is admitted, or refused until a time. Pure: `now_ns` is an argument."""
 
 from dataclasses import dataclass
 
 from tailcut.batching.forecast import Forecast
 from tailcut.errors import QueueFullError, TooLargeError
 
-_SHUT_NS = 5_000_000  # for so long a refusal stands at most: what is learned meanwhile must count
+_SHUT_NS = 5_000_000  # a refusal holds no longer than this, so that what is learned meanwhile counts
 
 
 @dataclass(slots=True)
@@ -14,12 +14,12 @@ class Admission:
 
     Args:
         name: of the model, for messages.
-        forecast: what is known of its speed.
-        rows: that may be queued.
-        wished_rows: that the user set; memory may hold fewer.
+        forecast: predicts when rows will be computed.
+        rows: how many rows may be queued.
+        wished_rows: how many the user asked for; memory may hold fewer.
         instances: how many batches compute at a time.
-        fixed: whether the queue's rows are those of a slab; without one, a single larger request has room, too.
-        setting: that the rows come from, for messages.
+        fixed: whether the queue's rows are those of a slab; without one, a single larger request is admitted, too.
+        setting: the setting that limits the rows, for messages.
     """
 
     name: str
@@ -31,7 +31,7 @@ class Admission:
     setting: str = "--queue"
 
     def refuse_size(self, rows: int, waiting: int, now_ns: int) -> None:
-        """Refuse what finds the queue full.
+        """Refuse a request of `rows` rows that does not fit into the queue, in which `waiting` rows wait.
 
         Raises:
             TooLargeError: more rows than the queue can ever hold.
@@ -46,10 +46,10 @@ class Admission:
             raise self.full(waiting, now_ns)
 
     def refuse_late(self, rows: int, ahead: int, deadline_ns: int, now_ns: int, *, busy: bool) -> None:
-        """Refuse what cannot make its deadline, with `ahead` rows served before it; `busy` with all engines computing.
+        """Refuse a request that would miss its deadline after the `ahead` rows before it; `busy`: all engines compute.
 
         Raises:
-            QueueFullError: another try makes sense when enough of the work that goes before is done.
+            QueueFullError: with the seconds after which enough of the earlier work will be done for another try.
         """
         forecast, left_ns = self.forecast, deadline_ns - now_ns
         opens_ns = forecast.opens_ns(deadline_ns, rows + ahead, now_ns, busy=busy)
@@ -67,30 +67,30 @@ class Admission:
         raise QueueFullError(message, pause_s, min(opens_ns, now_ns + shut_ns), late=True)
 
     def full(self, waiting: int, now_ns: int) -> QueueFullError:
-        """No room: until a quarter of a batch has passed; better when half of the queue has."""
+        """The error for a full queue: it holds until a quarter of a batch is done, and advises to wait for half the queue."""
         work_ns = self.waiting_ns(waiting)
         opens_ns = now_ns + int(min(self.forecast.cost.limit_ns / 4, _SHUT_NS))
         message = f"model {self.name!r} has no room for more requests"
-        if work_ns:  # nothing may wait while all rows are being computed or received
+        if work_ns:  # perhaps nothing waits, because all rows are being computed or received
             message += f": {_duration(work_ns)} of work is waiting"
         return QueueFullError(message, _pause_s(work_ns / 2), opens_ns)
 
     def waiting_ns(self, waiting: int) -> float:
-        """How long the engines will take for this many rows."""
+        """How long the engines will take for this many waiting rows, in nanoseconds."""
         return self.forecast.cost.batches(waiting)[1] / self.instances
 
 
 def _duration(left_ns: float) -> str:
-    """A time as a client may have named it, in two digits: few different messages are few to write."""
+    """A time in two digits, so that there are few different messages, which can be cached."""
     left_ns = max(0.0, left_ns)
     return f"{_rounded(left_ns / 1e9)} s" if left_ns >= 999_000_000 else f"{_rounded(left_ns / 1e6)} ms"
 
 
 def _rounded(number: float, digits: int = 2) -> str:
-    """A number in this many digits, without an exponent."""
+    """A number with this many significant digits, without an exponent."""
     return f"{float(f'{number:.{digits}g}'):g}"
 
 
 def _pause_s(pause_ns: float) -> float:
-    """When another try makes sense: in seconds, a millisecond at least, in two digits as messages are."""
+    """The pause before another try, in seconds: at least a millisecond, in two digits like the messages."""
     return float(f"{max(0.001, pause_ns / 1e9):.2g}")

@@ -1,4 +1,4 @@
-"""The library's calls of a model or a pipeline: from a coroutine, or from a thread that may block."""
+"""Calls of a model or a pipeline by users of the library: from a coroutine, or from a thread that may block."""
 
 import asyncio
 import threading
@@ -23,15 +23,15 @@ _LOOK_S = 1.0
 
 
 class CallEntry(Protocol):
-    """What a call needs of the entry that it comes in by."""
+    """What a call needs of the entry of a model or a pipeline."""
 
     @property
     def spec(self) -> ModelSpec:
-        """What goes in and comes out."""
+        """The inputs and outputs."""
 
     @property
     def slab(self) -> Slab | None:
-        """Whose rows inputs are copied to; None where they are computed as the arrays that they are."""
+        """The slab to whose rows inputs are copied; None where arrays are computed as they are."""
 
     def start(self, arrays: Arrays, request: Request) -> None:
         """Admit and queue checked arrays."""
@@ -40,7 +40,7 @@ class CallEntry(Protocol):
         """Have what is queued computed."""
 
     def cancel(self, request: Request) -> None:
-        """The caller left."""
+        """Cancel a request whose caller no longer waits."""
 
 
 class LibraryCalls:
@@ -53,10 +53,10 @@ class LibraryCalls:
     async def infer(
         self, inputs: Mapping[str, ArrayLike], timeout_s: float | None, priority: int
     ) -> dict[str, np.ndarray]:
-        """The outputs for some rows, by name. Errors are those of `Model.infer`."""
+        """As `Model.infer`, whose arguments, result and errors it has."""
         entry = self._entry
         arrays, rows = check_inputs(entry.spec, inputs)
-        if entry.slab is None:  # read after the caller has gone on
+        if entry.slab is None:  # the caller may change them before they are read
             arrays = {name: array.copy() for name, array in arrays.items()}
         loop = asyncio.get_running_loop()
         delivery, handler = self._delivery_to(loop), FutureHandler(loop.create_future())
@@ -82,8 +82,8 @@ class LibraryCalls:
         try:
             entry.notify()
             while not handler.event.wait(_LOOK_S):
-                entry.notify()  # the thread that was to look again may hang in an engine, or have been interrupted
-        except BaseException:  # of a signal's handler: the caller left
+                entry.notify()  # the computing thread may hang or have been interrupted
+        except BaseException:  # such as that of a signal handler: the caller no longer waits
             if not handler.event.is_set():
                 entry.cancel(request)
             raise
@@ -94,16 +94,16 @@ class LibraryCalls:
     def _delivery_to(self, loop: asyncio.AbstractEventLoop) -> LoopDelivery:
         delivery = self._deliveries.get(loop)
         if delivery is None:
-            for known in list(self._deliveries):  # other threads add and remove theirs meanwhile
+            for known in list(self._deliveries):  # other threads may change it meanwhile
                 if known.is_closed():
                     self._deliveries.pop(known, None)
             delivery = self._deliveries[loop] = LoopDelivery(loop)
-        delivery.thread = threading.get_ident()  # a loop that was stopped may go on in another thread
+        delivery.thread = threading.get_ident()  # a stopped loop may have been resumed in another thread
         return delivery
 
 
 def _deadline(timeout_s: float | None) -> int:
-    """On the monotonic clock; 0: none."""
+    """The deadline in nanoseconds of the monotonic clock; 0: none."""
     return 0 if timeout_s is None else max(1, time.monotonic_ns() + int(seconds_of(timeout_s) * 1e9))
 
 

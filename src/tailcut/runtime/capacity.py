@@ -12,7 +12,7 @@ _log = logging.getLogger("tailcut")
 
 
 def instances_of(settings: Settings) -> tuple[int, ...]:
-    """How many batches compute at a time on each engine that is given batches."""
+    """How many batches compute at a time on each engine; a fallback engine is not counted."""
     second = settings.batching.second
     if settings.batching.dispatch == "inline":
         return (1,)
@@ -22,10 +22,10 @@ def instances_of(settings: Settings) -> tuple[int, ...]:
 
 
 def slab_for(spec: ModelSpec, settings: Settings, max_batch_size: int, limits: Limits) -> Slab | None:
-    """Rows for a model whose rows have a fixed size; None for any other, or where they are not to be bound.
+    """The slab of a model whose rows have a fixed size; None for other models, and where `batching.bind` is off.
 
     Raises:
-        CapacityError: two batches alone are over the bound, or memory is short.
+        CapacityError: two batches alone exceed the limit, or there is not enough memory.
     """
     if not (settings.batching.bind and spec.fixed_rows):
         return None

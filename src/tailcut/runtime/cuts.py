@@ -1,8 +1,8 @@
-"""How long an output is for an input of a given length, learned by asking the model at many lengths: pure but for that.
+"""How long an output is for an input of a given length, learned from the model's sizes at many lengths. Pure.
 
-Convolutions, pools and resizes make sizes of one form: `scale * floor((length + shift) / stride) + offset`. Whatever a
-chain of them does, floors of floors keep that form, and a ceiling is a floor with another shift. Sizes that do not have
-it cannot be predicted, so padding is not offered for them.
+Convolutions, pools and resizes have sizes of the form `scale * floor((length + shift) / stride) + offset`. Chains of
+them keep that form, because a floor of a floor is one floor, and a ceiling is a floor with another shift. Other sizes
+cannot be predicted, so padding is not offered for them.
 """
 
 from collections.abc import Callable, Iterable
@@ -14,10 +14,10 @@ import numpy as np
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """Which axis of an output follows the inputs' length, and how.
+    """Which axis of an output depends on the inputs' length, and how.
 
-    The size is `size` at the length `anchor`, and grows by `scale` with each `stride` more. `dimension` is the number
-    of the length that it follows, where inputs have several.
+    The size is `size` at the length `anchor`, and grows by `scale` for each further `stride`. `dimension` is the index
+    of the length on which it depends, where inputs have several.
     """
 
     axis: int
@@ -28,11 +28,11 @@ class Cut:
     dimension: int = 0
 
     def at(self, length: int) -> int:
-        """The size of the axis for inputs of this length."""
+        """The size of the output's axis for inputs of this length."""
         return self.size + self.scale * ((length - self.anchor) // self.stride)
 
     def take(self, array: np.ndarray, length: int) -> np.ndarray:
-        """A view of what belongs to inputs of this length."""
+        """A view of the part of an output that belongs to inputs of this length."""
         return array[(slice(None),) * self.axis + (slice(self.at(length)),)]
 
 
@@ -46,16 +46,16 @@ def probe_lengths(buckets: Iterable[int]) -> list[int]:
 
 
 def learn_cut(axis: int, size_at: Callable[[int], int], lengths: list[int]) -> Cut | None:
-    """The cut whose sizes are those of the model at all these lengths, or None where there is none of this form.
+    """The cut that gives the model's sizes at all these lengths; None where they are not of this form.
 
     Args:
         axis: of the output.
-        size_at: the size of that axis for an input of a length; asked at a few more lengths than those.
-        lengths: ascending, of which the sizes are not all the same.
+        size_at: returns the size of that axis for an input of a length; it is called for a few other lengths, too.
+        lengths: ascending; their sizes must not be all the same.
     """
     low, high = lengths[0], lengths[-1]
     plain = Cut(axis, high, size_at(high), scale=size_at(high) - size_at(high - 1))
-    if plain.scale > 0 and _fits(plain, size_at, lengths):  # of nearly all models: no stride to look for
+    if plain.scale > 0 and _fits(plain, size_at, lengths):  # true for nearly all models, which have no stride
         return plain
     top = _first_of(size_at, low, high)
     bottom = _first_above(size_at, low, high)
@@ -64,7 +64,7 @@ def learn_cut(axis: int, size_at: Callable[[int], int], lengths: list[int]) -> C
     if scale < 1 or risen < 0 or risen % scale:
         return None
     steps = risen // scale
-    # A single step tells no stride, and needs none: any that is longer than the lengths at hand is right for them.
+    # A single step does not reveal the stride: any that is longer than the known lengths fits them.
     stride = (top - bottom) // steps if steps else max(top - low, high - top + 1)
     if stride < 1 or (steps and (top - bottom) % steps):
         return None
@@ -77,7 +77,7 @@ def _fits(cut: Cut, size_at: Callable[[int], int], lengths: list[int]) -> bool:
 
 
 def _first_of(size_at: Callable[[int], int], low: int, high: int) -> int:
-    """The shortest length with the size of the longest, if sizes only rise."""
+    """The shortest length that has the size of the longest, if sizes never fall."""
     wanted = size_at(high)
     while high - low > 1:
         middle = (low + high) // 2
@@ -86,7 +86,7 @@ def _first_of(size_at: Callable[[int], int], low: int, high: int) -> int:
 
 
 def _first_above(size_at: Callable[[int], int], low: int, high: int) -> int:
-    """The shortest length with a larger size than the shortest one, if sizes only rise."""
+    """The shortest length that has a larger size than the shortest length, if sizes never fall."""
     least = size_at(low)
     while high - low > 1:
         middle = (low + high) // 2

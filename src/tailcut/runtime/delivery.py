@@ -1,6 +1,6 @@
-"""Where answers are handed out: on an event loop's own thread, woken once a batch, or on the thread that computed.
+"""Delivers answers: on an event loop's own thread, woken once per batch, or on the thread that computed.
 
-Beside them stand the response handlers of the library's callers.
+The response handlers of the library's callers are here, too.
 """
 
 import asyncio
@@ -14,33 +14,33 @@ import numpy as np
 from tailcut.errors import EngineError, TailcutError
 from tailcut.runtime.request import Batch, Notifiable, Request
 
-_PASS_NS = 2_500_000  # of a pass of the loop, for computing inline; one batch may take longer
+_PASS_NS = 2_500_000  # of each pass of the loop, for computing inline; a single batch may take longer
 
 
 class LoopDelivery:
-    """An event loop. Batches computed elsewhere wake it, once for all before it looks; notifications are gathered."""
+    """Delivers on an event loop. Batches computed elsewhere wake it once, until it runs; notifications are gathered."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self.thread = threading.get_ident()  # that runs it
-        self.idle = True  # no notification is due
+        self.thread = threading.get_ident()  # the thread that runs the loop
+        self.idle = True  # no notification is pending
         self._gathered: list[tuple[Callable[[bool], bool], Notifiable]] = []
         self._pending: list[Notifiable] = []
-        self._computed: deque[Batch] = deque()  # elsewhere, and not handed out yet
-        self._is_woken = False  # for them
+        self._computed: deque[Batch] = deque()  # computed elsewhere, and not handed out yet
+        self._is_woken = False  # to hand them out
 
     def notify_soon(self, entry: Notifiable) -> None:
-        """Notify the model after everything else that this pass of the loop has read: arrivals gather by themselves."""
+        """Notify the model after everything else in this pass of the loop, so that arrivals gather."""
         self._be_due()
         if entry not in self._pending:
             self._pending.append(entry)
 
     def gather(self, queue: Callable[[bool], bool], entry: Notifiable) -> None:
-        """Have what is gathered queued after everything else that this pass of the loop has read.
+        """Have gathered requests queued after everything else in this pass of the loop.
 
         Args:
-            queue: queues it; it is told whether nothing else came in this pass, and returns whether to notify.
-            entry: of its model, which is notified then.
+            queue: queues them; called with whether nothing else came in this pass, and returns whether to notify.
+            entry: of their model, which is notified then.
         """
         self._gathered.append((queue, entry))
         self._be_due()
@@ -51,30 +51,30 @@ class LoopDelivery:
         return threading.get_ident() == self.thread
 
     def notify_now(self, entry: Notifiable) -> None:
-        """Notify at once of arrivals that have gathered already; with those of others where there are some."""
+        """Notify at once, because arrivals have gathered already; later, where other notifications are pending."""
         if not self.idle or entry.notify(time.monotonic_ns() + _PASS_NS):
             self.notify_soon(entry)
 
     def post(self, batch: Batch) -> None:
-        """Hand out here and now when the loop's own thread computed, else wake the loop."""
+        """Hand out at once if the loop's own thread computed the batch, else wake the loop."""
         if self.is_here:
             self._hand_out(batch)
             return
-        # A batch that finds the loop woken is in time: the mark is taken away before the first one is taken out.
+        # No batch is missed while the loop is woken: it clears the flag before it takes the first batch out.
         self._computed.append(batch)
         if self._is_woken:
             return
         self._is_woken = True
         try:
             self._loop.call_soon_threadsafe(self._hand_out_computed)
-        except RuntimeError:  # the loop was closed while its requests computed: no caller is left to be told
+        except RuntimeError:  # the loop was closed meanwhile: no caller is left
             self._is_woken = False
             while self._computed:
                 computed = self._computed.popleft()
                 computed.owner.delivered(computed)
 
     def post_failure(self, request: Request, error: TailcutError) -> None:
-        """Tell the handler on the loop's thread, never inside the caller's own call."""
+        """Call the handler's `fail` on the loop's thread, never inside the caller's own call."""
         try:
             self._loop.call_soon_threadsafe(request.handler.fail, request, error)
         except RuntimeError:
@@ -108,19 +108,19 @@ class LoopDelivery:
             for entry in pending:
                 if entry.notify(until_ns):
                     self.notify_soon(entry)
-        except BaseException:  # of a signal's handler: the loop may go on
+        except BaseException:  # such as that of a signal handler: the loop may go on
             for entry in pending:
                 self.notify_soon(entry)
             raise
 
 
 class AnyThreadDelivery:
-    """For callers that block on an event: handlers are called by the thread that computed, after it has counted."""
+    """Delivers to callers that block: the thread that computed calls the handlers, after it has counted the batch."""
 
     is_here = False
 
     def notify_soon(self, entry: Notifiable) -> None:
-        """Do nothing: the thread that computes looks again by itself."""
+        """Do nothing: the computing thread looks for further work by itself."""
 
     def post(self, batch: Batch) -> None:
         """Hand out at once."""
@@ -130,7 +130,7 @@ class AnyThreadDelivery:
             batch.owner.delivered(batch)
 
     def post_failure(self, request: Request, error: TailcutError) -> None:
-        """Tell the handler at once."""
+        """Call the handler's `fail` at once."""
         request.handler.fail(request, error)
 
 
@@ -148,15 +148,15 @@ class FutureHandler:
             self.future.set_result([_owned(array) for array in batch.arrays(index)])
 
     def fail(self, request: Request, error: TailcutError) -> None:
-        """Raise in the awaiting task."""
+        """Have the error raised in the awaiting task."""
         if not self.future.done():
             self.future.set_exception(error)
 
 
 class Latch:
-    """Set once, and waited for by one thread.
+    """A flag that is set once, and for which one thread waits.
 
-    A `threading.Event` keeps its lock where a signal's handler raises an exception in its `set`.
+    A `threading.Event` would stay locked if a signal handler raised an exception in its `set`.
     """
 
     __slots__ = ("_is_set", "_lock")
@@ -167,22 +167,22 @@ class Latch:
         self._lock.acquire()
 
     def is_set(self) -> bool:
-        """Whether it is."""
+        """Whether it has been set."""
         return self._is_set
 
     def set(self) -> None:
-        """Let the waiting thread go on."""
+        """Set the flag, and wake the waiting thread."""
         if not self._is_set:
             self._is_set = True
             self._lock.release()
 
     def wait(self, timeout_s: float) -> bool:
-        """Wait for it; whether it came."""
+        """Wait until the flag is set; returns whether it was."""
         return self._is_set or self._lock.acquire(timeout=timeout_s)
 
 
 class EventHandler:
-    """Wakes a blocked thread; `outputs` or `error` is set then."""
+    """Wakes a blocked thread after setting `outputs` or `error`."""
 
     __slots__ = ("error", "event", "outputs")
 
@@ -195,7 +195,7 @@ class EventHandler:
         """Copy the outputs out of their rows."""
         try:
             self.outputs = [_owned(array) for array in batch.arrays(index)]
-        except Exception as error:  # noqa: BLE001  of a signal's handler, or no memory: the thread waits for an end
+        except Exception as error:  # noqa: BLE001  of a signal handler, or no memory: the thread must be woken
             self.error = EngineError(f"the answer could not be copied: {error}")
         self.event.set()
 
@@ -206,7 +206,7 @@ class EventHandler:
 
 
 def _owned(array: np.ndarray) -> np.ndarray:
-    """A copy for the caller, with strings as `bytes`, as every client of the protocol has them."""
+    """A copy for the caller, with strings as `bytes`, like the results of the protocol's clients."""
     if array.dtype != object:
         return array.copy()
     owned = np.empty(array.size, object)

@@ -1,6 +1,6 @@
-"""The entry of a model: requests come in as arrays or as filled rows, and are computed when it is notified.
+"""The entry of a model: takes requests as arrays or as filled rows, and has them computed when it is notified.
 
-`ServedEntry` is all that a server needs of a model while it serves; anything that has it can be served in place of a
+`ServedEntry` is all that a server needs of a model while it serves; anything that implements it can be served like a
 model.
 """
 
@@ -27,120 +27,125 @@ from tailcut.runtime.tracing.records import DevicePhase, StepTimes
 from tailcut.spec import ModelSpec
 
 _STEP_BYTES = 256 * 1024  # copied between two pauses
-_FORK_WAIT_S, _FORK_LOOK_S = 0.25, 0.0005  # for batches to end before a fork
+_FORK_WAIT_S, _FORK_LOOK_S = 0.25, 0.0005  # how long to wait for batches to end before a fork, and between two checks
 
 
 class ServedEntry(Protocol):
     """What a server needs of a model while it serves.
 
-    A request comes in by `start`, as checked arrays, or, where there is a slab, by `lend` and `settle`, in rows that
-    the server has filled. `notify` has what came in computed.
+    A request is submitted by `start`, as checked arrays, or, where there is a slab, by `lend` and `settle`, in rows
+    that the server has filled. `notify` has submitted requests computed.
     """
 
     @property
     def spec(self) -> ModelSpec:
-        """What the model takes and gives."""
+        """The model's inputs and outputs."""
 
     @property
     def slab(self) -> Slab | None:
-        """The rows that are lent; None where requests are loose arrays."""
+        """The slab whose rows are lent; None where requests are loose arrays."""
 
     @property
     def max_batch_size(self) -> int:
-        """Rows of the largest batch."""
+        """The number of rows in the largest batch."""
 
     @property
     def queue_rows(self) -> int:
-        """Rows that may be queued."""
+        """The number of rows that may be queued."""
 
     @property
     def queue_setting(self) -> str:
-        """What says how many, for messages."""
+        """The setting that limits them, for messages."""
 
     @property
     def counts(self) -> ModelStatistics:
-        """Counted by the model; refusals that the server knows of before asking are added by it."""
+        """The model's counts; the server adds refusals that it makes without asking the model."""
 
     @property
     def is_lost(self) -> bool:
-        """Whether it computes nothing more in this process, because its device is lost."""
+        """Whether it cannot compute any more in this process, because its device is lost."""
 
     @property
     def waiting_rows(self) -> int:
         """Rows that wait for an engine now."""
 
     def statistics(self) -> dict[str, int | float]:
-        """Counts since the start, and the queue as it is."""
+        """Counts since the start, and the present state of the queue, as of `Scheduler.statistics`."""
 
     def batches_by_rows(self) -> dict[int, tuple[int, int]]:
-        """How many batches of this many rows were computed, and their engine time in nanoseconds."""
+        """By the rows of a batch: the number of such batches, and their engine time in nanoseconds."""
 
     @property
     def warm_up(self) -> WarmUp:
-        """Whether the model has computed before its first request."""
+        """Whether the model was warmed up before its first request."""
 
     def stages(self) -> dict[str, dict[str, int | float]]:
-        """The counts of each stage of a pipeline; a model has none."""
+        """The counts of each stage of a pipeline; empty for a model."""
 
     def stage_batches(self) -> dict[str, dict[int, tuple[int, int]]]:
-        """For each stage of a pipeline, as `batches_by_rows`; a model has none."""
+        """As `batches_by_rows`, for each stage of a pipeline; empty for a model."""
 
     def stage_times(self) -> list[StepTimes]:
-        """How long a pipeline's requests are in each stage; a model has none."""
+        """How long requests are in each stage of a pipeline; empty for a model."""
 
     def step_engines(self) -> dict[str, EngineOptions | None]:
-        """The engine of each step of a pipeline that this process computes, None for a function; a model has none."""
+        """The engine of each step of a pipeline that this process computes, None for a function; empty for a model."""
 
     def step_profiles(self) -> list[Profile] | None:
-        """The profiles of the models of a pipeline's steps, each once; None of a model."""
+        """The profiles of the models in a pipeline's steps, each once; None for a model."""
 
     def describe_stages(self) -> str:
-        """A pipeline's stages as one line; a model has none."""
+        """The stages of a pipeline in one line; empty for a model."""
 
     def device_times(self) -> list[DevicePhase]:
-        """The time in each phase of the newest calls to a device; nothing for an engine on the CPU."""
+        """The time in each phase of the newest calls to a device; empty for an engine on the CPU."""
 
     def waiting_ns(self) -> int:
-        """How long the workers will take for what waits; 0 where the asking thread is the one that computes."""
+        """How long the workers will take for the waiting rows, in nanoseconds; 0 where the calling thread computes."""
 
     def admit(self, rows: int, deadline_ns: int = 0, priority: int = 0) -> None:
-        """Raise a QueueFullError or TooLargeError for what would be refused."""
+        """Check that a request of this many rows would be admitted now.
+
+        Raises:
+            QueueFullError: too much is waiting, or the deadline cannot be met.
+            TooLargeError: more rows than the queue can ever hold.
+        """
 
     def start(self, arrays: Arrays, request: Request) -> None:
-        """Admit and queue the checked arrays of a request."""
+        """Admit and queue a request, given as checked arrays."""
 
     def start_in_steps(self, arrays: Arrays, request: Request) -> Generator[None, None, None]:
-        """As `start`, with pauses while large arrays are copied."""
+        """As `start`, as a generator that pauses while large arrays are copied."""
 
     def lend(
         self, count: int, deadline_ns: int = 0, priority: int = 0, *, apart: bool = False, some: bool = False
     ) -> Lease:
-        """Lend rows of the slab, which the caller fills and settles; `some` of them, and it counts what it refuses."""
+        """Lend rows of the slab, which the caller fills and settles; see `Scheduler.lend`."""
 
     def settle(self, lease: Lease, filled: int, request: Request | None, *, at_once: bool = False) -> bool:
-        """Queue a request of the first `filled` rows; the others go back. Whether the model is to be notified."""
+        """Queue a request in the first `filled` rows, and free the others; returns whether to notify the model."""
 
     def submit(self, request: Request, body: memoryview) -> None:
-        """Lend, fill and settle in one, for a whole body that is exactly the request's rows of the only input."""
+        """Lend, fill and settle in one call, for a body that is exactly the request's rows of the only input."""
 
     def cancel(self, request: Request) -> None:
-        """The client left."""
+        """Cancel a request whose client has disconnected."""
 
     def withdraw(self, handler: ResponseHandler, number: int) -> None:
-        """The client of one of several requests that were settled as one left."""
+        """Cancel one of several requests that were settled as one; `number` is its index for the handler."""
 
     def notify(self, until_ns: int = 0) -> bool:
-        """Have what is queued computed; whether some of it waits for another call."""
+        """Have queued requests computed; returns whether some wait for another call."""
 
 
 class ModelEntry:
-    """The entry of a model: its scheduler, and what computes for it.
+    """The entry of a model, which connects its scheduler with what computes.
 
     Args:
         scheduler: of the model.
-        executor: for batches that are computed on the notifying thread.
-        wake: has the workers look for the others.
-        padding: of inputs of different lengths, where the model is padded.
+        executor: computes batches on the notifying thread.
+        wake: wakes the workers, which compute all others.
+        padding: how inputs of different lengths are padded; None: they are not.
     """
 
     def __init__(
@@ -162,7 +167,7 @@ class ModelEntry:
         self.cancel = scheduler.cancel
         self.withdraw = scheduler.withdraw
         self.executor = executor
-        self.engine: Engine | None = None  # the first, whose device is asked for its times
+        self.engine: Engine | None = None  # the first engine, for the times of its device
         self.warm_up = WarmUp(warmed_up=False)
         self._wake = wake
         self._padding = padding
@@ -178,7 +183,7 @@ class ModelEntry:
         return self.scheduler.waiting_rows
 
     def stages(self) -> dict[str, dict[str, int | float]]:
-        """Nothing: a pipeline has them."""
+        """Empty: only a pipeline has stages."""
         return {}
 
     def stage_batches(self) -> dict[str, dict[int, tuple[int, int]]]:
@@ -201,28 +206,28 @@ class ModelEntry:
         return ""
 
     def device_times(self) -> list[DevicePhase]:
-        """The time in each phase of the newest calls to a device; nothing for an engine on the CPU."""
+        """The time in each phase of the newest calls to a device; empty for an engine on the CPU."""
         engine = self.engine
         return msgspec.convert(engine.phases.summary(), list[DevicePhase]) if isinstance(engine, Timed) else []
 
     def pause(self) -> None:
-        """Let the batches that are computed end before this process forks, for a moment at most."""
+        """Wait a moment for running batches to end before this process forks."""
         scheduler = self.scheduler
         if scheduler.closed:
             return
-        scheduler.paused = scheduler.dispatch != "inline"  # the loop's thread computes those, and would not look again
+        scheduler.paused = scheduler.dispatch != "inline"  # a loop that computes inline would not look again
         end = time.monotonic() + _FORK_WAIT_S
         while scheduler.computing and time.monotonic() < end:
             time.sleep(_FORK_LOOK_S)
 
     def go_on(self) -> None:
-        """After the fork, in the parent."""
+        """Resume after the fork, in the parent."""
         if self.scheduler.paused:
             self.scheduler.paused = False
             self._wake()
 
     def start(self, arrays: Arrays, request: Request) -> None:
-        """Queue a request's checked arrays: in rows of the slab, as loose arrays, or in parts if over a batch.
+        """Queue a request's checked arrays: in rows of the slab, as loose arrays, or in parts if larger than a batch.
 
         Raises:
             QueueFullError: too much is waiting already, or the deadline cannot be met.
@@ -235,9 +240,9 @@ class ModelEntry:
             without_pauses(self._start(arrays, request, 0))
 
     def start_in_steps(self, arrays: Arrays, request: Request) -> Generator[None, None, None]:
-        """As `start`, with a pause after every 256 KB that are copied into rows, and after each part of more than that.
+        """As `start`, pausing after every 256 KB that are copied into rows, and after each part larger than that.
 
-        What is smaller is queued without a pause: a request that pauses holds rows that it does not use yet.
+        Smaller requests are queued without a pause, because a paused request holds rows that it does not use yet.
 
         Raises:
             QueueFullError, ReleasedError: as in `start`.
@@ -246,27 +251,27 @@ class ModelEntry:
         return self._start(arrays, request, _STEP_BYTES if large else 0)
 
     def settle(self, lease: Lease, filled: int, request: Request | None, *, at_once: bool = False) -> bool:
-        """Queue a request of the first `filled` rows of a lease; the others go back, with 0 all of them.
+        """Queue a request in the first `filled` rows of a lease, and free the others; 0 frees all of them.
 
         Args:
             lease: as it was lent.
-            filled: rows.
-            request: None where nothing was filled.
-            at_once: its delivery is this thread's: where nothing waits and nothing computes, it may be computed before
-                this returns.
+            filled: the number of rows used.
+            request: the request; None where nothing was filled.
+            at_once: the request is delivered on this thread, and so may be computed before this returns, where nothing
+                waits and nothing computes.
 
         Returns:
-            Whether the model is to be notified.
+            Whether to notify the model.
 
         Raises:
-            ReleasedError: the model was closed; the rows have gone back.
+            ReleasedError: the model was closed; the rows have been freed.
         """
         scheduler = self.scheduler
         try:
             batch = scheduler.settle(lease, filled, request, at_once=at_once)
         except Exception:
             raise
-        except BaseException:  # of a signal's handler: Ctrl-C, say
+        except BaseException:  # of a signal handler, such as Ctrl-C
             scheduler.repair(lease)
             raise
         if batch is None:
@@ -280,23 +285,23 @@ class ModelEntry:
         return scheduler.waiting_rows > 0
 
     def notify(self, until_ns: int = 0) -> bool:
-        """Have what is ready computed: here and now, or by an idle worker.
+        """Have ready requests computed: on this thread, or by an idle worker.
 
         Args:
-            until_ns: on the monotonic clock; parts of oversized requests that would be computed here and are not begun
-                by then wait for another call. 0: never.
+            until_ns: parts of oversized requests that this thread would begin after this time (monotonic) are left to
+                another call; 0: none are.
 
         Returns:
-            Whether something waits for another call.
+            Whether something is left to another call.
         """
         scheduler = self.scheduler
         if scheduler.computing >= scheduler.instances:
-            return False  # a worker that computes looks again by itself; only an idle one must be told
+            return False  # a busy worker looks for more by itself; only an idle one must be woken
         if scheduler.dispatch == "worker":
             self._wake()
             return False
         adaptive = scheduler.dispatch == "adaptive"
-        # Adaptive: one batch; where each request is one, as many as the loop's time holds.
+        # Adaptive: one batch; where each request is a batch, as many as fit into the loop's time.
         end_ns = 0 if not adaptive or self.spec.batched else time.monotonic_ns() + LOOP_NS
         while True:
             batch = scheduler.next_batch(time.monotonic_ns(), DispatchPlace.LOOP)
@@ -317,7 +322,7 @@ class ModelEntry:
         return False
 
     def put(self, arrays: Arrays, request: Request, step_bytes: int = 0) -> Generator[None, None, Lease]:
-        """Lend rows and copy arrays into them, pausing after every `step_bytes`; or keep loose arrays in the request.
+        """Lend rows and copy arrays into them, pausing after every `step_bytes` (0: never), or keep loose arrays.
 
         Raises:
             QueueFullError: no rows are free.
@@ -326,7 +331,7 @@ class ModelEntry:
         slab = self.slab
         if slab is None:
             return self._lend_loose(arrays, request)
-        if is_uneven(self.spec, arrays):  # no rows; what is read from may be another request's soon
+        if is_uneven(self.spec, arrays):  # computed without rows; copied, because the source may be reused
             request.arrays, request.key = {name: array.copy() for name, array in arrays.items()}, object()
             return Lease(-1, request.count)
         steps = bool(step_bytes) and sum(array.nbytes for array in arrays.values()) > step_bytes
@@ -341,13 +346,13 @@ class ModelEntry:
                 for at in range(0, of.size, step_bytes):
                     to[at : at + step_bytes] = of[at : at + step_bytes]
                     yield
-        except BaseException:  # the request is given up
+        except BaseException:  # the request is abandoned
             self.settle(lease, 0, None)
             raise
         return lease
 
     def _lend_loose(self, arrays: Arrays, request: Request) -> Lease:
-        """Keep arrays in the request, which shares a batch with those of equal keys."""
+        """Keep arrays in the request, which may share a batch with requests of the same key."""
         lease = self.lend(request.count)
         request.arrays = arrays
         if self._padding is None:

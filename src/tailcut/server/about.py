@@ -1,4 +1,4 @@
-"""What the live page says of the server beside its figures: the models, their settings, and the doctor's findings."""
+"""What the live page shows beside its figures: the models, their settings, and the doctor's findings."""
 
 import os
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ _THREADS = Path("/proc/self/task")
 
 
 def about(context: Context) -> About:
-    """The server and its models."""
+    """Describe the server and its models."""
     models = list(context.models)
     limit_ns = max((served.latency.limit_ns for served in models), default=0)
     return About(
@@ -35,7 +35,7 @@ def about(context: Context) -> About:
 
 
 def findings() -> Findings:
-    """The doctor's checks of how the machine is set up; reads files, so not for the loop's thread."""
+    """The doctor's checks of how the machine is set up; reads files, so call it on another thread than the loop's."""
     checks = examine_settings(collect(mask=_mask()))
     return Findings(
         checks=[
@@ -46,7 +46,7 @@ def findings() -> Findings:
 
 
 def _mask() -> frozenset[int]:
-    """The CPUs of all threads: the loop's may have one of its own."""
+    """The CPUs of all threads: the loop's thread may be pinned to one of its own."""
     if not _THREADS.exists():
         return affinity_mask()
     cpus: set[int] = set()
@@ -75,7 +75,7 @@ def _model(served: ServedModel) -> ModelAbout:
 
 
 def _flat(values: Mapping[str, Any], lead: str = "") -> dict[str, str]:
-    """Nested settings by names with points; a list is one value."""
+    """Nested settings under dotted names; a list is one value."""
     result: dict[str, str] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):

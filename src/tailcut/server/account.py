@@ -1,4 +1,4 @@
-"""What one connection holds in memory: bodies and messages that arrive, and answers that its client does not read."""
+"""The memory of one connection: bodies and messages that are arriving, and answers that its client has not read."""
 
 from tailcut.errors import QueueFullError
 from tailcut.server.limits import ServerLimits
@@ -6,7 +6,7 @@ from tailcut.server.metrics import ServerCounts
 
 
 class Account:
-    """One connection's part of `counts.buffered_bytes`, which all connections together may fill up to the limit."""
+    """One connection's share of `counts.buffered_bytes`, whose limit applies to all connections together."""
 
     __slots__ = ("_counts", "_limits", "_unread", "charged")
 
@@ -17,19 +17,19 @@ class Account:
         self._unread = 0  # of answers
 
     def has_room(self, size: int = 0) -> bool:
-        """Whether this many bytes more are within the limit; where they are not, that is counted."""
+        """Whether `size` more bytes are within the limit; where they are not, the refusal is counted."""
         if self._counts.buffered_bytes + size <= self._limits.buffered_bytes:
             return True
         self._counts.bodies_refused += 1
         return False
 
     def charge(self, size: int) -> None:
-        """Charge bytes of a body."""
+        """Charge `size` bytes of a body."""
         self.charged += size
         self._counts.buffered_bytes += size
 
     def charge_more(self, size: int) -> None:
-        """Charge what has been inflated.
+        """Charge `size` bytes that have been inflated.
 
         Raises:
             QueueFullError: all connections together hold as much as they may.
@@ -39,7 +39,7 @@ class Account:
         self.charge(size)
 
     def release(self) -> None:
-        """Nothing of a body is held any more."""
+        """Give back what was charged: no body is held any more."""
         self._counts.buffered_bytes -= self.charged
         self.charged = 0
 

@@ -44,10 +44,10 @@ if TYPE_CHECKING:
     from tailcut.server.grpc.service import GrpcServer
 
 _log = logging.getLogger("tailcut")
-Protocols = Callable[[], asyncio.BufferedProtocol]  # makes that of a socket which was accepted
+Protocols = Callable[[], asyncio.BufferedProtocol]  # makes the protocol of an accepted socket
 _DRAIN_STEP_S = 0.02
 _SETTLE_S = 0.1  # for handshakes that have begun, before accepting ends
-_NEWCOMER_S = 0.5  # the connection accepted last has this long to send its request
+_NEWCOMER_S = 0.5  # how long the last accepted connections have to send a request
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,31 +62,31 @@ class ServerOptions:
     gc_freeze: bool = False
     shared_memory: str | None = None  # the prefix that keys of regions must have
     model_control: bool = False  # clients may load and unload models
-    token: str | None = None  # that requests which change the server must carry
-    require_token: bool = False  # all others, too, but those about its health
-    read_token: Callable[[], str] | None = None  # anew, where there is one
+    token: str | None = None  # required by requests that change the server
+    require_token: bool = False  # require the token for all other requests, too, except health checks
+    read_token: Callable[[], str] | None = None  # reads the token again, where there is one
     certificates: Certificates | None = None  # TLS on the ports
-    secrets: Secrets | None = None  # certificate and token, where they can be read anew without the models
+    secrets: Secrets | None = None  # certificate and token, where they can be reloaded without the models
     access_log: bool = False
     ui: bool = True  # a page at /
     tracing: TracingSettings | None = None
     library: ModelSource | None = None  # a model repository
-    failed: Mapping[str, FailedModel] = field(default_factory=dict)  # models of it that could not be loaded
-    poll_s: float = 0.0  # between two looks at it; 0: it is not looked at again
-    reload: bool = False  # read pipelines anew when their Python files change
-    hung_up: Callable[[], bool] = lambda: False  # whether SIGHUP came before there was a server to answer it
+    failed: Mapping[str, FailedModel] = field(default_factory=dict)  # models of the library that could not be loaded
+    poll_s: float = 0.0  # between two scans of the library; 0: it is not scanned again
+    reload: bool = False  # reload pipelines when their Python files change
+    hung_up: Callable[[], bool] = lambda: False  # whether SIGHUP came before the server could handle it
 
     @property
     def models_change(self) -> bool:
-        """Whether models come and go while it serves."""
+        """Whether models may be loaded or unloaded while it serves."""
         return self.model_control or self.poll_s > 0
 
 
 class Door(Protocol):
     """Something that accepts connections until it is closed."""
 
-    def refuse(self) -> None: ...  # noqa: D102  said there
-    def close(self) -> None: ...  # noqa: D102  said there
+    def refuse(self) -> None: ...  # noqa: D102  documented where it is implemented
+    def close(self) -> None: ...  # noqa: D102  documented where it is implemented
 
 
 def serve(
@@ -97,12 +97,12 @@ def serve(
 ) -> None:
     """Serve until SIGTERM or SIGINT; returns when everything in flight has been answered.
 
-    A worker accepts from its supervisor's listeners instead of its own, SIGHUP retires it, and it reads its certificate
-    and its token anew when the supervisor says so. Alone, the server reads both anew on SIGHUP, and all
-    models unless nothing but these two has changed. SIGUSR1 has a line of counts logged.
+    A worker accepts from its supervisor's listeners instead of its own, retires on SIGHUP, and reloads its certificate
+    and its token when the supervisor says so. A server without workers reloads both on SIGHUP, and all models unless
+    only these two have changed. SIGUSR1 logs a line of counts.
 
     Raises:
-        UsageError: the address cannot be had, or what traces need.
+        UsageError: the address cannot be used, or a library that traces need is missing.
     """
     options = replace(options, limits=fit_files(options.limits))
     uvloop.run(_serve(models, options, on_ready, worker))
@@ -128,7 +128,7 @@ async def _serve(
         nvml=open_nvml() if any(model.model.profile.settings.engine.device == "cuda" for model in models) else None,
     )
     context.events = (events,) if worker is None else worker.traces.events
-    context.processes = partial(_alone, context)  # a worker's report puts all of them in its place
+    context.processes = partial(_alone, context)  # of a worker, replaced by the report of all of them
     state = ServerState(
         context,
         options.limits,
@@ -155,7 +155,7 @@ async def _serve(
         gc.collect()
         gc.freeze()
         gc.disable()
-    elif not options.models_change:  # where models go, nothing of them must be kept
+    elif not options.models_change:  # where models can be unloaded, none of their objects must be kept
         gc.freeze()  # what is there now stays: looking through it held the loop for 85 ms at every full collection
     _be_ready(context, worker, options.certificates)
     take_over(listeners)
@@ -182,7 +182,7 @@ async def _serve(
 def _doors(
     state: ServerState, listeners: Sequence[Listener], unix: Protocols, http: Protocols, grpc: Protocols | None
 ) -> list[Door]:
-    """Accept from listeners of this process alone; where there is gRPC, the last of them is for it."""
+    """Accept from listeners of this process alone; the last one is for gRPC, where that is served."""
     protocols = [unix if listener.is_unix else http for listener in listeners]
     if grpc is not None:
         protocols[-1] = grpc
@@ -190,14 +190,14 @@ def _doors(
 
 
 def _be_ready(context: Context, worker: WorkerProcess | None, certificates: Certificates | None) -> None:
-    metadata.version()  # reads files, which no request should wait for later
+    metadata.version()  # reads files now, so that no request has to wait for it
     context.ready = True
     if worker is not None:
         worker.report(context, partial(_read_secrets, context, certificates))
 
 
 def _read_secrets(context: Context, certificates: Certificates | None, orders: bytes) -> None:
-    """Read the certificate or the token anew, as the supervisor says, which has logged that they are right."""
+    """Reload the certificate or the token, as the supervisor orders; it has checked them and logged the result."""
     if certificates is not None and CERTIFICATE in orders:
         certificates.renew(logs=False)
     if TOKEN in orders:
@@ -205,7 +205,7 @@ def _read_secrets(context: Context, certificates: Certificates | None, orders: b
 
 
 def _alone(context: Context) -> list[ProcessSnapshot]:
-    """What the only process has counted."""
+    """The counts of the only process."""
     return [ProcessSnapshot(os.getpid(), None, counts_of(as_counts(context)))]
 
 
@@ -219,7 +219,7 @@ def _sources(models: Sequence[ServedModel], options: ServerOptions) -> list[Path
 
 
 class _Drain:
-    """From the first signal to the last answer. A second one exits at once; a worker's parent sees to that."""
+    """From the first signal to the last answer. A second signal exits at once; for a worker, its parent does that."""
 
     def __init__(
         self,
@@ -239,12 +239,12 @@ class _Drain:
         state.loop.add_signal_handler(signal.SIGTERM, self._begin, state.limits.drain_s)
         state.loop.add_signal_handler(signal.SIGINT, self._begin, 0.0)
         state.loop.add_signal_handler(signal.SIGHUP, self._retire if worker is not None else self.renew)
-        state.loop.add_signal_handler(signal.SIGUSR1, self._tell)
+        state.loop.add_signal_handler(signal.SIGUSR1, self._log_counts)
         self._renewing: asyncio.Task[None] | None = None
-        self._stale = False  # what is served may have been read before the last SIGHUP
+        self._stale = False  # files may have changed since they were read: SIGHUP came
 
     async def wait(self) -> None:
-        """Return when a signal has come, accepting is over, and all requests are answered or past their deadlines.
+        """Return when a signal has come, accepting has ended, and all requests are answered or past their deadlines.
 
         The newest connections have a moment for their first bytes.
         """
@@ -261,7 +261,7 @@ class _Drain:
             await asyncio.sleep(_DRAIN_STEP_S)
 
     def _begin(self, accept_s: float) -> None:
-        """Readiness off; accepting goes on for `accept_s`, so that load balancers can learn of it."""
+        """Answer that the server is not ready, and go on accepting for `accept_s`, so that load balancers notice."""
         if self._state.draining:
             if self._worker is None:
                 os._exit(1)
@@ -275,20 +275,20 @@ class _Drain:
         self._state.loop.call_later(accept_s, self._stopping.set)
 
     def _retire(self) -> None:
-        """Others accept instead, and the service stays ready: here each connection's next answer is its last."""
+        """Leave accepting to other workers. The service stays ready; each connection here gets one last answer."""
         if not self._state.draining:
             self._state.drain()
             self._close()
             self._leave_when_empty(self._state.loop.time() + self._state.limits.drain_s)
 
     def renew(self) -> None:
-        """Read the certificate, the token and all models anew; the models only if they may have changed."""
+        """Reload the certificate and the token, and all models if they may have changed."""
         self._stale = True
         if self._renewing is None or self._renewing.done():
             self._renewing = self._state.loop.create_task(self._read_anew())
 
     async def _read_anew(self) -> None:
-        """Read everything anew, as a successor of a worker would; what does not load is answered as before."""
+        """Reload everything, as the successor of a worker would; a model that does not load keeps its old version."""
         while self._stale and not self._state.draining:
             self._stale = False
             secrets = self._secrets
@@ -307,7 +307,7 @@ class _Drain:
             if secrets is not None and not all_loaded:
                 secrets.forget()
 
-    def _tell(self) -> None:
+    def _log_counts(self) -> None:
         _log.info("%s", self._state.context.counts.line())
 
     def _leave_when_empty(self, end: float) -> None:
@@ -350,9 +350,9 @@ def _repository(models: Sequence[ServedModel], options: ServerOptions) -> ModelR
 def _equip(
     state: ServerState, options: ServerOptions, models: Sequence[ServedModel], worker: WorkerProcess | None
 ) -> None:
-    """Make what only some servers have: a tracer, and a fast path, which needs to know of it."""
+    """Make what only some servers have: a tracer, and a fast path, which uses the tracer."""
     state.tracer = _tracer(state, options, worker)
-    # An access log has a line to write for each request.
+    # An access log needs a line for each request, which the fast path does not see.
     if options.fast_path and not options.access_log and (options.models_change or any(map(suits, models))):
         state.fast_path = FastPath.open(state)
 

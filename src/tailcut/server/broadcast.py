@@ -1,7 +1,7 @@
-"""Tells those that watch the server what happens, about once a second; nothing runs without a watcher.
+"""Sends the clients that watch the server a view of it about once a second; nothing runs without a watcher.
 
-A tick takes a snapshot of the counts, has a view made of it and the ones before, encodes that once, and hands the bytes
-to each watcher. What costs more than a moment (the doctor's checks read a hundred files) is done on a thread.
+A tick takes a snapshot of the counts, has a view made from it and the earlier ones, encodes the view once, and hands
+the bytes to each watcher. What takes longer (the doctor's checks read a hundred files) is done on a thread.
 """
 
 import asyncio
@@ -25,24 +25,24 @@ from tailcut.server.latency import bounds_around
 from tailcut.server.limits import ServerLimits
 
 _log = logging.getLogger("tailcut")
-_EVENTS = 256  # of each process, of which it is asked what coincided with slow requests
+_EVENTS = 256  # of each process, searched for what coincided with slow requests
 
 
 class Watcher(Protocol):
     """A client that watches."""
 
     def show(self, view: bytes) -> None:
-        """Send a view, or leave it out where the client has not read the last event."""
+        """Send a view, or skip it where the client has not read the last event."""
 
     def tell(self, kind: str, event: bytes) -> None:
-        """Send an event of another kind, later where the client has not read the last one."""
+        """Send an event of another kind; later, where the client has not read the last one."""
 
     def end(self, event: bytes) -> None:
         """Send the last event and close."""
 
 
 class Broadcast:
-    """The watchers of one process. All methods are for the loop's thread."""
+    """The watchers of one process. All methods must be called on the loop's thread."""
 
     def __init__(self, context: Context, limits: ServerLimits, loop: asyncio.AbstractEventLoop) -> None:
         self._context = context
@@ -54,18 +54,18 @@ class Broadcast:
         self._timer: asyncio.TimerHandle | None = None
         self._pace = Pace()
         self._limited = False  # by a CPU quota
-        self._findings = b""  # as an event, once they are known
+        self._findings = b""  # encoded as an event, once they are known
         self._looking: asyncio.Task[None] | None = None
-        self._token: str | None = None  # that the watchers came with, where one is required
-        self._changed = False  # models, since they were told
-        self._over = False  # no watcher is taken any more
+        self._token: str | None = None  # that the watchers presented, where one is required
+        self._changed = False  # whether models have changed since the watchers were told
+        self._over = False  # no more watchers are accepted
         context.models.changed.append(self._models_changed)
 
     def join(self, watcher: Watcher) -> bytes:
-        """Take a watcher; returns what it is sent first. The first one starts the clock.
+        """Add a watcher, and return the bytes that it is sent first. The first watcher starts the clock.
 
         Raises:
-            QueueFullError: there are as many as there may be, or the server is being drained.
+            QueueFullError: the maximum of watchers is reached, or the server is draining.
         """
         if self._over:
             raise QueueFullError("the server is stopping")
@@ -78,7 +78,7 @@ class Broadcast:
         return first + self._findings
 
     def leave(self, watcher: Watcher) -> None:
-        """A watcher is gone; the last one stops the clock."""
+        """Remove a watcher. The last one stops the clock."""
         self._watchers.pop(watcher, None)
         if not self._watchers and self._timer is not None:
             self._timer.cancel()
@@ -86,7 +86,7 @@ class Broadcast:
             self._history, self._readers = History(bounds_around), {}
 
     def end(self) -> None:
-        """The server is drained: tell all watchers so, and take no more."""
+        """Tell all watchers that the server is draining, and accept no more."""
         self._over = True
         self._end(End(reason="renewed" if self._context.ready else "stopping"))
 
@@ -103,7 +103,7 @@ class Broadcast:
         began_ns = time.thread_time_ns()
         try:
             self._show()
-        except Exception:  # noqa: BLE001  whatever is wrong with the figures, the server serves
+        except Exception:  # noqa: BLE001  whatever is wrong with the figures, the server must go on
             _log.exception("the figures of the live page could not be collected")
             self._end(End(reason="failed"))
             return
@@ -113,7 +113,7 @@ class Broadcast:
             self._timer = self._loop.call_at(due, self._tick, due)
 
     def _show(self) -> None:
-        if self._changed:  # told once a second, however many models are loaded
+        if self._changed:  # sent at most once a second, however many models are loaded
             self._look_for_models()
             self._tell("about", as_event(about(self._context)))
         view = self._history.add(self._snapshot(), self._look)
@@ -148,10 +148,10 @@ class Broadcast:
     def _models_changed(self) -> None:
         self._changed = True
         if self._watchers and self._context.require_token and self._token != self._context.token:
-            self._end(End(reason="renewed"))  # they have to show the new one
+            self._end(End(reason="renewed"))  # they have to present the new one
 
     def _look_for_models(self) -> None:
-        """Read the traces of the models that there are now, those that were there before from where they are."""
+        """Read the traces of the current models; for those known before, go on from where reading stopped."""
         self._changed = False
         known, self._readers = self._readers, {}
         for served in self._context.models:
@@ -164,7 +164,7 @@ class Broadcast:
         try:
             self._findings = as_event(await asyncio.to_thread(findings))
             self._tell("findings", self._findings)
-        except Exception:  # noqa: BLE001  a machine that is unlike any other: the page does without
+        except Exception:  # noqa: BLE001  on an unusual machine, the page does without the findings
             _log.exception("the machine could not be examined")
         finally:
             self._looking = None

@@ -1,4 +1,4 @@
-"""Everything that answers may speak of: the models, shared memory, the counts, and whether the server is ready."""
+"""What the handlers of all protocols share: the models, shared memory, the counts, and whether the server is ready."""
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
@@ -20,45 +20,45 @@ _log = logging.getLogger("tailcut")
 
 @dataclass(slots=True)
 class Context:
-    """Everything that answers may speak of: the models, shared memory, the counts, and whether the server is ready."""
+    """What the handlers of all protocols share."""
 
     models: ModelRepository
     regions: SharedRegions = field(default_factory=SharedRegions)
     counts: ServerCounts = field(default_factory=ServerCounts)
-    events: Sequence[Events] = ()  # of every process that serves
-    ready: bool = False  # from the start's end until it drains
+    events: Sequence[Events] = ()  # of every serving process
+    ready: bool = False  # from the end of the start until draining
     token: str | None = None
-    require_token: bool = False  # of every request but those about the server's health
-    read_token: Callable[[], str] | None = None  # anew
+    require_token: bool = False  # for every request except health checks
+    read_token: Callable[[], str] | None = None  # reads the token again
     nvml: Nvml | None = None  # opened at the start: the first call may take seconds
     ui: bool = True  # whether there is a page at /
-    processes: Callable[[], list[ProcessSnapshot]] = list  # what each process that serves has counted by now
-    everywhere: Callable[[], tuple[ServerCounts, Iterable[Counted]]] | None = None  # over all workers, if there are any
+    processes: Callable[[], list[ProcessSnapshot]] = list  # the counts of each serving process
+    everywhere: Callable[[], tuple[ServerCounts, Iterable[Counted]]] | None = None  # sums of all workers, if any
 
     @property
     def is_live(self) -> bool:
-        """Whether a restart would not help: no model's device is lost to the process."""
+        """Whether the process can go on: no model has lost its device, which only a restart would bring back."""
         return not any(model.entry.is_lost for model in self.models)
 
     @property
     def is_ready(self) -> bool:
-        """Whether requests are wanted: all models are loaded and compute, and the server does not drain."""
+        """Whether the server wants requests: all models are loaded and compute, and it is not draining."""
         return self.ready and self.is_live
 
     def devices(self) -> list[DeviceUse]:
-        """What the CUDA devices do now, where a model is on one."""
+        """The present use of the CUDA devices, where a model runs on one."""
         if self.nvml is None or all(model.model.profile.settings.engine.device == "cpu" for model in self.models):
             return []
         return self.nvml.read()
 
     def renew_token(self) -> None:
-        """Read the token anew from its file; where it cannot be read, it stays as it was, and it is said."""
+        """Read the token again from its file; where that fails, the old one is kept and an error is logged."""
         try:
             if self.read_token is not None:
                 token = self.read_token()
                 if token != self.token:
                     self.token = token
-                    self.models.tell_changed()  # plans of requests with the old one would still be found
+                    self.models.tell_changed()  # cached plans still accept the old token
         except (TailcutError, OSError) as error:
             _log.error("keeping the old token: %s", error)
 
@@ -67,7 +67,7 @@ class Context:
         return (self.counts, self.models) if self.everywhere is None else self.everywhere()
 
     def events_since(self, start_ns: int, most: int = EVENTS_KEPT) -> list[ProcessEvent]:
-        """What happened to any process that serves, and ended after a moment: of each, the last `most` events."""
+        """The events of all serving processes that ended after `start_ns` (monotonic): of each, the last `most`."""
         return [event for events in self.events for event in events.since(start_ns, most)]
 
     def served(self, name: str, version: str = "") -> ServedModel:
@@ -79,11 +79,11 @@ class Context:
         return self.models.find(name, version)
 
     def admits(self, authorization: str) -> bool:
-        """Whether it carries the server's token, or none is needed."""
+        """Whether the value of an Authorization header carries the server's token, or none is needed."""
         return self.token is None or carries_token(authorization, self.token)
 
     def model_ready(self, name: str, version: str = "") -> bool:
-        """Whether that model is there and the server is ready."""
+        """Whether that model can compute and the server is ready."""
         with suppress(NotFoundError):
             return self.ready and not self.models.find(name, version).entry.is_lost
         return False

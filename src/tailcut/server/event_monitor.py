@@ -1,7 +1,8 @@
-"""Watches what happens to the process while it serves, so that a slow request can be told why: a beat every 10 ms.
+"""Watches what happens to the process while it serves, so that slow requests can be explained: a beat every 10 ms.
 
-A beat that comes late is a held-up loop. Each beat also asks how long a thread waited for a CPU, whether a quota
-stopped the group, and how many pages faulted; the collector tells its own times. About 20 us a beat, 0.2 % of a core.
+A late beat means that the loop was blocked. Each beat also reads how long threads waited for a CPU, whether a quota
+throttled the cgroup, and how many page faults there were; the garbage collector reports its own times. A beat takes
+about 20 us, 0.2 % of a core.
 """
 
 import asyncio
@@ -19,12 +20,12 @@ _BEAT_S = 0.01
 _LATE_NS = 5_000_000
 _WAITED_NS = 500_000
 _COLLECTED_NS = 100_000
-_FAULTS = 200  # in one beat; fewer are a process's daily bread
-_SLOWLY = 10  # beats between two looks at what changes by the tenth of a second, or at which threads there are
+_FAULTS = 200  # page faults in one beat; fewer are normal
+_SLOWLY = 10  # beats between two readings of what changes every tenth of a second, and of the list of threads
 
 
 class EventMonitor:
-    """Notes events of the process from the loop's own thread until it is closed."""
+    """Records events of the process, on the loop's own thread, until it is closed."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, events: Events, counts: ServerCounts) -> None:
         self._loop = loop

@@ -1,8 +1,8 @@
-"""One inference, from checked bytes or arrays to its answer, for HTTP and gRPC.
+"""One inference, from checked bytes or arrays to its answer, for HTTP and gRPC alike.
 
 What both protocols have in common is here and nowhere else: validation against the model, the schedule, the deadline,
-admission, shared memory, the counts, and the record of when a request passed which stage. A protocol reads a request
-and writes an answer; it hears of both through `ExchangeSide`.
+admission, shared memory, the counts, and the record of when a request passed which stage. A protocol reads requests
+and writes answers; `ExchangeSide` is what the exchange calls for that.
 """
 
 import logging
@@ -28,7 +28,7 @@ from tailcut.server.tracing.tracer import Tracer
 from tailcut.wire.v2 import InferRequest, Schedule, schedule_of, shared_outputs
 
 _log = logging.getLogger("tailcut")
-_now_ns = time.monotonic_ns  # one name to look up, three times per request
+_now_ns = time.monotonic_ns  # one name to look up instead of two, three times per request
 _NO_SCHEDULE = Schedule()
 
 
@@ -36,7 +36,7 @@ class ExchangeSide(Protocol):
     """The protocol's side of an exchange: a connection over HTTP, a request over gRPC."""
 
     def encode(self, batch: Batch, index: int) -> Any:
-        """The answer, whose bytes are owned; or a generator that returns it, where writing it takes long.
+        """Write the answer, with bytes of its own; or a generator that returns it, where writing it takes long.
 
         Raises:
             TailcutError: it cannot be written as it was asked for.
@@ -49,38 +49,38 @@ class ExchangeSide(Protocol):
         """A request that was read in steps is in the queue."""
 
     def sampled(self, tracer: Tracer) -> TracedRequest | None:
-        """What the current request is to its tracer; None where it is not sampled."""
+        """The trace of the current request; None where it is not sampled."""
 
     def answered(self) -> bool:
-        """`Exchange.answer` is there; whether it has gone out, else `Exchange.sent` is called when it has."""
+        """`Exchange.answer` is set: send it. Returns whether it has gone out; else `Exchange.sent` is called later."""
 
     def go_on(self) -> None:
-        """The exchange is over, with an answer: the next one may begin."""
+        """The exchange ended with an answer: the next one may begin."""
 
     def refused(self, error: TailcutError) -> None:
         """A request that is one row was not admitted."""
 
     def failed(self, error: TailcutError) -> None:
-        """There will be no answer."""
+        """The exchange ended with an error, and has no answer."""
 
 
 class Exchange:
-    """The current inference of one connection, or of one call: begun once for each request, by one of `submit*`.
+    """The current inference of one connection or call. One of the `submit*` methods begins it, once for each request.
 
-    It handles the response of its request: `answered` or `failed` of its side is called once for each that was begun,
-    never from inside `submit*`, and not after `cancel`.
+    It is the response handler of its request: for each inference begun, it calls `answered` or `failed` of its side
+    once, never from inside `submit*`, and not after `cancel`.
     """
 
-    # What most exchanges never change costs each call nothing as an attribute of the class.
+    # Defaults that most exchanges never change are attributes of the class, which cost nothing per call.
     served: ServedModel = None  # type: ignore[assignment]  # set by the first submit
-    request: InferRequest | None = None  # what was read; None where a request is nothing but rows
+    request: InferRequest | None = None  # the request as read; None where it is nothing but rows
     schedule = _NO_SCHEDULE  # of a request whose rows are being received
-    began_ns = 0  # when the request had its head
-    length = 0  # of its body, where its head gives that
+    began_ns = 0  # when the request's head was complete
+    length = 0  # of its body, where its head states that
     answer: Any = None
-    _group: PassGroup | None = None  # that a request of one row is in
+    _group: PassGroup | None = None  # the group of a request of one row
     _queued: Request | None = None
-    _job: Job | None = None  # a large request is being read, or a large answer written
+    _job: Job | None = None  # reads a large request, or writes a large answer
     _lease = NO_LEASE  # of rows for a body that is being received
     _times: AnswerTimes = None  # type: ignore[assignment]  # of an answer that has not gone out
 
@@ -91,14 +91,14 @@ class Exchange:
     # A request comes in.
 
     def submit_row(self, served: ServedModel, body: bytes, priority: int, deadline_ns: int) -> None:
-        """Queue a request of one row, the bytes of its model's only input, with all others that come in this pass."""
+        """Queue a request of one row (the bytes of its model's only input) together with the others of this pass."""
         self.served, self.request = served, None
         self._group = self._state.rows.add(self, served, body, priority, deadline_ns)
 
     def submit_bodies(
         self, served: ServedModel, rows: int, bodies: Sequence[memoryview], schedule: Schedule, deadline_ns: int
     ) -> None:
-        """Queue a request that is exactly rows of its model: the bytes of each input, which are copied.
+        """Queue a request that is nothing but rows: the bytes of each input, which are copied.
 
         Raises:
             TailcutError: it is not admitted.
@@ -121,7 +121,7 @@ class Exchange:
         """Queue checked arrays.
 
         Raises:
-            TailcutError: they are not admitted.
+            TailcutError: the request is not admitted.
         """
         entry, request = self._entry(served), self._request(rows, schedule, deadline_ns)
         entry.start(arrays, request)
@@ -130,13 +130,13 @@ class Exchange:
     def submit(
         self, served: ServedModel, request: InferRequest, schedule: Schedule = _NO_SCHEDULE, left_ns: int = 0
     ) -> int:
-        """Check a request against its model and queue it; returns its rows.
+        """Check a request against its model and queue it; returns its number of rows.
 
         Args:
             served: the model that it is for.
-            request: what was read.
-            schedule: what was said outside of the request, before whose own parameters it gives way.
-            left_ns: what its client has left to wait; 0: no limit.
+            request: the request as read.
+            schedule: from outside the request (headers); the request's own parameters override it.
+            left_ns: how long its client will still wait, in nanoseconds; 0: no limit.
 
         Raises:
             TailcutError: it does not fit the model, or is not admitted.
@@ -145,7 +145,7 @@ class Exchange:
         schedule = schedule_of(request.parameters, schedule)
         deadline_ns = self.deadline(schedule, left_ns)
         rows = 0
-        if len(inputs) == 1 and entry.slab is not None:  # the rows of an only input go to their place as bytes
+        if len(inputs) == 1 and entry.slab is not None:  # rows of a single input are copied as bytes
             array = next(iter(inputs.values()))
             rows = len(array) if model.spec.batched else 1
         if 0 < rows <= entry.max_batch_size:
@@ -157,18 +157,18 @@ class Exchange:
         return rows
 
     def submit_in_steps(self, steps: Generator[None, None, None], *, begun: bool = True) -> None:
-        """Have a large request read and queued in steps, whose last is `checked_in_steps`."""
+        """Have a large request read and queued in steps; the last of them must be `checked_in_steps`."""
         self._job = self._state.steps.start(steps, self._read, begun=begun)
 
     def checked_in_steps(
         self, served: ServedModel, request: InferRequest, schedule: Schedule = _NO_SCHEDULE, left_ns: int = 0
     ) -> Generator[None, None, int]:
-        """As `submit`, with pauses.
+        """As `submit`, as a generator that pauses between steps.
 
         Raises:
             TailcutError: as in `submit`.
         """
-        served = self._state.context.models.current(served)  # reading took its time
+        served = self._state.context.models.current(served)  # it may have been reloaded while the request was read
         entry = self._entry(served)
         arrays, rows = yield from check_inputs_in_steps(served.model.spec, request.inputs)
         schedule = schedule_of(request.parameters, schedule)
@@ -186,7 +186,7 @@ class Exchange:
         else:
             self._side.failed(known(error))
 
-    # Its body is received into rows.
+    # A request whose body is received into rows.
 
     def lend(self, served: ServedModel, rows: int, size: int) -> memoryview | None:
         """Memory of `size` bytes for a body: rows of the slab; None while rows are scarce.
@@ -196,17 +196,17 @@ class Exchange:
         """
         entry = self._entry(served)
         slab = entry.slab
-        if slab is None or slab.in_use > slab.rows // 2:  # slow uploads must not hold what others could compute on
+        if slab is None or slab.in_use > slab.rows // 2:  # slow uploads must not hold rows that others need
             return None
         lease = self._lease = entry.lend(rows, apart=True)
         start = lease.row * slab.row_bytes[0]
         return slab.input_bytes[0][start : start + size]
 
     def submit_lent(self) -> None:
-        """Queue the rows lent: their bytes are complete.
+        """Queue the lent rows, whose bytes are now complete.
 
         Raises:
-            TailcutError: others came first meanwhile; the rows are given back.
+            TailcutError: the request is no longer admitted; its rows have been given back.
         """
         entry, schedule = self.served.entry, self.schedule
         lease, self._lease = self._lease, NO_LEASE
@@ -224,18 +224,18 @@ class Exchange:
         return Request(self, self._state.delivery, rows, deadline_ns, schedule.priority)
 
     def _notify(self, entry: ServedEntry, request: Request) -> None:
-        """A request is in the queue: have it computed when this pass is over."""
+        """Have a queued request computed when this pass is over."""
         self._queued = request
         self._state.delivery.notify_soon(entry)
 
-    # What a request is told before it is read.
+    # Before a request is read.
 
     def deadline(self, schedule: Schedule, left_ns: int = 0) -> int:
-        """Until when its answer is wanted, in monotonic nanoseconds; its time counts from now on.
+        """When the answer is due, in monotonic nanoseconds; the request's timeout counts from now on.
 
         Args:
             schedule: of the request.
-            left_ns: what its client has left to wait; 0: no limit.
+            left_ns: how long its client will still wait, in nanoseconds; 0: no limit.
         """
         timeout_ns = schedule.timeout_ns
         if not timeout_ns or 0 < left_ns < timeout_ns:
@@ -245,17 +245,17 @@ class Exchange:
     def precheck(
         self, entry: ServedEntry, schedule: Schedule, left_ns: int = 0, *, names_its_time: bool = False
     ) -> None:
-        """Refuse what will be refused before it is parsed, unless it may name a time of its own.
+        """Refuse a request before it is parsed, where it would be refused afterwards anyway.
 
         Raises:
             QueueFullError: too much is waiting already, or the deadline cannot be met.
         """
         entry.admit(1, 0 if names_its_time else self.deadline(schedule, left_ns), schedule.priority)
 
-    # The engine has answered.
+    # The engine has computed the request.
 
     def complete(self, request: Request, batch: Batch, index: int) -> None:
-        """Have the answer written, and tell its side."""
+        """Have the answer written, and hand it to the side."""
         handed_ns = _now_ns()
         self._queued = None
         state, side = self._state, self._side
@@ -263,7 +263,7 @@ class Exchange:
         self.served.latency.add(ended_ns - ready_ns)
         try:
             answer = side.encode(batch, index)
-        except Exception as error:  # noqa: BLE001  the client must not wait for ever for an answer that cannot be written
+        except Exception as error:  # noqa: BLE001  the client must not wait for an answer that cannot be written
             side.failed(self._not_written(error))
             return
         if type(answer) is GeneratorType:
@@ -280,22 +280,22 @@ class Exchange:
     ) -> None:
         """As `complete`, for a request of one row that was queued with others."""
         self._group = None
-        side, encoded_ns = self._side, _now_ns()  # where it goes out at once, it is the rows themselves
+        side, encoded_ns = self._side, _now_ns()  # an answer of raw rows needs no encoding
         try:
             sent = side.answer_row(outputs)
         except Exception as error:  # noqa: BLE001  as in complete
             side.failed(self._not_written(error))
             return
-        if sent and self._state.tracer is None:  # as below, for what most answers are
+        if sent and self._state.tracer is None:  # the short form of `_answered`, for most answers
             self.served.timeline.record_row(self.began_ns, moments, encoded_ns, _now_ns(), batch.rows, self.length)
             side.go_on()
         else:
             self._answered(request, batch, handed_ns, encoded_ns if sent else _now_ns(), 1, sent=sent)
 
-    def _answered(  # noqa: PLR0913  one answer, and what only its exchange knows
+    def _answered(  # noqa: PLR0913  one answer, and all that is known of it
         self, request: Request, batch: Batch, handed_ns: int, encoded_ns: int, rows: int, *, sent: bool
     ) -> None:
-        """Record when a request passed each stage whose answer was written in one go: it is `sent`, or on its way."""
+        """Record the stages of a request whose answer was written in one go: it is `sent`, or will be."""
         side = self._side
         if sent:
             written_ns = _now_ns()
@@ -316,24 +316,28 @@ class Exchange:
         return AnswerTimes.of(request, batch, self.began_ns, handed_ns, encoded_ns, rows, self.length)
 
     def fail(self, request: Request, error: TailcutError) -> None:
-        """There will be no answer."""
+        """The request failed: tell the side."""
         self._queued = self._group = None
         self._side.failed(error)
 
     def refused(self, error: TailcutError) -> None:
-        """A request of one row was not admitted."""
+        """A request of one row was not admitted: tell the side."""
         self._group = None
         self._side.refused(error)
 
     @property
     def asked(self) -> InferRequest:
-        """What was read, of a request that was more than rows."""
+        """The request as read; it was more than rows.
+
+        Raises:
+            InvalidInputError: it was nothing but rows.
+        """
         if self.request is None:
             raise InvalidInputError("raw requests cannot select outputs")
         return self.request
 
     def outputs(self, batch: Batch, index: int, request: InferRequest) -> dict[str, np.ndarray]:
-        """The answer's arrays, by name, while `ExchangeSide.encode` runs; those for shared memory are written.
+        """The answer's arrays by name, valid while `ExchangeSide.encode` runs; shared-memory outputs are written.
 
         Raises:
             InvalidInputError: a region is gone, or too small.
@@ -345,7 +349,7 @@ class Exchange:
         return arrays
 
     def owned(self, request: InferRequest, outputs: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
-        """The arrays that were asked for, to keep: rows of the slab are other requests' soon."""
+        """Copies of the arrays that were asked for: the rows of the slab are soon used by other requests."""
         if self.served.entry.slab is None:
             return outputs
         return {wanted.name: outputs[wanted.name].copy() for wanted in request.outputs}
@@ -368,7 +372,7 @@ class Exchange:
         return EngineError("the answer could not be written")
 
     def sent(self, now_ns: int = 0) -> None:
-        """The answer has gone out, at this moment or now: record when the request passed each stage."""
+        """The answer went out at `now_ns` (0: just now): record when the request passed each stage."""
         times, served, tracer = self._times, self.served, self._state.tracer
         written_ns = now_ns or _now_ns()
         times.record(served, written_ns)
@@ -377,10 +381,10 @@ class Exchange:
             if asked is not None:
                 times.trace(tracer, asked, served, written_ns)
 
-    # The client has left.
+    # The client has disconnected.
 
     def cancel(self) -> None:
-        """Drop the current inference: queued work goes with its client, and rows go back."""
+        """Drop the current inference: remove it from the queue and give its rows back."""
         if self._job is not None:
             self._job.cancel()
             self._job = None

@@ -1,4 +1,4 @@
-"""What clients are told of errors, over any protocol: words of engines and faults of the server go to the log."""
+"""What clients learn of errors, over any protocol: messages of engines and faults of the server go to the log."""
 
 import logging
 
@@ -8,7 +8,7 @@ _log = logging.getLogger("tailcut")
 
 
 def public_message(error: TailcutError) -> str:
-    """What a client is told, as valid UTF-8: the engine's own words stay in the log."""
+    """The message for a client, as valid UTF-8: that of an engine is for the log only."""
     return "the model failed on this input" if error.code is Code.INTERNAL else valid_text(str(error))
 
 
@@ -18,11 +18,11 @@ def valid_text(text: str) -> str:
 
 
 def fault(error: Exception) -> str:
-    """Log a fault of the server's own, which costs one message only; what its client is told."""
-    _log.error("a message was not understood", exc_info=error)
+    """Log a fault of the server itself that costs one message only; returns the message for its client."""
+    _log.error("the server failed on a message", exc_info=error)
     return "the server failed on this message"
 
 
 def known(error: Exception) -> TailcutError:
-    """An error that a client can be told; what is a fault of the server's goes to the log."""
+    """The error for a client; any that is not a TailcutError is a fault of the server, and is logged."""
     return error.without_frames() if isinstance(error, TailcutError) else EngineError(fault(error))

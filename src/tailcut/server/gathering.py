@@ -1,11 +1,11 @@
-"""Requests of one row each that come in one pass of the loop, for one model: they are queued and answered as one.
+"""Requests of one row each for one model that come in one pass of the loop: they are queued and answered as one.
 
-What a small request costs in Python is mostly what is done once for each: a request for the queue, a row, the lock, a
-place in a batch. All of that is done once for each pass here (docs/decisions/066-one-request-of-many.md has the gain).
-The rows are copied once more for it, so that is for small ones.
+Most of what a small request costs in Python is done once per request: an entry in the queue, a row, the lock, a place
+in a batch. Here all of that is done once per pass (docs/decisions/066-one-request-of-many.md has the gain). The rows
+are copied once more for it, so this is only for small ones.
 
 Requests have deadlines of their own. Those of a group whose deadlines lie close together share the earliest of them:
-the others lose a sixteenth of the time that they had left, at most. Any others are queued apart.
+the others lose at most a sixteenth of the time that they had left. The rest are queued separately.
 """
 
 import logging
@@ -21,53 +21,53 @@ from tailcut.runtime.request import Batch, Request
 from tailcut.runtime.tracing.timeline import pack_moments
 from tailcut.server.served_model import ServedModel
 
-GATHERED_BYTES = 8192  # of a row at most: copying it once more takes a small part of what that saves
-_CLOSE_BITS = 4  # deadlines share one where their distance is the time left, shifted by this many bits, at most
+GATHERED_BYTES = 8192  # the largest row: copying one takes a small part of the time saved
+_CLOSE_BITS = 4  # deadlines are close where they differ by at most the time left, shifted right by this
 _log = logging.getLogger("tailcut")
 _now_ns = time.monotonic_ns
 
 
 class GatheredRequest(Protocol):
-    """One of the requests. Each is told one thing, once, unless it is withdrawn before."""
+    """One of the requests. One of these methods is called once for each, unless it is withdrawn before."""
 
     def complete_row(
         self, outputs: list[bytes], request: Request, batch: Batch, handed_ns: int, moments: bytes
     ) -> None:
-        """The engine has answered: its row of each output.
+        """The engine has computed the request; `outputs` is its row of each output.
 
-        `request` is that of the group, and `moments` are what its record shares with those of the others.
+        `request` is that of the group, and `moments` is the part of its record that all of the group share.
         """
 
     def refused(self, error: TailcutError) -> None:
-        """It is not admitted."""
+        """The request is not admitted."""
 
     def fail(self, request: Request, error: TailcutError) -> None:
-        """There will be no answer."""
+        """The request failed after it was admitted."""
 
 
 class PassGroup:
-    """The requests of one pass for one model and with one priority; the handler of what they are queued as."""
+    """The requests of one pass for one model and of one priority; the response handler of what they are queued as."""
 
     __slots__ = ("_entry", "_gatherer", "bodies", "deadlines_ns", "members", "most", "priority", "served")
 
     def __init__(self, gatherer: "RowGatherer", served: ServedModel, priority: int) -> None:
         self._gatherer = gatherer
         self._entry = entry = served.entry
-        self.most = entry.max_batch_size  # it takes no more
+        self.most = entry.max_batch_size  # requests in the group, at most
         self.served = served
         self.priority = priority
-        self.members: list[GatheredRequest | None] = []  # None: it has been told, or withdrawn
-        self.bodies: list[bytes] = []  # of each; none once they are queued
+        self.members: list[GatheredRequest | None] = []  # None: answered, or withdrawn
+        self.bodies: list[bytes] = []  # the row of each; empty once they are queued
         self.deadlines_ns: list[int] = []
 
     def withdraw(self, member: GatheredRequest) -> None:
-        """The client of one of them left."""
+        """Remove a request whose client has disconnected."""
         number = self.members.index(member)
         self.members[number] = None
         self._entry.withdraw(self, number)
 
     def queue(self, alone: bool) -> bool:  # noqa: FBT001  the loop's delivery calls it
-        """The pass is over: queue them, those whose deadlines are close as one request.
+        """Queue the requests when the pass is over; those whose deadlines are close as one.
 
         Args:
             alone: nothing else came in this pass, so that they may be answered before this returns.
@@ -118,10 +118,10 @@ class PassGroup:
             start += rows
         return notify
 
-    # The engine has answered.
+    # The engine has computed them.
 
     def complete(self, request: Request, batch: Batch, index: int) -> None:
-        """Have each of them answered."""
+        """Answer the members that `request` stands for."""
         handed_ns = _now_ns()
         count, start, members = request.count, request.offset, self.members
         moments = pack_moments(request.ready_ns, batch.formed_ns, batch.began_ns, batch.ended_ns, handed_ns)
@@ -148,7 +148,7 @@ class PassGroup:
         self._gatherer.answered(batch.ended_ns)
 
     def fail(self, request: Request, error: TailcutError) -> None:
-        """Tell each of them that there will be no answer."""
+        """Fail the members that `request` stands for."""
         start = request.offset
         self._tell(start, start + request.count, methodcaller("fail", request, error))
 
@@ -164,25 +164,25 @@ class PassGroup:
 
 
 class RowGatherer:
-    """The groups of a loop's pass.
+    """The groups of the current pass of a loop.
 
     Args:
-        delivery: of the loop; it has each group queued when the pass is over.
-        answered: called with the moment at which an engine has answered, in monotonic nanoseconds.
+        delivery: of the loop; it queues each group when the pass is over.
+        answered: called with the time at which a batch ended, in monotonic nanoseconds.
     """
 
     def __init__(self, delivery: LoopDelivery, answered: Callable[[int], None]) -> None:
         self.delivery = delivery
         self.answered = answered
-        self._open: dict[tuple[int, int], PassGroup] = {}  # by its model's identity, and its priority
-        self._last: PassGroup | None = None  # of them
+        self._open: dict[tuple[int, int], PassGroup] = {}  # by the identity of the model, and the priority
+        self._last: PassGroup | None = None  # the group added to most recently
 
     def add(
         self, member: GatheredRequest, served: ServedModel, body: bytes, priority: int, deadline_ns: int
     ) -> PassGroup:
-        """Gather a request: the bytes of its row of its model's only input. Returns where it can be withdrawn.
+        """Add a request, whose row of its model's only input is `body`; returns the group that can withdraw it.
 
-        It is told what becomes of it, never from inside this call.
+        No method of `member` is called from inside this call.
         """
         group = self._last
         if group is None or group.served is not served or group.priority != priority:
@@ -196,7 +196,7 @@ class RowGatherer:
         return group
 
     def close(self, group: PassGroup) -> None:
-        """It takes no more."""
+        """Add no more to a group."""
         if self._open.get(key := (id(group.served), group.priority)) is group:
             del self._open[key]
         if self._last is group:

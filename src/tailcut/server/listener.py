@@ -1,8 +1,8 @@
-"""Accepting connections: a listener that the loop reads, and that pauses while the process can open no more files.
+"""Accepts connections, and pauses while the process can open no more files.
 
-Ours rather than the loop's own server: when no file is left, libuv accepts and closes at once every connection that
-waits, and the clients see a reset. A listener that pauses leaves them in the kernel's backlog, and they are served a
-moment later.
+The loop's own server is not used: when no descriptor is left, libuv accepts and at once closes every waiting
+connection, and the clients see a reset. A listener that pauses leaves them in the kernel's backlog, and they are served
+a moment later.
 """
 
 import asyncio
@@ -15,40 +15,40 @@ from tailcut.server.sockets import Listener
 from tailcut.server.state import ServerState
 
 _log = logging.getLogger("tailcut")
-AT_ONCE = 64  # accepted in one pass of the loop, so that a flood of newcomers does not hold up those that are served
+AT_ONCE = 64  # accepted in one pass of the loop at most, so that many new connections do not hold up the others
 REST_S = 0.1
-_IDLE_S = 1.0  # idle at least, before a connection makes room
+_IDLE_S = 1.0  # how long a connection must have been idle before it is closed to make room
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
 def exhausted(error: OSError) -> bool:
-    """Whether an accept failed for want of files or memory."""
+    """Whether accepting failed because no descriptors or memory are left."""
     return error.errno in _EXHAUSTED
 
 
 class Backoff:
-    """What a door does while nothing can be opened: the one idle longest makes room, and it is said once."""
+    """Handles pauses in accepting: each closes the connection that has been idle longest; the first is logged."""
 
     def __init__(self, state: ServerState) -> None:
         self._state = state
         self._count = 0
 
     def begin(self, error: OSError) -> None:
-        """Accepting pauses for a moment."""
+        """Note a pause, which `error` caused."""
         if not self._count:
             _log.warning("accepting connections is paused: %s", error.strerror)
         self._count += 1
         self._state.make_room(idle_s=_IDLE_S)
 
     def end(self) -> None:
-        """Something was accepted."""
+        """Note that a connection was accepted."""
         if self._count:
             _log.warning("accepting connections again after %d pauses", self._count)
             self._count = 0
 
 
 class Acceptor:
-    """One listening socket, owned from here on, and the connections that come out of it."""
+    """Accepts the connections of one listening socket, which it owns."""
 
     def __init__(self, state: ServerState, listener: Listener, protocol: Callable[[], asyncio.BaseProtocol]) -> None:
         listener.sock.setblocking(False)
@@ -65,7 +65,7 @@ class Acceptor:
         self._listener.refuse()
 
     def close(self) -> None:
-        """Accept the connections that already wait, then listen no more."""
+        """Accept the connections that already wait, then stop listening."""
         if self._timer is None:
             self._accept(1 << 16)
         if self._timer is not None:
@@ -80,7 +80,7 @@ class Acceptor:
                 client, _ = self._listener.sock.accept()
             except (BlockingIOError, InterruptedError):
                 return
-            except ConnectionError:  # that one left before it was accepted
+            except ConnectionError:  # that client left before it was accepted
                 continue
             except OSError as error:
                 if not exhausted(error):
@@ -98,11 +98,11 @@ class Acceptor:
             if not self._listener.is_unix:
                 client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             await self._state.loop.connect_accepted_socket(self._protocol, client)
-        except OSError:  # it left meanwhile
+        except OSError:  # the client left meanwhile
             client.close()
 
     def _rest(self, error: OSError) -> None:
-        """Nothing can be opened now: newcomers wait in the backlog."""
+        """Pause, because nothing can be opened now: new connections wait in the backlog."""
         self._backoff.begin(error)
         loop = self._state.loop
         loop.remove_reader(self._listener.sock.fileno())

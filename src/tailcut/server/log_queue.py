@@ -1,11 +1,12 @@
-"""Log lines leave through a bounded queue and a thread of its own: a reader of stderr that stops reading stops nothing.
+"""Writes log lines through a bounded queue and a thread, so that an unread pipe on stderr never blocks the server.
 
-Writing to a pipe blocks once 64 KB are unread in it, and the event loop is what logs. So a line is formatted where it
-is logged, put into a queue that never blocks, and written by a thread. Lines over the queue's length are dropped and
-counted, and so are lines of one kind (one place in the code) over a rate; a line says how many, once it can.
+Writing to a pipe blocks once 64 KB in it are unread, and most lines are logged on the event loop. So a line is
+formatted where it is logged, put into a queue that never blocks, and written by a thread. Lines that find the queue
+full are dropped and counted, and so are lines of one kind (from one place in the code) beyond a rate; a later line
+reports how many.
 
-It writes to the descriptor itself: a thread that is stopped in the middle of a buffered write would keep that buffer's
-lock, and Python does not end while it is kept. At exit it has a second for what is left.
+The thread writes to the descriptor directly: one that is stopped during a buffered write would keep the lock of that
+buffer, and Python does not exit while it is held. At exit, it has a second for the remaining lines.
 """
 
 import logging
@@ -18,12 +19,12 @@ from collections import deque
 
 from tailcut.wire.memo import BytesMemo
 
-_LINES = 4096  # that wait to be written
+_LINES = 4096  # waiting to be written, at most
 _BURST = 64  # lines of one kind at once
-_PER_SECOND = 16  # more each second
-_KINDS = 256  # remembered at most
-_TELL_S = 1.0  # after which a line tells how many were dropped
-_EXIT_S = 1.0  # to write what is left
+_PER_SECOND = 16  # further lines of one kind per second
+_KINDS = 256  # kinds remembered, at most
+_TELL_S = 1.0  # between two reports of dropped lines
+_EXIT_S = 1.0  # for writing the remaining lines at exit
 
 
 class LogQueue(logging.Handler):
@@ -37,7 +38,7 @@ class LogQueue(logging.Handler):
         self._kinds: BytesMemo[tuple[str, int], _Rate] = BytesMemo(_KINDS)
         self._closing = False
         self._busy = False  # lines are being written
-        self._untold = 0  # dropped, and not spoken of yet
+        self._untold = 0  # lines dropped since the last report
         self.dropped = 0
         self._thread = threading.Thread(target=self._write, name="tailcut-log", daemon=True)
         self._thread.start()
@@ -49,7 +50,7 @@ class LogQueue(logging.Handler):
             return
         try:
             line = self.format(record) + "\n"
-        except Exception:  # noqa: BLE001  as logging's own handlers have it
+        except Exception:  # noqa: BLE001  as in logging's own handlers
             self.handleError(record)
             return
         with self._some:
@@ -75,7 +76,7 @@ class LogQueue(logging.Handler):
         super().close()
 
     def _admits(self, record: logging.LogRecord) -> bool:
-        """Whether its kind has not been said too often; an access log is one line a request by intent."""
+        """Whether its kind is within the rate. An access log has no limit: its one line per request is intended."""
         if record.name == "tailcut.access":
             return True
         kind = (record.pathname, record.lineno)
@@ -95,7 +96,7 @@ class LogQueue(logging.Handler):
         ended = False
         while not ended:
             with self._some:
-                # What was dropped is told once there is room again, also where nothing else is logged any more.
+                # Dropped lines are reported once there is room again, even where nothing else is logged any more.
                 self._some.wait_for(lambda: self._lines or self._closing, _TELL_S if self._untold else None)
                 lines, untold = list(self._lines), self._untold
                 self._lines.clear()
@@ -103,13 +104,13 @@ class LogQueue(logging.Handler):
                 ended = self._closing
                 self._busy = True
             if untold:
-                lines.append(self._told(untold))
+                lines.append(self._report(untold))
             _write_all(self._descriptor, "".join(lines).encode(errors="backslashreplace"))
             with self._some:
                 self._busy = False
                 self._some.notify_all()
 
-    def _told(self, count: int) -> str:
+    def _report(self, count: int) -> str:
         record = logging.LogRecord("tailcut", logging.WARNING, "", 0, "%d log lines were dropped", (count,), None)
         return self.format(record) + "\n"
 
@@ -135,16 +136,16 @@ class _Rate:
 def _stderr() -> int:
     try:
         return sys.stderr.fileno()
-    except (AttributeError, OSError, ValueError):  # none was given to this process
+    except (AttributeError, OSError, ValueError):  # this process has no stderr
         return -1
 
 
 def _write_all(descriptor: int, data: bytes) -> None:
-    """Write, however long it takes; what can no longer be read is dropped."""
+    """Write all bytes, however long that takes; they are dropped where nothing can read them any more."""
     while data and descriptor >= 0:
         try:
             data = data[os.write(descriptor, data) :]
-        except BlockingIOError:  # another process that shares it has made it so
+        except BlockingIOError:  # another process that shares the descriptor made it non-blocking
             select.select([], [descriptor], [], 1.0)
         except OSError:
             return

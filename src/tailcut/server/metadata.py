@@ -1,7 +1,7 @@
-"""What the server says of itself and its models, as the JSON objects of the protocol: HTTP sends them as they are.
+"""What the server states about itself and its models, as the protocol's JSON objects, which HTTP sends as they are.
 
-gRPC's messages have the same fields, so it sends them too. Nothing here is estimated: what is not measured is 0, and
-docs/reference/protocol.md names it.
+gRPC sends them, too: its messages have the same fields. Nothing here is estimated: what is not measured is 0, and
+docs/reference/protocol.md lists it.
 """
 
 import time
@@ -28,7 +28,7 @@ from tailcut.wire.v2 import model_metadata, server_metadata
 
 @cache
 def version() -> str:
-    """Tailcut's own; looked up once, because that reads files: 20 ms."""
+    """Tailcut's version; looked up once, because reading it from files takes 20 ms."""
     return installed_version("tailcut")
 
 
@@ -44,7 +44,7 @@ def server() -> dict[str, Any]:
 def timeline(
     served: ServedModel, piece: RecordSlice, events_since: Callable[[int], list[ProcessEvent]]
 ) -> dict[str, Any]:
-    """The requests that a reader has read from their traces, where to read on, and what happened since."""
+    """The requests in a slice of the timeline, the cursor for the next slice, and the events since then."""
     records = piece.records[-_TIMELINE_MOST:]
     begun = int(records[:, 0].min()) if len(records) else time.monotonic_ns()
     return {
@@ -58,15 +58,15 @@ def timeline(
 
 
 def _cursor(ends: Sequence[int]) -> str:
-    """A number for each process that has ever answered: the rest of a trace's path."""
+    """The cursor as text, with a number for each process that has ever answered: the last part of a trace's path."""
     used = max([1, *(number + 1 for number, end in enumerate(ends) if end)])
     return ".".join(map(str, ends[:used]))
 
 
 def metadata(repository: ModelRepository, served: ServedModel, *, classes: bool = True) -> dict[str, Any]:
-    """Inputs and outputs, and all versions of that name; with the classes of outputs, for which gRPC has no field."""
+    """A model's inputs, outputs and versions; with the `classes` of outputs, unless for gRPC, which has no field."""
     spec, config = served.model.spec, configuration(served)
-    platform = config["platform"] or config["backend"]  # as Triton
+    platform = config["platform"] or config["backend"]  # as in Triton
     answer = model_metadata(spec, platform, served.version) | {
         "name": served.name,
         "versions": repository.versions(served.name),
@@ -78,7 +78,7 @@ def metadata(repository: ModelRepository, served: ServedModel, *, classes: bool 
 
 
 def configuration(served: ServedModel) -> dict[str, Any]:
-    """The model-configuration extension's object, with the fields that mean something here."""
+    """The object of the model-configuration extension, with the fields that apply here."""
     model = served.model
     batched = model.spec.batched
     options = model.profile.settings.engine
@@ -120,14 +120,14 @@ def _instance_groups(name: str, settings: Settings) -> list[dict[str, Any]]:
 
 
 def facts(served: ServedModel) -> dict[str, str]:
-    """The parameters of a configuration: what no field of it is for."""
+    """The `parameters` of a configuration: what has no field in it."""
     return rows(served) | defaults(served) | engine(served)
 
 
 def engine(served: ServedModel) -> dict[str, str]:
-    """How many threads compute a call, and whether they spin between calls.
+    """The number of threads that compute a call, and whether they spin between calls.
 
-    For a pipeline, `step_threads` has the threads for each step that this process computes: two=2,four=1.
+    For a pipeline, `step_threads` lists the threads of each step that this process computes: two=2,four=1.
     """
     if served.entry.stages():
         steps = served.entry.step_engines()
@@ -141,25 +141,25 @@ def engine(served: ServedModel) -> dict[str, str]:
 
 
 def rows(served: ServedModel) -> dict[str, str]:
-    """What was decided of the model's rows, and why."""
+    """What was decided about the model's rows, and why."""
     return {"rows": served.model.rows.rows.value, "rows_reason": served.model.rows.reason}
 
 
 def defaults(served: ServedModel) -> dict[str, str]:
-    """Which settings a bare model was given by measuring, and why; nothing where a profile or the user gave them."""
+    """The settings measured for a model without a profile, and why; empty where a profile or the user set them."""
     choice = served.model.choice
     return {} if choice is None else {"defaults": choice.describe(), "defaults_reason": choice.reason}
 
 
 def readiness(served: ServedModel, *, ready: bool) -> dict[str, Any]:
-    """Whether a model answers, and whether it has computed already: the reason where it has not, or not all sizes."""
+    """Whether a model answers and is warmed up; with the reason where not, or not for all batch sizes."""
     warm_up = served.entry.warm_up
     known = {"name": served.name, "ready": ready, "warmed_up": warm_up.warmed_up}
     return known | ({"reason": warm_up.reason} if warm_up.reason else {})
 
 
 def statistics(served: Counted) -> dict[str, Any]:
-    """The statistics extension's entry of one model. Times are nanoseconds, summed over requests."""
+    """One model's entry of the statistics extension. Times are in nanoseconds, summed over requests."""
     counts = served.entry.statistics()
     requests = counts["requests"]
     batches = served.entry.stage_batches()
@@ -194,7 +194,7 @@ def _batch_stats(by_rows: Mapping[int, tuple[int, int]]) -> list[dict[str, Any]]
 
 
 def _stage(name: str, counts: dict[str, int | float], by_rows: Mapping[int, tuple[int, int]]) -> dict[str, Any]:
-    """The counts of one step of a pipeline; gRPC's message has no place for them."""
+    """The counts of one step of a pipeline, for which gRPC's message has no field."""
     return {
         "name": name,
         "inference_count": counts["rows"],
@@ -216,12 +216,12 @@ def _durations(counts: Mapping[str, int | float]) -> dict[str, Any]:
 
 
 def region(known: SharedRegion) -> dict[str, Any]:
-    """The shared-memory extension's entry of one region."""
+    """One region's entry of the shared-memory extension."""
     return {"name": known.name, "key": known.key, "offset": known.offset, "byte_size": known.size}
 
 
 def cuda_region(known: CudaRegion) -> dict[str, Any]:
-    """The CUDA shared-memory extension's entry of one region."""
+    """One region's entry of the CUDA shared-memory extension."""
     return {"name": known.name, "device_id": known.device, "byte_size": known.size}
 
 

@@ -30,7 +30,7 @@ _LABELS = ["model", "version"]
 _BATCH_ROWS = tuple(2**power for power in range(13))
 
 _STAGE_LABELS = ("model", "version", "stage")
-_STAGE_METRICS = (  # what a step counts, in which unit, and how it is shown
+_STAGE_METRICS = (  # count of a step, its unit, and the metric that shows it
     ("requests", None, CounterMetricFamily, "requests", "Requests answered by a step of a pipeline"),
     ("rows", None, CounterMetricFamily, "rows", "Rows answered by a step; requests, if an output has a free size"),
     ("batches", None, CounterMetricFamily, "batches", "Batches that a step computed or failed"),
@@ -46,19 +46,19 @@ _STAGE_METRICS = (  # what a step counts, in which unit, and how it is shown
 
 
 class Counting(Protocol):
-    """The entry of a model, as far as metrics are concerned."""
+    """What metrics need of a model's entry."""
 
-    def statistics(self) -> dict[str, int | float]: ...  # noqa: D102  said there
+    def statistics(self) -> dict[str, int | float]: ...  # noqa: D102  documented in ServedEntry
     def batches_by_rows(self) -> dict[int, tuple[int, int]]: ...  # noqa: D102
     def stages(self) -> dict[str, dict[str, int | float]]: ...  # noqa: D102
     def stage_batches(self) -> dict[str, dict[int, tuple[int, int]]]: ...  # noqa: D102
 
 
 class Counted(Protocol):
-    """A served model, or what several workers' have counted together."""
+    """A served model, or the sums of a model's counts over several workers."""
 
     @property
-    def name(self) -> str: ...  # noqa: D102  said there
+    def name(self) -> str: ...  # noqa: D102  documented in ServedModel
     @property
     def version(self) -> str: ...  # noqa: D102
     @property
@@ -76,7 +76,7 @@ class ServerCounts:
     replies: Counter[int] = field(default_factory=Counter)
     grpc_replies: Counter[str] = field(default_factory=Counter)
     connections: int = 0
-    fast_path: int = 0  # of them on the fast path
+    fast_path: int = 0  # of the open connections, those on the fast path
     accepted: int = 0
     buffered_bytes: int = 0
     bodies_refused: int = 0  # because too many bodies were being collected
@@ -84,13 +84,13 @@ class ServerCounts:
     spans_exported: int = 0
     spans_dropped: int = 0  # the collector was down, or too slow
     loop_stall_ns: int = 0  # the longest
-    loop_stall_cpu_ns: int = 0  # of one, in which the loop's thread computed
+    loop_stall_cpu_ns: int = 0  # the longest CPU time of the loop's thread during one
     loop_cpu_ns: int = 0  # of the loop's thread
-    loop_polled_ns: int = 0  # of that, for looks at sockets that had nothing
+    loop_polled_ns: int = 0  # of that, for polls that found nothing
     loops: int = 1  # one for each worker
 
     def line(self) -> str:
-        """The gist of it, for the log."""
+        """A summary in one line, for the log."""
         replies = [f"{count} x {status}" for status, count in sorted(self.replies.items())]
         replies += [f"{count} x {status}" for status, count in sorted(self.grpc_replies.items())]
         answered = ", ".join(replies) or "none"
@@ -105,21 +105,21 @@ def render(
     *,
     open_metrics: bool = False,
 ) -> bytes:
-    """The text format, version 0.0.4, or OpenMetrics 1.0, which has exemplars; names and values are the same in both.
+    """The metrics in the text format, version 0.0.4, or in OpenMetrics 1.0, which has exemplars and the same values.
 
-    `rows` is what was decided of each model's rows, by its name and version.
+    `rows` is the classification of each model's rows, by its name and version.
     """
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_MetricsCollector(counts, models, rows, devices, open_metrics=open_metrics))
     if open_metrics:
         text: bytes = openmetrics_text(registry)  # type: ignore[no-untyped-call]
         return text
-    # The library ends a counter's name with _total; the names that Triton gave them have no such end.
+    # The library appends _total to the names of counters; Triton's counters are named without it.
     return re.sub(rb"(?m)^((?:# (?:HELP|TYPE) )?nv_\w+?)_total\b", rb"\1", generate_latest(registry))
 
 
 def batch_bucket(rows: int) -> int:
-    """The number of the bucket of `tailcut_batch_rows` that a batch of this many rows is counted in."""
+    """The index of the bucket of `tailcut_batch_rows` in which a batch of this many rows is counted."""
     return bisect_left(_BATCH_ROWS, rows)
 
 
@@ -133,7 +133,7 @@ def accepts_open_metrics(accept: str) -> bool:
 
 
 def _as_unknown(metric: Metric) -> Metric:
-    """A counter of Triton's, whose name does not end as OpenMetrics wants a counter's to end."""
+    """One of Triton's counters as a metric of unknown type: OpenMetrics requires counters to end in _total."""
     family = Metric(metric.name, metric.documentation, "unknown")
     family.samples = [sample._replace(name=metric.name) for sample in metric.samples]
     return family
@@ -263,7 +263,7 @@ class _MetricsCollector:
 
     @staticmethod
     def _stage_counts(models: Sequence[Counted]) -> Iterator[Metric]:
-        """What each step of a pipeline has counted."""
+        """The counts of each step of a pipeline."""
         families = [
             (name, 1 if unit is None else unit, make(f"tailcut_stage_{metric}", text, labels=_STAGE_LABELS))
             for name, unit, make, metric, text in _STAGE_METRICS
@@ -280,7 +280,7 @@ class _MetricsCollector:
 
 
 def _device_use(devices: Sequence[DeviceUse]) -> Iterator[Metric]:
-    """What CUDA devices do now, under Triton's names."""
+    """The present use of the CUDA devices, under Triton's names."""
     for name, text, value in (
         ("nv_gpu_utilization", "Share of recent time in which the device computed", "utilisation"),
         ("nv_gpu_memory_used_bytes", "Memory in use, by all processes", "memory_used"),
@@ -297,7 +297,7 @@ def _device_use(devices: Sequence[DeviceUse]) -> Iterator[Metric]:
 
 
 def _refusals(models: Sequence[Counted]) -> Iterator[Metric]:
-    """What was not answered, or not in time, by the reason."""
+    """Requests that were not answered, or not in time, by reason."""
     refused = CounterMetricFamily(
         "tailcut_refused", "Requests refused before they were queued", labels=[*_LABELS, "reason"]
     )
@@ -318,7 +318,7 @@ def _refusals(models: Sequence[Counted]) -> Iterator[Metric]:
 
 
 def _distributions(models: Sequence[Counted]) -> Iterator[Metric]:
-    """Latencies, with what there is to compare them with, and batch sizes."""
+    """Latencies, with their limit where there is one, and batch sizes."""
     latency = HistogramMetricFamily(
         "tailcut_request_seconds", "From a complete request to the engine's answer", labels=_LABELS
     )
@@ -335,7 +335,7 @@ def _distributions(models: Sequence[Counted]) -> Iterator[Metric]:
         if took.limit_ns:
             limit.add_metric(where, took.limit_ns / 1e9)
             within.add_metric(where, took.within_limit())
-        if not served.entry.stages():  # whose batches are those of its stages
+        if not served.entry.stages():  # a pipeline's batches are those of its stages
             sizes = _batch_sizes(served.entry.batches_by_rows())
             rows_in_all = served.entry.statistics()["rows"]
             of_batches = {index: exemplar for index, exemplar in served.batch_exemplars.items() if sizes[index]}
@@ -344,7 +344,7 @@ def _distributions(models: Sequence[Counted]) -> Iterator[Metric]:
 
 
 def _batch_sizes(by_rows: Mapping[int, tuple[int, int]]) -> list[int]:
-    """Batches in each bucket of their rows."""
+    """The number of batches in each bucket of `tailcut_batch_rows`."""
     sizes = [0] * (len(_BATCH_ROWS) + 1)
     for rows, (count, _) in by_rows.items():
         sizes[batch_bucket(rows)] += count
@@ -354,7 +354,7 @@ def _batch_sizes(by_rows: Mapping[int, tuple[int, int]]) -> list[int]:
 def _with_exemplars(
     buckets: list[tuple[str, float]], exemplars: Mapping[int, Known], unit: float
 ) -> list[tuple[str, float] | tuple[str, float, Exemplar]]:
-    """Buckets, with the newest traced request of each, whose value has this unit; the plain text format has none."""
+    """Buckets with the newest traced request of each; its value is divided by `unit`. The text format has none."""
     return [
         (*bucket, Exemplar({"trace_id": known.trace_id}, known.value / unit, _moment(known.at_s)))
         if (known := exemplars.get(index)) is not None
@@ -368,8 +368,8 @@ def _moment(at_s: float) -> Timestamp:
 
 
 def _machine() -> Iterator[Metric]:
-    """What the control group does to the process: the same for every worker of it."""
+    """CPU limits of the control group, which are the same for every worker."""
     times, stopped_us = throttled()
     yield GaugeMetricFamily("tailcut_usable_cpus", "CPUs by affinity mask, quota and hardware", usable_cpus())
-    yield CounterMetricFamily("tailcut_throttled_periods", "Periods in which the CPU quota stopped the group", times)
-    yield CounterMetricFamily("tailcut_throttled_seconds", "Time that the CPU quota took away", stopped_us / 1e6)
+    yield CounterMetricFamily("tailcut_throttled_periods", "Periods in which the CPU quota throttled the group", times)
+    yield CounterMetricFamily("tailcut_throttled_seconds", "Time that the group was throttled for", stopped_us / 1e6)

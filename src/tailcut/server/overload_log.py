@@ -1,6 +1,6 @@
-"""Overload in the log: a line a second for each model that refuses requests, with how many and the newest reason.
+"""Overload in the log: one line per second for each model that refuses requests, with their number and newest reason.
 
-The hot path counts; the sweep, which runs a few times a second anyway, looks at the counts.
+The hot path only counts; the sweep, which runs a few times a second anyway, compares the counts.
 """
 
 import logging
@@ -14,14 +14,14 @@ _EVERY_S = 1.0
 
 
 class OverloadLog:
-    """Remembers what it has told of each model."""
+    """Logs refused and expired requests, and remembers the counts that it has logged."""
 
     def __init__(self) -> None:
         self._counts: dict[Model, tuple[int, int]] = {}
         self._next = 0.0
 
     def look(self, models: Iterable[ServedModel], now: float) -> None:
-        """Log what was refused and dropped since the last look, a second after it at the earliest; `now` in seconds."""
+        """Log what was refused and dropped since the last call, at most once a second; `now` is in seconds."""
         if now < self._next:
             return
         self._next = now + _EVERY_S

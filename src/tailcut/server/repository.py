@@ -1,7 +1,7 @@
 """The models of a server by name and version: found, listed, and, where the server allows it, loaded and unloaded.
 
-Nothing that a request says names a file: what can be loaded is what the command line named, read anew from there, or
-what lies in the model repository that it named.
+No request can name a file: only the files that the command line names can be loaded again, and models in the model
+repository that it names.
 """
 
 import asyncio
@@ -29,29 +29,33 @@ T = TypeVar("T")
 
 
 class ModelSource(Protocol):
-    """Where models come from by their names, beside those of the command line."""
+    """Where models are loaded from by name, beside those of the command line."""
 
     def names(self) -> Sequence[str]:
-        """All that there are now; none where their folder cannot be read."""
+        """The names of all models that exist now; none where their folder cannot be read."""
 
     def load(self, name: str, models: int) -> Sequence[ServedModel]:
-        """Open all versions of a model that are to be served, among this many models; a TailcutError where it fails."""
+        """Open all versions of a model that are to be served, in a server of `models` models.
+
+        Raises:
+            TailcutError: the model cannot be loaded.
+        """
 
     def changes(self) -> Mapping[str, bool]:
-        """Those whose files have changed since the last call; False where they are gone."""
+        """The models whose files have changed since the last call; False for those that are gone."""
 
     def failed(self, name: str, error: Exception) -> FailedModel:
-        """What clients are told of a model that could not be loaded."""
+        """What clients are told about a model that could not be loaded."""
 
 
 class ModelRepository:
-    """The models that are served now, and those that were unloaded. All methods are for the loop's thread.
+    """The models that are served now, and those that were unloaded. All methods must be called on the loop's thread.
 
     Args:
-        models: that are served.
-        control: whether clients may load and unload.
-        patience_s: for a model that was unloaded to answer what it has.
-        library: where further models come from.
+        models: those served at first.
+        control: whether clients may load and unload models.
+        patience_s: how long an unloaded model may take to answer its last requests, in seconds.
+        library: where further models are loaded from.
         failed: models of the library that could not be loaded.
     """
 
@@ -68,13 +72,13 @@ class ModelRepository:
         self._failed = dict(failed or {})
         self._watching: asyncio.Task[None] | None = None
         self._known = {(served.name, served.version): served for served in models}
-        self._gone: dict[tuple[str, str], str] = {}  # of those not served now: why
+        self._gone: dict[tuple[str, str], str] = {}  # why a model is not served now
         self._control = control
         self._patience_s = patience_s
         self._turn = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._warned: Sequence[str] = self._mismatches()  # which were logged at the start
-        self.changed: list[Callable[[], Any]] = []  # called when a model came or went
+        self._warned: Sequence[str] = self._mismatches()  # warnings that have been logged
+        self.changed: list[Callable[[], Any]] = []  # called after a model is loaded or unloaded
 
     def __iter__(self) -> Iterator[ServedModel]:
         return iter([served for key, served in self._known.items() if key not in self._gone])
@@ -83,8 +87,8 @@ class ModelRepository:
         """The model of that name; its newest version where none is asked for.
 
         Raises:
-            NotFoundError: there is no such model or version now; the message names those that there are. It begins as
-                Triton's does: programs written for Triton look for those words.
+            NotFoundError: there is no such model or version now; the message names those that exist. It begins like
+                Triton's message, which programs written for Triton look for.
         """
         versions = [served for served in self if served.name == name]
         for served in versions:
@@ -99,7 +103,7 @@ class ModelRepository:
         return max(versions, key=lambda served: int(served.version))
 
     def current(self, served: ServedModel) -> ServedModel:
-        """The model in the place of one that was found before: itself, unless another was loaded there."""
+        """The successor of a model that was found before, or the model itself where it has none."""
         return self._known.get((served.name, served.version), served)
 
     def versions(self, name: str) -> list[str]:
@@ -107,10 +111,10 @@ class ModelRepository:
         return sorted([served.version for served in self if served.name == name], key=int)
 
     def index(self, *, ready: bool) -> list[dict[str, str]]:
-        """Every version with its state, as the repository extension lists them, and a reason where there is one.
+        """Every version with its state, as in the repository extension, and a reason where there is one.
 
-        As in Triton's own index (`TRITONSERVER_ServerModelIndex`), versions that could not be loaded are listed like
-        all others, and a model that was never loaded has its name alone.
+        As in Triton's index (`TRITONSERVER_ServerModelIndex`), versions that could not be loaded are listed like all
+        others, and a model that was never loaded has only its name.
         """
         entries = []
         for name, version in self._known:
@@ -129,15 +133,15 @@ class ModelRepository:
             if failed is not None and failed.versions:
                 versions = [version for version in failed.versions if (name, version) not in self._known]
                 yield from ({"name": name, "version": version, **state} for version in versions)
-            elif name not in names:  # which versions it would have is not known
+            elif name not in names:  # its versions are not known
                 yield {"name": name, **state}
 
     async def load(self, name: str) -> None:
-        """Read all versions of a model anew from their files; the old ones answer until the new ones are warm.
+        """Load all versions of a model again from their files; the old ones answer until the new ones are warm.
 
         Raises:
-            InvalidInputError: this server does not let clients load models, or the file cannot be loaded.
-            NotFoundError: the command line named no such model.
+            InvalidInputError: clients may not load models in this server, or the file cannot be loaded.
+            NotFoundError: there is no such model on the command line or in the library.
         """
         async with self._turn:
             if self._library is not None:
@@ -157,11 +161,11 @@ class ModelRepository:
     async def unload(self, name: str, *, dependents: bool = False) -> None:
         """Take all versions of a model out of service; requests in progress are answered first.
 
-        With a library, nothing is done for a model that is not loaded, or does not exist, as Triton has it.
+        With a library, a model that is not loaded or does not exist is ignored, as in Triton.
 
         Raises:
-            InvalidInputError: this server does not let clients unload models, or those that it depends on with it.
-            NotFoundError: the command line named no such model.
+            InvalidInputError: clients may not unload models in this server, or `dependents` is set.
+            NotFoundError: there is no such model on the command line.
         """
         if dependents:
             raise InvalidInputError(
@@ -178,12 +182,12 @@ class ModelRepository:
         self._share_soon()
 
     def watch(self, period_s: float) -> None:
-        """Look at the library every this many seconds from now on, and load what has changed or come; 0: never."""
+        """Scan the library every `period_s` seconds from now on, and load changed and new models; 0: never."""
         if self._library is not None and period_s:
             self._watching = asyncio.get_running_loop().create_task(self._poll(self._library, period_s))
 
     def stop_watching(self) -> None:
-        """Load nothing more by itself."""
+        """Stop scanning the library."""
         if self._watching is not None:
             self._watching.cancel()
 
@@ -192,7 +196,7 @@ class ModelRepository:
             await asyncio.sleep(period_s)
             try:
                 changes = await asyncio.to_thread(library.changes)
-            except Exception as error:  # noqa: BLE001  the next look may find it mended
+            except Exception as error:  # noqa: BLE001  it may be readable at the next scan
                 _log.error("the model repository cannot be read: %s", error, exc_info=unforeseen(error))
                 continue
             for name, there in changes.items():
@@ -201,23 +205,23 @@ class ModelRepository:
                 self._share_soon()
 
     async def _follow(self, library: ModelSource, name: str, *, there: bool) -> None:
-        """Load a model whose files have changed, or take it out of service; whatever goes wrong costs it alone."""
+        """Load a model whose files have changed, or unload it if they are gone; errors do not affect other models."""
         async with self._turn:
             try:
                 await (self._load_from(library, name) if there else self._drop(name))
             except (InvalidInputError, NotFoundError):
-                pass  # which is logged
-            except Exception:  # noqa: BLE001  the others are looked at all the same
-                _log.exception("%s: its files have changed, and that could not be followed", name)
+                pass  # it has been logged
+            except Exception:  # noqa: BLE001  the other models must still be loaded
+                _log.exception("%s: failed to reload the model after its files changed", name)
 
     async def _load_from(self, library: ModelSource, name: str) -> None:
-        """Have the versions that the library gives take the place of those there are."""
+        """Replace a model's versions with those that the library loads."""
         models = len({*(served.name for served in self), name})
         try:
             loaded = await _load_apart(partial(library.load, name, models))
         except NotFoundError:
             raise NotFoundError(f"failed to load {name[:64]!r}: the model repository has no such model") from None
-        except Exception as error:  # whatever is wrong with a model, the others are served
+        except Exception as error:  # whatever is wrong with one model, the others are served
             log_failure(name, error, served=bool(self.versions(name)))
             failed = self._failed[name] = await asyncio.to_thread(library.failed, name, error)
             if not self.versions(name):
@@ -243,7 +247,7 @@ class ModelRepository:
             await self._retire(served.model)
 
     async def _drop(self, name: str) -> None:
-        """Take a model out of service whose folder is gone."""
+        """Unload a model whose folder is gone."""
         self._failed.pop(name, None)
         gone = [served for served in self if served.name == name]
         self._gone |= {(served.name, served.version): "its folder was removed" for served in gone}
@@ -253,16 +257,20 @@ class ModelRepository:
             await self._retire(served.model)
 
     async def renew(self) -> bool:
-        """Read all models anew, one after the other; whether all were loaded. What does not load stays as it was."""
+        """Load all models again, one after the other; a model that fails keeps its old version.
+
+        Returns:
+            Whether all were loaded.
+        """
         async with self._turn:
-            self.tell_changed()  # heads that were admitted may not be any more
+            self.tell_changed()  # cached plans may admit what is no longer admitted
             models = len(list(self))
             all_loaded = True
             if self._library is not None:
                 for name in dict.fromkeys(served.name for served in self):
                     try:
                         await self._load_from(self._library, name)
-                    except (InvalidInputError, NotFoundError):  # which is logged
+                    except (InvalidInputError, NotFoundError):  # it has been logged
                         all_loaded = False
                 return all_loaded
             for key, served in list(self._known.items()):
@@ -271,7 +279,7 @@ class ModelRepository:
             return all_loaded
 
     async def _try_replace(self, key: tuple[str, str], reload: Callable[[], Model]) -> str:
-        """Load a model anew and log what came of it; why it could not be loaded, for a client, or nothing."""
+        """Load a model again and log the result; returns why that failed, for a client, or an empty text."""
         served = self._known[key]
         after = "the model stays unloaded" if key in self._gone else "the old version still answers"
         try:
@@ -283,9 +291,9 @@ class ModelRepository:
         return ""
 
     def _share_soon(self) -> None:
-        """Have models loaded anew whose settings depend on how many there are, and say what does not go together.
+        """Reload the models whose settings depend on the number of models, and log new warnings.
 
-        No request waits for it.
+        No request waits for this.
         """
         task = asyncio.get_running_loop().create_task(self._share())
         self._tasks.add(task)
@@ -306,7 +314,7 @@ class ModelRepository:
             await self._warn()
 
     async def _warn(self) -> None:
-        """Log what does not go together any more, now that models came or went."""
+        """Log warnings about models that do not fit together, after a model was loaded or unloaded."""
         lines = await asyncio.to_thread(self._mismatches)
         for line in lines:
             if line not in self._warned:
@@ -328,7 +336,7 @@ class ModelRepository:
     def close(self) -> None:
         """Close every model."""
         for served in self._known.values():
-            served.model.close()  # a second time does nothing
+            served.model.close()  # closing twice does no harm
 
     def _check_control(self) -> None:
         if not self._control:
@@ -345,15 +353,15 @@ class ModelRepository:
         return keys
 
     def tell_changed(self) -> None:
-        """What requests mean may have changed: have nothing be used that was kept of them."""
+        """Invalidate all cached plans, because the meaning of requests may have changed."""
         for callback in self.changed:
             callback()
 
     async def _retire(self, model: Model) -> None:
-        """Close a model that gets no new requests any more, when the last one has been answered."""
+        """Close a model that gets no new requests, when its last request has been answered."""
 
         async def idle() -> None:
-            while any(model.statistics()[count] for count in ("queued_rows", "computing", "rows_in_use")):  # noqa: ASYNC110  rare, and rows do not notify when they are free
+            while any(model.statistics()[count] for count in ("queued_rows", "computing", "rows_in_use")):  # noqa: ASYNC110  rare, and nothing notifies when rows become free
                 await asyncio.sleep(_IDLE_STEP_S)
 
         with suppress(TimeoutError):
@@ -362,7 +370,7 @@ class ModelRepository:
 
 
 async def _load_apart(load: Callable[[], T]) -> T:
-    """What it returns, computed on a thread that the end of the server does not wait for."""
+    """Call `load` on a thread that the end of the server does not wait for; returns its result."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
 
@@ -373,7 +381,7 @@ async def _load_apart(load: Callable[[], T]) -> T:
     def run() -> None:
         try:
             outcome = partial(future.set_result, load())
-        except BaseException as error:  # noqa: BLE001  it is raised where it is awaited
+        except BaseException as error:  # noqa: BLE001  it is raised where the result is awaited
             outcome = partial(future.set_exception, error)
         with suppress(RuntimeError):  # the loop has been closed
             loop.call_soon_threadsafe(settle, outcome)
@@ -383,13 +391,13 @@ async def _load_apart(load: Callable[[], T]) -> T:
 
 
 def _title(key: tuple[str, str]) -> str:
-    """A model as a log line names it; with its version where it is not the first."""
+    """The name of a model in log lines, with its version unless that is the first."""
     name, version = key
     return name if version == "1" else f"{name}:{version}"
 
 
 def _what_changed(before: ServedModel, after: Profile) -> str:
-    """What has changed of a model that was read anew, for the log; nothing of a pipeline, whose parts are many."""
+    """What changed in a model that was loaded again, for the log; empty for a pipeline, which has many parts."""
     if after.is_of_pipeline:
         return ""
     profile = before.model.profile

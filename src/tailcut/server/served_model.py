@@ -1,4 +1,4 @@
-"""A model under the name and version that clients know it by."""
+"""A model under the name and version by which clients know it."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -19,14 +19,14 @@ class ServedModel:
     """One entry of the server's repository.
 
     Args:
-        model: that answers.
-        name, version: that clients know it by.
-        reload: reads its file anew, for this many models in the server; None where that may not be asked for.
-        latency: of its requests, counted.
-        batch_exemplars: the newest traced request by the bucket of its batch's rows (`metrics.batch_bucket`).
+        model: computes the answers.
+        name, version: by which clients know it.
+        reload: loads its file again, for the given number of models in the server; None where that is not possible.
+        latency: counts its requests by their latency.
+        batch_exemplars: the newest traced request, by the bucket of its batch's rows (`metrics.batch_bucket`).
         config: its configuration in a model repository; None for a model of the command line.
         sources: the folder of its Python files, where it is a pipeline.
-        alone: the engine's options when no other model is loaded, where only they depend on that; else None.
+        alone: the engine's options while no other model is loaded, where only they depend on that; else None.
     """
 
     model: Model
@@ -34,7 +34,7 @@ class ServedModel:
     version: str = "1"
     reload: Callable[[int], Model] | None = None
     alone: EngineOptions | None = None
-    source: str = ""  # the file that the command line named
+    source: str = ""  # the file that the command line names
     latency: LatencyHistogram = field(default_factory=LatencyHistogram)
     batch_exemplars: dict[int, Exemplar] = field(default_factory=dict)
     sources: Path | None = None
@@ -44,26 +44,27 @@ class ServedModel:
 
     @property
     def entry(self) -> ServedEntry:
-        """Where its requests come in."""
+        """Where its requests are submitted."""
         return self.model.entry
 
     def suits(self, models: int) -> bool:
-        """Whether its settings are those of this many models in the server, where they depend on that."""
+        """Whether its settings are right for this many models in the server, where they depend on that."""
         choice = self.model.choice
         if choice is not None:
             return choice.among(models).describe() == choice.describe()
         return self.alone is None or self.model.profile.settings.engine == beside_others(self.alone, models)
 
     def sharing_words(self, models: int) -> str:
-        """Its settings that depend on how many models there are, for the log."""
+        """Its settings that depend on the number of models in the server, for the log."""
+        loaded = "1 model loaded" if models == 1 else f"{models} models loaded"
         if self.model.choice is not None:
-            return f"models here: {models}: {self.model.choice.line()}"
+            return f"{loaded}: {self.model.choice.line()}"
         what = "spin" if self.model.profile.settings.engine.spinning else "do not spin"
-        return f"engine threads {what}: models here: {models}"
+        return f"{loaded}: engine threads {what}"
 
     @property
     def profiles(self) -> list[Profile]:
-        """For what it is served with: its profile, or those of a pipeline's models."""
+        """The profiles that it is served with: its own, or those of a pipeline's models."""
         steps = self.entry.step_profiles()
         return [as_neighbour(self.model)] if steps is None else steps
 

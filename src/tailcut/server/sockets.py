@@ -1,9 +1,9 @@
 """The sockets that a server listens on: opened, shared with a successor, and closed without losing a connection.
 
-With `reuse_port` two servers listen on one address. The kernel keeps a list of their sockets, in the order in which
+With `reuse_port`, two servers listen on one address. The kernel keeps a list of their sockets, in the order in which
 they began to listen, and gives each new connection to one of them by a hash (socket(7), SO_REUSEPORT). A program of one
-instruction, which any member may set (SO_ATTACH_REUSEPORT_CBPF), names the place in that list instead: 0 is the server
-that was there before, 1 the one that came; where there is no such place, the hash decides.
+instruction, which any member may set (SO_ATTACH_REUSEPORT_CBPF), returns the index in that list instead: 0 is the older
+server, 1 the newer one; where the list has no such index, the hash decides.
 """
 
 import ctypes
@@ -28,11 +28,11 @@ from tailcut.server.limits import ServerLimits
 _log = logging.getLogger("tailcut")
 _SO_ATTACH_FILTER = 26  # asm-generic/socket.h
 _SO_ATTACH_REUSEPORT_CBPF = 51
-# socket(7), SO_ATTACH_FILTER, on a TCP header: drop what has SYN and not ACK, take the rest. Code, jumps, constant.
+# socket(7), SO_ATTACH_FILTER, on a TCP header: drop packets with SYN and without ACK. Code, jumps, constant.
 _NO_SYN = ((0x30, 0, 0, 13), (0x54, 0, 0, 0x12), (0x15, 0, 1, 0x02), (0x06, 0, 0, 0), (0x06, 0, 0, 0xFFFFFFFF))
-_OLDER, _NEWER = 0, 1  # places in the kernel's list
+_OLDER, _NEWER = 0, 1  # indices in the kernel's list
 _BACKLOG = 4096
-_MORE_FILES = 32  # that will be opened: listeners, the loop's own, and those that are opened for a moment
+_MORE_FILES = 32  # descriptors for listeners, for the loop itself, and for files that are opened briefly
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +44,14 @@ class ListenAddress:
     uds: str | None = None
     grpc_port: int | None = None
     tls: bool = False  # on both ports; the Unix socket is plain
-    reuse_port: bool = False  # beside another server that has the same ports and the same Unix socket
+    reuse_port: bool = False  # share the ports and the Unix socket with another server
 
 
 class Listener:
-    """A listening socket; of a Unix socket also its file, which a successor may have replaced by its own."""
+    """A listening socket; for a Unix socket also its file, which a successor may have replaced by its own."""
 
     def __init__(self, sock: socket.socket, path: str = "", *, hidden: str = "", shared: bool = False) -> None:
-        """`hidden` is where the file of a Unix socket is until `take_over`; `shared`: with SO_REUSEPORT."""
+        """`hidden` is the path of a Unix socket's file until `take_over`; `shared`: the socket has SO_REUSEPORT."""
         self.sock = sock
         self._path = path
         self._hidden = hidden
@@ -66,7 +66,7 @@ class Listener:
         return bool(self._path)
 
     def take_over(self) -> None:
-        """From now on new connections come here, and no more to a server that had the address before."""
+        """Get all new connections from now on, instead of the server that had the address before."""
         if self._shared:
             self._steer(_NEWER)
         if self._hidden:
@@ -76,9 +76,9 @@ class Listener:
     def refuse(self) -> None:
         """Refuse new connections; one whose handshake has begun is still accepted.
 
-        A listener that is closed resets every connection made since the last accept, with a request already sent
-        perhaps. Between this and the close all of them can be accepted; later ones are refused as if the listener were
-        gone. What another server on the same port is given is its own.
+        Closing a listener resets every connection that has not been accepted, even if it has already sent a request.
+        Between this call and `close`, all of them can be accepted; later ones are refused as if the listener were gone.
+        Connections that the kernel gives to another server on the same port are not affected.
         """
         self.remove_file()
         if not self.is_unix and sys.platform.startswith("linux"):
@@ -94,23 +94,23 @@ class Listener:
                     path.unlink()
 
     def close(self) -> None:
-        """Listen no more, and leave nothing in the file system."""
+        """Stop listening, and remove the file of a Unix socket."""
         self.remove_file()
         self.sock.close()
 
     def _steer(self, index: int) -> None:
-        """Have the kernel give new connections of this port to the server at that place of its list."""
+        """Have the kernel give new connections of this port to the server with that index in its list."""
         if sys.platform.startswith("linux"):
             _set_program(self.sock, _SO_ATTACH_REUSEPORT_CBPF, struct.pack("HBBI", 0x06, 0, 0, index), 1)
 
 
 def open_listeners(address: ListenAddress) -> list[Listener]:
-    """Listen on the address: TCP, then the Unix socket where there is one, then gRPC where there is.
+    """Listen on an address; returns the listeners for TCP, the Unix socket and gRPC, in this order, where wanted.
 
-    With `reuse_port`, a server that has the address already gets the new connections until `take_over`.
+    With `reuse_port`, a server that already has the address gets the new connections until `take_over`.
 
     Raises:
-        UsageError: it cannot be had.
+        UsageError: the address cannot be used.
     """
     listeners = [_listen(address, address.port, "")]
     try:
@@ -126,18 +126,18 @@ def open_listeners(address: ListenAddress) -> list[Listener]:
 
 
 def take_over(listeners: Sequence[Listener]) -> None:
-    """From now on new connections come here."""
+    """Get all new connections from now on."""
     for listener in listeners:
         listener.take_over()
 
 
 def port_of(listener: Listener) -> int:
-    """The TCP port that is listened on."""
+    """The TCP port of a listener."""
     return int(listener.sock.getsockname()[1])
 
 
 def bound(address: ListenAddress, listeners: Sequence[Listener]) -> ListenAddress:
-    """The address with the ports that were free."""
+    """The address with the ports that the kernel chose in place of 0."""
     grpc_port = None if address.grpc_port is None else port_of(listeners[-1])
     return replace(address, port=port_of(listeners[0]), grpc_port=grpc_port)
 
@@ -173,7 +173,7 @@ def _listen(address: ListenAddress, port: int, what: str) -> Listener:
 
 
 def _is_taken(host: str, port: int) -> bool:
-    """Whether a socket listens there."""
+    """Whether a socket listens on this port."""
     try:
         socket.create_server((host, port), family=_family(host), dualstack_ipv6=both_families(host)).close()
     except OSError as error:
@@ -196,12 +196,12 @@ def _listen_unix(path: str, *, shared: bool) -> Listener:
 
 
 def authority(host: str, port: int) -> str:
-    """Host and port as an address has them."""
+    """Host and port as in a URL: an IPv6 address is in brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def both_families(host: str) -> bool:
-    """Whether listening on this address takes clients over IPv4 as well as over IPv6."""
+    """Whether listening on this address accepts clients over IPv4 as well as over IPv6."""
     with suppress(ValueError):
         address = ipaddress.ip_address(host)
         return address.version == 6 and address.is_unspecified and socket.has_dualstack_ipv6()
@@ -213,7 +213,7 @@ def _family(host: str) -> socket.AddressFamily:
 
 
 def _remove_stale(path: str) -> None:
-    """Remove a socket that no process listens on any more; a living one stays, and listening will fail on it."""
+    """Remove the file of a socket on which no process listens any more; listening fails where one does."""
     with suppress(FileNotFoundError), socket.socket(socket.AF_UNIX) as probe:
         if not Path(path).is_socket():
             return
@@ -224,10 +224,10 @@ def _remove_stale(path: str) -> None:
 
 
 def fit_files(limits: ServerLimits) -> ServerLimits:
-    """Raise the limit of open files as far as may be; where that is still too few, fewer connections are taken.
+    """Raise the open-file limit as far as permitted; where it is still too low, reduce the number of connections.
 
     Raises:
-        UsageError: there is not room for one.
+        UsageError: there is no room for a single connection.
     """
     soft = raise_open_files()
     others = open_files() + watched_threads() + _MORE_FILES
@@ -242,7 +242,7 @@ def fit_files(limits: ServerLimits) -> ServerLimits:
 
 
 def _set_program(sock: socket.socket, option: int, program: bytes, length: int) -> None:
-    """Attach a program of the kernel's packet filter; where that is forbidden, the socket stays as it is."""
+    """Attach a packet-filter program to a socket; where that is forbidden, leave the socket as it is."""
     code = ctypes.create_string_buffer(program)
     with suppress(OSError):
         sock.setsockopt(socket.SOL_SOCKET, option, struct.pack("HP", length, ctypes.addressof(code)))

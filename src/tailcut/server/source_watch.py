@@ -1,7 +1,7 @@
-"""Looks for changes of Python files, for `serve --reload`: a development aid, so it looks instead of being told.
+"""Polls Python files for changes, for `serve --reload`, which is a development aid.
 
-A look costs a stat(2) for each folder and each Python file. What a folder holds is listed anew only when its time has
-changed: there may be thousands of images beside a pipeline.
+Each scan costs a stat(2) for each folder and each Python file. The content of a folder is listed again only when its
+modification time has changed: there may be thousands of images beside a pipeline.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from pathlib import Path
 _log = logging.getLogger("tailcut")
 _LOOK_S = 0.3
 _MOST_FOLDERS = 1000
-_SETTLED_NS = 2_000_000_000  # after which a change has a time of its own on any file system
+_SETTLED_NS = 2_000_000_000  # after that, a further change gets another modification time on any file system
 _LEFT_OUT = {"__pycache__", "site-packages", "dist-packages"}
 _ENVIRONMENT = "pyvenv.cfg"
 
@@ -24,11 +24,11 @@ Stamps = dict[Path, tuple[int, int]]
 
 
 class SourceWatch:
-    """Calls `changed` on the loop when a .py file in one of the folders has changed, come or gone.
+    """Calls `changed` on the loop when a .py file in one of the folders was changed, added or removed.
 
     Args:
-        folders: looked at with those below them; none: nothing is looked at.
-        changed: called once for all changes that one look finds.
+        folders: scanned with those below them; empty: nothing is scanned.
+        changed: called once for all changes that one scan finds.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, folders: Iterable[Path], changed: Callable[[], None]) -> None:
@@ -51,19 +51,19 @@ class SourceWatch:
 
 @dataclass(frozen=True, slots=True)
 class _Listing:
-    """What a folder holds."""
+    """The content of a folder."""
 
-    time_ns: int  # of the folder
-    settled: bool  # whether a later change would have another time
+    time_ns: int  # modification time of the folder
+    settled: bool  # whether a later change would get another time
     files: tuple[Path, ...]
     folders: tuple[Path, ...]
 
 
 class Sources:
-    """The Python files in some folders and below, but for hidden folders, installed packages and environments.
+    """The Python files in some folders and below, except hidden folders, installed packages and environments.
 
     Args:
-        folders: the nearest thousand of all below them are looked at.
+        folders: they and the folders below them are scanned, a thousand at most, the nearest first.
     """
 
     def __init__(self, folders: Iterable[Path]) -> None:
@@ -72,9 +72,9 @@ class Sources:
         self._told = False
 
     def stamps(self) -> Stamps:
-        """The time and size of each file; one that goes meanwhile is left out."""
+        """The modification time and size of each file; one that disappears meanwhile is left out."""
         result: Stamps = {}
-        seen: set[tuple[int, int]] = set()  # of folders: a link may lead back
+        seen: set[tuple[int, int]] = set()  # folders, because a link may lead back
         listings: dict[Path, _Listing] = {}
         waiting = deque(self.folders)
         while waiting and len(listings) < _MOST_FOLDERS:
@@ -96,7 +96,7 @@ class Sources:
                 result[file] = status.st_mtime_ns, status.st_size
         if waiting and not self._told:
             self._told = True
-            _log.warning("--reload looks at the first %d folders only: %s is not watched", _MOST_FOLDERS, waiting[0])
+            _log.warning("--reload watches only the first %d folders: %s is not watched", _MOST_FOLDERS, waiting[0])
         self._listings = listings
         return result
 
@@ -120,5 +120,5 @@ def _is_source_folder(parent: Path, entry: os.DirEntry[str]) -> bool:
         return False
     try:
         return entry.is_dir()
-    except OSError:  # a link that leads to itself
+    except OSError:  # such as a link to itself
         return False

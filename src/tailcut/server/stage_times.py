@@ -1,4 +1,4 @@
-"""When one request passed each stage: kept until its answer has gone out, then recorded and traced."""
+"""When one request passed each stage; kept until its answer has gone out, then recorded and traced."""
 
 import msgspec
 
@@ -10,7 +10,7 @@ from tailcut.server.tracing.tracer import Tracer
 
 
 class AnswerTimes(msgspec.Struct, gc=False):
-    """Moments in monotonic nanoseconds, in the order of the stages, and the sizes of what was computed."""
+    """Times in monotonic nanoseconds, in the order of the stages, and the sizes of request, body and batch."""
 
     began_ns: int
     ready_ns: int
@@ -26,10 +26,10 @@ class AnswerTimes(msgspec.Struct, gc=False):
     steps: tuple[StepTrace, ...]  # of a pipeline
 
     @classmethod
-    def of(  # noqa: PLR0913, PLR0917  one answer, and what only its exchange knows
+    def of(  # noqa: PLR0913, PLR0917  one answer, and all that is known of it
         cls, request: Request, batch: Batch, began_ns: int, handed_ns: int, encoded_ns: int, rows: int, length: int
     ) -> "AnswerTimes":
-        """Those of a request of this many rows that is answered by a batch."""
+        """The times of a request with this many rows that a batch answers."""
         return cls(
             began_ns,
             request.ready_ns,
@@ -46,11 +46,11 @@ class AnswerTimes(msgspec.Struct, gc=False):
         )
 
     def record(self, served: ServedModel, written_ns: int) -> None:
-        """The answer has gone out: write the record of its model's timeline."""
+        """Write the record to the model's timeline, when the answer has gone out."""
         served.timeline.record(*self._moments(), written_ns, self.rows, self.batch_rows, self.length, 200)
 
     def trace(self, tracer: Tracer, asked: TracedRequest, served: ServedModel, written_ns: int) -> None:
-        """The answer to a sampled request has gone out: keep its record for the tracer."""
+        """Hand the record of a sampled request to the tracer, when the answer has gone out."""
         size = self.batch_rows, self.batch_requests
         tracer.answered(asked, served, (*self._moments(), written_ns), self.rows, size, self.length, self.steps)
 

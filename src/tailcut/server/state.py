@@ -1,4 +1,4 @@
-"""What the connections of one loop share: the receive buffer, the plans by head, the clock, and the connections."""
+"""State that the connections of one loop share: the receive buffer, plans by head, the clock, and the connections."""
 
 import asyncio
 import gc
@@ -25,19 +25,19 @@ from tailcut.wire.memo import BytesMemo
 
 RECEIVE_BYTES = 64 * 1024
 HEAD_BYTES = 2048
-_PLANS = 1024  # kept at most
+_PLANS = 1024  # plans kept, at most
 _SWEEP_S = 0.25
 _PAUSE_NS = 2_000_000
-_LOOK_NS = 20_000  # where all take the fast path, it is polled for so long before the loop looks at everything else
+_LOOK_NS = 20_000  # how long it is polled, where all connections take it, before the loop goes on
 
 
 class OpenConnection(Protocol):
-    """A connection, as far as the shared state is concerned."""
+    """What the shared state needs of a connection."""
 
     due: float
 
     @property
-    def idle_since(self) -> float: ...  # noqa: D102  said there
+    def idle_since(self) -> float: ...  # noqa: D102  documented in the connections
     @property
     def busy(self) -> bool: ...  # noqa: D102
     @property
@@ -47,9 +47,9 @@ class OpenConnection(Protocol):
 
 
 class FastPathEntry(Protocol):
-    """Where connections go that repeat themselves (`fastpath/`), as far as the others know it."""
+    """What other modules need of the fast path (`fastpath/fastpath.py`)."""
 
-    def turn(self, until_ns: int = 0) -> bool: ...  # noqa: D102  said there
+    def turn(self, until_ns: int = 0) -> bool: ...  # noqa: D102  documented there
     def join(  # noqa: D102, PLR0913, PLR0917
         self, connection: Any, plan: Any, head: bytes, template: Any, row: memoryview, length: int, /
     ) -> bool: ...
@@ -63,9 +63,9 @@ class FastPathEntry(Protocol):
 
 
 class ServerState:
-    """One loop's connections. Time is the loop's, read four times a second: limits are seconds, not microseconds."""
+    """One loop's connections. `now` is the loop's clock, read four times a second, because limits are in seconds."""
 
-    def __init__(  # noqa: PLR0913  what the command line may set
+    def __init__(  # noqa: PLR0913  settings of the command line
         self,
         context: Context,
         limits: ServerLimits,
@@ -81,9 +81,9 @@ class ServerState:
         self.deadline_ns = limits.deadline_ns
         self.receive = bytearray(RECEIVE_BYTES)
         self.receive_view = memoryview(self.receive)
-        self.head_view = self.receive_view[:HEAD_BYTES]  # where hardly more than a head is wanted now
-        self.plans: BytesMemo[bytes, Any] = BytesMemo(_PLANS)  # what heads of HTTP mean; `http/plan.py` fills it
-        self.outlines: OutlineMemo[Any] = OutlineMemo()  # of heads with such plans
+        self.head_view = self.receive_view[:HEAD_BYTES]  # for receiving hardly more than a head
+        self.plans: BytesMemo[bytes, Any] = BytesMemo(_PLANS)  # by the bytes of HTTP heads; filled by `http/plan.py`
+        self.outlines: OutlineMemo[Any] = OutlineMemo()  # of the heads with such plans
         self.access = access
         self.draining = False
         self.loop = asyncio.get_running_loop()
@@ -91,26 +91,26 @@ class ServerState:
         self.rows = RowGatherer(self.delivery, self.stay_awake)
         self.steps = StepRunner(self.loop)
         self.now = self.loop.time()
-        self.date = b""  # the header line of every answer, another object each second
+        self.date = b""  # the Date line of every answer; a new object each second
         self._second = 0
         self._read_clock()
-        self.members: dict[OpenConnection, None] = {}  # ordered by arrival
-        self._idlest: list[tuple[float, OpenConnection]] = []  # the next to make room, the one idle longest last
+        self.members: dict[OpenConnection, None] = {}  # in the order in which they connected
+        self._idlest: list[tuple[float, OpenConnection]] = []  # the next to be closed; the one idle longest is last
         self.busy_poll_ns = busy_poll_us * 1000
         self._spin_until_ns = 0
         self._spinning = False
         self._looked: tuple[int, int] | None = (
-            None  # CPU time and `_spin_until_ns` at the last look, if it found nothing
+            None  # CPU time and `_spin_until_ns` at the last poll, if it found nothing
         )
         self._pausing = False
         self._collect = collect
-        self.on_count: Callable[[int], None] | None = None  # told how many connections there are, at every change
+        self.on_count: Callable[[int], None] | None = None  # called with the number of connections at every change
         self._timer = self.loop.call_later(_SWEEP_S, self._sweep)
         self._overload = OverloadLog()
         self.broadcast = Broadcast(context, limits, self.loop)
         self.fast_path: FastPathEntry | None = None
         self.tracer: Tracer | None = None  # where requests are traced
-        self.edition = Edition()  # of the plans: another one when the models have changed, which plans name
+        self.edition = Edition()  # of the plans; replaced when the models have changed
         context.models.changed.append(self._forget_plans)
 
     def _forget_plans(self) -> None:
@@ -122,14 +122,14 @@ class ServerState:
             self.fast_path.dissolve()
 
     def drain(self) -> None:
-        """From now on each connection's next answer is its last."""
+        """Make the next answer of each connection its last."""
         self.draining = True
         self.broadcast.end()
         if self.fast_path is not None:
             self.fast_path.dissolve()
 
     def enter(self, member: OpenConnection) -> None:
-        """A connection came; over the limit the one idle longest makes room."""
+        """Add a connection; beyond the limit, close the one that has been idle longest."""
         counts = self.context.counts
         counts.accepted += 1
         counts.connections += 1
@@ -140,9 +140,9 @@ class ServerState:
             member.close()
 
     def make_room(self, newcomer: OpenConnection | None = None, *, idle_s: float = 0.0) -> bool:
-        """Close the connection that has been idle longest, `idle_s` at least; whether there was one."""
+        """Close the connection that has been idle longest, and for at least `idle_s`; returns whether there was one."""
         latest = self.now - idle_s
-        if not self._idlest:  # looked for once for many newcomers: a look costs a millisecond at 4,096 connections
+        if not self._idlest:  # searched once for many new ones: that takes a millisecond at 4,096 connections
             idle = [(member.idle_since, member) for member in self.members if not member.busy]
             self._idlest = sorted(idle, key=lambda entry: entry[0], reverse=True)
         while self._idlest:
@@ -156,20 +156,20 @@ class ServerState:
         return False
 
     def silent(self) -> bool:
-        """Whether a new connection has not sent anything yet."""
+        """Whether some new connection has not sent anything yet."""
         return any(member.fresh for member in self.members)
 
     def leave(self, member: OpenConnection) -> None:
-        """A connection is gone."""
+        """Remove a closed connection."""
         if self.members.pop(member, self) is None:
             self.context.counts.connections -= 1
             if self.on_count is not None:
                 self.on_count(self.context.counts.connections)
 
     def count_reply(self, head: Head, head_bytes: bytes, status: int, size: int, began_ns: int) -> None:
-        """Count an answer over HTTP, and log it where an access log is kept; `began_ns` is 0 for a broken head.
+        """Count an HTTP answer, and log it where an access log is kept; `began_ns` is 0 for a malformed head.
 
-        `head` may be another request's that means the same; the trace stands in `head_bytes`.
+        `head` may be that of another request with the same meaning; the trace context is read from `head_bytes`.
         """
         self.context.counts.replies[status] += 1
         if self.access:
@@ -177,10 +177,10 @@ class ServerState:
             log_http(head, status, size, took_ns, trace_of_head(head_bytes))
 
     def pause_soon(self, entry: ServedEntry) -> None:
-        """Requests are being refused: read no more for a moment, so that they come in crowds.
+        """Stop reading for a moment while requests are refused, so that many are refused at once.
 
-        What a refusal costs is mostly waking up for it. On the core that the engine computes on, the reference machine
-        spent 69 us on each and left 86 % of the peak at ten times the capacity; in crowds it is 35 us, and 95 %.
+        Most of a refusal's cost is waking up for it. On the core where the engine computes, the reference machine spent
+        69 us on each, and kept 86 % of the peak throughput at ten times the capacity; refused together, 35 us and 95 %.
         """
         if not self._pausing and not self.busy_poll_ns:
             self._pausing = True
@@ -188,11 +188,11 @@ class ServerState:
 
     def _pause(self, entry: ServedEntry) -> None:
         self._pausing = False
-        if sum(1 for _ in self.context.models) == 1:  # another model's requests must not wait for this one's
+        if sum(1 for _ in self.context.models) == 1:  # requests to another model must not wait
             time.sleep(min(_PAUSE_NS, entry.waiting_ns() // 4) / 1e9)
 
     def stay_awake(self, now_ns: int) -> None:
-        """Poll the sockets for `busy_poll_ns` from now on: a client that asks again at once finds the loop awake.
+        """Poll the sockets for `busy_poll_ns` from now on, so that the loop is awake if a client asks again at once.
 
         Sleeping in the kernel and being woken costs 25 us on the reference machine, a third of a small model's answer.
         """
@@ -202,24 +202,22 @@ class ServerState:
             self.loop.call_soon(self._spin)
 
     def _spin(self) -> None:
-        # A callback that is due makes the loop poll instead of sleep; this one only ever asks for the next.
+        # A callback that is due makes the loop poll instead of sleep; this one only schedules the next.
         now_ns, cpu_ns = time.monotonic_ns(), time.thread_time_ns()
-        if self._looked is not None and self._looked[1] == self._spin_until_ns:  # and nothing was answered since
+        if self._looked is not None and self._looked[1] == self._spin_until_ns:  # nothing was answered since
             self.context.counts.loop_polled_ns += cpu_ns - self._looked[0]
         self._looked = cpu_ns, self._spin_until_ns
         if now_ns < self._spin_until_ns:
             self.loop.call_soon(self._spin)
             if self.fast_path is not None:
-                alone = self.context.counts.fast_path == len(
-                    self.members
-                )  # no other connection is kept waiting meanwhile
+                alone = self.context.counts.fast_path == len(self.members)  # no other connection waits meanwhile
                 if self.fast_path.turn(min(now_ns + _LOOK_NS, self._spin_until_ns) if alone else 0):
                     self._looked = None
         else:
             self._spinning = False
 
     def busy(self) -> int:
-        """How many connections have a message that is being served."""
+        """The number of connections with a message that is being served."""
         return sum(member.busy for member in self.members)
 
     def close(self) -> None:
@@ -232,7 +230,7 @@ class ServerState:
             member.close()
 
     def _read_clock(self) -> None:
-        second = int(time.time())  # the wall clock, which may jump: nothing but the date depends on it
+        second = int(time.time())  # the wall clock may jump: only the date depends on it
         if second != self._second:
             self._second = second
             self.date = date_line(second)

@@ -1,9 +1,9 @@
-"""Work that would hold the event loop for too long: run on it a little at a time, all clients together.
+"""Runs work that would block the event loop for too long on the loop itself, a little at a time.
 
-One pass of the loop hears many connections, and each could take a moment that is short only by itself. So the moments
-are counted together: what a connection brings is done at once while `has_time`, and what is left goes to the end of a
-queue that has a millisecond of each pass. A generator that pauses after every small step is a job there. Threads would
-not do: what reads JSON holds the interpreter's lock all the while.
+One pass of the loop receives from many connections, and what each needs is short only by itself. So their time is
+limited in total: messages are processed at once while `has_time` is true, and the rest goes to the end of a queue that
+has a millisecond of each pass. A job in that queue is a generator that pauses after every small step. Threads would not
+help: parsing JSON holds the interpreter's lock all the time.
 """
 
 import asyncio
@@ -13,16 +13,16 @@ from collections import deque
 from collections.abc import Callable, Generator
 from typing import Any
 
-AT_ONCE_NS = 2_500_000  # of a pass, for what its connections bring
+AT_ONCE_NS = 2_500_000  # of a pass, for what its connections receive
 TURN_NS = 1_000_000  # of a pass, for the queue
 SLICE_NS = 100_000  # for one entry of the queue, before the next one
-LITTLE_BYTES = 2048  # of a message: it is read in less than a millisecond, whatever it is
+LITTLE_BYTES = 2048  # a message of this size is read in less than a millisecond, whatever it contains
 _log = logging.getLogger("tailcut")
 _now_ns = time.monotonic_ns
 
 
 class Job:
-    """A generator on its way; `done` is told its result, or what it raised."""
+    """A generator in progress; `done` is called with its result, or with the exception that it raised."""
 
     __slots__ = ("cancelled", "done", "steps")
 
@@ -32,26 +32,26 @@ class Job:
         self.cancelled = False
 
     def cancel(self) -> None:
-        """Give it up, with whatever it holds; nothing is called."""
+        """Close the generator; `done` is not called."""
         self.cancelled = True
         self.steps.close()
 
 
 class StepRunner:
-    """The time of one loop, and the queue of what has to wait for more of it."""
+    """Divides the time of one loop, and has the queue of what waits for more of it."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._new: deque[Callable[[], None]] = deque()  # before they have had a slice
+        self._new: deque[Callable[[], None]] = deque()  # those that have not had a slice yet
         self._begun: deque[Callable[[], None]] = deque()
         self._new_is_next = True
-        self._end_ns = 0  # of what runs now; 0: nothing has run in this pass
+        self._end_ns = 0  # when the time of this pass ends; 0: nothing has run in it
         self._due = False
-        self.is_over = False  # the time of this pass, as a caller was told
-        self.now_ns = 0  # when a caller asked last, on the monotonic clock
+        self.is_over = False  # whether the time of this pass is used up, as the last `has_time` found
+        self.now_ns = 0  # the time of the last `has_time`, on the monotonic clock
 
     def has_time(self) -> bool:
-        """Whether the caller may do a little more now: less than a millisecond, then it asks again or calls `later`."""
+        """Whether the caller may go on for a moment (under a millisecond) before it asks again or calls `later`."""
         self.now_ns = now_ns = _now_ns()
         if not self._end_ns:
             self._end_ns = now_ns + AT_ONCE_NS
@@ -63,10 +63,10 @@ class StepRunner:
         return False
 
     def later(self, go_on: Callable[[], None], *, begun: bool = False) -> None:
-        """Call it when its turn has come, with a slice of time.
+        """Call `go_on` when its turn has come, with a slice of time.
 
-        What has `begun` before, and wants more than a slice, waits behind others of its kind: a request that wants
-        little is soon served beside any number of those.
+        Work that has `begun` before, and so needs more than a slice, waits behind other such work: a request that needs
+        little time is soon served, however much of that there is.
         """
         (self._begun if begun else self._new).append(go_on)
         self._be_due()
@@ -74,7 +74,7 @@ class StepRunner:
     def start(
         self, steps: Generator[None, None, Any], done: Callable[[Any, Exception | None], None], *, begun: bool = True
     ) -> Job:
-        """Run a generator from the loop's next pass on; as in `later`, where it wants little, it has not `begun`."""
+        """Run a generator from the loop's next pass on; pass `begun=False` where it needs little time (see `later`)."""
         job = Job(steps, done)
         self.later(lambda: self._step(job), begun=begun)
         return job
@@ -94,8 +94,8 @@ class StepRunner:
             self._new_is_next = queue is self._begun
             try:
                 queue.popleft()()
-            except Exception:  # noqa: BLE001  it must cost itself only
-                _log.exception("a piece of work failed")
+            except Exception:  # noqa: BLE001  it must affect only itself
+                _log.exception("a callback of the step runner failed")
             now_ns = _now_ns()
         self._end_ns, self.is_over = 0, False
         if self._new or self._begun:
@@ -108,7 +108,7 @@ class StepRunner:
             next(job.steps)
         except StopIteration as end:
             job.done(end.value, None)
-        except Exception as error:  # noqa: BLE001  the caller of the job decides what it means
+        except Exception as error:  # noqa: BLE001  the caller of the job handles it
             job.done(None, error)
         else:
             self._begun.append(lambda: self._step(job))

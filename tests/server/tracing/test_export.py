@@ -69,10 +69,10 @@ def test_only_what_a_collector_took_is_exported(status: int, exported: int, capl
 @pytest.mark.parametrize(
     ("rejected", "remark", "exported", "log"),
     [
-        (3, "over\nquota", 1, "dropping spans that the collector does not accept: it took 1 of 4: over quota"),
-        (1, "", 3, "dropping spans that the collector does not accept: it took 3 of 4: no reason is known"),
-        (0, "use v2", 4, "the collector took all spans, and warns: use v2"),
-        (9, "all", 0, "dropping spans that the collector does not accept: it took 0 of 4: all"),
+        (3, "over\nquota", 1, "dropping spans that the collector does not accept: it accepted 1 of 4: over quota"),
+        (1, "", 3, "dropping spans that the collector does not accept: it accepted 3 of 4: no reason is known"),
+        (0, "use v2", 4, "the collector accepted all spans, with a warning: use v2"),
+        (9, "all", 0, "dropping spans that the collector does not accept: it accepted 0 of 4: all"),
         (0, "", 4, None),
     ],
 )
@@ -135,4 +135,4 @@ def test_too_many_that_wait_say_what_they_wait_for(
         time.sleep(0.001)
     sink.close()
     sink._processor.shutdown()  # its thread would try again beside other tests
-    assert re.search(r"more than 8 spans wait for it: .*Connection refused", caplog.messages[0])
+    assert re.search(r"more than 8 spans are waiting: .*Connection refused", caplog.messages[0])

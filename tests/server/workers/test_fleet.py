@@ -32,7 +32,7 @@ def test_every_cell(state: WorkerState, event: WorkerEvent) -> None:
         fleet._move(post, event, 0.0)
         assert post.state is MOVES[state, event][0]
     else:
-        with pytest.raises(IllegalMoveError, match=f"{state.name} cannot meet {event.name}"):
+        with pytest.raises(IllegalMoveError, match=f"{state.name} cannot handle the event {event.name}"):
             fleet._move(post, event, 0.0)
         assert post.state is state
 

@@ -1,6 +1,6 @@
-"""The fast path's way back: one call of compiled code (`kernels/answers.py`) sends the answers of a whole batch.
+"""Sends answers on the fast path: one call of compiled code (`kernels/answers.py`) sends those of a whole batch.
 
-What cannot be sent as a whole, and what is owed to a connection that has left, goes out on the standard path.
+An answer that cannot be sent as a whole, or whose connection has left the fast path, goes out on the standard path.
 """
 
 import time
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
     from tailcut.server.state import ServerState
     from tailcut.server.tracing.records import TracedRequest
 
-ANSWER_BYTES = 64 * 1024  # no longer answer is sent from here
+ANSWER_BYTES = 64 * 1024  # longer answers take the standard path
 
 
 class AnswerSender:
-    """Answers the connections of a loop that take the fast path.
+    """Sends answers and refusals to the connections of a loop that take the fast path.
 
     Args:
         state: of the loop.
-        connections: that are here, and those that left with an answer on its way.
+        connections: those on the fast path, and those that left it with an answer pending.
         waiting: the groups of requests that are not answered yet.
-        leave: gives a connection back.
-        members: of a group at most.
+        leave: returns a connection to the standard path.
+        members: the largest number of requests in a group.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class AnswerSender:
         self._no_outputs = np.zeros((0, 2), np.int64)
 
     def answer(self, group: TargetGroup, request: Request, batch: Batch, index: int) -> None:  # noqa: C901  a call costs 0.1 us
-        """Answer those of a request, each with its row of the batch's outputs."""
+        """Answer the group's members that `request` stands for, each with its row of the batch's outputs."""
         handed_ns = time.monotonic_ns()
         target, members, state, connections = group.target, group.members, self._state, self._connections
         first, count = batch.offsets[index], request.count
@@ -104,11 +104,11 @@ class AnswerSender:
             state.stay_awake(ended_ns)
 
     def refuse(self, target: "RowTarget", members: np.ndarray, traced: "Mapping[int, TracedRequest]") -> None:
-        """Tell the requests of a pass why their target gets no rows; `members` are as a group has them."""
+        """Answer the requests of a pass with the refusal of their target; `members` as in `TargetGroup`."""
         tracer, taken = self._state.tracer, len(members)
         if tracer is not None:
             traces.refused(tracer, target.served, members, traced)
-        if isinstance(target.error, QueueFullError):  # of those that wanted rows, more or fewer may have sent a request
+        if isinstance(target.error, QueueFullError):  # not counted before: lending knew only how many to expect
             target.entry.counts.refuse(taken, target.error)
         self._state.context.counts.replies[503] += taken
         self._state.pause_soon(target.entry)
@@ -120,7 +120,7 @@ class AnswerSender:
             self._finish(int(members[index, 0]), head[sent:])
 
     def fail(self, group: TargetGroup, request: Request, error: TailcutError) -> None:
-        """Tell the connections of a request, on the standard path, that there will be no answer."""
+        """Have the members that `request` stands for answered with an error, on the standard path."""
         for fd, generation, *_ in group.members[request.offset : request.offset + request.count].tolist():
             if self._connections.is_here(fd, generation):
                 self._leave(self._connections.here[fd])
@@ -138,7 +138,7 @@ class AnswerSender:
         moments: tuple[int, ...],
         shorts: int,
     ) -> None:
-        """Leave the answers that could not be sent at once to the transports."""
+        """Leave the answers that could not be sent completely to the transports."""
         for index, sent in self._shorts[:shorts].tolist():
             fd, _, arrival_ns, length, _ = members[index].tolist()
             self._finish(fd, target.reply.whole(batch, first + index)[sent:])
@@ -146,7 +146,7 @@ class AnswerSender:
             target.served.timeline.record(arrival_ns, *moments, now, now, 1, batch.rows, length, 200)
 
     def _finish(self, fd: int, rest: bytes) -> None:
-        """Give a connection back whose answer has not gone out as a whole."""
+        """Return a connection whose answer was sent in part to the standard path, with the rest of the answer."""
         connection = self._connections.here[fd]
         self._connections.answered_elsewhere(fd)
         self._leave(connection)

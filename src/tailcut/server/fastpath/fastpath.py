@@ -1,14 +1,13 @@
-"""The fast path for connections that repeat themselves: compiled code receives for all of them and answers all of them.
+"""The fast path for connections that repeat themselves: compiled code receives from and answers all of them at once.
 
-A client on a kept-alive connection asks for the same thing again and again, with a head of which nothing changes but
-fields that mean nothing here, such as the ids of requests and traces. Once it has, its socket is watched here instead
-of by the loop's own transport: one pass over all sockets (`kernels/sockets.py`) puts the rows of all connections that
-sent one side by side into the slab, they wait as one request, and their answers leave in one call. Python sees a pass,
-not a request.
+A client on a kept-alive connection asks for the same thing again and again, with a head in which nothing changes but
+fields that have no meaning here, such as the ids of requests and traces. Once it has repeated itself, its socket is
+watched here instead of by the loop's own transport: one pass over all sockets (`kernels/sockets.py`) writes the rows of
+all connections that sent one side by side into the slab, they wait as one request, and their answers leave in one call.
+Python handles a pass, not a request.
 
-This way knows no exceptions. A connection that sends anything else, leaves, does not read, or must be told something
-out of turn is given back to its `HttpConnection`, which does everything that a connection may need and knows nothing of
-this.
+The fast path handles no exceptional case. A connection that sends anything else, closes, does not read, or must be told
+something unasked is returned to its `HttpConnection`, which does everything that a connection may need.
 """
 
 import logging
@@ -40,12 +39,12 @@ if TYPE_CHECKING:
     from tailcut.server.tracing.records import TracedRequest
 
 _log = logging.getLogger("tailcut.http")
-_EVENTS = 64  # sockets heard in a pass
-_HELD_S = 1.0  # for which the rest of a message may be missing
+_EVENTS = 64  # at most: sockets that one pass receives from
+_HELD_S = 1.0  # how long a message may stay incomplete
 
 
 def suits(served: "ServedModel") -> bool:
-    """Whether compiled code can help a model's clients: raw rows of one input, or JSON lists of floats."""
+    """Whether compiled code can read requests to a model: raw rows of one input, or JSON lists of floats."""
     slab, inputs = served.entry.slab, served.model.spec.inputs
     rows = slab is not None and len(inputs) == 1 and inputs[0].dtype is not DType.BOOL
     return rows or any(tensor.dtype in lists.COMPILED for tensor in inputs)
@@ -56,7 +55,7 @@ class FastPath:
 
     def __init__(self, state: "ServerState") -> None:
         from tailcut.kernels import libc, sockets  # noqa: PLC0415  numba takes a quarter of a second to load
-        from tailcut.server.fastpath.tables import HeadTable  # noqa: PLC0415  it loads them, too
+        from tailcut.server.fastpath.tables import HeadTable  # noqa: PLC0415  it imports numba, too
 
         self._look, self._take = sockets.look, sockets.take
         self._state = state
@@ -77,19 +76,19 @@ class FastPath:
         self._members = np.zeros((len(self._table), _EVENTS, columns.MEMBERS), np.int64)
         self._numbers = np.zeros(len(state.receive) // 2, np.float64)  # of one list
         self._odd = np.zeros((_EVENTS + 1, 2), np.int64)
-        self._left = 0  # of `_events`, for the next pass
+        self._left = 0  # events in `_events` that the next pass has to handle
         self._odd_cells = self._odd.data.cast("B").cast("q")
         self._receive = np.frombuffer(state.receive, np.uint8)
         state.loop.add_reader(self._poll_fd, self.turn)
 
     @classmethod
     def open(cls, state: "ServerState") -> Self | None:
-        """Make one where this machine can: None elsewhere, where the standard path serves all."""
+        """Make one where this machine can have it; None where the standard path has to serve all."""
         if not hasattr(select, "epoll"):
             return None
         try:
             made = cls(state)
-            lists.load()  # numba is there, then
+            lists.load()  # also shows whether numba is installed
         except ModuleNotFoundError as error:
             _log.warning("serving on the standard path: the fast path needs %s, which is not installed", error.name)
             return None
@@ -98,7 +97,7 @@ class FastPath:
             return None
         return made
 
-    # Coming and going.
+    # Joining and leaving.
 
     def join(  # noqa: PLR0913, PLR0917  a whole request, and what is known of it
         self,
@@ -109,20 +108,20 @@ class FastPath:
         row: memoryview,
         length: int,
     ) -> bool:
-        """Take over a connection together with the request that it has just sent; False where it cannot come.
+        """Take over a connection together with the request that it has just sent; False where it cannot be taken.
 
         Args:
-            connection: whose transport has nothing to write.
-            plan: of the head, which must not wait for permission to send its body.
-            head: its bytes.
-            template: what stands around the data of the body.
+            connection: its transport must have nothing left to write.
+            plan: of the head, which must not expect "100 Continue".
+            head: the bytes of the head.
+            template: the parts of the body around its data.
             row: the data, as the engine reads them.
-            length: of the body.
+            length: of the body, in bytes.
         """
         fields = plan.head
         if not fields.keep_alive or fields.content_length is None or fields.expects_continue or self._state.draining:
             return False
-        if connection.transport.get_extra_info("ssl_object") is not None:  # what its socket brings is encrypted
+        if connection.transport.get_extra_info("ssl_object") is not None:  # its socket carries encrypted bytes
             return False
         number = self._head_table.number(plan, head, template, length) if len(head) <= columns.HEAD_MOST else -1
         transport = connection.transport
@@ -147,7 +146,7 @@ class FastPath:
         return True
 
     def leave(self, connection: FastConnection) -> None:
-        """Give a connection back; what it is owed will be answered by itself."""
+        """Return a connection to the standard path; a pending answer will be sent there by itself."""
         self._poll.unregister(connection.fd)
         left = self._connections.remove(connection)
         self._state.context.counts.fast_path -= 1
@@ -158,19 +157,19 @@ class FastPath:
             connection.transport.resume_reading()
 
     def forget(self, generation: int) -> None:
-        """A client that was owed an answer when it returned has left altogether."""
+        """Drop the pending answer of a connection that left and has now closed."""
         if self._connections.late.pop(generation, None) is not None:
             group, number = self._waiting.find(generation)
             group.target.entry.withdraw(group, number)
 
     def dissolve(self) -> None:
-        """Return all connections to the standard path, because plans may have changed; they may come again."""
+        """Return all connections to the standard path, because plans may have changed; they may join again."""
         for connection in list(self._connections.here.values()):
             self.leave(connection)
         self._head_table.clear()
 
     def close(self) -> None:
-        """Give every connection back and stop watching."""
+        """Return every connection to the standard path and stop watching sockets."""
         self.dissolve()
         if not self._poll.closed:
             self._state.loop.remove_reader(self._poll_fd)
@@ -181,18 +180,21 @@ class FastPath:
         return self._connections.busy(fd)
 
     def seen(self, fd: int) -> float:
-        """When a connection here was last heard or answered, in the loop's seconds."""
+        """When a connection last received or was sent something, in seconds of the loop's clock."""
         return self._connections.seen(fd)
 
     def sweep(self, now_s: float) -> None:
-        """Give back those whose message has not become whole for a while: their time is limited there."""
+        """Return connections with a message incomplete for too long to the standard path, which limits its time."""
         for connection in self._connections.held_since(now_s - _HELD_S):
             self.leave(connection)
 
     # A pass.
 
     def turn(self, until_ns: int = 0) -> bool:
-        """Receive from every connection that has sent something, or poll until one has; have what is ready computed.
+        """Receive from every connection that has sent something, and have complete requests computed.
+
+        Args:
+            until_ns: where no connection has sent anything, poll until this time (monotonic).
 
         Returns:
             Whether a connection has sent something.
@@ -227,14 +229,14 @@ class FastPath:
             )
             self._left = self._odd_cells[2 * _EVENTS]
             self._settle(heard, self._odd[:odds].tolist() if odds else ())
-        except Exception:  # noqa: BLE001  whatever it is, the standard path serves all
+        except Exception:  # noqa: BLE001  whatever went wrong, the standard path can serve all
             _log.exception("the fast path failed: serving on the standard path from now on")
             self._state.fast_path = None
             self.close()
         return True
 
     def _prepare(self, target: "RowTarget", now_ns: int) -> None:
-        """Rows for the requests that need some, or the reason why they get none."""
+        """Lend rows for the requests of a target, or note the refusal that they get instead."""
         cells, at = self._cells, target.at
         if self._lend(target, cells[at + columns.WANTED], now_ns):
             lease = target.lease
@@ -256,7 +258,7 @@ class FastPath:
         return True
 
     def _settle(self, heard: "list[RowTarget]", odd: Sequence[Sequence[int]]) -> None:
-        """Have those of this pass queued, or answered at once where all are here, and give the odd ones back."""
+        """Queue this pass's requests, or answer them at once where nothing else came; `odd` connections leave."""
         cells, delivery = self._cells, self._state.delivery
         alone = len(heard) == 1 and not odd and delivery.idle
         tracer = self._state.tracer
@@ -282,14 +284,14 @@ class FastPath:
             delivery.notify_now(entry)
 
     def _head_of(self, fd: int) -> bytes:
-        """The last head of a connection here."""
+        """The last head of a connection on the fast path."""
         plan, own_head = self._connections.last_head(fd)
         return own_head or self._head_table.head(plan)
 
     def _submit(
         self, target: "RowTarget", members: np.ndarray, traced: "Mapping[int, TracedRequest]", *, at_once: bool = False
     ) -> bool:
-        """Queue the requests of this pass, or answer them at once; whether to notify the model."""
+        """Queue this pass's requests for one target, or answer them at once; returns whether to notify the model."""
         taken = len(members)
         group = TargetGroup(self._sender, target, members, traced)
         request = Request(group, self._state.delivery, taken, target.deadline_ns, target.priority, taken)
@@ -298,7 +300,7 @@ class FastPath:
         except TailcutError as error:
             self._sender.fail(group, request, error)
             return False
-        if group.left:  # it waits: the next pass writes to where its members stand
+        if group.left:  # it waits, and the next pass overwrites the table of its members
             group.members = members.copy()
             self._waiting.add(group)
         return notify

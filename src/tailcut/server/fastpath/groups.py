@@ -1,4 +1,4 @@
-"""The requests of one pass over the fast path that wait as one."""
+"""The requests of one pass over the fast path, which are queued as one."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -17,17 +17,17 @@ UNTRACED: "Mapping[int, TracedRequest]" = MappingProxyType({})
 
 
 class Answerer(Protocol):
-    """The fast path's way back, as far as its groups are concerned."""
+    """What sends the answers of a group."""
 
     def answer(self, group: "TargetGroup", request: Request, batch: Batch, index: int) -> None:
-        """Answer those of a request, each with its row of the batch's outputs."""
+        """Answer the members that `request` stands for, each with its row of the batch's outputs."""
 
     def fail(self, group: "TargetGroup", request: Request, error: TailcutError) -> None:
-        """Tell the connections of a request that there will be no answer."""
+        """Answer the members that `request` stands for with an error."""
 
 
 class TargetGroup:
-    """The requests of one pass for one target; handler of the requests that they wait as."""
+    """The requests of one pass for one target, and the response handler of what they are queued as."""
 
     __slots__ = ("_answerer", "left", "members", "target", "traced")
 
@@ -41,20 +41,20 @@ class TargetGroup:
         self._answerer = answerer
         self.target = target
         self.members = members  # int64 [requests, 5]: descriptor, generation, arrival, length, trace context
-        self.traced = traced  # those that are sampled, by their place among the members
+        self.traced = traced  # those that are sampled, by their index among the members
         self.left = len(members)  # not answered yet
 
     def complete(self, request: Request, batch: Batch, index: int) -> None:
-        """The engine has answered those of the request."""
+        """Answer the members that `request` stands for."""
         self._answerer.answer(self, request, batch, index)
 
     def fail(self, request: Request, error: TailcutError) -> None:
-        """There will be no answer for those of the request."""
+        """Answer the members that `request` stands for with an error."""
         self._answerer.fail(self, request, error)
 
 
 class WaitingGroups:
-    """The groups that have not been told everything yet."""
+    """The groups with members that are not answered yet."""
 
     __slots__ = ("_groups",)
 
@@ -62,23 +62,23 @@ class WaitingGroups:
         self._groups: dict[TargetGroup, None] = {}
 
     def add(self, group: TargetGroup) -> None:
-        """A group was queued; its members stand in memory of its own."""
+        """Add a group that was queued; its members must not be in memory that the next pass overwrites."""
         self._groups[group] = None
 
     def answered(self, group: TargetGroup, count: int) -> None:
-        """`count` of a group have their answer, or know that there is none."""
+        """Note that `count` members of a group have been answered or failed."""
         group.left -= count
         if not group.left:
             self._groups.pop(group, None)
 
     def find(self, generation: int) -> tuple[TargetGroup, int]:
-        """Where a connection's request waits: its group, and its place there.
+        """Find the waiting request of a connection: its group, and its index among the members.
 
         Raises:
-            LookupError: nowhere.
+            LookupError: no request of that generation waits.
         """
         for group in self._groups:
-            places = np.flatnonzero(group.members[:, 1] == generation)
-            if len(places):
-                return group, int(places[0])
+            indices = np.flatnonzero(group.members[:, 1] == generation)
+            if len(indices):
+                return group, int(indices[0])
         raise LookupError(generation)

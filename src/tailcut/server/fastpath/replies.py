@@ -1,4 +1,4 @@
-"""The form of a target's answers: what stands around the rows of its outputs, and how each of them is written."""
+"""The form of a target's answers: the bytes around the rows of its outputs, and how each row is written."""
 
 from dataclasses import dataclass
 
@@ -16,29 +16,29 @@ _NUMBER_BYTES = 32  # of a number as JSON, with its comma
 
 @dataclass(slots=True, eq=False)
 class ReplyForm:
-    """Answers to requests that ask for the same outputs: raw bytes throughout, or JSON throughout.
+    """The form of answers to requests for the same outputs: all as raw bytes, or all as JSON.
 
-    The head is kept as of `date`. Of raw outputs it holds all that stands before them. Of JSON it ends before the
-    length, and `frame` holds what stands around the lists, the end of the head first.
+    `head` contains the Date of `date`. For raw outputs, it is everything before them. For JSON, it ends before the
+    value of Content-Length, and `frame` has the text around the lists, which begins with the rest of the head.
     """
 
     served: ServedModel
     request: InferRequest
     columns: tuple[int, ...]  # numbers of the model's outputs, in the order asked for
-    rest: bytes  # of the head, behind the date
-    most_bytes: int  # of an answer
-    outputs: np.ndarray  # int64 [outputs, 2]: where the first row to answer stands, and the bytes of a row
-    cells: memoryview  # the same, flat
-    places: np.ndarray  # int64 [outputs]: as `answers.answer_lists` wants them
-    says_kept: bool  # that the connection stays, for clients of HTTP/1.0
-    frame: np.ndarray | None = None  # uint8; None of raw outputs
-    pieces: np.ndarray | None = None  # int64 [outputs + 1]: the lengths of its parts
+    rest: bytes  # of the head, after the date
+    most_bytes: int  # upper limit for the length of an answer
+    outputs: np.ndarray  # int64 [outputs, 2]: address of the first row to answer, and bytes per row
+    cells: memoryview  # the same numbers, flat
+    places: np.ndarray  # int64 [outputs]: offsets for `answers.answer_lists`
+    says_kept: bool  # "Connection: keep-alive" is stated, for clients of HTTP/1.0
+    frame: np.ndarray | None = None  # uint8; None for raw outputs
+    pieces: np.ndarray | None = None  # int64 [outputs + 1]: the lengths of the parts of `frame`
     head: bytes = b""
     date: bytes = b""
 
     @classmethod
     def to(cls, served: ServedModel, request: InferRequest, *, says_kept: bool = False) -> "ReplyForm | None":
-        """The form of the answers to requests like this one; None where it is a mixture, or partly elsewhere."""
+        """The form of answers to requests like this one; None where they mix raw and JSON, or use shared memory."""
         spec = served.model.spec
         names = [wanted.name for wanted in request.outputs]
         columns = tuple(spec.output_names.index(name) for name in names)
@@ -67,15 +67,15 @@ class ReplyForm:
         return same and (self.frame is None or other.frame is None or np.array_equal(self.frame, other.frame))
 
     def renew(self, date: bytes) -> None:
-        """Put another second's date into the head."""
+        """Put a new date into the head."""
         self.date, self.head = date, self.written(OK) + date + self.rest
 
     def written(self, answer: bytes) -> bytes:
-        """An answer, or its beginning, as it goes to these clients."""
+        """An answer, or its beginning, as it is sent to these clients."""
         return kept(answer) if self.says_kept else answer
 
     def write_lists(self, batch: Batch, first: int, count: int) -> np.ndarray:
-        """The lists of this many rows of a batch, for each output; `places` is where those of each begin."""
+        """The JSON lists of `count` rows of a batch for each output; `places` is set to where those of each begin."""
         tensors = self.served.model.spec.outputs
         parts = []
         at = 1
@@ -89,13 +89,13 @@ class ReplyForm:
         return np.frombuffer(parts[0] if len(parts) == 1 else b"".join(parts), np.uint8)
 
     def response(self, batch: Batch, row: int) -> Response:
-        """The answer of one row, as the standard path writes it."""
+        """The answer of one row, as the standard path would write it."""
         spec = self.served.model.spec
         outputs = {spec.output_names[column]: batch.outputs[column][row : row + 1] for column in self.columns}
         return encode_response(spec, self.served.version, self.request, outputs)
 
     def whole(self, batch: Batch, row: int) -> bytes:
-        """The same with its head, of the date that was sent last."""
+        """The same with its head, with the date that was sent last."""
         response = self.response(batch, row)
         body = b"".join(response.body_parts)
         return self.written(response_head(len(body), response.json_size, self.date, close=False)) + body

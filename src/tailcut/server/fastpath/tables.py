@@ -1,4 +1,4 @@
-"""What the fast path knows: heads by their bytes, and where the requests behind each of them go.
+"""What the fast path knows: heads by their bytes, and the target of the requests with each head.
 
 The tables are those of `kernels/socket_tables.py`; rows are only added, until all are forgotten at once.
 """
@@ -28,27 +28,27 @@ from tailcut.wire.v2.template import Template
 _TARGETS = 16
 _PLANS = 64
 _HEADS_BYTES = 64 * 1024
-_HEAD_BYTES = 512  # of an answer
-_DIGIT = rb"[0-9a-f]"  # of the ids of traces
+_HEAD_BYTES = 512  # of the head of an answer
+_DIGIT = rb"[0-9a-f]"  # in ids of traces
 _LENGTH = re.compile(rb"\r\n(?i:content-length):[^\r]*\r\n")
 
 
 @dataclass(slots=True, eq=False)
 class RowTarget:
-    """Where requests of one kind go: a model's rows, under one schedule, with answers of one form."""
+    """The target of requests of one kind: the rows of a model, one schedule, and one form of answers."""
 
     served: ServedModel
     entry: ServedEntry
     slab: Slab
     schedule: Schedule
-    time_ns: int  # for an answer
+    time_ns: int  # the timeout of a request
     priority: int
     reply: ReplyForm
-    at: int  # of its cells
+    at: int  # index of its first cell in `HeadTable.cells`
     number: int
-    refusal: bytes = b""  # what those of this pass are told instead
-    error: TailcutError | None = None  # that it tells
-    lease: Lease = NO_LEASE  # of this pass
+    refusal: bytes = b""  # the reply to all requests of this pass, where no rows could be lent
+    error: TailcutError | None = None  # the reason of the refusal
+    lease: Lease = NO_LEASE  # the rows of this pass
     deadline_ns: int = 0
 
 
@@ -56,10 +56,10 @@ class HeadTable:
     """Plans and their targets, numbered in the order in which they were first asked for.
 
     Args:
-        message_bytes: no longer message is received in one go.
-        answer_bytes: no longer answer is sent in one go.
-        time_ns: for an answer to a request that names none.
-        traces: whether trace contexts are looked for.
+        message_bytes: longer messages are left to the standard path.
+        answer_bytes: longer answers are left to the standard path.
+        time_ns: the timeout of requests that state none.
+        traces: whether to look for trace contexts.
     """
 
     def __init__(self, message_bytes: int, answer_bytes: int, time_ns: int = 0, *, traces: bool = False) -> None:
@@ -70,7 +70,7 @@ class HeadTable:
         self.plans = np.zeros((_PLANS, columns.PLANS), np.int64)
         self.heads = np.zeros(_HEADS_BYTES, np.uint8)
         self.table = np.zeros((_TARGETS, columns.TARGETS), np.int64)
-        self.cells = self.table.data.cast("B").cast("q")  # a cell costs a tenth of what numpy takes for it
+        self.cells = self.table.data.cast("B").cast("q")  # reading a cell takes a tenth of the time that numpy needs
         self._heads_end = 0
         self._numbers: dict[tuple[bytes, bytes, bytes], int] = {}
         self.fields = _fields()
@@ -78,9 +78,9 @@ class HeadTable:
         self._traces = traces
 
     def number(self, plan: RequestPlan, head: bytes, template: Template, length: int) -> int:
-        """The number of what a head and a body of this length mean, given at its first use.
+        """The number of the plan for a head and a body of this length, assigned at its first use.
 
-        -1 where it cannot take the fast path.
+        -1 where such requests cannot take the fast path.
         """
         form = template.form
         part = significant(head)
@@ -127,16 +127,16 @@ class HeadTable:
         return number
 
     def head(self, number: int) -> bytes:
-        """The head that a plan was first asked for with."""
+        """The head with which a plan was first used."""
         start, size = self.plans[number, : columns.BODY_BYTES].tolist()
         return self.heads[start : start + size].tobytes()
 
     def target(self, number: int) -> RowTarget:
-        """Where requests of a plan go."""
+        """The target of a plan's requests."""
         return self.targets[int(self.plans[number, columns.TARGET])]
 
     def clear(self) -> None:
-        """Forget everything: no answer may be on its way."""
+        """Forget all plans and targets; no answer may be pending."""
         self._numbers.clear()
         self.targets.clear()
         self._heads_end = 0
@@ -163,17 +163,17 @@ class HeadTable:
 
 
 def without_length(part: bytes) -> bytes:
-    """What matters of a head but for its length: the line of its only Content-Length is left out."""
+    """The part of a head that matters, without the line of its only Content-Length."""
     return _LENGTH.sub(b"\r\n", part, count=1)
 
 
 def _around(template: Template, places: list[int]) -> tuple[int, int, int, int]:
-    """Where the bytes before and behind the data stand."""
+    """The offset and length of the bytes before the data, and of those behind them."""
     return places[2], len(template.before), places[3], len(template.behind)
 
 
 def _fields() -> np.ndarray:
-    """The names of the fields that matter, as `kernels/heads.py` wants them: uint8 [fields, 1 + longest name]."""
+    """The names of the fields that matter, for `kernels/heads.py`: uint8 [fields, 1 + longest name]."""
     table = np.zeros((len(SIGNIFICANT), 1 + max(map(len, SIGNIFICANT))), np.uint8)
     for row, name in zip(table, sorted(SIGNIFICANT), strict=True):
         row[0] = len(name)
@@ -182,7 +182,7 @@ def _fields() -> np.ndarray:
 
 
 def _grammar(*, traces: bool) -> np.ndarray:
-    """What each byte may be part of, as `kernels/heads.py` wants it: uint8 [256]."""
+    """What each byte may be part of, for `kernels/heads.py`: uint8 [256]."""
     kinds = [(TOKEN, NAME), (TEXT, VALUE), *([(_DIGIT, DIGIT)] if traces else [])]
     flags = [sum(flag for part, flag in kinds if re.fullmatch(part, bytes([byte]))) for byte in range(256)]
     return np.array(flags, np.uint8)

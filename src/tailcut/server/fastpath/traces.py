@@ -1,6 +1,6 @@
-"""Which requests of a pass on the fast path are sampled, and their records. Called only where requests are traced.
+"""Which requests of a pass on the fast path are sampled, and their records. Used only where requests are traced.
 
-The compiled pass has read each request's trace context as far as it says whether it is sampled.
+Of each request's trace context, the compiled pass has read only whether the request is sampled.
 """
 
 import time
@@ -14,7 +14,7 @@ from tailcut.server.served_model import ServedModel
 from tailcut.server.tracing.records import TracedRequest
 from tailcut.server.tracing.tracer import Tracer
 
-_ENCODED, _WRITTEN = 6, 8  # in a record of the timeline: from, to
+_ENCODED, _WRITTEN = 6, 8  # columns of a record of the timeline
 
 
 def skips(tracer: Tracer, cells: memoryview, at: int, taken: int) -> bool:
@@ -26,7 +26,7 @@ def skips(tracer: Tracer, cells: memoryview, at: int, taken: int) -> bool:
 
 
 def find(tracer: Tracer, members: np.ndarray, head_of: Callable[[int], bytes]) -> dict[int, TracedRequest]:
-    """Those of the requests of this pass that are sampled, by their place; `head_of` gives a descriptor's last head."""
+    """The sampled requests of this pass, by their index; `head_of` returns the last head of a descriptor."""
     traced = {}
     for index, (fd, _, _, _, trace) in enumerate(members.tolist()):
         if trace < 0 and tracer.sampler.follows_caller:
@@ -42,12 +42,12 @@ def find(tracer: Tracer, members: np.ndarray, head_of: Callable[[int], bytes]) -
 
 
 def refused(tracer: Tracer, served: ServedModel, members: np.ndarray, traced: Mapping[int, TracedRequest]) -> None:
-    """Keep the records of those that are sampled: they have been answered 503."""
+    """Keep the records of the sampled requests among those that were answered 503."""
     for index, asked in traced.items():
         tracer.failed(asked, served, int(members[index, 2]), status=503, kind="QueueFullError")
 
 
-def answered(  # noqa: PLR0913, PLR0917  a request and all that is known of it
+def answered(  # noqa: PLR0913, PLR0917  a request and all that is known about it
     tracer: Tracer,
     served: ServedModel,
     computed: tuple[np.ndarray, Request, Batch],
@@ -55,15 +55,15 @@ def answered(  # noqa: PLR0913, PLR0917  a request and all that is known of it
     moments: tuple[int, ...],
     written: int,
 ) -> None:
-    """Keep the records of those of a request that are sampled, when their answers have been sent.
+    """Keep the records of a request's sampled members, when their answers have been sent.
 
     Args:
         tracer: keeps them.
         served: the model.
-        computed: the members of the group, their request, and its batch.
-        traced: those of the group that are sampled, by their place.
+        computed: the members of the group, the request that they wait as, and its batch.
+        traced: the sampled members, by their index in the group.
         moments: of the timeline, from `ready` to `handed`.
-        written: how many answers have been sent just now: the last records of the timeline.
+        written: how many answers have just been sent; the last records of the timeline are theirs.
     """
     members, request, batch = computed
     table, end = served.timeline.table, served.timeline.stamp
@@ -73,5 +73,5 @@ def answered(  # noqa: PLR0913, PLR0917  a request and all that is known of it
             continue
         _, _, arrival_ns, length, _ = members[index].tolist()
         own = records[records[:, 0] == arrival_ns, _ENCODED:_WRITTEN].tolist()
-        sent = own[0] if own else [time.monotonic_ns()] * 2  # the transport sends the rest of it
+        sent = own[0] if own else [time.monotonic_ns()] * 2  # the transport is still sending the rest
         tracer.answered(asked, served, (arrival_ns, *moments, *sent), 1, (batch.rows, batch.requests), length)

@@ -1,7 +1,7 @@
-"""What all calls of gRPC have in common, from the first byte to the status, and those of one message.
+"""What all gRPC calls have in common, from the first byte to the status, and the base of those with one message.
 
-Those that infer are in `infer_calls.py`, and those that ask in `query_calls.py`. A call knows its
-connection only as a `Link`: none sees a socket or a frame.
+The calls that infer are in `infer_calls.py`, the others in `query_calls.py`. A call knows its connection only as a
+`Link`, and sees no socket or frame.
 """
 
 import logging
@@ -41,13 +41,13 @@ STATUS_OF: Mapping[Code, Status] = {
     Code.DEADLINE: Status.DEADLINE_EXCEEDED,
     Code.INTERNAL: Status.INTERNAL,
 }
-_NAMES = tuple(status.name for status in Status)  # which a status itself takes a while to say
+_NAMES = tuple(status.name for status in Status)  # looking up `Status(...).name` is slow
 _log = logging.getLogger("tailcut.grpc")
-_HEAD_BYTES = 64 << 10  # names and shapes around the tensors of a message
+_HEAD_BYTES = 64 << 10  # room for the names and shapes around the tensors of a message
 
 
 class Link(Protocol):
-    """A connection, as far as its calls are concerned."""
+    """What calls need of their connection; `GrpcConnection` documents the methods."""
 
     state: ServerState
     plans: Plans
@@ -64,39 +64,39 @@ class Link(Protocol):
 
 
 class GrpcCall(ABC):
-    """What all calls have in common: messages in, and an end."""
+    """One call: receives messages, and ends with a status."""
 
-    charged = 0  # bytes of the server's buffers that are this call's
+    charged = 0  # bytes that this call holds of the limit for buffers
     over = False
-    _begun = False  # its answer's head has been sent
-    infers = False  # it is traced
+    _begun = False  # the response headers have been sent
+    infers = False  # whether calls of this kind are traced
     _served: ServedModel | None = None  # the model that the last request was for
     _messages: Messages | None = None
-    _job: Job | None = None  # a message is being inflated
+    _job: Job | None = None  # inflates a message
 
     def __init__(self, link: Link, stream: int, head: CallHead, name: str) -> None:
         self.link = link
         self.stream = stream
         self.name = name
         self.began_ns = time.monotonic_ns()
-        self.waits_since_ns = self.began_ns  # for its message, or the rest of it; 0: for nothing
+        self.waits_since_ns = self.began_ns  # the start of the wait for its message, or for the rest; 0: no wait
         self._head = head
 
     @property
     def in_hand(self) -> bool:
-        """Whether an answer is owed."""
+        """Whether the client waits for an answer."""
         return not self.over
 
     @abstractmethod
     def receive(self, data: bytes, size: int, *, ended: bool) -> None:
-        """Bytes of the request, which took `size` of its window.
+        """Take bytes of the request, which used `size` bytes of the stream's flow-control window.
 
         Raises:
-            CallError: they are not a message, or over a bound.
+            CallError: they are not a message, or exceed a limit.
         """
 
     def cancel(self) -> None:
-        """The client does not want it any more, or is gone."""
+        """End a call that the client has cancelled, or whose client has disconnected."""
         if not self.over:
             if self.in_hand:
                 self._trace_failure(Status.CANCELLED, "ClientDisconnected", "", self.began_ns)
@@ -122,17 +122,17 @@ class GrpcCall(ABC):
         self.link.send(self, None, b"", error_end(status, message, retry_after_s, begun=self._begun))
 
     def give_up(self, error: Exception) -> None:
-        """End with what `receive` raised, or another step with a message: whatever it is, it costs this call only."""
+        """End with an error that `receive` or a later step raised; whatever it is, it affects only this call."""
         if isinstance(error, CallError):
             self.fail(error, 1 if error.status is Status.UNAVAILABLE else None)
         else:
             self.fail(CallError(Status.INTERNAL, fault(error)))
 
     def _hold(self, size: int) -> None:
-        """Note that `size` bytes of its messages are kept in buffers now.
+        """Note that buffers now hold `size` bytes of its messages.
 
         Raises:
-            CallError: all connections together hold as much as they may.
+            CallError: the limit for all connections together is reached.
         """
         account, more = self.link.account, size - self.charged
         if more > 0 and not account.has_room(more):
@@ -140,24 +140,24 @@ class GrpcCall(ABC):
         account.charge(more)
         self.charged = size
 
-    def _abandon(self) -> None:  # noqa: B027  most have nothing to give up
-        """Give up what has been started."""
+    def _abandon(self) -> None:  # noqa: B027  most calls have nothing to abandon
+        """Cancel what the call has started."""
 
     def _collect(self, data: bytes) -> Messages:
         if self._messages is None:
-            most = self.link.state.limits.buffered_bytes - PREFIX_BYTES  # a larger one would never find room
+            most = self.link.state.limits.buffered_bytes - PREFIX_BYTES  # there would never be room for a larger one
             self._messages = Messages(min(self._limit() + _HEAD_BYTES, most), self._head.plan.encoding)
         self._messages.feed(data)
         return self._messages
 
     def _limit(self) -> int:
-        """Bytes of a message's tensors: what some model's largest request can need."""
+        """The largest size of a message's tensors, in bytes: that of the largest request to any of the models."""
         state = self.link.state
         most = state.limits.body_bytes
         return max((largest_body(served.entry, most) for served in state.context.models), default=most)
 
     def _inflate(self, messages: Messages) -> None:
-        """Have the message that is here compressed inflated, a step at a time; then `_inflated` is called."""
+        """Have a complete compressed message inflated, a step at a time; then `_inflated` is called."""
         self._job = self.link.state.steps.start(self._inflate_in_steps(messages), self._inflate_done)
 
     def _inflate_in_steps(self, messages: Messages) -> Generator[None, None, bytes | memoryview]:
@@ -176,7 +176,7 @@ class GrpcCall(ABC):
         if error is None:
             try:
                 self._inflated(message or b"")
-            except Exception as wrong:  # noqa: BLE001  whatever one message does to us must cost its client only
+            except Exception as wrong:  # noqa: BLE001  whatever one message causes must affect its client only
                 error = wrong
         if error is not None:
             self.give_up(error)
@@ -200,7 +200,7 @@ class GrpcCall(ABC):
         self.link.send(self, head, prefixed(message), ANSWER_END if end else None)
 
     def _send_parts(self, parts: Sequence[bytes | memoryview]) -> None:
-        """Send a message that is in parts, and end."""
+        """Send a message in parts, and end the call."""
         size = sum(map(len, parts))
         self.link.send(self, ANSWER_HEAD, b"\0" + size.to_bytes(4, "big"))
         for part in parts[:-1]:
@@ -208,7 +208,7 @@ class GrpcCall(ABC):
         self.link.send(self, None, parts[-1], ANSWER_END)
 
     def _leave(self, status: Status, size: int = 0) -> None:
-        """It has its status: count it, and give back what it held."""
+        """Note the final status: count and log it, and give back what the call held."""
         self.over = True
         if self._job is not None:
             self._give_up_job()
@@ -226,29 +226,29 @@ class GrpcCall(ABC):
         return trace_of(self._head.traceparent)
 
     def _trace_failure(self, status: Status, kind: str, message: str, began_ns: int) -> None:
-        """Keep a record of a call to infer that has no answer, where it is sampled."""
+        """Keep the trace of a failed inference, where it is sampled."""
         tracer = self.link.state.tracer
         asked = sampled_call(tracer, self._head) if tracer is not None and self.infers else None
         if tracer is not None and asked is not None:
             tracer.failed(asked, self._served, began_ns, status=status.name, kind=kind, message=message)
 
     def _left_ns(self) -> int:
-        """What is left of the call's own deadline; 0 where it has none."""
+        """The nanoseconds left until the call's own deadline, at least 1; 0 where it has none."""
         timeout_ns = self._head.timeout_ns
         return timeout_ns and max(1, timeout_ns - (time.monotonic_ns() - self.began_ns))
 
 
 class OneMessageCall(GrpcCall):
-    """A call of which the request is one message."""
+    """A call whose request is a single message."""
 
     _message: bytes | memoryview | None = None
     _ended = False
 
     def receive(self, data: bytes, size: int, *, ended: bool) -> None:
-        """Bytes of the request, which took `size` of its window.
+        """Take bytes of the request, which used `size` bytes of the stream's flow-control window.
 
         Raises:
-            CallError: they are not a message, more than one, or over a bound.
+            CallError: they are not a message, more than one, or exceed a limit.
         """
         if ended and self._messages is None and data[:1] == b"\0" and int.from_bytes(data[1:5], "big") == len(data) - 5:
             self.waits_since_ns = 0

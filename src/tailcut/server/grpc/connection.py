@@ -1,6 +1,6 @@
-"""One connection of gRPC on the loop: what its socket brings goes to `wire/http2`, and what that reads to calls.
+"""One gRPC connection on the loop: received bytes go to `wire/http2`, and its events to calls.
 
-Whatever the answers of one pass of the loop are, a connection writes them at once.
+The answers of one pass of the loop are written together.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from tailcut.wire.grpc.framing import ANSWER_END, ANSWER_HEAD, CALLS, CallError,
 from tailcut.wire.http2.connection import TURN_UNITS, Http2Connection, StreamData, StreamOpened
 from tailcut.wire.http2.frames import Http2Error
 
-_SLICE_UNITS = 32  # read of a connection that has more to say, before others have their turn
+_SLICE_UNITS = 32  # read from a connection that has sent more, before others have their turn
 Maker = Callable[["GrpcConnection", int, CallHead], GrpcCall]
 
 
@@ -27,12 +27,12 @@ class Service(Protocol):
     """What all connections of a server have in common."""
 
     state: ServerState
-    closing: bool  # clients are asked to open no more calls
+    closing: bool  # clients have been asked to open no more calls
     plans: Plans
     connections: "set[GrpcConnection]"
 
     def maker(self, head: CallHead) -> Maker | bytes:
-        """What makes a call with this head; or the block that ends it at once."""
+        """The function that makes a call with this head; or the header block that ends it at once."""
 
 
 class GrpcConnection(asyncio.BufferedProtocol):
@@ -46,40 +46,40 @@ class GrpcConnection(asyncio.BufferedProtocol):
         self._http2 = Http2Connection(CALLS)
         self._transport: asyncio.Transport = None  # type: ignore[assignment]  # set before any other callback
         self._calls: dict[int, GrpcCall] = {}
-        self._streams: set[StreamCall] = set()  # those of them that may have more to do after every write
-        self._uploads: dict[GrpcCall, None] = {}  # those whose message is on its way
-        self._sent: list[GrpcInference] = []  # whose answers go out with the next write
+        self._streams: set[StreamCall] = set()  # the calls that may have more to do after every write
+        self._uploads: dict[GrpcCall, None] = {}  # the calls whose message is arriving
+        self._sent: list[GrpcInference] = []  # those whose answers go out with the next write
         self.account = Account(state.context.counts, state.limits)
-        self._flushing = False  # as soon as this pass of the loop is over
+        self._flushing = False  # a write is scheduled for the end of this pass of the loop
         self._lingers = False
         self._paused = False
-        self._stuck_since = 0.0  # the client has not taken everything that it is sent
-        self._stuck_at = 0  # bytes that it had taken then
-        self._written = 0  # bytes
-        self._hears_more = False  # frames that have been received are read when others have had their turn
-        self._wants_much = False  # more than a slice of time, and waits for it behind those that do not
-        self._waiting: deque[StreamCall] = deque()  # for their turn to go on with what has been received
-        self._goes_on = False  # with those, when other connections have had their turn
-        self._pumps = False  # more of what waits into frames, then
-        self._asked = False  # whether it is there still
+        self._stuck_since = 0.0  # since when the client has not read everything; 0: it has
+        self._stuck_at = 0  # bytes that it had read by then
+        self._written = 0  # bytes in total
+        self._hears_more = False  # received frames wait until other connections have had their turn
+        self._wants_much = False  # needs more than a slice of time, and so waits behind those that do not
+        self._waiting: deque[StreamCall] = deque()  # calls that wait for their turn to process received messages
+        self._goes_on = False  # `_go_on` is scheduled
+        self._pumps = False  # `_pump` is scheduled
+        self._asked = False  # a ping was sent to see whether the client is still there
         self.due = state.now + state.limits.head_timeout_s
         self.idle_since = state.now
 
     @property
     def busy(self) -> bool:
-        """Whether a call here still waits for its answer."""
+        """Whether a call still waits for its answer."""
         waiting = self._hears_more or bool(self._http2.out.waiting_bytes)
         return waiting or any(call.in_hand for call in self._calls.values())
 
     @property
     def fresh(self) -> bool:
-        """Whether the client came just now and has not said anything yet."""
+        """Whether the client connected just now and has not sent its preface yet."""
         return not self._http2.greeted and self.idle_since > self.state.now - 1
 
     # What the loop calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """A client came."""
+        """A client has connected."""
         self._transport = transport  # type: ignore[assignment]  # asyncio promises a Transport for streams
         self._service.connections.add(self)
         self.state.enter(self)
@@ -88,18 +88,18 @@ class GrpcConnection(asyncio.BufferedProtocol):
         self._flush()
 
     def connection_lost(self, error: Exception | None) -> None:
-        """The client left: its work goes with it."""
+        """The client has disconnected: cancel its work."""
         self._service.connections.discard(self)
         self.state.leave(self)
         self._cancel_all()
         self.account.hold_unread(0)
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        """Where the kernel may write next."""
+        """The buffer that the next bytes are received into."""
         return self.state.head_view if self.state.steps.is_over else self.state.receive_view
 
     def buffer_updated(self, nbytes: int) -> None:
-        """The kernel wrote."""
+        """`nbytes` bytes were received."""
         state = self.state
         if self._lingers:
             return
@@ -108,7 +108,7 @@ class GrpcConnection(asyncio.BufferedProtocol):
         self._hear(bytes(state.receive_view[:nbytes]))
 
     def _hear(self, data: bytes) -> None:
-        """Do what these bytes and those before them say, while there is time; the rest when others had their turn."""
+        """Process received bytes while there is time; the rest, when other connections have had their turn."""
         has_time = self.state.steps.has_time
         more = self._take(data, TURN_UNITS if has_time() and not self._hears_more else 0)
         while more and not self._hears_more and has_time():
@@ -120,7 +120,7 @@ class GrpcConnection(asyncio.BufferedProtocol):
             self._hear_later(begun=False)
 
     def _take(self, data: bytes, units: int) -> bool:
-        """Read frames, and do what they say; whether there are more."""
+        """Read frames and handle their events; returns whether there are more."""
         try:
             events = self._http2.receive(data, self.state.now, units)
         except Http2Error:
@@ -163,7 +163,7 @@ class GrpcConnection(asyncio.BufferedProtocol):
             self.state.steps.later(self._go_on, begun=self._wants_much)
 
     def _go_on(self) -> None:
-        """Go on with the calls that wait for it, each in its turn."""
+        """Go on with the calls that wait for that, each in its turn."""
         self._goes_on = False
         if self._lingers or self._paused or self._transport.is_closing():
             return
@@ -176,11 +176,11 @@ class GrpcConnection(asyncio.BufferedProtocol):
         self._go_on_soon(begun=True)
 
     def eof_received(self) -> bool:
-        """The client said goodbye: nothing more is owed to it."""
+        """The client closed its side: nothing more has to be sent to it."""
         return False
 
     def pause_writing(self) -> None:
-        """The client does not read: it has so long to start, and nothing more of it is read meanwhile."""
+        """The client does not read: begin its time limit, and read nothing more from it meanwhile."""
         self._paused = True
         self._http2.out.stopped = True
         self._transport.pause_reading()
@@ -197,13 +197,13 @@ class GrpcConnection(asyncio.BufferedProtocol):
                 self._hear_later(begun=True)
             self._go_on_soon(begun=True)
 
-    # What the server's state and the server call.
+    # What `ServerState` and the server call.
 
     def overdue(self) -> None:
-        """A time limit of the client has passed: to send, to receive, or to say anything."""
+        """A time limit has passed: for sending a message, for reading answers, or for being idle."""
         state = self.state
         if self._stuck_since and not self._lingers:
-            self._settle()  # it may have taken more since, and has more time then
+            self._settle()  # it may have read more since then, which extends its time
             if self.due >= state.now:
                 return
         begun = self._http2.partial_since
@@ -224,12 +224,12 @@ class GrpcConnection(asyncio.BufferedProtocol):
         self._flush()
 
     def wind_down(self) -> None:
-        """Have the client open no more calls here; when the last is answered, the connection ends."""
+        """Tell the client to open no more calls here; the connection ends after the last answer."""
         self._http2.wind_down()
         self._flush()
 
     def close(self) -> None:
-        """End every call and the connection, after what has been written."""
+        """End every call, and close the connection after what has been written."""
         for call in list(self._calls.values()):
             call.fail(CallError(Status.UNAVAILABLE, "the server is closing this connection"))
         self._http2.go_away()
@@ -241,7 +241,7 @@ class GrpcConnection(asyncio.BufferedProtocol):
     # What calls call.
 
     def send(self, call: GrpcCall, head: bytes | None, data: bytes | memoryview, end: bytes | None = None) -> None:
-        """Send on a call's stream; `end` is the block that ends it."""
+        """Send on a call's stream; `end` is the block of trailers that ends it."""
         if end is not None:
             self._forget(call)
         if head is not None or data or end is not None:
@@ -249,29 +249,29 @@ class GrpcConnection(asyncio.BufferedProtocol):
         self._flush_soon()
 
     def waits(self, call: GrpcCall) -> bool:
-        """Whether the client has not made room for what a call has sent already."""
+        """Whether data that a call has sent still waits for the client's flow-control window."""
         return self._http2.out.waits(call.stream)
 
     def later(self, call: StreamCall) -> None:
-        """Have a call go on when others have had their turn."""
+        """Have a call go on when other connections have had their turn."""
         self._waiting.append(call)
         self._go_on_soon(begun=False)
 
     def taken(self, call: GrpcCall, size: int) -> None:
-        """The client may send this many bytes more of a call."""
+        """Open the flow-control window of a call for `size` more bytes."""
         if size:
             self._http2.taken(call.stream, size)
             self._flush_soon()
 
     def answer(self, call: GrpcCall, message: bytes, inference: GrpcInference) -> None:
-        """Send the only message of a call's answer, and end it."""
+        """Send the only message of an answer, and end the call."""
         self._forget(call)
         self._http2.send(call.stream, ANSWER_HEAD, prefixed(message), ANSWER_END)
         self._sent.append(inference)
         self._flush_soon()
 
     def record(self, inference: GrpcInference) -> None:
-        """The answer to an inference goes out with the next write."""
+        """Note that the answer to an inference goes out with the next write."""
         self._sent.append(inference)
 
     # Calls and writes.
@@ -293,7 +293,7 @@ class GrpcConnection(asyncio.BufferedProtocol):
     def _feed(self, call: GrpcCall, data: bytes, size: int, *, ended: bool) -> None:
         try:
             call.receive(data, size, ended=ended)
-        except Exception as error:  # noqa: BLE001  whatever one message does to us must cost its client only
+        except Exception as error:  # noqa: BLE001  whatever one message causes must affect its client only
             call.give_up(error)
         if call.waits_since_ns and not call.over:
             self._uploads[call] = None
@@ -321,13 +321,13 @@ class GrpcConnection(asyncio.BufferedProtocol):
             self.state.loop.call_soon(self._flush)
 
     def _flush(self) -> None:
-        """Write what there is, and see what the client has to do by when."""
+        """Write what is ready, and set the client's next time limit."""
         self._flushing = False
         if self._lingers or self._transport.is_closing():
             return
         self._write()
         for call in [call for call in self._streams if call.stalled]:
-            self._feed(call, b"", 0, ended=False)  # its client may have made room for answers
+            self._feed(call, b"", 0, ended=False)  # its client may have opened the window for answers
         if self._http2.over:
             self._linger()
         else:
@@ -350,7 +350,7 @@ class GrpcConnection(asyncio.BufferedProtocol):
             self._sent.clear()
 
     def _pump(self) -> None:
-        """Put more of what waits into frames, when others have had their turn."""
+        """Put more waiting data into frames, when other connections have had their turn."""
         self._pumps = False
         if not (self._lingers or self._paused or self._transport.is_closing()):
             self._http2.out.pump()
@@ -378,7 +378,7 @@ class GrpcConnection(asyncio.BufferedProtocol):
             self.due = min(self.due or due, due)
 
     def _linger(self) -> None:
-        """The last frame is out: wait so long for the client to read it and close."""
+        """After the last frame, wait for a limited time for the client to read it and close."""
         self._cancel_all()
         self._lingers = True
         self.due = self.state.now + self.state.limits.linger_s

@@ -1,7 +1,7 @@
-"""One inference request over gRPC: how its message is read, and how its answer is written. The rest is an `Exchange`'s.
+"""One inference request over gRPC: how its message is read and its answer written. `Exchange` does the rest.
 
-A request that is like one before it (`templates.py`) is not read as a message: its tensors go from its bytes to rows,
-and its answer is put together of bytes.
+A request that resembles an earlier one (`templates.py`) is not parsed as a message: its tensors are copied from its
+bytes to rows, and its answer is assembled from bytes.
 """
 
 from collections.abc import Callable, Generator, Mapping
@@ -24,18 +24,18 @@ from tailcut.wire.grpc.steps import large_request, take_apart
 from tailcut.wire.v2 import InferRequest, schedule_of
 from tailcut.wire.v2.steps import AT_ONCE_BYTES
 
-_COPY_BYTES = 1 << 20  # into rows in one go
+_COPY_BYTES = 1 << 20  # copied into rows without a pause, at most
 _NO_REQUEST = "not a valid ModelInferRequest"
 _read = MESSAGES["ModelInferRequest"].FromString
 
 
 class GrpcInference:
-    """The side of its exchange; `done` is called once there is an answer or an error, never from inside `begin`."""
+    """The gRPC side of an exchange; `done` is called once there is an answer or an error, never from inside `begin`."""
 
     id = b""
-    answer: bytes | list[bytes | memoryview] | None = None  # a ModelInferResponse, a large one in parts
+    answer: bytes | list[bytes | memoryview] | None = None  # a ModelInferResponse; a large one in parts
     error: TailcutError | None = None
-    _form: Form | ArrayForm | None = None  # where the request was like one before it
+    _form: Form | ArrayForm | None = None  # where the request resembles an earlier one
 
     def __init__(
         self,
@@ -55,16 +55,16 @@ class GrpcInference:
 
     @property
     def served(self) -> ServedModel | None:
-        """The model that it is for; None where none was found."""
+        """The requested model; None where none was found."""
         return self._exchange.served
 
     @property
     def began_ns(self) -> int:
-        """When the request had arrived, or begun to."""
+        """When the request arrived, or began to arrive."""
         return self._exchange.began_ns
 
     def begin_known(self, data: bytes, known: MessageTemplate, left_ns: int) -> bool:
-        """Queue a request that arrived as a whole, behind its prefix, if it is like the known one."""
+        """Queue a request that arrived whole (`data` includes its prefix), if it resembles `known`; returns whether."""
         whole, plan = known
         if not whole.is_like(data):
             return False
@@ -77,16 +77,20 @@ class GrpcInference:
         return True
 
     def _submit_row(self, plan: LeadPlan, body: bytes, left_ns: int) -> None:
-        """Queue a request that is one row, with those of other calls."""
+        """Queue a request of one row, together with those of other calls."""
         self._form = form = plan.form
         exchange, schedule = self._exchange, form.schedule
         exchange.submit_row(plan.served, body, schedule.priority, exchange.deadline(schedule, left_ns))
 
     def begin(self, data: bytes | memoryview, left_ns: int) -> None:
-        """Check the request and queue it, or begin to read it; `left_ns` is what the call has left, or 0.
+        """Check the request and queue it, or begin to read it in steps.
+
+        Args:
+            data: the message.
+            left_ns: nanoseconds until the call's deadline; 0: it has none.
 
         Raises:
-            TailcutError: it is not admitted.
+            TailcutError: it is invalid or not admitted.
         """
         lead = read_lead(data) if isinstance(data, bytes) and len(data) <= _COPY_BYTES else None
         if lead is not None:
@@ -97,7 +101,7 @@ class GrpcInference:
                 self._plans.note(data, lead, plan)
                 self._submit(plan, data, lead.end, left_ns)
                 return
-        if len(data) > AT_ONCE_BYTES:  # also of a lead: what is behind it may be anything
+        if len(data) > AT_ONCE_BYTES:  # even where the lead is known: the rest may be anything
             self._exchange.submit_in_steps(self._read_in_steps(data, lead, left_ns))
         else:
             self._read(bytes(data), lead, left_ns)
@@ -121,7 +125,7 @@ class GrpcInference:
         )
 
     def _read(self, data: bytes, lead: MessageLead | None, left_ns: int) -> None:
-        """Read a request as a message, and queue it."""
+        """Parse a request as a message, and queue it."""
         context = self._plans.state.context
         try:
             message = _read(data)
@@ -137,7 +141,7 @@ class GrpcInference:
     def _read_in_steps(
         self, data: bytes | memoryview, lead: MessageLead | None, left_ns: int
     ) -> Generator[None, None, None]:
-        """The same for a large request."""
+        """As `_read`, in steps, for a large request."""
         context = self._plans.state.context
         taken = yield from take_apart(data)
         try:
@@ -172,54 +176,54 @@ class GrpcInference:
         return bytes(response.SerializeToString())
 
     def submitted(self) -> None:
-        """A large request has been read: nothing of it is kept here."""
+        """A large request has been read: drop its message."""
 
     def sampled(self, tracer: Tracer) -> TracedRequest | None:
-        """The call, where it is sampled."""
+        """The trace of the call, where it is sampled."""
         return sampled_call(tracer, self._head)
 
     def answered(self) -> bool:
-        """Its answer is there, and goes out with the next write of its connection."""
+        """Take the answer, which goes out with the next write of the connection."""
         self.answer = self._exchange.answer
         self._done(self)
         return False
 
     def answer_row(self, outputs: list[bytes]) -> bool:
-        """The same of a request that is one row."""
+        """As `answered`, for a request of one row."""
         form = self._form
-        assert isinstance(form, Form)  # noqa: S101  of what was submitted as a row
+        assert isinstance(form, Form)  # noqa: S101  only such a form is submitted as a row
         self.answer = form.answer(self.id, [outputs[index] for index, _ in form.outputs], final=self._final)
         self._done(self)
         return False
 
     def go_on(self) -> None:
-        """Nothing: the next request has an exchange of its own."""
+        """Do nothing: the next request has an exchange of its own."""
 
     def refused(self, error: TailcutError) -> None:
-        """It is not admitted."""
+        """The request was not admitted."""
         self.failed(error)
 
     def failed(self, error: TailcutError) -> None:
-        """There will be no answer."""
+        """The request failed."""
         self.error = error
         self._done(self)
 
     def written(self, now_ns: int) -> None:
-        """Its answer has gone out: when it passed each stage is known."""
+        """The answer went out at `now_ns`: record the stages of the request."""
         self._exchange.sent(now_ns)
 
     def cancel(self) -> None:
-        """The client waits no more: its queued work is cancelled."""
+        """Cancel queued work, because the client no longer waits."""
         self._exchange.cancel()
 
 
 def sampled_call(tracer: Tracer, head: CallHead) -> TracedRequest | None:
-    """A call, where it is sampled."""
+    """The trace of a call, where it is sampled."""
     return tracer.of_call(head.plan.path[1:], head.traceparent, head.tracestate)
 
 
 def _is_large(request: InferRequest, outputs: Mapping[str, np.ndarray]) -> bool:
-    """Whether an answer is so large that copying it takes milliseconds, and can be sent without."""
+    """Whether an answer is so large that copying it takes milliseconds, and can be sent without a copy."""
     size = 0
     for wanted in request.outputs:
         array = outputs[wanted.name]

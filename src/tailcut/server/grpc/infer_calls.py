@@ -1,4 +1,4 @@
-"""The calls of gRPC that infer: one request, or a stream of them."""
+"""The gRPC calls that infer: one request, or a stream of them."""
 
 import time
 from collections import deque
@@ -11,7 +11,7 @@ from tailcut.wire.grpc.form import stream_answer
 from tailcut.wire.grpc.framing import ANSWER_END, ANSWER_HEAD, CallError, CallHead, Status
 from tailcut.wire.grpc.messages import MESSAGES
 
-_IN_HAND = 64  # of one stream: read ahead, so that they share batches
+_IN_HAND = 64  # requests of one stream that are read ahead, so that they share batches
 
 
 class InferCall(OneMessageCall):
@@ -21,10 +21,10 @@ class InferCall(OneMessageCall):
     infers = True
 
     def receive(self, data: bytes, size: int, *, ended: bool) -> None:
-        """As of any call; a message that is whole and like the last one of its length is not looked into.
+        """As for any call, but a whole message that resembles the last one of its length is not parsed.
 
         Raises:
-            CallError: as of any call.
+            CallError: as for any call.
         """
         known = self.link.plans.known(len(data)) if ended and self._messages is None else None
         if known is not None:
@@ -66,29 +66,29 @@ class InferCall(OneMessageCall):
 
 
 class StreamCall(GrpcCall):
-    """ModelStreamInfer: answers in the order of the requests; a request that fails costs only itself."""
+    """ModelStreamInfer: answers in the order of the requests; a failed request does not affect the others."""
 
     infers = True
 
     def __init__(self, link: Link, stream: int, head: CallHead, name: str) -> None:
         super().__init__(link, stream, head, name)
-        self.waits_since_ns = 0  # between its messages, for as long as the client likes
+        self.waits_since_ns = 0  # between messages, the client may wait as long as it likes
         self._parts: deque[GrpcInference] = deque()
-        self._owed = 0  # bytes that the client may not send again yet
+        self._owed = 0  # bytes received for which the window has not been opened again
         self._ended = False
-        self.stalled = False  # it goes on once its client has made room for answers, or some are there
-        self._waits = False  # for its turn to go on with what has been received
+        self.stalled = False  # it goes on once the client's window allows more answers, or there are some
+        self._waits = False  # for its turn to process what has been received
 
     @property
     def in_hand(self) -> bool:
-        """Whether an answer is owed."""
+        """Whether the client waits for an answer."""
         return bool(self._parts)
 
     def receive(self, data: bytes, size: int, *, ended: bool) -> None:
-        """Bytes of requests, which took `size` of the stream's window.
+        """Take bytes of requests, which used `size` bytes of the stream's flow-control window.
 
         Raises:
-            CallError: they are not messages, or over a bound.
+            CallError: they are not messages, or exceed a limit.
         """
         messages = self._collect(data)
         self._owed += size
@@ -97,10 +97,10 @@ class StreamCall(GrpcCall):
         self.go_on()
 
     def go_on(self) -> None:
-        """Answer what can be answered, and begin what may be begun, while there is time; the rest in another turn.
+        """Send the answers that are ready and begin further requests, while there is time; the rest in another turn.
 
         Raises:
-            CallError: a message is over a bound.
+            CallError: a message exceeds a limit.
         """
         messages = self._messages
         if self.over or messages is None or self._waits or self._job is not None:
@@ -112,7 +112,7 @@ class StreamCall(GrpcCall):
                 continue
             if len(self._parts) >= _IN_HAND or self.link.waits(self):
                 self.stalled = True
-                return  # what the client sends meanwhile fills its window, and no more
+                return  # meanwhile the client can send no more than its window allows
             message = messages.take()
             if messages.inflating:
                 self._hold(messages.held)
@@ -139,7 +139,7 @@ class StreamCall(GrpcCall):
         self.link.send(self, None, b"")
 
     def has_its_turn(self) -> None:
-        """It may go on: its `receive` is called next."""
+        """Note that its turn has come: `receive` is called next."""
         self._waits = False
 
     def _begin(self, message: bytes | memoryview) -> None:
@@ -157,7 +157,7 @@ class StreamCall(GrpcCall):
             self.fail(error)
 
     def _answer(self) -> bool:
-        """Send the next answer; whether it was there."""
+        """Send the next answer, if it is ready; returns whether it was."""
         parts = self._parts
         if not parts or (parts[0].error is None and parts[0].answer is None):
             return False

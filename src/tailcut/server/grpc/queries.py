@@ -1,6 +1,6 @@
-"""The gRPC calls that compute nothing: what the server says of itself and its models, and what changes it.
+"""The gRPC calls that compute nothing: questions about the server and its models, and administration.
 
-They say what the HTTP side says, as messages: `metadata.py` has the words of both.
+They answer what HTTP answers, as messages: `metadata.py` makes the content of both.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from tailcut.wire.grpc.messages import METHODS
 
 
 class GrpcQueries:
-    """The calls that compute nothing, each a message in and a message out."""
+    """The calls that compute nothing; each takes one message and answers with one."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -57,7 +57,7 @@ class GrpcQueries:
                 return self._control(name == "RepositoryModelLoad", request)
         return self._shared(name, request)
 
-    async def _control(self, load: bool, request: Any) -> Mapping[str, Any]:  # noqa: FBT001  one of two calls
+    async def _control(self, load: bool, request: Any) -> Mapping[str, Any]:  # noqa: FBT001  load or unload
         if load and request.parameters:
             raise InvalidInputError(
                 "models are loaded as the command line names them: load parameters are not supported"
@@ -98,5 +98,5 @@ class GrpcQueries:
 
 
 def _statistics(served: Counted) -> dict[str, Any]:
-    """Those of a model without the stages of a pipeline, which the message has no field for."""
+    """The statistics of a model, without those of a pipeline's stages, for which the message has no field."""
     return {name: value for name, value in metadata.statistics(served).items() if name != "stages"}

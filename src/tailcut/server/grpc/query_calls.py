@@ -1,4 +1,4 @@
-"""The calls of gRPC that compute nothing: questions about models and their administration, and health."""
+"""The gRPC calls that compute nothing: questions about models, their administration, and health."""
 
 import asyncio
 import logging
@@ -20,7 +20,7 @@ Handler = Callable[[Any], Awaitable[Any]]
 
 
 class QuestionCall(OneMessageCall):
-    """A call that computes nothing: a message in and a message out, at once or after a while."""
+    """A call that computes nothing: it answers one message with another, at once or after a while."""
 
     def _limit(self) -> int:
         return QUESTION_BYTES
@@ -29,7 +29,7 @@ class QuestionCall(OneMessageCall):
         super().__init__(link, stream, head, name)
         self._handler = handler
         self._request = request
-        self._task: asyncio.Task[None] | None = None  # goes on where the client leaves
+        self._task: asyncio.Task[None] | None = None  # it goes on when the client disconnects
 
     def _start(self, message: bytes | memoryview) -> None:
         try:
@@ -44,7 +44,7 @@ class QuestionCall(OneMessageCall):
             answer = (await self._handler(request)).SerializeToString()
         except (TailcutError, CallError) as error:
             self.fail(error)
-        except Exception:  # noqa: BLE001  a fault of ours must not leave the client waiting
+        except Exception:  # noqa: BLE001  a fault of the server must not leave the client waiting
             _log.exception("%s failed", self.name)
             self.fail(CallError(Status.INTERNAL, "the server failed on this call"))
         else:
@@ -54,7 +54,7 @@ class QuestionCall(OneMessageCall):
 
 
 class AdminCall(QuestionCall):
-    """A call that changes the server: it needs the token, where the server has one."""
+    """A call that changes the server; it requires the token, where the server has one."""
 
     def _start(self, message: bytes | memoryview) -> None:
         if self.link.state.context.admits(self._head.plan.authorization):
@@ -64,7 +64,7 @@ class AdminCall(QuestionCall):
 
 
 class Watchers:
-    """The calls of Health.Watch; while there are any, the status is looked at each second.
+    """The calls of Health.Watch; while there are any, the status is checked every second.
 
     Args:
         loop: of the server.
@@ -76,17 +76,17 @@ class Watchers:
         self._timer: asyncio.TimerHandle | None = None
 
     def add(self, call: "WatchCall") -> None:
-        """Tell a call of changes from now on."""
+        """Notify a call of changes from now on."""
         self._calls.add(call)
         if self._timer is None:
             self._timer = self._loop.call_later(_LOOK_S, self._look)
 
     def discard(self, call: "WatchCall") -> None:
-        """Tell it no more."""
+        """Stop notifying a call."""
         self._calls.discard(call)
 
     def tell(self) -> None:
-        """Tell all calls whose status has changed."""
+        """Notify all calls whose status has changed."""
         for call in list(self._calls):
             call.tell()
 
@@ -96,7 +96,7 @@ class Watchers:
 
 
 class WatchCall(OneMessageCall):
-    """Health.Watch: the status now, and again when it changes: within a second where a batch has lost its device."""
+    """Health.Watch: the status now, and again when it changes; within a second, where a device is lost."""
 
     def __init__(  # noqa: PLR0913, PLR0917  bound by the table of calls
         self,
@@ -118,7 +118,7 @@ class WatchCall(OneMessageCall):
 
     @property
     def in_hand(self) -> bool:
-        """Nothing is ever owed."""
+        """False: no answer is ever pending."""
         return False
 
     def _start(self, message: bytes | memoryview) -> None:
@@ -131,7 +131,7 @@ class WatchCall(OneMessageCall):
         self.tell()
 
     def tell(self) -> None:
-        """Send the status, unless it is what was sent last."""
+        """Send the status, unless it is the one that was sent last."""
         status = self._status_of(self._service)
         if status != self._told:
             self._told = status

@@ -1,7 +1,7 @@
-"""The Open Inference Protocol v2 over gRPC, on the same loop as HTTP: with our own HTTP/2 (`wire/http2`).
+"""The Open Inference Protocol v2 over gRPC, on the same loop as HTTP, with our own HTTP/2 (`wire/http2`).
 
-A request is decoded, queued and answered on the loop's thread, like one of HTTP, and shares its batches. Why not
-grpcio's server, and what that brings, is in docs/decisions/017-http2-of-our-own.md.
+A request is decoded, queued and answered on the loop's thread, like one over HTTP, and shares batches with those.
+docs/decisions/017-http2-of-our-own.md says why grpcio's server is not used, and what that gains.
 """
 
 from functools import partial
@@ -23,17 +23,17 @@ _ADMIN = {
     "SystemSharedMemoryUnregister",
     "CudaSharedMemoryRegister",
     "CudaSharedMemoryUnregister",
-}  # need the token, where the server has one
+}  # require the token, where the server has one
 _OPEN = {
     f"/{SERVICE}/ServerLive",
     f"/{SERVICE}/ServerReady",
     f"/{HEALTH_SERVICE}/Check",
     f"/{HEALTH_SERVICE}/Watch",
-}  # need none, also where all others do
+}  # never require the token
 
 
 class GrpcServer:
-    """The gRPC side of a server: the inference service and the standard health service, and their connections."""
+    """The gRPC side of a server: the inference service, the standard health service, and their connections."""
 
     def __init__(self, state: ServerState) -> None:
         self.state = state
@@ -48,11 +48,11 @@ class GrpcServer:
         self._makers |= {f"/{HEALTH_SERVICE}/Check": check, f"/{HEALTH_SERVICE}/Watch": watch}
 
     def connection(self) -> GrpcConnection:
-        """The protocol of a socket that was accepted."""
+        """The protocol object for an accepted socket."""
         return GrpcConnection(self)
 
     def maker(self, head: CallHead) -> Maker | bytes:
-        """What makes a call with this head; or the block that ends it at once: it is not a call, or none of ours."""
+        """The function that makes a call with this head; or the block that ends one that is invalid or unknown."""
         plan, error, context = head.plan, head.error, self.state.context
         make = self._makers.get(plan.path)
         if plan.path and context.require_token and plan.path not in _OPEN and not context.admits(plan.authorization):
@@ -68,15 +68,15 @@ class GrpcServer:
         return error_end(error.status, str(error), 1 if error.status is Status.UNAVAILABLE else None)
 
     def drain(self) -> None:
-        """Tell clients that ask or watch that the server is about to stop; calls are still answered."""
+        """Report NOT_SERVING to health checks, old and new; calls are still answered."""
         self._draining = True
         self._watchers.tell()
 
     def refuse(self) -> None:
-        """Nothing: its listener's door sees to that."""
+        """Do nothing: the listener refuses new connections."""
 
     def close(self) -> None:
-        """Have every client open no more calls here; those in progress are answered."""
+        """Tell every client to open no more calls; those in progress are answered."""
         self.closing = True
         for connection in list(self.connections):
             connection.wind_down()

@@ -1,7 +1,7 @@
-"""What is known of inference requests by their leads (`wire/grpc/form.py`), until the models change.
+"""Plans for inference requests by their leads (`wire/grpc/form.py`), which are kept until the models change.
 
-A lead is planned when it comes the second time. So a client that says something else in every request (a number among
-its parameters) costs a look-up each time, and displaces no other.
+A lead is planned when it comes the second time. So a client whose lead differs in every request (by a number among its
+parameters) costs one look-up per request, and displaces no plan of another.
 """
 
 from typing import Any, NamedTuple
@@ -14,42 +14,42 @@ from tailcut.wire.grpc.framing import PREFIX_BYTES
 from tailcut.wire.memo import BytesMemo
 from tailcut.wire.v2 import InferRequest
 
-_PLANS = 1024  # kept at most
-_LEAD_BYTES = 2048  # longer ones are not kept
-_LENGTHS = 256  # of messages, of which the last one is kept
-_NOTED, _EVERY = 256, 16  # messages in a row until the models change, and of those after them
-_SEEN = 4096  # leads that came once, as their hashes
+_PLANS = 1024  # plans kept, at most
+_LEAD_BYTES = 2048  # longer leads are not kept
+_LENGTHS = 256  # lengths of messages, for each of which the last message is kept
+_NOTED, _EVERY = 256, 16  # messages noted after a change of the models; one in how many, after those
+_SEEN = 4096  # leads that came once, kept as hashes
 
 
 class LeadPlan(NamedTuple):
-    """Whom requests with one lead are for, and their form."""
+    """The model that requests with one lead are for, and their form."""
 
     served: ServedModel
     form: Form | ArrayForm
-    gathers: bool  # they are one small row, which is queued with those of other calls
+    gathers: bool  # each is one small row, which is queued with those of other calls
 
 
 class MessageTemplate(NamedTuple):
-    """A message that the next one is probably like, but for its id and its only tensor."""
+    """A message that the next one probably equals except for its id and its only tensor."""
 
     whole: Whole
     plan: LeadPlan
 
 
 class Plans:
-    """The plans of one loop's server."""
+    """The plans of the gRPC server of one loop."""
 
     def __init__(self, state: ServerState) -> None:
         self.state = state
         self._plans: BytesMemo[bytes, LeadPlan] = BytesMemo(_PLANS)
         self._seen: BytesMemo[int, bool] = BytesMemo(_SEEN)
         self.find = self._plans.get
-        self._known: BytesMemo[int, MessageTemplate] = BytesMemo(_LENGTHS)  # that gather, the last one of each length
+        self._known: BytesMemo[int, MessageTemplate] = BytesMemo(_LENGTHS)  # by length, for requests that gather
         self._noted = 0
         self.known = self._known.get
         state.context.models.changed.append(self._forget)
 
-    def learn(  # noqa: PLR0913, PLR0917  a message and all that was read from it
+    def learn(  # noqa: PLR0913, PLR0917  a message and everything read from it
         self,
         data: bytes,
         lead: MessageLead,
@@ -59,12 +59,12 @@ class Plans:
         rows: int,
         raw: Data | None = None,
     ) -> None:
-        """The message `data` with this lead was read as `request`, of this many rows, and nothing is wrong with it.
+        """Learn from a valid message: `data`, with this lead, was read as `request`, which has `rows` rows.
 
-        `raw` are its tensors, where they were taken out of it.
+        `raw` is its tensors, where they were taken out of it.
 
-        What stands behind its tensors (parameters, in an unusual order of fields) is not in its lead: such a message
-        does not fit its own form, and nothing is learned from it.
+        A message with something behind its tensors (parameters, in an unusual order of fields), which its lead does
+        not include, does not match its own form, and nothing is learned from it.
         """
         model, entry, key = served.model, served.entry, lead.key
         in_rows = entry.slab is not None
@@ -80,9 +80,9 @@ class Plans:
             self._plans.keep(key, LeadPlan(served, form, gathers))
 
     def note(self, data: bytes, lead: MessageLead, plan: LeadPlan) -> None:
-        """A message was found by its lead: the next one of its length is probably like it.
+        """Note a message that was found by its lead: the next one of its length probably resembles it.
 
-        Where many are unlike each other, noting all costs more than it saves; clients that come later are still noted.
+        Where most messages differ, noting all costs more than it saves; new clients are still noticed.
         """
         if not (plan.gathers and isinstance(plan.form, Form)):
             return

@@ -26,7 +26,7 @@ from tailcut.wire.http1.connection import LINGER_BYTES, Http1Connection
 from tailcut.wire.http1.events import Body, Broken, RequestReceived
 from tailcut.wire.http1.states import ConnectionState
 
-_HELD_BYTES = 64 * 1024  # pipelined behind the current message, before reading pauses
+_HELD_BYTES = 64 * 1024  # pipelined behind the current message; reading pauses beyond that
 _IDLE, _HEAD, _CHUNKS, _SKIP = ConnectionState.IDLE, ConnectionState.HEAD, ConnectionState.CHUNKS, ConnectionState.SKIP
 _ANSWER, _LINGER = ConnectionState.ANSWER, ConnectionState.LINGER
 _ROWS = RequestKind.ROWS
@@ -50,40 +50,40 @@ class HttpConnection(asyncio.BufferedProtocol):
         self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set before any other callback
         self._view = state.receive_view
         self.paused = False  # the client does not read
-        self.pipelines = False  # and waits for time behind those that do not
-        self._queued = False  # for time on the loop, with the messages that the wire holds
+        self.pipelines = False  # and so waits for its turn behind clients that do not
+        self._queued = False  # waits for its turn to process the messages that the wire holds
         self._presence = Presence()
         self.due = 0.0  # when this client's time limit passes; 0: no limit runs
 
     @property
     def busy(self) -> bool:
-        """Whether a message is being served: its body still arrives, or its answer is computed."""
+        """Whether a message is being served: its body is arriving, or its answer is not written yet."""
         if self._repeating.fd >= 0:
             return self._repeating.busy
         return self._wire.busy
 
     @property
     def idle_since(self) -> float:
-        """When the client was last heard or answered, in the loop's seconds; what counts only while it is not busy."""
+        """When the client last sent or was sent something, in seconds of the loop's clock; valid while not busy."""
         if self._repeating.fd >= 0:
             return self._repeating.idle_since
         return self._writer.idle_since
 
     @property
     def fresh(self) -> bool:
-        """Whether the client came just now and has not said anything yet."""
+        """Whether the client connected just now and has not sent anything yet."""
         return self._wire.meaning is None and self._writer.idle_since > self._state.now - 1
 
     # What the loop calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """A client came."""
+        """A client has connected."""
         self.transport = transport  # type: ignore[assignment]  # asyncio promises a Transport for streams
         self._writer.transport = self._repeating.transport = self.transport
         self._state.enter(self)
 
     def connection_lost(self, error: Exception | None) -> None:
-        """The client left: its work goes with it."""
+        """The client has disconnected: cancel its work."""
         self._repeating.forget()
         self._state.leave(self)
         self._account.hold_unread(0)
@@ -93,14 +93,14 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._drop()
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        """Where the kernel may write next."""
+        """The buffer that the next bytes are received into."""
         target = self._bodies.target
         if target is not None:
             return target
         return self._state.head_view if self._state.steps.is_over else self._view
 
     def buffer_updated(self, nbytes: int) -> None:
-        """The kernel wrote."""
+        """`nbytes` bytes were received."""
         try:
             target = self._bodies.target
             if target is not None:
@@ -114,20 +114,20 @@ class HttpConnection(asyncio.BufferedProtocol):
             self._begin(wire.meaning or NO_PLAN, body, whole=True)
             if wire.state is not _ANSWER:
                 self._hold(read=True, waits=False)
-        except Exception as error:  # noqa: BLE001  whatever one message does to us must cost its client only
+        except Exception as error:  # noqa: BLE001  whatever one message causes must affect its client only
             self._give_up(error)
 
     def take_up(self, data: bytes) -> None:
-        """The fast path received this, the beginning of a message."""
+        """Go on with a message whose beginning, `data`, was received on the fast path."""
         try:
             self._hear(self._wire.receive(data, len(data)))
         except Exception as error:  # noqa: BLE001  as in buffer_updated
             self._give_up(error)
 
     def eof_received(self) -> bool:
-        """The client sends nothing more: what it has asked for is answered, where it can still read.
+        """The client sends nothing more: answer its requests, because it may still read.
 
-        A client that has closed altogether may look the same: `presence.py` tells them apart.
+        A client that has closed both directions may look the same: `presence.py` tells them apart.
         """
         if self._wire.state >= _LINGER or is_gone(self.transport):
             return False
@@ -136,7 +136,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         return True
 
     def pause_writing(self) -> None:
-        """The client does not read: it has so long for all that was written, and nothing of it is read meanwhile."""
+        """The client does not read: limit its time for what was written, and read nothing more from it meanwhile."""
         self.paused = True
         unread = self.transport.get_write_buffer_size()
         self._account.hold_unread(unread)
@@ -160,7 +160,7 @@ class HttpConnection(asyncio.BufferedProtocol):
             self._next()
 
     def overdue(self) -> None:
-        """A time limit has passed: say so where the client may still read, then close."""
+        """A time limit has passed: answer 408 where the client may still read, then close."""
         state = self._wire.state
         if self.paused or state >= _LINGER or state is _SKIP or not self._wire.busy:
             self.transport.abort()
@@ -173,8 +173,8 @@ class HttpConnection(asyncio.BufferedProtocol):
 
     # What the client sends.
 
-    def _hear(self, unread: bool) -> None:  # noqa: FBT001  as the wire says
-        """Do what the wire reads, while there is time; it holds the rest."""
+    def _hear(self, unread: bool) -> None:  # noqa: FBT001  the result of `Http1Connection.receive`
+        """Handle the wire's events while there is time; it holds the rest."""
         wire, steps = self._wire, self._state.steps
         read = waits = False
         while unread and not self.paused:
@@ -191,7 +191,7 @@ class HttpConnection(asyncio.BufferedProtocol):
                 self._take(event)
             elif type(event) is Broken:
                 self._refuse(event.status, event.message)
-            if wire.state is _ANSWER:  # nothing is read before that
+            if wire.state is _ANSWER:  # no further message is read before the answer
                 if wire.is_read:
                     return
                 break
@@ -199,7 +199,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._hold(read=read, waits=waits)
 
     def _hold(self, *, read: bool, waits: bool) -> None:
-        """Have the wire hold what is left, and see how long the client has for what it sends."""
+        """Have the wire hold the bytes that are left, and set the time limit for the rest of the message."""
         wire, steps = self._wire, self._state.steps
         held, state = wire.hold(), wire.state
         if held:
@@ -221,7 +221,7 @@ class HttpConnection(asyncio.BufferedProtocol):
             self.transport.abort()
 
     def _wait_for_time(self, size: int) -> None:
-        """Go on with this many bytes when others have had their turn; nothing more is read meanwhile."""
+        """Go on with `size` held bytes when other connections have had their turn; read nothing more meanwhile."""
         self.transport.pause_reading()
         if not self._queued:
             self._queued = True
@@ -245,7 +245,7 @@ class HttpConnection(asyncio.BufferedProtocol):
             self._finish()
 
     def _begin(self, plan: RequestPlan, body: memoryview, *, whole: bool) -> None:
-        """A message whose head was read, with what is here of its body."""
+        """Begin a message whose head was read; `body` is as much of its body as has arrived."""
         self._view = self._state.receive_view
         self._exchange.began_ns = self._writer.began_ns = self._state.steps.now_ns
         self._exchange.length = plan.length
@@ -263,8 +263,8 @@ class HttpConnection(asyncio.BufferedProtocol):
             self._begin_buffer(plan, body)
 
     def _begin_rows(self, plan: RequestPlan, begun: memoryview) -> None:
-        """Rows of which not all is here: received into rows or, when short, into a buffer."""
-        if not self._inference.precheck_rows(plan):  # what cannot be computed in time is not received either
+        """Begin a body of rows that has not arrived completely: receive it into rows or, when short, into a buffer."""
+        if not self._inference.precheck_rows(plan):  # a body that cannot be computed in time is not received
             return
         try:
             if plan.length >= self._state.direct_bytes and self._bodies.into_rows(plan, plan.rows, begun, plan.length):
@@ -277,7 +277,7 @@ class HttpConnection(asyncio.BufferedProtocol):
             self._begin_buffer(plan, begun)
 
     def _begin_buffer(self, plan: RequestPlan, begun: memoryview) -> None:
-        """A body that must be collected first."""
+        """Begin a body that must be collected before it is parsed."""
         try:
             self._bodies.collect(plan, begun)
         except (Refusal, TailcutError) as error:
@@ -286,7 +286,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._expect_body()
 
     def _take(self, body: Body) -> None:
-        """A body that the wire has collected, or the JSON before a large tensor, which says where that may go."""
+        """Take a body that the wire has collected, or the JSON before a large tensor, which determines its rows."""
         data = memoryview(body.data)
         if body.whole:
             self.due = 0.0
@@ -305,17 +305,17 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._expect_body()
 
     def _expect_rows(self) -> None:
-        self._view = self._state.head_view  # the next one is mostly like it: read its head, and hardly any of its body
+        self._view = self._state.head_view  # the next is probably like it: receive its head, and little of its body
         self._expect_body()
 
     def _expect_body(self) -> None:
-        if not self.due:  # a body has one time limit, whichever ways it goes
+        if not self.due:  # a body has one time limit, however it is received
             self.due = self._state.now + self._state.limits.body_timeout_s
             if interim := self._wire.interim:
                 self.transport.write(interim)
 
     def _receive_body(self, target: memoryview, nbytes: int) -> None:
-        """The kernel wrote bytes of a body where it belongs."""
+        """`nbytes` bytes of a body were received directly into its rows or buffer."""
         if not self._bodies.received(target, nbytes):
             return
         self.due = 0.0
@@ -326,10 +326,10 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._use_late(body)
         self._next()
 
-    # What is done with a message that is here.
+    # A complete message.
 
     def _use_late(self, body: memoryview) -> None:
-        """A body that came behind its head: the models may have changed meanwhile."""
+        """Use a body that arrived after its head: the models may have changed meanwhile."""
         plan = self._wire.meaning or NO_PLAN
         try:
             self._use(current_plan(plan, self._state), body)
@@ -345,7 +345,7 @@ class HttpConnection(asyncio.BufferedProtocol):
             self._inference.submit(plan, body)
 
     def turn_away(self, why: Refusal | TailcutError) -> None:
-        """Answer the current message without its body, and go on behind it where that can be read past."""
+        """Answer the current message without its body, and go on after it where the body can be skipped."""
         last = self._wire.refuse(last=self._state.draining)
         answer = self._writer.refusal(why, last=last)
         if last:
@@ -356,7 +356,7 @@ class HttpConnection(asyncio.BufferedProtocol):
             self.due = self._state.now + self._state.limits.body_timeout_s
 
     def _refuse(self, status: int, message: str) -> None:
-        """The framing is broken or out of time: one answer, and no more is understood on this connection."""
+        """Answer a broken or overdue message; nothing more is read as a message on this connection."""
         self._last_word(refusal_reply(Refusal(status, message), close=True))
 
     def _give_up(self, error: Exception) -> None:
@@ -375,23 +375,23 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._next()
 
     def failed(self, error: TailcutError) -> None:
-        """There will be no answer to the current message."""
+        """The current message failed: answer with the error."""
         self._inference.failed(error)
 
     # The end.
 
     def _finish(self) -> None:
-        """Bring what the client has asked for to its end, and the connection with it: nothing more will come."""
+        """End the connection of a client that sends nothing more, when its requests are answered."""
         if self.transport.is_closing() or self._queued:
             return
         if self._wire.state is _ANSWER:
             self.due = self.due or self._state.now + WAITS_S
         elif self._wire.state > _HEAD or not self.paused:
-            self._drop()  # of a message that will not become whole
+            self._drop()  # of a message that cannot become complete
             self.close()
 
     def close(self) -> None:
-        """Close after what has been written, which the client has so long to read."""
+        """Close after what has been written; the client's time to read that is limited."""
         self._repeating.leave()
         self._wire.close()
         self.due = self._state.now + self._state.limits.write_s(self.transport.get_write_buffer_size())

@@ -1,4 +1,4 @@
-"""The inferences of one connection: complete bodies are read and queued, and answers are written.
+"""The inferences of one connection: complete bodies are parsed and queued, and answers are written.
 
 This is the HTTP side of the connection's `Exchange`. It calls the connection for everything that ends or pauses it.
 """
@@ -27,14 +27,14 @@ from tailcut.wire.v2.response_steps import STEP_ELEMENTS, response_in_steps
 from tailcut.wire.v2.steps import AT_ONCE_BYTES, request_in_steps
 from tailcut.wire.v2.tensors import STEP_STRINGS
 
-_LOOK_BYTES = 256 * 1024  # looked through between two pauses
+_LOOK_BYTES = 256 * 1024  # searched between two pauses
 
 
 class InferenceConnection(Protocol):
-    """The connection, as far as its inferences are concerned."""
+    """What inferences need of their connection."""
 
     paused: bool  # its client does not read
-    pipelines: bool  # its client, which waits for time behind those that do not
+    pipelines: bool  # its client pipelines, and so waits for its turn behind those that do not
 
     def turn_away(self, why: Refusal | TailcutError) -> None:
         """Answer the current message without its body."""
@@ -47,7 +47,7 @@ class InferenceConnection(Protocol):
 
 
 class HttpInference:
-    """Begins inferences, and is told of their answers."""
+    """The HTTP side of a connection's exchange: begins inferences and writes their answers."""
 
     __slots__ = ("_account", "_connection", "_repeating", "_state", "_wire", "_writer", "exchange", "unsent")
 
@@ -67,12 +67,12 @@ class HttpInference:
         self._repeating = repeating
         self._connection = connection
         self.exchange = Exchange(state, self)
-        self.unsent = False  # an inference has been answered, and its client has not read the answer yet
+        self.unsent = False  # the answer to an inference is written, but has not gone out completely
 
     # Requests.
 
     def precheck_rows(self, plan: RequestPlan) -> bool:
-        """Whether rows may be received; else their client has been told why not."""
+        """Whether rows may be received; where not, the client has been answered."""
         if plan.refusal is not None and self._is_refused(plan, plan.refusal, self._writer.began_ns):
             return False
         try:
@@ -83,7 +83,7 @@ class HttpInference:
         return True
 
     def _is_refused(self, plan: RequestPlan, refusal: QueueFullError, now_ns: int) -> bool:
-        """Whether an earlier refusal of this head's rows still stands; then its client has been told."""
+        """Whether an earlier refusal of this head's rows still holds; then the client has been answered."""
         if now_ns >= refusal.opens_ns:
             return False
         entry = plan.of_model.entry
@@ -93,13 +93,13 @@ class HttpInference:
         return True
 
     def turn_away_rows(self, plan: RequestPlan, error: TailcutError) -> None:
-        """Refuse rows; a refusal that stands for a while is every other client's with this head, too."""
+        """Refuse rows; a refusal that holds for a while then also applies to other requests with this head."""
         if isinstance(error, QueueFullError):
             plan.refusal = error.without_frames()
         self._connection.turn_away(error)
 
     def submit_rows(self, plan: RequestPlan, body: memoryview, whole_ns: int) -> None:
-        """A body of whole rows that is whole since then, copied once; or its client takes the fast path with it."""
+        """Queue a body of rows that was complete at `whole_ns`, copied once, or move its client to the fast path."""
         served, schedule = plan.served, plan.schedule
         assert served is not None  # noqa: S101  a plan for rows has a model
         steady = self._wire.repeats >= STEADY and self._state.fast_path is not None
@@ -117,7 +117,7 @@ class HttpInference:
             self.turn_away_rows(plan, error)
 
     def submit_received(self) -> None:
-        """The rows that were received are complete."""
+        """Queue the rows that were received, which are now complete."""
         try:
             self.exchange.submit_lent()
         except TailcutError as error:
@@ -127,9 +127,9 @@ class HttpInference:
         """Parse a whole body, check it against the model and queue it."""
         served, state, exchange = plan.of_model, self._state, self.exchange
         large = len(body) > AT_ONCE_BYTES or plan.encoding is not None or not state.steps.has_time()
-        here = body.obj is state.receive  # as a whole, with its head
+        here = body.obj is state.receive  # it arrived complete with its head
         if here and (large or served.entry.slab is None):
-            body = memoryview(bytes(body))  # others are received there before it is read or computed
+            body = memoryview(bytes(body))  # the buffer is reused before the body has been parsed or computed
         if large:
             self._account.charge(len(body))
             begun = self._connection.pipelines or len(body) > LITTLE_BYTES or plan.encoding is not None
@@ -146,13 +146,13 @@ class HttpInference:
             self._fail(error)
 
     def _leaves(self, plan: RequestPlan, body: memoryview, request: InferRequest) -> bool:
-        """Whether its client takes the fast path, together with this request."""
+        """Whether the client takes the fast path, together with this request."""
         (array,) = request.inputs.values()
         row = array.reshape(-1).view(np.uint8).data
         return self._repeating.take(plan, plan.of_model.model.spec, bytes(body), row)
 
     def _read_in_steps(self, plan: RequestPlan, body: bytearray | memoryview) -> Generator[None, None, None]:
-        """As `submit`, for a body that is large, or of unknown size."""
+        """As `submit`, in steps, for a body that is large, or compressed."""
         served, state = plan.of_model, self._state
         if plan.encoding:
             most = min(plan.limit, state.limits.buffered_bytes)
@@ -166,7 +166,7 @@ class HttpInference:
     # What its exchange calls.
 
     def encode(self, batch: Batch, index: int) -> list[bytes] | Response | Generator[None, None, Response]:
-        """The body of an answer: blobs where the request was nothing but rows."""
+        """The body of an answer: the bytes of each output, where the request was nothing but rows."""
         exchange = self.exchange
         request = exchange.request
         if request is None:
@@ -182,22 +182,22 @@ class HttpInference:
         return encode_response(spec, served.version, request, outputs)
 
     def submitted(self) -> None:
-        """A large body has been read."""
+        """A large body has been parsed and queued."""
         self._account.release()
 
     def sampled(self, tracer: Tracer) -> TracedRequest | None:
-        """The current request, where it is sampled."""
+        """The trace of the current request, where it is sampled."""
         return self._writer.sampled(tracer)
 
     def answered(self) -> bool:
-        """The answer to an inference is there; whether it has gone out."""
+        """Write the answer to an inference; returns whether it has gone out."""
         answer: list[bytes] | Response = self.exchange.answer
         if isinstance(answer, list):
             return self.answer_row(answer)
         return self._is_out(last=self._writer.respond(answer))
 
     def answer_row(self, outputs: list[bytes]) -> bool:
-        """The same of a request that is nothing but rows: the bytes of each output."""
+        """As `answered`, for a request that is nothing but rows: `outputs` has the bytes of each output."""
         last = self._writer.respond_rows(outputs)
         if last or self._connection.paused or self._account.charged:
             return self._is_out(last=last)
@@ -209,23 +209,23 @@ class HttpInference:
             self._account.release()
         if last:
             self._connection.close()
-        self.unsent = paused = self._connection.paused  # when its answer is out is seen later
+        self.unsent = paused = self._connection.paused  # `Exchange.sent` is called when it has gone out
         return not paused
 
     def go_on(self) -> None:
-        """The exchange is over."""
+        """Go on with the next message after the exchange."""
         if self._wire.held:
             self._connection.go_on()
 
     def refused(self, error: TailcutError) -> None:
-        """A row was not admitted when those of its pass were queued."""
+        """Answer a request of one row that was not admitted when its pass was queued."""
         plan = self._wire.meaning
         if plan is not None:
             self.turn_away_rows(plan, error)
             self._connection.go_on()
 
     def failed(self, error: TailcutError) -> None:
-        """There will be no answer to an inference."""
+        """Answer an inference that failed."""
         self._account.release()
         self._fail(error)
         self._connection.go_on()
@@ -236,7 +236,7 @@ class HttpInference:
 
 
 def _takes_long(request: InferRequest, outputs: Mapping[str, np.ndarray]) -> bool:
-    """Whether an answer has so many elements that are written one by one, that it is written in steps."""
+    """Whether so many elements of an answer are written one by one that it should be written in steps."""
     for wanted in request.outputs:
         array = outputs[wanted.name]
         strings = array.dtype.kind == "O"
@@ -247,12 +247,12 @@ def _takes_long(request: InferRequest, outputs: Mapping[str, np.ndarray]) -> boo
 
 
 def _names_time(text: bytes) -> bool:
-    """Whether the JSON of a request may name a timeout or priority of its own."""
+    """Whether the JSON of a request may contain a timeout or priority."""
     return b"timeout" in text or b"priority" in text or b"\\" in text
 
 
 def _names_time_in_steps(text: memoryview) -> Generator[None, None, bool]:
-    """The same for a large one."""
+    """As `_names_time`, in steps, for large JSON."""
     for at in range(0, len(text), _LOOK_BYTES):
         if _names_time(bytes(text[at : at + _LOOK_BYTES + 8])):
             return True

@@ -1,4 +1,4 @@
-"""The OpenAPI document of the server's paths: made from the route table, so that none is missing in it. Pure."""
+"""The OpenAPI document of the server's paths, made from the route table, so that none is missing. Pure."""
 
 import re
 from collections.abc import Iterable
@@ -6,20 +6,20 @@ from typing import Any, NamedTuple
 
 
 class RouteDescription(NamedTuple):
-    """What the document says of a path: a line, the schema of its answer, and of its body where it takes one."""
+    """The description of a path: one line, the schema of its answer, and that of its body where it takes one."""
 
     summary: str
     answer: str | None = None
     body: str | None = None
-    unready: bool = False  # 503 is an answer, with the body of the good one, if that has any
+    unready: bool = False  # 503 is an ordinary answer, with the same schema as 200
 
 
 def document(
     routes: Iterable[tuple[str, str, RouteDescription, bool]], version: str, *, always: bool = False
 ) -> dict[str, Any]:
-    """OpenAPI 3.1, from (path, method, what is said, whether a token is for it) and Tailcut's version.
+    """The OpenAPI 3.1 document, from (path, method, description, whether a token may be required) and a version.
 
-    `always`: whether the server requires a token; else it may have none.
+    `always`: whether the server requires a token; otherwise, requests may need none.
     """
     security: list[dict[str, Any]] = [{"token": []}] if always else [{"token": []}, {}]
     paths: dict[str, dict[str, Any]] = {}
@@ -99,7 +99,7 @@ _TENSOR = _object({"name": _TEXT, "datatype": _DTYPES, "shape": _SHAPE}, {"param
 _DATA: dict[str, Any] = {
     "data": {"type": "array", "items": {}},
     "parameters": _OBJECT,
-}  # of a tensor; without data, it is elsewhere
+}  # of a tensor; without data, that is binary or in shared memory
 _DURATION = _object({"count": _NUMBER, "ns": _NUMBER})
 _CONFIG_TENSOR = _object({"name": _TEXT, "data_type": _TEXT, "dims": _SHAPE})
 _STAGES = "success fail queue compute_input compute_infer compute_output cache_hit cache_miss".split()  # noqa: SIM905

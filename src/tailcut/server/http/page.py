@@ -1,4 +1,4 @@
-"""The live page as one answer: the files of `live/page/` joined, which a browser gets without any other file."""
+"""The live page as one answer: the files of `live/page/` joined, so that a browser needs no other file."""
 
 import hashlib
 import re
@@ -14,7 +14,7 @@ _INLINE = re.compile(r"<(style|script)>(.*?)</\1>", re.DOTALL)
 
 @cache
 def live_page() -> tuple[bytes, Mapping[str, str]]:
-    """The page, and the header fields that it is served with: only its own script and style may run or be loaded."""
+    """The page, and the header fields that allow only its own script and style."""
     folder = files("tailcut.live") / "page"
     frame = (folder / "page.html").read_text(encoding="utf-8")
     page = _PART.sub(lambda part: (folder / part[1]).read_text(encoding="utf-8"), frame)
@@ -33,5 +33,5 @@ def live_page() -> tuple[bytes, Mapping[str, str]]:
 
 
 def _hash(text: str) -> str:
-    """What a policy calls an inline part (CSP level 3, section 2.3.1)."""
+    """The source expression of an inline script or style in a policy (CSP level 3, section 2.3.1)."""
     return f"'sha256-{b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

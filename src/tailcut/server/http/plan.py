@@ -1,7 +1,7 @@
-"""From a parsed head to a plan of what to do with the message, or a refusal before its body is read.
+"""From a parsed head to a plan for the message, or a refusal before its body is read.
 
 Plans depend on nothing but the request line, the significant fields of the head and the models that are loaded, so the
-server keeps them by those bytes: a head of which only ids change costs one pass over it and a dictionary look-up.
+server keeps them by those bytes: a head in which only ids change costs one pass over it and a dictionary look-up.
 """
 
 from contextlib import suppress
@@ -28,21 +28,21 @@ from tailcut.wire.http1.response import BINARY, OK, head
 from tailcut.wire.v2 import InferRequest, Schedule, encode_response, schedule_of
 from tailcut.wire.v2.lists import COMPILED
 
-JOIN_BYTES = 64 * 1024  # parts of an answer from this size on go to the kernel as they are
-_NEVER = Edition(valid=False)  # of a plan that is for one message
+JOIN_BYTES = 64 * 1024  # parts of an answer from this size on are written without joining them
+_NEVER = Edition(valid=False)  # of a plan that is valid for one message only
 
 
 class RequestKind(Enum):
-    """What the connection does once the head is read."""
+    """What the connection does with the body."""
 
     ANSWER = "answer"  # a small question about the server; its body is read and ignored
-    ROWS = "rows"  # the body is exactly some rows of a model's only input: into the slab
-    INFER = "infer"  # any other inference body: into a buffer, then parsed
+    ROWS = "rows"  # the body is exactly some rows of a model's only input: received into the slab
+    INFER = "infer"  # any other inference body: received into a buffer, then parsed
 
 
 @dataclass(slots=True)
 class RequestPlan:
-    """What to do with a message."""
+    """What to do with a message, by its head."""
 
     kind: RequestKind
     head: Head
@@ -51,42 +51,46 @@ class RequestPlan:
     served: ServedModel | None = None
     json_size: int | None = None
     rows: int = 0
-    time_ns: int = 0  # ROWS: from the head to the deadline
+    time_ns: int = 0  # ROWS: the timeout, from the head to the deadline
     gathers: bool = False  # ROWS: one small row, which is queued with those of other clients
     encoding: str | None = None
     direct: bool = False  # INFER: a large tensor behind the JSON may be received into rows
-    plain: bool = False  # ROWS: the connection goes on behind the answer, whose head and only output leave in one piece
-    reply_rest: bytes = b""  # ROWS: everything of the answer but its status line, date and the output's bytes
+    plain: bool = False  # ROWS: the connection stays open, and the answer's head and only output are written as one
+    reply_rest: bytes = b""  # ROWS: the answer before the output's bytes, without status line and date
     reply_rest_close: bytes = b""
-    reply_head: bytes = b""  # the same with them, as of `date`
+    reply_head: bytes = b""  # ROWS: the same with them, with the date of `date`
     reply_head_close: bytes = b""
-    date: bytes = b""  # the line in those two
+    date: bytes = b""  # the Date line in those two
     arguments: tuple[str, ...] = field(default=())
     takes_body: bool = False  # ANSWER: the handler wants it
-    watches: bool = False  # ANSWER: the handler's is the head of an answer without an end
+    watches: bool = False  # ANSWER: the handler returns the head of an endless answer
     negotiates: bool = False  # ANSWER: the handler wants the Accept header
     schedule: Schedule = field(
         default_factory=Schedule
-    )  # INFER: what the head says; the body's parameters come before it
-    limit: int = QUESTION_BYTES  # bytes of the body, inflated
-    edition: Edition = _NEVER  # an equal head means the same while it is valid
-    why: Refusal | None = None  # the message is refused for its head
-    trace: bytes = b""  # of a head too long to be kept, what says the trace context
+    )  # INFER: what the headers state; parameters in the body override it
+    limit: int = QUESTION_BYTES  # bytes of the body after inflating, at most
+    edition: Edition = _NEVER  # while it is valid, an equal head has the same plan
+    why: Refusal | None = None  # the message is refused because of its head
+    trace: bytes = b""  # of a head too long to be kept: the fields of the trace context
     accept: str = ""  # likewise, where the plan negotiates
-    steady: bool = False  # INFER: a client that sends it again and again may take the fast path
+    steady: bool = False  # INFER: a client that repeats it may take the fast path
     refusal: QueueFullError | None = (
-        None  # ROWS: the last one, which until its `opens_ns` holds for every request with this head
+        None  # ROWS: the last refusal, which applies to every request with this head until its `opens_ns`
     )
 
     @property
     def of_model(self) -> ServedModel:
-        """The model that the body is for; plans that are not questions have one."""
+        """The model that the body is for.
+
+        Raises:
+            NotFoundError: it is for none, as in plans of kind ANSWER.
+        """
         if self.served is None:
             raise NotFoundError("the path does not refer to a model")
         return self.served
 
     def renew(self, date: bytes) -> None:
-        """Put another second's date into the heads of its answers."""
+        """Put a new date into the heads of the plan's answers."""
         self.date = date
         start = OK + date
         self.reply_head, self.reply_head_close = start + self.reply_rest, start + self.reply_rest_close
@@ -97,12 +101,12 @@ NO_PLAN = RequestPlan(RequestKind.ANSWER, Head(b"", "", True, None, False, False
 
 
 def find_plan(state: ServerState, head_bytes: bytes) -> Interpretation[RequestPlan]:
-    """The plan for a head: a known one where all that matters is as before, else it is parsed and planned.
+    """The plan for a head: a known one where everything significant is unchanged; else the head is parsed and planned.
 
-    Of requests to infer, the outlines of heads are kept from the second one with a plan on.
+    For requests to infer, outlines of heads are kept from the second one with the same plan on.
 
     Raises:
-        ProtocolError: the head is broken.
+        ProtocolError: the head is malformed.
     """
     if len(head_bytes) > KEPT_HEAD_BYTES:
         unlike_others = _planned(state, head_bytes)
@@ -134,10 +138,10 @@ def _planned(state: ServerState, head_bytes: bytes) -> RequestPlan:
 
 
 def current_plan(plan: RequestPlan, state: ServerState) -> RequestPlan:
-    """What to do with a message whose body came behind its head: its model may have given way to another meanwhile.
+    """The current plan for a message whose body came after its head: its model may have been replaced meanwhile.
 
     Raises:
-        Refusal: 404, 413: the model is gone, or the one in its place takes no such body.
+        Refusal: 404 or 413: the model was unloaded, or its successor does not accept such a body.
     """
     if plan.edition.valid or plan.served is None:
         return plan
@@ -148,7 +152,7 @@ def current_plan(plan: RequestPlan, state: ServerState) -> RequestPlan:
 
 
 def plan_for(request: Head, context: Context, limits: ServerLimits) -> RequestPlan:
-    """What to do with a message of this head.
+    """The plan for a message with this head.
 
     Raises:
         Refusal: 400, 401, 404, 405, 413, 415.
@@ -193,12 +197,12 @@ def plan_for(request: Head, context: Context, limits: ServerLimits) -> RequestPl
 
 def _no_such_path(path: str) -> str:
     if path.rstrip("/").endswith(_TRACE_SETTING):
-        return "trace settings are not supported: --trace-sample and --otlp-endpoint say what is traced"
-    return "no such path: /v2/openapi.json lists those of the Open Inference Protocol v2"
+        return "trace settings are not supported: start the server with --trace-sample and --otlp-endpoint"
+    return "no such path: /v2/openapi.json lists the paths of this server"
 
 
 def _find_route(path: str, context: Context) -> Route | None:
-    """The route of a path; none where the server serves no page, and for Triton's trace settings."""
+    """The route of a path; None for an unknown one, for Triton's trace settings, and for the page with --no-ui."""
     route = None if path.rstrip("/").endswith(_TRACE_SETTING) else find_route(path)
     return None if route is not None and route.ui and not context.ui else route
 
@@ -209,7 +213,7 @@ def _check_token(request: Head, context: Context, *, asks: bool = False) -> None
     Args:
         request: head of the message.
         context: of the server.
-        asks: whether the refusal is the page, which contains nothing about the server, and asks for the token.
+        asks: whether to answer with the live page, which contains nothing about the server, and asks for the token.
 
     Raises:
         Refusal: 401.
@@ -221,10 +225,10 @@ def _check_token(request: Head, context: Context, *, asks: bool = False) -> None
 
 
 def _refuse_other_sites(request: Head) -> None:
-    """Refuse what a browser sends on behalf of a page of another site, which needs no permission for a simple request.
+    """Refuse what a browser sends for a page of another site: browsers send simple requests without asking first.
 
-    Every browser says with each POST where the page is from (Origin: Fetch, section 3.2; Sec-Fetch-Site: Fetch
-    Metadata, section 2.4). Other clients, whatever their Content-Type is, send neither.
+    With each POST, every browser states the page's site (Origin: Fetch, section 3.2; Sec-Fetch-Site: Fetch Metadata,
+    section 2.4). Other clients, whatever their Content-Type, send neither.
 
     Raises:
         Refusal: 403.
@@ -233,14 +237,12 @@ def _refuse_other_sites(request: Head) -> None:
     origin = request.headers.get(b"origin")
     host = request.headers.get(b"host", b"")
     own = origin is None or origin.lower() in {b"http://" + host.lower(), b"https://" + host.lower()}
-    if context != b"same-origin" and (
-        context != b"none" or not own
-    ):  # behind a proxy, Host may be another than the page's
+    if context != b"same-origin" and (context != b"none" or not own):  # behind a proxy, Host may differ from the page's
         raise Refusal(403, "pages of other sites must not change this server")
 
 
 def _schedule(request: Head) -> Schedule:
-    """What raw bodies, which have no parameters, say in headers."""
+    """The timeout and priority in the headers, which raw bodies use because they have no parameters."""
     fields = {"timeout": b"tailcut-timeout-us", "priority": b"tailcut-priority"}
     given = {name: request.headers[header] for name, header in fields.items() if header in request.headers}
     if not all(value.isdigit() and len(value) <= 18 for value in given.values()):
@@ -268,7 +270,7 @@ def _plan_rows(plan: RequestPlan) -> None:
     if served is None or plan.encoding or plan.head.chunked:
         return
     slab, spec = served.entry.slab, served.model.spec
-    if slab is None or len(spec.inputs) != 1 or spec.inputs[0].dtype is DType.BOOL:  # whose bytes need a look
+    if slab is None or len(spec.inputs) != 1 or spec.inputs[0].dtype is DType.BOOL:  # bytes of BOOL have to be checked
         return
     if plan.json_size != 0:
         plan.direct = plan.json_size is not None and plan.json_size <= RECEIVE_BYTES

@@ -1,7 +1,7 @@
 """Whether a client that sends nothing more is still there to read its answer.
 
 A client that has shut down its sending half looks like one that has closed the connection. Without a check, clients
-that give up under load would fill the queue with work that no client waits for.
+that give up under load would leave the queue full of work that nobody needs.
 """
 
 import asyncio
@@ -9,11 +9,11 @@ import select
 
 from tailcut.wire.http1.response import CONTINUE
 
-WAITS_S = 1.0  # how long such a client waits before it is asked whether it is there
+WAITS_S = 1.0  # how long such a client waits for an answer before the first check
 
 
 class Presence:
-    """Looks now and then whether one client is there, as long as its message is being served."""
+    """Checks now and then whether one client is still there, while its message is being served."""
 
     __slots__ = ("_asked",)
 
@@ -21,15 +21,15 @@ class Presence:
         self._asked = False
 
     def look(self, transport: asyncio.Transport, now_s: float, *, interim: bool) -> float:
-        """Drop a client that has closed; when to look again, where it may be there.
+        """Abort the connection of a client that has closed; returns when to check again otherwise.
 
-        Over TCP, only what is sent to it brings out whether it has: an interim answer is sent, which every client of
-        HTTP/1.1 reads past, and which a closed socket answers by a reset.
+        Over TCP, only sending reveals that: an interim response is sent, which every HTTP/1.1 client skips, and to
+        which a closed socket replies with a reset.
 
         Args:
             transport: of the client.
-            now_s: in the loop's seconds.
-            interim: whether it may be sent one: not over HTTP/1.0.
+            now_s: the time on the loop's clock, in seconds.
+            interim: whether an interim response may be sent: not over HTTP/1.0.
         """
         if is_gone(transport):
             transport.abort()
@@ -41,9 +41,9 @@ class Presence:
 
 
 def is_gone(transport: asyncio.Transport) -> bool:
-    """Whether the client does not read either, where Linux knows: it closed a Unix socket, or reset the connection."""
+    """Whether Linux knows that the client does not read either: it closed a Unix socket, or reset the connection."""
     if not hasattr(select, "epoll"):
         return False
     poll = select.poll()
-    poll.register(transport.get_extra_info("socket").fileno(), 0)  # POLLHUP and POLLERR are always told
+    poll.register(transport.get_extra_info("socket").fileno(), 0)  # POLLHUP and POLLERR are always reported
     return bool(poll.poll(0))

@@ -1,4 +1,4 @@
-"""Requests about the server and its models, answered at once or after a while."""
+"""Requests about the server and its models, which are answered at once or after a while."""
 
 import asyncio
 from collections.abc import Awaitable
@@ -17,19 +17,19 @@ from tailcut.wire.inflate import WBITS, inflate
 
 
 class QueryConnection(Protocol):
-    """The connection, as far as its questions are concerned."""
+    """What queries need of their connection."""
 
     paused: bool
 
     def go_on(self) -> None:
-        """The current message is answered."""
+        """Go on with the next message after an answer."""
 
     def close(self) -> None:
         """Close after what has been written."""
 
 
 class HttpQueries:
-    """Answers the questions of one connection."""
+    """Answers the queries of one connection."""
 
     __slots__ = ("_connection", "_state", "_work", "_writer", "watching")
 
@@ -37,11 +37,11 @@ class HttpQueries:
         self._state = state
         self._writer = writer
         self._connection = connection
-        self._work: asyncio.Task[None] | None = None  # an answer that takes a while
-        self.watching: Watching | None = None  # an answer that has no end
+        self._work: asyncio.Task[None] | None = None  # makes an answer that takes a while
+        self.watching: Watching | None = None  # sends an endless answer
 
     def answer(self, plan: RequestPlan, body: bytes) -> None:
-        """Answer a question whose whole body is here."""
+        """Answer a query whose body is complete."""
         try:
             if plan.encoding:
                 body = inflate(body, QUESTION_BYTES, wbits=WBITS[plan.encoding])
@@ -52,7 +52,7 @@ class HttpQueries:
             if plan.watches and isinstance(answer, bytes):
                 self._watch(answer, is_head=plan.head.method == b"HEAD")
                 return
-        except Exception as error:  # noqa: BLE001  the client waits for an answer, whatever it is
+        except Exception as error:  # noqa: BLE001  the client waits for an answer, whatever went wrong
             answer = _told(error)
         if isinstance(answer, bytes):
             self.tell(plan, answer)
@@ -60,7 +60,7 @@ class HttpQueries:
         self._work = self._state.loop.create_task(self._answer_later(plan, answer))
 
     def _watch(self, head: bytes, *, is_head: bool) -> None:
-        """Begin an answer that has no end, whose head is there."""
+        """Begin an endless answer with this head."""
         if is_head:
             self._writer.begin(head, b"")
             self._connection.close()
@@ -70,12 +70,12 @@ class HttpQueries:
         self.watching = watching
 
     def leave(self) -> None:
-        """The client left."""
+        """The client has disconnected."""
         if self.watching is not None:
             self.watching.leave()
 
     async def _answer_later(self, plan: RequestPlan, coming: Awaitable[bytes]) -> None:
-        """The answer of work that takes a while: it goes on where the client leaves."""
+        """Answer when the work is done, which goes on when the client disconnects."""
         try:
             answer = await coming
         except Exception as error:  # noqa: BLE001  as in `answer`
@@ -85,11 +85,11 @@ class HttpQueries:
             self._connection.go_on()
 
     def tell(self, plan: RequestPlan, answer: bytes) -> None:
-        """Write the answer to a message that was read to its end."""
+        """Write the answer to a message that has been read completely."""
         if self._writer.tell(plan, answer):
             self._connection.close()
 
 
 def _told(error: Exception) -> bytes:
-    """The answer where there is none: what the client did wrong, or that the server failed, which the log explains."""
+    """The answer to a failed query: the client's mistake, or that the server failed, which the log explains."""
     return refused(error if isinstance(error, Refusal | TailcutError) else Refusal(500, fault(error)))

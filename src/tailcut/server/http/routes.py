@@ -28,29 +28,29 @@ from tailcut.server.metrics import METRICS_TYPE, OPEN_METRICS_TYPE, accepts_open
 from tailcut.wire.http1.response import EVENTS, reply
 
 _log = logging.getLogger("tailcut")
-_CURSOR = re.compile(r"-\d{1,17}|\d{1,17}(\.\d{1,17})*", re.ASCII)  # a number for each worker, or a negative one
+_CURSOR = re.compile(r"-\d{1,17}|\d{1,17}(\.\d{1,17})*", re.ASCII)  # a number per worker, or a negative one
 
 Handler = Callable[..., bytes | Awaitable[bytes]]
 
 
 @dataclass(frozen=True, slots=True)
 class RouteEntry:
-    """A path of the table; `handler` is None where the body is for a model."""
+    """An entry of the table; `handler` is None where the body is for a model."""
 
     path: str
     method: str
     handler: Handler | None
     description: RouteDescription
-    admin: bool = False  # needs the token, where the server has one
-    open: bool = False  # needs none, also where all others do
-    watches: bool = False  # the handler's is the head of an answer that goes on until either side ends it
-    ui: bool = False  # the page, which --no-ui takes away
+    admin: bool = False  # requires the token, where the server has one
+    open: bool = False  # never requires the token
+    watches: bool = False  # the handler returns the head of an endless answer
+    ui: bool = False  # belongs to the live page, which --no-ui disables
     negotiates: bool = False  # the handler is given the Accept header
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """What a path means; `arguments` are its still percent-encoded variable parts: model name, version."""
+    """The entry for a path; `arguments` are its variable parts (model name, version), still percent-encoded."""
 
     methods: tuple[str, ...]
     handler: Handler | None
@@ -72,13 +72,17 @@ def _json(value: object, status: int = 200) -> bytes:
     return reply(status, orjson.dumps(value))
 
 
-# KServe's client reads the body of these, and not the status.
+# KServe's client reads the body of these answers instead of the status.
 _LIVE, _NOT_LIVE = _json({"live": True}), _json({"live": False}, 503)
 _READY, _NOT_READY = _json({"ready": True}), _json({"ready": False}, 503)
 
 
 def _fields(body: bytes) -> dict[str, Any]:
-    """The JSON object of a small body; an empty one where there is none."""
+    """The JSON object in a small body; an empty one where the body is empty.
+
+    Raises:
+        InvalidInputError: the body is not a JSON object.
+    """
     try:
         value = orjson.loads(body) if body else {}
     except orjson.JSONDecodeError:
@@ -89,7 +93,11 @@ def _fields(body: bytes) -> dict[str, Any]:
 
 
 def _parameters(body: bytes) -> dict[str, Any]:
-    """What the object of a small body has as its parameters; an empty object where there are none."""
+    """The `parameters` of the object in a small body; an empty object where there are none.
+
+    Raises:
+        InvalidInputError: the body or its parameters are not a JSON object.
+    """
     value = _fields(body).get("parameters")
     if value is not None and not isinstance(value, dict):
         raise InvalidInputError("parameters must be a JSON object")
@@ -123,7 +131,7 @@ def _configuration(context: Context, name: str, version: str = "") -> bytes:
 
 
 def _statistics(context: Context, name: str = "", version: str = "") -> bytes:
-    # gRPC's message has no place for what is said of rows: there it is in the configuration.
+    # gRPC's message has no field for the decision about rows: there, the configuration has it.
     entries = [
         metadata.statistics(counted) | metadata.rows(context.models.find(counted.name, counted.version))
         for counted in context.counted_of(name, version)
@@ -247,7 +255,7 @@ def _openapi_reply(*, always: bool, ui: bool) -> bytes:
 
 
 def _of_model(path: str, method: str, handler: Handler | None, described: RouteDescription) -> list[RouteEntry]:
-    """A path below a model, and the same below one of its versions."""
+    """The entries of a path below a model, and of the same path below one of its versions."""
     roots = ("/v2/models/{model}", "/v2/models/{model}/versions/{version}")
     return [RouteEntry(root + path, method, handler, described) for root in roots]
 
@@ -358,8 +366,8 @@ _TABLE = [
         "/metrics", "GET", _metrics, RouteDescription("The same numbers for Prometheus", "text"), negotiates=True
     ),
 ]
-_ROUTES: dict[tuple[str | None, ...], RouteEntry] = {}  # by the parts of their paths; a variable part is None
-_MASKS: dict[int, list[tuple[bool, ...]]] = {}  # by the number of parts: which are words, in the table's order
+_ROUTES: dict[tuple[str | None, ...], RouteEntry] = {}  # by the parts of the path, where None is a variable part
+_MASKS: dict[int, list[tuple[bool, ...]]] = {}  # by the number of parts: which of them are fixed, in the table's order
 for _entry in _TABLE:
     _parts = tuple(None if part.startswith("{") else part for part in _entry.path.split("/"))
     _ROUTES.setdefault(_parts, _entry)
@@ -369,13 +377,13 @@ for _entry in _TABLE:
 
 
 def find_route(path: str) -> Route | None:
-    """The route of a path without its query."""
+    """The route of a path, given without its query; None for an unknown path."""
     parts = (path.rstrip("/") or "/").split("/")
     for mask in _MASKS.get(len(parts), ()):
         entry = _ROUTES.get(tuple([part if is_word else None for part, is_word in zip(parts, mask, strict=True)]))
         if entry is not None:
             arguments = tuple(part for part, is_word in zip(parts, mask, strict=True) if not is_word)
-            if not all(arguments):  # an empty name is none
+            if not all(arguments):  # names cannot be empty
                 continue
             takes_body = entry.description.body is not None
             flags = {name: getattr(entry, name) for name in ("admin", "open", "watches", "ui", "negotiates")}

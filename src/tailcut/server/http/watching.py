@@ -1,4 +1,4 @@
-"""A connection whose answer has no end: the stream of the server's figures, for as long as its client reads them."""
+"""Endless answers: the stream of the server's figures, for as long as the client reads them."""
 
 from typing import Protocol
 
@@ -7,7 +7,7 @@ from tailcut.server.http.writer import AnswerWriter
 
 
 class StreamConnection(Protocol):
-    """The connection, as far as its stream is concerned."""
+    """What the stream needs of its connection."""
 
     paused: bool
 
@@ -16,10 +16,10 @@ class StreamConnection(Protocol):
 
 
 class Watching:
-    """One watcher of a broadcast, which ends by the write limit where its client does not read.
+    """One watcher of a broadcast. Where its client does not read, the limit for writing ends the connection.
 
-    Views that it does not read in time are left out. Other events wait, the last one of each kind: none follows that
-    says the same.
+    Views are skipped while the client has not read the last event. Of other events, which are not repeated, the last
+    one of each kind waits.
     """
 
     __slots__ = ("_broadcast", "_connection", "_waiting", "_writer")
@@ -28,31 +28,31 @@ class Watching:
         self._broadcast = broadcast
         self._writer = writer
         self._connection = connection
-        self._waiting: dict[str, bytes] = {}  # events by their kinds
+        self._waiting: dict[str, bytes] = {}  # events by kind
 
     def begin(self, head: bytes) -> None:
         """Join the watchers, and begin the answer.
 
         Raises:
-            QueueFullError: there are too many, or the server is being drained.
+            QueueFullError: there are too many watchers, or the server is draining.
         """
         first = self._broadcast.join(self)
         self._writer.begin(head, first)
 
     def show(self, view: bytes) -> None:
-        """Write a view, unless events before it wait for the client to read."""
+        """Write a view, unless the client has not read earlier events."""
         if not self._connection.paused:
             self._writer.go_on(view)
 
     def tell(self, kind: str, event: bytes) -> None:
-        """Write another event; later, where events before it wait for the client to read."""
+        """Write another event; later, where the client has not read earlier ones."""
         if self._connection.paused:
             self._waiting[kind] = event
         else:
             self._writer.go_on(event)
 
     def resume(self) -> None:
-        """The client reads again."""
+        """Write the waiting events, because the client reads again."""
         while self._waiting and not self._connection.paused:
             self._writer.go_on(self._waiting.pop(next(iter(self._waiting))))
 
@@ -65,5 +65,5 @@ class Watching:
         self._connection.close()
 
     def leave(self) -> None:
-        """The client left."""
+        """The client has disconnected."""
         self._broadcast.leave(self)

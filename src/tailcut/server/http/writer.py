@@ -1,4 +1,4 @@
-"""How answers are written to one connection: whole, dated, counted, and in as few parts as is cheap."""
+"""Writes the answers of one connection: dates and counts them, and joins their parts where that is cheap."""
 
 import asyncio
 import logging
@@ -22,7 +22,7 @@ _log = logging.getLogger("tailcut.http")
 
 
 class AnswerWriter:
-    """Writes the answers of a connection; those that end a message return whether they are the last."""
+    """Writes the answers of a connection; methods that end a message return whether it was the connection's last."""
 
     __slots__ = ("_replies", "_state", "_unsampled", "_wire", "began_ns", "idle_since", "transport")
 
@@ -31,13 +31,13 @@ class AnswerWriter:
         self._replies = state.context.counts.replies
         self._wire = wire
         self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set before anything is answered
-        self._unsampled: bytes | None = None  # the last head that is never sampled
-        self.began_ns = 0  # when the current message had its head
-        self.idle_since = state.now  # when the client was last heard or answered
+        self._unsampled: bytes | None = None  # the last head that was found not to be sampled
+        self.began_ns = 0  # when the head of the current message was complete
+        self.idle_since = state.now  # when the client last sent or was sent something
 
     @property
     def head(self) -> bytes:
-        """The bytes of the current head; none of one that is too long to be kept."""
+        """The bytes of the current head; empty where it is too long to be kept."""
         return self._wire.head
 
     def respond(self, answer: Response) -> bool:
@@ -55,49 +55,49 @@ class AnswerWriter:
         if wire.ended or state.access or state.draining or len(rows) != 1 or not plan.plain:
             closing = self._closing()
             return self._reply(plan.reply_head_close if closing else plan.reply_head, 200, rows, closing=closing)
-        wire.answered()  # as below, for what most answers are
+        wire.answered()  # a short form of `_reply`, for most answers
         self.idle_since = state.now
         self.transport.write(plan.reply_head + rows[0])
         self._replies[200] += 1
         return False
 
     def tell(self, plan: RequestPlan, answer: bytes) -> bool:
-        """Write the answer to a question."""
+        """Write the answer to a query."""
         answer = _asked_for(plan.head, answer)
         if self._closing():
             answer = answer.replace(END, CLOSE, 1)
         return self._say(answer)
 
     def begin(self, head: bytes, first: bytes) -> None:
-        """Write the head of the connection's last answer, whose end is the connection's, and how it begins."""
+        """Write the head and the first part of an endless answer, which only the end of the connection ends."""
         self._wire.linger()
         answer = dated(head, self._state.date) + first
         self._count(int(answer[9:12]), len(answer))
         self.transport.write(answer)
 
     def go_on(self, part: bytes) -> None:
-        """Write more of such an answer."""
+        """Write another part of an endless answer."""
         if not self.transport.is_closing():
             self.idle_since = self._state.now
             self.transport.write(part)
 
     def fail(self, error: TailcutError) -> bool:
-        """Write that an inference has failed."""
+        """Write the answer to a failed inference."""
         answer = failure_reply(error, close=self._closing())
-        if error.code is Code.INTERNAL:  # a refusal is not a fault of ours, and overload has a line of its own
+        if error.code is Code.INTERNAL:  # refusals are no faults, and overload has a log line of its own
             plan = self._wire.meaning or NO_PLAN
             _log.warning("%s", with_trace(str(error), trace_of_head(self._wire.head or plan.trace)))
         self._trace_failure(int(answer[9:12]), type(error).__name__, public_message(error))
         return self._say(answer)
 
     def refusal(self, why: Refusal | TailcutError, *, last: bool) -> bytes:
-        """The answer to the current message, which is not done; whether it is the connection's last one."""
+        """The answer to the current message, which is refused; `last` says whether it is the connection's last."""
         head = (self._wire.meaning or NO_PLAN).head
         answer = _asked_for(head, refused(why, close=last))
         return kept(answer) if head.hears_keep_alive and not last else answer
 
     def refuse(self, answer: bytes) -> None:
-        """Write an answer to a message that is not read to its end, and count it."""
+        """Write the answer to a message that is not read completely, and count it."""
         answer = dated(answer, self._state.date)
         self._count(int(answer[9:12]), len(answer))
         self._trace_failure(int(answer[9:12]), answer[9:12].decode())
@@ -105,10 +105,10 @@ class AnswerWriter:
             self.transport.write(answer)
 
     def sampled(self, tracer: Tracer) -> TracedRequest | None:
-        """The current message, or the one answered last, where it is sampled."""
+        """The trace of the current message, or of the one answered last, where it is sampled."""
         plan = self._wire.meaning or NO_PLAN
         head = self._wire.head or plan.trace
-        if head is self._unsampled:  # the same bytes, as those of most clients are
+        if head is self._unsampled:  # the same object, as for most clients
             return None
         asked = tracer.of_head(head, plan.head.path)
         if asked is None and tracer.sampler.only_sampled:
@@ -116,11 +116,11 @@ class AnswerWriter:
         return asked
 
     def lost(self) -> None:
-        """The client has left before its answer."""
+        """The client disconnected before its answer: trace the failure."""
         self._trace_failure(0, "ClientDisconnected")
 
     def _trace_failure(self, status: int, kind: str, message: str = "") -> None:
-        """Keep a record of a request to infer that has no answer, where it is sampled."""
+        """Keep the trace of a failed inference, where it is sampled."""
         tracer, plan = self._state.tracer, self._wire.meaning
         if tracer is None or plan is None or (plan.served is None and plan.why is None):
             return
@@ -136,7 +136,7 @@ class AnswerWriter:
         return self._reply(dated(answer, self._state.date), int(answer[9:12]), closing=self._closing())
 
     def _reply(self, answer: bytes, status: int, parts: Sequence[bytes] = (), *, closing: bool) -> bool:
-        """Write a whole answer, whose parts are joined where that is cheaper; the message is done."""
+        """Write a whole answer, with its parts joined where that is cheaper, and end the message."""
         state = self._state
         self._wire.answered()
         self.idle_since = state.now
@@ -161,5 +161,5 @@ class AnswerWriter:
 
 
 def _asked_for(head: Head, answer: bytes) -> bytes:
-    """What a message's client wants of an answer: to HEAD, its head alone."""
+    """The part of an answer that is sent: only the head, where the method is HEAD."""
     return answer[: answer.index(END) + len(END)] if head.method == b"HEAD" else answer

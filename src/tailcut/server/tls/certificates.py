@@ -1,4 +1,4 @@
-"""The server's certificate and key: read from their files at the start and again on SIGHUP, as contexts for TLS."""
+"""The server's certificate and key: read from their files at the start and again on SIGHUP, as TLS contexts."""
 
 import logging
 import re
@@ -12,23 +12,23 @@ from pathlib import Path
 
 from tailcut.errors import UsageError
 
-HTTP, GRPC = "http/1.1", "h2"  # as ALPN names them (RFC 7301)
+HTTP, GRPC = "http/1.1", "h2"  # ALPN protocol names (RFC 7301)
 _log = logging.getLogger("tailcut")
-_SOON_DAYS = 14  # before a certificate expires, a warning says so
+_SOON_DAYS = 14  # how long before its expiry a certificate causes a warning
 _PEM = re.compile(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
-# OpenSSL's reasons for a key of the same type, and for one of another: it keeps a certificate for each type.
+# OpenSSL's reasons where the key does not match: a key of the same type, or of another type.
 _MISMATCHES = {"KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED"}
-# Identifier octets of X.690, and where RFC 5280 section 4.1 has the validity: behind serial, algorithm and issuer.
+# Identifier octets of X.690; the validity comes after serial, algorithm and issuer (RFC 5280 section 4.1).
 _VERSION, _UTC_TIME, _BEFORE_VALIDITY = 0xA0, 0x17, 3
 
 
 class _EncryptedKeyError(Exception):
-    """The key's file asks for a password."""
+    """The file of the key is encrypted with a password."""
 
 
 @dataclass(frozen=True, slots=True)
 class Contexts:
-    """One certificate's contexts, by the protocol that each agrees on."""
+    """The contexts of one certificate, by the protocol that each negotiates."""
 
     http: ssl.SSLContext
     grpc: ssl.SSLContext
@@ -36,7 +36,7 @@ class Contexts:
     valid_until: datetime
 
     def warning(self, now: datetime) -> str:
-        """What is wrong with the certificate's time; empty where nothing is."""
+        """A warning about the certificate's period of validity; empty where there is none."""
         if now < self.valid_from:
             return f"the certificate is not valid before {self.valid_from:%Y-%m-%d %H:%M} UTC: clients will refuse it"
         if now >= self.valid_until:
@@ -48,7 +48,7 @@ class Contexts:
 
 @dataclass(slots=True)
 class Certificates:
-    """The contexts that new connections get; established ones keep those that they began with."""
+    """The contexts for new connections; established connections keep the context that they began with."""
 
     cert: Path
     key: Path
@@ -59,12 +59,12 @@ class Certificates:
         """Read both files.
 
         Raises:
-            UsageError: one is missing or not PEM, the key is encrypted or not the certificate's.
+            UsageError: a file is missing or not PEM, or the key is encrypted or does not belong to the certificate.
         """
         return cls(cert, key, read_contexts(cert, key))
 
     def warn(self) -> None:
-        """Log what is wrong with the certificate's time, and a key that every user can read."""
+        """Log a warning about the certificate's validity, and one about a key that every user can read."""
         warning = self.now.warning(datetime.now(UTC))
         if warning:
             _log.warning("%s: %s", self.cert, warning)
@@ -74,13 +74,13 @@ class Certificates:
                 _log.warning("%s: every user on this machine can read this key: run chmod o-r %s", self.key, path)
 
     def renew(self, *, logs: bool = True) -> bool:
-        """Read both files again; where they are not right, the old certificate stays, and a log line says why.
+        """Read both files again; where they cannot be used, keep the old certificate and log the reason.
 
         Args:
-            logs: whether a line says that it was read, too.
+            logs: whether to log success, too.
 
         Returns:
-            Whether it was read.
+            Whether the new certificate is used.
         """
         try:
             contexts = read_contexts(self.cert, self.key)
@@ -95,10 +95,10 @@ class Certificates:
 
 
 def read_contexts(cert: Path, key: Path) -> Contexts:
-    """Contexts of a certificate (with those that lead to its authority behind it) and its key, from files in PEM.
+    """The contexts for a certificate (followed by its chain) and its key, from PEM files.
 
     Raises:
-        UsageError: as `Certificates.read`.
+        UsageError: as in `Certificates.read`.
     """
     match = _PEM.search(_text(cert, "certificate"))
     if match is None:
@@ -143,7 +143,9 @@ def _context(cert: Path, key: Path, protocol: str) -> ssl.SSLContext:
 
 
 def validity(der: bytes) -> tuple[datetime, datetime]:
-    """From when until when a certificate is valid: RFC 5280 section 4.1, of which the standard library reads nothing.
+    """The first and last time at which a certificate is valid (RFC 5280 section 4.1).
+
+    The standard library has no function that reads it from a certificate in DER.
 
     Raises:
         ValueError: it is not a certificate.
@@ -163,7 +165,7 @@ def validity(der: bytes) -> tuple[datetime, datetime]:
 
 
 def _element(data: bytes) -> tuple[int, bytes, bytes]:
-    """The tag and the content of the first element, and what stands behind it."""
+    """The tag and content of the first element, and the bytes after it."""
     length, start = data[1], 2
     if length & 0x80:
         start += length & 0x7F
@@ -175,6 +177,6 @@ def _element(data: bytes) -> tuple[int, bytes, bytes]:
 
 def _time(tag: int, content: bytes) -> datetime:
     text = content.decode("ascii")
-    if tag == _UTC_TIME:  # two digits of a year from 1950 to 2049
+    if tag == _UTC_TIME:  # has two digits of a year from 1950 to 2049
         text = ("19" if text[:2] >= "50" else "20") + text
     return datetime.strptime(text, "%Y%m%d%H%M%SZ").replace(tzinfo=UTC)

@@ -1,11 +1,11 @@
 """TLS between a socket and a connection that knows nothing of it.
 
-`TlsConnection` is the protocol of the socket, and the transport of the connection behind it, HTTP or gRPC, which is the
-server's member from the first moment on: limits, draining and accounts count it as any other. OpenSSL works on memory
-here (`ssl.MemoryBIO`), because the loop's own TLS tells neither how much a client has left unread nor lets a client
-that ends its side have its answer (docs/decisions/060-tls-between-socket-and-connection.md).
+`TlsConnection` is the protocol of the socket, and the transport of the inner connection, HTTP or gRPC, which the server
+knows from the start: limits, draining and accounts treat it like any other. OpenSSL works on memory here
+(`ssl.MemoryBIO`), because the loop's own TLS neither says how much a client has left unread nor lets a client that ends
+its side receive its answer (docs/decisions/060-tls-between-socket-and-connection.md).
 
-What a handshake costs, half a millisecond of signing, comes out of the time that each pass of the loop has.
+A handshake, half a millisecond of signing, takes its turn in the time that each pass of the loop has.
 """
 
 import asyncio
@@ -22,13 +22,13 @@ from tailcut.wire.http1.response import dated, reply
 
 _log = logging.getLogger("tailcut.tls")
 _HANDSHAKE = 0x16  # the type of a client's first record (RFC 8446 section 5.1)
-_RECORD_BYTES = 16 * 1024  # of one record at most
-_SEND_BYTES = 256 * 1024  # encrypted before they are handed to the kernel
+_RECORD_BYTES = 16 * 1024  # the largest record
+_SEND_BYTES = 256 * 1024  # encrypted at a time
 _PLAIN = b'{"error":"this port takes TLS only: use https://"}'
 
 
 class TlsAcceptor:
-    """Makes the protocols of sockets that speak TLS, for one kind of connection behind it."""
+    """Makes the protocols for TLS sockets with one kind of inner connection."""
 
     def __init__(
         self,
@@ -41,10 +41,10 @@ class TlsAcceptor:
         self._certificates = certificates
         self._protocol = protocol
         self._make = make
-        self._memory = memoryview(bytearray(len(state.receive)))  # read out before the loop goes on: one for all
+        self._memory = memoryview(bytearray(len(state.receive)))  # one for all: it is emptied at once
 
     def __call__(self) -> "TlsConnection":
-        """The protocol of a socket that was accepted."""
+        """The protocol for an accepted socket."""
         contexts = self._certificates.now
         context = contexts.grpc if self._protocol == GRPC else contexts.http
         plain = _plain_answer(self._state) if self._protocol == HTTP else b""
@@ -56,7 +56,7 @@ def _plain_answer(state: ServerState) -> bytes:
 
 
 class TlsConnection(asyncio.Transport, asyncio.BufferedProtocol):
-    """One accepted socket: a protocol towards it, a transport towards the connection behind."""
+    """One accepted socket: the socket's protocol, and the transport of the inner connection."""
 
     def __init__(
         self,
@@ -77,40 +77,40 @@ class TlsConnection(asyncio.Transport, asyncio.BufferedProtocol):
         self._timer: asyncio.TimerHandle | None = None
         self._begun = False  # the client has sent something
         self._open = False  # the handshake is over
-        self._waits = False  # for its turn to go on with what has been received
-        self._reads = True  # the connection wants more
-        self._choked = False  # the kernel takes no more for now
+        self._waits = False  # for its turn to process what has been received
+        self._reads = True  # the inner connection wants more
+        self._choked = False  # the kernel accepts no more for now
         self._unsent: deque[memoryview] = deque()  # not yet encrypted
         self._unsent_bytes = 0
-        self._stuck = False  # the connection has been told so
-        self._ends = False  # nothing comes behind what is unsent
-        self._closes = False  # and the socket is closed then
-        self._ended = False  # the client has been told that nothing comes
-        self._heard_end = False  # the client has said so
-        self._stays = False  # and wants what it is owed
+        self._stuck = False  # the inner connection's `pause_writing` has been called
+        self._ends = False  # `write_eof` or `close` was called: nothing follows what is unsent
+        self._closes = False  # `close` was called: the socket is closed after that
+        self._ended = False  # the close_notify alert was sent
+        self._heard_end = False  # the client has ended its side
+        self._stays = False  # and the inner connection will still answer it
 
     # What the loop calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """A client came."""
+        """A client has connected."""
         self._socket = transport  # type: ignore[assignment]  # asyncio promises a Transport for streams
         self._timer = self._state.loop.call_later(self._state.limits.head_timeout_s, self.abort)
         self._inner.connection_made(self)
 
     def connection_lost(self, error: Exception | None) -> None:
-        """The client left."""
+        """The client has disconnected."""
         self._stop_timer()
         self._unsent.clear()
         self._unsent_bytes = 0
         self._inner.connection_lost(error)
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        """Where the kernel may write next."""
+        """The buffer that the next bytes are received into."""
         return self._memory
 
     def buffer_updated(self, nbytes: int) -> None:
-        """The kernel wrote."""
-        if self._closes or self._ended:  # what is on its way then is not read
+        """`nbytes` bytes were received."""
+        if self._closes or self._ended:  # anything that still arrives is ignored
             return
         data = self._memory[:nbytes]
         if not self._begun:
@@ -126,10 +126,10 @@ class TlsConnection(asyncio.Transport, asyncio.BufferedProtocol):
         elif not self._waits:
             self._waits = True
             self._socket.pause_reading()
-            self._state.steps.later(self._take_turn, begun=True)  # it wants more than a request does
+            self._state.steps.later(self._take_turn, begun=True)  # a handshake needs more time than a request
 
     def eof_received(self) -> bool:
-        """The client sends nothing more, with TLS's own word before or without."""
+        """The client sends nothing more, whether it sent a close_notify alert or not."""
         return self._open and not self._closes and self._hear_end()
 
     def pause_writing(self) -> None:
@@ -167,7 +167,7 @@ class TlsConnection(asyncio.Transport, asyncio.BufferedProtocol):
         self._read()
 
     def _refuse_plain(self) -> None:
-        """A client without TLS: over HTTP it can be told so."""
+        """Refuse a client without TLS; one that speaks HTTP gets an answer that says why."""
         if self._plain_answer:
             self._state.context.counts.replies[400] += 1
             self._socket.write(self._plain_answer)
@@ -182,22 +182,22 @@ class TlsConnection(asyncio.Transport, asyncio.BufferedProtocol):
     # From the client.
 
     def _read(self) -> None:
-        """Give the connection what has come, for as long as it wants it."""
+        """Pass received bytes to the inner connection, while it wants them."""
         inner, tls = self._inner, self._tls
         try:
             while self._reads and not self._closes and not self._ended and not self._heard_end:
                 buffer = inner.get_buffer(-1)
-                count = tls.read(len(buffer), buffer)  # type: ignore[arg-type]  # a writable buffer is taken
+                count = tls.read(len(buffer), buffer)  # type: ignore[arg-type]  # any writable buffer is accepted
                 if not count:
                     self._end_of_client()
                     return
                 inner.buffer_updated(int(count))
         except ssl.SSLWantReadError:
-            self._flush()  # an answer of TLS's own, such as to new keys
+            self._flush()  # an answer of TLS itself, such as to a key update
         except ssl.SSLZeroReturnError:
             self._end_of_client()
         except ssl.SSLError as error:
-            _log.debug("TLS broke: %s", error.reason or error)
+            _log.debug("TLS failed: %s", error.reason or error)
             self._break_off()
 
     def _read_on(self) -> None:
@@ -210,7 +210,7 @@ class TlsConnection(asyncio.Transport, asyncio.BufferedProtocol):
             self.close()
 
     def _hear_end(self) -> bool:
-        """The client sends nothing more: whether it still gets what it is owed."""
+        """The client sends nothing more; returns whether the inner connection will still answer it."""
         if not self._heard_end:
             self._heard_end = True
             self._stays = bool(self._inner.eof_received())
@@ -224,7 +224,7 @@ class TlsConnection(asyncio.Transport, asyncio.BufferedProtocol):
             self._socket.write(data)
 
     def _send(self) -> None:
-        """Encrypt what is unsent, for as long as the kernel takes it."""
+        """Encrypt what is unsent, while the kernel accepts it."""
         if not self._open:
             return
         unsent, tls = self._unsent, self._tls
@@ -240,7 +240,7 @@ class TlsConnection(asyncio.Transport, asyncio.BufferedProtocol):
                         unsent.popleft()
                 self._flush()
         except ssl.SSLError as error:
-            _log.debug("TLS broke: %s", error.reason or error)
+            _log.debug("TLS failed: %s", error.reason or error)
             self._break_off()
             return
         self._flush()
@@ -258,10 +258,10 @@ class TlsConnection(asyncio.Transport, asyncio.BufferedProtocol):
             self._inner.pause_writing()
 
     def _finish(self) -> None:
-        """Everything is sent: say so, as TLS says it, and close as far as was asked for."""
+        """Send a close_notify alert after everything else, and close the socket where that was asked for."""
         if not self._ended:
             self._ended = True
-            with suppress(ssl.SSLError):  # the client has not said it yet, which is not waited for
+            with suppress(ssl.SSLError):  # the client's own alert is not waited for
                 self._tls.unwrap()
             self._flush()
         if self._closes:
@@ -270,35 +270,35 @@ class TlsConnection(asyncio.Transport, asyncio.BufferedProtocol):
             self._socket.write_eof()
 
     def _break_off(self) -> None:
-        """Close with what TLS has to say about it, and no more."""
+        """Close after sending only the alert that OpenSSL has written."""
         self._closes = self._ended = True
         self._unsent.clear()
         self._unsent_bytes = 0
         self._flush()
         self._socket.close()
 
-    # What the connection behind calls.
+    # What the inner connection calls.
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """What the socket's transport says; `ssl_object` is this connection's."""
+        """The information of the socket's transport; `ssl_object` is that of this connection."""
         return self._tls if name == "ssl_object" else self._socket.get_extra_info(name, default)
 
     def is_closing(self) -> bool:
-        """Whether it is closed, or will be when everything is sent."""
+        """Whether it is closed, or will be closed when everything is sent."""
         return self._closes or self._socket.is_closing()
 
     def get_write_buffer_size(self) -> int:
-        """Bytes that the client has not taken, those of TLS included where they are known."""
+        """The number of bytes that the client has not read, with the overhead of TLS where it is known."""
         return self._unsent_bytes + self._socket.get_write_buffer_size()
 
     def pause_reading(self) -> None:
-        """The connection wants no more for now."""
+        """Pass nothing more to the inner connection for now."""
         self._reads = False
         if not self._socket.is_closing():
             self._socket.pause_reading()
 
     def resume_reading(self) -> None:
-        """It wants more: first of what is here."""
+        """Go on, with the bytes that have been received first."""
         if not self._reads:
             self._reads = True
             if not self._socket.is_closing():
@@ -308,7 +308,7 @@ class TlsConnection(asyncio.Transport, asyncio.BufferedProtocol):
                 self._state.loop.call_soon(self._read_on)
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Send data, which must not change any more; before the handshake is over, as soon as it is."""
+        """Send data, which must not change any more; during the handshake, it is kept until that is over."""
         self.writelines((data,))
 
     def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview]) -> None:
@@ -323,11 +323,11 @@ class TlsConnection(asyncio.Transport, asyncio.BufferedProtocol):
         self._send()
 
     def can_write_eof(self) -> bool:
-        """TLS 1.3 can; before, clients take it for the end."""
+        """Whether TLS is version 1.3: before, clients treat a close_notify alert as the end of both sides."""
         return True
 
     def write_eof(self) -> None:
-        """Nothing more will be sent."""
+        """Send a close_notify alert after everything else."""
         if not self._ends:
             self._ends = True
             if not self._unsent and self._open:

@@ -1,5 +1,5 @@
-"""OpenTelemetry traces of requests: which are sampled, what is kept of them, and how that becomes spans.
+"""OpenTelemetry traces of requests: which are sampled, what is recorded about them, and how records become spans.
 
-Nothing here is called while a request is on its way. What the server knows of an answered request anyway is kept where
-the request is sampled, and handed over to a thread once for each pass of the loop (docs/decisions/062).
+Nothing here runs before a request is answered. What the server knows about it anyway is kept where it is sampled, and
+handed over to a thread once per pass of the loop (docs/decisions/062).
 """

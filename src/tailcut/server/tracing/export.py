@@ -1,9 +1,8 @@
-"""Records become spans on a thread of their own, and leave by the SDK's processor and exporter, which have another.
+"""Builds spans from records on one thread; the SDK's processor and exporter send them on another.
 
-Neither the loop nor memory depends on the collector. What is waiting is bounded (OTEL_BSP_MAX_QUEUE_SIZE spans, and as
-many records), what is over that is dropped and counted, and a line in the log says so once a minute. Python's
-interpreter lock is let go between two spans, and few spans are encoded at a time: else the loop would wait for
-milliseconds.
+Neither the loop nor memory use depends on the collector. The queues are bounded (OTEL_BSP_MAX_QUEUE_SIZE spans, and as
+many records), anything beyond is dropped and counted, and a log line reports that once a minute. The interpreter lock
+is released between two spans, and few spans are encoded at a time: otherwise, the loop would wait for milliseconds.
 """
 
 import logging
@@ -32,18 +31,18 @@ from tailcut.server.tracing.records import Record
 from tailcut.server.tracing.settings import TracingSettings
 from tailcut.server.tracing.spans import GivenIds, SpanBuilder
 
-FLUSH_S = 2.0  # at the end, for what is left
-_SAY_AGAIN_S = 60.0
-_LOOK_S = 0.25  # between two looks for batches that have had all of their requests
-_STEPS_MOST = 256  # spans of one request: the SDK's queue never drops what is counted here as built
-_UNKNOWN = "unknown_service"  # what the SDK calls a service that no variable names
+FLUSH_S = 2.0  # for exporting the rest at the end
+_LOG_AGAIN_S = 60.0
+_LOOK_S = 0.25  # between two searches for batches whose requests are complete
+_STEPS_MOST = 256  # spans of one request, so that the SDK's queue never drops spans that are counted as built
+_UNKNOWN = "unknown_service"  # the SDK's name of a service that no variable names
 _CREDENTIAL_PROVIDERS = (
     "OTEL_PYTHON_EXPORTER_OTLP_HTTP_CREDENTIAL_PROVIDER",
     "OTEL_PYTHON_EXPORTER_OTLP_HTTP_TRACES_CREDENTIAL_PROVIDER",
 )
 _DROPPED = "dropping spans that the collector does not accept"
-_TAKEN = "the collector took all spans, and warns"
-_REMARK_MOST = 300  # characters of what a collector says
+_ACCEPTED = "the collector accepted all spans, with a warning"
+_REMARK_MOST = 300  # characters of a collector's message that are logged
 _log = logging.getLogger("tailcut.tracing")
 
 
@@ -53,7 +52,7 @@ class SpanExport:
     Args:
         settings: where spans go.
         scheme: of the URLs that clients use.
-        worker: which of several workers this process is; None: the only one.
+        worker: the index of this process among several workers; None: it is the only one.
 
     Raises:
         ValueError, OSError: a variable of OpenTelemetry's SDK cannot be used.
@@ -80,9 +79,9 @@ class SpanExport:
         self._records: deque[Record] = deque()
         self._some = threading.Condition(threading.Lock())
         self._closing = False
-        self._refused = 0  # records that found no room; counted by the loop
+        self._refused = 0  # records dropped because the queue was full; counted by the loop
         self._built = self._dropped = 0  # spans; counted by the thread
-        self._look_ns = 0  # when it next looks for batches that have had all of their requests
+        self._look_ns = 0  # when to search for complete batches next
         self._thread = threading.Thread(target=self._run, name="tailcut-tracing", daemon=True)
         self._thread.start()
 
@@ -100,14 +99,14 @@ class SpanExport:
         counts.spans_dropped = self._exporter.failed + self._dropped + self._refused
 
     def close(self) -> None:
-        """Export what is left, for two seconds at most; what is not out by then is dropped."""
+        """Export the rest, for two seconds at most; what is not sent by then is dropped."""
         with self._some:
             self._closing = True
             self._some.notify()
         self._thread.join(FLUSH_S)
         if self._thread.is_alive():
             _log.warning("spans that were not exported within %g s are dropped", FLUSH_S)
-            self._exporter.shutdown()  # which ends a wait for another try
+            self._exporter.shutdown()  # ends a wait before a retry
         else:
             self._processor.shutdown()
 
@@ -131,7 +130,7 @@ class SpanExport:
         for record in records:
             if self._has_room():
                 self._built += self._builder.build(record)
-            time.sleep(0)  # others may have the interpreter's lock
+            time.sleep(0)  # release the interpreter lock
         now_ns = time.monotonic_ns()
         if not closing and now_ns < self._look_ns:
             return
@@ -143,41 +142,41 @@ class SpanExport:
             time.sleep(0)
 
     def _has_room(self) -> bool:
-        """Whether one more record or batch may have its spans; where it may not, that is counted as one dropped."""
+        """Whether there is room for the spans of one more record or batch; where not, one dropped span is counted."""
         waiting = self._built - self._exporter.exported - self._exporter.failed
         if waiting < self._most:
             return True
         self._dropped += 1
         why = self._exporter.problem
-        self._exporter.tell(f"more than {self._most} spans wait for it" + (f": {why}" if why else ""))
+        self._exporter.warn(f"more than {self._most} spans are waiting" + (f": {why}" if why else ""))
         return False
 
 
 class _Counting(SpanExporter):  # type: ignore[misc]  # mypy runs without OpenTelemetry
-    """The SDK's exporter, with counts, and a line in the log a minute where it fails."""
+    """The SDK's exporter, with counts, and at most one log line per minute where it fails."""
 
     def __init__(self, endpoint: str | None, words: "_SdkWords") -> None:
         brings_its_own = any(map(os.environ.get, _CREDENTIAL_PROVIDERS))
         self._session = None if brings_its_own else _Session()
         self._exporter = OTLPSpanExporter(endpoint, session=self._session)
         self._words = words
-        self._said_s = dict.fromkeys((_DROPPED, _TAKEN), -_SAY_AGAIN_S)
+        self._logged_s = dict.fromkeys((_DROPPED, _ACCEPTED), -_LOG_AGAIN_S)
         self._lock = threading.Lock()
         self.exported = self.failed = 0
 
     @property
     def problem(self) -> str:
-        """Why the last post was of no use, as far as that is known."""
+        """Why the last post failed, as far as that is known."""
         return self._words.last if self._session is None else self._session.problem
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Export a few spans; the SDK tries again where that may help."""
+        """Export a few spans; the SDK retries where that may help."""
         self._words.last = ""
         session = self._session
         posts = 0 if session is None else session.posts
         try:
             result = self._exporter.export(spans)
-        except Exception as error:  # noqa: BLE001  whatever the SDK does to us costs these spans only
+        except Exception as error:  # noqa: BLE001  whatever the SDK raises must affect these spans only
             self._words.last, result = str(error), SpanExportResult.FAILURE
         problem = self.problem if session is not None and session.posts > posts else ""
         if result is SpanExportResult.SUCCESS and not problem:
@@ -185,41 +184,41 @@ class _Counting(SpanExporter):  # type: ignore[misc]  # mypy runs without OpenTe
             self.exported += len(spans) - rejected
             self.failed += rejected
             if rejected:
-                self.tell(f"it took {len(spans) - rejected} of {len(spans)}: {_quoted(remark)}")
+                self.warn(f"it accepted {len(spans) - rejected} of {len(spans)}: {_quoted(remark)}")
             elif remark:
-                self.tell(_quoted(remark), _TAKEN)
+                self.warn(_quoted(remark), _ACCEPTED)
         else:
             result = SpanExportResult.FAILURE
             self.failed += len(spans)
-            self.tell(problem or self._words.last or "no reason is known")
+            self.warn(problem or self._words.last or "no reason is known")
         return result
 
-    def tell(self, why: str, what: str = _DROPPED) -> None:
-        """Say why spans are dropped, or what else there is, unless that has been said within the last minute."""
+    def warn(self, why: str, what: str = _DROPPED) -> None:
+        """Log why spans are dropped, or another warning, unless it was logged within the last minute."""
         now_s = time.monotonic()
         with self._lock:
-            if now_s - self._said_s[what] < _SAY_AGAIN_S:
+            if now_s - self._logged_s[what] < _LOG_AGAIN_S:
                 return
-            self._said_s[what] = now_s
+            self._logged_s[what] = now_s
         _log.warning("%s: %s", what, why)
 
     def shutdown(self) -> None:
-        """End a wait for another try, and export nothing more."""
+        """End a wait before a retry, and export nothing more."""
         self._exporter.shutdown()
 
 
 class _Session(requests.Session):  # type: ignore[misc]  # likewise without requests
-    """Knows how the last post ended: the SDK may not say, and calls a redirect, which it does not follow, a success."""
+    """Remembers how the last post ended, because the SDK treats a redirect, which it does not follow, as a success."""
 
     def __init__(self) -> None:
         super().__init__()
         self.posts = 0
-        self.problem = ""  # of the last one
-        self.rejected = 0  # spans of it that the collector did not take, and what it says of them or as a warning
+        self.problem = ""  # why the last post failed; empty where it did not
+        self.rejected = 0  # spans that the collector rejected, and its message about them or its warning
         self.remark = ""
 
     def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:
-        """Send a request, and keep why it was of no use."""
+        """Send a request, and keep the reason where it failed."""
         self.posts += 1
         self.rejected, self.remark = 0, ""
         try:
@@ -231,19 +230,19 @@ class _Session(requests.Session):  # type: ignore[misc]  # likewise without requ
         answer = f"it answers {status} {response.reason}" + (f", a redirect to {where}" if where else "")
         self.problem = "" if 200 <= status < 300 else answer
         if not self.problem and response.content:
-            with suppress(DecodeError):  # a body that is not a message of OTLP says nothing
+            with suppress(DecodeError):  # a body that is not an OTLP message has no information
                 partial = ExportTraceServiceResponse.FromString(response.content).partial_success
                 self.rejected, self.remark = max(0, partial.rejected_spans), partial.error_message
         return response
 
 
 def _quoted(remark: str) -> str:
-    """What a collector says, in one line."""
+    """A collector's message in one line."""
     return " ".join(remark.split())[:_REMARK_MOST] or "no reason is known"
 
 
 class _SdkWords(logging.Handler):
-    """Keeps the SDK's last message instead of having each of them printed."""
+    """Keeps the last log message of the SDK, instead of letting all of them be printed."""
 
     last = ""
 
@@ -260,7 +259,7 @@ def _quiet_sdk() -> _SdkWords:
 
 
 def _resource(worker: int | None) -> Resource:
-    """What all spans of this process say of it; OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES go before."""
+    """The attributes that describe this process; OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES override them."""
     own: dict[str, str | int] = {"service.instance.id": str(uuid.uuid4()), "service.version": version()}
     own |= {"process.pid": os.getpid()} | ({} if worker is None else {"tailcut.worker": worker})
     named = Resource.create()
@@ -270,5 +269,5 @@ def _resource(worker: int | None) -> Resource:
 
 
 def _span_limits() -> SpanLimits:
-    """The SDK's, but for links: a batch's span has one for each of its traced requests, and the SDK keeps 128."""
+    """The SDK's limits, except for links: a batch's span has one per traced request, and the SDK keeps only 128."""
     return SpanLimits(max_links=None if os.environ.get(OTEL_SPAN_LINK_COUNT_LIMIT) else SpanLimits.UNSET)

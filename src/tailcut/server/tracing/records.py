@@ -1,4 +1,4 @@
-"""What is kept of a sampled request until its spans are built."""
+"""The records of sampled requests, from which spans are built."""
 
 from enum import StrEnum
 from typing import NamedTuple
@@ -7,23 +7,23 @@ from tailcut.runtime.tracing.timeline import StepTrace
 
 
 class Protocol(StrEnum):
-    """How a request came."""
+    """The protocol of a request."""
 
     HTTP = "http"
     GRPC = "grpc"
 
 
 class Origin(NamedTuple):
-    """The span of a request, and where in its trace it stands: ids as hexadecimal digits."""
+    """The span of a request and its position in the trace; ids are hexadecimal digits."""
 
     trace_id: str
     span_id: str
-    parent_id: str = ""  # of the caller's span; empty: the trace begins here
+    parent_id: str = ""  # the caller's span; empty: the trace begins here
     state: str = ""  # `tracestate`
 
 
 class TracedRequest(NamedTuple):
-    """A sampled request: what was asked for; `target` is the path over HTTP, and the method's full name over gRPC."""
+    """A sampled request; `target` is the path over HTTP, and the method's full name over gRPC."""
 
     origin: Origin
     protocol: Protocol
@@ -31,7 +31,7 @@ class TracedRequest(NamedTuple):
 
 
 class TracedAnswer(NamedTuple):
-    """A request that has its answer. Moments are monotonic nanoseconds, in the order of `timeline.MARKS`."""
+    """An answered request. `moments` are monotonic nanoseconds, in the order of `timeline.MARKS`."""
 
     asked: TracedRequest
     model: str
@@ -45,16 +45,16 @@ class TracedAnswer(NamedTuple):
 
 
 class Failure(NamedTuple):
-    """A request without an answer: refused, failed, or its client left. Moments are monotonic nanoseconds."""
+    """A request that was refused, failed, or whose client disconnected. Times are monotonic nanoseconds."""
 
     asked: TracedRequest
     model: str  # empty where none was found
     version: str
     began_ns: int
     ended_ns: int
-    status: int | str  # of HTTP or gRPC; 0 where none was sent
-    kind: str  # of error
-    message: str = ""  # as the client was told
+    status: int | str  # HTTP or gRPC status; 0 where none was sent
+    kind: str  # of error: the class's name
+    message: str = ""  # the message that the client got
 
 
 Record = TracedAnswer | Failure

@@ -1,7 +1,7 @@
-"""Which of the requests that come are traced. Pure, but for its dice.
+"""Decides which requests are traced. Pure, except for the random numbers.
 
-A request that is not must cost next to nothing. So no dice are thrown for each: a throw says how many requests come
-until the next one that is traced (a geometric distribution), and requests are counted down.
+A request that is not traced must cost next to nothing. So no random number is drawn for each: one draw says how many
+requests to skip until the next one that is traced (a geometric distribution), and requests are counted down.
 """
 
 import math
@@ -15,16 +15,14 @@ _WORD = 1 << 64
 
 
 class Sampler:
-    """Decides for one event loop. `dice` gives numbers from 0 to below 1."""
+    """Decides for one event loop. `dice` returns random numbers, uniformly distributed from 0 to below 1."""
 
     def __init__(self, sampling: Sampling, dice: Callable[[], float] = random.random) -> None:
         self._share = sampling.share
         self.follows_caller = sampling.follows_caller
-        self.only_sampled = (
-            self.follows_caller and not self._share
-        )  # requests that their callers sampled, and no others
+        self.only_sampled = self.follows_caller and not self._share  # only the requests that their callers sampled
         self._dice = dice
-        self._skipped = self._throw()  # requests without a context, until the next one that is traced
+        self._skipped = self._throw()  # requests without a context before the next one that is traced
 
     def takes(self, context: TraceContext | None) -> bool:
         """Whether a request with this context is traced."""
@@ -32,7 +30,7 @@ class Sampler:
             return self.takes_root()
         if self.follows_caller:
             return context.sampled
-        # As every sampler that goes by the ids of traces, so that all services keep the same traces.
+        # The rule of every sampler that decides by trace ids, so that all services keep the same traces.
         return int(context.trace_id[16:], 16) < self._share * _WORD
 
     def takes_root(self) -> bool:
@@ -44,7 +42,7 @@ class Sampler:
         return True
 
     def skips(self, roots: int) -> bool:
-        """Whether none of this many requests without a context is traced; where one is, `takes_root` says which."""
+        """Whether none of `roots` requests without a context is traced; otherwise, ask `takes_root` for each."""
         if self._skipped < roots:
             return False
         self._skipped -= roots

@@ -1,10 +1,10 @@
-"""What is traced and where spans go: from the command line, then OpenTelemetry's variables. Pure.
+"""Which requests are traced and where spans are sent: from the command line, then OpenTelemetry's variables. Pure.
 
 The variables of the exporter itself (headers, timeout, compression, certificates) are read by the SDK.
 
-Variables may be those of everything on a machine. So one that cannot be used stops no server: it counts as not set, and
-a warning names it, as OpenTelemetry's specification asks for (Configuration, "Environment Variable Specification"). An
-empty one is not set.
+Variables may be set for a whole machine. So one that cannot be used does not stop the server: it counts as unset, and a
+warning names it, as OpenTelemetry's specification requires (Configuration, "Environment Variable Specification"). An
+empty one counts as unset.
 """
 
 from collections.abc import Mapping
@@ -17,12 +17,12 @@ TRACES_PATH = "/v1/traces"
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 _SAMPLER, _ARGUMENT = "OTEL_TRACES_SAMPLER", "OTEL_TRACES_SAMPLER_ARG"
 _PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
-_PROTOCOL = "http/protobuf"  # the only one
+_PROTOCOL = "http/protobuf"  # the only supported one
 _QUEUE_SIZE, _DELAY = "OTEL_BSP_MAX_QUEUE_SIZE", "OTEL_BSP_SCHEDULE_DELAY"
 _BATCH_SIZE = "OTEL_BSP_MAX_EXPORT_BATCH_SIZE"
 _NUMBER_MOST = (1 << 31) - 1
-_ALL = 1.0  # the share where none is given
-_SAMPLERS: dict[str, tuple[bool, float | None]] = {  # follows the caller; share, where it is not given as an argument
+_ALL = 1.0  # the share of requests where none is given
+_SAMPLERS: dict[str, tuple[bool, float | None]] = {  # follows the caller; share (None: given as an argument)
     "always_on": (False, 1.0),
     "always_off": (False, 0.0),
     "traceidratio": (False, None),
@@ -37,8 +37,8 @@ class Sampling:
     """Which requests are traced.
 
     Args:
-        share: of the requests whose caller has not decided, from 0 to 1.
-        follows_caller: a request with a trace context is traced exactly if its caller sampled it.
+        share: the share of traced requests among those whose caller has not decided, from 0 to 1.
+        follows_caller: a request with a trace context is traced if and only if its caller sampled it.
     """
 
     share: float = 0.0
@@ -50,9 +50,9 @@ class Buffering:
     """How spans wait for the collector.
 
     Args:
-        spans_most: that wait; the default is the SDK's.
-        delay_ms: between two exports; the default is the SDK's.
-        at_a_time: spans in one export. 32 are encoded in 2.6 ms; the SDK's own default takes 16 times as long.
+        spans_most: the largest number of waiting spans; the default is the SDK's.
+        delay_ms: the time between two exports; the default is the SDK's.
+        at_a_time: spans in one export. 32 are encoded in 2.6 ms; the SDK's own default is 16 times as many.
     """
 
     spans_most: int = 2048
@@ -62,13 +62,13 @@ class Buffering:
 
 @dataclass(frozen=True, slots=True)
 class TracingSettings:
-    """Where spans go, and of which requests.
+    """Where spans are sent, and which requests are traced.
 
     Args:
         endpoint: an OTLP/HTTP URL with its path; None: the one in OpenTelemetry's variables, or its default.
-        asked: whether the command line asked for it, and not only the variables.
+        asked: whether the command line asked for traces, and not only the variables.
         ignored: why variables that are set are not used.
-        buffering: of spans.
+        buffering: how spans wait to be sent.
     """
 
     endpoint: str | None = None
@@ -79,7 +79,7 @@ class TracingSettings:
 
 
 def read_settings(endpoint: str | None, share: float | None, environ: Mapping[str, str]) -> TracingSettings | None:
-    """The settings in `--otlp-endpoint`, `--trace-sample` and the environment; None where there is to be no tracing.
+    """The settings in `--otlp-endpoint`, `--trace-sample` and the environment; None where nothing asks for tracing.
 
     Raises:
         UsageError: the URL cannot be used.
@@ -99,10 +99,10 @@ def read_settings(endpoint: str | None, share: float | None, environ: Mapping[st
 
 
 def traces_url(endpoint: str) -> str:
-    """The URL that spans are sent to: that of a collector with the standard path, where it has none of its own.
+    """The URL that spans are sent to: the endpoint, with the standard path appended where it has none.
 
     Raises:
-        UsageError: it is not a URL of HTTP.
+        UsageError: it is not an HTTP or HTTPS URL.
     """
     try:
         parts = urlsplit(endpoint)
@@ -117,7 +117,7 @@ def traces_url(endpoint: str) -> str:
 
 
 def _sampling(environ: Mapping[str, str]) -> tuple[Sampling, tuple[str, ...]]:
-    """What the variables ask for, and why some of them are ignored."""
+    """The sampling in the variables, and why some of them are ignored."""
     name = environ.get(_SAMPLER, "").strip().lower()
     if not name:
         return Sampling(), ()
@@ -137,7 +137,7 @@ def _sampling(environ: Mapping[str, str]) -> tuple[Sampling, tuple[str, ...]]:
 
 
 def _other_protocol(environ: Mapping[str, str]) -> tuple[str, ...]:
-    """Why the protocol that is asked for is ignored, if it is another one."""
+    """Why the variable for the protocol is ignored, where it names another one."""
     for name in _PROTOCOLS:
         protocol = environ.get(name, "").strip()
         if protocol:
@@ -147,7 +147,7 @@ def _other_protocol(environ: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _buffering(environ: Mapping[str, str]) -> tuple[Buffering, tuple[str, ...]]:
-    """What the variables of the SDK's processor say, and why some of them are ignored."""
+    """The settings in the variables of the SDK's processor, and why some of them are ignored."""
     default = Buffering()
     ignored: list[str] = []
 

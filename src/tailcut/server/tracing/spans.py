@@ -1,8 +1,8 @@
-"""From records to spans: names, attributes, events and links. Only this module and `export` know OpenTelemetry's SDK.
+"""From records to spans: names, attributes, events and links. Only this module and `export` use OpenTelemetry's SDK.
 
-A span of a request follows OpenTelemetry's conventions for HTTP and RPC servers. Its stages are events. The batch in
-which it was computed is a trace of its own, linked to all of its sampled requests, and each of these to it; so is the
-batch of each step of a pipeline, whose requests have a child span for each step.
+The span of a request follows OpenTelemetry's conventions for HTTP and RPC servers; its stages are events. The batch in
+which it was computed has a trace of its own, with links to all of its sampled requests, which link back to it. The same
+holds for the batch of each step of a pipeline, whose requests have a child span for each step.
 """
 
 import time
@@ -28,11 +28,11 @@ from tailcut.runtime.tracing.timeline import MARKS, StepTrace
 from tailcut.server.tracing.records import Failure, Origin, Protocol, Record, TracedAnswer
 from tailcut.server.tracing.tracer import new_span_id, new_trace_id
 
-SETTLED_S = 1.0  # after its last answer, a batch has all of its requests
-_DRIFT_NS = 1_000_000  # between the wall clock and the monotonic one
+SETTLED_S = 1.0  # after its last answer, until a batch is taken to be complete
+_DRIFT_NS = 1_000_000  # tolerated between the wall clock and the monotonic clock
 _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 _NO_PARENT = SpanContext(0, 0, is_remote=False)
-_EVENTS = {  # what has happened at a moment of the timeline
+_EVENTS = {  # the names of the events at the moments of the timeline
     "head": "received",
     "ready": "queued",
     "formed": "batched",
@@ -43,15 +43,15 @@ _EVENTS = {  # what has happened at a moment of the timeline
 }
 _READY, _FORMED, _BEGAN, _ENDED = (MARKS.index(mark) for mark in ("ready", "formed", "began", "ended"))
 _ROOT = "/v2/models/{model}"
-_ROUTES = {4: f"{_ROOT}/infer", 6: f"{_ROOT}/versions/{{version}}/infer"}  # by the parts of the path
-# Statuses of gRPC that are a server's fault, by OpenTelemetry's conventions for it.
+_ROUTES = {4: f"{_ROOT}/infer", 6: f"{_ROOT}/versions/{{version}}/infer"}  # by the number of parts of the path
+# The gRPC statuses that are the server's fault in OpenTelemetry's conventions.
 _FAULTS = {"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"}
 
 _Attributes = dict[str, str | int | float]
 
 
 class GivenIds(IdGenerator):  # type: ignore[misc]  # mypy runs without OpenTelemetry
-    """Ids that were chosen when the request was answered: its exemplar and its batch name them."""
+    """Returns ids that were chosen when the request was answered, because its exemplar and its batch refer to them."""
 
     def __init__(self) -> None:
         self.trace_id = self.span_id = 0
@@ -67,7 +67,7 @@ class GivenIds(IdGenerator):  # type: ignore[misc]  # mypy runs without OpenTele
 
 @dataclass(slots=True)
 class BatchSpan:
-    """A batch whose requests are still coming in."""
+    """A batch whose requests are still being collected."""
 
     name: str
     origin: Origin
@@ -79,10 +79,10 @@ class BatchSpan:
 
 
 class SpanBuilder:
-    """Builds spans of one process, on one thread. Each span that is built ends, and so goes to its processor.
+    """Builds the spans of one process, on one thread. Each is ended, and so passed to the processor, when it is built.
 
     Args:
-        tracer: of the SDK, which samples everything it is asked for.
+        tracer: of the SDK; it must sample every span.
         ids: the generator of that tracer.
         scheme: of the URLs that clients use.
     """
@@ -92,7 +92,7 @@ class SpanBuilder:
         self._ids = ids
         self._scheme = scheme
         self._batches: dict[tuple[str, str, str, int], BatchSpan] = {}
-        self._wall_ns = 0  # of the moment 0 of the monotonic clock
+        self._wall_ns = 0  # wall-clock time at 0 of the monotonic clock
 
     @property
     def has_batches(self) -> bool:
@@ -100,9 +100,9 @@ class SpanBuilder:
         return bool(self._batches)
 
     def build(self, record: Record) -> int:
-        """Build the spans of a request; returns how many."""
+        """Build the spans of a request; returns their number."""
         wall_ns = time.time_ns() - time.monotonic_ns()
-        if abs(wall_ns - self._wall_ns) > _DRIFT_NS:  # less would only set a batch apart from its requests
+        if abs(wall_ns - self._wall_ns) > _DRIFT_NS:  # following less would only part batches from their requests
             self._wall_ns = wall_ns
         if isinstance(record, Failure):
             self._failure(record)
@@ -110,7 +110,7 @@ class SpanBuilder:
         return self._answer(record)
 
     def settled(self, now_ns: int, *, all_of_them: bool = False) -> list[BatchSpan]:
-        """The batches that have had all of their requests; they are forgotten."""
+        """Remove and return the batches whose requests are complete."""
         before_ns = now_ns - int(SETTLED_S * 1e9)
         done = [key for key, batch in self._batches.items() if all_of_them or batch.touched_ns <= before_ns]
         return [self._batches.pop(key) for key in done]
@@ -153,7 +153,7 @@ class SpanBuilder:
         return 1 + len(record.steps)
 
     def _step(self, record: TracedAnswer, step: StepTrace) -> None:
-        """Build the span of one step, as a child of its request's."""
+        """Build the span of one step, as a child of its request's span."""
         origin = record.asked.origin
         batch = self._batch(record, step)
         child = Origin(origin.trace_id, new_span_id(), origin.span_id, origin.state)
@@ -188,7 +188,7 @@ class SpanBuilder:
         self._end(span, record.ended_ns)
 
     def _named(self, protocol: Protocol, target: str, model: str, version: str) -> _Attributes:
-        """What was asked for."""
+        """The attributes that identify the request."""
         named: _Attributes = {}
         if protocol is Protocol.HTTP:
             named |= {"http.request.method": "POST", "http.route": _route(target), "url.path": target}
@@ -202,7 +202,7 @@ class SpanBuilder:
         return self._batch(record, StepTrace("", ready, formed, began, ended, record.batch_rows, record.batch_requests))
 
     def _batch(self, record: TracedAnswer, step: StepTrace) -> BatchSpan:
-        """The batch of a request, or of one step of it: known by the moment at which it was formed."""
+        """The batch of a request, or of one of its steps, identified by the time at which it was formed."""
         key = (record.model, record.version, step.step, step.formed_ns)
         batch = self._batches.get(key)
         if batch is None:
@@ -219,7 +219,7 @@ class SpanBuilder:
         batch.touched_ns = time.monotonic_ns()
         return batch
 
-    def _start(  # noqa: PLR0913, PLR0917  what a span is made of
+    def _start(  # noqa: PLR0913, PLR0917  the parts of a span
         self,
         name: str,
         origin: Origin,
@@ -230,7 +230,7 @@ class SpanBuilder:
         *,
         own: bool = False,
     ) -> Any:
-        """Start a span; with `own`, its parent is one of this process."""
+        """Start a span; with `own`, its parent is a span of this process."""
         parent = _parent(origin, is_remote=not own) if origin.parent_id else _NO_PARENT
         self._ids.trace_id, self._ids.span_id = int(origin.trace_id, 16), int(origin.span_id, 16)
         return self._tracer.start_span(
@@ -261,7 +261,7 @@ def _link_to(batch: BatchSpan) -> Link:
 
 
 def _of_batch(batch: BatchSpan) -> _Attributes:
-    """What a request says of its batch."""
+    """The attributes of a request's batch."""
     return {
         "tailcut.batch.rows": batch.attributes["tailcut.batch.rows"],
         "tailcut.batch.requests": batch.attributes["tailcut.batch.requests"],

@@ -1,4 +1,4 @@
-"""The loop's side: which requests are sampled, and their records, handed over once for each pass of the loop."""
+"""The loop's side of tracing: which requests are sampled, and their records, handed over once per pass of the loop."""
 
 import random
 import time
@@ -14,12 +14,12 @@ from tailcut.server.tracing.sampler import Sampler
 from tailcut.wire.trace_context import TraceContext, may_be_sampled, of_head, read_context
 
 _now_ns = time.monotonic_ns
-_ENDED, _READY = 4, 1  # in `timeline.MARKS`
+_ENDED, _READY = 4, 1  # indices in `timeline.MARKS`
 _STATE_BITS = 64
 
 
 class Sink(Interface):
-    """Where records go."""
+    """Takes the records of requests."""
 
     def hand_over(self, records: list[Record]) -> None:
         """Take records, or count them as dropped; never waits."""
@@ -28,7 +28,7 @@ class Sink(Interface):
         """Write how many spans were exported and dropped into the server's counts."""
 
     def close(self) -> None:
-        """Export what is left, for a bounded time."""
+        """Export the rest, for a limited time."""
 
 
 class Tracer:
@@ -41,25 +41,25 @@ class Tracer:
         self._records: list[Record] = []
         self.count = sink.count
 
-    # Is a request sampled? None where it is not.
+    # Whether a request is sampled: these return None where it is not.
 
     def of_head(self, head: bytes, path: str) -> TracedRequest | None:
-        """A request over HTTP, by the bytes of its head."""
+        """The trace of an HTTP request, by the bytes of its head."""
         if self.sampler.only_sampled and not may_be_sampled(head):
             return None
         context = of_head(head)
         return TracedRequest(_origin(context), Protocol.HTTP, path) if self.sampler.takes(context) else None
 
     def of_root(self, path: str) -> TracedRequest:
-        """A request over HTTP without a context, which the sampler takes."""
+        """A new trace for an HTTP request without a context, which the sampler has chosen."""
         return TracedRequest(_origin(None), Protocol.HTTP, path)
 
     def of_call(self, method: str, traceparent: bytes, tracestate: bytes) -> TracedRequest | None:
-        """A call over gRPC, by its metadata."""
+        """The trace of a gRPC call, by its metadata."""
         context = read_context(traceparent, [tracestate] if tracestate else ()) if traceparent else None
         return TracedRequest(_origin(context), Protocol.GRPC, method) if self.sampler.takes(context) else None
 
-    # What became of it.
+    # The end of a request.
 
     def answered(  # noqa: PLR0913, PLR0917  a record
         self,
@@ -71,7 +71,7 @@ class Tracer:
         body_bytes: int,
         steps: tuple[StepTrace, ...] = (),
     ) -> None:
-        """It has its answer; `batch` is the rows and requests of its batch."""
+        """Record an answered request; `batch` is the number of rows and of requests in its batch."""
         now_s, trace = time.time(), asked.origin.trace_id
         served.latency.note(Exemplar(now_s, moments[_ENDED] - moments[_READY], trace))
         served.batch_exemplars[batch_bucket(batch[0])] = Exemplar(now_s, batch[0], trace)
@@ -87,19 +87,19 @@ class Tracer:
         kind: str,
         message: str = "",
     ) -> None:
-        """It has no answer."""
+        """Record a request that failed or was refused."""
         now_ns = _now_ns()
         name, version = ("", "") if served is None else (served.name, served.version)
         self._keep(Failure(asked, name, version, min(began_ns or now_ns, now_ns), now_ns, status, kind, message))
 
     def flush(self) -> None:
-        """Hand over what is kept."""
+        """Hand over the records that are kept."""
         records, self._records = self._records, []
         if records:
             self._sink.hand_over(records)
 
     def close(self) -> None:
-        """Export what is left, for a bounded time; nothing may be on its way."""
+        """Export the rest, for a limited time; no request may be in progress."""
         self.flush()
         self._sink.close()
 

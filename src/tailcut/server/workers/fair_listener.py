@@ -1,10 +1,11 @@
-"""Accepting from a listener that several processes share, so that each gets its part of the connections.
+"""Accepts from a listener that several processes share, so that each gets its share of the connections.
 
-The kernel wakes every process that watches the listener, and the first takes what is there: libuv, and any loop
-that accepts whenever it can, hands nearly all of 128 connections that come at once to one process of two
-(docs/decisions/011). Here a process accepts no more than its share of all connections, those that wait included, and
-these at once: a loop that computes batches looks at its listener seldom. With its share it gives way for a millisecond
-at a time. It gives way so often and no more: one that hangs, with the fewest connections, stops no other.
+The kernel wakes every process that watches the listener, and the first takes all that wait: with libuv, or any loop
+that accepts whenever it can, nearly all of 128 simultaneous connections go to one of two processes
+(docs/decisions/011). Here a process accepts no more than its share of all connections, including those that wait, and
+takes these in one pass, because a loop that computes batches rarely checks its listener. A process that has its share
+waits for a millisecond at a time. The number of these waits is limited, so that a process which hangs with the fewest
+connections does not stop the others.
 """
 
 import asyncio
@@ -22,7 +23,7 @@ _BACKLOG = struct.Struct("=24xI")  # of a listener's tcp_info: tcpi_unacked, whi
 
 
 class FairAcceptor:
-    """Watches one shared listener for one place on the scoreboard."""
+    """Accepts from one shared listener for the worker at one place on the scoreboard."""
 
     def __init__(
         self,
@@ -45,10 +46,10 @@ class FairAcceptor:
         self._watch()
 
     def refuse(self) -> None:
-        """Nothing: the listener is the supervisor's, which decides when new connections are refused."""
+        """Do nothing: the supervisor owns the listener, and decides when new connections are refused."""
 
     def close(self) -> None:
-        """Accept no more; what has been accepted stays. Other processes keep the listener."""
+        """Stop accepting; accepted connections stay open, and other processes keep the listener."""
         if self._open:
             self._open = False
             self._loop.remove_reader(self._listener)
@@ -72,21 +73,21 @@ class FairAcceptor:
         for _ in range(max(count, 1)):
             try:
                 connection, _ = self._listener.accept()
-            except (BlockingIOError, InterruptedError):  # another was faster
+            except (BlockingIOError, InterruptedError):  # another process was faster
                 return
             except ConnectionError:  # the client left
                 continue
             except OSError as error:
                 if not exhausted(error):
                     raise
-                self._backoff.begin(error)  # others may accept meanwhile
+                self._backoff.begin(error)  # other processes may accept meanwhile
                 self._pause(REST_S)
                 return
             self._backoff.end()
             self._take(connection)
 
     def _share(self) -> int:
-        """How many of the connections that wait are for this process."""
+        """How many of the waiting connections this process should accept; 0 or less if it has its share."""
         counts = self._scoreboard.accepting()
         fair = -(-(sum(counts) + waiting(self._listener)) // max(len(counts), 1))
         return fair - self._scoreboard.connections(self._index)
@@ -94,7 +95,7 @@ class FairAcceptor:
     def _take(self, connection: socket.socket) -> None:
         if connection.family != socket.AF_UNIX:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        # The protocol's own count follows when the loop has set the connection up; until then this one stands.
+        # The protocol counts the connection when the loop has set it up; until then, this count holds.
         self._scoreboard.hold(self._index, self._scoreboard.connections(self._index) + 1)
         task: asyncio.Task[object] = self._loop.create_task(self._begin(connection))
         self._tasks.add(task)

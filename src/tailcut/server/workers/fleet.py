@@ -1,14 +1,14 @@
-"""What a supervisor does about its worker processes: which to start, when, and when to give up. Pure.
+"""Decides what a supervisor does about its worker processes: which to start, when, and when to give up. Pure.
 
-No process, no clock, no signal here: the shell (`supervisor.py`) tells what happened and at what time, and does what it
-is told. A fleet has `size` posts. At a post one worker serves; while it is renewed, its successor loads beside it, so
-that a renewal never takes a post away. Posts are renewed one after the other, the next when the last old worker has
-left: at most one process more than posts holds memory.
+There is no process, clock or signal here: the shell (`supervisor.py`) reports what happened and when, and carries out
+the returned actions. A fleet has `size` posts, each for one serving worker; while it is renewed, its successor loads
+beside it, so that every post always serves. Posts are renewed one after the other, each after the last old worker has
+left: there is at most one process more than posts.
 
-A worker that is lost after serving well is replaced at once. When several are lost in a row, each replacement waits
-twice as long as the one before, and after `RestartPolicy.limit` such losses the fleet gives up: a service that cannot
-live is better restarted elsewhere than half alive here. The very first worker starts alone: an error in loading a model
-is then reported once, by one worker, and its exit code is the fleet's.
+A worker that ends after serving for a while is replaced at once. When several end in a row, each replacement waits
+twice as long as the one before, and after `RestartPolicy.limit` such losses the fleet gives up: a service that keeps
+failing is better restarted elsewhere than kept half running. The very first worker starts alone, so that an error in
+loading a model is reported once, by one worker, whose exit code becomes the fleet's.
 """
 
 from collections import deque
@@ -19,36 +19,36 @@ from tailcut.errors import IllegalMoveError
 
 
 class WorkerState(Enum):
-    """A post's state."""
+    """The state of a post."""
 
-    EMPTY = auto()  # no process; one is to start when it is due
+    EMPTY = auto()  # no process; one will start when it is due
     LOADING = auto()
     SERVING = auto()
-    RENEWING = auto()  # one serves, and its successor loads
+    RENEWING = auto()  # one worker serves, and its successor loads
 
 
 class WorkerEvent(Enum):
-    """What happens at a post."""
+    """An event at a post."""
 
     DUE = auto()
     READY = auto()  # the process that loads is ready
     LOADER_LOST = auto()  # the process that loads has ended
-    SERVER_LOST = auto()  # the process that serves has ended without being told to
+    SERVER_LOST = auto()  # the process that serves has ended by itself
     RENEW = auto()
 
 
 class Do(Enum):
-    """What the shell has to do."""
+    """The kinds of actions for the shell."""
 
     NOTHING = auto()
     START = auto()  # a worker, for the action's post
-    RETIRE = auto()  # tell the worker: accept no more, answer the requests in progress, end
-    DRAIN = auto()  # tell the worker: readiness off, then as above
-    ANNOUNCE = auto()  # every post serves for the first time
-    FAIL = auto()  # a worker was lost; another starts after a pause (`seconds`)
-    ABANDON = auto()  # a successor did not load: what serves goes on serving, and the renewal ends
-    GIVE_UP = auto()  # too many losses in a row
-    EXIT = auto()  # no worker is left: end with `code`
+    RETIRE = auto()  # tell the worker to accept no more, answer the requests in progress, and end
+    DRAIN = auto()  # tell the worker to report that it is not ready, then as above
+    ANNOUNCE = auto()  # all posts serve for the first time
+    FAIL = auto()  # log that a worker ended, and that another starts after a pause (`seconds`)
+    ABANDON = auto()  # a successor did not load: the old workers go on serving, and the renewal ends
+    GIVE_UP = auto()  # too many workers ended in a row
+    EXIT = auto()  # no worker is left: end with exit code `code`
 
 
 MOVES: dict[tuple[WorkerState, WorkerEvent], tuple[WorkerState, Do]] = {
@@ -65,21 +65,21 @@ MOVES: dict[tuple[WorkerState, WorkerEvent], tuple[WorkerState, Do]] = {
 
 @dataclass(frozen=True, slots=True)
 class RestartPolicy:
-    """How losses in a row are met."""
+    """When workers that end in a row are replaced, and when the fleet gives up."""
 
-    limit: int = 8  # as many, and the fleet gives up
-    pause_s: float = 0.25  # before the second of them; doubled before each further one
+    limit: int = 8  # losses in a row after which the fleet gives up
+    pause_s: float = 0.25  # before the second replacement; doubled before each further one
     longest_s: float = 10.0
-    stable_s: float = 5.0  # an exit after so long does not count as consecutive
+    stable_s: float = 5.0  # a worker that served for this long ends the row
 
     def pause(self, losses: int) -> float:
-        """How long the next start waits after this many losses in a row."""
+        """The seconds before the next start, after this many losses in a row."""
         return 0.0 if losses < 2 else min(self.longest_s, self.pause_s * 2 ** (losses - 2))
 
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """One thing for the shell to do; `worker` and `post` where it is about one."""
+    """One action for the shell; with `worker` and `post` where it concerns one."""
 
     do: Do
     worker: int = -1
@@ -95,24 +95,24 @@ class _Post:
     due: float | None = None  # EMPTY: when a process is to start; None: not yet known
     serving: int = -1
     loading: int = -1
-    since: float = 0.0  # when the one that serves began to
+    since: float = 0.0  # when the serving worker began to serve
     losses: int = 0  # in a row
 
 
 @dataclass(slots=True)
 class Fleet:
-    """The state of all posts. Every method takes the time in seconds and returns what is to be done, in order."""
+    """The state of all posts. The methods take the time in seconds, and return the actions to carry out, in order."""
 
     size: int
     restart_policy: RestartPolicy = field(default_factory=RestartPolicy)
     _posts: list[_Post] = field(init=False)
-    _workers: dict[int, int] = field(init=False, default_factory=dict)  # every living worker's post
+    _workers: dict[int, int] = field(init=False, default_factory=dict)  # the post of every running worker
     _next: int = field(init=False, default=0)
     _announced: bool = field(init=False, default=False)
     _stopping: bool = field(init=False, default=False)
     _code: int = field(init=False, default=0)
     _to_renew: deque[int] = field(init=False, default_factory=deque)
-    _leaving: int = field(init=False, default=-1)  # the worker that a renewal has retired and that is still there
+    _leaving: int = field(init=False, default=-1)  # the worker that a renewal has retired and that still runs; -1: none
 
     def __post_init__(self) -> None:
         self._posts = [_Post(number) for number in range(self.size)]
@@ -123,7 +123,7 @@ class Fleet:
         return self.tick(now)
 
     def due(self) -> float | None:
-        """When `tick` is wanted next."""
+        """When to call `tick` next."""
         return min((post.due for post in self._posts if post.due is not None), default=None)
 
     def tick(self, now: float) -> list[Action]:
@@ -132,7 +132,7 @@ class Fleet:
         return [self._move(post, WorkerEvent.DUE, now) for post in due]
 
     def ready(self, worker: int, now: float) -> list[Action]:
-        """A worker has loaded and accepts."""
+        """Note that a worker has loaded and accepts."""
         if self._stopping or worker not in self._workers:
             return []
         post = self._posts[self._workers[worker]]
@@ -148,7 +148,7 @@ class Fleet:
         return [*_real(actions), *self._renew_next(now)]
 
     def lost(self, worker: int, now: float, code: int) -> list[Action]:
-        """A worker has ended, told to or not; `code` is its exit code, below 0 for a signal."""
+        """Note that a worker has ended, as told or by itself; `code` is its exit code, below 0 for a signal."""
         post = self._posts[self._workers.pop(worker)]
         if self._stopping:
             return [] if self._workers else [Action(Do.EXIT, code=self._code)]
@@ -166,14 +166,14 @@ class Fleet:
         return [*actions, *self.tick(now), *self._renew_next(now)]
 
     def renew(self, now: float) -> list[Action]:
-        """Replace every worker by a fresh one, one after the other."""
+        """Replace every worker with a new one, one after the other."""
         if self._stopping or not self._announced:
             return []
         self._to_renew = deque(range(self.size))
         return self._renew_next(now)
 
     def stop(self, now: float, code: int = 0) -> list[Action]:
-        """Have all workers finish; EXIT follows the last."""
+        """Have all workers drain; EXIT follows the last."""
         if self._stopping:
             return []
         self._stopping, self._code = True, code
@@ -184,12 +184,12 @@ class Fleet:
         return [Action(Do.DRAIN, worker) for worker in self._workers if worker != self._leaving]
 
     def _renew_next(self, now: float) -> list[Action]:
-        # A worker that loads now may have read what was there before, so it is waited for and renewed in its turn.
+        # A worker that is loading may have read the old files, so it is waited for, and renewed in its turn.
         if self._leaving >= 0 or any(post.state in {WorkerState.RENEWING, WorkerState.LOADING} for post in self._posts):
             return []
         while self._to_renew:
             post = self._posts[self._to_renew.popleft()]
-            if post.state is WorkerState.SERVING:  # one that starts later reads what is there by then
+            if post.state is WorkerState.SERVING:  # one that starts later reads the new files
                 return [self._move(post, WorkerEvent.RENEW, now)]
         return []
 
@@ -197,7 +197,7 @@ class Fleet:
         try:
             state, do = MOVES[post.state, event]
         except KeyError:
-            raise IllegalMoveError(f"a post that is {post.state.name} cannot meet {event.name}") from None
+            raise IllegalMoveError(f"a post in state {post.state.name} cannot handle the event {event.name}") from None
         action = Action(do, post=post.number)
         post.due = None
         match event:

@@ -1,4 +1,4 @@
-"""A worker process's own side: its place as the supervisor gave it, its doors, and what it reports."""
+"""The worker's side of a supervised server: its assignment, accepting, and what it reports to the supervisor."""
 
 import asyncio
 import ctypes
@@ -34,10 +34,10 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class Assignment(msgspec.Struct, frozen=True, kw_only=True):
-    """What a supervisor gives a worker, as JSON in its environment; what it inherits is named by its descriptor."""
+    """What a supervisor passes to a worker, as JSON in its environment; inherited files are named by descriptor."""
 
     post: int
-    size: int  # how many workers there are
+    size: int  # number of workers
     parent: int  # the supervisor's process id
     listeners: tuple[int, ...]
     control: int
@@ -45,24 +45,24 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     traces: int
     places: int
     index: int
-    models: int  # of the command line
+    models: int  # number of models on the command line
     cpus: int
     pin: tuple[int, ...] = ()
     node: int | None = None
     choices: dict[
         str, DefaultChoice
-    ] = {}  # the settings that an earlier worker chose for bare models, by the file's hash
+    ] = {}  # the settings that an earlier worker measured for models without profile, by file hash
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """What a worker says when it is ready: its models, and the settings that it has for bare ones."""
+    """What a worker reports when it is ready: its models, and the settings that it has measured for some."""
 
     models: list[dict[str, str]]
     choices: dict[str, DefaultChoice]
 
 
 class WorkerProcess:
-    """One worker among several; made before anything that starts threads or takes much memory."""
+    """One worker among several; must be made before anything that starts threads or allocates much memory."""
 
     def __init__(self, assignment: Assignment) -> None:
         self._control = socket.socket(fileno=assignment.control)
@@ -77,7 +77,7 @@ class WorkerProcess:
 
     @classmethod
     def from_environment(cls) -> "WorkerProcess | None":
-        """Take the place that a supervisor gave this process: bound to its parent's life, its CPUs and its node.
+        """The worker that this process is: it ends with its parent, and is bound to its CPUs and memory node.
 
         None where no supervisor started it.
         """
@@ -93,7 +93,7 @@ class WorkerProcess:
                 pin_thread(assignment.pin)
             if assignment.node is not None:
                 bind_memory(assignment.node)
-        except TailcutError:  # a container may forbid either; the worker then shares what there is
+        except TailcutError:  # a container may forbid binding; the worker then shares all CPUs
             pass
         return cls(assignment)
 
@@ -104,13 +104,13 @@ class WorkerProcess:
         http: Callable[[], asyncio.BaseProtocol],
         grpc: Callable[[], asyncio.BaseProtocol] | None = None,
     ) -> list[FairAcceptor]:
-        """Start accepting from the supervisor's listeners; where there is gRPC, the last of them is for it.
+        """Start accepting from the supervisor's listeners; the last one is for gRPC, where that is served.
 
         Args:
-            state: of this worker's connections.
-            unix: makes the protocol of a connection over the Unix socket.
-            http: the same over the port.
-            grpc: the same over the port for gRPC, where there is one.
+            state: shared by this worker's connections.
+            unix: makes the protocol of a connection to the Unix socket.
+            http: makes that of a connection to the HTTP port.
+            grpc: makes that of a connection to the gRPC port; None: there is none.
         """
         self.count(0)
         protocols = [unix if listener.family == socket.AF_UNIX else http for listener in self._listeners]
@@ -122,19 +122,19 @@ class WorkerProcess:
         ]
 
     def count(self, connections: int) -> None:
-        """Tell the others how many connections are here."""
+        """Publish the number of this worker's connections."""
         self._scoreboard.hold(self._index, connections)
 
     def leave(self) -> None:
-        """Tell the others that no more are accepted here."""
+        """Publish that this worker accepts no more connections."""
         self._scoreboard.leave(self._index)
 
     def report(self, context: Context, obey: Callable[[bytes], None]) -> None:
-        """Say that this worker is ready, publish its counts from now on, and end when the supervisor has ended.
+        """Report that this worker is ready, publish its counts from now on, and end when the supervisor ends.
 
         Args:
             context: of this worker.
-            obey: called with each of the supervisor's orders, also with those that came while the worker loaded.
+            obey: called with each of the supervisor's orders, including those that came while the worker loaded.
         """
         loop = asyncio.get_running_loop()
         loop.add_reader(self._control, self._hear, obey)
@@ -151,7 +151,7 @@ class WorkerProcess:
         self._control.send(msgspec.json.encode(Report(models=models, choices=choices)))
 
     def publish(self, context: Context) -> None:
-        """Write the counts where the others find them."""
+        """Write the counts to the scoreboard."""
         self._scoreboard.publish(self._index, concise(as_counts(context)))
 
     def _hear(self, obey: Callable[[bytes], None]) -> None:
@@ -164,7 +164,7 @@ class WorkerProcess:
         obey(orders)
 
     def _everywhere(self, context: Context) -> tuple[ServerCounts, Sequence[Counted]]:
-        self.publish(context)  # what has been shown once is never taken back, whichever worker is asked next
+        self.publish(context)  # so that sums never go back, whichever worker is asked next
         return as_counted(self._scoreboard.totals())
 
     def _processes(self, context: Context) -> list[ProcessSnapshot]:
@@ -210,7 +210,7 @@ class _Summed:
 
 
 def as_counts(context: Context) -> Counts:
-    """What this process has counted."""
+    """The counts of this process."""
     server = {field.name: getattr(context.counts, field.name) for field in fields(context.counts)}
     server["replies"] = {str(status): count for status, count in context.counts.replies.items()}
     models: Counts = {}
@@ -228,7 +228,7 @@ def as_counts(context: Context) -> Counts:
 
 
 def as_counted(counts: Counts) -> tuple[ServerCounts, Sequence[Counted]]:
-    """What workers have published, as what one process counts."""
+    """Published counts in the form of those of one process."""
     server = counts["server"]
     replies = Counter({int(status): count for status, count in server["replies"].items()})
     summed = [
@@ -241,7 +241,7 @@ def as_counted(counts: Counts) -> tuple[ServerCounts, Sequence[Counted]]:
 
 
 def _latency(counts: dict[str, Any]) -> LatencyHistogram:
-    """The histogram of a model, of which only the buckets that hold anything are published."""
+    """The histogram of a model, of which only the buckets with requests are published."""
     histogram = LatencyHistogram(counts["limit_ns"], total_ns=counts["latency_ns"])
     for index, count in counts["latency"].items():
         histogram.counts[int(index)] = count
@@ -254,8 +254,8 @@ def _exemplars(published: dict[str, Any]) -> dict[int, Exemplar]:
 
 
 def _die_with(parent: int) -> None:
-    """Have the kernel end this process when its supervisor is gone, however that went (prctl(2), PR_SET_PDEATHSIG)."""
+    """Have the kernel end this process when its supervisor ends in whatever way (prctl(2), PR_SET_PDEATHSIG)."""
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # gone before the call
+    if os.getppid() != parent:  # it ended before the call
         os._exit(1)

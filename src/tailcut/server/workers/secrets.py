@@ -1,10 +1,10 @@
-"""The certificate and the token, read anew where nothing else has changed.
+"""Reloads the certificate and the token, where nothing else has changed.
 
-A worker that is replaced ends its connections. Models need that, because their settings belong to the process; a
-certificate and a token do not. So the supervisor notes what the files look like that workers read, and on SIGHUP tells
-workers to read the certificate or the token, where nothing but these has changed. It reads them first itself: a mistake
-is logged once, and no worker is told. A server of one process does the same for itself: a model that is loaded anew
-needs memory beside the old one.
+Replacing a worker ends its connections. New models need that, because their settings belong to the process; a new
+certificate or token does not. So the supervisor notes the state of all files that workers read, and on SIGHUP tells
+workers to reload only the certificate or the token, where only these have changed. It reads them itself first, so that
+a mistake is logged once, and no worker is told. A server of one process does the same for itself, because reloading a
+model needs memory beside the old one.
 """
 
 import logging
@@ -15,13 +15,13 @@ from pathlib import Path
 from tailcut.errors import TailcutError
 from tailcut.server.tls.certificates import Certificates
 
-CERTIFICATE, TOKEN = b"c", b"t"  # what a worker is told to read
+CERTIFICATE, TOKEN = b"c", b"t"  # orders to a worker
 Stamp = tuple[int, ...]
 _log = logging.getLogger("tailcut")
 
 
 def stamps(files: Iterable[Path]) -> dict[Path, Stamp | None]:
-    """What tells that a file was written or replaced; None where there is none."""
+    """A stamp for each file, which changes when the file is written or replaced; None where it is missing."""
     return {file: _stamp(file) for file in files}
 
 
@@ -35,13 +35,13 @@ def _stamp(file: Path) -> Stamp | None:
 
 @dataclass(slots=True)
 class Secrets:
-    """What can be read anew without the models.
+    """The certificate and token, which can be reloaded without the models.
 
     Args:
         certificates: of the ports, where they speak TLS.
-        token_file: with the token, where there is one.
-        read_token: its content.
-        models: lists all other files that are read; None where that is not known.
+        token_file: the file of the token, where there is one.
+        read_token: reads the token from it.
+        models: lists all other files that are read; None where they are not known.
     """
 
     certificates: Certificates | None
@@ -52,13 +52,13 @@ class Secrets:
     _of_models: dict[Path, Stamp | None] | None = field(init=False, default=None)  # None: not known
 
     def note(self) -> None:
-        """Note what is found by what is read from now on."""
+        """Note the stamps of all files; call it before they are read."""
         self._known = stamps(self._files())
         files = self.models()
         self._of_models = None if files is None else stamps(files)
 
     def forget(self) -> None:
-        """Forget what models look like: some are not what is served."""
+        """Forget the stamps of models, because some of the served ones are not those in the files."""
         self._of_models = None
 
     def changed_alone(self) -> bool:
@@ -67,7 +67,7 @@ class Secrets:
         return known is not None and stamps(known) == known and stamps(self._files()) != self._known
 
     def read(self) -> bytes:
-        """Read both anew; which of them can be used. What is not right is logged, and stays as it was."""
+        """Reload both; returns the orders for those that can be used. Errors are logged, and the old one is kept."""
         current = stamps(self._files())
         right = self.certificates is None or self.certificates.renew()
         orders = CERTIFICATE if self.certificates is not None and right else b""

@@ -1,9 +1,8 @@
-"""The traces of all workers of one supervisor: one region of memory that they inherit, like the scoreboard.
+"""The traces of all workers of one supervisor, in one memory region that they inherit, like the scoreboard.
 
-At its place a worker writes its events and a timeline for each model, and it reads those of all workers, so that
-whichever worker is asked why requests were slow answers for the whole service. Nothing of this costs a request more
-than a timeline of its own would (docs/decisions/019). What a worker has written stays when it is gone: its successor at
-that place writes on behind it.
+At its place, a worker writes its events and a timeline for each model, and it reads those of all workers. So whichever
+worker is asked why requests were slow answers for the whole service. That costs a request no more than a private
+timeline would (docs/decisions/019). Traces stay when their worker ends: its successor at that place appends to them.
 """
 
 import mmap
@@ -18,7 +17,7 @@ from tailcut.server.served_model import ServedModel
 
 @dataclass(frozen=True, slots=True)
 class TraceRegion:
-    """The region as a descriptor: the supervisor makes it and maps nothing, workers open it."""
+    """The descriptor of the region: the supervisor makes it without mapping it, and workers open it."""
 
     descriptor: int
     places: int
@@ -26,15 +25,15 @@ class TraceRegion:
 
     @classmethod
     def make(cls, places: int, models: int) -> "TraceRegion":
-        """A fresh region; memory is taken as it is written."""
+        """A new region; its memory is allocated as it is written."""
         return cls(anonymous_file(places * _room(models)), places, models)
 
     def close(self) -> None:
-        """Close the region, which is gone when the last process has closed it."""
+        """Close the region, which is freed when the last process has closed it."""
         os.close(self.descriptor)
 
     def open(self, own: int) -> "SharedTraces":
-        """The timelines and events of all places, counted from 1 as on the scoreboard, seen from the place `own`."""
+        """Map the timelines and events of all places (from 1, as on the scoreboard), for the worker at place `own`."""
         memory = memoryview(mmap.mmap(self.descriptor, self.places * _room(self.models)))
         events: list[Events] = []
         timelines: list[list[Timeline]] = [[] for _ in range(self.models)]
@@ -50,19 +49,19 @@ class TraceRegion:
 
 @dataclass(frozen=True, slots=True)
 class SharedTraces:
-    """The traces of all workers, open; one of each is this worker's own."""
+    """The mapped traces of all workers, among them this worker's own."""
 
     own: int
     events: tuple[Events, ...]
-    timelines: tuple[tuple[Timeline, ...], ...]  # of each model: one a place
+    timelines: tuple[tuple[Timeline, ...], ...]  # for each model, one per place
 
     @property
     def own_events(self) -> Events:
-        """Where this worker notes what happens to it."""
+        """The events of this worker."""
         return self.events[self.own]
 
     def adopt(self, models: Sequence[ServedModel]) -> list[ServedModel]:
-        """The models, with their traces in the region."""
+        """The models, with their timelines in the region."""
         return [
             replace(served, timeline=timelines[self.own], timelines=timelines)
             for served, timelines in zip(models, self.timelines, strict=True)

@@ -1,30 +1,30 @@
-"""What workers have counted: added up, and in less room. Pure.
+"""Adds up the counts of workers, and makes them smaller. Pure.
 
-Counts are nested as `process.as_counts` makes them: the server's, and those of each model by its name and version,
-which hold those of each step of a pipeline by its name. Names of counters have a meaning at their own level only: a
-model or a step may have any name, that of a counter as well.
+Counts are nested as `process.as_counts` makes them: those of the server, and those of each model by its name and
+version, which contain those of each step of a pipeline by its name. Names of counters have a meaning only at their own
+level: a model or a step may have any name, even that of a counter.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-Counts = dict[str, Any]  # numbers, lists of numbers, or again such dictionaries
+Counts = dict[str, Any]  # numbers, lists of numbers, or nested dictionaries of them
 _Merge = Callable[[Sequence[Any]], Any]
 _MergeCounts = Callable[[Sequence[Counts]], Counts]
 
-# What is true of the moment only: it ends with its worker.
+# Gauges: they end with their worker.
 _GAUGES_OF_SERVER = frozenset({"connections", "fast_path", "loops", "buffered_bytes"})
 _GAUGES_OF_QUEUE = frozenset({"queued", "queued_rows", "computing", "rows_in_use", "oldest_ns"})
-_EXACT_ROWS = 128  # of a batch; more are rounded up
+_EXACT_ROWS = 128  # the largest batch size that is kept exactly; larger ones are rounded up
 
 
 def add_up(*many: Counts) -> Counts:
-    """The sum of what workers have counted; {} where none has published anything."""
+    """The sum of the counts of workers; {} where none has published any."""
     return _ALL([counts for counts in many if counts])
 
 
 def lasting(counts: Counts) -> Counts:
-    """The counts that stay when their worker is gone: gauges are 0."""
+    """The counts that remain when their worker ends: gauges become 0."""
     if not counts:
         return {}
     counts = _with_models(counts, _lasting_of_model)
@@ -32,16 +32,16 @@ def lasting(counts: Counts) -> Counts:
 
 
 def concise(counts: Counts) -> Counts:
-    """The counts with a bound on how many sizes of batches there are: up to 65536 could be, and there is little room.
+    """The counts with fewer batch sizes: there could be 65536, and there is little room.
 
-    Sizes are rounded up to sixteenths of a power of two, of a pipeline's steps to powers of two, so that they stay in
-    their buckets of the metrics.
+    Sizes are rounded up to sixteenths of a power of two, those of a pipeline's steps to powers of two, so that they
+    stay in their buckets of the metrics.
     """
     return _with_models(counts, _concise_model)
 
 
 def brief(counts: Counts) -> Counts:
-    """The counts in as little room as the metrics need: no exemplars, and sizes of batches in powers of two."""
+    """The counts as small as the metrics allow: without exemplars, and with batch sizes as powers of two."""
     return _with_models(counts, _brief_model)
 
 
@@ -99,12 +99,12 @@ def _reset(counts: Counts, gauges: frozenset[str]) -> Counts:
 
 
 def _by_counter(merges: Mapping[str, _Merge]) -> _MergeCounts:
-    """Merges dictionaries of counters: each as its name says, numbers otherwise."""
+    """A function that merges dictionaries of counters: each by the function for its name, else as numbers."""
     return lambda many: {name: merges.get(name, sum)(values) for name, values in _by_key(many)}
 
 
 def _each(merge: _Merge) -> _MergeCounts:
-    """Merges dictionaries whose keys mean nothing here: the values of each are merged alike."""
+    """A function that merges dictionaries with arbitrary keys, all values by the same function."""
     return lambda many: {key: merge(values) for key, values in _by_key(many)}
 
 
@@ -117,7 +117,7 @@ def _columns(lists: Sequence[list[int]]) -> list[int]:
     return [sum(column) for column in zip(*lists, strict=True)]
 
 
-# The largest where a sum would mean nothing; of exemplars, which begin with a time, the latest.
+# The maximum, where a sum would be meaningless; for exemplars, which begin with a time, the latest.
 _STEP = _by_counter({"oldest_ns": max, "last_ms": max})
 _MODEL = _by_counter(
     {

@@ -1,14 +1,14 @@
-"""A supervisor and its workers, the thin shell around `fleet.py`: it listens, starts, signals and reaps.
+"""A supervisor and its workers, the thin shell around `fleet.py`: it listens, and starts, signals and reaps workers.
 
-Workers are fresh processes that run the same command line and inherit the listening sockets, one end of a socket pair
-(over which they say that they are ready, are told to read the certificate or the token anew, and see their supervisor
-end), the scoreboard, and the region of their traces. Signals tell them all else: SIGTERM and SIGINT drain, SIGHUP
-retires. The supervisor itself takes SIGTERM and SIGINT (drain all, exit 0; a second one kills all and exits 1), SIGHUP
-(renew all, one after the other; where nothing but the certificate or the token has changed, these alone) and SIGUSR1
-(log a line of counts).
+Workers are new processes that run the same command line and inherit the listening sockets, one end of a socket pair
+(over which they report that they are ready, are told to reload the certificate or the token, and notice the end of
+their supervisor), the scoreboard, and the region of their traces. Everything else is told by signals: SIGTERM and
+SIGINT drain a worker, SIGHUP retires it. The supervisor itself handles SIGTERM and SIGINT (drain all workers, exit 0; a
+second one kills them and exits 1), SIGHUP (replace all workers, one after the other; or reload only the certificate or
+the token, where nothing else has changed) and SIGUSR1 (log a line of counts).
 
-The listening sockets stay open here while any worker serves, so that a connection that waits in the kernel's queue
-outlives every worker.
+The listening sockets stay open here while any worker serves, so that connections waiting in the kernel's queue survive
+the end of every worker.
 """
 
 import asyncio
@@ -43,10 +43,10 @@ Models = list[dict[str, str]]
 
 @dataclass(frozen=True, slots=True)
 class WorkerGroup:
-    """What is to be supervised: how many workers, the command line that starts one, and how many models it names.
+    """What to supervise: the number of workers, the command line that starts one, and the number of models in it.
 
-    `drain_s` is how long a worker goes on accepting when it is told to drain. `secrets` are what workers that stay can
-    read anew; None where there are none. `folder` is what paths in the command are relative to; None: the current one.
+    `drain_s` is how long a draining worker goes on accepting. `secrets` are what workers can reload; None where there
+    are none. Paths in the command are relative to `folder`; None: the current folder.
     """
 
     size: int
@@ -61,15 +61,15 @@ class WorkerGroup:
 def supervise(group: WorkerGroup, address: ListenAddress, on_ready: Callable[[ListenAddress, Models], None]) -> int:
     """Run the workers until SIGTERM or SIGINT; returns the exit code.
 
-    `on_ready` is called once, when all of them serve, with the address and the models as a worker names them.
+    `on_ready` is called once, when all of them serve, with the address and the models that a worker reports.
 
-    0 drained; 1 killed by a second signal, or given up after too many losses in a row; else the code of the first
-    worker, which could not load.
+    The exit code is 0 after draining; 1 after a second signal, or after too many losses in a row; or that of the first
+    worker, where it could not load.
 
     Raises:
-        UsageError: the address cannot be had.
+        UsageError: the address cannot be used.
     """
-    fit_files(ServerLimits(connections=1))  # workers inherit it
+    fit_files(ServerLimits(connections=1))  # workers inherit the limit
     listeners = open_listeners(address)
     scoreboard = Scoreboard.make(2 * group.size + 2, group.models)
     traces = TraceRegion.make(scoreboard.places, group.models)
@@ -90,7 +90,7 @@ def supervise(group: WorkerGroup, address: ListenAddress, on_ready: Callable[[Li
 class _Child:
     process: subprocess.Popen[bytes]
     control: socket.socket
-    index: int  # of its place on the scoreboard
+    index: int  # its place on the scoreboard
 
 
 class _Supervisor:
@@ -113,11 +113,11 @@ class _Supervisor:
         self._free = list(range(scoreboard.places, 0, -1))  # places on the scoreboard; the smallest is taken first
         self._timer: asyncio.TimerHandle | None = None
         self._models: Models = []
-        self._choices: dict[str, DefaultChoice] = {}  # settings of bare models, by the file's hash
+        self._choices: dict[str, DefaultChoice] = {}  # measured settings of models without profile, by file hash
         self._announced = False
-        self._hung_up = False  # SIGHUP came before
+        self._hung_up = False  # SIGHUP came before all workers were ready
         self._stopping = False
-        self._drain_by = signal.SIGTERM  # or SIGINT, on which a worker accepts no longer
+        self._drain_by = signal.SIGTERM  # or SIGINT, after which a worker accepts no longer
 
     async def run(self) -> int:
         self._loop = asyncio.get_running_loop()
@@ -138,7 +138,7 @@ class _Supervisor:
                 child.process.wait()
                 child.control.close()
 
-    # What happens.
+    # Events.
 
     def _stop(self, number: signal.Signals) -> None:
         if self._stopping:
@@ -147,7 +147,7 @@ class _Supervisor:
         self._stopping = True
         self._drain_by = number
         _log.info("draining")
-        # The workers accept a moment longer than that, so that connections that have begun get in.
+        # The workers accept for a moment longer, so that connections that have begun are accepted.
         self._loop.call_later(self._group.drain_s if number == signal.SIGTERM else 0.0, self._refuse)
         self._do(self._fleet.stop(self._now()))
 
@@ -156,7 +156,7 @@ class _Supervisor:
             listener.refuse()
 
     def _renew(self) -> None:
-        if not self._announced:  # a worker that loads may have read what was there before
+        if not self._announced:  # a worker that is loading may have read the old files
             self._hung_up = True
             return
         secrets = self._group.secrets
@@ -170,26 +170,26 @@ class _Supervisor:
         self._do(self._fleet.renew(self._now()))
 
     def _order(self, orders: bytes) -> None:
-        """Tell all workers what to read anew; one that loads reads it when it is ready."""
+        """Tell all workers what to reload; one that is loading does so when it is ready."""
         for child in self._children.values() if orders else ():
-            with suppress(OSError):  # it has ended: its signal comes
+            with suppress(OSError):  # it has ended: SIGCHLD follows
                 child.control.send(orders)
 
     def _count(self) -> None:
         counts = self._scoreboard.totals()
-        if "server" in counts:  # else no worker has published any yet
+        if "server" in counts:  # otherwise, no worker has published any yet
             _log.info("%s", as_counted(counts)[0].line())
 
     def _ready(self, worker: int) -> None:
         child = self._children[worker]
         self._loop.remove_reader(child.control)
         data = b""
-        with suppress(OSError):  # it has ended without having read what it was told
+        with suppress(OSError):  # it has ended without reading its orders
             data = child.control.recv(_LONGEST_REPORT)
-        if data:  # else it has ended: its signal comes
+        if data:  # otherwise, it has ended: SIGCHLD follows
             report = msgspec.json.decode(data, type=Report)
             self._models = report.models
-            self._choices |= report.choices  # the workers that start after the first do as it does
+            self._choices |= report.choices  # later workers use the settings of the first
             self._do(self._fleet.ready(worker, self._now()))
 
     def _reap(self) -> None:
@@ -202,7 +202,7 @@ class _Supervisor:
             child.control.close()
             try:
                 self._scoreboard.fold(child.index)
-            except Exception:  # noqa: BLE001  whatever it has published, it must be replaced
+            except Exception:  # noqa: BLE001  whatever it has published, the worker must be replaced
                 _log.exception("the counts of a worker that ended are lost")
             self._free.append(child.index)
             self._do(self._fleet.lost(worker, self._now(), code), code)
@@ -210,7 +210,7 @@ class _Supervisor:
     def _tick(self) -> None:
         self._do(self._fleet.tick(self._now()))
 
-    # What is done about it.
+    # Actions.
 
     def _do(self, actions: Sequence[Action], code: int = 0) -> None:
         for action in actions:
@@ -272,13 +272,13 @@ class _Supervisor:
             node=share.node,
             choices=self._choices,
         )
-        process = subprocess.Popen(  # noqa: S603  our own interpreter
+        process = subprocess.Popen(  # noqa: S603  this interpreter
             self._group.command,
             cwd=self._group.folder,
             stdin=subprocess.DEVNULL,
             env=os.environ | {ENVIRONMENT: msgspec.json.encode(assignment).decode()},
             pass_fds=[*assignment.listeners, assignment.control, assignment.scoreboard, assignment.traces],
-            start_new_session=True,  # Ctrl-C in the terminal is for the supervisor
+            start_new_session=True,  # Ctrl-C in the terminal must reach only the supervisor
         )
         theirs.close()
         ours.setblocking(False)
@@ -301,7 +301,7 @@ def _shares(size: int) -> list[Share]:
 
 
 def _described(code: int) -> str:
-    """An exit code as a user knows it."""
+    """An exit code for the log: a number, or the name of a signal."""
     try:
         return f"exit code {code}" if code >= 0 else f"by {signal.Signals(-code).name}"
     except ValueError:
