@@ -40,7 +40,7 @@ def test_places_outside_are_refused(regions: SharedRegions, place: RegionSlice) 
 
 def test_data_larger_than_their_place_are_refused(regions: SharedRegions) -> None:
     """Nothing is written over what comes behind."""
-    with pytest.raises(InvalidInputError, match="has 3 bytes, its place 2"):
+    with pytest.raises(InvalidInputError, match="has 3 bytes, but its slice only 2"):
         regions.write(RegionSlice("a", 0, 2), b"abc")
 
 

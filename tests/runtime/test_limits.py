@@ -35,9 +35,9 @@ def test_a_memory_limit_clamps_the_rows() -> None:
 
 
 def test_what_cannot_fit_is_refused_with_the_sizes(tmp_path: Path) -> None:
-    """Two batches that are over the bound are refused before any memory is taken for them."""
+    """Two batches that are over the limit are refused before any memory is taken for them."""
     path = identity(DType.FP32, (None, 100_000), tmp_path / "wide.onnx")
-    with pytest.raises(CapacityError, match=r"800000 bytes need 51200000 bytes, over the bound of 8388608"):
+    with pytest.raises(CapacityError, match=r"800000 bytes need 51200000 bytes, over the limit of 8388608"):
         Model.open(path, limits=within_memory(Limits(), 16 << 20), auto=False)
 
 

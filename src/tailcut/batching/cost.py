@@ -1,16 +1,16 @@
-"""What a batch of n rows costs, learned while serving, and how many rows are worth taking at once.
+"""The cost of a batch of n rows, learned while serving, and how many rows are worth taking at once.
 
-Service time is kept for sizes 1, 2, 4, ... as a moving average and read between them by a straight line. Warm-up seeds
-it, so the first request is already decided on measurements.
+Service times are kept for sizes 1, 2, 4, ... as moving averages, with linear interpolation between them. Warm-up seeds
+them, so the first decision is already based on measurements.
 """
 
 from bisect import bisect_left
 
-_WEIGHT = 0.1  # of the newest observation; about the last 20 batches count
-_REPLAN_EVERY = 16  # observations between two looks at the table of best sizes
-_PROBE_EVERY = 64  # observations between two batches of a size that was not worth taking when last seen
-_PROBE_WEIGHT = 0.5  # of what such a batch took: it is the only news there is
-_WORTH = 0.95  # a larger batch must cut the time per row by this much for the rows in it to wait for each other
+_WEIGHT = 0.1  # weight of the newest observation; about the last 20 batches count
+_REPLAN_EVERY = 16  # observations between two updates of the table of best sizes
+_PROBE_EVERY = 64  # observations between two batches of a size that was not worth taking before
+_PROBE_WEIGHT = 0.5  # weight of such a batch, whose size is observed rarely
+_WORTH = 0.95  # a larger batch must reduce the time per row to this share, so that waiting for each other pays
 
 
 class CostModel:
@@ -24,16 +24,16 @@ class CostModel:
             size *= 2
         self.sizes = sorted(sizes)  # the nodes
         self._known: dict[int, float] = {}
-        self._nodes: list[int] = []  # the sizes that are known, in order
+        self._nodes: list[int] = []  # the known sizes, ascending
         self._observations = 0
-        self._probe = 0  # a size to take once, when this many rows are ready
-        self._best = list(range(max_batch_size + 1))  # until something is known, take all there is
+        self._probe = 0  # a size to try once, when this many rows are ready
+        self._best = list(range(max_batch_size + 1))  # take all ready rows until something is known
         self.limit = max_batch_size  # the largest size worth taking
-        self.limit_ns = 0.0  # and what it costs
+        self.limit_ns = 0.0  # and its service time
 
     def observe(self, rows: int, took_ns: int) -> None:
         """Learn from one batch of `rows` rows."""
-        # A size between two nodes is told to the nearer one, scaled by rows: good to a few per cent where it matters.
+        # A size between two nodes updates the nearer one, scaled by rows: accurate to a few per cent where it matters.
         node = self._nearest(rows)
         scaled = took_ns * node / rows
         known = self._known.get(node)
@@ -47,10 +47,10 @@ class CostModel:
             self._replan()
         if self._observations % _PROBE_EVERY == 0:
             self._probe = next((size for size in self.sizes if size > self.limit), 0)
-        self.limit_ns = self._known.get(self.limit, self.limit_ns)  # admission relies on it: never stale
+        self.limit_ns = self._known.get(self.limit, self.limit_ns)  # admission relies on it, so it must be current
 
     def estimate_ns(self, rows: int) -> float:
-        """Expected service time of a batch of `rows` rows; 0 while nothing is known."""
+        """The expected service time of a batch of `rows` rows, in nanoseconds; 0 while nothing is known."""
         nodes = self._nodes
         if not nodes:
             return 0.0
@@ -65,16 +65,16 @@ class CostModel:
         return self._known[low] + share * (self._known[high] - self._known[low])
 
     def best(self, ready: int) -> int:
-        """How many of `ready` rows to take at once: no more than pays for their waiting for each other.
+        """How many of `ready` rows to take at once: as many as it pays for them to wait for each other.
 
-        Now and then it is a size more: one that a stall made look bad would otherwise never be seen again.
+        Now and then it is the next size: one that a stall made look slow would otherwise never be tried again.
         """
         if 0 < self._probe <= ready:
             return self._probe
         return self._best[ready] if ready < len(self._best) else self._best[-1]
 
     def batches(self, rows: int) -> tuple[int, float]:
-        """How many batches of the size worth taking these rows make, the last perhaps smaller; and what they cost."""
+        """How many batches of the best size these rows make (the last may be smaller), and their cost (ns)."""
         full, rest = divmod(rows, self.limit)
         return full + (rest > 0), full * self.limit_ns + (self.estimate_ns(rest) if rest else 0.0)
 
@@ -87,10 +87,10 @@ class CostModel:
         return self.sizes[at]
 
     def _replan(self) -> None:
-        """Per number of ready rows, the size to take.
+        """Update the size to take for each number of ready rows.
 
-        A size grows to the next one known only where that cuts the time per row: where it does not, the rows of a
-        smaller batch are answered earlier and those behind them no later.
+        The next known size is taken only where that reduces the time per row: otherwise, the rows of a smaller batch
+        are answered earlier, and those after them no later.
         """
         chosen = 1
         for size in self.sizes[1:]:

@@ -1,9 +1,9 @@
-"""What waits for an engine, in the order in which it will be served: by priority, then by deadline, then by arrival.
+"""The requests that wait for an engine, in the order of service: by priority, then by deadline, then by arrival.
 
 Earliest deadline first is the order that meets every deadline where any order does; arrival breaks ties. Almost always
-the newcomer belongs at the end (a server gives everyone the same time to answer, so deadlines come in order of
-arrival), and then it costs what a plain deque costs. Only a request that wishes for something else is put in its place
-by bisection: 2 us in a queue of 1,024.
+a new request belongs at the end (requests without a timeout get the same one, so deadlines are in the order of
+arrival), which costs as much as in a plain deque. Only a request with another timeout is inserted by bisection, which
+takes 2 us in a queue of 1,024.
 """
 
 from bisect import insort
@@ -11,21 +11,21 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Generic, Protocol, Self, TypeVar
 
-DEFAULT_PRIORITY = 100  # of requests that name none (or 0): smaller numbers are served before, larger ones after
+DEFAULT_PRIORITY = 100  # of requests without one (or with 0): smaller numbers are served before, larger ones after
 _FOREVER = 1 << 63
 
 
 class Waiting(Protocol):
-    """What the queue reads of its items; none of it may change while they wait."""
+    """What the queue needs of its items; these attributes must not change while they wait."""
 
     count: int  # rows
-    key: object  # only items with equal keys may be taken together
-    priority: int  # 0: none named
+    key: object  # only items with equal keys can be taken together
+    priority: int  # 0: the default
     deadline_ns: int  # 0: none
-    requests: int  # of one row each, where it is more than one; 0: a part of one
+    requests: int  # if more than 1, of one row each; 0: a part of a request
 
     def split(self, requests: int) -> Self:
-        """Cut the first requests off, as an item of their own."""
+        """Split off the first `requests` requests, as an item of their own."""
 
 
 T = TypeVar("T", bound=Waiting)
@@ -35,8 +35,8 @@ class PriorityQueue(Generic[T]):
     """One deque for each priority in use, each ordered by deadline. Not thread-safe: its owner holds the lock."""
 
     def __init__(self) -> None:
-        self.rows = 0  # of all that waits
-        self._plain: deque[T] = deque()  # the default priority's deque, which is always there
+        self.rows = 0  # of all waiting items
+        self._plain: deque[T] = deque()  # the deque of the default priority, which always exists
         self._deques = {DEFAULT_PRIORITY: self._plain}
         self._levels = [DEFAULT_PRIORITY]
 
@@ -44,7 +44,7 @@ class PriorityQueue(Generic[T]):
         return sum(map(len, self._deques.values()))
 
     def append(self, item: T) -> None:
-        """Queue an item behind those that go before it."""
+        """Queue an item behind those that are served before it."""
         waiting = self._deque_of(item.priority) if item.priority else self._plain
         due = item.deadline_ns
         if due and waiting and (waiting[-1].deadline_ns or _FOREVER) > due:
@@ -54,16 +54,16 @@ class PriorityQueue(Generic[T]):
         self.rows += item.count
 
     def head(self) -> T | None:
-        """The item that is served next."""
+        """The item that is served next; None where the queue is empty."""
         for level in self._levels:
             if self._deques[level]:
                 return self._deques[level][0]
         return None
 
     def take(self, rows: int) -> list[T]:
-        """Take the head, and of those behind it what shares its key and fits into `rows` rows, in order.
+        """Remove and return the head and the following items with the same key, as far as they fit into `rows` rows.
 
-        An item of several requests is split where it does not fit whole.
+        An item with several requests is split where it does not fit completely.
         """
         first = self.head()
         if first is None:
@@ -101,7 +101,7 @@ class PriorityQueue(Generic[T]):
         return taken
 
     def take_late(self, now_ns: int) -> list[T]:
-        """Take everything whose deadline lies before `now_ns`."""
+        """Remove and return all items whose deadline is before `now_ns`."""
         late: list[T] = []
         if len(self._levels) == 1 and (not self._plain or not 0 < self._plain[0].deadline_ns < now_ns):
             return late
@@ -114,7 +114,7 @@ class PriorityQueue(Generic[T]):
         return late
 
     def remove(self, item: T) -> bool:
-        """Take one item out of its place; False when it does not wait here."""
+        """Remove an item; returns False where it does not wait here."""
         level = item.priority or DEFAULT_PRIORITY
         waiting = self._deques.get(level)
         if waiting is None or item not in waiting:
@@ -125,22 +125,22 @@ class PriorityQueue(Generic[T]):
         return True
 
     def clear(self) -> list[T]:
-        """Take everything, in order."""
+        """Remove and return all items, in order."""
         everything = list(self.items())
         self._plain.clear()
         self._deques, self._levels, self.rows = {DEFAULT_PRIORITY: self._plain}, [DEFAULT_PRIORITY], 0
         return everything
 
     def recount(self) -> None:
-        """Count the rows again: an exception of a signal's handler may have come between an item and its count."""
+        """Count the rows again: an exception of a signal handler may have come between a change and its count."""
         self.rows = sum(item.count for item in self.items())
 
     def items(self) -> Iterator[T]:
-        """Everything that waits, in order; the queue must not change meanwhile."""
+        """Iterate over all items, in order; the queue must not change meanwhile."""
         return (item for level in self._levels for item in self._deques[level])
 
     def rows_before(self, priority: int, deadline_ns: int) -> int:
-        """How many rows would be served before a newcomer's."""
+        """How many rows would be served before a new item with this priority and deadline."""
         mine, due = priority or DEFAULT_PRIORITY, deadline_ns or _FOREVER
         if len(self._levels) == 1 and mine == DEFAULT_PRIORITY and (not self._plain or _due(self._plain[-1]) <= due):
             return self.rows
@@ -159,7 +159,7 @@ class PriorityQueue(Generic[T]):
         return waiting
 
     def _close(self, level: int) -> None:
-        """An empty deque goes, so that whatever numbers clients name, there are never more deques than items."""
+        """Remove an empty deque, so that there are never more deques than items, whatever priorities clients use."""
         if level != DEFAULT_PRIORITY and not self._deques[level]:
             del self._deques[level]
             self._levels.remove(level)

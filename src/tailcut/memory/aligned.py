@@ -1,4 +1,4 @@
-"""Memory that starts where vector units and caches like it: aligned arrays, and a matrix whose every row is aligned."""
+"""Memory aligned for vector units and caches: aligned arrays, and a matrix with aligned rows."""
 
 import ctypes
 import math
@@ -18,19 +18,19 @@ _HUGE_PAGE = 2 << 20
 def aligned_empty(
     shape: int | tuple[int, ...], dtype: DTypeLike = np.float32, alignment: int = ALIGNMENT, *, huge_pages: bool = False
 ) -> np.ndarray:
-    """A C-contiguous array of zeros whose first byte lies on a multiple of `alignment` bytes.
+    """A C-contiguous array of zeros whose address is a multiple of `alignment` bytes.
 
-    The memory comes straight from the kernel, zeroed and untouched: pages cost nothing before they are written.
+    The memory is mapped from the kernel, which zeroes pages when they are first touched.
 
     Args:
-        shape: dimensions.
+        shape: the dimensions.
         dtype: any fixed-size dtype.
-        alignment: bytes; a power of two.
+        alignment: in bytes; a power of two.
         huge_pages: advise the kernel to back it with transparent huge pages (madvise(2), MADV_HUGEPAGE).
 
     Raises:
-        InvalidInputError: an alignment that is not a power of two, a negative dimension, a dtype of Python objects.
-        CapacityError: there is no memory of that size.
+        InvalidInputError: the alignment is not a power of two, a dimension is negative, or the dtype has objects.
+        CapacityError: there is not enough memory.
     """
     if alignment < 1 or alignment & (alignment - 1):
         raise InvalidInputError(f"alignment must be a power of two, got {alignment}")
@@ -55,10 +55,10 @@ def aligned_empty(
 
 
 def lock_pages(array: np.ndarray) -> None:
-    """Keep the pages of an array in memory (mlock(2)): none is swapped out, and all are there at once.
+    """Keep the pages of an array in memory (mlock(2)): all are allocated at once, and none is swapped out.
 
     Raises:
-        CapacityError: the process may not lock that much, or the system locks no memory.
+        CapacityError: the process may not lock that much, or the system cannot lock memory.
     """
     try:
         libc = ctypes.CDLL(None, use_errno=True)
@@ -71,7 +71,7 @@ def lock_pages(array: np.ndarray) -> None:
 
 
 def _pages(size_bytes: int, *, huge_pages: bool) -> np.ndarray:
-    # Private, which is not what mmap takes by default: a forked child would write into its parent's arrays.
+    # Private, unlike the default of mmap: otherwise, a forked child would write to its parent's arrays.
     region = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if huge_pages and hasattr(mmap, "MADV_HUGEPAGE"):
         region.madvise(mmap.MADV_HUGEPAGE)
@@ -99,7 +99,7 @@ class AlignedMatrix:
 
     @classmethod
     def from_array(cls, values: ArrayLike) -> Self:
-        """Copy a two-dimensional array.
+        """Make a matrix of a two-dimensional array, which is copied and converted to float32.
 
         Raises:
             ShapeMismatchError: it has another number of dimensions.
@@ -113,7 +113,7 @@ class AlignedMatrix:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Rows and columns."""
+        """The number of rows and columns."""
         return self.array.shape[0], self.array.shape[1]
 
     def __getitem__(self, index: tuple[int, int]) -> float:
@@ -129,10 +129,11 @@ class AlignedMatrix:
         return f"AlignedMatrix({self.shape[0]}, {self.shape[1]})"
 
     def matmul(self, other: "AlignedMatrix", out: "AlignedMatrix | None" = None) -> "AlignedMatrix":
-        """The product self @ other through BLAS, into `out` where one is given; returns it.
+        """The product self @ other by BLAS, written to `out` where one is given; returns it.
 
         Raises:
-            ShapeMismatchError: the inner dimensions or out's shape do not fit; names both shapes.
+            ShapeMismatchError: the inner dimensions or the shape of `out` do not fit; the message names both shapes.
+            InvalidInputError: `out` is one of the factors.
         """
         (rows, inner), (other_inner, cols) = self.shape, other.shape
         if inner != other_inner:

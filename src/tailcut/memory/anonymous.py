@@ -1,11 +1,11 @@
-"""Memory that processes share by a descriptor they inherit: it has no name, so nothing is left behind of it."""
+"""Memory that processes share through an inherited descriptor; without a name, nothing of it is left behind."""
 
 import os
 import tempfile
 
 
 def anonymous_file(size_bytes: int) -> int:
-    """The descriptor of a file in memory, of zeros; its pages are taken as they are touched."""
+    """The descriptor of a new file of zeros in memory; its pages are allocated when they are touched."""
     if hasattr(os, "memfd_create"):
         descriptor = os.memfd_create("tailcut")
     else:

@@ -1,4 +1,4 @@
-"""A bump allocator: scratch arrays of one batch, given back all at once."""
+"""A bump allocator for the scratch arrays of one batch, which are all freed at once."""
 
 import math
 
@@ -10,12 +10,15 @@ from tailcut.memory.aligned import ALIGNMENT, aligned_empty
 
 
 class Arena:
-    """One block of memory from which aligned arrays are cut front to back; `reset` takes them all back.
+    """One block of memory from which aligned arrays are allocated front to back; `reset` frees them all.
 
-    Not thread-safe: an arena belongs to one worker. Arrays cut before a reset must not be used after it.
+    Not thread-safe: an arena belongs to one worker. Arrays allocated before a reset must not be used after it.
 
     Args:
-        size_bytes: rounded up to whole cache lines.
+        size_bytes: the size of the block, which is rounded up to whole cache lines.
+
+    Raises:
+        InvalidInputError: the size is below 1.
     """
 
     __slots__ = ("_block", "_used")
@@ -28,20 +31,20 @@ class Arena:
 
     @property
     def size_bytes(self) -> int:
-        """All of it."""
+        """The size of the block, in bytes."""
         return self._block.nbytes
 
     @property
     def used_bytes(self) -> int:
-        """What is cut off, alignment included."""
+        """The allocated bytes, including padding for alignment."""
         return self._used
 
     def alloc(self, shape: int | tuple[int, ...], dtype: DTypeLike = np.float32) -> np.ndarray:
-        """An aligned C-contiguous array; its contents are whatever stood there.
+        """An aligned C-contiguous array with undefined contents.
 
         Raises:
-            CapacityError: it does not fit; says how much was asked for and how much is left.
-            InvalidInputError: a dimension is negative, or the dtype holds Python objects.
+            CapacityError: it does not fit; the message says how much was asked for and how much is left.
+            InvalidInputError: a dimension is negative, or the dtype has Python objects.
         """
         dtype = np.dtype(dtype)
         dims = (shape,) if isinstance(shape, int) else tuple(shape)
@@ -62,14 +65,14 @@ class Arena:
         return array
 
     def mark(self) -> int:
-        """A place to come back to."""
+        """The current position, for `reset`."""
         return self._used
 
     def reset(self, mark: int = 0) -> None:
-        """Take back everything cut since the mark.
+        """Free everything that was allocated since the mark.
 
         Raises:
-            InvalidInputError: the mark is not behind the present place.
+            InvalidInputError: the mark is negative or beyond the current position.
         """
         if not 0 <= mark <= self._used:
             raise InvalidInputError(f"mark {mark} is not between 0 and {self._used}")

@@ -1,4 +1,4 @@
-"""Recycled buffers: a tensor's worth of aligned memory, lent and given back, so that a request allocates nothing."""
+"""Recycled buffers of aligned memory for tensors, so that a request allocates nothing."""
 
 import threading
 from collections import deque
@@ -15,11 +15,14 @@ from tailcut.memory.aligned import aligned_empty
 
 
 class TensorBuffer:
-    """`capacity` elements of one dtype, aligned to 64 bytes; a lease on memory that ends with its release.
+    """`capacity` elements of one dtype, aligned to 64 bytes; a lease on memory that ends when it is released.
 
     Args:
-        capacity: elements, at least 1.
+        capacity: the number of elements, at least 1.
         dtype: any fixed-size dtype.
+
+    Raises:
+        InvalidInputError: the capacity is below 1, or the dtype has Python objects.
     """
 
     __slots__ = ("_clean", "_memory")
@@ -28,19 +31,19 @@ class TensorBuffer:
         if capacity < 1:
             raise InvalidInputError(f"a buffer needs room for at least one element, got {capacity}")
         self._memory: np.ndarray | None = aligned_empty(capacity, dtype)
-        self._clean = True  # whether what stands in it is its lender's own: zeros, or what `fill` wrote
+        self._clean = True  # whether it contains only the holder's data: zeros, or what `fill` wrote
 
     @property
     def capacity(self) -> int:
-        """Elements it holds."""
+        """The number of elements."""
         return len(self._held())
 
     @property
     def array(self) -> np.ndarray:
-        """The whole buffer, shape [capacity]. Memory that was another's shows zeros until it is filled.
+        """The whole buffer, shape [capacity]. Recycled memory is zeroed here, unless it was filled first.
 
         Raises:
-            ReleasedError: the buffer was given back.
+            ReleasedError: the buffer was released.
         """
         memory = self._held()
         if not self._clean:
@@ -53,7 +56,7 @@ class TensorBuffer:
 
         Raises:
             CapacityError: the source is longer than the buffer; nothing is copied.
-            ReleasedError: the buffer was given back.
+            ReleasedError: the buffer was released.
         """
         memory = self._held()
         values = np.asarray(source).reshape(-1)
@@ -72,7 +75,7 @@ class TensorBuffer:
 
 @dataclass(frozen=True, slots=True)
 class PoolStatistics:
-    """What a pool has done: idle buffers now, and totals since it was made."""
+    """The number of idle buffers now, and totals since the pool was made."""
 
     idle: int
     created: int
@@ -80,16 +83,19 @@ class PoolStatistics:
 
 
 class BufferPool:
-    """Buffers of one size, shared by threads. An empty pool makes a new one; more than `limit` idle ones are dropped.
+    """Buffers of one size, shared by threads. An empty pool makes new ones; more than `limit` idle ones are dropped.
 
-    Acquire and release together take about half a microsecond: taking is one deque operation, which CPython makes
-    atomic, and giving back one uncontended lock.
+    Acquire and release together take about half a microsecond: acquiring is one deque operation, which is atomic in
+    CPython, and releasing takes an uncontended lock.
 
     Args:
-        count: buffers made at once.
-        capacity: elements of each.
-        limit: idle buffers kept at most.
+        count: buffers made in advance.
+        capacity: the number of elements in each.
+        limit: the largest number of idle buffers.
         dtype: of the elements.
+
+    Raises:
+        InvalidInputError: `count` or `limit` is negative, or as in `TensorBuffer`.
     """
 
     def __init__(self, count: int, capacity: int, limit: int = 64, dtype: DTypeLike = np.float32) -> None:
@@ -106,11 +112,11 @@ class BufferPool:
         forks.watch(self)
 
     def forked(self) -> None:
-        """In a forked child: a buffer was being given back in another thread, perhaps, which is not here."""
+        """In a forked child, make a new lock: another thread of the parent may have held it."""
         self._returning = threading.Lock()
 
     def acquire(self) -> TensorBuffer:
-        """A buffer that is the caller's alone until its release."""
+        """A buffer for the caller's exclusive use until it is released."""
         try:
             memory = self._idle.pop()
         except IndexError:
@@ -118,18 +124,18 @@ class BufferPool:
                 self._created += 1
             return TensorBuffer(self._capacity, self._dtype)
         buffer = TensorBuffer.__new__(TensorBuffer)
-        buffer._memory = memory  # noqa: SLF001  pool and buffer are one idea
+        buffer._memory = memory  # noqa: SLF001  pool and buffer belong together
         buffer._clean = False  # noqa: SLF001
         return buffer
 
     def release(self, buffer: TensorBuffer) -> None:
-        """Take a buffer back; the caller's handle is dead from now on.
+        """Return a buffer to the pool; using it afterwards raises ReleasedError.
 
         Raises:
             ReleasedError: it was released before.
-            InvalidInputError: it is of another size or dtype than this pool's.
+            InvalidInputError: it has another size or dtype than this pool's buffers.
         """
-        with self._returning:  # of several threads that release one handle, one succeeds
+        with self._returning:  # if several threads release one buffer, only one succeeds
             memory = buffer._held()  # noqa: SLF001  as above
             if len(memory) != self._capacity or memory.dtype != self._dtype:
                 ours = f"{self._capacity} x {self._dtype}"
@@ -142,7 +148,7 @@ class BufferPool:
 
     @contextmanager
     def lease(self) -> Iterator[TensorBuffer]:
-        """A buffer for the time of a `with` block."""
+        """A buffer that is released at the end of a `with` block."""
         buffer = self.acquire()
         try:
             yield buffer
@@ -150,6 +156,6 @@ class BufferPool:
             self.release(buffer)
 
     def statistics(self) -> PoolStatistics:
-        """Counts as they are now."""
+        """The current counts."""
         with self._returning:
             return PoolStatistics(len(self._idle), self._created, self._dropped)

@@ -1,13 +1,13 @@
-"""A shared-memory region of our own: made in /dev/shm, mapped, named to a server by its key, and unlinked when done.
+"""A shared-memory region of our own: made in /dev/shm, mapped, named to a server by its key, and unlinked at the end.
 
-What a server does with the regions of others stands in `shared.py`. Here the memory is ours, and so it is mapped. Two
-things can go wrong on our side:
+`shared.py` has what a server does with the regions of clients. This memory is our own, so it can be mapped. Two things
+can go wrong:
 
-- /dev/shm is full (a container has 64 MB unless told otherwise). Writing to a mapped page that has no room there ends
-  the process with SIGBUS, so the pages are reserved when the region is made, and a lack of room is an error then.
-- Its maker is killed. Each file is locked with flock(2) while its maker lives, and the kernel drops the lock with the
-  process; `sweep` removes the files whose lock is free. Process ids would not do: containers that share /dev/shm count
-  them apart.
+- /dev/shm is full (a container has 64 MB by default). Writing to a mapped page for which there is no room ends the
+  process with SIGBUS, so the pages are reserved when the region is made, where a lack of room is an error.
+- The process that made it is killed. Each file is locked with flock(2) while its process lives, and the kernel releases
+  the lock with the process; `sweep` removes the files whose lock is free. Process ids would not do: containers that
+  share /dev/shm have separate ones.
 """
 
 import fcntl
@@ -22,24 +22,25 @@ from pathlib import Path
 from tailcut import forks
 from tailcut.errors import CapacityError, InvalidInputError, UnsupportedError
 
-_FOLDER = Path("/dev/shm")  # noqa: S108  where Linux keeps what shm_open(3) makes
+_FOLDER = Path("/dev/shm")  # noqa: S108  where shm_open(3) makes files on Linux
 _MARK = "own-"
 _LONGEST_PREFIX = 128
-_TRIES = 8  # a file that is swept between being made and being locked is made again
+_TRIES = 8  # attempts to make a file, which may be swept before it is locked
 
 
 class OwnRegion:
-    """Bytes shared under a key of `prefix` and a random number; unlinked by `close`, or with the object.
+    """Bytes shared under a key made of `prefix` and a random number; unlinked by `close`, or with the object.
 
     Args:
-        prefix: what the server takes; a leading slash does not count.
+        prefix: one that the server accepts; a leading slash is ignored.
         size: in bytes.
-        reserve: take the memory now. Without, it must not be touched through `view`: other processes write to it.
+        reserve: whether to allocate the memory now. Otherwise, only other processes may write to it, and `view` must
+            not be used.
 
     Raises:
-        InvalidInputError: no such prefix can be.
+        InvalidInputError: the prefix is invalid.
         UnsupportedError: there is no /dev/shm, or it cannot be written.
-        CapacityError: it has no room for this many bytes.
+        CapacityError: /dev/shm has no room for this many bytes.
     """
 
     def __init__(self, prefix: str, size: int, *, reserve: bool = True, folder: Path = _FOLDER) -> None:
@@ -62,32 +63,32 @@ class OwnRegion:
 
     @property
     def key(self) -> str:
-        """What shm_open(3) calls it."""
+        """Its name for shm_open(3)."""
         return f"/{self.name}"
 
     def close(self) -> None:
-        """Unlink it; processes that have it open keep it until they close it. A second call does nothing."""
+        """Unlink the region; processes that have it open keep it until they close it. A second call does nothing."""
         self._finalizer()
         self._unmap()
 
     def forked(self) -> None:
-        """In a forked child: the region is the parent's, which alone removes it and holds its lock."""
+        """In a forked child, close it: only the parent removes the region and holds its lock."""
         if self._finalizer.detach() is not None:
             os.close(self._file)
-            with suppress(AttributeError):  # another thread was about to map it
-                self._unmap()  # a mapping has a descriptor of its own, which would hold the lock
+            with suppress(AttributeError):  # another thread was just mapping it
+                self._unmap()  # a mapping duplicates the descriptor, which would keep the lock
 
     def _unmap(self) -> None:
-        with suppress(BufferError):  # a view of a part of it is still open: the mapping goes with it
+        with suppress(BufferError):  # a view is still in use: the mapping ends with it
             self.view.release()
             self._map.close()
 
 
 def check_prefix(prefix: str) -> str:
-    """A prefix of keys without its slash.
+    """A prefix of keys, without its leading slash.
 
     Raises:
-        InvalidInputError: it names a folder, is too long, or has invisible characters.
+        InvalidInputError: it contains a slash, is too long, or has unprintable characters.
     """
     plain = prefix.removeprefix("/")
     if not plain.isprintable() or "/" in plain or len(plain.encode()) > _LONGEST_PREFIX:
@@ -98,14 +99,14 @@ def check_prefix(prefix: str) -> str:
 
 
 def sweep(prefix: str, folder: Path = _FOLDER) -> None:
-    """Remove the regions that makers of this prefix left behind when they were killed."""
+    """Remove the regions with this prefix that killed processes left behind."""
     pattern = re.compile(re.escape(check_prefix(prefix)) + _MARK + "[0-9a-f]{16}")
     try:
         names = [entry.name for entry in os.scandir(folder) if pattern.fullmatch(entry.name)]
     except OSError:
         return
     for name in names:
-        with suppress(OSError):  # another's, or locked: its maker lives
+        with suppress(OSError):  # another user's, or locked: its process lives
             file = os.open(folder / name, os.O_RDWR | os.O_NOFOLLOW)
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -115,7 +116,7 @@ def sweep(prefix: str, folder: Path = _FOLDER) -> None:
 
 
 def _make(prefix: str, folder: Path) -> tuple[str, int]:
-    """A new locked file; its name and descriptor."""
+    """Make a new locked file; returns its name and descriptor."""
     for _ in range(_TRIES):
         name = f"{prefix}{_MARK}{secrets.token_hex(8)}"
         try:
@@ -126,7 +127,7 @@ def _make(prefix: str, folder: Path) -> tuple[str, int]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.fstat(file).st_nlink:
                 return name, file
-        os.close(file)  # a sweep was quicker
+        os.close(file)  # a sweep removed it first
     raise UnsupportedError(f"shared memory made in {folder} is removed as soon as it is created")
 
 

@@ -1,12 +1,12 @@
-"""Named shared-memory regions that clients made and told the server of: read and written by calls, never mapped.
+"""Named shared-memory regions that clients register with the server: read and written by system calls, never mapped.
 
-A client may shrink or delete its file at any moment. A mapped page behind the new end of a file ends the process with
-SIGBUS, and no check before the access helps, since the file may shrink between the two. `preadv` and `pwrite` on the
-file simply come back short, so a vanished region costs its own request a 400. The price is one copy, which the way into
-the batch needs anyway. See docs/decisions/010-shared-memory-by-system-calls.md.
+A client may shrink or delete its file at any moment. Touching a mapped page behind the new end of a file ends the
+process with SIGBUS, and checking before the access does not help, because the file may shrink in between. `preadv` and
+`pwrite` are merely incomplete, so a vanished region only fails its own request with 400. The price is one copy, which
+is needed for the batch anyway. See docs/decisions/010-shared-memory-by-system-calls.md.
 
-Regions on a CUDA device are copied by calls of its driver, which refuses what has gone. Both kinds share names and
-bounds; see docs/decisions/064-cuda-shared-memory.md.
+Regions on a CUDA device are copied by calls of its driver, which refuses those that are gone. Both kinds share names
+and limits; see docs/decisions/064-cuda-shared-memory.md.
 """
 
 import os
@@ -21,8 +21,8 @@ import numpy as np
 
 from tailcut.errors import InvalidInputError, NotFoundError, UnsupportedError
 
-_FOLDER = Path("/dev/shm")  # noqa: S108  where Linux keeps what shm_open(3) makes
-_REGIONS = 1024  # each holds a file open
+_FOLDER = Path("/dev/shm")  # noqa: S108  where shm_open(3) makes files on Linux
+_REGIONS = 1024  # registered at most: each keeps a file open
 _LARGEST = 1 << 62
 _OFF = "shared memory is off: start the server with --shared-memory PREFIX"
 _TAKEN = "a region needs a name that is not registered yet: unregister it first"
@@ -30,7 +30,7 @@ _NO_CUDA = "CUDA shared memory is not available on this server"
 
 
 class RegionSlice(NamedTuple):
-    """Some bytes of a registered region; `offset` counts from the region's own start."""
+    """A range of bytes in a registered region; `offset` counts from the start of the region."""
 
     region: str
     offset: int
@@ -39,7 +39,7 @@ class RegionSlice(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class SharedRegion:
-    """A registered region: bytes `offset` to `offset + size` of the file that shm_open(3) calls `key`."""
+    """A registered region: bytes `offset` to `offset + size` of the file with the name `key` for shm_open(3)."""
 
     name: str
     key: str
@@ -49,14 +49,14 @@ class SharedRegion:
 
     @property
     def is_gone(self) -> bool:
-        """Whether no other process can use it any more."""
+        """Whether its file was deleted, so that no process can open it any more."""
         return os.fstat(self.file).st_nlink == 0
 
     def check(self, upto: int) -> None:
-        """Check that the file is still there, and as long as it is needed.
+        """Check that the file still exists and has `upto` bytes behind the region's offset.
 
         Raises:
-            InvalidInputError: it is not.
+            InvalidInputError: it does not.
         """
         status = os.fstat(self.file)
         if not stat.S_ISREG(status.st_mode) or status.st_nlink == 0:
@@ -78,7 +78,7 @@ class SharedRegion:
             done += count
 
     def write(self, offset: int, data: memoryview) -> None:
-        """Put bytes there.
+        """Write bytes at an offset in the region.
 
         Raises:
             InvalidInputError: they cannot be written.
@@ -92,7 +92,7 @@ class SharedRegion:
             raise InvalidInputError(f"region {self.name[:64]!r} cannot be written") from None
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         with suppress(OSError):
             os.close(self.file)
 
@@ -101,7 +101,7 @@ class SharedRegion:
 
 
 class DeviceMemory(Protocol):
-    """An allocation of another process on a device; a copy that fails raises an error of the driver."""
+    """Memory of another process on a device; a copy that fails raises an error of the driver."""
 
     size: int
 
@@ -112,7 +112,7 @@ class DeviceMemory(Protocol):
         """Put bytes there."""
 
     def close(self) -> None:
-        """Give it back."""
+        """Close the memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,11 +126,11 @@ class CudaRegion:
 
     @property
     def is_gone(self) -> bool:
-        """Never known: the driver keeps the memory for as long as a process has it open."""
+        """False: the driver keeps the memory for as long as a process has it open."""
         return False
 
     def check(self, upto: int) -> None:
-        """Do nothing: an allocation keeps its size."""
+        """Do nothing: memory on a device keeps its size."""
 
     def read(self, offset: int, buffer: memoryview) -> None:
         """Fill a buffer.
@@ -140,14 +140,14 @@ class CudaRegion:
         """
         try:
             self.memory.read(offset, buffer)
-        except Exception as error:  # noqa: BLE001  of the driver: this module knows none
+        except Exception as error:  # noqa: BLE001  an error of the driver, which this module does not import
             raise InvalidInputError(f"region {self.name[:64]!r} cannot be read from its device: {error}") from None
 
     def write(self, offset: int, data: memoryview) -> None:
-        """Put bytes there.
+        """Write bytes at an offset in the region.
 
         Raises:
-            InvalidInputError: as for `read`.
+            InvalidInputError: the device refused the copy.
         """
         try:
             self.memory.write(offset, data)
@@ -155,20 +155,20 @@ class CudaRegion:
             raise InvalidInputError(f"region {self.name[:64]!r} cannot be written on its device: {error}") from None
 
     def close(self) -> None:
-        """Give the memory back."""
+        """Close the memory."""
         self.memory.close()
 
 
 Kind = TypeVar("Kind", SharedRegion, CudaRegion)
-OpenMemory = Callable[[bytes, int], DeviceMemory]  # of a handle, on the device of that number
+OpenMemory = Callable[[bytes, int], DeviceMemory]  # arguments: a handle, and the index of the device
 
 
 class SharedRegions:
-    """The regions by name; those of devices share the names of the others.
+    """The registered regions by name, including those on devices.
 
     Args:
-        prefix: of the keys that may be registered; with None, none at all, and no device's memory either.
-        folder: where the files of the keys are.
+        prefix: of the keys that may be registered; None: shared memory is off, also on devices.
+        folder: where the files of keys are.
         open_memory: opens memory on a device.
     """
 
@@ -181,10 +181,10 @@ class SharedRegions:
         self._regions: dict[str, SharedRegion | CudaRegion] = {}
 
     def register(self, name: str, key: str, offset: int, size: int) -> None:
-        """Open the region and check its size; a name that is taken is refused. Regions that were deleted are forgotten.
+        """Register a region: open its file and check its size. Deleted regions are unregistered.
 
         Raises:
-            InvalidInputError: shared memory is off, the name or key is not admitted, or no such region is there.
+            InvalidInputError: shared memory is off, the name or key is not allowed, or there is no such file.
         """
         self._check_new(name)
         plain = key.removeprefix("/")
@@ -199,17 +199,16 @@ class SharedRegions:
         self._add(SharedRegion(name, key, offset, size, file))
 
     def register_cuda(self, name: str, handle: bytes, device: int, size: int) -> None:
-        """Open memory of a client on a device. May be called on any thread: a device may take seconds to wake.
+        """Register memory of a client on a device. May be called on any thread, because a device may take seconds.
 
         Args:
             name: of the region.
-            handle: 64 bytes, of `cudaIpcGetMemHandle`.
-            device: its number, among those that CUDA_VISIBLE_DEVICES leaves to this server.
-            size: bytes of it that requests may name.
+            handle: 64 bytes, from `cudaIpcGetMemHandle`.
+            device: index of the device among those visible to this server (CUDA_VISIBLE_DEVICES).
+            size: how many bytes requests may use.
 
         Raises:
-            InvalidInputError: shared memory is off, the name is taken, this machine has no such device, or no such
-                memory is there.
+            InvalidInputError: shared memory is off, the name is taken, or there is no such device or memory.
         """
         self._check_new(name)
         if size <= 0:
@@ -230,7 +229,7 @@ class SharedRegions:
         self._add(CudaRegion(name, device, size, memory))
 
     def unregister(self, name: str = "") -> None:
-        """Forget a region, or all of them; one that is not registered is forgotten already."""
+        """Unregister a region, or all where no name is given; an unknown name is ignored."""
         self._forget(SharedRegion, name)
 
     def unregister_cuda(self, name: str = "") -> None:
@@ -238,7 +237,7 @@ class SharedRegions:
         self._forget(CudaRegion, name)
 
     def close(self) -> None:
-        """Forget all regions of both kinds."""
+        """Unregister all regions of both kinds."""
         self.unregister()
         self.unregister_cuda()
 
@@ -266,19 +265,20 @@ class SharedRegions:
         return buffer.toreadonly()
 
     def write(self, region_slice: RegionSlice, data: bytes | memoryview) -> None:
-        """Put bytes at the start of a slice of a region.
+        """Write bytes at the start of a slice of a region.
 
         Raises:
-            InvalidInputError: as for `read`, or the data are larger than the place.
+            InvalidInputError: as in `read`, or the data are larger than the slice.
         """
         if len(data) > region_slice.size:
             raise InvalidInputError(
-                f"region {region_slice.region[:64]!r}: the output has {len(data)} bytes, its place {region_slice.size}"
+                f"region {region_slice.region[:64]!r}: the output has {len(data)} bytes, "
+                f"but its slice only {region_slice.size}"
             )
         self._find(region_slice).write(region_slice.offset, memoryview(data))
 
     def _check_new(self, name: str) -> None:
-        """Check that a region of this name may be registered.
+        """Check that a region with this name may be registered.
 
         Raises:
             InvalidInputError: shared memory is off, the name is taken or empty, or there are too many.
@@ -292,7 +292,7 @@ class SharedRegions:
             raise InvalidInputError(f"{_REGIONS} regions are registered: unregister one first")
 
     def _add(self, region: SharedRegion | CudaRegion) -> None:
-        """Register what is open, unless it is too small, or another thread has taken the name."""
+        """Register an open region, unless it is too small, or another thread has registered the name."""
         try:
             region.check(region.size)
         except InvalidInputError:
@@ -317,7 +317,7 @@ class SharedRegions:
                 region.close()
 
     def _forget_deleted(self) -> None:
-        """Let go of regions whose file is gone, which no process can use: a killed client does not unregister."""
+        """Unregister regions whose file was deleted: a killed client cannot do that."""
         for region in list(self._regions.values()):
             if region.is_gone:
                 self.unregister(region.name)

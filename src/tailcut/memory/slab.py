@@ -1,12 +1,12 @@
 """Fixed rows for batches, and the integer lease on a row.
 
-A slab holds R rows of every input and output of a model, each tensor in one contiguous aligned array, so that any run
-of neighbouring rows is a batch as it stands. A lease is a row number; the table of moves says what may happen to it.
+A slab has R rows of every input and output of a model, each tensor in one contiguous aligned array, so that any run of
+neighbouring rows is a ready batch. A lease is a row number; the table of moves says what may happen to it.
 
-Rows are lent from an *open block* of `block` neighbours, front to back: whole small bodies become one contiguous
-batch without a search. When a batch leaves, the block is closed and the lowest wholly free block opens, which keeps the
-rows in use few and hot in the cache. Slow uploads are lent rows from the other end, so a hole they leave open never
-splits a block. The free rows are the bits of one integer: 60 ns an operation at 1,024 rows, no list to walk.
+Rows are lent from an *open block* of `block` neighbours, front to back, so that small bodies form one contiguous batch
+without a search. When a batch is formed, the block is closed, and the lowest completely free block opens, which keeps
+the rows in use few and hot in the cache. Slow uploads are lent rows from the other end, so that they never split a
+block. The free rows are the bits of one integer: 60 ns per operation at 1,024 rows, without a list to walk.
 
 Not thread-safe: its owner (`runtime/scheduler.py`) holds the lock.
 """
@@ -22,14 +22,14 @@ from tailcut.spec import TensorSpec
 
 
 class RowState(IntEnum):
-    """Where a row is on its way through the house."""
+    """The state of a row between being lent and being freed."""
 
     FREE = 0  # not lent
     FILLING = 1  # lent: its bytes are arriving
-    READY = 2  # complete: may join a batch
+    READY = 2  # complete: it may join a batch
     RUNNING = 3  # the engine reads it
-    DONE = 4  # the answer stands in its output row
-    ABANDONED = 5  # its client left while the engine had it: quarantined until the engine returns
+    DONE = 4  # the answer is in its output row
+    ABANDONED = 5  # cancelled while the engine had it: quarantined until the engine returns
 
 
 MOVES: dict[RowState, frozenset[RowState]] = {
@@ -50,7 +50,7 @@ class Slab:
 
     Args:
         inputs, outputs: specs with fixed row sizes.
-        rows: how many rows; rounded up to whole blocks.
+        rows: the number of rows, which is rounded up to whole blocks.
         block: neighbouring rows that open together, usually the largest batch.
         huge_pages: ask the kernel for transparent huge pages.
     """
@@ -79,7 +79,7 @@ class Slab:
         self._cursor = self._block_end = 0
 
     def take(self, count: int = 1) -> int:
-        """Lend `count` neighbouring rows, FREE to FILLING; the first one's number, or -1 when none fit."""
+        """Lend `count` neighbouring rows, FREE to FILLING; returns the first number, or -1 where there is no room."""
         row = self._cursor
         if row + count > self._block_end:
             row = self._open(count)
@@ -90,7 +90,7 @@ class Slab:
         return row
 
     def fill(self, count: int, body: memoryview) -> int:
-        """Lend rows and copy the whole of the only input into them, FREE to READY; the first one's number, or -1."""
+        """Lend rows and copy the whole of the only input into them, FREE to READY; returns the first number, or -1."""
         row = self.take(count)
         if row >= 0:
             start = row * self.row_bytes[0]
@@ -102,12 +102,12 @@ class Slab:
         return row
 
     def write(self, row: int, body: memoryview, tensor: int = 0) -> None:
-        """Copy bytes into an input's rows, from the beginning of one on: rows that are lent to the caller."""
+        """Copy bytes into an input's rows, from the start of `row` on; the rows must be lent to the caller."""
         start = row * self.row_bytes[tensor]
         self.input_bytes[tensor][start : start + len(body)] = body
 
     def take_some(self, count: int) -> tuple[int, int]:
-        """Lend up to `count` neighbouring rows of one block, FREE to FILLING: the first one's number and how many."""
+        """Lend up to `count` neighbouring rows of one block, FREE to FILLING; returns the first number and how many."""
         left = self._block_end - self._cursor
         count = min(count, left or self.block)
         row = self.take(count)
@@ -117,17 +117,17 @@ class Slab:
         return row, count
 
     def settle(self, row: int, lent: int, filled: int) -> None:
-        """Of neighbouring rows that were lent, the first `filled` are READY, and the rest is free again."""
+        """Move the first `filled` of neighbouring lent rows to READY, and free the others."""
         if filled:
             self.move(row, filled, RowState.FILLING, RowState.READY)
         if filled < lent:
             self.move(row + filled, lent - filled, RowState.FILLING, RowState.FREE)
-            if self._cursor == row + lent:  # still the open block's next rows
+            if self._cursor == row + lent:  # the next rows of the open block follow them
                 self._free ^= ((1 << (lent - filled)) - 1) << (row + filled)
                 self._cursor = row + filled
 
     def take_apart(self, count: int = 1) -> int:
-        """Like `take`, but from the far end: for bodies that arrive slowly, and batches wider than a block."""
+        """As `take`, but from the far end, for bodies that arrive slowly and for batches larger than a block."""
         row = self._free.bit_length() - count
         mask = (1 << count) - 1
         while row >= 0 and (self._free >> row) & mask != mask:
@@ -139,14 +139,14 @@ class Slab:
         return row
 
     def close_block(self) -> None:
-        """The open block's batch leaves: its untouched rows are free again, and the next `take` opens another block."""
+        """Close the open block when its batch is formed: free its unused rows; the next `take` opens another block."""
         left = self._block_end - self._cursor
         if left:
             self._free |= ((1 << left) - 1) << self._cursor
         self._cursor = self._block_end = 0
 
     def move(self, row: int, count: int, old: RowState, new: RowState) -> None:
-        """Move `count` rows from one state to another, all or none.
+        """Move `count` rows from one state to another; either all or none.
 
         Raises:
             IllegalMoveError: the table has no such move, or a row is not in state `old`.
@@ -172,11 +172,11 @@ class Slab:
         return RowState(self._states[row])
 
     def generation(self, row: int) -> int:
-        """How often the row has been lent and given back: a lease of another generation is stale."""
+        """How often the row has been lent and freed: a lease of another generation is stale."""
         return self._generations[row]
 
     def prefault(self) -> None:
-        """Write to every page now, so that no request pays for a page fault."""
+        """Write to every page now, so that requests cause no page faults."""
         for array in self.inputs + self.outputs:
             array.view(np.uint8).reshape(-1)[::4096] = 0
 
@@ -199,7 +199,7 @@ class Slab:
                     self._block_end = start + self.block
                     return start
                 free >>= self.block
-        # No block is whole: any run will do. It is not opened, so that the next request looks for a block again.
+        # No block is completely free, so any run will do. It is not opened, so that the next request searches again.
         mask, free = (1 << count) - 1, self._free
         row = 0
         while free:

@@ -67,7 +67,7 @@ class Admission:
         raise QueueFullError(message, pause_s, min(opens_ns, now_ns + shut_ns), late=True)
 
     def full(self, waiting: int, now_ns: int) -> QueueFullError:
-        """The error for a full queue: it holds until a quarter of a batch is done, and advises to wait for half the queue."""
+        """The error for a full queue: valid until a quarter of a batch is done; a retry should wait for half of it."""
         work_ns = self.waiting_ns(waiting)
         opens_ns = now_ns + int(min(self.forecast.cost.limit_ns / 4, _SHUT_NS))
         message = f"model {self.name!r} has no room for more requests"

@@ -1,4 +1,4 @@
-"""The ways to compute a batch: on rows of the slab, on loose arrays, and on arrays padded to a bucket's length."""
+"""Computes batches: on rows of the slab, on loose arrays, or on arrays padded to a bucket's length."""
 
 import logging
 import threading
@@ -17,11 +17,11 @@ from tailcut.runtime.request import Batch, Executor
 
 _log = logging.getLogger("tailcut")
 _Outputs = tuple[np.ndarray, ...]
-_BOUND_LIMIT = 4096  # bindings kept per worker: start rows times batch sizes in use, in practice a few dozen
+_BOUND_LIMIT = 4096  # bindings kept per worker (start rows times batch sizes in use); usually a few dozen
 
 
 class _Executor(ABC):
-    """What all executors do with a batch around the engine's call."""
+    """What all executors do around the engine's call."""
 
     @abstractmethod
     def compute(self, batch: Batch) -> None:
@@ -38,15 +38,15 @@ class _Executor(ABC):
         batch.began_ns = time.monotonic_ns()
         try:
             self.compute(batch)
-        except Exception as error:  # noqa: BLE001  whatever an engine raises must cost this batch only
+        except Exception as error:  # noqa: BLE001  whatever an engine raises must affect this batch only
             batch.error = error if isinstance(error, TailcutError) else EngineError(f"the engine failed: {error}")
         batch.ended_ns = time.monotonic_ns()
 
 
 class RowExecutor(_Executor):
-    """Runs neighbouring rows in place; others are gathered into scratch rows of its own first.
+    """Runs neighbouring rows in place; other rows are first gathered into scratch rows of its own.
 
-    A request whose inputs differ in their number of rows comes alone, and as arrays.
+    A request whose inputs differ in their number of rows is a batch of its own, and has arrays.
     """
 
     def __init__(self, engine: Engine, slab: Slab) -> None:
@@ -73,7 +73,7 @@ class RowExecutor(_Executor):
         else:
             call, outputs, _ = self._gather(batch)
             call()
-            # The scratch is the next batch's before this one is handed out on its loop: answers need their own memory.
+            # The next batch may use the scratch before the loop hands out this one: answers need memory of their own.
             batch.outputs = [output.copy() for output in outputs]
             batch.addresses = tuple(output.ctypes.data for output in batch.outputs)
 
@@ -105,14 +105,14 @@ class RowExecutor(_Executor):
 
 
 class ArrayExecutor(_Executor):
-    """Runs loose arrays: rows of several requests are joined, and the outputs cut apart again."""
+    """Runs loose arrays: joins the rows of several requests, and splits the outputs again."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._apart = engine if isinstance(engine, RequestEngine) else None  # asking a protocol takes 10 us
+        self._apart = engine if isinstance(engine, RequestEngine) else None  # checking a protocol takes 10 us
 
     def compute(self, batch: Batch) -> None:
-        """Fill `batch.outputs`, or `batch.apart`, with fresh arrays."""
+        """Fill `batch.outputs`, or `batch.apart`, with new arrays."""
         spec = self._engine.spec
         parts = [request.arrays or {} for request in batch.members]
         if self._apart is not None:
@@ -140,12 +140,12 @@ class ArrayExecutor(_Executor):
 
 
 class FallbackExecutor(_Executor):
-    """Runs batches on one engine, and on another what the first one's device could not compute.
+    """Runs batches on one engine, and those that its device cannot compute on another one.
 
     Args:
         first: tried first, until its device is lost.
-        second: computes what failed; it is called by one thread at a time.
-        turn: held meanwhile, by all executors that share the second engine.
+        second: computes what failed, for one thread at a time.
+        turn: held during that; shared by all executors that use the second engine.
     """
 
     def __init__(self, first: Executor, second: Executor, turn: threading.Lock) -> None:
@@ -155,7 +155,7 @@ class FallbackExecutor(_Executor):
         self._lost = False
 
     def compute(self, batch: Batch) -> None:
-        """Fill `batch.outputs` as the executor does that computes it."""
+        """Fill `batch.outputs` by the executor that computes the batch."""
         if not self._lost:
             try:
                 return self._first.compute(batch)
@@ -170,7 +170,7 @@ class FallbackExecutor(_Executor):
 
 
 class PaddedExecutor(_Executor):
-    """Runs the rows of one bucket in scratch of its size; requests longer than all buckets as loose arrays."""
+    """Runs the rows of one bucket in scratch arrays of its size; requests longer than all buckets as loose arrays."""
 
     def __init__(self, engine: Engine, padding: Padding, max_batch_size: int) -> None:
         self._engine = engine
@@ -183,7 +183,7 @@ class PaddedExecutor(_Executor):
         self._bound: dict[tuple[Bucket, int], Bound] = {}
 
     def compute(self, batch: Batch) -> None:
-        """Fill `batch.outputs`; what follows the bucket's sizes is cut when a request's part is asked for."""
+        """Fill `batch.outputs` in the bucket's sizes; `Batch.arrays` cuts a request's part to its own."""
         bucket = batch.members[0].key
         if not isinstance(bucket, Bucket):
             self._loose.compute(batch)
@@ -192,7 +192,7 @@ class PaddedExecutor(_Executor):
         batch.cuts = self._padding.cuts
         if self._bindable:
             self._call(bucket, batch.rows)()
-            # The scratch is the next batch's before this one is handed out on its loop: answers need their own memory.
+            # The next batch may use the scratch before the loop hands out this one: answers need memory of their own.
             batch.outputs = [array[: batch.rows].copy() for array in self._outputs[bucket].values()]
             return
         outputs = self._engine.run({name: array[: batch.rows] for name, array in scratch.items()})

@@ -1,4 +1,4 @@
-"""Fits a profile to the machine it is to run on and says what does not fit: pure, the machine's facts are arguments."""
+"""Adapts a profile to the machine where it will run, with warnings. Pure: the facts of the machine are arguments."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,11 +7,11 @@ import msgspec
 
 from tailcut.runtime.profile import Profile
 
-_TELLING = ("cpu", "cpu_model", "cores", "isa")  # facts whose change makes the measurements another machine's
+_TELLING = ("cpu", "cpu_model", "cores", "isa")  # facts that differ only on another machine
 
 
 def fit_to_machine(profile: Profile, machine: Mapping[str, Any], usable_cpus: int) -> tuple[Profile, list[str]]:
-    """The profile with its threads clamped to the CPUs there are, and one warning for each thing that does not fit."""
+    """The profile with its threads limited to the usable CPUs, and one warning for each mismatch."""
     warnings: list[str] = []
     name = profile.model.name
     differing = [
@@ -26,7 +26,7 @@ def fit_to_machine(profile: Profile, machine: Mapping[str, Any], usable_cpus: in
     instances = max(1, min(engine.instances, usable_cpus // max(threads, 1)))
     if (threads, instances) != (engine.threads, engine.instances):
         warnings.append(
-            f"{name}: the profile wants {engine.instances} x {engine.threads} threads, "
+            f"{name}: the profile sets {engine.instances} x {engine.threads} threads, "
             f"this process may use {usable_cpus} CPUs: running {instances} x {threads}"
         )
         engine = msgspec.structs.replace(engine, threads=threads, instances=instances)

@@ -1,4 +1,4 @@
-"""Checks a call's inputs against a model's spec, and says what does not fit: input, expected, got."""
+"""Checks a call's inputs against a model's spec; errors name the input, what was expected, and what came."""
 
 from collections.abc import Generator, Mapping
 
@@ -11,17 +11,22 @@ from tailcut.spec import DType, ModelSpec, TensorSpec
 
 Arrays = dict[str, np.ndarray]
 _STRINGS, _BYTES = {str, bytes}, {bytes}
-_STEP_STRINGS = 4096  # looked at between two pauses: about a millisecond
+_STEP_STRINGS = 4096  # checked between two pauses, in about a millisecond
 
 
 def check_inputs(spec: ModelSpec, inputs: Mapping[str, ArrayLike]) -> tuple[Arrays, int]:
-    """The inputs as C-contiguous arrays in the spec's order, and the number of rows (1 for what is computed whole).
+    """Check inputs, and convert them to C-contiguous arrays.
 
-    Lists may hold numbers of the spec's kind within its range; arrays must have its dtype.
+    Args:
+        spec: of the model.
+        inputs: arrays of the spec's dtypes and shapes, by name; or lists of numbers that these dtypes can hold.
+
+    Returns:
+        The arrays by name, in the spec's order, and the number of rows (1 for a request that is computed whole).
 
     Raises:
-        InvalidInputError: an input is unknown, missing, or of another dtype or shape; or row counts differ. Of another
-            type, it is an InputTypeError.
+        InvalidInputError: an input is unknown, missing, or of another shape, or numbers of rows differ.
+        InputTypeError: an input has another type or dtype.
     """
     _check_names(spec, inputs)
     arrays = {tensor.name: _as_array(tensor, inputs[tensor.name]) for tensor in spec.inputs}
@@ -29,7 +34,7 @@ def check_inputs(spec: ModelSpec, inputs: Mapping[str, ArrayLike]) -> tuple[Arra
 
 
 def _check_names(spec: ModelSpec, inputs: Mapping[str, ArrayLike]) -> None:
-    if type(inputs) is not dict and not hasattr(inputs, "keys"):  # such as a str or a list with the name in it
+    if type(inputs) is not dict and not hasattr(inputs, "keys"):  # such as a str or a list that contains the name
         raise InputTypeError(f"inputs are arrays by name, as in {{'x': array}}, got {type(inputs).__name__}")
     unknown = set(inputs) - set(spec.input_names)
     if unknown:
@@ -51,7 +56,7 @@ def _rows(spec: ModelSpec, arrays: Arrays) -> int:
 
 
 def is_uneven(spec: ModelSpec, arrays: Arrays) -> bool:
-    """Whether the inputs of a batched model differ in their number of rows: such a request is computed whole."""
+    """Whether the inputs of a batched model differ in their number of rows, so that the request is computed whole."""
     return spec.separate_axes and spec.is_uneven(map(len, arrays.values()))
 
 
@@ -59,7 +64,7 @@ def row_count(arrays: Arrays) -> int:
     """The number of rows of a batched model's inputs.
 
     Raises:
-        InvalidInputError: they differ in it, or there are none.
+        InvalidInputError: the inputs differ in it, or have no rows.
     """
     counts: dict[str, int] = {name: array.shape[0] for name, array in arrays.items()}
     rows = next(iter(counts.values()))
@@ -77,10 +82,10 @@ def _check_any(name: str, rows: int) -> None:
 def check_inputs_in_steps(
     spec: ModelSpec, inputs: Mapping[str, np.ndarray]
 ) -> Generator[None, None, tuple[Arrays, int]]:
-    """As `check_inputs` for arrays that have passed the protocol's checks, pausing after every few thousand strings.
+    """As `check_inputs`, for arrays that have passed the protocol's checks, pausing after every few thousand strings.
 
     Raises:
-        InvalidInputError: as `check_inputs`.
+        InvalidInputError: as in `check_inputs`.
     """
     _check_names(spec, inputs)
     arrays: Arrays = {}
@@ -99,7 +104,7 @@ def check_inputs_in_steps(
 
 
 def row_key(spec: ModelSpec, arrays: Arrays) -> object:
-    """Requests with equal keys may share a batch; None-keyed ones of one model always may."""
+    """The key of a request: those of one model with equal keys may share a batch; None where all may."""
     if not spec.batched or is_uneven(spec, arrays):
         return object()
     return tuple(array.shape[1:] for array in arrays.values())
@@ -109,7 +114,7 @@ def _as_array(tensor: TensorSpec, value: ArrayLike) -> np.ndarray:
     if isinstance(value, np.ndarray | np.generic):
         array = np.asarray(value)
         exact = array.dtype == tensor.dtype.numpy and array.dtype != object and array.flags.c_contiguous
-        if exact and tensor.accepts(array.shape):  # as all that comes from the wire
+        if exact and tensor.accepts(array.shape):  # always so for arrays from the wire
             return array
     else:
         array = _from_list(tensor, value)
@@ -126,7 +131,7 @@ def _as_array(tensor: TensorSpec, value: ArrayLike) -> np.ndarray:
 
 
 def _from_list(tensor: TensorSpec, value: ArrayLike) -> np.ndarray:
-    """A list, or what else numpy makes an array of, in the tensor's dtype: no number is altered to fit."""
+    """An array of the tensor's dtype from a list, or anything else that numpy converts; no number is changed to fit."""
     want, where = tensor.dtype.numpy, f"input {tensor.name!r}: expected {tensor.describe()}"
     try:
         if tensor.dtype is DType.BYTES:
@@ -146,10 +151,7 @@ def _from_list(tensor: TensorSpec, value: ArrayLike) -> np.ndarray:
 
 
 def _as_text(tensor: TensorSpec, array: np.ndarray) -> np.ndarray:
-    """Strings as `str`: what else onnxruntime finds in an object array, it takes by what `str()` makes of it.
-
-    As `bytes` where the tensor is not text.
-    """
+    """Strings as `str`, because onnxruntime would apply `str()` to anything else; as `bytes` where they are no text."""
     items = array.reshape(-1).tolist()
     kinds = set(map(type, items))
     if not kinds <= _STRINGS and not all(issubclass(kind, str | bytes) for kind in kinds):
@@ -161,7 +163,7 @@ def _as_text(tensor: TensorSpec, array: np.ndarray) -> np.ndarray:
         else:
             result[:] = texts = [item.decode() if isinstance(item, bytes) else item for item in items]
             if kinds != _BYTES:
-                "".join(texts).encode()  # what is decoded has no half of a surrogate pair
+                "".join(texts).encode()  # raises for half of a surrogate pair
     except UnicodeDecodeError:
         raise InvalidInputError(f"input {tensor.name!r}: a BYTES element is not UTF-8") from None
     except UnicodeEncodeError:
@@ -170,7 +172,7 @@ def _as_text(tensor: TensorSpec, array: np.ndarray) -> np.ndarray:
 
 
 def _kind(value: ArrayLike, array: np.ndarray) -> str:
-    """What a message says of values that are not numbers of the kind that is wanted."""
+    """Words for a message about values that are not of the expected kind."""
     if array.dtype.kind == "O":
         return type(value).__name__ if array.ndim == 0 else "values that are not numbers"
     return "strings" if array.dtype.kind in "SU" else _name(array.dtype)

@@ -1,7 +1,7 @@
-"""A loaded model: opened from a file or a profile, asked for outputs from any thread or event loop, and closed.
+"""A loaded model: opened from a file or a profile, called from any thread or event loop, and closed.
 
-A model holds its parts and inherits from none: a scheduler, which queues requests and forms batches, executors, which
-compute them, a pool of workers with a watchdog, and the entry by which requests come in, the server's included.
+A model holds its parts and inherits from none: a scheduler, which queues requests and forms batches; executors, which
+compute them; a pool of workers with a watchdog; and the entry, through which all requests come, also the server's.
 """
 
 import asyncio
@@ -51,11 +51,11 @@ _log = logging.getLogger("tailcut")
 class Model:
     """A model that answers requests from any number of threads and event loops, batched with each other.
 
-    Use `Model.open`. Thread-safe throughout, except that `close` must be the last call. In a forked child, the first
-    call of `infer` or `infer_sync` opens the model anew, because engines and threads do not survive a fork; with
-    openvino, which cannot be opened there reliably, such calls raise ReleasedError.
+    Use `Model.open`. Thread-safe, except that `close` must be the last call. In a forked child, the first call of
+    `infer` or `infer_sync` opens the model again, because engines and threads do not survive a fork; with openvino,
+    which cannot be opened there reliably, such calls raise ReleasedError.
 
-    All that is public here is for users, except `entry`: by it Tailcut itself serves a model, and reaches its parts.
+    All public members are for users, except `entry`, through which Tailcut itself serves the model.
     """
 
     def __init__(
@@ -68,26 +68,26 @@ class Model:
     ) -> None:
         began = time.monotonic()
         self._engine = engine  # the first
-        self._other_engine = reopen  # where another one does not come from the profile's model file
+        self._other_engine = reopen  # opens another engine, where the profile's model file cannot
         known = known_samples(profile, engine.spec)
         self.rows = settle_rows(engine, profile.settings.batching.rows, limits, known) if rows is None else rows
         self.spec = engine.spec
         self.profile = profile
-        self.choice: DefaultChoice | None = None  # the settings, where they were chosen by measuring
+        self.choice: DefaultChoice | None = None  # the settings, where they were measured
         self._limits = limits
         self._scheduler = scheduler = Scheduler(self.spec, profile.settings, limits)
         self._padding = self._plan_padding(engine)
         if self._padding is not None:
             scheduler.forecast.costs = {bucket: CostModel(scheduler.max_batch_size) for bucket in self._padding.grid}
         self._second = open_second(profile, self.spec, limits, known)
-        self._turn = threading.Lock()  # with the second engine, for what the first one's device cannot compute
+        self._turn = threading.Lock()  # for using the second engine as a fallback
         engine = self._engine = self._for_buckets(engine)
         places = instance_places(profile.settings)
         engines = {node: engine if node == places[0] else made_on(node, self._reopen) for node in places}
         executors = [self._first_executor(engines[node]) for node in places]
         left_s = max(0.0, limits.warm_up_s - (time.monotonic() - began))
         plan = WarmUpPlan(self._warm_up_steps(), profile.samples, left_s)
-        made_up = not isinstance(engine, RequestEngine)  # whose functions may refuse inputs that no client has sent
+        made_up = not isinstance(engine, RequestEngine)  # functions may reject generated inputs
         warmed_up = warm_up(scheduler, engine, executors, plan) if made_up else WarmUp(warmed_up=False)
         self._pool = WorkerPool(scheduler, engine, self._reopen, self._first_executor)
         self._pools = [self._pool, *self._second_pool(left_s)]
@@ -99,7 +99,7 @@ class Model:
         for executor, node in () if scheduler.dispatch == "inline" else zip(executors, places, strict=True):
             self._pool.hire(executor, engines[node], node)
         self._watchdog = Watchdog(scheduler, self._pools)
-        self._inherited = False  # in a forked child, from a parent that had it open
+        self._inherited = False  # this is a forked child, whose parent had it open
         self._opening = threading.Lock()
         forks.watch_by(self, Model._forked)
         forks.pause_for(self.entry)
@@ -116,23 +116,27 @@ class Model:
     ) -> "Model":
         """Load a model file, a profile file (.toml), a Profile or a pipeline (FILE.py:VARIABLE), and warm it up.
 
-        Model files are ONNX, OpenVINO IR (.xml), TensorFlow (a SavedModel's directory, .pb), TFLite, Paddle, and
-        PyTorch programs (.pt2, of `torch.export.save`); a program that could run code of its own needs `trust`. A
-        pipeline, and a profile of one, comes as a `tailcut.pipelines.model.PipelineModel`, which has the same methods.
+        Model files are ONNX, OpenVINO IR (.xml), TensorFlow (the directory of a SavedModel, .pb), TFLite, Paddle, and
+        PyTorch programs (.pt2, written by `torch.export.save`). A pipeline, or a profile of one, is opened as a
+        `tailcut.pipelines.model.PipelineModel`, which has the same methods.
 
-        `batching` says whether requests may be merged and split: "on", "off", or "auto" to leave it to the evidence;
-        None leaves it to the profile.
+        For a model file, threads, instances, spinning, dispatch and the largest batch are measured, for up to two
+        seconds, and the choice is logged. The settings of a profile are never changed.
 
-        For a model file, threads, instances, spinning, dispatch and the largest batch are chosen by measuring, for up
-        to two seconds, and the choice is logged; with `auto=False` they are fixed. A profile's are never changed. Of a
-        pipeline, `batching`, `auto` and `trust` hold for each of its models.
+        Args:
+            source: a path, or a profile.
+            limits: the size of the queue, and how long the engine may take.
+            batching: whether requests may be merged and split: "on", "off", or "auto" to decide by the evidence; None
+                leaves it to the profile. Of a pipeline, this holds for each of its models, as do `auto` and `trust`.
+            auto: whether to measure settings for a model file; otherwise, they are fixed.
+            trust: whether to load a program that could run code of its own.
 
         Raises:
             ModelFileError: the model is missing, empty or corrupt.
             ProfileError: the profile is corrupt, of a later schema, or for another model.
-            UnsupportedError: a setting that this machine or engine does not have, or batching where the model's
-                signature rules it out.
-            UsageError: `source` is something else, such as a Pipeline itself, or so are `limits` or `batching`.
+            UnsupportedError: this machine or engine does not support a setting, or the model's signature rules out
+                batching that was asked for.
+            UsageError: `source`, `limits` or `batching` is invalid; `source` must not be a Pipeline itself.
         """
         if not isinstance(source, str | Path | Profile):
             raise UsageError(
@@ -168,14 +172,21 @@ class Model:
     ) -> dict[str, np.ndarray]:
         """Compute the outputs for some rows, sharing a batch with other callers.
 
-        A request with an earlier deadline (`timeout_s`) or a smaller `priority` than another is served before it.
-        Priority 1 is served first; 0 stands for none named, which is 100.
+        Args:
+            inputs: by name, arrays of the model's dtypes and shapes, or lists of numbers; where requests are batched,
+                the first dimension is the number of rows.
+            timeout_s: seconds until the deadline; None: no deadline.
+            priority: requests with smaller numbers are served before others, and those of equal priority by
+                deadline; 1 is the first, and 0 means the default, which is 100.
+
+        Returns:
+            The outputs by name, as arrays that belong to the caller; strings are `bytes`.
 
         Raises:
-            InvalidInputError: an input does not fit; the message names it, what was expected, and what came. Or
-                `timeout_s` or `priority` is no such number.
+            InvalidInputError: an input does not fit the model (the message names it, what was expected, and what came),
+                or `timeout_s` or `priority` is not a valid number.
             QueueFullError: too much is waiting already.
-            DeadlineExceededError: `timeout_s` passed.
+            DeadlineExceededError: `timeout_s` passed before the answer.
             EngineError: the engine failed on these inputs.
         """
         if self._inherited:
@@ -191,7 +202,7 @@ class Model:
         return self._calls.infer_sync(inputs, timeout_s, priority)
 
     def close(self) -> None:
-        """Fail what waits, end the workers, free the engine. Calling it again does nothing."""
+        """Fail waiting requests, end the workers, and free the engine. Calling it again does nothing."""
         self._inherited = False
         if self._scheduler.close():
             self._watchdog.stop()
@@ -201,20 +212,20 @@ class Model:
                 self._second.close()
 
     def statistics(self) -> dict[str, int | float]:
-        """Counts since the start (requests, rows, batches, failures, times in nanoseconds), and the queue as it is."""
+        """Counts since the start (requests, rows, batches, failures, times in nanoseconds), and the present queue."""
         return self._scheduler.statistics()
 
     def batches_by_rows(self) -> dict[int, tuple[int, int]]:
-        """How many batches of this many rows were computed, and their engine time in nanoseconds."""
+        """By the rows of a batch: the number of such batches, and their engine time in nanoseconds."""
         return self._scheduler.batches_by_rows()
 
     def stages(self) -> dict[str, dict[str, int | float]]:
-        """The counts of each step of a pipeline by its name; a model has none."""
+        """The counts of each step of a pipeline, by its name; empty for a model."""
         return {}
 
     @property
     def refusal(self) -> str:
-        """Why the newest refused request was refused."""
+        """Why the newest refused request was refused; empty where none was."""
         return self._scheduler.counts.refusal
 
     def __enter__(self) -> Self:
@@ -226,19 +237,19 @@ class Model:
     # Forks.
 
     def _forked(self) -> None:
-        """In a forked child: closed, until it is asked. What the parent opened is neither used nor freed here."""
+        """In a forked child, be closed until the first call. What the parent opened is neither used nor freed."""
         forks.keep_for_good(self.__dict__.copy())
         self._inherited = self._inherited or not self._scheduler.closed
         self._scheduler.forked()
         self._opening = threading.Lock()
 
     def _open_here(self) -> None:
-        """Open in this process what its parent had open.
+        """Open the model in this process, as its parent had it open.
 
         Raises:
             ReleasedError: its engine cannot be opened in a forked child.
-            ModelFileError: the model file is missing or unreadable by now.
-            ProfileError: it is another model by now.
+            ModelFileError: the model file is now missing or unreadable.
+            ProfileError: the file is now another model.
         """
         with self._opening:
             if not self._inherited:
@@ -272,7 +283,7 @@ class Model:
         return None if settings is None else plan_padding(engine, settings)
 
     def _for_buckets(self, engine: Engine) -> Engine:
-        """The engine, with an instance for the sizes of each bucket where the profile asks for that."""
+        """The engine; where the profile asks for that, with an instance for the sizes of each bucket."""
         if self._padding is None or not self.profile.settings.engine.static_buckets:
             return engine
         sizes = [
@@ -295,7 +306,7 @@ class Model:
         )
 
     def _second_pool(self, left_s: float) -> list[WorkerPool]:
-        """The workers of the second engine, warmed up and hired, where batches are routed to it."""
+        """The warmed-up workers of the second engine, where batches are routed to it."""
         scheduler, engine, second = self._scheduler, self._second, self.profile.settings.batching.second
         if engine is None or second is None or scheduler.router is None:
             return []
@@ -330,7 +341,7 @@ class Model:
             return self._other_engine()
         self.profile.verify_model()
         engine = open_engine(self.profile.engine_file, self.profile.settings.engine, self.profile.model.name)
-        engine.spec = self.spec  # what was decided of its rows holds for every engine of the model
+        engine.spec = self.spec  # the decision about rows holds for every engine of the model
         return self._for_buckets(engine)
 
 
@@ -341,13 +352,13 @@ def measured_model(
     limits: Limits = Limits(),  # noqa: B008  frozen
     budget_s: float = BUDGET_S,
 ) -> Model:
-    """Load a model with its threads, instances, spinning, dispatch and largest batch chosen by measuring.
+    """Load a model and measure which threads, instances, spinning, dispatch and largest batch suit it.
 
-    What was chosen is in the opened model's `choice`, and in its `profile`. `budget_s` bounds the measurements.
+    The choice is in the opened model's `choice`, and in its `profile`. `budget_s` limits the measurements.
 
     Raises:
         ModelFileError: the model is missing, empty or corrupt.
-        UnsupportedError: batching where the model's signature rules it out.
+        UnsupportedError: the model's signature rules out batching that was asked for.
     """
     opened = open_measured(profile, limits, around, budget_s)
     try:
@@ -360,10 +371,10 @@ def measured_model(
 
 
 def chosen_model(profile: Profile, choice: DefaultChoice, limits: Limits) -> Model:
-    """Load a model with settings that were chosen by measuring before.
+    """Load a model with settings that were measured before.
 
     Raises:
-        TailcutError: as `Model.open`.
+        TailcutError: as in `Model.open`.
     """
     settings = choice.apply(profile.settings)
     model = Model.open(msgspec.structs.replace(profile, settings=settings), limits=limits)
@@ -372,7 +383,7 @@ def chosen_model(profile: Profile, choice: DefaultChoice, limits: Limits) -> Mod
 
 
 def as_neighbour(model: Model) -> Profile:
-    """A model's profile for those that it is served with: threads that were chosen by measuring are not its word."""
+    """A model's profile, for comparing it with others in the server: measured threads count as not set."""
     if model.choice is None:
         return model.profile
     settings = model.profile.settings
@@ -381,6 +392,6 @@ def as_neighbour(model: Model) -> Profile:
 
 
 def _open_pipeline(source: str | Profile, limits: Limits, **wishes: Any) -> Model:
-    """By name: pipelines are built on models, and not the other way round."""
+    """Open a pipeline; imported by name, because pipelines are built on models and not the other way round."""
     pipeline: Model = import_module("tailcut.pipelines.model").PipelineModel.open(source, limits=limits, **wishes)
     return pipeline

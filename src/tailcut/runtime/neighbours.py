@@ -1,4 +1,4 @@
-"""Whether profiles that were measured together are served together: pure."""
+"""Whether profiles that were measured together are served together. Pure."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -7,10 +7,10 @@ from tailcut.runtime.profile import Profile
 
 
 def other_neighbours(profiles: Sequence[Profile]) -> list[str]:
-    """One line for each profile that was measured beside other models than it is served with.
+    """One line for each profile that was measured beside other models than those it is served with.
 
-    Models are compared by the content of their files, because a name is the server's to give. A model that is loaded
-    twice, by itself and in a pipeline, is not its own neighbour, unless it was measured beside a copy of its file.
+    Models are compared by the content of their files, because the server assigns names. A model that is loaded twice,
+    by itself and in a pipeline, is not its own neighbour, unless it was measured beside a copy of its file.
     """
     lines = []
     for profile in profiles:
@@ -39,5 +39,5 @@ def other_neighbours(profiles: Sequence[Profile]) -> list[str]:
 
 
 def measured_together(profiles: Sequence[Profile]) -> bool:
-    """Whether these profiles, all of them, were measured with just one another."""
+    """Whether all of these profiles were measured together, and with no other model."""
     return all(profile.together is not None for profile in profiles) and not other_neighbours(profiles)

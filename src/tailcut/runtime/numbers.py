@@ -1,4 +1,4 @@
-"""Numbers whose dtype numpy chose, such as those of a list, as another dtype: exactly, or not at all. Pure."""
+"""Converts numbers whose dtype numpy chose, such as those of a list, to another dtype: exactly or not at all. Pure."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -7,14 +7,14 @@ import numpy as np
 
 
 def array_of(value: Any, want: np.dtype) -> np.ndarray:
-    """An array in the dtype that numpy takes for a list; whole numbers, of which it may make floats, stay whole.
+    """An array of the dtype that numpy chooses for a list, except that whole numbers stay whole.
 
-    It makes floats of `[2**63, 1]`, because no dtype for integers holds them beside negative ones.
+    Numpy converts `[2**63, 1]` to floats, because it takes 1 for an int64, and no integer dtype holds both types.
 
     Raises:
-        ValueError: lists that differ in length.
-        TypeError: it cannot be converted.
-        OverflowError: whole numbers are wanted, and one is out of the range.
+        ValueError: nested lists differ in length.
+        TypeError: the value cannot be converted.
+        OverflowError: `want` is an integer dtype, and a number is out of its range.
     """
     array = np.asarray(value)
     if want.kind in "ui" and array.dtype.kind in "fO" and array.size:
@@ -25,13 +25,13 @@ def array_of(value: Any, want: np.dtype) -> np.ndarray:
 
 
 def is_of_kind(array: np.ndarray, want: np.dtype) -> bool:
-    """Whether numbers are of the kind of a dtype: whole numbers are also floats; what is empty has no kind."""
+    """Whether numbers are of the kind of a dtype: whole numbers also count as floats, and empty arrays as any kind."""
     kinds = "bui" if want.kind in "ui" else "b" if want.kind == "b" else "buif"
     return not array.size or array.dtype == want or array.dtype.kind in kinds
 
 
 def as_dtype(array: np.ndarray, want: np.dtype) -> np.ndarray | None:
-    """Numbers whose dtype numpy chose, as another one; None where they are of another kind or out of its range."""
+    """Numbers converted to another dtype; None where they are of another kind or out of its range."""
     if not is_of_kind(array, want):
         return None
     if array.dtype == want:

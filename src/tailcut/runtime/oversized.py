@@ -1,4 +1,4 @@
-"""A request of more rows than the largest batch: several parts, each a request of its own, that end in one answer."""
+"""Requests with more rows than the largest batch: split into parts, each a request of its own, with one answer."""
 
 import threading
 import time
@@ -13,30 +13,30 @@ from tailcut.runtime.inputs import Arrays
 from tailcut.runtime.request import Batch, Lease, Request
 from tailcut.runtime.scheduler import Scheduler
 
-_AT_A_TIME = 2  # parts of a request that are queued, for each instance
+_AT_A_TIME = 2  # parts of a request that are queued at a time, for each instance
 T = TypeVar("T")
 
 
 class Intake(Protocol):
-    """Where parts are queued: the model's entry."""
+    """What queues parts: the model's entry."""
 
     @property
     def scheduler(self) -> Scheduler:
-        """Of the model."""
+        """The scheduler of the model."""
 
     def put(self, arrays: Arrays, request: Request, step_bytes: int = 0) -> Generator[None, None, Lease]:
-        """Lend rows and copy arrays into them."""
+        """Lend rows and copy arrays into them; see `ModelEntry.put`."""
 
     def settle(self, lease: Lease, filled: int, request: Request | None) -> bool:
-        """Queue a request, or give its rows back."""
+        """Queue a request, or free its rows."""
 
     def notify(self, until_ns: int = 0) -> bool:
-        """Have what is queued computed."""
+        """Have queued requests computed."""
 
 
 @dataclass(frozen=True, slots=True)
 class RowRange:
-    """Neighbouring rows of a request that make one part."""
+    """Neighbouring rows of a request, which become one part."""
 
     start: int
     rows: int
@@ -44,12 +44,12 @@ class RowRange:
 
 
 class Part(Request):
-    """Neighbouring rows of a request, queued as a request that counts as none; its whole counts where it ends.
+    """A part of a request, queued as a request that is not counted; the whole is counted when it ends.
 
     Args:
-        collector: of the parts' answers.
-        whole: the request.
-        rows: of the part.
+        collector: collects the answers to the parts.
+        whole: the request that it is a part of.
+        rows: the number of rows in the part.
     """
 
     __slots__ = ("_whole",)
@@ -59,19 +59,19 @@ class Part(Request):
         self._whole = whole
 
     def lost(self) -> tuple[int, int]:
-        """The whole has no answer: it is counted with the first part that has none."""
+        """As `Request.lost`: the whole is counted as lost with the first part that is."""
         whole = self._whole
         requests, whole.requests = whole.requests, 0
         return requests, whole.ready_ns
 
 
 class PartCollector:
-    """Collects the answers to the parts; the first failure is the failure of the whole.
+    """Collects the answers to the parts; the first part that fails fails the whole.
 
     Args:
-        whole: the request that stands for all parts; its `parts` are those that are under way.
-        intake: where parts are queued.
-        rest: parts that are still to be queued, one for each that is answered, in order.
+        whole: the request; its `parts` are those in progress.
+        intake: queues parts.
+        rest: further parts, in order; one is queued whenever a part is answered.
     """
 
     def __init__(self, whole: Request, intake: Intake, rest: Iterator[RowRange] = iter(())) -> None:  # noqa: B008
@@ -79,24 +79,24 @@ class PartCollector:
         self._intake = intake
         self._scheduler = intake.scheduler
         self._rest = rest
-        self._starts: dict[Request, int] = {}  # the first row of each part that is under way
+        self._starts: dict[Request, int] = {}  # the first row of each part in progress
         self._outputs: list[np.ndarray] = []
         self._missing = whole.count
-        self._took_ns = 0  # by the engine
+        self._took_ns = 0  # engine time of all parts
         self._ended = False
-        self._lock = threading.Lock()  # of all above: parts may be answered on several threads
+        self._lock = threading.Lock()  # for all of the above: parts may be answered on several threads
 
     def request(self, piece: RowRange) -> Request:
-        """One part, still to be queued."""
+        """Make the request for one part, which is not queued yet."""
         return Part(self, self._whole, piece.rows)
 
     def submit(self, lease: Lease, part: Request, start: int) -> None:
-        """Queue a part whose first row has this number in the whole."""
+        """Queue a part whose first row has the index `start` in the whole."""
         with self._lock:
             self._submit(lease, part, start)
 
     def submit_next(self) -> bool:
-        """Prepare and queue the next of the rest; whether there was one."""
+        """Prepare and queue the next further part; returns whether there was one."""
         with self._lock:
             return self._submit_next()
 
@@ -127,7 +127,7 @@ class PartCollector:
         whole.handler.complete(whole, answer, 0)
 
     def fail(self, part: Request, error: TailcutError) -> None:
-        """Fail the whole, once."""
+        """Fail the whole, unless it has failed already."""
         with self._lock:
             if self._ended:
                 return
@@ -162,11 +162,11 @@ class PartCollector:
 def split_in_steps(intake: Intake, arrays: Arrays, whole: Request, step_bytes: int) -> Generator[None, None, None]:
     """Queue the rows of a request in batches of at most `max_batch_size`.
 
-    Rows of the slab are lent and queued all at once: there are no more than the queue holds. Loose arrays may have any
-    number of rows: a few parts are queued at a time, so that other requests have their turns between them.
+    Rows of the slab are all lent and queued at once, because the queue has room for them. Loose arrays may have any
+    number of rows, so only a few parts are queued at a time, and other requests have their turns between them.
 
     Raises:
-        QueueFullError: not all parts found room; those that did are taken back.
+        QueueFullError: there was no room for all parts; none of them stays queued.
     """
     scheduler = intake.scheduler
     whole.ready_ns = time.monotonic_ns()
@@ -199,7 +199,7 @@ def split_in_steps(intake: Intake, arrays: Arrays, whole: Request, step_bytes: i
 
 
 def without_pauses(steps: Generator[None, None, T]) -> T:
-    """What a generator returns, all its steps done at once."""
+    """Run a generator to its end; returns its result."""
     while True:
         try:
             next(steps)

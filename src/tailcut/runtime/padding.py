@@ -1,10 +1,10 @@
-"""Requests of different lengths in one batch: inputs filled up to the sizes of a bucket, outputs cut back.
+"""Requests of different lengths in one batch: inputs are padded to the sizes of a bucket, and outputs cut back.
 
-The lengths are those of one or two free dimensions beside the batch (a sequence, say, or height and width). Rows of one
-bucket compute together, in scratch of the worker's own that has the bucket's fixed sizes, so the engine can be bound to
-it: a request's arrays are copied once, straight to their place. Which outputs follow which length, and by which stride,
-is learned by computing rows of many lengths. Whether the model's answers bear the filling is not known here; `tailcut
-tune` compares them with those of the bare model before it offers a bucket.
+The lengths are those of one or two free dimensions beside the batch (such as a sequence, or height and width). Rows of
+one bucket compute together, in scratch arrays of the worker that have the bucket's fixed sizes, so the engine can be
+bound to them: a request's arrays are copied once. Which outputs depend on which length, and with which stride, is
+learned by computing rows of many lengths. Whether padding changes the model's answers is not checked here: `tailcut
+tune` compares them with those of the unpadded model before it offers a bucket.
 """
 
 from bisect import bisect_left
@@ -22,26 +22,26 @@ from tailcut.runtime.inputs import Arrays, is_uneven, row_key
 from tailcut.runtime.settings import PaddingSettings
 from tailcut.spec import DType, ModelSpec, TensorSpec
 
-Lengths = tuple[int, ...]  # one for each dimension that is padded
-Places = Mapping[str, tuple[tuple[int, int], ...]]  # of each padded input its free axes, and the dimension of each
+Lengths = tuple[int, ...]  # one for each padded dimension
+Places = Mapping[str, tuple[tuple[int, int], ...]]  # for each padded input: pairs of a free axis and its dimension
 
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """The sizes that requests are filled up to, one for each dimension; the key of the requests that share them."""
+    """The sizes to which requests are padded, one for each dimension; also the key of these requests."""
 
     sizes: Lengths
 
 
 @dataclass(frozen=True)
 class Padding:
-    """How a model is padded: the axes and the value of each padded input, and how each output is cut.
+    """How a model is padded: the axes and the padding value of each padded input, and how each output is cut.
 
-    Requests shorter than `shortest`, the shortest that the model was seen to take, are computed at their own length.
+    Requests shorter than `shortest`, the smallest length that the model was found to accept, are not padded.
     """
 
     spec: ModelSpec
-    buckets: tuple[Lengths, ...]  # of each dimension, ascending
+    buckets: tuple[Lengths, ...]  # for each dimension, ascending
     places: Places
     values: Mapping[str, float]
     cuts: tuple[tuple[Cut, ...], ...]
@@ -49,14 +49,14 @@ class Padding:
 
     @cached_property
     def grid(self) -> tuple[Bucket, ...]:
-        """Every bucket, small ones first."""
+        """All buckets, small ones first."""
         return tuple(map(Bucket, product(*self.buckets)))
 
     def place(self, arrays: Arrays) -> tuple[object, Lengths]:
-        """The key of a request, and its lengths; the key is its bucket, or its own shape where no bucket is for it.
+        """The key of a request, and its lengths; the key is its bucket, or its own shape where it fits no bucket.
 
-        Of its own shape is also a request whose inputs differ along a dimension: data that the buckets were chosen by
-        may have had equal lengths where the model does not ask for them.
+        A request whose inputs differ along a dimension fits none, either: the model may not require equal lengths, even
+        if they were equal in the data by which the buckets were chosen.
         """
         lengths = None if is_uneven(self.spec, arrays) else lengths_of(self.places, arrays)
         if lengths is None:
@@ -70,7 +70,7 @@ class Padding:
         return Bucket(tuple(sizes)), lengths
 
     def shape(self, tensor: TensorSpec, rows: int, lengths: Lengths) -> tuple[int, ...]:
-        """An input's shape in a batch; that of an output which follows no length."""
+        """The shape of an input, or of an output that depends on no length, in a batch with these rows and lengths."""
         shape = [rows, *(dim or 0 for dim in tensor.row_shape)]
         for axis, dimension in self.places.get(tensor.name, ()):
             shape[axis] = lengths[dimension]
@@ -78,10 +78,10 @@ class Padding:
 
 
 def places_of(spec: ModelSpec, settings: PaddingSettings) -> Places:
-    """The free axes of each padded input, and the dimension that each follows.
+    """The free axes of each padded input, with the dimension of each.
 
     Raises:
-        UnsupportedError: the settings do not fit the model's inputs; says why.
+        UnsupportedError: the settings do not fit the model's inputs; the message says why.
     """
     padded = {padding.name: padding for padding in settings.inputs}
     unknown = set(padded) - set(spec.input_names)
@@ -97,7 +97,7 @@ def places_of(spec: ModelSpec, settings: PaddingSettings) -> Places:
             _check_value(tensor, own.value)
             places[tensor.name] = _dimensions(tensor.name, free, own.dims, len(settings.dimensions))
         elif free or tensor.dtype is DType.BYTES:
-            raise UnsupportedError(f"padding: input {tensor.name!r} has no fixed size and is not padded: name it too")
+            raise UnsupportedError(f"padding: input {tensor.name!r} has no fixed size and is not padded: pad it, too")
     followed = {dimension for axes in places.values() for _, dimension in axes}
     if len(followed) < len(settings.dimensions):
         raise UnsupportedError("padding: second_buckets are for a dimension that no input has")
@@ -105,7 +105,7 @@ def places_of(spec: ModelSpec, settings: PaddingSettings) -> Places:
 
 
 def lengths_of(places: Places, arrays: Mapping[str, np.ndarray]) -> Lengths | None:
-    """A request's length along each dimension; None where the axes of one differ in it."""
+    """A request's length along each dimension; None where axes of the same dimension differ."""
     lengths: dict[int, int] = {}
     for name, axes in places.items():
         shape = arrays[name].shape
@@ -116,10 +116,10 @@ def lengths_of(places: Places, arrays: Mapping[str, np.ndarray]) -> Lengths | No
 
 
 def plan_padding(engine: Engine, settings: PaddingSettings) -> Padding:
-    """Check the settings against the model, and ask the model itself which outputs follow the lengths.
+    """Check the settings against the model, and find out from the model which outputs depend on the lengths.
 
     Raises:
-        UnsupportedError: the model cannot be padded so; says why.
+        UnsupportedError: the model cannot be padded so; the message says why.
     """
     spec, dimensions = engine.spec, settings.dimensions
     places = places_of(spec, settings)
@@ -135,12 +135,12 @@ def _check_value(tensor: TensorSpec, value: float) -> None:
 
 
 def _dimensions(name: str, free: Sequence[int], dims: Sequence[int], most: int) -> tuple[tuple[int, int], ...]:
-    """The free axes of one input with the dimension of each, from 0."""
+    """The free axes of one input, with the dimension of each (from 0)."""
     dims = dims or range(1, len(free) + 1)
     if not free or max(dims) > most:
         known = "buckets for one" if most == 1 else "buckets for two"
         raise UnsupportedError(
-            f"padding: input {name!r} has {len(free)} free dimensions besides the batch, and there are {known}"
+            f"padding: input {name!r} has {len(free)} free dimensions besides the batch, but there are {known}"
         )
     if len(dims) != len(free) or min(dims) < 1:
         raise UnsupportedError(f"padding: dims of input {name!r} must say 1 or 2 for each of its {len(free)} free axes")
@@ -148,9 +148,9 @@ def _dimensions(name: str, free: Sequence[int], dims: Sequence[int], most: int) 
 
 
 def _with_cuts(engine: Engine, padding: Padding) -> Padding:
-    """Compute a row of ones at many lengths: an output's axis that moves with a length is cut as it moved.
+    """Compute a row of ones at many lengths, and learn how the axes of outputs have to be cut.
 
-    The longest first: OpenVINO plans some models wrongly whose first shape is a small one.
+    The longest comes first: OpenVINO plans some models wrongly if their first shape is small.
     """
     sizes = _Sizes(engine, padding)
     longest = tuple(buckets[-1] for buckets in padding.buckets)
@@ -158,10 +158,10 @@ def _with_cuts(engine: Engine, padding: Padding) -> Padding:
     known = sizes.of(longest)
     if known is None:
         if nothing_to_cut:
-            return padding  # it takes no ones, which says nothing of lengths
+            return padding  # it accepts no ones, which says nothing about lengths
         raise UnsupportedError(f"padding: the model refuses a row of {_words(longest)} ones: {sizes.refusal}")
     if nothing_to_cut and known == sizes.of(padding.shortest):
-        return padding  # it takes the shortest row, so every length may be filled up
+        return padding  # it accepts the shortest row, so every length may be padded
     cuts: list[tuple[Cut, ...]] = [()] * len(known)
     accepted = []
     for dimension in range(len(longest)):
@@ -174,7 +174,7 @@ def _with_cuts(engine: Engine, padding: Padding) -> Padding:
 
 
 def _check_together(sizes: "_Sizes", cuts: Sequence[Sequence[Cut]], accepted: Sequence[Sequence[int]]) -> None:
-    """Check that each output's axes follow one length each, whatever the others are.
+    """Check that each axis of an output depends on one length only.
 
     Raises:
         UnsupportedError: one does not.
@@ -190,17 +190,17 @@ def _check_together(sizes: "_Sizes", cuts: Sequence[Sequence[Cut]], accepted: Se
 
 
 class _Line:
-    """Lengths of one dimension; another one is as short as its first bucket, because long rows take long."""
+    """Lengths of one dimension; the other is kept at its first bucket, because long rows take long."""
 
     def __init__(self, sizes: "_Sizes", dimension: int) -> None:
         self._sizes = sizes
         self._dimension = dimension
 
     def accepted(self) -> list[int]:
-        """The lengths that the model takes, ascending, of those at which sizes are compared.
+        """The lengths that the model accepts, ascending, among those at which sizes are compared.
 
         Raises:
-            UnsupportedError: it takes none, or takes one and refuses a longer one.
+            UnsupportedError: it accepts none, or accepts one and refuses a longer one.
         """
         probed = probe_lengths(self._sizes.padding.buckets[self._dimension])
         accepted = [length for length in reversed(probed) if self._sizes.of(self._at(length)) is not None][::-1]
@@ -212,15 +212,15 @@ class _Line:
         if refused:
             raise UnsupportedError(
                 f"padding: the model takes a row of {accepted[0]} ones and refuses one of {refused[0]}: "
-                "not every length can be filled up"
+                "not every length can be padded"
             )
         return accepted
 
     def cuts(self, output: int, lengths: list[int]) -> tuple[Cut, ...]:
-        """How the axes of one output follow this dimension.
+        """How the axes of one output depend on this dimension.
 
         Raises:
-            UnsupportedError: one follows it in no form that is known.
+            UnsupportedError: one depends on it in an unknown way.
         """
         shapes = [self._sizes.shape(output, self._at(length)) for length in lengths]
         cuts = []
@@ -253,7 +253,7 @@ class _Sizes:
         self._known: dict[Lengths, list[tuple[int, ...]] | None] = {}
 
     def of(self, lengths: Lengths) -> list[tuple[int, ...]] | None:
-        """The outputs' shapes, or None where the model refuses the lengths; `refusal` holds its last words."""
+        """The outputs' shapes; None where the model refuses the lengths, and `refusal` is its error message."""
         if lengths not in self._known:
             spec, shape = self._engine.spec, self.padding.shape
             inputs = {t.name: np.ones(shape(t, 1, lengths), t.dtype.numpy) for t in spec.inputs}
@@ -276,7 +276,7 @@ class _Sizes:
         return shapes[output]
 
     def unpredictable(self, output: int) -> UnsupportedError:
-        """That an output does not follow the inputs in a way that is known."""
+        """The error for an output whose sizes depend on the inputs in an unknown way."""
         name = self._engine.spec.output_names[output]
         return UnsupportedError(f"padding: output {name!r} does not follow the inputs' length by one stride an axis")
 

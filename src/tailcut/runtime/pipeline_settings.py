@@ -1,4 +1,4 @@
-"""The settings of a pipeline's steps, which a tune chooses and a profile holds."""
+"""The settings of a pipeline's steps, which `tailcut tune` chooses and a profile holds."""
 
 from typing import Any
 
@@ -8,14 +8,14 @@ from tailcut.engines.base import EngineOptions
 
 
 class StageSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How one stage runs; each is an argument of `@stage`, but for the delay.
+    """How one stage runs; all but the delay are also arguments of `@stage`.
 
     Args:
         name: of the stage.
-        workers: processes or threads, whichever the stage says.
-        max_batch_size: the most rows of one call; of a stage with a free dimension, requests.
-        max_queue_delay_us: the longest wait for company while a worker is idle.
-        cpus: that processes are pinned to, one after the other; empty: none.
+        workers: the number of processes or threads, as the stage declares.
+        max_batch_size: the most rows of one call; or the most requests, for a stage with a free dimension.
+        max_queue_delay_us: how long a batch may wait for more requests while a worker is idle, in microseconds.
+        cpus: the CPUs that processes are pinned to, one each; empty: they are not pinned.
     """
 
     name: str
@@ -29,11 +29,11 @@ class StepModelSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     """How one model of a pipeline runs.
 
     Args:
-        file: as the pipeline names it: a model, or a profile, which is used as it is.
+        file: a model or a profile, as the pipeline names it; a profile is used as it is.
         sha256: of that file.
-        engine: of a model without a profile; None for a profile, and where the server chooses by measuring.
-        max_batch_size: likewise; of no meaning where `engine` is None.
-        signature: as `ModelRef.signature`; another file must have it to take this one's place.
+        engine: options for a model without a profile; None for a profile, and where the server measures them.
+        max_batch_size: the largest batch; it has no meaning where `engine` is None.
+        signature: as in `ModelRef`; another file must have the same to replace this one.
     """
 
     file: str
@@ -58,7 +58,7 @@ class PipelineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         return next((model for model in self.models if model.file == file), None)
 
     def describe(self, base: "PipelineSettings | None" = None) -> str:
-        """What differs from other settings (default: from the defaults), as `tokenize.workers=2 m.onnx.threads=1`."""
+        """The settings that differ from `base` (None: from the defaults), as `tokenize.workers=2 m.onnx.threads=1`."""
         base = base or PipelineSettings()
         words = []
         for stage in self.stages:

@@ -1,4 +1,4 @@
-"""Which node each instance of a model is bound to on this machine: its own, or for a device the device's."""
+"""The NUMA node that each instance of a model is bound to: a node for each, or that of its device."""
 
 from tailcut.errors import UnsupportedError
 from tailcut.machine.cuda_driver import CudaCallError, driver
@@ -10,7 +10,7 @@ from tailcut.runtime.settings import Settings
 
 
 def instance_places(settings: Settings) -> tuple[NumaNode | None, ...]:
-    """The node of each instance; None where it is not bound."""
+    """The NUMA node of each instance; None where it is not bound."""
     instances = settings.engine.instances if settings.batching.dispatch != "inline" else 1
     nodes = usable_nodes(topology(), affinity_mask(), usable_cpus()) if settings.engine.numa else ()
     if nodes and settings.engine.device == "cuda":
@@ -19,7 +19,7 @@ def instance_places(settings: Settings) -> tuple[NumaNode | None, ...]:
 
 
 def _node_of_device(index: int) -> int | None:
-    """The node of a device's bus; None where nothing is known of it: opening the engine says what is missing."""
+    """The node of a device's bus; None where that is unknown: opening the engine reports what is missing."""
     try:
         return node_of_bus(driver().bus_of(index))
     except (UnsupportedError, CudaCallError):

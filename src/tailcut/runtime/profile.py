@@ -1,6 +1,6 @@
-"""A profile: the frozen settings of one model, the samples and evidence they rest on, and which model they are for.
+"""A profile: the frozen settings of one model, the measurements behind them, and the identity of the model.
 
-The profile is all that tuner and server share, so what was measured is what ships.
+The profile is all that the tuner passes to the server, so what was measured is what is served.
 """
 
 import hashlib
@@ -25,71 +25,71 @@ _NO_COPY = "settings.engine.precision = 'int8_static' needs [model.quantized], w
 
 
 class CopyRef(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A copy of a model in another form; `path` as the model's own."""
+    """A converted copy of a model; `path` is relative to the profile's folder where possible, like the model's."""
 
     path: str
     sha256: str
 
 
 class ModelRef(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which model the settings are for. `path` is relative to the profile's own folder where it can be."""
+    """The model that the settings are for. `path` is relative to the profile's folder where possible."""
 
     path: str
     sha256: str
     name: str
-    weights: str | None = None  # a hash of samples of its external weights, where it has any
-    signature: tuple[str, ...] = ()  # a line for each input and output, as `ModelSpec.signature` has them
-    # Files that `tailcut tune` wrote: what precision int8_static runs, and what engines of ONNX models run instead of a
+    weights: str | None = None  # a hash of samples of its external weights, where it has some
+    signature: tuple[str, ...] = ()  # a line for each input and output, from `ModelSpec.signature`
+    # Files written by `tailcut tune`: the model for precision int8_static, and what engines for ONNX run instead of a
     # PyTorch program.
     quantized: CopyRef | None = None
     converted: CopyRef | None = None
 
     @property
     def copies(self) -> dict[str, CopyRef]:
-        """Those that there are, by the name of their field."""
+        """The copies that exist, by the name of their field."""
         copies = {"quantized": self.quantized, "converted": self.converted}
         return {name: copy for name, copy in copies.items() if copy is not None}
 
 
 class Neighbour(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Another model in the server that a profile was measured in, and how much it was asked."""
+    """Another model in the server where a profile was measured, and its load."""
 
     name: str
     sha256: str  # of its file
-    rate: float  # requests a second
-    limit_ms: float  # that its p99 was held to
+    rate: float  # requests per second
+    limit_ms: float  # for its p99
 
 
 class Together(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """That a profile was measured in one server with others, and how much it was asked itself."""
+    """The load of a model that was measured in one server with others, and these others."""
 
-    rate: float  # requests a second
-    limit_ms: float  # that its p99 was held to
+    rate: float  # requests per second
+    limit_ms: float  # for its p99
     neighbours: tuple[Neighbour, ...]
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One model's settings with the machine and the measurements they rest on."""
+    """The settings of one model, with the machine and the measurements that they were chosen by."""
 
     schema: int = SCHEMA
     model: ModelRef
     settings: Settings = Settings()
-    samples: tuple[SampleRequest, ...] = ()  # kinds of requests in the data it was tuned with, for warming up
+    samples: tuple[SampleRequest, ...] = ()  # kinds of requests in the data that it was tuned with, for warming up
     together: Together | None = None  # where it was tuned together with other models
     machine: dict[str, Any] = {}
     evidence: dict[str, Any] = {}
 
     @classmethod
     def of_model(cls, path: str | Path, settings: Settings | None = None, name: str | None = None) -> "Profile":
-        """A profile for a bare model file; settings of an engine that does not compute such files get one that does.
+        """A profile for a model file; an engine in the settings that cannot load the file is replaced by one that can.
 
-        Where the usual engine of such files is not installed and another one is, they get that one.
+        That is the usual engine for such files, or another one, where only that is installed.
 
         Raises:
-            ModelFileError: the file is missing, unreadable, empty, or of a kind that is not loaded.
+            ModelFileError: the file is missing, unreadable, empty, or of an unknown kind.
         """
         path = Path(path)
-        # The last link stays: external weights lie beside it, as in the snapshots of a Hugging Face cache.
+        # The last symbolic link is kept: external weights are beside it, as in the snapshots of a Hugging Face cache.
         resolved = path.parent.resolve() / path.name
         ref = ModelRef(path=str(resolved), sha256=model_hash(path), name=name or model_name(path))
         settings, engines = settings or Settings(), ENGINES_OF[kind_of(path)]
@@ -101,10 +101,10 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     @classmethod
     def load(cls, path: str | Path) -> "Profile":
-        """Read and check a profile file; the model's path comes back absolute.
+        """Read and check a profile file; paths in the result are absolute.
 
         Raises:
-            ProfileError: unreadable, not a profile, or of a later schema.
+            ProfileError: the file is unreadable, not a profile, or of a later schema.
         """
         path = Path(path)
         tables = read_tables(path)
@@ -120,7 +120,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         return profile.with_paths(lambda name: str((path.parent / name).parent.resolve() / Path(name).name))
 
     def with_paths(self, relocate: Callable[[str], str]) -> "Profile":
-        """The profile with the paths of its model files replaced by what `relocate` makes of them."""
+        """The profile with `relocate` applied to the paths of its model files."""
         copies = {
             name: msgspec.structs.replace(copy, path=relocate(copy.path)) for name, copy in self.model.copies.items()
         }
@@ -128,7 +128,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         return msgspec.structs.replace(self, model=model)
 
     def with_copy(self, path: Path, settings: Settings) -> "Profile":
-        """The profile with settings whose engine runs a copy of the model: a quantised one, or a program as ONNX.
+        """The profile with these settings, whose engine runs a copy of the model: quantised, or a program as ONNX.
 
         Raises:
             ModelFileError: the file is missing, unreadable or empty.
@@ -140,7 +140,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     @property
     def is_of_pipeline(self) -> bool:
-        """Whether it is for a pipeline, and not for a model; `model.path` is then FILE.py:VARIABLE."""
+        """Whether it is for a pipeline instead of a model; then `model.path` is FILE.py:VARIABLE."""
         return is_pipeline(self.model.path)
 
     @property
@@ -159,7 +159,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         return Path(self.model.quantized.path)
 
     def with_weights(self) -> "Profile":
-        """The profile with a hash of its model's external weights, so that others are not taken for those measured.
+        """The profile with a hash of its model's external weights, by which other weights are noticed.
 
         Raises:
             ModelFileError: a file cannot be read.
@@ -168,25 +168,25 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         return msgspec.structs.replace(self, model=msgspec.structs.replace(self.model, weights=result))
 
     def with_signature(self) -> "Profile":
-        """The profile with the inputs and outputs that it serves, which another file must have to replace the model.
+        """The profile with its inputs and outputs, which another file must have to replace the model.
 
         Raises:
             ModelFileError: the model file is missing or corrupt.
-            UnsupportedError: a setting that the model cannot have.
+            UnsupportedError: a setting does not fit the model.
         """
-        options = msgspec.structs.replace(self.settings.engine, precision="f32")  # which they all have
+        options = msgspec.structs.replace(self.settings.engine, precision="f32")  # all machines support it
         spec = read_signature(Path(self.model.path), options, self.model.name)
         return msgspec.structs.replace(self, model=msgspec.structs.replace(self.model, signature=spec.signature))
 
     def verify_model(self, name: str = "its profile") -> None:
-        """Check that the model file, and its copies where there are any, are those that were measured.
+        """Check that the model file, and its copies if any, are those that were measured.
 
         Args:
             name: of the profile's file, for the message.
 
         Raises:
-            ModelFileError: one is missing, unreadable or empty.
-            ProfileError: it is another model.
+            ModelFileError: a file is missing, unreadable or empty.
+            ProfileError: a file has changed.
         """
         path = Path(self.model.path)
         what = self._changed()
@@ -201,9 +201,9 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
                 )
 
     def accept_model(self, name: str) -> tuple["Profile", str]:
-        """The profile for the model file as it is now, and a warning where that is not the one that was measured.
+        """The profile for the present model file, and a warning where it is not the one that was measured.
 
-        The caller checks that the signature is the same, which needs the model to be open.
+        The caller has to check the signature with `check_signature`, when the model is open.
 
         Args:
             name: of the profile's file, for messages.
@@ -226,7 +226,11 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         return msgspec.structs.replace(self, model=model), warning
 
     def check_open(self, model: Any) -> None:
-        """Check the signature of an open model or pipeline, and close it where that is another."""
+        """Check the signature of an open model or pipeline, and close it where it differs.
+
+        Raises:
+            ProfileError: it differs.
+        """
         try:
             self.check_signature(model.spec)
         except BaseException:
@@ -234,10 +238,10 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             raise
 
     def check_signature(self, spec: ModelSpec) -> None:
-        """Check that a signature is the one that the profile records, if it records one.
+        """Check that a signature is the one recorded in the profile, if there is one.
 
         Raises:
-            ProfileError: it is another.
+            ProfileError: it differs.
         """
         recorded, now = self.model.signature, spec.signature
         if not recorded or now == recorded:
@@ -254,7 +258,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         raise ProfileError(f"{self.model.path}: its inputs and outputs are not those of the profile: {difference}")
 
     def _is_cut(self, now: tuple[str, ...]) -> bool:
-        """Whether the file has what the profile records, and settings of the engine leave some of it out."""
+        """Whether the file has what the profile records, but the engine's settings leave some of it out."""
         if self.is_of_pipeline:
             return False
         options = msgspec.structs.replace(self.settings.engine, precision="f32", outputs=(), fixed_dims=())
@@ -265,7 +269,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         return now != whole and set(self.model.signature) <= set(whole)
 
     def _changed(self) -> str:
-        """What the model file has that is another than the profile's; empty where nothing is."""
+        """What differs between the model file and the profile's record; empty where nothing does."""
         path = Path(self.model.path)
         if _source_hash(path) != self.model.sha256:
             return "another SHA-256"
@@ -273,10 +277,10 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         return "other weights" if weights is not None and external_weights_hash(path) != weights else ""
 
     def save(self, path: str | Path) -> None:
-        """Write the file whole or not at all, with the model's path relative to it where they share a folder tree.
+        """Write the file whole or not at all, with the model's path relative to it where possible.
 
         Raises:
-            OSError: the folder cannot be written.
+            OSError: the file cannot be written.
         """
         path = Path(path)
         folder = path.resolve().parent
@@ -307,14 +311,14 @@ def _source_hash(path: Path) -> str:
 
 
 def with_batching(profile: Profile, batching: Batching) -> Profile:
-    """The profile with the user's word on batching instead of its own."""
+    """The profile with the user's setting of batching instead of its own."""
     settings = profile.settings
     rows = msgspec.structs.replace(settings.batching, rows=SETTING_OF[batching])
     return msgspec.structs.replace(profile, settings=msgspec.structs.replace(settings, batching=rows))
 
 
 def copy_path(profile: Path, content: bytes, precision: str) -> Path:
-    """Where a copy of a profile's model goes: beside the profile, and over no file that is not its own."""
+    """The path for a copy of a profile's model: beside the profile, and never that of an unrelated file."""
     kind = "int8" if precision == "int8_static" else "pt2"
     stem = profile.name.removesuffix(".toml").removesuffix(".profile")
     path = profile.with_name(f"{stem}.{kind}.onnx")

@@ -1,6 +1,6 @@
-"""The TOML file of a profile: read with bounded time and memory, whatever it contains, and written whole or not at all.
+"""The TOML file of a profile: read in limited time and memory, whatever it contains, and written whole or not at all.
 
-An older file comes back in the words of the newest schema.
+An older file is converted to the newest schema.
 """
 
 import logging
@@ -21,16 +21,16 @@ _log = logging.getLogger("tailcut")
 _LARGEST_BYTES = 16 << 20
 _LARGEST_INT = 1 << 63
 TOO_DEEP = "its values are nested too deeply"
-# A dotted key of more parts than any profile's; each look begins where a word does, so that looking takes linear time.
+# A dotted key with more parts than any in a profile; a match can begin only where a word does, so searching is linear.
 _LONG_KEY = re.compile(r"""(?<![\w-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){64}""", re.ASCII)
 
 
 def read_tables(path: Path) -> dict[str, Any]:
-    """The tables of a profile, in the newest schema; their values are not checked yet.
+    """The tables of a profile in the newest schema, whose values are not checked yet.
 
     Raises:
         MissingProfileError: there is no such file.
-        ProfileError: unreadable, not TOML, not a profile, or of a later schema.
+        ProfileError: the file is unreadable, not TOML, not a profile, or of a later schema.
     """
     try:
         raw = _parsed(path)
@@ -57,26 +57,26 @@ def read_tables(path: Path) -> dict[str, Any]:
 
 
 def write_tables(path: Path, tables: Mapping[str, Any]) -> None:
-    """Write the tables of a profile, without values that are None, which TOML does not have.
+    """Write the tables of a profile, without None, which TOML does not have.
 
     Raises:
-        OSError: the folder cannot be written.
+        OSError: the file cannot be written.
     """
     write_atomically(path, tomli_w.dumps(_without_none(tables)))
 
 
-@lru_cache(1024)  # a command reads a profile several times, and says this once
+@lru_cache(1024)  # a command reads a profile several times, and logs this once
 def _log_renamed(path: Path, schema: int, renamed: str) -> None:
     _log.info("%s: a profile of schema %d: %s", path, schema, renamed)
 
 
 def _parsed(path: Path) -> dict[str, Any]:
-    """The tables of a TOML file, which may be anything: no larger, and with no longer keys, than a profile has.
+    """The tables of an untrusted TOML file, no larger and with no longer keys than a profile can have.
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it is not TOML, or no profile could be like it. The parser's time grows with the square of a dotted
-            key's parts.
+        ValueError: it is not TOML, too large, or has a dotted key with too many parts: the parser's time grows with
+            their square.
     """
     with path.open("rb") as file:
         data = file.read(_LARGEST_BYTES + 1)

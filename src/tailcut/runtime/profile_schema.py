@@ -1,4 +1,4 @@
-"""The versions of the profile's format: what an older file calls its settings, in the words of the newest. Pure."""
+"""The versions of the profile's format: renames the settings of an older file to those of the newest schema. Pure."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,10 +12,10 @@ _RENAMED: Mapping[str, Mapping[str, str]] = {
 
 
 def upgrade(raw: Mapping[str, Any], schema: int) -> tuple[dict[str, Any], list[str]]:
-    """The tables of a profile as schema 2 has them, and the settings that were renamed, as `old is now new`.
+    """The tables of a profile in schema 2, and the renamed settings, as `old is now new`.
 
     Raises:
-        ValueError: a setting has its old name in a file of schema 2, or both of its names.
+        ValueError: a file of schema 2 has a setting under its old name, or a file has both names.
     """
     upgraded = dict(raw)
     settings = upgraded.get("settings")

@@ -1,6 +1,6 @@
-"""Requests of one model that leave the queue without being computed: they are late, or their clients have left.
+"""Removes requests of one model from the queue that are late, or whose clients have disconnected.
 
-Nothing here is locked, and nothing here answers a request: a scheduler owns it and holds its lock during every call.
+Nothing here takes a lock or answers a request: a scheduler owns it, and holds its lock during every call.
 """
 
 from tailcut.batching.forecast import Forecast
@@ -13,11 +13,11 @@ _FREE, _READY = RowState.FREE, RowState.READY
 
 
 class Removal:
-    """Takes requests out of the queue, gives their rows back, and counts them.
+    """Removes requests from the queue, frees their rows, and counts them.
 
     Args:
-        queue: in which they wait.
-        slab: whose rows they hold; None where requests are loose arrays.
+        queue: where they wait.
+        slab: has their rows; None where requests are loose arrays.
         forecast: learns how late the queue is.
         counts: of the model.
     """
@@ -31,9 +31,9 @@ class Removal:
         self._counts = counts
 
     def take_late(self, now_ns: int, ahead_ns: int = 0) -> list[Request]:
-        """Take what is due before `now_ns + ahead_ns`, to be failed; not the last of all if it is not late yet.
+        """Remove and return the requests due before `now_ns + ahead_ns`; but keep a last one that is not late yet.
 
-        What is believed to be too slow must be computed now and then, or it is never learned that it no longer is.
+        An engine that is believed to be too slow must compute now and then, to show whether it still is.
         """
         late = self._queue.take_late(now_ns + ahead_ns)
         if late:
@@ -42,22 +42,22 @@ class Removal:
             self._counts.expired += sum(request.lost()[0] for request in late)
             for request in late:
                 self._free(request)
-            for request in late[:1]:  # one promise: what follows it was late by the same delay
+            for request in late[:1]:  # one broken promise: the others were late because of the same delay
                 self._forecast.observe_answer(request.ready_ns, request.deadline_ns, request.deadline_ns)
         return late
 
     def cancel(self, request: Request) -> None:
-        """The client of a request left; where it does not wait here, it is only counted."""
+        """Remove a request whose client has disconnected; one that is not in the queue is only counted."""
         self._counts.cancelled += request.requests
         if not request.running and self._queue.remove(request):
             self._free(request)
 
     def withdraw(self, handler: ResponseHandler, number: int) -> None:
-        """The client of one of several requests that are queued as one left; the others stay.
+        """Remove one of several requests that are queued as one, because its client has disconnected.
 
         Args:
-            handler: of them all.
-            number: in what the handler answers.
+            handler: of all these requests.
+            number: the index of the request for the handler.
         """
         self._counts.cancelled += 1
         queue = self._queue
@@ -76,6 +76,6 @@ class Removal:
         self._free(alone)
 
     def _free(self, request: Request) -> None:
-        """Give back the rows of a request that was queued and will not be computed."""
+        """Free the rows of a queued request that will not be computed."""
         if request.row >= 0 and self._slab is not None:
             self._slab.move(request.row, request.count, _READY, _FREE)

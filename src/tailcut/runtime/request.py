@@ -1,6 +1,6 @@
-"""A request on its way through the runtime, the batch it is computed in, and what both need of their surroundings.
+"""A request, the batch in which it is computed, and the interfaces that both need.
 
-Every request ends in exactly one call of its handler: `complete` or `fail`.
+Every request ends with exactly one call of its handler: `complete` or `fail`.
 """
 
 import logging
@@ -23,34 +23,34 @@ class ResponseHandler(Protocol):
     """Takes the answer to a request. Called once, on the thread of the request's delivery."""
 
     def complete(self, request: "Request", batch: "Batch", index: int) -> None:
-        """The answer is in `batch`, at `index`; its arrays are lent for the time of this call only."""
+        """The answer is in `batch`, at `index`; its arrays are valid during this call only."""
 
     def fail(self, request: "Request", error: TailcutError) -> None:
-        """There is no answer, and why."""
+        """There is no answer, because of `error`."""
 
 
 class Notifiable(Protocol):
-    """A model's entry, as far as an event loop is concerned: notified once for all that arrived in one pass."""
+    """What an event loop needs of a model's entry, which it notifies once for all arrivals in one pass."""
 
     def notify(self, until_ns: int = 0) -> bool:
-        """Have what is queued computed, until then; whether some of it waits for another call."""
+        """Have queued requests computed, until `until_ns`; returns whether some wait for another call."""
 
 
 class Delivery(Protocol):
-    """Where a request's handler must be called: on a loop's thread, or on any thread."""
+    """Calls the handlers of requests where they must be called: on a loop's thread, or on any thread."""
 
     @property
     def is_here(self) -> bool:
         """Whether the calling thread is the one that calls the handlers."""
 
     def notify_soon(self, entry: Notifiable) -> None:
-        """Have the model notified when the rest of what arrived has been read."""
+        """Have the model notified when all other arrivals have been read."""
 
     def post(self, batch: "Batch") -> None:
-        """Have `batch.hand_out(self)` called there, and `batch.owner.delivered(batch)` after it."""
+        """Have `batch.hand_out(self)` called, and `batch.owner.delivered(batch)` after it."""
 
     def post_failure(self, request: "Request", error: TailcutError) -> None:
-        """Have `request.handler.fail(request, error)` called there."""
+        """Have `request.handler.fail(request, error)` called."""
 
 
 class Executor(Protocol):
@@ -60,7 +60,7 @@ class Executor(Protocol):
         """Fill `batch.outputs`, or `batch.error` where the engine failed, and the times of the call."""
 
     def compute(self, batch: "Batch") -> None:
-        """Fill `batch.outputs` only; what the engine raises is raised."""
+        """Fill `batch.outputs` only; errors of the engine are raised."""
 
 
 class BatchOwner(Protocol):
@@ -71,7 +71,7 @@ class BatchOwner(Protocol):
 
 
 class Lease(NamedTuple):
-    """Neighbouring rows of the slab that were lent, state FILLING; `row` is -1 for a model of loose arrays."""
+    """Neighbouring rows of the slab that were lent, in state FILLING; `row` is -1 for a model with loose arrays."""
 
     row: int
     rows: int
@@ -83,9 +83,10 @@ NO_LEASE = Lease(-1, 0)
 class Request:
     """One request: `count` rows, in the slab from `row` on, or as loose `arrays` (then `row` is -1).
 
-    Or several requests of one row each that arrived together and are queued as one: `requests` of them, of which the
-    first has the number `offset` in what their handler answers. Such a request is split where a batch ends.
-    A part of a request counts as none (`requests` is 0): the whole is counted where it ends.
+    Or `requests` requests of one row each that arrived together and are queued as one; for their handler, the first has
+    the index `offset`. Such a request is split at the end of a batch.
+
+    A part of a request is not counted (`requests` is 0); the whole is counted when it ends.
     """
 
     __slots__ = (
@@ -121,20 +122,20 @@ class Request:
         self.count = count
         self.row = -1
         self.deadline_ns = deadline_ns  # 0: none
-        self.priority = priority  # 1 is served first; 0: none named, which is `batching.queue.DEFAULT_PRIORITY`
+        self.priority = priority  # 1 is served first; 0: `batching.queue.DEFAULT_PRIORITY`
         self.arrays: dict[str, np.ndarray] | None = None
-        self.lengths: tuple[int, ...] = ()  # along each dimension that is padded
+        self.lengths: tuple[int, ...] = ()  # along each padded dimension
         self.key: object = None  # only requests with equal keys share a batch
         self.ready_ns = 0
-        self.parts: list[Request] = []  # of a request over the largest batch, which is never queued itself
-        self.rest = 0  # rows of such a request that are in no part yet
+        self.parts: list[Request] = []  # of an oversized request, which is never queued itself
+        self.rest = 0  # rows of an oversized request that are in no part yet
         self.requests = requests
         self.offset = 0
         self.cancelled = False
         self.running = False
 
     def split(self, requests: int) -> "Request":
-        """Cut the first of several requests off, as a request of their own."""
+        """Split off the first `requests` of several requests, as a request of their own."""
         first = Request(self.handler, self.delivery, requests, self.deadline_ns, self.priority, requests)
         first.row = self.row
         first.key, first.ready_ns = self.key, self.ready_ns
@@ -147,16 +148,16 @@ class Request:
         return first
 
     def lost(self) -> tuple[int, int]:
-        """How many requests have no answer because this one has none, and since when they have waited."""
+        """How many requests fail with this one, and since when they have waited (monotonic ns)."""
         return self.requests, self.ready_ns
 
     def singles(self) -> "list[Request]":
-        """A request of its own for each of several; itself where it is one."""
+        """A separate request for each of several; the request itself where it is one."""
         return [*(self.split(1) for _ in range(self.requests - 1)), self]
 
 
 class Batch:
-    """Requests that compute together, and then their outputs: one array of `rows` rows for each output of the model."""
+    """Requests that are computed together, and their outputs: an array of `rows` rows for each output of the model."""
 
     __slots__ = (
         "_blobs",
@@ -194,9 +195,9 @@ class Batch:
         self.owner = owner
         self.members = members
         self.where = where  # where it is computed
-        self.engine_index = engine_index  # by which of the model's engines
+        self.engine_index = engine_index  # index of the engine that computes it
         self.offsets: list[int] = []
-        self.start = start = members[0].row  # the first row where the members' rows are neighbours in order, else -1
+        self.start = start = members[0].row  # the first row, where the members' rows are consecutive, else -1
         rows = requests = 0
         for request in members:
             if request.row != start + rows:
@@ -207,23 +208,23 @@ class Batch:
         self.rows = rows
         self.requests = requests
         self.outputs: Sequence[np.ndarray] = ()
-        self.apart: Sequence[Sequence[np.ndarray]] = ()  # of each request, where the engine tells them apart
-        self.addresses: tuple[int, ...] = ()  # of the outputs, where they are rows of a slab
-        self.cuts: tuple[tuple[Cut, ...], ...] = ()  # of each output, where inputs were filled up
+        self.apart: Sequence[Sequence[np.ndarray]] = ()  # of each request, where the engine returns them separately
+        self.addresses: tuple[int, ...] = ()  # of the outputs, where they are in a slab
+        self.cuts: tuple[tuple[Cut, ...], ...] = ()  # for each output, where inputs were padded
         self.error: TailcutError | None = None
         self.formed_ns = time.monotonic_ns()
-        self.began_ns = 0  # 0: not yet
-        self.called_ns = 0  # when the newest of several calls began; 0: it is one call
+        self.began_ns = 0  # 0: it has not begun
+        self.called_ns = 0  # when the latest of several calls began; 0: there is only one
         self.ended_ns = 0
-        self.thread = 0  # that computes it
+        self.thread = 0  # identity of the thread that computes it
         self.executor: Executor  # that computes it
-        self.rescued = False  # by another engine, after the first one's device had failed
-        self.steps: tuple[StepTrace, ...] = ()  # that its request has passed, where it is the answer of a pipeline
+        self.rescued = False  # computed by another engine, after the first one's device failed
+        self.steps: tuple[StepTrace, ...] = ()  # the steps of its request, where a pipeline answers it
         self.deliveries_left = 0
         self._blobs: dict[int, bytes] = {}
 
     def arrays(self, index: int) -> list[np.ndarray]:
-        """The outputs of the request at `index`: views, lent until it has been handed out."""
+        """The outputs of the request at `index`, as views that are valid until it has been handed out."""
         if self.apart:
             return list(self.apart[index])
         request = self.members[index]
@@ -238,7 +239,7 @@ class Batch:
         return arrays
 
     def blob(self, index: int, output: int = 0) -> bytes:
-        """The bytes of one output of the request at `index`, owned by the caller; one copy serves the whole batch."""
+        """A copy of the bytes of one output of the request at `index`; the whole batch is copied once."""
         blob = self._blobs.get(output)
         if blob is None:
             blob = self._blobs[output] = self.outputs[output].tobytes()
@@ -250,7 +251,7 @@ class Batch:
         return blob[start : start + request.count * size]
 
     def is_all_here(self) -> bool:
-        """Whether all requests are delivered on this thread, by one delivery."""
+        """Whether one delivery on this thread delivers all requests."""
         members = self.members
         delivery = members[0].delivery
         if not delivery.is_here:
@@ -258,7 +259,7 @@ class Batch:
         return len(members) == 1 or all([request.delivery is delivery for request in members])  # noqa: C419  quick
 
     def hand_out(self, delivery: Delivery, rest: Iterator[tuple[int, Request]] | None = None) -> None:
-        """Call every handler of this delivery; or of those in `rest` only."""
+        """Call the handlers of all requests with this delivery, or only of those in `rest`."""
         rest = rest or enumerate(self.members)
         for index, request in rest:
             if request.delivery is not delivery or request.cancelled:
@@ -268,23 +269,23 @@ class Batch:
                     request.handler.complete(request, self, index)
                 else:
                     request.handler.fail(request, self.error)
-            except Exception:  # noqa: BLE001  one handler's fault must not cost the others of its batch their answers
+            except Exception:  # noqa: BLE001  a fault in one handler must not affect the others
                 _log.exception("an answer could not be delivered")
-            except BaseException:  # of a signal's handler: nor must this
+            except BaseException:  # such as that of a signal handler, which must not affect them either
                 request.handler.fail(request, BatchLostError("its thread was interrupted before the answer was copied"))
                 self.hand_out(delivery, rest)
                 raise
 
 
 def move_rows(slab: Slab, batch: Batch, old: RowState, new: RowState) -> None:
-    """Move all rows of a batch; those of clients that left meanwhile only ever go to FREE, from where they stand."""
+    """Move all rows of a batch; those of cancelled requests only move to FREE, from the state in which they are."""
     members = batch.members
     lost = members[0].cancelled if len(members) == 1 else any([member.cancelled for member in members])  # noqa: C419  quick
     if batch.start >= 0 and not lost:
         slab.move(batch.start, batch.rows, old, new)
         return
     for request in members:
-        if request.row < 0:  # arrays
+        if request.row < 0:  # loose arrays
             continue
         state = slab.state(request.row)
         if state is old or new is RowState.FREE:

@@ -1,9 +1,9 @@
-"""Whether a model's requests may share batches: decided from its signature, its graph, a proof, and the user. Pure.
+"""Decides whether a model's requests may share batches, by its signature, its graph, a proof, and the user. Pure.
 
-Batching assumes that each row of a request is computed apart from the others. A model for which that does not hold
-answers wrongly when it is batched, with no sign of it, so nothing is batched without evidence: the graph must say that
-its rows are independent, and the run-time proof must not contradict it. A negative result wins over a positive one, and
-the user's word wins over both (decision 021).
+Batching assumes that each row of a request is computed independently of the others. A model for which that does not
+hold would silently give wrong answers, so nothing is batched without evidence: the graph must show that its rows are
+independent, and the run-time proof must not contradict it. A negative result overrides a positive one, and the user's
+setting overrides both (decision 021).
 """
 
 from dataclasses import dataclass
@@ -13,17 +13,17 @@ from tailcut.errors import UnsupportedError, UsageError
 from tailcut.spec import ModelSpec, RowEvidence, Rows
 
 RowsSetting = Literal["auto", "independent", "dependent"]
-Batching = Literal["auto", "on", "off"]  # the same as an option of commands and of `Model.open`
+Batching = Literal["auto", "on", "off"]  # as an option of commands, and an argument of `Model.open`
 
 SETTING_OF: dict[Batching, RowsSetting] = {"auto": "auto", "on": "independent", "off": "dependent"}
 _HOW_TO_TURN_ON = "--batching on turns batching on"
 
 
 def check_batching(batching: object) -> None:
-    """Check what a caller says of batching.
+    """Check an argument `batching`.
 
     Raises:
-        UsageError: it is none of the words for it, and not None.
+        UsageError: it is neither a valid word nor None.
     """
     if batching is not None and batching not in tuple(SETTING_OF):
         raise UsageError(f"batching must be 'auto', 'on', 'off' or None, got {batching!r}")
@@ -31,7 +31,7 @@ def check_batching(batching: object) -> None:
 
 @dataclass(frozen=True, slots=True)
 class RowDecision:
-    """What holds for a model's rows, why, and what each source said; a source that was not asked is None."""
+    """The decision about a model's rows, with its reason and the evidence of each source; None: it was not needed."""
 
     rows: Rows
     reason: str
@@ -39,7 +39,7 @@ class RowDecision:
     signature: RowEvidence
     graph: RowEvidence | None = None
     proof: RowEvidence | None = None
-    warning: str = ""  # one line for the user, whose word stands against the evidence
+    warning: str = ""  # one line for the user, whose setting contradicts the evidence
 
     @property
     def batched(self) -> bool:
@@ -47,16 +47,16 @@ class RowDecision:
         return self.rows is Rows.INDEPENDENT
 
     def describe(self) -> str:
-        """The decision as one line."""
+        """The decision in one line."""
         how = "batched" if self.batched else "each request runs whole"
         return f"rows {self.rows.value}, {how}: {self.reason}"
 
 
 def read_signature(spec: ModelSpec) -> RowEvidence:
-    """What the shapes alone say: dependent where a first axis is missing or fixed, else unknown.
+    """The evidence of the shapes alone: dependent where a first axis is missing or fixed, else unknown.
 
-    The names of the axes are a hint for the reader, never evidence: exporters call a batch anything, and one that is
-    shared by all tensors may be a time.
+    The names of axes are a hint for the reader and never evidence: exporters use any name for a batch, and an axis that
+    all tensors share may be a time.
     """
     for side, tensors in (("input", spec.inputs), ("output", spec.outputs)):
         for tensor in tensors:
@@ -69,20 +69,20 @@ def read_signature(spec: ModelSpec) -> RowEvidence:
 
 
 def needs_proof(spec: ModelSpec, user: RowsSetting) -> bool:
-    """Whether the run-time proof could change the decision or what is said about it."""
+    """Whether the run-time proof could change the decision or its reason."""
     return spec.batchable and spec.rows is not Rows.DEPENDENT and user != "dependent"
 
 
 def decide_rows(spec: ModelSpec, proof: RowEvidence | None, user: RowsSetting = "auto") -> RowDecision:
-    """Combine all sources.
+    """Combine the evidence of all sources.
 
     Args:
-        spec: as the engine read it: `rows` and `rows_reason` are what its graph says.
-        proof: what the run-time proof found; None where it was not made.
+        spec: as the engine read it: `rows` and `rows_reason` are the evidence of its graph.
+        proof: the result of the run-time proof; None where it was not made.
         user: the setting `batching.rows`.
 
     Raises:
-        UnsupportedError: the user asks for batching, and the signature rules it out.
+        UnsupportedError: the user asks for batching, but the signature rules it out.
     """
     signature = read_signature(spec)
     if signature.rows is Rows.DEPENDENT:

@@ -1,4 +1,4 @@
-"""The kinds of requests that data holds, as a profile keeps them: a server warms up with their sizes and values."""
+"""The kinds of requests in data, as a profile keeps them, so that a server warms up with their sizes and values."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -11,8 +11,8 @@ from tailcut.engines.samples import Samples
 from tailcut.errors import ProfileError
 from tailcut.spec import DType, ModelSpec, TensorSpec
 
-_MOST = 4  # kinds that are kept
-_LARGEST = 1 << 62  # a TOML file holds no larger whole number
+_MOST = 4  # kinds that are kept, at most
+_LARGEST = 1 << 62  # within the 64-bit integers of TOML
 _Request = Mapping[str, np.ndarray]
 
 
@@ -23,10 +23,10 @@ class SampleRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     rows: int = 1
 
     def of(self, spec: ModelSpec) -> Samples:
-        """As samples of a model.
+        """The samples of this kind for a model.
 
         Raises:
-            ProfileError: the model has other inputs, or takes other sizes.
+            ProfileError: the model has other inputs, or accepts other sizes.
         """
         for tensor in spec.inputs:
             sample = self.inputs.get(tensor.name)
@@ -39,15 +39,15 @@ class SampleRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 def kinds_of(
     spec: ModelSpec, requests: Sequence[_Request], answered: Sequence[_Request] | None = None
 ) -> tuple[SampleRequest, ...]:
-    """Up to four kinds of requests, by their sizes: the most frequent one first, the smallest, the largest, the next.
+    """Up to four kinds of requests by size: the most frequent, the smallest, the largest, and the next in frequency.
 
-    Nothing where all sizes are fixed: then any request is like the others.
+    Empty where all sizes are fixed, because then all requests are alike.
 
     Args:
         spec: of the model.
-        requests: that the data holds.
-        answered: those that the model is known to answer, whose values are taken: another one may have an index that
-            is out of range. None for all.
+        requests: those in the data.
+        answered: the requests that the model is known to answer; values are taken only from these, because others may
+            have an index that is out of range. None: all.
     """
     if not requests or not any(None in tensor.row_shape for tensor in spec.inputs):
         return ()
@@ -61,7 +61,7 @@ def kinds_of(
 
 def _kind(spec: ModelSpec, shapes: Sequence[tuple[int, ...]], values: Mapping[str, SampleInput]) -> SampleRequest:
     leads = {shape[0] for tensor, shape in zip(spec.inputs, shapes, strict=True) if tensor.shape[:1] == (None,)}
-    rows = leads.pop() if len(leads) == 1 else None  # inputs that differ there keep their own
+    rows = leads.pop() if len(leads) == 1 else None  # inputs whose first dimensions differ keep them
     inputs = {}
     for tensor, shape in zip(spec.inputs, shapes, strict=True):
         free = rows is not None and tensor.shape[:1] == (None,)
@@ -70,7 +70,7 @@ def _kind(spec: ModelSpec, shapes: Sequence[tuple[int, ...]], values: Mapping[st
 
 
 def _values(tensor: TensorSpec, requests: Sequence[_Request]) -> SampleInput:
-    """What the data has in an input, its sizes left open."""
+    """The kind of values that the data has for an input, without sizes."""
     if tensor.dtype is DType.BYTES:
         return SampleInput(shape=(), values="text")
     arrays = [request[tensor.name] for request in requests if request[tensor.name].size]

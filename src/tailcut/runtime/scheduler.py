@@ -1,4 +1,4 @@
-"""The scheduler of one model: rows are lent and queued, batches are formed, and what they bring is counted.
+"""The scheduler of one model: lends rows, queues requests, forms batches, and counts their results.
 
 All of a model's changing state is here, behind one lock that is held for a microsecond at a time, never while an engine
 computes or a handler is called. The serving loop of a worker and of an event loop is the same:
@@ -35,7 +35,7 @@ _FILLING, _READY = RowState.FILLING, RowState.READY
 
 
 class Scheduler:
-    """Lends rows, queues requests or refuses them, forms batches and finishes them. Thread-safe."""
+    """Lends rows, admits and queues requests, forms batches and finishes them. Thread-safe."""
 
     def __init__(self, spec: ModelSpec, settings: Settings, limits: Limits) -> None:
         batching = settings.batching
@@ -51,7 +51,7 @@ class Scheduler:
         self.queue_rows = self.slab.rows if self.slab is not None else limits.queue_rows
         self.paused = False  # while this process forks
         self.closed = False
-        self.postponed_rows = 0  # of oversized requests, in no part yet
+        self.postponed_rows = 0  # rows of oversized requests that are in no part yet
         self.engine_timeout_s = limits.engine_timeout_s
         self.silence = f"{limits.engine_title} did not answer within {limits.engine_timeout_s:g} s"
         self.queue_setting = limits.queue_setting
@@ -71,7 +71,7 @@ class Scheduler:
         self._in_flight = InFlight(self.slab, self.forecast, self.router, self.counts)
 
     def statistics(self) -> dict[str, int | float]:
-        """Counts since the start (requests, rows, batches, failures, times in nanoseconds), and the queue as it is."""
+        """Counts since the start (requests, rows, batches, failures, times in nanoseconds), and the present queue."""
         with self._lock:
             oldest_ns = min((request.ready_ns for request in self._queue.items()), default=0)
             return self.counts.as_dict() | {
@@ -83,41 +83,41 @@ class Scheduler:
             }
 
     def batches_by_rows(self) -> dict[int, tuple[int, int]]:
-        """How many batches of this many rows were computed, and their engine time in nanoseconds."""
+        """By the rows of a batch: the number of such batches, and their engine time in nanoseconds."""
         with self._lock:
             return self.counts.by_rows.copy()
 
     @property
     def waiting_rows(self) -> int:
-        """Rows that wait for an engine now."""
+        """The number of rows that wait for an engine now."""
         return self._queue.rows
 
     @property
     def computing(self) -> int:
-        """Batches that are computed now."""
+        """The number of batches that are being computed."""
         return len(self._in_flight)
 
     def waiting_ns(self) -> int:
-        """How long the workers will take for what waits; 0 where the asking thread is the one that computes."""
+        """How long the workers will take for the waiting rows, in nanoseconds; 0 where the calling thread computes."""
         return 0 if self.dispatch == "inline" else int(self._admission.waiting_ns(self._queue.rows))
 
     # A request is admitted; rows are lent to it, filled by the caller, and settled.
 
     def admit(self, rows: int, deadline_ns: int = 0, priority: int = 0, *, requests: int = 1) -> None:
-        """Refuse what finds the queue full or cannot make its deadline.
+        """Check that a request of this many rows is admitted: the queue has room, and it can meet its deadline.
 
         Raises:
             TooLargeError: more rows than the queue can ever hold.
-            QueueFullError: with the seconds after which another try makes sense.
+            QueueFullError: it is refused; the error has the seconds after which to try again.
         """
-        # One batch has its turn between the parts of oversized requests; another oversized request waits behind them.
+        # A batch may go between the parts of oversized requests; another oversized request waits for all of them.
         postponed = self.postponed_rows if rows > self.max_batch_size else 0
         waiting = self._queue.rows + postponed
         now = time.monotonic_ns()
         try:
             self._admission.refuse_size(rows, waiting, now)
-            # With nothing before it, it is always let in: an idle model that is believed to be slow must be able to
-            # show that it no longer is.
+            # A request with nothing before it is always admitted: an idle model that is believed to be slow must be
+            # able to show that it no longer is.
             if deadline_ns and (waiting or self._in_flight) and self.forecast.is_near(deadline_ns - now, waiting):
                 with self._lock:
                     ahead = self._queue.rows_before(priority, deadline_ns) + postponed
@@ -130,15 +130,15 @@ class Scheduler:
     def lend(
         self, count: int, deadline_ns: int = 0, priority: int = 0, *, apart: bool = False, some: bool = False
     ) -> Lease:
-        """Lend neighbouring rows of the slab, state FILLING, to be settled; of loose arrays, just their number.
+        """Lend neighbouring rows of the slab, in state FILLING, which must be settled; or just a number of loose rows.
 
         Args:
-            count: rows.
-            deadline_ns: where it is near, what cannot make it is refused.
-            priority: as the request's.
+            count: the number of rows.
+            deadline_ns: of the request (monotonic; 0: none), which is refused if it would miss a near deadline.
+            priority: of the request.
             apart: for bodies that arrive in pieces.
-            some: they are for `count` requests of one row each, and may be fewer than asked for; where they are
-                refused, the caller counts those that it refuses.
+            some: the rows are for `count` requests of one row each, and may be fewer than asked for; the caller counts
+                the requests that it refuses.
 
         Raises:
             QueueFullError: no rows are free, or the deadline cannot be met.
@@ -166,13 +166,13 @@ class Scheduler:
         raise self._full(0 if some else 1)
 
     def settle(self, lease: Lease, filled: int, request: Request | None, *, at_once: bool = False) -> Batch | None:
-        """Queue a request of the first `filled` rows of a lease; the others go back, with 0 all of them.
+        """Queue a request in the first `filled` rows of a lease, and free the others; 0 frees all of them.
 
-        With `at_once`, a request that finds nothing waiting and nothing computing bypasses the queue where this thread
-        is to compute it: its batch is returned, running, and the caller must run and finish it.
+        With `at_once`, a request that finds nothing waiting and nothing computing bypasses the queue, if this thread is
+        to compute it: its batch is returned, and the caller must run and finish it.
 
         Raises:
-            ReleasedError: the model was closed; the rows have gone back.
+            ReleasedError: the model was closed; the rows have been freed.
         """
         slab = self.slab
         with self._lock:
@@ -200,9 +200,9 @@ class Scheduler:
         return None
 
     def submit(self, request: Request, body: memoryview) -> None:
-        """Lend, fill and settle in one, for a whole body that is exactly the request's rows of the only input.
+        """Lend, fill and settle in one call, for a body that is exactly the request's rows of the only input.
 
-        A request with a body of its own costs 2 us less so than by two calls (decision 040).
+        That takes 2 us less than separate calls (decision 040).
 
         Raises:
             QueueFullError: no rows are free, or the deadline cannot be met.
@@ -212,7 +212,7 @@ class Scheduler:
         if request.deadline_ns and self.forecast.is_near(request.deadline_ns - now, self._queue.rows):
             self.admit(request.count, request.deadline_ns, request.priority)
         slab = self.slab
-        assert slab is not None  # noqa: S101  the caller has asked for it
+        assert slab is not None  # noqa: S101  the caller has checked that
         with self._lock:
             if self.closed:
                 raise self._released()
@@ -223,20 +223,20 @@ class Scheduler:
         raise self._full()
 
     def postpone(self, request: Request, rows: int) -> None:
-        """`rows` more of an oversized request will be queued later."""
+        """Note that `rows` more rows of an oversized request will be queued later."""
         with self._lock:
             request.rest += rows
             self.postponed_rows += rows
 
     def resume(self, request: Request, rows: int) -> None:
-        """`rows` of them are queued now, or never."""
+        """Note that `rows` of these are queued now, or never will be."""
         with self._lock:
             rows = min(rows, request.rest)
             request.rest -= rows
             self.postponed_rows -= rows
 
     def count_whole(self, whole: Request, ended_ns: int, took_ns: int, *, answered: bool) -> None:
-        """Count an oversized request, whose parts are counted as rows and batches only."""
+        """Count an oversized request; its parts are counted only as rows and batches."""
         with self._lock:
             if answered:
                 self.counts.whole(whole, ended_ns, took_ns)
@@ -244,7 +244,7 @@ class Scheduler:
                 self.counts.fail([whole], ended_ns)
 
     def cancel(self, request: Request) -> None:
-        """The client left: its queued work goes with it; rows that the engine has are quarantined until it returns."""
+        """Cancel a request whose client has disconnected; rows in use are quarantined until the engine returns."""
         for part in list(request.parts):
             self.cancel(part)
         self.resume(request, request.rest)
@@ -257,17 +257,22 @@ class Scheduler:
                 self._in_flight.quarantine(request)
 
     def withdraw(self, handler: ResponseHandler, number: int) -> None:
-        """The client of one of several requests that are queued as one left: if it still waits, it is not computed."""
+        """Cancel one of several requests that are queued as one, if it still waits; see `Removal.withdraw`."""
         with self._lock:
             self._removal.withdraw(handler, number)
 
     # Batches are formed, run by the caller, and finished.
 
     def next_batch(self, now_ns: int, where: DispatchPlace = _WORKER, engine_index: int = 0) -> Batch | Wait | None:
-        """Form the batch that the policy asks for; the caller must run and finish it.
+        """Form the batch that the policy decides on; the caller must run and finish it.
 
-        A worker computes whatever is ready; with several engines, what its own is expected to end first.
-        With `where` LOOP, None is also returned for what is left to a worker.
+        Args:
+            now_ns: the monotonic time.
+            where: where the caller computes. For a loop, the result is also None where the batch is for a worker.
+            engine_index: the caller's engine; of several engines, each gets only what it is expected to finish first.
+
+        Returns:
+            The batch; or when to call again; or None where there is nothing to compute.
         """
         queue = self._queue
         if not queue.rows:
@@ -279,7 +284,7 @@ class Scheduler:
                 idle = self.instances - len(in_flight)
                 if self.paused or idle <= 0:
                     return None
-                # What would be late when the batch that leaves now is back takes no other request's place in it.
+                # A request that would be late when this batch ends must not take the place of another one in it.
                 cost = self.forecast.cost if router is None else router.engines[engine_index].cost
                 late = self._removal.take_late(now_ns, int(cost.estimate_ns(cost.best(-(-queue.rows // idle)))))
                 if router is None:
@@ -300,16 +305,16 @@ class Scheduler:
         return batch if batch is not None else choice if isinstance(choice, Wait) else None
 
     def finish(self, batch: Batch, *, all_here: bool = False) -> bool:
-        """Count a batch that has been run, and have it answered; where it failed, each of its requests is tried alone.
+        """Count a batch that has been run, and have it answered; if it failed, each of its requests is tried alone.
 
-        What the loop computed for its own clients alone is answered first, and counted while the clients work.
+        A batch that the loop computed only for clients of its own is answered first, and then counted.
 
         Args:
-            batch: that was formed here.
-            all_here: all of its requests are known to be this thread's.
+            batch: a batch of `next_batch` or `settle`.
+            all_here: all of its requests are known to be delivered on this thread.
 
         Returns:
-            Whether it was still running: False where it had been given up, and its requests were answered then.
+            Whether it was still running; False where it had been given up, and its requests have been failed.
         """
         if batch.error is not None and batch.requests > 1 and not isinstance(batch.error, BatchLostError):
             return self._finish_apart(batch)
@@ -333,7 +338,7 @@ class Scheduler:
                 self._in_flight.count(batch, len(deliveries))
             for delivery in rest:
                 delivery.post(batch)
-        except BaseException:  # of a signal's handler: the answers that are there are handed out first
+        except BaseException:  # such as that of a signal handler: hand out the answers first
             if batch not in self._in_flight:
                 for delivery in rest:
                     delivery.post(batch)
@@ -341,7 +346,7 @@ class Scheduler:
         return True
 
     def interrupted(self, batch: Batch) -> None:
-        """Fail a batch whose thread leaves it, for an exception of a signal's handler, say."""
+        """Fail a batch whose thread was interrupted, for example by an exception of a signal handler."""
         with self._lock:
             if batch.ended_ns and batch not in self._in_flight:
                 return
@@ -352,7 +357,7 @@ class Scheduler:
         self.finish(batch)
 
     def repair(self, lease: Lease = NO_LEASE) -> None:
-        """Count and free what an exception of a signal's handler may have left half done; a lease that it cut short."""
+        """Recount and free what an exception of a signal handler may have left half done, such as `lease`."""
         slab = self.slab
         with self._lock:
             if slab is not None and lease.row >= 0 and slab.state(lease.row) is _FILLING:
@@ -361,12 +366,12 @@ class Scheduler:
             self._in_flight.reclaim(self._queue.items())
 
     def delivered(self, batch: Batch) -> None:
-        """One delivery has handed out its part of a batch; after the last one the rows go back."""
+        """Note that one delivery has handed out its part of a batch; after the last one, free the rows."""
         with self._lock:
             self._in_flight.delivered(batch)
 
     def expire(self) -> list[Batch]:
-        """Give up the batches whose engine hangs, which are returned, and fail the requests that waited too long."""
+        """Give up and return the batches whose engine hangs, and fail requests that have waited too long."""
         now = time.monotonic_ns()
         with self._lock:
             hung, failed = self._in_flight.give_up(now - int(self.engine_timeout_s * 1e9))
@@ -376,7 +381,7 @@ class Scheduler:
         return hung
 
     def close(self) -> bool:
-        """Admit nothing more, and fail what waits; False where it was closed already."""
+        """Admit nothing more, and fail waiting requests; returns False where it was already closed."""
         with self._lock:
             if self.closed:
                 return False
@@ -387,12 +392,12 @@ class Scheduler:
         return True
 
     def lead(self) -> None:
-        """Forecast by the engine that computes most, of several that are warmed up."""
+        """Forecast by the fastest engine, when several have been warmed up."""
         with self._lock:
             self._in_flight.lead()
 
     def forked(self) -> None:
-        """In a forked child: closed, and its lock is no other thread's."""
+        """In a forked child, close it, with a new lock that no thread of the parent holds."""
         self.closed = True
         self.paused = False
         self._lock = threading.Lock()
@@ -407,7 +412,7 @@ class Scheduler:
             batch.members = [single for request in batch.members for single in request.singles()]
         for request in tuple(batch.members):
             alone = Batch(self, [request], engine_index=batch.engine_index)
-            batch.began_ns = time.monotonic_ns()  # each try has the time that a batch has
+            batch.began_ns = time.monotonic_ns()  # each try gets the full engine timeout
             batch.executor.run(alone)
             with self._lock:
                 if not self._in_flight.end(alone, batch):

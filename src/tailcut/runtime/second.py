@@ -1,4 +1,4 @@
-"""The second engine of a model: opened from its profile, and checked to be the same model as the first."""
+"""The second engine of a model: opened by its profile, and checked to compute the same model as the first."""
 
 from pathlib import Path
 from typing import Literal
@@ -21,12 +21,12 @@ def open_second(profile: Profile, spec: ModelSpec, limits: Limits, samples: Samp
 
     Args:
         profile: of the model.
-        spec: as the first engine has it, its rows decided.
+        spec: that of the first engine, with the decision about rows.
         limits: of the model.
-        samples: a kind of request that it gets, where one is known.
+        samples: requests for the proof of rows; None: generated ones.
 
     Raises:
-        UnsupportedError: the engine or its device is not here, or it sees other inputs, outputs or rows than the first.
+        UnsupportedError: the engine or its device is missing, or it has other inputs, outputs or rows than the first.
         ModelFileError: it cannot load the file.
     """
     second = profile.settings.batching.second
@@ -47,7 +47,7 @@ def open_second(profile: Profile, spec: ModelSpec, limits: Limits, samples: Samp
 
 
 def _difference(second: ModelSpec, first: ModelSpec) -> str:
-    """Why a second engine is not the same model as the first; empty where it is."""
+    """How the second engine's model differs from the first; empty where it does not."""
     if second.signature != first.signature:
         return (
             "has other inputs or outputs than the first engine: give both the same u8_input, outputs, fixed_dims and "
@@ -65,10 +65,10 @@ def load_second(profile: Profile, second: SecondEngine) -> Engine:
 
 
 def with_cpu(profile: Profile, use: Literal["route", "fallback"]) -> Profile:
-    """The profile with its model on the CPU as well, in float32.
+    """The profile with its model also on the CPU, in float32.
 
     Raises:
-        UsageError: its first engine is not on a device.
+        UsageError: its first engine is on the CPU already.
     """
     engine, batching = profile.settings.engine, profile.settings.batching
     if engine.device == "cpu":

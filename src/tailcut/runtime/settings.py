@@ -1,4 +1,4 @@
-"""The settings of one model: all that the tuner may change and the server reads, and the limits of each value."""
+"""The settings of one model: everything that the tuner may change and the server reads, and the range of each."""
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -19,32 +19,32 @@ _LARGEST_INT = 1 << 63
 
 
 class PaddedInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """An input that is filled up along its free dimensions, and with what."""
+    """An input that is padded along its free dimensions, and the value that it is padded with."""
 
     name: str
     value: float = 0.0
-    # The buckets that each of its free axes follows, 1 or 2; empty: the first axis 1, the second 2.
+    # For each of its free axes, which buckets apply, 1 or 2; empty: 1 for the first axis, 2 for the second.
     dims: tuple[int, ...] = ()
 
 
 class PaddingSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Requests of different lengths share a batch: each is filled up to the smallest bucket that holds it."""
+    """How requests of different lengths share a batch: each is padded to the smallest bucket that holds it."""
 
     buckets: tuple[int, ...]  # lengths, ascending
     inputs: tuple[PaddedInput, ...]
-    second_buckets: tuple[int, ...] = ()  # likewise, of a second free dimension where there is one
+    second_buckets: tuple[int, ...] = ()  # of a second free dimension, where there is one
 
     @property
     def dimensions(self) -> tuple[tuple[int, ...], ...]:
-        """The buckets of each dimension that is padded."""
+        """The buckets of each padded dimension."""
         return (self.buckets, self.second_buckets) if self.second_buckets else (self.buckets,)
 
 
 class SecondEngine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The model loaded once more, with another engine or on another device.
 
-    With `route`, each batch is computed where the learned costs say that it is answered first. With `fallback`, and
-    with `route` as well, the second engine computes what the first one's device failed to.
+    With `route`, each batch is computed where learned costs predict the earlier answer. With `fallback`, and also with
+    `route`, the second engine computes batches for which the first one's device failed.
     """
 
     use: Literal["route", "fallback"] = "route"
@@ -55,53 +55,53 @@ class BatchingSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     """How requests share an engine call."""
 
     max_batch_size: int = 1
-    max_queue_delay_us: int = 0  # longest wait for company while an engine is idle; 0 never waits
-    bind: bool = True  # the engine computes on slab rows in place; false copies in and out by `run`
-    # On a thread of its own; on the loop's thread; or there only a short batch that nothing else waits for.
+    max_queue_delay_us: int = 0  # how long a batch may wait for more requests while an engine is idle; 0: never
+    bind: bool = True  # the engine computes on slab rows in place; false: it copies in and out
+    # Where batches are computed: on a thread of their own; on the loop's; or on the loop's only while they are short.
     dispatch: Literal["worker", "inline", "adaptive"] = "worker"
-    padding: PaddingSettings | None = None  # of a free dimension beside the batch
-    rows: RowsSetting = "auto"  # whether requests may be merged and split; auto: where the evidence says so
-    second: SecondEngine | None = None  # the model once more, for what the first engine would answer later or cannot
+    padding: PaddingSettings | None = None  # of free dimensions beside the batch
+    rows: RowsSetting = "auto"  # whether requests may be merged and split; auto: by the evidence
+    second: SecondEngine | None = None  # for batches that the first engine would finish later, or cannot compute
 
 
 class MemorySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where rows live, and what the collector may touch."""
+    """The memory of rows, the allocator, and garbage collection."""
 
     huge_pages: bool = False  # ask for transparent huge pages under the slab
     prefault: bool = False  # touch every page of the slab at start
     lock: bool = False  # keep the slab's pages from being swapped out
-    allocator: Allocator = "system"  # of the whole process: loaded before anything else by `tailcut serve`
-    keep_freed: bool = False  # the C library keeps freed memory instead of giving it back to the kernel
-    huge_heap: bool = False  # glibc asks for transparent huge pages under everything that it allocates
-    gc_freeze: bool = False  # freeze the collector after load and collect only between batches
+    allocator: Allocator = "system"  # of the whole process; `tailcut serve` loads it first
+    keep_freed: bool = False  # the C library keeps freed memory instead of returning it to the kernel
+    huge_heap: bool = False  # glibc asks for transparent huge pages for everything that it allocates
+    gc_freeze: bool = False  # freeze objects after loading, and collect garbage only between batches
 
 
 class IoSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How bytes reach the rows."""
+    """Sockets, the event loop and processes."""
 
-    # What clients sent when it was measured. All are always served, but for tensors in shared memory, which need
+    # What clients sent when it was measured. Everything is always served, except that tensors in shared memory need
     # `serve --shared-memory`.
     wire: Literal["json", "binary", "raw", "shared"] = "binary"
-    direct_bytes: int = 65536  # bodies at least this long are received by the kernel straight into the row
-    busy_poll_us: int = 0  # after an answer, poll the sockets for so long instead of sleeping in the kernel
-    fast_path: bool = True  # compiled code serves connections that repeat themselves, where the model suits it
-    own_core: bool = False  # the event loop has a core for itself, and engines compute on the others
-    socket: Literal["tcp", "unix"] = "tcp"  # what clients connected to when it was measured; see `serve --uds`
-    workers: int = 1  # processes that `tailcut serve` starts, where its own --workers says nothing
+    direct_bytes: int = 65536  # bodies of at least this length are received directly into rows
+    busy_poll_us: int = 0  # how long to poll the sockets after an answer, instead of sleeping
+    fast_path: bool = True  # compiled code serves connections that repeat themselves, where the model allows it
+    own_core: bool = False  # the event loop has a core of its own, and engines compute on the others
+    socket: Literal["tcp", "unix"] = "tcp"  # how clients connected when it was measured; see `serve --uds`
+    workers: int = 1  # processes that `tailcut serve` starts without --workers
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Everything that a rung of the ladder may turn."""
+    """All settings of a model, which a rung of the ladder may change."""
 
     engine: EngineOptions = EngineOptions()
     batching: BatchingSettings = BatchingSettings()
     memory: MemorySettings = MemorySettings()
     io: IoSettings = IoSettings()
-    pipeline: PipelineSettings | None = None  # of its steps, where it is a pipeline that was tuned
+    pipeline: PipelineSettings | None = None  # of the steps of a tuned pipeline
 
     @property
     def devices(self) -> frozenset[int]:
-        """Indices of the CUDA devices of the engine, of the second one, and of a pipeline's models."""
+        """The indices of the CUDA devices of both engines, and of a pipeline's models."""
         second = self.batching.second
         engines = [self.engine, *([second.engine] if second is not None else [])]
         if self.pipeline is not None:
@@ -109,10 +109,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return frozenset(engine.cuda.index for engine in engines if engine.device == "cuda")
 
     def among(self, devices: Sequence[int]) -> "Settings":
-        """The settings where the devices that they name are the only ones there: the first of these has index 0.
+        """The settings for a process that sees only these devices, whose indices there begin with 0.
 
         Args:
-            devices: indices of all that are named.
+            devices: the indices of all devices in the settings.
         """
 
         def moved(engine: EngineOptions) -> EngineOptions:
@@ -134,9 +134,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return msgspec.structs.replace(self, engine=moved(self.engine), batching=batching, pipeline=pipeline)
 
     def describe(self, base: "Settings | None" = None) -> str:
-        """The settings that differ from `base` (default: the defaults), as `engine.threads=2 io.workers=2`.
+        """The settings that differ from `base` (None: from the defaults), as `engine.threads=2 io.workers=2`.
 
-        A declared signature is left out: it belongs to the file.
+        A declared signature is left out, because it describes the file.
         """
         base = base or Settings()
         mine, theirs = msgspec.to_builtins(self), msgspec.to_builtins(base)
@@ -152,10 +152,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 def check(settings: Settings) -> None:
-    """Check that values are within their limits and fit together.
+    """Check that values are within their ranges and can be combined.
 
     Raises:
-        ValueError: one does not; the message names it as `settings.section.key`.
+        ValueError: one is not; the message names it as `settings.section.key`.
     """
     second = settings.batching.second
     limits = {
@@ -196,7 +196,7 @@ def check(settings: Settings) -> None:
         if not low <= value <= high:
             shown = (
                 value if abs(value) < _LARGEST_INT else "far too large"
-            )  # Python does not write any number of digits
+            )  # Python limits the digits of numbers as text
             raise ValueError(f"settings.{name} is {shown}, must be {low} to {high}")
 
 
@@ -205,7 +205,7 @@ def _check_buckets(settings: Settings) -> None:
     for engine in (settings.engine, *([second.engine] if second else [])):
         sizes = engine.cuda.buckets
         if isinstance(sizes, tuple) and not (_is_rising(sizes) and sizes[-1] <= _MOST_ROWS):
-            raise ValueError(f"settings.engine.cuda.buckets are rising numbers from 1 to {_MOST_ROWS}, 'auto' or 'off'")
+            raise ValueError(f"settings.engine.cuda.buckets must rise from 1 to {_MOST_ROWS}, or be 'auto' or 'off'")
 
 
 def _check_second(batching: BatchingSettings) -> None:
@@ -226,7 +226,7 @@ def _is_rising(buckets: tuple[int, ...]) -> bool:
 
 
 def _differing(mine: dict[str, Any], theirs: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield the values of a section that differ; those of a device each by itself."""
+    """Yield the values of a section that differ; for nested settings of a device, each separately."""
     for key, value in mine.items():
         if key == "cuda":
             yield from ((f"cuda.{name}", item) for name, item in _differing(value, theirs[key]))
@@ -235,7 +235,7 @@ def _differing(mine: dict[str, Any], theirs: dict[str, Any]) -> Iterator[tuple[s
 
 
 def _brief(value: Any) -> Any:
-    """A value in one word: of padding the buckets, of pixels their scale, of outputs the names."""
+    """A value in one word: for padding its buckets, for pixels their scale, for outputs their names."""
     if isinstance(value, dict) and "use" in value:
         return f"{value['use']}:{value['engine']['name']}:{value['engine']['device']}"
     if isinstance(value, dict):

@@ -1,9 +1,9 @@
-"""How the models of one process share its CPUs: engine options that follow from how many are loaded. Pure.
+"""How the models of one process share its CPUs: engine options that depend on the number of models. Pure.
 
-Only options of bare models follow; what a profile says stays, and what does not go together is said. A bare model keeps
-a thread for each core, also beside others: while they are idle it is as quick as alone, and their threads sleep. Only
-spinning goes: after each call a spinning thread keeps a core for 40 ms, which slows whatever model is called next
-(docs/decisions/038-models-share-cores.md).
+Only options of models without a profile depend on it; those in profiles are kept, with warnings about conflicts. A
+model without a profile has a thread for each core, also beside others: while these are idle, it is as fast as alone,
+and their threads sleep. Only spinning is turned off: after each call, a spinning thread occupies a core for 40 ms,
+which slows the next model's call (docs/decisions/038-models-share-cores.md).
 """
 
 from collections.abc import Sequence
@@ -17,16 +17,16 @@ from tailcut.runtime.profile import Profile
 
 
 def beside_others(engine: EngineOptions, models: int) -> EngineOptions:
-    """The options of a bare model when this many models are loaded, itself counted, from those that it has alone."""
+    """The options of a model without a profile among `models` models, itself counted, from those for it alone."""
     return msgspec.structs.replace(engine, spinning=engine.spinning and models < 2)
 
 
 def conflicts(profiles: Sequence[Profile], cpus: int) -> list[str]:
-    """What of several models' settings does not go together, a line each; nothing where they were measured so.
+    """Conflicts between the settings of several models, one line each; none where they were measured together.
 
     Args:
-        profiles: of all models of the process.
-        cpus: that it may use.
+        profiles: of all models in the process.
+        cpus: the number of CPUs that the process may use.
     """
     if len(profiles) < 2 or measured_together(profiles):
         return []
@@ -51,23 +51,23 @@ def conflicts(profiles: Sequence[Profile], cpus: int) -> list[str]:
 
 
 def mismatches(served: Sequence[Sequence[Profile]], cpus: int) -> list[str]:
-    """What a server with these models should warn of, a line each: other neighbours than measured, and conflicts.
+    """The warnings for a server with these models, one line each: other neighbours than measured, and conflicts.
 
     Args:
-        served: of each model its profile; of a pipeline those of its models, which do not conflict with each other.
-        cpus: that the process may use.
+        served: the profile of each model; for a pipeline, those of its models, which do not conflict with each other.
+        cpus: the number of CPUs that the process may use.
     """
     profiles = [profile for group in served for profile in group]
     return [*other_neighbours(profiles), *(conflicts(profiles, cpus) if len(served) > 1 else [])]
 
 
 def spins(engine: EngineOptions) -> bool:
-    """Whether threads of the engine stay busy after a call: a pool of one has none but the caller's."""
+    """Whether threads of the engine stay busy after a call; a pool of one has only the caller's thread."""
     return engine.name == "onnxruntime" and engine.spinning and engine_threads(engine).count > 1
 
 
 def spinning_threads(engine: EngineOptions) -> int:
-    """How many threads of all instances stay busy after a call."""
+    """The number of threads of all instances that stay busy after a call."""
     return engine.instances * (engine_threads(engine).count - 1) if spins(engine) else 0
 
 

@@ -1,11 +1,11 @@
-"""A model's workers and the engines under them, and the watchdog, which replaces a worker whose engine hangs.
+"""A model's workers with their engines, and the watchdog, which replaces a worker whose engine hangs.
 
-A worker parks on a lock, which costs one futex call to wake; it takes the next batch by itself as long as there is one,
-so under load no worker has to be woken at all.
+An idle worker waits on a lock, and waking it costs one futex call; it takes the next batch by itself as long as there
+is one, so under load no worker has to be woken at all.
 
-A call that hangs cannot be taken off its thread. The worker is retired instead: it ends by itself as soon as its engine
-returns, and until then a new worker with an engine of its own serves on. Engines that can be told to give up are told
-to (onnxruntime ends at its next node). How many may hang at a time is bounded, because each holds a model's memory.
+A call that hangs cannot be removed from its thread. The worker is retired instead: it ends when its engine returns, and
+until then a new worker with an engine of its own takes over. Engines that can be interrupted are (onnxruntime stops at
+its next node). How many calls may hang at a time is limited, because each holds a model's memory.
 """
 
 import logging
@@ -21,15 +21,15 @@ from tailcut.runtime.scheduler import Scheduler
 
 _log = logging.getLogger("tailcut")
 _MOST_HUNG = 4
-_PATIENCE_S = 2.0  # with a worker at the end, before its engine is told to give up, and once more after that
-_LOOKS = 8  # of the watchdog, in the time after which a call counts as hung
+_PATIENCE_S = 2.0  # for a worker to end on closing, before its engine is interrupted, and again after that
+_LOOKS = 8  # of the watchdog, within the engine's timeout
 _SLOWEST_LOOK_S = 1.0
 
 
 class EngineWorker:
-    """One thread with an executor of its own, of one engine; `returned` is told of batches that had been given up."""
+    """One thread with an executor of its own; `returned` is called with batches that had been given up."""
 
-    def __init__(  # noqa: PLR0913  what a thread is started with
+    def __init__(  # noqa: PLR0913  everything that the thread needs
         self,
         scheduler: Scheduler,
         executor: Executor,
@@ -40,7 +40,7 @@ class EngineWorker:
         node: NumaNode | None = None,
     ) -> None:
         self.name = name
-        self.node = node  # the node that it is bound to
+        self.node = node  # the NUMA node that it is bound to
         self._engine_index = engine_index
         self._scheduler = scheduler
         self._executor = executor
@@ -62,16 +62,16 @@ class EngineWorker:
 
     @property
     def thread(self) -> int:
-        """The thread's identity, as `threading.get_ident` has it there."""
+        """The thread's identity, as of `threading.get_ident`."""
         return self._thread.ident or 0
 
     def retire(self) -> None:
-        """End after the batch that is being computed, whenever that is."""
+        """Have the thread end after its current batch."""
         self._stopped = True
         self.wake()
 
     def ended(self, timeout_s: float) -> bool:
-        """Wait for the end of a retired worker; whether it came."""
+        """Wait for a retired worker to end; returns whether it has."""
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
@@ -96,14 +96,14 @@ class EngineWorker:
 
 
 class WorkerPool:
-    """The workers of one engine of a model; none for a model that is computed on the loop's thread.
+    """The workers of one engine of a model; there are none where the loop's thread computes.
 
     Args:
         scheduler: of the model.
-        engine: of all workers that are hired without one of their own, until one of them has to be replaced.
-        reopen: loads another engine of the same settings.
-        make: an executor on an engine.
-        engine_index: of the engine, where the model has several.
+        engine: for all workers that are hired without one of their own, until one has to be replaced.
+        reopen: loads another engine with the same settings.
+        make: makes an executor for an engine.
+        engine_index: the index of the engine, where the model has several.
     """
 
     def __init__(
@@ -122,20 +122,20 @@ class WorkerPool:
         self._lock = threading.Lock()
         self._workers: dict[EngineWorker, Engine] = {}
         self._hung: dict[EngineWorker, Engine] = {}
-        self._back: set[Batch] = set()  # given up, and returned before their worker was replaced
+        self._back: set[Batch] = set()  # batches given up whose call returned before their worker was replaced
         self._hired = 0
         self._wanted = 0
-        self._coming = 0  # their engine is being loaded
+        self._coming = 0  # workers whose engine is being loaded
         self._closed = False
 
     def hire(self, executor: Executor, engine: Engine | None = None, node: NumaNode | None = None) -> None:
-        """One worker more, from the start; on an engine of its node, where it has one."""
+        """Start one more worker, with an engine of its own, and bound to a NUMA node, where these are given."""
         self._wanted += 1
         self._add(executor, engine or self._first, node)
 
     @property
     def size(self) -> int:
-        """How many workers there are, those that hang not counted."""
+        """The number of workers, without those that hang."""
         with self._lock:
             return len(self._workers)
 
@@ -145,7 +145,7 @@ class WorkerPool:
             worker.wake()
 
     def replace(self, batch: Batch) -> None:
-        """Put a new worker with a new engine in the place of the one whose call hangs on a batch."""
+        """Replace the worker whose call hangs on a batch with a new one that has a new engine."""
         silence = self._scheduler.silence
         _log.error("%s: %s (rows: %d): replacing its worker", self._first.spec.name, silence, batch.rows)
         thread = batch.thread
@@ -157,7 +157,7 @@ class WorkerPool:
             if worker is None:  # computed on the caller's own thread
                 _interrupt(self._first, thread)
                 for idle in self._workers:
-                    idle.wake()  # that thread may not look again
+                    idle.wake()  # the caller's thread may not look again
                 return
             engine = self._workers.pop(worker)
             self._hung[worker] = engine
@@ -169,10 +169,10 @@ class WorkerPool:
             self._refill(engine, worker.node)
 
     def returned(self, batch: Batch) -> None:
-        """On the worker's own thread: the engine has come back with a batch that was given up."""
+        """Handle a batch that was given up and whose call has returned. Called on the worker's thread."""
         with self._lock:
             worker = next((hung for hung in self._hung if hung.thread == batch.thread), None)
-            if worker is None:  # before it could be replaced: it works on
+            if worker is None:  # it was not replaced yet: it keeps working
                 self._back.add(batch)
                 return
             engine = self._hung.pop(worker)
@@ -183,7 +183,7 @@ class WorkerPool:
         self._refill(self._first, worker.node)
 
     def close(self) -> None:
-        """End all workers after the batches that are being computed, and free the engines in which no call hangs."""
+        """End all workers after their current batches, and free the engines in which no call hangs."""
         with self._lock:
             self._closed = True
             workers, self._workers = self._workers | self._hung, {}
@@ -198,7 +198,7 @@ class WorkerPool:
                 engine.close()
 
     def _refill(self, old: Engine, node: NumaNode | None) -> None:
-        """Bring the pool back to strength; on the old engine where a new one cannot be had."""
+        """Bring the pool back to its size, with the old engine where a new one cannot be opened."""
         with self._lock:
             if self._closed or len(self._workers) + self._coming >= self._wanted:
                 return
@@ -224,23 +224,23 @@ class WorkerPool:
 
 
 class Watchdog:
-    """Gives up engine calls that hang, and fails requests that waited too long.
+    """Gives up engine calls that hang, and fails requests that have waited too long.
 
-    It looks eight times in the engine's timeout, and once a second at least.
+    It checks eight times within the engine's timeout, and at least once a second.
 
     A thread of its own, because all others may be stuck: a worker in its engine, an inline model in the loop.
     """
 
     def __init__(self, scheduler: Scheduler, pools: Sequence[WorkerPool]) -> None:
         self._scheduler = scheduler
-        self._pools = pools  # of each engine
+        self._pools = pools  # one for each engine
         self._pause_s = min(scheduler.engine_timeout_s / _LOOKS, _SLOWEST_LOOK_S)
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._watch, name=f"{scheduler.spec.name}-watchdog", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread; when this returns, it looks no more."""
+        """End the thread, and wait for that."""
         self._stopped.set()
         self._thread.join()
 

@@ -1,4 +1,4 @@
-"""The bearer token of a request: what its field `Authorization` carries. Pure."""
+"""The bearer token in a request's `Authorization` field. Pure."""
 
 from hmac import compare_digest
 

@@ -1,4 +1,4 @@
-"""Compressed bodies, inflated in steps: gzip and deflate, bytes in and bytes out. Pure."""
+"""Inflates compressed bodies in steps: gzip and deflate, bytes in and bytes out. Pure."""
 
 import zlib
 from collections.abc import Callable, Generator
@@ -7,24 +7,24 @@ from tailcut.errors import InvalidInputError, TooLargeError
 
 _STEP_BYTES = 128 * 1024  # inflated between two pauses: a third of a millisecond
 _FREED_BYTES = 2 << 20
-_INPUT_BYTES = 16 * 1024  # zlib hands back what it has not used, so it is given a little at a time
+_INPUT_BYTES = 16 * 1024  # zlib returns unused input as a copy, so it is given little at a time
 _GZIP = b"\x1f\x8b"
 _GZIP_WBITS = 31
-_MOST_MEMBERS = 1 << 16  # of a gzip stream: empty ones cost some microseconds each
-AUTO = 47  # wbits: gzip or zlib, by the first bytes
-WBITS = {"gzip": AUTO, "deflate": zlib.MAX_WBITS}  # of the content codings of HTTP
+_MOST_MEMBERS = 1 << 16  # of a gzip stream: empty ones take some microseconds each
+AUTO = 47  # `wbits` for gzip or zlib, by the first bytes
+WBITS = {"gzip": AUTO, "deflate": zlib.MAX_WBITS}  # by the content codings of HTTP
 
 
 def inflate_in_steps(
     body: bytes | bytearray | memoryview, limit_bytes: int, charge: Callable[[int], None], *, wbits: int = AUTO
 ) -> Generator[None, None, bytearray]:
-    """What a gzip or zlib stream holds; `charge` is told of every piece, and may refuse by raising.
+    """Inflate a gzip or zlib stream; `charge` is called with the size of every piece, and may raise to refuse it.
 
-    A gzip stream may have several members, one after the other (RFC 1952, section 2.2), and zeros behind the last.
+    A gzip stream may have several members, one after the other (RFC 1952, section 2.2), and zeros after the last.
 
     Raises:
-        TooLargeError: more than `limit_bytes` come out.
-        InvalidInputError: it is no such stream, cut short, or has something else behind it.
+        TooLargeError: the result exceeds `limit_bytes`.
+        InvalidInputError: the stream is invalid or truncated, or other data follow it.
     """
     inflater = zlib.decompressobj(wbits=wbits)
     members = 1
@@ -47,7 +47,7 @@ def inflate_in_steps(
             except zlib.error:
                 raise InvalidInputError("the body is not valid gzip or deflate") from None
             if len(plain) + len(piece) > limit_bytes:
-                while plain:  # the kernel takes 64 MB back in 25 ms
+                while plain:  # freeing 64 MB at once takes 25 ms
                     del plain[-_FREED_BYTES:]
                     yield
                 raise TooLargeError(f"the inflated body is over the limit of {limit_bytes} bytes")
@@ -61,11 +61,11 @@ def inflate_in_steps(
 
 
 def inflate(body: bytes | bytearray | memoryview, limit_bytes: int, *, wbits: int = AUTO) -> bytes:
-    """The same at once, for what is known to be small.
+    """As `inflate_in_steps`, without pauses, for bodies that are known to be small.
 
     Raises:
-        TooLargeError: more than `limit_bytes` come out.
-        InvalidInputError: it is no such stream, or cut short.
+        TooLargeError: the result exceeds `limit_bytes`.
+        InvalidInputError: as in `inflate_in_steps`.
     """
     steps = inflate_in_steps(body, limit_bytes, lambda _: None, wbits=wbits)
     while True:

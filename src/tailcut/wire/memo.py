@@ -1,13 +1,13 @@
-"""A bounded cache: what was read from bytes, or written for them, kept by those bytes. Pure.
+"""A bounded cache of results that depend on bytes, with these bytes as keys. Pure.
 
 Clients repeat themselves, so most look-ups hit, or none do. A least-recently-used order would cost each hit as much as
-the look-up itself; a full memo is emptied instead, in one step (docs/decisions/002-heads-by-their-bytes.md).
+the look-up itself; instead, a full memo is emptied in one step (docs/decisions/002-heads-by-their-bytes.md).
 
-Functions of few, short arguments are kept by `functools.lru_cache` instead (`server/http/replies.py`,
-`wire/grpc/framing.py`, `runtime/profile_file.py`). Engines and the runtime know no wire, and what they keep has no
-bytes for a key: calls by the rows that they are bound to (`runtime/executors.py`), shapes that were proven
+Functions with few, short arguments use `functools.lru_cache` instead (`server/http/replies.py`,
+`wire/grpc/framing.py`, `runtime/profile_file.py`). Engines and the runtime do not import the wire, and their keys are
+not bytes: calls by the rows that they are bound to (`runtime/executors.py`), proven shapes
 (`engines/openvino_instance.py`), and device memory by its thread and shapes (`engines/cuda/onnx.py`, where a failed
-call ends it, too). They bound that where it stands.
+call also drops it). They limit these caches themselves.
 """
 
 from collections.abc import Hashable
@@ -18,13 +18,13 @@ V = TypeVar("V")
 
 
 class BytesMemo(Generic[K, V]):
-    """Values by the bytes that they depend on: by all of them, so that no other bytes ever find a value.
+    """Values by all bytes that they depend on, so that a value is never found for other bytes.
 
-    A key is those bytes, or a tuple of them and of what else the value depends on. `get` is that of a dictionary.
+    A key is these bytes, or a tuple of them and anything else that the value depends on. `get` is that of a dictionary.
 
     Args:
-        entries: how many are kept at most.
-        key_bytes: values of longer keys are not kept; None: of any key.
+        entries: how many are kept, at most.
+        key_bytes: values with longer keys are not kept; None: no limit.
     """
 
     __slots__ = ("_entries", "_key_bytes", "_values", "clear", "get")
@@ -37,7 +37,7 @@ class BytesMemo(Generic[K, V]):
         self.clear = self._values.clear
 
     def keep(self, key: K, value: V, size: int = 0) -> V:
-        """Keep a value, and return it; `size` is the length of the key's bytes where these are bounded."""
+        """Keep a value, and return it; `size` is the length of the key's bytes, where that is limited."""
         if self._key_bytes is None or size <= self._key_bytes:
             if len(self._values) >= self._entries:
                 self._values.clear()

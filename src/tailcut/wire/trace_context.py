@@ -1,7 +1,7 @@
 """The W3C trace context of a request: the fields `traceparent` and `tracestate`, read from bytes. Pure.
 
-After W3C Trace Context, level 1 (2021) and, for flags, level 2. What is malformed is as if it were not there: a bad or
-repeated `traceparent` takes `tracestate` with it, a bad `tracestate` goes alone.
+By W3C Trace Context, level 1 (2021) and, for flags, level 2. Malformed fields are ignored: an invalid or repeated
+`traceparent` together with `tracestate`, an invalid `tracestate` alone.
 """
 
 import re
@@ -17,13 +17,13 @@ _MEMBER = re.compile(rf"({_KEY})=[\x20-\x2b\x2d-\x3c\x3e-\x7e]{{0,255}}[\x21-\x2
 _PARENT_FIELD = b"\ntraceparent:"
 _PARENT_BYTES, _ODD_DIGITS = 55, b"13579bdf"
 _MEMBERS_MOST = 32
-_STATE_MOST = 512  # characters that are passed on, as section 3.3.1.5 asks for at least
-_MEMBER_LONG = 128  # members over this go first where there are more
+_STATE_MOST = 512  # characters that are passed on: the minimum of section 3.3.1.5
+_MEMBER_LONG = 128  # longer members are dropped first where there is not enough room
 _SAMPLED = 1
 
 
 class TraceContext(NamedTuple):
-    """Ids as lower-case hexadecimal digits: 32 of the trace, 16 of the span that asked."""
+    """A trace context; ids are lower-case hexadecimal digits, 32 of the trace and 16 of the caller's span."""
 
     trace_id: str
     parent_id: str
@@ -32,14 +32,14 @@ class TraceContext(NamedTuple):
 
     @property
     def ids(self) -> dict[str, str]:
-        """The ids by the names that log lines give them."""
+        """The ids under the names that log lines use."""
         return {"trace_id": self.trace_id, "parent_id": self.parent_id}
 
 
 def read_context(traceparent: bytes, tracestate: Sequence[bytes] = ()) -> TraceContext | None:
-    """The context in a `traceparent` and the `tracestate` fields beside it, in their order; None where it is malformed.
+    """The context in a `traceparent` and its `tracestate` fields, in their order; None where it is malformed.
 
-    Of a later version than 00, what stands behind the flags is read past (section 4).
+    In later versions than 00, everything behind the flags is ignored (section 4).
     """
     match = _PARENT.fullmatch(traceparent)
     if match is None or (match[5] is not None and match[1] == b"00"):
@@ -49,7 +49,7 @@ def read_context(traceparent: bytes, tracestate: Sequence[bytes] = ()) -> TraceC
 
 
 def read_state(fields: Sequence[bytes]) -> str:
-    """The list of all `tracestate` fields as one, 512 characters at most; empty where one member is malformed."""
+    """All `tracestate` fields as one list of at most 512 characters; empty where a member is malformed."""
     members = [part.strip(" \t") for part in b",".join(fields).decode("latin-1").split(",")]
     members = [member for member in members if member]
     keys = [match[1] for match in map(_MEMBER.fullmatch, members) if match is not None]
@@ -65,8 +65,8 @@ def read_state(fields: Sequence[bytes]) -> str:
 def of_head(head: bytes) -> TraceContext | None:
     """The context in the head of an HTTP/1 request; None where it has none, a malformed one or several.
 
-    Most are not sampled, and cost as little as may be: a pattern over the whole head would take 4 us. Of these,
-    `tracestate` is not read: nothing is passed on.
+    Most are not sampled, and must cost little: a regular expression over the whole head would take 4 us. For these,
+    `tracestate` is not read, because nothing is passed on.
     """
     lowered = head.lower()
     at = lowered.find(_PARENT_FIELD)
@@ -80,7 +80,7 @@ def of_head(head: bytes) -> TraceContext | None:
 
 
 def may_be_sampled(head: bytes) -> bool:
-    """Whether `of_head` may find a context that is sampled: a look that takes half a microsecond, and no more."""
+    """Whether `of_head` may find a sampled context; the check takes only half a microsecond."""
     at = head.lower().find(_PARENT_FIELD)
     if at < 0:
         return False
@@ -89,12 +89,12 @@ def may_be_sampled(head: bytes) -> bool:
 
 
 def fields_of(head: bytes) -> bytes:
-    """Of a head that is too long to be kept, what `of_head` reads."""
+    """The fields that `of_head` reads, from a head that is too long to be kept."""
     return b"".join(b"\n%b: %b\r" % field for field in _FIELD.findall(head))
 
 
 def sampling_of(head: bytes) -> int:
-    """1 where a head has a context that is sampled, -1 where it has one that is not, 0 where it has none."""
+    """1 where the context in a head is sampled, -1 where it is not, 0 where there is none."""
     context = of_head(head)
     return 0 if context is None else 1 if context.sampled else -1
 

@@ -187,5 +187,5 @@ def test_a_tail_of_one_process_is_told() -> None:
         (7, 2000, 40),
         (8, 2000, 0),
     ]
-    assert "100 % of the slowest are of process 7, which answered 50 % of all" in result.verdict
+    assert "100 % of the slowest are from process 7, which answered 50 % of all" in result.verdict
     assert "process" not in explain(traced(compute=9000)).verdict

@@ -293,7 +293,7 @@ def test_every_call_in_every_state(state: ConnectionState, name: str) -> None:
 def test_no_more_is_received_than_is_wanted(size: int) -> None:
     """Nor less than nothing: the count of what is left is never wrong."""
     wire = in_state(ConnectionState.BODY)
-    with pytest.raises(IllegalMoveError, match=f"{size} bytes were received of 90 that are wanted"):
+    with pytest.raises(IllegalMoveError, match=f"{size} bytes were received, but only 90 are missing"):
         wire.received(size)
     assert wire.received(90) == 0
 

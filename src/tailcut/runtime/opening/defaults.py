@@ -1,8 +1,8 @@
-"""Which settings a bare model gets: chosen from what its engine was measured to take on this machine. Pure.
+"""Chooses the settings of a model without a profile from measured times of its engine on this machine. Pure.
 
-The measuring is in `measured.py`; decision 037 has the reasons and the figures. Only how a model is computed is chosen:
-threads, instances, spinning, dispatch and the largest batch. The engine and its precision stay as they are, and so do
-the answers.
+`measured.py` measures them; decision 037 has the reasons and the figures. Only the way of computing is chosen: threads,
+instances, spinning, dispatch and the largest batch. The engine and its precision stay as they are, and so do the
+answers.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,36 +17,36 @@ from tailcut.batching.cost import CostModel
 from tailcut.runtime.settings import BatchingSettings, Settings
 
 USUAL_BATCH = 32
-SAFE_SETTINGS = Settings(batching=BatchingSettings(max_batch_size=USUAL_BATCH))  # not measured: gathers, never waits
-LARGEST_BATCH = 128  # tried
-LEAST_BATCH = 8  # chosen, unless it computes inline: a slow model's sizes are not all measured
-PARALLEL_NS = 100_000  # a call that takes less is not worth waking another thread for
-LONG_NS = 3_000_000  # a call that takes more is not quick enough to be timed between other processes' time slices
-ADAPTIVE_NS = 2_000_000  # adaptive dispatch itself leaves to its worker what turns out to take over 0.5 ms
-# So long may a batch that is computed inline keep the event loop from other requests, and from other models.
+SAFE_SETTINGS = Settings(batching=BatchingSettings(max_batch_size=USUAL_BATCH))  # where nothing is measured
+LARGEST_BATCH = 128  # the largest size that is measured
+LEAST_BATCH = 8  # the smallest choice, unless it computes inline: not all sizes of a slow model are measured
+PARALLEL_NS = 100_000  # a shorter call is not worth waking another thread
+LONG_NS = 3_000_000  # a longer call cannot be timed between the time slices of other processes
+ADAPTIVE_NS = 2_000_000  # adaptive dispatch leaves any batch to its worker that turns out to take over 0.5 ms
+# How long a batch that is computed inline may keep the event loop from other requests, and from other models.
 INLINE_NS = 250_000
 INLINE_AMONG_OTHERS_NS = 100_000
-_DRAIN_NS = 5_000_000  # likewise a full queue, batch after batch
-# What handing a row to a worker costs, at a batch of usual size: a longer row is better computed beside the event loop.
+_DRAIN_NS = 5_000_000  # the same limit for a full queue, batch after batch
+# The cost per row of using a worker, at the usual batch size: longer rows are better computed beside the event loop.
 _HAND_OVER_NS = 4_000
-_BATCH_NS = 60_000  # what the server spends on each batch beside the engine's call
-_QUICK_NS = 20_000_000  # a usual batch that takes no longer is allowed whether it pays or not: serving finds that out
-_BETTER = 0.9  # more threads must cut the time of short calls to this share, and spinning that of any
-_AGREEING = 3  # comparisons, after which no more are wanted
-_NEAR_BEST = 1.1  # times the least time per row: the smallest such size is the largest batch
-_BEYOND = 4  # times the largest size measured, where the time per row had not stopped falling
-_INLINE_NEAR_BEST = 1.5  # times the least time per row, of a batch that computes inline and so must be short
+_BATCH_NS = 60_000  # the server's time for each batch, without the engine's call
+_QUICK_NS = 20_000_000  # a usual batch up to this time is allowed even if it may not pay: serving finds out
+_BETTER = 0.9  # more threads must reduce the time of short calls to this share, and spinning that of all calls
+_AGREEING = 3  # the number of comparisons that have to agree
+_NEAR_BEST = 1.1  # times the least time per row: the smallest size within that becomes the largest batch
+_BEYOND = 4  # times the largest measured size, where the time per row was still falling
+_INLINE_NEAR_BEST = 1.5  # the same for a batch that computes inline, and so must be short
 
 
 @dataclass(frozen=True, slots=True)
 class ServingPlace:
-    """Where a model is to serve.
+    """Where a model will serve.
 
     Args:
-        cpus: that its process may use.
-        threads: that one engine call may use: one for each core of these CPUs.
-        alone: no other model is in the process.
-        quota: a quota bounds the CPU time, so that what a spinning thread burns is missing elsewhere.
+        cpus: the number of CPUs that its process may use.
+        threads: how many threads one engine call may use: one for each core of these CPUs.
+        alone: whether no other model is in the process.
+        quota: whether a quota limits the CPU time, so that spinning threads take it from others.
         max_batch_size: the largest batch that the user asks for; None leaves it to the measurement.
     """
 
@@ -59,14 +59,14 @@ class ServingPlace:
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """What is known of a model without a clock.
+    """What is known about a model without measuring it.
 
     Args:
-        batched: rows of several requests may share a call.
-        timed: a call's time follows from its rows, because nothing in a request has another size.
-        most_rows: of a batch, that memory has room for.
-        queue_rows: that may wait at a time, of one request or of many.
-        endless: an operator that may run as long as a request's values say; "" where there is none.
+        batched: whether rows of several requests may share a call.
+        timed: whether a call's time depends only on its rows, because nothing else in a request varies in size.
+        most_rows: the largest batch that memory has room for.
+        queue_rows: how many rows may wait at a time, of one request or of many.
+        endless: an operator whose run time depends on the values of a request; "" where there is none.
     """
 
     batched: bool
@@ -78,13 +78,13 @@ class ModelFacts:
 
 @dataclass(frozen=True, slots=True)
 class ConfigurationEstimate:
-    """What a configuration of an engine takes.
+    """The times of one configuration of an engine.
 
     Args:
         threads, spinning: the configuration.
-        call_ns: nanoseconds of a call left alone, by rows.
-        busy_ns: likewise beside a busy thread; empty for a model whose requests share no call.
-        cpu_ns: CPU nanoseconds of a call of one row; 0 where they are not known.
+        call_ns: nanoseconds of an undisturbed call, by its rows.
+        busy_ns: the same beside a busy thread; empty for a model whose requests share no call.
+        cpu_ns: CPU nanoseconds of a call with one row; 0 where unknown.
     """
 
     threads: int
@@ -95,9 +95,9 @@ class ConfigurationEstimate:
 
 
 class DefaultChoice(msgspec.Struct, frozen=True, kw_only=True):
-    """The settings that are chosen, and why.
+    """The chosen settings, and why.
 
-    `alone` says whether they are for a model without others in its process; `otherwise` are those for the other case.
+    `alone` says whether they are for a model without others in its process; `otherwise` has those for the other case.
     """
 
     threads: int
@@ -111,7 +111,7 @@ class DefaultChoice(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, settings: Settings, reason: str) -> "DefaultChoice":
-        """What these settings have in their place."""
+        """The choice that equals given settings."""
         engine, batching = settings.engine, settings.batching
         return cls(
             threads=engine.threads,
@@ -123,19 +123,19 @@ class DefaultChoice(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def among(self, models: int) -> "DefaultChoice":
-        """What is chosen where this many models are in the process, from the same measurements."""
+        """The choice for this many models in the process, from the same measurements."""
         if self.otherwise is None or self.alone == (models == 1):
             return self
         return msgspec.structs.replace(self.otherwise, otherwise=msgspec.structs.replace(self, otherwise=None))
 
     def within(self, around: ServingPlace) -> "DefaultChoice":
-        """The same with no more threads than there are here."""
+        """The same choice, with no more threads than can be used here."""
         threads = min(self.threads, around.threads)
         instances = max(1, min(self.instances, around.threads // max(1, threads)))
         return msgspec.structs.replace(self, threads=threads, instances=instances)
 
     def apply(self, base: Settings) -> Settings:
-        """These settings in the place of those of `base`."""
+        """`base` with these settings in it."""
         engine = msgspec.structs.replace(
             base.engine, threads=self.threads, spinning=self.spinning, instances=self.instances
         )
@@ -145,7 +145,7 @@ class DefaultChoice(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.structs.replace(base, engine=engine, batching=batching)
 
     def describe(self) -> str:
-        """The settings as words of a profile."""
+        """The settings in the words of a profile."""
         words = [f"threads={self.threads or 'auto'}"]
         words += [f"instances={self.instances}"] if self.instances > 1 else []
         words += [f"spinning={str(self.spinning).lower()}"] if self.threads != 1 else []
@@ -157,7 +157,7 @@ class DefaultChoice(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def choose(facts: ModelFacts, best: ConfigurationEstimate, around: ServingPlace) -> DefaultChoice:
-    """Dispatch, instances and the largest batch for the engine configuration that was found best."""
+    """Choose dispatch, instances and the largest batch for the best engine configuration."""
     dispatch, largest, reason = _choose_dispatch(facts, best.call_ns, around)
     instances = 1
     if dispatch == "worker" and not facts.batched:
@@ -177,12 +177,12 @@ def choose(facts: ModelFacts, best: ConfigurationEstimate, around: ServingPlace)
 
 @dataclass(frozen=True, slots=True)
 class TimeComparison:
-    """How much longer the second of two configurations takes, and which mean of both counts as better.
+    """The time of the second of two configurations as a ratio to the first, and when the second counts as better.
 
     Args:
-        alone: for a lone client, whose latency it is.
-        crowded: for many clients, whose number of requests a second it is.
-        enough: the largest geometric mean of both with which the second is chosen.
+        alone: the ratio for a single client, that is, of the latency.
+        crowded: the ratio for many clients, that is, of the time per request.
+        enough: the largest geometric mean of both ratios with which the second is chosen.
     """
 
     alone: float
@@ -191,19 +191,19 @@ class TimeComparison:
 
     @property
     def better(self) -> bool:
-        """Whether the second configuration is chosen: the two cases count alike."""
+        """Whether the second configuration is chosen; both cases have the same weight."""
         return sqrt(self.alone * self.crowded) <= self.enough
 
 
 def compare(estimate: ConfigurationEstimate, other: ConfigurationEstimate) -> TimeComparison:
     """Compare an estimate with another, which has more threads or spins.
 
-    Many clients are stood for by the largest batch beside a busy thread, which is the event loop. Where requests share
-    no call, it is one core that computes a request for itself, beside all of them that compute one together.
+    The largest batch beside a busy thread, which simulates the event loop, represents many clients. Where requests
+    share no call, the comparison is between cores that each compute one request, and all cores computing one together.
 
-    A long call is interrupted by other processes whenever there are any, and one on several threads waits for the
-    slowest of them. So more threads are also judged by the CPU time: no faster than if all of them computed all the
-    time, but not slower because of others either; and they need only be no worse.
+    Other processes interrupt long calls, and a call on several threads waits for the slowest of them. So more threads
+    are also judged by CPU time, as if all of them computed all the time, which other processes do not affect; and then
+    they only need to be no worse.
     """
     long = other.threads > estimate.threads and estimate.call_ns[1] >= LONG_NS
     cpu = other.cpu_ns / estimate.cpu_ns if long and estimate.cpu_ns and other.cpu_ns else inf
@@ -217,7 +217,7 @@ def compare(estimate: ConfigurationEstimate, other: ConfigurationEstimate) -> Ti
 
 
 def is_clear(comparisons: Sequence[TimeComparison]) -> bool:
-    """Whether comparisons of the same two, one after another, agree so far that no more are wanted."""
+    """Whether successive comparisons of the same two agree, so that no more are needed."""
     return len(comparisons) >= _AGREEING and len({comparison.better for comparison in comparisons}) == 1
 
 
@@ -231,7 +231,7 @@ def middle(comparisons: Sequence[TimeComparison]) -> TimeComparison:
 
 
 def describe_comparison(estimate: ConfigurationEstimate, other: ConfigurationEstimate, result: TimeComparison) -> str:
-    """What the second took of the first's time, for a lone client and for many."""
+    """The time of the second as a ratio to the first, in words, for one client and for many."""
     spins, asleep = (" spinning", " asleep") if other.spinning else ("", "")
     return (
         f"{other.threads} threads{spins} beside {estimate.threads}{asleep}: "
@@ -240,12 +240,12 @@ def describe_comparison(estimate: ConfigurationEstimate, other: ConfigurationEst
 
 
 def may_spin(around: ServingPlace) -> bool:
-    """Whether threads that spin between calls leave a core to the event loop, and take none from anything else."""
+    """Whether spinning threads leave a core to the event loop, and take none from other models."""
     return around.alone and around.cpus > 2 and not around.quota
 
 
 def sizes_to_try(facts: ModelFacts, around: ServingPlace) -> list[int]:
-    """Batch sizes to measure, ascending; one row where the time of a call does not follow from its rows."""
+    """The batch sizes to measure, ascending; only 1 where the time of a call does not depend only on its rows."""
     if not (facts.timed and facts.batched):
         return [1]
     sizes = CostModel(around.max_batch_size or LARGEST_BATCH).sizes
@@ -271,9 +271,9 @@ def _choose_dispatch(
 
 
 def _choose_batch(facts: ModelFacts, call_ns: Mapping[int, float], around: ServingPlace) -> int:
-    """The smallest size that takes about the least time per row, or a larger one where that was the last measured.
+    """The smallest size with about the least time per row, or a larger one where that was the largest measured.
 
-    It is a bound: which size within it is worth taking, the cost model learns while serving.
+    It is only a limit: the cost model learns while serving which size within it pays.
     """
     if not facts.batched:
         return 1
@@ -288,7 +288,7 @@ def _choose_batch(facts: ModelFacts, call_ns: Mapping[int, float], around: Servi
 
 
 def _inline_batch(facts: ModelFacts, call_ns: Mapping[int, float], around: ServingPlace, largest: int) -> int:
-    """The largest batch that computes inline; 0 where none does that is worth it."""
+    """The largest batch to compute inline; 0 where that does not pay."""
     bound = INLINE_NS if around.alone else INLINE_AMONG_OTHERS_NS
     short = [size for size, took_ns in call_ns.items() if size <= largest and took_ns <= bound]
     if not short:
@@ -303,7 +303,7 @@ def _inline_batch(facts: ModelFacts, call_ns: Mapping[int, float], around: Servi
 
 
 def _takes(call_ns: Mapping[int, float], largest: int) -> str:
-    """The times of one row and of the largest batch measured within `largest`."""
+    """Words for the times of one row, and of the largest measured batch up to `largest`."""
     rows = max(size for size in call_ns if size <= largest)
     single = f"1 row takes {_time(call_ns[1])}"
     return single if rows == 1 else f"{single}, {rows} take {_time(call_ns[rows])}"

@@ -1,8 +1,8 @@
-"""Opens a bare model with settings that are measured to suit this machine.
+"""Opens a model without a profile, with settings that are measured on this machine.
 
-Beside the first loading it takes two seconds at most, and a tenth of a second for a small model. It never holds more
-than two sessions, and only one of a model that is large or slow to load. What follows from the times is decided in
-`defaults.py`.
+Measuring takes at most two seconds beside loading the model once, and a tenth of a second for a small model. At most
+two sessions are open at a time, and only one of a model that is large or slow to load. `defaults.py` decides what
+follows from the times.
 """
 
 import time
@@ -46,21 +46,21 @@ from tailcut.runtime.settings import Settings
 from tailcut.spec import DType, ModelSpec
 
 BUDGET_S = 2.0
-_SHARE = 1 / 8  # of it, for timing one set of calls
-_LOAD_SHARE = 1 / 4  # of it: a model that takes longer to load is not loaded a second time
-_PROBE_S = 0.02  # for a first look at a call
-_TOO_LONG_NS = 60_000_000  # a call that takes longer is not timed often enough to compare
-_SMALL_BYTES = 1 << 20  # of weights: probably too quick for more threads, so it is tried with one first
-_LARGE_BYTES = 500 << 20  # of weights: never loaded a second time
-_COPIES = 4  # of the weights in two sessions: as they are in the file, and as the kernels want them
-_COMPARED_NS = 20_000_000  # a batch that is compared takes no longer, unless a row alone does
+_SHARE = 1 / 8  # of the budget, for timing one set of calls
+_LOAD_SHARE = 1 / 4  # of the budget: a model that takes longer to load is not loaded a second time
+_PROBE_S = 0.02  # for a first timing of a call
+_TOO_LONG_NS = 60_000_000  # longer calls cannot be timed often enough to be compared
+_SMALL_BYTES = 1 << 20  # of weights: a smaller model is probably too fast for more threads, so one is tried first
+_LARGE_BYTES = 500 << 20  # of weights: a larger model is never loaded a second time
+_COPIES = 4  # of the weights in two sessions: as in the file, and in the layout of the kernels
+_COMPARED_NS = 20_000_000  # the longest batch that is compared, unless one row takes longer
 
 
 @dataclass(frozen=True, slots=True)
 class OpenedEngine:
-    """A loaded engine with the profile that it is to serve, and what was decided of the model's rows and its settings.
+    """A loaded engine with its profile, and the decisions about the model's rows and its settings.
 
-    Where nothing could be measured, the settings are as they were given, and the choice says why.
+    Where nothing could be measured, the settings are the given ones, and the choice says why.
     """
 
     profile: Profile
@@ -70,27 +70,27 @@ class OpenedEngine:
 
 
 def surroundings(cpus: int | None = None, *, alone: bool = True, max_batch_size: int | None = None) -> ServingPlace:
-    """Of this process, which may use this many CPUs: where none are named, all that the machine lets it use."""
+    """The serving place in this process, with this many CPUs; None: as many as the process may use."""
     cpus = cpus or usable_cpus()
     threads = max(1, min(cpus, cores_of(topology(), affinity_mask())))
     return ServingPlace(cpus, threads, alone, cpu_quota() is not None, max_batch_size)
 
 
 def open_measured(profile: Profile, limits: Limits, around: ServingPlace, budget_s: float = BUDGET_S) -> OpenedEngine:
-    """Load a bare model, and choose threads, instances, spinning, dispatch and the largest batch by measuring.
+    """Load a model without a profile, and measure threads, instances, spinning, dispatch and the largest batch.
 
     Args:
-        profile: of a model file, with the settings that are kept where nothing can be measured.
-        limits: bounds of the model.
-        around: where it is to serve.
-        budget_s: seconds that the measurements may take, beside loading the model once.
+        profile: of a model file, with the settings to keep where nothing can be measured.
+        limits: of the model.
+        around: where it will serve.
+        budget_s: seconds that measuring may take, beside loading the model once.
 
     Raises:
         ModelFileError: the model is missing, empty or corrupt.
         UnsupportedError: batching was asked for, and the model's signature rules it out.
     """
     path, base = Path(profile.model.path), profile.settings
-    import_engine(base.engine.name)  # so that its import does not count as loading
+    import_engine(base.engine.name)  # so that the import does not count as loading
     traits = read_traits(path)
     sessions = _Sessions(path, profile.model.name)
     sessions.open(_options(base.engine, 1 if traits.weight_bytes < _SMALL_BYTES else around.threads))
@@ -107,7 +107,7 @@ def open_measured(profile: Profile, limits: Limits, around: ServingPlace, budget
                 sessions.prefer(_options(base.engine, around.threads))
                 times = _Times({1: took_s * 1e9})
             choice = _choose(sessions, facts, around, times)
-        except (TailcutError, MemoryError) as error:  # what cannot be measured may be served all the same
+        except (TailcutError, MemoryError) as error:  # a model that cannot be measured may still be served
             choice = _fixed(base, f"fixed settings, because nothing could be measured: {error}", around)
             sessions.open(choice.apply(base).engine)
     except BaseException:
@@ -117,7 +117,7 @@ def open_measured(profile: Profile, limits: Limits, around: ServingPlace, budget
 
 
 def _samples(engine: Engine, budget_s: float) -> tuple[Samples | None, str, float]:
-    """Requests that the model accepts, or why there are none; and the seconds that finding them took."""
+    """Requests that the model accepts (None, and the reason, where none was found), and the seconds that took."""
     began = time.monotonic()
     try:
         samples, refusal = find_samples(engine, budget_s=budget_s), ""
@@ -127,13 +127,13 @@ def _samples(engine: Engine, budget_s: float) -> tuple[Samples | None, str, floa
 
 
 class _Sessions:
-    """The session that is best so far, and at most one beside it."""
+    """The best session so far, and at most one other."""
 
     def __init__(self, path: Path, name: str) -> None:
         self._path = path
         self._name = name
         self._engine: Engine | None = None
-        self.load_s = 0.0  # what the first took
+        self.load_s = 0.0  # the time to load the first
 
     @property
     def engine(self) -> Engine:
@@ -141,7 +141,7 @@ class _Sessions:
         return self._engine
 
     def open(self, options: EngineOptions) -> None:
-        """Load a session, in the place of the one there is."""
+        """Load a session instead of the current one."""
         spec = self.close()
         began = time.monotonic()
         self._engine = open_engine(self._path, options, self._name)
@@ -152,9 +152,9 @@ class _Sessions:
 
     @contextmanager
     def beside(self, options: EngineOptions) -> Iterator[Engine]:
-        """A second session, which is closed again unless it is kept."""
+        """Open a second session, which is closed again unless `keep` is called with it."""
         other = open_engine(self._path, options, self._name)
-        other.spec = self.engine.spec  # what was decided of its rows
+        other.spec = self.engine.spec  # with the decision about its rows
         try:
             yield other
         finally:
@@ -162,18 +162,18 @@ class _Sessions:
                 other.close()
 
     def prefer(self, options: EngineOptions) -> None:
-        """Have a session with these options, the one there is where it has them."""
+        """Open a session with these options, unless the current one has them."""
         if self.engine.options != options:
             self.open(options)
 
     def keep(self, engine: Engine) -> None:
-        """From now on this session is the best."""
+        """Make this session the best one."""
         if engine is not self._engine:
             self.close()
             self._engine = engine
 
     def close(self) -> ModelSpec | None:
-        """Free the best session; what is known of its model."""
+        """Free the best session; returns the spec of its model."""
         engine, self._engine = self._engine, None
         if engine is None:
             return None
@@ -183,12 +183,12 @@ class _Sessions:
 
 @dataclass(frozen=True, slots=True)
 class _Compared:
-    """What was compared.
+    """The results of the comparisons.
 
     Args:
-        threads: a phrase; empty where there was nothing to compare.
-        spinning: likewise; it counts for a model alone.
-        spins: whether spinning was found better.
+        threads: a phrase about threads; empty where there was nothing to compare.
+        spinning: a phrase about spinning, which applies only to a model alone; empty where nothing was compared.
+        spins: whether spinning was found to be better.
     """
 
     threads: str = ""
@@ -198,14 +198,14 @@ class _Compared:
 
 @dataclass(frozen=True, slots=True)
 class _Times:
-    """Nanoseconds of a call by its rows on the session that was kept, and what was compared before."""
+    """Nanoseconds of a call by its rows, on the session that was kept, and the results of the comparisons."""
 
     call_ns: dict[int, float]
     compared: _Compared = _Compared()
 
 
 def _choose(sessions: _Sessions, facts: ModelFacts, around: ServingPlace, times: _Times) -> DefaultChoice:
-    """The settings for the session that was kept, and those for the time when there are others, or no more others."""
+    """Choose settings for the session that was kept, and those for the case with (or without) other models."""
     threads = sessions.engine.options.threads
     here, otherwise = (
         _choose_for(threads, facts, replace(around, alone=alone), times) for alone in (around.alone, not around.alone)
@@ -234,14 +234,14 @@ def _facts(spec: ModelSpec, traits: Traits, limits: Limits) -> ModelFacts:
     return ModelFacts(
         batched=spec.batched,
         timed=spec.fixed_sizes or _is_static(spec),
-        most_rows=spec.within(max(1, limits.slab_bytes // max(1, 2 * row_bytes))),  # a slab holds two batches
+        most_rows=spec.within(max(1, limits.slab_bytes // max(1, 2 * row_bytes))),  # a slab has room for two batches
         queue_rows=limits.queue_rows,
         endless=traits.endless,
     )
 
 
 class _Race:
-    """Compares sessions of a model with other numbers of threads, and with or without spinning."""
+    """Compares sessions of a model with different numbers of threads, and with and without spinning."""
 
     def __init__(self, sessions: _Sessions, samples: Samples, budget_s: float) -> None:
         self._samples = samples
@@ -251,7 +251,7 @@ class _Race:
         self._end = time.monotonic() + budget_s - self._share_s
 
     def run(self, facts: ModelFacts, traits: Traits, around: ServingPlace) -> _Times:
-        """Have the session that suits, and time it by batch size.
+        """Keep the best session, and time it by batch size.
 
         Raises:
             TailcutError: the engine failed.
@@ -264,7 +264,7 @@ class _Race:
         return _Times(time_sizes(self._sessions.engine, self._samples, sizes, self._share_s), compared)
 
     def _compare(self, probe: Timing, traits: Traits, around: ServingPlace) -> _Compared:
-        """Have the session that suits; what was compared."""
+        """Keep the best session; returns the results of the comparisons."""
         sessions = self._sessions
         if around.threads == 1 or sessions.load_s > self._load_s:
             return _Compared()
@@ -292,11 +292,11 @@ class _Race:
         return _Compared(words, spinning, spins)
 
     def _has_time(self) -> bool:
-        """Whether one more session can be compared."""
+        """Whether there is time to compare one more session."""
         return time.monotonic() + 2 * self._share_s + self._sessions.load_s < self._end
 
     def _compare_two(self, pair: tuple[Engine, Engine], rows: int) -> tuple[bool, str]:
-        """Time two engines again and again, until it is clear whether the second is better; what was found."""
+        """Time two engines until it is clear whether the second is better; returns that, and the result in words."""
         comparisons: list[TimeComparison] = []
         while not comparisons or (not is_clear(comparisons) and time.monotonic() + self._share_s < self._end):
             estimate, other = self._estimate(pair, rows)
@@ -305,7 +305,7 @@ class _Race:
         return result.better, describe_comparison(estimate, other, result)
 
     def _estimate(self, engines: Sequence[Engine], rows: int) -> list[ConfigurationEstimate]:
-        """One row on the machine as it is, and `rows` rows (0: none) beside a busy thread, on each engine in turns."""
+        """Time one row as the machine is, and `rows` rows (0: none) beside a busy thread, with engines in turns."""
         idle = time_calls([call_of_rows(engine, self._samples, 1) for engine in engines], self._share_s / 2)
         busy: list[dict[int, float]] = [{} for _ in engines]
         if rows:
@@ -321,7 +321,7 @@ class _Race:
 
 
 def _rows_within(limit_ns: float, row_ns: float) -> int:
-    """The largest power of two of rows, up to those of a usual batch, that take no longer than that."""
+    """The largest power of two, up to the usual batch size, whose rows take at most `limit_ns`."""
     rows = 1
     while rows < USUAL_BATCH and 2 * rows * row_ns <= limit_ns:
         rows *= 2
@@ -329,7 +329,7 @@ def _rows_within(limit_ns: float, row_ns: float) -> int:
 
 
 def _is_static(spec: ModelSpec) -> bool:
-    """Whether nothing in a request has a size of its own."""
+    """Whether nothing but the number of rows varies in size between requests."""
     tensors = spec.inputs + spec.outputs
     return all(None not in tensor.shape and tensor.dtype is not DType.BYTES for tensor in tensors)
 
@@ -339,6 +339,6 @@ def _options(base: EngineOptions, threads: int) -> EngineOptions:
 
 
 def _is_comparable(weight_bytes: int) -> bool:
-    """Whether a second session fits, in half of the memory that the process may use."""
+    """Whether two sessions fit into half of the memory that the process may use."""
     memory_bytes = memory_limit()
     return weight_bytes <= _LARGE_BYTES and (memory_bytes is None or _COPIES * weight_bytes <= memory_bytes // 2)

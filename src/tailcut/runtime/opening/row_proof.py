@@ -1,17 +1,17 @@
 """The run-time proof: rows of different magnitudes, computed alone, together, and reordered in a larger batch.
 
-It runs on the engine and the precision that will serve, because what an engine makes of a graph is its own affair. A
-difference proves that rows depend on each other; no difference proves it for these inputs only, so the graph must agree
-before a model is batched (`runtime/rows.py`).
+It runs on the engine and in the precision that will serve, because engines transform graphs in their own ways. A
+difference proves that rows depend on each other; no difference proves the opposite for these inputs only, so the graph
+must agree before a model is batched (`runtime/rows.py`).
 
-What counts as a difference: another shape or dtype, an integer, boolean or string that is not the same, or a floating
-value that is further from the row's own answer than rounding explains. Kernels sum in another order for another batch
-size, so values need not be equal bit for bit. How much rounding explains is a share of the largest magnitude in that
-row's output (`_TOLERANCES`). Where a row exceeds it, the row is computed again where nothing but rounding can move its
-answer: alone with its inputs disturbed by a few units in the last place, and among copies of itself, where only small
-differences count, because a model whose rows depend on each other answers otherwise among copies, too. A model that
-amplifies rounding (a sum that nearly cancels, an arg-max between equals, a quantiser at a step's edge) moves about as
-much then, and what moves so by itself proves nothing about other rows.
+These are differences: another shape or dtype; another integer, boolean or string; and a floating-point value further
+from the row's own answer than rounding explains. Kernels sum in another order for another batch size, so values need
+not be equal bit for bit. Rounding explains a share of the largest magnitude in that row's output (`_TOLERANCES`). Where
+a row exceeds it, the row is computed again in ways that change its answer by rounding only: alone, with its inputs
+changed by a few units in the last place, and among copies of itself, where only small differences count, because a
+model whose rows depend on each other answers differently among copies, too. A model that amplifies rounding (a sum that
+nearly cancels, an arg-max between equals, a quantiser at the edge of a step) then differs by about as much, which
+proves nothing about other rows.
 """
 
 import logging
@@ -30,34 +30,33 @@ from tailcut.runtime.rows import RowDecision, RowsSetting, decide_rows, needs_pr
 from tailcut.spec import DType, ModelSpec, RowEvidence, Rows
 
 _log = logging.getLogger("tailcut")
-_BUDGET_SHARE = 0.3  # of the time for warming up
-_MANY = 8  # rows of the larger batch; like those of the smaller one, a size that warm-up computes as well
-# A scale over the whole batch (dynamic int8, batch statistics) is set by the largest row and shows in the smallest.
+_BUDGET_SHARE = 0.3  # of the time budget for warming up
+_MANY = 8  # rows of the larger batch; like the smaller size, one that warm-up computes as well
+# The largest row sets a scale over the whole batch (dynamic int8, batch statistics), which shows in the smallest.
 _MAGNITUDES = (1.0, 50.0, 0.1, 200.0)
 _ORDER = (2, 0, 3, 1)
 _FLOATS = {DType.FP16, DType.BF16, DType.FP32, DType.FP64}
-# Of the largest magnitude in a row's output. float32 kernels were seen to differ by 1e-6 to 1e-4 between batch sizes;
+# Shares of the largest magnitude in a row's output. float32 kernels differed by 1e-6 to 1e-4 between batch sizes;
 # bfloat16 keeps 8 bits (1 part in 256 at each layer) and float16 keeps 11 (1 part in 2,048), and both add up by layer.
-_COMPUTED = {"bf16": DType.BF16, "f16": DType.FP16, "tf32": DType.FP16}  # by engines that are told so
-_COMPUTED = {"bf16": DType.BF16, "f16": DType.FP16, "tf32": DType.FP16}  # by engines that are told so
+_COMPUTED = {"bf16": DType.BF16, "f16": DType.FP16, "tf32": DType.FP16}  # the types of engines that are set so
 _TOLERANCES = {DType.BF16: 5e-2, DType.FP16: 1e-2}
 _TOLERANCE = 1e-3
 _DISTURBANCE = {DType.BF16: 2.0**-7, DType.FP16: 2.0**-10, DType.FP32: 2.0**-21, DType.FP64: 2.0**-50}
-_DISTURBED = 8  # times a row is computed again where it differs
-_SMALL = 2e-2  # a difference between a row and its copies that may be rounding, as a share of the row's magnitude
-_AMPLIFIED = 8.0  # times what disturbing moves a value: up to that it may still be rounding
+_DISTURBED = 8  # how often a row that differs is computed again
+_SMALL = 2e-2  # the largest difference among copies that may be rounding, as a share of the row's magnitude
+_AMPLIFIED = 8.0  # a difference up to this multiple of that from disturbed inputs may be rounding
 
 Outputs = Mapping[str, np.ndarray]
 
 
 def settle_rows(engine: Engine, user: RowsSetting, limits: Limits, samples: Samples | None = None) -> RowDecision:
-    """Decide whether the rows of a loaded model are independent, and lower its spec to that.
+    """Decide whether the rows of a loaded model are independent, and note that in its spec.
 
-    The proof is made with these samples; with any that the model accepts where none are given. Sizes of outputs that a
-    real answer does not have are left open in the spec: the file may say anything.
+    The proof uses these samples, or any that the model accepts where none are given. Sizes of outputs in the file that
+    a real answer does not have become free in the spec.
 
     Raises:
-        UnsupportedError: the user asks for batching, and the signature rules it out.
+        UnsupportedError: the user asks for batching, but the signature rules it out.
     """
     proof = None
     if needs_proof(engine.spec, user):
@@ -75,10 +74,10 @@ def settle_rows(engine: Engine, user: RowsSetting, limits: Limits, samples: Samp
 
 
 def prove_rows(engine: Engine, budget_s: float, samples: Samples | None = None, *, seed: int = 0) -> RowEvidence:
-    """Compute made-up rows alone and together, within about `budget_s`, and compare.
+    """Compute generated rows alone and together, within about `budget_s`, and compare the outputs.
 
-    A step that the time has no room for is left out, and the reason says so. Whether a difference is rounding may take
-    as long again.
+    Steps for which there is no time are skipped, and the reason says so. Finding out whether a difference is rounding
+    may take as long again.
     """
     end = time.monotonic() + budget_s
     try:
@@ -89,7 +88,7 @@ def prove_rows(engine: Engine, budget_s: float, samples: Samples | None = None, 
 
 
 def open_outputs(engine: Engine, answer: Outputs) -> None:
-    """Leave those sizes of outputs open in an engine's spec that this answer does not have."""
+    """Make the sizes of outputs free in an engine's spec in which this answer differs."""
     spec = engine.spec
     if not all(tensor.accepts(answer[tensor.name].shape) for tensor in spec.outputs):
         outputs = (
@@ -100,22 +99,22 @@ def open_outputs(engine: Engine, answer: Outputs) -> None:
 
 
 def _open_by_an_answer(engine: Engine, samples: Samples | None) -> None:
-    """Compute one request, whose sizes the file gives: there is nothing to try out."""
+    """Open outputs by one answer, where the file gives all sizes of a request."""
     samples = samples or likely_samples(engine.spec, engine.hints if isinstance(engine, Hinted) else None)
     try:
         open_outputs(engine, engine.run(samples.make(samples.rows, 0)))
-    except TailcutError:  # warm-up tries others, and says so
+    except TailcutError:  # warm-up tries other requests, and logs it if they fail
         return
 
 
 @dataclass(frozen=True, slots=True)
 class _Difference:
-    """Where a row's answer in company is not its answer alone."""
+    """A difference between a row's answer in a batch and its answer alone."""
 
     output: str
     what: str
-    by: float = 0.0  # the largest difference of a floating value, as a share of the row's largest magnitude
-    elements: np.ndarray | None = None  # which of them differ, of an output that must be equal
+    by: float = 0.0  # the largest difference of floating-point values, as a share of the row's largest magnitude
+    elements: np.ndarray | None = None  # which elements differ, in an output that must be equal
 
 
 class _Proof:
@@ -125,15 +124,15 @@ class _Proof:
         self._samples = samples
         self._end = end
         self._latest = latest
-        self._is_late = False  # there was no time to see whether a difference is rounding
+        self._is_late = False  # there was no time to find out whether a difference is rounding
         self._seed = seed
-        self._row_s = 0.0  # what a row alone took last
+        self._row_s = 0.0  # the last time of a row alone
         self._tolerance = _tolerance(engine)
         self._rows: list[Arrays] = []
         self._alone: list[Outputs] = []
 
     def run(self) -> RowEvidence:
-        """All steps."""
+        """Take all steps, as far as there is time."""
         fault = self._compute_alone()
         if fault is not None:
             return fault
@@ -153,7 +152,7 @@ class _Proof:
         return RowEvidence(Rows.INDEPENDENT, f"{proven}, and in another order among {many}")
 
     def _compute_alone(self) -> RowEvidence | None:
-        """Each row alone, and the first twice: a model that answers one request in two ways proves nothing."""
+        """Compute each row alone, and the first twice: a model whose answers vary proves nothing."""
         spec = self._spec
         for index, magnitude in enumerate(_MAGNITUDES[: spec.within(len(_MAGNITUDES))]):
             if self._rows and not self._has_time(3 * len(self._rows)):
@@ -164,7 +163,7 @@ class _Proof:
             except TailcutError as error:
                 if not self._rows:
                     return RowEvidence(Rows.UNKNOWN, f"a generated row is rejected: {error}")
-                continue  # a magnitude that it refuses
+                continue  # the model rejects this magnitude
             if not self._rows:
                 open_outputs(self._engine, answer)
             for name, array in answer.items():
@@ -178,7 +177,7 @@ class _Proof:
         return None
 
     def _compare(self, places: Sequence[int]) -> RowEvidence | None:
-        """Compute these rows in one batch (-1: any other row) and compare each with its own answer."""
+        """Compute these rows in one batch (-1: any other row), and compare each with its answer alone."""
         fill = 1000
         parts: list[Arrays] = []
         for index in places:
@@ -205,7 +204,7 @@ class _Proof:
         return None
 
     def _differences(self, alone: Outputs, together: Outputs, at: int) -> Iterator[_Difference]:
-        """The outputs in which row `at` of a batch is not the answer of the row alone."""
+        """Yield the outputs in which row `at` of a batch differs from the row's answer alone."""
         for name, want in alone.items():
             got = together[name][at : at + 1]
             if got.dtype != want.dtype or got.shape != want.shape:
@@ -220,9 +219,9 @@ class _Proof:
                     yield _Difference(name, "changes", by)
 
     def _is_rounding(self, index: int, difference: _Difference, rows: int) -> bool:
-        """Whether the row's answer moves about as much where nothing but rounding can have moved it.
+        """Whether the row's answer also changes by about as much where only rounding can change it.
 
-        Where there is no time to see, it does not.
+        False where there is no time to find out.
         """
         want = self._alone[index][difference.output]
         try:
@@ -239,7 +238,7 @@ class _Proof:
         return difference.by <= _AMPLIFIED * most
 
     def _disturbed_answers(self, index: int, output: str) -> Iterator[np.ndarray]:
-        """One output of a row alone, its floating inputs off by a few units in the last place; nothing without such."""
+        """Yield an output of a row alone, its floating-point inputs changed slightly; nothing where there are none."""
         row = self._rows[index]
         random = np.random.default_rng(self._seed)
         for _ in range(_DISTURBED if any(map(_is_float, row.values())) else 0):
@@ -269,7 +268,7 @@ class _Proof:
 
 
 def _tolerance(engine: Engine) -> float:
-    """The share of a row's magnitude that rounding explains: by the coarsest type that takes part."""
+    """The share of a row's magnitude that rounding explains, by the coarsest type involved."""
     types = [tensor.dtype for tensor in engine.spec.inputs + engine.spec.outputs]
     if engine.options.precision in _COMPUTED:
         types.append(_COMPUTED[engine.options.precision])
@@ -277,7 +276,7 @@ def _tolerance(engine: Engine) -> float:
 
 
 def _scaled(spec: ModelSpec, row: Arrays, magnitude: float) -> dict[str, np.ndarray]:
-    """A row with its floating inputs at another magnitude."""
+    """A row with its floating-point inputs at another magnitude."""
     return {
         tensor.name: (row[tensor.name] * magnitude).astype(tensor.dtype.numpy)
         if tensor.dtype in _FLOATS
@@ -287,7 +286,7 @@ def _scaled(spec: ModelSpec, row: Arrays, magnitude: float) -> dict[str, np.ndar
 
 
 def _disturbed(spec: ModelSpec, row: Arrays, random: np.random.Generator) -> dict[str, np.ndarray]:
-    """A row whose floating inputs are off by a few units in the last place."""
+    """A row with its floating-point inputs changed by a few units in the last place."""
     disturbed = dict(row)
     for tensor in spec.inputs:
         if tensor.dtype in _FLOATS:
@@ -298,9 +297,9 @@ def _disturbed(spec: ModelSpec, row: Arrays, random: np.random.Generator) -> dic
 
 
 def _distance(want: np.ndarray, got: np.ndarray) -> float:
-    """The largest difference, as a share of the largest finite magnitude wanted; infinite where NaN or infinity differ.
+    """The largest difference, as a share of the largest finite magnitude in `want`; infinite if NaN or infinity differ.
 
-    float64 is compared as such, and everything else in float64 too: none of it is wider.
+    All types are compared in float64, which is at least as wide.
     """
     if want.shape != got.shape:
         return float("inf")

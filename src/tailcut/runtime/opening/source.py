@@ -1,4 +1,4 @@
-"""What a source names: a profile, a pipeline, or a bare model; and the requests that a profile knows."""
+"""Reads sources: a source is a profile, a pipeline, or a model without a profile."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from tailcut.spec import ModelSpec
 
 
 def open_profile(path: Path) -> Profile:
-    """The profile in a .toml file, its model checked against its hash; or the defaults for a bare model file.
+    """The profile in a .toml file, with the hash of its model checked; or a default profile for a model file.
 
     Raises:
         ProfileError: the profile is corrupt, of a later schema, or for another model.
@@ -24,13 +24,13 @@ def open_profile(path: Path) -> Profile:
 
 
 def split_source(text: str) -> tuple[str, str]:
-    """The name, with a version or without, that a source is served by, and its file; an empty name is the file's.
+    """The name, perhaps with a version, under which a source is served (empty: that of the file), and its path.
 
-    A folder or a file may have an equals sign in its name: what is there as a whole is all path; and what has a slash
-    before the sign, unless there is a file behind it, because names of models may have one too.
+    Names of folders and files may contain an equals sign. So a text that exists as a path is all path, and so is one
+    with a slash before the sign, unless a file of the name behind the sign exists: names of models may have slashes.
 
     Raises:
-        UsageError: there is nothing on one side of the equals sign.
+        UsageError: the name or the path is empty.
     """
     label, equals, path = text.partition("=")
     if not equals or _is_there(text) or ("/" in label and not _is_there(path)):
@@ -47,18 +47,18 @@ def _is_there(source: str) -> bool:
 
 
 def is_profile(path: Path) -> bool:
-    """Whether a file is taken for a profile; any other is taken for a bare model."""
+    """Whether a file is taken to be a profile; any other is taken to be a model."""
     return path.suffix == ".toml"
 
 
 def is_bare(source: str) -> bool:
-    """Whether a source is a model without a profile, whose settings are chosen by measuring."""
+    """Whether a source is a model without a profile, whose settings are measured."""
     return not is_profile(Path(source)) and not is_pipeline(source)
 
 
 def known_samples(profile: Profile, spec: ModelSpec) -> Samples | None:
-    """The most frequent kind of request in the data that the profile was tuned with; None where it does not say."""
+    """The most frequent kind of request in the data that the profile was tuned with; None where it has none."""
     try:
         return profile.samples[0].of(spec) if profile.samples else None
-    except ProfileError:  # warm-up says so
+    except ProfileError:  # warm-up logs it
         return None

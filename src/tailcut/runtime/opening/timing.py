@@ -1,9 +1,9 @@
 """Times calls of engines against each other, and by batch size.
 
-Calls are timed in turns, in short runs, by their lower quartile: on a machine that has other work, the quick calls are
-those that it left alone, and what disturbs for a moment disturbs all in turn. The CPU time of the process is counted as
-well: other processes lengthen a call, but they hardly change what it computes. Left alone, no call takes longer than
-the CPU time of all its threads, so the smaller of the two is the better estimate.
+Calls alternate in short runs, and the lower quartile counts: on a busy machine, the fast calls are the undisturbed
+ones, and a passing disturbance affects all candidates alike. The CPU time of the process is measured as well: other
+processes lengthen a call, but hardly change its CPU time. An undisturbed call takes no longer than the CPU time of all
+its threads, so the smaller of the two is the better estimate.
 """
 
 import hashlib
@@ -21,30 +21,30 @@ from tailcut.engines.samples import Samples
 from tailcut.errors import TailcutError
 from tailcut.memory.aligned import aligned_empty
 
-_LONG_NS = 50_000_000  # batches that take longer are not timed where smaller ones are
-_RUN_NS = 200_000  # of one call before it is the next one's turn
+_LONG_NS = 50_000_000  # longer batches are not timed where smaller ones are
+_RUN_NS = 200_000  # of one call, before the next has its turn
 _RUN_CALLS = 20
 _ROUNDS = 15
-_FEWEST = 3  # rounds
+_FEWEST = 3  # rounds at least
 _PAUSE_S = 1e-4
 
 Call = Callable[[], object]
 
 
 class Timing(NamedTuple):
-    """The lower quartiles of a call's nanoseconds, and of the CPU nanoseconds of the process meanwhile."""
+    """The lower quartiles of a call's time and of the process's CPU time during it, in nanoseconds."""
 
     wall_ns: float
     cpu_ns: float
 
     @property
     def undisturbed_ns(self) -> float:
-        """What a call takes where other processes leave it alone, as far as can be told."""
+        """The estimated time of a call that other processes do not disturb."""
         return min(self.wall_ns, self.cpu_ns) if self.cpu_ns > 0 else self.wall_ns
 
 
 def call_of(engine: Engine, inputs: Mapping[str, np.ndarray]) -> Call:
-    """A call that computes these inputs as a served batch is: bound to aligned arrays where rows have one size.
+    """A call that computes these inputs like a served batch: bound to aligned arrays where rows have a fixed size.
 
     Raises:
         EngineError: the inputs cannot be bound.
@@ -65,7 +65,7 @@ def call_of(engine: Engine, inputs: Mapping[str, np.ndarray]) -> Call:
 
 
 def call_of_rows(engine: Engine, samples: Samples, rows: int) -> Call:
-    """A call that computes this many rows, all of them alike; a request whole where the model is not batched."""
+    """A call that computes this many equal rows; or one whole request, where the model is not batched."""
     inputs = samples.make(1 if engine.spec.batched else samples.rows, seed=0)
     if engine.spec.batched and rows > 1:
         inputs = {name: array.repeat(rows, axis=0) for name, array in inputs.items()}
@@ -75,16 +75,16 @@ def call_of_rows(engine: Engine, samples: Samples, rows: int) -> Call:
 def time_calls(
     calls: Sequence[Call], budget_s: float, cpu_clock_ns: Callable[[], int] = time.process_time_ns
 ) -> list[Timing]:
-    """Time each call, all of them in turns, for about so long.
+    """Time all calls alternately for about `budget_s`.
 
-    Each is called three times at least, but once only where that takes all the time. `cpu_clock_ns` tells the CPU time
-    that counts: the whole process's, unless something else runs in it.
+    Each is called at least three times, or once where that already takes all the time. `cpu_clock_ns` returns the CPU
+    time to measure: by default that of the whole process.
 
     Raises:
         EngineError: the engine failed.
     """
     end = time.monotonic() + budget_s
-    first = [_timed(call) for call in calls]  # plans memory, and counts only where there is no second
+    first = [_timed(call) for call in calls]  # the first call plans memory, and counts only where there is no second
     times: list[list[int]] = [[] for _ in calls]
     cpu: list[list[float]] = [[] for _ in calls]
     rounds = 0
@@ -103,7 +103,7 @@ def time_calls(
 
 
 def time_sizes(engine: Engine, samples: Samples, sizes: Sequence[int], budget_s: float) -> dict[int, float]:
-    """The nanoseconds of a call by its rows, for those sizes, ascending, that there is time for; for the first always.
+    """The nanoseconds of a call, by its rows, for ascending sizes as far as there is time, but at least for the first.
 
     Raises:
         EngineError: the engine failed on the first size.
@@ -128,10 +128,10 @@ def time_sizes(engine: Engine, samples: Samples, sizes: Sequence[int], budget_s:
 
 @contextmanager
 def busy_thread() -> Iterator[Callable[[], int]]:
-    """A thread that works and sleeps about half the time each, without the interpreter: as an event loop under load.
+    """Run a thread that works half of the time, without the interpreter lock, like an event loop under load.
 
-    Yields a clock of the CPU nanoseconds of everything else in the process; where the system has no clock for a thread,
-    of everything.
+    Yields a clock of the CPU nanoseconds of everything else in the process; or of everything, where the system has no
+    clock for single threads.
     """
     over = threading.Event()
     data = bytes(1 << 16)

@@ -1,11 +1,11 @@
 """Computes every usual batch size of every bucket before the first request, and seeds the cost models with the times.
 
-An engine's first call of a size is the slowest: it plans memory, shapes the graph anew, and touches pages. Each size is
-computed at least once on each instance, and up to three times where that is quick, because the best of three is what
-the cost model should start from. What a slow model has not computed when the time is over, it learns while serving.
+An engine's first call of a size is the slowest: it plans memory, adapts the graph to the shape, and touches pages. Each
+size is computed at least once on each instance, and up to three times where that is fast, because the cost model should
+start from the best of three. Sizes for which a slow model has no time are learned while serving.
 
-The requests are of sizes that the data had which the model was tuned with, or else of sizes that are found to be
-accepted. A model that accepts none starts cold: that is logged, and part of what the server says of its readiness.
+The requests have the sizes in the data that the model was tuned with, or else sizes that the model is found to accept.
+A model that accepts none starts cold, which is logged and is part of its readiness.
 """
 
 import logging
@@ -33,18 +33,18 @@ _SEED = 0
 
 @dataclass(frozen=True, slots=True)
 class WarmupStep:
-    """One thing to compute: this many rows, in row 0 and behind of a slab, or as loose arrays."""
+    """One batch to compute: this many rows, from row 0 of a slab on, or as loose arrays."""
 
     rows: int
-    costs: tuple[CostModel, ...]  # that learn from it
+    costs: tuple[CostModel, ...]  # the cost models that learn from it
     slab: Slab | None = None
-    bucket: Bucket | None = None  # that is filled, with inputs of these shapes; None: as large as the samples
+    bucket: Bucket | None = None  # the bucket to fill, with inputs of these shapes; None: the sizes of the samples
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class WarmUpPlan:
-    """What to compute, with which kinds of requests (none: they are made up), and how long that may take."""
+    """What to compute, with which kinds of requests (none: generated ones), and how long that may take."""
 
     steps: Sequence[WarmupStep]
     requests: Sequence[SampleRequest]
@@ -53,27 +53,27 @@ class WarmUpPlan:
 
 @dataclass(frozen=True, slots=True)
 class WarmUp:
-    """Whether a model has computed before its first request, and the reason where it has not, or not everything."""
+    """Whether a model was warmed up, and the reason where it was not, or not completely."""
 
     warmed_up: bool
     reason: str = ""
 
 
 def unpadded_steps(cost: CostModel, slab: Slab | None) -> list[WarmupStep]:
-    """Each usual batch size of an engine, which `cost` is to learn."""
+    """A step for each usual batch size of an engine, from which `cost` learns."""
     return [WarmupStep(rows, (cost,), slab) for rows in cost.sizes]
 
 
 def padded_steps(
     padding: Padding, inputs: Sequence[TensorSpec], costs: Mapping[object, CostModel], unknown: CostModel
 ) -> list[WarmupStep]:
-    """Each usual batch size of each bucket.
+    """A step for each usual batch size of each bucket.
 
     Args:
-        padding: that has the buckets.
+        padding: has the buckets.
         inputs: of the model.
-        costs: that are to be learned, by bucket.
-        unknown: what a row costs before its length is known: as in the bucket in the middle.
+        costs: the cost models, by bucket.
+        unknown: the cost model for rows of unknown length, which learns from the bucket in the middle.
     """
     steps: list[WarmupStep] = []
     buckets = padding.grid
@@ -86,7 +86,7 @@ def padded_steps(
 
 
 def warm_up(owner: BatchOwner, engine: Engine, executors: Sequence[Executor], plan: WarmUpPlan) -> WarmUp:
-    """Compute all steps on all executors, small ones first, until the time is over."""
+    """Compute all steps on all executors, small batches first, until the time is over."""
     deadline = time.monotonic_ns() + int(plan.budget_s * 1e9)
     name = engine.spec.name
     try:
@@ -113,8 +113,8 @@ def _compute(
     """Compute the steps with the first samples, and then once with each of the others.
 
     Raises:
-        TailcutError: a batch is refused.
-        TimeoutError: what was left when the time was over.
+        TailcutError: a batch is rejected.
+        TimeoutError: the time was over; the message says what was left.
     """
     for executor in executors:
         for number, step in enumerate(steps):
@@ -151,7 +151,7 @@ def _request(samples: Samples, step: WarmupStep) -> Request:
         request.row = 0
         for target, array in zip(step.slab.inputs, made.values(), strict=True):
             target[: step.rows] = array
-    elif step.bucket is not None:  # the values again and again, or cut
+    elif step.bucket is not None:  # values are repeated or cut to fit
         request.arrays = {t.name: np.resize(made[t.name], step.shapes[t.name]) for t in spec.inputs}
     else:
         request.arrays = made

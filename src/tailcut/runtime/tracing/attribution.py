@@ -1,9 +1,10 @@
-"""Why the slowest requests were slow: records and events in, one verdict out. Pure.
+"""Explains why the slowest requests were slow, from records and events. Pure.
 
-The slowest one per cent stands beside the requests around the median. What the slow ones took longer is split by stage;
-what coincided (garbage collection, waiting for a CPU, a quota's throttling, a stalled loop) is charged with the time
-that it overlapped them more than it overlapped the median ones. The cause is what explains most. Several workers'
-records and events may be mixed: each request meets only the events and the batches of its own process.
+The slowest one per cent are compared with the requests around the median. The difference in time is split by stage.
+Events that coincided (garbage collection, waiting for a CPU, throttling by a quota, a stalled loop) are charged with
+the time by which they overlapped the slow requests more than the median ones. The cause is what explains most. Records
+and events of several workers may be mixed: each request is compared only with the events and batches of its own
+process.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,26 +17,26 @@ from tailcut.runtime.tracing.timeline import FIELDS, MARKS, STAGES, ProcessEvent
 from tailcut.stats import Sample, percentile, samples_needed
 
 SLOW_SHARE = 0.01
-_FEWEST = 50  # requests, below which there is no tail to speak of
-_LOOKED_AT = 300  # slow requests, of which the batch ahead is looked for
-_WORST = 20  # shown one by one
-_NAMED = 0.35  # of the time above the median: what coincided is the cause from here on
-_NEAR = 0.8  # of the largest share: near enough for the more telling name
-_STOPPED = 0.2  # of the time above the median, from which on a quota or a collection is what made threads wait
-_BUSY = 0.85  # of the time the engine computes: then waiting is for want of capacity
-_ONE_SIDED = 0.7  # of the slowest requests, from which on one process is named
+_FEWEST = 50  # requests, below which there is no tail to analyse
+_LOOKED_AT = 300  # slow requests for which the batch before them is searched, at most
+_WORST = 20  # requests listed one by one
+_NAMED = 0.35  # of the time above the median: from this share on, a coincidence is the cause
+_NEAR = 0.8  # of the largest share: near enough to prefer the more specific cause
+_STOPPED = 0.2  # of the time above the median: from this share on, a quota or a collection explains waiting threads
+_BUSY = 0.85  # of the time: if the engine computes for this share, capacity is lacking
+_ONE_SIDED = 0.7  # of the slowest requests: from this share on, their process is named
 _Kinds = Mapping[tuple[str, str], tuple[str, ...]]
 _COLUMN = {name: number for number, name in enumerate(FIELDS)}
 _QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
-COINCIDENCES = {  # what may happen to a process, and what to do about it
+COINCIDENCES = {  # events of a process: what happened, and what to do about it
     "gc": ("garbage collection", "set memory.gc_freeze in the profile, or make less garbage in the process"),
     "throttled": ("the CPU quota stopping the process", "raise the quota, or run fewer threads than it has CPUs"),
     "cpu_wait": ("waiting for a CPU that was busy", "run fewer threads, or give the server cores of its own"),
     "loop_stall": ("the event loop being held up", "look for blocking calls in the process; use dispatch = 'worker'"),
     "page_fault": ("page faults", "set memory.prefault in the profile, and look for memory pressure"),
 }
-# Kinds of events that are one coincidence, by the moments of a request between which they can have cost it time: one
-# that is queued waits for the loop to wake a worker, or for the worker to come.
+# Kinds of events that count as one coincidence, by the moments of a request between which they can delay it: a queued
+# request waits for the loop to wake a worker, or for the worker to start.
 KINDS = {
     "cpu_wait": {
         ("ready", "formed"): ("loop_wait", "engine_wait"),
@@ -43,7 +44,7 @@ KINDS = {
         ("ended", "written"): ("loop_wait",),
     }
 }
-_SERVING = ("ready", "written")  # what happened to us while the client was still sending cost it nothing
+_SERVING = ("ready", "written")  # events while the client was still sending did not delay it
 
 
 def explain(records: np.ndarray, events: Sequence[ProcessEvent] = (), *, max_batch_size: int = 1) -> Tail:
@@ -89,12 +90,12 @@ def _cause(
 ) -> Cause:
     overlaps = {name: entry.share for name, entry in coincided.items()}
     for name in ("throttled", "gc"):
-        # Threads that a quota stops wait for a CPU all the while, and those that a collection held up wake together and
-        # wait for one: it is the same time, counted twice.
+        # Threads stopped by a quota wait for a CPU all the time, and those held up by a collection wake together and
+        # wait for one: that would count the same time twice.
         if overlaps.get(name, 0.0) >= _STOPPED:
             overlaps[name] = max(overlaps[name], overlaps.pop("cpu_wait", 0.0))
     most = max(overlaps.values(), default=0.0)
-    for name, share in overlaps.items():  # the more telling first: a collection stalls the loop too
+    for name, share in overlaps.items():  # the more specific first: a collection also stalls the loop
         if share >= max(_NAMED, _NEAR * most):
             words, advice = COINCIDENCES[name]
             return Cause(name, share, words, advice)
@@ -143,12 +144,12 @@ def _queue_words(records: np.ndarray, slow: np.ndarray, max_batch_size: int) -> 
             else f"max_batch_size above {max_batch_size}"
         )
         return f"queueing, with the engine busy {100 * busy:.0f} % of the time", f"it needs capacity: {more}"
-    return "queueing behind bursts of arrivals", "the engine is idle between them: more instances shorten the line"
+    return "queueing behind bursts of arrivals", "the engine is idle between them: more instances shorten the queue"
 
 
 @dataclass(frozen=True, slots=True)
 class _Batches:
-    """What one process computed, in the order of its beginnings."""
+    """The batches of one process, in the order in which they began."""
 
     began: np.ndarray
     ended: np.ndarray
@@ -156,19 +157,19 @@ class _Batches:
 
 
 def _batches(records: np.ndarray) -> _Batches:
-    began, first = np.unique(records[:, _COLUMN["began"]], return_index=True)  # one record a batch
+    began, first = np.unique(records[:, _COLUMN["began"]], return_index=True)  # one record per batch
     return _Batches(began, records[first, _COLUMN["ended"]], records[first, _COLUMN["batch_rows"]])
 
 
 def _by_process(records: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Each process that answered, and which of the records are its own."""
+    """Yield each process that answered, and the indices of its records."""
     column = records[:, _COLUMN["process"]]
     for process in np.unique(column):
         yield int(process), column == process
 
 
 def _processes(records: np.ndarray, slow: np.ndarray) -> list[ProcessShare]:
-    """What each process answered, and its part of the slowest."""
+    """The share of each process in all requests and in the slowest."""
     return [
         ProcessShare(
             process=process,
@@ -181,20 +182,20 @@ def _processes(records: np.ndarray, slow: np.ndarray) -> list[ProcessShare]:
 
 
 def _one_sided(processes: Sequence[ProcessShare]) -> str:
-    """Words for a tail that one process of several has nearly to itself; else nothing."""
+    """Words that name the process with nearly all of the slowest requests; empty where there is none."""
     answered, slowest = sum(process.requests for process in processes), sum(process.slowest for process in processes)
     for process in processes:
         share, usual = process.slowest / slowest, process.requests / answered
         if share >= _ONE_SIDED and share >= 1.5 * usual:
             return (
-                f" ({100 * share:.0f} % of the slowest are of process {process.process}, "
+                f" ({100 * share:.0f} % of the slowest are from process {process.process}, "
                 f"which answered {100 * usual:.0f} % of all)"
             )
     return ""
 
 
 def _rows_ahead(record: np.ndarray, batches: _Batches) -> int:
-    """The size of the batch that kept a request waiting longest, in its own process."""
+    """The size of the batch, in the request's own process, for which it waited longest."""
     began, ended, rows = batches.began, batches.ended, batches.rows
     ready, own = int(record[_COLUMN["ready"]]), int(record[_COLUMN["began"]])
     window = slice(*np.searchsorted(began, [ready - int((ended - began).max()), own]))
@@ -236,12 +237,12 @@ def _overlap(records: np.ndarray, events: Sequence[ProcessEvent], kinds: _Kinds)
         for span, names in kinds.items():
             begin, finish = (records[of_it, _COLUMN[mark]][:, None] for mark in span)
             spent = [_spent(begin, finish, [event for event in own if event.kind == name]) for name in names]
-            cost[of_it] += np.max(spent, axis=0)  # two threads that wait at a time keep a request no longer than one
+            cost[of_it] += np.max(spent, axis=0)  # two threads waiting at once delay it no longer than one
     return float((cost > 0).mean()), float(cost.mean()) / 1e3
 
 
 def _spent(begin: np.ndarray, finish: np.ndarray, events: Sequence[ProcessEvent]) -> np.ndarray:
-    """What events of one kind may have cost each request between two of its moments, nanoseconds."""
+    """The delay that events of one kind may have caused each request between two of its moments, in nanoseconds."""
     if not events:
         return np.zeros(len(begin))
     start, end, amount = np.array([(event.start_ns, event.end_ns, event.amount_ns) for event in events], np.int64).T
@@ -250,7 +251,7 @@ def _spent(begin: np.ndarray, finish: np.ndarray, events: Sequence[ProcessEvent]
 
 
 def slow_request(row: np.ndarray, events: Sequence[ProcessEvent]) -> SlowRequest:
-    """One request with its moments in microseconds from its own start, and the kinds of events that it overlapped.
+    """One request with its moments in microseconds from its start, and the kinds of events that overlapped it.
 
     Args:
         row: int64 [fields], its record.

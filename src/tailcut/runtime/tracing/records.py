@@ -1,7 +1,7 @@
-"""What is known of a model's tail, as structs: the figures of each stage, the cause, the slowest requests.
+"""What is known about a model's tail, as structs: the figures of each stage, the cause, the slowest requests.
 
 A field that is None is unknown. With too few requests for a tail, only their number, the percentiles and the verdict
-are there; the other fields are UNSET, and left out in JSON.
+are set; the other fields are UNSET, and left out in JSON.
 """
 
 from msgspec import UNSET, UnsetType

@@ -1,8 +1,8 @@
-"""When each request passed each stage: a ring of fixed records, written by the server on every answer.
+"""When each request passed each stage: a ring of fixed-size records, written by the server at every answer.
 
-A record is thirteen 64-bit integers packed in place, 0.63 us with its clock readings on the reference machine; nothing
-is allocated and nothing kept alive. A reader takes a copy and works on that. The clock is the machine's monotonic
-one, the same in every process: records of several workers lie on one axis of time.
+A record is thirteen 64-bit integers packed in place, which takes 0.63 us with the clock readings on the reference
+machine; nothing is allocated or kept alive. Readers work on a copy. The clock is the machine's monotonic clock, which
+is the same in every process, so records of several workers can be compared.
 """
 
 import struct
@@ -14,21 +14,21 @@ import numpy as np
 
 from tailcut.runtime.tracing.ring import Ring
 
-# The moments of a request, monotonic nanoseconds, in order; a stage lies between two neighbours.
+# The moments of a request, in monotonic nanoseconds and in order; a stage is between two neighbours.
 MARKS = ("head", "ready", "formed", "began", "ended", "handed", "encoded", "written")
 STAGES = ("receive", "queue", "dispatch", "compute", "deliver", "encode", "write")
 FIELDS = (*MARKS, "rows", "batch_rows", "body_bytes", "status", "process")
-WRITTEN = len(FIELDS) - 1  # of them by the recorder: the process is in the ring's stamp
+WRITTEN = len(FIELDS) - 1  # fields that the recorder writes: the process is in the ring's stamp
 EVENTS = ("gc", "throttled", "loop_wait", "engine_wait", "loop_stall", "page_fault")
 _EVENT_WORDS = 4
 _MOMENTS = struct.Struct("5q")  # of MARKS, from ready to handed
-_pack_row = struct.Struct("q40s7q").pack_into  # a record with these as they are packed, and its stamp
+_pack_row = struct.Struct("q40s7q").pack_into  # a record with these already packed, and its stamp
 REQUESTS_KEPT, EVENTS_KEPT = 1 << 15, 1 << 12
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessEvent:
-    """Something that happened to a process: what, from when to when, how much of that time it took, and to which."""
+    """An event of a process: its kind, start and end, how much of that time it took, and the process."""
 
     kind: str
     start_ns: int
@@ -38,7 +38,7 @@ class ProcessEvent:
 
 
 class StepTrace(NamedTuple):
-    """When a request passed a step of its pipeline, in monotonic nanoseconds, and the batch of the step."""
+    """When a request passed a step of its pipeline, in monotonic nanoseconds, and the step's batch."""
 
     step: str
     ready_ns: int
@@ -51,7 +51,7 @@ class StepTrace(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class RecordSlice:
-    """Records from a reader's cursors on: `missed` were overwritten before they were read."""
+    """Records from a reader's cursors on; `missed` is how many were overwritten before they could be read."""
 
     records: np.ndarray  # int64 [count, FIELDS]
     next: tuple[int, ...]  # a cursor for each timeline
@@ -59,7 +59,7 @@ class RecordSlice:
 
 
 class Timeline(Ring):
-    """The last requests of one model in one process, or in those that sat at one place one after the other."""
+    """The last requests of one model in one process, or in the successive workers at one place."""
 
     def __init__(self, capacity: int = REQUESTS_KEPT, memory: memoryview | None = None) -> None:
         super().__init__(WRITTEN, capacity, memory)
@@ -67,15 +67,15 @@ class Timeline(Ring):
     def record_row(  # noqa: PLR0913, PLR0917  a record
         self, head_ns: int, moments: bytes, encoded_ns: int, written_ns: int, batch_rows: int, body_bytes: int
     ) -> None:
-        """As `record`, of one of many requests of one row that a batch has answered: it takes half of the time.
+        """As `record`, in half the time, for one of many requests of one row that a batch has answered.
 
         Args:
-            head_ns: when the request had its head.
-            moments: from ready to handed, as `pack_moments` has them.
-            encoded_ns: when its answer was written.
-            written_ns: when it had gone out.
-            batch_rows: of the batch.
-            body_bytes: of the request.
+            head_ns: when the head of the request was complete.
+            moments: from ready to handed, packed by `pack_moments`.
+            encoded_ns: when the answer was encoded.
+            written_ns: when it had been sent.
+            batch_rows: rows of the batch.
+            body_bytes: size of the request's body.
         """
         stamp = self.stamp
         at = (stamp & self._mask) * self._size
@@ -94,9 +94,9 @@ def pack_moments(ready_ns: int, formed_ns: int, began_ns: int, ended_ns: int, ha
 
 
 def read(timelines: Sequence[Timeline], cursors: Sequence[int] = ()) -> RecordSlice:
-    """A copy of what several timelines hold from a cursor each on, in the order in which the answers were written.
+    """A copy of the records of several timelines from a cursor each on, in the order in which answers were written.
 
-    A cursor that is missing is 0; one below 0 stands for what comes from now on.
+    A missing cursor counts as 0; a negative one means only future records.
     """
     parts, ends, missed = [np.empty((0, len(FIELDS)), np.int64)], [], 0
     for number, timeline in enumerate(timelines):
@@ -114,7 +114,7 @@ def read(timelines: Sequence[Timeline], cursors: Sequence[int] = ()) -> RecordSl
 
 
 class Events:
-    """The last few thousand events of a process; one for all its models."""
+    """The last few thousand events of a process, for all of its models."""
 
     def __init__(self, memory: memoryview | None = None) -> None:
         self._ring = Ring(_EVENT_WORDS, EVENTS_KEPT, memory)
@@ -125,11 +125,11 @@ class Events:
         return Ring.size_bytes(_EVENT_WORDS, EVENTS_KEPT)
 
     def add(self, kind: str, start_ns: int, end_ns: int, amount_ns: int | None = None) -> None:
-        """Note an event, of a kind of EVENTS; all of its time counts where no amount is given."""
+        """Record an event of a kind in EVENTS; without an amount, its whole duration counts."""
         amount = end_ns - start_ns if amount_ns is None else amount_ns
         self._ring.record(EVENTS.index(kind), start_ns, end_ns, amount)
 
     def since(self, start_ns: int, most: int = EVENTS_KEPT) -> list[ProcessEvent]:
-        """Those of the last `most` that ended after a moment."""
+        """The events among the last `most` that ended after `start_ns` (monotonic)."""
         records, _ = self._ring.copy(0 if most >= EVENTS_KEPT else self._ring.end - most)
         return [ProcessEvent(EVENTS[kind], *rest) for kind, *rest in records[records[:, 2] > start_ns].tolist()]

@@ -1,7 +1,7 @@
-"""The Open Inference Protocol v2 as gRPC has it: messages <-> checked arrays, by the same rules as the JSON form. Pure.
+"""The Open Inference Protocol v2 over gRPC: messages <-> checked arrays, by the same rules as the JSON form. Pure.
 
-Inputs come as raw bytes (one element of `raw_input_contents` for each) or as typed lists; never both in one request.
-Outputs always go back raw, as Triton sends them: typed lists cost a Python object an element on either side.
+Inputs are raw bytes (one element of `raw_input_contents` for each) or typed lists; never both in one request. Outputs
+are always raw, as Triton sends them: typed lists cost a Python object per element on either side.
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,7 +37,7 @@ FIELD_OF: dict[DType, str] = {
 
 
 class TensorData(NamedTuple):
-    """Tensors' data that are not in their message any more: raw ones in order, lists and raw strings as arrays."""
+    """The data of tensors that were taken out of a message: raw ones in order, lists and raw strings as arrays."""
 
     raw: Sequence[bytes | memoryview]
     lists: Mapping[int, np.ndarray]  # by the index of their input
@@ -47,15 +47,15 @@ class TensorData(NamedTuple):
 def read_request(spec: ModelSpec, message: Any, regions: SharedRegions, data: TensorData | None = None) -> InferRequest:
     """The request in a ModelInferRequest; arrays are read-only, and may be views of the message's own bytes.
 
-    `data` are those that were taken out of it.
+    `data` has the data that were taken out of it.
 
     Raises:
-        InvalidInputError: anything that does not fit the protocol or the model; names input, expected and got.
+        InvalidInputError: the request does not fit the protocol or the model; the message names what was expected.
     """
     parameters = plain_parameters(message.parameters)
     asked = [
         {"name": output.name, "parameters": plain_parameters(output.parameters)}
-        for output in message.outputs[: len(spec.outputs) + 1]  # more than there are: one of these is wrong
+        for output in message.outputs[: len(spec.outputs) + 1]  # one more than the model has: one of these is wrong
     ]
     return InferRequest(
         message.id or None,
@@ -65,7 +65,7 @@ def read_request(spec: ModelSpec, message: Any, regions: SharedRegions, data: Te
     )
 
 
-def infer_response(  # noqa: PLR0913  which the answer is made of
+def infer_response(  # noqa: PLR0913  all parts of the answer
     spec: ModelSpec,
     version: str,
     request: InferRequest,
@@ -74,9 +74,9 @@ def infer_response(  # noqa: PLR0913  which the answer is made of
     final: bool = False,
     raw: bool = True,
 ) -> Any:
-    """The ModelInferResponse to a request; every byte of `outputs` is copied, or none without `raw`.
+    """The ModelInferResponse to a request; every byte of `outputs` is copied, but without `raw` they are left out.
 
-    `final` marks the only response of a streamed request as its last one, which clients of streams ask for.
+    `final` marks the only response of a streamed request as its last one, where the client asked for that.
     """
     response = _Response(model_name=spec.name, model_version=version, id=request.id or "")
     if final:
@@ -90,7 +90,7 @@ def infer_response(  # noqa: PLR0913  which the answer is made of
         if wanted.region is None:
             response.raw_output_contents.append(to_bytes(array, dtype))
             continue
-        response.raw_output_contents.append(b"")  # NVIDIA's clients count one for each output, wherever it is
+        response.raw_output_contents.append(b"")  # NVIDIA's clients expect an element for each output
         for name, value in shared_parameters(wanted.region, array, dtype).items():
             if isinstance(value, str):
                 entry.parameters[name].string_param = value
@@ -102,9 +102,9 @@ def infer_response(  # noqa: PLR0913  which the answer is made of
 def large_answer(
     spec: ModelSpec, version: str, request: InferRequest, outputs: Mapping[str, np.ndarray]
 ) -> list[bytes | memoryview]:
-    """The bytes of a ModelInferResponse in parts, the outputs' being views: they must stay unchanged.
+    """The bytes of a ModelInferResponse in parts; the parts of outputs are views, which must stay unchanged.
 
-    For outputs of fixed size, none of them in shared memory. protobuf would copy each of them three times.
+    Only for outputs of fixed size, none of them in shared memory. protobuf would copy each of them three times.
     """
     parts: list[bytes | memoryview] = [infer_response(spec, version, request, outputs, raw=False).SerializeToString()]
     for wanted in request.outputs:
@@ -114,7 +114,7 @@ def large_answer(
 
 
 def varint(value: int) -> bytes:
-    """A number as protobuf writes lengths."""
+    """A number as a varint, which protobuf uses for lengths."""
     digits = bytearray()
     while value >= 0x80:
         digits.append(0x80 | value & 0x7F)
@@ -124,12 +124,12 @@ def varint(value: int) -> bytes:
 
 
 def message_of(name: str, value: Mapping[str, Any]) -> Any:
-    """A message of that name with the fields of a JSON object: what the HTTP side says, said over gRPC."""
+    """A message of that name with the fields of a JSON object, as HTTP answers it."""
     return ParseDict(value, MESSAGES[name]())
 
 
 def plain_parameters(parameters: Any) -> dict[str, Any]:
-    """A map of InferParameter (or of the repository's parameters) as plain values."""
+    """The plain values of a map of InferParameter (or of repository parameters)."""
     plain: dict[str, Any] = {}
     for name, parameter in parameters.items():
         choice = parameter.WhichOneof("parameter_choice")
@@ -181,7 +181,7 @@ def _read_inputs(spec: ModelSpec, message: Any, regions: SharedRegions, data: Te
 
 
 def _from_contents(tensor: TensorSpec, shape: tuple[int, ...], contents: Any) -> np.ndarray:
-    """The tensor in a typed list; NaN and infinity pass, and so does every value that the dtype can hold."""
+    """The tensor in a typed list; every value that the dtype can hold is accepted, also NaN and infinity."""
     name, field = shown(tensor.name), FIELD_OF.get(tensor.dtype)
     if field is None:
         raise InvalidInputError(f"input {name}: {tensor.dtype} has no typed contents: send raw_input_contents")
@@ -197,12 +197,12 @@ def _from_contents(tensor: TensorSpec, shape: tuple[int, ...], contents: Any) ->
 
 
 def numbers_of(tensor: TensorSpec, contents: Any) -> np.ndarray:
-    """The numbers of a typed list, flat.
+    """The numbers of a typed list, as a flat array of the tensor's dtype.
 
     Raises:
         InvalidInputError: one of them is out of the dtype's range.
     """
     flat = getattr(contents, FIELD_OF[tensor.dtype])
     if tensor.dtype in _INTS | _UINTS:
-        return integers(tensor, list(flat))  # as they stand, numpy would wrap them
+        return integers(tensor, list(flat))  # numpy alone would wrap them
     return np.array(flat, tensor.dtype.numpy)

@@ -1,12 +1,12 @@
-"""Requests over gRPC that are like one before them, known by their bytes; and their answers, as bytes. Pure.
+"""gRPC requests that resemble an earlier one, recognised by their bytes; and their answers, as bytes. Pure.
 
-Clients repeat themselves: from call to call the raw tensors differ, and perhaps the id. Serialisers write fields in the
-order of their numbers, so all the rest, the *lead*, stands before the tensors (field 7 is the last). After one message,
-the meaning of every other one with its lead is known, and only the lengths of the tensors behind it are checked. An
-answer likewise is constant but for the id and the outputs' bytes.
+Clients repeat themselves: from call to call only the raw tensors differ, and perhaps the id. Serialisers write fields
+in the order of their numbers, so everything else, the *lead*, comes before the tensors (field 7 is the last). After one
+message, the meaning of all others with the same lead is known, and only the lengths of the tensors behind it are
+checked. An answer, too, is constant except for the id and the outputs' bytes.
 
-What is not exactly so (another order, unknown fields, an id that is not short and plain, other sizes) is not recognised
-here: it is read as a message, which is right for all of them.
+Any other message (another order, unknown fields, an id that is not short and plain, other sizes) is not recognised
+here, and is parsed as a message.
 """
 
 from collections.abc import Sequence
@@ -20,33 +20,33 @@ from tailcut.wire.memo import BytesMemo
 from tailcut.wire.v2.checks import Schedule, schedule_of
 from tailcut.wire.v2.request import InferRequest
 
-Data = Sequence[bytes | memoryview]  # of raw tensors, in order
+Data = Sequence[bytes | memoryview]  # the raw tensors, in order
 _Response = MESSAGES["ModelInferResponse"]
 
 
 def _tag(number: int) -> int:
-    """The byte before a field that has a length and this many bytes (wire type 2)."""
+    """The tag byte of a field with a length (wire type 2)."""
     return number << 3 | 2
 
 
 _ID, _RAW, _RAW_OUTPUT = _tag(3), _tag(7), _tag(6)
-_OTHERS = {_tag(number) for number in (1, 2, 4, 5, 6)}  # of a request, before its tensors
-_LEAD_BYTES = 4096  # longer ones are not looked through
-_SHORT = 0x80  # a length below it is one byte
-_SHAPES = 64  # of the outputs of one form, whose heads are kept
+_OTHERS = {_tag(number) for number in (1, 2, 4, 5, 6)}  # fields of a request before its tensors
+_LEAD_BYTES = 4096  # longer leads are not searched
+_SHORT = 0x80  # a length below this is one byte
+_SHAPES = 64  # shapes of outputs whose heads are kept, for one form
 
 
 class MessageLead(NamedTuple):
-    """A message's fields before its tensors without the id; the id; and where the tensors begin."""
+    """A message's fields before its tensors, without the id; the id; and where the tensors begin."""
 
     key: bytes
     id: bytes
     end: int
-    id_at: int = 0  # where the field of the id stands, if there is one
+    id_at: int = 0  # where the field of the id begins, if there is one
 
 
 def read_lead(message: bytes) -> MessageLead | None:
-    """The lead of a ModelInferRequest; None where there are no raw tensors, or it is not as clients write it."""
+    """The lead of a ModelInferRequest; None where there are no raw tensors, or its form is unusual."""
     at = id_at = id_end = 0
     try:
         while (tag := message[at]) != _RAW:
@@ -59,13 +59,13 @@ def read_lead(message: bytes) -> MessageLead | None:
                 end = at + 3 + (size & 0x7F | high << 7)
             if tag == _ID:
                 if id_end:
-                    return None  # of two, the last counts
+                    return None  # of two ids, the last would count
                 id_at, id_end = at, end
             elif tag not in _OTHERS:
                 return None
             at = end
             if at > _LEAD_BYTES:
-                raise IndexError  # noqa: TRY301  as for one that does not end
+                raise IndexError  # noqa: TRY301  as for a field that does not end
     except IndexError:
         return None
     if not id_end:
@@ -75,7 +75,7 @@ def read_lead(message: bytes) -> MessageLead | None:
 
 
 class RawTensorSpan(NamedTuple):
-    """A raw tensor of a request: `mark` stands before it, at `at`; its bytes are `start` to `end`, behind the lead."""
+    """A raw tensor of a request, by offsets behind the lead: `mark` is at `at`, and the data are `start` to `end`."""
 
     mark: bytes
     at: int
@@ -84,25 +84,25 @@ class RawTensorSpan(NamedTuple):
 
 
 class Form(NamedTuple):
-    """What requests with one lead have in common, and their answers."""
+    """The common form of requests with one lead, and of their answers."""
 
-    size: int  # of what is behind the lead
+    size: int  # bytes behind the lead
     pieces: tuple[RawTensorSpan, ...]  # in the order of the model's inputs
     rows: int
     schedule: Schedule
-    before_id: bytes  # of an answer
-    behind_id: bytes  # likewise, up to the first output's mark
-    outputs: tuple[tuple[int, bytes], ...]  # asked for: place in the model's own order, and the mark before the bytes
-    before: bytes  # of an answer without an id: all up to the first output's bytes
+    before_id: bytes  # of an answer, before the id
+    behind_id: bytes  # of an answer, from the id to the first output's mark
+    outputs: tuple[tuple[int, bytes], ...]  # requested outputs: index in the model, mark before the bytes
+    before: bytes  # of an answer without an id: everything before the first output's bytes
 
     @classmethod
     def of(
         cls, spec: ModelSpec, version: str, message: Any, request: InferRequest, raw: Data | None = None
     ) -> Self | None:
-        """The form of a message that was read as `request`; None where those like it must be read, too.
+        """The form of a message that was read as `request`; None where similar messages have to be parsed.
 
-        Those are the ones of which not every tensor is this many bytes, whatever they hold, in the message itself.
-        `raw` are these bytes, where they were taken out of it.
+        That is so unless every tensor is a fixed number of arbitrary bytes in the message itself. `raw` has these
+        bytes, where they were taken out of the message.
         """
         raw = message.raw_input_contents if raw is None else raw
         if not spec.fixed_rows or not _has_all_in_itself(spec, request, raw):
@@ -125,11 +125,11 @@ class Form(NamedTuple):
         return cls(size, pieces, rows, schedule, before_id, behind_id, tuple(outputs), before)
 
     def fits(self, message: bytes, lead_end: int) -> bool:
-        """Whether what is behind a message's lead has this form."""
+        """Whether the part of a message behind its lead has this form."""
         return _fits(self.size, self.pieces, message, lead_end)
 
     def answer(self, request_id: bytes, contents: Sequence[bytes], *, final: bool = False) -> bytes:
-        """The ModelInferResponse with these bytes of the outputs asked for; `final` as in `infer_response`."""
+        """The ModelInferResponse with these bytes of the requested outputs; `final` as in `infer_response`."""
         if not (request_id or final) and len(contents) == 1:
             return self.before + contents[0]
         parts = [self.before_id]
@@ -144,15 +144,15 @@ class Form(NamedTuple):
 
 
 class Whole(NamedTuple):
-    """A whole message with its prefix, of which only the id and the only tensor's bytes differ from call to call."""
+    """A whole message with its prefix, in which only the id and the bytes of the only tensor vary from call to call."""
 
-    start: bytes  # up to the id's bytes
+    start: bytes  # before the bytes of the id
     id_end: int
-    behind: bytes  # the id, up to the tensor's bytes
+    behind: bytes  # from the id to the tensor's bytes
 
     @classmethod
     def of(cls, message: bytes, lead: MessageLead, form: Form) -> Self:
-        """That of a message which has this lead, and behind it one tensor of this form."""
+        """Make it of a message with this lead, and one tensor of this form behind it."""
         mark, prefix = form.pieces[0].mark, b"\0" + len(message).to_bytes(4, "big")
         if not lead.id:
             start = prefix + message[: lead.end] + mark
@@ -162,29 +162,29 @@ class Whole(NamedTuple):
         return cls(start, id_end, message[id_end - len(prefix) : lead.end] + mark)
 
     def is_like(self, data: bytes) -> bool:
-        """Whether another message, of the same length with its prefix, is like it."""
+        """Whether another message with its prefix, of the same length, equals it except for id and tensor."""
         return data.startswith(self.start) and data.startswith(self.behind, self.id_end)
 
     def id(self, data: bytes) -> bytes:
-        """Its id; none where it has none."""
+        """The id of such a message; empty where it has none."""
         return data[len(self.start) : self.id_end]
 
     def body(self, data: bytes) -> bytes:
-        """The bytes of its tensor."""
+        """The bytes of such a message's tensor."""
         return data[self.id_end + len(self.behind) :]
 
 
 class ArrayForm(NamedTuple):
-    """As `Form`, for a model whose engine is given arrays: what its outputs are as large as is known by each answer."""
+    """As `Form`, for a model whose engine takes arrays: the sizes of outputs are only known from each answer."""
 
     size: int
     pieces: tuple[RawTensorSpan, ...]
-    rows: int  # 1 for what is computed whole
+    rows: int  # 1 for a request that is computed whole
     schedule: Schedule
-    tensors: tuple[tuple[str, np.dtype, tuple[int, ...]], ...]  # the model's inputs, in its own order
+    tensors: tuple[tuple[str, np.dtype, tuple[int, ...]], ...]  # the model's inputs, in its order
     before_id: bytes
-    outputs: tuple[tuple[int, str, str], ...]  # asked for: place in the model's own order, name and datatype
-    behind_ids: BytesMemo[tuple[tuple[int, ...], ...], bytes]  # by the shapes of the outputs asked for
+    outputs: tuple[tuple[int, str, str], ...]  # for each requested output: its index in the model, name and datatype
+    behind_ids: BytesMemo[tuple[tuple[int, ...], ...], bytes]  # by the shapes of the requested outputs
 
     @classmethod
     def of(
@@ -217,7 +217,7 @@ class ArrayForm(NamedTuple):
         return _fits(self.size, self.pieces, message, lead_end)
 
     def inputs(self, message: bytes, lead_end: int) -> dict[str, np.ndarray]:
-        """The tensors of a message that fits: views of its bytes, or copies where those are not aligned."""
+        """The tensors of a message that fits: views of its bytes, or copies where these are not aligned."""
         copies: dict[str, np.ndarray] = {}
         for (name, dtype, shape), piece in zip(self.tensors, self.pieces, strict=True):
             array: np.ndarray = np.ndarray(shape, dtype, message, lead_end + piece.start)
@@ -225,7 +225,7 @@ class ArrayForm(NamedTuple):
         return copies
 
     def answer(self, request_id: bytes, arrays: Sequence[np.ndarray], *, final: bool = False) -> bytes:
-        """The ModelInferResponse with these outputs of the model, all of them in its own order."""
+        """The ModelInferResponse for all outputs of the model, in its order."""
         wanted = [arrays[index] for index, _, _ in self.outputs]
         shapes = tuple([array.shape for array in wanted])
         behind_id = self.behind_ids.get(shapes)
@@ -246,13 +246,13 @@ class ArrayForm(NamedTuple):
 
 
 def _has_all_in_itself(spec: ModelSpec, request: InferRequest, raw: Data) -> bool:
-    """Whether every tensor is this many bytes of the message, whatever they hold; that of a BOOL needs a look."""
+    """Whether every tensor is a fixed number of arbitrary bytes in the message; the bytes of BOOL must be checked."""
     plain = all(tensor.dtype not in {DType.BOOL, DType.BYTES} for tensor in spec.inputs)
     return plain and len(raw) == len(spec.inputs) and all(wanted.region is None for wanted in request.outputs)
 
 
 def _pieces(spec: ModelSpec, message: Any, raw: Data) -> tuple[tuple[RawTensorSpan, ...], int]:
-    """Where the inputs lie behind a message's lead, in the model's own order; and how many bytes are there."""
+    """Where the inputs are behind a message's lead, in the model's order; and how many bytes that part has."""
     pieces: dict[str, RawTensorSpan] = {}
     at = 0
     for entry, data in zip(message.inputs, raw, strict=True):
@@ -266,19 +266,19 @@ def _pieces(spec: ModelSpec, message: Any, raw: Data) -> tuple[tuple[RawTensorSp
 def _fits(size: int, pieces: Sequence[RawTensorSpan], message: bytes, lead_end: int) -> bool:
     if len(message) != lead_end + size:
         return False
-    for piece in pieces:  # noqa: SIM110  mostly one, which a generator would cost half a microsecond more
+    for piece in pieces:  # noqa: SIM110  mostly one piece, for which a generator takes half a microsecond more
         if not message.startswith(piece.mark, lead_end + piece.at):
             return False
     return True
 
 
 def stream_answer(response: bytes) -> bytes:
-    """A ModelInferResponse in a ModelStreamInferResponse."""
+    """A ModelInferResponse wrapped in a ModelStreamInferResponse."""
     return _mark(_tag(2), len(response)) + response
 
 
 def _mark(tag: int, size: int) -> bytes:
-    """What stands before this many bytes: the tag, and the size in groups of 7 bits, the lowest first."""
+    """The tag and length before `size` bytes of a field; the length is in groups of 7 bits, the lowest first."""
     mark = bytearray((tag,))
     while size >= _SHORT:
         mark.append(size & 0x7F | 0x80)

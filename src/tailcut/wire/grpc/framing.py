@@ -1,6 +1,7 @@
-"""gRPC over HTTP/2: what a call's fields mean, its messages in and out, and the fields that end it. Pure.
+"""gRPC over HTTP/2: the meaning of a call's fields, its messages in and out, and its trailers. Pure.
 
-After the protocol's description: a message is five bytes and itself, a call ends with `grpc-status` in its trailers.
+It follows the description "gRPC over HTTP2": a message has a prefix of five bytes, and a call ends with `grpc-status`
+in its trailers.
 """
 
 from collections.abc import Generator, Mapping, Sequence
@@ -20,8 +21,8 @@ PREFIX_BYTES = 5
 _TIMEOUT_DIGITS = 8
 _UNIT_NS = {b"H": 3_600_000_000_000, b"M": 60_000_000_000, b"S": 1_000_000_000, b"m": 1_000_000, b"u": 1000, b"n": 1}
 _PLAIN = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
-_MESSAGE_CHARS = 1000  # 12 KB at worst, which one frame holds
-_OWN_BYTES = 1 << 20  # a message from this size on keeps the buffer that it was collected in
+_MESSAGE_CHARS = 1000  # at most 12 KB, which fit into one frame
+_OWN_BYTES = 1 << 20  # a message of at least this size keeps the buffer in which it was collected
 _INFLATED = {b"gzip", b"deflate"}
 
 
@@ -48,7 +49,7 @@ class Status(IntEnum):
 
 
 class CallError(Exception):
-    """A call that breaks gRPC's own rules, or a bound: it ends with this status."""
+    """A call breaks gRPC's rules or exceeds a limit, and ends with this status."""
 
     def __init__(self, status: Status, message: str) -> None:
         super().__init__(message)
@@ -57,9 +58,9 @@ class CallError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class CallPlan:
-    """What those fields of a call say that are the same each time; `refused` answers a request that is not a gRPC call.
+    """The meaning of the constant fields of a call; `refused` is the answer to a request that is not a gRPC call.
 
-    `path` is empty where the fields are over the limit.
+    `path` is empty where the fields exceed the limit.
     """
 
     path: str
@@ -70,7 +71,7 @@ class CallPlan:
 
 
 class CallHead(msgspec.Struct, frozen=True, gc=False):
-    """What a call's fields say; `error` ends it at once."""
+    """The meaning of all fields of a call; `error` ends it at once."""
 
     plan: CallPlan
     timeout_ns: int = 0  # 0: none
@@ -87,7 +88,7 @@ ANSWER_END = encode_fields([(b"grpc-status", b"0")])
 
 
 def plan_call(fields: Sequence[Field]) -> CallPlan:
-    """What is the same each time of a request's fields; what is wrong with it stands in `refused` or `error`."""
+    """The plan for the constant fields of a request; `refused` or `error` says what is wrong with it."""
     first: dict[bytes, bytes] = {}
     for name, value in fields:
         first.setdefault(name, value)
@@ -110,10 +111,10 @@ def _is_grpc(content_type: bytes) -> bool:
 
 
 def oversized_call(fields: Sequence[Field]) -> CallHead:
-    """The head of a call whose fields are over the limit, from those up to it."""
+    """The head of a call whose fields exceed the limit, from the fields up to it."""
     error = CallError(Status.RESOURCE_EXHAUSTED, f"the metadata of a call is over the limit of {FIELDS_BYTES} bytes")
     refused = None
-    if not _is_grpc(dict(fields).get(b"content-type", _TYPE[1])):  # the type of a call may stand behind the limit
+    if not _is_grpc(dict(fields).get(b"content-type", _TYPE[1])):  # the content type may be beyond the limit
         refused = encode_fields([(b":status", b"431")])
     return CallHead(CallPlan("", refused=refused), error=error)
 
@@ -144,27 +145,27 @@ CALLS = FieldReading(
 
 @lru_cache(256)
 def error_end(status: Status, message: str, retry_after_s: float | None = None, *, begun: bool = False) -> bytes:
-    """The block that ends a call without an answer; the head stands in it too, where none was sent before."""
+    """The block that ends a call without an answer; it includes the response headers, where they were not sent yet."""
     fields = [(b"grpc-status", b"%d" % status), (b"grpc-message", percent_encoded(message))]
     if retry_after_s is not None:
         fields.append((b"retry-after", b"%d" % round(retry_after_s)))
-        # gRPC's own, which its clients obey where they have a retry policy (gRFC A6).
+        # gRPC's pushback, which clients with a retry policy follow (gRFC A6).
         fields.append((b"grpc-retry-pushback-ms", b"%d" % ceil(retry_after_s * 1000)))
     return encode_fields(fields) if begun else ANSWER_HEAD + encode_fields(fields)
 
 
 def percent_encoded(message: str) -> bytes:
-    """A status message as it travels: printable ASCII as it is, everything else as the bytes of its UTF-8."""
+    """A status message for the wire: printable ASCII as it is, everything else percent-encoded as UTF-8."""
     return quote(message[:_MESSAGE_CHARS].strip(), safe=_PLAIN, errors="replace").encode("ascii")
 
 
 def prefixed(message: bytes) -> bytes:
-    """A message with its prefix, not compressed."""
+    """An uncompressed message with its prefix."""
     return b"\0" + len(message).to_bytes(4, "big") + message
 
 
 class Messages:
-    """The messages of one call, taken out one by one, of `limit` bytes at most."""
+    """The messages of one call, which are taken one by one; each has at most `limit` bytes."""
 
     __slots__ = ("_data", "_encoding", "_inflater", "_limit", "_plain_bytes")
 
@@ -173,18 +174,18 @@ class Messages:
         self._limit = limit
         self._encoding = encoding
         self._inflater: Generator[None, None, bytearray] | None = None
-        self._plain_bytes = 0  # inflated so far of the current message
+        self._plain_bytes = 0  # bytes of the current message that have been inflated
 
     @property
     def inflating(self) -> bool:
-        """Whether the next message is here, compressed, and `inflate` must bring it."""
+        """Whether the next message has arrived compressed, so that `inflate` must be called for it."""
         return self._inflater is not None
 
     def feed(self, data: bytes) -> None:
-        """More bytes of the call.
+        """Take more bytes of the call.
 
         Raises:
-            CallError: the next message is over the limit, and will not be received.
+            CallError: the next message is over the limit.
         """
         self._data += data
         self._check()
@@ -196,17 +197,17 @@ class Messages:
 
     @property
     def held(self) -> int:
-        """How many bytes are kept, or will be once the message that has begun is here."""
+        """How many bytes are kept, or will be when the current message is complete."""
         begun = self._data
         if len(begun) < PREFIX_BYTES:
             return len(begun) + self._plain_bytes
         return max(len(begun), PREFIX_BYTES + int.from_bytes(begun[1:PREFIX_BYTES], "big")) + self._plain_bytes
 
     def take(self) -> bytes | memoryview | None:
-        """The next message, or None where it is not here yet, or `inflating`.
+        """The next message; None where it is not complete yet, or `inflating`.
 
         Raises:
-            CallError: it is over the limit, or its compression is not what the call said.
+            CallError: it is over the limit, or not compressed as the call declares.
         """
         data = self._data
         if len(data) < PREFIX_BYTES:
@@ -226,19 +227,19 @@ class Messages:
         if not compressed:
             return message
         if compressed != 1 or self._encoding == b"identity":
-            raise CallError(Status.INTERNAL, "a message is marked as compressed, and the call names no compression")
+            raise CallError(Status.INTERNAL, "a message is marked as compressed, but the call names no compression")
         self._inflater = inflate_in_steps(message, self._limit, self._count)
-        for _ in range(2):  # a small one is there at once
+        for _ in range(2):  # a small one needs only these steps
             plain = self._inflate()
             if plain is not None:
                 return plain
         return None
 
     def inflate(self) -> Generator[None, None, bytes | memoryview]:
-        """The message that is `inflating`, in steps; `held` grows with every one.
+        """The message that is `inflating`, in steps; `held` grows with each of them.
 
         Raises:
-            CallError: it is over the limit, or not what the call said.
+            CallError: it is over the limit, or not compressed as the call declares.
         """
         while True:
             plain = self._inflate()

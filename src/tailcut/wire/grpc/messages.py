@@ -1,8 +1,8 @@
 """The messages of the Open Inference Protocol v2 and of gRPC's health service, as classes made from descriptors.
 
-They live in descriptor pools of their own. The usual generated module registers its names for the whole process, and
-the second library to bring the package `inference` there (tritonclient does) cannot be imported. A descriptor also
-runs with any protobuf that the user has, where generated code asks for the version that generated it or a later one.
+They are in descriptor pools of their own. The usual generated module registers its names for the whole process, where a
+second library with the package `inference` (such as tritonclient) could then not be imported. A descriptor also works
+with any version of protobuf, whereas generated code requires at least the version that generated it.
 """
 
 from importlib.resources import files

@@ -1,8 +1,8 @@
 """Large ModelInferRequests, read in steps: generators that pause after about a millisecond. Pure.
 
-protobuf reads a message in one go, and holds the interpreter's lock meanwhile. So the tensors' data are taken out of
-the message's bytes first, field by field; what is left is small and read by protobuf, and the data are read from their
-own bytes: lists of fixed size as they are, others in pieces that protobuf reads.
+protobuf parses a message without a pause, and holds the interpreter lock all the time. So the tensors' data are first
+taken out of the message's bytes, field by field; protobuf parses the small rest, and the data are read separately:
+lists of fixed-size elements as they are, others in pieces that protobuf parses.
 """
 
 from collections.abc import Iterator
@@ -21,9 +21,9 @@ from tailcut.wire.v2.request import InferRequest
 from tailcut.wire.v2.steps import STEP_BYTES, Steps
 from tailcut.wire.v2.tensors import STEP_STRINGS, check_size, shown, strings_in_steps, wrong_count
 
-_RAW, _INPUTS, _CONTENTS = 7, 5, 5  # numbers of fields: of the request, of the request, and of an input
-_FIELDS = 4096  # of a message, around its tensors' data
-_SMALL_BYTES = 4096  # an input up to this size stays in the message, unless there are many
+_RAW, _INPUTS, _CONTENTS = 7, 5, 5  # field numbers: the first two of a request, the third of an input
+_FIELDS = 4096  # fields of a message around its tensors' data, at most
+_SMALL_BYTES = 4096  # inputs up to this size stay in the message, unless there are many
 _COPY_BYTES = 256 * 1024
 _NONE = "not a valid ModelInferRequest"
 _AROUND = f"the message around the tensors' data is over {STEP_BYTES} bytes or {_FIELDS} fields"
@@ -33,7 +33,7 @@ _NAMES = {number: name for name, number in _NUMBERS.items()}
 
 
 class Taken(NamedTuple):
-    """A message without its tensors' data, and the data: raw ones in order, lists by the index of their input."""
+    """A message without its tensors' data; and the data: raw ones in order, lists by the index of their input."""
 
     rest: bytes
     raw: list[memoryview]
@@ -43,7 +43,7 @@ class Taken(NamedTuple):
 class _FieldAt(NamedTuple):
     number: int
     kind: int  # protobuf's wire type; 2: bytes
-    tag: int  # where it begins
+    tag: int  # where the field begins
     start: int  # where its value begins
     end: int
 
@@ -52,7 +52,7 @@ def take_apart(data: bytes | memoryview) -> Steps[Taken]:
     """Take the tensors' data out of a message.
 
     Raises:
-        InvalidInputError: it is not a message, or what stands around the data is over 64 KB or 4,096 fields.
+        InvalidInputError: it is not a message, or has more than 64 KB or 4,096 fields around the data.
     """
     view = memoryview(data)
     rest = bytearray()
@@ -100,10 +100,10 @@ def _input_apart(value: memoryview) -> Steps[tuple[bytearray, memoryview | None]
 
 
 def large_request(spec: ModelSpec, message: Any, taken: Taken, regions: SharedRegions) -> Steps[InferRequest]:
-    """As `read_request`, for the message of `taken.rest`, in steps.
+    """As `read_request`, in steps, for the message parsed from `taken.rest`.
 
     Raises:
-        InvalidInputError: as `read_request`.
+        InvalidInputError: as in `read_request`.
     """
     arrays: dict[int, np.ndarray] = {}
     by_name = {tensor.name: tensor for tensor in spec.inputs}
@@ -113,7 +113,7 @@ def large_request(spec: ModelSpec, message: Any, taken: Taken, regions: SharedRe
         if tensor is not None and tensor.accepts(tuple(entry.shape)) and min(entry.shape, default=0) >= 0:
             arrays[index] = yield from _list_in_steps(tensor, tuple(entry.shape), data)
         else:
-            arrays[index] = np.empty(0)  # what is wrong with it is said below
+            arrays[index] = np.empty(0)  # its error is reported below
     strings: dict[int, np.ndarray] = {}
     for position, data in enumerate(taken.raw[: len(message.inputs)]):
         entry = message.inputs[position]
@@ -159,7 +159,7 @@ def _list_in_steps(tensor: TensorSpec, shape: tuple[int, ...], data: memoryview)
 
 
 def _fixed(tensor: TensorSpec, shape: tuple[int, ...], packed: memoryview, array: np.ndarray) -> Steps[None]:
-    """Floats, which lie in the message as in memory."""
+    """Read floats, whose bytes in the message are those in memory."""
     if len(packed) != array.nbytes:
         raise wrong_count(tensor, shape, len(packed) // array.itemsize)
     to = array.view(np.uint8)
@@ -169,12 +169,12 @@ def _fixed(tensor: TensorSpec, shape: tuple[int, ...], packed: memoryview, array
 
 
 def _numbers(tensor: TensorSpec, shape: tuple[int, ...], packed: memoryview, array: np.ndarray) -> Steps[None]:
-    """Integers of one to ten bytes each, which protobuf reads."""
+    """Read integers of one to ten bytes each, by protobuf."""
     key = bytes([_NUMBERS[FIELD_OF[tensor.dtype]] << 3 | 2])
     filled = at = 0
     while at < len(packed):
         end = min(at + STEP_BYTES // 4, len(packed))
-        while end < len(packed) and packed[end - 1] & 0x80:  # inside of a number
+        while end < len(packed) and packed[end - 1] & 0x80:  # inside a number
             end += 1
         piece = numbers_of(tensor, _message(_Contents, key + varint(end - at) + packed[at:end]))
         if filled + len(piece) > len(array):

@@ -1,8 +1,8 @@
-"""Answers over HTTP/1.1 as a client reads them: bytes in, the status, the framing and the body out. Pure: no socket.
+"""Reads HTTP/1.1 answers for clients: bytes in, status and body out. Pure: no socket.
 
 A reader provides the memory for the next bytes, so that a large body of known length is received directly into the
 memory of the resulting arrays. `AnswerReader` keeps bodies; `AnswerCounter`, for load tests, only counts their bytes.
-The heads of a server's answers repeat, so what is read from one is kept by its bytes.
+A server's answers have few different heads, so parsed heads are cached by their bytes.
 """
 
 from dataclasses import dataclass
@@ -20,12 +20,12 @@ _COUNTER_ROOM_BYTES = 256 * 1024
 _LONGEST_HEAD = 32 * 1024
 _LONGEST_LINE = 1024
 _LARGEST_BODY = 1 << 40
-_LARGEST_UNSIZED_BODY = 1 << 30  # chunked, or ended by the connection
-_NEVER = 1 << 62  # bytes: such a body ends with its connection
+_LARGEST_UNSIZED_BODY = 1 << 30  # of a body that is chunked, or ends with the connection
+_NEVER = 1 << 62  # bytes: the length of a body that ends with its connection
 _HEADS_KEPT = 1000
 _START = b"HTTP/1."
 _OTHER = "the server at this address does not speak HTTP/1"
-_DIGITS = 18  # of a number in a head; longer ones are as large as the largest
+_DIGITS = 18  # of a number in a head; longer numbers count as the largest
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +33,14 @@ class AnswerHead:
     """The head of an answer.
 
     Args:
-        status: of HTTP.
-        length: of the body; None: it is chunked, or ends with the connection (RFC 9112 section 6.3).
+        status: HTTP status.
+        length: of the body, in bytes; None: it is chunked, or ends with the connection (RFC 9112 section 6.3).
         chunked: whether the body is chunked.
         closes: whether the server closes the connection after the answer.
         content_type: in lower case, without parameters.
-        json_size: of the JSON before binary tensors; None: the body has no binary tensors.
-        retry_after_s: how long to wait before asking again; 0: the server does not say.
-        coding: of the body, such as gzip; empty: none.
+        json_size: bytes of JSON before binary tensors; None: the body has no binary tensors.
+        retry_after_s: how long to wait before a retry; 0: the server does not say.
+        coding: content coding of the body, such as gzip; empty: none.
     """
 
     status: int
@@ -62,7 +62,7 @@ class HttpAnswer:
 
     @property
     def status(self) -> int:
-        """The status of HTTP."""
+        """The HTTP status."""
         return self.head.status
 
     @property
@@ -71,10 +71,10 @@ class HttpAnswer:
         return self.head.closes
 
     def check_coding(self) -> None:
-        """Refuse a compressed body.
+        """Check that the body is not compressed.
 
         Raises:
-            UnreachableError: it is one.
+            UnreachableError: it is.
         """
         if self.head.coding:
             raise UnreachableError(
@@ -96,10 +96,10 @@ class HttpAnswer:
 
 
 class AnswerReader:
-    """Reads one answer after the other off a connection on which one request at a time is sent.
+    """Reads the answers on a connection, one after the other, where one request is sent at a time.
 
     Args:
-        room: what heads are received into; None: memory of its own.
+        room: memory that heads are received into; None: memory of its own.
     """
 
     def __init__(self, room: bytearray | None = None) -> None:
@@ -108,28 +108,28 @@ class AnswerReader:
         self._filled = 0  # bytes of a head that is not complete yet
         self._head: AnswerHead | None = None
         self._body = bytearray()
-        self._rest = memoryview(b"")  # of a body of known length, still to come
+        self._rest = memoryview(b"")  # the part of a body of known length that is still missing
         self._chunks: ChunkedBody | None = None
 
     @property
     def begun(self) -> bool:
-        """Whether any byte of the answer has come."""
+        """Whether any byte of the answer has arrived."""
         return self._filled > 0 or self._head is not None
 
     @property
     def head(self) -> AnswerHead | None:
-        """The head of the answer whose body is being received."""
+        """The head of the answer whose body is being received; None before that."""
         return self._head
 
     def target(self) -> memoryview:
-        """Where the next bytes are to be received to."""
+        """The memory to receive the next bytes into."""
         return self._rest or self._view[self._filled :]
 
     def received(self, count: int) -> HttpAnswer | None:
-        """Take note of `count` bytes in the target; the answer when it is complete.
+        """Process `count` bytes received into the target; returns the answer when it is complete.
 
         Raises:
-            UnreachableError: this is not an answer of HTTP/1, or it is framed wrongly.
+            UnreachableError: this is not an HTTP/1 answer, or its framing is invalid.
         """
         if self._rest:
             self._rest = self._rest[count:]
@@ -147,7 +147,7 @@ class AnswerReader:
             head = read_head(bytes(self._view[:end]))
             if head.status >= 200:
                 break
-            self._view[: self._filled - end] = bytes(self._view[end : self._filled])  # behind an interim answer
+            self._view[: self._filled - end] = bytes(self._view[end : self._filled])  # after an interim answer
             self._filled -= end
         came, self._filled = self._view[end : self._filled], 0
         self._head = head
@@ -156,25 +156,25 @@ class AnswerReader:
         return self._begin(head, came)
 
     def _check_start(self) -> None:
-        """Refuse at once what no more bytes make a head: another protocol, or lines that end in a bare LF."""
+        """Refuse at once what cannot become a head: another protocol, or lines that end in a bare LF."""
         line = bytes(self._view[: min(self._filled, _LONGEST_LINE)]).partition(b"\n")
         if not _START.startswith(line[0][: len(_START)]) or (line[1] and not line[0].endswith(b"\r")):
             raise UnreachableError(_OTHER)
 
     def ended(self) -> HttpAnswer | None:
-        """The server closed the connection: the answer that this completes, or None where there is none."""
+        """Note that the server closed the connection; returns the answer that this completes, or None."""
         unsized = self._head is not None and self._head.length is None and self._chunks is None
         return self._complete() if unsized else None
 
     def taken(self) -> bytearray:
-        """What has come of a body without a known length since the last call; the answer will be without it."""
+        """Take the new part of a body without a known length; the complete answer will not contain it."""
         if self._chunks is not None:
             return self._chunks.take()
         body, self._body = self._body, bytearray()
         return body
 
     def _begin(self, head: AnswerHead, came: memoryview) -> HttpAnswer | None:
-        """Take the head, and the bytes behind it."""
+        """Begin an answer with its head, and the bytes after it."""
         if head.length is None:
             return self._more(came)
         if len(came) > head.length:
@@ -185,7 +185,7 @@ class AnswerReader:
         return None if self._rest else self._complete()
 
     def _more(self, data: memoryview) -> HttpAnswer | None:
-        """Take bytes of a body without a known length."""
+        """Process bytes of a body without a known length."""
         if self._chunks is None:
             if len(self._body) + len(data) > _LARGEST_UNSIZED_BODY:
                 raise UnreachableError(f"the server's answer has more than {_LARGEST_UNSIZED_BODY} bytes")
@@ -204,24 +204,24 @@ class AnswerReader:
 
     def _complete(self) -> HttpAnswer:
         head, body = self._head, self._body
-        assert head is not None  # noqa: S101  its callers have it
+        assert head is not None  # noqa: S101  callers have checked that
         self._head, self._body, self._rest, self._chunks = None, bytearray(), memoryview(b""), None
         return HttpAnswer(head, body)
 
 
 class AnswerCounter(AnswerReader):
-    """Reads heads and counts the bytes of bodies; the answers' bodies are empty.
+    """Reads heads, and only counts the bytes of bodies; the bodies of its answers are empty.
 
-    All counters of a process receive into the same memory: ask for the target immediately before receiving, and call
+    All counters of a process share their memory: get the target immediately before receiving, and call
     `received` immediately after.
     """
 
     _shared = bytearray(_COUNTER_ROOM_BYTES)
-    _whole: BytesMemo[bytes, HttpAnswer] = BytesMemo(_HEADS_KEPT)  # by their heads
+    _whole: BytesMemo[bytes, HttpAnswer] = BytesMemo(_HEADS_KEPT)  # by head
 
     def __init__(self) -> None:
         super().__init__(self._shared)
-        self._partial = b""  # of a head
+        self._partial = b""  # part of a head
         self._left = 0
 
     def target(self) -> memoryview:
@@ -232,7 +232,7 @@ class AnswerCounter(AnswerReader):
         return self._view
 
     def received(self, count: int) -> HttpAnswer | None:
-        """As `AnswerReader.received`; an answer that comes whole behind a known head costs one look-up."""
+        """As `AnswerReader.received`; an answer that arrives whole, with a known head, costs one look-up."""
         raw = b""
         if self._head is None and not self._filled:
             raw = bytes(self._view[: self._room.find(b"\r\n\r\n", 0, count) + 4])
@@ -268,10 +268,10 @@ _heads: BytesMemo[bytes, AnswerHead] = BytesMemo(_HEADS_KEPT)
 
 
 def read_head(data: bytes) -> AnswerHead:
-    """Read a whole head, its empty line included.
+    """Parse a whole head, including its empty line.
 
     Raises:
-        UnreachableError: it is not a head of HTTP/1, or its Content-Length is not a valid number.
+        UnreachableError: it is not an HTTP/1 head, or its Content-Length is invalid.
     """
     kept = _heads.get(data)
     if kept is not None:
@@ -312,7 +312,7 @@ def _length(status: int, value: str | None) -> int | None:
 
 
 def _number(text: str | None) -> int | None:
-    """A whole number of a field; None where it is none, or the field is absent."""
+    """The whole number in a field; None where it is not a number, or the field is absent."""
     if text is None or not text.isdecimal():
         return None
     return int(text) if len(text) <= _DIGITS else 10**_DIGITS

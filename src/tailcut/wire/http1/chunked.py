@@ -10,7 +10,7 @@ _QUOTED = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t\x20-\x7e\x80-\xff])*
 _EXTENSION = rb"[ \t]*+;[ \t]*+" + TOKEN + rb"(?:[ \t]*+=[ \t]*+(?:" + TOKEN + rb"|" + _QUOTED + rb"))?+"
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,12})(?:" + _EXTENSION + rb")*+")  # RFC 9112 section 7.1, with 48 bits of size
 _FIELD = re.compile(TOKEN + rb":" + TEXT)
-_CHUNKS = 1024  # and one more for each _CHUNK_BYTES, or the body is mostly framing
+_CHUNKS = 1024  # allowed, plus one for each _CHUNK_BYTES: beyond that, the body is mostly framing
 _CHUNK_BYTES = 64
 _SMALL_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,4})\r\n")
 
@@ -26,12 +26,12 @@ class _Stage(Enum):
 class ChunkedBody:
     """Reads a chunked body from pieces of any size; trailers are read and ignored.
 
-    Ours rather than httptools', whose parser does not say where in its input a message ended, so that a pipelined
-    request behind a chunked body would be lost.
+    It is used instead of httptools, whose parser does not report where in its input a message ended, so that a
+    pipelined request after a chunked body would be lost.
 
     Args:
-        limit_bytes: of the body.
-        count_chunks: whether a body that is mostly framing is refused: 1,024 chunks, and one more for each 64 bytes.
+        limit_bytes: the largest body.
+        count_chunks: whether to refuse a body that is mostly framing: over 1,024 chunks, plus one for each 64 bytes.
     """
 
     def __init__(self, limit_bytes: int, *, count_chunks: bool = True) -> None:
@@ -47,10 +47,10 @@ class ChunkedBody:
         self._taken = 0  # bytes
 
     def feed(self, data: bytes) -> bytes:
-        """Take a piece; returns what stands behind the body's end (empty until `done`).
+        """Process a piece; returns the bytes after the end of the body (empty until `done`).
 
         Raises:
-            ProtocolError: 400 for bad framing, 413 over the limit.
+            ProtocolError: 400 for invalid framing, 413 over the limit, 431 for too many trailers.
         """
         at = 0
         while at < len(data) and not self.done:
@@ -80,13 +80,13 @@ class ChunkedBody:
         return data[at:] if self.done else b""
 
     def take(self) -> bytearray:
-        """Take the part of the body that is here, for bodies that are read as they come."""
+        """Take the part of the body that has arrived, for bodies that are read as they come."""
         part, self.body = self.body, bytearray()
         self._taken += len(part)
         return part
 
     def _take_whole(self, data: bytes, at: int) -> int:
-        """Take a short chunk that is all here, in one step; returns what is behind it, or `at` where it is none."""
+        """Process a short, complete chunk in one step; returns its end, or `at` where there is none."""
         match = _SMALL_CHUNK.match(data, at)
         if match is None:
             return at
@@ -119,7 +119,7 @@ class ChunkedBody:
         elif self._stage is _Stage.SIZE:
             chunk = _CHUNK.fullmatch(line)
             if chunk is None:
-                raise ProtocolError(400, "a chunk's line is not a hexadecimal size and extensions")
+                raise ProtocolError(400, "a chunk's line is not a hexadecimal size with extensions")
             self._left = int(chunk[1], 16)
             self._count_chunk(self._left)
             self._stage = _Stage.DATA if self._left else _Stage.TRAILER

@@ -1,11 +1,12 @@
 """The server's end of an HTTP/1.1 connection, without a socket: bytes in, events out, bytes to send.
 
-The caller hands in what the kernel received, and asks for events until there are none. The event of a request has what
-has arrived of its body. For the rest of the body the caller chooses: receive it into memory of its own (`wants`), such
-as a row of the slab; collect it as `chunks`; wait for a number of bytes; or refuse it. One message is served at a time,
-and what a client sends after it waits here until the message is answered.
+The caller passes in received bytes, and asks for events until there are none. The event of a request has as much of its
+body as has arrived. For the rest of the body, the caller chooses: receive it into memory of its own (`wants`), such as
+a row of the slab; have it collected (`chunks`, `waits_for`); or refuse it. One message is served at a time, and what a
+client sends after it waits here until the message is answered.
 
-This module does not know what a head means: the `interpret` function does. A head like the previous one means the same.
+This module does not know what a head means: the `interpret` function does. A head like the previous one has the same
+meaning.
 """
 
 from collections.abc import Callable
@@ -20,11 +21,11 @@ from tailcut.wire.http1.outlines import Interpretation, Outline
 from tailcut.wire.http1.response import CONTINUE
 from tailcut.wire.http1.states import MOVES, ConnectionState, Step, moved
 
-KEPT_HEAD_BYTES = 2048  # of longer heads nothing is kept behind their message
-SKIP_BYTES = 1 << 20  # of a refused body, read past so that the connection lives
-LINGER_BYTES = 64 << 20  # discarded behind the last answer at most
+KEPT_HEAD_BYTES = 2048  # longer heads are not kept after their message
+SKIP_BYTES = 1 << 20  # of a refused body, which are skipped so that the connection can go on
+LINGER_BYTES = 64 << 20  # discarded after the last answer, at most
 _CR = 0x0D
-_EMPTY_LINES = 8  # before a request line: some clients send one behind a body
+_EMPTY_LINES = 8  # skipped before a request line: some clients send one after a body
 
 
 _IDLE, _HEAD, _PART, _CHUNKS, _SKIP, _REQUEST, _BODY, _ANSWER, _LINGER, _CLOSED = ConnectionState
@@ -33,7 +34,7 @@ _NOTHING = memoryview(b"")
 
 
 class Http1Connection(Generic[H]):
-    """One connection; `interpret` makes of the bytes of a head what it means, or raises ProtocolError."""
+    """One connection; `interpret` returns the meaning of a head from its bytes, or raises ProtocolError."""
 
     __slots__ = (
         "_at",
@@ -60,18 +61,18 @@ class Http1Connection(Generic[H]):
         self._interpret = interpret
         self.state: ConnectionState = _IDLE
         self.meaning: H | None = None  # of the current message, or of the last one
-        self.head = b""  # its bytes; none where they are many
-        self._outline: Outline[H] | None = None  # of heads with that meaning
-        self.repeats = 0  # messages in a row whose head meant what that of the one before did
-        self.held = b""  # received, and not read
-        self.is_read = False  # behind a message that is whole, `hold` has nothing to keep or to let go
+        self.head = b""  # the bytes of its head; empty where it is long
+        self._outline: Outline[H] | None = None  # of other heads with that meaning
+        self.repeats = 0  # messages in a row whose head had the same meaning as the one before
+        self.held = b""  # bytes received and not processed
+        self.is_read = False  # the message is whole, and `hold` has nothing to keep or release
         self.ended = False  # the client sends nothing more, and may still read
-        self.lingered = 0  # bytes discarded behind the last answer
-        self._data: bytes | bytearray = b""  # handed in last
-        self._view = _NOTHING  # of it
+        self.lingered = 0  # bytes discarded after the last answer
+        self._data: bytes | bytearray = b""  # passed in last
+        self._view = _NOTHING  # of these bytes
         self._at = self._size = 0
-        self._left = 0  # bytes of the body that are not here
-        self._need = 0  # bytes of it that the reader waits for
+        self._left = 0  # bytes of the body that have not arrived
+        self._need = 0  # bytes of the body that the reader waits for
         self._empty_lines = 0  # since the last message
         self._chunked: ChunkedBody | None = None
 
@@ -82,12 +83,12 @@ class Http1Connection(Generic[H]):
 
     @property
     def unread(self) -> bool:
-        """Whether `next_event` has bytes to read."""
+        """Whether `next_event` has bytes to process."""
         return self._at < self._size and self.state <= _SKIP
 
     @property
     def more(self) -> bool:
-        """Whether anything stands behind the last event."""
+        """Whether there are bytes after the last event."""
         return self._at < self._size
 
     @property
@@ -96,7 +97,7 @@ class Http1Connection(Generic[H]):
         return self.state is not _IDLE or bool(self.held)
 
     def receive(self, data: bytes | bytearray, size: int) -> bool:
-        """Take data[:size], which must stay until the next `hold`; whether `next_event` can read it."""
+        """Take data[:size], which must stay unchanged until the next `hold`; returns whether to call `next_event`."""
         if self.state >= _LINGER:
             self.lingered += size
             return False
@@ -109,9 +110,9 @@ class Http1Connection(Generic[H]):
         return self.state <= _SKIP
 
     def receive_alike(self, data: bytearray, size: int) -> memoryview | None:
-        """Take data[:size] where it is one whole message whose head means what the last one did; returns its body.
+        """Take data[:size] if it is one whole message whose head has the meaning of the last one; returns its body.
 
-        None: it is something else, of which nothing is taken. Most messages come so, and take three quarters of the
+        None: it is something else, and nothing is taken. Most messages are of this kind, and take three quarters of the
         time of `receive` and `next_event`.
         """
         meaning = self.meaning
@@ -129,7 +130,7 @@ class Http1Connection(Generic[H]):
         return self._view[end:size]
 
     def hold(self) -> int:
-        """Keep what has not been read, and let go of what was handed in; returns how many bytes are kept."""
+        """Keep the bytes not processed yet, and release those passed in; returns how many are kept."""
         if self._at < self._size:
             self.held = bytes(self._view[self._at : self._size])
             self._at = self._size
@@ -138,7 +139,7 @@ class Http1Connection(Generic[H]):
         return len(self.held)
 
     def next_event(self) -> RequestReceived[H] | Body | Broken | None:
-        """What the bytes say that have not been read; None where they say nothing yet."""
+        """The next event in the unprocessed bytes; None where they have none yet."""
         state = self.state
         try:
             if state <= _HEAD:
@@ -192,7 +193,7 @@ class Http1Connection(Generic[H]):
         return RequestReceived(meaning, self._view[end : end if meaning.head.chunked else size], False)
 
     def _end_alike(self, meaning: H, at: int, size: int) -> int:
-        """Where a head ends that stands at `at` and means what the last one did; 0 where that is not known."""
+        """The end of a head at `at` that is known to have the meaning of the last one; else 0."""
         if meaning.edition.valid:
             data, head, outline = self._data, self.head, self._outline
             if head and data.startswith(head, at, size):
@@ -210,9 +211,9 @@ class Http1Connection(Generic[H]):
         return result.meaning
 
     def _skip_empty_line(self, data: bytes | bytearray, at: int, size: int) -> bool:
-        """Read past an empty line before a request line, as RFC 9112 section 2.2 asks; whether it is whole.
+        """Skip an empty line before a request line (RFC 9112 section 2.2); returns whether it is complete.
 
-        It is no sign of life: no time limit begins anew.
+        It does not count as activity: no time limit begins again.
         """
         if size - at == 1:
             self._move(Step.BEGUN)
@@ -250,50 +251,50 @@ class Http1Connection(Generic[H]):
         self._move(Step.WHOLE)
         return Body(chunked.body, True)
 
-    # What becomes of a body that is not all here.
+    # A body that has not arrived completely.
 
     def wants(self) -> int:
-        """The reader has memory for the rest of the body; returns its bytes, which are counted by `received`.
+        """Receive the rest of the body into the reader's memory; returns its size, from which `received` counts down.
 
-        What is here of the body was in the last event, and counts as read.
+        The part of the body that has arrived was in the last event.
         """
         self._move(Step.WANTED)
         self._at = self._size
         return self._left
 
     def received(self, size: int) -> int:
-        """The kernel wrote this many bytes of the body into the reader's memory; returns how many are still wanted.
+        """Note that `size` bytes of the body were received into the reader's memory; returns how many are missing.
 
         Raises:
-            IllegalMoveError: no body is wanted, or less of it.
+            IllegalMoveError: no body is being received, or fewer bytes are missing.
         """
         self._move(Step.RECEIVED)
         if not 0 <= size <= self._left:
-            raise IllegalMoveError(f"{size} bytes were received of {self._left} that are wanted")
+            raise IllegalMoveError(f"{size} bytes were received, but only {self._left} are missing")
         self._left -= size
         if not self._left:
             self._move(Step.WHOLE)
         return self._left
 
     def waits_for(self, size: int) -> None:
-        """Collect the body here, until this many bytes of it are: then a `Body` has what is here."""
+        """Collect the body here until `size` bytes of it have arrived; then a `Body` event has them."""
         self._move(Step.AWAITED)
         self._need = size
 
     def chunks(self, limit_bytes: int) -> None:
-        """Collect a chunked body here: a `Body` has it, or `Broken` says that it is over the limit."""
+        """Collect a chunked body here; a `Body` event has it, or a `Broken` event says that it is over the limit."""
         self._move(Step.COLLECTED)
         self._chunked = ChunkedBody(limit_bytes)
 
     @property
     def collected(self) -> int:
-        """Bytes of a chunked body that are kept here."""
+        """The bytes of a chunked body that have been collected."""
         return len(self._chunked.body) if self._chunked is not None else 0
 
     def refuse(self, *, last: bool = False) -> bool:
-        """The current message is refused; whether that is the last answer, because its body is not read.
+        """Refuse the current message; returns whether its answer is the last one, because its body is not read.
 
-        `last`: it is the last answer in any case.
+        `last`: the answer is the last one in any case.
         """
         meaning, closes = self.meaning, last or self.closes
         has_rest = self.state is _REQUEST
@@ -310,41 +311,41 @@ class Http1Connection(Generic[H]):
 
     @property
     def interim(self) -> bytes:
-        """What a client is sent that waits for permission to send its body."""
+        """The interim response for a client that waits for it before sending its body; empty for others."""
         return CONTINUE if self.meaning is not None and self.meaning.head.expects_continue else b""
 
     @property
     def closes(self) -> bool:
-        """Whether the connection ends behind the answer to the current message."""
+        """Whether the connection ends after the answer to the current message."""
         meaning = self.meaning
         if meaning is None or not meaning.head.keep_alive:
             return True
         return self.ended and not self.held and self._at >= self._size
 
     def answered(self) -> None:
-        """The current message has its answer: the next one may come."""
+        """Note that the current message is answered: the next one may come."""
         try:
             self.state = _ANSWERED[self.state]
         except KeyError:
-            self._move(Step.ANSWERED)  # which says what is wrong
+            self._move(Step.ANSWERED)  # raises the error
 
     def resume(self, head: bytes) -> None:
-        """Messages were received elsewhere, the last of them with this head, which is whole and good."""
+        """Go on after messages that were received elsewhere; `head` is the valid head of the last one."""
         self._move(Step.RESUMED)
         if head != self.head:
             self._read_head(head)
 
     def owes(self) -> None:
-        """A message that means what the last one did was received elsewhere, and its answer is owed."""
+        """Note that a message with the meaning of the last one was received elsewhere, and its answer is pending."""
         self._move(Step.OWED)
 
     def linger(self) -> None:
-        """The last answer: discard what comes behind it."""
+        """Discard everything that comes after the last answer."""
         self._drop()
         self._move(Step.LAST)
 
     def close(self) -> None:
-        """Nothing more is read or written."""
+        """Read nothing more."""
         self._drop()
         self._move(Step.CLOSE)
 
@@ -355,5 +356,5 @@ class Http1Connection(Generic[H]):
 
 
 def _is_skippable(head: Head) -> bool:
-    """Whether a refused message's end is known, and its client sends its body."""
+    """Whether the end of a refused message is known, and its client will send its body."""
     return head.method != b"HEAD" and not head.chunked and not head.expects_continue

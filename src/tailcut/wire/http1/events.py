@@ -1,4 +1,4 @@
-"""The events of a connection, and the interface of what a head means."""
+"""The events of a connection, and the interface of the meaning of a head."""
 
 from typing import Generic, Protocol, TypeVar
 
@@ -8,7 +8,7 @@ from tailcut.wire.http1.head import Head
 
 
 class Edition:
-    """What meanings depend on beside the bytes of a head; `valid` until that changes."""
+    """The state on which meanings depend beside the bytes of a head; `valid` until it changes."""
 
     __slots__ = ("valid",)
 
@@ -17,18 +17,18 @@ class Edition:
 
 
 class Meaning(Protocol):
-    """What a head means, as far as a connection is concerned."""
+    """What a connection needs of the meaning of a head."""
 
     head: Head
     length: int  # of the body; 0 where it is chunked
-    edition: Edition  # an equal head means the same while it is valid
+    edition: Edition  # while it is valid, an equal head has the same meaning
 
 
 H = TypeVar("H", bound=Meaning)
 
 
 class RequestReceived(msgspec.Struct, Generic[H], gc=False):
-    """A head was read. `body` is what is here of the body: of a `whole` one all, and of a chunked one nothing."""
+    """A head was read. `body` is what has arrived of the body: all of a `whole` one, nothing of a chunked one."""
 
     meaning: H
     body: memoryview
@@ -36,14 +36,14 @@ class RequestReceived(msgspec.Struct, Generic[H], gc=False):
 
 
 class Body(msgspec.Struct, gc=False):
-    """A body that was collected: `whole`, or as many bytes as the reader waited for and perhaps more."""
+    """A collected body: `whole`, or at least as many bytes as the reader waited for."""
 
     data: bytes | bytearray | memoryview
     whole: bool
 
 
 class Broken(msgspec.Struct, gc=False):
-    """No more is understood on this connection: answer `status`, the last answer."""
+    """The message is malformed: answer `status`, which is the last answer on this connection."""
 
     status: int
     message: str

@@ -1,9 +1,9 @@
 """HTTP/1.1 heads: bytes in, values out, no socket.
 
-httptools reads the head's grammar; this module adds what it lets through (RFC 9112: bare line feeds, folded lines,
-doubtful lengths, Host rules), because a server that reads a message otherwise than the proxy before it can be smuggled
-past. Heads repeat but for ids of requests and traces, so callers keep what they know of a head by its `significant`
-part, which takes a quarter of the time of parsing it.
+httptools parses the grammar; this module adds checks that it lacks (RFC 9112: bare line feeds, folded lines, doubtful
+lengths, Host rules), because requests can be smuggled past a proxy that reads a message differently from the server.
+Heads repeat except for ids of requests and traces, so callers cache the meaning of a head by its `significant` part,
+which takes a quarter of the time of parsing it.
 """
 
 import re
@@ -14,7 +14,7 @@ import httptools
 from tailcut.wire.http1.grammar import MAX_HEAD_BYTES, MAX_HEADERS, TEXT, TOKEN, ProtocolError
 
 MAX_TARGET_BYTES = 8 * 1024
-_MAX_LENGTH = 1 << 48  # nothing that a server of ours could hold
+_MAX_LENGTH = 1 << 48  # more than any server could hold
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?\Z")
 _START = re.compile(rb"[A-Z]{1,20}\Z")
 _FOLDED = re.compile(rb"\r(?:\n[ \t]|(?!\n))")
@@ -23,7 +23,7 @@ _VERSIONS = (b" HTTP/1.1", b" HTTP/1.0")
 _VERSION = re.compile(rb" HTTP/[0-9]{1,3}(?:\.[0-9]{1,3})?\Z")
 _ABSOLUTE = re.compile(rb"[Hh][Tt][Tt][Pp][Ss]?://([^/?#]*)(.*)\Z", re.DOTALL)
 _ACCEPT = re.compile(rb"^accept:[ \t]*([^\r\n]*)\r$", re.IGNORECASE | re.MULTILINE)
-# Header fields that may change what is done with a message; all others are read past.
+# Header fields that may change what is done with a message; all others are ignored.
 SIGNIFICANT = frozenset(
     b"host content-length transfer-encoding connection expect content-encoding content-type "
     b"inference-header-content-length authorization sec-fetch-site origin tailcut-timeout-us tailcut-priority".split()
@@ -35,7 +35,7 @@ OTHER_FIELDS = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """One request's head. `content_length` is None without a body or with a chunked one; names are lower case."""
+    """The head of a request. `content_length` is None without a body or with a chunked one; names are in lower case."""
 
     method: bytes
     path: str
@@ -44,11 +44,11 @@ class Head:
     chunked: bool
     expects_continue: bool
     headers: dict[bytes, bytes]
-    interim: bool = False  # whether 1xx may come before the answer: not over HTTP/1.0
+    interim: bool = False  # whether 1xx responses may be sent: not over HTTP/1.0
 
     @property
     def hears_keep_alive(self) -> bool:
-        """Whether the answer must say that the connection stays: over HTTP/1.0, where it closes otherwise."""
+        """Whether the answer must say that the connection stays open: over HTTP/1.0, it would close otherwise."""
         return self.keep_alive and not self.interim
 
 
@@ -65,7 +65,7 @@ class _FieldCollector:
 
 
 def check_partial(data: bytes) -> None:
-    """Refuse a head that cannot become a good one, before more of it is buffered.
+    """Refuse an incomplete head that cannot become valid, before more of it is buffered.
 
     Raises:
         ProtocolError: 400, 414, 431 or 505.
@@ -86,40 +86,40 @@ def check_partial(data: bytes) -> None:
 
 
 def significant(data: bytes) -> bytes:
-    """A whole head without the fields that mean nothing here, each of which is well-formed.
+    """A whole head without its well-formed fields that have no meaning here.
 
-    Two heads with the same rest mean the same. What is malformed stays, and with more fields than may be all do, so
-    that it is no good head's rest.
+    Two heads with the same result have the same meaning. Malformed fields are kept, and all fields where there are too
+    many, so that such a head never has the same result as a valid one.
     """
     return data if data.count(b"\n") > MAX_HEADERS + 2 else OTHER_FIELDS.sub(b"", data)
 
 
 def accept_of(head: bytes) -> str:
-    """The Accept header of a whole good head; several are one list (RFC 9110 section 5.3)."""
+    """The Accept header of a whole, valid head; several are joined to one list (RFC 9110 section 5.3)."""
     return ", ".join(value.decode("latin-1") for value in _ACCEPT.findall(head))
 
 
 def parse_head(data: bytes) -> Head:
-    """Parse a whole head, its empty line included.
+    """Parse a whole head, including its empty line.
 
     Raises:
         ProtocolError: with the status to answer.
     """
     check_partial(data)
     if _FOLDED.search(data):
-        raise ProtocolError(400, "a header is folded or holds a bare carriage return")
+        raise ProtocolError(400, "a header is folded or contains a bare carriage return")
     if b" \r\n" in data or b"\t\r\n" in data:
         line, end, fields = data.partition(b"\r\n")
-        # No part of a value (RFC 9112 section 5.1). The parser leaves out what stands before one, and only that.
+        # White space is no part of a value (RFC 9112 section 5.1); the parser removes only that before it.
         data = line + end + _BEHIND_VALUES.sub(b"\r\n", fields)
     collector = _FieldCollector()
     parser = httptools.HttpRequestParser(collector)
     try:
         parser.feed_data(data)
     except httptools.HttpParserUpgrade:
-        pass  # an offer that a server may ignore (RFC 9110 section 7.8)
+        pass  # an upgrade, which a server may ignore (RFC 9110 section 7.8)
     except httptools.HttpParserError:
-        _framing(collector.fields, "1.1")  # says which coding is not understood, where that is the reason
+        _framing(collector.fields, "1.1")  # raises a more specific error where the coding is the reason
         raise ProtocolError(400, "the head is not valid HTTP") from None
     method = parser.get_method()
     if method == b"CONNECT":
@@ -127,7 +127,7 @@ def parse_head(data: bytes) -> Head:
     if len(collector.fields) > MAX_HEADERS:
         raise ProtocolError(431, f"more than {MAX_HEADERS} headers")
     version = parser.get_http_version()
-    if version not in {"1.0", "1.1"}:  # of a request line that names none: HTTP/0.9
+    if version not in {"1.0", "1.1"}:  # a request line without a version: HTTP/0.9
         raise ProtocolError(400, "the request line does not end in an HTTP version")
     return _head(method, collector, version)
 
@@ -152,7 +152,7 @@ def _head(method: bytes, collector: _FieldCollector, version: str) -> Head:
 
 
 def _path(target: bytes) -> str:
-    """The path of a target; the authority of an absolute one goes before Host (RFC 9112 section 3.2.2), for nothing."""
+    """The path of a target. The authority of an absolute one is checked and not used (RFC 9112 section 3.2.2)."""
     absolute = None if target.startswith(b"/") else _ABSOLUTE.match(target)
     if absolute is not None:
         if not absolute[1] or not _HOST.match(absolute[1]):

@@ -1,7 +1,7 @@
-"""Heads that differ only in the values of fields that mean nothing here: a quick look tells that they mean the same.
+"""Recognises heads that differ only in the values of fields without a meaning here.
 
-Ids of requests and traces change with every request, and mostly nothing else does. What one head has in the places of
-all other bytes is its outline; comparing that takes a tenth of the regular expression that leaves such fields out.
+Ids of requests and traces change with every request, and mostly nothing else does. All other bytes of a head are its
+outline; comparing that takes a tenth of the time of the regular expression that removes such fields.
 """
 
 import re
@@ -15,22 +15,21 @@ from tailcut.wire.http1.grammar import TEXT
 from tailcut.wire.http1.head import OTHER_FIELDS
 from tailcut.wire.memo import BytesMemo
 
-MOST_FIELDS = 16  # that mean nothing: heads with more of them have no outline, which would take several times the head
+MOST_FIELDS = 16  # without a meaning; heads with more have no outline, which would need several times their size
 _is_text = re.compile(TEXT).fullmatch
-_NO_TEXT = bytes(_is_text(bytes([code])) is None for code in range(256))  # of each byte: whether no value may have it
+_NO_TEXT = bytes(_is_text(bytes([code])) is None for code in range(256))  # whether values must not have the byte
 _KEYS = 128
-_ALIKE = 2  # outlines of one key: of clients whose heads are equally long by chance
+_ALIKE = 2  # outlines of one key: different clients may have heads of equal length
 
 
 class Outline(Generic[H]):
-    """A head without the values of its fields that mean nothing here: a quick look at another one.
+    """A head without the values of its fields that have no meaning here, for fast comparison with others.
 
-    A head that fits has the same lines, of the same lengths, and in the places of those values nothing but what a
-    value may have. So it has the same `significant` part, and means the same. It says nothing of a head that does not
-    fit.
+    A head that fits has the same lines of the same lengths, and only valid characters in the positions of these values.
+    So it has the same `significant` part, and the same meaning. A head that does not fit may still have that meaning.
 
     Args:
-        head: well-formed, with no more fields than may be.
+        head: valid, with at most as many fields as allowed.
         meaning: of the head.
     """
 
@@ -45,32 +44,32 @@ class Outline(Generic[H]):
             pieces += f"{start - at}s{end - start}x"
             values += f"{start - at}x{end - start}s"
             at = end
-        self._pieces_of = Struct(f"{pieces}{len(head) - at}s").unpack_from  # what stays the same
-        self._values_of = Struct(f"{values}{len(head) - at}x").unpack_from  # and the values between
+        self._pieces_of = Struct(f"{pieces}{len(head) - at}s").unpack_from  # the constant parts
+        self._values_of = Struct(f"{values}{len(head) - at}x").unpack_from  # the values between them
         self._pieces = self._pieces_of(head)
         self._text = bytes(sum(map(len, self._values_of(head))))
 
     def fits(self, data: bytes | bytearray, at: int = 0) -> bool:
-        """Whether a head of `length` bytes has this outline; all of it is in `data`, from `at` on."""
+        """Whether the head of `length` bytes in `data` from `at` on has this outline."""
         if self._pieces_of(data, at) != self._pieces:
             return False
         return b"".join(self._values_of(data, at)).translate(_NO_TEXT) == self._text
 
     @property
     def fields(self) -> int:
-        """How many fields there are that mean nothing."""
+        """The number of fields without a meaning."""
         return len(self._pieces) - 1
 
 
 class Interpretation(msgspec.Struct, Generic[H], gc=False):
-    """What a head means, and the outline of heads that mean the same, where one is known."""
+    """The meaning of a head, and the outline of heads with the same meaning, where one is known."""
 
     meaning: H
     outline: Outline[H] | None = None
 
 
 class OutlineMemo(Generic[H]):
-    """The outlines that the connections of one loop share: 256 at most, of heads of at most MOST_FIELDS such fields."""
+    """The outlines that the connections of one loop share: at most 256, with at most MOST_FIELDS such fields each."""
 
     __slots__ = ("_kept", "clear")
 
@@ -79,14 +78,14 @@ class OutlineMemo(Generic[H]):
         self.clear = self._kept.clear
 
     def find(self, head: bytes) -> Outline[H] | None:
-        """The outline that a whole head fits; None where there is none."""
+        """The outline of a whole head; None where none is known."""
         for outline in self._kept.get(_key(head), ()):
             if outline.fits(head):
                 return outline
         return None
 
     def learn(self, head: bytes, meaning: H) -> Outline[H] | None:
-        """Keep the outline of a good head, in place of an older one with its length and request line where need be."""
+        """Keep the outline of a valid head; it may replace an older one with the same length and request line."""
         outline = Outline(head, meaning)
         if outline.fields > MOST_FIELDS:
             return None

@@ -6,38 +6,38 @@ from tailcut.errors import IllegalMoveError
 
 
 class ConnectionState(IntEnum):
-    """What the next bytes are."""
+    """What the next bytes belong to."""
 
-    IDLE = 0  # the next message, of which nothing is here
+    IDLE = 0  # the next message, of which nothing has arrived
     HEAD = 1  # the rest of a head
-    PART = 2  # a body, of which the reader waits for this many bytes
+    PART = 2  # a body, of which the reader waits for a number of bytes
     CHUNKS = 3  # a chunked body
     SKIP = 4  # the rest of a body that was refused
-    REQUEST = 5  # a body: the reader has its head, and says what becomes of it
-    BODY = 6  # a body, which the kernel writes into the reader's memory
-    ANSWER = 7  # behind a message that is whole: they wait until it is answered
-    LINGER = 8  # behind the last answer: they are discarded, so that it arrives
+    REQUEST = 5  # a body: the reader has its head, and decides what to do with it
+    BODY = 6  # a body that is received into the reader's memory
+    ANSWER = 7  # after a whole message: they wait until it is answered
+    LINGER = 8  # after the last answer: they are discarded, so that it arrives
     CLOSED = 9
 
 
 class Step(IntEnum):
-    """What takes a connection from one state to the next: what its bytes say, and what its reader does."""
+    """The steps between states: what the bytes contain, and what the reader does."""
 
-    BEGUN = 0  # a part of a head is here
-    BLANK = 1  # an empty line stands before a head, and nothing behind it
-    READ = 2  # a head is here, and its body is not, or not all of it
-    WHOLE = 3  # the last byte of a message is here
-    PARTIAL = 4  # as much of a body is here as the reader waits for
-    SKIPPED = 5  # the last byte of a refused body is here
+    BEGUN = 0  # part of a head has arrived
+    BLANK = 1  # an empty line before a head, and nothing after it
+    READ = 2  # a head is complete, but not its body
+    WHOLE = 3  # the last byte of a message has arrived
+    PARTIAL = 4  # as much of a body has arrived as the reader waits for
+    SKIPPED = 5  # the last byte of a refused body has arrived
     WANTED = 6  # the reader has memory for the rest of a body
-    RECEIVED = 7  # the kernel wrote some of it there
-    AWAITED = 8  # the reader waits for this many bytes of a body
-    COLLECTED = 9  # a chunked body is to be collected
+    RECEIVED = 7  # a part of it was received there
+    AWAITED = 8  # the reader waits for a number of bytes of a body
+    COLLECTED = 9  # the reader has a chunked body collected
     REFUSED = 10  # the reader refuses the current message
     ANSWERED = 11  # the reader has answered it
     RESUMED = 12  # messages were received elsewhere
-    OWED = 13  # the answer to the last one of those is owed
-    LAST = 14  # the last answer is on its way
+    OWED = 13  # the answer to the last of these is pending
+    LAST = 14  # the last answer is being sent
     CLOSE = 15
 
 
@@ -64,7 +64,7 @@ MOVES: dict[Step, dict[ConnectionState, ConnectionState]] = {
 
 
 def moved(state: ConnectionState, step: Step) -> ConnectionState:
-    """The state behind a step.
+    """The state after a step.
 
     Raises:
         IllegalMoveError: the table has no such step from there.

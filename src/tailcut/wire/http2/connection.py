@@ -1,11 +1,11 @@
 """The server's end of an HTTP/2 connection with prior knowledge: bytes to events, answers to bytes. Pure, no socket.
 
-Feed what the network brings to `receive`, in whatever pieces; do what its events say; write what `take` returns. The
-connection answers by itself what needs no decision (SETTINGS, PING, window updates), keeps flow control both
-ways, and ends what breaks a rule of RFC 9113: a stream by RST_STREAM, the connection by GOAWAY and an `Http2Error`.
+Pass received bytes to `receive`, in pieces of any size; handle its events; write what `take` returns. The connection
+itself answers what needs no decision (SETTINGS, PING, window updates), applies flow control in both directions, and
+ends what violates RFC 9113: a stream by RST_STREAM, the connection by GOAWAY and an `Http2Error`.
 
-Everything a client can make us keep is bounded: streams, fields, frames, and data by the windows. What it can make us
-do for nothing is paid from budgets that fill with time and with real work (`streams.py`).
+Everything that a client can make the server keep is bounded: streams, fields, frames, and data by the windows. Useless
+work that a client can cause is paid from budgets, which grow with time and with real work (`streams.py`).
 """
 
 from collections.abc import Callable
@@ -64,28 +64,28 @@ __all__ = [
     "StreamOpened",
 ]
 
-TURN_UNITS = 256  # of 3 us: what is done for one client before `receive` returns and others may have their turn
-_CALL_UNITS = 8  # of a request, which the reader of the events has to queue
-_IDLE_WINDOW = 65535  # what both sides begin with
-_CHORES_EARNED = 8  # by a frame that carries a request: clients measure the line, and open windows, as they use it
+TURN_UNITS = 256  # of 3 us: the work for one client before `receive` returns, so that others have their turn
+_CALL_UNITS = 8  # for a request, which the caller has to queue
+_IDLE_WINDOW = 65535  # the initial window of both sides
+_CHORES_EARNED = 8  # by a frame that carries a request: active clients measure the connection and open windows
 _PREFACE_BYTES = len(PREFACE)
 _HEAD = Struct(">HBBBI")
-_HEADERS = int(FrameType.HEADERS)  # plain, as in the table of handlers
+_HEADERS = int(FrameType.HEADERS)  # a plain int, as in the table of handlers
 _ENDS = int(FrameType.DATA) << 8 | END_STREAM  # kind and flags
 
 
 class Http2Connection(Streams[H]):
-    """One connection; `reading` makes of a request's fields the head that `StreamOpened` carries."""
+    """One connection; `reading` makes the head in `StreamOpened` from a request's fields."""
 
     def __init__(self, reading: FieldReading[H]) -> None:
         super().__init__()
-        self.partial_since = 0.0  # when the frame began to arrive that is not whole yet; 0: there is none
+        self.partial_since = 0.0  # when an incomplete frame began to arrive; 0: there is none
         self._blocks = HeaderBlocks(reading)
         self._rest = b""
-        self._spent = 0  # units, in this call of `receive`
-        self.pending = False  # whole frames wait for the next call of `receive`
-        self._greeted = 0  # bytes of the preface, then 1 more with the first SETTINGS
-        self._block: SplitBlock | None = None  # that is not whole yet
+        self._spent = 0  # units of work in this call of `receive`
+        self.pending = False  # complete frames wait for the next call of `receive`
+        self._greeted = 0  # bytes of the preface received, plus 1 after the first SETTINGS
+        self._block: SplitBlock | None = None  # incomplete
         handlers: dict[int, Callable[[int, int, bytes], None]] = {
             FrameType.DATA: self._on_data,
             FrameType.HEADERS: self._on_headers,
@@ -98,7 +98,7 @@ class Http2Connection(Streams[H]):
             FrameType.WINDOW_UPDATE: self._on_window_update,
             FrameType.CONTINUATION: self._on_continuation,
         }
-        self._handlers = {int(kind): handler for kind, handler in handlers.items()}  # plain numbers are found sooner
+        self._handlers = {int(kind): handler for kind, handler in handlers.items()}  # plain ints are found faster
         settings = ((SettingId.STREAMS, STREAMS), (SettingId.WINDOW, STREAM_WINDOW), (SettingId.FIELDS, FIELDS_BYTES))
         parts = b"".join(key.to_bytes(2, "big") + word(value) for key, value in settings)
         self.out.write(frame(FrameType.SETTINGS, 0, 0, parts))
@@ -106,17 +106,17 @@ class Http2Connection(Streams[H]):
 
     @property
     def greeted(self) -> bool:
-        """Whether the client has said the preface and its settings."""
+        """Whether the client has sent the preface and its settings."""
         return self._greeted > _PREFACE_BYTES
 
     def receive(self, data: bytes, now: float, units: int = TURN_UNITS) -> list["StreamOpened[H] | StreamData | Reset"]:
-        """What these bytes bring; `now` in seconds, on any clock that only goes forward.
+        """Process received bytes; returns their events. `now` is in seconds of any monotonic clock.
 
-        A call does this many `units` of work, 3 us each: with none, it keeps the bytes. Where `pending` is true
-        afterwards, another one without bytes goes on.
+        A call does at most `units` of work, 3 us each; with 0, it only keeps the bytes. If `pending` is true
+        afterwards, call it again without bytes to go on.
 
         Raises:
-            Http2Error: the client broke a rule that ends the connection; GOAWAY is ready to be written.
+            Http2Error: the client violated a rule that ends the connection; GOAWAY is ready to be written.
         """
         if self.failed:
             return []
@@ -132,7 +132,7 @@ class Http2Connection(Streams[H]):
             if end or not self._rest:
                 self.partial_since = now
             self._rest = data[end:]
-            if self.pending or (not self._rest and self._block is None):  # what waits for us is not late
+            if self.pending or (not self._rest and self._block is None):  # frames that wait for us are not late
                 self.partial_since = 0.0
         except Http2Error as error:
             self._rest, self.pending = b"", False
@@ -147,7 +147,7 @@ class Http2Connection(Streams[H]):
         return self._events
 
     def _greet(self, data: bytes) -> int:
-        """How much of the preface stands at the start of these bytes."""
+        """How many bytes at the start belong to the preface."""
         start = data[:_PREFACE_BYTES]
         if not PREFACE.startswith(start):
             raise Http2Error(ErrorCode.PROTOCOL_ERROR, "expected the HTTP/2 connection preface")
@@ -157,7 +157,7 @@ class Http2Connection(Streams[H]):
         return _PREFACE_BYTES
 
     def _frames(self, data: bytes, at: int, units: int) -> int:  # noqa: C901  one loop over the frames
-        """Handle the whole frames in data[at:]; returns where the rest begins."""
+        """Handle the complete frames in data[at:]; returns where the rest begins."""
         size = len(data)
         if self._greeted < _PREFACE_BYTES:
             return 0
@@ -193,7 +193,7 @@ class Http2Connection(Streams[H]):
         return at
 
     def _on_request(self, stream: int, block: bytes, data: bytes) -> None:
-        """HEADERS and the one frame of DATA that ends the request, as clients send small ones."""
+        """Handle HEADERS with the one DATA frame that ends the request, which is the usual form of small requests."""
         if not stream:
             raise Http2Error(ErrorCode.PROTOCOL_ERROR, "HEADERS on stream 0")
         self._spent += 1
@@ -249,7 +249,7 @@ class Http2Connection(Streams[H]):
             self._header_block(block.flags, stream, block.whole())
 
     def _header_block(self, flags: int, stream: int, block: bytes, data: bytes | None = None) -> bool:
-        """A request, or what stands behind one; whether `data`, which would end it, was taken with it."""
+        """Handle the block of a request or of trailers; returns whether `data`, which ends it, was taken, too."""
         ended = bool(flags & END_STREAM)
         if stream <= self.last_stream or not stream & 1:
             self._trailers(stream, self._blocks.are_trailers(block), ended=ended)
@@ -282,7 +282,7 @@ class Http2Connection(Streams[H]):
         return False
 
     def _trailers(self, stream: int, fit: bool, *, ended: bool) -> None:  # noqa: FBT001  private
-        """Fields behind a request's data; only a stream that may still send has any."""
+        """Handle the trailers of a request; only a stream that may still send can have them."""
         self._known(stream)
         incoming = self._incoming.get(stream)
         if incoming is None:
@@ -321,7 +321,7 @@ class Http2Connection(Streams[H]):
             if payload:
                 raise Http2Error(ErrorCode.FRAME_SIZE_ERROR, "a SETTINGS acknowledgement with settings")
             return
-        settings = dict(read_settings(payload))  # the last word counts: a frame may hold thousands
+        settings = dict(read_settings(payload))  # the last value counts: a frame may have thousands
         self.out.frame_bytes = settings.get(SettingId.FRAME, self.out.frame_bytes)
         if SettingId.WINDOW in settings:
             self._spent += len(self.out.windows) >> 4
@@ -369,7 +369,7 @@ class Http2Connection(Streams[H]):
 
 
 def _data_behind(data: bytes, at: int, size: int, stream: int) -> int:
-    """Where a whole frame at `at` ends that has the last data of a stream, and no padding; 0 where there is none."""
+    """The end of a complete frame at `at` with the last data of a stream, without padding; 0 where there is none."""
     if size - at < HEAD_BYTES:
         return 0
     high, low, kind, flags, owner = _HEAD.unpack_from(data, at)

@@ -3,16 +3,16 @@
 from tailcut.wire.http2.fields import BLOCK_BYTES
 from tailcut.wire.http2.frames import ErrorCode, Http2Error
 
-FRAMES = 16  # of CONTINUATION that one block may take
+FRAMES = 16  # CONTINUATION frames for one block, at most
 
 
 class SplitBlock:
-    """The pieces of a block so far, whose bytes and number are bounded.
+    """The pieces of an incomplete block, whose size and number are limited.
 
     Args:
-        stream: that the block is for.
-        flags: of its HEADERS.
-        first: the piece that came with them.
+        stream: the stream of the block.
+        flags: of its HEADERS frame.
+        first: the piece in that frame.
     """
 
     __slots__ = ("_block", "_frames", "flags", "stream")
@@ -24,10 +24,10 @@ class SplitBlock:
         self._frames = 0
 
     def add(self, stream: int, piece: bytes) -> None:
-        """Add what a frame of CONTINUATION brings.
+        """Add the piece in a CONTINUATION frame.
 
         Raises:
-            Http2Error: it is for another stream, or there is too much.
+            Http2Error: it is for another stream, or a limit is exceeded.
         """
         if stream != self.stream:
             raise Http2Error(ErrorCode.PROTOCOL_ERROR, "CONTINUATION without HEADERS")

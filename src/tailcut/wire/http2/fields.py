@@ -1,10 +1,9 @@
 """Header blocks of HTTP/2: bytes to a request's head, and fields of answers to bytes. Pure.
 
-Three things are known before. A block that has come before, and does not touch the dynamic table, means the same for as
-long as that table has not changed: it is looked up. Any other is decoded (`hpack.py`), and what its request wants is
-looked up by the fields that this depends on, so that a client with another request id in every call is not checked
-anew. Fields that matter and vary, a deadline, are read each time. Our own answers use no dynamic table, so their blocks
-are made once.
+Several things are cached. A block that has come before and does not change the dynamic table has the same meaning until
+that table changes, so it is looked up. Any other block is decoded (`hpack.py`), and its plan is looked up by the fields
+on which it depends, so that a client with a new request id in every call is not checked again. Significant fields that
+vary, such as a deadline, are read each time. Answers do not use the dynamic table, so their blocks are made once.
 """
 
 import re
@@ -26,33 +25,33 @@ __all__ = [
     "TooManyFieldsError",
 ]
 
-H = TypeVar("H")  # what a request's fields mean to the caller
+H = TypeVar("H")  # the meaning of a request's fields for the caller
 
-FIELDS_BYTES = 16 << 10  # of a request, as RFC 9113 section 6.5.2 counts them
-BLOCK_BYTES = 64 << 10  # of one block as it travels, and of its fields: what is over the limit costs its request only
-_CACHED = 64  # blocks at most, for each connection
-_PLANS, _IGNORED = 256, 256  # for each reading
+FIELDS_BYTES = 16 << 10  # of a request, counted as in RFC 9113 section 6.5.2
+BLOCK_BYTES = 64 << 10  # of one encoded block, and of its fields: beyond that, more than the request is lost
+_CACHED = 64  # blocks for each connection, at most
+_PLANS, _IGNORED = 256, 256  # for each FieldReading, at most
 _CACHED_BYTES = 2048
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
 _VALUE = re.compile(rb"(?:[^\0\r\n \t](?:[^\0\r\n]*[^\0\r\n \t])?)?")
 _PSEUDO = {b":method", b":scheme", b":path", b":authority"}
 _NEEDED = {b":method", b":scheme", b":path"}
 _OF_A_CONNECTION = {b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"}
-_CHECKED = _PSEUDO | _OF_A_CONNECTION | {b"te", b"host"}  # whose values the rules of HTTP/2 depend on
+_CHECKED = _PSEUDO | _OF_A_CONNECTION | {b"te", b"host"}  # fields whose values the rules of HTTP/2 concern
 _LENGTH = b"content-length"
 _LENGTH_DIGITS = 18
 _DEFAULT_PORT = {b"http": b":80", b"https": b":443"}
-_KEY, _VARYING, _IGNORE = range(3)  # what a field's name makes of it
+_KEY, _VARYING, _IGNORE = range(3)  # the roles of fields, by name
 _NO_ORDER = "pseudo-header fields must come first, appear once, and be those of a request"
 _NO_VALUE = "a field value has invalid characters"
 
 
 class MalformedError(Exception):
-    """The fields of one request break a rule of RFC 9113 section 8: its stream ends, the others go on."""
+    """The fields of one request violate RFC 9113 section 8: only its stream ends."""
 
 
 class _FieldPlan(NamedTuple):
-    """What has been made of the fields that a plan depends on; the first `pseudo` of them are pseudo-header fields."""
+    """A plan with the fields that it depends on, of which the first `pseudo` are pseudo-header fields."""
 
     made: Any
     pseudo: int
@@ -60,14 +59,14 @@ class _FieldPlan(NamedTuple):
 
 @dataclass(frozen=True)
 class FieldReading(Generic[H]):
-    """What a request's fields mean, for all connections that are read so.
+    """How to interpret the fields of requests, for all connections of one kind.
 
     Args:
-        plan: what those fields mean that are the same from call to call.
-        head: that, and the fields that vary, by name: the request's head. A name that is repeated has its first value.
-        names: of the fields that `plan` depends on, beside those that HTTP/2 itself has rules for; None: all others.
-        varying: names of the fields that `head` is given.
-        oversized: the head of a request whose fields are over the limit, from the fields up to it.
+        plan: makes a plan from the fields that are the same from call to call.
+        head: makes the request's head from a plan and the varying fields by name; of a repeated one, the first value.
+        names: the fields on which `plan` depends, beside those in the rules of HTTP/2; None: all others.
+        varying: the names of the fields that `head` gets.
+        oversized: makes the head of a request whose fields exceed the limit, from the fields up to it.
     """
 
     plan: Callable[[Sequence[Field]], Any]
@@ -77,7 +76,7 @@ class FieldReading(Generic[H]):
     varying: frozenset[bytes] = frozenset()
     roles: dict[bytes, int] = field(init=False, repr=False)
     plans: BytesMemo[tuple[Field, ...], _FieldPlan] = field(init=False, repr=False)
-    ignored: BytesMemo[bytes, int] = field(init=False, repr=False)  # names that are well formed
+    ignored: BytesMemo[bytes, int] = field(init=False, repr=False)  # valid names
 
     def __post_init__(self) -> None:
         roles = dict.fromkeys(_CHECKED | (self.names or frozenset()), _KEY) | dict.fromkeys(self.varying, _VARYING)
@@ -86,31 +85,31 @@ class FieldReading(Generic[H]):
         object.__setattr__(self, "ignored", BytesMemo(_IGNORED, _CACHED_BYTES // 8))
 
     def role(self, name: bytes) -> int:
-        """Of a field whose name is none of those that were given, and not known yet.
+        """The role of a field with a name that is neither configured nor known yet.
 
         Raises:
-            MalformedError: it is not a name.
+            MalformedError: the name is invalid.
         """
         _check_name(name, b"")
         return self.ignored.keep(name, _KEY if self.names is None else _IGNORE, len(name))
 
 
 class HeaderBlocks(Generic[H]):
-    """The blocks of one connection, in the order they came."""
+    """Decodes the blocks of one connection, in the order in which they came."""
 
     def __init__(self, reading: FieldReading[H]) -> None:
         self._reading = reading
         self._decoder = Decoder(FIELDS_BYTES, BLOCK_BYTES)
         self._edition = 0
         self._known: BytesMemo[bytes, tuple[H, int]] = BytesMemo(_CACHED, _CACHED_BYTES)
-        self.decoded = 0  # what decoding and checking has cost, in units of 3 us
+        self.decoded = 0  # the cost of decoding and checking so far, in units of 3 us
 
     def request(self, block: bytes) -> tuple[H, int]:
-        """What a request's block means, and the length that it announces; -1 where it announces none, or too much else.
+        """The head in a request's block, and the announced content length; -1: none, or the fields exceed the limit.
 
         Raises:
             BlockError: it cannot be decoded.
-            MalformedError: it is not a request.
+            MalformedError: it is not a valid request.
         """
         decoder = self._decoder
         before = decoder.edition
@@ -130,7 +129,7 @@ class HeaderBlocks(Generic[H]):
         return meaning
 
     def are_trailers(self, block: bytes) -> bool:
-        """Whether a block is what may stand behind a client's messages.
+        """Whether a block has valid trailers.
 
         Raises:
             BlockError: it cannot be decoded.
@@ -186,10 +185,10 @@ class HeaderBlocks(Generic[H]):
 
 
 def check_request(fields: Sequence[Field]) -> None:
-    """Check a request's fields by RFC 9113 section 8, but for its content-length.
+    """Check a request's fields by RFC 9113 section 8, except its content-length.
 
     Raises:
-        MalformedError: they break a rule.
+        MalformedError: they violate a rule.
     """
     seen: set[bytes] = set()
     regular = False
@@ -209,7 +208,7 @@ def check_request(fields: Sequence[Field]) -> None:
 
 
 def _check_host(fields: Sequence[Field]) -> None:
-    """Refuse a Host that names another place than `:authority` (RFC 9113 section 8.3.1), or a second one."""
+    """Refuse a Host that differs from `:authority` (RFC 9113 section 8.3.1), or a second one."""
     hosts = [value for name, value in fields if name == b"host"]
     if not hosts:
         return
@@ -221,10 +220,10 @@ def _check_host(fields: Sequence[Field]) -> None:
 
 
 def check_trailers(fields: Sequence[Field]) -> None:
-    """Check what a client sends behind its messages.
+    """Check the trailers of a request.
 
     Raises:
-        MalformedError: it breaks a rule.
+        MalformedError: they violate a rule.
     """
     for name, value in fields:
         _check_name(name, value)
@@ -246,12 +245,12 @@ def _length(value: bytes, before: int) -> int:
 
 
 def encode_fields(fields: Sequence[Field]) -> bytes:
-    """A block of literals without indexing (RFC 7541 section 6.2.2): it changes no table."""
+    """A block of literals without indexing (RFC 7541 section 6.2.2), which changes no table."""
     return b"".join(b"\x00" + _string(name) + _string(value) for name, value in fields)
 
 
 def _string(value: bytes) -> bytes:
-    """A string literal without Huffman code: its length in 7 bits and, where these are all set, in groups of 7 more."""
+    """A string literal without Huffman code: its length in 7 bits, or more in further groups of 7."""
     size = len(value)
     if size < 0x7F:
         return bytes([size]) + value

@@ -1,4 +1,4 @@
-"""The frames of HTTP/2 as RFC 9113 has them: names, numbers and bytes, and a budget for the useless ones."""
+"""The frames of HTTP/2 (RFC 9113): names, numbers and bytes, and a budget for useless ones."""
 
 from collections.abc import Iterator
 from enum import IntEnum
@@ -6,7 +6,7 @@ from struct import Struct
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 HEAD_BYTES = 9
-FRAME_BYTES = 16384  # the largest frame that is taken, and the size that every receiver takes
+FRAME_BYTES = 16384  # the largest frame accepted here, and the size that every receiver must accept
 WINDOW_LIMIT = (1 << 31) - 1
 END_STREAM = ACK = 0x1
 END_HEADERS = 0x4
@@ -32,7 +32,7 @@ class FrameType(IntEnum):
 
 
 class SettingId(IntEnum):
-    """Section 6.5.2, as far as a server without pushes and tables of its own has to know."""
+    """Section 6.5.2, as far as a server without push and dynamic tables needs it."""
 
     PUSH = 2
     STREAMS = 3
@@ -59,7 +59,7 @@ class ErrorCode(IntEnum):
 
 
 class Http2Error(Exception):
-    """The client broke a rule that ends the connection."""
+    """The client violated a rule, which ends the connection."""
 
     def __init__(self, code: ErrorCode, message: str) -> None:
         super().__init__(message)
@@ -91,10 +91,10 @@ def unpadded(flags: int, payload: bytes) -> bytes:
 
 
 def read_settings(payload: bytes) -> Iterator[tuple[int, int]]:
-    """Number and value of each setting, known or not.
+    """Yield the identifier and value of each setting, known or not.
 
     Raises:
-        Http2Error: the frame or a value breaks a rule.
+        Http2Error: the frame or a value violates a rule.
     """
     if len(payload) % 6:
         raise Http2Error(ErrorCode.FRAME_SIZE_ERROR, "SETTINGS with the wrong size")
@@ -110,7 +110,7 @@ def read_settings(payload: bytes) -> Iterator[tuple[int, int]]:
 
 
 class Budget:
-    """At most `most` at once, and `per_second` more each second; unused ones are kept, up to `most`."""
+    """Allows `most` events at once, and `per_second` more each second; unused ones are kept, up to `most`."""
 
     __slots__ = ("_at", "_left", "_most", "_per_second")
 
@@ -121,7 +121,7 @@ class Budget:
         self._at = -1.0
 
     def pay(self, now: float) -> bool:
-        """Take one; False when nothing is left."""
+        """Use one; returns False where none is left."""
         left = self._left
         if left < 1 and self._at >= 0:
             left = min(self._most, left + (now - self._at) * self._per_second)
@@ -132,6 +132,6 @@ class Budget:
         return left >= 1
 
     def earn(self, count: int) -> None:
-        """Put some back."""
+        """Add `count`, up to the maximum."""
         left = self._left + count
         self._left = left if left < self._most else self._most  # noqa: FURB136  a call of min takes as long as the rest

@@ -1,8 +1,8 @@
-"""HPACK (RFC 7541), the reader's side: header blocks of one connection to fields, with their dynamic table. Pure.
+"""HPACK (RFC 7541), the decoder: header blocks of one connection to fields, with their dynamic table. Pure.
 
-Of our own because a client that indexes what changes (a deadline, a request id) sends a block that no cache can know
-with every call (docs/decisions/054-heads-of-grpc-calls.md has what that costs). Everything a block can do wrong ends in
-a BlockError, after which the tables of both sides are not known to agree.
+It is our own because a client that indexes varying fields (a deadline, a request id) sends a new block with every call,
+which no cache can know (docs/decisions/054-heads-of-grpc-calls.md has the cost). Any error in a block raises a
+BlockError, after which the tables of both sides may differ.
 """
 
 from tailcut.wire.http2.huffman import HuffmanError
@@ -10,10 +10,10 @@ from tailcut.wire.http2.huffman import decode as decode_huffman
 
 Field = tuple[bytes, bytes]
 
-TABLE_BYTES = 4096  # of the dynamic table at most, section 6.5.2 of RFC 9113: we announce no other size
-ENTRY_BYTES = 32  # that a field counts for beside its name and value (section 4.1)
-_UPDATES = 2  # section 4.2: the smallest size that there was, and the last
-_INTEGER_SHIFT = 21  # of an integer's last byte: numbers under 2**28
+TABLE_BYTES = 4096  # of the dynamic table, at most: the default size (RFC 9113 section 6.5.2), as we announce no other
+ENTRY_BYTES = 32  # added to the size of a field's name and value (section 4.1)
+_UPDATES = 2  # section 4.2: the smallest size and the last
+_INTEGER_SHIFT = 21  # of the last byte of an integer, for numbers under 2**28
 _STATIC: tuple[Field, ...] = (
     (b"", b""),  # there is no index 0
     (b":authority", b""),
@@ -83,15 +83,15 @@ _SIZES = tuple(ENTRY_BYTES + len(name) + len(value) for name, value in _STATIC)
 
 
 class BlockError(Exception):
-    """The block cannot be decoded: what the client and we know of each other's fields has come apart."""
+    """The block cannot be decoded: the dynamic tables of client and server may now differ."""
 
 
 class TooManyFieldsError(BlockError):
-    """The fields are far over the limit; decoding has stopped, so the table is not known any more."""
+    """The fields far exceed the limit; decoding has stopped, so the table is no longer known."""
 
 
 class OversizedError(Exception):
-    """The fields are over the limit. All were decoded, so that the table is known; `fields` are those up to it."""
+    """The fields exceed the limit. All were decoded, so the table is known; `fields` has those up to the limit."""
 
     def __init__(self, fields: list[Field], dropped: int) -> None:
         super().__init__(f"{dropped} fields are over the limit")
@@ -103,8 +103,8 @@ class Decoder:
     """Decodes the blocks of one connection, in the order in which they came.
 
     Args:
-        fields_bytes: of the fields of one block, as section 6.5.2 of RFC 9113 counts them.
-        read_bytes: of those that are decoded, and dropped where they are over that.
+        fields_bytes: the limit for the fields of one block, counted as in section 6.5.2 of RFC 9113.
+        read_bytes: the limit up to which further fields are decoded, and then dropped.
     """
 
     __slots__ = ("_bytes", "_entries", "_fields_bytes", "_most_bytes", "_read_bytes", "_sizes", "edition")
@@ -113,21 +113,21 @@ class Decoder:
         self._fields_bytes = fields_bytes
         self._read_bytes = read_bytes
         self._entries: list[Field] = []  # the dynamic table, the newest entry last
-        self._sizes: list[int] = []  # of each of them
+        self._sizes: list[int] = []  # of each entry
         self._bytes = 0
         self._most_bytes = TABLE_BYTES
-        self.edition = 0  # of the dynamic table: how often it has changed
+        self.edition = 0  # how often the dynamic table has changed
 
     def decode(self, block: bytes) -> list[Field]:
-        """The fields of a block; those from a table are the same objects each time.
+        """Decode the fields of a block; those from a table are always the same objects.
 
         Raises:
-            BlockError: it cannot be decoded, or is far too long.
-            OversizedError: it is too long.
+            BlockError: it cannot be decoded, or far exceeds the limit.
+            OversizedError: it exceeds the limit.
         """
         try:
             return self._decode(block, self._resize(block) if block and block[0] >> 5 == 1 else 0)
-        except IndexError:  # of the block, or of a table
+        except IndexError:  # the end of the block, or an index outside a table
             raise BlockError("a header block is cut short, or names a field that is not in the table") from None
         except HuffmanError as error:
             raise BlockError(f"a header block cannot be decoded: {error}") from None
@@ -151,7 +151,7 @@ class Decoder:
                     size += _SIZES[index]
                 else:
                     raise BlockError("a header block has a field of index 0")
-            else:  # a literal, section 6.2: to be indexed, or not, or never
+            else:  # a literal, section 6.2: with, without, or never with indexing
                 if first >> 5 == 1:
                     raise BlockError("a header block changes the table's size after a field")
                 mask = 0x3F if first >= 0x40 else 0x0F
@@ -179,7 +179,7 @@ class Decoder:
         return fields
 
     def _add(self, field: Field, size: int) -> None:
-        """Section 4.4: an entry that the table has no room for leaves it empty."""
+        """Section 4.4: an entry that is larger than the table leaves it empty."""
         self.edition += 1
         self._entries.append(field)
         self._sizes.append(size)
@@ -197,7 +197,7 @@ class Decoder:
         del self._entries[:count], sizes[:count]
 
     def _resize(self, block: bytes) -> int:
-        """Do the changes of the table's size that a block begins with (section 6.3); where its fields begin."""
+        """Apply the changes of the table's size that begin a block (section 6.3); returns where its fields begin."""
         at = count = 0
         while at < len(block) and block[at] >> 5 == 1:
             count += 1
@@ -208,7 +208,7 @@ class Decoder:
             if size == 0x1F:
                 size, at = _integer(block, at, size)
             if size > TABLE_BYTES:
-                raise BlockError(f"the header table would have {size} bytes, over the {TABLE_BYTES} that it may have")
+                raise BlockError(f"the header table would have {size} bytes, over the limit of {TABLE_BYTES}")
             self.edition += 1
             self._most_bytes = size
             self._evict()
@@ -216,7 +216,7 @@ class Decoder:
 
 
 def _integer(block: bytes, at: int, value: int) -> tuple[int, int]:
-    """Section 5.1: a number whose prefix is full, in groups of 7 bits; and where it ends."""
+    """Section 5.1: a number whose prefix is full, continued in groups of 7 bits; and where it ends."""
     shift = 0
     while True:
         byte = block[at]

@@ -1,12 +1,12 @@
 """The Huffman code of HPACK (RFC 7541, appendix B): bytes to text. Pure.
 
-The code is canonical, so the lengths of its codes are all of it. Text is read a byte at a time: a node of the code's
-tree and a byte lead to another node, and bring two symbols at most. Each such step is worked out when it is first
-needed, and kept for all connections: 256 nodes of 256 bytes at most.
+The code is canonical, so the lengths of its codewords define it. Text is decoded a byte at a time: a node of the code's
+tree and a byte lead to another node, and yield at most two symbols. Each such step is computed when it is first needed,
+and kept for all connections: at most 256 nodes with 256 bytes each.
 """
 
-END = 256  # the symbol that ends a string, which may not be sent
-# Bits of each symbol's code, and of the end's.
+END = 256  # the EOS symbol, which must not be sent
+# The length in bits of each symbol's codeword, and of that of EOS.
 _LENGTHS = bytes.fromhex(
     "0d171c1c1c1c1c1c1c181e1c1c1e1c1c1c1c1c1c1c1c1e1c1c1c1c1c1c1c1c1c060a0a0c0d06080b0a0a080b08060606"
     "0505050606060606060607080f060c0a0d06070707070707070707070707070707070707070707070807080d130d0e06"
@@ -18,18 +18,18 @@ _LENGTHS = bytes.fromhex(
 
 
 class HuffmanError(Exception):
-    """The bytes are not text in this code."""
+    """The bytes are not valid in this code."""
 
 
 class _Node(dict[int, "tuple[_Node, bytes]"]):
-    """Where in a code a byte begins: by each byte the node that it ends in, and the symbols that it completes."""
+    """A position in the tree at the start of a byte: for each byte, the node where it ends, and the decoded symbols."""
 
     __slots__ = ("branches", "may_end")
 
     def __init__(self) -> None:
         super().__init__()
-        self.branches: list[_Node | int] = [END, END]  # by the next bit: a node, or a symbol
-        self.may_end = False  # the string may end here: what is left of its last byte are ones, fewer than eight
+        self.branches: list[_Node | int] = [END, END]  # by the next bit: a node or a symbol
+        self.may_end = False  # a string may end here: its last byte is padded with fewer than eight ones
 
     def __missing__(self, byte: int) -> "tuple[_Node, bytes]":
         node, symbols = self, bytearray()
@@ -47,10 +47,10 @@ class _Node(dict[int, "tuple[_Node, bytes]"]):
 
 
 def decode(data: bytes) -> bytes:
-    """The text of a string literal.
+    """Decode a string literal.
 
     Raises:
-        HuffmanError: it is cut short, or filled up with anything but the first bits of the end's code.
+        HuffmanError: it is truncated, or its padding is not the first bits of the EOS codeword.
     """
     node, parts = _ROOT, []
     for byte in data:
@@ -80,7 +80,7 @@ def _tree() -> _Node:
     for _ in range(8):
         node.may_end = True
         following = node.branches[1]
-        assert isinstance(following, _Node)  # noqa: S101  the end's code is longer than that
+        assert isinstance(following, _Node)  # noqa: S101  EOS has a longer codeword
         node = following
     return root
 

@@ -1,4 +1,4 @@
-"""The sending half of an HTTP/2 connection: frames that wait to be written, and data that waits for a window. Pure."""
+"""The sending half of an HTTP/2 connection: frames to be written, and data that waits for a window. Pure."""
 
 from collections import deque
 
@@ -17,30 +17,30 @@ from tailcut.wire.http2.frames import (
 _DATA, _HEADERS = (
     int(FrameType.DATA),
     int(FrameType.HEADERS),
-)  # a look-up in an enum takes 80 ns, and an answer has three
+)  # plain ints: a look-up in an enum takes 80 ns, and an answer needs three
 _LAST_HEADERS = _HEADERS << 8 | END_HEADERS | END_STREAM  # kind and flags
-_DATA_EARNED = 16  # frames that a client sends for one of ours, generously: it opens windows and measures the line
-_WORTH_BYTES = 1024  # a smaller frame of ours earns nothing, unless it is the last: windows may be opened by bytes
-_BURST_BYTES = 1 << 20  # put into frames in one go: others have their turn, and the client reads
-_PART_BYTES = 256  # what a part counts at least: putting thousands together takes as long as copying that much
-_OUR_FRAME_BYTES = 64 << 10  # written at most, whatever the client would take: answers of several streams take turns
+_DATA_EARNED = 16  # frames that a client may send for one of ours, generously: it opens windows and sends PINGs
+_WORTH_BYTES = 1024  # smaller frames earn nothing, unless they are the last: clients may open windows for single bytes
+_BURST_BYTES = 1 << 20  # put into frames at a time, so that others have their turn, and the client reads
+_PART_BYTES = 256  # the minimum that a part counts: joining thousands takes as long as copying that much
+_OUR_FRAME_BYTES = 64 << 10  # the largest frame, even if the client accepts more, so that streams take turns
 
 
 class _Waiting:
-    """What a stream has to send when it may: `left` bytes of data, then perhaps the block that ends it."""
+    """The data of a stream that waits for a window: `left` bytes, then perhaps the block that ends the stream."""
 
     __slots__ = ("at", "left", "parts", "reset", "trailers")
 
     def __init__(self) -> None:
-        self.parts: deque[bytes | memoryview] = deque()  # never copied together: a large answer is a large copy
-        self.at = 0  # of the first part
+        self.parts: deque[bytes | memoryview] = deque()  # not joined, because that would copy large answers
+        self.at = 0  # offset in the first part
         self.left = 0
         self.trailers: bytes | None = None
         self.reset = False
 
 
 def _cut(waiting: _Waiting, size: int) -> bytes | memoryview:
-    """The next `size` bytes of a stream."""
+    """Take the next `size` bytes of a stream."""
     pieces = []
     waiting.left -= size
     while size:
@@ -56,53 +56,53 @@ def _cut(waiting: _Waiting, size: int) -> bytes | memoryview:
 
 
 class Outlet:
-    """What goes to the client. `stopped` holds data back while what was written before is not taken."""
+    """Everything to be sent to the client. `stopped` holds data back while the socket accepts no more."""
 
     def __init__(self) -> None:
-        self.frame_bytes = FRAME_BYTES  # that the client takes
+        self.frame_bytes = FRAME_BYTES  # the largest frame that the client accepts
         self.waiting_bytes = 0
         self.stopped = False
         self._out: list[bytes | memoryview] = []
         self._window = 65535
         self._first_window = 65535
-        self.windows: dict[int, int] = {}  # of the streams whose answer has not been sent to its end
+        self.windows: dict[int, int] = {}  # of the streams whose answer has not been sent completely
         self._waiting: dict[int, _Waiting] = {}
         self._earned = 0
-        self.tried = 0  # times that a stream was looked at whether it may send, to be counted
-        self._burst = 0  # bytes put into frames since they were last taken
+        self.tried = 0  # how often it was checked whether a stream may send, counted as work
+        self._burst = 0  # bytes put into frames since the last `take`
 
     @property
     def more(self) -> bool:
-        """Whether more could be sent once what there is has been taken, by another `pump`."""
+        """Whether another `pump` could send more, after `take`."""
         return self._burst >= _BURST_BYTES
 
     def write(self, whole: bytes) -> None:
-        """Frames that no window holds back."""
+        """Add complete frames that are not subject to flow control."""
         self._out.append(whole)
 
     def take(self) -> bytes:
-        """Everything that may be written now."""
+        """Take everything that can be written now."""
         out, self._out = self._out, []
         self._burst = 0
         return bytes(out[0]) if len(out) == 1 else b"".join(out)
 
     def open(self, stream: int) -> None:
-        """A stream that will be answered."""
+        """Add a stream that will be answered."""
         self.windows[stream] = self._first_window
 
     def drop(self, stream: int) -> None:
-        """The rest of a stream is not wanted."""
+        """Drop the rest of a stream, which is not wanted any more."""
         self.windows.pop(stream, None)
         waiting = self._waiting.pop(stream, None)
         if waiting is not None:
             self.waiting_bytes -= waiting.left
 
     def waits(self, stream: int) -> bool:
-        """Whether a stream has data that no window has let out."""
+        """Whether a stream has data that waits for a window."""
         return stream in self._waiting
 
     def send(self, stream: int, head: bytes | None, data: bytes | memoryview, trailers: bytes | None) -> None:
-        """A head's block, data, and the block that ends the stream, in this order, each where there is one."""
+        """Send the block of a head, data, and the block that ends the stream; each may be missing."""
         out, of = self._out, stream.to_bytes(4, "big")
         if head is not None:
             out += ((len(head) << 16 | _HEADERS << 8 | END_HEADERS).to_bytes(5, "big"), of, head)
@@ -126,10 +126,10 @@ class Outlet:
             waiting.left += size
         self.waiting_bytes += size
         waiting.trailers = trailers
-        self._send_all(stream)  # others that wait could have gone before
+        self._send_all(stream)  # other waiting streams could have been sent before
 
     def finally_reset(self, stream: int) -> None:
-        """Once a stream has sent everything, tell the client that the rest of its request is not wanted."""
+        """When a stream has been sent completely, tell the client that the rest of its request is not wanted."""
         waiting = self._waiting.get(stream)
         if waiting is None:
             self._out.append(frame(FrameType.RST_STREAM, 0, stream, word(ErrorCode.NO_ERROR)))
@@ -137,7 +137,7 @@ class Outlet:
             waiting.reset = True
 
     def pump(self) -> None:
-        """Send what the windows allow, a frame of each stream in turn."""
+        """Send what the windows allow, one frame per stream in turn."""
         moved = True
         while moved and not self.stopped:
             moved = False
@@ -146,7 +146,7 @@ class Outlet:
                     return
                 if self._send_some(stream, waiting):
                     moved = True
-                    if stream in self._waiting:  # the next pump begins with another
+                    if stream in self._waiting:  # the next pump begins with another stream
                         self._waiting[stream] = self._waiting.pop(stream)
 
     def _send_some(self, stream: int, waiting: _Waiting) -> bool:
@@ -174,10 +174,10 @@ class Outlet:
     # What the client allows.
 
     def set_window(self, size: int) -> None:
-        """What a stream may send at first; it counts for those that are open too, and may leave them less than none.
+        """Set the initial window of streams, which also changes that of open ones, perhaps to below 0.
 
         Raises:
-            Http2Error: a window grows over its limit.
+            Http2Error: a window exceeds its limit.
         """
         change = size - self._first_window
         self._first_window = size
@@ -189,10 +189,10 @@ class Outlet:
             self.pump()
 
     def widen(self, more: int) -> None:
-        """The connection may send this many bytes more.
+        """Increase the connection's window by `more` bytes.
 
         Raises:
-            Http2Error: its window grows over its limit.
+            Http2Error: the window exceeds its limit.
         """
         self._window += more
         if self._window > WINDOW_LIMIT:
@@ -201,7 +201,7 @@ class Outlet:
             self.pump()
 
     def widen_stream(self, stream: int, more: int) -> bool:
-        """A stream may send this many bytes more; False where its window grows over its limit."""
+        """Increase a stream's window by `more` bytes; returns False where it exceeds its limit."""
         if stream in self.windows:
             window = self.windows[stream] = self.windows[stream] + more
             if window > WINDOW_LIMIT:
@@ -216,6 +216,6 @@ class Outlet:
             waiting = self._waiting.get(stream)
 
     def earned(self) -> int:
-        """How many small frames the client may send us for what it was sent since the last call."""
+        """How many small frames the client may send in return for what it was sent since the last call."""
         earned, self._earned = self._earned, 0
         return earned

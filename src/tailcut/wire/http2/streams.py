@@ -1,6 +1,6 @@
-"""The streams of an HTTP/2 connection's server end: how much each side may send, how each ends, and what is said. Pure.
+"""The streams of an HTTP/2 connection, on the server: flow control, how streams end, and what is sent. Pure.
 
-`connection.py` reads frames; what they do to streams and windows, and what goes to the client, is here.
+`connection.py` reads frames; their effects on streams and windows, and what is sent to the client, are here.
 """
 
 from typing import Generic
@@ -11,21 +11,21 @@ from tailcut.wire.http2.fields import H
 from tailcut.wire.http2.frames import Budget, ErrorCode, FrameType, Http2Error, frame, word
 from tailcut.wire.http2.send import Outlet
 
-STREAMS = 1024  # open at once, for each connection
-STREAM_WINDOW = 1 << 20  # bytes a client may send on a stream before they are taken from it
+STREAMS = 1024  # open at once on a connection, at most
+STREAM_WINDOW = 1 << 20  # bytes that a client may send on a stream before they are processed
 CONNECTION_WINDOW = (
     16 << 20
-)  # of all its streams: opened anew as bytes arrive, TCP slows down a client that is too fast
+)  # for all streams; opened again as bytes arrive, because TCP slows down a client that is too fast
 EVER_OPEN = (1 << 31) - 1
 OUR_PING = b"tailcut!"
-_RESETS = 1024, 256  # streams that a client may open and reset: at once, and each second
-_CHORES = 1024, 256  # frames that carry no request
+_RESETS = 1024, 256  # streams that a client may open and reset: at once, and per second
+_CHORES = 1024, 256  # frames without a request: at once, and per second
 
 
 class StreamOpened(msgspec.Struct, Generic[H], gc=False):
-    """A request began; `ended` where nothing follows: it has no data, or what came in one frame right behind its head.
+    """A request began; `ended` if it is complete: without data, or with `data` in one frame right after its head.
 
-    Such data took `size` of its window.
+    Such data used `size` bytes of its window.
     """
 
     stream: int
@@ -36,7 +36,7 @@ class StreamOpened(msgspec.Struct, Generic[H], gc=False):
 
 
 class StreamData(msgspec.Struct, gc=False):
-    """Bytes of a request; they took `size` of its window, which `taken` gives back. `ended`: they are the last."""
+    """Bytes of a request, which used `size` bytes of its window until `taken` opens it. `ended`: they are the last."""
 
     stream: int
     data: bytes
@@ -45,52 +45,52 @@ class StreamData(msgspec.Struct, gc=False):
 
 
 class Reset(msgspec.Struct, gc=False):
-    """A request is over before its answer: the client gave it up, or it broke a rule."""
+    """A request ended before its answer: the client cancelled it, or violated a rule."""
 
     stream: int
     code: int
 
 
 class Incoming:
-    """What a client still sends on a stream."""
+    """The receiving state of a stream."""
 
     __slots__ = ("left", "owed", "window")
 
     def __init__(self, left: int) -> None:
-        self.window = STREAM_WINDOW  # what it may send
-        self.owed = 0  # taken, and not given back yet
-        self.left = left  # of the length it announced; -1: none
+        self.window = STREAM_WINDOW  # bytes that the client may still send
+        self.owed = 0  # bytes processed for which the window has not been opened again
+        self.left = left  # bytes left of the announced length; -1: none was announced
 
 
 class Streams(Generic[H]):
-    """A connection as far as nothing is read: its open streams, and what the client is told."""
+    """The part of a connection that reads nothing: its open streams, and what is sent to the client."""
 
     def __init__(self) -> None:
         self.out = Outlet()
         self.last_stream = 0
         self.failed = False
-        self._window = CONNECTION_WINDOW  # what the client may send
-        self._owed = 0  # of it, has come and is not given back yet
-        self._incoming: dict[int, Incoming] = {}  # of those streams that may send more
-        self._dismissed: dict[int, None] = {}  # answered or reset by us while the client sends: its rest is ignored
+        self._window = CONNECTION_WINDOW  # bytes that the client may still send
+        self._owed = 0  # bytes received for which the window has not been opened again
+        self._incoming: dict[int, Incoming] = {}  # the streams on which the client may send more
+        self._dismissed: dict[int, None] = {}  # ended while the client still sends, which is ignored
         self._events: list[StreamOpened[H] | StreamData | Reset] = []
         self._resets = Budget(*_RESETS)
         self._chores = Budget(*_CHORES)
         self._now = 0.0
-        self._final = EVER_OPEN  # the last stream that is served
+        self._final = EVER_OPEN  # the last stream that will be served
         self._winding = False
 
     @property
     def over(self) -> bool:
-        """Whether nothing will happen any more: the client was told to go, and its last stream is answered."""
+        """Whether the connection is finished: the client was told to leave, and its last stream is answered."""
         return self.failed or (self._final != EVER_OPEN and not self.out.windows)
 
     def take(self) -> bytes:
-        """What is to be written now."""
+        """Take the bytes to be written now."""
         return self.out.take()
 
     def taken(self, stream: int, size: int) -> None:
-        """`size` bytes of a stream's data are out of the way: the client may send as many more."""
+        """Note that `size` bytes of a stream's data are processed: the client may send as many more."""
         incoming = self._incoming.get(stream)
         if incoming is None:
             return
@@ -101,13 +101,13 @@ class Streams(Generic[H]):
             incoming.owed = 0
 
     def send(self, stream: int, head: bytes | None, data: bytes | memoryview, trailers: bytes | None = None) -> None:
-        """Send on a stream: a head's block, data as the windows allow, and the last block, which ends it."""
+        """Send on a stream: the block of a head, data as the windows allow, and the block that ends the stream."""
         if stream not in self.out.windows or self.failed:
             return
         self.out.send(stream, head, data, trailers)
         if trailers is not None:
             self._resets.earn(1)
-            if stream in self._incoming:  # a client that still sends is told that nothing is read
+            if stream in self._incoming:  # tell a client that is still sending that nothing more is read
                 del self._incoming[stream]
                 self._dismiss(stream, ended=False)
                 self.out.finally_reset(stream)
@@ -119,26 +119,26 @@ class Streams(Generic[H]):
             self.out.write(frame(FrameType.RST_STREAM, 0, stream, word(code)))
 
     def ping(self) -> None:
-        """Ask whether the client is there."""
+        """Send a PING, to find out whether the client is still there."""
         self.out.write(frame(FrameType.PING, 0, 0, OUR_PING))
 
     def wind_down(self) -> None:
-        """Ask the client to open no more streams; once it has heard that, none but those are served."""
+        """Ask the client to open no more streams; after it has acknowledged that, later ones are not served."""
         if not self._winding:
             self._winding = True
             self.out.write(frame(FrameType.GOAWAY, 0, 0, word(EVER_OPEN) + word(ErrorCode.NO_ERROR)))
             self.ping()
 
     def go_away(self, code: ErrorCode = ErrorCode.NO_ERROR) -> None:
-        """Tell the client which streams are served still."""
+        """Tell the client which streams will still be served."""
         if self._final == EVER_OPEN:
             self._final = self.last_stream
             self.out.write(frame(FrameType.GOAWAY, 0, 0, word(self._final) + word(code)))
 
-    # What breaks a rule, and what ends.
+    # Violations, and ends.
 
     def _fill_window(self, size: int) -> None:
-        """`size` bytes of data came; the connection's window is opened anew, before it is full."""
+        """Count `size` received bytes; the connection's window is opened again before it is used up."""
         self._window -= size
         if self._window < 0:
             raise Http2Error(ErrorCode.FLOW_CONTROL_ERROR, "more data than the connection's window")
@@ -149,7 +149,7 @@ class Streams(Generic[H]):
             self._owed = 0
 
     def _stray_data(self, stream: int, *, ended: bool) -> None:
-        """Data for a stream that takes none."""
+        """Handle data for a stream that accepts none."""
         if stream in self._dismissed:
             if ended:
                 del self._dismissed[stream]
@@ -173,7 +173,7 @@ class Streams(Generic[H]):
             self._dismissed[stream] = None
 
     def _spoil(self, stream: int, code: ErrorCode) -> None:
-        """A stream broke a rule: it ends, and that costs as much as giving it up."""
+        """End a stream that violated a rule; that counts like a cancelled request."""
         self._pay_reset()
         was_open = stream in self.out.windows
         self._close(stream)

@@ -1,6 +1,6 @@
 """The Open Inference Protocol v2, with the binary tensor extension: bodies <-> arrays, no socket.
 
-This module is the codec's interface; requests, responses and the elements of tensors have their own modules.
+This package is the interface of the codec; requests, responses and the elements of tensors have modules of their own.
 """
 
 from tailcut.wire.v2.checks import Schedule, WantedOutput, schedule_of

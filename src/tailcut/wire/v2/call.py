@@ -1,4 +1,4 @@
-"""Inference requests of the Open Inference Protocol v2 as a client writes them: arrays in, bodies out. Pure."""
+"""Writes inference requests of the Open Inference Protocol v2 for clients: arrays in, bodies out. Pure."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ from tailcut.spec import DType
 from tailcut.wire.v2.tensors import shown, to_bytes
 
 Parts = list[bytes | memoryview]
-BODY_BYTES = 64 << 20  # that a server takes in one request, unless it is told otherwise
+BODY_BYTES = 64 << 20  # the default limit of a server for one request
 
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """What a request says of an input; `size` is that of its bytes."""
+    """The description of an input in a request; `size` is the number of its bytes."""
 
     name: str
     dtype: DType
@@ -41,11 +41,11 @@ def check_model(model: object, version: object) -> None:
 
 
 def model_path(model: str, version: str = "") -> str:
-    """The path of a model, whatever characters its name has.
+    """The URL path of a model, percent-encoded.
 
     Raises:
-        ArgumentTypeError: one of them is not a str.
-        InvalidInputError: one of them is not text.
+        ArgumentTypeError: the name or the version is not a str.
+        InvalidInputError: one of them cannot be encoded as UTF-8.
     """
     check_model(model, version)
     try:
@@ -56,11 +56,11 @@ def model_path(model: str, version: str = "") -> str:
 
 
 def describe(inputs: Mapping[str, np.ndarray]) -> tuple[tuple[Described, ...], Parts]:
-    """What a request says of its inputs, and their bytes, which still are the arrays'.
+    """The descriptions of a request's inputs, and their bytes, which are views of the arrays.
 
     Raises:
-        InvalidInputError: a dtype has no name in the protocol, or a list makes no array.
-        InputTypeError: `inputs` is not a mapping, or an array of objects has others than strings and bytes.
+        InvalidInputError: a dtype has no name in the protocol, or a list cannot be converted to an array.
+        InputTypeError: `inputs` is not a mapping, or an array of objects has something else than strings and bytes.
     """
     if type(inputs) is not dict and not hasattr(inputs, "items"):
         raise InputTypeError(f"inputs are arrays by name, as in {{'x': array}}, got {type(inputs).__name__}")
@@ -77,17 +77,17 @@ def describe(inputs: Mapping[str, np.ndarray]) -> tuple[tuple[Described, ...], P
 
 
 def entry(described: Described, parameters: Mapping[str, object]) -> dict[str, Any]:
-    """An input as the JSON of a request has it, with its bytes elsewhere."""
+    """The JSON entry of an input whose bytes are elsewhere."""
     return _entry(described.name, described.dtype, described.shape) | {"parameters": parameters}
 
 
 def parameters(timeout_us: int = 0) -> dict[str, object]:
-    """The parameters of a request with binary outputs; `timeout_us` 0: the server's own timeout."""
+    """The parameters of a request for binary outputs; `timeout_us` 0: the server's default."""
     return {"binary_data_output": True} | ({"timeout": timeout_us} if timeout_us else {})
 
 
 def binary_lead(described: Sequence[Described], outputs: Sequence[str] | None = None, timeout_us: int = 0) -> bytes:
-    """The JSON before the bytes of the inputs; the outputs, all of them or those named, come as bytes too."""
+    """The JSON before the bytes of the inputs; it asks for binary outputs, all or those named."""
     inputs = [entry(tensor, {"binary_data_size": tensor.size}) for tensor in described]
     request: dict[str, object] = {"inputs": inputs, "parameters": parameters(timeout_us)}
     if outputs is not None:
@@ -96,10 +96,10 @@ def binary_lead(described: Sequence[Described], outputs: Sequence[str] | None = 
 
 
 def encode(request: Mapping[str, object]) -> bytes:
-    """A request, or what stands before its bytes, as JSON.
+    """A request, or the part before its binary data, as JSON.
 
     Raises:
-        InvalidInputError: the name of an input or an output is not text.
+        InvalidInputError: the name of an input or an output cannot be encoded as UTF-8.
     """
     try:
         return orjson.dumps(request)
@@ -108,7 +108,7 @@ def encode(request: Mapping[str, object]) -> bytes:
 
 
 def json_body(inputs: Mapping[str, np.ndarray]) -> bytes:
-    """A request that is JSON throughout; numbers are written as Python's, which is what most clients send.
+    """A request that is all JSON; numbers are written like Python's, as most clients do.
 
     Raises:
         InvalidInputError: a dtype has no name in the protocol.
@@ -124,12 +124,12 @@ def _entry(name: str, dtype: DType, shape: tuple[int, ...]) -> dict[str, Any]:
 
 
 def _array_of(name: str, value: ArrayLike) -> np.ndarray:
-    """A list as an array: its elements are not made strings of, and keep the NULs that they end with."""
+    """A list as an array; elements are not converted to strings, and keep trailing NULs."""
     try:
         array = np.asarray(value)
         if array.dtype.kind in "SU":
             array = np.asarray(value, object)
-    except UnicodeDecodeError:  # of bytes beside strings
+    except UnicodeDecodeError:  # the list mixes bytes and strings
         array = np.asarray(value, object)
     except (ValueError, TypeError, OverflowError, RuntimeError) as error:
         what = "lists that differ in length" if "inhomogeneous" in str(error) else str(error)

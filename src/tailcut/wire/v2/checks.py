@@ -14,7 +14,7 @@ from tailcut.memory.shared import RegionSlice
 from tailcut.spec import ModelSpec, TensorSpec
 from tailcut.wire.v2.tensors import shown
 
-_MAX_ELEMENTS = 1 << 40  # beyond any body; numpy's own arithmetic stays far from overflow
+_MAX_ELEMENTS = 1 << 40  # more than any body has, and far from an overflow in numpy
 _LARGEST = (1 << 63) - 1
 LONGEST_US = LONGEST_S * 10**6
 _LAST_PRIORITY = (1 << 32) - 1
@@ -22,7 +22,7 @@ _REGION = ("shared_memory_region", "shared_memory_offset", "shared_memory_byte_s
 
 
 class WantedOutput(NamedTuple):
-    """An output that a request asks for: as binary or as JSON, or into shared memory."""
+    """An output that a request asks for: as binary data, as JSON, or in shared memory."""
 
     name: str
     binary: bool
@@ -30,7 +30,7 @@ class WantedOutput(NamedTuple):
 
 
 class Schedule(NamedTuple):
-    """What a request says about its turn: how long it may wait (0: the server's default) and its priority.
+    """The timeout of a request, in nanoseconds (0: the server's default), and its priority.
 
     Priorities count from 1, the most urgent; 0 is the model's default.
     """
@@ -40,7 +40,7 @@ class Schedule(NamedTuple):
 
 
 def schedule_of(parameters: Mapping[str, Any], default: Schedule = Schedule()) -> Schedule:  # noqa: B008  frozen
-    """The schedule in the parameters `timeout` (microseconds) and `priority`; what they leave out is the default's.
+    """The schedule in the parameters `timeout` (microseconds) and `priority`; `default` has the values of missing ones.
 
     Raises:
         InvalidInputError: one of them is not a whole number in range.
@@ -58,7 +58,11 @@ def schedule_of(parameters: Mapping[str, Any], default: Schedule = Schedule()) -
 def known_entries(
     entries: object, known: Mapping[str, TensorSpec], what: str
 ) -> list[tuple[dict[str, Any], TensorSpec]]:
-    """The entries of `inputs` or `outputs`, each with its tensor: objects with a known name, none repeated."""
+    """The entries of `inputs` or `outputs`, each with its tensor.
+
+    Raises:
+        InvalidInputError: they are not a list of objects, or a name is unknown or repeated.
+    """
     if not isinstance(entries, list):
         raise InvalidInputError(f"{what}s must be a list of objects, got {kind_of(entries)}")
     checked: dict[str, dict[str, Any]] = {}
@@ -75,7 +79,11 @@ def known_entries(
 
 
 def input_shape(spec: ModelSpec, tensor: TensorSpec, entry: dict[str, Any]) -> tuple[int, ...]:
-    """The checked shape of an input, its dtype checked before it."""
+    """The shape of an input, after checking its datatype and shape.
+
+    Raises:
+        InvalidInputError: one of them does not fit the model.
+    """
     name, want = shown(tensor.name), tensor.describe()
     if entry.get("datatype") != tensor.dtype.value:
         raise InvalidInputError(f"input {name}: expected {want}, got datatype {shown(entry.get('datatype'))}")
@@ -97,7 +105,11 @@ def input_shape(spec: ModelSpec, tensor: TensorSpec, entry: dict[str, Any]) -> t
 
 
 def check_present(spec: ModelSpec, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Check that no input is missing, and that all have one batch size, but for axes that have names of their own."""
+    """Check that no input is missing, and that all have the same batch size, where their axes do not differ by name.
+
+    Raises:
+        InvalidInputError: one is missing, or batch sizes differ.
+    """
     for name in spec.input_names:
         if name not in shapes:
             raise InvalidInputError(f"input {shown(name)} is missing: the model takes {', '.join(spec.input_names)}")
@@ -106,7 +118,7 @@ def check_present(spec: ModelSpec, shapes: Mapping[str, tuple[int, ...]]) -> Non
 
 
 def region_of(parameters: Mapping[str, Any], what: str) -> RegionSlice | None:
-    """Where in shared memory a tensor lies, or None where it is not there."""
+    """The slice of shared memory with a tensor; None where it is not in shared memory."""
     region, offset, size = (parameters.get(name) for name in _REGION)
     if region is None:
         return None
@@ -122,7 +134,7 @@ def region_of(parameters: Mapping[str, Any], what: str) -> RegionSlice | None:
 def wanted_outputs(
     spec: ModelSpec, entries: object, parameters: Mapping[str, Any], *, binary: bool = False
 ) -> tuple[WantedOutput, ...]:
-    """The outputs asked for, in that order, or all of them; `binary` is the transport's own default."""
+    """The requested outputs, in that order, or all; `binary` is the default of the transport."""
     asked = flag_of(parameters, "binary_data_output", "the request")
     default = binary if asked is None else asked
     if entries is None or entries == []:

@@ -1,9 +1,9 @@
 """A JSON request in two parts: the lists of its tensors' data, and the short text around them. Pure.
 
-The text around the lists repeats from request to request, so its meaning is cached by its bytes, with a mark in the
-place of each list; only the lists are parsed each time. The JSON with marks is parsed like any other, and each mark
-must be the data of one input: then any list may be in its place. Clients cannot know the marks. Unusual or invalid
-requests are left to `request.py`, which parses the whole text and reports what is wrong.
+The text around the lists repeats from request to request, so its meaning is cached by its bytes, with a mark instead of
+each list; only the lists are parsed each time. The JSON with marks is parsed like any other, and each mark must be the
+data of one input: then any list may replace it. Clients cannot know the marks. Unusual or invalid requests are left to
+`request.py`, which parses the whole text and reports errors.
 
 `load` prepares compiled code that parses the lists (`kernels/numbers.py`); without it orjson does, at twice the cost.
 """
@@ -21,8 +21,8 @@ from tailcut.spec import DType, TensorSpec
 from tailcut.wire.v2.tensors import elements
 
 MARK = os.urandom(12).hex()
-COMPILED = frozenset({DType.FP32, DType.FP64})  # dtypes of the lists that compiled code reads, once it is loaded
-_LISTS = 16  # of one request at most
+COMPILED = frozenset({DType.FP32, DType.FP64})  # the dtypes of lists that compiled code parses, once it is loaded
+_LISTS = 16  # in one request, at most
 _KEY = b'"data"'
 _LIST = re.compile(rb"[ \t\r\n]*+:[ \t\r\n]*+\[")  # behind a key
 Reader = Callable[[np.ndarray, int, int, np.ndarray, np.ndarray], int]
@@ -30,18 +30,18 @@ _reader: Reader | None = None
 
 
 class ListSpan(NamedTuple):
-    """A list of the JSON text: bytes `start` to `end`, its brackets included."""
+    """A list in the JSON text: bytes `start` to `end`, including its brackets."""
 
     start: int
     end: int
 
 
 class ListForm(NamedTuple):
-    """Where the data of an input stand: the list of this number, to be read in this shape."""
+    """The data of an input: the index of its list, and the shape in which to read it."""
 
     tensor: TensorSpec
     shape: tuple[int, ...]
-    dims: np.ndarray  # int64, the same
+    dims: np.ndarray  # int64, the same shape
     size: int  # elements
     number: int
 
@@ -53,18 +53,18 @@ class ListForm(NamedTuple):
 
 
 def load() -> None:
-    """Have lists of numbers read by compiled code from now on; it takes numba, and a quarter of a second."""
-    global _reader  # noqa: PLW0603  as a module that is loaded or not
-    from tailcut.kernels.numbers import read  # noqa: PLC0415  numba is loaded where it is asked for
+    """Have lists of numbers parsed by compiled code from now on; loading it needs numba, and a quarter of a second."""
+    global _reader  # noqa: PLW0603  loaded once, like a module
+    from tailcut.kernels.numbers import read  # noqa: PLC0415  numba is loaded only where it is used
 
     _reader = read
 
 
 def take_lists(text: bytes) -> tuple[bytes, list[ListSpan]] | None:
-    """The text with a mark in the place of each list of data, and where these are; None where it has none.
+    """The text with a mark instead of each list of data, and the spans of the lists; None where it has none.
 
-    Not every "data" is the key of a list: it may be an id, the name of a tensor or of a parameter, or the end of a
-    string whose quote stands behind a backslash.
+    Not every "data" is the key of a list: it may be an id, the name of a tensor or a parameter, or the end of a string
+    after an escaped quote.
     """
     spans: list[ListSpan] = []
     parts: list[bytes] = []
@@ -78,7 +78,7 @@ def take_lists(text: bytes) -> tuple[bytes, list[ListSpan]] | None:
             return None
         start = result.end() - 1
         stop = text.find(b"}", start)
-        quote = text.find(b'"', start, stop)  # numbers have none
+        quote = text.find(b'"', start, stop)  # lists of numbers have no quotes
         end = text.rfind(b"]", start, stop if quote < 0 else quote) + 1
         if stop < 0 or not end:
             return None
@@ -92,12 +92,12 @@ def take_lists(text: bytes) -> tuple[bytes, list[ListSpan]] | None:
 
 
 def mark_number(data: object) -> int:
-    """Which list was taken out here; -1 where none was."""
+    """The index of the list that this mark replaces; -1 where it is not a mark."""
     return int(data[len(MARK) :]) if isinstance(data, str) and data.startswith(MARK) else -1
 
 
 def read_list(form: ListForm, text: bytes, span: ListSpan) -> np.ndarray | None:
-    """The input in a list, as an array of its shape; None where the list is for others to read, or to refuse."""
+    """The input in a list, as an array of its shape; None where `request.py` has to read or refuse it."""
     tensor, count = form.tensor, form.size
     if not 0 < count < span.end - span.start:
         return None
@@ -117,7 +117,7 @@ def read_list(form: ListForm, text: bytes, span: ListSpan) -> np.ndarray | None:
 
 
 def read_numbers(tensor: TensorSpec, text: bytes, room: int) -> np.ndarray | None:
-    """The numbers of a flat list, at most `room`, where compiled code can read them; else None."""
+    """The numbers in a flat list, at most `room`, as a flat array; None where compiled code cannot parse them."""
     if _reader is None or tensor.dtype not in COMPILED:
         return None
     array = np.empty(min(room, len(text)), tensor.dtype.numpy)

@@ -1,8 +1,8 @@
-"""The outputs in an answer of the Open Inference Protocol v2, as a client reads them: bodies in, arrays out. Pure.
+"""Reads the outputs in answers of the Open Inference Protocol v2, for clients: bodies in, arrays out. Pure.
 
-The answer may be any server's, so nothing in it is trusted: sizes must fit shapes and add up to the body, and JSON
-values must be of their datatype's kind and in its range. What is checked of the JSON of binary outputs is checked once:
-from then on its bytes are known.
+The answer may be from any server, so nothing in it is trusted: sizes must fit shapes and add up to the body, and JSON
+values must be of the kind and in the range of their datatype. The JSON of binary outputs is checked once, and then
+recognised by its bytes.
 """
 
 from collections.abc import Sequence
@@ -27,12 +27,12 @@ class _OutputSlice:
     shape: tuple[int, ...]
     offset: int
     size: int
-    shared: bool = False  # in shared memory, from whose start `offset` counts
+    shared: bool = False  # in shared memory: `offset` counts from its start
 
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """The outputs whose values are not in the JSON itself, and how many bytes there are behind it."""
+    """The outputs whose values are not in the JSON itself, and the number of bytes behind it."""
 
     parts: tuple[_OutputSlice, ...]
     size: int
@@ -46,15 +46,15 @@ def decode_outputs(
 ) -> dict[str, np.ndarray]:
     """The outputs by name. Arrays of binary tensors are writable views of a writable body (BYTES: read-only objects).
 
-    In JSON, a null is NaN where the datatype is one of floats, 1.0 is an integer, and 0 and 1 are booleans.
+    In JSON, null is accepted as NaN for float datatypes, 1.0 as an integer, and 0 and 1 as booleans.
 
     Args:
-        content: the body of a good answer.
-        json_size: of the JSON before the binary tensors; None: there are none.
-        memory: the region that the request gave outputs a place in; what came there is copied out of it.
+        content: the body of a successful answer.
+        json_size: bytes of JSON before the binary tensors; None: there are none.
+        memory: the shared memory that the request named for outputs, from which they are copied.
 
     Raises:
-        UnreachableError: the answer breaks the protocol.
+        UnreachableError: the answer violates the protocol.
     """
     body = memoryview(content)
     lead = bytes(body if json_size is None else body[:json_size])
@@ -90,14 +90,14 @@ def _names(described: Any) -> list[str]:
 
 
 def _placed(layout: _Layout, rest: memoryview, memory: memoryview | None) -> dict[str, np.ndarray]:
-    """The outputs whose values are not in the JSON; `rest` is what stands behind it."""
+    """The outputs whose values are not in the JSON; `rest` is the part of the body behind it."""
     if layout.size != len(rest):
         raise ValueError("the sizes of the outputs do not add up to the body")
     return {part.tensor.name: _array(part, rest, memory) for part in layout.parts}
 
 
 def _layout(described: Any) -> _Layout:
-    """Where the outputs are whose values are not in the JSON itself."""
+    """The positions of the outputs whose values are not in the JSON itself."""
     parts, offset = [], 0
     for output in described:
         if "data" in output:
@@ -107,7 +107,7 @@ def _layout(described: Any) -> _Layout:
         size = parameters["shared_memory_byte_size" if shared else "binary_data_size"]
         start = parameters.get("shared_memory_offset", 0) if shared else offset
         if not (_is_count(size) and _is_count(start)):
-            raise TypeError("the place of an output is not a number of bytes")
+            raise TypeError("the offset or size of an output is not a number of bytes")
         check_size(tensor, shape, size)
         parts.append(_OutputSlice(tensor, shape, start, size, shared))
         offset += 0 if shared else size
@@ -143,7 +143,7 @@ def _from_json(output: Any) -> np.ndarray:
 
 
 def _other_elements(tensor: TensorSpec, flat: Sequence[Any]) -> np.ndarray:
-    """Values that are written in another way than requests have them, and mean the same."""
+    """Values in forms that are not allowed in requests, but have the same meaning."""
     if tensor.dtype in FLOATS:
         array = elements(tensor, [0.0 if value is None else value for value in flat])
         array[[value is None for value in flat]] = np.nan
@@ -162,7 +162,7 @@ def _array(part: _OutputSlice, body: memoryview, memory: memoryview | None) -> n
 
 
 def _copy(data: memoryview) -> memoryview:
-    """A copy in memory that arrays may stand on and that is not zeroed before."""
+    """A copy in aligned memory that is not zeroed first."""
     room = np.empty(len(data), np.uint8).data
     room[:] = data
     return room

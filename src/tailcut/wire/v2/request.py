@@ -32,12 +32,12 @@ from tailcut.wire.v2.lists import ListForm, mark_number, read_list, take_lists
 from tailcut.wire.v2.tensors import check_size, from_bytes, from_json, shown
 
 _PLANS_KEPT = 1024
-_PLANNED_HEAD_BYTES = 4096  # with the line above: about 4 MiB at most
+_PLANNED_HEAD_BYTES = 4096  # with the number above: about 4 MiB at most
 _NO_REGIONS = SharedRegions()
 
 
 class InferRequest(msgspec.Struct, frozen=True, eq=False):
-    """A checked request: `inputs` in the model's own order, `outputs` in the order asked for."""
+    """A checked request: `inputs` in the model's order, `outputs` in the requested order."""
 
     id: str | None
     inputs: dict[str, np.ndarray]
@@ -46,12 +46,12 @@ class InferRequest(msgspec.Struct, frozen=True, eq=False):
 
     @classmethod
     def raw(cls, spec: ModelSpec, inputs: Mapping[str, np.ndarray] | None = None) -> "InferRequest":
-        """The request that a body without a JSON head stands for: every output, as binary."""
+        """The meaning of a body without a JSON head: every output is requested as binary data."""
         return cls(None, dict(inputs or {}), tuple(WantedOutput(name, True) for name in spec.output_names), {})
 
 
 class _InputSlice(NamedTuple):
-    """Where a binary input lies: `offset` counts from the end of the JSON head."""
+    """The position of a binary input: `offset` counts from the end of the JSON head."""
 
     tensor: TensorSpec
     shape: tuple[int, ...]
@@ -60,7 +60,7 @@ class _InputSlice(NamedTuple):
 
 
 class _Shared(NamedTuple):
-    """An input that lies in shared memory."""
+    """An input in shared memory."""
 
     tensor: TensorSpec
     shape: tuple[int, ...]
@@ -68,18 +68,18 @@ class _Shared(NamedTuple):
 
 
 class _ReadPlan(msgspec.Struct, frozen=True, eq=False):
-    spec: ModelSpec  # held, so that its id() stays its own while the plan is kept
+    spec: ModelSpec  # kept alive, so that its id() is unique while the plan is cached
     id: str | None
     slices: tuple[_InputSlice, ...]
     shared: tuple[_Shared, ...]
-    ready: dict[str, np.ndarray]  # inputs whose data stood in the JSON
+    ready: dict[str, np.ndarray]  # inputs whose data are in the JSON
     size: int  # of all binary data
     outputs: tuple[WantedOutput, ...]
     parameters: dict[str, Any]
 
 
 class ListPlan(msgspec.Struct, frozen=True, eq=False):
-    """Of a request whose inputs are all lists of its JSON."""
+    """The plan of a request whose inputs are all lists in its JSON."""
 
     spec: ModelSpec  # as above
     id: str | None
@@ -100,16 +100,17 @@ def parse_request(
 ) -> InferRequest:
     """The request in a body of contiguous bytes.
 
-    `json_size` is what Inference-Header-Content-Length said: None when absent (the whole body is JSON), 0 when the body
-    is the bytes of the model's only input. Arrays are read-only. Binary ones are views of the body, which must stay
-    unchanged while they live; they may be unaligned, except for a model without rows of fixed size, whose engine reads
-    them in place: there an unaligned view is copied. Inputs in shared memory are copies.
+    `json_size` is the value of Inference-Header-Content-Length: None without that header (the whole body is JSON), 0 if
+    the body is the bytes of the model's only input. Arrays are read-only. Those of binary inputs are views of the body,
+    which must stay unchanged while they are used; they may be unaligned, except for a model without rows of fixed size,
+    whose engine reads them in place: for that, an unaligned view is copied. Inputs in shared memory are copies.
 
     Raises:
-        InvalidInputError: anything that does not fit the protocol or the model; names input, expected and got.
+        InvalidInputError: the request does not fit the protocol or the model; the message names the input, what was
+            expected, and what came.
     """
     view = memoryview(body).toreadonly()
-    is_announced = True  # how long the JSON is
+    is_announced = True  # whether the length of the JSON is announced
     if json_size is None:
         text = bytes(view)
         request = _read_lists(spec, text)
@@ -118,7 +119,7 @@ def parse_request(
         json_size = len(view)
         is_announced = False
     elif json_size == 0:
-        if spec.batched and not view:  # no rows are a request where rows belong together
+        if spec.batched and not view:  # without batching, a request may have no rows
             raise InvalidInputError("expected a batch of at least 1 row, got a body of 0 bytes")
         return _parse_raw(spec, view)
     if not 0 <= json_size <= len(view):
@@ -140,16 +141,16 @@ def parse_request(
 
 
 class RequestLead(NamedTuple):
-    """A request whose only tensor, `rows` rows of raw elements, follows its JSON; `request.inputs` is empty."""
+    """A request with a single tensor, `rows` rows of raw elements, behind its JSON; `request.inputs` is empty."""
 
     request: InferRequest
     rows: int
 
 
 def parse_lead(spec: ModelSpec, head: bytes, size: int) -> RequestLead | None:
-    """What the JSON of a binary body says before its tensor has arrived, where that may go to its rows unseen.
+    """The request in the JSON of a binary body, before its tensor has arrived, if that can go to rows unchecked.
 
-    None where the `size` bytes behind the JSON need a look first, or are wrong: `parse_request` says why.
+    None where the `size` bytes behind the JSON must be checked first, or are wrong: `parse_request` says why.
     """
     try:
         plan = _plan(spec, head)
@@ -158,7 +159,7 @@ def parse_lead(spec: ModelSpec, head: bytes, size: int) -> RequestLead | None:
     if len(plan.slices) != 1 or plan.ready or plan.shared or plan.size != size or not spec.fixed_rows:
         return None
     piece = plan.slices[0]
-    if piece.tensor.dtype in {DType.BOOL, DType.BYTES}:  # not every byte is a value of these
+    if piece.tensor.dtype in {DType.BOOL, DType.BYTES}:  # not all bytes are valid values of these
         return None
     return RequestLead(InferRequest(plan.id, {}, plan.outputs, plan.parameters), piece.shape[0] if spec.batched else 1)
 
@@ -177,9 +178,9 @@ def _parse_raw(spec: ModelSpec, body: memoryview) -> InferRequest:
     tensor = spec.inputs[0]
     dims = tensor.shape
     free = [axis for axis, dim in enumerate(dims) if dim is None]
-    if spec.batched and len(free) == 2:  # the batch and another: the whole body is one row, as Triton has it
+    if spec.batched and len(free) == 2:  # the batch and one other: the whole body is one row, as in Triton
         dims, free = (1, *dims[1:]), free[1:]
-    if tensor.dtype is DType.BYTES:  # the whole body is one element, with no length before it
+    if tensor.dtype is DType.BYTES:  # the whole body is one element, without a length prefix
         shape = tuple(1 if dim is None else dim for dim in tensor.shape)
         if prod(shape) != 1:
             raise InvalidInputError(f"input {shown(tensor.name)}: {tensor.describe()} needs a JSON head")
@@ -204,7 +205,7 @@ def _parse_raw(spec: ModelSpec, body: memoryview) -> InferRequest:
 
 
 def _read_lists(spec: ModelSpec, text: bytes) -> InferRequest | None:
-    """The request in a text whose inputs are all lists of numbers; None for any other, and for what is wrong."""
+    """The request in a text whose inputs are all lists of numbers; None for any other, and for an invalid one."""
     taken = take_lists(text)
     if taken is None:
         return None
@@ -228,7 +229,7 @@ def _read_lists(spec: ModelSpec, text: bytes) -> InferRequest | None:
 
 
 def list_plan(spec: ModelSpec, rest: bytes, lists: int) -> ListPlan | None:
-    """What a text means whose `lists` lists of data are marks; None for any that needs a closer look."""
+    """The plan of a text in which marks replace `lists` lists of data; None where the whole text must be parsed."""
     forms: dict[str, ListForm] = {}
     try:
         root = read_root(rest)
@@ -242,9 +243,9 @@ def list_plan(spec: ModelSpec, rest: bytes, lists: int) -> ListPlan | None:
             forms[tensor.name] = ListForm.of(tensor, shape, number)
         check_present(spec, {name: form.shape for name, form in forms.items()})
         outputs = wanted_outputs(spec, root.get("outputs"), parameters)
-    except InvalidInputError:  # the reader of the whole text reports it
+    except InvalidInputError:  # parsing the whole text reports it
         return None
-    if len(forms) != lists:  # one of them is something else's
+    if len(forms) != lists:  # one of them belongs to something else
         return None
     return ListPlan(spec, request_id, tuple(forms[name] for name in spec.input_names), outputs, parameters)
 
@@ -259,15 +260,15 @@ def _plan(spec: ModelSpec, head: bytes, *, is_announced: bool = True) -> _ReadPl
 
 
 def read_json(text: bytes, *, is_whole: bool = True, announced: int = 0) -> Any:
-    """The JSON value of a request, or of a part of one, where no error names a position.
+    """Parse the JSON of a request, or of a part of it.
 
     Args:
-        text: of the value.
-        is_whole: whether nothing was taken out of it.
-        announced: bytes that Inference-Header-Content-Length has; 0: the whole body is JSON.
+        text: the JSON text.
+        is_whole: whether nothing was taken out of it; otherwise, errors name no position.
+        announced: the value of Inference-Header-Content-Length; 0: the whole body is JSON.
 
     Raises:
-        InvalidInputError: it is none.
+        InvalidInputError: it is not valid JSON.
     """
     try:
         return orjson.loads(text)
@@ -283,10 +284,10 @@ def read_json(text: bytes, *, is_whole: bool = True, announced: int = 0) -> Any:
 
 
 def read_root(head: bytes, *, is_whole: bool = True, announced: int = 0) -> dict[str, Any]:
-    """The JSON object of a request. The arguments are those of `read_json`.
+    """Parse the JSON object of a request. The arguments are those of `read_json`.
 
     Raises:
-        InvalidInputError: it is none.
+        InvalidInputError: it is not a JSON object.
     """
     root = read_json(head, is_whole=is_whole, announced=announced)
     if not isinstance(root, dict):
@@ -295,7 +296,7 @@ def read_root(head: bytes, *, is_whole: bool = True, announced: int = 0) -> dict
 
 
 def id_of(root: Mapping[str, Any]) -> str | None:
-    """The request's id, where it has one.
+    """The request's id; None where it has none.
 
     Raises:
         InvalidInputError: it is not a string.
@@ -349,7 +350,7 @@ def _read_inputs(
 
 
 def source_of(tensor: TensorSpec, entry: dict[str, Any]) -> int | RegionSlice | None:
-    """Where an input's data are: this many bytes in the binary part, in shared memory, or (None) in the JSON."""
+    """The source of an input's data: a number of bytes in the binary part, a slice of shared memory, or None: JSON."""
     name = shown(tensor.name)
     parameters = parameters_of(entry, f"input {name}")
     region_slice = region_of(parameters, f"input {name}")

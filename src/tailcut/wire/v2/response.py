@@ -24,7 +24,7 @@ _OPTIONS = orjson.OPT_SERIALIZE_NUMPY
 
 
 class Response(msgspec.Struct, frozen=True, eq=False):
-    """A body in pieces that belong to the caller; the first is the JSON.
+    """A body in parts that belong to the caller; the first is the JSON.
 
     `json_size` is the value for Inference-Header-Content-Length, or None where the whole body is JSON and that header
     must not be sent.
@@ -35,11 +35,11 @@ class Response(msgspec.Struct, frozen=True, eq=False):
 
 
 class _ResponseHead(msgspec.Struct, frozen=True, eq=False):
-    spec: ModelSpec  # held, so that its id() stays its own while the head is kept
+    spec: ModelSpec  # kept alive, so that its id() is unique while the head is cached
     before_id: bytes
-    after_id: bytes  # up to the first list of data, where the outputs are JSON
+    after_id: bytes  # for JSON outputs, up to the first list of data
     without_id: bytes
-    between: tuple[bytes, ...] = ()  # behind each list of data
+    between: tuple[bytes, ...] = ()  # the text after each list of data
 
 
 _Key = tuple[int, str, tuple[WantedOutput, ...], tuple[tuple[int, ...], ...]]
@@ -49,11 +49,11 @@ _heads: BytesMemo[_Key, _ResponseHead] = BytesMemo(_HEADS_KEPT)
 def encode_response(
     spec: ModelSpec, version: str, request: InferRequest, outputs: Mapping[str, np.ndarray]
 ) -> Response:
-    """The answer to a request: its outputs in the order asked for, each binary or as flat row-major JSON.
+    """The answer to a request: its outputs in the requested order, each as binary data or as flat row-major JSON.
 
-    `outputs` holds at least the arrays asked for, each of its spec's dtype; they may be views that change later, since
-    every byte is copied. As JSON, NaN and infinity are null (JSON has no word for them) and FP16, BF16 and FP32 are
-    written with the digits that bring back the same value; binary is exact.
+    `outputs` has at least the requested arrays, each of its spec's dtype; they may be views that change later, because
+    every byte is copied. In JSON, NaN and infinity are null (JSON cannot express them), and FP16, BF16 and FP32 are
+    written with the digits that restore the same value; binary data are exact.
 
     Raises:
         InvalidInputError: JSON was asked for a BYTES output whose elements are not UTF-8.
@@ -63,7 +63,7 @@ def encode_response(
     if not all(wanted.binary is binary and wanted.region is None for wanted in request.outputs):
         return _encode_mixed(spec, version, request, arrays)
     tensors = _tensors(spec, request)
-    if any(tensor.dtype is DType.BYTES for tensor in tensors):  # its size is in its elements, not in its shape
+    if any(tensor.dtype is DType.BYTES for tensor in tensors):  # its size depends on its elements
         return _encode_mixed(spec, version, request, arrays)
     key = (id(spec), version, request.outputs, tuple(array.shape for array in arrays))
     kept = _heads.get(key)
@@ -82,9 +82,9 @@ def encode_response(
 def shared_outputs(
     spec: ModelSpec, request: InferRequest, outputs: Mapping[str, np.ndarray]
 ) -> list[tuple[RegionSlice, bytes | memoryview]]:
-    """The outputs that belong into shared memory, each with its bytes: the caller writes them first.
+    """The outputs for shared memory, each with its bytes, which the caller must write before answering.
 
-    The bytes may be views of the outputs: a copy of 600 KB here cost a call over shared memory 0.6 ms.
+    The bytes may be views of the outputs: copying 600 KB here took 0.6 ms of a call over shared memory.
     """
     dtypes = {tensor.name: tensor.dtype for tensor in spec.outputs}
     return [
@@ -101,7 +101,7 @@ def _bytes_of(array: np.ndarray, dtype: DType) -> bytes | memoryview:
 
 
 def server_metadata(version: str) -> dict[str, Any]:
-    """What `GET /v2` answers; `version` is Tailcut's own."""
+    """The answer to `GET /v2`; `version` is Tailcut's version."""
     return {
         "name": "tailcut",
         "version": version,
@@ -119,7 +119,7 @@ def server_metadata(version: str) -> dict[str, Any]:
 
 
 def model_metadata(spec: ModelSpec, platform: str, version: str = "1") -> dict[str, Any]:
-    """What `GET /v2/models/NAME` answers: names, datatypes, and shapes with -1 for a free dimension."""
+    """The answer to `GET /v2/models/NAME`: names, datatypes, and shapes with -1 for a free dimension."""
     return {
         "name": spec.name,
         "versions": [version],
@@ -154,7 +154,7 @@ def _make_head(spec: ModelSpec, version: str, tensors: list[TensorSpec], arrays:
 def json_frame(
     spec: ModelSpec, version: str, request: InferRequest, outputs: Mapping[str, np.ndarray]
 ) -> tuple[bytes, ...]:
-    """What stands around the lists of an answer that is JSON throughout; of the outputs only their shapes count."""
+    """The text around the lists of an answer that is all JSON; only the shapes of the outputs matter."""
     arrays = [outputs[wanted.name] for wanted in request.outputs]
     kept = _make_json_head(spec, version, _tensors(spec, request), arrays)
     return (_begin(kept, request.id), *kept.between)
@@ -192,7 +192,7 @@ def _encode_mixed(spec: ModelSpec, version: str, request: InferRequest, arrays: 
     for wanted, tensor, array in zip(request.outputs, _tensors(spec, request), arrays, strict=True):
         entry = _entry(tensor, array)
         if wanted.region is not None:
-            # NVIDIA's C++ client looks for the bytes in the body of every output that has parameters.
+            # NVIDIA's C++ client expects bytes in the body for every output with parameters.
             entry["parameters"] = shared_parameters(wanted.region, array, tensor.dtype) | {"binary_data_size": 0}
         elif wanted.binary:
             binary.append(to_bytes(array, tensor.dtype))
@@ -212,13 +212,13 @@ def _answer(spec: ModelSpec, version: str, request: InferRequest, entries: list[
 
 
 def json_answer(spec: ModelSpec, version: str, request: InferRequest) -> dict[str, Any]:
-    """The JSON of an answer but for the shapes and data of its outputs."""
+    """The JSON of an answer, without the shapes and data of its outputs."""
     entries = [{"name": tensor.name, "datatype": tensor.dtype.value} for tensor in _tensors(spec, request)]
     return _answer(spec, version, request, entries)
 
 
 def shared_parameters(region_slice: RegionSlice, array: np.ndarray, dtype: DType) -> dict[str, Any]:
-    """What an answer says of an output that was put into shared memory: where, and how many bytes it has."""
+    """The parameters of an output in shared memory: where it is, and how many bytes it has."""
     size = array.nbytes if dtype is not DType.BYTES else len(to_bytes(array, dtype))
     parameters: dict[str, Any] = {"shared_memory_region": region_slice.region, "shared_memory_byte_size": size}
     return parameters | ({"shared_memory_offset": region_slice.offset} if region_slice.offset else {})

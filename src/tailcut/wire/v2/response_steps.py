@@ -1,4 +1,4 @@
-"""Large responses, written in steps: generators that pause after about a millisecond, as in `steps.py`. Pure."""
+"""Writes large responses in steps: generators that pause after about a millisecond, as in `steps.py`. Pure."""
 
 from collections.abc import Mapping
 
@@ -12,7 +12,7 @@ from tailcut.wire.v2.response import Response, encode_response, json_answer
 from tailcut.wire.v2.steps import Steps
 from tailcut.wire.v2.tensors import STEP_STRINGS, to_bytes, to_json
 
-STEP_ELEMENTS = 16 * 1024  # numbers that are written as JSON between two pauses
+STEP_ELEMENTS = 16 * 1024  # numbers written as JSON between two pauses
 
 
 def response_in_steps(
@@ -21,7 +21,7 @@ def response_in_steps(
     """As `encode_response`, in steps: `outputs` must stay unchanged until the last one. The JSON has several parts.
 
     Raises:
-        InvalidInputError: as `encode_response`.
+        InvalidInputError: as in `encode_response`.
     """
     pieces: list[list[bytes]] = []
     binary: list[bytes] = []

@@ -1,9 +1,9 @@
-"""Large requests, read in steps: generators that pause after about a millisecond. Pure.
+"""Reads large requests in steps: generators that pause after about a millisecond. Pure.
 
 An event loop that runs one step at a time serves its other clients in between, and the time of a step is limited
 whatever a client sends. The lists of a JSON body's tensors are split at commas into parts of 64 KB that orjson parses,
-so grammar and values are exactly those of `request.py`. The text around the lists (names, shapes, parameters, and lists
-that are not a tensor's) is parsed at once and may have 64 KB at most.
+so grammar and values are exactly those of `request.py`. The text around the lists (names, shapes, parameters, and other
+lists) is parsed at once, and may have at most 64 KB.
 """
 
 import re
@@ -34,30 +34,30 @@ from tailcut.wire.v2.tensors import (
 
 T = TypeVar("T")
 Steps = Generator[None, None, T]
-AT_ONCE_BYTES = 8 * 1024  # read in one go, in 2 ms at worst: short lists or strings by the thousand
-STEP_BYTES = 64 * 1024  # of JSON read between two pauses
+AT_ONCE_BYTES = 8 * 1024  # read without a pause: 2 ms at worst, for thousands of short lists or strings
+STEP_BYTES = 64 * 1024  # JSON read between two pauses
 _STEP_OF_STRINGS = 16 * 1024  # bytes of a list of strings
-_TOKENS_BYTES = 4 * 1024  # looked through bracket by bracket
-_KEPT_BYTES = 8 * 1024  # a list up to this size stays where it is, unless there are many
-_STRING_BYTES = 4 << 20  # orjson reads a string in one go, 3 ms for each MB
+_TOKENS_BYTES = 4 * 1024  # searched bracket by bracket
+_KEPT_BYTES = 8 * 1024  # lists up to this size stay in the text, unless there are many
+_STRING_BYTES = 4 << 20  # orjson parses a string without a pause: 3 ms per MB
 _DEEPEST = 64  # dimensions, which is numpy's own limit
-# A key and its list: in valid JSON it is nothing else, because a quote inside of a string stands behind a backslash.
+# A key and its list: in valid JSON it cannot be anything else, because quotes inside strings are escaped.
 _DATA = re.compile(rb'(?<!\\)"data"\s{0,16}:\s{0,16}\[')
 _DATA_BYTES = 64
 _AROUND = f"the JSON around the tensors' data is over {STEP_BYTES} bytes"
-# A string, or the beginning of one up to the end: so that no start of a match is tried in vain.
+# A string, or the beginning of one up to the end of the text, so that every attempt to match succeeds.
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+("|\\?\Z)', re.DOTALL)
 _IN_STRING = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)
 _TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[\[\]{}:]', re.DOTALL)
 _NO_STRUCTURE = bytes(set(range(256)) - set(b"[],"))
-# Of a piece without strings: brackets and commas as they are, and all else that is not white space as an x.
+# For a piece without strings: brackets and commas stay, white space is removed, everything else becomes an x.
 _OUTLINE = bytes(byte if byte in b"[]," else ord("x") for byte in range(256))
 _MISPLACED = (b"x[", b"][", b"]x")
 _NO_BRACKETS = bytes.maketrans(b"[]", b"  ")
 
 
 class _Binary(NamedTuple):
-    """A number of bytes behind the JSON: a type of its own, because a number may be a tensor's data as well."""
+    """A number of bytes behind the JSON, of a separate type because a tensor's data may be a number as well."""
 
     size: int
 
@@ -68,7 +68,7 @@ def request_in_steps(
     """As `parse_request`, in steps; the body must stay unchanged until the last one.
 
     Raises:
-        InvalidInputError: as `parse_request`; or the JSON around the tensors' data is over 64 KB.
+        InvalidInputError: as in `parse_request`, or the JSON around the tensors' data exceeds 64 KB.
     """
     view = memoryview(body).toreadonly()
     size = len(view) if json_size is None else json_size
@@ -127,12 +127,12 @@ def _binary_in_steps(
 
 
 def _span_of(data: Any, spans: list[ListSpan]) -> Any:
-    """The list that was taken out where `data` is its mark."""
+    """The span of the list, where `data` is its mark; else `data`."""
     number = mark_number(data)
     return data if number < 0 else spans[number]
 
 
-# The JSON text: long lists of data are taken out, and the rest is read at once.
+# The JSON text: long lists of data are taken out, and the rest is parsed at once.
 
 
 def _without_lists(text: memoryview) -> Steps[tuple[bytes, list[ListSpan]]]:
@@ -163,7 +163,7 @@ def _without_lists(text: memoryview) -> Steps[tuple[bytes, list[ListSpan]]]:
 
 
 def _check_unused(text: memoryview, spans: Sequence[ListSpan], announced: int) -> None:
-    """Check lists that are not a tensor's, as of a parameter: they are JSON, or the request is none."""
+    """Check that lists that are not a tensor's data, but for example a parameter, are valid JSON."""
     if sum(span.end - span.start for span in spans) > STEP_BYTES:
         raise InvalidInputError(_AROUND)
     for span in spans:
@@ -171,9 +171,9 @@ def _check_unused(text: memoryview, spans: Sequence[ListSpan], announced: int) -
 
 
 def _end_of_list(text: memoryview, start: int) -> Steps[int]:
-    """Behind the bracket that closes the list at `start`; -1: it has objects, as no tensor's data.
+    """The end of the list at `start`; -1 where it contains objects, and so is not a tensor's data.
 
-    What is not JSON ends somewhere, and is refused when it is read.
+    For invalid JSON, the end may be anywhere: it is refused when it is parsed.
     """
     at, depth, step = start, 0, _TOKENS_BYTES
     while at < len(text):
@@ -204,18 +204,18 @@ def _end_of_list(text: memoryview, start: int) -> Steps[int]:
 
 
 def _whole_strings(window: bytes) -> bytes:
-    """The window, shorter where it has strings: then it ends before the one that it does not hold to its end."""
+    """The window, which is cut before a string that does not end in it."""
     if b'"' not in window:
         return window
     window = window[:_STEP_OF_STRINGS]
     match = None
-    for match in _STRING.finditer(window):  # noqa: B007  the last one is wanted
+    for match in _STRING.finditer(window):  # noqa: B007  the last match is used
         pass
     return window[: match.start()] if match is not None and match[1] != b'"' else window
 
 
 def _end_of_string(text: memoryview, quote: int) -> Steps[int]:
-    """Behind the string that begins at `quote`."""
+    """The end of the string that begins at `quote`."""
     at = quote + 1
     while at < len(text):
         match = _IN_STRING.match(text[at : at + STEP_BYTES])
@@ -231,7 +231,7 @@ def _end_of_string(text: memoryview, quote: int) -> Steps[int]:
     raise InvalidInputError("the request is not valid JSON: a string does not end")
 
 
-# One list: pieces that orjson reads, and the brackets and commas that its shape wants.
+# One list: pieces that orjson parses, and the brackets and commas that its shape requires.
 
 
 def _list_in_steps(tensor: TensorSpec, shape: tuple[int, ...], text: memoryview) -> Steps[np.ndarray]:
@@ -252,7 +252,7 @@ def _list_in_steps(tensor: TensorSpec, shape: tuple[int, ...], text: memoryview)
         flat: Sequence[Any] | np.ndarray
         if b'"' in piece:
             flat = _flat(b"[" * depth + piece + b"]" * deeper, len(shape) if nested else 1)
-        else:  # without the brackets, which are known to be right: short lists by the thousand wake the collector
+        else:  # without brackets, which have been checked: thousands of short lists would trigger the garbage collector
             outline = piece.translate(_OUTLINE, string.whitespace.encode())
             if any(pair in outline for pair in _MISPLACED):
                 raise InvalidInputError("the request is not valid JSON: no comma before or after a list")
@@ -280,9 +280,9 @@ def _mismatch(tensor: TensorSpec, shape: tuple[int, ...], *, nested: bool) -> In
 
 
 class _Structure:
-    """The brackets and commas of lists nested as a shape says, compared piece by piece.
+    """The brackets and commas of lists nested by a shape, for comparison piece by piece.
 
-    A list of one element looks like an empty one: the caller must count the elements, too.
+    A list with one element looks like an empty one, so the caller must also count the elements.
     """
 
     def __init__(self, shape: tuple[int, ...]) -> None:
@@ -290,7 +290,7 @@ class _Structure:
         self._next = b""
 
     def goes_on(self, piece: bytes) -> bool:
-        """Whether these are the next brackets and commas."""
+        """Whether these are the next expected brackets and commas."""
         while len(self._next) < len(piece):
             more = next(self._parts, None)
             if more is None:
@@ -305,7 +305,7 @@ class _Structure:
 
 
 def _structure(shape: tuple[int, ...]) -> Generator[bytes, None, None]:
-    """Never empty pieces of a few KB."""
+    """Yield non-empty pieces of a few KB."""
     dim, rest = shape[0], shape[1:]
     size = 0
     for inner in reversed(rest):
@@ -329,7 +329,7 @@ def _structure(shape: tuple[int, ...]) -> Generator[bytes, None, None]:
 
 def _structure_of(piece: bytes) -> bytes:
     if b'"' in piece:
-        if len(piece) > STEP_BYTES:  # then it is a single string, and what stands around it
+        if len(piece) > STEP_BYTES:  # then it is a single string with the text around it
             piece = piece[: piece.find(b'"')] + piece[piece.rfind(b'"') :]
         else:
             piece = _STRING.sub(b"", piece)
@@ -349,7 +349,7 @@ def _flat(piece: bytes, levels: int) -> list[Any]:
 
 
 def _cut(text: memoryview, at: int) -> Steps[int]:
-    """Where a piece that begins at `at` ends: at a comma between two elements, or with the text."""
+    """The end of a piece that begins at `at`: at a comma between two elements, or at the end of the text."""
     if len(text) - at <= _STEP_OF_STRINGS:
         return len(text)
     window = bytes(text[at : at + STEP_BYTES])
@@ -362,7 +362,7 @@ def _cut(text: memoryview, at: int) -> Steps[int]:
 
 
 def _cut_strings(text: memoryview, at: int, window: bytes, quote: int) -> Steps[int]:
-    """The same where the window has strings, the first at `quote`."""
+    """As `_cut`, where the window has strings, the first of them at `quote`."""
     window = window[:_STEP_OF_STRINGS]
     before = start = last = 0
     for match in _STRING.finditer(window):
@@ -374,7 +374,7 @@ def _cut_strings(text: memoryview, at: int, window: bytes, quote: int) -> Steps[
     comma = window.rfind(b",", 1, quote)
     if comma >= 0:
         return at + comma
-    at = yield from _end_of_string(text, at + quote)  # it is longer than the window, or the last one
+    at = yield from _end_of_string(text, at + quote)  # a string that is longer than the window, or the last one
     yield
     window = bytes(text[at : at + STEP_BYTES])
     comma, quote = window.find(b","), window.find(b'"')

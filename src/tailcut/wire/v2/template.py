@@ -1,8 +1,8 @@
-"""The form of a request that a client sends again and again, with other data each time. Pure.
+"""The form of a request that a client repeats with different data. Pure.
 
-A template is the bytes before and behind the data of the model's only input. Whatever bytes stand between them are the
-data of a request that means the same but for them: rows of raw elements, or a list of JSON, which its reader has to
-find valid and complete.
+A template consists of the bytes before and behind the data of the model's only input. Any bytes between them are the
+data of an otherwise equal request: rows of raw elements, or a JSON list, which its reader must find to be valid and
+complete.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ _OPTIONS = orjson.OPT_SERIALIZE_NUMPY
 
 
 class Template(NamedTuple):
-    """A request without its data: the bytes around them, and the form of their list where it is one."""
+    """A request without its data: the bytes around them, and the form of their list where they are JSON."""
 
     request: InferRequest  # whose `inputs` are empty
     rows: int
@@ -30,12 +30,12 @@ class Template(NamedTuple):
 
     @classmethod
     def raw(cls, spec: ModelSpec, rows: int) -> "Template":
-        """Of a body that is the bytes of this many rows."""
+        """The template of a body that consists of this many rows."""
         return cls(InferRequest.raw(spec), rows, b"")
 
 
 def template_of(spec: ModelSpec, body: bytes, json_size: int | None) -> Template | None:
-    """The template of a body that was read without an error; None for any that has none.
+    """The template of a body that was read without an error; None where it cannot have one.
 
     Args:
         spec: of a model with one input.
@@ -59,7 +59,7 @@ def template_of(spec: ModelSpec, body: bytes, json_size: int | None) -> Template
 
 
 def answer_frame(spec: ModelSpec, version: str, request: InferRequest) -> tuple[bytes, ...] | None:
-    """What stands around the lists of an answer of one row that is JSON throughout; None for any other answer."""
+    """The text around the lists of an answer of one row that is all JSON; None for any other answer."""
     known = {tensor.name: tensor for tensor in spec.outputs}
     asked = [known[wanted.name] for wanted in request.outputs]
     if any(wanted.binary or wanted.region is not None for wanted in request.outputs):
@@ -70,7 +70,7 @@ def answer_frame(spec: ModelSpec, version: str, request: InferRequest) -> tuple[
 
 
 def one_row(spec: ModelSpec) -> Mapping[str, np.ndarray]:
-    """Outputs of fixed size for one row, of zeros."""
+    """Outputs of zeros for one row, of outputs with a fixed size."""
     return {
         tensor.name: np.zeros((1, *(dim or 0 for dim in tensor.row_shape)), tensor.dtype.numpy)
         for tensor in spec.outputs
@@ -80,5 +80,5 @@ def one_row(spec: ModelSpec) -> Mapping[str, np.ndarray]:
 def rows_as_lists(array: np.ndarray, dtype: DType) -> bytes:
     """A JSON list of the rows of a contiguous output, each a flat list as `encode_response` writes it; not of BYTES."""
     if dtype is DType.BF16:
-        array = array.astype(np.float32)  # as `tensors.to_json`
+        array = array.astype(np.float32)  # as in `tensors.to_json`
     return orjson.dumps(array if array.ndim == 2 else array.reshape(len(array), -1), option=_OPTIONS)

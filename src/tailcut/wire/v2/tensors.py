@@ -1,4 +1,4 @@
-"""Elements of one tensor: bytes or JSON values <-> arrays, by the rules of the Open Inference Protocol v2. Pure.
+"""The elements of a tensor: bytes or JSON values <-> arrays, by the rules of the Open Inference Protocol v2. Pure.
 
 No value is converted silently: a JSON value of the wrong kind, or one that does not fit its dtype, is refused. Messages
 name the input, the expected and the actual form, and never contain values. Numbers are little-endian, as in the
@@ -17,7 +17,7 @@ import numpy as np
 from tailcut.errors import InvalidInputError
 from tailcut.spec import DType, TensorSpec
 
-STEP_STRINGS = 2048  # elements of a BYTES tensor between two pauses: about a millisecond
+STEP_STRINGS = 2048  # elements of a BYTES tensor read between two pauses, in about a millisecond
 _PREFIX = struct.Struct("<I")  # the length before each element of a BYTES tensor
 FLOATS = frozenset({DType.FP16, DType.BF16, DType.FP32, DType.FP64})
 _KINDS: dict[DType, set[type]] = {
@@ -38,14 +38,14 @@ _WORDS: dict[type, str] = {
 
 
 def shown(name: object) -> str:
-    """A name out of a request, fit for a message: quoted, 64 printable characters at most."""
+    """A name from a request, for a message: quoted, with at most 64 printable characters."""
     if not isinstance(name, str):
         return _WORDS.get(type(name), "a value")
     return "'" + "".join(char if char.isprintable() else "?" for char in name[:64]) + "'"
 
 
 def from_bytes(tensor: TensorSpec, shape: tuple[int, ...], body: memoryview, offset: int, size: int) -> np.ndarray:
-    """The tensor whose `size` bytes begin at `offset` of a read-only body; a read-only view of it except for BYTES.
+    """The tensor in `size` bytes at `offset` of a read-only body; a read-only view of it, except for BYTES.
 
     Raises:
         InvalidInputError: `size` does not fit the shape, or the bytes are not values of the dtype.
@@ -59,10 +59,10 @@ def from_bytes(tensor: TensorSpec, shape: tuple[int, ...], body: memoryview, off
 
 
 def check_size(tensor: TensorSpec, shape: tuple[int, ...], size: int) -> None:
-    """Check a byte count against a shape; for BYTES, that the length prefixes fit at least.
+    """Check a byte count against a shape; for BYTES, only that it has room for the length prefixes.
 
     Raises:
-        InvalidInputError: it does not fit; names both counts.
+        InvalidInputError: it does not fit; the message names both counts.
     """
     itemsize = tensor.dtype.itemsize
     if itemsize is None:
@@ -79,7 +79,7 @@ def check_size(tensor: TensorSpec, shape: tuple[int, ...], size: int) -> None:
 
 
 def to_bytes(array: np.ndarray, dtype: DType) -> bytes:
-    """An array's elements as the binary extension sends them, row-major; owned by the caller."""
+    """A copy of an array's elements in the form of the binary extension, row-major."""
     if dtype is not DType.BYTES:
         return array.tobytes()
     parts: list[bytes] = []
@@ -90,16 +90,17 @@ def to_bytes(array: np.ndarray, dtype: DType) -> bytes:
 
 
 def from_json(tensor: TensorSpec, shape: tuple[int, ...], data: object) -> np.ndarray:
-    """The tensor in a JSON value: a flat row-major list, or lists nested as the shape has it.
+    """The tensor in a JSON value: a flat row-major list, or lists nested by the shape.
 
     Raises:
-        InvalidInputError: ragged, the wrong number of elements, of the wrong kind, or not representable.
+        InvalidInputError: the lists are ragged, have the wrong number of elements, or an element is of the wrong kind
+            or not representable.
     """
     return elements(tensor, flattened(tensor, shape, data)).reshape(shape)
 
 
 def wrong_count(tensor: TensorSpec, shape: tuple[int, ...], count: int) -> InvalidInputError:
-    """What is said of data whose number of elements does not fit the shape."""
+    """The error for data whose number of elements does not fit the shape."""
     return InvalidInputError(
         f"input {shown(tensor.name)}: expected {prod(shape)} elements for {list(shape)}, got {count}"
     )
@@ -109,7 +110,7 @@ def elements(tensor: TensorSpec, flat: Sequence[Any]) -> np.ndarray:
     """JSON values as a flat array of the tensor's dtype.
 
     Raises:
-        InvalidInputError: one is of the wrong kind, or not representable.
+        InvalidInputError: an element is of the wrong kind, or not representable.
     """
     for kind in set(map(type, flat)) - _KINDS[tensor.dtype]:
         raise InvalidInputError(f"input {shown(tensor.name)}: expected {tensor.dtype} elements, got {_WORDS[kind]}")
@@ -119,26 +120,26 @@ def elements(tensor: TensorSpec, flat: Sequence[Any]) -> np.ndarray:
 
 
 def to_json(array: np.ndarray, dtype: DType, name: str) -> Any:
-    """An array's elements, flat and row-major, as orjson writes them: NaN and infinity become null there.
+    """An array's elements, flat and row-major, in a form for orjson, which writes NaN and infinity as null.
 
     Raises:
         InvalidInputError: an element of a BYTES output is not UTF-8, which JSON cannot carry.
     """
     if dtype is not DType.BYTES:
-        # orjson knows no bfloat16; float32 holds every one of its values exactly
+        # orjson does not support bfloat16; float32 represents all of its values exactly
         flat = array.astype(np.float32) if dtype is DType.BF16 else array
         return np.ascontiguousarray(flat).reshape(-1)
     try:
         return [item if isinstance(item, str) else bytes(item).decode() for item in array.reshape(-1).tolist()]
     except UnicodeDecodeError:
-        raise InvalidInputError(f"output {shown(name)} holds bytes that are not UTF-8: ask for it as binary") from None
+        raise InvalidInputError(f"output {shown(name)} has bytes that are not UTF-8: request it as binary") from None
 
 
 def flattened(tensor: TensorSpec, shape: tuple[int, ...], data: object) -> Sequence[Any]:
-    """The elements in a row; nested lists must have the shape's own lengths at every level.
+    """The elements as a flat sequence; nested lists must have the lengths of the shape at every level.
 
     Raises:
-        InvalidInputError: ragged, or the wrong number of elements.
+        InvalidInputError: the lists are ragged, or have the wrong number of elements.
     """
     flat = _flatten(tensor, shape, data)
     if len(flat) != prod(shape):
@@ -164,7 +165,7 @@ def _flatten(tensor: TensorSpec, shape: tuple[int, ...], data: object) -> Sequen
 
 
 def wrong_nesting(tensor: TensorSpec, shape: tuple[int, ...]) -> InvalidInputError:
-    """What is said of lists that are not nested as the shape has it."""
+    """The error for lists that are not nested by the shape."""
     return InvalidInputError(f"input {shown(tensor.name)}: data is not nested as its shape {list(shape)} says")
 
 
@@ -172,9 +173,9 @@ def _numbers(tensor: TensorSpec, flat: Sequence[Any]) -> np.ndarray:
     dtype = tensor.dtype.numpy
     if tensor.dtype not in FLOATS:
         return integers(tensor, flat)
-    with np.errstate(over="ignore"):  # an overflow is found below, and refused
+    with np.errstate(over="ignore"):  # an overflow is refused below
         array = np.array(flat, np.float64).astype(dtype)
-    if not np.isfinite(array).all():  # JSON has no way to say infinity, so it is an overflow
+    if not np.isfinite(array).all():  # JSON cannot express infinity, so it is an overflow
         largest = ml_dtypes.finfo(dtype).max
         raise InvalidInputError(
             f"input {shown(tensor.name)}: a value is out of the range of {tensor.dtype}, +-{float(largest):.6g}"
@@ -183,7 +184,7 @@ def _numbers(tensor: TensorSpec, flat: Sequence[Any]) -> np.ndarray:
 
 
 def integers(tensor: TensorSpec, flat: Sequence[int]) -> np.ndarray:
-    """Whole numbers as a tensor's dtype, flat.
+    """Whole numbers as a flat array of the tensor's dtype.
 
     Raises:
         InvalidInputError: one of them is out of its range.
@@ -209,7 +210,7 @@ def _strings_from_bytes(tensor: TensorSpec, shape: tuple[int, ...], data: memory
 
 
 def strings_in_steps(tensor: TensorSpec, shape: tuple[int, ...], data: memoryview) -> Generator[None, None, np.ndarray]:
-    """The elements of a binary BYTES tensor, with a pause after every few thousand.
+    """The elements of a binary BYTES tensor, pausing after every few thousand.
 
     Raises:
         InvalidInputError: their length prefixes do not add up.
@@ -239,7 +240,7 @@ def strings_in_steps(tensor: TensorSpec, shape: tuple[int, ...], data: memoryvie
 
 
 def strings(shape: tuple[int, ...], values: list[bytes]) -> np.ndarray:
-    """A read-only array of elements that are bytes."""
+    """A read-only array of `bytes` objects."""
     array = np.empty(len(values), dtype=object)
     array[:] = values
     array.flags.writeable = False
