@@ -315,7 +315,7 @@ def test_a_killed_worker_is_not_noticed(tmp_path: Path) -> None:
         ({"retries": 0}, "retries must be None or tailcut.client.Retries, such as Retries(limit=3), got int"),
         ({"retries": False}, "retries must be None or tailcut.client.Retries, such as Retries(limit=3), got bool"),
         ({"hedge": True}, "hedge must be None or tailcut.client.Hedge, such as Hedge(), got bool"),
-        ({"shared_memory": True}, "shared_memory must be None or the first characters of its names"),
+        ({"shared_memory": True}, "shared_memory must be None or the prefix of its names"),
         ({"token": 5}, "token must be None or a str, got int"),
         ({"ca": 5}, "ca must be None or the path of a file of certificates, got int"),
         ({"verify": "ca.pem"}, "verify must be True or False, got 'ca.pem': a file of certificates is for ca"),

@@ -173,7 +173,7 @@ def test_a_model_that_made_up_rows_do_not_fit_says_what_to_give(
     assert main(command) == 2
     _, err = capsys.readouterr()
     assert len(err.splitlines()) == 1
-    assert err.endswith("; made-up rows do not fit it: give your own with --data FILE\n")
+    assert err.endswith("; generated rows do not fit it: give your own with --data FILE\n")
     assert main([*command, "--data", str(tmp_path / "rows.npz")]) == 0
 
 

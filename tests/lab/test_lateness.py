@@ -95,8 +95,8 @@ CASES = [
         Observation(
             use=replace(use(OURS, HOG), throttled_times=34, throttled_s=1.25), own=frozenset({CLIENT}), quota_cpus=0.5
         ),
-        "the CPU quota of 0.5 CPUs stopped this process's control group 34 times, for 1.25 s in all: raise the quota, "
-        "run client and server in groups of their own, or lower the rate",
+        "the CPU quota of 0.5 CPUs throttled this process's control group 34 times, for 1.25 s in all: raise the "
+        "quota, run client and server in groups of their own, or lower the rate",
         id="quota",
     ),
     pytest.param(

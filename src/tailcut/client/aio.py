@@ -1,4 +1,4 @@
-"""The asyncio client: the same calls, rules and errors as the blocking one, for one event loop.
+"""The asyncio client: the same calls, rules and errors as the blocking client, for one event loop.
 
 Cancelling a call closes its connection, so that the server drops the work.
 """
@@ -27,7 +27,7 @@ Result = TypeVar("Result")
 
 
 class _AsyncConnection(asyncio.BufferedProtocol):
-    """One request at a time; its answer, or why there is none, ends the future."""
+    """A connection with one request at a time, whose answer or error completes the future."""
 
     def __init__(self, address: ServerAddress) -> None:
         self._address = address
@@ -36,11 +36,11 @@ class _AsyncConnection(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport | None = None
         self._answer: asyncio.Future[HttpAnswer] | None = None
         self._watch: Watch | None = None
-        self.used = False  # by a call before this one
+        self.used = False  # whether an earlier call used it
 
     @property
     def quiet(self) -> bool:
-        """Whether it is open, and nothing has come since its last answer, also nothing that the loop has yet to see."""
+        """Whether it is open, and nothing has arrived since its last answer, even if the loop has not seen it yet."""
         return self._transport is not None and self._watch is not None and self._watch.is_quiet()
 
     @property
@@ -49,7 +49,7 @@ class _AsyncConnection(asyncio.BufferedProtocol):
         return self._loop is asyncio.get_running_loop()
 
     def ask(self, parts: Parts) -> asyncio.Future[HttpAnswer]:
-        """Send a request."""
+        """Send a request; returns the future of its answer."""
         self._answer = asyncio.get_running_loop().create_future()
         if self._transport is None:
             self._lost()
@@ -58,7 +58,7 @@ class _AsyncConnection(asyncio.BufferedProtocol):
         return self._answer
 
     def close(self) -> None:
-        """Give up the current call."""
+        """Close the connection, and abandon the current call."""
         self._answer = None
         transport = self._transport
         if transport is None:
@@ -67,7 +67,7 @@ class _AsyncConnection(asyncio.BufferedProtocol):
             transport.abort()
             return
         self._transport = None
-        with suppress(OSError, TypeError):  # uvloop closes its sockets with the loop, and gives none to shut down
+        with suppress(OSError, TypeError):  # uvloop closes its sockets with the loop
             transport.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
 
     def close_soon(self) -> None:
@@ -78,10 +78,10 @@ class _AsyncConnection(asyncio.BufferedProtocol):
             self.close()
 
     def abandon(self) -> None:
-        """Put /dev/null in the socket's place.
+        """Replace the socket by /dev/null.
 
-        Neither closed nor taken from its loop: what the loop watches, the kernel keeps for parent and child together,
-        and what either removes, it removes for both.
+        It is neither closed nor removed from its loop: parent and child share what the kernel watches for the loop, so
+        removing it in one would remove it for both.
         """
         transport, self._transport, self._answer = self._transport, None, None
         descriptor = -1 if transport is None else transport.get_extra_info("socket").fileno()
@@ -108,7 +108,7 @@ class _AsyncConnection(asyncio.BufferedProtocol):
         return self._reader.target()
 
     def buffer_updated(self, nbytes: int) -> None:
-        if self._answer is None:  # not asked for
+        if self._answer is None:  # no request was sent
             self.close()
             return
         try:
@@ -142,7 +142,7 @@ class _AsyncConnection(asyncio.BufferedProtocol):
 class AsyncClient(Pool[_AsyncConnection]):
     """The asyncio client, for one event loop at a time. Use it in an `async with` block, or call `close`.
 
-    In another loop it opens connections of its own. Those of a loop that has ended are dropped.
+    In another loop, it opens new connections. Those of a loop that has ended are dropped.
     """
 
     async def infer(  # noqa: PLR0913  all but the first two by name
@@ -157,7 +157,8 @@ class AsyncClient(Pool[_AsyncConnection]):
     ) -> dict[str, np.ndarray]:
         """Compute a model's outputs, as arrays by name; only those in `outputs` where it is given.
 
-        The arrays must not change before the answer is there. Otherwise as `Client.infer`.
+        The arrays must not change before the answer has arrived. Arguments, result and errors are those of
+        `Client.infer`.
         """
         seconds = self._timeout_s if timeout_s is None else seconds_of(timeout_s)
         call = InferenceCall(model, inputs, version, outputs, max(1, int(seconds * 1e6)), trace_lines(traceparent))
@@ -169,29 +170,29 @@ class AsyncClient(Pool[_AsyncConnection]):
         )
 
     async def metadata(self, model: str = "", version: str = "") -> dict[str, Any]:
-        """What the server says of a model (inputs, outputs, versions), or of itself. Raises as `Client.metadata`."""
+        """The metadata of a model (inputs, outputs, versions), or of the server. Raises as `Client.metadata`."""
         path = model_path(model, version) if model else "/v2"
         answer: dict[str, Any] = (await self._get(path, self._retries)).json()
         return answer
 
     async def ready(self, model: str = "", version: str = "") -> bool:
-        """Whether the server, or one of its models, is there and takes requests."""
+        """Whether the server, or the named model, accepts requests."""
         return await self._answers_ok(f"{model_path(model, version)}/ready" if model else "/v2/health/ready")
 
     async def live(self) -> bool:
-        """Whether the server runs."""
+        """Whether the server is running."""
         return await self._answers_ok("/v2/health/live")
 
     async def close(self) -> None:
         """Close the kept connections and remove shared memory; calls afterwards raise ReleasedError."""
         if self._shared is not None and not self._closed:
-            with suppress(TailcutError):  # the memory is gone already: a server that does not hear of it finds out
+            with suppress(TailcutError):  # the memory is already unlinked, which the server will notice
                 await self._carry(self._shared.farewell(), min(self._timeout_s, FAREWELL_S), ONCE)
         self._end()
         await asyncio.sleep(0)  # the loop closes them on its next pass
 
     async def __aenter__(self) -> Self:
-        """Give the client; the block's end closes it."""
+        """Return the client, which the end of the block closes."""
         return self
 
     async def __aexit__(self, *error: object) -> None:
@@ -217,14 +218,14 @@ class AsyncClient(Pool[_AsyncConnection]):
     async def _carry(
         self, talk: Generator[OutgoingRequest, HttpAnswer, Result], seconds: float, retries: Retries
     ) -> Result:
-        """Send what a call over shared memory wants sent, one request after the other."""
+        """Send the requests of a call over shared memory, one after the other."""
         deadline = self._until(seconds)
         try:
             request = next(talk)
             while True:
                 try:
                     answer = await self._ask(request, deadline, retries)
-                except BaseException as error:  # noqa: BLE001  it comes back out of the call, unless that can go on
+                except BaseException as error:  # noqa: BLE001  the call raises it again, unless it can go on
                     request = talk.throw(error)
                 else:
                     request = talk.send(answer)
@@ -270,13 +271,13 @@ class AsyncClient(Pool[_AsyncConnection]):
             answer = await _first_answer(running)
         finally:
             for task in running:
-                task.cancel()  # which closes its connection
+                task.cancel()  # closes its connection
             await asyncio.wait(running)
         self._clock.took(asyncio.get_running_loop().time() - began)
         return answer
 
     async def _exchange(self, request: OutgoingRequest, tries: Tries) -> HttpAnswer:
-        """One request and its answer on a kept connection to one of the servers, or on a new one."""
+        """Exchange a request and its answer on a kept connection to one of the servers, or on a new one."""
         loop = asyncio.get_running_loop()
         member = self._choose(loop.time(), tries)
         try:
@@ -307,7 +308,7 @@ class AsyncClient(Pool[_AsyncConnection]):
         return answer
 
     async def _connect(self, member: ServerMember[_AsyncConnection]) -> _AsyncConnection:
-        """A new connection; to one of several servers only for as long as leaves time to ask another one."""
+        """Open a connection; with several servers, the time is limited, so that another one can be asked."""
         address = member.address
         try:
             async with asyncio.timeout(CONNECT_S if len(self._members) > 1 else None):
@@ -338,7 +339,7 @@ class AsyncClient(Pool[_AsyncConnection]):
 
 
 def _take(member: ServerMember[_AsyncConnection]) -> _AsyncConnection | None:
-    """A kept connection of this loop that the server has not closed, and on which nothing has come."""
+    """A kept connection of this loop that the server has not closed, and on which nothing has arrived."""
     while member.idle:
         connection = member.idle.pop()
         if not connection.here:
@@ -351,7 +352,7 @@ def _take(member: ServerMember[_AsyncConnection]) -> _AsyncConnection | None:
 
 
 async def _first_answer(running: set[asyncio.Task[HttpAnswer]]) -> HttpAnswer:
-    """The first good answer; a refusal or a broken connection counts only when no other is left to wait for."""
+    """The first successful answer; an error counts only when no other attempt is running."""
     left = set(running)
     while True:
         done, left = await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)

@@ -1,4 +1,4 @@
-"""Answers as a client's calls see them: the error that one stands for, and its outputs. Pure."""
+"""Interprets answers for a client's calls: the error that one means, or its outputs. Pure."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -20,7 +20,7 @@ from tailcut.errors import (
 from tailcut.wire.http1.answers import HttpAnswer
 from tailcut.wire.v2.outputs import decode_outputs
 
-_DEPTH, _LISTED = 4, 5  # of what is read of an error
+_DEPTH, _LISTED = 4, 5  # limits for reading an error: nesting, and items of a list
 _ERRORS: Mapping[int, type[TailcutError]] = {
     400: InvalidInputError,
     404: NotFoundError,
@@ -33,7 +33,7 @@ _ERRORS: Mapping[int, type[TailcutError]] = {
 
 
 def error_of(answer: HttpAnswer) -> TailcutError | None:
-    """The error that an answer stands for, with the server's own words; None for a good one."""
+    """The error that an answer means, with the server's message; None for a successful one."""
     if answer.status == 200:
         return None
     try:
@@ -48,7 +48,7 @@ def error_of(answer: HttpAnswer) -> TailcutError | None:
 
 
 def _words(content: Any, depth: int = 0) -> str:
-    """What an answer says of its error: v2 has `error`, FastAPI `detail`, others an object with `message`."""
+    """The message of an error: v2 has it in `error`, FastAPI in `detail`, others in an object with `message`."""
     if isinstance(content, str):
         return content
     if depth == _DEPTH:
@@ -57,7 +57,7 @@ def _words(content: Any, depth: int = 0) -> str:
         return "; ".join(filter(None, (_words(item, depth + 1) for item in content[:_LISTED])))
     if not isinstance(content, dict):
         return ""
-    location = content.get("loc")  # FastAPI's, of an input that does not validate
+    location = content.get("loc")  # from FastAPI, for an invalid input
     before = f"{'.'.join(map(str, location))}: " if isinstance(location, list) else ""
     for key in ("error", "message", "detail", "msg"):
         words = _words(content.get(key), depth + 1)
@@ -67,10 +67,10 @@ def _words(content: Any, depth: int = 0) -> str:
 
 
 def outputs_of(answer: HttpAnswer, memory: memoryview | None = None) -> dict[str, np.ndarray]:
-    """The outputs by name, as `decode_outputs` has them; `memory` is the region that the request named.
+    """The outputs by name, from `decode_outputs`; `memory` is the region that the request named.
 
     Raises:
-        UnreachableError: the answer breaks the protocol, or is compressed.
+        UnreachableError: the answer violates the protocol, or is compressed.
     """
     answer.check_coding()
     return decode_outputs(answer.body, answer.head.json_size, memory)

@@ -1,4 +1,4 @@
-"""From what a user writes to the servers that a client asks: one address, several, or an application of Ray Serve."""
+"""Finds the servers that a URL means: one address, several, or an application of Ray Serve."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -12,27 +12,27 @@ RAY = "ray://"
 
 
 class Directory(Protocol):
-    """Knows the servers of a name, and says when they change."""
+    """Knows the servers of an application, and reports changes."""
 
     def follow(self, changed: Callable[[Sequence[ServerAddress]], None]) -> None:
-        """Call `changed` with the servers as they are now, before this returns, and from any thread when they change.
+        """Call `changed` with the current servers before this returns, and later, on any thread, whenever they change.
 
         Raises:
-            TailcutError: nothing is known by that name.
+            TailcutError: the application is unknown.
         """
 
     def close(self) -> None:
-        """Call it no more."""
+        """Stop calling it."""
 
 
 @dataclass(frozen=True, slots=True)
 class ListedServers:
-    """What a user wrote.
+    """The servers that a URL means.
 
     Args:
-        name: for messages.
-        addresses: of the servers; none where the directory knows them.
-        directory: of servers that change.
+        name: of the servers, for messages.
+        addresses: of the servers; empty where the directory knows them.
+        directory: for servers that change; None: they do not.
     """
 
     name: str
@@ -41,28 +41,28 @@ class ListedServers:
 
     @property
     def host(self) -> str:
-        """What the Host header of requests says: with several servers, the same for all of them.
+        """The Host header of requests, which is the same for all of several servers.
 
-        A request that is sent again is then the same bytes, whichever server gets it.
+        So a request that is sent again consists of the same bytes, whichever server gets it.
         """
         return self.addresses[0].authority if len(self.addresses) == 1 and self.directory is None else "tailcut"
 
     @property
     def tls(self) -> bool:
-        """Whether connections are by TLS."""
+        """Whether connections use TLS."""
         return any(address.tls for address in self.addresses)
 
 
 def find_servers(url: str | Sequence[str]) -> ListedServers:
-    """Read one URL, several, or `ray://APP` and `ray://APP/DEPLOYMENT`.
+    """The servers of one URL, of several, or of `ray://APP` or `ray://APP/DEPLOYMENT`.
 
     Raises:
-        InvalidInputError: one of them is not an address, or there is none.
-        ArgumentTypeError: it is not a URL, and no sequence of them.
+        InvalidInputError: a URL is not an address, or there is none.
+        ArgumentTypeError: `url` is neither a str nor a sequence of them.
         UsageError: Ray is not installed.
     """
     if isinstance(url, str) and url.startswith(RAY):
-        # By name: Ray Serve's side is built on clients, and not the other way round.
+        # Imported by name: the part for Ray Serve is built on clients, and not the other way round.
         directory: Directory = import_module("tailcut.ray.membership").ReplicaDirectory.parse(url)
         return ListedServers(url, (), directory)
     urls = [url] if isinstance(url, str) or not isinstance(url, Iterable) else list(url)

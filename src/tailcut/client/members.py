@@ -1,6 +1,6 @@
-"""The servers that one client may ask: which is next, which are paused, and what changes when servers come and go.
+"""The servers of one client: which is asked next, which are paused, and what happens when servers are added or removed.
 
-No socket and no clock: the time and the dice are arguments.
+There is no socket or clock here: the time and random numbers are arguments.
 
 - *Power of two choices.* Of two servers drawn at random, the one with fewer of this client's calls in flight is asked
   (Mitzenmacher 2001). A server that is slow has more in flight, and so gets less.
@@ -22,7 +22,7 @@ from tailcut.errors import DeadlineExceededError, EngineError, TailcutError, Unr
 
 MOST_FAILURES = 5  # in a row, before a server is paused
 _PAUSE_S, _LONGEST_PAUSE_S = 1.0, 30.0
-_FAULTS = (DeadlineExceededError, EngineError, FailedError, UnreachableError)  # that count against a server
+_FAULTS = (DeadlineExceededError, EngineError, FailedError, UnreachableError)  # failures of a server
 
 
 class Closable(Protocol):
@@ -41,12 +41,12 @@ class ServerMember(Generic[C]):
 
     Args:
         address: where it listens.
-        idle: connections that are kept open, the last used in front.
-        in_flight: calls of this client that it has.
-        failures: calls that it failed in a row.
+        idle: open idle connections, with the last used one in front.
+        in_flight: the number of this client's calls in progress there.
+        failures: the number of calls that it failed in a row.
         pauses: how often it was paused in a row.
-        paused_until: on the monotonic clock.
-        gone: it is no longer a member.
+        paused_until: on the monotonic clock, in seconds.
+        gone: whether it is no longer a member.
     """
 
     address: ServerAddress
@@ -63,7 +63,7 @@ class Members(Generic[C]):
 
     Args:
         addresses: of the servers, each once.
-        name: what they are called together, for messages.
+        name: of all of them together, for messages.
     """
 
     def __init__(self, addresses: Iterable[ServerAddress], name: str) -> None:
@@ -74,23 +74,23 @@ class Members(Generic[C]):
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
-        """How many there are."""
+        """The number of servers."""
         return len(self._members)
 
     def __iter__(self) -> Iterator[ServerMember[C]]:
-        """All of them as they are now."""
+        """Iterate over the current servers."""
         return iter(self._members)
 
     @property
     def addresses(self) -> tuple[ServerAddress, ...]:
-        """Of all of them as they are now."""
+        """The addresses of the current servers."""
         return tuple(member.address for member in self._members)
 
     def update(self, addresses: Iterable[ServerAddress]) -> list[C]:
-        """Take these servers from now on; those that stay keep their connections and what is known of them.
+        """Replace the servers; those that remain keep their connections and statistics.
 
         Returns:
-            The idle connections of those that left, to be closed.
+            The idle connections to removed servers, which the caller must close.
         """
         with self._lock:
             known = {member.address: member for member in self._members}
@@ -110,8 +110,8 @@ class Members(Generic[C]):
 
         Args:
             now: on the monotonic clock, in seconds.
-            draw: gives random numbers, at least 0 and below 1.
-            tried: servers that this call has been sent to; another one is preferred.
+            draw: returns random numbers from 0 to below 1.
+            tried: servers that this call has been sent to; others are preferred.
 
         Raises:
             RefusedError: there is no server.
@@ -125,10 +125,10 @@ class Members(Generic[C]):
             return member
 
     def ended(self, member: ServerMember[C], error: TailcutError | None, now: float) -> None:
-        """An attempt is over; learn from it.
+        """Note the end of an attempt, and learn from it.
 
         Args:
-            member: that was asked.
+            member: the server that was asked.
             error: of the attempt; None: it was answered.
             now: on the monotonic clock, in seconds.
         """
@@ -136,7 +136,7 @@ class Members(Generic[C]):
         self.learn(member, error, now)
 
     def learn(self, member: ServerMember[C], error: TailcutError | None, now: float) -> None:
-        """Learn from an attempt that is over. The arguments are those of `ended`."""
+        """Learn from an attempt that has ended. The arguments are those of `ended`."""
         with self._lock:
             if error is None:
                 member.failures = member.pauses = 0
@@ -149,26 +149,26 @@ class Members(Generic[C]):
                     member.failures = 0
 
     def abandoned(self, member: ServerMember[C]) -> None:
-        """An attempt was given up, which says nothing about the server."""
+        """Note that an attempt was abandoned, which says nothing about the server."""
         with self._lock:
             member.in_flight -= 1
 
     def forked(self) -> None:
-        """In a forked child: connections, calls in flight and the lock's holder are the parent's."""
+        """In a forked child, forget the parent's connections and calls, and make a new lock."""
         self._lock = threading.Lock()
         for member in self._members:
             member.idle.clear()
             member.in_flight = 0
 
     def untried(self, tried: Collection[ServerMember[C]], now: float) -> bool:
-        """Whether there is a server that a call has not been sent to, and that is not paused."""
+        """Whether there is a server that is not paused and that a call has not been sent to."""
         return any(member not in tried and member.paused_until <= now for member in self._members)
 
 
 def _better(
     members: Sequence[ServerMember[C]], now: float, draw: Callable[[], float], tried: Collection[ServerMember[C]]
 ) -> ServerMember[C]:
-    """Of two that are drawn, the one with fewer calls in flight."""
+    """The one with fewer calls in progress, of two servers drawn at random."""
 
     def may_be_asked(member: ServerMember[C]) -> bool:
         return member.paused_until <= now and member not in tried
@@ -186,7 +186,7 @@ def _better(
 
 
 def _two(members: Sequence[ServerMember[C]], draw: Callable[[], float]) -> tuple[ServerMember[C], ServerMember[C]]:
-    """Two different ones at random."""
+    """Two different servers, drawn at random."""
     first = int(draw() * len(members))
     second = int(draw() * (len(members) - 1))
     return members[first], members[second + (second >= first)]

@@ -21,26 +21,26 @@ from typing import Any
 
 from tailcut.errors import ArgumentTypeError, InvalidInputError, QueueFullError, TailcutError, UnreachableError
 
-_RECENT = 512  # latencies kept
-_KNOWN = 64  # fewer than these say nothing about a 95th percentile
-_RENEW = 32  # new ones after which the percentile is taken again
+_RECENT = 512  # latencies that are kept
+_KNOWN = 64  # latencies needed for a 95th percentile
+_RENEW = 32  # new latencies after which the percentile is computed again
 
 
 class RefusedError(UnreachableError):
-    """Nothing listens: nothing was sent."""
+    """No server accepted the connection, so nothing was sent."""
 
 
 class StaleError(UnreachableError):
-    """A kept connection was closed before any byte of an answer came."""
+    """A kept connection was closed before the first byte of an answer."""
 
 
 class FailedError(TailcutError):
-    """An answer with a status of 5xx that says nothing more."""
+    """An answer with status 5xx and no further information."""
 
 
 @dataclass(frozen=True, slots=True)
 class Retries:
-    """How often a call is tried again, and the bound of the random pause before: `pause_s`, doubled each time."""
+    """How often a call is retried, and the limits of the random pauses: `pause_s` at first, doubled each time."""
 
     limit: int = 3
     pause_s: float = 0.025
@@ -57,12 +57,12 @@ class Retries:
             )
 
     def pause(self, error: TailcutError, tries: int, left_s: float, dice: float) -> float | None:
-        """How long to wait after this many tries before the next; None: do not try again.
+        """The seconds to wait before the next try; None: do not try again.
 
         Args:
-            error: what the last try ended with.
-            tries: so far, the first included.
-            left_s: until the call's deadline.
+            error: of the last try.
+            tries: the number of tries so far, including the first.
+            left_s: seconds until the call's deadline.
             dice: a random number from 0 to 1.
         """
         if tries > self.limit:
@@ -78,16 +78,16 @@ class Tries:
     def __init__(self, retries: Retries) -> None:
         self._retries = retries
         self._count = 0
-        self._moved = False  # whether another server was asked because one was too busy
-        self.fresh = False  # whether the next one must be on a new connection
-        self.tried: list[Any] = []  # servers that it was sent to
+        self._moved = False  # whether it was sent to another server because one was too busy
+        self.fresh = False  # whether the next try must use a new connection
+        self.tried: list[Any] = []  # servers that the call was sent to
 
     def pause_after(self, error: TailcutError, left_s: float, dice: float, *, elsewhere: bool = False) -> float:
-        """How long to wait before the next try; raises the error where there is none.
+        """The seconds to wait before the next try; raises `error` where there is none.
 
         Args:
-            error: what the last try ended with.
-            left_s: until the call's deadline.
+            error: of the last try.
+            left_s: seconds until the call's deadline.
             dice: a random number from 0 to 1.
             elsewhere: whether there is a server that this call has not been sent to.
         """
@@ -108,12 +108,11 @@ class Tries:
 
 @dataclass(frozen=True, slots=True)
 class Hedge:
-    """Send a second copy of a call that takes long, on another connection; the first answer counts.
+    """Send a second copy of a slow call on another connection; the first answer counts.
 
     Attributes:
-        after_s: how long a call may take before; None: as long as 95 % of the last calls took.
-        share: of all calls, how many may be sent twice: a server that is slow because it has too much to do must not
-            get twice as much.
+        after_s: seconds after which the copy is sent; None: the 95th percentile of the last calls.
+        share: the largest share of calls that are sent twice, because an overloaded server must not get twice the load.
     """
 
     after_s: float | None = None
@@ -129,7 +128,7 @@ class Hedge:
 
 
 class HedgeClock:
-    """Says when a hedge is due, from what calls took lately and how many copies went out."""
+    """Decides when a second copy is due, from recent latencies and the number of copies sent."""
 
     def __init__(self, hedge: Hedge) -> None:
         self._hedge = hedge
@@ -139,18 +138,18 @@ class HedgeClock:
         self._p95: float | None = None
 
     def due_after(self) -> float | None:
-        """Seconds after which the call that begins now is to be sent again; None: it is not."""
+        """The seconds after which a call that begins now should be sent again; None: it should not."""
         self._calls += 1
         if self._copies >= max(1.0, self._hedge.share * self._calls):
             return None
         return self._hedge.after_s if self._hedge.after_s is not None else self._p95
 
     def sent_copy(self) -> None:
-        """Count a copy."""
+        """Count a copy that was sent."""
         self._copies += 1
 
     def took(self, seconds: float) -> None:
-        """Learn from a call that was answered."""
+        """Learn the latency of an answered call."""
         self._recent.append(seconds)
         count = len(self._recent)
         if count >= _KNOWN and (self._p95 is None or self._calls % _RENEW == 0):

@@ -1,4 +1,4 @@
-"""The common parts of both clients: their settings, their servers, and the idle connections to these."""
+"""The common parts of both clients: their settings, their servers, and idle connections to them."""
 
 import random
 import select
@@ -22,28 +22,28 @@ if TYPE_CHECKING:
     import ssl
 
 GOOD = 200
-FAREWELL_S = 2.0  # the server is told of removed memory for so long, and no longer
-CONNECT_S = 1.0  # to one of several servers: then another one is asked
+FAREWELL_S = 2.0  # the time limit for telling the server about removed memory
+CONNECT_S = 1.0  # to one of several servers, before another one is asked
 ONCE = Retries(limit=0)
 
 
 class _PooledConnection(Protocol):
-    used: bool  # by a call before this one
+    used: bool  # whether an earlier call used it
 
     def close(self) -> None:
-        """Give up the current call."""
+        """Close the connection, and abandon the current call."""
 
     def abandon(self) -> None:
-        """Let go of the socket in a forked child, without a word to the server or to an event loop."""
+        """Give up the socket in a forked child, without notifying the server or an event loop."""
 
 
 C = TypeVar("C", bound=_PooledConnection)
 
 
 class Watch:
-    """Looks at the socket of an idle connection, whose next bytes would be taken for the next call's answer.
+    """Checks the socket of an idle connection, because bytes there would be taken for the next call's answer.
 
-    Proxies send a 408 before they close such a connection, and a faulty peer may answer a request twice.
+    Proxies send a 408 before they close such a connection, and a faulty server may answer a request twice.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -51,41 +51,41 @@ class Watch:
         self._poll.register(descriptor, select.POLLIN)
 
     def is_quiet(self) -> bool:
-        """Whether nothing has come: neither bytes nor the connection's end."""
+        """Whether nothing has arrived: neither bytes nor the end of the connection."""
         return not self._poll.poll(0)
 
 
 class Pool(Generic[C]):
     """Connection pools to one server, or to several that serve the same models.
 
-    In a forked child it is as if made anew: connections and regions of shared memory stay the parent's. There, a client
-    of an application of Ray Serve goes on with the replicas that were there at the fork.
+    In a forked child, it works like a new client: connections and regions of shared memory remain the parent's. There,
+    a client of a Ray Serve application keeps the replicas known at the fork.
 
     Args:
         url: `http://HOST:PORT`, `https://HOST:PORT` or `unix:PATH`; a sequence of them; or `ray://APP`, the replicas of
-            an application of Ray Serve that `tailcut.ray` built (`tailcut.client.members` states which one is asked).
-        timeout_s: for a whole call, connecting, tries and pauses included. The server drops work that it cannot finish
-            in this time.
-        retries: how failed calls are tried again (`tailcut.client.policy` states the rule).
-        hedge: whether slow calls are sent a second time, and when; with several servers, to another one.
-        connections: kept open at most while they are idle, to each server.
-        shared_memory: pass tensors through shared memory whose names begin so; the server must run on this machine and
-            have been started with `--shared-memory` and this prefix, or a shorter one that begins it.
-        ca: with `https://`, a file of certificates (PEM) whose servers are trusted; None: the system's authorities.
+            a Ray Serve application built by `tailcut.ray` (`tailcut.client.members` states which one is asked).
+        timeout_s: seconds for a whole call, including connecting, retries and pauses. The server drops work that it
+            cannot finish in this time.
+        retries: how failed calls are retried (`tailcut.client.policy` states the rules).
+        hedge: whether and when slow calls are sent a second time; with several servers, to another one.
+        connections: the most idle connections that are kept open to each server.
+        shared_memory: pass tensors through shared memory whose names start with this prefix; the server must run on
+            this machine, and `--shared-memory` of the server must be this prefix or the beginning of it.
+        ca: with `https://`, a file of trusted certificates (PEM); None: the system's authorities.
         verify: whether the server's certificate and name are checked. Without that, anyone between client and server
             can read and change everything.
         token: sent with each request, as `Authorization: Bearer TOKEN`.
 
     Raises:
-        InvalidInputError: no such address, no name of shared memory can begin so, shared memory with several servers,
-            `ca` cannot be read, or the token cannot stand in a header.
+        InvalidInputError: an address, the prefix of shared memory or the token is invalid, `ca` cannot be read, or
+            shared memory is used with several servers.
         NotFoundError: Ray Serve has no such application.
         UnreachableError: there is no Ray cluster, or Ray Serve does not run on it.
-        ArgumentTypeError: an argument of another type.
+        ArgumentTypeError: an argument has the wrong type.
         UsageError: Ray is not installed.
     """
 
-    def __init__(  # noqa: PLR0913  the settings are its purpose, all but the first by name
+    def __init__(  # noqa: PLR0913  settings, all but the first by keyword
         self,
         url: str | Sequence[str] = "http://127.0.0.1:8000",
         *,
@@ -100,7 +100,7 @@ class Pool(Generic[C]):
     ) -> None:
         _check_type("retries", retries, Retries, "tailcut.client.Retries, such as Retries(limit=3)")
         _check_type("hedge", hedge, Hedge, "tailcut.client.Hedge, such as Hedge()")
-        _check_type("shared_memory", shared_memory, str, "the first characters of its names, such as 'tailcut-'")
+        _check_type("shared_memory", shared_memory, str, "the prefix of its names, such as 'tailcut-'")
         _check_type("ca", ca, (str, Path), "the path of a file of certificates")
         _check_type("token", token, str, "a str")
         if not isinstance(verify, bool):
@@ -116,7 +116,7 @@ class Pool(Generic[C]):
         self._timeout_s = seconds_of(timeout_s)
         self._retries = Retries() if retries is None else retries
         self._clock = None if hedge is None else HedgeClock(hedge)
-        self._open: WeakSet[C] = WeakSet()  # also those in use, by threads that a forked child does not have
+        self._open: WeakSet[C] = WeakSet()  # including those that threads of the parent use
         self._kept = connections
         self._shared: SharedTensors | None = None
         self._closed = False
@@ -130,7 +130,7 @@ class Pool(Generic[C]):
             self._directory.follow(_Changed(self))
 
     def forked(self) -> None:
-        """In a forked child: forget what is the parent's; the next call opens a connection of its own."""
+        """In a forked child, forget everything that is the parent's; the next call opens a new connection."""
         self._members.forked()
         for connection in list(self._open):
             connection.abandon()
@@ -140,7 +140,7 @@ class Pool(Generic[C]):
 
     @property
     def servers(self) -> tuple[str, ...]:
-        """The addresses of the servers that may be asked now."""
+        """The addresses of the current servers."""
         return tuple(map(str, self._members.addresses))
 
     def _check_open(self) -> None:
@@ -148,19 +148,19 @@ class Pool(Generic[C]):
             raise ReleasedError("this client is closed")
 
     def _choose(self, now: float, tries: Tries) -> ServerMember[C]:
-        """The server of the next attempt of a call, or of its second copy."""
+        """The server for the next attempt of a call, or for its second copy."""
         member = self._members.choose(now, random.random, tries.tried)
         tries.tried.append(member)
         return member
 
     def _pause_after(self, tries: Tries, error: TailcutError, now: float, deadline: float) -> float:
-        """How long to wait before the next try; raises the error where there is none."""
+        """The seconds to wait before the next try; raises the error where there is none."""
         elsewhere = self._members.untried(tries.tried, now)
         return tries.pause_after(error, deadline - now, random.random(), elsewhere=elsewhere)  # noqa: S311  dice
 
     def _context(self, address: ServerAddress) -> "ssl.SSLContext | None":
-        """What checks the certificate of a server; None where it speaks plain HTTP."""
-        if address.tls and self._tls is None:  # one that a directory has found
+        """The context that checks the certificate of a server; None for plain HTTP."""
+        if address.tls and self._tls is None:  # a server of a directory
             ca, verify = self._certificates
             self._tls = client_context(ca, verify=verify)
         return self._tls if address.tls else None
@@ -173,16 +173,16 @@ class Pool(Generic[C]):
             member.idle.append(connection)
 
     def _replaced(self, addresses: Sequence[ServerAddress]) -> None:
-        """Take other servers from now on."""
+        """Replace the servers."""
         self._drop(self._members.update(addresses))
 
     def _drop(self, connections: Sequence[C]) -> None:
-        """Close connections to servers that are not asked any more. Any thread may call it."""
+        """Close connections to removed servers. May be called on any thread."""
         for connection in connections:
             connection.close()
 
     def _end(self) -> None:
-        """Close the idle connections, and follow no directory any more."""
+        """Close the idle connections, and stop following the directory."""
         self._closed = True
         if self._directory is not None:
             self._directory.close()
@@ -191,7 +191,7 @@ class Pool(Generic[C]):
 
 
 def _check_type(name: str, value: object, kind: type | tuple[type, ...], example: str) -> None:
-    """Refuse an argument that is neither None nor of a type.
+    """Check that an argument is None or of a type.
 
     Raises:
         ArgumentTypeError: it is neither.
@@ -201,10 +201,10 @@ def _check_type(name: str, value: object, kind: type | tuple[type, ...], example
 
 
 class _Changed:
-    """Has a client take other servers, and does not keep it alive."""
+    """Replaces the servers of a client, without keeping it alive."""
 
     def __init__(self, pool: "Pool[C]") -> None:
-        self._replaced = WeakMethod(pool._replaced)  # noqa: SLF001  its own part
+        self._replaced = WeakMethod(pool._replaced)  # noqa: SLF001  a part of the pool
 
     def __call__(self, addresses: Sequence[ServerAddress]) -> None:
         replaced = self._replaced()

@@ -1,4 +1,4 @@
-"""Calls as bytes: where they are sent, and what is sent. Pure.
+"""Encodes calls: the address of a server, and the bytes of a request. Pure.
 
 The bytes before the tensors depend only on the model and the names, datatypes and shapes of the inputs, so they are
 cached: from the second call on, encoding costs a look-up and a view of each array.
@@ -33,10 +33,10 @@ class ServerAddress:
 
     @classmethod
     def parse(cls, url: str) -> "ServerAddress":
-        """`http://HOST:PORT`, `https://HOST:PORT`, `HOST:PORT`, or `unix:PATH`.
+        """Parse `http://HOST:PORT`, `https://HOST:PORT`, `HOST:PORT`, or `unix:PATH`.
 
         Raises:
-            InvalidInputError: it is none of these.
+            InvalidInputError: the URL is none of these.
         """
         if url.startswith("unix:"):
             return cls(uds=url.removeprefix("unix:"))
@@ -63,20 +63,20 @@ class ServerAddress:
         return cls(host, port if port is not None else 443 if tls else 80, tls=tls)
 
     def __str__(self) -> str:
-        """The address as a message shows it."""
+        """The address in messages."""
         if self.uds is not None:
             return f"unix:{self.uds}"
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     @property
     def authority(self) -> str:
-        """What a Host header says."""
+        """The value of a Host header."""
         return "localhost" if self.uds is not None else str(self)
 
 
 @dataclass(frozen=True, slots=True)
 class InferenceCall:
-    """What one inference is about.
+    """The arguments of one inference.
 
     Raises:
         ArgumentTypeError: `model` or `version` is not a str, or `outputs` not a list of them.
@@ -86,8 +86,8 @@ class InferenceCall:
     inputs: Mapping[str, np.ndarray]
     version: str = ""
     outputs: Sequence[str] | None = None  # None: all of them
-    timeout_us: int = 0  # 0: the server's own
-    trace: bytes = b""  # the lines of its trace context, from `trace_lines`
+    timeout_us: int = 0  # 0: the server's default
+    trace: bytes = b""  # header lines from `trace_lines`
 
     def __post_init__(self) -> None:
         check_model(self.model, self.version)
@@ -97,7 +97,7 @@ class InferenceCall:
 
 @dataclass(slots=True)
 class OutgoingRequest:
-    """What is to be sent, and how often it was."""
+    """The parts of a request, and how often it was sent and answered."""
 
     parts: Parts
     begun: int = 0
@@ -105,19 +105,19 @@ class OutgoingRequest:
 
     @property
     def settled(self) -> bool:
-        """Whether every copy was answered. Of one that was not, the server may still be at work."""
+        """Whether every copy was answered. The server may still be working on one that was not."""
         return self.begun == self.answered
 
 
 class Encoder:
-    """Calls to one server, or to several alike, each with its token where there is one.
+    """Encodes calls to one server or to several, with the token where there is one.
 
     Args:
-        host: what the Host header says.
-        token: of the servers.
+        host: the value of the Host header.
+        token: of the servers; None: they need none.
 
     Raises:
-        InvalidInputError: the token cannot stand in a header.
+        InvalidInputError: the token has characters that are not allowed in a header.
     """
 
     def __init__(self, host: str, token: str | None = None) -> None:
@@ -129,19 +129,19 @@ class Encoder:
         self._heads: BytesMemo[object, bytes] = BytesMemo(_HEADS_KEPT)
 
     def get(self, path: str) -> Parts:
-        """A question without a body."""
+        """A GET request."""
         return ["\r\n".join([f"GET {path} HTTP/1.1", *self._fields, "", ""]).encode("latin-1")]
 
     def post(self, path: str, body: bytes) -> Parts:
-        """A question or a call with a body of JSON."""
+        """A POST request with a JSON body."""
         lines = [f"POST {path} HTTP/1.1", *self._fields, "Content-Type: application/json"]
         return ["\r\n".join([*lines, f"Content-Length: {len(body)}", "", ""]).encode("latin-1") + body]
 
     def infer(self, call: InferenceCall) -> Parts:
-        """An inference in the binary form both ways: one head, then each input's bytes, which still are the arrays'.
+        """An inference with binary inputs and outputs: the head, then the bytes of each input, as views of the arrays.
 
         Raises:
-            InvalidInputError: an input's dtype has no name in the protocol.
+            InvalidInputError: the protocol has no name for the dtype of an input.
         """
         described, data = describe(call.inputs)
         outputs = None if call.outputs is None else tuple(call.outputs)
@@ -165,7 +165,7 @@ class Encoder:
 
 
 def _is_host(name: str | None) -> TypeGuard[str]:
-    """Whether a name may be looked up: no part of it is empty or over 63 bytes."""
+    """Whether a name can be looked up: no label of it is empty or over 63 bytes."""
     try:
         return bool(name and name.encode("idna") and name.isprintable() and " " not in name)
     except UnicodeError:
@@ -173,7 +173,7 @@ def _is_host(name: str | None) -> TypeGuard[str]:
 
 
 def _are_names(outputs: object) -> bool:
-    """Whether it is a collection of strings, and not itself one."""
+    """Whether it is a collection of strings, and not a string itself."""
     return (
         isinstance(outputs, Collection)
         and not isinstance(outputs, str)
@@ -182,7 +182,7 @@ def _are_names(outputs: object) -> bool:
 
 
 def trace_lines(traceparent: str | None = None) -> bytes:
-    """The header lines of a W3C trace context: of this one or, with None, of OpenTelemetry's current span.
+    """The header lines of a W3C trace context: this one or, for None, that of OpenTelemetry's current span.
 
     Raises:
         InvalidInputError: `traceparent` is malformed.
@@ -199,7 +199,7 @@ def trace_lines(traceparent: str | None = None) -> bytes:
 def current_trace() -> tuple[str, str]:
     """The `traceparent` and the `tracestate` of OpenTelemetry's current span; empty where there is none.
 
-    OpenTelemetry is not imported here: a program without it has no span either.
+    OpenTelemetry is not imported here, because a program without it has no span.
     """
     current_span = getattr(sys.modules.get("opentelemetry.trace"), "get_current_span", None)
     context = None if current_span is None else current_span().get_span_context()
@@ -211,7 +211,7 @@ def current_trace() -> tuple[str, str]:
 
 
 def with_trace(parts: Parts, lines: bytes) -> Parts:
-    """A call with the lines of its trace context at the end of its head."""
+    """A request with the lines of its trace context added to its head."""
     if not lines:
         return parts
     head = bytes(parts[0])

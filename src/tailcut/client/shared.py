@@ -1,4 +1,4 @@
-"""Calls with tensors in shared memory: the region, its layout, and when it may be reused. No socket.
+"""Calls with tensors in shared memory: the region, its layout, and when it can be reused. No socket.
 
 A call is a generator that yields what to send and receives the responses, so that the blocking and the asyncio client
 run the same code. Each concurrent call has its own region, created and registered if no idle one is large enough.
@@ -43,12 +43,12 @@ _ALIGNED = 64
 _SMALLEST = 64 * 1024
 _KEPT = 256
 _ROOT = "/v2/systemsharedmemory"
-_NOT_ITS_FAULT = (DeadlineExceededError, QueueFullError, UnreachableError)  # of whether it takes shared memory
+_NOT_ITS_FAULT = (DeadlineExceededError, QueueFullError, UnreachableError)  # say nothing about shared memory
 
 
 @dataclass(frozen=True, slots=True)
 class _Output:
-    """What is known of an output; `size` 0 where it comes in the body."""
+    """What is known about an output; `size` is 0 where it is in the body."""
 
     name: str
     size: int
@@ -66,10 +66,10 @@ class SharedTensors:
     """The regions of one client. Any number of calls may run at the same time, also in several threads.
 
     Args:
-        address: for messages.
-        encoder: writes requests to that server.
-        prefix: of the regions' keys.
-        kept: regions that are kept at most while they are unused.
+        address: of the server, for messages.
+        encoder: encodes requests to it.
+        prefix: of the keys of regions.
+        kept: how many unused regions are kept, at most.
     """
 
     def __init__(self, address: ServerAddress, encoder: Encoder, prefix: str, kept: int) -> None:
@@ -78,13 +78,13 @@ class SharedTensors:
         self._prefix = check_prefix(prefix)
         self._kept = kept
         self._idle: deque[_Slot] = deque()
-        self._gone: deque[str] = deque()  # unlinked regions that the server has not been told of
+        self._gone: deque[str] = deque()  # unlinked regions that are still registered with the server
         self._outputs: BytesMemo[object, tuple[_Output, ...] | None] = BytesMemo(_KEPT)
         self._closed = False
         sweep(prefix)
 
     def infer(self, call: InferenceCall) -> Talk:
-        """One inference."""
+        """The requests of one inference."""
         described, data = describe(call.inputs)
         kind = (call.model, call.version, None if call.outputs is None else tuple(call.outputs), described)
         known = self._outputs.get(kind)
@@ -105,14 +105,14 @@ class SharedTensors:
         return outputs
 
     def farewell(self) -> Steps:
-        """Unlink all regions, then tell the server. Those in use go when their calls end."""
+        """Unlink all regions, then unregister them. Those in use follow when their calls end."""
         self._closed = True
         while self._idle:
             self._retire(self._idle.pop())
         yield from self._unregister()
 
     def forked(self) -> None:
-        """In a forked child: the regions are the parent's, and its server's to be told of."""
+        """In a forked child, forget the regions, which the parent will unregister."""
         self._idle.clear()
         self._gone.clear()
 
@@ -136,7 +136,7 @@ class SharedTensors:
             try:
                 outputs = outputs_of((yield request), slot.region.view)
                 good = True
-            except QueueFullError:  # nothing was begun
+            except QueueFullError:  # the server has not begun
                 good = True
                 raise
         finally:
@@ -147,7 +147,7 @@ class SharedTensors:
         return outputs
 
     def _take(self, size: int) -> _Slot | None:
-        """The idle region used last, where it is large enough; else it makes way for a larger one."""
+        """The idle region that was used last, where it is large enough; otherwise, it is removed for a larger one."""
         try:
             slot = self._idle.pop()
         except IndexError:
@@ -180,13 +180,13 @@ class SharedTensors:
         while self._gone:
             try:
                 name = self._gone.popleft()
-            except IndexError:  # another thread was quicker
+            except IndexError:  # another thread was faster
                 return
             try:
                 yield OutgoingRequest(self._encoder.post(f"{_ROOT}/region/{name}/unregister", b""))
             except _NOT_ITS_FAULT:
                 raise
-            except TailcutError:  # the server knows it no longer
+            except TailcutError:  # the server does not know it any more
                 continue
 
     def _encoded(
@@ -236,7 +236,7 @@ def _fixed_size(array: np.ndarray) -> int:
 
 
 def _with_room(known: Sequence[_Output] | None, outputs: Outputs) -> tuple[_Output, ...] | None:
-    """What was known of outputs, those that have outgrown their place without one; None where they are others now."""
+    """What is known about outputs, without room for those that did not fit; None where there are other outputs now."""
     if known is None or {output.name for output in known} != set(outputs):
         return None
     return tuple(

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 _JOIN_BYTES = 64 * 1024
-_PARTS_AT_ONCE = 1024  # sendmsg(2) takes no more (UIO_MAXIOV)
+_PARTS_AT_ONCE = 1024  # the limit of sendmsg(2) (UIO_MAXIOV)
 
 
 class _SyncConnection:
@@ -57,18 +57,18 @@ class _SyncConnection:
         self._address = address
         self._reader = AnswerReader()
         self._watch = Watch(self._socket.fileno())
-        self.used = False  # by a call before this one
+        self.used = False  # whether an earlier call used it
 
     @property
     def quiet(self) -> bool:
-        """Whether nothing has come since its last answer."""
+        """Whether nothing has arrived since its last answer."""
         return not self.pending and self._watch.is_quiet()
 
     def fileno(self) -> int:
         return self._socket.fileno()
 
     def send(self, parts: Parts, deadline: float) -> None:
-        """Send a request; an answer may be there although not all could be sent."""
+        """Send a request; the server may have answered even if not all of it could be sent."""
         self._socket.settimeout(_left(deadline))
         try:
             if self._tls:
@@ -83,11 +83,11 @@ class _SyncConnection:
                     sent = max(0, sent - len(part))
         except TimeoutError:
             raise DeadlineExceededError(f"{self._address} did not take the request in time") from None
-        except OSError:  # the server may have refused the request before all of it was sent: its answer is read next
+        except OSError:  # the server may have refused the request early: its answer is read next
             return
 
     def _send_records(self, parts: Parts, deadline: float) -> None:
-        """The same over TLS, where each part is a record of its own: small ones are joined."""
+        """Send over TLS, where each part becomes a record: small parts are joined."""
         for part in [b"".join(parts)] if sum(map(len, parts)) < _JOIN_BYTES else parts:
             unsent = memoryview(part)
             while unsent:
@@ -96,11 +96,11 @@ class _SyncConnection:
 
     @property
     def pending(self) -> bool:
-        """Whether bytes have come that are no longer the kernel's."""
-        return self._tls and self._socket.pending() > 0  # type: ignore[attr-defined]  # a socket of TLS has it
+        """Whether received bytes are buffered by TLS, so that polling the socket would not show them."""
+        return self._tls and self._socket.pending() > 0  # type: ignore[attr-defined]  # a TLS socket has it
 
     def receive_now(self) -> HttpAnswer | None:
-        """Receive what is here without waiting; the answer when it is complete."""
+        """Receive without waiting; returns the answer when it is complete."""
         self._socket.settimeout(0.0)
         return self.receive_some()
 
@@ -112,7 +112,7 @@ class _SyncConnection:
                 return answer
 
     def receive_some(self) -> HttpAnswer | None:
-        """Receive once; the answer when it is complete."""
+        """Receive once; returns the answer when it is complete."""
         try:
             count = self._socket.recv_into(self._reader.target())
         except TimeoutError:
@@ -136,7 +136,7 @@ class _SyncConnection:
     def close(self) -> None:
         self._socket.close()
 
-    abandon = close  # which says nothing to the server while the parent has the socket open
+    abandon = close  # the server does not notice, because the parent has the socket open
 
 
 class Client(Pool[_SyncConnection]):
@@ -152,21 +152,31 @@ class Client(Pool[_SyncConnection]):
         timeout_s: float | None = None,
         traceparent: str | None = None,
     ) -> dict[str, np.ndarray]:
-        """Compute a model's outputs, as arrays by name; only those in `outputs` where it is given.
+        """Compute a model's outputs.
 
-        The server is sent the trace context of OpenTelemetry's current span, if there is one, or `traceparent`.
+        Args:
+            model: the name of the model.
+            inputs: arrays of the model's dtypes and shapes, by name.
+            version: of the model; empty: the newest.
+            outputs: the names of the outputs to return; None: all.
+            timeout_s: seconds for the whole call; None: the client's `timeout_s`.
+            traceparent: a W3C trace context to send; None: that of OpenTelemetry's current span, if there is one.
+
+        Returns:
+            The outputs by name, as arrays with the model's dtypes; strings are arrays of `bytes` objects.
 
         Raises:
             InvalidInputError: the inputs do not fit the model, or `traceparent` is malformed.
             NotFoundError: the server has no such model or version.
-            TooLargeError: the request is over the server's limit.
-            QueueFullError: the server is too busy, also after the retries that fit the time; `retry_after_s` says when
-                to come back.
-            DeadlineExceededError: no answer in time.
+            TooLargeError: the request exceeds the server's limit.
+            QueueFullError: the server is too busy, even after the retries that fit into the time; `retry_after_s` says
+                when to try again.
+            DeadlineExceededError: there was no answer in time.
             EngineError: the model failed on these inputs.
-            UnreachableError: no server, it broke off, or it speaks another protocol.
-            UnsupportedError: with `shared_memory`: this machine or the server has none of that name.
+            UnreachableError: there is no server, the connection broke off, or the server speaks another protocol.
+            UnsupportedError: with `shared_memory`: this machine or the server does not support it.
             CapacityError: with `shared_memory`: /dev/shm has no room for the tensors.
+            ReleasedError: the client was closed.
         """
         seconds = self._timeout_s if timeout_s is None else seconds_of(timeout_s)
         deadline = time.monotonic() + seconds
@@ -177,33 +187,33 @@ class Client(Pool[_SyncConnection]):
         return outputs_of(self._ask(OutgoingRequest(self._encoder.infer(call)), deadline, self._retries))
 
     def metadata(self, model: str = "", version: str = "") -> dict[str, Any]:
-        """What the server says of a model (inputs, outputs, versions), or of itself where none is named.
+        """The metadata of a model (name, versions, inputs, outputs), or of the server where no model is named.
 
         Raises:
             NotFoundError: the server has no such model or version.
-            TailcutError: as `infer`.
+            TailcutError: as in `infer`.
         """
         path = model_path(model, version) if model else "/v2"
         answer: dict[str, Any] = self._get(path, self._retries).json()
         return answer
 
     def ready(self, model: str = "", version: str = "") -> bool:
-        """Whether the server, or one of its models, is there and takes requests."""
+        """Whether the server, or the named model, accepts requests."""
         return self._answers_ok(f"{model_path(model, version)}/ready" if model else "/v2/health/ready")
 
     def live(self) -> bool:
-        """Whether the server runs."""
+        """Whether the server is running."""
         return self._answers_ok("/v2/health/live")
 
     def close(self) -> None:
         """Close the kept connections and remove shared memory; calls afterwards raise ReleasedError."""
         if self._shared is not None and not self._closed:
-            with suppress(TailcutError):  # the memory is gone already: a server that does not hear of it finds out
+            with suppress(TailcutError):  # the memory is already unlinked, which the server will notice
                 self._carry(self._shared.farewell(), time.monotonic() + min(self._timeout_s, FAREWELL_S), ONCE)
         self._end()
 
     def __enter__(self) -> Self:
-        """Give the client; the block's end closes it."""
+        """Return the client, which the end of the block closes."""
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -223,13 +233,13 @@ class Client(Pool[_SyncConnection]):
         return self._ask(OutgoingRequest(self._encoder.get(path)), time.monotonic() + self._timeout_s, retries)
 
     def _carry(self, talk: Generator[OutgoingRequest, HttpAnswer, Result], deadline: float, retries: Retries) -> Result:
-        """Send what a call over shared memory wants sent, one request after the other."""
+        """Send the requests of a call over shared memory, one after the other."""
         try:
             request = next(talk)
             while True:
                 try:
                     answer = self._ask(request, deadline, retries)
-                except BaseException as error:  # noqa: BLE001  it comes back out of the call, unless that can go on
+                except BaseException as error:  # noqa: BLE001  the call raises it again, unless it can go on
                     request = talk.throw(error)
                 else:
                     request = talk.send(answer)
@@ -279,7 +289,7 @@ class Client(Pool[_SyncConnection]):
         return answer
 
     def _begin(self, request: OutgoingRequest, deadline: float, tries: Tries) -> "_Attempt":
-        """A connection with the request on its way."""
+        """Send the request; returns the attempt, with its connection."""
         member = self._choose(time.monotonic(), tries)
         try:
             connection = self._connected(member, deadline, tries)
@@ -298,7 +308,7 @@ class Client(Pool[_SyncConnection]):
     def _connected(self, member: ServerMember[_SyncConnection], deadline: float, tries: Tries) -> _SyncConnection:
         """A kept connection, or a new one."""
         if not tries.fresh:
-            with suppress(IndexError):  # none is left
+            with suppress(IndexError):  # there is no idle one
                 while True:
                     kept = member.idle.pop()
                     if kept.quiet:
@@ -320,11 +330,11 @@ class Client(Pool[_SyncConnection]):
     def _send_copy(self, running: "list[_Attempt]", request: OutgoingRequest, deadline: float, tries: Tries) -> None:
         if self._clock is not None:
             self._clock.sent_copy()
-        with suppress(RefusedError):  # then the first is waited for
+        with suppress(RefusedError):  # wait for the first attempt alone
             running.append(self._begin(request, deadline, tries))
 
     def _first_answer(self, running: "list[_Attempt]", deadline: float) -> "tuple[_Attempt, HttpAnswer]":
-        """The first good answer; a refusal or a broken connection counts only when no other is left to wait for."""
+        """The first successful answer; an error counts only when no other attempt is running."""
         while True:
             readable = _readable(running, deadline)
             if not readable:
@@ -350,7 +360,7 @@ class Client(Pool[_SyncConnection]):
         self._forget(attempt.member, error)
 
     def _forget(self, member: ServerMember[_SyncConnection], error: BaseException | None) -> None:
-        """An attempt has no answer: because of an error, or because it is no longer awaited."""
+        """Note an attempt without an answer: because of an error, or because nothing waits for it any more."""
         if isinstance(error, TailcutError):
             self._members.ended(member, error, time.monotonic())
         else:
@@ -359,7 +369,7 @@ class Client(Pool[_SyncConnection]):
 
 @dataclass(frozen=True, slots=True)
 class _Attempt:
-    """A request on its way to a server."""
+    """A request that was sent to a server, and is not answered yet."""
 
     member: ServerMember[_SyncConnection]
     connection: _SyncConnection
@@ -373,7 +383,7 @@ class _Attempt:
 
 
 def _readable(running: Sequence[_Attempt], until: float) -> list[_Attempt]:
-    """Those of the connections on which something has come, waiting for the first."""
+    """Wait for the first connections on which something has arrived, and return them."""
     pending = [connection for connection in running if connection.pending]
     if pending:
         return pending

@@ -1,10 +1,10 @@
-"""What went wrong with TLS on the client's side, in words."""
+"""Errors of TLS on the client's side."""
 
 from tailcut.errors import UnreachableError
 
 
 def tls_failure(address: object, error: OSError) -> UnreachableError | None:
-    """The error of a connection whose handshake failed; None where TLS is not why."""
+    """The error for a connection whose TLS handshake failed; None where TLS is not the reason."""
     import ssl  # noqa: PLC0415  20 ms, which clients without TLS need not spend
 
     if isinstance(error, ssl.SSLCertVerificationError):
@@ -16,7 +16,7 @@ def tls_failure(address: object, error: OSError) -> UnreachableError | None:
 
 
 def wants_more(error: OSError) -> bool:
-    """Whether a socket of TLS has nothing to read yet, although something came: half a record, or TLS's own."""
+    """Whether a TLS socket has nothing to read yet, although bytes arrived: part of a record, or a message of TLS."""
     import ssl  # noqa: PLC0415  as above
 
     return isinstance(error, ssl.SSLWantReadError)

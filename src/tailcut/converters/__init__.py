@@ -1,7 +1,7 @@
-"""Other formats to ONNX: the library made for each converts, and the outputs are compared before and after.
+"""Converts models of other formats to ONNX, each by the library made for it, and compares outputs before and after.
 
-Nothing is unpickled unless the user declares the file trusted, and nothing is downloaded. There is one file for each
-kind of original: it loads it, has it converted, and computes outputs with it.
+Nothing is unpickled unless the user trusts the file, and nothing is downloaded. There is one module for each kind of
+original, which loads it, has it converted, and computes outputs with it.
 """
 
 from tailcut.converters.comparison import Comparison

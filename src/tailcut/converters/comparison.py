@@ -1,8 +1,8 @@
-"""What a model and its ONNX model are asked, and how far apart their answers are.
+"""Compares the answers of a model with those of its ONNX model.
 
-A model of rows of numbers is asked kinds of rows that converters treat each their own way: with zeros, with missing
-values, around the thresholds of trees, and whole numbers where it takes categories. Rows of the user's come before
-made-up ones: zeros and missing values are then put only where the user's rows have some.
+For models whose inputs are rows of numbers, there are several kinds of requests, because converters often treat these
+wrongly: zeros, missing values, values around the thresholds of trees, and whole numbers for categories. The user's rows
+replace generated ones; then zeros and missing values are only put into columns where the user's rows have some.
 """
 
 import warnings
@@ -25,25 +25,25 @@ from tailcut.spec import ModelSpec
 Requests = Callable[[ModelSpec], Sequence[Arrays]]
 
 _ROWS = 64
-_MOST_FAR = 1e-3  # of floats, as a share of their norm
-_MOST_OTHER = 0.01  # of labels: a row between two thresholds may fall on the other side in float32; and of bfloat16
-_TIED = 1e-5  # scores of two classes so close, or a score so close to 0: rounding decides the label
-_SHARE = 0.25  # of zeros or missing values among a request's values
-_MOST_COLUMNS = 64  # that are asked one by one
-_OWN_ROWS = "; made-up rows do not fit it: give your own with --data FILE"
-_WHOLE = 10  # whole numbers are below it
+_MOST_FAR = 1e-3  # the largest distance of floats, as a share of their norm
+_MOST_OTHER = 0.01  # the same for labels, which may differ near a threshold in float32, and for bfloat16
+_TIED = 1e-5  # two scores this close, or one this close to 0, are a tie: rounding decides the label
+_SHARE = 0.25  # share of zeros or missing values among a request's values
+_MOST_COLUMNS = 64  # columns that are tested one by one, at most
+_OWN_ROWS = "; generated rows do not fit it: give your own with --data FILE"
+_WHOLE = 10  # whole numbers are drawn below this
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """How far apart the answers to some requests are.
+    """The distance between two models' answers to some requests.
 
     Args:
-        distance: the largest of any output: of floats, the norm of the difference as a share of the norm; of others,
+        distance: the largest of any output: for floats, the norm of the difference as a share of the norm; for others,
             the share of elements that differ.
-        limit: that the distance must not exceed.
-        rows: that were asked.
-        kinds: of rows, such as "with zeros"; one alone where its answers differ.
+        limit: the largest acceptable distance.
+        rows: the number of rows compared.
+        kinds: of rows, such as "with zeros"; only one where its answers differ.
     """
 
     distance: float
@@ -53,22 +53,22 @@ class Comparison:
 
     @property
     def right(self) -> bool:
-        """Whether the answers are the same."""
+        """Whether the answers agree."""
         return self.distance <= self.limit
 
 
 def compare(original: Original, engine: Engine, path: Path, requests: Requests | None) -> Comparison:
-    """Ask both the same, one kind of request after the other, until answers differ.
+    """Compare the answers to one kind of request after the other, until they differ.
 
     Args:
         original: the model of another format.
-        engine: with its ONNX model.
+        engine: has the ONNX model.
         path: of the ONNX model.
-        requests: the user's, of one row each where rows are independent; made-up ones without.
+        requests: the user's, of one row each where rows are independent; None: generated ones.
 
     Raises:
         UsageError: the user's requests do not fit the model.
-        UnsupportedError: the original does not compute a request, or has other outputs: another number, or shapes.
+        UnsupportedError: the original cannot compute a request, or has another number or other shapes of outputs.
     """
     both = _Both(original, engine, made_up=not requests)
     if isinstance(original, Tabular):
@@ -89,7 +89,7 @@ def compare(original: Original, engine: Engine, path: Path, requests: Requests |
 
 
 class _Both:
-    """A model and its ONNX model, which are asked rows that are made up or the user's."""
+    """A model and its ONNX model, which get the same generated or user's requests."""
 
     def __init__(self, original: Original, engine: Engine, *, made_up: bool) -> None:
         self.original = original
@@ -118,14 +118,14 @@ class _Both:
                     f"{[*wanted.shape]}: not written"
                 )
             if not floats and clear is not None and wanted.shape[:1] == clear.shape:
-                wanted, array = wanted[clear], array[clear]  # noqa: PLW2901  the rows that count
+                wanted, array = wanted[clear], array[clear]  # noqa: PLW2901  without ties
             apart = distance({name: wanted}, {name: array})
             if apart / allowed >= worst / limit:
                 worst, limit = apart, allowed
         return Comparison(worst, limit, rows, (kind,))
 
     def takes(self, request: Arrays) -> bool:
-        """Whether the original computes a request."""
+        """Whether the original can compute a request."""
         try:
             self._answer(request, dict.fromkeys(self.engine.spec.output_names, np.zeros(0)))
         except Exception:  # noqa: BLE001  the libraries' errors share no base
@@ -146,7 +146,7 @@ class _Both:
 
     def _answer(self, request: Arrays, outputs: Arrays) -> list[np.ndarray]:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # such as of categories that it does not know
+            warnings.simplefilter("ignore")  # such as warnings about unknown categories
             return self.original.answer(request, outputs)
 
 
@@ -156,7 +156,7 @@ def _made_up(engine: Engine) -> dict[str, np.ndarray]:
 
 
 def _made_up_rows(both: _Both, path: Path) -> Iterator[tuple[str, Arrays]]:
-    """Yield kinds of made-up rows, as far as the original takes them."""
+    """Yield kinds of generated rows that the original accepts."""
     random = np.random.default_rng(1)
     [(name, rows)] = find_samples(both.engine).make(_ROWS, seed=0).items()
     kind = "made up"
@@ -175,7 +175,7 @@ def _made_up_rows(both: _Both, path: Path) -> Iterator[tuple[str, Arrays]]:
 
 
 def _own_rows(both: _Both, requests: Requests) -> Iterator[tuple[str, Arrays]]:
-    """Yield the user's rows, and those with zeros and missing values in more places of the columns that have some."""
+    """Yield the user's rows, and the same with more zeros and missing values in columns that have some."""
     random = np.random.default_rng(1)
     [name] = both.engine.spec.input_names
     rows = np.concatenate([request[name] for request in requests(both.engine.spec)])
@@ -188,7 +188,7 @@ def _own_rows(both: _Both, requests: Requests) -> Iterator[tuple[str, Arrays]]:
 
 
 def _joined(spec: ModelSpec, requests: Sequence[Arrays]) -> Iterator[dict[str, np.ndarray]]:
-    """Yield requests of one row each as one, where they have one shape and rows are independent; the others as is."""
+    """Yield requests of one row each joined to one, where shapes are equal and rows independent; else unchanged."""
     if not spec.batched:
         yield from map(dict, requests)
         return
@@ -200,9 +200,9 @@ def _joined(spec: ModelSpec, requests: Sequence[Arrays]) -> Iterator[dict[str, n
 
 
 def _whole_columns(both: _Both, name: str, rows: np.ndarray, random: np.random.Generator) -> list[int]:
-    """The columns in which only whole numbers are answered alike, as those of categories; none where that is no help.
+    """The columns in which answers agree only for whole numbers, as for categories; none where that does not help.
 
-    What stands for no category, such as 0.37, is often treated as another unknown one.
+    Numbers that are no category, such as 0.37, are often treated as different unknown categories.
     """
 
     def agree(rows: np.ndarray) -> bool:
@@ -217,7 +217,7 @@ def _whole_columns(both: _Both, name: str, rows: np.ndarray, random: np.random.G
 
 
 def _nullable(both: _Both, name: str, rows: np.ndarray) -> list[int]:
-    """The columns in which the original takes missing values."""
+    """The columns in which the original accepts missing values."""
 
     def takes(columns: Sequence[int]) -> bool:
         request = rows.copy()
@@ -237,7 +237,7 @@ def _with_whole_numbers(rows: np.ndarray, columns: Sequence[int], random: np.ran
 
 
 def _with(rows: np.ndarray, value: float, columns: Sequence[int], random: np.random.Generator) -> np.ndarray:
-    """The rows with a value in a share of the places of these columns, and in at least one of each row."""
+    """The rows with a value put into a share of the cells in these columns, at least one in each row."""
     made = rows.copy()
     if not len(columns):
         return made
@@ -250,12 +250,12 @@ def _with(rows: np.ndarray, value: float, columns: Sequence[int], random: np.ran
 
 
 def _around(rows: np.ndarray, thresholds: dict[int, np.ndarray], random: np.random.Generator) -> np.ndarray:
-    """The rows with values on both sides of the thresholds of each column, and far enough from all to be no tie."""
+    """The rows with values on both sides of the thresholds in each column, but not too close to any of them."""
     made = rows.copy()
     for column, limits in thresholds.items():
         ends = [limits[0] - max(1, abs(limits[0])), *limits, limits[-1] + max(1, abs(limits[-1]))]
         middles = (np.array(ends[1:]) + np.array(ends[:-1])) / 2
-        apart = np.abs(np.diff(ends)) > 1e-5 * np.abs(middles)  # in float32, too
+        apart = np.abs(np.diff(ends)) > 1e-5 * np.abs(middles)  # distinct also in float32
         made[:, column] = random.choice(middles[apart], len(made))
     return made
 
@@ -267,17 +267,17 @@ def _replaced(rows: np.ndarray, by: np.ndarray, column: int) -> np.ndarray:
 
 
 def _listed(columns: Sequence[int]) -> str:
-    """Columns for a message, a few of them."""
+    """The first columns, for a message."""
     named = ", ".join(map(str, columns[:8])) + (f" and {len(columns) - 8} more" if len(columns) > 8 else "")
     return f"column{'s' if len(columns) > 1 else ''} {named} counted from 0"
 
 
 def _clear(expected: Sequence[np.ndarray], *, of_one: bool) -> np.ndarray | None:
-    """Of a label with scores, the rows whose label is not a matter of rounding; None where there are no such scores.
+    """For outputs with labels and scores, the rows whose label does not depend on rounding; None for other outputs.
 
     Args:
         expected: the label and the scores.
-        of_one: whether the sign of a single score decides, as for outliers.
+        of_one: whether the sign of a single score determines the label, as in outlier detection.
     """
     if len(expected) != 2:
         return None
@@ -293,13 +293,13 @@ def _clear(expected: Sequence[np.ndarray], *, of_one: bool) -> np.ndarray | None
     else:
         first, second = np.sort(scores, axis=1)[:, :-3:-1].T
         tied = first - second <= _TIED
-    return ~tied  # nor is NaN tied
+    return ~tied  # NaN is not a tie, either
 
 
 def _like(truth: np.ndarray, array: np.ndarray) -> np.ndarray:
-    """The original's answer in the dtype and the form of the ONNX model's."""
+    """The original's answer in the dtype and form of the ONNX model's answer."""
     truth = np.asarray(truth)
-    if array.ndim == truth.ndim + 1 and array.shape[-1] == 2:  # the probability of the second class alone
+    if array.ndim == truth.ndim + 1 and array.shape[-1] == 2:  # only the second class's probability
         truth = np.stack([1 - truth, truth], axis=-1)
     if array.dtype.kind == "O":
         return np.array([str(item) for item in truth.reshape(-1)], object).reshape(truth.shape)

@@ -22,11 +22,11 @@ _PICKLES = {".pkl", ".pickle", ".joblib"}
 
 @dataclass(frozen=True, slots=True)
 class Conversion:
-    """What was converted, and how far the answers of the ONNX model are from the original's.
+    """A finished conversion, and the distance of the ONNX model's answers from the original's.
 
     Args:
         source, target: the files.
-        what: the original is.
+        what: the kind of the original, in words.
         comparison: of the answers.
     """
 
@@ -37,29 +37,30 @@ class Conversion:
 
     @property
     def distance(self) -> float:
-        """Between the answers."""
+        """The distance between the answers."""
         return self.comparison.distance
 
     @property
     def right(self) -> bool:
-        """Whether the answers are the same."""
+        """Whether the answers agree."""
         return self.comparison.right
 
 
 def convert(source: Path, target: Path, *, trust: bool = False, requests: Requests | None = None) -> Conversion:
-    """Write a model of another format as ONNX, where its answers stay the same.
+    """Convert a model of another format to ONNX; it is only written if its answers stay the same.
 
     Args:
         source: an exported PyTorch program, a pickle of scikit-learn, XGBoost or LightGBM (.pkl, .joblib), an
             XGBoost model (.json, .ubj), a LightGBM model (.txt), or the folder of a Hugging Face model.
-        target: the ONNX file; an existing one is replaced. Weights that no ONNX file holds are written beside it, to a
-            file that is named after it.
-        trust: whether the file may be read even if that runs its code: a pickle, or a program that contains some.
-        requests: the user's, made to fit the signature of the ONNX model, to compare instead of made-up ones.
+        target: the ONNX file; an existing one is replaced. Weights that are too large for it are written beside it, to
+        a
+            file named after it.
+        trust: whether the file may be read even if that runs code in it: a pickle, or a program that contains one.
+        requests: makes the user's requests for the signature of the ONNX model; None: generated ones are compared.
 
     Raises:
-        UsageError: the target is not an ONNX file's name, its folder does not exist, or another model there has weights
-            in the file that this one's would be written to.
+        UsageError: the target's name does not end in .onnx, its folder does not exist, or another model there has its
+            weights in the file for those of this one.
         ModelFileError: the source is missing, of another kind, or a pickle that is not trusted.
         UnsupportedError: a library is missing, or cannot convert the model.
     """
@@ -111,7 +112,7 @@ def _head(source: Path) -> bytes:
 
 
 def _is_program(source: Path, head: bytes) -> bool:
-    """Whether it is a PyTorch program: by its content, or by a name that says it should be one."""
+    """Whether it is a PyTorch program, by its content or its name."""
     if source.suffix.lower() == ".pt2" or not head.startswith(b"PK\x03\x04"):
         return source.suffix.lower() == ".pt2"
     kind = kind_of(source)

@@ -1,6 +1,7 @@
-"""Folders of Hugging Face models by optimum.
+"""Converts folders of Hugging Face models, by optimum.
 
-Nothing is downloaded, no code of the folder is run, and weights come from safetensors only: other files are pickles.
+Nothing is downloaded, no code in the folder is run, and weights are read from safetensors only: other files are
+pickles.
 """
 
 import contextlib
@@ -21,7 +22,7 @@ _INSTALL = "optimum-onnx transformers torch"
 
 
 class Folder:
-    """A model as `save_pretrained` writes it."""
+    """A model in a folder that `save_pretrained` wrote."""
 
     def __init__(self, path: Path) -> None:
         self._torch = need("torch", _INSTALL)
@@ -50,7 +51,7 @@ class Folder:
                     task=self._task,
                     do_validation=False,
                     local_files_only=True,
-                    library_name="transformers",  # whose class is compared with, whatever else is installed
+                    library_name="transformers",  # compared with its class, whatever else is installed
                 )
             except Exception as error:  # noqa: BLE001  as in __init__
                 raise UnsupportedError(f"optimum cannot convert {self.what}: {first_line(error)}") from None
@@ -69,10 +70,10 @@ class Folder:
 
 
 def load_folder(path: Path) -> Original:
-    """The model in a folder.
+    """Load the model in a folder.
 
     Raises:
-        UnsupportedError: a library is missing, or does not load it.
+        UnsupportedError: a library is missing, or cannot load it.
     """
     os.environ["HF_HUB_OFFLINE"] = "1"
     with _quiet():
@@ -81,7 +82,7 @@ def load_folder(path: Path) -> Original:
 
 @contextlib.contextmanager
 def _quiet() -> Any:
-    """Without what the libraries print and warn of."""
+    """Suppress the output and warnings of the libraries."""
     logging.getLogger("transformers").setLevel(logging.ERROR)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")

@@ -1,4 +1,4 @@
-"""The interface of a model of another format: it can be written as ONNX, and compute outputs as before."""
+"""The interface of a model of another format: it can be written as ONNX, and computes reference outputs."""
 
 from importlib import import_module
 from pathlib import Path
@@ -16,21 +16,21 @@ class Original(Protocol):
     what: str  # such as "a scikit-learn RandomForestClassifier"
 
     def write(self, folder: Path) -> Path:
-        """Write it as ONNX into an empty folder; the file, with external weights beside it where there are any.
+        """Write it as ONNX into an empty folder; returns the file, which may have external weights beside it.
 
         Raises:
-            UnsupportedError: its library cannot convert it; says why.
+            UnsupportedError: its library cannot convert it; the message says why.
         """
 
     def answer(self, inputs: Arrays, outputs: Arrays) -> list[np.ndarray]:
-        """Its own answers to a request, in the order of the converted model's outputs, which are given."""
+        """Compute its own answers to a request, in the order of `outputs`, the answers of the converted model."""
 
 
 def need(module: str, install: str) -> Any:
-    """A library that a conversion needs.
+    """Import a library that a conversion needs.
 
     Raises:
-        UnsupportedError: it is not installed; says how it is.
+        UnsupportedError: it is not installed; the message says how to install it.
     """
     try:
         return import_module(module)
@@ -41,6 +41,6 @@ def need(module: str, install: str) -> Any:
 
 
 def first_line(error: BaseException) -> str:
-    """What a library says, in one line."""
+    """The first line of a library's error message."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines[0] if lines else type(error).__name__)[:300]

@@ -1,7 +1,7 @@
-"""The files of a conversion: a graph and its weights, which are named after the target and put into its folder.
+"""Puts the files of a conversion into place: a graph and its weights, which are named after the target.
 
-Weights with a name of their own would replace those of another conversion into the same folder. A graph is never
-beside the weights of another one, also where it replaces an earlier model and the process ends halfway.
+Weights with a fixed name would replace those of another conversion into the same folder. A graph is never beside the
+weights of another one, even if it replaces an earlier model and the process ends halfway.
 """
 
 import logging
@@ -16,11 +16,11 @@ _log = logging.getLogger("tailcut")
 
 
 def name_after(target: Path, written: Path) -> Path:
-    """Give a graph the name of the target, and its weights names that begin with it; they stay in their folder.
+    """Rename a graph to the name of the target, and its weights to names that begin with it, in their folder.
 
     Raises:
         ModelFileError: the graph or its weights cannot be read.
-        UsageError: another model beside the target has weights of that name.
+        UsageError: another model beside the target has weights with that name.
     """
     if len(model_files(written)) > 1:
         model = load_graph(written)
@@ -39,7 +39,7 @@ def name_after(target: Path, written: Path) -> Path:
 
 
 def put_beside(target: Path, graph: Path) -> None:
-    """Move a graph that is named after the target, and its weights, from a folder on the same file system."""
+    """Move a graph named after the target, and its weights, from a folder on the same file system."""
     _, *weights = model_files(graph)
     if weights:
         target.unlink(missing_ok=True)

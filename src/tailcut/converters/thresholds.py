@@ -1,4 +1,4 @@
-"""The thresholds of the trees of an ONNX model, of those that see the model's input itself."""
+"""The thresholds of the trees in an ONNX model whose input is the model's input."""
 
 from pathlib import Path
 
@@ -6,11 +6,11 @@ import numpy as np
 
 from tailcut.converters.original import need
 
-_SAME = {"Cast", "Identity"}  # operators whose output has the values of their input
+_SAME = {"Cast", "Identity"}  # operators that keep the values of their input
 
 
 def thresholds_of(path: Path) -> dict[int, np.ndarray]:
-    """For each column, the thresholds in order, of all trees together; empty where no tree sees the columns."""
+    """The thresholds of all trees by column, sorted; empty where no tree reads the model's input directly."""
     graph = need("onnx", "onnx").load(path).graph
     raw = {tensor.name for tensor in graph.input}
     result: dict[int, set[float]] = {}

@@ -1,4 +1,4 @@
-"""Exported PyTorch programs (.pt2) by torch.onnx; they are read as the engine reads them."""
+"""Converts exported PyTorch programs (.pt2), by torch.onnx; they are read in the same way as by the engine."""
 
 import contextlib
 import io
@@ -22,7 +22,7 @@ _INSTALL = "'tailcut[torch]'"
 
 
 class ExportedProgram:
-    """A program that `torch.export` made, with the inputs and outputs that it is served with."""
+    """A program made by `torch.export`, with the inputs and outputs with which it is served."""
 
     what = "a PyTorch program"
 
@@ -56,7 +56,7 @@ class ExportedProgram:
         return [as_array(spec, result) for spec, result in zip(self._program.spec.outputs, results, strict=True)]
 
     def _with_tensors_alone(self) -> Any:
-        """The program without the outputs that are not tensors, which ONNX does not have and which are not served."""
+        """The program without outputs that are not tensors, which ONNX does not support and which are not served."""
         exported, kept = self._program.exported, self._program.outputs
         signature = exported.graph_signature
         if len(kept) == len(signature.output_specs):
@@ -71,7 +71,7 @@ class ExportedProgram:
         return exported
 
     def _names(self) -> list[str]:
-        """The names of the outputs; another one where an input has it, which ONNX does not allow."""
+        """The names of the outputs, changed where an input has the same name, which ONNX does not allow."""
         spec = self._program.spec
         taken, names = {*spec.input_names, *spec.output_names}, []
         for name in spec.output_names:
@@ -86,11 +86,11 @@ class ExportedProgram:
 
 
 def load_program(path: Path) -> Original:
-    """The program in a file; nothing in it is unpickled or evaluated, unless the user trusts the file.
+    """Load the program in a file; nothing in it is unpickled or evaluated, unless the user trusts the file.
 
     Raises:
-        ModelFileError: it is none.
-        UnsupportedError: torch is not installed, or the program contains what is not loaded.
+        ModelFileError: it is not a program.
+        UnsupportedError: torch is not installed, or the program contains something that is not loaded.
     """
     torch = need("torch", _INSTALL)
     need("torch.onnx", _INSTALL)
@@ -101,7 +101,7 @@ def load_program(path: Path) -> Original:
 
 @contextlib.contextmanager
 def _quiet(logger: str) -> Iterator[None]:
-    """Without a logger's warnings, such as one for each operator of packages that are not installed."""
+    """Suppress a logger's warnings, such as one for each operator of packages that are not installed."""
     log = logging.getLogger(logger)
     level = log.level
     log.setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""scikit-learn by skl2onnx; XGBoost and LightGBM by onnxmltools."""
+"""Converts scikit-learn models by skl2onnx, and XGBoost and LightGBM models by onnxmltools."""
 
 import json
 import sys
@@ -19,23 +19,23 @@ _BOOSTERS = {  # onnxmltools' module, and the models that it converts
     "xgboost": ("XGBoost", ("XGBClassifier", "XGBRFClassifier", "XGBRegressor", "XGBRFRegressor")),
     "lightgbm": ("LightGbm", ("LGBMClassifier", "LGBMRegressor")),
 }
-_TREES = {"ai.onnx.ml": 3}  # operators that all of skl2onnx's converters know
+_TREES = {"ai.onnx.ml": 3}  # operator set that all of skl2onnx's converters support
 
 
 class Tabular:
-    """A model of rows of numbers.
+    """A model whose input is rows of numbers.
 
     Args:
-        what: it is, for a message.
-        features: numbers in a row.
-        convert: makes an ONNX model of it, from the types of its inputs.
-        answers: of the model itself to rows, as many as the ONNX model has outputs.
-        scores: whether the last answer is scores and no probabilities; ONNX may have those of both classes where the
-            model has those of the second one alone.
+        what: the kind of model, for messages.
+        features: the number of columns.
+        convert: makes an ONNX model for this number of columns.
+        answers: computes the model's own answers to rows, as many as the ONNX model has outputs.
+        scores: whether the last answer is scores instead of probabilities; the ONNX model may have those of both
+            classes where the model has only those of the second.
         advice: what to do where it cannot be converted.
     """
 
-    def __init__(  # noqa: PLR0913  the last two by name
+    def __init__(  # noqa: PLR0913  the last two by keyword
         self,
         what: str,
         features: int,
@@ -57,7 +57,7 @@ class Tabular:
         path = folder / "model.onnx"
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", FutureWarning)  # of what the converters use in the libraries
+                warnings.simplefilter("ignore", FutureWarning)  # caused by the converters
                 model = self._convert(self._features)
         except Exception as error:  # noqa: BLE001  the converters' errors share no base
             reason = f"{self._advice} ({first_line(error)})" if self._advice else first_line(error)
@@ -76,10 +76,10 @@ class Tabular:
 
 
 def load_pickle(path: Path) -> Original:
-    """The model in a pickle that the user trusts.
+    """Load the model in a pickle that the user trusts.
 
     Raises:
-        ModelFileError: it cannot be read, or holds something else.
+        ModelFileError: it cannot be read, or contains something else.
         UnsupportedError: a library is missing.
     """
     joblib = need("joblib", _INSTALL)
@@ -102,10 +102,10 @@ def load_pickle(path: Path) -> Original:
 
 
 def load_xgboost(path: Path) -> Original:
-    """An XGBoost model in its own format (.json, .ubj).
+    """Load an XGBoost model in its own format (.json, .ubj).
 
     Raises:
-        ModelFileError: it is none.
+        ModelFileError: it is not an XGBoost model.
         UnsupportedError: a library is missing.
     """
     xgboost = need("xgboost", "xgboost")
@@ -118,10 +118,10 @@ def load_xgboost(path: Path) -> Original:
 
 
 def load_lightgbm(path: Path) -> Original:
-    """A LightGBM model in its own format (.txt).
+    """Load a LightGBM model in its own format (.txt).
 
     Raises:
-        ModelFileError: it is none.
+        ModelFileError: it is not a LightGBM model.
         UnsupportedError: a library is missing.
     """
     lightgbm = need("lightgbm", "lightgbm")
@@ -136,7 +136,7 @@ def _sklearn(model: Any, what: str) -> Original:
     skl2onnx = need("skl2onnx", _INSTALL)
     types = need("skl2onnx.common.data_types", _INSTALL)
     base = need("sklearn.base", _INSTALL)
-    model = getattr(model, "best_estimator_", model)  # a search answers with it
+    model = getattr(model, "best_estimator_", model)  # the model that a hyperparameter search predicts with
     latest = need("skl2onnx.proto", _INSTALL).get_latest_tested_opset_version()
     classifier = base.is_classifier(model) and hasattr(model, "predict_proba")
     scores = hasattr(model, "decision_function") and not hasattr(model, "predict_proba")
@@ -151,7 +151,7 @@ def _sklearn(model: Any, what: str) -> Original:
         opsets = {"": latest, **_TREES}
         with missing_values_kept():
             onnx_model = skl2onnx.convert_sklearn(model, initial_types=kind, options=options, target_opset=opsets)
-        if isinstance(getattr(model, "classes_", None), list):  # of each of several labels
+        if isinstance(getattr(model, "classes_", None), list):  # one for each of several labels
             classes = list(map(len, model.classes_))
             _spread(onnx_model.graph, classes)
             _cut(onnx_model.graph, classes)
@@ -166,7 +166,7 @@ def _sklearn(model: Any, what: str) -> Original:
 
 
 def _advice(model: Any) -> str:
-    """How a model is converted that takes columns of a table by their names, or text in them."""
+    """The advice for a model that takes columns by name, or columns with text."""
     categories = [values for part in _parts(model) for values in getattr(part, "categories_", ())]
     if hasattr(model, "feature_names_in_") or any(np.asarray(values).dtype.kind in "OSU" for values in categories):
         return "it takes text or columns by their names: convert it in Python, with skl2onnx.to_onnx(model, table[:1])"
@@ -174,25 +174,25 @@ def _advice(model: Any) -> str:
 
 
 def _parts(model: Any) -> Iterator[Any]:
-    """Yield a model and the steps of it, however deep."""
+    """Yield a model and its steps, at any depth."""
     yield model
     for _, part, *_ in (*getattr(model, "steps", ()), *getattr(model, "transformers_", ())):
         yield from _parts(part)
 
 
 def _exchanges_scores(model: Any) -> bool:
-    """Whether skl2onnx exchanges the scores of two classes, unless it is told to leave them as they are."""
+    """Whether skl2onnx swaps the scores of two classes, unless an option prevents that."""
     if type(model).__name__ == "OneVsRestClassifier":
         return all(map(_exchanges_scores, model.estimators_))
     return type(model).__name__ in {"SVC", "NuSVC"} and len(model.classes_) == 2
 
 
 def _register_boosters(skl2onnx: Any) -> None:
-    """Have skl2onnx know the models of XGBoost and LightGBM, as steps of a pipeline, where these are loaded."""
+    """Register the models of XGBoost and LightGBM with skl2onnx, for pipelines, where these libraries are loaded."""
     shapes = need("skl2onnx.common.shape_calculator", _INSTALL)
     classes, values = shapes.calculate_linear_classifier_output_shapes, shapes.calculate_linear_regressor_output_shapes
     for library, (converter, models) in _BOOSTERS.items():
-        if library not in sys.modules:  # no step is one of its models
+        if library not in sys.modules:  # then no step is one of its models
             continue
         module = need(f"onnxmltools.convert.{library}.operator_converters.{converter}", _INSTALL)
         for name in models:
@@ -207,7 +207,7 @@ def _register_boosters(skl2onnx: Any) -> None:
 
 
 def _spread(graph: Any, classes: Sequence[int]) -> None:
-    """A list of probabilities becomes an output for each label, with this many classes: only tensors are served."""
+    """Replace a list of probabilities by one output per label, because only tensors are served."""
     made = {name: node for node in graph.node for name in node.output if node.op_type == "SequenceConstruct"}
     for output in [output for output in graph.output if output.name in made]:
         node = made[output.name]
@@ -220,7 +220,7 @@ def _spread(graph: Any, classes: Sequence[int]) -> None:
 
 
 def _cut(graph: Any, classes: Sequence[int]) -> None:
-    """Probabilities of all labels in one tensor, filled with zeros, become an output for each, likewise."""
+    """Replace a tensor with the probabilities of all labels, padded with zeros, by one output per label."""
     numpy_helper = need("onnx.numpy_helper", _INSTALL)
 
     def constant(name: str, value: object) -> str:
@@ -257,11 +257,11 @@ def _xgboost(model: Any, what: str) -> Original:
     own = isinstance(model, xgboost.Booster)
     features = model.num_features() if own else model.n_features_in_
     best = model.attr("best_iteration") if own else None
-    if best is not None:  # it stopped early, and its pickle predicts with the trees up to that one
+    if best is not None:  # after early stopping, the model predicts with the trees up to this one
         model = model[: int(best) + 1]
     booster = model if own else model.get_booster()
-    booster.feature_names = None  # those of a table's columns: the converter and plain rows know numbers only
-    # It predicts no probabilities, and its ONNX model gives the sums that the class was chosen by.
+    booster.feature_names = None  # names of a table's columns, which neither the converter nor plain rows have
+    # It predicts no probabilities, but its ONNX model has the sums by which the class is chosen.
     learner = json.loads(booster.save_config())["learner"]
     only_classes = own and learner["objective"]["name"] == "multi:softmax"
     kind = learner["gradient_booster"]["name"]
@@ -298,9 +298,9 @@ def _lightgbm(model: Any, what: str) -> Original:
 
 
 def _asked(model: Any, rows: np.ndarray) -> Sequence[np.ndarray]:
-    """Label and probabilities or scores, the prediction, or what a transformer makes of the rows."""
+    """The labels with probabilities or scores, the predictions, or a transformer's output."""
     if hasattr(model, "predict_proba"):
-        chances = model.predict_proba(rows)  # of several labels a list
+        chances = model.predict_proba(rows)  # a list for several labels
         return [model.predict(rows), *(chances if isinstance(chances, list) else [chances])]
     if hasattr(model, "decision_function") and hasattr(model, "predict"):
         return [model.predict(rows), model.decision_function(rows)]
@@ -308,6 +308,6 @@ def _asked(model: Any, rows: np.ndarray) -> Sequence[np.ndarray]:
 
 
 def _classes_and(values: np.ndarray) -> Sequence[np.ndarray]:
-    """A booster gives probabilities alone: the classes that follow from them come first."""
+    """The classes that follow from a booster's probabilities, and the probabilities."""
     labels = values.argmax(axis=1) if values.ndim == 2 else (values > 0.5).astype(np.int64)
     return [labels, values]

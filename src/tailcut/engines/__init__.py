@@ -18,41 +18,41 @@ from tailcut.machine.topology import cores_of, topology
 
 @dataclass(frozen=True, slots=True)
 class EngineThreads:
-    """How many threads compute one call, and the reason, for the user to read."""
+    """How many threads compute one call, and the reason in words."""
 
     count: int
     reason: str
 
 
-# onnxruntime's telemetry starts a thread when it is imported, and waits for that thread when the process ends: a forked
-# child, which does not have it, hangs or aborts at its exit.
+# onnxruntime's telemetry starts a thread at import and waits for it at exit: a forked child, which does not have that
+# thread, would hang or abort at exit.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
-# openvino cannot be imported where there is neither HOME nor a passwd entry. This is what container runtimes set then.
+# openvino cannot be imported without HOME and a passwd entry. Container runtimes set this value then.
 try:
     Path.home()
 except RuntimeError:
     os.environ["HOME"] = "/"
 
-# Engines that open in a forked child whose parent computes with them. Of 90 children forked while four threads did so,
-# all opened onnxruntime; of 60, one hung for good in openvino's `compile_model`.
+# Engines that can be opened in a forked child whose parent computes with them. While four threads computed, all of 90
+# forked children opened onnxruntime; one of 60 hung in openvino's `compile_model`.
 OPEN_AFTER_FORK = frozenset({"onnxruntime"})
 
 
 def open_engine(path: Path, options: EngineOptions, name: str | None = None) -> Engine:
-    """Load a model file; the engine's own library is imported only now.
+    """Load a model file; the library of the engine is imported only now.
 
     Args:
-        path: a model file, with its external weights beside it where it has any, or a SavedModel's directory; what
-            is not ONNX, one engine computes.
-        options: the engine and its settings. `threads = 0` becomes a count: left to themselves, engines start a thread
-            for each core of the host, whatever a quota or a mask leaves of them.
-        name: of the model; the file's stem where none is given.
+        path: a model file, with its external weights beside it where it has some, or the directory of a SavedModel.
+            Kinds other than ONNX are each computed by one engine only.
+        options: the engine and its settings. `threads = 0` is replaced by a number: by themselves, engines would start
+            a thread for each core of the host, whatever a quota or an affinity mask allows.
+        name: of the model; None: the file's stem.
 
     Raises:
-        ModelFileError: missing, empty, corrupt, or of a kind that the engine does not compute; names the file and the
-            reason.
-        UnsupportedError: a tensor type or setting that this engine or machine does not have; names it.
+        ModelFileError: the file is missing, empty, corrupt, or of a kind that the engine does not compute; the message
+            names the file and the reason.
+        UnsupportedError: this engine or machine does not support a tensor type or setting; the message names it.
     """
     options = msgspec.structs.replace(options, threads=engine_threads(options).count)
     if options.precision == "tf32" and options.device == "cpu":
@@ -69,14 +69,14 @@ def open_engine(path: Path, options: EngineOptions, name: str | None = None) -> 
 
 
 def import_engine(name: str) -> Callable[[Path, EngineOptions, str | None], Engine]:
-    """How an engine loads a model: its library is imported now.
+    """Import the library of an engine; returns the function that loads a model with it.
 
     Raises:
-        UnsupportedError: the library is not installed; says how to install it.
+        UnsupportedError: the library is not installed; the message says how to install it.
     """
     if name == "openvino":
         import_openvino()
-        from tailcut.engines.openvino import OpenVinoEngine  # noqa: PLC0415  0.2 s that onnxruntime's users need not pay
+        from tailcut.engines.openvino import OpenVinoEngine  # noqa: PLC0415  0.2 s, only for its users
 
         return OpenVinoEngine
     if name == "none":
@@ -85,7 +85,7 @@ def import_engine(name: str) -> Callable[[Path, EngineOptions, str | None], Engi
         return NoneEngine
     if name == "torch":
         require("torch")
-        from tailcut.engines.torch.script import open_torch  # noqa: PLC0415  2 s that only its users pay
+        from tailcut.engines.torch.script import open_torch  # noqa: PLC0415  2 s, only for its users
 
         return open_torch
     require("onnxruntime")
@@ -109,9 +109,9 @@ def _open_on_cuda(path: Path, options: EngineOptions, name: str | None) -> Engin
 
 
 def engine_threads(options: EngineOptions) -> EngineThreads:
-    """The threads of one instance, and the reason: where none are given, the usable CPUs, shared among the instances.
+    """The threads of one instance, and the reason; by default, the usable CPUs are divided among the instances.
 
-    One for each core, as engines choose by themselves: the second CPU of a core has no arithmetic units of its own.
+    That is one thread per core, as engines choose by themselves: the second CPU of a core shares its arithmetic units.
     """
     if options.threads:
         return EngineThreads(options.threads, "as the settings say")

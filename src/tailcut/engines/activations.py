@@ -1,8 +1,8 @@
-"""Activations of a model over some requests: what is kept of them, and the ranges that int8 covers. Pure.
+"""Samples of a model's activations over some requests, and the ranges that int8 should cover. Pure.
 
-The ranges are chosen here and not by onnxruntime's calibrators: their histograms take 1.4 s a request for a detector of
-320 x 320 pixels, where a sample takes 0.25 s, and their search by entropy has as many bins at its beginning as at its
-end, so that it finds nothing but the ends.
+onnxruntime's calibrators are not used: their histograms take 1.4 s per request for a detector of 320 x 320 pixels,
+where a sample takes 0.25 s, and their search by entropy has as many bins at its beginning as at its end, so that it
+finds nothing but the ends.
 """
 
 import math
@@ -17,17 +17,17 @@ from tailcut.errors import UnsupportedError
 Method = Literal["minmax", "least error", "percentile"]
 METHODS: tuple[Method, ...] = ("minmax", "least error", "percentile")
 _BINS = 2048
-_SAMPLE = 1024  # numbers of each activation that are kept of a request
-_RARE = 1e-4  # of all numbers, at both ends together: what the percentile leaves out
-_SHARES = np.linspace(1.0, 0.05, 39)  # of either end, tried for the least error
+_SAMPLE = 1024  # numbers kept of each activation per request
+_RARE = 1e-4  # share of all numbers, at both ends together, that the percentile excludes
+_SHARES = np.linspace(1.0, 0.05, 39)  # shares of either end that are tried for the least error
 _STEPS = 255
 
 
 @dataclass(slots=True)
 class Activation:
-    """What is kept of an activation over all requests: its ends, some of its numbers, and the mean of each channel.
+    """Statistics of an activation over all requests: its range, a sample of its numbers, and the mean of each channel.
 
-    Channels lie on axis 1, as convolutions and Gemm have them.
+    Channels are on axis 1, as in convolutions and Gemm.
     """
 
     lowest: float = math.inf
@@ -37,7 +37,7 @@ class Activation:
     counts: int = 0
 
     def add(self, array: np.ndarray, random: np.random.Generator) -> None:
-        """Take one array in."""
+        """Add an array of one request."""
         numbers = array.reshape(-1)
         if not numbers.size:
             return
@@ -51,14 +51,14 @@ class Activation:
 
     @property
     def means(self) -> np.ndarray:
-        """Of each channel, float64 [channels]."""
+        """The mean of each channel, float64 [channels]."""
         return self.sums / max(1, self.counts)
 
     def histogram(self) -> "Histogram":
-        """Of its numbers.
+        """The histogram of its numbers.
 
         Raises:
-            UnsupportedError: one of them is infinite or NaN.
+            UnsupportedError: a number is infinite or NaN.
         """
         if not (math.isfinite(self.lowest) and math.isfinite(self.highest)):
             raise UnsupportedError("a value inside the model is infinite or NaN, which int8 cannot represent")
@@ -68,12 +68,12 @@ class Activation:
 
 @dataclass(frozen=True, slots=True)
 class Histogram:
-    """How often an activation had which numbers.
+    """The distribution of an activation's numbers.
 
     Args:
-        counts: in each bin, float64 [bins].
-        middles: of the bins, float64 [bins].
-        lowest, highest: numbers seen.
+        counts: numbers in each bin, float64 [bins].
+        middles: the centres of the bins, float64 [bins].
+        lowest, highest: the smallest and the largest number.
     """
 
     counts: np.ndarray
@@ -83,23 +83,23 @@ class Histogram:
 
     @property
     def noise(self) -> float:
-        """The mean square of int8's error beside that of the numbers, over the whole range."""
+        """The mean square of int8's rounding error over the whole range, relative to that of the numbers."""
         power = float(self.counts @ self.middles**2)
         return self.error(self.lowest, self.highest) / power if power else 0.0
 
     def error(self, low: float, high: float) -> float:
-        """The sum of squared errors of int8 over a range: rounding inside it; what lies outside moves to its end."""
+        """The sum of int8's squared errors for a range: rounding inside it, clipping outside."""
         low, high = min(0.0, low), max(0.0, high)  # 0 itself is always exact
         beyond = np.maximum(0.0, np.maximum(low - self.middles, self.middles - high))
         rounding = ((high - low) / _STEPS) ** 2 / 12
         return float(self.counts @ np.where(beyond > 0, beyond**2, rounding))
 
     def whole(self) -> tuple[float, float]:
-        """All that was seen."""
+        """The range of all numbers."""
         return self.lowest, self.highest
 
     def within_percentile(self) -> tuple[float, float]:
-        """Without the rarest numbers on either side."""
+        """The range without the rarest numbers on either side."""
         shares = np.cumsum(self.counts) / max(1.0, self.counts.sum())
         low, high = np.searchsorted(shares, (_RARE / 2, 1 - _RARE / 2))
         last = len(self.middles) - 1

@@ -1,17 +1,17 @@
-"""How far two answers to one request are apart, as one number."""
+"""The distance between two answers to one request, as one number."""
 
 import numpy as np
 
 from tailcut.engines.base import Arrays
 
-_FLOOR = 1e-6  # outputs whose root mean square is below it are measured against it: what differs there is rounding
+_FLOOR = 1e-6  # outputs with a smaller root mean square are compared with this instead: their differences are rounding
 
 
 def distance(expected: Arrays, result: Arrays) -> float:
-    """The largest distance of any output: of floats, the norm of the difference as a share of the expected norm.
+    """The largest distance of any output: for floats, the norm of the difference as a share of the expected norm.
 
-    Of integers and booleans, the share of elements that differ. Infinite for another shape, for another dtype, and
-    where the one has a number and the other has none; 0 for two answers without elements.
+    For integers and booleans, it is the share of elements that differ. It is infinite where shapes or dtypes differ,
+    and where only one answer has NaN or infinity; and 0 for answers without elements.
     """
     return max((_apart(array, result[name]) for name, array in expected.items()), default=0.0)
 

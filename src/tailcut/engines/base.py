@@ -1,7 +1,7 @@
-"""What every engine promises, and the one set of options that all of them read.
+"""The interface of all engines, and the set of options that all of them read.
 
 An engine is a loaded model. `bind` ties it to arrays that the caller owns; calling the bound object computes from the
-one into the other and allocates nothing. `run` is the plain way, for models whose outputs have no size known before.
+inputs into the outputs without allocating. `run` is for models whose outputs have no known size.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,53 +17,53 @@ Arrays = Mapping[str, np.ndarray]
 Bound = Callable[[], None]
 
 
-# int8: weights quantised at load, activations with scales as they come; of torch on a device, weights alone.
+# int8: weights are quantised at load, activations dynamically; with torch on a device, only weights.
 # int8_static: the file is a quantised copy.
-# tf32: a CUDA device multiplies float32 with 10 bits of the mantissa.
+# tf32: a CUDA device multiplies float32 with 10 bits of mantissa.
 Precision = Literal["f32", "tf32", "bf16", "f16", "int8", "int8_static"]
 Form = Literal["onnxruntime", "openvino"]  # the engine that a quantised copy of a model is made for
 
 
 class U8Input(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A float input taken as uint8 on the wire; the graph computes `x * scale + offset`, per channel."""
+    """Float inputs that are uint8 on the wire; the graph computes `x * scale + offset`, per channel."""
 
     scale: tuple[float, ...] = (1.0,)
     offset: tuple[float, ...] = (0.0,)
-    # The axis of the channels: 1, the last, or (auto) the last where only that one is as long as there are numbers.
+    # The axis of the channels: 1, the last, or (auto) the last where only that has the number of channels, else 1.
     channels: Literal["auto", "first", "last"] = "auto"
 
 
 class Reshape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A tensor that clients see in another shape than the model: the same elements in the same order.
+    """A tensor that has another shape for clients than for the model: the same elements in the same order.
 
-    Both are whole shapes, with -1 for a free dimension; the free ones correspond to each other in their order.
+    Both shapes are complete, with -1 for a free dimension; free dimensions correspond to each other in their order.
     """
 
     name: str
     client: tuple[int, ...]
     model: tuple[int, ...]
-    side: Literal["", "input", "output"] = ""  # of the tensor, where an input and an output have that name
+    side: Literal["", "input", "output"] = ""  # needed where an input and an output have the same name
 
 
 class CudaOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Settings of a CUDA device, which engines on the CPU ignore."""
+    """Settings for a CUDA device, which engines on the CPU ignore."""
 
-    index: int = 0  # of the device, among those that CUDA_VISIBLE_DEVICES leaves
-    graphs: bool = True  # a captured graph for each bucket, instead of launching operator after operator
-    # Rows that batches are filled up to: powers of two, sizes of one's own (powers of two beyond), or nothing at all.
+    index: int = 0  # of the device, among the visible ones (CUDA_VISIBLE_DEVICES)
+    graphs: bool = True  # a captured graph for each bucket, instead of launching operators one by one
+    # Sizes to which batches are padded: powers of two, given sizes (powers of two beyond them), or none.
     buckets: Literal["auto", "off"] | tuple[int, ...] = "auto"
-    conv_search: Literal["default", "heuristic", "exhaustive"] = "heuristic"  # of onnxruntime, for convolutions
-    # The others but for memory_limit_mb are torch's.
-    slots: int = 0  # batches that are on the device at a time; 1: nothing overlaps; 0: one more than instances
-    pinned: bool = True  # the memory that sockets receive into is registered, so that copies run beside everything else
-    # Of captured graphs: of each graph alone, or of all graphs of a slot, which are never computed at a time.
+    conv_search: Literal["default", "heuristic", "exhaustive"] = "heuristic"  # onnxruntime only, for convolutions
+    # torch only, except memory_limit_mb.
+    slots: int = 0  # batches on the device at a time; 1: nothing overlaps; 0: one more than instances
+    pinned: bool = True  # the slab is registered with CUDA, so that copies run asynchronously
+    # Memory of captured graphs: separate for each graph, or shared by those of a slot, which never run simultaneously.
     graph_memory: Literal["private", "shared"] = "private"
-    caching: bool = True  # what a batch took is kept for the next, instead of given back to the driver
-    memory_limit_mb: int = 0  # of onnxruntime's memory on the device, for this model; 0: none
+    caching: bool = True  # memory of a batch is kept for the next, instead of being returned to the driver
+    memory_limit_mb: int = 0  # limit of onnxruntime's device memory for this model; 0: none
 
 
 class EngineOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The settings of an engine; what one engine has no use for, it ignores, and `tailcut tune` never offers."""
+    """The settings of an engine; it ignores those that it does not have, and `tailcut tune` never tries them."""
 
     # none computes nothing: it measures the server
     name: Literal["onnxruntime", "openvino", "torch", "none"] = "onnxruntime"
@@ -71,35 +71,35 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     graph: Literal["off", "basic", "all"] = "all"
     # NCHW as written, the engine's own blocked layout (NCHWc), or NHWC in memory
     layout: Literal["plain", "blocked", "channels_last"] = "blocked"
-    # Of torch: operator by operator, torch.compile, or a library that is compiled ahead of time.
+    # torch only: operator by operator, torch.compile, or a library compiled ahead of time.
     compiler: Literal["eager", "inductor", "aot_inductor"] = "eager"
     device: Literal["cpu", "cuda"] = "cpu"  # cuda: programs of PyTorch, and ONNX models with onnxruntime-gpu
     cuda: CudaOptions = CudaOptions()
-    prepack: bool = True  # weights re-laid once at load for the matrix kernels
+    prepack: bool = True  # weights are reordered at load for the matrix kernels
     threads: int = 0  # intra-op threads of one instance; 0 leaves it to the engine
     instances: int = 1  # batches that may compute at the same time
     spinning: bool = True  # engine threads spin between calls instead of sleeping
-    spin_us: int = 0  # how long at most, before they sleep; 0 leaves it to the engine
-    pinning: bool = False  # engine threads bound to cores
+    spin_us: int = 0  # how long they spin at most before they sleep; 0 leaves it to the engine
+    pinning: bool = False  # engine threads are bound to cores
     arena: bool = True  # the engine keeps its scratch memory between calls
-    # By how much that memory grows when a call needs more: to the next power of two, or by what the call asks for.
+    # How that memory grows when a call needs more: to the next power of two, or by the requested size.
     arena_growth: Literal["power_of_two", "as_requested"] = "power_of_two"
-    static_buckets: bool = False  # where requests are padded, each bucket has an instance compiled for its sizes
-    numa: bool = False  # instances on the nodes in turns, each node with weights, threads and memory of its own
+    static_buckets: bool = False  # where requests are padded, an instance is compiled for the sizes of each bucket
+    numa: bool = False  # instances are spread over the NUMA nodes, each with weights, threads and memory of its own
     u8_input: U8Input | None = None
-    outputs: tuple[str, ...] = ()  # of the model, those that are computed and served; empty: all
-    # Free dimensions of the inputs that always have one size: NAME=SIZE, or INPUT:AXIS=SIZE where they have no name.
+    outputs: tuple[str, ...] = ()  # the outputs of the model that are computed and served; empty: all
+    # Sizes for free dimensions of the inputs: NAME=SIZE, or INPUT:AXIS=SIZE for dimensions without a name.
     fixed_dims: tuple[str, ...] = ()
     reshapes: tuple[Reshape, ...] = ()
-    # Inputs and outputs of a file that does not say its own (TorchScript), a line each: input x FP32 [-1, 256]
+    # Inputs and outputs, for a file that does not declare them (TorchScript), a line each: input x FP32 [-1, 256]
     signature: tuple[str, ...] = ()
 
 
 def parse_fixed_dim(text: str) -> tuple[str, int]:
-    """The name of a dimension, and its size.
+    """The name and size in `NAME=SIZE`.
 
     Raises:
-        UnsupportedError: it is not NAME=SIZE.
+        UnsupportedError: the text is not of this form.
     """
     name, _, size = text.rpartition("=")
     if not name or not size.isdecimal() or not 0 < int(size) < 1 << 31:
@@ -114,45 +114,48 @@ class Engine(Protocol):
     options: EngineOptions
 
     def bind(self, inputs: Arrays, outputs: Arrays) -> Bound:
-        """Tie C-contiguous arrays of exact shape and dtype to the model, and return the call that computes.
+        """Bind C-contiguous arrays of the exact shapes and dtypes to the model, and return the call that computes.
 
-        The arrays must outlive the bound object; names must be all of the model's inputs and outputs.
+        The arrays must outlive the bound object, and must be all of the model's inputs and outputs, by name.
 
         Raises:
+            InvalidInputError: an array does not fit.
             UnsupportedError: a tensor has no fixed size (BYTES, or free output dimensions beside the batch).
+            ReleasedError: the engine was closed.
         """
 
     def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
-        """Compute all outputs into fresh arrays.
+        """Compute all outputs into new arrays.
 
         Raises:
-            EngineError: the engine refused the inputs or failed.
+            EngineError: the engine rejected the inputs or failed.
+            ReleasedError: the engine was closed.
         """
 
     def close(self) -> None:
-        """Give the engine's memory back; no call may be in flight."""
+        """Free the engine; no call may be in progress."""
 
 
 @runtime_checkable
 class Interruptible(Protocol):
-    """An engine that can be told to give up a call."""
+    """An engine whose calls can be interrupted."""
 
     def interrupt(self, thread: int) -> None:
-        """Have the call that runs on this thread now (`threading.get_ident`) end early, with an EngineError."""
+        """End the call that runs on this thread (`threading.get_ident`) early, with an EngineError."""
 
 
 @runtime_checkable
 class RequestEngine(Protocol):
-    """An engine that is given the requests of a batch each by itself, because their outputs may differ in size."""
+    """An engine that gets the requests of a batch separately, because their outputs may differ in size."""
 
     @property
     def one_by_one(self) -> bool:
-        """Whether requests are to be handed in one by one: each has the time of a whole call."""
+        """Whether requests should be passed one at a time, each with the timeout of a whole call."""
 
     def run_apart(self, requests: Sequence[Arrays]) -> list[list[np.ndarray]]:
-        """Compute the outputs of each request, in the order of `spec.outputs`, into fresh arrays.
+        """Compute the outputs of each request, in the order of `spec.outputs`, into new arrays.
 
         Raises:
-            EngineError: the engine refused an input or failed.
-            BatchLostError: what computed them ended; none is to be tried again.
+            EngineError: the engine rejected an input or failed.
+            BatchLostError: the process that computed them ended; none must be tried again.
         """

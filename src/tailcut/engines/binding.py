@@ -1,4 +1,4 @@
-"""What arrays must be before an engine is given their addresses: past this point nothing is checked."""
+"""Checks arrays before an engine gets their addresses, because nothing is checked after that."""
 
 import numpy as np
 
@@ -8,12 +8,12 @@ from tailcut.spec import DType, ModelSpec, TensorSpec
 
 
 def check_arrays(spec: ModelSpec, inputs: Arrays, outputs: Arrays) -> None:
-    """Every tensor is there, with its exact dtype and shape, C-contiguous, and all with the same number of rows.
+    """Check that there is a C-contiguous array for every tensor, of exact dtype and shape, all with equally many rows.
 
     Raises:
-        InvalidInputError: one is not; names the tensor, what was expected, and what came.
-        UnsupportedError: a tensor has no fixed size (BYTES, or free output dimensions beside the batch), or is
-            input and output at once: engines do not write those.
+        InvalidInputError: an array does not fit; the message names the tensor, what was expected, and what came.
+        UnsupportedError: a tensor has no fixed size (BYTES, or free output dimensions beside the batch), or is both
+            input and output, which engines do not write.
     """
     for name in spec.passed_on:
         raise UnsupportedError(f"output {name!r} is an input, too: it cannot be bound to memory")

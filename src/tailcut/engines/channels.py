@@ -1,4 +1,4 @@
-"""Numbers for each channel of an image: which axis they belong to, and their shape beside it. Pure."""
+"""Numbers for each channel of an image: the axis of the channels, and the shape for broadcasting. Pure."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from tailcut.errors import UnsupportedError
 
 
 def channel_axis(channels: int, dims: Sequence[int], layout: str) -> int:
-    """Axis 1, or the last one where the layout says so or only that one can have the number of channels."""
+    """The axis of the channels: 1, or the last one where the layout says so or only that has the right size."""
     last = len(dims) - 1
     if layout == "auto":
         return last if dims[last] == channels != dims[1] else 1
@@ -16,21 +16,21 @@ def channel_axis(channels: int, dims: Sequence[int], layout: str) -> int:
 
 
 def per_channel(values: tuple[float, ...], dims: Sequence[int], layout: str) -> np.ndarray:
-    """float32, of a shape that is broadcast along the channels: [] or [channels, 1, ...].
+    """A float32 array that broadcasts along the channels, of shape [] or [channels, 1, ...].
 
     Args:
-        values: one, or one for each channel.
-        dims: of the tensor; 0 for a free one.
+        values: a single one, or one for each channel.
+        dims: the dimensions of the tensor; 0 for a free one.
         layout: first, last, or auto.
 
     Raises:
-        UnsupportedError: there is no axis of channels, or it has another length.
+        UnsupportedError: there is no channel axis, or it has another size.
     """
     array = np.array(values, np.float32)
     if len(values) == 1:
         return array.reshape(())
     if len(dims) < 2:
-        raise UnsupportedError("u8_input has one scale a channel, but the input has no channel axis")
+        raise UnsupportedError("u8_input has one scale per channel, but the input has no channel axis")
     axis = channel_axis(len(values), dims, layout)
     if dims[axis] and len(values) != dims[axis]:
         raise UnsupportedError(

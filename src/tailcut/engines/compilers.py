@@ -1,4 +1,4 @@
-"""What PyTorch needs on a machine to compile programs; found without loading it."""
+"""Finds out whether a machine has what PyTorch needs to compile programs, without loading PyTorch."""
 
 import os
 import shutil
@@ -8,9 +8,9 @@ from tailcut.errors import UnsupportedError
 
 
 def missing_compiler(device: str) -> str:
-    """What is missing to compile programs for a device (cpu, cuda), with what to do; "" where nothing is.
+    """What is missing to compile programs for a device (cpu, cuda), and what to do; "" where nothing is missing.
 
-    For the CPU, PyTorch writes C++; for CUDA, kernels in Triton, which has them called by a piece of C.
+    For the CPU, PyTorch writes C++; for CUDA, kernels in Triton, which calls them through C code.
     """
     if device == "cuda":
         if not is_installed("triton"):
@@ -23,10 +23,10 @@ def missing_compiler(device: str) -> str:
 
 
 def need_compiler(compiler: str, device: str) -> None:
-    """Do nothing where programs can be compiled.
+    """Check that programs can be compiled.
 
     Raises:
-        UnsupportedError: something is missing; says what, and the setting that needs nothing.
+        UnsupportedError: something is missing; the message says what, and names a setting that needs nothing.
     """
     missing = missing_compiler(device)
     if missing:

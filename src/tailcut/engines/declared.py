@@ -1,4 +1,4 @@
-"""A signature that the settings declare, for files that say nothing of their own inputs: TorchScript. Pure."""
+"""A signature declared in the settings, for files without one: TorchScript. Pure."""
 
 import json
 import re
@@ -10,12 +10,12 @@ _LINE = re.compile(r"(input|output) (\S+) ([A-Z0-9]+) (\[[-0-9, ]*\])\Z")
 
 
 def declared_spec(lines: tuple[str, ...], name: str) -> ModelSpec:
-    """The signature in lines as `ModelSpec.signature` writes them: `input x FP32 [-1, 256]`.
+    """The signature in lines of the form of `ModelSpec.signature`: `input x FP32 [-1, 256]`.
 
-    Nothing is known of the rows, because there is no graph that the rules can read.
+    Nothing is known about the rows, because there is no graph for the rules.
 
     Raises:
-        UnsupportedError: a line has another form, or there is no input or no output.
+        UnsupportedError: a line is not of this form, or there is no input or output.
     """
     tensors: dict[str, list[TensorSpec]] = {"input": [], "output": []}
     for line in lines:

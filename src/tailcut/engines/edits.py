@@ -93,7 +93,7 @@ def whole_model(path: Path) -> onnx.ModelProto:
 
 
 def replace_zipmaps(model: onnx.ModelProto) -> bool:
-    """Have the model return the tensor that each ZipMap at its end makes maps of, in place; whether there was one.
+    """Return the tensor before each final ZipMap instead of its maps, in place; returns whether there was a ZipMap.
 
     The output keeps its name; its columns are the classes, which are written into the model's metadata.
     """
@@ -121,7 +121,7 @@ def replace_zipmaps(model: onnx.ModelProto) -> bool:
 
 
 def keep_outputs(model: onnx.ModelProto, names: Sequence[str]) -> bool:
-    """Leave only these outputs, in place; what they do not need is taken out later. Whether any is left out.
+    """Keep only these outputs, in place; what they do not need is removed later. Returns whether any was left out.
 
     Raises:
         UnsupportedError: the model has no such output.
@@ -139,9 +139,9 @@ def keep_outputs(model: onnx.ModelProto, names: Sequence[str]) -> bool:
 
 
 def fix_dims(model: onnx.ModelProto, fixed: Sequence[str]) -> bool:
-    """Give free dimensions of the inputs a size, in place, and outputs the sizes that follow. Whether any was free.
+    """Fix free dimensions of the inputs and the outputs that follow, in place; returns whether any was free.
 
-    What an optimiser knows of the shapes it folds away, and rows of one size can be bound.
+    Optimisers fold constants that depend on known shapes, and rows of one size can be bound.
 
     Raises:
         UnsupportedError: it is not NAME=SIZE, no input has such a dimension, or it has another size.
@@ -361,7 +361,7 @@ def _elements(tensor: TensorProto) -> int:
 
 
 def _quantized(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
-    """int8 weights, activations quantised as they come (onnxruntime's dynamic quantisation)."""
+    """Quantise to int8 weights, with activations quantised at run time (onnxruntime's dynamic quantisation)."""
     from onnxruntime.quantization import QuantType, quantize_dynamic  # noqa: PLC0415  half a second, int8 only
 
     root = logging.getLogger()

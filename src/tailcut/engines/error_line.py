@@ -22,5 +22,5 @@ def short(error: BaseException, advice: str = "use onnxruntime") -> str:
 
 
 def _operator(validating: re.Match[str]) -> str:
-    """What is left of openvino's words on an operator that it validates: the name, where it has one."""
+    """What remains of OpenVINO's message about an operator that it validates: the operator's name, if it has one."""
     return f"{validating[1]}:" if validating[1] else ""

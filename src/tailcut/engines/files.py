@@ -1,4 +1,4 @@
-"""What lies on the disk: of which kind a model is, what a file is that is none, and which files hold its weights.
+"""Model files on disk: the kind of a model, what a file that is no model is instead, and which files hold its weights.
 
 Content decides before names do: a file's first bytes, and what an archive lists. Nothing is unpickled or unpacked, and
 no graph is parsed here.
@@ -107,13 +107,13 @@ _SUFFIXES: dict[str, tuple[str, str]] = {  # for what has no sure bytes of its o
 
 
 def model_name(path: Path) -> str:
-    """What a model is called where nothing else is said: its file's name up to the first dot, as clean text."""
+    """The default name of a model: its file's name up to the first dot, as valid text."""
     name = path.name.split(".")[0] or path.name.removesuffix(".onnx").strip(".") or "model"
     return os.fsencode(name).decode(errors="replace")  # file names may be no UTF-8, JSON may not
 
 
 def file_stem(path: Path) -> str:
-    """What files about a model are named after: its own name without the ending of a model file."""
+    """The stem for files about a model: its own name without the suffix of a model file."""
     return path.stem if path.suffix in _ENDINGS else path.name
 
 
@@ -326,7 +326,7 @@ def external_file(path: Path, name: str) -> Path:
     Raises:
         ModelFileError: it is missing, or lies elsewhere.
     """
-    inside = os.path.normpath(name)  # by its words: what links make of it is looked at below
+    inside = os.path.normpath(name)  # lexically: links are resolved below
     if not name or "\0" in name or Path(name).is_absolute() or Path(inside).parts[:1] == (os.pardir,):
         raise ModelFileError(f"{path}: its external weights file {name!r} lies outside the model's folder")
     homes = [path.parent.resolve(), path.resolve().parent]
@@ -361,7 +361,7 @@ def _store(path: Path) -> Path | None:
 
 
 def check_size(path: Path, file: Path, location: dict[str, str]) -> None:
-    """A weights file is as long as a tensor's place in it says.
+    """Check that a weights file is long enough for a tensor's offset and length.
 
     Raises:
         ModelFileError: it is cut short.

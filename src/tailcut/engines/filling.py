@@ -1,4 +1,4 @@
-"""The inputs of a made-up request: how one is described, and how it is filled."""
+"""The inputs of a generated request: their description, and how they are filled."""
 
 from typing import Literal
 
@@ -13,7 +13,7 @@ Values = Literal["normal", "integers", "constant", "mask", "positions", "text", 
 
 
 class SampleInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How one input of a made-up request is filled.
+    """How one input of a generated request is filled.
 
     `normal`: standard normal; `integers`: from low up to, not including, high; `constant`: low; `mask`: ones, and zeros
     behind them; `positions`: 0, 1, 2 and so on, below high; `text` and `numerals`: strings, the latter of numbers.

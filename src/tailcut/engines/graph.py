@@ -1,6 +1,6 @@
-"""The ONNX file itself: how it is read, and its signature. No engine is involved.
+"""Reading ONNX files and their signatures. No engine is involved.
 
-Engines get the signature from here and not from their own session, so that all of them tell the same story.
+Engines get the signature from here and not from their own session, so that it is the same for all of them.
 """
 
 import json
@@ -125,7 +125,7 @@ def external_tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
 
 
 def place_of(tensor: TensorProto) -> dict[str, str]:
-    """Where an external tensor's elements lie, in ONNX's own words: `location`, `offset`, `length`."""
+    """Where an external tensor's elements are, under ONNX's keys: `location`, `offset`, `length`."""
     return {str(entry.key): str(entry.value) for entry in tensor.external_data}
 
 

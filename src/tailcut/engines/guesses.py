@@ -1,6 +1,6 @@
 """Which sizes and values a model's inputs probably take, by their names, dtypes and ranks; the likeliest come first.
 
-Pure: nothing is asked here. `samples.py` tries the guesses on an engine.
+Pure: `samples.py` tries the guesses on an engine.
 """
 
 import itertools
@@ -101,7 +101,7 @@ def _row_counts(spec: ModelSpec, hints: InputHints) -> tuple[int, ...]:
 
 
 def _free_axes(spec: ModelSpec, hints: InputHints) -> _Axes:
-    """What each free dimension is taken for, by (input, axis): a key of the ladders, or None where it is the rows."""
+    """The kind of each free dimension, by (input, axis): a key of the ladders, or None for the number of rows."""
     streams = any(_RATE.search(t.name.lower()) or _STATE.search(t.name.lower()) for t in spec.inputs)
     # Dimensions of one name have one size; that of a first axis is the number of rows wherever it appears.
     by_name: dict[str, str | None] = {
@@ -119,7 +119,7 @@ def _free_axes(spec: ModelSpec, hints: InputHints) -> _Axes:
 
 
 def _kind(tensor: TensorSpec, axis: int, dim_name: str | None, *, streams: bool) -> str:
-    """What a free dimension behind the first probably is."""
+    """The probable kind of a free dimension after the first."""
     name, rank = tensor.name.lower(), len(tensor.shape)
     if _PAST.search((dim_name or "").lower()) or (dim_name is None and rank > 3 and _PAST.search(name)):
         return "past"

@@ -1,7 +1,7 @@
 """onnxruntime behind the engine protocol.
 
 A bound call goes to the C++ session directly: 4.8 us for a 256-256-64-10 perceptron, where `session.run` with fresh
-arrays takes 9 (2 cores, AVX-512). The Python wrapper that is passed by adds nothing but a None check of the binding.
+arrays takes 9 (2 cores, AVX-512). The bypassed Python wrapper only adds a None check of the binding.
 """
 
 import ctypes
@@ -81,7 +81,7 @@ class OnnxRuntimeEngine:
             for tensor in tensors:
                 array = arrays[tensor.name]
                 bind(tensor.name, "cpu", 0, _element(tensor), array.shape, array.ctypes.data)
-        # Only the ends of the chain are used below; the wrappers hold what they point to.
+        # Only the C++ objects are used below; the wrappers keep them alive.
         keep = (binding, dict(inputs), dict(outputs))
         run, bound = session._sess.run_with_iobinding, binding._iobinding  # noqa: SLF001  the head comment says why
         calls = self._calls
@@ -105,7 +105,7 @@ class OnnxRuntimeEngine:
         if any(tensor.dtype is DType.BF16 for tensor in self.spec.inputs + self.spec.outputs):
             return self._run_bound(session, inputs)
         try:
-            # Past the wrapper, as in bind: it looks at every input again, which takes 2 us of a small model's 9.
+            # Bypasses the wrapper, as in bind: it checks every input again, which takes 2 us of a small model's 9.
             results = session._sess.run(self._output_names, dict(inputs), self._calls[get_ident()])  # noqa: SLF001
         except Exception as error:  # noqa: BLE001  as in __init__
             self._calls.forget()
@@ -121,7 +121,7 @@ class OnnxRuntimeEngine:
         self._session = None
 
     def _run_bound(self, session: Any, inputs: Arrays) -> dict[str, np.ndarray]:
-        """For bfloat16, which numpy does not have and so `session.run` does not take: through addresses."""
+        """Run with bfloat16, which numpy lacks and `session.run` does not accept, by binding addresses."""
         binding = session.io_binding()
         held = {name: np.asarray(array, order="C") for name, array in inputs.items()}
         outputs: dict[str, np.ndarray] = {}
@@ -156,12 +156,12 @@ class _RunOptions(dict[int, Any]):
         return options
 
     def forget(self) -> None:
-        """The call on this thread has failed, perhaps because it was ended: its next one must not be."""
+        """Drop this thread's options after a failed call: if it was terminated, they would end the next one, too."""
         self.pop(get_ident(), None)
 
 
 def _bfloat16(value: Any) -> np.ndarray:
-    """A copy of an output that only its address leads to."""
+    """A copy of a bfloat16 output, read through its address."""
     shape = value.shape()
     array: np.ndarray = np.empty(shape, DType.BF16.numpy)
     if array.nbytes:
@@ -195,7 +195,7 @@ def _session_options(options: EngineOptions) -> Any:
 
 @cache
 def _register_arena() -> None:
-    """An arena that grows by what is asked for, shared by the sessions of this process that want one.
+    """Register an arena that grows by what is requested, shared by the sessions of this process that use one.
 
     A session's own arena has no such option in Python: only those of the environment have.
     """
@@ -205,10 +205,10 @@ def _register_arena() -> None:
 
 
 def register_extensions(path: Path, graph: onnx.ModelProto, session: Any) -> None:
-    """Have the session know the operators of onnxruntime-extensions, where a graph has any: tokenisers, decoders.
+    """Register the operators of onnxruntime-extensions (tokenisers, decoders) in a session if the graph has any.
 
     Raises:
-        UnsupportedError: that package is not installed, or an operator would end the process.
+        UnsupportedError: that package is not installed, or an operator may crash the process.
     """
     names = sorted({node.op_type for node in graph.graph.node if node.domain in _EXTENSIONS})
     if not names:

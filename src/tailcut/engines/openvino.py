@@ -50,13 +50,13 @@ _NAMES = {"bf16": "bfloat16", "f16": "float16"}
 
 
 class OpenVinoEngine:
-    """Compiled models with their infer requests, one for each instance; calls take one, and give it back."""
+    """Compiled models with their infer requests, one for each instance; a call takes one and returns it."""
 
     def __init__(self, path: Path, options: EngineOptions, name: str | None = None) -> None:
         if options.precision in _FLAGS and not _FLAGS[options.precision] & isa_flags():
             raise UnsupportedError(f"this processor has no {_NAMES[options.precision]} instructions: use precision f32")
         allocator = loaded()
-        if allocator is not None:  # it frees with the C library what came from another one, which ends the process
+        if allocator is not None:  # openvino frees memory of the other allocator with the C library's, and crashes
             raise UnsupportedError(f"openvino cannot run on {allocator}: take it out of LD_PRELOAD")
         self.options = options
         kind = kind_of(path)
@@ -187,7 +187,7 @@ def _read_onnx(path: Path, options: EngineOptions, name: str | None) -> _ModelSo
     del prepared  # the graph, before the engine makes its own
     _refuse_strings(path, spec, "use onnxruntime")
     try:
-        # The ONNX front end by name: left to guess, openvino tries others, which print what they dislike.
+        # The ONNX front end by name: otherwise, openvino tries others, which print errors.
         reader = FrontEndManager().load_by_framework("onnx")
         model = reader.convert(reader.load(BytesIO(source) if isinstance(source, bytes) else str(source)))
     except Exception as error:  # noqa: BLE001  openvino raises plain RuntimeErrors

@@ -1,9 +1,9 @@
-"""The core of openvino: one for the process, kept until its end.
+"""OpenVINO's core: one for the process, kept until the process ends.
 
-The first model that a core loads loads its plugin for the CPU, which gives the calling thread memory for its signals to
-be handled on (sigaltstack), and frees that when the core and all its models are gone. On which thread they go does not
-matter to it: a server that replaces a model on another thread would have the main thread handle its next signal on
-memory that is gone, and the kernel would end it. So the plugin never goes.
+The first model that a core loads also loads the CPU plugin, which allocates an alternate signal stack (sigaltstack) for
+the calling thread, and frees it when the core and all its models are released, on whichever thread. If a server then
+replaced a model on another thread, the main thread would handle its next signal on freed memory, and the kernel would
+kill the process. So the plugin is never unloaded.
 """
 
 import os
@@ -12,11 +12,11 @@ import openvino as ov
 
 from tailcut.forks import keep_for_good
 
-_CORES: dict[int, ov.Core] = {}  # by process: a forked child has none of the threads of its parent's
+_CORES: dict[int, ov.Core] = {}  # by pid: a forked child has none of its parent's threads
 
 
 def core() -> ov.Core:
-    """The core of this process."""
+    """Return the core of this process."""
     loaded = _CORES.get(os.getpid())
     if loaded is None:  # of two threads that come at once, both get the one that was kept; the other has loaded nothing
         loaded = _CORES.setdefault(os.getpid(), ov.Core())

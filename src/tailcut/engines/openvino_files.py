@@ -1,8 +1,8 @@
-"""Model files that OpenVINO alone reads: its IR, TensorFlow, TensorFlow Lite and Paddle. What is not ONNX ends here.
+"""Model files that only OpenVINO reads: its IR, TensorFlow, TensorFlow Lite and Paddle.
 
-There is no ONNX graph for these: their signature comes from OpenVINO's own model, and nothing says of their rows what
-the analysis of a graph says (decision 046). Nothing in them is edited but what OpenVINO edits itself: outputs are left
-out, and free dimensions are given sizes.
+There is no ONNX graph for these: their signature comes from OpenVINO's own model, and their rows are not analysed
+(decision 046). The only edits are those that OpenVINO makes itself: outputs are left out, and free dimensions are given
+sizes.
 """
 
 import logging
@@ -89,7 +89,7 @@ def read_file(path: Path, kind: FileKind, options: EngineOptions) -> Any:
 
 
 def spec_of(model: Any, path: Path, kind: FileKind, name: str | None) -> ModelSpec:
-    """The signature of a model from such a file; of its rows nothing is known.
+    """The signature of a model from such a file; whether its rows are independent is not known.
 
     Raises:
         UnsupportedError: a tensor of a type that the wire has no name for, or without a rank.
@@ -109,7 +109,7 @@ def spec_of(model: Any, path: Path, kind: FileKind, name: str | None) -> ModelSp
 
 
 def names_of(ports: Sequence[Any], kind: FileKind) -> list[str]:
-    """What each input or output is called, one name each: TensorFlow's names end in `:0`, some have several or none.
+    """One name for each input or output: TensorFlow's names end in `:0`, and some ports have several names or none.
 
     A SavedModel's signature has other names than its graph, which are those of OpenVINO's nodes.
     """
@@ -141,7 +141,7 @@ def _read(path: Path, kind: FileKind) -> Any:
     try:
         if kind is FileKind.IR:
             return core().read_model(str(path), *map(str, weights))
-        # By name: left to guess, openvino tries other front ends, which print what they dislike.
+        # By name: otherwise, openvino tries other front ends, which print errors.
         reader = FrontEndManager().load_by_framework(_FRAMEWORKS[kind])
         if kind is FileKind.LITE and path.suffix != ".tflite":
             with tempfile.TemporaryDirectory() as folder:  # it reads no file of another name
@@ -155,7 +155,7 @@ def _read(path: Path, kind: FileKind) -> Any:
 
 
 def _name_by_signature(model: Any, signature: Signature, path: Path) -> None:
-    """Call outputs as the signature does: OpenVINO adds a number to a name that an input has, too."""
+    """Name outputs as in the signature: OpenVINO adds a number to a name that an input also has."""
     for port in model.outputs:
         key = re.sub(r"_\d+\Z", "", port.node.friendly_name)
         if port.node.friendly_name not in signature.outputs and key in signature.outputs:

@@ -1,4 +1,4 @@
-"""A compiled model of OpenVINO with its infer requests: what one call at a time has to itself."""
+"""A compiled OpenVINO model with its infer requests, used by one call at a time."""
 
 from typing import Any
 
@@ -15,16 +15,16 @@ from tailcut.spec import DType, ModelSpec
 Shapes = tuple[tuple[int, ...], ...]
 _infer = _pyopenvino.InferRequest.infer
 _NO_INPUTS: dict[object, object] = {}
-_MOST_SHAPES = 4096  # remembered; those before are then checked again
+_MOST_SHAPES = 4096  # remembered; when there are more, all are forgotten and checked again
 
 
 class Instance:
-    """Two infer requests: one for arrays that stay bound, one whose outputs are its own.
+    """Two infer requests: one for arrays that stay bound, and one that allocates its own outputs.
 
     Args:
         compiled: the model; an instance of its own may be given another one later.
         spec: its signature.
-        by_place: tensors are found by their places, not by their names, which are ours.
+        by_place: tensors are found by index, because their names are Tailcut's, not the model's.
 
     Raises:
         UnsupportedError: the compiled model has lost a tensor.
@@ -43,17 +43,17 @@ class Instance:
         self.output_ports = ports_in_order(compiled.outputs, self._spec.outputs, by_place=self._by_place)
         self._bound: Any = compiled.create_infer_request()
         self._loose: Any = compiled.create_infer_request()
-        self.holder: Bound | None = None  # whose arrays the bound request has
-        self.proven: set[Shapes] = set()  # shapes of inputs that are known to be answered rightly
+        self.holder: Bound | None = None  # owner of the arrays in the bound request
+        self.proven: set[Shapes] = set()  # input shapes whose answers were checked and are right
 
     def learn(self, shapes: Shapes) -> None:
-        """These shapes are answered rightly."""
+        """Record that answers for these shapes are right."""
         if len(self.proven) >= _MOST_SHAPES:
             self.proven.clear()
         self.proven.add(shapes)
 
     def hold(self, holder: Bound, inputs: list[Any], outputs: list[Any]) -> None:
-        """Tie the bound request to tensors, in the order of the spec."""
+        """Set the tensors of the bound request, in the order of the spec."""
         self.holder = None
         for port, tensor in zip(self.input_ports, inputs, strict=True):
             self._bound.set_tensor(port, tensor)
@@ -77,7 +77,7 @@ class Instance:
         """
         request = self._loose
         try:
-            # Held until the call is over: openvino keeps the address of what it shares, and not the array.
+            # Held until the call is over: openvino keeps the address of a shared array, but no reference to it.
             held = [np.asarray(inputs[tensor.name], order="C") for tensor in self._spec.inputs]
             for port, array in zip(self.input_ports, held, strict=True):
                 request.set_tensor(port, wrap(array))
@@ -94,7 +94,7 @@ class Instance:
 
 
 def wrap(array: np.ndarray) -> Any:
-    """An array as openvino takes it, without a copy where it is writeable."""
+    """An array as an OpenVINO tensor, without a copy if it is writeable."""
     # Views of a request's bytes are read-only, which openvino refuses to share: those are copied.
     if array.dtype == DType.BF16.numpy:  # numpy's own types end at float16: it goes by its bits
         bits = array.view(np.uint16) if array.flags.writeable else array.view(np.uint16).copy()

@@ -1,8 +1,9 @@
 """Recurrent layers whose lengths OpenVINO ignores.
 
-LSTM, GRU and RNN take a length for each row, behind which they keep their state and answer zeros. OpenVINO 2026.4.1
-heeds it where all sizes of the layer's input are fixed. Where one is free, every row is computed to its end, silently,
-alone as in a batch. OpenVINO itself is wrong the same way as a reference, so such a model is refused when it is loaded.
+LSTM, GRU and RNN take a length for each row, after which they keep their state and return zeros. OpenVINO 2026.4.1
+respects it if all sizes of the layer's input are fixed. If one is free, it silently computes every row to its end,
+whether alone or in a batch. As a reference, OpenVINO would be wrong in the same way, so such a model is refused at
+load.
 """
 
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ def ignored_lengths(model: Any) -> str:
 
 
 def _nodes(model: Any) -> Iterator[Any]:
-    """Yield all operators, those in the bodies of loops and branches among them."""
+    """Yield all operators, including those in the bodies of loops and branches."""
     for node in model.get_ops():
         yield node
         kind = node.get_type_name()

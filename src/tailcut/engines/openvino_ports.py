@@ -10,10 +10,10 @@ from tailcut.spec import ModelSpec, TensorSpec
 
 
 def separate(model: Any, spec: ModelSpec, *, by_place: bool = False) -> None:
-    """Put an operator between an input and an output that are one tensor in OpenVINO, in place.
+    """Insert an operator between an input and an output that are one tensor in OpenVINO, in place.
 
-    A graph may return an input as it is, and OpenVINO takes operators out that change nothing, such as Dropout. The
-    input then has the name of the output, and what is set as the memory of the one is that of the other.
+    A graph may return an input unchanged, and OpenVINO removes operators that change nothing, such as Dropout. The
+    input then has the name of the output, and memory that is set for one of them is used for both.
 
     Args:
         model: an `openvino.Model`, whose inputs and outputs are in the order of the spec.
@@ -38,7 +38,7 @@ def separate(model: Any, spec: ModelSpec, *, by_place: bool = False) -> None:
 
 
 def _source(result: Any) -> Any:
-    """What an output shows, before casts to the type that it has already, which are taken out later."""
+    """The port behind an output, skipping casts to the same type, which OpenVINO removes later."""
     source = result.input_value(0)
     while source.get_node().get_type_name() == "Convert":
         before = source.get_node().input_value(0)

@@ -1,9 +1,9 @@
 """OpenVINO's own answers, compiled so that none of the known faults of its new sizes can occur (decision 046).
 
 It is what `shape_check.py` compares with where no other engine reads a model's file: float32, without the generated
-code for attention (`SNIPPETS_MODE`) whose first size decides what later ones are answered, and compiled anew after
+code for attention (`SNIPPETS_MODE`), whose answers depend on the first size that it computed, and recompiled after
 every request that it refuses. Sizes that do not fit the graph are found before they are computed (`openvino_sizes.py`).
-It is asked for the first request of each size only, so how quick it is matters little.
+It computes only the first request of each size, so its speed matters little.
 """
 
 from typing import Any
@@ -54,7 +54,7 @@ class OpenVinoReference:
         """Compute all outputs into fresh arrays.
 
         Raises:
-            InvalidInputError: the file does not allow its sizes, or its operators its values.
+            InvalidInputError: the file does not allow the request's sizes, or an operator its values.
             EngineError: the model refuses the request.
         """
         shapes = tuple(inputs[tensor.name].shape for tensor in self.spec.inputs)

@@ -1,9 +1,9 @@
-"""Sizes that OpenVINO is not to be asked for: it would compute them outside the memory of their tensors.
+"""Sizes that OpenVINO must not compute, because it would access memory outside of the tensors.
 
-A graph may take sizes that do not fit one of its operators, such as an image that has become lower than the window that
-a pool slides over it. Compiled with free sizes, OpenVINO 2026.4.1 raises nothing then: it returns the outputs of the
-call before, or none at all, or reads memory that is not its own, which ends the process. Its own inference of sizes,
-on a copy of the graph, finds what does not fit, and computes nothing.
+A request may have sizes that do not fit an operator of the graph, such as an image that has become smaller than the
+window of a pooling layer. Compiled with free sizes, OpenVINO 2026.4.1 raises no error then: it returns the outputs of
+the previous call, or none at all, or reads memory out of bounds, which may crash the process. Its own shape inference,
+on a copy of the graph, finds what does not fit without computing anything.
 """
 
 from collections.abc import Callable, Sequence
@@ -83,7 +83,7 @@ class SizeInference:
         self._by_name = by_name
 
     def infer(self, inputs: Arrays) -> None:
-        """See that the sizes of a request fit all operators.
+        """Check that the sizes of a request fit all operators.
 
         Raises:
             EngineError: they do not.
@@ -91,7 +91,7 @@ class SizeInference:
         self._sized([inputs[tensor.name].shape for tensor in self._spec.inputs])
 
     def open_outputs(self, shapes: Sequence[Sequence[int]]) -> tuple[int, ...]:
-        """The places of the outputs whose sizes depend on values, too; all of them where the sizes do not fit."""
+        """The indices of the outputs whose sizes also depend on values; all outputs if the sizes do not fit."""
         try:
             model = self._sized(shapes)
         except EngineError:
@@ -113,8 +113,8 @@ class SizeInference:
 class BoundSizes:
     """Whether bound outputs were filled, in models whose outputs may be shorter than their inputs.
 
-    OpenVINO leaves the rest of a bound array as it was then: the answers to other requests. For a model whose outputs
-    have all sizes once its inputs have them, nothing is checked.
+    OpenVINO leaves the rest of a bound array unchanged then, with the answers to other requests. Nothing is checked for
+    a model whose output sizes follow from its input sizes.
 
     Args:
         sizes: of the model.
@@ -127,7 +127,7 @@ class BoundSizes:
         self._open: tuple[int, ...] | None = None  # the same for all sizes that fit the graph: found once
 
     def check_of(self, shapes: Sequence[Sequence[int]], outputs: Sequence[Any]) -> Callable[[], None] | None:
-        """What to call after each call on arrays that are bound, as tensors; None where nothing is to be checked.
+        """A function to call after each call on bound arrays (as tensors); None if there is nothing to check.
 
         The check raises EngineError for an output that was not filled.
         """
@@ -151,13 +151,13 @@ class BoundSizes:
 
 
 class SizedReference:
-    """Another engine on the same model, which refuses besides what OpenVINO finds not to fit.
+    """Another engine on the same model, which also refuses sizes that OpenVINO finds not to fit.
 
     Args:
         engine: that answers; it belongs to the reference.
         sizes: of the model as OpenVINO has it.
         values: what the model demands of the values of its inputs.
-        advice: what the user may do where only OpenVINO refuses.
+        advice: what the user can do if only OpenVINO refuses.
     """
 
     def __init__(self, engine: Engine, sizes: SizeInference, values: ValueCheck, advice: str) -> None:
@@ -172,7 +172,7 @@ class SizedReference:
         """All outputs, in fresh arrays.
 
         Raises:
-            InvalidInputError: the operators do not allow its values.
+            InvalidInputError: an operator does not allow the request's values.
             EngineError: the engine or OpenVINO refuses the request.
         """
         answer = self._engine.run(inputs)

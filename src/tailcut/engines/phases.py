@@ -13,8 +13,8 @@ _SLOWEST = 0.99
 class PhaseTimes:
     """Of each call, the time in each of `PHASES`.
 
-    launch is the time in which the calling thread hands the work out. The device works meanwhile, so it overlaps the
-    others, and their sum is not the time of the call.
+    `launch` is the time in which the calling thread submits the work. The device works meanwhile, so it overlaps with
+    the others, and their sum is not the time of the call.
     """
 
     def __init__(self) -> None:
@@ -23,7 +23,7 @@ class PhaseTimes:
         self._recorded = 0
 
     def record(self, copy_in_us: float, launch_us: float, compute_us: float, copy_out_us: float) -> None:
-        """Note one call, in microseconds."""
+        """Record one call, in microseconds."""
         with self._lock:
             self._times[self._recorded % _KEPT] = copy_in_us, launch_us, compute_us, copy_out_us
             self._recorded += 1

@@ -7,7 +7,7 @@ own way to choose the ranges and its own operators left in float. Both engines r
 Rounding a weight moves what it multiplies by the mean of its input, every time in the same direction. That shift is
 known from the means of the channels, and is taken out of the biases: it halves the error of a ResNet-18.
 
-It belongs in a process of its own: it holds the model several times, and the quantiser was not made for every model.
+Run it in a process of its own: it holds the model several times, and the quantiser may fail badly on unusual models.
 """
 
 import contextlib
@@ -100,7 +100,7 @@ class Calibration:
         self.requests += 1
 
     def most_sensitive(self) -> list[str]:
-        """The operators by the error that int8 makes in what they read, the largest first.
+        """The operators, by the error that int8 makes in their inputs, the largest first.
 
         Beside the size of the numbers themselves: a few that lie far from all others widen the step for every one.
         """
@@ -209,7 +209,7 @@ class Calibration:
 
     @contextlib.contextmanager
     def _quantiser(self) -> Iterator[None]:
-        """Quiet, and with its errors in one line: the quantiser prints and advises at every call."""
+        """Silence the quantiser, which prints advice at every call, and put its errors into one line."""
         root = logging.getLogger()
         level = root.level
         root.setLevel(logging.CRITICAL)

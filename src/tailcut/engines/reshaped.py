@@ -57,7 +57,7 @@ class ReshapedEngine:
 
     @spec.setter
     def spec(self, spec: ModelSpec) -> None:
-        """What was decided of the rows holds for the model's own signature, too."""
+        """Apply what was decided about the rows to the model's own signature, too."""
         self._spec = spec
         self._engine.spec = replace(self._engine.spec, rows=spec.rows, rows_reason=spec.rows_reason)
 

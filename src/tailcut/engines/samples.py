@@ -1,8 +1,8 @@
-"""Made-up requests that a model accepts: sizes for its free dimensions, and values that mean something to it.
+"""Generated requests that a model accepts: sizes for its free dimensions, and plausible values.
 
-The signature says which dimensions are free, not which sizes a model takes: a detector wants multiples of 32, a speech
-model 512 samples, a text model ids below the size of its embedding and states of length zero. Likely sizes are tried on
-the engine itself until one is accepted. Everything is seeded, so that a request can be made again.
+The signature has the free dimensions, but not the sizes that a model accepts: a detector needs multiples of 32, a
+speech model 512 samples, a text model ids below the size of its embedding and states of length zero. Likely sizes are
+tried on the engine itself until one is accepted. Everything is seeded, so requests are reproducible.
 """
 
 import itertools
@@ -27,12 +27,12 @@ _LISTED = 12  # sizes that a message names
 
 
 class Answering(Protocol):
-    """What requests can be tried on: an engine, or a served model."""
+    """Anything that answers requests: an engine, or a served model."""
 
     spec: ModelSpec
 
     def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
-        """The outputs; a TailcutError where the request is refused."""
+        """Compute the outputs; raises a TailcutError if the request is refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class Samples:
 
 
 def likely_samples(spec: ModelSpec, hints: InputHints | None = None) -> Samples:
-    """The samples that would be tried first, for callers without an engine to ask."""
+    """The samples that would be tried first, for callers without an engine."""
     guess = next(guesses(spec, hints or InputHints()))
     return Samples(spec, guess.inputs, guess.rows)
 

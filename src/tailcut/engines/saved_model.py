@@ -1,9 +1,9 @@
-"""What a SavedModel says of itself and OpenVINO does not: its signature, and whether it changes variables.
+"""Facts about a SavedModel that OpenVINO does not report: its signature, and whether it changes variables.
 
 OpenVINO leaves out assignments to variables, merges signatures where none is the default, and takes names of the graph
 where those of the signature do not fit. `saved_model.pb` is read field by field, without TensorFlow's own messages:
 https://github.com/tensorflow/tensorflow/blob/master/tensorflow/core/protobuf/saved_model.proto, meta_graph.proto, and
-graph.proto, function.proto and attr_value.proto in tensorflow/core/framework. Weights in the graph are passed over.
+graph.proto, function.proto and attr_value.proto in tensorflow/core/framework. Weights in the graph are skipped.
 """
 
 import re
@@ -27,7 +27,7 @@ _FIXED_BYTES = {1: 8, 5: 4}
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """What a SavedModel is called with.
+    """The signature of a SavedModel.
 
     Args:
         inputs: their names, which are keys of the signature.

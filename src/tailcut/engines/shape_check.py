@@ -1,20 +1,21 @@
-"""Proves what OpenVINO answers for each new shape of a model whose sizes are free, before anything is answered with it.
+"""Checks OpenVINO's answer for each new shape of a model whose sizes are free, before any request is answered with it.
 
-OpenVINO shapes the graph anew for each size of its inputs, and version 2026.4.1 does that wrongly in cases that we
-know of: where the first request ever had one key to attend to, attention over more than about 30 keys is wrong from
-then on; and after a request that it refused in the middle of the graph, the next ones are wrong or refused
-(docs/decisions/023-openvino-first-shapes.md). What is done about it knows none of them:
+OpenVINO reshapes the graph for each size of its inputs, and version 2026.4.1 does that wrongly in two known cases: if
+the very first request had one key to attend to, attention over more than about 30 keys is wrong from then on; and after
+a request that failed in the middle of the graph, the next ones are wrong or refused
+(docs/decisions/023-openvino-first-shapes.md). The check does not depend on these cases:
 
 - A request of sizes that were not seen before goes to the reference first: onnxruntime, or for a file that only
-  OpenVINO reads, OpenVINO compiled another way (`openvino_reference.py`). What that refuses, the model never gets.
+  OpenVINO reads, OpenVINO compiled another way (`openvino_reference.py`). What the reference refuses never reaches the
+  model.
 - OpenVINO's answer is compared with the reference's, loosely, because precision and order of summation differ. Then the
   canary, the first request that the model has answered, is computed again and compared with its own answer, closely.
-- On a difference the model is compiled anew and asked once more, first after the canary and then as the first request
-  of all. Two fresh models that agree with each other show OpenVINO's own way to compute: that is accepted, with a
-  warning, unless it is off by the answer's own magnitude, or all integers are others. Anything else refuses the sizes,
-  in one line.
+- On a difference, the model is recompiled, and the request is computed again, first after the canary, and then as the
+  very first request. If two fresh models agree with each other, this is how OpenVINO computes: it is accepted, with a
+  warning, unless it is off by the answer's own magnitude, or all integers differ. In all other cases the sizes are
+  refused, in one line.
 
-A size that is known costs one look into a set.
+For known sizes, the check costs one lookup in a set.
 """
 
 import logging
@@ -32,7 +33,7 @@ from tailcut.engines.samples import Answering, find_samples
 from tailcut.errors import EngineError, UnsupportedError
 
 _log = logging.getLogger("tailcut")
-# Distances as `agreement.distance` has them. The wrong answers that we have seen were off by 0.45 to 80.
+# Distances as `agreement.distance` has them. The wrong answers seen so far were off by 0.45 to 80.
 _FROM_REFERENCE = {"f32": 0.02, "bf16": 0.1, "f16": 0.05, "int8": 0.25, "int8_static": 0.25}
 _FROM_ITSELF = {"f32": 1e-3, "bf16": 0.03, "f16": 0.01, "int8": 0.03, "int8_static": 0.03}
 # From here on, what two fresh models agree on is wrong nevertheless: zeros are off by 1. A TopK that chose otherwise
@@ -84,10 +85,10 @@ class ShapeCheck:
         self._random = self._first is not None and self._answers_differ(self._first)
 
     def admit(self, instance: Instance) -> None:
-        """Compute a made-up request first of all, of sizes that the model accepts.
+        """Compute a generated request of accepted sizes before all others, as the canary.
 
         Raises:
-            UnsupportedError: it is not answered rightly.
+            UnsupportedError: the answer is wrong.
         """
         if self._first is None:
             return
@@ -97,10 +98,10 @@ class ShapeCheck:
             raise UnsupportedError(str(error)) from None
 
     def prove(self, instance: Instance, inputs: Arrays, shapes: Shapes) -> None:
-        """Compute a request of new sizes, and see that the answer is right; the instance then knows these sizes.
+        """Compute a request of new sizes and check the answer; the instance then knows these sizes.
 
         Raises:
-            EngineError: the model refuses the request, or openvino does not answer it rightly.
+            EngineError: the model refuses the request, or openvino's answer is wrong.
         """
         if shapes in self._refused:
             raise EngineError(self._refused[shapes])
@@ -113,7 +114,7 @@ class ShapeCheck:
         instance.learn(shapes)
 
     def recover(self, instance: Instance) -> None:
-        """Compile anew after a call that failed: what openvino remembers of its sizes is not to be trusted."""
+        """Recompile after a call that failed, because what openvino caches for its sizes may be wrong."""
         self._renew(instance, None)
 
     def close(self) -> None:
@@ -123,7 +124,7 @@ class ShapeCheck:
     def _compiled_anew(
         self, instance: Instance, inputs: Arrays, shapes: Shapes, expected: Arrays, wrong: Arrays | None
     ) -> Arrays:
-        """The answer of a fresh model to a request that the instance's own did not answer rightly."""
+        """The answer of a recompiled model to a request that the instance's model answered wrongly."""
         sizes = ", ".join(f"{name} {list(shape)}" for name, shape in zip(inputs, shapes, strict=True))
         fresh: list[Arrays] = []
         for first in (None, inputs):
@@ -149,7 +150,7 @@ class ShapeCheck:
         raise EngineError(reason)
 
     def _accept(self, expected: Arrays, result: Arrays) -> bool:
-        """Whether this is OpenVINO's own way to compute; other sizes may then be as far off, and twice that."""
+        """Whether this is how OpenVINO computes; answers for other sizes may then be up to twice as far off."""
         defined = {name: _defined(array, result[name]) for name, array in expected.items()}
         apart = {name: distance({name: array}, defined) for name, array in expected.items()}
         far = {name for name, off in apart.items() if off >= _WRONG}
@@ -173,7 +174,7 @@ class ShapeCheck:
         return result is not None and distance(answer, result) <= self._same
 
     def _renew(self, instance: Instance, first: Arrays | None) -> None:
-        """Give the instance a fresh model, and this request before the canary."""
+        """Give the instance a recompiled model, and compute this request before the canary."""
         instance.take_over(self._recompile())
         if first is not None:
             _answer(instance, first)
@@ -197,7 +198,7 @@ class ShapeCheck:
         return samples.make(samples.rows, seed=0)
 
     def _answers_differ(self, inputs: Arrays) -> bool:
-        """Whether the model itself is random, so that no answer can be held against it."""
+        """Whether the model itself is random, so that its answers cannot be compared."""
         return distance(self._reference.run(inputs), self._reference.run(inputs)) > self._same
 
 

@@ -1,6 +1,6 @@
-"""Answers to many sockets in one call of compiled code: a head, and behind it each member's own rows or lists.
+"""Write answers to many sockets in one call of compiled code: a head, then each member's own rows or lists.
 
-The other half of `sockets.py`, with the GIL released like that. Tables and their columns are those of
+The other half of `sockets.py`; it releases the GIL, too. Tables and their columns are those of
 `socket_tables.py`. Importing this module loads numba, and compiles or loads the code.
 """
 
@@ -27,7 +27,7 @@ def _deliver(  # noqa: PLR0913, PLR0917  as answer
     trace: np.ndarray,
     now: np.ndarray,
 ) -> int:
-    """Send scratch[:size] and write record number `written` of this call; -1, or how much went out where not all."""
+    """Send scratch[:size] and write record `written` of this call; returns -1, or the bytes sent if not all were."""
     mask, last = ring.shape[0] - 1, ring.shape[1] - 1
     clock_gettime(MONOTONIC, now.ctypes.data)
     encoded = now[0] * 1_000_000_000 + now[1]
@@ -54,10 +54,10 @@ def _deliver(  # noqa: PLR0913, PLR0917  as answer
 
 @njit(nogil=True)  # type: ignore[untyped-decorator]
 def _stamp(ring: np.ndarray, stamp: int, written: int) -> None:
-    """Put its stamp to the last of the records written in this call.
+    """Store the stamp of the last record written in this call.
 
-    Other processes may read the ring, so a record has its stamp after everything else: a call lies between, over which
-    no compiler moves a store, and x86 shows stores in their order.
+    Other processes may read the ring, so a record's stamp is stored after everything else: a call lies in between,
+    across which no compiler moves a store, and x86 makes stores visible in their order.
     """
     if written and ring.shape[0]:
         newest = stamp + written - 1
@@ -79,11 +79,11 @@ def answer(  # noqa: PLR0913, PLR0917  one call a batch, and its tables
     """Send each member its answer: the head that `scratch` begins with, then its row of each output.
 
     `outputs` holds the address of the first member's row and the bytes of a row. Members that have left are skipped.
-    One that cannot take all of it now is written to `short`: the member's place and how many bytes went out; its answer
-    stays pending. Of each answer that was sent, a record is written into `ring` (which may be empty), with the stamps
+    One whose socket cannot take all of it now is written to `short`: the member's index and the bytes sent; its answer
+    stays pending. For each answer that was sent, a record is written into `ring` (which may be empty), with the stamps
     from `stamp` on in the last column: arrival, the five moments that `trace` begins with, when it was encoded, when it
     was written, then what `trace` ends with, its last but one replaced by the body's length.
-    Returns how many are short, and in `trace[0]` how many answers were sent.
+    Returns the number of rows in `short`, and in `trace[0]` the number of answers sent.
     """
     now = np.empty(2, np.int64)
     shorts = written = 0
@@ -110,7 +110,7 @@ def answer(  # noqa: PLR0913, PLR0917  one call a batch, and its tables
 
 @njit(nogil=True)  # type: ignore[untyped-decorator]
 def _write_number(scratch: np.ndarray, at: int, number: int) -> int:
-    """Write a number in decimal from scratch[at] on; where it ends."""
+    """Write a number in decimal from scratch[at] on; returns where it ends."""
     end = at + 1
     rest = number
     while rest > 9:
@@ -156,11 +156,11 @@ def answer_lists(  # noqa: PLR0913, PLR0917  one call a batch, and its tables
     trace: np.ndarray,
     short: np.ndarray,
 ) -> int:
-    """As `answer`, of JSON: behind the head comes its length, then the `pieces` of `frame` with a list between any two.
+    """As `answer`, for JSON: the head, its Content-Length, then the `pieces` of `frame` with a list between any two.
 
-    `lists` holds for each output the lists of all members, one behind the other with a comma between, the first at
-    `places[output]`, which moves. `pieces` are the lengths of the parts of `frame`; the first begins with the end of
-    the head.
+    `lists` holds for each output the lists of all members, separated by commas; the first begins at `places[output]`,
+    which this call advances. `pieces` are the lengths of the parts of `frame`; the first begins with the end of the
+    head.
     """
     now = np.empty(2, np.int64)
     shorts = written = 0

@@ -1,4 +1,4 @@
-"""The servers behind a load balancer, as arrays, and which of them gets a request; for `cluster.py`, compiled.
+"""The state of the servers behind a load balancer, and the choice of a request's server; compiled, for `cluster.py`.
 
 *Routing*: at random, in turn, to the server with the fewest requests in flight, or to the better of two drawn at random
 (M. Mitzenmacher, The power of two choices in randomized load balancing, IEEE TPDS 12(10), 2001). The balancer knows
@@ -16,9 +16,9 @@ RANDOM, ROUND_ROBIN, LEAST_LOADED, TWO_CHOICES = range(4)
 DISPATCH, INSTANCES, THREADS, QUEUE, ROUTING, HEDGE = range(6)  # of `Tables.shape`
 SHAPES = 6
 NOW, ROUTED, TIMER, TURN, ACTIVE, HEDGED = range(6)  # of `BalancingState.clock`
-# Of a server: what its loop does, until when; answers that leave then; batches that compute; until when a batch is held
-# back; when the last request came; when the loop looked at what has arrived; and lists of requests and of batches that
-# are done, by their first request.
+# Columns of a server: what its loop does and until when; the answers that leave then; batches being computed; until
+# when a batch is held back; when the last request came; when the loop last looked for arrivals; and the linked lists
+# of waiting requests and of finished batches (by their first request).
 PHASE, FREE, LEAVING, RUNNING, HELD, LAST, LOOKED = range(7)
 INBOX, INBOX_END, WAITING, WAITING_END, WAITS, DONE, DONE_END = range(7, 14)
 FIELDS = 14
@@ -29,7 +29,7 @@ _plain = compiled(_nrt=False)
 
 
 class Tables(NamedTuple):
-    """What all servers are alike in.
+    """What all servers have in common.
 
     costs: int64 [COSTS] of `queueing.py`; shape: int64 [SHAPES]: dispatch, instances, threads of a batch, requests that
     may wait, routing, ns until a request is hedged (0: never); the rest as in `queueing.run`, with the cores of one
@@ -46,7 +46,7 @@ class Tables(NamedTuple):
 
 
 class BalancingState(NamedTuple):
-    """A simulation at a time; made by `new_state`. Copies of requests are numbered: hedges behind all requests."""
+    """The state of a simulation; made by `new_state`. Copies of requests are numbered, hedges after all requests."""
 
     clock: np.ndarray  # int64
     order: np.ndarray  # int64 [servers]: those that take requests come first
@@ -68,7 +68,7 @@ class BalancingState(NamedTuple):
 
 
 def new_state(requests: int, servers: int, active: int, instances: int, *, hedged: bool) -> BalancingState:
-    """Before the first arrival: `active` of the servers take requests."""
+    """The state before the first arrival: `active` of the servers take requests."""
     wide = 1
     while wide < servers:
         wide *= 2
@@ -94,7 +94,7 @@ def new_state(requests: int, servers: int, active: int, instances: int, *, hedge
 
 
 def _columns(copies: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Of each copy, from `following` to `server`; nothing is known."""
+    """The columns of the copies, from `following` to `server`, unset."""
     a, b, c, d, e, f, g = np.full((7, copies), -1, np.int64)
     return a, b, c, d, e, f, g
 
@@ -121,7 +121,7 @@ def put(tree: np.ndarray, index: int, value: int) -> None:
 
 @_plain
 def least_of(tree: np.ndarray, fair: int) -> int:
-    """The place of the minimum; of several the first, or where `fair` is 1 one at random."""
+    """The index of the minimum; of several the first, or a random one if `fair` is 1."""
     at, wide = 1, tree.shape[0] // 2
     while at < wide:
         left, right = tree[2 * at], tree[2 * at + 1]
@@ -144,7 +144,7 @@ def activate(state: BalancingState, server: int) -> None:
 
 @_plain
 def drain(state: BalancingState, server: int) -> None:
-    """Have a server take no more requests; it answers those that it has."""
+    """Have a server take no more requests; it still answers those that it has."""
     order, last = state.order, state.clock[ACTIVE] - 1
     for index in range(last + 1):
         if order[index] == server:
@@ -156,7 +156,7 @@ def drain(state: BalancingState, server: int) -> None:
 
 @_plain
 def drawn(state: BalancingState, other_than: int) -> int:
-    """A server at random, another than this one where there is another."""
+    """A random server, other than `other_than` if there is another."""
     active = state.clock[ACTIVE]
     server = state.order[np.random.randint(active)] if active > 1 else state.order[0]  # noqa: NPY002  numba's
     while server == other_than and active > 1:
@@ -166,7 +166,7 @@ def drawn(state: BalancingState, other_than: int) -> int:
 
 @_plain
 def routed(state: BalancingState, routing: int, other_than: int) -> int:
-    """The server of a request: of a hedge, another than the first copy's."""
+    """Choose the server of a request; that of a hedge differs from the first copy's if there is another."""
     active = state.clock[ACTIVE]
     if active == 1:
         return state.order[0]  # type: ignore[no-any-return]
@@ -192,19 +192,19 @@ def routed(state: BalancingState, routing: int, other_than: int) -> int:
 
 @_plain
 def fly(state: BalancingState, server: int, change: int) -> None:
-    """Count requests in flight."""
+    """Add `change` to the requests in flight at a server."""
     state.flying[server] += change
     if state.loads[state.loads.shape[0] // 2 + server] < FAR:
         put(state.loads, server, state.flying[server])
 
 
 def active_of(state: BalancingState) -> int:
-    """Servers that take requests."""
+    """The number of servers that take requests."""
     return int(state.clock[ACTIVE])
 
 
 def hedged_of(state: BalancingState) -> int:
-    """Requests that were sent a second time."""
+    """The number of requests that were sent a second time."""
     return int(state.clock[HEDGED])
 
 

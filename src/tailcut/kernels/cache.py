@@ -1,8 +1,8 @@
-"""Where compiled kernels are kept from one start to the next.
+"""Where compiled kernels are cached from one start to the next.
 
 Numba keeps them beside the source where that can be written, else below the user's home, and raises where neither can
-be, as in a container whose image is read-only and whose user has no home. What it keeps it unpickles, so a folder is
-used only when it is this user's and no other user can write to it.
+be, as in a container whose image is read-only and whose user has no home. It unpickles what it finds there, so a folder
+is used only if it is this user's and no other user can write to it.
 """
 
 import logging
@@ -26,13 +26,13 @@ _UNREADABLE = (OSError, EOFError, ValueError, pickle.UnpicklingError)
 
 
 class _Cache(FunctionCache):  # type: ignore[misc]  # numba has no types
-    """Numba's, except that what cannot be read or written is compiled and not kept, and that loading is quick."""
+    """Numba's cache, except that code which cannot be read or written is compiled without it, and loading is fast."""
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
-        """What is kept for a signature, or None.
+        """The cached code for a signature, or None.
 
-        Numba first loads all that it can compile, which takes a quarter of a second of CPU. Code that is compiled
-        already needs the symbols of the runtime alone; compiling something later loads the rest by itself.
+        Numba's own first loads everything that the compiler needs, a quarter of a second of CPU time. Compiled code
+        only needs the symbols of the runtime; compiling something later loads the rest anyway.
         """
         rtsys.initialize(target_context)
         with self._guard_against_spurious_io_errors():
@@ -45,9 +45,9 @@ class _Cache(FunctionCache):  # type: ignore[misc]  # numba has no types
 
 
 def compiled(*signatures: Any, **options: object) -> Callable[[_F], _F]:
-    """`numba.njit` of a function that releases the GIL, for these signatures only where there are any.
+    """`numba.njit` with the GIL released; for these signatures only, if any are given.
 
-    Its machine code is kept where there is a place for it.
+    The machine code is cached if there is a folder for it.
     """
 
     def declare(function: _F) -> _F:
@@ -72,21 +72,21 @@ def _keep(dispatcher: Any) -> None:
         config.CACHE_DIR = str(folder)
     try:
         dispatcher._cache = _Cache(dispatcher.py_func)  # noqa: SLF001  as numba's `enable_caching` does
-    except RuntimeError:  # no place after all
+    except RuntimeError:  # numba found no folder after all
         _not_kept()
     finally:
         config.CACHE_DIR = before
 
 
 def beside_is_writable(package: Path) -> bool:
-    """Whether compiled code can be kept in the package's own folder."""
+    """Whether compiled code can be cached in the package's own folder."""
     folder = package / "__pycache__"
     return os.access(folder if folder.is_dir() else package, os.W_OK | os.X_OK)
 
 
 @cache
 def user_folder() -> Path | None:
-    """A folder that is this user's alone: in the cache folder or the home, else among temporary files."""
+    """A folder that only this user can write to: in the cache folder or the home, else among temporary files."""
     candidates = [Path(os.environ.get("XDG_CACHE_HOME", "")) / "tailcut"]
     with suppress(RuntimeError):  # no HOME, and no passwd entry either
         home = Path.home()
@@ -112,7 +112,7 @@ def _is_ours(folder: Path) -> bool:
 
 @cache
 def _not_kept() -> None:
-    """Say it once."""
+    """Warn, once per process, that kernels cannot be cached."""
     _log.warning(
         "compiled kernels cannot be kept, so that each start compiles them again: "
         "set NUMBA_CACHE_DIR to a folder that this user can write"

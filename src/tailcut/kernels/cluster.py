@@ -1,13 +1,12 @@
 """Many servers behind a load balancer as queues, event by event, in compiled code: the latency of each request.
 
 Each server is that of `queueing.py`: a loop, instances, the rule for batches, threads that share the server's cores.
-What many servers need beyond it is that nothing happens before its time: a request is routed by what the servers have
-in flight at its arrival (`balancing.py`), so the loop takes one step (a pass, one request received, one batch answered)
-at a time. Clients run elsewhere, and deadlines are not modelled.
+With many servers, events must also be simulated in the order of their times: a request is routed by what the servers
+have in flight at its arrival (`balancing.py`), so the loop takes one step (a pass, one request received, one batch
+answered) at a time. Clients run elsewhere, and deadlines are not modelled.
 
 A request without an answer after a while may be *hedged*: sent to a second server; the first answer counts, and both
-servers compute. A simulation goes on where it stopped: `advance` runs until a time, and servers may join and leave in
-between.
+servers compute. `advance` simulates until a given time and may be called again; servers may join and leave in between.
 """
 
 import numpy as np
@@ -77,7 +76,7 @@ _plain = compiled(_nrt=False)  # as in balancing.py
 
 @_plain
 def append(state: BalancingState, server: int, head: int, copy: int) -> None:
-    """Put a copy at the end of a list of a server; `head` is its column, and that of its end follows."""
+    """Append a copy to a linked list of a server; column `head` has its first entry, the next column its last."""
     server_row = state.servers[server]
     state.following[copy] = -1
     if server_row[head] < 0:
@@ -97,7 +96,7 @@ def send(state: BalancingState, server: int, copy: int, now: int) -> None:
 
 @_plain
 def loop_event(tables: Tables, state: BalancingState, server: int) -> int:
-    """When the loop of a server has something to do."""
+    """When the loop of a server next has something to do."""
     server_row = state.servers[server]
     if server_row[PHASE] != _IDLE:
         return server_row[FREE]  # type: ignore[no-any-return]
@@ -112,7 +111,7 @@ def loop_event(tables: Tables, state: BalancingState, server: int) -> int:
 
 @_plain
 def take_event(tables: Tables, state: BalancingState, server: int) -> tuple[int, int]:
-    """When an instance takes a batch, and which; FAR where there is none to take."""
+    """When an instance next takes a batch, and which instance; FAR if there is no batch."""
     server_row, at, which = state.servers[server], FAR, -1
     if tables.shape[DISPATCH] == INLINE or server_row[WAITING] < 0:
         return at, which
@@ -128,7 +127,7 @@ def take_event(tables: Tables, state: BalancingState, server: int) -> tuple[int,
 
 @_plain
 def end_event(state: BalancingState, server: int) -> tuple[int, int]:
-    """When an instance ends its batch, and which."""
+    """When the next instance finishes its batch, and which instance."""
     at, which = FAR, -1
     for slot in range(state.slots.shape[1]):
         if state.slots[server, slot, _JOB] >= 0 and state.slots[server, slot, _END] < at:
@@ -138,14 +137,14 @@ def end_event(state: BalancingState, server: int) -> tuple[int, int]:
 
 @_plain
 def plan_next(tables: Tables, state: BalancingState, server: int) -> None:
-    """Enter a server's next event."""
+    """Store the time of a server's next event in the tree of events."""
     at = min(loop_event(tables, state, server), take_event(tables, state, server)[0], end_event(state, server)[0])
     put(state.events, server, at)
 
 
 @_plain
 def form(state: BalancingState, server: int, rows: int) -> int:
-    """Take a batch from the requests that wait; its first copy."""
+    """Take a batch of `rows` from the waiting requests; returns its first copy."""
     server_row = state.servers[server]
     first = copy = server_row[WAITING]
     for _ in range(rows - 1):
@@ -171,7 +170,7 @@ def computed(tables: Tables, state: BalancingState, server: int, rows: int, acti
 def answer(  # noqa: PLR0913, PLR0917  numba takes them by position
     tables: Tables, state: BalancingState, server: int, first: int, began: int, slow: float
 ) -> int:
-    """Write a batch's answers one after the other from `began` on; when the last one is written."""
+    """Write a batch's answers one after the other from `began` on; returns when the last one is written."""
     now, copy, count = began + shared(tables.costs[BATCH], slow), first, state.answered.shape[0]
     while copy >= 0:
         now += shared(tables.costs[ANSWER], slow)
@@ -187,7 +186,7 @@ def answer(  # noqa: PLR0913, PLR0917  numba takes them by position
 
 @_plain
 def receive(tables: Tables, state: BalancingState, server: int, now: int, slow: float) -> int:
-    """Receive the request that came first; when that is done."""
+    """Receive the request that came first; returns when that is done."""
     server_row, count = state.servers[server], state.answered.shape[0]
     copy = server_row[INBOX]
     server_row[INBOX] = state.following[copy]
@@ -265,7 +264,7 @@ def take_step(tables: Tables, state: BalancingState, server: int, slot: int, now
 
 @_plain
 def step(tables: Tables, state: BalancingState, server: int, now: int) -> None:
-    """What happens at a server at its next event."""
+    """Simulate the next event of a server."""
     server_row = state.servers[server]
     end, which = end_event(state, server)
     if end == now:
@@ -307,7 +306,7 @@ def advance(tables: Tables, state: BalancingState, arrivals: np.ndarray, until: 
             request = clock[TIMER]
             clock[TIMER] += 1
             if state.answered[request] <= now or clock[ACTIVE] == 1:
-                continue  # nothing happens, and the time of what is simulated does not go on
+                continue  # nothing happens, and the simulated time does not advance
             clock[HEDGED] += 1
             copy = count + request
             server = routed(state, tables.shape[ROUTING], state.server[request])

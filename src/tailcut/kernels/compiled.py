@@ -1,10 +1,11 @@
-"""Loops compiled by numba, each with its numpy twin in `reference.py`; more in `images`, `precision` and `rows`.
+"""Loops compiled by numba, each with its equivalent in plain numpy in `reference.py`; more in `images`, `precision`
+and `rows`.
 
-Import this module only where they run: numba takes half a second to load, and each kernel compiles at its first call
-for a dtype (kept in numba's cache on disk).
+Import this module only where the kernels run: numba takes half a second to load, and each kernel compiles at its first
+call for a dtype (and is cached on disk).
 
 All release the GIL, and none uses numba's own threads: its default layer aborts the process when two callers enter it
-at once. Shapes and indices are the caller's to check; a kernel checks nothing. Arrays are C-contiguous or have whole
+at once. The caller checks shapes and indices; a kernel checks nothing. Arrays are C-contiguous or have whole
 rows (an `AlignedMatrix`'s array); `out` is overwritten and must not overlap a source.
 """
 
@@ -89,7 +90,7 @@ def normalize_u8(image: np.ndarray, scale: np.ndarray, offset: np.ndarray, out: 
 
 @_kernel(fastmath={"contract"})
 def multiply_add_chains(values: np.ndarray, factor: np.float32, term: np.float32, rounds: int) -> None:
-    """Replace every x of float32 `values` by x * factor + term, 16 times a round: the machine's peak, nothing else.
+    """Replace every x of float32 `values` by x * factor + term, 16 times a round: it measures the machine's peak rate.
 
     A value stays in a register for 16 dependent steps; the chains of neighbours overlap, so that all units work.
     """

@@ -1,10 +1,10 @@
-"""A head of HTTP/1, looked through in compiled code: for what matters of it, and for its trace context.
+"""Compare a head of HTTP/1 with a known one in compiled code: the fields that matter, and the trace context.
 
 Importing this module loads numba. Its tables:
 
 - `fields`, a row for each field that matters: the length of its name, then the name in lower case.
-- `grammar`, of each byte: `NAME` where names of fields may have it, `VALUE` where values may, and `DIGIT` where ids of
-  traces may, which none has where no trace contexts are looked for.
+- `grammar`, bits for each byte: `NAME` if field names may contain it, `VALUE` if values may, and `DIGIT` if trace ids
+  may (set for no byte if trace contexts are not read).
 """
 
 import numpy as np
@@ -43,7 +43,7 @@ def _is_listed(text: np.ndarray, start: int, end: int, fields: np.ndarray) -> bo
 
 @njit(nogil=True)  # type: ignore[untyped-decorator]
 def _length_in(text: np.ndarray, size: int, start: int, colon: int) -> int:
-    """The length that the line from `start` on tells, if it is one plain Content-Length; else -1."""
+    """The value of the line from `start` on if that is a plain Content-Length; else -1."""
     if colon - start != _LENGTH.shape[0]:
         return -1
     for j in range(_LENGTH.shape[0]):
@@ -73,7 +73,7 @@ def _is_trace(text: np.ndarray, start: int, end: int) -> bool:
 
 @njit(nogil=True)  # type: ignore[untyped-decorator]
 def _trace_in(text: np.ndarray, begin: int, end: int, grammar: np.ndarray) -> int:  # noqa: C901  one loop over a value
-    """1 where the `traceparent` text[begin:end] is sampled, -1 where it is not, 0 where it is malformed.
+    """1 if the `traceparent` text[begin:end] is sampled, -1 if it is not, 0 if it is malformed.
 
     As `wire/trace_context.py` reads it.
     """
@@ -118,11 +118,11 @@ def head_end(  # noqa: C901, PLR0912, PLR0913, PLR0917  one loop over the lines
     grammar: np.ndarray,
     length: np.ndarray,
 ) -> int:
-    """Where the head that text[:size] begins with ends, if what matters of it is known[start:stop]; else -1.
+    """Where the head at the beginning of text[:size] ends, if what matters of it equals known[start:stop]; else -1.
 
-    That is the request line, the lines of `fields` in their order, and the empty line. Every other line
-    must be a well-formed field. Where `length[0]` is 0, just one Content-Length more must stand between them, and
-    `length[0]` is what it says then. `length[1]` becomes what its only `traceparent` says, as `_trace_in` has it.
+    What matters are the request line, the lines of `fields` in their order, and the empty line. Every other line must
+    be a well-formed field. If `length[0]` is 0, exactly one Content-Length must be among them, and `length[0]` becomes
+    its value. `length[1]` becomes the result of `_trace_in` for the only `traceparent`.
     """
     has_length = length[0] != 0
     length[1] = traces = 0

@@ -2,7 +2,7 @@
 
 For `(x / 255 - mean) / std` give scale = 1 / (255 * std) and offset = -mean / std. The crop begins at (top, left) of
 the image and has the size of `out`; nothing is resized. `swap` exchanges the first and the last channel, RGB and BGR;
-scale and offset go by the channels of `out`. What holds for every kernel stands at the head of `compiled.py`.
+scale and offset go by the channels of `out`. What holds for every kernel is described in `compiled.py`.
 """
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""Which vector instructions numba compiles for: asked of the compiler itself, on a function of one vector operation.
+"""Which vector instructions numba compiles for, found by compiling a function of one vector operation.
 
 Feature flags alone would not tell: NUMBA_CPU_NAME implies features that no list names. Importing this module loads
 numba.
@@ -18,7 +18,7 @@ define void @probe(ptr %x, ptr %y) {{
   ret void
 }}
 """
-_SIGNS = (  # widest first: what the machine code of the probe holds where the instructions are there
+_SIGNS = (  # widest first: what the machine code of the probe contains if the instructions are used
     ("avx512", r"%zmm"),
     ("avx2", r"%ymm"),  # integers in 256 bits; plain AVX has only floats there
     ("avx", r"vpmulld\s.*%xmm"),
@@ -32,8 +32,8 @@ _SIGNS = (  # widest first: what the machine code of the probe holds where the i
 def numba_isa() -> str:
     """The widest vector instruction set that numba compiles for here: `avx512`, `avx2`, `avx`, `sse4`, `sse2`, `neon`.
 
-    It is the processor's own unless NUMBA_CPU_NAME, NUMBA_CPU_FEATURES or NUMBA_ENABLE_AVX say less; `none` where the
-    compiler uses no vector registers. A compiler may still prefer narrower vectors in loops than it could use.
+    It is the processor's widest unless NUMBA_CPU_NAME, NUMBA_CPU_FEATURES or NUMBA_ENABLE_AVX limit it; `none` if the
+    compiler uses no vector registers. In loops, the compiler may still prefer narrower vectors.
     """
     triple, cpu, features = cpu_target.target_context.codegen().magic_tuple()
     machine = llvm.Target.from_triple(triple).create_target_machine(cpu=cpu, features=features, opt=2)

@@ -1,12 +1,12 @@
-"""The load generator's loop in compiled code: sends that are due, answers counted in, one record for each request.
+"""The load generator's loop in compiled code: it sends what is due, receives answers, and records each request.
 
 One call of `drive` serves many connections on one epoll instance, with the GIL released, until its time slice is over
 or Python has to do something: open connections, close or replace broken ones, make room for records. Between sends it
-sleeps on a timerfd, whose grain is nanoseconds; the last `spin_ns` before a send may be polled instead, because a
+sleeps on a timerfd, whose resolution is nanoseconds; the last `spin_ns` before a send may be polled instead, because a
 sleeping thread wakes tens of microseconds late. Linux only. Importing this module loads numba, and compiles or loads
 the code.
 
-It reads what a load test has to know of an answer: the status, where its body ends (Content-Length), and whether the
+It reads what a load test needs from an answer: the status, where its body ends (Content-Length), and whether the
 server closes behind it. An answer that is framed in another way (chunked, until the connection closes) ends the run
 with `ODD_ANSWER`; the Python client of `lab/client.py` understands those. This is a second reader of heads beside
 `wire/http1/answers.py`, because compiled code without the GIL cannot call Python; a test holds the two together.
@@ -53,9 +53,9 @@ CLOSED, IDLE, WAITING = range(3)  # of STATE
 START, END, UNTIL, SPIN = range(4)
 SENT, RECORDED, FREE, BUSY, OPEN = range(5)
 OUTCOMES = 7  # columns
-HEAD_BYTES = 16 * 1024  # of an answer; what is longer is not an answer
+HEAD_BYTES = 16 * 1024  # of an answer; a longer head is an error
 OVER, SLICE, MORE_CONNECTIONS, FULL, BROKEN, ODD_ANSWER = range(6)  # what drive returns
-PART, WHOLE, LOST, ODD = range(4)  # what has been received of an answer
+PART, WHOLE, LOST, ODD = range(4)  # state of an answer that is being received
 
 _IN_ERROR = 0x008 | 0x010  # EPOLLERR, EPOLLHUP
 _LENGTH = np.frombuffer(b"content-length:", np.uint8)
@@ -76,7 +76,7 @@ def _now(room: np.ndarray) -> int:
 
 @_plain
 def _begins(data: np.ndarray, at: int, end: int, word: np.ndarray) -> bool:
-    """Whether `word`, which is in lower case, stands at a place, in any case."""
+    """Whether data[at:end] begins with `word` (given in lower case), in upper or lower case."""
     if end - at < word.shape[0]:
         return False
     for i in range(word.shape[0]):
@@ -101,7 +101,7 @@ def _whole_number(data: np.ndarray, at: int, end: int) -> int:
 
 @_plain
 def _says_close(data: np.ndarray, at: int, end: int, closes: bool) -> bool:  # noqa: FBT001  numba takes no keywords
-    """What the options of a Connection field make of `closes`."""
+    """Whether the connection closes after the options of a Connection field; `closes` if they do not say."""
     keeps = False
     while at < end and data[at] not in (10, 13):
         if _begins(data, at, end, _CLOSE):
@@ -115,7 +115,7 @@ def _says_close(data: np.ndarray, at: int, end: int, closes: bool) -> bool:  # n
 def read_head(data: np.ndarray, end: int, fields: np.ndarray) -> None:
     """Read an answer's head, data[:end] with its empty line: status, length, closes, odd into `fields`.
 
-    What is not HTTP/1 has the status 0. `odd` says that the body does not end by Content-Length.
+    The status is 0 if this is not HTTP/1. `odd` is set if the length of the body is not given by Content-Length.
     """
     fields[:] = 0
     if end < 16 or not _begins(data, 0, end, _HTTP):
@@ -178,7 +178,7 @@ def _record(own: np.ndarray, done: int, status: int, expects: np.ndarray, result
 
 @_plain
 def _receive(own: np.ndarray, slot: int, heads: np.ndarray, scratch: np.ndarray, fields: np.ndarray) -> int:  # noqa: C901, PLR0911, PLR0912  one loop over what a socket has
-    """Receive what is there; says what is known of the answer now."""
+    """Receive what is available; returns the state of the answer, `PART` to `ODD`."""
     room = scratch.shape[0]
     while True:
         held = own[HELD]
@@ -240,7 +240,7 @@ def _send_due(  # noqa: PLR0913, PLR0917  the tables of drive
     free: np.ndarray,
     room: np.ndarray,
 ) -> int:
-    """Send what is due on the connections that are free; when the next one is due, or 0 where one has no connection."""
+    """Send what is due on free connections; returns when the next is due, or 0 if one has no connection."""
     opened = times.shape[0] > 0
     while True:
         number = cursor[SENT]
@@ -260,7 +260,7 @@ def _send_due(  # noqa: PLR0913, PLR0917  the tables of drive
         slot = free[cursor[FREE]]
         own = connections[slot]
         if own[STATE] != IDLE:
-            continue  # the server closed it while it was idle, which is its right
+            continue  # the server closed it while it was idle, which is no error
         now = _now(room)
         own[STATE] = WAITING
         own[PAYLOAD], own[GONE], own[LEFT], own[HELD] = number % spans.shape[0], 0, -1, 0
@@ -289,7 +289,7 @@ def _take(  # noqa: PLR0913, PLR0917  the tables of drive
     room: np.ndarray,
     fields: np.ndarray,
 ) -> int:
-    """See to one connection that has something to tell; OVER where nothing is left to Python."""
+    """Handle the events of one connection; `OVER` if there is nothing for Python to do."""
     own = connections[slot]
     if own[STATE] == CLOSED:
         return OVER
@@ -308,7 +308,7 @@ def _take(  # noqa: PLR0913, PLR0917  the tables of drive
         _record(own, done, own[STATUS] if answer == WHOLE else 0, expects, outcomes[cursor[RECORDED]])
         cursor[RECORDED] += 1
         cursor[BUSY] -= 1
-        sent = own[GONE] == spans[own[PAYLOAD], slot % spans.shape[1], 1]  # else it was refused half-way
+        sent = own[GONE] == spans[own[PAYLOAD], slot % spans.shape[1], 1]  # else answered too early
         if answer == WHOLE and sent and not own[CLOSES]:
             own[STATE] = IDLE
             own[FREE_SINCE] = done

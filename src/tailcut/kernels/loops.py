@@ -1,6 +1,6 @@
-"""Machine loops to source loops: one loop of the source is several in the machine code (vectors, remainder, fall-back).
+"""Assign machine loops to source loops: one source loop becomes several (vectors, remainder, fall-back).
 
-Pure. A source loop counts as vectorised when one of its machine loops is: the others take what is left over.
+Pure. A source loop counts as vectorised if one of its machine loops is: the others compute the remainder.
 """
 
 import ast
@@ -37,13 +37,13 @@ class Loop:
 
     @property
     def vectorized(self) -> bool:
-        """Vectors do its work."""
+        """Whether its best machine loop uses vectors."""
         return self.tally is not None and self.tally.vectorized
 
 
 @dataclass(frozen=True, slots=True)
 class LoopFacts:
-    """A loop with what was found out about it: its source text, the compiler's reasons, and what would help."""
+    """A loop with its source text, the compiler's reasons, and advice."""
 
     loop: Loop
     source: str
@@ -61,7 +61,7 @@ class Analysis:
 
     @property
     def vectorized(self) -> bool:
-        """No loop is left scalar; a loop that the compiler removed is none."""
+        """Whether no loop is scalar; a loop that the compiler removed does not count."""
         return all(facts.loop.vectorized or facts.loop.tally is None for facts in self.loops)
 
 
@@ -125,7 +125,7 @@ def _detour(loop: MachineLoop, inner: Sequence[SourceLines]) -> bool:
 
 
 def _unrolled(lines: SourceLines, placed: Iterable[SourceLines]) -> bool:
-    """An inner loop is part of a machine loop that counts for the statement around it."""
+    """Whether an inner loop is part of a machine loop that counts for the statement around it."""
     return any(lines.first in other for other in placed)
 
 

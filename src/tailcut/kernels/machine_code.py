@@ -1,4 +1,4 @@
-"""x86-64 machine code as text to instructions: what an assembler reads (numba prints it) and what objdump prints.
+"""Parse x86-64 machine code from text: an assembler's input (as numba prints it) and the output of objdump.
 
 Pure: text in, values out. Both are in AT&T syntax, the destination last. Only x86-64 is read.
 """
@@ -24,16 +24,16 @@ class Instruction:
     name: str
     operands: str
     line: int = 0
-    target: int | None = None  # the place in the function's list, for a jump inside the function
+    target: int | None = None  # index in the function's list, for a jump inside the function
 
     @property
     def jumps(self) -> bool:
-        """It is a jump, conditional or not."""
+        """Whether it is a jump, conditional or not."""
         return self.name.startswith("j")
 
     @property
     def ends(self) -> bool:
-        """What stands after it is not reached through it."""
+        """Whether control never passes from it to the next instruction."""
         return self.name.startswith(("jmp", "ret", "ud2", "hlt"))
 
 
@@ -71,7 +71,7 @@ def parse_assembly(text: str, symbol: str) -> list[Instruction]:
 
 
 def _addresses(parsed: list[tuple[str, str, int]]) -> dict[str, str]:
-    """What a call through a register calls, by its operand, where one function's address alone is put there."""
+    """The functions called through registers, by operand, where a register only ever gets one function's address."""
     names_by_operand: dict[str, set[str]] = {}
     for name, operands, _ in parsed:
         if name == "movabsq" and (match := _ADDRESS.match(operands)):
@@ -107,7 +107,7 @@ def _dump_target(code: tuple[str, str, int], places: dict[int, int]) -> int | No
 
 @dataclass(frozen=True, slots=True)
 class MachineLoop:
-    """A loop without another one in it: its instructions in the order of the code."""
+    """An innermost loop: its instructions in the order of the code."""
 
     body: tuple[Instruction, ...]
 
@@ -118,7 +118,7 @@ class MachineLoop:
 
 
 def innermost_loops(code: list[Instruction]) -> list[MachineLoop]:
-    """The loops that hold no other loop, in the order of the code: found in the graph of jumps, not by the layout."""
+    """The loops that contain no other loop, in the order of the code, found in the control-flow graph."""
     blocks = _blocks(code)
     bodies: dict[int, set[int]] = {}
     for latch, header in _back_edges(blocks):
@@ -152,7 +152,7 @@ def _blocks(code: list[Instruction]) -> dict[int, _Block]:
 
 
 def _back_edges(blocks: dict[int, _Block]) -> Iterator[tuple[int, int]]:
-    """Edges to a block that is still open in a depth-first walk: (latch, header)."""
+    """Edges to a block that is still on the path of a depth-first search: (latch, header)."""
     open_blocks, seen = set(), set()
     walk: list[tuple[int, Iterator[int]]] = []
 

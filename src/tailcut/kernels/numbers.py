@@ -1,4 +1,4 @@
-"""The numbers of JSON lists, read by compiled code: exactly what orjson and numpy make of them, or nothing.
+"""Parse the numbers of JSON lists in compiled code: exactly as orjson and numpy do, or not at all.
 
 A number of at most 19 digits is a whole number times a power of ten. Where both are small, one multiplication or
 division of doubles is exact (W. Clinger, How to Read Floating Point Numbers Accurately, 1990); otherwise the product
@@ -24,12 +24,12 @@ __all__ = ["read"]
 _LEAST, _MOST = -128, 127  # powers of ten in the table
 _EXACT = 22  # up to it, a power of ten is a double
 _DIGITS = 19  # as many fit into 64 bits
-_QUOTED = 400  # an exponent beyond it is refused before it can overflow
+_QUOTED = 400  # a larger exponent is refused before it can overflow
 _TENS = np.array([10.0**power for power in range(_EXACT + 1)])
 
 
 def _first_bits(power: int) -> tuple[int, int]:
-    """The first 128 bits of 5**power, in two halves; rounded up where they are the beginning of a fraction."""
+    """The first 128 bits of 5**power, in two halves; rounded up for negative powers."""
     five = 5 ** abs(power)
     if power >= 0:
         size = five.bit_length()
@@ -60,7 +60,7 @@ def _high(context: Any, value: Any, other: Any) -> Any:  # noqa: ARG001  numba's
 
 @intrinsic  # type: ignore[untyped-decorator]
 def _leading_zeros(context: Any, value: Any) -> Any:  # noqa: ARG001  numba's protocol
-    """How many of a uint64's upper bits are 0."""
+    """The number of leading zero bits of a uint64."""
 
     def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         return builder.ctlz(arguments[0], ir.Constant(ir.IntType(1), 0))
@@ -125,8 +125,8 @@ _SIGNATURES = [
 def read(text: np.ndarray, start: int, end: int, dims: np.ndarray, out: np.ndarray) -> int:  # noqa: C901, PLR0911, PLR0912, PLR0915  one loop over the bytes
     """Read the list text[start:end], brackets included, into `out`: flat, or nested as `dims` says.
 
-    Returns how many numbers there are, at most as many as `out` has room for; -1 where it is for others to read, and
-    `out` is then of no use.
+    Returns how many numbers there are, at most as many as `out` has room for; or -1 if the caller must parse the text
+    another way, and `out` is then undefined.
     """
     if end - start < 3 or text[start] != ord("[") or text[end - 1] != ord("]"):  # which ends every loop below
         return -1

@@ -1,7 +1,7 @@
-"""The kernels that numba makes of `prange` loops and array expressions with `parallel=True`: their machine loops.
+"""The machine loops of the kernels that numba makes of `prange` loops and array expressions with `parallel=True`.
 
 Pure: the compiler's texts in, values out. Threads run a kernel through a wrapper. Where the compiler has put the kernel
-into the wrapper, its instructions have no line numbers any more; then they are those of the kernel as it was before.
+into the wrapper, its instructions have no line numbers any more; those of the kernel before inlining are used then.
 """
 
 import re
@@ -18,7 +18,7 @@ _START = "numba_parallel_for"  # the function that has threads run a wrapper
 
 
 def starts_threads(text: str) -> bool:
-    """Whether a function's machine code has threads run kernels."""
+    """Whether a function's machine code starts threads that run kernels."""
     return _START in text
 
 
@@ -41,7 +41,7 @@ def _loops_of_kernel(text: str, wrapper: str, libraries: Sequence[str]) -> Itera
 
 
 def _line(loop: MachineLoop, first: Sequence[MachineLoop]) -> int:
-    """The line that most instructions have of the loop that computes most alike; 0 where there is none."""
+    """The line of most instructions of the most similar loop in `first`; 0 if there is none."""
     if not first:
         return 0
     wanted = operations(loop.body)

@@ -1,7 +1,7 @@
 """float32 to fewer bits and back: bf16, f16, and int8 with a scale and a zero point for each row; numba kernels.
 
-numpy has no bf16 and numba no f16, so both travel as their bits, uint16. What holds for every kernel stands at
-the head of `compiled.py`.
+numpy has no bf16 and numba no f16, so both travel as their bits, uint16. What holds for every kernel is
+described in `compiled.py`.
 """
 
 import numpy as np
@@ -27,7 +27,7 @@ def float32_to_bf16(values: np.ndarray, out: np.ndarray) -> None:
 
 @kernel("uint16[::1],float32[::1]")
 def bf16_to_float32(values: np.ndarray, out: np.ndarray) -> None:
-    """Write the float32 that bf16 [n] are."""
+    """Write bf16 [n] (as uint16) as float32 [n]."""
     bits = out.view(np.uint32)
     for i in range(len(values)):
         bits[i] = np.uint32(values[i]) << np.uint32(16)
@@ -37,7 +37,7 @@ def bf16_to_float32(values: np.ndarray, out: np.ndarray) -> None:
 def float32_to_f16(values: np.ndarray, out: np.ndarray) -> None:
     """Write float32 [n] as halves, rounded to the nearest, ties to even; over 65504 becomes infinite.
 
-    In integers: the instruction for it is not on every processor, and LLVM would call a function that is not there.
+    In integers: not every processor has the instruction for it, and LLVM would then call a function that is not linked.
     """
     bits = values.view(np.uint32)
     for i in range(len(bits)):
@@ -55,7 +55,7 @@ def float32_to_f16(values: np.ndarray, out: np.ndarray) -> None:
 
 @kernel("uint16[::1],float32[::1]")
 def f16_to_float32(values: np.ndarray, out: np.ndarray) -> None:
-    """Write the float32 that halves [n] are."""
+    """Write halves [n] (as uint16) as float32 [n]."""
     bits = out.view(np.uint32)
     for i in range(len(values)):
         size = np.uint32(np.uint32(values[i] & np.uint16(0x7FFF)) << np.uint32(13))
@@ -70,7 +70,7 @@ def f16_to_float32(values: np.ndarray, out: np.ndarray) -> None:
 
 @kernel("float32[:,::1],float32[::1],int32[::1],int8[:,::1]", fastmath=frozenset())
 def quantize_rows(values: np.ndarray, scales: np.ndarray, zeros: np.ndarray, out: np.ndarray) -> None:
-    """Write round(row / scale) + zero, held in -128..127: float32 [n, m], float32 [n], int32 [n] to int8 [n, m].
+    """Write round(row / scale) + zero, clipped to -128..127: float32 [n, m], float32 [n], int32 [n] to int8 [n, m].
 
     Ties go to even, as ONNX's QuantizeLinear has it. The values must not be NaN.
     """

@@ -15,7 +15,7 @@ Pure: arrivals, service times and costs in, latencies out; random numbers come f
   core while it does, unless it has one of its own, and answers wait for it. Without costs of its own it is elsewhere.
 - *Cores* are shared: while more threads are active than there are cores, everything takes longer in proportion, on
   average. The operating system does not share evenly but in turns: most work runs undisturbed, some of it waits for a
-  while until a core is free, and that is what a tail is made of.
+  while until a core is free, which is what makes the tail.
 
 Importing this module loads numba, and compiles or loads the code.
 """
@@ -44,7 +44,7 @@ _plain = compiled()
 
 @_plain
 def shared(work: float, slow: float) -> int:
-    """How long some work takes where cores are shared: `slow` times as long on average, by waits of part of a turn."""
+    """How long some work (ns) takes on shared cores: `slow` times as long on average, by random waits for a core."""
     extra = work * (slow - 1.0)
     if extra <= 0.0:
         return int(work)
@@ -56,7 +56,7 @@ def shared(work: float, slow: float) -> int:
 
 @_plain
 def batch_rows(ready: int, idle: int, best: np.ndarray) -> int:
-    """How many rows leave: idle instances share what is ready, and no batch is larger than pays."""
+    """How many rows the next batch has: idle instances share what is ready, up to the largest worthwhile batch."""
     share = -(-ready // max(idle, 1))
     return best[min(share, best.shape[0] - 1)]  # type: ignore[no-any-return]
 
@@ -65,7 +65,7 @@ def batch_rows(ready: int, idle: int, best: np.ndarray) -> int:
 def held_until(  # noqa: PLR0913, PLR0917  what the policy sees
     ready: int, rows: int, oldest: int, gap: float, now: int, delay: int, best: np.ndarray, estimate: np.ndarray
 ) -> int:
-    """When a batch that is worth holding back has to leave; 0 where it leaves now."""
+    """Until when (ns) it is worth holding a batch back; 0 if it leaves now."""
     most = best.shape[0] - 1
     if delay == 0 or rows != ready or ready >= most or ready >= best[ready + 1]:
         return 0
@@ -76,7 +76,7 @@ def held_until(  # noqa: PLR0913, PLR0917  what the policy sees
 
 @_plain
 def service(rows: int, sizes: np.ndarray, times: np.ndarray, draw: int) -> float:
-    """The time of a batch: one of the measured quantiles, read between the sizes by a straight line."""
+    """The time of a batch (ns): one of the measured quantiles, interpolated linearly between the sizes."""
     last = sizes.shape[0] - 1
     if rows >= sizes[last]:
         return times[last, draw] * rows / sizes[last]  # type: ignore[no-any-return]
@@ -91,7 +91,7 @@ def service(rows: int, sizes: np.ndarray, times: np.ndarray, draw: int) -> float
 
 @_plain
 def read_at(client: int, written: int, costs: np.ndarray, slow: float) -> int:
-    """When the client has read an answer and sent what follows: one after another, woken where it has nothing to do."""
+    """When the client has read an answer and sent the next request; an idle client must be woken first."""
     if costs[CLIENT] == 0:
         return written
     work = costs[CLIENT] + (costs[CLIENT_PASS] if client <= written else 0)
@@ -100,7 +100,7 @@ def read_at(client: int, written: int, costs: np.ndarray, slow: float) -> int:
 
 @_plain
 def ask_again(arrivals: np.ndarray, issued: int, at: int) -> int:
-    """Have a client of a closed loop send its next request; how many were sent by then."""
+    """Have a client of a closed loop send its next request; returns how many were sent by then."""
     if issued == arrivals.shape[0]:
         return issued
     arrivals[issued] = max(at, arrivals[issued - 1])

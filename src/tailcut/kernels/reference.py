@@ -1,6 +1,7 @@
-"""Each kernel in plain numpy: the oracle of its tests, and the way that needs no compiler.
+"""Each kernel in plain numpy: the reference of its tests, and the fallback that needs no compiler.
 
-Same signatures, same results but for the order of float32 sums. `out` is always the caller's, and is overwritten.
+Same signatures, and the same results except for the order of float32 sums. `out` belongs to the caller, and is
+overwritten.
 """
 
 import ml_dtypes
@@ -68,7 +69,7 @@ def float32_to_bf16(values: np.ndarray, out: np.ndarray) -> None:
 
 
 def bf16_to_float32(values: np.ndarray, out: np.ndarray) -> None:
-    """Write the float32 that bf16 [n] are."""
+    """Write bf16 [n] (as uint16) as float32 [n]."""
     out[:] = values.view(ml_dtypes.bfloat16).astype(np.float32)
 
 
@@ -79,12 +80,12 @@ def float32_to_f16(values: np.ndarray, out: np.ndarray) -> None:
 
 
 def f16_to_float32(values: np.ndarray, out: np.ndarray) -> None:
-    """Write the float32 that halves [n] are."""
+    """Write halves [n] (as uint16) as float32 [n]."""
     out[:] = values.view(np.float16).astype(np.float32)
 
 
 def quantize_rows(values: np.ndarray, scales: np.ndarray, zeros: np.ndarray, out: np.ndarray) -> None:
-    """Write round(row / scale) + zero, held in -128..127: float32 [n, m], float32 [n], int32 [n] to int8 [n, m]."""
+    """Write round(row / scale) + zero, clipped to -128..127: float32 [n, m], float32 [n], int32 [n] to int8 [n, m]."""
     with np.errstate(over="ignore", under="ignore"):
         out[:] = np.clip(np.rint(values / scales[:, None]) + zeros[:, None], -128, 127)
 
@@ -101,7 +102,7 @@ def softmax_rows(values: np.ndarray, out: np.ndarray) -> None:
 
 
 def top_k_rows(values: np.ndarray, out: np.ndarray, places: np.ndarray) -> None:
-    """Write the k largest of each row, falling, and where they stand: float32 [n, m], to [n, k] and int64 [n, k]."""
+    """Write the k largest of each row, descending, and their indices: float32 [n, m], to [n, k] and int64 [n, k]."""
     places[:] = np.argsort(-values, axis=1, kind="stable")[:, : out.shape[1]]
     out[:] = np.take_along_axis(values, places, axis=1)
 

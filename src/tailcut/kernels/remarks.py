@@ -1,7 +1,7 @@
-"""What LLVM's loop vectoriser says about each loop, in its own words.
+"""The remarks of LLVM's loop vectoriser about each loop.
 
-LLVM prints remarks to standard error, whichever program compiles; there is no call-back. `compiler_remarks` switches
-them on and collects what is printed meanwhile. Importing this module loads llvmlite.
+LLVM prints remarks to standard error, whichever program compiles; there is no callback. `compiler_remarks` switches
+them on and collects what is printed in the meantime. Importing this module loads llvmlite.
 """
 
 import os
@@ -35,12 +35,12 @@ class Remark:
 
     @property
     def vectorized(self) -> bool:
-        """The vectoriser did it."""
+        """Whether the loop was vectorised."""
         return self.message.startswith("vectorized loop")
 
 
 def parse_remarks(text: str) -> tuple[list[Remark], str]:
-    """The remarks in what LLVM printed, and all the text that is none. Advice about C pragmas is left out."""
+    """Parse LLVM's output: the remarks, and the rest of the text. Advice about C pragmas is left out."""
     remarks: list[Remark] = []
     rest: list[str] = []
     may_continue = False
@@ -59,7 +59,7 @@ def parse_remarks(text: str) -> tuple[list[Remark], str]:
 
 
 def why_scalar(remarks: Sequence[Remark]) -> tuple[str, ...]:
-    """The reasons among the remarks on one loop whose machine code is scalar; none where the compiler gives none."""
+    """The reasons among the remarks on a loop whose machine code is scalar; empty if the compiler gives none."""
     if any(remark.vectorized for remark in remarks):
         return ("vectorised at first, then split up again: its operations have no vector instruction",)
     messages = dict.fromkeys(remark.message.removeprefix(_FAILED).lstrip(": ") for remark in remarks)

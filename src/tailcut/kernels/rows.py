@@ -1,6 +1,6 @@
-"""What stands after a model, row by row: softmax, the k largest, scatter, mean over tokens; numba kernels.
+"""Post-processing of a model's outputs, row by row: softmax, top-k, scatter, mean over tokens; numba kernels.
 
-Gathering rows is in `compiled.py`, with what holds for every kernel at its head.
+`gather_rows` is in `compiled.py`, where what holds for every kernel is described.
 """
 
 import numba
@@ -19,10 +19,10 @@ _SMALLEST = np.float32(-87.0)  # below it, exp leaves the normal float32 numbers
 
 @numba.njit(nogil=True, fastmath={"contract"}, forceinline=True)  # type: ignore[untyped-decorator]
 def _exp(x: np.float32) -> np.float32:
-    """Give exp of x <= 0 within 2 units in the last place: 2**whole times a Taylor polynomial of the rest.
+    """Exp of x <= 0, within 2 units in the last place: 2**whole times a Taylor polynomial of the remainder.
 
-    The rest is at most ln(2) / 2, where the eighth term is below half a unit. A call of exp has no vector form without
-    Intel's SVML; arithmetic has.
+    The remainder is at most ln(2) / 2, where the eighth term is below half a unit. A call of exp has no vector form
+    without Intel's SVML; arithmetic has.
     """
     x = max(x, _SMALLEST)
     whole = (x * _LOG2_E + _ROUND) - _ROUND
@@ -59,10 +59,10 @@ def softmax_rows(values: np.ndarray, out: np.ndarray) -> None:
 
 @kernel("float32[:,::1],float32[:,::1],int64[:,::1]", fastmath=FUSED)
 def top_k_rows(values: np.ndarray, out: np.ndarray, places: np.ndarray) -> None:
-    """Write the k largest of each row, falling, and where they stand: float32 [n, m], to [n, k] and int64 [n, k].
+    """Write the k largest of each row, descending, and their indices: float32 [n, m], to [n, k] and int64 [n, k].
 
-    Of equal values the first comes first. The values must be finite, and k at most m. Two passes on vectors for each of
-    the k: made for the small k of a classifier.
+    Equal values keep their order. The values must be finite, and k at most m. It takes two vectorised passes for each
+    of the k, and is meant for the small k of a classifier.
     """
     width = values.shape[1]
     left = np.empty(width, np.float32)
@@ -84,7 +84,7 @@ def top_k_rows(values: np.ndarray, out: np.ndarray, places: np.ndarray) -> None:
 
 @kernel("float32[:,::1],int64[::1],float32[:,::1]")
 def scatter_rows(source: np.ndarray, indices: np.ndarray, out: np.ndarray) -> None:
-    """Copy source[i] to out[indices[i]]: float32 [n, m], int64 [n], [rows, m]; the last of equal indices stays."""
+    """Copy source[i] to out[indices[i]]: float32 [n, m], int64 [n], [rows, m]; of equal indices the last wins."""
     for i in range(len(indices)):
         line, target = source[i], out[indices[i]]
         for j in range(len(line)):
@@ -95,7 +95,7 @@ def scatter_rows(source: np.ndarray, indices: np.ndarray, out: np.ndarray) -> No
 def mean_pool(values: np.ndarray, mask: np.ndarray, out: np.ndarray) -> None:
     """Write the mean over the tokens whose mask is not 0: float32 [n, tokens, m], int64 [n, tokens] to [n, m].
 
-    A row without any such token becomes zeros.
+    A row without such a token becomes zeros.
     """
     for i in range(values.shape[0]):
         line = out[i]

@@ -1,7 +1,7 @@
 """The loops of a function in a compiled library, read with objdump (of binutils).
 
-Without debug information (`-g`) there are no lines: a scalar loop that does the work of one on vectors is then taken
-for its remainder. The compiler's reasons are not in a library: `gcc -fopt-info-vec-missed` prints them.
+Without debug information (`-g`) there are no lines: a scalar loop that does the same work as a vectorised one is then
+taken for its remainder. The compiler's reasons are not in a library: `gcc -fopt-info-vec-missed` prints them.
 """
 
 import shutil

@@ -1,9 +1,9 @@
-"""Several models in one server as queues that share an event loop and cores: one compiled event loop for all of them.
+"""Several models in one server as queues that share its event loop and cores, simulated by one compiled loop.
 
-`queueing.py` is the same for one model, with the same rules for batches. What several models need beyond it is that a
-batch slows down or speeds up while it runs, when a neighbour's begins or ends: whatever is active shares the cores
-equally (processor sharing), so the work that is left of each batch shrinks by `cores / active threads` of the time that
-passes. Threads of an engine that spins stay active for a while after each of its batches.
+`queueing.py` is the same for one model, with the same rules for batches. With several models, a batch also slows down
+or speeds up while it runs, when another model's begins or ends: active threads share the cores equally (processor
+sharing), so the remaining work of each batch shrinks by `cores / active threads` of the time that passes. Threads of an
+engine that spins stay active for a while after each of its batches.
 
 Tables have a row for each model; columns of `costs` are those of `queueing.py`.
 """
@@ -44,7 +44,7 @@ _plain = compiled()
 
 @_plain
 def answering(costs: np.ndarray, rows: int) -> int:
-    """The loop's time for a batch that is done; the passes that its requests took are counted here."""
+    """The loop's time (ns) for a finished batch, with the passes that its requests took."""
     return costs[PASS] + costs[BATCH] + costs[ANSWER] * rows  # type: ignore[no-any-return]
 
 
@@ -246,7 +246,7 @@ def run(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917  one event loop, and 
             loop_left = float(answering(costs[m], size[loop_batch]))
             if shapes[m, THREADS] > 1 and shapes[m, SPIN]:
                 loop_spins = now + shapes[m, SPIN]
-            for index in range(slots):  # what the loop does not compute any more is a worker's
+            for index in range(slots):  # what the loop no longer computes, a worker does
                 if model_of[index] == m and shapes[m, DISPATCH] == ADAPTIVE and waiting[m]:
                     look_at[index] = min(look_at[index], now + costs[m, WAKE])
         else:

@@ -1,12 +1,12 @@
 """The tables that the fast path and the compiled passes over its sockets share, by their columns.
 
-Nothing is compiled here. numba keeps compiled code until the file that it stands in changes: after a number here, touch
-`sockets.py`, `answers.py`, `heads.py` and `numbers.py`.
+Nothing is compiled here. numba caches compiled code until the source file of the function changes: after changing a
+number here, touch `sockets.py`, `answers.py`, `heads.py` and `numbers.py`.
 
 Tables are int64, so that their columns can be read and written from both sides:
 
 - `state`, a row for each descriptor: its connection's `GENERATION` (never used twice; 0: none), the number of its
-  `PLAN` (-1: none), whether an answer is `PENDING`, when it was last heard or answered (`SEEN`, monotonic ns), and the
+  `PLAN` (-1: none), whether an answer is `PENDING`, when it last sent or was answered (`SEEN`, monotonic ns), and the
   bytes of its last head where that is not the plan's own (`OWN_HEAD`; else 0), which stands in its row of `own_heads`;
   or how many bytes stand there of a message that is not whole yet (`HELD`).
 - `plans`: a head's `START` in `heads` and its `HEAD_BYTES`, its `BODY_BYTES`, its `TARGET`, and where in `heads` the
@@ -23,7 +23,7 @@ Tables are int64, so that their columns can be read and written from both sides:
 - `events`, as epoll_wait(2) writes them on x86-64: 12 bytes, mask and descriptor first. On others they are 16 bytes.
 """
 
-HEAD_MOST = 2048  # bytes of a head that is looked through field by field
+HEAD_MOST = 2048  # bytes of a head that is compared field by field
 MOST_DIMENSIONS = 8  # of a list of JSON
 
 GENERATION, PLAN, PENDING, SEEN, OWN_HEAD, HELD = range(6)

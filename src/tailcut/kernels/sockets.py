@@ -1,8 +1,8 @@
-"""One pass over many sockets in compiled code: whole messages of known heads into rows.
+"""One pass over many sockets in compiled code: complete messages with known heads are received into rows.
 
-What Python would do once a request is done here for a whole pass, with the GIL released: receive, compare the head,
-copy the body. Nothing is decided here: a message that is not exactly what its connection said last time is left
-for the standard path. Linux only (epoll). Importing this module loads numba, and compiles or loads the code.
+What Python would do for each request is done here for a whole pass, with the GIL released: receive, compare the head,
+copy the body. Nothing is decided here: a message whose head is not what its connection sent last time is left for the
+standard path. Linux only (epoll). Importing this module loads numba, and compiles or loads the code.
 
 Tables and their columns are those of `socket_tables.py`.
 """
@@ -62,19 +62,19 @@ from tailcut.kernels.socket_tables import (
     WANTED,
 )
 
-_TEXT_MOST = 256 * 1024  # bytes of lists read in a pass, a fraction of a millisecond: the others wait for the next one
+_TEXT_MOST = 256 * 1024  # bytes of lists read in a pass, a fraction of a millisecond; more wait for the next pass
 
 
 @compiled(f"int64(int64,int64,int32[:,::1],{TABLE},{TABLE},{TABLE},int64)")
 def look(  # noqa: PLR0913, PLR0917  one call a pass, and its tables
     poll: int, left: int, events: np.ndarray, state: np.ndarray, plans: np.ndarray, targets: np.ndarray, until_ns: int
 ) -> int:
-    """Fill `events` with whom there is something to hear from, and count rows `WANTED` by target.
+    """Fill `events` with the connections that can be read, and count the rows `WANTED` by target.
 
     Does not sleep, but polls until a connection has sent something or `until_ns` (monotonic) has passed.
 
-    The `left` first ones that had no room in the last pass go before: the kernel's list keeps its order, so that who
-    stands at its head and speaks again at once would be heard again and again, and others never.
+    The first `left` events, those that had no room in the last pass, stay in front: the kernel's ready list keeps its
+    order, so a connection at its head that sends again at once would be served over and over, and others never.
     """
     now = np.empty(2, np.int64)
     count = left or epoll_wait(poll, events.ctypes.data, events.shape[0], 0)
@@ -102,7 +102,7 @@ def _fill(  # noqa: PLR0913, PLR0917  as take
     row: int,
     size: int,
 ) -> bool:
-    """Put the data of the body text[start:end] at the address `row`; False where it is not as its plan has it."""
+    """Write the data of the body text[start:end] to the address `row`; False if it does not match its plan."""
     before, behind = plan[BEFORE_BYTES], plan[BEHIND_BYTES]
     begin, stop = start + before, end - behind
     if stop < begin or (before and memcmp(text.ctypes.data + start, heads.ctypes.data + plan[BEFORE], before) != 0):
@@ -141,14 +141,15 @@ def take(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917  one call a pass, an
     grammar: np.ndarray,
     numbers: np.ndarray,
 ) -> int:
-    """Receive from those in `events`: each whole message of its plan into a row of its target, lists by `numbers`.
+    """Receive from those in `events`: each complete message that matches its plan into a row of its target.
 
-    A message whose head is known is held while its rest is missing, as many clients send the body by itself.
+    JSON lists are parsed by `numbers`. An incomplete message with a known head is held, because many clients send the
+    body separately.
     A connection that sent anything else, closed, or sends before it has its answer is written to `odd`: descriptor and
-    how many bytes of it are in `scratch`. Only the last one of a pass has any, so the rest of `events` waits for the
-    next pass. Those that there was no room for move to the front of `events`, and their number into the last row of
-    `odd`.
-    Returns how many are odd.
+    how many of its bytes are in `scratch`. Only the last one of a pass has any, so the rest of `events` waits for the
+    next pass. Connections for which there was no room move to the front of `events`; their number is written to the
+    last row of `odd`.
+    Returns the number of odd connections.
     """
     now = np.empty(2, np.int64)
     length = np.empty(2, np.int64)

@@ -1,4 +1,4 @@
-"""What a loop's x86-64 instructions do: packed or scalar, how wide, fused, gathering.
+"""Classify a loop's x86-64 instructions: packed or scalar, how wide, fused, gathering.
 
 Pure: instructions in, counts out. The names follow the Intel manual: `ps` is packed single, `sd` scalar double; an
 integer instruction ends in the size of its elements (b, w, d, q).
@@ -48,12 +48,12 @@ class Tally:
 
     @property
     def lanes(self) -> int:
-        """Elements a packed instruction handles; for pure copies, counted as float32."""
+        """Elements that a packed instruction handles; pure copies are counted in float32."""
         return self.width_bits // (self.element_bits or 32) if self.vectorized else 1
 
     @property
     def vectorized(self) -> bool:
-        """Vectors do the work: a few packed instructions inside scalar code (an abs, a negation) do not count."""
+        """Whether vectors do the work; a few packed instructions in scalar code (an abs, a negation) do not count."""
         return self.packed > self.scalar
 
 
@@ -87,7 +87,7 @@ def tally(body: Sequence[Instruction]) -> Tally:
 
 
 def operations(body: Sequence[Instruction]) -> frozenset[str]:
-    """What a loop computes, whether on vectors or not: `mul`, `add`, `fmadd`; moves and addresses left out."""
+    """The operations of a loop, vectorised or not: `mul`, `add`, `fmadd`; moves and address arithmetic are left out."""
     result = set()
     for instruction in body:
         name = _bare(instruction.name)

@@ -1,7 +1,7 @@
 """What numba's compiler made of a function: which loops run on vectors, how wide, and why the others do not.
 
-A function is compiled once more with source lines in it (nothing else differs, and it works for functions out of
-numba's cache too), its machine code is read, and the vectoriser's remarks are laid beside it. Importing this module
+A function is compiled once more with debug lines (nothing else differs, and it also works for functions from numba's
+cache), its machine code is read, and the vectoriser's remarks are matched with it. Importing this module
 loads numba.
 """
 
@@ -56,7 +56,7 @@ def assert_vectorized(function: Callable[..., object], lanes: int = 8, signature
 
     All compiled signatures are looked at, or the one named (`"float32[::1],float32[::1]"`), which is compiled where it
     is not yet. Lanes are elements of the loop's arithmetic: 8 for float32 in 256 bits. Also fails where nothing is
-    compiled, and where no loop is left: nothing is proven then.
+    compiled, and where no loop is left, because nothing is proven then.
 
     Raises:
         AssertionError: a loop is scalar or narrower; names the line, what was found, the compiler's reason and advice.
@@ -164,9 +164,9 @@ def _analyse(dispatcher: Any, arguments: Sequence[Any], *, reasons: bool) -> Ana
 
 
 def _compile_with_lines(dispatcher: Any, arguments: Sequence[Any]) -> tuple[str, str, list[str]]:
-    """Assembly of the function as its own options compile it, with lines added and nothing else; its symbol.
+    """Assembly of the function, compiled with its own options and debug lines, and its symbol.
 
-    Beside them the assembly of what it is linked with: for `parallel=True`, its kernels.
+    Also the assembly of the libraries that it is linked with: for `parallel=True`, its kernels.
     """
     flags = compiler.Flags()
     description = dispatcher.targetdescr
@@ -198,7 +198,7 @@ def _types(arguments: Sequence[Any]) -> str:
 
 
 def _source(function: Callable[..., object]) -> tuple[dict[int, str], list[SourceLines]]:
-    """The function's lines by number, and its loops; both empty where the source is not to be had."""
+    """The function's lines by number, and its loops; both empty if the source is not available."""
     try:
         lines, first = inspect.getsourcelines(function)
         loops = source_loops(textwrap.dedent("".join(lines)), first)
@@ -220,7 +220,7 @@ def _facts(
 
 
 def _starts_kernels(loop: MachineLoop, own: Sequence[SourceLines]) -> bool:
-    """Whether numba added it, to share a prange loop among threads or to put their results together."""
+    """Whether numba added the loop, to divide a prange loop among threads or to combine their results."""
     parallel = [statement for statement in own if statement.parallel]
     return not loop.lines or any(all(line in statement for line in loop.lines) for statement in parallel)
 

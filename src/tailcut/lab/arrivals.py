@@ -1,7 +1,7 @@
-"""When requests are due: arrival processes as pure functions of a rate, a duration and a seed. No clock here.
+"""Arrival processes: the times of requests, as pure functions of a rate, a duration and a seed. No clock here.
 
-All of them give int64 nanoseconds from the start, sorted. A load test plans its sends before it begins, so that
-nothing the server does can change them.
+Times are sorted int64 nanoseconds from the start. A load test plans its sends before it begins, so that the server
+cannot influence them.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,9 +13,9 @@ import numpy as np
 
 from tailcut.errors import MissingFileError, UsageError
 
-BURST_SHARE = 0.1  # of the time
+BURST_SHARE = 0.1  # share of the time with a burst
 _TRACE_LIMIT = 10_000_000
-_MOST_REQUESTS = 100_000_000  # of a run: their times alone are 800 MB
+_MOST_REQUESTS = 100_000_000  # in a run: their times alone take 800 MB
 
 
 class Arrivals(Protocol):
@@ -23,31 +23,31 @@ class Arrivals(Protocol):
 
     @property
     def name(self) -> str:
-        """What records call it."""
+        """Its name in records."""
 
     @property
     def rate(self) -> float:
         """Mean requests per second."""
 
     def times(self, duration_s: float, seed: int) -> np.ndarray:
-        """The arrivals of a duration."""
+        """The arrivals within a duration, int64 nanoseconds [requests], sorted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Constant:
-    """Equal gaps: a machine that polls."""
+    """Equal gaps, as of a machine that polls."""
 
     rate: float
     name: str = "constant"
 
     def times(self, duration_s: float, seed: int) -> np.ndarray:
-        """Every 1/rate seconds, the first at once."""
+        """Times every 1/rate seconds, beginning at 0."""
         return _whole(np.arange(int(self.rate * duration_s) + 1) / self.rate, duration_s)
 
 
 @dataclass(frozen=True, slots=True)
 class Poisson:
-    """Independent exponential gaps of mean 1/rate: very many users who know nothing of one another."""
+    """Independent exponential gaps with mean 1/rate, as of very many independent users."""
 
     rate: float
     name: str = "poisson"
@@ -59,11 +59,11 @@ class Poisson:
 
 @dataclass(frozen=True, slots=True)
 class Bursty:
-    """A Markov-modulated Poisson process of two states with the mean rate asked for.
+    """A Markov-modulated Poisson process with two states and the given mean rate.
 
-    A tenth of the time is burst, at `factor` times the mean rate; the rest is calm, at what keeps the mean. Bursts last
-    `length_s` on average, both states exponentially, as a Markov chain's do (Fischer and Meier-Hellstern, The
-    Markov-modulated Poisson process cookbook, Performance Evaluation 18, 1993).
+    For a tenth of the time, there is a burst, at `factor` times the mean rate; the rest is calm, at the rate that keeps
+    the mean. Bursts last `length_s` on average; the durations of both states are exponential, as in a Markov chain
+    (Fischer and Meier-Hellstern, The Markov-modulated Poisson process cookbook, Performance Evaluation 18, 1993).
     """
 
     rate: float
@@ -79,7 +79,7 @@ class Bursty:
 
     @property
     def cycle_s(self) -> float:
-        """From one burst to the next, on average."""
+        """The mean time from one burst to the next."""
         return self.length_s / BURST_SHARE
 
     @property
@@ -88,17 +88,17 @@ class Bursty:
         return self.rate * (1 - BURST_SHARE * self.factor) / (1 - BURST_SHARE)
 
     def times(self, duration_s: float, seed: int) -> np.ndarray:
-        """A seeded draw; the first state is drawn too."""
+        """A seeded draw of the process, including its first state."""
         random = np.random.default_rng(seed)
         edges, in_burst = [0.0], bool(random.random() < BURST_SHARE)
-        load = [0.0]  # arrivals expected up to each edge
+        load = [0.0]  # expected arrivals up to each change of state
         calm_rate, calm_length_s = self.calm_rate, self.cycle_s - self.length_s
         while edges[-1] < duration_s:
             lasts = random.exponential(self.length_s if in_burst else calm_length_s)
             edges.append(edges[-1] + lasts)
             load.append(load[-1] + lasts * (self.rate * self.factor if in_burst else calm_rate))
             in_burst = not in_burst
-        # A Poisson process of rate 1 on the scale of expected arrivals is the wanted one on the scale of time.
+        # A Poisson process of rate 1 on the scale of expected arrivals is the wanted process on the scale of time.
         return _whole(np.interp(_unit_poisson(load[-1], random), load, edges), duration_s)
 
 
@@ -111,26 +111,26 @@ class Replayed:
 
     @property
     def rate(self) -> float:
-        """The mean over the trace."""
+        """The mean rate of the trace."""
         return len(self.seconds) / self.length_s
 
     @property
     def length_s(self) -> float:
-        """From the first arrival to the last, and a mean gap."""
+        """The time from the first arrival to the last, plus a mean gap."""
         last = float(self.seconds[-1])
         return last * len(self.seconds) / (len(self.seconds) - 1)
 
     def times(self, duration_s: float, seed: int) -> np.ndarray:
-        """The recorded times that lie in the duration."""
+        """The recorded times within the duration."""
         return _whole(self.seconds, duration_s)
 
 
 @dataclass(frozen=True)
 class RecordingWindow:
-    """Recorded arrivals of one model among several, in seconds of a recording that is `length_s` long.
+    """Recorded arrivals of one model among several, in seconds of a recording of length `length_s`.
 
-    A run takes a window of the recording, which goes on at its beginning; the seed says where it starts. Models with
-    one seed have one window, so that what came together does so again.
+    A run uses a window of the recording, which wraps around at its end; the seed determines where it starts. Models
+    with the same seed have the same window, so that arrivals that were simultaneous still are.
     """
 
     seconds: np.ndarray
@@ -139,11 +139,11 @@ class RecordingWindow:
 
     @property
     def rate(self) -> float:
-        """The mean over the recording."""
+        """The mean rate of the recording."""
         return len(self.seconds) / self.length_s
 
     def times(self, duration_s: float, seed: int) -> np.ndarray:
-        """The recorded times from a place in the recording on."""
+        """The recorded times in a window of the recording."""
         start_s = float(np.random.default_rng(seed).random()) * self.length_s
         rounds = int((start_s + duration_s) / self.length_s) + 1
         again = np.concatenate([self.seconds + number * self.length_s for number in range(rounds)])
@@ -156,10 +156,10 @@ def poisson_times(rate: float, duration_s: float, seed: int) -> np.ndarray:
 
 
 def check_count(rate: float, duration_s: float) -> None:
-    """Check that a run is not of more requests than can be planned.
+    """Check that a run does not have more requests than can be planned.
 
     Raises:
-        UsageError: it is.
+        UsageError: it does.
     """
     if rate * duration_s > _MOST_REQUESTS:
         raise UsageError(
@@ -169,7 +169,7 @@ def check_count(rate: float, duration_s: float) -> None:
 
 
 def plan(arrivals: Arrivals, warmup_s: float, duration_s: float, seed: int) -> np.ndarray:
-    """All arrivals of a run; those before `warmup_s` are not to be counted. A trace is warmed up for with Poisson.
+    """All arrivals of a run, including those before `warmup_s`, which do not count; for a trace, these are Poisson.
 
     Raises:
         UsageError: there are too many.
@@ -182,19 +182,19 @@ def plan(arrivals: Arrivals, warmup_s: float, duration_s: float, seed: int) -> n
 
 
 def read_trace(path: Path) -> Replayed:
-    """A file of arrival times in seconds, one a line, not decreasing; lines that start with `#` are left out.
+    """Read a file of arrival times in seconds, one per line, not decreasing; lines that start with `#` are ignored.
 
     Raises:
-        UsageError: missing, fewer than two arrivals, or a line that is no time.
+        UsageError: the file is missing, has fewer than two arrivals, or a line that is not a time.
     """
     return trace_of_lines(path, _trace_lines(path))
 
 
 def trace_of_lines(path: Path, lines: Iterable[tuple[int, str]]) -> Replayed:
-    """The same from the lines of a file with their numbers, each of them a time.
+    """The trace in numbered lines of a file, each of them a time.
 
     Raises:
-        UsageError: fewer than two arrivals, or a line that is no time.
+        UsageError: there are fewer than two arrivals, or a line is not a time.
     """
     seconds: list[float] = []
     for number, line in lines:
@@ -204,10 +204,10 @@ def trace_of_lines(path: Path, lines: Iterable[tuple[int, str]]) -> Replayed:
 
 
 def read_trace_of_models(path: Path, models: Sequence[str]) -> list[RecordingWindow]:
-    """A file of an arrival time and a model's name a line, as windows in the order of the models.
+    """Read a file with an arrival time and a model's name per line; returns windows in the order of `models`.
 
     Raises:
-        UsageError: as in `read_trace`; a line names none of the models, or one of them has no arrival.
+        UsageError: as in `read_trace`, or a line names an unknown model, or a model has no arrival.
     """
     seconds: list[float] = []
     own: dict[str, list[float]] = {name: [] for name in models}
@@ -265,7 +265,7 @@ def _check_trace(path: Path, seconds: Sequence[float]) -> None:
 
 
 def _unit_poisson(length: float, random: np.random.Generator) -> np.ndarray:
-    """Arrivals of a Poisson process of rate 1 up to `length` and somewhat beyond."""
+    """Arrivals of a Poisson process of rate 1, up to `length` and slightly beyond."""
     return np.cumsum(random.exponential(1.0, int(length + 10 * length**0.5 + 10)))
 
 

@@ -1,4 +1,4 @@
-"""A blocking connection to a server, for everything that is not load: its answers are read whole, or as they come."""
+"""A blocking connection to a server, for everything except load; answers are read whole, or as they arrive."""
 
 import socket
 from collections.abc import Iterator
@@ -10,17 +10,17 @@ from tailcut.wire.http1.answers import AnswerHead, AnswerReader, HttpAnswer
 
 
 class BlockingConnection:
-    """A connection over TCP, with TLS, or over a Unix socket, with one request at a time; close it in the end.
+    """A connection over TCP, TLS or a Unix socket, with one request at a time; the caller must close it.
 
-    Its methods raise OSError where the connection breaks, and UnreachableError, which is one, where the answer is not
-    one of HTTP/1.
+    Its methods raise OSError where the connection breaks, and UnreachableError, a subclass, where the answer is not
+    HTTP/1.
 
     Args:
         target: the server.
-        timeout_s: of connecting and of each wait for bytes.
+        timeout_s: seconds for connecting, and for each wait for bytes.
 
     Raises:
-        OSError: nothing listens there.
+        OSError: no server listens there.
         UsageError: the file of trusted certificates cannot be read, or has none.
     """
 
@@ -30,12 +30,12 @@ class BlockingConnection:
         self._answer: HttpAnswer | None = None
 
     def send(self, data: bytes) -> None:
-        """Send a request, or a part of one."""
+        """Send a request, or part of one."""
         self._answer = None
         self._socket.sendall(data)
 
     def head(self) -> AnswerHead:
-        """The head of the answer, once it is there; the body may still be to come."""
+        """Receive the head of the answer, perhaps without its body."""
         while True:
             head = self._reader.head if self._answer is None else self._answer.head
             if head is not None:
@@ -43,13 +43,13 @@ class BlockingConnection:
             self._receive()
 
     def answer(self) -> HttpAnswer:
-        """The whole answer."""
+        """Receive the whole answer."""
         while self._answer is None:
             self._receive()
         return self._answer
 
     def pieces(self, timeout_s: float) -> Iterator[bytes]:
-        """The body as it comes where it has no known length, else at once; call `head` first."""
+        """Yield the body in pieces as it arrives, if it has no known length, else at once; call `head` first."""
         self._socket.settimeout(timeout_s)
         while self._answer is None:
             yield bytes(self._reader.taken())
@@ -57,7 +57,7 @@ class BlockingConnection:
         yield bytes(self._answer.body)
 
     def close(self) -> None:
-        """Close it."""
+        """Close the connection."""
         self._socket.close()
 
     def _receive(self) -> None:

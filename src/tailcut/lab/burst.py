@@ -1,4 +1,4 @@
-"""Several requests in flight at once, and their whole answers: for checking what a server says rather than how fast."""
+"""Sends several requests at once and reads their whole answers, to check what a server answers, not how fast."""
 
 import json
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from tailcut.lab.load import LoadTarget, Payload
 from tailcut.wire.v2.outputs import decode_outputs
 
 _TIMEOUT_S = 120.0
-_SMALL_BYTES = 8 * 1024  # sent in one piece; of a larger one the last byte is sent when the others are there
+_SMALL_BYTES = 8 * 1024  # sent as a whole; the last byte of a larger request is sent when the others have arrived
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +27,10 @@ class BurstAnswer:
 
 
 class Burst:
-    """Kept-alive connections that send their requests together, one each; a context manager that closes them.
+    """Kept-alive connections that send one request each at the same time; a context manager that closes them.
 
-    A server that batches what arrives together gets the requests of one call in as few batches as it likes. The first
-    calls open the connections; later ones use them again, as a client with a pool does.
+    So a server can batch the requests of one call. The first calls open the connections; later ones reuse them, like a
+    client with a pool.
     """
 
     def __init__(self, target: LoadTarget) -> None:
@@ -47,7 +47,7 @@ class Burst:
             self._drop(number)
 
     def ask(self, payloads: Sequence[Payload]) -> list[BurstAnswer]:
-        """Send all, then read all answers."""
+        """Send all requests, then read all answers."""
         self._connections += [None] * (len(payloads) - len(self._connections))
         failed: dict[int, str] = {}
         for small in (False, True):
@@ -69,14 +69,14 @@ class Burst:
         try:
             if self._connections[number] is None:
                 self._connections[number] = BlockingConnection(self._target, _TIMEOUT_S)
-            self._connections[number].send(data)  # type: ignore[union-attr]  # it was set above
+            self._connections[number].send(data)  # type: ignore[union-attr]  # set above
         except OSError as error:
             self._drop(number)
             failed[number] = str(error) or type(error).__name__
 
     def _receive(self, number: int) -> BurstAnswer:
         connection = self._connections[number]
-        assert connection is not None  # noqa: S101  it was sent on
+        assert connection is not None  # noqa: S101  the request was sent on it
         try:
             answer = connection.answer()
             if answer.closes:
@@ -98,7 +98,7 @@ class Burst:
 
 
 def _error(content: bytearray) -> str:
-    """The server's own words."""
+    """The server's error message."""
     try:
         return str(json.loads(content)["error"])
     except (ValueError, KeyError, TypeError):

@@ -1,6 +1,6 @@
 """The load generator's two loops: many connections, each with one request in flight.
 
-They run as compiled code (`lab/compiled.py`) where that reads the server's answers, and else here, on one uvloop.
+They run as compiled code (`lab/compiled.py`) where that can read the server's answers, and otherwise here, on uvloop.
 """
 
 import asyncio
@@ -29,13 +29,13 @@ from tailcut.lab.load import (
 from tailcut.lab.timer import loop_timer
 from tailcut.machine.waiting import runnable_s
 
-DRAIN_S = 10.0  # how long answers are waited for after the last send
-OPEN_CONNECTIONS = 512  # an open loop's requests beyond these wait for one to come free, their latency running
-_FIRST_CONNECTIONS = 4  # opened before the start; the others as they are needed
+DRAIN_S = 10.0  # how long to wait for answers after the last send
+OPEN_CONNECTIONS = 512  # in an open loop; further requests wait for a free connection, which counts as latency
+_FIRST_CONNECTIONS = 4  # opened before the start; the others when needed
 
 
 def soon() -> int:
-    """A start that leaves time to set the timer."""
+    """A start time that leaves time to set the timer, in monotonic nanoseconds."""
     return time.monotonic_ns() + 1_000_000
 
 
@@ -49,16 +49,16 @@ def open_loop(  # noqa: PLR0913  a load test is its parameters
     connections: int = OPEN_CONNECTIONS,
     warmup_s: float = 0.0,
 ) -> LoadResult:
-    """Send at planned times, whatever the answers do; blocks until it is over.
+    """Send at planned times, regardless of answers; blocks until the run is over.
 
     Args:
-        target: where to.
-        payloads: sent in turn.
-        rate: requests per second, Poisson; or another arrival process.
-        duration_s: of what is counted.
+        target: the server.
+        payloads: requests, which are sent in turn.
+        rate: requests per second with Poisson arrivals, or another arrival process.
+        duration_s: the measured time, in seconds.
         seed: of the arrivals.
-        connections: at most; they open as they are needed.
-        warmup_s: what is due in this time at the beginning is sent and not counted.
+        connections: at most; they are opened when needed.
+        warmup_s: seconds at the beginning whose requests are sent, but not counted.
 
     Raises:
         NotListeningError: no server listens.
@@ -72,7 +72,7 @@ def open_loop(  # noqa: PLR0913  a load test is its parameters
 def closed_loop(
     target: LoadTarget, payloads: Sequence[Payload], *, concurrency: int, duration_s: float, warmup_s: float = 0.0
 ) -> LoadResult:
-    """Keep `concurrency` requests in flight: each answer sends the next; blocks until it is over.
+    """Keep `concurrency` requests in flight: each answer triggers the next; blocks until the run is over.
 
     Raises:
         NotListeningError: no server listens.
@@ -90,7 +90,7 @@ def gather_open(  # noqa: PLR0913  a load test is its parameters
     patience_s: float | None = None,
     start: Callable[[], int] = soon,
 ) -> Gathered:
-    """The outcomes of planned sends: nanoseconds after `start()`, which is called when all is ready."""
+    """Send at `times`, in nanoseconds after `start()`, which is called when everything is ready."""
     patience_s = DRAIN_S if patience_s is None else patience_s
     with without_collections():
         if compiled.suits(target, payloads):
@@ -98,7 +98,7 @@ def gather_open(  # noqa: PLR0913  a load test is its parameters
                 return compiled.gather_open(
                     target, payloads, times, connections=connections, patience_s=patience_s, start=start
                 )
-            start = soon  # the first one is over
+            start = soon  # the first start has passed
         return uvloop.run(_Open(target, payloads, times, connections).run(patience_s, start))
 
 
@@ -110,7 +110,7 @@ def gather_closed(
     length_s: float,
     start: Callable[[], int] = soon,
 ) -> Gathered:
-    """The outcomes of a closed loop that runs for `length_s` from `start()`."""
+    """Run a closed loop for `length_s` from `start()` on."""
     with without_collections():
         if compiled.suits(target, payloads):
             with suppress(compiled.OddAnswerError):
@@ -123,7 +123,7 @@ def gather_closed(
 
 @contextmanager
 def without_collections() -> Iterator[None]:
-    """Keep the collector away: it walks every outcome kept so far, 13 ms at 90,000, which would be read as the tail."""
+    """Turn off the garbage collector: it visits every outcome, 13 ms for 90,000, which would appear as the tail."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -192,8 +192,8 @@ class _Open:
         self._times: list[int] = times.tolist()
         self._limit = limit
         self._next = 0
-        self._free: list[tuple[Carrier, int]] = []  # with the time each came free
-        self._waiting: deque[tuple[int, int]] = deque()  # request numbers and planned times without a connection
+        self._free: list[tuple[Carrier, int]] = []  # with the time at which each became free
+        self._waiting: deque[tuple[int, int]] = deque()  # numbers and planned times of requests without a connection
         self._open = 0
         self._outcomes: list[RequestOutcome] = []
         self._over = asyncio.Event()
@@ -219,7 +219,7 @@ class _Open:
         return Gathered(as_rows(self._outcomes), unanswered, self._open, cpu_s, self._start_ns, end_ns)
 
     def _pump(self) -> None:
-        """Send what is due and set the timer for what is next."""
+        """Send due requests, and set the timer for the next."""
         now = time.monotonic_ns()
         times, start = self._times, self._start_ns
         while self._next < len(times) and start + times[self._next] <= now:
@@ -236,7 +236,7 @@ class _Open:
             if connection.alive:
                 connection.send(self._payloads[number % len(self._payloads)], planned, free)
                 return
-            self._open -= 1  # the server closed it while it was idle, which is its right
+            self._open -= 1  # the server closed it while it was idle, as it may
         self._waiting.append((number, planned))
         if self._open < self._limit:
             self._connect()

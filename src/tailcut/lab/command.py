@@ -1,4 +1,4 @@
-"""Run a program with counters on it, its threads and its children included: what `tailcut stat` shows."""
+"""Runs a program with performance counters, including its threads and children, for `tailcut stat`."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ from tailcut.machine.perf import CounterGroup, CounterReading
 
 @dataclass(frozen=True, slots=True)
 class CommandCounts:
-    """What a program cost, and how it ended: `exit_code` is minus the signal's number where a signal ended it."""
+    """The counts of a program, and its exit code: the negative number of a signal where one ended it."""
 
     counts: CounterValues
     exit_code: int
@@ -27,9 +27,8 @@ class CommandCounts:
 def run_counted(command: Sequence[str], *, quiet: bool = False) -> CommandCounts:
     """Run a program to its end, on this process's stdin, stdout and stderr; with `quiet`, its stdout goes to stderr.
 
-    Counters begin with the program itself, not with the fork before it. Children count when they ended before the
-    program did, or are counted up to its end; what getrusage gives (involuntary switches, user and system time) knows
-    only children that were waited for.
+    Counters begin with the program itself, not with the fork before it. Children are counted until the program ends;
+    the values of getrusage (involuntary switches, user and system time) include only children that were waited for.
 
     Raises:
         UsageError: there is no such program, or it may not be executed.
@@ -56,7 +55,7 @@ def run_counted(command: Sequence[str], *, quiet: bool = False) -> CommandCounts
 
 
 def _counts(group: CounterGroup, usage: Any, wall_ns: int) -> CounterValues:
-    """What the events say; what they do not, getrusage says where it knows it."""
+    """The values of the events; for missing ones, those of getrusage where it has them."""
     nothing = CounterReading(0, 0, 0)
     counted = {name: reading.since(nothing) for name, reading in group.decode(group.read()).items()}
     missing = [no_turn(name) for name, value in counted.items() if value is None]
@@ -81,7 +80,7 @@ def _counts(group: CounterGroup, usage: Any, wall_ns: int) -> CounterValues:
 
 @contextmanager
 def _interrupts_left_to_the_child() -> Iterator[None]:
-    """Ctrl-C reaches the program through the terminal; what it cost until then is still shown."""
+    """Ignore Ctrl-C, which reaches the program through the terminal, so that its counts are still shown."""
     try:
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     except ValueError:  # not the main thread: it gets no signals

@@ -1,8 +1,8 @@
 """The shell around the compiled load loop: its sockets, its tables, and what the loop leaves to Python.
 
-Connections are opened here, closed and replaced here; everything in between, sending at planned times and counting
-answers in, is `kernels/load.py`. HTTP/1 over TCP or a Unix socket, on Linux; `suits` says what is left to the Python
-client.
+Connections are opened, closed and replaced here; everything in between (sending at planned times, and counting answers)
+is in `kernels/load.py`. It supports HTTP/1 over TCP or a Unix socket, on Linux; everything else is left to the Python
+client (`suits`).
 """
 
 import ctypes
@@ -23,37 +23,37 @@ from tailcut.lab.load import Gathered, LoadTarget, NotListeningError, Payload, R
 from tailcut.machine.quota import usable_cpus
 from tailcut.machine.waiting import runnable_s
 
-_SLICE_NS = 100_000_000  # after so long Python looks at signals
+_SLICE_NS = 100_000_000  # between two checks for signals in Python
 _RECEIVE_BYTES = 256 * 1024
 _EVENTS = 256
 _FIRST = 8  # connections opened before the start, at least; the others as they are needed
-_FIRST_S = 0.01  # of the load, for which there are connections that have been used before: a pool that is warm
-_FIRST_REQUESTS = 4  # of each of these
-_AT_ONCE = 2  # opened before answers are looked at again: each takes some 30 us
+_FIRST_S = 0.01  # of the load: there are warm connections for this much of it
+_FIRST_REQUESTS = 4  # sent on each of these before the start
+_AT_ONCE = 2  # opened before answers are processed again: each takes about 30 us
 _FIRST_ROWS = 1 << 16
-_SPIN_NS = 60_000  # before a planned send, where the client has a core to itself: sleepers wake so late
+_SPIN_NS = 60_000  # before a planned send, where the client has a core of its own: waking up can be that late
 _COMPILES_S = 4.0  # loading takes a second, and longer on a busy machine
 _SPIN_SHARED_NS = 20_000  # where it shares its cores with the server
 
 
 class OddAnswerError(Exception):
-    """The server frames its answers in a way that only the Python client reads."""
+    """The server frames its answers in a way that only the Python client can read."""
 
 
 def suits(target: LoadTarget, payloads: Sequence[Payload]) -> bool:
-    """Whether the compiled loop can send these requests there."""
+    """Whether the compiled loop can send these requests to this target."""
     here = sys.platform.startswith("linux") and not target.grpc and not target.tls
     return here and len({len(payload.places) for payload in payloads}) == 1
 
 
 def prepare() -> None:
-    """Compile the loop, or load it: a second that must not pass while a server is looked at."""
+    """Compile or load the loop, which takes a second and must not happen while a server is measured."""
     if sys.platform.startswith("linux"):
         from tailcut.kernels import load  # noqa: F401, PLC0415  numba, which only this loop needs
 
 
 def prepare_servers() -> None:
-    """As `prepare`, and the fast path of servers that this process will start."""
+    """As `prepare`, also for the fast path of servers that this process will start."""
     prepare()
     if sys.platform.startswith("linux"):
         from tailcut.kernels import answers, sockets  # noqa: F401, PLC0415  as above
@@ -61,7 +61,7 @@ def prepare_servers() -> None:
 
 @contextmanager
 def compiling(what: str) -> Iterator[None]:
-    """One line on standard error, where what is made ready inside is compiled: loading it takes a moment."""
+    """Print a line on standard error if the block takes so long that code is being compiled instead of loaded."""
     slow = threading.Timer(_COMPILES_S, print, [f"compiling {what}, once on this machine"])
     slow.kwargs = {"file": sys.stderr, "flush": True}
     slow.daemon = True
@@ -133,7 +133,7 @@ class _Loop:
 
         self._load = load
         self._target = target
-        self._times = np.array(times, np.int64)  # writable, as the compiled loop takes it
+        self._times = np.array(times, np.int64)  # writable, as the compiled loop requires
         self._requests, self._spans = _requests(payloads)
         self._expects = np.array([(payload.expect_status, payload.length) for payload in payloads], np.int64)
         self._connections = np.zeros((limit, load.CONNECTIONS), np.int64)
@@ -167,7 +167,7 @@ class _Loop:
 
     @property
     def sent(self) -> int:
-        """How many requests were begun."""
+        """The number of requests that were begun."""
         return int(self._cursor[self._load.SENT])
 
     def connect(self) -> None:
@@ -194,10 +194,10 @@ class _Loop:
         self._most = max(self._most, int(cursor[load.OPEN]))
 
     def warm_up(self, patience_s: float) -> None:
-        """Have every connection make a few requests that do not count, all connections at once.
+        """Send a few requests that do not count on every connection, all at once.
 
-        A server sees to a new connection for as long as to several requests, and may know it only after some: opened in
-        the middle of a load, each delays those behind it, which need more connections then.
+        A new connection costs a server as much as several requests: opened under load, each delays others, which then
+        need more connections.
         """
         load, times = self._load, self._times
         self._times = np.zeros(self._cursor[load.OPEN], np.int64)
@@ -208,7 +208,7 @@ class _Loop:
         self._times = times
 
     def run(self, start_ns: int, end_ns: int, give_up_ns: int) -> None:
-        """Drive the loop until all is answered, or the time to wait for answers is over."""
+        """Run the loop until everything is answered, or the time limit for answers has passed."""
         load = self._load
         spin_ns = _SPIN_NS if usable_cpus() > 2 else _SPIN_SHARED_NS
         cpu_s = runnable_s()
@@ -228,7 +228,7 @@ class _Loop:
         self._cpu_s, self._end_ns = runnable_s() - cpu_s, time.monotonic_ns()
 
     def gathered(self, start_ns: int, due: int) -> Gathered:
-        """What came of it, where `due` requests were to be answered."""
+        """The outcomes, where `due` requests should have been answered."""
         outcomes = self._outcomes[: self._cursor[self._load.RECORDED]].copy()
         return Gathered(outcomes, due - len(outcomes), self._most, self._cpu_s, start_ns, self._end_ns)
 
@@ -254,7 +254,7 @@ class _Loop:
         )
 
     def _add(self, start_ns: int) -> None:
-        """Open connections for requests that wait for one; where the server no longer listens, they have failed."""
+        """Open connections for waiting requests, which fail where the server no longer listens."""
         load, cursor = self._load, self._cursor
         for _ in range(min(_AT_ONCE, len(self._sockets) - int(cursor[load.OPEN]))):
             try:
@@ -271,7 +271,7 @@ class _Loop:
                 return
 
     def _close_broken(self, *, reopen: bool) -> None:
-        """Close what the server closed, and forget it; a closed loop's connections are replaced."""
+        """Close connections that the server has closed; in a closed loop, they are replaced."""
         load, cursor = self._load, self._cursor
         closed = [
             slot
@@ -280,7 +280,7 @@ class _Loop:
         ]
         for slot in closed:
             own = self._sockets[slot]
-            assert own is not None  # noqa: S101  they were just looked at
+            assert own is not None  # noqa: S101  only open ones are considered
             self._slots[own.fileno()] = -1
             own.close()
             self._sockets[slot] = None
@@ -296,7 +296,7 @@ class _Loop:
 
 
 def _requests(payloads: Sequence[Payload]) -> tuple[np.ndarray, np.ndarray]:
-    """All requests' bytes behind one another, and where each is: [payload, variant, start and length]."""
+    """The concatenated bytes of all requests, and the position of each, int64 [payloads, variants, (start, length)]."""
     variants = max(1, len(payloads[0].places))
     spans = np.empty((len(payloads), variants, 2), np.int64)
     parts: list[bytes] = []

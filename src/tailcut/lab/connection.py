@@ -1,7 +1,7 @@
 """One kept-alive HTTP/1.1 connection of the load generator, with one request in flight.
 
-It reads what a load test has to know of an answer and nothing else: the status, where the answer ends, and whether the
-server closes behind it. No body is kept, and no array is built.
+Of an answer, it reads only what a load test needs: the status, where the answer ends, and whether the server closes the
+connection. No body is kept, and no array is built.
 """
 
 import asyncio
@@ -18,21 +18,21 @@ from tailcut.wire.http1.answers import AnswerCounter
 
 
 class Carrier(Protocol):
-    """What carries one request at a time, whatever it speaks."""
+    """A connection of any protocol that carries one request at a time."""
 
     @property
     def alive(self) -> bool:
         """Whether it can carry another request."""
 
     def send(self, payload: Payload, planned_ns: int, free_ns: int) -> None:
-        """Start a request."""
+        """Send a request that was planned for `planned_ns`, on a connection free since `free_ns` (monotonic)."""
 
     def close(self) -> None:
-        """Break off; nothing more is told."""
+        """Close the connection; `on_done` is not called any more."""
 
 
 async def connect(target: LoadTarget, on_done: Callable[[Carrier, RequestOutcome], None]) -> Carrier:
-    """A connection to the target that calls `on_done` with the outcome of each request.
+    """Open a connection to the target that calls `on_done` with the outcome of each request.
 
     Raises:
         NotListeningError: no server listens.
@@ -54,7 +54,7 @@ async def connect(target: LoadTarget, on_done: Callable[[Carrier, RequestOutcome
 
 
 class LoadConnection(asyncio.BufferedProtocol):
-    """One request at a time: send, then count the answer's bytes in."""
+    """A connection with one request at a time: sends it, then counts the answer's bytes."""
 
     _numbers = itertools.count()
 
@@ -72,17 +72,17 @@ class LoadConnection(asyncio.BufferedProtocol):
         return self._transport is not None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Asyncio: it is open."""
+        """Asyncio: the connection is open."""
         self._transport = transport  # type: ignore[assignment]  # asyncio promises a Transport for streams
 
     def connection_lost(self, error: Exception | None) -> None:
-        """Asyncio: it is closed; that is the end of a body without a length, and breaks off any other."""
+        """Asyncio: the connection is closed, which ends a body without a length, and truncates any other."""
         self._transport = None
         answer = self._reader.ended() if error is None else None
         self._finish(0 if answer is None else answer.status)
 
     def send(self, payload: Payload, planned_ns: int, free_ns: int) -> None:
-        """Start a request."""
+        """Send a request that was planned for `planned_ns`, on a connection free since `free_ns` (monotonic)."""
         self._payload = payload
         self._times = (planned_ns, free_ns, time.monotonic_ns())
         if self._transport is None:
@@ -91,17 +91,17 @@ class LoadConnection(asyncio.BufferedProtocol):
             self._transport.write(payload.at(self._number))
 
     def close(self) -> None:
-        """Break off; nothing more is told."""
+        """Close the connection; `on_done` is not called any more."""
         self._payload = None
         self._abort()
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        """Asyncio: where to receive."""
+        """Asyncio: the buffer to receive into."""
         return self._reader.target()
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Asyncio: bytes of the answer are there."""
-        if self._payload is None:  # not asked for
+        """Asyncio: bytes of the answer were received."""
+        if self._payload is None:  # no request was sent
             self._abort()
             return
         try:
@@ -116,7 +116,7 @@ class LoadConnection(asyncio.BufferedProtocol):
             self._finish(answer.status)
 
     def eof_received(self) -> bool:
-        """Asyncio: the server is done; close too."""
+        """Asyncio: the server closed its side; close the connection, too."""
         return False
 
     def _abort(self) -> None:

@@ -1,7 +1,7 @@
-"""What a server on this machine spent on a load, a request: looked up in /proc before the load and after it.
+"""What a server on this machine spends per request, from /proc before and after a load.
 
-Never during it: a look reads some files for each thread of the server. So connecting and the warm-up are in the cost,
-and the requests of the warm-up are among those that it is divided by.
+/proc is not read during a load, because that takes several files for each thread of the server. So the cost includes
+connecting and the warm-up, and the requests of the warm-up are among those by which it is divided.
 """
 
 import ipaddress
@@ -16,20 +16,20 @@ from tailcut.lab.load import LoadResult, LoadTarget
 from tailcut.lab.records import Cost
 from tailcut.machine.process import ProcessCost, ProcessLook, listening_process, look
 
-_Load = TypeVar("_Load")  # what came of it: a result, or one for each model
+_Load = TypeVar("_Load")  # the outcome: a result, or one for each model
 
 
 @dataclass(slots=True)
 class Spent:
-    """Costs of one server under several loads, added up."""
+    """The total cost of a server under several loads."""
 
     requests: int = 0
     costs: list[ProcessCost] = field(default_factory=list)
-    whole: bool = True  # whether every load had its cost
-    cpu_ns_by_block: list[float] = field(default_factory=list)  # CPU time per request, of each load with a cost
+    whole: bool = True  # whether the cost of every load is known
+    cpu_ns_by_block: list[float] = field(default_factory=list)  # CPU time per request, for each load with a known cost
 
     def add(self, result: LoadResult, cost: ProcessCost | None) -> None:
-        """Count a load in; one without a cost leaves all unknown."""
+        """Add a load; one without a cost makes the total unknown."""
         if cost is None:
             self.whole = False
         else:
@@ -39,7 +39,7 @@ class Spent:
                 self.cpu_ns_by_block.append(cost.cpu_ns / result.answered)
 
     def per_request(self) -> Cost | None:
-        """The cost of a request; None where it is unknown, or nothing was answered."""
+        """The cost per request; None where it is unknown, or nothing was answered."""
         if not self.whole or not self.requests or not self.costs:
             return None
         fields: dict[str, float | None] = {}
@@ -51,7 +51,7 @@ class Spent:
 
 
 def watched(pid: int | None, run: Callable[[], _Load]) -> tuple[_Load, ProcessCost | None]:
-    """A load, and what a process and its children spent meanwhile; None where it is not known or ended."""
+    """Run a load; returns its outcome, and what a process and its children spent meanwhile (None: unknown)."""
     before = _look(pid)
     result = run()
     after = _look(pid) if before is not None else None
@@ -59,7 +59,7 @@ def watched(pid: int | None, run: Callable[[], _Load]) -> tuple[_Load, ProcessCo
 
 
 def server_process(target: LoadTarget) -> int | None:
-    """The process behind a port of this machine; None for any other target, and for a server in this very process."""
+    """The process that listens on a port of this machine; None for other targets, and for a server in this process."""
     if target.uds or not _is_here(target):
         return None
     pid = listening_process(target.port)

@@ -1,9 +1,9 @@
 """The child that `lab/instructions.py` runs under callgrind: `python -m tailcut.lab.counted TARGET SETUP LOOPS`.
 
-It tells callgrind by client requests (valgrind.h, callgrind.h) when to begin, when to write down what it counted, and
-when to end, so that the interpreter's start runs uninstrumented. A client request is a fixed sequence of instructions
-that does nothing on a processor; a page of our own holds it, so that no compiler is needed. A function of the C
-library cannot mark the region instead (`--toggle-collect`): callgrind does not see the calls that libffi makes.
+By client requests (valgrind.h, callgrind.h), it tells callgrind when to begin, when to write its counts, and when to
+end, so that the interpreter's start runs uninstrumented. A client request is a fixed sequence of instructions without
+effect on a processor; it is in a page of our own, so that no compiler is needed. A function of the C library cannot
+mark the region instead (`--toggle-collect`), because callgrind does not see calls made by libffi.
 """
 
 import ctypes
@@ -17,7 +17,7 @@ from itertools import repeat
 from typing import Any
 
 _RUNNING_ON_VALGRIND = 0x1001
-_DUMP, _START, _STOP = 0x43540000, 0x43540004, 0x43540005  # ('C', 'T'): callgrind's own requests
+_DUMP, _START, _STOP = 0x43540000, 0x43540004, 0x43540005  # ('C', 'T'): the requests of callgrind
 _WARM_UP = 64  # calls after which CPython's adaptive interpreter has specialised the bytecode (PEP 659)
 _X86_64 = bytes.fromhex(
     "4889f8"  # mov %rdi, %rax: the request and its arguments
@@ -38,7 +38,7 @@ def find(name: str) -> Any:
 
 
 def main(target: str, setup: str, loops: int) -> None:
-    """Count `loops` calls and then twice as many: the difference holds nothing but `loops` calls."""
+    """Count `loops` calls and then twice as many: the difference is that of `loops` calls alone."""
     function: Callable[..., object] = find(target)
     arguments: tuple[Any, ...] = tuple(find(setup)()) if setup else ()
     ask = _client_requests()
@@ -47,7 +47,7 @@ def main(target: str, setup: str, loops: int) -> None:
     gc.collect()
     gc.disable()  # a collection belongs to no single call, and would fall into one region or the other
     ask(_START)
-    for calls in (loops, loops, 2 * loops):  # the first pays what is paid once
+    for calls in (loops, loops, 2 * loops):  # the first pays one-time costs
         for _ in repeat(None, calls):
             function(*arguments)
         ask(_DUMP)
@@ -63,7 +63,7 @@ def _client_requests() -> Callable[[int], int]:
     send = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.POINTER(ctypes.c_uint64))(ctypes.addressof(code))
     words = (ctypes.c_uint64 * 6)()
 
-    def ask(request: int, _page: object = code) -> int:  # the page must live as long as its caller
+    def ask(request: int, _page: object = code) -> int:  # keeps the page alive
         words[0] = request
         return int(send(words))
 

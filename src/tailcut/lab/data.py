@@ -1,4 +1,4 @@
-"""A data file's arrays made into a model's requests. Pure but for reading JSONL, and a log line about conversions."""
+"""Makes a model's requests from the arrays of a data file. Pure, except for reading JSONL and logging conversions."""
 
 import logging
 import random
@@ -14,19 +14,19 @@ import orjson
 from tailcut.errors import MissingFileError, UsageError
 from tailcut.spec import DType, ModelSpec, TensorSpec
 
-ONLY_INPUT = ""  # the name of an array out of an .npy file, which has none: it is for the model's only input
+ONLY_INPUT = ""  # the name of the array in an .npy file, which is for the model's only input
 _LISTED = 12  # names in a message
 _FLOATS = {DType.FP16, DType.BF16, DType.FP32, DType.FP64}
-_GROUP = re.compile(r"/[0-9]+$")  # what follows an array's name: of requests of one length, or of a line
+_GROUP = re.compile(r"/[0-9]+$")  # after an array's name: the group of requests with one length, or the line
 _log = logging.getLogger("tailcut")
 T = TypeVar("T")
 
 
 def read_jsonl(path: Path) -> dict[str, np.ndarray]:
-    """A file with one request a line, `{"INPUT": value}`, as arrays named INPUT/LINE in the order of the lines.
+    """Read a file with one request per line, `{"INPUT": value}`, as arrays named INPUT/LINE in the order of the lines.
 
     Raises:
-        UsageError: missing, unreadable, without a line, or with a line that is not such an object; names the line.
+        UsageError: the file is missing, unreadable or empty, or a line is not such an object; the message names it.
     """
     arrays: dict[str, np.ndarray] = {}
     names: list[str] = []
@@ -63,7 +63,7 @@ def _object(path: Path, number: int, line: bytes) -> dict[str, Any]:
 def _array(path: Path, number: int, name: str, value: object) -> np.ndarray:
     try:
         array = np.array(value)
-    except (ValueError, OverflowError):  # lists of different lengths, or an integer over 64 bits
+    except (ValueError, OverflowError):  # lists with different lengths, or an integer over 64 bits
         array = np.array(None)
     if array.dtype.kind not in "fiubU":
         raise UsageError(
@@ -73,18 +73,18 @@ def _array(path: Path, number: int, name: str, value: object) -> np.ndarray:
 
 
 def arrays_of_inputs(spec: ModelSpec, data: Mapping[str, np.ndarray], *, say: bool = True) -> dict[str, np.ndarray]:
-    """The arrays of the model's inputs, in the model's dtypes; other arrays are left out.
+    """The arrays for the model's inputs, in the model's dtypes; other arrays are left out.
 
-    A row without its batch axis gets one. Conversions are logged if `say`.
+    A row without a batch axis gets one. Conversions are logged if `say`.
 
     Raises:
-        UsageError: an input is missing, or its array is of a dtype that cannot stand for the model's.
+        UsageError: an input is missing, or its array cannot be converted to the model's dtype.
     """
     if ONLY_INPUT in data:
         if len(spec.inputs) != 1:
             names = ", ".join(spec.input_names)
             raise UsageError(
-                f"an .npy file holds one array, the model has {len(spec.inputs)} inputs: save {names} as .npz"
+                f"an .npy file has one array, but the model has {len(spec.inputs)} inputs: save {names} as .npz"
             )
         data = {spec.inputs[0].name: data[ONLY_INPUT]}
     arrays = {}
@@ -98,11 +98,11 @@ def arrays_of_inputs(spec: ModelSpec, data: Mapping[str, np.ndarray], *, say: bo
 
 
 def spread(groups: Sequence[Sequence[T]], limit: int) -> list[T]:
-    """The requests of several groups in one order, each group evenly over all of it, up to a limit.
+    """The requests of several groups in one sequence with each group spread evenly over it, up to a limit.
 
-    However much of the order is sent, each group has about its share. Groups of one size take turns, and those of one
-    request each stay in their order. Of too many requests, each group loses its share; of too many groups, some are
-    left out, wherever they stand.
+    So any beginning of the sequence has about the same share of each group. Groups of equal size take turns, and those
+    of one request each keep their order. Beyond the limit, each group loses its share of requests, or some groups,
+    drawn from all of them, are left out.
     """
     kept = min(1.0, limit / max(1, sum(map(len, groups))))
     parts = [evenly(group, max(1, round(kept * len(group)))) for group in groups]
@@ -112,10 +112,10 @@ def spread(groups: Sequence[Sequence[T]], limit: int) -> list[T]:
 
 
 def joined(groups: Sequence[Sequence[Mapping[str, np.ndarray]]], rows: int) -> list[list[dict[str, np.ndarray]]]:
-    """Requests of `rows` rows of one length each, for each length; logs how many rows are left out for want of others.
+    """Join rows of equal length to requests of `rows` rows, for each length; logs how many rows are left over.
 
     Raises:
-        UsageError: no length has this many.
+        UsageError: no length has this many rows.
     """
     lengths: dict[tuple[tuple[int, ...], ...], list[Mapping[str, np.ndarray]]] = {}
     for request in (request for group in groups for request in group):
@@ -143,32 +143,32 @@ def _stacked(requests: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarr
 
 
 def evenly(items: Sequence[T], most: int) -> list[T]:
-    """Up to this many items in their order: one of each of as many equal parts, the same in every call.
+    """At most `most` items in their order: one from each of as many equal parts, the same in every call.
 
-    Which one of a part is drawn: a fixed step would take one kind alone where two kinds alternate.
+    The item of each part is drawn at random: a fixed step could take only one of two alternating kinds.
     """
     count = min(most, len(items))
     if count == len(items):
         return list(items)
-    drawn = random.Random(0)  # noqa: S311  a sample, no secret
+    drawn = random.Random(0)  # noqa: S311  a sample, not a secret
     ends = [number * len(items) // count for number in range(count + 1)]
     return [items[drawn.randrange(start, end)] for start, end in pairwise(ends)]
 
 
 def has_request_axis(spec: ModelSpec, arrays: Mapping[str, np.ndarray]) -> bool:
-    """Whether all arrays have one axis more than the model's inputs: one request each along it."""
+    """Whether all arrays have one more axis than the model's inputs, with one request per element."""
     return all(_has_request_axis(tensor, arrays[tensor.name]) for tensor in spec.inputs)
 
 
 def whole_requests(spec: ModelSpec, arrays: Mapping[str, np.ndarray], limit: int) -> list[dict[str, np.ndarray]]:
-    """Up to `limit` requests of a model whose requests are not taken apart by rows.
+    """Up to `limit` requests for a model whose requests are not split into rows.
 
-    An array may be one request's input, which all requests then share; have an axis before the input's own, one request
-    each; or hold several requests along a fixed first axis: eight rows for an input of [1, ...] are eight requests.
-    An array of one request is shared, too.
+    An array may be the input of one request, which all requests then share; have an additional first axis, with one
+    request per element; or have several requests along a fixed first axis: eight rows for an input of [1, ...] are
+    eight requests. An array with one request is shared, too.
 
     Raises:
-        UsageError: an array is none of these, holds no request, or not as many as the others.
+        UsageError: an array is none of these, has no request, or not as many as the others.
     """
     pieces = {tensor.name: _pieces(tensor, arrays[tensor.name]) for tensor in spec.inputs}
     shared = {name: parts for name, parts in pieces.items() if parts is arrays[name]}
@@ -181,10 +181,10 @@ def whole_requests(spec: ModelSpec, arrays: Mapping[str, np.ndarray], limit: int
 
 
 def common_length(arrays: Mapping[str, Sequence[Any] | np.ndarray], of: str) -> int:
-    """How long the arrays are; those of one item, which all requests can share, count only where all are such.
+    """The common length of arrays; those with one item, which all requests share, count only where all have one.
 
     Raises:
-        UsageError: two have different lengths, or they are empty; names both.
+        UsageError: two arrays differ in length, or they are empty; the message names both.
     """
     lengths = {name: len(array) for name, array in arrays.items()}
     longest = max(lengths, key=lambda name: lengths[name], default="")
@@ -212,7 +212,7 @@ def _is_row(tensor: TensorSpec, array: np.ndarray) -> bool:
 
 
 def _listed(names: Iterable[str]) -> str:
-    """A few names, for a message."""
+    """The first names, for a message."""
     every = list(names)
     more = f" and {len(every) - _LISTED} more" if len(every) > _LISTED else ""
     return ", ".join(every[:_LISTED]) + more if every else "none"
@@ -223,7 +223,7 @@ def _has_request_axis(tensor: TensorSpec, array: np.ndarray) -> bool:
 
 
 def _pieces(tensor: TensorSpec, array: np.ndarray) -> np.ndarray | Sequence[np.ndarray]:
-    """The requests' parts of an array; the array itself where it is one request's."""
+    """The parts of an array for each request; the array itself where it is for one request."""
     if tensor.accepts(array.shape):
         return array
     if _has_request_axis(tensor, array):
@@ -248,7 +248,7 @@ def _negative(array: np.ndarray) -> np.ndarray:
 
 
 def _converted(tensor: TensorSpec, array: np.ndarray, *, say: bool) -> np.ndarray:
-    """The array in the model's dtype, where no value changes by that beyond a float's precision."""
+    """The array in the model's dtype, where no value changes beyond the precision of floats."""
     if tensor.dtype is DType.BYTES:
         if array.dtype.kind not in "SUO":
             raise misfit(tensor, array)
@@ -264,7 +264,7 @@ def _converted(tensor: TensorSpec, array: np.ndarray, *, say: bool) -> np.ndarra
         new = array.astype(wanted)
         if array.dtype.kind == "f" and tensor.dtype in _FLOATS:
             kept = bool((np.isfinite(new) == np.isfinite(array)).all())
-        else:  # there and back a wrapped integer is the same, but for its sign
+        else:  # a wrapped integer converts back to the same value, except for its sign
             kept = np.array_equal(new.astype(array.dtype), array) and np.array_equal(_negative(new), _negative(array))
     if not kept:
         raise UsageError(

@@ -1,4 +1,4 @@
-"""What a served model takes, asked of the server itself, and requests made up to fit or taken from data."""
+"""Asks a server what a model accepts, and makes requests for it, generated or from data."""
 
 import ipaddress
 import re
@@ -37,26 +37,26 @@ _METADATA_NAME = re.compile(r"(?!grpc-)[0-9a-z_.-]+(?<!-bin)\Z")
 
 
 def parse_target(url: str, *, allow_remote: bool = False, command: str = "bench", grpc: bool = True) -> LoadTarget:
-    """The address of `parse_url` alone."""
+    """The address in a URL; see `parse_url`."""
     return parse_url(url, allow_remote=allow_remote, command=command, grpc=grpc)[0]
 
 
 def parse_url(
     url: str, *, allow_remote: bool = False, command: str = "bench", grpc: bool = True
 ) -> tuple[LoadTarget, str]:
-    """An address and the path behind it, empty for a v2 server as a whole.
+    """The address in a URL, and the path behind it, which is empty for a v2 server.
 
     `http://HOST:PORT`, `grpc://HOST:PORT` and `http+unix://PATH`, the socket's path percent-encoded or plain;
     `http://HOST:PORT/PATH` and `http+unix://%2FSOCKET/PATH`; `https://` and `grpcs://` for TLS.
 
     Args:
         url: the address.
-        allow_remote: whether it may be another machine's.
-        command: of tailcut that it was given to, for messages.
-        grpc: whether that speaks gRPC.
+        allow_remote: whether it may be that of another machine.
+        command: the command of tailcut that it was given to, for messages.
+        grpc: whether the command supports gRPC.
 
     Raises:
-        UsageError: not such an address, or not of this machine and `allow_remote` is off.
+        UsageError: it is not such an address, or that of another machine without `allow_remote`.
     """
     if "://" not in url:
         _refuse_source(url, command)
@@ -89,7 +89,7 @@ def parse_url(
 def _split(url: str, *, grpc: bool) -> SplitResult:
     try:
         return urlsplit(url if "://" in url else f"http://{url}")
-    except ValueError:  # a bracket that is not closed
+    except ValueError:  # an unclosed bracket
         raise _not_an_address(url, grpc=grpc) from None
 
 
@@ -100,10 +100,10 @@ def _not_an_address(url: str, *, grpc: bool) -> UsageError:
 
 
 def _check_grpc(url: str, command: str, *, speaks: bool) -> None:
-    """Check what is asked of gRPC.
+    """Check a URL for gRPC.
 
     Raises:
-        UsageError: the command does not speak it, it cannot be spoken here, or there is a path behind the address.
+        UsageError: the command does not support gRPC, grpcio is not installed, or there is a path behind the address.
     """
     if not speaks:
         raise UsageError(f"{url!r} is for gRPC, and tailcut {command} asks over HTTP: give http://HOST:PORT")
@@ -114,10 +114,10 @@ def _check_grpc(url: str, command: str, *, speaks: bool) -> None:
 
 
 def _refuse_source(url: str, command: str) -> None:
-    """Say how to serve what has been named in place of a server's address.
+    """Refuse a file or a pipeline in place of a server's address, with advice.
 
     Raises:
-        UsageError: it is a file or a pipeline.
+        UsageError: it is one.
     """
     kind = "a file" if Path(url).is_file() else "a pipeline" if is_pipeline(url) else ""
     if kind:
@@ -137,10 +137,10 @@ def _parse_socket(address: str, *, grpc: bool) -> tuple[LoadTarget, str]:
 
 
 def parse_headers(headers: Sequence[str], *, grpc: bool = False) -> dict[str, str]:
-    """Header fields from `NAME:VALUE` each; with `grpc`, metadata.
+    """The header fields (with `grpc`: the metadata) in texts of the form `NAME:VALUE`.
 
     Raises:
-        UsageError: one has another form, or a name that gRPC does not allow.
+        UsageError: one is not of this form, or has a name that gRPC does not allow.
     """
     fields = {}
     for header in headers:
@@ -154,7 +154,7 @@ def parse_headers(headers: Sequence[str], *, grpc: bool = False) -> dict[str, st
 
 
 def raw_payload(target: LoadTarget, path: str, body: Path | None, expect: int) -> Payload:
-    """A request of any server: POST with the file's bytes, GET without a file.
+    """A request to any HTTP server: POST with the bytes of a file, or GET without a file.
 
     Raises:
         UsageError: the file cannot be read, or the server is not an HTTP server.
@@ -170,7 +170,7 @@ def raw_payload(target: LoadTarget, path: str, body: Path | None, expect: int) -
 
 
 def served_models(target: LoadTarget) -> list[str]:
-    """Names of the models that the server answers for, each once however many versions it has."""
+    """The names of the models on the server, each once, however many versions it has."""
     if target.grpc:
         from tailcut.lab.grpc_connection import ask_grpc  # noqa: PLC0415  grpc is heavy, and few load it
 
@@ -182,10 +182,10 @@ def served_models(target: LoadTarget) -> list[str]:
 
 
 def served_spec(target: LoadTarget, model: str | None) -> ModelSpec:
-    """The signature of a model; of the only one where none is named.
+    """The signature of a model; None: that of the server's only model.
 
     Raises:
-        UsageError: several models and none named, or no such model.
+        UsageError: the server has several models and none is named, or no such model.
     """
     if model is None:
         names = served_models(target)
@@ -211,7 +211,7 @@ def served_spec(target: LoadTarget, model: str | None) -> ModelSpec:
 
 
 def _rows(max_batch_size: Callable[[], Any]) -> Rows:
-    """Whether the server batches the model; shapes cannot tell, and a server without that extension does not say."""
+    """Whether the server batches the model, by its configuration; unknown for a server without that extension."""
     try:
         return Rows.INDEPENDENT if max_batch_size() > 0 else Rows.DEPENDENT
     except (TailcutError, KeyError, TypeError):
@@ -219,16 +219,16 @@ def _rows(max_batch_size: Callable[[], Any]) -> Rows:
 
 
 def served_samples(target: LoadTarget, spec: ModelSpec) -> Samples:
-    """Requests that a served model accepts, found by asking it; over gRPC the likely ones, untried.
+    """Requests that a served model accepts, found by trying; over gRPC, the likely ones, untried.
 
     Raises:
-        UnsupportedError: it accepts none of those that were tried; names their sizes.
+        UnsupportedError: it accepts none of those that were tried; the message names their sizes.
     """
     return likely_samples(spec) if target.grpc else find_samples(_Served(target, spec))
 
 
 class _Served:
-    """A served model, asked one request at a time."""
+    """A served model as an engine that computes one request at a time."""
 
     def __init__(self, target: LoadTarget, spec: ModelSpec) -> None:
         self.spec = spec
@@ -237,22 +237,22 @@ class _Served:
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         try:
             return infer_once(self._target, self.spec.name, inputs)
-        except (UnreachableError, ValueError, LookupError, TypeError):  # a 200 in another format: not refused
+        except (UnreachableError, ValueError, LookupError, TypeError):  # a 200 in another format: it was not refused
             return {}
 
 
 def rows_of_data(
     spec: ModelSpec, data: Mapping[str, np.ndarray], limit: int, *, rows: int = 1
 ) -> list[dict[str, np.ndarray]]:
-    """Requests of `rows` rows from up to `limit` of a data file's; arrays that are not inputs are left out.
+    """Requests of `rows` rows, from at most `limit` requests in a data file; arrays that are not inputs are left out.
 
-    Requests of several lengths come in arrays named NAME/GROUP, one group a length; each group is spread evenly over
-    the whole, which has them in the proportions of the file. Several rows of one request have one length, from
-    whatever groups; lengths with too few rows are left out. One axis before an input's own is one whole request each;
-    so is every row where the model's first axis is fixed at 1.
+    Requests of several lengths are in arrays named NAME/GROUP, with one group per length; each group is spread evenly
+    over the result, in the proportions of the file. Rows of one request have the same length, from any groups; lengths
+    with too few rows are left out. With an additional first axis, each element is a whole request; so is each row
+    where the model's first axis is fixed at 1.
 
     Raises:
-        UsageError: an input is missing, or of another dtype or shape than the model takes, or there are too few rows.
+        UsageError: an input is missing or has another dtype or shape than the model accepts, or there are too few rows.
     """
     if not _groups(spec, data):
         return _requests(spec, data, limit, rows=rows)
@@ -261,16 +261,16 @@ def rows_of_data(
 
 
 def labels_of_data(spec: ModelSpec, data: Mapping[str, np.ndarray], labels: np.ndarray, limit: int) -> np.ndarray:
-    """The labels of the requests of one row that `rows_of_data` makes of a file, in their order: [requests, labels].
+    """The labels of the one-row requests that `rows_of_data` makes from a file, in their order, [requests, labels].
 
     Args:
         spec: the model's signature.
         data: the arrays of the file.
-        labels: classes from 0, one for each request or each row of one, in the file's order, group after group.
-        limit: of the requests.
+        labels: classes from 0, one for each request or each of its rows, in the order of the file, group by group.
+        limit: the largest number of requests.
 
     Raises:
-        UsageError: they are not whole numbers from 0, or too few or too many.
+        UsageError: labels are not whole numbers from 0, or there are too few or too many.
     """
     groups = _grouped(spec, data, say=False) if _groups(spec, data) else [_requests(spec, data, sys.maxsize, say=False)]
     total = sum(map(len, groups))
@@ -289,7 +289,7 @@ def labels_of_data(spec: ModelSpec, data: Mapping[str, np.ndarray], labels: np.n
 
 
 def _grouped(spec: ModelSpec, data: Mapping[str, np.ndarray], *, say: bool = True) -> list[list[dict[str, np.ndarray]]]:
-    """The requests of one row of each group."""
+    """The one-row requests of each group."""
     return [
         _requests(
             spec,
@@ -302,12 +302,12 @@ def _grouped(spec: ModelSpec, data: Mapping[str, np.ndarray], *, say: bool = Tru
 
 
 def is_grouped(spec: ModelSpec, data: Mapping[str, np.ndarray]) -> bool:
-    """Whether a data file's arrays are of several lengths."""
+    """Whether a data file has groups of arrays with several lengths."""
     return bool(_groups(spec, data))
 
 
 def _groups(spec: ModelSpec, data: Mapping[str, np.ndarray]) -> list[str]:
-    """The groups of the first input's arrays; an input called NAME/OTHER is not one of NAME's groups."""
+    """The groups of the first input's arrays; an input named NAME/OTHER is not a group of NAME."""
     lead = f"{spec.inputs[0].name}/"
     others = tuple(f"{name}/" for name in spec.input_names if name.startswith(lead))
     return [name.removeprefix(lead) for name in data if name.startswith(lead) and not f"{name}/".startswith(others)]
@@ -316,7 +316,7 @@ def _groups(spec: ModelSpec, data: Mapping[str, np.ndarray]) -> list[str]:
 def _requests(
     spec: ModelSpec, data: Mapping[str, np.ndarray], limit: int, *, rows: int = 1, say: bool = True
 ) -> list[dict[str, np.ndarray]]:
-    """The requests of arrays of one length."""
+    """The requests in arrays of one length."""
     arrays = arrays_of_inputs(spec, data, say=say)
     if not spec.batched or has_request_axis(spec, arrays):
         return whole_requests(spec, arrays, limit)
@@ -336,4 +336,4 @@ def _requests(
 
 def _tensor(entry: Mapping[str, Any]) -> TensorSpec:
     dtype, shape = DType(entry["datatype"]), tuple(None if dim < 0 else dim for dim in entry["shape"])
-    return TensorSpec(entry["name"], dtype, shape, text=dtype is not DType.BYTES)  # whether bytes are, no server says
+    return TensorSpec(entry["name"], dtype, shape, text=dtype is not DType.BYTES)  # servers do not say what bytes are

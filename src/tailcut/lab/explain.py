@@ -1,4 +1,4 @@
-"""Asks a running server for the traces of its requests, again and again, and explains the slowest at the end."""
+"""Polls a running server for the traces of its requests, and explains the slowest at the end."""
 
 import threading
 import time
@@ -22,14 +22,14 @@ from tailcut.runtime.tracing.timeline import FIELDS, MARKS, STAGES, ProcessEvent
 from tailcut.wire.v2.call import model_path
 
 _POLL_S = 0.25
-_MOST = 400_000  # requests kept; beyond it the oldest go
+_MOST = 400_000  # requests kept; beyond that, the oldest are dropped
 
 
 def only_model(target: LoadTarget, model: str | None) -> str:
-    """The model named, or the server's only one.
+    """The named model, or the server's only one.
 
     Raises:
-        UsageError: several models and none named, or the server has no such model.
+        UsageError: the server has several models and none is named, or no such model.
     """
     names = served_models(target)
     if model is None and len(names) == 1:
@@ -41,7 +41,7 @@ def only_model(target: LoadTarget, model: str | None) -> str:
 
 
 def watch(target: LoadTarget, model: str, duration_s: float) -> ExplainResult:
-    """Collect the traces of all requests that pass in `duration_s`, then explain the slowest.
+    """Collect the traces of all requests within `duration_s` seconds, then explain the slowest.
 
     Raises:
         UsageError: the server does not answer, or keeps no traces.
@@ -72,9 +72,9 @@ def watch(target: LoadTarget, model: str, duration_s: float) -> ExplainResult:
 
 
 def while_doing(work: Callable[[], object], look: Callable[[], ExplainResult]) -> ExplainResult:
-    """Run `work` on a thread of its own while `look` looks on; its error is raised, if there is one.
+    """Run `work` on another thread while `look` runs; returns the result of `look`, or raises an error of `work`.
 
-    An interrupt of `look` does not wait for `work`.
+    Where `look` is interrupted, `work` is not waited for.
     """
     load: Future[None] = Future()
 
@@ -90,14 +90,14 @@ def while_doing(work: Callable[[], object], look: Callable[[], ExplainResult]) -
     try:
         result = look()
     except Exception:
-        load.result()  # its error says more
+        load.result()  # an error of the load is more specific
         raise
     load.result()
     return result
 
 
 def trace_events(result: ExplainResult) -> dict[str, Any]:
-    """The worst requests as trace-event JSON, which Perfetto and Chrome's tracing page open, by process."""
+    """The slowest requests, by process, as trace-event JSON for Perfetto and Chrome's tracing page."""
     worst = result.worst or []
     traced = [_name("process_name", pid, 0, f"process {pid}") for pid in sorted({entry.process for entry in worst})]
     for number, entry in enumerate(worst, 1):
@@ -125,7 +125,7 @@ def _name(kind: str, pid: int, tid: int, name: str) -> dict[str, Any]:
 
 
 class _Inside(msgspec.Struct, frozen=True):
-    """The time in each step of a pipeline, and in each phase of calls to a device; UNSET where the server has none."""
+    """The time in each step of a pipeline, and in each phase of calls to a device; UNSET where there is none."""
 
     steps: list[StepTimes] | UnsetType = UNSET
     device: list[DevicePhase] | UnsetType = UNSET

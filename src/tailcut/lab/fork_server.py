@@ -1,11 +1,10 @@
-"""Starts `tailcut` commands by fork from a process that has imported them already: most of a start are imports.
+"""Starts `tailcut` commands by forking a process that has already imported them: a start is mostly imports.
 
-A tune starts some twenty servers, and importing takes each one to two seconds of a core. A command that is forked here
-is a process of its own, with its own session, descriptors, working directory and environment, and nothing is imported
-for it that it would not import by itself. Pages of libraries that only their initialisation reads are not in its
-memory, so a claim about memory needs a command that is executed. What a process inherits when it is executed (its
-control group, its limits) has to be what the fork server inherited; where it is not, and on systems other than Linux
-5.3 and later, commands are executed.
+A tune starts about twenty servers, and importing takes each of them one or two seconds of a core. A forked command is a
+separate process, with its own session, descriptors, working directory and environment, and has imported nothing that it
+would not import by itself. Pages of libraries that only their initialisation reads are not in its memory, so a claim
+about memory needs an executed command. Whatever an executed process inherits (its control group, its limits) must be
+equal to what the fork server inherited; otherwise, and on systems other than Linux 5.3 or later, commands are executed.
 """
 
 import ctypes
@@ -30,7 +29,7 @@ from typing import IO, Any
 
 from tailcut.machine.affinity import pinned
 
-# What each server imports, and what it imports for the fast path; no engine, of which it loads those that it needs.
+# What every server imports, and what it imports for the fast path; no engines, because each needs different ones.
 SERVER = (
     "tailcut.cli.main",
     "tailcut.cli.options",
@@ -49,21 +48,21 @@ class ForkServerError(Exception):
 
 
 class ForkedCommand:
-    """A running command, with the part of `subprocess.Popen` that servers need."""
+    """A running command, with the methods of `subprocess.Popen` that servers need."""
 
     def __init__(self, forks: "ForkServer", pid: int, stdout: IO[bytes]) -> None:
         self.pid, self.stdout = pid, stdout
         self.returncode: int | None = None
         self._forks = forks
-        self._reaping = threading.Lock()  # threads of a load ask whether it runs
+        self._reaping = threading.Lock()  # threads of a load check whether it runs
         self._end = os.pidfd_open(pid)
 
     def poll(self) -> int | None:
-        """The exit code, or the negative number of the signal that ended it; None while it runs."""
+        """The exit code, or the negative number of the signal that ended it; None while it is running."""
         return self._code(0.0)
 
     def wait(self, timeout: float | None = None) -> int:
-        """The exit code; `subprocess.TimeoutExpired` if it still runs after `timeout` seconds."""
+        """Wait for the exit code; raises `subprocess.TimeoutExpired` if it is still running after `timeout` seconds."""
         code = self._code(timeout)
         if code is None:
             raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0.0)
@@ -75,7 +74,7 @@ class ForkedCommand:
             signal.pidfd_send_signal(self._end, number)
 
     def kill(self) -> None:
-        """End it at once."""
+        """Kill it."""
         self.send_signal(signal.SIGKILL)
 
     def _code(self, timeout: float | None) -> int | None:
@@ -96,10 +95,10 @@ class ForkedCommand:
 
 
 class ForkServer:
-    """The process that has imported everything, and the socket that it takes orders from.
+    """The process that has imported everything, and the socket for orders to it.
 
     Args:
-        modules: that it imports.
+        modules: the modules that it imports.
     """
 
     def __init__(self, modules: Sequence[str]) -> None:
@@ -108,8 +107,8 @@ class ForkServer:
         self._orders = 0
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            # A session of its own: Ctrl-C in the terminal is for the process that gives the orders.
-            subprocess.Popen(  # noqa: S603  our own interpreter and module
+            # In a session of its own: Ctrl-C in the terminal must reach only the process that gives orders.
+            subprocess.Popen(  # noqa: S603  this interpreter, and a module of ours
                 [sys.executable, "-m", "tailcut.lab.fork_server", str(theirs.fileno()), *modules],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
@@ -119,16 +118,16 @@ class ForkServer:
 
     @functools.cached_property
     def imported_s(self) -> float:
-        """How long its imports took; waits until they are done, and is 0 where it ended meanwhile."""
+        """How long its imports took, in seconds; waits until they are done, and is 0 where the process has ended."""
         try:
             return self.order({"imported": True}) / 1e9
         except ForkServerError:
             return 0.0
 
     def order(self, order: Mapping[str, object], descriptors: Sequence[int] = ()) -> int:
-        """Send an order, and wait for the number that answers it.
+        """Send an order, and wait for the number in its answer.
 
-        An answer names its order: Ctrl-C leaves one unread, which must not be taken for that of the next order.
+        An answer names its order, because Ctrl-C may leave one unread, which must not be taken for that of the next.
 
         Raises:
             ForkServerError: there is no answer.
@@ -148,19 +147,19 @@ class ForkServer:
 
 
 def prepare(modules: tuple[str, ...]) -> None:
-    """Have the imports begin, where commands can be forked."""
+    """Begin the imports, where commands can be forked."""
     if _can_fork():
         fork_server(modules)
 
 
 def imported_s(modules: tuple[str, ...]) -> float:
-    """How much of a start a command is spared that is forked, where it can be."""
+    """How much faster a forked command starts, in seconds; 0 where it cannot be forked."""
     return fork_server(modules).imported_s if _can_fork() else 0.0
 
 
 @functools.cache
 def fork_server(modules: tuple[str, ...]) -> ForkServer:
-    """The one of this process that has these modules; it begins to import them at the first call."""
+    """This process's fork server with these modules, which it begins to import at the first call."""
     return ForkServer(modules)
 
 
@@ -171,13 +170,15 @@ def execute(
     cpus: Collection[int] | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Run `tailcut ARGUMENTS` as a user does, but in a session of its own, with its standard output on a pipe.
+    """Run `tailcut ARGUMENTS` like a user, but in a session of its own, with its standard output on a pipe.
 
     It ends with the thread that starts it.
 
     Args:
-        cpus: that it runs on; None for those of this thread.
-        environment: instead of this process's.
+        arguments: of the command.
+        stderr: the file for its standard error.
+        cpus: the CPUs that it may use; None: those of this thread.
+        environment: None: that of this process.
     """
     with nullcontext() if cpus is None else pinned(cpus):  # the child inherits it
         return subprocess.Popen(  # noqa: S603  our own interpreter; the hook makes one system call
@@ -198,10 +199,14 @@ def fork(
     cpus: Collection[int] | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[bytes] | ForkedCommand:
-    """As `execute`, but forked where that is the same; it ends with this process.
+    """As `execute`, but forked where that is equivalent; it ends with this process.
 
     Args:
-        modules: that it imports anyway.
+        arguments: of the command.
+        stderr: the file for its standard error.
+        modules: the modules that it imports in any case.
+        cpus: the CPUs that it may use; None: those of this thread.
+        environment: None: that of this process.
     """
     if _can_fork():
         try:
@@ -239,7 +244,7 @@ def _forked(
 
 @functools.cache
 def _can_fork() -> bool:
-    """Whether a child that another process reaps can be waited for: on Linux from 5.3 on."""
+    """Whether it is possible to wait for the child of another process: on Linux 5.3 or later."""
     if sys.platform != "linux":
         return False
     try:
@@ -250,23 +255,23 @@ def _can_fork() -> bool:
 
 
 def _inherited() -> tuple[object, ...]:
-    """What a process that is executed now inherits, beside its environment."""
+    """What an executed process would inherit now, beside its environment."""
     names = ("NOFILE", "AS", "FSIZE", "MEMLOCK", "NPROC", "CORE", "STACK")
     limits = [resource.getrlimit(getattr(resource, f"RLIMIT_{name}")) for name in names]
     group = ""
-    with suppress(OSError):  # where /proc is not mounted
+    with suppress(OSError):  # /proc may not be mounted
         group = Path("/proc/self/cgroup").read_text(encoding="utf-8")
     return group, os.sched_getaffinity(0), os.getpriority(os.PRIO_PROCESS, 0), limits
 
 
 def _die_with_parent() -> None:
-    """Have the kernel end the child when its parent is gone, however that went (prctl(2), PR_SET_PDEATHSIG)."""
+    """Have the kernel end the child when its parent ends in whatever way (prctl(2), PR_SET_PDEATHSIG)."""
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _take_orders(control: socket.socket, imported_ns: int) -> list[str] | None:
-    """Obey until the other side has ended: None then, and the arguments of its command in each child."""
+    """Take orders until the other side ends, then return None; in each child, return its command's arguments."""
     own = os.getpid()
     while True:
         try:
@@ -295,7 +300,7 @@ def _take_orders(control: socket.socket, imported_ns: int) -> list[str] | None:
 
 
 def _become(order: Mapping[str, Any], parent: int, stdout: int, stderr: int) -> None:
-    """Take the place of a process that was executed for this order."""
+    """Set up a forked child like a process that was executed for this order."""
     _die_with_parent()
     if os.getppid() != parent:
         os._exit(1)
@@ -320,7 +325,7 @@ def _main() -> None:
     for module in sys.argv[2:]:
         import_module(module)
     imported_ns = time.monotonic_ns() - began
-    # Libraries of numerical code have threads, which they stop before a fork and start again after it.
+    # Numerical libraries have threads, which they stop before a fork and start again after it.
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*fork.*", category=DeprecationWarning)
         arguments = _take_orders(control, imported_ns)

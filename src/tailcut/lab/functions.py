@@ -1,4 +1,4 @@
-"""A user's own function, by the name that a command line gives it."""
+"""Imports a user's function by its name on the command line."""
 
 import sys
 from collections.abc import Callable
@@ -10,16 +10,16 @@ from tailcut.errors import UsageError
 
 
 def import_function(name: str) -> Callable[..., Any]:
-    """The function that `module:function` names, from the current folder or the installed packages.
+    """Import the function `module:function`, from the current folder or the installed packages.
 
     Raises:
-        UsageError: not such a name, the module cannot be imported, or it has no such function.
+        UsageError: the name is not of this form, the module cannot be imported, or it has no such function.
     """
     module_name, _, path = name.partition(":")
     if not module_name or not path:
         raise UsageError(f"{name!r} does not name a function: write MODULE:FUNCTION, such as package.module:function")
     if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))  # a script of one's own, as `python -m` would find it
+        sys.path.insert(0, str(Path.cwd()))  # finds scripts in the current folder, like `python -m`
     try:
         value: Any = import_module(module_name)
     except Exception as error:

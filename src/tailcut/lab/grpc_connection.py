@@ -1,7 +1,7 @@
-"""One gRPC channel of the load generator, with one call in flight; and a plain blocking exchange beside the load.
+"""One gRPC channel of the load generator, with one call in flight; and blocking calls outside of load.
 
-Requests are encoded before the load begins, as over HTTP: a call sends bytes and gets bytes, and no message is built
-or read while latency is measured. Status codes are told as the HTTP statuses of the same meaning.
+Requests are encoded before the load begins, as over HTTP: a call sends and receives bytes, and no message is built or
+parsed while latency is measured. Status codes are reported as HTTP statuses of the same meaning.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ _ASK_S = 30.0
 _OPTIONS = (
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
-    ("grpc.use_local_subchannel_pool", 1),  # else channels to one address share a connection
+    ("grpc.use_local_subchannel_pool", 1),  # otherwise, channels to one address would share a connection
 )
 _HTTP_STATUS = {
     grpc.StatusCode.INVALID_ARGUMENT: 400,
@@ -40,7 +40,7 @@ _HTTP_STATUS = {
 
 
 def ask_grpc(target: LoadTarget, method: str, **fields: object) -> Any:
-    """One blocking call; the answer's message.
+    """Make one blocking call; returns the message of the answer.
 
     Raises:
         UsageError: no server listens there, or the call is refused.
@@ -57,12 +57,12 @@ def ask_grpc(target: LoadTarget, method: str, **fields: object) -> Any:
 
 
 def grpc_payload(model: str, inputs: Mapping[str, np.ndarray]) -> Payload:
-    """One ModelInfer call as bytes, tensors in their raw form."""
+    """One ModelInfer request as bytes, with raw tensors."""
     return Payload(MESSAGES["ModelInferRequest"](**_fields(model, inputs)).SerializeToString())
 
 
 def infer_once_grpc(target: LoadTarget, model: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """One inference: the outputs by name.
+    """Make one inference; returns the outputs by name.
 
     Raises:
         UsageError: no server listens there, or the call is refused.
@@ -76,7 +76,7 @@ def infer_once_grpc(target: LoadTarget, model: str, inputs: Mapping[str, np.ndar
 
 
 def shared_call(model: str, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> bytes:
-    """One ModelInfer call as bytes, from the entries that a JSON request would have; tensors in shared memory."""
+    """One ModelInfer request as bytes, with tensors in shared memory, from the entries of a JSON request."""
     kinds = {str: "string_param", int: "int64_param", bool: "bool_param"}
     sides = [
         [
@@ -91,10 +91,10 @@ def shared_call(model: str, inputs: Sequence[Mapping[str, Any]], outputs: Sequen
 
 
 def call_once(target: LoadTarget, request: bytes) -> None:
-    """Send an encoded ModelInfer call.
+    """Send an encoded ModelInfer request, and wait for the answer.
 
     Raises:
-        UsageError: as `ask_grpc`.
+        UsageError: as in `ask_grpc`.
     """
     message = MESSAGES["ModelInferRequest"].FromString(request)
     ask_grpc(target, "ModelInfer", **{field.name: value for field, value in message.ListFields()})
@@ -112,7 +112,7 @@ def _fields(model: str, inputs: Mapping[str, np.ndarray]) -> dict[str, Any]:
 async def connect_grpc(
     target: LoadTarget, on_done: Callable[["GrpcLoadConnection", RequestOutcome], None]
 ) -> "GrpcLoadConnection":
-    """A channel to the target that is ready.
+    """Open a channel to the target, and wait until it is ready.
 
     Raises:
         NotListeningError: no server listens.
@@ -141,7 +141,7 @@ def _channel(module: Any, target: LoadTarget) -> Any:
 
 
 class GrpcLoadConnection:
-    """One call at a time. It is always alive: a channel connects again by itself."""
+    """A channel with one call at a time. It is always alive, because channels reconnect by themselves."""
 
     alive = True
     _numbers = itertools.count()
@@ -160,11 +160,11 @@ class GrpcLoadConnection:
         self._task: asyncio.Task[None] | None = None
 
     def send(self, payload: Payload, planned_ns: int, free_ns: int) -> None:
-        """Start a call."""
+        """Send a request; see `Carrier.send`."""
         self._task = asyncio.ensure_future(self._call(payload, planned_ns, free_ns))
 
     def close(self) -> None:
-        """Break off; nothing more is told."""
+        """Close the channel; `on_done` is not called any more."""
         if self._task is not None:
             self._task.cancel()
         self._task = asyncio.ensure_future(self._channel.close())

@@ -1,8 +1,8 @@
-"""How many instructions a call takes, counted by valgrind's callgrind: the same on a busy machine as on a quiet one.
+"""The number of instructions of a call, counted by valgrind's callgrind: equal on a busy and on a quiet machine.
 
-The count knows no cache, no branch predictor and no clock: it says whether the work grew, not whether it got slower.
-Only the calling thread is counted. Valgrind's processor has no AVX-512, so that numpy, numba and the engines run what
-they have for AVX2. The work runs some fifty times slower than usual: keep `loops` small.
+The count ignores caches, branch prediction and clocks: it shows whether there is more work, not whether it is slower.
+Only the calling thread is counted. Valgrind's processor has no AVX-512, so numpy, numba and the engines run their code
+for AVX2. Everything runs about fifty times slower than usual, so keep `loops` small.
 """
 
 import os
@@ -21,26 +21,26 @@ _TIMEOUT_S = 300.0
 
 
 def count_instructions(target: str, setup: str = "", *, loops: int = 100, timeout_s: float = _TIMEOUT_S) -> float:
-    """Instructions of one call of `target`, on average over `loops` calls, after a warm-up.
+    """The mean number of instructions of one call of `target`, over `loops` calls, after a warm-up.
 
     Args:
         target: `module:function` or `module:Class.method`, importable from this process's `sys.path`.
-        setup: `module:function` that is called once and returns the positional arguments, as a tuple; "" for none.
-        loops: calls to count; the child makes four times as many, and 64 before.
-        timeout_s: for the whole child.
+        setup: `module:function` that is called once, and returns the positional arguments as a tuple; "": no arguments.
+        loops: the number of calls to count; the child makes four times as many, and 64 before.
+        timeout_s: seconds for the whole child.
 
-    The child counts `loops` calls and then twice as many; the difference over `loops` is the answer, so that start-up,
-    warm-up and the marks around the region cancel. It repeats to the instruction when `target` itself does: hashes are
-    seeded, the garbage collector is off, addresses are not random. The call and the loop around it count (about 100
-    instructions in CPython).
+    The child counts `loops` calls and then twice as many; the difference divided by `loops` is the result, so that
+    start-up, warm-up and the marks around the region cancel out. It is exactly reproducible if `target` is
+    deterministic: hashes are seeded, the garbage collector is off, and addresses are not random. The call and the loop
+    around it are included (about 100 instructions in CPython).
 
     Raises:
         UnsupportedError: valgrind is not installed, or this is not Linux on x86_64.
-        UsageError: `target` or `setup` cannot be found or raised; the message has the last line of its traceback.
+        UsageError: `target` or `setup` cannot be found, or raised an error, whose last line is in the message.
     """
     if loops < 1:
         raise UsageError("loops must be at least 1")
-    if platform.machine() != "x86_64":  # lab/counted.py has the marks of no other processor
+    if platform.machine() != "x86_64":  # lab/counted.py has marks for this processor only
         raise UnsupportedError(f"instructions of a call are counted on x86_64 only, and this is {platform.machine()}")
     with tempfile.TemporaryDirectory(prefix="tailcut-") as folder:
         out = Path(folder) / "out"
@@ -51,11 +51,11 @@ def count_instructions(target: str, setup: str = "", *, loops: int = 100, timeou
 
 
 def count_command(command: Sequence[str], *, timeout_s: float = _TIMEOUT_S) -> int:
-    """Instructions of a whole program, its start included; of its children none.
+    """The number of instructions of a whole program, including its start, but not its children.
 
     Raises:
         UnsupportedError: valgrind is not installed.
-        UsageError: the program is not there, failed, or did not end in time.
+        UsageError: the program does not exist, failed, or did not end in time.
     """
     if not command or shutil.which(command[0]) is None:
         raise MissingFileError(f"{command[0] if command else 'nothing'}: no such program")
@@ -73,7 +73,7 @@ def _callgrind(options: list[str], command: list[str], timeout_s: float) -> None
         "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path),
         "PYTHONHASHSEED": "0",
         "PYTHONDONTWRITEBYTECODE": "1",
-        "OMP_NUM_THREADS": "1",  # valgrind runs one thread at a time, and counts here only the caller's
+        "OMP_NUM_THREADS": "1",  # valgrind runs one thread at a time, and only the caller's is counted
     }
     try:
         done = subprocess.run(  # noqa: S603  the user's own program, as an argument list
@@ -97,7 +97,7 @@ def _callgrind(options: list[str], command: list[str], timeout_s: float) -> None
 
 
 def _totals(path: Path) -> int:
-    """The sum at the end of callgrind's output: `totals: 1315986`."""
+    """The sum in callgrind's output: `totals: 1315986`."""
     try:
         lines = path.read_text().splitlines()
     except OSError:

@@ -1,8 +1,8 @@
-"""Why a load test's client was late: from what was observed to one line. Pure.
+"""Explains in one line why a load test's client was late, from observations. Pure.
 
-A client is late when it had something to send and no CPU to send it on. So the causes are what used the CPUs that it
-may run on (the server, first of all threads of its engine that spin between calls; other processes), and what kept it
-from using them (a quota, the host of a virtual machine). All that used enough to matter are named, the largest first.
+A client is late if it had something to send, but no CPU to send it on. So the causes are whatever used its CPUs (the
+server, above all engine threads that spin between calls; other processes), and whatever kept it from using them (a
+quota, the host of a virtual machine). All that used enough to matter are named, the largest first.
 """
 
 from collections.abc import Collection, Sequence
@@ -10,23 +10,23 @@ from dataclasses import dataclass, replace
 
 from tailcut.machine.busy import CpuUse, ProcessUse
 
-_ROOM = 0.6  # CPUs idle: with so much room, the CPUs were not what the client lacked
+_ROOM = 0.6  # idle CPUs: with this much room, the client did not lack CPU time
 _STOLEN = 0.1  # of the time
 _THROTTLED = 0.02  # of the time
 _MATTERS = 0.2  # CPUs used by another process
 _SPINNING = 0.3  # CPUs used by engine threads outside calls
 _BUSY_SERVER = 0.4
-_HIDDEN = 0.3  # CPUs used by nothing that can be seen
+_HIDDEN = 0.3  # CPUs used by invisible processes
 _FULL = 0.9  # of a CPU for each client process
-_MOST = 3  # causes in a line
+_MOST = 3  # causes in the line, at most
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerUse:
     """What the server used, in CPUs on average.
 
-    `engine_cpus` are those of its threads other than the event loops', `computing` what the engine's calls account
-    for, and `spins` whether engine threads spin between calls; None where the server does not say.
+    `engine_cpus` is the use of all threads except the event loops, `computing` the part of it during engine calls, and
+    `spins` says whether engine threads spin between calls; None where unknown.
     """
 
     pid: int
@@ -39,10 +39,10 @@ class ServerUse:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
-    """What was seen beside a run."""
+    """What was observed during a run."""
 
     use: CpuUse
-    own: frozenset[int]  # processes of the client
+    own: frozenset[int]  # the client's processes
     server_processes: frozenset[int] = frozenset()
     server: ServerUse | None = None
     quota_cpus: float | None = None
@@ -51,12 +51,12 @@ class Observation:
 
 
 def cause(seen: Observation) -> str | None:
-    """Why the client was late, in one line with what to do; None where nothing that was seen explains it."""
+    """Why the client was late, and what to do, in one line; None where no observation explains it."""
     use = seen.use
     if use.throttled_s > _THROTTLED * use.seconds:
         limit = "the CPU quota" if seen.quota_cpus is None else f"the CPU quota of {_cpus(seen.quota_cpus)}"
         return (
-            f"{limit} stopped this process's control group {use.throttled_times} times, for {use.throttled_s:.2f} s "
+            f"{limit} throttled this process's control group {use.throttled_times} times, for {use.throttled_s:.2f} s "
             "in all: raise the quota, run client and server in groups of their own, or lower the rate"
         )
     if use.stolen > _STOLEN:
@@ -96,7 +96,7 @@ def _server(seen: Observation) -> list[tuple[float, str]]:
 
 
 def _others(seen: Observation) -> list[tuple[float, str]]:
-    """Processes that are neither ours nor the server's, and may run where the client does."""
+    """Other processes than the client's and the server's that may run on the client's CPUs."""
     known = seen.own | seen.server_processes
     others = [process for process in seen.use.processes if process.pid not in known]
     others = sorted((_here(other, seen.use.cpus) for other in others), key=lambda process: -process.cpus)
@@ -115,9 +115,9 @@ def _others(seen: Observation) -> list[tuple[float, str]]:
 
 
 def _hidden(seen: Observation) -> list[tuple[float, str]]:
-    """What the CPUs' totals know and no process that can be seen accounts for."""
+    """The use of the CPUs that no visible process accounts for."""
     known = sum(process.cpus for process in seen.use.processes)
-    if seen.client_processes > 1:  # they have ended
+    if seen.client_processes > 1:  # those have ended, and would be counted
         known += seen.client_cpu
     hidden = seen.use.busy - known
     if hidden <= _HIDDEN:
@@ -136,14 +136,14 @@ def _at_its_limit(seen: Observation) -> str | None:
 
 
 def _here(process: ProcessUse, cpus: frozenset[int]) -> ProcessUse:
-    """A process with what it probably used of these CPUs: it may have run on any that it is allowed."""
+    """A process with its probable use of these CPUs: it may have run on any CPU that it is allowed to use."""
     if not process.allowed:
         return process
     return replace(process, cpus=process.cpus * len(process.allowed & cpus) / len(process.allowed))
 
 
 def _all_but_one(cpus: Collection[int]) -> str:
-    """The CPUs that leave the last one to the client, as taskset takes them; empty where there is only one."""
+    """All CPUs but the last, which is for the client, in the form of taskset; empty where there is only one."""
     return _ranges(sorted(cpus)[:-1])
 
 

@@ -1,4 +1,4 @@
-"""How long requests are, and how much of the latency goes with it. Pure."""
+"""The lengths of requests, and how latency depends on them. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ _QUANTILES = {"p25": 0.25, "p50": 0.5, "p75": 0.75, "p99": 0.99}
 
 @dataclass(frozen=True, slots=True)
 class LengthMeasure:
-    """What the length of a model's requests is: the size of an axis of an input, or the bytes of its strings."""
+    """What counts as the length of a model's requests: the size of an input's axis, or the bytes of its strings."""
 
     input: str
     axis: int | None  # None: bytes
@@ -35,10 +35,10 @@ class LengthMeasure:
 
 
 def measure_of(spec: ModelSpec) -> LengthMeasure | None:
-    """How the requests of a model are measured: None where every request has the same size.
+    """What counts as the length of a model's requests; None where every request has the same size.
 
-    The first free axis beside the batch, else the bytes of the first input of strings. A model that is not known to be
-    batched may have its sequence on the first axis.
+    It is the first free axis beside the batch, or else the bytes of the first input with strings. A model that is not
+    known to be batched may have its sequence on the first axis.
     """
     for tensor in spec.inputs:
         free = [axis for axis, dim in enumerate(tensor.shape) if dim is None]
@@ -51,13 +51,13 @@ def measure_of(spec: ModelSpec) -> LengthMeasure | None:
 def lengths_record(
     measure: LengthMeasure | None, lengths: np.ndarray | None, latencies_ns: np.ndarray, *, known: bool
 ) -> Lengths | None:
-    """The lengths that were sent, and the latency of each quarter of them; None where there are none.
+    """The lengths that were sent, and the latency of each quarter of them; None where there are no lengths.
 
     Args:
         measure: what the lengths are.
         lengths: of the requests, int64 [requests].
-        latencies_ns: of the same requests.
-        known: whether the latencies are the server's; else no percentile is given.
+        latencies_ns: of the same requests, in nanoseconds, [requests].
+        known: whether the latencies are the server's; otherwise, percentiles are left out.
     """
     if measure is None or lengths is None or not len(lengths):
         return None
@@ -75,7 +75,7 @@ def lengths_record(
 
 
 def _part(latencies_ns: np.ndarray, lengths: np.ndarray, known: bool) -> LengthQuartile:  # noqa: FBT001  private
-    """One quarter: which lengths it holds, and its percentiles in milliseconds as far as the samples go."""
+    """One quarter: its range of lengths, and its percentiles in milliseconds as far as there are enough samples."""
     sample = Sample.of(latencies_ns / 1e6) if known and len(latencies_ns) > 1 else None
 
     def at(q: float) -> float | None:

@@ -1,4 +1,4 @@
-"""Follows the stream of a running server's figures: `GET /live`, record by record."""
+"""Follows the stream of a running server's figures (`GET /live`), record by record."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -13,21 +13,21 @@ from tailcut.lab.payload import encode
 from tailcut.lab.tls import reason
 from tailcut.live.records import PATH, Record, from_data
 
-_SILENCE_S = 30.0  # of a stream that has an event a second
+_SILENCE_S = 30.0  # tolerated in a stream with one event per second
 _LINE_BYTES = 16 << 20
 _DATA = b"data: "
 
 
 def follow(target: LoadTarget, prefix: str = "", token_file: str | None = None) -> Iterator[Record]:
-    """The records of a server until its stream ends.
+    """Yield the records of a server until its stream ends.
 
     Args:
         target: the server.
-        prefix: the path that a proxy has the server under.
-        token_file: where the target's token is from.
+        prefix: the path under which a proxy has the server.
+        token_file: the file of the target's token, for messages.
 
     Raises:
-        UsageError: no server answers there, or it has no such stream, or it refuses.
+        UsageError: no server answers there, or it has no such stream, or refuses it.
         UnreachableError: the connection broke.
     """
     where = target.uds or target.authority
@@ -49,7 +49,7 @@ def follow(target: LoadTarget, prefix: str = "", token_file: str | None = None) 
 
 
 def _asked(target: LoadTarget, path: str, where: str, token_file: str | None) -> BlockingConnection:
-    """A connection on which the stream has begun."""
+    """Open a connection on which the stream has begun."""
     connection = None
     try:
         connection = BlockingConnection(target)

@@ -1,8 +1,8 @@
-"""What a load test is: where it goes, what it sends, and what came of it. No socket here.
+"""The parts of a load test: the target, the payloads, and the result. No socket here.
 
-Latency counts from the planned time, whether or not the client could send by then: a server that stalls is
-charged for every request that would have arrived meanwhile, not only for the one that happened to be under way
-(what is known as coordinated omission).
+Latency counts from the planned time, whether or not the client could send by then: a server that stalls is charged for
+every request that would have arrived meanwhile, and not only for the one that was in progress (which avoids coordinated
+omission).
 """
 
 import errno
@@ -17,18 +17,18 @@ from tailcut.lab.lengths import LengthMeasure
 from tailcut.lab.records import Cost, Mode
 
 BEHIND_NS = 2_000_000
-_BEHIND_SHARE = 0.25  # of the median latency
-_ALWAYS = 0.95  # of the time, for each client process
-_KEPT = 0.95  # of the rate
-NO_LENGTH = -1  # of a request whose input has one possible size
+_BEHIND_SHARE = 0.25  # share of the median latency
+_ALWAYS = 0.95  # share of the time, for each client process
+_KEPT = 0.95  # share of the rate
+NO_LENGTH = -1  # the length of a request whose input has a fixed size
 
 
 class NotListeningError(UsageError):
-    """No server listens where a load is sent to."""
+    """No server listens at the target of a load."""
 
 
 def not_connected(target: "LoadTarget", error: OSError, reason: str) -> UsageError:
-    """What to raise for a connection that could not be opened: no server is there, or no open file is left for it."""
+    """The error for a connection that could not be opened: no server listens, or no descriptors are left."""
     if error.errno in {errno.EMFILE, errno.ENFILE}:
         return UsageError(f"no more connections can be opened: {reason}: raise the limit of open files (ulimit -n)")
     return NotListeningError(f"no server listens at {target.uds or target.authority}: {reason}")
@@ -36,7 +36,7 @@ def not_connected(target: "LoadTarget", error: OSError, reason: str) -> UsageErr
 
 @dataclass(frozen=True, slots=True)
 class LoadTarget:
-    """A server's address; over a Unix socket where `uds` is a path. `ca` is a file of certificates to trust."""
+    """A server's address; `uds` is the path of a Unix socket, `ca` a file of trusted certificates."""
 
     host: str = "127.0.0.1"
     port: int = 8000
@@ -45,24 +45,24 @@ class LoadTarget:
     tls: bool = False
     ca: str | None = None
     token: str | None = None  # sent with each request
-    headers: tuple[tuple[str, str], ...] = ()  # more that is sent with each request
+    headers: tuple[tuple[str, str], ...] = ()  # further fields sent with each request
 
     @property
     def transport(self) -> str:
-        """What requests travel over, in words."""
+        """The transport, in words."""
         if self.grpc:
             return "gRPC over TLS" if self.tls else "gRPC"
         return "HTTP over a Unix socket" if self.uds else "HTTP over TLS" if self.tls else "HTTP over TCP"
 
     @property
     def fields(self) -> dict[str, str]:
-        """What each request says of the client: header fields over HTTP, metadata over gRPC."""
+        """The fields of each request: headers over HTTP, metadata over gRPC."""
         token = {} if self.token is None else {"authorization": f"Bearer {self.token}"}
         return token | dict(self.headers)
 
     @property
     def authority(self) -> str:
-        """What a Host header says."""
+        """The value of a Host header."""
         return (
             "localhost"
             if self.uds
@@ -74,10 +74,10 @@ class LoadTarget:
 
 @dataclass(frozen=True, slots=True)
 class Payload:
-    """One whole encoded HTTP request, and the status it is to be answered with.
+    """A complete encoded request, and its expected status.
 
-    `places` are the same request with other places for its answer in shared memory, one for each request in flight.
-    `length` is that of its input where lengths differ, as `lab/lengths.py` measures it.
+    `places` are variants with different places for the answer in shared memory, one for each request in flight.
+    `length` is that of its input where lengths differ (see `lab/lengths.py`).
     """
 
     request: bytes
@@ -86,16 +86,16 @@ class Payload:
     length: int = NO_LENGTH
 
     def at(self, number: int) -> bytes:
-        """What the connection of that number sends."""
+        """The variant for the connection with this number."""
         return self.places[number % len(self.places)] if self.places else self.request
 
 
 @dataclass(frozen=True, slots=True)
 class RequestOutcome:
-    """What a connection tells of one request; times in monotonic nanoseconds, `status` 0 when the connection broke."""
+    """The outcome of one request; times are monotonic nanoseconds, and `status` is 0 where the connection broke."""
 
     planned_ns: int
-    free_ns: int  # when a connection was there to send it on
+    free_ns: int  # when a connection was free for it
     sent_ns: int
     done_ns: int
     status: int
@@ -103,7 +103,7 @@ class RequestOutcome:
     length: int = NO_LENGTH  # of the input
 
 
-PLANNED, FREE, SENT, DONE, STATUS, EXPECTED, LENGTH = range(7)  # columns of outcomes in an array, as the fields above
+PLANNED, FREE, SENT, DONE, STATUS, EXPECTED, LENGTH = range(7)  # columns of an array of outcomes, for the fields above
 COLUMNS = 7
 
 
@@ -114,19 +114,19 @@ def as_rows(outcomes: Sequence[RequestOutcome]) -> np.ndarray:
 
 @dataclass(frozen=True, slots=True)
 class Gathered:
-    """What one client process brings home; `unanswered` are requests sent or due that had no answer in time."""
+    """The outcomes of one client process; `unanswered` counts requests sent or due without an answer in time."""
 
     outcomes: np.ndarray  # int64 [requests, 7]
     unanswered: int
     connections: int
-    cpu_s: float  # that the client itself ran or waited for a processor
+    cpu_s: float  # time that the client itself ran or waited for a CPU
     start_ns: int
     end_ns: int  # when it stopped waiting for answers
 
 
 @dataclass(frozen=True)
 class LoadResult:
-    """One run. Latencies in nanoseconds: from the planned time, and `service_ns` from the actual send."""
+    """The result of a run. Latencies (ns) count from the planned time, and `service_ns` from the actual send."""
 
     mode: Mode
     duration_s: float
@@ -137,29 +137,29 @@ class LoadResult:
     service_ns: np.ndarray
     errors: dict[str, int] = field(default_factory=dict)
     lateness_p99_ns: float = 0.0
-    arrivals: str | None = None  # how an open loop's requests came: poisson, constant, bursty, trace
-    client_cpu: float = 0.0  # cores that the client itself kept busy, or would have if others had left them
+    arrivals: str | None = None  # the arrival process of an open loop: poisson, constant, bursty, trace
+    client_cpu: float = 0.0  # cores that the client used or waited for
     processes: int = 1
-    answered: int = 0  # requests of the warm-up and failed ones too: all that the server had work with
+    answered: int = 0  # all requests that the server worked on, including warm-up and failed ones
     server_cost: Cost | None = None
     lengths: np.ndarray | None = None  # of the inputs, in the order of `latencies_ns`; None where they have none
     measure: LengthMeasure | None = None  # what the lengths are
-    model: str | None = None  # that was asked; None where the requests are of the user's own form
-    mixed: bool = False  # whether other models were asked at the same time
-    late_because: str | None = None  # why the client was late, where it was and that is known: see lab/lateness.py
+    model: str | None = None  # None for requests in a form of the user's own
+    mixed: bool = False  # whether other models had load at the same time
+    late_because: str | None = None  # why the client was late, if it was and that is known (lab/lateness.py)
 
     @property
     def samples(self) -> int:
-        """Requests answered as expected."""
+        """The number of requests answered as expected."""
         return len(self.latencies_ns)
 
     @property
     def client_behind(self) -> bool:
-        """Whether the client itself was too slow for its figures to be the server's.
+        """Whether the client was too slow, so that the figures are not the server's.
 
-        So when the 99th percentile of its own lateness (sent after planned, with a connection free) is over both
-        2 ms and a quarter of the median latency; or when it had something to do all the time and less was answered
-        than was due: then requests queue up in the client, and look like the server's.
+        That is so if the 99th percentile of its lateness (sent after the planned time, with a free connection) is over
+        both 2 ms and a quarter of the median latency; or if it was busy all the time and less was answered than was
+        due: then requests queue in the client, which looks like latency of the server.
         """
         if self.mode != "open" or not self.samples:
             return False
@@ -171,11 +171,11 @@ class LoadResult:
 def open_result(
     parts: Sequence[Gathered], arrivals: Arrivals, times: np.ndarray, *, warmup_s: float, duration_s: float
 ) -> LoadResult:
-    """The result of an open loop whose plan `times` was shared out over client processes that started together."""
+    """The result of an open loop whose plan `times` was divided among client processes that started together."""
     start = parts[0].start_ns + int(warmup_s * 1e9)
     outcomes = np.concatenate([part.outcomes for part in parts])
     counted = outcomes[outcomes[:, PLANNED] >= start]
-    # A run that the server could not keep up with took longer than planned: the rate is over what it really took.
+    # A run for which the server was too slow took longer than planned: the rate is over the real duration.
     last = int(counted[:, DONE].max(initial=start))
     took_s = max(duration_s, (last - start) / 1e9)
     return summarise(
@@ -193,7 +193,7 @@ def open_result(
 
 
 def closed_result(parts: Sequence[Gathered], concurrency: int, *, warmup_s: float, duration_s: float) -> LoadResult:
-    """The result of a closed loop, its connections shared out over client processes."""
+    """The result of a closed loop whose connections were divided among client processes."""
     counted = []
     for part in parts:
         start = part.start_ns + int(warmup_s * 1e9)
@@ -225,9 +225,9 @@ def summarise(  # noqa: PLR0913  a result is its parameters
     processes: int = 1,
     answered: int = 0,
 ) -> LoadResult:
-    """Make outcomes (int64 [requests, 7]) a result, in the order of their planning.
+    """The result for outcomes (int64 [requests, 7]), in the order of planned times.
 
-    Requests never answered are errors of kind `timeout`.
+    Requests without an answer are errors of kind `timeout`.
     """
     expected = outcomes[:, EXPECTED] != 0
     statuses, counts = np.unique(outcomes[~expected, STATUS], return_counts=True)
@@ -259,13 +259,13 @@ def summarise(  # noqa: PLR0913  a result is its parameters
 
 
 def failed_result(mode: Mode, duration_s: float, concurrency: int, rate: float | None = None) -> LoadResult:
-    """The result of a run that no server listened to: no answer, and one broken connection."""
+    """The result of a run without a server: no answer, and one broken connection."""
     broken = as_rows([RequestOutcome(0, 0, 0, 0, 0, expected=False)])
     return summarise(broken, mode=mode, duration_s=duration_s, rate_offered=rate, concurrency=concurrency)
 
 
 def _cores(parts: Sequence[Gathered], planned_s: float) -> float:
-    """Cores that the client kept busy until it stopped waiting for answers, which may be long after the last one."""
+    """Cores that the client used until it stopped waiting for answers, which may be long after the last one."""
     lasted_s = max((part.end_ns - part.start_ns) / 1e9 for part in parts)
     return sum(part.cpu_s for part in parts) / max(planned_s, lasted_s)
 

@@ -1,12 +1,12 @@
-"""Micro-benchmarks of functions: warmed up, calibrated, interleaved, and said with intervals.
+"""Micro-benchmarks of functions: warmed up, calibrated, interleaved, and reported with intervals.
 
-A round takes one sample of every candidate, in an order drawn anew, so that what the machine does for longer than a
-round happens to all of them and divides out of their ratios. A sample times a loop of calls, long enough for the clock;
-the loop's length varies by round, so that a straight line through the totals checks the medians.
+A round takes one sample of every candidate, in random order, so that anything that affects the machine for longer than
+a round affects all of them, and cancels out in their ratios. A sample times a loop of calls that is long enough for the
+clock; the loop's length varies by round, so that a straight line through the totals checks the medians.
 
-The harness costs two things: reading the clock, once a sample, and the empty loop, once a call. Both are measured
-beforehand, subtracted, and reported. The call itself (some 30 ns in CPython) belongs to the function and stays. The
-garbage collector stays as the program has it: what a function throws away is part of its price.
+The harness has two costs: reading the clock, once per sample, and the empty loop, once per call. Both are measured
+beforehand, subtracted, and reported. The call itself (about 30 ns in CPython) belongs to the function, and is included.
+The garbage collector is left as the program sets it: collecting a function's garbage is part of its cost.
 """
 
 import time
@@ -37,23 +37,23 @@ from tailcut.stats import (
     verdict,
 )
 
-Clock = Callable[[], float]  # nanoseconds from any fixed point on
+Clock = Callable[[], float]  # nanoseconds since any fixed time
 Function = Callable[[], Any]
 
 ROUNDS = 201  # odd: the median is then the point in the middle
 _FEWEST_ROUNDS = 21
-_WINDOW = 20  # the latest chunks of a warm-up, which must not move
+_WINDOW = 20  # the last chunks of a warm-up, which must show no trend
 _CHUNKS = 100  # in the longest warm-up
-_MOST_CHUNKS = 1000  # whatever the clock says
+_MOST_CHUNKS = 1000  # for any clock
 _MOST_LOOPS = 1 << 20  # 20 ms of a function that does nothing
-_TOLERANCE = 0.02  # by which a warm function may still move over the window
-_ALIKE = 2.0  # times as slow
-_SPREAD = (0.5, 1.0, 1.5)  # of the calibrated loop's length, round by round: the places of the regression
+_TOLERANCE = 0.02  # the change over the window that is tolerated in a warm function
+_ALIKE = 2.0  # a ratio of times
+_SPREAD = (0.5, 1.0, 1.5)  # multiples of the calibrated loop's length, by round, for the regression
 
 
 @dataclass(frozen=True, slots=True)
 class Overhead:
-    """What the harness itself costs, in nanoseconds; subtracted from every sample."""
+    """The cost of the harness in nanoseconds, which is subtracted from every sample."""
 
     clock_ns: float
     loop_ns: float
@@ -61,7 +61,7 @@ class Overhead:
 
 @dataclass(frozen=True, slots=True)
 class Warmup:
-    """What it took until a function's time stood still; `steady` is None where it is too slow to tell in the time."""
+    """The warm-up of a function; `steady` is None where the function is too slow to tell in the time."""
 
     calls: int
     steady: bool | None
@@ -70,24 +70,24 @@ class Warmup:
 
 @dataclass(frozen=True)
 class FunctionSamples:
-    """One function's samples in the order of time: how long each took, less the harness, and its number of calls."""
+    """A function's samples in the order of time: the time of each, without the harness, and its number of calls."""
 
     name: str
     totals_ns: np.ndarray
     loops: np.ndarray
     warmup: Warmup
-    counts: CounterValues | None = None  # of one more loop, the longest, after the rounds
+    counts: CounterValues | None = None  # of one more loop of the longest size, after the rounds
     seed: int = 0
 
     @cached_property
     def ns(self) -> np.ndarray:
-        """Nanoseconds a call, one figure a sample."""
+        """Nanoseconds per call, float64 [samples], in the order of time."""
         per_call: np.ndarray = self.totals_ns / self.loops
         return per_call
 
     @cached_property
     def sample(self) -> Sample:
-        """The same, sorted."""
+        """The same figures, sorted."""
         return Sample.of(self.ns)
 
     @cached_property
@@ -97,28 +97,28 @@ class FunctionSamples:
 
     @cached_property
     def p95(self) -> Interval | None:
-        """The 0.95-percentile of the samples; None below 90."""
+        """The 0.95-percentile of the samples, with its interval; None for fewer than 90."""
         return percentile_interval(self.sample, 0.95)
 
     @cached_property
     def line(self) -> Line | None:
-        """Totals against calls, whose slope is the time of a call; None where every sample is one call."""
+        """The line through totals against calls, whose slope is a call's time; None where every sample is one call."""
         return None if np.ptp(self.loops) == 0 else fit_line(self.loops, self.totals_ns, seed=self.seed)
 
     @cached_property
     def outliers(self) -> Outliers:
-        """Samples that stand apart."""
+        """The outliers among the samples."""
         return outliers(self.sample)
 
     @cached_property
     def drift(self) -> Trend:
-        """How the function's time moved from the first round to the last."""
+        """The trend of the function's time from the first round to the last."""
         return trend(self.ns)
 
 
 @dataclass(frozen=True, slots=True)
 class CandidateComparison:
-    """One candidate against the first: the ratio of its time, less is better, and what that proves."""
+    """The comparison of a candidate with the first: the ratio of their times (less is better), and the verdict."""
 
     name: str
     to: str
@@ -128,7 +128,7 @@ class CandidateComparison:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What a benchmark found, by candidate in the order they were given."""
+    """The result of a benchmark, by candidate in the given order."""
 
     functions: tuple[FunctionSamples, ...]
     overhead: Overhead
@@ -140,7 +140,7 @@ class Benchmark:
 
     @cached_property
     def comparisons(self) -> tuple[CandidateComparison, ...]:
-        """Every other candidate against the first."""
+        """The comparisons of every other candidate with the first."""
         first, *others = self.functions
         ratios = [median_ratio_interval(other.ns, first.ns, seed=self.seed) for other in others]
         return tuple(
@@ -159,20 +159,20 @@ def benchmark(  # noqa: PLR0913  a benchmark is its parameters
     seed: int = 0,
     clock: Clock = time.perf_counter_ns,
 ) -> Benchmark:
-    """Measure functions without arguments, side by side.
+    """Measure functions without arguments, interleaved.
 
     Args:
         candidates: a function, several, or several by name; the others are compared with the first.
-        seconds: of sampling, for each candidate; a slow function gets at least 21 samples, however long they take.
-        rounds: samples of each candidate; an even number is raised by one.
-        warmup_s: the longest warm-up of each; it ends as soon as the time stands still.
-        noise: a difference smaller than this share is none.
-        seed: of the order within the rounds and of the intervals.
-        clock: gives nanoseconds.
+        seconds: sampling time for each candidate; a slow function gets at least 21 samples, however long they take.
+        rounds: the number of samples of each candidate; an even number is raised by one.
+        warmup_s: the longest warm-up of each, in seconds; it ends as soon as the time is stable.
+        noise: a smaller difference than this share is not significant.
+        seed: of the order within rounds, and of the intervals.
+        clock: returns nanoseconds.
 
     Raises:
-        InvalidInputError: no candidate, a figure out of range, a coroutine or generator function, or a function faster
-            than the clock can tell.
+        InvalidInputError: there is no candidate, a figure is out of range, or a function is a coroutine or generator
+            function, or too fast for the clock.
     """
     functions = named(candidates)
     for name, function in functions.items():
@@ -190,7 +190,7 @@ def benchmark(  # noqa: PLR0913  a benchmark is its parameters
     quickest = min(warmup.per_call_ns for warmup in warmups.values())
     rounds = max(_FEWEST_ROUNDS, min(rounds, int(seconds * 1e9 / slowest))) | 1
     sample_ns = seconds * 1e9 / rounds
-    # The median of sums of skewed times moves with the number of calls: candidates of about one speed get equal loops.
+    # The median of sums of skewed times depends on the number of calls: candidates of similar speed get equal loops.
     alike = slowest <= _ALIKE * quickest
     loops = {
         name: _loops(sample_ns / (slowest if alike else warmup.per_call_ns), rounds) for name, warmup in warmups.items()
@@ -215,7 +215,7 @@ def benchmark(  # noqa: PLR0913  a benchmark is its parameters
 
 
 def named(candidates: Function | Sequence[Function] | Mapping[str, Function]) -> dict[str, Function]:
-    """Candidates by name; where two functions share a name, the later one is numbered."""
+    """Candidates by name; where functions share a name, later ones are numbered."""
     if isinstance(candidates, Mapping):
         return dict(candidates)
     functions: dict[str, Function] = {}
@@ -227,7 +227,7 @@ def named(candidates: Function | Sequence[Function] | Mapping[str, Function]) ->
 
 
 def measure_overhead(clock: Clock = time.perf_counter_ns) -> Overhead:
-    """What reading the clock costs, and one turn of the empty loop: medians of 101 tries."""
+    """The cost of reading the clock, and of one turn of the empty loop: medians of 101 tries."""
     loops = 1000
     reads = [-(clock() - clock()) for _ in range(101)]
     clock_ns = float(np.median(reads))
@@ -252,7 +252,7 @@ def _timed_nothing(loops: int, clock: Clock) -> float:
 
 
 def _counted(function: Function, calls: int) -> CounterValues:
-    """What the processor and the kernel count in a loop of calls, the loop's own few instructions among them."""
+    """The counters of the processor and the kernel for a loop of calls, including the loop itself."""
     with counters() as region:
         for _ in repeat(None, calls):
             function()
@@ -267,9 +267,9 @@ def _net(totals: np.ndarray, loops: np.ndarray, overhead: Overhead, name: str) -
 
 
 def _warm_up(function: Function, overhead: Overhead, clock: Clock, most_s: float) -> Warmup:
-    """Call a function until its time stands still, or the time for it is over.
+    """Call a function until its time is stable, or the time limit is reached.
 
-    Chunks of calls grow until they last a hundredth of the longest warm-up; the latest twenty must show no trend.
+    Chunks of calls grow until they take a hundredth of the longest warm-up; the last twenty must show no trend.
     """
     chunk_ns = max(most_s * 1e9 / _CHUNKS, 1e5)
     series: list[float] = []
@@ -281,7 +281,7 @@ def _warm_up(function: Function, overhead: Overhead, clock: Clock, most_s: float
         series.append(took / loops)
         if took < chunk_ns / 2 and loops < _MOST_LOOPS:
             loops *= 2
-            continue  # not yet long enough to tell anything
+            continue  # too short so far
         if len(series) >= _WINDOW and len(series) % 5 == 0:
             steady = trend(np.array(series[-_WINDOW:])).steady(_TOLERANCE)
         if steady or clock() - start >= most_s * 1e9:
@@ -293,7 +293,7 @@ def _warm_up(function: Function, overhead: Overhead, clock: Clock, most_s: float
 
 
 def _loops(calls: float, rounds: int) -> np.ndarray:
-    """Calls of each sample: about as many as asked for; of three lengths in turn where there are enough."""
+    """The number of calls of each sample: about `calls`, with three different lengths in turn if they are enough."""
     if calls < 4:
         return np.full(rounds, max(1, round(calls)))
     shares = np.resize(_SPREAD, rounds)

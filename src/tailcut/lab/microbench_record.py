@@ -1,4 +1,4 @@
-"""Micro-benchmarks as JSON: what was found, with all it takes to doubt or repeat it; and what changed since."""
+"""Micro-benchmarks as JSON: results, with everything needed to check or repeat them; and changes between two."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,13 +13,13 @@ from tailcut.lab.microbench import Benchmark, CandidateComparison, FunctionSampl
 from tailcut.lab.records import EarlierMicrobench, FunctionChange, IntervalRecord, MicrobenchResult, to_json
 from tailcut.stats import Line, Sample, Verdict, percentile, ratio_interval, verdict
 
-NOISE = 0.05  # between two runs: memory lies elsewhere, the machine had another hour
-_BLOCKS = 10  # into which a stored series is cut: neighbours in time belong together
+NOISE = 0.05  # between two runs, which differ in memory addresses and the state of the machine
+_BLOCKS = 10  # blocks into which a stored series is divided, because neighbours in time are correlated
 _COUNTED = ("page_faults", "context_switches", "instructions", "cycles", "branch_misses", "cache_misses", "dtlb_misses")
 
 
 def microbench_record(result: Benchmark, *, machine: Mapping[str, str | int | float], command: str) -> MicrobenchResult:
-    """A benchmark as it is saved; times in nanoseconds a call, what is unknown is None."""
+    """The record of a benchmark; times are nanoseconds per call, and unknown values None."""
     return MicrobenchResult(
         kind="microbench",
         functions=[_function(function) for function in result.functions],
@@ -38,14 +38,14 @@ def save_microbench(path: Path, record: MicrobenchResult) -> None:
 
 
 def read_microbench(path: Path, save_option: str = "--save") -> EarlierMicrobench:
-    """A saved record.
+    """Read a saved record.
 
     Args:
         path: of the file.
-        save_option: that writes one, for messages.
+        save_option: the option that writes one, for messages.
 
     Raises:
-        UsageError: missing, or not such a file.
+        UsageError: the file is missing, or not such a record.
     """
     try:
         return msgspec.json.decode(path.read_bytes(), type=EarlierMicrobench)
@@ -62,10 +62,10 @@ def read_microbench(path: Path, save_option: str = "--save") -> EarlierMicrobenc
 def changes(
     new: MicrobenchResult, old: MicrobenchResult | EarlierMicrobench, noise: float = NOISE, *, seed: int = 0
 ) -> list[FunctionChange]:
-    """Of each function in both records, the ratio of the medians, new to old, and the verdict.
+    """For each function in both records, the ratio of the medians, new to old, and the verdict.
 
-    The two runs were not interleaved, so what changed on the machine between them is in the ratio too: the noise
-    threshold is wider than within one run.
+    The two runs were not interleaved, so the ratio includes changes of the machine between them: the noise threshold is
+    wider than within one run.
     """
     before = {function.name: function for function in old.functions}
     result: list[FunctionChange] = []
@@ -117,7 +117,7 @@ def _slope(line: Line) -> records.Slope:
 
 
 def _counts(measured: FunctionSamples) -> dict[str, float]:
-    """Counts of a call, on average over the longest loop; what this machine does not count is left out."""
+    """Counts per call, averaged over the longest loop; counters that this machine lacks are left out."""
     if measured.counts is None:
         return {}
     calls = int(measured.loops.max())

@@ -1,4 +1,4 @@
-"""Several models of one server under load at once: what `--mix` means, and one run of it."""
+"""Load on several models of one server at once: the meaning of `--mix`, and one run of it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ _FORM = "write NAME=RATE or NAME=RATE:ARRIVALS, such as minilm=20,churn=100:cons
 
 @dataclass(frozen=True, slots=True)
 class MixEntry:
-    """One model of a mix; `kind` is the name of its arrival process, None for the one of all others."""
+    """One model of a mix; `kind` is the name of its arrival process, None for the default one."""
 
     model: str
     rate: float
@@ -26,11 +26,11 @@ def parse_mix(text: str, kinds: Sequence[str]) -> list[MixEntry]:
     """The models of `minilm=20,churn=100:constant`, in their order.
 
     Args:
-        text: models with their requests per second, and an arrival process where it is not that of all others.
+        text: models with their requests per second, and an arrival process where it is not the default.
         kinds: names of arrival processes.
 
     Raises:
-        UsageError: another form, a model twice, a rate that is not greater than 0, or an unknown process.
+        UsageError: the text has another form, a model twice, a rate that is not greater than 0, or an unknown process.
     """
     entries: list[MixEntry] = []
     for part in text.split(","):
@@ -56,7 +56,7 @@ def check_served(entries: Sequence[MixEntry], served: Sequence[str]) -> None:
     """Check that the server has all models of a mix.
 
     Raises:
-        UsageError: it lacks one; names those that it has.
+        UsageError: it lacks one; the message names those that it has.
     """
     for entry in entries:
         if entry.model not in served:
@@ -64,10 +64,10 @@ def check_served(entries: Sequence[MixEntry], served: Sequence[str]) -> None:
 
 
 def data_by_model(given: Sequence[str], models: Sequence[str]) -> dict[str, str]:
-    """Files by model, from `NAME=FILE` each.
+    """The files by model, from texts of the form `NAME=FILE`.
 
     Raises:
-        UsageError: another form, a model twice, or one that is not in the mix.
+        UsageError: a text has another form, a model twice, or one that is not in the mix.
     """
     files: dict[str, str] = {}
     for argument in given:
@@ -89,16 +89,16 @@ def run_mix(  # noqa: PLR0913  a load test is its parameters
     seed: int,
     say: Callable[[str], None],
 ) -> list[LoadResult]:
-    """One run of all models at once: a result for each, in their order.
+    """Make one run with all models at once; returns a result for each, in their order.
 
-    The server's cost is that of a request of any of them, because its threads serve all.
+    The server's cost is per request of any model, because its threads serve all of them.
 
     Args:
         target: the server.
-        entries: what each model is sent, and when.
-        duration_s, warmup_s: of the run.
-        seed: of the arrivals, which each model draws independently.
-        say: told what is being done.
+        entries: the workload and arrivals of each model.
+        duration_s, warmup_s: of the run, in seconds.
+        seed: of the arrivals, which are independent for each model.
+        say: called with lines about the progress.
     """
     loads = [
         f"{model} {arrivals.rate:g}/s" + ("" if arrivals.name == "poisson" else f" {arrivals.name}")

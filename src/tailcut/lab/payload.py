@@ -1,4 +1,4 @@
-"""Encoded inference requests of the three wires, and a plain blocking exchange for everything that is not load."""
+"""Encoded inference requests for the three wire formats, and blocking exchanges outside of load."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -18,15 +18,15 @@ Wire = Literal["json", "binary", "raw"]
 
 
 def encoded(wire: Literal["json", "binary", "raw", "shared"]) -> Wire:
-    """The encoding that carries the same tensors in a body, where they would travel in shared memory."""
+    """The wire format for the same tensors in a body: binary, where they would be in shared memory."""
     return "binary" if wire == "shared" else wire
 
 
 def infer_payload(target: LoadTarget, model: str, inputs: Mapping[str, np.ndarray], wire: Wire) -> Payload:
-    """One inference request as bytes: JSON both ways, v2 binary both ways, or the bare bytes of the only input.
+    """One inference request as bytes: JSON or v2 binary in both directions, or the raw bytes of the only input.
 
     Raises:
-        UsageError: a raw body was asked for and there are several inputs.
+        UsageError: a raw body is wanted, but there are several inputs.
     """
     if target.grpc:
         from tailcut.lab.grpc_connection import grpc_payload  # noqa: PLC0415  grpc is heavy, and few load it
@@ -50,7 +50,7 @@ def infer_payload(target: LoadTarget, model: str, inputs: Mapping[str, np.ndarra
 def encode(
     target: LoadTarget, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None
 ) -> Payload:
-    """Any request as bytes."""
+    """Encode any request."""
     fields = {**target.fields, **(headers or {})}
     lines = [f"{method} {path} HTTP/1.1"]
     if "host" not in map(str.lower, fields):
@@ -61,10 +61,10 @@ def encode(
 
 
 def ask(target: LoadTarget, method: str, path: str, body: bytes = b"") -> Any:
-    """One JSON exchange.
+    """Exchange a request for its JSON answer.
 
     Raises:
-        UsageError: no server listens there, or the answer is not JSON of status 200.
+        UsageError: no server listens there, or the answer is not JSON with status 200.
     """
     try:
         answer = _asked(target, encode(target, method, path, body))
@@ -82,10 +82,10 @@ def ask(target: LoadTarget, method: str, path: str, body: bytes = b"") -> Any:
 
 
 def infer_once(target: LoadTarget, model: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """One inference over the binary wire: the outputs by name.
+    """Make one inference in the binary wire format; returns the outputs by name.
 
     Raises:
-        TailcutError: the server refused it; its own words.
+        TailcutError: the server refused it; the message is the server's.
     """
     try:
         answer = _asked(target, infer_payload(target, model, inputs, "binary"))

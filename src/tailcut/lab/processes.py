@@ -1,7 +1,7 @@
-"""Several client processes for one load test, because one Python process can send only so much.
+"""Several client processes for one load test, because the capacity of one Python process is limited.
 
-The plan is dealt out like cards, so that together the processes send exactly the arrivals that one would have sent.
-Each connects, says that it is ready, and starts at the same monotonic time. Jobs and outcomes travel through pipes as
+The plan is divided in turns, so that together the processes send exactly the arrivals that one would send. Each
+connects, reports that it is ready, and starts at the same monotonic time. Jobs and outcomes are sent through pipes as
 MessagePack; nothing is pickled.
 """
 
@@ -21,12 +21,12 @@ from tailcut.lab.client import OPEN_CONNECTIONS, gather_closed, gather_open
 from tailcut.lab.load import COLUMNS, Gathered, LoadTarget, Payload
 
 _READY = b"ready\n"
-_LEAD_NS = 20_000_000  # from the word to the start: every process has read it by then
+_LEAD_NS = 20_000_000  # from the start message to the start, so that every process has read it
 _STOP_S = 5.0
 
 
 class _Job(msgspec.Struct):
-    """What one process is to do: a plan of its own, or connections of a closed loop."""
+    """The job of one process: a part of the plan, or connections of a closed loop."""
 
     target: tuple[str, int, str | None, bool, bool, str | None, str | None, tuple[tuple[str, str], ...]]
     requests: list[tuple[bytes, int, tuple[bytes, ...], int]]
@@ -38,7 +38,7 @@ class _Job(msgspec.Struct):
 
 
 class _Found(msgspec.Struct):
-    """What it brings back; `outcomes` are rows of int64, a column for each field of `RequestOutcome`."""
+    """The result of one process; `outcomes` are int64 [requests, 7], a column for each field of `RequestOutcome`."""
 
     outcomes: bytes = b""
     unanswered: int = 0
@@ -57,7 +57,7 @@ def share_open(
     processes: int,
     patience_s: float | None = None,
 ) -> list[Gathered]:
-    """`gather_open` in several processes, each with its part of the plan.
+    """As `gather_open`, in several processes, each with its part of the plan.
 
     Raises:
         UsageError: no server listens.
@@ -75,7 +75,7 @@ def share_open(
 def share_closed(
     target: LoadTarget, payloads: Sequence[Payload], *, concurrency: int, length_s: float, processes: int
 ) -> list[Gathered]:
-    """`gather_closed` in several processes, each with its part of the connections.
+    """As `gather_closed`, in several processes, each with its part of the connections.
 
     Raises:
         UsageError: no server listens.
@@ -91,7 +91,7 @@ def share_closed(
 
 
 def _own_places(payloads: Sequence[Payload], number: int, processes: int) -> list[Payload]:
-    """The payloads with that process's part of the places in shared memory."""
+    """The payloads with this process's part of the places in shared memory."""
     return [replace(payload, places=payload.places[number::processes]) for payload in payloads]
 
 
@@ -165,7 +165,7 @@ def _work(source: BinaryIO, sink: BinaryIO) -> None:
         sink.write(_READY)
         sink.flush()
         start_ns = int.from_bytes(source.read(8))
-        return start_ns or sys.exit(1)  # the parent is gone
+        return start_ns or sys.exit(1)  # the parent has ended
 
     try:
         if job.concurrency:
@@ -183,7 +183,7 @@ def _work(source: BinaryIO, sink: BinaryIO) -> None:
 
 
 if __name__ == "__main__":
-    # Files of our own: with PYTHONUNBUFFERED set, those of sys read and write in part.
-    # A parent that no longer reads has given the test up.
+    # Files of our own: with PYTHONUNBUFFERED set, those of sys may read and write partially.
+    # A parent that no longer reads has abandoned the test.
     with suppress(BrokenPipeError), open(0, "rb", closefd=False) as source, open(1, "wb", closefd=False) as sink:
         _work(source, sink)

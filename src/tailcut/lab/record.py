@@ -1,4 +1,4 @@
-"""Results as JSON: what a run found, with all it takes to doubt or repeat it; and comparisons of two such files."""
+"""Results as JSON: the findings of a run, with everything needed to check or repeat it; and comparisons of results."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,11 +27,11 @@ from tailcut.stats.serial import serial_percentile_interval
 
 PERCENTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99, "p99_9": 0.999}
 _KEPT_LATENCIES = 20_000  # stored with a run, so that a later one can be compared point by point
-_BLOCKS = 10  # into which a stored run is cut for comparison: neighbours in time belong together
+_BLOCKS = 10  # blocks into which a stored run is divided, because neighbours in time are correlated
 
 
 def run_record(result: LoadResult) -> Run:
-    """One run. Latencies in milliseconds; unknown percentiles are None, never guessed."""
+    """The record of a run. Latencies are in milliseconds; unknown percentiles are None."""
     latency: dict[str, float | None] = dict.fromkeys([*PERCENTILES, "max"])
     interval = None
     latencies_ms = result.latencies_ns / 1e6
@@ -68,10 +68,10 @@ def run_record(result: LoadResult) -> Run:
 
 
 def compare(new: Run, old: Run | EarlierRun, noise: float = 0.05) -> dict[str, PercentileChange]:
-    """Per percentile, the ratio of two runs, new to old, and the verdict; percentiles unknown to either are left out.
+    """For each percentile known in both runs, the ratio, new to old, and the verdict.
 
-    The two runs were not interleaved, so what changed on the machine between them is in the ratio too: the noise
-    threshold is wider than within one run.
+    The two runs were not interleaved, so the ratio includes changes of the machine between them: the noise threshold is
+    wider than within one run.
     """
     changes: dict[str, PercentileChange] = {}
     sides = [np.asarray(run.latencies_us, float) for run in (new, old)]
@@ -91,10 +91,10 @@ def regressed(comparison: Mapping[str, PercentileChange]) -> bool:
 
 
 def read_record(path: Path) -> EarlierResult:
-    """A result file written by `tailcut bench`.
+    """Read a result file of `tailcut bench`.
 
     Raises:
-        UsageError: missing, or not such a file.
+        UsageError: the file is missing, or not such a result.
     """
     try:
         return msgspec.json.decode(path.read_bytes(), type=EarlierResult)
@@ -108,7 +108,7 @@ def read_record(path: Path) -> EarlierResult:
 
 @dataclass(frozen=True, slots=True)
 class PlannedRun:
-    """What is known of a run before it is made, as far as `match_runs` asks."""
+    """What is known about a run before it is made, for `match_runs`."""
 
     mode: Mode
     rate_offered: float | None
@@ -118,7 +118,7 @@ class PlannedRun:
 
     @classmethod
     def open(cls, arrivals: Arrivals, model: str | None) -> Self:
-        """An open loop; nobody knows yet how many connections it takes."""
+        """An open loop, whose number of connections is not known yet."""
         return cls("open", arrivals.rate, 0, arrivals.name, model)
 
     @classmethod
@@ -128,7 +128,7 @@ class PlannedRun:
 
 
 def load_words(run: PlannedRun | EarlierRun) -> str:
-    """By what a run is compared, such as `30/s poisson of digits`."""
+    """The load of a run in words, such as `30/s poisson of digits`."""
     of = "" if run.model is None else f" of {run.model}"
     if run.mode == "closed":
         return f"{run.concurrency} in flight{of}"
@@ -137,7 +137,7 @@ def load_words(run: PlannedRun | EarlierRun) -> str:
 
 
 def match_runs(new: Sequence[Run | EarlierRun | PlannedRun], old: Sequence[EarlierRun]) -> list[tuple[int, int]]:
-    """Pairs of indices of runs of one mode, kind of arrivals, rate and concurrency; in a mix, of one model."""
+    """Pairs of indices of runs with equal mode, kind of arrivals, rate and concurrency; in a mix, also of one model."""
     by_model = any(len({run.model for run in side}) > 1 for side in (new, old))
 
     def key(run: Run | EarlierRun | PlannedRun) -> tuple[object, ...]:
@@ -149,7 +149,7 @@ def match_runs(new: Sequence[Run | EarlierRun | PlannedRun], old: Sequence[Earli
 
 
 def _thinned(latencies_ns: np.ndarray) -> list[float]:
-    """Microseconds in order of time; every k-th where there are very many."""
+    """Latencies in microseconds in the order of time; every k-th where there are very many."""
     step = max(1, -(-len(latencies_ns) // _KEPT_LATENCIES))
     return [round(value / 1e3, 1) for value in latencies_ns[::step].tolist()]
 

@@ -1,6 +1,6 @@
-"""What `tailcut bench`, `microbench` and `explain` print with --json, as structs: the source of their JSON schemas.
+"""The output of `tailcut bench`, `microbench` and `explain` with --json, as structs, from which JSON schemas are made.
 
-A key that is None is null in the JSON: its value is unknown. A key that is UNSET is left out: it was not asked for.
+A field that is None (null in JSON) is unknown. A field that is UNSET is left out, because it was not asked for.
 """
 
 from enum import StrEnum
@@ -16,7 +16,7 @@ from tailcut.runtime.tracing.records import DevicePhase, StepTimes, Tail
 from tailcut.stats import Interval as StatsInterval
 from tailcut.stats import Verdict
 
-MachineFacts = dict[str, str | int | float]  # by name, as `machine.fingerprint` gives them
+MachineFacts = dict[str, str | int | float]  # by name, from `machine.fingerprint`
 Bounds = tuple[float, float]
 Mode = Literal["open", "closed"]
 
@@ -30,12 +30,12 @@ class IntervalRecord(Record, frozen=True):
 
     @classmethod
     def rounded(cls, interval: StatsInterval, digits: int = 4) -> Self:
-        """With this many digits after the point."""
+        """The record of an interval, with this many digits after the decimal point."""
         return cls(*(round(value, digits) for value in (interval.point, interval.low, interval.high)))
 
 
 def bounds_of(interval: StatsInterval | None) -> Bounds | None:
-    """The bounds alone; None where there is no interval."""
+    """The bounds of an interval; None where there is none."""
     return None if interval is None else (round(interval.low, 4), round(interval.high, 4))
 
 
@@ -50,7 +50,7 @@ class Latencies(Record, frozen=True):
 
 
 class Cost(Record, frozen=True):
-    """What the server spent per request; null where the machine does not tell."""
+    """The server's cost per request; null where the machine does not provide it."""
 
     context_switches: float | None
     involuntary_switches: float | None
@@ -69,7 +69,7 @@ class LengthLatencies(Record, frozen=True):
 
 
 class LengthQuartile(Record, frozen=True):
-    """The quarter of the requests whose length lies in a range, its ends included."""
+    """The quarter of the requests with lengths in a range, including its ends."""
 
     from_: int = msgspec.field(name="from")
     to: int
@@ -80,7 +80,7 @@ class LengthQuartile(Record, frozen=True):
 class Lengths(Record, frozen=True):
     """The lengths of the requests that were answered, and the latency by quarter of the length."""
 
-    input: str  # whose length it is
+    input: str  # the input that has the length
     unit: Literal["elements", "bytes"]
     min: int
     p25: int
@@ -107,15 +107,15 @@ class Run(Record, frozen=True):
     errors: dict[str, int]  # by HTTP status, `connection` or `timeout`
     latency_ms: Latencies
     p99_interval_ms: Bounds | None
-    p99_at_most_ms: float | None  # the client's lateness included
+    p99_at_most_ms: float | None  # including the client's lateness
     client_behind: bool
     client_lateness_p99_ms: float
     client_cpu: float  # cores
     client_processes: int
     server_cost: Cost | None
     arrivals: str | None
-    model: str | None  # null for requests of the user's own form
-    mixed: bool  # whether other models were asked at the same time
+    model: str | None  # null for requests in a form of the user's own
+    mixed: bool  # whether other models had load at the same time
     late_because: str | None  # null where the client was in time, or the cause is unknown
     lengths: Lengths | None  # null where all requests have one size
     latencies_us: list[float]  # in order of their planned times
@@ -138,7 +138,7 @@ class SearchPoint(Record, frozen=True):
 
     @property
     def client_behind(self) -> bool:
-        """Whether the client was late: its percentiles are left out then, and the longest latency with them."""
+        """Whether the client was late, in which case percentiles and the longest latency are left out."""
         return self.samples > 1 and self.latency_ms.max is None
 
 
@@ -154,7 +154,7 @@ class SloResult(Record, frozen=True):
 
 
 class Scenario(StrEnum):
-    """By the names that the rules of MLPerf Inference use."""
+    """The scenarios of MLPerf Inference, under the names in its rules."""
 
     SINGLE_STREAM = "single-stream"
     MULTI_STREAM = "multi-stream"
@@ -202,14 +202,14 @@ class BenchResult(Record, frozen=True, kw_only=True):
 
 
 class EarlierRun(msgspec.Struct, frozen=True):
-    """What a run is compared by, of a result that any version wrote."""
+    """The fields of a run that comparisons use, in results of any version."""
 
     mode: Mode
     rate_offered: float | None
     concurrency: int
     latency_ms: Latencies
     latencies_us: list[float] = []
-    arrivals: str | None = None  # older results know Poisson's alone
+    arrivals: str | None = None  # older results have only Poisson arrivals
     model: str | None = None
 
 
@@ -226,7 +226,7 @@ class Slope(IntervalRecord, frozen=True):
 
 
 class OutlierRecord(Record, frozen=True):
-    """How many samples lie outside Tukey's fences."""
+    """The number of samples outside Tukey's fences."""
 
     low_severe: int
     low_mild: int
@@ -236,7 +236,7 @@ class OutlierRecord(Record, frozen=True):
 
     @property
     def total(self) -> int:
-        """All that stand apart."""
+        """The number of all outliers."""
         return self.low_severe + self.low_mild + self.high_mild + self.high_severe
 
 
@@ -318,7 +318,7 @@ _Samples = Annotated[list[Annotated[float, msgspec.Meta(gt=0)]], msgspec.Meta(mi
 
 
 class EarlierFunction(msgspec.Struct, frozen=True):
-    """What a function is compared by, of a result that any version saved."""
+    """The fields of a function that comparisons use, in results of any version."""
 
     name: str
     median_ns: IntervalRecord
@@ -340,7 +340,7 @@ class ExplainResult(Tail, frozen=True, kw_only=True):
     duration_s: float
     missed: int  # requests whose records were overwritten before they were read
     steps: list[StepTimes] | UnsetType = UNSET  # of a pipeline
-    device: list[DevicePhase] | UnsetType = UNSET  # of an engine on one
+    device: list[DevicePhase] | UnsetType = UNSET  # for an engine on a device
 
 
 def to_json(record: msgspec.Struct, *, indented: bool = False) -> str:

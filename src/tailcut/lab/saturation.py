@@ -1,8 +1,8 @@
-"""The highest rate at which the p99 stays within a limit: a search that is told what each probe showed. No clock here.
+"""Searches for the highest rate at which the p99 stays within a limit, from the results of probes. No clock here.
 
-A rate counts as good only when it was shown to be: the whole 99 % interval of the p99 lies within the limit, and
-nothing failed. What is not shown bounds the search from above. The rate that remains is measured
-again on fresh arrivals before it is believed: of many probes the luckiest wins, and luck does not repeat.
+A rate counts as good only if the whole 99 % interval of the p99 is within the limit, and nothing failed. Any other rate
+bounds the search from above. The remaining rate is measured again with new arrivals before it is accepted, because the
+best of many probes may just be lucky.
 """
 
 from collections.abc import Callable
@@ -11,27 +11,27 @@ from enum import StrEnum
 
 from tailcut.stats import Interval
 
-PRECISION = 0.05  # the bracket's width at which the search ends
+PRECISION = 0.05  # relative width of the bracket at which the search ends
 _STEP = 1.5
 _LIMIT_PROBES = 24
-_LATE_TRIES = 2  # a client that was late once may only have been disturbed
-_LOWEST_SHARE = 0.001  # of the first rate: below it nothing is looked for
+_LATE_TRIES = 2  # a client that was late once may have been disturbed
+_LOWEST_SHARE = 0.001  # of the first rate: the search does not go lower
 
 
 class Shown(StrEnum):
-    """What a probe showed."""
+    """The result of a probe."""
 
     MEETS = "meets"
     MISSES = "misses"
-    UNCLEAR = "unclear"  # the limit lies inside the interval, or there is none
+    UNCLEAR = "unclear"  # the limit is inside the interval, or there is no interval
     ERRORS = "errors"
     CLIENT_BEHIND = "client behind"
 
 
 def judge(p99_ms: Interval | None, slo_ms: float, *, errors: int, client_behind: bool) -> Shown:
-    """What one run shows of a limit of its p99.
+    """What a run shows about a limit of its p99.
 
-    A client that was late only adds to the latency, which counts from the plan: what it shows to meet, meets.
+    A late client can only add to the latency, which counts from the planned time: a limit that is met is still met.
     """
     if errors:
         return Shown.ERRORS
@@ -44,17 +44,17 @@ def judge(p99_ms: Interval | None, slo_ms: float, *, errors: int, client_behind:
 
 @dataclass
 class Saturation:
-    """What a search knows: the bracket, and why it ends above."""
+    """The state of a search: the bracket, and what bounds it from above."""
 
     first_rate: float
-    low: float | None = None  # shown to meet
-    high: float | None = None  # not shown to
+    low: float | None = None  # shown to meet the limit
+    high: float | None = None  # not shown to meet it
     limited_by: Shown | None = None
     confirmed: bool = False
     probes: list[tuple[float, Shown]] = field(default_factory=list)
 
     def next_rate(self) -> float | None:
-        """The rate to probe, or None when the search is over."""
+        """The next rate to probe; None when the search is over."""
         if self.confirmed or len(self.probes) >= _LIMIT_PROBES:
             return None
         if self.low is None and self.high is None:
@@ -67,14 +67,14 @@ class Saturation:
         return self.low
 
     def observe(self, rate: float, shown: Shown) -> None:
-        """Take in what a probe of `rate` showed."""
+        """Add the result of a probe of `rate`."""
         self.probes.append((rate, shown))
         if shown is Shown.MEETS:
             self.confirmed = rate == self.low
             self.low = rate
         elif shown is not Shown.CLIENT_BEHIND or self._late_tries(rate) >= _LATE_TRIES:
             self.high, self.limited_by = rate, shown
-            if self.low is not None and rate <= self.low:  # what was believed did not repeat
+            if self.low is not None and rate <= self.low:  # an earlier result was not confirmed
                 self.low = max(
                     (probed for probed, seen in self.probes if seen is Shown.MEETS and probed < rate), default=None
                 )
@@ -84,7 +84,7 @@ class Saturation:
 
 
 def saturate(first_rate: float, probe: Callable[[float], Shown]) -> Saturation:
-    """Search from a first guess; `probe` measures a rate."""
+    """Search from a first guess on; `probe` measures a rate."""
     search = Saturation(first_rate)
     while (rate := search.next_rate()) is not None:
         search.observe(rate, probe(rate))

@@ -1,8 +1,8 @@
-"""The four scenarios of MLPerf Inference by name, as its rules define them (mlcommons/inference_policies).
+"""The four scenarios of MLPerf Inference, as its rules define them (mlcommons/inference_policies).
 
-What differs from an official result is said in every record: the runs are shorter than 600 seconds, the samples are the
-user's or made up, and LoadGen is not used. A percentile comes with its confidence interval where MLPerf adds a
-penalty for few queries (its early stopping).
+Every record states the differences from an official result: runs are shorter than 600 seconds, samples are the user's
+or generated, and LoadGen is not used. Percentiles have confidence intervals, where MLPerf adds a penalty for few
+queries (early stopping).
 """
 
 from collections.abc import Callable
@@ -16,14 +16,14 @@ from tailcut.lab.session import LoadSession
 from tailcut.stats.serial import serial_percentile_interval
 
 OFFLINE_SAMPLES = 24_576
-OFFLINE_ROWS = 32  # samples that one request carries: the query is cut up for the wire
+OFFLINE_ROWS = 32  # samples in one request: the query is split for the wire
 _OFFLINE_CONNECTIONS = 16
 _OFFLINE_PATIENCE_S = 600.0
 _NOTE = "MLPerf's definition, not an MLPerf result: shorter runs, no LoadGen, your own or generated samples"
 
 
 def samples_per_query(scenario: Scenario) -> int:
-    """Rows of a request."""
+    """The number of rows in a request."""
     return {Scenario.MULTI_STREAM: 8, Scenario.OFFLINE: OFFLINE_ROWS}.get(scenario, 1)
 
 
@@ -35,10 +35,10 @@ def run_scenario(
     rate: float | None = None,
     samples: int = OFFLINE_SAMPLES,
 ) -> tuple[ScenarioResult, SloResult | UnsetType]:
-    """Run a scenario; its metric, and for the server's the search for the highest rate.
+    """Run a scenario; returns its metric and, for the server scenario, the search for the highest rate.
 
     Raises:
-        UsageError: the server scenario without a limit of the latency.
+        UsageError: the server scenario has no limit for the latency.
     """
 
     def result(metric: str, value: float | None, interval: Bounds | None = None) -> ScenarioResult:

@@ -1,4 +1,4 @@
-"""What a server says of a model's engine: its threads, whether they spin, and how long its calls took so far."""
+"""Asks a server about a model's engine: its threads, whether they spin, and the total time of its calls."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,9 +14,9 @@ _Answer = TypeVar("_Answer")
 
 @dataclass(frozen=True, slots=True)
 class ServedEngine:
-    """How a model is computed; `spins` None where the server does not say, as servers other than Tailcut do not.
+    """How a model is computed; `spins` is None where the server does not say, as for servers other than Tailcut.
 
-    Of a pipeline, `threads` are those of each step that the server computes itself, by name; of a model, there is one
+    For a pipeline, `threads` has those of each step that the server itself computes, by name; for a model, there is one
     step without a name.
     """
 
@@ -24,12 +24,12 @@ class ServedEngine:
     spins: bool | None = None
 
     def in_calls_ns(self, since: Mapping[str, int]) -> int:
-        """How long threads of the server were in calls that took so long, by step."""
+        """The time of all threads in calls, in nanoseconds, for the duration of the calls by step."""
         return sum(ns * self.threads.get(step, 0) for step, ns in since.items())
 
 
 def served_engine(target: LoadTarget, model: str) -> ServedEngine:
-    """Read the model's configuration."""
+    """Read the engine from the model's configuration."""
 
     def by_http() -> dict[str, str]:
         parameters = ask(target, "GET", model_path(model) + "/config")["parameters"]
@@ -56,9 +56,9 @@ def _threads(metadata: Mapping[str, str]) -> dict[str, int]:
 
 
 def computed_ns(target: LoadTarget, model: str) -> dict[str, int] | None:
-    """How long the calls for a model, or for each step of a pipeline, have taken; None where the server does not say.
+    """The total time of calls for a model, or for each step of a pipeline, in nanoseconds; None where unknown.
 
-    gRPC's message has no place for steps, so of a pipeline nothing is known there.
+    gRPC's message has no field for steps, so it is unknown for pipelines there.
     """
 
     def by_http() -> dict[str, int]:
@@ -81,7 +81,7 @@ def computed_ns(target: LoadTarget, model: str) -> dict[str, int] | None:
 
 
 def _or_none(read: Callable[[], _Answer]) -> _Answer | None:
-    """The answer; None where the server gives none, or one of another form: not every server has every extension."""
+    """The answer; None where there is none, or one of another form, because not every server has every extension."""
     try:
         return read()
     except (TailcutError, LookupError, TypeError, ValueError, AttributeError):

@@ -1,4 +1,4 @@
-"""One `tailcut bench`: runs against one target, made one after the other, and kept in the order they were made."""
+"""One session of `tailcut bench`: successive runs against one target, which are kept in their order."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,26 +17,26 @@ from tailcut.lab.workload import Workload
 from tailcut.machine.quota import usable_cpus
 from tailcut.stats.serial import serial_percentile_interval
 
-BUSY = 0.9  # of a core for each client process: beyond it the client may well be the limit
-_PROBE_SAMPLES = 1500  # with fewer the p99 of a busy server is hardly known
+BUSY = 0.9  # of a core for each client process: beyond that, the client may be the limit
+_PROBE_SAMPLES = 1500  # with fewer, the p99 of a busy server is uncertain
 _LONGEST_PROBE_S = 30.0
 _CAPACITY_CONCURRENCY = 32
 _CAPACITY_S = 2.0
 
 
 class LoadSession:
-    """Runs of one load test.
+    """The runs of one load test.
 
     Args:
-        target: where to.
-        workload: sent in turn.
-        duration_s, warmup_s: of each run.
-        seed: of arrivals; each probe of a search takes the next one.
-        processes: client processes, or None for as many as it turns out to take.
-        say: told what is being done.
+        target: the server.
+        workload: its requests are sent in turn.
+        duration_s, warmup_s: of each run, in seconds.
+        seed: of arrivals; each probe of a search uses the next one.
+        processes: the number of client processes; None: as many as needed.
+        say: called with lines about the progress.
     """
 
-    def __init__(  # noqa: PLR0913, PLR0917  a load test is its parameters
+    def __init__(  # noqa: PLR0913, PLR0917  parameters of a load test
         self,
         target: LoadTarget,
         workload: Workload,
@@ -59,7 +59,7 @@ class LoadSession:
         self.results: list[LoadResult] = []
 
     def open(self, arrivals: Arrivals, *, duration_s: float | None = None, seed: int | None = None) -> LoadResult:
-        """An open loop."""
+        """Run an open loop."""
         length_s = duration_s or self._duration_s
         seed = self._seed if seed is None else seed
         kind = "" if arrivals.name == "poisson" else f", {arrivals.name} arrivals"
@@ -76,7 +76,7 @@ class LoadSession:
         return self._keep(run)
 
     def closed(self, concurrency: int, *, duration_s: float | None = None) -> LoadResult:
-        """A closed loop."""
+        """Run a closed loop."""
         length_s = duration_s or self._duration_s
         self._say(f"closed loop, {concurrency} in flight for {length_s:g} s ...")
 
@@ -97,7 +97,7 @@ class LoadSession:
         return self._keep(run)
 
     def at_once(self, count: int, connections: int, patience_s: float) -> LoadResult:
-        """`count` requests that are all due at the start, sent as fast as the connections carry them."""
+        """Send `count` requests, all due at the start, as fast as the connections allow."""
         self._say(f"{count:,} requests, all due at once, over {connections} connections ...")
         times = np.zeros(count, np.int64)
 
@@ -114,7 +114,7 @@ class LoadSession:
         return result
 
     def meets(self, arrivals: Arrivals, slo_ms: float) -> SloResult:
-        """Whether the p99 at one rate stays within a limit."""
+        """Find out whether the p99 at one rate stays within a limit."""
         result = self.open(arrivals)
         shown = _shown(result, slo_ms)
         point = _curve_point(result, shown)
@@ -122,7 +122,7 @@ class LoadSession:
         return SloResult(slo_ms, "p99", met, arrivals.rate if met else None, None if met else shown, [point])
 
     def saturate(self, make: Callable[[float], Arrivals], slo_ms: float) -> SloResult:
-        """The highest rate whose p99 stays within a limit, and the latency at every rate that was tried."""
+        """Find the highest rate whose p99 stays within a limit, with the latency at every rate that was tried."""
         capacity = self.closed(_CAPACITY_CONCURRENCY, duration_s=min(_CAPACITY_S, self._duration_s)).rate_achieved
         curve: list[SearchPoint] = []
 
@@ -141,7 +141,7 @@ class LoadSession:
         return SloResult(slo_ms, "p99", search.confirmed, highest, search.limited_by, curve)
 
     def _keep(self, run: Callable[[], LoadResult]) -> LoadResult:
-        """Run; again with twice the client processes while the client was the limit and there are cores for them."""
+        """Run, and repeat with twice the client processes while the client is the limit and there are enough cores."""
         result = self._costed(run)
         while self._grows and 2 * self._processes <= usable_cpus() and client_limits(result):
             self._processes *= 2
@@ -151,13 +151,13 @@ class LoadSession:
         return result
 
     def _costed(self, run: Callable[[], LoadResult]) -> LoadResult:
-        """Run, with what the server spent on it, and why the client was late."""
+        """Run, and add the server's cost, and why the client was late."""
         (result,) = self._surroundings.run(lambda: [run()])
         return self._workload.labelled(result)
 
 
 def client_limits(result: LoadResult) -> bool:
-    """Whether the client may have been what a run was limited by."""
+    """Whether the client may have limited a run."""
     return result.client_behind or result.client_cpu > BUSY * result.processes
 
 
@@ -167,6 +167,6 @@ def _shown(result: LoadResult, slo_ms: float) -> Shown:
 
 
 def _curve_point(result: LoadResult, shown: Shown) -> SearchPoint:
-    run = run_record(result)  # `p99_at_most_ms` is true of the server even when the client was late
+    run = run_record(result)  # `p99_at_most_ms` holds for the server even if the client was late
     figures = {name: getattr(run, name) for name in SearchPoint.__struct_fields__ if name != "shown"}
     return SearchPoint(**figures, shown=shown)

@@ -1,7 +1,7 @@
-"""Requests of a load test whose tensors lie in shared memory: two regions, made before the load and removed after it.
+"""Requests of a load test with tensors in shared memory: two regions, made before the load and removed after it.
 
-Inputs are written once, before the load, as request bodies are encoded before it. Outputs go into a region that has a
-place for each request in flight; that memory is not reserved, so it takes no more than the places that are used.
+Inputs are written once before the load, just as request bodies are encoded before it. Outputs are written to a region
+with a place for each request in flight; that memory is not reserved, so it takes no more than the places that are used.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,11 +26,11 @@ Place = dict[str, str | int]
 
 
 class SharedLoad:
-    """The regions of one load test; leave its block, by whatever way, and they are gone.
+    """The regions of one load test, a context manager that removes them at the end.
 
     Args:
-        target: the server that is told of them.
-        prefix: what their names begin with.
+        target: the server with which they are registered.
+        prefix: of their names.
     """
 
     def __init__(self, target: LoadTarget, prefix: str) -> None:
@@ -40,27 +40,27 @@ class SharedLoad:
         sweep(prefix)
 
     def __enter__(self) -> Self:
-        """Nothing is made yet."""
+        """Return the object; regions are made later."""
         return self
 
     def __exit__(self, *error: object) -> None:
-        """As `close`."""
+        """Close it; see `close`."""
         self.close()
 
     def close(self) -> None:
-        """Unlink the regions and tell the server."""
+        """Unlink the regions, and unregister them."""
         while self._regions:
             region = self._regions.pop()
             region.close()
-            with suppress(TailcutError):  # a server that is gone needs no telling
+            with suppress(TailcutError):  # the server may have ended
                 self._tell("unregister", region.name)
 
     def payloads(self, model: str, requests: Sequence[Arrays]) -> list[Payload]:
-        """One payload for each request's inputs, as good for every connection.
+        """One payload for the inputs of each request, with variants for all connections.
 
         Raises:
-            UsageError: no server answers, or the server takes no shared memory of that name.
-            TailcutError: its answers over shared memory are not those over the wire.
+            UsageError: no server answers, or the server does not accept shared memory with that prefix.
+            TailcutError: its answers in shared memory differ from those in the body.
         """
         answers = [self._asked(model, inputs) for inputs in requests]
         data = [describe(inputs) for inputs in requests]
@@ -98,7 +98,7 @@ class SharedLoad:
         ask(self._target, "POST", f"/v2/systemsharedmemory/region/{name}/{what}", body)
 
     def _asked(self, model: str, inputs: Arrays) -> Arrays:
-        """The outputs over the wire."""
+        """The outputs in the body of an answer."""
         if self._target.grpc:
             from tailcut.lab.grpc_connection import infer_once_grpc  # noqa: PLC0415  as above
 
@@ -115,7 +115,7 @@ class SharedLoad:
         return encode(self._target, "POST", f"{model_path(model)}/infer", body, headers).request
 
     def _check(self, payload: Payload, answer: Arrays, sizes: Mapping[str, int], sink: OwnRegion) -> None:
-        """Send a request once, and compare what comes with what came over the wire."""
+        """Send a request once, and compare its outputs with those in the body of an answer."""
         if self._target.grpc:
             from tailcut.lab.grpc_connection import call_once  # noqa: PLC0415  as above
 
@@ -134,7 +134,7 @@ class SharedLoad:
 
 
 def _outputs(sink: OwnRegion, sizes: Mapping[str, int], start: int) -> list[dict[str, Any]]:
-    """The outputs of a request, with places; strings, whose sizes change, come in the answer."""
+    """The outputs of a request, with their places; strings, whose sizes vary, are in the body of the answer."""
     entries: list[dict[str, Any]] = []
     for name, size in sizes.items():
         placement = _place(sink, start, size) if size else {"binary_data": True}
@@ -149,7 +149,7 @@ def _place(region: OwnRegion, offset: int, size: int) -> Place:
 
 
 def _alike(got: np.ndarray, want: np.ndarray) -> bool:
-    """Equal but for rounding: other requests may have shared the batch of one of the two."""
+    """Whether arrays are equal except for rounding, because one of the requests may have shared a batch with others."""
     if want.dtype.kind in "fV":  # V: bfloat16
         return bool(np.allclose(got.astype(np.float64), want.astype(np.float64), 1e-2, 1e-3, equal_nan=True))
     return bool(np.array_equal(got, want))

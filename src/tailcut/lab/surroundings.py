@@ -1,6 +1,6 @@
-"""A load test's runs, with what the server spent on each, and the cause where the client itself was late.
+"""Adds to the runs of a load test the server's cost, and the cause where the client was late.
 
-Server, machine and processes are looked at before a run and after it, never in between.
+The server, the machine and its processes are observed before and after a run, never in between.
 """
 
 import os
@@ -18,11 +18,11 @@ from tailcut.machine.quota import cpu_quota
 
 
 class SurroundingsMonitor:
-    """Looks around during the runs against one server.
+    """Observes the runs against one server.
 
     Args:
         target: where it listens.
-        models: of its models, those that are asked; none where it speaks another protocol.
+        models: those of its models that have load; empty where it speaks another protocol.
     """
 
     def __init__(self, target: LoadTarget, models: Sequence[str]) -> None:
@@ -32,13 +32,13 @@ class SurroundingsMonitor:
         self._server = self._tcp_server or (socket_process(target.uds) if target.uds else None)
 
     def run(self, load: Callable[[], Sequence[LoadResult]]) -> list[LoadResult]:
-        """Make runs that last equally long; each with the cost per request of all of them, and why it was late."""
+        """Make runs of equal length; each result has the cost per request of all, and why the client was late."""
         results, seen = self.observe(load)
         because = None if seen is None else cause(seen)
         return [replace(result, late_because=because if result.client_behind else None) for result in results]
 
     def observe(self, load: Callable[[], Sequence[LoadResult]]) -> tuple[list[LoadResult], Observation | None]:
-        """Make runs; with their cost, and what was seen beside them: None where there is no /proc."""
+        """Make runs; returns them with their cost, and the observation (None: there is no /proc)."""
         computed = self._computed_ns()
         cpus, server = cpu_look(), self._look()
         results = load()
@@ -73,13 +73,13 @@ class SurroundingsMonitor:
             if name in computed
         }
         known = len(since) == len(self._models) > 0
-        # Without the time of the calls of a pipeline's steps, what they compute would be taken for spinning.
+        # Without the call times of a pipeline's steps, their computing would be taken for spinning.
         says = [
             engine.spins for engine in engines.values() if engine.spins is not None and (known or "" in engine.threads)
         ]
         allowed = [process.allowed for process in use.processes if process.pid in after.minor_faults]
         engine_ns, waited_ns = _beside_loops_ns(before, after)
-        # In a call each thread wants to run all the time; where others left it less, so is its CPU time in the call.
+        # In a call, each thread wants to run all the time; where it had to wait, its CPU time in the call is less.
         ran = engine_ns / max(1, engine_ns + waited_ns)
         in_calls_ns = ran * sum(engines[name].in_calls_ns(steps) for name, steps in since.items())
         return ServerUse(
@@ -92,7 +92,7 @@ class SurroundingsMonitor:
         )
 
     def _computed_ns(self) -> dict[str, dict[str, int]]:
-        """How long each step of each model has computed, as far as a server that is here says."""
+        """The time that each step of each model has computed, if the server is on this machine and says so."""
         if self._server is None:
             return {}
         result = {name: computed_ns(self._target, name) for name in self._models}
@@ -106,7 +106,7 @@ class SurroundingsMonitor:
 
 
 def _beside_loops_ns(before: ProcessLook, after: ProcessLook) -> tuple[int, int]:
-    """What all threads but the first of each process, which runs its event loop, ran and waited for a CPU."""
+    """How long all threads ran and waited for a CPU, except the first of each process, which runs its event loop."""
     nothing = ThreadLook(0, 0, 0, 0)
     pairs = [(now, before.threads.get(key, nothing)) for key, now in after.threads.items() if key[0] != key[1]]
     ran = sum((now.cpu_ns or 0) - (then.cpu_ns or 0) for now, then in pairs)

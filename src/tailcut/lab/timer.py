@@ -1,8 +1,8 @@
-"""Waking a loop at a planned nanosecond.
+"""Wakes a loop at a planned nanosecond.
 
-A timerfd's grain is nanoseconds where uvloop's own timers have a millisecond's: the loop sleeps in the kernel between
-sends, so the client takes no more of the machine than its sends cost. Without one (macOS) the loop's timers serve,
-and the lateness that is reported says what that does.
+A timerfd has a resolution of nanoseconds, and uvloop's timers one of a millisecond. The loop sleeps in the kernel
+between sends, so the client uses no more of the machine than its sends need. Without timerfd (macOS), the loop's timers
+are used, and the reported lateness shows the effect.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ def loop_timer(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) ->
 
 
 class Timer:
-    """Calls back once when the armed time has come."""
+    """Calls the callback once at the armed time."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
         self._loop = loop
@@ -32,11 +32,11 @@ class Timer:
         self._loop.call_later(delay, self._callback)
 
     def close(self) -> None:
-        """Give back what it holds."""
+        """Cancel the timer, and free its resources."""
 
 
 class _KernelTimer(Timer):
-    """timerfd_create(2), whose descriptor turns readable when the time has come."""
+    """A timer by timerfd_create(2), whose descriptor becomes readable at the armed time."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
         super().__init__(loop, callback)
@@ -52,7 +52,7 @@ class _KernelTimer(Timer):
         self._libc.timerfd_settime(self._fd, 1, struct.pack("qqqq", 0, 0, seconds, nanos), None)  # 1: TFD_TIMER_ABSTIME
 
     def close(self) -> None:
-        """Give back the descriptor."""
+        """Close the descriptor."""
         self._loop.remove_reader(self._fd)
         os.close(self._fd)
 

@@ -1,4 +1,4 @@
-"""TLS on the load generator's side: which certificates it trusts, and why there is no connection, in words."""
+"""TLS for the load generator: which certificates it trusts, and messages about failed connections."""
 
 import ssl
 from functools import cache
@@ -18,7 +18,7 @@ def _context(ca: str | None) -> ssl.SSLContext:
 
 
 def tls_context(target: LoadTarget) -> ssl.SSLContext | None:
-    """What checks the server's certificate and name; None where it speaks no TLS.
+    """The context that checks the server's certificate and name; None for a target without TLS.
 
     Raises:
         UsageError: the file of trusted certificates cannot be read, or has none.
@@ -30,14 +30,14 @@ def trusted_certificates(target: LoadTarget) -> bytes | None:
     """The content of the file of trusted certificates; None: the system's authorities.
 
     Raises:
-        UsageError: as `tls_context`.
+        UsageError: as in `tls_context`.
     """
     _context(target.ca)
     return None if target.ca is None else Path(target.ca).read_bytes()
 
 
 def reason(error: Exception) -> str:
-    """Why there is no connection."""
+    """Why a connection failed, in words."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not trusted ({error.verify_message}): add --ca FILE with that of its authority"
     if isinstance(error, ssl.SSLError):

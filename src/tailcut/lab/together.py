@@ -13,13 +13,13 @@ from tailcut.lab.arrivals import Arrivals, RecordingWindow, plan
 from tailcut.lab.client import gather_open, without_collections
 from tailcut.lab.load import Gathered, LoadResult, LoadTarget, Payload, open_result
 
-_LEAD_NS = 5_000_000  # from the moment that all are ready to the start
+_LEAD_NS = 5_000_000  # from when all are ready to the start
 _READY_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """What one model is sent, in turn, and when."""
+    """The payloads for one model, which are sent in turn, and their arrivals."""
 
     payloads: Sequence[Payload]
     arrivals: Arrivals
@@ -28,16 +28,16 @@ class Stream:
 def open_together(
     target: LoadTarget, streams: Sequence[Stream], *, duration_s: float, seed: int, warmup_s: float = 0.0
 ) -> list[LoadResult]:
-    """Send each stream at its planned times, all from one start on; blocks until every answer is there.
+    """Send each stream at its planned times, from one common start; blocks until everything is answered.
 
     The loops are compiled code that releases the GIL, on a thread for each stream.
 
     Args:
         target: the server of all models.
-        streams: of each model.
-        duration_s: of what is counted.
-        seed: of the arrivals; streams with Poisson arrivals draw from it independently.
-        warmup_s: what is due in this time at the beginning is sent and not counted.
+        streams: one for each model.
+        duration_s: the measured time, in seconds.
+        seed: of the arrivals; streams with Poisson arrivals are independent.
+        warmup_s: seconds at the beginning whose requests are sent, but not counted.
 
     Raises:
         NotListeningError: no server listens.
@@ -60,7 +60,7 @@ def open_together(
 
 
 def _results(waiting: "Sequence[Future[Gathered]]") -> list[Gathered]:
-    """What all found; else the first error that is not about having waited for another."""
+    """The outcomes of all; or the first error other than that of waiting for another stream."""
     errors = [error for future in waiting if (error := future.exception()) is not None]
     for error in sorted(errors, key=lambda error: isinstance(error, threading.BrokenBarrierError)):
         raise error
@@ -68,7 +68,7 @@ def _results(waiting: "Sequence[Future[Gathered]]") -> list[Gathered]:
 
 
 class _Start:
-    """One start for all: the monotonic time at which all were ready, and a moment."""
+    """A common start: a moment after all are ready, in monotonic nanoseconds."""
 
     def __init__(self, count: int) -> None:
         self._at = 0
@@ -79,7 +79,7 @@ class _Start:
         return self._at
 
     def give_up(self) -> None:
-        """Let no process wait for one that will not come."""
+        """Release the streams that wait for one that has failed."""
         self._barrier.abort()
 
     def _set(self) -> None:
@@ -95,5 +95,5 @@ def _gather(target: LoadTarget, stream: Stream, times: np.ndarray, start: _Start
 
 
 def _seed(arrivals: Arrivals, seed: int, number: int, count: int) -> int:
-    """Independent draws for each stream; one window of a recording for all."""
+    """The seed of a stream: independent for each, except that all use the same window of a recording."""
     return seed if isinstance(arrivals, RecordingWindow) else seed * count + number

@@ -1,6 +1,6 @@
-"""Two served profiles measured against each other: real servers in child processes, load in turns A B A B.
+"""Measures served profiles against each other: real servers in child processes, with load in turns A B A B.
 
-A child is given a profile file and nothing else, so what is measured is what a user's `tailcut serve` will do.
+A child gets a profile file and nothing else, so the measurement applies to a user's `tailcut serve`.
 """
 
 import json
@@ -28,16 +28,16 @@ from tailcut.runtime.profile import Profile
 
 _START_S = 120.0
 _STOP_S = 10.0
-_REPEATED = 0.25  # of an arm's blocks, at most
-FAILED_MS = 1e12  # latency of a failed request, beyond any other: its answer never came
+_REPEATED = 0.25  # share of an arm's blocks, at most
+FAILED_MS = 1e12  # the latency of a failed request, larger than any other
 
 
 class ServeError(TailcutError):
-    """A profile that cannot be served; carries the server's own last line."""
+    """A profile cannot be served; the message is the last line of the server's log."""
 
 
 def modules_of(profile: Profile) -> tuple[str, ...]:
-    """What a server of a profile imports in any case."""
+    """The modules that a server of a profile imports in any case."""
     return SERVER + (FAST_PATH if profile.settings.io.fast_path else ())
 
 
@@ -46,10 +46,10 @@ class ServedProfile:
 
     Args:
         profile: written to a temporary file for the child; its model path must be absolute.
-        arguments: more options of `tailcut serve`.
-        neighbours: more profiles, of models that the same server serves.
-        cpus: that the child runs on; None for all that this process may use.
-        forked: it need not be executed, as a user's is (see `fork_server.py`).
+        arguments: further options of `tailcut serve`.
+        neighbours: further profiles, of models in the same server.
+        cpus: the CPUs that the child may use; None: all that this process may use.
+        forked: whether it may be forked instead of executed (see `fork_server.py`).
     """
 
     def __init__(
@@ -81,12 +81,12 @@ class ServedProfile:
 
     @property
     def shared_prefix(self) -> str:
-        """What the names of shared memory begin with that it takes, where its profile has clients use that."""
+        """The prefix of shared-memory names that it accepts, where its profile is for shared memory."""
         return f"tailcut-{os.getpid()}-{id(self):x}"
 
     @property
     def pid(self) -> int | None:
-        """The child's process; None while there is none."""
+        """The process id of the child; None while there is none."""
         return None if self._child is None else self._child.pid
 
     @property
@@ -109,7 +109,7 @@ class ServedProfile:
         self.wait_ready()
 
     def begin(self) -> None:
-        """Start the child, from a thread that outlives it: it ends with that. Several may get ready at a time."""
+        """Start the child without waiting, so that several can load at once. It ends with the calling thread."""
         self._folder = tempfile.TemporaryDirectory(prefix="tailcut-")
         folder = Path(self._folder.name)
         paths = [folder / f"trial{number or ''}.profile.toml" for number in range(len(self._profiles))]
@@ -129,12 +129,12 @@ class ServedProfile:
                 self._child = execute(command, stderr, cpus=self._cpus)
 
     def wait_ready(self) -> None:
-        """Wait until the child that was begun listens.
+        """Wait until the started child listens.
 
         Raises:
             ServeError: it ended instead, or was not ready in two minutes.
         """
-        assert self._folder is not None  # noqa: S101  it was begun
+        assert self._folder is not None  # noqa: S101  it was started
         try:
             self.target = self._wait_ready(Path(self._folder.name) / "stderr")
         except BaseException:
@@ -142,7 +142,7 @@ class ServedProfile:
             raise
 
     def stop(self) -> None:
-        """End the child; killed when it does not end by itself."""
+        """End the child; it is killed if it does not end by itself."""
         child, self._child = self._child, None
         if child is not None:
             if child.poll() is None:
@@ -173,15 +173,15 @@ class ServedProfile:
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """One side of a comparison: where its server listens, and what it is sent."""
+    """One side of a comparison: the target, and its payloads."""
 
     target: LoadTarget
     payloads: Sequence[Payload]
-    pid: int | None = None  # of its server, where the cost is wanted
+    pid: int | None = None  # of its server, where the cost is measured
 
 
 def open_run(arm: Arm, *, rate: float, duration_s: float, seed: int, warmup_s: float = 0.0) -> LoadResult:
-    """An open loop on an arm; where its server has ended, all of it has failed."""
+    """Run an open loop on an arm; where its server has ended, everything has failed."""
     try:
         return open_loop(arm.target, arm.payloads, rate=rate, duration_s=duration_s, seed=seed, warmup_s=warmup_s)
     except NotListeningError:
@@ -189,7 +189,7 @@ def open_run(arm: Arm, *, rate: float, duration_s: float, seed: int, warmup_s: f
 
 
 def closed_run(arm: Arm, *, concurrency: int, duration_s: float, warmup_s: float = 0.0) -> LoadResult:
-    """A closed loop on an arm; where its server has ended, all of it has failed."""
+    """Run a closed loop on an arm; where its server has ended, everything has failed."""
     try:
         return closed_loop(arm.target, arm.payloads, concurrency=concurrency, duration_s=duration_s, warmup_s=warmup_s)
     except NotListeningError:
@@ -198,25 +198,25 @@ def closed_run(arm: Arm, *, concurrency: int, duration_s: float, warmup_s: float
 
 @dataclass(slots=True)
 class ArmRuns:
-    """Results of an arm: latencies in ms of each open-loop block, requests per second of each closed one.
+    """The results of an arm: latencies in ms for each open-loop block, requests per second for each closed-loop block.
 
-    A failed request of an open loop has a latency of `FAILED_MS`, so that no percentile is better for having lost it.
+    A failed request of an open loop has the latency `FAILED_MS`, so that no percentile improves because of it.
     """
 
     blocks: list[np.ndarray] = field(default_factory=list)
     throughputs: list[float] = field(default_factory=list)
     errors: int = 0
-    behind: int = 0  # blocks that count although the client was late: repeated to no avail, or not repeated
+    behind: int = 0  # blocks that count although the client was late
     repeated: int = 0  # blocks that were repeated because the client was late
     lateness_ns: list[float] = field(default_factory=list)  # p99 of the client's lateness in each open block
     achieved: list[float] = field(default_factory=list)
-    client_cpu: list[float] = field(default_factory=list)  # cores that the client kept busy in each open block
+    client_cpu: list[float] = field(default_factory=list)  # cores that the client used in each open block
     client_cpu_closed: list[float] = field(default_factory=list)  # and in each closed one
-    spent: Spent = field(default_factory=Spent)  # by the server in the open blocks: there all arms carry the same load
+    spent: Spent = field(default_factory=Spent)  # by the server in the open blocks, where all arms have the same load
 
     @property
     def latencies(self) -> np.ndarray:
-        """All blocks joined, in order of time."""
+        """The latencies of all blocks, in the order of time."""
         return np.concatenate(self.blocks) if self.blocks else np.empty(0)
 
     @property
@@ -226,11 +226,11 @@ class ArmRuns:
 
     @property
     def client_behind(self) -> bool:
-        """Whether the client was late in most blocks: the latencies are as much its own as the server's."""
+        """Whether the client was late in most blocks, so that latencies are partly its own."""
         return 2 * self.behind > len(self.blocks)
 
     def add_open(self, result: LoadResult, cost: ProcessCost | None = None) -> None:
-        """Count an open-loop block, and what the server spent on it."""
+        """Add an open-loop block, and the server's cost of it."""
         failed = sum(result.errors.values())
         self.errors += failed
         self.behind += result.client_behind
@@ -241,14 +241,14 @@ class ArmRuns:
         self.spent.add(result, cost)
 
     def add_closed(self, result: LoadResult) -> None:
-        """Count a closed-loop block."""
+        """Add a closed-loop block."""
         self.errors += sum(result.errors.values())
         self.throughputs.append(result.rate_achieved)
         self.client_cpu_closed.append(result.client_cpu)
 
 
 def open_block(arms: Sequence[Arm], runs: Sequence[ArmRuns], *, rate: float, duration_s: float, seed: int) -> None:
-    """One open-loop block on each arm in turn, with the same arrival times; repeated once where the client was late."""
+    """Run an open-loop block on each arm in turn, with equal arrival times; once more where the client was late."""
     for arm, run in _in_turn(arms, runs, [len(run.blocks) for run in runs]):
         warmup_s = min(0.1, duration_s / 5)
         block = partial(open_run, arm, rate=rate, duration_s=duration_s, seed=seed, warmup_s=warmup_s)
@@ -261,10 +261,10 @@ def open_block(arms: Sequence[Arm], runs: Sequence[ArmRuns], *, rate: float, dur
 def watched_again(
     pid: int | None, block: Callable[[], LoadResult], *, allowed: bool = True
 ) -> tuple[LoadResult, ProcessCost | None, bool]:
-    """A block, what the server spent on it, and whether it was repeated (once) because the client itself was late.
+    """Run a block; returns it, the server's cost, and whether it was repeated (once) because the client was late.
 
-    One with failed requests stays: they are the server's, and must not get lost. `allowed` bounds the time: where
-    the client is late all the time, repeating does not help.
+    A block with failed requests is kept, because these are the server's. `allowed` is whether it may be repeated: where
+    the client is always late, repeating does not help.
     """
     result, cost = watched(pid, block)
     if not allowed or not result.client_behind or result.errors:
@@ -273,13 +273,13 @@ def watched_again(
 
 
 def closed_block(arms: Sequence[Arm], runs: Sequence[ArmRuns], *, concurrency: int, duration_s: float) -> None:
-    """One closed-loop block on each arm in turn."""
+    """Run one closed-loop block on each arm in turn."""
     for arm, run in _in_turn(arms, runs, [len(run.throughputs) for run in runs]):
         warmup_s = min(0.1, duration_s / 5)
         run.add_closed(closed_run(arm, concurrency=concurrency, duration_s=duration_s, warmup_s=warmup_s))
 
 
 def _in_turn(arms: Sequence[Arm], runs: Sequence[ArmRuns], blocks: Sequence[int]) -> list[tuple[Arm, ArmRuns]]:
-    """Each arm with its runs; the other way round every second time, so that none always follows the same one."""
+    """Each arm with its runs; in reverse order every second time, so that none always follows the same one."""
     turn = list(zip(arms, runs, strict=True))
     return turn[::-1] if max(blocks, default=0) % 2 else turn

@@ -1,4 +1,4 @@
-"""The requests that one model is sent in turn: from a data file, or made up from what the server says of the model."""
+"""The requests that are sent to a model in turn: from a data file, or generated from the model's metadata."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,26 +12,26 @@ from tailcut.lab.load import LoadResult, LoadTarget, Payload
 from tailcut.lab.payload import Wire, infer_payload
 from tailcut.lab.shared import SharedLoad
 
-_PAYLOADS = 64  # distinct requests of one length, or in shared memory
-_MIXED_PAYLOADS = 4096  # of several lengths: enough for the rare ones to have their share
+_PAYLOADS = 64  # different requests of one length, or in shared memory
+_MIXED_PAYLOADS = 4096  # for several lengths: enough for rare ones to have their share
 _MIXED_BYTES = 256 << 20
 _MADE_UP = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """What is sent in turn; `model` None where the requests are of the user's own form."""
+    """Payloads that are sent in turn; `model` is None for requests in a form of the user's own."""
 
     payloads: Sequence[Payload]
     model: str | None = None
     measure: LengthMeasure | None = None
 
     def labelled(self, result: LoadResult, *, mixed: bool = False) -> LoadResult:
-        """A result with what it is of; `mixed` if other models were asked at the same time."""
+        """A result with the model and lengths; `mixed` if other models had load at the same time."""
         return replace(result, model=self.model, measure=self.measure, mixed=mixed)
 
 
-def served_workload(  # noqa: PLR0913, PLR0917  what a request is made of
+def served_workload(  # noqa: PLR0913, PLR0917  the parts of a request
     target: LoadTarget,
     model: str | None,
     data: Mapping[str, np.ndarray] | None,
@@ -40,23 +40,23 @@ def served_workload(  # noqa: PLR0913, PLR0917  what a request is made of
     rows: int,
     shared: SharedLoad | None,
 ) -> Workload:
-    """The workload of a served model, of the only one where none is named.
+    """The workload for a served model.
 
     Args:
         target: its server.
-        model: its name.
-        data: arrays of a data file; None makes inputs up.
-        wire: the encoding; unused with shared memory.
-        seed: of made-up inputs.
-        rows: of a request.
-        shared: where tensors are passed in shared memory.
+        model: its name; None: the server's only model.
+        data: arrays of a data file; None: inputs are generated.
+        wire: the wire format, which is not used with shared memory.
+        seed: of generated inputs.
+        rows: the number of rows in a request.
+        shared: regions for passing tensors in shared memory; None: they are in the body.
 
     Raises:
-        UsageError: no such model, data that do not fit it, or a wire that does not.
+        UsageError: there is no such model, or data or wire format do not fit it.
     """
     spec = served_spec(target, model)
     if rows > 1 and not spec.batched:
-        raise UsageError(f"the server does not batch {spec.name}, so a request cannot hold {rows} samples")
+        raise UsageError(f"the server does not batch {spec.name}, so a request cannot have {rows} samples")
     if data is None:
         samples = served_samples(target, spec)
         inputs = [samples.make(max(rows, samples.rows), seed + number) for number in range(_MADE_UP)]

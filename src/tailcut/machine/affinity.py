@@ -37,7 +37,7 @@ def pin_thread(cpus: int | Iterable[int]) -> frozenset[int]:
 
 @contextmanager
 def pinned(cpus: int | Iterable[int]) -> Iterator[None]:
-    """Pin the calling thread for the time of a `with` block."""
+    """Pin the calling thread for the duration of a `with` block."""
     before = pin_thread(cpus)
     try:
         yield
@@ -60,7 +60,7 @@ def bind_memory(node: int | None) -> None:
         if not 0 <= node < _MASK_WORDS * 64:
             raise InvalidInputError(f"cannot bind memory to node {node}: there is no such node")
         words[node // 64] = 1 << node % 64
-    bits = 0 if node is None else _MASK_WORDS * 64 + 1  # the kernel reads one bit fewer than it is told
+    bits = 0 if node is None else _MASK_WORDS * 64 + 1  # the kernel reads one bit fewer than `maxnode`
     libc = ctypes.CDLL(None, use_errno=True)
     done = libc.syscall(number, _MPOL_DEFAULT if node is None else _MPOL_BIND, words if bits else None, bits)
     if done != 0:

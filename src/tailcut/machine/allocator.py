@@ -1,4 +1,4 @@
-"""The allocator of the whole process: one loaded before the C library's, or the C library's own, which keeps memory.
+"""The allocator of the whole process: one preloaded (LD_PRELOAD), or the C library's own, set to keep freed memory.
 
 This matters for blocks of many megabytes: glibc returns them to the kernel when they are freed, and the next request
 faults every page in again (25 to 60 ms for 40 MiB on two virtual cores, 0.7 ms if they are kept).
@@ -25,17 +25,17 @@ _NEVER = 2**31 - 1
 
 
 def find(allocator: Allocator) -> str | None:
-    """The library of an allocator, as the loader names it; None where it is not installed."""
+    """The library of an allocator, under the name the dynamic loader knows; None if it is not installed."""
     return ctypes.util.find_library(PRELOADED[allocator]) if sys.platform.startswith("linux") else None
 
 
 def installed() -> list[Allocator]:
-    """The allocators that can be loaded before the C library's own."""
+    """The allocators that can be preloaded here."""
     return [name for name in PRELOADED if find(name) is not None]
 
 
 def is_loaded(allocator: Allocator, maps: Path = Path("/proc/self/maps")) -> bool:
-    """Whether this process runs on it."""
+    """Whether this process has the allocator mapped."""
     try:
         return f"lib{PRELOADED[allocator]}" in maps.read_text(errors="replace")
     except OSError:
@@ -43,23 +43,23 @@ def is_loaded(allocator: Allocator, maps: Path = Path("/proc/self/maps")) -> boo
 
 
 def loaded() -> Allocator | None:
-    """The allocator that this process runs on in place of the C library's."""
+    """The allocator that this process uses in place of the C library's; None if it uses that one."""
     return next((name for name in PRELOADED if is_loaded(name)), None)
 
 
 def is_asked_for(library: str) -> bool:
-    """Whether the loader was told to load it first."""
+    """Whether LD_PRELOAD names this library."""
     return library in os.environ.get("LD_PRELOAD", "").split(":")
 
 
 def with_preloaded(library: str, environment: Mapping[str, str]) -> dict[str, str]:
-    """An environment in which the loader loads a library first."""
+    """A copy of the environment with the library added to LD_PRELOAD."""
     others = environment.get("LD_PRELOAD", "")
     return {**environment, "LD_PRELOAD": f"{library}:{others}" if others else library}
 
 
 def restart(environment: Mapping[str, str]) -> None:
-    """Begin this process anew, as it was called, with another environment; its number stays the same.
+    """Replace this process by a new run of its command line in another environment (execve); its pid stays the same.
 
     Raises:
         OSError: the interpreter cannot be started.
@@ -68,7 +68,7 @@ def restart(environment: Mapping[str, str]) -> None:
 
 
 def with_huge_heap(environment: Mapping[str, str]) -> dict[str, str]:
-    """An environment in which glibc asks for transparent huge pages under what it allocates."""
+    """A copy of the environment in which glibc's malloc asks for transparent huge pages."""
     others = [
         tunable
         for tunable in environment.get(_TUNABLES, "").split(":")
@@ -78,12 +78,12 @@ def with_huge_heap(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def has_huge_heap(environment: Mapping[str, str]) -> bool:
-    """Whether glibc was told so when this process began."""
+    """Whether the environment sets that option."""
     return f"{_HUGE_HEAP}=1" in environment.get(_TUNABLES, "").split(":")
 
 
 def can_huge_heap() -> bool:
-    """Whether the C library has that option, and the kernel gives huge pages to those that ask for them."""
+    """Whether the C library has that option and the kernel gives huge pages to those that ask for them."""
     if not sys.platform.startswith("linux"):
         return False
     try:
@@ -101,7 +101,7 @@ def _huge_pages(setting: Path = Path("/sys/kernel/mm/transparent_hugepage/enable
 
 
 def keep_freed() -> bool:
-    """Have glibc keep what is freed instead of giving it back to the kernel (mallopt(3)); whether it will."""
+    """Have glibc keep freed memory instead of returning it to the kernel (mallopt(3)); returns whether it will."""
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):

@@ -1,12 +1,12 @@
-"""Who used the CPUs between two looks at /proc: each process, the host of a virtual machine, a quota's pauses.
+"""Who used the CPUs between two snapshots of /proc: processes, a virtual machine's host; and throttling by a quota.
 
     before = cpu_look()
     ...
     use = cpu_look().since(before)
 
-CPUs are those of a mask, by default the calling thread's. Processes of other users count too, because /proc/PID/stat is
-everyone's to read; those of other containers, and those that ended meanwhile, show only in the CPUs' own totals. The
-root is an argument, so that made-up trees test what we do not have.
+CPUs are those of a mask, by default the calling thread's. Processes of other users count too, because anyone may read
+/proc/PID/stat; those of other containers, and those that ended meanwhile, show only in the CPUs' own totals. The
+root is an argument, so that tests can use generated trees.
 """
 
 import os
@@ -34,7 +34,7 @@ class ProcessUse:
 
 @dataclass(frozen=True, slots=True)
 class CpuUse:
-    """What was used between two looks."""
+    """What was used between two snapshots."""
 
     seconds: float
     cpus: frozenset[int]  # the mask
@@ -47,7 +47,7 @@ class CpuUse:
 
 @dataclass(frozen=True, slots=True)
 class CpuLook:
-    """The totals of one moment."""
+    """A snapshot: the totals since boot."""
 
     at_s: float
     mask: frozenset[int]
@@ -59,7 +59,7 @@ class CpuLook:
     proc: Path
 
     def since(self, earlier: "CpuLook") -> CpuUse:
-        """What was used since an earlier look."""
+        """What was used since an earlier snapshot."""
         seconds = max(self.at_s - earlier.at_s, 1e-9)
         tick_s = 1 / os.sysconf("SC_CLK_TCK")
         total = max(1, self.total_ticks - earlier.total_ticks)
@@ -82,7 +82,7 @@ class CpuLook:
 def cpu_look(
     mask: frozenset[int] | None = None, *, proc: Path = PROC, groups: Path = CGROUP_ROOT, at_s: float | None = None
 ) -> CpuLook | None:
-    """Read everything once, some milliseconds; None where there is no /proc/stat.
+    """Take a snapshot, which takes some milliseconds; None where there is no /proc/stat.
 
     Args:
         mask: the CPUs to look at.

@@ -15,7 +15,7 @@ from tailcut.machine.probe import Gaps, ProbeResult
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """The widest vector instructions that a library uses here, as it says itself; None where it says nothing."""
+    """The widest vector instructions that a library reports using here; None if it reports nothing."""
 
     name: str
     isa: str | None
@@ -70,7 +70,7 @@ def something_wrong(checks: tuple[Check, ...]) -> bool:
 
 
 def throttling(facts: MachineFacts, measured: ProbeResult) -> Check:
-    """Being stopped is up to a tenth of a second in one piece."""
+    """A throttled process stops for up to a tenth of a second at a time."""
     grown = measured.after.throttled_us - measured.before.throttled_us
     if not facts.throttled_times and grown <= 0:
         return Check("throttling", OK, "the quota has never stopped this control group")
@@ -82,7 +82,7 @@ def throttling(facts: MachineFacts, measured: ProbeResult) -> Check:
 
 
 def interrupts(facts: MachineFacts, measured: ProbeResult) -> Check:
-    """A device's interrupts run on whichever core they are sent to."""
+    """A device's interrupts take time from the core that they are routed to."""
     rates = measured.interrupts()
     if not rates:
         return Check("interrupts", OK, "no device interrupted the usable CPUs during the measurement")
@@ -101,7 +101,7 @@ def interrupts(facts: MachineFacts, measured: ProbeResult) -> Check:
 
 
 def allocator(facts: MachineFacts, measured: ProbeResult) -> Check:
-    """The C library gives large blocks back at once, and the next request faults them in again."""
+    """The C library returns large blocks to the kernel at once, and the next request faults their pages in again."""
     if facts.allocator not in ("glibc", "unknown"):
         return Check("allocator", OK, facts.allocator)
     faults = measured.block_faults
@@ -118,7 +118,7 @@ def allocator(facts: MachineFacts, measured: ProbeResult) -> Check:
 
 
 def clock(facts: MachineFacts, measured: ProbeResult) -> Check:
-    """A clock that is a system call costs a microsecond at each reading."""
+    """A clock source that needs a system call costs a microsecond per reading."""
     cost = f"{measured.clock_ns:.0f} ns a reading"
     if facts.clock is None:
         return Check("clock", NOTE, "not visible here", cost=cost)
@@ -131,7 +131,7 @@ def clock(facts: MachineFacts, measured: ProbeResult) -> Check:
 
 
 def steal(measured: ProbeResult) -> Check:
-    """Time in which a CPU of ours wanted to run, and the hypervisor ran another guest."""
+    """Time in which a CPU of this machine was ready to run, and the hypervisor ran another guest."""
     total = measured.after.total
     since_boot = measured.after.steal / total if total else 0.0
     cost = f"{100 * measured.steal_share:.2f} % during the measurement, {100 * since_boot:.2f} % since the start"
@@ -146,7 +146,7 @@ def steal(measured: ProbeResult) -> Check:
 
 
 def neighbours(measured: ProbeResult) -> Check:
-    """What a spinning thread did not get, though it wanted nothing but to run."""
+    """The time that a spinning thread, which is always ready to run, did not get."""
     worst = max(measured.gaps, key=lambda gaps: gaps.max_us)
     share = max(gaps.share for gaps in measured.gaps)
     cost = "; ".join(_stolen(gaps) for gaps in measured.gaps)
@@ -167,7 +167,7 @@ def neighbours(measured: ProbeResult) -> Check:
 
 
 def isa(facts: MachineFacts, reaches: tuple[Reach, ...]) -> Check:
-    """Which vector instructions are there, and whether what computes uses them."""
+    """Which vector instructions the processor has, and whether the libraries that compute use them."""
     best = widest(facts.isa)
     limits = {name: facts.environment[name] for name in ISA_VARIABLES if name in facts.environment}
     extra = [
@@ -212,5 +212,5 @@ _RANK = {name: rank for rank, name in enumerate(("none", *_FLAGS.values()))}
 
 
 def widest(flags: frozenset[str]) -> str | None:
-    """The widest of the vector instruction sets that we know: `avx512`, `avx2`, ... `neon`."""
+    """The widest known vector instruction set among these flags (`avx512`, `avx2`, ... `neon`), or None."""
     return next((name for flag, name in reversed(_FLAGS.items()) if flag in flags), None)

@@ -62,7 +62,7 @@ class CounterValues:
     cache_misses: int | None = None
     l1d_misses: int | None = None
     dtlb_misses: int | None = None
-    user_only: bool = False  # hardware counts leave the kernel's share out, for want of permission
+    user_only: bool = False  # hardware counts leave the kernel's share out, because counting it is not permitted
     missing: tuple[Missing, ...] = ()
 
     @property
@@ -81,7 +81,7 @@ _NAMES = frozenset({*(field.name for field in fields(CounterValues)), "ipc", "va
 
 
 class CountedRegion:
-    """A stretch of code to count; may be entered again, and then holds the counts of the last time.
+    """A block of code to count; it may be entered again, and then holds the counts of the last time.
 
     After its block it has every field of `CounterValues`, and all of them as `counts`.
     """
@@ -109,17 +109,17 @@ class CountedRegion:
 
     @property
     def counts(self) -> CounterValues:
-        """What the block cost; worked out when it is asked for, so that leaving the block stays cheap.
+        """What the block cost; computed on access, so that leaving the block stays cheap.
 
         Raises:
-            InvalidInputError: it has not ended yet.
+            InvalidInputError: the block has not ended yet.
         """
         if self._before is None or self._after is None:
             raise InvalidInputError("the region has not ended: read its counts after the with block")
         return _difference(self._before, self._after, self._groups)
 
     def __getattr__(self, name: str) -> Any:
-        """Each count by its name."""
+        """Every field of `counts`, under its name."""
         if name not in _NAMES:
             raise AttributeError(f"a region has no count {name!r}, it has {', '.join(sorted(_NAMES))}")
         return getattr(self.counts, name)
@@ -131,7 +131,7 @@ def counters() -> CountedRegion:
 
 
 def command_group() -> CounterGroup:
-    """Events that begin in the next program which a child of this thread executes; see `CounterGroup`."""
+    """Counters that start with the next program that a child of this thread executes; see `CounterGroup`."""
     return CounterGroup(_OF_A_COMMAND, command=True)
 
 
@@ -153,7 +153,7 @@ _WHOSE: int | None = getattr(resource, "RUSAGE_THREAD", None)  # not on macOS
 
 
 def _entering(groups: tuple[CounterGroup, ...]) -> _Moment:
-    """Read the processor's counters last and the clock after them: what we do ourselves counts least."""
+    """Read the processor's counters last and the clock after them, so that the reading itself counts least."""
     usage = None if _WHOSE is None else resource.getrusage(_WHOSE)
     raw = [group.read() for group in groups]
     cpu_ns = time.thread_time_ns()
@@ -161,7 +161,7 @@ def _entering(groups: tuple[CounterGroup, ...]) -> _Moment:
 
 
 def _leaving(groups: tuple[CounterGroup, ...]) -> _Moment:
-    """The mirror of entering."""
+    """Read in the reverse order of `_entering`."""
     wall_ns, cpu_ns = time.perf_counter_ns(), time.thread_time_ns()
     raw = [group.read() for group in reversed(groups)][::-1]
     return _Moment(wall_ns, cpu_ns, None if _WHOSE is None else resource.getrusage(_WHOSE), raw)
@@ -196,7 +196,7 @@ _OF_USAGE: dict[str, Callable[[Any], int]] = {
 
 
 def no_turn(name: str) -> Missing:
-    """An event that shared the processor's few counters with others, and was never on."""
+    """Of an event that shared the processor's few counters with others and never got a turn."""
     return Missing(name, "the processor's counters were in use by others", "count longer, or stop other profilers")
 
 

@@ -1,8 +1,8 @@
-"""The CUDA driver's own library, for what no engine offers: where a device is in the machine, and memory of others.
+"""The CUDA driver's library, for what no engine offers: a device's PCI address, and memory of other processes.
 
-Both are asked of `libcuda`, which every driver installs, and not of the runtime library, which comes in as many places
-as there are engines. The library is loaded by the first question. Names and meanings are those of the CUDA Driver API;
-a process of which the runtime has the same primary context shares it.
+Both come from `libcuda`, which every driver installs, and not from the runtime library, of which every engine brings
+its own. The library is loaded at the first call of `driver`. Names and meanings are those of the CUDA Driver API; the
+primary context is shared with the CUDA runtime of the same process.
 """
 
 import ctypes
@@ -60,10 +60,10 @@ class Driver:
             raise UnsupportedError(f"the CUDA driver has no device for this process: {error}") from None
 
     def bus_of(self, index: int) -> str:
-        """The device's place on the PCI bus, as the kernel writes it (0000:3b:00.0).
+        """The device's PCI address, as the kernel writes it (0000:3b:00.0).
 
         Args:
-            index: of the device, among those that CUDA_VISIBLE_DEVICES leaves.
+            index: of the device, among those in CUDA_VISIBLE_DEVICES.
 
         Raises:
             UnsupportedError: there is no such device.
@@ -73,19 +73,19 @@ class Driver:
         return text.value.decode("ascii").lower()
 
     def open_memory(self, handle: bytes, index: int) -> "SharedDeviceMemory":
-        """Memory of another process on a device, by what `cudaIpcGetMemHandle` gave it.
+        """Open memory of another process on a device, by the handle that it got from `cudaIpcGetMemHandle`.
 
         Raises:
             UnsupportedError: there is no such device.
             CudaCallError: no live memory of another process has this handle.
-            ValueError: a handle has another length.
+            ValueError: the handle does not have 64 bytes.
         """
         if len(handle) != _HANDLE_BYTES:
             raise ValueError(f"a CUDA IPC handle has {_HANDLE_BYTES} bytes, not {len(handle)}")
         return SharedDeviceMemory(self, self._device(index), handle)
 
     def call(self, name: str, *arguments: Any) -> None:
-        """Make a call.
+        """Call a function of the driver.
 
         Raises:
             CudaCallError: it failed, or this driver is too old to have it.
@@ -101,7 +101,7 @@ class Driver:
 
     @contextmanager
     def context(self, device: Any) -> Iterator[None]:
-        """The device's primary context, current on this thread for the time of a `with` block."""
+        """Make the device's primary context current on this thread for the duration of a `with` block."""
         context = ctypes.c_void_p()
         self.call("cuDevicePrimaryCtxRetain", ctypes.byref(context), device)
         try:
@@ -125,7 +125,7 @@ class Driver:
 
 
 class SharedDeviceMemory:
-    """An allocation of another process. Its copies have a stream of their own, and wait for nothing that computes."""
+    """An allocation of another process. Copies use a stream of their own, and wait for no kernel on another one."""
 
     def __init__(self, driver: Driver, device: Any, handle: bytes) -> None:
         self._driver, self._device = driver, device
@@ -140,7 +140,7 @@ class SharedDeviceMemory:
                     "cuIpcOpenMemHandle_v2", ctypes.byref(self._address), given, ctypes.c_uint(_LAZY_PEER_ACCESS)
                 )
                 try:
-                    # Of what lies behind it in this process, nothing may be read: its size is the driver's word.
+                    # The size is the driver's: nothing beyond it may be read.
                     driver.call("cuMemGetAddressRange_v2", ctypes.byref(base), ctypes.byref(size), self._address)
                     driver.call("cuStreamCreate", ctypes.byref(self._stream), ctypes.c_uint(_NON_BLOCKING))
                 except CudaCallError:
@@ -157,7 +157,7 @@ class SharedDeviceMemory:
         Raises:
             CudaCallError: the copy failed.
         """
-        self._copy("cuMemcpyDtoHAsync_v2", _address_of(buffer), self._place(offset), len(buffer))
+        self._copy("cuMemcpyDtoHAsync_v2", _address_of(buffer), self._address_at(offset), len(buffer))
 
     def write(self, offset: int, data: memoryview) -> None:
         """Put bytes into the memory.
@@ -165,10 +165,10 @@ class SharedDeviceMemory:
         Raises:
             CudaCallError: the copy failed.
         """
-        self._copy("cuMemcpyHtoDAsync_v2", self._place(offset), _address_of(data), len(data))
+        self._copy("cuMemcpyHtoDAsync_v2", self._address_at(offset), _address_of(data), len(data))
 
     def close(self) -> None:
-        """Give it back; nothing happens the second time, or where the device is lost."""
+        """Close the allocation; a second call, or one after the device was lost, does nothing."""
         address, self._address = self._address, ctypes.c_uint64()
         if not address.value:
             return
@@ -180,7 +180,7 @@ class SharedDeviceMemory:
         except CudaCallError:
             return
 
-    def _place(self, offset: int) -> Any:
+    def _address_at(self, offset: int) -> Any:
         return ctypes.c_uint64(self._address.value + offset)
 
     def _copy(self, name: str, target: Any, source: Any, size: int) -> None:
@@ -197,7 +197,7 @@ def _address_of(view: memoryview) -> Any:
 
 @cache
 def driver() -> Driver:
-    """The driver of this machine, loaded once.
+    """The driver's library of this machine, loaded once.
 
     Raises:
         UnsupportedError: as `Driver`.

@@ -37,7 +37,7 @@ ISA_VARIABLES = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MachineFacts:
-    """The machine and this process's place on it."""
+    """The machine, and the part of it that this process may use."""
 
     online: tuple[int, ...]
     mask: tuple[int, ...]  # CPUs that this process may use
@@ -68,7 +68,7 @@ class MachineFacts:
 
 @dataclass(frozen=True, slots=True)
 class Ticks:
-    """What the kernel counts as time passes, over the CPUs of the mask."""
+    """The kernel's running totals over the CPUs of the mask."""
 
     steal: int
     total: int
@@ -119,7 +119,7 @@ def collect(
 
 
 def ticks(mask: tuple[int, ...], root: Path = Path("/")) -> Ticks:
-    """Read what is compared before and after a measurement."""
+    """Read the totals that are compared before and after a measurement."""
     steal = total = 0
     for line in _read(root / "proc/stat").splitlines():
         words = line.split()
@@ -130,7 +130,7 @@ def ticks(mask: tuple[int, ...], root: Path = Path("/")) -> Ticks:
 
 
 def _interrupts(root: Path, mask: tuple[int, ...]) -> dict[str, dict[int, int]]:
-    """Of /proc/interrupts, the numbered lines: those of devices, which can be sent elsewhere."""
+    """The numbered lines of /proc/interrupts: those of devices, which can be routed to other CPUs."""
     lines = _read(root / "proc/interrupts").splitlines()
     cpus = [int(word[3:]) for word in lines[0].split() if word[3:].isdigit()] if lines else []
     interrupts: dict[str, dict[int, int]] = {}

@@ -56,7 +56,7 @@ def fingerprint(proc: Path = Path("/proc"), sysfs: Path = Path("/sys/devices/sys
 
 
 def isa_flags(proc: Path = Path("/proc")) -> frozenset[str]:
-    """What the kernel says the processor can do (`flags` on x86-64, `Features` on Arm)."""
+    """The processor's feature flags in /proc/cpuinfo (`flags` on x86-64, `Features` on Arm)."""
     info = _cpu_info(proc)
     return frozenset((info.get("flags") or info.get("Features") or "").split())
 

@@ -1,4 +1,4 @@
-"""What a CUDA device is doing, read from `nvidia-smi` (its XML report), and from sysfs for its place in the machine.
+"""What a CUDA device is doing, read from the XML report of `nvidia-smi`, and its NUMA node, read from sysfs.
 
 The parsers are pure; `read_devices` runs the program. A fact that is not reported is None or empty, never a guess:
 `nvidia-smi` writes [N/A] for what a device does not have, and leaves elements out from release to release.
@@ -24,8 +24,8 @@ class GpuDevice:
 
     Args:
         processes: of other users of the device: id, name, bytes.
-        throttled: the reasons why its clock is held down now.
-        numa_node: that its bus belongs to; None where there is one node or nothing is said.
+        throttled: the reasons why its clock is lowered now.
+        numa_node: that its bus belongs to; None if there is only one node or the kernel does not say.
         cpus: of that node.
     """
 
@@ -45,7 +45,7 @@ class GpuDevice:
     nvlinks: int = 0
     memory_bytes: int | None = None
     used_bytes: int | None = None
-    utilisation: int | None = None  # per cent of the last moments in which anything ran
+    utilisation: int | None = None  # per cent of the last sampling period in which any kernel ran
     ecc_errors: int | None = None  # uncorrected
     processes: tuple[tuple[int, str, int], ...] = ()
     numa_node: int | None = None
@@ -59,7 +59,7 @@ class Devices:
     driver: str = ""
     cuda: str = ""
     devices: tuple[GpuDevice, ...] = ()
-    error: str = ""  # what the program said instead
+    error: str = ""  # what the program printed instead
     locked_limit: int | None = None  # bytes; None: no limit
 
 
@@ -67,8 +67,9 @@ def read_devices(run: Callable[[Sequence[str]], str] | None = None, sysfs: Path 
     """The devices of this machine; None where the driver's program is not installed.
 
     Args:
-        run: the output of a command; raises OSError where it is not there, or ValueError with what it said.
-        sysfs: where the kernel says to which node a bus belongs.
+        run: runs a command and returns its output; raises OSError if the program is missing, or ValueError with what
+            it printed if it failed.
+        sysfs: the folder of PCI devices, each with the NUMA node of its bus.
     """
     run = run or _output
     soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
@@ -91,7 +92,7 @@ def read_devices(run: Callable[[Sequence[str]], str] | None = None, sysfs: Path 
 
 
 def parse_report(text: str) -> Devices:
-    """What `nvidia-smi -q -x` prints."""
+    """Parse the output of `nvidia-smi -q -x`."""
     try:
         root = ET.fromstring(text)  # noqa: S314  as at the import
     except ET.ParseError as error:
@@ -101,7 +102,7 @@ def parse_report(text: str) -> Devices:
 
 
 def parse_links(text: str) -> dict[int, int]:
-    """Of `nvidia-smi nvlink --status`: the active links of each device."""
+    """Parse the output of `nvidia-smi nvlink --status`: the number of active links by device index."""
     links: dict[int, int] = {}
     index = -1
     for line in text.splitlines():
@@ -155,7 +156,7 @@ def _process(element: ET.Element) -> tuple[int, str, int]:
 
 
 def _reasons(element: ET.Element | None) -> tuple[str, ...]:
-    """Those that hold the clock of a busy device down; an idle one, and what the user set, are no faults."""
+    """The reasons that lower a busy device's clock; an idle device and a clock that the user set are left out."""
     if element is None:
         return ()
     harmless = ("gpu_idle", "applications_clocks_setting", "sync_boost", "display_clocks_setting")
@@ -171,7 +172,7 @@ def _placed(device: GpuDevice, links: int, sysfs: Path) -> GpuDevice:
 
 
 def node_of_bus(bus: str, sysfs: Path = SYSFS) -> int | None:
-    """The NUMA node of a place on the PCI bus (0000:3b:00.0); None where there is one node or nothing is said."""
+    """The NUMA node of a PCI address (0000:3b:00.0); None if there is only one node or the kernel does not say."""
     node = _read(_folder(bus, sysfs) / "numa_node").strip()
     return int(node) if node.isdigit() else None
 

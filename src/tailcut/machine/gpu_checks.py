@@ -1,4 +1,4 @@
-"""The doctor's checks of CUDA devices. Pure, and in words only: nothing about a device is changed."""
+"""The doctor's checks of CUDA devices. Pure: they only report, and change nothing on a device."""
 
 from tailcut.machine.finding import NOTE, OK, WARNING, Check
 from tailcut.machine.gpu import Devices, GpuDevice
@@ -8,7 +8,7 @@ _LISTED = 3  # processes named at most
 
 
 def examine_devices(report: Devices | None, mask: tuple[int, ...] = (), own: int = 0) -> tuple[Check, ...]:
-    """A finding for each question, over all devices; none where there is no driver's program.
+    """One finding for each check, over all devices; none if `nvidia-smi` is not installed.
 
     Args:
         report: what was read.
@@ -44,7 +44,7 @@ def _persistence(devices: tuple[GpuDevice, ...]) -> Check:
 
 
 def _clocks(devices: tuple[GpuDevice, ...]) -> Check:
-    """A clock that changes makes latencies that change; read only, because setting it is the user's."""
+    """A varying clock makes latencies vary. It is only read: setting it is left to the user."""
     held = [device for device in devices if device.throttled]
     clocks = "; ".join(
         f"{device.index}: {_or(device.clock)} of {_or(device.max_clock)} MHz, memory {_or(device.memory_clock)} of "
@@ -63,7 +63,7 @@ def _clocks(devices: tuple[GpuDevice, ...]) -> Check:
 
 
 def _links(devices: tuple[GpuDevice, ...]) -> Check:
-    """How fast rows reach a device. A link saves power while it is idle: its width tells, its generation does not."""
+    """How fast rows reach a device. An idle link lowers its generation to save power, so only its width is judged."""
     links = "; ".join(
         f"{device.index}: PCIe {_or(device.pcie[0])} x{_or(device.pcie[1])}"
         f" of {_or(device.max_pcie[0])} x{_or(device.max_pcie[1])}"
@@ -80,7 +80,7 @@ def _links(devices: tuple[GpuDevice, ...]) -> Check:
 
 
 def _nodes(devices: tuple[GpuDevice, ...], mask: tuple[int, ...]) -> Check:
-    """Copies from the memory of another node cross the link between the processors."""
+    """Copies from another node's memory cross the link between the processors."""
     known = [device for device in devices if device.numa_node is not None]
     if not known:
         return Check("gpu_numa", OK, "one node, or the kernel does not say to which one the devices belong")
@@ -93,7 +93,7 @@ def _nodes(devices: tuple[GpuDevice, ...], mask: tuple[int, ...]) -> Check:
 
 
 def _mig(devices: tuple[GpuDevice, ...]) -> Check:
-    """A device in parts: each has a part of the cores and of the memory."""
+    """A device that is partitioned: each instance has a part of the cores and of the memory."""
     on = [device for device in devices if device.mig]
     if on:
         return Check("gpu_mig", NOTE, f"on, on {_of(on)}: name a part in CUDA_VISIBLE_DEVICES (nvidia-smi -L)")
@@ -115,7 +115,7 @@ def _neighbours(devices: tuple[GpuDevice, ...], own: int) -> Check:
 
 
 def _memory(devices: tuple[GpuDevice, ...]) -> Check:
-    """What is left, and whether it is sound."""
+    """How much memory is used, and whether it has errors."""
     used = "; ".join(
         f"{device.index}: {(device.used_bytes or 0) >> 20:,} of {device.memory_bytes >> 20:,} MiB used"
         for device in devices
@@ -129,7 +129,7 @@ def _memory(devices: tuple[GpuDevice, ...]) -> Check:
 
 
 def _locked(limit: int | None) -> Check:
-    """Rows are registered with the driver, which locks their pages; a container may bound that."""
+    """Rows are registered with the driver, which locks their pages; a container may limit that."""
     if limit is None:
         return Check("gpu_pinned", OK, "no limit on locked memory")
     finding = f"a process may lock {limit >> 10:,} KiB: `memory.lock` and libraries that lock by themselves stop there"

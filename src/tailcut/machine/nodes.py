@@ -1,4 +1,4 @@
-"""Where the instances of a model compute on a machine of several NUMA nodes, and how a thread settles there.
+"""On which NUMA nodes the instances of a model compute, and how a thread is bound to one.
 
 A thread that is bound to a node has the threads that it starts bound there, too, and its memory: an engine that is
 opened by such a thread has weights and a pool of the node's own.
@@ -26,7 +26,7 @@ class NumaNode:
 
 
 def usable_nodes(machine: Topology, allowed: Collection[int], usable: int) -> tuple[NumaNode, ...]:
-    """The nodes whose CPUs may be used; none where there is no choice. Pure.
+    """The nodes whose CPUs may be used; none if there is only one. Pure.
 
     Args:
         machine: its nodes.
@@ -40,20 +40,20 @@ def usable_nodes(machine: Topology, allowed: Collection[int], usable: int) -> tu
 
 
 def places_of_instances(nodes: tuple[NumaNode, ...], instances: int) -> tuple[NumaNode | None, ...]:
-    """A node for each instance, in turns; None for all where nodes are no choice or outnumber the instances. Pure."""
+    """A node for each instance, in turn; all None if `nodes` is empty or outnumbers the instances. Pure."""
     if len(nodes) < 2 or instances < len(nodes):
         return (None,) * instances
     return tuple(nodes[number % len(nodes)] for number in range(instances))
 
 
 def places_near(nodes: tuple[NumaNode, ...], node: int | None, instances: int) -> tuple[NumaNode | None, ...]:
-    """The node of a device for the threads that launch there; None for all where it is unknown, or not among these."""
+    """The node of a device, for each thread that launches on it; all None if `node` is unknown or not in `nodes`."""
     near = next((candidate for candidate in nodes if candidate.node == node), None)
     return (near,) * instances
 
 
 def settle(node: NumaNode | None) -> None:
-    """Bind the calling thread, and the memory that it takes from now on; a container may forbid either."""
+    """Bind the calling thread, and the memory that it allocates from now on; a container may forbid either."""
     if node is None:
         return
     with suppress(TailcutError):
@@ -63,7 +63,7 @@ def settle(node: NumaNode | None) -> None:
 
 
 def made_on(node: NumaNode | None, make: Callable[[], Made]) -> Made:
-    """What `make` makes, called by a thread of that node."""
+    """Call `make` in a thread bound to the node, and return its result."""
     if node is None:
         return make()
     with ThreadPoolExecutor(1, initializer=settle, initargs=(node,)) as pool:

@@ -1,4 +1,4 @@
-"""How busy CUDA devices are now, through NVML, NVIDIA's library for that: a call instead of a program of its own.
+"""How busy CUDA devices are now, through NVML, NVIDIA's management library: a call instead of running `nvidia-smi`.
 
 The package `nvidia-ml-py` (extra `gpu`) and the driver's library are optional; without them nothing is known.
 """
@@ -32,7 +32,7 @@ class Nvml:
         self._handles = [library.nvmlDeviceGetHandleByIndex(index) for index in range(library.nvmlDeviceGetCount())]
 
     def read(self) -> list[DeviceUse]:
-        """What the devices do now; none that is gone."""
+        """The use of each device now; devices that are lost are left out."""
         return [use for use in map(self._use, self._handles) if use.uuid]
 
     def _use(self, handle: Any) -> DeviceUse:
@@ -52,7 +52,7 @@ class Nvml:
         )
 
     def _of(self, read: Any, handle: Any) -> Any:
-        """What a device says; None where it does not have it, or is lost."""
+        """One value of a device; None if the device does not have it or is lost."""
         try:
             return read(handle)
         except self._library.NVMLError:

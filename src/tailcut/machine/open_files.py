@@ -1,4 +1,4 @@
-"""The limit of open files: each connection is one, and a shell allows 1024 as a rule."""
+"""The limit of open files: each connection is one, and a shell usually allows 1024."""
 
 import os
 import resource
@@ -15,7 +15,7 @@ def raise_open_files() -> int:
 
 
 def open_files() -> int:
-    """How many this process has open now; 0 where the system does not tell."""
+    """How many files this process has open now; 0 where the system does not tell."""
     with suppress(OSError):
         return len(os.listdir("/dev/fd")) - 1  # noqa: PTH208  names are all that is wanted; one is the folder's own
     return 0

@@ -30,12 +30,12 @@ class CounterEvent:
     name: str
     kind: int
     config: int
-    in_kernel: bool = False  # happens only there: leaving the kernel out would count none
+    in_kernel: bool = False  # happens only in the kernel: leaving that out would count nothing
 
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """A counter that this machine does not give: why, and what would change that."""
+    """A counter that is not available on this machine: why, and what would change that."""
 
     name: str
     reason: str
@@ -51,7 +51,7 @@ class CounterReading:
     running_ns: int
 
     def since(self, earlier: "CounterReading") -> int | None:
-        """What was counted since then, scaled up where events took turns; None when it never got a turn."""
+        """The count since an earlier reading, scaled up if the event was multiplexed; None if it never ran."""
         value, running = self.value - earlier.value, self.running_ns - earlier.running_ns
         enabled = self.enabled_ns - earlier.enabled_ns
         if running <= 0:
@@ -63,14 +63,14 @@ class CounterGroup:
     """Events that are scheduled and read together, of the calling thread; the first that opens leads."""
 
     def __init__(self, events: Iterable[CounterEvent], *, command: bool = False) -> None:
-        """Open what opens; `missing` has the others.
+        """Open the events that this machine has; `missing` lists the others.
 
         With `command`, nothing is counted here: the events begin in the next program that a child of this thread
         executes, and go on in all of its threads and children. The kernel does not group such events, so that each is
         read on its own.
         """
         self.missing: list[Missing] = []
-        self.user_only = False  # the kernel's share is left out, for want of permission
+        self.user_only = False  # the kernel's share is left out, because counting it is not permitted
         self._files: dict[str, int] = {}
         self._alone = command
         for event in events:
@@ -88,11 +88,11 @@ class CounterGroup:
         self._size = 24 if command else 24 + 8 * len(numbers)
 
     def read(self) -> bytes:
-        """The values so far as the kernel hands them out: cheap to take, to be understood by `decode` later."""
+        """The values so far as raw bytes, which is cheap; `decode` parses them later."""
         return b"".join([os.read(number, self._size) for number in self._leaders])
 
     def decode(self, raw: bytes) -> dict[str, CounterReading]:
-        """What `read` took, by the events' names."""
+        """Parse what `read` returned: the readings by event name."""
         if self._alone:
             values = struct.iter_unpack("=QQQ", raw)
             return {name: CounterReading(*value) for name, value in zip(self._files, values, strict=True)}
@@ -102,7 +102,7 @@ class CounterGroup:
         return {name: CounterReading(count, enabled, running) for name, count in zip(self._files, counts, strict=True)}
 
     def close(self) -> None:
-        """Give the file descriptors back; again is nothing."""
+        """Close the file descriptors; a second call does nothing."""
         self._leaders = ()
         while self._files:
             os.close(self._files.popitem()[1])
@@ -126,13 +126,13 @@ def _open(event: CounterEvent, leader: int, *, kernel: bool, command: bool) -> i
 
 
 def why_missing(event: CounterEvent, error: int) -> Missing:
-    """Why an event cannot be had, from the error of the call."""
+    """Why an event cannot be opened, from the errno of the call."""
     if not sys.platform.startswith("linux"):
         reason, remedy = f"{sys.platform} has no perf_event_open", "run on Linux"
     elif error in (errno.EACCES, errno.EPERM):
         reason, remedy = why_forbidden(event, paranoid())
     elif error == errno.ENOSYS:
-        reason = "perf_event_open is not there (a kernel without perf events, or a sandbox such as gVisor)"
+        reason = "there is no perf_event_open (a kernel without perf events, or a sandbox such as gVisor)"
         remedy = "run on a kernel with CONFIG_PERF_EVENTS, outside the sandbox"
     elif error in (errno.EMFILE, errno.ENFILE):
         reason, remedy = "no file descriptor is left for it", "raise the limit: ulimit -n 4096"
@@ -171,6 +171,6 @@ def paranoid() -> int:
 
 
 def has_hardware_counters(devices: Path = Path("/sys/bus/event_source/devices")) -> bool:
-    """Whether any processor's counters are registered: `cpu`, or `cpu_core`, `armv8_pmuv3_0` and the like."""
+    """Whether the counters of any processor are registered: `cpu`, or `cpu_core`, `armv8_pmuv3_0` and the like."""
     names = [path.name for path in devices.iterdir()] if devices.is_dir() else []
     return any(name.startswith(("cpu", "arm")) for name in names)

@@ -1,4 +1,4 @@
-"""Measure the time that the machine takes from a thread that only wants to run: the gaps in a spinning loop, per core.
+"""Measure the time that a thread which is always ready to run does not get: the gaps in a spinning loop, per core.
 
 A loop reads the clock continuously. If two readings are far apart, something else had the core: another process, an
 interrupt, the hypervisor. Plain Python resolves a few hundred nanoseconds, so no compiler is loaded for it. The
@@ -23,7 +23,7 @@ _CLOCK_READS = 20_000
 
 @dataclass(frozen=True, slots=True)
 class Gaps:
-    """What was stolen from one core."""
+    """The gaps of a spinning loop on one core."""
 
     cpu: int | None  # None where threads cannot be pinned
     seconds: float
@@ -37,13 +37,13 @@ class Gaps:
 
     @property
     def share(self) -> float:
-        """Of the time, what was stolen."""
+        """The share of the time that was stolen, 0 to 1."""
         return self.stolen_us / (self.seconds * 1e6)
 
 
 @dataclass(frozen=True, slots=True)
 class ProbeResult:
-    """What was measured in a bounded time."""
+    """What one run of `measure` found."""
 
     seconds: float
     before: Ticks
@@ -55,12 +55,12 @@ class ProbeResult:
 
     @property
     def steal_share(self) -> float:
-        """Of the CPU time meanwhile, what the hypervisor gave to others."""
+        """The share of the CPU time during the measurement that the hypervisor gave to others, 0 to 1."""
         total = self.after.total - self.before.total
         return (self.after.steal - self.before.steal) / total if total > 0 else 0.0
 
     def interrupts(self) -> list[tuple[str, int, float]]:
-        """Device interrupts on our CPUs: name, the CPU that got most, and how many a second; busiest first."""
+        """Device interrupts on the usable CPUs: name, the CPU that got most, how many per second; busiest first."""
         result = []
         for name, counts in self.after.interrupts.items():
             earlier = self.before.interrupts.get(name, {})
@@ -82,7 +82,7 @@ def measure(mask: tuple[int, ...], probe_s: float, root: Path = Path("/")) -> Pr
 
 
 def probe(cpu: int | None, seconds: float) -> Gaps:
-    """Spin on one CPU, pinned to it, and note what was stolen."""
+    """Spin on one CPU, pinned to it, for some seconds, and record the gaps."""
     if cpu is None:
         return _spin(None, seconds)
     with pinned(cpu):

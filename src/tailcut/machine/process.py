@@ -1,4 +1,4 @@
-"""What another process has cost between two reads of /proc: switches, faults, CPU time, and waiting for a core.
+"""What another process cost between two snapshots of /proc: switches, faults, CPU time, waiting for a core.
 
     before = look(pid)
     ...
@@ -34,7 +34,7 @@ class ThreadLook:
 
 @dataclass(frozen=True, slots=True)
 class ProcessCost:
-    """What one or several processes cost between two looks."""
+    """What one or several processes cost between two snapshots."""
 
     context_switches: int
     involuntary_switches: int  # of these, those in which the kernel took the core away
@@ -58,7 +58,7 @@ class ProcessLook:
     threads: dict[tuple[int, int], ThreadLook] = field(default_factory=dict)
 
     def since(self, earlier: "ProcessLook") -> ProcessCost:
-        """What was spent since an earlier look; a thread or child that is new counts whole."""
+        """The cost since an earlier snapshot; a thread or child that is new counts from its start."""
         none = ThreadLook(0, 0, 0, 0)
         pairs = [(now, earlier.threads.get(key, none)) for key, now in self.threads.items()]
         voluntary = sum(now.voluntary - then.voluntary for now, then in pairs)
@@ -77,7 +77,7 @@ class ProcessLook:
 
 
 def look(pid: int, *, children: bool = True, proc: Path = PROC) -> ProcessLook:
-    """Read a running process, and its children and theirs.
+    """Take a snapshot of a running process and of all its descendants.
 
     Raises:
         NotFoundError: there is no such process, or this system has no /proc.
@@ -93,7 +93,7 @@ def look(pid: int, *, children: bool = True, proc: Path = PROC) -> ProcessLook:
 
 @dataclass(frozen=True, slots=True)
 class ProcessUsage:
-    """What a process holds and has used, as one file of /proc says."""
+    """The memory and CPU time of a process, from /proc/PID/stat."""
 
     cpu_ns: int  # since it began, in steps of 10 ms
     memory_bytes: int  # resident
@@ -118,7 +118,7 @@ def usage(pid: int, proc: Path = PROC) -> ProcessUsage | None:
 
 
 def peak_bytes(pid: int, proc: Path = PROC) -> int | None:
-    """The most memory that a process and its children held, each at its own time (VmHWM); None where it is unknown."""
+    """The sum of the peak resident memory (VmHWM) of a process and its descendants, in bytes; None if unknown."""
     peaks = []
     for process in (pid, *descendants(pid, proc)):
         lines = [line.split() for line in _read(proc / str(process) / "status").splitlines()]
@@ -127,7 +127,7 @@ def peak_bytes(pid: int, proc: Path = PROC) -> int | None:
 
 
 def descendants(pid: int, proc: Path = PROC) -> tuple[int, ...]:
-    """Children and theirs, as /proc/PID/task/TID/children lists them (CONFIG_PROC_CHILDREN); none where it does not."""
+    """All descendants, from /proc/PID/task/TID/children; none if the kernel lacks it (CONFIG_PROC_CHILDREN)."""
     pids: list[int] = []
     waiting = [pid]
     while waiting:
@@ -140,9 +140,9 @@ def descendants(pid: int, proc: Path = PROC) -> tuple[int, ...]:
 
 
 def listening_process(port: int, proc: Path = PROC) -> int | None:
-    """The process of this machine that listens on a TCP port; of a parent and its workers, the parent.
+    """The pid of the process on this machine that listens on a TCP port; of a parent and its workers, the parent.
 
-    None where no process listens, or another user's does, whose open files are not ours to see.
+    None if no process listens there, or one of another user does, whose open files may not be read.
     """
     inodes = {f"socket:[{inode}]" for name in ("tcp", "tcp6") for inode in _listeners(proc / "net" / name, port)}
     holders = {int(folder.name) for folder in _entries(proc) if folder.name.isdigit() and _holds(folder, inodes)}
@@ -151,7 +151,7 @@ def listening_process(port: int, proc: Path = PROC) -> int | None:
 
 
 def socket_process(path: str) -> int | None:
-    """The process of this machine that listens on a Unix socket (unix(7), SO_PEERCRED); None where it does not say."""
+    """The pid of the process that listens on a Unix socket (unix(7), SO_PEERCRED); None if that is unknown."""
     if not hasattr(socket, "SO_PEERCRED"):
         return None
     with socket.socket(socket.AF_UNIX) as connection:
@@ -181,7 +181,7 @@ def _holds(folder: Path, inodes: set[str]) -> bool:
 
 
 def _add(seen: ProcessLook, pid: int, proc: Path) -> bool:
-    """Whether the process is there, and stayed until it was read."""
+    """Add a process to a snapshot; False if it does not exist, or ended while it was read."""
     folder = proc / str(pid)
     words = _read(folder / "stat").rpartition(")")[2].split()  # the name before it may hold spaces and brackets
     if len(words) < 13:

@@ -17,19 +17,19 @@ _NO_LIMIT = 1 << 60  # v1 writes a number near 2^63 for "none"
 
 
 def cpu_quota(root: Path = CGROUP_ROOT, proc: Path = PROC) -> float | None:
-    """The tightest CPU limit on the way from this process's groups to the root, maybe a fraction; None without one."""
+    """The lowest limit of this process's groups and their ancestors, in CPUs, maybe a fraction; None if unlimited."""
     return min((limit for folder in _folders(root, proc, "cpu") for limit in _cpu_limit(folder)), default=None)
 
 
 def memory_limit(root: Path = CGROUP_ROOT, proc: Path = PROC) -> int | None:
-    """The tightest memory limit in bytes on that way; None without one."""
+    """The lowest memory limit of these groups, in bytes; None if unlimited."""
     return min((limit for folder in _folders(root, proc, "memory") for limit in _memory_limit(folder)), default=None)
 
 
 def free_bytes(root: Path = CGROUP_ROOT, proc: Path = PROC) -> int | None:
-    """Memory that may still be taken: what the machine has available, or a group's limit leaves; None if unknown.
+    """Bytes of memory that may still be allocated: what the machine or a group's limit leaves; None if unknown.
 
-    What a group holds of files' pages counts as free: the kernel gives it up first.
+    A group's page cache counts as free: the kernel reclaims it first.
     """
     free = [left for folder in _folders(root, proc, "memory") for left in _memory_left(folder)]
     lines = _read(proc.parent / "meminfo").splitlines()
@@ -39,19 +39,19 @@ def free_bytes(root: Path = CGROUP_ROOT, proc: Path = PROC) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class UsableCpus:
-    """How many CPUs a process may use, and what bounds them, for the user to read."""
+    """How many CPUs a process may use, and what limits them, for the user to read."""
 
     count: int
     reason: str
 
 
 def usable_cpus(root: Path = CGROUP_ROOT, proc: Path = PROC) -> int:
-    """How many CPUs to size a pool of threads for: the least of mask, hardware and quota (rounded down); at least 1."""
+    """How many CPUs to size a thread pool for: the least of mask, hardware and quota (rounded down); at least 1."""
     return usable_cpus_and_why(root, proc).count
 
 
 def usable_cpus_and_why(root: Path = CGROUP_ROOT, proc: Path = PROC) -> UsableCpus:
-    """As `usable_cpus`, with the bound that is the tightest."""
+    """As `usable_cpus`, with the limit that is the lowest."""
     hardware, mask, limit = os.cpu_count() or 1, len(affinity_mask()), cpu_quota(root, proc)
     bounds = [(hardware, f"the machine has {_cpus(hardware)}"), (mask, f"the affinity mask has {_cpus(mask)}")]
     if limit is not None:

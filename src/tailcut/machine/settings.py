@@ -5,7 +5,7 @@ from tailcut.machine.finding import FAULT, NOTE, OK, WARNING, Check
 
 
 def governor(facts: MachineFacts) -> Check:
-    """A slow clock after each idle moment is the first request's latency."""
+    """A core that slows down while idle makes the next request slow."""
     if not facts.governors:
         return Check("governor", NOTE, "not visible here: the host sets the frequency, if it is set at all")
     shown = ", ".join(facts.governors)
@@ -16,7 +16,7 @@ def governor(facts: MachineFacts) -> Check:
 
 
 def turbo(facts: MachineFacts) -> Check:
-    """Turbo is fast and not steady: comparisons see the temperature too."""
+    """Turbo is fast but not steady: it makes comparisons depend on the temperature, too."""
     if facts.turbo is None:
         return Check("turbo", NOTE, "not visible here: the host decides")
     if not facts.turbo:
@@ -39,7 +39,7 @@ def smt(facts: MachineFacts) -> Check:
 
 
 def numa(facts: MachineFacts) -> Check:
-    """The kernel unmaps pages to see which processes fault on them."""
+    """NUMA balancing unmaps pages to see which threads fault on them."""
     if facts.nodes < 2:
         return Check("numa_balancing", OK, "one NUMA node: nothing to balance")
     if facts.numa_balancing:
@@ -63,7 +63,7 @@ def huge_pages(facts: MachineFacts) -> Check:
 
 
 def quota(facts: MachineFacts) -> Check:
-    """A quota is paid back in stalls."""
+    """A process that exceeds its CPU quota is stopped until the next period."""
     limit = facts.quota_cpus
     if limit is None:
         return Check("quota", OK, "no CPU quota on this control group")
@@ -78,7 +78,7 @@ def quota(facts: MachineFacts) -> Check:
 
 
 def cpuset(facts: MachineFacts) -> Check:
-    """Which CPUs are ours, and whether they lie together."""
+    """Which CPUs may be used, and whether they are on one NUMA node."""
     shown = f"{len(facts.mask)} of {len(facts.online)} CPUs"
     if len(facts.mask_nodes) > 1:
         node = facts.mask_nodes[0]
@@ -105,7 +105,7 @@ def isolated(facts: MachineFacts) -> Check:
 
 
 def swap(facts: MachineFacts) -> Check:
-    """A page that was swapped out comes back at a disk's speed."""
+    """A page that was swapped out is read back at the speed of a disk."""
     remedy = "sudo sysctl vm.swappiness=1"
     if facts.swapped_bytes:
         size = facts.swapped_bytes / (1 << 20)
@@ -123,14 +123,14 @@ def swap(facts: MachineFacts) -> Check:
 
 
 def virtualisation(facts: MachineFacts) -> Check:
-    """Inside a virtual machine, some causes cannot be seen or mended."""
+    """Inside a virtual machine, some causes can be neither seen nor fixed."""
     if not facts.hypervisor:
         return Check("virtualisation", OK, "no hypervisor was detected")
     return Check("virtualisation", NOTE, "a virtual machine: the host's governor, turbo and neighbours are hidden")
 
 
 def perf(facts: MachineFacts) -> Check:
-    """What the counters can tell about a tail."""
+    """Which counters are available to explain a tail."""
     if not facts.missing:
         return Check("perf", OK, "all counters work")
     reasons = {counter.reason: counter for counter in facts.missing}
@@ -140,7 +140,7 @@ def perf(facts: MachineFacts) -> Check:
 
 
 def threads(facts: MachineFacts) -> Check:
-    """More threads than cores take turns, and each turn waits for the slowest."""
+    """More threads than cores take turns, and every parallel section waits for the slowest thread."""
     set_to = {name: facts.environment[name] for name in THREAD_VARIABLES if name in facts.environment}
     wrong = {name: value for name, value in set_to.items() if not _within(value, facts.usable)}
     right = dict.fromkeys(wrong or ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(facts.usable))

@@ -9,7 +9,7 @@ from tailcut.machine.topology import Topology
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """One process's part. `pin` is empty where it is not to be bound; `node` is None where no one node fits."""
+    """One process's part. `pin` is empty if it is not to be bound; `node` is None if no single node holds the part."""
 
     cpus: int  # how many to size thread pools for
     pin: tuple[int, ...] = ()
@@ -36,7 +36,7 @@ def shares(machine: Topology, allowed: Collection[int], usable: int, count: int)
     near = {cpu: node.number for node in machine.nodes for cpu in node.cpus}
     cores = sorted(machine.cores, key=lambda core: (near.get(core.cpus[0], 0), core.package, core.cpus))
     ordered = [cpu for core in cores for cpu in core.cpus if cpu in allowed]
-    ordered += sorted(set(allowed) - set(ordered))  # what the machine's files do not list
+    ordered += sorted(set(allowed) - set(ordered))  # CPUs that sysfs does not list
     bounds = [len(ordered) * number // count for number in range(count + 1)]
     parts = [tuple(ordered[bounds[number] : bounds[number + 1]]) for number in range(count)]
     return [Share(len(part), part, _only_node(part, near) if len(machine.nodes) > 1 else None) for part in parts]

@@ -31,7 +31,7 @@ class Core:
 
     @property
     def siblings(self) -> tuple[int, ...]:
-        """Its CPUs beyond the first: simultaneous threads that share its execution units."""
+        """Its CPUs beyond the first: hardware threads that share its execution units."""
         return self.cpus[1:]
 
 
@@ -58,7 +58,7 @@ class Topology:
 
 
 def topology(root: Path = SYSFS) -> Topology:
-    """Read the machine; missing files mean the simplest machine that fits."""
+    """Read the machine; where files are missing, the simplest machine that fits is assumed."""
     online = parse_cpu_list(_read(root / "cpu" / "online")) or tuple(range(os.cpu_count() or 1))
     return Topology(_cores(root, online), _caches(root, online), _nodes(root, online))
 
@@ -69,7 +69,7 @@ def cores_of(machine: Topology, cpus: Collection[int]) -> int:
 
 
 def parse_cpu_list(text: str) -> tuple[int, ...]:
-    """The kernel's list format: `0-3,8,10-11`."""
+    """Parse the kernel's list format: `0-3,8,10-11`."""
     cpus: list[int] = []
     for part in text.strip().split(","):
         low, dash, high = part.partition("-")

@@ -1,4 +1,4 @@
-"""How long this process's threads were ready and had no CPU (Linux; unknown elsewhere).
+"""How long this process's threads were ready to run and had no CPU (Linux; unknown elsewhere).
 
 /proc/self/task/TID/schedstat: time on a CPU, time waiting for one, slices (kernel documentation,
 scheduler/sched-stats.rst). Files stay open and are read in place, 2 us per thread.
@@ -14,9 +14,9 @@ _MOST_THREADS = 32  # that are watched, with a file each
 
 
 def runnable_s() -> float:
-    """Seconds that this thread ran or waited for a CPU; where the kernel does not count the latter, ran.
+    """Seconds that this thread ran or waited for a CPU; without the waiting where the kernel does not count it.
 
-    A thread that always has something to do is at its limit, also where others leave it less than a core.
+    A thread for which this grows as fast as the clock is at its limit, even if others leave it less than a core.
     """
     try:
         ran, waited, _ = Path("/proc/thread-self/schedstat").read_text(encoding="ascii").split()
@@ -37,13 +37,13 @@ class CpuWaiting:
 
     def __init__(self, tasks: Path = _TASKS, main: int | None = None) -> None:
         self._tasks = tasks
-        self._main = str(os.getpid() if main is None else main)  # a process's first thread has its number
+        self._main = str(os.getpid() if main is None else main)  # the main thread's id is the pid
         self._files: dict[str, int] = {}
         self._waited: dict[str, int] = {}
         self.refresh()
 
     def refresh(self) -> None:
-        """Take up threads that came, and drop those that went."""
+        """Add threads that started, and drop those that ended."""
         with suppress(OSError):
             names = sorted(os.listdir(self._tasks), key=int)[:_MOST_THREADS]  # noqa: PTH208  names, not paths
             for gone in self._files.keys() - set(names):
@@ -55,7 +55,7 @@ class CpuWaiting:
                     self._waited[name] = self._read(name)
 
     def longest_ns(self) -> tuple[int, int]:
-        """What the main thread has waited since the last call, and the longest that another has.
+        """Nanoseconds that the main thread has waited since the last call, and the most that any other thread has.
 
         Both are 0 where the kernel does not tell.
         """

@@ -1,4 +1,4 @@
-"""Numbers in, numbers out: no clock, no file."""
+"""Statistics: numbers in, numbers out, without clocks or files."""
 
 from tailcut.stats.bootstrap import (
     bootstrap_interval,

@@ -1,13 +1,13 @@
 """Ratios between interleaved measurements, with intervals by a paired block bootstrap.
 
-A run measures A B A B ...: block i of one side stands next to block i of the other. Resampling draws *pairs of blocks*
-with replacement, which keeps what the machine did to both alike, then points within each drawn block, which
-keeps the noise inside a block (Davison and Hinkley, Bootstrap Methods and their Application, section 3.8: hierarchical
-data). With one block a side only the second step is left, and slow drift of the machine goes unseen. A few blocks vary
-less among themselves than blocks do, so the draws' percentiles are expanded for their number; and where they are too
-few for that, the interval also holds that of Student's t over the ratios of the pairs.
+A run measures A B A B ...: block i of one side is next to block i of the other. Resampling draws *pairs of blocks* with
+replacement, which preserves influences of the machine on both, and then points within each drawn block, which preserves
+the noise inside a block (Davison and Hinkley, Bootstrap Methods and their Application, section 3.8: hierarchical data).
+With one block per side, only the second step is left, and slow drift of the machine is not seen. Draws of a few blocks
+vary less than blocks do, so the percentiles of the draws are expanded for their number; and where there are too few for
+that, the interval also includes that of Student's t over the ratios of the pairs.
 
-Micro-benchmarks measure one point of each side in a round. There the rows of one array are drawn, all draws at once.
+Micro-benchmarks measure one point of each side per round. For these, rows of one array are drawn, all draws at once.
 """
 
 import math
@@ -21,16 +21,16 @@ from tailcut.errors import InvalidInputError
 from tailcut.stats.rank import PAIRS_NEEDED, signed_rank_interval
 from tailcut.stats.sample import CONFIDENCE, Interval, Sample, percentile
 
-_POINTS_AT_ONCE = 2_000_000  # 16 MB of float64: the draws of large samples are made in parts
-_PAIRS = 3  # that Student's t needs
-_FEW_BLOCKS = 8  # with fewer, expanded percentiles are too sure of themselves
-# The 0.995-quantile of Student's t by degrees of freedom; index 0 unused.
+_POINTS_AT_ONCE = 2_000_000  # 16 MB of float64: draws of large samples are made in parts
+_PAIRS = 3  # needed for Student's t
+_FEW_BLOCKS = 8  # with fewer, intervals by expanded percentiles are too narrow
+# The 0.995-quantile of Student's t by degrees of freedom; index 0 is unused.
 _STUDENT_99 = (np.inf, 63.66, 9.925, 5.841, 4.604, 4.032, 3.707)
 
 
 @dataclass(frozen=True, slots=True)
 class _Side:
-    """Blocks of one side, one after the other: where each begins, and how long it is."""
+    """The blocks of one side, concatenated: where each begins, and its length."""
 
     points: np.ndarray
     begins: np.ndarray
@@ -42,9 +42,9 @@ class _Side:
         return cls(np.concatenate([sample.values for sample in samples]), np.cumsum(lengths) - lengths, lengths)
 
     def again(self, blocks: np.ndarray, random: np.random.Generator) -> np.ndarray:
-        """Points drawn within each of these blocks, as many as it has; a call for each block would draw the same."""
+        """Points drawn within each of these blocks, as many as the block has; equal to the draws block by block."""
         begins, lengths = self.begins[blocks], self.lengths[blocks]
-        if (lengths == lengths[0]).all():  # a single bound is quicker
+        if (lengths == lengths[0]).all():  # a single bound is faster
             places = (random.integers(0, lengths[0], (len(blocks), lengths[0])) + begins[:, None]).ravel()
         else:
             places = random.integers(0, lengths.repeat(lengths)) + begins.repeat(lengths)
@@ -61,17 +61,17 @@ def ratio_interval(  # noqa: PLR0913  two sides, and how they are drawn
     resamples: int = 1000,
     seed: int = 0,
 ) -> Interval:
-    """The ratio of the q-percentiles, new to old, of the blocks of each side taken together, with its interval.
+    """The ratio of the q-percentiles, new to old, of all blocks of each side together, with its interval.
 
     Args:
-        new, old: blocks in the order they were measured, as many of one as of the other.
-        q: 0 to 1.
-        confidence: of the interval; of fewer than eight blocks at least 99 %.
-        resamples: bootstrap draws.
-        seed: of the draws, so that a result can be computed again.
+        new, old: equally many blocks, in the order in which they were measured.
+        q: the percentile, from 0 to 1.
+        confidence: of the interval; with fewer than eight blocks, at least 99 %.
+        resamples: the number of bootstrap draws.
+        seed: of the draws, so that a result can be reproduced.
 
     Raises:
-        InvalidInputError: no blocks, or not equally many.
+        InvalidInputError: there are no blocks, or not equally many.
     """
     if not new or len(new) != len(old):
         raise InvalidInputError(
@@ -100,17 +100,17 @@ def bootstrap_interval(
     resamples: int = 1000,
     seed: int = 0,
 ) -> Interval:
-    """A statistic of points drawn from one population, with its interval: the draws' percentiles, expanded.
+    """A statistic of independent points, with its interval: the expanded percentiles of bootstrap draws.
 
     Args:
         points: of shape (n,), or (n, k) where the k figures of a row belong together.
-        statistic: takes draws of shape (draws, n) or (draws, n, k) and gives one figure for each.
+        statistic: takes draws of shape (draws, n) or (draws, n, k), and returns one figure for each draw.
         confidence: of the interval.
-        resamples: bootstrap draws.
-        seed: of the draws, so that a result can be computed again.
+        resamples: the number of bootstrap draws.
+        seed: of the draws, so that a result can be reproduced.
 
     Raises:
-        InvalidInputError: fewer than two points, or not all finite.
+        InvalidInputError: there are fewer than two points, or not all are finite.
     """
     points = np.asarray(points, np.float64)
     n = len(points)
@@ -126,25 +126,25 @@ def bootstrap_interval(
 
 
 def medians(draws: np.ndarray) -> np.ndarray:
-    """The median of each row, a point of it: of an even number the lower of the two in the middle."""
+    """The median of each row as one of its points: for an even number, the lower of the two in the middle."""
     rank = max(0, math.ceil(draws.shape[-1] / 2) - 1)
     middle: np.ndarray = np.partition(draws, rank, axis=-1)[..., rank]
     return middle
 
 
 def median_interval(points: np.ndarray, *, seed: int = 0) -> Interval:
-    """The median of points with its 99 % bootstrap interval."""
+    """The median of points, with its 99 % bootstrap interval."""
     return bootstrap_interval(points, medians, seed=seed)
 
 
 def median_ratio_interval(new: np.ndarray, old: np.ndarray, *, seed: int = 0) -> Interval:
     """The median of the ratios of neighbours in time, new to old, with its 99 % bootstrap interval.
 
-    A round measures both sides right after each other, so whatever slows the machine for longer than a round
-    divides out before anything is averaged.
+    A round measures both sides one right after the other, so anything that slows the machine for longer than a round
+    cancels out before averaging.
 
     Raises:
-        InvalidInputError: not equally many, fewer than two, or a figure that is not positive.
+        InvalidInputError: there are not equally many, fewer than two, or a figure is not positive.
     """
     new, old = np.asarray(new, np.float64), np.asarray(old, np.float64)
     if new.shape != old.shape or new.size < 2 or min(new.min(), old.min()) <= 0:
@@ -153,13 +153,13 @@ def median_ratio_interval(new: np.ndarray, old: np.ndarray, *, seed: int = 0) ->
 
 
 def paired_ratio_interval(new: Sequence[float], old: Sequence[float]) -> Interval:
-    """The ratio of paired positive figures (one throughput for each block, say), new to old, with its 99 % interval.
+    """The ratio of paired positive figures (such as a throughput per block), new to old, with its 99 % interval.
 
-    On the logarithms of the pairs' ratios: by signed ranks from 8 pairs on, by Student's t below, where a bootstrap
-    would be far too sure of itself, having only those few to draw from.
+    It is computed on the logarithms of the pairs' ratios: by signed ranks for 8 pairs or more, by Student's t for
+    fewer, where a bootstrap interval would be far too narrow.
 
     Raises:
-        InvalidInputError: fewer than three pairs, not equally many, or a figure that is not positive.
+        InvalidInputError: there are fewer than three pairs, not equally many, or a figure is not positive.
     """
     if len(new) != len(old) or len(new) < _PAIRS or min(*new, *old) <= 0:
         raise InvalidInputError("a paired ratio needs at least three pairs of positive figures")
@@ -179,10 +179,11 @@ def _bounds(point: float, draws: np.ndarray, confidence: float) -> Interval:
 
 
 def _expanded(confidence: float, n: int) -> float:
-    """The confidence to ask of the draws' percentiles so that they cover as promised with n points.
+    """The confidence for the draws' percentiles with which the interval has the wanted coverage for n points.
 
-    Draws vary less than samples do, by (n - 1) / n in variance, and know nothing of Student's t (Hesterberg, What
-    Teachers Should Know About the Bootstrap, The American Statistician 69, 2015: expanded percentiles).
+    The variance of draws is smaller than that of samples, by (n - 1) / n, and draws do not account for Student's t
+    (Hesterberg, What Teachers Should Know About the Bootstrap, The American Statistician 69, 2015: expanded
+    percentiles).
     """
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
     t = z + (z**3 + z) / (4 * (n - 1))

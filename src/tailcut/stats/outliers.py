@@ -1,8 +1,8 @@
-"""Points that stand apart, by Tukey's fences: labelled, counted and shown, never removed.
+"""Outliers by Tukey's fences, which are counted and shown, but never removed.
 
-A point is mild beyond 1.5 times the distance of the quartiles from the nearer quartile, severe beyond 3 times (Tukey,
-Exploratory Data Analysis, chapter 2). Of a normal distribution 0.7 % are mild or worse; a machine with neighbours has
-more, nearly all of them high.
+A point is a mild outlier if it is more than 1.5 interquartile ranges beyond the nearer quartile, and a severe one
+beyond 3 (Tukey, Exploratory Data Analysis, chapter 2). In a normal distribution, 0.7 % are mild or worse; a shared
+machine has more, nearly all of them high.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ _MILD, _SEVERE = 1.5, 3.0
 
 @dataclass(frozen=True, slots=True)
 class Outliers:
-    """How many points lie beyond each fence, and where the fences stand."""
+    """The number of points beyond each fence, and the positions of the fences."""
 
     low_severe: int
     low_mild: int
@@ -26,7 +26,7 @@ class Outliers:
 
     @property
     def total(self) -> int:
-        """All that stand apart."""
+        """The number of all outliers."""
         return self.low_severe + self.low_mild + self.high_mild + self.high_severe
 
 

@@ -1,4 +1,4 @@
-"""Whether a count out of a total can be chance."""
+"""Whether a count out of a total can be due to chance."""
 
 import math
 
@@ -9,15 +9,15 @@ from tailcut.stats.sample import CONFIDENCE
 
 
 def is_above(count: int, total: int, share: float, confidence: float = CONFIDENCE) -> bool:
-    """Whether `count` of `total` show that the true share is larger: the exact one-sided binomial test.
+    """Whether `count` of `total` show that the true share is larger than `share`: the exact one-sided binomial test.
 
     Args:
         count, total: how many had the property, of how many that were drawn independently.
-        share: what the true share is compared with, between 0 and 1.
-        confidence: one minus the probability that a true share of `share` is taken for a larger one.
+        share: the share to compare with, between 0 and 1.
+        confidence: one minus the probability that a true share of `share` is taken to be larger.
 
     Raises:
-        InvalidInputError: a share that is none, or a count outside 0 to total.
+        InvalidInputError: the share is not between 0 and 1, or the count not from 0 to total.
     """
     if not 0 < share < 1 or not 0 <= count <= total:
         raise InvalidInputError(f"cannot compare {count} of {total} with a share of {share}")

@@ -1,9 +1,9 @@
-"""The middle of paired differences with an interval that no single wild pair can stretch.
+"""The centre of paired differences, with an interval that single outliers cannot widen.
 
 The Hodges-Lehmann estimate: the median of all averages of two differences (Walsh averages). Its interval comes from
-Wilcoxon's signed-rank distribution, which is exact for symmetric differences, and differences of interleaved
-measurements are symmetric when nothing changed (Hollander, Wolfe and Chicken, Nonparametric Statistical Methods, 3rd
-ed., section 3.3). A machine that stalls in one pair of ten costs Student's t its power; here it costs one rank.
+Wilcoxon's signed-rank distribution, which is exact for symmetric differences; those of interleaved measurements are
+symmetric if nothing has changed (Hollander, Wolfe and Chicken, Nonparametric Statistical Methods, 3rd ed., section
+3.3). A stall of the machine in one pair of ten makes Student's t useless; here it costs one rank.
 """
 
 import math
@@ -16,14 +16,14 @@ from numpy.typing import ArrayLike
 from tailcut.errors import InvalidInputError
 from tailcut.stats.sample import CONFIDENCE, Interval
 
-PAIRS_NEEDED = 8  # below it no signed-rank interval reaches 99 %: 2 / 2**7 is over 1 %
+PAIRS_NEEDED = 8  # with fewer, no signed-rank interval reaches 99 %: 2 / 2**7 is over 1 %
 
 
 def signed_rank_interval(differences: ArrayLike, confidence: float = CONFIDENCE) -> Interval:
-    """The centre of paired differences (one dimension, at least 8 at 99 %), with its interval.
+    """The centre of paired differences, of shape (n,) with at least 8 for 99 %, with its interval.
 
     Raises:
-        InvalidInputError: too few to be that sure.
+        InvalidInputError: there are too few for that confidence.
     """
     values = np.asarray(differences, np.float64).reshape(-1)
     count = len(values)
@@ -37,8 +37,8 @@ def signed_rank_interval(differences: ArrayLike, confidence: float = CONFIDENCE)
 
 @cache
 def _tail_rank(count: int, tail: float) -> int:
-    """The largest rank sum that is at most so rare, -1 where none is."""
-    if count > 60:  # the normal approximation is good to a rank here
+    """The largest rank sum whose lower tail has at most this probability; -1 where there is none."""
+    if count > 60:  # here the normal approximation is accurate to one rank
         mean, spread = count * (count + 1) / 4, math.sqrt(count * (count + 1) * (2 * count + 1) / 24)
         return int(mean + spread * NormalDist().inv_cdf(tail) - 0.5)
     ways = np.zeros(count * (count + 1) // 2 + 1)

@@ -1,9 +1,9 @@
-"""The straight line through total times against numbers of calls: its slope is the time of one call.
+"""The straight line through total times against numbers of calls, whose slope is the time of one call.
 
-What a sample costs once, whatever the number of calls, is in the intercept and not in the slope, so the slope checks
-the median of the quotients by another way. The line goes through the medians at the fewest and at the most calls: least
-squares, which follows every spike of a busy machine, gave slopes below zero there. The median of a sum of n times lies
-below its mean by a term that does not grow with n, so the slope is that of the means all the same.
+The fixed cost of a sample is in the intercept and not in the slope, so the slope is an independent check of the median
+of the quotients. The line goes through the medians at the fewest and at the most calls: least squares follows every
+spike of a busy machine, and gave negative slopes there. The median of a sum of n times is below its mean by a term that
+does not grow with n, so the slope is still that of the means.
 """
 
 from dataclasses import dataclass
@@ -17,9 +17,9 @@ from tailcut.stats.sample import Interval
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line: its slope with the 99 % interval, where it starts, and how far the points between its ends lie off it.
+    """A line: its slope with a 99 % interval, its intercept, and how far the points between its ends are off it.
 
-    `bend` is the median at the numbers of calls in between, over what the line says there, less 1.
+    `bend` is the median at the numbers of calls in between, divided by the value of the line there, minus 1.
     """
 
     slope: Interval
@@ -30,10 +30,10 @@ class Line:
 def fit_line(x: np.ndarray, y: np.ndarray, *, seed: int = 0) -> Line:
     """The line through the medians of y at the least and the greatest x.
 
-    The points at each x are taken in their order: those of a row stand near each other in time and are drawn together.
+    The points at each x are in the order of time: those with the same index are neighbours in time, and drawn together.
 
     Raises:
-        InvalidInputError: fewer than five points at some x, or all at one x.
+        InvalidInputError: there are fewer than five points at some x, or only one x.
     """
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     places, counts = np.unique(x, return_counts=True)

@@ -1,8 +1,8 @@
-"""A sample of one quantity, its percentiles, and how sure of them one may be.
+"""A sample of one quantity, and its percentiles with confidence intervals.
 
 Intervals are distribution-free, from order statistics: the number of points below the q-quantile is binomial(n, q)
-whatever the distribution, so two of the sorted points enclose it with at least the confidence asked for (David and
-Nagaraja, Order Statistics, 3rd ed., section 7.1).
+for any distribution, so two of the sorted points enclose it with at least the wanted confidence (David and Nagaraja,
+Order Statistics, 3rd ed., section 7.1).
 """
 
 import math
@@ -20,7 +20,7 @@ CONFIDENCE = 0.99
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A figure and the bounds it lies between with some confidence."""
+    """A figure with the bounds of its confidence interval."""
 
     point: float
     low: float
@@ -38,7 +38,7 @@ class Sample:
         """A sample of one-dimensional values.
 
         Raises:
-            InvalidInputError: fewer than two, or not all finite.
+            InvalidInputError: there are fewer than two, or not all are finite.
         """
         array = np.sort(np.asarray(values, np.float64).reshape(-1))
         if len(array) < 2 or not np.isfinite(array).all():
@@ -51,14 +51,17 @@ class Sample:
 
     @cached_property
     def median(self) -> float:
-        """The 0.5-percentile."""
+        """The 0.5-quantile."""
         return percentile(self, 0.5)
 
 
 def samples_needed(q: float, confidence: float = CONFIDENCE) -> int:
-    """Points without which the q-percentile is unknown: fewer, and the largest may well lie below it.
+    """The number of points needed to know the q-percentile: with fewer, all of them may be below it.
 
-    The largest of n lies below the quantile with probability q**n. At 99 %: 90 for p95, 459 for p99, 4,603 for p99.9.
+    The largest of n is below the quantile with probability q**n. At 99 %: 90 for p95, 459 for p99, 4,603 for p99.9.
+
+    Raises:
+        InvalidInputError: `q` is not between 0 and 1.
     """
     if not 0 < q < 1:
         raise InvalidInputError(f"a percentile must be between 0 and 1, got {q}")
@@ -67,12 +70,12 @@ def samples_needed(q: float, confidence: float = CONFIDENCE) -> int:
 
 
 def percentile(sample: Sample, q: float) -> float:
-    """The q-percentile, 0 to 1: the smallest point with at least a share q of the points at or below it."""
+    """The q-percentile, with q from 0 to 1: the smallest point with at least a share q of the points at or below it."""
     return float(sample.values[max(0, math.ceil(q * len(sample)) - 1)])
 
 
 def percentile_interval(sample: Sample, q: float, confidence: float = CONFIDENCE) -> Interval | None:
-    """The q-percentile with its interval, or None when the sample is too small to know it."""
+    """The q-percentile with its interval; None where the sample is too small for it."""
     n = len(sample)
     if n < samples_needed(q, confidence):
         return None
@@ -81,15 +84,15 @@ def percentile_interval(sample: Sample, q: float, confidence: float = CONFIDENCE
 
 
 def _ranks(n: int, q: float, confidence: float) -> tuple[int, int]:
-    """Indices of the sorted points that enclose the quantile: the binomial's own quantiles.
+    """The indices of the sorted points that enclose the quantile: quantiles of the binomial distribution.
 
-    The normal approximation gives the neighbourhood, the exact distribution function the place.
+    They are found near the normal approximation, by the exact distribution function.
     """
     spread = NormalDist().inv_cdf(0.5 + confidence / 2) * math.sqrt(n * q * (1 - q))
     reach = range(max(0, int(n * q - 2 * spread) - 5), min(n, int(n * q + 2 * spread) + 6) + 1)
     below = _binomial_cdf(n, q, reach)
     alpha = (1 - confidence) / 2
-    # X of the n points lie below the quantile; sorted point number k (from 0) does when X > k.
+    # X of the n points are below the quantile; the sorted point with index k is if X > k.
     low = max((k for k in reach if below[k] <= alpha), default=-1)
     high = min((k for k in reach if below[k] >= 1 - alpha), default=n)
     return min(max(low, 0), n - 1), min(high, n - 1)

@@ -1,4 +1,4 @@
-"""Better, worse, or not to be told apart: an improvement that is not significant is not one."""
+"""Better, worse or indistinct: an improvement that is not significant is not one."""
 
 from enum import StrEnum
 
@@ -6,7 +6,7 @@ from tailcut.stats.sample import Interval
 
 
 class Verdict(StrEnum):
-    """What a comparison says."""
+    """The result of a comparison."""
 
     BETTER = "better"
     WORSE = "worse"
@@ -14,10 +14,10 @@ class Verdict(StrEnum):
 
 
 def verdict(ratio: Interval, noise: float = 0.02) -> Verdict:
-    """Judge the ratio of a quantity of which less is better, new to old.
+    """Judge the ratio, new to old, of a quantity of which less is better.
 
-    Better or worse only when the whole interval lies beyond the noise threshold: a difference that is real but too
-    small to matter is indistinct too.
+    It is better or worse only if the whole interval is beyond the noise threshold: a real difference that is too small
+    to matter is also indistinct.
     """
     if ratio.high < 1 - noise:
         return Verdict.BETTER

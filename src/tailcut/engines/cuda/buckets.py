@@ -1,4 +1,4 @@
-"""Batch buckets: a captured graph has one size, so a batch is computed in the smallest bucket that holds it. Pure."""
+"""Batch buckets: a captured graph has a fixed size, so a batch is padded to the smallest bucket that holds it. Pure."""
 
 from bisect import bisect_left
 from collections.abc import Callable
@@ -7,13 +7,13 @@ from typing import Literal
 
 
 def power_of_two(rows: int) -> int:
-    """The smallest power of two that holds this many rows: less than half of it is filling."""
+    """The smallest power of two that holds this many rows: less than half of it is padding."""
     return 1 << (rows - 1).bit_length()
 
 
 @dataclass(frozen=True, slots=True)
 class Buckets:
-    """Sizes in rows, ascending and different; powers of two hold the batches that none of them does."""
+    """Sizes in rows, strictly ascending; larger batches are padded to powers of two."""
 
     sizes: tuple[int, ...]
 
@@ -28,7 +28,7 @@ class Buckets:
 
 
 def bucket_of(setting: Literal["auto", "off"] | tuple[int, ...]) -> Callable[[int], int]:
-    """How many rows a batch of this many is computed as, by `engine.cuda.buckets`."""
+    """The function from the rows of a batch to the rows that are computed, for a setting `engine.cuda.buckets`."""
     if setting == "off":
         return lambda rows: rows
     return power_of_two if setting == "auto" else Buckets(setting).of
@@ -36,11 +36,11 @@ def bucket_of(setting: Literal["auto", "off"] | tuple[int, ...]) -> Callable[[in
 
 @dataclass(frozen=True, slots=True)
 class GraphKey:
-    """What a captured graph was captured for: it computes nothing else.
+    """Identifies a captured graph, which can compute nothing else.
 
     Args:
-        slot: whose memory it reads and writes.
-        shapes: of its inputs, rows of the bucket included.
+        slot: the slot whose memory it reads and writes.
+        shapes: of its inputs, with the rows of the bucket.
     """
 
     slot: int

@@ -1,4 +1,4 @@
-"""What the engine asks of a device: copies, graphs and waiting, on streams of their own."""
+"""What the engine needs of a device: copies, graphs and waiting, on separate streams."""
 
 import contextlib
 import time
@@ -23,13 +23,13 @@ _ORDER = (SlotState.FREE, SlotState.COPYING_IN, SlotState.COMPUTING, SlotState.C
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """What computes a batch again, on the same memory.
+    """Computes further batches on the same memory.
 
     Args:
-        replay: the call.
+        replay: the call that computes.
         results: the tensors that it writes.
-        pool: of the device's memory, which it computes in; None: it takes memory anew each time.
-        captured: whether replaying launches all operators at once, with the kernels that were chosen then.
+        pool: the pool of device memory that it uses; None: it allocates memory each time.
+        captured: whether replaying launches all operators at once, with the kernels chosen at capture.
     """
 
     replay: Step
@@ -39,7 +39,7 @@ class Graph:
 
 
 def _register(address: int, size_bytes: int) -> bool:
-    """Whether CUDA registered it; where it did not, no later launch is blamed for that."""
+    """Register host memory with CUDA; returns whether that succeeded. An error is cleared, so no launch raises it."""
     if int(torch.cuda.cudart().cudaHostRegister(address, size_bytes, 0)) == 0:
         return True
     _clear_error()
@@ -47,17 +47,17 @@ def _register(address: int, size_bytes: int) -> bool:
 
 
 def _clear_error() -> None:
-    """Forget the last error of this thread, which PyTorch raises after the next launch of any kernel.
+    """Clear the last error of this thread, which PyTorch would raise after the next launch of any kernel.
 
-    Its binding of the runtime leaves it set (`C10_CUDA_ERROR_HANDLED`) and has no `cudaGetLastError`, but the check
-    after a launch calls that before it raises (`c10_cuda_check_implementation`). So a launch is made for it.
+    Its binding of the runtime leaves the error set (`C10_CUDA_ERROR_HANDLED`) and has no `cudaGetLastError`, but the
+    check after a launch calls that before it raises (`c10_cuda_check_implementation`). So a kernel is launched.
     """
     with contextlib.suppress(RuntimeError):
-        torch.ones(1, device="cuda")  # the current one
+        torch.ones(1, device="cuda")  # the current device
 
 
 def _unregister(address: int) -> None:
-    if int(torch.cuda.cudart().cudaHostUnregister(address)) != 0:  # where the device is lost: then all of it is
+    if int(torch.cuda.cudart().cudaHostUnregister(address)) != 0:  # the device is lost, and the registration with it
         _clear_error()
 
 
@@ -65,55 +65,55 @@ _PINNED = PinnedMemory(_register, _unregister)
 
 
 class NotCapturedError(Exception):
-    """What was computed just before cannot be captured, such as an operator that waits for the device."""
+    """A computation cannot be captured, for example because an operator waits for the device."""
 
 
 class ComputeDevice(Protocol):
-    """A place to compute; steps given to it begin in order of their waits, and may not have ended on return."""
+    """A device; steps enqueued on it begin in the order of their waits, and may end after `enqueue` returns."""
 
     name: torch.device
-    gate: CaptureGate  # that its callers pass: of all engines in the process, as PyTorch has one capture at a time
+    gate: CaptureGate  # for all engines in the process, because PyTorch allows one capture at a time
 
     def enqueue(self, state: SlotState, events: dict[SlotState, Any], step: Step) -> None:
-        """Have a step run on the stream of its state, after the event that `WAITS` names; leave its own event."""
+        """Enqueue a step on the stream of its state, after the event in `WAITS`; record an event of its own."""
 
     def capture(self, compute: Callable[[], Sequence[Any]], pool: Any = None) -> Graph:
-        """What computes again what `compute` did; nothing else may be launched meanwhile.
+        """Capture `compute` as a graph; nothing else may be launched meanwhile.
 
         Args:
-            compute: a batch, computed on the stream of `COMPUTING` before: what it does once must be done.
-            pool: of an earlier graph, never computed at the same time, whose memory this one shares; None: its own.
+            compute: computes a batch; it must have run before on the stream of `COMPUTING`, to do one-time work.
+            pool: the memory pool of an earlier graph that never runs simultaneously; None: a new one.
 
         Raises:
-            NotCapturedError: it computes, but cannot be captured.
+            NotCapturedError: it cannot be captured.
         """
 
     def wait(self, events: dict[SlotState, Any]) -> None:
-        """Wait until the output has arrived."""
+        """Wait until the output has been copied."""
 
     def elapsed_us(self, events: dict[SlotState, Any]) -> tuple[float, float, float]:
-        """Of what has been waited for: the time of copying in, computing and copying out, by the device's own clock.
+        """The times of copying in, computing and copying out in microseconds, after `wait`, by the device's clock.
 
-        Each begins where the step before it has ended, so waiting for a stream that is busy counts.
+        Each begins at the end of the step before, so waiting for a busy stream is included.
         """
 
     def zeros(self, shape: tuple[int, ...], dtype: Any) -> Any:
-        """Memory of its own, for input."""
+        """Allocate zeroed device memory for input."""
 
     def pin(self, array: np.ndarray) -> None:
-        """Have copies from and to an array's memory run beside everything else."""
+        """Make copies from and to an array's memory asynchronous."""
 
     def unpin(self) -> None:
-        """Undo every `pin`; no call may be under way."""
+        """Undo every `pin`; no call may be in progress."""
 
     def give_back(self) -> None:
-        """Give the memory that is kept for later batches to the driver."""
+        """Return cached memory to the driver."""
 
     def recover(self) -> None:
-        """Wait for everything and give back what is cached, after a failure.
+        """Wait for all work and return cached memory, after a failure.
 
         Raises:
-            DeviceLostError: it computes nothing more.
+            DeviceLostError: the device cannot compute any more.
         """
 
 
@@ -147,7 +147,7 @@ class Cuda:
         graph = torch.cuda.CUDAGraph()
         try:
             with (
-                torch.cuda.stream(stream),  # which is left whatever becomes of the capture
+                torch.cuda.stream(stream),  # is restored even if the capture fails
                 torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"),
             ):
                 results = compute()
@@ -167,13 +167,13 @@ class Cuda:
         return first, second, third
 
     def zeros(self, shape: tuple[int, ...], dtype: Any) -> Any:
-        """See `ComputeDevice.zeros`; zeroed on the stream that input is copied on, so that no zero arrives after it."""
+        """See `ComputeDevice.zeros`; zeroed on the stream of input copies, so that zeros never overwrite input."""
         with torch.cuda.stream(self._streams[SlotState.COPYING_IN]):
             return torch.zeros(shape, dtype=dtype, device=self.name)
 
     def pin(self, array: np.ndarray) -> None:
-        """See `ComputeDevice.pin`; where it is refused, copies take a detour."""
-        with torch.cuda.device(self.name):  # else PyTorch would set up the first device, too
+        """See `ComputeDevice.pin`; where that is refused, the driver stages copies."""
+        with torch.cuda.device(self.name):  # otherwise, PyTorch would initialise the first device, too
             _PINNED.hold(array, self)
 
     def unpin(self) -> None:
@@ -200,7 +200,7 @@ class Cuda:
 
 
 class StandIn:
-    """The CPU in a device's place: every step runs at once."""
+    """The CPU in place of a device: every step runs at once."""
 
     name = torch.device("cpu")
     gate = CaptureGate()
@@ -209,7 +209,7 @@ class StandIn:
         """See `ComputeDevice.enqueue`."""
         before = WAITS[state]
         if before is not None:
-            assert before in events  # noqa: S101  what a stream would wait for
+            assert before in events  # noqa: S101  a stream would wait for it
         else:
             events[SlotState.FREE] = time.perf_counter_ns()
         step()
@@ -254,7 +254,7 @@ class StandIn:
 _BEFORE: list[bool] = []  # products, convolutions
 
 
-def _set_tf32(on: bool) -> None:  # noqa: FBT001  the value itself
+def _set_tf32(on: bool) -> None:  # noqa: FBT001  the value to set
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     _BEFORE[:] = matmul.allow_tf32, cudnn.allow_tf32
     matmul.allow_tf32 = cudnn.allow_tf32 = on
@@ -268,16 +268,16 @@ _TF32 = Switch(_set_tf32, _reset_tf32)
 
 
 def products_in(*, tf32: bool) -> AbstractContextManager[None]:
-    """Have float32 products and convolutions that are launched or captured meanwhile multiply in tf32, or not.
+    """Set whether float32 products and convolutions that are launched or captured meanwhile use tf32.
 
-    PyTorch has one switch for the process, which is off for products and on for convolutions. Models that want the
-    same hold it together; tf32 and float32 wait for each other, also while one is compiled.
+    PyTorch has one switch for the process, which by default is off for products and on for convolutions. Models with
+    the same value can hold it together; tf32 and float32 wait for each other, also while one is compiled.
     """
     return _TF32.held(value=tf32)
 
 
 def missing(index: int = 0) -> str:
-    """Why there is no such CUDA device here, in one line; "" where there is one."""
+    """Why there is no CUDA device with this index, in one line; "" where there is one."""
     if torch.version.cuda is None:
         return f"device cuda: PyTorch {torch.__version__} is built without CUDA: install a CUDA build from pytorch.org"
     if not torch.cuda.is_available():

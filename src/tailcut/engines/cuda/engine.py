@@ -1,8 +1,7 @@
-"""An exported program on a device: a batch is copied in, computed by a captured graph of its bucket, and copied out.
+"""An exported program on a device: a batch is copied in, computed by the captured graph of its bucket, and copied out.
 
-Each call takes a staging slot, of which there is one more than instances unless the settings say otherwise: so the
-input of a batch, the computing of the one before it and the output of the one before that overlap. Batches wait for
-each other only where they share a slot.
+Each call uses a staging slot; by default, there is one more than instances. So the input of a batch, the computation of
+the one before, and the output of the one before that overlap. Batches wait for each other only if they share a slot.
 """
 
 import logging
@@ -35,12 +34,12 @@ from tailcut.errors import ModelFileError, ReleasedError, TailcutError, Unsuppor
 
 _log = logging.getLogger("tailcut")
 _LOWER = {"bf16": torch.bfloat16, "f16": torch.float16}
-_MOST_SHAPES = 64  # that a slot has memory and graphs for
-_WARM_UP = 3  # calls before a graph is captured, as PyTorch's documentation has it
+_MOST_SHAPES = 64  # for which a slot has memory and graphs
+_WARM_UP = 3  # calls before a graph is captured, as in PyTorch's documentation
 
 
 class CudaEngine:
-    """A program with its parameters on a device."""
+    """An engine for a program with its parameters on a device."""
 
     def __init__(
         self, path: Path, options: EngineOptions, name: str | None = None, device: ComputeDevice | None = None
@@ -68,7 +67,7 @@ class CudaEngine:
             raise ModelFileError(f"{path}: the model does not fit into the device's memory") from None
         self._bucket_of = bucket_of(options.cuda.buckets)
         self._graphs: dict[GraphKey, Graph] = {}
-        self._memory: dict[GraphKey, list[Any]] = {}  # that the graphs read
+        self._memory: dict[GraphKey, list[Any]] = {}  # inputs of the graphs
         self._captures = options.cuda.graphs
         self._tf32 = options.precision == "tf32"
         self._slots: queue.SimpleQueue[Slot] = queue.SimpleQueue()
@@ -113,25 +112,25 @@ class CudaEngine:
             self._device.unpin()
 
     def _compile(self, path: Path) -> None:
-        """Compile, and have it done before the first request; what is compiled is captured like what is not.
+        """Compile the program before the first request; the result is captured like any other program.
 
         Raises:
-            UnsupportedError: what PyTorch compiles with is not here.
+            UnsupportedError: a compiler that PyTorch needs is missing.
             ModelFileError: PyTorch cannot compile the program.
         """
         need_compiler("inductor", self._device.name.type)
         with compiling(path):
-            samples = find_samples(self)  # on the program as it is
+            samples = find_samples(self)  # with the uncompiled program
             self._graphs.clear()
             self._module = compiled(self._module, compiler_options(computes_indices=False))
             for rows in first_sizes(self.spec):
                 self.run(samples.make(max(rows, samples.rows), seed=0))
 
     def _compute(self, ins: Sequence[Any], outs: Sequence[Any] | None) -> Sequence[Any]:
-        """One batch; its outputs are copied into `outs`, or into fresh memory where there is none."""
+        """Compute one batch; its outputs are copied into `outs`, or into new memory where that is None."""
         self._open()
-        check_indices(self.spec, self.hints, ins)  # one out of bounds would end the device for this process
-        use_threads(self.options.threads)  # another count than when it was compiled would compile it anew
+        check_indices(self.spec, self.hints, ins)  # an index out of bounds would make the device unusable
+        use_threads(self.options.threads)  # another number than at compilation would compile it again
         slot = self._slots.get()
         try:
             with torch.inference_mode():
@@ -152,10 +151,10 @@ class CudaEngine:
             self._slots.put(slot)
 
     def _recover(self, slot: Slot, error: Exception) -> None:
-        """Have the slot be free again after a failure, unless the device is lost."""
+        """Make the slot free again after a failure, unless the device is lost."""
         if slot.state is SlotState.FREE:
             if isinstance(error, TailcutError):
-                return  # the device was given nothing
+                return  # nothing was enqueued
         else:
             slot.lose()
         with self._device.gate.launching():
@@ -168,7 +167,7 @@ class CudaEngine:
         return error if isinstance(error, TailcutError) else device_error(error, "PyTorch")
 
     def _make_room(self, slot: Slot, kept: GraphKey) -> bool:
-        """Give back what other shapes have in this slot and in those that are free; whether there was any."""
+        """Free the memory of other shapes in this slot and in free ones; returns whether there was any."""
         slots = [slot]
         with suppress(queue.Empty):
             while True:
@@ -186,7 +185,7 @@ class CudaEngine:
         return there
 
     def _forget(self, slot: Slot, key: GraphKey) -> None:
-        """Drop the memory and the graph of a bucket, in a slot that is taken."""
+        """Drop the memory and the graph of a bucket in a slot that the caller holds."""
         self._memory.pop(key, None)
         self._graphs.pop(key, None)
         slot.filled.pop(key, None)
@@ -229,7 +228,7 @@ class CudaEngine:
         return targets
 
     def _input(self, slot: Slot, key: GraphKey, ins: Sequence[Any]) -> list[Any]:
-        """The memory of a bucket's inputs in a slot that is taken, so that the device uses none of its others."""
+        """The memory of a bucket's inputs in a slot that the caller holds, so that the device does not use it."""
         memory = self._memory.get(key)
         if memory is None:
             mine = [old for old in list(self._memory) if old.slot == slot.number]
@@ -243,7 +242,7 @@ class CudaEngine:
         return memory
 
     def _graph(self, key: GraphKey, memory: Sequence[Any], events: dict[SlotState, Any]) -> Graph:
-        """The captured graph of a bucket; the first batch of a bucket captures it, unless something is compiled."""
+        """The captured graph of a bucket; its first batch captures it, unless something is being compiled."""
         graph = self._graphs.get(key)
         if graph is not None:
             return graph
@@ -257,16 +256,16 @@ class CudaEngine:
         return graph
 
     def _pool(self, slot: int) -> Any:
-        """The memory of a slot's graphs, where they share it; the output of one is gone once the next is computed."""
+        """The pool that a slot's graphs share, where they do; then the next graph overwrites the output of the last."""
         if self.options.cuda.graph_memory == "private":
             return None
         return next((self._graphs[key].pool for key in list(self._graphs) if key.slot == slot), None)
 
     def _captured(self, compute: Callable[[], Sequence[Any]], pool: Any, events: dict[SlotState, Any]) -> Graph | None:
-        """A graph with kernels of the precision; None where it cannot be captured, or not now."""
+        """A graph with kernels for the precision; None where it cannot be captured, or not now."""
         gate = self._device.gate
         with products_in(tf32=self._tf32):
-            # Compiling takes minutes; what only launches is waited for like any launch.
+            # Compiling takes minutes; without it, a warm-up takes no longer than any launch.
             with gate.warming() if self.options.compiler == "inductor" else gate.launching():
                 self._device.enqueue(SlotState.COMPUTING, events, lambda: _repeat(compute))
             try:
@@ -309,7 +308,7 @@ def _repeat(compute: Callable[[], Sequence[Any]]) -> None:
 
 
 def _uncaptured(compute: Callable[[], Sequence[Any]]) -> Graph:
-    """What launches operator after operator."""
+    """A graph that launches operators one by one."""
     results: list[Any] = []
 
     def launch() -> None:
@@ -319,7 +318,7 @@ def _uncaptured(compute: Callable[[], Sequence[Any]]) -> Graph:
 
 
 def _fill(memory: Sequence[Any], ins: Sequence[Any], rows: int, end: int) -> None:
-    """Copy the rows in; what an earlier batch left behind them becomes zeros, so that nothing is computed from it."""
+    """Copy the rows in, and zero rows of an earlier batch behind them, so that nothing is computed from these."""
     for device, host in zip(memory, ins, strict=True):
         if not rows:
             device.copy_(host, non_blocking=True)

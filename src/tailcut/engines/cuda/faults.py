@@ -1,6 +1,6 @@
-"""What a device's error means for its batch and those after it, by the words of CUDA, PyTorch and onnxruntime. Pure.
+"""Classifies errors of a device by the texts of CUDA, PyTorch and onnxruntime. Pure.
 
-Their errors share no base and carry no code, so their text is all there is to go by. The words are those of CUDA's
+Their errors have no common base class and no code, so their text has to do. The words are those of CUDA's
 `cudaGetErrorString` (CUDA Runtime API, error types), of PyTorch's dispatcher and allocator, and of onnxruntime's arena.
 """
 
@@ -18,7 +18,7 @@ class Fault(Enum):
     FULL = auto()  # no memory: a smaller batch may fit
     LOST = auto()  # the context is broken for good: every further call fails, until the process ends
     UNSUPPORTED = auto()  # the device cannot compute an operator
-    OTHER = auto()  # of the model or the request
+    OTHER = auto()  # caused by the model or the request
 
 
 _FULL = r"out of memory|ALLOC_FAILED|Failed to allocate memory|smaller than requested bytes|memory allocation failure"
@@ -35,18 +35,18 @@ _WORDS = ((Fault.FULL, _FULL), (Fault.LOST, _LOST), (Fault.UNSUPPORTED, _UNSUPPO
 
 
 def fault_of(text: str) -> Fault:
-    """What an error's text says."""
+    """The kind of fault in an error's text."""
     return next((fault for fault, words in _WORDS if re.search(words, text, re.IGNORECASE)), Fault.OTHER)
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's text, or its kind where it has none."""
+    """The first line of an error's text, or its class where it has none."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines[0] if lines else type(error).__name__)[:_REASON_CHARS]
 
 
 def device_error(error: BaseException, engine: str) -> EngineError:
-    """The error of a batch, in one line, for what an engine raised while it computed on the device."""
+    """The error of a batch, in one line, for an exception of an engine that computed on the device."""
     text, reason = str(error), first_line(error)
     match fault_of(text):
         case Fault.FULL:

@@ -1,11 +1,11 @@
 """An ONNX model on a CUDA device, through onnxruntime's provider: bound device memory, and a graph for each bucket.
 
-A batch is copied into device memory that its bucket owns, computed there by a call that is bound to that memory, and
-copied out into the rows of the answer. onnxruntime captures the second call of a binding as a CUDA graph, by the number
-that the call names, and replays it from then on. The first 64 bindings have graphs: where requests have many lengths,
-the others are launched operator by operator. onnxruntime keeps graphs for each thread, and so does this engine: every
-thread that calls has device memory of its own, and threads copy side by side. What is replayed takes turns, because a
-session with graphs computes one call at a time.
+A batch is copied into device memory of its bucket, computed there by a call that is bound to that memory, and copied
+out into the rows of the answer. onnxruntime captures the second call of a binding as a CUDA graph, under the number
+that the call states, and replays it from then on. Only the first 64 bindings have graphs: where requests have many
+lengths, further ones are launched operator by operator. onnxruntime keeps graphs for each thread, and so does this
+engine: every calling thread has device memory of its own, and threads copy simultaneously. Replays take turns, because
+a session with graphs computes one call at a time.
 """
 
 import logging
@@ -35,8 +35,8 @@ from tailcut.errors import ModelFileError, ReleasedError, TailcutError, Unsuppor
 from tailcut.spec import DType
 
 _log = logging.getLogger("tailcut")
-_MOST_BINDINGS = 64  # of one engine with a graph, and as many without
-_NO_GRAPH = -1  # the number of calls that onnxruntime neither captures nor replays
+_MOST_BINDINGS = 64  # bindings of one engine with a graph, and as many without
+_NO_GRAPH = -1  # the number for calls that onnxruntime neither captures nor replays
 _LEVELS = {
     "off": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
     "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
@@ -46,26 +46,26 @@ _LEVELS = {
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where a session computes: the provider, and where its tensors are."""
+    """Where a session computes: the provider, and the device of its tensors."""
 
     provider: str = PROVIDER
     memory: str = "cuda"
 
 
-STAND_IN = Placement("CPUExecutionProvider", "cpu")  # in a device's place: all but the provider itself is the same
+STAND_IN = Placement("CPUExecutionProvider", "cpu")  # in place of a device: everything but the provider is the same
 
 
 @dataclass(slots=True)
 class _Binding:
-    """Device memory of one bucket and one thread, the call that is bound to it, and inputs of its size on the host."""
+    """Device memory for one bucket and one thread, the call that is bound to it, and input arrays on the host."""
 
     io: Any
-    calls: Any  # options of its calls
+    calls: Any  # run options of its calls
     captured: bool  # whether they are a graph
     inputs: list[Any]
     outputs: list[Any]
     staged: list[np.ndarray]
-    filled: int = 0  # rows of the last batch that was staged
+    filled: int = 0  # rows of the last batch
 
 
 class OnnxCudaEngine:
@@ -93,8 +93,8 @@ class OnnxCudaEngine:
         self._session: Any = self._load(path, prepared.graph, source)
         self._bucket_of = bucket_of(options.cuda.buckets)
         self._bindings: dict[tuple[object, ...], _Binding] = {}
-        self._lock = threading.Lock()  # of the bindings
-        self._turn = threading.Lock()  # of a session with graphs
+        self._lock = threading.Lock()  # for the bindings
+        self._turn = threading.Lock()  # for calls of a session with graphs
         self._number = 0
         self.phases = PhaseTimes()
 
@@ -138,7 +138,7 @@ class OnnxCudaEngine:
         outs: Sequence[np.ndarray] | None,
         rows: int,
     ) -> Sequence[np.ndarray]:
-        """Copy a batch in, compute it, and copy it out, into `outs` or into fresh memory."""
+        """Copy a batch in, compute it, and copy it out, into `outs` or into new memory."""
         binding = self._binding(session, shapes, ins)
         whole = not rows or rows == shapes[0][0]
         if not whole:
@@ -153,7 +153,7 @@ class OnnxCudaEngine:
         for target, result in zip(outs or (), results, strict=outs is not None):
             target[...] = result
         ended = time.perf_counter_ns()
-        # Each step waits for the device, and onnxruntime gives no events: what launching took is in the middle one.
+        # Each step waits for the device, because onnxruntime has no events: the second includes the time of launching.
         self.phases.record((copied - began) / 1e3, 0.0, (computed - copied) / 1e3, (ended - computed) / 1e3)
         return outs or results
 
@@ -165,7 +165,7 @@ class OnnxCudaEngine:
             session.run_with_iobinding(binding.io, binding.calls)
 
     def _binding(self, session: Any, shapes: tuple[tuple[int, ...], ...], ins: Sequence[np.ndarray]) -> _Binding:
-        """The binding of a bucket for this thread; its first batch makes it."""
+        """The binding of a bucket for this thread, which its first batch makes."""
         key = (threading.get_ident(), *shapes)
         binding = self._bindings.get(key)
         if binding is None:
@@ -190,7 +190,7 @@ class OnnxCudaEngine:
             io.bind_ortvalue_input(tensor.name, value)
         for tensor, value in zip(self.spec.outputs, outputs, strict=True):
             io.bind_ortvalue_output(tensor.name, value)
-        # onnxruntime keeps each graph until the session ends, also those that no binding has any more.
+        # onnxruntime keeps each graph until the session ends, even without its binding.
         captured = self._graphs and self._number < _MOST_BINDINGS
         self._number += captured
         calls = ort.RunOptions()
@@ -199,12 +199,12 @@ class OnnxCudaEngine:
         return _Binding(io, calls, captured, inputs, outputs, staged)
 
     def _there(self, shape: Sequence[int | None], dtype: Any) -> Any:
-        """Memory on the device."""
+        """Allocate memory on the device."""
         index = self.options.cuda.index
         return ort.OrtValue.ortvalue_from_shape_and_type(list(shape), dtype.type, self._placement.memory, index)
 
     def _load(self, path: Path, graph: onnx.ModelProto, source: Path | bytes) -> Any:
-        """A session with graphs where the model allows them."""
+        """Load a session, with graphs where the model allows them."""
         bound = self._fixed and not self.spec.separate_axes
         self._graphs = self.options.cuda.graphs and bound and self._placement.memory == "cuda"
         try:
@@ -227,15 +227,15 @@ class OnnxCudaEngine:
         )
         providers = [(self._placement.provider, provider_settings)]
         if self._placement.provider != "CPUExecutionProvider":
-            providers.append(("CPUExecutionProvider", {}))  # for operators of shapes, which onnxruntime keeps there
+            providers.append(("CPUExecutionProvider", {}))  # for operators on shapes, which onnxruntime runs there
         try:
             model = source if isinstance(source, bytes) else str(source)
             session = ort.InferenceSession(model, settings, providers, enable_fallback=0)
-        except Exception as error:  # noqa: BLE001  onnxruntime's errors share no base
+        except Exception as error:  # noqa: BLE001  onnxruntime's errors have no common base class
             raise ModelFileError(f"{path}: onnxruntime cannot load it on the device: {short(error)}") from None
         if self._placement.provider not in session.get_providers():
             raise UnsupportedError(
-                "device cuda: onnxruntime's CUDA provider does not start: look at nvidia-smi, and install the CUDA and "
+                "device cuda: onnxruntime's CUDA provider does not start: check nvidia-smi, and install the CUDA and "
                 "cuDNN versions that onnxruntime-gpu names"
             )
         return session
@@ -246,7 +246,7 @@ class OnnxCudaEngine:
         except TailcutError:
             raise
         except Exception as error:  # noqa: BLE001  as in _session_of
-            self._bindings.clear()  # what a failed call left in their memory is unknown
+            self._bindings.clear()  # a failed call may have left anything in their memory
             raise device_error(error, "onnxruntime") from None
 
     def _open(self) -> Any:
@@ -256,7 +256,7 @@ class OnnxCudaEngine:
 
 
 def _fill(binding: _Binding, ins: Sequence[np.ndarray], rows: int) -> None:
-    """Copy rows into the staged inputs; what an earlier batch left behind them becomes zeros."""
+    """Copy rows into the input arrays, and zero rows of an earlier batch behind them."""
     for staged, array in zip(binding.staged, ins, strict=True):
         staged[:rows] = array
         staged[rows : max(rows, binding.filled)] = 0
@@ -264,7 +264,7 @@ def _fill(binding: _Binding, ins: Sequence[np.ndarray], rows: int) -> None:
 
 
 def _halved(path: Path, source: Path | bytes) -> bytes:
-    """The model with its floats in half precision; inputs and outputs stay as they are."""
+    """The model with its floats in half precision, except inputs and outputs."""
     from onnxruntime.transformers.float16 import convert_float_to_float16  # noqa: PLC0415  only this precision needs it
 
     model = whole_model(path) if isinstance(source, Path) else onnx.load_model_from_string(source)

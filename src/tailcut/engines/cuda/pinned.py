@@ -1,7 +1,7 @@
-"""Host memory that is registered with CUDA: which engines hold it, and when it is given back. Pure.
+"""Host memory that is registered with CUDA: which engines hold it, and when it is unregistered. Pure.
 
-Registering is the process's: memory can be registered once, and engines of one model (its workers' own, or the old and
-the new one of a reload) bind the same rows. So it stays registered for as long as one of them holds it.
+A process can register memory only once, but several engines of a model (those of its workers, or the old and the new
+one at a reload) bind the same rows. So memory stays registered for as long as one of them holds it.
 """
 
 import threading
@@ -13,16 +13,16 @@ import numpy as np
 
 @dataclass(slots=True)
 class _Held:
-    root: np.ndarray  # its memory must not go before it is unregistered
+    root: np.ndarray  # kept, because memory must not be freed before it is unregistered
     owners: set[Hashable] = field(default_factory=set)
 
 
 class PinnedMemory:
-    """What this process has registered.
+    """The registered memory of this process.
 
     Args:
-        register: takes address and bytes; whether it was registered.
-        unregister: takes the address.
+        register: called with an address and a size in bytes; returns whether it was registered.
+        unregister: called with the address.
     """
 
     def __init__(self, register: Callable[[int, int], bool], unregister: Callable[[int], None]) -> None:
@@ -31,7 +31,7 @@ class PinnedMemory:
         self._lock = threading.Lock()
 
     def hold(self, array: np.ndarray, owner: Hashable) -> None:
-        """Register the whole memory that an array is a part of; where that is refused, nothing is held."""
+        """Register the whole memory of which an array is a part, for an owner; if that is refused, nothing is held."""
         root = array
         while isinstance(root.base, np.ndarray):
             root = root.base
@@ -47,7 +47,7 @@ class PinnedMemory:
             held.owners.add(owner)
 
     def release(self, owner: Hashable) -> None:
-        """Give back what an owner holds; nothing of it may still be copied."""
+        """Release everything that an owner holds; no copy from or to it may be in progress."""
         with self._lock:
             for address, held in list(self._held.items()):
                 held.owners.discard(owner)

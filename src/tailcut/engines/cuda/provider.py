@@ -1,4 +1,4 @@
-"""What onnxruntime's CUDA provider is told, from the options of an engine, and what is missing where it is not there.
+"""The options of onnxruntime's CUDA provider for those of an engine, and what is missing where there is no provider.
 
 Pure. The names are those of onnxruntime's documentation of the CUDA execution provider.
 """
@@ -13,10 +13,10 @@ _PRECISIONS = {"f32", "tf32", "f16"}
 
 
 def check_options(options: EngineOptions) -> None:
-    """Refuse what the provider does not have.
+    """Check that the provider supports the options.
 
     Raises:
-        UnsupportedError: names the setting and what to use.
+        UnsupportedError: it does not; the message names the setting, and what to use.
     """
     if options.precision in {"int8", "int8_static"}:
         raise UnsupportedError(
@@ -32,7 +32,7 @@ def provider_options(options: EngineOptions, *, graphs: bool) -> dict[str, str]:
 
     Args:
         options: of the engine.
-        graphs: whether calls are captured: only where all of a model's operators run on the device.
+        graphs: whether calls are captured, which requires all of a model's operators to run on the device.
     """
     cuda = options.cuda
     settings = {
@@ -42,9 +42,9 @@ def provider_options(options: EngineOptions, *, graphs: bool) -> dict[str, str]:
         "prefer_nhwc": str(int(options.layout == "channels_last")),
         "cudnn_conv_algo_search": cuda.conv_search.upper(),
         "cudnn_conv_use_max_workspace": "1",
-        # Copies wait for what computes with their memory only where both are in one stream.
+        # Copies wait for computations on their memory only if both are on one stream.
         "do_copy_in_default_stream": "1",
-        # By what is asked for, and not by powers of two: buckets have fixed sizes.
+        # By the requested size instead of powers of two: buckets have fixed sizes.
         "arena_extend_strategy": "kSameAsRequested",
     }
     if cuda.memory_limit_mb:
@@ -53,11 +53,11 @@ def provider_options(options: EngineOptions, *, graphs: bool) -> dict[str, str]:
 
 
 def missing_provider(version: str, available: Collection[str]) -> str:
-    """Why onnxruntime cannot compute on a CUDA device, in one line; "" where nothing is missing before it is tried.
+    """Why onnxruntime cannot compute on a CUDA device, in one line; "" where that can be tried.
 
     Args:
         version: of onnxruntime.
-        available: its providers.
+        available: the providers that it has.
     """
     if PROVIDER not in available:
         return (

@@ -1,7 +1,7 @@
-"""A staging slot: device memory for one batch at a time, its states, and what each step waits for. Pure.
+"""Staging slots: device memory for one batch at a time, their states, and what each step waits for. Pure.
 
-Several slots overlap: while one computes, another's input is copied, and a third's output. A step runs on the stream of
-its kind, and streams run side by side, so order between them exists only where an event is waited for.
+Several slots overlap: while one computes, the input of another is copied, and the output of a third. A step runs on the
+stream of its kind, and streams run concurrently, so they are ordered only by waiting for events.
 """
 
 import sys
@@ -18,7 +18,7 @@ class SlotState(Enum):
     COPYING_IN = auto()
     COMPUTING = auto()
     COPYING_OUT = auto()
-    LOST = auto()  # a step failed: what its memory holds, and whether the device still uses it, is unknown
+    LOST = auto()  # a step failed: the contents of its memory, and whether the device still uses it, are unknown
 
 
 MOVES: dict[SlotState, frozenset[SlotState]] = {
@@ -26,11 +26,11 @@ MOVES: dict[SlotState, frozenset[SlotState]] = {
     SlotState.COPYING_IN: frozenset({SlotState.COMPUTING, SlotState.LOST}),
     SlotState.COMPUTING: frozenset({SlotState.COPYING_OUT, SlotState.LOST}),
     SlotState.COPYING_OUT: frozenset({SlotState.FREE, SlotState.LOST}),
-    SlotState.LOST: frozenset({SlotState.FREE}),  # after the device was waited for
+    SlotState.LOST: frozenset({SlotState.FREE}),  # after waiting for the device
 }
 
-# The state before a step, whose event the step's stream has to wait for. Input waits for the slot's last output: the
-# host has seen its end by then, because a slot is taken only when it is free.
+# For each step, the state whose event its stream has to wait for. Input has to wait for the slot's last output, which
+# has ended by then, because a slot is taken only when it is free.
 WAITS: dict[SlotState, SlotState | None] = {
     SlotState.COPYING_IN: None,
     SlotState.COMPUTING: SlotState.COPYING_IN,
@@ -43,8 +43,8 @@ class Slot:
     """One slot.
 
     Args:
-        number: its own.
-        filled: rows of the last batch by shapes of the bucket: what lies behind a smaller one has to be zeroed.
+        number: its number.
+        filled: rows of the last batch, by the shapes of the bucket: rows behind a smaller batch have to be zeroed.
     """
 
     number: int
@@ -55,19 +55,19 @@ class Slot:
         """Change the state.
 
         Raises:
-            ReleasedError: the table of moves does not have it.
+            ReleasedError: the table of moves does not have this one.
         """
         if to not in MOVES[self.state]:
             raise ReleasedError(f"staging slot {self.number} cannot go from {self.state.name} to {to.name}")
         self.state = to
 
     def lose(self) -> None:
-        """A step failed: all that the slot's memory holds is stale."""
+        """Note that a step failed: all contents of the slot's memory are stale."""
         self.move(SlotState.LOST)
         self.filled = dict.fromkeys(self.filled, sys.maxsize)
 
     def stale(self, bucket: object, rows: int) -> int:
-        """Remember this many rows; the end of what an earlier batch left behind them, at least `rows`."""
+        """Note the rows of a batch; returns the end of stale rows of an earlier batch behind them, at least `rows`."""
         end = max(rows, self.filled.get(bucket, 0))
         self.filled[bucket] = rows
         return end

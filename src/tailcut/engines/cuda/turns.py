@@ -1,11 +1,11 @@
-"""What may go on beside each other in a process with a CUDA device: launches, captures, and PyTorch's switch. Pure.
+"""What may run concurrently in a process with a CUDA device: launches, captures, and PyTorch's switch. Pure.
 
-While a graph is captured, CUDA allows neither a launch on the stream that is captured nor waiting for the whole device:
-either one fails and spoils the capture ("CUDA Graphs", Programming Guide). PyTorch has one capture per process besides
-(`torch.cuda.graph`). Compiling waits for the device at moments of its own, and takes minutes; so a capture is left to a
-later batch meanwhile, instead of having everything wait for it.
+While a graph is captured, CUDA allows neither a launch on the captured stream nor waiting for the whole device: either
+fails and invalidates the capture ("CUDA Graphs", Programming Guide). PyTorch also allows only one capture per process
+(`torch.cuda.graph`). Compiling may wait for the device at any time, and takes minutes; so meanwhile, captures are left
+to a later batch, instead of making everything wait.
 
-Where both are held, the switch is taken first.
+Where both are held, the switch must be taken first.
 """
 
 import threading
@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 
 class CaptureGate:
-    """Launches and warm-ups run beside each other, a capture runs alone."""
+    """Lets launches and warm-ups run concurrently, and a capture alone."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -23,7 +23,7 @@ class CaptureGate:
 
     @contextmanager
     def launching(self) -> Iterator[None]:
-        """Give the device steps, or wait for it; after a capture that goes on or waits."""
+        """Hold this to launch steps or wait for the device; entered after captures that run or wait."""
         with self._changed:
             self._changed.wait_for(self._is_open)
             self._launching += 1
@@ -36,7 +36,7 @@ class CaptureGate:
 
     @contextmanager
     def warming(self) -> Iterator[None]:
-        """Compute what is captured later, and compile it, for as long as that takes."""
+        """Hold this to compile or compute what is captured later, for as long as that takes."""
         with self._changed:
             self._changed.wait_for(self._is_open)
             self._warming += 1
@@ -49,7 +49,7 @@ class CaptureGate:
 
     @contextmanager
     def capturing(self) -> Iterator[bool]:
-        """Capture alone, after the launches that go on; yields False, at once, where something is warmed up."""
+        """Hold this to capture, after current launches have ended; yields False at once during a warm-up."""
         with self._changed:
             alone = not self._warming
             if alone:
@@ -69,7 +69,7 @@ class CaptureGate:
 
     @property
     def is_warming(self) -> bool:
-        """Whether a capture would be refused now."""
+        """Whether there is a warm-up, so that a capture would be refused."""
         return self._warming > 0
 
     def _is_open(self) -> bool:
@@ -77,11 +77,11 @@ class CaptureGate:
 
 
 class Switch:
-    """A setting of the process, held by all callers that want the same value at a time; values take turns.
+    """A setting of the process, which callers with the same value can hold together; different values take turns.
 
     Args:
-        set_to: sets it.
-        put_back: has it be what it was before.
+        set_to: sets the value.
+        put_back: restores the original value.
     """
 
     def __init__(self, set_to: Callable[[bool], None], put_back: Callable[[], None]) -> None:
@@ -93,7 +93,7 @@ class Switch:
 
     @contextmanager
     def held(self, *, value: bool) -> Iterator[None]:
-        """Hold it at a value: `set_to` is called by the first to hold it so, and `put_back` by the last."""
+        """Hold the setting at a value: the first holder calls `set_to`, and the last `put_back`."""
         with self._changed:
             self._waiting[value] += 1
             try:

@@ -1,4 +1,4 @@
-"""Has the values of each request checked before OpenVINO computes it."""
+"""Checks the values of each request before OpenVINO computes it."""
 
 import threading
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ from tailcut.errors import EngineError, InvalidInputError, UnsupportedError
 from tailcut.spec import ModelSpec
 
 Shapes = tuple[tuple[int, ...], ...]
-_MOST_SHAPES = 4096  # remembered; those before are then looked up again
+_MOST_SHAPES = 4096  # remembered; when there are more, all are forgotten and inferred again
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class ValueCheck:
         spec: its signature.
         path: its file, for the message.
         advice: what to do where it is refused.
-        by_place: inputs are found by their places, not by their names.
+        by_place: inputs are found by index, not by name.
 
     Raises:
         UnsupportedError: an operator is given values that cannot be checked.
@@ -83,7 +83,7 @@ class ValueCheck:
 
     @property
     def below(self) -> dict[str, int]:
-        """By input, the number that its indices stay below, where the graph says so."""
+        """By input name, the exclusive upper bound of its indices, where the graph has one."""
         result: dict[str, int] = {}
         for demand in self._demands:
             value = demand.value
@@ -93,7 +93,7 @@ class ValueCheck:
         return result
 
     def check(self, arrays: Arrays, shapes: Shapes) -> None:
-        """Refuse values out of bounds; the message says nothing of them, which may be another request's.
+        """Refuse values out of bounds; the message does not contain them, since they may be another request's.
 
         Args:
             arrays: of a request.
@@ -112,7 +112,7 @@ class ValueCheck:
             index = limit.demand.value.source
             if index is not None:
                 least, most = spans.get(index) or span_of_input(inputs, index, spans)
-                if least > limit.narrow_low - 1 and most < limit.narrow_high + 1:  # a float is cut to whole numbers
+                if least > limit.narrow_low - 1 and most < limit.narrow_high + 1:  # floats are truncated
                     continue
             self._look_closely(limit, inputs, sizes)
         self._widths.check(inputs, shapes, sizes, spans)
@@ -182,7 +182,7 @@ def _is_within(values: np.ndarray, limit: _Limit) -> bool:
 
 
 def _always_holds(limit: _Limit, inputs: Sequence[np.ndarray]) -> bool:
-    """Whether the input's type has no values out of bounds."""
+    """Whether no value of the input's type is out of bounds."""
     index = limit.demand.value.source
     if index is None or inputs[index].dtype.kind not in "iub":
         return False

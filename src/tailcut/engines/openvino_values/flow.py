@@ -1,4 +1,4 @@
-"""What is known of each tensor in a graph of OpenVINO's: whether a request's values decide it, and within which bounds.
+"""What is known of each tensor in an OpenVINO graph: whether a request's values determine it, and its bounds.
 
 A size is not a value: what follows from `ShapeOf` alone is the same for all requests of the same sizes, which are
 compared with another engine when they are new (`shape_check.py`).
@@ -14,7 +14,7 @@ from openvino import opset13 as ops
 from tailcut.engines.openvino_values.host import Host, can_compute, is_integral, name_of
 from tailcut.engines.openvino_values.spans import NOTHING, PLACES, Span, hull, span_of
 
-_LARGE = 2**31 - 1  # from here on, a bound is none
+_LARGE = 2**31 - 1  # a bound from here on is no bound
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
-"""Values that follow from a request's integers by operators that numpy has: what an index is, before OpenVINO reads it.
+"""Computes values that follow from a request's integers, such as indices, with numpy, before OpenVINO reads them.
 
-Nothing here computes with floats, which engines round each in its own way.
+Nothing here computes with floats, because each engine rounds them differently.
 """
 
 from collections.abc import Callable, Mapping, Sequence

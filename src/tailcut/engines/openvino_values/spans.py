@@ -65,7 +65,7 @@ class Span:
 
     @cached_property
     def parts(self) -> list["Span"]:
-        """Itself and all that it is computed from, operands first; graphs are too deep for recursion."""
+        """This span and all that it is computed from, operands first; graphs are too deep for recursion."""
         result: dict[int, Span] = {}
         waiting: list[tuple[Span, bool]] = [(self, False)]
         while waiting:
@@ -233,7 +233,7 @@ def _clip(a: Interval, bounds: Interval) -> Interval:
 
 
 def hull(*spans: Interval) -> Interval:
-    """The smallest interval that has them all."""
+    """The smallest interval that contains them all."""
     return min(span[0] for span in spans), max(span[1] for span in spans)
 
 

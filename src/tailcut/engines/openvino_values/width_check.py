@@ -1,8 +1,8 @@
-"""Has requests refused whose whole numbers OpenVINO would compute wrongly, and models that no request can be right for.
+"""Refuses requests with integers that OpenVINO would compute wrongly, and models that are wrong for all requests.
 
-What an operator needs (`widths.py`) is looked for in intervals, from the least and the largest number of each input. A
-request within the intervals of one that was right is right, so that most cost two reductions for each input, and
-nothing else. Where the intervals are too wide, the host computes the very numbers.
+What an operator needs (`widths.py`) is checked with interval arithmetic, from the least and the largest number of each
+input. A request within the intervals of an accepted one is accepted, so most cost only two reductions for each input.
+If the intervals are too wide, the host computes the exact numbers.
 """
 
 import threading
@@ -19,7 +19,7 @@ from tailcut.engines.openvino_values.widths import NAMES, WIDE, Width, unlike, w
 from tailcut.errors import InvalidInputError, UnsupportedError
 
 Shapes = tuple[tuple[int, ...], ...]
-_MOST_SHAPES = 4096  # remembered; those before are then looked up again
+_MOST_SHAPES = 4096  # remembered; when there are more, all are forgotten and inferred again
 
 
 class WidthCheck:

@@ -1,4 +1,4 @@
-"""A model's inputs and outputs: what they exclude by themselves, and where their rows lie."""
+"""A model's inputs and outputs: which ones rule out independent rows, and where their rows lie."""
 
 from collections import Counter
 
@@ -15,7 +15,7 @@ def real_inputs(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
 
 
 def excluded(graph: onnx.GraphProto) -> RowEvidence | None:
-    """What the inputs and outputs exclude by themselves."""
+    """Evidence against independent rows from the inputs and outputs alone; None if there is none."""
     inputs = real_inputs(graph)
     if not inputs:
         return RowEvidence(Rows.DEPENDENT, "the model has no inputs")

@@ -1,4 +1,4 @@
-"""Sizes of axes as products: a number, the number of rows, free axes, and what cannot be taken apart further.
+"""Sizes of axes as products: a number, the number of rows, free axes, and factors that cannot be decomposed further.
 
 Exports compute the targets of Reshape, Expand and Slice from the shapes of other tensors, so a size must survive
 arithmetic: `rows * length * 12 / 12` is `rows * length`. Sizes are exact fractions times sorted atoms; two sizes are
@@ -90,12 +90,12 @@ class Size:
 
     @property
     def per_row(self) -> "Size | None":
-        """What the number of rows is multiplied with, where this is such a product; None otherwise."""
+        """The factor of the number of rows if this is such a product; None otherwise."""
         quotient = self.over(ROWS)
         return None if quotient is None or quotient.rows else quotient
 
     def over(self, other: "Size") -> "Size | None":
-        """The quotient, where the division leaves no rest for any request; None otherwise."""
+        """The quotient if the division leaves no remainder for any request; None otherwise."""
         if other.factor == 0:
             return None
         if self.factor == 0:
@@ -119,7 +119,7 @@ def symbol(kind: str, *names: str | int) -> Size:
 
 
 def opaque(kind: str, *parts: Size, whole: bool = True, natural: bool = True) -> Size:
-    """A function of other sizes that is not taken apart: equal to itself wherever the parts are equal."""
+    """An opaque function of other sizes: equal to another one if its name and arguments are equal."""
     name = f"{kind}({', '.join(map(str, parts))})"
     atom = Atom(_short(name), any(part.rows for part in parts), whole, natural, kind=kind, parts=parts)
     return Size(Fraction(1), (atom,))
@@ -178,7 +178,7 @@ def floor_divide(a: Size, b: Size) -> Size:
 
 
 def modulo(a: Size, b: Size) -> Size:
-    """The rest of an integer division of sizes of at least 0."""
+    """The remainder of an integer division of sizes of at least 0."""
     if a.over(b) is not None:
         return ZERO
     if a.integer is not None and b.integer:

@@ -1,4 +1,4 @@
-"""What is known of a tensor's rows: the value that each rule takes and gives, and how a rule says that it cannot."""
+"""What is known of a tensor's rows: the value that each rule takes and returns, and the exceptions that rules raise."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -114,7 +114,7 @@ class Value:
 
     @property
     def groups(self) -> tuple[Size, Size]:
-        """The products of all that stands before the rows and behind them, in row-major order."""
+        """The products of all sizes before and after the rows, in row-major order."""
         assert self.rows is not None  # noqa: S101  for mypy: only called with rows
         before, behind = self.sizes[: self.rows.axis], self.sizes[self.rows.axis + 1 :]
         return product(before) * self.rows.outer, self.rows.inner * product(behind)
@@ -122,7 +122,7 @@ class Value:
 
 @dataclass(frozen=True, slots=True)
 class Spoiled:
-    """A tensor of which no row can be told apart, with the verdict and its reason."""
+    """A tensor whose rows cannot be separated, with the verdict and its reason."""
 
     verdict: Rows
     reason: str
@@ -162,7 +162,7 @@ def array(items: Sequence[Size]) -> np.ndarray:
 
 
 def broadcast(*values: Value) -> Value:
-    """What numpy's broadcasting makes of them, rows aligned with rows.
+    """The shape and rows after numpy's broadcasting, with rows aligned.
 
     Raises:
         Mixes: rows meet another axis, a fixed number of rows, or rows in another order.

@@ -1,8 +1,8 @@
 """Inputs that are indices: their bounds, by the operators that read them, and the check before a call.
 
-On the CPU PyTorch raises an IndexError for an index out of bounds. On a device a kernel asserts: the context is lost,
-and with it every model of the process. So what is known of the bounds is checked on the host. What a program computes
-from its inputs, and uses as an index then, is not known here.
+On the CPU, PyTorch raises an IndexError for an index out of bounds. On a device, an assertion of the kernel fails: the
+context is lost, and with it every model of the process. So known bounds are checked on the host. Indices that a program
+computes from its inputs are not covered.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -48,7 +48,7 @@ _INNER = frozenset({"cond", "while_loop", "scan", "map_impl", "associative_scan"
 
 @dataclass(frozen=True, slots=True)
 class IndexBounds:
-    """What the indices of the inputs stay below.
+    """The exclusive upper bounds of the inputs' indices.
 
     Args:
         below: by input, a number.
@@ -62,7 +62,7 @@ class IndexBounds:
 
 
 def index_bounds(nodes: Mapping[str, Any]) -> IndexBounds:
-    """The bounds of inputs, by name, as the operators that read them have it."""
+    """The bounds of inputs, by name, from the operators that read them."""
     below: dict[str, int] = {}
     below_axes: dict[str, tuple[AxisSize, ...]] = {}
     only_positive: set[str] = set()
@@ -81,7 +81,7 @@ def index_bounds(nodes: Mapping[str, Any]) -> IndexBounds:
 
 
 def check_indices(spec: ModelSpec, hints: InputHints, ins: Sequence[Any]) -> None:
-    """Refuse indices out of bounds; the message says nothing of their values, which may be another request's.
+    """Refuse indices out of bounds; the message does not contain them, since they may be another request's.
 
     Raises:
         InvalidInputError: there are such.
@@ -103,7 +103,7 @@ def check_indices(spec: ModelSpec, hints: InputHints, ins: Sequence[Any]) -> Non
 
 
 def has_unchecked_indices(graph: Any, inputs: Sequence[Any]) -> bool:
-    """Whether what a request's values say is looked up without being checked before: what the program computes of them.
+    """Whether a program uses indices that it computes from a request's values, which are not checked beforehand.
 
     Args:
         graph: of an exported program.
