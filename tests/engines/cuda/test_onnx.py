@@ -213,7 +213,7 @@ def test_without_a_device_it_says_what_is_missing(tmp_path: Path) -> None:
     if not reason:
         pytest.skip("there is a device")
     there = PROVIDER in ort.get_available_providers()
-    assert ("does not start: look at nvidia-smi" if there else "is built without CUDA") in reason
+    assert ("does not start: check nvidia-smi" if there else "is built without CUDA") in reason
     with pytest.raises(UnsupportedError, match="tf32 needs a CUDA device"):
         open_engine(path, EngineOptions(precision="tf32"))
 
