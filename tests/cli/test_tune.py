@@ -281,7 +281,7 @@ def test_control_c_before_the_race_writes_nothing(folder: Path, arguments: list[
     Profile.of_model(folder / "mlp.onnx", settings).save(folder / "kept.toml")
     before = (folder / "kept.toml").read_bytes()
     command = [*TUNE, *arguments, "--budget", "30s", "--report", "kept.html", "--json"]
-    code, out, err = interrupted(command, folder, "the baseline carries")
+    code, out, err = interrupted(command, folder, "the baseline sustains")
     assert code == 130, err
     assert (folder / "kept.toml").read_bytes() == before
     assert not (folder / "kept.html").exists()
@@ -304,7 +304,7 @@ def test_an_interrupt_in_the_first_phase_says_that_nothing_is_written(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("words", "code"), [("the baseline carries", 143), ("racing", 130)])
+@pytest.mark.parametrize(("words", "code"), [("the baseline sustains", 143), ("racing", 130)])
 def test_sigterm_ends_a_tune_as_control_c_does(folder: Path, tmp_path: Path, words: str, code: int) -> None:
     """Nothing of it stays in the folder of temporary files, and what was found is written."""
     temporary = tmp_path / "tmp"

@@ -56,10 +56,10 @@ def test_rounding_passes_exact_and_bf16_does_not() -> None:
     assert compare(shares, rounded(shares), 0.999).right
 
 
-def test_a_worse_cosine_is_said() -> None:
+def test_a_worse_cosine_is_reported() -> None:
     """The worst row counts, and the reason names output and measure."""
     result = compare([{"y": item["y"][:, None]} for item in SCORES], nudged(SCORES, 0.3), 0.999)
-    assert "another shape" in result.reason
+    assert "has shape" in result.reason
     wide = [{"y": item["y"].reshape(1, 2, 5)} for item in SCORES]
     result = compare(wide, nudged(wide, 0.3), 0.999)
     assert not result.right
@@ -177,9 +177,9 @@ def test_nothing_beside_almost_nothing(bound: float | None) -> None:
         (np.array([1, 2]), np.array([1, 3]), "differs"),
         (text(b"a"), text(b"b"), "differs"),
         (text("a"), text(b"\xff"), "differs"),
-        (np.zeros((1, 2), np.float32), np.zeros((1, 3), np.float32), "another shape"),
-        (np.zeros((0, 6), np.float32), np.zeros((1, 6), np.float32), "another shape"),
-        (np.zeros((1, 2), np.float32), np.zeros((1, 2), np.float64), "another shape or dtype"),
+        (np.zeros((1, 2), np.float32), np.zeros((1, 3), np.float32), "has shape [1, 3] instead of [1, 2]"),
+        (np.zeros((0, 6), np.float32), np.zeros((1, 6), np.float32), "has shape [1, 6] instead of [0, 6]"),
+        (np.zeros((1, 2), np.float32), np.zeros((1, 2), np.float64), "has dtype float64 instead of float32"),
     ],
 )
 def test_what_must_be_equal(expected: np.ndarray, actual: np.ndarray, words: str) -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from tailcut.tuner.budget import SearchSize, TimePlan, complete_s, joint_race_s
-from tailcut.tuner.verification import told_within, verification_s
+from tailcut.tuner.verification import percentile_within, verification_s
 
 
 @pytest.mark.parametrize("budget", [5.0, 30.0, 120.0, 600.0])
@@ -129,9 +129,9 @@ def test_after_an_exhaustive_race_the_rest_has_its_time() -> None:
 
 def test_what_a_slow_model_can_be_verified_by() -> None:
     """The tail where there is time for it; the budget is kept in any case."""
-    assert told_within(60.0, 1000.0, 3) == "p99"
-    assert told_within(60.0, 10.0, 3) == "p95"
-    assert told_within(1.0, 10.0, 3) == "p50"
+    assert percentile_within(60.0, 1000.0, 3) == "p99"
+    assert percentile_within(60.0, 10.0, 3) == "p95"
+    assert percentile_within(1.0, 10.0, 3) == "p50"
     plan = TimePlan(0.0, 60.0)
     plan.needs_verification_s(min(verification_s(10.0, 3), plan.most_verify_s))
     assert plan.expected_s == pytest.approx(60.0)

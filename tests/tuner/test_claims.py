@@ -36,7 +36,7 @@ def test_the_story_says_what_limits(tmp_path: Path) -> None:
         session.servers.keep()
     words = " / ".join(event.text for event in text if isinstance(event, Phase))
     assert "rows independent, batched" in words
-    assert "the limit of p99 is" in words
+    assert "the p99 limit is" in words
     assert re.search(r"a complete search takes about \d+ s; --budget 6s tries less of it", words)
     assert result.rate > 0
     assert result.limit_ms > 0

@@ -141,7 +141,7 @@ def test_a_finalist_that_is_killed_has_lost(tmp_path: Path, kind: ObjectiveKind,
     outcome = session.outcome
     assert list(outcome.raced) == [other]
     reasons = {entry.setting: entry.reason for entry in outcome.rungs[0].candidates if entry.verdict == "rejected"}
-    assert reasons == {session.describe(killed): "its server ended under load"}
+    assert reasons == {session.describe(killed): "its server exited under load"}
 
 
 @pytest.mark.slow
@@ -172,7 +172,7 @@ def test_a_step_that_is_killed_costs_its_own_rungs(tmp_path: Path) -> None:
     finally:
         session.servers.keep()
     rungs = session.outcome.rungs
-    assert all("ended under load" in (rung.note or "") for rung in rungs[:2])
+    assert all("exited under load" in (rung.note or "") for rung in rungs[:2])
     assert [rung.note for rung in rungs[2:]] == [UNCHANGED] * 4
 
 
@@ -197,10 +197,10 @@ def test_tuned_settings_whose_server_is_killed_give_way_to_the_next_best(tmp_pat
     assert outcome.settings == outcome.race_winner == other
     assert outcome.tie_break is None
     assert [rung.kept for rung in outcome.rungs if rung.kept] == []
-    assert "whose server ended" in (outcome.rungs[0].note or "")
+    assert "whose server exited" in (outcome.rungs[0].note or "")
     assert outcome.arms["tuned"].errors == 0
     assert len(outcome.arms["tuned"].latencies)
-    assert any("its server ended under load" in event.text for event in message if isinstance(event, Phase))
+    assert any("its server exited under load" in event.text for event in message if isinstance(event, Phase))
 
 
 @pytest.mark.slow
@@ -226,7 +226,7 @@ def test_a_combination_that_is_killed_gives_way_to_the_next_best(tmp_path: Path)
     search._outcome.noise = KillingAll()
     search._tell = lambda event: kills.append(1) if "verifying" in getattr(event, "text", "") else None
     outcome = search.run()
-    assert [reason for _, reason in outcome.rejected] == ["its server ended under load"] * 2
+    assert [reason for _, reason in outcome.rejected] == ["its server exited under load"] * 2
     assert not outcome.wrong
     assert all(len(side.runs["tuned"].latencies) for side in outcome.sides)
 
@@ -323,5 +323,5 @@ def test_servers_run_beside_each_other_as_memory_allows(tmp_path: Path, monkeypa
     finally:
         session.servers.keep()
     assert set(session.outcome.raced) == set(choices[:2])
-    assert sum("no memory for its server" in event.text for event in message if isinstance(event, Phase)) == 2
+    assert sum("not enough memory for its server" in event.text for event in message if isinstance(event, Phase)) == 2
     assert all("memory for 0" in (rung.note or "") for rung in session.outcome.rungs)

@@ -15,7 +15,7 @@ from tailcut.tuner.learning import learn, made_up
 from tailcut.tuner.records import TuneRequest
 from tailcut.tuner.session import open_session
 
-WORDS = "the data are one request of 70 rows: for several, give arrays one axis more"
+WORDS = "the data are one request of 70 rows; for several requests, add an axis to the arrays"
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def said(wanted: TuneRequest) -> list[str]:
 @pytest.mark.parametrize(
     ("shape", "rows", "expected"),
     [
-        ((70, 16), "auto", [f"{WORDS}, or tune with --batching on where rows are independent"]),
+        ((70, 16), "auto", [f"{WORDS}, or use --batching on if rows are independent"]),
         ((70, 16), "dependent", [WORDS]),
         ((70, 16), "independent", []),
         ((70, 1, 16), "auto", []),

@@ -33,9 +33,9 @@ KNOWN = [
     [
         (ONE, 1, 150, ""),
         (TWO, 2, None, ""),
-        (TWO, 1, None, "it computes on 2 CPUs, and --cpus allows 1"),
-        (changed(ONE, io={"workers": 4}), 2, None, "it computes on 4 CPUs, and --cpus allows 2"),
-        (changed(ONE, engine={"threads": 0}), 2, None, "it computes on 8 CPUs, and --cpus allows 2"),
+        (TWO, 1, None, "it uses 2 CPUs, and --cpus allows 1"),
+        (changed(ONE, io={"workers": 4}), 2, None, "it uses 4 CPUs, and --cpus allows 2"),
+        (changed(ONE, engine={"threads": 0}), 2, None, "it uses 8 CPUs, and --cpus allows 2"),
         (TWO, None, 150, "it needs about 200 MB, and --memory allows 150"),
         (changed(TWO, engine={"spinning": False}), None, 150, "it needs about 200 MB, and --memory allows 150"),
         (changed(ONE, engine={"static_buckets": True}), None, 150, "it holds the weights more than once"),
@@ -63,5 +63,5 @@ def test_settings_over_the_limits_do_not_race(tmp_path: Path) -> None:
     assert "previous" not in arms_verified(session)
     result = told(session.outcome)
     assert result.retune is not None
-    assert result.retune.unserved == f"it computes on {usable_cpus() + 1} CPUs, and --cpus allows 1"
+    assert result.retune.unserved == f"it uses {usable_cpus() + 1} CPUs, and --cpus allows 1"
     assert retune_words(result).endswith(result.retune.unserved)

@@ -238,10 +238,10 @@ def test_with_retune_they_give_way_to_the_previous_profile(tmp_path: Path, monke
     assert headline(told(outcome))[1].endswith("; the profile holds its previous settings.")
 
 
-def test_of_a_rate_that_the_baseline_cannot_carry_no_ratio_is_claimed() -> None:
-    """Its latencies grow with the time that the overload lasts: they are no figures."""
+def test_no_ratio_is_claimed_at_a_rate_that_the_baseline_cannot_sustain() -> None:
+    """Its latencies grow for as long as the overload lasts, so they mean nothing."""
     text = result_of_overload()
-    assert text.count("the baseline cannot carry this rate") == 1
+    assert text.count("the baseline cannot sustain this rate") == 1
     assert "x0.0" not in text
 
 

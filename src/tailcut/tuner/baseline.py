@@ -1,4 +1,4 @@
-"""What the baseline carries, and the limit that follows from its own tail."""
+"""The baseline's capacity, and the p99 limit that follows from its own tail."""
 
 import time
 from collections.abc import Mapping
@@ -12,27 +12,28 @@ from tailcut.lab.load import LoadResult
 from tailcut.lab.trial import Arm
 from tailcut.stats import Sample, percentile, samples_needed
 
-_LOAD = 0.5  # of the baseline's capacity: the rate offered where the user names none
-_UNSTABLE = 0.95  # of it: above that, queues grow as long as the load lasts
+_LOAD = 0.5  # of the baseline's capacity: the rate offered where the user gives none
+_UNSTABLE = 0.95  # of the capacity: above it, queues grow as long as the load lasts
 _CLIENTS = 16  # in flight when the capacity is measured
 _FEWEST_CLIENTS = 2
-_LONE_FACTOR = 3.0  # of a request's median: the limit where the p99 takes too long to know
+_LONE_FACTOR = 3.0  # of a request's median: the limit where measuring the p99 takes too long
 _FEWEST_ANSWERS = 2
 _LONGEST_S = 60.0
 _SPARE = 1.2  # more requests than a p99 needs
-_BLOCKS = 4  # of a quick model: the median of their p99 is none of a stall
+_BLOCKS = 4  # for a fast model: the median of their p99s is not affected by a single stall
 
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """The baseline's capacity in requests per second.
+    """What was measured of the baseline before anything else.
 
     Args:
-        capacity: in a closed loop.
-        clients: in flight there; fewer for a slow model, whose requests would take long to drain.
-        rate: to offer every arm.
-        limit_ms: its p99 at that rate, or the user's limit; its p99 at half of the capacity where it is overloaded.
-        own_limit: whether it is its own p99 at that rate.
+        capacity: requests per second in a closed loop.
+        clients: requests in flight in that loop; fewer for a slow model, whose requests would take long to drain.
+        rate: requests per second to offer to every arm.
+        limit_ms: the user's limit, or the baseline's p99 at that rate; at half of its capacity where that rate
+            overloads it.
+        own_limit: whether the limit is the baseline's own p99 at that rate.
     """
 
     capacity: float
@@ -43,25 +44,26 @@ class Baseline:
 
     @property
     def is_overloaded(self) -> bool:
-        """Whether the rate is more than it carries."""
+        """Whether the rate exceeds what the baseline can sustain."""
         return self.rate > _UNSTABLE * self.capacity
 
 
 def measure_baseline(arm: Arm, seconds: float, *, rate: float | None, limit_ms: float | None) -> Baseline:
-    """Measure the capacity, and at half of it (or at the user's rate, where that is less than it carries) the p99.
+    """Measure the capacity, and the p99 at half of it (or at the user's rate, where the baseline can sustain that).
 
     Args:
         arm: the baseline's server.
-        seconds: for the closed loop; the open ones have twice as long, or four times that where they then know a p99.
-        rate: what the user names.
-        limit_ms: likewise; then nothing is offered.
+        seconds: for the closed loop; the open loops have about as long, or up to four times that where it suffices
+            for a p99.
+        rate: requests per second, if the user gave a rate.
+        limit_ms: the user's limit, if given; then no open loop is run.
 
     Raises:
-        UsageError: no request is answered rightly.
+        UsageError: no request succeeds.
     """
     first = _closed(arm, _FEWEST_CLIENTS, seconds / 4)
     clients = max(_FEWEST_CLIENTS, min(_CLIENTS, int(first.rate_achieved * seconds)))
-    # Of a slow model the first was made longer until it had answers: that is its capacity.
+    # For a slow model the first loop was extended until it had answers: it already measured the capacity.
     known_long = clients == _FEWEST_CLIENTS and first.duration_s >= seconds
     capacity = (first if known_long else _closed(arm, clients, max(seconds, first.duration_s))).rate_achieved
     carried = float(f"{_LOAD * capacity:.3g}")
@@ -82,7 +84,7 @@ def measure_baseline(arm: Arm, seconds: float, *, rate: float | None, limit_ms: 
 
 
 def _closed(arm: Arm, clients: int, seconds: float) -> LoadResult:
-    """A closed loop; longer where a request takes longer than that."""
+    """A closed loop, extended where a single request takes longer than it."""
     while True:
         began = time.monotonic()
         result = closed_loop(arm.target, arm.payloads, concurrency=clients, duration_s=seconds, warmup_s=seconds / 4)
@@ -90,7 +92,7 @@ def _closed(arm: Arm, clients: int, seconds: float) -> LoadResult:
             return result
         if result.errors or seconds > _LONGEST_S:
             raise UsageError(f"no request to the baseline succeeded: {_in_words(result.errors)}")
-        seconds = max(2 * seconds, time.monotonic() - began)  # it waits for the answers to what it has sent
+        seconds = max(2 * seconds, time.monotonic() - began)  # a loop waits for the answers to all that it has sent
 
 
 def _in_words(errors: Mapping[str, int]) -> str:
@@ -98,7 +100,7 @@ def _in_words(errors: Mapping[str, int]) -> str:
 
 
 def _limit_ms(opened: LoadResult, closed: LoadResult) -> float:
-    """The p99 of the open loop; three medians where it has too few samples to tell."""
+    """The p99 of the open loop; three times the median where it has too few samples for a p99."""
     samples = opened if opened.samples >= 2 else closed
     latencies = Sample.of(samples.latencies_ns / 1e6)
     if len(latencies) >= samples_needed(0.99):

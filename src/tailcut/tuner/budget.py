@@ -1,8 +1,8 @@
 """How a tune spends its time: pure arithmetic; `now` is an argument.
 
-Each phase has a share of the budget and an end; what a phase leaves over, the ones after it have. The verification is
-planned first: what it claims must hold, so a slow model's verification may take up to 37 % of the budget, and the
-search is as much shorter. Where the p99 takes longer than that, a p95 or the median is verified, in time.
+Each phase has a share of the budget and a time by which it ends; time that a phase does not use goes to later ones. The
+verification is planned first, because its claims must hold: for a slow model it may take up to 37 % of the budget, and
+the search is shorter by as much. Where the p99 would take even longer, a p95 or the median is verified instead.
 """
 
 from dataclasses import dataclass, field
@@ -16,14 +16,14 @@ _VERIFY = 1 - _EXPLAIN_END
 _LEAST_VERIFY, _MOST_VERIFY = 0.15, 0.37
 _WRAP_UP, _MOST_WRAP_UP_S = 0.05, 2.0
 _LATE, _OVER = 0.06, 0.08  # of the budget
-_TOLD, _NAMED = 0.10, 0.03  # of the budget: an end that is later is told, with the phases that made it so
-MOMENT_S = 2.5  # that a short budget may be exceeded by, for a p99
+_REPORTED, _NAMED = 0.10, 0.03  # of the budget: a later end is reported, with the phases that took longer
+MOMENT_S = 2.5  # by which a short budget may be exceeded to know a p99
 _STARTING = 0.65  # of the time until the race ends, to start servers in
 _FEWEST_FINALISTS, _WANTED_FINALISTS = 2, 5
 _BLOCK, _LEAST_BLOCK_S, _BLOCK_S = 1 / 240, 0.12, 0.2
 _LEAST_RACE = 0.10  # of the budget, once the finalists run
 _LEAST_ESTIMATE = 0.08
-_USAGE = 0.04  # of the budget, to count what those take that are equal
+_USAGE = 0.04  # of the budget, to measure CPU and memory of configurations that are equal
 _LABELS = 0.04  # likewise, for answers that are compared with labels
 _FEWEST_ENGINES, _ENGINE_S = 3, 2.5
 _MOST_CAPACITY_S, _MOST_CHECK_S, _MOST_LAST_CHECK_S, _MOST_WAY_S, _MOST_REFINEMENT_S = 2.0, 1.5, 8.0, 2.0, 2.0
@@ -32,8 +32,8 @@ _FINALISTS, _HEATS, _HEAT_CALLS, _LEAST_HEAT_S = 8, 12, 3, 0.12
 _REFINEMENTS = 8
 _STEP_ROUNDS, _STEP_CALLS, _LEAST_STEP_S = 3, 240, 0.3  # of the rungs
 _ENGINE_CALLS, _LEAST_ENGINE_S = 24, 0.25  # of one configuration in process
-_MOST_ENGINE_S, _MOST_ENGINE_CALLS = 2.0, 100  # likewise, at most: more of it helps less than a longer race
-_LOADING = 0.6  # of what a server takes to start
+_MOST_ENGINE_S, _MOST_ENGINE_CALLS = 2.0, 100  # likewise, at most: more time here helps less than a longer race
+_LOADING = 0.6  # of the time that a server takes to start
 _WAYS, _WAY_SERVERS = 2, 4
 
 
@@ -43,7 +43,7 @@ class SearchSize:
 
     Args:
         estimates: configurations to measure in process.
-        prepared_s: that copies of the model and the ways in take before.
+        prepared_s: time taken before by copies of the model and by measuring the cost of receiving requests.
     """
 
     estimates: int
@@ -51,11 +51,11 @@ class SearchSize:
 
 
 def complete_s(size: SearchSize, rungs: int, start_s: float, capacity: float) -> float:
-    """How long everything between the first measurement and the verification takes where nothing is left out.
+    """Seconds for everything between the first measurement and the verification, if nothing is left out.
 
     Args:
         size: of the search space.
-        rungs: that are explained.
+        rungs: number of rungs to measure.
         start_s: until a server is ready.
         capacity: requests per second of the baseline.
     """
@@ -68,18 +68,18 @@ def complete_s(size: SearchSize, rungs: int, start_s: float, capacity: float) ->
 
 
 def estimating_s(size: SearchSize, start_s: float, capacity: float) -> float:
-    """How long everything before the race takes of a complete search; the arguments are those of `complete_s`."""
+    """Seconds of a complete search before its race; the arguments are those of `complete_s`."""
     call_s = 1 / max(capacity, 1e-9)
     engine_s = _LOADING * start_s / 2 + max(_LEAST_ENGINE_S, _ENGINE_CALLS * call_s)
     return size.prepared_s + size.estimates * engine_s
 
 
 def joint_race_s(combinations: int, models: int, start_s: float, block_s: float) -> float:
-    """How long a joint tune's race takes where nothing is left out.
+    """Seconds that a joint tune's race takes if nothing is left out.
 
     Args:
-        combinations: that race.
-        models: in each server.
+        combinations: number that race.
+        models: number in each server.
         start_s: until a server with all of them is ready.
         block_s: of one combination in one heat.
     """
@@ -87,7 +87,7 @@ def joint_race_s(combinations: int, models: int, start_s: float, block_s: float)
 
 
 def ways_s(start_s: float) -> float:
-    """What measuring the ways in takes."""
+    """Seconds that measuring the cost of receiving requests takes."""
     return _WAYS * _MOST_WAY_S + _WAY_SERVERS * start_s / 2
 
 
@@ -98,18 +98,18 @@ class TimePlan:
     began: float
     budget_s: float
     verify_s: float = 0.0
-    needed_s: float = 0.0  # of these, what a p99 of each arm takes
+    needed_s: float = 0.0  # the part of `verify_s` that a p99 of each arm takes
     extra_s: float = 0.0  # that the user granted beyond the budget
-    longer_s: dict[str, float] = field(default_factory=dict)  # than planned, by phase
+    longer_s: dict[str, float] = field(default_factory=dict)  # how much longer than planned, by phase
     _late_s: float = 0.0  # after the last phase that has ended
 
     def __post_init__(self) -> None:
-        """The verification has its share at least."""
+        """Give the verification at least its share."""
         self.verify_s = max(self.verify_s, _VERIFY * self.budget_s)
 
     @property
     def expected_s(self) -> float:
-        """How long the whole tune takes: longer than the budget where the verification needs more of it than it has."""
+        """Seconds of the whole tune: more than the budget where the verification needs more than its largest share."""
         return self._search_s * (_EXPLAIN_END / (1 - _VERIFY)) + self.verify_s
 
     @property
@@ -128,19 +128,19 @@ class TimePlan:
         return _MOST_VERIFY * self.budget_s
 
     def needs_verification_s(self, seconds: float, before_s: float = 0.0, good_s: float = 0.0) -> None:
-        """The search gives way to the verification.
+        """Reserve time for the verification, at the expense of the search.
 
         Args:
-            seconds: that a p99 of each arm takes.
-            before_s: that what comes before it takes.
-            good_s: that its claims take where the machine is noisy, as far as the budget has them.
+            seconds: for a p99 of each arm.
+            before_s: for what precedes it.
+            good_s: for both headlines on a noisy machine, as far as the budget allows.
         """
         self.needed_s = seconds
         self.verify_s = max(self.verify_s, seconds + before_s, min(good_s, self.most_verify_s))
 
     @property
     def end(self) -> float:
-        """When the last measurement ends: the result and the report take a moment, too."""
+        """When the last measurement ends, so that time is left for the result and the report."""
         return self.began + self.extra_s + self.budget_s - min(_MOST_WRAP_UP_S, _WRAP_UP * self.budget_s)
 
     @property
@@ -150,24 +150,24 @@ class TimePlan:
 
     @property
     def limit(self) -> float:
-        """When the verification ends whatever is known."""
+        """When the verification ends, whatever is known by then."""
         return self.began + self.extra_s + (1 + _OVER) * self.budget_s
 
     def race_ended(self, now: float) -> None:
-        """An exhaustive race took as long as it took: what comes after it has the time that it was planned to have."""
+        """Extend the plan by what an exhaustive race took longer, so that later phases keep their time."""
         self.extra_s += max(0.0, now - self.race_until)
 
     def phase_ended(self, name: str, now: float, until: float) -> None:
-        """Count by how much a phase that was to end at `until` took longer than it had."""
+        """Record how much longer than planned a phase took that was to end at `until`."""
         late_s = max(0.0, now - until)
         if late_s > self._late_s:
             self.longer_s[name] = self.longer_s.get(name, 0.0) + late_s - self._late_s
         self._late_s = late_s
 
     def late_words(self, now: float) -> str:
-        """That the tune ends late, and which phases took longer than planned; empty where it is hardly late."""
+        """A message that the tune ends late, with the phases that took longer than planned; empty if it hardly is."""
         spent_s = self.spent_s(now) - self.extra_s
-        if spent_s <= (1 + _TOLD) * self.budget_s:
+        if spent_s <= (1 + _REPORTED) * self.budget_s:
             return ""
         longest = sorted(self.longer_s.items(), key=lambda item: -item[1])
         phases = [f"{name} {seconds:,.0f} s" for name, seconds in longest if seconds >= _NAMED * self.budget_s]
@@ -186,26 +186,26 @@ class TimePlan:
 
     @property
     def answers_s(self) -> float:
-        """For the right answers."""
+        """Seconds for computing the reference answers."""
         return _ANSWERS * self.budget_s
 
     @property
     def capacity_s(self) -> float:
-        """For the baseline's capacity."""
+        """Seconds for measuring the baseline's capacity."""
         return min(_MOST_CAPACITY_S, _CAPACITY * self.budget_s)
 
     @property
     def estimate_s(self) -> float:
-        """For the engine configurations, all together."""
+        """Seconds for measuring all engine configurations in process."""
         return _ESTIMATE * self._whole_s
 
     def estimating_s(self, now: float, start_s: float, count: int, capacity: float) -> float:
-        """For those from now on: less of it where servers would have too little time to start before the race.
+        """Seconds for engine configurations from now on: fewer where servers would have too little time to start.
 
         Args:
-            now: of the clock.
-            start_s: what a server takes to start.
-            count: of them.
+            now: on the monotonic clock.
+            start_s: seconds that a server takes to start.
+            count: number of configurations.
             capacity: requests per second of the baseline.
         """
         enough_s = count * max(_MOST_ENGINE_S, _MOST_ENGINE_CALLS / max(capacity, 1e-9))
@@ -213,7 +213,7 @@ class TimePlan:
         return min(self.estimate_s, enough_s, max(left_s, _LEAST_ESTIMATE * self._whole_s))
 
     def spare_s(self, now: float, start_s: float) -> float:
-        """What is left before the servers of the finalists have to start, each of which takes `start_s`."""
+        """Seconds until the servers of the finalists have to start, each of which takes `start_s`."""
         return self.race_until - now - _WANTED_FINALISTS * self._entering_s(start_s) / _STARTING
 
     def has_time_for_copies(self, now: float, start_s: float) -> bool:
@@ -223,43 +223,43 @@ class TimePlan:
 
     @property
     def calibrate_s(self) -> float:
-        """For a quantised copy of the model; 0 where the budget is too short for one."""
+        """Seconds for a quantised copy of the model; 0 where the budget is too short for one."""
         seconds = _CALIBRATE * self._whole_s
         return seconds if seconds >= _LEAST_CALIBRATE_S else 0.0
 
     @property
     def way_s(self) -> float:
-        """For one probe of a way in."""
+        """Seconds for one probe of the cost of receiving requests."""
         return min(_MOST_WAY_S, _WAY * self._whole_s)
 
     @property
     def check_s(self) -> float:
-        """For the answers of one candidate."""
+        """Seconds for checking the answers of one candidate."""
         return min(_MOST_CHECK_S, _CHECK * self.budget_s)
 
     @property
     def last_check_s(self) -> float:
-        """For the answers of the winner."""
+        """Seconds for checking the answers of the winner."""
         return min(_MOST_LAST_CHECK_S, 5 * _CHECK * self.budget_s)
 
     @property
     def block_s(self) -> float:
-        """For a closed loop of the race, at least: in a short one, half the requests are the first of connections."""
+        """Least seconds of a closed loop in the race: in a shorter one, half the requests are a connection's first."""
         return min(_BLOCK_S, max(_LEAST_BLOCK_S, _BLOCK * self.budget_s))
 
     @property
     def refinement_s(self) -> float:
-        """For one refinement."""
+        """Seconds for one refinement."""
         return min(_MOST_REFINEMENT_S, 2 * _CHECK * self.budget_s)
 
     @property
     def usage_s(self) -> float:
-        """To count what those take that are equal."""
+        """Seconds for measuring CPU and memory of configurations that are equal."""
         return _USAGE * self.budget_s
 
     @property
     def labels_s(self) -> float:
-        """For answers that are compared with the data's labels, of the baseline and the winner together."""
+        """Seconds for comparing answers with the data's labels, of the baseline and the winner together."""
         return _LABELS * self.budget_s
 
     @property
@@ -268,12 +268,12 @@ class TimePlan:
         return self._at(_RACE_END)
 
     def race_ends(self, now: float) -> float:
-        """When the race of finalists ends that are ready now: it has some time even where they started slowly."""
+        """When a race of finalists that are ready now ends: it has some time even if they started slowly."""
         return max(self.race_until, now + _LEAST_RACE * self._whole_s)
 
     @property
     def refine_until(self) -> float:
-        """After which no refinement is begun."""
+        """The time after which no refinement is started."""
         return self._at(_REFINE_END)
 
     @property
@@ -283,38 +283,38 @@ class TimePlan:
 
     @property
     def rungs_until(self) -> float:
-        """The latest that the rungs may end: a quick model's verification can spare what others overran."""
+        """The latest time for the rungs to end: a fast model's verification can make up for phases that overran."""
         return max(self.explain_until, self.end - max(self.needed_s, _LEAST_VERIFY * self.budget_s))
 
     @property
     def explain_s(self) -> float:
-        """How long that takes."""
+        """Seconds for measuring the rungs."""
         return _EXPLAIN * self._whole_s
 
     def verification_s(self, now: float) -> float:
-        """What is left for the verification: what it needs as far as the budget allows, and a little in any case.
+        """Seconds left for the verification: what it needs as far as the budget allows, and a little in any case.
 
-        A p99 that is known after a moment is worth that moment even when a short budget is spent.
+        A p99 that takes only a moment is measured even when a short budget is spent.
         """
         needed_s = min(self.needed_s, max(self.latest - now, MOMENT_S))
         return max(self.end - now, needed_s, _LEAST_VERIFY * self.budget_s / 2)
 
     def spent_s(self, now: float) -> float:
-        """Since the tune began."""
+        """Seconds since the tune began."""
         return now - self.began
 
     @property
     def _search_s(self) -> float:
-        """What is left for everything before the verification."""
+        """Seconds for everything before the verification."""
         return self.budget_s - min(self.verify_s, self.most_verify_s)
 
     @property
     def _whole_s(self) -> float:
-        """The budget of which the search has its usual share: what its phases have shares of."""
+        """The budget of which `_search_s` would be the usual share: the phases' shares are of this."""
         return self._search_s / (1 - _VERIFY)
 
     def _entering_s(self, start_s: float) -> float:
-        """What each finalist takes: it starts while the one before it is asked for its answers."""
+        """Seconds for each finalist: it starts while the answers of the one before it are checked."""
         return max(start_s, self.check_s)
 
     def _at(self, share: float) -> float:

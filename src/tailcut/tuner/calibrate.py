@@ -1,9 +1,9 @@
 """Static int8 for a tune: which copy of the model answers rightly, found in a few attempts.
 
-A copy has ranges chosen by one of three methods, and some operators left in float. The requests that the ranges come
-from and those that a copy is judged by are different ones. Methods are tried first, with everything quantised; if none
-is right, the best of them with the first and the last operator in float, then with more and more of those that lose
-most. Each engine has a copy of its own: what makes one fast makes the other slow.
+A copy has its ranges chosen by one of three methods, and some operators left in float. The requests that the ranges are
+taken from are not those that a copy is judged by. The methods are tried first, with everything quantised; if none gives
+right answers, the best one is tried with the first and the last operator in float, then with more and more of the
+operators that lose the most accuracy. Each engine has a copy of its own: what makes one fast makes the other slow.
 """
 
 import subprocess
@@ -36,14 +36,14 @@ MOST = 128
 MOST_BYTES = 256 << 20  # of requests
 _COLLECTING = 0.4  # of the time; the rest is for attempts
 _ANSWERING = 0.05  # of the time, for the answers of one attempt
-_ENOUGH = (False, 0.5)  # right, with half of the error that is allowed: no other method is tried
+_ENOUGH = (False, 0.5)  # right, with at most half of the allowed error: no other method is tried
 _NAMED = 3  # operators in a message
 _STOP_S = 5.0
 _Answer = TypeVar("_Answer", CalibrationStarted, Attempted)
 
 
 class CalibrationError(TailcutError):
-    """A model that cannot be quantised, or whose process ended; or whose best copy answers wrongly: then it has it."""
+    """A model cannot be quantised, the process ended, or even the best copy answers wrongly; `copy` is that copy."""
 
     def __init__(self, message: str, copy: "Copy | None" = None) -> None:
         super().__init__(message)
@@ -57,8 +57,8 @@ class Material:
     Args:
         model: an ONNX file.
         requests: that ranges are taken from.
-        held_out: other ones, that a copy is judged by.
-        judge: compares the answers to the first of those with the right ones.
+        held_out: other requests, by which a copy is judged.
+        judge: compares answers to the first of `held_out` with the reference answers.
         accepting: the strictest `--accuracy` that would accept such answers; None where no sensible one would.
     """
 
@@ -70,12 +70,12 @@ class Material:
 
     @classmethod
     def of(cls, model: Path, requests: Sequence[Arrays], gate: Gate) -> Self:
-        """Every second request that the gate has an answer to is held out: of a slow model, that may be four.
+        """Hold out every second request that the gate has an answer to; for a slow model that may be only four.
 
-        Copies are judged by several of all requests joined into one, too: that only refuses more of them.
+        Copies are also judged by requests that join several of the data's, which can only reject more copies.
 
         Raises:
-            CalibrationError: there are too few.
+            CalibrationError: there are too few requests.
         """
         if len(requests) < FEWEST:
             raise CalibrationError(f"it needs at least {FEWEST} requests in --data, and there are {len(requests)}")
@@ -95,11 +95,11 @@ class Copy:
 
     Args:
         path: the file.
-        engine, method: what it is for, and how ranges were chosen.
-        requests: that they were taken from.
-        operators, in_float: how many products there are, and the names of those that were left alone.
-        accuracy: on the requests held out.
-        answers: to these.
+        engine, method: the engine it is for, and how ranges were chosen.
+        requests: number of requests that the ranges were taken from.
+        operators, in_float: number of matrix products and convolutions, and the names of those left in float.
+        accuracy: on the held-out requests.
+        answers: to these requests.
     """
 
     path: Path
@@ -119,7 +119,7 @@ class Copy:
         return f"static int8 for {self.engine}: {kept}, ranges by {self.method} over {self.requests} requests{worst}"
 
     def record(self) -> Quantized:
-        """For the result and the profile."""
+        """The record for the result and the profile."""
         worst = self.accuracy.worst
         return Quantized(self.engine, self.method, self.requests, self.operators, list(self.in_float), worst)
 
@@ -135,11 +135,12 @@ class Copies:
 def copies_for(
     material: Material, engines: Sequence[Form], folder: Path, seconds: float, tell: Callable[[str], None]
 ) -> Copies:
-    """A copy for each engine; what was found is told in a line each.
+    """Make a copy for each engine, and report on each in a line.
 
     Args:
-        engines: that copies are wanted for.
-        folder: where they lie.
+        material: what copies are made from.
+        engines: to make copies for.
+        folder: for the copies.
         seconds: for everything.
         tell: called with each line.
     """
@@ -162,10 +163,10 @@ def copies_for(
 
 
 class Calibrator:
-    """The parent's side of the child; a context manager that ends it and removes its files but the copies.
+    """The parent's side of the child process; a context manager that ends it and removes its files except the copies.
 
     Raises:
-        CalibrationError: the child refused, or ended.
+        CalibrationError: the child reported an error, or exited.
     """
 
     def __init__(self, material: Material, folder: Path, seconds: float) -> None:
@@ -204,7 +205,7 @@ class Calibrator:
         self._scratch.cleanup()
 
     def start(self) -> CalibrationStarted:
-        """Have the ranges taken."""
+        """Have the child collect the ranges."""
         started = self._ask(self._job, CalibrationStarted)
         if started.error:
             raise CalibrationError(started.error)
@@ -212,14 +213,14 @@ class Calibrator:
 
     @property
     def left_s(self) -> float:
-        """What is left of the time."""
+        """Seconds left."""
         return max(0.0, self._end - time.monotonic())
 
     def copy_for(self, engine: Form, started: CalibrationStarted, seconds: float) -> Copy:
         """The first copy that answers rightly, all operators in int8 if that is possible.
 
         Raises:
-            CalibrationError: none does in about so long; says how near the best one came.
+            CalibrationError: none does within about this time; the error has the best one and what is wrong with it.
         """
         end = time.monotonic() + seconds
         best = self.attempt(engine, METHODS[0], 0, started)
@@ -242,7 +243,7 @@ class Calibrator:
         return best
 
     def attempt(self, engine: Form, method: Method, level: int, started: CalibrationStarted) -> Copy:
-        """One copy, whether its answers are right or not."""
+        """Make one copy, whether its answers are right or not."""
         self._attempts += 1
         path = self._folder / f"{engine}.{self._attempts}.onnx"
         attempted = self._ask(Attempt(engine, method, level, str(path), self._answer_s), Attempted)
@@ -264,7 +265,7 @@ class Calibrator:
 
 
 def _distance(copy: Copy) -> tuple[bool, float]:
-    """What is best has the least: right before wrong, then the figure furthest from what is allowed."""
+    """A sort key, the best copy first: right before wrong, then by the error as a share of what is allowed."""
     accuracy = copy.accuracy
     if accuracy.value is not None:
         return not accuracy.right, -accuracy.value

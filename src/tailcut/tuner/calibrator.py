@@ -1,7 +1,7 @@
-"""A child process that quantises a model with the ranges of some requests, and answers others with what it wrote.
+"""A child process that quantises a model with ranges from some requests, and answers others with the copy it wrote.
 
-The quantiser holds the model several times over, and was not made for every model: what goes wrong there costs a tune
-one precision. Messages travel as those of `estimator.py`. The parent's side is `calibrate.py`.
+The quantiser holds the model in memory several times, and does not support every model: a failure in the child costs a
+tune one precision only. Messages are framed as in `estimator.py`. The parent's side is `calibrate.py`.
 """
 
 import math
@@ -26,13 +26,13 @@ LEVELS = (
     0.1,
     0.25,
     0.5,
-)  # shares of the operators in float, the worst first; from the second on, the ends too
+)  # shares of the operators in float, the most sensitive first; from the second level on, also the first and the last
 _FEWEST_COLLECTED = 8
 _FEWEST_ANSWERED = 4
 
 
 class StartCalibration(msgspec.Struct, frozen=True, tag=True):
-    """Take requests into the ranges for so long, eight at least; the first job. Intermediate files lie in `folder`."""
+    """Collect ranges from requests for `seconds`, at least eight; the first job. Intermediate files go to `folder`."""
 
     path: str
     folder: str
@@ -42,7 +42,7 @@ class StartCalibration(msgspec.Struct, frozen=True, tag=True):
 
 
 class Attempt(msgspec.Struct, frozen=True, tag=True):
-    """Write a copy for an engine to `out`, and answer requests that were held out, for so long."""
+    """Write a copy for an engine to `out`, and answer held-out requests with it for `seconds`, at least four."""
 
     engine: Form
     method: Method
@@ -52,7 +52,7 @@ class Attempt(msgspec.Struct, frozen=True, tag=True):
 
 
 class CalibrationStarted(msgspec.Struct, frozen=True, tag=True):
-    """How many requests were taken in, and how many operators there are to quantise; or why not."""
+    """How many requests the ranges are from, and how many operators can be quantised; or the error."""
 
     error: str | None = None
     requests: int = 0
@@ -60,7 +60,7 @@ class CalibrationStarted(msgspec.Struct, frozen=True, tag=True):
 
 
 class Attempted(msgspec.Struct, frozen=True, tag=True):
-    """The operators that stay in float, and the answers to the first of the requests held out; or what went wrong."""
+    """The operators left in float, and the answers to the first of the held-out requests; or the error."""
 
     error: str | None = None
     in_float: list[str] = []
@@ -78,7 +78,7 @@ def _start(job: StartCalibration) -> Calibration:
 
 
 def _in_float(calibration: Calibration, level: int) -> list[str]:
-    """Half of the operators at most: what quantises fewer is not worth its conversions."""
+    """The operators to leave in float, at most half: a copy that quantises fewer does not pay for its conversions."""
     if not level:
         return []
     worst = calibration.most_sensitive()
@@ -127,7 +127,7 @@ def _work(source: int, sink: int) -> None:
 
 
 if __name__ == "__main__":
-    # The quantiser prints: what it says goes where errors go, and not into the answers.
+    # The quantiser prints to stdout: send that to stderr, so that it does not mix with the answers.
     pipe = os.dup(1)
     os.dup2(2, 1)
     with suppress(BrokenPipeError):

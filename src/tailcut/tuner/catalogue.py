@@ -1,11 +1,11 @@
-"""What `tailcut ladder` prints: values of every setting, requirements, when it helps and hurts, sources."""
+"""What `tailcut ladder` prints of every setting: its values, requirements, when it helps and hurts, and sources."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class CatalogueSetting:
-    """One setting, as the catalogue explains it; `fields` are its places in the profile."""
+    """One setting, as the catalogue explains it; `fields` are its keys in the profile."""
 
     name: str
     rung: str
@@ -37,7 +37,7 @@ CATALOGUE: tuple[CatalogueSetting, ...] = (
         "queue delay",
         "algorithmic",
         ("batching.max_queue_delay_us",),
-        "0; or half to all of what one row takes",
+        "0; half of the time that one row takes, or all of it",
         "a worker thread, and a rate at which further requests are likely to arrive",
         "arrivals are dense and calls are expensive",
         "a lone request waits in vain",
@@ -50,7 +50,7 @@ CATALOGUE: tuple[CatalogueSetting, ...] = (
         "on, off",
         "inputs and outputs of one fixed size",
         "always: the engine reads and writes the rows in place",
-        "never seen",
+        "not known to",
         "measured",
     ),
     CatalogueSetting(
@@ -77,10 +77,10 @@ CATALOGUE: tuple[CatalogueSetting, ...] = (
         "CUDA buckets",
         "algorithmic",
         ("engine.cuda.buckets",),
-        "auto (powers of two), off; by hand: sizes of your own, followed by powers of two",
+        "auto (powers of two), off; by hand: your own sizes, followed by powers of two",
         "device cuda, and independent rows",
-        "auto: few graphs serve batches of all sizes. Own sizes: those that the traffic often has",
-        "auto: up to half of a bucket is filled up, and computed in vain. off: a graph for each size",
+        "auto: few graphs serve batches of all sizes. Own sizes: those that are frequent in the traffic",
+        "auto: up to half of a bucket is padding, which is computed for nothing. off: a graph for each size",
         _GUIDE_CUDA_GRAPHS,
     ),
     CatalogueSetting(
@@ -89,7 +89,7 @@ CATALOGUE: tuple[CatalogueSetting, ...] = (
         ("engine.cuda.conv_search",),
         "heuristic; by hand: exhaustive, default",
         "onnxruntime on device cuda, and convolutions",
-        "exhaustive: the quickest algorithm for each size",
+        "exhaustive: the fastest algorithm for each size",
         "exhaustive: the first batch of each bucket takes long",
         "onnxruntime, CUDA execution provider",
     ),
@@ -160,7 +160,7 @@ CATALOGUE: tuple[CatalogueSetting, ...] = (
         "off, on",
         "padding buckets",
         "small models: each bucket's shapes are planned once (openvino x0.4 to x0.8, onnxruntime x0.6 to x0.95 a call)",
-        "each bucket holds the weights again, and takes as long to load; large models gain nothing",
+        "each bucket holds a copy of the weights, and takes as long to load; large models gain nothing",
         _DECISION,
     ),
     CatalogueSetting(
@@ -169,7 +169,7 @@ CATALOGUE: tuple[CatalogueSetting, ...] = (
         ("engine.layout",),
         "the program's own, channels_last",
         "torch, and convolutions",
-        "convolutions: the kernels want it",
+        "convolutions: their kernels prefer this layout",
         "programs that reshape images between convolutions",
         _GUIDE_TORCH,
     ),
@@ -219,8 +219,8 @@ CATALOGUE: tuple[CatalogueSetting, ...] = (
         ("engine.numa",),
         "off, on",
         "several nodes, no CPU quota, a worker thread; on the CPU as many instances as nodes",
-        "weights and scratch lie in the memory that their threads are next to; a device is launched from its own node",
-        "each node holds the weights again",
+        "weights and scratch are in memory local to the threads; kernels are launched from the device's own node",
+        "each node holds a copy of the weights",
         "set_mempolicy(2)",
     ),
     CatalogueSetting(
@@ -229,7 +229,7 @@ CATALOGUE: tuple[CatalogueSetting, ...] = (
         ("engine.cuda.slots",),
         "one more than instances; by hand: 1 (nothing overlaps), or any number",
         "torch on device cuda, and several instances",
-        "copying in, computing and copying out of several batches overlap",
+        "copying in, computing and copying out overlap across batches",
         "device memory for the batches of each slot, and graphs for each",
         "CUDA C++ best practices guide, asynchronous and overlapping transfers with computation",
     ),
@@ -239,8 +239,8 @@ CATALOGUE: tuple[CatalogueSetting, ...] = (
         ("io.own_core",),
         "off, on",
         "several cores, no CPU quota, and a worker thread",
-        "the event loop never waits for a core that engine threads keep; CPUs - 1 threads compute",
-        "few cores: the engine lacks the one that the loop leaves idle",
+        "the event loop never waits for a core that engine threads occupy; CPUs - 1 threads compute",
+        "few cores: the engine cannot use the core that the loop leaves mostly idle",
         "sched_setaffinity(2)",
     ),
     CatalogueSetting(
@@ -257,7 +257,7 @@ CATALOGUE: tuple[CatalogueSetting, ...] = (
         "second engine",
         "parallelism",
         ("batching.second",),
-        "none; route with each engine of the CPU beside a device; by hand any, and fallback; --also-cpu",
+        "none; route, with each CPU engine beside a device; by hand: any engine, and fallback; --also-cpu",
         "worker dispatch, no padding, and no queue delay",
         "route: bursts that the first engine alone would answer late. fallback: a device that is full or lost",
         "memory: the model is loaded twice; answers of two engines differ in their last digits",
@@ -313,7 +313,7 @@ CATALOGUE: tuple[CatalogueSetting, ...] = (
         "cpu; cuda with --device cuda (f32, tf32, f16; torch also bf16, and int8 where it compiles); by hand: index",
         "a CUDA device; torch with CUDA, or onnxruntime-gpu, which has no int8 there. Less than f32: --data, to verify "
         "the outputs",
-        "large models. int8, of weights: those that are read for longer than they are multiplied",
+        "large models. int8 weights: models that are bound by reading the weights",
         "small ones: copies and launches take longer than they save",
         _GUIDE_TORCH,
     ),
@@ -334,7 +334,7 @@ CATALOGUE: tuple[CatalogueSetting, ...] = (
         "power_of_two, as_requested",
         "onnxruntime with its arena",
         "large calls of one size: no memory beyond what they ask for",
-        "calls of many sizes: pieces do not fit later calls (31 to 80 MB for sentences on MiniLM); sessions share it",
+        "calls of many sizes: freed blocks fit no later call (31 to 80 MB for sentences on MiniLM); sessions share it",
         _DECISION,
     ),
     CatalogueSetting(
@@ -343,7 +343,7 @@ CATALOGUE: tuple[CatalogueSetting, ...] = (
         ("engine.cuda.pinned",),
         "on; by hand: off",
         "torch on device cuda, and rows of fixed size",
-        "copies go straight from the memory that the socket receives into, beside everything else",
+        "copies go straight from the memory that the socket receives into, and overlap with everything else",
         "a tight limit on locked memory (ulimit -l); registering takes time at the start",
         "CUDA C++ best practices guide, pinned memory",
     ),
@@ -354,7 +354,7 @@ CATALOGUE: tuple[CatalogueSetting, ...] = (
         "private; by hand: shared",
         "torch on device cuda, and graphs",
         "shared: the graphs of all buckets of a slot take the scratch memory of the largest",
-        "never seen",
+        "not known to",
         _GUIDE_CUDA_GRAPHS,
     ),
     CatalogueSetting(
@@ -362,9 +362,9 @@ CATALOGUE: tuple[CatalogueSetting, ...] = (
         "allocation",
         ("engine.cuda.caching",),
         "on; by hand: off",
-        "torch on device cuda; off matters without graphs, whose memory stays in any case",
+        "torch on device cuda; off matters only without graphs, whose memory is kept in any case",
         "on: no batch asks the driver for memory. off: other processes share the device",
-        "off: giving memory back waits for all that is computed",
+        "off: freeing memory waits for all kernels in flight",
         "PyTorch, CUDA semantics: memory management",
     ),
     CatalogueSetting(
@@ -382,7 +382,7 @@ CATALOGUE: tuple[CatalogueSetting, ...] = (
         "allocation",
         ("memory.huge_pages", "memory.prefault", "memory.lock"),
         "off, on",
-        "rows of fixed size; huge pages: 2 MiB of them",
+        "rows of fixed size; huge pages: at least 2 MiB of rows",
         "large rows: fewer page faults and TLB misses",
         "memory is allocated at the start",
         "Linux, transparent huge pages",
@@ -394,7 +394,7 @@ CATALOGUE: tuple[CatalogueSetting, ...] = (
         "the C library's, optionally keeping freed memory, optionally in huge pages; jemalloc, mimalloc, tcmalloc",
         "keeping: glibc. Huge pages: glibc 2.35. The others: installed, Linux, and not openvino",
         "blocks of many megabytes are allocated often (page faults, TLB misses); many threads allocate",
-        "more memory is kept; with huge pages, up to 2 MiB for each piece",
+        "more memory is kept; with huge pages, up to 2 MiB per block",
         "mallopt(3); glibc's tunables; the allocators' own documentation",
     ),
     CatalogueSetting(
@@ -414,7 +414,7 @@ CATALOGUE: tuple[CatalogueSetting, ...] = (
         "json, binary, raw; tensors in shared memory",
         "clients that support it (--wire; shared memory: any, and --local)",
         "numbers are sent in binary form, or not at all",
-        "clients that support only JSON; shared memory: small tensors, whose request is longer than they are",
+        "clients that support only JSON; shared memory: tensors smaller than the request that names them",
         "Open Inference Protocol: binary tensor data, system shared memory; measured",
     ),
     CatalogueSetting(
@@ -445,7 +445,7 @@ CATALOGUE: tuple[CatalogueSetting, ...] = (
         "on, off",
         "Linux; raw bodies of one input of fixed size, or JSON lists of floats",
         "connections that repeat similar requests",
-        "0.3 s of start-up and 50 to 110 MB: it is left out where that costs less than a hundredth",
+        "0.3 s of start-up and 50 to 110 MB: it is turned off where that costs less than 1 % of the score",
         "docs/decisions/016-the-fast-path.md",
     ),
 )

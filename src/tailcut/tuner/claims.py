@@ -1,4 +1,4 @@
-"""What a tune claims, and the time that it takes to prove it. A thin shell around `verification`."""
+"""What a tune claims, and how long proving it takes. A thin shell around `verification`."""
 
 import math
 import time
@@ -21,17 +21,17 @@ from tailcut.tuner.labels import by_labels
 from tailcut.tuner.records import TuneOutcome
 from tailcut.tuner.session import TuneSession
 from tailcut.tuner.traffic import traffic_s
-from tailcut.tuner.verification import good_s, told_within, verification_s, verify
+from tailcut.tuner.verification import good_s, percentile_within, verification_s, verify
 from tailcut.tuner.worse import ARMS, instead
 
 _ROUNDED_S = 5
-_LOW = 3.0  # times the rate, where a model carries more than that: the rate is low, and the model is not slow
-_BEYOND = 2.0  # times the best capacity that is expected: that is off by less
-_LOADED_S = 0.5  # with as many clients as raced
+_LOW = 3.0  # times the rate: with more capacity than that, the rate is low rather than the model slow
+_BEYOND = 2.0  # times the best expected capacity: the expectation is off by less than that
+_LOADED_S = 0.5  # with as many clients as in the race
 
 
 def arms_verified(session: TuneSession) -> dict[str, Settings]:
-    """What the verification measures: what is compared, and tuned; and the previous settings, checked again."""
+    """What the verification measures, by name: the baselines, the tuned settings, and a re-checked profile's."""
     arms = session.compared | {"tuned": session.outcome.settings}
     previous, outcome = session.wanted.previous_settings, session.outcome
     if previous is not None and not (outcome.previous_wrong or outcome.previous_unserved):
@@ -40,17 +40,17 @@ def arms_verified(session: TuneSession) -> dict[str, Settings]:
 
 
 def announce(session: TuneSession, baseline: Baseline, size: SearchSize) -> None:
-    """Say how long a complete search takes, and leave the verification the time that its p99 takes.
+    """Report how long a complete search takes, and reserve the time that the verification needs for its p99.
 
     Args:
         session: of the tune.
-        baseline: what the baseline carries.
-        size: what is worth measuring in process.
+        baseline: its capacity, and the rate and limit of the verification.
+        size: how much is worth measuring in process.
     """
     plan, arms = session.plan, len(arms_verified(session))
     needed_s = verification_s(baseline.rate, arms)
     if max(needed_s, good_s(arms)) > plan.most_verify_s and session.compared.pop("reference", None) is not None:
-        arms -= 1  # a slow model, or a short budget: what only the wire does is not worth a third of the time
+        arms -= 1  # a slow model, or a short budget: the effect of the wire alone is not worth a third of the time
         needed_s = verification_s(baseline.rate, arms)
     both_s = needed_s + traffic_s(baseline, baseline.capacity)
     labels_s = 0.0 if session.wanted.labels is None else plan.labels_s
@@ -60,17 +60,17 @@ def announce(session: TuneSession, baseline: Baseline, size: SearchSize) -> None
     whole_s = plan.spent_s(time.monotonic()) + rest_s + max(both_s, good_s(arms))
     session.tell(complete_search(whole_s, plan.budget_s))
     if needed_s > plan.most_verify_s:
-        claims = told_within(plan.most_verify_s, baseline.rate, arms)
+        claims = percentile_within(plan.most_verify_s, baseline.rate, arms)
         budget_s = 10 * math.ceil(needed_s / plan.most_verify_s * plan.budget_s / 10)
         session.tell(p99_takes_long(baseline, needed_s, plan.budget_s, claims, budget_s))
 
 
 def p99_takes_long(baseline: Baseline, needed_s: float, budget_s: float, claims: str, enough_s: int) -> Phase:
-    """Why the p99 is not verified: the model is slow, or the rate is far below what the model carries.
+    """Why the p99 is not verified: the model is slow, or the rate is far below its capacity.
 
     Args:
-        baseline: what the baseline carries, and the rate of the verification.
-        needed_s: that the p99 of each arm takes.
+        baseline: its capacity, and the rate of the verification.
+        needed_s: seconds for the p99 of each arm.
         budget_s: of the tune.
         claims: the percentile that is verified instead.
         enough_s: the budget that the p99 needs.
@@ -84,15 +84,19 @@ def p99_takes_long(baseline: Baseline, needed_s: float, budget_s: float, claims:
 
 
 def complete_search(whole_s: float, budget_s: float) -> Phase:
-    """How long a search takes that leaves nothing out, beside the budget that it has."""
+    """How long a search that leaves nothing out takes, compared with the budget."""
     less = "" if whole_s <= budget_s else " tries less of it"
     rounded_s = _ROUNDED_S * math.ceil(whole_s / _ROUNDED_S)
     return Phase(f"a complete search takes about {rounded_s:,} s; --budget {budget_s:g}s{less}")
 
 
 def carry(session: TuneSession) -> Baseline:
-    """Measure what the baseline carries, and the limit that all others are held to."""
-    session.tell(Phase("measuring what the baseline can carry"))
+    """Measure the baseline's capacity, and the p99 limit for all configurations.
+
+    Raises:
+        TailcutError: the baseline cannot be served, or answers no request.
+    """
+    session.tell(Phase("measuring the baseline's capacity"))
     wanted, plan, outcome = session.wanted, session.plan, session.outcome
     arm = session.servers.arm(session.base)
     baseline = measure_baseline(arm, plan.capacity_s, rate=wanted.rate, limit_ms=wanted.slo_ms)
@@ -103,54 +107,54 @@ def carry(session: TuneSession) -> Baseline:
     capacity = f"{baseline.capacity:,.3g}" if baseline.capacity < 100 else f"{baseline.capacity:,.0f}"
     own_rate = f"{baseline.rate:,.6g} req/s" if baseline.own_limit else "half of that"
     own = "" if wanted.slo_ms else f", its own at {own_rate}"
-    session.tell(Phase(f"the baseline carries {capacity} req/s; the limit of p99 is {baseline.limit_ms:.3g} ms{own}"))
+    session.tell(Phase(f"the baseline sustains {capacity} req/s; the p99 limit is {baseline.limit_ms:.3g} ms{own}"))
     if baseline.is_overloaded:
-        session.tell(Phase(f"the baseline cannot carry this rate, {baseline.rate:,.6g} req/s"))
+        session.tell(Phase(f"the baseline cannot sustain {baseline.rate:,.6g} req/s"))
     return baseline
 
 
 def within_reach(session: TuneSession, predicted: Sequence[PredictedConfiguration]) -> None:
-    """Refuse a rate that no configuration comes near to: each block would take as long as its queue takes to drain.
+    """Refuse a rate that no configuration comes near: each block would last until its queue has drained.
 
     Raises:
-        UsageError: it is over twice the best capacity that is expected.
+        UsageError: the rate is more than twice the best expected capacity.
     """
     rate, outcome = session.wanted.rate, session.outcome
     best = best_capacity(outcome.capacity, predicted)
     if rate is not None and is_beyond(rate, best):
         raise UsageError(
-            f"--rate {rate:.15g}: no configuration is expected to carry more than {best:,.3g} req/s on this machine: "
-            "name a lower rate, or leave --rate out"
+            f"--rate {rate:.15g}: no configuration is expected to sustain more than {best:,.3g} req/s on this machine: "
+            "give a lower rate, or leave --rate out"
         )
 
 
 def best_capacity(measured: float, predicted: Sequence[PredictedConfiguration]) -> float:
-    """The most that any configuration carries: as was measured of the baseline, or is expected of others."""
+    """The highest capacity: the baseline's, as measured, or that of another configuration, as expected."""
     return max([measured, *(prediction.capacity for prediction in predicted)])
 
 
 def is_beyond(rate: float, best: float) -> bool:
-    """Whether no configuration comes near to a rate, where the best is expected to carry this much."""
+    """Whether no configuration comes near a rate, where `best` is the highest expected capacity."""
     return rate > _BEYOND * best
 
 
 def prove(session: TuneSession) -> None:
-    """What is claimed: from fresh samples of the tuned settings and what they are compared with.
+    """Verify the tuned settings and what they are compared with, on fresh samples.
 
-    Where the tuned server ends meanwhile, the next best settings that raced take its place.
+    If the tuned server exits meanwhile, the next best settings of the race take its place.
 
     Raises:
-        TailcutError: the baseline's server cannot be started, or ends.
+        TailcutError: the baseline's server cannot be started, or exits.
     """
     settings, outcome, servers = arms_verified(session), session.outcome, session.servers
     *names, last = settings
-    session.tell(Phase(f"verifying: {', '.join(names)} and {last} in turns, on fresh samples"))
+    session.tell(Phase(f"verifying {', '.join(names)} and {last}, interleaved, on fresh samples"))
     servers.keep(*settings.values())
     servers.execute()
     servers.launch(*settings.values())
     arms = _served(session, settings)
     while not _verified(session, settings | {"tuned": outcome.settings}, arms):
-        words = f"{session.describe(outcome.settings)}: its server ended under load"
+        words = f"{session.describe(outcome.settings)}: its server exited under load"
         if outcome.settings in session.refused:
             raise ServeError(words)
         session.tell(Phase(f"tuned: {words}"))
@@ -169,7 +173,7 @@ def prove(session: TuneSession) -> None:
 
 
 def _take_back(session: TuneSession, settings: dict[str, Settings]) -> None:
-    """Settings that are proven worse give way to those of the profile checked again, or else to the baseline's."""
+    """Replace settings that are proven worse by those of the re-checked profile, or else by the baseline's."""
     outcome = session.outcome
     if not outcome.arms or (outcome.unchanged and outcome.previous is None):
         return
@@ -183,7 +187,7 @@ def _take_back(session: TuneSession, settings: dict[str, Settings]) -> None:
 
 
 def _verified(session: TuneSession, settings: dict[str, Settings], arms: dict[str, Arm]) -> bool:
-    """Check the answers and measure all arms; whether the tuned server is still there then."""
+    """Check the answers and measure all arms; whether the tuned server is still running afterwards."""
     outcome, tuned = session.outcome, settings["tuned"]
     outcome.accuracy, outcome.arms = None, {}
 
@@ -214,10 +218,10 @@ def _cpus_used(arm: Arm, clients: int) -> float | None:
 
 
 def _served(session: TuneSession, settings: dict[str, Settings]) -> dict[str, Arm]:
-    """The running servers of all arms; where that of the tuned settings fails, of the next best that raced.
+    """The running servers of all arms; if the tuned server cannot be started, that of the next best of the race.
 
     Raises:
-        TailcutError: the baseline's cannot be started.
+        TailcutError: the baseline's server cannot be started.
     """
     arms: dict[str, Arm] = {}
     for name, own_settings in settings.items():
@@ -236,7 +240,7 @@ def _served(session: TuneSession, settings: dict[str, Settings]) -> dict[str, Ar
 
 
 def _next_best(session: TuneSession) -> Arm:
-    """A server of the best settings that raced and still start; in the end of the baseline's."""
+    """A server of the best settings of the race that still start, or else of the baseline's."""
     outcome = session.outcome
     ranked = sorted(outcome.raced, key=lambda item: outcome.raced[item], reverse=True)
     for settings in [entrant for entrant in ranked if entrant not in session.refused]:
@@ -251,6 +255,6 @@ def _next_best(session: TuneSession) -> Arm:
 
 
 def _take_over(outcome: TuneOutcome, settings: Settings, raced: Settings | None) -> None:
-    """Verify these in place of the winner: what raced best of those that are left, or the baseline's."""
-    outcome.replace_settings(settings, "measured with settings whose server ended, or did not start again")
+    """Verify other settings in place of the winner: the best of the race that are left, or the baseline's."""
+    outcome.replace_settings(settings, "measured with settings whose server exited, or did not start again")
     outcome.race_winner = raced

@@ -1,7 +1,7 @@
-"""Two or more profiles of one model measured against each other: right answers first, then interleaved blocks.
+"""Two or more profiles of one model measured against each other: answers first, then interleaved blocks.
 
-All profiles get the same arrivals in turns. Ratios are to the first profile, each with an interval, and only an
-interval that clears the noise threshold is called better or worse.
+All profiles get the same arrivals, one after the other. Ratios are to the first profile, each with an interval, and
+only an interval that clears the noise threshold is called better or worse.
 """
 
 import time
@@ -35,8 +35,8 @@ _ROUNDS = 20  # as planned
 _FEWEST_ROUNDS, _MOST_ROUNDS = 6, 60
 _OPEN_SHARE = 0.7  # of the time of a round
 _SPARE = 1.15  # more samples than a p99 needs
-_LEAST_S = 3.0  # that a p99 is worth, whatever the budget has left
-_ASKED = 64  # questions in flight, at most
+_LEAST_S = 3.0  # spent on a p99, whatever is left of the budget
+_MOST_IN_FLIGHT = 64  # most requests in flight during the check of the answers
 
 
 @dataclass(slots=True)
@@ -45,7 +45,7 @@ class ComparisonSide:
 
     name: str
     profile: Profile
-    servers: TrialServers  # its own one alone: two profiles of equal settings may run different copies of the model
+    servers: TrialServers  # of this profile alone: profiles of equal settings may run different copies of the model
     accuracy: Accuracy | None = None
     runs: ArmRuns = field(default_factory=ArmRuns)
     ratios: Ratios = field(default_factory=Ratios)  # to the first
@@ -54,15 +54,15 @@ class ComparisonSide:
 
     @property
     def settings(self) -> Settings:
-        """Those of the profile."""
+        """The profile's settings."""
         return self.profile.settings
 
     @property
     def arm(self) -> Arm:
-        """Its running server, and what that is sent.
+        """Its running server, and the requests to send to it.
 
         Raises:
-            ServeError: it does not start.
+            ServeError: the server does not start.
         """
         return self.servers.arm(self.settings)
 
@@ -74,7 +74,7 @@ class ComparisonSide:
 
 @dataclass(slots=True)
 class ProfileComparison:
-    """What came of it; the first side is what the others are compared with."""
+    """The outcome of a comparison; the first side is the reference."""
 
     sides: list[ComparisonSide]
     baseline: Baseline
@@ -96,7 +96,7 @@ def compare(wanted: TuneRequest, profiles: Mapping[str, Profile], tell: Callable
         tell: called with each event.
 
     Raises:
-        TailcutError: a profile cannot be served, its server ends under load, or the first answers nothing.
+        TailcutError: a profile cannot be served, its server exits under load, or the first one answers no request.
     """
     plan = TimePlan(time.monotonic() if wanted.began is None else wanted.began, wanted.budget_s)
     engines = [profile.settings.engine for profile in profiles.values()]
@@ -117,20 +117,20 @@ def compare(wanted: TuneRequest, profiles: Mapping[str, Profile], tell: Callable
         for side in sides:
             side.servers.launch(side.settings)
         first = sides[0].arm
-        tell(Phase(f"measuring what {sides[0].name} can carry"))
+        tell(Phase(f"measuring the capacity of {sides[0].name}"))
         baseline = measure_baseline(first, plan.capacity_s, rate=wanted.rate, limit_ms=wanted.slo_ms)
         if baseline.is_overloaded:
-            tell(Phase(f"{sides[0].name} cannot carry this rate, {baseline.rate:,.6g} req/s"))
+            tell(Phase(f"{sides[0].name} cannot sustain {baseline.rate:,.6g} req/s"))
         comparison = ProfileComparison(sides, baseline)
         tell(Phase(f"checking the answers of {len(sides)} profiles"))
         for side in sides:
             target = side.arm.target
-            asked = max(4, min(_ASKED, int(2 * plan.check_s * baseline.capacity)))
-            side.accuracy = learned.gate.check(target, side.settings, plan.last_check_s, asked)
+            in_flight = max(4, min(_MOST_IN_FLIGHT, int(2 * plan.check_s * baseline.capacity)))
+            side.accuracy = learned.gate.check(target, side.settings, plan.last_check_s, in_flight)
         _measure(comparison, plan, tell)
         for side in sides:
             if side.servers.has_ended(side.settings):
-                raise ServeError(f"{side.name}: its server ended under load")
+                raise ServeError(f"{side.name}: its server exited under load")
     finally:
         for side in sides:
             side.servers.keep()
@@ -145,23 +145,23 @@ def compare(wanted: TuneRequest, profiles: Mapping[str, Profile], tell: Callable
 
 
 def _fixed(engines: Sequence[EngineOptions], wanted: TuneRequest) -> tuple[str, ...]:
-    """The dimensions that requests are made up with: those of any profile, of two the first; with data the first's."""
+    """The fixed dimensions of the requests: with data the first profile's, else all profiles', the first one first."""
     several = engines[:1] if wanted.data is not None else engines
     return tuple({dim.rpartition("=")[0]: dim for engine in reversed(several) for dim in engine.fixed_dims}.values())
 
 
 def _measure(comparison: ProfileComparison, plan: TimePlan, tell: Callable[[Event], None]) -> None:
-    """Open and closed blocks in turns, until the time is over and each p99 is known."""
+    """Run open and closed blocks alternately, until the time is over and each p99 is known."""
     arms, runs = [side.arm for side in comparison.sides], [side.runs for side in comparison.sides]
     baseline = comparison.baseline
     left_s = max(0.0, plan.end - time.monotonic())
-    sample_s = _SPARE * len(arms) / baseline.rate  # one of each
+    sample_s = _SPARE * len(arms) / baseline.rate  # for one sample of each profile
     tail = known_within(max(left_s, _LEAST_S), sample_s)
     enough = samples_needed(QUANTILES[tail])
     needed_s = _SPARE * enough / baseline.rate
     open_s = max(LEAST_BLOCK_S, max(_OPEN_SHARE * left_s / len(arms), needed_s) / _ROUNDS)
     closed_s = max(LEAST_BLOCK_S, (1 - _OPEN_SHARE) * left_s / len(arms) / _ROUNDS)
-    tell(Phase(f"measuring {len(arms)} profiles in turns at {baseline.rate:,.6g} req/s"))
+    tell(Phase(f"measuring {len(arms)} profiles, interleaved, at {baseline.rate:,.6g} req/s"))
     if tail != "p99":
         p99_s = sample_s * samples_needed(0.99)
         words = f"the p99 of a model this slow takes {p99_s:,.0f} s: within {plan.budget_s:g} s its {tail} is compared"

@@ -1,4 +1,4 @@
-"""The copy of a PyTorch program that the engines of ONNX models run: written once, with the program's own signature."""
+"""The ONNX copy of a PyTorch program, for the engines of ONNX models: written once, with the program's signature."""
 
 from pathlib import Path
 
@@ -9,16 +9,17 @@ from tailcut.errors import UnsupportedError
 
 
 def onnx_copy(model: Path, folder: Path, fixed_dims: tuple[str, ...]) -> Path:
-    """Convert a program into a folder.
+    """Convert a PyTorch program to `converted.onnx` in a folder.
 
     Raises:
-        TailcutError: a library is missing, or there is no ONNX model with the same inputs, outputs and answers.
+        TailcutError: a library is missing, or the program has no ONNX equivalent in one file with the same inputs,
+            outputs and answers.
     """
     path = folder / "converted.onnx"
     conversion = convert(model, path)
     if not conversion.right:
         raise UnsupportedError(
-            f"converted to ONNX, its answers are off by {conversion.distance:.2g}, not {conversion.comparison.limit:g}"
+            f"converted to ONNX, its answers differ by {conversion.distance:.2g}, over {conversion.comparison.limit:g}"
         )
     if list(folder.glob(f"{path.name}?*")):
         raise UnsupportedError("converted to ONNX, it has more weights than one file holds")

@@ -7,9 +7,9 @@ from msgspec.structs import replace
 from tailcut.engines.base import CudaOptions, EngineOptions
 from tailcut.runtime.settings import SecondEngine, Settings
 
-# The engines that a device has, and the precisions of each that need data to show that answers stay right. onnxruntime
-# has no int8: it would compute dequantised floats (docs/decisions/057-onnx-on-a-device.md). In that of torch, weights
-# are made floats in the product, which pays only where it compiles (065-compiled-and-int8-on-a-device.md).
+# The engines for a device, and the precisions of each that need data to show that answers stay right. onnxruntime has
+# no int8 there: it would compute with dequantised floats (docs/decisions/057-onnx-on-a-device.md). In torch's int8,
+# weights are converted to floats in the product, which pays only if compiled (065-compiled-and-int8-on-a-device.md).
 _LOWER = {"onnxruntime": ("tf32", "f16"), "torch": ("tf32", "bf16", "f16")}
 _COMPILED = {"onnxruntime": (), "torch": ("int8",)}
 _INSTANCES = (1, 2)
@@ -18,13 +18,13 @@ _INSTANCES = (1, 2)
 def device_choices(
     base: EngineOptions, *, lower: bool, convolutions: bool, compiler: bool = False
 ) -> Iterator[EngineOptions]:
-    """Yield the configurations of an engine on a device; the first one is plain float32, and those to compile are last.
+    """Yield the configurations of an engine on a device: plain float32 first, those that are compiled last.
 
     Args:
-        base: the engine's name, and what holds for all: outputs, fixed dimensions, pixels.
+        base: the engine's name, and what is common to all: outputs, fixed dimensions, pixels.
         lower: whether less than float32 is allowed.
         convolutions: whether the graph has any.
-        compiler: whether PyTorch has what it compiles with.
+        compiler: whether the compilers that PyTorch needs are installed.
     """
     device = replace(base, device="cuda", threads=1)
     precisions = ("f32", *(_LOWER[base.name] if lower else ()))
@@ -41,15 +41,15 @@ def device_choices(
 
 
 def second_engines(first: EngineOptions, engines: Collection[str], *, cpus: int, bf16: bool) -> Iterator[SecondEngine]:
-    """Yield the engines of the CPU that may share a device's batches; none where the first one is on the CPU.
+    """Yield the CPU engines that may share a device's batches; none where the first engine is on the CPU.
 
-    Each leaves a CPU to the event loop and to the thread that launches. There is no `fallback` among them: it is for a
-    device that fails, and changes no time that could be measured.
+    Each leaves a CPU to the event loop and to the thread that launches. `fallback` is not among them: it is for a
+    device that fails, and has no effect that could be measured.
 
     Args:
         first: the engine on the device.
-        engines: of the CPU, that compute files of this kind.
-        cpus: that may be used.
+        engines: CPU engines that load files of this kind.
+        cpus: number that may be used.
         bf16: whether bfloat16 is allowed, and the processor has it.
     """
     if first.device == "cpu":
@@ -71,7 +71,7 @@ def second_engines(first: EngineOptions, engines: Collection[str], *, cpus: int,
 
 
 def made_valid(settings: Settings) -> Settings:
-    """The settings without what their device does not have."""
+    """The settings without what their device or engine does not support."""
     engine = settings.engine
     if engine.device == "cuda" and engine.name not in _LOWER:
         engine = replace(engine, device="cpu")

@@ -1,7 +1,7 @@
-"""Which free axes of a model's inputs have one length, learned from the data: a sequence, or height and width. Pure.
+"""Which free axes of a model's inputs share a length, learned from the data: a sequence, or height and width. Pure.
 
-Names of dimensions in the model file are not asked: exporters leave them out, or name them alike. Axes that have equal
-sizes in every request are one dimension; models with more than two are not padded.
+Names of dimensions in the model file are ignored: exporters leave them out, or use one name for several. Axes that have
+equal sizes in every request are one dimension; models with more than two are not padded.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,8 +17,8 @@ Arrays = Mapping[str, np.ndarray]
 
 
 def learned_places(spec: ModelSpec, requests: Sequence[Arrays]) -> Places | None:
-    """The free axes beside the batch, by input, and the dimension of each; None where there are none, or too many."""
-    sizes: dict[tuple[int, ...], int] = {}  # of an axis in every request, and the number of the dimension that has them
+    """The free axes other than the batch, by input, with the dimension of each; None if there are none, or too many."""
+    sizes: dict[tuple[int, ...], int] = {}  # an axis's size in every request, and its dimension
     places: dict[str, tuple[tuple[int, int], ...]] = {}
     for tensor in spec.inputs:
         free = [axis for axis, dim in enumerate(tensor.shape) if axis and dim is None]
@@ -30,7 +30,7 @@ def learned_places(spec: ModelSpec, requests: Sequence[Arrays]) -> Places | None
 
 
 def data_lengths(places: Places | None, requests: Sequence[Arrays]) -> tuple[Lengths, ...]:
-    """How long each request is along each dimension."""
+    """The length of each request along each dimension."""
     if places is None:
         return ()
     known = (lengths_of(places, request) for request in requests)

@@ -1,4 +1,4 @@
-"""One engine configuration measured in a child process of its own: what became known, and the parent's side of it.
+"""One engine configuration measured in a child process of its own: the result, and the parent's side.
 
 The child is `estimator.py`; which configurations are measured, for how long and in which order is `estimate.py`.
 """
@@ -33,7 +33,7 @@ from tailcut.tuner.estimator import (
 from tailcut.tuner.judging import EstimateError
 from tailcut.tuner.simulate import ServiceTimes
 
-QUANTILES = 64  # of the times of a size, equally likely: the last one is beyond the p99
+QUANTILES = 64  # equally likely times of a batch size: the last one is beyond the p99
 NO_TIME = "no time left to load it"
 _STOP_S = 5.0
 
@@ -43,14 +43,14 @@ class EngineEstimate:
     """What is known of one configuration; times by batch size, in nanoseconds."""
 
     options: EngineOptions
-    times_ns: dict[int, list[np.ndarray]] = field(default_factory=dict)
-    paused_ns: list[np.ndarray] = field(default_factory=list)  # of one row, after a rest
+    times_ns: dict[int, list[np.ndarray]] = field(default_factory=dict)  # int64 [calls], an array per measurement
+    paused_ns: list[np.ndarray] = field(default_factory=list)  # of calls of one row, with pauses between them
     cpu_ns: dict[int, float] = field(default_factory=dict)  # of a call
     memory_bytes: int = 0
     load_s: float = 0.0
-    batched: bool = False  # its rows may share a call: int8 with one scale a batch may not, where float32 may
+    batched: bool = False  # whether rows may share a call: with one int8 scale per batch they may not
     error: str | None = None
-    requests: int = 1  # of different lengths, computed in turn
+    requests: int = 1  # how many of different lengths are computed in turn
 
     @property
     def sizes(self) -> list[int]:
@@ -58,37 +58,37 @@ class EngineEstimate:
         return sorted(self.times_ns)
 
     def median_ns(self, rows: int) -> float:
-        """The median time of a measured size."""
+        """The median time of a call with this many rows, a measured size."""
         return float(np.median(np.concatenate(self.times_ns[rows])))
 
     def low_ns(self, rows: int) -> float:
-        """The lower quartile of a measured size: what it takes when nothing disturbs it."""
+        """The lower quartile for a measured size: the time of a call that nothing disturbs."""
         return float(np.quantile(np.concatenate(self.times_ns[rows]), 0.25))
 
     @property
     def rows_per_s(self) -> float:
-        """The most rows per second, at whatever size, on all instances."""
+        """The most rows per second at any measured size, on all instances together."""
         return max((rows * self.options.instances / self.low_ns(rows) * 1e9 for rows in self.sizes), default=0.0)
 
     @property
     def alone_ns(self) -> float:
-        """What one row takes after a rest; as in a loop where that was not measured."""
+        """The median time of one row after a pause, or back to back if that was not measured."""
         if self.paused_ns:
             return float(np.median(np.concatenate(self.paused_ns)))
         return self.median_ns(1) if 1 in self.times_ns else float("inf")
 
     def service_times(self, threads: int) -> ServiceTimes:
-        """For the simulation; `threads` where the options leave the number to the engine."""
+        """The service times for the simulation; `threads` is used where the options leave the number to the engine."""
         shares = (np.arange(QUANTILES) + 0.5) / QUANTILES
         rows = [np.quantile(np.concatenate(self.times_ns[size]), shares) for size in self.sizes]
         return ServiceTimes(np.array(self.sizes, np.int64), np.array(rows), self.options.threads or threads)
 
 
 class Estimator:
-    """The parent's side of one child; a context manager that ends it.
+    """The parent's side of one child process; a context manager that ends it.
 
     Raises:
-        EstimateError: the child ended, or refused.
+        EstimateError: the child exited, or reported an error.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class Estimator:
         *,
         independent: bool = False,
     ) -> None:
-        """`model` is the file that the engine loads; `requests` are computed in turn."""
+        """Start the child, and have it load `model`; `requests` are computed in turn."""
         self.estimate = EngineEstimate(options)
         command = [sys.executable, "-m", "tailcut.tuner.estimator"]
         self._child = subprocess.Popen(  # noqa: S603  our own interpreter and module
@@ -116,8 +116,8 @@ class Estimator:
         self.close()
 
     def wait_loaded(self, seconds: float = math.inf) -> None:
-        """Wait until the model is open, for at most so long; the child is ended where it takes longer."""
-        assert self._child.stdout is not None  # noqa: S101  it has a pipe
+        """Wait until the model is open, for at most `seconds`; the child is killed if it takes longer."""
+        assert self._child.stdout is not None  # noqa: S101  opened with PIPE
         limit_s = None if seconds == math.inf else max(0.0, seconds)
         if not select.select([self._child.stdout], [], [], limit_s)[0]:
             self._child.kill()
@@ -129,7 +129,7 @@ class Estimator:
         self.estimate.batched = loaded.batched
 
     def measure(self, rows: int, seconds: float, *, fewest: int = 3, paused: bool = False) -> None:
-        """Have one size timed, `fewest` times at least, and keep what was found."""
+        """Time one batch size for `seconds`, at least `fewest` calls, and add the result to the estimate."""
         self._send(MeasureCalls(rows, seconds, fewest, paused))
         timed = msgspec.msgpack.decode(self._receive(), type=CallTimes)
         if timed.error:
@@ -143,7 +143,7 @@ class Estimator:
             self.estimate.cpu_ns[rows] = timed.cpu_ns / max(1, len(times))
 
     def answers(self, requests: Sequence[list[Tensor]], seconds: float) -> list[dict[str, np.ndarray]]:
-        """What the engine answers to the first of these, as many as it computes in so long."""
+        """The engine's answers to the first of these requests, as many as it computes in `seconds`."""
         self._send(Ask(list(requests), seconds))
         answered = msgspec.msgpack.decode(self._receive(), type=Answered)
         if answered.error:
@@ -154,7 +154,7 @@ class Estimator:
         """End the child."""
         for pipe in (self._child.stdin, self._child.stdout):
             if pipe is not None:
-                with suppress(OSError):  # what is still to be written to a process that ended
+                with suppress(OSError):  # buffered data for a process that has exited
                     pipe.close()
         try:
             self._child.wait(_STOP_S)
@@ -166,10 +166,10 @@ class Estimator:
         try:
             write(cast(BinaryIO, self._child.stdin), message)
         except OSError:
-            raise EstimateError("the process that measures it exited") from None
+            raise EstimateError("the process that measures this configuration exited") from None
 
     def _receive(self) -> bytes:
         data = read(cast(BinaryIO, self._child.stdout))
         if not data:
-            raise EstimateError("the process that measures it exited")
+            raise EstimateError("the process that measures this configuration exited")
         return data

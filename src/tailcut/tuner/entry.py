@@ -1,6 +1,6 @@
-"""Which configurations enter a race: their servers start, and answer rightly. A thin shell around the accuracy gate.
+"""Which configurations enter a race: those whose servers start and answer correctly. A thin shell around the gate.
 
-A server that is refused is stopped at once: where every answer is wrong, all of them would pile up.
+A rejected server is stopped at once: if many configurations answer wrongly, their servers would pile up.
 """
 
 import time
@@ -15,15 +15,15 @@ from tailcut.tuner.racing import FEWEST_HEATS, RaceEntrant
 from tailcut.tuner.records import Rejected, precision_of
 from tailcut.tuner.session import TuneSession
 
-FEWEST = 2  # that race, or are tried at least
+FEWEST = 2  # configurations that race, or are at least tried
 
 
 class Entry:
-    """Starts and checks what may race.
+    """Starts and checks the configurations that may race.
 
     Args:
         session: of the tune.
-        kinds: which finalists are alike, and how many of them may race.
+        kinds: the groups of similar finalists that settings belong to, and how many of each may race.
     """
 
     def __init__(self, session: TuneSession, kinds: Callable[[Settings], list[tuple[object, int]]]) -> None:
@@ -35,11 +35,11 @@ class Entry:
 
     @property
     def has_wrong(self) -> bool:
-        """Whether the answers of an engine and precision were refused, so that others may take their place."""
+        """Whether the answers of some engine and precision were rejected, so that others may take their place."""
         return bool(self._wrong)
 
     def others(self, count: int) -> list[Settings]:
-        """The next best of the engines and precisions whose answers were not refused, at most this many."""
+        """The next best configurations of engines and precisions that were not rejected, at most `count`."""
         session = self._session
         left = [
             prediction
@@ -51,12 +51,12 @@ class Entry:
         return [finalist.settings for finalist in finalists(left, count, session.outcome.objective.rank, self._kinds)]
 
     def enter(self, group: Sequence[Settings], beside: int = 0) -> list[RaceEntrant]:
-        """Start servers, each while the one before it is asked for its answers; leave out those that are wrong.
+        """Start servers, each while the answers of the one before it are checked; leave out those that answer wrongly.
 
-        Those that there is no time left to race are not started: of these the simulation expects less than of others.
+        Configurations that there is no time left to race are not started: the simulation expects less of them.
 
         Args:
-            group: of configurations.
+            group: configurations, the best by simulation first.
             beside: how many race already.
         """
         session, began, left_out, tried = self._session, time.monotonic(), 0, 0
@@ -65,14 +65,14 @@ class Entry:
             racing, each_s = beside + len(entrants), (time.monotonic() - began) / max(1, number)
             in_use = settings == session.wanted.previous_settings
             if not in_use and precision_of(settings) in self._wrong:
-                continue  # those beside it answered wrongly for the same reason
+                continue  # others of this engine and precision answered wrongly
             if not in_use and not self._can_race(racing, beside + tried, each_s):
                 left_out += 1
                 continue
             self._entered.add(settings)
             tried += 1
             if not in_use and len(entrants) >= FEWEST and not session.servers.room(1):
-                session.tell(Phase(f"{session.describe(settings)} does not race: there is no memory for its server"))
+                session.tell(Phase(f"{session.describe(settings)} does not race: not enough memory for its server"))
                 continue
             session.servers.launch(settings, *group[number + 1 : number + 2])
             try:
@@ -91,14 +91,14 @@ class Entry:
             else:
                 self._reject(settings, accuracy)
         if left_out:
-            session.tell(Phase(f"{left_out} of {len(group)} finalists are left out: there is no time to race them"))
+            session.tell(Phase(f"{left_out} of {len(group)} finalists left out: no time to race them"))
             session.servers.keep(session.base, *(self._entered - session.refused))
         return entrants
 
     def is_right(self, winner: Settings) -> bool:
-        """Whether a server answers every question rightly; some of them where the rungs' time is over.
+        """Whether a server answers every request correctly; only some are sent if the time for the rungs is over.
 
-        The verification asks all of them again.
+        The verification sends all of them again.
         """
         session = self._session
         whole = session.wanted.exhaustive or time.monotonic() <= session.plan.rungs_until
@@ -113,9 +113,14 @@ class Entry:
         return accuracy.right
 
     def _can_race(self, racing: int, tried: int, each_s: float) -> bool:
-        """Whether one more finalist has time to race beside this many, which took so long each to enter.
+        """Whether there is time for one more finalist.
 
-        The first are tried whatever time is left; where they answer wrongly, others only until the race should end.
+        The first few are tried whatever time is left; if they answer wrongly, others only until the race should end.
+
+        Args:
+            racing: number that race already.
+            tried: number tried so far.
+            each_s: seconds that each took to enter.
         """
         session, now = self._session, time.monotonic()
         if tried < FEWEST or session.wanted.exhaustive:
@@ -126,7 +131,7 @@ class Entry:
         return entered + (racing + 1) * FEWEST_HEATS * session.racing.heat_s(1) <= session.plan.race_ends(entered)
 
     def _reject(self, settings: Settings, accuracy: Accuracy) -> None:
-        """Record wrong answers; where a looser bound would accept them, what it would bring is told at the end."""
+        """Record wrong answers; if a looser bound would accept them, the effect of that is reported at the end."""
         session = self._session
         reason = f"wrong answers: {accuracy.reason}"
         session.reject(settings, reason)
@@ -141,7 +146,7 @@ class Entry:
         self._stop(settings)
 
     def _note_advice(self, settings: Settings) -> None:
-        """What a looser bound would bring, where one accepts the answers."""
+        """Record the looser bound that would accept the answers, if there is one."""
         session = self._session
         try:
             target = session.servers.of(settings).target
@@ -154,6 +159,6 @@ class Entry:
             session.rejected[precision_of(settings)] = Rejected(settings, advice.accuracy, advice.bound, expected)
 
     def _stop(self, settings: Settings) -> None:
-        """Stop a refused server; what differs from it only in what clients send has the same one."""
+        """Stop a rejected server, unless other settings use it, which differ only in what clients send."""
         session = self._session
         session.servers.stop(settings, [session.base, *(self._entered - session.refused)])

@@ -1,8 +1,8 @@
 """Engine configurations measured in process: time, CPU and memory by batch size, many of them in a few seconds.
 
-Each configuration is loaded by a child of its own (`estimator.py`). They take turns in short runs, so that a stall of
-the machine hits all of them alike; after each round the worse half is measured no further. A small model is called
-thousands of times per second, so a tenth of a second says more here than ten through a served load.
+Each configuration is loaded by a child process of its own (`estimator.py`). They take turns in short runs, so that a
+stall of the machine affects all of them equally; after each round, the worse half is dropped. A small model is called
+thousands of times per second, so a tenth of a second tells more here than ten seconds of load on a server.
 """
 
 import math
@@ -19,22 +19,22 @@ from tailcut.tuner.engine_estimate import NO_TIME, EngineEstimate, Estimator
 from tailcut.tuner.judging import EstimateError, Judging
 
 _LARGEST = 128
-_GAIN = 0.97  # of the time per row, that a size twice as large must reach to go on
+_GAIN = 0.97  # of the time per row, which a batch twice as large must reach for the next size to be tried
 _SHORTEST_S = 0.02
-_MEASURING = 0.4  # of the time, however long loading took
+_MEASURING = 0.4  # of the time is for measuring, however long loading took
 _LOADING = 0.6  # of the time, after which no more configurations are loaded
-_AGAIN = 2  # times what the first one takes to load, for the others
-_FEWEST = 3  # configurations that are loaded even then, and measured to the end
-_SPINNING_S = 0.04  # that onnxruntime's threads go on after a call
-_LENGTHS = (0.5, 0.1, 0.9, 0.3, 0.7)  # quantiles of the data's requests by size, which are measured
+_AGAIN = 2  # the others have this many times what the first one took to load
+_FEWEST = 3  # configurations that are loaded even after that, and measured to the end
+_SPINNING_S = 0.04  # how long onnxruntime's threads spin after a call
+_LENGTHS = (0.5, 0.1, 0.9, 0.3, 0.7)  # quantiles of the requests by size that are measured
 
 
 def typical(requests: Sequence[Mapping[str, np.ndarray]], *, batched: bool) -> list[dict[str, np.ndarray]]:
-    """Requests that stand for all: one, where all have the same shapes; else several lengths, a usual one first.
+    """Requests that represent all: one, if all have the same shapes; else several lengths, the median first.
 
     Args:
         requests: the data's.
-        batched: one row of each is taken, whose copies fill the batches.
+        batched: whether to take one row of each, whose copies fill the batches.
     """
     rows = [{name: array[:1] if batched else array for name, array in request.items()} for request in requests]
     if len({tuple(array.shape for array in row.values()) for row in rows}) == 1:
@@ -57,20 +57,24 @@ def estimate_engines(  # noqa: PLR0913  rounds of one measurement
     store: Callable[[EngineEstimate], None] = lambda _: None,
     judging: Judging | None = None,
 ) -> list[EngineEstimate]:
-    """Measure all configurations, for about so long; the best first, by rows per second and by a lone row.
+    """Measure all configurations in about `seconds`; the most rows per second first.
 
     Args:
         model: a model file.
         choices: what to measure.
-        requests: each fills the batches of some calls with its rows; those of `typical`.
+        requests: as `typical` returns them; each fills the batches of some calls with its rows.
         seconds: for everything.
-        batched: whether larger batches than the request's own are tried.
-        independent: the user says that rows are independent, whatever an engine makes of the file.
-        whole: load every configuration, whatever it takes.
-        copy_of: the file that is loaded instead of the model; None where it is the model itself.
+        batched: whether to try batches larger than a request.
+        independent: the user states that rows are independent, whatever an engine derives from the file.
+        whole: load every configuration, however long it takes.
+        copy_of: the file to load instead of the model; None for the model itself.
         tell: called with each configuration that is done.
         store: called with each when its first size is known, and again when all its sizes are.
-        judging: asks one configuration of each kind for its answers; of a kind that is wrong no other one is measured.
+        judging: checks the answers of one configuration of each engine and precision; if they are wrong, no other one
+            of that kind is measured.
+
+    Returns:
+        The estimates of all choices; `error` says why one was not measured.
     """
     began = time.monotonic()
     files = [copy_of(choice) or model for choice in choices]
@@ -112,19 +116,19 @@ def estimate_engines(  # noqa: PLR0913  rounds of one measurement
 
 
 def _better_half(racing: Sequence[Estimator], tell: Callable[[EngineEstimate], None]) -> list[Estimator]:
-    """The better half by rows per second, a few at least, and the two quickest with a lone row; the others are done."""
+    """The better half by rows per second, at least a few, and the two fastest for a lone row; the others are closed."""
     kept = sorted(racing, key=lambda estimator: -estimator.estimate.rows_per_s)[: max(_FEWEST, len(racing) // 2)]
     kept += sorted(racing, key=lambda estimator: estimator.estimate.low_ns(1))[:2]
     return [estimator for estimator in racing if estimator in kept or not _done(estimator, tell)]
 
 
 class _LoadingTime:
-    """How long configurations may load: the first one as long as it takes, the others twice as long again, at least.
+    """How long configurations may load: the first as long as it takes, all others together at least twice as long.
 
     Quantising the weights of a model with many channels takes minutes where loading it takes a second.
 
     Args:
-        until: after which no more are begun, but for a few.
+        until: when loading should end; after it, only the first few are started.
     """
 
     def __init__(self, until: float) -> None:
@@ -134,11 +138,11 @@ class _LoadingTime:
 
     @property
     def left_s(self) -> float:
-        """Until a configuration is given up."""
+        """Seconds until a configuration that is still loading is given up."""
         return self._end - time.monotonic()
 
     def note_loaded(self) -> None:
-        """One has been loaded."""
+        """Note that a configuration has been loaded."""
         if self._end == math.inf:
             now = time.monotonic()
             self._end = max(self.until, now + _AGAIN * (now - self._began))
@@ -151,7 +155,7 @@ def _load_all(
     loading: _LoadingTime,
     judging: Judging,
 ) -> tuple[list[Estimator], list[EngineEstimate]]:
-    """Load all, two at a time; an engine that cannot load the model at all is tried once.
+    """Load all configurations, two at a time; an engine that cannot load the model at all is tried once.
 
     Where loading takes longer than planned, only the first few are loaded.
     """
@@ -210,7 +214,7 @@ def _loaded(
 def _round(
     racing: Sequence[Estimator], rows: int, end: float, tell: Callable[[EngineEstimate], None]
 ) -> list[Estimator]:
-    """Each measures one size once; what fails there is out, unless smaller sizes went well."""
+    """Measure one size on each; a configuration that fails at the first size is dropped."""
     kept = []
     for estimator in racing:
         if rows > 1 and not (estimator.estimate.batched and _pays(estimator.estimate)):
@@ -224,9 +228,7 @@ def _round(
             seconds = max(_SHORTEST_S, min(0.1, (end - time.monotonic()) / (12 * len(racing))))
             _run(estimator, rows, seconds, fewest)
             if not _pays(estimator.estimate) and _calls_in(estimator.estimate, rows, end - time.monotonic()):
-                _run(
-                    estimator, rows, seconds, fewest
-                )  # a stall in a single run must not end the search for larger batches
+                _run(estimator, rows, seconds, fewest)  # a stall in one run must not end the search for larger batches
             kept.append(estimator)
         except EstimateError as error:
             if rows > 1:
@@ -245,9 +247,9 @@ def _run(estimator: Estimator, rows: int, seconds: float, fewest: int, *, paused
 
 
 def _calls_in(estimate: EngineEstimate, rows: int, seconds: float) -> int:
-    """How many calls of this size there is time for, after one of each request that is not counted.
+    """How many calls of this size there is time for, after a warm-up call of each request.
 
-    Up to 3, or one of each request where they are more; the first size has 1 in any case.
+    At most 3, or one per request if there are more; at least 1 for the first size.
     """
     most = max(3, estimate.requests)
     smaller = [size for size in estimate.sizes if size <= rows]
@@ -267,7 +269,7 @@ def _pays(estimate: EngineEstimate) -> bool:
 
 
 def _measure(estimator: Estimator, rows: int, end: float, *, paused: bool = False) -> bool:
-    """Time one size once more; whether there was time for it."""
+    """Time one size again; whether there was time for it."""
     fewest = _calls_in(estimator.estimate, rows, end - time.monotonic())
     if fewest:
         _run(estimator, rows, 2 * _SHORTEST_S, fewest, paused=paused)

@@ -1,8 +1,8 @@
-"""A child process that loads one engine configuration and times it when it is told to.
+"""A child process that loads one engine configuration and times its calls on request.
 
-One process for each configuration, so that their threads and memory are their own, and so that an engine that crashes
-costs one configuration. Jobs and answers travel through pipes as MessagePack, each behind its length; nothing is
-pickled. The parent's side is `engine_estimate.py`.
+Each configuration has a process, so that its threads and memory are its own and a crash of the engine costs only this
+configuration. Jobs and answers are sent through pipes as MessagePack, each after its length (8 bytes, big-endian);
+nothing is pickled. The parent's side is `engine_estimate.py`.
 """
 
 import itertools
@@ -25,15 +25,15 @@ from tailcut.runtime.opening.row_proof import open_outputs
 from tailcut.runtime.opening.timing import call_of
 from tailcut.spec import DType, Rows
 
-_PAUSE_S = 0.002  # between calls that are to find the processor as a lone request does
+_PAUSE_S = 0.002  # before each call that stands for a lone request, whose caches are cold
 _OTHER_BYTES = (
     512 * 1024
-)  # copied between all other calls: a server's loop works for each batch, with memory of its own
-_OTHER_MOST_NS = 2_000_000  # longer calls do not notice it
+)  # copied between all other calls, in place of the memory that a server's loop touches for each batch
+_OTHER_MOST_NS = 2_000_000  # longer calls are not affected by it
 
 
 class Tensor(msgspec.Struct, frozen=True):
-    """An array on its way through a pipe; strings travel as lists."""
+    """An array as it is sent through a pipe; strings are sent as lists."""
 
     name: str
     dtype: str
@@ -42,9 +42,9 @@ class Tensor(msgspec.Struct, frozen=True):
 
 
 class LoadModel(msgspec.Struct, frozen=True, tag=True):
-    """Open the model; the first job. Several requests, where they differ in length, are computed in turn.
+    """Open the model; the first job. Several requests, if they differ in length, are computed in turn.
 
-    `independent`: the user says that rows are, whatever the file says of them.
+    `independent`: the user states that rows are independent, whatever the file implies.
     """
 
     path: str
@@ -55,9 +55,9 @@ class LoadModel(msgspec.Struct, frozen=True, tag=True):
 
 
 class MeasureCalls(msgspec.Struct, frozen=True, tag=True):
-    """Call the engine with this many rows, on all instances at once, for so long; `paused`: with rests in between.
+    """Call the engine with this many rows for `seconds`, on all instances at once; `paused`: with pauses in between.
 
-    Each call has the rows of one request; `fewest` calls are made in any case.
+    Each call has the rows of one request; at least `fewest` calls are made on each instance.
     """
 
     rows: int
@@ -67,21 +67,21 @@ class MeasureCalls(msgspec.Struct, frozen=True, tag=True):
 
 
 class Ask(msgspec.Struct, frozen=True, tag=True):
-    """Compute these requests, for about this many seconds, the first one in any case."""
+    """Compute the answers to these requests for about `seconds`, at least to the first one."""
 
     requests: list[list[Tensor]]
     seconds: float
 
 
 class Answered(msgspec.Struct, frozen=True, tag=True):
-    """The answers to the first of the requests; or what went wrong."""
+    """The answers to the first of the requests; or the error."""
 
     answers: list[list[Tensor]] = []
     error: str | None = None
 
 
 class ModelLoaded(msgspec.Struct, frozen=True, tag=True):
-    """The model is open, and whether its rows may share a call there; or why not."""
+    """The model is open, and `batched` says whether its rows may share a call; or the error."""
 
     error: str | None = None
     batched: bool = False
@@ -90,7 +90,7 @@ class ModelLoaded(msgspec.Struct, frozen=True, tag=True):
 
 
 class CallTimes(msgspec.Struct, frozen=True, tag=True):
-    """How long the calls took (int64 nanoseconds), and the CPU time of all of them together; or what went wrong."""
+    """How long each call took (int64 nanoseconds), and the CPU time of all of them together; or the error."""
 
     times_ns: bytes = b""
     cpu_ns: int = 0
@@ -99,12 +99,12 @@ class CallTimes(msgspec.Struct, frozen=True, tag=True):
 
 
 def pack(arrays: dict[str, np.ndarray]) -> list[Tensor]:
-    """Arrays as they travel."""
+    """Arrays as they are sent through a pipe."""
     return [_tensor(name, array) for name, array in arrays.items()]
 
 
 def unpack(tensors: Sequence[Tensor]) -> dict[str, np.ndarray]:
-    """The arrays again."""
+    """The arrays that `pack` was given; strings are `str`."""
     return {tensor.name: _array(tensor) for tensor in tensors}
 
 
@@ -150,7 +150,7 @@ class _Bench:
             calls = self._calls[job.rows] = [self._call(job.rows) for _ in range(self._instances)]
             for call in calls:
                 for _ in self._requests:
-                    call()  # the first of a size plans memory
+                    call()  # the first call of a size plans memory
         times: list[list[int]] = [[] for _ in calls]
         others: list[int] = []
         cpu = time.process_time_ns()
@@ -192,7 +192,7 @@ class _Bench:
 
 
 def _time(call: Callable[[], object], job: MeasureCalls, times: list[int], others: list[int]) -> None:
-    """Call it again and again; `others` are the CPU nanoseconds of what stands between the calls."""
+    """Call the engine repeatedly; `others` collects the CPU nanoseconds of the copies between the calls."""
     clock, own = time.monotonic_ns, time.thread_time_ns
     end = clock() + int(job.seconds * 1e9)
     here, there = np.zeros((2, _OTHER_BYTES), np.uint8)
@@ -209,7 +209,7 @@ def _time(call: Callable[[], object], job: MeasureCalls, times: list[int], other
 
 
 def _memory_bytes() -> int:
-    """What the process holds now; its peak elsewhere than on Linux, which counts that from before the exec."""
+    """The resident memory; outside Linux its peak, which on Linux would include the time before the exec."""
     with suppress(OSError, ValueError, IndexError):
         return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * resource.getpagesize()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -223,7 +223,7 @@ def write(pipe: BinaryIO, message: object) -> None:
 
 
 def read(pipe: BinaryIO) -> bytes:
-    """Receive one message; nothing when the other side is gone."""
+    """Receive one message; empty when the other side has closed the pipe."""
     head = pipe.read(8)
     return pipe.read(int.from_bytes(head)) if len(head) == 8 else b""
 

@@ -1,4 +1,4 @@
-"""What a tune reports to its observer. Values only: the tuner knows no terminal."""
+"""What a tune reports to its observer: values only, because the tuner knows no terminal."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ class Phase:
 
 @dataclass(frozen=True, slots=True)
 class RungStarted:
-    """A rung is being climbed; `candidates` counts what it will try."""
+    """A rung is about to be measured; `candidates` is how many it will try."""
 
     name: str
     candidates: int
@@ -30,7 +30,7 @@ class CandidateStarted:
 
 @dataclass(frozen=True, slots=True)
 class CandidateDone:
-    """A candidate has its verdict; the record is the one in the result."""
+    """A candidate has a verdict; the record is the one in the result."""
 
     rung: str
     candidate: Candidate
@@ -38,7 +38,7 @@ class CandidateDone:
 
 @dataclass(frozen=True, slots=True)
 class RungDone:
-    """A rung is behind: what was kept, or why nothing was."""
+    """A rung is done: what was kept, or why nothing was."""
 
     name: str
     kept: str | None
@@ -47,7 +47,7 @@ class RungDone:
 
 @dataclass(frozen=True, slots=True)
 class Estimated:
-    """More configurations have been estimated."""
+    """Some more configurations have been estimated."""
 
     count: int
 
@@ -62,7 +62,7 @@ class Best:
 
 @dataclass(frozen=True, slots=True)
 class ExpectedTime:
-    """How long the whole tune is expected to take, where that is not the budget."""
+    """How long the whole tune is expected to take, if that differs from the budget."""
 
     seconds: float
 

@@ -1,7 +1,7 @@
-"""Which configurations race on the real server: the best by simulation, few of a kind. Pure.
+"""Which configurations race on the real server: the best by simulation, a few of each kind. Pure.
 
-The simulation ranks thousands, but what it does not model (caches, the operating system) it cannot rank. So the
-finalists are the best of several kinds rather than the eight best, which mostly differ in one batch size.
+The simulation ranks thousands, but not by what it does not model, such as caches and the operating system. So the
+finalists are the best of several kinds rather than the eight best, which often differ only in the batch size.
 """
 
 from collections import Counter
@@ -13,9 +13,9 @@ from tailcut.tuner.heats import NEAR
 
 FINALISTS = 8
 _SAME_ENGINE, _SAME_PRECISION, _SAME_DISPATCH = 1, 3, 3  # of the finalists
-_LONE, _LONE_OF = 2, 3  # finalists that are there for the lone request, and of how many one is
-_FRUGAL = 0.8  # of the CPU time of all that were chosen and are equal: a finalist that is there for taking so little
-_HOPE = 0.3  # of the best rank: what is predicted to be worse does not race for its kind's sake
+_LONE, _LONE_OF = 2, 3  # finalists chosen for the latency of a lone request: at most, and one of how many
+_FRUGAL = 0.8  # of the CPU time of all equal finalists: one that takes less is chosen for that
+_HOPE = 0.3  # of the best rank: configurations below it do not race just to represent their kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +24,12 @@ class PredictedConfiguration:
 
     Args:
         settings: the configuration.
-        rate: requests per second within the limit.
+        rate: the highest requests per second whose p99 is within the limit.
         alone_ms: the median latency of one connection.
-        cpu_us: CPU time of a request.
+        cpu_us: CPU time per request.
         memory_bytes: of the engine.
-        p99_ms: at the rate that the objective names; infinite where none was simulated.
-        capacity: requests per second when there are always more.
+        p99_ms: at the objective's rate; infinite where none was simulated.
+        capacity: requests per second when the queue is never empty.
     """
 
     settings: Settings
@@ -47,12 +47,19 @@ def finalists(
     rank: Callable[[PredictedConfiguration], float] = lambda candidate: candidate.rate,
     kinds: Callable[[Settings], list[tuple[object, int]]] | None = None,
 ) -> list[PredictedConfiguration]:
-    """The best by rank (more is better), a few of each kind, the best for a lone request, and the most frugal equal.
+    """The best by rank, a few of each kind, the best for a lone request, and the one of equals that takes least CPU.
 
     The second is the best on another engine or in another precision: where only two can race, that is the difference
-    that a simulation knows least of. The best of each dispatch is among them: what a way in costs is one measurement,
-    and a stall during it would keep all configurations of that way out of the race. So is the best of each number of
-    threads and instances with the engine of the very best: how these share cores and caches is not simulated.
+    that the simulation predicts least well. The best of each dispatch is among them, because a stall while the cost of
+    that dispatch was measured would otherwise keep all its configurations out of the race. So is the best of each
+    number of threads and instances with the engine of the best one: how these share cores and caches is not simulated.
+
+    Args:
+        predicted: configurations.
+        count: how many to choose, at most.
+        rank: larger is better.
+        kinds: the groups of similar configurations that settings belong to, and how many of each may race; None for
+            `kinds_of`.
     """
     own = kinds or kinds_of
     ranked = sorted(predicted, key=lambda candidate: (-rank(candidate), candidate.alone_ms))
@@ -91,11 +98,11 @@ def finalists(
 def pareto(
     predicted: Sequence[PredictedConfiguration], accuracy: Mapping[Settings, float] | None = None
 ) -> list[PredictedConfiguration]:
-    """Those that no other beats in rate, lone latency, CPU, memory and accuracy at once.
+    """The Pareto front: configurations that no other beats in rate, lone latency, CPU, memory and accuracy at once.
 
     Args:
         predicted: configurations.
-        accuracy: of those whose answers were compared, more is better; it counts between two of them.
+        accuracy: of those whose answers were compared, larger is better; counted only between two of these.
     """
     known = accuracy or {}
     front: list[PredictedConfiguration] = []
@@ -132,7 +139,7 @@ def _shape(candidate: PredictedConfiguration) -> tuple[int, int]:
 
 
 def kinds_of(settings: Settings) -> list[tuple[object, int]]:
-    """Which finalists are alike, and how many of them may race."""
+    """The groups of similar finalists that settings belong to, and how many of each may race."""
     engine, dispatch = settings.engine, settings.batching.dispatch
     return [
         ((engine, dispatch), _SAME_ENGINE),

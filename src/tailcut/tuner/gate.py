@@ -1,8 +1,8 @@
-"""The accuracy gate: asks a served candidate the way traffic does, and compares its answers with the bare model's.
+"""The accuracy gate: sends requests to a candidate as traffic would, and compares its answers with the bare model's.
 
-Different requests are asked together, over as many connections as fill the candidate's batches, because a fault of
-batching or padding shows only in company. A few are asked alone first: a lone request takes another way through the
-server. Which requests are asked together changes from pass to pass.
+Different requests are sent together, over as many connections as fill the candidate's batches, because a fault of
+batching or padding shows only when requests share a batch. A few are sent alone first, because a lone request takes a
+different path through the server. Which requests are sent together changes from pass to pass.
 """
 
 import random
@@ -25,34 +25,34 @@ from tailcut.tuner.json_wire import is_json
 from tailcut.tuner.pixels import as_pixels
 from tailcut.tuner.questions import Question, ReferenceQuestions, padded_places
 
-_ALONE = 8  # questions asked alone, on one connection
+_ALONE = 8  # questions sent alone, on one connection
 _FEWEST_TOGETHER, _MOST_TOGETHER = 16, 64
-_PASSES = 2  # over all questions, each time in other company
-_WHOLE, _LEAST_WHOLE_S = 3, 1.0  # times the time of a check, and seconds, after which large joined ones are left out
-_PAIR = 2  # requests joined into one, which are asked even then
-_LATER = frozenset({413, 503, 504})  # refusals for lack of room or time: asked again alone, which is not a wrong answer
-_STRICTER = 0.8  # of what the bound allows
+_PASSES = 2  # over all questions, in a different order each time
+_WHOLE, _LEAST_WHOLE_S = 3, 1.0  # times a check's seconds, and seconds: after that no large joined ones
+_PAIR = 2  # requests joined into one, which are sent even then
+_LATER = frozenset({413, 503, 504})  # rejected for lack of room or time: sent again alone, and no wrong answer
+_STRICTER = 0.8  # of the error that the bound allows
 _ADVISED = (0.9999, 0.9995, 0.999, 0.998, 0.995, 0.99, 0.98, 0.97, 0.95, 0.9, 0.85, 0.8)  # bounds, strictest first
-_JSON_BYTES = 1 << 20  # larger requests are asked in binary, whatever the clients speak
+_JSON_BYTES = 1 << 20  # larger requests are sent in binary, whatever encoding the clients use
 
 
 @dataclass(frozen=True, slots=True)
 class AskedQuestion:
-    """A question as it was asked, and what came back."""
+    """A question as it was sent, and the reply."""
 
     question: Question
-    company: int  # requests in flight with it
+    others: int  # requests sent together with it
     reply: BurstAnswer
 
     @property
     def words(self) -> str:
-        """What to call it."""
-        return f"{self.question.words}, asked {f'with {self.company} others' if self.company else 'alone'}"
+        """What to call it in a message."""
+        return f"{self.question.words}, asked {f'with {self.others} others' if self.others else 'alone'}"
 
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """How near answers are that were not accepted, and the `--accuracy` that accepts them."""
+    """How close rejected answers are, and the `--accuracy` that would accept them."""
 
     accuracy: Accuracy
     bound: float
@@ -62,10 +62,13 @@ class Gate:
     """Judges candidates of one model.
 
     Args:
-        questions: what they are asked, with the right answers.
+        questions: the requests to send, with the reference answers.
         bound: of `--accuracy`; None for exact.
-        metric: the user's measure, in place of the built-in ones.
-        seed: of the order in which questions are asked.
+        metric: the user's measure, which replaces the built-in ones.
+        seed: of the order in which questions are sent.
+
+    Raises:
+        UsageError: the metric cannot be used.
     """
 
     def __init__(
@@ -81,7 +84,7 @@ class Gate:
 
     @property
     def random_outputs(self) -> tuple[str, ...]:
-        """Outputs that are not compared, because the bare model itself draws them at random; a metric judges all."""
+        """Outputs that are not compared, because the bare model draws them at random; none with a metric."""
         if self._metric is not None:
             return ()
         return tuple(name for name in self._questions.spec.output_names if name in self._questions.random)
@@ -92,9 +95,10 @@ class Gate:
         return len(self.random_outputs) == len(self._questions.spec.outputs)
 
     def held_out(self) -> list[Question]:
-        """Every second question of a request as it is, which a quantised copy is judged by and not made from.
+        """Every second unchanged request, by which a quantised copy is judged, and from which it must not be made.
 
-        After them those of several rows: most of what `check` compares, and a copy may have been made from some of it.
+        They are followed by the joined requests, which are most of what `check` compares; a copy may have been made
+        from some of these.
         """
         whole = [question for question in self._questions.all if not question.lengths]
         plain = [question for question in whole if question.joined == 1]
@@ -102,11 +106,11 @@ class Gate:
 
     @property
     def plain(self) -> list[Question]:
-        """The requests as they are that the reference has answered."""
+        """The unchanged requests of the data that the reference has answered."""
         return [question for question in self._questions.all if question.is_plain]
 
     def sample(self, count: int) -> list[Question]:
-        """`count` of the requests as they are, spread over the data."""
+        """`count` of the unchanged requests, spread evenly over the data."""
         return evenly(self.plain, count)
 
     def judge_engine(
@@ -115,9 +119,9 @@ class Gate:
         """Compare an engine's answers to the first of these questions, as `check` does.
 
         Args:
-            questions: that it was asked.
-            answers: in the same order; no more than questions.
-            outputs: that it computes; none: all.
+            questions: that it was sent.
+            answers: in the same order; at most as many as questions.
+            outputs: the outputs that it computes; empty for all.
         """
         return compare(
             [_only(question.answer, outputs) for question in questions[: len(answers)]],
@@ -128,7 +132,7 @@ class Gate:
         )
 
     def judge(self, questions: Sequence[Question], answers: Sequence[Outputs]) -> Accuracy:
-        """Compare answers to the first of these questions, more strictly than `check`, which asks more of them."""
+        """Compare answers to the first of these questions, more strictly than `check`, which sends more of them."""
         bound = self._bound
         if bound is not None and self._metric is None:
             bound = 1 - _STRICTER * (1 - bound)
@@ -143,17 +147,17 @@ class Gate:
     def accepting(
         self, questions: Sequence[Question], answers: Sequence[Outputs], outputs: Sequence[str] = ()
     ) -> float | None:
-        """The strictest `--accuracy` of a few that accepts answers to the first of these questions, with a margin.
+        """The strictest of some `--accuracy` values that accepts these answers to the first questions, with a margin.
 
-        None where even the loosest one does not, or where only a person can tell what the metric's value means.
+        None if even the loosest one does not.
         """
         expected = [_only(question.answer, outputs) for question in questions[: len(answers)]]
         return self._accepting(expected, answers)
 
     def advise(self, target: LoadTarget, settings: Settings, seconds: float, most_together: int) -> Advice | None:
-        """Ask a server whose answers are not accepted every question, and find out which `--accuracy` would do.
+        """Send every question to a server whose answers were rejected, and find an `--accuracy` that accepts them.
 
-        None where none would: the server fails, answers in another form, or too far off.
+        None if there is none: the server fails, its answers have another shape or dtype, or are too far off.
         """
         questions = self._questions.of(settings.batching.padding)
         asked = self._answers(target, questions, settings, seconds, most_together, whole=True)
@@ -170,7 +174,7 @@ class Gate:
             return compare(expected, answers, strict, metric=self._metric, uncompared=uncompared).right
 
         looser = [bound for bound in _ADVISED if self._bound is None or bound < self._bound]
-        index = bisect_left(looser, x=True, key=accepts)  # the strictest first: what one accepts, all after it do
+        index = bisect_left(looser, x=True, key=accepts)  # the strictest first: what one accepts, the next ones do
         return looser[index] if index < len(looser) else None
 
     def check(
@@ -182,21 +186,21 @@ class Gate:
         *,
         whole: bool = False,
     ) -> Accuracy:
-        """Ask a server that runs these settings, for about so long, and compare.
+        """Send requests to a server of these settings for about `seconds`, and compare its answers.
 
         Args:
-            target: where it listens.
-            settings: what it was started with: they say what fills a batch, and which lengths are padded.
-            seconds: one pass over a few questions is made whatever it takes.
-            most_together: requests in flight; fewer for a slow model.
-            whole: ask every question once; those of many rows, which may have answers of many megabytes, for a few
-                times as long, and all others whatever it takes.
+            target: where the server listens.
+            settings: what it was started with: they determine what fills a batch, and which lengths are padded.
+            seconds: one pass over a few questions is made however long it takes.
+            most_together: requests in flight, at most; fewer for a slow model.
+            whole: send every question once, however long that takes; those of many rows, whose answers may have many
+                megabytes, only within a few times `seconds`.
         """
         questions = self._questions.of(settings.batching.padding)
         padding = settings.batching.padding
         if padding is not None and (self.blind or not self._is_between(questions, padding)):
             why = "the model is random" if self.blind else "no request has a length between the buckets"
-            return Accuracy(right=False, reason=f"{why}, so nothing shows what padding does")
+            return Accuracy(right=False, reason=f"{why}, so the effect of padding cannot be checked")
         asked = self._answers(target, questions, settings, seconds, most_together, whole=whole)
         return self._judge(asked, settings.engine.outputs)
 
@@ -219,7 +223,7 @@ class Gate:
         return asked
 
     def _is_between(self, questions: Sequence[Question], padding: PaddingSettings) -> bool:
-        """Whether some request is filled up in each dimension."""
+        """Whether in each dimension some request needs padding."""
         places = padded_places(self._questions.spec, padding)
         if places is None:
             return False
@@ -232,7 +236,7 @@ class Gate:
     def _groups(
         self, questions: Sequence[Question], together: int, seconds: float, *, whole: bool
     ) -> Iterator[list[Question]]:
-        """Which questions are asked together, until the time is over; alone and one group in any case."""
+        """Which questions are sent together, until the time is over; at least one alone and one group."""
         end = time.monotonic() + seconds
         order = random.Random(self._seed)  # noqa: S311  an order, no secret
         for number, question in enumerate(questions[:_ALONE]):
@@ -257,15 +261,16 @@ class Gate:
         payloads = [self._payload(target, question, settings) for question in group]
         asked = []
         for question, payload, reply in zip(group, payloads, burst.ask(payloads), strict=True):
-            company, last = len(group) - 1, reply
+            others, last = len(group) - 1, reply
             if last.status in _LATER:
-                company, last = 0, burst.ask([payload])[0]
+                others, last = 0, burst.ask([payload])[0]
             if last.status not in _LATER - {504}:
-                asked.append(AskedQuestion(question, company, last))
+                asked.append(AskedQuestion(question, others, last))
         return asked
 
     def _payload(self, target: LoadTarget, question: Question, settings: Settings) -> Payload:
-        # Shared memory carries what binary bodies do, and a load that is sent over it begins by comparing both.
+        # Shared memory has the same bytes as binary bodies, and each load over it starts by comparing the answers of
+        # both.
         wire, fold = encoded(settings.io.wire), settings.engine.u8_input
         if (wire == "json" and not _fits_json(question)) or (wire == "raw" and not self._is_raw()):
             wire = "binary"
@@ -282,7 +287,7 @@ class Gate:
 
     def _judge(self, asked: Sequence[AskedQuestion], outputs: Sequence[str] = ()) -> Accuracy:
         if not asked:
-            return Accuracy(right=False, reason="no request was answered: all were rejected because the queue was full")
+            return Accuracy(right=False, reason="no request was answered: the server had room for none")
         for answered in asked:
             if answered.reply.status != 200:
                 words = f"the server answers {answered.reply.status or 'nothing'}: {answered.reply.message}"
@@ -309,6 +314,6 @@ def _only(answer: Outputs, names: Sequence[str]) -> Outputs:
 
 
 def _fits_json(question: Question) -> bool:
-    """Whether JSON carries the request and its answer: small, no NaN or infinity, no string that is not UTF-8."""
+    """Whether the request and its answer fit JSON: small, without NaN or infinity, and strings in UTF-8."""
     arrays = [*question.inputs.values(), *question.answer.values()]
     return sum(array.nbytes for array in arrays) <= _JSON_BYTES and all(map(is_json, arrays))

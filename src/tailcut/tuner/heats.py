@@ -1,10 +1,10 @@
-"""A race of several arms in interleaved heats: which arms are still in it, and which leads. Pure.
+"""A race of several arms in interleaved heats: which arms are still racing, and which one leads. Pure.
 
-Each heat measures every arm that is left once, right after one another, so that what disturbs the machine hits all
-alike; arms are compared heat by heat. An arm leaves when its loss to the leader is clear, and with each part of the
-time that has passed the worse half leaves (successive halving: Karnin, Koren and Somekh, Almost Optimal Exploration in
-Multi-Armed Bandits, 2013), so that most of the time compares those that may be the best. When time is up the best
-estimate wins: that nothing was significant selects no arm, least of all the baseline.
+Each heat measures every arm still racing once, one after the other, so that a disturbance of the machine affects all of
+them; arms are compared heat by heat. An arm is eliminated when it is clearly worse than the leader, and after each part
+of the time the worse half is eliminated (successive halving: Karnin, Koren and Somekh, Almost Optimal Exploration in
+Multi-Armed Bandits, 2013), so that most of the time goes to those that may be the best. When time is up, the best
+estimate wins; a lack of significance does not favour any arm, including the baseline.
 """
 
 import math
@@ -15,25 +15,25 @@ import numpy as np
 
 from tailcut.stats import Interval, paired_ratio_interval
 
-NEAR = 0.05  # configurations within it of the best are equal, and the shortest lone latency decides
+NEAR = 0.05  # configurations whose scores are within 5 % of the best are equal, and `tie_break` decides
 NONE = 1e-9  # the score of an arm that answered nothing: one of 0 would have no ratio
-_LOOK = 3  # heats before an arm may leave
-_PLAIN = 0.6  # of the leader's: leaves after two heats
-_CLEAR = 0.97  # the whole interval of the ratio to the leader below it: leaves
+_LOOK = 3  # heats before an arm may be eliminated
+_PLAIN = 0.6  # of the leader's estimate: below it, eliminated after two heats
+_CLEAR = 0.97  # the whole interval of the ratio to the leader is below it: eliminated
 _LAST = 2  # arms that race until the end
-_FEWEST_HALVED = 2  # heats before a half may leave
+_FEWEST_HALVED = 2  # heats before a half may be eliminated
 
 
 @dataclass(slots=True)
 class HeatScores:
-    """What one arm brought, heat by heat: more is better."""
+    """The scores of one arm, heat by heat; larger is better."""
 
     scores: list[float] = field(default_factory=list)
     racing: bool = True
 
     @property
     def estimate(self) -> float:
-        """The mean of the middle half of its heats: one that was disturbed does not count."""
+        """The mean of the middle half of its scores (interquartile mean), so that a disturbed heat does not count."""
         cut = len(self.scores) // 4 if len(self.scores) != 3 else 1
         return float(np.mean(sorted(self.scores)[cut : len(self.scores) - cut])) if self.scores else 0.0
 
@@ -51,25 +51,25 @@ class Heats:
 
     @property
     def racing(self) -> list[int]:
-        """The arms that are still in it."""
+        """The arms that are still racing."""
         return [number for number, entrant in enumerate(self.entrants) if entrant.racing]
 
     @property
     def leader(self) -> int:
-        """The arm with the best estimate among those that are in it; of all, where none is."""
+        """The arm with the best estimate among those still racing, or among all if none is."""
         return max(self.racing or range(len(self.entrants)), key=lambda number: self.entrants[number].estimate)
 
     def ranked(self, first: int) -> list[int]:
-        """The arms that answered, a given one first: the best estimates of those still in it, then of those that left.
+        """The arms that answered, `first` in front: those still racing by estimate, then the eliminated ones.
 
-        What left is slower than the leader, and takes its place where the leader and all others are refused.
+        An eliminated arm takes the leader's place if the leader and all others are rejected.
         """
         entrants = self.entrants
         rest = [number for number, entrant in enumerate(entrants) if number != first and entrant.estimate > NONE]
         return [first, *sorted(rest, key=lambda number: (not entrants[number].racing, -entrants[number].estimate))]
 
     def add(self, scores: Sequence[float]) -> None:
-        """Take in a heat: a score for each arm that is racing, in order."""
+        """Add a heat: a score for each arm that is racing, in order."""
         for number, score in zip(self.racing, scores, strict=True):
             self.entrants[number].scores.append(score)
         leader = self.leader
@@ -78,7 +78,7 @@ class Heats:
                 self.entrants[number].racing = False
 
     def narrow(self, passed: float) -> None:
-        """Let those leave that are not among the best, more of them as time passes; never one that equals the leader.
+        """Eliminate arms that are not among the best, more of them as time passes; never one that equals the leader.
 
         Args:
             passed: the share of the race's time that has passed.
@@ -93,11 +93,11 @@ class Heats:
                 self.entrants[number].racing = False
 
     def fail(self, number: int) -> None:
-        """Take out an arm whose server has ended: it counts as one that has answered nothing."""
+        """Eliminate an arm whose server has exited: it counts as having answered nothing."""
         self.entrants[number] = HeatScores([NONE] * len(self.entrants[number].scores), racing=False)
 
     def ratio(self, number: int, other: int) -> Interval | None:
-        """One arm's scores to another's over the heats that both ran; None where these are too few."""
+        """The ratio of one arm's scores to another's over the heats that both ran; None if these are too few."""
         return _ratio(self.entrants[number], self.entrants[other])
 
     def near(self, share: float) -> list[int]:
@@ -106,9 +106,9 @@ class Heats:
         return [leader, *(number for number in self.racing if number != leader and self.is_near(number, share))]
 
     def is_near(self, number: int, share: float) -> bool:
-        """Whether an arm's estimate is within a share of the leader's, even of an arm that is out."""
+        """Whether an arm's estimate is within a share of the leader's; the arm may have been eliminated."""
         best = self.entrants[self.leader].estimate
-        # No answers say nothing, least of all that arms are equal.
+        # Arms that answered nothing are not equal to one another.
         return best > NONE and self.entrants[number].estimate >= (1 - share) * best
 
     def _is_out(self, entrant: HeatScores, leader: HeatScores) -> bool:

@@ -1,9 +1,9 @@
-"""The record of a tune beside its profile: every estimate and trial as one JSON line, appended as soon as it is known.
+"""The journal of a tune, beside its profile: every estimate and trial as a JSON line, appended as soon as it is known.
 
-A line carries the key of what it was measured on: the model's hash, the engines' versions, the machine, the shape of a
-request, and the settings. A later tune with the same key takes estimates and ways of the last hours from there, so a
-tune that was killed goes on where it stopped. Races and verifications are stored but never taken over: what is claimed
-is always measured anew.
+A line has the key of what it was measured on: the model's hash, the engines' versions, the machine, the shape of a
+request, and the settings. A later tune with the same key reuses estimates and request overheads of the last hours, so
+a tune that was killed continues where it stopped. Races and verifications are stored but never reused: claims are
+always measured anew.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ from tailcut.tuner.engine_estimate import EngineEstimate
 from tailcut.tuner.simulate import WayIn
 from tailcut.tuner.space import Wiring
 
-_HOURS = 6.0  # estimates and ways that are older are measured again: the machine may have changed
+_HOURS = 6.0  # older measurements are repeated: the machine may have changed
 _READ_BYTES = 16 << 20  # of the end of the file
 _QUANTILES = 64  # of the times of one batch size
 _VERSIONS = ("tailcut", "onnxruntime", "openvino", "torch", "numpy", "python")
@@ -45,7 +45,7 @@ class Key:
 
     @classmethod
     def of(cls, model: Path, requests: Sequence[Mapping[str, np.ndarray]], rows: str) -> "Key":
-        """The key of a model on this machine, measured with these requests.
+        """The key of a model file on this machine, measured with these requests.
 
         Raises:
             ModelFileError: the model cannot be read.
@@ -54,7 +54,7 @@ class Key:
 
     @classmethod
     def of_ref(cls, ref: ModelRef, requests: Sequence[Mapping[str, np.ndarray]], rows: str) -> "Key":
-        """The key of a model or pipeline that is known by its hashes."""
+        """The key of a model or pipeline given by its hashes."""
         facts = fingerprint()
         engines = " ".join(f"{name} {facts[name]}" for name in _VERSIONS if name in facts)
         machine = {name: value for name, value in facts.items() if name not in _VERSIONS}
@@ -66,13 +66,13 @@ class Key:
 
 
 class Journal:
-    """One file of lines; without a path nothing is stored.
+    """A file of JSON lines; without a path or key nothing is stored.
 
     Args:
-        path: where it lies; None: nowhere.
-        key: of the lines to write, and of those to take over.
-        fresh: take nothing over.
-        warn: told once, in words, where the file cannot be written; then nothing more is stored.
+        path: of the file; None stores nothing.
+        key: of the lines to write, and of those to reuse.
+        fresh: reuse nothing.
+        warn: called once with a message if the file cannot be written; after that nothing more is stored.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Journal:
         return "" if self._path is None else self._path.name
 
     def add(self, kind: str, settings: Settings | EngineOptions | StageSettings, **values: Any) -> None:
-        """Append one line; nothing where the file could not be written before."""
+        """Append one line, unless the file could not be written before."""
         if self._path is None or self._fails:
             return
         entry = {"kind": kind, "at": round(time.time(), 3), **self._key, "settings": msgspec.to_builtins(settings)}
@@ -101,12 +101,12 @@ class Journal:
         self._write(_append, self._path, data)
 
     def _write(self, write: Callable[..., None], path: Path, *args: bytes) -> None:
-        """Write, or tell why that fails: the measurements of minutes are not given up for their record."""
+        """Write, or warn why that fails: minutes of measurements are not given up for their record."""
         try:
             write(path, *args)
         except OSError as error:
             self._fails = True
-            self.warn(f"{path} cannot be written: {error.strerror}: the tune goes on without it")
+            self.warn(f"{path} cannot be written: {error.strerror}: the tune continues without it")
 
     def add_block(self, kind: str, settings: Settings, rate: float, latencies_ms: np.ndarray, **values: Any) -> None:
         """Store one open-loop block as soon as it was measured.
@@ -116,7 +116,7 @@ class Journal:
             settings: of the server.
             rate: requests per second offered.
             latencies_ms: of shape (answers,); failed requests are `FAILED_MS`.
-            values: what else the line says.
+            values: further keys of the line.
         """
         answered = latencies_ms[latencies_ms < FAILED_MS]
         p50_ms, p99_ms = np.quantile(answered, (0.5, 0.99)).round(4).tolist() if len(answered) else (None, None)
@@ -127,8 +127,8 @@ class Journal:
         """Store one engine configuration's measurements, or why there are none; the latest line of each counts.
 
         Args:
-            estimate: what is known.
-            whole: all sizes were measured; else the configuration is measured again.
+            estimate: what was measured.
+            whole: whether all sizes were measured; if not, the configuration is measured again.
         """
         values = _estimate_values(estimate)
         self.add("estimate", estimate.options, **values, **({} if whole else {"whole": False}))
@@ -143,11 +143,11 @@ class Journal:
         return list(estimates.values())
 
     def add_way(self, settings: Settings, way: WayIn, *, measured: bool = True) -> None:
-        """Store what the way in costs with these settings; what was not measured is not taken over."""
+        """Store the request overhead with these settings; assumed values (`measured=False`) are not reused."""
         self.add("way", settings, **asdict(way), **({} if measured else {"measured": False}))
 
     def way(self, settings: Settings) -> WayIn | None:
-        """The latest stored way in with these settings."""
+        """The latest stored request overhead with these settings."""
         way = None
         for line in self._of("way"):
             if line.get("measured", True) and _converted(line["settings"], Settings) == settings:
@@ -159,7 +159,7 @@ class Journal:
         self.add("after_engine", options, slower_ns=slower_ns)
 
     def engine_ns(self, engine: str) -> int | None:
-        """The latest stored one of an engine."""
+        """The latest stored value of `add_engine_ns` for an engine, in nanoseconds."""
         slower_ns = None
         for line in self._of("after_engine"):
             if line["settings"]["name"] == engine:
@@ -167,11 +167,11 @@ class Journal:
         return slower_ns
 
     def add_wiring(self, settings: Settings, wiring: Wiring) -> None:
-        """Store which way requests travel the quickest, of those that a server of these settings takes."""
+        """Store the fastest wire and socket, of those that a server of these settings accepts."""
         self.add("wiring", settings, **asdict(wiring))
 
     def wiring(self, settings: Settings) -> Wiring | None:
-        """The latest stored one for these settings."""
+        """The latest stored wire and socket for these settings."""
         wiring = None
         for line in self._of("wiring"):
             if _converted(line["settings"], Settings) == settings:
@@ -179,7 +179,7 @@ class Journal:
         return wiring
 
     def add_stage(self, name: str, times_ns: Mapping[int, float], cpu_ns: Mapping[int, float], memory: int) -> None:
-        """Store what calls of a pipeline's stage take, by size."""
+        """Store a pipeline stage's times and CPU times per call (ns, by batch size), and its memory in bytes."""
         values = {"times_ns": _by_size(times_ns), "cpu_ns": _by_size(cpu_ns), "memory_bytes": memory}
         self.add("stage", StageSettings(name=name), **values)
 
@@ -263,7 +263,7 @@ def _lines(path: Path, key: Mapping[str, str], oldest: float) -> Iterator[dict[s
 
 
 def _append(path: Path, data: bytes) -> None:
-    """Append all of it: of a disk that is nearly full the system takes a part, and refuses the rest."""
+    """Append all of the data: on a nearly full disk, a write may store only a part before the next one fails."""
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
     try:
         while data:
@@ -273,7 +273,7 @@ def _append(path: Path, data: bytes) -> None:
 
 
 def _end_line(path: Path) -> None:
-    """End a last line that was cut off, so that the next one does not join it."""
+    """Terminate a last line that was cut off, so that the next one is not appended to it."""
     try:
         with path.open("r+b") as file:
             if file.seek(0, os.SEEK_END) and file.seek(-1, os.SEEK_END) >= 0 and file.read(1) != b"\n":

@@ -1,4 +1,4 @@
-"""Whether requests can be sent as JSON, which has no NaN, no infinity, no bytes that are not UTF-8, and is longer."""
+"""Whether requests can be sent as JSON: it has no NaN, infinity or bytes that are not UTF-8, and is longer."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -11,12 +11,12 @@ from tailcut.spec import DType
 from tailcut.tuner.records import TuneRequest, with_wire
 from tailcut.wire.v2.call import BODY_BYTES, json_body
 
-_SAMPLED = 4096  # values of an array, for the length of all
-_SURE = 0.03  # the length of a sample is off by less
+_SAMPLED = 4096  # values of an array, from which its length as JSON is estimated
+_SURE = 0.03  # the error of that estimate is smaller
 
 
 def is_json(array: np.ndarray) -> bool:
-    """Whether JSON has words for all values."""
+    """Whether JSON can represent all values of an array."""
     if DType.of(array.dtype) is not DType.BYTES:
         return array.dtype.kind in "iub" or bool(np.isfinite(array.astype(np.float64)).all())
     try:
@@ -29,26 +29,26 @@ def is_json(array: np.ndarray) -> bool:
 
 
 def not_json(requests: Sequence[Mapping[str, np.ndarray]]) -> str:
-    """The first input that JSON cannot carry, and why, in words; empty where it carries all.
+    """The first input that cannot be sent as JSON, and why, as a message; empty if all requests can.
 
-    A request is too much for JSON, too, where its body is over what a server takes.
+    A request whose JSON body is larger than a server accepts cannot be sent either.
     """
     for request in requests:
         for name, array in request.items():
             if not is_json(array):
                 what = "bytes that are not UTF-8" if array.dtype.hasobject else "NaN or infinity"
-                return f"input {name!r} has {what} in the data, which JSON cannot carry"
+                return f"input {name!r} has {what} in the data, which JSON cannot represent"
         size_bytes = json_bytes(request)
         if abs(size_bytes - BODY_BYTES) < _SURE * BODY_BYTES:
             size_bytes = len(json_body(request))
         if size_bytes > BODY_BYTES:
             size = f"{size_bytes / 2**20:,.0f} MiB as JSON"
-            return f"a request is {size}, over the {BODY_BYTES >> 20} MiB that a server takes"
+            return f"a request is {size}, over the {BODY_BYTES >> 20} MiB that a server accepts"
     return ""
 
 
 def json_bytes(request: Mapping[str, np.ndarray]) -> int:
-    """About how long a request is as JSON, by some of its values."""
+    """The approximate length of a request as JSON in bytes, estimated from a sample of its values."""
     random, size_bytes = np.random.default_rng(0), 0.0
     for array in request.values():
         some = array.flat[random.integers(array.size, size=_SAMPLED)] if array.size > _SAMPLED else array
@@ -59,10 +59,14 @@ def json_bytes(request: Mapping[str, np.ndarray]) -> int:
 
 
 def for_clients_of(wanted: TuneRequest, words: str) -> TuneRequest:
-    """What is wanted, where `words` say that JSON cannot carry the requests: a profile to re-check is asked in binary.
+    """The request for a tune, adapted to data that JSON cannot represent: a re-checked profile gets binary tensors.
+
+    Args:
+        wanted: what the user asked for.
+        words: why the data cannot be sent as JSON; empty if they can.
 
     Raises:
-        UsageError: clients speak nothing else.
+        UsageError: the data cannot be sent as JSON, and the clients send nothing else.
     """
     if words and wanted.wire == "json":
         raise UsageError(f"--wire json: {words}: use --wire binary")

@@ -1,4 +1,4 @@
-"""Which engines and precisions answer wrongly: asked in process, before servers are started for them."""
+"""Which engines and precisions answer wrongly: checked in process, before servers are started for them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,19 +14,19 @@ _ASKED_S = 0.5  # for the answers of an engine
 
 
 class EstimateError(TailcutError):
-    """A configuration that cannot be measured: the engine refuses the model, or its process ended."""
+    """A configuration cannot be measured: the engine rejects the model, or its process exited."""
 
 
 @dataclass(slots=True)
 class Judging:
-    """Which engines answer wrongly: the first configuration of each engine and precision is asked.
+    """Which engines answer wrongly: the first configuration of each engine and precision is checked.
 
     Args:
-        requests: that it is asked.
-        judge: says of answers what is wrong with them, and whether the configuration is measured anyway; None where
-            they are right.
-        kinds: that are not asked: their answers are what others are compared with.
-        wrong: what was found.
+        requests: to send to it.
+        judge: returns what is wrong with answers, and whether to measure the configuration anyway; None if they are
+            right.
+        kinds: engines and precisions that need no check, or have been checked.
+        wrong: what was found wrong, by engine and precision.
     """
 
     requests: Sequence[list[Tensor]] = ()
@@ -35,7 +35,7 @@ class Judging:
     wrong: dict[tuple[str, str], str] = field(default_factory=dict)
 
     def check(self, options: EngineOptions, ask: Ask) -> None:
-        """Ask a configuration that was loaded, where its kind is not known.
+        """Check the answers of a configuration that was loaded, unless its kind has been checked.
 
         Raises:
             EstimateError: it answers wrongly, or not at all, and need not be measured.
@@ -53,13 +53,13 @@ class Judging:
                 raise EstimateError(accuracy.reason)
 
     def reason(self, options: EngineOptions) -> str | None:
-        """Why a configuration need not be loaded."""
+        """Why a configuration need not be loaded; None if it has to be."""
         return self.wrong.get((str(options.name), str(options.precision)))
 
 
 @dataclass(frozen=True, slots=True)
 class Wrong:
-    """Answers that are not right: why, and whether their engine is measured so that it can be offered."""
+    """Wrong answers: the reason, and whether to measure the engine so that it can be offered."""
 
     reason: str
     measured: bool

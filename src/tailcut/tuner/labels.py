@@ -1,4 +1,4 @@
-"""Accuracy by the data's labels: both servers are asked the same requests, as many as a share of the budget allows."""
+"""Accuracy by the data's labels: both servers get the same requests, as many as a share of the budget allows."""
 
 import random
 import time
@@ -21,18 +21,18 @@ _TOGETHER = 16  # requests in flight; fewer of a slow model
 
 
 def by_labels(session: TuneSession, settings: Mapping[str, Settings], labels: np.ndarray) -> LabelledShares | None:
-    """Ask every arm the same requests, in turns; a sample spread over the data where there is no time for all.
+    """Send the same requests to every arm, alternately; a random sample if there is no time for all.
 
     Args:
         session: of the tune.
-        settings: of each arm, whose server runs.
-        labels: [requests, labels], in the order of the requests.
+        settings: of each arm, whose server is running.
+        labels: integers [requests, labels], in the order of the requests.
 
     Returns:
-        None where no output looks like class scores.
+        The share of rows that each arm labels correctly; None if no output looks like class scores.
 
     Raises:
-        TailcutError: a server refuses a request, or ends.
+        TailcutError: a server rejects a request, or exits.
     """
     seconds = session.plan.labels_s
     together = max(1, min(_TOGETHER, int(seconds * session.outcome.capacity / 4))) if session.outcome.capacity else 1
@@ -58,7 +58,7 @@ def by_labels(session: TuneSession, settings: Mapping[str, Settings], labels: np
 
 
 def _answers(session: TuneSession, burst: Burst, settings: Settings, requests: list[Arrays]) -> list[Arrays]:
-    """One server's answers; what was refused beside others is asked once more, alone."""
+    """One server's answers; a request that fails among others is sent once more, alone."""
     spec, fold = session.spec, settings.engine.u8_input
     target = session.servers.of(settings).target
     sent = requests if fold is None else [as_pixels(fold, spec, request) for request in requests]

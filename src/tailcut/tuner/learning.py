@@ -39,7 +39,7 @@ from tailcut.tuner.result_records import RowsDecision
 from tailcut.tuner.space import SpaceFacts
 
 Arrays = dict[str, np.ndarray]
-_MADE_UP, _FEWEST_MADE_UP = 64, 8  # requests, where there are no data: fewer of them where they are large
+_MADE_UP, _FEWEST_MADE_UP = 64, 8  # generated requests, if there are no data: the fewer, the larger they are
 _MADE_UP_BYTES = 64 << 20
 MOST_REQUESTS = 2048  # of the data
 _SLOW_S = 2.0
@@ -47,7 +47,7 @@ _SLOW_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """The signature, what was decided of the rows, the requests that are sent, and the accuracy gate."""
+    """The signature, whether rows are independent, the requests to send, and the accuracy gate."""
 
     spec: ModelSpec
     rows: RowsDecision
@@ -60,17 +60,17 @@ def learn(wanted: TuneRequest, answers_s: float, tell: Callable[[Event], None]) 
 
     Args:
         wanted: what the user asked for.
-        answers_s: seconds for the right answers.
+        answers_s: seconds for computing the reference answers.
         tell: called with each phase.
 
     Raises:
-        TailcutError: the model cannot be opened, or refuses a request of the data.
+        TailcutError: the model cannot be opened, or rejects a request of the data.
     """
     if wanted.normalize is not None and kind_of(wanted.model) not in {FileKind.ONNX, FileKind.PROGRAM}:
         raise UsageError(
             "--normalize edits ONNX graphs and PyTorch programs: leave it out, or convert the model to ONNX"
         )
-    with _told_if_slow("opening the model and trying it out: it takes long", tell):
+    with _reported_if_slow("opening the model and running it once; this is taking a while", tell):
         spec, decision, requests = _opened(wanted, tell)
     tell(Phase(decision.describe()))
     if wanted.data is not None and len(requests) == 1 and not spec.batched:
@@ -87,8 +87,8 @@ def learn(wanted: TuneRequest, answers_s: float, tell: Callable[[Event], None]) 
 
 
 @contextmanager
-def _told_if_slow(words: str, tell: Callable[[Event], None]) -> Iterator[None]:
-    """Say what takes long, while it does; a mistake that is soon found stays one line."""
+def _reported_if_slow(words: str, tell: Callable[[Event], None]) -> Iterator[None]:
+    """Report what takes long, while it does; an error that is found quickly remains the only line."""
     timer = threading.Timer(_SLOW_S, tell, [Phase(words)])
     timer.start()
     try:
@@ -98,7 +98,7 @@ def _told_if_slow(words: str, tell: Callable[[Event], None]) -> Iterator[None]:
 
 
 def _opened(wanted: TuneRequest, tell: Callable[[Event], None]) -> tuple[ModelSpec, RowDecision, list[Arrays]]:
-    """The model's signature, what was decided of its rows, and the requests."""
+    """The model's signature, whether its rows are independent, and the requests."""
     try:
         engine = _open(wanted)
     except UnsupportedError as error:
@@ -107,7 +107,7 @@ def _opened(wanted: TuneRequest, tell: Callable[[Event], None]) -> tuple[ModelSp
         raise UsageError(str(error).replace("fixed_dims:", "--fix:", 1)) from None
     for name in ENGINES_OF[kind_of(wanted.model)]:
         if not is_installed(name):
-            tell(Phase(f"{name} is left out: it is not installed ({how_to_install(name)})"))
+            tell(Phase(f"{name} left out: not installed ({how_to_install(name)})"))
     try:
         decision = settle_rows(engine, wanted.rows, Limits())
         requests = _requests(engine, wanted)
@@ -117,15 +117,15 @@ def _opened(wanted: TuneRequest, tell: Callable[[Event], None]) -> tuple[ModelSp
 
 
 def _tell_of_rows(spec: ModelSpec, request: Arrays, tell: Callable[[Event], None]) -> None:
-    """Say that all data became one request of several rows, where they may have been meant as several requests."""
+    """Report that all data are one request of several rows, as they may have been meant as several requests."""
     rows = max((len(request[tensor.name]) for tensor in spec.inputs if tensor.shape[:1] == (None,)), default=1)
     if rows > 1:
-        on = ", or tune with --batching on where rows are independent" if spec.rows is Rows.UNKNOWN else ""
-        tell(Phase(f"the data are one request of {rows:,} rows: for several, give arrays one axis more{on}"))
+        on = ", or use --batching on if rows are independent" if spec.rows is Rows.UNKNOWN else ""
+        tell(Phase(f"the data are one request of {rows:,} rows; for several requests, add an axis to the arrays{on}"))
 
 
 def _requests(engine: Engine, wanted: TuneRequest) -> list[Arrays]:
-    """Those of the data, or made-up ones; where clients may send pixels, only what pixels stand for."""
+    """The data's requests, or generated ones; where clients may send pixels, with values that pixels can represent."""
     spec, fold = engine.spec, wanted.normalize
     if fold is not None and not any(map(is_pixels, spec.inputs)):
         raise UsageError("--normalize: the model has no float input that could be sent as pixels")
@@ -146,7 +146,7 @@ def _requests(engine: Engine, wanted: TuneRequest) -> list[Arrays]:
 
 
 def made_up(samples: Samples, seed: int) -> list[Arrays]:
-    """Distinct requests of one row, or as few rows as the model accepts."""
+    """Distinct generated requests of one row, or of as few rows as the model accepts."""
     first = samples.make(samples.rows, seed)
     size_bytes = sum(array.nbytes for array in first.values())
     count = max(_FEWEST_MADE_UP, min(_MADE_UP, _MADE_UP_BYTES // max(1, size_bytes)))
@@ -195,22 +195,22 @@ def _open_reference(wanted: TuneRequest, spec: ModelSpec) -> Engine:
 
 
 def _open(wanted: TuneRequest) -> Engine:
-    """The model on the engine whose float32 answers are the right ones."""
+    """The model on the reference engine, whose float32 answers count as right."""
     name: Any = default_engine(wanted.model)
     options = EngineOptions(name=name, fixed_dims=wanted.fixed, signature=wanted.declared)
     return open_engine(wanted.model, options)
 
 
 def with_signature(wanted: TuneRequest) -> TuneRequest:
-    """What is wanted, with the signature of a file that does not say its own, as calls with the data show it.
+    """The request for a tune, with the signature of a file that has none, as found by calling it with the data.
 
     Raises:
-        UsageError: the arrays of the data are not the module's inputs.
+        UsageError: the arrays of the data do not match the module's inputs.
         TailcutError: the file is not trusted, cannot be loaded, or fails on the data.
     """
     if kind_of(wanted.model) is not FileKind.SCRIPT or wanted.declared or wanted.data is None:
         return wanted
     require("torch")
-    from tailcut.engines.torch.script import seen_signature  # noqa: PLC0415  2 s that only its users pay
+    from tailcut.engines.torch.script import seen_signature  # noqa: PLC0415  imports torch: 2 s, for TorchScript only
 
     return replace(wanted, declared=seen_signature(wanted.model, wanted.data))

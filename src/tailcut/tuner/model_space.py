@@ -1,7 +1,7 @@
-"""What one model may be served with: engines measured in process, the ways in measured, and everything simulated.
+"""The configurations that one model may be served with: engines and request overhead measured, and all of it simulated.
 
-A thin shell. What may be turned stands in `space`, what a call costs in `estimate`, what a way in costs in `ways`, what
-a whole configuration would do in `prediction`.
+A thin shell. The settings to try are in `space`, the cost of a call in `estimate`, that of receiving and answering a
+request in `ways`, and the prediction for a whole configuration in `prediction`.
 """
 
 import tempfile
@@ -57,14 +57,14 @@ from tailcut.tuner.space import (
 from tailcut.wire.v2.call import model_path
 
 _STATIC = "int8_static"
-_ASKED = 48  # requests, of an engine before it is measured: what is wrong for one in ten is hardly missed
+_ASKED = 48  # requests to check an engine with before it is measured: an error in one of ten is hardly missed
 
 
 class ModelSpace:
-    """The configurations of one model; `close` removes the copies.
+    """The configurations of one model; `close` removes its copies.
 
     Args:
-        session: of the tune; the baseline's server runs.
+        session: of the tune; the baseline's server is running.
     """
 
     def __init__(self, session: TuneSession) -> None:
@@ -72,7 +72,7 @@ class ModelSpace:
         self._folder = tempfile.TemporaryDirectory(prefix="tailcut-")  # of the copies
         self.copies: dict[str, Copy] = {}
         self._ways: Ways | None = None
-        self._counted: set[EngineOptions] = set()  # configurations that the progress counts
+        self._counted: set[EngineOptions] = set()  # configurations counted in the progress so far
         self.facts = facts_of(session.wanted, session.learned)
         self._convert()
         self._take_previous_copy()
@@ -80,12 +80,12 @@ class ModelSpace:
 
     @property
     def folder(self) -> Path:
-        """Where the copies lie."""
+        """The folder of the copies."""
         return Path(self._folder.name)
 
     @property
     def size(self) -> SearchSize:
-        """How much of it is worth measuring in process."""
+        """How much of the space is worth measuring in process."""
         session = self._session
         copies = session.wanted.bound is not None and bool(self._unquantised)
         prepared_s = ways_s(session.servers.start_s) + (session.plan.calibrate_s if copies else 0.0)
@@ -93,15 +93,15 @@ class ModelSpace:
 
     @property
     def anyway(self) -> list[Settings]:
-        """Nothing: the baseline is far from the best of all but the smallest spaces."""
+        """Nothing: the baseline is far from the best in all but the smallest spaces."""
         return []
 
     def kinds(self, settings: Settings) -> list[tuple[object, int]]:
-        """Which finalists are alike, and how many of them may race."""
+        """The groups of similar finalists that settings belong to, and how many of each may race."""
         return kinds_of(settings)
 
     def predicted(self) -> list[PredictedConfiguration]:
-        """Everything that is allowed, with what the simulation expects of it.
+        """Every allowed configuration, with what the simulation expects of it.
 
         Raises:
             UsageError: nothing could be measured, or nothing is allowed.
@@ -116,16 +116,16 @@ class ModelSpace:
                 copies = [options for options in engine_choices(self.facts) if options.precision == _STATIC]
                 self.estimates += self._estimate(copies)
             else:
-                session.tell(Phase("static int8 is left out: the budget leaves no time for it after likelier settings"))
+                session.tell(Phase("static int8 left out: the budget has no time for it after more promising settings"))
         return self._predict(self.estimates)
 
     @property
     def _copies_first(self) -> bool:
-        """Whether static int8 is likely to win: it is for convolutions, where the processor multiplies int8 quickly."""
+        """Whether static int8 is likely to win: for convolutions, on a processor that multiplies int8 fast."""
         return self._session.wanted.exhaustive or (self.facts.convolutions and bool(INT8_FLAGS & self.facts.isa))
 
     def refinements(self, winner: Settings) -> list[Settings]:
-        """Small changes of a configuration that only the real server can judge."""
+        """Small changes of a configuration that only the real server can evaluate."""
         limited = self._session.wanted.constraints.memory_bytes is not None
         return [
             refinement
@@ -134,13 +134,13 @@ class ModelSpace:
         ]
 
     def thrifty(self, winner: Settings) -> list[Settings]:
-        """The winner without spinning threads: they take whole cores, and often win nothing that can be measured."""
+        """The winner without spinning threads: these occupy whole cores, often without a measurable gain."""
         engine = winner.engine
         spins = engine.name == "onnxruntime" and engine.spinning and engine.threads != 1
         return [changed(winner, engine={"spinning": False, "spin_us": 0})] if spins else []
 
     def steps(self, winner: Settings) -> list[Settings]:
-        """The baseline with the winner's settings of the rungs, one rung more in each."""
+        """The baseline with the winner's settings, one more rung of them in each step."""
         return [up_to(winner, rung, self._session.base) for rung in RUNG_FIELDS]
 
     def without(self, winner: Settings, rung: str) -> Settings:
@@ -148,7 +148,7 @@ class ModelSpace:
         return without(winner, rung, self._session.base)
 
     def rows_of(self, settings: Settings) -> RowsDecision:
-        """What was decided of the rows on the engine of these settings: that of another engine, by its own server."""
+        """Whether rows are independent with these settings; unless the engine is the baseline's, as the server says."""
         session, base = self._session, self._session.base
         if (settings.engine.name, settings.engine.precision) == (base.engine.name, base.engine.precision):
             return session.learned.rows
@@ -158,7 +158,7 @@ class ModelSpace:
         return msgspec.structs.replace(session.learned.rows, rows=Rows(rows), batched=batched, reason=reason)
 
     def take(self, outcome: TuneOutcome) -> None:
-        """Keep the copy that the outcome's settings run, before its folder goes."""
+        """Read the copy of the model that the outcome's settings use, before its folder is removed."""
         copy = self._session.servers.copy_of(outcome.settings.engine)
         if copy is not None:
             outcome.copy_bytes = copy.read_bytes()
@@ -172,12 +172,12 @@ class ModelSpace:
         self._folder.cleanup()
 
     def configurations(self) -> Mapping[Settings, Configuration]:
-        """What the simulation takes, by settings."""
+        """The input of the simulation, by settings."""
         known = [estimate for estimate in self.estimates if _is_known(estimate)]
         return {settings: result for settings, result, _ in configurations(known, self._parts())}
 
     def calibrate(self) -> None:
-        """Have copies of the model in static int8 written, where they may pay, to be measured with the rest."""
+        """Make copies of the model in static int8 where they may pay, to be measured like other engines."""
         session = self._session
         seconds, engines = session.plan.calibrate_s, self._unquantised
         if not (seconds and engines) or session.wanted.bound is None:
@@ -187,7 +187,7 @@ class ModelSpace:
             model = session.servers.converted or session.wanted.model
             material = Material.of(model, session.requests, session.gate)
         except CalibrationError as error:
-            session.tell(Phase(f"static int8 is left out: {error}"))
+            session.tell(Phase(f"static int8 left out: {error}"))
             return
         copies = copies_for(material, engines, self.folder, seconds, lambda words: session.tell(Phase(words)))
         self.copies = copies.right
@@ -199,11 +199,11 @@ class ModelSpace:
 
     @property
     def _unquantised(self) -> list[Form]:
-        """The engines that a copy of the model in static int8 may pay for, and that have none yet."""
+        """The engines for which a copy in static int8 may pay, and that have none yet."""
         return [engine for engine in copy_engines(self.facts) if engine not in self._session.servers.copies]
 
     def _take_previous_copy(self) -> None:
-        """The copy that a profile runs is what is checked again: a new one would be another model."""
+        """Use the copy of the profile to re-check: a new copy would be another model."""
         previous, name = self._session.wanted.previous, self._previous_engine
         if previous is None or previous.model.quantized is None or name is None:
             return
@@ -213,14 +213,14 @@ class ModelSpace:
 
     @property
     def _previous_engine(self) -> Form | None:
-        """The engine of a profile that is checked again, where it runs a copy in static int8."""
+        """The engine of the profile to re-check, if it uses a copy in static int8."""
         settings = self._session.wanted.previous_settings
         if settings is None or settings.engine.precision != _STATIC:
             return None
         return "openvino" if settings.engine.name == "openvino" else "onnxruntime"
 
     def _previous_record(self) -> Quantized | None:
-        """What the profile that is checked again says of its copy."""
+        """The record of its copy in the profile to re-check."""
         previous = self._session.wanted.previous
         evidence = {} if previous is None else previous.evidence
         try:
@@ -229,7 +229,7 @@ class ModelSpace:
             return None
 
     def _convert(self) -> None:
-        """Have a PyTorch program written as ONNX, so that the engines of such models compete with PyTorch."""
+        """Convert a PyTorch program to ONNX, so that the engines of ONNX models compete with PyTorch."""
         session = self._session
         if self.facts.device != "cpu" or kind_of(session.wanted.model) is not FileKind.PROGRAM:
             return
@@ -243,7 +243,7 @@ class ModelSpace:
                 else onnx_copy(session.wanted.model, self.folder, session.wanted.fixed)
             )
         except TailcutError as error:
-            session.tell(Phase(f"onnxruntime and openvino are left out: {error}"))
+            session.tell(Phase(f"onnxruntime and openvino left out: {error}"))
             return
         session.servers.converted = path
         gains = benefits_from_int8(load_graph(path))
@@ -251,14 +251,12 @@ class ModelSpace:
         session.tell(Phase(f"converted the program to ONNX, for {' and '.join(others)}"))
 
     def _note_wrong(self, copies: Copies, material: Material) -> None:
-        """Copies that answer wrongly are still timed, in process, so that they can be offered."""
+        """Have copies that answer wrongly timed in process, so that they can be offered."""
         for copy in copies.wrong.values():
             bound = material.accepting(copy.answers)
             if bound is not None:
                 facts = replace(self.facts, copies=frozenset({copy.engine}))
-                options = next(
-                    engine_choice for engine_choice in engine_choices(facts) if engine_choice.precision == _STATIC
-                )
+                options = next(choice for choice in engine_choices(facts) if choice.precision == _STATIC)
                 settings = msgspec.structs.replace(self._session.base, engine=options)
                 self._session.rejected[copy.engine, _STATIC] = Rejected(settings, copy.accuracy, bound)
 
@@ -269,7 +267,7 @@ class ModelSpace:
         measured = [estimate.options for estimate in self.estimates]
         offered = [rejection.settings.engine for rejection in session.rejected.values()]
         choices = choices + [options for options in offered if options not in measured]
-        # A copy in static int8 is quantised anew by each tune: what another one took says nothing of it.
+        # Each tune quantises its own static int8 copy, so earlier measurements do not apply to it.
         known = [estimate for estimate in session.journal.estimates(choices) if estimate.options.precision != _STATIC]
         session.outcome.reused += len(known)
         if known:
@@ -294,13 +292,13 @@ class ModelSpace:
             independent=session.wanted.rows == "independent",
             whole=whole,
             copy_of=session.servers.copy_of,
-            tell=self._told,
-            store=self._stored,
+            tell=self._report,
+            store=self._store,
             judging=self._judging(),
         )
 
     def _judging(self) -> Judging:
-        """The requests that one configuration of each engine and precision is asked before it costs more time."""
+        """What checks the answers of one configuration of each engine and precision before more time is spent on it."""
         session = self._session
         if session.gate.blind:
             return Judging()
@@ -318,7 +316,7 @@ class ModelSpace:
             bound = session.gate.accepting(questions, outputs, options.outputs)
             settings = changed(session.base, engine=msgspec.structs.asdict(options))
             if bound is None:
-                session.refused.add(settings)  # listed as an estimate that failed
+                session.refused.add(settings)  # recorded by `_report` as an estimate that failed
             else:
                 session.reject(settings, reason, "simd")
                 session.rejected[precision_of(settings)] = Rejected(settings, accuracy, bound)
@@ -327,15 +325,15 @@ class ModelSpace:
         known = {precision_of(session.base), *session.rejected}
         return Judging([pack(dict(request)) for request in inputs], judge, known)
 
-    def _stored(self, estimate: EngineEstimate) -> None:
+    def _store(self, estimate: EngineEstimate) -> None:
         first = estimate.options not in self._counted
-        if self._is_right(estimate):  # what is wrong is asked again by the next tune
+        if self._is_right(estimate):  # wrong answers are checked again by the next tune
             self._session.journal.add_estimate(estimate, whole=not first)
         if first:
             self._counted.add(estimate.options)
             self._session.tell(Estimated(1))
 
-    def _told(self, estimate: EngineEstimate) -> None:
+    def _report(self, estimate: EngineEstimate) -> None:
         if estimate.error != NO_TIME and self._is_right(estimate):
             self._session.journal.add_estimate(estimate)
         self._session.candidate("simd", estimate_entry(estimate))
@@ -362,29 +360,29 @@ class ModelSpace:
         predictions = list(predict(known, self._parts(), session.outcome.objective))
         for rejection in session.rejected.values():
             rejection.predicted = [each for each in predictions if each.settings.engine == rejection.settings.engine]
-        predicted = [rejection for rejection in predictions if precision_of(rejection.settings) not in session.rejected]
+        predicted = [each for each in predictions if precision_of(each.settings) not in session.rejected]
         allowed = session.allowed(predicted)
         left_out = len(predicted) - len(allowed)
-        words = f", {left_out:,} left out: they need more memory than allowed" if left_out else ""
+        words = f", {left_out:,} left out for needing more memory than allowed" if left_out else ""
         session.tell(Phase(f"simulated {len(predicted):,} configurations{words}"))
         session.tell(Estimated(len(predicted)))
         return allowed
 
     @property
     def wire(self) -> Settings:
-        """The baseline behind the quickest wire that clients may speak."""
+        """The baseline with the fastest encoding that clients may send."""
         return self._session.with_wire(encoded(quickest_wire(self.facts)))
 
 
 def estimate_entry(estimate: EngineEstimate, prefix: str = "") -> Candidate:
-    """A candidate's record of what was measured in process."""
+    """The record of a configuration measured in process; `prefix` precedes its settings."""
     settings = msgspec.structs.replace(BASELINE, engine=estimate.options)
     setting = prefix + (settings.describe() or "the engine's defaults")
     if estimate.error:
         no_time = estimate.error == NO_TIME
         verdict = CandidateVerdict.SKIPPED if no_time else CandidateVerdict.REJECTED
         return Candidate.of(setting, verdict, estimate.error)
-    words = f"{estimate.rows_per_s:,.0f} rows/s in process, {estimate.alone_ns / 1e3:,.0f} us for one alone"
+    words = f"{estimate.rows_per_s:,.0f} rows/s in process, {estimate.alone_ns / 1e3:,.0f} us for a lone row"
     return Candidate.of(setting, CandidateVerdict.ESTIMATED, f"{words}, {estimate.memory_bytes >> 20:,} MiB")
 
 

@@ -1,4 +1,4 @@
-"""What ways into a server cost one model's tune: measured once, taken from the journal, or the usual figures."""
+"""The overhead of requests for one model's tune: measured once, reused from the journal, or assumed."""
 
 import time
 from collections.abc import Sequence
@@ -19,11 +19,11 @@ from tailcut.tuner.ways import (
     wiring_settings,
 )
 
-_SLOW_CALL_NS = 2_500_000  # from here on, what a way in costs is a few hundredths
+_SLOW_CALL_NS = 2_500_000  # with longer calls, the overhead of a request is a few per cent
 
 
 def with_wiring(session: TuneSession, facts: SpaceFacts) -> SpaceFacts:
-    """The facts with the quickest way for requests to travel, measured where there are several."""
+    """The facts with the fastest wire and socket, measured if there are several."""
     if len(wirings(facts)) == 1:
         return facts
     settings = wiring_settings(facts)
@@ -38,9 +38,11 @@ def with_wiring(session: TuneSession, facts: SpaceFacts) -> SpaceFacts:
 
 
 def ways_of(session: TuneSession, facts: SpaceFacts, estimates: Sequence[EngineEstimate]) -> Ways:
-    """What the quickest wire costs with each dispatch, and what the engines that compute add to it.
+    """The overhead of a request over the fastest wire with each dispatch, and what real engines add to it.
 
     Args:
+        session: of the tune.
+        facts: of model and machine, with the fastest wire.
         estimates: of all engine configurations that were measured.
     """
     settings = {name: way_settings(facts, name) for name in PROBED}
@@ -70,7 +72,7 @@ def ways_of(session: TuneSession, facts: SpaceFacts, estimates: Sequence[EngineE
 
 
 def _unmeasured(session: TuneSession, estimates: Sequence[EngineEstimate]) -> str:
-    """Why the cost of receiving requests is not measured, in words; empty where it is."""
+    """Why the cost of receiving requests is not measured, as a message; empty if it is."""
     if min(estimate.alone_ns for estimate in estimates) >= _SLOW_CALL_NS:
         return "the model's calls take far longer"
     late = not session.wanted.exhaustive and time.monotonic() > session.plan.race_until

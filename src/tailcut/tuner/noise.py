@@ -1,7 +1,7 @@
-"""How noisy the machine was during a tune: gaps of a short spinning probe, and the lateness of the load client.
+"""How noisy the machine was during a tune: gaps in a short spinning probe, and the lateness of the load client.
 
-The probe reads the clock in a loop for two milliseconds between blocks. Nothing of ours runs then, so a gap between
-two readings is time that other work, the kernel or the hypervisor took.
+The probe reads the clock in a loop for two milliseconds between blocks. Nothing else of the tune runs then, so a gap
+between two readings is time taken by other work, the kernel or the hypervisor.
 """
 
 import time
@@ -21,9 +21,9 @@ class Noise:
 
     probes: int = 0
     spun_ns: int = 0
-    lost_ns: int = 0  # of these, in gaps
+    lost_ns: int = 0  # of `spun_ns`, in gaps
     worst_gap_ns: int = 0
-    late_blocks: int = 0  # that count although the client was late: repeated to no avail, or not repeated
+    late_blocks: int = 0  # blocks that count although the client was late, even when repeated
     repeated_blocks: int = 0
     lateness_ns: list[float] = field(default_factory=list)  # p99 of each open block
 
@@ -40,7 +40,7 @@ class Noise:
         self.add(last - began, gaps)
 
     def add(self, spun_ns: int, gaps_ns: list[int]) -> None:
-        """Count one probe: how long it took, and its gaps."""
+        """Count one probe: its length and its gaps, in nanoseconds."""
         self.probes += 1
         self.spun_ns += spun_ns
         self.lost_ns += sum(gaps_ns)

@@ -1,6 +1,6 @@
-"""What a tune optimises and what it must not exceed: how a prediction is ranked, and how one measured block is scored.
+"""What a tune optimises, and the limits it must respect: ranks of predictions, and scores of measured blocks.
 
-Pure. Every score is a number where more is better, so that the race needs to know nothing about the objective.
+Pure. Larger scores are better for every objective, so that the race does not depend on the objective.
 """
 
 from collections.abc import Iterable
@@ -15,9 +15,9 @@ from tailcut.tuner.heats import NONE
 
 ObjectiveKind = Literal["goodput", "latency", "throughput", "cost"]
 _WITHIN = 0.99  # share of the answers that must be within the limit
-_PENALTY = 0.9  # on the score of a closed block with more late answers than that
-_TOO_LATE = 1e-8  # on the score of a cost whose p99 is over the limit
-_OVER = 1e-2  # such a score is below it, and that of 100 s of CPU within the limit is not
+_PENALTY = 0.9  # factor on the score of a closed block with more late answers than that
+_TOO_LATE = 1e-8  # factor on the score of objective `cost` if the p99 is over the limit
+_OVER = 1e-2  # such a score is below this; within the limit, even 100 s of CPU per request score as much
 ALL_LATE = 1e-4  # the score of a closed block is below it where no answer was within the limit
 
 
@@ -43,7 +43,7 @@ class Objective:
         return self.kind in {"latency", "cost"}
 
     def rank(self, predicted: PredictedConfiguration) -> float:
-        """What the simulation expects of a configuration."""
+        """A prediction as a score; larger is better."""
         if self.kind == "latency":
             return 1e3 / max(predicted.p99_ms, NONE)
         if self.kind == "throughput":
@@ -53,7 +53,7 @@ class Objective:
         return predicted.rate
 
     def score_closed(self, result: LoadResult) -> float:
-        """Score one closed loop; where every answer is over the limit, by its p99."""
+        """Score one closed loop; by its p99 if every answer is over the limit."""
         if self.kind == "throughput":
             return max(result.rate_achieved, NONE)
         within = int((result.latencies_ns <= self.limit_ms * 1e6).sum()) / result.duration_s
@@ -65,8 +65,8 @@ class Objective:
         """Score one open loop at the rate.
 
         Args:
-            result: what it found.
-            cpu_ns: the server's CPU time per request; None where it is unknown.
+            result: of the loop.
+            cpu_ns: the server's CPU time per request; None if it is unknown.
         """
         if not result.samples or result.errors:
             return NONE
@@ -99,7 +99,7 @@ class Objective:
 
 @dataclass(frozen=True, slots=True)
 class Constraints:
-    """Limits on what a configuration may use; None where there is none."""
+    """Limits on what a configuration may use; None for no limit."""
 
     memory_bytes: int | None = None
     cpus: int | None = None

@@ -1,4 +1,4 @@
-"""What a looser `--accuracy` would bring, from the estimates alone: pure."""
+"""What a looser `--accuracy` is expected to gain, from the estimates alone. Pure."""
 
 from collections.abc import Iterable, Sequence
 
@@ -6,16 +6,16 @@ from tailcut.tuner.finalists import PredictedConfiguration
 from tailcut.tuner.objective import Objective
 from tailcut.tuner.records import Offer, Rejected
 
-_GAIN = 0.95  # of the tuned settings' median, or of the time per request, that an offer is worth making for
+_GAIN = 0.95  # of the tuned settings' median or time per request: an offer has to be expected to reach it
 
 
 def offers_of(rejected: Iterable[Rejected], tuned: PredictedConfiguration | None, objective: Objective) -> list[Offer]:
-    """The offers that are expected to be quicker than the tuned settings, the quickest first.
+    """The offers that are expected to be faster than the tuned settings, the fastest first.
 
     Args:
-        rejected: for their accuracy alone.
-        tuned: what the simulation expects of the tuned settings; None where it is not known.
-        objective: ranks what a rejected engine may be served with.
+        rejected: settings rejected for their accuracy alone.
+        tuned: what the simulation expects of the tuned settings; None if unknown.
+        objective: ranks the configurations of a rejected engine.
     """
     if tuned is None or not tuned.alone_ms:
         return []

@@ -1,7 +1,7 @@
-"""Images as uint8 pixels where a model takes normalised floats: what `--normalize` says, and requests in either form.
+"""Images as uint8 pixels for a model that takes normalised floats: `--normalize`, and requests in either form.
 
-A float of the model is `pixel * scale + offset`, per channel; the engine computes that once the settings have a
-`u8_input`. Pure.
+A float of the model is `pixel * scale + offset`, per channel; the engine computes it if the settings have a `u8_input`.
+Pure.
 """
 
 import math
@@ -18,14 +18,14 @@ from tailcut.spec import DType, ModelSpec, TensorSpec
 Arrays = Mapping[str, np.ndarray]
 _FLOATS = {DType.FP32, DType.FP16}
 _LARGEST = 255
-_HALF = 0.51  # of a step between two pixels: what rounding explains
+_HALF = 0.51  # of the step between two pixel values: more than rounding explains
 
 
 def parse_normalize(text: str) -> U8Input:
-    """Read `MEAN/STD`, one number each or one a channel: the model wants (pixel / 255 - MEAN) / STD.
+    """Parse `MEAN/STD`, one number each or one per channel: the model's input is (pixel / 255 - MEAN) / STD.
 
     Raises:
-        UsageError: not such numbers, or a STD of 0.
+        UsageError: the text is not of this form, or an STD is 0.
     """
     parts = text.split("/")
     try:
@@ -46,12 +46,12 @@ def parse_normalize(text: str) -> U8Input:
 
 
 def is_pixels(tensor: TensorSpec) -> bool:
-    """Whether an input takes pixels: every float one does."""
+    """Whether an input can be sent as pixels: every float32 or float16 one can."""
     return tensor.dtype in _FLOATS
 
 
 def as_pixels(fold: U8Input, spec: ModelSpec, request: Arrays) -> dict[str, np.ndarray]:
-    """A request in floats as clients send it once the engine takes pixels: the nearest ones, uint8."""
+    """A request in floats as clients send it to an engine with a `u8_input`: the nearest uint8 pixels, same shape."""
     sent = dict(request)
     for tensor in filter(is_pixels, spec.inputs):
         scale, offset = _factors(fold, tensor, request[tensor.name])
@@ -61,9 +61,9 @@ def as_pixels(fold: U8Input, spec: ModelSpec, request: Arrays) -> dict[str, np.n
 
 
 def as_floats(fold: U8Input, spec: ModelSpec, request: Arrays) -> dict[str, np.ndarray]:
-    """A request, or the arrays of a data file, in pixels as the bare model takes it; arrays of another type stay.
+    """A request in pixels, or the arrays of a data file, as the floats of the bare model; other arrays are unchanged.
 
-    Whole numbers from 0 to 255 are pixels, too, as JSON has them, where all arrays of an input have such.
+    Other integers, as from JSON, count as pixels, too, if all arrays of an input are within 0 to 255.
     """
     floats = dict(request)
     tensors = {tensor.name: tensor for tensor in spec.inputs if is_pixels(tensor)}
@@ -86,14 +86,16 @@ def snapped(fold: U8Input, spec: ModelSpec, request: Arrays, *, exactly: bool) -
         fold: what a pixel stands for.
         spec: the bare model's signature.
         request: arrays by name.
-        exactly: refuse values that lie beyond all pixels, rather than take the nearest one.
+        exactly: refuse values that match no pixel instead of taking the nearest one.
 
     Raises:
-        UsageError: such a value.
+        UsageError: a value is NaN or infinity, or matches no pixel.
     """
     for tensor in filter(is_pixels, spec.inputs):
         if not np.isfinite(request[tensor.name]).all():
-            raise UsageError(f"--normalize does not fit the data: input {tensor.name!r} has NaN or infinity, no pixels")
+            raise UsageError(
+                f"--normalize does not fit the data: input {tensor.name!r} has NaN or infinity, which match no pixel"
+            )
     pixels = as_pixels(fold, spec, request)
     nearest = as_floats(fold, spec, pixels)
     for tensor in filter(is_pixels, spec.inputs) if exactly else ():
@@ -108,22 +110,22 @@ def snapped(fold: U8Input, spec: ModelSpec, request: Arrays, *, exactly: bool) -
 
 
 def check_channels(fold: U8Input, spec: ModelSpec) -> None:
-    """Refuse numbers for each channel that an input has no such channels for.
+    """Check that numbers per channel fit the channels of each input.
 
     Raises:
-        UsageError: an input has another number of channels, or none.
+        UsageError: an input has a different number of channels, or none.
     """
     for tensor in filter(is_pixels, spec.inputs):
         _channels(fold, tensor)
 
 
 def _is_whole(array: np.ndarray) -> bool:
-    """Whether an array has whole numbers that are pixels."""
+    """Whether an array has only integers from 0 to 255."""
     return array.dtype.kind in "iu" and (not array.size or (array.min() >= 0 and array.max() <= _LARGEST))
 
 
 def _channels(fold: U8Input, tensor: TensorSpec) -> int | None:
-    """The axis of the channels; None where one number is for all."""
+    """The axis of the channels; None if one number is for all."""
     count, dims = len(fold.scale), [dim or 0 for dim in tensor.shape]
     if count == 1:
         return None
@@ -138,10 +140,10 @@ def _channels(fold: U8Input, tensor: TensorSpec) -> int | None:
 
 
 def _factors(fold: U8Input, tensor: TensorSpec, array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Scale and offset, float32, in a shape that fits an array of an input, which may have one more axis or one less.
+    """Scale and offset, float32, in a shape that broadcasts to an array of an input, with an axis more or less.
 
     Raises:
-        UsageError: the array has another number of channels.
+        UsageError: the array has a different number of channels.
     """
     axis, count = _channels(fold, tensor), len(fold.scale)
     if axis is None:

@@ -1,4 +1,4 @@
-"""From measured parts to predicted configurations: every way to serve every engine configuration, simulated. Pure."""
+"""Predictions from measured parts: every way to serve every engine configuration is simulated. Pure."""
 
 import functools
 from collections.abc import Iterator, Sequence
@@ -21,18 +21,18 @@ from tailcut.tuner.simulate import Configuration, Prediction, Ways, highest_rate
 from tailcut.tuner.space import SpaceFacts, changed, serving_choices
 
 _SIMULATED, _MOST_SIMULATED = 3000, 6000  # requests of one simulation
-_LIMITS = 8  # worth of requests that it has at least: a queue near saturation takes some to fill
+_LIMITS = 8  # times the limit that a simulation lasts at least: near saturation a queue takes long to fill
 
 
 @dataclass(frozen=True, slots=True)
 class PredictionParts:
-    """What was measured, and for what it is put together.
+    """What was measured, and the conditions to predict for.
 
     Args:
         facts: of model and machine.
-        ways: the ways in.
-        cores: of this machine, which the server shares with the load client, unless it is confined to some of them.
-        rows: of every profile that is tried.
+        ways: the overhead of a request, by dispatch and engine.
+        cores: of this machine; the server shares them with the load client, unless it is confined to some of them.
+        rows: the setting `batching.rows` of every configuration.
         mix: the shapes of the data's requests.
     """
 
@@ -46,7 +46,7 @@ class PredictionParts:
 def predict(
     estimates: Sequence[EngineEstimate], parts: PredictionParts, objective: Objective
 ) -> Iterator[PredictedConfiguration]:
-    """Yield every way to serve the estimated engines, with what the simulation expects of it; on all cores."""
+    """Yield every way to serve the estimated engines, with what the simulation expects of it; uses all cores."""
     with ThreadPoolExecutor(max(1, int(parts.cores))) as pool:
         yield from pool.map(partial(_predicted, objective), configurations(estimates, parts))
 
@@ -54,7 +54,7 @@ def predict(
 def configurations(
     estimates: Sequence[EngineEstimate], parts: PredictionParts
 ) -> Iterator[tuple[Settings, Configuration, EngineEstimate]]:
-    """Yield every way to serve the estimated engines: as settings, as the simulation takes it, and its engine."""
+    """Yield every way to serve the estimated engines: settings, the simulation's input, and the engine's estimate."""
     alone = replace(parts.facts.spec, rows=Rows.DEPENDENT)
     for estimate in estimates:
         as_measured = estimate.service_times(parts.facts.usable_cpus)
@@ -103,12 +103,12 @@ def _predicted(
 
 
 def simulated(limit_ms: float, capacity: float) -> int:
-    """How many requests a simulation has that finds the highest rate within a limit."""
+    """How many requests to simulate when searching for the highest rate within a limit."""
     return int(max(_SIMULATED, min(_MOST_SIMULATED, _LIMITS * limit_ms / 1e3 * capacity)))
 
 
 def _cpu_us(estimate: EngineEstimate, prediction: Prediction, longer: float) -> float:
-    """CPU time of a request: the loop's, and the engine's measured time for batches of the simulated mean size."""
+    """CPU time per request: the loop's, and the engine's measured time for batches of the simulated mean size."""
     answered = max(1, len(prediction.latencies_ns))
     rows = answered / max(1, prediction.batches)
     sizes = sorted(estimate.cpu_ns)

@@ -1,6 +1,6 @@
-"""Whether the settings of a profile that is checked again are within the user's limits. Pure.
+"""Whether the settings of a profile to re-check are within the user's limits. Pure.
 
-Everything else that races was chosen within them.
+All other configurations are chosen within them.
 """
 
 from collections.abc import Sequence
@@ -14,17 +14,17 @@ from tailcut.tuner.refinements import holds_weights_again
 def over_limits(
     settings: Settings, constraints: Constraints, predicted: Sequence[PredictedConfiguration], usable_cpus: int
 ) -> str:
-    """What of the limits they exceed, in words; empty where they exceed none, or it is not known.
+    """Which limit the settings exceed, as a message; empty if none, or if that is unknown.
 
     Args:
         settings: of the profile.
         constraints: the user's limits.
-        predicted: every configuration, those included that the limits do not allow.
-        usable_cpus: on which an engine runs whose threads are its own choice.
+        predicted: every configuration, including those that the limits do not allow.
+        usable_cpus: the threads of an engine that chooses their number itself.
     """
     cpus, memory_bytes = _cpus(settings, usable_cpus), _memory_bytes(settings, predicted)
     if constraints.cpus is not None and cpus > constraints.cpus:
-        return f"it computes on {cpus} CPUs, and --cpus allows {constraints.cpus}"
+        return f"it uses {cpus} CPUs, and --cpus allows {constraints.cpus}"
     if constraints.memory_bytes is None:
         return ""
     if holds_weights_again(settings):
@@ -35,7 +35,7 @@ def over_limits(
 
 
 def _cpus(settings: Settings, usable: int) -> int:
-    """Threads of all instances and processes; of a pipeline those of its largest model."""
+    """Threads of all instances and processes; for a pipeline, of the model with the most."""
     engines = [settings.engine]
     if settings.pipeline is not None:
         engines = [model.engine for model in settings.pipeline.models if model.engine is not None]
@@ -43,7 +43,7 @@ def _cpus(settings: Settings, usable: int) -> int:
 
 
 def _memory_bytes(settings: Settings, predicted: Sequence[PredictedConfiguration]) -> int | None:
-    """The estimate of the same engine, or of one with as many instances; None where none was measured."""
+    """The estimate for the same engine configuration, or for one with as many instances; None if there is none."""
     own = settings.engine
     if settings.pipeline is not None:
         return next((each.memory_bytes for each in predicted if each.settings.pipeline == settings.pipeline), None)

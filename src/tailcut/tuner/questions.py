@@ -1,8 +1,8 @@
 """The requests whose answers are compared, made from the data, and the bare model's answers to them.
 
-Each is asked of the reference engine alone. There are the data's own requests; several of them joined into one request
-of several rows; and, for a model with free dimensions besides the batch, requests cut shorter along them: a model whose
-buckets stand at the data's own lengths would otherwise never be asked what padding does between them.
+The reference engine computes each of them alone. They are the data's own requests; several of these joined into one
+request of several rows; and, for a model with free dimensions other than the batch, requests cut shorter along them: if
+all buckets are at the data's own lengths, padding would otherwise not be tested.
 """
 
 import itertools
@@ -24,35 +24,35 @@ from tailcut.tuner.dimensions import learned_places
 
 Arrays = dict[str, np.ndarray]
 _MOST = 64  # of the data's requests, beside the first ones
-_FEWEST = 8  # are asked first, however long the model takes
-_JOINED = (2, 3, 13, 7, 40)  # rows: inside, at the edge of, and over the usual largest batches
+_FEWEST = 8  # requests that are answered first, however long the model takes
+_JOINED = (2, 3, 13, 7, 40)  # requests in one: within the usual largest batches, and over them
 _JOINED_SHAPES = 12  # of each count
 _JOINED_BYTES = 8 << 20
-_ANSWER_BYTES = 64 << 20  # kept, of all answers
+_ANSWER_BYTES = 64 << 20  # of all answers, after which no more are computed
 _CUTS = (0.5, 0.75, 0.3, 0.9)  # of a request's length, for a model with free dimensions whatever its settings
 _CUTS_ASKED = 8
-_OWN = 2  # times as long, for the data's own requests
-_TWICE = 3  # requests that the reference is asked two times
+_OWN = 2  # times as many seconds, for the data's own requests
+_TWICE = 3  # requests that the reference computes twice, to find outputs that are random
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A request, the right answer to it, and where it comes from."""
+    """A request, the reference answer to it, and where it comes from."""
 
     inputs: Arrays
     answer: Outputs
-    source: int  # place among the data's requests; of the first of those joined
-    joined: int = 1  # requests of the data in it
-    lengths: Lengths = ()  # that it was cut to; none: as it is
+    source: int  # index among the data's requests, of the first one if it joins several
+    joined: int = 1  # number of the data's requests in it
+    lengths: Lengths = ()  # to which it was cut; empty if it was not
 
     @property
     def is_plain(self) -> bool:
-        """Whether it is a request of the data as it is."""
+        """Whether it is an unchanged request of the data."""
         return self.joined == 1 and not self.lengths
 
     @property
     def words(self) -> str:
-        """What to call it."""
+        """What to call it in a message."""
         text = f"request {self.source}"
         if self.joined > 1:
             text += f" joined with {self.joined - 1} more"
@@ -70,16 +70,16 @@ class _AskPlan:
 
 
 class ReferenceQuestions:
-    """What a candidate is asked, with the answers that it must give.
+    """The requests to send to a candidate, with the answers that it must return.
 
     Args:
-        open_reference: opens the bare model; called again for requests that a candidate's buckets call for.
+        open_reference: opens the bare model; called again for the requests that a candidate's buckets need.
         requests: the data's, at least one.
-        seconds: for the answers, and again for those of each set of buckets; at least 8 are computed in any case, and
-            the data's own requests may take twice as long.
+        seconds: for the answers, and again for those of each set of buckets; at least 8 are computed, and the data's
+            own requests may take twice as long.
 
     Raises:
-        TailcutError: the bare model refuses a request of the data.
+        TailcutError: the bare model rejects a request of the data.
     """
 
     def __init__(self, open_reference: Callable[[], Engine], requests: Sequence[Arrays], seconds: float) -> None:
@@ -97,7 +97,7 @@ class ReferenceQuestions:
             engine.close()
 
     def of(self, padding: PaddingSettings | None) -> list[Question]:
-        """The questions for a candidate: all, and where it pads also some below, at and between its buckets."""
+        """The questions for a candidate: all, and if it pads, some with lengths below, at and between its buckets."""
         if padding is None:
             return self.all
         if padding not in self._between:
@@ -110,7 +110,7 @@ class ReferenceQuestions:
         return self._between[padding] + self.all
 
     def _plans(self) -> Iterator[_AskPlan]:
-        """The most telling ones first, for models so slow that time ends before all are answered."""
+        """Yield the most informative ones first, for models so slow that there is no time for all."""
         singles = iter([_AskPlan(request, number) for number, request in self._chosen.items()])
         yield from itertools.islice(singles, _FEWEST)
         joined = _joins(self._requests, self._chosen) if self.spec.batched else iter(())
@@ -119,7 +119,7 @@ class ReferenceQuestions:
             yield from (plan for plan in several if plan is not None)
 
     def _below_at_and_between(self, padding: PaddingSettings) -> Iterator[_AskPlan]:
-        """Requests cut to each bucket, its neighbours and lengths inside each gap: alone, and two as one of two."""
+        """Yield requests cut to each bucket, lengths next to it and between buckets: one alone, and two joined."""
         places = padded_places(self.spec, padding)
         if places is None:
             return
@@ -141,7 +141,7 @@ class ReferenceQuestions:
 
 
 def _chosen(requests: Sequence[Arrays]) -> list[int]:
-    """Their places, from all parts of the data, which may be sorted: the largest and the smallest one, then others."""
+    """The indices of requests from all parts of the data, which may be sorted: the largest and smallest first."""
     places = range(len(requests))
 
     def size(index: int) -> int:
@@ -157,7 +157,7 @@ def _shuffled(places: Sequence[int]) -> list[int]:
 
 
 def padded_places(spec: ModelSpec, padding: PaddingSettings) -> Places | None:
-    """The axes that are padded; None where the model cannot be padded so, which its server says."""
+    """The axes that are padded; None if the model cannot be padded this way, which its server reports."""
     try:
         return places_of(spec, padding)
     except UnsupportedError:
@@ -165,10 +165,10 @@ def padded_places(spec: ModelSpec, padding: PaddingSettings) -> Places | None:
 
 
 def _answered(engine: Engine, plans: Iterable[_AskPlan], seconds: float, *, least: int) -> list[Question]:
-    """Have them answered, until the time or the memory for answers is spent; what the model refuses is left out.
+    """Compute answers until the time or the memory for them is spent; requests that the model rejects are left out.
 
     Raises:
-        TailcutError: the model refuses one of the data's own requests.
+        TailcutError: the model rejects one of the data's own requests.
     """
     began = time.monotonic()
     questions: list[Question] = []
@@ -195,7 +195,7 @@ def _shapes(inputs: Arrays) -> str:
 
 
 def _random_outputs(engine: Engine, requests: Sequence[Arrays]) -> frozenset[str]:
-    """Outputs that come out differently when the same request is asked again."""
+    """Outputs that differ when the same request is computed again."""
     first, second = ([engine.run(request) for request in requests] for _ in range(2))
     return frozenset(
         name
@@ -207,9 +207,10 @@ def _random_outputs(engine: Engine, requests: Sequence[Arrays]) -> frozenset[str
 
 
 def _joins(requests: Sequence[Arrays], chosen: Iterable[int]) -> Iterator[_AskPlan]:
-    """Requests of several rows, made of those that have the same shape behind the first axis as one that is asked.
+    """Yield requests of several rows, joined from requests whose rows have the same shape as a chosen one's.
 
-    A shape that only one request has would be joined with itself, and rows that are alike show no mixing.
+    Shapes of a single request are used only if there are no others: joined with itself, it could not show that rows
+    mix.
     """
     groups: dict[object, list[int]] = {}
     for number in _shuffled(range(len(requests))):
@@ -236,7 +237,7 @@ def _join(requests: Sequence[Arrays]) -> Arrays:
 
 
 def _cuts(places: Places | None, requests: Mapping[int, Arrays]) -> Iterator[_AskPlan]:
-    """Requests cut to shares of their own lengths."""
+    """Yield requests cut to shares of their own lengths."""
     if places is None:
         return
     for (number, request), share in zip(requests.items(), itertools.cycle(_CUTS), strict=False):
@@ -261,7 +262,7 @@ def _cut(places: Places, request: Arrays, lengths: Lengths) -> Arrays:
 
 
 def _wanted_lengths(dimensions: Sequence[Sequence[int]]) -> list[Lengths]:
-    """Lengths of one dimension, or of two: each of one beside some of the other."""
+    """The lengths to test: of one dimension, or for two, each length of one with some length of the other."""
     several = [_wanted_of(buckets) for buckets in dimensions]
     if len(several) == 1:
         return [(length,) for length in several[0]]
@@ -272,7 +273,7 @@ def _wanted_lengths(dimensions: Sequence[Sequence[int]]) -> list[Lengths]:
 
 
 def _wanted_of(buckets: Sequence[int]) -> list[int]:
-    """One place of every bucket after the other, so that a slow model is asked something of each before time ends."""
+    """One length for every bucket, then the next one for each, so that even a slow model covers all buckets in time."""
     gaps = list(itertools.pairwise((0, *buckets)))
     places = [
         [(low + high) // 2 for low, high in gaps],

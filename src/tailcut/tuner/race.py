@@ -1,8 +1,8 @@
-"""What two arms' blocks say about each other: pure.
+"""Two arms compared by their blocks. Pure.
 
-Blocks come in pairs, one of each arm right after the other. Where every block is long enough for a percentile of its
-own, the pairs are compared one by one: a stall of the machine in one block spoils that pair and not the whole. Where
-requests are too few for that, all blocks are taken together, by bootstrap. A failed request is later than any other.
+Blocks come in pairs, one of each arm right after the other. If every block is long enough for a percentile of its own,
+the pairs are compared one by one, so that a stall of the machine in one block affects only that pair. If not, all
+blocks are pooled and bootstrapped. A failed request counts as later than any other.
 """
 
 import contextlib
@@ -25,22 +25,19 @@ from tailcut.tuner.result_records import Percentile
 
 QUANTILES: dict[Percentile, float] = {"p99": 0.99, "p95": 0.95, "p50": 0.5}  # from the tail down
 NOISE = 0.02
-_LOOK = 5  # blocks, from which on pairs are compared one by one
-_FINITE = 1e6  # a ratio beyond that is one of failed requests
+_LOOK = 5  # least blocks for comparing pairs one by one
+_FINITE = 1e6  # a larger ratio is due to failed requests
 
 
 def known_within(seconds: float, sample_s: float) -> Percentile:
-    """The percentile furthest in the tail that this many seconds can tell, where one sample takes this long.
-
-    The median where even that takes longer.
-    """
+    """The highest percentile that can be measured in `seconds`, if one sample takes `sample_s`; at least the median."""
     *tails, median = QUANTILES
     return next((name for name in tails if sample_s * samples_needed(QUANTILES[name]) <= seconds), median)
 
 
 @dataclass(frozen=True, slots=True)
 class Ratios:
-    """New to old: of each percentile that the samples can tell, from the tail down, and of requests per second."""
+    """Ratios new to old: of each percentile with enough samples, the highest first, and of requests per second."""
 
     percentiles: dict[Percentile, Interval] = field(default_factory=dict)
     throughput: Interval | None = None
@@ -52,13 +49,13 @@ class Ratios:
 
     @property
     def time_per_request(self) -> Interval | None:
-        """Throughput turned over, so that less is better there too."""
+        """The inverse of the throughput ratio, so that less is better, as for percentiles."""
         speed = self.throughput
         return None if speed is None else Interval(1 / speed.point, 1 / speed.high, 1 / speed.low)
 
 
 def ratios(new: ArmRuns, old: ArmRuns, seed: int = 0) -> Ratios:
-    """Compare what two arms' blocks brought so far."""
+    """Compare two arms by their blocks so far; `seed` is of the bootstrap."""
     intervals = {}
     for name, q in QUANTILES.items():
         if _can_tell(new, old, q):
@@ -67,7 +64,7 @@ def ratios(new: ArmRuns, old: ArmRuns, seed: int = 0) -> Ratios:
 
 
 def judged(compared: Ratios) -> tuple[Verdict, str]:
-    """A verdict on tail and throughput together, and its figures in words."""
+    """A verdict on tail and throughput together, and its figures as text."""
     verdicts, words = [], []
     if compared.tail is not None:
         of, tail = compared.tail
@@ -86,10 +83,10 @@ def judged(compared: Ratios) -> tuple[Verdict, str]:
 
 
 def tail_of(new: ArmRuns, old: ArmRuns, seed: int = 0) -> tuple[Percentile, Interval] | None:
-    """The ratio of the percentile furthest in the tail that all blocks of both sides can tell, and which one that is.
+    """The name of the highest percentile with enough samples in both arms, and its ratio new to old.
 
-    None where there is none, or the client was late in most blocks of a side. Where failed requests reach the
-    percentile of one side, the ratio is not finite (`is_finite`).
+    None if there is none, or the client was late in most blocks of an arm. If failed requests reach the percentile of
+    one arm, the ratio is not finite (`is_finite`).
     """
     if new.client_behind or old.client_behind:
         return None
@@ -98,23 +95,23 @@ def tail_of(new: ArmRuns, old: ArmRuns, seed: int = 0) -> tuple[Percentile, Inte
 
 
 def p99_ratio(new: ArmRuns, old: ArmRuns, seed: int = 0) -> Interval | None:
-    """The ratio of p99, where that is what `tail_of` tells and no failed request reaches it."""
+    """The ratio of p99, if `tail_of` returns that percentile and no failed request reaches it."""
     of, interval = tail_of(new, old, seed) or (None, None)
     return interval if of == "p99" and interval is not None and is_finite(interval) else None
 
 
 def is_finite(ratio: Interval) -> bool:
-    """Whether no failed request reaches a ratio."""
+    """Whether a ratio is not due to failed requests."""
     return ratio.low > 1 / _FINITE and ratio.high < _FINITE
 
 
 def p99_interval(run: ArmRuns) -> Interval | None:
-    """The p99 of one side, failed requests included; None where it is unknown, or the client was late too often."""
+    """The p99 of one arm in ms, including failed requests; None if unknown, or if the client was late too often."""
     return None if run.client_behind else serial_percentile_interval(run.latencies, 0.99)
 
 
 def met(run: ArmRuns, limit_ms: float) -> bool | None:
-    """Whether a p99 lies within a limit (true), or over it (false); None where its interval holds it or is unknown."""
+    """Whether a p99 is proven to be within a limit (True) or over it (False); None if neither."""
     interval = p99_interval(run)
     if interval is None or interval.low <= limit_ms < interval.high:
         return None
@@ -122,7 +119,7 @@ def met(run: ArmRuns, limit_ms: float) -> bool | None:
 
 
 def pooled(new: ArmRuns, old: ArmRuns, q: float, seed: int = 0) -> Interval:
-    """The ratio of the q-percentiles of all blocks taken together."""
+    """The ratio of the q-quantiles of all blocks pooled; `q` is from 0 to 1."""
     with contextlib.suppress(TailcutError):
         blocks = [[Sample.of(block) for block in run.blocks] for run in (new, old)]
         return ratio_interval(blocks[0], blocks[1], q, seed=seed)
@@ -131,14 +128,14 @@ def pooled(new: ArmRuns, old: ArmRuns, q: float, seed: int = 0) -> Interval:
 
 
 def throughput_ratio(new: ArmRuns, old: ArmRuns) -> Interval | None:
-    """The ratio of requests per second of paired closed-loop blocks; None where there are under three."""
+    """The ratio of requests per second of paired closed-loop blocks; None with fewer than three."""
     if min(len(run.throughputs) for run in (new, old)) < 3 or not all(new.throughputs + old.throughputs):
         return None
     return paired_ratio_interval(new.throughputs, old.throughputs)
 
 
 def percentiles_ms(run: ArmRuns) -> dict[str, float | None]:
-    """p50, p95 and p99 where the sample can tell them; None where failed requests reach one."""
+    """p50, p95 and p99 in ms; None for those with too few samples, or that failed requests reach."""
     return {f"{name}_ms": _percentile_ms(run, q) for name, q in reversed(QUANTILES.items())}
 
 
@@ -150,14 +147,14 @@ def _percentile_ms(run: ArmRuns, q: float) -> float | None:
 
 
 def _can_tell(new: ArmRuns, old: ArmRuns, q: float) -> bool:
-    """Whether both samples are large enough for a percentile, and requests of both sides are answered up to there."""
+    """Whether both samples are large enough for a percentile, and in one of them no failed request reaches it."""
     if min(len(new.latencies), len(old.latencies)) < samples_needed(q):
         return False
     return _percentile_ms(new, q) is not None or _percentile_ms(old, q) is not None
 
 
 def _paired(new: ArmRuns, old: ArmRuns, q: float) -> Interval | None:
-    """The ratio of each block's own percentile to its neighbour's; None where a block is too short to have one."""
+    """The ratio of the percentiles of paired blocks; None if a block is too short for a percentile of its own."""
     shortest = min((len(block) for run in (new, old) for block in run.blocks), default=0)
     if shortest < 1 / (1 - q) or len(new.blocks) < _LOOK:
         return None

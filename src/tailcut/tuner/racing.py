@@ -23,40 +23,40 @@ LEAST_BLOCK_S = 0.12
 _WARMED = 1.2  # a closed block with its warm-up
 _MOST_HEATS = 40
 _MOST_CLIENTS = 128
-_FILLED = 0.6  # of the limit: what those connections make of it
-_FULL_S = 0.5  # worth of requests in flight, where no limit counts
+_FILLED = 0.6  # of the limit: the latency that the largest number of connections should cause
+_FULL_S = 0.5  # worth of requests in flight, if there is no limit
 _BLOCK_REQUESTS = 3  # of each connection, in a block
-_UNFORESEEN_S = 1.0  # a block takes at first where no rate is known
-_FEWEST_ARMS = 2  # that race, however slow they are
-_MOST_LONGER = 3  # times that a race is run again in blocks twice as long, because no arm answered anything
+_UNFORESEEN_S = 1.0  # of a first block if no rate is known
+_FEWEST_ARMS = 2  # arms that race, however slow they are
+_MOST_LONGER = 3  # races in all, in blocks twice as long each time, as long as no arm answers anything
 _OPEN_REQUESTS = 12  # in an open block, at least
-_REPEATED = 0.25  # of the open blocks, at most
-_COST_REQUESTS, _MOST_COST_S = 40, 0.6  # of an open block in which the CPU time of equals is compared
+_REPEATED = 0.25  # of the open blocks may be repeated because the client was late
+_COST_REQUESTS, _MOST_COST_S = 40, 0.6  # of an open block in which the CPU time of equal configurations is compared
 _OPEN_SPARE = 1.1  # more requests in an open block than its p95 needs
-_BOTH_HEATS, _BEHIND = 2, 0.6  # heats with all numbers of connections; what is behind the best by this much is left out
+_BOTH_HEATS, _BEHIND = 2, 0.6  # heats with all numbers of connections; then only those near the best
 
 
 @dataclass(frozen=True, slots=True)
 class RaceLoad:
-    """Closed loops of some connections, in blocks of some seconds: a few answers to each connection, at least."""
+    """The closed loops of a race: the numbers of connections, ascending, and the seconds of a block."""
 
     clients: tuple[int, ...]
     block_s: float
 
     @property
     def alone_s(self) -> float:
-        """A block of one connection with as many answers, where an instance of two computes them."""
+        """Seconds of a block of one connection with as many answers, if the load otherwise keeps two instances busy."""
         return min(self.block_s, 2 * self.block_s / self.clients[-1])
 
 
 @dataclass(slots=True)
 class ClosedScores:
-    """What one arm's closed loops brought, by their number of connections. Pure."""
+    """The scores of one arm's closed loops by number of connections. Pure."""
 
     by_clients: dict[int, list[float]] = field(default_factory=dict)
 
     def wanted(self, clients: Sequence[int]) -> list[int]:
-        """The numbers that are worth another block: after a few heats, only those that may be this arm's best."""
+        """The numbers of connections worth another block: after a few heats, only those that may be this arm's best."""
         if any(len(self.by_clients.get(count, ())) < _BOTH_HEATS for count in clients):
             return list(clients)
         medians = {count: float(np.median(self.by_clients[count])) for count in clients}
@@ -64,7 +64,7 @@ class ClosedScores:
         return [count for count in clients if medians[count] >= _BEHIND * best]
 
     def add(self, count: int, score: float) -> None:
-        """Take in a block of this many connections."""
+        """Add the score of a block of this many connections."""
         self.by_clients.setdefault(count, []).append(score)
 
 
@@ -77,11 +77,16 @@ class RaceEntrant:
 
 
 def load_for(objective: Objective, rate: float, capacity: float = 0.0, least_s: float = LEAST_BLOCK_S) -> RaceLoad:
-    """Connections that bring a server of this rate to the limit, and an eighth of them; many where no limit counts.
+    """As many connections as bring a server of this rate to its limit, and an eighth of them; many without a limit.
 
-    A block lasts as long as a few requests of each connection. Where hardly anything is expected to meet the limit, the
-    rate within it says nothing of how long they take: `capacity` does, requests per second that the baseline carries.
-    `least_s` is what a block takes at least.
+    A block lasts for a few requests of each connection.
+
+    Args:
+        objective: with the limit.
+        rate: requests per second within the limit that the best configuration is expected to sustain.
+        capacity: of the baseline, in requests per second: the length of a block follows from it where hardly any
+            configuration is expected to meet the limit.
+        least_s: the least length of a block.
     """
     if objective.kind == "throughput":
         most = int(max(2, min(_MOST_CLIENTS, _FULL_S * rate)))
@@ -95,14 +100,15 @@ def load_for(objective: Objective, rate: float, capacity: float = 0.0, least_s: 
 def run_heats(
     count: int, score: Callable[[int, int, float], float], noise: Noise, until: float, fewest: int = FEWEST_HEATS
 ) -> Heats:
-    """Race this many arms until a time of the monotonic clock, but at least a few heats.
+    """Race this many arms until a time on the monotonic clock, but for at least a few heats.
 
     Args:
-        count: of arms.
-        score: of an arm's place, a heat's number, and the seconds that it may take at most; more is better.
+        count: number of arms.
+        score: runs one arm in one heat: called with the arm's index, the heat's number and the most seconds that it may
+            take; larger is better.
         noise: probed before each heat.
         until: when the last heat should end.
-        fewest: heats, whatever they take.
+        fewest: heats to run, however long they take.
     """
     heats, start = Heats.of(count), time.monotonic()
     whole_s = max(0.0, until - start)
@@ -120,7 +126,7 @@ def run_heats(
 
 @dataclass(slots=True)
 class Racing:
-    """Runs heats by one objective, with one load; every score is stored as it comes."""
+    """Runs heats for one objective, with one load; every score is stored in the journal at once."""
 
     objective: Objective
     load: RaceLoad
@@ -129,16 +135,16 @@ class Racing:
     _silent: bool = field(default=False, init=False)  # whether an arm answered nothing in a heat of this race
 
     def heat_s(self, arms: int) -> float:
-        """How long a heat of this many arms takes at least: no block is so short that a slow model answers nothing."""
+        """The least seconds of a heat of this many arms: blocks are long enough for a slow model to answer."""
         if self.objective.is_open:
             return arms * self._least_open_s
         return arms * len(self.load.clients) * _WARMED * self.load.block_s
 
     def in_time(self, arms: int, until: float, latest: float) -> tuple[int, int]:
-        """How many of this many arms may race until a time of the monotonic clock, and in how many heats at least.
+        """How many of this many arms can race until a time on the monotonic clock, and in how many heats at least.
 
-        Of a slow model, or at a low rate, fewer arms race, and where these are still too many, in fewer heats: one
-        that ends at the latest time is better than none, and none fits where even that does not.
+        For a slow model, or at a low rate, fewer arms race, and if these are still too many, in fewer heats. A single
+        heat may end as late as `latest`; if even that does not fit, the number of heats is 0.
         """
         now = time.monotonic()
         left_s = max(0.0, until - now)
@@ -149,9 +155,10 @@ class Racing:
         return arms, heats or int(now + heat_s <= latest)
 
     def heats(self, entrants: Sequence[RaceEntrant], until: float, fewest: int = FEWEST_HEATS) -> Heats:
-        """Race until a time of the monotonic clock, but at least a few heats; again where no arm answered anything.
+        """Race until a time on the monotonic clock, but for at least a few heats; again if no arm answered anything.
 
-        Longer blocks are for models that answer nothing in one: they do not help where answers are late, or wrong.
+        The blocks are then twice as long, for models that take longer than a block to answer; if answers come but are
+        late or fail, longer blocks would not help.
         """
         for _ in range(_MOST_LONGER):
             self._silent = False
@@ -174,7 +181,7 @@ class Racing:
         return run_heats(len(entrants), score, self.noise, until, fewest)
 
     def usages(self, entrants: Sequence[RaceEntrant], rate: float) -> list[MeasuredUsage]:
-        """What each takes alone and at a rate, measured in turns: the median of a lone connection, CPU and memory."""
+        """Measure, interleaved, each entrant's median latency with one connection, CPU time at a rate, and memory."""
         alone: list[list[float]] = [[] for _ in entrants]
         spent = [Spent() for _ in entrants]
         length_s = _cost_block_s(rate)
@@ -191,7 +198,7 @@ class Racing:
                 cpu_ns = cost.cpu_ns / result.answered if cost is not None and result.answered else None
                 self.journal.add("usage", entrant.settings, rate=rate, alone_ms=alone_ms, cpu_ns=cpu_ns)
             if not all(alone):
-                alone_s *= 2  # slower than was foreseen
+                alone_s *= 2  # a lone request takes longer than a block
         return [
             MeasuredUsage(tuple(medians), _median_us(cost.cpu_ns_by_block), _held_bytes(entrant.arm.pid))
             for entrant, medians, cost in zip(entrants, alone, spent, strict=True)
@@ -209,7 +216,7 @@ class Racing:
         return max(scores)
 
     def _score_open(self, arm: Arm, number: int, most_s: float) -> float:
-        """One heat of one arm; `most_s` bounds what a block takes beyond the least."""
+        """One heat of one arm; its block lasts at most `most_s`, unless the least length is longer."""
         rate = self.objective.rate
         wanted_s = max(self.load.block_s, _OPEN_SPARE * samples_needed(0.95) / rate)
         length_s = max(self._least_open_s, min(wanted_s, most_s))
@@ -227,7 +234,7 @@ class Racing:
 
 
 def usage_s(rate: float) -> float:
-    """How long it takes to measure what one arm takes alone and at a rate."""
+    """Seconds that `Racing.usages` takes for one arm."""
     return (FEWEST_HEATS + 1) * (LEAST_BLOCK_S * 7 / 6 + _cost_block_s(rate))
 
 

@@ -1,4 +1,4 @@
-"""What a tune is asked for, and what it comes to: the values that its parts hand to one another."""
+"""The request for a tune and its outcome: the values that the parts of a tune exchange."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -30,32 +30,32 @@ class TuneRequest:
     data: dict[str, np.ndarray] | None = None
     labels: np.ndarray | None = None  # None: the array `labels` of the data, where that is not an input
     rate: float | None = None
-    slo_ms: float | None = None  # what p99 has to meet
+    slo_ms: float | None = None  # limit of p99
     budget_s: float = 120.0
     bound: float | None = 0.999  # None: exact
-    metric: Metric | None = None  # in place of the built-in measures
+    metric: Metric | None = None  # replaces the built-in measures
     wire: Literal["json", "binary", "any"] = "any"
     seed: int = 0
-    rows: RowsSetting = "auto"  # of every profile that is tried
-    objective: ObjectiveKind | None = None  # None: latency where only a rate is given, else goodput
+    rows: RowsSetting = "auto"  # the setting `batching.rows` of every configuration
+    objective: ObjectiveKind | None = None  # None: latency if only a rate is given, else goodput
     constraints: Constraints = field(default_factory=Constraints)
     journal: Path | None = None  # where estimates and trials are stored
-    fresh: bool = False  # take nothing over from there
+    fresh: bool = False  # reuse nothing from the journal
     exhaustive: bool = False  # race the whole product of the space
-    previous: Profile | None = None  # that is to be checked again
-    normalize: U8Input | None = None  # clients may send pixels, which the model wants so
-    outputs: tuple[str, ...] = ()  # that clients want; empty: all
+    previous: Profile | None = None  # to re-check
+    normalize: U8Input | None = None  # clients may send pixels, which are normalised like this
+    outputs: tuple[str, ...] = ()  # that clients read; empty: all
     fixed: tuple[str, ...] = ()  # dimensions that always have the same size, as in `EngineOptions.fixed_dims`
     local: bool = False  # clients run on this machine
     device: Literal["cpu", "cuda"] = "cpu"
-    declared: tuple[str, ...] = ()  # inputs and outputs of a file that does not say them, as `EngineOptions.signature`
-    max_batch_size: int | None = None  # that no batch exceeds, whatever is faster
-    began: float | None = None  # on the monotonic clock; None: when the search begins
+    declared: tuple[str, ...] = ()  # signature of a file that has none, as `EngineOptions.signature`
+    max_batch_size: int | None = None  # a limit for all configurations
+    began: float | None = None  # start of the budget on the monotonic clock; None: when the search begins
 
     def inherited(self) -> "TuneRequest":
-        """The same, with what the user leaves open as a profile that is checked again has it.
+        """The same, with options that the user did not give taken from the profile to re-check.
 
-        Its clients send pixels, or read some outputs, after this tune as well.
+        Its clients keep sending pixels, or reading only some outputs, after this tune.
         """
         if self.previous is None:
             return self
@@ -71,12 +71,12 @@ class TuneRequest:
 
     @property
     def previous_settings(self) -> Settings | None:
-        """Of the profile that is to be checked again."""
+        """The settings of the profile to re-check."""
         return None if self.previous is None else self.previous.settings
 
     @property
     def kind(self) -> ObjectiveKind:
-        """The objective, whether it was named or follows from what was."""
+        """The objective, either given or derived from the other options."""
         if self.objective is not None:
             return self.objective
         return "latency" if self.rate is not None and self.slo_ms is None else "goodput"
@@ -84,7 +84,7 @@ class TuneRequest:
 
 @dataclass(slots=True)
 class RungRecord:
-    """What a rung came to."""
+    """The outcome of a rung: a note, the candidates tried, and the settings kept."""
 
     name: str
     note: str | None = None
@@ -94,7 +94,7 @@ class RungRecord:
 
 @dataclass(frozen=True, slots=True)
 class LabelledShares:
-    """The share of the requests that each arm labels rightly, and how many it was asked."""
+    """The share of rows that each arm labels correctly, by arm, and the number of requests sent."""
 
     shares: dict[str, float]
     requests: int
@@ -105,10 +105,10 @@ class Rejected:
     """Settings that were rejected for their accuracy alone.
 
     Args:
-        settings: that answer too far off.
-        accuracy: how far.
-        bound: the `--accuracy` that accepts them.
-        predicted: what the simulation expects of them, served in one way or another.
+        settings: whose answers are too far off.
+        accuracy: of the answers.
+        bound: the `--accuracy` that would accept them.
+        predicted: what the simulation expects of all configurations with this engine.
     """
 
     settings: Settings
@@ -119,11 +119,11 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """Settings that a looser `--accuracy` would accept, and what they would bring.
+    """Settings that a looser `--accuracy` would accept, and their expected gain.
 
     Args:
         settings, accuracy, bound: as in `Rejected`.
-        p50_ratio: the expected median of a lone request to that of the tuned settings.
+        p50_ratio: the expected median of a lone request relative to the tuned settings.
         rate_ratio: the expected rate within the limit, likewise.
     """
 
@@ -136,13 +136,13 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class Equal:
-    """One of several settings that are equal by the objective, and what it takes of the machine.
+    """One of several settings that are equal by the objective, and the resources it uses.
 
     Args:
         settings: that raced.
-        alone_ms: the median at one connection.
-        cpu_us: CPU time of a request at the rate of the verification; None where it is unknown.
-        memory_bytes: the most that the server held; None where it is unknown.
+        alone_ms: the median latency with one connection.
+        cpu_us: CPU time per request at the rate of the verification; None if unknown.
+        memory_bytes: the server's peak memory; None if unknown.
     """
 
     settings: Settings
@@ -153,7 +153,7 @@ class Equal:
 
 @dataclass(frozen=True, slots=True)
 class TieBreak:
-    """Why one of several settings was chosen that are equal by the objective."""
+    """Which of several settings that are equal by the objective was chosen, and why."""
 
     chosen: Settings
     reason: str
@@ -168,46 +168,46 @@ class TuneOutcome:
     settings: Settings
     rate: float
     rungs: list[RungRecord]
-    rows: RowsDecision  # whether requests are batched, and why
+    rows: RowsDecision  # whether rows are independent, so that requests are batched, and why
     objective: Objective = field(default_factory=Objective)
     base: Settings = field(default_factory=Settings)  # of the baseline
-    tie_break: TieBreak | None = None  # where several were equal by the objective
-    offers: Sequence[Offer] = ()  # what a looser bound would bring
+    tie_break: TieBreak | None = None  # if several were equal by the objective
+    offers: Sequence[Offer] = ()  # settings that a looser bound would accept
     estimated: Sequence[PredictedConfiguration] = ()
     contested: bool = False  # whether a race began
     raced: dict[Settings, float] = field(default_factory=dict)  # scores on the real server
-    accuracies: dict[Settings, float] = field(default_factory=dict)  # of what raced, as the gate compared its answers
+    accuracies: dict[Settings, float] = field(default_factory=dict)  # of those that raced, measured by the gate
     race_winner: Settings | None = None  # before refinements
-    reused: int = 0  # estimates that an earlier tune left
+    reused: int = 0  # estimates taken from the journal
     capacity: float = 0.0  # of the baseline, requests per second
     own_limit: bool = True  # the limit is the baseline's own p99 at `rate`
-    overloaded: frozenset[str] = frozenset()  # arms that cannot carry the rate of the verification
+    overloaded: frozenset[str] = frozenset()  # arms that cannot sustain the rate of the verification
     clients: int = 16  # in flight in the closed loops of the verification
     memory_peaks: dict[str, int] = field(default_factory=dict)  # bytes, of each arm's server
-    cpus_used: float | None = None  # by the server of what is kept, at its highest load, where they are limited
+    cpus_used: float | None = None  # by the server of the kept settings at its highest load, if CPUs are limited
     noise: Noise = field(default_factory=Noise)
-    previous: Settings | None = None  # that were checked again
+    previous: Settings | None = None  # of the re-checked profile
     previous_wrong: str = ""  # what they answer wrongly
-    previous_unserved: str = ""  # why they could not be served, or asked
+    previous_unserved: str = ""  # why they could not be served or checked
     arms: dict[str, ArmRuns] = field(default_factory=dict)
     highest: HighestRate | None = None
-    not_kept: NotKept | None = None  # the settings that `arms["tuned"]` ran, where others were taken instead
+    not_kept: NotKept | None = None  # the settings of `arms["tuned"]`, if others are kept instead
     accuracy: Accuracy | None = None
     labels: LabelledShares | None = None  # of the baseline and the tuned settings
-    copy: Quantized | None = None  # of the model, in static int8, where the settings run one
+    copy: Quantized | None = None  # of the model in static int8, if the settings use one
     copy_bytes: bytes = b""
     advice: str = ""  # what may help against wrong answers
-    random_outputs: tuple[str, ...] = ()  # that the model itself draws at random, so that they were not compared
+    random_outputs: tuple[str, ...] = ()  # drawn at random by the model itself, and not compared
     samples: tuple[SampleRequest, ...] = ()  # kinds of requests in the data
     interrupted: bool = False
     took_s: float = 0.0
 
     def replace_settings(self, settings: Settings, note: str) -> None:
-        """Take other settings, and leave out what was said of those before.
+        """Keep other settings, and discard what is known of the former ones.
 
         Args:
             settings: to keep.
-            note: of the rungs, whose effects were measured with the settings before.
+            note: for the rungs, whose effects were measured with the former settings.
         """
         self.settings = settings
         self.accuracy = self.labels = self.tie_break = None
@@ -218,21 +218,21 @@ class TuneOutcome:
 
     @property
     def unchanged(self) -> bool:
-        """Whether nothing was kept: the server runs the baseline's settings, or those of the profile checked again.
+        """Whether nothing was gained: the settings are the baseline's, or those of the re-checked profile.
 
-        The wire does not count: it is what clients send, and every server answers all of them.
+        The wire does not count: clients choose it, and every server accepts all encodings.
         """
         before = self.base if self.previous is None else self.previous
         return with_wire(self.settings, before.io.wire) == before
 
     @property
     def nothing_won(self) -> bool:
-        """Whether the user stopped it before anything raced, or while the profile checked again has its settings."""
+        """Whether the user stopped it before anything raced, or while a re-checked profile's settings are unchanged."""
         return self.interrupted and (not self.contested or (self.previous is not None and self.unchanged))
 
     @property
     def wrong(self) -> str:
-        """What the verification found wrong, in one line that names settings and request; empty where nothing is."""
+        """What the verification found wrong, in one line with settings and request; empty if nothing is wrong."""
         if self.accuracy is None or self.accuracy.right:
             return ""
         settings = self.settings.describe() or "the default settings"
@@ -245,7 +245,7 @@ def with_wire(settings: Settings, wire: Literal["json", "binary", "raw", "shared
 
 
 def precision_of(settings: Settings) -> tuple[str, str]:
-    """Engine and precision; of a pipeline those of its first model in a lower precision."""
+    """Engine and precision; for a pipeline, of its first model in a lower precision."""
     engines = [settings.engine]
     if settings.pipeline is not None:
         engines = [model.engine for model in settings.pipeline.models if model.engine is not None] or engines

@@ -1,6 +1,6 @@
-"""Small changes of the race's winner, each of which races against it on the real server. Pure.
+"""Small changes of the race's winner, each of which then races against it on the real server. Pure.
 
-What cannot matter for the model, the machine or the winner is left out before anything runs.
+Changes that can have no effect for the model, the machine or the winner are left out.
 """
 
 from collections.abc import Iterator
@@ -11,16 +11,16 @@ from tailcut.runtime.settings import Settings
 from tailcut.tuner.devices import second_engines
 from tailcut.tuner.space import BF16_FLAGS, SpaceFacts, changed, paddings_of
 
-_LEAST_PADDED = 8  # rows of a batch, for which requests are filled up
+_LEAST_PADDED = 8  # rows of the largest batch with padding
 _BUSY_POLL_US = 100
-_SPINS_US = (50, 500)  # of an engine's threads, which spin for about 40 ms by themselves
+_SPINS_US = (50, 500)  # spinning times of an engine's threads, by default about 40 ms
 _HUGE_PAGE = 2 << 20
 _SMALL_ROW = 4096  # bytes
-_GAINING, _SPARING = 1.01, 0.99  # of the winner's score, that a change has to reach
+_GAINING, _SPARING = 1.01, 0.99  # of the winner's score, which a change has to reach
 
 
 def refinements(facts: SpaceFacts, winner: Settings) -> list[Settings]:
-    """Small changes of a configuration that only the real server can judge."""
+    """Small changes of a configuration that only the real server can evaluate."""
     changes = [
         *_of_batches(facts, winner),
         *_of_loop(facts, winner),
@@ -32,7 +32,7 @@ def refinements(facts: SpaceFacts, winner: Settings) -> list[Settings]:
 
 
 def _of_batches(facts: SpaceFacts, winner: Settings) -> Iterator[Settings]:
-    """Yield buckets, which the simulation cannot judge: it knows of no requests that may not share a batch."""
+    """Yield padding buckets, or their removal, whose effect the simulation does not fully model."""
     if winner.batching.padding is not None:
         yield changed(winner, batching={"padding": None}, engine={"static_buckets": False})
         return
@@ -42,12 +42,12 @@ def _of_batches(facts: SpaceFacts, winner: Settings) -> Iterator[Settings]:
 
 
 def _of_loop(facts: SpaceFacts, winner: Settings) -> Iterator[Settings]:
-    """Yield changes of what the event loop does, and of how many there are."""
+    """Yield changes of the event loop's work, and of the number of worker processes."""
     cpus, engine, spec = facts.usable_cpus, winner.engine, facts.spec
     yield changed(winner, memory={"gc_freeze": True})
     if cpus > 1:
         yield changed(winner, io={"busy_poll_us": _BUSY_POLL_US})
-        if winner.io.wire != "shared":  # regions are registered with one process
+        if winner.io.wire != "shared":  # a region is registered with a single process
             powers = [1 << power for power in range(1, max(2, (cpus // 2).bit_length()))]
             for workers in dict.fromkeys([2, facts.nodes, *powers] if facts.nodes > 1 else powers):
                 yield changed(
@@ -73,7 +73,7 @@ def _of_engine(facts: SpaceFacts, winner: Settings) -> Iterator[Settings]:
     """Yield changes of how the engine computes."""
     cpus, engine = facts.usable_cpus, winner.engine
     if winner.batching.padding is not None:
-        quiet = engine.spinning and engine.threads == 1  # each instance has a pool, and spinning pools take turns badly
+        quiet = engine.spinning and engine.threads == 1  # a pool per bucket: spinning ones disturb each other
         yield changed(winner, engine={"static_buckets": True, "spinning": quiet})
     if engine.name == "onnxruntime":
         if engine.threads > 1 and engine.spinning:
@@ -87,13 +87,13 @@ def _of_engine(facts: SpaceFacts, winner: Settings) -> Iterator[Settings]:
             yield changed(winner, engine={"layout": "plain"})
     if cpus > 1 and not facts.has_quota and engine.threads > 1 and engine.name != "torch":
         yield changed(winner, engine={"pinning": True})
-    near = engine.device == "cuda" or engine.instances >= facts.nodes  # a device is on one node, whatever computes
+    near = engine.device == "cuda" or engine.instances >= facts.nodes  # a device is on one node anyway
     if facts.nodes > 1 and near and winner.batching.dispatch == "worker":
         yield changed(winner, engine={"numa": True})
 
 
 def _of_device(facts: SpaceFacts, winner: Settings) -> Iterator[Settings]:
-    """Yield batches that are not filled up, and the CPU's engines beside that of a device."""
+    """Yield batches without padding to buckets, and CPU engines that share a device's batches."""
     batching, cuda = winner.batching, winner.engine.cuda
     if winner.engine.device == "cuda" and batching.max_batch_size > 1 and cuda.buckets != "off":
         yield changed(winner, engine={"cuda": replace(cuda, buckets="off")})
@@ -105,7 +105,7 @@ def _of_device(facts: SpaceFacts, winner: Settings) -> Iterator[Settings]:
 
 
 def _of_memory(facts: SpaceFacts, winner: Settings) -> Iterator[Settings]:
-    """Yield changes of where rows and everything else are allocated."""
+    """Yield changes of how rows and all other memory are allocated."""
     spec, bound = facts.spec, facts.spec.fixed_rows and winner.batching.bind
     if bound:
         yield changed(winner, memory={"prefault": True})
@@ -113,7 +113,7 @@ def _of_memory(facts: SpaceFacts, winner: Settings) -> Iterator[Settings]:
         if row_bytes * winner.batching.max_batch_size >= _HUGE_PAGE:
             yield changed(winner, memory={"huge_pages": True})
     yield changed(winner, memory={"keep_freed": True})
-    # openvino ends a process that runs on another one.
+    # openvino crashes with another allocator.
     for name in facts.allocators if winner.engine.name != "openvino" else ():
         yield changed(winner, memory={"allocator": name, "huge_heap": False})
     if facts.huge_heap and winner.memory.allocator == "system":
@@ -123,11 +123,11 @@ def _of_memory(facts: SpaceFacts, winner: Settings) -> Iterator[Settings]:
 
 
 def least_gain(candidate: Settings, winner: Settings) -> float:
-    """The ratio from which on a change is kept: what only spares memory may cost a little, all else has to gain."""
+    """The least score, relative to the winner's, to keep a change: one that only saves memory may cost a little."""
     return _SPARING if winner.io.fast_path and not candidate.io.fast_path else _GAINING
 
 
 def holds_weights_again(settings: Settings) -> bool:
-    """Whether the weights are in memory more than once, of which no estimate knows."""
+    """Whether the weights are in memory more than once, which no estimate takes into account."""
     on_nodes = settings.engine.numa and settings.engine.device == "cpu"
     return settings.io.workers > 1 or settings.engine.static_buckets or on_nodes or settings.batching.second is not None

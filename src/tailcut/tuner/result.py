@@ -1,4 +1,4 @@
-"""A tune's outcome as the command prints it and the report draws it, and as the profile's evidence."""
+"""A tune's outcome as the record that the command prints and the report draws, and as the profile's evidence."""
 
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -27,17 +27,17 @@ from tailcut.tuner.race import (
 from tailcut.tuner.records import Offer, TuneOutcome, precision_of
 
 _CURVE = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.975, 0.99, 0.995, 0.999, 0.9995, 0.9999)
-_TOO_MUCH = "the baseline cannot carry this rate"
-_ROUNDING = 1.05  # of CPUs: what is measured of them
+_TOO_MUCH = "the baseline cannot sustain this rate"
+_ROUNDING = 1.05  # of the CPUs allowed: measurement error
 _SHOWN_ONLY = {"curve", "cost"}  # of an arm: not kept in the profile
-_NO_FIGURES = {"worst_rows", "reason"}  # of the accuracy, likewise
+_NO_FIGURES = {"worst_rows", "reason"}  # of the accuracy: not kept in the profile
 _RATIOS = ("p99_ratio", "tail_ratio", "throughput_ratio", "cpu_ratio", "reference_p99_ratio", "highest_rate")
 
 
 def result(
     outcome: TuneOutcome, *, model: made.TunedModel, machine: MachineFacts, objective: made.ModelRequest, command: str
 ) -> made.TuneResult:
-    """What `tailcut tune --json` prints; what is unknown is None."""
+    """The record that `tailcut tune --json` prints; unknown values are None."""
     return made.TuneResult(
         model=model,
         machine=machine,
@@ -75,7 +75,7 @@ def result(
 
 
 def evidence(record: made.TuneResult) -> dict[str, Any]:
-    """What the profile file keeps of a result: figures, not samples."""
+    """The part of a result that the profile file keeps: figures, but no samples."""
     checked = record.verification
     kept: dict[str, Any] = {
         "command": record.command,
@@ -102,7 +102,7 @@ def evidence(record: made.TuneResult) -> dict[str, Any]:
 
 
 def known(record: object, but: Collection[str] = ()) -> dict[str, Any]:
-    """The known values of a record, but for some; none where there is no record."""
+    """The values of a record that are not None, without those named in `but`; empty for no record."""
     values: dict[str, Any] = msgspec.to_builtins(record) or {}
     return {name: value for name, value in values.items() if name not in but and value is not None}
 
@@ -116,7 +116,7 @@ def _verification(outcome: TuneOutcome, asked: made.ModelRequest) -> made.Verifi
         name: made.VerifiedArm(**asdict(arm_record(run, outcome.rate)), memory_peak_bytes=peaks.get(name))
         for name, run in runs.items()
     }
-    for name in outcome.overloaded:  # its latencies grow with the time that the overload lasts
+    for name in outcome.overloaded:  # their latencies grow for as long as the overload lasts
         arms[name] = replace(arms[name], p50_ms=None, p95_ms=None, p99_ms=None, p99_interval_ms=None, curve=[])
     too_much = "baseline" in outcome.overloaded
 
@@ -154,7 +154,7 @@ def _verification(outcome: TuneOutcome, asked: made.ModelRequest) -> made.Verifi
 
 
 def tail_ratio(tuned: ArmRuns, baseline: ArmRuns, seed: int) -> made.TailRatio | None:
-    """The ratio of the percentile furthest in the tail that both samples can tell, and which one that is."""
+    """The ratio of the highest percentile with enough samples in both arms, and which percentile that is."""
     of, ratio = tail_of(tuned, baseline, seed) or (None, None)
     if of is None or ratio is None or not is_finite(ratio):
         return None
@@ -162,7 +162,7 @@ def tail_ratio(tuned: ArmRuns, baseline: ArmRuns, seed: int) -> made.TailRatio |
 
 
 def no_ratio_because(tuned: ArmRuns, baseline: ArmRuns, seed: int) -> str | None:
-    """Why there is no ratio of the tail, in words; None where there is one, or samples are too few for it."""
+    """Why there is no ratio of the tail, as a message; None if there is one, or too few samples for it."""
     if tuned.client_behind or baseline.client_behind:
         return "the load client itself was late in most blocks"
     if tail_ratio(tuned, baseline, seed) is None and (tuned.errors or baseline.errors):
@@ -171,7 +171,7 @@ def no_ratio_because(tuned: ArmRuns, baseline: ArmRuns, seed: int) -> str | None
 
 
 def cpu_ratio(tuned: ArmRuns, baseline: ArmRuns) -> IntervalRecord | None:
-    """The server's CPU time per request to the baseline's, block by block; None where it is unknown."""
+    """The ratio of the server's CPU time per request to the baseline's, over paired blocks; None if unknown."""
     costs = [run.spent.cpu_ns_by_block for run in (tuned, baseline)]
     if min(map(len, costs)) < 3 or len(costs[0]) != len(costs[1]) or not all(costs[0] + costs[1]):
         return None
@@ -179,7 +179,7 @@ def cpu_ratio(tuned: ArmRuns, baseline: ArmRuns) -> IntervalRecord | None:
 
 
 def _tie_break(outcome: TuneOutcome) -> made.TieBreakResult | None:
-    """Why one of several configurations was chosen that were equal by the objective; None where there was no tie."""
+    """Which of several configurations that were equal by the objective was chosen, and why; None without a tie."""
     tie = outcome.tie_break
     if tie is None:
         return None
@@ -196,7 +196,7 @@ def _tie_break(outcome: TuneOutcome) -> made.TieBreakResult | None:
 
 
 def _offer(offer: Offer, base: Settings) -> made.OfferResult:
-    """What a looser `--accuracy` would bring."""
+    """The record of an offer."""
     accuracy, (engine, precision) = offer.accuracy, precision_of(offer.settings)
     return made.OfferResult(
         setting=offer.settings.describe(base),
@@ -214,7 +214,7 @@ def _measures(accuracy: Accuracy) -> dict[str, float | None]:
 
 
 def _retune(outcome: TuneOutcome) -> made.Retune | None:
-    """What changed against the profile that was checked again; None where there is none."""
+    """What changed compared with the re-checked profile; None without one."""
     previous, settings = outcome.previous, outcome.settings
     if previous is None:
         return None
@@ -224,13 +224,13 @@ def _retune(outcome: TuneOutcome) -> made.Retune | None:
 
 
 def _changes(before: Settings, after: Settings) -> dict[str, tuple[Any, Any]]:
-    """The settings that differ, as the value before and after."""
+    """The settings that differ, each with its value before and after."""
     old, new = _flat(before), _flat(after)
     return {name: (old.get(name), value) for name, value in new.items() if value != old.get(name)}
 
 
 def _flat(settings: Settings) -> dict[str, Any]:
-    """Every setting by its name; those of a pipeline's steps by the step's."""
+    """Every setting as `section.name`; for a pipeline's steps the section is the step's name."""
     sections = msgspec.to_builtins(settings)
     pipeline = sections.pop("pipeline") or {"stages": [], "models": []}
     sections |= {stage["name"]: stage for stage in pipeline["stages"]} | {
@@ -260,9 +260,9 @@ def _estimated(outcome: TuneOutcome) -> list[made.EstimateRecord]:
 
 
 def arm_record(run: ArmRuns, rate: float) -> made.ArmFigures:
-    """The figures of one arm's blocks at a rate; no percentile where the client was late in most blocks.
+    """The figures of one arm's blocks at a rate; no percentiles if the client was late in most blocks.
 
-    Blocks so short that no request was due, or answered, say nothing of a rate.
+    Rates are None if blocks were so short that no request was due or answered.
     """
     latencies, interval, percentiles = run.latencies, p99_interval(run), percentiles_ms(run)
     return made.ArmFigures(
@@ -286,7 +286,7 @@ def _mean(values: Sequence[float]) -> float | None:
 
 
 def _curve(latencies: np.ndarray) -> list[tuple[float, float]]:
-    """Quantiles up to where the sample still has a few points beyond, and no request failed."""
+    """Quantiles and their latencies in ms, as long as a few points of the sample are beyond, and none has failed."""
     if len(latencies) < 2:
         return []
     sample = Sample.of(latencies)

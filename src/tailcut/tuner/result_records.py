@@ -1,7 +1,8 @@
 """What `tailcut tune` prints with --json, as structs: the source of its JSON schema.
 
-Here are those of one model and of a comparison of profiles; `together/result_records.py` has those of several models.
-A key that is None is null in the JSON: its value is unknown. A key that is UNSET is left out: it was not asked for.
+This module has the structs for one model and for a comparison of profiles; those for several models are in
+`together/result_records.py`. None is null in the JSON: the value is unknown. A key that is UNSET is left out: the user
+did not ask for it.
 """
 
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from tailcut.spec import ModelSpec, Rows, TensorSpec
 from tailcut.stats import Verdict
 
 Percentile = Literal["p50", "p95", "p99"]
-ArmName = Literal["baseline", "reference", "previous"]  # of a verification, beside the tuned one
+ArmName = Literal["baseline", "reference", "previous"]  # of a verification, other than the tuned one
 
 
 class TunedModel(Record, frozen=True):
@@ -32,17 +33,17 @@ class TunedModel(Record, frozen=True):
 
     @classmethod
     def of(cls, spec: ModelSpec, name: str, path: str, sha256: str) -> Self:
-        """The model of a file."""
+        """The record of a model with this signature."""
         return cls(name, path, sha256, described(spec.inputs), described(spec.outputs))
 
 
 def described(tensors: Sequence[TensorSpec]) -> list[str]:
-    """Each tensor in a line."""
+    """Each tensor in a line: name, dtype and shape."""
     return [f"{tensor.name} {tensor.describe()}" for tensor in tensors]
 
 
 class TuneOptions(Record, frozen=True):
-    """The options of the command line that all kinds of tune have."""
+    """The command-line options that all kinds of tune have."""
 
     memory_bytes: int | None
     cpus: int | None
@@ -77,7 +78,7 @@ class TuneObjective(ModelRequest, frozen=True):
 
 
 class RowsEvidence(Record, frozen=True):
-    """What one source says about whether rows are independent."""
+    """What one source shows about whether rows are independent."""
 
     rows: Rows
     reason: str
@@ -94,7 +95,7 @@ class RowsDecision(Record, frozen=True):
 
     @classmethod
     def of(cls, decision: RowDecision) -> Self:
-        """The decision, with the sources that were asked."""
+        """The record of a decision, with the sources that were consulted."""
         sources = {"signature": decision.signature, "graph": decision.graph, "proof": decision.proof}
         evidence = {
             name: RowsEvidence(source.rows, source.reason) for name, source in sources.items() if source is not None
@@ -133,7 +134,7 @@ class Candidate(Record, frozen=True):
 
     @classmethod
     def of(cls, setting: str, verdict: str, reason: str, **measured: Any) -> Self:
-        """A configuration of which nothing is known but what is named."""
+        """A configuration of which only the given values are known; all others are None."""
         known: dict[str, Any] = dict.fromkeys(cls.__struct_fields__)
         known |= {"setting": setting, "samples": 0, "verdict": CandidateVerdict(verdict), "reason": reason}
         return cls(**known | measured)
@@ -156,9 +157,9 @@ class EstimateRecord(Record, frozen=True):
     alone_ms: float
     cpu_us: float
     memory_bytes: int
-    front: bool  # no other configuration is better in every respect
+    front: bool  # on the Pareto front: no other configuration is better in every respect
     raced: float | None  # its score on the real server
-    accuracy: float | None = None  # of its answers: the metric, or the worst cosine; None where it did not race
+    accuracy: float | None = None  # of its answers: the metric, or the worst cosine; None if it did not race
 
 
 class NoiseResult(Record, frozen=True):
@@ -173,7 +174,7 @@ class NoiseResult(Record, frozen=True):
 
 
 class ArmFigures(Record, frozen=True):
-    """The figures of one side of a measurement."""
+    """The figures of one arm of a measurement."""
 
     p50_ms: float | None
     p95_ms: float | None
@@ -192,19 +193,19 @@ class ArmFigures(Record, frozen=True):
 
 
 class VerifiedArm(ArmFigures, frozen=True):
-    """One side of a verification, with the memory of its server."""
+    """One arm of a verification, with the memory of its server."""
 
     memory_peak_bytes: int | None
 
 
 class TailRatio(IntervalRecord, frozen=True):
-    """The ratio of the percentile furthest in the tail that is known on both sides."""
+    """The ratio of the highest percentile that is known of both arms."""
 
     of: Percentile
 
 
 class HighestRate(Record, frozen=True):
-    """A rate that the tuned server carries within the limit, and one that the baseline does not."""
+    """A rate that the tuned server sustains within the limit, and one that the baseline does not."""
 
     limit_ms: float
     baseline: float | None
@@ -213,7 +214,7 @@ class HighestRate(Record, frozen=True):
     samples: int
     within: bool
     p99_ratio: IntervalRecord | None = (
-        None  # to the baseline's at the rate of the verification, where that is the limit
+        None  # to the baseline's p99 at the rate of the verification, if that is the limit
     )
 
 
@@ -221,15 +222,15 @@ class Verification(Record, frozen=True, kw_only=True):
     """Baseline, reference and tuned settings measured on fresh samples."""
 
     baseline: VerifiedArm
-    baseline_wire: Literal["json", "binary"] = "json"  # that its clients speak
-    reference: VerifiedArm | UnsetType = UNSET  # there is none of a pipeline, nor of a binary baseline
+    baseline_wire: Literal["json", "binary"] = "json"  # encoding that its clients send
+    reference: VerifiedArm | UnsetType = UNSET  # left out for a pipeline, and for a binary baseline
     tuned: VerifiedArm
     previous: VerifiedArm | UnsetType = UNSET
     reference_p99_ratio: IntervalRecord | None
     p99_ratio: IntervalRecord | None
     previous_p99_ratio: IntervalRecord | UnsetType | None = UNSET
     tail_ratio: TailRatio | None
-    no_ratio_because: str | None = None  # why there is none; null where samples are too few
+    no_ratio_because: str | None = None  # why `tail_ratio` is null; null if there are too few samples
     clients: int
     cpu_ratio: IntervalRecord | None
     memory_within: bool | UnsetType = UNSET
@@ -241,7 +242,7 @@ class Verification(Record, frozen=True, kw_only=True):
 
     @property
     def arms(self) -> dict[str, VerifiedArm]:
-        """Those that were measured, in order."""
+        """The arms that were measured, by name."""
         arms = {"baseline": self.baseline, "reference": self.reference, "tuned": self.tuned, "previous": self.previous}
         return {name: arm for name, arm in arms.items() if arm}
 
@@ -252,12 +253,12 @@ class Retune(Record, frozen=True):
     before: str
     after: str
     changed: dict[str, tuple[Any, Any]]  # the value before and after
-    wrong: str | None  # what they answer wrongly
+    wrong: str | None  # what the settings of the profile answer wrongly
     unserved: str | None = None  # why the settings of the profile could not be served
 
 
 class NotKept(Record, frozen=True):
-    """Settings that were found, verified, and proven worse than those that the profile holds instead."""
+    """Settings that were found and verified, but proven worse than those that the profile holds instead."""
 
     setting: str
     reason: str
@@ -274,7 +275,7 @@ class EqualConfiguration(Record, frozen=True):
 
 
 class TieBreakResult(Record, frozen=True):
-    """Which of them was chosen, and why."""
+    """Which of several equal configurations was chosen, and why."""
 
     chosen: str
     reason: str
@@ -282,14 +283,14 @@ class TieBreakResult(Record, frozen=True):
 
 
 class OfferResult(Record, frozen=True):
-    """Settings that a looser `--accuracy` would accept; ratios are expected ones, to the tuned settings."""
+    """Settings that a looser `--accuracy` would accept; ratios are expected values relative to the tuned settings."""
 
     setting: str
     engine: str
     precision: str
     p50_ratio: float
     rate_ratio: float
-    accuracy: float  # that accepts them
+    accuracy: float  # the `--accuracy` that would accept them
     worst: float | None
     top1: float | None
     spread: float | None
@@ -311,7 +312,7 @@ class WorstRow(Record, frozen=True):
 
 
 class AccuracyResult(Record, frozen=True):
-    """How close the outputs are to the reference; null where no output has the measure."""
+    """How close the outputs are to the reference; a measure is null if it applies to no output."""
 
     metric: str
     right: bool
@@ -325,7 +326,7 @@ class AccuracyResult(Record, frozen=True):
     labels_accuracy: dict[str, float] | None
     random_outputs: list[str]
     worst_rows: list[WorstRow]
-    labels_requests: int | None = None  # that the labels were compared for
+    labels_requests: int | None = None  # number of requests whose labels were compared
 
 
 class Quantized(Record, frozen=True):
@@ -353,7 +354,7 @@ class TuneResult(Record, frozen=True):
     reused_estimates: int
     noise: NoiseResult | None
     verification: Verification | None
-    unchanged: bool  # nothing was kept
+    unchanged: bool  # nothing was gained: the settings are those of before
     tie_break: TieBreakResult | None
     offers: list[OfferResult]
     retune: Retune | None

@@ -1,8 +1,8 @@
 """A tune from the model file to an outcome: estimate in process, simulate, race, explain by rungs, verify.
 
-The order of the phases, and nothing else. What there is to choose from stands in `model_space`, which configuration
-wins in `selection`, what each rung does in `waterfall`, what is claimed in `claims`. A tune selects by the best
-estimate; what it claims comes from the verification alone.
+This module has only the order of the phases. The configurations to choose from are in `model_space`, the choice of the
+winner in `selection`, the effect of each rung in `waterfall`, and the claims in `claims`. A tune selects by the best
+estimate; its claims come from the verification alone.
 """
 
 import contextlib
@@ -26,36 +26,36 @@ from tailcut.tuner.waterfall import explain
 
 
 class Space(Protocol):
-    """What there is to choose from."""
+    """The configurations to choose from."""
 
     @property
     def size(self) -> SearchSize:
-        """How much of it is worth measuring in process."""
+        """How much of the space is worth measuring in process."""
 
     @property
     def anyway(self) -> Sequence[Settings]:
-        """What races whatever is expected of it."""
+        """Settings that race whatever is expected of them."""
 
     def kinds(self, settings: Settings) -> list[tuple[object, int]]:
-        """Which finalists are alike, and how many of them may race."""
+        """The groups of similar finalists that settings belong to, and how many of each may race."""
 
     def predicted(self) -> list[PredictedConfiguration]:
-        """Everything that is allowed, with what is expected of it."""
+        """Every allowed configuration, with what is expected of it."""
 
     def refinements(self, winner: Settings) -> Sequence[Settings]:
-        """Small changes of a configuration that only the real server can judge."""
+        """Small changes of a configuration that only the real server can evaluate."""
 
     def thrifty(self, winner: Settings) -> Sequence[Settings]:
-        """Changes of a configuration that should take less of the machine, and be as quick."""
+        """Changes of a configuration that should need fewer resources and be as fast."""
 
     def steps(self, winner: Settings) -> Sequence[Settings]:
-        """The baseline with the winner's settings of the rungs, one rung more in each."""
+        """The baseline with the winner's settings, one more rung of them in each step."""
 
     def without(self, winner: Settings, rung: str) -> Settings:
         """The winner with the baseline's settings of one rung."""
 
     def rows_of(self, settings: Settings) -> RowsDecision:
-        """What was decided of the rows with these settings."""
+        """Whether rows are independent with these settings."""
 
     def take(self, outcome: TuneOutcome) -> None:
         """Keep the files that the outcome's settings need."""
@@ -68,8 +68,8 @@ class Search:
     """One tune.
 
     Args:
-        session: what its phases share.
-        space: what there is to choose from.
+        session: the state that its phases share.
+        space: the configurations to choose from.
     """
 
     def __init__(self, session: TuneSession, space: Space) -> None:
@@ -78,11 +78,11 @@ class Search:
         self._selection = Selection(session, space)
 
     def run(self) -> TuneOutcome:
-        """Search, then verify; Ctrl-C at any time ends with the best so far, unverified.
+        """Search, then verify; Ctrl-C ends the tune with the best settings so far, unverified.
 
         Raises:
-            UsageError: the rate is far more than any configuration carries.
-            TailcutError: the baseline itself cannot be served.
+            UsageError: the rate is far more than any configuration is expected to sustain.
+            TailcutError: the baseline cannot be served.
         """
         session, space, outcome, plan = self._session, self._space, self._session.outcome, self._session.plan
         try:
@@ -102,7 +102,7 @@ class Search:
             plan.phase_ended("measuring the rungs", time.monotonic(), plan.rungs_until)
             prove(session)
             plan.phase_ended("the verification", time.monotonic(), plan.end)
-            self._note_rows()  # of other settings, where the server of these did not start again
+            self._note_rows()  # the verification may have taken other settings
         except KeyboardInterrupt:
             outcome.interrupted = True
         finally:
@@ -119,7 +119,7 @@ class Search:
         return outcome
 
     def _note_rows(self) -> None:
-        with contextlib.suppress(TailcutError):  # a server that ended: the verification tries it again
+        with contextlib.suppress(TailcutError):  # the server exited: the verification tries it again
             self._session.outcome.rows = self._space.rows_of(self._session.outcome.settings)
 
 
@@ -131,7 +131,7 @@ def tune_model(wanted: TuneRequest, tell: Callable[[Event], None]) -> TuneOutcom
         tell: called with each event, on the same thread.
 
     Raises:
-        TailcutError: the model cannot be opened, refuses a request of the data, or its baseline cannot be served.
+        TailcutError: the model cannot be opened, rejects a request of the data, or its baseline cannot be served.
     """
     session = open_session(wanted, tell)
     return Search(session, ModelSpace(session)).run()

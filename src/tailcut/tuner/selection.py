@@ -1,8 +1,8 @@
-"""The race on the real server: which configurations run, which of them wins, and which small changes stay.
+"""The race on the real server: which configurations run, which of them wins, and which small changes are kept.
 
-A thin shell. Which configurations race stands in `finalists`, which of them answer rightly in `entry`, how the winner
-is found in `racing` and `heats`, and which of equals is chosen in `tie_break`. The best estimate wins: where nothing
-was significant, the baseline does not win by that.
+A thin shell. Which configurations race is decided in `finalists`, which of them answer correctly in `entry`, which one
+wins in `racing` and `heats`, and which of equals is chosen in `tie_break`. The best estimate wins: a lack of
+significance does not favour the baseline.
 """
 
 import time
@@ -24,26 +24,26 @@ from tailcut.tuner.session import TuneSession
 from tailcut.tuner.tie_break import choose
 
 _EXHAUSTIVE = 96  # configurations at most
-_MOST_REFILLS = 3  # times that the next best take the place of those that answer wrongly
-_ENDED = "its server ended under load"
-_GROUP = 9  # on servers at a time: eight finalists, and the settings of a profile that is checked again
+_MOST_REFILLS = 3  # how often the next best may replace those that answer wrongly
+_ENDED = "its server exited under load"
+_GROUP = 9  # servers at a time: eight finalists, and the settings of a profile to re-check
 
 
 class Refining(Protocol):
-    """What there is to choose from, as far as the race is concerned."""
+    """The configurations to choose from, as far as the race needs them."""
 
     @property
     def anyway(self) -> Sequence[Settings]:
-        """What races whatever is expected of it."""
+        """Settings that race whatever is expected of them."""
 
     def kinds(self, settings: Settings) -> list[tuple[object, int]]:
-        """Which finalists are alike, and how many of them may race."""
+        """The groups of similar finalists that settings belong to, and how many of each may race."""
 
     def refinements(self, winner: Settings) -> Sequence[Settings]:
-        """Small changes of a configuration that only the real server can judge."""
+        """Small changes of a configuration that only the real server can evaluate."""
 
     def thrifty(self, winner: Settings) -> Sequence[Settings]:
-        """Changes of a configuration that should take less of the machine, and be as quick."""
+        """Changes of a configuration that should need fewer resources and be as fast."""
 
 
 class Selection:
@@ -53,10 +53,10 @@ class Selection:
         self._session = session
         self._space = space
         self._entry = Entry(session, space.kinds)
-        self._costs = ""  # of the change that was judged last, in words
+        self._costs = ""  # what the last change costs in start-up time and memory, for a message
 
     def chosen(self, predicted: Sequence[PredictedConfiguration]) -> list[Settings]:
-        """The finalists, as many as there is time to start; all of a small space where that is asked for."""
+        """The finalists, as many as there is time to start; with --exhaustive all of a small space."""
         session, objective = self._session, self._session.outcome.objective
         if session.wanted.exhaustive:
             chosen = sorted(predicted, key=objective.rank, reverse=True)[:_EXHAUSTIVE]
@@ -72,12 +72,12 @@ class Selection:
             objective, self._best_rate(chosen), session.outcome.capacity, session.plan.block_s
         )
         if objective.kind == "throughput":
-            session.outcome.clients = load.clients[-1]  # what was raced is what is verified
+            session.outcome.clients = load.clients[-1]  # verify with the load of the race
         return settings
 
     def _announce(self, count: int, of: int) -> None:
         session, plan = self._session, self._session.plan
-        cut = f" (the best by simulation of {of:,})" if count < of else ""
+        cut = f" (of {of:,}, the best by simulation)" if count < of else ""
         takes_s = count * (session.servers.start_s + plan.check_s + 2 * plan.refinement_s)
         words = f"in groups of {_GROUP}: about {takes_s:,.0f} s, whatever --budget says"
         session.tell(Phase(f"racing {count} configurations{cut}, {words}"))
@@ -89,9 +89,9 @@ class Selection:
         return max(map(self._session.outcome.objective.rank, chosen), default=0.0)
 
     def race(self, chosen: Sequence[Settings]) -> Settings:
-        """The best estimate on the real server, of the configurations whose answers are right.
+        """The configuration with the best estimate on the real server, of those whose answers are right.
 
-        Where none of them is right the next best race, a few times and while there is time; then the baseline is kept.
+        If none of them is right, the next best race, a few times and while there is time; then the baseline is kept.
         """
         session = self._session
         why = "nor do the next best"
@@ -109,7 +109,7 @@ class Selection:
         return session.with_wire(session.plain_wire)
 
     def _raced(self, chosen: Sequence[Settings]) -> Settings | None:
-        """The best of these; None where none answers rightly."""
+        """The best of these; None if none of them answers correctly."""
         groups = [chosen[start : start + _GROUP] for start in range(0, len(chosen), _GROUP)]
         winners: list[Settings] = []
         for group in groups:
@@ -123,7 +123,7 @@ class Selection:
         return None
 
     def _lead_with(self, settings: Settings | None) -> None:
-        """The leader was refused: the next one takes its place, which answered some questions rightly; or none does."""
+        """Replace a rejected leader by the next one, which has answered some requests correctly, or by none."""
         session, outcome = self._session, self._session.outcome
         outcome.race_winner, outcome.tie_break = settings, None
         previous = session.wanted.previous_settings
@@ -131,11 +131,14 @@ class Selection:
         outcome.settings = settings or in_use or session.with_wire(session.plain_wire)
 
     def _race_group(self, group: Sequence[Settings], *, alone: bool) -> list[Settings]:
-        """Race configurations that all run at the same time; the best first, none of those that answer wrongly.
+        """Race configurations whose servers all run at the same time.
 
         Args:
-            group: of configurations.
-            alone: its best is the best of all; else it has to lead over the best of the groups before.
+            group: configurations.
+            alone: whether this is the only group; if not, its best has to beat the best of the groups before.
+
+        Returns:
+            Those that answer correctly, the best first.
         """
         session, outcome = self._session, self._session.outcome
         entrants = self._entry.enter(group)
@@ -149,7 +152,7 @@ class Selection:
             return []
         previous = session.wanted.previous_settings
         if outcome.race_winner is None and (previous is None or previous in session.refused):
-            outcome.settings = entrants[0].settings  # the best by simulation that answers rightly, should the user stop
+            outcome.settings = entrants[0].settings  # should the user stop: the best by simulation that is right
             session.tell(Best(session.describe(outcome.settings), "as expected"))
         outcome.contested = True
         until, fewest = session.plan.race_ends(time.monotonic()), FEWEST_HEATS
@@ -179,7 +182,7 @@ class Selection:
         return [entrants[number].settings for number in order]
 
     def _leads(self, settings: Settings) -> bool:
-        """Whether the best of a group leads over the groups before; settings in use do within 5 % of it."""
+        """Whether the best of a group beats the groups before; for settings in use, within 5 % of them suffices."""
         outcome, in_use = self._session.outcome, self._session.wanted.previous_settings
         if outcome.race_winner is None:
             return True
@@ -189,7 +192,7 @@ class Selection:
         return (1 - NEAR if outcome.race_winner == in_use else 1) * score > best
 
     def _recorded(self, heats: Heats, entrants: Sequence[RaceEntrant], best: int) -> bool:
-        """Record what the entrants scored, or that their servers ended; whether one is left."""
+        """Record the entrants' scores, or that their servers exited; whether one is left."""
         session, outcome = self._session, self._session.outcome
         gone = [number for number, entrant in enumerate(entrants) if session.servers.has_ended(entrant.settings)]
         for number, entrant in enumerate(heats.entrants):
@@ -207,7 +210,7 @@ class Selection:
         return len(gone) < len(entrants)
 
     def _heats(self, entrants: Sequence[RaceEntrant], until: float, fewest: int = FEWEST_HEATS) -> Heats:
-        """Race; those whose server has ended are out, as if they had answered nothing."""
+        """Race; entrants whose server has exited are eliminated, as if they had answered nothing."""
         heats = self._session.racing.heats(entrants, until, fewest)
         for number, entrant in enumerate(entrants):
             if self._session.servers.has_ended(entrant.settings):
@@ -215,22 +218,22 @@ class Selection:
         return heats
 
     def _in_time(self, entrants: list[RaceEntrant], until: float) -> tuple[list[RaceEntrant], int]:
-        """Those that there is time to race, the best by simulation and what is checked again; and how many heats."""
+        """The entrants that there is time to race, those with the settings in use included; and how many heats."""
         session = self._session
-        # The rungs of what is so slow are not measured: a race may have their time.
+        # The rungs of a model this slow are not measured: the race may have their time.
         count, fewest = session.racing.in_time(len(entrants), until, max(until, session.plan.rungs_until))
         kept = entrants[:count]
         kept += [entrant for entrant in entrants[count:] if entrant.settings == session.wanted.previous_settings]
         if len(kept) < len(entrants):
-            session.tell(Phase(f"{len(kept)} of {len(entrants)} finalists race: a heat of all takes too long"))
+            session.tell(Phase(f"{len(kept)} of {len(entrants)} finalists race: a heat of all of them takes too long"))
         return kept, fewest
 
     def _as_expected(self, entrants: Sequence[RaceEntrant]) -> list[Settings]:
-        """Without a race: settings in use stay, or else the best by simulation wins of those that answer rightly."""
+        """Choose without a race: the settings in use, or else the best by simulation of those that answer correctly."""
         session, outcome = self._session, self._session.outcome
         in_use = session.wanted.previous_settings
         order = sorted((entrant.settings for entrant in entrants), key=lambda settings: settings != in_use)
-        words = f"a heat takes {session.racing.heat_s(len(entrants)):,.0f} s, and the budget has less"
+        words = f"a heat takes {session.racing.heat_s(len(entrants)):,.0f} s, more than is left of the budget"
         kept = "keeping the settings in use" if order[0] == in_use else "taking the best by simulation"
         session.tell(Phase(f"no race: {words}: {kept}"))
         for settings in order[1:]:
@@ -241,14 +244,14 @@ class Selection:
         return order
 
     def _best(self, heats: Heats, entrants: Sequence[RaceEntrant]) -> int:
-        """The leader, or of those that are equal the one that is chosen among equals."""
+        """The index of the leader, or if several are equal to it, of the one chosen by `tie_break`."""
         session = self._session
         near = heats.near(NEAR)
         session.outcome.tie_break = None
-        for number, entrant in enumerate(entrants):  # settings in use are not replaced by others that are equal
+        for number, entrant in enumerate(entrants):  # settings in use are not replaced by equal ones
             if entrant.settings == session.wanted.previous_settings and heats.is_near(number, NEAR):
                 return number
-        # As many as there is time to compare, the best of them.
+        # Compare as many as there is time for, the best first.
         best_first = sorted(near, key=lambda number: -heats.entrants[number].estimate)
         near = best_first[: max(2, int(session.plan.usage_s / usage_s(session.outcome.rate)))]
         if len(near) == 1:
@@ -260,19 +263,19 @@ class Selection:
         best = near[choice.index]
         session.outcome.tie_break = TieBreak(entrants[best].settings, choice.reason, equals)
         words = session.describe(entrants[best].settings)
-        session.tell(Phase(f"{len(near)} are equal: {words}: {choice.reason}"))
+        session.tell(Phase(f"{len(near)} configurations are equal; chosen: {words}: {choice.reason}"))
         return best
 
     def refine(self, winner: Settings) -> Settings:
-        """Small changes of the winner, each judged beside it on servers; those that look better stay.
+        """Try small changes of the winner, each against it on servers, and keep those that look better.
 
-        Settings in use are not replaced by equal ones that take less of the machine.
+        Settings in use are not replaced by equal ones that need fewer resources.
         """
         in_use = winner == self._session.wanted.previous_settings
         return self._refined(winner if in_use else self._thrifty(winner))
 
     def _thrifty(self, winner: Settings) -> Settings:
-        """The winner, or what is as quick and takes clearly less of the machine."""
+        """The winner, or settings that are as fast and need clearly fewer resources."""
         for candidate in self._space.thrifty(winner):
             counting_s = 2 * usage_s(self._session.outcome.rate)
             if candidate in self._session.outcome.raced or not self._has_time(counting_s):
@@ -282,7 +285,7 @@ class Selection:
         return winner
 
     def _saves(self, candidate: Settings, winner: Settings) -> bool:
-        """Whether a candidate is equal to the winner within the noise, and chosen among the two."""
+        """Whether a candidate is equal to the winner within the noise, and chosen of the two by `tie_break`."""
         session = self._session
         try:
             entrants = [RaceEntrant(settings, session.servers.arm(settings)) for settings in (winner, candidate)]
@@ -297,7 +300,7 @@ class Selection:
             if saves:
                 words = f"kept: {choice.reason}"
                 pairs = zip(entrants, usages, strict=True)
-                equals = tuple(Equal(prediction.settings, *usage.figures) for prediction, usage in pairs)
+                equals = tuple(Equal(entrant.settings, *usage.figures) for entrant, usage in pairs)
                 session.outcome.tie_break = TieBreak(candidate, choice.reason, equals)
         session.tell(Phase(f"{candidate.describe(winner)}: {words}"))
         session.servers.keep(session.base, candidate if saves else winner)
@@ -306,7 +309,7 @@ class Selection:
     def _answers_rightly(self, settings: Settings) -> bool:
         try:
             return self._session.check(settings, self._session.plan.check_s).right
-        except TailcutError:  # its server has ended
+        except TailcutError:  # its server has exited
             return False
 
     def _has_time(self, more_s: float = 0.0) -> bool:
@@ -328,16 +331,21 @@ class Selection:
         return winner
 
     def is_better(self, candidate: Settings, winner: Settings, least: float = 1.0) -> bool:
-        """Whether a candidate leads over the winner so far, and answers rightly; the other server is stopped.
+        """Whether a candidate beats the winner so far and answers correctly; the other one's server is stopped.
 
-        Settings in use are led over only by what is more than 5 % better.
+        To beat settings in use, a candidate has to be more than 5 % better.
+
+        Args:
+            candidate: the settings to try.
+            winner: the settings to beat.
+            least: the least ratio of the scores.
         """
         session, plan = self._session, self._session.plan
         if winner == session.wanted.previous_settings:
             least = max(least, 1 / (1 - NEAR))
         self._costs = ""
         if time.monotonic() + FEWEST_HEATS * session.racing.heat_s(2) > max(plan.refine_until, plan.rungs_until):
-            return False  # a slow model: fewer heats, or shorter ones, would tell nothing
+            return False  # a slow model: fewer or shorter heats would show nothing
         try:
             entrants = [RaceEntrant(settings, session.servers.arm(settings)) for settings in (winner, candidate)]
         except TailcutError:

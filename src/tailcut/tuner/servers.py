@@ -1,7 +1,7 @@
-"""The servers that a tune has running, one for each configuration: what is claimed comes from executed ones.
+"""The running servers of a tune, one for each configuration.
 
-Those of the verification are executed as a user's is. Those before them, of which there are many, are forked, which
-leaves out the imports (docs/decisions/068-servers-of-a-tune-are-forked.md).
+Servers of the verification are started as a user's are, as new processes (fork and exec). All earlier ones, which are
+many, are only forked, which saves the imports (docs/decisions/068-servers-of-a-tune-are-forked.md).
 """
 
 import os
@@ -33,21 +33,21 @@ from tailcut.tuner.pixels import as_pixels
 from tailcut.tuner.space import changed
 
 _PAYLOADS, _MIXED_PAYLOADS = 32, 64  # distinct requests sent in turn: of one shape, and of several
-_FEWEST, _FEWEST_MIXED = 4, 8  # of large ones: encoding them takes about 15 ms for each MB of JSON
+_FEWEST, _FEWEST_MIXED = 4, 8  # if they are large: encoding takes about 15 ms per MB of JSON
 _PAYLOAD_BYTES = 128 << 20  # of all, as JSON
-_FILLED = 0.8  # of the free memory, by servers
+_FILLED = 0.8  # of the free memory may be used by servers
 
 
 class TrialServers:
-    """Started when they are first wanted, and stopped when they are not.
+    """Servers by their settings, started on first use.
 
     Args:
         model: a model file.
         spec: its signature.
         requests: what clients send.
         samples: kinds of requests in the data, with which servers warm up.
-        base: what every profile has but for its settings: that of a pipeline as it is written, or of one to compare.
-        cpus: that they run on; None for all that this process may use.
+        base: the profile whose settings are replaced: a pipeline's, or one to compare; None for one of the model.
+        cpus: the CPUs that servers run on; None for all that this process may use.
     """
 
     def __init__(  # noqa: PLR0913  what a profile and its clients are
@@ -65,18 +65,18 @@ class TrialServers:
         self._base = base
         self._model = model
         self._spec = spec
-        self.requests = sent_in_turn(requests)  # that are sent
+        self.requests = sent_in_turn(requests)
         self._running: dict[Settings, ServedProfile] = {}
-        self._launched: set[Settings] = set()  # of these, those that were not waited for yet
+        self._launched: set[Settings] = set()  # those of `_running` that were not waited for yet
         self._forks = True
-        self._modules: tuple[str, ...] = ()  # that the last one to be started imports
+        self._modules: tuple[str, ...] = ()  # imported by the server that was started last
         self._started, self._waited_s = 0, 0.0
         self._begun: dict[Settings, float] = {}
-        self._took_s: dict[Settings, float] = {}  # to start, others beside it or not
-        self.copies: Mapping[str, Path] = {}  # for precision int8_static, by engine
-        self.converted: Path | None = None  # a program as ONNX
+        self._took_s: dict[Settings, float] = {}  # until ready, whether or not others started meanwhile
+        self.copies: Mapping[str, Path] = {}  # of the model for precision int8_static, by engine
+        self.converted: Path | None = None  # the ONNX copy of a PyTorch program
         self._payloads: dict[tuple[Wire, U8Input | None, str], list[Payload]] = {}
-        # Regions are a server's own, and one server may be asked by several ways.
+        # A region belongs to one server, which may be sent requests with several encodings and sockets.
         self._shared: dict[tuple[Settings, U8Input | None, str], tuple[SharedLoad, list[Payload]]] = {}
 
     def of(self, settings: Settings) -> ServedProfile:
@@ -102,7 +102,7 @@ class TrialServers:
         return server
 
     def launch(self, *settings: Settings) -> None:
-        """Have servers start while something else is done, anew where one has ended; `of` waits for them."""
+        """Start servers without waiting for them, which `of` does; one that has exited is started anew."""
         for key in map(_key, settings):
             if self.has_ended(key):
                 self._stop(key)
@@ -115,28 +115,28 @@ class TrialServers:
                 self._launched.add(key)
 
     def has_ended(self, settings: Settings) -> bool:
-        """Whether a server was ready and is gone, as where the kernel killed it for its memory."""
+        """Whether a server has exited after it was ready, for example killed by the kernel for its memory."""
         key = _key(settings)
         return key in self._running and key not in self._launched and self._running[key].ended
 
     def execute(self) -> None:
-        """Have servers be executed from now on, and stop those that were forked."""
+        """Start servers as new processes from now on, and stop those that were only forked."""
         self._forks = False
         self.keep(*(key for key, server in self._running.items() if not server.is_forked))
 
     def executing_s(self, count: int) -> float:
-        """How long it takes to execute this many at a time; 0 before the first start."""
+        """Seconds to start this many servers as new processes at the same time; 0 before the first start."""
         if not self._started:
             return 0.0
         return (self.start_s + imported_s(self._modules)) * max(1.0, count / usable_cpus())
 
     @property
     def start_s(self) -> float:
-        """How long a start was waited for on average; 0 before the first."""
+        """The mean seconds that a start was waited for; 0 before the first start."""
         return self._waited_s / max(1, self._started)
 
     def compared(self, settings: Settings, other: Settings) -> str:
-        """How long each took to start, and what memory it has: both are running; nothing where that cannot be read."""
+        """A message with the start-up time and peak memory of two running servers; empty if these cannot be read."""
         words = []
         for key in map(_key, (settings, other)):
             pid = self._running[key].pid
@@ -144,7 +144,7 @@ class TrialServers:
             if memory is None or key not in self._took_s:
                 return ""
             words.append(f"{self._took_s[key]:.1f} s to start and {memory / 1e6:,.0f} MB")
-        return f" ({words[0]}; before it {words[1]})"
+        return f" ({words[0]}; before {words[1]})"
 
     def count_new(self, settings: Iterable[Settings]) -> int:
         """How many of these have no server yet."""
@@ -164,13 +164,13 @@ class TrialServers:
         return profile if copy is None else profile.with_copy(copy, settings)
 
     def copy_of(self, engine: EngineOptions) -> Path | None:
-        """The copy of the model that an engine runs; None where it runs the model itself."""
+        """The copy of the model that an engine loads; None if it loads the model itself."""
         if engine.precision == "int8_static":
             return self.copies.get(engine.name)
         return self.converted if engine.name in ENGINES_OF[FileKind.ONNX] else None
 
     def payloads(self, target: LoadTarget, settings: Settings) -> list[Payload]:
-        """What a server of these settings is sent; encoded once for all of them, whose addresses no server looks at."""
+        """The requests for a server of these settings; encoded once for all servers, which ignore the `Host` header."""
         wire, fold = settings.io.wire, settings.engine.u8_input
         key = (encoded(wire), fold, settings.io.socket)
         if key not in self._payloads:
@@ -180,12 +180,16 @@ class TrialServers:
         return self._payloads[key]
 
     def arm(self, settings: Settings, asked: IoSettings | None = None) -> Arm:
-        """The server of these settings with what is sent to it: as they say, or as `asked` does.
+        """The server of these settings with the requests for it.
+
+        Args:
+            settings: of the server.
+            asked: the encoding and socket to use; None for those of `settings`.
 
         Raises:
-            ServeError: it does not start.
+            ServeError: the server does not start.
             CapacityError: shared memory has no room for the requests.
-            TailcutError: it answers otherwise over shared memory than over the wire.
+            TailcutError: answers in shared memory differ from those in response bodies.
         """
         server = self.of(settings)
         running = _key(settings)
@@ -209,13 +213,13 @@ class TrialServers:
         return self.requests if fold is None else [as_pixels(fold, self._spec, request) for request in self.requests]
 
     def keep(self, *settings: Settings) -> None:
-        """Stop all others."""
+        """Stop all servers except those of these settings."""
         keys = {_key(setting) for setting in settings}
         for key in [key for key in self._running if key not in keys]:
             self._stop(key)
 
     def stop(self, settings: Settings, but: Iterable[Settings]) -> None:
-        """Stop the server of these settings, unless it runs for some of those too."""
+        """Stop the server of these settings, unless some settings of `but` use it as well."""
         key = _key(settings)
         if key in self._running and key not in set(map(_key, but)):
             self._stop(key)
@@ -228,9 +232,9 @@ class TrialServers:
 
 
 def sent_in_turn(requests: Sequence[Mapping[str, np.ndarray]]) -> list[Mapping[str, np.ndarray]]:
-    """Distinct requests of all parts of the data, fewer where they are large.
+    """Distinct requests from all parts of the data; the larger they are, the fewer.
 
-    Those of several shapes are shuffled: a block may send only some.
+    If they differ in shape, they are shuffled, because a block may send only some of them.
     """
     mixed = len({tuple(array.shape for array in request.values()) for request in requests}) > 1
     fewest, most = (_FEWEST_MIXED, _MIXED_PAYLOADS) if mixed else (_FEWEST, _PAYLOADS)
@@ -243,14 +247,14 @@ def sent_in_turn(requests: Sequence[Mapping[str, np.ndarray]]) -> list[Mapping[s
 
 
 def confined_to(cpus: int | None) -> tuple[int, ...] | None:
-    """The CPUs that servers run on which may use this many of those that this process may; None for all."""
+    """The CPUs for servers that may use `cpus` of those that this process may use; None for all."""
     if cpus is None or cpus >= usable_cpus() or not hasattr(os, "sched_setaffinity"):
         return None
     return tuple(sorted(affinity_mask())[:cpus])
 
 
 def room_beside(pids: Iterable[int | None], most: int) -> int:
-    """How many more servers there is memory for, each of the size of the largest of these, at most this many."""
+    """How many more servers there is memory for, each as large as the largest of these; at most `most`."""
     sizes = [size for pid in pids if pid is not None and (size := peak_bytes(pid)) is not None]
     free = free_bytes()
     if not sizes or free is None:

@@ -1,4 +1,4 @@
-"""What a profile keeps of the measurements that the simulation takes: service times by batch size, and the way in.
+"""The measurements for the simulation that a profile keeps: service times by batch size, and the overhead of a request.
 
 `tailcut tune` writes it as `[evidence.service]`, from the lines of its journal.
 """
@@ -20,7 +20,7 @@ from tailcut.tuner.engine_estimate import QUANTILES
 from tailcut.tuner.journal import lines_of
 from tailcut.tuner.simulate import Configuration, ServiceTimes, WayIn
 
-# Settings of an engine that a tune changes after it has measured the engine by itself: they change its times little.
+# Settings of an engine that a tune changes only after measuring the engine in process; they affect its times little.
 _REFINED = {"arena", "prepack", "layout", "spinning", "spin_us", "pinning"}
 _EXACT, _ALIKE = 2, 1
 
@@ -30,13 +30,17 @@ class MeasuredService(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
     sizes: tuple[int, ...]  # rows of a batch, ascending from 1
     quantiles_us: tuple[tuple[float, ...], ...]  # of each size, equally likely
-    threads: int  # that a batch keeps busy
-    cores: float  # of the machine that they were measured on
-    exact: bool = True  # false: measured before the last changes of the engine's settings
-    way_in: dict[str, int]  # fields of `WayIn`, ns
+    threads: int  # kept busy by a batch
+    cores: float  # that the tune could use
+    exact: bool = True  # False: measured before the last changes of the engine's settings
+    way_in: dict[str, int]  # fields of `WayIn`, in ns
 
     def __post_init__(self) -> None:
-        """Check what the simulation relies on."""
+        """Check what the simulation relies on.
+
+        Raises:
+            ValueError: the values are not such as a tune writes.
+        """
         known = WayIn.__dataclass_fields__
         numbers = [value for row in self.quantiles_us for value in row]
         counts = {len(row) for row in self.quantiles_us}
@@ -52,10 +56,10 @@ class MeasuredService(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
             and set(self.way_in) <= set(known)
             and all(0 <= value < 1 << 60 for value in self.way_in.values())
         ):
-            raise ValueError("the service times or the costs of the way in are not those that a tune writes")
+            raise ValueError("the service times or request overheads are not such as a tune writes")
 
     def configuration(self, settings: Settings, cores: float | None = None) -> Configuration:
-        """The configuration for the simulation, with the settings of the profile, and on this many cores."""
+        """The configuration for the simulation, with a profile's settings; `cores` None: those of the measurement."""
         batching = settings.batching
         way = WayIn(**{name: self.way_in.get(name, 0) for name in WayIn.__dataclass_fields__})
         return Configuration(
@@ -71,14 +75,12 @@ class MeasuredService(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
 
 def service_evidence(journal: Path, profile: Profile, cpus: int | None) -> dict[str, Any]:
-    """What the evidence of a new profile has of the journal's measurements; nothing where it has none of them.
-
-    A pipeline's steps have measurements of another kind.
+    """The journal's measurements as evidence for a new profile; empty if the journal has none, and for a pipeline.
 
     Args:
         journal: the file.
-        profile: that is to be written.
-        cpus: that the tune was allowed; None: all that this process may use.
+        profile: the profile to write.
+        cpus: number of CPUs that the tune was allowed; None for all that this process may use.
     """
     if profile.is_of_pipeline:
         return {}
@@ -88,12 +90,12 @@ def service_evidence(journal: Path, profile: Profile, cpus: int | None) -> dict[
 
 
 def measured_service(lines: Sequence[Mapping[str, Any]], settings: Settings, cores: float) -> MeasuredService | None:
-    """The latest measurements of these settings; None where a journal has none.
+    """The latest measurements of these settings; None if the journal has none.
 
     Args:
         lines: of the model in a journal, the latest last.
         settings: of its profile.
-        cores: that the tune could use.
+        cores: number of cores that the tune could use.
     """
     estimate, likeness = _estimate(lines, settings.engine)
     way = _way(lines, settings)
@@ -114,7 +116,7 @@ def measured_service(lines: Sequence[Mapping[str, Any]], settings: Settings, cor
 
 
 def _estimate(lines: Sequence[Mapping[str, Any]], engine: EngineOptions) -> tuple[Mapping[str, Any] | None, int]:
-    """The latest line of this engine configuration, or else of one that differs by a refinement."""
+    """The latest line of this engine configuration, or else of one that differs only by refinements."""
     wanted, estimate, likeness = msgspec.json.decode(msgspec.json.encode(engine)), None, 0
     for line in lines:
         if line["kind"] != "estimate" or line.get("error") or "1" not in (line.get("times_ns") or {}):
@@ -129,13 +131,13 @@ def _estimate(lines: Sequence[Mapping[str, Any]], engine: EngineOptions) -> tupl
 
 
 def _way(lines: Sequence[Mapping[str, Any]], settings: Settings) -> Mapping[str, Any] | None:
-    """The latest way in; adaptive dispatch has that of a worker."""
+    """The latest request overhead; for adaptive dispatch that of a worker."""
     dispatch = "inline" if settings.batching.dispatch == "inline" else "worker"
     ways = [line for line in lines if line["kind"] == "way" and line["settings"]["batching"]["dispatch"] == dispatch]
     return ways[-1] if ways else None
 
 
 def _engine_ns(lines: Sequence[Mapping[str, Any]], engine: str) -> int:
-    """The latest of how much slower the loop is after an engine; 0 where that was not measured."""
+    """The latest value of how much slower the loop is after an engine, in ns; 0 if not measured."""
     slower = [line for line in lines if line["kind"] == "after_engine" and line["settings"]["name"] == engine]
     return int(slower[-1]["slower_ns"]) if slower else 0

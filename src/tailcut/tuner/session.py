@@ -1,4 +1,4 @@
-"""What the phases of one tune share: the facts of the model, its servers, the outcome so far, and where events go."""
+"""The state that the phases of one tune share: the model, its servers, the outcome so far, and the event callback."""
 
 import functools
 import time
@@ -44,14 +44,14 @@ class TuneSession:
         tell: called with each event, on the same thread.
         plan: how the time is spent.
         learned: signature, rows, requests and accuracy gate.
-        base: the baseline's settings, for clients that send JSON, or binary tensors where JSON cannot carry the data.
-        servers: that run.
+        base: the baseline's settings, for clients that send JSON, or binary tensors if JSON cannot represent the data.
+        servers: the running servers.
         journal: where measurements are stored.
         outcome: what is known so far.
-        racing: runs heats by the objective.
-        compared: what the verification measures beside the tuned settings, by name; the baseline first.
-        rejected: what raced and answered wrongly, once for each engine and precision.
-        refused: what answered wrongly, or could not be served.
+        racing: runs heats for the objective.
+        compared: what the verification measures in addition to the tuned settings, by name; the baseline first.
+        rejected: settings that answered wrongly and would be accepted by a looser bound, one per engine and precision.
+        refused: settings that answered wrongly, or could not be served.
     """
 
     wanted: TuneRequest
@@ -69,7 +69,7 @@ class TuneSession:
 
     @property
     def spec(self) -> ModelSpec:
-        """The signature."""
+        """The model's signature."""
         return self.learned.spec
 
     @property
@@ -79,16 +79,16 @@ class TuneSession:
 
     @property
     def gate(self) -> Gate:
-        """That judges answers."""
+        """The accuracy gate."""
         return self.learned.gate
 
     def with_wire(self, wire: Wire) -> Settings:
-        """The baseline for clients with another wire, which its server answers, too."""
+        """The baseline for clients that send another encoding, which its server accepts as well."""
         return changed(self.base, io={"wire": wire})
 
     @property
     def plain_wire(self) -> Wire:
-        """What clients speak that may speak more than JSON, and nothing that depends on the model."""
+        """The encoding that works for every model: binary, unless clients send only JSON."""
         return "json" if self.wanted.wire == "json" else "binary"
 
     def describe(self, settings: Settings) -> str:
@@ -97,40 +97,44 @@ class TuneSession:
 
     @property
     def racing_rung(self) -> str:
-        """The rung that whole configurations are listed under which raced."""
+        """The rung under which the configurations that raced are listed."""
         names = [rung.name for rung in self.outcome.rungs]
         return "parallelism" if "parallelism" in names else names[0]
 
     def candidate(self, rung: str, entry: Candidate, *, kept: bool = False) -> None:
-        """Record a verdict, and tell it."""
+        """Record a candidate in a rung, and report it; the one that is kept is only reported."""
         if not kept:
-            next(entered for entered in self.outcome.rungs if entered.name == rung).candidates.append(entry)
+            next(record for record in self.outcome.rungs if record.name == rung).candidates.append(entry)
         self.tell(CandidateDone(rung, entry))
 
     def reject(self, settings: Settings, reason: str, rung: str = "") -> None:
-        """Record that settings answer wrongly, or cannot be served; by default in the first rung."""
+        """Record that settings answer wrongly or cannot be served, by default in the first rung."""
         self.refused.add(settings)
         entry = Candidate.of(self.describe(settings), CandidateVerdict.REJECTED, reason)
         self.candidate(rung or self.outcome.rungs[0].name, entry)
 
     def check(self, settings: Settings, seconds: float, *, whole: bool = False) -> Accuracy:
-        """Ask a running server questions, as many at a time as it answers in a moment."""
+        """Check the answers of a server, with as many requests in flight as it can answer in the time.
+
+        Raises:
+            ServeError: the server does not start.
+        """
         target, together = self.servers.of(settings).target, self.in_flight(seconds)
         return self.gate.check(target, settings, seconds, together, whole=whole)
 
     def in_flight(self, seconds: float) -> int:
-        """How many questions may be asked at a time."""
+        """How many requests may be in flight during a check of this many seconds."""
         return max(4, int(2 * seconds * self.outcome.capacity)) if self.outcome.capacity else 16
 
     def finalists(self, count: int) -> int:
-        """How many of this number there is time to start."""
+        """How many of this many finalists there is time to start."""
         return self.plan.finalists(time.monotonic(), self.servers.start_s, count)
 
     def allowed(self, predicted: Sequence[PredictedConfiguration]) -> list[PredictedConfiguration]:
-        """The configurations that the user's limits allow; a profile that is checked again is held to them, too.
+        """The configurations that the user's limits allow; a profile to re-check is rejected if it exceeds them.
 
         Raises:
-            UsageError: there is none.
+            UsageError: the limits allow no configuration.
         """
         constraints, previous = self.wanted.constraints, self.wanted.previous_settings
         over = "" if previous is None else over_limits(previous, constraints, predicted, usable_cpus())
@@ -145,18 +149,18 @@ class TuneSession:
 
 
 def plan_of(wanted: TuneRequest) -> TimePlan:
-    """The plan of a tune that begins now, or began when the user called it."""
+    """The plan of a tune that begins now, or began at `wanted.began`."""
     return TimePlan(time.monotonic() if wanted.began is None else wanted.began, wanted.budget_s)
 
 
 def open_session(wanted: TuneRequest, tell: Callable[[Event], None]) -> TuneSession:
-    """Learn what is to be known of a model before anything is measured.
+    """Open a model, and prepare its tune.
 
     Raises:
-        TailcutError: the model cannot be opened, or refuses a request of the data.
+        TailcutError: the model cannot be opened, or rejects a request of the data.
     """
     plan = plan_of(wanted)
-    prepare(SERVER + FAST_PATH)  # what servers import, while the model is learned
+    prepare(SERVER + FAST_PATH)  # import what servers need while the model is opened
     wanted = with_signature(wanted.inherited())
     learned = learn(wanted, plan.answers_s, tell)
     spec, requests = learned.spec, learned.requests
@@ -171,12 +175,12 @@ def open_session(wanted: TuneRequest, tell: Callable[[Event], None]) -> TuneSess
     }
     confined = confined_to(wanted.constraints.cpus)
     if confined is not None:
-        engine["threads"] = len(confined)  # the engine's own choice there; also where the profile is served
+        engine["threads"] = len(confined)  # the engine's own choice on these CPUs; kept in the profile
     servers = TrialServers(wanted.model, spec, requests, samples, cpus=confined)
     beyond_json = not_json(servers.requests)
     wanted = for_clients_of(wanted, beyond_json)
     if beyond_json:
-        tell(Phase(f"{beyond_json}: the baseline is asked in binary"))
+        tell(Phase(f"{beyond_json}: the baseline is sent binary tensors"))
     base = changed(BASELINE, engine=engine, batching=batching, io={"wire": "binary" if beyond_json else "json"})
     return new_session(
         wanted,
@@ -192,7 +196,7 @@ def open_session(wanted: TuneRequest, tell: Callable[[Event], None]) -> TuneSess
 
 
 def _key(wanted: TuneRequest, requests: Sequence[Arrays], confined: tuple[int, ...] | None) -> Key | None:
-    """Of the journal's lines; servers that are kept to fewer CPUs are as on another machine."""
+    """The key of the journal's lines; servers confined to fewer CPUs count as another machine."""
     if wanted.journal is None:
         return None
     key = Key.of(wanted.model, requests, wanted.rows)
@@ -215,9 +219,9 @@ def new_session(  # noqa: PLR0913  the parts that differ between a model and a p
 
     Args:
         wanted, tell, plan, learned, base, servers: as in `TuneSession`.
-        key: of the journal's lines; None where nothing is stored.
-        rungs: names, in order.
-        reference: whether the baseline behind the plain wire is verified, too: not where the baseline has that wire.
+        key: of the journal's lines; None to store nothing.
+        rungs: their names, in order.
+        reference: whether to verify the baseline with `plain_wire` as well; not if the baseline has that wire anyway.
     """
     wanted = replace(wanted, labels=_labels(wanted, learned.spec))
     objective = Objective(wanted.kind, wanted.slo_ms or float("inf"), wanted.rate or 0.0)
@@ -226,7 +230,7 @@ def new_session(  # noqa: PLR0913  the parts that differ between a model and a p
     outcome = TuneOutcome(learned.spec, kept, objective.rate, records, learned.rows, objective, base)
     outcome.random_outputs = learned.gate.random_outputs
     outcome.samples, outcome.previous = servers.samples, wanted.previous_settings
-    warn = functools.cache(lambda words: tell(Phase(words)))  # once, of a file that has the journals of several models
+    warn = functools.cache(lambda words: tell(Phase(words)))  # once, for a file with the journals of several models
     journal = Journal(wanted.journal, key, fresh=wanted.fresh, warn=warn)
     racing = Racing(objective, RaceLoad((1, 16), LEAST_BLOCK_S), outcome.noise, journal)
     session = TuneSession(wanted, tell, plan, learned, base, servers, journal, outcome, racing, {"baseline": base})
@@ -236,7 +240,7 @@ def new_session(  # noqa: PLR0913  the parts that differ between a model and a p
 
 
 def _labels(wanted: TuneRequest, spec: ModelSpec) -> np.ndarray | None:
-    """The labels of the requests: the data's array `labels`, unless the model has an input of that name."""
+    """The labels of the requests: by default the data's array `labels`, unless the model has an input of that name."""
     if wanted.data is None:
         return wanted.labels
     labels = wanted.labels

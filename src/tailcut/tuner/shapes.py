@@ -1,4 +1,4 @@
-"""Which requests share a batch, as far as shapes decide it: those of one shape, or of one bucket. Pure."""
+"""Which requests can share a batch by their shapes: those of the same shape, or of the same bucket. Pure."""
 
 from bisect import bisect_left
 from collections import Counter
@@ -17,15 +17,15 @@ class ShapeMix:
     """The shapes of a model's requests.
 
     Args:
-        shares: of all requests, those of each shape, the most frequent first; they add up to 1.
-        longer: how many times as many elements are computed as requests have, on average: padding is computed, too.
+        shares: the share of the requests that have each shape, the most frequent first; they add up to 1.
+        longer: elements computed, padding included, relative to the elements of the requests.
     """
 
     shares: tuple[float, ...] = (1.0,)
     longer: float = 1.0
 
     def keys(self, count: int, seed: int) -> np.ndarray:
-        """Shapes of this many requests: int64 [count], numbers of `shares`."""
+        """Draw the shapes of `count` requests: int64 [count], indices into `shares`."""
         if len(self.shares) == 1:
             return np.zeros(count, np.int64)
         return np.random.default_rng(seed).choice(len(self.shares), count, p=self.shares).astype(np.int64)
@@ -35,13 +35,13 @@ ALIKE = ShapeMix()
 
 
 def mix_of(requests: Sequence[Mapping[str, np.ndarray]], *, batched: bool) -> ShapeMix:
-    """Of the data's requests as they are."""
+    """The mix of the data's requests without padding; `batched`: the first axis does not count."""
     rows = 1 if batched else 0
     return ShapeMix(_shares(tuple((name, *array.shape[rows:]) for name, array in each.items()) for each in requests))
 
 
 def padded_mix(lengths: Sequence[Lengths], padding: PaddingSettings) -> ShapeMix:
-    """Of requests of these lengths once they are padded; what no bucket is for keeps its own length.
+    """The mix of requests of these lengths with padding; one that fits no bucket keeps its length.
 
     Raises:
         ValueError: there are no lengths.

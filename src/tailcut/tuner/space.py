@@ -1,8 +1,7 @@
-"""The search space: every setting that a tune may turn, with its values, what it needs, and when it helps or hurts.
+"""The search space of a tune: the values of each setting that make sense for one model on one machine. Pure.
 
-The functions list the values that make sense for one model on one machine; `catalogue.py` explains them to
-people. Facts prune before anything runs: no int8 where no operator gains, no layout without convolutions, no strings
-on openvino. Pure.
+The space is pruned by what is known of the model and the machine before anything runs: no int8 if no operator gains, no
+layout without convolutions, no openvino for strings. `catalogue.py` describes all settings to users.
 """
 
 from collections.abc import Iterator
@@ -23,20 +22,20 @@ from tailcut.tuner.devices import device_choices, made_valid
 
 Wire = Literal["json", "binary", "raw", "shared"]
 Socket = Literal["tcp", "unix"]
-BASELINE = Settings()  # what most people run: the engine's defaults, one call a request
+BASELINE = Settings()  # what most people run: the engine's defaults, one call per request
 BATCH_SIZES = (1, 4, 8, 16, 32, 64, 128)
-# Flags of /proc/cpuinfo, one of which a precision needs.
+# Flags of /proc/cpuinfo: a precision needs one of its set.
 BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 INT8_FLAGS = frozenset({"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"})  # that multiply int8 quickly
 F16_FLAGS = frozenset({"avx512_fp16", "amx_fp16", "asimdhp"})
-_DELAYS = (0.5, 1.0)  # of what one row takes; the best fixed delays of benchmarks/batching.py lie about there
-_LEAST_DELAY_US = 20.0  # waking a thread takes longer than a shorter one
+_DELAYS = (0.5, 1.0)  # of the time of one row; near the best fixed delays of benchmarks/batching.py
+_LEAST_DELAY_US = 20.0  # shorter delays are below the time to wake a thread
 _MOST_BUCKETS = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Wiring:
-    """How requests travel: what clients send, and the socket that they connect to."""
+    """How requests are sent: the encoding, and the socket that clients connect to."""
 
     wire: Wire
     socket: Socket = "tcp"
@@ -47,31 +46,32 @@ class SpaceFacts:
     """What decides whether a value makes sense.
 
     Args:
-        spec: the model's signature, its rows decided.
-        usable_cpus, hardware_cpus: CPUs that this process may use, and that there are.
+        spec: the model's signature, which says whether rows are independent.
+        usable_cpus, hardware_cpus: number of CPUs that this process may use, and of all.
         isa: flags of the processor.
-        has_quota: whether a quota bounds the CPU time: nothing is pinned then.
-        wire: what clients may speak.
-        places: the free axes of each input beside the batch, and the dimension of each; None where they are too many.
+        has_quota: whether a quota limits the CPU time; if so, nothing is pinned.
+        wire: the encodings that clients may send.
+        places: the free axes of each input other than the batch, with the dimension of each; None if there are too
+            many.
         lengths: of the data's requests, along each dimension.
         quantizable: whether int8 would change any operator.
         copies: engines for which there is a copy in static int8.
         convolutions: whether the graph has any.
         lower_precision: whether less than float32 is allowed: only data can show that answers stay right.
-        u8_input: how clients may send pixels instead of normalised floats, where they may.
-        outputs: those that clients want; empty: all.
+        u8_input: how pixels are normalised, if clients may send pixels instead of floats.
+        outputs: those that clients read; empty for all.
         fixed_dims: dimensions that always have the same size, in all configurations.
         local: whether clients run on the same machine, and may connect to a Unix socket or share memory.
-        wiring: the wire and socket that were measured to be the quickest; None where they have not been measured.
+        wiring: the encoding and socket that were measured to be the fastest; None if not measured yet.
         allocators: that can be loaded in place of the C library's.
-        huge_heap: whether the C library can have huge pages.
-        cores: that this process may use; 1 where a quota limits it.
-        nodes: NUMA nodes among them; 1 where a quota limits it.
-        engines: that compute files of this kind, or a copy of the model.
-        compiler: whether there is what PyTorch compiles programs with, for the CPU or the device.
-        device: where the model is computed; configurations of the CPU are not tried beside those of a device.
-        rows: what every profile says of the rows.
-        signature: of a file that does not say its own.
+        huge_heap: whether the C library's heap can use huge pages.
+        cores: number of cores that this process may use; 1 if there is a quota.
+        nodes: number of NUMA nodes of these cores; 1 if there is a quota.
+        engines: that can compute this file, or a copy of the model.
+        compiler: whether the compilers that PyTorch needs are installed, for the CPU or the device.
+        device: where the model is computed; if it is a CUDA device, no configurations of the CPU are tried.
+        rows: the setting `batching.rows` of every configuration.
+        signature: of a file that has none.
     """
 
     spec: ModelSpec
@@ -103,7 +103,7 @@ class SpaceFacts:
 
 
 def changed(settings: Settings, **sections: dict[str, Any]) -> Settings:
-    """The settings with some values of some sections replaced."""
+    """The settings with some values replaced, given by section: `changed(settings, io={"wire": "json"})`."""
     for name, values in sections.items():
         part = msgspec.structs.replace(getattr(settings, name), **values)
         settings = msgspec.structs.replace(settings, **{name: part})
@@ -111,13 +111,13 @@ def changed(settings: Settings, **sections: dict[str, Any]) -> Settings:
 
 
 def _replaced(struct: Any, field: str, value: Any) -> Any:
-    """The struct with another value at a path of names with dots between."""
+    """The struct with another value at a dotted path of field names."""
     name, _, rest = field.partition(".")
     return msgspec.structs.replace(struct, **{name: _replaced(getattr(struct, name), rest, value) if rest else value})
 
 
 def engine_choices(facts: SpaceFacts) -> list[EngineOptions]:
-    """Engines, precisions, threads and instances: what is measured in process; each kind's first ones come first."""
+    """The engines, precisions, threads and instances to measure in process; the first of every kind come first."""
     if facts.device == "cuda":
         base = EngineOptions(
             name=facts.engines[0],  # type: ignore[arg-type]
@@ -162,7 +162,7 @@ def engine_choices(facts: SpaceFacts) -> list[EngineOptions]:
 
 
 def _torch_choices(facts: SpaceFacts, shapes: list[tuple[int, int]]) -> Iterator[EngineOptions]:
-    """Yield what PyTorch offers; what is compiled takes up to minutes to load, so it is tried with few threads."""
+    """Yield PyTorch configurations; compiled ones, which take up to minutes to load, with few thread counts only."""
     precisions = ["f32"] + (["bf16"] if facts.lower_precision and BF16_FLAGS & facts.isa else [])
     layouts = ["blocked"] + (["channels_last"] if facts.convolutions else [])
     kinds = [
@@ -196,8 +196,8 @@ def batch_sizes(spec: ModelSpec) -> tuple[int, ...]:
 
 
 def copy_engines(facts: SpaceFacts) -> tuple[Form, ...]:
-    """The engines that a copy of the model in static int8 may pay for."""
-    if not (facts.lower_precision and facts.quantizable) or "onnxruntime" not in facts.engines:  # it quantises
+    """The engines for which a copy of the model in static int8 may pay."""
+    if not (facts.lower_precision and facts.quantizable) or "onnxruntime" not in facts.engines:  # which quantises
         return ()
     both = "openvino" in facts.engines and not _has_text(facts)
     return ("onnxruntime", "openvino") if both else ("onnxruntime",)
@@ -208,9 +208,10 @@ def _has_text(facts: SpaceFacts) -> bool:
 
 
 def _thread_shapes(facts: SpaceFacts) -> list[tuple[int, int]]:
-    """Threads and instances that fit into the usable CPUs: one of one, all of one, one of all, and of all but one.
+    """Pairs of threads and instances that fit into the usable CPUs.
 
-    After these, other pairs of powers of two, those that take the most CPUs first.
+    The most promising come first: one thread with one or all instances, all threads but one, and half of them. Pairs of
+    powers of two follow, those that use the most CPUs first.
     """
     cpus = facts.usable_cpus
     shapes = [(1, 1)]
@@ -229,10 +230,12 @@ def _thread_shapes(facts: SpaceFacts) -> list[tuple[int, int]]:
 
 
 def serving_choices(facts: SpaceFacts, engine: EngineOptions, alone_us: float = 0.0) -> Iterator[Settings]:
-    """Ways to serve an engine configuration: dispatch, batch size and delay, rows bound, clients on the quickest wire.
+    """Yield ways to serve an engine configuration: dispatch, batch size, delay and padding, over the fastest wire.
 
     Args:
-        alone_us: what one row takes; delays are shares of it, and none is offered where it is 0.
+        facts: of model and machine.
+        engine: the engine configuration.
+        alone_us: the time of one row; delays are shares of it, and none is offered if it is 0.
     """
     paddings = paddings_of(facts)
     wiring = quickest(facts)
@@ -254,7 +257,7 @@ def serving_choices(facts: SpaceFacts, engine: EngineOptions, alone_us: float = 
 
 
 def wirings(facts: SpaceFacts) -> list[Wiring]:
-    """How requests may travel, the plainest first."""
+    """The encodings and sockets that may be used, the simplest first."""
     raw = facts.wire == "any" and len(facts.spec.inputs) == 1 and facts.spec.fixed_rows
     wire: Wire = "json" if facts.wire == "json" else "raw" if raw else "binary"
     result = [Wiring(wire)]
@@ -266,17 +269,17 @@ def wirings(facts: SpaceFacts) -> list[Wiring]:
 
 
 def quickest(facts: SpaceFacts) -> Wiring:
-    """The measured one; before that, the last that needs no shared memory."""
+    """The fastest encoding and socket; before they are measured, the last that need no shared memory."""
     return facts.wiring or [wiring for wiring in wirings(facts) if wiring.wire != "shared"][-1]
 
 
 def quickest_wire(facts: SpaceFacts) -> Wire:
-    """The wire that costs the server least, of those that clients may speak."""
+    """The encoding that costs the server least, of those that clients may send."""
     return quickest(facts).wire
 
 
 def is_fast(facts: SpaceFacts, wire: Wire) -> bool:
-    """Whether compiled code can serve these clients: rows of one input, or lists of floats in JSON."""
+    """Whether the fast path can serve these clients: fixed rows of one input, or JSON lists of floats."""
     inputs = facts.spec.inputs
     rows = facts.spec.fixed_rows and len(inputs) == 1 and inputs[0].dtype is not DType.BOOL
     floats = any(tensor.dtype in {DType.FP32, DType.FP64} for tensor in inputs)
@@ -284,7 +287,7 @@ def is_fast(facts: SpaceFacts, wire: Wire) -> bool:
 
 
 def paddings_of(facts: SpaceFacts) -> list[PaddingSettings]:
-    """Buckets by powers of two and by the quartiles of the data's lengths; the accuracy gate tells which are right."""
+    """Buckets by powers of two, and by quartiles of the data's lengths; the accuracy gate checks them."""
     if not facts.spec.batched or not facts.places or len(set(facts.lengths)) < 2 or _has_text(facts):
         return []
     inputs = tuple(PaddedInput(name=name, dims=_dims(axes)) for name, axes in facts.places.items())
@@ -297,13 +300,13 @@ def paddings_of(facts: SpaceFacts) -> list[PaddingSettings]:
 
 
 def _dims(axes: tuple[tuple[int, int], ...]) -> tuple[int, ...]:
-    """The dimension of each free axis, from 1; nothing where they are in order."""
+    """The dimension of each free axis, counted from 1; empty if they are in order."""
     dims = tuple(dimension + 1 for _, dimension in axes)
     return () if dims == tuple(range(1, len(dims) + 1)) else dims
 
 
 def _powers(lengths: list[int], dimensions: int) -> tuple[int, ...]:
-    """Powers of two around the lengths; where there are two dimensions, whose buckets multiply, the longest few."""
+    """Powers of two that cover the lengths; with two dimensions, whose buckets multiply, only the longest few."""
     powers = sorted({1 << (length - 1).bit_length() for length in lengths if length})
     return tuple(powers if dimensions == 1 else powers[-_MOST_BUCKETS:])
 
@@ -362,7 +365,7 @@ RUNG_FIELDS: dict[str, tuple[str, ...]] = {
 
 
 def up_to(winner: Settings, rung: str, base: Settings) -> Settings:
-    """The base with the winner's values of this rung and all before it."""
+    """The base with the winner's values of this rung and all rungs before it."""
     settings = base
     for name, fields in RUNG_FIELDS.items():
         settings = with_fields(settings, winner, fields)
@@ -377,7 +380,7 @@ def without(winner: Settings, rung: str, base: Settings) -> Settings:
 
 
 def with_fields(settings: Settings, other: Settings, fields: tuple[str, ...]) -> Settings:
-    """The settings with another's values in some fields; what would be invalid together is made valid."""
+    """The settings with some fields taken from others; combinations that are invalid are corrected."""
     for field in fields:
         settings = _replaced(settings, field, attrgetter(field)(other))
     if settings.batching.dispatch != "worker" and settings.engine.instances != 1:

@@ -1,4 +1,4 @@
-"""What is known of one model before it races together with others."""
+"""The measurements of one model before it races together with others."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -25,14 +25,15 @@ class Survey:
     """What is known of one model before anything races.
 
     Args:
-        spec: its signature, and `rows` what was decided of them.
-        gate: that judges answers.
-        servers: its profiles and requests; the baseline's server runs.
-        baseline: its settings, on the quickest wire that clients may speak.
+        spec: its signature.
+        rows: whether its rows are independent, and why.
+        gate: the accuracy gate.
+        servers: its profiles and requests.
+        baseline: its settings, with the fastest encoding that clients may send.
         capacity: requests per second of the baseline, in a closed loop.
         limit_ms: of its p99: the user's, or the baseline's own.
-        predicted: every configuration that is allowed, with what the simulation expects of it alone.
-        configurations: what the simulation takes, by settings.
+        predicted: every allowed configuration, with what the simulation expects of it without the other models.
+        configurations: the simulation's input, by settings.
     """
 
     spec: ModelSpec
@@ -53,22 +54,22 @@ class Surveyor:
         """Open the model.
 
         Raises:
-            TailcutError: it cannot be opened, or refuses a request of the data.
+            TailcutError: it cannot be opened, or rejects a request of the data.
         """
         self._session = open_session(wanted, tell)
         self._space = ModelSpace(self._session)
-        self._spent_s = 0.0  # of its budget, measuring the baseline
+        self._spent_s = 0.0  # of its budget, on measuring the baseline
 
     def carry(self) -> None:
-        """Measure what the baseline carries.
+        """Measure the baseline's capacity and limit.
 
         Raises:
-            TailcutError: the baseline itself cannot be served.
+            TailcutError: the baseline cannot be served.
         """
         session = self._session
         session.plan = TimePlan(
             time.monotonic(), session.wanted.budget_s
-        )  # others may have been measured since the start
+        )  # other models may have been measured since the start
         carry(session)
         self._spent_s = session.plan.spent_s(time.monotonic())
         session.servers.keep()
@@ -80,11 +81,11 @@ class Surveyor:
 
     @property
     def complete_s(self) -> float:
-        """How long a survey takes that leaves nothing out, once the baseline was measured."""
+        """Seconds of a survey that leaves nothing out, after the baseline was measured."""
         return estimating_s(self._space.size, self.start_s, self._session.outcome.capacity)
 
     def survey(self) -> Survey:
-        """Measure the engines, and simulate; call `close` when the servers are not needed any more."""
+        """Measure the engines, and simulate; call `close` when the servers are no longer needed."""
         session, space = self._session, self._space
         session.plan = TimePlan(time.monotonic() - self._spent_s, session.wanted.budget_s)
         predicted = space.predicted()

@@ -1,9 +1,9 @@
-"""Which of several configurations wins that are equal by the objective: pure.
+"""Which of several configurations that are equal by the objective is chosen. Pure.
 
-In order: the shortest median at one connection; of those whose median is not clearly longer, the one that takes clearly
-less CPU per request; of those that take about as much, the one that holds clearly less memory. Latency comes first,
-because it is what a tune is asked for. CPU comes before memory, because a server that burns it slows down everything
-beside it: threads that spin take a whole core and win nothing that can be measured.
+The criteria, in order: the shortest median latency with one connection; of those whose median is not clearly longer,
+the one that takes clearly less CPU per request; of those that take about as much, the one that holds clearly less
+memory. Latency comes first because it is the purpose of a tune. CPU comes before memory because a server that wastes it
+slows down everything else on the machine: spinning threads occupy a whole core without a measurable gain.
 """
 
 from collections.abc import Sequence
@@ -12,20 +12,20 @@ from dataclasses import dataclass
 from tailcut.errors import InvalidInputError
 from tailcut.stats import Interval, paired_ratio_interval
 
-SAME = 0.05  # medians within it of the shortest are equal
-_UNSURE = 0.15  # likewise where their interval does not tell them apart, and their points are this near
-_CLEARLY = 0.8  # of the CPU time, or of the memory
-_LEAST_BYTES = 32 << 20  # that are worth a choice
+SAME = 0.05  # medians within 5 % of the shortest are equal
+_UNSURE = 0.15  # medians within 15 % are equal if the interval of their ratio includes 1
+_CLEARLY = 0.8  # of the CPU time or memory: less than that is clearly less
+_LEAST_BYTES = 32 << 20  # smaller differences in memory do not count
 
 
 @dataclass(frozen=True, slots=True)
 class MeasuredUsage:
-    """What one configuration was measured to take.
+    """The measured resource usage of one configuration.
 
     Args:
-        alone_ms: medians of a lone connection, one for each round that all were measured in.
-        cpu_us: CPU time per request; None where it is unknown.
-        memory_bytes: that the server held; None where it is unknown.
+        alone_ms: median latencies with one connection, one per round; all configurations are measured in each round.
+        cpu_us: CPU time per request; None if unknown.
+        memory_bytes: the server's peak memory; None if unknown.
     """
 
     alone_ms: tuple[float, ...]
@@ -34,18 +34,18 @@ class MeasuredUsage:
 
     @property
     def median_ms(self) -> float:
-        """Of the rounds."""
+        """The median of `alone_ms`; infinite without a round."""
         return sorted(self.alone_ms)[len(self.alone_ms) // 2] if self.alone_ms else float("inf")
 
     @property
     def figures(self) -> tuple[float, float | None, int | None]:
-        """Median in ms, CPU time in us, and bytes."""
+        """The median in ms, CPU time in us, and memory in bytes."""
         return self.median_ms, self.cpu_us, self.memory_bytes
 
 
 @dataclass(frozen=True, slots=True)
 class TieBreakChoice:
-    """The index of what was chosen, and why."""
+    """The index of the chosen configuration, and the reason."""
 
     index: int
     reason: str
@@ -55,7 +55,7 @@ def choose(usages: Sequence[MeasuredUsage]) -> TieBreakChoice:
     """Choose one of configurations that are equal by the objective, the leader first.
 
     Args:
-        usages: of at least one.
+        usages: of each configuration, at least one.
     """
     if len(usages) == 1:
         return TieBreakChoice(0, "")
@@ -67,7 +67,7 @@ def choose(usages: Sequence[MeasuredUsage]) -> TieBreakChoice:
         second = sorted(usage.median_ms for usage in usages)[1]
         ratio = usages[shortest].median_ms / second if second else 1.0
         return TieBreakChoice(
-            shortest, f"{within}, as {_count(others)}; p50 at one connection x{ratio:.2f} of the next"
+            shortest, f"{within}, as {_count(others)}; p50 with one connection x{ratio:.2f} of the next"
         )
     pool, words = equal, []
     for what, amounts, worth in (
@@ -85,7 +85,7 @@ def choose(usages: Sequence[MeasuredUsage]) -> TieBreakChoice:
 
 
 def _frugal(pool: Sequence[int], amounts: Sequence[float | None], worth: float) -> tuple[list[int], float] | None:
-    """Those that take about the least, and that as a share of the most; None where all are alike or one is unknown."""
+    """Those that take about the least, and the least as a share of the most; None if similar, or if one is unknown."""
     known = {index: amount for index in pool if (amount := amounts[index]) is not None}
     if len(known) < len(pool):
         return None

@@ -1,14 +1,14 @@
-"""The same tail with more traffic: a rate that the tuned server carries, and one that is too much for the baseline.
+"""More traffic with the same tail: a rate that the tuned server sustains, and one that is too much for the baseline.
 
-Both are shown on fresh samples, in short open loops of Poisson arrivals that take turns with the rest of the
-verification. The tuned server begins a third below the rate that it should carry: there a few blocks show enough, and
-what they show stands while the whole rate is tried. The baseline is offered rates above its capacity, each a fifth
-higher than the one before, until its p99 is shown to lie over the limit. What lies between the two rates is a gain that
-the machine's noise did not make: two servers that are alike show none.
+Both are shown on fresh samples, in short open loops of Poisson arrivals that alternate with the rest of the
+verification. The tuned server starts a third below the rate that it should sustain: there a few blocks are enough, and
+their result remains valid while the full rate is tried. The baseline is offered rates above its capacity, each a fifth
+higher than the one before, until its p99 is shown to be over the limit. The difference of the two rates is a gain that
+noise cannot explain: two equal servers show none.
 
-Where the limit is the baseline's own tail, the tuned server is compared with that: with the baseline's blocks at its
-own rate in the same rounds. A p99 that was measured once, a minute before, says little of it on a noisy machine: of
-digits, 18 stretches of two seconds had one of 5 to 104 ms.
+If the limit is the baseline's own tail, the tuned server is compared with the baseline's blocks at its own rate in the
+same rounds. A p99 measured once, a minute before, is unreliable on a noisy machine: 18 runs of two seconds of the model
+digits had p99s of 5 to 104 ms.
 """
 
 import time
@@ -24,35 +24,35 @@ from tailcut.stats.serial import is_above_serially, serial_percentile_interval
 from tailcut.tuner.baseline import Baseline
 from tailcut.tuner.result_records import HighestRate
 
-_ABOVE, _STEP = 1.25, 1.2  # of the baseline's capacity, where its rates begin; and from one to the next
-_DOWN = 0.65  # from one rate of the tuned server to the next
-_LIMITS, _LONGEST_S = 8.0, 1.0  # a block of the baseline lasts this many limits, so that a queue has time to grow
-_TUNED_LIMITS, _TUNED_SHORTEST_S, _TUNED_LONGEST_S = 12.0, 0.4, 1.2  # a few blocks have to see the machine's stalls
+_ABOVE, _STEP = 1.25, 1.2  # the baseline's first rate as a share of its capacity; and factor to the next rate
+_DOWN = 0.65  # factor from one rate of the tuned server to the next
+_LIMITS, _LONGEST_S = 8.0, 1.0  # a block of the baseline lasts this many times the limit, so that a queue can grow
+_TUNED_LIMITS, _TUNED_SHORTEST_S, _TUNED_LONGEST_S = 12.0, 0.4, 1.2  # long enough to include the machine's stalls
 _SHORTEST_S = 0.3
 _BASELINE_SAMPLES = 40  # of one block of the baseline, at least
-_LOOK = 4  # blocks of the tuned server at a rate, after which it is asked whether they show enough
-_LOOKS = 4  # of all rates: they share the probability of an error
+_LOOK = 4  # blocks of the tuned server at a rate, after which they are tested
+_LOOKS = 4  # tests at all rates, which share the probability of an error
 _CONFIDENCE = 1 - 0.01 / _LOOKS
-_HOPEFUL = 0.8  # of the baseline's p99: more blocks will show that it is shorter
-_BASELINE_BLOCKS, _TUNED_BLOCKS = 5, 2 * _LOOK  # that are expected: one rate that is missed, and one that is shown
-_DRAINED, _WARMED_S = 1.25, 0.1  # what a block takes: an overloaded one drains, and each has a warm-up
-_SPARE = 3.0  # times the samples that the p99 needs: some of them waited together
+_HOPEFUL = 0.8  # of the baseline's p99: below it, more blocks are likely to prove that the p99 is shorter
+_BASELINE_BLOCKS, _TUNED_BLOCKS = 5, 2 * _LOOK  # expected number: one rate that is missed, and one that is shown
+_DRAINED, _WARMED_S = 1.25, 0.1  # time of a block: factor for draining an overload, and seconds of warm-up
+_SPARE = 3.0  # times the samples that a p99 needs, because latencies of successive requests are correlated
 _LATE = 0.01  # share of the answers that may be over the limit
-_CLEARLY, _MOST = 0.05, 0.15  # of them late: less says that a rate is carried, more says no more
+_CLEARLY, _MOST = 0.05, 0.15  # share of late answers: with less, a rate is sustained; more does not count more
 _BET = 0.5
-_ALPHA, _RATES = 0.01, 4  # of one headline; rates of the baseline that share it
-_KEPT = 0.95  # of the rate offered
+_ALPHA, _RATES = 0.01, 4  # error probability of the headline; rates of the baseline that share it
+_KEPT = 0.95  # of the rate offered has to be answered
 
 
 def evidence(latencies_ms: np.ndarray, limit_ms: float) -> float:
-    """By how much a block multiplies the evidence that the p99 is over a limit.
+    """The factor by which a block multiplies the evidence that the p99 is over a limit.
 
     If the p99 is within the limit, at most 1 % of a block's answers are expected to be late, and the factor has a mean
     of at most 1. By Ville's inequality the product over any number of blocks then exceeds 1/alpha with a probability
-    of at most alpha, whenever one stops. A stall of the machine spoils one block, which counts for 8 at most.
+    of at most alpha, whenever one stops. A stall of the machine affects one block, whose factor is at most 8.
 
     Args:
-        latencies_ms: of shape (answers,); failed requests are late.
+        latencies_ms: float64 [answers]; failed requests are late.
         limit_ms: the limit.
     """
     share = float((latencies_ms > limit_ms).mean()) if len(latencies_ms) else _LATE
@@ -60,15 +60,15 @@ def evidence(latencies_ms: np.ndarray, limit_ms: float) -> float:
 
 
 def baseline_block_s(limit_ms: float, rate: float) -> float:
-    """How long the baseline is offered a rate in one block, in seconds."""
+    """The length of a block of the baseline at a rate, in seconds."""
     return max(_SHORTEST_S, min(_LIMITS * limit_ms / 1e3, _LONGEST_S), _BASELINE_SAMPLES / rate)
 
 
 def overload_block_s(known: Baseline) -> float:
-    """How long a block at the rate of the verification takes to show that the baseline cannot carry it, in seconds.
+    """The length of a block that shows that the baseline cannot sustain the rate of the verification, in seconds.
 
-    The queue is as long as the limit after `limit / (1 - capacity / rate)`; what is sent beyond twice that takes long
-    to drain and says nothing more.
+    The wait in the queue reaches the limit after `limit / (1 - capacity / rate)`; more than twice that takes long to
+    drain, and shows nothing more.
     """
     whole_s, growth = baseline_block_s(known.limit_ms, known.rate), 1 - known.capacity / known.rate
     if growth <= 0:
@@ -77,13 +77,13 @@ def overload_block_s(known: Baseline) -> float:
 
 
 def tuned_block_s(limit_ms: float, rate: float) -> float:
-    """How long the tuned server is offered a rate in one block, in seconds: a few of them should show its p99."""
+    """The length of a block of the tuned server at a rate, in seconds: a few of them should suffice for its p99."""
     samples_s = _SPARE * samples_needed(0.99) / _LOOK / rate
     return max(_TUNED_SHORTEST_S, min(max(_TUNED_LIMITS * limit_ms / 1e3, samples_s), _TUNED_LONGEST_S))
 
 
 def traffic_s(known: Baseline, highest: float) -> float:
-    """How long both rates take to show, in seconds, where one rate of the baseline is missed.
+    """How long it takes to show both rates, in seconds, if one rate of the baseline is tried in vain.
 
     Args:
         known: the baseline's capacity and the limit.
@@ -97,15 +97,16 @@ def traffic_s(known: Baseline, highest: float) -> float:
 class Overload:
     """The search for a rate at which the baseline's p99 is over the limit. Pure.
 
-    A rate is too much when the `evidence` of its blocks says so. A block with few late answers is followed by a faster
-    one; after four rates the search is over. Each rate has a quarter of the probability of an error.
+    A rate is too much when the product of its blocks' `evidence` is large enough. A block with few late answers is
+    followed by a faster one; after four rates the search is over. Each rate has a quarter of the probability of an
+    error.
 
     Args:
         known: the baseline's capacity in a closed loop, the rate of the verification, and the limit.
     """
 
     def __init__(self, known: Baseline) -> None:
-        self.rate = max(known.rate, _ABOVE * known.capacity)  # to try next
+        self.rate = max(known.rate, _ABOVE * known.capacity)  # of the next block
         self.result: float | None = None
         self._known = known
         self._rates = 1
@@ -113,11 +114,11 @@ class Overload:
 
     @property
     def is_over(self) -> bool:
-        """Whether no block is wanted any more."""
+        """Whether no more blocks are needed."""
         return self.result is not None or self._rates > _RATES
 
     def add(self, latencies_ms: np.ndarray) -> None:
-        """Take in a block at `rate`; where it holds the limit, the next one is faster."""
+        """Add the latencies of a block at `rate`; if it meets the limit, the next one has a higher rate."""
         if len(latencies_ms) and (latencies_ms > self._known.limit_ms).mean() < _CLEARLY:
             self.rate *= _STEP
             self._rates += 1
@@ -128,9 +129,9 @@ class Overload:
             self.result = self.rate
 
     def lowest(self, verified: Sequence[np.ndarray]) -> float | None:
-        """The rate that was found, or that of the verification where the baseline's blocks there show it to be over.
+        """The rate that was found, or that of the verification if the baseline's blocks there prove it to be too much.
 
-        Not where the limit is the baseline's own: it was measured at that very rate.
+        The latter does not apply if the limit is the baseline's own, which was measured at that very rate.
         """
         known = self._known
         if known.own_limit or not is_shown_over(verified, known.limit_ms):
@@ -139,7 +140,7 @@ class Overload:
 
 
 def is_shown_over(blocks: Sequence[np.ndarray], limit_ms: float) -> bool:
-    """Whether blocks at one rate show that its p99 is over a limit."""
+    """Whether blocks at one rate prove that the p99 is over a limit."""
     factors = [evidence(block, limit_ms) for block in blocks]
     return float(np.prod(factors)) >= 1 / _ALPHA
 
@@ -151,7 +152,7 @@ class CarriedBlocks:
     Args:
         rate: requests per second.
         blocks: latencies in ms, in order of time; failed requests are late.
-        beside: of the baseline at its own rate, in the same rounds; none where the limit is the user's.
+        beside: blocks of the baseline at its own rate, in the same rounds; empty if the limit is the user's.
     """
 
     rate: float
@@ -160,18 +161,18 @@ class CarriedBlocks:
 
     @property
     def latencies(self) -> np.ndarray:
-        """Of all blocks."""
+        """The latencies of all blocks in ms, float64 [answers]."""
         return np.concatenate(self.blocks) if self.blocks else np.empty(0)
 
     def ratio(self, confidence: float = CONFIDENCE) -> Interval | None:
-        """The ratio of the p99 to that of the baseline at its own rate; None of too few blocks, or beside none."""
+        """The ratio of the p99 to the baseline's at its own rate; None with too few blocks, or none of the baseline."""
         if not self.beside or len(self.blocks) < _LOOK:
             return None
         new, old = ([Sample.of(block) for block in blocks] for blocks in (self.blocks, self.beside))
         return ratio_interval(new, old, 0.99, confidence=confidence)
 
     def is_within(self, limit_ms: float) -> bool:
-        """Whether they show that the p99 is within the limit, or no longer than the baseline's; none has failed."""
+        """Whether the blocks prove that the p99 is within the limit, or not longer than the baseline's; none failed."""
         latencies = self.latencies
         if len(latencies) < samples_needed(0.99, _CONFIDENCE) or latencies.max() >= FAILED_MS:
             return False
@@ -183,44 +184,44 @@ class CarriedBlocks:
 
 
 class CarriedRate:
-    """The rate that the tuned server is held at. Pure.
+    """The search for the highest rate that the tuned server sustains within the limit. Pure.
 
-    Near the highest rate answers wait for one another and say little, while further down they soon say enough. So it
-    begins a step below; goes up once where that is shown; and goes down where its p99 is shown to be over the limit,
-    where less is answered than is offered, and where a few blocks did not show that it is within the limit, unless it
-    is well below the baseline's so far.
+    Near the highest rate, latencies are strongly correlated and prove little; further down, a few blocks are enough. So
+    the search starts a step below it, and goes up once if that rate is proven. It goes down if the p99 is proven to be
+    over the limit, if less is answered than offered, or if a few blocks did not prove that the p99 is within the limit,
+    unless it is well below the baseline's so far.
 
     Args:
         limit_ms: the limit.
-        highest: the rate to try in the end.
-        above: what it has to be over to be worth anything: a step below that is taken only where it has to be.
+        highest: the highest rate to try.
+        above: lower rates are no gain: steps to below this rate are taken only if unavoidable.
     """
 
     def __init__(self, limit_ms: float, highest: float, above: float = 0.0) -> None:
         self.limit_ms = limit_ms
         self.highest = highest
         self.above = above
-        self.is_over = False  # whether no block is wanted any more
-        self.shown: CarriedBlocks | None = None  # at the highest rate shown to be carried
+        self.is_over = False  # whether no more blocks are needed
+        self.shown: CarriedBlocks | None = None  # at the highest rate proven to be sustained
         self._begin(_DOWN * highest if _DOWN * highest > above else highest)
 
     @property
     def rate(self) -> float:
-        """To offer next."""
+        """The rate of the next block, in requests per second."""
         return self._now.rate
 
     @property
     def best(self) -> CarriedBlocks:
-        """What is known of the rate shown to be carried, or else of the one that is tried."""
+        """The blocks at the rate proven to be sustained, or else at the one being tried."""
         return self.shown or self._now
 
     def add(self, latencies_ms: np.ndarray, achieved: float, beside_ms: np.ndarray | None = None) -> None:
-        """Take in a block at `rate`; the next one may have another.
+        """Add a block at `rate`; the next one may have a different rate.
 
         Args:
-            latencies_ms: of shape (answers,); failed requests are late.
+            latencies_ms: float64 [answers]; failed requests are late.
             achieved: answers per second.
-            beside_ms: of the baseline at its own rate, whose tail is the limit; None where that is the user's.
+            beside_ms: the baseline's block at its own rate, if its tail is the limit; None if the limit is the user's.
         """
         now = self._now
         now.blocks.append(latencies_ms)
@@ -260,7 +261,7 @@ class Traffic:
 
     Args:
         tuned, baseline: their servers.
-        highest: a rate that the tuned server should carry within the limit; 0 where none was found.
+        highest: a rate that the tuned server should sustain within the limit; 0 if none was found.
         known: the baseline's capacity, the rate of the verification, and the limit of the p99.
         note: called with each block: the arm's name, the rate in requests per second, and latencies in ms.
     """
@@ -280,16 +281,16 @@ class Traffic:
         self._carried = CarriedRate(known.limit_ms, highest, self._overload.rate)
 
     def expected_s(self) -> float:
-        """How long both rates take to show, in seconds; 0 where nothing is measured."""
+        """How long it takes to show both rates, in seconds; 0 if nothing is measured."""
         return traffic_s(self._known, self._carried.highest) if self._is_more else 0.0
 
     def measure(self, seed: int, until: float, beside_ms: np.ndarray | None = None) -> None:
-        """One block of each, as far as they are wanted.
+        """Run a block of each server, as far as they are still needed.
 
         Args:
             seed: of the arrivals.
-            until: on the monotonic clock; no block is begun that would end later.
-            beside_ms: the baseline's block of this round, at its own rate; None where there is none.
+            until: on the monotonic clock; no block is started that would end later.
+            beside_ms: the baseline's block of this round, at its own rate; None if there is none.
         """
         carried, overload, limit_ms = self._carried, self._overload, self._known.limit_ms
         if not self._is_more:
@@ -299,7 +300,7 @@ class Traffic:
             open_block([self._tuned], [self.runs], rate=carried.rate, duration_s=length_s, seed=seed)
             block = self.runs.blocks[-1]
             self._note("tuned", carried.rate, block)
-            drawn = len(block) / (carried.rate * length_s)  # of the requests that are due on average
+            drawn = len(block) / (carried.rate * length_s)  # requests drawn, relative to their expected number
             carried.add(block, self.runs.achieved[-1] / max(drawn, 1e-9), beside_ms if self._known.own_limit else None)
         length_s = baseline_block_s(limit_ms, overload.rate)
         if not overload.is_over and overload.rate < self._best and time.monotonic() + length_s < until:
@@ -310,7 +311,7 @@ class Traffic:
 
     @property
     def _best(self) -> float:
-        """The highest rate that the tuned server may still be shown to carry."""
+        """The highest rate that the tuned server may still be proven to sustain."""
         carried = self._carried
         if carried.shown is None:
             return carried.rate
@@ -318,11 +319,11 @@ class Traffic:
 
     @property
     def _is_more(self) -> bool:
-        """Whether that is higher than the rate of the verification, as it has to be."""
+        """Whether that rate is higher than the rate of the verification, as it has to be."""
         return self._best > self._known.rate
 
     def result(self, verified: ArmRuns) -> HighestRate | None:
-        """What was shown; None where the tuned server's p99 was not measured well enough.
+        """Both rates; None if there are too few samples of the tuned server for a p99.
 
         Args:
             verified: the baseline's blocks at the rate of the verification.

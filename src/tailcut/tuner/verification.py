@@ -1,8 +1,8 @@
-"""What a tune claims: measured anew, on fresh arrival times, after everything has been selected.
+"""The claims of a tune: measured anew, with fresh arrival times, after everything has been selected.
 
-Two headlines. *Same traffic, shorter tail*: the p99 of baseline and tuned at one rate. *Same tail, more traffic*: a
-rate at which the tuned server's p99 is shown to lie within the limit, beside a lower one at which the baseline's is
-shown to lie over it. What lies between the two rates is a gain that the machine's noise did not make.
+There are two headlines. *Same traffic, shorter tail*: the p99 of baseline and tuned at one rate. *Same tail, more
+traffic*: a rate at which the tuned server's p99 is proven to be within the limit, and a lower one at which the
+baseline's is proven to be over it.
 """
 
 import time
@@ -23,32 +23,32 @@ from tailcut.tuner.traffic import Traffic, is_shown_over, overload_block_s, tune
 
 Note = Callable[[str, str, float, np.ndarray], None]
 
-_HEADLINE_S, _ARM_S = 8.0, 9.0  # the second headline, and the first of each arm, of a quick model on a noisy machine
-_ROUNDS, _ROUND_S = 20, 1.5  # as planned; fewer and longer ones where each has less time than that
-_LEAST_ROUNDS = 3  # of a model so slow that more of them do not fit into the budget
-_FEWEST_ROUNDS, _MOST_ROUNDS = 8, 40  # where they take longer than planned, and where they do not
+_HEADLINE_S, _ARM_S = 8.0, 9.0  # second headline, and first one per arm, for a fast model on a noisy machine
+_ROUNDS, _ROUND_S = 20, 1.5  # as planned; fewer and longer rounds if each has less time than that
+_LEAST_ROUNDS = 3  # for a model so slow that more do not fit into the budget
+_FEWEST_ROUNDS, _MOST_ROUNDS = 8, 40  # if they take longer than planned, or shorter
 _SELDOM = 5  # rounds from one closed block to the next, at most
-_SEARCH, _MOST_SEARCH_S = 0.25, 3.0  # of the verification: for the rate at which the tuned server is held
-_AROUND = 1.6  # of the time for the p99 of each arm: warm-ups, closed blocks
-_CARRIED, _DOWN = 0.75, 0.8  # of a closed loop's rate: bursts of an open one are harder; and from one to the next
-_FIRST = 0.5  # of the verification, that the p99 at one rate has at least
+_SEARCH, _MOST_SEARCH_S = 0.25, 3.0  # of the verification: for finding the highest rate of the tuned server
+_AROUND = 1.6  # times the time for the p99 of each arm, with warm-ups and closed blocks
+_CARRIED, _DOWN = 0.75, 0.8  # the first rate as a share of a closed loop's, without bursts; factor to the next
+_FIRST = 0.5  # of the verification, at least, for the p99 at one rate
 _NEAR = 1.05
 _SPARE = 1.15  # more samples than the p99 needs
 _OPEN_SHARE, _MOST_OPEN, _CLOSED_SHARE = 0.6, 0.8, 0.15  # of what is left
 
 
 def verification_s(rate: float, arms: int, q: float = QUANTILES["p99"]) -> float:
-    """How long the q-percentile of this many arms takes at a rate, with all that is measured beside it."""
+    """Seconds for the q-quantile of this many arms at a rate, including all that is measured with it."""
     return _AROUND * arms * _SPARE * samples_needed(q) / rate
 
 
 def good_s(arms: int) -> float:
-    """How long both headlines take of a quick model on a noisy machine."""
+    """Seconds for both headlines of a fast model on a noisy machine."""
     return _HEADLINE_S + _ARM_S * arms
 
 
-def told_within(seconds: float, rate: float, arms: int) -> Percentile:
-    """The percentile furthest in the tail that this many seconds of verification can tell."""
+def percentile_within(seconds: float, rate: float, arms: int) -> Percentile:
+    """The highest percentile that a verification of this many seconds can measure; at least the median."""
     *tails, median = QUANTILES
     return next((name for name in tails if verification_s(rate, arms, QUANTILES[name]) <= seconds), median)
 
@@ -62,7 +62,7 @@ def verify(  # noqa: PLR0913  a verification is its parameters
     seed: int,
     note: Note = lambda *_: None,
 ) -> None:
-    """Fill the outcome's arms and its highest rate: all arms at the outcome's rate, in turns.
+    """Measure all arms at the outcome's rate, interleaved, and store the runs and the highest rate in the outcome.
 
     Args:
         outcome: has the baseline's capacity, the rate and the limit.
@@ -84,10 +84,10 @@ def verify(  # noqa: PLR0913  a verification is its parameters
     runs = {name: over.get(name, ArmRuns()) for name in arms}
     offered = [name for name in arms if name not in over]
     left_s = plan.verification_s(time.monotonic())
-    enough = samples_needed(QUANTILES[told_within(_NEAR * left_s, outcome.rate, len(arms))])
+    enough = samples_needed(QUANTILES[percentile_within(_NEAR * left_s, outcome.rate, len(arms))])
     needed_s = min(_SPARE * enough / outcome.rate, _MOST_OPEN * left_s / len(arms))
     limit = max(plan.limit, time.monotonic() + left_s + MOMENT_S)
-    # The first headline goes before the second: it keeps half of the time, or all where that leaves too little.
+    # The first headline has priority: it keeps at least half of the time, or all if the second would not fit.
     traffic_s = traffic.expected_s()
     first_s = max(left_s - traffic_s, _FIRST * left_s, len(offered) * needed_s)
     has_both = time.monotonic() + traffic_s + first_s <= limit
@@ -95,10 +95,10 @@ def verify(  # noqa: PLR0913  a verification is its parameters
     rounds = max(_FEWEST_ROUNDS, min(_ROUNDS, int(left_s / _ROUND_S)))
     arm_s = (first_s if has_both else left_s) / len(arms)
     open_s = max(LEAST_BLOCK_S, max(_OPEN_SHARE * arm_s, needed_s) / rounds)
-    # Closed blocks have a least length: where there is no time for one each round, there is one every few rounds.
+    # Closed blocks have a least length: without time for one in each round, there is one every few rounds.
     each_s = max(LEAST_BLOCK_S, _CLOSED_SHARE * arm_s)
     closed_s = max(LEAST_BLOCK_S, each_s / rounds)
-    # Three of them at least: with fewer the throughput has no interval.
+    # At least three of them: with fewer, the throughput has no interval.
     every = max(1, min(_SELDOM, (rounds - 1) // 2, round(rounds * closed_s / each_s)))
     for number in range(_MOST_ROUNDS):
         began = time.monotonic()
@@ -124,9 +124,9 @@ def verify(  # noqa: PLR0913  a verification is its parameters
 
 
 def _overloaded(arms: Mapping[str, Arm], known: Baseline, seed: int) -> dict[str, ArmRuns]:
-    """The arms that the rate is shown to be too much for, with the few blocks that show it.
+    """The arms that are proven to be overloaded by the rate, with the few blocks that prove it.
 
-    More of them would say nothing: the longer an overload lasts, the longer its latencies.
+    More blocks would be meaningless: the longer an overload lasts, the longer its latencies.
     """
     over, length_s = {}, overload_block_s(known)
     for name in [name for name in arms if name != "tuned"]:
@@ -140,7 +140,7 @@ def _overloaded(arms: Mapping[str, Arm], known: Baseline, seed: int) -> dict[str
 
 
 def _highest_rate(arm: Arm, load: RaceLoad, limit_ms: float, plan: TimePlan) -> float:
-    """A rate that the tuned server should carry within the limit: confirmed in one block, where there is time."""
+    """A rate that the tuned server should sustain within the limit: confirmed in one block if there is time."""
     now = time.monotonic()
     until = now + min(_MOST_SEARCH_S, _SEARCH * plan.verification_s(now))
     closed = closed_run(arm, concurrency=load.clients[-1], duration_s=0.4, warmup_s=0.1)

@@ -1,6 +1,6 @@
-"""What each rung does on the way from the baseline to the winner, as cumulative settings measured in turns.
+"""The effect of each rung on the way from the baseline to the winner: cumulative settings, measured interleaved.
 
-A rung that makes things worse leaves the winner.
+A rung that makes things worse is removed from the winner.
 """
 
 import contextlib
@@ -30,24 +30,24 @@ UNCHANGED = "unchanged: the winner has the baseline's settings of this rung"
 
 
 class Rungs(Protocol):
-    """What there is to choose from, as far as its rungs are concerned."""
+    """The configurations to choose from, as far as rungs need them."""
 
     def steps(self, winner: Settings) -> Sequence[Settings]:
-        """The baseline with the winner's settings of the rungs, one rung more in each."""
+        """The baseline with the winner's settings, one more rung of them in each step."""
 
     def without(self, winner: Settings, rung: str) -> Settings:
         """The winner with the baseline's settings of one rung."""
 
 
 def explain(session: TuneSession, space: Rungs, is_better: Callable[[Settings, Settings], bool]) -> None:
-    """Measure what each rung does on the way to the winner; one that makes things worse leaves it.
+    """Measure the effect of each rung on the way to the winner, and remove rungs that make things worse.
 
     Args:
         session: its outcome has the winner.
-        space: has the rungs.
-        is_better: judges settings beside others, on the real server.
+        space: has the settings of each rung.
+        is_better: whether settings beat others on the real server.
     """
-    session.tell(Phase("measuring what each rung does on the way to the winner"))
+    session.tell(Phase("measuring the effect of each rung on the way to the winner"))
     base, outcome, servers = session.base, session.outcome, session.servers
     steps = [base, *space.steps(outcome.settings)]
     words = _unmeasurable(servers, steps, session.plan)
@@ -63,7 +63,7 @@ def explain(session: TuneSession, space: Rungs, is_better: Callable[[Settings, S
         if before == after:
             record.note = UNCHANGED
         elif before not in runs or after not in runs:
-            record.note = f"{_ALONE}: one of its two servers did not start, or ended under load"
+            record.note = f"{_ALONE}: one of its two servers did not start, or exited under load"
         else:
             entry = effect(before, after, runs)
             session.journal.add("rung", after, rung=record.name, verdict=entry.verdict.value, reason=entry.reason)
@@ -81,28 +81,28 @@ def explain(session: TuneSession, space: Rungs, is_better: Callable[[Settings, S
 
 
 def _unmeasurable(servers: TrialServers, steps: Sequence[Settings], plan: TimePlan) -> str:
-    """Why the servers of the steps cannot be started, in words; empty where they can."""
+    """Why the servers of the steps cannot be started, as a message; empty if they can."""
     new = servers.count_new(steps)
     starting_s = servers.start_s * new
     if time.monotonic() + starting_s > plan.rungs_until:
         if starting_s < 1:
             return f"{_ALONE}: there was no time left"
-        return f"{_ALONE}: starting the servers takes {starting_s:.0f} s, and the budget has less"
+        return f"{_ALONE}: starting the servers takes {starting_s:.0f} s, more than is left of the budget"
     room = servers.room(new)
-    return "" if room >= new else f"{_ALONE}: it takes {new} more servers, and there is memory for {room}"
+    return "" if room >= new else f"{_ALONE}: it needs {new} more servers, and there is memory for {room}"
 
 
 def waterfall(session: TuneSession, steps: Sequence[Settings], closed_s: float) -> dict[Settings, ArmRuns]:
-    """Open blocks at one rate and closed ones of all steps, in turns, as many as the plan has time for.
+    """Run open blocks at one rate and closed blocks of all steps, interleaved, as many as the plan has time for.
 
-    A step whose server does not start, or ends, is left out.
+    A step whose server does not start, or exits, is left out.
     """
     servers, outcome, plan = session.servers, session.outcome, session.plan
     unique = list(dict.fromkeys(steps))
     servers.launch(*unique)
     started: dict[Settings, Arm] = {}
     for settings in unique:
-        with contextlib.suppress(TailcutError):  # its rung stays unmeasured
+        with contextlib.suppress(TailcutError):  # its rung is not measured
             started[settings] = servers.arm(settings)
     arms = list(started.values())
     runs = {settings: ArmRuns() for settings in started}
@@ -118,7 +118,7 @@ def waterfall(session: TuneSession, steps: Sequence[Settings], closed_s: float) 
         for settings, run in runs.items():
             session.journal.add_block("step", settings, outcome.rate, run.blocks[-1], throughput=run.throughputs[-1])
         now = time.monotonic()
-        # Three rounds have an interval; a model so slow that they take twice the time goes without.
+        # An interval needs three rounds; a model so slow that they take twice the time has none.
         fewest = _FEWEST if now < until + plan.explain_s else 1
         if number + 1 >= fewest and 2 * now - began > until:
             break
@@ -129,7 +129,7 @@ def waterfall(session: TuneSession, steps: Sequence[Settings], closed_s: float) 
 
 
 def effect(before: Settings, after: Settings, runs: dict[Settings, ArmRuns]) -> Candidate:
-    """One step's record: its own percentiles, its ratios to the step before with their intervals, and a verdict."""
+    """The record of one step: its percentiles, ratios to the step before with their intervals, and a verdict."""
     new = runs[after]
     compared = ratios(new, runs[before])
     of, tail = compared.tail or (None, None)

@@ -1,18 +1,18 @@
-"""What each way into the server costs, measured with an engine that computes nothing.
+"""The overhead of a request with each dispatch, measured with an engine that computes nothing.
 
-Three short closed loops tell all that the simulation wants. With many connections the event loop is never idle, so one
-over the rate is its time for a request: where batches take all that has arrived, hardly more than receiving and
-answering it; where each request is a batch of its own, the cost of a batch besides. With one connection a request pays
-for a pass of the loop as well, and what its latency has beyond the CPU time of server and client lies in the kernel.
-The same one connection through a worker thread takes two wake-ups more. The client's own time is counted in the same
-loops: it runs on the same cores in every race.
+Three short closed loops give all that the simulation needs. With many connections the event loop is never idle, so the
+inverse of the rate is its time per request: if batches take all that has arrived, hardly more than receiving and
+answering; if each request is a batch of its own, the cost of a batch as well. With one connection a request also pays
+for an iteration of the loop, and the rest of its latency, beyond the CPU time of server and client, is spent in the
+kernel. One connection through a worker thread needs two more wake-ups. The client's own time is measured in the same
+loops, because it runs on the same cores in every race.
 
-After a real engine the caches have other contents than after an empty one, so that all of the loop's work is slower:
-by 12 us of the 35 that a request of a small model takes in a batch of its own. Where calls are short, each engine is
-asked by many connections without batches as well, with inline dispatch.
+After a call of a real engine, caches have other contents than after the empty one, so that all work of the loop is
+slower: by 12 of the 35 us that a request of a small model takes in a batch of its own. If calls are short, each real
+engine is therefore measured as well, with many connections, no batches and inline dispatch.
 
-Where clients may send what they like, how they send it is measured first: raw or binary bodies, over TCP or a Unix
-socket, and tensors in shared memory, at one server that takes them all.
+If clients may choose how they send requests, that is measured first: raw or binary bodies, over TCP or a Unix socket,
+and tensors in shared memory, with one server that accepts all of them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,22 +37,22 @@ from tailcut.tuner.space import BASELINE, SpaceFacts, Wiring, batch_sizes, chang
 
 PROBED = ("inline", "worker")  # dispatches that are measured
 MANY = 64  # connections that keep the loop busy
-_TOGETHER = MANY // 2  # of them in a batch that takes all: the others' answers are under way
-_RECEIVING = 0.4  # of the loop's time for a request: receiving; the rest is answering
+_TOGETHER = MANY // 2  # requests in a batch that takes all: the others' answers are on their way
+_RECEIVING = 0.4  # share of receiving in the loop's time for a request; the rest is answering
 _WARM = 0.2
-_SLOW_CALL_NS = 1_000_000  # from here on, the noise of the engine's own time is larger than what caches cost
-_MOST = 2.0  # of the loop's time for a request: more than that is a stall
-# What the way in costs on the machine of docs/performance.md, where it is not measured.
+_SLOW_CALL_NS = 1_000_000  # with longer calls, the noise of the engine's own time exceeds the effect of caches
+_MOST = 2.0  # times the loop's time for a request: a larger effect is a stall
+# The overhead on the machine of docs/performance.md, assumed if it is not measured.
 USUAL = {
     "inline": WayIn(9_000, 14_000, 20_000, 0, 60_000, 12_000, 8_000, 10_000),
     "worker": WayIn(9_000, 14_000, 25_000, 25_000, 60_000, 12_000, 8_000, 10_000),
 }
-_NEAR = 0.97  # of the quickest wiring's rate, that a plainer one has to reach
+_NEAR = 0.97  # of the fastest wiring's score, which a simpler one has to reach
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """What three loads found at servers that run the empty engine."""
+    """The results of three loads on servers with the empty engine."""
 
     alone: LoadResult
     alone_cost: ProcessCost | None
@@ -61,44 +61,44 @@ class Probe:
 
     @property
     def alone_ns(self) -> float:
-        """The median latency of one connection."""
+        """The median latency with one connection."""
         return float(np.median(self.alone.latencies_ns)) if self.alone.samples else 0.0
 
     @property
     def alone_cpu_ns(self) -> float:
-        """The server's CPU time for a request of one connection."""
+        """The server's CPU time per request with one connection."""
         if self.alone_cost is None or not self.alone.answered or self.alone_cost.cpu_ns is None:
             return self.alone_ns / 2
         return self.alone_cost.cpu_ns / self.alone.answered
 
     @property
     def client_alone_ns(self) -> float:
-        """The client's CPU time for a request of one connection, for which it is woken."""
+        """The client's CPU time per request with one connection, including a wake-up for each."""
         return _client_ns(self.alone)
 
     @property
     def client_ns(self) -> float:
-        """The client's CPU time for a request when it is hardly ever idle."""
+        """The client's CPU time per request when it is hardly ever idle."""
         return min(_client_ns(self.many), self.client_alone_ns)
 
     @property
     def busy_ns(self) -> float:
-        """The loop's time for a request when it never rests."""
+        """The event loop's time per request when it is never idle."""
         return 1e9 / self.many.rate_achieved if self.many.rate_achieved else self.alone_cpu_ns
 
     @property
     def single_ns(self) -> float:
-        """The same where each request is a batch."""
+        """The same if each request is a batch of its own."""
         return 1e9 / self.singles.rate_achieved if self.singles.rate_achieved else self.busy_ns
 
 
 @dataclass(frozen=True, slots=True)
 class RealEngine:
-    """An engine that computes the model, and how long a call of one row takes in a loop of its own.
+    """An engine that computes the model.
 
     Args:
         options: of the engine.
-        call_ns: as measured in process.
+        call_ns: the time of a call of one row, measured in process.
     """
 
     options: EngineOptions
@@ -106,7 +106,7 @@ class RealEngine:
 
 
 def real_engines(estimates: Sequence[EngineEstimate]) -> list[RealEngine]:
-    """Of each engine the quickest call on one thread; none where it takes so long that caches are no matter."""
+    """The fastest configuration of each engine on one thread; none if caches do not matter for calls so long."""
     best: dict[str, EngineEstimate] = {}
     for estimate in estimates:
         if estimate.options.threads == estimate.options.instances == 1 and 1 in estimate.times_ns:
@@ -125,7 +125,13 @@ def _client_ns(load: LoadResult) -> float:
 
 
 def probe(arm: Arm, single: Arm, seconds: float) -> Probe:
-    """Load a server of the empty engine with one connection, then with many, and one without batches with many."""
+    """Load a server of the empty engine with one connection, then with many; and one without batches with many.
+
+    Args:
+        arm: the server.
+        single: the same without batches.
+        seconds: for all three loads.
+    """
     third = seconds / 3
     load = partial(closed_loop, arm.target, arm.payloads, concurrency=1, duration_s=third, warmup_s=_WARM * third)
     alone, cost = watched(arm.pid, load)
@@ -137,8 +143,8 @@ def _crowd(arm: Arm, seconds: float) -> LoadResult:
 
 
 def way_in(own: Probe, inline: Probe) -> WayIn:
-    """The costs of a dispatch, from a probe of it and one with inline dispatch, in which no thread is woken."""
-    passes = 1 if own is inline else 2  # of the loop, for one request alone: a worker's answer takes one more
+    """The overhead with a dispatch, from a probe of it and one of inline dispatch, which wakes no thread."""
+    passes = 1 if own is inline else 2  # iterations of the loop for a lone request: a worker's answer needs one more
     single, each_pass = _single_and_pass(own, passes)
     # busy = request + (batch + pass) / together, and single = request + batch
     request = (_TOGETHER * own.busy_ns - single - each_pass) / (_TOGETHER - 1)
@@ -158,12 +164,12 @@ def way_in(own: Probe, inline: Probe) -> WayIn:
 
 
 def disturbance_ns(computed: LoadResult, inline: Probe, call_ns: float) -> int:
-    """How much slower the loop is, for each batch, than the empty engine and the real one are apart.
+    """How much slower the event loop is per batch after a real engine, beyond the time of the engine's call, in ns.
 
     Args:
-        computed: many connections without batches, with a real engine on the loop's thread.
-        inline: the same with the empty engine.
-        call_ns: of the real engine in a loop of its own.
+        computed: load of many connections without batches, with a real engine on the loop's thread.
+        inline: probe of the empty engine with inline dispatch.
+        call_ns: time of a call of the real engine, measured in process.
     """
     if not computed.rate_achieved:
         return 0
@@ -171,18 +177,18 @@ def disturbance_ns(computed: LoadResult, inline: Probe, call_ns: float) -> int:
 
 
 def _single_and_pass(probe: Probe, passes: int) -> tuple[float, float]:
-    """The loop's time for a request that is a batch of its own, and for each of the passes that it takes alone."""
+    """The loop's time for a request that is a batch of its own, and for each iteration that a lone request takes."""
     single = max(probe.single_ns, probe.busy_ns)
     return single, max(0.0, probe.alone_cpu_ns - single) / passes
 
 
 def way_settings(facts: SpaceFacts, dispatch: str) -> Settings:
-    """What the server of a probe runs: the empty engine behind the quickest wire, with room for the largest batch."""
+    """The settings of a probe's server: the empty engine, the fastest wire, and the largest batch size."""
     return _over(quickest(facts), facts, dispatch)
 
 
 def wiring_settings(facts: SpaceFacts) -> Settings:
-    """What the server runs that is asked by every way: it takes all of them."""
+    """The settings of a server that accepts every encoding and socket to be compared."""
     several = wirings(facts)
     wire = next((wiring.wire for wiring in several if wiring.wire == "shared"), several[0].wire)
     settings = _over(Wiring(wire, several[-1].socket), facts, "inline")
@@ -190,9 +196,9 @@ def wiring_settings(facts: SpaceFacts) -> Settings:
 
 
 def measured_wiring(servers: TrialServers, facts: SpaceFacts, seconds: float) -> Wiring:
-    """The quickest way for requests to travel; nothing is measured where there is one only.
+    """The fastest encoding and socket; nothing is measured if there is only one.
 
-    Each is asked by many connections and by one, for a third of the time each.
+    Each is measured with many connections and with one, for a third of `seconds` each.
 
     Raises:
         TailcutError: the server of the empty engine does not start.
@@ -212,7 +218,7 @@ def measured_wiring(servers: TrialServers, facts: SpaceFacts, seconds: float) ->
 
 
 def best_wiring(scores: Mapping[Wiring, float]) -> Wiring:
-    """The best by requests per second; of those that are hardly slower, the first, which is the plainest. Pure."""
+    """The first one, which is the simplest, of those that are hardly slower than the fastest. Pure."""
     most = max(scores.values())
     return next(wiring for wiring, score in scores.items() if score >= _NEAR * most)
 
@@ -234,13 +240,13 @@ def _over(wiring: Wiring, facts: SpaceFacts, dispatch: str) -> Settings:
 def measure_ways(
     servers: TrialServers, settings: Mapping[str, Settings], seconds: float, engines: Sequence[RealEngine] = ()
 ) -> Ways:
-    """Probe the servers of these settings, by dispatch, for so long each; `inline` has to be among them.
+    """Measure the overhead of a request with each dispatch, and what real engines add to it.
 
     Args:
         servers: of the model.
-        settings: of the empty engine, by dispatch.
+        settings: of the empty engine, by dispatch; `inline` has to be among them.
         seconds: for each dispatch.
-        engines: that compute the model.
+        engines: real engines.
     """
     single = {name: changed(own, batching={"max_batch_size": 1}) for name, own in settings.items()}
     computed = {engine: msgspec.structs.replace(single["inline"], engine=engine.options) for engine in engines}

@@ -1,7 +1,7 @@
-"""Whether a verification proves that the settings found are worse than what they are compared with. Pure.
+"""Whether a verification proves that the tuned settings are worse than what they are compared with. Pure.
 
-A loss in the tail or in throughput is the price of a gain where the objective asks for that gain: the lowest p99 at a
-rate may cost throughput, and the highest rate within a limit may lengthen a tail that stays within it.
+A loss in the tail or in throughput is acceptable if the objective gains by it: the lowest p99 at a rate may cost
+throughput, and the highest rate within a limit may lengthen the tail up to that limit.
 """
 
 from tailcut.stats import Interval
@@ -14,11 +14,11 @@ ARMS = {"baseline": "the baseline's", "reference": "the baseline's", "previous":
 
 
 def proven_worse(outcome: TuneOutcome, before: str, seed: int, new: str = "tuned") -> str:
-    """What the tuned settings are worse in than another arm, in words; empty where nothing is proven.
+    """What an arm is proven worse in than another one, as a message; empty if nothing is proven.
 
     Args:
         outcome: with the runs of its verification.
-        before: the other arm.
+        before: the arm to compare with.
         seed: of the bootstrap.
         new: the arm that is judged.
     """
@@ -36,9 +36,9 @@ def proven_worse(outcome: TuneOutcome, before: str, seed: int, new: str = "tuned
 
 
 def instead(outcome: TuneOutcome, seed: int) -> NotKept | None:
-    """The arm whose settings are kept in place of the tuned ones, and why; None where nothing is proven against these.
+    """The arm whose settings are kept in place of the tuned ones, and why; None if these are not proven worse.
 
-    The settings of the profile that is checked again stay in it, unless they are proven worse than the baseline's.
+    The settings of a re-checked profile are kept, unless they are proven worse than the baseline's.
     """
     losses = {
         name: words
@@ -52,12 +52,12 @@ def instead(outcome: TuneOutcome, seed: int) -> NotKept | None:
     if "previous" in outcome.arms and not worse:
         return NotKept(setting, losses.get("previous") or losses["baseline"], "previous")
     reason = losses.get("baseline") or f"{losses['previous']}, which are worse themselves: {worse}"
-    # The reference has the baseline's settings, for the wire that clients may speak.
+    # The reference has the baseline's settings, with an encoding that clients may send.
     return NotKept(setting, reason, "reference" if "reference" in outcome.arms else "baseline")
 
 
 def _gains(outcome: TuneOutcome, new: str, before: str, tail: Interval | None, speed: Interval | None) -> bool:
-    """Whether what was asked for is proven better."""
+    """Whether the objective is proven to be better."""
     ours, theirs, objective = outcome.arms[new], outcome.arms[before], outcome.objective
     faster = speed is not None and speed.low > 1
     match objective.kind:
@@ -69,7 +69,7 @@ def _gains(outcome: TuneOutcome, new: str, before: str, tail: Interval | None, s
             cpu = cpu_ratio(ours, theirs)
             return cpu is not None and cpu.high < 1 and met(ours, objective.limit_ms) is True
         case "goodput":
-            # The highest rate is known of the tuned server, beside that of the baseline's.
+            # The highest rate is known only for the tuned server and the baseline.
             shown = outcome.highest if (new, before) == ("tuned", "baseline") else None
             more = shown is not None and shown.within and shown.baseline is not None and shown.tuned > shown.baseline
             return more or (faster and met(ours, objective.limit_ms) is True)

@@ -45,7 +45,7 @@ def test_a_joint_tune_says_how_long_a_complete_search_takes(tmp_path: Path) -> N
     with pytest.raises(KeyboardInterrupt):
         JointSearch(wanted, tell).run()
     assert re.fullmatch(r"a complete search takes about \d+ s; --budget 6s tries less of it", text[-1])
-    assert [line.split(":")[0] for line in text if "the baseline carries" in line] == ["one", "two"]
+    assert [line.split(":")[0] for line in text if "the baseline sustains" in line] == ["one", "two"]
     assert not any("configurations" in line for line in text)
 
 

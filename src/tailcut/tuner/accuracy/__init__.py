@@ -1,7 +1,7 @@
-"""Whether a candidate's answers are still right, compared with the float32 reference: pure.
+"""Whether a candidate's answers are still right, compared with the float32 reference. Pure.
 
-`floats`, `labels` and `text` measure one output each; `verdict` puts the measures together; `metric` is a measure that
-the user brings.
+`floats`, `labels` and `text` measure one output each; `verdict` combines the measures; `metric` is a measure that
+the user supplies.
 """
 
 from tailcut.tuner.accuracy.finding import RowFinding

@@ -1,4 +1,4 @@
-"""What a measure says of a row, and how a row is shown: values only."""
+"""What a measure found in a row, and how a row is printed: values only."""
 
 import math
 from dataclasses import dataclass, field
@@ -17,19 +17,19 @@ class RowFinding:
     `excess` is the error as a share of what the bound allows: over 1 is wrong.
     """
 
-    request: int  # place in the answers compared; in a gate's verdict, in the data
+    request: int  # index among the answers compared; in a gate's verdict, in the data
     row: int
     output: str
     measure: str
-    words: str  # what was measured and what is allowed, for one line
+    words: str  # what was measured and what is allowed, in one line
     excess: float
     expected: str = ""
     got: str = ""
-    asked: str = ""  # how the request was asked
+    asked: str = ""  # how the request was sent: alone, or with how many others
 
     @property
     def where(self) -> str:
-        """The output and what is wrong with it."""
+        """The output, and what is wrong with it."""
         return f"output {self.output!r}: {self.words}"
 
 
@@ -46,7 +46,7 @@ class Bound:
 
     @property
     def share(self) -> float:
-        """The share of labels or elements that may differ, and what a cosine may lack to 1."""
+        """The share of labels or elements that may differ, and how far a cosine may be below 1."""
         return 0.0 if self.value is None else 1.0 - self.value
 
     @property
@@ -62,7 +62,7 @@ class Bound:
 
 @dataclass(slots=True)
 class OutputErrors:
-    """What one output came to: the worst row of each request by each measure, and the figures over all of them."""
+    """The errors of one output: the worst row of each request by each measure, and the figures over all rows."""
 
     findings: list[RowFinding] = field(default_factory=list)
     cosine: float | None = None  # the worst
@@ -72,17 +72,17 @@ class OutputErrors:
 
 
 def row_pair(expected: np.ndarray, got: np.ndarray, error: np.ndarray) -> dict[str, str]:
-    """Both rows in short: the elements that differ most, with their places.
+    """Both rows abbreviated to the elements that differ most, with their indices.
 
     Args:
-        expected, got, error: flat and equally long; `error` says which elements to show.
+        expected, got, error: one-dimensional, of equal length; the elements with the largest `error` are shown.
     """
-    places = np.sort(np.argsort(-error, kind="stable")[:_SHOWN])
+    indices = np.sort(np.argsort(-error, kind="stable")[:_SHOWN])
     single = len(expected) == 1
 
     def shown(row: np.ndarray) -> str:
         return " ".join(
-            element(row[index]) if single else f"[{index}] {element(row[index])}" for index in places.tolist()
+            element(row[index]) if single else f"[{index}] {element(row[index])}" for index in indices.tolist()
         )
 
     return {"expected": shown(expected), "got": shown(got)}
@@ -95,4 +95,4 @@ def element(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float | np.floating) else str(value)
 
 
-Pairs = list[tuple[np.ndarray, np.ndarray]]  # of one output: expected and got, for each request
+Pairs = list[tuple[np.ndarray, np.ndarray]]  # of one output: the expected and the actual array, for each request

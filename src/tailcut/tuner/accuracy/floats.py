@@ -1,12 +1,12 @@
-"""Floating outputs: cosine of each row, error beside the output's spread, place of the largest score, rounding.
+"""Floating-point outputs: cosine of each row, error relative to the spread, index of the largest score, rounding.
 
-The cosine is blind to an error that is small beside the output's mean and large beside its variation: a regressor whose
-answers lie around 1000. So the error is also divided by the spread of the reference over the data, its standard
-deviation: of each column where a row has up to 8 numbers that are not shares of 1, of all numbers together otherwise.
-Allowed is the distance of two unit vectors with the bound's cosine, as root mean square over the data, and twice that
-in any one row.
+The cosine misses an error that is small compared with the output's mean but large compared with its variation, as for a
+regressor whose answers lie around 1000. So the error is also divided by the standard deviation of the reference over
+the data: per column where a row has up to 8 numbers that are no probability distribution, over all numbers otherwise.
+The root mean square of this ratio over the data may be as large as the distance of two unit vectors whose cosine is the
+bound, and its value in any one row twice as large.
 
-An error within float32 rounding of the output's own scale is none: 0 beside 2e-10 passes.
+An error within float32 rounding at the output's own scale does not count: 2e-10 in place of 0 passes.
 """
 
 from collections.abc import Sequence
@@ -17,13 +17,13 @@ import numpy as np
 from tailcut.tuner.accuracy.finding import Bound, OutputErrors, Pairs, RowFinding, row_pair
 from tailcut.tuner.accuracy.spread import ROUNDING, RowLayout, Spread, rounding_in
 
-_OF_ROW = 1e-5  # of the largest magnitude in a row: what float32 rounding explains, and what ties
+_OF_ROW = 1e-5  # of the largest magnitude in a row: differences within it are float32 rounding, and ties
 _MOST_CLASSES = 100_000
-_LENGTH_ONE = 2e-3  # what rounding to 16 bits makes of it
+_LENGTH_ONE = 2e-3  # tolerance for a length of 1 after rounding to 16 bits
 
 
 def is_float(array: np.ndarray) -> bool:
-    """Whether an output holds floating numbers."""
+    """Whether an output holds floating-point numbers, bfloat16 included."""
     return array.dtype.kind == "f" or array.dtype.name == "bfloat16"
 
 
@@ -33,7 +33,7 @@ def rounding_of(array: np.ndarray) -> float:
 
 
 def measure_floats(name: str, pairs: Pairs, bound: Bound) -> OutputErrors:
-    """Compare one floating output over all requests."""
+    """Compare one floating-point output over all requests."""
     measured, odd_rows = OutputErrors(), []
     layout = RowLayout.of([expected for expected, _ in pairs])
     spread = Spread.of(layout, [expected for expected, _ in pairs])
@@ -67,7 +67,7 @@ def measure_floats(name: str, pairs: Pairs, bound: Bound) -> OutputErrors:
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """The rows of one request, float64 [rows, numbers]; what is not finite, in both alike, is 0."""
+    """The rows of one request, float64 [rows, numbers]; 0 in place of numbers that are not finite in both."""
 
     name: str
     request: int
@@ -76,7 +76,7 @@ class _Rows:
 
     @property
     def error(self) -> np.ndarray:
-        """Absolute."""
+        """The absolute error, of the same shape."""
         return np.asarray(np.abs(self.b - self.a))
 
     def finding(self, row: int, measure: str, words: str, excess: float) -> RowFinding:
@@ -85,7 +85,7 @@ class _Rows:
 
 
 def _add_cosine(measured: OutputErrors, rows: _Rows, floor: float, bound: Bound) -> None:
-    """The worst row's. A row that is off by rounding of the output's scale has no angle worth measuring."""
+    """Add the worst row's cosine; a row that differs only by rounding at the output's scale counts as 1."""
     lengths = np.linalg.norm(rows.a, axis=1) * np.linalg.norm(rows.b, axis=1)
     cosines = (rows.a * rows.b).sum(axis=1) / np.where(lengths == 0, 1.0, lengths)
     near = np.sqrt((rows.error**2).mean(axis=1)) <= floor
@@ -99,7 +99,7 @@ def _add_cosine(measured: OutputErrors, rows: _Rows, floor: float, bound: Bound)
 
 
 def _add_column_cosine(measured: OutputErrors, compared: list[_Rows], bound: Bound) -> None:
-    """One number a row has no direction, but the column of all rows has; it is charged to the row furthest off."""
+    """Add the cosine of the column of all rows, because a single number has none; it is reported at the worst row."""
     if not compared:
         return
     a, b = (np.concatenate([getattr(rows, side)[:, 0] for rows in compared]) for side in ("a", "b"))
@@ -114,7 +114,7 @@ def _add_column_cosine(measured: OutputErrors, compared: list[_Rows], bound: Bou
 
 
 def _add_spread(measured: OutputErrors, compared: list[_Rows], spread: Spread, bound: Bound) -> None:
-    """Each request's worst row, and the root mean square over all rows, which is charged to the worst row of all."""
+    """Add each request's worst row, and the root mean square over all rows, reported at the worst row of all."""
     worst: tuple[float, _Rows, int] | None = None
     squares: np.ndarray | float = 0.0
     count = 0
@@ -139,7 +139,7 @@ def _add_spread(measured: OutputErrors, compared: list[_Rows], spread: Spread, b
 
 
 def _are_directions(arrays: Sequence[np.ndarray]) -> bool:
-    """Whether an output is vectors of length 1, as encoders give them: their largest number says nothing by itself."""
+    """Whether an output is unit vectors, as encoders return: the index of their largest number means nothing."""
     vectors = [array.astype(np.float64) for array in arrays if array.ndim == 2 and array.size]
     return bool(vectors) and all(
         np.allclose(np.linalg.norm(rows, axis=1), 1.0, atol=_LENGTH_ONE) and (rows < 0).any(axis=1).all()
@@ -148,7 +148,7 @@ def _are_directions(arrays: Sequence[np.ndarray]) -> bool:
 
 
 def _count_top1(measured: OutputErrors, rows: _Rows, rounding: float) -> None:
-    """Count rows whose largest score stands in the same place, or in one that ties with it within rounding."""
+    """Count rows whose largest score is at the same index, or at one that ties with it within rounding."""
     chosen = rows.b.argmax(axis=1)
     best = rows.a.max(axis=1)
     tie = best - rounding * np.abs(rows.a).max(axis=1)
@@ -183,7 +183,7 @@ def _beyond_rounding(rows: _Rows, floor: float) -> RowFinding | None:
 
 
 def _first_odd(a: np.ndarray, b: np.ndarray) -> int | None:
-    """The first row with NaN or infinity where the other has none, or another one."""
+    """The first row where one array has NaN or infinity and the other a number, or a different one of these."""
     same = (np.isfinite(a) & np.isfinite(b)) | (np.isnan(a) & np.isnan(b)) | (np.isinf(a) & (a == b))
     rows = same.all(axis=1)
     return None if rows.all() else int(rows.argmin())
@@ -191,5 +191,5 @@ def _first_odd(a: np.ndarray, b: np.ndarray) -> int | None:
 
 def _odd(name: str, request: int, row: int, a: np.ndarray, b: np.ndarray) -> RowFinding:
     unlike = (np.isfinite(a) != np.isfinite(b)) | (np.isnan(a) != np.isnan(b)) | (np.isinf(a) & (a != b))
-    words = "NaN or infinity at other positions"
+    words = "NaN or infinity at different positions"
     return RowFinding(request, row, name, "finite", words, np.inf, **row_pair(a, b, unlike.astype(np.float64)))

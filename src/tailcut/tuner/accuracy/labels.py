@@ -1,10 +1,10 @@
-"""Integer, boolean and string outputs: equal, but for ties of the scores behind them and elements at a threshold.
+"""Integer, boolean and string outputs: equal, except where the scores behind them tie, or lie at a threshold.
 
-Strings are compared as strings: the engine hands them out as `str`, the wire as `bytes`.
+Strings are compared as `str`: the engine returns them as `str`, the wire as `bytes`.
 
-A label that differs is right where the reference's own scores tie within rounding between what was expected and what
-came; the scores are another output of the model. A mask is allowed a share of elements that differ, because some lie at
-its threshold: booleans, integers that are 0 and 1 (or 0 and 255) throughout, and maps of few classes.
+A label that differs is still right where the reference's own scores for the expected and the actual label tie within
+rounding; the scores are another output of the model. A share of a mask's elements may differ, because some lie at its
+threshold. Masks are booleans, integers that are 0 and 1 (or 0 and 255) throughout, and maps of few classes.
 """
 
 from collections.abc import Sequence
@@ -15,11 +15,11 @@ from tailcut.tuner.accuracy.finding import Bound, OutputErrors, Pairs, RowFindin
 from tailcut.tuner.accuracy.ties import tied_labels, tied_places
 
 _MASKS: tuple[set[object], ...] = ({0, 1}, {0, 255})
-_MAP_DIMS, _MAP_ELEMENTS, _MAP_CLASSES = 3, 256, 256  # a picture of classes: rows, and at least two dimensions in each
+_MAP_DIMS, _MAP_ELEMENTS, _MAP_CLASSES = 3, 256, 256  # a segmentation map: rows of at least two dimensions
 
 
 def as_text(array: np.ndarray) -> np.ndarray:
-    """Strings as `str`, whether they came as `str` or `bytes`; bytes that are not UTF-8 keep their difference."""
+    """An array of strings as `str`, from `str` or `bytes`; bytes that are not UTF-8 stay distinct (surrogateescape)."""
     text = np.empty(array.size, object)
     text[:] = [
         item.decode("utf-8", "surrogateescape") if isinstance(item, bytes) else str(item)
@@ -38,9 +38,9 @@ def measure_labels(name: str, pairs: Pairs, bound: Bound, scores: Sequence[Pairs
 
     Args:
         name: of the output.
-        pairs: expected and got, for each request.
-        bound: the share that may differ in a mask is what it lacks to 1; exact allows nothing.
-        scores: the floating outputs of the model, each as expected and got for each request.
+        pairs: the expected and the actual array of each request.
+        bound: 1 minus it is the share of a mask that may differ; exact allows no difference.
+        scores: the floating-point outputs of the model, as pairs likewise.
     """
     measured = OutputErrors(differing=0.0)
     if is_text(pairs[0][0]):
@@ -70,7 +70,7 @@ def measure_labels(name: str, pairs: Pairs, bound: Bound, scores: Sequence[Pairs
 def _mask_finding(
     name: str, request: int, arrays: tuple[np.ndarray, np.ndarray, np.ndarray], differing: float, bound: Bound
 ) -> RowFinding:
-    """The worst row of a mask: one element or the bound's share may differ, and in all rows together the share."""
+    """The worst row of a mask: one element or the bound's share of a row may differ, and the bound's share overall."""
     wrong = arrays[2]
     rows = wrong.reshape(wrong.shape[0] if wrong.ndim else 1, -1)
     share = float(rows.mean(axis=1).max())
@@ -94,7 +94,7 @@ def _finding(
 
 
 def _is_mask(arrays: Sequence[np.ndarray]) -> bool:
-    """Whether an output is a mask or a map of classes; anything else of integers is taken for names of things."""
+    """Whether an output is a mask or a map of classes; other integers are taken for labels."""
     if arrays[0].dtype == np.bool_:
         return True
     if arrays[0].dtype.kind not in "iu":

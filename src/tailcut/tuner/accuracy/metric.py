@@ -1,4 +1,4 @@
-"""A measure that the user brings: a function of theirs that says how good a candidate's answers are."""
+"""A measure that the user supplies: a function that rates a candidate's answers."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,10 +15,10 @@ Function = Callable[[Answers, Answers], Any]
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A function `(reference, candidate) -> float | bool`: larger is better, and the least value is --accuracy's.
+    """A function `(reference, candidate) -> float | bool`: larger is better, and `--accuracy` is the least value.
 
-    Both arguments are lists of equal length, the outputs of one request by name in each place. True and False need no
-    least value.
+    Both arguments are lists of equal length; each item is the outputs of one request by name. A function that returns a
+    bool needs no least value.
     """
 
     name: str  # module:function
@@ -44,7 +44,7 @@ class Metric:
         """Try the function on the reference itself, before any time is spent.
 
         Raises:
-            UsageError: the function cannot be used: not even equal answers reach the least value.
+            UsageError: the function raised, or does not reach the least value even for equal answers.
         """
         value = self.value(reference, reference)
         if not value >= least:
@@ -58,7 +58,7 @@ def load_metric(name: str) -> Metric:
     """The function that `module:function` names, from the current folder or the installed packages.
 
     Raises:
-        UsageError: it is not there, or cannot be imported or called.
+        UsageError: there is no such function, or it cannot be imported or called.
     """
     try:
         return Metric(name, import_function(name))

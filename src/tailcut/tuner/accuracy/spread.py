@@ -1,4 +1,4 @@
-"""How a floating output falls into rows and columns, and how it varies over the data."""
+"""How a floating-point output is divided into rows and columns, and how much it varies over the data."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,12 +8,12 @@ import numpy as np
 ROUNDING = 1e-6  # of the output's typical magnitude: float32 after a few operations
 _COARSER = {"float16": 2.0**-10, "bfloat16": 2.0**-7}
 _FEW_COLUMNS = 8  # a row of up to this many numbers is a regressor's, each with a unit of its own
-_FEWEST_ROWS = 4  # fewer show no spread
+_FEWEST_ROWS = 4  # with fewer, the spread is unknown
 _CONSTANT = 1e-6  # of the magnitude: what varies less is constant over the data
 
 
 def rounding_in(dtype: np.dtype) -> float:
-    """What a number of this dtype may be off by, as a share of its magnitude."""
+    """The rounding error of a number of this dtype, as a share of its magnitude."""
     return _COARSER.get(dtype.name, ROUNDING)
 
 
@@ -21,7 +21,7 @@ def rounding_in(dtype: np.dtype) -> float:
 class RowLayout:
     """How the arrays of one output are read as rows."""
 
-    vector: bool  # one row, although it has one dimension: as long in every request, and longer than 1
+    vector: bool  # one-dimensional and a single row: of the same length in every request, and longer than 1
     width: int  # numbers in a row; 0 where it differs from request to request
 
     @classmethod
@@ -44,17 +44,17 @@ def _width(shape: tuple[int, ...], *, vector: bool) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """The standard deviation of the reference over the data, and the error that counts as none.
+    """The standard deviation of the reference over the data, and the largest error that does not count.
 
-    Rows of many numbers, and shares that add up to 1, are answers by how their numbers compare with each other: there
-    the deviation is that of all numbers from their common mean. In data that look alike to a classifier its scores
-    hardly vary from row to row, and what varies is not what it says.
+    In rows of many numbers, and in probabilities that add up to 1, the numbers of a row matter relative to each other.
+    There the deviation is that of all numbers from their common mean: for inputs that a classifier finds similar, its
+    scores hardly vary from row to row, and that variation does not matter.
     """
 
     by_column: bool
     sizes: np.ndarray  # [columns], or [1] for all numbers together
     floors: np.ndarray  # likewise
-    typical: float  # the largest magnitude in a row, in the median over those that are not 0
+    typical: float  # the median over rows of the largest magnitude in a row, zeros left out
 
     @classmethod
     def of(cls, layout: RowLayout, arrays: Sequence[np.ndarray]) -> "Spread":
@@ -67,13 +67,13 @@ class Spread:
         if not 1 <= layout.width <= _FEW_COLUMNS or all(map(_is_distribution, rows)):
             return cls(by_column=False, sizes=together, floors=np.array([rounding * typical]), typical=typical)
         sizes = _size(*_moments(rows))
-        sizes = np.where(sizes == 0, together, sizes)  # always 0: measured beside the other columns
+        sizes = np.where(sizes == 0, together, sizes)  # a column that is always 0: use the spread of all columns
         joined = np.abs(np.concatenate(rows))
         floors = rounding * np.array([_typical(joined[:, column]) for column in range(layout.width)])
         return cls(by_column=True, sizes=sizes, floors=floors, typical=typical)
 
     def ratios(self, error: np.ndarray) -> np.ndarray:
-        """Absolute errors [rows, numbers] beside the spread: [rows, columns], or [rows, 1] over each row as a whole."""
+        """Absolute errors [rows, numbers] divided by the spread: [rows, columns], or [rows, 1] for whole rows."""
         if not self.by_column:
             error = np.sqrt((error**2).mean(axis=1, keepdims=True))
         counted = np.where(error <= self.floors, 0.0, error)
@@ -82,7 +82,7 @@ class Spread:
 
 
 def _moments(parts: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, int]:
-    """Variance and mean square of each column, and the number of rows; sums are taken from the first row on."""
+    """Variance and mean square of each column, and the number of rows; the first row is subtracted for precision."""
     count = sum(map(len, parts))
     if not count:
         return np.zeros(1), np.zeros(1), 0
@@ -94,14 +94,14 @@ def _moments(parts: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, int]:
 
 
 def _size(variance: np.ndarray, square: np.ndarray, count: int) -> np.ndarray:
-    """The standard deviation; the root mean square where too few rows, or none that differ, show one."""
+    """The standard deviation; the root mean square where there are too few rows for one, or all are equal."""
     deviation, magnitude = np.sqrt(variance), np.sqrt(square)
     unknown = (count < _FEWEST_ROWS) | (deviation <= _CONSTANT * magnitude)
     return np.asarray(np.where(unknown, magnitude, deviation))
 
 
 def _is_distribution(rows: np.ndarray) -> bool:
-    """Whether rows are shares that add up to 1: a classifier's, all in one unit."""
+    """Whether rows are probabilities that add up to 1, as a classifier returns."""
     return rows.shape[1] > 1 and bool((rows >= -ROUNDING).all() and (np.abs(rows.sum(axis=1) - 1) < 1e-3).all())
 
 

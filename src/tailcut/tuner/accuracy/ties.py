@@ -1,9 +1,9 @@
-"""Labels that differ because scores tie: the reference itself could as well have said the other one.
+"""Labels that differ because scores tie: the reference could as well have returned the other one.
 
-Two forms are known. The label of the largest score: an output with one label where the scores have an axis of classes,
-as `ArgMax` and classifiers give it; which label belongs to which class is learned from the reference. And the names
-beside sorted scores, as `TopK` gives them: names of equal scores may change places, and a name may be exchanged for an
-unseen one where its score ties with the last one shown.
+Two forms are recognised. In the first, an output has one label where the scores have an axis of classes, as `ArgMax`
+and classifiers return it: the label of the largest score. Which label belongs to which class is learned from the
+reference. In the second, labels belong to sorted scores, as `TopK` returns them: labels of equal scores may be swapped,
+and a label may be replaced by one that is not listed if its score ties with the last one listed.
 """
 
 from collections.abc import Sequence
@@ -20,9 +20,9 @@ def tied_labels(pairs: Pairs, unlike: Masks, scores: Pairs) -> Masks | None:
     """Where labels that differ are ties of the largest score, for each request; None where these are not its scores.
 
     Args:
-        pairs: labels, expected and got.
+        pairs: the expected and the actual labels of each request.
         unlike: where they differ.
-        scores: a floating output, expected and got.
+        scores: a floating-point output, expected and actual.
     """
     axis = _class_axis([expected for expected, _ in pairs], [expected for expected, _ in scores])
     if axis is None:
@@ -68,7 +68,7 @@ def _lacks(label: tuple[int, ...], score: tuple[int, ...], axis: int) -> bool:
 
 
 def _labels_of_classes(labels: Sequence[np.ndarray], scores: Sequence[np.ndarray]) -> dict[int, object] | None:
-    """Which label stands for which class, where every reference label without a tie agrees; else None."""
+    """Which label belongs to which class, where all reference labels without a tie agree; else None."""
     known: dict[int, object] = {}
     for label, score in zip(labels, scores, strict=True):
         if not label.size:
@@ -88,20 +88,20 @@ def _labels_of_classes(labels: Sequence[np.ndarray], scores: Sequence[np.ndarray
 
 
 class _Numbered(dict[int, object]):
-    """Labels that are the numbers of their classes, those that no reference answer showed included."""
+    """Labels that are the indices of their classes, including those that no reference answer has."""
 
     def get(self, key: int, default: object = None) -> object:
-        """The number itself."""
+        """The index itself."""
         return key
 
 
 def tied_places(pairs: Pairs, unlike: Masks, scores: Pairs) -> Masks | None:
-    """Where names that differ stand beside scores that tie, for each request; None where these are not their scores.
+    """Where labels that differ belong to scores that tie, for each request; None where these are not their scores.
 
     Args:
-        pairs: names, expected and got.
+        pairs: the expected and the actual labels of each request.
         unlike: where they differ.
-        scores: a floating output, expected and got, sorted along its last axis.
+        scores: a floating-point output, expected and actual, sorted along its last axis.
     """
     if any(
         names.shape != values.shape or not names.ndim for (names, _), (values, _) in zip(pairs, scores, strict=True)
@@ -136,6 +136,6 @@ def _tied_row(
         return mask
     places = {name: index for index, name in enumerate(expected.tolist())}
     for index in np.flatnonzero(wrong).tolist():
-        partner = places.get(got[index], len(expected) - 1)  # a name from beyond ties with the last one shown
+        partner = places.get(got[index], len(expected) - 1)  # a label that is not listed has to tie with the last one
         mask[index] = abs(values[index] - values[partner]) <= tie and abs(values[index] - other[index]) <= tie
     return mask

@@ -1,4 +1,4 @@
-"""All outputs of all requests compared, and what it comes to: right or wrong, the figures, and the worst rows."""
+"""All outputs of all requests compared: right or wrong, the figures, and the worst rows."""
 
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -20,21 +20,21 @@ _SLACK = 1e-9  # of an excess: float64 rounding in the measures
 
 @dataclass(frozen=True, slots=True)
 class Accuracy:
-    """How near the outputs are. A figure is None where no output has it."""
+    """How close the outputs are to the reference. A figure is None where it applies to no output."""
 
     right: bool
     reason: str  # "right", or what is wrong with which output
     requests: int = 0  # compared
     worst: float | None = None  # the worst row's cosine
     top1: float | None = None  # agreement of the largest score, where the model looks like a classifier
-    spread: float | None = None  # the largest root mean square error beside an output's spread over the data
+    spread: float | None = None  # the largest root mean square error, as a share of an output's spread over the data
     differing: float | None = None  # the largest share of differing elements of integers, booleans and strings
     value: float | None = None  # of the user's metric
     rows: tuple[RowFinding, ...] = ()  # the worst first
 
     @property
     def figure(self) -> float | None:
-        """The one figure for it, more is better: the user's metric, or else the worst cosine; None without either."""
+        """The figure to rank by, larger is better: the user's metric, else the worst cosine; None without either."""
         return self.worst if self.value is None else self.value
 
 
@@ -42,7 +42,7 @@ def parse_bound(text: str) -> float | None:
     """The bound of `--accuracy`: a number from 0 to 1, or None for `exact`.
 
     Raises:
-        UsageError: neither.
+        UsageError: the text is neither.
     """
     if text == EXACT:
         return None
@@ -63,13 +63,16 @@ def compare(
     metric: Metric | None = None,
     uncompared: AbstractSet[str] = frozenset(),
 ) -> Accuracy:
-    """Compare answers to the same requests.
+    """Compare a candidate's answers with the reference's answers to the same requests.
 
     Args:
         reference, candidate: outputs by name for each request.
-        bound: the least cosine, top-1 agreement and so on, or None for exact; the least value of the metric.
-        metric: measures in place of all built-in ones.
-        uncompared: outputs of which only shape and dtype count, because the model draws them at random.
+        bound: the least cosine, top-1 agreement and so on, or the least value of the metric; None for exact.
+        metric: replaces all built-in measures.
+        uncompared: outputs of which only shape and dtype are compared, because the model draws them at random.
+
+    Raises:
+        UsageError: the metric raised, or returned neither a float nor a bool.
     """
     names = list(dict.fromkeys(name for outputs in reference for name in outputs))
     for request, (want, got) in enumerate(zip(reference, candidate, strict=True)):
@@ -88,9 +91,9 @@ def _other_form(expected: np.ndarray, got: np.ndarray | None, *, shapes: bool) -
     if got is None:
         return "is missing"
     if got.dtype != expected.dtype and not (is_text(got) and is_text(expected)):
-        return f"has another shape or dtype: {got.dtype} and not {expected.dtype}"
+        return f"has dtype {got.dtype} instead of {expected.dtype}"
     if shapes and got.shape != expected.shape:
-        return f"has another shape or dtype: {list(got.shape)} and not {list(expected.shape)}"
+        return f"has shape {list(got.shape)} instead of {list(expected.shape)}"
     return ""
 
 
@@ -127,7 +130,7 @@ def _verdict(measured: Sequence[OutputErrors], requests: int) -> Accuracy:
 
 
 def _worst_rows(findings: Sequence[RowFinding]) -> tuple[RowFinding, ...]:
-    """The first of each row, the worst rows first."""
+    """The worst finding of each row, the worst rows first."""
     rows: dict[tuple[int, int, str], RowFinding] = {}
     for finding in findings:
         if finding.excess > 0:
@@ -146,11 +149,11 @@ def _by_metric(
 
 
 def labelled(outputs: Sequence[Outputs], labels: np.ndarray) -> float | None:
-    """The share of rows whose largest score stands at the label; None where no output looks like class scores.
+    """The share of rows whose largest score is at the label's index; None where no output looks like class scores.
 
     Args:
         outputs: of each request.
-        labels: [requests, labels]: one for all rows of a request, or one for each.
+        labels: integers [requests, labels]: one for all rows of a request, or one per row.
     """
     scores = [
         next((array for array in output.values() if array.ndim == 2 and array.shape[1] > 1), None) for output in outputs

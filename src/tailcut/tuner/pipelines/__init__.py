@@ -1,5 +1,5 @@
-"""Tuning a pipeline: its stages and models measured one by one, whole configurations on the real server.
+"""Tuning a pipeline: its stages and models are measured one by one, whole configurations on the real server.
 
-Pure: `ways`, `space`. Shells: `learning` (the untuned pipeline and its answers), `estimating` (what a call of each step
-takes), `search`.
+Pure: `ways`, `space`. With I/O: `learning` (the untuned pipeline and its answers), `estimating` (the time of a call of
+each step), `search`.
 """

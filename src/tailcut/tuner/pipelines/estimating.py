@@ -1,4 +1,4 @@
-"""What a call of each step takes: stages in the processes that they run in, models in children of their own."""
+"""The time of a call of each step: stages in their own worker processes, models in child processes."""
 
 import os
 import time
@@ -14,13 +14,13 @@ from tailcut.tuner.learning import Arrays
 
 _LARGEST = 128  # rows of a call
 _FEWEST = 3  # calls of each size
-_GAIN = 0.95  # of the time per row, that a size twice as large must reach to go on
-_LONGEST_S = 0.5  # of a call, after which no larger one is tried
+_GAIN = 0.95  # of the time per row, which a batch twice as large must reach for the next size to be tried
+_LONGEST_S = 0.5  # after a longer call, no larger one is tried
 
 
 @dataclass(frozen=True, slots=True)
 class StageCallTimes:
-    """Of one stage: times of a call and its CPU time by size in ns, and the memory of one of its processes."""
+    """Of one stage: time and CPU time of a call by batch size, in nanoseconds, and the memory of one process."""
 
     times_ns: dict[int, float]
     cpu_ns: dict[int, float]
@@ -28,12 +28,12 @@ class StageCallTimes:
 
 
 def time_stage(engine: StageEngine, requests: Sequence[Arrays], seconds: float) -> StageCallTimes:
-    """Call a stage with more and more requests at a time.
+    """Time calls of a stage, doubling the number of requests per call.
 
     Args:
-        engine: whose processes run.
-        requests: its inputs, of one row each where they have rows; all of the same shapes.
-        seconds: for everything, about; each size is called three times in any case.
+        engine: of the stage; its processes run.
+        requests: inputs of the stage, of one row each if they have rows; all of the same shapes.
+        seconds: for everything, approximately; each size is called at least three times.
 
     Raises:
         TailcutError: the stage fails on one of the requests.
@@ -42,7 +42,7 @@ def time_stage(engine: StageEngine, requests: Sequence[Arrays], seconds: float) 
     cpu: dict[int, float] = {}
     end = time.monotonic() + seconds
     size = 1
-    engine.run_apart([requests[0]])  # loads what is loaded at the first call
+    engine.run_apart([requests[0]])  # warm-up: some stages load models at their first call
     while size <= min(_LARGEST, engine.stage.max_batch_size * 4):
         batch = [requests[number % len(requests)] for number in range(size)]
         share_s = max(0.0, (end - time.monotonic()) / 4)
@@ -62,7 +62,7 @@ def time_stage(engine: StageEngine, requests: Sequence[Arrays], seconds: float) 
 
 
 def alike(requests: Sequence[Arrays]) -> list[Arrays]:
-    """Those of the most frequent shapes: a server has no others in one batch."""
+    """The requests of the most frequent shapes: only requests of the same shapes share a batch."""
     shapes = [tuple(array.shape for array in request.values()) for request in requests]
     usual = max(shapes, key=shapes.count)
     return [request for request, shape in zip(requests, shapes, strict=True) if shape == usual]

@@ -21,13 +21,13 @@ from tailcut.tuner.records import TuneRequest
 from tailcut.tuner.result_records import RowsDecision
 
 _MOST_REQUESTS = 2048  # of the data
-_WALKED = 24  # requests that the steps' own inputs are taken from
-_ROWS = 8  # that a stage is asked alone and together
+_WALKED = 24  # requests from which the inputs of each step are computed
+_ROWS = 8  # rows that a stage computes alone and together
 _ADVICE = "if the rows of a request belong together, write @stage(whole_requests=True)"
 
 
 class Untuned:
-    """The pipeline as it is written, as the engine that the right answers come from."""
+    """The pipeline as written, in the form of an engine that computes the reference answers."""
 
     def __init__(self, source: str) -> None:
         self.model = PipelineModel.open(source)
@@ -38,18 +38,18 @@ class Untuned:
         return self.model.infer_sync(inputs)
 
     def close(self) -> None:
-        """Leave it open: its steps are measured, too."""
+        """Do nothing: the pipeline stays open, because its steps are measured next."""
 
 
 @dataclass(frozen=True, slots=True)
 class OpenPipeline:
-    """A pipeline that is open.
+    """An open pipeline, and what a tune knows of it.
 
     Args:
-        model: to be closed by the caller.
+        model: the pipeline; the caller closes it.
         learned: signature, requests and accuracy gate.
-        inputs: for each step what it was given for some of the requests.
-        advice: what may help against wrong answers; empty where nothing is known.
+        inputs: for each step, its inputs for some of the requests.
+        advice: what may help against wrong answers; empty if nothing is known.
     """
 
     model: PipelineModel
@@ -59,20 +59,20 @@ class OpenPipeline:
 
 
 def learn_pipeline(wanted: TuneRequest, answers_s: float, tell: Callable[[Event], None]) -> OpenPipeline:
-    """Open a pipeline, and compute the right answers: those that it gives untuned.
+    """Open a pipeline, and compute the reference answers: those of the untuned pipeline.
 
     Args:
         wanted: what the user asked for.
-        answers_s: seconds for the right answers.
+        answers_s: seconds for computing the reference answers.
         tell: called with each phase.
 
     Raises:
-        UsageError: there are no data, and a stage does not take made-up requests.
-        TailcutError: the pipeline cannot be opened, or refuses a request of the data.
+        UsageError: there are no data, and a stage does not accept generated requests.
+        TailcutError: the pipeline cannot be opened, or rejects a request of the data.
     """
     tell(Phase("opening the pipeline"))
     untuned = Untuned(str(wanted.model))
-    engine = cast(Engine, untuned)  # what is asked of it, it has
+    engine = cast(Engine, untuned)  # it has all that is used of an engine
     try:
         requests = _requests(engine, wanted)
         tell(Phase(untuned.model.rows.describe()))
@@ -85,7 +85,7 @@ def learn_pipeline(wanted: TuneRequest, answers_s: float, tell: Callable[[Event]
         if wanted.data is not None:
             raise
         raise UsageError(
-            f"{wanted.model}: it does not accept generated requests: give real ones with --data ({error})"
+            f"{wanted.model} does not accept generated requests: give real ones with --data ({error})"
         ) from None
     except BaseException:
         untuned.model.close()
@@ -106,10 +106,10 @@ def _mixing(name: str) -> str:
 
 
 def walk(model: PipelineModel, requests: Sequence[Arrays]) -> list[list[Arrays]]:
-    """What each step is given for these requests.
+    """The inputs of each step for these requests.
 
     Raises:
-        TailcutError: a step refuses one.
+        TailcutError: a step rejects one.
     """
     inputs: list[list[Arrays]] = [[] for _ in model.entry.steps]
     for request in requests:
@@ -123,9 +123,9 @@ def walk(model: PipelineModel, requests: Sequence[Arrays]) -> list[list[Arrays]]
 
 
 def mixing(model: PipelineModel, inputs: Sequence[Sequence[Arrays]]) -> list[str]:
-    """The stages whose answer to a row depends on the rows beside it, although they do not say `whole_requests`.
+    """The stages whose answer to a row depends on other rows, although they are not declared `whole_requests`.
 
-    Rows are asked alone and together, twice each: a stage that does not repeat its own answers is not judged.
+    Rows are computed alone and together, twice each; a stage that does not reproduce its own answers is not judged.
     """
     return [
         step.name
@@ -150,5 +150,5 @@ def _mixes(engine: StageEngine, given: Sequence[Arrays]) -> bool:
 def _requests(engine: Engine, wanted: TuneRequest) -> list[Arrays]:
     if wanted.data is not None:
         return rows_of_data(engine.spec, wanted.data, _MOST_REQUESTS)
-    samples = likely_samples(engine.spec)  # tried once: each refusal of a function would be a traceback in the log
+    samples = likely_samples(engine.spec)  # untried: each failure would log a traceback
     return made_up(samples, wanted.seed)

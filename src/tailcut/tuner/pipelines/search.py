@@ -55,14 +55,14 @@ from tailcut.tuner.servers import TrialServers, confined_to
 from tailcut.tuner.session import TuneSession, new_session, plan_of
 from tailcut.tuner.space import SpaceFacts, changed, engine_choices
 
-_LONE_CALLS = 12  # of the whole pipeline, to learn what is between its steps
-_STAGES = 0.4  # of the time for estimates; the rest is for engines
-_ENGINES = 12  # of each model, at most
+_LONE_CALLS = 12  # of the whole pipeline, to measure the time between its steps
+_STAGES = 0.4  # of a step's share of the time for estimates, if it is a stage; all of it for the engines of a model
+_ENGINES = 12  # engine configurations of each model, at most
 
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """A step with what it is given: a stage and its engine, or a model and its file."""
+    """A step with its inputs: either a stage or a model."""
 
     name: str
     opened: OpenStep
@@ -95,21 +95,21 @@ class PipelineSpace:
 
     @property
     def size(self) -> SearchSize:
-        """How much of it is worth measuring in process: each stage, and the engines of each model."""
+        """How much of the space is worth measuring in process: each stage, and the engines of each model."""
         models = sum(step.model is not None for step in self._steps)
         return SearchSize(len(self._steps) - models + models * _ENGINES)
 
     def kinds(self, settings: Settings) -> list[tuple[object, int]]:
-        """Which finalists are alike, and how many of them may race."""
+        """The groups of similar finalists that settings belong to, and how many of each may race."""
         return kinds_of(settings)
 
     @property
     def anyway(self) -> list[Settings]:
-        """The pipeline as it is written, which is not given up for an estimate."""
+        """The pipeline as written: it always races, because an estimate is no reason to drop it."""
         return [self._session.with_wire(self._session.plain_wire)]
 
     def predicted(self) -> list[PredictedConfiguration]:
-        """Everything that is allowed, with what is expected of it.
+        """Every allowed configuration, with what is expected of it.
 
         Raises:
             UsageError: nothing is allowed, or no engine of a model could be measured.
@@ -128,35 +128,35 @@ class PipelineSpace:
         return session.allowed(predicted)
 
     def refinements(self, winner: Settings) -> list[Settings]:
-        """Small changes of a configuration that only the real server can judge."""
+        """Small changes of a configuration that only the real server can evaluate."""
         stages = [step.stage for step in self._steps if step.stage is not None]
         pinnable = 0 if cpu_quota() is not None or self._cpus != os.cpu_count() else self._cpus
         return refinements(winner, self._alone_us, stages, pinnable, self._cpus)
 
     def thrifty(self, winner: Settings) -> list[Settings]:
-        """One process less in a stage, and models whose threads do not spin."""
+        """The winner with one process fewer in a stage, or with a model whose threads do not spin."""
         return thrifty(winner)
 
     def steps(self, winner: Settings) -> list[Settings]:
-        """The pipeline as it is written with the winner's settings of its steps, one step more in each."""
+        """The pipeline as written with the winner's settings of its steps, of one more step in each."""
         climb = [self._session.with_wire(encoded(winner.io.wire))]
         for step in self._steps:
             climb.append(with_step_of(climb[-1], winner, step.name))
         return climb[1:]
 
     def without(self, winner: Settings, rung: str) -> Settings:
-        """The winner with one step as it is written."""
+        """The winner with one step as written."""
         return with_step_of(winner, self._session.base, rung)
 
     def rows_of(self, settings: Settings) -> RowsDecision:
-        """What was decided of the rows: that of the untuned pipeline, as its steps say it."""
+        """Whether rows are independent: as decided for the untuned pipeline."""
         return self._session.learned.rows
 
     def take(self, outcome: TuneOutcome) -> None:
-        """A pipeline has no files of its own."""
+        """Do nothing: a pipeline has no copies of models."""
 
     def close(self) -> None:
-        """End the processes of the untuned pipeline; its servers have their own."""
+        """Stop the processes of the untuned pipeline; servers have their own."""
         known, self._known = self._known, None
         if known is not None:
             known.model.close()
@@ -168,7 +168,7 @@ class PipelineSpace:
         if step.stage is not None and step.opened.engine is not None:
             times = self._stage_times(step.opened.engine, step.inputs, _STAGES * seconds)
             self._alone_us[step.name] = times.times_ns[1] / 1e3
-            self._told(step.name, times)
+            self._report(step.name, times)
             return stage_ways(step.stage, times, self._cpus)
         assert step.model is not None  # noqa: S101  a step is one or the other
         estimates = self._engines(step, step.model, seconds)
@@ -190,17 +190,18 @@ class PipelineSpace:
         journal.add_stage(name, times.times_ns, times.cpu_ns, times.memory_bytes)
         return times
 
-    def _told(self, name: str, times: StageCallTimes) -> None:
+    def _report(self, name: str, times: StageCallTimes) -> None:
         size = min(times.times_ns, key=lambda rows: times.times_ns[rows] / rows)
         words = (
-            f"{size / times.times_ns[size] * 1e9:,.0f} rows/s in one process, {times.times_ns[1] / 1e3:,.0f} us alone"
+            f"{size / times.times_ns[size] * 1e9:,.0f} rows/s in one process, "
+            f"{times.times_ns[1] / 1e3:,.0f} us for a lone row"
         )
         entry = Candidate.of(name, CandidateVerdict.ESTIMATED, f"{words}, {times.memory_bytes >> 20:,} MiB")
         self._session.candidate(name, entry)
         self._session.tell(Estimated(1))
 
     def _engines(self, step: _Step, model: StepModelSettings, seconds: float) -> list[EngineEstimate]:
-        """The engines of a model, or that of its profile, measured with what this step is given."""
+        """Estimates of a model's engines, or of its profile's engine, measured with the inputs of this step."""
         session, file = self._session, self._path.file.parent / model.file
         if file.suffix == ".toml":
             profile = Profile.load(file)
@@ -240,7 +241,7 @@ class PipelineSpace:
         return engine_choices(facts)[: min(_ENGINES, self._session.plan.engines)]
 
     def _hand_over_ns(self, ways: dict[str, list[Way]]) -> float:
-        """What a lone request takes between its steps: the whole pipeline's median without the first way of each."""
+        """What a lone request takes between steps: the pipeline's median minus the shortest lone call of each step."""
         known = self._known
         assert known is not None  # noqa: S101  it is closed after this
         taken = []
@@ -261,15 +262,15 @@ def tune_pipeline(wanted: TuneRequest, tell: Callable[[Event], None]) -> TuneOut
         tell: called with each event, on the same thread.
 
     Raises:
-        UsageError: there are no data, and a stage does not take made-up requests.
-        TailcutError: the pipeline cannot be opened, refuses a request of the data, or cannot be served.
+        UsageError: there are no data, and a stage does not accept generated requests.
+        TailcutError: the pipeline cannot be opened, rejects a request of the data, or cannot be served.
     """
     session, known = open_pipeline(wanted, tell)
     return Search(session, PipelineSpace(session, known)).run()
 
 
 def open_pipeline(wanted: TuneRequest, tell: Callable[[Event], None]) -> tuple[TuneSession, OpenPipeline]:
-    """Learn what is to be known of a pipeline before anything is measured.
+    """Open a pipeline, and prepare its tune.
 
     Raises:
         TailcutError: as `tune_pipeline`.
@@ -306,7 +307,7 @@ def open_pipeline(wanted: TuneRequest, tell: Callable[[Event], None]) -> tuple[T
 
 
 def untuned_profile(source: str) -> Profile:
-    """The profile of a pipeline as it is written, with the settings of its steps.
+    """The profile of a pipeline as written, with the settings of its steps.
 
     Raises:
         UsageError: the file raises, or has no such pipeline.

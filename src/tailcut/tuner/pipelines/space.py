@@ -1,4 +1,4 @@
-"""Which settings the steps of a pipeline may have, and which changes of a whole configuration are worth a try: pure."""
+"""Which settings the steps of a pipeline may have, and which changes of a configuration are worth trying. Pure."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
@@ -22,14 +22,14 @@ _SAME_STEPS, _SAME_ENGINES = 2, 4  # finalists with the same processes and engin
 
 
 def stage_ways(stage: Stage, times: StageCallTimes, cpus: int) -> list[Way]:
-    """Every number of processes with every batch size: those of the stage as it is written first.
+    """Every number of processes with every batch size, those of the stage as written first.
 
-    Threads share the interpreter, so what more of them bring is left to the real server.
+    Threads share the interpreter, so the effect of more threads is left to the real server.
 
     Args:
-        stage: as it is written.
+        stage: as written.
         times: of its calls.
-        cpus: that there are.
+        cpus: number of CPUs.
     """
     own = StageSettings(name=stage.name, workers=stage.workers, max_batch_size=stage.max_batch_size, cpus=stage.cpus)
     counts = dict.fromkeys([stage.workers] if stage.threads else [stage.workers, 1, max(1, cpus // 2), cpus])
@@ -48,12 +48,12 @@ def stage_ways(stage: Stage, times: StageCallTimes, cpus: int) -> list[Way]:
 
 
 def model_ways(model: StepModelSettings, estimates: Sequence[EngineEstimate], fixed: int = 0) -> list[Way]:
-    """Every engine configuration that was measured with every batch size; of a profile, what that says.
+    """Every measured engine configuration with every batch size; for a profile, only its own settings.
 
     Args:
-        model: its file.
+        model: settings of the step, with its file.
         estimates: of its engines.
-        fixed: the largest batch of its own profile; 0 where it has none.
+        fixed: the largest batch of the step's profile; 0 if it has none.
     """
     ways = []
     for estimate in estimates:
@@ -73,9 +73,9 @@ def configurations(
     """Yield whole configurations with what is expected of them.
 
     Args:
-        base: the pipeline's settings as it is written, for the wire that clients speak.
-        ways: of each step, in order, by its name.
-        around: what is the same for all.
+        base: the settings of the pipeline as written, for the encoding that clients send.
+        ways: the ways to run each step, by its name, in order.
+        around: what is common to all configurations.
     """
     most = max(_FEWEST_WAYS, int(_COMBINED ** (1 / max(1, len(ways)))))
     for combined in product(*(shortlist(each, most) for each in ways.values())):
@@ -106,18 +106,18 @@ def steps_of(settings: Settings) -> list[StageSettings | StepModelSettings]:
 
 
 def name_of(step: StageSettings | StepModelSettings) -> str:
-    """What a step is called in settings."""
+    """The name of a step in settings."""
     return step.name if isinstance(step, StageSettings) else step.file
 
 
 def with_step_of(settings: Settings, other: Settings, name: str) -> Settings:
-    """The settings with one step as another configuration has it."""
+    """The settings, with one step's settings from another configuration."""
     theirs = {name_of(step): step for step in steps_of(other)}
     return with_steps(settings, [theirs[name] if name_of(step) == name else step for step in steps_of(settings)])
 
 
 def kinds_of(settings: Settings) -> list[tuple[object, int]]:
-    """Which finalists are alike, and how many of them may race."""
+    """The groups of similar finalists that settings belong to, and how many of each may race."""
     pipeline = settings.pipeline or PipelineSettings()
     engines = tuple((model.file, model.engine) for model in pipeline.models)
     return [((tuple(stage.workers for stage in pipeline.stages), engines), _SAME_STEPS), (engines, _SAME_ENGINES)]
@@ -126,14 +126,14 @@ def kinds_of(settings: Settings) -> list[tuple[object, int]]:
 def refinements(
     winner: Settings, alone_us: Mapping[str, float], stages: Sequence[Stage], cpus: int, usable: int
 ) -> list[Settings]:
-    """Small changes that only the real server can judge: a delay before a stage, pinned processes, more threads.
+    """Small changes that only the real server can evaluate: a delay before a stage, pinned processes, more threads.
 
     Args:
         winner: the configuration.
-        alone_us: of each stage, what a call of one row takes.
-        stages: as they are written.
-        cpus: that processes may be pinned to; 0: none are.
-        usable: CPUs that there are.
+        alone_us: the time of a call of one row, by stage.
+        stages: as written.
+        cpus: number of CPUs that processes may be pinned to; 0 for no pinning.
+        usable: number of usable CPUs.
     """
     result = []
     pipeline = winner.pipeline or PipelineSettings()
@@ -150,7 +150,7 @@ def refinements(
 
 
 def thrifty(winner: Settings) -> list[Settings]:
-    """One process less in each stage, and models whose threads do not spin."""
+    """The winner with one process fewer in a stage, or with a model whose threads do not spin, one change in each."""
     pipeline = winner.pipeline or PipelineSettings()
     result = [
         _with_stage(winner, msgspec.structs.replace(own, workers=own.workers - 1))

@@ -1,7 +1,7 @@
-"""What each way to run a step takes, and what a pipeline of such steps is expected to do: pure.
+"""What each way to run a step costs, and the expected performance of a pipeline of such steps. Pure.
 
-A bound, not a simulation: the slowest step and the CPUs limit the rate, and batches are as large as the limit of the
-latency leaves room for. It ranks configurations; the race on the real server decides.
+A bound, not a simulation: the slowest step and the CPUs limit the rate, and batches are as large as the latency limit
+allows. It ranks configurations; the race on the real server decides.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from tailcut.runtime.pipeline_settings import StageSettings, StepModelSettings
 
 _WAITING = 1.5  # calls of each step that a request under load sees: its own, and half of the one before it
 _TAIL = 3.0  # how much steeper the p99 grows with the load than the mean
-_HOPELESS = 0.5  # of the rate of lone rows, where even those take longer than the limit
+_HOPELESS = 0.5  # of the rate of lone rows, if even these take longer than the limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,10 +20,10 @@ class Way:
 
     Args:
         settings: of the step.
-        times_ns: of a call, by rows (of a stage with a free dimension: requests).
+        times_ns: time of a call, by its number of rows (for a stage with a free dimension: of requests).
         cpu_ns: CPU time of a call, likewise.
         largest: rows of a call, at most.
-        calls: at the same time.
+        calls: number of simultaneous calls.
         memory_bytes: of all its processes, or of the engine.
     """
 
@@ -36,11 +36,11 @@ class Way:
 
     @property
     def alone_ns(self) -> float:
-        """A call of one row."""
+        """The time of a call of one row."""
         return self.times_ns[min(self.times_ns)]
 
     def size_within(self, most: int) -> int:
-        """The measured size, up to this many rows, at which a row takes least."""
+        """The measured size, up to this many rows, with the least time per row."""
         largest = min(most, self.largest)
         sizes = [size for size in self.times_ns if size <= largest] or [min(self.times_ns)]
         return min(sizes, key=lambda size: self.times_ns[size] / size)
@@ -56,20 +56,20 @@ class Way:
 
     @property
     def least_cpu_ns(self) -> float:
-        """CPU time of a row at the best size."""
+        """CPU time per row at the best size."""
         size = self.size_within(max(self.times_ns))
         return self.cpu_ns[size] / size
 
 
 @dataclass(frozen=True, slots=True)
 class Around:
-    """What is the same for all configurations.
+    """What is common to all configurations.
 
     Args:
-        cpus: that there are.
-        hand_over_ns: what a request takes between its steps, and in the server.
-        limit_ms: of the latency.
-        rate: requests per second offered; 0 where none is.
+        cpus: number of CPUs.
+        hand_over_ns: time of a request between its steps, and in the server.
+        limit_ms: the latency limit.
+        rate: requests per second offered; 0 if none are.
     """
 
     cpus: float
@@ -80,7 +80,7 @@ class Around:
 
 @dataclass(frozen=True, slots=True)
 class ExpectedPipeline:
-    """What a pipeline is expected to do; as in `PredictedConfiguration`."""
+    """The expected performance of a pipeline; the fields are those of `PredictedConfiguration`."""
 
     rate: float
     capacity: float
@@ -91,7 +91,7 @@ class ExpectedPipeline:
 
 
 def expect(ways: Sequence[Way], around: Around) -> ExpectedPipeline:
-    """What a pipeline whose steps run in these ways is expected to do."""
+    """The expected performance of a pipeline whose steps run in these ways."""
     alone_ns = sum(way.alone_ns for way in ways) + around.hand_over_ns
     rates = {}
     for most in sorted({size for way in ways for size in way.times_ns}):
@@ -114,7 +114,7 @@ def expect(ways: Sequence[Way], around: Around) -> ExpectedPipeline:
 
 
 def shortlist(ways: Sequence[Way], most: int) -> list[Way]:
-    """Those that no other beats in rate, CPU time and a lone call with no more memory; the quickest of them."""
+    """The ways that no other beats in rate, CPU time, lone call and memory; at most `most` of them, the fastest."""
     kept: list[Way] = []
     for way in sorted(ways, key=lambda item: (-item.best_rate, item.alone_ns, item.memory_bytes)):
         if not any(_beats(other, way) for other in kept):

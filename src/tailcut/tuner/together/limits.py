@@ -1,6 +1,6 @@
-"""What a model's p99 is held to, and whether a joint verification proves a combination worse than the defaults. Pure.
+"""The p99 limits of the models, and whether a joint verification proves a combination worse than the defaults. Pure.
 
-One model's longer tail is the price of another's shorter one, as long as both are within their limits.
+A longer tail of one model is the price of a shorter one of another, as long as both are within their limits.
 """
 
 from collections.abc import Sequence
@@ -13,11 +13,11 @@ from tailcut.tuner.race import is_finite, met, tail_of
 from tailcut.tuner.result_records import NotKept
 from tailcut.tuner.together.records import JointOutcome, JointSide
 
-_LONE_FACTOR = 3.0  # of a median: the limit where there are too few samples for a p99
+_LONE_FACTOR = 3.0  # of the median: the limit if there are too few samples for a p99
 
 
 def proven_worse(sides: Sequence[JointSide], seed: int) -> str:
-    """What the tuned settings are worse in than the defaults, in words; empty where nothing is proven.
+    """What the tuned settings are proven worse in than the defaults, as a message; empty if nothing is proven.
 
     Args:
         sides: with the runs of both arms.
@@ -35,12 +35,15 @@ def proven_worse(sides: Sequence[JointSide], seed: int) -> str:
 
 
 def take_back(outcome: JointOutcome, setting: str, seed: int) -> str:
-    """Note that the verified combination is not kept, where it is proven worse; why, or nothing where it is kept.
+    """If the verified combination is proven worse, record that it is not kept.
 
     Args:
         outcome: with the verification of all models, whose profiles hold the combination.
-        setting: the combination in words.
+        setting: a description of the combination.
         seed: of the bootstrap.
+
+    Returns:
+        Why it is not kept; empty if it is.
     """
     if outcome.wrong or not all(side.runs for side in outcome.sides):
         return ""
@@ -53,7 +56,7 @@ def take_back(outcome: JointOutcome, setting: str, seed: int) -> str:
 
 
 def _longer(side: JointSide, seed: int) -> str:
-    """A model's tail to that of the defaults, where it is proven longer."""
+    """A model's tail relative to the defaults', as text, if it is proven longer; else empty."""
     of, tail = tail_of(side.runs["tuned"], side.runs["baseline"], seed) or ("p99", None)
     if tail is None or tail.low <= 1:
         return ""
@@ -62,25 +65,26 @@ def _longer(side: JointSide, seed: int) -> str:
 
 
 def within_reach(name: str, rate: float, best: float) -> None:
-    """Refuse a rate that no configuration of a model comes near to, even alone.
+    """Refuse a rate that no configuration of a model comes near, even without the other models.
 
     Raises:
-        UsageError: it is over twice the best capacity that is expected.
+        UsageError: the rate is more than twice the best expected capacity.
     """
     if is_beyond(rate, best):
         raise UsageError(
-            f"{name}: asked for {rate:,.6g} req/s, and no configuration is expected to carry more than {best:,.3g} "
-            "req/s of it alone on this machine: name a lower rate"
+            f"{name}: no configuration is expected to sustain more than {best:,.3g} req/s on this machine, even "
+            f"without the other models: give a lower rate than {rate:,.6g}"
         )
 
 
 def limit_of(result: LoadResult, name: str, alone_ms: float) -> float:
-    """The p99 of a model's open loop in ms; three medians where it has too few samples to tell.
+    """The p99 of a model's open loop in ms, to three digits; three times the median with too few samples for a p99.
 
     Args:
-        result: of the engine's defaults, beside the other models.
+        result: of the engine's defaults, under the load of all models.
         name: of the model.
-        alone_ms: its limit where it is alone, for a model that is asked so rarely that the loop has no two requests.
+        alone_ms: the model's limit when measured alone, used if its rate is so low that the loop had fewer than two
+            requests.
 
     Raises:
         TailcutError: no request succeeded.

@@ -1,4 +1,4 @@
-"""What a joint tune is asked for, and what it comes to."""
+"""The request for a joint tune, and its outcome."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -21,11 +21,11 @@ class JointWanted:
     """What the user asked for.
 
     Args:
-        models: each with its rate, and its limit where the user named one.
-        arrivals: of each model.
+        models: each with its rate, and its limit if the user gave one.
+        arrivals: the arrival process of each model.
         budget_s: for everything; the p99 of a slow model may take longer.
         seed: of arrival times.
-        began: on the monotonic clock; None: when the search begins.
+        began: start of the budget on the monotonic clock; None: when the search begins.
     """
 
     models: tuple[TuneRequest, ...]
@@ -37,30 +37,30 @@ class JointWanted:
 
 @dataclass(slots=True)
 class JointSide:
-    """One model in a joint tune, and what was found of it."""
+    """One model in a joint tune, and its results."""
 
     name: str
     arrivals: Arrivals
-    limit_ms: float  # of its p99: the user's, or the baseline's own beside the others
+    limit_ms: float  # of its p99: the user's, or the baseline's own under the load of all models
     slo_ms: float | None
     inputs: Sequence[str]
     outputs: Sequence[str]
     rows: RowsDecision
     base: Settings  # of the baseline
-    profile: Profile  # with the settings found
-    copy_bytes: bytes = b""  # of the copy that the profile runs
+    profile: Profile  # with the best settings
+    copy_bytes: bytes = b""  # of the copy of the model that the profile uses
     accuracy: Accuracy | None = None  # of the verification
     runs: dict[str, ArmRuns] = field(default_factory=dict)  # by arm
-    not_kept: str = ""  # the setting that was verified, where the defaults were taken instead
+    not_kept: str = ""  # the settings that were verified, if the defaults are kept instead
 
     @property
     def unchanged(self) -> bool:
-        """Whether nothing was kept: its profile has the baseline's settings; as in a tune of one, but for the wire."""
+        """Whether nothing was gained: the profile has the baseline's settings; the wire does not count."""
         return with_wire(self.profile.settings, self.base.io.wire) == self.base
 
     @property
     def wrong(self) -> str:
-        """What it answers wrongly, in one line; empty where nothing is."""
+        """What the model answers wrongly, in one line; empty if nothing."""
         if self.accuracy is None or self.accuracy.right:
             return ""
         return (
@@ -77,11 +77,11 @@ class JointOutcome:
     simulated: Sequence[ExpectedCombination] = ()
     contested: bool = False  # whether a race began
     raced: dict[Combination, float] = field(default_factory=dict)  # scores on the real server
-    alone: Combination = ()  # of what is best for each model by itself
-    rejected: list[tuple[Combination, str]] = field(default_factory=list)  # and why
+    alone: Combination = ()  # the best settings of each model on its own
+    rejected: list[tuple[Combination, str]] = field(default_factory=list)  # with the reason
     noise: Noise = field(default_factory=Noise)
-    cpu_share: dict[str, float] = field(default_factory=dict)  # cores that each arm's server used
-    not_kept: NotKept | None = None  # the combination that was verified, where the defaults were taken instead
+    cpu_share: dict[str, float] = field(default_factory=dict)  # cores used by each arm's server
+    not_kept: NotKept | None = None  # the combination that was verified, if the defaults are kept instead
     interrupted: bool = False
     took_s: float = 0.0
 
@@ -92,5 +92,5 @@ class JointOutcome:
 
     @property
     def wrong(self) -> str:
-        """What the verification found wrong; empty where nothing is."""
+        """What the verification found wrong; empty if nothing."""
         return next((side.wrong for side in self.sides if side.wrong), "")

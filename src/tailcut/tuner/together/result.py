@@ -1,4 +1,4 @@
-"""A joint tune's outcome as the command prints it, and as each profile's section and evidence."""
+"""A joint tune's outcome as the record that the command prints, and as each profile's section and evidence."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ _MOST_SIMULATED = 40  # combinations in the result
 def joint_result(
     outcome: JointOutcome, *, machine: MachineFacts, objective: made.JointRequest, command: str
 ) -> made.JointResult:
-    """What `tailcut tune A B --json` prints; what is unknown is None."""
+    """The record that `tailcut tune A B --json` prints; unknown values are None."""
     names = [side.name for side in outcome.sides]
     return made.JointResult(
         models=[_model(side, objective.seed) for side in outcome.sides],
@@ -52,7 +52,7 @@ def joint_result(
 
 
 def together_of(outcome: JointOutcome, number: int) -> Together:
-    """The section of one model's profile: what it was measured with."""
+    """The section `together` of one model's profile: the models that it was measured with."""
     own = outcome.sides[number]
     others = [
         Neighbour(
@@ -68,7 +68,7 @@ def together_of(outcome: JointOutcome, number: int) -> Together:
 
 
 def joint_evidence(result: made.JointResult, number: int) -> dict[str, Any]:
-    """What one model's profile keeps of a result: its own figures, not samples."""
+    """The part of a result that one model's profile keeps: its own figures, but no samples."""
     own = result.models[number]
     checked = own.verification
     kept: dict[str, Any] = {

@@ -26,23 +26,23 @@ class JointObjective(JointRequest, frozen=True):
 
 
 class JointArm(ArmFigures, frozen=True):
-    """One side of the measurement of a model among others."""
+    """One arm of the measurement of a model among others."""
 
     within: bool | None
 
 
 class JointVerification(Record, frozen=True):
-    """Separate and joint settings of one model, measured among the others."""
+    """The engine's defaults and the joint settings of one model, measured under the load of all models."""
 
     baseline: JointArm
     tuned: JointArm
     p99_ratio: IntervalRecord | None
-    tail_ratio: TailRatio | None = None  # of the percentile furthest in the tail that the samples can tell
-    no_ratio_because: str | None = None  # why there is none; null where samples are too few
+    tail_ratio: TailRatio | None = None  # of the highest percentile with enough samples
+    no_ratio_because: str | None = None  # why `tail_ratio` is null; null if there are too few samples
 
     @property
     def arms(self) -> dict[str, JointArm]:
-        """Both."""
+        """The arms by name."""
         return {"baseline": self.baseline, "tuned": self.tuned}
 
 
@@ -61,16 +61,16 @@ class JointModel(Record, frozen=True):
     rows: RowsDecision
     setting: str
     settings: Settings
-    unchanged: bool  # nothing was kept for this model
+    unchanged: bool  # nothing was gained for this model
     right: bool | None
     wrong: str | None
     verification: JointVerification | None
     profile: str | None
-    not_kept: str | None = None  # the setting that `verification.tuned` ran, where the profile holds the defaults
+    not_kept: str | None = None  # the settings of `verification.tuned`, if the profile holds the defaults
 
 
 class Combination(Record, frozen=True):
-    """A setting for each of several models."""
+    """Settings for each of several models."""
 
     setting: str
     p99_ms: list[float | None]

@@ -1,8 +1,8 @@
 """A joint tune: survey each model, simulate combinations on shared cores, race a few on real servers, verify one.
 
-A thin shell. Each model is surveyed by its own `Surveyor`; which combinations race is decided in `selection`, and what
-they would do in `simulation`. What is claimed comes from the verification: baseline and tuned, each with all models in
-one server, under the load of all models at once.
+A thin shell. Each model is surveyed by its own `Surveyor`; which combinations race is decided in `selection`, and their
+expected performance in `simulation`. Claims come from the verification: baseline and tuned, each with all models in one
+server, under the load of all models at once.
 """
 
 import math
@@ -44,14 +44,14 @@ from tailcut.tuner.together.verification import LEAST_BLOCK_S, SPARE, Verificati
 from tailcut.tuner.together.words import LEAST_SCORE, NamedEvents, describe, fits
 from tailcut.tuner.verification import good_s
 
-_SURVEYS = 0.8  # of the budget, shared among the models' surveys, each of which ends at less than half of its part
+_SURVEYS = 0.8  # of the budget, shared among the models' surveys, each of which uses less than half of its part
 _FINALISTS = 5
-_FEWEST = 2  # combinations that race, whatever memory there is
-_SIMULATED, _FEWEST_SIMULATED, _MOST_SIMULATED = 3000, 300, 9000  # requests: all, of the rarest model, and at most
-_FEWEST_IN_BLOCK = 10  # requests of the rarest model
+_FEWEST = 2  # combinations that race even if memory is short
+_SIMULATED, _FEWEST_SIMULATED, _MOST_SIMULATED = 3000, 300, 9000  # requests: all, of the lowest rate, at most
+_FEWEST_IN_BLOCK = 10  # requests of the model with the lowest rate
 _LIMIT_S = 2.0
 _ARMS = 2  # of the verification
-_ENDED = "its server ended under load"
+_ENDED = "its server exited under load"
 
 
 class JointSearch:
@@ -73,14 +73,14 @@ class JointSearch:
         self._outcome = JointOutcome([])
         self._best: Combination = ()
         self._verification = VerificationPlan(self._plan, samples_needed(0.99), self._rarest, wanted.seed)
-        self._order: list[Combination] = []  # that raced, the best estimate first
+        self._order: list[Combination] = []  # those that raced, the best estimate first
 
     def run(self) -> JointOutcome:
-        """Search, then verify; Ctrl-C after the surveys ends with the best so far, unverified.
+        """Search, then verify; Ctrl-C after the surveys ends the tune with the best combination so far, unverified.
 
         Raises:
             TailcutError: a model cannot be served with the engine's defaults.
-            KeyboardInterrupt: before anything was found.
+            KeyboardInterrupt: the user stopped it before the surveys were complete.
         """
         try:
             plan = self._plan
@@ -109,7 +109,7 @@ class JointSearch:
         return self._outcome
 
     def _plan_verification(self) -> None:
-        """Leave the verification the time that its p99 takes, or else the percentile that it has time for."""
+        """Reserve the time that verifying the p99 takes, or choose the percentile that there is time for."""
         plan, sample_s = self._plan, _ARMS * SPARE / self._rarest
         p99_s = sample_s * samples_needed(0.99)
         tail = known_within(plan.most_verify_s, sample_s)
@@ -125,9 +125,9 @@ class JointSearch:
             )
 
     def _survey(self) -> None:
-        """Each model by itself, one after the other, so that none disturbs the other's estimates.
+        """Survey each model on its own, one after the other, so that they do not disturb one another.
 
-        All are opened first, because what is wrong with one should not be found after minutes.
+        All are opened first, so that an error in one of them is not found only after minutes.
         """
         budget_s = _SURVEYS * self._wanted.budget_s / len(self._wanted.models)
         for model, arrivals in zip(self._wanted.models, self._wanted.arrivals, strict=True):
@@ -143,8 +143,10 @@ class JointSearch:
         for survey, arrivals in zip(self._surveys, self._wanted.arrivals, strict=True):
             within_reach(survey.spec.name, arrivals.rate, best_capacity(survey.capacity, survey.predicted))
             if arrivals.rate > survey.capacity:
-                carried = f"the engine's defaults carry {survey.capacity:,.3g} req/s of it alone"
-                self._tell(Phase(f"{survey.spec.name}: asked for {arrivals.rate:,.6g} req/s, and {carried}"))
+                words = (
+                    f"the engine's defaults sustain {survey.capacity:,.3g} of {arrivals.rate:,.6g} req/s, even alone"
+                )
+                self._tell(Phase(f"{survey.spec.name}: {words}"))
         cpus = confined_to(self._wanted.models[0].constraints.cpus)
         self._servers = JointServers([survey.servers for survey in self._surveys], self._wanted.arrivals, cpus)
         self._best = self._baseline
@@ -164,7 +166,7 @@ class JointSearch:
         ]
 
     def _complete_s(self) -> float:
-        """How long this tune takes where nothing is left out: what it has taken, and what is still to be done."""
+        """Seconds of this tune if nothing is left out: those spent so far, and those for the rest."""
         models = self._surveyors
         limits_s = 0.0 if all(model.slo_ms for model in self._wanted.models) else self._limit_block_s
         race_s = joint_race_s(_FINALISTS, len(models), sum(model.start_s for model in models), self._race_block_s)
@@ -190,7 +192,7 @@ class JointSearch:
         return [side.limit_ms for side in self._outcome.sides]
 
     def _measure_limits(self) -> None:
-        """Where the user named no limit, a model's own p99 with the engine's defaults, beside the others."""
+        """Measure the limits that were not given: a model's p99 with the engine's defaults, under the load of all."""
         if all(side.slo_ms for side in self._outcome.sides):
             return
         self._tell(Phase("measuring all models together with the engine's defaults"))
@@ -198,10 +200,10 @@ class JointSearch:
         for side, result, survey in zip(self._outcome.sides, results, self._surveys, strict=True):
             side.limit_ms = side.slo_ms or limit_of(result, side.name, survey.limit_ms)
         words = ", ".join(f"{side.name} {side.limit_ms:.3g} ms" for side in self._outcome.sides)
-        self._tell(Phase(f"the limits of p99 are {words}"))
+        self._tell(Phase(f"the p99 limits are {words}"))
 
     def _simulate(self) -> list[ExpectedCombination]:
-        """Every combination of the models' short lists on shared cores."""
+        """Simulate every combination of the models' short lists on shared cores."""
         rate = sum(arrival.rate for arrival in self._wanted.arrivals)
         length_s = min(max(_FEWEST_SIMULATED / self._rarest, _SIMULATED / rate), _MOST_SIMULATED / rate)
         arrivals = [arrival.times(length_s, 100 + number) for number, arrival in enumerate(self._wanted.arrivals)]
@@ -221,11 +223,11 @@ class JointSearch:
     # On real servers.
 
     def _race(self, simulated: Sequence[ExpectedCombination]) -> None:
-        """The best combination on the real server, of those whose answers are right."""
+        """Find the best combination on the real server, of those whose answers are right."""
         block_s = self._race_block_s
         least_s = max(LEAST_BLOCK_S, _FEWEST_IN_BLOCK / self._rarest)
         left_s = max(0.0, self._plan.explain_until - time.monotonic())
-        # Before the first one started, each model's own.
+        # Before the first joint server has started, the sum of the models' own.
         start_s = self._servers.start_s or sum(surveyor.start_s for surveyor in self._surveyors)
         count = self._plan.finalists(time.monotonic(), start_s, _FINALISTS)
         count = min(count, max(_FEWEST, int(left_s / (FEWEST_HEATS * least_s))))
@@ -238,7 +240,7 @@ class JointSearch:
         self._tell(Phase(f"racing {len(entrants)} combinations on the real server"))
         left_s = max(0.0, self._plan.explain_until - time.monotonic())
         fewest = max(1, min(FEWEST_HEATS, int(left_s / (len(entrants) * least_s))))
-        # Where one heat has no time for the rarest model, its blocks say what they can of the others.
+        # Without time for enough requests of the model with the lowest rate, blocks are shorter, and score the others.
         least_s = max(LEAST_BLOCK_S, min(least_s, left_s / len(entrants)))
 
         def heat(index: int, number: int, most_s: float) -> float:
@@ -266,11 +268,11 @@ class JointSearch:
             self._tell(Best(self._words(self._best), fits(raced[self._best])))
 
     def _enter(self, chosen: Sequence[Combination]) -> list[Combination]:
-        """Start a server for each; leave out those that do not start or answer wrongly."""
+        """Start a server for each combination; leave out those that do not start, or answer wrongly."""
         entrants: list[Combination] = []
         for combination in chosen:
             if len(entrants) >= _FEWEST and not self._servers.room(1):
-                self._tell(Phase(f"{self._words(combination)} does not race: there is no memory for its server"))
+                self._tell(Phase(f"{self._words(combination)} does not race: not enough memory for its server"))
                 continue
             try:
                 self._servers.of(combination)
@@ -286,7 +288,7 @@ class JointSearch:
                 self._reject(combination, reason)
                 continue
             entrants.append(combination)
-            self._best = entrants[0]  # should the user stop here: the best by simulation that answers rightly
+            self._best = entrants[0]  # in case the user stops: the best by simulation that answers correctly
         return entrants
 
     def _reject(self, combination: Combination, reason: str) -> None:
@@ -299,7 +301,7 @@ class JointSearch:
         return survey.gate.check(target, combination[number], seconds, in_flight, whole=whole)
 
     def _settle(self) -> None:
-        """Take the best combination that answers every question rightly, or else the engine's defaults."""
+        """Take the best combination that answers every request correctly, or else the engine's defaults."""
         sides, seconds = self._outcome.sides, self._plan.last_check_s / len(self._outcome.sides)
         for combination in dict.fromkeys([*self._order, self._baseline]):
             self._best = combination
@@ -313,11 +315,11 @@ class JointSearch:
                 self._order.remove(combination)
 
     def _verify(self) -> None:
-        """What is claimed: all models under load together, baseline and tuned in turns, on fresh samples.
+        """Verify: all models under load together, baseline and tuned interleaved, on fresh samples.
 
-        Where the tuned server ends meanwhile, the next best combination takes its place.
+        If the tuned server exits meanwhile, the next best combination takes its place.
         """
-        self._tell(Phase("verifying: baseline and tuned in turns, all models together, on fresh samples"))
+        self._tell(Phase("verifying baseline and tuned, interleaved, all models together, on fresh samples"))
         self._servers.execute()
         while True:
             try:
@@ -335,7 +337,7 @@ class JointSearch:
             self._order.remove(self._best)
 
     def _take_back(self) -> None:
-        """A combination that is proven worse gives way to the engines' defaults."""
+        """Replace a combination that is proven worse by the engines' defaults."""
         words = self._words(self._best)
         if self._best != self._baseline and (reason := take_back(self._outcome, words, self._wanted.seed)):
             self._tell(Phase(f"{words} is not kept: {reason}; the profiles hold the engines' defaults"))
@@ -350,19 +352,19 @@ class JointSearch:
             self._store("joint_verified", combination, values)
 
     def _score(self, results: Sequence[LoadResult]) -> float:
-        asked = [
+        figures = [
             (float(np.quantile(result.latencies_ns, 0.99)) / 1e6, limit_ms)
             for result, limit_ms in zip(results, self._limits_ms, strict=True)
-            if result.samples  # a model that is asked rarely has blocks without a request
+            if result.samples  # blocks may have no request of a model with a low rate
         ]
-        if not asked or any(result.errors for result in results):
+        if not figures or any(result.errors for result in results):
             return LEAST_SCORE
-        return score([p99_ms for p99_ms, _ in asked], [limit_ms for _, limit_ms in asked])
+        return score([p99_ms for p99_ms, _ in figures], [limit_ms for _, limit_ms in figures])
 
-    # What is told, and kept.
+    # Reports and records.
 
     def _store(self, kind: str, combination: Combination, values: Sequence[dict[str, Any]]) -> None:
-        """Append a line to each model's journal, with its own settings and figures, and all models of the server."""
+        """Append a line to each model's journal: its own settings and figures, and the names of all models."""
         names = [side.name for side in self._outcome.sides]
         for surveyor, settings, own in zip(self._surveyors, combination, values, strict=True):
             surveyor.store(kind, settings, models=names, **own)
@@ -374,7 +376,7 @@ class JointSearch:
         return describe([side.name for side in self._outcome.sides], combination)
 
     def _take_profiles(self) -> None:
-        """The profiles with the best settings, and the copies that they run, before their folders go."""
+        """Take the profiles with the best settings, and read their copies before the folders are removed."""
         if not self._outcome.sides:
             return
         for side, survey, settings in zip(self._outcome.sides, self._surveys, self._best, strict=True):

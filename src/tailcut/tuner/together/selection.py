@@ -1,9 +1,9 @@
 """Which combinations of the models' configurations race together. Pure.
 
-What is best for a model alone is often not best beside another: two threads for each of two models on two cores,
-threads that spin, or long calls on the event loop that all share. So each model's short list has the best configuration
-of every shape (threads, and whether the loop computes), and not only the best ones; every combination of the short
-lists is simulated, and the best few of different shapes race.
+The best settings of a model alone are often not the best together with other models: two threads for each of two models
+on two cores, spinning threads, or long calls on the event loop that all share. So each model's short list has the best
+configuration of every shape (threads, and whether the loop computes), and not only the best ones. Every combination of
+the short lists is simulated, and the best few of different shapes race.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,7 +19,7 @@ from tailcut.tuner.simulate import Configuration, Prediction
 from tailcut.tuner.together.simulation import CoTenant, simulate_together
 
 MOST_COMBINATIONS = 256
-SPIN_NS = 40_000_000  # after a call of onnxruntime a spinning thread used this much CPU time before it slept
+SPIN_NS = 40_000_000  # measured: CPU time of a spinning thread of onnxruntime after a call before it sleeps
 _LEAST_MS = 1e-6
 
 Combination = tuple[Settings, ...]  # the settings of each model, in the models' order
@@ -27,7 +27,7 @@ Combination = tuple[Settings, ...]  # the settings of each model, in the models'
 
 @dataclass(frozen=True, slots=True)
 class ExpectedCombination:
-    """A combination, and what the simulation expects: the p99 of each model in ms, and the score that follows."""
+    """A combination, with the p99 of each model in ms that the simulation expects, and the score that follows."""
 
     settings: Combination
     p99_ms: tuple[float, ...]
@@ -35,7 +35,7 @@ class ExpectedCombination:
 
 
 def score(p99_ms: Sequence[float], limits_ms: Sequence[float]) -> float:
-    """How often the p99 of the model that is worst off fits into its limit: 1 and more where all limits are met."""
+    """The smallest ratio of a model's limit to its p99: 1 or more if all limits are met."""
     return min(limit / max(p99, _LEAST_MS) for p99, limit in zip(p99_ms, limits_ms, strict=True))
 
 
@@ -45,7 +45,14 @@ def shortlist(
     rank: Callable[[PredictedConfiguration], float],
     keep: Sequence[Settings] = (),
 ) -> list[Settings]:
-    """The best of a model for each shape, the best of several kinds, and those to keep in any case."""
+    """The best configurations of one model: of each shape, of several kinds, and those of `keep` in any case.
+
+    Args:
+        predicted: configurations of the model.
+        count: how long the list may be.
+        rank: larger is better.
+        keep: settings that are on the list, and first.
+    """
     ranked = sorted(predicted, key=lambda prediction: (-rank(prediction), prediction.alone_ms))
     shapes: dict[object, Settings] = {}
     for prediction in ranked:
@@ -56,7 +63,7 @@ def shortlist(
 
 
 def list_length(models: int, most: int = MOST_COMBINATIONS) -> int:
-    """How long the short list of each model may be, of this many; two at least."""
+    """How long the short list of each of this many models may be, for at most `most` combinations; at least two."""
     return max(2, int(most ** (1 / models) + 1e-9))
 
 
@@ -70,11 +77,11 @@ def expected(
     """Simulate every combination of the short lists; the best first.
 
     Args:
-        lists: of each model.
+        lists: settings of each model.
         configurations: of each model, by settings.
-        arrivals_ns: of each model, int64 ns.
+        arrivals_ns: of each model, int64 [requests], ascending.
         limits_ms: of each model's p99.
-        cores: that all share.
+        cores: number of cores that all models share.
     """
     result = []
     for settings in product(*lists):
@@ -88,7 +95,7 @@ def expected(
 
 
 def racing(simulated: Iterable[ExpectedCombination], count: int, alone: Combination) -> list[Combination]:
-    """The best combinations of different engines and threads, and the one of what is best for each model alone."""
+    """The best combinations that differ in engine or dispatch, and that of each model's best alone; at most `count`."""
     chosen: list[Combination] = []
     shapes: set[tuple[object, ...]] = set()
     for candidate in simulated:
@@ -100,14 +107,14 @@ def racing(simulated: Iterable[ExpectedCombination], count: int, alone: Combinat
 
 
 def _shape(settings: Settings) -> tuple[int, int, bool, bool]:
-    """What of a configuration its neighbours feel: threads, whether they spin, and whether the loop computes."""
+    """What other models notice of a configuration: threads, whether they spin, and whether the event loop computes."""
     engine = settings.engine
     spins = engine.spinning and engine.threads > 1
     return engine.threads, engine.instances, spins, settings.batching.dispatch == "inline"
 
 
 def spin_ns(engine: EngineOptions) -> int:
-    """How long the idle threads of an engine spin after a call."""
+    """How long the idle threads of an engine spin after a call, in nanoseconds."""
     if engine.name != "onnxruntime" or not engine.spinning or engine.threads == 1:
         return 0
     return engine.spin_us * 1000 or SPIN_NS

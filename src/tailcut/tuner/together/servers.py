@@ -12,12 +12,12 @@ from tailcut.tuner.together.selection import Combination
 
 
 class JointServers:
-    """Started when they are first wanted, and stopped when they are not.
+    """Servers by combination, started on first use.
 
     Args:
         models: profiles and requests of each model.
         arrivals: of each model, in the same order.
-        cpus: that they run on; None for all.
+        cpus: the CPUs that servers run on; None for all.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class JointServers:
         return self._running[combination]
 
     def has_ended(self, combination: Combination) -> bool:
-        """Whether a server was ready and is gone, as where the kernel killed it for its memory."""
+        """Whether a server has exited after it was ready, for example killed by the kernel for its memory."""
         return combination in self._running and self._running[combination].ended
 
     def room(self, most: int) -> int:
@@ -55,7 +55,7 @@ class JointServers:
         return room_beside([server.pid for server in self._running.values()], most)
 
     def streams(self, combination: Combination) -> list[Stream]:
-        """What its models are sent, and when."""
+        """The requests for each model of a combination, and their arrivals."""
         target = self.of(combination).target
         return [
             Stream(model.payloads(target, settings), arrivals)
@@ -63,16 +63,16 @@ class JointServers:
         ]
 
     def loaded(self, combination: Combination, seconds: float, seed: int) -> list[LoadResult]:
-        """What this many seconds of all models' load bring, of each model."""
+        """Send the load of all models for this many seconds; the result of each model."""
         streams, target = self.streams(combination), self.of(combination).target
         return open_together(target, streams, duration_s=seconds, seed=seed, warmup_s=min(0.1, seconds / 5))
 
     def execute(self) -> None:
-        """Have servers be executed from now on, as a user's are, and stop those that run."""
+        """Start servers as new processes from now on, as a user's are, and stop those that run."""
         self._forks = False
         self.keep()
 
     def keep(self, *combinations: Combination) -> None:
-        """Stop all others."""
+        """Stop all servers except those of these combinations."""
         for combination in [running for running in self._running if running not in combinations]:
             self._running.pop(combination).stop()

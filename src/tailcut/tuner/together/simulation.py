@@ -1,4 +1,4 @@
-"""What several configurations would do in one server: their queues share an event loop and cores. Pure."""
+"""Several configurations in one server, simulated: their queues share an event loop and cores. Pure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ class CoTenant:
 
     Args:
         configuration: how it is served; its own number of cores does not count here.
-        spin_ns: how long its engine's idle threads spin after each batch, which keeps cores from the others.
+        spin_ns: how long its engine's idle threads spin after each batch, during which other models lack these cores.
     """
 
     configuration: Configuration
@@ -23,19 +23,19 @@ class CoTenant:
 
 
 def prepare() -> None:
-    """Compile the event loop of several models, or load it."""
+    """Compile or load the event loop of several models."""
     simulate_together([CoTenant(SMALLEST)], [np.zeros(1, np.int64)], 1.0)
 
 
 def simulate_together(
     members: Sequence[CoTenant], arrivals_ns: Sequence[np.ndarray], cores: float, seed: int = 0
 ) -> list[Prediction]:
-    """Have the requests of each model, arriving at these times (int64 ns, ascending), served on shared cores.
+    """Simulate the open loops of several models on shared cores.
 
     Args:
         members: the models' configurations.
-        arrivals_ns: of each model, in the same order.
-        cores: that all of them share with the event loop.
+        arrivals_ns: of each model, in the same order: int64 [requests], ascending.
+        cores: number of cores that all models share with the event loop.
         seed: of the service times that are drawn.
     """
     counts = [len(arrivals) for arrivals in arrivals_ns]
@@ -54,7 +54,7 @@ def simulate_together(
 
 
 def _tables(members: Sequence[CoTenant]) -> tuple[np.ndarray, ...]:
-    """Costs, shapes, sizes, times, best and estimate of `sharing.run`: a row for each model."""
+    """The arguments costs, shapes, sizes, times, best and estimate of `sharing.run`: a row for each model."""
     tables = [member.configuration.service.worth_taking(member.configuration.max_batch_size) for member in members]
     services = [member.configuration.service for member in members]
     count, largest = len(members), max(len(best) for best, _ in tables)
@@ -74,7 +74,7 @@ def _tables(members: Sequence[CoTenant]) -> tuple[np.ndarray, ...]:
         shapes[number, sharing.LARGEST] = configuration.max_batch_size
         shapes[number, sharing.SIZES], shapes[number, sharing.QUEUE] = len(service.sizes), configuration.queue_rows
         sizes[number, : len(service.sizes)] = service.sizes
-        repeated = draws // service.quantiles_ns.shape[1]  # equally likely still
+        repeated = draws // service.quantiles_ns.shape[1]  # keeps the quantiles equally likely
         times[number, : len(service.sizes)] = np.repeat(service.quantiles_ns, repeated, axis=1)
         best[number, : len(own_best)], estimate[number, : len(own_estimate)] = own_best, own_estimate
     return costs, shapes, sizes, times, best, estimate

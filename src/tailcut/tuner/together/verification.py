@@ -1,6 +1,6 @@
-"""The verification of a joint tune: baseline and tuned in turns, each with all models in one server, all under load.
+"""The verification of a joint tune: baseline and tuned interleaved, each with all models in one server, under load.
 
-A thin shell around real servers; what the runs prove is decided in `limits`.
+A thin shell around real servers; `limits` decides what the runs prove.
 """
 
 import time
@@ -18,7 +18,7 @@ from tailcut.tuner.together.servers import JointServers
 
 SPARE = 1.15  # more samples than a percentile needs
 LEAST_BLOCK_S = 0.5
-_ROUNDS, _FEWEST_ROUNDS, _LEAST_ROUNDS, _MOST_ROUNDS = 20, 6, 3, 60  # the least where the budget has no time for more
+_ROUNDS, _FEWEST_ROUNDS, _LEAST_ROUNDS, _MOST_ROUNDS = 20, 6, 3, 60  # the least if the budget has no time for more
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +27,8 @@ class VerificationPlan:
 
     Args:
         time: of the tune.
-        enough: samples of each model in each arm.
-        rarest: requests per second of the model that is asked the least.
+        enough: least samples of each model in each arm.
+        rarest: the lowest of the models' rates, in requests per second.
         seed: of the arrivals.
     """
 
@@ -41,7 +41,7 @@ class VerificationPlan:
 def measure_arms(
     servers: JointServers, arms: Mapping[str, Combination], outcome: JointOutcome, plan: VerificationPlan
 ) -> None:
-    """Fill the runs of each side of an outcome, the noise, and the cores that each arm's server used.
+    """Measure both arms; store each model's runs, the noise, and the cores used by each arm's server in the outcome.
 
     Raises:
         TailcutError: a server does not start.
@@ -62,7 +62,7 @@ def measure_arms(
         next_ends = 2 * time.monotonic() - began
         known = all(len(run.latencies) >= plan.enough for side in outcome.sides for run in side.runs.values())
         enough = number + 1 >= _FEWEST_ROUNDS and (known or number + 1 >= 2 * _ROUNDS)
-        # A server that cannot keep up takes much longer than planned to drain: its p99 then stays unknown.
+        # A server that cannot keep up takes much longer than planned to drain its queue: its p99 then remains unknown.
         if (enough and next_ends > plan.time.end) or (number + 1 >= _LEAST_ROUNDS and next_ends > latest):
             break
     outcome.cpu_share = {name: float(np.median(shares)) for name, shares in spent.items()}
@@ -71,10 +71,10 @@ def measure_arms(
             outcome.noise.add_runs(run)
 
 
-def _block(  # noqa: PLR0913, PLR0917  an arm of the outcome, and how it is asked
+def _block(  # noqa: PLR0913, PLR0917  an arm of the outcome, and its load
     servers: JointServers, combination: Combination, outcome: JointOutcome, arm: str, seconds: float, seed: int
 ) -> float:
-    """One block of one arm; the cores that its server used meanwhile."""
+    """Run one block of one arm; returns the cores that its server used meanwhile."""
     began = time.monotonic()
     results, cost = watched(servers.of(combination).pid, lambda: servers.loaded(combination, seconds, seed))
     for side, result in zip(outcome.sides, results, strict=True):

@@ -1,4 +1,4 @@
-"""What a joint tune says: a model's name before what its own search tells, combinations and scores in words."""
+"""Messages of a joint tune: events of one model's search with its name, and descriptions of combinations and scores."""
 
 from collections.abc import Callable, Sequence
 
@@ -9,14 +9,14 @@ LEAST_SCORE = 1e-9  # a score of 0 has no ratio
 
 
 class NamedEvents:
-    """Passes on what one model's search tells, with the model's name."""
+    """Passes on the events of one model's search, with the model's name."""
 
     def __init__(self, name: str, tell: Callable[[Event], None]) -> None:
         self._name = name
         self._tell = tell
 
     def __call__(self, event: Event) -> None:
-        """Pass it on, but for how long this search will take: that is not the whole tune's time."""
+        """Pass an event on, except `ExpectedTime`, which is not that of the whole tune."""
         if isinstance(event, Phase):
             event = Phase(f"{self._name}: {event.text}")
         elif isinstance(event, ExpectedTime):
@@ -31,9 +31,5 @@ def describe(names: Sequence[str], combination: Sequence[Settings]) -> str:
 
 
 def fits(worst: float) -> str:
-    """A score in words."""
-    return (
-        f"p99 x{1 / worst:.2f} of the limit, of the model that is worst off"
-        if worst > LEAST_SCORE
-        else "requests failed"
-    )
+    """A score as text."""
+    return f"p99 x{1 / worst:.2f} of its limit for the worst model" if worst > LEAST_SCORE else "requests failed"
