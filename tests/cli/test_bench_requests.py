@@ -84,10 +84,10 @@ def test_too_few_samples_of_one_length(bench: Bench, server: Server, folder: Pat
     ("arguments", "words"),
     [
         (("", "--header", "nonsense"), "'nonsense' is not a header"),
-        (("", "--header", "Content-Type: text/plain"), "--header Content-Type follows from the body"),
-        (("/x", "--header", "content-length: 3"), "--header content-length follows from the body"),
+        (("", "--header", "Content-Type: text/plain"), "--header Content-Type is set from the body"),
+        (("/x", "--header", "content-length: 3"), "--header content-length is set from the body"),
         (("", "--header", "Authorization: x", "--token-file", "token"), "cannot be combined"),
-        (("", "--expect", "404"), "--expect is for other requests than inference"),
+        (("", "--expect", "404"), "--expect is only for custom requests"),
         (("/x", "--data", "a.npz"), "--data cannot be combined with a custom request: leave out the path: http://127"),
         (("", "--body", "b", "--model", "m"), "--model cannot be combined with a custom request: leave out --body"),
         (("/x", "--body", "b", "--wire", "json"), "leave out --body and the path: http://127.0.0.1:9"),
@@ -95,7 +95,7 @@ def test_too_few_samples_of_one_length(bench: Bench, server: Server, folder: Pat
             ("/v2/models/e/infer", "--data", "texts.npz", "--model", "qq"),
             "--data and --model cannot be combined with a custom request: leave out the path: http://127.0.0.1:9",
         ),
-        (("/v2/models/e/infer",), "needs a body: leave out the path (http://127.0.0.1:9) to have requests made"),
+        (("/v2/models/e/infer",), "needs a body: leave out the path (http://127.0.0.1:9) for generated requests"),
     ],
 )
 def test_what_would_be_unused_is_refused(

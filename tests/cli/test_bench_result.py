@@ -51,7 +51,7 @@ def test_what_cannot_be_compared_is_not_measured(
     assert (done.returncode, done.stdout) == (2, "")
     (line,) = done.stderr.splitlines()
     assert "nothing to compare: its runs are 30/s poisson of digits and 1 in flight of digits" in line
-    assert line.endswith(f"and this would be {words}")
+    assert line.endswith(f"and the new ones would be {words}")
 
 
 @pytest.mark.parametrize("load", [("--rate", "30"), ("--concurrency", "1,2"), ("--mix", "digits=30")], ids=" ".join)
@@ -70,7 +70,7 @@ def test_a_result_without_its_like_is_kept(bench: Bench, server: Server, before:
     assert done.returncode == 1
     assert validated("bench", done.stdout) == json.loads(written.read_text())
     assert json.loads(done.stdout)["comparison"] == []
-    assert "--against: no run of the earlier result has the load of one of these" in done.stderr
+    assert "--against: no run of the earlier result has the same load as one of these" in done.stderr
 
 
 def test_a_result_that_cannot_be_written_is_shown(

@@ -234,7 +234,7 @@ def test_a_missing_package_is_named(tmp_path: Path):
         command, capture_output=True, text=True, check=False, env=without(tmp_path / "hidden", "numba")
     )
     assert done.returncode == 2
-    assert done.stderr.splitlines()[-1] == "tailcut: this needs the package numba, which is not installed here"
+    assert done.stderr.splitlines()[-1] == "tailcut: this needs the package numba, which is not installed"
     assert "Traceback" not in done.stderr
 
 

@@ -80,7 +80,7 @@ def test_indices() -> None:
 @pytest.mark.parametrize("text", ["", "a", "1,", "1,1", "-1"])
 def test_what_are_no_indices(text: str) -> None:
     """Another form is refused."""
-    with pytest.raises(UsageError, match="are not indices of devices"):
+    with pytest.raises(UsageError, match="is not a list of device indices"):
         indices_of(text)
 
 

@@ -101,7 +101,7 @@ def test_the_terminal(profile: Path, capsys: pytest.CaptureFixture[str]) -> None
         (["--rate", "5,000", "--slo", "p99=5ms"], "'5,000' is several rates, one of each profile: write 5000"),
         (
             ["--rate", "5,200", "--slo", "p99=5ms"],
-            "2 rates for 1 profile: a comma separates rates of profiles",
+            "2 rates for 1 profile: separate one rate per profile with commas",
         ),
         (["--rate", "5", "--slo", "p99=5ms", "--headroom", "20"], "20 is 2,000 %, as 0.2 is 20 %: write 20%, or 2000%"),
         (

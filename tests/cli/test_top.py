@@ -287,7 +287,7 @@ def test_a_server_that_stops(tmp_path: Path) -> None:
     path = perceptron([4, 8, 3], tmp_path / "mlp.onnx")
     for number, (code, words) in {
         signal.SIGINT: (0, "has stopped"),
-        signal.SIGKILL: (2, "ended the connection"),
+        signal.SIGKILL: (2, "closed the connection"),
     }.items():
         with serving(tmp_path, path) as server, started(server.url) as process:
             assert process.stdout is not None

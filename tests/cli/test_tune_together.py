@@ -121,7 +121,7 @@ def test_the_report_shows_both_models(tuned: tuple[dict, str], folder: Path) -> 
     page = (folder / "small+wide.report.html").read_text(encoding="utf-8")
     assert tuned[0]["report"] == "small+wide.report.html"
     assert "small + wide" in page
-    assert "limit of p99 200.0 ms" in page
+    assert "p99 limit 200.0 ms" in page
     assert "tailcut tune small.onnx wide.onnx --rates 300,200" in page
 
 
@@ -211,5 +211,5 @@ def test_a_result_whose_files_cannot_be_written_is_kept(tmp_path: Path) -> None:
     assert written.result.report is None
     assert written.error is not None
     assert written.error.filename == str(second)
-    assert f"only {first} are written" in written.error.strerror
+    assert f"only {first} was written" in written.error.strerror
     assert first.exists()

@@ -71,7 +71,7 @@ def test_zeros_that_are_answered_otherwise_are_refused(tmp_path: Path, capsys: p
     out, err = capsys.readouterr()
     assert out == ""
     assert len(err.splitlines()) == 1
-    assert "over 64 rows with zeros; --data FILE compares rows of your own instead" in err
+    assert "over 64 rows with zeros; --data FILE compares your own rows instead" in err
     for rows, status in ((np.nan_to_num(GAPS), 1), (ROWS, 0)):
         np.savez(tmp_path / "rows.npz", X=rows)
         assert main([*command, "--data", str(tmp_path / "rows.npz")]) == status

@@ -108,7 +108,7 @@ def test_a_tune_leaves_out_what_is_missing(tmp_path: Path, hidden: str, candidat
     model = str(perceptron([8, 4], tmp_path / "p.onnx"))
     done = run(without(tmp_path / "hidden", hidden), "-c", LEARN, model)
     lines = done.stdout.splitlines()
-    assert f"{hidden} is left out: it is not installed (pip install 'tailcut[{hidden}]')" in lines, done.stderr
+    assert f"{hidden} left out: not installed (pip install 'tailcut[{hidden}]')" in lines, done.stderr
     assert lines[-1] == candidates
 
 

@@ -228,5 +228,5 @@ def test_a_thread_that_keeps_a_server_alive_is_named(tmp_path):
     source = written(tmp_path, HEAD, held, STAGE.replace("@stage(", "@stage(threads=True, "), PIPELINE)
     with serving(tmp_path, source, env={"PYTHONUNBUFFERED": "1"}) as server:
         server.process.send_signal(signal.SIGINT)  # without the time for load balancers
-        wait_for(lambda: "still waiting for threads that a file has started: poller" in server.stderr.read_text())
+        wait_for(lambda: "still waiting for threads started by a pipeline's file: poller" in server.stderr.read_text())
         assert "INFO stopped" in server.stderr.read_text()

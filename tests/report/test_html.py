@@ -444,7 +444,7 @@ def test_what_was_not_compared_is_said() -> None:
     """A random model has no figures; each report says why."""
     random = replace(result().accuracy, worst=None, spread=None, worst_rows=[], random_outputs=["noise"])
     case = replace(result(), accuracy=random)
-    words = "Not compared, because the model itself draws it at random: noise."
+    words = "Not compared, because the model itself draws them at random: noise."
     console = Console(width=200)
     with console.capture() as shown:
         console.print(tune_summary(case))
@@ -458,7 +458,7 @@ def test_a_quantised_copy_is_described() -> None:
     copy = Quantized("openvino", "minmax", 64, 20, ["stem", "head"], 0.9998)
     for quantized, words in (
         (copy, "2 of 20 operators in float (stem, head), ranges by minmax over 64 requests"),
-        (replace(copy, in_float=[]), "A copy in static int8 runs: all operators, ranges by"),
+        (replace(copy, in_float=[]), "The profile uses a copy in static int8: all operators, ranges by"),
         (None, ""),
     ):
         case = replace(result(), quantized=quantized)
@@ -564,7 +564,7 @@ def test_a_limit_that_nothing_meets_is_told() -> None:
 
 
 def test_a_pipeline_has_no_reference() -> None:
-    """Its baseline is the pipeline as it is written; its steps' settings are in the page."""
+    """Its baseline is the pipeline as written; its steps' settings are in the page."""
     steps = msgspec.convert({"stages": [{"name": "tokenize", "workers": 2}], "models": []}, PipelineSettings)
     outcome = replace(
         result(),
@@ -572,7 +572,7 @@ def test_a_pipeline_has_no_reference() -> None:
         verification=replace(verification(8.0, 0.4), reference=msgspec.UNSET, reference_p99_ratio=None),
     )
     page = render_tune_html(outcome)
-    assert "the pipeline as it is written" in page
+    assert "the pipeline as written" in page
     assert "tokenize" in page
     for text in (page, _shown(tune_summary(outcome)), tune_markdown(outcome)):
         assert "to the reference" not in text

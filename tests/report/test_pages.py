@@ -68,7 +68,7 @@ def test_what_got_worse_is_the_headline() -> None:
     assert "9 of 9 percentiles got worse" in render_bench_html(slower_bench())
     assert "**worse**" in bench_markdown(slower_bench())
     same = bench(run(500.0))
-    assert bench_page.page(against(same, same)).headline == "Nothing proven changed"
+    assert bench_page.page(against(same, same)).headline == "No proven change"
 
 
 def test_a_search_for_the_highest_rate_is_its_answer() -> None:
@@ -145,7 +145,7 @@ def test_a_late_client_with_too_few_samples_is_told_both() -> None:
     needs = "; a p99 needs 459 samples, and there are 100: use --duration "
     record = bench(late[0])
     for text in (render_bench_html(record), bench_markdown(record)):
-        assert f"so its percentiles would not be the server's{needs}6s" in unescape(text)
+        assert f"so percentiles would not be the server's{needs}6s" in unescape(text)
     many, _ = bench_page.doubts(bench(*late))
     assert many.endswith(f"{needs}11s")
 
@@ -177,7 +177,7 @@ def test_many_late_runs_are_one_doubt() -> None:
     """A search that the client could not keep up with says so once."""
     record = bench(*(run(100.0 * number, late_ms=500.0 + number) for number in range(1, 6)), run(50.0))
     late, advice = bench_page.doubts(record)
-    assert "in 5 of 6 runs the client itself fell behind its plan (p99 501.0 to 505.0 ms)" in late
+    assert "in 5 of 6 runs the client itself fell behind its schedule (p99 501.0 to 505.0 ms)" in late
     assert re.search(r"; p99 at most \d\.\d+ to \d\.\d+ ms, client lateness included$", late)
     assert advice == "the client was late: lower the rate, or give the client a core of its own"
 
@@ -185,7 +185,7 @@ def test_many_late_runs_are_one_doubt() -> None:
 @pytest.mark.parametrize(
     ("scales", "words"),
     [
-        ({"f": 5.0}, " us a call"),
+        ({"f": 5.0}, " us per call"),
         ({"f": 10.0, "g": 5.0}, "g is 2 times faster"),
         ({"f": 5.0, "g": 10.0}, "f is the fastest"),
         ({"f": 5.0, "g": 5.0}, "No proven difference"),

@@ -113,7 +113,7 @@ def test_the_terminal_shows_both_arms_of_each_model() -> None:
     console.print(together_summary(result(model("a", (0.2, 0.25, 0.5)), model("b", None))))
     text = console.export_text()
     for name in ("a", "b"):
-        assert f"{name} at 100 requests/s, limit of p99 10.00 ms" in text
+        assert f"{name} at 100 requests/s, p99 limit 10.00 ms" in text
     assert text.count("baseline") == 3
     assert "23.00 to 25.00" in text
     assert "baseline 0.90 cores, tuned 0.25 cores" in text

@@ -263,7 +263,7 @@ def test_a_tuned_profile_is_served(tmp_path: Path, refusal: Callable[..., str]) 
         assert server.stop() == 0
     add_and_subtract(TensorProto.INT8, file)
     (repository / "one" / "config.pbtxt").unlink()
-    assert "no model of it could be loaded" in refusal("--model-repository", repository)
+    assert "none of its models could be loaded" in refusal("--model-repository", repository)
 
 
 def test_profiles_that_take_each_other_the_cores_are_named(tmp_path: Path) -> None:

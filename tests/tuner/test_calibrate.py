@@ -155,7 +155,7 @@ def test_what_is_left_out_is_told_in_one_line(tmp_path: Path) -> None:
         space.close()
         assert not space.copies
         if item is wanted:
-            assert message[-1] == "static int8 is left out: it needs at least 16 requests in --data, and there are 15"
+            assert message[-1] == "static int8 left out: it needs at least 16 requests in --data, and there are 15"
         else:
             assert not message
 

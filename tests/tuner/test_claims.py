@@ -62,7 +62,7 @@ def test_a_rate_out_of_reach_is_refused(tmp_path: Path) -> None:
     predicted = PredictedConfiguration(session.base, 0.0, 1.0, 10.0, 0, capacity=500.0)
     within_reach(session, [predicted])
     predicted = replace(predicted, capacity=499.0)
-    with pytest.raises(UsageError, match=r"^--rate 1000: no configuration is expected to carry more than 499 req/s"):
+    with pytest.raises(UsageError, match=r"^--rate 1000: no configuration is expected to sustain more than 499 req/s"):
         within_reach(session, [predicted])
     session.outcome.capacity = 500.0
     within_reach(session, [predicted])

@@ -107,7 +107,7 @@ def test_one_line_says_why_there_is_no_copy(folder: Path, monkeypatch: pytest.Mo
     names, text = offered(folder / "mlp.pt2")
     assert names == {"torch"}
     (line,) = [item for item in text if "left out" in item]
-    assert line.startswith("onnxruntime and openvino are left out: this conversion needs onnxscript: pip install")
+    assert line.startswith("onnxruntime and openvino left out: this conversion needs onnxscript: pip install")
 
 
 @pytest.mark.filterwarnings("ignore")

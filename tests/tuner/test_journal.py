@@ -125,7 +125,7 @@ def test_a_full_disk_costs_the_record_alone(path: Path) -> None:
     path.symlink_to("/dev/full")
     for _ in range(3):
         journal.add("heat", BASELINE, score=12.5)
-    assert words == [f"{path} cannot be written: No space left on device: the tune goes on without it"]
+    assert words == [f"{path} cannot be written: No space left on device: the tune continues without it"]
 
 
 def test_a_line_that_has_room_for_its_beginning_alone_is_told(path: Path) -> None:
@@ -140,7 +140,7 @@ def test_a_line_that_has_room_for_its_beginning_alone_is_told(path: Path) -> Non
         journal.add_estimate(estimate(TWO))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert words == [f"{path} cannot be written: File too large: the tune goes on without it"]
+    assert words == [f"{path} cannot be written: File too large: the tune continues without it"]
     assert [item.options for item in Journal(path, KEY).estimates([ONE, TWO])] == [ONE]
 
 
@@ -148,7 +148,7 @@ def test_a_file_that_may_not_be_written_is_told(tmp_path: Path) -> None:
     """A folder in its place, before anything is measured."""
     words: list[str] = []
     Journal(tmp_path, KEY, warn=words.append).add("heat", BASELINE, score=1.0)
-    assert words == [f"{tmp_path} cannot be written: Is a directory: the tune goes on without it"]
+    assert words == [f"{tmp_path} cannot be written: Is a directory: the tune continues without it"]
 
 
 def test_lines_carry_their_key(path: Path) -> None:

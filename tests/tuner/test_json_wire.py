@@ -1,4 +1,4 @@
-"""Data that JSON cannot carry: the baseline is asked in binary, and clients that speak only JSON are refused."""
+"""Data that JSON cannot represent: the baseline is sent binary tensors; clients that send only JSON are refused."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -48,7 +48,8 @@ def test_the_baseline_is_asked_in_binary(tmp_path: Path) -> None:
     finally:
         session.servers.keep()
     assert session.outcome.capacity
-    words = "input 'x' has NaN or infinity in the data, which JSON cannot carry: the baseline is asked in binary"
+    reason = "input 'x' has NaN or infinity in the data, which JSON cannot represent"
+    words = f"{reason}: the baseline is sent binary tensors"
     assert [event.text for event in events if isinstance(event, Phase)].count(words) == 1
 
 
@@ -99,5 +100,5 @@ def test_what_is_too_long_as_json_is_asked_in_binary(tmp_path: Path, monkeypatch
     events: list[Event] = []
     wanted = TuneRequest(perceptron([16, 4], tmp_path / "m.onnx"), {"x": x}, budget_s=5.0)
     assert open_session(wanted, events.append).base.io.wire == "binary"
-    words = "a request is 0 MiB as JSON, over the 0 MiB that a server takes: the baseline is asked in binary"
+    words = "a request is 0 MiB as JSON, over the 0 MiB that a server accepts: the baseline is sent binary tensors"
     assert Phase(words) in events

@@ -141,7 +141,7 @@ def test_an_exhaustive_race_takes_the_whole_space(tmp_path: Path) -> None:
     assert chosen[:96] == [item.settings for item in predicted[:96]]
     assert chosen[96:] == [previous.settings]
     words = " / ".join(event.text for event in text if isinstance(event, Phase))
-    assert "racing 96 configurations (the best by simulation of 130), in groups of 9: about" in words
+    assert "racing 96 configurations (of 130, the best by simulation), in groups of 9: about" in words
     few = opened(TuneRequest(path, budget_s=30.0))[1].chosen(predicted)
     assert 1 <= len(few) <= 8
 
@@ -173,7 +173,7 @@ def test_a_random_model_is_tuned_for_speed_only(tmp_path: Path) -> None:
     assert result.accuracy.random_outputs == ["y"]
     assert (result.accuracy.right, result.accuracy.worst) == (True, None)
     assert evidence(result)["accuracy"]["random_outputs"] == ["y"]
-    assert "draws it at random: y." in render_tune_html(result)
+    assert "draws them at random: y." in render_tune_html(result)
 
 
 @pytest.mark.slow
@@ -458,4 +458,4 @@ def test_without_time_for_a_heat_the_best_by_simulation_wins(
     assert session.outcome.raced == {}
     text = [event.text for event in message if isinstance(event, Phase)]
     kept = "taking the best by simulation" if previous is None else "keeping the settings in use"
-    assert f"no race: a heat takes {40 * len(known)} s, and the budget has less: {kept}" in text
+    assert f"no race: a heat takes {40 * len(known)} s, more than is left of the budget: {kept}" in text

@@ -18,7 +18,7 @@ def usage(alone_ms: float, cpu_us: float | None = 100.0, mib: int | None = 300) 
     [
         ([usage(2.0)], 0, ""),
         # The shortest p50, where it is clear: not the one that takes least.
-        ([usage(2.0, 10.0), usage(1.0, 900.0)], 1, "p50 at one connection x0.50 of the next"),
+        ([usage(2.0, 10.0), usage(1.0, 900.0)], 1, "p50 with one connection x0.50 of the next"),
         # Equal p50: clearly less CPU.
         ([usage(2.0, 60_000.0), usage(2.06, 15_000.0)], 1, "equal within the noise; takes 0.25 of the CPU"),
         # About as much CPU: clearly less memory.

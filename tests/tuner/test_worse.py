@@ -256,7 +256,7 @@ def result_of_overload() -> str:
     assert result.verification.baseline.p99_ms is None
     assert headline(replace(result, unchanged=False)) == (
         "No ratio",
-        f"The baseline cannot carry this rate. The tuned p99 is {milliseconds(result.verification.tuned.p99_ms)} ms.",
+        f"The baseline cannot sustain this rate. The tuned p99 is {milliseconds(result.verification.tuned.p99_ms)} ms.",
     )
     console = Console(width=300, record=True)
     console.print(tune_summary(replace(result, unchanged=False)))

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _SWEEP = (0.1, 0.3, 0.5, 0.7, 0.8, 0.9)  # of the closed loop's capacity
 _SWEEP_CONCURRENCY = 32
-_CONCURRENCY = "1,8,32"  # of closed loops, where no other load is given
+_CONCURRENCY = "1,8,32"  # of closed loops, if no other load is given
 _MOST_PROCESSES = 64
 _MOST_SAMPLES = 100_000_000
 
@@ -145,7 +145,7 @@ def bench(
     loads = {"rate": rate, "trace": trace, "rate_sweep": rate_sweep, "slo": slo, "scenario": scenario, "mix": mix}
     _check_exclusive(**loads, concurrency=concurrency)
     check_writable(output, report)
-    raise_open_files()  # a connection is one
+    raise_open_files()  # each connection needs a file descriptor
     named = Scenario(scenario) if scenario else None
     earlier = read_record(against) if against else None
     make = partial(_maker, factor=burst_factor, length_s=parse_duration(burst_length))
@@ -181,7 +181,7 @@ def bench(
     requests.check_headers(headers)
     for offered in [entry.rate for entry in entries] or [rate or 0.0]:
         check_count(offered, warmup_s + length_s)
-    with interrupted_once():  # by default, regions of shared memory would stay
+    with interrupted_once():  # else SIGTERM would leave regions of shared memory behind
         results, (scenario_record, slo_record) = _Runs(
             target=load_target,
             requests=requests,
@@ -215,10 +215,10 @@ def _paths_of(data: list[str]) -> list[Path]:
 
 
 def _check_files(output: Path | None, report: Path | None, read: list[Path | None], against: Path | None) -> None:
-    """Refuse output files that are one another, or are read; an earlier result may be replaced by the new one.
+    """Refuse output files that are the same file, or an input file; an earlier result may be replaced by the new one.
 
     Raises:
-        UsageError: two are the same.
+        UsageError: two of them are the same file.
     """
     from tailcut.cli.outputs import refuse_overwriting
 
@@ -228,20 +228,20 @@ def _check_files(output: Path | None, report: Path | None, read: list[Path | Non
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Runs:
-    """What a load test sends, where to and how long."""
+    """The requests of a load test, their target, and how long to send them."""
 
     target: "LoadTarget"
     requests: RequestOptions
     entries: "list[MixEntry]"
     load: "_Load"
-    make: "Callable[[str | None], Callable[[float], Arrivals]]"  # arrivals by their kind, None for the one of all
+    make: "Callable[[str | None], Callable[[float], Arrivals]]"  # arrivals of a kind; None for the default kind
     length_s: float
     warmup_s: float
     seed: int
     clients: int | None
 
     def made(self, check: "Callable[[list[PlannedRun]], object]") -> "tuple[list[LoadResult], _Found]":
-        """Make the runs, and call `check` with what is known of them before the first request."""
+        """Make the runs; `check` is called before the first request with what is known of them."""
         from msgspec import UNSET
 
         from tailcut.lab.mix import run_mix
@@ -269,7 +269,7 @@ class _Runs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Load:
-    """Which runs to make."""
+    """The load: which runs to make."""
 
     rate: float | None
     make: "Callable[[float], Arrivals]"
@@ -281,7 +281,7 @@ class _Load:
     concurrency: list[int]
 
     def planned(self, model: str | None) -> "list[PlannedRun]":
-        """What is known of the runs before they are made; nothing of a search, a sweep or a scenario."""
+        """The runs as far as they are known in advance; empty for a search, a sweep or a scenario."""
         from tailcut.lab.record import PlannedRun
 
         if self.scenario is not None or self.sweep or (self.slo_ms is not None and self.rate is None):
@@ -293,7 +293,7 @@ class _Load:
         return [PlannedRun.closed(count, model) for count in self.concurrency]
 
     def run(self, session: "LoadSession") -> "_Found":
-        """Make the runs; returns what else there is to tell of them."""
+        """Make the runs; returns the results of a scenario and of a search."""
         from msgspec import UNSET
 
         from tailcut.lab.scenarios import run_scenario

@@ -1,4 +1,4 @@
-"""What `tailcut bench` sends: requests made for a served model, or a request of the user's own."""
+"""The requests of `tailcut bench`: generated for a served model, or the user's own."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -38,7 +38,7 @@ class ArrivalProcess(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestOptions:
-    """The options that say what requests are made of, and the target's path."""
+    """The options that determine the requests, and the target's path."""
 
     url: str
     path: str
@@ -58,16 +58,16 @@ class RequestOptions:
         """A description of the tensors' encoding.
 
         Raises:
-            UsageError: the options do not fit together.
+            UsageError: options cannot be combined.
         """
         from tailcut.errors import UsageError
         from tailcut.lab.scenarios import samples_per_query
 
         if self.shared_memory is not None and (self.own or self.wire is not Wire.BINARY):
-            raise UsageError("--shared-memory carries v2 tensors: leave out --wire, --body and URL paths")
+            raise UsageError("--shared-memory is for v2 tensors: leave out --wire, --body and URL paths")
         if not self.own:
             if self.expect is not None:
-                raise UsageError("--expect is for other requests than inference: add --body FILE or a path to the URL")
+                raise UsageError("--expect is only for custom requests: add --body FILE or a path to the URL")
             return f"{self.wire} tensors" if self.shared_memory is None else "tensors in shared memory"
         if scenario and samples_per_query(scenario) > 1:
             raise UsageError(f"--scenario {scenario} sends several samples per request: leave out --body and URL paths")
@@ -75,7 +75,7 @@ class RequestOptions:
         return "custom body"
 
     def own_workload(self, target: "LoadTarget") -> "Workload | None":
-        """The user's own request; None where requests are made for a model.
+        """The user's own request; None if requests are generated for a model.
 
         Raises:
             UsageError: its file cannot be read, or the server is not an HTTP server.
@@ -88,7 +88,7 @@ class RequestOptions:
         return Workload([raw_payload(target, self.path, self.body, self.expect or _OK)])
 
     def check_headers(self, headers: "Mapping[str, str]") -> None:
-        """Check that no header is one that belongs to the encoding of a request.
+        """Check that no header is determined by the body or the encoding of a request.
 
         Raises:
             UsageError: one is.
@@ -97,13 +97,13 @@ class RequestOptions:
 
         for name in headers:
             if name.lower() in (_FRAMING if self.own else _FRAMING | _ENCODING):
-                raise UsageError(f"--header {name} follows from the body of a request: leave it out")
+                raise UsageError(f"--header {name} is set from the body of each request: leave it out")
 
     def _check_own(self) -> None:
-        """Refuse what a request of the user's own leaves unused.
+        """Refuse options that a custom request would ignore.
 
         Raises:
-            UsageError: something is unused, or a request for an inference has no body.
+            UsageError: an option would be ignored, or an inference request has no body.
         """
         from tailcut.errors import UsageError
 
@@ -115,13 +115,13 @@ class RequestOptions:
             raise UsageError(f"{unused} cannot be combined with a custom request: leave out {' and '.join(parts)}")
         if self.body is None and self.path.startswith("/v2/") and self.path.endswith("/infer"):
             raise UsageError(
-                f"{self.path} needs a body: leave out the path ({address}) to have requests made, or add --body FILE"
+                f"{self.path} needs a body: leave out the path ({address}) for generated requests, or add --body FILE"
             )
 
 
 @dataclass(frozen=True, slots=True)
 class RequestMaker:
-    """How served models are asked."""
+    """Makes requests for served models."""
 
     target: "LoadTarget"
     wire: Wire
@@ -130,7 +130,11 @@ class RequestMaker:
     shared: "SharedLoad | None"
 
     def of(self, model: str | None, data: "Sequence[str]") -> "Workload":
-        """The requests for one model, from one file or made up."""
+        """The requests for one model, from a data file or generated.
+
+        Raises:
+            UsageError: there are several files, or the data do not fit the model.
+        """
         from tailcut.cli.options import load_data
         from tailcut.errors import UsageError
         from tailcut.lab.workload import served_workload
@@ -146,7 +150,11 @@ class RequestMaker:
         data: "Sequence[str]",
         make: "Callable[[str | None], Callable[[float], Arrivals]]",
     ) -> "dict[str, tuple[Workload, Arrivals]]":
-        """The requests and arrivals of each model of a mix, by name."""
+        """The requests and arrivals of each model of a mix, by name.
+
+        Raises:
+            UsageError: a model is not served, or its data do not fit.
+        """
         from tailcut.lab.describe import served_models
         from tailcut.lab.mix import check_served, data_by_model
 
@@ -162,7 +170,11 @@ class RequestMaker:
 
 
 def mix_entries(mix: str | None, model: str | None, clients: int | None, *, own: bool) -> "list[MixEntry]":
-    """The models of --mix; none without it."""
+    """The models of --mix; none without it.
+
+    Raises:
+        UsageError: --mix cannot be parsed, or is combined with options that it excludes.
+    """
     from tailcut.errors import UsageError
     from tailcut.lab.mix import parse_mix
 

@@ -1,4 +1,4 @@
-"""What `tailcut bench` does with its result: files, what is printed, whether it counts as success, and a comparison."""
+"""The result of `tailcut bench`: files, output, success or failure, and the comparison with an earlier one."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def finish(record: "BenchResult", *, output: Path | None, report: Path | None, markdown: bool, json: bool) -> None:
-    """Write the files that were asked for, and print the result, also where a file cannot be written."""
+    """Write the output files, and print the result even if a file cannot be written."""
     import sys
 
     try:
@@ -21,11 +21,11 @@ def finish(record: "BenchResult", *, output: Path | None, report: Path | None, m
     finally:
         show(record, markdown=markdown, json=json)
     if record.comparison == []:
-        print("tailcut: --against: no run of the earlier result has the load of one of these", file=sys.stderr)
+        print("tailcut: --against: no run of the earlier result has the same load as one of these", file=sys.stderr)
 
 
 def write(record: "BenchResult", *, output: Path | None, report: Path | None) -> None:
-    """Write the files that were asked for."""
+    """Write the output files."""
     from tailcut.atomic import write_atomically
     from tailcut.lab.records import to_json
 
@@ -38,7 +38,7 @@ def write(record: "BenchResult", *, output: Path | None, report: Path | None) ->
 
 
 def show(record: "BenchResult", *, markdown: bool, json: bool) -> None:
-    """Print the result in the form that was asked for."""
+    """Print the result as JSON, Markdown or tables."""
     if json:
         from tailcut.lab.records import to_json
 
@@ -70,7 +70,7 @@ def is_good(record: "BenchResult") -> bool:
 
 
 def check_comparable(path: Path | None, earlier: "EarlierResult | None", planned: "Sequence[PlannedRun]") -> None:
-    """Check that an earlier result has a run like one of those planned, as far as these are known before the load.
+    """Check that an earlier result has a run with the load of a planned one, as far as these are known in advance.
 
     Raises:
         UsageError: it has none.
@@ -81,11 +81,11 @@ def check_comparable(path: Path | None, earlier: "EarlierResult | None", planned
     if earlier is None or not planned or match_runs(planned, earlier.runs):
         return
     has, would = (" and ".join(dict.fromkeys(map(load_words, runs))) or "nothing" for runs in (earlier.runs, planned))
-    raise UsageError(f"--against {path}: nothing to compare: its runs are {has}, and this would be {would}")
+    raise UsageError(f"--against {path}: nothing to compare: its runs are {has}, and the new ones would be {would}")
 
 
 def compare_runs(runs: "Sequence[Run]", earlier: "Sequence[EarlierRun]") -> "list[RunComparison]":
-    """Compare each run with the earlier one of its mode, rate and concurrency; nothing where no two of them match."""
+    """Compare each run with the earlier one of the same mode, rate and concurrency; empty if none match."""
     from tailcut.lab.record import compare, match_runs
     from tailcut.lab.records import RunComparison
 

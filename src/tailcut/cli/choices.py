@@ -12,7 +12,7 @@ class BatchingChoice(StrEnum):
 
 
 class AlsoCpuChoice(StrEnum):
-    """What the CPU computes beside a device."""
+    """Which batches the CPU computes in addition to a device."""
 
     ROUTE = "route"
     FALLBACK = "fallback"

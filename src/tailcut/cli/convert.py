@@ -1,4 +1,4 @@
-"""`tailcut convert`: a model of another format as an ONNX file, with its answers compared before and after."""
+"""`tailcut convert`: convert a model of another format to ONNX, and compare the answers of both."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ import typer
 
 from tailcut.cli.streams import print_json
 
-_MOST_ROWS = 1000  # of the data, spread over the file
+_MOST_ROWS = 1000  # of the data, spread evenly over the file
 
 
 def convert(
@@ -72,7 +72,7 @@ def convert(
     elif conversion.right:
         print(f"{conversion.target}: {conversion.what}; its answers and those of the ONNX model are {apart}")
     if not conversion.right:
-        advice = "" if data else "; --data FILE compares rows of your own instead"
+        advice = "" if data else "; --data FILE compares your own rows instead"
         print(
             f"tailcut: not written: the answers of the original and of the ONNX model are {apart}{advice}",
             file=sys.stderr,

@@ -1,4 +1,4 @@
-"""`tailcut demo`: tune, serve and load-test the bundled digits model, with the command for your own model.
+"""`tailcut demo`: tune, serve and load-test the bundled digits model, and show the commands for your own model.
 
 It runs the commands that a user would run: `tailcut tune` in a separate process, then `tailcut serve`
 twice, for the profile and for the baseline, with load and held-out samples sent to both over HTTP.
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 SLO = "25ms"  # longer than most stalls of a small virtual machine, which no setting prevents
 ACCURACY_FLOOR = 0.97  # of the held-out samples, before and after
-_ASKED_AT_ONCE = 32
+_BATCH = 32  # samples per request
 _CONCURRENCY = 16
 _ROUNDS = 4
 _OPEN_SHARE, _CLOSED_SHARE = 0.025, 0.012  # of the tuning's budget, for each arm: 7 seconds in all at the default
@@ -49,7 +49,7 @@ def demo(
     budget_s = budget_of(budget)  # reports a mistake before any file is created
     console = output_console(stderr=json, highlight=False)
     folder = _folder(keep)
-    with interrupted_once():  # by default, the tuning would go on, and folders would stay
+    with interrupted_once():  # else, on SIGTERM, the tune would go on, and folders would be left behind
         result = _tune(console, folder, budget)
         accuracy, load = _serve_both(console, folder, result, budget_s)
     outcome = DemoResult(accuracy, load, result, result.profile or "", result.report or "")
@@ -116,7 +116,7 @@ def _run_tailcut(arguments: list[str], folder: Path) -> str:
             out, _ = child.communicate()
         except KeyboardInterrupt:
             if is_terminated():
-                child.terminate()  # of a Ctrl-C it has heard
+                child.terminate()  # a Ctrl-C reaches the child by itself
             try:
                 child.communicate(timeout=30)  # it stops its servers first
             except (subprocess.TimeoutExpired, KeyboardInterrupt):
@@ -128,17 +128,17 @@ def _run_tailcut(arguments: list[str], folder: Path) -> str:
 
 
 def _show_headlines(console: "Console", result: "TuneResult") -> None:
-    """The same traffic with a shorter tail, and the same tail with more traffic, as far as both were shown."""
+    """Print both headlines: same traffic with a shorter tail, and same tail with more traffic, if proven."""
     from tailcut.report.tune_words import headline, more_traffic
 
-    more = more_traffic(result) or "not shown in this time: a longer --budget measures it for longer"
+    more = more_traffic(result) or "not proven within the budget: use a longer --budget"
     console.print()
     for name, words in (("same traffic", " ".join(headline(result))), ("same tail", more)):
         console.print(f"   {name}: {words}", markup=False, highlight=False)
 
 
 def _show_rungs(console: "Console", result: "TuneResult") -> None:
-    """What each rung did to the percentiles: every candidate that was measured, and what was kept."""
+    """Print the effect of each rung on the percentiles: every candidate that was measured, and which were kept."""
     from rich.markup import escape
 
     table = _table("rung", "candidate", "p50 ms", "p95 ms", "p99 ms", "vs best so far", "verdict")
@@ -156,7 +156,7 @@ def _show_rungs(console: "Console", result: "TuneResult") -> None:
         if untried:
             table.add_row(heading, f"({untried} not tried: the budget was used up)")
         elif not measured:
-            table.add_row(heading, escape(f"({rung.note or 'nothing to offer'})"))
+            table.add_row(heading, escape(f"({rung.note or 'nothing to try'})"))
     _print_table(console, table)
 
 
@@ -178,7 +178,7 @@ def _print_table(console: "Console", table: "Table") -> None:
 def _serve_both(
     console: "Console", folder: Path, result: "TuneResult", budget_s: float
 ) -> "tuple[DemoAccuracy, DemoLoad]":
-    """Serve baseline and tuned profile, check both on the held-out samples, and load them in turns."""
+    """Serve baseline and tuned profile, check both on the held-out samples, and load-test them interleaved."""
     from tailcut.cli.options import load_data
     from tailcut.cli.records import DemoAccuracy
     from tailcut.lab.trial import ServedProfile
@@ -209,8 +209,8 @@ def _accuracy(served: "ServedProfile", data: dict[str, "np.ndarray"]) -> float:
     from tailcut.lab.payload import infer_once
 
     right = 0
-    for start in range(0, len(data["labels"]), _ASKED_AT_ONCE):
-        part = slice(start, start + _ASKED_AT_ONCE)
+    for start in range(0, len(data["labels"]), _BATCH):
+        part = slice(start, start + _BATCH)
         scores = infer_once(served.target, "digits", {"image": data["image"][part]})["scores"]
         right += int((scores.argmax(axis=1) == data["labels"][part]).sum())
     return right / len(data["labels"])
@@ -219,7 +219,7 @@ def _accuracy(served: "ServedProfile", data: dict[str, "np.ndarray"]) -> float:
 def _load(
     arms: "tuple[ServedProfile, ServedProfile]", data: dict[str, "np.ndarray"], rate: float, budget_s: float
 ) -> "DemoLoad":
-    """Rounds of both arms in turns: open loop at the tuning's rate, then closed loop for the capacity."""
+    """Load-test both arms, interleaved: in each round an open loop at the tune's rate, then a closed loop."""
     from tailcut.cli.records import DemoLoad
     from tailcut.lab.payload import encoded, infer_payload
     from tailcut.lab.trial import Arm, ArmRuns, closed_block, open_block
@@ -240,7 +240,7 @@ def _load(
 
 
 def _summary(run: "ArmRuns", rate: float) -> "DemoArm":
-    """An arm's figures; where the load client itself was late, they would be its own: no percentile then."""
+    """An arm's figures; without percentiles if the load client was late, as they would include its own delays."""
     import numpy as np
 
     from tailcut.cli.records import DemoArm

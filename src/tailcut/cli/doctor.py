@@ -1,4 +1,4 @@
-"""`tailcut doctor`: what on this machine hurts latency, and the command that fixes each problem."""
+"""`tailcut doctor`: causes of latency on this machine, and the command that fixes each."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -72,7 +72,7 @@ def _reaches() -> "tuple[Reach, ...]":
 
 
 def _apply(checks: "Sequence[Check]", path: Path) -> "Applied | None":
-    """Write an environment file; nothing outside this user's own processes is ever changed."""
+    """Write the environment file; nothing else on the machine is changed."""
     from tailcut.atomic import write_atomically
     from tailcut.cli.records import Applied
 

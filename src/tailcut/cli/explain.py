@@ -60,7 +60,7 @@ def explain(
     source = Path(target) if target.endswith(".toml") else None
     refuse_overwriting({"--report": report, "--trace": trace}, [source, data, ca, token_file])
     if source is not None:
-        with interrupted_once():  # by default, the folder of its server would stay
+        with interrupted_once():  # else SIGTERM would leave the server's folder behind
             result = _of_profile(source, length_s, rate, data)
     else:
         for option, value in (("--rate", rate), ("--data", data)):
@@ -84,10 +84,10 @@ def explain(
 
 
 def _refuse_model(target: str) -> None:
-    """Say how a model or a pipeline becomes what can be explained.
+    """Refuse a model or a pipeline, with advice on what to do instead.
 
     Raises:
-        UsageError: it is one.
+        UsageError: the target is one.
     """
     import shlex
 

@@ -17,7 +17,7 @@ class _JsonFormatter(logging.Formatter):
             line["error"] = self.formatException(record.exc_info)
         try:
             return orjson.dumps(line).decode()
-        except TypeError:  # half of a surrogate pair, such as a name of a file that is not UTF-8 has
+        except TypeError:  # a lone surrogate, as in a file name that is not UTF-8
             return orjson.dumps({name: _valid(value) for name, value in line.items()}).decode()
 
 
@@ -26,7 +26,7 @@ def _valid(value: object) -> object:
 
 
 def log_to_stderr(style: Literal["text", "json"]) -> None:
-    """Send the `tailcut` logger's lines to stderr."""
+    """Send the lines of the `tailcut` logger to stderr."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonFormatter() if style == "json" else logging.Formatter("%(levelname)s %(message)s"))
     logger = logging.getLogger("tailcut")
@@ -37,7 +37,7 @@ def log_to_stderr(style: Literal["text", "json"]) -> None:
 
 @contextmanager
 def logged_apart() -> Iterator[logging.Handler]:
-    """Within this block, a separate thread writes log lines, so that no request waits for the log's reader."""
+    """Within this block, a separate thread writes log lines, so that a slow reader of the log delays no request."""
     from tailcut.server.log_queue import LogQueue
 
     logger = logging.getLogger("tailcut")

@@ -21,7 +21,7 @@ try:
 
     from tailcut.cli.streams import secure_streams
     from tailcut.errors import TailcutError
-except KeyboardInterrupt:  # most of the first moments are these imports
+except KeyboardInterrupt:  # these imports take most of the start-up time
     sys.exit(INTERRUPTED)
 
 COMMANDS = (
@@ -71,7 +71,7 @@ class _Commands(TyperGroup):
 
 _LIMITS = "see the limits of processes (ulimit -u, pids.max of the control group) and of memory (ulimit -v)"
 _SETTINGS = {"help_option_names": ["-h", "--help"]}
-# Plain help: brackets in a help text stay brackets, and rich is not imported for it.
+# Plain help: brackets in a help text stay as they are, and rich is not imported.
 app = typer.Typer(
     cls=_Commands, add_completion=False, rich_markup_mode=None, context_settings=_SETTINGS, invoke_without_command=True
 )
@@ -88,7 +88,7 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def tailcut(
     context: typer.Context,
-    version: Annotated[  # noqa: ARG001  the callback answers it
+    version: Annotated[  # noqa: ARG001  handled by the callback
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
@@ -110,21 +110,23 @@ def main(arguments: Sequence[str]) -> int:
         return USER_MISTAKE
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
-    except SystemExit as error:  # typer's answer to a closed pipe
+    except SystemExit as error:  # raised by typer on a closed pipe
         return error.code if isinstance(error.code, int) else BUG
-    except Exception as error:  # noqa: BLE001  the last resort: a bug, with an exit code of its own
+    except Exception as error:  # noqa: BLE001  last resort: a bug, with its own exit code
         return _report(error)
     return code if isinstance(code, int) else DONE
 
 
 def _report(error: Exception) -> int:
-    """Say what was not foreseen: a thread that the system refused, a package that is missing, or a bug."""
-    if isinstance(error, RuntimeError) and str(error) == "can't start new thread":  # Python has no type for it
+    """Report an unexpected error: no more threads, a missing package, or a bug."""
+    if (
+        isinstance(error, RuntimeError) and str(error) == "can't start new thread"
+    ):  # it has no exception type of its own
         print(f"tailcut: cannot start another thread: {_LIMITS}", file=sys.stderr)
         return USER_MISTAKE
     package = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
     if package not in {"", "tailcut"}:
-        print(f"tailcut: this needs the package {package}, which is not installed here", file=sys.stderr)
+        print(f"tailcut: this needs the package {package}, which is not installed", file=sys.stderr)
         return USER_MISTAKE
     traceback.print_exc()
     print("tailcut: this is a bug in Tailcut: please report it with the traceback above", file=sys.stderr)
@@ -140,7 +142,7 @@ def run() -> None:
     except OSError as error:  # such as a full disk: the output is missing
         code = USER_MISTAKE
         print(f"tailcut: the output cannot be written: {error.strerror}", file=sys.stderr)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # where the rest goes when the interpreter ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for the rest of the output at exit
     gc.freeze()  # skips 0.16 s of garbage collection at exit
     sys.exit(code)
 
@@ -150,7 +152,7 @@ def _explain(error: Exception) -> str:
         context = getattr(error, "ctx", None)
         command = context.command_path if context is not None else "tailcut"
         return f"{error.format_message().rstrip('.')}: see `{command} --help`"
-    if isinstance(error, BlockingIOError) and not error.filename:  # no process
+    if isinstance(error, BlockingIOError) and not error.filename:  # fork failed
         return f"{error.strerror}: {_LIMITS}"
     if isinstance(error, OSError) and error.strerror:  # from the system: no permission, disk full, port in use
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror

@@ -1,4 +1,4 @@
-"""`tailcut microbench`: how long a call takes, which function is faster, and what changed since a baseline."""
+"""`tailcut microbench`: how long a call takes, which function is faster, and what changed since a saved result."""
 
 import sys
 from collections.abc import Callable
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _MOST_NOISE = 0.5
 
 
-def microbench(  # noqa: C901  a step for each option
+def microbench(  # noqa: C901  a branch per option
     functions: Annotated[
         list[str], typer.Argument(metavar="MODULE:FUNCTION...", help="Functions that can be called without arguments.")
     ],

@@ -1,4 +1,4 @@
-"""Numbers as options have them. This module imports nothing that is slow or starts threads."""
+"""Checks of numbers given as options. This module imports nothing that is slow or starts threads."""
 
 from math import isfinite
 
@@ -6,10 +6,10 @@ import typer
 
 
 def finite(value: float | None) -> float | None:
-    """The value of an option, unless it is infinite or not a number, which `min` and `max` let through.
+    """The value of an option, if it is finite: typer's `min` and `max` accept infinity and NaN.
 
     Raises:
-        BadParameter: it is.
+        BadParameter: it is infinite or NaN.
     """
     if value is not None and not isfinite(value):
         raise typer.BadParameter(f"{value} is not a finite number")

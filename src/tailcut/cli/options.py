@@ -2,7 +2,6 @@
 
 import re
 import zipfile
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,37 +24,37 @@ _UNITS = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 1 << 10, "mib": 1 << 20,
 def with_access(
     target: "LoadTarget", ca: Path | None, token_file: Path | None, headers: "Mapping[str, str] | None" = None
 ) -> "LoadTarget":
-    """A target with the file of certificates to trust, the token of a file, and headers of each request.
+    """A target with the certificates to trust, the token in a file, and headers for each request.
 
     Raises:
-        UsageError: `ca` is given and there is no TLS, the file does not contain one token, or a header has another.
+        UsageError: `ca` is given without TLS, the file does not contain one token, or a header has a token as well.
     """
     if ca is not None and not target.tls:
         raise UsageError("--ca needs TLS: write https://HOST:PORT or grpcs://HOST:PORT")
     headers = headers or {}
     if token_file is not None and "authorization" in map(str.lower, headers):
-        raise UsageError("--token-file and --header Authorization cannot be combined: give one of them")
+        raise UsageError("--token-file and --header Authorization cannot be combined: give only one of them")
     token = None if token_file is None else read_token(token_file)
     return replace(target, ca=None if ca is None else str(ca), token=token, headers=tuple(headers.items()))
 
 
 def indices_of(text: str | None) -> tuple[int, ...]:
-    """Different indices from `0` or `1,3`; none from None.
+    """Distinct indices from `0` or `1,3`; empty for None.
 
     Raises:
-        UsageError: the text has another form.
+        UsageError: the text is not of this form.
     """
     words = [] if text is None else [word.strip() for word in text.split(",")]
     if len(set(words)) < len(words) or not all(word.isascii() and word.isdecimal() for word in words):
-        raise UsageError(f"{text!r} are not indices of devices: write 0 or 1,3")
+        raise UsageError(f"{text!r} is not a list of device indices: write 0 or 1,3")
     return tuple(map(int, words))
 
 
 def parse_bytes(text: str) -> int:
-    """Bytes in `500MB`, `2GB`, `512MiB`, `800kB`.
+    """The number of bytes of `500MB`, `2GB`, `512MiB` or `800kB`.
 
     Raises:
-        UsageError: the text has another form, or is less than a byte.
+        UsageError: the text is not of this form, or less than a byte.
     """
     match = _BYTES.match(text.strip())
     size_bytes = int(float(match[1]) * _UNITS[match[2].lower()]) if match else 0
@@ -79,10 +78,11 @@ def parse_counts(text: str) -> list[int]:
 def load_data(path: str | Path) -> dict[str, np.ndarray]:
     """The arrays of an .npz file by name, or the array of an .npy file as `ONLY_INPUT`; pickles are never loaded.
 
-    A .jsonl file has one request a line; its arrays are named INPUT/LINE.
+    A .jsonl file has one request per line; its arrays are named INPUT/LINE.
 
     Raises:
-        UsageError: missing, not such a file, or an array contains Python objects (such as lists of different lengths).
+        UsageError: the file is missing or not of this kind, or an array contains Python objects (such as lists of
+            different lengths).
     """
     if Path(path).suffix == ".jsonl":
         return read_jsonl(Path(path))
@@ -102,11 +102,11 @@ def load_data(path: str | Path) -> dict[str, np.ndarray]:
             what, group = (f"array {name!r}", name) if name else ("it", "NAME")
             raise UsageError(
                 f"{path}: {what} contains Python objects, such as lists of different lengths: save one array per "
-                f"length, named {group}/0, {group}/1 and so on, or a .jsonl file with one request a line; save "
+                f"length, named {group}/0, {group}/1 and so on, or a .jsonl file with one request per line; save "
                 "strings as numpy.array(strings)"
             ) from None
         raise UsageError(
             f"{path}: not a readable .npz file: write one with numpy.savez(path, NAME=array), or a .jsonl file with "
-            "one request a line"
+            "one request per line"
         ) from None
     return arrays

@@ -1,4 +1,4 @@
-"""The files that a command writes: whether they can be written is checked before any time is spent."""
+"""The files that a command writes: checked for writability before any time is spent."""
 
 import os
 import re
@@ -13,10 +13,10 @@ _SECRET = re.compile(r"(?is)\A((?:--header=)?(?:(?:proxy-)?authorization|cookie|
 
 
 def check_writable(*paths: Path | None) -> None:
-    """Check that files can be written; None stands for one that was not asked for.
+    """Check that files can be written; None is ignored.
 
     Raises:
-        UsageError: the folder of one is missing or read-only, or one is a folder.
+        UsageError: a folder is missing or read-only, or a path is itself a folder.
     """
     for path in paths:
         if path is None:
@@ -29,14 +29,14 @@ def check_writable(*paths: Path | None) -> None:
 
 
 def refuse_overwriting(outputs: Mapping[str, Path | None], inputs: Iterable[Path | None]) -> None:
-    """Refuse output files that are one another, or one of the files that are read.
+    """Refuse output files that are the same file as another output or an input.
 
     Args:
         outputs: by the options that name them.
-        inputs: that are read.
+        inputs: files that are read.
 
     Raises:
-        UsageError: names the option and the file.
+        UsageError: two are the same file.
     """
     taken = {path.resolve(): f"{path}, which is read" for path in inputs if path is not None}
     for option, path in outputs.items():
@@ -48,6 +48,6 @@ def refuse_overwriting(outputs: Mapping[str, Path | None], inputs: Iterable[Path
 
 
 def command_line() -> str:
-    """The command as it was given, for a result; without what a header authorises with."""
+    """The command line as given, for a result; values of headers with credentials are hidden."""
     given = [_SECRET.sub(r"\1: (hidden)", argument) for argument in sys.argv[1:]]
     return f"tailcut {shlex.join(given)}"

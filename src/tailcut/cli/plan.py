@@ -164,11 +164,10 @@ def plan(
 
 
 def _check(wanted: "PlanRequest", *, chosen: bool) -> None:
-    """Refuse what does not go together.
+    """Check that options fit together.
 
     Raises:
-        UsageError: another number of rates or limits than profiles, or several profiles with
-            what one alone can have.
+        UsageError: the number of rates or limits does not match the profiles, or an option needs a single profile.
     """
     from tailcut.errors import UsageError
     from tailcut.planning.words import several
@@ -177,7 +176,7 @@ def _check(wanted: "PlanRequest", *, chosen: bool) -> None:
     _check_names([model.profile.model.name for model in wanted.models])
     if len(wanted.rates) not in ({0, 1} if wanted.recording is not None else {count}):
         rates = several(len(wanted.rates), "rate")
-        raise UsageError(f"--rate: {rates} for {several(count, 'profile')}: a comma separates rates of profiles")
+        raise UsageError(f"--rate: {rates} for {several(count, 'profile')}: separate one rate per profile with commas")
     if len(wanted.limits) != count:
         raise UsageError(
             f"--slo: {several(len(wanted.limits), 'limit')} for {several(count, 'profile')}: give one, or one each"
@@ -195,10 +194,10 @@ def _check(wanted: "PlanRequest", *, chosen: bool) -> None:
 
 
 def _check_together(wanted: "PlanRequest") -> None:
-    """Refuse what several profiles cannot have.
+    """Check options and profiles that are planned together.
 
     Raises:
-        UsageError: an option needs a single profile, or a profile was tuned with workers, which share nothing.
+        UsageError: an option needs a single profile, or a profile was tuned with several workers.
     """
     from tailcut.errors import UsageError
 
@@ -221,7 +220,7 @@ def _check_together(wanted: "PlanRequest") -> None:
 
 
 def _check_devices(wanted: "PlanRequest") -> None:
-    """Refuse servers that share a CUDA device, for which each would be planned as if it had the device alone.
+    """Refuse servers that share a CUDA device, because the simulation gives each of them the device alone.
 
     Raises:
         UsageError: several workers with a model on a device, or several models on one.

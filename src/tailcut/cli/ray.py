@@ -1,4 +1,4 @@
-"""`tailcut ray`: applications of Ray Serve: their file, their replicas, and haproxy in front of these."""
+"""`tailcut ray`: applications of Ray Serve: their configuration, their replicas, and haproxy in front of them."""
 
 import signal
 import sys
@@ -20,7 +20,7 @@ ray = typer.Typer(invoke_without_command=True, add_completion=False, rich_markup
 
 @ray.callback()
 def commands(context: typer.Context) -> None:
-    """Ray Serve: the file of an application, its replicas, and haproxy in front of them."""
+    """Ray Serve: the configuration of an application, its replicas, and haproxy in front of them."""
     if context.invoked_subcommand is None:
         print(context.get_help())
 
@@ -66,7 +66,7 @@ def config(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
-    """Write the file of an application for `serve deploy`, by the figures of its profile."""
+    """Write the configuration of an application for `serve deploy`, sized by its profile."""
     import msgspec
 
     from tailcut.atomic import write_atomically
@@ -117,7 +117,7 @@ def replicas(
     application: Annotated[str, typer.Argument(metavar="APP", help="Application, or APP/DEPLOYMENT.")],
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
-    """List the addresses of an application's replicas; exit code 1 where none is ready."""
+    """List the addresses of an application's replicas; exit code 1 if none is ready."""
     import msgspec
 
     from tailcut.cli.records import RayReplicasResult
@@ -180,14 +180,14 @@ def haproxy(
         tell(replicas)
         return
     balancer = Balancer(find_haproxy(program), directory, bind, threads, trusted, _say)
-    connect()  # before the signals: Ray takes them for itself
+    connect()  # before the handlers below, because Ray installs its own
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: balancer.stop())
     raise typer.Exit(balancer.run(tell))
 
 
 def _named(source: str) -> tuple[str, str]:
-    """The name of a source, and its file, from FILE or NAME=FILE."""
+    """The name and the file of a source, given as FILE or NAME=FILE."""
     from tailcut.engines.files import model_name
     from tailcut.runtime.opening.source import split_source
 

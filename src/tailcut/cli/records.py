@@ -1,4 +1,4 @@
-"""What commands print with --json where no other package has a record of it."""
+"""The --json output of commands that have no record in another package."""
 
 from typing import Any
 
@@ -67,11 +67,11 @@ class StatResult(Record, frozen=True):
     """`tailcut stat --json`."""
 
     command: list[str]
-    exit_code: int  # minus the number of the signal that ended the command
-    counts: dict[str, float | None]  # by name; null for what was not counted
+    exit_code: int  # negative: the number of the signal that ended the command
+    counts: dict[str, float | None]  # by name; null if not counted
     user_ns: int
     system_ns: int
-    user_only: bool  # hardware counts leave the kernel out
+    user_only: bool  # hardware counts exclude the kernel
     missing: dict[str, MissingCount]
 
 
@@ -79,12 +79,12 @@ class ConvertResult(Record, frozen=True):
     """`tailcut convert --json`."""
 
     source: str
-    target: str | None  # null where the outputs differ too much, so that nothing was written
+    target: str | None  # null if the outputs differ too much, and nothing was written
     what: str
     distance: float  # between the outputs of both models
     limit: float
     rows: int
-    compared: list[str]  # the kinds of rows; of different outputs, the one with them
+    compared: list[str]  # the kinds of rows that were compared
 
 
 class DemoAccuracy(Record, frozen=True):
@@ -129,14 +129,14 @@ class RayConfigResult(Record, frozen=True):
     """`tailcut ray config --json`."""
 
     name: str  # of the application
-    file: str | None  # that was written
-    config: dict[str, Any]  # its content, as Serve names it
+    file: str | None  # the file written, if any
+    config: dict[str, Any]  # its content, in Serve's schema
 
 
 class RayReplicasResult(Record, frozen=True):
     """`tailcut ray replicas --json`."""
 
-    replicas: list[str]  # URLs of those that take requests
+    replicas: list[str]  # URLs of those that are ready
 
 
 class RayHaproxyResult(Record, frozen=True):
@@ -144,4 +144,4 @@ class RayHaproxyResult(Record, frozen=True):
 
     bind: str
     file: str | None
-    replicas: list[str]  # HOST:PORT of those at that time
+    replicas: list[str]  # HOST:PORT of those that are ready then

@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -39,9 +39,6 @@ from tailcut.cli.serving.sources import (
 from tailcut.cli.serving.workers import count, need_shareable, run_supervisor, shared_secrets, worker_group
 from tailcut.cli.streams import print_json
 
-if TYPE_CHECKING:
-    pass
-
 
 class LogStyle(StrEnum):
     """The format of log lines."""
@@ -53,7 +50,7 @@ class LogStyle(StrEnum):
 _log = logging.getLogger("tailcut")
 
 
-def serve(  # noqa: PLR0915  an option a line
+def serve(  # noqa: PLR0915  a statement per option
     sources: Annotated[
         list[str] | None,
         typer.Argument(
@@ -241,9 +238,9 @@ def serve(  # noqa: PLR0915  an option a line
 
     worker = WorkerProcess.from_environment()  # pins this process before libraries that start threads are loaded
     log_to_stderr(log.value)
-    faulthandler.enable()  # an engine that crashes the process leaves the threads' stacks on stderr
+    faulthandler.enable()  # if an engine crashes the process, print the threads' stacks on stderr
     early = EarlySignals(worker)
-    folder = working_folder()  # which a pipeline's file may change
+    folder = working_folder()  # a pipeline's file may change it
     tls_cert, tls_key, token_file = (path and folder / path for path in (tls_cert, tls_key, token_file))
     given = [Source.parse(text) for text in sources or []]
     if trust:

@@ -100,7 +100,7 @@ def _show(command: list[str], result: "CommandCounts") -> None:
 
 
 def _share(value: float, whole: str | None, values: dict[str, Any], wall_ns: int) -> str:
-    """A percentage of `whole`; for CPU time, the number of busy cores; without a whole, a rate per second."""
+    """The share of `whole` in per cent; for CPU time, the number of busy cores; without a whole, a rate per second."""
     if whole == "wall_ns":
         return f"{value / wall_ns:.2f} cores busy"
     if whole is not None:

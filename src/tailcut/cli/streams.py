@@ -1,8 +1,8 @@
-"""Closed standard streams, readers that go away, narrow encodings: none ends a command, and no file takes a descriptor.
+"""Standard streams that survive being closed, readers that exit, and narrow encodings.
 
 A process may be started with any of its three standard descriptors closed. The next file it opens gets that number,
-so a library that prints would write into that file or socket. When the reader of a pipe ends (`| head`), writing to it
-fails: a server must go on serving, and a tuning run must still write its profile.
+so a library that prints would write into that file or socket. When the reader of a pipe exits (`| head`), writing to it
+fails, but a server must go on serving, and a tune must still write its profile.
 """
 
 import codecs
@@ -21,7 +21,7 @@ def secure_streams() -> None:
         try:
             os.fstat(number)
         except OSError:
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number that is free: this one
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # gets the lowest free number, which is this one
     if sys.stdin is None:
         sys.stdin = open(0, closefd=False, encoding="utf-8")  # noqa: SIM115  for as long as the process lives
     sys.stdout = _lasting(sys.stdout, 1)
@@ -29,12 +29,12 @@ def secure_streams() -> None:
 
 
 def keep_for_result() -> TextIO:
-    """Standard output, for this command's result alone: all else that is printed goes to standard error from now on.
+    """A stream to standard output for the command's result only: all other output goes to standard error from now on.
 
-    A pipeline's functions may print, and so may libraries in C.
+    Functions of a pipeline may print, and so may C libraries.
     """
     if not isinstance(getattr(getattr(sys.stdout, "buffer", None), "raw", None), _Lasting):
-        return sys.stdout  # called by a program, whose streams are its own
+        return sys.stdout  # called from Python code with its own streams
     sys.stdout.flush()
     result = _lasting(sys.stdout, os.dup(1))
     os.dup2(2, 1)
@@ -46,7 +46,7 @@ def print_json(data: bytes | str, file: TextIO | None = None, *, flush: bool = F
     """Write a line of JSON, which is UTF-8 whatever the stream's encoding."""
     stream = sys.stdout if file is None else file
     binary = getattr(stream, "buffer", None)
-    if binary is None:  # a program's own stream of text
+    if binary is None:  # a text stream without a binary one
         print(data if isinstance(data, str) else data.decode(), file=stream, flush=flush)
         return
     stream.flush()
@@ -56,14 +56,14 @@ def print_json(data: bytes | str, file: TextIO | None = None, *, flush: bool = F
 
 
 class _Lasting(io.FileIO):
-    """Discards output that has no reader any more; on standard error also output that cannot be written."""
+    """Discards output that no longer has a reader; on standard error, all output that cannot be written."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number, "w", closefd=False)
 
     def write(self, data: object) -> int:
         try:
-            return super().write(data)  # type: ignore[arg-type]  # what the buffer above it hands down
+            return super().write(data)  # type: ignore[arg-type]  # a buffer of the BufferedWriter
         except OSError as error:
             if error.errno in _GONE:
                 nothing = os.open(os.devnull, os.O_WRONLY)
@@ -78,7 +78,7 @@ def _lasting(stream: TextIO | None, number: int) -> TextIO:
     encoding = getattr(stream, "encoding", None) or "utf-8"
     errors = getattr(stream, "errors", None) or "strict"
     if errors == "strict" or (errors == "surrogateescape" and codecs.lookup(encoding).name != "utf-8"):
-        errors = "backslashreplace"  # a character that the encoding does not have
+        errors = "backslashreplace"  # for characters that the encoding does not have
     return io.TextIOWrapper(
         io.BufferedWriter(_Lasting(number)),
         encoding=encoding,

@@ -1,7 +1,7 @@
-"""SIGTERM ends a command that measures as Ctrl-C does: its servers are stopped, its files removed, its result written.
+"""SIGTERM ends a measuring command like Ctrl-C: it stops its servers, removes its files and writes its result.
 
-Batch systems, CI and `timeout` send it, and by default nothing of that would be done. A second Ctrl-C soon after the
-first, from a key that is held or a program that repeats it, does not end what the first one began.
+Batch systems, CI and `timeout` send SIGTERM, whose default action would do none of this. A second Ctrl-C soon after the
+first, from a key that is held or a program that repeats it, does not interrupt the clean-up.
 """
 
 import os
@@ -17,28 +17,28 @@ import typer
 from tailcut.cli.main import INTERRUPTED
 
 TERMINATED = 143  # 128 + SIGTERM
-_PATIENCE_S, _PATIENCE = 2.0, 2  # after the first, and how many, until another Ctrl-C ends the command at once
+_PATIENCE_S, _PATIENCE = 2.0, 2  # seconds after the first, and number, of Ctrl-C until another one ends the command
 _AGAIN = "again"
 
 
 class _Interrupts:
-    """The handlers of one block, which know when it was interrupted first."""
+    """The signal handlers of one block, with the times of its interrupts."""
 
     def __init__(self) -> None:
         self._process = os.getpid()
         self._times: list[float] = []
 
     def terminate(self, *_: object) -> None:
-        """Take SIGTERM."""
+        """Handle SIGTERM."""
         if os.getpid() == self._process:
             signal.signal(signal.SIGTERM, _ignore)
             self._times.append(time.monotonic())
             raise KeyboardInterrupt
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # of a process that was forked
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # in a forked process
         os.kill(os.getpid(), signal.SIGTERM)
 
     def interrupt(self, *_: object) -> None:
-        """Take Ctrl-C."""
+        """Handle SIGINT (Ctrl-C)."""
         self._times.append(time.monotonic())
         if os.getpid() != self._process or len(self._times) == 1:
             raise KeyboardInterrupt
@@ -50,18 +50,18 @@ class _Interrupts:
 def interrupted_once() -> Iterator[None]:
     """Within the block, the first SIGTERM or Ctrl-C raises KeyboardInterrupt.
 
-    SIGTERM is ignored afterwards, as all is being ended. So is a second Ctrl-C within 2 s; a third, or a later one,
-    raises KeyboardInterrupt again.
+    Further SIGTERMs are ignored, and so is a second Ctrl-C within 2 s; a third one, or a later one, raises
+    KeyboardInterrupt again.
 
     Raises:
-        Exit: the block did not take the KeyboardInterrupt; with the exit code of SIGTERM.
+        Exit: SIGTERM was received, and the block did not catch the KeyboardInterrupt; with the exit code of SIGTERM.
     """
-    if threading.current_thread() is not threading.main_thread():  # it gets no signals
+    if threading.current_thread() is not threading.main_thread():  # only the main thread can set handlers
         yield
         return
     interrupts = _Interrupts()
     before = signal.signal(signal.SIGTERM, interrupts.terminate)
-    hears = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # not where it is ignored: in the background
+    hears = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # false in the background: it is ignored
     if hears:
         signal.signal(signal.SIGINT, interrupts.interrupt)
     try:
@@ -78,10 +78,10 @@ def interrupted_once() -> Iterator[None]:
 
 @contextmanager
 def nothing_written(words: str) -> Iterator[None]:
-    """An interrupt that leaves the block, at whose end all files have been written, says that they were not.
+    """Report that no file was written if an interrupt leaves the block, at whose end all files have been written.
 
     Args:
-        words: what it came before.
+        words: what had not happened yet, such as "anything raced".
     """
     try:
         yield
@@ -98,12 +98,16 @@ def is_terminated() -> bool:
 
 
 def nothing_found_code() -> int:
-    """The exit code of a command that was ended before it found anything."""
+    """The exit code of a command that was interrupted before it found anything."""
     return TERMINATED if is_terminated() else INTERRUPTED
 
 
 def exit_without_profile(wrong: str, words: str, *, nothing_won: bool) -> None:
-    """End a tune that writes no profile: its answers are wrong, or an interrupt came before what `words` say."""
+    """Exit from a tune that writes no profile: its answers are wrong, or it was interrupted before what `words` say.
+
+    Raises:
+        Exit: in both of these cases.
+    """
     if wrong:
         print(f"tailcut: no profile written: {' '.join(wrong.split())}", file=sys.stderr)
         raise typer.Exit(1)
@@ -113,4 +117,4 @@ def exit_without_profile(wrong: str, words: str, *, nothing_won: bool) -> None:
 
 
 def _ignore(*_: object) -> None:
-    """A function, because a program that is executed meanwhile would inherit SIG_IGN."""
+    """Ignore a signal; with SIG_IGN, a program that is executed meanwhile would inherit that."""

@@ -23,7 +23,7 @@ def top(
     ca: Annotated[Path | None, typer.Option(help="With https://: file of certificates (PEM) to trust.")] = None,
     token_file: Annotated[Path | None, typer.Option(help="File with the token that the server requires.")] = None,
     json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object a second, each on its line; with --once, one.")
+        bool, typer.Option("--json", help="Print one JSON object per second, one per line; with --once, only one.")
     ] = False,
 ) -> None:
     """Show what a running server does: rates, percentiles, queues, the slowest requests, memory. Ctrl-C ends it."""
@@ -49,19 +49,19 @@ def top(
                         reason = record.reason
                     elif _take(record, screen, show) and once:
                         return
-                if token_file is not None:  # it may be the token that was renewed
+                if token_file is not None:  # the token may have been renewed
                     load_target = replace(load_target, token=read_token(token_file, warns=False))
     except KeyboardInterrupt:  # the usual end
         return
     if reason == "stopping":
         typer.echo("the server has stopped", err=True)
         return
-    words = {"failed": "could not collect its figures: its log says why"}
-    raise UnreachableError(f"the server at {target} {words.get(reason, 'has ended the connection')}")
+    words = {"failed": "could not collect its figures: see its log"}
+    raise UnreachableError(f"the server at {target} {words.get(reason, 'closed the connection')}")
 
 
 def _take(record: "Record", screen: "Screen", show: "Callable[[View], None]") -> bool:
-    """Show a view, and keep what stands beside it; whether it was a view."""
+    """Show a view, or keep a record of another kind; whether it was a view."""
     from tailcut.live.records import About, Findings, View
 
     if isinstance(record, About):
@@ -76,7 +76,7 @@ def _take(record: "Record", screen: "Screen", show: "Callable[[View], None]") ->
 
 @contextmanager
 def _output(screen: "Screen", *, once: bool, json: bool) -> "Iterator[Callable[[View], None]]":
-    """How views are shown: as JSON, on a screen that is drawn each second, or as lines where there is no terminal."""
+    """How views are shown: as JSON, on a screen that is redrawn each second, or as lines without a terminal."""
     import msgspec
     from rich.live import Live
 

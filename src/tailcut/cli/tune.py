@@ -206,7 +206,7 @@ def tune(
     arrivals = arrivals_of(names, rates, trace) if together else []
     sources, rows = data_files(data or [], len(given)), SETTING_OF[batching.value]
     limits, cpus_allowed = limits_of(slo, len(given)), cpus_of(cpus)
-    began += _compiled_s(together=together)  # the budget is for measuring
+    began += _compiled_s(together=together)  # the budget excludes compiling
     each = [
         replace(
             wanted_of(model, source, rate, budget, accuracy, metric, wire.value, seed),
@@ -247,7 +247,7 @@ def tune(
 
 
 def _compiled_s(*, together: bool) -> float:
-    """Compile what servers and simulations run where that is not done yet, and return how long it took."""
+    """Compile what servers and simulations need, if not done yet, and return how many seconds it took."""
     from tailcut.lab.compiled import compiling, prepare_servers
     from tailcut.tuner import simulate
     from tailcut.tuner.together import simulation

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def compare_profiles(
     wanted: "TuneRequest", profiles: dict[str, "Profile"], asked: "ModelRequest", *, json: bool
 ) -> None:
-    """Measure, and print the comparison; exit code 1 where a profile is worse, or answers wrongly.
+    """Compare profiles, and print the result; exit code 1 if a profile is worse, or answers wrongly.
 
     Raises:
         TailcutError: as `compare`.

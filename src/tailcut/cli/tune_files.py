@@ -1,4 +1,4 @@
-"""The files that a tune reads and writes: whether they can be written is checked before any time is spent."""
+"""The files that a tune reads and writes: checked for writability before any time is spent."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ def data_files(given: list[Path], models: int) -> list[Path | None]:
     """The data file of each model: none at all, or one each.
 
     Raises:
-        UsageError: another number of files.
+        UsageError: the number of files is neither 0 nor the number of models.
     """
     from tailcut.errors import UsageError
 
@@ -36,13 +36,13 @@ def joint_files(
     """A profile beside each model, and one report beside the first.
 
     Args:
-        models: that are tuned.
-        names: of them.
-        report: that the user names.
+        models: the models to tune.
+        names: of the models.
+        report: the report's path, if the user gave one.
         read: files of data and recorded arrivals.
 
     Raises:
-        UsageError: one cannot be written, or is another one, or one that is read.
+        UsageError: a file cannot be written, or would overwrite another one.
     """
     from tailcut.engines.files import profile_beside
 
@@ -67,20 +67,21 @@ def tune_files(
     retune: Path | None = None,
     read: Sequence[Path | None] = (),
 ) -> TuneFiles:
-    """The profile, the report and the trials, beside the model where nothing else is said.
+    """The profile, the report and the trials, by default beside the model.
 
-    Those of a pipeline are named after its file, and after its variable, too, where the name is that of a step, or of
-    a profile of something else; a line says so.
+    Files of a pipeline are named after its file; if that name belongs to a step, or to another profile, also after its
+    variable, and a line on stderr says so.
 
     Args:
-        model: that is tuned.
-        output: the profile that the user names.
-        report: likewise.
-        retune: a profile that is checked again, and replaced where no other one is named.
+        model: the model to tune.
+        output: the profile's path, if the user gave one.
+        report: the report's path, likewise.
+        retune: the profile to re-check, which is replaced unless `output` is given.
         read: files of data.
 
     Raises:
-        UsageError: one cannot be written, or is another one, or one that is read; or no command reads such a profile.
+        UsageError: a file cannot be written, or would overwrite another one; or the profile's name does not end in
+        .toml.
     """
     from tailcut.engines.files import file_stem, profile_beside
     from tailcut.errors import UsageError
@@ -107,7 +108,7 @@ def tune_files(
 
 
 def _named_after(pipeline: Path, read: Sequence[Path | None], *, say: bool) -> Path:
-    """What the files about a pipeline are named after: FILE, or FILE.VARIABLE where FILE.profile.toml is another's."""
+    """The stem of a pipeline's files: FILE, or FILE.VARIABLE if FILE.profile.toml belongs to something else."""
     import sys
 
     from tailcut.engines.files import profile_beside
@@ -120,14 +121,14 @@ def _named_after(pipeline: Path, read: Sequence[Path | None], *, say: bool) -> P
     others = "a step of the pipeline" if step else _source_of(profile)
     if own.is_file() or step or (others and Path(others).resolve() != pipeline.resolve()):
         if say:
-            reason = f"{profile} is {'' if step else 'for '}{others}" if others else f"{own} is there"
+            reason = f"{profile} is {'' if step else 'for '}{others}" if others else f"{own} exists"
             print(f"tailcut: the profile is {own}: {reason}", file=sys.stderr)
         return long
     return short
 
 
 def _refuse_that_of_a_pipeline(profile: Path, advice: str) -> None:
-    """Raise where the default profile of a model would replace that of a pipeline.
+    """Check that the default profile of a model would not replace that of a pipeline.
 
     Raises:
         UsageError: it would.
@@ -141,7 +142,7 @@ def _refuse_that_of_a_pipeline(profile: Path, advice: str) -> None:
 
 
 def _source_of(profile: Path) -> str:
-    """The model or the pipeline that a profile is for; empty where there is no profile."""
+    """The model or the pipeline that a profile is for; empty if there is no valid profile."""
     from tailcut.errors import TailcutError
     from tailcut.runtime.profile import Profile
 
@@ -152,7 +153,7 @@ def _source_of(profile: Path) -> str:
 
 
 def _files_of(model: Path) -> list[Path]:
-    """The file of a model with those of its weights, as far as their names say it; a pipeline's with its steps'."""
+    """The files of a model and its weights, as far as names tell; for a pipeline, its file and those of its steps."""
     from tailcut.engines.files import kind_of, parts_of
     from tailcut.pipelines.loading import load_pipeline, parse_path
     from tailcut.pipelines.model import engine_files

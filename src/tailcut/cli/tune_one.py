@@ -24,14 +24,14 @@ NOTHING_BETTER = "anything better was found"
 
 @dataclass(frozen=True, slots=True)
 class WrittenResult:
-    """A result with the files that were written, and why one of them was not, as where the disk is full."""
+    """A result with the files that were written, and the error if one of them was not, for example on a full disk."""
 
     result: "TuneResult"
     error: OSError | None = None
 
 
 def tune_one(wanted: "TuneRequest", asked: "ModelRequest", files: TuneFiles, *, markdown: bool, json: bool) -> None:
-    """Tune, write the profile and the report, and print the result, also where a file cannot be written.
+    """Tune, write the profile and the report, and print the result, even if a file cannot be written.
 
     Raises:
         TailcutError: as `tune_model`.
@@ -78,7 +78,7 @@ def _show(outcome: "TuneOutcome", result: "TuneResult", files: TuneFiles, *, mar
 def write_result(
     outcome: "TuneOutcome", wanted: "TuneRequest", asked: "ModelRequest", files: TuneFiles
 ) -> "WrittenResult":
-    """Write profile and report, unless answers were wrong or nothing has won; the result as the command prints it."""
+    """Write profile and report, unless answers were wrong or nothing was gained; returns the result to print."""
     import msgspec
 
     from tailcut.atomic import write_atomically
@@ -112,13 +112,13 @@ def write_result(
     try:
         write_atomically(files.report, render_tune_html(record))
     except OSError as error:
-        error.strerror = f"{error.strerror}: {files.profile} is written, and the report is not"
+        error.strerror = f"{error.strerror}: {files.profile} was written, but the report was not"
         return WrittenResult(msgspec.structs.replace(record, report=None), error)
     return WrittenResult(record)
 
 
 def _profile(outcome: "TuneOutcome", wanted: "TuneRequest") -> "Profile":
-    """The profile of the model or the pipeline with the settings that were found, its hashes and its signature."""
+    """The profile of the model or pipeline with the settings found, its hashes and its signature."""
     import msgspec
 
     from tailcut.runtime.profile import Profile, is_pipeline

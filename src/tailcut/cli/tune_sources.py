@@ -1,4 +1,4 @@
-"""What is to be tuned: model files, a pipeline, a model of a repository, or the model of profiles."""
+"""What to tune: model files, a pipeline, a model of a repository, or the model of profiles."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ def trust_model(model: Path) -> None:
 
 
 def need_device(model: Path) -> None:
-    """Load a model on the device once, which says what is missing.
+    """Load a model on the CUDA device once, to report what is missing.
 
     Raises:
         UnsupportedError: PyTorch or onnxruntime has no CUDA, there is no device, or it cannot compute the model.
@@ -32,7 +32,11 @@ def need_device(model: Path) -> None:
 
 
 def of_repository(given: list[Path]) -> "tuple[list[Path], Settings, int | None]":
-    """The files behind what is given, what a model repository's configuration says of them, and its largest batch."""
+    """The model files given, and for a model of a repository, its configured settings and largest batch.
+
+    Raises:
+        UsageError: several models of a repository are given.
+    """
     from tailcut.errors import UsageError
     from tailcut.runtime.settings import Settings
     from tailcut.triton.folder import is_model_folder
@@ -40,7 +44,7 @@ def of_repository(given: list[Path]) -> "tuple[list[Path], Settings, int | None]
     if not any(map(is_model_folder, given)):
         return given, Settings(), None
     if len(given) > 1:
-        raise UsageError("models of a repository are tuned one by one")
+        raise UsageError("models of a repository are tuned one at a time: give only one")
     from tailcut.triton.library import newest_of
 
     path, reading = newest_of(given[0])
@@ -48,9 +52,9 @@ def of_repository(given: list[Path]) -> "tuple[list[Path], Settings, int | None]
 
 
 def bounded(previous: "Profile | None", model: Path, largest: int | None) -> "tuple[Profile | None, int | None]":
-    """A profile to re-check and the largest batch, both as the configuration beside the profile's model allows.
+    """A profile to re-check and the largest batch, within the limit of the configuration beside the profile's model.
 
-    Where no profile is re-checked, nothing changes.
+    Without a profile to re-check, the arguments are returned unchanged.
 
     Raises:
         UsageError: the configuration cannot be read.
@@ -76,7 +80,12 @@ def bounded(previous: "Profile | None", model: Path, largest: int | None) -> "tu
 def models_of(
     given: list[Path], retune: Path | None, *, compare: bool
 ) -> tuple[list[Path], dict[str, "Profile"], "Profile | None"]:
-    """The models, the profiles to compare by name, and the profile to re-check."""
+    """The models, the profiles to compare by name, and the profile to re-check.
+
+    Raises:
+        UsageError: the options cannot be combined, or a file cannot be tuned or compared.
+        ProfileError: a profile cannot be read, or its model has changed.
+    """
     from tailcut.errors import UsageError
     from tailcut.runtime.profile import Profile
 
@@ -103,16 +112,16 @@ def models_of(
         profile.verify_model(retune.name)
         return [Path(profile.model.path)], {}, profile
     if not given:
-        raise UsageError("no MODEL given: name a model file, or several to tune them together")
+        raise UsageError("no MODEL given: give a model file, or several to tune them together")
     _need_tunable(given)
     return given, {}, None
 
 
 def _need_tunable(given: list[Path]) -> None:
-    """Refuse what cannot be tuned.
+    """Check that the files given can be tuned.
 
     Raises:
-        UsageError: a profile, or a pipeline among others.
+        UsageError: one is a profile, or a pipeline among others.
     """
     from tailcut.errors import UsageError
     from tailcut.runtime.profile import is_pipeline
@@ -128,10 +137,10 @@ def _need_tunable(given: list[Path]) -> None:
 
 
 def refuse_for_pipelines(model: Path, options: "Mapping[str, object]") -> None:
-    """Refuse options that only a model can have, where a pipeline is tuned.
+    """Refuse options for models only if a pipeline is tuned.
 
     Raises:
-        UsageError: one was given.
+        UsageError: one of them was given.
     """
     from tailcut.errors import UsageError
     from tailcut.runtime.profile import is_pipeline

@@ -138,14 +138,14 @@ def tune_together(
 
 @dataclass(frozen=True, slots=True)
 class WrittenJointResult:
-    """A result with the files that were written, and why one of them was not, as where the disk is full."""
+    """A result with the files that were written, and the error if one of them was not, for example on a full disk."""
 
     result: "JointResult"
     error: OSError | None = None
 
 
 def write_result(outcome: "JointOutcome", asked: "JointRequest", files: JointFiles) -> WrittenJointResult:
-    """Write profiles and report, unless answers were wrong or nothing has won; the result as the command prints it."""
+    """Write profiles and report, unless answers were wrong or nothing raced; returns the result to print."""
     import msgspec
 
     from tailcut.atomic import write_atomically
@@ -181,7 +181,7 @@ def write_result(outcome: "JointOutcome", asked: "JointRequest", files: JointFil
     except OSError as error:
         saved = [model.profile for model in models if model.profile is not None]
         if saved:
-            error.strerror = f"{error.strerror}: of the files only {', '.join(saved)} are written"
+            error.strerror = f"{error.strerror}: only {', '.join(saved)} {'was' if len(saved) == 1 else 'were'} written"
         return WrittenJointResult(msgspec.structs.replace(result, models=models), error)
     return WrittenJointResult(whole)
 

@@ -1,4 +1,4 @@
-"""The options of a tune as the tuner takes them."""
+"""The options of a tune in the form that the tuner expects."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,10 +33,10 @@ def wanted_of(
     wire: Any,
     seed: int,
 ) -> "TuneRequest":
-    """What the tuner is asked for; the data are read.
+    """The request for the tuner; reads the data.
 
     Raises:
-        UsageError: an option cannot be read.
+        UsageError: an option is invalid, or the data cannot be read.
     """
     from tailcut.cli.options import load_data
     from tailcut.errors import UsageError
@@ -63,7 +63,7 @@ def wanted_of(
 
 
 def cpus_of(asked: int | None) -> int | None:
-    """The CPUs of `--cpus`: no more than this process may use, which a line says."""
+    """The CPUs of `--cpus`, at most as many as this process may use; if fewer, a line on stderr says so."""
     import sys
 
     from tailcut.machine.quota import usable_cpus_and_why
@@ -76,10 +76,10 @@ def cpus_of(asked: int | None) -> int | None:
 
 
 def names_in(text: str | None, option: str) -> tuple[str, ...]:
-    """The parts of `a, b`, which may have spaces around them; none of None.
+    """The names in `a, b`, without the spaces around them; empty for None.
 
     Raises:
-        UsageError: one is empty; names the option.
+        UsageError: a name is empty.
     """
     from tailcut.errors import UsageError
 
@@ -93,7 +93,7 @@ def fixed_of(text: str | None) -> tuple[str, ...]:
     """The dimensions of `--fix`.
 
     Raises:
-        UsageError: one cannot be read.
+        UsageError: one is invalid.
     """
     from tailcut.engines.base import parse_fixed_dim
     from tailcut.errors import UnsupportedError, UsageError

@@ -44,7 +44,7 @@ def vectorization(
 
 
 def _is_machine_code(path: Path) -> bool:
-    """Whether the path is a library; a file that does not exist is judged by its name."""
+    """Whether the path is a library; decided by the name if the file does not exist."""
     if path.is_file() and path.suffix != ".py":
         return True
     return ".so" in path.suffixes or path.suffix in {".o", ".dylib", ".a"}

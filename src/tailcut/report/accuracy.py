@@ -1,4 +1,4 @@
-"""What every report says of a tune's answers: the figures that are known, and what was not compared."""
+"""The accuracy of a tune's answers, as every report shows it: figures, and what was not compared."""
 
 from tailcut.tuner.result_records import AccuracyResult
 
@@ -11,10 +11,10 @@ _FIGURES = (
 
 
 def accuracy_figures(accuracy: AccuracyResult) -> list[tuple[str, str]]:
-    """Each figure that the outputs have, by what it is.
+    """The known figures, each with its description.
 
     Args:
-        accuracy: that key of what `tailcut tune --json` prints.
+        accuracy: the key `accuracy` of what `tailcut tune --json` prints.
     """
     figures = []
     if accuracy.value is not None:
@@ -32,6 +32,6 @@ def accuracy_figures(accuracy: AccuracyResult) -> list[tuple[str, str]]:
 
 
 def random_words(accuracy: AccuracyResult) -> str:
-    """That some answers were not compared, and why; empty where all were."""
+    """A sentence on outputs that were not compared; empty if all were."""
     names = ", ".join(accuracy.random_outputs)
-    return f"Not compared, because the model itself draws it at random: {names}." if names else ""
+    return f"Not compared, because the model itself draws them at random: {names}." if names else ""

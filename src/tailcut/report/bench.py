@@ -1,4 +1,4 @@
-"""What `tailcut bench` shows a person: one line a run, and what changed against an earlier one."""
+"""The output of `tailcut bench` on a terminal: a line per run, and the changes since an earlier result."""
 
 from collections.abc import Sequence
 
@@ -27,7 +27,7 @@ _COLOURS = {"better": "green", "worse": "red", "indistinct": "dim"}
 def bench_table(record: BenchResult) -> None:
     """Print a result to stdout."""
     console = output_console()
-    if record.slo:  # its runs are the points of the curve
+    if record.slo:  # the runs are the points of its curve
         _slo(console, record.slo)
     else:
         _runs(console, record)
@@ -66,7 +66,8 @@ def _late_causes(console: Console, late: Sequence[Run | SearchPoint]) -> None:
 
 def _lengths(console: Console, run: Run, lengths: Lengths) -> None:
     """Which lengths were sent, and the latency of each quarter of them."""
-    console.print(escape(f"{load(run)}: {length_words(lengths)}"), highlight=False)  # a title wraps at a narrow table
+    # Not as the table's title, which would wrap to the width of the table.
+    console.print(escape(f"{load(run)}: {length_words(lengths)}"), highlight=False)
     table = Table()
     for name in ("length", "samples", "p50", "p95", "p99"):
         table.add_column(name, justify="right")
@@ -78,7 +79,7 @@ def _lengths(console: Console, run: Run, lengths: Lengths) -> None:
 def _comparison(console: Console, entry: RunComparison) -> None:
     number = entry.run + 1
     if not entry.percentiles:
-        console.print(f"[red]run {number} could not be compared: it or the earlier one has no percentile[/]")
+        console.print(f"[red]run {number} could not be compared: no percentile is known of it or of the earlier run[/]")
     for name, result in entry.percentiles.items():
         ratio, word = result.ratio, result.verdict
         console.print(
@@ -95,7 +96,7 @@ def _scenario(console: Console, scenario: ScenarioResult) -> None:
 
 
 def _slo(console: Console, slo: SloResult) -> None:
-    """The answer, and the curve that it was read from."""
+    """The rate that was found, and the curve that it is from."""
     table = Table(title=f"{slo.percentile} against rate; the limit is {slo.slo_ms:g} ms")
     heads = ("req/s offered", "p50", "p99", "99 % interval", "p99 at most", "errors", "late p99", "client CPU", "shown")
     for name in heads:
@@ -112,7 +113,8 @@ def _slo(console: Console, slo: SloResult) -> None:
     _late_causes(console, [point for point in slo.curve if point.late_because])
     if slo.highest_rate is not None:
         above = f"; above it: {slo.limited_by}" if slo.limited_by else ""
-        console.print(f"[green]{slo.highest_rate:,.1f} requests/s keep {slo.percentile} within the limit{above}[/]")
+        words = f"is the highest rate with {slo.percentile} within the limit{above}"
+        console.print(f"[green]{slo.highest_rate:,.1f} requests/s {words}[/]")
     else:
         console.print(f"[red]no rate was shown to keep {slo.percentile} within the limit: {slo.limited_by}[/]")
 

@@ -1,4 +1,4 @@
-"""What the page of a load test says, as values."""
+"""The content of a load test's page, as values."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,17 +35,17 @@ from tailcut.report.words import (
 _MOST_CURVES = len(TONES)
 _LIMITS = {
     Shown.MISSES: "it is missed",
-    Shown.UNCLEAR: "the limit lies inside the interval, and nothing is shown",
+    Shown.UNCLEAR: "the interval includes the limit, so the result is inconclusive",
     Shown.ERRORS: "requests fail",
     Shown.CLIENT_BEHIND: "the client itself falls behind",
 }
-_Drawn = tuple[str, str, Run, list[tuple[float, float]]]  # words, tone, and quantiles with their milliseconds
+_Drawn = tuple[str, str, Run, list[tuple[float, float]]]  # label, tone, run, and pairs of quantile and milliseconds
 _RATE_LINES = (("p50", "c5"), ("p95", "c3"), ("p99", "c1"))
 
 
 @dataclass(frozen=True, slots=True)
 class PercentileRow:
-    """A percentile of a run against the earlier one."""
+    """A percentile of a run compared with the earlier result."""
 
     run: str
     name: str
@@ -56,7 +56,7 @@ class PercentileRow:
 
 @dataclass(frozen=True, slots=True)
 class LengthRow:
-    """A quarter of the lengths: its range, its samples, and p50, p95 and p99 in words."""
+    """A quarter of the requests by length: the range, the samples, and p50, p95 and p99 as text."""
 
     lengths: str
     samples: int
@@ -65,7 +65,7 @@ class LengthRow:
 
 @dataclass(frozen=True, slots=True)
 class BenchPage:
-    """Everything the template shows."""
+    """The values for the template."""
 
     headline: str
     lead: str
@@ -76,9 +76,9 @@ class BenchPage:
     facts: tuple[tuple[str, str, str], ...]
     changes: tuple[PercentileRow, ...]
     doubts: tuple[str, ...]
-    costs: bool  # whether any run has one
-    tried: tuple[tuple[str, ...], ...]  # of a search: rate, p99, at most, what that shows, lateness, client CPU
-    lengths: tuple[tuple[str, tuple[LengthRow, ...]], ...]  # of runs with requests of several lengths, in words
+    costs: bool  # whether any run has a server cost
+    tried: tuple[tuple[str, ...], ...]  # rows of a search: rate, p99, its bound, verdict, lateness, client CPU
+    lengths: tuple[tuple[str, tuple[LengthRow, ...]], ...]  # of runs with requests of several lengths
 
 
 def page(record: BenchResult) -> BenchPage:
@@ -118,7 +118,7 @@ def page(record: BenchResult) -> BenchPage:
 
 
 def headline(record: BenchResult, changes: Sequence[PercentileRow]) -> tuple[str, str]:
-    """The p99, or the change where an earlier result is compared with; never more than was measured."""
+    """The title and lead: the p99, or the change if compared with an earlier result."""
     runs, server = record.runs, f"{record.target} ({record.transport})"
     if record.slo:
         return _answer(record.slo, server)
@@ -130,7 +130,7 @@ def headline(record: BenchResult, changes: Sequence[PercentileRow]) -> tuple[str
         better = sum(change.verdict == "better" for change in changes)
         if worse:
             return f"{worse} of {len(changes)} percentiles got worse", lead
-        words = f"{better} of {len(changes)} percentiles got better" if better else "Nothing proven changed"
+        words = f"{better} of {len(changes)} percentiles got better" if better else "No proven change"
         return words, lead
     known = sorted((run.latency_ms.p99, load(run)) for run in runs if run.latency_ms.p99 is not None)
     if not known:
@@ -142,7 +142,7 @@ def headline(record: BenchResult, changes: Sequence[PercentileRow]) -> tuple[str
 
 
 def _answer(slo: SloResult, target: str) -> tuple[str, str]:
-    """What a search for the highest rate within a limit found."""
+    """The title and lead for a search for the highest rate within a limit."""
     limit = f"{slo.percentile} within {slo.slo_ms:g} ms"
     why = _LIMITS[slo.limited_by] if slo.limited_by else ""
     if not slo.met:
@@ -155,7 +155,7 @@ def _answer(slo: SloResult, target: str) -> tuple[str, str]:
 
 
 def _tried(slo: SloResult | None) -> tuple[tuple[str, ...], ...]:
-    """Each rate of a search: its p99, what that is at most, what this says of the limit, and the client's figures."""
+    """A row for each rate of a search: the p99, its bound, the verdict on the limit, and the client's figures."""
     return tuple(
         (
             count(point.rate_offered),
@@ -174,7 +174,7 @@ def _length_rows(run: Run, lengths: Lengths) -> tuple[LengthRow, ...]:
 
 
 def _facts(record: BenchResult) -> tuple[tuple[str, str, str], ...]:
-    """A named scenario's metric."""
+    """The metric of a named scenario."""
     scenario = record.scenario
     if not scenario:
         return ()
@@ -186,7 +186,7 @@ def _facts(record: BenchResult) -> tuple[tuple[str, str, str], ...]:
 
 
 def doubts(record: BenchResult) -> list[str]:
-    """What a careful reader would ask before believing the figures, and why the client was late."""
+    """Reasons to doubt the figures, and why the client was late."""
     late = [run for run in record.runs if run.client_behind]
     return bench_words.doubts([(load(run), run) for run in record.runs]) + bench_words.late_causes(late)
 
@@ -197,7 +197,7 @@ def _figures(run: Run) -> dict[str, float | str]:
 
 
 def _quantiles(run: Run) -> list[tuple[float, float]]:
-    """Quantiles in milliseconds, the lowest ones too, from the latencies that the record keeps."""
+    """Quantiles in milliseconds, including the lowest ones, from the latencies in the record."""
     values = np.sort(np.asarray(run.latencies_us, float)) / 1e3
     if len(values) < 8:
         return []
@@ -206,18 +206,19 @@ def _quantiles(run: Run) -> list[tuple[float, float]]:
 
 
 def _spread(entries: list[_Drawn]) -> list[_Drawn]:
-    """As many as there are colours, evenly from first to last."""
+    """As many entries as there are colours, evenly spaced from first to last."""
     entries = [entry for entry in entries if entry[3]]
     if len(entries) <= _MOST_CURVES:
         return entries
-    places = np.linspace(0, len(entries) - 1, _MOST_CURVES).round().astype(int)
+    indices = np.linspace(0, len(entries) - 1, _MOST_CURVES).round().astype(int)
     return [
-        (words, TONES[number], run, points) for number, (words, _, run, points) in enumerate(entries[i] for i in places)
+        (words, TONES[number], run, points)
+        for number, (words, _, run, points) in enumerate(entries[i] for i in indices)
     ]
 
 
 def _rates(record: BenchResult) -> Chart | None:
-    """Latency against offered rate, where there are three open runs or more; with the limit of a search."""
+    """Latency against offered rate, with the limit of a search; None with fewer than three open loops."""
     slo = record.slo
     runs: Sequence[Run | SearchPoint] = slo.curve if slo else [run for run in record.runs if run.mode == "open"]
     swept = sorted(

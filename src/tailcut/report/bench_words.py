@@ -1,4 +1,4 @@
-"""What a load test says in place of a percentile that it does not know: a bound, or how many samples it takes."""
+"""Text of a load test's reports, above all in place of unknown percentiles: a bound, or the samples that are needed."""
 
 from collections.abc import Callable, Sequence
 from math import ceil
@@ -10,10 +10,10 @@ from tailcut.stats import samples_needed
 
 LATE_ADVICE = "lower the rate, or give the client a core of its own"
 _NEEDED = samples_needed(PERCENTILES["p99"])
-_LOST = 0.05  # of the requests without an answer: the rate is too high, and not a few connections broken
-_SPARE = 1.1  # times the samples that are needed: arrivals are random
-_BUSY = 0.9  # of a core for each client process
-_SINGLY = 3  # late runs are told one by one; more of them in one line
+_LOST = 0.05  # share of requests without an answer from which the rate, not a broken connection, is the cause
+_SPARE = 1.1  # times the samples that are needed, because arrivals are random
+_BUSY = 0.9  # of a core per client process: with more, the client may be the bottleneck
+_SINGLY = 3  # up to this many late runs have a line each; more share one
 _Form = Callable[[float], str]
 
 
@@ -23,19 +23,19 @@ def percentile_words(run: Run | SearchPoint, name: str, form: _Form = millisecon
 
 
 def interval_words(run: Run | SearchPoint, form: _Form = milliseconds, to: str = " to ") -> str:
-    """The interval of a run's p99, or the bound of a late client's; without either, the p99 says why."""
+    """The interval of a run's p99, or its bound if the client was late; "-" without either."""
     if run.p99_interval_ms is not None:
         return to.join(map(form, run.p99_interval_ms))
     return "-" if run.p99_at_most_ms is None else f"at most {form(run.p99_at_most_ms)}"
 
 
 def longest_words(run: Run, form: _Form = milliseconds) -> str:
-    """The longest latency of a run; none where no request was answered, or the client was late."""
+    """The longest latency of a run; "-" if no request was answered, or the client was late."""
     return "-" if run.latency_ms.max is None else form(run.latency_ms.max)
 
 
 def length_figures(run: Run, lengths: Lengths, form: _Form = milliseconds) -> list[list[str]]:
-    """For each quarter of the lengths its p50, p95 and p99."""
+    """p50, p95 and p99 of each quarter of the requests by length."""
     return [
         [_known_or_why(run, name, getattr(part.latency_ms, name), form) for name in ("p50", "p95", "p99")]
         for part in lengths.quartiles
@@ -51,7 +51,7 @@ def scenario_value(scenario: ScenarioResult, form: _Form) -> str:
 
 
 def unknown_headline(runs: Sequence[Run]) -> str:
-    """In place of a p99 that no run has: what it is at most, or how long a run has to be."""
+    """The headline if the p99 of no run is known: its bound, or how long a run has to be."""
     bounds = sorted(run.p99_at_most_ms for run in runs if run.p99_at_most_ms is not None)
     if bounds:
         return _at_most(bounds[0], bounds[-1])
@@ -60,12 +60,12 @@ def unknown_headline(runs: Sequence[Run]) -> str:
 
 
 def doubt(run: Run | SearchPoint) -> str:
-    """Why a run's percentiles are unknown, or may not be the server's; nothing where they are."""
+    """Why a run's percentiles are unknown or doubtful; empty if they are neither."""
     if run.client_behind:
         most = run.p99_at_most_ms
         bound = "" if most is None else f"{_at_most(most, most)}: "
         late = f"p99 {run.client_lateness_p99_ms} ms"
-        behind = f"{bound}the client itself fell behind its plan ({late}), so its percentiles would not be the server's"
+        behind = f"{bound}the client itself fell behind its schedule ({late}), so percentiles would not be the server's"
         return behind if most is not None else f"{behind}{_too_few(run)}"
     if unanswered := _unanswered(run):
         return unanswered
@@ -73,25 +73,25 @@ def doubt(run: Run | SearchPoint) -> str:
         return _too_few(run).removeprefix("; ") or f"a p99 needs {_NEEDED} samples"
     if isinstance(run, Run) and run.client_cpu > _BUSY * run.client_processes:
         return (
-            f"the client kept {run.client_cpu:.2f} cores busy with {run.client_processes} of its processes, so "
-            f"its own speed may be the limit: {'lower the rate' if run.mixed else 'add --processes auto'}"
+            f"the client kept {run.client_cpu:.2f} cores busy with {run.client_processes} processes, so it may be the "
+            f"bottleneck: {'lower the rate' if run.mixed else 'add --processes auto'}"
         )
     return ""
 
 
 def _unanswered(run: Run | SearchPoint) -> str:
-    """That a rate is beyond what the server answers, where many requests stayed without an answer."""
+    """A message that a rate exceeds the server's capacity, if many requests timed out; else empty."""
     lost, asked = run.errors.get("timeout", 0), run.samples + sum(run.errors.values())
     if run.rate_offered is None or lost <= _LOST * asked:
         return ""
     return (
-        f"{lost:,} of {asked:,} requests stayed without an answer: {run.rate_offered:,.6g} requests/s are beyond what "
-        "the server answers"
+        f"{lost:,} of {asked:,} requests were not answered: {run.rate_offered:,.6g} requests/s are more than the "
+        "server can sustain"
     )
 
 
 def doubts(named: Sequence[tuple[str, Run | SearchPoint]]) -> list[str]:
-    """The doubts of several runs, each after its name; of many late ones in one line."""
+    """The doubts of several runs, each after its name; many late runs share a line."""
     late = [run for _, run in named if run.client_behind]
     lines = []
     if len(late) > _SINGLY:
@@ -100,7 +100,7 @@ def doubts(named: Sequence[tuple[str, Run | SearchPoint]]) -> list[str]:
         slowest = min((run for run in late if _rate(run)), key=_rate, default=late[0])
         bound = f"; {_at_most(bounds[0], bounds[-1])}" if bounds else _too_few(slowest)
         lines.append(
-            f"in {len(late)} of {len(named)} runs the client itself fell behind its plan (p99 {min(behind_ms)} to "
+            f"in {len(late)} of {len(named)} runs the client itself fell behind its schedule (p99 {min(behind_ms)} to "
             f"{max(behind_ms)} ms), so their percentiles would not be the server's{bound}"
         )
         named = [(name, run) for name, run in named if not run.client_behind]
@@ -108,7 +108,7 @@ def doubts(named: Sequence[tuple[str, Run | SearchPoint]]) -> list[str]:
 
 
 def late_causes(late: Sequence[Run | SearchPoint]) -> list[str]:
-    """Each cause once why the client was late."""
+    """Why the client was late, each cause once."""
     return [f"the client was late: {text}" for text in dict.fromkeys(run.late_because or LATE_ADVICE for run in late)]
 
 
@@ -119,7 +119,7 @@ def _known_or_why(run: Run | SearchPoint, name: str, value: float | None, form: 
 
 
 def _too_few(run: Run | SearchPoint) -> str:
-    """What a run lacks for a p99, or for a bound of it."""
+    """How many samples a run lacks for a p99 or its bound, after a semicolon; empty if none."""
     if run.samples >= _NEEDED:
         return ""
     return f"; a p99 needs {_NEEDED} samples, and there are {run.samples:,}{_advice(run)}"
@@ -131,12 +131,12 @@ def _at_most(least_ms: float, most_ms: float) -> str:
 
 
 def _rate(run: Run | SearchPoint) -> float:
-    """Answers per second that a run of this load has: those achieved vary with the arrivals of a short open loop."""
+    """Expected answers per second: the rate offered, as a short open loop's own rate varies, unless requests failed."""
     return run.rate_achieved if run.rate_offered is None or run.errors else run.rate_offered
 
 
 def _advice(run: Run | SearchPoint) -> str:
-    """How to get enough samples for a p99, after a colon; nothing where none was answered."""
+    """How to get enough samples for a p99, after a colon; empty if no request was answered."""
     rate = _rate(run)
     if not rate:
         return ""

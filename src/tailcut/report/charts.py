@@ -1,8 +1,8 @@
-"""Charts as values: scales, series and their places in SVG units; `templates/parts.html.j2` writes them down.
+"""Charts as values: scales, series and their positions in SVG units; `templates/parts.html.j2` renders them.
 
-Every chart is drawn twice, for wide and for narrow pages, because text in a shrunken picture is too small to read; the
-style sheet shows one of the two. Each point carries the words that hovering or the arrow keys show. A page of a new
-kind builds its series here and calls the macro `chart`: see docs/guide/reports.md.
+Every chart is drawn twice, for wide and for narrow pages, because text in a scaled-down picture is too small to read;
+the style sheet shows one of the two. Each point has the text that hovering or the arrow keys show. A new kind of page
+builds its series here and calls the macro `chart`: see docs/guide/reports.md.
 """
 
 import math
@@ -12,16 +12,16 @@ from typing import Any, Literal
 
 import numpy as np
 
-TONES = ("c1", "c2", "c3", "c4", "c5", "c6")  # of the style sheet, for series without a colour of their own
+TONES = ("c1", "c2", "c3", "c4", "c5", "c6")  # names in the style sheet, for series without a colour of their own
 NINES = ((0.5, "p50"), (0.9, "p90"), (0.95, "p95"), (0.99, "p99"), (0.999, "p99.9"), (0.9999, "p99.99"))
 _CURVE = (0.25, 0.5, 0.75, 0.9, 0.95, 0.975, 0.99, 0.995, 0.999, 0.9995, 0.9999)
-_TICK_SPACE = 64  # between the middles of texts on a horizontal axis
-_LETTER, _TEXT_GAP = 8.0, 10  # the widest digit of an axis's text in usual fonts, and from the text to the axis
+_TICK_SPACE = 64  # between the centres of labels on a horizontal axis
+_LETTER, _TEXT_GAP = 8.0, 10  # width of the widest digit in common fonts, and space between a label and the axis
 
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """A value on an axis that is written down."""
+    """A labelled value on an axis."""
 
     value: float
     text: str
@@ -29,7 +29,7 @@ class Tick:
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """How an axis lays out its values: evenly, by ratios, or by nines (each step to the right is another nine)."""
+    """The scale of an axis: linear, logarithmic, or by nines (each step to the right is another nine)."""
 
     kind: Literal["linear", "log", "nines"]
     low: float
@@ -38,7 +38,7 @@ class Scale:
     ticks: tuple[Tick, ...]
 
     def at(self, value: float) -> float:
-        """The place of a value, 0 to 1; what lies outside is at the edge."""
+        """The position of a value, from 0 to 1; values outside the scale are at its edge."""
         low, high, here = (self._warp(bound) for bound in (self.low, self.high, value))
         return min(1.0, max(0.0, (here - low) / (high - low)))
 
@@ -50,7 +50,7 @@ class Scale:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A place in a chart by its values, what it is called, and what it says; `size` is a dot's radius."""
+    """A point in a chart: its values, its name, and the text that it shows; `size` is the radius of its dot."""
 
     x: float
     y: float
@@ -61,7 +61,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """Points that belong together, as a curve, as dots, or as an area down to its lowest point."""
+    """Points that belong together, drawn as a line, as dots, or as an area down to its lowest point."""
 
     name: str
     tone: str
@@ -89,7 +89,7 @@ class Drawing:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """Series on two axes; `rule` is a value of y that is marked, such as a deadline."""
+    """Series on two axes; `rule` is a marked value of y, such as a deadline."""
 
     label: str
     x: Scale
@@ -101,7 +101,7 @@ class Chart:
 
     @property
     def legend(self) -> tuple[tuple[str, str], ...]:
-        """Names and tones, each once: what a name is drawn as is seen."""
+        """The names of the series with their tones, each once."""
         return tuple({series.name: (series.name, series.tone) for series in self.series if series.name}.values())
 
     def __post_init__(self) -> None:
@@ -112,7 +112,7 @@ class Chart:
 def linear(
     low: float, high: float, title: str, text: Callable[[float], str], *, ticks: Sequence[float] | None = None
 ) -> Scale:
-    """An even scale with ticks at round values, or at those given."""
+    """A linear scale with ticks at round values, or at those given."""
     if high <= low:
         high = low + (abs(low) or 1.0)
     values = _even_values(low, high) if ticks is None else ticks
@@ -120,19 +120,19 @@ def linear(
 
 
 def logarithmic(low: float, high: float, title: str, text: Callable[[float], str]) -> Scale:
-    """A scale of ratios with ticks at 1, 2 and 5 of every decade."""
+    """A logarithmic scale with ticks at 1, 2 and 5 of every decade."""
     if high <= low:
         low, high = low / 1.5, high * 1.5
     return Scale("log", low, high, title, tuple(Tick(value, text(value)) for value in round_values(low, high)))
 
 
 def by_nines(most: float, title: str) -> Scale:
-    """Percentiles from the lowest quartile on, up to the given one."""
+    """A scale of percentiles from p25 to `most`, a quantile from 0 to 1."""
     return Scale("nines", 0.25, most, title, tuple(Tick(q, text) for q, text in NINES if q <= most + 1e-12))
 
 
 def span(values: Sequence[float], title: str, text: Callable[[float], str]) -> Scale:
-    """A scale that fits positive values: even where they are near each other, by ratios where they are not."""
+    """A scale that fits positive values: linear if the largest is up to three times the smallest, else logarithmic."""
     low, high = min(values), max(values)
     if high / low > 3:
         return logarithmic(low / 1.1, high * 1.1, title, text)
@@ -148,13 +148,13 @@ def percentile_chart(
     tick: Callable[[float], str],
     rule: Tick | None = None,
 ) -> Chart | None:
-    """Latency by percentile, both axes logarithmic; None where no curve has two points.
+    """Latency by percentile, both axes logarithmic; None if no curve has two points.
 
     Args:
-        curves: name, tone, and pairs of a quantile (0 to 1) and its value, of each.
-        text: says a value.
+        curves: for each, its name, its tone, and pairs of a quantile (0 to 1) and its value.
+        text: formats a value.
         label: for screen readers.
-        tick: says a round value at the axis.
+        tick: formats a round value for the axis.
         rule: a value to mark, such as a deadline.
     """
     kept = [(name, tone, [(q, value) for q, value in points if q >= 0.25]) for name, tone, points in curves]
@@ -172,21 +172,30 @@ def percentile_chart(
 
 
 def curve(sorted_values: np.ndarray) -> list[tuple[float, float]]:
-    """Quantiles of sorted values up to where a few points lie beyond."""
+    """Pairs of a quantile and its value, from float64 [values], ascending, as far as three values are beyond it."""
     n = len(sorted_values)
     quantiles = [q for q in _CURVE if (1 - q) * n >= 3]
     return [(q, float(sorted_values[max(0, math.ceil(q * n) - 1)])) for q in quantiles]
 
 
 def density(values: np.ndarray, scale: Scale, points: int = 160) -> list[tuple[float, float]]:
-    """The density of values along a scale, as shares of its highest place: a Gaussian kernel of Silverman's width."""
-    places = np.sort([scale.at(value) for value in values])
-    half = len(places) // 2
-    # The shortest half knows the width of a hill where the standard deviation knows only how far hills are apart.
-    reach = float((places[half:] - places[: len(places) - half]).min()) / 1.35
-    width = max(0.9 * reach * len(places) ** -0.2, 0.004)
+    """The density of values along a scale, relative to its maximum, by a Gaussian kernel of Silverman's bandwidth.
+
+    Args:
+        values: float64 [values].
+        scale: of the axis.
+        points: number of points to compute.
+
+    Returns:
+        Pairs of a value and the density there.
+    """
+    positions = np.sort([scale.at(value) for value in values])
+    half = len(positions) // 2
+    # With several modes, the shortest half measures the width of one; the standard deviation, their distance.
+    reach = float((positions[half:] - positions[: len(positions) - half]).min()) / 1.35
+    width = max(0.9 * reach * len(positions) ** -0.2, 0.004)
     grid = np.linspace(0, 1, points)
-    heights = np.exp(-0.5 * ((grid[:, np.newaxis] - places) / width) ** 2).sum(axis=1)
+    heights = np.exp(-0.5 * ((grid[:, np.newaxis] - positions) / width) ** 2).sum(axis=1)
     heights /= heights.max()
     low, high = scale.low, scale.high
     back = low * (high / low) ** grid if scale.kind == "log" else low + grid * (high - low)
@@ -194,7 +203,7 @@ def density(values: np.ndarray, scale: Scale, points: int = 160) -> list[tuple[f
 
 
 def round_values(low: float, high: float) -> list[float]:
-    """1, 2 and 5 of every decade between the bounds; fewer where that is crowded."""
+    """1, 2 and 5 of every decade between the bounds; only powers of ten if there are many decades."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     steps = (1,) if len(decades) > 4 else (1, 2, 5)
     return [step * 10.0**decade for decade in decades for step in steps if low <= step * 10.0**decade <= high]
@@ -219,16 +228,18 @@ def _draw(chart: Chart, css: str, width: int, height: int, left: int) -> Drawing
 
     paths, dots = [], []
     for number, series in enumerate(chart.series):
-        places = [(x(point.x), y(point.y)) for point in series.points]
+        positions = [(x(point.x), y(point.y)) for point in series.points]
         if series.kind != "dots":
-            path = "M" + " L".join(f"{px} {py}" for px, py in places)
-            ground = max(py for _, py in places)  # a hill stands on its own foot
-            fill = f"{path} L{places[-1][0]} {ground} L{places[0][0]} {ground} Z" if series.kind == "area" else None
+            path = "M" + " L".join(f"{px} {py}" for px, py in positions)
+            ground = max(py for _, py in positions)  # the base of an area is its own lowest point
+            fill = (
+                f"{path} L{positions[-1][0]} {ground} L{positions[0][0]} {ground} Z" if series.kind == "area" else None
+            )
             paths.append({"tone": series.tone, "kind": series.kind, "line": path, "fill": fill})
         if series.kind in {"line", "dots"}:
             dots += [
                 {"tone": series.tone, "series": number, "kind": series.kind, "x": px, "y": py, "point": point}
-                for (px, py), point in zip(places, series.points, strict=True)
+                for (px, py), point in zip(positions, series.points, strict=True)
             ]
     ticks_x = _apart([(x(tick.value), tick.text) for tick in chart.x.ticks])
     ticks_y = tuple((y(tick.value), tick.text) for tick in chart.y.ticks)
@@ -237,7 +248,7 @@ def _draw(chart: Chart, css: str, width: int, height: int, left: int) -> Drawing
 
 
 def _apart(ticks: list[tuple[float, str]]) -> tuple[tuple[float, str], ...]:
-    """Leave out texts that would touch their neighbour, the rarest first: from the right."""
+    """Leave out labels that would touch their neighbour; the rightmost one stays."""
     kept: list[tuple[float, str]] = []
     for position, text in reversed(ticks):
         if not kept or kept[-1][0] - position >= max(_TICK_SPACE * 0.6, 4.2 * (len(text) + len(kept[-1][1]))):

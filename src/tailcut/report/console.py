@@ -1,4 +1,4 @@
-"""What a tune shows on a terminal: a line for each candidate as it is judged, and the whole at the end."""
+"""The output of a tune on a terminal: a line for each candidate as it is judged, and a summary at the end."""
 
 import time
 from types import TracebackType
@@ -55,7 +55,7 @@ COLOURS = {
 
 
 class LadderView:
-    """Shows events as they come, on stderr: a line with the progress on a terminal, plain lines elsewhere."""
+    """Prints events on stderr as they come, on a terminal with a progress line."""
 
     def __init__(self, budget_s: float, console: Console | None = None) -> None:
         self.console = console or output_console(stderr=True)
@@ -101,7 +101,7 @@ class LadderView:
             self._status.update(self.progress(time.monotonic() - self._began))
 
     def progress(self, spent_s: float) -> str:
-        """The phase, configurations estimated, the best so far, and the time left, in rich markup."""
+        """The progress in rich markup: the phase, configurations estimated, the time left, and the best so far."""
         left_s = max(0.0, self._whole_s - spent_s)
         parts = [escape(self._phase), f"{left_s:.0f} s left"]
         if self._estimated:
@@ -118,7 +118,7 @@ def candidate_line(candidate: Candidate) -> str:
 
 
 def tune_summary(result: TuneResult) -> RenderableType:
-    """The verification as a table, what was gained, and where the files are."""
+    """The verification as a table, the gain, and the files written."""
     checked = result.verification
     lines: list[RenderableType] = []
     if checked is None:
@@ -128,7 +128,7 @@ def tune_summary(result: TuneResult) -> RenderableType:
         table = Table(title=f"verified at {result.objective.rate:,.6g} requests/s, latency in ms")
         failed = any(outcome.errors for outcome in checked.arms.values())
         columns = ("", "p50", "p95", "p99", "99 % interval", "samples", *["failed"] * failed, in_flight)
-        for name in (*columns, "CPU a request", "client's cores"):
+        for name in (*columns, "CPU per request", "client's cores"):
             table.add_column(name, justify="right" if name else "left")
         for arm, outcome in checked.arms.items():
             figures = [
@@ -171,7 +171,7 @@ def comparison_summary(record: ComparisonResult) -> RenderableType:
     table = Table(title=escape(f"{record.model} at {record.rate:,.6g} requests/s, latency in ms"))
     columns = ("profile", "p50", "p99", "99 % interval", "p99 ratio", f"req/s at {record.clients} in flight")
     failed = any(profile.errors for profile in record.profiles)
-    for name in (*columns, "throughput ratio", *["failed"] * failed, "CPU a request"):
+    for name in (*columns, "throughput ratio", *["failed"] * failed, "CPU per request"):
         table.add_column(name, justify="left" if name == "profile" else "right")
     lines: list[RenderableType] = [table]
     for profile in record.profiles:
@@ -201,7 +201,7 @@ def comparison_summary(record: ComparisonResult) -> RenderableType:
 
 
 def headline(result: TuneResult, checked: Verification) -> str:
-    """What was gained, in one honest sentence of rich markup."""
+    """What was gained and proven, in one sentence of rich markup."""
     tail = checked.tail_ratio
     if result.not_kept:
         return f"[yellow]{escape(not_kept_words(result))}[/]"
@@ -222,7 +222,7 @@ def headline(result: TuneResult, checked: Verification) -> str:
         text += f"; x{against.point:.2f} of the reference's ({against.low:.2f} to {against.high:.2f})"
     if checked.slo_met is not UNSET:
         words = {
-            True: "[green]inside the limit[/]",
+            True: "[green]within the limit[/]",
             False: "[red]over the limit[/]",
             None: _undecided(checked.tuned, result.objective.slo_ms or 0.0),
         }
@@ -231,9 +231,9 @@ def headline(result: TuneResult, checked: Verification) -> str:
 
 
 def _undecided(arm: ArmFigures, limit_ms: float) -> str:
-    """Why a p99 is neither inside its limit nor over it."""
+    """Why a p99 is proven neither within its limit nor over it; reads on with "of N ms"."""
     if arm.p99_interval_ms is not None:
-        return "the p99 is too close to tell from the limit"
+        return "the p99 is too close to the limit"
     if arm.p50_ms is not None and arm.p50_ms > limit_ms:
         return "[red]the p50 alone is over the limit[/]"
     return "the p99 is unknown: too few samples, or the client was late, for the limit"

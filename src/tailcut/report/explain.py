@@ -1,4 +1,4 @@
-"""Why a tail is slow, as text: a terminal's tables, and Markdown for pull requests."""
+"""The output of `tailcut explain`: tables for a terminal, and Markdown for pull requests."""
 
 from collections.abc import Iterable, Sequence
 
@@ -18,7 +18,7 @@ STEP_HEADS = ("step", "median in queue", "median computing", "slowest 1 % in que
 
 
 def explain_view(result: ExplainResult) -> RenderableType:
-    """The verdict, the stages and what coincided."""
+    """The verdict, the stages, and the events that coincided with slow requests."""
     lines: list[RenderableType] = [f"[bold]{escape(result.verdict)}[/]"]
     if result.stages:
         lines.append(_table(f"{result.requests:,} requests in {result.duration_s:g} s", HEADS, stage_rows(result)))
@@ -28,7 +28,7 @@ def explain_view(result: ExplainResult) -> RenderableType:
     if result.device:
         lines.append(_table("calls to the device, us", DEVICE_HEADS, device_rows(result)))
     if result.missed:
-        lines.append(f"[yellow]{result.missed:,} more were overwritten before they could be read[/]")
+        lines.append(f"[yellow]{result.missed:,} more requests were overwritten before they could be read[/]")
     return Group(*lines)
 
 
@@ -43,7 +43,7 @@ def _table(title: str, heads: Sequence[str], rows: Iterable[tuple[str, ...]]) ->
 
 
 def explain_markdown(result: ExplainResult) -> str:
-    """The same for a pull request."""
+    """The same as Markdown."""
     parts = [f"### {plain(result.model)}: {plain(result.verdict)}"]
     if result.stages:
         rows = [" | ".join(row) for row in (HEADS, ("---", "---:", "---:", "---:"), *stage_rows(result))]
@@ -57,12 +57,12 @@ def explain_markdown(result: ExplainResult) -> str:
         device = [" | ".join(row) for row in (DEVICE_HEADS, ("---", "---:", "---:"), *device_rows(result))]
         parts.append("\n".join(f"| {row} |" for row in device))
     if result.missed:
-        parts.append(f"{result.missed:,} more were overwritten before they could be read.")
+        parts.append(f"{result.missed:,} more requests were overwritten before they could be read.")
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def stage_rows(result: ExplainResult) -> list[tuple[str, str, str, str]]:
-    """A row for each stage: its name, the median requests' time, the slowest ones', and its share."""
+    """A row for each stage: its name, its time in median requests and in the slowest ones, and its share."""
     return [
         (name, count(stage.median_us), count(stage.slowest_us), f"{100 * stage.share:.0f} %")
         for name, stage in (result.stages or {}).items()
@@ -84,7 +84,7 @@ def step_rows(result: ExplainResult) -> list[tuple[str, ...]]:
 
 
 def device_rows(result: ExplainResult) -> list[tuple[str, ...]]:
-    """A row for each phase of the calls to a device: its name, the median, and the slowest calls' time."""
+    """A row for each phase of calls to a device: its name, its median time, and its time in the slowest calls."""
     return [
         (phase.phase.replace("_", " "), count(phase.median_us), count(phase.slowest_us))
         for phase in result.device or []
@@ -92,7 +92,7 @@ def device_rows(result: ExplainResult) -> list[tuple[str, ...]]:
 
 
 def process_lines(result: ExplainResult) -> list[str]:
-    """What each process answered, where there are several."""
+    """A line for each process, if there are several."""
     processes = result.processes or []
     return [
         f"process {process.process}: {count(process.requests)} requests, {count(process.slowest)} of the slowest; "
@@ -107,7 +107,7 @@ def _time(us: float | None) -> str:
 
 
 def coincided_lines(result: ExplainResult) -> list[str]:
-    """What else happened to the process, in words."""
+    """A line for each kind of event that coincided with requests."""
     return [
         f"{coincidence(name)}: {entry.events} times, up to {entry.longest_us / 1e3:,.3g} ms; it overlapped "
         f"{100 * entry.slowest_hit:.0f} % of the slowest requests and {100 * entry.median_hit:.0f} % of those "
@@ -117,6 +117,6 @@ def coincided_lines(result: ExplainResult) -> list[str]:
 
 
 def coincidence(kind: str) -> str:
-    """A coincidence in words, by its name or by that of a kind of its events."""
+    """The description of a kind of coincidence, given its name or the kind of one of its events."""
     name = next((name for name, spans in KINDS.items() if any(kind in kinds for kinds in spans.values())), kind)
     return COINCIDENCES[name][0] if name in COINCIDENCES else name

@@ -1,4 +1,4 @@
-"""What the page of an explained tail says, as values: two bars of stages, then one for each of the worst requests."""
+"""The content of an explained tail's page, as values: two bars of stages, then one for each of the worst requests."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,22 +11,22 @@ from tailcut.report.strips import Mark
 from tailcut.report.words import count, nanoseconds
 from tailcut.runtime.tracing.records import SlowRequest, StageTimes
 
-STAGES = {  # in a request's order: what happens in it, and the tone of its part of a bar
+STAGES = {  # in the order of a request: description, and tone in a bar
     "receive": ("the client sends", "c5"),
-    "queue": ("it waits in the queue", "c2"),
+    "queue": ("the request waits in the queue", "c2"),
     "dispatch": ("a worker wakes", "c6"),
     "compute": ("the engine computes", "c1"),
     "deliver": ("the event loop handles the answer", "c3"),
     "encode": ("the answer is encoded", "c4"),
-    "write": ("the client takes it", "c7"),
+    "write": ("the client receives it", "c7"),
 }
-_LEAST_WIDTH = 0.05  # of a hundred; what is narrower is not drawn
-_NAMED_SHARE = 0.2  # of a request, from which a stage is written beside its bar
+_LEAST_WIDTH = 0.05  # per cent; narrower parts are not drawn
+_NAMED_SHARE = 0.2  # of a request: stages of at least this share are named beside its bar
 
 
 @dataclass(frozen=True, slots=True)
 class StagePart:
-    """A stage in a bar, in per cent of its width."""
+    """A stage in a bar; position and width are in per cent of the bar."""
 
     tone: str
     at: float
@@ -36,7 +36,7 @@ class StagePart:
 
 @dataclass(frozen=True, slots=True)
 class StageBar:
-    """A request, or the mean of many: its name, a note, its largest stages in words, and its parts."""
+    """A request, or the mean of many: its name, a note, its largest stages as text, and its parts."""
 
     name: str
     note: str
@@ -46,7 +46,7 @@ class StageBar:
 
 @dataclass(frozen=True, slots=True)
 class StageBars:
-    """Bars on one axis of time that begins at 0."""
+    """Bars on a common time axis that starts at 0."""
 
     rows: tuple[StageBar, ...]
     ticks: tuple[Mark, ...]
@@ -54,7 +54,7 @@ class StageBars:
 
 @dataclass(frozen=True, slots=True)
 class ExplainPage:
-    """Everything the template shows."""
+    """The values for the template."""
 
     headline: str
     lead: str
@@ -70,7 +70,7 @@ class ExplainPage:
 
 
 def page(result: ExplainResult) -> ExplainPage:
-    """Read what `tailcut explain` found."""
+    """The page of a result of `tailcut explain`."""
     stages, worst = result.stages or {}, result.worst or []
     head, lead = headline(result)
     return ExplainPage(
@@ -89,7 +89,7 @@ def page(result: ExplainResult) -> ExplainPage:
 
 
 def headline(result: ExplainResult) -> tuple[str, str]:
-    """The cause with its share, and what to do about it."""
+    """The title and lead: the cause with its share, and what to do about it."""
     cause = result.cause
     if not cause:
         return "No tail to explain", f"{result.verdict}."
@@ -99,7 +99,7 @@ def headline(result: ExplainResult) -> tuple[str, str]:
 
 
 def doubts(result: ExplainResult) -> tuple[str, ...]:
-    """Why the page may not tell the whole truth."""
+    """Why the figures may be incomplete."""
     lines = []
     if result.missed:
         lines.append(
@@ -120,9 +120,9 @@ _Stages = list[tuple[str, float]]  # names and microseconds, in order
 def _facts(result: ExplainResult) -> tuple[tuple[str, str, str], ...]:
     total = result.total_us
     values = [("p50", total.p50), ("p99", total.p99), ("longest", total.max)]
-    looked = f"in {result.duration_s:g} s"
+    period = f"in {result.duration_s:g} s"
     return (
-        ("requests", count(result.requests), looked),
+        ("requests", count(result.requests), period),
         *((name, "unknown" if value is None else nanoseconds(value * 1e3), "") for name, value in values),
     )
 
@@ -169,7 +169,7 @@ def _bar(scale: Scale, name: str, note: str, times: _Stages) -> StageBar:
 
 
 def _figures(entry: SlowRequest) -> tuple[str, ...]:
-    """A row of the table below the bars: the whole, each stage in microseconds, rows, bytes and process."""
+    """A row of the table below the bars: total and stages in microseconds, rows, bytes and process."""
     moments = list(entry.marks_us.values())
     times = [moments[-1], *(end - begin for begin, end in pairwise(moments))]
     counts = (count(value) for value in (entry.rows, entry.batch_rows, entry.body_bytes))

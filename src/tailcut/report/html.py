@@ -1,8 +1,8 @@
-"""Results as self-contained HTML: one file that opens offline, light and dark, by keyboard and screen reader.
+"""Results as self-contained HTML files that open offline, in light and dark mode, with keyboard and screen reader.
 
-`templates/base.html.j2` is the frame, `parts.html.j2` what pages are made of, `charts` and `strips` where things lie,
-and one module a page says what it says. Everything in a result is text to the templates, which escape it: model names
-are strangers' words.
+`templates/base.html.j2` is the frame, and `parts.html.j2` has the macros of which pages are made; `charts` and `strips`
+compute positions, and each page has a module for its content. The templates escape everything in a result, because
+names of models are untrusted.
 """
 
 import json
@@ -43,16 +43,19 @@ __all__ = [
 ]
 
 
-_MOST_LATENCIES = 120_000  # in the raw numbers of a page: about 1 MB
+_MOST_LATENCIES = 120_000  # in the raw data of a page: about 1 MB
 
 
 def render(template: str, raw: Mapping[str, Any], **values: Any) -> str:
-    """A page from a template of ours that extends `base.html.j2`.
+    """Render a page from a template that extends `base.html.j2`.
 
     Args:
         template: the name of a file in `templates/`.
-        raw: the numbers that the page offers for saving.
-        values: what the template shows.
+        raw: the data that the page offers for download.
+        values: the variables of the template.
+
+    Raises:
+        ValueError: `raw` has NaN or infinity.
     """
     environment = Environment(
         loader=ChoiceLoader([PackageLoader("tailcut.report"), PackageLoader("tailcut.live", "page")]),
@@ -149,7 +152,7 @@ def render_bench_html(record: BenchResult) -> str:
 
 
 def _light(record: BenchResult) -> dict[str, Any]:
-    """The record with every k-th latency only where all of them would make the page heavy; then it says so."""
+    """The record as plain data, with only every k-th latency if all would be too many; `thinned` is then k."""
     raw: dict[str, Any] = msgspec.to_builtins(record)
     step = -(-sum(len(run.latencies_us) for run in record.runs) // _MOST_LATENCIES)
     if step > 1:

@@ -1,4 +1,4 @@
-"""The catalogue of settings as a terminal shows it: a block for each rung."""
+"""The catalogue of settings for a terminal: a table for each rung."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -11,7 +11,7 @@ from tailcut.tuner.catalogue import CatalogueSetting
 
 
 def ladder_view(catalogue: Sequence[CatalogueSetting]) -> RenderableType:
-    """The settings in the order of their rungs."""
+    """A table of settings for each rung, in order."""
     blocks: list[RenderableType] = []
     for number, (rung, settings) in enumerate(groupby(catalogue, key=lambda setting: setting.rung), 1):
         table = Table(title=f"{number}. {rung}", title_justify="left", show_lines=True, expand=True)

@@ -1,4 +1,4 @@
-"""A running server in a terminal: the figures of one second as tables that fit its size, or as one line a model."""
+"""A running server in a terminal: the figures of one second as tables that fit its size, or as a line per model."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -19,15 +19,15 @@ _KEPT_S = 60.0
 _SLOW = 5
 _MODELS = 20
 _NAME = 6  # characters of a name at least
-_DETAILS = 60  # columns from which on there is room for rows, batches and settings
-_SIZES = 6  # of batches, each by itself; more are put together
+_DETAILS = 60  # least columns for showing rows, batches and settings
+_SIZES = 6  # batch sizes that are listed; more are grouped
 _BARS = " ▁▂▃▄▅▆▇█"
 _COLOURS = {"warning": "yellow", "fault": "red"}
 
 
 @dataclass(slots=True)
 class Screen:
-    """What a terminal shows: the newest view, and what is kept of those before it."""
+    """The state of the display: the newest view, and what is kept of earlier ones."""
 
     title: str
     about: About | None = None
@@ -37,7 +37,7 @@ class Screen:
     slow: list[tuple[str, SlowRequest]] = field(default_factory=list)  # with the model's name
 
     def add(self, view: View) -> None:
-        """Take the next view, and let go of what is older than a minute."""
+        """Add the next view, and drop what is older than a minute."""
         self.view = view
         begin = view.clock_s - _KEPT_S
         self.rates = [entry for entry in [*self.rates, (view.clock_s, view.rate)] if entry[0] > begin]
@@ -47,13 +47,13 @@ class Screen:
 
 
 def live_screen(screen: Screen, width: int, height: int | None = None, *, bars: bool = True) -> RenderableType:
-    """Everything that fits.
+    """The display of a server, as far as it fits.
 
     Args:
-        screen: to be shown.
+        screen: the state to show.
         width: columns of the terminal.
-        height: its lines; None: as many as are needed. Rows, batches and settings are left out where there are too few.
-        bars: whether the terminal has characters to draw with.
+        height: lines of the terminal, None for no limit. Rows, batches and settings are left out if they do not fit.
+        bars: whether the terminal can show block characters.
     """
     view = screen.view
     if view is None:
@@ -97,7 +97,7 @@ def _batch_words(model: ModelView) -> str:
 
 
 def live_lines(view: View) -> list[str]:
-    """One line for each model."""
+    """A line for each model."""
     return [
         f"{model.name}: {count(model.rate)} requests/s, p50 {_percentile(model, 'p50_us')}, "
         f"p95 {_percentile(model, 'p95_us')}, p99 {_percentile(model, 'p99_us')}, {count(model.queued)} waiting, "
@@ -121,12 +121,12 @@ def _totals(view: View) -> str:
     if cpus:
         parts.append(f"{sum(cpus):.2f} CPUs")
     if view.throttled_ms:
-        parts.append(f"[yellow]stopped by the quota for {view.throttled_ms:,.0f} ms[/]")
+        parts.append(f"[yellow]throttled by the CPU quota for {view.throttled_ms:,.0f} ms[/]")
     return ", ".join(parts)
 
 
 def _row_lines(screen: Screen, view: View) -> list[Text]:
-    """For each model the rows that wait and that are in use, and how large its batches were."""
+    """For each model, the rows waiting and in use, and the sizes of its batches."""
     known = (
         {(model.name, model.version): model.rows for model in screen.about.models} if screen.about is not None else {}
     )
@@ -140,7 +140,7 @@ def _row_lines(screen: Screen, view: View) -> list[Text]:
 
 
 def _sizes(model: ModelView) -> list[str]:
-    """The share of batches of each size; of many sizes, in ranges between powers of two."""
+    """The share of batches of each size; many sizes are grouped between powers of two."""
     sizes = {(rows, rows): batches for rows, batches in model.batch_sizes.items() if batches}
     if len(sizes) > _SIZES:
         ranges: dict[tuple[int, int], int] = {}
@@ -161,14 +161,14 @@ def _rows(first: int, last: int) -> str:
 
 
 def _setting_lines(screen: Screen) -> list[Text]:
-    """For each model the settings that differ from the defaults."""
+    """For each model, the settings that differ from the defaults."""
     models = screen.about.models[:_MODELS] if screen.about is not None else []
     changed = [(model.name, [f"{name}={model.settings[name]}" for name in model.changed]) for model in models]
     return [Text(f"settings of {name}: {', '.join(settings) or 'defaults'}") for name, settings in changed]
 
 
 def _fitting(lines: Sequence[Text], width: int, room: int | None) -> tuple[Sequence[Text], int | None]:
-    """The lines where all of them fit, else none, and the room that is left; None: as much as is needed."""
+    """The lines if all of them fit, else none; and the lines left on the screen, None for no limit."""
     if room is None:
         return lines, None
     left = room - _height(lines, width)
@@ -176,13 +176,13 @@ def _fitting(lines: Sequence[Text], width: int, room: int | None) -> tuple[Seque
 
 
 def _height(lines: Iterable[RenderableType], width: int) -> int:
-    """How many lines a terminal of this width needs for them."""
+    """How many lines a terminal of this width needs."""
     console = Console(width=width, file=StringIO())
     return sum(len(console.render_lines(line, pad=False)) for line in lines)
 
 
 def _history(rates: Sequence[tuple[float, float]], now_s: float, width: int) -> Text:
-    """The rates of the last minute as bars, one a second; where nothing is known, a gap."""
+    """The rates of the last minute as bars, one per second, with a gap where none is known."""
     most = max(rate for _, rate in rates)
     label = f" up to {count(most)} requests/s"
     seconds = max(5, min(60, width - len(label)))

@@ -1,6 +1,6 @@
-"""Results as Markdown for pull requests: the same figures as the HTML pages, in tables that stay narrow.
+"""Results as Markdown for pull requests: the figures of the HTML pages, in narrow tables.
 
-Names come from strangers: whatever Markdown or HTML would read into them is escaped.
+Names are untrusted: characters with a meaning in Markdown or HTML are escaped.
 """
 
 import re
@@ -40,7 +40,7 @@ from tailcut.report.words import (
 )
 from tailcut.tuner.result_records import TuneResult, WorstRow
 
-_FIGURE = re.compile(r"\d|(unknown|client late|-)$|(needs|at most) [\d]")  # or what stands in its place
+_FIGURE = re.compile(r"\d|(unknown|client late|-)$|(needs|at most) [\d]")  # a figure, or the text in place of one
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#])")
 
 
@@ -68,7 +68,7 @@ def tune_markdown(result: TuneResult) -> str:
             for name, arm in checked.arms.items()
         ]
         heads = ["", "p50 ms", "p95 ms", "p99 ms", "99 % interval", "samples", *["failed"] * failed]
-        heads += ["requests/s", "CPU a request"]
+        heads += ["requests/s", "CPU per request"]
         parts.append(_table(heads, rows))
         if not result.not_kept:
             against = f", p99 to the reference {ratio(checked.reference_p99_ratio)}" if checked.reference else ""
@@ -112,7 +112,7 @@ def tune_markdown(result: TuneResult) -> str:
 
 
 def _worst_rows(rows: Sequence[WorstRow]) -> str:
-    heads = ["furthest off", "row", "output", "found", "expected", "got"]
+    heads = ["request", "row", "output", "found", "expected", "got"]
     cells = [
         [
             plain(row.asked or f"request {row.request}"),
@@ -124,11 +124,11 @@ def _worst_rows(rows: Sequence[WorstRow]) -> str:
         ]
         for row in rows
     ]
-    return f"<details><summary>rows furthest off</summary>\n\n{_table(heads, cells)}\n\n</details>"
+    return f"<details><summary>rows with the largest errors</summary>\n\n{_table(heads, cells)}\n\n</details>"
 
 
 def bench_markdown(record: BenchResult) -> str:
-    """A load test.
+    """The outcome of a load test.
 
     Args:
         record: what `tailcut bench --json` prints.
@@ -167,7 +167,7 @@ def bench_markdown(record: BenchResult) -> str:
 
 
 def microbench_markdown(record: MicrobenchResult) -> str:
-    """A micro-benchmark.
+    """The outcome of a micro-benchmark.
 
     Args:
         record: what `tailcut microbench --json` prints.
@@ -216,10 +216,10 @@ def _verdict(verdict: str, words: str) -> str:
 
 
 def plain(words: str) -> str:
-    """A stranger's words in one line, with nothing that Markdown would read into them."""
+    """Untrusted text as one line of Markdown, with special characters escaped."""
     return _SPECIAL.sub(r"\\\1", " ".join(words.split()))
 
 
 def _code(words: str) -> str:
-    """Code of one line; a bar would end a table's cell, and a backtick the code."""
+    """Text as inline code; bars and backticks, which would end a table cell or the code, are replaced."""
     return f"`{' '.join(words.split()).replace('`', chr(39)).replace('|', '¦')}`"

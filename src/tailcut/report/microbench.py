@@ -1,4 +1,4 @@
-"""What `tailcut microbench` shows a person on a terminal, and its doubts in words, which all its reports share."""
+"""The output of `tailcut microbench` on a terminal, and the texts that all its reports share."""
 
 from msgspec import UNSET
 from rich.markup import escape
@@ -11,7 +11,7 @@ from tailcut.report.words import bounds, count, nanoseconds, ratio
 _COLOURS = {"better": "green", "worse": "red", "indistinct": "dim"}
 _WORDS = {"better": "faster", "worse": "slower", "indistinct": "inconclusive"}
 _MANY_OUTLIERS = 0.1
-# Counts of a call with their titles, shown from how much on: rarer ones are the machine's doing, not the function's.
+# Counts per call, with their titles and the least count to show: rarer events are due to the machine.
 _COUNTS = (
     ("instructions", "retired", 1),
     ("ipc", "IPC", 0),
@@ -26,7 +26,7 @@ _DRIFT = 0.02
 def microbench_table(record: MicrobenchResult) -> None:
     """Print a record to stdout."""
     console = output_console(highlight=False)
-    table = Table(title="time of a call", title_justify="left")
+    table = Table(title="time per call", title_justify="left")
     for name in ("function", "median", "99 % interval", "slope", "fastest", "p95", "samples", "outliers"):
         table.add_column(name, justify="left" if name == "function" else "right")
     counted = count_columns(record)
@@ -56,7 +56,7 @@ def microbench_table(record: MicrobenchResult) -> None:
 
 
 def count_columns(record: MicrobenchResult) -> list[tuple[str, list[str]]]:
-    """Titles and cells of what was counted in a call: callgrind's instructions, and the counts that say something."""
+    """Titles and cells of the counts per call: callgrind's instructions, and event counts that are not negligible."""
     functions = record.functions
     columns = []
     retired = [None if function.instructions is UNSET else function.instructions for function in functions]
@@ -70,7 +70,7 @@ def count_columns(record: MicrobenchResult) -> list[tuple[str, list[str]]]:
 
 
 def doubts(record: MicrobenchResult) -> list[str]:
-    """What a careful reader would ask before believing the figures, in a line each."""
+    """Reasons to doubt the figures, a line each."""
     result = []
     functions = record.functions
     cut = [function.name for function in functions if function.warmup.steady is False]
@@ -88,22 +88,22 @@ def doubts(record: MicrobenchResult) -> list[str]:
 
 
 def harness_words(record: MicrobenchResult) -> str:
-    """What the harness costs, and that it is not in the figures."""
+    """The overhead of the harness, which is subtracted from the figures."""
     overhead = record.overhead_ns
     return (
-        f"subtracted: {nanoseconds(overhead.clock)} a sample for reading the clock, "
-        f"{nanoseconds(overhead.loop)} a call for the empty loop"
+        f"subtracted: {nanoseconds(overhead.clock)} per sample for reading the clock, "
+        f"{nanoseconds(overhead.loop)} per call for the empty loop"
     )
 
 
 def outlier_words(apart: OutlierRecord) -> str:
-    """How many samples stand apart, and how far."""
+    """How many samples are outliers, and how severe."""
     severe, total = apart.low_severe + apart.high_severe, apart.total
     return "none" if not total else f"{total} mild" if not severe else f"{total}, {severe} severe"
 
 
 def verdict_words(verdict: str) -> str:
-    """A verdict on a time."""
+    """A verdict on a time: faster, slower or inconclusive."""
     return _WORDS[verdict]
 
 

@@ -1,4 +1,4 @@
-"""What the page of a micro-benchmark says, as values."""
+"""The content of a micro-benchmark's page, as values."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ from tailcut.report.strips import Bar, ratio_bar, reach_of
 from tailcut.report.words import bounds, nanoseconds
 
 _DRAWN = len(TONES)  # functions in a chart; the table has all
-_DOTS = 480  # in a chart, all functions together: more cannot be told apart, and every one weighs
+_DOTS = 480  # in a chart, of all functions: more are indistinguishable, and make the page larger
 
 
 @dataclass(frozen=True, slots=True)
 class RatioRow:
-    """A ratio of two times, and what it proves."""
+    """A ratio of two times, with its verdict."""
 
     name: str
     to: str
@@ -29,7 +29,7 @@ class RatioRow:
 
 @dataclass(frozen=True, slots=True)
 class MicrobenchPage:
-    """Everything the template shows."""
+    """The values for the template."""
 
     headline: str
     lead: str
@@ -50,7 +50,7 @@ def page(record: MicrobenchResult) -> MicrobenchPage:
     changes = _changes(record)
     head, lead = headline(record)
     drawn = functions[:_DRAWN]
-    scale = span([value for _, function in drawn for value in function.samples_ns], "time of a call", nanoseconds)
+    scale = span([value for _, function in drawn for value in function.samples_ns], "time per call", nanoseconds)
     return MicrobenchPage(
         head,
         lead,
@@ -67,16 +67,19 @@ def page(record: MicrobenchResult) -> MicrobenchPage:
 
 
 def headline(record: MicrobenchResult) -> tuple[str, str]:
-    """The time of the only function, the winner of several, or what changed since the saved run."""
+    """The title and lead: the time of a single function, the fastest of several, or changes since the saved run."""
     against, comparisons, functions = (record.against or []), record.comparisons, record.functions
     slower = [change for change in against if change.verdict == "worse"]
     if slower:
         first = f"{slower[0].name} got slower" if len(slower) == 1 else f"{len(slower)} functions got slower"
-        return first, f"Of {len(against)} compared with the saved run; the whole 99 % interval lies beyond the noise."
+        return (
+            first,
+            f"Of {len(against)} compared with the saved run; the whole 99 % interval is beyond the noise.",
+        )
     if len(functions) == 1:
         function = functions[0]
         return (
-            f"{nanoseconds(function.median_ns.point)} a call",
+            f"{nanoseconds(function.median_ns.point)} per call",
             f"{function.name}: median of {function.samples} samples, 99 % interval {bounds(function.median_ns)}.",
         )
     better = sorted(
@@ -87,14 +90,14 @@ def headline(record: MicrobenchResult) -> tuple[str, str]:
         gain = better[0].ratio
         return (
             f"{better[0].name} is {1 / gain.point:.3g} times faster",
-            f"than {better[0].to} (99 % interval {1 / gain.high:.3g} to {1 / gain.low:.3g}), in turns.",
+            f"than {better[0].to} (99 % interval {1 / gain.high:.3g} to {1 / gain.low:.3g}), measured interleaved.",
         )
     if comparisons and all(comparison.verdict == "worse" for comparison in comparisons):
         return (
             f"{functions[0].name} is the fastest",
-            f"of {len(functions)} measured in turns; every interval says so.",
+            f"of {len(functions)} measured interleaved; every interval proves it.",
         )
-    return "No proven difference", f"between {len(functions)} functions measured in turns."
+    return "No proven difference", f"between {len(functions)} functions measured interleaved."
 
 
 def _distribution(functions: Sequence[tuple[str, FunctionResult]], scale: Scale) -> Chart:
@@ -114,7 +117,7 @@ def _distribution(functions: Sequence[tuple[str, FunctionResult]], scale: Scale)
 
 
 def _history(functions: Sequence[tuple[str, FunctionResult]]) -> Chart:
-    """Every sample in the order of time: drift and disturbances show here first."""
+    """Samples in the order of time, which shows drift and disturbances."""
     values = [value for _, function in functions for value in function.samples_ns]
     rounds = max(function.samples for _, function in functions)
     series = tuple(
@@ -134,7 +137,7 @@ def _history(functions: Sequence[tuple[str, FunctionResult]]) -> Chart:
 
 
 def _lines(functions: Sequence[tuple[str, FunctionResult]]) -> Chart | None:
-    """Whole times of samples against their calls, in shares of each function's longest loop, with the fitted lines."""
+    """Total times of samples against their number of calls, a share of each function's largest, with fitted lines."""
     series: list[Series] = []
     highest = 0.0
     for tone, function in functions:
@@ -155,18 +158,18 @@ def _lines(functions: Sequence[tuple[str, FunctionResult]]) -> Chart | None:
     x = linear(
         0, 1.05, "calls in a sample, share of the most", lambda value: f"{value:.0%}", ticks=(0, 1 / 3, 2 / 3, 1)
     )
-    y = linear(0, highest * 1.05, "whole time", nanoseconds)
-    return Chart("Whole time of a sample against its calls", x, y, tuple(series), hover="point")
+    y = linear(0, highest * 1.05, "total time", nanoseconds)
+    return Chart("Total time of a sample against its number of calls", x, y, tuple(series), hover="point")
 
 
 def _few(values: np.ndarray, functions: int) -> list[tuple[int, float]]:
-    """Places and values of one function's share of the points, evenly in time; the extremes are always among them."""
+    """Indices and values of the samples to draw of one function: evenly spaced in time, and always the extremes."""
     most = min(_DOTS // functions, 240)
     if len(values) <= most:
         return list(enumerate(values.tolist()))
-    places = {*np.linspace(0, len(values) - 1, most - 2).round().astype(int).tolist()}
-    places |= {int(values.argmin()), int(values.argmax())}
-    return [(index, float(values[index])) for index in sorted(places)]
+    indices = {*np.linspace(0, len(values) - 1, most - 2).round().astype(int).tolist()}
+    indices |= {int(values.argmin()), int(values.argmax())}
+    return [(index, float(values[index])) for index in sorted(indices)]
 
 
 def _changes(record: MicrobenchResult) -> tuple[RatioRow, ...]:

@@ -1,4 +1,4 @@
-"""What a plan shows: tables on the terminal, and the values of its page."""
+"""The output of `tailcut plan`: tables for the terminal, and the values of its page."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,18 +12,18 @@ from tailcut.planning.words import number, several
 from tailcut.report.charts import Chart, Point, Series, Tick, linear
 from tailcut.report.words import capitalized, count, milliseconds
 
-_DRAWN = 72  # points of a course, each with a dot: means of as many of its parts as are needed
+_DRAWN = 72  # points of a curve over time, at most; more are averaged in groups
 _SMALL = 2.6  # radius of such a dot
 
 
 @dataclass(frozen=True, slots=True)
 class PlanPage:
-    """Everything the template shows."""
+    """The values for the template."""
 
     headline: str
     lead: str
     facts: tuple[tuple[str, str, str], ...]
-    rows: tuple[tuple[str, ...], ...]  # of `heads`
+    rows: tuple[tuple[str, ...], ...]  # with a cell for each of `heads`
     heads: tuple[str, ...]
     curve: Chart | None
     scaling: Chart | None
@@ -33,7 +33,7 @@ class PlanPage:
 
 
 def plan_view(result: PlanResult) -> RenderableType:
-    """The number of replicas, what they do and what is left when one is lost, the curve, and what it rests on."""
+    """The number of replicas, their performance as planned and with replicas lost, the curve, and the assumptions."""
     head, lead = headline(result)
     lines: list[RenderableType] = [f"[bold]{escape(head)}[/]", escape(lead)]
     lines.append(_table("", heads(result), situation_rows(result)))
@@ -50,7 +50,7 @@ def plan_view(result: PlanResult) -> RenderableType:
 
 
 def headline(result: PlanResult) -> tuple[str, str]:
-    """The number of replicas, and for what."""
+    """The title and lead: the number of replicas, and the load and limits that it is for."""
     limits = ", ".join(
         f"{model.name} {model.percentile} within {number(model.limit_ms, 6)} ms"
         if len(result.models) > 1
@@ -69,7 +69,7 @@ def headline(result: PlanResult) -> tuple[str, str]:
 
 
 def heads(result: PlanResult) -> tuple[str, ...]:
-    """Of the table of situations."""
+    """The heads of the table of situations."""
     percentile = (
         result.models[0].percentile if len({model.percentile for model in result.models}) == 1 else "percentile"
     )
@@ -78,7 +78,7 @@ def heads(result: PlanResult) -> tuple[str, ...]:
 
 
 def situation_rows(result: PlanResult) -> list[tuple[str, ...]]:
-    """As planned, under stress, and with replicas lost."""
+    """The rows of the table of situations: as planned, under stress, and with replicas lost."""
     wide = len(heads(result)) == 9
     rows = [_row("planned", result.replicas, result.predicted, wide=wide)]
     spare = result.replicas - result.needed
@@ -88,15 +88,15 @@ def situation_rows(result: PlanResult) -> list[tuple[str, ...]]:
 
 
 def loss_words(result: PlanResult) -> str:
-    """What goes with a replica that is lost."""
+    """What is lost with a replica, as text."""
     if not result.losses:
         return "no replica may be lost: add --failures 1"
     in_flight = number(result.losses[0].in_flight, 3)
-    return f"a replica that is lost takes the requests that it has with it: {in_flight} on average"
+    return f"if a replica is lost, so are its requests in flight: {in_flight} on average"
 
 
 def scaling_words(result: Autoscaled | None) -> str:
-    """What the autoscaler made of the recording."""
+    """The outcome of autoscaling on the recording, as text; empty without autoscaling."""
     if result is None:
         return ""
     saved = 1 - result.replica_hours / result.fixed_replica_hours if result.fixed_replica_hours else 0.0
@@ -116,7 +116,7 @@ def _than(saved: float) -> str:
 
 
 def price_words(result: PlanResult) -> str:
-    """What the replicas cost."""
+    """The price of the replicas, as text; empty if unknown."""
     price = result.price
     if price is None:
         return ""
@@ -125,7 +125,7 @@ def price_words(result: PlanResult) -> str:
 
 
 def assumption_words(result: PlanResult) -> list[str]:
-    """Assumptions."""
+    """The plan's assumptions, a line each."""
     own = result.assumptions
     hedge = ""
     if own.hedge_ms is not None:
@@ -134,7 +134,7 @@ def assumption_words(result: PlanResult) -> list[str]:
 
 
 def page(result: PlanResult) -> PlanPage:
-    """Everything that the page of a plan shows."""
+    """The page of a plan."""
     head, lead = headline(result)
     own = result.predicted
     facts = (
@@ -210,7 +210,7 @@ def _scaling(result: Autoscaled | None) -> tuple[Chart | None, Chart | None]:
 
 
 def _thinned(course: Sequence[ScalingMoment]) -> list[ScalingMoment]:
-    """Means of parts of the course that follow each other; latencies are left out."""
+    """Means of successive moments, at most `_DRAWN`; latencies are left out."""
     step = -(-len(course) // _DRAWN)
     groups = [course[first : first + step] for first in range(0, len(course), step)]
     return [

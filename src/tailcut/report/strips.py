@@ -1,7 +1,7 @@
-"""Distributions and ratios as bars: where their parts lie along a track, in per cent of its width.
+"""Distributions and ratios as bars: positions along a track, in per cent of its width.
 
-A strip is one run's latency from its fastest request to its tail: the middle half is solid, each step outwards fainter.
-An interval is a ratio on an axis of ratios with 1 in the middle.
+A strip shows one run's latency from its fastest request to its tail: the middle half is solid, each step outwards
+fainter. A bar shows the interval of a ratio on a logarithmic axis with 1 in the middle.
 """
 
 import math
@@ -13,14 +13,14 @@ from tailcut.lab.records import IntervalRecord
 from tailcut.report.charts import Scale, Tick, logarithmic
 from tailcut.report.words import milliseconds, round_milliseconds
 
-# How solid a part of the strip is, by how near the middle of its quantiles lies to the median.
+# Pairs of a distance from the median, in quantiles, and the opacity of parts of a strip up to there.
 _SOLIDITY = ((0.25, 1.0), (0.4, 0.55), (0.49, 0.3), (0.5, 0.14))
 _LEAST_WIDTH = 0.25
 
 
 @dataclass(frozen=True, slots=True)
 class StripPart:
-    """A piece of a strip."""
+    """A part of a strip."""
 
     at: float
     width: float
@@ -38,7 +38,7 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Strip:
-    """One run's latency: parts, marks at the median and the p99, and the figures in words."""
+    """One run's latency: parts, marks at the median and the p99, and the figures as text."""
 
     name: str
     tone: str
@@ -50,7 +50,7 @@ class Strip:
 
 @dataclass(frozen=True, slots=True)
 class ArmStrip:
-    """One run to draw: pairs of a quantile and its milliseconds, and the figures to write."""
+    """One run to draw: pairs of a quantile and its milliseconds, and the figures to show."""
 
     name: str
     tone: str
@@ -61,7 +61,7 @@ class ArmStrip:
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """A ratio's interval on a track of ratios."""
+    """The interval of a ratio, as positions on a track."""
 
     low: float
     high: float
@@ -70,7 +70,7 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Strips:
-    """Strips on one axis of milliseconds, with a deadline where there is one."""
+    """Strips on a common axis of milliseconds, with the deadline if there is one."""
 
     rows: tuple[Strip, ...]
     ticks: tuple[Mark, ...]
@@ -78,7 +78,7 @@ class Strips:
 
 
 def strips(arms: Sequence[ArmStrip], deadline_ms: float | None = None) -> Strips | None:
-    """Strips of several runs on one logarithmic axis, the deadline across all; None where no run has a curve."""
+    """Strips of several runs on a common logarithmic axis, with the deadline; None if no run has a curve."""
     arms = [arm for arm in arms if len(arm.curve) >= 2]
     if not arms:
         return None
@@ -90,7 +90,7 @@ def strips(arms: Sequence[ArmStrip], deadline_ms: float | None = None) -> Strips
 
 
 def ratio_bar(ratio: IntervalRecord | None, reach: float = 4.0) -> Bar | None:
-    """A ratio's interval on a track from 1/reach to reach; what lies beyond is cut at the edge."""
+    """The interval of a ratio on a track from 1/reach to reach, clipped to it."""
     if ratio is None:
         return None
 
@@ -101,7 +101,7 @@ def ratio_bar(ratio: IntervalRecord | None, reach: float = 4.0) -> Bar | None:
 
 
 def reach_of(ratios: Sequence[IntervalRecord], least: float = 1.1) -> float:
-    """A reach that holds all these ratios' intervals."""
+    """A reach that contains the intervals of all these ratios, at most 20."""
     ends = [max(ratio.high, 1 / max(ratio.low, 1e-3)) for ratio in ratios]
     return min(20.0, max([least, *(math.pow(end, 1.15) for end in ends)]))
 
@@ -113,7 +113,7 @@ def _strip(scale: Scale, arm: ArmStrip) -> Strip:
         opacity = next(solid for depth, solid in _SOLIDITY if abs((low + high) / 2 - 0.5) <= depth)
         start, end = _percent(scale, left), _percent(scale, right)
         if parts and parts[-1].opacity == opacity:
-            start = parts.pop().at  # one part instead of two with a seam
+            start = parts.pop().at  # join it with the part before
         parts.append(StripPart(start, round(max(_LEAST_WIDTH, end - start), 2), opacity))
     marks = tuple(Mark(_percent(scale, known[q]), css) for q, css in ((0.5, "middle"), (0.99, "tail")) if q in known)
     words = tuple((term, _figure(value)) for term, value in arm.figures.items())
@@ -121,14 +121,14 @@ def _strip(scale: Scale, arm: ArmStrip) -> Strip:
 
 
 def _figure(value: float | str | None) -> str:
-    """A number of milliseconds, or why there is none."""
+    """A number of milliseconds as text, or the text in place of it."""
     if isinstance(value, str):
         return value
     return "unknown" if value is None else f"{milliseconds(value)} ms"
 
 
 def _tick(scale: Scale, tick: Tick) -> Mark:
-    """Between powers of ten a tick is minor: narrow pages leave it out."""
+    """The mark of a tick; those between powers of ten are minor, and left out on narrow pages."""
     return Mark(_percent(scale, tick.value), "" if math.log10(tick.value).is_integer() else "minor", tick.text)
 
 

@@ -8,9 +8,9 @@ _WIDTH = 170  # of the widest table
 
 
 def output_console(*, stderr: bool = False, highlight: bool = True) -> Console:
-    """A console as wide as its terminal. Where there is none (a pipe, CI, a file), nothing is cut off: 170 columns.
+    """A console as wide as the terminal; without one (a pipe, CI, a file), 170 columns, so that nothing is cut off.
 
-    COLUMNS, where it is set, is the width that the user wants.
+    If the variable COLUMNS is set, it is the width in any case.
     """
     console = Console(stderr=stderr, highlight=highlight)
     if console.is_terminal or "COLUMNS" in os.environ:

@@ -1,4 +1,4 @@
-"""What a joint tune shows: both arms of each model on the terminal, and the values of its page."""
+"""The output of a joint tune: both arms of each model for the terminal, and the values of its page."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from tailcut.report.words import capitalized, milliseconds, milliseconds_between
 from tailcut.tuner.together.result_records import JointModel, JointResult, JointVerification
 
 ARM_WORDS = {
-    "baseline": "every model with the engine's defaults, one call a request",
+    "baseline": "every model with the engine's defaults, one call per request",
     "tuned": "the settings of the profiles",
 }
 _WITHIN = {True: "within", False: "over", None: "inconclusive"}
@@ -44,11 +44,11 @@ def model_parts(result: JointResult) -> list[ModelPart]:
 
 
 def headline(result: JointResult) -> tuple[str, str]:
-    """What the tuned models do together, in a few large words and a sentence."""
+    """The title and lead: how the tuned models perform together."""
     names = ", ".join(model.name for model in result.models)
     checked = [model.verification for model in result.models if model.verification is not None]
     if len(checked) < len(result.models):
-        return "Not verified", "The tune was interrupted. The profiles hold the best settings found until then."
+        return "Not verified", "The tune was interrupted. The profiles hold the best settings found so far."
     if result.not_kept:
         return NOT_KEPT.capitalize(), f"{not_kept_words(result)}."
     if all(model.unchanged for model in result.models):
@@ -59,7 +59,7 @@ def headline(result: JointResult) -> tuple[str, str]:
 
 
 def not_kept_words(result: JointResult) -> str:
-    """That the combination found is proven worse than the defaults, in a sentence; empty where it is not."""
+    """A sentence that the combination found is proven worse than the defaults; empty if it is not."""
     item = result.not_kept
     return (
         ""
@@ -69,14 +69,14 @@ def not_kept_words(result: JointResult) -> str:
 
 
 def gain_words(model: JointModel) -> str:
-    """How a model's p99 changed, with its interval; nothing more than that holds."""
+    """How a model's p99 changed, with its interval; only what that proves."""
     checked = model.verification
     if checked is None:
         return "not verified"
     interval, of, more = checked.p99_ratio, "p99", ""
     if interval is None and checked.tail_ratio is not None:
         interval, of = checked.tail_ratio, checked.tail_ratio.of
-        more = "; too few samples to tell p99: raise --budget"
+        more = "; too few samples for the p99: raise --budget"
     if interval is None and checked.no_ratio_because:
         return checked.no_ratio_because
     if interval is None:
@@ -90,7 +90,7 @@ def gain_words(model: JointModel) -> str:
 
 
 def limit_words(model: JointModel, arm: str) -> str:
-    """One arm's p99 against the limit."""
+    """One arm's p99, and whether it is within the limit."""
     if model.verification is None or model.limit_ms is None:
         return "unknown"
     result = model.verification.arms[arm]
@@ -121,7 +121,7 @@ def together_summary(result: JointResult) -> RenderableType:
 
 
 def cpu_words(result: JointResult) -> str:
-    """The cores that each arm's server used; nothing where that is unknown."""
+    """The cores used by each arm's server, as text; empty if unknown."""
     shares = result.cpu_cores
     if not shares or not all(shares.values()):
         return ""
@@ -129,7 +129,7 @@ def cpu_words(result: JointResult) -> str:
 
 
 def _table(model: JointModel, checked: JointVerification) -> Table:
-    limit = f"limit of p99 {milliseconds(model.limit_ms)} ms"
+    limit = f"p99 limit {milliseconds(model.limit_ms)} ms"
     table = Table(title=escape(f"{model.name} at {model.rate:,.6g} requests/s, {limit}"))
     failed = any(result.errors for result in checked.arms.values())
     for name in ("", "p50", "p95", "p99", "99 % interval", "limit", "samples", *["failed"] * failed):

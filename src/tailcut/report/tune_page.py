@@ -1,4 +1,4 @@
-"""What the page of a tune draws, as values: the strips before and after, the front, and the rungs as a waterfall."""
+"""The drawings on a tune's page, as values: strips before and after, the Pareto front, and the rungs as a waterfall."""
 
 import math
 from collections.abc import Sequence
@@ -14,20 +14,20 @@ VERDICT_WORDS = {
     "kept": "kept",
     "better": "not kept",
     "worse": "slower",
-    "indistinct": "no proof",
+    "indistinct": "inconclusive",
     "rejected": "rejected",
     "skipped": "not tried",
     "estimated": "estimated",
     "raced": "raced",
 }
-_STEPS = frozenset({"better", "indistinct", "worse"})  # verdicts of what was measured beside the step before it
-_FINEST = 1.06  # a track is never drawn finer than this ratio each way
+_STEPS = frozenset({"better", "indistinct", "worse"})  # verdicts of steps measured against the step before
+_FINEST = 1.06  # a track spans at least this ratio each way
 _MARKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """One candidate: its verdict in a word, what it did and why it stayed or went."""
+    """One candidate: its verdict in a word, its effect, and why it was kept or dropped."""
 
     entry: Candidate
     css: str
@@ -38,7 +38,7 @@ class Tried:
 
 @dataclass(frozen=True, slots=True)
 class _Climbed:
-    """One rung before it has its place on the axis: ratios to where the climb began."""
+    """One rung with its levels as ratios to the baseline, before they are placed on an axis."""
 
     number: int
     rung: Rung
@@ -51,7 +51,7 @@ class _Climbed:
 
 @dataclass(frozen=True, slots=True)
 class RungStep:
-    """One rung: where the tail stood before and after it, and where each dropped candidate would have put it."""
+    """One rung: the level of the tail before and after it, and with each dropped candidate, as positions on an axis."""
 
     number: int
     name: str
@@ -64,23 +64,23 @@ class RungStep:
 
     @property
     def dropped(self) -> tuple[Tried, ...]:
-        """Those that were tried and went."""
+        """The candidates that were tried and dropped."""
         return tuple(candidate for candidate in self.tried if candidate.css not in {"kept", "skipped", "estimated"})
 
     @property
     def estimated(self) -> tuple[Tried, ...]:
-        """Those that were measured in process only."""
+        """The candidates that were measured in process only."""
         return tuple(candidate for candidate in self.tried if candidate.css == "estimated")
 
     @property
     def untried(self) -> int:
-        """Those that the budget left no time for."""
+        """The number of candidates that there was no time to try."""
         return sum(candidate.css == "skipped" for candidate in self.tried)
 
 
 @dataclass(frozen=True, slots=True)
 class Waterfall:
-    """The rungs in their order, on one axis of ratios to where the climb began; `of` names the percentile."""
+    """The rungs in order, on a common axis of ratios to the baseline; `of` names the percentile."""
 
     steps: tuple[RungStep, ...]
     ticks: tuple[Mark, ...]
@@ -116,9 +116,10 @@ def before_after(result: TuneResult) -> tuple[Strips | None, Chart | None]:
 
 
 def pareto_chart(result: TuneResult) -> Chart | None:
-    """Rate against lone latency of everything that was estimated; None where that is too little for a chart.
+    """Rate against latency of a lone request, for all estimates; None with fewer than two.
 
-    The line joins those that no other beats in both; raced ones and the winner are marked; a dot's size is the memory.
+    The line joins configurations that no other beats in both. Those that raced and the winner are marked; the area of a
+    dot is proportional to the memory.
     """
     estimates = [estimate for estimate in result.estimated if estimate.rate > 0 and estimate.alone_ms > 0]
     if len(estimates) < 2:
@@ -143,7 +144,7 @@ def pareto_chart(result: TuneResult) -> Chart | None:
     line = tuple(Point(estimate.alone_ms, estimate.rate, "", "") for estimate in front)
     series = [
         Series("estimated", "c5", points([estimate for estimate in estimates if estimate.raced is None]), "dots"),
-        Series("the front", "c1", line, "fit"),
+        Series("the Pareto front", "c1", line, "fit"),
         Series(
             "raced on the server", "c2", points([estimate for estimate in raced if estimate.setting != winner]), "dots"
         ),
@@ -156,7 +157,7 @@ def pareto_chart(result: TuneResult) -> Chart | None:
 
 
 def _front(estimates: Sequence[EstimateRecord]) -> list[EstimateRecord]:
-    """Those that no other beats in rate and lone latency at once, by latency."""
+    """The estimates that no other beats in rate and lone latency at once, by latency."""
     front: list[EstimateRecord] = []
     for estimate in sorted(estimates, key=lambda each: (each.alone_ms, -each.rate)):
         if not front or estimate.rate > front[-1].rate:
@@ -165,7 +166,7 @@ def _front(estimates: Sequence[EstimateRecord]) -> list[EstimateRecord]:
 
 
 def _radius(estimate: EstimateRecord, most: float) -> float:
-    """In proportion to the root of the memory, so that areas compare."""
+    """The radius of a dot: linear in the square root of the memory."""
     return round(2.0 + 5.0 * math.sqrt(estimate.memory_bytes / most), 1)
 
 
@@ -177,7 +178,7 @@ def _estimate_words(estimate: EstimateRecord) -> str:
 
 
 def waterfall(result: TuneResult) -> Waterfall:
-    """Rung by rung, how far the tail came down, as the product of what each kept candidate was measured to do."""
+    """The level of the tail rung by rung: the product of the measured ratios of all kept candidates."""
     level = 1.0
     raw: list[_Climbed] = []
     for number, rung in enumerate(result.rungs, 1):

@@ -1,4 +1,4 @@
-"""What the result of a tune says in words: the headline, and a sentence for each thing that the reader has to know."""
+"""The result of a tune as text: the headline, and a sentence for each thing that the reader has to know."""
 
 from msgspec import UNSET
 
@@ -10,23 +10,23 @@ from tailcut.tuner.result_records import NoiseResult, OfferResult, TuneResult
 from tailcut.tuner.together.result_records import JointModel
 
 ARM_WORDS = {
-    "baseline": "the engine's defaults, one call a request, JSON over HTTP",
-    "reference": "the same defaults with the binary wire",
+    "baseline": "the engine's defaults, one call per request, JSON over HTTP",
+    "reference": "the same defaults with binary tensors",
     "tuned": "the settings of the profile",
-    "previous": "the settings of the profile that was checked again",
+    "previous": "the settings of the profile before this tune",
 }
 _SERVERS = {"tuned": "tuned", "baseline": "baseline", "reference": "baseline", "previous": "previous profile's"}
 UNCHANGED = "unchanged"
 NOT_KEPT = "not kept"
-FOUND = "the settings that were found, and are not kept"
+FOUND = "the settings that were found, but are not kept"
 NOTHING_KEPT = "nothing was kept: the same settings as before"
 
 
 def headline(result: TuneResult) -> tuple[str, str]:
-    """What was gained, in a few large words and a sentence; nothing is claimed that its interval does not hold."""
+    """The title and lead: what was gained; only what is proven by its interval."""
     checked = result.verification
     if checked is None:
-        return "Not verified", "The tune was interrupted. The profile holds the best settings found until then."
+        return "Not verified", "The tune was interrupted. The profile holds the best settings found so far."
     if result.not_kept or result.unchanged:
         word, sentence = (
             (NOT_KEPT, f"{not_kept_words(result)}.") if result.not_kept else (UNCHANGED, unchanged_words(result))
@@ -58,13 +58,13 @@ def headline(result: TuneResult) -> tuple[str, str]:
 
 
 def unchanged_words(result: TuneResult) -> str:
-    """That nothing was kept, in a sentence."""
+    """A sentence that nothing was gained."""
     before = "the profile's settings" if result.retune else "the baseline's settings"
     return f"Nothing was better than {before}: the profile holds them."
 
 
 def not_kept_words(result: TuneResult) -> str:
-    """That the settings found are proven worse than those of the profile, in a sentence; empty where they are not."""
+    """A sentence that the settings found are proven worse than those of the profile; empty if they are not."""
     item = result.not_kept
     if not item:
         return ""
@@ -73,27 +73,27 @@ def not_kept_words(result: TuneResult) -> str:
 
 
 def arm_title(name: str, result: TuneResult | JointModel) -> str:
-    """What an arm of the verification is called: the tuned one by what became of its settings."""
+    """The name of an arm of the verification; for the tuned one, it depends on whether its settings are kept."""
     if name == "tuned" and result.not_kept:
         return NOT_KEPT
     return UNCHANGED if name == "tuned" and result.unchanged else name
 
 
 def arm_words(name: str, result: TuneResult) -> str:
-    """What an arm ran."""
+    """A description of the settings of an arm."""
     if name == "tuned" and result.not_kept:
         return FOUND
     if name == "tuned" and result.unchanged:
         return NOTHING_KEPT
     if name == "baseline" and result.settings.pipeline:
-        return "the pipeline as it is written, with the settings of @stage"
+        return "the pipeline as written, with the settings of @stage"
     if name == "baseline" and result.verification and result.verification.baseline_wire == "binary":
-        return "the engine's defaults, one call a request, binary tensors over HTTP"
+        return "the engine's defaults, one call per request, binary tensors over HTTP"
     return ARM_WORDS[name]
 
 
 def tie_words(result: TuneResult) -> str:
-    """Why one of several equal configurations was chosen, in a sentence; empty where there was no tie."""
+    """A sentence on which of several equal configurations was chosen, and why; empty without a tie."""
     tie = result.tie_break
     if not tie:
         return ""
@@ -101,7 +101,7 @@ def tie_words(result: TuneResult) -> str:
 
 
 def unmet_words(result: TuneResult) -> str:
-    """That no configuration meets the limit, as far as is known, in a sentence; empty where one does."""
+    """A sentence that no configuration is known to meet the limit; empty if one is."""
     limit_ms = result.objective.limit_ms
     if result.objective.kind != "goodput" or limit_ms is None:
         return ""
@@ -117,7 +117,7 @@ def unmet_words(result: TuneResult) -> str:
 
 
 def offer_words(result: TuneResult) -> list[str]:
-    """What a looser `--accuracy` would bring, a line for each offer."""
+    """What a looser `--accuracy` is expected to gain, a line for each offer."""
     return [_offer_words(offer) for offer in result.offers]
 
 
@@ -132,7 +132,7 @@ def _offer_words(offer: OfferResult) -> str:
 
 
 def more_traffic(result: TuneResult) -> str:
-    """The second headline: the same tail with more traffic; empty where it was not shown."""
+    """The second headline, more traffic with the same tail; empty if it was not proven."""
     checked = result.verification
     highest = None if checked is None or result.not_kept else checked.highest_rate
     if not highest or not highest.within or highest.baseline is None or highest.tuned <= highest.baseline:
@@ -152,7 +152,7 @@ def more_traffic(result: TuneResult) -> str:
 
 
 def cost_words(result: TuneResult) -> str:
-    """The CPU time per request where that was the objective; else nothing."""
+    """The CPU time per request, if that was the objective; else empty."""
     checked = result.verification
     if checked is None or result.not_kept or result.objective.kind != "cost" or not checked.cpu_ratio:
         return ""
@@ -160,7 +160,7 @@ def cost_words(result: TuneResult) -> str:
 
 
 def limits_words(result: TuneResult) -> str:
-    """Whether the server of what is kept stayed within `--memory` and `--cpus`; nothing where no limit was given."""
+    """Whether the server of the kept settings stayed within `--memory` and `--cpus`; empty without a limit."""
     checked, words = result.verification, []
     kept = result.not_kept.kept if result.not_kept else "tuned"
     server = f"the {_SERVERS[kept]} server"
@@ -178,7 +178,7 @@ def limits_words(result: TuneResult) -> str:
 
 
 def noise_words(noise: NoiseResult | None) -> str:
-    """How noisy the machine was, in a sentence; nothing where it was not measured."""
+    """How noisy the machine was, as text; empty if it was not measured."""
     if not noise:
         return ""
     words = f"machine: quiet for {noise.quiet_share:.1%} of the time, worst gap {noise.worst_gap_ms:.3g} ms"
@@ -190,14 +190,14 @@ def noise_words(noise: NoiseResult | None) -> str:
 
 
 def retune_words(result: TuneResult) -> str:
-    """What changed against the profile that was checked again; nothing where there is none."""
+    """What changed compared with the re-checked profile, as text; empty without one."""
     retune = result.retune
     if not retune:
         return ""
     if retune.wrong:
-        return f"the profile that was checked again gives wrong answers: {retune.wrong}"
+        return f"the previous profile gives wrong answers: {retune.wrong}"
     if retune.unserved:
-        return f"the profile that was checked again was not measured: {retune.unserved}"
+        return f"the previous profile was not measured: {retune.unserved}"
     if not retune.changed:
         return "unchanged: the profile's settings are still the best"
     changed = ", ".join(f"{name} {before} -> {after}" for name, (before, after) in retune.changed.items())
@@ -210,7 +210,7 @@ def retune_words(result: TuneResult) -> str:
 
 
 def tune_facts(result: TuneResult) -> list[tuple[str, str, str]]:
-    """The verified ratios and the deadline, each with what it is measured against; no ratio of what is not kept."""
+    """The verified ratios and the deadline, each as name, value and note; no ratios if the settings are not kept."""
     checked = result.verification
     if checked is None:
         return []
@@ -232,20 +232,21 @@ def tune_facts(result: TuneResult) -> list[tuple[str, str, str]]:
 
 
 def rows_words(result: TuneResult) -> str:
-    """Whether the model's requests are batched, and why, in a sentence."""
+    """A sentence on whether requests are batched, and why."""
     rows = result.rows
     how = "Requests are batched" if rows.batched else "Each request runs whole, never merged or split"
     return f"{how} (rows {rows.rows}): {rows.reason}."
 
 
 def copy_words(result: TuneResult) -> str:
-    """What the quantised copy is that the settings run, in a sentence; nothing where they run the model itself."""
+    """A sentence on the quantised copy that the settings use; empty if they use the model itself."""
     copy = result.quantized
     if not copy:
         return ""
     names = ", ".join(copy.in_float)
     kept = f"{len(copy.in_float)} of {copy.operators} operators in float ({names})" if names else "all operators"
-    return f"A copy in static int8 runs: {kept}, ranges by {copy.method} over {copy.requests} requests of the data."
+    ranges = f"ranges by {copy.method} over {copy.requests} requests of the data"
+    return f"The profile uses a copy in static int8: {kept}, {ranges}."
 
 
 def _ratio_words(interval: IntervalRecord | None) -> tuple[str, str]:

@@ -1,6 +1,6 @@
 """The output of `tailcut vectorization`: each loop with its source, its machine code, reasons and advice.
 
-Pure functions: from facts to a record for JSON, and from a record to text.
+Pure functions from an analysis to a record for JSON, and from a record to text.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from tailcut.kernels.loops import Analysis, LoopFacts
 from tailcut.kernels.tally import Tally
 from tailcut.record import Record
 
-_SOURCE_LINES = 8  # of a loop that are shown
+_SOURCE_LINES = 8  # of a loop, at most
 _INDENT = " " * 4
 
 
@@ -104,7 +104,7 @@ def _loop(facts: LoopFacts) -> LoopResult:
 
 
 def _element(counts: Tally) -> str:
-    """`float32`, `int8`; what is only moved is counted in `32-bit words` where its instructions name no size."""
+    """The element type, such as `float32`; `32-bit words` if data are only moved by instructions that imply no size."""
     return f"{counts.computes}{counts.element_bits}" if counts.computes else f"{counts.element_bits or 32}-bit words"
 
 

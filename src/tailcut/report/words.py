@@ -1,20 +1,20 @@
-"""Figures as every report writes them; what is unknown is said to be."""
+"""Figures as all reports write them; None is written as "unknown"."""
 
 from tailcut.lab.records import Bounds, Cost, IntervalRecord, LengthQuartile, Lengths, Run, SearchPoint
 
 _TIMES = ((1e9, "s"), (1e6, "ms"), (1e3, "us"), (1.0, "ns"))
-COST_TITLES = ("Server CPU a request", "Ready without a core", "Switches", "Page faults")
+COST_TITLES = ("Server CPU per request", "Ready without a core", "Switches", "Page faults")
 
 
 def milliseconds(value: float | None) -> str:
-    """Milliseconds to about four digits."""
+    """Milliseconds to about four significant digits."""
     if value is None:
         return "unknown"
     return f"{value:.3f}" if value < 10 else f"{value:.2f}" if value < 100 else f"{value:,.1f}"
 
 
 def round_milliseconds(value: float) -> str:
-    """A round number of milliseconds, as axes have them."""
+    """A round number of milliseconds, for an axis."""
     return f"{value:g} ms"
 
 
@@ -29,7 +29,7 @@ def milliseconds_between(ends: Bounds | None) -> str:
 
 
 def fixed_milliseconds(value: float | None) -> str:
-    """Milliseconds with three digits after the point, as a terminal's columns have them."""
+    """Milliseconds with three decimals, for the columns of a terminal."""
     return "unknown" if value is None else f"{value:.3f}"
 
 
@@ -42,12 +42,12 @@ def nanoseconds(value: float | None) -> str:
 
 
 def capitalized(text: str) -> str:
-    """A text with a large first letter; names in it stay as they are written, unlike with `str.capitalize`."""
+    """A text with its first letter capitalised; unlike `str.capitalize`, it leaves the rest as it is."""
     return text[:1].upper() + text[1:]
 
 
 def count(value: float | None) -> str:
-    """A number of things, or of things per second."""
+    """A count, or a rate per second, as text."""
     return "unknown" if value is None else f"{value:,.0f}" if value >= 100 else f"{value:,.4g}"
 
 
@@ -59,12 +59,12 @@ def ratio(value: IntervalRecord | None, digits: int = 2) -> str:
 
 
 def bounds(interval: IntervalRecord | None) -> str:
-    """An interval of nanoseconds, without its point."""
+    """The bounds of an interval of nanoseconds, without its point."""
     return "unknown" if interval is None else f"{nanoseconds(interval.low)} to {nanoseconds(interval.high)}"
 
 
 def load(run: Run, form: str = ",.6g") -> str:
-    """What a run of a load test offered, and to which of the models in a mix."""
+    """The load of a run of a load test, and the model in a mix."""
     if run.mode == "closed":
         return f"{run.concurrency} in flight"
     if run.rate_offered is None:
@@ -75,13 +75,13 @@ def load(run: Run, form: str = ",.6g") -> str:
 
 
 def own_figures(run: Run | SearchPoint) -> list[str]:
-    """What a run says of its client: lateness in ms at p99, which a closed loop has not, and the CPUs that it took."""
+    """The client's figures of a run: its p99 lateness in ms, which a closed loop has not, and the CPUs it used."""
     is_closed = isinstance(run, Run) and run.mode == "closed"
     return ["-" if is_closed else f"{run.client_lateness_p99_ms:.3f}", f"{run.client_cpu:.2f}"]
 
 
 def length_words(lengths: Lengths) -> str:
-    """Which lengths were sent."""
+    """The distribution of the lengths that were sent."""
     unit = " bytes" if lengths.unit == "bytes" else ""
     return (
         f"{lengths.input} of length {lengths.min:,} to {lengths.max:,}{unit}, median {lengths.p50:,}, "
@@ -95,7 +95,7 @@ def length_range(part: LengthQuartile) -> str:
 
 
 def cpu(cost: Cost | None) -> str:
-    """The processor time in the cost of a request."""
+    """The CPU time in the cost of a request."""
     return nanoseconds(None if cost is None else cost.cpu_ns)
 
 

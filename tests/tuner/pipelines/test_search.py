@@ -137,7 +137,7 @@ def test_mistakes(folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.C
         return err.splitlines()[-1]
 
     words = mistake("tune", "picky.py:pipeline", "--budget", "5s")
-    assert "picky.py:pipeline: it does not accept generated requests: give real ones with --data" in words
+    assert "picky.py:pipeline does not accept generated requests: give real ones with --data" in words
     assert "not a JPEG file" in words
     assert "--fix is for models only" in mistake("tune", "samples.py:pipeline", "--fix", "rows=1")
     assert "by itself" in mistake("tune", "samples.py:pipeline", "twice.onnx", "--rates", "1,2")

@@ -27,7 +27,7 @@ class BareModels:
 
     Args:
         sources: the SOURCEs to measure; they share the time budget.
-        around: the process and machine in which they serve; how many models there are is told with each load.
+        around: the process and machine in which they serve; the number of models is passed with each load.
         known: earlier choices by the hash of the model file; these are not logged again.
     """
 
@@ -55,7 +55,7 @@ class BareModels:
         return source in self._sources
 
     def open(self, profile: "Profile", limits: "Limits", models: int) -> "Model":
-        """Load a bare model among this many with measured settings, which are reused if this file was loaded before.
+        """Load a bare model, one of `models`, with measured settings, which are reused if this file was loaded before.
 
         Raises:
             ModelFileError: the model is missing, empty or corrupt.

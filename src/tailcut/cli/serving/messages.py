@@ -1,4 +1,4 @@
-"""The lines that `tailcut serve` logs about its models and its address; of several workers, the first one logs them."""
+"""The lines that `tailcut serve` logs about its models and its address; with several workers, the first logs them."""
 
 import logging
 import threading
@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from tailcut.server.workers.process import WorkerProcess
 
 _log = logging.getLogger("tailcut")
-_END_S = 1.0  # in which a process ends that nothing holds up
+_END_S = 1.0  # a process that nothing holds up exits within it
 
 
 def where(address: "ListenAddress") -> str:
-    """Where the server listens, for a log line."""
+    """The addresses that the server listens on, for a log line."""
     from tailcut.server.sockets import authority, both_families
 
     text = f"{'https' if address.tls else 'http'}://{authority(address.host, address.port)}"
@@ -36,7 +36,7 @@ def log_rows(models: "Sequence[ServedModel]", worker: "WorkerProcess | None") ->
 
 
 def log_neighbours(models: "Sequence[ServedModel]", worker: "WorkerProcess | None") -> None:
-    """Log a line for each profile that was measured beside other models, and for each conflict between profiles."""
+    """Log a line for each profile that was tuned together with other models, and for each conflict between profiles."""
     from tailcut.machine.quota import usable_cpus
     from tailcut.runtime.thread_budget import mismatches
 
@@ -71,12 +71,12 @@ def log_threads(served: "Sequence[ServedModel]", worker: "WorkerProcess | None")
 
 
 def log_unended() -> None:
-    """Log in a moment which threads of a pipeline's file the end of this process waits for, if it has not ended."""
+    """If this process has not exited after a moment, log the threads of a pipeline's file that it waits for."""
 
     def log() -> None:
         names = [item.name for item in threading.enumerate() if not item.daemon and item is not threading.main_thread()]
         if names:
-            text = "still waiting for threads that a file has started: %s: start them with daemon=True"
+            text = "still waiting for threads started by a pipeline's file: %s: start them with daemon=True"
             _log.warning(text, ", ".join(names))
 
     timer = threading.Timer(_END_S, log)

@@ -1,4 +1,4 @@
-"""The models of `tailcut serve --model-repository`: which are loaded at the start, and how others come later."""
+"""The models of `tailcut serve --model-repository`: those loaded at the start, and those loaded later."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +27,7 @@ class ControlMode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ServedLibrary:
-    """A model repository whose models are served; `limit_ns` is the latency that `--slo` asks for, or 0."""
+    """A model repository whose models are served; `limit_ns` is the limit of `--slo`, or 0."""
 
     library: "Library"
     limit_ns: int = 0
@@ -38,7 +38,7 @@ class ServedLibrary:
 
         try:
             return self.library.names()
-        except (MissingFileError, UsageError):  # its folder is away; the next look may find it again, and is logged
+        except (MissingFileError, UsageError):  # its folder is missing; it is checked again later, and that is logged
             return []
 
     def changes(self) -> Mapping[str, bool]:
@@ -73,14 +73,14 @@ class ServedLibrary:
 
 @dataclass(frozen=True, slots=True)
 class RepositoryStart:
-    """What the command line says of a repository.
+    """The command-line options of a model repository.
 
     Args:
-        repository: its folder; None where there is none.
+        repository: its folder; None without one.
         mode: when models are loaded.
-        wanted: those that mode explicit loads at the start.
-        poll_s: seconds between two looks, with mode poll.
-        limit_ns: the latency that `--slo` asks for; 0 where there is none.
+        wanted: names of the models that mode explicit loads at the start.
+        poll_s: seconds between two checks, with mode poll.
+        limit_ns: the limit of `--slo`; 0 without one.
     """
 
     repository: Path | None
@@ -92,7 +92,7 @@ class RepositoryStart:
 
 @dataclass(frozen=True, slots=True)
 class RepositoryStarted:
-    """What is served at the start, and what could not be loaded."""
+    """The models that are served at the start, and those that could not be loaded."""
 
     library: ServedLibrary | None = None
     models: "Sequence[ServedModel]" = ()
@@ -102,14 +102,14 @@ class RepositoryStarted:
 
 
 def start_library(start: RepositoryStart, wishes: "Callable[[], Wishes]") -> RepositoryStarted:
-    """Load the models that are to be there at the start: all of them, or with mode explicit those that are named.
+    """Load the models to serve at the start: all of them, or with mode explicit those that are named.
 
     Args:
-        start: the repository.
-        wishes: what holds for all models; called only where there is a repository.
+        start: the options of the repository.
+        wishes: returns the options that apply to all models; called only if there is a repository.
 
     Raises:
-        UsageError: it is not a repository, a model is named that it does not have, or none could be loaded.
+        UsageError: the folder is not a repository, it does not have a named model, or no model could be loaded.
     """
     from tailcut.errors import UsageError
 
@@ -126,17 +126,17 @@ def start_library(start: RepositoryStart, wishes: "Callable[[], Wishes]") -> Rep
     for name in names:
         try:
             models += library.load(name, len(names))
-        except Exception as error:  # noqa: BLE001  whatever is wrong with a model, the others are served
+        except Exception as error:  # noqa: BLE001  the other models are served, whatever is wrong with this one
             log_failure(name, error)
             failed[name] = library.failed(name, error)
     if not models and start.mode is ControlMode.NONE:
-        raise UsageError(f"{start.repository}: no model of it could be loaded")
+        raise UsageError(f"{start.repository}: none of its models could be loaded")
     poll_s = start.poll_s if start.mode is ControlMode.POLL else 0.0
     return RepositoryStarted(library, models, failed, start.mode is ControlMode.EXPLICIT, poll_s)
 
 
 def wishes_of(reader: "SourceReader", limits: "Limits", *, queue: int | None, measures: bool) -> "Wishes":
-    """What the command line says of every model, as it says it of every SOURCE."""
+    """The command-line options that apply to every model of a repository, as to every SOURCE."""
     from tailcut.triton.library import Wishes
 
     return Wishes(

@@ -1,4 +1,4 @@
-"""The models of a `tailcut serve` that SOURCEs name: loaded and warmed up at the start, and again on request."""
+"""The models of a `tailcut serve` given as SOURCEs: loaded and warmed up at the start, and again on request."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -24,12 +24,12 @@ class ModelLoader:
     """Loads the models of SOURCEs.
 
     Args:
-        read: gives the profile of a SOURCE as it is now.
+        read: reads the current profile of a SOURCE.
         measured: the bare models whose settings are measured.
         limits: of each model.
-        models: how many SOURCEs there are.
-        steps: how the models of pipelines are opened; None: as by themselves.
-        cpus: that models are loaded on again; None where that is wherever this thread runs.
+        models: number of SOURCEs.
+        steps: how the models of pipelines are opened; None for the defaults.
+        cpus: the CPUs to reload models on; None for those of the calling thread.
     """
 
     read: "Callable[[Source], Profile]"
@@ -53,12 +53,12 @@ class ModelLoader:
         return cls(read, measured, shared, models)
 
     def load_all(self, sources: "Sequence[Source]", profiles: "Sequence[Profile]") -> "list[ServedModel]":
-        """Load and warm up all models; `profiles` are those of the SOURCEs as served alone.
+        """Load and warm up all models; `profiles` are those of the SOURCEs, as for serving each one alone.
 
         Raises:
             ModelFileError: a model is missing, empty or corrupt.
             ProfileError: a model does not have the inputs and outputs of its profile.
-            UnsupportedError: a setting that a model cannot have.
+            UnsupportedError: a model does not support a setting.
         """
         return [
             replace(self._load(source, profile), source=source.path)
@@ -78,7 +78,7 @@ class ModelLoader:
                 return self._open(source, self.read(source), models)
 
         model = self._open(source, profile, self.models)
-        # What was measured says itself what is chosen for a model alone.
+        # Measured settings include the choice for a model that is served alone.
         alone = profile.settings.engine if source.is_bare and not self.measured.has(source) else None
         return ServedModel(model, profile.model.name, source.version, reload, alone)
 
@@ -91,14 +91,15 @@ class ModelLoader:
         def open_pipeline(profile: "Profile") -> "Model":
             pipeline = open_tuned(profile, limits=self.limits, options=self.steps or StepOptions())
             profile.check_open(pipeline)
-            # What the server asks of a model, a pipeline has, too, except rows of a slab, which it says it has none of.
+            # A pipeline has all that the server uses of a model, except rows of a slab, and it declares that it has
+            # none.
             return cast("Model", pipeline)
 
         def reload(_: int) -> "Model":
             try:
                 return open_pipeline(self.read(source))
             except BaseException:
-                forget(path)  # what it reads while it is executed may be another thing the next time
+                forget(path)  # the files that it reads while it is imported may differ the next time
                 raise
 
         model = open_pipeline(profile)

@@ -1,4 +1,4 @@
-"""What some options of `tailcut serve` need: packages, a file's content, a folder of the operating system."""
+"""The requirements of some options of `tailcut serve`: packages, the content of files, a system folder."""
 
 import logging
 import os
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from tailcut.server.tracing.settings import TracingSettings
     from tailcut.server.workers.process import WorkerProcess
 
-_TOKEN = re.compile(r"[\x21-\x7e]+")  # what a header can carry
+_TOKEN = re.compile(r"[\x21-\x7e]+")  # characters that are safe in a header
 _TOKEN_MOST = 4096  # characters: clients and proxies limit headers to 8 KiB
 _log = logging.getLogger("tailcut")
 
@@ -23,7 +23,7 @@ def read_token(path: Path, *, warns: bool = True) -> str:
 
     Args:
         path: of the file.
-        warns: whether a line says that every user can read it.
+        warns: whether to log a warning if every user can read it.
 
     Raises:
         UsageError: the file cannot be read, or does not contain one token that a client can send.
@@ -41,12 +41,12 @@ def read_token(path: Path, *, warns: bool = True) -> str:
     if not _TOKEN.fullmatch(token):
         raise UsageError(f"{path}: must contain one token of ASCII characters without spaces")
     if len(token) > _TOKEN_MOST:
-        raise UsageError(f"{path}: a token has at most {_TOKEN_MOST} characters, and this one {len(token)}")
+        raise UsageError(f"{path}: the token has {len(token)} characters (at most {_TOKEN_MOST})")
     return token
 
 
 def check_needs(*, grpc: bool, shared_memory: str | None, require_token: bool, token_file: Path | None) -> None:
-    """Check that there is what the options of a command line need.
+    """Check the requirements of command-line options.
 
     Raises:
         UsageError: a package, a prefix of shared memory or the file of the token is missing.
@@ -62,7 +62,7 @@ def check_needs(*, grpc: bool, shared_memory: str | None, require_token: bool, t
 
 
 def read_certificates(cert: Path | None, key: Path | None) -> "Certificates | None":
-    """The certificate and the key of `--tls-cert` and `--tls-key`; None where neither is given.
+    """The certificate and the key of `--tls-cert` and `--tls-key`; None if neither is given.
 
     Raises:
         UsageError: only one of them is given, or they cannot be used.
@@ -78,13 +78,13 @@ def read_certificates(cert: Path | None, key: Path | None) -> "Certificates | No
 
 
 def log_certificates(certificates: "Certificates | None", worker: "WorkerProcess | None") -> None:
-    """Log what is wrong with a certificate that can be used; of several workers, the first one does."""
+    """Log problems of a certificate that can still be used; with several workers, only the first one logs."""
     if certificates is not None and (worker is None or worker.post == 0):
         certificates.warn()
 
 
 def need_shared_memory(prefix: str) -> None:
-    """Check that a prefix for keys of shared memory is given, and that the machine has such memory.
+    """Check that a prefix for keys of shared memory is given, and that the machine has POSIX shared memory.
 
     Raises:
         UsageError: it is empty, or there is no /dev/shm.
@@ -97,8 +97,8 @@ def need_shared_memory(prefix: str) -> None:
         raise UsageError("--shared-memory needs /dev/shm, which this machine does not have")
     if prefix == "/":
         _log.warning(
-            "--shared-memory / accepts any key: every client of this server can make it read and write everything "
-            "in /dev/shm that its user has access to"
+            "--shared-memory / accepts any key: every client can make the server read and write everything in "
+            "/dev/shm that the server's user has access to"
         )
 
 
@@ -119,7 +119,7 @@ def need_grpc() -> None:
 def tracing_settings(
     endpoint: str | None, share: float | None, worker: "WorkerProcess | None"
 ) -> "TracingSettings | None":
-    """What `--otlp-endpoint`, `--trace-sample` and OpenTelemetry's variables ask for; None where there is no tracing.
+    """The settings of `--otlp-endpoint`, `--trace-sample` and OpenTelemetry's variables; None without tracing.
 
     Raises:
         UsageError: the options cannot be used, or the packages that they need are not installed.
@@ -130,15 +130,15 @@ def tracing_settings(
     settings = read_settings(endpoint, share, os.environ)
     if settings is None:
         return None
-    tells = worker is None or worker.post == 0
+    logs = worker is None or worker.post == 0
     if _has_opentelemetry():
-        for reason in settings.ignored if tells else ():
+        for reason in settings.ignored if logs else ():
             _log.warning("%s", reason)
         return settings
     missing = "OpenTelemetry, which is not installed: pip install 'tailcut[otel]'"
     if settings.asked:
         raise UsageError(f"traces need {missing}")
-    if tells:  # the variables may be those of everything on this machine
+    if logs:  # not an error: the variables may be set for everything on this machine
         _log.warning("no traces, although OTEL_EXPORTER_OTLP_ENDPOINT is set: they need %s", missing)
     return None
 
@@ -148,7 +148,7 @@ def _has_opentelemetry() -> bool:
 
     try:
         return all(find_spec(f"opentelemetry.{name}") for name in ("sdk.trace", "exporter.otlp.proto.http"))
-    except ModuleNotFoundError:  # of what is before a dot
+    except ModuleNotFoundError:  # a parent package is missing
         return False
 
 

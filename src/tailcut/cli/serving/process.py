@@ -1,4 +1,4 @@
-"""What the profiles of a `tailcut serve` ask of its whole process: the allocator, signals, freed memory, a core."""
+"""Process-wide settings of a `tailcut serve`: the allocator, signals, freed memory, a core for the event loop."""
 
 import logging
 import os
@@ -15,10 +15,10 @@ _log = logging.getLogger("tailcut")
 
 
 class EarlySignals:
-    """Has no signal end the server before it is up that means something else to it then.
+    """Keeps signals that the running server handles from ending it during start-up.
 
-    SIGHUP is remembered, and answered by reading everything anew once the server is up: files may have changed after
-    they were read. The supervisor of a worker answers it in its place.
+    SIGHUP is remembered: once the server is up, it reloads everything, because files may have changed after they were
+    read. For workers, the supervisor handles it.
     """
 
     def __init__(self, worker: "WorkerProcess | None") -> None:
@@ -27,7 +27,7 @@ class EarlySignals:
         signal.signal(signal.SIGHUP, self._remember if worker is None else signal.SIG_IGN)
 
     def hung_up(self) -> bool:
-        """Whether SIGHUP has come."""
+        """Whether SIGHUP was received."""
         return self._hung_up
 
     def _remember(self, *_: object) -> None:
@@ -35,7 +35,7 @@ class EarlySignals:
 
 
 def load_allocator(settings: "Sequence[Settings]") -> None:
-    """Restart the process on the allocator that a profile names, if it is installed and not loaded yet.
+    """Restart the process with the allocator that a profile names, if it is installed and not loaded yet.
 
     Worker processes inherit it from the supervisor. With openvino, only the system's allocator works.
     """
@@ -52,7 +52,7 @@ def load_allocator(settings: "Sequence[Settings]") -> None:
             hint = f"on Debian, apt install {PACKAGES[name]}"
             _log.warning("%s is not installed (%s): using the system's allocator", name, hint)
         elif not is_loaded(name) and not is_asked_for(library):
-            signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a handler would not survive it
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)  # exec keeps ignored signals, but no handlers
             restart(with_preloaded(library, os.environ))
         elif not is_loaded(name):
             _log.warning("the dynamic loader could not load %s: using the system's allocator", library)
@@ -64,7 +64,7 @@ def load_allocator(settings: "Sequence[Settings]") -> None:
 
 
 def _ask_for_huge_heap(settings: "Sequence[Settings]") -> None:
-    """Restart the process with huge pages under the C library's heap, where a profile asks for that."""
+    """Restart the process with huge pages for the C library's heap, if a profile asks for them."""
     from tailcut.machine.allocator import can_huge_heap, has_huge_heap, restart, with_huge_heap
 
     if not any(model_settings.memory.huge_heap for model_settings in settings) or has_huge_heap(os.environ):
@@ -76,7 +76,7 @@ def _ask_for_huge_heap(settings: "Sequence[Settings]") -> None:
 
 
 def reserve_core(settings: "Sequence[Settings]") -> "Reservation | None":
-    """Keep this thread, and those that it starts from now on, off the core that the event loop is to have."""
+    """Keep this thread, and all that it starts from now on, off the core that is reserved for the event loop."""
     from tailcut.machine.affinity import pin_thread
     from tailcut.machine.quota import affinity_mask, usable_cpus
     from tailcut.machine.reserve import reserve
@@ -86,14 +86,14 @@ def reserve_core(settings: "Sequence[Settings]") -> "Reservation | None":
         return None
     reservation = reserve(topology(), affinity_mask(), usable_cpus())
     if reservation is None:
-        _log.warning("io.own_core has no effect: this process may use one core only, or a CPU quota limits it")
+        _log.warning("io.own_core has no effect: this process may use only one core, or has a CPU quota")
     else:
         pin_thread(reservation.others)
     return reservation
 
 
 def take_core(reservation: "Reservation | None") -> None:
-    """Bind this thread, which is the event loop's, to the core that was kept for it."""
+    """Pin this thread, which runs the event loop, to the reserved core."""
     from tailcut.machine.affinity import pin_thread
 
     if reservation is not None:
@@ -101,7 +101,7 @@ def take_core(reservation: "Reservation | None") -> None:
 
 
 def apply_settings(settings: "Sequence[Settings]", uds: str | None, shared_memory: str | None) -> None:
-    """Apply process-wide settings, and warn about those that need an option of the command line."""
+    """Apply process-wide settings, and warn about those that need a command-line option."""
     from tailcut.machine.allocator import keep_freed
 
     if any(item.memory.keep_freed for item in settings) and not keep_freed():

@@ -6,7 +6,7 @@ from contextlib import suppress
 
 
 def tell_systemd() -> None:
-    """Send READY=1 to the socket that systemd names for units of `Type=notify`; nothing where there is none."""
+    """Send READY=1 to the socket that systemd names for units of `Type=notify`; do nothing without one."""
     name = os.environ.get("NOTIFY_SOCKET", "")
     if name[:1] not in {"/", "@"}:
         return

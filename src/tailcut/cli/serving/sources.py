@@ -1,4 +1,4 @@
-"""The SOURCEs of `tailcut serve`: which file each names, under which name and version, and its profile as served."""
+"""The SOURCEs of `tailcut serve`: the file, name and version of each, and its profile as served."""
 
 import logging
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ _log = logging.getLogger("tailcut")
 
 
 def working_folder() -> Path:
-    """The folder that relative paths are in now; one that was removed has no name."""
+    """The current folder; an empty path if it was removed."""
     try:
         return Path.cwd()
     except FileNotFoundError:
@@ -28,12 +28,12 @@ def working_folder() -> Path:
 
 
 def working_in(folder: Path) -> AbstractContextManager[None]:
-    """Have relative paths be in a folder within this block."""
+    """Make a folder the current one within this block."""
     return nullcontext() if working_folder() == folder else chdir(folder)
 
 
 def from_folder(path: str, folder: Path) -> str:
-    """A path that was given in a folder, as it is to be written now."""
+    """A path relative to a folder, adapted to the current folder."""
     return path if working_folder() == folder else str(folder / path)
 
 
@@ -44,8 +44,8 @@ class Source:
     Args:
         text: a profile, a bare model, or a pipeline as `FILE.py:VARIABLE`.
         name: of the model; empty for the profile's.
-        version: to serve it as.
-        folder: that its path is relative to.
+        version: under which it is served.
+        folder: to which its path is relative.
     """
 
     text: str
@@ -55,15 +55,16 @@ class Source:
 
     @property
     def path(self) -> str:
-        """Its file, with the variable of a pipeline: as it was given, for messages, where this still names it."""
+        """Its file, with the variable of a pipeline; as given, for messages, unless the current folder has changed."""
         return from_folder(self.text, self.folder)
 
     @classmethod
     def parse(cls, text: str) -> "Source":
-        """Read `FILE`, `NAME=FILE` or `NAME:VERSION=FILE`.
+        """Parse `FILE`, `NAME=FILE` or `NAME:VERSION=FILE`.
 
         Raises:
-            UsageError: it is none of them, the version is not a positive whole number, or no URL can have the name.
+            UsageError: the text is none of these, the version is not a positive integer, or the name is invalid in a
+            URL.
         """
         from tailcut.errors import UsageError
         from tailcut.runtime.opening.source import split_source
@@ -93,7 +94,7 @@ class Source:
         return is_pipeline(self.path)
 
     def settings(self) -> "list[Settings]":
-        """The settings in its file, where it is a profile; of a pipeline its own, and those in its steps' profiles.
+        """The settings in its file, if it is a profile; for a pipeline, its own and those in the profiles of its steps.
 
         Raises:
             ProfileError: a profile is missing or corrupt.
@@ -111,7 +112,7 @@ class Source:
 
 
 def files_of(sources: Sequence[Source]) -> list[Path] | None:
-    """All files that SOURCEs are read from; None where that is not known: a pipeline may import anything."""
+    """All files that SOURCEs are read from; None if unknown, because a pipeline may import anything."""
     from tailcut.engines.model_files import model_files
     from tailcut.errors import TailcutError
     from tailcut.runtime.opening.source import is_profile
@@ -133,7 +134,7 @@ def files_of(sources: Sequence[Source]) -> list[Path] | None:
                 files += [file for path in (Path(model.path), *copies) for file in model_files(path)]
             else:
                 files += model_files(path)
-    except (TailcutError, OSError):  # which a worker reports
+    except (TailcutError, OSError):  # a worker reports it
         return None
     return files
 
@@ -153,7 +154,7 @@ def need_sources(sources: Sequence[Source], repository: Path | None) -> None:
 
 
 def trust_programs(sources: Sequence[Source], repository: Path | None) -> None:
-    """Let PyTorch files of these SOURCEs and of a repository be loaded, even if they could run code of their own."""
+    """Allow loading the PyTorch files of SOURCEs and of a repository, even if they can execute code."""
     from tailcut.engines.trust import trust
 
     if repository is not None:
@@ -181,7 +182,7 @@ def programs_of(source: str) -> list[Path]:
 
 
 def distinct_names(profiles: "Sequence[Profile]", sources: Sequence[Source]) -> list[str]:
-    """The models' names, with the version where it is not 1.
+    """The models' names, with the version if it is not 1.
 
     Raises:
         UsageError: two are the same.
@@ -204,11 +205,11 @@ class SourceReader:
     """Reads the profile of a SOURCE and applies the command line to it.
 
     Args:
-        worker: this process, where it is one of several; only the first of them logs.
-        max_batch_size, batching, device: replace the profile's where they are not None.
-        accept_model_change: take a model file with another content than its profile's.
-        also_cpu: what the CPU computes beside a device.
-        cuda_devices: the visible CUDA devices, by the indices that profiles name them by; none: by their own.
+        worker: this process, if it is one of several workers; only the first of them logs.
+        max_batch_size, batching, device: replace the profile's if they are not None.
+        accept_model_change: accept a model file with different content than the profile's.
+        also_cpu: which batches the CPU computes in addition to a device.
+        cuda_devices: the visible CUDA devices, by the indices that profiles use; empty if they use their own indices.
     """
 
     worker: "WorkerProcess | None"
@@ -220,12 +221,12 @@ class SourceReader:
     cuda_devices: Sequence[int] = ()
 
     def read(self, source: Source) -> "Profile":
-        """The profile of a SOURCE as served alone.
+        """The profile of a SOURCE, as for serving it alone.
 
         Raises:
             ProfileError: the profile is corrupt, of a later schema, or for another model.
             ModelFileError: the model file is missing or empty.
-            UsageError: no URL can have the name of the profile or of the file.
+            UsageError: the name of the profile or of the file is invalid in a URL.
         """
         import msgspec
 
@@ -233,7 +234,7 @@ class SourceReader:
 
         profile = self._stored(source)
         check_model_name(source.name or profile.model.name)
-        if not profile.is_of_pipeline:  # whose models are adapted one by one
+        if not profile.is_of_pipeline:  # the models of a pipeline are adapted one by one
             profile = self.adapt(profile)
         if source.name:
             profile = msgspec.structs.replace(profile, model=msgspec.structs.replace(profile.model, name=source.name))
@@ -243,8 +244,8 @@ class SourceReader:
         """How the models of pipelines are opened.
 
         Args:
-            measures: settings of bare ones are measured.
-            alone: nothing else is served.
+            measures: whether to measure settings of bare models.
+            alone: whether nothing else is served.
         """
         from tailcut.pipelines.steps import StepOptions
         from tailcut.runtime.opening.measured import surroundings
@@ -254,7 +255,7 @@ class SourceReader:
         return StepOptions(measures, around, accept_model_change=self.accept_model_change, adapt=self.adapt)
 
     def adapt(self, profile: "Profile") -> "Profile":
-        """A model's profile with what the command line says of it, on this machine."""
+        """A model's profile with the command-line options applied, adapted to this machine."""
         import msgspec
 
         from tailcut.machine.fingerprint import fingerprint
@@ -270,7 +271,7 @@ class SourceReader:
             profile = _with_engine(profile, msgspec.structs.replace(profile.settings.engine, device=self.device.value))
         if self.also_cpu is not None:
             profile = with_cpu(profile, self.also_cpu.value)
-        if worker is not None and not profile.settings.engine.threads:  # by default an engine would use every CPU
+        if worker is not None and not profile.settings.engine.threads:  # by default, an engine would use every CPU
             engine = profile.settings.engine
             threads = max(1, worker.cpus // engine.instances)
             if self._logs:

@@ -25,7 +25,7 @@ _log = logging.getLogger("tailcut")
 
 
 def count(workers: str | None, settings: "Sequence[Settings]") -> int:
-    """Number of processes: `--workers`, or what the profiles were measured with; auto divides the CPUs among them.
+    """The number of processes: `--workers`, or as many as the profiles were measured with; auto divides the CPUs.
 
     Raises:
         UsageError: `workers` is neither a number from 1 to 1024 nor auto.
@@ -39,13 +39,13 @@ def count(workers: str | None, settings: "Sequence[Settings]") -> int:
         return int(workers)
     if workers != "auto":
         raise UsageError(f"--workers must be a number from 1 to 1024 or auto, not {workers!r}")
-    # A bare model has one engine on one CPU.
+    # Bare models, which have no settings yet, count as one thread.
     wanted = max([max(item.engine.threads, 1) * item.engine.instances for item in settings], default=1)
     return max(1, usable_cpus() // wanted)
 
 
 def _profiled(settings: "Sequence[Settings]") -> int:
-    """How many processes the profiles were measured with, no more than there are CPUs."""
+    """How many processes the profiles were measured with, at most the number of CPUs."""
     from tailcut.machine.quota import usable_cpus
 
     wanted = max([item.io.workers for item in settings], default=1)
@@ -56,10 +56,10 @@ def _profiled(settings: "Sequence[Settings]") -> int:
 
 
 def need_shareable(*, needs_one: bool) -> None:
-    """Check that nothing is asked for that several processes cannot share.
+    """Check that no option needs a single process.
 
     Raises:
-        UsageError: `needs_one`: an option needs a single process.
+        UsageError: one does (`needs_one`).
     """
     from tailcut.errors import UsageError
 
@@ -73,13 +73,13 @@ def need_shareable(*, needs_one: bool) -> None:
 def shared_secrets(
     certificates: "Certificates | None", token_file: Path | None, sources: Sequence[Source], *, warns: bool = True
 ) -> "Secrets | None":
-    """The certificate and the token, which can be read anew without the models; None where there is neither.
+    """The certificate and the token, which can be reloaded without the models; None if there is neither.
 
     Args:
         certificates: of the ports.
         token_file: with the token.
         sources: all that the models are read from.
-        warns: whether a line says that every user can read the token.
+        warns: whether to log a warning if every user can read the token.
     """
     from tailcut.server.workers.secrets import Secrets
 
@@ -104,7 +104,9 @@ def run_supervisor(group: "WorkerGroup", address: "ListenAddress", result: TextI
     """Supervise the workers until they have stopped; returns the exit code.
 
     Args:
-        result: has the address as JSON when they are ready; None: nothing has.
+        group: the workers.
+        address: to listen on.
+        result: the stream for the address as JSON when the workers are ready; None for no output.
     """
     import orjson
 

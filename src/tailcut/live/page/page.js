@@ -252,7 +252,7 @@
       say("watching", record.ready ? "Serving" : "Not ready");
       show();
     },
-    end: (record) => say("waiting", { stopping: "The server is stopping", renewed: "The server is being reloaded" }[record.reason] ?? "The server could not collect its figures: its log says why"),
+    end: (record) => say("waiting", { stopping: "The server is stopping", renewed: "The server is being reloaded" }[record.reason] ?? "The server could not collect its figures: see its log"),
   };
 
   // The connection.
