@@ -90,7 +90,7 @@ def test_config_of_models_on_demand(capsys: pytest.CaptureFixture[str]) -> None:
             ["config", str(digits_model()), "--replicas", "3:1"],
             "at least 1 and at most MAX, not 3 to 1",
         ),
-        (["config", str(digits_model()), "--replicas", "0:2"], "no request would start the first"),
+        (["config", str(digits_model()), "--replicas", "0:2"], "nothing would start the first one"),
         (["config", str(digits_model()), str(digits_model())], "two models have the same name, digits"),
         (["config", str(digits_model()), "--cpus", "inf"], "inf is not a finite number"),
         (["config", str(digits_model()), "--slo", "p99=1ms"], "needs the tuned profile of one model"),

@@ -8,17 +8,17 @@ import pytest
 from tailcut.live.counts import Key, ModelCounts, ProcessSnapshot, Snapshot, StepCounts, counts_of
 from tailcut.live.history import History
 from tailcut.live.records import MOST_MODELS, WINDOW, View
-from tailcut.live.traces import Looked
+from tailcut.live.traces import TraceSample
 
 BOUNDS = tuple(2**power for power in range(10, 30))
 
 
-def never(key: Key) -> Looked:
+def never(key: Key) -> TraceSample:
     raise AssertionError(f"{key} had no requests: its traces are not read")
 
 
-def unseen(_key: Key) -> Looked:
-    return Looked()
+def unseen(_key: Key) -> TraceSample:
+    return TraceSample()
 
 
 def process(at_s: float, models: dict[Key, ModelCounts] | None = None, pid: int = 7, **server: Any) -> ProcessSnapshot:
@@ -34,10 +34,10 @@ def snapshot(at_s: float, *processes: ProcessSnapshot, throttled_us: int = 0) ->
     return Snapshot(int(at_s * 1e9), True, throttled_us, processes)
 
 
-def view_of(before: Snapshot, now: Snapshot, look: Any = unseen) -> View:
+def view_of(before: Snapshot, now: Snapshot, sample: Any = unseen) -> View:
     history = History(lambda _: BOUNDS)
     assert history.add(before, never) is None
-    view = history.add(now, look)
+    view = history.add(now, sample)
     assert view is not None
     return view
 
@@ -95,7 +95,7 @@ def test_each_process_has_its_own_time() -> None:
 
 
 def test_processes_that_come_and_go() -> None:
-    """A new one has no rate before its second look, one that is gone has none any more."""
+    """A new one has no rate before its second snapshot, and one that is gone has none."""
     counts = {("m", "1"): ModelCounts(requests=50)}
     view = view_of(snapshot(1, process(1, counts)), snapshot(2, process(2, counts, pid=8, connections=3)))
     assert (view.rate, view.processes, view.connections) == (0.0, [], 3)
@@ -118,7 +118,7 @@ def test_ten_seconds_are_kept() -> None:
         total[number] = total.get(number, 0) + 100
         counts = ModelCounts(requests=100 * (second + 1), latency=dict(total))
         times = np.full(100, BOUNDS[number] - 1)
-        view = history.add(snapshot(second, process(second, {key: counts})), lambda _: Looked(100, times))  # noqa: B023
+        view = history.add(snapshot(second, process(second, {key: counts})), lambda _: TraceSample(100, times))  # noqa: B023
         if second == 5:
             assert view is not None
             assert view.window_s == 5.0

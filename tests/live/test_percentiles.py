@@ -1,9 +1,9 @@
-"""Percentiles of a second: counted by the histogram, placed inside its bucket by traces, unknown where few."""
+"""Percentiles of a second: counted by the histogram, percentile_ns inside its bucket by traces, unknown where few."""
 
 import numpy as np
 import pytest
 
-from tailcut.live.percentiles import latency, placed, since, summed
+from tailcut.live.percentiles import latency, percentile_ns, since, summed
 
 BOUNDS = (1_000, 2_000, 4_000, 8_000)
 NONE = np.empty(0, np.int64)
@@ -30,21 +30,21 @@ def test_with_all_traces_it_is_exact() -> None:
     times = np.sort(np.random.default_rng(1).integers(900, 9_000, 1000))
     counts = dict(enumerate(np.bincount(np.searchsorted(BOUNDS, times), minlength=5).tolist()))
     for q in (0.5, 0.95, 0.99):
-        assert placed(counts, BOUNDS, times, q) == times[int(np.ceil(q * 1000)) - 1]
+        assert percentile_ns(counts, BOUNDS, times, q) == times[int(np.ceil(q * 1000)) - 1]
 
 
 @pytest.mark.parametrize("times", [NONE, np.array([10]), np.array([10**9]), np.array([1_700, 1_800])])
 def test_it_stays_in_the_bucket_of_the_true_one(times: np.ndarray) -> None:
     """Whatever traces of other requests say: 95 of 100 took 1 to 2 us, so p50 did, and p99 took 4 to 8."""
     counts = {1: 95, 3: 5}
-    assert 1_000 <= placed(counts, BOUNDS, times, 0.5) <= 2_000
-    assert 4_000 <= placed(counts, BOUNDS, times, 0.99) <= 8_000
+    assert 1_000 <= percentile_ns(counts, BOUNDS, times, 0.5) <= 2_000
+    assert 4_000 <= percentile_ns(counts, BOUNDS, times, 0.99) <= 8_000
 
 
 def test_the_last_bucket_has_no_upper_bound() -> None:
     """Without traces its lower bound is said, with them what they say."""
-    assert placed({4: 10}, BOUNDS, NONE, 0.5) == 8_000
-    assert placed({4: 10}, BOUNDS, np.array([77_000]), 0.5) == 77_000
+    assert percentile_ns({4: 10}, BOUNDS, NONE, 0.5) == 8_000
+    assert percentile_ns({4: 10}, BOUNDS, np.array([77_000]), 0.5) == 77_000
 
 
 def test_the_share_within_a_limit_is_counted() -> None:

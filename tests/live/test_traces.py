@@ -19,18 +19,18 @@ def nothing(_since_ns: int) -> list[ProcessEvent]:
 
 
 def test_each_request_is_read_once() -> None:
-    """What was there before the first look is not; of nothing, nothing is said."""
+    """Requests traced before the reader was made are left out; without new ones the sample is empty."""
     timeline = Timeline(1 << 10)
     answer(timeline, 5, 900)
     reader = TraceReader([timeline])
-    assert reader.look(nothing).count == 0
+    assert reader.read(nothing).count == 0
     for number in range(100):
         answer(timeline, 1000 + number, 100 - number)
-    looked = reader.look(nothing)
-    assert looked.count == 100
-    assert looked.times_ns.tolist() == [1000 * number for number in range(1, 101)]
-    assert [item.marks_us["written"] for item in looked.slow] == [110.0, 109.0, 108.0]
-    assert (reader.look(nothing).count, reader.look(nothing).slow) == (0, ())
+    sample = reader.read(nothing)
+    assert sample.count == 100
+    assert sample.times_ns.tolist() == [1000 * number for number in range(1, 101)]
+    assert [item.marks_us["written"] for item in sample.slow] == [110.0, 109.0, 108.0]
+    assert (reader.read(nothing).count, reader.read(nothing).slow) == (0, ())
 
 
 def test_several_processes_are_read_as_one() -> None:
@@ -39,23 +39,23 @@ def test_several_processes_are_read_as_one() -> None:
     reader = TraceReader(timelines)
     answer(timelines[0], 10, 50)
     answer(timelines[1], 10, 70)
-    looked = reader.look(nothing)
-    assert [item.marks_us["ended"] for item in looked.slow] == [70.0, 50.0]
+    sample = reader.read(nothing)
+    assert [item.marks_us["ended"] for item in sample.slow] == [70.0, 50.0]
 
 
 @pytest.mark.parametrize("requests", [4096, 4097, 9000, 40_000])
 def test_of_many_requests_every_kth(requests: int) -> None:
-    """A look takes no more than 4,096 of a process, from the oldest kept to the newest."""
+    """A sample has at most 4,096 requests of a process, from the oldest kept to the newest."""
     timeline = Timeline(1 << 15)
     reader = TraceReader([timeline])
     for number in range(requests):
         answer(timeline, number, 1 + number)
-    looked = reader.look(nothing)
-    assert 2048 <= looked.count <= 4096
-    assert 128 <= len(looked.times_ns) <= 256
+    sample = reader.read(nothing)
+    assert 2048 <= sample.count <= 4096
+    assert 128 <= len(sample.times_ns) <= 256
     kept = min(requests, (1 << 15) - 1)
-    assert looked.times_ns[0] >= 1000 * (requests - kept)
-    middle = float(np.median(looked.times_ns)) / 1000
+    assert sample.times_ns[0] >= 1000 * (requests - kept)
+    middle = float(np.median(sample.times_ns)) / 1000
     assert abs(middle - (requests - kept / 2)) < 0.02 * requests
 
 
@@ -74,5 +74,5 @@ def test_what_coincided_is_named() -> None:
             ProcessEvent("throttled", 0, 90_000, 1, int(process)),
         ]
 
-    assert reader.look(events).slow[0].coincided == ["gc"]
+    assert reader.read(events).slow[0].coincided == ["gc"]
     assert asked == [100_000]

@@ -1,1 +1,1 @@
-"""A running server second by second: from two snapshots of its counts to what a page or a terminal shows. Pure."""
+"""The live view of a running server: from two snapshots of its counters to what a page or a terminal shows. Pure."""

@@ -1,4 +1,4 @@
-"""What the processes of a server have counted, as structs: the snapshots that views are made of."""
+"""The counters of a server's processes, as structs: the snapshots that views are computed from."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ class StepCounts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ModelCounts(msgspec.Struct, frozen=True, kw_only=True):
-    """Totals of one model in one process, and its queue as it is."""
+    """Totals of one model in one process, and the current state of its queue."""
 
     requests: int = 0
     rows: int = 0
@@ -37,14 +37,14 @@ class ModelCounts(msgspec.Struct, frozen=True, kw_only=True):
     computing: int = 0
     oldest_ns: int = 0
     rows_in_use: int = 0
-    limit_ns: int = 0  # the latency to keep; 0: none
-    latency: dict[int, int] = {}  # requests by the number of their bucket
-    by_rows: dict[int, tuple[int, int]] = {}  # batches and their time, by rows
+    limit_ns: int = 0  # the latency objective; 0: none
+    latency: dict[int, int] = {}  # number of requests by histogram bucket
+    by_rows: dict[int, tuple[int, int]] = {}  # number of batches and their total time in ns, by rows
     stages: dict[str, StepCounts] = {}
 
 
 class ProcessTotals(msgspec.Struct, frozen=True, kw_only=True):
-    """What a process has counted over all models."""
+    """Totals of a process over all models."""
 
     replies: dict[str, int] = {}
     grpc_replies: dict[str, int] = {}
@@ -54,7 +54,7 @@ class ProcessTotals(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ProcessCounts(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that a process had counted at one moment."""
+    """All counters of a process at one moment."""
 
     at_ns: int  # monotonic
     server: ProcessTotals
@@ -68,7 +68,7 @@ class ProcessSnapshot:
     pid: int
     worker: int | None
     counts: ProcessCounts
-    cpu_ns: int | None = None  # since it began
+    cpu_ns: int | None = None  # CPU time since the process began
     memory_bytes: int | None = None
 
     def models(self) -> dict[Key, ModelCounts]:
@@ -87,5 +87,9 @@ class Snapshot:
 
 
 def counts_of(published: Mapping[str, Any]) -> ProcessCounts:
-    """Counts as processes publish them for each other."""
+    """Decode the counters that processes publish for each other.
+
+    Raises:
+        msgspec.ValidationError: they are not the counters of a process.
+    """
     return msgspec.convert(published, ProcessCounts, str_keys=True)

@@ -1,7 +1,7 @@
-"""The last snapshots of a server, and the view that each new one makes with those before it. Pure: no clock, no socket.
+"""The last snapshots of a server, and the view that each new one gives together with those before. Pure.
 
-Every process is compared with itself: the counts of another process are as old as its last publication, so each has a
-time of its own, and rates are summed, not divided by a common time.
+Every process is compared with its own earlier counters. Each process publishes at its own times, so a rate is computed
+per process, over the time between its own publications, and the rates are then summed.
 """
 
 from collections import deque
@@ -12,21 +12,21 @@ import numpy as np
 from tailcut.live.counts import Key, ModelCounts, ProcessSnapshot, Snapshot, StepCounts
 from tailcut.live.percentiles import NO_REQUESTS, latency, since, summed
 from tailcut.live.records import MOST_MODELS, WINDOW, Latency, ModelView, ProcessView, StepView, View
-from tailcut.live.traces import Looked
+from tailcut.live.traces import TraceSample
 
-Bounds = Callable[[int], Sequence[int]]  # of the histogram's buckets, from the latency to keep
-_NOTHING = Looked()
+Bounds = Callable[[int], Sequence[int]]  # of the histogram's buckets in ns, from the latency objective in ns
+_NO_TRACES = TraceSample()
 
 
-class Grown:
-    """What one process has counted of one model between two snapshots, and the seconds between them."""
+class Growth:
+    """The growth of one model's counters in one process between two snapshots, and the seconds between them."""
 
     __slots__ = ("before", "now", "seconds")
 
     def __init__(self, now: ModelCounts, before: ModelCounts, seconds: float) -> None:
         self.now = now
         if now.requests < before.requests or now.rows < before.rows:
-            before = ModelCounts(latency=before.latency)  # it was loaded anew: all but its histogram began at zero
+            before = ModelCounts(latency=before.latency)  # reloaded: all counters but the histogram began at zero again
         self.before = before
         self.seconds = seconds
 
@@ -36,10 +36,10 @@ class Grown:
 
 
 class History:
-    """Makes a view of each snapshot from the second on.
+    """Makes a view from each snapshot but the first.
 
     Args:
-        bounds: of the histogram's buckets in nanoseconds, from the latency to keep (0: none).
+        bounds: gives the bounds of the histogram's buckets in ns, from the latency objective in ns (0: none).
     """
 
     def __init__(self, bounds: Bounds) -> None:
@@ -47,12 +47,13 @@ class History:
         self._snapshots: deque[Snapshot] = deque(maxlen=WINDOW + 1)
         self._times: deque[dict[Key, np.ndarray]] = deque(maxlen=WINDOW)
 
-    def add(self, snapshot: Snapshot, look: Callable[[Key], Looked]) -> View | None:
-        """The view of what happened since the last snapshot; None for the first.
+    def add(self, snapshot: Snapshot, sample: Callable[[Key], TraceSample]) -> View | None:
+        """Make the view of what happened since the last snapshot; None for the first snapshot.
 
         Args:
-            snapshot: of now.
-            look: what the traces say of a model's requests since it was asked last; asked of models that had any.
+            snapshot: the current one.
+            sample: gives what was traced of a model's requests since it was last called for that model; called only
+                for models that had requests.
         """
         self._snapshots.append(snapshot)
         if len(self._snapshots) < 2:
@@ -62,9 +63,9 @@ class History:
         recent, last = _grown(oldest, snapshot), _grown(before, snapshot)
         keys = dict.fromkeys(key for process in snapshot.processes for key in process.models())
         busiest = sorted(keys, key=lambda key: -_total(last.get(key, []), "requests"))[:MOST_MODELS]
-        looked = {key: look(key) for key in busiest if _total(last.get(key, []), "requests")}
-        self._times.append({key: traces.times_ns for key, traces in looked.items()})
-        models = [self._model_view(key, last.get(key, []), recent.get(key, []), looked.get(key)) for key in busiest]
+        samples = {key: sample(key) for key in busiest if _total(last.get(key, []), "requests")}
+        self._times.append({key: traces.times_ns for key, traces in samples.items()})
+        models = [self._model_view(key, last.get(key, []), recent.get(key, []), samples.get(key)) for key in busiest]
         totals = [process.counts.server for process in snapshot.processes]
         return View(
             clock_s=snapshot.at_ns / 1e9,
@@ -83,7 +84,7 @@ class History:
             models_left_out=len(keys) - len(busiest),
         )
 
-    def _latency(self, grown: Sequence[Grown], times_ns: np.ndarray) -> Latency:
+    def _latency(self, grown: Sequence[Growth], times_ns: np.ndarray) -> Latency:
         if all(growth.now.latency == growth.before.latency for growth in grown):
             return NO_REQUESTS
         limit_ns = grown[0].now.limit_ns
@@ -91,9 +92,9 @@ class History:
         return latency(counts, self._bounds(limit_ns), times_ns, limit_ns=limit_ns)
 
     def _model_view(
-        self, key: Key, grown: Sequence[Grown], recent: Sequence[Grown], looked: Looked | None
+        self, key: Key, grown: Sequence[Growth], recent: Sequence[Growth], sample: TraceSample | None
     ) -> ModelView:
-        seen = looked or _NOTHING
+        seen = sample or _NO_TRACES
         times = [times[key] for times in self._times if key in times]
         requests, batches = _total(grown, "requests"), _total(grown, "batches")
         slow, steps = list(seen.slow), _steps(grown)
@@ -104,14 +105,14 @@ class History:
             rate=_rate(grown, "requests"),
             row_rate=_rate(grown, "rows"),
             second=self._latency(grown, seen.times_ns),
-            recent=self._latency(recent, np.sort(np.concatenate(times)) if times else _NOTHING.times_ns),
+            recent=self._latency(recent, np.sort(np.concatenate(times)) if times else _NO_TRACES.times_ns),
             slowest_us=written,
             failed=_total(grown, "failed"),
             refused=_total(grown, "refused"),
             expired=_total(grown, "expired"),
             late=_total(grown, "late"),
             batches=batches,
-            batch_rows=_total(grown, "rows") / batches if batches and not steps else None,  # a step has its own
+            batch_rows=_total(grown, "rows") / batches if batches and not steps else None,  # steps have their own
             batch_sizes=dict(sorted(summed([_batch_sizes(growth) for growth in grown]).items())),
             queued=_now(grown, "queued"),
             queued_rows=_now(grown, "queued_rows"),
@@ -128,7 +129,7 @@ class History:
 
 
 def _pairs(before: Snapshot, now: Snapshot) -> Iterator[tuple[ProcessSnapshot, ProcessSnapshot, float]]:
-    """Each process that was there before, then and now, with the seconds between; one that is new has no rate yet."""
+    """Each process that is in both snapshots, with the seconds between; a new process has no rate yet."""
     known = {process.pid: process for process in before.processes}
     for process in now.processes:
         earlier = known.get(process.pid)
@@ -136,19 +137,19 @@ def _pairs(before: Snapshot, now: Snapshot) -> Iterator[tuple[ProcessSnapshot, P
             yield earlier, process, (process.counts.at_ns - earlier.counts.at_ns) / 1e9
 
 
-def _grown(before: Snapshot, now: Snapshot) -> dict[Key, list[Grown]]:
-    """What has been counted between two snapshots, by model and process."""
-    result: dict[Key, list[Grown]] = {}
+def _grown(before: Snapshot, now: Snapshot) -> dict[Key, list[Growth]]:
+    """The growth of the counters between two snapshots, by model, one entry per process."""
+    result: dict[Key, list[Growth]] = {}
     for earlier, later, seconds in _pairs(before, now):
         old = earlier.models()
         for key, counts in later.models().items():
-            result.setdefault(key, []).append(Grown(counts, old.get(key, ModelCounts()), seconds))
+            result.setdefault(key, []).append(Growth(counts, old.get(key, ModelCounts()), seconds))
     return result
 
 
 def _process_view(before: ProcessSnapshot, now: ProcessSnapshot, seconds: float) -> ProcessView:
     old = before.models()
-    answered = [Grown(counts, old.get(key, ModelCounts()), seconds) for key, counts in now.models().items()]
+    answered = [Growth(counts, old.get(key, ModelCounts()), seconds) for key, counts in now.models().items()]
     used = None if now.cpu_ns is None or before.cpu_ns is None else (now.cpu_ns - before.cpu_ns) / 1e9 / seconds
     return ProcessView(
         pid=now.pid,
@@ -170,20 +171,20 @@ def _replies(before: Snapshot, now: Snapshot, name: str) -> dict[str, int]:
     return dict(sorted(result.items()))
 
 
-def _batch_sizes(grown: Grown) -> dict[int, int]:
+def _batch_sizes(grown: Growth) -> dict[int, int]:
     now, before = grown.now.by_rows, grown.before.by_rows
     return since(
         {rows: batches for rows, (batches, _) in now.items()}, {rows: batches for rows, (batches, _) in before.items()}
     )
 
 
-def _steps(grown: Sequence[Grown]) -> list[StepView]:
+def _steps(grown: Sequence[Growth]) -> list[StepView]:
     """Each step of a pipeline, over all processes."""
     names = dict.fromkeys(name for growth in grown for name in growth.now.stages)
     return [_step(name, [growth for growth in grown if name in growth.now.stages]) for name in names]
 
 
-def _step(name: str, grown: Sequence[Grown]) -> StepView:
+def _step(name: str, grown: Sequence[Growth]) -> StepView:
     pairs = [
         (growth.now.stages[name], growth.before.stages.get(name, StepCounts()), growth.seconds) for growth in grown
     ]
@@ -203,13 +204,13 @@ def _step(name: str, grown: Sequence[Grown]) -> StepView:
     )
 
 
-def _rate(grown: Sequence[Grown], name: str) -> float:
+def _rate(grown: Sequence[Growth], name: str) -> float:
     return sum(growth.count(name) / growth.seconds for growth in grown)
 
 
-def _total(grown: Sequence[Grown], name: str) -> int:
+def _total(grown: Sequence[Growth], name: str) -> int:
     return sum(growth.count(name) for growth in grown)
 
 
-def _now(grown: Sequence[Grown], name: str) -> int:
+def _now(grown: Sequence[Growth], name: str) -> int:
     return sum(int(getattr(growth.now, name)) for growth in grown)

@@ -1,14 +1,14 @@
-"""How often the watchers are told: each second, or so seldom that it takes no more than its share of a core. Pure."""
+"""How often views are sent: each second, or less often so that they take no more than a small share of a core. Pure."""
 
 from collections import deque
 
 EVERY_S = 1.0
-SHARE = 0.001  # of a core: what watching costs the loop at most
-_AVERAGED = 10  # ticks: one that was slow by chance hardly counts
+SHARE = 0.001  # of a core: how much of the event loop's time views may take
+_AVERAGED = 10  # ticks: averaged so that a single slow one hardly counts
 
 
 class Pace:
-    """The time from one tick to the next, by what the last ten took."""
+    """The time from one tick to the next, given how long the last ten took."""
 
     __slots__ = ("_took_s",)
 
@@ -16,6 +16,6 @@ class Pace:
         self._took_s = deque([0.0] * _AVERAGED, maxlen=_AVERAGED)
 
     def after(self, took_s: float) -> float:
-        """Seconds until the next tick, when this one took this many of processor time."""
+        """Seconds until the next tick, given the CPU seconds that this one took."""
         self._took_s.append(took_s)
         return max(EVERY_S, sum(self._took_s) / _AVERAGED / SHARE)

@@ -1,8 +1,8 @@
 """Percentiles of the requests that were answered between two readings of a histogram.
 
 The histogram counts every request, but its buckets are powers of two. The traces have the exact times of some of the
-same requests. So the bucket is the histogram's, and the place inside it the traces': a figure is never outside of the
-bucket in which the true one lies, and exact where all traces were read.
+same requests. So the histogram determines the bucket, and the traces the value inside it: a figure is never outside the
+bucket that contains the true value, and is exact if all traces were read.
 """
 
 import math
@@ -19,19 +19,19 @@ _QUANTILES = (0.5, 0.95, 0.99)
 
 
 def latency(counts: Mapping[int, int], bounds: Sequence[int], times_ns: np.ndarray, *, limit_ns: int = 0) -> Latency:
-    """What is known of some requests.
+    """Latency percentiles of some requests; None where there are too few requests for one.
 
     Args:
-        counts: how many lie in each bucket, by its number; `counts[i]` took at most `bounds[i]`.
-        bounds: of the buckets, in nanoseconds; one bucket more is over all of them.
-        times_ns: sorted, of some of the requests; may be empty.
-        limit_ns: the latency to keep; 0: none.
+        counts: number of requests in each bucket, by its index; those in `counts[i]` took at most `bounds[i]`.
+        bounds: upper bounds of the buckets, in nanoseconds; one further bucket is above all of them.
+        times_ns: times of some of the requests, int64 [n], sorted; may be empty.
+        limit_ns: the latency objective; 0: none.
     """
     requests = sum(counts.values())
     if not requests:
         return NO_REQUESTS
     p50, p95, p99 = (
-        placed(counts, bounds, times_ns, q) / 1e3 if requests >= samples_needed(q) else None for q in _QUANTILES
+        percentile_ns(counts, bounds, times_ns, q) / 1e3 if requests >= samples_needed(q) else None for q in _QUANTILES
     )
     within = None
     if limit_ns:
@@ -40,8 +40,11 @@ def latency(counts: Mapping[int, int], bounds: Sequence[int], times_ns: np.ndarr
     return Latency(requests=requests, p50_us=p50, p95_us=p95, p99_us=p99, within_slo=within)
 
 
-def placed(counts: Mapping[int, int], bounds: Sequence[int], times_ns: np.ndarray, q: float) -> float:
-    """The q-percentile in nanoseconds, of at least one request: in its bucket, where the traces have it."""
+def percentile_ns(counts: Mapping[int, int], bounds: Sequence[int], times_ns: np.ndarray, q: float) -> float:
+    """The q-quantile in nanoseconds, of at least one request: the traces' own, clipped to the histogram's bucket.
+
+    Without traces, the geometric mean of the bucket's bounds; Args as `latency`, with q from 0 to 1.
+    """
     rank, below = math.ceil(q * sum(counts.values())), 0
     number = 0
     for number in sorted(counts):
@@ -56,13 +59,13 @@ def placed(counts: Mapping[int, int], bounds: Sequence[int], times_ns: np.ndarra
 
 
 def since(now: Mapping[int, int], before: Mapping[int, int]) -> dict[int, int]:
-    """What has been counted since an earlier reading."""
+    """The counts since an earlier reading, without those that are 0."""
     grown = {number: count - before.get(number, 0) for number, count in now.items()}
     return {number: count for number, count in grown.items() if count > 0}
 
 
 def summed(many: Sequence[Mapping[int, int]]) -> dict[int, int]:
-    """Counts of several processes together."""
+    """The sum of several processes' counts."""
     result: dict[int, int] = {}
     for counts in many:
         for number, count in counts.items():

@@ -1,9 +1,8 @@
-"""What the stream of `GET /live` carries: structs that the server encodes, and the page and `tailcut top` read.
+"""The records of the stream `GET /live`: structs that the server encodes, and the page and `tailcut top` decode.
 
 `About` comes first and again when the models change, `Findings` once, `View` each second, `End` last. Rates are per
-second, times microseconds unless a name says otherwise; None stands for what is unknown. What a `View` counts, it
-counts over its own `seconds`, unless it says so: `recent` is over up to `WINDOW` of them, and the sizes of queues are
-those of the moment.
+second, times in microseconds unless a name says otherwise; None means unknown. The counts of a `View` are over its own
+`seconds`, except that `recent` covers up to `WINDOW` views, and that queue sizes are those at the time of the view.
 """
 
 from typing import Literal
@@ -12,17 +11,17 @@ import msgspec
 
 from tailcut.runtime.tracing.records import SlowRequest
 
-WINDOW = 10  # views in `recent`
-MOST_MODELS = 64  # in one record
+WINDOW = 10  # how many views `recent` covers
+MOST_MODELS = 64  # in one record, at most
 PATH = "/live"
 
 
 class _Value(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A JSON object with exactly the keys named."""
+    """A JSON object with no keys but those of its fields."""
 
 
 class Latency(_Value, frozen=True):
-    """Percentiles from a complete request to the engine's answer; None where too few requests were answered for one."""
+    """Percentiles of the time from a complete request to the engine's answer; None if too few were answered."""
 
     requests: int
     p50_us: float | None
@@ -37,7 +36,7 @@ class StepView(_Value, frozen=True):
     name: str
     rate: float
     queue_us: float | None  # mean
-    compute_us: float | None  # mean time of its calls, over requests
+    compute_us: float | None  # mean time in its calls per request
     queued: int
     failed: int
     restarts: int
@@ -48,26 +47,26 @@ class ModelView(_Value, frozen=True):
 
     name: str
     version: str
-    rate: float  # requests answered
+    rate: float  # answered requests
     row_rate: float
     second: Latency
     recent: Latency
-    slowest_us: float | None  # from the first byte to the written answer, of the requests that were looked at
+    slowest_us: float | None  # from the first byte to the written answer, of the requests whose traces were read
     failed: int
     refused: int
-    expired: int  # dropped from the queue, because their deadlines had passed
+    expired: int  # dropped from the queue because their deadlines had passed
     late: int  # answered after their deadlines
     batches: int
-    batch_rows: float | None  # mean; None also for a pipeline, whose steps have batches of their own
-    batch_sizes: dict[int, int]  # batches by their rows
+    batch_rows: float | None  # mean; None for a pipeline, whose steps batch separately
+    batch_sizes: dict[int, int]  # number of batches by their rows
     queued: int
     queued_rows: int
     computing: int  # batches
-    oldest_us: float  # how long the request that has waited longest has waited
+    oldest_us: float  # how long the oldest queued request has waited
     rows_in_use: int
     queue_us: float | None  # mean
-    compute_us: float | None  # mean of a batch
-    busy: float  # engines that computed, on average
+    compute_us: float | None  # mean per batch
+    busy: float  # mean number of engines computing
     steps: list[StepView]
     looked_at: int  # requests whose traces were read for `slow`
     slow: list[SlowRequest]
@@ -77,10 +76,10 @@ class ProcessView(_Value, frozen=True):
     """One process of the server."""
 
     pid: int
-    worker: int | None  # its number; None where it is the only process
+    worker: int | None  # its number; None if it is the only process
     rate: float
     connections: int
-    cpus: float | None  # that it used, on average
+    cpus: float | None  # mean number of cores in use
     memory_bytes: int | None  # resident
 
 
@@ -89,45 +88,45 @@ class View(_Value, frozen=True, tag="view", tag_field="event"):
 
     clock_s: float  # monotonic, of the machine
     seconds: float  # since the view before
-    window_s: float  # of each `recent`
+    window_s: float  # time that `recent` covers
     ready: bool
     rate: float
     replies: dict[str, int]  # HTTP answers by status
     grpc_replies: dict[str, int]
     connections: int
-    fast_path: int  # of them
+    fast_path: int  # how many of the connections are on the fast path
     buffered_bytes: int  # bodies being received, and answers that clients have not read
-    throttled_ms: float  # for which the CPU quota stopped the server
+    throttled_ms: float  # how long the CPU quota stopped the server
     processes: list[ProcessView]
     models: list[ModelView]
-    models_left_out: int  # those with the fewest requests, where there are more than `MOST_MODELS`
+    models_left_out: int  # how many models are missing above: those with the fewest requests, beyond `MOST_MODELS`
 
 
 class ModelAbout(_Value, frozen=True):
-    """A model, and the settings that it is served with."""
+    """A model and the settings that it is served with."""
 
     name: str
     version: str
-    settings: dict[str, str]  # each by its name, such as engine.threads
-    changed: list[str]  # the names of those that differ from the defaults
-    facts: dict[str, str]  # what was decided or chosen for it at the start
-    rows: int | None  # of its memory for requests; None where it has none of fixed size
-    memory_bytes: int | None  # that these take
+    settings: dict[str, str]  # values by name, such as engine.threads
+    changed: list[str]  # names of the settings that differ from the defaults
+    facts: dict[str, str]  # what the server chose for it at the start
+    rows: int | None  # capacity of its arena for requests; None if it has none of fixed size
+    memory_bytes: int | None  # size of that arena
 
 
 class About(_Value, frozen=True, tag="about", tag_field="event"):
-    """The server."""
+    """The server and its models."""
 
     version: str
     pid: int
     slo_ms: float | None
-    queue_rows: int | None  # that may wait, the largest of all models
+    queue_rows: int | None  # how many rows may queue, the largest of all models
     models: list[ModelAbout]
     models_left_out: int
 
 
 class DoctorFinding(_Value, frozen=True):
-    """What `tailcut doctor` would say of a setting of the machine."""
+    """One finding of `tailcut doctor` about the machine."""
 
     name: str
     severity: Literal["ok", "note", "warning", "fault"]
@@ -142,7 +141,7 @@ class Findings(_Value, frozen=True, tag="findings", tag_field="event"):
 
 
 class End(_Value, frozen=True, tag="end", tag_field="event"):
-    """Why nothing more comes: `stopping`, `renewed` (connect again) or `failed` (the server's log says why)."""
+    """Why the stream ends: `stopping`, `renewed` (connect again) or `failed` (the server's log says why)."""
 
     reason: Literal["stopping", "renewed", "failed"]
 
@@ -154,16 +153,16 @@ _decode = msgspec.json.Decoder(Record).decode
 
 
 def as_event(record: Record) -> bytes:
-    """A record as a server-sent event (HTML, section 9.2), named as its tag."""
+    """Encode a record as a server-sent event (WHATWG HTML, section 9.2) named after its tag."""
     name = record.__struct_config__.tag
     return b"event: %s\ndata: %s\n\n" % (str(name).encode(), _encode(record))
 
 
 def from_data(data: bytes | str) -> Record:
-    """The record in the data of an event.
+    """Decode the record in the data of an event.
 
     Raises:
-        msgspec.ValidationError: it is another version's.
+        msgspec.ValidationError: it is no such record, or that of another version.
     """
     record: Record = _decode(data)
     return record

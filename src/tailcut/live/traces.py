@@ -1,7 +1,7 @@
-"""What the traces say of the requests of one second: the times of some, evenly spread, and the slowest.
+"""Reads the traces of the requests of one second: the times of an even sample, and the slowest requests.
 
-Of many requests every k-th is looked at, so that a look takes the same time at any rate. The slowest are then the
-slowest of those; how many they are is told beside them.
+Of many requests every k-th is read, so that reading takes the same time at any rate. The slowest are then the slowest
+of the sample, whose size is given with them.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,34 +13,34 @@ from tailcut.runtime.tracing.attribution import slow_request
 from tailcut.runtime.tracing.records import SlowRequest
 from tailcut.runtime.tracing.timeline import MARKS, ProcessEvent, Timeline
 
-_LOOKED_AT = 4096  # requests of one process, at most
-_TIMES = 256
+_MOST_READ = 4096  # traces of one process per reading, at most
+_TIMES = 256  # of which times are kept, at most
 _SLOWEST = 3
 _HEAD, _READY, _ENDED, _WRITTEN = (MARKS.index(name) for name in ("head", "ready", "ended", "written"))
 
 
 @dataclass(frozen=True, slots=True)
-class Looked:
-    """What was seen of one model's requests."""
+class TraceSample:
+    """A sample of one model's requests."""
 
-    count: int = 0  # of those looked at
-    times_ns: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))  # from complete to computed, sorted
-    slow: tuple[SlowRequest, ...] = ()  # the slowest first, by all of their time
+    count: int = 0  # number of requests whose traces were read
+    times_ns: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))  # to computed outputs, sorted
+    slow: tuple[SlowRequest, ...] = ()  # the slowest first, by their whole time
 
 
 class TraceReader:
-    """Reads one model's timelines from where it stopped; the first look only finds that place."""
+    """Reads one model's timelines, each time from where it stopped before; it begins at their current ends."""
 
     def __init__(self, timelines: Sequence[Timeline]) -> None:
         self.timelines = timelines
         self._cursors = [timeline.end for timeline in timelines]
 
-    def look(self, events_since: Callable[[int], Sequence[ProcessEvent]]) -> Looked:
-        """What has been traced since the last look; `events_since` a moment tells which events coincided."""
+    def read(self, events_since: Callable[[int], Sequence[ProcessEvent]]) -> TraceSample:
+        """Sample what was traced since the last call; `events_since(ns)` gives the process's events since that time."""
         count = 0
         times, worst = [], []
         for index, timeline in enumerate(self.timelines):
-            numbers, self._cursors[index] = timeline.sample(self._cursors[index], _LOOKED_AT)
+            numbers, self._cursors[index] = timeline.sample(self._cursors[index], _MOST_READ)
             if not len(numbers):
                 continue
             count += len(numbers)
@@ -50,8 +50,8 @@ class TraceReader:
             some = numbers[:: -(-len(numbers) // _TIMES)]
             times.append(timeline.column(some, _ENDED) - timeline.column(some, _READY))
         if not count:
-            return Looked()
+            return TraceSample()
         slowest = np.concatenate(worst)
         slowest = slowest[np.argsort(slowest[:, _HEAD] - slowest[:, _WRITTEN])[:_SLOWEST]]
         events = events_since(int(slowest[:, _HEAD].min())) if len(slowest) else []
-        return Looked(count, np.sort(np.concatenate(times)), tuple(slow_request(row, events) for row in slowest))
+        return TraceSample(count, np.sort(np.concatenate(times)), tuple(slow_request(row, events) for row in slowest))

@@ -1,8 +1,9 @@
 """Tailcut on Ray Serve: Ray places, scales and replaces replicas, and each replica is a Tailcut server.
 
-`deployment` makes a Serve application of models, profiles and pipelines. `tailcut.Client("ray://APP")` asks its
-replicas directly. `build` is what the file of `tailcut ray config` names. Ray is imported where it is used, and the
-public names are loaded at their first use: Serve's controller imports no more than the autoscaler's rule.
+`deployment` makes a Serve application from models, profiles and pipelines. `tailcut.Client("ray://APP")` sends its
+requests to the replicas directly. `build` is the import path in the files that `tailcut ray config` writes. Ray is
+imported where it is used, and the public names are loaded on first use, so that Serve's controller, which needs only
+the autoscaling policy, imports nothing else.
 """
 
 from importlib import import_module
@@ -13,19 +14,19 @@ if TYPE_CHECKING:
     from tailcut.ray.plan import Replicas
     from tailcut.ray.tracing import traceparent
 
-_HOMES = {"build": "application", "deployment": "application", "Replicas": "plan", "traceparent": "tracing"}
+_MODULES = {"build": "application", "deployment": "application", "Replicas": "plan", "traceparent": "tracing"}
 
 __all__ = ["Replicas", "build", "deployment", "traceparent"]
 
 
 def __getattr__(name: str) -> Any:
-    """Load a public name from its home (PEP 562)."""
-    if name not in _HOMES:
+    """Load a public name from its module (PEP 562)."""
+    if name not in _MODULES:
         raise AttributeError(f"module 'tailcut.ray' has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(f"tailcut.ray.{_HOMES[name]}"), name)
+    value = globals()[name] = getattr(import_module(f"tailcut.ray.{_MODULES[name]}"), name)
     return value
 
 
 def __dir__() -> list[str]:
-    """Names that are not loaded yet are listed too."""
+    """All public names, including those not loaded yet."""
     return sorted({*globals(), *__all__})

@@ -1,4 +1,4 @@
-"""From models to an application of Ray Serve: a plan by the profiles' figures, and the deployment that follows it."""
+"""Turns models into a Ray Serve application: a plan from the profiles' figures, and the deployment of that plan."""
 
 import logging
 import math
@@ -50,27 +50,29 @@ def deployment(  # noqa: PLR0913  the options of a deployment, all but the first
     token_file: Source | None = None,
     revision: str = "",
 ) -> Any:
-    """An application for `serve.run`, or to be bound to other deployments.
+    """Make an application for `serve.run`, or to be bound to other deployments.
 
     Args:
-        source: a profile, model or pipeline, or NAME=FILE as for `tailcut serve`; several, which each replica serves
-            together; or several by an id, of which replicas load those that are asked for (`serve.multiplexed`). The
-            files must be there on every node.
-        limit_ms: of latency, that replicas are to meet; None: that of the profile's tune.
-        percentile: that has to meet it, such as "p99".
-        replicas: how many; (MIN, MAX), "MIN:MAX" or a `Replicas`: as many as the requests in flight need.
-        cpus, gpus, memory_bytes: that Ray reserves for a replica; None: by the profile's figures, 1 CPU without one.
-        max_ongoing_requests: that Serve sends to a replica at a time; None: what it answers within the limit.
-        target_ongoing_requests: in flight for each replica; None: seven tenths of what it carries within the limit.
-        models_per_replica: of models by an id, how many a replica has loaded at most.
-        host: that servers listen on; None: the address of the node.
-        drain_s: for how long a replica that is to stop accepts requests, so that clients learn of it.
-        options: more options of `tailcut serve`, such as ("--max-body", "256").
+        source: a profile, model or pipeline, or NAME=FILE as for `tailcut serve`; a sequence of these, all of which
+            each replica serves; or a mapping from model ids to these, which replicas load on demand
+            (`serve.multiplexed`). The files must exist on every node.
+        limit_ms: latency limit that replicas are to meet, in milliseconds; None: the limit of the profile's tune.
+        percentile: the percentile that has to meet it, such as "p99".
+        replicas: a fixed number; or (MIN, MAX), "MIN:MAX" or a `Replicas` to scale with the requests in flight.
+        cpus, gpus, memory_bytes: what Ray reserves for each replica; None: according to the profile, or 1 CPU
+            without one.
+        max_ongoing_requests: how many requests Serve sends to a replica at a time; None: as many as it answers within
+            the limit.
+        target_ongoing_requests: requests in flight per replica; None: 70 % of what a replica sustains within the limit.
+        models_per_replica: with a mapping of models, how many of them a replica keeps loaded at most.
+        host: address that servers listen on; None: the address of the node.
+        drain_s: how many seconds a stopping replica still accepts requests, so that clients learn that it is leaving.
+        options: further options of `tailcut serve`, such as ("--max-body", "256").
         token_file: a file with a token, which every request then needs.
-        revision: any text; another one than before replaces all replicas, as other content of the files does.
+        revision: any text; changing it replaces all replicas, as changing the content of the files does.
 
     Raises:
-        UsageError: Ray is not installed, or options do not fit together.
+        UsageError: Ray is not installed, or an option is invalid or contradicts another.
         ProfileError: a profile is missing or corrupt.
         ModelFileError: a model is missing.
     """
@@ -95,13 +97,13 @@ def deployment(  # noqa: PLR0913  the options of a deployment, all but the first
 
 
 def build(args: dict[str, Any]) -> Any:
-    """The application of a plan: what a file of `tailcut ray config` names as its `import_path`.
+    """Make the application of a plan: the `import_path` in the files that `tailcut ray config` writes.
 
     Args:
-        args: the file's.
+        args: the `args` of that file.
 
     Raises:
-        UsageError: Ray is not installed, or these are no such arguments.
+        UsageError: Ray is not installed, or the arguments are invalid.
     """
     plan = read_plan(args)
     need_ray()
@@ -131,20 +133,20 @@ def make_plan(  # noqa: PLR0913  as `deployment`
     token_file: Source | None = None,
     revision: str = "",
 ) -> ApplicationPlan:
-    """The plan of an application. Arguments and errors are those of `deployment`; Ray need not be installed."""
-    named = {name: _place(value) for name, value in source.items()} if isinstance(source, Mapping) else {}
+    """Plan an application. Arguments and errors are those of `deployment`; Ray need not be installed."""
+    named = {name: _absolute(value) for name, value in source.items()} if isinstance(source, Mapping) else {}
     listed = [source] if isinstance(source, str | Path) else [] if named else list(source)
-    sources = tuple(map(_place, listed)) or tuple(named.values())
+    sources = tuple(map(_absolute, listed)) or tuple(named.values())
     if not sources:
         raise UsageError("name a profile, a model or a pipeline: an application needs at least one")
     accept = ACCEPT_CHANGE in options
     profiles = [_profile(_path(source), accept=accept) for source in sources]
-    if token_file is not None and Path(token_file).exists():  # it may be on the nodes only
+    if token_file is not None and Path(token_file).exists():  # it may exist on the nodes only
         read_token(Path(token_file))
     if not named:
         _check_names(list(map(_name, sources, profiles)))
     needs = together([_BARE if profile is None else resources_of(profile) for profile in profiles])
-    carried = _carried(sources, profiles, limit_ms, percentile, cpus)
+    carried = _sustained_load(sources, profiles, limit_ms, percentile, cpus)
     changes: dict[str, Any] = {}
     if max_ongoing_requests is not None:
         changes["most_ongoing"] = max_ongoing_requests
@@ -175,10 +177,10 @@ def make_plan(  # noqa: PLR0913  as `deployment`
 
 
 def _replicas(replicas: object) -> Replicas:
-    """How many replicas.
+    """Convert what the caller gave as the number of replicas.
 
     Raises:
-        UsageError: it is neither a number nor a range.
+        UsageError: the value is neither a number nor a range.
     """
     if isinstance(replicas, Replicas):
         return replicas
@@ -194,31 +196,31 @@ def _replicas(replicas: object) -> Replicas:
 
 
 def _name(source: str, profile: Profile | None) -> str:
-    """The name that a source is served by, with its version where it has one."""
+    """The name that a source is served under, with its version if it has one."""
     label, path = split_source(source)
     return label or (model_name(file_of(path)) if profile is None else profile.model.name)
 
 
 def _check_names(names: Sequence[str]) -> None:
-    """Refuse two models of one name.
+    """Check that no two models have the same name.
 
     Raises:
-        UsageError: there are two.
+        UsageError: two have.
     """
     twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise UsageError(f"two models have the same name, {twice[0]}: rename one with NAME=FILE")
 
 
-def _place(source: Source) -> str:
-    """A source with an absolute path: replicas run in other folders."""
+def _absolute(source: Source) -> str:
+    """A source with an absolute path, because replicas run in other folders."""
     label, path = split_source(str(source))
     file = file_of(path)
     return f"{label}{'=' if label else ''}{file.parent.resolve() / file.name}{str(Path(path)).removeprefix(str(file))}"
 
 
 def _path(source: str) -> str:
-    """A source without the name that it is served by."""
+    """The path of a source, without the name that it is served under."""
     return split_source(source)[1]
 
 
@@ -227,7 +229,7 @@ def _profile(source: str, *, accept: bool) -> Profile | None:
 
     Args:
         source: its path.
-        accept: whether the model's file may be another one than was measured.
+        accept: whether the model's file may differ from the one that was measured.
 
     Raises:
         MissingFileError: there is no such file.
@@ -251,17 +253,17 @@ def _profile(source: str, *, accept: bool) -> Profile | None:
     return profile
 
 
-def _carried(
+def _sustained_load(
     sources: Sequence[str],
     profiles: Sequence[Profile | None],
     limit_ms: float | None,
     percentile: str,
     cpus: float | None,
 ) -> CarriedLoad:
-    """What a replica of this many CPUs carries: of one tuned model by its measurements, else by a guess.
+    """The load that a replica with this many CPUs sustains: from the measurements of one tuned model, else defaults.
 
     Raises:
-        UsageError: a limit is given, and nothing was measured; it cannot be met; or it or its percentile is none.
+        UsageError: a limit is given without measurements, or cannot be met; or the limit or percentile is invalid.
     """
     from tailcut.planning.demand import Limit, check_percentile  # noqa: PLC0415
 
@@ -275,7 +277,7 @@ def _carried(
                 "a limit (limit_ms, or --slo) needs the tuned profile of one model, whose figures say what meets it"
             )
         return CarriedLoad()
-    # numba is loaded, which a replica does without.
+    # Imported here because it loads numba, which a replica does not need.
     from tailcut.planning.measured import read_measured  # noqa: PLC0415
     from tailcut.ray.scaling import carried_by, tuned_limit  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""haproxy as a child process in front of an application's replicas: each change is a configuration and a reload."""
+"""haproxy as a child process in front of an application's replicas, reconfigured and reloaded when they change."""
 
 import os
 import shutil
@@ -18,17 +18,17 @@ from tailcut.client.requests import ServerAddress
 from tailcut.errors import UsageError
 from tailcut.ray.haproxy import Front, haproxy_config
 
-_SETTLE_S = 0.2  # changes that come together are one reload
-_LOOK_S = 0.02  # between two looks whether it has begun to listen
-_ANSWER_S = 1.0
-_END_S = 5.0
+_SETTLE_S = 0.2  # changes within this time are combined into one reload
+_POLL_S = 0.02  # how often to check whether haproxy listens
+_ANSWER_S = 1.0  # how long to wait for an answer on one of its sockets
+_END_S = 5.0  # how long to wait after each signal that is to end it
 
 
 def find_haproxy(wanted: Path | None = None) -> str:
-    """The program: the one that is named, else of the system, else the one that comes with Ray Serve on Linux.
+    """The haproxy to run: the given one, else the system's, else the one that comes with Ray Serve on Linux.
 
     Raises:
-        UsageError: there is none.
+        UsageError: haproxy is not installed, or the given file cannot be executed.
     """
     if wanted is not None:
         if not os.access(wanted, os.X_OK):
@@ -48,15 +48,15 @@ class Balancer:
     """haproxy in front of replicas that change.
 
     Args:
-        program: of haproxy.
-        directory: of the replicas.
+        program: path of haproxy.
+        directory: tells which replicas there are.
         bind: addresses to listen on, as HOST:PORT.
-        threads: of haproxy.
-        ca: file of certificates that replicas with TLS are checked against; empty: none.
-        say: called with each thing that happens.
+        threads: number of haproxy's threads.
+        ca: file of the CA certificates that verify replicas with TLS; empty: none.
+        say: called with a line of text about each event.
     """
 
-    def __init__(  # noqa: PLR0913, PLR0917  what a balancer is
+    def __init__(  # noqa: PLR0913, PLR0917  everything a balancer needs
         self, program: str, directory: Directory, bind: str, threads: int, ca: str, say: Callable[[str], None]
     ) -> None:
         self._program = program
@@ -71,14 +71,14 @@ class Balancer:
         self._replicas: Sequence[ServerAddress] = ()
 
     def run(self, ready: Callable[[Sequence[ServerAddress]], None] = lambda _: None) -> int:
-        """Run until `stop` is called, or haproxy ends; the exit code.
+        """Run until `stop` is called or haproxy exits; returns the exit code.
 
         Args:
-            ready: called with the replicas when haproxy listens.
+            ready: called with the replicas once haproxy listens.
 
         Raises:
             UsageError: haproxy cannot listen, or refuses the configuration.
-            TailcutError: as the directory.
+            TailcutError: the directory cannot tell the replicas.
         """
         try:
             self._directory.follow(self._take)
@@ -104,7 +104,7 @@ class Balancer:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def stop(self) -> None:
-        """End haproxy when it has answered what it has. A signal handler may call it."""
+        """Stop haproxy once it has answered the requests in flight. May be called from a signal handler."""
         self._stopped.set()
 
     def _take(self, replicas: Sequence[ServerAddress]) -> None:
@@ -127,12 +127,15 @@ class Balancer:
     def _listens(self, process: "subprocess.Popen[bytes]") -> bool:
         """Wait until haproxy listens; False: `stop` was called meanwhile.
 
-        Its worker answers on the stats socket once all addresses are bound. Its master may still be starting then, and
-        would lose the signal of a reload: so that is asked, too.
+        haproxy's worker answers on the stats socket once all addresses are bound. Its master may still be starting
+        then, and would miss the signal to reload, so it has to answer as well.
+
+        Raises:
+            UsageError: haproxy has exited.
         """
-        while not self._stopped.wait(_LOOK_S):
+        while not self._stopped.wait(_POLL_S):
             if process.poll() is not None:
-                raise UsageError(f"haproxy cannot listen on {self._front.bind}: its own lines above say why")
+                raise UsageError(f"haproxy cannot listen on {self._front.bind}: see its messages above")
             if _answers(self._front.stats, "show info") and _answers(self._master, "show proc"):
                 return True
         return False
@@ -156,7 +159,7 @@ def _answers(path: str, command: str) -> bool:
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
-    """SIGUSR1 lets it finish its connections' requests; after a while it is ended."""
+    """End haproxy: SIGUSR1 lets it finish the requests in flight, the signals after it do not."""
     for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGKILL):
         if process.poll() is None:
             process.send_signal(number)

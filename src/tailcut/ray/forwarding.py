@@ -1,12 +1,12 @@
-"""Requests of Serve's proxies as they are handed on to a replica's server, and its answers back. Pure."""
+"""Translates requests of Serve's proxies for a replica's server, and its answers for the proxies. Pure."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import quote
 
 Fields = list[tuple[bytes, bytes]]
-# Of one connection, not of the message (RFC 9110, 7.6.1). The length is that of the body at hand.
-_HOP = {
+# Fields of one connection, not of the message (RFC 9110, 7.6.1). The length follows from the forwarded body.
+_HOP_BY_HOP = {
     b"connection",
     b"content-length",
     b"expect",
@@ -23,7 +23,7 @@ _HOP = {
 
 
 def request_target(scope: Mapping[str, Any]) -> str:
-    """Path and query of an ASGI request, below the route of its application."""
+    """The path and query of an ASGI request, without the route prefix of its application."""
     path, root = scope["path"], scope.get("root_path", "")
     if root and path.startswith(root):
         path = path[len(root) :]
@@ -33,10 +33,10 @@ def request_target(scope: Mapping[str, Any]) -> str:
 
 
 def folder_of(scope: Mapping[str, Any]) -> str | None:
-    """Where to send a request for an application's route without a slash at its end; None for any other path.
+    """Where to redirect a request for an application's route without a trailing slash; None for any other path.
 
-    Relative links of the page there would lead out of the application. The answer is relative as well: a proxy before
-    this one may have taken a prefix away.
+    Without the slash, relative links of the page would lead out of the application. The redirect is relative as well,
+    because another proxy in front may have removed a prefix.
     """
     path, root = scope["path"], scope.get("root_path", "")
     if not root.strip("/") or path not in {"", root}:
@@ -47,5 +47,5 @@ def folder_of(scope: Mapping[str, Any]) -> str | None:
 
 
 def passed_on(fields: Iterable[tuple[bytes, bytes]]) -> Fields:
-    """The fields of a message, those of its connection left out."""
-    return [(name, value) for name, value in fields if name.lower() not in _HOP]
+    """The header fields of a message, without those that belong to its connection."""
+    return [(name, value) for name, value in fields if name.lower() not in _HOP_BY_HOP]

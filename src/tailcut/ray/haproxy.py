@@ -1,4 +1,4 @@
-"""The configuration of haproxy in front of an application's replicas, for clients that are not Tailcut's own. Pure."""
+"""Writes the configuration of haproxy in front of replicas, for clients other than Tailcut's own. Pure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,18 +6,18 @@ from dataclasses import dataclass
 from tailcut.client.requests import ServerAddress
 from tailcut.errors import UsageError
 
-_BUFFER_BYTES = 256 * 1024  # what haproxy keeps of a request, which is the longest that it can send to another replica
+_BUFFER_BYTES = 256 * 1024  # how much of a request haproxy keeps: longer ones cannot be retried on another replica
 
 
 @dataclass(frozen=True, slots=True)
 class Front:
-    """What haproxy is to do.
+    """Settings of haproxy.
 
     Args:
         bind: addresses to listen on, as HOST:PORT.
         stats: path of a Unix socket for its runtime interface.
-        threads: that it runs.
-        ca: file of certificates that replicas with TLS are checked against; empty: none.
+        threads: number of its threads.
+        ca: file of the CA certificates that verify replicas with TLS; empty: none.
     """
 
     bind: str
@@ -26,22 +26,24 @@ class Front:
     ca: str = ""
 
     def __post_init__(self) -> None:
-        """Check what would end a line of the file, or be two words of it."""
+        """Check that no value would be read as several words or end its line."""
         for value in (self.bind, self.stats, self.ca):
             if any(character.isspace() or character in "\"'#\\" for character in value):
-                raise UsageError(f"{value!r} cannot stand in haproxy's configuration: it has spaces or quotes")
+                raise UsageError(
+                    f"{value!r} cannot be used in haproxy's configuration: it contains spaces, quotes, # or \\"
+                )
 
 
 def haproxy_config(replicas: Sequence[ServerAddress], front: Front) -> str:
     """The configuration for these replicas.
 
-    Each request goes to the less loaded of two replicas drawn at random. One that is refused, or whose connection is
-    closed before an answer begins, is sent to another replica: an inference changes nothing, so computing it twice does
-    no harm. That needs the whole request in one buffer, head and body: longer ones fail. Readiness is asked for twice a
-    second; a reload takes over the listening socket and lets the old process finish.
+    Each request goes to the less loaded of two replicas drawn at random. A request that is refused, or whose connection
+    is closed before an answer begins, is sent to another replica: inference changes no state, so computing it twice
+    does no harm. This needs the whole request, head and body, in one buffer: longer ones fail. Readiness is checked
+    twice per second; a reload takes over the listening socket and lets the old process finish.
 
     Raises:
-        UsageError: a replica has TLS, and there is no file to check it against.
+        UsageError: a replica uses TLS, and no CA file is given.
     """
     lines = [
         "global",
@@ -79,7 +81,7 @@ def haproxy_config(replicas: Sequence[ServerAddress], front: Front) -> str:
 
 def _server(replica: ServerAddress, ca: str) -> str:
     if replica.tls and not ca:
-        raise UsageError(f"the replica {replica} uses TLS: give the certificate of its authority, --ca FILE")
+        raise UsageError(f"the replica {replica} uses TLS: name the certificate of its CA with --ca FILE")
     name = f"r-{replica.host}-{replica.port}".replace(":", "-")
     tls = f" ssl verify required ca-file {ca}" if replica.tls else ""
     return f"    server {name} {replica}{tls}"

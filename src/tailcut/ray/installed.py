@@ -1,4 +1,4 @@
-"""Whether Ray is installed. Nothing else, so that a message does not need it."""
+"""Checks whether Ray is installed, without importing it."""
 
 from importlib.util import find_spec
 

@@ -1,8 +1,8 @@
-"""Becomes `tailcut serve`, bound to the life of a replica and to CPUs of its own: run as `python -m`.
+"""Starts `tailcut serve` on CPUs of its own, to end with its replica. Run as `python -m`.
 
-Ray counts CPUs and binds nothing to them. Servers of several replicas on one node would each take all of its CPUs for
-their own, and pin their threads to the same cores. So each takes as many CPUs as Ray counted for its replica, by a lock
-on a file for each CPU. The locks are released when the last process that has them open ends, however that went.
+Ray counts CPUs but binds nothing to them. The servers of several replicas on one node would each use all of its CPUs,
+and pin their threads to the same cores. So each server claims as many CPUs as Ray counted for its replica by locking
+one file per CPU. The kernel releases the locks when the last process that has the files open ends, however it ends.
 """
 
 import ctypes
@@ -21,22 +21,22 @@ def command(parent: int, cpus: int, arguments: Sequence[str]) -> list[str]:
     """The command of a server.
 
     Args:
-        parent: process id of the replica, whose end ends the server.
-        cpus: of the replica; 0: no CPUs of its own.
+        parent: process id of the replica; the server ends when it ends.
+        cpus: how many CPUs to claim; 0: none.
         arguments: of `tailcut serve`.
     """
     return [sys.executable, "-m", __name__, str(parent), str(cpus), *arguments]
 
 
 def claim(count: int, allowed: Sequence[int], folder: Path) -> list[int]:
-    """Take this many CPUs that no other server has taken; empty where too few are free.
+    """Claim CPUs that no other server has claimed; empty if too few are free.
 
-    The descriptors with the locks stay open, also in the program that this process becomes.
+    The descriptors with the locks stay open, even after this process executes another program.
 
     Args:
-        count: of CPUs.
-        allowed: that this process may run on.
-        folder: of the locks, the same for all servers of a machine.
+        count: number of CPUs.
+        allowed: the CPUs that this process may run on.
+        folder: folder of the lock files, the same for all servers of a machine.
     """
     folder.mkdir(mode=0o700, exist_ok=True)
     taken: dict[int, int] = {}
@@ -60,7 +60,7 @@ def claim(count: int, allowed: Sequence[int], folder: Path) -> list[int]:
 
 
 def main() -> None:
-    """Bind this process, and become the server."""
+    """Bind this process to its CPUs, and execute the server."""
     parent, cpus, arguments = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -69,7 +69,7 @@ def main() -> None:
             mine = claim(cpus, sorted(os.sched_getaffinity(0)), folder)
             if mine:
                 os.sched_setaffinity(0, mine)
-    if os.getppid() != parent:  # gone before the call
+    if os.getppid() != parent:  # the replica ended before prctl was called
         sys.exit(1)
     os.execv(sys.executable, [sys.executable, "-m", "tailcut", "serve", *arguments])  # noqa: S606  our own command
 

@@ -1,4 +1,4 @@
-"""A replica's server as its own process uses it: calls, requests that are handed on, counts, and its stop."""
+"""A replica's access to its server: calls, forwarded requests, load counts, and stopping it."""
 
 import asyncio
 import time
@@ -22,17 +22,17 @@ from tailcut.ray.policy import AnswerCounts, ongoing, read_counts
 from tailcut.ray.server import ReplicaServer
 from tailcut.ray.token import read_token
 
-_MESSAGE = 200  # characters
-_EVENTS = "text/event-stream"  # of an answer without an end
+_MESSAGE = 200  # characters of a server's message that an error repeats
+_EVENTS = "text/event-stream"  # the type of answers that do not end on their own
 
 
 class LocalServer:
-    """One server, reached by its Unix socket.
+    """One server, reached through its Unix socket.
 
     Args:
-        server: that is ready.
-        plan: that it serves.
-        token: that its requests need; None: they need none.
+        server: a server that is ready.
+        plan: the application's plan.
+        token: the token that requests need; None: none.
     """
 
     def __init__(self, server: ReplicaServer, plan: ApplicationPlan, token: str | None) -> None:
@@ -58,15 +58,15 @@ class LocalServer:
         """Start a server of these sources, and wait until it is ready.
 
         Args:
-            plan: that it serves. Models on demand are not told to clients, so that their servers need not wait for
-                clients to learn of their end.
-            sources: of it.
+            plan: the application's plan. The addresses of models loaded on demand are not published, so their servers
+                stop without waiting for clients to learn of it.
+            sources: what this server serves.
             host: address that it listens on.
-            on_end: called in another thread when it has ended without being told to.
-            cpus: that it takes for itself.
+            on_end: called in another thread if the server exits without having been stopped.
+            cpus: how many CPUs the server claims for itself.
 
         Raises:
-            StartError: it did not start; the message is its own.
+            StartError: it did not start; the message is the server's.
         """
         drain_s = 0.0 if plan.multiplexed else plan.drain_s
         options, token = ["--drain", f"{drain_s:g}s", *plan.options], None
@@ -98,14 +98,14 @@ class LocalServer:
             return await self._client.infer(name, inputs, outputs=outputs, timeout_s=timeout_s, traceparent=traceparent)
 
     async def answer(self, request: Request) -> Response:
-        """Hand a request on as it is, and the answer back: server-sent events one by one, anything else as a whole."""
+        """Forward a request, and return the answer: server-sent events as they come, anything else as a whole."""
         folder = folder_of(request.scope)
         if folder is not None:
             return RedirectResponse(folder)
         with self._counted():
-            return await self._handed_on(request)
+            return await self._forward(request)
 
-    async def _handed_on(self, request: Request) -> Response:
+    async def _forward(self, request: Request) -> Response:
         url = URL(f"http://localhost{request_target(request.scope)}", encoded=True)
         fields = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in passed_on(request.headers.raw)]
         body = await request.body()
@@ -121,25 +121,25 @@ class LocalServer:
             return response
 
     async def check(self) -> None:
-        """Raise where it is not ready.
+        """Check that the server is ready.
 
         Raises:
-            RuntimeError: it is not; the message is its own.
+            RuntimeError: it is not; the message is the server's.
         """
         status, text = await self._get("/v2/health/ready")
         if status != 200 and not self.server.draining:
             raise RuntimeError(f"the server is not ready: {text[:_MESSAGE]}")
 
     async def ongoing(self) -> float:
-        """Requests in flight at it, averaged over the time since the last call."""
+        """Requests in flight at the server, averaged over the time since the last call."""
         _, text = await self._get("/metrics")
         before, self._counts = self._counts, read_counts(text, time.monotonic())
         return ongoing(before, self._counts, self._plan.carried)
 
     async def stop(self) -> None:
-        """Have it answer what is in flight, and end.
+        """Stop the server once it has answered the requests in flight.
 
-        One that clients do not reach on their own ends as soon as the last call through this object is answered.
+        A server that clients do not reach directly stops as soon as the last call through this object is answered.
         """
         end_s = time.monotonic() + self._plan.stop_s
         if self._plan.multiplexed:
@@ -150,7 +150,7 @@ class LocalServer:
         await self._http.close()
 
     def published(self) -> dict[str, Any]:
-        """What clients are told of it."""
+        """What the replica publishes to clients: the server's address and its models."""
         return {"url": self.server.url, "models": self.server.models}
 
     @contextmanager
@@ -166,7 +166,7 @@ class LocalServer:
                 self._idle.set()
 
     async def _get(self, path: str) -> tuple[int, str]:
-        """Status and body of a GET; 503 and nothing where the server was told to stop and does not answer any more."""
+        """Status and body of a GET; 503 and "" if the server was told to stop and no longer answers."""
         try:
             async with self._http.get(f"http://localhost{path}", headers=self._headers) as answer:
                 return answer.status, await answer.text()
@@ -177,14 +177,14 @@ class LocalServer:
 
 
 class _EventStream(StreamingResponse):  # type: ignore[misc]  # starlette comes with the extra
-    """Server-sent events as they come; the server's answer ends with its client's."""
+    """Server-sent events as they come. The server's answer is closed when the client leaves."""
 
     def __init__(self, answer: aiohttp.ClientResponse) -> None:
         super().__init__(_chunks(answer), answer.status)
         self._answer = answer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it."""
+        """Send the events until either side closes."""
         try:
             await super().__call__(scope, receive, send)
         finally:
@@ -192,6 +192,6 @@ class _EventStream(StreamingResponse):  # type: ignore[misc]  # starlette comes 
 
 
 async def _chunks(answer: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-    with suppress(aiohttp.ClientError):  # the server has ended
+    with suppress(aiohttp.ClientError):  # the server has exited
         async for chunk in answer.content.iter_any():
             yield chunk

@@ -1,9 +1,8 @@
-"""Which replicas an application has, and at which addresses: as Serve's controller tells every router of its own.
+"""Follows which replicas an application has, and their addresses, through the long poll of Serve's own routers.
 
-The controller answers a long poll when the replicas that take requests have changed: one that has become ready or has
-died, and one that is to stop, before it stops. What it tells of a replica contains what the replica published when it
-started. A thread follows it; while the controller is away, or this process is part of no cluster, the last answer
-stands.
+Serve's controller answers the poll when the set of replicas that accept requests changes: a replica has become ready,
+has died, or is about to stop. The answer includes what each replica published when it started. A thread does the
+polling; while the controller cannot be reached, or this process is part of no cluster, the last answer remains valid.
 """
 
 import threading
@@ -20,18 +19,18 @@ from tailcut.client.requests import ServerAddress
 from tailcut.errors import InvalidInputError, NotFoundError, TailcutError, UnreachableError
 from tailcut.ray.installed import need_ray
 
-PUBLISHED = "tailcut"  # the key of what a replica publishes
-_POLL_S = 90.0  # longer than the controller holds an answer back
-_LOOK_S = 1.0  # between two looks whether this process is still part of the cluster: a poll of one it left never ends
-_AGAIN_S = 0.5
-_FIRST_S = 10.0  # for the first answer; there is none before an application has had a replica
+PUBLISHED = "tailcut"  # the key under which a replica publishes its address
+_POLL_S = 90.0  # longer than the controller delays an answer
+_CHECK_S = 1.0  # how often to check that this process is still part of the cluster: after leaving, a poll never ends
+_AGAIN_S = 0.5  # how long to wait before polling again after an error
+_FIRST_S = 10.0  # how long to wait for the first answer, which comes only once an application has had a replica
 
 Changed = Callable[[Sequence[ServerAddress]], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Name:
-    """An application, and one of its deployments; empty: the one that takes its requests."""
+    """An application and one of its deployments; empty: the ingress deployment, which receives the requests."""
 
     application: str
     deployment: str = ""
@@ -41,7 +40,7 @@ class Name:
         """Read `ray://APP` or `ray://APP/DEPLOYMENT`.
 
         Raises:
-            InvalidInputError: it is neither.
+            InvalidInputError: the URL has neither form.
         """
         application, _, deployment = url.removeprefix(RAY).partition("/")
         if not application or "/" in deployment or not url.startswith(RAY):
@@ -51,15 +50,15 @@ class Name:
         return cls(unquote(application), unquote(deployment))
 
     def __str__(self) -> str:
-        """As a user writes it."""
+        """The URL, as a user writes it."""
         return f"{RAY}{self.application}/{self.deployment}" if self.deployment else f"{RAY}{self.application}"
 
 
 def addresses_of(replicas: Iterable[Any]) -> tuple[ServerAddress, ...]:
-    """The addresses of replicas, in an order that does not depend on theirs; of others than Tailcut's there is none.
+    """The addresses of Tailcut replicas, sorted; replicas of other deployments have none.
 
     Args:
-        replicas: as the controller tells of them; `replica_metadata` is what each published.
+        replicas: the controller's descriptions; `replica_metadata` is what each replica published.
     """
     metadata = [replica.replica_metadata.get(PUBLISHED) for replica in replicas]
     urls = sorted({entry["url"] for entry in metadata if isinstance(entry, dict) and "url" in entry})
@@ -67,7 +66,7 @@ def addresses_of(replicas: Iterable[Any]) -> tuple[ServerAddress, ...]:
 
 
 class ReplicaDirectory:
-    """The replicas of an application, as a client's directory."""
+    """A client's directory of the replicas of an application."""
 
     def __init__(self, name: Name) -> None:
         need_ray()
@@ -79,19 +78,19 @@ class ReplicaDirectory:
         """The replicas of `ray://APP` or `ray://APP/DEPLOYMENT`.
 
         Raises:
-            InvalidInputError: it is neither.
+            InvalidInputError: the URL has neither form.
             UsageError: Ray is not installed.
         """
         return cls(Name.parse(url))
 
     def follow(self, changed: Changed) -> None:
-        """Call `changed` with the replicas that take requests, now and whenever they change, from a thread.
+        """Call `changed` with the replicas that accept requests, now and, from a thread, whenever they change.
 
-        This process becomes a driver of the Ray cluster, where it is not part of one already.
+        This process joins the Ray cluster as a driver unless it is already part of one.
 
         Raises:
             NotFoundError: no application or deployment has that name.
-            UnreachableError: there is no Ray cluster, or Serve does not run on it, or it does not answer.
+            UnreachableError: there is no Ray cluster, it does not answer, or Serve does not run on it.
         """
         watch = _Watch(self._name, changed, self._stopped)
         if not watch.poll(_FIRST_S):
@@ -99,7 +98,7 @@ class ReplicaDirectory:
         threading.Thread(target=watch.run, name=f"tailcut {self._name}", daemon=True).start()
 
     def close(self) -> None:
-        """End the thread, after its next answer."""
+        """End the thread after its current poll."""
         self._stopped.set()
 
 
@@ -122,15 +121,15 @@ class _Watch:
         self._snapshot = -1
 
     def poll(self, limit_s: float) -> bool:
-        """Wait for an answer, and pass it on; whether there was one.
+        """Wait for an answer and pass it on; whether there was one.
 
         Raises:
-            UnreachableError: the controller is away, or this process has left its cluster.
+            UnreachableError: the controller cannot be reached, or this process has left its cluster.
         """
         import ray  # noqa: PLC0415
 
         try:
-            # No ray.get: when the program ends, Ray ends a process that has a thread in there, with code 1.
+            # Not ray.get: at exit, Ray ends a process that still has a thread inside that call with code 1.
             future = self._controller.listen_for_change.remote({self._key: self._snapshot}).future()
             answer = self._result(future, time.monotonic() + limit_s)
         except TimeoutError:
@@ -145,7 +144,7 @@ class _Watch:
         return True
 
     def run(self) -> None:
-        """Poll until told to stop; where this process leaves the cluster, go on when it is part of one again."""
+        """Poll until stopped; after this process has left its cluster, continue when it joins one again."""
         while not self._stopped.is_set():
             with suppress(UnreachableError):
                 if _session() == self._session:
@@ -154,19 +153,19 @@ class _Watch:
             self._stopped.wait(_AGAIN_S)
             session = _session()
             if session is not None and not self._stopped.is_set():
-                with suppress(TailcutError):  # the controller is started again by Ray, and counts its answers anew
+                with suppress(TailcutError):  # Ray restarts the controller, whose snapshot ids begin anew
                     self._controller, self._snapshot, self._session = connect(), -1, session
 
     def _result(self, future: "Future[Any]", end_s: float) -> Any:
-        """What a poll is answered.
+        """Wait for the answer to a poll.
 
         Raises:
-            TimeoutError: nothing, by this time.
+            TimeoutError: there was none by this time.
             UnreachableError: this process has left the cluster.
         """
         while True:
             try:
-                return future.result(max(0.0, min(_LOOK_S, end_s - time.monotonic())))
+                return future.result(max(0.0, min(_CHECK_S, end_s - time.monotonic())))
             except TimeoutError:
                 if _session() != self._session:
                     raise UnreachableError("this process has left the Ray cluster") from None
@@ -175,14 +174,14 @@ class _Watch:
 
 
 def _session() -> str | None:
-    """Which of its sessions on Ray clusters this process is in; None: in none."""
+    """Id of this process's session on a Ray cluster; None: it is part of none."""
     import ray  # noqa: PLC0415
 
     return str(ray.get_runtime_context().get_job_id()) if ray.is_initialized() else None
 
 
 def connect() -> Any:
-    """The controller of Serve on the cluster that this process is part of, or else joins as a driver.
+    """Find the controller of Serve on this process's cluster, which it joins as a driver if it is part of none.
 
     Raises:
         UnreachableError: there is no Ray cluster, it does not answer, or Serve does not run on it.
@@ -225,7 +224,7 @@ def _ask(method: Any, *arguments: object) -> Any:
 
 
 def _ingress(controller: Any, application: str) -> str:
-    """The deployment that takes an application's requests.
+    """The deployment that receives an application's requests.
 
     Raises:
         NotFoundError: there is no such application.

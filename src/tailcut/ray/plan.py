@@ -1,4 +1,4 @@
-"""What is asked of Ray Serve for one application, and the options of its deployment that follow from it. Pure."""
+"""The plan of one Ray Serve application, and the deployment options that follow from it. Pure."""
 
 import math
 from collections.abc import Sequence
@@ -11,13 +11,13 @@ from tailcut.errors import UsageError
 
 DEPLOYMENT = "tailcut"  # the name of the deployment in its application
 POLICY = "tailcut.ray.policy:replicas"
-# A replica is told to stop when Serve has counted its own requests as done, which it looks at so often.
-_LOOK_S = 1.0
+# How often Serve checks whether its own requests to a stopping replica are done; only then is the replica stopped.
+_CHECK_S = 1.0
 _DEADLINE_S = 30.0  # of `tailcut serve`, where the options give none
-_END_S = 5.0  # for the end of a server's process, after its drain and the deadline of what it accepted last
-_LEAVE_S = 5.0  # for the end of the replica's own process, after that
+_END_S = 5.0  # for a server's process to exit, after its drain and the deadline of the last request that it accepted
+_LEAVE_S = 5.0  # for the replica's own process to exit after that
 _HEALTH_S, _HEALTH_LIMIT_S = 2.0, 10.0
-_HTTP = {"host": "127.0.0.1", "port": 8000}  # of Serve's own proxies, which would be open to the network otherwise
+_HTTP = {"host": "127.0.0.1", "port": 8000}  # of Serve's own proxies, which would otherwise be open to the network
 _SURGE_PERCENT = 25  # replicas that a rolling update may start before it stops others, rounded up
 
 
@@ -32,19 +32,20 @@ def _check_above_0(name: str, value: float) -> None:
 
 
 class Replicas(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How many replicas there are, and when they become more or fewer."""
+    """How many replicas there are, and when replicas are added or removed."""
 
-    least: int = 1  # 0 is refused: clients ask replicas directly, so that nothing would start the first one
+    least: int = 1  # not 0: clients send requests to replicas directly, so nothing would start the first one
     most: int = 1
-    up_s: float = 10.0  # for how long more have to be needed
-    down_s: float = 300.0  # for how long fewer have to be enough
+    up_s: float = 10.0  # for how long more replicas must be needed before any is added
+    down_s: float = 300.0  # for how long fewer must suffice before any is removed
     window_s: float = 30.0  # over which the requests in flight are averaged
 
     def __post_init__(self) -> None:
-        """Check the range."""
+        """Check that the numbers and durations are valid."""
         if self.least == 0:
             raise ValueError(
-                "replicas must be at least 1: clients ask replicas directly, so that no request would start the first"
+                "replicas must be at least 1: clients send requests to replicas directly, so nothing would start the "
+                "first one"
             )
         if not 1 <= self.least <= self.most:
             raise ValueError(f"replicas must be at least 1 and at most MAX, not {self.least} to {self.most}")
@@ -54,21 +55,21 @@ class Replicas(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     @property
     def fixed(self) -> bool:
-        """Whether there is nothing to scale."""
+        """Whether the number of replicas never changes."""
         return self.least == self.most
 
 
 class CarriedLoad(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What one replica carries."""
+    """The load that one replica sustains."""
 
-    most_ongoing: int = 64  # requests that Serve sends to a replica before the first of them is answered
-    target_ongoing: float = 16.0  # requests in flight for which there is to be one replica
+    most_ongoing: int = 64  # how many unanswered requests Serve sends to a replica at most
+    target_ongoing: float = 16.0  # requests in flight per replica
     rate: float | None = None  # requests per second within the limit; None: not measured
-    ongoing: float | None = None  # in flight at this rate, on average
-    limit: str | None = None  # that all this is for, as p99=10ms
+    ongoing: float | None = None  # requests in flight at this rate, on average
+    limit: str | None = None  # the latency limit that these figures hold for, as p99=10ms
 
     def __post_init__(self) -> None:
-        """Check the numbers."""
+        """Check that the limits are positive."""
         _check_at_least("max_ongoing_requests", self.most_ongoing, 1)
         _check_above_0("target_ongoing_requests", self.target_ongoing)
 
@@ -78,17 +79,17 @@ class ApplicationPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
     Args:
         sources: profiles, models or pipelines, as `tailcut serve` takes them.
-        multiplexed: the same by the id that requests name, where replicas load them on demand.
-        models_per_replica: of those, how many a replica has loaded at most.
-        revision: of the files; another one replaces all replicas.
-        cpus, gpus, memory_bytes: of one replica; memory 0: not known, and not asked for.
+        multiplexed: the same by the id that requests name, for replicas that load them on demand.
+        models_per_replica: how many of those a replica keeps loaded at most.
+        revision: hash of the files; a change replaces all replicas.
+        cpus, gpus, memory_bytes: what one replica needs; memory 0: unknown, so that none is reserved.
         exclusive: at most one replica on each node, because the settings bind threads to cores.
-        carried: what a replica carries.
+        carried: the load that a replica sustains.
         replicas: how many there are.
-        host: that servers listen on; None: the address of the node.
-        drain_s: for how long a server that is to stop accepts requests, so that clients learn of it.
-        options: more options of `tailcut serve`.
-        token_file: with the token that every request needs.
+        host: address that servers listen on; None: the address of the node.
+        drain_s: how many seconds a stopping server still accepts requests, so that clients learn that it is leaving.
+        options: further options of `tailcut serve`.
+        token_file: file with the token that every request needs; None: none is needed.
         devices: indices of the CUDA devices that the profiles name, ascending. Ray leaves a replica as many devices as
             it has GPUs, whose indices begin at 0.
     """
@@ -110,7 +111,7 @@ class ApplicationPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     devices: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        """Check that there is something to serve, and the numbers."""
+        """Check that there is something to serve, and that the numbers are valid."""
         if bool(self.sources) == bool(self.multiplexed):
             raise ValueError("an application has either sources or multiplexed models")
         _check_at_least("models_per_replica", self.models_per_replica, 1)
@@ -120,7 +121,7 @@ class ApplicationPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
     @property
     def stop_s(self) -> float:
-        """How long a server that is told to stop may take: it drains, and has its deadline for what it has then."""
+        """How long a server may take to stop: its drain, the deadline of the last request accepted, and its exit."""
         return self.drain_s + _deadline_s(self.options) + _END_S
 
 
@@ -142,8 +143,8 @@ def parse_replicas(text: str, name: str) -> Replicas:
     """A number of replicas, or MIN:MAX.
 
     Args:
-        text: as the user wrote it.
-        name: of the option, for the message.
+        text: what the user wrote.
+        name: name of the option, for the message.
 
     Raises:
         UsageError: it is neither.
@@ -179,8 +180,8 @@ def deployment_options(plan: ApplicationPlan) -> dict[str, Any]:
         "max_ongoing_requests": plan.carried.most_ongoing,
         "health_check_period_s": _HEALTH_S,
         "health_check_timeout_s": _HEALTH_LIMIT_S,
-        "graceful_shutdown_wait_loop_s": _LOOK_S,
-        "graceful_shutdown_timeout_s": math.ceil(_LOOK_S + plan.stop_s + _LEAVE_S),
+        "graceful_shutdown_wait_loop_s": _CHECK_S,
+        "graceful_shutdown_timeout_s": math.ceil(_CHECK_S + plan.stop_s + _LEAVE_S),
         "max_surge_percent": _SURGE_PERCENT,
     }
     if plan.exclusive:
@@ -205,11 +206,11 @@ def serve_config(name: str, route: str, plan: ApplicationPlan) -> dict[str, Any]
 
     Args:
         name: of the application.
-        route: the path under which Serve's own proxy has it.
+        route: the path under which Serve's own proxy offers it.
         plan: of the application.
 
     Raises:
-        UsageError: Serve or clients cannot use the name or the route.
+        UsageError: the name or the route cannot be used by Serve or by clients.
     """
     if "/" in name:
         raise UsageError(

@@ -1,7 +1,7 @@
-"""The autoscaler's rule, and the figure that it goes by. Pure: Serve's controller imports it.
+"""The autoscaling policy and its metric. Pure: Serve's controller imports it.
 
-Requests on the way that clients take directly never pass Serve, so Serve's own count of requests in flight misses them.
-Replicas report what their server counted instead, whichever way requests came.
+Requests that clients send to replicas directly never pass through Serve, so that Serve's own count of requests in
+flight misses them. Replicas therefore report what their servers counted, which includes every request.
 """
 
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -10,22 +10,22 @@ if TYPE_CHECKING:
     from tailcut.ray.plan import CarriedLoad
 
 METRIC = "tailcut_ongoing"
-_BUSY = 0.7  # of an event loop's time: more replicas from here on, as with Kubernetes' autoscalers
+_BUSY = 0.7  # share of an event loop's time above which replicas are added, as usual with Kubernetes' autoscalers
 _REQUESTS, _SECONDS = "nv_inference_request_success", "nv_inference_request_duration_us"
 _LOOP, _LOOPS = "tailcut_loop_busy_us_total", "tailcut_loops"
 
 
 class AnswerCounts(NamedTuple):
-    """What a server has counted until a time: answered requests, their time in it, and its event loops' own time."""
+    """A server's counters at a time: answered requests, the time they spent in it, and its event loops' busy time."""
 
     at_s: float
     requests: float
     seconds: float
-    loop_s: float = 0.0  # for each of its event loops
+    loop_s: float = 0.0  # on average per event loop
 
 
 def read_counts(text: str, at_s: float) -> AnswerCounts:
-    """The counts of all models of a server from what it answers to GET /metrics."""
+    """The counters of all models of a server, from its answer to GET /metrics."""
     sums = dict.fromkeys((_REQUESTS, _SECONDS, _LOOP, _LOOPS), 0.0)
     for line in text.splitlines():
         words, _, value = line.rpartition(" ")
@@ -38,17 +38,17 @@ def read_counts(text: str, at_s: float) -> AnswerCounts:
 def ongoing(before: AnswerCounts, now: AnswerCounts, carried: "CarriedLoad") -> float:
     """Requests in flight at a server, averaged over the time between two counts.
 
-    By Little's law it is the time that requests spent in the server, per time that passed. A server that computes on
-    its event loop leaves waiting requests in the kernel's buffers, where it cannot count them. It is known by its rate,
-    where that was measured, and by the time of its event loop: a loop that is busy for seven tenths of the time is one
-    replica's share.
+    By Little's law, this is the time that requests spent in the server divided by the time that passed. A server that
+    computes on its event loop leaves waiting requests in the kernel's buffers, where it cannot count them. Its load is
+    therefore also estimated from its rate, where the sustained rate was measured, and from its event loop's busy time:
+    a loop that is busy 70 % of the time has as much load as one replica should have. The largest estimate counts.
 
     Args:
-        before, now: the counts.
-        carried: what one replica carries.
+        before, now: the counters at the two times.
+        carried: the load that one replica sustains.
     """
     passed_s = now.at_s - before.at_s
-    if passed_s <= 0 or now.requests < before.requests:  # the counts of a model that was loaded again start at 0
+    if passed_s <= 0 or now.requests < before.requests:  # the counters of a reloaded model start at 0
         return 0.0
     counted = max(0.0, now.seconds - before.seconds) / passed_s
     busy = max(0.0, now.loop_s - before.loop_s) / passed_s
@@ -63,11 +63,11 @@ def replicas(context: Any) -> tuple[float, dict[str, Any]]:
     """How many replicas the requests in flight need, as a policy of Ray Serve's autoscaler.
 
     Args:
-        context: Serve's `AutoscalingContext`. Of it are read the replicas' reports, averaged over the window; the
-            requests that wait at callers because every replica has as many as it takes; and the target.
+        context: Serve's `AutoscalingContext`, for the replicas' reports, averaged over the window; the requests that
+            wait at callers because every replica already has as many as Serve may send it; and the target.
 
     Returns:
-        The number before Serve's own limits and delays, and no state.
+        The number before Serve applies its limits and delays, and an empty state.
     """
     reports = (context.aggregated_metrics or {}).get(METRIC) or {}
     waiting = context.total_queued_requests or 0.0

@@ -1,8 +1,8 @@
-"""The actors of an application: each has a Tailcut server of its own beside it, or one for each model it has loaded.
+"""The actors of an application: each runs a Tailcut server beside it, or one for each model that it has loaded.
 
-Whatever way a request comes, the same server computes it: directly, on the port that the replica publishes; by
-`handle.infer.remote`; or by Serve's proxy, whose requests are handed on as they are. An actor and its server live and
-die together.
+The same server computes every request, whether it comes directly, on the port that the replica publishes; through
+`handle.infer.remote`; or through Serve's proxy, whose requests are forwarded unchanged. When either of an actor and its
+server ends, so does the other.
 """
 
 import asyncio
@@ -32,13 +32,13 @@ _REFUSED = "this request requires the server's token"
 
 
 def _end() -> None:
-    """End this actor, so that Serve starts another one in its place."""
+    """Exit this process, so that Serve starts another replica in its place."""
     _log.error("the server exited; stopping the replica")
     os._exit(1)
 
 
 class Replica:
-    """Serves the models of a plan, each replica all of them. Ray Serve calls it.
+    """A replica that serves all models of a plan. Ray Serve calls it.
 
     Args:
         values: a `ApplicationPlan`, as builtin types.
@@ -48,7 +48,7 @@ class Replica:
         plan = read_plan(values)
         host = plan.host or ray.util.get_node_ip_address()
         self._local = await LocalServer.start(plan, plan.sources, host, _end, int(plan.cpus))
-        # Of this object: that of a class would be called by the interpreter, too, which does not await it.
+        # Set on the object: the interpreter would also call a `__del__` of the class, and would not await it.
         setattr(self, "__del__", self.drain)  # noqa: B010  mypy has no attribute of this name
 
     async def infer(
@@ -64,11 +64,11 @@ class Replica:
 
         Args:
             inputs: arrays by name.
-            model: its name; may be left out where there is only one.
-            outputs: those that are wanted; None: all.
-            timeout_s: for the call; None: 30 s.
-            traceparent: the caller's W3C trace context, as `tailcut.ray.traceparent()` has it; None: that of Serve's
-                own tracing, where it is on.
+            model: name of the model; may be left out if there is only one.
+            outputs: names of the outputs to return; None: all.
+            timeout_s: time limit of the call in seconds; None: 30 s.
+            traceparent: the caller's W3C trace context, as `tailcut.ray.traceparent()` returns it; None: that of
+                Serve's own tracing, if it is on.
 
         Raises:
             TailcutError: as `tailcut.Client.infer`.
@@ -80,7 +80,7 @@ class Replica:
         return await self._local.answer(request)
 
     async def check_health(self) -> None:
-        """Raise where the server is not ready, so that Serve replaces this replica."""
+        """Raise an error if the server is not ready, so that Serve replaces this replica."""
         await self._local.check()
 
     def record_replica_metadata(self) -> dict[str, Any]:
@@ -92,12 +92,12 @@ class Replica:
         return {METRIC: await self._local.ongoing()}
 
     async def drain(self) -> None:
-        """Stop: Serve has told clients that this replica leaves, and the server answers all that it has."""
+        """Stop the server once it has answered its requests; Serve has told clients that this replica is leaving."""
         await self._local.stop()
 
 
 class MultiplexedReplica:
-    """Loads the model that a request names, and keeps the models that were used last. Ray Serve calls it.
+    """A replica that loads the model that a request names, and keeps those used last. Ray Serve calls it.
 
     Args:
         values: a `ApplicationPlan`, as builtin types.
@@ -114,7 +114,7 @@ class MultiplexedReplica:
             return await self._start(model_id, source)
 
         self._load = serve.multiplexed(max_num_models_per_replica=plan.models_per_replica)(load)
-        setattr(self, "__del__", self.drain)  # noqa: B010  as above
+        setattr(self, "__del__", self.drain)  # noqa: B010  as in `Replica`
 
     async def infer(
         self,
@@ -125,7 +125,7 @@ class MultiplexedReplica:
         traceparent: str | None = None,
     ) -> dict[str, np.ndarray]:
         """Compute the outputs of `handle.options(multiplexed_model_id=ID).infer.remote(inputs)`. As `Replica.infer`."""
-        local: LocalServer = await self._load(self._named())
+        local: LocalServer = await self._load(self._requested_model())
         return await local.infer(inputs, "", outputs, timeout_s, traceparent)
 
     async def __call__(self, request: Request) -> Response:
@@ -133,13 +133,13 @@ class MultiplexedReplica:
         if not self._admits(request):
             return JSONResponse({"error": _REFUSED}, 401, {"WWW-Authenticate": "Bearer"})
         try:
-            local: LocalServer = await self._load(self._named())
+            local: LocalServer = await self._load(self._requested_model())
         except NotFoundError as error:
             return JSONResponse({"error": str(error)}, 404)
         return await local.answer(request)
 
     async def check_health(self) -> None:
-        """Raise where a server is not ready, so that Serve replaces this replica."""
+        """Raise an error if a server is not ready, so that Serve replaces this replica."""
         await asyncio.gather(*(local.check() for local in self._running.values()))
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
@@ -151,7 +151,7 @@ class MultiplexedReplica:
         await asyncio.gather(*(local.stop() for local in self._running.values()))
 
     async def _start(self, model_id: str, source: str) -> LocalServer:
-        # Its port is not published: which models are loaded, and where, is Serve's to decide.
+        # Its port is not published: Serve decides which models are loaded, and where.
         local = await LocalServer.start(self._plan, [f"{model_id}={source}"], _LOOPBACK, _end, 0)
         self._running[model_id] = local
 
@@ -159,17 +159,17 @@ class MultiplexedReplica:
             self._running.pop(model_id, None)
             await local.stop()
 
-        setattr(local, "__del__", unload)  # noqa: B010  Serve calls it where the model makes room
+        setattr(local, "__del__", unload)  # noqa: B010  Serve calls it to unload the model
         return local
 
     def _admits(self, request: Request) -> bool:
-        """Whether a request may have a model loaded, or learn which there are. A loaded one asks for it itself."""
+        """Whether a request may load a model or learn which there are. A loaded model's server checks the token."""
         file = self._plan.token_file
         if file is None or serve.get_multiplexed_model_id() in self._running:
             return True
         return carries_token(request.headers.get("authorization", ""), read_token(Path(file)))
 
-    def _named(self) -> str:
+    def _requested_model(self) -> str:
         name: str = serve.get_multiplexed_model_id()
         if not name:
             known = ", ".join(self._plan.multiplexed)

@@ -1,4 +1,4 @@
-"""What a replica needs of its node, by the figures of a profile. Pure."""
+"""The resources that a replica needs on its node, estimated from a profile. Pure."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,13 +10,13 @@ REPLICA_BYTES = 300 << 20  # of Ray's own process beside the server, measured wi
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """Of one replica.
+    """The resources that one replica needs.
 
     Args:
-        cpus: that it keeps busy at full load.
-        devices: indices of the CUDA devices that its engines are on.
-        memory_bytes: 0 where it is not known.
-        exclusive: whether it needs a node without another replica of its kind.
+        cpus: number of CPUs that it keeps busy at full load.
+        devices: indices of the CUDA devices that its engines use.
+        memory_bytes: host memory; 0: unknown.
+        exclusive: whether no other replica of the application may run on its node.
     """
 
     cpus: float
@@ -31,10 +31,10 @@ class Resources:
 
 
 def resources_of(profile: Profile) -> Resources:
-    """The resources of a profile's server: its engine threads, device and processes, and the memory of its tune.
+    """The resources of a profile's server: its threads, devices and processes, and the memory that its tune measured.
 
-    The event loop has a CPU of its own where an engine computes on other threads. No more CPUs are asked for than the
-    machine had that the profile was tuned on, because the figures are from there.
+    One CPU is added for the event loop if the engine computes on other threads. The result is never more CPUs than
+    the machine that the profile was tuned on had, because the profile's figures are from that machine.
     """
     settings, machine = profile.settings, profile.machine
     most = _count(machine.get("usable_cpus"))
@@ -45,8 +45,8 @@ def resources_of(profile: Profile) -> Resources:
     else:
         threads = settings.engine.threads or most or 1
         computing = 1 if settings.engine.device == "cuda" else threads * settings.engine.instances
-        alone = settings.batching.dispatch == "inline" and settings.engine.device != "cuda"
-        cpus = (computing if alone else computing + 1) * settings.io.workers
+        inline = settings.batching.dispatch == "inline" and settings.engine.device != "cuda"
+        cpus = (computing if inline else computing + 1) * settings.io.workers
     peak = _count(_arm(profile.evidence).get("memory_peak_bytes"))
     return Resources(
         cpus=float(min(cpus, most) if most else cpus),
@@ -57,7 +57,7 @@ def resources_of(profile: Profile) -> Resources:
 
 
 def together(parts: list[Resources]) -> Resources:
-    """Of several models in one server, which share its CPUs and devices: as many CPUs as the largest needs."""
+    """The resources of several models in one server: as they share its CPUs, it needs as many as the largest."""
     known = all(part.memory_bytes for part in parts)
     extra = sum(part.memory_bytes - REPLICA_BYTES for part in parts)
     return Resources(
@@ -69,7 +69,7 @@ def together(parts: list[Resources]) -> Resources:
 
 
 def _arm(evidence: dict[str, Any]) -> dict[str, Any]:
-    """What the tune verified."""
+    """The figures that the tune verified; empty if there are none."""
     arm = evidence.get("tuned")
     return arm if isinstance(arm, dict) else {}
 

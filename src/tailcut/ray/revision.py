@@ -1,8 +1,9 @@
-"""What tells one content of an application's files from another: another revision replaces all of its replicas.
+"""Hashes the content of an application's files: a new revision replaces all of its replicas.
 
-A pipeline is not run for it, which would need what its stages need. So its models are the files that texts in its
-Python file name, relative to its folder, and with them the modules of its folder that it imports. What it finds
-otherwise, such as files that another file names, is for the caller to tell: by a text of their own.
+A pipeline is not run to find its files, since that would need everything its stages need. Instead, its models are taken
+to be the files that string literals in its Python file name, relative to its folder, and the modules of its folder that
+it imports are hashed too. For anything else, such as files that a data file names, the caller passes a text that
+changes with it.
 """
 
 import ast
@@ -20,12 +21,12 @@ _MOST_TEXT = 1024  # characters of a path
 
 
 def revision_of(sources: Sequence[str], profiles: Sequence[Profile | None], text: str = "") -> str:
-    """A hash of the files of some sources.
+    """Hash the files of some sources.
 
     Args:
         sources: paths of profiles, models and pipelines.
-        profiles: of each; None for what is none.
-        text: of the user.
+        profiles: the profile of each source; None if it is no profile.
+        text: the user's own text.
 
     Raises:
         ModelFileError: a file cannot be read.
@@ -37,12 +38,12 @@ def revision_of(sources: Sequence[str], profiles: Sequence[Profile | None], text
 
 
 def file_of(source: str) -> Path:
-    """The file of a source."""
+    """The file of a source: for a pipeline, its path without the name of the object."""
     return Path(source.rpartition(":")[0] if is_pipeline(source) and not source.endswith(".py") else source)
 
 
 def _hashes(source: str) -> list[str]:
-    """Of the file of a source, and of all that it names."""
+    """Hashes of the file of a source and of everything that it names."""
     file = file_of(source)
     if is_pipeline(source):
         return _of_pipeline(file, set())
@@ -50,10 +51,10 @@ def _hashes(source: str) -> list[str]:
 
 
 def _of_pipeline(file: Path, seen: set[Path]) -> list[str]:
-    """Of a Python file, the modules of its folder that it imports, and the files that their texts name."""
+    """Hashes of a Python file, of the modules of its folder that it imports, and of the files that they name."""
     seen.add(file)
     hashes, folder = [file_hash(file)], file.parent
-    names = set(_named(file))
+    names = set(_names_in(file))
     for path in sorted({folder / name for name in names if len(name) <= _MOST_TEXT and "\0" not in name}):
         if path in seen or not _exists(path):
             continue
@@ -63,7 +64,7 @@ def _of_pipeline(file: Path, seen: set[Path]) -> list[str]:
 
 
 def _of_file(path: Path) -> list[str]:
-    """Of a model with its weights, of a profile with its model, or of another file; nothing of another folder."""
+    """Hashes of a model with its weights, of a profile with its model, or of any other file; none of a plain folder."""
     if is_profile(path):
         with suppress(ValueError, LookupError, OSError):
             return [file_hash(path), *_hashes(Profile.load(path).model.path)]
@@ -74,11 +75,11 @@ def _of_file(path: Path) -> list[str]:
     return []
 
 
-def _named(file: Path) -> Iterator[str]:
-    """The texts of a Python file, and the files of the modules that it imports."""
+def _names_in(file: Path) -> Iterator[str]:
+    """The string literals of a Python file, and the files of the modules that it imports."""
     try:
         tree = ast.parse(file.read_bytes())
-    except (SyntaxError, ValueError):  # which its replicas say
+    except (SyntaxError, ValueError):  # the replicas will report it
         return
     for node in ast.walk(tree):
         match node:

@@ -1,8 +1,8 @@
-"""What one replica carries within a limit, from the service times of its tune. Pure: the simulation of `tailcut plan`.
+"""The load that one replica sustains within a limit, by the simulation of `tailcut plan` from measured service times.
 
-The highest rate whose percentile is within the limit is searched for one replica; by Little's law it has `rate x time`
-requests in flight then. A replica is added before that (`_FULL`), and Serve itself sends it no more requests at a time
-than it answers within the limit at that rate.
+The search finds the highest rate at which the percentile of one replica is within the limit; by Little's law, `rate x
+time` requests are then in flight. A replica is added before that point (`_FULL`), and Serve itself sends a replica no
+more requests at a time than it answers within the limit at that rate. Pure.
 """
 
 import logging
@@ -17,28 +17,28 @@ from tailcut.planning.search import KnownRates, PlannedLoad, capacity_of, expect
 from tailcut.ray.plan import CarriedLoad
 
 _log = logging.getLogger("tailcut")
-_FULL = 0.7  # of what a replica carries: what is in flight when another one is to start
-_FIRST = 0.7  # of the capacity: where the search begins
+_FULL = 0.7  # the share of a replica's sustained load at which another replica is added
+_FIRST = 0.7  # the share of the capacity at which the search begins
 _ALLOW_MORE = "allow more (limit_ms, or --slo)"
 _MOST = 1024  # rows that a server queues by default
 
 
 def carried_by(measured: MeasuredProfile, limit: Limit, cpus: float | None = None) -> CarriedLoad:
-    """What one replica of a tuned profile carries.
+    """The load that one replica of a tuned profile sustains.
 
     Args:
         measured: the profile.
-        limit: to meet.
-        cpus: that the replica has; None: those of the tune. More than those do not count.
+        limit: the latency limit to meet.
+        cpus: number of CPUs of the replica; None: as many as in the tune. More than those make no difference.
 
     Raises:
-        UsageError: not even a lone request meets the limit.
+        UsageError: not even a single request meets the limit.
     """
     profile = measured.profile
     if measured.is_local:
         _log.warning(
-            "%s was tuned with --local, for clients on the same machine: over a network, a replica carries less "
-            "than its figures say; tune it without --local",
+            "%s was tuned with --local, for clients on the same machine: over a network, a replica sustains "
+            "less than its figures say; tune it without --local",
             profile.model.name,
         )
     workers = profile.settings.io.workers
@@ -68,11 +68,11 @@ def carried_by(measured: MeasuredProfile, limit: Limit, cpus: float | None = Non
 
 
 def tuned_limit(measured: MeasuredProfile) -> Limit | None:
-    """The limit that the tune held p99 to; None where the profile does not record it."""
+    """The limit that the tune held p99 to; None if the profile does not record it."""
     value = measured.profile.evidence.get("limit_ms")
     return Limit("p99", float(value)) if isinstance(value, int | float) and value > 0 else None
 
 
 def _rounded(value: float) -> float:
-    """Three digits: a simulation has no more."""
+    """Round to three significant digits: a simulation is no more precise."""
     return float(f"{value:.3g}")

@@ -1,7 +1,8 @@
-"""The server of a replica: a `tailcut serve` of its own, on a port of the node and on a Unix socket for the replica.
+"""The server of a replica: a `tailcut serve` process on a port of the node, and on a Unix socket for the replica.
 
-A process of its own is what the tune has measured: its event loop, its collector and its allocator are not shared with
-Ray's process. Plain threads wait for it, because not every event loop can start processes outside the main thread.
+A separate process is what the tune has measured: its event loop, garbage collector and allocator are not shared with
+Ray's process. Threads wait for it rather than asyncio, because not every event loop can start processes outside the
+main thread.
 """
 
 import asyncio
@@ -26,14 +27,11 @@ _LAST_LINES = 20
 
 
 class StartError(TailcutError, RuntimeError):
-    """The server did not start; the message is its own."""
+    """The server did not start; the message is the server's."""
 
 
 class ReplicaServer:
-    """A server that is ready. It ends with this process, however that ends.
-
-    Use `start`.
-    """
+    """A server that is ready, made by `start`. It ends with this process, however that ends."""
 
     def __init__(self, process: subprocess.Popen[bytes], folder: Path, on_end: Callable[[], None]) -> None:
         self._process = process
@@ -42,7 +40,7 @@ class ReplicaServer:
         self._lines: deque[str] = deque(maxlen=_LAST_LINES)
         self._ready: dict[str, Any] = {}
         self.draining = False  # whether it was told to stop
-        self._settled = threading.Event()  # it is ready, or has not started, which an error tells
+        self._settled = threading.Event()  # the start has succeeded, or has failed, which an error reports
         self._log = threading.Thread(target=self._follow, name="tailcut-log", daemon=True)
         self._log.start()
 
@@ -57,11 +55,11 @@ class ReplicaServer:
         Args:
             sources, options: of `tailcut serve`.
             host: address that it listens on.
-            cpus: that it takes for itself; 0: none.
-            on_end: called in another thread when it has ended without being told to.
+            cpus: how many CPUs it claims for itself; 0: none.
+            on_end: called in another thread if the server exits without having been stopped.
 
         Raises:
-            StartError: it ended instead; the message is its last line.
+            StartError: it exited instead; the message is the last line of its log.
         """
         folder = Path(tempfile.mkdtemp(prefix="tailcut-"))
         listen = ["--host", host, "--port", "0", "--uds", str(folder / _SOCKET), "--json"]
@@ -83,28 +81,28 @@ class ReplicaServer:
 
     @property
     def url(self) -> str:
-        """Where other machines reach it."""
+        """The URL at which other machines reach the server."""
         scheme = "https" if self._ready["tls"] else "http"
         host, port = self._ready["host"], self._ready["port"]
         return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
     @property
     def socket(self) -> str:
-        """Where its replica reaches it."""
+        """Path of the Unix socket for its replica."""
         return str(self._folder / _SOCKET)
 
     @property
     def pid(self) -> int:
-        """Its process id."""
+        """Process id of the server."""
         return self._process.pid
 
     @property
     def models(self) -> list[str]:
-        """Names of its models."""
+        """Names of the models that it serves."""
         return [model["name"] for model in self._ready["models"]]
 
     async def stop(self, limit_s: float) -> None:
-        """Have it answer what is in flight and end; kill it after this many seconds."""
+        """Stop the server once it has answered the requests in flight; kill it after this many seconds."""
         self.draining = True
         self._process.terminate()
         try:
@@ -123,16 +121,16 @@ class ReplicaServer:
         self._give_up()
         self._process.wait()
         self._log.join()
-        last = next((line for line in reversed(self._lines) if line), "it ended without a message")
+        last = next((line for line in reversed(self._lines) if line), "the server exited without a message")
         raise StartError(last)
 
     def _give_up(self) -> None:
-        """Have its end be told by the error of its start alone."""
+        """Leave it to the error of `start` to report the exit, without calling `on_end`."""
         self.draining = True
         self._settled.set()
 
     def _follow(self) -> None:
-        """Print its log, and notice its end."""
+        """Print the server's log, and report its exit."""
         for line in _pipe(self._process.stderr):
             self._lines.append(line.decode(errors="replace").rstrip())
             sys.stderr.write(line.decode(errors="replace"))

@@ -1,4 +1,4 @@
-"""The token that a replica and its server need, from its file."""
+"""Reads the token that requests to a replica's server need."""
 
 from pathlib import Path
 

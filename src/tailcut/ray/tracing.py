@@ -1,8 +1,8 @@
-"""The trace that a caller of a handle is in: Ray hands on what it is given, and no headers."""
+"""The trace context for calls of a handle: Ray passes on arguments, but no headers."""
 
 from tailcut.client.requests import current_trace
 
 
 def traceparent() -> str | None:
-    """The W3C trace context of OpenTelemetry's current span, for `handle.infer.remote`; None where there is none."""
+    """The W3C trace context of OpenTelemetry's current span, for `handle.infer.remote`; None if there is none."""
     return current_trace()[0] or None

@@ -16,7 +16,7 @@ from tailcut.live.counts import Key, ProcessSnapshot, Snapshot
 from tailcut.live.history import History
 from tailcut.live.pace import EVERY_S, Pace
 from tailcut.live.records import End, as_event
-from tailcut.live.traces import Looked, TraceReader
+from tailcut.live.traces import TraceReader, TraceSample
 from tailcut.machine.process import usage
 from tailcut.machine.quota import cpu_quota, throttled
 from tailcut.server.about import about, findings
@@ -122,9 +122,9 @@ class Broadcast:
             for watcher in list(self._watchers):
                 watcher.show(event)
 
-    def _look(self, key: Key) -> Looked:
+    def _look(self, key: Key) -> TraceSample:
         reader = self._readers.get(key)
-        return Looked() if reader is None else reader.look(partial(self._context.events_since, most=_EVENTS))
+        return TraceSample() if reader is None else reader.read(partial(self._context.events_since, most=_EVENTS))
 
     def _tell(self, kind: str, event: bytes) -> None:
         for watcher in list(self._watchers):
